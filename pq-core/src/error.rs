@@ -1,0 +1,90 @@
+//! What can be wrong with a call, apart from any store.
+
+use crate::{CodecError, JobId, TimeError};
+
+/// A call that was refused, with the thing that was wrong and the rule that it broke.
+///
+/// No variant carries a payload or a password, so that errors can be logged as they are. A store
+/// has errors of its own, which contain these: see [`crate::StoreError`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text cannot name a queue.
+    #[error("{name:?} cannot name a queue: {reason}")]
+    #[non_exhaustive]
+    InvalidQueueName {
+        /// The beginning of the name.
+        name: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// The time cannot be used as `schedule_at` or `expected_at`.
+    #[error(transparent)]
+    InvalidTime(#[from] TimeError),
+    /// The payload, as it would be stored, has more bytes than the handle allows.
+    #[error(
+        "the payload has {bytes} bytes as JSON, and {limit} are the most that this handle takes; \
+         keep large data elsewhere and put a reference to it, or raise the limit"
+    )]
+    #[non_exhaustive]
+    PayloadTooLarge {
+        /// Bytes of the encoded payload.
+        bytes: usize,
+        /// The limit in force, in bytes.
+        limit: usize,
+    },
+    /// The payload nests arrays and objects more deeply than the handle allows.
+    #[error("the payload nests more than {limit} arrays and objects in one another")]
+    #[non_exhaustive]
+    PayloadTooDeep {
+        /// The limit in force.
+        limit: usize,
+    },
+    /// The text is not one JSON document.
+    #[error("the payload is not JSON: {reason}")]
+    #[non_exhaustive]
+    NotJson {
+        /// What the parser found, and where.
+        reason: String,
+    },
+    /// The value could not be turned into a payload.
+    #[error("the payload cannot be encoded: {0}")]
+    Encode(#[source] CodecError),
+    /// No codec has this name.
+    #[error("there is no codec called {name:?}; there are {known}")]
+    #[non_exhaustive]
+    UnknownCodec {
+        /// The name that was asked for.
+        name: String,
+        /// The names that would be right.
+        known: String,
+    },
+    /// The job is not held by this transaction: it was got outside of one, its transaction has
+    /// ended, or it has been given back. Nothing was changed.
+    #[error("job {id} is not held by this transaction, so it cannot be changed or given back in it")]
+    #[non_exhaustive]
+    NotYours {
+        /// The job's id.
+        id: JobId,
+    },
+    /// The call needs a connection of the handle's own, and the handle was made without one.
+    #[error("this handle has no connection of its own; make it with a URL or a pool, or use `on(conn)`")]
+    NoConnection,
+    /// The wait was ended by its [`crate::Stop`].
+    #[error("the wait was stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// The refusal of a job that the transaction does not hold; for stores.
+    #[must_use]
+    pub fn not_yours(id: JobId) -> Self {
+        Self::NotYours { id }
+    }
+
+    /// Whether a wait ended because it was told to stop.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Self::Stopped)
+    }
+}

@@ -1,0 +1,51 @@
+//! What a transactional job queue is, apart from any database.
+//!
+//! The user's side is [`Pq`], which names queues, and [`Queue`], which puts and gets jobs, waits for
+//! them and runs transactions around them. The implementor's side is [`Store`]: few methods, each on
+//! a connection that is passed in, so that the caller's transaction is simply the connection the
+//! caller passes. [`memory`] is the readable reference store; `conformance` (a feature) is the suite
+//! that every store passes, whole.
+//!
+//! This crate knows no database driver, no SQL and no async runtime. For PostgreSQL see `pq-diesel`.
+//!
+//! ```
+//! use pq_core::{Wait, memory::MemoryStore};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let pq = pq_core::Pq::new(MemoryStore::new());
+//! let apples = pq.queue::<String>("apples")?;
+//! apples.put(&"Granny Smith".to_owned())?;
+//! let job = apples.get(Wait::No)?.expect("one job was put");
+//! assert_eq!(job.data, "Granny Smith");
+//! # Ok(())
+//! # }
+//! ```
+
+mod bell;
+mod codec;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod error;
+mod job;
+pub mod memory;
+mod name;
+mod options;
+mod payload;
+mod queue;
+mod store;
+mod wait;
+mod when;
+
+pub use bell::{Bell, Stop};
+#[cfg(feature = "pickle")]
+pub use codec::Pickle;
+pub use codec::{Codec, CodecError, Json, codec_by_name};
+pub use error::Error;
+pub use job::{Claim, Job, JobId, NewJob, RawJob};
+pub use name::QueueName;
+pub use options::PutOptions;
+pub use payload::{Payload, PayloadLimits};
+pub use queue::{Bound, Iter, Pq, Queue};
+pub use store::{Counts, Dead, Store, StoreError, Taken};
+pub use wait::Wait;
+pub use when::{IntoWhen, TimeError, When};

@@ -1,0 +1,112 @@
+//! What the store holds, and who sees which of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use chrono::{DateTime, Utc};
+
+use crate::{Bell, Claim, Dead, JobId, Payload, QueueName, RawJob};
+
+/// A transaction's number.
+pub(super) type Tx = i64;
+
+/// A job's row, as the newest transaction that touched it left it.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) queue: QueueName,
+    pub(super) payload: Payload,
+    pub(super) enqueued_at: DateTime<Utc>,
+    pub(super) schedule_at: Option<DateTime<Utc>>,
+    pub(super) expected_at: Option<DateTime<Utc>>,
+    pub(super) priority: i32,
+    pub(super) attempt: i32,
+    /// The transaction that put the row or gave it back, until it commits: nobody else sees it.
+    pub(super) added_by: Option<Tx>,
+    /// The transaction that has deleted the row, until it commits: others see it, but pass it over.
+    pub(super) held_by: Option<Tx>,
+}
+
+impl Row {
+    pub(super) fn seen_by(&self, tx: Tx) -> bool {
+        self.added_by.is_none_or(|adder| adder == tx) && self.held_by != Some(tx)
+    }
+
+    pub(super) fn free_for(&self, tx: Tx) -> bool {
+        self.seen_by(tx) && self.held_by.is_none()
+    }
+
+    pub(super) fn due(&self, now: DateTime<Utc>) -> bool {
+        self.schedule_at.is_none_or(|at| at <= now)
+    }
+
+    pub(super) fn taken(&self, id: JobId, tx: Tx) -> RawJob {
+        RawJob {
+            id,
+            queue: self.queue.clone(),
+            payload: self.payload.clone(),
+            enqueued_at: self.enqueued_at,
+            schedule_at: self.schedule_at,
+            expected_at: self.expected_at,
+            priority: self.priority,
+            attempt: self.attempt + 1,
+            claim: Claim { id, token: tx },
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) rows: BTreeMap<JobId, Row>,
+    pub(super) dead: Vec<Dead>,
+    pub(super) bells: HashMap<QueueName, Vec<Weak<Bell>>>,
+    last_id: i64,
+    last_tx: Tx,
+}
+
+impl State {
+    pub(super) fn next_id(&mut self) -> JobId {
+        self.last_id += 1;
+        JobId(self.last_id)
+    }
+
+    pub(super) fn next_tx(&mut self) -> Tx {
+        self.last_tx += 1;
+        self.last_tx
+    }
+
+    pub(super) fn ring(&mut self, queue: &QueueName) {
+        let Some(bells) = self.bells.get_mut(queue) else { return };
+        bells.retain(|bell| bell.upgrade().inspect(|bell| bell.ring()).is_some());
+        if bells.is_empty() {
+            self.bells.remove(queue);
+        }
+    }
+}
+
+/// The state that all connections of a store share.
+#[derive(Debug, Default)]
+pub(super) struct Shared(Mutex<State>);
+
+impl Shared {
+    /// No invariant spans a panic under the lock, so a poisoned one is as good as new.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a bell off its queue again.
+#[derive(Debug)]
+pub struct Subscription {
+    pub(super) shared: Arc<Shared>,
+    pub(super) queue: QueueName,
+    pub(super) bell: Weak<Bell>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if let Some(bells) = state.bells.get_mut(&self.queue) {
+            bells.retain(|bell| !bell.ptr_eq(&self.bell));
+        }
+    }
+}

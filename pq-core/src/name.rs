@@ -1,0 +1,103 @@
+//! The name of a queue.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::Error;
+
+/// A queue's name: any text that PostgreSQL can hold, from one byte to [`QueueName::MAX_BYTES`].
+///
+/// Quotes, spaces, upper case and letters of any alphabet are allowed; names are compared byte for
+/// byte. Cloning is cheap.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueName(Arc<str>);
+
+impl QueueName {
+    /// The longest name, in bytes of UTF-8. A name is part of an index entry, and PostgreSQL refuses
+    /// entries of more than about 2,700 bytes.
+    pub const MAX_BYTES: usize = 1024;
+
+    /// Checks a name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidQueueName`] where the name is empty, longer than [`Self::MAX_BYTES`], or holds
+    /// a NUL character, which PostgreSQL's text cannot.
+    pub fn new(name: impl AsRef<str>) -> Result<Self, Error> {
+        let name = name.as_ref();
+        let reason = if name.is_empty() {
+            "it is empty, and a queue's name has at least one character".to_owned()
+        } else if name.len() > Self::MAX_BYTES {
+            format!("it has {} bytes, and {} are the most", name.len(), Self::MAX_BYTES)
+        } else if name.contains('\0') {
+            "it holds a NUL character, which PostgreSQL's text cannot".to_owned()
+        } else {
+            return Ok(Self(name.into()));
+        };
+        let shown = name.chars().take(40).collect();
+        Err(Error::InvalidQueueName { name: shown, reason })
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+impl AsRef<str> for QueueName {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for QueueName {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<&str> for QueueName {
+    type Error = Error;
+
+    fn try_from(name: &str) -> Result<Self, Error> {
+        Self::new(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_any_alphabet_are_taken_as_they_are() {
+        for name in ["a", "Größe", "a \"quoted\" 'name'", "яблоки/яблоки", "𝄞", "%s;--$$"] {
+            assert_eq!(QueueName::new(name).map(|n| n.to_string()).ok().as_deref(), Some(name));
+        }
+        assert!(QueueName::new("x".repeat(QueueName::MAX_BYTES)).is_ok());
+    }
+
+    #[test]
+    fn a_refused_name_is_told_the_rule_that_it_breaks() {
+        let message = |name: &str| QueueName::new(name).map_err(|e| e.to_string());
+        assert!(message("").is_err_and(|m| m.contains("empty")));
+        assert!(message("a\0b").is_err_and(|m| m.contains("NUL")));
+        let long = "ж".repeat(QueueName::MAX_BYTES / 2 + 1);
+        assert!(message(&long).is_err_and(|m| m.contains("1026 bytes") && m.contains("1024")));
+    }
+}

@@ -1,0 +1,151 @@
+//! A job's payload as it is stored: one JSON document, kept byte for byte.
+
+use std::fmt;
+
+use serde_json::value::RawValue;
+
+use crate::Error;
+
+/// One JSON document as text, kept byte for byte as it was written.
+///
+/// Its [`fmt::Debug`] shows the size alone, so that payloads stay out of logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(String);
+
+impl Payload {
+    /// Takes text that a writer put into the store. It is not looked at: other writers may have
+    /// nested it more deeply, or made it larger, than this handle would.
+    #[must_use]
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Checks that the text is one JSON document within the limits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PayloadTooLarge`], [`Error::PayloadTooDeep`] or [`Error::NotJson`].
+    pub fn new(text: String, limits: PayloadLimits) -> Result<Self, Error> {
+        let payload = Self::written(text, limits)?;
+        serde_json::from_str::<&RawValue>(&payload.0)
+            .map_err(|found| Error::NotJson { reason: found.to_string() })?;
+        Ok(payload)
+    }
+
+    /// As [`Payload::new`], for text that serde_json wrote and that needs no second parser.
+    pub(crate) fn written(text: String, limits: PayloadLimits) -> Result<Self, Error> {
+        if text.len() > limits.max_bytes {
+            return Err(Error::PayloadTooLarge { bytes: text.len(), limit: limits.max_bytes });
+        }
+        if nesting(&text) > limits.max_depth {
+            return Err(Error::PayloadTooDeep { limit: limits.max_depth });
+        }
+        Ok(Self(text))
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+/// What a handle refuses to put, before anything is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadLimits {
+    /// The most bytes of the encoded payload; 1 MiB unless said.
+    pub max_bytes: usize,
+    /// The most arrays and objects in one another; 127 unless said, which is what serde_json reads.
+    pub max_depth: usize,
+}
+
+impl Default for PayloadLimits {
+    fn default() -> Self {
+        Self { max_bytes: 1 << 20, max_depth: 127 }
+    }
+}
+
+/// How many arrays and objects the JSON text nests in one another at its deepest.
+fn nesting(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(text: &str) -> Result<Payload, Error> {
+        Payload::new(text.to_owned(), PayloadLimits::default())
+    }
+
+    #[test]
+    fn text_is_kept_byte_for_byte() {
+        for text in ["{\"b\": 1,\n \"a\":2, \"a\":3}", "\"\\u0000\\ud800\"", "1e999", "\"ж\"", "null"] {
+            assert_eq!(new(text).ok().as_ref().map(Payload::as_str), Some(text));
+        }
+    }
+
+    #[test]
+    fn what_is_not_one_document_is_refused() {
+        for text in ["", "{", "1 2", "{'a': 1}", "NaN", "[1,]"] {
+            assert!(matches!(new(text), Err(Error::NotJson { .. })), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        let limits = PayloadLimits { max_bytes: 6, max_depth: 2 };
+        assert!(Payload::new("[[12]]".to_owned(), limits).is_ok());
+        assert!(matches!(
+            Payload::new("[[123]]".to_owned(), limits),
+            Err(Error::PayloadTooLarge { bytes: 7, limit: 6 })
+        ));
+        assert!(matches!(
+            Payload::new("[[[]]]".to_owned(), limits),
+            Err(Error::PayloadTooDeep { limit: 2 })
+        ));
+        assert_eq!(nesting(r#"{"[[[": "\"[[["}"#), 1);
+    }
+
+    #[test]
+    fn the_deepest_that_is_put_can_be_read_by_serde_json() {
+        let depth = PayloadLimits::default().max_depth;
+        let text = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(new(&text).is_ok());
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+        assert!(new(&format!("[{text}]")).is_err());
+    }
+
+    #[test]
+    fn debug_shows_no_payload() {
+        assert_eq!(format!("{:?}", Payload::from_stored("\"secret\"".to_owned())), "Payload(8 bytes)");
+    }
+}

@@ -1,0 +1,180 @@
+//! A queue on the caller's connection.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Decoded, Queue};
+use crate::{Counts, Job, JobId, PutOptions, Store};
+
+/// A queue on the caller's connection, inside whatever transaction that is in. See [`Queue::on`].
+///
+/// Nothing here waits: a wait would keep the caller's transaction open. Nothing here commits what
+/// the caller began. On a connection outside of any transaction each call is one of its own.
+pub struct Bound<'a, S: Store, T> {
+    queue: &'a Queue<S, T>,
+    conn: &'a mut S::Conn,
+}
+
+impl<'a, S: Store, T> Bound<'a, S, T> {
+    pub(super) fn new(queue: &'a Queue<S, T>, conn: &'a mut S::Conn) -> Self {
+        Self { queue, conn }
+    }
+
+    /// Counts the queue's jobs by state, as this transaction sees them.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn counts(&mut self) -> Result<Counts, S::Error> {
+        self.queue.store().counts(self.conn, &self.queue.name)
+    }
+
+    /// Deletes every job of the queue that nobody else holds, with this transaction, and says how
+    /// many.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn clear(&mut self) -> Result<u64, S::Error> {
+        self.queue.store().clear(self.conn, &self.queue.name)
+    }
+
+    /// Runs `work` in a transaction on the connection, nested if it is in one already: `Ok` keeps
+    /// what it did, an error or a panic rolls back that and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// What `work` returned, or the store's own.
+    pub fn transaction<R, E: From<S::Error>>(
+        &mut self,
+        work: impl FnOnce(&mut S::Conn) -> Result<R, E>,
+    ) -> Result<R, E> {
+        self.queue.store().transaction(self.conn, work)
+    }
+
+    /// Puts a job that this transaction holds back into the line: with its id, its times, its
+    /// priority and its newest payload, for others to see when the transaction commits.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::NotYours`] where the transaction does not hold the job; the store's own.
+    pub fn give_back(&mut self, job: &Job<T>) -> Result<(), S::Error> {
+        self.queue.store().give_back(self.conn, &job.raw)
+    }
+}
+
+impl<S: Store, T: Serialize> Bound<'_, S, T> {
+    /// Adds a job with this transaction and gives its id.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put`]. A refusal by the core leaves the transaction as it was.
+    pub fn put(&mut self, data: &T) -> Result<JobId, S::Error> {
+        self.put_with(data, &PutOptions::new())
+    }
+
+    /// Adds a job with these options, with this transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_with`].
+    pub fn put_with(&mut self, data: &T, options: &PutOptions) -> Result<JobId, S::Error> {
+        let job = self.queue.encode(data, options)?;
+        let ids = self.queue.store().put(self.conn, &self.queue.name, std::slice::from_ref(&job))?;
+        Ok(ids[0])
+    }
+
+    /// Adds many jobs at once, with this transaction, and gives their ids in the same order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_many`].
+    pub fn put_many<'t>(&mut self, data: impl IntoIterator<Item = &'t T>) -> Result<Vec<JobId>, S::Error>
+    where
+        T: 't,
+    {
+        let jobs = self.queue.encode_all(data)?;
+        self.queue.store().put(self.conn, &self.queue.name, &jobs)
+    }
+
+    /// Adds many jobs at once, each with options of its own, with this transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_many_with`].
+    pub fn put_many_with<'t>(
+        &mut self,
+        jobs: impl IntoIterator<Item = (&'t T, &'t PutOptions)>,
+    ) -> Result<Vec<JobId>, S::Error>
+    where
+        T: 't,
+    {
+        let jobs = self.queue.encode_all_with(jobs)?;
+        self.queue.store().put(self.conn, &self.queue.name, &jobs)
+    }
+
+    /// Replaces the payload of a job that this transaction holds, with the transaction: if the job
+    /// is given back in it, it carries the new payload.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::NotYours`] where the transaction does not hold the job; as [`Queue::put`] for
+    /// the payload. The job is as it was then.
+    pub fn update(&mut self, job: &mut Job<T>, data: T) -> Result<(), S::Error> {
+        let payload = self.queue.encode_payload(&data)?;
+        self.queue.store().update(self.conn, &job.raw.claim, &payload)?;
+        job.data = data;
+        job.raw.payload = payload;
+        Ok(())
+    }
+}
+
+impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
+    /// Gets the next ready job, if there is one, with this transaction: it is gone when that
+    /// commits, and back in its place as soon as that rolls back.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn get(&mut self) -> Result<Option<Job<T>>, S::Error> {
+        Ok(self.get_many(1)?.pop())
+    }
+
+    /// Gets up to `count` ready jobs, first in line first, with this transaction.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn get_many(&mut self, count: usize) -> Result<Vec<Job<T>>, S::Error> {
+        Ok(self.take(count)?.jobs)
+    }
+
+    /// Runs `work` on a job that this transaction holds, in a nested one; where it fails the job
+    /// goes back into the line.
+    pub(super) fn work_one<R, E: From<S::Error>>(
+        &mut self,
+        job: Job<T>,
+        work: &mut impl FnMut(&mut S::Conn, Job<T>) -> Result<R, E>,
+    ) -> Result<(JobId, Result<R, E>), S::Error> {
+        let raw = job.raw.clone();
+        let done = self.transaction(|conn| work(conn, job));
+        if done.is_err() {
+            self.queue.store().give_back(self.conn, &raw)?;
+        }
+        Ok((raw.id, done))
+    }
+
+    /// Takes with this transaction. What cannot be decoded is buried on the way.
+    pub(super) fn take(&mut self, count: usize) -> Result<Decoded<T>, S::Error> {
+        let store = self.queue.store();
+        loop {
+            let found = self.queue.decode(store.take(self.conn, &self.queue.name, count)?);
+            if !found.dead.is_empty() {
+                store.bury(self.conn, &found.dead)?;
+            }
+            if !found.jobs.is_empty() || found.dead.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! How long a get may wait, and the one loop that waits.
+
+use std::time::{Duration, Instant};
+
+use crate::bell::{Bell, Stop};
+use crate::store::{Store, StoreError};
+use crate::{Error, QueueName};
+
+/// How long a call may wait for a job.
+///
+/// The default is one second, as in Python's `pq`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// One look, and no wait.
+    No,
+    /// Until a job is there, but not longer than this.
+    For(Duration),
+    /// Until a job is there.
+    Forever,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self::For(Duration::from_secs(1))
+    }
+}
+
+/// What one look found.
+pub(crate) enum Look<R> {
+    Found(R),
+    /// Nothing is ready; the next waiting job falls due after this time, if there is one.
+    Nothing {
+        next_due: Option<Duration>,
+    },
+}
+
+/// How long the first pause after a lost connection is; each further one doubles, up to the store's
+/// poll interval.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+
+/// Looks, and sleeps until looking again is worth it, until something is found, the wait is over or
+/// `stop` says so. One deadline holds for the whole call.
+///
+/// A store that cannot be reached is looked at again with backoff while the wait lasts; the last
+/// error is returned where the wait ends before it could be reached, for then nobody knows whether
+/// the queue is empty.
+pub(crate) fn look_and_wait<S: Store, R>(
+    store: &S,
+    queue: &QueueName,
+    wait: Wait,
+    stop: Option<&Stop>,
+    mut look: impl FnMut() -> Result<Look<R>, S::Error>,
+) -> Result<Option<R>, S::Error> {
+    // A duration that no clock can add is as good as for ever.
+    let deadline = match wait {
+        Wait::No => {
+            return look().map(|found| match found {
+                Look::Found(jobs) => Some(jobs),
+                Look::Nothing { .. } => None,
+            });
+        }
+        Wait::For(duration) => Instant::now().checked_add(duration),
+        Wait::Forever => None,
+    };
+
+    // Subscribed before the first look: a job that is committed between the two rings the bell, and
+    // the sleep below then ends at once.
+    let bell = Bell::new();
+    let _subscription = store.subscribe(queue, &bell);
+    let _stop = stop.map(|stop| stop.rings(&bell));
+    let mut retry_in = FIRST_RETRY;
+
+    loop {
+        if stop.is_some_and(Stop::is_stopped) {
+            return Err(Error::Stopped.into());
+        }
+        let heard = bell.count();
+        // Read before the look: the look that finds nothing at the deadline began after it.
+        let remaining = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let over = remaining == Some(Duration::ZERO);
+
+        let pause = match look() {
+            Ok(Look::Found(jobs)) => return Ok(Some(jobs)),
+            Ok(Look::Nothing { .. }) if over => return Ok(None),
+            Ok(Look::Nothing { next_due }) => {
+                retry_in = FIRST_RETRY;
+                next_due.map_or(store.poll_interval(), |due| due.min(store.poll_interval()))
+            }
+            Err(error) if error.is_unavailable() && !over => {
+                tracing::warn!(%error, queue = %queue, "the queue cannot be reached; the wait goes on");
+                let pause = retry_in;
+                retry_in = (retry_in * 2).min(store.poll_interval().max(FIRST_RETRY));
+                pause
+            }
+            Err(error) => return Err(error),
+        };
+
+        // Measured anew after the look, which may have taken its time.
+        let remaining = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        bell.sleep(heard, remaining.map_or(pause, |left| left.min(pause)));
+    }
+}
