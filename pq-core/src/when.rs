@@ -24,7 +24,6 @@ impl TimeError {
 /// A delay travels to the store as a delay and is added to the store's own clock there, so that a
 /// worker whose clock is wrong still schedules what it meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum When {
     /// This long after the put, on the store's clock. A negative delay is a time in the past.
     In(TimeDelta),

@@ -1,0 +1,73 @@
+//! One call, no object: puts and gets on the caller's connection and the default table.
+//!
+//! Each runs inside the caller's transaction, if there is one, and never commits it.
+//!
+//! ```no_run
+//! use diesel::{Connection, PgConnection};
+//! use pq_diesel::direct;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut conn = PgConnection::establish("postgres://localhost/shop")?;
+//! direct::create(&mut conn)?;
+//! direct::put(&mut conn, "apples", &"Granny Smith")?;
+//! let apple: Option<String> = direct::get(&mut conn, "apples")?;
+//! # Ok(())
+//! # }
+//! ```
+
+use diesel::PgConnection;
+use pq_core::JobId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Pq};
+
+/// Creates `pq.queue`, if it is not there.
+///
+/// # Errors
+///
+/// As [`Pq::migrate`].
+pub fn create(conn: &mut PgConnection) -> Result<(), Error> {
+    Pq::detached().migrate_on(conn)
+}
+
+/// Adds a job, and gives its id.
+///
+/// # Errors
+///
+/// As [`pq_core::Queue::put`].
+pub fn put<T: Serialize>(conn: &mut PgConnection, queue: &str, data: &T) -> Result<JobId, Error> {
+    let queue = Pq::detached().queue::<&T>(queue)?;
+    queue.on(conn).put(&data)
+}
+
+/// Gets what the next ready job carries, if there is one. The job is gone when the caller's
+/// transaction commits, and back when it rolls back.
+///
+/// # Errors
+///
+/// As [`pq_core::Bound::get`].
+pub fn get<T: DeserializeOwned>(conn: &mut PgConnection, queue: &str) -> Result<Option<T>, Error> {
+    let queue = Pq::detached().queue::<T>(queue)?;
+    Ok(queue.on(conn).get()?.map(|job| job.data))
+}
+
+/// Counts the jobs that are ready. Takes no lock.
+///
+/// # Errors
+///
+/// The database's own.
+pub fn len(conn: &mut PgConnection, queue: &str) -> Result<u64, Error> {
+    let queue = Pq::detached().queue::<()>(queue)?;
+    Ok(queue.on(conn).counts()?.ready)
+}
+
+/// Deletes every job that nobody holds, and says how many.
+///
+/// # Errors
+///
+/// The database's own.
+pub fn clear(conn: &mut PgConnection, queue: &str) -> Result<u64, Error> {
+    let queue = Pq::detached().queue::<()>(queue)?;
+    queue.on(conn).clear()
+}

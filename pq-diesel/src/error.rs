@@ -1,0 +1,104 @@
+//! What can go wrong on PostgreSQL.
+
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use pq_core::StoreError;
+
+use crate::table::Table;
+
+/// What went wrong. No variant carries a payload or a password, so that errors can be logged as they
+/// are; [`Error::Database`] shows the server's message without its detail, where row values stand.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The call itself was refused, before anything was sent.
+    #[error(transparent)]
+    Refused(#[from] pq_core::Error),
+    /// A schema or a table cannot have this name.
+    #[error("{name:?} cannot name a {what}: {reason}")]
+    #[non_exhaustive]
+    InvalidIdentifier {
+        /// What it was to name.
+        what: &'static str,
+        /// The beginning of the name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The server could not be reached, or refused the connection.
+    #[error("cannot connect to {server}: {reason}")]
+    #[non_exhaustive]
+    Unreachable {
+        /// Where it was looked for, without its password.
+        server: String,
+        /// What libpq said, without the password.
+        reason: String,
+    },
+    /// The table is not there.
+    #[error("there is no table {table} in this database; run `pq migrate`, or call `migrate()`")]
+    #[non_exhaustive]
+    NotMigrated {
+        /// The table that was looked for.
+        table: String,
+    },
+    /// The server is not ready to serve: it is shutting down, starting up, or in recovery, or the
+    /// connection was lost before anything could be changed.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// The connection was lost after a change was sent and before the server said that it was
+    /// committed: it may have happened, or not.
+    #[error("the connection was lost while the database committed, so the outcome is unknown: {0}")]
+    OutcomeUnknown(String),
+    /// The server's migrations cannot be run or undone.
+    #[error("the schema cannot be migrated: {0}")]
+    Migration(String),
+    /// Any other error of the database.
+    #[error("the database refused: {0}")]
+    Database(#[source] DieselError),
+}
+
+impl Error {
+    /// An error of a statement about this table.
+    pub(crate) fn of(table: &Table, error: DieselError) -> Self {
+        match &error {
+            // diesel keeps no SQLSTATE, but the name stands in the message in every language.
+            DieselError::DatabaseError(DatabaseErrorKind::Unknown, info)
+                if info.message().contains(&format!("\"{table}\"")) =>
+            {
+                Self::NotMigrated { table: table.to_string() }
+            }
+            _ => Self::from(error),
+        }
+    }
+
+    /// The error of a statement that was a transaction of its own and that may have been committed
+    /// when its connection was lost.
+    pub(crate) fn unless_committed(self) -> Self {
+        match self {
+            Self::Unavailable(reason) => Self::OutcomeUnknown(reason),
+            other => other,
+        }
+    }
+}
+
+impl From<DieselError> for Error {
+    fn from(error: DieselError) -> Self {
+        match error {
+            DieselError::DatabaseError(
+                DatabaseErrorKind::ClosedConnection
+                | DatabaseErrorKind::UnableToSendCommand
+                | DatabaseErrorKind::ReadOnlyTransaction,
+                info,
+            ) => Self::Unavailable(info.message().trim().to_owned()),
+            DieselError::BrokenTransactionManager => {
+                Self::Unavailable("the connection broke inside a transaction".to_owned())
+            }
+            other => Self::Database(other),
+        }
+    }
+}
+
+impl StoreError for Error {
+    fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Unreachable { .. } | Self::OutcomeUnknown(_))
+    }
+}

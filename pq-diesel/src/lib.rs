@@ -1,0 +1,50 @@
+//! A transactional job queue on PostgreSQL, for applications built on diesel.
+//!
+//! A put commits with your business data, and a handler's writes commit with its job: on your own
+//! `&mut PgConnection`, inside your own transaction, without two-phase anything. See [`Pq`] for the
+//! handle, [`pq_core::Queue`] for what a queue does, [`schema`] to query the table with diesel's DSL.
+//!
+//! ```no_run
+//! use pq_diesel::{Pq, Wait};
+//!
+//! # fn main() -> Result<(), pq_diesel::Error> {
+//! let pq = Pq::connect("postgres://localhost/shop")?;
+//! pq.migrate()?;
+//! let orders = pq.queue::<u64>("orders")?;
+//! orders.put(&42)?;
+//! orders.get_with(Wait::default(), |_conn, job| {
+//!     // What is written on the connection here commits with the job.
+//!     assert_eq!(job.data, 42);
+//!     Ok::<_, pq_diesel::Error>(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod conninfo;
+pub mod direct;
+mod error;
+mod listener;
+mod migrate;
+mod pool;
+mod pq;
+mod prepared;
+mod rows;
+pub mod schema;
+mod settings;
+mod statements;
+mod store;
+mod table;
+
+pub use pq_core::{
+    Codec, CodecError, Counts, IntoWhen, Job, JobId, PayloadLimits, PutOptions, QueueName, Stop, TimeError,
+    Wait, When, codec_by_name,
+};
+
+pub use error::Error;
+pub use listener::Subscription;
+pub use migrate::MIGRATIONS;
+pub use pq::{Builder, Notify, Pq, Queue};
+pub use settings::Settings;
+pub use store::PgStore;
+pub use table::Table;

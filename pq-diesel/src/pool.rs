@@ -1,0 +1,106 @@
+//! The connections of a handle's own.
+
+use std::time::{Duration, Instant};
+
+use diesel::connection::CacheSize;
+use diesel::r2d2::{ConnectionManager, R2D2Connection};
+use diesel::{Connection, PgConnection};
+
+use crate::Error;
+use crate::conninfo::ConnInfo;
+
+/// Where a handle's own connections come from.
+pub(crate) enum Pool {
+    /// One that the handle made.
+    Own(r2d2::Pool<Manager>, ConnInfo),
+    /// One that the application has.
+    Given(r2d2::Pool<ConnectionManager<PgConnection>>),
+}
+
+impl Pool {
+    /// A pool of up to `size` connections, none of which is opened yet.
+    pub(crate) fn new(conninfo: ConnInfo, size: u32, timeout: Duration, prepare: bool) -> Self {
+        let manager = Manager { conninfo: conninfo.clone(), prepare };
+        let pool = r2d2::Pool::builder()
+            .max_size(size)
+            .min_idle(Some(0))
+            .connection_timeout(timeout)
+            .error_handler(Box::new(Quiet))
+            .build_unchecked(manager);
+        Self::Own(pool, conninfo)
+    }
+
+    /// Lends a connection. One that comes back inside a transaction, or broken, is closed.
+    pub(crate) fn with<R, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
+    ) -> Result<R, E> {
+        match self {
+            Self::Own(pool, conninfo) => {
+                let mut lent = pool.get().map_err(|found| Error::Unreachable {
+                    server: conninfo.server(),
+                    reason: conninfo.redact(&found.to_string()),
+                })?;
+                let done = work(&mut lent.conn);
+                lent.used = Instant::now();
+                done
+            }
+            Self::Given(pool) => {
+                let mut lent = pool.get().map_err(|_| {
+                    // r2d2's text repeats what libpq said, which may hold what the pool was made with.
+                    Error::Unavailable("the application's pool has no connection to give".to_owned())
+                })?;
+                work(&mut lent)
+            }
+        }
+    }
+}
+
+/// Opens connections, and asks one that has been idle whether it still lives.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    conninfo: ConnInfo,
+    prepare: bool,
+}
+
+pub(crate) struct Lent {
+    conn: PgConnection,
+    used: Instant,
+}
+
+/// A connection that was used within this time is lent without asking the server first, which would
+/// cost each call a round trip. An older one may have died of a restart or of a firewall.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
+impl r2d2::ManageConnection for Manager {
+    type Connection = Lent;
+    type Error = diesel::r2d2::Error;
+
+    fn connect(&self) -> Result<Lent, Self::Error> {
+        let connected = PgConnection::establish(self.conninfo.as_str());
+        let mut conn = connected.map_err(diesel::r2d2::Error::ConnectionError)?;
+        if !self.prepare {
+            conn.set_prepared_statement_cache_size(CacheSize::Disabled);
+        }
+        Ok(Lent { conn, used: Instant::now() })
+    }
+
+    fn is_valid(&self, lent: &mut Lent) -> Result<(), Self::Error> {
+        if lent.used.elapsed() < TRUSTED_FOR {
+            return Ok(());
+        }
+        lent.conn.ping().map_err(diesel::r2d2::Error::QueryError)
+    }
+
+    fn has_broken(&self, lent: &mut Lent) -> bool {
+        lent.conn.is_broken()
+    }
+}
+
+/// r2d2 logs each failed attempt as an error, password and all; the one that counts is returned.
+#[derive(Debug)]
+struct Quiet;
+
+impl r2d2::HandleError<diesel::r2d2::Error> for Quiet {
+    fn handle_error(&self, _: diesel::r2d2::Error) {}
+}

@@ -1,0 +1,256 @@
+//! Making a handle.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use diesel::r2d2::ConnectionManager;
+use diesel::{Connection, PgConnection};
+use pq_core::Store;
+
+use crate::conninfo::ConnInfo;
+use crate::listener::Listener;
+use crate::migrate;
+use crate::pool::Pool;
+use crate::statements::Statements;
+use crate::store::PgStore;
+use crate::table::Table;
+use crate::{Error, Settings};
+
+/// A queue of PostgreSQL: see [`pq_core::Queue`] for what it does.
+pub type Queue<T> = pq_core::Queue<PgStore, T>;
+
+/// A handle to the queues of one table. Cheap to clone, and usable from many threads at once.
+///
+/// It gives [`pq_core::Pq`], to which it dereferences: [`pq_core::Pq::queue`] names a queue, and
+/// [`pq_core::Pq::transaction`] runs a transaction.
+#[derive(Clone)]
+pub struct Pq(pq_core::Pq<PgStore>);
+
+impl Pq {
+    /// A handle to `pq.queue` in the database of this URL (or libpq `key=value` string), with
+    /// connections of its own. It connects once to see that it can.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreachable`], at once.
+    pub fn connect(url: &str) -> Result<Self, Error> {
+        Self::builder().url(url).connect()
+    }
+
+    /// A handle with connections of its own to the database that the environment names; see
+    /// [`Settings::from_env`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Pq::connect`].
+    pub fn from_env() -> Result<Self, Error> {
+        Self::connect(Settings::from_env().conninfo())
+    }
+
+    /// A handle to `pq.queue` that has no connection of its own: its queues work on the caller's, by
+    /// [`pq_core::Queue::on`].
+    #[must_use]
+    pub fn detached() -> Self {
+        Self(pq_core::Pq::new(Builder::default().store(Table::default(), None, None)))
+    }
+
+    /// A handle with other settings.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Creates the table, or brings it up to date, on a connection of the handle's own. Does nothing
+    /// where that is done, and may be called by any number of processes at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Migration`] where a table of this name is there that pq did not make; the database's.
+    pub fn migrate(&self) -> Result<(), Error> {
+        self.0.store().with_connection(|conn| self.migrate_on(conn))
+    }
+
+    /// [`Pq::migrate`] on the caller's connection, inside its transaction if it is in one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pq::migrate`].
+    pub fn migrate_on(&self, conn: &mut PgConnection) -> Result<(), Error> {
+        migrate::migrate(conn, &self.0.store().table)
+    }
+
+    /// Undoes all migrations: **deletes the table and every job in it**, and the schema if the
+    /// migrations made it and nothing else lives there.
+    ///
+    /// # Errors
+    ///
+    /// The database's own; nothing was deleted then.
+    pub fn revert_migrations_on(&self, conn: &mut PgConnection) -> Result<(), Error> {
+        migrate::revert(conn, &self.0.store().table)
+    }
+
+    /// The SQL that [`Pq::migrate`] runs on an empty database, for `psql`.
+    #[must_use]
+    pub fn schema_sql(&self) -> String {
+        migrate::script(&self.0.store().table)
+    }
+}
+
+impl Deref for Pq {
+    type Target = pq_core::Pq<PgStore>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// How waiters are told of a put that the handle itself commits. A put on the caller's connection, or
+/// by plain SQL, is told by the table's trigger at its commit, unless its session has set `pq.notify`
+/// to `off`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notify {
+    /// In the commit: the waiter knows as soon as the job is there. PostgreSQL takes one lock for the
+    /// whole database to commit a transaction that has notified, so many writers wait for one another.
+    #[default]
+    InCommit,
+    /// After the commit, many puts together, on the listener's connection. A crash in between costs
+    /// waiters at most their poll interval.
+    AfterCommit,
+    /// Not at all: waiters find the job at their next poll.
+    Off,
+}
+
+/// The settings of a handle.
+#[derive(Default)]
+#[must_use]
+pub struct Builder {
+    url: Option<ConnInfo>,
+    pool: Option<r2d2::Pool<ConnectionManager<PgConnection>>>,
+    schema: Option<String>,
+    table: Option<String>,
+    notify: Notify,
+    no_listen: bool,
+    unprepared: bool,
+    poll_interval: Option<Duration>,
+    pool_size: Option<u32>,
+    connect_timeout: Option<Duration>,
+}
+
+impl Builder {
+    /// The database, as a URL or a libpq `key=value` string. Without a pool the handle makes one from
+    /// it; with one it is used to listen.
+    pub fn url(mut self, url: &str) -> Self {
+        self.url = Some(ConnInfo::new(url));
+        self
+    }
+
+    /// The application's own pool. r2d2 keeps its connection string to itself, so without
+    /// [`Builder::url`] waits poll.
+    pub fn pool(mut self, pool: r2d2::Pool<ConnectionManager<PgConnection>>) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// The schema; `pq` unless said. Any name of 1 to 63 bytes.
+    pub fn schema(mut self, schema: &str) -> Self {
+        self.schema = Some(schema.to_owned());
+        self
+    }
+
+    /// The table; `queue` unless said. Any name of 1 to 63 bytes.
+    pub fn table(mut self, table: &str) -> Self {
+        self.table = Some(table.to_owned());
+        self
+    }
+
+    /// How waiters are told of puts; [`Notify::InCommit`] unless said.
+    pub fn notify(mut self, notify: Notify) -> Self {
+        self.notify = notify;
+        self
+    }
+
+    /// Whether waits listen; true unless said. Behind a pooler in transaction mode there is no LISTEN:
+    /// with `false` all works by polling.
+    pub fn listen(mut self, listen: bool) -> Self {
+        self.no_listen = !listen;
+        self
+    }
+
+    /// Whether statements are prepared by name on the handle's own connections; true unless said.
+    /// For poolers that do not allow it.
+    pub fn prepare(mut self, prepare: bool) -> Self {
+        self.unprepared = !prepare;
+        self
+    }
+
+    /// The longest that a wait sleeps between two looks. Unless said 5 seconds where it listens, and
+    /// 250 ms where it does not.
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = Some(interval);
+        self
+    }
+
+    /// The most connections of a pool that the handle makes; 16 unless said. They are opened when
+    /// they are needed, and the listener has one besides.
+    pub fn pool_size(mut self, size: u32) -> Self {
+        self.pool_size = Some(size.max(1));
+        self
+    }
+
+    /// How long a call waits for a connection of the pool that the handle makes; 5 seconds unless said.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// The handle. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidIdentifier`].
+    pub fn build(mut self) -> Result<Pq, Error> {
+        let schema = self.schema.take().unwrap_or_else(|| Table::DEFAULT_SCHEMA.to_owned());
+        let name = self.table.take().unwrap_or_else(|| Table::DEFAULT_NAME.to_owned());
+        let table = Table::new(&schema, &name)?;
+        let listener = self.url.clone().filter(|_| !self.no_listen).map(Listener::new);
+        let pool = match (self.pool.take(), self.url.clone()) {
+            (Some(pool), _) => Some(Pool::Given(pool)),
+            (None, Some(url)) => Some(Pool::new(
+                url,
+                self.pool_size.unwrap_or(16),
+                self.connect_timeout.unwrap_or(Duration::from_secs(5)),
+                !self.unprepared,
+            )),
+            (None, None) => None,
+        };
+        Ok(Pq(pq_core::Pq::new(self.store(table, pool, listener))))
+    }
+
+    /// The handle, after connecting once to see that it can.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::build`]; [`Error::Unreachable`], at once.
+    pub fn connect(self) -> Result<Pq, Error> {
+        if let Some(url) = &self.url {
+            PgConnection::establish(url.as_str()).map_err(|found| Error::Unreachable {
+                server: url.server(),
+                reason: url.redact(&found.to_string()),
+            })?;
+        }
+        self.build()
+    }
+
+    fn store(self, table: Table, pool: Option<Pool>, listener: Option<Listener>) -> PgStore {
+        let unless_said =
+            if listener.is_some() { Duration::from_secs(5) } else { Duration::from_millis(250) };
+        PgStore {
+            statements: Statements::new(&table),
+            table,
+            pool,
+            listener,
+            notify: self.notify,
+            poll_interval: self.poll_interval.unwrap_or(unless_said).max(Duration::from_millis(1)),
+        }
+    }
+}

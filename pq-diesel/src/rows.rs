@@ -1,0 +1,98 @@
+//! From rows to jobs.
+
+use std::time::Duration;
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use diesel::pg::data_types::PgTimestamp;
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
+use pq_core::{Claim, JobId, Payload, QueueName, RawJob};
+
+/// The columns that a take returns.
+pub(crate) type TakenSql = (
+    Nullable<BigInt>,
+    Nullable<Text>,
+    Nullable<Timestamptz>,
+    Nullable<Timestamptz>,
+    Nullable<Timestamptz>,
+    Nullable<Integer>,
+    Nullable<Integer>,
+    Nullable<BigInt>,
+    Nullable<BigInt>,
+    Bool,
+);
+
+/// A row of a take: a job, or what there is to know where none was taken. Timestamps are read as
+/// PostgreSQL's own numbers, because other writers can store what chrono cannot hold.
+pub(crate) type TakenRow = (
+    Option<i64>,
+    Option<String>,
+    Option<PgTimestamp>,
+    Option<PgTimestamp>,
+    Option<PgTimestamp>,
+    Option<i32>,
+    Option<i32>,
+    Option<i64>,
+    Option<i64>,
+    bool,
+);
+
+/// What one statement took.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) jobs: Vec<RawJob>,
+    pub(crate) next_due: Option<Duration>,
+    pub(crate) look_again: bool,
+}
+
+pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>) -> Found {
+    let mut found = Found::default();
+    for row in rows {
+        let (id, data, enqueued_at, schedule_at, expected_at, priority, attempt, token, due, raced) = row;
+        let (Some(id), Some(data), Some(token)) = (id, data, token) else {
+            found.next_due = due.map(|micros| Duration::from_micros(micros.max(0).unsigned_abs()));
+            found.look_again = raced;
+            continue;
+        };
+        let id = JobId(id);
+        found.jobs.push(RawJob {
+            id,
+            queue: queue.clone(),
+            payload: Payload::from_stored(data),
+            enqueued_at: enqueued_at.map(nearest).unwrap_or_default(),
+            schedule_at: schedule_at.map(nearest),
+            expected_at: expected_at.filter(|at| at.0 != i64::MAX).map(nearest),
+            priority: priority.unwrap_or_default(),
+            attempt: attempt.unwrap_or_default().saturating_add(1),
+            claim: Claim { id, token },
+        });
+    }
+    // DELETE returns rows in no order that it promises.
+    found.jobs.sort_by_key(|job| {
+        (std::cmp::Reverse(job.priority), job.expected_at.is_none(), job.expected_at, job.id)
+    });
+    found
+}
+
+/// The instant, or the nearest that chrono and PostgreSQL can both hold: other writers can store
+/// infinity, and years up to 294276.
+fn nearest(at: PgTimestamp) -> DateTime<Utc> {
+    let epoch = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default().and_time(chrono::NaiveTime::MIN);
+    // PostgreSQL's first day is 24 November 4714 BC.
+    let first = NaiveDate::from_ymd_opt(-4713, 11, 24).unwrap_or_default().and_time(chrono::NaiveTime::MIN);
+    let exact = epoch.and_utc().checked_add_signed(TimeDelta::microseconds(at.0));
+    exact
+        .unwrap_or(if at.0 < 0 { DateTime::<Utc>::MIN_UTC } else { DateTime::<Utc>::MAX_UTC })
+        .max(first.and_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_that_chrono_cannot_hold_become_the_nearest() {
+        assert_eq!(nearest(PgTimestamp(0)).to_rfc3339(), "2000-01-01T00:00:00+00:00");
+        assert_eq!(nearest(PgTimestamp(i64::MAX)), DateTime::<Utc>::MAX_UTC);
+        assert_eq!(nearest(PgTimestamp(i64::MIN)).format("%Y-%m-%d").to_string(), "-4713-11-24");
+    }
+}

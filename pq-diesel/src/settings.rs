@@ -1,0 +1,87 @@
+//! The database that the environment names.
+
+use std::fmt;
+
+use crate::conninfo::ConnInfo;
+
+/// The database that the environment names: `PQ_URL`, else `TPQ_URL`, else what `TPQ_HOST`,
+/// `TPQ_PORT`, `TPQ_DB`, `TPQ_USER` and `TPQ_PASS` say together, else `DATABASE_URL`, else nothing,
+/// which is libpq's own `PGHOST`, `PGDATABASE` and so on.
+#[derive(Clone)]
+pub struct Settings(ConnInfo);
+
+impl Settings {
+    /// Reads the environment.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self::from_lookup(|name| std::env::var(name).ok())
+    }
+
+    /// Reads variables by this function, an empty one as if it were not set.
+    #[must_use]
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        let words: Vec<String> = [
+            ("host", "TPQ_HOST"),
+            ("port", "TPQ_PORT"),
+            ("dbname", "TPQ_DB"),
+            ("user", "TPQ_USER"),
+            ("password", "TPQ_PASS"),
+        ]
+        .into_iter()
+        .filter_map(|(key, name)| set(name).map(|value| format!("{key}={}", quote(&value))))
+        .collect();
+        let conninfo = set("PQ_URL")
+            .or_else(|| set("TPQ_URL"))
+            .or_else(|| (!words.is_empty()).then(|| words.join(" ")))
+            .or_else(|| set("DATABASE_URL"))
+            .unwrap_or_default();
+        Self(ConnInfo::new(conninfo))
+    }
+
+    /// The connection string, with its password: for libpq, not for logs.
+    #[must_use]
+    pub fn conninfo(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// The server and the database, without user and password.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Settings({})", self.0.server())
+    }
+}
+
+/// A value of a `key=value` string, as libpq reads it.
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(set: &[(&str, &str)]) -> String {
+        let lookup =
+            |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        Settings::from_lookup(lookup).conninfo().to_owned()
+    }
+
+    #[test]
+    fn the_first_that_is_set_wins() {
+        let all = [("DATABASE_URL", "d"), ("TPQ_HOST", "h"), ("TPQ_URL", "t"), ("PQ_URL", "p")];
+        assert_eq!(settings(&all), "p");
+        assert_eq!(settings(&all[..3]), "t");
+        assert_eq!(settings(&all[..2]), "host='h'");
+        assert_eq!(settings(&all[..1]), "d");
+        assert_eq!(settings(&[("PQ_URL", ""), ("DATABASE_URL", "d")]), "d");
+        assert_eq!(settings(&[]), "");
+    }
+
+    #[test]
+    fn the_port_is_not_dropped_and_values_are_quoted() {
+        let set = [("TPQ_HOST", "h"), ("TPQ_PORT", "5433"), ("TPQ_PASS", "it's \\ x")];
+        assert_eq!(settings(&set), "host='h' port='5433' password='it\\'s \\\\ x'");
+    }
+}

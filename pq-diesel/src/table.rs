@@ -1,0 +1,196 @@
+//! Names of schemas, tables and what is named after them: the one place that quotes.
+
+use std::fmt;
+
+use md5::{Digest, Md5};
+
+use crate::Error;
+
+/// PostgreSQL's longest identifier, in bytes; it cuts longer ones without an error.
+pub(crate) const MAX_IDENTIFIER_BYTES: usize = 63;
+
+/// One SQL identifier. Its [`fmt::Display`] is the identifier quoted for SQL.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ident(String);
+
+impl Ident {
+    /// Checks an identifier; `what` says in the error what it names.
+    pub(crate) fn new(what: &'static str, name: &str) -> Result<Self, Error> {
+        let reason = if name.is_empty() {
+            "it is empty".to_owned()
+        } else if name.len() > MAX_IDENTIFIER_BYTES {
+            format!(
+                "it has {} bytes, and PostgreSQL keeps only {MAX_IDENTIFIER_BYTES} of an identifier",
+                name.len()
+            )
+        } else if name.contains('\0') {
+            "it holds a NUL character".to_owned()
+        } else {
+            return Ok(Self(name.to_owned()));
+        };
+        Err(Error::InvalidIdentifier { what, name: name.chars().take(40).collect(), reason })
+    }
+
+    /// The identifier of what belongs to this one: `base_suffix`, or where that would be cut, the
+    /// beginning of the base, eight digits of its md5, and the suffix, so that two long names that
+    /// begin alike stay apart.
+    fn derived(&self, suffix: &str) -> Self {
+        let plain = format!("{}_{suffix}", self.0);
+        if plain.len() <= MAX_IDENTIFIER_BYTES {
+            return Self(plain);
+        }
+        let tail = format!("_{}_{suffix}", &md5_hex(&self.0)[..8]);
+        let head = cut(&self.0, MAX_IDENTIFIER_BYTES - tail.len());
+        Self(format!("{head}{tail}"))
+    }
+
+    /// A channel's name as it was given by [`channel`] or [`told_on`].
+    pub(crate) fn of_channel(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Ident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.replace('"', "\"\""))
+    }
+}
+
+/// Where a queue's jobs are kept: a table in a schema. By default `queue` in `pq`.
+///
+/// Any name of 1 to 63 bytes without NUL is allowed, and quoted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Table {
+    pub(crate) schema: Ident,
+    pub(crate) name: Ident,
+}
+
+impl Table {
+    /// The schema unless said.
+    pub const DEFAULT_SCHEMA: &'static str = "pq";
+    /// The table unless said.
+    pub const DEFAULT_NAME: &'static str = "queue";
+
+    /// Checks the two names. Nothing is looked up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidIdentifier`].
+    pub fn new(schema: &str, name: &str) -> Result<Self, Error> {
+        Ok(Self { schema: Ident::new("schema", schema)?, name: Ident::new("table", name)? })
+    }
+
+    /// The quoted name of the table, with its schema.
+    pub(crate) fn jobs(&self) -> String {
+        self.qualified(&self.name)
+    }
+
+    /// The quoted name of the table of jobs that ended, with its schema.
+    pub(crate) fn archive(&self) -> String {
+        self.qualified(&self.named("archive"))
+    }
+
+    /// The quoted name of the table of the migrations that have run, with its schema.
+    pub(crate) fn ledger(&self) -> String {
+        self.qualified(&self.named("migrations"))
+    }
+
+    /// What is named after the table.
+    pub(crate) fn named(&self, suffix: &str) -> Ident {
+        self.name.derived(suffix)
+    }
+
+    fn qualified(&self, name: &Ident) -> String {
+        format!("{}.{name}", self.schema)
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { schema: Ident(Self::DEFAULT_SCHEMA.into()), name: Ident(Self::DEFAULT_NAME.into()) }
+    }
+}
+
+/// The table as an error message of PostgreSQL's names it, without quotes.
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema.as_str(), self.name.as_str())
+    }
+}
+
+/// The channel on which puts to a queue are told, as the identifier that LISTEN takes.
+pub(crate) fn channel(queue: &str) -> Ident {
+    if queue.len() > MAX_IDENTIFIER_BYTES {
+        Ident(format!("pq_{}", md5_hex(queue)))
+    } else {
+        Ident(queue.to_owned())
+    }
+}
+
+/// All channels on which a put to a queue is told: [`channel`], and the one on which Python's pq waits
+/// where it differs, because it counts characters where PostgreSQL counts bytes. The trigger of the
+/// table does the same.
+pub(crate) fn told_on(queue: &str) -> Vec<Ident> {
+    let mut channels = vec![channel(queue)];
+    if queue.len() > MAX_IDENTIFIER_BYTES && queue.chars().count() <= MAX_IDENTIFIER_BYTES {
+        channels.push(Ident(cut(queue, MAX_IDENTIFIER_BYTES).to_owned()));
+    }
+    channels
+}
+
+fn md5_hex(text: &str) -> String {
+    Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// At most the first `bytes` of a text, on a character's boundary.
+fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_quoted_and_quotes_doubled() -> Result<(), Error> {
+        let table = Table::new("My \"own\"; --", "a'b")?;
+        assert_eq!(table.jobs(), "\"My \"\"own\"\"; --\".\"a'b\"");
+        Ok(())
+    }
+
+    #[test]
+    fn what_postgres_would_cut_is_refused() {
+        let long = "x".repeat(64);
+        let message = Table::new("pq", &long).map_err(|e| e.to_string());
+        assert!(message.is_err_and(|m| m.contains("64 bytes") && m.contains("table")));
+        assert!(Table::new("", "queue").is_err());
+        assert!(Table::new("p\0q", "queue").is_err());
+        assert!(Table::new("pq", &"ж".repeat(31)).is_ok());
+    }
+
+    #[test]
+    fn derived_names_of_long_tables_stay_apart_and_fit() -> Result<(), Error> {
+        let (one, two) = ("ж".repeat(31), format!("{}a", "ж".repeat(31)));
+        let (one, two) = (Table::new("pq", &one)?, Table::new("pq", &two)?);
+        assert_ne!(one.archive(), two.archive());
+        for suffix in ["archive_outcome_check", "q_name_check", "migrations"] {
+            assert!(one.named(suffix).as_str().len() <= MAX_IDENTIFIER_BYTES);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn channels_of_names_over_63_bytes_are_their_md5() {
+        assert_eq!(channel(&"x".repeat(63)).as_str().len(), 63);
+        assert_eq!(channel(&"x".repeat(64)).as_str(), "pq_c1bb4f81d892b2d57947682aeb252456");
+        assert!(channel(&"ж".repeat(32)).as_str().starts_with("pq_"));
+    }
+}
