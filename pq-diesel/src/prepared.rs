@@ -30,6 +30,12 @@ impl Statement {
         Self { pieces }
     }
 
+    /// The statement as PostgreSQL is sent it.
+    pub(crate) fn text(&self) -> String {
+        let (first, rest) = self.pieces.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
+        rest.iter().zip(1..).fold(first.to_owned(), |text, (piece, number)| format!("{text}${number}{piece}"))
+    }
+
     /// The statement with its values, as a query of rows of the SQL type `Row`.
     pub(crate) fn with<'a, Row>(&'a self, values: &'a [Value<'a>]) -> Bound<'a, Row> {
         debug_assert_eq!(values.len() + 1, self.pieces.len(), "a value for each parameter");
@@ -99,6 +105,7 @@ mod tests {
     fn a_parameter_that_is_used_twice_is_bound_once() {
         let statement = Statement::new("SELECT $1, $2 WHERE a = $1");
         assert_eq!(statement.pieces, ["SELECT ", ", ", " WHERE a = $1"]);
+        assert_eq!(statement.text(), "SELECT $1, $2 WHERE a = $1");
         let values = [Value::Text("a"), Value::BigInt(1)];
         let query = statement.with::<Text>(&values);
         let sql = diesel::debug_query::<Pg, _>(&query).to_string();

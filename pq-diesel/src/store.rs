@@ -40,6 +40,13 @@ const RACES: usize = 8;
 const REASON_CHARS: usize = 2_000;
 
 impl PgStore {
+    /// The text of the statements that put and take one job, with `$1` for the queue's name and `$2`
+    /// for the payload or the number of jobs: for EXPLAIN, and to measure what the bare SQL costs.
+    #[must_use]
+    pub fn hot_statements(&self) -> [(&'static str, String); 2] {
+        [("put", self.statements.put_one.text()), ("take", self.statements.take.text())]
+    }
+
     fn error(&self, error: diesel::result::Error) -> Error {
         Error::of(&self.table, error)
     }

@@ -1,0 +1,81 @@
+//! A server to measure on, with the queue's table in a database of its own.
+
+use anyhow::Result;
+use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
+use pq_diesel::{Pq, Queue};
+use pq_testing::{Database, Options, Server};
+use serde_json::value::RawValue;
+
+/// What each job carries: 24 bytes.
+pub const PAYLOAD: &str = "{\"n\":1234567,\"s\":\"abcd\"}";
+
+/// A throwaway server whose commits reach the disk, and the queue's table on it.
+pub struct Bench {
+    // Dropped in this order: connections, database, server.
+    /// The handle.
+    pub pq: Pq,
+    database: Database,
+    server: Server,
+}
+
+impl Bench {
+    /// Starts a server, or uses the one of `PQ_TEST_DATABASE_URL`.
+    ///
+    /// # Errors
+    ///
+    /// Where no server can be had, or the table cannot be made.
+    pub fn start() -> Result<Self> {
+        let options = Options::durable().setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
+        let server = Server::start(&options)?;
+        let database = server.database()?;
+        let pq = Pq::builder().url(database.url()).pool_size(32).connect()?;
+        pq.migrate()?;
+        Ok(Self { pq, database, server })
+    }
+
+    /// Which server it is.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        self.server.origin().to_string()
+    }
+
+    /// The database's URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.database.url()
+    }
+
+    /// The queue of this name.
+    ///
+    /// # Errors
+    ///
+    /// Where it is no name.
+    pub fn queue(&self, name: &str) -> Result<Queue<Box<RawValue>>> {
+        Ok(self.pq.queue(name)?)
+    }
+
+    /// A connection beside the handle's.
+    ///
+    /// # Errors
+    ///
+    /// Where none can be had.
+    pub fn connect(&self) -> Result<PgConnection> {
+        Ok(self.database.connect()?)
+    }
+
+    /// Empties the table, and fills the queue with so many jobs.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub fn refill(&self, queue: &Queue<Box<RawValue>>, jobs: usize) -> Result<()> {
+        let mut conn = self.connect()?;
+        conn.batch_execute("TRUNCATE pq.queue")?;
+        let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+        queue.put_many(std::iter::repeat_n(&payload, jobs))?;
+        // The next measurement begins with statistics, and without the dirty pages of this one.
+        conn.batch_execute("VACUUM ANALYZE pq.queue; CHECKPOINT")?;
+        Ok(())
+    }
+}

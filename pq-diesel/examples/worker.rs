@@ -1,0 +1,74 @@
+//! A worker loop that takes a job, works, and writes its result, in one transaction each time.
+//!
+//! Two threads share one handle. One job fails at first: its half-written result is rolled back, and
+//! the job is there again at once. The loop ends when a second thread says stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use pq_diesel::{Error, Pq, Queue, Settings, Stop, Wait};
+
+mod tables {
+    diesel::table! {
+        squares (number) {
+            number -> BigInt,
+            square -> BigInt,
+        }
+    }
+}
+use tables::squares;
+
+static FAILED_ONCE: AtomicBool = AtomicBool::new(false);
+
+/// What the worker does with one job, on the connection whose transaction holds the job.
+fn square(conn: &mut PgConnection, number: i64) -> Result<(), Error> {
+    diesel::insert_into(squares::table)
+        .values((squares::number.eq(number), squares::square.eq(number * number)))
+        .execute(conn)?;
+    if number == 7 && !FAILED_ONCE.swap(true, Ordering::SeqCst) {
+        return Err(diesel::result::Error::RollbackTransaction.into());
+    }
+    Ok(())
+}
+
+fn work(queue: &Queue<i64>) -> Result<(), Error> {
+    loop {
+        match queue.get_with(Wait::Forever, |conn, job| square(conn, job.data)) {
+            Ok(_) => {}
+            Err(Error::Refused(refused)) if refused.is_stopped() => return Ok(()),
+            Err(error) => eprintln!("a job failed and went back into the line: {error}"),
+        }
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let pq = Pq::connect(Settings::from_env().conninfo())?;
+    pq.migrate()?;
+    let mut conn = PgConnection::establish(Settings::from_env().conninfo())?;
+    // The table has no unique number: a job that ran twice would show.
+    conn.batch_execute(
+        "DROP TABLE IF EXISTS squares; CREATE TABLE squares (number bigint NOT NULL, square bigint NOT NULL)",
+    )?;
+
+    let stop = Stop::new();
+    let queue = pq.queue::<i64>("numbers")?.with_stop(&stop);
+    queue.clear()?;
+    queue.put_many(&(1..=100).collect::<Vec<i64>>())?;
+
+    let results = std::thread::scope(|threads| {
+        let workers: Vec<_> = (0..2).map(|_| threads.spawn(|| work(&queue))).collect();
+        while squares::table.count().get_result::<i64>(&mut conn)? < 100 {
+            std::thread::yield_now();
+        }
+        stop.stop();
+        for worker in workers {
+            worker.join().map_err(|_| "a worker panicked")??;
+        }
+        Ok::<i64, Box<dyn std::error::Error>>(squares::table.count().get_result(&mut conn)?)
+    })?;
+    println!("100 jobs, {results} results, {} jobs left", queue.counts()?.live());
+    assert_eq!((results, queue.counts()?.live()), (100, 0));
+    conn.batch_execute("DROP TABLE squares")?;
+    Ok(())
+}
