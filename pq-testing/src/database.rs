@@ -1,0 +1,171 @@
+//! A database of one's own, for one test.
+
+use std::fmt;
+use std::thread;
+use std::time::Duration;
+
+use diesel::RunQueryDsl;
+use diesel::pg::{Pg, PgConnection};
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::result::{Error as QueryError, QueryResult};
+
+use crate::conninfo::Conninfo;
+use crate::error::Error;
+
+/// The longest name that PostgreSQL does not cut short, in bytes.
+const LONGEST_NAME: usize = 63;
+
+/// How often a `CREATE DATABASE` that met another one is tried again.
+const TRIES: u32 = 8;
+
+/// A fresh database, dropped with this guard, whatever is still connected to it.
+///
+/// It does not keep its [`Server`](crate::Server) alive: keep the server for as long as its
+/// databases.
+pub struct Database {
+    name: String,
+    conninfo: Conninfo,
+    maintenance: Conninfo,
+}
+
+impl Database {
+    pub(crate) fn create(maintenance: &Conninfo, name: String) -> Result<Self, Error> {
+        check_name(&name)?;
+        let mut conn = maintenance.connect("the maintenance database")?;
+        create(&mut conn, &name)?;
+        Ok(Self { conninfo: maintenance.with_database(&name), maintenance: maintenance.clone(), name })
+    }
+
+    /// Its connection string, password included. A URL, unless the server was given in libpq's
+    /// `key=value` form.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.conninfo.as_str()
+    }
+
+    /// Its name, such as `pq_test_4711_9f86d081884c7d65`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Opens a connection to it, which ends when this guard is dropped: bind the guard to a name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] if the server does not answer or has no connection to spare.
+    pub fn connect(&self) -> Result<PgConnection, Error> {
+        self.conninfo.connect(&format!("database {}", self.name))
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let dropped = self.maintenance.connect("the maintenance database").and_then(|mut conn| {
+            DropDatabase(&self.name)
+                .execute(&mut conn)
+                .map_err(|source| Error::Statement { what: format!("drop database {}", self.name), source })
+        });
+        if let Err(error) = dropped {
+            // As when the server was stopped before its databases were dropped.
+            tracing::debug!(database = %self.name, %error, "the database stays");
+        }
+    }
+}
+
+/// A name that no other process takes: `prefix` and 64 random bits.
+pub(crate) fn random_name(prefix: &str) -> Result<String, Error> {
+    let failed =
+        |error: getrandom::Error| Error::Io { what: "read random bytes".to_owned(), source: error.into() };
+    Ok(format!("{prefix}{:016x}", getrandom::u64().map_err(failed)?))
+}
+
+/// A name for a database that says whose it is.
+pub(crate) fn fresh_name() -> Result<String, Error> {
+    random_name(&format!("pq_test_{}_", std::process::id()))
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let why = if name.is_empty() {
+        "a name has at least one letter"
+    } else if name.len() > LONGEST_NAME {
+        "PostgreSQL cuts names to 63 bytes"
+    } else if name.contains('\0') {
+        "PostgreSQL's names hold no NUL byte"
+    } else {
+        return Ok(());
+    };
+    Err(Error::DatabaseName { name: name.to_owned(), why })
+}
+
+fn create(conn: &mut PgConnection, name: &str) -> Result<(), Error> {
+    let mut tries = 0;
+    loop {
+        match CreateDatabase(name).execute(conn) {
+            Ok(_) => return Ok(()),
+            Err(error) if tries < TRIES && met_another(&error) => {
+                tries += 1;
+                thread::sleep(Duration::from_millis(20) * 2u32.pow(tries));
+            }
+            Err(source) => {
+                return Err(Error::Statement { what: format!("create database {name}"), source });
+            }
+        }
+    }
+}
+
+/// "source database "template0" is being accessed by other users", in whatever language: the name
+/// is in it in all of them. (diesel does not pass the SQLSTATE on.)
+fn met_another(error: &QueryError) -> bool {
+    matches!(error, QueryError::DatabaseError(_, info) if info.message().contains("template0"))
+}
+
+/// From `template0`, to which nobody connects, so that many can be made at once, and which is as
+/// PostgreSQL made it.
+#[derive(Debug, Clone, Copy)]
+struct CreateDatabase<'a>(&'a str);
+
+impl QueryFragment<Pg> for CreateDatabase<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.unsafe_to_cache_prepared();
+        out.push_sql("CREATE DATABASE ");
+        out.push_identifier(self.0)?;
+        out.push_sql(" TEMPLATE template0 ENCODING 'UTF8'");
+        Ok(())
+    }
+}
+
+/// With those who are still connected: a test that failed may have left threads behind.
+#[derive(Debug, Clone, Copy)]
+struct DropDatabase<'a>(&'a str);
+
+impl QueryFragment<Pg> for DropDatabase<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.unsafe_to_cache_prepared();
+        out.push_sql("DROP DATABASE IF EXISTS ");
+        out.push_identifier(self.0)?;
+        out.push_sql(" WITH (FORCE)");
+        Ok(())
+    }
+}
+
+/// Neither is a statement to keep: no query id, no result.
+macro_rules! command {
+    ($statement:ident) => {
+        impl QueryId for $statement<'_> {
+            type QueryId = ();
+            const HAS_STATIC_QUERY_ID: bool = false;
+        }
+
+        impl RunQueryDsl<PgConnection> for $statement<'_> {}
+    };
+}
+
+command!(CreateDatabase);
+command!(DropDatabase);

@@ -1,0 +1,186 @@
+//! What can go wrong, in words that say what would be right.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why a server or a database could not be had.
+///
+/// No text of an error holds a password, even where the connection string did.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No server was named, and neither PostgreSQL nor Docker is here.
+    #[error(
+        "no PostgreSQL to test with: PQ_TEST_DATABASE_URL is not set, this machine has no `initdb` \
+         and `postgres`, and {docker}. Install PostgreSQL (`apt-get install postgresql`) or Docker, \
+         or set PQ_TEST_DATABASE_URL to a server's connection string"
+    )]
+    NoServer {
+        /// Why there is no container either.
+        docker: String,
+    },
+    /// [`Kind::Url`](crate::Kind::Url) was asked for without a connection string.
+    #[error("no connection string: call Options::url, or set PQ_TEST_DATABASE_URL")]
+    NoUrl,
+    /// A connection string that cannot be used as it is.
+    #[error("unusable connection string from {from}: {why}")]
+    BadUrl {
+        /// The option or environment variable that held it.
+        from: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The PostgreSQL programs are not where they were said to be.
+    #[error(
+        "{} ({from}) holds no program `{missing}`: name the directory of PostgreSQL's server \
+         programs `initdb` and `postgres`, as `pg_config --bindir` prints it",
+        dir.display()
+    )]
+    BinDir {
+        /// The directory looked into.
+        dir: PathBuf,
+        /// Who named it.
+        from: &'static str,
+        /// The program that is not there.
+        missing: &'static str,
+    },
+    /// No PostgreSQL programs were found, and [`Kind::Binaries`](crate::Kind::Binaries) was asked
+    /// for.
+    #[error(
+        "no `initdb` and `postgres` on this machine: install PostgreSQL's server \
+         (`apt-get install postgresql`), or set PQ_TEST_PG_BIN to the directory of its programs"
+    )]
+    NoBinaries,
+    /// A PostgreSQL that lacks what this crate uses.
+    #[error("{what} is PostgreSQL {version}: 13 or later is needed")]
+    TooOld {
+        /// The programs or the server that were looked at.
+        what: String,
+        /// Their version.
+        version: String,
+    },
+    /// PostgreSQL refuses to run as root, and there is no other user to run it as.
+    #[error("running as root, and PostgreSQL refuses to: create a user `postgres` (or `nobody`) for it")]
+    NoAccount,
+    /// No directory can hold the cluster.
+    #[error("{} cannot hold a cluster: {why}", dir.display())]
+    Directory {
+        /// The directory that was tried last.
+        dir: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A server setting that cannot be given.
+    #[error("server setting {name:?}: {why}")]
+    Setting {
+        /// The setting's name.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A database name that PostgreSQL would refuse or cut short.
+    #[error("database name {name:?}: {why}")]
+    DatabaseName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The operating system refused something.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// `initdb` ran and failed.
+    #[error("initdb failed ({status}): {output}")]
+    Initdb {
+        /// How it ended.
+        status: String,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// The server ended while it was starting.
+    #[error("the server ended while starting ({status}); its log ends: {log}")]
+    Exited {
+        /// How it ended.
+        status: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// Something took longer than it was given ([`Options::timeout`](crate::Options::timeout)).
+    #[error("{what} took longer than {after:?}: {detail}")]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        after: Duration,
+        /// What was seen last.
+        detail: String,
+    },
+    /// The server could not be connected to.
+    #[error("cannot connect to {what}: {reason}")]
+    Connect {
+        /// The server or database.
+        what: String,
+        /// libpq's reason, without anything secret.
+        reason: String,
+    },
+    /// The server refused a statement.
+    #[error("cannot {what}: {source}")]
+    Statement {
+        /// What was tried.
+        what: String,
+        /// The server's reason.
+        source: diesel::result::Error,
+    },
+    /// Only a private cluster can be stopped and started again.
+    #[error(
+        "cannot {operation} this server ({origin}): only a private cluster can be, so ask for \
+         Kind::Binaries"
+    )]
+    NotPrivate {
+        /// What was asked for.
+        operation: &'static str,
+        /// What the server is.
+        origin: String,
+    },
+    /// The shared server is not one test's to stop.
+    #[error("cannot {operation} the shared server, others use it: start one with Server::start")]
+    Shared {
+        /// What was asked for.
+        operation: &'static str,
+    },
+    /// The server is already stopped, or already runs.
+    #[error("cannot {operation} the server: it {state}")]
+    State {
+        /// What was asked for.
+        operation: &'static str,
+        /// What the server does.
+        state: &'static str,
+    },
+    /// No container can be had.
+    #[error("no container: {why}")]
+    NoDocker {
+        /// Why.
+        why: String,
+    },
+    /// The container could not be started.
+    #[error("cannot start a container of {image}: {reason}")]
+    Container {
+        /// The image and its tag.
+        image: String,
+        /// Docker's reason, or the end of the container's log.
+        reason: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}

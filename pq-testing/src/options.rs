@@ -1,0 +1,274 @@
+//! What kind of server is wanted, and with which settings.
+
+use std::env;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::conninfo::Conninfo;
+use crate::error::Error;
+
+pub(crate) const URL_VARIABLE: &str = "PQ_TEST_DATABASE_URL";
+pub(crate) const BIN_VARIABLE: &str = "PQ_TEST_PG_BIN";
+#[cfg(feature = "container")]
+const IMAGE_VARIABLE: &str = "PQ_TEST_IMAGE";
+#[cfg(feature = "container")]
+const TAG_VARIABLE: &str = "PQ_TEST_IMAGE_TAG";
+
+/// The settings that this crate has to choose itself.
+const RESERVED: [&str; 9] = [
+    "port",
+    "listen_addresses",
+    "unix_socket_directories",
+    "data_directory",
+    "config_file",
+    "hba_file",
+    "external_pid_file",
+    "logging_collector",
+    "log_destination",
+];
+
+/// One of the three kinds of server; see [`Options::kind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A server that runs already, given by its connection string.
+    Url,
+    /// A private cluster, from PostgreSQL's programs on this machine.
+    Binaries,
+    /// A Docker container.
+    Container,
+}
+
+/// What [`Server::start`](crate::Server::start) shall start.
+///
+/// Begins with one of the two presets, [`throwaway`](Self::throwaway) or
+/// [`durable`](Self::durable). What is not set here is read from the environment when the server
+/// starts.
+///
+/// ```
+/// use std::time::Duration;
+/// use pq_testing::{Kind, Options};
+///
+/// let options = Options::durable()
+///     .kind(Kind::Binaries)
+///     .setting("max_connections", "300")
+///     .timeout(Duration::from_secs(20));
+/// # let _ = options;
+/// ```
+#[derive(Clone)]
+pub struct Options {
+    pub(crate) kind: Option<Kind>,
+    pub(crate) durable: bool,
+    pub(crate) settings: Vec<(String, String)>,
+    pub(crate) timeout: Duration,
+    pub(crate) directory: Option<PathBuf>,
+    url: Option<String>,
+    bin_dir: Option<PathBuf>,
+    #[cfg(feature = "container")]
+    image: Option<(String, String)>,
+}
+
+impl Options {
+    /// For tests: `fsync` and `full_page_writes` are off.
+    ///
+    /// `synchronous_commit` stays on, so what was committed survives a crash of the server, and a
+    /// test may kill it. It need not survive a crash of the machine.
+    #[must_use]
+    pub fn throwaway() -> Self {
+        Self::preset(false, "off")
+    }
+
+    /// For what is measured or shown: `fsync`, `full_page_writes` and `synchronous_commit` are on.
+    ///
+    /// This means what it says only if the cluster lies on a disk; see
+    /// [`directory`](Self::directory) where the temporary directory lies in memory. A server given
+    /// by its connection string keeps the settings that it has, and a warning event says so.
+    #[must_use]
+    pub fn durable() -> Self {
+        Self::preset(true, "on")
+    }
+
+    fn preset(durable: bool, fsync: &str) -> Self {
+        let options = Self {
+            kind: None,
+            durable,
+            settings: Vec::new(),
+            timeout: Duration::from_secs(60),
+            directory: None,
+            url: None,
+            bin_dir: None,
+            #[cfg(feature = "container")]
+            image: None,
+        };
+        options
+            .setting("fsync", fsync)
+            .setting("full_page_writes", fsync)
+            .setting("synchronous_commit", "on")
+            .setting("max_connections", "200")
+    }
+
+    /// Takes this kind of server or none. The default is the first kind that there is.
+    #[must_use]
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Uses the server with this connection string (a `postgres://` URL, or libpq's `key=value`
+    /// form), which comes before `PQ_TEST_DATABASE_URL`.
+    #[must_use]
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = Some(url.into());
+        self
+    }
+
+    /// Runs the PostgreSQL programs in this directory, which comes before `PQ_TEST_PG_BIN`.
+    #[must_use]
+    pub fn bin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.bin_dir = Some(dir.into());
+        self
+    }
+
+    /// Makes the cluster's directory in this one; by default in the system's temporary directory.
+    /// Under root, the server's user has to be able to enter it.
+    #[must_use]
+    pub fn directory(mut self, parent: impl Into<PathBuf>) -> Self {
+        self.directory = Some(parent.into());
+        self
+    }
+
+    /// Starts the server with `-c name=value`. The last value for a name holds, so a preset's can
+    /// be replaced. A server given by its connection string keeps its own settings.
+    #[must_use]
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        let name = name.into();
+        self.settings.retain(|(known, _)| *known != name);
+        self.settings.push((name, value.into()));
+        self
+    }
+
+    /// Runs containers of this image and tag, which come before `PQ_TEST_IMAGE` and
+    /// `PQ_TEST_IMAGE_TAG`. It has to behave as Docker's official `postgres` does: honour
+    /// `POSTGRES_PASSWORD`, and take `postgres -c name=value` as its command. The default is
+    /// `postgres` and `17-alpine`.
+    #[cfg(feature = "container")]
+    #[must_use]
+    pub fn image(mut self, name: impl Into<String>, tag: impl Into<String>) -> Self {
+        self.image = Some((name.into(), tag.into()));
+        self
+    }
+
+    /// How long the server may take until it answers; 60 seconds by default. The time in which
+    /// Docker pulls an image is not counted, up to five minutes.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The connection string, and what gave it.
+    pub(crate) fn given_url(&self) -> Result<Option<(Conninfo, &'static str)>, Error> {
+        let (text, from) = match (&self.url, variable(URL_VARIABLE)) {
+            (Some(text), _) => (text.clone(), "Options::url"),
+            (None, Some(text)) => (text, URL_VARIABLE),
+            (None, None) => return Ok(None),
+        };
+        let bad = |why| Error::BadUrl { from, why };
+        match Conninfo::given(&text) {
+            Ok(conninfo) => Ok(Some((conninfo, from))),
+            Err(why) => Err(bad(why)),
+        }
+    }
+
+    /// The directory of the programs, and what gave it.
+    pub(crate) fn given_bin_dir(&self) -> Option<(PathBuf, &'static str)> {
+        match &self.bin_dir {
+            Some(dir) => Some((dir.clone(), "Options::bin_dir")),
+            None => env::var_os(BIN_VARIABLE)
+                .filter(|value| !value.is_empty())
+                .map(|value| (Path::new(&value).to_path_buf(), BIN_VARIABLE)),
+        }
+    }
+
+    /// The image and its tag.
+    #[cfg(feature = "container")]
+    pub(crate) fn given_image(&self) -> (String, String) {
+        self.image.clone().unwrap_or_else(|| {
+            (
+                variable(IMAGE_VARIABLE).unwrap_or_else(|| "postgres".to_owned()),
+                variable(TAG_VARIABLE).unwrap_or_else(|| "17-alpine".to_owned()),
+            )
+        })
+    }
+
+    /// The server's command line, `-c name=value` each.
+    pub(crate) fn arguments(&self) -> Result<Vec<String>, Error> {
+        let mut arguments = Vec::with_capacity(2 * self.settings.len());
+        for (name, value) in &self.settings {
+            check_setting(name, value)?;
+            arguments.push("-c".to_owned());
+            arguments.push(format!("{name}={value}"));
+        }
+        Ok(arguments)
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("kind", &self.kind)
+            .field("url", &self.url.as_ref().map(|_| "(not shown)"))
+            .field("bin_dir", &self.bin_dir)
+            .field("directory", &self.directory)
+            .field("settings", &self.settings)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn check_setting(name: &str, value: &str) -> Result<(), Error> {
+    let bad = |why| Error::Setting { name: name.to_owned(), why };
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err(bad("a name is made of letters, digits, `_` and `.`"));
+    }
+    if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
+        return Err(bad("this one is chosen by pq-testing"));
+    }
+    if value.contains('\0') {
+        return Err(bad("its value holds a NUL byte"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_value_of_a_setting_holds() {
+        let arguments = Options::throwaway().setting("fsync", "on").arguments();
+        let arguments = arguments.expect("good settings").join(" ");
+        assert!(arguments.contains("-c fsync=on"));
+        assert!(!arguments.contains("fsync=off"));
+    }
+
+    #[test]
+    fn settings_that_would_break_the_server_are_refused() {
+        for (name, value) in [("Port", "1"), ("a b", "1"), ("", "1"), ("work_mem", "\0")] {
+            let refused = Options::throwaway().setting(name, value).arguments();
+            assert!(matches!(refused, Err(Error::Setting { .. })), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn debug_does_not_show_the_connection_string() {
+        let options = Options::throwaway().url("postgres://u:hush@h/d");
+        assert!(!format!("{options:?}").contains("hush"));
+    }
+}

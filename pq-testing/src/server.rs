@@ -1,0 +1,268 @@
+//! A server: found or started, and what can be done with it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use diesel::RunQueryDsl;
+use diesel::dsl::sql;
+use diesel::pg::PgConnection;
+use diesel::sql_types::Text;
+
+use crate::cluster::{Binaries, Cluster, Stop, check_version};
+use crate::conninfo::Conninfo;
+#[cfg(feature = "container")]
+use crate::container::Container;
+use crate::database::{self, Database};
+use crate::error::Error;
+use crate::options::{Kind, Options};
+use crate::origin::Origin;
+
+/// A PostgreSQL server that answers; stopped and removed when dropped, if we started it.
+///
+/// See the [crate's documentation](crate) for where it comes from and what becomes of it.
+pub struct Server {
+    conninfo: Conninfo,
+    origin: Origin,
+    shared: bool,
+    running: Running,
+}
+
+/// What has to be kept for the server to live.
+enum Running {
+    Elsewhere,
+    // Boxed: many times the size of the others.
+    Cluster(Box<Mutex<Cluster>>),
+    #[cfg(feature = "container")]
+    Container(#[expect(dead_code, reason = "kept for its Drop")] Container),
+}
+
+impl Server {
+    /// Finds or starts a server: the one given by its connection string, else a private cluster,
+    /// else a container; or only the kind that [`Options::kind`] names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoServer`] (or that kind's own error) if there is none of them on this machine;
+    /// otherwise what went wrong with the one that was taken. A kind that is there but fails is
+    /// not passed over in silence.
+    pub fn start(options: &Options) -> Result<Self, Error> {
+        let server = match options.kind {
+            Some(Kind::Url) => given(options)?.ok_or(Error::NoUrl)?,
+            Some(Kind::Binaries) => cluster(options)?.ok_or(Error::NoBinaries)?,
+            Some(Kind::Container) => container(options)?,
+            None => first_there_is(options)?,
+        };
+        tracing::info!(origin = %server.origin, "PostgreSQL for tests");
+        Ok(server)
+    }
+
+    /// The one server of this process, started by the first call with [`Options::throwaway`].
+    ///
+    /// It is never dropped; the watchdog removes it when the process ends. Tests that run in
+    /// parallel share it, each with a [`database`](Self::database) of its own, so it can't be
+    /// [stopped](Self::stop).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start). The next call tries again.
+    pub fn shared() -> Result<&'static Self, Error> {
+        static SHARED: OnceLock<Server> = OnceLock::new();
+        static STARTING: Mutex<()> = Mutex::new(());
+
+        let _one_at_a_time = lock(&STARTING);
+        if let Some(server) = SHARED.get() {
+            return Ok(server);
+        }
+        let mut server = Self::start(&Options::throwaway())?;
+        server.shared = true;
+        Ok(SHARED.get_or_init(|| server))
+    }
+
+    /// The connection string of the maintenance database, as a superuser and with the password;
+    /// for a server that was given, the string as it was given.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.conninfo.as_str()
+    }
+
+    /// Where the server came from, for people to read.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Creates a database with a name of its own: empty, in UTF-8. Safe to call from many threads
+    /// and processes at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`] if the server does not answer, [`Error::Statement`] if it refuses, as it
+    /// does to a user without `CREATEDB`.
+    pub fn database(&self) -> Result<Database, Error> {
+        Database::create(&self.conninfo, database::fresh_name()?)
+    }
+
+    /// Creates a database with this name; as [`database`](Self::database) otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DatabaseName`] if PostgreSQL would not take the name as it is, else as
+    /// [`database`](Self::database), which includes that there is one of that name.
+    pub fn database_named(&self, name: &str) -> Result<Database, Error> {
+        Database::create(&self.conninfo, name.to_owned())
+    }
+
+    /// Stops a private cluster, keeping its data and its port. Returns when it has stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotPrivate`] for other kinds of server, [`Error::Shared`] for the
+    /// [shared](Self::shared) one, [`Error::State`] if it is stopped already.
+    pub fn stop(&self, how: Stop) -> Result<(), Error> {
+        self.own_cluster("stop")?.stop(how)
+    }
+
+    /// Starts a private cluster again after [`stop`](Self::stop), or after somebody killed it,
+    /// with its data, at the same port. Returns when it answers.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop), with [`Error::State`] if it runs; and as [`start`](Self::start) if
+    /// it does not come up, for instance because another process has taken the port.
+    pub fn start_again(&self) -> Result<(), Error> {
+        self.own_cluster("start")?.start_again()
+    }
+
+    /// Stops a private cluster and starts it again.
+    ///
+    /// # Errors
+    ///
+    /// As [`stop`](Self::stop) and [`start_again`](Self::start_again).
+    pub fn restart(&self, how: Stop) -> Result<(), Error> {
+        let mut cluster = self.own_cluster("restart")?;
+        cluster.stop(how)?;
+        cluster.start_again()
+    }
+
+    /// The process id of a private cluster's main process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.cluster().and_then(|cluster| lock(cluster).pid())
+    }
+
+    /// The directory of a private cluster. It holds the Unix socket, the server's `log` and its
+    /// `data`, and only the server's user (and root) can read it.
+    #[must_use]
+    pub fn directory(&self) -> Option<PathBuf> {
+        self.cluster().map(|cluster| lock(cluster).directory().to_path_buf())
+    }
+
+    fn cluster(&self) -> Option<&Mutex<Cluster>> {
+        match &self.running {
+            Running::Cluster(cluster) => Some(cluster),
+            _ => None,
+        }
+    }
+
+    fn own_cluster(&self, operation: &'static str) -> Result<MutexGuard<'_, Cluster>, Error> {
+        match self.cluster() {
+            Some(_) if self.shared => Err(Error::Shared { operation }),
+            Some(cluster) => Ok(lock(cluster)),
+            None => Err(Error::NotPrivate { operation, origin: self.origin.to_string() }),
+        }
+    }
+
+    fn new(conninfo: Conninfo, origin: Origin, running: Running) -> Self {
+        Self { conninfo, origin, shared: false, running }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// A panic elsewhere leaves nothing half-done behind these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn first_there_is(options: &Options) -> Result<Server, Error> {
+    if let Some(server) = given(options)? {
+        return Ok(server);
+    }
+    if let Some(server) = cluster(options)? {
+        return Ok(server);
+    }
+    container(options).map_err(|error| match error {
+        Error::NoDocker { why } => Error::NoServer { docker: why },
+        other => other,
+    })
+}
+
+fn given(options: &Options) -> Result<Option<Server>, Error> {
+    let Some((conninfo, from)) = options.given_url()? else {
+        return Ok(None);
+    };
+    let mut conn = conninfo.connect(&format!("the server given by {from}"))?;
+    let version = version(&mut conn)?;
+    check_version(&format!("the server given by {from}"), &version)?;
+    if options.durable {
+        warn_if_not_durable(&mut conn)?;
+    }
+    let origin = Origin::Url { version, from };
+    Ok(Some(Server::new(conninfo, origin, Running::Elsewhere)))
+}
+
+fn cluster(options: &Options) -> Result<Option<Server>, Error> {
+    let Some(binaries) = Binaries::find(options.given_bin_dir())? else {
+        return Ok(None);
+    };
+    let cluster = Cluster::start(options, binaries)?;
+    let conninfo = cluster.conninfo().clone();
+    let origin = Origin::PrivateCluster {
+        version: version(&mut conninfo.connect("the private cluster")?)?,
+        bin_dir: cluster.binaries().dir.clone(),
+        user: cluster.user().map(str::to_owned),
+    };
+    let running = Running::Cluster(Box::new(Mutex::new(cluster)));
+    Ok(Some(Server::new(conninfo, origin, running)))
+}
+
+#[cfg(feature = "container")]
+fn container(options: &Options) -> Result<Server, Error> {
+    let (container, conninfo) = Container::start(options)?;
+    let origin = Origin::Container {
+        version: version(&mut conninfo.connect("the container")?)?,
+        image: container.image().to_owned(),
+    };
+    Ok(Server::new(conninfo, origin, Running::Container(container)))
+}
+
+#[cfg(not(feature = "container"))]
+fn container(_: &Options) -> Result<Server, Error> {
+    Err(Error::NoDocker { why: "pq-testing was built without its feature `container`".to_owned() })
+}
+
+/// "15.18" of "15.18 (Debian 15.18-0+deb12u1)".
+fn version(conn: &mut PgConnection) -> Result<String, Error> {
+    let version = show(conn, "current_setting('server_version')")?;
+    Ok(version.split_whitespace().next().unwrap_or(&version).to_owned())
+}
+
+fn warn_if_not_durable(conn: &mut PgConnection) -> Result<(), Error> {
+    let fsync = show(conn, "current_setting('fsync')")?;
+    let commit = show(conn, "current_setting('synchronous_commit')")?;
+    if fsync != "on" || commit == "off" {
+        tracing::warn!(fsync, synchronous_commit = commit, "the given server is not durable");
+    }
+    Ok(())
+}
+
+fn show(conn: &mut PgConnection, setting: &str) -> Result<String, Error> {
+    diesel::select(sql::<Text>(setting))
+        .get_result(conn)
+        .map_err(|source| Error::Statement { what: "read the server's settings".to_owned(), source })
+}

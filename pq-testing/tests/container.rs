@@ -1,0 +1,140 @@
+//! A server in a container. Needs a Docker daemon that answers, and the image: nothing is pulled
+//! for a test.
+#![cfg(feature = "container")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test that is passed over says why")]
+
+mod common;
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use common::{value, watchdog_of};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pq_testing::{Error, Kind, Options, Origin, Server, Stop};
+
+fn image() -> String {
+    let variable = |name, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
+    let name = variable("PQ_TEST_IMAGE", "postgres");
+    format!("{name}:{}", variable("PQ_TEST_IMAGE_TAG", "17-alpine"))
+}
+
+/// What a `docker` command prints, if it succeeds.
+fn docker(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("docker").args(arguments).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(text)
+}
+
+/// Whether the test can run here; says why not.
+fn possible() -> bool {
+    if docker(&["info"]).is_none() {
+        eprintln!("passed over: no Docker daemon answers");
+        return false;
+    }
+    if docker(&["image", "inspect", &image()]).is_none() {
+        eprintln!("passed over: the image {} is not here; ci/postgres-image makes one", image());
+        return false;
+    }
+    true
+}
+
+fn containers() -> Vec<String> {
+    let listed = docker(&["ps", "--all", "--quiet", "--filter", "label=pq-testing.owner"]);
+    listed.expect("docker ps").lines().map(str::to_owned).collect()
+}
+
+/// The tests count all containers.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+#[test]
+fn a_container_answers_and_goes_with_its_guard() {
+    if !possible() {
+        return;
+    }
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let options = Options::durable().kind(Kind::Container).setting("work_mem", "7MB");
+    let server = Server::start(&options).expect("the image works");
+    assert!(matches!(server.origin(), Origin::Container { .. }));
+    assert!(server.origin().to_string().contains(&image()), "{}", server.origin());
+
+    let database = server.database().expect("a database");
+    let mut conn = database.connect().expect("a connection");
+    for (setting, wanted) in [("fsync", "on"), ("work_mem", "7MB"), ("server_encoding", "UTF8")] {
+        assert_eq!(value(&mut conn, &format!("current_setting('{setting}')")), wanted, "{setting}");
+    }
+    assert!(matches!(server.stop(Stop::Fast), Err(Error::NotPrivate { .. })));
+
+    let all = containers();
+    assert_eq!(all.len(), 1);
+    let ports = docker(&["port", &all[0]]).expect("docker port");
+    // From in a container, the daemon's 127.0.0.1 would not be ours.
+    let in_container = Path::new("/.dockerenv").exists();
+    assert!(in_container || ports.lines().all(|line| line.contains("-> 127.0.0.1:")), "{ports}");
+    drop((database, server));
+    assert_eq!(containers(), Vec::<String>::new());
+
+    let error = Server::start(&options.image(image(), "no-such-tag")).expect_err("no such image");
+    assert!(matches!(error, Error::Container { .. }), "{error}");
+    assert_eq!(containers(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "the process that a_killed_owner_leaves_no_container kills"]
+fn an_owner_that_waits() {
+    let _server = Server::start(&Options::throwaway().kind(Kind::Container)).expect("the image works");
+    println!("begun");
+    thread::sleep(Duration::from_secs(60));
+}
+
+fn owner() -> Child {
+    let mut owner = Command::new(env::current_exe().expect("this program"))
+        .args(["an_owner_that_waits", "--exact", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let output = BufReader::new(owner.stdout.take().expect("piped"));
+    let begun = output.lines().map_while(Result::ok).any(|line| line.contains("begun"));
+    assert!(begun, "the owner ended");
+    owner
+}
+
+#[test]
+fn a_killed_owner_leaves_no_container() {
+    if !possible() {
+        return;
+    }
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut killed = owner();
+    assert_eq!(containers().len(), 1);
+    killed.kill().expect("SIGKILL");
+    killed.wait().expect("it ended");
+    common::within(Duration::from_secs(20), "the watchdog removed it", || containers().is_empty());
+
+    let mut both = owner();
+    let watchdog = Pid::from_raw(watchdog_of(both.id()).cast_signed());
+    kill(watchdog, Signal::SIGKILL).expect("ours to kill");
+    both.kill().expect("SIGKILL");
+    both.wait().expect("it ended");
+    let stale = containers();
+    assert_eq!(stale.len(), 1);
+    let next = Server::start(&Options::throwaway().kind(Kind::Container)).expect("the image works");
+    assert!(containers().iter().all(|id| *id != stale[0]), "the next start removed it");
+    drop(next);
+}
+
+#[test]
+fn without_a_daemon_there_is_a_clear_error() {
+    if docker(&["info"]).is_some() {
+        eprintln!("passed over: a Docker daemon answers");
+        return;
+    }
+    let error = Server::start(&Options::throwaway().kind(Kind::Container)).expect_err("no daemon");
+    assert!(matches!(error, Error::NoDocker { .. }), "{error:?}");
+    assert!(error.to_string().contains("no Docker daemon answers"), "{error}");
+}
