@@ -48,3 +48,8 @@ pub use pq::{Builder, Notify, Pq, Queue};
 pub use settings::Settings;
 pub use store::PgStore;
 pub use table::Table;
+
+/// The README's example is compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
