@@ -42,7 +42,16 @@ impl PutOptions {
         self
     }
 
-    /// The times, if they can be used.
+    /// Whether a put with these options would be refused, for those who want to know before they have
+    /// a payload.
+    ///
+    /// # Errors
+    ///
+    /// [`TimeError`] for the first time that cannot be used.
+    pub fn check(&self) -> Result<(), TimeError> {
+        self.checked().map(drop)
+    }
+
     pub(crate) fn checked(&self) -> Result<Checked, TimeError> {
         Ok(Checked {
             schedule_at: self.schedule_at.clone().transpose()?,

@@ -128,10 +128,7 @@ mod tests {
             Payload::new("[[123]]".to_owned(), limits),
             Err(Error::PayloadTooLarge { bytes: 7, limit: 6 })
         ));
-        assert!(matches!(
-            Payload::new("[[[]]]".to_owned(), limits),
-            Err(Error::PayloadTooDeep { limit: 2 })
-        ));
+        assert!(matches!(Payload::new("[[[]]]".to_owned(), limits), Err(Error::PayloadTooDeep { limit: 2 })));
         assert_eq!(nesting(r#"{"[[[": "\"[[["}"#), 1);
     }
 

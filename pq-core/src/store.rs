@@ -62,12 +62,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own; nothing was taken then that the end of the transaction does not give back.
-    fn take(
-        &self,
-        conn: &mut Self::Conn,
-        queue: &QueueName,
-        count: usize,
-    ) -> Result<Taken, Self::Error>;
+    fn take(&self, conn: &mut Self::Conn, queue: &QueueName, count: usize) -> Result<Taken, Self::Error>;
 
     /// Replaces the payload of a job that this transaction holds. It takes effect with the
     /// transaction: whatever is given back in it carries the new payload.
@@ -75,12 +70,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::NotYours`], or the store's own.
-    fn update(
-        &self,
-        conn: &mut Self::Conn,
-        claim: &Claim,
-        payload: &Payload,
-    ) -> Result<(), Self::Error>;
+    fn update(&self, conn: &mut Self::Conn, claim: &Claim, payload: &Payload) -> Result<(), Self::Error>;
 
     /// Puts a job that this transaction holds back into the line, with its id, its times, its
     /// priority and its newest payload, and rings as a put does. Others see it when the transaction

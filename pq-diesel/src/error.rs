@@ -62,7 +62,7 @@ impl Error {
         match &error {
             // diesel keeps no SQLSTATE, but the name stands in the message in every language.
             DieselError::DatabaseError(DatabaseErrorKind::Unknown, info)
-                if info.message().contains(&format!("\"{table}\"")) =>
+                if info.message().contains(&table.in_messages()) =>
             {
                 Self::NotMigrated { table: table.to_string() }
             }

@@ -99,6 +99,11 @@ impl Table {
         self.qualified(&self.named("migrations"))
     }
 
+    /// The table as the server's messages name it.
+    pub(crate) fn in_messages(&self) -> String {
+        format!("\"{self}\"")
+    }
+
     /// What is named after the table.
     pub(crate) fn named(&self, suffix: &str) -> Ident {
         self.name.derived(suffix)

@@ -195,11 +195,7 @@ impl StoreError for Error {
 }
 
 /// The row of a claim that the transaction `tx` holds.
-fn held(
-    rows: &std::collections::BTreeMap<JobId, Row>,
-    claim: &Claim,
-    tx: state::Tx,
-) -> Result<Row, Error> {
+fn held(rows: &std::collections::BTreeMap<JobId, Row>, claim: &Claim, tx: state::Tx) -> Result<Row, Error> {
     rows.get(&claim.id)
         .filter(|row| row.held_by == Some(tx) && claim.token == tx)
         .cloned()

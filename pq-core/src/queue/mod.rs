@@ -42,12 +42,7 @@ impl<S: Store> Pq<S> {
     /// A handle to the queues of this store, with JSON as it is and the default limits.
     #[must_use]
     pub fn new(store: S) -> Self {
-        Self {
-            store: Arc::new(store),
-            codec: Arc::new(Json),
-            limits: PayloadLimits::default(),
-            stop: None,
-        }
+        Self { store: Arc::new(store), codec: Arc::new(Json), limits: PayloadLimits::default(), stop: None }
     }
 
     /// The queues named from here on encode and decode their payloads with this codec.

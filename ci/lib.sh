@@ -1,0 +1,60 @@
+# Functions that the scripts share. Sourced, not run.
+
+# Says what is being done, and how long the step before took.
+step() {
+    local now=$SECONDS
+    if [ -n "${step_name:-}" ]; then
+        echo "-- $step_name: $((now - step_began)) s"
+    fi
+    step_name=$1
+    step_began=$now
+    echo
+    echo "== $step_name"
+}
+
+# The folder of PostgreSQL's server binaries, newest first; nothing where there is none.
+postgres_bin() {
+    if [ -n "${PQ_TEST_PG_BIN:-}" ]; then
+        echo "$PQ_TEST_PG_BIN"
+        return
+    fi
+    local dir
+    for dir in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV); do
+        if [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ]; then
+            echo "$dir"
+            return
+        fi
+    done
+    if command -v initdb >/dev/null && command -v postgres >/dev/null; then
+        dirname "$(command -v initdb)"
+    fi
+}
+
+# Installs packages of Debian that are named after what is missing.
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    if ! command -v apt-get >/dev/null; then
+        echo "missing here: $*. Install them (these are Debian's names) and run this again." >&2
+        exit 1
+    fi
+    local root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || { echo "missing here: $*. Run as root: apt-get install $*" >&2; exit 1; }
+        root=(sudo)
+    fi
+    echo "installing: $*"
+    "${root[@]}" apt-get update -qq
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# A tool that cargo builds, at this version, kept below target/.
+cargo_tool() {
+    local crate=$1 version=$2 command=$3
+    shift 3
+    tool_path="$PWD/target/tools/$crate-$version/bin/$command"
+    if [ ! -x "$tool_path" ]; then
+        echo "building $crate $version; once, and kept in target/tools"
+        cargo install --quiet --locked --root "target/tools/$crate-$version" --target-dir target/tools/build \
+            --version "$version" "$crate" "$@"
+    fi
+}

@@ -1,0 +1,71 @@
+//! The files of the demo: which there are, and what is said of each.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use ignore::WalkBuilder;
+use sha2::{Digest, Sha256};
+
+use crate::failure::Failure;
+
+/// The paths of all regular files below a folder, relative to it and in order; without what git
+/// ignores, and without git's own.
+pub(super) fn below(folder: &Path) -> Result<Vec<String>, Failure> {
+    let mut files = Vec::new();
+    let walk =
+        WalkBuilder::new(folder).hidden(false).filter_entry(|entry| entry.file_name() != ".git").build();
+    for entry in walk {
+        let entry = entry.map_err(|error| Failure::Io(error.to_string()))?;
+        // A name that is not UTF-8 cannot be a payload of JSON.
+        if let (Some(true), Ok(path)) =
+            (entry.file_type().map(|kind| kind.is_file()), entry.path().strip_prefix(folder))
+            && let Some(path) = path.to_str()
+        {
+            files.push(path.to_owned());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What the demo finds out about a file.
+pub(super) struct Facts {
+    pub(super) bytes: i64,
+    pub(super) lines: i64,
+    pub(super) sha256: String,
+}
+
+pub(super) fn facts(path: &Path) -> io::Result<Facts> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut bytes, mut lines) = (Sha256::new(), 0_i64, 0_i64);
+    let mut buffer = [0; 64 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+        bytes += i64::try_from(read).unwrap_or(i64::MAX);
+        lines += buffer[..read].iter().map(|byte| i64::from(*byte == b'\n')).sum::<i64>();
+    }
+    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Facts { bytes, lines, sha256 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_those_of_wc_and_sha256sum() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("file");
+        std::fs::write(&path, "a\nb\n")?;
+        let facts = facts(&path)?;
+        assert_eq!((facts.bytes, facts.lines), (4, 2));
+        // By `printf 'a\nb\n' | sha256sum`.
+        assert_eq!(facts.sha256, "911169ddaaf146aff539f58c26c489af3b892dff0fe283c1c264c65ae5aa59a2");
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! Where the demo runs: a server of its own, or a schema of its own in a database that was given.
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use pq_diesel::Pq;
+use pq_testing::{Database, Options, Server};
+
+use crate::args::Global;
+use crate::failure::Failure;
+use crate::output;
+
+pub(super) struct Place {
+    url: String,
+    schema: String,
+    origin: String,
+    // The schema is dropped by hand, then the database and the server by these.
+    given: bool,
+    _database: Option<Database>,
+    _server: Option<Server>,
+}
+
+impl Place {
+    /// The database of `--database-url`, or a private server. The environment is not asked: what it names
+    /// may be anybody's.
+    pub(super) fn prepare(global: &Global) -> Result<Self, Failure> {
+        let schema = format!("pq_demo_{}", std::process::id());
+        let place = if let Some(url) = global.database_url.clone() {
+            let origin = format!("the database that was given, schema {schema}");
+            Self { url, schema, origin, given: true, _database: None, _server: None }
+        } else {
+            let server = Server::start(&Options::durable())?;
+            let database = server.database()?;
+            Self {
+                url: database.url().to_owned(),
+                schema,
+                origin: server.origin().to_string(),
+                given: false,
+                _database: Some(database),
+                _server: Some(server),
+            }
+        };
+        let pq = place.connect()?;
+        pq.migrate()?;
+        pq.transaction(|conn| {
+            place.enter(conn)?;
+            // No key keeps a file from having two results: what is done twice shows.
+            conn.batch_execute(
+                "CREATE TABLE demo_file (path text PRIMARY KEY);
+                 CREATE TABLE demo_result (
+                     path text NOT NULL, worker integer NOT NULL,
+                     bytes bigint, lines bigint, sha256 text, error text)",
+            )?;
+            Ok::<_, Failure>(())
+        })?;
+        Ok(place)
+    }
+
+    /// A handle to the demo's table, as each worker has one.
+    pub(super) fn connect(&self) -> Result<Pq, Failure> {
+        connect(&self.url, &self.schema)
+    }
+
+    /// Has the transaction find the demo's own tables.
+    pub(super) fn enter(&self, conn: &mut PgConnection) -> Result<(), Failure> {
+        enter(conn, &self.schema)
+    }
+
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// What a worker must know, for its environment and not for its command line, where others could
+    /// read the password.
+    pub(super) fn environment(&self) -> [(&'static str, &str); 2] {
+        [("PQ_DEMO_URL", &self.url), ("PQ_DEMO_SCHEMA", &self.schema)]
+    }
+}
+
+pub(super) fn connect(url: &str, schema: &str) -> Result<Pq, Failure> {
+    Ok(Pq::builder().url(url).schema(schema).pool_size(4).connect()?)
+}
+
+/// Has the transaction find the tables of this schema, whose name needs no quotes.
+pub(super) fn enter(conn: &mut PgConnection, schema: &str) -> Result<(), Failure> {
+    Ok(conn.batch_execute(&format!("SET LOCAL search_path TO {schema}"))?)
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.given {
+            return;
+        }
+        let dropped =
+            PgConnection::establish(&self.url).map_err(|error| error.to_string()).and_then(|mut conn| {
+                conn.batch_execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema))
+                    .map_err(|e| e.to_string())
+            });
+        if dropped.is_err() {
+            output::complain(&format!("the schema {} could not be dropped; drop it by hand", self.schema));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What the demo writes down, and what it counts at the end: from the database and nothing else.
+
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+
+use crate::failure::Failure;
+
+diesel::table! {
+    demo_file (path) { path -> Text, }
+}
+
+diesel::table! {
+    demo_result (path) {
+        path -> Text,
+        worker -> Integer,
+        bytes -> Nullable<BigInt>,
+        lines -> Nullable<BigInt>,
+        sha256 -> Nullable<Text>,
+        error -> Nullable<Text>,
+    }
+}
+
+/// Notes the files, in the transaction that puts their jobs.
+pub(super) fn note_files(conn: &mut PgConnection, files: &[String]) -> Result<(), Failure> {
+    for some in files.chunks(10_000) {
+        let rows: Vec<_> = some.iter().map(|path| demo_file::path.eq(path)).collect();
+        diesel::insert_into(demo_file::table).values(rows).execute(conn)?;
+    }
+    Ok(())
+}
+
+/// The counts of the end.
+#[derive(Debug, QueryableByName)]
+pub(super) struct Report {
+    #[diesel(sql_type = BigInt)]
+    files: i64,
+    #[diesel(sql_type = BigInt)]
+    results: i64,
+    #[diesel(sql_type = BigInt)]
+    unreadable: i64,
+    #[diesel(sql_type = BigInt)]
+    bytes: i64,
+    #[diesel(sql_type = BigInt)]
+    lost: i64,
+    #[diesel(sql_type = BigInt)]
+    twice: i64,
+    #[diesel(sql_type = BigInt)]
+    workers: i64,
+}
+
+/// A file is lost if it has no result, and was done twice as often as it has results too many.
+const COUNT: &str = "\
+WITH done AS (SELECT path, count(*) AS times FROM demo_result GROUP BY path)
+SELECT
+    (SELECT count(*) FROM demo_file) AS files,
+    (SELECT count(*) FROM demo_result) AS results,
+    (SELECT count(*) FROM demo_result WHERE error IS NOT NULL) AS unreadable,
+    (SELECT coalesce(sum(bytes), 0)::bigint FROM demo_result) AS bytes,
+    (SELECT count(*) FROM demo_file WHERE path NOT IN (SELECT path FROM done)) AS lost,
+    (SELECT coalesce(sum(times - 1), 0)::bigint FROM done) AS twice,
+    (SELECT count(DISTINCT worker) FROM demo_result) AS workers";
+
+impl Report {
+    pub(super) fn count(conn: &mut PgConnection) -> Result<Self, Failure> {
+        Ok(diesel::sql_query(COUNT).get_result(conn)?)
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.lost == 0 && self.twice == 0 && self.results == self.files
+    }
+
+    pub(super) fn table(&self, elapsed: Duration, started: usize, killed: usize, origin: &str) -> String {
+        let rate = self.results as f64 / elapsed.as_secs_f64().max(0.001);
+        let rows = [
+            ("PostgreSQL", origin.to_owned()),
+            ("jobs (one a file)", self.files.to_string()),
+            ("results", self.results.to_string()),
+            ("  of files that could not be read", self.unreadable.to_string()),
+            ("bytes hashed", self.bytes.to_string()),
+            ("jobs a second", format!("{rate:.0}")),
+            ("processes started", started.to_string()),
+            ("processes with results", self.workers.to_string()),
+            ("processes killed", killed.to_string()),
+            ("lost", self.lost.to_string()),
+            ("twice", self.twice.to_string()),
+        ];
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        for (what, count) in rows {
+            table.add_row([what.to_owned(), count]);
+        }
+        if let Some(column) = table.column_mut(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table.to_string()
+    }
+}

@@ -1,0 +1,54 @@
+//! What can go wrong, and the exit status of each.
+
+use std::io;
+use std::process::ExitCode;
+
+use pq_diesel::Error;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Queue(#[from] Error),
+    #[error("{0}")]
+    Io(String),
+    #[error("{0}")]
+    Demo(String),
+}
+
+impl Failure {
+    pub(crate) fn writing(error: &io::Error) -> Self {
+        Self::Io(format!("the output cannot be written: {error}; what was not written is back in the queue"))
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) | Self::Queue(Error::InvalidIdentifier { .. }) => 2,
+            Self::Queue(Error::Refused(refused)) if refused.is_stopped() => 130,
+            Self::Queue(Error::Refused(_)) => 2,
+            Self::Queue(Error::Unreachable { .. } | Error::Unavailable(_)) => 3,
+            Self::Queue(Error::NotMigrated { .. }) => 4,
+            Self::Queue(_) | Self::Demo(_) => 5,
+            Self::Io(_) => 6,
+        })
+    }
+}
+
+impl From<pq_core::Error> for Failure {
+    fn from(error: pq_core::Error) -> Self {
+        Self::Queue(error.into())
+    }
+}
+
+impl From<diesel::result::Error> for Failure {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Queue(error.into())
+    }
+}
+
+impl From<pq_testing::Error> for Failure {
+    fn from(error: pq_testing::Error) -> Self {
+        Self::Demo(error.to_string())
+    }
+}

@@ -1,0 +1,194 @@
+//! What a pickle holds, as an arena: nothing in it is nested, so that neither building nor dropping
+//! it recurses, and what a pickle refers to twice is there once.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::{
+    CodecError, MAX_DEPTH, MAX_JSON_BYTES, MAX_VALUES, damaged, refused, too_deep, too_large, too_many,
+};
+
+/// A value's place in the tree.
+pub(super) type Id = u32;
+
+enum Node {
+    /// The JSON of a string, a number, a bool or `None`.
+    Scalar(Box<str>),
+    List(Vec<Id>),
+    Tuple(Box<[Id]>),
+    /// Keys, which are scalars, and their values.
+    Dict(Vec<(Id, Id)>),
+    /// A function that makes objects and does not say which.
+    Helper,
+}
+
+/// The values, and which dict has which key where.
+#[derive(Default)]
+pub(super) struct Tree {
+    nodes: Vec<Node>,
+    /// Equal keys get one number. It is found by the value's place first, so that a long key is
+    /// looked at once however many dicts share it.
+    key_by_id: HashMap<Id, u32>,
+    key_by_text: HashMap<String, u32>,
+    positions: HashMap<(Id, u32), usize>,
+}
+
+impl Tree {
+    pub(super) fn scalar(&mut self, json: impl Into<Box<str>>) -> Result<Id, CodecError> {
+        self.add(Node::Scalar(json.into()))
+    }
+
+    pub(super) fn list(&mut self, items: Vec<Id>) -> Result<Id, CodecError> {
+        self.add(Node::List(items))
+    }
+
+    pub(super) fn tuple(&mut self, items: Vec<Id>) -> Result<Id, CodecError> {
+        self.add(Node::Tuple(items.into()))
+    }
+
+    pub(super) fn dict(&mut self) -> Result<Id, CodecError> {
+        self.add(Node::Dict(Vec::new()))
+    }
+
+    pub(super) fn helper(&mut self) -> Result<Id, CodecError> {
+        self.add(Node::Helper)
+    }
+
+    fn add(&mut self, node: Node) -> Result<Id, CodecError> {
+        if self.nodes.len() >= MAX_VALUES {
+            return Err(too_many());
+        }
+        let id = Id::try_from(self.nodes.len()).map_err(|_| too_many())?;
+        self.nodes.push(node);
+        Ok(id)
+    }
+
+    /// The JSON of a string.
+    pub(super) fn string(&self, id: Id) -> Option<&str> {
+        match self.node(id) {
+            Node::Scalar(json) if json.starts_with('"') => Some(json),
+            _ => None,
+        }
+    }
+
+    pub(super) fn append(&mut self, list: Id, items: &[Id]) -> Result<(), CodecError> {
+        match &mut self.nodes[list as usize] {
+            Node::List(all) => {
+                all.extend_from_slice(items);
+                Ok(())
+            }
+            _ => Err(damaged("it appends to what is not a list")),
+        }
+    }
+
+    /// Sets the keys and values that these are in turn. A key that is there keeps its place.
+    pub(super) fn set_items(&mut self, dict: Id, items: &[Id]) -> Result<(), CodecError> {
+        let (pairs, []) = items.as_chunks::<2>() else {
+            return Err(damaged("a dict has a key without a value"));
+        };
+        for &[key, value] in pairs {
+            let number = self.key_number(key)?;
+            let Node::Dict(entries) = &mut self.nodes[dict as usize] else {
+                return Err(damaged("it sets a key of what is not a dict"));
+            };
+            match self.positions.entry((dict, number)) {
+                Entry::Occupied(position) => entries[*position.get()].1 = value,
+                Entry::Vacant(position) => {
+                    position.insert(entries.len());
+                    entries.push((key, value));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn key_number(&mut self, key: Id) -> Result<u32, CodecError> {
+        if let Some(number) = self.key_by_id.get(&key) {
+            return Ok(*number);
+        }
+        let mut text = String::new();
+        self.push_key(key, &mut text)?;
+        let next = u32::try_from(self.key_by_text.len()).map_err(|_| too_many())?;
+        let number = *self.key_by_text.entry(text).or_insert(next);
+        self.key_by_id.insert(key, number);
+        Ok(number)
+    }
+
+    /// The JSON of a key: of what is not a string, its JSON in quotes, as from `json.dumps`.
+    fn push_key(&self, key: Id, out: &mut String) -> Result<(), CodecError> {
+        match self.node(key) {
+            Node::Scalar(json) if json.starts_with('"') => push(out, json),
+            Node::Scalar(json) => {
+                push(out, "\"")?;
+                push(out, json)?;
+                push(out, "\"")
+            }
+            Node::Tuple(_) => Err(refused("a dict key that is a tuple")),
+            _ => Err(damaged("a dict key is not hashable")),
+        }
+    }
+
+    /// The JSON of a value.
+    pub(super) fn json(&self, root: Id) -> Result<String, CodecError> {
+        let mut out = String::new();
+        self.push_value(root, &mut Vec::new(), &mut out)?;
+        Ok(out)
+    }
+
+    /// Every call writes at least one byte, so that the limit on those is one on time as well; the
+    /// limit on the path is one on the calls in one another.
+    fn push_value(&self, id: Id, path: &mut Vec<Id>, out: &mut String) -> Result<(), CodecError> {
+        match self.node(id) {
+            Node::Scalar(json) => return push(out, json),
+            Node::Helper => return Err(refused("a function of Python's copyreg module")),
+            _ if path.contains(&id) => return Err(refused("a list or dict that contains itself")),
+            _ if path.len() >= MAX_DEPTH => return Err(too_deep()),
+            _ => path.push(id),
+        }
+        match self.node(id) {
+            Node::Dict(entries) => self.push_dict(entries, path, out)?,
+            Node::List(items) => self.push_array(items, path, out)?,
+            Node::Tuple(items) => self.push_array(items, path, out)?,
+            Node::Scalar(_) | Node::Helper => {}
+        }
+        path.pop();
+        Ok(())
+    }
+
+    fn push_array(&self, items: &[Id], path: &mut Vec<Id>, out: &mut String) -> Result<(), CodecError> {
+        push(out, "[")?;
+        for (index, item) in items.iter().enumerate() {
+            push(out, if index == 0 { "" } else { "," })?;
+            self.push_value(*item, path, out)?;
+        }
+        push(out, "]")
+    }
+
+    fn push_dict(
+        &self,
+        entries: &[(Id, Id)],
+        path: &mut Vec<Id>,
+        out: &mut String,
+    ) -> Result<(), CodecError> {
+        push(out, "{")?;
+        for (index, (key, value)) in entries.iter().enumerate() {
+            push(out, if index == 0 { "" } else { "," })?;
+            self.push_key(*key, out)?;
+            push(out, ":")?;
+            self.push_value(*value, path, out)?;
+        }
+        push(out, "}")
+    }
+
+    fn node(&self, id: Id) -> &Node {
+        &self.nodes[id as usize]
+    }
+}
+
+fn push(out: &mut String, text: &str) -> Result<(), CodecError> {
+    if out.len() + text.len() > MAX_JSON_BYTES {
+        return Err(too_large());
+    }
+    out.push_str(text);
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Section 6, and the claims of section 3: what can be done with a job that is yours, and only then.
+
+use serde_json::json;
+
+use super::scene::{PATIENCE, Scene, Undo, undo};
+use super::{Fixture, cases};
+use crate::{PutOptions, Wait};
+
+cases![
+    a_job_that_is_given_back_carries_its_new_payload,
+    a_job_that_is_given_back_is_seen_by_others_at_the_commit,
+    a_job_that_is_given_back_keeps_its_id_its_times_and_its_priority,
+    giving_back_wakes_a_waiter,
+    an_update_in_a_nested_rollback_is_undone,
+    an_update_in_a_rollback_is_undone,
+    an_update_of_a_job_that_completes_leaves_nothing_behind,
+    a_job_got_outside_of_a_transaction_is_not_held,
+    a_job_is_not_held_after_its_transaction,
+    a_job_that_was_given_back_is_not_held,
+    a_job_whose_get_was_rolled_back_is_not_held,
+];
+
+fn a_job_that_is_given_back_carries_its_new_payload<F: Fixture>(scene: &Scene<F>) {
+    scene.put("old");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            let mut job = queue.on(conn).get()?.unwrap();
+            queue.on(conn).update(&mut job, json!({ "b": "\u{0}", "a": "new" }))?;
+            assert_eq!(job.data["a"], json!("new"));
+            Ok(queue.on(conn).give_back(&job)?)
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!({ "b": "\u{0}", "a": "new" })]);
+}
+
+fn a_job_that_is_given_back_is_seen_by_others_at_the_commit<F: Fixture>(scene: &Scene<F>) {
+    let id = scene.put("a");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            let job = queue.on(conn).get()?.unwrap();
+            queue.on(conn).give_back(&job)?;
+            assert!(queue.on(&mut scene.connect()).get()?.is_none());
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(scene.get().map(|job| job.id), Some(id));
+}
+
+fn a_job_that_is_given_back_keeps_its_id_its_times_and_its_priority<F: Fixture>(scene: &Scene<F>) {
+    let options =
+        PutOptions::new().priority(3).schedule_at("2001-01-01T00:00:00Z").expected_at("2002-01-01T00:00:00Z");
+    scene.put_with("a", &options);
+    let queue = scene.queue();
+    let before = scene
+        .transaction(|conn| {
+            let job = queue.on(conn).get()?.unwrap();
+            queue.on(conn).give_back(&job)?;
+            Ok(job.into_raw())
+        })
+        .unwrap();
+    let after = scene.get().unwrap();
+    assert_eq!((after.id, after.enqueued_at), (before.id, before.enqueued_at));
+    assert_eq!((after.schedule_at, after.expected_at), (before.schedule_at, before.expected_at));
+    assert_eq!((after.priority, after.attempt), (3, before.attempt + 1));
+}
+
+fn giving_back_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
+    scene.put("a");
+    let queue = scene.queue();
+    std::thread::scope(|threads| {
+        let mut waiter = None;
+        scene
+            .transaction(|conn| {
+                let job = queue.on(conn).get()?.unwrap();
+                waiter = Some(scene.waiter(threads, Wait::For(PATIENCE)));
+                Ok(queue.on(conn).give_back(&job)?)
+            })
+            .unwrap();
+        assert_eq!(waiter.unwrap().recv_timeout(PATIENCE).unwrap(), Some(json!("a")));
+    });
+}
+
+fn an_update_in_a_nested_rollback_is_undone<F: Fixture>(scene: &Scene<F>) {
+    scene.put("old");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            let mut job = queue.on(conn).get()?.unwrap();
+            queue.on(conn).update(&mut job, json!("kept"))?;
+            let kept = job.clone();
+            let inner = queue.on(conn).transaction(|conn| {
+                queue.on(conn).update(&mut job, json!("undone"))?;
+                undo::<()>()
+            });
+            assert!(inner.is_err());
+            // What counts is what the transaction noted, whichever copy of the job is given back.
+            assert_eq!(kept.id, job.id);
+            Ok(queue.on(conn).give_back(&job)?)
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!("kept")]);
+}
+
+fn an_update_in_a_rollback_is_undone<F: Fixture>(scene: &Scene<F>) {
+    scene.put("old");
+    let queue = scene.queue();
+    let rolled_back = scene.transaction(|conn| {
+        let mut job = queue.on(conn).get()?.unwrap();
+        queue.on(conn).update(&mut job, json!("new"))?;
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert_eq!(scene.drain(), [json!("old")]);
+}
+
+fn an_update_of_a_job_that_completes_leaves_nothing_behind<F: Fixture>(scene: &Scene<F>) {
+    scene.put("old");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            let mut job = queue.on(conn).get()?.unwrap();
+            Ok(queue.on(conn).update(&mut job, json!("new"))?)
+        })
+        .unwrap();
+    assert!(scene.get().is_none());
+    assert_eq!(scene.counts().live(), 0);
+}
+
+fn a_job_got_outside_of_a_transaction_is_not_held<F: Fixture>(scene: &Scene<F>) {
+    scene.put("a");
+    let queue = scene.queue();
+    let mut job = scene.get().unwrap();
+    let mut conn = scene.connect();
+    assert!(scene.is_not_yours(queue.on(&mut conn).update(&mut job, json!("b"))));
+    assert!(scene.is_not_yours(queue.on(&mut conn).give_back(&job)));
+    assert_eq!(job.data, json!("a"), "a refused update changes nothing");
+    assert!(scene.get().is_none());
+}
+
+fn a_job_is_not_held_after_its_transaction<F: Fixture>(scene: &Scene<F>) {
+    scene.put("a");
+    let queue = scene.queue();
+    let job = scene.transaction(|conn| Ok(queue.on(conn).get()?.unwrap())).unwrap();
+    scene
+        .transaction(|conn| {
+            queue.on(conn).put(&json!("b"))?;
+            assert!(scene.is_not_yours(queue.on(conn).give_back(&job)));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!("b")]);
+}
+
+fn a_job_that_was_given_back_is_not_held<F: Fixture>(scene: &Scene<F>) {
+    scene.put("a");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            let mut job = queue.on(conn).get()?.unwrap();
+            queue.on(conn).give_back(&job)?;
+            assert!(scene.is_not_yours(queue.on(conn).give_back(&job)));
+            assert!(scene.is_not_yours(queue.on(conn).update(&mut job, json!("b"))));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!("a")]);
+}
+
+fn a_job_whose_get_was_rolled_back_is_not_held<F: Fixture>(scene: &Scene<F>) {
+    scene.put("a");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            let mut kept = None;
+            let inner = queue.on(conn).transaction(|conn| {
+                kept = queue.on(conn).get()?;
+                Err::<(), _>(Undo("on purpose".to_owned()))
+            });
+            assert!(inner.is_err());
+            assert!(scene.is_not_yours(queue.on(conn).give_back(&kept.unwrap())));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!("a")]);
+}

@@ -1,0 +1,58 @@
+//! Section 9: any name works, in every call.
+
+use serde_json::json;
+
+use super::scene::{PATIENCE, Scene};
+use super::{Fixture, cases};
+use crate::{QueueName, Wait};
+
+cases![
+    any_name_can_be_put_to_waited_on_and_got_from,
+    names_that_begin_alike_are_different_queues,
+    a_name_that_cannot_be_is_refused_with_the_reason,
+];
+
+fn names() -> Vec<String> {
+    let plain =
+        ["A", "an apple", "it's \"quoted\"", "a/b", "%s %(x)s", "$$; DROP TABLE queue; --", "Äpfel 🍎", "\\"];
+    let long = [
+        "x".repeat(63),
+        "x".repeat(64),
+        "x".repeat(65),
+        // 62, 80 and 280 bytes.
+        "ж".repeat(31),
+        "ж".repeat(40),
+        "🍎".repeat(70),
+        "x".repeat(QueueName::MAX_BYTES),
+    ];
+    plain.into_iter().map(str::to_owned).chain(long).collect()
+}
+
+fn any_name_can_be_put_to_waited_on_and_got_from<F: Fixture>(scene: &Scene<F>) {
+    for name in names() {
+        let queue = scene.named(&name);
+        std::thread::scope(|threads| {
+            let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE)).unwrap().map(|job| job.data));
+            queue.put(&json!(name)).unwrap();
+            assert_eq!(waiter.join().unwrap(), Some(json!(name)), "a waiter on {name:?}");
+        });
+        queue.on(&mut scene.connect()).put(&json!(name)).unwrap();
+        assert_eq!(queue.counts().unwrap().ready, 1);
+        assert_eq!(queue.clear().unwrap(), 1);
+    }
+}
+
+fn names_that_begin_alike_are_different_queues<F: Fixture>(scene: &Scene<F>) {
+    let (one, two) = (format!("{}1", "x".repeat(63)), format!("{}2", "x".repeat(63)));
+    scene.named(&one).put(&json!(1)).unwrap();
+    assert!(scene.named::<u8>(&two).get(Wait::No).unwrap().is_none());
+    assert!(scene.named::<u8>(&one.to_uppercase()).get(Wait::No).unwrap().is_none());
+    assert_eq!(scene.named::<u8>(&one).get(Wait::No).unwrap().map(|job| job.data), Some(1));
+}
+
+fn a_name_that_cannot_be_is_refused_with_the_reason<F: Fixture>(scene: &Scene<F>) {
+    for (name, reason) in [("", "empty"), ("a\0b", "NUL"), (&*"x".repeat(1025), "1025 bytes")] {
+        let refused = scene.pq.queue::<u8>(name).err().unwrap();
+        assert!(refused.to_string().contains(reason), "{refused}");
+    }
+}

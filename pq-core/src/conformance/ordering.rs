@@ -1,0 +1,102 @@
+//! Section 2: priority, then `expected_at` with those without one last, then id.
+
+use serde_json::{Value, json};
+
+use super::scene::Scene;
+use super::{Fixture, cases};
+use crate::PutOptions;
+
+cases![
+    jobs_come_in_the_order_of_their_ids,
+    a_higher_priority_goes_first,
+    an_earlier_expected_at_goes_first_and_none_at_all_last,
+    priority_goes_before_expected_at_and_expected_at_before_id,
+    a_job_that_is_due_stands_by_the_same_rule_as_the_others,
+    a_scheduled_job_of_lower_priority_lets_others_pass,
+    a_batch_is_in_order_across_scheduled_and_other_jobs,
+    extreme_priorities_are_in_order,
+    a_job_that_comes_back_keeps_its_place,
+];
+
+fn names<F: Fixture>(scene: &Scene<F>, jobs: &[(&str, PutOptions)]) -> Vec<Value> {
+    for (name, options) in jobs {
+        scene.put_with(*name, options);
+    }
+    scene.drain()
+}
+
+fn with() -> PutOptions {
+    PutOptions::new()
+}
+
+fn jobs_come_in_the_order_of_their_ids<F: Fixture>(scene: &Scene<F>) {
+    assert_eq!(names(scene, &[("a", with()), ("b", with()), ("c", with())]), ["a", "b", "c"]);
+}
+
+fn a_higher_priority_goes_first<F: Fixture>(scene: &Scene<F>) {
+    let jobs = [("low", with().priority(-1)), ("none", with()), ("high", with().priority(1))];
+    assert_eq!(names(scene, &jobs), ["high", "none", "low"]);
+}
+
+fn an_earlier_expected_at_goes_first_and_none_at_all_last<F: Fixture>(scene: &Scene<F>) {
+    let jobs = [("none", with()), ("later", with().expected_at("2h")), ("sooner", with().expected_at("1h"))];
+    assert_eq!(names(scene, &jobs), ["sooner", "later", "none"]);
+}
+
+fn priority_goes_before_expected_at_and_expected_at_before_id<F: Fixture>(scene: &Scene<F>) {
+    let jobs = [
+        ("e", with().priority(-1).expected_at("1s")),
+        ("d", with()),
+        ("c", with().expected_at("1h")),
+        ("b", with().priority(1)),
+        ("a", with().priority(1).expected_at("1d")),
+    ];
+    assert_eq!(names(scene, &jobs), ["a", "b", "c", "d", "e"]);
+}
+
+fn a_job_that_is_due_stands_by_the_same_rule_as_the_others<F: Fixture>(scene: &Scene<F>) {
+    let past = || with().schedule_at(chrono::TimeDelta::seconds(-5));
+    let jobs = [
+        ("1", with()),
+        ("2, due", past()),
+        ("3", with()),
+        ("first, due", past().priority(1)),
+        ("second, due", past().expected_at("1h")),
+    ];
+    assert_eq!(names(scene, &jobs), ["first, due", "second, due", "1", "2, due", "3"]);
+}
+
+fn a_scheduled_job_of_lower_priority_lets_others_pass<F: Fixture>(scene: &Scene<F>) {
+    let long_due = with().schedule_at("2001-01-01T00:00:00Z").priority(-1);
+    assert_eq!(names(scene, &[("due", long_due), ("ready", with())]), ["ready", "due"]);
+}
+
+fn a_batch_is_in_order_across_scheduled_and_other_jobs<F: Fixture>(scene: &Scene<F>) {
+    for n in 0..30 {
+        let options = if n % 3 == 0 { with().schedule_at("2001-01-01T00:00:00Z") } else { with() };
+        scene.put_with(n, &options.priority(n % 5));
+    }
+    let mut expected: Vec<i32> = (0..30).collect();
+    expected.sort_by_key(|n| (std::cmp::Reverse(n % 5), *n));
+    let first: Vec<Value> = scene.get_many(7).into_iter().map(|job| job.data).collect();
+    let rest: Vec<Value> = scene.get_many(100).into_iter().map(|job| job.data).collect();
+    let got: Vec<Value> = first.into_iter().chain(rest).collect();
+    assert_eq!(got, expected.into_iter().map(|n| json!(n)).collect::<Vec<_>>());
+}
+
+fn extreme_priorities_are_in_order<F: Fixture>(scene: &Scene<F>) {
+    let jobs = [("least", with().priority(i32::MIN)), ("none", with()), ("most", with().priority(i32::MAX))];
+    assert_eq!(names(scene, &jobs), ["most", "none", "least"]);
+}
+
+fn a_job_that_comes_back_keeps_its_place<F: Fixture>(scene: &Scene<F>) {
+    scene.put(1);
+    scene.put(2);
+    let queue = scene.queue();
+    let back = scene.transaction(|conn| {
+        queue.on(conn).get()?;
+        super::scene::undo::<()>()
+    });
+    assert!(back.is_err());
+    assert_eq!(scene.drain(), [json!(1), json!(2)]);
+}

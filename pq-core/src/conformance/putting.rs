@@ -1,0 +1,113 @@
+//! Sections 1 and 3: what a put adds, and when.
+
+use serde_json::json;
+
+use super::scene::{Scene, undo};
+use super::{Fixture, cases};
+use crate::PutOptions;
+
+cases![
+    a_put_job_is_there_for_everybody,
+    a_rolled_back_put_is_never_seen,
+    a_put_is_seen_by_its_own_transaction_and_by_nobody_else_before_the_commit,
+    ids_ascend_in_the_order_given,
+    many_jobs_are_put_all_or_none,
+    many_jobs_each_keep_their_own_options,
+    nothing_put_is_nothing_added,
+    a_job_knows_its_times_and_its_size,
+    a_large_batch_is_put_whole,
+];
+
+fn a_put_job_is_there_for_everybody<F: Fixture>(scene: &Scene<F>) {
+    let id = scene.put("a");
+    let other = scene.queue().on(&mut scene.connect()).get().unwrap().unwrap();
+    assert_eq!((other.id, other.data), (id, json!("a")));
+}
+
+fn a_rolled_back_put_is_never_seen<F: Fixture>(scene: &Scene<F>) {
+    let queue = scene.queue();
+    let rolled_back = scene.transaction(|conn| {
+        queue.on(conn).put(&json!(1))?;
+        queue.on(conn).put_many(&[json!(2), json!(3)])?;
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert!(scene.get().is_none());
+    assert_eq!(scene.counts().live(), 0);
+}
+
+fn a_put_is_seen_by_its_own_transaction_and_by_nobody_else_before_the_commit<F: Fixture>(scene: &Scene<F>) {
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            queue.on(conn).put(&json!("mine"))?;
+            queue.on(conn).put(&json!("left"))?;
+            let other = queue.on(&mut scene.connect()).get()?;
+            assert!(other.is_none(), "others see what is not committed");
+            assert_eq!(queue.on(conn).counts()?.ready, 2);
+            assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!("mine")));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!("left")]);
+}
+
+fn ids_ascend_in_the_order_given<F: Fixture>(scene: &Scene<F>) {
+    let first = scene.put(0);
+    let numbers: Vec<_> = (1..=50).map(|n| json!(n)).collect();
+    let ids = scene.transaction(|conn| Ok(scene.queue().on(conn).put_many(&numbers)?)).unwrap();
+    assert!(first < ids[0] && ids.is_sorted_by(|a, b| a < b));
+    let got: Vec<_> = scene.get_many(100).iter().map(|job| (job.id, job.data.clone())).collect();
+    let expected: Vec<_> = std::iter::once((first, json!(0))).chain(ids.into_iter().zip(numbers)).collect();
+    assert_eq!(got, expected);
+}
+
+fn many_jobs_are_put_all_or_none<F: Fixture>(scene: &Scene<F>) {
+    let (good, bad) = (PutOptions::new(), PutOptions::new().schedule_at("10s rubbish"));
+    let (one, two) = (json!(1), json!(2));
+    let refused = scene.queue().put_many_with([(&one, &good), (&two, &bad)]);
+    assert!(refused.is_err());
+    assert_eq!(scene.counts().live(), 0);
+}
+
+fn many_jobs_each_keep_their_own_options<F: Fixture>(scene: &Scene<F>) {
+    let options = [
+        PutOptions::new(),
+        PutOptions::new().priority(5),
+        PutOptions::new().schedule_at("1h"),
+        PutOptions::new().expected_at("1h"),
+    ];
+    let data: Vec<_> = (0..4).map(|n| json!(n)).collect();
+    let jobs = data.iter().zip(&options);
+    scene.transaction(|conn| Ok(scene.queue().on(conn).put_many_with(jobs)?)).unwrap();
+    assert_eq!(scene.counts().scheduled, 1);
+    assert_eq!(scene.drain(), [json!(1), json!(3), json!(0)]);
+}
+
+fn nothing_put_is_nothing_added<F: Fixture>(scene: &Scene<F>) {
+    assert!(scene.queue().put_many(&[]).unwrap().is_empty());
+    assert!(scene.queue().on(&mut scene.connect()).put_many(&[]).unwrap().is_empty());
+    assert_eq!(scene.counts().live(), 0);
+}
+
+fn a_job_knows_its_times_and_its_size<F: Fixture>(scene: &Scene<F>) {
+    let due = chrono::DateTime::parse_from_rfc3339("2001-02-03T04:05:06.123456+02:00").unwrap();
+    let wanted = chrono::NaiveDate::from_ymd_opt(2002, 3, 4).unwrap().and_hms_opt(5, 6, 7).unwrap();
+    let options = PutOptions::new().schedule_at(due).expected_at(wanted).priority(-7);
+    let id = scene.put_with("payload", &options);
+    let job = scene.get().unwrap();
+    assert_eq!((job.id, job.priority, job.size(), job.attempt), (id, -7, 9, 1));
+    assert_eq!(job.schedule_at, Some(due.to_utc()));
+    assert_eq!(job.expected_at, Some(wanted.and_utc()), "a naive datetime is UTC");
+    assert_eq!(job.queue.as_str(), "apples");
+    for shown in [format!("{job}"), format!("{job:?}")] {
+        assert!(shown.contains(&id.to_string()) && !shown.contains("payload\""), "{shown}");
+    }
+}
+
+fn a_large_batch_is_put_whole<F: Fixture>(scene: &Scene<F>) {
+    let data: Vec<_> = (0..5_000).map(|n| json!({ "n": n })).collect();
+    assert_eq!(scene.queue().put_many(&data).unwrap().len(), 5_000);
+    let got: Vec<_> = scene.get_many(10_000).into_iter().map(|job| job.data).collect();
+    assert_eq!(got, data);
+}

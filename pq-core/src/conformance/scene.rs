@@ -1,0 +1,156 @@
+//! What a case works with: one table, and the same calls by either way of access.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::Scope;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Fixture;
+use crate::{Counts, Job, JobId, Pq, PutOptions, Queue, Store, StoreError, Wait};
+
+/// On whose connection a case's calls run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Own,
+    Callers,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own => "own connection",
+            Self::Callers => "caller's connection",
+        })
+    }
+}
+
+/// How long something that must happen may take before the case gives up. Nothing is measured by it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) type Conn<F> = <<F as Fixture>::Store as Store>::Conn;
+pub(super) type Error<F> = <<F as Fixture>::Store as Store>::Error;
+
+/// An error of a case's own, which rolls back.
+#[derive(Debug)]
+pub(super) struct Undo(pub(super) String);
+
+impl<E: StoreError> From<E> for Undo {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What a case's transaction ends with to roll back.
+pub(super) fn undo<R>() -> Result<R, Undo> {
+    Err(Undo("on purpose".to_owned()))
+}
+
+pub(super) struct Scene<F: Fixture> {
+    pub(super) fixture: Arc<F>,
+    pub(super) pq: Pq<F::Store>,
+    pub(super) access: Access,
+}
+
+impl<F: Fixture> Scene<F> {
+    pub(super) fn new(fixture: Arc<F>, access: Access) -> Self {
+        let pq = fixture.fresh();
+        Self { fixture, pq, access }
+    }
+
+    /// The queue that most cases use.
+    pub(super) fn queue(&self) -> Queue<F::Store, Value> {
+        self.named("apples")
+    }
+
+    pub(super) fn named<T>(&self, name: &str) -> Queue<F::Store, T> {
+        self.pq.queue(name).unwrap()
+    }
+
+    /// Another consumer's connection.
+    pub(super) fn connect(&self) -> Conn<F> {
+        self.fixture.connect(&self.pq)
+    }
+
+    pub(super) fn put(&self, data: impl Into<Value>) -> JobId {
+        self.put_with(data, &PutOptions::new())
+    }
+
+    pub(super) fn put_with(&self, data: impl Into<Value>, options: &PutOptions) -> JobId {
+        self.try_put(&data.into(), options).unwrap()
+    }
+
+    pub(super) fn try_put(&self, data: &Value, options: &PutOptions) -> Result<JobId, Error<F>> {
+        match self.access {
+            Access::Own => self.queue().put_with(data, options),
+            Access::Callers => self.queue().on(&mut self.connect()).put_with(data, options),
+        }
+    }
+
+    /// Gets without waiting.
+    pub(super) fn get(&self) -> Option<Job<Value>> {
+        self.get_many(1).pop()
+    }
+
+    pub(super) fn get_many(&self, count: usize) -> Vec<Job<Value>> {
+        match self.access {
+            Access::Own => self.queue().get_many(count, Wait::No).unwrap(),
+            Access::Callers => self.queue().on(&mut self.connect()).get_many(count).unwrap(),
+        }
+    }
+
+    /// What is in line, taken job by job.
+    pub(super) fn drain(&self) -> Vec<Value> {
+        std::iter::from_fn(|| self.get()).map(|job| job.data).collect()
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        match self.access {
+            Access::Own => self.queue().counts().unwrap(),
+            Access::Callers => self.queue().on(&mut self.connect()).counts().unwrap(),
+        }
+    }
+
+    pub(super) fn clear(&self) -> u64 {
+        match self.access {
+            Access::Own => self.queue().clear().unwrap(),
+            Access::Callers => self.queue().on(&mut self.connect()).clear().unwrap(),
+        }
+    }
+
+    pub(super) fn transaction<R>(
+        &self,
+        work: impl FnOnce(&mut Conn<F>) -> Result<R, Undo>,
+    ) -> Result<R, Undo> {
+        match self.access {
+            Access::Own => self.queue().transaction(work),
+            Access::Callers => self.nested(&mut self.connect(), work),
+        }
+    }
+
+    /// A transaction on this connection, inside of the one that it is in.
+    pub(super) fn nested<R>(
+        &self,
+        conn: &mut Conn<F>,
+        work: impl FnOnce(&mut Conn<F>) -> Result<R, Undo>,
+    ) -> Result<R, Undo> {
+        self.pq.store().transaction(conn, work)
+    }
+
+    pub(super) fn is_not_yours(&self, outcome: Result<(), Error<F>>) -> bool {
+        let Err(error) = outcome else { return false };
+        matches!(self.fixture.core_error(&error), Some(crate::Error::NotYours { .. }))
+    }
+
+    /// Gets with this wait on a thread of its own, and gives what it got when it comes back.
+    pub(super) fn waiter<'s>(&'s self, threads: &'s Scope<'s, '_>, wait: Wait) -> Receiver<Option<Value>> {
+        let (got, waiter) = channel();
+        threads.spawn(move || {
+            let job = self.queue().get(wait).unwrap();
+            let _ = got.send(job.map(|job| job.data));
+        });
+        waiter
+    }
+}

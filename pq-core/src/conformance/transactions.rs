@@ -1,0 +1,164 @@
+//! Section 3: what commits and rolls back together.
+
+use serde_json::{Value, json};
+
+use super::scene::{Scene, Undo, undo};
+use super::{Fixture, cases};
+use crate::{Queue, Wait};
+
+cases![
+    a_committed_get_is_gone_and_what_was_put_beside_it_is_there,
+    nested_transactions_roll_back_alone,
+    nested_transactions_roll_back_at_any_depth,
+    the_outer_rollback_takes_the_inner_commit_with_it,
+    a_job_got_in_a_nested_rollback_can_be_got_again_by_the_outer_transaction,
+    get_with_completes_the_job_with_its_writes,
+    get_with_puts_the_job_back_where_the_work_fails,
+    get_many_with_takes_many_in_one_transaction,
+    one_failure_in_a_batch_rolls_back_its_own_writes_only,
+    a_connection_can_be_used_again_after_a_rollback,
+];
+
+fn a_committed_get_is_gone_and_what_was_put_beside_it_is_there<F: Fixture>(scene: &Scene<F>) {
+    scene.put("order");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            queue.on(conn).get()?;
+            queue.on(conn).put(&json!("parcel"))?;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!("parcel")]);
+}
+
+fn nested_transactions_roll_back_alone<F: Fixture>(scene: &Scene<F>) {
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            queue.on(conn).put(&json!("outer"))?;
+            let inner = queue.on(conn).transaction(|conn| {
+                queue.on(conn).put(&json!("inner"))?;
+                undo::<()>()
+            });
+            assert!(inner.is_err());
+            queue.on(conn).transaction(|conn| Ok::<_, Undo>(queue.on(conn).put(&json!("kept"))?))?;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!("outer"), json!("kept")]);
+}
+
+fn nested_transactions_roll_back_at_any_depth<F: Fixture>(scene: &Scene<F>) {
+    fn down<F: Fixture>(scene: &Scene<F>, conn: &mut super::scene::Conn<F>, depth: u32) -> Result<(), Undo> {
+        scene.queue().on(conn).put(&json!(depth))?;
+        if depth == 5 {
+            return undo();
+        }
+        let deeper = scene.nested(conn, |conn| down(scene, conn, depth + 1));
+        // Levels 4 and 5 fail; level 3 goes on without them.
+        if depth == 3 { Ok(()) } else { deeper }
+    }
+    scene.transaction(|conn| down(scene, conn, 0)).unwrap();
+    assert_eq!(scene.drain(), [0, 1, 2, 3].map(|n| json!(n)));
+}
+
+fn the_outer_rollback_takes_the_inner_commit_with_it<F: Fixture>(scene: &Scene<F>) {
+    scene.put("a");
+    let queue = scene.queue();
+    let outer = scene.transaction(|conn| {
+        queue.on(conn).transaction(|conn| {
+            queue.on(conn).get()?;
+            Ok::<_, Undo>(queue.on(conn).put(&json!("b"))?)
+        })?;
+        undo::<()>()
+    });
+    assert!(outer.is_err());
+    assert_eq!(scene.drain(), [json!("a")]);
+}
+
+fn a_job_got_in_a_nested_rollback_can_be_got_again_by_the_outer_transaction<F: Fixture>(scene: &Scene<F>) {
+    let id = scene.put("a");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            let inner = queue.on(conn).transaction(|conn| {
+                queue.on(conn).get()?;
+                undo::<()>()
+            });
+            assert!(inner.is_err());
+            assert_eq!(queue.on(conn).get()?.map(|job| job.id), Some(id));
+            Ok(())
+        })
+        .unwrap();
+    assert!(scene.get().is_none());
+}
+
+fn get_with_completes_the_job_with_its_writes<F: Fixture>(scene: &Scene<F>) {
+    scene.put(20);
+    let (queue, results): (_, Queue<_, Value>) = (scene.queue(), scene.named("results"));
+    let done = queue.get_with(Wait::No, |conn, job| {
+        results.on(conn).put(&json!(job.data.as_i64().unwrap_or_default() + 1))?;
+        Ok::<_, Undo>("done")
+    });
+    assert_eq!(done.unwrap(), Some("done"));
+    assert!(scene.get().is_none());
+    assert_eq!(results.get(Wait::No).unwrap().map(|job| job.data), Some(json!(21)));
+}
+
+fn get_with_puts_the_job_back_where_the_work_fails<F: Fixture>(scene: &Scene<F>) {
+    let id = scene.put("a");
+    let (queue, results): (_, Queue<_, Value>) = (scene.queue(), scene.named("results"));
+    let failed = queue.get_with(Wait::Forever, |conn, _| {
+        results.on(conn).put(&json!("half written"))?;
+        undo::<()>()
+    });
+    assert!(failed.is_err_and(|why| why.0 == "on purpose"), "the error is the work's own");
+    assert_eq!(scene.get().map(|job| job.id), Some(id));
+    assert!(results.get(Wait::No).unwrap().is_none());
+}
+
+fn get_many_with_takes_many_in_one_transaction<F: Fixture>(scene: &Scene<F>) {
+    for n in 0..5 {
+        scene.put(n);
+    }
+    let queue = scene.queue();
+    let failed = queue.get_many_with(3, Wait::No, |_, jobs| {
+        assert_eq!(jobs.len(), 3);
+        undo::<()>()
+    });
+    assert!(failed.is_err());
+    let sum = queue.get_many_with(9, Wait::No, |_, jobs| {
+        Ok::<_, Undo>(jobs.iter().filter_map(|job| job.data.as_i64()).sum::<i64>())
+    });
+    assert_eq!(sum.unwrap(), Some(10));
+}
+
+fn one_failure_in_a_batch_rolls_back_its_own_writes_only<F: Fixture>(scene: &Scene<F>) {
+    let ids: Vec<_> = (0..4).map(|n| scene.put(n)).collect();
+    let (queue, results): (_, Queue<_, Value>) = (scene.queue(), scene.named("results"));
+    let done = queue
+        .get_each_with(10, Wait::No, |conn, job| {
+            results.on(conn).put(&job.data)?;
+            if job.data == json!(2) { undo() } else { Ok(()) }
+        })
+        .unwrap();
+    let failed: Vec<_> = done.iter().filter(|(_, done)| done.is_err()).map(|(id, _)| *id).collect();
+    assert_eq!((done.len(), failed), (4, vec![ids[2]]));
+    assert_eq!(scene.get().map(|job| job.id), Some(ids[2]), "the failed job is back");
+    let written = results.get_many(10, Wait::No).unwrap().into_iter().map(|job| job.data);
+    assert_eq!(written.collect::<Vec<_>>(), [json!(0), json!(1), json!(3)]);
+}
+
+fn a_connection_can_be_used_again_after_a_rollback<F: Fixture>(scene: &Scene<F>) {
+    let (queue, mut conn) = (scene.queue(), scene.connect());
+    for n in 0..10 {
+        let rolled_back = scene.nested(&mut conn, |conn| {
+            queue.on(conn).put(&json!(n))?;
+            undo::<()>()
+        });
+        assert!(rolled_back.is_err());
+        queue.on(&mut conn).put(&json!(n)).unwrap();
+    }
+    assert_eq!(scene.drain().len(), 10);
+}

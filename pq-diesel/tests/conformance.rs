@@ -1,0 +1,100 @@
+//! The suite on PostgreSQL, in each way in which a handle can be made.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use diesel::PgConnection;
+use diesel::r2d2::ConnectionManager;
+use pq_core::conformance::{Fixture, Suite};
+use pq_diesel::{Builder, Error, Notify, PgStore, Pq};
+use pq_testing::{Database, Server};
+
+/// How a fixture makes its handles.
+#[derive(Clone, Copy)]
+enum Way {
+    DefaultSchema,
+    HostileNames,
+    Polling,
+    AfterCommit,
+    ApplicationsPool,
+}
+
+struct Postgres {
+    database: Database,
+    way: Way,
+    made: AtomicU32,
+}
+
+impl Postgres {
+    fn new(server: &Server, way: Way) -> Result<Self, pq_testing::Error> {
+        Ok(Self { database: server.database()?, way, made: AtomicU32::new(0) })
+    }
+
+    /// The settings of a handle to a table of its own.
+    fn builder(&self) -> Builder {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let url = self.database.url();
+        let builder = Pq::builder().pool_size(4);
+        match self.way {
+            Way::DefaultSchema => builder.url(url).table(&format!("queue_{number}")),
+            Way::HostileNames => builder
+                .url(url)
+                .schema("The \"own\" schema's; 🍎")
+                // 63 bytes, which begin alike.
+                .table(&format!("{}\"{number:04} '$names0$%s abc", "ж".repeat(21))),
+            Way::Polling => builder
+                .url(url)
+                .table(&format!("queue_{number}"))
+                .listen(false)
+                .poll_interval(std::time::Duration::from_millis(20)),
+            Way::AfterCommit => {
+                builder.url(url).table(&format!("queue_{number}")).notify(Notify::AfterCommit)
+            }
+            Way::ApplicationsPool => {
+                let pool = r2d2::Pool::builder()
+                    .max_size(4)
+                    .min_idle(Some(0))
+                    .build(ConnectionManager::<PgConnection>::new(url))
+                    .expect("a pool");
+                builder.pool(pool).url(url).table(&format!("queue_{number}"))
+            }
+        }
+    }
+}
+
+impl Fixture for Postgres {
+    type Store = PgStore;
+
+    fn fresh(&self) -> pq_core::Pq<PgStore> {
+        let pq = self.builder().build().expect("names that are allowed");
+        pq.migrate().expect("a table");
+        (*pq).clone()
+    }
+
+    fn connect(&self, _: &pq_core::Pq<PgStore>) -> PgConnection {
+        self.database.connect().expect("a connection")
+    }
+
+    fn core_error<'e>(&self, error: &'e Error) -> Option<&'e pq_core::Error> {
+        match error {
+            Error::Refused(refused) => Some(refused),
+            _ => None,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let server = Server::shared().expect("a server");
+    println!("PostgreSQL: {}", server.origin());
+    let ways = [
+        ("default schema", Way::DefaultSchema),
+        ("hostile names", Way::HostileNames),
+        ("polling", Way::Polling),
+        ("notified after the commit", Way::AfterCommit),
+        ("application's pool", Way::ApplicationsPool),
+    ];
+    let suite = ways.into_iter().fold(Suite::new(), |suite, (name, way)| {
+        suite.with(name, Postgres::new(server, way).expect("a database"))
+    });
+    suite.run()
+}
