@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::connection::{AnsiTransactionManager, TransactionManager};
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgInterval;
 use diesel::prelude::*;
@@ -212,15 +212,17 @@ impl Store for PgStore {
         conn: &mut PgConnection,
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
     ) -> Result<R, E> {
-        type Manager = AnsiTransactionManager;
         let around = depth(conn).map_err(Error::from)?;
-        Manager::begin_transaction(conn).map_err(Error::from)?;
+        AnsiTransactionManager::begin_transaction(conn).map_err(Error::from)?;
         // What the panic may have left half done on the connection is rolled back before it goes on.
         match catch_unwind(AssertUnwindSafe(|| work(conn))) {
-            Ok(Ok(done)) => match Manager::commit_transaction(conn) {
+            Ok(Ok(done)) => match commit(conn, around) {
                 Ok(()) => Ok(done),
-                Err(error) if around == 0 => Err(Error::from(error).unless_committed().into()),
-                Err(error) => Err(Error::from(error).into()),
+                Err(error) => {
+                    let _ = roll_back_to(conn, around);
+                    let error = Error::from(error);
+                    Err(if around == 0 { error.unless_committed() } else { error }.into())
+                }
             },
             Ok(Err(error)) => {
                 // The error that `work` returned says more than one of the rollback, which fails only
@@ -269,6 +271,20 @@ impl Store for PgStore {
 fn depth(conn: &mut PgConnection) -> QueryResult<u32> {
     let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
     Ok(status.transaction_depth()?.map_or(0, |depth| depth.get()))
+}
+
+/// Commits the innermost transaction, within which `around` others are open.
+///
+/// PostgreSQL answers COMMIT with success where the transaction had failed before, and rolls back; diesel
+/// does not see the difference. A handler that overlooked a failed statement would be told that its job is
+/// done. The empty SELECT goes with the COMMIT, fails where the transaction has, and costs no round trip.
+/// diesel learns from the connection's state that the transaction is over.
+fn commit(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
+    if around == 0 {
+        conn.batch_execute("SELECT; COMMIT")
+    } else {
+        AnsiTransactionManager::commit_transaction(conn)
+    }
 }
 
 /// Rolls back until `around` transactions are open: a panic may have left nested ones behind.
