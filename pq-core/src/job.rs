@@ -45,7 +45,7 @@ impl NewJob {
 pub struct Claim {
     /// The job.
     pub id: JobId,
-    /// The store's fencing token: what took the job. Tokens of different transactions differ.
+    /// The store's fencing token: what took the job. It tells a take from every other one of the same job.
     pub token: i64,
 }
 

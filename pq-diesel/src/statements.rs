@@ -78,6 +78,9 @@ RETURNING id";
 /// A row that was locked in a newer version than this statement may see (somebody has just updated
 /// it) is not deleted; the last column then says that a new look is due.
 ///
+/// The take notes a token in a setting that is local to the transaction. It is there exactly as long as
+/// the transaction holds the jobs: a savepoint that is rolled back takes it away, and so does the end.
+///
 /// Where nothing was taken, one row says after how many microseconds the next job falls due.
 /// $1 queue, $2 the most jobs.
 const TAKE: &str = "\
@@ -115,10 +118,13 @@ WITH first AS MATERIALIZED (
     DELETE FROM {jobs}
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM first UNION ALL SELECT ctid FROM merged))
     RETURNING id, data::text, enqueued_at, schedule_at, expected_at, priority, attempt
+), noted AS MATERIALIZED (
+    SELECT token, set_config('pq.takes',
+        coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true)
+    FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS token) AS given
 )
-SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt,
-    pg_current_xact_id()::text::bigint, NULL::bigint, false
-FROM taken
+SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, token, NULL::bigint, false
+FROM taken CROSS JOIN noted
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
@@ -131,25 +137,25 @@ WHERE NOT EXISTS (SELECT FROM taken)";
 /// Notes a new payload for a job that this transaction has taken. Its row is deleted, so the payload
 /// is kept in a setting that is local to the transaction: it follows savepoints, and is gone when the
 /// transaction ends. No row where the transaction does not hold the job.
-/// $1 job, $2 payload, $3 the transaction that took it.
+/// $1 job, $2 payload, $3 the take's token.
 const UPDATE: &str = "\
 SELECT set_config('pq.payloads', (
         coalesce(nullif(current_setting('pq.payloads', true), ''), '{}')::jsonb
         || jsonb_build_object($1::bigint::text, $2::text))::text, true)
-WHERE pg_current_xact_id_if_assigned()::text::bigint = $3
+WHERE strpos(current_setting('pq.takes', true), ',' || $3::bigint::text || ',') > 0
     AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)";
 
 /// Inserts a job that this transaction has taken anew, under its id, with the payload noted last. The
 /// trigger tells waiters at the commit. No row where the transaction does not hold the job.
-/// $1 job, $2 payload where none was noted, $3 the transaction that took it, $4 queue, then its columns.
+/// $1 job, $2 payload where none was noted, $3 the take's token, $4 queue, then its columns.
 const GIVE_BACK: &str = "\
 INSERT INTO {jobs} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt)
 SELECT $1::bigint,
     coalesce(nullif(current_setting('pq.payloads', true), '')::jsonb ->> $1::bigint::text, $2::text)::json,
     given.*
-FROM (SELECT $3::bigint AS taker) AS held,
+FROM (SELECT $3::bigint AS token) AS held,
     (SELECT $4::text, $5::timestamptz, $6::timestamptz, $7::timestamptz, $8::integer, $9::integer) AS given
-WHERE pg_current_xact_id_if_assigned()::text::bigint = held.taker
+WHERE strpos(current_setting('pq.takes', true), ',' || held.token::text || ',') > 0
     AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
 RETURNING id";
 

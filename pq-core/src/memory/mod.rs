@@ -80,14 +80,20 @@ impl Store for MemoryStore {
     fn take(&self, conn: &mut MemoryConn, queue: &QueueName, count: usize) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
+            // What others hold may come back, so it counts for when to look again.
+            let next_due = state
+                .rows
+                .values()
+                .filter(|row| row.queue == *queue && row.seen_by(open.tx))
+                .filter_map(|row| row.schedule_at)
+                .filter(|at| *at > now)
+                .min();
             let mut line: Vec<(JobId, Row)> = state
                 .rows
                 .iter()
-                .filter(|(_, row)| row.queue == *queue && row.free_for(open.tx))
+                .filter(|(_, row)| row.queue == *queue && row.free_for(open.tx) && row.due(now))
                 .map(|(id, row)| (*id, row.clone()))
                 .collect();
-            let next_due = line.iter().filter_map(|(_, row)| row.schedule_at).filter(|at| *at > now).min();
-            line.retain(|(_, row)| row.due(now));
             line.sort_by_key(|(id, row)| {
                 (Reverse(row.priority), row.expected_at.is_none(), row.expected_at, *id)
             });

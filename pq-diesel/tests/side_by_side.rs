@@ -1,0 +1,191 @@
+//! Random sequences of operations on the memory store and on PostgreSQL, side by side, on two connections
+//! with transactions in one another: every answer must be the same.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pq_core::memory::MemoryStore;
+use pq_core::{NewJob, Payload, QueueName, RawJob, Store, When};
+use pq_diesel::Pq;
+use pq_testing::{Database, Server};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+/// One step, on one of two connections.
+#[derive(Clone, Debug)]
+enum Step {
+    Put { conn: usize, queue: usize, jobs: Vec<(u8, i32, Time, Time)> },
+    Take { conn: usize, queue: usize, count: usize },
+    Update { conn: usize, held: usize, data: u8 },
+    GiveBack { conn: usize, held: usize },
+    Counts { conn: usize, queue: usize },
+    Clear { conn: usize, queue: usize },
+    Begin { conn: usize },
+    End { commit: bool },
+}
+
+/// A time that means the same whenever the step runs, and on whose clock.
+#[derive(Clone, Copy, Debug)]
+enum Time {
+    None,
+    Past(i64),
+    Future(i64),
+}
+
+impl Time {
+    fn when(self) -> Option<When> {
+        let instant = |hours: i64| {
+            let base = chrono::DateTime::from_timestamp(1_000_000_000, 0).unwrap_or_default();
+            When::At(base + chrono::TimeDelta::hours(hours))
+        };
+        match self {
+            Self::None => None,
+            Self::Past(n) => Some(instant(n)),
+            // Seventy years on.
+            Self::Future(n) => Some(instant(n + 70 * 365 * 24)),
+        }
+    }
+}
+
+fn time() -> impl Strategy<Value = Time> {
+    prop_oneof![4 => Just(Time::None), 1 => (0..5_i64).prop_map(Time::Past), 1 => (0..5_i64).prop_map(Time::Future)]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let which = || (0..2_usize, 0..2_usize);
+    let jobs = prop::collection::vec((any::<u8>(), -2..3_i32, time(), time()), 0..5);
+    prop_oneof![
+        5 => (which(), jobs).prop_map(|((conn, queue), jobs)| Step::Put { conn, queue, jobs }),
+        5 => (which(), 0..4_usize).prop_map(|((conn, queue), count)| Step::Take { conn, queue, count }),
+        3 => (0..2_usize, any::<usize>(), any::<u8>()).prop_map(|(conn, held, data)| Step::Update { conn, held, data }),
+        3 => (0..2_usize, any::<usize>()).prop_map(|(conn, held)| Step::GiveBack { conn, held }),
+        2 => which().prop_map(|(conn, queue)| Step::Counts { conn, queue }),
+        1 => which().prop_map(|(conn, queue)| Step::Clear { conn, queue }),
+        3 => (0..2_usize).prop_map(|conn| Step::Begin { conn }),
+        3 => any::<bool>().prop_map(|commit| Step::End { commit }),
+    ]
+}
+
+/// A store, and what its steps answered.
+struct Side<'a, S: Store> {
+    store: &'a S,
+    queues: [QueueName; 2],
+    /// Every job that was ever taken: some are held still, and some claims are stale.
+    taken: Vec<RawJob>,
+    answers: Vec<String>,
+}
+
+type Conns<'c, S> = [&'c mut <S as Store>::Conn; 2];
+
+impl<S: Store> Side<'_, S> {
+    /// Runs the steps from `at` to the end of the innermost transaction, and says whether it commits.
+    fn run(&mut self, steps: &[Step], at: &mut usize, mut conns: Conns<'_, S>, depth: usize) -> bool {
+        while let Some(step) = steps.get(*at) {
+            *at += 1;
+            match step {
+                Step::Begin { conn } if depth < 4 => {
+                    let store = self.store;
+                    let [first, second] = &mut conns;
+                    let (own, other) = if *conn == 0 { (first, second) } else { (second, first) };
+                    let ended = store.transaction(*own, |own| {
+                        let conns = if *conn == 0 { [own, &mut **other] } else { [&mut **other, own] };
+                        match self.run(steps, at, conns, depth + 1) {
+                            true => Ok(()),
+                            false => Err(S::Error::from(pq_core::Error::Stopped)),
+                        }
+                    });
+                    self.answers.push(format!("ended {}", ended.is_ok()));
+                }
+                Step::End { commit } if depth > 0 => return *commit,
+                Step::Begin { .. } | Step::End { .. } => {}
+                step => self.step(step, &mut conns),
+            }
+        }
+        true
+    }
+
+    fn step(&mut self, step: &Step, conns: &mut Conns<'_, S>) {
+        let store = self.store;
+        let answer = match step {
+            Step::Put { conn, queue, jobs } => {
+                let jobs: Vec<NewJob> = jobs.iter().map(new_job).collect();
+                format!("{:?}", store.put(conns[*conn], &self.queues[*queue], &jobs).ok())
+            }
+            Step::Take { conn, queue, count } => {
+                let Ok(taken) = store.take(conns[*conn], &self.queues[*queue], *count) else {
+                    return self.answers.push("take failed".to_owned());
+                };
+                let seen = |job: &RawJob| {
+                    let RawJob { id, payload, schedule_at, expected_at, priority, attempt, .. } = job;
+                    format!("{id} {} {schedule_at:?} {expected_at:?} {priority} {attempt}", payload.as_str())
+                };
+                let answer = taken.jobs.iter().map(seen).collect::<Vec<_>>().join("; ");
+                // Seventy years are the same number of days on either clock.
+                let due_in = taken.next_due.map(|due| due.as_secs() / 86_400 / 30);
+                self.taken.extend(taken.jobs);
+                format!("took {answer} due in {due_in:?}")
+            }
+            Step::Update { conn, held, data } => match self.pick(*held) {
+                Some(job) => {
+                    let payload = Payload::from_stored(format!("[{data}]"));
+                    format!("updated {}", store.update(conns[*conn], &job.claim, &payload).is_ok())
+                }
+                None => "nothing to update".to_owned(),
+            },
+            Step::GiveBack { conn, held } => match self.pick(*held) {
+                Some(job) => format!("gave back {} {}", job.id, store.give_back(conns[*conn], &job).is_ok()),
+                None => "nothing to give back".to_owned(),
+            },
+            Step::Counts { conn, queue } => {
+                format!("{:?}", store.counts(conns[*conn], &self.queues[*queue]).ok())
+            }
+            Step::Clear { conn, queue } => {
+                format!("cleared {:?}", store.clear(conns[*conn], &self.queues[*queue]).ok())
+            }
+            Step::Begin { .. } | Step::End { .. } => return,
+        };
+        self.answers.push(answer);
+    }
+
+    fn pick(&self, number: usize) -> Option<RawJob> {
+        self.taken.get(number.checked_rem(self.taken.len())?).cloned()
+    }
+}
+
+fn new_job((data, priority, schedule_at, expected_at): &(u8, i32, Time, Time)) -> NewJob {
+    let mut job = NewJob::new(Payload::from_stored(format!("{{\"n\": {data}}}")));
+    job.priority = *priority;
+    job.schedule_at = schedule_at.when();
+    job.expected_at = expected_at.when();
+    job
+}
+
+fn answers<S: Store>(store: &S, mut conns: [S::Conn; 2], steps: &[Step]) -> Vec<String> {
+    let queues = ["one", "two"].map(|name| QueueName::new(name).expect("a name"));
+    let mut side = Side { store, queues, taken: Vec::new(), answers: Vec::new() };
+    let [first, second] = &mut conns;
+    side.run(steps, &mut 0, [first, second], 0);
+    side.answers
+}
+
+fn compare(database: &Database, number: u32, steps: &[Step]) -> Result<(), TestCaseError> {
+    let pq = Pq::builder().table(&format!("queue_{number}")).build().expect("a handle");
+    let mut conns = [0, 1].map(|_| database.connect().expect("a connection"));
+    pq.migrate_on(&mut conns[0]).expect("a table");
+    let on_postgres = answers(pq.store(), conns, steps);
+    let memory = MemoryStore::new();
+    let in_memory = answers(&memory, [memory.connect(), memory.connect()], steps);
+    prop_assert_eq!(on_postgres, in_memory);
+    Ok(())
+}
+
+#[test]
+fn every_answer_is_the_same() {
+    let database = Server::shared().and_then(Server::database).expect("a database");
+    let number = AtomicU32::new(0);
+    let config = Config { cases: 150, failure_persistence: None, max_shrink_iters: 500, ..Config::default() };
+    TestRunner::new(config)
+        .run(&prop::collection::vec(step(), 1..40), |steps| {
+            compare(&database, number.fetch_add(1, Ordering::Relaxed), &steps)
+        })
+        .unwrap_or_else(|found| panic!("{found}"));
+}
