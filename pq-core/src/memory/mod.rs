@@ -68,6 +68,7 @@ impl Store for MemoryStore {
                     priority: job.priority,
                     attempt: 0,
                     added_by: Some(open.tx),
+                    returned_by: None,
                     held_by: None,
                 };
                 open.set(state, id, row);
@@ -119,7 +120,7 @@ impl Store for MemoryStore {
     fn give_back(&self, conn: &mut MemoryConn, job: &RawJob) -> Result<(), Error> {
         conn.operate(|state, open| {
             let row = held(&state.rows, &job.claim, open.tx)?;
-            let back = Row { held_by: None, added_by: Some(open.tx), attempt: job.attempt, ..row };
+            let back = Row { held_by: None, returned_by: Some(open.tx), attempt: job.attempt, ..row };
             open.set(state, job.id, back);
             Ok(())
         })

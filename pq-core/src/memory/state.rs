@@ -20,8 +20,11 @@ pub(super) struct Row {
     pub(super) expected_at: Option<DateTime<Utc>>,
     pub(super) priority: i32,
     pub(super) attempt: i32,
-    /// The transaction that put the row or gave it back, until it commits: nobody else sees it.
+    /// The transaction that put the row, until it commits: nobody else sees it.
     pub(super) added_by: Option<Tx>,
+    /// The transaction that took the row and gave it back, until it commits: others still see the row
+    /// as it was, but pass it over.
+    pub(super) returned_by: Option<Tx>,
     /// The transaction that has deleted the row, until it commits: others see it, but pass it over.
     pub(super) held_by: Option<Tx>,
 }
@@ -32,7 +35,7 @@ impl Row {
     }
 
     pub(super) fn free_for(&self, tx: Tx) -> bool {
-        self.seen_by(tx) && self.held_by.is_none()
+        self.seen_by(tx) && self.held_by.is_none() && self.returned_by.is_none_or(|by| by == tx)
     }
 
     pub(super) fn due(&self, now: DateTime<Utc>) -> bool {

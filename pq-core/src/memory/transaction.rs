@@ -70,8 +70,8 @@ impl Open {
             let Some(row) = state.rows.get_mut(&id) else { continue };
             if row.held_by == Some(self.tx) {
                 state.rows.remove(&id);
-            } else if row.added_by == Some(self.tx) {
-                row.added_by = None;
+            } else if row.added_by == Some(self.tx) || row.returned_by == Some(self.tx) {
+                (row.added_by, row.returned_by) = (None, None);
                 added_to.insert(row.queue.clone());
             }
         }
