@@ -1,0 +1,373 @@
+//! The command as an operator meets it: the built binary, on a real server.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use pq_testing::{Database, Server};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// How long something that must happen may take. Nothing is measured by it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary, with nothing of the caller's environment that names a database.
+fn pq(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pq"));
+    for (name, _) in std::env::vars() {
+        if name.starts_with("PG") || name.starts_with("TPQ_") || name == "PQ_URL" || name == "DATABASE_URL" {
+            command.env_remove(name);
+        }
+    }
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn on(database: &Database, words: &[&str]) -> Command {
+    let mut command = pq(words);
+    command.env("PQ_URL", database.url());
+    command
+}
+
+fn migrated() -> Result<Database, Box<dyn Error>> {
+    let database = Server::shared()?.database()?;
+    assert_eq!(status(&on(&database, &["migrate"]).output()?), 0);
+    Ok(database)
+}
+
+fn feed(mut command: Command, input: &str) -> Result<Output, Box<dyn Error>> {
+    let mut child = command.stdin(Stdio::piped()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that refuses its words reads nothing.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    Ok(child.wait_with_output()?)
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn until(database: &Database, sql: &str) -> Outcome {
+    let mut conn = database.connect()?;
+    let begun = Instant::now();
+    while diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(&mut conn)? == 0 {
+        assert!(begun.elapsed() < PATIENCE, "it never came to {sql}");
+    }
+    Ok(())
+}
+
+const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
+
+#[test]
+fn what_is_put_is_got_under_both_names_of_each_command() -> Outcome {
+    let database = migrated()?;
+    for (put, get) in [("put", "get"), ("produce", "consume")] {
+        let ids = feed(on(&database, &[put, "apples"]), "{\"b\": 1,\n \"a\": [ ]}\n")?;
+        assert_eq!((status(&ids), stdout(&ids).trim().parse::<i64>().is_ok()), (0, true));
+        let got = on(&database, &[get, "apples"]).output()?;
+        assert_eq!((status(&got), stdout(&got).as_str()), (0, "{\"b\": 1,  \"a\": [ ]}\n"));
+        let none = on(&database, &[get, "apples"]).output()?;
+        assert_eq!((status(&none), stdout(&none).as_str(), stderr(&none).as_str()), (1, "", ""));
+    }
+    Ok(())
+}
+
+#[test]
+fn empty_payloads_are_jobs_like_any_other() -> Outcome {
+    let database = migrated()?;
+    let lines = "{}\n[]\n0\nnull\n\"\"\nfalse\n";
+    let put = feed(on(&database, &["put", "apples", "--lines"]), &format!("\n{lines}\n \n"))?;
+    assert_eq!(stdout(&put).lines().count(), 6);
+    for line in lines.lines() {
+        let got = on(&database, &["get", "apples"]).output()?;
+        assert_eq!((status(&got), stdout(&got).trim()), (0, line));
+    }
+    Ok(())
+}
+
+#[test]
+fn one_bad_line_puts_nothing() -> Outcome {
+    let database = migrated()?;
+    let put = feed(on(&database, &["put", "apples", "--lines"]), "1\n2\n{\"secret\": \n")?;
+    assert_eq!(status(&put), 2);
+    assert!(stderr(&put).contains("line 3") && !stderr(&put).contains("secret"), "{}", stderr(&put));
+    assert_eq!(status(&on(&database, &["get", "apples"]).output()?), 1);
+    Ok(())
+}
+
+#[test]
+fn files_options_and_counts() -> Outcome {
+    let database = migrated()?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("jobs");
+    std::fs::write(&path, "\"low\"\n")?;
+    let file = path.to_str().ok_or("a path")?;
+    for words in [
+        &["put", "apples", "--file", file, "--priority", "-1"][..],
+        &["put", "apples", "--file", file, "--expected-at", "2026-11-21T08:00:00+01:00"],
+        &["put", "apples", "--file", file, "--schedule-at", "1h30m"],
+    ] {
+        assert_eq!(status(&on(&database, words).output()?), 0);
+    }
+    let got = on(&database, &["get", "apples", "--count", "10"]).output()?;
+    assert_eq!(stdout(&got).lines().count(), 2, "the scheduled one is not due");
+    Ok(())
+}
+
+#[test]
+fn create_migrates_first() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let put = feed(on(&database, &["put", "apples"]), "1")?;
+    assert_eq!(status(&put), 4);
+    assert!(stderr(&put).contains("pq migrate"), "{}", stderr(&put));
+    assert_eq!(status(&feed(on(&database, &["put", "apples", "--create"]), "1")?), 0);
+    assert_eq!(status(&on(&database, &["get", "apples"]).output()?), 0);
+    Ok(())
+}
+
+#[test]
+fn bad_words_are_told_apart_by_their_exit_status() -> Outcome {
+    let database = migrated()?;
+    let long = "x".repeat(64);
+    let usage = [
+        &["get"][..],
+        &["get", ""],
+        &["get", "apples", "--wait", "abc"],
+        &["get", "apples", "--wait", "inf"],
+        &["get", "apples", "--count", "0"],
+        &["get", "apples", "--codec", "yaml"],
+        &["get", "apples", "--table", &long],
+        &["put", "apples", "--schedule-at", "10s rubbish"],
+        &["put", "apples", "--expected-at", "infinity"],
+        &["put", "apples", "--priority", "99999999999"],
+        &["nonsense"],
+    ];
+    for words in usage {
+        let refused = feed(on(&database, words), "1")?;
+        assert_eq!(status(&refused), 2, "{words:?}: {}", stderr(&refused));
+        assert!(!stderr(&refused).is_empty());
+    }
+    for input in ["", "{", "1 2", "\u{feff}1"] {
+        assert_eq!(status(&feed(on(&database, &["put", "apples"]), input)?), 2, "{input:?}");
+    }
+    let missing = on(&database, &["put", "apples", "--file", "/no/such/file"]).output()?;
+    assert_eq!(status(&missing), 6);
+    let large = format!("\"{}\"", "x".repeat(1 << 20));
+    assert_eq!(status(&feed(on(&database, &["put", "apples"]), &large)?), 2);
+    assert_eq!(status(&on(&database, &["get", "apples"]).output()?), 1, "something was put");
+    Ok(())
+}
+
+#[test]
+fn a_server_that_is_not_there_is_3_and_shows_no_password() -> Outcome {
+    for url in ["postgres://bob:s3cret@127.0.0.1:1/shop", "host=127.0.0.1 port=1 password=s3cret"] {
+        for words in [&["get", "apples"][..], &["migrate"], &["--debug", "get", "apples"]] {
+            let failed = pq(words).env("PQ_URL", url).output()?;
+            assert_eq!(status(&failed), 3);
+            assert!(!stderr(&failed).contains("s3cret"), "{}", stderr(&failed));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_environment_names_the_database_in_this_order() -> Outcome {
+    let database = migrated()?;
+    let nowhere = "postgres://127.0.0.1:1/nowhere";
+    let get = || pq(&["get", "apples"]);
+    assert_eq!(status(&get().env("PQ_URL", database.url()).env("TPQ_URL", nowhere).output()?), 1);
+    assert_eq!(status(&get().env("TPQ_URL", database.url()).env("DATABASE_URL", nowhere).output()?), 1);
+    assert_eq!(status(&get().env("DATABASE_URL", database.url()).output()?), 1);
+    let tpq = get()
+        .env("TPQ_HOST", "127.0.0.1")
+        .env("TPQ_PORT", "1")
+        .env("DATABASE_URL", database.url())
+        .output()?;
+    assert_eq!(status(&tpq), 3);
+    assert!(stderr(&tpq).contains("port 1 failed"), "{}", stderr(&tpq));
+    let given = pq(&["get", "apples", "--database-url", database.url()]).env("PQ_URL", nowhere).output()?;
+    assert_eq!(status(&given), 1);
+    Ok(())
+}
+
+#[test]
+fn hostile_names_of_schema_table_and_queue() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let place = ["--schema", "My \"own\"; --", "--table", "tab'le $names$"];
+    let with = |words: &[&'static str]| -> Vec<&str> { words.iter().copied().chain(place).collect() };
+    let queue = "que\"ue'; 🍎";
+    assert_eq!(status(&feed(on(&database, &[&with(&["put", "--create"])[..], &[queue]].concat()), "1")?), 0);
+    assert_eq!(stdout(&on(&database, &[&with(&["get"])[..], &[queue]].concat()).output()?), "1\n");
+    Ok(())
+}
+
+#[test]
+fn a_waiting_get_is_woken_by_a_put() -> Outcome {
+    let database = migrated()?;
+    let waiter = on(&database, &["get", "apples", "--wait", "0"]).spawn()?;
+    until(&database, LISTENING)?;
+    feed(on(&database, &["put", "apples"]), "\"woken\"")?;
+    let got = waiter.wait_with_output()?;
+    assert_eq!((status(&got), stdout(&got).as_str()), (0, "\"woken\"\n"));
+    let begun = Instant::now();
+    assert_eq!(status(&on(&database, &["get", "apples", "--wait", "0.3"]).output()?), 1);
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    Ok(())
+}
+
+#[test]
+fn a_waiting_process_uses_no_cpu() -> Outcome {
+    let database = migrated()?;
+    let waiter = on(&database, &["get", "apples", "--wait", "0"]).spawn()?;
+    until(&database, LISTENING)?;
+    let used = |child: &Child| -> Result<u64, Box<dyn Error>> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        // utime and stime, in ticks of a hundredth of a second.
+        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+    };
+    let before = used(&waiter)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let ticks = used(&waiter)? - before;
+    feed(on(&database, &["put", "apples"]), "1")?;
+    waiter.wait_with_output()?;
+    assert!(ticks <= 2, "two seconds of waiting used {ticks} hundredths of a second");
+    Ok(())
+}
+
+#[test]
+fn a_job_whose_line_cannot_be_written_is_back() -> Outcome {
+    let database = migrated()?;
+    feed(on(&database, &["put", "apples", "--lines"]), "1\n2\n")?;
+    let full =
+        on(&database, &["get", "apples", "--count", "2"]).stdout(File::create("/dev/full")?).output()?;
+    assert_eq!(status(&full), 6);
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let closed = on(&database, &["get", "apples"]).stdout(writer).output()?;
+    assert_eq!(status(&closed), 6);
+    assert_eq!(stdout(&on(&database, &["get", "apples", "--count", "2"]).output()?), "1\n2\n");
+    Ok(())
+}
+
+#[test]
+fn a_signal_ends_a_wait_with_130_and_takes_nothing() -> Outcome {
+    let database = migrated()?;
+    let mut waiter = on(&database, &["get", "apples", "--wait", "0"]).spawn()?;
+    until(&database, LISTENING)?;
+    signal(&waiter, rustix::process::Signal::INT)?;
+    assert_eq!(waiter.wait()?.code(), Some(130));
+    feed(on(&database, &["put", "apples"]), "1")?;
+    assert_eq!(status(&on(&database, &["get", "apples"]).output()?), 0);
+    Ok(())
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) -> Outcome {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id())?).ok_or("a pid")?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+#[test]
+fn migrate_is_silent_and_can_be_run_again() -> Outcome {
+    let database = Server::shared()?.database()?;
+    for _ in 0..2 {
+        let done = on(&database, &["migrate"]).output()?;
+        assert_eq!((status(&done), stdout(&done), stderr(&done)), (0, String::new(), String::new()));
+    }
+    Ok(())
+}
+
+#[test]
+fn schema_prints_sql_without_a_database() -> Outcome {
+    let printed = pq(&["schema", "--schema", "app", "--table", "work"]).output()?;
+    assert_eq!(status(&printed), 0);
+    assert!(stdout(&printed).contains("CREATE TABLE \"app\".\"work\""), "{}", stdout(&printed));
+    let database = Server::shared()?.database()?;
+    diesel::connection::SimpleConnection::batch_execute(&mut database.connect()?, &stdout(&printed))?;
+    assert_eq!(status(&on(&database, &["get", "a", "--schema", "app", "--table", "work"]).output()?), 1);
+    Ok(())
+}
+
+#[test]
+fn help_has_the_exit_statuses_and_an_example() -> Outcome {
+    for words in [&["--help"][..], &["put", "--help"], &["get", "--help"], &["demo", "--help"]] {
+        let help = pq(words).output()?;
+        assert_eq!(status(&help), 0);
+        assert!(stdout(&help).contains("Exit status:"), "{words:?}");
+        assert!(words.len() == 1 || stdout(&help).contains("Example"), "{words:?}");
+    }
+    Ok(())
+}
+
+/// A folder with some files in it.
+fn folder(files: u32) -> Result<tempfile::TempDir, std::io::Error> {
+    let folder = tempfile::tempdir()?;
+    for n in 0..files {
+        std::fs::write(folder.path().join(format!("file {n}")), format!("{n}\n"))?;
+    }
+    Ok(folder)
+}
+
+fn demo(database: &Database, folder: &Path) -> Command {
+    let mut command = pq(&["demo", "--database-url", database.url(), "--jobs-from"]);
+    command.arg(folder);
+    command
+}
+
+#[test]
+fn the_demo_loses_nothing_and_does_nothing_twice() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let folder = folder(60)?;
+    let shown = demo(&database, folder.path()).output()?;
+    assert_eq!(status(&shown), 0, "{}", stderr(&shown));
+    let row = |what: &str| {
+        let line = stdout(&shown).lines().find(|line| line.contains(what)).unwrap_or_default().to_owned();
+        line.split(['│', '┆', '|']).nth(2).map(|count| count.trim().to_owned())
+    };
+    let counted =
+        ["jobs (one", "results", "killed", "lost", "twice"].map(|what| row(what).unwrap_or_default());
+    assert_eq!(counted, ["60", "60", "1", "0", "0"], "{}", stdout(&shown));
+    nothing_is_left(&database)
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let folder = folder(20_000)?;
+    let mut running = demo(&database, folder.path()).spawn()?;
+    until(
+        &database,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%demo_result%'",
+    )?;
+    signal(&running, rustix::process::Signal::INT)?;
+    let mut said = String::new();
+    if let Some(stderr) = &mut running.stderr {
+        stderr.read_to_string(&mut said)?;
+    }
+    assert_eq!(running.wait()?.code(), Some(130), "{said}");
+    nothing_is_left(&database)
+}
+
+fn nothing_is_left(database: &Database) -> Outcome {
+    until(
+        database,
+        "SELECT (count(*) = 0)::int::bigint FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )?;
+    until(database, "SELECT (count(*) = 0)::int::bigint FROM pg_namespace WHERE nspname LIKE 'pq%'")
+}
