@@ -1,5 +1,6 @@
 //! Put and get, one at a time, in batches, and by as many threads as rayon has.
 
+#![allow(clippy::print_stderr, reason = "whoever runs it should know where it ran")]
 #![allow(missing_docs, reason = "criterion's macros write undocumented functions")]
 
 use std::time::{Duration, Instant};

@@ -2,6 +2,8 @@
 //!
 //! An order whose payment is refused leaves no job behind, and a job never runs ahead of its order.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_diesel::{Error, Pq, PutOptions, Settings};

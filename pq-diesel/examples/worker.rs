@@ -3,6 +3,8 @@
 //! Two threads share one handle. One job fails at first: its half-written result is rolled back, and
 //! the job is there again at once. The loop ends when a second thread says stop.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example shows what it does")]
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use diesel::connection::SimpleConnection;

@@ -1,5 +1,7 @@
 //! The suite on PostgreSQL, in each way in which a handle can be made.
 
+#![allow(clippy::print_stdout, reason = "whoever runs it should know where it ran")]
+
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 

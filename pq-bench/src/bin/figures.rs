@@ -108,7 +108,9 @@ fn in_bulk(bench: &Bench) -> Result<()> {
             got += queue.get_many(500, Wait::No)?.len();
         }
         gets.push(JOBS as f64 / begun.elapsed().as_secs_f64());
-        (puts.push(put), copies.push(copy), ratios.push(put / copy));
+        puts.push(put);
+        copies.push(copy);
+        ratios.push(put / copy);
     }
     println!(
         "put_many of {JOBS}: {:.0} jobs/s; COPY: {:.0} rows/s; ratio {:.2}",

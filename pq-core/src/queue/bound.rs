@@ -3,7 +3,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Decoded, Queue};
+use super::Queue;
+use super::get::Decoded;
 use crate::{Counts, Job, JobId, PutOptions, Store};
 
 /// A queue on the caller's connection, inside whatever transaction that is in. See [`Queue::on`].

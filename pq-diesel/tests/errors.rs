@@ -1,0 +1,138 @@
+//! What is lost, refused or unreachable, and what is said of it.
+
+#![allow(clippy::print_stdout, reason = "whoever runs it should know where it ran")]
+
+mod common;
+
+use std::time::Instant;
+
+use common::{LISTENING, Outcome, PATIENCE, database, queue, until};
+use diesel::connection::SimpleConnection;
+use pq_diesel::{Error, Pq, Wait};
+use pq_testing::{Options, Server, Stop};
+use serde_json::{Value, json};
+
+#[test]
+fn a_transaction_that_the_server_has_aborted_is_no_success() -> Outcome {
+    let database = database()?;
+    let queue = queue(&database)?;
+    queue.put(&json!("a"))?;
+    let done = queue.get_with(Wait::No, |conn, _| {
+        // The handler overlooks that its statement failed. COMMIT is then a rollback to the server.
+        let _ = conn.batch_execute("SELECT 1 / 0");
+        Ok::<_, Error>(())
+    });
+    assert!(done.is_err(), "the job was reported as done");
+    assert_eq!(queue.get(Wait::No)?.map(|job| job.data), Some(json!("a")));
+    Ok(())
+}
+
+#[test]
+fn a_wait_outlives_the_loss_of_every_connection() -> Outcome {
+    let database = database()?;
+    let queue = queue(&database)?;
+    let mut conn = database.connect()?;
+    std::thread::scope(|threads| {
+        let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE)));
+        until(&mut conn, LISTENING)?;
+        conn.batch_execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )?;
+        until(&mut conn, LISTENING)?;
+        queue.on(&mut conn).put(&json!("after"))?;
+        let got = waiter.join().map_err(|_| "the waiter panicked")??;
+        assert_eq!(got.map(|job| job.data), Some(json!("after")));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_wait_outlives_a_restart_of_the_server() -> Outcome {
+    let server = Server::start(&Options::throwaway())?;
+    if server.pid().is_none() {
+        println!("this server cannot be restarted from here; nothing was tested");
+        return Ok(());
+    }
+    let database = server.database()?;
+    Pq::detached().migrate_on(&mut database.connect()?)?;
+    let queue = queue(&database)?;
+    queue.put(&json!("before"))?;
+    queue.get(Wait::No)?;
+    std::thread::scope(|threads| {
+        let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE * 2)));
+        until(&mut database.connect()?, LISTENING)?;
+        server.restart(Stop::Immediate)?;
+        let mut conn = database.connect()?;
+        queue.on(&mut conn).put(&json!("after"))?;
+        let got = waiter.join().map_err(|_| "the waiter panicked")??;
+        assert_eq!(got.map(|job| job.data), Some(json!("after")));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_table_that_is_not_there_says_what_to_run() -> Outcome {
+    let database = Server::shared()?.database()?;
+    for pq in [
+        Pq::builder().url(database.url()).build()?,
+        Pq::builder().url(database.url()).schema("a 'b'").table("C \"d\"").build()?,
+    ] {
+        let queue = pq.queue::<Value>("apples")?;
+        for error in [
+            queue.put(&json!(1)).err(),
+            queue.get(Wait::For(PATIENCE)).err(),
+            queue.counts().err(),
+            queue.clear().err(),
+        ] {
+            let error = error.ok_or("it succeeded")?;
+            assert!(matches!(error, Error::NotMigrated { .. }), "{error}");
+            assert!(error.to_string().contains("pq migrate"), "{error}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_told_at_once_and_without_the_password() {
+    let urls = [
+        "postgres://bob:s3cret@127.0.0.1:1/shop",
+        "host=127.0.0.1 port=1 user=bob password=s3cret dbname=shop",
+        "postgres://bob:s3cret@127.0.0.1:notaport/shop",
+        "postgres:/bob:s3cret@nowhere",
+    ];
+    for url in urls {
+        let begun = Instant::now();
+        let error = Pq::connect(url).err().map(|error| format!("{error} {error:?}")).unwrap_or_default();
+        assert!(error.contains("cannot connect"), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+        assert!(begun.elapsed() < PATIENCE);
+    }
+}
+
+#[test]
+fn a_wrong_password_is_told_without_the_password() -> Outcome {
+    let database = database()?;
+    let (scheme, rest) = database.url().split_once("://").ok_or("a URL")?;
+    let server = rest.split_once('@').map_or(rest, |(_, server)| server);
+    let url = format!("{scheme}://nobody_of_this_name:s3cret@{server}");
+    let error = Pq::connect(&url).err().map(|error| format!("{error} {error:?}")).unwrap_or_default();
+    assert!(error.contains("cannot connect") && !error.contains("s3cret"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_detached_handle_says_that_it_has_no_connection() -> Outcome {
+    let queue = Pq::detached().queue::<Value>("apples")?;
+    let error = queue.put(&json!(1)).err().ok_or("it succeeded")?;
+    assert!(matches!(error, Error::Refused(pq_core::Error::NoConnection)), "{error}");
+    Ok(())
+}
+
+#[test]
+fn names_that_postgres_would_cut_are_refused() {
+    let refused = |schema: &str, table: &str| Pq::builder().schema(schema).table(table).build().err();
+    for (schema, table) in [("", "queue"), ("pq", &*"x".repeat(64)), ("p\0q", "queue")] {
+        assert!(matches!(refused(schema, table), Some(Error::InvalidIdentifier { .. })));
+    }
+}
