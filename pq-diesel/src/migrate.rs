@@ -14,7 +14,7 @@ use crate::table::{Ident, Table};
 /// application's own `MigrationHarness` or by `diesel migration run`. They are then noted in diesel's
 /// ledger, with the application's own.
 ///
-/// [`migrate`] is the other way: it keeps a ledger beside the table, so that the versions of the two
+/// [`crate::Pq::migrate`] is the other way: it keeps a ledger beside the table, so that the versions of the two
 /// never mix, and takes any name.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
@@ -66,7 +66,7 @@ pub(crate) fn revert(conn: &mut PgConnection, table: &Table) -> Result<(), Error
     })
 }
 
-/// The SQL that [`migrate`] runs on an empty database.
+/// The SQL that `migrate` runs on an empty database.
 pub(crate) fn script(table: &Table) -> String {
     let mut script = String::from("BEGIN;\n\n");
     for step in STEPS {
