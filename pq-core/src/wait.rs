@@ -100,3 +100,33 @@ pub(crate) fn look_and_wait<S: Store, R>(
         bell.sleep(heard, remaining.map_or(pause, |left| left.min(pause)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStore;
+    use crate::{NewJob, Payload};
+
+    /// A put that commits after a look and before the sleep that follows it.
+    #[test]
+    fn a_put_between_the_look_and_the_sleep_is_not_slept_past() -> Result<(), Error> {
+        let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
+        let begun = Instant::now();
+        let mut looks = 0;
+        let found = look_and_wait(&store, &queue, Wait::Forever, None, || {
+            looks += 1;
+            let taken = store.take_now(&queue, 1)?;
+            if looks == 1 {
+                store.put_now(&queue, &[NewJob::new(Payload::from_stored("1".to_owned()))])?;
+            }
+            Ok(match taken.jobs.len() {
+                0 => Look::Nothing { next_due: None },
+                found => Look::Found(found),
+            })
+        })?;
+        assert_eq!((found, looks), (Some(1), 2));
+        // One that was slept past is found by the poll.
+        assert!(begun.elapsed() < store.poll_interval());
+        Ok(())
+    }
+}

@@ -18,7 +18,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Stopped`] where the handle's [`Stop`] ended the wait; the store's own.
+    /// [`Error::Stopped`] where the handle's [`crate::Stop`] ended the wait; the store's own.
     pub fn get(&self, wait: Wait) -> Result<Option<Job<T>>, S::Error> {
         Ok(self.get_many(1, wait)?.pop())
     }
@@ -127,7 +127,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     }
 
     /// Gets jobs one after the other, for ever: `Ok(None)` says that none came within `wait`, so
-    /// that a loop can stop or go on. It ends when the handle's [`Stop`] says so.
+    /// that a loop can stop or go on. It ends when the handle's [`crate::Stop`] says so.
     ///
     /// **At most once**, as [`Queue::get`].
     #[must_use]
