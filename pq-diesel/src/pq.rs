@@ -114,7 +114,8 @@ pub enum Notify {
     #[default]
     InCommit,
     /// After the commit, many puts together, on the listener's connection. A crash in between costs
-    /// waiters at most their poll interval.
+    /// waiters at most their poll interval. A handle that does not listen has no such connection, and
+    /// this is [`Notify::Off`] to it.
     AfterCommit,
     /// Not at all: waiters find the job at their next poll.
     Off,
