@@ -40,11 +40,12 @@ const RACES: usize = 8;
 const REASON_CHARS: usize = 2_000;
 
 impl PgStore {
-    /// The text of the statements that put and take one job, with `$1` for the queue's name and `$2`
-    /// for the payload or the number of jobs: for EXPLAIN, and to measure what the bare SQL costs.
+    /// The text of the statements that put a job, take one and take many, with `$1` for the queue's name
+    /// and `$2` for the payload or the number of jobs: for EXPLAIN, and to measure what the bare SQL costs.
     #[must_use]
-    pub fn hot_statements(&self) -> [(&'static str, String); 2] {
-        [("put", self.statements.put_one.text()), ("take", self.statements.take.text())]
+    pub fn hot_statements(&self) -> [(&'static str, String); 3] {
+        let Statements { put_one, take_one, take, .. } = &self.statements;
+        [("put", put_one.text()), ("take one", take_one.text()), ("take", take.text())]
     }
 
     fn error(&self, error: diesel::result::Error) -> Error {
@@ -117,12 +118,15 @@ impl Store for PgStore {
     }
 
     fn take(&self, conn: &mut PgConnection, queue: &QueueName, count: usize) -> Result<Taken, Error> {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let values = [Value::Text(queue.as_str()), Value::BigInt(count)];
+        let values = [Value::Text(queue.as_str()), Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX))];
+        let (statement, values) = match count {
+            1 => (&self.statements.take_one, &values[..1]),
+            _ => (&self.statements.take, &values[..]),
+        };
         let mut looked = found(queue, Vec::new());
         for _ in 0..RACES {
             let rows: Vec<TakenRow> =
-                self.statements.take.with::<TakenSql>(&values).load(conn).map_err(|e| self.error(e))?;
+                statement.with::<TakenSql>(values).load(conn).map_err(|e| self.error(e))?;
             looked = found(queue, rows);
             if !looked.look_again {
                 break;

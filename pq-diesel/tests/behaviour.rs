@@ -152,7 +152,7 @@ fn a_put_and_a_get_are_one_statement_each() -> Outcome {
     let prepared: i64 =
         diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%pq%'")
             .get_result(&mut conn)?;
-    assert_eq!(prepared, 3, "each is prepared once, by name");
+    assert_eq!(prepared, 4, "each is prepared once, by name");
     Ok(())
 }
 
@@ -167,7 +167,7 @@ fn a_take_among_many_jobs_neither_scans_nor_sorts_them() -> Outcome {
          ANALYZE pq.queue; SET plan_cache_mode = force_generic_plan",
     )?;
     let pq = Pq::detached();
-    let [_, (_, take)] = pq.store().hot_statements();
+    let [_, _, (_, take)] = pq.store().hot_statements();
     conn.batch_execute(&format!("PREPARE take (text, bigint) AS {take}"))?;
     for due in [false, true] {
         if due {
@@ -185,6 +185,27 @@ fn a_take_among_many_jobs_neither_scans_nor_sorts_them() -> Outcome {
         assert!(!plan.iter().any(|line| line.contains("Seq Scan")), "{}", plan.join("\n"));
         assert!(read < 100, "{read} pages were read:\n{}", plan.join("\n"));
     }
+    Ok(())
+}
+
+#[test]
+fn a_get_of_one_is_planned_once_for_all() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    conn.batch_execute(
+        "INSERT INTO pq.queue (q_name, data) SELECT 'apples', '1' FROM generate_series(1, 20000);
+         ANALYZE pq.queue",
+    )?;
+    let queue = Pq::detached().queue::<Value>("apples")?;
+    for _ in 0..20 {
+        queue.on(&mut conn).get()?;
+    }
+    let generic: i64 = diesel::dsl::sql::<BigInt>(
+        "SELECT generic_plans FROM pg_prepared_statements WHERE statement LIKE '%DELETE%'",
+    )
+    .get_result(&mut conn)?;
+    // The first five are planned with their parameters, by PostgreSQL's rule.
+    assert_eq!(generic, 15);
     Ok(())
 }
 

@@ -41,9 +41,9 @@ fn main() -> Result<()> {
 fn one_at_a_time(bench: &Bench) -> Result<()> {
     let queue = bench.queue("one")?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
-    let [(_, put), (_, take)] = bench.pq.store().hot_statements();
+    let [(_, put), (_, take_one), _] = bench.pq.store().hot_statements();
     let bare_put = put.replace("$1", "'one'").replace("$2", &format!("'{PAYLOAD}'"));
-    let bare_take = take.replace("$1", "'one'").replace("$2", "1");
+    let bare_take = take_one.replace("$1", "'one'");
     let plain_take = "DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
         WHERE q_name = 'one' AND dequeued_at IS NULL AND schedule_at IS NULL \
         ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id \
