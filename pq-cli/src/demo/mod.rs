@@ -50,7 +50,7 @@ pub(crate) fn demo(global: &Global, args: &Demo) -> Result<ExitCode, Failure> {
     output::tell(&format!("{} jobs put, one for every file below {}", files.len(), folder.display()));
 
     let began = Instant::now();
-    let mut workers = Workers::start(&place, &folder, args.workers.get(), files.len() / 2)?;
+    let mut workers = Workers::start(&place, &folder, args.workers.get(), &files[files.len() / 2])?;
     watch(&place, &queue, &mut workers, files.len(), &stop)?;
     let elapsed = began.elapsed();
     workers.finish();
@@ -69,7 +69,7 @@ pub(crate) fn demo(global: &Global, args: &Demo) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Looks on until no job is left, and kills the worker that holds one half way.
+/// Looks on until no job is left, and kills the worker that stops in the middle of one.
 fn watch(
     place: &Place,
     queue: &Queue<String>,

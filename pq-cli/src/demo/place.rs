@@ -46,6 +46,7 @@ impl Place {
             // No key keeps a file from having two results: what is done twice shows.
             conn.batch_execute(
                 "CREATE TABLE demo_file (path text PRIMARY KEY);
+                 CREATE TABLE demo_victim (worker integer NOT NULL, one boolean DEFAULT true UNIQUE);
                  CREATE TABLE demo_result (
                      path text NOT NULL, worker integer NOT NULL,
                      bytes bigint, lines bigint, sha256 text, error text)",

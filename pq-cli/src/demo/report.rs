@@ -23,6 +23,10 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    demo_victim (worker) { worker -> Integer, }
+}
+
 /// Notes the files, in the transaction that puts their jobs.
 pub(super) fn note_files(conn: &mut PgConnection, files: &[String]) -> Result<(), Failure> {
     for some in files.chunks(10_000) {

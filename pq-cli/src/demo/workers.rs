@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use diesel::prelude::*;
-use pq_diesel::{Stop, Wait};
+use pq_diesel::{Pq, Stop, Wait};
 
 use super::place::{self, Place};
 use super::{QUEUE, files, report};
@@ -19,14 +19,14 @@ pub(super) struct Workers {
     running: Vec<Child>,
     started: usize,
     killed: usize,
-    /// Says when the last of the processes holds a job and waits to be killed.
-    holds: Receiver<()>,
+    /// Says which of the processes holds a job and waits to be killed.
+    holds: Receiver<u32>,
 }
 
 impl Workers {
-    /// Starts so many processes. One of them stops in the middle of a job when there are `half`
-    /// results, after it has written its own and before it commits.
-    pub(super) fn start(place: &Place, folder: &Path, count: usize, half: usize) -> Result<Self, Failure> {
+    /// Starts so many processes. The first of them to work on `fatal` stops in the middle of it, after it
+    /// has written a result and before it commits.
+    pub(super) fn start(place: &Place, folder: &Path, count: usize, fatal: &str) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::Io(format!("a worker process cannot be started: {error}"));
         let (held, holds) = channel();
         let mut workers = Self { running: Vec::new(), started: 0, killed: 0, holds };
@@ -39,17 +39,17 @@ impl Workers {
                 .env("PQ_DEMO_WORKER", number.to_string())
                 // A worker ends when this is closed, so none outlives its parent.
                 .stdin(Stdio::piped())
-                .stdout(Stdio::null());
+                .stdout(Stdio::piped());
             // With one worker alone nobody would be left to take over.
-            if number == count && count > 1 {
-                command.env("PQ_DEMO_HOLD_AT", half.to_string()).stdout(Stdio::piped());
+            if count > 1 {
+                command.env("PQ_DEMO_FATAL", fatal);
             }
             let mut child = command.spawn().map_err(failed)?;
             if let Some(stdout) = child.stdout.take() {
-                let held = held.clone();
+                let (held, id) = (held.clone(), child.id());
                 std::thread::spawn(move || {
                     if let Some(Ok(_)) = BufReader::new(stdout).lines().next() {
-                        let _ = held.send(());
+                        let _ = held.send(id);
                     }
                 });
             }
@@ -61,10 +61,9 @@ impl Workers {
 
     /// Kills the worker that holds a job, once it does.
     pub(super) fn kill_the_one_that_holds(&mut self) -> bool {
-        if self.holds.try_recv().is_err() {
-            return false;
-        }
-        let Some(mut victim) = self.running.pop() else { return false };
+        let Ok(id) = self.holds.try_recv() else { return false };
+        let Some(position) = self.running.iter().position(|child| child.id() == id) else { return false };
+        let mut victim = self.running.swap_remove(position);
         // On Unix this is SIGKILL.
         let killed = victim.kill().is_ok();
         let _ = victim.wait();
@@ -118,10 +117,11 @@ pub(crate) fn work() -> Result<ExitCode, Failure> {
     let (url, schema) = (variable("PQ_DEMO_URL")?, variable("PQ_DEMO_SCHEMA")?);
     let folder = PathBuf::from(variable("PQ_DEMO_FOLDER")?);
     let number: i32 = variable("PQ_DEMO_WORKER")?.parse().unwrap_or_default();
-    let hold_at: Option<i64> = env::var("PQ_DEMO_HOLD_AT").ok().and_then(|count| count.parse().ok());
+    let fatal = env::var("PQ_DEMO_FATAL").ok();
 
     let stop = Stop::new();
-    let queue = place::connect(&url, &schema)?.queue::<String>(QUEUE)?.with_stop(&stop);
+    let pq = place::connect(&url, &schema)?;
+    let queue = pq.queue::<String>(QUEUE)?.with_stop(&stop);
     std::thread::spawn(move || {
         let _ = io::stdin().lock().read(&mut [0]);
         stop.stop();
@@ -130,13 +130,10 @@ pub(crate) fn work() -> Result<ExitCode, Failure> {
         let worked = queue.get_with(Wait::Forever, |conn, job| {
             place::enter(conn, &schema)?;
             write_result(conn, &folder, &job.data, number)?;
-            let results: i64 = match hold_at {
-                Some(_) => report::demo_result::table.count().get_result(conn)?,
-                None => 0,
-            };
-            match hold_at {
-                Some(count) if results >= count => hold(),
-                _ => Ok(()),
+            if fatal.as_deref() == Some(&job.data) && is_the_victim(&pq, &schema, number)? {
+                hold()
+            } else {
+                Ok(())
             }
         });
         match worked {
@@ -167,6 +164,19 @@ fn write_result(conn: &mut PgConnection, folder: &Path, path: &str, worker: i32)
         Err(error) => insert.values((who, dsl::error.eq(error.to_string()))).execute(conn)?,
     };
     Ok(())
+}
+
+/// Whether this is the first process to come so far. That is noted in a transaction of its own, which
+/// outlives the one that is about to be killed.
+fn is_the_victim(pq: &Pq, schema: &str, worker: i32) -> Result<bool, Failure> {
+    pq.transaction(|conn| {
+        place::enter(conn, schema)?;
+        let noted = diesel::insert_into(report::demo_victim::table)
+            .values(report::demo_victim::worker.eq(worker))
+            .on_conflict_do_nothing()
+            .execute(conn)?;
+        Ok(noted == 1)
+    })
 }
 
 /// Says that a job is held, and waits to be killed. If the parent ends instead, so does this process,
