@@ -4,7 +4,7 @@ use diesel::connection::SimpleConnection;
 use diesel::migration::{Migration, MigrationMetadata, MigrationName, MigrationSource, MigrationVersion};
 use diesel::pg::{Pg, PgConnection};
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::Error;
@@ -157,12 +157,15 @@ impl Ledger<'_> {
         Ok(())
     }
 
+    /// Reads the catalog itself. `to_regclass` answers from the session's cache, which may still hold
+    /// that the table is missing when its maker has just let go of the lock.
     fn exists(&mut self, name: &str) -> Result<bool, Error> {
-        let found: Option<bool> = diesel::select(
-            diesel::dsl::sql::<Nullable<Bool>>("to_regclass(").bind::<Text, _>(name).sql(") IS NOT NULL"),
-        )
-        .get_result(self.conn)?;
-        Ok(found.unwrap_or(false))
+        let found = diesel::dsl::sql::<Bool>(
+            "SELECT EXISTS (
+                SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON relnamespace = pg_namespace.oid
+                WHERE ARRAY[nspname, relname]::text[] = pg_catalog.parse_ident(",
+        );
+        Ok(found.bind::<Text, _>(name).sql("))").get_result(self.conn)?)
     }
 }
 

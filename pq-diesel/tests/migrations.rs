@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use catalog::catalog;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_types::Text;
+use diesel::sql_types::{BigInt, Text};
 use diesel_migrations::MigrationHarness;
 use pq_diesel::{MIGRATIONS, Pq};
 use pq_testing::{Database, Server};
@@ -16,11 +16,15 @@ use serde_json::{Value, json};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// Names that must stay inside their quotes, one of them as long as a name can be.
-const HOSTILE: [(&str, &str); 3] = [
+/// Names that must stay inside their quotes, three of them as long as a name can be.
+const HOSTILE: [(&str, &str); 4] = [
     ("The \"own\" schema's", "Tab$names$le; --"),
     ("$names0$", "$function$ 🍎 %s"),
-    ("x", "жжжжжжжжжжжжжжжжжжжжжжжжжжжжжжж"),
+    ("x", "жжжжжжжжжжжжжжжжжжжжжжжжжжжжжжжy"),
+    (
+        "🍎🍎🍎🍎🍎🍎🍎🍎🍎🍎🍎🍎🍎🍎🍎\" '",
+        "\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\" of as many bytes as a name has",
+    ),
 ];
 
 fn database() -> Result<Database, pq_testing::Error> {
@@ -136,7 +140,7 @@ fn thirty_two_processes_that_migrate_at_once_all_succeed() -> Outcome {
                 .args(["--exact", "one_of_many_processes"])
                 .env("PQ_TEST_MIGRATE_ONE", database.url())
                 .stdin(Stdio::piped())
-                .stdout(Stdio::null())
+                .stdout(Stdio::piped())
                 .stderr(Stdio::null())
                 .spawn()
         })
@@ -144,8 +148,9 @@ fn thirty_two_processes_that_migrate_at_once_all_succeed() -> Outcome {
     // Each waits for its input to end, so that they begin together.
     let mut children = children;
     children.iter_mut().for_each(|child| drop(child.stdin.take()));
-    for mut child in children {
-        assert!(child.wait()?.success());
+    for child in children {
+        let ended = child.wait_with_output()?;
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
     }
     let mut conn = database.connect()?;
     let versions: Vec<String> =
@@ -158,11 +163,22 @@ fn thirty_two_processes_that_migrate_at_once_all_succeed() -> Outcome {
 fn a_table_that_pq_did_not_make_is_refused_and_left_as_it_is() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
-    conn.batch_execute("CREATE SCHEMA pq; CREATE TABLE pq.queue (id bigserial PRIMARY KEY, q_name text)")?;
+    // As Python's pq makes it, whose table this may be.
+    conn.batch_execute(
+        "CREATE SCHEMA pq;
+         CREATE TABLE pq.queue (
+             id bigserial PRIMARY KEY, enqueued_at timestamptz NOT NULL DEFAULT current_timestamp,
+             dequeued_at timestamptz, expected_at timestamptz, schedule_at timestamptz,
+             q_name text NOT NULL CHECK (length(q_name) > 0), data json NOT NULL);
+         INSERT INTO pq.queue (q_name, data) VALUES ('apples', '1')",
+    )?;
     let before = catalog(&mut conn)?;
     let refused = named(&database, "pq", "queue")?.migrate_on(&mut conn).map_err(|error| error.to_string());
     assert!(refused.is_err_and(|why| why.contains("pq.queue") && why.contains("did not make")));
+    assert!(named(&database, "pq", "queue")?.revert_migrations_on(&mut conn).is_err());
     assert_eq!(catalog(&mut conn)?, before);
+    let jobs: i64 = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pq.queue").get_result(&mut conn)?;
+    assert_eq!(jobs, 1);
     Ok(())
 }
 
@@ -175,6 +191,50 @@ fn what_diesels_own_harness_made_is_adopted() -> Outcome {
     pq.migrate_on(&mut conn)?;
     pq.queue::<u8>("apples")?.on(&mut conn).put(&1)?;
     pq.revert_migrations_on(&mut conn)?;
+    Ok(())
+}
+
+#[test]
+fn a_session_is_left_as_it_was() -> Outcome {
+    // What a session has set, the locks that it holds, and where it stands.
+    const SESSION: &str = "
+        SELECT concat_ws('; ', current_schemas(true), current_user,
+            (SELECT string_agg(name || '=' || setting, ', ' ORDER BY name)
+                FROM pg_settings WHERE source = 'session'),
+            (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()))";
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let pq = named(&database, "The \"own\" schema's", "Work")?;
+    conn.batch_execute("CREATE SCHEMA mine; SET search_path = mine, public; SET timezone = 'Asia/Tokyo'")?;
+    let session = |conn: &mut PgConnection| diesel::dsl::sql::<Text>(SESSION).get_result::<String>(conn);
+    let before = session(&mut conn)?;
+    for _ in 0..2 {
+        pq.migrate_on(&mut conn)?;
+        assert_eq!(session(&mut conn)?, before);
+    }
+    conn.transaction(|conn| {
+        let inside = diesel::dsl::sql::<Text>("SELECT current_setting('search_path')");
+        let before: String = inside.clone().get_result(conn)?;
+        pq.revert_migrations_on(conn)?;
+        assert_eq!(inside.get_result::<String>(conn)?, before);
+        pq.migrate_on(conn)?;
+        pq.revert_migrations_on(conn)
+    })?;
+    assert_eq!(session(&mut conn)?, before);
+    Ok(())
+}
+
+#[test]
+fn a_reverted_table_that_holds_up_others_is_left_whole() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let pq = named(&database, "pq", "queue")?;
+    pq.migrate_on(&mut conn)?;
+    conn.batch_execute("CREATE VIEW mine AS SELECT id FROM pq.queue")?;
+    let before = catalog(&mut conn)?;
+    assert!(pq.revert_migrations_on(&mut conn).is_err(), "a view of somebody's went with the table");
+    assert_eq!(catalog(&mut conn)?, before);
+    pq.queue::<u8>("apples")?.on(&mut conn).put(&1)?;
     Ok(())
 }
 
@@ -205,12 +265,16 @@ fn the_trigger_calls_nothing_of_another_schema() -> Outcome {
              AS $$ INSERT INTO evil.called VALUES ('pg_notify') $$;
          CREATE FUNCTION evil.md5(text) RETURNS text LANGUAGE sql
              AS $$ INSERT INTO evil.called VALUES ('md5') RETURNING what $$;
+         CREATE FUNCTION pg_temp.octet_length(text) RETURNS int LANGUAGE sql
+             AS $$ INSERT INTO evil.called VALUES ('octet_length') RETURNING 1 $$;
+         CREATE FUNCTION evil.later(int, int) RETURNS boolean LANGUAGE sql
+             AS $$ INSERT INTO evil.called VALUES ('>') RETURNING true $$;
+         CREATE OPERATOR evil.> (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.later);
          CREATE TEMP TABLE put (q_name text);
          SET search_path = evil, pg_catalog, pg_temp",
     )?;
     pq.queue::<u8>(&"x".repeat(70))?.on(&mut conn).put(&1)?;
-    let called: i64 = diesel::dsl::sql::<diesel::sql_types::BigInt>("SELECT count(*) FROM evil.called")
-        .get_result(&mut conn)?;
+    let called: i64 = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM evil.called").get_result(&mut conn)?;
     assert_eq!(called, 0);
     Ok(())
 }

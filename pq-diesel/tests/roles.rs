@@ -1,18 +1,23 @@
 //! The grants of docs/roles.md, as they stand there: each role does what it needs, and nothing else.
 
+mod common;
+
 use std::error::Error;
+use std::time::Instant;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use pq_diesel::{Pq, Queue};
+use pq_diesel::{Pq, Queue, Wait};
 use pq_testing::{Database, Server};
 use serde_json::{Value, json};
+
+const ROLES: [&str; 3] = ["pq_producer", "pq_consumer", "pq_reader"];
 
 /// What is tried, and which of producer, consumer and reader may.
 type Operation =
     (&'static str, fn(&Queue<Value>, &mut PgConnection) -> Result<(), pq_diesel::Error>, [bool; 3]);
 
-const OPERATIONS: [Operation; 9] = [
+const OPERATIONS: [Operation; 10] = [
     ("put", |queue, conn| queue.on(conn).put(&json!(1)).map(drop), [true, true, false]),
     ("put_many", |queue, conn| queue.on(conn).put_many(&[json!(1), json!(2)]).map(drop), [true, true, false]),
     ("get", |queue, conn| queue.on(conn).get().map(drop), [false, true, false]),
@@ -22,6 +27,22 @@ const OPERATIONS: [Operation; 9] = [
     ("counts", |queue, conn| queue.on(conn).counts().map(drop), [false, true, true]),
     ("clear", |queue, conn| queue.on(conn).clear().map(drop), [false, true, false]),
     ("migrate, when all is done", |_, conn| Pq::detached().migrate_on(conn), [true, true, true]),
+    ("revert", |_, conn| Pq::detached().revert_migrations_on(conn), [false, false, false]),
+];
+
+/// What none of the operations is made of, or part of it alone.
+const STATEMENTS: [(&str, [bool; 3]); 11] = [
+    ("LISTEN apples", [true, true, true]),
+    ("SELECT pg_notify('apples', '')", [true, true, true]),
+    ("SELECT id FROM pq.queue", [true, true, true]),
+    ("SELECT data FROM pq.queue", [false, true, true]),
+    ("SELECT data FROM pq.queue_archive", [false, true, true]),
+    ("UPDATE pq.queue SET data = '2'", [false, false, false]),
+    ("UPDATE pq.queue SET dequeued_at = now()", [false, false, false]),
+    ("DELETE FROM pq.queue_archive", [false, false, false]),
+    ("DELETE FROM pq.queue_migrations", [false, false, false]),
+    ("TRUNCATE pq.queue", [false, false, false]),
+    ("CREATE TABLE pq.mine ()", [false, false, false]),
 ];
 
 fn update_and_give_back(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
@@ -39,41 +60,97 @@ fn bury(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
     numbers.on(conn).get().map(drop)
 }
 
-/// A database with the roles of the document, which is read and not copied.
-fn prepare() -> Result<Database, Box<dyn Error>> {
-    let database = Server::shared()?.database()?;
-    let mut conn = database.connect()?;
-    Pq::detached().migrate_on(&mut conn)?;
-    let document = include_str!("../../docs/roles.md");
-    for block in document.split("```sql\n").skip(1) {
-        let sql = block.split("```").next().unwrap_or_default();
-        conn.batch_execute(sql)?;
+/// A database with the roles of the document, which is read and not copied. Roles are the whole
+/// server's, so they are named after the database besides.
+struct Scene {
+    database: Database,
+}
+
+impl Scene {
+    fn new() -> Result<Self, Box<dyn Error>> {
+        let scene = Self { database: Server::shared()?.database()? };
+        let mut conn = scene.database.connect()?;
+        Pq::detached().migrate_on(&mut conn)?;
+        for block in include_str!("../../docs/roles.md").split("```sql\n").skip(1) {
+            conn.batch_execute(&scene.named(block.split("```").next().unwrap_or_default()))?;
+        }
+        Ok(scene)
     }
-    Ok(database)
+
+    fn named(&self, sql: &str) -> String {
+        ROLES
+            .iter()
+            .fold(sql.to_owned(), |sql, role| sql.replace(role, &format!("{role}_{}", self.database.name())))
+    }
+
+    fn connect_as(&self, role: &str) -> Result<PgConnection, Box<dyn Error>> {
+        let mut conn = self.database.connect()?;
+        conn.batch_execute(&self.named(&format!("SET ROLE {role}")))?;
+        Ok(conn)
+    }
+
+    /// A handle whose own connections have this role, the listener's included.
+    fn handle_of(&self, role: &str) -> Result<Pq, pq_diesel::Error> {
+        let url = self.database.url();
+        let mark = if url.contains('?') { '&' } else { '?' };
+        let url = self.named(&format!("{url}{mark}options=-c%20role%3D{role}"));
+        // A wait that is not woken looks again too late.
+        Pq::builder().url(&url).poll_interval(10 * common::PATIENCE).build()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let drop = self.named(&format!("DROP OWNED BY {0}; DROP ROLE {0}", ROLES.join(", ")));
+        if let Ok(mut conn) = self.database.connect() {
+            let _ = conn.batch_execute(&drop);
+        }
+    }
+}
+
+fn check(role: &str, what: &str, allowed: bool, outcome: Result<(), String>) {
+    match outcome {
+        Ok(()) => assert!(allowed, "{role} may {what}, and should not"),
+        Err(error) => {
+            assert!(!allowed, "{role} may not {what}: {error}");
+            assert!(error.contains("permission denied"), "{role}, {what}: {error}");
+        }
+    }
 }
 
 #[test]
 fn every_role_may_do_what_it_needs_and_nothing_else() -> Result<(), Box<dyn Error>> {
-    let database = prepare()?;
+    let scene = Scene::new()?;
+    let mut owner = scene.database.connect()?;
     let queue = Pq::detached().queue::<Value>("apples")?;
-    for (position, role) in ["pq_producer", "pq_consumer", "pq_reader"].into_iter().enumerate() {
+    for (position, role) in ROLES.into_iter().enumerate() {
         for (what, operation, allowed) in OPERATIONS {
-            let mut conn = database.connect()?;
-            queue.on(&mut conn).put(&json!("there is one"))?;
-            conn.batch_execute(&format!("SET ROLE {role}"))?;
+            owner.batch_execute("TRUNCATE pq.queue")?;
+            queue.on(&mut owner).put(&json!("there is one"))?;
+            let mut conn = scene.connect_as(role)?;
             let outcome = operation(&queue, &mut conn).map_err(|error| error.to_string());
-            match outcome {
-                Ok(()) => assert!(allowed[position], "{role} may {what}, and should not"),
-                Err(error) => {
-                    assert!(!allowed[position], "{role} may not {what}: {error}");
-                    assert!(error.contains("permission denied"), "{role}, {what}: {error}");
-                }
-            }
+            check(role, what, allowed[position], outcome);
+        }
+        for (sql, allowed) in STATEMENTS {
+            let outcome = scene.connect_as(role)?.batch_execute(sql).map_err(|error| error.to_string());
+            check(role, sql, allowed[position], outcome);
         }
     }
-    let mut conn = database.connect()?;
-    conn.batch_execute(
-        "DROP OWNED BY pq_producer, pq_consumer, pq_reader; DROP ROLE pq_producer, pq_consumer, pq_reader",
-    )?;
+    assert_eq!(queue.on(&mut owner).counts()?.dead, 1, "the consumer buries what it cannot decode");
+    Ok(())
+}
+
+#[test]
+fn a_consumer_on_its_own_connections_is_woken_by_a_producer_on_its() -> Result<(), Box<dyn Error>> {
+    let scene = Scene::new()?;
+    let consumer = scene.handle_of("pq_consumer")?.queue::<u8>("apples")?;
+    let producer = scene.handle_of("pq_producer")?.queue::<u8>("apples")?;
+    let waiter = std::thread::spawn(move || consumer.get(Wait::For(2 * common::PATIENCE)));
+    common::until(&mut scene.database.connect()?, common::LISTENING)?;
+    let put = Instant::now();
+    producer.put(&7)?;
+    let got = waiter.join().map_err(|_| "the waiter panicked")??;
+    assert_eq!(got.map(|job| job.data), Some(7));
+    assert!(put.elapsed() < common::PATIENCE, "it was not woken, it looked again at the end");
     Ok(())
 }
