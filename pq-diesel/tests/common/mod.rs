@@ -1,5 +1,7 @@
 //! What the tests share: a database with the table, and a queue.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::error::Error as StdError;
 use std::time::{Duration, Instant};
 
