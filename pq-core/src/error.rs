@@ -59,6 +59,26 @@ pub enum Error {
         /// The names that would be right.
         known: String,
     },
+    /// The text cannot be a serialization key or a unique key.
+    #[error("{key:?} cannot be a key: {reason}")]
+    #[non_exhaustive]
+    InvalidKey {
+        /// The beginning of the key.
+        key: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// The job's lease is over and it is somebody else's by now, or it has its verdict already.
+    /// Nothing was changed; where this was to be part of a transaction, that must roll back.
+    #[error("job {id} is not held under this lease any more: the lease ended, or the job has its verdict")]
+    #[non_exhaustive]
+    LeaseLost {
+        /// The job's id.
+        id: JobId,
+    },
+    /// The settings of a task or a worker that cannot be.
+    #[error("{0}")]
+    InvalidSetting(String),
     /// The job is not held by this transaction: it was got outside of one, its transaction has
     /// ended, or it has been given back. Nothing was changed.
     #[error("job {id} is not held by this transaction, so it cannot be changed or given back in it")]
@@ -80,6 +100,18 @@ impl Error {
     #[must_use]
     pub fn not_yours(id: JobId) -> Self {
         Self::NotYours { id }
+    }
+
+    /// The refusal of a verdict that came too late; for stores.
+    #[must_use]
+    pub fn lease_lost(id: JobId) -> Self {
+        Self::LeaseLost { id }
+    }
+
+    /// Whether a verdict was refused because the lease was over.
+    #[must_use]
+    pub fn is_lease_lost(&self) -> bool {
+        matches!(self, Self::LeaseLost { .. })
     }
 
     /// Whether a wait ended because it was told to stop.

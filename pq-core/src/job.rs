@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::{Payload, QueueName, When};
+use crate::{Key, OnConflict, Payload, QueueName, When};
 
 /// A job's number. It is unique within its table and never used again; a job that goes back into
 /// the line keeps it.
@@ -30,13 +30,24 @@ pub struct NewJob {
     pub expected_at: Option<When>,
     /// Higher goes first.
     pub priority: i32,
+    /// Of the jobs that share one, one is taken at a time.
+    pub serialization_key: Option<Key>,
+    /// One job with it waits or runs at a time, and what a put does where there is one.
+    pub unique: Option<(Key, OnConflict)>,
 }
 
 impl NewJob {
-    /// A job that is due at once, of priority 0.
+    /// A job that is due at once, of priority 0, with no key.
     #[must_use]
     pub fn new(payload: Payload) -> Self {
-        Self { payload, schedule_at: None, expected_at: None, priority: 0 }
+        Self {
+            payload,
+            schedule_at: None,
+            expected_at: None,
+            priority: 0,
+            serialization_key: None,
+            unique: None,
+        }
     }
 }
 
@@ -47,6 +58,28 @@ pub struct Claim {
     pub id: JobId,
     /// The store's fencing token: what took the job. It tells a take from every other one of the same job.
     pub token: i64,
+    /// What it is held by.
+    pub held: Held,
+}
+
+/// What holds a taken job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Held {
+    /// The transaction that took it.
+    Transaction,
+    /// A lease, whose token is the claim's.
+    Lease {
+        /// How many jobs were taken under it.
+        jobs: u32,
+    },
+}
+
+impl Claim {
+    /// The lease that the job is held under, if it is one.
+    #[must_use]
+    pub fn lease(&self) -> Option<i64> {
+        matches!(self.held, Held::Lease { .. }).then_some(self.token)
+    }
 }
 
 /// A taken job as a store hands it over, its payload not decoded.
@@ -69,6 +102,10 @@ pub struct RawJob {
     pub priority: i32,
     /// How often the job has been taken, this time included.
     pub attempt: i32,
+    /// Of the jobs that share one, one is taken at a time.
+    pub serialization_key: Option<Key>,
+    /// One job with it waits or runs at a time.
+    pub unique_key: Option<Key>,
     /// What proves that it is yours.
     pub claim: Claim,
 }

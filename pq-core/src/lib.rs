@@ -27,12 +27,14 @@ mod codec;
 pub mod conformance;
 mod error;
 mod job;
+mod key;
 pub mod memory;
 mod name;
 mod options;
 mod payload;
 mod queue;
 mod store;
+mod verdict;
 mod wait;
 mod when;
 
@@ -41,11 +43,15 @@ pub use bell::{Bell, Stop};
 pub use codec::Pickle;
 pub use codec::{Codec, CodecError, Json, codec_by_name};
 pub use error::Error;
-pub use job::{Claim, Job, JobId, NewJob, RawJob};
+pub use job::{Claim, Held, Job, JobId, NewJob, RawJob};
+pub use key::{Key, OnConflict, Put, PutOutcome};
 pub use name::QueueName;
 pub use options::PutOptions;
 pub use payload::{Payload, PayloadLimits};
 pub use queue::{Bound, Iter, Pq, Queue};
 pub use store::{Counts, Dead, Store, StoreError, Taken};
+pub use verdict::{
+    Cancelled, Ended, EndedAs, Extended, Outcome, Retention, Swept, Verdict, Whereabouts,
+};
 pub use wait::Wait;
 pub use when::{IntoWhen, TimeError, When};

@@ -1,6 +1,6 @@
 //! What can be said of a job when it is put.
 
-use crate::{IntoWhen, TimeError, When};
+use crate::{Error, IntoWhen, Key, NewJob, OnConflict, Payload, TimeError, When};
 
 /// What can be said of a job when it is put, beside its payload.
 ///
@@ -16,10 +16,12 @@ pub struct PutOptions {
     schedule_at: Option<Result<When, TimeError>>,
     expected_at: Option<Result<When, TimeError>>,
     priority: i32,
+    serialization_key: Option<String>,
+    unique: Option<(String, OnConflict)>,
 }
 
 impl PutOptions {
-    /// Due at once, wanted at no time, of priority 0.
+    /// Due at once, wanted at no time, of priority 0, with no key.
     pub fn new() -> Self {
         Self::default()
     }
@@ -42,28 +44,46 @@ impl PutOptions {
         self
     }
 
+    /// Of the queue's jobs that share this key, one is taken at a time. 1 to 1024 bytes.
+    pub fn serialization_key(mut self, key: impl Into<String>) -> Self {
+        self.serialization_key = Some(key.into());
+        self
+    }
+
+    /// Of the queue's jobs with this key, one waits or runs at a time; where there is one already,
+    /// that is kept and nothing is put. 1 to 1024 bytes.
+    pub fn unique(self, key: impl Into<String>) -> Self {
+        self.unique_or(key, OnConflict::Keep)
+    }
+
+    /// As [`PutOptions::unique`], with something else to do where there is a job already.
+    pub fn unique_or(mut self, key: impl Into<String>, on_conflict: OnConflict) -> Self {
+        self.unique = Some((key.into(), on_conflict));
+        self
+    }
+
     /// Whether a put with these options would be refused, for those who want to know before they have
     /// a payload.
     ///
     /// # Errors
     ///
-    /// [`TimeError`] for the first time that cannot be used.
-    pub fn check(&self) -> Result<(), TimeError> {
-        self.checked().map(drop)
+    /// [`Error::InvalidTime`] for the first time that cannot be used, [`Error::InvalidKey`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.job(Payload::from_stored(String::new())).map(drop)
     }
 
-    pub(crate) fn checked(&self) -> Result<Checked, TimeError> {
-        Ok(Checked {
+    /// The job that is put with these options.
+    pub(crate) fn job(&self, payload: Payload) -> Result<NewJob, Error> {
+        Ok(NewJob {
+            payload,
             schedule_at: self.schedule_at.clone().transpose()?,
             expected_at: self.expected_at.clone().transpose()?,
             priority: self.priority,
+            serialization_key: self.serialization_key.clone().map(Key::new).transpose()?,
+            unique: match &self.unique {
+                Some((key, on_conflict)) => Some((Key::new(key.clone())?, *on_conflict)),
+                None => None,
+            },
         })
     }
-}
-
-/// The options of a put, known to be good.
-pub(crate) struct Checked {
-    pub(crate) schedule_at: Option<When>,
-    pub(crate) expected_at: Option<When>,
-    pub(crate) priority: i32,
 }

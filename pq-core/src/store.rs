@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Bell, Claim, Error, JobId, NewJob, Payload, QueueName, RawJob};
+use crate::{
+    Bell, Cancelled, Claim, Ended, EndedAs, Error, Extended, JobId, NewJob, Payload, Put, QueueName, RawJob,
+    Retention, Swept, Verdict, Whereabouts,
+};
 
 /// Where jobs are kept.
 ///
@@ -31,6 +34,14 @@ use crate::{Bell, Claim, Error, JobId, NewJob, Payload, QueueName, RawJob};
 /// - **Claims.** The [`Claim`] of a taken job proves that the transaction holds it. [`Store::update`]
 ///   and [`Store::give_back`] refuse a claim whose transaction has ended or that has been given back,
 ///   with [`Error::NotYours`], and change nothing then.
+/// - **Leases.** A job that was taken by [`Store::lease`] is held after the commit, until its verdict
+///   or until a [`Store::sweep`] finds its lease over. A verdict counts while the claim is good: until
+///   then, and once. From the sweep on the job is anyone's, and nothing from the old claim is accepted.
+/// - **Serialization keys.** Of the jobs of a queue that share one, at most one is held at any time: by
+///   a transaction that has not ended, or by a lease. Nobody waits for it. When it ends the key's first
+///   job in line is ready, and bells are rung as for a put.
+/// - **Unique keys.** Of the jobs of a queue that share one, at most one waits or is held by a lease.
+///   Puts decide it one after the other, also in a batch and when they are made at once.
 /// - **Clocks.** Only the store's clock decides what is due.
 /// - **Foreign rows.** What other writers stored must not stop a take, whatever it is.
 ///
@@ -44,7 +55,7 @@ pub trait Store: Send + Sync + 'static {
     /// Keeps a [`Bell`] subscribed while it lives.
     type Subscription;
 
-    /// Adds jobs to a queue, in one transaction, and returns their ids in the order of `jobs`.
+    /// Adds jobs to a queue, in one transaction, and answers in the order of `jobs`.
     ///
     /// # Errors
     ///
@@ -55,7 +66,7 @@ pub trait Store: Send + Sync + 'static {
         conn: &mut Self::Conn,
         queue: &QueueName,
         jobs: &[NewJob],
-    ) -> Result<Vec<JobId>, Self::Error>;
+    ) -> Result<Vec<Put>, Self::Error>;
 
     /// Takes up to `count` ready jobs of a queue.
     ///
@@ -64,12 +75,119 @@ pub trait Store: Send + Sync + 'static {
     /// The store's own; nothing was taken then that the end of the transaction does not give back.
     fn take(&self, conn: &mut Self::Conn, queue: &QueueName, count: usize) -> Result<Taken, Self::Error>;
 
-    /// Replaces the payload of a job that this transaction holds. It takes effect with the
-    /// transaction: whatever is given back in it carries the new payload.
+    /// Takes as [`Store::take`] does, under one lease for all: the jobs are yours for this long after
+    /// the commit, and then anyone's.
     ///
     /// # Errors
     ///
-    /// [`Error::NotYours`], or the store's own.
+    /// As [`Store::take`].
+    fn lease(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        count: usize,
+        lease: Duration,
+    ) -> Result<Taken, Self::Error>;
+
+    /// Has these leases end this long from now. One that is missing from the answer is lost.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn extend(
+        &self,
+        conn: &mut Self::Conn,
+        leases: &[i64],
+        lease: Duration,
+    ) -> Result<Vec<Extended>, Self::Error>;
+
+    /// Passes verdicts on taken jobs, and says of each whether it was accepted: whether the claim was
+    /// still good. A refused one changes nothing. Jobs that end otherwise than by
+    /// [`crate::Outcome::Complete`] are back in the line, or in the archive, when the transaction
+    /// commits. A retry or a give-back of a job that somebody wants cancelled cancels it.
+    ///
+    /// # Errors
+    ///
+    /// The store's own; none was accepted then.
+    fn settle(&self, conn: &mut Self::Conn, verdicts: &[Verdict<'_>]) -> Result<Vec<bool>, Self::Error>;
+
+    /// Where a job of the queue is; `None` where it is done and nothing was kept, or was never there.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn find(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        id: JobId,
+    ) -> Result<Option<Whereabouts>, Self::Error>;
+
+    /// Cancels a job that waits, or has the holder of its lease told.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn cancel(&self, conn: &mut Self::Conn, queue: &QueueName, id: JobId) -> Result<Cancelled, Self::Error>;
+
+    /// The queue's jobs that ended so, the last first, at most `count` and only those before `before`
+    /// in that order (by end, then id) if it is given.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn archived(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        ended: EndedAs,
+        before: Option<&Ended>,
+        count: usize,
+    ) -> Result<Vec<Ended>, Self::Error>;
+
+    /// Puts jobs of the archive back into the line, due at once, under their ids and with their
+    /// attempts counted from the beginning: those of these ids, dead or cancelled, or where none are
+    /// given all dead ones. One whose unique key is in use stays. Says how many went back.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn revive(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Self::Error>;
+
+    /// Removes from the archive what ended so, longer than `age` ago, and says how many.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn prune(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        ended: EndedAs,
+        age: Duration,
+    ) -> Result<u64, Self::Error>;
+
+    /// Does for all queues what is due: returns the jobs of leases that are over, and prunes the
+    /// archive by these bounds, some at a time. Any process may call it, as often as it likes: `None`
+    /// says that another one is at it. Its connection is in no transaction.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn sweep(&self, conn: &mut Self::Conn, retention: &Retention) -> Result<Option<Swept>, Self::Error>;
+
+    /// Replaces the payload of a job that is held. In a transaction it takes effect with that:
+    /// whatever is given back in it carries the new payload. Under a lease it is stored at once, and
+    /// whoever takes the job after this attempt gets it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotYours`] or [`Error::LeaseLost`], or the store's own.
     fn update(&self, conn: &mut Self::Conn, claim: &Claim, payload: &Payload) -> Result<(), Self::Error>;
 
     /// Puts a job that this transaction holds back into the line, with its id, its times, its
@@ -135,7 +253,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`Store::put`] and [`Store::with_connection`].
-    fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<JobId>, Self::Error> {
+    fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Self::Error> {
         self.with_connection(|conn| self.put(conn, queue, jobs))
     }
 
@@ -152,6 +270,13 @@ pub trait Store: Send + Sync + 'static {
     /// subscription lives. A ring is a hint: one too many costs a look, and one that is lost costs at
     /// most [`Store::poll_interval`]. It cannot fail; a store that cannot listen now polls.
     fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Self::Subscription;
+
+    /// A number that grows whenever something is done on this connection, if the store can tell: what
+    /// nobody has touched need not be protected by a nested transaction.
+    fn activity(&self, conn: &mut Self::Conn) -> Option<u64> {
+        let _ = conn;
+        None
+    }
 
     /// The longest that a wait sleeps between two looks.
     fn poll_interval(&self) -> Duration;
@@ -187,26 +312,27 @@ pub struct Dead {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Due, and taken by nobody: what Python's `len(queue)` counts.
+    /// Due, and taken by nobody: what Python's `len(queue)` counts. Those that wait for their
+    /// serialization key are among them.
     pub ready: u64,
     /// Not due yet.
     pub scheduled: u64,
+    /// Held under a lease.
+    pub leased: u64,
     /// Taken by a Python `pq`, which keeps the row; the outcome is unknown.
     pub dequeued: u64,
-    /// Failed for good, and kept with the reason.
+    /// In the archive: failed for good.
     pub dead: u64,
+    /// In the archive: cancelled.
+    pub cancelled: u64,
+    /// In the archive: done, where history is kept.
+    pub done: u64,
 }
 
 impl Counts {
-    /// Counts as a store found them.
-    #[must_use]
-    pub fn new(ready: u64, scheduled: u64, dequeued: u64, dead: u64) -> Self {
-        Self { ready, scheduled, dequeued, dead }
-    }
-
-    /// Jobs that are still to be worked.
+    /// Jobs that are still to be worked, or are being worked under a lease.
     #[must_use]
     pub fn live(&self) -> u64 {
-        self.ready + self.scheduled
+        self.ready + self.scheduled + self.leased
     }
 }

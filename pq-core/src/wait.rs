@@ -46,7 +46,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// the queue is empty.
 pub(crate) fn look_and_wait<S: Store, R>(
     store: &S,
-    queue: &QueueName,
+    queues: &[QueueName],
     wait: Wait,
     stop: Option<&Stop>,
     mut look: impl FnMut() -> Result<Look<R>, S::Error>,
@@ -66,7 +66,7 @@ pub(crate) fn look_and_wait<S: Store, R>(
     // Subscribed before the first look: a job that is committed between the two rings the bell, and
     // the sleep below then ends at once.
     let bell = Bell::new();
-    let _subscription = store.subscribe(queue, &bell);
+    let _subscriptions: Vec<_> = queues.iter().map(|queue| store.subscribe(queue, &bell)).collect();
     let _stop = stop.map(|stop| stop.rings(&bell));
     let mut retry_in = FIRST_RETRY;
 
@@ -87,7 +87,7 @@ pub(crate) fn look_and_wait<S: Store, R>(
                 next_due.map_or(store.poll_interval(), |due| due.min(store.poll_interval()))
             }
             Err(error) if error.is_unavailable() && !over => {
-                tracing::warn!(%error, queue = %queue, "the queue cannot be reached; the wait goes on");
+                tracing::warn!(%error, ?queues, "the store cannot be reached; the wait goes on");
                 let pause = retry_in;
                 retry_in = (retry_in * 2).min(store.poll_interval().max(FIRST_RETRY));
                 pause
@@ -113,7 +113,7 @@ mod tests {
         let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
         let begun = Instant::now();
         let mut looks = 0;
-        let found = look_and_wait(&store, &queue, Wait::Forever, None, || {
+        let found = look_and_wait(&store, std::slice::from_ref(&queue), Wait::Forever, None, || {
             looks += 1;
             let taken = store.take_now(&queue, 1)?;
             if looks == 1 {

@@ -37,8 +37,9 @@ mod store;
 mod table;
 
 pub use pq_core::{
-    Codec, CodecError, Counts, IntoWhen, Job, JobId, PayloadLimits, PutOptions, QueueName, Stop, TimeError,
-    Wait, When, codec_by_name,
+    Cancelled, Codec, CodecError, Counts, Ended, EndedAs, Extended, IntoWhen, Job, JobId, Key, OnConflict,
+    Outcome, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Retention, Stop, TimeError, Verdict, Wait,
+    When, Whereabouts, codec_by_name,
 };
 
 pub use error::Error;

@@ -35,7 +35,7 @@ macro_rules! step {
     };
 }
 
-const STEPS: &[Step] = &[step!("2026-11-21-000000_queue")];
+const STEPS: &[Step] = &[step!("2026-11-21-000000_queue"), step!("2026-11-21-120000_work")];
 
 /// One number for all of pq's migrations in a database: those of two tables may make one schema.
 const LOCK: i64 = 0x7071_6d69_6772_6174;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use diesel::connection::CacheSize;
+use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent, get_default_instrumentation};
 use diesel::r2d2::{ConnectionManager, R2D2Connection};
 use diesel::{Connection, PgConnection};
 
@@ -79,6 +79,7 @@ impl r2d2::ManageConnection for Manager {
     fn connect(&self) -> Result<Lent, Self::Error> {
         let connected = PgConnection::establish(self.conninfo.as_str());
         let mut conn = connected.map_err(diesel::r2d2::Error::ConnectionError)?;
+        conn.set_instrumentation(Counting { sent: 0, applications: get_default_instrumentation() });
         if !self.prepare {
             conn.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
@@ -95,6 +96,30 @@ impl r2d2::ManageConnection for Manager {
     fn has_broken(&self, lent: &mut Lent) -> bool {
         lent.conn.is_broken()
     }
+}
+
+/// Counts what is sent on a connection of a pool that the handle made, and passes everything on to the
+/// instrumentation that the application has set for its connections.
+struct Counting {
+    sent: u64,
+    applications: Option<Box<dyn Instrumentation>>,
+}
+
+impl Instrumentation for Counting {
+    fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
+        if matches!(event, InstrumentationEvent::StartQuery { .. }) {
+            self.sent += 1;
+        }
+        if let Some(applications) = &mut self.applications {
+            applications.on_connection_event(event);
+        }
+    }
+}
+
+/// How many statements were sent on the connection; `None` where it is not one that counts them, or where
+/// somebody has given it another instrumentation.
+pub(crate) fn statements_sent(conn: &mut PgConnection) -> Option<u64> {
+    conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.sent)
 }
 
 /// r2d2 logs each failed attempt as an error, password and all; the one that counts is returned.

@@ -49,7 +49,12 @@ pub(crate) enum Value<'a> {
     BigInt(i64),
     Integer(i32),
     Instant(Option<DateTime<Utc>>),
+    OptionalText(Option<&'a str>),
+    OptionalBigInt(Option<i64>),
     Texts(Vec<&'a str>),
+    OptionalTexts(Vec<Option<&'a str>>),
+    BigInts(Vec<i64>),
+    OptionalBigInts(Option<Vec<i64>>),
     Integers(Vec<i32>),
     Instants(Vec<Option<DateTime<Utc>>>),
     Delays(Vec<Option<PgInterval>>),
@@ -71,6 +76,13 @@ impl<Row> QueryFragment<Pg> for Bound<'_, Row> {
                 Value::BigInt(value) => out.push_bind_param::<BigInt, _>(value)?,
                 Value::Integer(value) => out.push_bind_param::<Integer, _>(value)?,
                 Value::Instant(value) => out.push_bind_param::<Nullable<Timestamptz>, _>(value)?,
+                Value::OptionalText(value) => out.push_bind_param::<Nullable<Text>, _>(value)?,
+                Value::OptionalBigInt(value) => out.push_bind_param::<Nullable<BigInt>, _>(value)?,
+                Value::OptionalTexts(values) => out.push_bind_param::<Array<Nullable<Text>>, _>(values)?,
+                Value::BigInts(values) => out.push_bind_param::<Array<BigInt>, _>(values)?,
+                Value::OptionalBigInts(values) => {
+                    out.push_bind_param::<Nullable<Array<BigInt>>, _>(values)?;
+                }
                 Value::Texts(values) => out.push_bind_param::<Array<Text>, _>(values)?,
                 Value::Integers(values) => out.push_bind_param::<Array<Integer>, _>(values)?,
                 Value::Instants(values) => {

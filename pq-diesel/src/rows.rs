@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
-use pq_core::{Claim, JobId, Payload, QueueName, RawJob};
+use pq_core::{Claim, Ended, EndedAs, Held, JobId, Key, Payload, QueueName, RawJob};
 
 /// The columns that a take returns.
 pub(crate) type TakenSql = (
@@ -16,8 +16,11 @@ pub(crate) type TakenSql = (
     Nullable<Timestamptz>,
     Nullable<Integer>,
     Nullable<Integer>,
+    Nullable<Text>,
+    Nullable<Text>,
     Nullable<BigInt>,
     Nullable<BigInt>,
+    Bool,
     Bool,
 );
 
@@ -31,8 +34,11 @@ pub(crate) type TakenRow = (
     Option<PgTimestamp>,
     Option<i32>,
     Option<i32>,
+    Option<String>,
+    Option<String>,
     Option<i64>,
     Option<i64>,
+    bool,
     bool,
 );
 
@@ -42,15 +48,22 @@ pub(crate) struct Found {
     pub(crate) jobs: Vec<RawJob>,
     pub(crate) next_due: Option<Duration>,
     pub(crate) look_again: bool,
+    /// Whether the plain statement was not for this line.
+    pub(crate) other: bool,
 }
 
-pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>) -> Found {
+pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>, leased: bool) -> Found {
     let mut found = Found::default();
+    let held = match leased {
+        true => Held::Lease { jobs: u32::try_from(rows.len()).unwrap_or(u32::MAX) },
+        false => Held::Transaction,
+    };
     for row in rows {
-        let (id, data, enqueued_at, schedule_at, expected_at, priority, attempt, token, due, raced) = row;
+        let (id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial, unique, token, due, raced, other) =
+            row;
         let (Some(id), Some(data), Some(token)) = (id, data, token) else {
             found.next_due = due.map(|micros| Duration::from_micros(micros.max(0).unsigned_abs()));
-            found.look_again = raced;
+            (found.look_again, found.other) = (raced, other);
             continue;
         };
         let id = JobId(id);
@@ -63,7 +76,9 @@ pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>) -> Found {
             expected_at: expected_at.filter(|at| at.0 != i64::MAX).map(nearest),
             priority: priority.unwrap_or_default(),
             attempt: attempt.unwrap_or_default().saturating_add(1),
-            claim: Claim { id, token },
+            serialization_key: serial.map(Key::from_stored),
+            unique_key: unique.map(Key::from_stored),
+            claim: Claim { id, token, held },
         });
     }
     // DELETE returns rows in no order that it promises.
@@ -73,9 +88,65 @@ pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>) -> Found {
     found
 }
 
+/// The columns of a job in the archive.
+pub(crate) type EndedSql = (
+    BigInt,
+    Text,
+    Timestamptz,
+    Nullable<Timestamptz>,
+    Nullable<Timestamptz>,
+    Integer,
+    Integer,
+    Nullable<Text>,
+    Nullable<Text>,
+    Text,
+    Nullable<Text>,
+    Nullable<Text>,
+    Timestamptz,
+);
+
+/// A row of the archive.
+pub(crate) type EndedRow = (
+    i64,
+    String,
+    PgTimestamp,
+    Option<PgTimestamp>,
+    Option<PgTimestamp>,
+    i32,
+    i32,
+    Option<String>,
+    Option<String>,
+    String,
+    Option<String>,
+    Option<String>,
+    PgTimestamp,
+);
+
+pub(crate) fn ended(queue: &QueueName, row: EndedRow) -> Ended {
+    let (id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial, unique, outcome, error, result, end) =
+        row;
+    Ended {
+        id: JobId(id),
+        queue: queue.clone(),
+        payload: Payload::from_stored(data),
+        enqueued_at: nearest(enqueued_at),
+        schedule_at: schedule_at.map(nearest),
+        expected_at: expected_at.filter(|at| at.0 != i64::MAX).map(nearest),
+        priority,
+        attempt,
+        serialization_key: serial.map(Key::from_stored),
+        unique_key: unique.map(Key::from_stored),
+        // The table's check allows no other word.
+        ended_as: EndedAs::from_word(&outcome).unwrap_or(EndedAs::Dead),
+        error,
+        result: result.map(Payload::from_stored),
+        ended_at: nearest(end),
+    }
+}
+
 /// The instant, or the nearest that chrono and PostgreSQL can both hold: other writers can store
 /// infinity, and years up to 294276.
-fn nearest(at: PgTimestamp) -> DateTime<Utc> {
+pub(crate) fn nearest(at: PgTimestamp) -> DateTime<Utc> {
     let epoch = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default().and_time(chrono::NaiveTime::MIN);
     // PostgreSQL's first day is 24 November 4714 BC.
     let first = NaiveDate::from_ymd_opt(-4713, 11, 24).unwrap_or_default().and_time(chrono::NaiveTime::MIN);

@@ -21,11 +21,17 @@ diesel::table! {
         priority -> Integer,
         /// How often the job has been taken.
         attempt -> Integer,
+        /// Of the jobs that share one, one is taken at a time.
+        serial_key -> Nullable<Text>,
+        /// One job with it waits or runs at a time.
+        unique_key -> Nullable<Text>,
+        /// Why its last attempt failed.
+        error -> Nullable<Text>,
     }
 }
 
 diesel::table! {
-    /// The jobs that are never worked again, `pq.queue_archive`.
+    /// The jobs that have ended and are kept, `pq.queue_archive`.
     pq.queue_archive (id) {
         /// The job's number.
         id -> BigInt,
@@ -43,12 +49,18 @@ diesel::table! {
         priority -> Integer,
         /// How often it was taken.
         attempt -> Integer,
-        /// How it ended: `dead`.
+        /// How it ended: `done`, `dead` or `cancelled`.
         outcome -> Text,
         /// Why.
         error -> Nullable<Text>,
         /// When it ended.
         ended_at -> Timestamptz,
+        /// Its serialization key.
+        serial_key -> Nullable<Text>,
+        /// Its unique key.
+        unique_key -> Nullable<Text>,
+        /// What its handler returned to be kept.
+        result -> Nullable<Json>,
     }
 }
 

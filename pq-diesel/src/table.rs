@@ -99,6 +99,21 @@ impl Table {
         self.qualified(&self.named("migrations"))
     }
 
+    /// The quoted name of what is named after the table, with its schema.
+    pub(crate) fn beside(&self, suffix: &str) -> String {
+        self.qualified(&self.named(suffix))
+    }
+
+    /// The quoted name of the table as a SQL string, for functions that take a name.
+    pub(crate) fn jobs_literal(&self) -> String {
+        literal(&self.jobs())
+    }
+
+    /// The quoted name of what is named after the table as a SQL string.
+    pub(crate) fn literal(&self, suffix: &str) -> String {
+        literal(&self.beside(suffix))
+    }
+
     /// The table as the server's messages name it.
     pub(crate) fn in_messages(&self) -> String {
         format!("\"{self}\"")
@@ -147,6 +162,11 @@ pub(crate) fn told_on(queue: &str) -> Vec<Ident> {
     channels
 }
 
+/// A SQL string. The form that knows escapes means the same whatever the server's settings are.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
 fn md5_hex(text: &str) -> String {
     Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -168,6 +188,13 @@ mod tests {
     fn identifiers_are_quoted_and_quotes_doubled() -> Result<(), Error> {
         let table = Table::new("My \"own\"; --", "a'b")?;
         assert_eq!(table.jobs(), "\"My \"\"own\"\"; --\".\"a'b\"");
+        Ok(())
+    }
+
+    #[test]
+    fn names_in_strings_are_escaped_too() -> Result<(), Error> {
+        let table = Table::new("a\\b", "it's")?;
+        assert_eq!(table.jobs_literal(), "E'\"a\\\\b\".\"it''s\"'");
         Ok(())
     }
 

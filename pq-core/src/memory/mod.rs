@@ -3,23 +3,29 @@
 //! Small and obvious rather than fast. It says what the trait means, it is what the property tests
 //! compare PostgreSQL with, and it lets applications test their handlers without a database. Nothing
 //! in it outlives the process.
+//!
+//! One thing it does otherwise than a database: a put with a unique key that another transaction has
+//! put and not committed does not wait for that, but keeps it.
 
+mod archive;
+mod line;
+mod put;
+mod settle;
 mod state;
 mod transaction;
 
-use std::cmp::Reverse;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 
+use self::state::Shared;
 pub use self::state::Subscription;
-use self::state::{Row, Shared};
 pub use self::transaction::MemoryConn;
 use crate::{
-    Bell, Claim, Counts, Dead, Error, JobId, NewJob, Payload, QueueName, RawJob, Store, StoreError, Taken,
-    When,
+    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Error, Extended, Held, JobId, NewJob, Payload, Put,
+    QueueName, RawJob, Retention, Store, StoreError, Swept, Taken, Verdict, Whereabouts,
 };
 
 /// A store in memory. Clones share their jobs.
@@ -40,12 +46,6 @@ impl MemoryStore {
     pub fn connect(&self) -> MemoryConn {
         MemoryConn::new(Arc::clone(&self.shared))
     }
-
-    /// The dead jobs of a queue, each with its reason, in the order of their deaths.
-    #[must_use]
-    pub fn dead(&self, queue: &QueueName) -> Vec<Dead> {
-        self.shared.lock().dead.iter().filter(|dead| dead.job.queue == *queue).cloned().collect()
-    }
 }
 
 impl Store for MemoryStore {
@@ -53,102 +53,156 @@ impl Store for MemoryStore {
     type Error = Error;
     type Subscription = Subscription;
 
-    fn put(&self, conn: &mut MemoryConn, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<JobId>, Error> {
+    fn put(&self, conn: &mut MemoryConn, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         let now = Utc::now();
-        conn.operate(|state, open| {
-            let mut ids = Vec::with_capacity(jobs.len());
-            for job in jobs {
-                let id = state.next_id();
-                let row = Row {
-                    queue: queue.clone(),
-                    payload: job.payload.clone(),
-                    enqueued_at: now,
-                    schedule_at: job.schedule_at.map(|when| instant(when, now)),
-                    expected_at: job.expected_at.map(|when| instant(when, now)),
-                    priority: job.priority,
-                    attempt: 0,
-                    added_by: Some(open.tx),
-                    returned_by: None,
-                    held_by: None,
-                };
-                open.set(state, id, row);
-                ids.push(id);
-            }
-            Ok(ids)
-        })
+        conn.operate(|state, open| Ok(jobs.iter().map(|job| put::put(state, open, queue, job, now)).collect()))
     }
 
     fn take(&self, conn: &mut MemoryConn, queue: &QueueName, count: usize) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            // What others hold may come back, so it counts for when to look again.
-            let next_due = state
-                .rows
-                .values()
-                .filter(|row| row.queue == *queue && row.seen_by(open.tx))
-                .filter_map(|row| row.schedule_at)
-                .filter(|at| *at > now)
-                .min();
-            let mut line: Vec<(JobId, Row)> = state
-                .rows
-                .iter()
-                .filter(|(_, row)| row.queue == *queue && row.free_for(open.tx) && row.due(now))
-                .map(|(id, row)| (*id, row.clone()))
-                .collect();
-            line.sort_by_key(|(id, row)| {
-                (Reverse(row.priority), row.expected_at.is_none(), row.expected_at, *id)
-            });
-            line.truncate(count);
-
-            let jobs: Vec<RawJob> = line.iter().map(|(id, row)| row.taken(*id, open.tx)).collect();
+            let line = line::first(state, queue, count, open.tx, now);
+            let jobs = line.iter().map(|(id, row)| row.taken(*id, open.tx, Held::Transaction)).collect();
+            let taken = line::taken(state, queue, jobs, open.tx, now);
             for (id, row) in line {
-                open.set(state, id, Row { held_by: Some(open.tx), ..row });
+                open.set(state, id, state::Row { held_by: Some(open.tx), ..row });
             }
-            let next_due = next_due.filter(|_| jobs.is_empty());
-            Ok(Taken { jobs, next_due: next_due.map(|at| (at - now).to_std().unwrap_or(Duration::ZERO)) })
+            Ok(taken)
+        })
+    }
+
+    fn lease(
+        &self,
+        conn: &mut MemoryConn,
+        queue: &QueueName,
+        count: usize,
+        lease: Duration,
+    ) -> Result<Taken, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| {
+            let line = line::first(state, queue, count, open.tx, now);
+            let (token, jobs) = (state.next_tx(), line.len() as u32);
+            let raw = line.iter().map(|(id, row)| row.taken(*id, token, Held::Lease { jobs })).collect();
+            let taken = line::taken(state, queue, raw, open.tx, now);
+            let lease = state::Lease { token, until: line::after(now, lease), cancel: false };
+            for (id, row) in line {
+                open.set(state, id, state::Row { lease: Some(lease), attempt: row.attempt + 1, ..row });
+            }
+            Ok(taken)
+        })
+    }
+
+    fn extend(
+        &self,
+        conn: &mut MemoryConn,
+        leases: &[i64],
+        lease: Duration,
+    ) -> Result<Vec<Extended>, Error> {
+        let until = line::after(Utc::now(), lease);
+        conn.operate(|state, open| {
+            Ok(leases.iter().filter_map(|token| settle::extend(state, open, *token, until)).collect())
+        })
+    }
+
+    fn settle(&self, conn: &mut MemoryConn, verdicts: &[Verdict<'_>]) -> Result<Vec<bool>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| {
+            Ok(verdicts.iter().map(|verdict| settle::settle(state, open, verdict, now)).collect())
+        })
+    }
+
+    fn find(
+        &self,
+        conn: &mut MemoryConn,
+        queue: &QueueName,
+        id: JobId,
+    ) -> Result<Option<Whereabouts>, Error> {
+        conn.operate(|state, open| Ok(archive::find(state, open.tx, queue, id)))
+    }
+
+    fn cancel(&self, conn: &mut MemoryConn, queue: &QueueName, id: JobId) -> Result<Cancelled, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(settle::cancel(state, open, queue, id, now)))
+    }
+
+    fn archived(
+        &self,
+        conn: &mut MemoryConn,
+        queue: &QueueName,
+        ended: EndedAs,
+        before: Option<&Ended>,
+        count: usize,
+    ) -> Result<Vec<Ended>, Error> {
+        conn.operate(|state, open| Ok(archive::list(state, open.tx, queue, ended, before, count)))
+    }
+
+    fn revive(
+        &self,
+        conn: &mut MemoryConn,
+        queue: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Error> {
+        conn.operate(|state, open| Ok(archive::revive(state, open, queue, ids)))
+    }
+
+    fn prune(
+        &self,
+        conn: &mut MemoryConn,
+        queue: &QueueName,
+        ended: EndedAs,
+        age: Duration,
+    ) -> Result<u64, Error> {
+        let end = Utc::now() - chrono::TimeDelta::from_std(age).unwrap_or(chrono::TimeDelta::MAX / 2);
+        conn.operate(|state, open| Ok(archive::prune(state, open, Some(queue), ended, end)))
+    }
+
+    fn sweep(&self, conn: &mut MemoryConn, retention: &Retention) -> Result<Option<Swept>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| {
+            let returned = settle::expire(state, open, now);
+            let mut pruned = 0;
+            for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
+                let age = retention.of(ended).and_then(|age| chrono::TimeDelta::from_std(age).ok());
+                if let Some(end) = age.and_then(|age| now.checked_sub_signed(age)) {
+                    pruned += archive::prune(state, open, None, ended, end);
+                }
+            }
+            Ok(Some(Swept { returned, pruned }))
         })
     }
 
     fn update(&self, conn: &mut MemoryConn, claim: &Claim, payload: &Payload) -> Result<(), Error> {
         conn.operate(|state, open| {
-            let row = held(&state.rows, claim, open.tx)?;
-            open.set(state, claim.id, Row { payload: payload.clone(), ..row });
+            let row = settle::held(state, claim, open.tx).ok_or_else(|| settle::refusal(claim))?;
+            open.set(state, claim.id, state::Row { payload: payload.clone(), ..row });
             Ok(())
         })
     }
 
     fn give_back(&self, conn: &mut MemoryConn, job: &RawJob) -> Result<(), Error> {
         conn.operate(|state, open| {
-            let row = held(&state.rows, &job.claim, open.tx)?;
-            let back = Row { held_by: None, returned_by: Some(open.tx), attempt: job.attempt, ..row };
-            open.set(state, job.id, back);
+            let row = settle::held(state, &job.claim, open.tx).ok_or_else(|| settle::refusal(&job.claim))?;
+            settle::put_back(state, open, job.id, state::Row { attempt: job.attempt, ..row });
             Ok(())
         })
     }
 
     fn bury(&self, conn: &mut MemoryConn, jobs: &[Dead]) -> Result<(), Error> {
-        conn.operate(|_, open| {
-            jobs.iter().cloned().for_each(|dead| open.bury(dead));
+        let now = Utc::now();
+        conn.operate(|state, open| {
+            jobs.iter().for_each(|dead| archive::bury(state, open, dead, now));
             Ok(())
         })
     }
 
     fn counts(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<Counts, Error> {
         let now = Utc::now();
-        conn.operate(|state, open| {
-            let mut counts = Counts::default();
-            for row in state.rows.values().filter(|row| row.queue == *queue && row.seen_by(open.tx)) {
-                if row.due(now) { counts.ready += 1 } else { counts.scheduled += 1 }
-            }
-            let dead = state.dead.iter().chain(open.buried());
-            counts.dead = dead.filter(|dead| dead.job.queue == *queue).count() as u64;
-            Ok(counts)
-        })
+        conn.operate(|state, open| Ok(archive::counts(state, open.tx, queue, now)))
     }
 
     fn clear(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<u64, Error> {
         conn.operate(|state, open| {
-            let rows: Vec<(JobId, Row)> = state
+            let rows: Vec<_> = state
                 .rows
                 .iter()
                 .filter(|(_, row)| row.queue == *queue && row.free_for(open.tx))
@@ -156,7 +210,7 @@ impl Store for MemoryStore {
                 .collect();
             let cleared = rows.len() as u64;
             for (id, row) in rows {
-                open.set(state, id, Row { held_by: Some(open.tx), ..row });
+                open.set(state, id, state::Row { held_by: Some(open.tx), ended: true, ..row });
             }
             Ok(cleared)
         })
@@ -198,25 +252,5 @@ impl Store for MemoryStore {
 impl StoreError for Error {
     fn is_unavailable(&self) -> bool {
         false
-    }
-}
-
-/// The row of a claim that the transaction `tx` holds.
-fn held(rows: &std::collections::BTreeMap<JobId, Row>, claim: &Claim, tx: state::Tx) -> Result<Row, Error> {
-    rows.get(&claim.id)
-        .filter(|row| row.held_by == Some(tx) && claim.token == tx)
-        .cloned()
-        .ok_or(Error::NotYours { id: claim.id })
-}
-
-/// The instant of a time that was checked when it was given. What leaves chrono's range all the same
-/// is held at its end.
-fn instant(when: When, now: DateTime<Utc>) -> DateTime<Utc> {
-    match when {
-        When::At(at) => at,
-        When::In(delay) => now.checked_add_signed(delay).unwrap_or(match delay < chrono::TimeDelta::zero() {
-            true => DateTime::<Utc>::MIN_UTC,
-            false => DateTime::<Utc>::MAX_UTC,
-        }),
     }
 }

@@ -1,11 +1,11 @@
 //! What the store holds, and who sees which of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use chrono::{DateTime, Utc};
 
-use crate::{Bell, Claim, Dead, JobId, Payload, QueueName, RawJob};
+use crate::{Bell, Claim, Ended, EndedAs, Held, JobId, Key, Payload, QueueName, RawJob};
 
 /// A transaction's number.
 pub(super) type Tx = i64;
@@ -20,6 +20,12 @@ pub(super) struct Row {
     pub(super) expected_at: Option<DateTime<Utc>>,
     pub(super) priority: i32,
     pub(super) attempt: i32,
+    pub(super) serialization_key: Option<Key>,
+    pub(super) unique_key: Option<Key>,
+    /// Why the last attempt failed.
+    pub(super) error: Option<String>,
+    /// The lease that the job is held under.
+    pub(super) lease: Option<Lease>,
     /// The transaction that put the row, until it commits: nobody else sees it.
     pub(super) added_by: Option<Tx>,
     /// The transaction that took the row and gave it back, until it commits: others still see the row
@@ -27,6 +33,17 @@ pub(super) struct Row {
     pub(super) returned_by: Option<Tx>,
     /// The transaction that has deleted the row, until it commits: others see it, but pass it over.
     pub(super) held_by: Option<Tx>,
+    /// Whether that has cleared the row or passed a last verdict on it, and not only taken it.
+    pub(super) ended: bool,
+}
+
+/// A lease, as each of its jobs knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lease {
+    pub(super) token: i64,
+    pub(super) until: DateTime<Utc>,
+    /// Whether somebody wants the job cancelled.
+    pub(super) cancel: bool,
 }
 
 impl Row {
@@ -34,15 +51,26 @@ impl Row {
         self.added_by.is_none_or(|adder| adder == tx) && self.held_by != Some(tx)
     }
 
+    /// Whether the transaction may take the row, as far as locks go.
     pub(super) fn free_for(&self, tx: Tx) -> bool {
-        self.seen_by(tx) && self.held_by.is_none() && self.returned_by.is_none_or(|by| by == tx)
+        self.seen_by(tx)
+            && self.lease.is_none()
+            && self.held_by.is_none()
+            && self.returned_by.is_none_or(|by| by == tx)
+    }
+
+    /// Whether the row keeps others of its serialization key from being taken by the transaction.
+    pub(super) fn occupies_key_for(&self, tx: Tx) -> bool {
+        self.lease.is_some()
+            || self.held_by.is_some_and(|by| by != tx || !self.ended)
+            || self.returned_by.is_some_and(|by| by != tx)
     }
 
     pub(super) fn due(&self, now: DateTime<Utc>) -> bool {
         self.schedule_at.is_none_or(|at| at <= now)
     }
 
-    pub(super) fn taken(&self, id: JobId, tx: Tx) -> RawJob {
+    pub(super) fn taken(&self, id: JobId, token: i64, held: Held) -> RawJob {
         RawJob {
             id,
             queue: self.queue.clone(),
@@ -52,15 +80,37 @@ impl Row {
             expected_at: self.expected_at,
             priority: self.priority,
             attempt: self.attempt + 1,
-            claim: Claim { id, token: tx },
+            serialization_key: self.serialization_key.clone(),
+            unique_key: self.unique_key.clone(),
+            claim: Claim { id, token, held },
         }
+    }
+}
+
+/// A job in the archive.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) job: Ended,
+    /// The transaction that added it, until it commits.
+    pub(super) added_by: Option<Tx>,
+    /// The transaction that removed it, until it commits.
+    pub(super) removed_by: Option<Tx>,
+}
+
+impl Kept {
+    pub(super) fn seen_by(&self, tx: Tx) -> bool {
+        self.added_by.is_none_or(|adder| adder == tx) && self.removed_by != Some(tx)
+    }
+
+    pub(super) fn is(&self, queue: &QueueName, ended: EndedAs) -> bool {
+        self.job.queue == *queue && self.job.ended_as == ended
     }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) rows: BTreeMap<JobId, Row>,
-    pub(super) dead: Vec<Dead>,
+    pub(super) archive: BTreeMap<JobId, Kept>,
     pub(super) bells: HashMap<QueueName, Vec<Weak<Bell>>>,
     last_id: i64,
     last_tx: Tx,
@@ -72,9 +122,25 @@ impl State {
         JobId(self.last_id)
     }
 
+    /// The next number of a transaction or a lease.
     pub(super) fn next_tx(&mut self) -> Tx {
         self.last_tx += 1;
         self.last_tx
+    }
+
+    /// The keys of the queue whose jobs the transaction cannot take now.
+    pub(super) fn busy_keys(&self, queue: &QueueName, tx: Tx) -> BTreeSet<Key> {
+        self.rows
+            .values()
+            .filter(|row| row.queue == *queue && row.occupies_key_for(tx))
+            .filter_map(|row| row.serialization_key.clone())
+            .collect()
+    }
+
+    /// The job that has the unique key, if one waits or runs.
+    pub(super) fn holder(&self, queue: &QueueName, key: &Key, tx: Tx) -> Option<JobId> {
+        let of_key = |row: &Row| row.queue == *queue && row.unique_key.as_ref() == Some(key);
+        self.rows.iter().find(|(_, row)| of_key(row) && row.held_by != Some(tx)).map(|(id, _)| *id)
     }
 
     pub(super) fn ring(&mut self, queue: &QueueName) {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::state::{Row, Shared, State, Tx};
-use crate::{Dead, JobId, QueueName};
+use super::state::{Kept, Row, Shared, State, Tx};
+use crate::{JobId, QueueName};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
 #[derive(Debug)]
@@ -19,31 +19,30 @@ pub(super) struct Open {
     pub(super) tx: Tx,
     /// How to undo each change, oldest first. A nested transaction is a mark in this list.
     undo: Vec<Undo>,
-    /// The dead jobs that the commit will add.
-    buried: Vec<Dead>,
 }
 
+/// What was there before a change; none where there was nothing.
 #[derive(Debug)]
 enum Undo {
-    /// The row as it was before; none where there was none.
     Row(JobId, Option<Row>),
-    Buried,
+    Kept(JobId, Option<Kept>),
 }
 
 impl Open {
+    fn new(tx: Tx) -> Self {
+        Self { tx, undo: Vec::new() }
+    }
+
     /// Changes a row so that it can be undone.
     pub(super) fn set(&mut self, state: &mut State, id: JobId, row: Row) {
         let before = state.rows.insert(id, row);
         self.undo.push(Undo::Row(id, before));
     }
 
-    pub(super) fn bury(&mut self, dead: Dead) {
-        self.buried.push(dead);
-        self.undo.push(Undo::Buried);
-    }
-
-    pub(super) fn buried(&self) -> &[Dead] {
-        &self.buried
+    /// Changes what the archive keeps so that it can be undone.
+    pub(super) fn keep(&mut self, state: &mut State, id: JobId, kept: Kept) {
+        let before = state.archive.insert(id, kept);
+        self.undo.push(Undo::Kept(id, before));
     }
 
     fn roll_back_to(&mut self, state: &mut State, mark: usize) {
@@ -51,35 +50,48 @@ impl Open {
             match undo {
                 Undo::Row(id, Some(row)) => drop(state.rows.insert(id, row)),
                 Undo::Row(id, None) => drop(state.rows.remove(&id)),
-                Undo::Buried => drop(self.buried.pop()),
+                Undo::Kept(id, Some(kept)) => drop(state.archive.insert(id, kept)),
+                Undo::Kept(id, None) => drop(state.archive.remove(&id)),
             }
         }
     }
 
     fn commit(self, state: &mut State) {
-        let touched: BTreeSet<JobId> = self
-            .undo
-            .iter()
-            .filter_map(|undo| match undo {
-                Undo::Row(id, _) => Some(*id),
-                Undo::Buried => None,
-            })
-            .collect();
-        let mut added_to = BTreeSet::<QueueName>::new();
-        for id in touched {
-            let Some(row) = state.rows.get_mut(&id) else { continue };
-            if row.held_by == Some(self.tx) {
-                state.rows.remove(&id);
-            } else if row.added_by == Some(self.tx) || row.returned_by == Some(self.tx) {
-                (row.added_by, row.returned_by) = (None, None);
-                added_to.insert(row.queue.clone());
+        let mut rung = BTreeSet::<QueueName>::new();
+        for undo in self.undo {
+            match undo {
+                Undo::Row(id, before) => rung.extend(settle_row(state, id, before.as_ref(), self.tx)),
+                Undo::Kept(id, _) => {
+                    let Some(kept) = state.archive.get_mut(&id) else { continue };
+                    if kept.removed_by == Some(self.tx) {
+                        state.archive.remove(&id);
+                    } else if kept.added_by == Some(self.tx) {
+                        kept.added_by = None;
+                    }
+                }
             }
         }
-        state.dead.extend(self.buried);
-        for queue in &added_to {
+        for queue in &rung {
             state.ring(queue);
         }
     }
+}
+
+/// Makes a row what its committed transaction left, and gives the queue whose waiters should look:
+/// where a job came, or where one of a serialization key went.
+fn settle_row(state: &mut State, id: JobId, before: Option<&Row>, tx: Tx) -> Option<QueueName> {
+    let row = state.rows.get_mut(&id)?;
+    let frees = row.serialization_key.is_some().then(|| row.queue.clone());
+    if row.held_by == Some(tx) {
+        state.rows.remove(&id);
+        return frees;
+    }
+    let was_leased = before.is_some_and(|before| before.lease.is_some());
+    if row.added_by == Some(tx) || row.returned_by == Some(tx) || (was_leased && row.lease.is_none()) {
+        (row.added_by, row.returned_by) = (None, None);
+        return Some(row.queue.clone());
+    }
+    None
 }
 
 impl MemoryConn {
@@ -97,7 +109,7 @@ impl MemoryConn {
         if let Some(open) = &mut self.open {
             return operation(&mut state, open);
         }
-        let mut open = Open { tx: state.next_tx(), undo: Vec::new(), buried: Vec::new() };
+        let mut open = Open::new(state.next_tx());
         let done = operation(&mut state, &mut open);
         match &done {
             Ok(_) => open.commit(&mut state),
@@ -112,7 +124,7 @@ impl MemoryConn {
             Some(open) => Mark::Nested(open.undo.len()),
             None => {
                 let tx = self.shared.lock().next_tx();
-                self.open = Some(Open { tx, undo: Vec::new(), buried: Vec::new() });
+                self.open = Some(Open::new(tx));
                 Mark::Outermost
             }
         }

@@ -1,19 +1,22 @@
 //! A queue on the caller's connection.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Queue;
 use super::get::Decoded;
-use crate::{Counts, Job, JobId, PutOptions, Store};
+use super::put::ids;
+use crate::{Counts, Dead, Job, JobId, Outcome, Put, PutOptions, Store, Verdict};
 
 /// A queue on the caller's connection, inside whatever transaction that is in. See [`Queue::on`].
 ///
 /// Nothing here waits: a wait would keep the caller's transaction open. Nothing here commits what
 /// the caller began. On a connection outside of any transaction each call is one of its own.
 pub struct Bound<'a, S: Store, T> {
-    queue: &'a Queue<S, T>,
-    conn: &'a mut S::Conn,
+    pub(super) queue: &'a Queue<S, T>,
+    pub(super) conn: &'a mut S::Conn,
 }
 
 impl<'a, S: Store, T> Bound<'a, S, T> {
@@ -80,9 +83,18 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
     ///
     /// As [`Queue::put_with`].
     pub fn put_with(&mut self, data: &T, options: &PutOptions) -> Result<JobId, S::Error> {
+        Ok(self.try_put(data, options)?.id)
+    }
+
+    /// As [`Bound::put_with`], and says what was done: with a unique key the job may be there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_with`].
+    pub fn try_put(&mut self, data: &T, options: &PutOptions) -> Result<Put, S::Error> {
         let job = self.queue.encode(data, options)?;
-        let ids = self.queue.store().put(self.conn, &self.queue.name, std::slice::from_ref(&job))?;
-        Ok(ids[0])
+        let put = self.queue.store().put(self.conn, &self.queue.name, std::slice::from_ref(&job))?;
+        Ok(put[0])
     }
 
     /// Adds many jobs at once, with this transaction, and gives their ids in the same order.
@@ -95,7 +107,7 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
         T: 't,
     {
         let jobs = self.queue.encode_all(data)?;
-        self.queue.store().put(self.conn, &self.queue.name, &jobs)
+        Ok(ids(self.queue.store().put(self.conn, &self.queue.name, &jobs)?))
     }
 
     /// Adds many jobs at once, each with options of its own, with this transaction.
@@ -106,7 +118,7 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
     pub fn put_many_with<'t>(
         &mut self,
         jobs: impl IntoIterator<Item = (&'t T, &'t PutOptions)>,
-    ) -> Result<Vec<JobId>, S::Error>
+    ) -> Result<Vec<Put>, S::Error>
     where
         T: 't,
     {
@@ -115,11 +127,13 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
     }
 
     /// Replaces the payload of a job that this transaction holds, with the transaction: if the job
-    /// is given back in it, it carries the new payload.
+    /// is given back in it, it carries the new payload. Of a leased job it is a checkpoint: the next
+    /// attempt begins with it.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::NotYours`] where the transaction does not hold the job; as [`Queue::put`] for
+    /// [`crate::Error::NotYours`] where the transaction does not hold the job,
+    /// [`crate::Error::LeaseLost`] where its lease is over; as [`Queue::put`] for
     /// the payload. The job is as it was then.
     pub fn update(&mut self, job: &mut Job<T>, data: T) -> Result<(), S::Error> {
         let payload = self.queue.encode_payload(&data)?;
@@ -172,6 +186,26 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
             let found = self.queue.decode(store.take(self.conn, &self.queue.name, count)?);
             if !found.dead.is_empty() {
                 store.bury(self.conn, &found.dead)?;
+            }
+            if !found.jobs.is_empty() || found.dead.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Takes under a lease with this transaction. What cannot be decoded goes dead on the way.
+    pub(super) fn take_leased(&mut self, count: usize, lease: Duration) -> Result<Decoded<T>, S::Error> {
+        let store = self.queue.store();
+        loop {
+            let found = self.queue.decode(store.lease(self.conn, &self.queue.name, count, lease)?);
+            if !found.dead.is_empty() {
+                let verdict = |dead: &'_ Dead| Outcome::Dead { error: dead.reason.clone() };
+                let verdicts: Vec<Verdict<'_>> = found
+                    .dead
+                    .iter()
+                    .map(|dead| Verdict { job: &dead.job, outcome: verdict(dead) })
+                    .collect();
+                store.settle(self.conn, &verdicts)?;
             }
             if !found.jobs.is_empty() || found.dead.is_empty() {
                 return Ok(found);

@@ -135,12 +135,12 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         Iter::new(self, wait)
     }
 
-    fn wait<R>(
+    pub(super) fn wait<R>(
         &self,
         wait: Wait,
         look: impl FnMut() -> Result<Look<R>, S::Error>,
     ) -> Result<Option<R>, S::Error> {
-        look_and_wait(self.store(), &self.name, wait, self.pq.stop.as_ref(), look)
+        look_and_wait(self.store(), std::slice::from_ref(&self.name), wait, self.pq.stop.as_ref(), look)
     }
 
     /// Takes on a connection of the handle's own. What cannot be decoded is buried on the way.

@@ -4,6 +4,8 @@ mod bound;
 mod get;
 mod handle;
 mod iter;
+mod lease;
+mod manage;
 mod put;
 
 use std::marker::PhantomData;

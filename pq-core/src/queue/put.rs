@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Queue;
-use crate::{CodecError, Error, JobId, NewJob, Payload, PutOptions, Store};
+use crate::{CodecError, Error, JobId, NewJob, Payload, Put, PutOptions, Store};
 
 impl<S: Store, T: Serialize> Queue<S, T> {
     /// Adds a job, committed when this returns, and gives its id.
@@ -22,9 +22,18 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// As [`Queue::put`], and [`Error::InvalidTime`] for an option that cannot be used.
     pub fn put_with(&self, data: &T, options: &PutOptions) -> Result<JobId, S::Error> {
+        Ok(self.try_put(data, options)?.id)
+    }
+
+    /// As [`Queue::put_with`], and says what was done: with a unique key the job may be there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_with`].
+    pub fn try_put(&self, data: &T, options: &PutOptions) -> Result<Put, S::Error> {
         let job = self.encode(data, options)?;
-        let ids = self.store().put_now(&self.name, std::slice::from_ref(&job))?;
-        Ok(ids[0])
+        let put = self.store().put_now(&self.name, std::slice::from_ref(&job))?;
+        Ok(put[0])
     }
 
     /// Adds many jobs at once, all or none, and gives their ids in the same order. Far cheaper than
@@ -38,10 +47,11 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         T: 't,
     {
         let jobs = self.encode_all(data)?;
-        self.store().put_now(&self.name, &jobs)
+        Ok(ids(self.store().put_now(&self.name, &jobs)?))
     }
 
-    /// Adds many jobs at once, each with options of its own, as [`Queue::put_many`] does.
+    /// Adds many jobs at once, each with options of its own, as [`Queue::put_many`] does, and says of
+    /// each what was done: with unique keys some may be there already, or twice in the batch.
     ///
     /// # Errors
     ///
@@ -49,7 +59,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     pub fn put_many_with<'t>(
         &self,
         jobs: impl IntoIterator<Item = (&'t T, &'t PutOptions)>,
-    ) -> Result<Vec<JobId>, S::Error>
+    ) -> Result<Vec<Put>, S::Error>
     where
         T: 't,
     {
@@ -58,13 +68,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     }
 
     pub(super) fn encode(&self, data: &T, options: &PutOptions) -> Result<NewJob, Error> {
-        let options = options.checked()?;
-        Ok(NewJob {
-            payload: self.encode_payload(data)?,
-            schedule_at: options.schedule_at,
-            expected_at: options.expected_at,
-            priority: options.priority,
-        })
+        options.job(self.encode_payload(data)?)
     }
 
     pub(super) fn encode_all<'t>(&self, data: impl IntoIterator<Item = &'t T>) -> Result<Vec<NewJob>, Error>
@@ -95,4 +99,9 @@ impl<S: Store, T: Serialize> Queue<S, T> {
             Payload::new(text, self.pq.limits)
         }
     }
+}
+
+/// The ids of what was put.
+pub(super) fn ids(put: Vec<Put>) -> Vec<JobId> {
+    put.into_iter().map(|put| put.id).collect()
 }

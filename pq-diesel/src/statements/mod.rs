@@ -1,0 +1,133 @@
+//! All of the SQL that touches jobs, each statement with its order and its locks.
+
+mod archive;
+mod put;
+mod take;
+mod verdict;
+
+use crate::prepared::Statement;
+use crate::table::Table;
+
+/// The statements for one table.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    pub(crate) put_one: Statement,
+    pub(crate) put_one_quietly: Statement,
+    pub(crate) put: Statement,
+    pub(crate) put_quietly: Statement,
+    pub(crate) put_unique: Statement,
+    pub(crate) take: Sized,
+    pub(crate) take_any: Sized,
+    pub(crate) lease: Sized,
+    pub(crate) lease_any: Sized,
+    pub(crate) free_unique: Statement,
+    pub(crate) ring: Statement,
+    pub(crate) update: Statement,
+    pub(crate) update_leased: Statement,
+    pub(crate) give_back: Statement,
+    pub(crate) keep: Statement,
+    pub(crate) holds: Statement,
+    pub(crate) finish: Statement,
+    pub(crate) settle: Statement,
+    pub(crate) extend: Statement,
+    pub(crate) sweep_turn: Statement,
+    pub(crate) sweep_over: Statement,
+    pub(crate) sweep_expire: Statement,
+    pub(crate) sweep_forget: Statement,
+    pub(crate) bury: Statement,
+    pub(crate) find: Statement,
+    pub(crate) cancel_waiting: Statement,
+    pub(crate) cancel_leased: Statement,
+    pub(crate) archived: Statement,
+    pub(crate) revive: Statement,
+    pub(crate) prune: Statement,
+    pub(crate) prune_all: Statement,
+    pub(crate) counts: Statement,
+    pub(crate) clear: Statement,
+}
+
+/// A statement that takes jobs: for a number that is a parameter, and for some that stand in the text.
+///
+/// What a LIMIT in the text costs is known without the parameters, so PostgreSQL plans the statement once for
+/// all. With a parameter there it plans anew at each call, which takes longer than to take one job.
+#[derive(Debug)]
+pub(crate) struct Sized {
+    any: Statement,
+    fixed: Vec<(usize, Statement)>,
+}
+
+impl Sized {
+    /// The sizes by which workers take.
+    const SIZES: [usize; 12] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 500, 512, 1024];
+
+    fn new(text: &str) -> Self {
+        let fixed = |size: &usize| {
+            let sized = text.replace("$2", &size.to_string()).replace("$3", "$2");
+            (*size, Statement::new(&sized))
+        };
+        Self { any: Statement::new(text), fixed: Self::SIZES.iter().map(fixed).collect() }
+    }
+
+    /// The statement for so many, and whether the number stands in its text.
+    pub(crate) fn of(&self, count: usize) -> (&Statement, bool) {
+        match self.fixed.iter().find(|(size, _)| *size == count) {
+            Some((_, statement)) => (statement, true),
+            None => (&self.any, false),
+        }
+    }
+}
+
+impl Statements {
+    pub(crate) fn new(table: &Table) -> Self {
+        let names = |sql: &str| {
+            sql.replace("{jobs}", &table.jobs())
+                .replace("{archive}", &table.archive())
+                .replace("{leases}", &table.beside("leases"))
+                .replace("{settled}", &table.beside("settled"))
+                .replace("{keys}", &table.beside("keys"))
+                .replace("{unique}", &table.beside("unique"))
+                .replace("{pick}", &table.beside("pick"))
+                .replace("{is_live}", &table.beside("is_live"))
+                .replace("{put_unique}", &table.beside("put_unique"))
+                .replace("{jobs_name}", &table.jobs_literal())
+                .replace("{tokens_name}", &table.literal("lease_tokens"))
+        };
+        let statement = |sql: &str| Statement::new(&names(sql));
+        let sized = |sql: String| Sized::new(&names(&sql));
+        Self {
+            put_one: statement(&put::one(false)),
+            put_one_quietly: statement(&put::one(true)),
+            put: statement(&put::many(false)),
+            put_quietly: statement(&put::many(true)),
+            put_unique: statement(put::UNIQUE),
+            take: sized(take::plain(take::Hold::Transaction)),
+            take_any: sized(take::any(take::Hold::Transaction)),
+            lease: sized(take::plain(take::Hold::Lease)),
+            lease_any: sized(take::any(take::Hold::Lease)),
+            free_unique: statement(take::FREE_UNIQUE),
+            ring: statement(take::RING),
+            update: statement(verdict::UPDATE),
+            update_leased: statement(verdict::UPDATE_LEASED),
+            give_back: statement(verdict::GIVE_BACK),
+            keep: statement(verdict::KEEP),
+            holds: statement(verdict::HOLDS),
+            finish: statement(verdict::FINISH),
+            settle: statement(verdict::SETTLE),
+            extend: statement(verdict::EXTEND),
+            sweep_turn: statement(verdict::SWEEP_TURN),
+            sweep_over: statement(verdict::SWEEP_OVER),
+            sweep_expire: statement(verdict::SWEEP_EXPIRE),
+            sweep_forget: statement(verdict::SWEEP_FORGET),
+            bury: statement(archive::BURY),
+            find: statement(archive::FIND),
+            cancel_waiting: statement(archive::CANCEL_WAITING),
+            cancel_leased: statement(archive::CANCEL_LEASED),
+            archived: statement(archive::ARCHIVED),
+            revive: statement(archive::REVIVE),
+            prune: statement(archive::PRUNE),
+            prune_all: statement(archive::PRUNE_ALL),
+            counts: statement(archive::COUNTS),
+            clear: statement(archive::CLEAR),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! How jobs come in.
+
+/// Switches the trigger off for this transaction, before it asks. Only for statements that are a
+/// transaction of their own.
+const QUIET: &str = " FROM (SELECT set_config('pq.notify', 'off', true)) AS quiet";
+
+/// A job that is due at once, of priority 0, without keys. $1 queue, $2 payload.
+pub(super) fn one(quietly: bool) -> String {
+    let quiet = if quietly { QUIET } else { "" };
+    format!("INSERT INTO {{jobs}} (q_name, data) SELECT $1, $2::json{quiet} RETURNING id")
+}
+
+/// Many jobs, in order: the ids ascend as they are inserted, and they are returned as inserted.
+/// A delay is added to the clock at the statement's start, not at the transaction's.
+/// $1 queue; arrays of a value a job: $2 payloads, $3 and $4 `schedule_at` as instant or delay, $5 and $6
+/// `expected_at` likewise, $7 priorities, $8 serialization keys.
+pub(super) fn many(quietly: bool) -> String {
+    PUT.replace("{quiet}", if quietly { QUIET } else { "" })
+}
+
+const PUT: &str = "\
+INSERT INTO {jobs} (q_name, data, schedule_at, expected_at, priority, serial_key)
+SELECT $1, put.data::json,
+    coalesce(put.schedule_at, statement_timestamp() + put.schedule_in),
+    coalesce(put.expected_at, statement_timestamp() + put.expected_in),
+    put.priority, put.serial_key
+FROM (
+    SELECT * FROM unnest($2::text[], $3::timestamptz[], $4::interval[], $5::timestamptz[], $6::interval[],
+        $7::integer[], $8::text[])
+    WITH ORDINALITY AS given (data, schedule_at, schedule_in, expected_at, expected_in, priority, serial_key, position)
+    CROSS JOIN (SELECT true{quiet}) AS quietly
+    ORDER BY position
+) AS put
+RETURNING id";
+
+/// Many jobs of which some have a unique key. The ids are given out in the order of the jobs, and the keys are
+/// claimed in the order of the keys, so that two batches with the same keys wait for one another and do not
+/// deadlock.
+/// As the one above; $9 unique keys, $10 what to do where one is in use.
+pub(super) const UNIQUE: &str = "\
+WITH numbered AS MATERIALIZED (
+    SELECT nextval(pg_get_serial_sequence({jobs_name}, 'id')) AS id, put.*
+    FROM (
+        SELECT * FROM unnest($2::text[], $3::timestamptz[], $4::interval[], $5::timestamptz[], $6::interval[],
+            $7::integer[], $8::text[], $9::text[], $10::text[])
+        WITH ORDINALITY AS given (data, schedule_at, schedule_in, expected_at, expected_in, priority, serial_key,
+            unique_key, on_conflict, position)
+        ORDER BY position
+    ) AS put
+), plain AS (
+    INSERT INTO {jobs} (id, q_name, data, schedule_at, expected_at, priority, serial_key)
+    SELECT id, $1::text, data::json,
+        coalesce(schedule_at, statement_timestamp() + schedule_in),
+        coalesce(expected_at, statement_timestamp() + expected_in),
+        priority, serial_key
+    FROM numbered WHERE unique_key IS NULL
+), claimed AS MATERIALIZED (
+    SELECT sorted.position, put.job, put.outcome
+    FROM (SELECT * FROM numbered WHERE unique_key IS NOT NULL ORDER BY unique_key, position) AS sorted
+    CROSS JOIN LATERAL {put_unique}($1, unique_key, on_conflict, id, data::json,
+        coalesce(schedule_at, statement_timestamp() + schedule_in),
+        coalesce(expected_at, statement_timestamp() + expected_in),
+        priority, serial_key) AS put
+)
+SELECT coalesce(claimed.job, numbered.id), coalesce(claimed.outcome, 'added')
+FROM numbered LEFT JOIN claimed USING (position)
+ORDER BY position";

@@ -1,0 +1,196 @@
+//! How jobs are taken.
+//!
+//! A take deletes the rows of the jobs: one dead row a job and no second statement. In a transaction a
+//! rollback brings them back in their place. Under a lease the same statement keeps them in one row of the
+//! table of leases.
+//!
+//! Two statements do it. The plain one walks the index of the line from its start, and takes nothing where
+//! that is not the whole line: where scheduled jobs are due, or where there are jobs with serialization
+//! keys; its last column says so. The other sorts those in, and is some tens of microseconds dearer.
+//!
+//! SKIP LOCKED passes over what others hold. The picks are materialised and gathered into an array
+//! before the DELETE, for a subquery that locks may otherwise be run more than once and take too many.
+//! A row that was locked in a newer version than this statement may see (somebody has just updated
+//! it) is not deleted; the column before the last then says that a new look is due.
+//!
+//! A take in a transaction notes a token in a setting that is local to the transaction. It is there exactly
+//! as long as the transaction holds the jobs: a savepoint that is rolled back takes it away, and so does the
+//! end. A lease's token is its row's number.
+//!
+//! Where nothing was taken, one row says after how many microseconds the next job falls due.
+//! $1 queue, $2 the most jobs; for a lease $3 its length in microseconds.
+
+/// What holds the jobs that are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    Transaction,
+    Lease,
+}
+
+/// The statement for a line without due scheduled jobs and without serialization keys.
+pub(super) fn plain(hold: Hold) -> String {
+    assemble("WITH ", PLAIN, "EXISTS (SELECT FROM first)", "(SELECT other FROM others)", hold)
+}
+
+/// The statement for any line.
+pub(super) fn any(hold: Hold) -> String {
+    let line = ANY.replace("{lease}", if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" });
+    let raced = "EXISTS (SELECT FROM first) OR EXISTS (SELECT FROM merged)";
+    assemble("WITH RECURSIVE ", &line, raced, "false", hold)
+}
+
+fn assemble(with: &str, line: &str, raced: &str, other: &str, hold: Hold) -> String {
+    let (token, kept, noted) = match hold {
+        Hold::Transaction => (TOKEN, NOTED, "noted"),
+        Hold::Lease => (LEASE_TOKEN, LEASED, "given"),
+    };
+    let tail = TAIL.replace("{raced}", raced).replace("{other}", other).replace("{noted}", noted);
+    format!("{with}{token}{line}{kept}\n{tail}")
+}
+
+const TOKEN: &str = "given AS MATERIALIZED (
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS token
+), ";
+
+const LEASE_TOKEN: &str = "given AS MATERIALIZED (
+    SELECT nextval({tokens_name}) AS token
+), ";
+
+const NOTED: &str = ", noted AS MATERIALIZED (
+    SELECT token, set_config('pq.takes',
+        coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true)
+    FROM given
+)";
+
+/// The start of the index, if that is the whole line.
+const PLAIN: &str = "others AS MATERIALIZED (
+    SELECT EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                AND schedule_at <= statement_timestamp())
+        OR EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL) AS other
+), first AS MATERIALIZED (
+    SELECT ctid FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+        AND NOT (SELECT other FROM others)
+    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+), taken AS (
+    DELETE FROM {jobs}
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM first))
+    RETURNING id, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
+)";
+
+/// The keys are enumerated by jumping through their index from one to the next, and each that no lease
+/// holds sends its first job. Where none does and nothing scheduled is due, the line is the index as above:
+/// jobs behind busy keys cost nothing. Otherwise candidates are read in order without a lock, and locked
+/// one by one until there are enough, so that nothing is ever locked that is not taken.
+const ANY: &str = "keys AS (
+    (SELECT serial_key FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
+    ORDER BY serial_key LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT job.serial_key FROM {jobs} AS job
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND job.serial_key > keys.serial_key
+        ORDER BY job.serial_key LIMIT 1)
+    FROM keys WHERE keys.serial_key IS NOT NULL
+), heads AS MATERIALIZED (
+    SELECT head.*
+    FROM keys CROSS JOIN LATERAL (
+        SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
+            coalesce(expected_at, 'infinity'::timestamptz) AS wanted
+        FROM {jobs}
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key = keys.serial_key
+        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+        LIMIT 1
+    ) AS head
+    WHERE keys.serial_key IS NOT NULL
+        AND NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = keys.serial_key)
+), others AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM heads) OR EXISTS (
+        SELECT FROM {jobs}
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+            AND schedule_at <= statement_timestamp()) AS other
+), first AS MATERIALIZED (
+    SELECT ctid FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+        AND NOT (SELECT other FROM others)
+    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+), merged AS MATERIALIZED (
+    SELECT held.ctid
+    FROM (
+        (SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
+            coalesce(expected_at, 'infinity'::timestamptz) AS wanted
+        FROM {jobs}
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+        LIMIT 10000)
+        UNION ALL
+        SELECT ctid, tableoid, id, serial_key, -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz)
+        FROM {jobs} AS due
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+            AND schedule_at <= statement_timestamp()
+            AND NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = due.serial_key)
+        UNION ALL
+        SELECT * FROM heads
+        ORDER BY rank, wanted, id
+    ) AS line
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM {jobs} WHERE id = line.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+    ) AS held
+    WHERE (SELECT other FROM others)
+        AND (line.serial_key IS NULL OR {pick}(line.place, $1, line.serial_key,
+            hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
+    LIMIT $2
+), taken AS (
+    DELETE FROM {jobs}
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM first UNION ALL SELECT ctid FROM merged))
+    RETURNING id, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
+)";
+
+/// One row for the batch. An array of nothing but nulls is null.
+const LEASED: &str = ", leased AS (
+    INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
+        attempt, serial_key, unique_key)
+    SELECT given.token, $1, statement_timestamp() + $3 * interval '1 microsecond', count(*),
+        array_agg(id), array_agg(data), array_agg(enqueued_at),
+        CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
+        CASE WHEN count(expected_at) > 0 THEN array_agg(expected_at) END,
+        array_agg(priority), array_agg(attempt + 1),
+        CASE WHEN count(serial_key) > 0 THEN array_agg(serial_key) END,
+        CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END
+    FROM taken CROSS JOIN given GROUP BY given.token
+), marked AS (
+    UPDATE {unique} AS had SET lease = given.token
+    FROM taken CROSS JOIN given
+    WHERE taken.unique_key IS NOT NULL AND had.q_name = $1 AND had.unique_key = taken.unique_key
+        AND had.job = taken.id
+)";
+
+const TAIL: &str = "\
+SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, token,
+    NULL::bigint, false, false
+FROM taken CROSS JOIN {noted}
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+        AND schedule_at > statement_timestamp() AND schedule_at < 'infinity'),
+    {raced}, {other}
+WHERE NOT EXISTS (SELECT FROM taken)";
+
+/// Unique keys of jobs that were taken without a lease, which complete with their transaction.
+/// $1 queue, $2 keys, $3 jobs.
+pub(super) const FREE_UNIQUE: &str = "\
+DELETE FROM {unique} AS had USING unnest($2::text[], $3::bigint[]) AS taken (unique_key, job)
+WHERE had.q_name = $1 AND had.unique_key = taken.unique_key AND had.job = taken.job";
+
+/// Wakes waiters at the commit: a serialization key has come free. $1 channels.
+pub(super) const RING: &str = "SELECT pg_notify(channel, '')::text FROM unnest($1::text[]) AS channel";

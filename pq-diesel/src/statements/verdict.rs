@@ -1,0 +1,209 @@
+//! What becomes of taken jobs.
+
+/// Notes a new payload for a job that this transaction has taken. Its row is deleted, so the payload
+/// is kept in a setting that is local to the transaction: it follows savepoints, and is gone when the
+/// transaction ends. No row where the transaction does not hold the job.
+/// $1 job, $2 payload, $3 the take's token.
+pub(super) const UPDATE: &str = "\
+SELECT set_config('pq.payloads', (
+        coalesce(nullif(current_setting('pq.payloads', true), ''), '{}')::jsonb
+        || jsonb_build_object($1::bigint::text, $2::text))::text, true)
+WHERE strpos(current_setting('pq.takes', true), ',' || $3::bigint::text || ',') > 0
+    AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
+    AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)";
+
+/// A checkpoint: the lease keeps the new payload. No row where the lease is lost. $1 lease, $2 job,
+/// $3 payload.
+pub(super) const UPDATE_LEASED: &str = "\
+UPDATE {leases} SET data[array_position(jobs, $2)] = $3
+WHERE id = $1 AND $2 = ANY (jobs)
+    AND NOT EXISTS (SELECT FROM {settled} WHERE lease = $1 AND job = $2)
+RETURNING id";
+
+/// Whether this transaction holds a job. $1 job, $2 the take's token.
+pub(super) const HOLDS: &str = "\
+SELECT $1::bigint
+WHERE strpos(current_setting('pq.takes', true), ',' || $2::bigint::text || ',') > 0
+    AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
+    AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)";
+
+/// Inserts a job that this transaction has taken anew, under its id, with the payload noted last. The
+/// trigger tells waiters at the commit. Its serialization key is no more the transaction's. No row where the
+/// transaction does not hold the job.
+/// $1 job, $2 payload where none was noted, $3 the take's token, $4 queue, then its columns; $12 a delay in
+/// microseconds in place of `schedule_at`, or null, $13 a payload in place of all, or null.
+pub(super) const GIVE_BACK: &str = "\
+WITH back AS (
+    INSERT INTO {jobs} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+        unique_key, error)
+    SELECT $1::bigint,
+        coalesce(given.replaced, nullif(current_setting('pq.payloads', true), '')::jsonb ->> $1::bigint::text,
+            $2::text)::json,
+        given.q_name, given.enqueued_at,
+        CASE WHEN given.after IS NULL THEN given.schedule_at
+            WHEN given.after > 0 THEN statement_timestamp() + given.after * interval '1 microsecond' END,
+        given.expected_at, given.priority, given.attempt, given.serial_key, given.unique_key, given.error
+    FROM (SELECT $3::bigint AS token) AS held,
+        (SELECT $4::text AS q_name, $5::timestamptz AS enqueued_at, $6::timestamptz AS schedule_at,
+            $7::timestamptz AS expected_at, $8::integer AS priority, $9::integer AS attempt, $10::text AS serial_key,
+            $11::text AS unique_key, $12::bigint AS after, $13::text AS replaced, $14::text AS error) AS given
+    WHERE strpos(current_setting('pq.takes', true), ',' || held.token::text || ',') > 0
+        AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
+        AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)
+    RETURNING id, q_name, serial_key
+)
+SELECT id, CASE WHEN serial_key IS NOT NULL THEN set_config('pq.keys', replace(current_setting('pq.keys', true),
+    ',' || hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)) || ',', ','),
+    true) END
+FROM back";
+
+/// Keeps a job that this transaction has taken. No row where the transaction does not hold it.
+/// $1 job, $2 payload where none was noted, $3 the take's token, $4 queue, then its columns and the end.
+pub(super) const KEEP: &str = "\
+WITH kept AS (
+    INSERT INTO {archive} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+        unique_key, outcome, error, result)
+    SELECT $1::bigint,
+        coalesce(nullif(current_setting('pq.payloads', true), '')::jsonb ->> $1::bigint::text, $2::text)::json,
+        given.*
+    FROM (SELECT $3::bigint AS token) AS held,
+        (SELECT $4::text AS q_name, $5::timestamptz, $6::timestamptz, $7::timestamptz, $8::integer, $9::integer,
+            $10::text, $11::text, $12::text, $13::text, $14::text::json) AS given
+    WHERE strpos(current_setting('pq.takes', true), ',' || held.token::text || ',') > 0
+        AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
+        AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)
+    RETURNING id, q_name, serial_key
+)
+SELECT id, CASE WHEN serial_key IS NOT NULL THEN set_config('pq.keys', replace(current_setting('pq.keys', true),
+    ',' || hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)) || ',', ','),
+    true) END
+FROM kept";
+
+/// Completes all jobs of whole leases of which nothing need be kept or freed. $1 leases.
+pub(super) const FINISH: &str = "\
+DELETE FROM {leases} AS lease
+WHERE id = ANY ($1::bigint[]) AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
+RETURNING id";
+
+/// Passes any verdicts on leased jobs, and returns the accepted ones.
+///
+/// A lease all of whose jobs have a verdict here is deleted. Of the others the verdicts are noted by
+/// inserts, under a share lock on the lease that the sweep's lock excludes; the unique index refuses a
+/// second verdict. So an accepted verdict is final, and verdicts on jobs of one lease do not wait for one
+/// another.
+/// Arrays of a value a verdict: $1 lease, $2 job, $3 verdict, $4 delay in microseconds, $5 error, $6 new
+/// payload, $7 result; $8 the leases of which all jobs are here.
+pub(super) const SETTLE: &str = "\
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
+        AS given (lease, job, verdict, after, error, data, result)
+), whole AS (
+    DELETE FROM {leases} AS lease
+    WHERE id = ANY ($8::bigint[]) AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
+    RETURNING lease.*
+), part AS MATERIALIZED (
+    SELECT * FROM {leases}
+    WHERE id = ANY (ARRAY(SELECT DISTINCT lease FROM given)) AND NOT id = ANY ($8)
+    FOR KEY SHARE
+), noted AS (
+    INSERT INTO {settled} (lease, job)
+    SELECT given.lease, given.job FROM given JOIN part ON part.id = given.lease
+    ON CONFLICT DO NOTHING
+    RETURNING lease, job
+), ended AS MATERIALIZED (
+    SELECT lease.id AS lease, lease.q_name, held.*, given.after, given.error, given.data AS new_data, given.result,
+        CASE WHEN given.verdict IN ('retry', 'snooze', 'back') AND held.job = ANY (lease.cancelled) THEN 'cancelled'
+            ELSE given.verdict END AS verdict
+    FROM (SELECT * FROM whole UNION ALL SELECT * FROM part) AS lease
+    CROSS JOIN LATERAL unnest(lease.jobs, lease.data, lease.enqueued_at, lease.schedule_at, lease.expected_at,
+            lease.priority, lease.attempt, lease.serial_key, lease.unique_key)
+        AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key)
+    JOIN given ON given.lease = lease.id AND given.job = held.job
+    WHERE lease.id = ANY ($8)
+        OR EXISTS (SELECT FROM noted WHERE noted.lease = lease.id AND noted.job = held.job)
+), back AS (
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+        unique_key, error)
+    SELECT job, q_name, coalesce(new_data, data)::json, enqueued_at,
+        CASE WHEN verdict = 'back' THEN schedule_at
+            WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
+        expected_at, priority, CASE verdict WHEN 'retry' THEN attempt ELSE attempt - 1 END, serial_key, unique_key,
+        error
+    FROM ended WHERE verdict IN ('retry', 'snooze', 'back')
+    ORDER BY job
+), kept AS (
+    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+        unique_key, outcome, error, result)
+    SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+        unique_key, verdict, error, result::json
+    FROM ended WHERE verdict IN ('done', 'dead', 'cancelled')
+    ON CONFLICT (id) DO NOTHING
+), freed AS (
+    DELETE FROM {keys} AS busy USING ended
+    WHERE busy.q_name = ended.q_name AND busy.serial_key = ended.serial_key AND busy.lease = ended.lease
+), cleared AS (
+    DELETE FROM {unique} AS had USING ended
+    WHERE ended.verdict IN ('complete', 'done', 'dead', 'cancelled')
+        AND had.q_name = ended.q_name AND had.unique_key = ended.unique_key AND had.job = ended.job
+), over AS (
+    DELETE FROM {leases} AS lease
+    USING (SELECT lease AS id, count(*) AS settled FROM noted GROUP BY lease) AS now
+    WHERE lease.id = now.id
+        AND lease.size = now.settled + (SELECT count(*) FROM {settled} AS before WHERE before.lease = now.id)
+)
+SELECT lease, job FROM ended";
+
+/// Has leases end later, and tells which of their jobs are unwanted. A lease that is over and that nobody
+/// has swept is still its holder's. $1 leases, $2 microseconds from now.
+pub(super) const EXTEND: &str = "\
+UPDATE {leases} SET lease_until = statement_timestamp() + $2 * interval '1 microsecond'
+WHERE id = ANY ($1::bigint[])
+RETURNING id, cancelled";
+
+/// One sweeps at a time; who comes meanwhile goes away.
+pub(super) const SWEEP_TURN: &str = "\
+SELECT pg_try_advisory_xact_lock(hashtextextended('pq sweep', {jobs_name}::regclass::oid::bigint))";
+
+/// The leases that are over. A verdict under way holds its lease's row, which is then passed over.
+pub(super) const SWEEP_OVER: &str = "\
+SELECT id FROM {leases} WHERE lease_until <= statement_timestamp() LIMIT 100 FOR UPDATE SKIP LOCKED";
+
+/// Returns the jobs of leases that this transaction has locked in the statement before. It is a statement of
+/// its own so that its snapshot is younger than the locks: no verdict that was accepted before them can
+/// be overlooked. $1 leases.
+pub(super) const SWEEP_EXPIRE: &str = "\
+WITH over AS (
+    DELETE FROM {leases} WHERE id = ANY ($1::bigint[]) RETURNING *
+), held AS MATERIALIZED (
+    SELECT over.id AS lease, over.q_name, held.*, held.job = ANY (over.cancelled) AS unwanted
+    FROM over CROSS JOIN LATERAL unnest(over.jobs, over.data, over.enqueued_at, over.schedule_at,
+            over.expected_at, over.priority, over.attempt, over.serial_key, over.unique_key)
+        AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key)
+    WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = over.id AND done.job = held.job)
+), back AS (
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+        unique_key, error)
+    SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+        'the lease of attempt ' || attempt || ' ended without a verdict'
+    FROM held WHERE NOT unwanted
+    ORDER BY job
+), kept AS (
+    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+        unique_key, outcome)
+    SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+        unique_key, 'cancelled'
+    FROM held WHERE unwanted
+    ON CONFLICT (id) DO NOTHING
+), freed AS (
+    DELETE FROM {keys} WHERE lease = ANY ($1)
+), cleared AS (
+    DELETE FROM {unique} AS had USING held
+    WHERE held.unwanted AND had.q_name = held.q_name AND had.unique_key = held.unique_key AND had.job = held.job
+), forgotten AS (
+    DELETE FROM {settled} WHERE lease = ANY ($1)
+)
+SELECT count(*) FROM held";
+
+/// Verdicts whose lease is gone.
+pub(super) const SWEEP_FORGET: &str = "\
+DELETE FROM {settled} AS done WHERE NOT EXISTS (SELECT FROM {leases} AS lease WHERE lease.id = done.lease)";

@@ -1,0 +1,138 @@
+//! Taking jobs, in a transaction or under a lease.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use pq_core::{Key, QueueName, RawJob, Taken};
+
+use super::{PgStore, micros};
+use crate::prepared::Value;
+use crate::rows::{Found, TakenRow, TakenSql, found};
+use crate::statements::Sized;
+use crate::table::told_on;
+use crate::{Error, Notify};
+
+/// How often a take that locked rows it could not see is tried anew.
+const RACES: usize = 8;
+
+/// The queues whose last look found scheduled jobs due, or serialization keys. For a while their takes begin
+/// with the statement for any line, which saves them the one that finds out. A hint: either statement is right.
+#[derive(Debug, Default)]
+pub(crate) struct MixedLines(RwLock<HashMap<QueueName, Instant>>);
+
+impl MixedLines {
+    const FOR: Duration = Duration::from_secs(1);
+
+    fn has(&self, queue: &QueueName) -> bool {
+        let lines = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        lines.get(queue).is_some_and(|seen| seen.elapsed() < Self::FOR)
+    }
+
+    fn note(&self, queue: &QueueName) {
+        let mut lines = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        lines.retain(|_, seen| seen.elapsed() < Self::FOR);
+        lines.insert(queue.clone(), Instant::now());
+    }
+}
+
+impl PgStore {
+    pub(super) fn take_by(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        lease: Option<Duration>,
+    ) -> Result<Taken, Error> {
+        let (plain, any) = match lease {
+            Some(_) => (&self.statements.lease, &self.statements.lease_any),
+            None => (&self.statements.take, &self.statements.take_any),
+        };
+        let mut looked = Found { other: true, ..Found::default() };
+        if !self.mixed.has(queue) {
+            looked = self.look(conn, plain, queue, count, lease)?;
+            if looked.other {
+                self.mixed.note(queue);
+            }
+        }
+        if looked.other {
+            looked = self.look(conn, any, queue, count, lease)?;
+        }
+        if lease.is_none() {
+            self.let_go_of_unique_keys(conn, queue, &looked.jobs)?;
+            if looked.jobs.iter().any(|job| job.serialization_key.is_some()) {
+                // With the commit the key is free; a rollback is found by the poll.
+                self.ring(conn, [queue])?;
+            }
+        }
+        Ok(Taken { jobs: looked.jobs, next_due: looked.next_due })
+    }
+
+    fn look(
+        &self,
+        conn: &mut PgConnection,
+        statement: &Sized,
+        queue: &QueueName,
+        count: usize,
+        lease: Option<Duration>,
+    ) -> Result<Found, Error> {
+        let (statement, fixed) = statement.of(count);
+        let mut values = vec![Value::Text(queue.as_str())];
+        if !fixed {
+            values.push(Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)));
+        }
+        if let Some(lease) = lease {
+            values.push(Value::BigInt(micros(lease)));
+        }
+        let mut looked = Found::default();
+        for _ in 0..RACES {
+            let rows: Vec<TakenRow> =
+                statement.with::<TakenSql>(&values).load(conn).map_err(|e| self.error(e))?;
+            looked = found(queue, rows, lease.is_some());
+            if !looked.look_again {
+                break;
+            }
+        }
+        Ok(looked)
+    }
+
+    /// Jobs that are taken without a lease complete with the transaction, and then others may have their
+    /// unique keys. Where this is lost, the next put of the key finds out that its job is gone.
+    fn let_go_of_unique_keys(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        jobs: &[RawJob],
+    ) -> Result<(), Error> {
+        let with_key: Vec<(&Key, i64)> =
+            jobs.iter().filter_map(|job| Some((job.unique_key.as_ref()?, job.id.0))).collect();
+        if with_key.is_empty() {
+            return Ok(());
+        }
+        let values = [
+            Value::Text(queue.as_str()),
+            Value::Texts(with_key.iter().map(|(key, _)| key.as_str()).collect()),
+            Value::BigInts(with_key.iter().map(|(_, id)| *id).collect()),
+        ];
+        let freed = self.statements.free_unique.with::<BigInt>(&values).execute(conn);
+        freed.map(drop).map_err(|e| self.error(e))
+    }
+
+    /// Wakes whoever waits on the queues, at the commit.
+    pub(super) fn ring<'q>(
+        &self,
+        conn: &mut PgConnection,
+        queues: impl IntoIterator<Item = &'q QueueName>,
+    ) -> Result<(), Error> {
+        if self.notify == Notify::Off {
+            return Ok(());
+        }
+        let channels: Vec<_> = queues.into_iter().flat_map(|queue| told_on(queue.as_str())).collect();
+        let values = [Value::Texts(channels.iter().map(|channel| channel.as_str()).collect())];
+        let rung: Result<Vec<String>, _> = self.statements.ring.with::<Text>(&values).load(conn);
+        rung.map(drop).map_err(|e| self.error(e))
+    }
+}

@@ -1,0 +1,309 @@
+//! The store: what the core's trait asks for, on PostgreSQL.
+
+mod archive;
+mod line;
+mod put;
+mod verdict;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use pq_core::{
+    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Extended, JobId, Key, NewJob, Outcome, Payload, Put,
+    QueueName, RawJob, Retention, Store, Swept, Taken, Verdict, Whereabouts,
+};
+
+pub(crate) use self::line::MixedLines;
+use self::verdict::Return;
+use crate::listener::{Listener, Subscription};
+use crate::pool::{self, Pool};
+use crate::prepared::Value;
+use crate::statements::Statements;
+use crate::table::Table;
+use crate::{Error, Notify};
+
+/// Jobs in a table of PostgreSQL. Made by [`crate::Builder`].
+pub struct PgStore {
+    pub(crate) table: Table,
+    pub(crate) statements: Statements,
+    pub(crate) pool: Option<Pool>,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) notify: Notify,
+    pub(crate) poll_interval: Duration,
+    pub(crate) mixed: MixedLines,
+}
+
+/// The longest error that is stored with a job, in characters.
+const ERROR_CHARS: usize = 2_000;
+
+impl PgStore {
+    /// The text of the statements that put a job, take one and take many, with `$1` for the queue's name
+    /// and `$2` for the payload or the number of jobs: for EXPLAIN, and to measure what the bare SQL costs.
+    #[must_use]
+    pub fn hot_statements(&self) -> [(&'static str, String); 3] {
+        let Statements { put_one, take, .. } = &self.statements;
+        [("put", put_one.text()), ("take one", take.of(1).0.text()), ("take", take.of(0).0.text())]
+    }
+
+    pub(crate) fn error(&self, error: diesel::result::Error) -> Error {
+        Error::of(&self.table, error)
+    }
+}
+
+impl Store for PgStore {
+    type Conn = PgConnection;
+    type Error = Error;
+    type Subscription = Option<Subscription>;
+
+    fn put(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
+        self.insert(conn, queue, jobs, false)
+    }
+
+    fn take(&self, conn: &mut PgConnection, queue: &QueueName, count: usize) -> Result<Taken, Error> {
+        self.take_by(conn, queue, count, None)
+    }
+
+    fn lease(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        lease: Duration,
+    ) -> Result<Taken, Error> {
+        self.take_by(conn, queue, count, Some(lease))
+    }
+
+    fn extend(
+        &self,
+        conn: &mut PgConnection,
+        leases: &[i64],
+        lease: Duration,
+    ) -> Result<Vec<Extended>, Error> {
+        self.extend_leases(conn, leases, lease)
+    }
+
+    fn settle(&self, conn: &mut PgConnection, verdicts: &[Verdict<'_>]) -> Result<Vec<bool>, Error> {
+        self.settle_all(conn, verdicts)
+    }
+
+    fn sweep(&self, conn: &mut PgConnection, retention: &Retention) -> Result<Option<Swept>, Error> {
+        self.sweep_once(conn, retention)
+    }
+
+    fn find(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        id: JobId,
+    ) -> Result<Option<Whereabouts>, Error> {
+        self.find_job(conn, queue, id)
+    }
+
+    fn cancel(&self, conn: &mut PgConnection, queue: &QueueName, id: JobId) -> Result<Cancelled, Error> {
+        self.cancel_job(conn, queue, id)
+    }
+
+    fn archived(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        ended: EndedAs,
+        before: Option<&Ended>,
+        count: usize,
+    ) -> Result<Vec<Ended>, Error> {
+        self.list_archive(conn, queue, &[ended], before, None, count)
+    }
+
+    fn revive(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Error> {
+        let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
+        let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
+        let revived = self.statements.revive.with::<BigInt>(&values).execute(conn);
+        revived.map(|count| count as u64).map_err(|e| self.error(e))
+    }
+
+    fn prune(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        ended: EndedAs,
+        age: Duration,
+    ) -> Result<u64, Error> {
+        let values = [Value::Text(queue.as_str()), Value::Text(ended.as_str()), Value::BigInt(micros(age))];
+        let pruned = self.statements.prune.with::<BigInt>(&values).execute(conn);
+        pruned.map(|count| count as u64).map_err(|e| self.error(e))
+    }
+
+    fn update(&self, conn: &mut PgConnection, claim: &Claim, payload: &Payload) -> Result<(), Error> {
+        self.replace_payload(conn, claim, payload)
+    }
+
+    fn give_back(&self, conn: &mut PgConnection, job: &RawJob) -> Result<(), Error> {
+        let refused = || match job.claim.lease() {
+            Some(_) => pq_core::Error::lease_lost(job.id),
+            None => pq_core::Error::not_yours(job.id),
+        };
+        let accepted = match job.claim.lease() {
+            Some(_) => {
+                self.settle_all(conn, &[Verdict { job, outcome: Outcome::GiveBack }])?.contains(&true)
+            }
+            None => self.put_back(conn, job, &Return::in_place(job.attempt))?,
+        };
+        if accepted { Ok(()) } else { Err(refused().into()) }
+    }
+
+    fn bury(&self, conn: &mut PgConnection, jobs: &[Dead]) -> Result<(), Error> {
+        for Dead { job, reason } in jobs {
+            let reason = storable(reason);
+            let values = [
+                Value::BigInt(job.id.0),
+                Value::Text(job.payload.as_str()),
+                Value::Text(job.queue.as_str()),
+                Value::Instant(Some(job.enqueued_at)),
+                Value::Instant(job.schedule_at),
+                Value::Instant(job.expected_at),
+                Value::Integer(job.priority),
+                Value::Integer(job.attempt),
+                Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
+                Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
+                Value::Text(&reason),
+            ];
+            self.statements.bury.with::<BigInt>(&values).execute(conn).map_err(|e| self.error(e))?;
+        }
+        Ok(())
+    }
+
+    fn counts(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<Counts, Error> {
+        type Numbers = (BigInt, BigInt, BigInt, BigInt, BigInt, BigInt, BigInt);
+        let values = [Value::Text(queue.as_str())];
+        let counted = self.statements.counts.with::<Numbers>(&values);
+        let (ready, scheduled, leased, dequeued, dead, cancelled, done): (i64, i64, i64, i64, i64, i64, i64) =
+            counted.get_result(conn).map_err(|e| self.error(e))?;
+        let number = |count: i64| count.max(0).unsigned_abs();
+        let mut counts = Counts::default();
+        (counts.ready, counts.scheduled, counts.leased) = (number(ready), number(scheduled), number(leased));
+        (counts.dead, counts.cancelled, counts.done) = (number(dead), number(cancelled), number(done));
+        counts.dequeued = number(dequeued);
+        Ok(counts)
+    }
+
+    fn clear(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<u64, Error> {
+        let values = [Value::Text(queue.as_str())];
+        let cleared: i64 =
+            self.statements.clear.with::<BigInt>(&values).get_result(conn).map_err(|e| self.error(e))?;
+        Ok(cleared.max(0).unsigned_abs())
+    }
+
+    /// A transaction is begun and ended through diesel, so one that was begun with plain SQL
+    /// (`BEGIN` by `batch_execute`) is not recognised as one to nest in.
+    fn transaction<R, E: From<Error>>(
+        &self,
+        conn: &mut PgConnection,
+        work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let around = depth(conn).map_err(Error::from)?;
+        AnsiTransactionManager::begin_transaction(conn).map_err(Error::from)?;
+        // What the panic may have left half done on the connection is rolled back before it goes on.
+        match catch_unwind(AssertUnwindSafe(|| work(conn))) {
+            Ok(Ok(done)) => match commit(conn, around) {
+                Ok(()) => Ok(done),
+                Err(error) => {
+                    let _ = roll_back_to(conn, around);
+                    let error = Error::from(error);
+                    Err(if around == 0 { error.unless_committed() } else { error }.into())
+                }
+            },
+            Ok(Err(error)) => {
+                // The error that `work` returned says more than one of the rollback, which fails only
+                // where the connection is lost, and then the server rolls back.
+                let _ = roll_back_to(conn, around);
+                Err(error)
+            }
+            Err(panic) => {
+                let _ = roll_back_to(conn, around);
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    fn with_connection<R, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
+    ) -> Result<R, E> {
+        match &self.pool {
+            Some(pool) => pool.with(work),
+            None => Err(Error::from(pq_core::Error::NoConnection).into()),
+        }
+    }
+
+    fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
+        let quietly = self.notify != Notify::InCommit;
+        let ids = self
+            .with_connection(|conn| self.insert(conn, queue, jobs, quietly))
+            .map_err(Error::unless_committed)?;
+        if let (Notify::AfterCommit, Some(listener)) = (self.notify, &self.listener) {
+            listener.tell(queue);
+        }
+        Ok(ids)
+    }
+
+    fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Option<Subscription> {
+        self.listener.as_ref().map(|listener| listener.subscribe(queue, bell))
+    }
+
+    fn activity(&self, conn: &mut PgConnection) -> Option<u64> {
+        pool::statements_sent(conn)
+    }
+
+    fn poll_interval(&self) -> Duration {
+        self.poll_interval
+    }
+}
+
+/// How many transactions are open on the connection, in one another.
+fn depth(conn: &mut PgConnection) -> QueryResult<u32> {
+    let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
+    Ok(status.transaction_depth()?.map_or(0, |depth| depth.get()))
+}
+
+/// Commits the innermost transaction, within which `around` others are open.
+///
+/// PostgreSQL answers COMMIT with success where the transaction had failed before, and rolls back; diesel
+/// does not see the difference. A handler that overlooked a failed statement would be told that its job is
+/// done. The empty SELECT goes with the COMMIT, fails where the transaction has, and costs no round trip.
+/// diesel learns from the connection's state that the transaction is over.
+fn commit(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
+    if around == 0 {
+        conn.batch_execute("SELECT; COMMIT")
+    } else {
+        AnsiTransactionManager::commit_transaction(conn)
+    }
+}
+
+/// Rolls back until `around` transactions are open: a panic may have left nested ones behind.
+fn roll_back_to(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
+    while depth(conn)? > around {
+        AnsiTransactionManager::rollback_transaction(conn)?;
+    }
+    Ok(())
+}
+
+/// Error text as PostgreSQL can hold it, which is without NUL, and not longer than it is of use.
+fn storable(error: &str) -> String {
+    error.chars().filter(|c| *c != '\0').take(ERROR_CHARS).collect()
+}
+
+/// A duration as microseconds, at most some ten thousand years.
+fn micros(span: Duration) -> i64 {
+    const MOST: i64 = 315_360_000_000 * 1_000_000;
+    i64::try_from(span.as_micros()).map_or(MOST, |micros| micros.min(MOST))
+}

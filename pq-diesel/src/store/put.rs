@@ -1,0 +1,138 @@
+//! Putting jobs into the table.
+
+use diesel::pg::PgConnection;
+use diesel::pg::data_types::PgInterval;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, Store, When};
+
+use super::PgStore;
+use crate::Error;
+use crate::prepared::{Statement, Value};
+
+/// The most bytes and jobs that go into one INSERT. More are split, inside one transaction.
+const CHUNK_BYTES: usize = 16 << 20;
+const CHUNK_JOBS: usize = 1 << 17;
+
+impl PgStore {
+    pub(super) fn insert(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        jobs: &[NewJob],
+        quietly: bool,
+    ) -> Result<Vec<Put>, Error> {
+        let statements = &self.statements;
+        let (one, many) = if quietly {
+            (&statements.put_one_quietly, &statements.put_quietly)
+        } else {
+            (&statements.put_one, &statements.put)
+        };
+        if let [job] = jobs
+            && (job.schedule_at, job.expected_at, job.priority) == (None, None, 0)
+            && job.serialization_key.is_none()
+            && job.unique.is_none()
+        {
+            let values = [Value::Text(queue.as_str()), Value::Text(job.payload.as_str())];
+            let id: i64 = one.with::<BigInt>(&values).get_result(conn).map_err(|e| self.error(e))?;
+            return Ok(vec![Put::added(JobId(id))]);
+        }
+        let chunks = chunks(jobs);
+        if let [chunk] = chunks[..] {
+            return self.insert_chunk(conn, many, queue, chunk);
+        }
+        self.transaction(conn, |conn| {
+            let mut ids = Vec::with_capacity(jobs.len());
+            for chunk in chunks {
+                ids.extend(self.insert_chunk(conn, many, queue, chunk)?);
+            }
+            Ok(ids)
+        })
+    }
+
+    fn insert_chunk(
+        &self,
+        conn: &mut PgConnection,
+        statement: &Statement,
+        queue: &QueueName,
+        jobs: &[NewJob],
+    ) -> Result<Vec<Put>, Error> {
+        let (schedule_at, schedule_in) = split(jobs.iter().map(|job| job.schedule_at));
+        let (expected_at, expected_in) = split(jobs.iter().map(|job| job.expected_at));
+        let mut values = vec![
+            Value::Text(queue.as_str()),
+            Value::Texts(jobs.iter().map(|job| job.payload.as_str()).collect()),
+            schedule_at,
+            schedule_in,
+            expected_at,
+            expected_in,
+            Value::Integers(jobs.iter().map(|job| job.priority).collect()),
+            Value::OptionalTexts(
+                jobs.iter().map(|job| job.serialization_key.as_ref().map(Key::as_str)).collect(),
+            ),
+        ];
+        if jobs.iter().all(|job| job.unique.is_none()) {
+            let ids: Vec<i64> = statement.with::<BigInt>(&values).load(conn).map_err(|e| self.error(e))?;
+            return Ok(ids.into_iter().map(|id| Put::added(JobId(id))).collect());
+        }
+        values.push(Value::OptionalTexts(
+            jobs.iter().map(|job| job.unique.as_ref().map(|(key, _)| key.as_str())).collect(),
+        ));
+        values.push(Value::OptionalTexts(
+            jobs.iter().map(|job| job.unique.as_ref().map(|(_, on_conflict)| word(*on_conflict))).collect(),
+        ));
+        let put = self.statements.put_unique.with::<(BigInt, Text)>(&values);
+        let put: Vec<(i64, String)> = put.load(conn).map_err(|e| self.error(e))?;
+        Ok(put.into_iter().map(|(id, outcome)| Put { id: JobId(id), outcome: done(&outcome) }).collect())
+    }
+}
+
+/// The word for the database of what to do where a unique key is in use.
+fn word(on_conflict: OnConflict) -> &'static str {
+    match on_conflict {
+        OnConflict::Keep => "keep",
+        OnConflict::Replace => "replace",
+        OnConflict::PutOff => "put_off",
+    }
+}
+
+/// What the database says it has done.
+fn done(word: &str) -> PutOutcome {
+    match word {
+        "kept" => PutOutcome::Kept,
+        "replaced" => PutOutcome::Replaced,
+        "put_off" => PutOutcome::PutOff,
+        _ => PutOutcome::Added,
+    }
+}
+
+fn chunks(jobs: &[NewJob]) -> Vec<&[NewJob]> {
+    let (mut chunks, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (position, job) in jobs.iter().enumerate() {
+        let size = job.payload.as_str().len();
+        if position > start && (bytes + size > CHUNK_BYTES || position - start == CHUNK_JOBS) {
+            chunks.push(&jobs[start..position]);
+            (start, bytes) = (position, 0);
+        }
+        bytes += size;
+    }
+    if start < jobs.len() {
+        chunks.push(&jobs[start..]);
+    }
+    chunks
+}
+
+/// Times as two arrays: the instants, and the delays.
+fn split<'a>(times: impl Iterator<Item = Option<When>>) -> (Value<'a>, Value<'a>) {
+    let (mut instants, mut delays) = (Vec::new(), Vec::new());
+    for time in times {
+        let (instant, delay) = match time {
+            None => (None, None),
+            Some(When::In(delay)) => (None, delay.num_microseconds()),
+            Some(When::At(instant)) => (Some(instant), None),
+        };
+        instants.push(instant);
+        delays.push(delay.map(PgInterval::from_microseconds));
+    }
+    (Value::Instants(instants), Value::Delays(delays))
+}
