@@ -27,6 +27,7 @@ impl Statement {
             pieces.push(piece.to_owned());
         }
         pieces.push(rest.to_owned());
+        debug_assert!(!sql.contains(&format!("${}", pieces.len())), "parameters out of order: {sql}");
         Self { pieces }
     }
 

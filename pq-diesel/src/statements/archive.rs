@@ -38,12 +38,12 @@ SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attemp
 FROM gone
 RETURNING id";
 
-/// Tells the holder of a job's lease that it is unwanted. $1 queue, $2 job.
+/// Tells the holder of a job's lease that it is unwanted. $1 job, $2 queue.
 pub(super) const CANCEL_LEASED: &str = "\
 UPDATE {leases} AS lease
-SET cancelled = CASE WHEN $2 = ANY (cancelled) THEN cancelled ELSE array_append(cancelled, $2) END
-WHERE q_name = $1 AND $2 = ANY (jobs)
-    AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = $2)
+SET cancelled = CASE WHEN $1 = ANY (cancelled) THEN cancelled ELSE array_append(cancelled, $1::bigint) END
+WHERE q_name = $2 AND $1 = ANY (jobs)
+    AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = $1)
 RETURNING id";
 
 /// The last that ended so, from a place on. $1 queue, $2 outcome, $3 and $4 the end and the id to begin behind

@@ -39,7 +39,7 @@ RETURNING id";
 /// As the one above; $9 unique keys, $10 what to do where one is in use.
 pub(super) const UNIQUE: &str = "\
 WITH numbered AS MATERIALIZED (
-    SELECT nextval(pg_get_serial_sequence({jobs_name}, 'id')) AS id, put.*
+    SELECT nextval(pg_get_serial_sequence({jobs_name}, 'id')) AS id, $1::text AS q_name, put.*
     FROM (
         SELECT * FROM unnest($2::text[], $3::timestamptz[], $4::interval[], $5::timestamptz[], $6::interval[],
             $7::integer[], $8::text[], $9::text[], $10::text[])
@@ -49,7 +49,7 @@ WITH numbered AS MATERIALIZED (
     ) AS put
 ), plain AS (
     INSERT INTO {jobs} (id, q_name, data, schedule_at, expected_at, priority, serial_key)
-    SELECT id, $1::text, data::json,
+    SELECT id, q_name, data::json,
         coalesce(schedule_at, statement_timestamp() + schedule_in),
         coalesce(expected_at, statement_timestamp() + expected_in),
         priority, serial_key
@@ -57,7 +57,7 @@ WITH numbered AS MATERIALIZED (
 ), claimed AS MATERIALIZED (
     SELECT sorted.position, put.job, put.outcome
     FROM (SELECT * FROM numbered WHERE unique_key IS NOT NULL ORDER BY unique_key, position) AS sorted
-    CROSS JOIN LATERAL {put_unique}($1, unique_key, on_conflict, id, data::json,
+    CROSS JOIN LATERAL {put_unique}(q_name, unique_key, on_conflict, id, data::json,
         coalesce(schedule_at, statement_timestamp() + schedule_in),
         coalesce(expected_at, statement_timestamp() + expected_in),
         priority, serial_key) AS put

@@ -187,10 +187,10 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
 WHERE NOT EXISTS (SELECT FROM taken)";
 
 /// Unique keys of jobs that were taken without a lease, which complete with their transaction.
-/// $1 queue, $2 keys, $3 jobs.
+/// $1 keys, $2 jobs, $3 queue.
 pub(super) const FREE_UNIQUE: &str = "\
-DELETE FROM {unique} AS had USING unnest($2::text[], $3::bigint[]) AS taken (unique_key, job)
-WHERE had.q_name = $1 AND had.unique_key = taken.unique_key AND had.job = taken.job";
+DELETE FROM {unique} AS had USING unnest($1::text[], $2::bigint[]) AS taken (unique_key, job)
+WHERE had.q_name = $3 AND had.unique_key = taken.unique_key AND had.job = taken.job";
 
 /// Wakes waiters at the commit: a serialization key has come free. $1 channels.
 pub(super) const RING: &str = "SELECT pg_notify(channel, '')::text FROM unnest($1::text[]) AS channel";

@@ -12,12 +12,12 @@ WHERE strpos(current_setting('pq.takes', true), ',' || $3::bigint::text || ',') 
     AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
     AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)";
 
-/// A checkpoint: the lease keeps the new payload. No row where the lease is lost. $1 lease, $2 job,
-/// $3 payload.
+/// A checkpoint: the lease keeps the new payload. No row where the lease is lost. $1 job, $2 payload,
+/// $3 lease.
 pub(super) const UPDATE_LEASED: &str = "\
-UPDATE {leases} SET data[array_position(jobs, $2)] = $3
-WHERE id = $1 AND $2 = ANY (jobs)
-    AND NOT EXISTS (SELECT FROM {settled} WHERE lease = $1 AND job = $2)
+UPDATE {leases} SET data[array_position(jobs, $1)] = $2
+WHERE id = $3 AND $1 = ANY (jobs)
+    AND NOT EXISTS (SELECT FROM {settled} WHERE lease = $3 AND job = $1)
 RETURNING id";
 
 /// Whether this transaction holds a job. $1 job, $2 the take's token.
@@ -154,10 +154,10 @@ WITH given AS MATERIALIZED (
 SELECT lease, job FROM ended";
 
 /// Has leases end later, and tells which of their jobs are unwanted. A lease that is over and that nobody
-/// has swept is still its holder's. $1 leases, $2 microseconds from now.
+/// has swept is still its holder's. $1 microseconds from now, $2 leases.
 pub(super) const EXTEND: &str = "\
-UPDATE {leases} SET lease_until = statement_timestamp() + $2 * interval '1 microsecond'
-WHERE id = ANY ($1::bigint[])
+UPDATE {leases} SET lease_until = statement_timestamp() + $1 * interval '1 microsecond'
+WHERE id = ANY ($2::bigint[])
 RETURNING id, cancelled";
 
 /// One sweeps at a time; who comes meanwhile goes away.

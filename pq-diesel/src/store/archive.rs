@@ -84,7 +84,8 @@ impl PgStore {
             if cancelled.is_some() {
                 return Ok(Cancelled::Done);
             }
-            let leased = self.statements.cancel_leased.with::<BigInt>(&values);
+            let turned = [Value::BigInt(id.0), Value::Text(queue.as_str())];
+            let leased = self.statements.cancel_leased.with::<BigInt>(&turned);
             let told: Option<i64> = leased.get_result(conn).optional().map_err(|e| self.error(e))?;
             if told.is_some() {
                 return Ok(Cancelled::Asked);

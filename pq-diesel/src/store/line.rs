@@ -113,9 +113,9 @@ impl PgStore {
             return Ok(());
         }
         let values = [
-            Value::Text(queue.as_str()),
             Value::Texts(with_key.iter().map(|(key, _)| key.as_str()).collect()),
             Value::BigInts(with_key.iter().map(|(_, id)| *id).collect()),
+            Value::Text(queue.as_str()),
         ];
         let freed = self.statements.free_unique.with::<BigInt>(&values).execute(conn);
         freed.map(drop).map_err(|e| self.error(e))

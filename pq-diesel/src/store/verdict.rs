@@ -260,7 +260,7 @@ impl PgStore {
         payload: &Payload,
     ) -> Result<(), Error> {
         if let Some(lease) = claim.lease() {
-            let values = [Value::BigInt(lease), Value::BigInt(claim.id.0), Value::Text(payload.as_str())];
+            let values = [Value::BigInt(claim.id.0), Value::Text(payload.as_str()), Value::BigInt(lease)];
             let statement = self.statements.update_leased.with::<BigInt>(&values);
             let stored: Option<i64> = statement.get_result(conn).optional().map_err(|e| self.error(e))?;
             return stored.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
@@ -277,7 +277,7 @@ impl PgStore {
         leases: &[i64],
         lease: Duration,
     ) -> Result<Vec<Extended>, Error> {
-        let values = [Value::BigInts(leases.to_vec()), Value::BigInt(micros(lease))];
+        let values = [Value::BigInt(micros(lease)), Value::BigInts(leases.to_vec())];
         let statement = self.statements.extend.with::<(BigInt, Array<BigInt>)>(&values);
         let rows: Vec<(i64, Vec<i64>)> = statement.load(conn).map_err(|e| self.error(e))?;
         let extended = |(lease, cancelled): (i64, Vec<i64>)| Extended {
