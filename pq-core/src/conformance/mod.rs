@@ -33,7 +33,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod counting;
+mod ending;
 mod holding;
+mod keys;
+mod leasing;
 mod naming;
 mod ordering;
 mod panicking;
@@ -43,6 +46,7 @@ mod scene;
 mod taking;
 mod timing;
 mod transactions;
+mod uniqueness;
 mod waiting;
 
 use std::process::ExitCode;
@@ -97,7 +101,7 @@ impl Suite {
     /// All cases on this fixture, under this name.
     pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
         let fixture = Arc::new(fixture);
-        let topics: [fn() -> Vec<Case<F>>; 11] = [
+        let topics: [fn() -> Vec<Case<F>>; 15] = [
             putting::cases,
             taking::cases,
             ordering::cases,
@@ -109,6 +113,10 @@ impl Suite {
             counting::cases,
             naming::cases,
             panicking::cases,
+            leasing::cases,
+            keys::cases,
+            uniqueness::cases,
+            ending::cases,
         ];
         for (case, run) in topics.into_iter().flat_map(|topic| topic()) {
             let sentence = case.rsplit("conformance::").next().unwrap_or(case);

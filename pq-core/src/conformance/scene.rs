@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Fixture;
-use crate::{Counts, Job, JobId, Pq, PutOptions, Queue, Store, StoreError, Wait};
+use crate::{
+    Counts, Ended, EndedAs, Job, JobId, Outcome, Pq, PutOptions, Queue, Retention, Store, StoreError, Swept, Wait,
+};
 
 /// On whose connection a case's calls run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +101,53 @@ impl<F: Fixture> Scene<F> {
             Access::Own => self.queue().get_many(count, Wait::No).unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).get_many(count).unwrap(),
         }
+    }
+
+    /// Leases without waiting.
+    pub(super) fn lease(&self, count: usize, lease: Duration) -> Vec<Job<Value>> {
+        match self.access {
+            Access::Own => self.queue().lease(count, lease, Wait::No).unwrap(),
+            Access::Callers => self.queue().on(&mut self.connect()).lease(count, lease).unwrap(),
+        }
+    }
+
+    /// Leases the one job that is there.
+    pub(super) fn lease_one(&self) -> Job<Value> {
+        self.lease(1, PATIENCE).pop().unwrap()
+    }
+
+    pub(super) fn try_settle(&self, job: &Job<Value>, outcome: Outcome) -> Result<(), Error<F>> {
+        match self.access {
+            Access::Own => self.queue().settle(job, outcome),
+            Access::Callers => self.queue().on(&mut self.connect()).settle(job, outcome),
+        }
+    }
+
+    pub(super) fn settle(&self, job: &Job<Value>, outcome: Outcome) {
+        self.try_settle(job, outcome).unwrap();
+    }
+
+    /// Does what any process may do at any time: returns the jobs of leases that are over.
+    pub(super) fn sweep(&self) -> Swept {
+        let store = self.pq.store();
+        let swept: Result<_, Error<F>> = store.with_connection(|conn| store.sweep(conn, &Retention::default()));
+        swept.unwrap().unwrap()
+    }
+
+    /// Has the job's lease be over, and its job returned.
+    pub(super) fn lose_lease(&self, job: &Job<Value>) {
+        self.queue().extend(job, Duration::ZERO).unwrap();
+        assert!(self.sweep().returned > 0);
+    }
+
+    pub(super) fn is_lease_lost(&self, outcome: Result<(), Error<F>>) -> bool {
+        let Err(error) = outcome else { return false };
+        self.fixture.core_error(&error).is_some_and(crate::Error::is_lease_lost)
+    }
+
+    /// The jobs of the archive that ended so, the last first.
+    pub(super) fn archived(&self, ended: EndedAs) -> Vec<Ended> {
+        self.queue().archived(ended, None, 100).unwrap()
     }
 
     /// What is in line, taken job by job.

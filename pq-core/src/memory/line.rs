@@ -55,3 +55,11 @@ pub(super) fn after(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
         .and_then(|span| now.checked_add_signed(span))
         .unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
+
+/// The instant this long before another, or the first that there is.
+pub(super) fn before(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(span)
+        .ok()
+        .and_then(|span| now.checked_sub_signed(span))
+        .unwrap_or(DateTime::<Utc>::MIN_UTC)
+}

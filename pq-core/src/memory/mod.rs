@@ -152,7 +152,7 @@ impl Store for MemoryStore {
         ended: EndedAs,
         age: Duration,
     ) -> Result<u64, Error> {
-        let end = Utc::now() - chrono::TimeDelta::from_std(age).unwrap_or(chrono::TimeDelta::MAX / 2);
+        let end = line::before(Utc::now(), age);
         conn.operate(|state, open| Ok(archive::prune(state, open, Some(queue), ended, end)))
     }
 
@@ -162,9 +162,8 @@ impl Store for MemoryStore {
             let returned = settle::expire(state, open, now);
             let mut pruned = 0;
             for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
-                let age = retention.of(ended).and_then(|age| chrono::TimeDelta::from_std(age).ok());
-                if let Some(end) = age.and_then(|age| now.checked_sub_signed(age)) {
-                    pruned += archive::prune(state, open, None, ended, end);
+                if let Some(age) = retention.of(ended) {
+                    pruned += archive::prune(state, open, None, ended, line::before(now, age));
                 }
             }
             Ok(Some(Swept { returned, pruned }))

@@ -56,14 +56,14 @@ pub(super) fn settle(state: &mut State, open: &mut Open, verdict: &Verdict<'_>, 
             archive::keep(state, open, job.id, row, EndedAs::Cancelled, None, None, now);
         }
         Outcome::Retry { after, error, payload } => {
-            row.schedule_at = Some(line::after(now, *after));
+            row.schedule_at = (!after.is_zero()).then(|| line::after(now, *after));
             row.error = Some(error.clone());
             row.payload = payload.clone().unwrap_or(row.payload);
             put_back(state, open, job.id, row);
         }
         Outcome::Snooze { after } => {
             row.attempt = job.attempt - 1;
-            row.schedule_at = Some(line::after(now, *after));
+            row.schedule_at = (!after.is_zero()).then(|| line::after(now, *after));
             put_back(state, open, job.id, row);
         }
         Outcome::GiveBack => {

@@ -138,7 +138,7 @@ impl Store for PgStore {
         ended: EndedAs,
         age: Duration,
     ) -> Result<u64, Error> {
-        let values = [Value::Text(queue.as_str()), Value::Text(ended.as_str()), Value::BigInt(micros(age))];
+        let values = [Value::Text(queue.as_str()), Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];
         let pruned = self.statements.prune.with::<BigInt>(&values).execute(conn);
         pruned.map(|count| count as u64).map_err(|e| self.error(e))
     }
@@ -306,4 +306,9 @@ fn storable(error: &str) -> String {
 fn micros(span: Duration) -> i64 {
     const MOST: i64 = 315_360_000_000 * 1_000_000;
     i64::try_from(span.as_micros()).map_or(MOST, |micros| micros.min(MOST))
+}
+
+/// An age as microseconds: at most so much that there were timestamps already.
+fn age_micros(age: Duration) -> i64 {
+    micros(age).min(189_216_000_000 * 1_000_000)
 }

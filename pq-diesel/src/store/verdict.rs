@@ -12,7 +12,7 @@ use pq_core::{
     Verdict,
 };
 
-use super::{PgStore, micros, storable};
+use super::{PgStore, age_micros, micros, storable};
 use crate::Error;
 use crate::prepared::Value;
 
@@ -311,7 +311,7 @@ impl PgStore {
             forget.execute(conn).map_err(|e| self.error(e))?;
             for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
                 let Some(age) = retention.of(ended) else { continue };
-                let values = [Value::Text(ended.as_str()), Value::BigInt(micros(age))];
+                let values = [Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];
                 let pruned = self.statements.prune_all.with::<BigInt>(&values).execute(conn);
                 swept.pruned += pruned.map_err(|e| self.error(e))? as u64;
             }
