@@ -35,6 +35,29 @@ pub fn pgbench(url: &str, sql: &str, clients: usize, time: Duration) -> Result<f
     tps.with_context(|| format!("pgbench printed no tps: {said}"))
 }
 
+/// How long `pgbench` takes to run `sql` so often with each of so many clients, by its own count of
+/// transactions a second, without the time that it takes to connect.
+pub(crate) fn pgbench_transactions(url: &str, sql: &str, clients: usize, each: usize) -> Result<Duration> {
+    let mut script = tempfile::NamedTempFile::new()?;
+    for statement in sql.split(';') {
+        writeln!(script, "{};", statement.replace('\n', " "))?;
+    }
+    let run = Command::new("pgbench")
+        .args(["--no-vacuum", "--protocol=prepared", "--file"])
+        .arg(script.path())
+        .args(["--client", &clients.to_string(), "--jobs", &clients.min(2).to_string()])
+        .args(["--transactions", &each.to_string(), url])
+        .output()
+        .context("pgbench cannot be run; it comes with PostgreSQL's server or contrib package")?;
+    let said = String::from_utf8_lossy(&run.stdout);
+    if !run.status.success() {
+        bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
+    }
+    let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
+    let tps = tps.with_context(|| format!("pgbench printed no tps: {said}"))?;
+    Ok(Duration::from_secs_f64((each * clients) as f64 / tps))
+}
+
 /// Rows a second of COPY into the queue's table.
 ///
 /// # Errors

@@ -71,7 +71,7 @@ impl Bench {
     /// The database's.
     pub fn refill(&self, queue: &Queue<Box<RawValue>>, jobs: usize) -> Result<()> {
         let mut conn = self.connect()?;
-        conn.batch_execute("TRUNCATE pq.queue")?;
+        conn.batch_execute(EMPTY)?;
         let payload = RawValue::from_string(PAYLOAD.to_owned())?;
         queue.put_many(std::iter::repeat_n(&payload, jobs))?;
         // The next measurement begins with statistics, and without the dirty pages of this one.
@@ -79,4 +79,22 @@ impl Bench {
         conn.batch_execute("CHECKPOINT")?;
         Ok(())
     }
+
+    /// Empties the table, and fills the queue with so many jobs without this process holding them.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub fn fill_by_sql(&self, queue: &str, jobs: usize) -> Result<()> {
+        let mut conn = self.connect()?;
+        conn.batch_execute(EMPTY)?;
+        conn.batch_execute(&format!(
+            "INSERT INTO pq.queue (q_name, data) SELECT '{queue}', '{PAYLOAD}' FROM generate_series(1, {jobs})"
+        ))?;
+        conn.batch_execute("VACUUM ANALYZE pq.queue")?;
+        conn.batch_execute("CHECKPOINT")?;
+        Ok(())
+    }
 }
+
+const EMPTY: &str = "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique";

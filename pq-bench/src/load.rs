@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pq_diesel::{Queue, Wait};
+use pq_diesel::{Pq, Queue, StopMode, Wait, Worker};
 use serde_json::value::RawValue;
 
 /// Operations a second of so many threads, each calling `operation` over and over for this time.
@@ -69,5 +69,38 @@ pub fn wake_latencies(queue: &Queue<Box<RawValue>>, rounds: usize) -> Result<Vec
         }
         waiter.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
         Ok(latencies)
+    })
+}
+
+/// How long after each put began the worker's handler has begun, in milliseconds; `rounds` of them, one at a
+/// time, with a worker of one thread that has nothing else to do.
+///
+/// # Errors
+///
+/// The database's.
+pub fn pickup_latencies(pq: &Pq, name: &str, transactional: bool, rounds: usize) -> Result<Vec<f64>> {
+    let queue = pq.queue::<Box<RawValue>>(name)?;
+    let payload = RawValue::from_string("1".to_owned())?;
+    let (begun, begins) = channel();
+    let handler = match transactional {
+        true => queue.transactional(move |_, _| begun.send(Instant::now())),
+        false => queue.leased(move |_, _| begun.send(Instant::now())),
+    };
+    let worker = Worker::new(pq).serve(handler);
+    let control = worker.control();
+    std::thread::scope(|scope| {
+        let working = scope.spawn(move || worker.run());
+        let mut times = Vec::with_capacity(rounds);
+        for _ in 0..rounds {
+            // Long enough for the worker to have looked and gone to sleep.
+            std::thread::sleep(Duration::from_millis(5));
+            let put = Instant::now();
+            queue.put(&payload)?;
+            let began = begins.recv_timeout(Duration::from_secs(10))?;
+            times.push(began.saturating_duration_since(put).as_secs_f64() * 1_000.0);
+        }
+        control.stop(StopMode::All);
+        working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        Ok(times)
     })
 }

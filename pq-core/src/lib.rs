@@ -1,7 +1,8 @@
 //! What a transactional job queue is, apart from any database.
 //!
 //! The user's side is [`Pq`], which names queues, and [`Queue`], which puts and gets jobs, waits for
-//! them and runs transactions around them. The implementor's side is [`Store`]: few methods, each on
+//! them and runs transactions around them; [`Task`], which gives work a name and typed arguments; and
+//! [`Worker`], which works it in threads. The implementor's side is [`Store`]: few methods, each on
 //! a connection that is passed in, so that the caller's transaction is simply the connection the
 //! caller passes. [`memory`] is the readable reference store; `conformance` (a feature) is the suite
 //! that every store passes, whole.
@@ -33,10 +34,13 @@ mod name;
 mod options;
 mod payload;
 mod queue;
+mod retry;
 mod store;
+mod task;
 mod verdict;
 mod wait;
 mod when;
+mod worker;
 
 pub use bell::{Bell, Stop};
 #[cfg(feature = "pickle")]
@@ -49,9 +53,12 @@ pub use name::QueueName;
 pub use options::PutOptions;
 pub use payload::{Payload, PayloadLimits};
 pub use queue::{Bound, Iter, Pq, Queue};
+pub use retry::Backoff;
 pub use store::{Counts, Dead, Store, StoreError, Taken};
+pub use task::{CallOptions, Ending, Failure, Handler, Task, Trace};
 pub use verdict::{
     Cancelled, Ended, EndedAs, Extended, Outcome, Retention, Swept, Verdict, Whereabouts,
 };
 pub use wait::Wait;
 pub use when::{IntoWhen, TimeError, When};
+pub use worker::{Context, Control, JobInfo, Report, Running, Status, StopMode, Worker};

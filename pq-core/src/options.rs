@@ -15,7 +15,7 @@ use crate::{Error, IntoWhen, Key, NewJob, OnConflict, Payload, TimeError, When};
 pub struct PutOptions {
     schedule_at: Option<Result<When, TimeError>>,
     expected_at: Option<Result<When, TimeError>>,
-    priority: i32,
+    priority: Option<i32>,
     serialization_key: Option<String>,
     unique: Option<(String, OnConflict)>,
 }
@@ -40,7 +40,7 @@ impl PutOptions {
 
     /// Higher goes first; 0 unless said.
     pub fn priority(mut self, priority: i32) -> Self {
-        self.priority = priority;
+        self.priority = Some(priority);
         self
     }
 
@@ -72,13 +72,24 @@ impl PutOptions {
         self.job(Payload::from_stored(String::new())).map(drop)
     }
 
+    /// These options, and for what they do not say the others.
+    pub(crate) fn or(&self, others: &Self) -> Self {
+        Self {
+            schedule_at: self.schedule_at.clone().or_else(|| others.schedule_at.clone()),
+            expected_at: self.expected_at.clone().or_else(|| others.expected_at.clone()),
+            priority: self.priority.or(others.priority),
+            serialization_key: self.serialization_key.clone().or_else(|| others.serialization_key.clone()),
+            unique: self.unique.clone().or_else(|| others.unique.clone()),
+        }
+    }
+
     /// The job that is put with these options.
     pub(crate) fn job(&self, payload: Payload) -> Result<NewJob, Error> {
         Ok(NewJob {
             payload,
             schedule_at: self.schedule_at.clone().transpose()?,
             expected_at: self.expected_at.clone().transpose()?,
-            priority: self.priority,
+            priority: self.priority.unwrap_or_default(),
             serialization_key: self.serialization_key.clone().map(Key::new).transpose()?,
             unique: match &self.unique {
                 Some((key, on_conflict)) => Some((Key::new(key.clone())?, *on_conflict)),

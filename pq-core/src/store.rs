@@ -278,6 +278,17 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Has statements of the transaction that is open on the connection end with an error after so long, if
+    /// the store can; `None` for as long as they like.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn limit(&self, conn: &mut Self::Conn, limit: Option<Duration>) -> Result<(), Self::Error> {
+        let _ = (conn, limit);
+        Ok(())
+    }
+
     /// The longest that a wait sleeps between two looks.
     fn poll_interval(&self) -> Duration;
 }

@@ -37,15 +37,16 @@ mod store;
 mod table;
 
 pub use pq_core::{
-    Cancelled, Codec, CodecError, Counts, Ended, EndedAs, Extended, IntoWhen, Job, JobId, Key, OnConflict,
-    Outcome, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Retention, Stop, TimeError, Verdict, Wait,
+    Backoff, CallOptions, Cancelled, Codec, CodecError, Counts, Ended, EndedAs, Ending, Extended, Failure,
+    IntoWhen, Job, JobId, JobInfo, Key, OnConflict, Outcome, PayloadLimits, Put, PutOptions, PutOutcome,
+    QueueName, RawJob, Report, Retention, Running, Status, Stop, StopMode, TimeError, Trace, Verdict, Wait,
     When, Whereabouts, codec_by_name,
 };
 
 pub use error::Error;
 pub use listener::Subscription;
 pub use migrate::MIGRATIONS;
-pub use pq::{Builder, Notify, Pq, Queue};
+pub use pq::{Builder, Context, Control, Handler, Notify, Pq, Queue, Task, Worker};
 pub use settings::Settings;
 pub use store::PgStore;
 pub use table::Table;

@@ -19,6 +19,21 @@ use crate::{Error, Settings};
 /// A queue of PostgreSQL: see [`pq_core::Queue`] for what it does.
 pub type Queue<T> = pq_core::Queue<PgStore, T>;
 
+/// A task of PostgreSQL's: see [`pq_core::Task`].
+pub type Task<A> = pq_core::Task<PgStore, A>;
+
+/// What works jobs: see [`pq_core::Handler`].
+pub type Handler = pq_core::Handler<PgStore>;
+
+/// What a leased handler knows of its job: see [`pq_core::Context`].
+pub type Context = pq_core::Context<PgStore>;
+
+/// A worker on PostgreSQL: see [`pq_core::Worker`].
+pub type Worker = pq_core::Worker<PgStore>;
+
+/// What stops a worker and says what it does: see [`pq_core::Control`].
+pub type Control = pq_core::Control<PgStore>;
+
 /// A handle to the queues of one table. Cheap to clone, and usable from many threads at once.
 ///
 /// It gives [`pq_core::Pq`], to which it dereferences: [`pq_core::Pq::queue`] names a queue, and

@@ -1,5 +1,6 @@
 //! Getting and working on connections of the handle's own, and turning what was taken into data.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -172,8 +173,20 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     }
 
     fn decode_payload(&self, raw: &RawJob) -> Result<T, String> {
-        let json = self.pq.codec.decode(raw.payload.as_str()).map_err(|found| found.to_string())?;
+        let json = self.json_of(raw)?;
         serde_json::from_str(&json).map_err(|found| unquoted(&found))
+    }
+
+    /// The job with its payload decoded, or why that cannot be.
+    pub(crate) fn decoded(&self, raw: &RawJob) -> Result<Job<T>, String> {
+        Ok(Job { data: self.decode_payload(raw)?, raw: raw.clone() })
+    }
+}
+
+impl<S: Store, T> Queue<S, T> {
+    /// The JSON that the job carries, as the queue's codec reads it.
+    pub(crate) fn json_of<'j>(&self, raw: &'j RawJob) -> Result<Cow<'j, str>, String> {
+        self.pq.codec.decode(raw.payload.as_str()).map_err(|found| found.to_string())
     }
 }
 

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::Queue;
-use crate::{Codec, Error, Json, PayloadLimits, QueueName, Stop, Store};
+use crate::{Codec, Error, Json, PayloadLimits, QueueName, Stop, Store, Trace};
 
 /// A handle to the queues of one store. Cheap to clone, and usable from many threads at once.
 pub struct Pq<S> {
@@ -12,7 +12,11 @@ pub struct Pq<S> {
     pub(super) codec: Arc<dyn Codec>,
     pub(super) limits: PayloadLimits,
     pub(super) stop: Option<Stop>,
+    pub(super) trace: Option<TraceSource>,
 }
+
+/// Gives the context of the trace that the caller is in.
+type TraceSource = Arc<dyn Fn() -> Trace + Send + Sync>;
 
 impl<S> Clone for Pq<S> {
     fn clone(&self) -> Self {
@@ -21,6 +25,7 @@ impl<S> Clone for Pq<S> {
             codec: Arc::clone(&self.codec),
             limits: self.limits,
             stop: self.stop.clone(),
+            trace: self.trace.clone(),
         }
     }
 }
@@ -29,7 +34,13 @@ impl<S: Store> Pq<S> {
     /// A handle to the queues of this store, with JSON as it is and the default limits.
     #[must_use]
     pub fn new(store: S) -> Self {
-        Self { store: Arc::new(store), codec: Arc::new(Json), limits: PayloadLimits::default(), stop: None }
+        Self {
+            store: Arc::new(store),
+            codec: Arc::new(Json),
+            limits: PayloadLimits::default(),
+            stop: None,
+            trace: None,
+        }
     }
 
     /// The queues named from here on encode and decode their payloads with this codec.
@@ -50,6 +61,14 @@ impl<S: Store> Pq<S> {
     #[must_use]
     pub fn with_stop(mut self, stop: &Stop) -> Self {
         self.stop = Some(stop.clone());
+        self
+    }
+
+    /// The calls of tasks carry what this function gives when they are made: the context of the caller's
+    /// trace, to be found by the handler ([`crate::Context::trace`]) and by middleware.
+    #[must_use]
+    pub fn with_trace(mut self, trace: impl Fn() -> Trace + Send + Sync + 'static) -> Self {
+        self.trace = Some(Arc::new(trace));
         self
     }
 

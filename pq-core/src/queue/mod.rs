@@ -15,7 +15,7 @@ pub use bound::Bound;
 pub use handle::Pq;
 pub use iter::Iter;
 
-use crate::{Codec, Counts, QueueName, Stop, Store};
+use crate::{Codec, Counts, QueueName, Stop, Store, Trace};
 
 /// A queue: a named line of jobs. Cheap to clone, and usable from many threads at once.
 ///
@@ -92,7 +92,17 @@ impl<S: Store, T> Queue<S, T> {
         self.pq.transaction(work)
     }
 
-    fn store(&self) -> &S {
+    pub(crate) fn store(&self) -> &S {
         &self.pq.store
+    }
+
+    /// The same queue, of whatever type.
+    pub(crate) fn untyped(&self) -> Queue<S, ()> {
+        Queue { pq: self.pq.clone(), name: self.name.clone(), payload: PhantomData }
+    }
+
+    /// The context of the trace that the caller is in.
+    pub(crate) fn trace(&self) -> Trace {
+        self.pq.trace.as_ref().map(|trace| trace()).unwrap_or_default()
     }
 }

@@ -90,7 +90,13 @@ impl<S: Store, T: Serialize> Queue<S, T> {
 
     pub(super) fn encode_payload(&self, data: &T) -> Result<Payload, Error> {
         let refused = |found: serde_json::Error| Error::Encode(CodecError::new(found.to_string()));
-        let json = serde_json::to_string(data).map_err(refused)?;
+        self.encode_json(serde_json::to_string(data).map_err(refused)?)
+    }
+}
+
+impl<S: Store, T> Queue<S, T> {
+    /// The payload of this JSON, as the queue's codec writes it.
+    pub(crate) fn encode_json(&self, json: String) -> Result<Payload, Error> {
         let codec = &self.pq.codec;
         let text = codec.encode(json).map_err(Error::Encode)?;
         if codec.is_identity() {

@@ -264,6 +264,13 @@ impl Store for PgStore {
         pool::statements_sent(conn)
     }
 
+    /// By `statement_timeout`, for the rest of the transaction.
+    fn limit(&self, conn: &mut PgConnection, limit: Option<Duration>) -> Result<(), Error> {
+        let most = Duration::from_millis(i32::MAX.unsigned_abs().into());
+        let value = limit.map_or("DEFAULT".to_owned(), |limit| limit.clamp(Duration::from_millis(1), most).as_millis().to_string());
+        conn.batch_execute(&format!("SET LOCAL statement_timeout TO {value}")).map_err(|e| self.error(e))
+    }
+
     fn poll_interval(&self) -> Duration {
         self.poll_interval
     }

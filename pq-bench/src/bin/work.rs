@@ -1,0 +1,190 @@
+//! Prints what working jobs costs beside the bare SQL, as medians of interleaved runs on one server.
+//!
+//! `cargo run --release -p pq-bench --bin work [runs]`
+
+#![allow(clippy::print_stdout, reason = "printing is what it is for")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use comfy_table::Table;
+use diesel::connection::{InstrumentationEvent, SimpleConnection, set_default_instrumentation};
+use pq_bench::{Bench, Cost, median, percentile, pgbench_drain, pickup_latencies};
+use pq_diesel::{Handler, PutOptions, Wait, Worker};
+use serde_json::value::RawValue;
+
+const JOBS: usize = 100_000;
+const QUEUE: &str = "worked";
+
+/// Statements that the handle's connections have sent.
+static SENT: AtomicU64 = AtomicU64::new(0);
+
+/// What else lies in the table while jobs are worked.
+#[derive(Clone, Copy, PartialEq)]
+enum Beside {
+    Scheduled,
+    BusyKey,
+}
+
+fn main() -> Result<()> {
+    // Before the first connection, for each one takes it when it is made.
+    set_default_instrumentation(|| {
+        Some(Box::new(|event: InstrumentationEvent<'_>| {
+            if matches!(event, InstrumentationEvent::StartQuery { .. }) {
+                SENT.fetch_add(1, Ordering::Relaxed);
+            }
+        }))
+    })?;
+    let runs = std::env::args().nth(1).map_or(Ok(5), |runs| runs.parse())?;
+    let bench = Bench::start()?;
+    println!("measured on: {}; medians of {runs}\n", bench.origin());
+    drains(&bench, runs)?;
+    beside(&bench, runs)?;
+    pickup(&bench)?;
+    memory(&bench)
+}
+
+fn handler(bench: &Bench, transactional: bool) -> Result<Handler> {
+    let queue = bench.queue(QUEUE)?;
+    Ok(match transactional {
+        true => queue.transactional(|_, _| Ok::<_, std::convert::Infallible>(())),
+        false => queue.leased(|_, _| Ok::<_, std::convert::Infallible>(())),
+    })
+}
+
+/// Works all jobs that are there, by one process.
+fn drain(bench: &Bench, transactional: bool, threads: usize) -> Result<Cost> {
+    let worker = Worker::new(&bench.pq).threads(threads).serve(handler(bench, transactional)?);
+    let mut conn = bench.connect()?;
+    let sent = SENT.load(Ordering::Relaxed);
+    let meter = Cost::meter(&mut conn)?;
+    let begun = Instant::now();
+    let report = worker.run_until_empty()?;
+    let time = begun.elapsed();
+    let sent = SENT.load(Ordering::Relaxed) - sent;
+    ensure!(report.done == JOBS as u64, "{report:?}");
+    meter.read(&mut conn, JOBS, time, sent)
+}
+
+const BARE_DELETE: &str = "DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
+    WHERE q_name = 'worked' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
+    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id \
+    LIMIT 500 FOR UPDATE SKIP LOCKED)) RETURNING id, data";
+
+/// A lease as a column, and then the end of the job.
+const BARE_UPDATE: &str = "UPDATE pq.queue SET dequeued_at = now(), attempt = attempt + 1 WHERE ctid = ANY (ARRAY(SELECT ctid \
+    FROM pq.queue WHERE q_name = 'worked' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
+    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id \
+    LIMIT 500 FOR UPDATE SKIP LOCKED)) RETURNING id, data;
+DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
+    WHERE q_name = 'worked' AND dequeued_at IS NOT NULL LIMIT 500 FOR UPDATE SKIP LOCKED)) RETURNING id";
+
+fn drains(bench: &Bench, runs: usize) -> Result<()> {
+    let queue = bench.queue(QUEUE)?;
+    let mut table = Table::new();
+    table.set_header(["handlers", "threads", "jobs/s", "bare /s", "ratio", "WAL B/job", "bare", "commits/job", "trips/job"]);
+    for (kind, transactional, sql) in
+        [("transactional", true, BARE_DELETE), ("leased", false, BARE_UPDATE)]
+    {
+        for threads in [1, 4, 16] {
+            let (mut ours, mut bare) = (Vec::new(), Vec::new());
+            for _ in 0..runs {
+                bench.refill(&queue, JOBS)?;
+                ours.push(drain(bench, transactional, threads)?);
+                bench.refill(&queue, JOBS)?;
+                bare.push(pgbench_drain(bench, sql, threads, JOBS)?);
+            }
+            let of = |costs: &[Cost], part: fn(&Cost) -> f64| median(&costs.iter().map(part).collect::<Vec<_>>());
+            let ratios: Vec<f64> = ours.iter().zip(&bare).map(|(ours, bare)| ours.rate / bare.rate).collect();
+            table.add_row([
+                kind.to_owned(),
+                threads.to_string(),
+                format!("{:.0}", of(&ours, |cost| cost.rate)),
+                format!("{:.0}", of(&bare, |cost| cost.rate)),
+                format!("{:.2}", median(&ratios)),
+                format!("{:.0}", of(&ours, |cost| cost.wal)),
+                format!("{:.0}", of(&bare, |cost| cost.wal)),
+                format!("{:.4}", of(&ours, |cost| cost.commits)),
+                format!("{:.4}", of(&ours, |cost| cost.trips)),
+            ]);
+        }
+    }
+    println!("{table}\n");
+    Ok(())
+}
+
+fn beside(bench: &Bench, runs: usize) -> Result<()> {
+    let queue = bench.queue(QUEUE)?;
+    let mut table = Table::new();
+    table.set_header(["handlers", "beside 1,000,000 scheduled", "beside 100,000 behind a leased key"]);
+    for (kind, transactional) in [("transactional", true), ("leased", false)] {
+        let mut row = vec![kind.to_owned()];
+        for beside in [Beside::Scheduled, Beside::BusyKey] {
+            let mut ratios = Vec::new();
+            for _ in 0..runs {
+                bench.refill(&queue, JOBS)?;
+                let alone = drain(bench, transactional, 1)?;
+                bench.refill(&queue, JOBS)?;
+                lay_beside(bench, beside)?;
+                ratios.push(drain(bench, transactional, 1)?.rate / alone.rate);
+            }
+            row.push(format!("{:.2} of alone", median(&ratios)));
+        }
+        table.add_row(row);
+    }
+    println!("{table}\n");
+    Ok(())
+}
+
+fn lay_beside(bench: &Bench, beside: Beside) -> Result<()> {
+    let payload = RawValue::from_string(pq_bench::PAYLOAD.to_owned())?;
+    let mut conn = bench.connect()?;
+    match beside {
+        Beside::Scheduled => conn.batch_execute(&format!(
+            "INSERT INTO pq.queue (q_name, data, schedule_at) SELECT '{QUEUE}', '{}', now() + interval '1 year' \
+            FROM generate_series(1, 1000000)",
+            pq_bench::PAYLOAD
+        ))?,
+        Beside::BusyKey => {
+            let queue = bench.queue(QUEUE)?;
+            queue.put_with(&payload, &PutOptions::new().serialization_key("busy").priority(1))?;
+            let held = queue.lease(1, Duration::from_secs(600), Wait::No)?;
+            ensure!(held[0].serialization_key.is_some(), "the keyed job is not the first");
+            conn.batch_execute(&format!(
+                "INSERT INTO pq.queue (q_name, data, serial_key, priority) SELECT '{QUEUE}', '{}', 'busy', 1 \
+                FROM generate_series(1, 100000)",
+                pq_bench::PAYLOAD
+            ))?;
+        }
+    }
+    conn.batch_execute("VACUUM ANALYZE pq.queue; CHECKPOINT")?;
+    Ok(())
+}
+
+fn pickup(bench: &Bench) -> Result<()> {
+    for (kind, transactional) in [("transactional", true), ("leased", false)] {
+        bench.refill(&bench.queue(QUEUE)?, 0)?;
+        let times = pickup_latencies(&bench.pq, QUEUE, transactional, 1_000)?;
+        println!(
+            "put to the handler's start on an idle worker, {kind}: p50 {:.2} ms, p99 {:.2} ms",
+            percentile(&times, 50.0),
+            percentile(&times, 99.0)
+        );
+    }
+    Ok(())
+}
+
+/// The most memory that this process has ever had, with a backlog of a million worked at last.
+fn memory(bench: &Bench) -> Result<()> {
+    bench.fill_by_sql(QUEUE, 1_000_000)?;
+    let before = pq_bench::peak_memory()?;
+    let worker = Worker::new(&bench.pq).threads(4).serve(handler(bench, false)?);
+    let report = worker.run_until_empty()?;
+    ensure!(report.done == 1_000_000, "{report:?}");
+    println!(
+        "peak memory of this process: {:.0} MB before, {:.0} MB after working a backlog of 1,000,000 with 4 threads",
+        before, pq_bench::peak_memory()?
+    );
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! How long a failed job waits for its next attempt.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::JobId;
+
+/// How long a failed job waits for its next attempt: a pure function of the attempt that failed.
+///
+/// ```
+/// use std::time::Duration;
+/// use pq_core::{Backoff, JobId};
+///
+/// let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(3_600)).without_jitter();
+/// assert_eq!(backoff.delay(4, JobId(1)), Duration::from_secs(8));
+/// assert_eq!(backoff.delay(4_000_000, JobId(1)), Duration::from_secs(3_600));
+/// ```
+#[derive(Clone)]
+pub struct Backoff(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Plain(Plain),
+    Custom(Arc<dyn Fn(u32) -> Duration + Send + Sync>),
+}
+
+/// What can travel with a job.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Plain {
+    Fixed { ms: u64 },
+    Linear { step_ms: u64, max_ms: u64 },
+    Exponential { first_ms: u64, max_ms: u64, jitter: bool },
+}
+
+impl Backoff {
+    /// The longest delay: a year of 365 days. Whatever is more is this.
+    pub const MAX: Duration = Duration::from_secs(365 * 86_400);
+
+    /// The same delay each time.
+    #[must_use]
+    pub fn fixed(delay: Duration) -> Self {
+        Self(Kind::Plain(Plain::Fixed { ms: millis(delay) }))
+    }
+
+    /// `step` after the first attempt, twice that after the second, and so on, at most `max`.
+    #[must_use]
+    pub fn linear(step: Duration, max: Duration) -> Self {
+        Self(Kind::Plain(Plain::Linear { step_ms: millis(step), max_ms: millis(max) }))
+    }
+
+    /// `first` after the first attempt, twice that after the second, and so on, at most `max`; and of
+    /// that between a half and the whole, by a number drawn from the job's id and the attempt, so that jobs
+    /// that failed together do not come back together.
+    #[must_use]
+    pub fn exponential(first: Duration, max: Duration) -> Self {
+        Self(Kind::Plain(Plain::Exponential { first_ms: millis(first), max_ms: millis(max), jitter: true }))
+    }
+
+    /// What the function says of the attempt that failed: 1 for the first.
+    #[must_use]
+    pub fn custom(delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+        Self(Kind::Custom(Arc::new(delay)))
+    }
+
+    /// The whole delay each time.
+    #[must_use]
+    pub fn without_jitter(self) -> Self {
+        match self.0 {
+            Kind::Plain(Plain::Exponential { first_ms, max_ms, .. }) => {
+                Self(Kind::Plain(Plain::Exponential { first_ms, max_ms, jitter: false }))
+            }
+            other => Self(other),
+        }
+    }
+
+    /// How long the job waits after this attempt of it has failed: 1 is the first. At most
+    /// [`Backoff::MAX`].
+    #[must_use]
+    pub fn delay(&self, attempt: u32, id: JobId) -> Duration {
+        let delay = match &self.0 {
+            Kind::Plain(Plain::Fixed { ms }) => Duration::from_millis(*ms),
+            Kind::Plain(Plain::Linear { step_ms, max_ms }) => {
+                Duration::from_millis(step_ms.saturating_mul(u64::from(attempt)).min(*max_ms))
+            }
+            Kind::Plain(Plain::Exponential { first_ms, max_ms, jitter }) => {
+                let doublings = attempt.saturating_sub(1);
+                let factor = 1_u64.checked_shl(doublings).unwrap_or(u64::MAX);
+                let whole = first_ms.saturating_mul(factor).min(*max_ms);
+                let part = if *jitter { draw(id, attempt) } else { 1.0 };
+                Duration::from_millis(whole).mul_f64(0.5 + part / 2.0)
+            }
+            Kind::Custom(delay) => delay(attempt),
+        };
+        delay.min(Self::MAX)
+    }
+
+    /// The form that travels with a job; none of one that is the caller's own function.
+    pub(crate) fn to_wire(&self) -> Option<String> {
+        match &self.0 {
+            Kind::Plain(plain) => serde_json::to_string(plain).ok(),
+            Kind::Custom(_) => None,
+        }
+    }
+
+    pub(crate) fn from_wire(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok().map(|plain| Self(Kind::Plain(plain)))
+    }
+}
+
+/// Thirty seconds each time, as in Python's `pq`.
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::fixed(Duration::from_secs(30))
+    }
+}
+
+impl fmt::Debug for Backoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Plain(plain) => plain.fmt(f),
+            Kind::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}
+
+fn millis(delay: Duration) -> u64 {
+    u64::try_from(delay.min(Backoff::MAX).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number from 0 to 1 that is always the same for an attempt of a job: the finaliser of SplitMix64
+/// (Steele, Lea and Flood, 2014) over both.
+fn draw(id: JobId, attempt: u32) -> f64 {
+    let mut bits = id.0.cast_unsigned() ^ (u64::from(attempt) << 32);
+    bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^= bits >> 31;
+    // The upper 53 bits, as many as a double keeps.
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn delays_grow_as_they_are_named_and_stay_within_their_bound() {
+        let id = JobId(7);
+        let linear = Backoff::linear(SECOND, 3 * SECOND);
+        let exponential = Backoff::exponential(SECOND, 60 * SECOND).without_jitter();
+        let delays = |backoff: &Backoff| [1, 2, 3, 4].map(|attempt| backoff.delay(attempt, id).as_secs());
+        assert_eq!(delays(&Backoff::default()), [30, 30, 30, 30]);
+        assert_eq!(delays(&linear), [1, 2, 3, 3]);
+        assert_eq!(delays(&exponential), [1, 2, 4, 8]);
+        for attempt in [64, 65, u32::MAX] {
+            assert_eq!(exponential.delay(attempt, id), 60 * SECOND);
+            assert_eq!(linear.delay(attempt, id), 3 * SECOND);
+        }
+        assert_eq!(Backoff::custom(|_| Duration::MAX).delay(1, id), Backoff::MAX);
+        assert_eq!(Backoff::fixed(Duration::MAX).delay(1, id), Backoff::MAX);
+    }
+
+    #[test]
+    fn jitter_is_a_pure_function_and_spreads_jobs() {
+        let backoff = Backoff::exponential(SECOND, 60 * SECOND);
+        let delay = |id| backoff.delay(3, JobId(id));
+        assert_eq!(delay(1), delay(1));
+        let delays: Vec<Duration> = (0..1_000).map(delay).collect();
+        assert!(delays.iter().all(|delay| (2 * SECOND..=4 * SECOND).contains(delay)));
+        let early = delays.iter().filter(|delay| **delay < 3 * SECOND).count();
+        assert!((400..600).contains(&early), "{early} of 1000 in the first half");
+    }
+
+    #[test]
+    fn what_travels_arrives() {
+        for backoff in [
+            Backoff::default(),
+            Backoff::linear(SECOND, 9 * SECOND),
+            Backoff::exponential(SECOND, 9 * SECOND),
+        ] {
+            let wire = backoff.to_wire().unwrap_or_default();
+            let arrived = Backoff::from_wire(&wire).map(|arrived| format!("{arrived:?}"));
+            assert_eq!(arrived, Some(format!("{backoff:?}")));
+        }
+        assert!(Backoff::custom(|_| SECOND).to_wire().is_none());
+        assert!(Backoff::from_wire("\"rubbish\"").is_none());
+    }
+}

@@ -1,0 +1,266 @@
+//! What a task's job carries: the object that Python's `pq.tasks` writes and reads.
+//!
+//! `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Further keys survive
+//! its retries and ours; of those, `backoff`, `timeout`, `lease` and `trace` are ours.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::{Backoff, CodecError, Error, IntoWhen, When};
+
+/// What carries the context of a trace from the put of a job to its run, by name: `traceparent` and so on.
+pub type Trace = BTreeMap<String, String>;
+
+/// An object of JSON with its keys in their order and its values byte for byte.
+#[derive(Debug, Default)]
+pub(crate) struct Object(Vec<(String, Box<RawValue>)>);
+
+impl Object {
+    fn get(&self, key: &str) -> Option<&RawValue> {
+        // Of duplicate keys the last counts, as in Python.
+        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| &**value)
+    }
+
+    fn set(&mut self, key: &str, value: Box<RawValue>) {
+        match self.0.iter_mut().rev().find(|(name, _)| name == key) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((key.to_owned(), value)),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.get(key).and_then(|value| serde_json::from_str(value.get()).ok())
+    }
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Object, M::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Object(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+/// A task's call on its way.
+#[derive(Debug)]
+pub(crate) struct Envelope(Object);
+
+impl Envelope {
+    /// The call of a task by its name, with arguments as JSON.
+    pub(crate) fn new(function: &str, arguments: &str, max_retries: u32, retry_in: Duration) -> Result<Self, Error> {
+        let mut envelope = Self(Object::default());
+        envelope.put("function", &function)?;
+        envelope.set_arguments(arguments)?;
+        envelope.put("retried", &0)?;
+        // Python counts whole seconds.
+        envelope.put("retry_in", &format!("{}s", retry_in.as_secs_f64().ceil() as u64))?;
+        envelope.put("max_retries", &max_retries)?;
+        Ok(envelope)
+    }
+
+    /// Reads the JSON of a job; says what is wrong with it without repeating it.
+    pub(crate) fn read(json: &str) -> Result<Self, String> {
+        let object: Object =
+            serde_json::from_str(json).map_err(|_| "the payload is no task: it is not an object".to_owned())?;
+        let envelope = Self(object);
+        match envelope.function() {
+            Some(_) => Ok(envelope),
+            None => Err("the payload is no task: it has no text under \"function\"".to_owned()),
+        }
+    }
+
+    pub(crate) fn function(&self) -> Option<String> {
+        self.0.read("function")
+    }
+
+    /// How often it has failed.
+    pub(crate) fn retried(&self) -> u32 {
+        self.0.read("retried").unwrap_or_default()
+    }
+
+    pub(crate) fn max_retries(&self) -> u32 {
+        self.0.read("max_retries").unwrap_or_default()
+    }
+
+    /// What the call says of the delays; none where it leaves that to the task.
+    pub(crate) fn backoff(&self) -> Option<Backoff> {
+        if let Some(ours) = self.0.get("backoff") {
+            return Backoff::from_wire(ours.get());
+        }
+        let delay = match self.0.read::<Option<String>>("retry_in").flatten() {
+            Some(text) => span(&text).unwrap_or_default(),
+            None => Duration::ZERO,
+        };
+        Some(Backoff::fixed(delay))
+    }
+
+    pub(crate) fn duration(&self, key: &str) -> Option<Duration> {
+        span(&self.0.read::<String>(key)?)
+    }
+
+    pub(crate) fn trace(&self) -> Trace {
+        self.0.read("trace").unwrap_or_default()
+    }
+
+    /// The arguments as a value: an object of those with names, an array of those without. One alone is
+    /// tried as itself, too, and where there are both the object is the last of the array.
+    pub(crate) fn arguments<A: DeserializeOwned>(&self) -> Result<A, String> {
+        let args: Vec<Box<RawValue>> = self.0.read("args").unwrap_or_default();
+        let kwargs: Object = self.0.read("kwargs").unwrap_or_default();
+        let listed = |items: &[&str]| format!("[{}]", items.join(","));
+        let mut items: Vec<&str> = args.iter().map(|arg| arg.get()).collect();
+        let named = serde_json::to_string(&kwargs).map_err(|_| "the arguments cannot be read".to_owned())?;
+        let tries: Vec<String> = match (items.len(), kwargs.0.len()) {
+            (0, 0) => vec!["null".to_owned(), "{}".to_owned(), "[]".to_owned()],
+            (0, _) => vec![named],
+            (1, 0) => vec![items[0].to_owned(), listed(&items)],
+            (_, 0) => vec![listed(&items)],
+            (_, _) => {
+                items.push(&named);
+                vec![listed(&items)]
+            }
+        };
+        let read = tries.iter().find_map(|json| serde_json::from_str(json).ok());
+        read.ok_or_else(|| "the arguments are of another shape than the task's type".to_owned())
+    }
+
+    pub(crate) fn set_arguments(&mut self, json: &str) -> Result<(), Error> {
+        let (args, kwargs) = match json.as_bytes().first() {
+            Some(b'{') => ("[]".to_owned(), json.to_owned()),
+            Some(b'[') => (json.to_owned(), "{}".to_owned()),
+            _ if json == "null" => ("[]".to_owned(), "{}".to_owned()),
+            _ => (format!("[{json}]"), "{}".to_owned()),
+        };
+        self.0.set("args", RawValue::from_string(args).map_err(refused)?);
+        self.0.set("kwargs", RawValue::from_string(kwargs).map_err(refused)?);
+        Ok(())
+    }
+
+    pub(crate) fn set_backoff(&mut self, wire: String) -> Result<(), Error> {
+        self.0.set("backoff", RawValue::from_string(wire).map_err(refused)?);
+        Ok(())
+    }
+
+    pub(crate) fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), Error> {
+        self.0.set(key, serde_json::value::to_raw_value(value).map_err(refused)?);
+        Ok(())
+    }
+
+    pub(crate) fn to_json(&self) -> Result<String, Error> {
+        serde_json::to_string(&self.0).map_err(refused)
+    }
+}
+
+fn refused(found: serde_json::Error) -> Error {
+    Error::Encode(CodecError::new(found.to_string()))
+}
+
+/// A span as both languages write it.
+fn span(text: &str) -> Option<Duration> {
+    match text.into_when().ok()? {
+        When::In(delay) => delay.to_std().ok(),
+        When::At(_) => None,
+    }
+}
+
+/// A span in a form that both languages read, to the millisecond where it must be.
+pub(crate) fn written(span: Duration) -> String {
+    match span.subsec_millis() {
+        0 => format!("{}s", span.as_secs()),
+        _ => format!("{}ms", TimeDelta::from_std(span).map_or(i64::MAX, |span| span.num_milliseconds())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PYTHONS: &str = r#"{"function": "shop.mail", "args": [1, "\u00e9"], "kwargs": {}, "retried": 2, "retry_in": "10s", "max_retries": 3, "extra": [1e400, 12345678901234567890123]}"#;
+
+    #[test]
+    fn what_python_writes_is_read() -> Result<(), String> {
+        let envelope = Envelope::read(PYTHONS)?;
+        assert_eq!(envelope.function().as_deref(), Some("shop.mail"));
+        assert_eq!((envelope.retried(), envelope.max_retries()), (2, 3));
+        assert_eq!(envelope.arguments::<(u8, String)>()?, (1, "é".to_owned()));
+        let delay = envelope.backoff().map(|backoff| backoff.delay(1, crate::JobId(1)));
+        assert_eq!(delay, Some(Duration::from_secs(10)));
+        Ok(())
+    }
+
+    #[test]
+    fn further_keys_survive_a_rewrite_byte_for_byte() -> Result<(), Box<dyn std::error::Error>> {
+        let mut envelope = Envelope::read(PYTHONS)?;
+        envelope.put("retried", &3)?;
+        let expected = PYTHONS.replace("\"retried\": 2", "\"retried\": 3");
+        let packed = |json: &str| json.replace(": ", ":").replace(", \"", ",\"");
+        assert_eq!(packed(&envelope.to_json()?), packed(&expected));
+        Ok(())
+    }
+
+    #[test]
+    fn arguments_of_any_shape_arrive() -> Result<(), Box<dyn std::error::Error>> {
+        #[derive(Serialize, Deserialize, PartialEq, Debug)]
+        struct Mail {
+            to: String,
+        }
+        fn there_and_back<A: Serialize + DeserializeOwned>(value: &A) -> Result<A, Box<dyn std::error::Error>> {
+            let json = serde_json::to_string(value)?;
+            let envelope = Envelope::new("f", &json, 0, Duration::ZERO)?.to_json()?;
+            Ok(Envelope::read(&envelope)?.arguments()?)
+        }
+        assert_eq!(there_and_back(&Mail { to: "é".to_owned() })?, Mail { to: "é".to_owned() });
+        assert_eq!(there_and_back(&(1, "two".to_owned()))?, (1, "two".to_owned()));
+        assert_eq!(there_and_back(&vec![7])?, vec![7]);
+        assert_eq!(there_and_back(&Vec::<u8>::new())?, Vec::<u8>::new());
+        assert_eq!(there_and_back(&"text".to_owned())?, "text");
+        assert_eq!(there_and_back(&5)?, 5);
+        there_and_back(&())?;
+        let both = r#"{"function": "f", "args": [1], "kwargs": {"to": "x"}}"#;
+        let (number, mail): (u8, Mail) = Envelope::read(both)?.arguments()?;
+        assert_eq!((number, mail.to.as_str()), (1, "x"));
+        assert!(Envelope::read(both)?.arguments::<u8>().is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_task_is_said_to_be_none() {
+        for json in ["1", "[]", "{}", r#"{"function": 7}"#, "{"] {
+            let said = Envelope::read(json).map(drop);
+            assert!(said.is_err_and(|reason| reason.contains("no task")), "{json}");
+        }
+    }
+
+    #[test]
+    fn spans_are_written_as_they_are_read() {
+        for span_of in [Duration::ZERO, Duration::from_millis(1_500), Duration::from_secs(90)] {
+            assert_eq!(span(&written(span_of)), Some(span_of));
+        }
+    }
+}

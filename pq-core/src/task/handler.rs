@@ -1,0 +1,300 @@
+//! What works a job, with its type erased.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Envelope, Task, Trace};
+use crate::worker::Context;
+use crate::{Backoff, CodecError, Error, Job, Outcome, Payload, PayloadLimits, Queue, QueueName, RawJob, Store};
+
+/// How a handler's job ends when it did not fail. `()` is completion.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// It is done.
+    Complete,
+    /// It is done, and this is kept with it in the archive.
+    Result(Payload),
+    /// It is not done, and waits this long; the attempt does not count.
+    Snooze(Duration),
+    /// It will never be done, and is not tried again: it goes to the archive as dead.
+    Dead(String),
+    /// It is given up, and goes to the archive as cancelled.
+    Cancel(String),
+}
+
+impl Ending {
+    /// Done, with a result that is kept in the archive.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`] where it cannot be JSON, [`Error::PayloadTooLarge`] over 1 MiB.
+    pub fn result<T: Serialize>(result: &T) -> Result<Self, Error> {
+        let json =
+            serde_json::to_string(result).map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
+        Ok(Self::Result(Payload::new(json, PayloadLimits::default())?))
+    }
+}
+
+impl From<()> for Ending {
+    fn from((): ()) -> Self {
+        Self::Complete
+    }
+}
+
+/// Why a job failed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The handler returned this error.
+    Error(String),
+    /// The handler panicked with this text.
+    Panic(String),
+    /// The handler took longer than it may.
+    Timeout(Duration),
+    /// This worker knows no task of this name.
+    UnknownTask(String),
+    /// The payload cannot be what the handler takes. No other attempt can succeed.
+    Undecodable(String),
+    /// All attempts were begun, and none came to a verdict: workers died, or leases ended.
+    Exhausted {
+        /// How often it was tried.
+        attempts: u32,
+    },
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Error(text) => f.write_str(text),
+            Self::Panic(text) => write!(f, "the handler panicked: {text}"),
+            Self::Timeout(limit) => write!(f, "the handler took longer than {limit:?}"),
+            Self::UnknownTask(name) => write!(f, "this worker knows no task called {name:?}"),
+            Self::Undecodable(reason) => f.write_str(reason),
+            Self::Exhausted { attempts } => {
+                write!(f, "given up: the worker died or its lease ended in each of {attempts} attempts")
+            }
+        }
+    }
+}
+
+/// A job as a handler's closure is given it.
+pub(crate) struct Incoming {
+    pub(crate) raw: Arc<RawJob>,
+    /// The call, where the job is a task's.
+    pub(crate) envelope: Option<Envelope>,
+}
+
+pub(crate) type Ran = Result<Ending, Failure>;
+type InTransaction<S> = dyn Fn(&mut <S as Store>::Conn, &Incoming) -> Ran + Send + Sync;
+type UnderLease<S> = dyn Fn(&Context<S>, &Incoming) -> Ran + Send + Sync;
+
+/// The two kinds of handler.
+pub(crate) enum Run<S: Store> {
+    Transactional(Box<InTransaction<S>>),
+    Leased(Box<UnderLease<S>>),
+}
+
+/// What works the jobs of a task, or of a whole queue: given to a [`crate::Worker`].
+pub struct Handler<S: Store> {
+    pub(crate) queue: Queue<S, ()>,
+    /// The task; none for a handler of whatever the queue carries.
+    pub(crate) task: Option<String>,
+    pub(crate) run: Run<S>,
+    pub(crate) max_retries: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) keep: bool,
+}
+
+impl<S: Store> Handler<S> {
+    /// The queue whose jobs it works.
+    #[must_use]
+    pub fn queue(&self) -> &QueueName {
+        self.queue.name()
+    }
+
+    /// How often a failed job is tried again; what a task's call says of it goes before.
+    #[must_use]
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.max_retries = retries;
+        self
+    }
+
+    /// How long a failed job waits; what a task's call says of it goes before.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// How long it may run; what a task's call says of it goes before.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Whether jobs that are done are kept in the archive.
+    #[must_use]
+    pub fn keep_history(mut self, keep: bool) -> Self {
+        self.keep = keep;
+        self
+    }
+
+    pub(crate) fn is_transactional(&self) -> bool {
+        matches!(self.run, Run::Transactional(_))
+    }
+
+    pub(crate) fn timeout_of(&self, envelope: Option<&Envelope>) -> Option<Duration> {
+        envelope.and_then(|envelope| envelope.duration("timeout")).or(self.timeout)
+    }
+
+    /// How often the job may be tried after its first attempt, and how often it was.
+    pub(crate) fn tries(&self, job: &RawJob, envelope: Option<&Envelope>) -> (u32, u32) {
+        let allowed = envelope.map_or(self.max_retries, Envelope::max_retries);
+        let taken = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
+        // Python counts the failures in the envelope, for each of its retries is a job of its own.
+        (allowed, taken.max(envelope.map_or(0, Envelope::retried)))
+    }
+}
+
+/// What becomes of a job that failed. `handler` is none where none is known.
+pub(crate) fn after_failure<S: Store>(
+    handler: Option<&Handler<S>>,
+    queue: &Queue<S, ()>,
+    job: &RawJob,
+    envelope: Option<Envelope>,
+    failure: &Failure,
+) -> Outcome {
+    let error = failure.to_string();
+    if matches!(failure, Failure::Undecodable(_) | Failure::Exhausted { .. }) {
+        return Outcome::Dead { error };
+    }
+    let (allowed, tried) = match handler {
+        Some(handler) => handler.tries(job, envelope.as_ref()),
+        None => {
+            let taken = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
+            let allowed = envelope.as_ref().map_or(0, Envelope::max_retries);
+            (allowed, taken.max(envelope.as_ref().map_or(0, Envelope::retried)))
+        }
+    };
+    if tried >= allowed {
+        return Outcome::Dead { error };
+    }
+    let of_call = envelope.as_ref().and_then(Envelope::backoff);
+    let backoff = of_call.or_else(|| handler.map(|handler| handler.backoff.clone())).unwrap_or_default();
+    let after = backoff.delay(tried.saturating_add(1), job.id);
+    let rewritten = envelope.and_then(|mut envelope| {
+        envelope.put("retried", &tried.saturating_add(1)).ok()?;
+        queue.encode_json(envelope.to_json().ok()?).ok()
+    });
+    Outcome::Retry { after, error, payload: rewritten }
+}
+
+impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
+    /// A handler that runs in the transaction that takes its job, on the connection that it is given: what it
+    /// writes there and the job's completion commit together, or not at all. For work that lives in the
+    /// database. Jobs may share the transaction, each in a nested one of its own.
+    ///
+    /// An error or a panic rolls back what this handler wrote, and the job has failed.
+    #[must_use]
+    pub fn transactional<R: Into<Ending>, E: Display>(
+        &self,
+        handler: impl Fn(&mut S::Conn, Job<A>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Handler<S> {
+        self.handler(Run::Transactional(Box::new(move |conn, incoming| {
+            let job = called(incoming)?;
+            ended(handler(conn, job))
+        })))
+    }
+
+    /// A handler that runs while no transaction is open, and its job is held under a lease that the worker
+    /// extends. For work that lives elsewhere. At least once: after a crash it runs again.
+    #[must_use]
+    pub fn leased<R: Into<Ending>, E: Display>(
+        &self,
+        handler: impl Fn(&Context<S>, Job<A>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Handler<S> {
+        self.handler(Run::Leased(Box::new(move |context, incoming| {
+            let job = called(incoming)?;
+            ended(handler(context, job))
+        })))
+    }
+
+    fn handler(&self, run: Run<S>) -> Handler<S> {
+        Handler {
+            queue: self.queue.clone(),
+            task: Some(self.name.to_string()),
+            run,
+            max_retries: self.max_retries,
+            backoff: self.backoff.clone(),
+            timeout: self.timeout,
+            keep: self.keep,
+        }
+    }
+}
+
+impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
+    /// As [`Task::transactional`], for whatever the queue carries. A failed job is dead unless
+    /// [`Handler::max_retries`] says otherwise.
+    #[must_use]
+    pub fn transactional<R: Into<Ending>, E: Display>(
+        &self,
+        handler: impl Fn(&mut S::Conn, Job<T>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Handler<S> {
+        let queue = self.clone();
+        self.raw_handler(Run::Transactional(Box::new(move |conn, incoming| {
+            let job = queue.decoded(&incoming.raw).map_err(Failure::Undecodable)?;
+            ended(handler(conn, job))
+        })))
+    }
+
+    /// As [`Task::leased`], for whatever the queue carries. A failed job is dead unless
+    /// [`Handler::max_retries`] says otherwise.
+    #[must_use]
+    pub fn leased<R: Into<Ending>, E: Display>(
+        &self,
+        handler: impl Fn(&Context<S>, Job<T>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Handler<S> {
+        let queue = self.clone();
+        self.raw_handler(Run::Leased(Box::new(move |context, incoming| {
+            let job = queue.decoded(&incoming.raw).map_err(Failure::Undecodable)?;
+            ended(handler(context, job))
+        })))
+    }
+
+    fn raw_handler(&self, run: Run<S>) -> Handler<S> {
+        Handler {
+            queue: self.untyped(),
+            task: None,
+            run,
+            max_retries: 0,
+            backoff: Backoff::default(),
+            timeout: None,
+            keep: false,
+        }
+    }
+}
+
+fn called<A: DeserializeOwned>(incoming: &Incoming) -> Result<Job<A>, Failure> {
+    let envelope = incoming.envelope.as_ref();
+    let arguments = envelope.ok_or_else(|| "the payload is no task".to_owned()).and_then(Envelope::arguments);
+    let data = arguments.map_err(Failure::Undecodable)?;
+    Ok(Job { data, raw: RawJob::clone(&incoming.raw) })
+}
+
+fn ended<R: Into<Ending>, E: Display>(returned: Result<R, E>) -> Ran {
+    // The alternate form tells the causes, of errors that have one.
+    returned.map(Into::into).map_err(|error| Failure::Error(format!("{error:#}")))
+}
+
+impl Incoming {
+    /// The name of the task and the context of its trace.
+    pub(crate) fn trace(&self) -> Trace {
+        self.envelope.as_ref().map(Envelope::trace).unwrap_or_default()
+    }
+}

@@ -1,0 +1,231 @@
+//! Tasks: names for work, with typed arguments.
+
+mod envelope;
+mod handler;
+mod options;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use self::envelope::Trace;
+pub(crate) use self::envelope::{Envelope, written};
+pub use self::handler::{Ending, Failure, Handler};
+pub(crate) use self::handler::{Incoming, Ran, Run, after_failure};
+pub use self::options::CallOptions;
+use crate::{Backoff, Error, JobId, NewJob, Payload, Put, Queue, Store};
+
+/// A task: a name, a type for its arguments, and the options of its calls. Calling it puts a job; a
+/// [`crate::Worker`] that serves the task's [`Handler`] works it.
+///
+/// On the wire a call is the object of Python's `pq.tasks`, so either language can call what the other works:
+/// the name is a dotted one there, a struct's fields are keyword arguments, and a tuple's are positional.
+///
+/// ```
+/// use pq_core::{Pq, Worker, memory::MemoryStore};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pq = Pq::new(MemoryStore::new());
+/// let greet = pq.queue("greetings")?.task::<String>("greet").max_retries(3);
+/// greet.call(&"world".to_owned())?;
+/// let handler = greet.leased(|_context, job| {
+///     assert_eq!(job.data, "world");
+///     Ok::<_, std::io::Error>(())
+/// });
+/// let report = Worker::new(&pq).serve(handler).run_until_empty()?;
+/// assert_eq!(report.done, 1);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Task<S: Store, A> {
+    queue: Queue<S, ()>,
+    name: Arc<str>,
+    defaults: CallOptions,
+    backoff: Backoff,
+    max_retries: u32,
+    timeout: Option<Duration>,
+    keep: bool,
+    key: Option<KeyOf<A>>,
+}
+
+/// Makes a serialization key of a call's arguments.
+type KeyOf<A> = Arc<dyn Fn(&A) -> String + Send + Sync>;
+
+impl<S: Store, A> Clone for Task<S, A> {
+    fn clone(&self) -> Self {
+        Self {
+            queue: self.queue.clone(),
+            name: Arc::clone(&self.name),
+            defaults: self.defaults.clone(),
+            backoff: self.backoff.clone(),
+            max_retries: self.max_retries,
+            timeout: self.timeout,
+            keep: self.keep,
+            key: self.key.clone(),
+        }
+    }
+}
+
+impl<S: Store> Queue<S, ()> {
+    /// The task of this name, whose jobs stand in this queue.
+    #[must_use]
+    pub fn task<A>(&self, name: &str) -> Task<S, A> {
+        Task {
+            queue: self.clone(),
+            name: Arc::from(name),
+            defaults: CallOptions::new(),
+            backoff: Backoff::default(),
+            max_retries: 0,
+            timeout: None,
+            keep: false,
+            key: None,
+        }
+    }
+}
+
+impl<S: Store, A> Task<S, A> {
+    /// The task's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What holds for every call that does not say otherwise.
+    #[must_use]
+    pub fn with_defaults(mut self, defaults: CallOptions) -> Self {
+        self.defaults = defaults;
+        self
+    }
+
+    /// How often a failed job is tried again; 0 unless said, as in Python's `pq`. The last failure is its death.
+    #[must_use]
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.max_retries = retries;
+        self
+    }
+
+    /// How long a failed job waits; thirty seconds unless said, as in Python's `pq`.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// How long a handler may run; for ever unless said. What runs longer has failed: a leased handler is
+    /// told through its context, and a transactional one has its statements cancelled where the store can.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Whether jobs that are done are kept in the archive; they are not unless said, or unless the handler
+    /// returns a result.
+    #[must_use]
+    pub fn keep_history(mut self, keep: bool) -> Self {
+        self.keep = keep;
+        self
+    }
+
+    /// Of the calls with the same key, one runs at a time.
+    #[must_use]
+    pub fn serialize_by(mut self, key: impl Fn(&A) -> String + Send + Sync + 'static) -> Self {
+        self.key = Some(Arc::new(key));
+        self
+    }
+}
+
+impl<S: Store, A: Serialize> Task<S, A> {
+    /// Puts a job that calls the task, committed when this returns, and gives its id.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put`].
+    pub fn call(&self, arguments: &A) -> Result<JobId, S::Error> {
+        Ok(self.call_with(arguments, &CallOptions::new())?.id)
+    }
+
+    /// Calls with options in place of the task's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_with`].
+    pub fn call_with(&self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
+        let job = self.job(arguments, options)?;
+        Ok(self.queue.store().put_now(self.queue.name(), std::slice::from_ref(&job))?[0])
+    }
+
+    /// Calls many times at once, all or none, and answers in the same order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_many`]; nothing was put then.
+    pub fn call_many<'a>(&self, arguments: impl IntoIterator<Item = &'a A>) -> Result<Vec<Put>, S::Error>
+    where
+        A: 'a,
+    {
+        let options = CallOptions::new();
+        let jobs: Result<Vec<NewJob>, Error> =
+            arguments.into_iter().map(|arguments| self.job(arguments, &options)).collect();
+        self.queue.store().put_now(self.queue.name(), &jobs?)
+    }
+
+    /// Calls on this connection, with whatever transaction it is in, and gives the job's id.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Bound::put`].
+    pub fn call_on(&self, conn: &mut S::Conn, arguments: &A) -> Result<JobId, S::Error> {
+        Ok(self.call_on_with(conn, arguments, &CallOptions::new())?.id)
+    }
+
+    /// Calls on this connection with options in place of the task's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Bound::put_with`].
+    pub fn call_on_with(
+        &self,
+        conn: &mut S::Conn,
+        arguments: &A,
+        options: &CallOptions,
+    ) -> Result<Put, S::Error> {
+        let job = self.job(arguments, options)?;
+        Ok(self.queue.store().put(conn, self.queue.name(), std::slice::from_ref(&job))?[0])
+    }
+
+    fn job(&self, arguments: &A, options: &CallOptions) -> Result<NewJob, Error> {
+        let json = serde_json::to_string(arguments)
+            .map_err(|found| Error::Encode(crate::CodecError::new(found.to_string())))?;
+        let options = options.or(&self.defaults);
+        let backoff = options.backoff.as_ref();
+        let first = backoff.unwrap_or(&self.backoff).delay(1, JobId(0));
+        let max_retries = options.max_retries.unwrap_or(self.max_retries);
+        let mut envelope = Envelope::new(&self.name, &json, max_retries, first)?;
+        let wire = match backoff {
+            Some(backoff) => backoff.to_wire().ok_or_else(|| {
+                Error::InvalidSetting(
+                    "a backoff of your own function cannot travel with a call; set it at the task".to_owned(),
+                )
+            })?,
+            None => "\"task\"".to_owned(),
+        };
+        envelope.set_backoff(wire)?;
+        if let Some(timeout) = options.timeout {
+            envelope.put("timeout", &written(timeout))?;
+        }
+        if let Some(lease) = options.lease {
+            envelope.put("lease", &written(lease))?;
+        }
+        let trace = self.queue.trace();
+        if !trace.is_empty() {
+            envelope.put("trace", &trace)?;
+        }
+        let payload: Payload = self.queue.encode_json(envelope.to_json()?)?;
+        let mut job = options.put.job(payload)?;
+        if let (None, Some(key)) = (&job.serialization_key, &self.key) {
+            job.serialization_key = Some(crate::Key::new(key(arguments))?);
+        }
+        Ok(job)
+    }
+}

@@ -1,0 +1,108 @@
+//! The thread that keeps leases alive, settles what waits too long, and sweeps.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::leased::{SETTLE_WITHIN, give_back, settle};
+use super::shared::{Shared, lock};
+use super::status::StopMode;
+use crate::{Store, StoreError};
+
+/// A handler that runs for longer than this has its thread's other jobs given to others.
+const ALONE_AFTER: Duration = Duration::from_millis(100);
+/// The longest between two extensions of a lease, by which a handler learns that its job is cancelled.
+const TELL_WITHIN: Duration = Duration::from_secs(2);
+
+/// Keeps until the threads have ended.
+pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
+    let mut swept = None::<Instant>;
+    while !ended.load(Ordering::SeqCst) {
+        let heard = shared.keeper.count();
+        shared.signals.sample();
+        let busy = relieve(shared);
+        extend(shared);
+        if swept.is_none_or(|at| at.elapsed() >= shared.settings.sweep_every) && !shared.signals.is_ending() {
+            sweep(shared);
+            swept = Some(Instant::now());
+        }
+        shared.keeper_idle.store(!busy, Ordering::SeqCst);
+        if ended.load(Ordering::SeqCst) {
+            return;
+        }
+        let until_sweep = shared.settings.sweep_every.saturating_sub(swept.map_or(Duration::ZERO, |at| at.elapsed()));
+        let idle = !busy && lock(&shared.leases).is_empty();
+        let most = if idle { Duration::from_secs(1) } else { SETTLE_WITHIN };
+        shared.keeper.sleep(heard, until_sweep.clamp(SETTLE_WITHIN, most.max(SETTLE_WITHIN)));
+        shared.keeper_idle.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Settles what threads with long handlers have ended and gives back what they have not begun. Says whether
+/// there are leases to keep.
+fn relieve<S: Store>(shared: &Shared<S>) -> bool {
+    let now = shared.signals.mode() == Some(StopMode::Now);
+    for (thread, started) in shared.signals.all_started() {
+        if started.lease.is_none() {
+            continue;
+        }
+        if now || started.at.elapsed() > ALONE_AFTER {
+            give_back(shared, thread);
+            settle(shared, thread);
+        }
+        // A handler that does not end when its time is over keeps its thread, but not its job.
+        let hangs = started.timeout.is_some_and(|timeout| started.at.elapsed() > timeout + shared.settings.lease);
+        if let Some(holding) = started.lease.filter(|_| hangs).and_then(|lease| lock(&shared.leases).remove(&lease)) {
+            tracing::error!(id = %started.id, held = ?holding.length, "a handler does not end; its lease will");
+        }
+    }
+    !lock(&shared.leases).is_empty()
+}
+
+fn extend<S: Store>(shared: &Shared<S>) {
+    let mut due = HashMap::<Duration, Vec<i64>>::new();
+    for (lease, holding) in lock(&shared.leases).iter() {
+        if !holding.lost && holding.extended.elapsed() >= (holding.length / 3).min(TELL_WITHIN) {
+            due.entry(holding.length).or_default().push(*lease);
+        }
+    }
+    let store = shared.pq.store();
+    for (length, leases) in due {
+        let extended: Result<_, S::Error> = store.with_connection(|conn| store.extend(conn, &leases, length));
+        let extended = match extended {
+            Ok(extended) => extended,
+            Err(error) => {
+                tracing::warn!(%error, leases = leases.len(), "leases cannot be extended; the worker tries again");
+                continue;
+            }
+        };
+        let mut held = lock(&shared.leases);
+        for lease in leases {
+            let Some(holding) = held.get_mut(&lease) else { continue };
+            match extended.iter().find(|extended| extended.lease == lease) {
+                Some(extended) => {
+                    holding.extended = Instant::now();
+                    holding.unwanted.extend(extended.cancelled.iter().copied());
+                }
+                None => {
+                    // It may also have been settled meanwhile; then nobody asks any more.
+                    holding.lost = true;
+                }
+            }
+        }
+    }
+}
+
+fn sweep<S: Store>(shared: &Shared<S>) {
+    let store = shared.pq.store();
+    let swept: Result<_, S::Error> = store.with_connection(|conn| store.sweep(conn, &shared.settings.retention));
+    match swept {
+        Ok(Some(swept)) if swept.returned > 0 => {
+            tracing::warn!(jobs = swept.returned, "leases were over; their jobs are in the line again");
+        }
+        Ok(_) => {}
+        Err(error) if error.is_unavailable() => tracing::debug!(%error, "the store cannot be swept now"),
+        Err(error) => tracing::error!(%error, "the store cannot be swept"),
+    }
+}

@@ -1,0 +1,247 @@
+//! A batch of jobs under one lease.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::context::Context;
+use super::lines::Line;
+use super::run::Prepared;
+use super::shared::{Finished, Holding, Shared, lock};
+use super::status::{Report, StopMode};
+use super::threads::{Batch, rest};
+use crate::task::{Failure, Incoming, Ran, Run};
+use crate::{Error, Outcome, RawJob, Store, StoreError, Verdict, Whereabouts};
+
+/// How long an ended job waits for others to be settled with it.
+pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
+
+/// Takes up to `want` jobs under a lease and works them. `found` is called when there are some, before the first
+/// one is begun.
+pub(super) fn batch<S: Store>(
+    shared: &Arc<Shared<S>>,
+    thread: usize,
+    position: usize,
+    want: usize,
+    found: &mut dyn FnMut(),
+) -> Result<Batch, S::Error> {
+    let (store, line) = (shared.pq.store(), &shared.lines.all[position]);
+    let length = shared.settings.lease;
+    let taken = {
+        let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
+        store.with_connection(|conn| store.lease(conn, line.queue.name(), want, length))?
+    };
+    let Some(lease) = taken.jobs.first().and_then(|job| job.claim.lease()) else {
+        return Ok(Batch::nothing(taken.next_due));
+    };
+    found();
+    let count = taken.jobs.len();
+    let holding = Holding { length, extended: Instant::now(), lost: false, unwanted: HashSet::new() };
+    lock(&shared.leases).insert(lease, holding);
+    shared.wake_keeper();
+    let slot = shared.slot(thread);
+    shared.signals.totals.buffered.fetch_add(count as u64, Ordering::Relaxed);
+    lock(&slot.buffer).extend(taken.jobs);
+    let mut begun = 0;
+    while let Some(job) = next(shared, thread) {
+        begun += 1;
+        let finished = one(shared, thread, position, line.prepare(job));
+        // Others wait for the key, or for the news of it.
+        let at_once = finished.job.serialization_key.is_some();
+        let mut waiting = lock(&slot.finished);
+        waiting.push(finished);
+        let due = at_once || waiting.first().is_some_and(|first| first.at.elapsed() > SETTLE_WITHIN);
+        drop(waiting);
+        if due {
+            settle(shared, thread);
+        }
+    }
+    settle(shared, thread);
+    lock(&shared.leases).remove(&lease);
+    Ok(Batch::of(count, count - begun))
+}
+
+/// The next job that is to be begun. Those that are not are given back.
+fn next<S: Store>(shared: &Shared<S>, thread: usize) -> Option<RawJob> {
+    if shared.signals.is_ending() {
+        give_back(shared, thread);
+    }
+    let job = lock(&shared.slot(thread).buffer).pop_front()?;
+    shared.signals.totals.buffered.fetch_sub(1, Ordering::Relaxed);
+    Some(job)
+}
+
+/// Has what a thread has not begun be given back with what it settles next.
+pub(super) fn give_back<S: Store>(shared: &Shared<S>, thread: usize) {
+    let slot = shared.slot(thread);
+    let unbegun: Vec<RawJob> = lock(&slot.buffer).drain(..).collect();
+    shared.signals.totals.buffered.fetch_sub(unbegun.len() as u64, Ordering::Relaxed);
+    let given = unbegun.into_iter().map(|job| Finished {
+        job: Arc::new(job),
+        outcome: Outcome::GiveBack,
+        at: Instant::now(),
+        settled: false,
+    });
+    lock(&slot.finished).extend(given);
+}
+
+fn one<S: Store>(shared: &Arc<Shared<S>>, thread: usize, position: usize, prepared: Prepared<'_, S>) -> Finished {
+    let line = &shared.lines.all[position];
+    let context = Context::new(shared, position, &prepared.incoming, prepared.timeout());
+    let lease = prepared.incoming.raw.claim.lease().unwrap_or_default();
+    let own = prepared.incoming.envelope.as_ref().and_then(|envelope| envelope.duration("lease"));
+    if let Some(length) = own {
+        set_length(shared, lease, length);
+    }
+    let mut settled = false;
+    let ran = shared.run(thread, &prepared, &mut |incoming| match &prepared.handler {
+        Ok(handler) => match &handler.run {
+            Run::Leased(handler) => handler(&context, incoming),
+            Run::Transactional(handler) => {
+                in_transaction(shared, line, &prepared, incoming, handler, &mut settled)
+            }
+        },
+        Err(failure) => Err(failure.clone()),
+    });
+    if own.is_some() {
+        set_length(shared, lease, shared.settings.lease);
+    }
+    let settled = settled || context.settled.load(Ordering::SeqCst);
+    let (job, outcome) = prepared.judge(line, ran);
+    Finished { job, outcome, at: Instant::now(), settled }
+}
+
+/// A job's own lease: the keeper extends by it from now on.
+fn set_length<S: Store>(shared: &Shared<S>, lease: i64, length: Duration) {
+    if let Some(holding) = lock(&shared.leases).get_mut(&lease)
+        && holding.length != length
+    {
+        holding.length = length;
+        holding.extended = Instant::now().checked_sub(length).unwrap_or(holding.extended);
+        shared.wake_keeper();
+    }
+}
+
+/// Why a transactional handler's transaction is rolled back.
+enum Undo<E> {
+    Failed(Failure),
+    Lost,
+    Store(E),
+}
+
+impl<E> From<E> for Undo<E> {
+    fn from(error: E) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A transactional handler of a queue that is leased: its writes and the verdict commit together.
+fn in_transaction<S: Store>(
+    shared: &Shared<S>,
+    line: &Line<S>,
+    prepared: &Prepared<'_, S>,
+    incoming: &Incoming,
+    handler: &(dyn Fn(&mut S::Conn, &Incoming) -> Ran + Send + Sync),
+    settled: &mut bool,
+) -> Ran {
+    let store = shared.pq.store();
+    let done: Result<Ran, Undo<S::Error>> = store.with_connection(|conn| {
+        store.transaction(conn, |conn| {
+            if let Some(timeout) = prepared.timeout() {
+                store.limit(conn, Some(timeout))?;
+            }
+            let ran = handler(conn, incoming).map_err(Undo::Failed)?;
+            let raw = RawJob::clone(&incoming.raw);
+            let (job, outcome) = line.prepare(raw).judge(line, Ok(ran.clone()));
+            let accepted = store.settle(conn, &[Verdict { job: &job, outcome }])?;
+            if accepted.first() == Some(&true) { Ok(Ok(ran)) } else { Err(Undo::Lost) }
+        })
+    });
+    match done {
+        Ok(ran) => {
+            *settled = true;
+            ran
+        }
+        Err(Undo::Failed(failure)) => Err(failure),
+        Err(Undo::Lost) => Err(Failure::Error(Error::lease_lost(incoming.raw.id).to_string())),
+        Err(Undo::Store(error)) => Err(Failure::Error(error.to_string())),
+    }
+}
+
+/// Settles what a thread has finished. It goes on until the store has answered, or until the worker is to stop
+/// now and a lease's time has passed: the leases end then.
+pub(super) fn settle<S: Store>(shared: &Shared<S>, thread: usize) {
+    let finished = std::mem::take(&mut *lock(&shared.slot(thread).finished));
+    if finished.is_empty() {
+        return;
+    }
+    let _span = tracing::debug_span!("pq.settle", verdicts = finished.len()).entered();
+    let begun = Instant::now();
+    let (mut pause, mut unknown) = (rest::FIRST, false);
+    loop {
+        match pass(shared, &finished, unknown) {
+            Ok(tally) => return shared.signals.totals.add(&tally),
+            Err(error) if error.is_unavailable() => {
+                tracing::warn!(%error, verdicts = finished.len(), "verdicts cannot be passed; the worker tries again");
+                unknown = true;
+            }
+            // One of them may be what the store cannot take.
+            Err(_) if finished.len() > 1 => {
+                for one in &finished {
+                    match pass(shared, std::slice::from_ref(one), true) {
+                        Ok(tally) => shared.signals.totals.add(&tally),
+                        Err(error) => refused(one, &error),
+                    }
+                }
+                return;
+            }
+            Err(error) => return finished.iter().for_each(|one| refused(one, &error)),
+        }
+        if shared.signals.mode() == Some(StopMode::Now) && begun.elapsed() > shared.settings.lease {
+            tracing::error!(verdicts = finished.len(), "verdicts were not passed; their leases will end");
+            return;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(rest::LONGEST);
+    }
+}
+
+fn refused(one: &Finished, error: &impl std::error::Error) {
+    tracing::error!(id = %one.job.id, %error, "a verdict cannot be passed; the job's lease will end");
+}
+
+/// Passes the verdicts, and counts what became of them. Where an earlier try may have been accepted without
+/// our learning of it, refused ones are looked up by id and attempt.
+fn pass<S: Store>(shared: &Shared<S>, finished: &[Finished], unknown: bool) -> Result<Report, S::Error> {
+    let store = shared.pq.store();
+    let mut tally = Report::default();
+    // What the handler settled itself is passed again in case it was rolled back: if not it is refused.
+    let verdicts: Vec<Verdict<'_>> =
+        finished.iter().map(|one| Verdict { job: &one.job, outcome: one.outcome.clone() }).collect();
+    store.with_connection(|conn| {
+        let accepted = store.settle(conn, &verdicts)?;
+        for (one, accepted) in finished.iter().zip(accepted) {
+            let ours = accepted
+                || one.settled
+                || (unknown && was_accepted(&one.job, store.find(conn, &one.job.queue, one.job.id)?.as_ref()));
+            if ours {
+                tally.count(&one.outcome);
+            } else {
+                tracing::warn!(id = %one.job.id, attempt = one.job.attempt, "a verdict came too late");
+                tally.lost += 1;
+            }
+        }
+        Ok(tally)
+    })
+}
+
+/// Whether a verdict on this attempt counts, from where the job is now.
+fn was_accepted(job: &RawJob, place: Option<&Whereabouts>) -> bool {
+    match place {
+        None => true,
+        Some(Whereabouts::Ended(ended)) => ended.attempt == job.attempt,
+        Some(Whereabouts::Waiting { attempt, error, .. }) => *attempt == job.attempt && error.is_some(),
+        Some(Whereabouts::Leased { .. }) => false,
+    }
+}

@@ -1,0 +1,166 @@
+//! Running one handler: what is around it, and what it comes to.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lines::Line;
+use super::shared::{Shared, Started};
+use crate::task::{Envelope, Failure, Incoming, Ran, Trace, after_failure};
+use crate::{Ending, Handler, Outcome, RawJob, Store};
+
+/// What is run around every handler.
+pub(crate) type Middleware =
+    dyn Fn(&JobInfo<'_>, &mut dyn FnMut() -> Result<Ending, Failure>) -> Result<Ending, Failure> + Send + Sync;
+
+/// What middleware is told of a job.
+#[non_exhaustive]
+pub struct JobInfo<'a> {
+    /// The job, not decoded.
+    pub job: &'a RawJob,
+    /// The task, where it is one's.
+    pub task: Option<&'a str>,
+    /// The context of the trace in which the task was called.
+    pub trace: Trace,
+}
+
+/// A job that can be run, or what is wrong with it.
+pub(crate) struct Prepared<'h, S: Store> {
+    pub(crate) incoming: Incoming,
+    pub(crate) handler: Result<&'h Handler<S>, Failure>,
+    task: Option<String>,
+}
+
+impl<S: Store> Line<S> {
+    /// Finds the handler of a job.
+    pub(crate) fn prepare(&self, raw: RawJob) -> Prepared<'_, S> {
+        if let Some(handler) = &self.raw {
+            let incoming = Incoming { raw: Arc::new(raw), envelope: None };
+            return Prepared { incoming, handler: Ok(handler), task: None }.unless_exhausted();
+        }
+        let call = self.queue.json_of(&raw).and_then(|json| Envelope::read(&json));
+        let raw = Arc::new(raw);
+        match call {
+            Ok(call) => {
+                let name = call.function().unwrap_or_default();
+                let handler = self.tasks.get(&name).ok_or_else(|| Failure::UnknownTask(name.clone()));
+                let incoming = Incoming { raw, envelope: Some(call) };
+                Prepared { incoming, handler, task: Some(name) }.unless_exhausted()
+            }
+            Err(reason) => {
+                let incoming = Incoming { raw, envelope: None };
+                Prepared { incoming, handler: Err(Failure::Undecodable(reason)), task: None }
+            }
+        }
+    }
+}
+
+impl<S: Store> Prepared<'_, S> {
+    /// A job that was begun as often as it may, and never came to a verdict, is not begun again.
+    fn unless_exhausted(mut self) -> Self {
+        if let Ok(handler) = self.handler {
+            let (allowed, tried) = handler.tries(&self.incoming.raw, self.incoming.envelope.as_ref());
+            if tried > allowed {
+                self.handler = Err(Failure::Exhausted { attempts: tried });
+            }
+        }
+        self
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        let handler = self.handler.as_ref().ok()?;
+        handler.timeout_of(self.incoming.envelope.as_ref())
+    }
+
+    /// What becomes of the job.
+    pub(crate) fn judge(self, line: &Line<S>, ran: Ran) -> (Arc<RawJob>, Outcome) {
+        let Self { incoming, handler, .. } = self;
+        let handler = handler.ok();
+        let outcome = match ran {
+            Ok(Ending::Complete) if handler.is_some_and(|handler| handler.keep) => Outcome::Keep { result: None },
+            Ok(Ending::Complete) => Outcome::Complete,
+            Ok(Ending::Result(result)) => Outcome::Keep { result: Some(result) },
+            Ok(Ending::Snooze(after)) => Outcome::Snooze { after },
+            Ok(Ending::Dead(error)) => Outcome::Dead { error },
+            Ok(Ending::Cancel(reason)) => Outcome::Cancel { reason: Some(reason) },
+            Err(failure) => {
+                let raw = &incoming.raw;
+                let outcome = after_failure(handler, &line.queue, raw, incoming.envelope, &failure);
+                let dead = matches!(outcome, Outcome::Dead { .. });
+                tracing::warn!(queue = %raw.queue, id = %raw.id, attempt = raw.attempt, %failure, dead, "a job failed");
+                return (incoming.raw, outcome);
+            }
+        };
+        (incoming.raw, outcome)
+    }
+}
+
+impl<S: Store> Shared<S> {
+    /// Runs a handler, and all that is around it. A panic is its failure.
+    pub(crate) fn run(
+        &self,
+        thread: usize,
+        prepared: &Prepared<'_, S>,
+        handler: &mut dyn FnMut(&Incoming) -> Ran,
+    ) -> Ran {
+        if let Err(failure) = &prepared.handler {
+            return Err(failure.clone());
+        }
+        let (job, timeout, begun) = (&prepared.incoming.raw, prepared.timeout(), Instant::now());
+        let span = tracing::info_span!(
+            "pq.run",
+            queue = %job.queue,
+            id = %job.id,
+            task = prepared.task.as_deref(),
+            attempt = job.attempt
+        );
+        let _entered = span.enter();
+        self.signals.started(
+            thread,
+            Started {
+                id: job.id,
+                queue: job.queue.clone(),
+                task: prepared.task.clone(),
+                attempt: job.attempt,
+                lease: job.claim.lease(),
+                timeout,
+                at: begun,
+            },
+        );
+        // A handler that panics leaves nothing half done that outlives it: its connection is rolled back.
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            let mut innermost = || handler(&prepared.incoming);
+            match self.middleware.is_empty() {
+                true => innermost(),
+                false => {
+                    let info =
+                        JobInfo { job, task: prepared.task.as_deref(), trace: prepared.incoming.trace() };
+                    around(&self.middleware, &info, &mut innermost)
+                }
+            }
+        }));
+        self.signals.ended(thread);
+        match (ran, timeout) {
+            (Err(panic), _) => Err(Failure::Panic(text_of(panic))),
+            (Ok(_), Some(limit)) if begun.elapsed() > limit => Err(Failure::Timeout(limit)),
+            (Ok(ran), _) => ran,
+        }
+    }
+}
+
+fn around(middleware: &[Arc<Middleware>], info: &JobInfo<'_>, handler: &mut dyn FnMut() -> Ran) -> Ran {
+    match middleware.split_first() {
+        Some((outer, inner)) => outer(info, &mut || around(inner, info, handler)),
+        None => handler(),
+    }
+}
+
+fn text_of(panic: Box<dyn std::any::Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => match panic.downcast::<&'static str>() {
+            Ok(text) => (*text).to_owned(),
+            Err(_) => "with something that is no text".to_owned(),
+        },
+    }
+}

@@ -1,0 +1,126 @@
+//! Stopping a worker, and seeing what it does.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::lines::Lines;
+use super::shared::Signals;
+use crate::{JobId, Pq, QueueName, Store};
+
+/// How a worker stops. Each is sterner than the one before it, and a worker is never told less than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StopMode {
+    /// When nothing waits.
+    All = 1,
+    /// When the jobs that run have ended. What was taken and not begun is given back.
+    Current = 2,
+    /// Now: what was taken and not begun is given back at once, and handlers that run are told through their
+    /// contexts. A job that is still running keeps its lease or its transaction until it has really ended, so
+    /// nothing runs twice.
+    Now = 3,
+}
+
+/// What stops a worker and says what it does. Clones are for the same worker.
+pub struct Control<S> {
+    signals: Arc<Signals>,
+    served: Arc<OnceLock<(Vec<QueueName>, Pq<S>)>>,
+}
+
+impl<S> Clone for Control<S> {
+    fn clone(&self) -> Self {
+        Self { signals: Arc::clone(&self.signals), served: Arc::clone(&self.served) }
+    }
+}
+
+impl<S: Store> Control<S> {
+    pub(super) fn new(signals: &Arc<Signals>) -> Self {
+        Self { signals: Arc::clone(signals), served: Arc::default() }
+    }
+
+    pub(super) fn serves(&self, lines: &Lines<S>, pq: &Pq<S>) {
+        let _ = self.served.set((lines.names(), pq.clone()));
+    }
+
+    /// Stops the worker. It may be called before the worker runs, and again with a sterner mode.
+    pub fn stop(&self, mode: StopMode) {
+        self.signals.stop(mode);
+    }
+
+    /// What the worker does at this moment. Asks the store how many jobs wait.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let totals = &self.signals.totals;
+        let running = self.signals.running();
+        let waiting = self.served.get().and_then(|(queues, pq)| {
+            let store = pq.store();
+            let count = |queue: &QueueName| {
+                let counts: Result<_, S::Error> = store.with_connection(|conn| store.counts(conn, queue));
+                counts.ok().map(|counts| counts.ready + counts.scheduled)
+            };
+            queues.iter().map(count).sum()
+        });
+        Status {
+            stopping: self.signals.mode(),
+            waiting,
+            buffered: totals.buffered.load(Ordering::Relaxed),
+            running,
+            report: totals.report(),
+            per_second: self.signals.rate(),
+        }
+    }
+}
+
+/// A job whose handler runs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Running {
+    /// The job's number.
+    pub id: JobId,
+    /// The queue that it stood in.
+    pub queue: QueueName,
+    /// The task, where it is one's.
+    pub task: Option<String>,
+    /// How often it was taken.
+    pub attempt: i32,
+    /// How long its handler has been running.
+    pub age: Duration,
+}
+
+/// What a worker does at a moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Status {
+    /// How it was told to stop, if it was.
+    pub stopping: Option<StopMode>,
+    /// Jobs of its queues that wait, whether due or not; `None` where the store could not be asked.
+    pub waiting: Option<u64>,
+    /// Jobs that it has taken and not begun.
+    pub buffered: u64,
+    /// Jobs whose handlers run.
+    pub running: Vec<Running>,
+    /// What it has done so far.
+    pub report: Report,
+    /// Jobs a second that ended, over the last ten seconds or since it began.
+    pub per_second: f64,
+}
+
+/// What a worker has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Jobs that were completed.
+    pub done: u64,
+    /// Failures of jobs, the last ones of dead jobs included.
+    pub failed: u64,
+    /// Jobs that went dead.
+    pub dead: u64,
+    /// Jobs that their handlers cancelled.
+    pub cancelled: u64,
+    /// Jobs that their handlers put off.
+    pub snoozed: u64,
+    /// Jobs that were taken and given back without being begun.
+    pub given_back: u64,
+    /// Verdicts that came too late: the lease was over, and another attempt's verdict counts.
+    pub lost: u64,
+}

@@ -1,0 +1,188 @@
+//! The threads of a worker: each looks, works what it found, and looks again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::pace::Pace;
+use super::shared::{Shared, lock};
+use super::status::{Report, StopMode};
+use super::{Until, keeper, leased, transactional};
+use crate::wait::{Look, look_and_wait};
+use crate::{Bell, Store, StoreError, Wait};
+
+/// How long the worker pauses after errors.
+pub(super) mod rest {
+    use std::time::Duration;
+
+    pub(crate) const FIRST: Duration = Duration::from_millis(20);
+    pub(crate) const LONGEST: Duration = Duration::from_secs(2);
+}
+
+/// What a look came to.
+pub(super) struct Batch {
+    taken: usize,
+    given_back: usize,
+    next_due: Option<Duration>,
+}
+
+impl Batch {
+    pub(super) fn nothing(next_due: Option<Duration>) -> Self {
+        Self { taken: 0, given_back: 0, next_due }
+    }
+
+    pub(super) fn of(taken: usize, given_back: usize) -> Self {
+        Self { taken, given_back, next_due: None }
+    }
+}
+
+/// Runs a worker until it ends.
+pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>) -> Result<Report, S::Error>
+where
+    S::Conn: Send,
+{
+    let ended = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        let keeping = scope.spawn(|| keeper::run(shared, &ended));
+        let threads: Vec<_> =
+            (0..shared.settings.threads).map(|thread| scope.spawn(move || serve(shared, thread))).collect();
+        let mut outcome = Ok(());
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => outcome = Err(error),
+                Err(panic) => {
+                    ended.store(true, Ordering::SeqCst);
+                    shared.keeper.ring();
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }
+        ended.store(true, Ordering::SeqCst);
+        shared.keeper.ring();
+        let _ = keeping.join();
+        outcome
+    });
+    outcome.map(|()| shared.signals.totals.report())
+}
+
+/// One thread's work.
+fn serve<S: Store>(shared: &Arc<Shared<S>>, thread: usize) -> Result<(), S::Error> {
+    let mut pace = Pace::new(shared.settings.min_batch, shared.settings.max_batch);
+    let mut pause = rest::FIRST;
+    while !shared.signals.is_ending() {
+        match turn(shared, thread, &mut pace) {
+            Ok(true) => {
+                pause = rest::FIRST;
+                shared.reached.store(true, Ordering::Relaxed);
+            }
+            Ok(false) => return Ok(()),
+            Err(error) => {
+                let hopeless = !error.is_unavailable() && !shared.reached.load(Ordering::Relaxed);
+                if hopeless {
+                    shared.signals.stop(StopMode::Now);
+                    return Err(error);
+                }
+                tracing::warn!(%error, "a worker's look failed; it tries again");
+                sleep(shared, pause);
+                pause = (pause * 2).min(rest::LONGEST);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Works a batch, waiting for one if need be. `false` where there is nothing more to do.
+fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Result<bool, S::Error> {
+    let ends_when_empty = || shared.until == Until::Empty || shared.signals.mode() == Some(StopMode::All);
+    let ends = ends_when_empty();
+    match look(shared, thread, pace, &mut || ())? {
+        Looked::Worked => return Ok(true),
+        Looked::Enough => return Ok(false),
+        Looked::Nothing { .. } if ends => return Ok(false),
+        Looked::Nothing { .. } => {}
+    }
+    shared.reached.store(true, Ordering::Relaxed);
+    // One thread waits for all: when it has found something it lets the next one wait, and works.
+    let mut leader = Some(lock(&shared.leader));
+    let names = shared.lines.names();
+    let waited = look_and_wait(shared.pq.store(), &names, Wait::Forever, Some(&shared.signals.stop), || {
+        Ok(match look(shared, thread, pace, &mut || drop(leader.take()))? {
+            Looked::Worked => Look::Found(true),
+            Looked::Enough => Look::Found(false),
+            Looked::Nothing { next_due } => Look::Nothing { next_due },
+        })
+    });
+    match waited {
+        Ok(more) => Ok(more.unwrap_or(true)),
+        // Whoever stopped it has said how; the loop looks at that.
+        Err(_) if shared.signals.stop.is_stopped() => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+enum Looked {
+    Worked,
+    Nothing {
+        next_due: Option<Duration>,
+    },
+    /// As many jobs as were to be run are begun.
+    Enough,
+}
+
+/// Looks at the queues in turn until one has jobs, and works them.
+fn look<S: Store>(
+    shared: &Arc<Shared<S>>,
+    thread: usize,
+    pace: &mut Pace,
+    found: &mut dyn FnMut(),
+) -> Result<Looked, S::Error> {
+    let mut next_due = None;
+    let mut passed = Vec::new();
+    for position in shared.lines.order() {
+        let want = shared.reserve(pace.size());
+        if want == 0 {
+            return Ok(Looked::Enough);
+        }
+        let mut begun = Instant::now();
+        let mut began = || {
+            begun = Instant::now();
+            found();
+        };
+        let line = &shared.lines.all[position];
+        let batch = match line.is_transactional() {
+            true => transactional::batch(shared, thread, line, want, &mut began),
+            false => leased::batch(shared, thread, position, want, &mut began),
+        };
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                shared.release(want);
+                return Err(error);
+            }
+        };
+        shared.release(want - (batch.taken - batch.given_back));
+        if batch.taken > 0 {
+            shared.lines.served(position, &passed);
+            pace.took(batch.taken, begun.elapsed());
+            return Ok(Looked::Worked);
+        }
+        passed.push(position);
+        next_due = match (next_due, batch.next_due) {
+            (Some(one), Some(other)) => Some(std::cmp::min::<Duration>(one, other)),
+            (one, other) => one.or(other),
+        };
+    }
+    Ok(Looked::Nothing { next_due })
+}
+
+/// Pauses after an error, unless the worker is stopped meanwhile.
+fn sleep<S: Store>(shared: &Shared<S>, pause: Duration) {
+    let bell = Bell::new();
+    let _stop = shared.signals.stop.rings(&bell);
+    if !shared.signals.stop.is_stopped() {
+        bell.sleep(0, pause);
+    } else if !shared.signals.is_ending() {
+        std::thread::sleep(pause);
+    }
+}
