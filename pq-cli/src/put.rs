@@ -30,7 +30,7 @@ pub(crate) fn put(global: &Global, args: &Put) -> Result<ExitCode, Failure> {
     let queue = pq.queue::<Box<RawValue>>(&args.queue)?.with_codec(codec);
     let ids = queue.put_many_with(documents.iter().map(|document| (document, &options)))?;
 
-    let lines: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let lines: Vec<String> = ids.iter().map(|put| put.id.to_string()).collect();
     output::print_lines(lines.iter().map(String::as_str)).map_err(|error| {
         Failure::Io(format!("the jobs were put, but their ids cannot be written: {error}"))
     })?;

@@ -158,7 +158,8 @@ fn lay_beside(bench: &Bench, beside: Beside) -> Result<()> {
             ))?;
         }
     }
-    conn.batch_execute("VACUUM ANALYZE pq.queue; CHECKPOINT")?;
+    conn.batch_execute("VACUUM ANALYZE pq.queue")?;
+    conn.batch_execute("CHECKPOINT")?;
     Ok(())
 }
 

@@ -44,10 +44,12 @@ mod payloads;
 mod putting;
 mod scene;
 mod taking;
+mod tasks;
 mod timing;
 mod transactions;
 mod uniqueness;
 mod waiting;
+mod working;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -101,7 +103,7 @@ impl Suite {
     /// All cases on this fixture, under this name.
     pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
         let fixture = Arc::new(fixture);
-        let topics: [fn() -> Vec<Case<F>>; 15] = [
+        let topics: [fn() -> Vec<Case<F>>; 17] = [
             putting::cases,
             taking::cases,
             ordering::cases,
@@ -117,6 +119,8 @@ impl Suite {
             keys::cases,
             uniqueness::cases,
             ending::cases,
+            tasks::cases,
+            working::cases,
         ];
         for (case, run) in topics.into_iter().flat_map(|topic| topic()) {
             let sentence = case.rsplit("conformance::").next().unwrap_or(case);

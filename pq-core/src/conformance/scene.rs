@@ -45,6 +45,12 @@ impl<E: StoreError> From<E> for Undo {
     }
 }
 
+impl fmt::Display for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What a case's transaction ends with to roll back.
 pub(super) fn undo<R>() -> Result<R, Undo> {
     Err(Undo("on purpose".to_owned()))

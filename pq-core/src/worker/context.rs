@@ -1,6 +1,6 @@
 //! What a leased handler knows of its job, and can do with it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub struct Context<S: Store> {
     pub(super) line: usize,
     pub(super) deadline: Option<Instant>,
     pub(super) settled: AtomicBool,
+    /// The call as the last checkpoint left it.
+    pub(super) call: Mutex<Option<Envelope>>,
 }
 
 impl<S: Store> Context<S> {
@@ -37,6 +39,7 @@ impl<S: Store> Context<S> {
             line,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             settled: AtomicBool::new(false),
+            call: Mutex::default(),
         }
     }
 
@@ -144,17 +147,18 @@ impl<S: Store> Context<S> {
         let json = serde_json::to_string(data)
             .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
         let queue = &self.shared.lines.all[self.line].queue;
-        let json = if self.is_task {
-            let call = queue.json_of(&self.job).and_then(|json| Envelope::read(&json));
-            let mut call = call.map_err(|reason| Error::Encode(CodecError::new(reason)))?;
-            call.set_arguments(&json)?;
-            call.to_json()?
-        } else {
-            json
-        };
-        let payload = queue.encode_json(json)?;
+        let mut call = None;
+        if self.is_task {
+            let read = queue.json_of(&self.job).and_then(|json| Envelope::read(&json));
+            let mut changed = read.map_err(|reason| Error::Encode(CodecError::new(reason)))?;
+            changed.set_arguments(&json)?;
+            call = Some(changed);
+        }
+        let payload = queue.encode_json(call.as_ref().map_or(Ok(json), Envelope::to_json)?)?;
         let store = self.shared.pq.store();
-        store.with_connection(|conn| store.update(conn, &self.job.claim, &payload))
+        store.with_connection(|conn| store.update(conn, &self.job.claim, &payload))?;
+        *lock(&self.call) = call;
+        Ok(())
     }
 
     /// A connection of the handle's own, for [`Context::complete_with`] say.

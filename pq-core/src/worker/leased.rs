@@ -86,7 +86,12 @@ pub(super) fn give_back<S: Store>(shared: &Shared<S>, thread: usize) {
     lock(&slot.finished).extend(given);
 }
 
-fn one<S: Store>(shared: &Arc<Shared<S>>, thread: usize, position: usize, prepared: Prepared<'_, S>) -> Finished {
+fn one<S: Store>(
+    shared: &Arc<Shared<S>>,
+    thread: usize,
+    position: usize,
+    mut prepared: Prepared<'_, S>,
+) -> Finished {
     let line = &shared.lines.all[position];
     let context = Context::new(shared, position, &prepared.incoming, prepared.timeout());
     let lease = prepared.incoming.raw.claim.lease().unwrap_or_default();
@@ -106,6 +111,10 @@ fn one<S: Store>(shared: &Arc<Shared<S>>, thread: usize, position: usize, prepar
     });
     if own.is_some() {
         set_length(shared, lease, shared.settings.lease);
+    }
+    if let Some(call) = lock(&context.call).take() {
+        // A retry begins with what was stored last.
+        prepared.incoming.envelope = Some(call);
     }
     let settled = settled || context.settled.load(Ordering::SeqCst);
     let (job, outcome) = prepared.judge(line, ran);

@@ -29,7 +29,7 @@ pub(super) enum Hold {
 
 /// The statement for a line without due scheduled jobs and without serialization keys.
 pub(super) fn plain(hold: Hold) -> String {
-    assemble("WITH ", PLAIN, "EXISTS (SELECT FROM first)", "(SELECT other FROM others)", hold)
+    assemble("WITH ", PLAIN, "(SELECT cardinality(places) > 0 FROM first)", "(SELECT other FROM others)", hold)
 }
 
 /// The statement for any line.
@@ -72,16 +72,17 @@ const PLAIN: &str = "others AS MATERIALIZED (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL) AS other
 ), first AS MATERIALIZED (
-    SELECT ctid FROM {jobs}
-    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-        AND NOT (SELECT other FROM others)
-    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-    LIMIT $2
-    FOR UPDATE SKIP LOCKED
+    SELECT ARRAY(
+        SELECT ctid FROM {jobs}
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+            AND NOT (SELECT other FROM others)
+        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED) AS places
 ), taken AS (
     DELETE FROM {jobs}
-    WHERE ctid = ANY (ARRAY(SELECT ctid FROM first))
-    RETURNING id, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
+    WHERE ctid = ANY ((SELECT places FROM first)::tid[])
+    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
 )";
 
 /// The keys are enumerated by jumping through their index from one to the next, and each that no lease
@@ -151,7 +152,7 @@ const ANY: &str = "keys AS (
 ), taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM first UNION ALL SELECT ctid FROM merged))
-    RETURNING id, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
+    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
 )";
 
 /// One row for the batch. An array of nothing but nulls is null.
@@ -159,7 +160,7 @@ const LEASED: &str = ", leased AS (
     INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
         attempt, serial_key, unique_key)
     SELECT given.token, $1, statement_timestamp() + $3 * interval '1 microsecond', count(*),
-        array_agg(id), array_agg(data), array_agg(enqueued_at),
+        array_agg(id), array_agg(data::text), array_agg(enqueued_at),
         CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
         CASE WHEN count(expected_at) > 0 THEN array_agg(expected_at) END,
         array_agg(priority), array_agg(attempt + 1),
@@ -174,9 +175,9 @@ const LEASED: &str = ", leased AS (
 )";
 
 const TAIL: &str = "\
-SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, token,
-    NULL::bigint, false, false
-FROM taken CROSS JOIN {noted}
+SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+    (SELECT token FROM {noted}), NULL::bigint, false, false
+FROM taken
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint

@@ -1,0 +1,512 @@
+//! Sections 3 and 7: tasks and their handlers, of either kind.
+
+use std::fmt::Display;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::scene::{Conn, PATIENCE, Scene, Undo, undo};
+use super::{Fixture, cases};
+use crate::{
+    Backoff, CallOptions, EndedAs, Ending, Failure, Handler, JobId, Outcome, Report, Store, Task, Trace, Wait, Worker,
+};
+
+cases![
+    a_call_is_worked_with_its_arguments,
+    a_handler_learns_its_jobs_id_attempt_and_times,
+    what_a_transactional_handler_writes_commits_with_its_job,
+    a_failed_handlers_writes_are_undone_and_those_of_others_stay,
+    an_error_is_kept_with_the_job,
+    a_panic_is_a_failure_and_the_worker_goes_on,
+    a_failed_job_is_tried_again_until_its_retries_are_used,
+    a_retry_waits_as_long_as_its_backoff_says,
+    the_calls_options_go_before_the_tasks,
+    an_unknown_task_is_a_failure_of_that_job_alone,
+    a_payload_that_is_no_task_is_dead_alone,
+    arguments_of_another_shape_are_dead_alone,
+    a_handler_can_end_its_job_in_any_way,
+    a_handler_that_takes_too_long_has_failed,
+    a_job_that_kills_its_worker_each_time_is_given_up,
+    a_plain_queue_can_be_worked,
+    a_handler_can_put_jobs,
+    a_handler_completes_in_its_own_transaction,
+    a_completion_that_was_rolled_back_did_not_happen,
+    a_late_completion_aborts_the_handlers_transaction,
+    a_checkpoint_is_what_the_next_attempt_begins_with,
+    both_kinds_of_handler_can_serve_one_queue,
+    middleware_is_run_around_handlers_in_order,
+    the_context_of_a_trace_is_carried_to_the_handler,
+    a_serialization_key_can_be_made_of_the_arguments,
+];
+
+/// What handlers saw, in order.
+pub(super) struct Seen<T>(Arc<Mutex<Vec<T>>>);
+
+impl<T> Clone for Seen<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Seen<T> {
+    pub(super) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    pub(super) fn push(&self, what: T) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    pub(super) fn all(&self) -> Vec<T>
+    where
+        T: Clone,
+    {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+pub(super) fn task<F: Fixture, A>(scene: &Scene<F>) -> Task<F::Store, A> {
+    scene.named::<()>("apples").task("eat")
+}
+
+/// The same handler in both kinds.
+fn both<F: Fixture, A, R, E>(
+    task: &Task<F::Store, A>,
+    work: impl Fn(crate::Job<A>) -> Result<R, E> + Clone + Send + Sync + 'static,
+) -> [Handler<F::Store>; 2]
+where
+    A: serde::de::DeserializeOwned + 'static,
+    R: Into<Ending>,
+    E: Display,
+{
+    let other = work.clone();
+    [task.transactional(move |_, job| work(job)), task.leased(move |_, job| other(job))]
+}
+
+pub(super) fn work<F: Fixture>(scene: &Scene<F>, handler: Handler<F::Store>) -> Report {
+    Worker::new(&scene.pq).serve(handler).run_until_empty().unwrap()
+}
+
+fn a_call_is_worked_with_its_arguments<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, (u8, String)>(scene);
+    let seen = Seen::new();
+    let note = seen.clone();
+    for handler in both::<F, _, _, _>(&task, move |job| {
+        note.push(job.data);
+        Ok::<_, Undo>(())
+    }) {
+        task.call(&(7, "ж".to_owned())).unwrap();
+        assert_eq!(work(scene, handler).done, 1);
+    }
+    assert_eq!(seen.all(), [(7, "ж".to_owned()), (7, "ж".to_owned())]);
+    assert_eq!(scene.counts(), crate::Counts::default());
+}
+
+fn a_handler_learns_its_jobs_id_attempt_and_times<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, ()>(scene);
+    let options = CallOptions::new().schedule_at("2001-01-01T00:00:00Z").expected_at("1h").priority(3);
+    let seen = Seen::new();
+    let note = seen.clone();
+    for handler in both::<F, _, _, _>(&task, move |job| {
+        note.push((job.id, job.attempt, job.schedule_at.is_some() && job.expected_at.is_some(), job.priority));
+        Ok::<_, Undo>(())
+    }) {
+        let id = task.call_with(&(), &options).unwrap().id;
+        work(scene, handler);
+        assert_eq!(seen.all().last(), Some(&(id, 1, true, 3)));
+    }
+}
+
+fn what_a_transactional_handler_writes_commits_with_its_job<F: Fixture>(scene: &Scene<F>) {
+    let (task, pears) = (task::<F, u8>(scene), scene.named::<Value>("pears"));
+    let writes = pears.clone();
+    let handler = task.transactional(move |conn: &mut Conn<F>, job| {
+        writes.on(conn).put(&json!(job.data))?;
+        assert!(writes.counts()?.ready < 2, "another connection sees nothing of it yet");
+        Ok::<_, super::scene::Error<F>>(())
+    });
+    task.call(&1).unwrap();
+    assert_eq!(work(scene, handler).done, 1);
+    assert_eq!(pears.get(Wait::No).unwrap().map(|job| job.data), Some(json!(1)));
+}
+
+fn a_failed_handlers_writes_are_undone_and_those_of_others_stay<F: Fixture>(scene: &Scene<F>) {
+    let (task, pears) = (task::<F, u8>(scene), scene.named::<Value>("pears"));
+    task.call_many(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let writes = pears.clone();
+    let handler = task.transactional(move |conn: &mut Conn<F>, job| {
+        if job.data % 4 != 3 {
+            writes.on(conn).put(&json!(job.data)).unwrap();
+        }
+        match job.data {
+            2 => Err("broken"),
+            4 => panic!("on purpose"),
+            // Touches nothing, and fails.
+            3 => Err("broken"),
+            _ => Ok(()),
+        }
+    });
+    let worker = Worker::new(&scene.pq).batch(8, 8).serve(handler);
+    let report = worker.run_until_empty().unwrap();
+    assert_eq!((report.done, report.failed, report.dead), (5, 3, 3));
+    let kept: Vec<Value> = pears.get_many(9, Wait::No).unwrap().into_iter().map(|job| job.data).collect();
+    assert_eq!(kept, [0, 1, 5, 6]);
+}
+
+fn an_error_is_kept_with_the_job<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, ()>(scene);
+    for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("the tree\u{0} fell")) {
+        task.call(&()).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.failed, report.dead, report.done), (1, 1, 0));
+    }
+    for dead in scene.archived(EndedAs::Dead) {
+        assert!(dead.error.unwrap().contains("fell"));
+        assert_eq!(dead.attempt, 1);
+    }
+    assert_eq!(scene.counts().dead, 2);
+}
+
+fn a_panic_is_a_failure_and_the_worker_goes_on<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u8>(scene);
+    let eat = |job: crate::Job<u8>| if job.data == 1 { panic!("job {} is bad", job.data) } else { Ok::<_, Undo>(()) };
+    for handler in both::<F, _, _, _>(&task, eat) {
+        task.call_many(&[0, 1, 2]).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.done, report.failed), (2, 1));
+    }
+    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_ref().unwrap().contains("job 1 is bad")));
+}
+
+fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, ()>(scene).max_retries(2).backoff(Backoff::fixed(Duration::ZERO));
+    let seen = Seen::new();
+    let note = seen.clone();
+    for handler in both::<F, _, _, _>(&task, move |job| {
+        note.push((job.id, job.attempt));
+        Err::<(), _>("again")
+    }) {
+        let id = task.call(&()).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.failed, report.dead), (3, 1));
+        let attempts: Vec<(JobId, i32)> = seen.all().into_iter().rev().take(3).rev().collect();
+        assert_eq!(attempts, [(id, 1), (id, 2), (id, 3)]);
+    }
+    assert_eq!(seen.all().len(), 6);
+    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.attempt == 3));
+}
+
+fn a_retry_waits_as_long_as_its_backoff_says<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, ()>(scene).max_retries(1).backoff(Backoff::custom(|attempt| PATIENCE * attempt));
+    for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("again")) {
+        let id = task.call(&()).unwrap();
+        assert_eq!(work(scene, handler).failed, 1);
+        match scene.queue().find(id).unwrap() {
+            Some(crate::Whereabouts::Waiting { attempt: 1, schedule_at: Some(at), error: Some(error) }) => {
+                assert!(error.contains("again"));
+                let left = at.signed_duration_since(chrono::Utc::now());
+                assert!(left > chrono::TimeDelta::zero(), "{left}");
+            }
+            other => panic!("it does not wait: {other:?}"),
+        }
+    }
+}
+
+fn the_calls_options_go_before_the_tasks<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, ()>(scene)
+        .max_retries(9)
+        .backoff(Backoff::fixed(PATIENCE))
+        .with_defaults(CallOptions::new().priority(1).serialization_key("of the task"));
+    let options = CallOptions::new().max_retries(1).retry_in(Duration::ZERO).priority(2);
+    let seen = Seen::new();
+    let note = seen.clone();
+    for handler in both::<F, _, _, _>(&task, move |job| {
+        note.push((job.priority, job.serialization_key.as_ref().map(|key| key.as_str().to_owned())));
+        Err::<(), _>("no")
+    }) {
+        task.call_with(&(), &options).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.failed, report.dead), (2, 1));
+    }
+    assert_eq!(seen.all(), vec![(2, Some("of the task".to_owned())); 4]);
+    let own = CallOptions::new().backoff(Backoff::custom(|_| Duration::ZERO));
+    assert!(task.call_with(&(), &own).is_err(), "a function cannot travel");
+}
+
+fn an_unknown_task_is_a_failure_of_that_job_alone<F: Fixture>(scene: &Scene<F>) {
+    let (known, unknown) = (task::<F, ()>(scene), scene.named::<()>("apples").task::<()>("drink"));
+    for handler in both::<F, _, _, _>(&known, |_| Ok::<_, Undo>(())) {
+        unknown.call(&()).unwrap();
+        known.call(&()).unwrap();
+        unknown.clone().max_retries(1).call(&()).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.done, report.failed, report.dead), (1, 2, 1));
+        assert_eq!(scene.counts().scheduled, 1, "another worker may know it");
+        assert!(scene.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("drink"));
+        scene.clear();
+    }
+}
+
+fn a_payload_that_is_no_task_is_dead_alone<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, ()>(scene).max_retries(5);
+    for (n, handler) in both::<F, _, _, _>(&task, |_| Ok::<_, Undo>(())).into_iter().enumerate() {
+        scene.queue().put_many(&[json!(null), json!({ "functions": 1 }), json!([])]).unwrap();
+        task.call(&()).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.done, report.dead), (1, 3));
+        assert_eq!(scene.counts().dead, 3 * (n as u64 + 1));
+    }
+}
+
+fn arguments_of_another_shape_are_dead_alone<F: Fixture>(scene: &Scene<F>) {
+    let (numbers, texts) = (task::<F, u8>(scene).max_retries(5), task::<F, String>(scene));
+    for handler in both::<F, _, _, _>(&numbers, |_| Ok::<_, Undo>(())) {
+        texts.call(&"a secret".to_owned()).unwrap();
+        numbers.call(&1).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.done, report.dead), (1, 1));
+    }
+    let dead = scene.archived(EndedAs::Dead);
+    assert!(dead.iter().all(|dead| !dead.error.as_ref().unwrap().contains("secret")));
+}
+
+fn a_handler_can_end_its_job_in_any_way<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u8>(scene).max_retries(5);
+    let eat = |job: crate::Job<u8>| {
+        Ok::<_, Undo>(match job.data {
+            0 => Ending::Complete,
+            1 => Ending::result(&json!({ "z": 1 })).unwrap(),
+            2 => Ending::Snooze(10 * PATIENCE),
+            3 => Ending::Dead("for good".to_owned()),
+            _ => Ending::Cancel("not wanted".to_owned()),
+        })
+    };
+    for handler in both::<F, _, _, _>(&task, eat) {
+        task.call_many(&[0, 1, 2, 3, 4]).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.done, report.snoozed, report.dead, report.cancelled), (2, 1, 1, 1));
+    }
+    let counts = scene.counts();
+    assert_eq!((counts.done, counts.dead, counts.cancelled, counts.scheduled), (2, 2, 2, 2));
+    assert!(scene.archived(EndedAs::Done).iter().all(|done| done.result.as_ref().unwrap().as_str() == "{\"z\":1}"));
+}
+
+fn a_handler_that_takes_too_long_has_failed<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, ()>(scene).timeout(Duration::from_millis(20));
+    let told = Seen::new();
+    let note = told.clone();
+    let leased = task.leased(move |context, _| {
+        while !context.should_end() {
+            std::thread::yield_now();
+        }
+        note.push((context.is_late(), context.is_stopping()));
+        Ok::<_, Undo>(())
+    });
+    let transactional = task.transactional(|_, _| {
+        std::thread::sleep(Duration::from_millis(40));
+        Ok::<_, Undo>(())
+    });
+    for handler in [leased, transactional] {
+        task.call(&()).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.done, report.dead), (0, 1));
+    }
+    assert_eq!(told.all(), [(true, false)]);
+    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_ref().unwrap().contains("longer than")));
+}
+
+fn a_job_that_kills_its_worker_each_time_is_given_up<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, ()>(scene).max_retries(1);
+    task.call(&()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(scene.lease(1, Duration::ZERO).len(), 1);
+        scene.sweep();
+    }
+    let handler = task.leased(|_, _| -> Result<(), Undo> { panic!("it was begun once too often") });
+    let report = work(scene, handler);
+    assert_eq!((report.dead, scene.counts().dead), (1, 1));
+    assert!(scene.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("2 attempts"));
+}
+
+fn a_plain_queue_can_be_worked<F: Fixture>(scene: &Scene<F>) {
+    let numbers = scene.named::<u32>("apples");
+    let seen = Seen::new();
+    let (one, other) = (seen.clone(), seen.clone());
+    let transactional = numbers.transactional(move |_, job| {
+        one.push(job.data);
+        if job.data == 2 { Err("no") } else { Ok(()) }
+    });
+    let leased = numbers.leased(move |_, job| {
+        other.push(job.data);
+        if job.data == 2 { Err("no") } else { Ok(()) }
+    });
+    for handler in [transactional, leased.max_retries(1).backoff(Backoff::fixed(Duration::ZERO))] {
+        numbers.put_many(&[1, 2, 3]).unwrap();
+        scene.put("not a number");
+        let report = work(scene, handler);
+        assert_eq!((report.done, report.dead), (2, 2));
+    }
+    assert_eq!(seen.all().iter().filter(|data| **data == 2).count(), 3);
+}
+
+fn a_handler_can_put_jobs<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u8>(scene);
+    let (again, other) = (task.clone(), task.clone());
+    let transactional = task.transactional(move |conn: &mut Conn<F>, job| match job.data {
+        0 => Ok(()),
+        n => again.call_on(conn, &(n - 1)).map(drop),
+    });
+    let leased = task.leased(move |_, job| match job.data {
+        0 => Ok(()),
+        n => other.call(&(n - 1)).map(drop),
+    });
+    for handler in [transactional, leased] {
+        task.call(&5).unwrap();
+        assert_eq!(work(scene, handler).done, 6);
+    }
+}
+
+fn a_handler_completes_in_its_own_transaction<F: Fixture>(scene: &Scene<F>) {
+    let (task, pears) = (task::<F, u8>(scene), scene.named::<Value>("pears"));
+    let writes = pears.clone();
+    let handler = task.leased(move |context, job| {
+        context.transaction(|conn| {
+            writes.on(conn).put(&json!(job.data))?;
+            context.complete_with(conn)
+        })?;
+        assert!(writes.counts()?.ready > 0);
+        Ok::<_, super::scene::Error<F>>(())
+    });
+    task.call_many(&[1, 2]).unwrap();
+    let report = Worker::new(&scene.pq).batch(2, 2).serve(handler).run_until_empty().unwrap();
+    assert_eq!((report.done, report.lost), (2, 0));
+    assert_eq!((scene.counts().live(), pears.counts().unwrap().ready), (0, 2));
+}
+
+fn a_completion_that_was_rolled_back_did_not_happen<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, ()>(scene);
+    let handler = task.leased(move |context, _| {
+        let rolled_back = context.transaction(|conn| {
+            context.complete_with(conn)?;
+            undo::<()>()
+        });
+        rolled_back.map_err(|_| "rolled back")
+    });
+    task.call(&()).unwrap();
+    let report = work(scene, handler);
+    assert_eq!((report.done, report.dead), (0, 1));
+    assert_eq!((scene.counts().dead, scene.counts().live()), (1, 0));
+}
+
+fn a_late_completion_aborts_the_handlers_transaction<F: Fixture>(scene: &Scene<F>) {
+    let (task, pears) = (task::<F, ()>(scene), scene.named::<Value>("pears"));
+    let writes = pears.clone();
+    let pq = scene.pq.clone();
+    let handler = task.leased(move |context, job| {
+        // As if the process had slept past its lease, and another one had swept.
+        let lease = job.claim.lease().unwrap();
+        let store = pq.store();
+        store.with_connection(|conn| store.extend(conn, &[lease], Duration::ZERO)).map(drop)?;
+        while store.with_connection(|conn| store.sweep(conn, &crate::Retention::default()))?.is_none() {}
+        let late = context.transaction(|conn| {
+            writes.on(conn).put(&json!("beside the verdict"))?;
+            context.complete_with(conn)
+        });
+        assert!(late.is_err());
+        Ok::<_, super::scene::Error<F>>(())
+    });
+    task.call(&()).unwrap();
+    let report = Worker::new(&scene.pq).serve(handler).run_jobs(1).unwrap();
+    assert_eq!((report.done, report.lost), (0, 1));
+    assert_eq!((pears.counts().unwrap().ready, scene.counts().ready), (0, 1));
+}
+
+fn a_checkpoint_is_what_the_next_attempt_begins_with<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u8>(scene).max_retries(3).backoff(Backoff::fixed(Duration::ZERO));
+    let seen = Seen::new();
+    let note = seen.clone();
+    let handler = task.leased(move |context, job| {
+        note.push(job.data);
+        context.checkpoint(&(job.data + 1)).map_err(|error| error.to_string())?;
+        if job.data < 2 { Err("not yet".to_owned()) } else { Ok(()) }
+    });
+    task.call(&0).unwrap();
+    let report = work(scene, handler);
+    assert_eq!((report.done, report.failed), (1, 2));
+    assert_eq!(seen.all(), [0, 1, 2]);
+}
+
+fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(scene: &Scene<F>) {
+    let apples = scene.named::<()>("apples");
+    let (fast, slow) = (apples.task::<u8>("fast"), apples.task::<u8>("slow"));
+    let pears = scene.named::<Value>("pears");
+    let writes = pears.clone();
+    let transactional = fast.transactional(move |conn: &mut Conn<F>, job| {
+        writes.on(conn).put(&json!(job.data)).map_err(|error| error.to_string())?;
+        if job.data == 1 { Err("broken".to_owned()) } else { Ok(()) }
+    });
+    let leased = slow.leased(|_, _| Ok::<_, Undo>(()));
+    fast.call_many(&[0, 1, 2]).unwrap();
+    slow.call_many(&[0, 1]).unwrap();
+    let report = Worker::new(&scene.pq).serve(transactional).serve(leased).run_until_empty().unwrap();
+    assert_eq!((report.done, report.dead), (4, 1));
+    assert_eq!(pears.counts().unwrap().ready, 2, "what the failed handler wrote is undone");
+}
+
+fn middleware_is_run_around_handlers_in_order<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u8>(scene);
+    let seen = Seen::<String>::new();
+    for handler in both::<F, _, _, _>(&task, |job| if job.data == 1 { Err("odd") } else { Ok(()) }) {
+        let (outer, inner) = (seen.clone(), seen.clone());
+        task.call_many(&[0, 1]).unwrap();
+        let worker = Worker::new(&scene.pq).serve(handler).wrap(move |info, next| {
+            outer.push(format!("begin {}", info.task.unwrap()));
+            let ended = next();
+            outer.push(format!("end {}", ended.is_ok()));
+            ended
+        });
+        let worker = worker.wrap(move |info, next| {
+            inner.push(format!("attempt {}", info.job.attempt));
+            match next() {
+                Err(Failure::Error(text)) => Err(Failure::Error(format!("wrapped: {text}"))),
+                ended => ended,
+            }
+        });
+        worker.run_until_empty().unwrap();
+    }
+    let each = ["begin eat", "attempt 1", "end true", "begin eat", "attempt 1", "end false"];
+    assert_eq!(seen.all(), [each, each].concat());
+    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_deref() == Some("wrapped: odd")));
+}
+
+fn the_context_of_a_trace_is_carried_to_the_handler<F: Fixture>(scene: &Scene<F>) {
+    let parent = Trace::from([("traceparent".to_owned(), "00-0af7-b7ad-01".to_owned())]);
+    let given = parent.clone();
+    let traced = scene.pq.clone().with_trace(move || given.clone());
+    let task = traced.queue("apples").unwrap().task::<()>("eat");
+    let seen = Seen::new();
+    let (note, around) = (seen.clone(), seen.clone());
+    let handler = task.leased(move |context, _| {
+        note.push(context.trace().clone());
+        Ok::<_, Undo>(())
+    });
+    task.call(&()).unwrap();
+    let worker = Worker::new(&scene.pq).serve(handler).wrap(move |info, next| {
+        around.push(info.trace.clone());
+        next()
+    });
+    worker.run_until_empty().unwrap();
+    assert_eq!(seen.all(), [parent.clone(), parent]);
+}
+
+fn a_serialization_key_can_be_made_of_the_arguments<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, (String, u8)>(scene).serialize_by(|(customer, _)| customer.clone());
+    for (customer, n) in [("a", 1), ("a", 2), ("b", 3)] {
+        task.call(&(customer.to_owned(), n)).unwrap();
+    }
+    let jobs = scene.lease(10, PATIENCE);
+    let keys: Vec<&str> = jobs.iter().map(|job| job.serialization_key.as_ref().unwrap().as_str()).collect();
+    assert_eq!(keys, ["a", "b"]);
+    jobs.iter().for_each(|job| scene.settle(job, Outcome::GiveBack));
+}

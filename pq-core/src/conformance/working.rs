@@ -1,0 +1,395 @@
+//! How workers run, stop, and share queues.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::scene::{PATIENCE, Scene, Undo};
+use super::tasks::{Seen, task};
+use super::{Fixture, cases};
+use crate::{Cancelled, Control, Handler, PutOptions, Report, StopMode, Wait, Worker};
+
+cases![
+    a_worker_that_ends_when_empty_leaves_nothing,
+    a_worker_of_so_many_jobs_runs_so_many,
+    an_idle_worker_is_woken_by_a_put,
+    an_idle_worker_is_woken_when_a_job_falls_due,
+    queues_are_worked_in_their_order,
+    queues_are_worked_by_their_weight,
+    jobs_that_are_worked_by_many_threads_are_worked_once,
+    jobs_of_one_key_never_run_together_in_workers,
+    a_handler_that_is_slow_does_not_keep_others_waiting,
+    a_lease_lasts_as_long_as_its_handler,
+    a_worker_returns_the_jobs_of_one_that_died,
+    told_to_stop_when_nothing_waits_it_works_what_is_there,
+    told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest,
+    told_to_stop_now_it_tells_its_handlers_and_waits_for_them,
+    a_stop_only_gets_sterner,
+    a_running_job_that_is_cancelled_is_told,
+    a_status_shows_what_runs,
+    settings_that_cannot_be_are_refused,
+];
+
+/// A handler of leased jobs that says when it has begun, and goes on when it is told.
+struct Gate {
+    begun: Receiver<u32>,
+    go_on: Sender<()>,
+}
+
+fn gate<F: Fixture>(scene: &Scene<F>) -> (Handler<F::Store>, Gate) {
+    let (begin, begun) = channel();
+    let (go_on, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let handler = task::<F, u32>(scene).leased(move |_, job| {
+        begin.send(job.data).unwrap();
+        wait.lock().unwrap().recv_timeout(PATIENCE).map_err(|_| "nobody told it to go on")
+    });
+    (handler, Gate { begun, go_on })
+}
+
+/// Runs a worker beside `meanwhile`, and gives its report.
+fn beside<F: Fixture>(
+    worker: Worker<F::Store>,
+    meanwhile: impl FnOnce(&Control<F::Store>),
+) -> Report {
+    let control = worker.control();
+    std::thread::scope(|threads| {
+        let working = threads.spawn(|| worker.run().unwrap());
+        meanwhile(&control);
+        working.join().unwrap()
+    })
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn a_worker_that_ends_when_empty_leaves_nothing<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u32>(scene);
+    task.call_many(&(0..300).collect::<Vec<_>>()).unwrap();
+    for handler in [task.leased(|_, _| Ok::<_, Undo>(())), task.transactional(|_, _| Ok::<_, Undo>(()))] {
+        let report = Worker::new(&scene.pq).threads(3).serve(handler).run_until_empty().unwrap();
+        assert_eq!(report.failed, 0);
+        assert_eq!(scene.counts(), crate::Counts::default());
+    }
+}
+
+fn a_worker_of_so_many_jobs_runs_so_many<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u32>(scene);
+    task.call_many(&(0..50).collect::<Vec<_>>()).unwrap();
+    let report = Worker::new(&scene.pq).threads(3).serve(task.leased(|_, _| Ok::<_, Undo>(()))).run_jobs(17);
+    assert_eq!((report.unwrap().done, scene.counts().ready), (17, 33));
+    let transactional = task.transactional(|_, _| Ok::<_, Undo>(()));
+    let report = Worker::new(&scene.pq).threads(3).serve(transactional).run_jobs(20);
+    assert_eq!((report.unwrap().done, scene.counts().ready), (20, 13));
+}
+
+fn an_idle_worker_is_woken_by_a_put<F: Fixture>(scene: &Scene<F>) {
+    let (handler, gate) = gate(scene);
+    let task = task::<F, u32>(scene);
+    beside::<F>(Worker::new(&scene.pq).threads(2).serve(handler), |control| {
+        for n in 0..5 {
+            task.call(&n).unwrap();
+            assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), n);
+            gate.go_on.send(()).unwrap();
+        }
+        control.stop(StopMode::All);
+    });
+}
+
+fn an_idle_worker_is_woken_when_a_job_falls_due<F: Fixture>(scene: &Scene<F>) {
+    let (handler, gate) = gate(scene);
+    beside::<F>(Worker::new(&scene.pq).serve(handler), |control| {
+        let options = crate::CallOptions::new().schedule_at(Duration::from_millis(300));
+        let put = Instant::now();
+        task::<F, u32>(scene).call_with(&1, &options).unwrap();
+        gate.begun.recv_timeout(PATIENCE).unwrap();
+        assert!(put.elapsed() >= Duration::from_millis(300), "it is early");
+        gate.go_on.send(()).unwrap();
+        control.stop(StopMode::All);
+    });
+}
+
+fn queues_are_worked_in_their_order<F: Fixture>(scene: &Scene<F>) {
+    let (first, second) = (scene.named::<u32>("first"), scene.named::<u32>("second"));
+    let seen = Seen::new();
+    let (one, other) = (seen.clone(), seen.clone());
+    second.put_many(&[10, 11, 12]).unwrap();
+    first.put_many(&[0, 1, 2]).unwrap();
+    let again = first.clone();
+    let handler = first.leased(move |_, job| {
+        one.push(job.data);
+        Ok::<_, Undo>(())
+    });
+    let other = second.leased(move |_, job| {
+        other.push(job.data);
+        // It comes while the second is worked, and goes before the rest of that.
+        if job.data == 10 { again.put(&3).map(drop) } else { Ok(()) }
+    });
+    let report = Worker::new(&scene.pq).batch(1, 1).serve(handler).serve(other).run_until_empty().unwrap();
+    assert_eq!(report.done, 7);
+    assert_eq!(seen.all(), [0, 1, 2, 10, 3, 11, 12]);
+}
+
+fn queues_are_worked_by_their_weight<F: Fixture>(scene: &Scene<F>) {
+    let (heavy, light) = (scene.named::<u32>("heavy"), scene.named::<u32>("light"));
+    let seen = Seen::new();
+    let mut worker = Worker::new(&scene.pq).batch(1, 1);
+    for queue in [&heavy, &light] {
+        queue.put_many(&vec![1; 40]).unwrap();
+        let (seen, name) = (seen.clone(), queue.name().clone());
+        worker = worker.serve(queue.transactional(move |_, _| {
+            seen.push(name.as_str().to_owned());
+            Ok::<_, Undo>(())
+        }));
+    }
+    let report = worker.weight("heavy", 3).run_jobs(20).unwrap();
+    assert_eq!(report.done, 20);
+    let heavies = seen.all().iter().filter(|name| *name == "heavy").count();
+    assert_eq!(heavies, 15, "three of four turns: {:?}", seen.all());
+}
+
+fn jobs_that_are_worked_by_many_threads_are_worked_once<F: Fixture>(scene: &Scene<F>) {
+    const JOBS: u32 = 300;
+    let task = task::<F, u32>(scene);
+    let seen = Seen::new();
+    let (one, other) = (seen.clone(), seen.clone());
+    let leased = task.leased(move |_, job| {
+        one.push(job.data);
+        Ok::<_, Undo>(())
+    });
+    let transactional = task.transactional(move |_, job| {
+        other.push(job.data);
+        Ok::<_, Undo>(())
+    });
+    task.call_many(&(0..JOBS).collect::<Vec<_>>()).unwrap();
+    let workers = [leased, transactional].map(|handler| Worker::new(&scene.pq).threads(2).serve(handler));
+    std::thread::scope(|threads| {
+        for worker in workers {
+            threads.spawn(|| worker.run_until_empty().unwrap());
+        }
+    });
+    let mut all = seen.all();
+    all.sort_unstable();
+    assert_eq!(all, (0..JOBS).collect::<Vec<_>>());
+}
+
+fn jobs_of_one_key_never_run_together_in_workers<F: Fixture>(scene: &Scene<F>) {
+    const JOBS: u32 = 80;
+    let task = task::<F, u32>(scene).serialize_by(|n| (n % 3).to_string());
+    task.call_many(&(0..JOBS).collect::<Vec<_>>()).unwrap();
+    let running = Arc::new(Mutex::new(HashMap::<String, u32>::new()));
+    let done = Arc::new(AtomicU32::new(0));
+    let run = {
+        let done = Arc::clone(&done);
+        move |job: &crate::RawJob| {
+            let key = job.serialization_key.as_ref().unwrap().as_str().to_owned();
+            assert_eq!(running.lock().unwrap().insert(key.clone(), 1), None, "two jobs of key {key} run");
+            std::thread::yield_now();
+            running.lock().unwrap().remove(&key);
+            done.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Undo>(())
+        }
+    };
+    let other = run.clone();
+    let handlers = [task.leased(move |_, job| run(&job)), task.transactional(move |_, job| other(&job))];
+    std::thread::scope(|threads| {
+        for handler in handlers {
+            let worker = Worker::new(&scene.pq).threads(2).batch(1, 4).serve(handler);
+            let (control, done) = (worker.control(), Arc::clone(&done));
+            threads.spawn(|| assert_eq!(worker.run().unwrap().failed, 0));
+            threads.spawn(move || {
+                until("all are done", || done.load(Ordering::Relaxed) == JOBS);
+                control.stop(StopMode::All);
+            });
+        }
+    });
+    assert_eq!(scene.counts(), crate::Counts::default());
+}
+
+fn a_handler_that_is_slow_does_not_keep_others_waiting<F: Fixture>(scene: &Scene<F>) {
+    let (handler, gate) = gate(scene);
+    let task = task::<F, u32>(scene);
+    task.call_many(&[0, 1, 2, 3]).unwrap();
+    // One thread takes all of them, and its first handler does not end.
+    beside::<F>(Worker::new(&scene.pq).batch(4, 4).serve(handler), |control| {
+        assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), 0);
+        until("the others are given back", || scene.counts().ready == 3);
+        assert_eq!(scene.lease_one().attempt, 1, "they count as not taken");
+        control.stop(StopMode::Current);
+        gate.go_on.send(()).unwrap();
+    });
+    assert_eq!(scene.counts().live(), 3);
+}
+
+fn a_lease_lasts_as_long_as_its_handler<F: Fixture>(scene: &Scene<F>) {
+    let seen = Seen::new();
+    let note = seen.clone();
+    let handler = task::<F, u32>(scene).leased(move |context, job| {
+        note.push(job.attempt);
+        std::thread::sleep(Duration::from_millis(700));
+        context.heartbeat().map_err(|error| error.to_string())
+    });
+    task::<F, u32>(scene).call(&1).unwrap();
+    let lease = Duration::from_millis(200);
+    let worker = Worker::new(&scene.pq).threads(2).lease(lease).serve(handler);
+    let report = worker.sweep_every(Duration::from_millis(20)).run_jobs(1).unwrap();
+    assert_eq!((report.done, report.lost, seen.all()), (1, 0, vec![1]));
+}
+
+fn a_worker_returns_the_jobs_of_one_that_died<F: Fixture>(scene: &Scene<F>) {
+    let (handler, gate) = gate(scene);
+    task::<F, u32>(scene).call(&7).unwrap();
+    // Whoever took it says nothing more.
+    assert_eq!(scene.lease(1, Duration::from_millis(50)).len(), 1);
+    let worker = Worker::new(&scene.pq).sweep_every(Duration::from_millis(20)).serve(handler.max_retries(1));
+    task::<F, u32>(scene).max_retries(1).call(&8).unwrap();
+    let report = beside::<F>(worker, |control| {
+        gate.go_on.send(()).unwrap();
+        gate.go_on.send(()).unwrap();
+        assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), 8);
+        // Its call allows no second attempt, so it is given up.
+        until("it is dead", || scene.counts().dead == 1);
+        control.stop(StopMode::All);
+    });
+    assert_eq!((report.done, report.dead), (1, 1));
+}
+
+fn told_to_stop_when_nothing_waits_it_works_what_is_there<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u32>(scene);
+    task.call_many(&(0..40).collect::<Vec<_>>()).unwrap();
+    for handler in [task.leased(|_, _| Ok::<_, Undo>(())), task.transactional(|_, _| Ok::<_, Undo>(()))] {
+        let worker = Worker::new(&scene.pq).serve(handler);
+        worker.control().stop(StopMode::All);
+        worker.run().unwrap();
+        assert_eq!(scene.counts().live(), 0);
+        task.call_many(&(0..40).collect::<Vec<_>>()).unwrap();
+    }
+}
+
+fn told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest<F: Fixture>(scene: &Scene<F>) {
+    let (handler, gate) = gate(scene);
+    task::<F, u32>(scene).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
+    let report = beside::<F>(Worker::new(&scene.pq).batch(8, 8).serve(handler), |control| {
+        assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), 0);
+        control.stop(StopMode::Current);
+        gate.go_on.send(()).unwrap();
+    });
+    assert_eq!((report.done, report.given_back), (1, 7));
+    let jobs = scene.lease(10, PATIENCE);
+    assert_eq!(jobs.len(), 7);
+    assert!(jobs.iter().all(|job| job.attempt == 1));
+}
+
+fn told_to_stop_now_it_tells_its_handlers_and_waits_for_them<F: Fixture>(scene: &Scene<F>) {
+    let (begin, begun) = channel();
+    let (go_on, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let handler = task::<F, u32>(scene).leased(move |context, job| {
+        begin.send(job.data).unwrap();
+        while !context.is_stopping() {
+            std::thread::yield_now();
+        }
+        wait.lock().unwrap().recv_timeout(PATIENCE).map_err(|_| "nobody told it to go on")
+    });
+    task::<F, u32>(scene).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
+    let report = beside::<F>(Worker::new(&scene.pq).batch(8, 8).serve(handler), |control| {
+        assert_eq!(begun.recv_timeout(PATIENCE).unwrap(), 0);
+        control.stop(StopMode::Now);
+        // What is not begun is given back while the handler still runs, and what runs is still held.
+        until("the rest is given back", || scene.counts().ready == 7);
+        assert_eq!((scene.counts().leased, control.status().running.len()), (1, 1));
+        go_on.send(()).unwrap();
+    });
+    assert_eq!((report.done, report.given_back, scene.counts().leased), (1, 7, 0));
+}
+
+fn a_stop_only_gets_sterner<F: Fixture>(scene: &Scene<F>) {
+    let (handler, _gate) = gate(scene);
+    let worker = Worker::new(&scene.pq).serve(handler);
+    let control = worker.control();
+    for (told, is) in [
+        (StopMode::All, StopMode::All),
+        (StopMode::Current, StopMode::Current),
+        (StopMode::All, StopMode::Current),
+        (StopMode::Now, StopMode::Now),
+        (StopMode::Current, StopMode::Now),
+    ] {
+        control.stop(told);
+        assert_eq!(control.status().stopping, Some(is));
+    }
+    task::<F, u32>(scene).call(&1).unwrap();
+    assert_eq!(worker.run().unwrap(), Report::default());
+    assert_eq!(scene.counts().ready, 1);
+}
+
+fn a_running_job_that_is_cancelled_is_told<F: Fixture>(scene: &Scene<F>) {
+    let (begin, begun) = channel();
+    let handler = task::<F, u32>(scene).max_retries(9).leased(move |context, _| {
+        begin.send(()).unwrap();
+        let since = Instant::now();
+        while !context.is_cancelled() && since.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err::<(), _>("it was told")
+    });
+    let id = task::<F, u32>(scene).max_retries(9).call(&1).unwrap();
+    let worker = Worker::new(&scene.pq).lease(Duration::from_millis(300)).serve(handler);
+    beside::<F>(worker, |control| {
+        begun.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(scene.queue().cancel(id).unwrap(), Cancelled::Asked);
+        until("it is cancelled", || scene.counts().cancelled == 1);
+        control.stop(StopMode::All);
+    });
+    assert_eq!(scene.counts().live(), 0);
+}
+
+fn a_status_shows_what_runs<F: Fixture>(scene: &Scene<F>) {
+    let (handler, gate) = gate(scene);
+    let ids: Vec<_> = task::<F, u32>(scene).call_many(&[0, 1]).unwrap();
+    beside::<F>(Worker::new(&scene.pq).batch(1, 1).serve(handler), |control| {
+        assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), 0);
+        let status = control.status();
+        assert_eq!((status.waiting, status.running.len(), status.stopping), (Some(1), 1, None));
+        let running = &status.running[0];
+        assert_eq!((running.id, running.task.as_deref(), running.attempt), (ids[0].id, Some("eat"), 1));
+        assert!(running.age < PATIENCE);
+        gate.go_on.send(()).unwrap();
+        gate.go_on.send(()).unwrap();
+        until("both are counted", || control.status().report.done == 2);
+        control.stop(StopMode::All);
+    });
+}
+
+fn settings_that_cannot_be_are_refused<F: Fixture>(scene: &Scene<F>) {
+    let apples = scene.named::<()>("apples");
+    let handler = || apples.task::<()>("eat").leased(|_, _| Ok::<_, Undo>(()));
+    let raw = || apples.leased(|_, _| Ok::<_, Undo>(()));
+    let worker = || Worker::new(&scene.pq).serve(handler());
+    let wrong = [
+        (Worker::new(&scene.pq), "needs a handler"),
+        (worker().threads(0), "at least one thread"),
+        (worker().batch(0, 5), "cannot be"),
+        (worker().batch(5, 4), "cannot be"),
+        (worker().lease(Duration::ZERO), "10 ms"),
+        (worker().serve(handler()), "two handlers"),
+        (worker().serve(raw()), "either"),
+        (worker().weight("pears", 1), "no handler"),
+        (worker().weight("apples", 0), "never be served"),
+    ];
+    scene.queue().put_with(&json!(1), &PutOptions::new()).unwrap();
+    for (worker, reason) in wrong {
+        let refused = worker.run_until_empty().unwrap_err();
+        let refused = scene.fixture.core_error(&refused).unwrap().to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+    assert!(scene.queue().get(Wait::No).unwrap().is_some());
+}
