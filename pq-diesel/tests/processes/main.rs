@@ -1,0 +1,370 @@
+//! Workers in processes of their own that are killed, put to sleep and cut off, judged by what is in the
+//! database afterwards.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod child;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use child::{Child, Step, work_task};
+use common::{Outcome, PATIENCE, database, until};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Integer};
+use pq_core::Store;
+use pq_diesel::{Backoff, EndedAs, Pq, StopMode, Worker};
+use pq_testing::{Database, Kind, Options, Server, Stop};
+
+/// What a child is when it is run as the test of this name.
+#[test]
+fn child() -> Outcome {
+    child::run()
+}
+
+/// A database with a table of effects, which has no constraint that could hide one.
+fn scene() -> Result<(Database, Pq), Box<dyn std::error::Error>> {
+    let database = database()?;
+    let pq = prepare(&database)?;
+    Ok((database, pq))
+}
+
+fn prepare(database: &Database) -> Result<Pq, Box<dyn std::error::Error>> {
+    let mut conn = database.connect()?;
+    conn.batch_execute("CREATE TABLE effect (job bigint, attempt integer, worker integer)")?;
+    Ok(Pq::builder().url(database.url()).pool_size(20).poll_interval(Duration::from_millis(200)).build()?)
+}
+
+/// The attempts that had an effect, for each job.
+fn effects(database: &Database) -> Result<BTreeMap<i64, Vec<i32>>, Box<dyn std::error::Error>> {
+    let rows: Vec<(i64, i32)> = diesel::dsl::sql::<(BigInt, Integer)>("SELECT job, attempt FROM effect ORDER BY 1, 2")
+        .load(&mut database.connect()?)?;
+    let mut effects = BTreeMap::<i64, Vec<i32>>::new();
+    for (job, attempt) in rows {
+        effects.entry(job).or_default().push(attempt);
+    }
+    Ok(effects)
+}
+
+/// A worker in this process that ends what the others left.
+fn finish(pq: &Pq, transactional: bool) -> Outcome {
+    let worker = Worker::new(pq)
+        .sweep_every(Duration::from_millis(20))
+        .serve(child::handler(pq, transactional)?);
+    let control = worker.control();
+    std::thread::scope(|threads| -> Outcome {
+        let working = threads.spawn(|| worker.run());
+        let queue = pq.queue::<()>("work")?;
+        let begun = Instant::now();
+        while queue.counts()?.live() > 0 {
+            assert!(begun.elapsed() < PATIENCE, "it does not end: {:?}", queue.counts()?);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        control.stop(StopMode::All);
+        working.join().map_err(|_| "the worker panicked")??;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_worker_that_is_killed_at_any_step_loses_no_job_and_does_none_twice() -> Outcome {
+    for transactional in [true, false] {
+        for step in [Step::Begun, Step::Done, Step::Returned] {
+            let (database, pq) = scene()?;
+            let task = work_task(&pq)?;
+            let ids: Vec<i64> =
+                task.call_many(&[Step::Nothing, step, Step::Nothing])?.into_iter().map(|put| put.id.0).collect();
+            let mut child = Child::spawn(&database, transactional)?;
+            assert!(!child.wait()?, "it was to be killed");
+            finish(&pq, transactional)?;
+            let effects = effects(&database)?;
+            assert_eq!(effects.keys().copied().collect::<Vec<_>>(), ids, "{transactional} {step:?}");
+            for attempts in effects.values() {
+                // In a transaction the effect and the completion are one. Under a lease an effect may come
+                // again, from an attempt of its own.
+                let once = attempts.len() == 1;
+                let each_its_own = attempts.windows(2).all(|pair| pair[0] < pair[1]);
+                assert!(if transactional { once } else { each_its_own }, "{step:?}: {attempts:?}");
+            }
+            let counts = pq.queue::<()>("work")?.counts()?;
+            assert_eq!((counts.live(), counts.dead), (0, 0));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_put_whose_process_is_killed_before_its_commit_never_was() -> Outcome {
+    let (database, pq) = scene()?;
+    let mut child = Child::putting(&database)?;
+    assert!(!child.wait()?, "it was to be killed");
+    assert_eq!(pq.queue::<()>("work")?.counts()?.live(), 0);
+    assert!(effects(&database)?.is_empty(), "the row beside it is not there either");
+    Ok(())
+}
+
+#[test]
+fn a_job_that_aborts_its_process_each_time_is_begun_as_often_as_it_may() -> Outcome {
+    let (database, pq) = scene()?;
+    let id = work_task(&pq)?.max_retries(2).backoff(Backoff::fixed(Duration::ZERO)).call(&Step::Done)?;
+    let queue = pq.queue::<()>("work")?;
+    let mut killed = 0;
+    while queue.counts()?.dead == 0 {
+        assert!(killed < 10, "it goes on for ever");
+        let mut child = Child::spawn(&database, false)?;
+        // The one that gives it up is not killed, and goes on until it is.
+        until(
+            &mut database.connect()?,
+            &format!("SELECT (SELECT count(*) FROM effect WHERE attempt > {killed}) + (SELECT count(*) FROM pq.queue_archive)"),
+        )?;
+        if queue.counts()?.dead == 0 {
+            assert!(!child.wait()?, "it was to be killed");
+            killed += 1;
+        }
+        child.kill()?;
+    }
+    assert_eq!(effects(&database)?, BTreeMap::from([(id.0, vec![1, 2, 3])]));
+    let dead = queue.archived(EndedAs::Dead, None, 2)?;
+    assert!(dead[0].error.as_ref().is_some_and(|error| error.contains("3 attempts")), "{dead:?}");
+    Ok(())
+}
+
+#[test]
+fn the_late_verdict_of_a_worker_that_slept_past_its_lease_is_refused() -> Outcome {
+    let (database, pq) = scene()?;
+    let id = work_task(&pq)?.call(&Step::Wait)?;
+    let mut child = Child::spawn(&database, false)?;
+    let mut conn = database.connect()?;
+    until(&mut conn, "SELECT count(*) FROM effect WHERE attempt = 1")?;
+    child.stop()?;
+    // Another attempt is made, and completes.
+    let worker = Worker::new(&pq).sweep_every(Duration::from_millis(20)).serve(child::handler(&pq, false)?);
+    conn.batch_execute("CREATE TABLE go_on ()")?;
+    let report = worker.run_jobs(1)?;
+    assert_eq!((report.done, report.lost), (1, 0));
+    assert_eq!(effects(&database)?, BTreeMap::from([(id.0, vec![1, 2])]));
+    let before = pq.queue::<()>("work")?.counts()?;
+    // The first one wakes, ends, and is told that it came too late.
+    child.go_on()?;
+    until(&mut conn, "SELECT count(*) FROM effect WHERE attempt = -1")?;
+    child.kill()?;
+    assert_eq!(pq.queue::<()>("work")?.counts()?, before);
+    assert_eq!((before.live(), before.dead, before.done), (0, 0, 0));
+    Ok(())
+}
+
+#[test]
+fn two_workers_and_one_key_ten_thousand_times() -> Outcome {
+    const JOBS: usize = 10_000;
+    let (database, pq) = scene()?;
+    let mut conn = database.connect()?;
+    conn.batch_execute("CREATE TABLE counter AS SELECT 0 AS n")?;
+    work_task(&pq)?.serialize_by(|_| "one".to_owned()).call_many(&vec![Step::Count; JOBS])?;
+    // Each handler reads the number and writes the next one in another statement: two at a time would lose one.
+    let mut children = [Child::spawn(&database, true)?, Child::spawn(&database, false)?];
+    let begun = Instant::now();
+    while pq.queue::<()>("work")?.counts()?.live() > 0 {
+        assert!(begun.elapsed() < 10 * PATIENCE, "{:?}", pq.queue::<()>("work")?.counts()?);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    children.iter_mut().try_for_each(Child::kill)?;
+    let n: i32 = diesel::dsl::sql::<Integer>("SELECT n FROM counter").get_result(&mut conn)?;
+    assert_eq!((n as usize, pq.queue::<()>("work")?.counts()?.dead), (JOBS, 0));
+    Ok(())
+}
+
+/// Works so many jobs while `harm` is done over and over, and checks what each kind of handler promises.
+fn under(harm: impl Fn() -> Outcome, database: &Database, pq: &Pq, transactional: bool) -> Outcome {
+    const JOBS: usize = 3_000;
+    let task = work_task(pq)?.max_retries(100).backoff(Backoff::fixed(Duration::from_millis(10)));
+    let ids: Vec<i64> = task.call_many(&vec![Step::Nothing; JOBS])?.into_iter().map(|put| put.id.0).collect();
+    let worker = Worker::new(pq)
+        .threads(4)
+        .batch(1, 16)
+        .lease(Duration::from_secs(2))
+        .sweep_every(Duration::from_millis(50))
+        .serve(child::handler(pq, transactional)?);
+    let control = worker.control();
+    std::thread::scope(|threads| -> Outcome {
+        let working = threads.spawn(|| worker.run());
+        let queue = pq.queue::<()>("work")?;
+        let (begun, mut harmed) = (Instant::now(), 0);
+        loop {
+            if harmed < 20 {
+                harm()?;
+                harmed += 1;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(begun.elapsed() < 3 * PATIENCE, "it does not end");
+            // The question itself may fail.
+            if queue.counts().is_ok_and(|counts| counts.live() == 0) {
+                break;
+            }
+        }
+        control.stop(StopMode::All);
+        working.join().map_err(|_| "the worker panicked")??;
+        Ok(())
+    })?;
+    let effects = effects(database)?;
+    assert_eq!(effects.keys().copied().collect::<Vec<_>>(), ids, "every job had its effect");
+    if transactional {
+        assert!(effects.values().all(|attempts| attempts.len() == 1), "and none twice");
+    }
+    let counts = pq.queue::<()>("work")?.counts()?;
+    assert_eq!((counts.live(), counts.dead), (0, 0));
+    Ok(())
+}
+
+#[test]
+fn terminated_backends_lose_no_job() -> Outcome {
+    for transactional in [true, false] {
+        let (database, pq) = scene()?;
+        let terminate = || {
+            // Its own may be among those, so it is a new one each time.
+            database.connect()?.batch_execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )?;
+            Ok(())
+        };
+        under(terminate, &database, &pq, transactional)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "whoever runs it should know that nothing was tested")]
+fn a_server_that_is_restarted_under_load_loses_no_job() -> Outcome {
+    let server = match Server::start(&Options::durable().kind(Kind::Binaries)) {
+        Ok(server) => server,
+        Err(error) => {
+            println!("no server can be restarted here, so nothing was tested: {error}");
+            return Ok(());
+        }
+    };
+    let database = server.database()?;
+    Pq::detached().migrate_on(&mut database.connect()?)?;
+    let pq = prepare(&database)?;
+    let restarted = AtomicBool::new(false);
+    let restart = || {
+        if !restarted.swap(true, Ordering::SeqCst) {
+            server.restart(Stop::Immediate)?;
+        }
+        Ok(())
+    };
+    under(restart, &database, &pq, true)?;
+    database.connect()?.batch_execute("TRUNCATE effect")?;
+    restarted.store(false, Ordering::SeqCst);
+    under(restart, &database, &pq, false)
+}
+
+#[test]
+fn ten_thousand_failing_jobs_are_tried_as_often_as_they_may_and_never_early() -> Outcome {
+    const JOBS: usize = 10_000;
+    const DELAY: Duration = Duration::from_millis(300);
+    let (_database, pq) = scene()?;
+    let task = pq.queue("work")?.task::<()>("fail").max_retries(2).backoff(Backoff::fixed(DELAY));
+    let ids = task.call_many(&vec![(); JOBS])?;
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(BTreeMap::<i64, Vec<Instant>>::new()));
+    let note = std::sync::Arc::clone(&seen);
+    let handler = task.leased(move |_, job| {
+        let mut seen = note.lock().map_err(|_| "poisoned")?;
+        let attempts = seen.entry(job.id.0).or_default();
+        attempts.push(Instant::now());
+        if attempts.len() == job.attempt as usize { Err::<(), _>("on purpose") } else { Err("another attempt") }
+    });
+    let worker = Worker::new(&pq).threads(2).serve(handler);
+    let control = worker.control();
+    std::thread::scope(|threads| -> Outcome {
+        let working = threads.spawn(|| worker.run());
+        let begun = Instant::now();
+        while control.status().report.dead < JOBS as u64 {
+            assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", control.status());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        control.stop(StopMode::Current);
+        let report = working.join().map_err(|_| "the worker panicked")??;
+        assert_eq!((report.failed, report.dead), (3 * JOBS as u64, JOBS as u64));
+        Ok(())
+    })?;
+    let seen = seen.lock().map_err(|_| "poisoned")?;
+    assert_eq!(seen.len(), ids.len());
+    for attempts in seen.values() {
+        assert_eq!(attempts.len(), 3);
+        assert!(attempts.windows(2).all(|pair| pair[1] - pair[0] >= DELAY), "one was early");
+    }
+    let dead = pq.queue::<()>("work")?.archived(EndedAs::Dead, None, JOBS)?;
+    assert!(dead.iter().all(|dead| dead.attempt == 3 && dead.error.as_deref() == Some("on purpose")));
+    Ok(())
+}
+
+#[test]
+fn stopped_in_any_mode_under_load_nothing_is_lost_and_nothing_done_twice() -> Outcome {
+    const JOBS: usize = 4_000;
+    for transactional in [true, false] {
+        let (database, pq) = scene()?;
+        work_task(&pq)?.call_many(&vec![Step::Nothing; JOBS])?;
+        let queue = pq.queue::<()>("work")?;
+        for (n, mode) in [StopMode::Current, StopMode::Now].into_iter().cycle().take(12).enumerate() {
+            let worker = Worker::new(&pq).threads(4).serve(child::handler(&pq, transactional)?);
+            let control = worker.control();
+            std::thread::scope(|threads| -> Outcome {
+                let working = threads.spawn(|| worker.run());
+                std::thread::sleep(Duration::from_millis(7 * n as u64));
+                control.stop(mode);
+                working.join().map_err(|_| "the worker panicked")??;
+                Ok(())
+            })?;
+            assert_eq!(queue.counts()?.leased, 0, "what it held it has given back");
+        }
+        let worker = Worker::new(&pq).threads(4).serve(child::handler(&pq, transactional)?);
+        worker.control().stop(StopMode::All);
+        worker.run()?;
+        assert_eq!(queue.counts()?.live(), 0);
+        let effects = effects(&database)?;
+        assert_eq!(effects.len(), JOBS);
+        assert!(effects.values().all(|attempts| attempts == &[1]), "each once, in its first attempt");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sweep_never_overwrites_a_verdict() -> Outcome {
+    let (database, pq) = scene()?;
+    let queue = pq.queue::<u32>("work")?;
+    let store = pq.store();
+    // Verdicts are passed while the leases end and are swept: each job is either done or back, never both.
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| -> Outcome {
+        let sweeping = threads.spawn(|| -> Result<(), pq_diesel::Error> {
+            let mut conn = database.connect().map_err(|_| pq_core::Error::NoConnection)?;
+            while !done.load(Ordering::SeqCst) {
+                store.sweep(&mut conn, &pq_diesel::Retention::default())?;
+            }
+            Ok(())
+        });
+        let mut conn = database.connect()?;
+        for n in 0..300 {
+            queue.put_many(&[n, n, n])?;
+            let jobs = queue.lease(3, Duration::from_micros(500), pq_diesel::Wait::No)?;
+            let accepted = conn
+                .transaction(|conn| queue.on(conn).settle(&jobs[n as usize % 3], pq_diesel::Outcome::Complete))
+                .is_ok();
+            let mut back = 0;
+            let begun = Instant::now();
+            while queue.counts()?.leased > 0 {
+                assert!(begun.elapsed() < PATIENCE);
+            }
+            while let Some(job) = queue.get(pq_diesel::Wait::No)? {
+                assert_eq!(job.data, n);
+                back += 1;
+            }
+            assert_eq!(back, if accepted { 2 } else { 3 });
+        }
+        done.store(true, Ordering::SeqCst);
+        sweeping.join().map_err(|_| "the sweeper panicked")??;
+        Ok(())
+    })
+}
