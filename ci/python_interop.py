@@ -15,9 +15,11 @@ from datetime import datetime, timedelta
 
 import psycopg2
 from pq import PQ
+from pq.tasks import PQ as TaskPQ
 
 SERVER = os.environ["PQ_TEST_DATABASE_URL"]
 COMMAND = os.path.abspath("target/debug/pq")
+TASKS = os.path.abspath("target/debug/examples/tasks")
 
 # How long something that must happen may take. Nothing is measured by it.
 PATIENCE = 20
@@ -37,21 +39,30 @@ def rust(*words, text=None):
     """Runs the command and gives what it printed, and its exit status."""
     done = subprocess.run(
         [COMMAND, *words], input=text, capture_output=True, encoding="utf-8",
-        env={**os.environ, "PQ_URL": Interop.url}, timeout=2 * PATIENCE,
+        env={**os.environ, "PQ_URL": Base.url}, timeout=2 * PATIENCE,
     )
     if done.returncode > 1:
         raise AssertionError(done.stderr)
     return done.stdout, done.returncode
 
 
-class Interop(unittest.TestCase):
+def tasks(*words):
+    """Runs the example that has the Rust half of the tasks, and gives what it printed."""
+    done = subprocess.run([TASKS, *words], capture_output=True, encoding="utf-8",
+                          env={**os.environ, "PQ_URL": Base.url}, timeout=2 * PATIENCE)
+    if done.returncode:
+        raise AssertionError(done.stderr)
+    return done.stdout.strip()
+
+
+class Base(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.database = "python_" + uuid.uuid4().hex
         cls.admin = psycopg2.connect(SERVER)
         cls.admin.autocommit = True
         cls.admin.cursor().execute("CREATE DATABASE " + cls.database)
-        Interop.url = re.sub(r"(://[^/]*)/[^?]*", r"\1/" + cls.database, SERVER)
+        Base.url = re.sub(r"(://[^/]*)/[^?]*", r"\1/" + cls.database, SERVER)
 
     @classmethod
     def tearDownClass(cls):
@@ -74,6 +85,8 @@ class Interop(unittest.TestCase):
         conn.close()
         return rows
 
+
+class Interop(Base):
     def test_rust_gets_byte_for_byte_what_python_puts(self):
         for data in [{}, [], None, 0, "", {"b": 1, "a": [1.5, "é 🍎 \u0000"]}, "\ud800", 10**40, [[[]]]]:
             self.pq["apples"].put(data)
@@ -221,6 +234,95 @@ class Interop(unittest.TestCase):
         rust("migrate")
         # What Python made besides is its own; without it, the table is as it was.
         self.sql("DROP FUNCTION pq_notify() CASCADE; DROP INDEX pq.priority_idx_, pq.priority_idx_no_")
+
+
+class Tasks(Base):
+    """One queue of tasks that both languages know."""
+
+    def setUp(self):
+        super().setUp()
+        tasks("work")
+        self.sql("TRUNCATE ran, pq.queue_archive")
+        self.shop = TaskPQ(self.conn, schema="pq", table="queue")["shop"]
+        self.shop.handler_registry.clear()
+        self.seen = seen = []
+
+        def add(job_id, a, b):
+            seen.append(("add", job_id, a + b))
+
+        def mail(job_id, to=None, subject=None):
+            seen.append(("mail", job_id, to, subject))
+
+        def flaky(job_id, wanted):
+            seen.append(("flaky", job_id, wanted))
+            raise ValueError("it is flaky")
+
+        for function in add, mail, flaky:
+            function.__module__, function.__qualname__ = "shop", function.__name__
+        self.add = self.shop.task()(add)
+        self.mail = self.shop.task(max_retries=1, retry_in="10s")(mail)
+        self.flaky = self.shop.task(max_retries=2, retry_in=None)(flaky)
+
+    def ran(self):
+        return self.sql("SELECT task, job, what FROM ran ORDER BY job, what")
+
+    def test_rust_works_what_python_calls(self):
+        one, two = self.add(2, 3), self.mail(to="a@é.com", subject="it")
+        report = tasks("work")
+        self.assertIn("done: 2", report)
+        self.assertEqual(self.ran(), [("add", one, "5"), ("mail", two, "a@é.com: it")])
+
+    def test_python_works_what_rust_calls(self):
+        one = int(tasks("call", "shop.add", "[2, 3]"))
+        two = int(tasks("call", "shop.mail", '{"to": "a@é.com", "subject": "it"}'))
+        self.shop.work(burst=True)
+        self.assertEqual(self.seen, [("add", one, 5), ("mail", two, "a@é.com", "it")])
+
+    def test_rust_retries_what_python_calls_as_often_as_python_says(self):
+        job = self.flaky(-1)
+        self.assertIn("failed: 3", tasks("work"))
+        self.assertEqual(self.ran(), [("flaky", job, "attempt %d" % n) for n in (1, 2, 3)])
+        (data,), = self.sql("SELECT data FROM pq.queue_archive WHERE outcome = 'dead'")
+        self.assertEqual((data["retried"], data["max_retries"], data["args"]), (2, 2, [-1]))
+
+    def test_python_retries_what_rust_calls_as_often_as_rust_says(self):
+        tasks("call", "shop.flaky", "[-1]", "2")
+        with self.assertLogs("pq.tasks"):
+            self.shop.work(burst=True)
+        self.assertEqual([name for name, *_ in self.seen], ["flaky"] * 3)
+        # Keys that are not Python's survive its retries.
+        rows = [data for data, in self.sql("SELECT data FROM pq.queue WHERE q_name = 'shop' ORDER BY id")]
+        self.assertEqual([data["retried"] for data in rows], [0, 1, 2])
+        self.assertEqual({json.dumps(data["backoff"]) for data in rows}, {json.dumps(rows[0]["backoff"])})
+
+    def test_both_work_one_queue_and_count_each_others_failures(self):
+        tasks("call", "shop.flaky", "[-1]", "2")
+        self.assertIn("failed: 1", tasks("work", "1"))
+        data = self.shop.get(block=False)
+        self.assertEqual(data.data["retried"], 1)
+        with self.assertLogs("pq.tasks"):
+            self.shop.perform(data)
+        self.assertIn("dead: 1", tasks("work"))
+        self.assertEqual((len(self.ran()), len(self.seen)), (2, 1))
+
+    def test_both_at_once_lose_nothing_and_do_nothing_twice(self):
+        jobs = [self.add(n, 0) for n in range(300)]
+        workers = [subprocess.Popen([TASKS, "work"], stdout=subprocess.DEVNULL,
+                                    env={**os.environ, "PQ_URL": self.url}) for _ in range(2)]
+        self.shop.work(burst=True)
+        for worker in workers:
+            self.assertEqual(worker.wait(2 * PATIENCE), 0)
+        done = [job for _, job, _ in self.ran()] + [job for _, job, _ in self.seen]
+        self.assertEqual(sorted(done), jobs)
+
+    def test_an_unknown_task_of_python_fails_alone(self):
+        self.shop.put({"function": "no.such", "args": [], "kwargs": {}, "retried": 0, "retry_in": "10s",
+                       "max_retries": 0})
+        job = self.add(1, 1)
+        report = tasks("work")
+        self.assertIn("done: 1", report)
+        self.assertIn("dead: 1", report)
+        self.assertEqual(self.ran(), [("add", job, "2")])
 
 
 if __name__ == "__main__":

@@ -80,6 +80,20 @@ impl Bench {
         Ok(())
     }
 
+    /// As [`Bench::refill`], but with the checkpoint before the jobs are put: their pages have been written to the
+    /// WAL whole by then, as those of a queue in use have mostly.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub fn refill_in_use(&self, queue: &Queue<Box<RawValue>>, jobs: usize) -> Result<()> {
+        self.refill(queue, 0)?;
+        let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+        queue.put_many(std::iter::repeat_n(&payload, jobs))?;
+        self.connect()?.batch_execute("VACUUM ANALYZE pq.queue")?;
+        Ok(())
+    }
+
     /// Empties the table, and fills the queue with so many jobs without this process holding them.
     ///
     /// # Errors

@@ -2,9 +2,10 @@
 //! with transactions in one another: every answer must be the same.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use pq_core::memory::MemoryStore;
-use pq_core::{NewJob, Payload, QueueName, RawJob, Store, When};
+use pq_core::{Key, NewJob, Outcome, Payload, QueueName, RawJob, Retention, Store, Taken, Verdict, When};
 use pq_diesel::Pq;
 use pq_testing::{Database, Server};
 use proptest::prelude::*;
@@ -13,12 +14,17 @@ use proptest::test_runner::{Config, TestRunner};
 /// One step, on one of two connections.
 #[derive(Clone, Debug)]
 enum Step {
-    Put { conn: usize, queue: usize, jobs: Vec<(u8, i32, Time, Time)> },
+    Put { conn: usize, queue: usize, jobs: Vec<(u8, i32, Time, Time, Option<u8>)> },
     Take { conn: usize, queue: usize, count: usize },
     Update { conn: usize, held: usize, data: u8 },
     GiveBack { conn: usize, held: usize },
     Counts { conn: usize, queue: usize },
     Clear { conn: usize, queue: usize },
+    /// These four, while no transaction is open: in PostgreSQL they may wait for one, and there is one thread.
+    Lease { conn: usize, queue: usize, count: usize },
+    Settle { conn: usize, held: usize, verdict: usize },
+    Sweep { conn: usize },
+    Cancel { conn: usize, held: usize },
     Begin { conn: usize },
     End { commit: bool },
 }
@@ -52,7 +58,8 @@ fn time() -> impl Strategy<Value = Time> {
 
 fn step() -> impl Strategy<Value = Step> {
     let which = || (0..2_usize, 0..2_usize);
-    let jobs = prop::collection::vec((any::<u8>(), -2..3_i32, time(), time()), 0..5);
+    let key = || prop::option::weighted(0.3, 0..2_u8);
+    let jobs = prop::collection::vec((any::<u8>(), -2..3_i32, time(), time(), key()), 0..5);
     prop_oneof![
         5 => (which(), jobs).prop_map(|((conn, queue), jobs)| Step::Put { conn, queue, jobs }),
         5 => (which(), 0..4_usize).prop_map(|((conn, queue), count)| Step::Take { conn, queue, count }),
@@ -60,6 +67,11 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..2_usize, any::<usize>()).prop_map(|(conn, held)| Step::GiveBack { conn, held }),
         2 => which().prop_map(|(conn, queue)| Step::Counts { conn, queue }),
         1 => which().prop_map(|(conn, queue)| Step::Clear { conn, queue }),
+        4 => (which(), 0..4_usize).prop_map(|((conn, queue), count)| Step::Lease { conn, queue, count }),
+        4 => (0..2_usize, any::<usize>(), 0..6_usize)
+            .prop_map(|(conn, held, verdict)| Step::Settle { conn, held, verdict }),
+        1 => (0..2_usize).prop_map(|conn| Step::Sweep { conn }),
+        1 => (0..2_usize, any::<usize>()).prop_map(|(conn, held)| Step::Cancel { conn, held }),
         3 => (0..2_usize).prop_map(|conn| Step::Begin { conn }),
         3 => any::<bool>().prop_map(|commit| Step::End { commit }),
     ]
@@ -97,6 +109,7 @@ impl<S: Store> Side<'_, S> {
                 }
                 Step::End { commit } if depth > 0 => return *commit,
                 Step::Begin { .. } | Step::End { .. } => {}
+                Step::Lease { .. } | Step::Settle { .. } | Step::Sweep { .. } | Step::Cancel { .. } if depth > 0 => {}
                 step => self.step(step, &mut conns),
             }
         }
@@ -111,19 +124,30 @@ impl<S: Store> Side<'_, S> {
                 format!("{:?}", store.put(conns[*conn], &self.queues[*queue], &jobs).ok())
             }
             Step::Take { conn, queue, count } => {
-                let Ok(taken) = store.take(conns[*conn], &self.queues[*queue], *count) else {
-                    return self.answers.push("take failed".to_owned());
-                };
-                let seen = |job: &RawJob| {
-                    let RawJob { id, payload, schedule_at, expected_at, priority, attempt, .. } = job;
-                    format!("{id} {} {schedule_at:?} {expected_at:?} {priority} {attempt}", payload.as_str())
-                };
-                let answer = taken.jobs.iter().map(seen).collect::<Vec<_>>().join("; ");
-                // Seventy years are the same number of days on either clock.
-                let due_in = taken.next_due.map(|due| due.as_secs() / 86_400 / 30);
-                self.taken.extend(taken.jobs);
-                format!("took {answer} due in {due_in:?}")
+                let taken = store.take(conns[*conn], &self.queues[*queue], *count);
+                self.took(taken.ok())
             }
+            Step::Lease { conn, queue, count } => {
+                let taken = store.lease(conns[*conn], &self.queues[*queue], *count, LEASE);
+                self.took(taken.ok())
+            }
+            Step::Settle { conn, held, verdict } => match self.pick(*held) {
+                Some(job) => {
+                    let verdict = Verdict { job: &job, outcome: outcome(*verdict) };
+                    format!("settled {} {:?}", job.id, store.settle(conns[*conn], &[verdict]).ok())
+                }
+                None => "nothing to settle".to_owned(),
+            },
+            Step::Sweep { conn } => {
+                // Every lease there ever was is over now.
+                let leases: Vec<i64> = self.taken.iter().filter_map(|job| job.claim.lease()).collect();
+                let extended = store.extend(conns[*conn], &leases, Duration::ZERO).map_or(0, |all| all.len());
+                format!("{extended} leases, {:?}", store.sweep(conns[*conn], &Retention::default()).ok())
+            }
+            Step::Cancel { conn, held } => match self.pick(*held) {
+                Some(job) => format!("cancelled {:?}", store.cancel(conns[*conn], &job.queue, job.id).ok()),
+                None => "nothing to cancel".to_owned(),
+            },
             Step::Update { conn, held, data } => match self.pick(*held) {
                 Some(job) => {
                     let payload = Payload::from_stored(format!("[{data}]"));
@@ -146,16 +170,46 @@ impl<S: Store> Side<'_, S> {
         self.answers.push(answer);
     }
 
+    fn took(&mut self, taken: Option<Taken>) -> String {
+        let Some(taken) = taken else { return "take failed".to_owned() };
+        let seen = |job: &RawJob| {
+            let RawJob { id, payload, schedule_at, expected_at, priority, attempt, serialization_key, .. } = job;
+            // A retry is due after a delay, on another clock each.
+            let schedule_at = schedule_at.map(|at| at.timestamp() / 86_400);
+            let payload = payload.as_str();
+            format!("{id} {payload} {schedule_at:?} {expected_at:?} {priority} {attempt} {serialization_key:?}")
+        };
+        let answer = taken.jobs.iter().map(seen).collect::<Vec<_>>().join("; ");
+        // Seventy years are the same number of days on either clock.
+        let due_in = taken.next_due.map(|due| due.as_secs() / 86_400 / 30);
+        self.taken.extend(taken.jobs);
+        format!("took {answer} due in {due_in:?}")
+    }
+
     fn pick(&self, number: usize) -> Option<RawJob> {
         self.taken.get(number.checked_rem(self.taken.len())?).cloned()
     }
 }
 
-fn new_job((data, priority, schedule_at, expected_at): &(u8, i32, Time, Time)) -> NewJob {
+const LEASE: Duration = Duration::from_secs(3_600);
+
+fn outcome(number: usize) -> Outcome {
+    match number {
+        0 => Outcome::Complete,
+        1 => Outcome::Keep { result: None },
+        2 => Outcome::Dead { error: "broken".to_owned() },
+        3 => Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None },
+        4 => Outcome::Snooze { after: LEASE },
+        _ => Outcome::GiveBack,
+    }
+}
+
+fn new_job((data, priority, schedule_at, expected_at, key): &(u8, i32, Time, Time, Option<u8>)) -> NewJob {
     let mut job = NewJob::new(Payload::from_stored(format!("{{\"n\": {data}}}")));
     job.priority = *priority;
     job.schedule_at = schedule_at.when();
     job.expected_at = expected_at.when();
+    job.serialization_key = key.map(|key| Key::from_stored(key.to_string()));
     job
 }
 

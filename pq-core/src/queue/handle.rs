@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::Queue;
-use crate::{Codec, Error, Json, PayloadLimits, QueueName, Stop, Store, Trace};
+use crate::{Codec, Error, Json, PayloadLimits, QueueName, Retention, Stop, Store, Swept, Trace};
 
 /// A handle to the queues of one store. Cheap to clone, and usable from many threads at once.
 pub struct Pq<S> {
@@ -97,6 +97,16 @@ impl<S: Store> Pq<S> {
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,
     ) -> Result<R, E> {
         self.store.with_connection(|conn| self.store.transaction(conn, work))
+    }
+
+    /// Does what any process may do at any time, and every [`crate::Worker`] does: returns the jobs of leases that
+    /// are over, and prunes the archive by these bounds. `None` says that another process is at it.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn sweep(&self, retention: &Retention) -> Result<Option<Swept>, S::Error> {
+        self.store.with_connection(|conn| self.store.sweep(conn, retention))
     }
 
     /// The store behind the handle.

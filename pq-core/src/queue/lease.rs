@@ -14,7 +14,8 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// ([`Queue::settle`]) or the lease was extended ([`Queue::extend`]).
     ///
     /// **At least once**: a crash gives the jobs back when the lease is over. A lease ends on the store's
-    /// clock, and its jobs return at the next sweep after that, which any worker makes.
+    /// clock, and its jobs return at the next sweep after that, which any [`crate::Worker`] makes, or
+    /// [`crate::Pq::sweep`].
     ///
     /// # Errors
     ///

@@ -1,0 +1,109 @@
+//! Tasks in both kinds, and a worker that runs them.
+//!
+//! Without arguments it puts some calls and works them. With arguments it is one half of that, for trying the
+//! other half in another language: `tasks call NAME JSON [RETRIES]` puts a call, and `tasks work [JOBS]` works
+//! until there is nothing to do, or so many jobs.
+
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use pq_diesel::{Backoff, CallOptions, Ending, Error, Pq, Queue, Settings, Task, Worker};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Arguments with names: keyword arguments to Python.
+#[derive(Debug, Serialize, Deserialize)]
+struct Mail {
+    to: String,
+    subject: String,
+}
+
+fn ran(conn: &mut PgConnection, task: &str, job: i64, what: &str) -> QueryResult<()> {
+    diesel::sql_query("INSERT INTO ran VALUES ('rust', $1, $2, $3)")
+        .bind::<Text, _>(task)
+        .bind::<BigInt, _>(job)
+        .bind::<Text, _>(what)
+        .execute(conn)
+        .map(drop)
+}
+
+fn tasks(pq: &Pq) -> Result<(Task<(i64, i64)>, Task<Mail>, Task<i32>), Error> {
+    let shop: Queue<()> = pq.queue("shop")?;
+    Ok((
+        shop.task("shop.add"),
+        shop.task("shop.mail").max_retries(2).timeout(Duration::from_secs(30)),
+        shop.task("shop.flaky").max_retries(3).backoff(Backoff::fixed(Duration::ZERO)),
+    ))
+}
+
+fn worker(pq: &Pq) -> Result<Worker, Error> {
+    let (add, mail, flaky) = tasks(pq)?;
+    // What it writes commits with its job. The queue has leased handlers too, so it is taken by leases.
+    let add = add.transactional(|conn, job| {
+        let (a, b) = job.data;
+        ran(conn, "add", job.id.0, &format!("{}", a + b))
+    });
+    // Sending a mail is no work of the database: no transaction is open meanwhile. What must be known of it is
+    // written together with the verdict.
+    let mail = mail.leased(|context, job| {
+        let Mail { to, subject } = &job.data;
+        context.transaction(|conn| {
+            ran(conn, "mail", job.id.0, &format!("{to}: {subject}"))?;
+            context.complete_with(conn)
+        })
+    });
+    let other = pq.clone();
+    let flaky = flaky.leased(move |_, job| {
+        let (attempt, wanted) = (job.attempt, job.data);
+        other.transaction(|conn| Ok::<_, Error>(ran(conn, "flaky", job.id.0, &format!("attempt {attempt}"))?))
+            .map_err(|error| error.to_string())?;
+        if wanted > 0 && attempt > wanted { Ok(Ending::Complete) } else { Err("it is flaky".to_owned()) }
+    });
+    Ok(Worker::new(pq).threads(2).serve(add).serve(mail).serve(flaky))
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let pq = Pq::connect(Settings::from_env().conninfo())?;
+    pq.migrate()?;
+    pq.transaction(|conn| {
+        conn.batch_execute(
+            "SET LOCAL client_min_messages TO warning;
+            CREATE TABLE IF NOT EXISTS ran (language text, task text, job bigint, what text)",
+        )?;
+        Ok::<_, Error>(())
+    })?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["call", name, json] => call(&pq, name, json, "0"),
+        ["call", name, json, retries] => call(&pq, name, json, retries),
+        ["work"] => Ok(println!("{:?}", worker(&pq)?.run_until_empty()?)),
+        ["work", jobs] => Ok(println!("{:?}", worker(&pq)?.run_jobs(jobs.parse()?)?)),
+        [] => all(&pq),
+        _ => Err("tasks [call NAME JSON [RETRIES] | work [JOBS]]".into()),
+    }
+}
+
+fn call(pq: &Pq, name: &str, json: &str, retries: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let task = pq.queue("shop")?.task::<Value>(name);
+    let options = CallOptions::new().max_retries(retries.parse()?).retry_in(Duration::ZERO);
+    println!("{}", task.call_with(&serde_json::from_str(json)?, &options)?.id);
+    Ok(())
+}
+
+fn all(pq: &Pq) -> Result<(), Box<dyn std::error::Error>> {
+    let (add, mail, flaky) = tasks(pq)?;
+    add.call(&(2, 3))?;
+    mail.call(&Mail { to: "a@example.com".to_owned(), subject: "Your order".to_owned() })?;
+    flaky.call(&2)?;
+    let report = worker(pq)?.run_until_empty()?;
+    println!("done {}, failed and tried again {}", report.done, report.failed);
+    if (report.done, report.failed) != (3, 2) {
+        return Err("that is not what the calls come to".into());
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! What keys promise where others write to the table, and whatever a transaction's isolation is.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Outcome, PATIENCE, database, queue};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use pq_diesel::{Outcome as Verdict, PutOptions, PutOutcome, Wait};
+use serde_json::json;
+
+#[test]
+fn plain_sql_cannot_put_a_second_job_of_a_unique_key() -> Outcome {
+    let database = database()?;
+    let (queue, mut conn) = (queue(&database)?, database.connect()?);
+    let insert = "INSERT INTO pq.queue (q_name, data, unique_key) VALUES ('apples', '1', 'one')";
+    conn.batch_execute(insert)?;
+    let refused = conn.batch_execute(insert).map_err(|error| error.to_string());
+    assert!(refused.is_err_and(|error| error.contains("unique key")));
+    let unique = PutOptions::new().unique("one");
+    assert_eq!(queue.try_put(&json!(2), &unique)?.outcome, PutOutcome::Kept);
+    assert!(queue.get(Wait::No)?.is_some());
+    conn.batch_execute(insert)?;
+    Ok(())
+}
+
+#[test]
+fn a_unique_key_whose_job_others_took_or_deleted_is_free() -> Outcome {
+    let database = database()?;
+    let (queue, mut conn) = (queue(&database)?, database.connect()?);
+    let unique = PutOptions::new().unique("one");
+    for others in ["DELETE FROM pq.queue", "UPDATE pq.queue SET dequeued_at = now()", "TRUNCATE pq.queue"] {
+        assert_eq!(queue.try_put(&json!(1), &unique)?.outcome, PutOutcome::Added);
+        conn.batch_execute(others)?;
+        conn.batch_execute("INSERT INTO pq.queue (q_name, data, unique_key) VALUES ('apples', '1', 'one')")?;
+        conn.batch_execute(others)?;
+    }
+    assert_eq!(queue.try_put(&json!(1), &unique)?.outcome, PutOutcome::Added);
+    Ok(())
+}
+
+#[test]
+fn a_snapshot_that_is_older_than_a_lease_does_not_take_its_key() -> Outcome {
+    let database = database()?;
+    let (queue, mut conn) = (queue(&database)?, database.connect()?);
+    let keyed = PutOptions::new().serialization_key("one");
+    queue.put_many_with([(&json!(1), &keyed), (&json!(2), &keyed)])?;
+    for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let mut held = Vec::new();
+        let taken = conn.build_transaction().run(|conn| {
+            conn.batch_execute(&format!("SET TRANSACTION ISOLATION LEVEL {isolation}; SELECT FROM pq.queue"))?;
+            held = queue.lease(1, PATIENCE, Wait::No)?;
+            queue.on(conn).get_many(2)
+        });
+        assert_eq!(held.len(), 1);
+        // An error that tells to try again, or nothing: but never the key's second job.
+        assert!(taken.is_err() || taken.is_ok_and(|jobs| jobs.is_empty()), "{isolation}");
+        for job in &held {
+            queue.settle(job, Verdict::GiveBack)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_busy_key_costs_other_takes_no_look_at_what_waits_behind_it() -> Outcome {
+    let database = database()?;
+    let (queue, mut conn) = (queue(&database)?, database.connect()?);
+    queue.put_with(&json!(0), &PutOptions::new().serialization_key("busy"))?;
+    let held = queue.lease(1, Duration::from_secs(600), Wait::No)?;
+    conn.batch_execute(
+        "INSERT INTO pq.queue (q_name, data, serial_key) SELECT 'apples', '1', 'busy' FROM generate_series(1, 50000);
+        INSERT INTO pq.queue (q_name, data) SELECT 'apples', '2' FROM generate_series(1, 50)",
+    )?;
+    conn.batch_execute("VACUUM ANALYZE pq.queue")?;
+    // The server counts the rows that are fetched from the table by its indexes.
+    let fetched = |conn: &mut PgConnection| -> Result<i64, Box<dyn std::error::Error>> {
+        conn.batch_execute("SELECT pg_stat_force_next_flush()").or_else(|_| {
+            // A server that is older flushes when a second has passed.
+            std::thread::sleep(Duration::from_millis(1_200));
+            conn.batch_execute("SELECT 1")
+        })?;
+        Ok(diesel::dsl::sql::<diesel::sql_types::BigInt>(
+            "SELECT idx_tup_fetch FROM pg_stat_user_tables WHERE relid = 'pq.queue'::regclass",
+        )
+        .get_result(conn)?)
+    };
+    let before = fetched(&mut conn)?;
+    for _ in 0..20 {
+        assert_eq!(queue.on(&mut conn).get()?.map(|job| job.data), Some(json!(2)));
+    }
+    let per_take = (fetched(&mut conn)? - before) / 20;
+    assert!(per_take < 50, "{per_take} rows were fetched for each take");
+    drop(held);
+    Ok(())
+}
