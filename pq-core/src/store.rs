@@ -192,7 +192,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Puts a job that this transaction holds back into the line, with its id, its times, its
     /// priority and its newest payload, and rings as a put does. Others see it when the transaction
-    /// commits.
+    /// commits. The take counts as an attempt. Of a leased job it is [`crate::Outcome::GiveBack`].
     ///
     /// # Errors
     ///

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pq_core::memory::MemoryStore;
 use pq_core::{Key, NewJob, Outcome, Payload, QueueName, RawJob, Retention, Store, Taken, Verdict, When};
+use diesel::connection::SimpleConnection;
 use pq_diesel::Pq;
 use pq_testing::{Database, Server};
 use proptest::prelude::*;
@@ -110,13 +111,13 @@ impl<S: Store> Side<'_, S> {
                 Step::End { commit } if depth > 0 => return *commit,
                 Step::Begin { .. } | Step::End { .. } => {}
                 Step::Lease { .. } | Step::Settle { .. } | Step::Sweep { .. } | Step::Cancel { .. } if depth > 0 => {}
-                step => self.step(step, &mut conns),
+                step => self.step(step, &mut conns, depth),
             }
         }
         true
     }
 
-    fn step(&mut self, step: &Step, conns: &mut Conns<'_, S>) {
+    fn step(&mut self, step: &Step, conns: &mut Conns<'_, S>, depth: usize) {
         let store = self.store;
         let answer = match step {
             Step::Put { conn, queue, jobs } => {
@@ -140,7 +141,8 @@ impl<S: Store> Side<'_, S> {
             },
             Step::Sweep { conn } => {
                 // Every lease there ever was is over now.
-                let leases: Vec<i64> = self.taken.iter().filter_map(|job| job.claim.lease()).collect();
+                let mut leases: Vec<i64> = self.taken.iter().filter_map(|job| job.claim.lease()).collect();
+                leases.dedup();
                 let extended = store.extend(conns[*conn], &leases, Duration::ZERO).map_or(0, |all| all.len());
                 format!("{extended} leases, {:?}", store.sweep(conns[*conn], &Retention::default()).ok())
             }
@@ -148,14 +150,14 @@ impl<S: Store> Side<'_, S> {
                 Some(job) => format!("cancelled {:?}", store.cancel(conns[*conn], &job.queue, job.id).ok()),
                 None => "nothing to cancel".to_owned(),
             },
-            Step::Update { conn, held, data } => match self.pick(*held) {
+            Step::Update { conn, held, data } => match self.pick_at(*held, depth) {
                 Some(job) => {
                     let payload = Payload::from_stored(format!("[{data}]"));
                     format!("updated {}", store.update(conns[*conn], &job.claim, &payload).is_ok())
                 }
                 None => "nothing to update".to_owned(),
             },
-            Step::GiveBack { conn, held } => match self.pick(*held) {
+            Step::GiveBack { conn, held } => match self.pick_at(*held, depth) {
                 Some(job) => format!("gave back {} {}", job.id, store.give_back(conns[*conn], &job).is_ok()),
                 None => "nothing to give back".to_owned(),
             },
@@ -184,6 +186,11 @@ impl<S: Store> Side<'_, S> {
         let due_in = taken.next_due.map(|due| due.as_secs() / 86_400 / 30);
         self.taken.extend(taken.jobs);
         format!("took {answer} due in {due_in:?}")
+    }
+
+    /// A leased job is changed while no transaction is open, like the steps above.
+    fn pick_at(&self, number: usize, depth: usize) -> Option<RawJob> {
+        self.pick(number).filter(|job| depth == 0 || job.claim.lease().is_none())
     }
 
     fn pick(&self, number: usize) -> Option<RawJob> {
@@ -224,6 +231,10 @@ fn answers<S: Store>(store: &S, mut conns: [S::Conn; 2], steps: &[Step]) -> Vec<
 fn compare(database: &Database, number: u32, steps: &[Step]) -> Result<(), TestCaseError> {
     let pq = Pq::builder().table(&format!("queue_{number}")).build().expect("a handle");
     let mut conns = [0, 1].map(|_| database.connect().expect("a connection"));
+    for conn in &mut conns {
+        // One that waits for the other waits for ever.
+        conn.batch_execute("SET lock_timeout TO '10s'").expect("a setting");
+    }
     pq.migrate_on(&mut conns[0]).expect("a table");
     let on_postgres = answers(pq.store(), conns, steps);
     let memory = MemoryStore::new();

@@ -31,6 +31,7 @@ cases![
     a_plain_queue_can_be_worked,
     a_handler_can_put_jobs,
     a_handler_completes_in_its_own_transaction,
+    a_completion_in_a_long_transaction_keeps_no_other_lease_from_being_extended,
     a_completion_that_was_rolled_back_did_not_happen,
     a_late_completion_aborts_the_handlers_transaction,
     a_checkpoint_is_what_the_next_attempt_begins_with,
@@ -382,6 +383,29 @@ fn a_handler_completes_in_its_own_transaction<F: Fixture>(scene: &Scene<F>) {
     let report = Worker::new(&scene.pq).batch(2, 2).serve(handler).run_until_empty().unwrap();
     assert_eq!((report.done, report.lost), (2, 0));
     assert_eq!((scene.counts().live(), pears.counts().unwrap().ready), (0, 2));
+}
+
+fn a_completion_in_a_long_transaction_keeps_no_other_lease_from_being_extended<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, bool>(scene);
+    let seen = Seen::new();
+    let note = seen.clone();
+    let long = Duration::from_millis(600);
+    let handler = task.leased(move |context, job| {
+        note.push(job.attempt);
+        if job.data {
+            return context.transaction(|conn| {
+                context.complete_with(conn)?;
+                std::thread::sleep(long);
+                Ok::<_, super::scene::Error<F>>(())
+            });
+        }
+        std::thread::sleep(long);
+        Ok(())
+    });
+    task.call_many(&[true, false]).unwrap();
+    let worker = Worker::new(&scene.pq).threads(2).batch(1, 1).lease(long / 3);
+    let report = worker.sweep_every(Duration::from_millis(20)).serve(handler).run_jobs(2).unwrap();
+    assert_eq!((report.done, report.lost, seen.all()), (2, 0, vec![1, 1]));
 }
 
 fn a_completion_that_was_rolled_back_did_not_happen<F: Fixture>(scene: &Scene<F>) {

@@ -24,8 +24,8 @@ use self::state::Shared;
 pub use self::state::Subscription;
 pub use self::transaction::MemoryConn;
 use crate::{
-    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Error, Extended, Held, JobId, NewJob, Payload, Put,
-    QueueName, RawJob, Retention, Store, StoreError, Swept, Taken, Verdict, Whereabouts,
+    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Error, Extended, Held, JobId, NewJob, Outcome, Payload,
+    Put, QueueName, RawJob, Retention, Store, StoreError, Swept, Taken, Verdict, Whereabouts,
 };
 
 /// A store in memory. Clones share their jobs.
@@ -179,9 +179,14 @@ impl Store for MemoryStore {
     }
 
     fn give_back(&self, conn: &mut MemoryConn, job: &RawJob) -> Result<(), Error> {
+        let now = Utc::now();
         conn.operate(|state, open| {
             let row = settle::held(state, &job.claim, open.tx).ok_or_else(|| settle::refusal(&job.claim))?;
-            settle::put_back(state, open, job.id, state::Row { attempt: job.attempt, ..row });
+            if job.claim.lease().is_some() {
+                settle::settle(state, open, &Verdict { job, outcome: Outcome::GiveBack }, now);
+            } else {
+                settle::put_back(state, open, job.id, state::Row { attempt: job.attempt, ..row });
+            }
             Ok(())
         })
     }

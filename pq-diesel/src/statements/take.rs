@@ -35,7 +35,7 @@ pub(super) fn plain(hold: Hold) -> String {
 /// The statement for any line.
 pub(super) fn any(hold: Hold) -> String {
     let line = ANY.replace("{lease}", if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" });
-    let raced = "EXISTS (SELECT FROM first) OR EXISTS (SELECT FROM merged)";
+    let raced = "(SELECT cardinality(first.places || merged.places) > 0 FROM first, merged)";
     assemble("WITH RECURSIVE ", &line, raced, "false", hold)
 }
 
@@ -117,41 +117,43 @@ const ANY: &str = "keys AS (
         WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
             AND schedule_at <= statement_timestamp()) AS other
 ), first AS MATERIALIZED (
-    SELECT ctid FROM {jobs}
-    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-        AND NOT (SELECT other FROM others)
-    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-    LIMIT $2
-    FOR UPDATE SKIP LOCKED
-), merged AS MATERIALIZED (
-    SELECT held.ctid
-    FROM (
-        (SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
-            coalesce(expected_at, 'infinity'::timestamptz) AS wanted
-        FROM {jobs}
+    SELECT ARRAY(
+        SELECT ctid FROM {jobs}
         WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+            AND NOT (SELECT other FROM others)
         ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-        LIMIT 10000)
-        UNION ALL
-        SELECT ctid, tableoid, id, serial_key, -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz)
-        FROM {jobs} AS due
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-            AND schedule_at <= statement_timestamp()
-            AND NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = due.serial_key)
-        UNION ALL
-        SELECT * FROM heads
-        ORDER BY rank, wanted, id
-    ) AS line
-    CROSS JOIN LATERAL (
-        SELECT ctid FROM {jobs} WHERE id = line.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
-    ) AS held
-    WHERE (SELECT other FROM others)
-        AND (line.serial_key IS NULL OR {pick}(line.place, $1, line.serial_key,
-            hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
-    LIMIT $2
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED) AS places
+), merged AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT held.ctid
+        FROM (
+            (SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
+                coalesce(expected_at, 'infinity'::timestamptz) AS wanted
+            FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT 10000)
+            UNION ALL
+            SELECT ctid, tableoid, id, serial_key, -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz)
+            FROM {jobs} AS due
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                AND schedule_at <= statement_timestamp()
+                AND NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = due.serial_key)
+            UNION ALL
+            SELECT * FROM heads
+            ORDER BY rank, wanted, id
+        ) AS line
+        CROSS JOIN LATERAL (
+            SELECT ctid FROM {jobs} WHERE id = line.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+        ) AS held
+        WHERE (SELECT other FROM others)
+            AND (line.serial_key IS NULL OR {pick}(line.place, $1, line.serial_key,
+                hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
+        LIMIT $2) AS places
 ), taken AS (
     DELETE FROM {jobs}
-    WHERE ctid = ANY (ARRAY(SELECT ctid FROM first UNION ALL SELECT ctid FROM merged))
+    WHERE ctid = ANY ((SELECT first.places || merged.places FROM first, merged)::tid[])
     RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
 )";
 

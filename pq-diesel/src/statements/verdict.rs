@@ -154,11 +154,19 @@ WITH given AS MATERIALIZED (
 SELECT lease, job FROM ended";
 
 /// Has leases end later, and tells which of their jobs are unwanted. A lease that is over and that nobody
-/// has swept is still its holder's. $1 microseconds from now, $2 leases.
+/// has swept is still its holder's. One whose row is locked is not waited for: its only job is being settled in a
+/// transaction that is open, and until that ends no sweep can have it. $1 leases, $2 microseconds from now.
 pub(super) const EXTEND: &str = "\
-UPDATE {leases} SET lease_until = statement_timestamp() + $1 * interval '1 microsecond'
-WHERE id = ANY ($2::bigint[])
-RETURNING id, cancelled";
+WITH free AS MATERIALIZED (
+    SELECT id FROM {leases} WHERE id = ANY ($1::bigint[]) FOR NO KEY UPDATE SKIP LOCKED
+), extended AS (
+    UPDATE {leases} SET lease_until = statement_timestamp() + $2 * interval '1 microsecond'
+    WHERE id IN (SELECT id FROM free)
+    RETURNING id, cancelled
+)
+SELECT id, cancelled FROM extended
+UNION ALL
+SELECT id, '{}' FROM {leases} WHERE id = ANY ($1) AND id NOT IN (SELECT id FROM free)";
 
 /// One sweeps at a time; who comes meanwhile goes away.
 pub(super) const SWEEP_TURN: &str = "\

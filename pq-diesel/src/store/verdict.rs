@@ -277,7 +277,7 @@ impl PgStore {
         leases: &[i64],
         lease: Duration,
     ) -> Result<Vec<Extended>, Error> {
-        let values = [Value::BigInt(micros(lease)), Value::BigInts(leases.to_vec())];
+        let values = [Value::BigInts(leases.to_vec()), Value::BigInt(micros(lease))];
         let statement = self.statements.extend.with::<(BigInt, Array<BigInt>)>(&values);
         let rows: Vec<(i64, Vec<i64>)> = statement.load(conn).map_err(|e| self.error(e))?;
         let extended = |(lease, cancelled): (i64, Vec<i64>)| Extended {
