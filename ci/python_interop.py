@@ -230,7 +230,7 @@ class Interop(Base):
         self.wake_python("woken", lambda: rust("put", "woken", text='"wake"'))
         triggers = [name for name, in self.sql(
             "SELECT tgname FROM pg_trigger WHERE tgrelid = 'pq.queue'::regclass AND NOT tgisinternal ORDER BY 1")]
-        self.assertEqual(triggers, ["pq_insert", "queue_notify"])
+        self.assertEqual(triggers, ["pq_insert", "queue_claim_unique", "queue_notify"])
         rust("migrate")
         # What Python made besides is its own; without it, the table is as it was.
         self.sql("DROP FUNCTION pq_notify() CASCADE; DROP INDEX pq.priority_idx_, pq.priority_idx_no_")

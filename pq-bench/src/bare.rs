@@ -53,7 +53,8 @@ pub(crate) fn pgbench_transactions(url: &str, sql: &str, clients: usize, each: u
     if !run.status.success() {
         bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
     }
-    let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
+    let tps =
+        said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
     let tps = tps.with_context(|| format!("pgbench printed no tps: {said}"))?;
     Ok(Duration::from_secs_f64((each * clients) as f64 / tps))
 }

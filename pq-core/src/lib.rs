@@ -56,9 +56,7 @@ pub use queue::{Bound, Iter, Pq, Queue};
 pub use retry::Backoff;
 pub use store::{Counts, Dead, Store, StoreError, Taken};
 pub use task::{CallOptions, Ending, Failure, Handler, Task, Trace};
-pub use verdict::{
-    Cancelled, Ended, EndedAs, Extended, Outcome, Retention, Swept, Verdict, Whereabouts,
-};
+pub use verdict::{Cancelled, Ended, EndedAs, Extended, Outcome, Retention, Swept, Verdict, Whereabouts};
 pub use wait::Wait;
 pub use when::{IntoWhen, TimeError, When};
 pub use worker::{Context, Control, JobInfo, Report, Running, Status, StopMode, Worker};

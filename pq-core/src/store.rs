@@ -61,12 +61,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// The store's own. Nothing was added then, except where the error says that the outcome is
     /// unknown.
-    fn put(
-        &self,
-        conn: &mut Self::Conn,
-        queue: &QueueName,
-        jobs: &[NewJob],
-    ) -> Result<Vec<Put>, Self::Error>;
+    fn put(&self, conn: &mut Self::Conn, queue: &QueueName, jobs: &[NewJob])
+    -> Result<Vec<Put>, Self::Error>;
 
     /// Takes up to `count` ready jobs of a queue.
     ///

@@ -59,7 +59,8 @@ fn worker(pq: &Pq) -> Result<Worker, Error> {
     let other = pq.clone();
     let flaky = flaky.leased(move |_, job| {
         let (attempt, wanted) = (job.attempt, job.data);
-        other.transaction(|conn| Ok::<_, Error>(ran(conn, "flaky", job.id.0, &format!("attempt {attempt}"))?))
+        other
+            .transaction(|conn| Ok::<_, Error>(ran(conn, "flaky", job.id.0, &format!("attempt {attempt}"))?))
             .map_err(|error| error.to_string())?;
         if wanted > 0 && attempt > wanted { Ok(Ending::Complete) } else { Err("it is flaky".to_owned()) }
     });

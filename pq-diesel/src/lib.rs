@@ -29,6 +29,7 @@ mod migrate;
 mod pool;
 mod pq;
 mod prepared;
+mod presence;
 mod rows;
 pub mod schema;
 mod settings;

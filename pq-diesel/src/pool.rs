@@ -8,26 +8,44 @@ use diesel::{Connection, PgConnection};
 
 use crate::Error;
 use crate::conninfo::ConnInfo;
+use crate::presence::{Presence, Present};
 
 /// Where a handle's own connections come from.
 pub(crate) enum Pool {
     /// One that the handle made.
-    Own(r2d2::Pool<Manager>, ConnInfo),
+    Own(Own),
     /// One that the application has.
     Given(r2d2::Pool<ConnectionManager<PgConnection>>),
+}
+
+pub(crate) struct Own {
+    /// There until it is dropped.
+    pool: Option<r2d2::Pool<Manager>>,
+    conninfo: ConnInfo,
+    /// Threads of r2d2 that connect, and connections.
+    present: Present,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        drop(self.pool.take());
+        self.present.wait_for_all_to_leave();
+    }
 }
 
 impl Pool {
     /// A pool of up to `size` connections, none of which is opened yet.
     pub(crate) fn new(conninfo: ConnInfo, size: u32, timeout: Duration, prepare: bool) -> Self {
-        let manager = Manager { conninfo: conninfo.clone(), prepare };
+        let present = Present::default();
+        let manager =
+            Manager { conninfo: conninfo.clone(), prepare, _here: present.enter(), present: present.clone() };
         let pool = r2d2::Pool::builder()
             .max_size(size)
             .min_idle(Some(0))
             .connection_timeout(timeout)
             .error_handler(Box::new(Quiet))
             .build_unchecked(manager);
-        Self::Own(pool, conninfo)
+        Self::Own(Own { pool: Some(pool), conninfo, present })
     }
 
     /// Lends a connection. One that comes back inside a transaction, or broken, is closed.
@@ -36,7 +54,8 @@ impl Pool {
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
     ) -> Result<R, E> {
         match self {
-            Self::Own(pool, conninfo) => {
+            Self::Own(Own { pool, conninfo, .. }) => {
+                let pool = pool.as_ref().ok_or(pq_core::Error::NoConnection).map_err(Error::from)?;
                 let mut lent = pool.get().map_err(|found| Error::Unreachable {
                     server: conninfo.server(),
                     reason: conninfo.redact(&found.to_string()),
@@ -61,11 +80,16 @@ impl Pool {
 pub(crate) struct Manager {
     conninfo: ConnInfo,
     prepare: bool,
+    present: Present,
+    /// Whoever connects has a share in the manager.
+    _here: Presence,
 }
 
+/// A connection of the pool. It is closed before it counts as gone.
 pub(crate) struct Lent {
     conn: PgConnection,
     used: Instant,
+    _here: Presence,
 }
 
 /// A connection that was used within this time is lent without asking the server first, which would
@@ -83,7 +107,7 @@ impl r2d2::ManageConnection for Manager {
         if !self.prepare {
             conn.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
-        Ok(Lent { conn, used: Instant::now() })
+        Ok(Lent { conn, used: Instant::now(), _here: self.present.enter() })
     }
 
     fn is_valid(&self, lent: &mut Lent) -> Result<(), Self::Error> {

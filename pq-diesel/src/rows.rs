@@ -59,8 +59,21 @@ pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>, leased: bool) -> Fou
         false => Held::Transaction,
     };
     for row in rows {
-        let (id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial, unique, token, due, raced, other) =
-            row;
+        let (
+            id,
+            data,
+            enqueued_at,
+            schedule_at,
+            expected_at,
+            priority,
+            attempt,
+            serial,
+            unique,
+            token,
+            due,
+            raced,
+            other,
+        ) = row;
         let (Some(id), Some(data), Some(token)) = (id, data, token) else {
             found.next_due = due.map(|micros| Duration::from_micros(micros.max(0).unsigned_abs()));
             (found.look_again, found.other) = (raced, other);
@@ -123,8 +136,21 @@ pub(crate) type EndedRow = (
 );
 
 pub(crate) fn ended(queue: &QueueName, row: EndedRow) -> Ended {
-    let (id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial, unique, outcome, error, result, end) =
-        row;
+    let (
+        id,
+        data,
+        enqueued_at,
+        schedule_at,
+        expected_at,
+        priority,
+        attempt,
+        serial,
+        unique,
+        outcome,
+        error,
+        result,
+        end,
+    ) = row;
     Ended {
         id: JobId(id),
         queue: queue.clone(),

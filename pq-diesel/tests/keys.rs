@@ -49,7 +49,9 @@ fn a_snapshot_that_is_older_than_a_lease_does_not_take_its_key() -> Outcome {
     for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
         let mut held = Vec::new();
         let taken = conn.build_transaction().run(|conn| {
-            conn.batch_execute(&format!("SET TRANSACTION ISOLATION LEVEL {isolation}; SELECT FROM pq.queue"))?;
+            conn.batch_execute(&format!(
+                "SET TRANSACTION ISOLATION LEVEL {isolation}; SELECT FROM pq.queue"
+            ))?;
             held = queue.lease(1, PATIENCE, Wait::No)?;
             queue.on(conn).get_many(2)
         });

@@ -32,7 +32,11 @@ const OPERATIONS: [Operation; 16] = [
     ("lease, settle and sweep", work, [false, true, false]),
     ("take one of a serialization key", take_keyed, [false, true, false]),
     ("cancel, retry and prune", cancel_and_retry, [false, true, false]),
-    ("find", |queue, conn| Pq::detached().store().find(conn, queue.name(), JobId(1)).map(drop), [false, true, true]),
+    (
+        "find",
+        |queue, conn| Pq::detached().store().find(conn, queue.name(), JobId(1)).map(drop),
+        [false, true, true],
+    ),
     ("migrate, when all is done", |_, conn| Pq::detached().migrate_on(conn), [true, true, true]),
     ("revert", |_, conn| Pq::detached().revert_migrations_on(conn), [false, false, false]),
 ];

@@ -4,9 +4,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection;
 use pq_core::memory::MemoryStore;
 use pq_core::{Key, NewJob, Outcome, Payload, QueueName, RawJob, Retention, Store, Taken, Verdict, When};
-use diesel::connection::SimpleConnection;
 use pq_diesel::Pq;
 use pq_testing::{Database, Server};
 use proptest::prelude::*;
@@ -15,19 +15,57 @@ use proptest::test_runner::{Config, TestRunner};
 /// One step, on one of two connections.
 #[derive(Clone, Debug)]
 enum Step {
-    Put { conn: usize, queue: usize, jobs: Vec<(u8, i32, Time, Time, Option<u8>)> },
-    Take { conn: usize, queue: usize, count: usize },
-    Update { conn: usize, held: usize, data: u8 },
-    GiveBack { conn: usize, held: usize },
-    Counts { conn: usize, queue: usize },
-    Clear { conn: usize, queue: usize },
+    Put {
+        conn: usize,
+        queue: usize,
+        jobs: Vec<(u8, i32, Time, Time, Option<u8>)>,
+    },
+    Take {
+        conn: usize,
+        queue: usize,
+        count: usize,
+    },
+    Update {
+        conn: usize,
+        held: usize,
+        data: u8,
+    },
+    GiveBack {
+        conn: usize,
+        held: usize,
+    },
+    Counts {
+        conn: usize,
+        queue: usize,
+    },
+    Clear {
+        conn: usize,
+        queue: usize,
+    },
     /// These four, while no transaction is open: in PostgreSQL they may wait for one, and there is one thread.
-    Lease { conn: usize, queue: usize, count: usize },
-    Settle { conn: usize, held: usize, verdict: usize },
-    Sweep { conn: usize },
-    Cancel { conn: usize, held: usize },
-    Begin { conn: usize },
-    End { commit: bool },
+    Lease {
+        conn: usize,
+        queue: usize,
+        count: usize,
+    },
+    Settle {
+        conn: usize,
+        held: usize,
+        verdict: usize,
+    },
+    Sweep {
+        conn: usize,
+    },
+    Cancel {
+        conn: usize,
+        held: usize,
+    },
+    Begin {
+        conn: usize,
+    },
+    End {
+        commit: bool,
+    },
 }
 
 /// A time that means the same whenever the step runs, and on whose clock.
@@ -110,7 +148,8 @@ impl<S: Store> Side<'_, S> {
                 }
                 Step::End { commit } if depth > 0 => return *commit,
                 Step::Begin { .. } | Step::End { .. } => {}
-                Step::Lease { .. } | Step::Settle { .. } | Step::Sweep { .. } | Step::Cancel { .. } if depth > 0 => {}
+                Step::Lease { .. } | Step::Settle { .. } | Step::Sweep { .. } | Step::Cancel { .. }
+                    if depth > 0 => {}
                 step => self.step(step, &mut conns, depth),
             }
         }
@@ -175,11 +214,15 @@ impl<S: Store> Side<'_, S> {
     fn took(&mut self, taken: Option<Taken>) -> String {
         let Some(taken) = taken else { return "take failed".to_owned() };
         let seen = |job: &RawJob| {
-            let RawJob { id, payload, schedule_at, expected_at, priority, attempt, serialization_key, .. } = job;
+            let RawJob {
+                id, payload, schedule_at, expected_at, priority, attempt, serialization_key, ..
+            } = job;
             // A retry is due after a delay, on another clock each.
             let schedule_at = schedule_at.map(|at| at.timestamp() / 86_400);
             let payload = payload.as_str();
-            format!("{id} {payload} {schedule_at:?} {expected_at:?} {priority} {attempt} {serialization_key:?}")
+            format!(
+                "{id} {payload} {schedule_at:?} {expected_at:?} {priority} {attempt} {serialization_key:?}"
+            )
         };
         let answer = taken.jobs.iter().map(seen).collect::<Vec<_>>().join("; ");
         // Seventy years are the same number of days on either clock.

@@ -103,9 +103,7 @@ fn drains(bench: &Bench, runs: usize) -> Result<()> {
         "commits/job",
         "trips/job",
     ]);
-    for (kind, transactional, sql) in
-        [("transactional", true, BARE_DELETE), ("leased", false, BARE_UPDATE)]
-    {
+    for (kind, transactional, sql) in [("transactional", true, BARE_DELETE), ("leased", false, BARE_UPDATE)] {
         for threads in [1, 4, 16] {
             let (mut ours, mut bare, mut in_use) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..runs {
@@ -116,7 +114,8 @@ fn drains(bench: &Bench, runs: usize) -> Result<()> {
                 bench.refill(&queue, JOBS)?;
                 bare.push(pgbench_drain(bench, sql, threads, JOBS)?);
             }
-            let of = |costs: &[Cost], part: fn(&Cost) -> f64| median(&costs.iter().map(part).collect::<Vec<_>>());
+            let of =
+                |costs: &[Cost], part: fn(&Cost) -> f64| median(&costs.iter().map(part).collect::<Vec<_>>());
             let ratios: Vec<f64> = ours.iter().zip(&bare).map(|(ours, bare)| ours.rate / bare.rate).collect();
             table.add_row([
                 kind.to_owned(),
@@ -212,6 +211,9 @@ fn work_a_million(url: &str) -> Result<()> {
     let handler = pq.queue::<Box<RawValue>>(QUEUE)?.leased(|_, _| Ok::<_, std::convert::Infallible>(()));
     let report = Worker::new(&pq).threads(4).serve(handler).run_until_empty()?;
     ensure!(report.done == 1_000_000, "{report:?}");
-    println!("peak memory of a worker of 4 threads with a backlog of 1,000,000: {:.0} MB", pq_bench::peak_memory()?);
+    println!(
+        "peak memory of a worker of 4 threads with a backlog of 1,000,000: {:.0} MB",
+        pq_bench::peak_memory()?
+    );
     Ok(())
 }

@@ -38,7 +38,8 @@ fn put_dead<F: Fixture>(scene: &Scene<F>, data: u8) -> JobId {
 }
 
 fn a_dead_job_is_kept_with_all_that_is_known_of_it<F: Fixture>(scene: &Scene<F>) {
-    let options = PutOptions::new().priority(2).expected_at("2001-01-01T00:00:00Z").serialization_key("k").unique("u");
+    let options =
+        PutOptions::new().priority(2).expected_at("2001-01-01T00:00:00Z").serialization_key("k").unique("u");
     let id = scene.put_with(json!({ "b": "\u{0}", "a": 1 }), &options);
     let job = scene.lease_one();
     scene.settle(&job, Outcome::Dead { error: "it broke".to_owned() });
@@ -109,7 +110,8 @@ fn a_verdict_on_a_job_that_a_transaction_does_not_hold_is_refused<F: Fixture>(sc
     let job = scene.transaction(|conn| Ok(queue.on(conn).get()?.unwrap())).unwrap();
     for outcome in [Outcome::Complete, Outcome::GiveBack, Outcome::Dead { error: "late".to_owned() }] {
         let refused = scene.transaction(|conn| {
-            let accepted = scene.pq.store().settle(conn, &[Verdict { job: &job, outcome: outcome.clone() }])?;
+            let accepted =
+                scene.pq.store().settle(conn, &[Verdict { job: &job, outcome: outcome.clone() }])?;
             assert_eq!(accepted, [false]);
             Ok(())
         });
@@ -259,7 +261,8 @@ fn a_sweep_prunes_by_its_bounds<F: Fixture>(scene: &Scene<F>) {
     assert_eq!(scene.sweep().pruned, 0);
     let store = scene.pq.store();
     let retention = crate::Retention::default().done_days(0);
-    let swept: Result<_, super::scene::Error<F>> = store.with_connection(|conn| store.sweep(conn, &retention));
+    let swept: Result<_, super::scene::Error<F>> =
+        store.with_connection(|conn| store.sweep(conn, &retention));
     assert_eq!(swept.unwrap().unwrap().pruned, 1);
     assert_eq!((scene.counts().dead, scene.counts().done), (1, 0));
 }

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::Fixture;
 use crate::{
-    Counts, Ended, EndedAs, Job, JobId, Outcome, Pq, PutOptions, Queue, Retention, Store, StoreError, Swept, Wait,
+    Counts, Ended, EndedAs, Job, JobId, Outcome, Pq, PutOptions, Queue, Retention, Store, StoreError, Swept,
+    Wait,
 };
 
 /// On whose connection a case's calls run.
@@ -136,7 +137,8 @@ impl<F: Fixture> Scene<F> {
     /// Does what any process may do at any time: returns the jobs of leases that are over.
     pub(super) fn sweep(&self) -> Swept {
         let store = self.pq.store();
-        let swept: Result<_, Error<F>> = store.with_connection(|conn| store.sweep(conn, &Retention::default()));
+        let swept: Result<_, Error<F>> =
+            store.with_connection(|conn| store.sweep(conn, &Retention::default()));
         swept.unwrap().unwrap()
     }
 

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::scene::{Conn, PATIENCE, Scene, Undo, undo};
 use super::{Fixture, cases};
 use crate::{
-    Backoff, CallOptions, EndedAs, Ending, Failure, Handler, JobId, Outcome, Report, Store, Task, Trace, Wait, Worker,
+    Backoff, CallOptions, EndedAs, Ending, Failure, Handler, JobId, Outcome, Report, Store, Task, Trace,
+    Wait, Worker,
 };
 
 cases![
@@ -110,7 +111,12 @@ fn a_handler_learns_its_jobs_id_attempt_and_times<F: Fixture>(scene: &Scene<F>) 
     let seen = Seen::new();
     let note = seen.clone();
     for handler in both::<F, _, _, _>(&task, move |job| {
-        note.push((job.id, job.attempt, job.schedule_at.is_some() && job.expected_at.is_some(), job.priority));
+        note.push((
+            job.id,
+            job.attempt,
+            job.schedule_at.is_some() && job.expected_at.is_some(),
+            job.priority,
+        ));
         Ok::<_, Undo>(())
     }) {
         let id = task.call_with(&(), &options).unwrap().id;
@@ -171,13 +177,21 @@ fn an_error_is_kept_with_the_job<F: Fixture>(scene: &Scene<F>) {
 
 fn a_panic_is_a_failure_and_the_worker_goes_on<F: Fixture>(scene: &Scene<F>) {
     let task = task::<F, u8>(scene);
-    let eat = |job: crate::Job<u8>| if job.data == 1 { panic!("job {} is bad", job.data) } else { Ok::<_, Undo>(()) };
+    let eat = |job: crate::Job<u8>| {
+        if job.data == 1 { panic!("job {} is bad", job.data) } else { Ok::<_, Undo>(()) }
+    };
     for handler in both::<F, _, _, _>(&task, eat) {
         task.call_many(&[0, 1, 2]).unwrap();
         let report = work(scene, handler);
         assert_eq!((report.done, report.failed), (2, 1));
     }
-    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_ref().unwrap().contains("job 1 is bad")));
+    assert!(
+        scene.archived(EndedAs::Dead).iter().all(|dead| dead
+            .error
+            .as_ref()
+            .unwrap()
+            .contains("job 1 is bad"))
+    );
 }
 
 fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(scene: &Scene<F>) {
@@ -290,7 +304,12 @@ fn a_handler_can_end_its_job_in_any_way<F: Fixture>(scene: &Scene<F>) {
     }
     let counts = scene.counts();
     assert_eq!((counts.done, counts.dead, counts.cancelled, counts.scheduled), (2, 2, 2, 2));
-    assert!(scene.archived(EndedAs::Done).iter().all(|done| done.result.as_ref().unwrap().as_str() == "{\"z\":1}"));
+    assert!(
+        scene
+            .archived(EndedAs::Done)
+            .iter()
+            .all(|done| done.result.as_ref().unwrap().as_str() == "{\"z\":1}")
+    );
 }
 
 fn a_handler_that_takes_too_long_has_failed<F: Fixture>(scene: &Scene<F>) {
@@ -314,7 +333,9 @@ fn a_handler_that_takes_too_long_has_failed<F: Fixture>(scene: &Scene<F>) {
         assert_eq!((report.done, report.dead), (0, 1));
     }
     assert_eq!(told.all(), [(true, false)]);
-    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_ref().unwrap().contains("longer than")));
+    assert!(
+        scene.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_ref().unwrap().contains("longer than"))
+    );
 }
 
 fn a_job_that_kills_its_worker_each_time_is_given_up<F: Fixture>(scene: &Scene<F>) {

@@ -218,7 +218,10 @@ fn thirty_two_threads_that_put_one_key_put_one_job<F: Fixture>(scene: &Scene<F>)
         (0..5)
             .map(|_| {
                 let data = json!(n);
-                let job = scene.pq.store().transaction(&mut conn, |conn| queue.on(conn).try_put(&data, &unique("a")));
+                let job = scene
+                    .pq
+                    .store()
+                    .transaction(&mut conn, |conn| queue.on(conn).try_put(&data, &unique("a")));
                 job.unwrap()
             })
             .collect::<Vec<Put>>()

@@ -52,10 +52,7 @@ fn gate<F: Fixture>(scene: &Scene<F>) -> (Handler<F::Store>, Gate) {
 }
 
 /// Runs a worker beside `meanwhile`, and gives its report.
-fn beside<F: Fixture>(
-    worker: Worker<F::Store>,
-    meanwhile: impl FnOnce(&Control<F::Store>),
-) -> Report {
+fn beside<F: Fixture>(worker: Worker<F::Store>, meanwhile: impl FnOnce(&Control<F::Store>)) -> Report {
     let control = worker.control();
     std::thread::scope(|threads| {
         let working = threads.spawn(|| worker.run().unwrap());

@@ -171,7 +171,8 @@ pub(super) fn counts(state: &State, tx: Tx, queue: &QueueName, now: DateTime<Utc
             None => counts.scheduled += 1,
         }
     }
-    let kept = |ended| state.archive.values().filter(|kept| kept.is(queue, ended) && kept.seen_by(tx)).count();
+    let kept =
+        |ended| state.archive.values().filter(|kept| kept.is(queue, ended) && kept.seen_by(tx)).count();
     counts.done = kept(EndedAs::Done) as u64;
     counts.dead = kept(EndedAs::Dead) as u64;
     counts.cancelled = kept(EndedAs::Cancelled) as u64;

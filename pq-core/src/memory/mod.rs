@@ -24,8 +24,8 @@ use self::state::Shared;
 pub use self::state::Subscription;
 pub use self::transaction::MemoryConn;
 use crate::{
-    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Error, Extended, Held, JobId, NewJob, Outcome, Payload,
-    Put, QueueName, RawJob, Retention, Store, StoreError, Swept, Taken, Verdict, Whereabouts,
+    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Error, Extended, Held, JobId, NewJob, Outcome,
+    Payload, Put, QueueName, RawJob, Retention, Store, StoreError, Swept, Taken, Verdict, Whereabouts,
 };
 
 /// A store in memory. Clones share their jobs.
@@ -55,7 +55,9 @@ impl Store for MemoryStore {
 
     fn put(&self, conn: &mut MemoryConn, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         let now = Utc::now();
-        conn.operate(|state, open| Ok(jobs.iter().map(|job| put::put(state, open, queue, job, now)).collect()))
+        conn.operate(|state, open| {
+            Ok(jobs.iter().map(|job| put::put(state, open, queue, job, now)).collect())
+        })
     }
 
     fn take(&self, conn: &mut MemoryConn, queue: &QueueName, count: usize) -> Result<Taken, Error> {
@@ -92,12 +94,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn extend(
-        &self,
-        conn: &mut MemoryConn,
-        leases: &[i64],
-        lease: Duration,
-    ) -> Result<Vec<Extended>, Error> {
+    fn extend(&self, conn: &mut MemoryConn, leases: &[i64], lease: Duration) -> Result<Vec<Extended>, Error> {
         let until = line::after(Utc::now(), lease);
         conn.operate(|state, open| {
             Ok(leases.iter().filter_map(|token| settle::extend(state, open, *token, until)).collect())
@@ -136,12 +133,7 @@ impl Store for MemoryStore {
         conn.operate(|state, open| Ok(archive::list(state, open.tx, queue, ended, before, count)))
     }
 
-    fn revive(
-        &self,
-        conn: &mut MemoryConn,
-        queue: &QueueName,
-        ids: Option<&[JobId]>,
-    ) -> Result<u64, Error> {
+    fn revive(&self, conn: &mut MemoryConn, queue: &QueueName, ids: Option<&[JobId]>) -> Result<u64, Error> {
         conn.operate(|state, open| Ok(archive::revive(state, open, queue, ids)))
     }
 

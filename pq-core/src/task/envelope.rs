@@ -73,7 +73,12 @@ pub(crate) struct Envelope(Object);
 
 impl Envelope {
     /// The call of a task by its name, with arguments as JSON.
-    pub(crate) fn new(function: &str, arguments: &str, max_retries: u32, retry_in: Duration) -> Result<Self, Error> {
+    pub(crate) fn new(
+        function: &str,
+        arguments: &str,
+        max_retries: u32,
+        retry_in: Duration,
+    ) -> Result<Self, Error> {
         let mut envelope = Self(Object::default());
         envelope.put("function", &function)?;
         envelope.set_arguments(arguments)?;
@@ -86,8 +91,8 @@ impl Envelope {
 
     /// Reads the JSON of a job; says what is wrong with it without repeating it.
     pub(crate) fn read(json: &str) -> Result<Self, String> {
-        let object: Object =
-            serde_json::from_str(json).map_err(|_| "the payload is no task: it is not an object".to_owned())?;
+        let object: Object = serde_json::from_str(json)
+            .map_err(|_| "the payload is no task: it is not an object".to_owned())?;
         let envelope = Self(object);
         match envelope.function() {
             Some(_) => Ok(envelope),
@@ -230,7 +235,9 @@ mod tests {
         struct Mail {
             to: String,
         }
-        fn there_and_back<A: Serialize + DeserializeOwned>(value: &A) -> Result<A, Box<dyn std::error::Error>> {
+        fn there_and_back<A: Serialize + DeserializeOwned>(
+            value: &A,
+        ) -> Result<A, Box<dyn std::error::Error>> {
             let json = serde_json::to_string(value)?;
             let envelope = Envelope::new("f", &json, 0, Duration::ZERO)?.to_json()?;
             Ok(Envelope::read(&envelope)?.arguments()?)

@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Envelope, Task, Trace};
 use crate::worker::Context;
-use crate::{Backoff, CodecError, Error, Job, Outcome, Payload, PayloadLimits, Queue, QueueName, RawJob, Store};
+use crate::{
+    Backoff, CodecError, Error, Job, Outcome, Payload, PayloadLimits, Queue, QueueName, RawJob, Store,
+};
 
 /// How a handler's job ends when it did not fail. `()` is completion.
 #[derive(Clone, Debug)]
@@ -33,8 +35,8 @@ impl Ending {
     ///
     /// [`Error::Encode`] where it cannot be JSON, [`Error::PayloadTooLarge`] over 1 MiB.
     pub fn result<T: Serialize>(result: &T) -> Result<Self, Error> {
-        let json =
-            serde_json::to_string(result).map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
+        let json = serde_json::to_string(result)
+            .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
         Ok(Self::Result(Payload::new(json, PayloadLimits::default())?))
     }
 }

@@ -1,7 +1,7 @@
 //! What a leased handler knows of its job, and can do with it.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -144,8 +144,8 @@ impl<S: Store> Context<S> {
     ///
     /// As [`crate::Queue::put`] for the payload; [`Error::LeaseLost`]; the store's own.
     pub fn checkpoint<T: Serialize>(&self, data: &T) -> Result<(), S::Error> {
-        let json = serde_json::to_string(data)
-            .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
+        let json =
+            serde_json::to_string(data).map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
         let queue = &self.shared.lines.all[self.line].queue;
         let mut call = None;
         if self.is_task {

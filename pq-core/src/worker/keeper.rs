@@ -31,7 +31,8 @@ pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
         if ended.load(Ordering::SeqCst) {
             return;
         }
-        let until_sweep = shared.settings.sweep_every.saturating_sub(swept.map_or(Duration::ZERO, |at| at.elapsed()));
+        let until_sweep =
+            shared.settings.sweep_every.saturating_sub(swept.map_or(Duration::ZERO, |at| at.elapsed()));
         let idle = !busy && lock(&shared.leases).is_empty();
         let most = if idle { Duration::from_secs(1) } else { SETTLE_WITHIN };
         shared.keeper.sleep(heard, until_sweep.clamp(SETTLE_WITHIN, most.max(SETTLE_WITHIN)));
@@ -52,8 +53,11 @@ fn relieve<S: Store>(shared: &Shared<S>) -> bool {
             settle(shared, thread);
         }
         // A handler that does not end when its time is over keeps its thread, but not its job.
-        let hangs = started.timeout.is_some_and(|timeout| started.at.elapsed() > timeout + shared.settings.lease);
-        if let Some(holding) = started.lease.filter(|_| hangs).and_then(|lease| lock(&shared.leases).remove(&lease)) {
+        let hangs =
+            started.timeout.is_some_and(|timeout| started.at.elapsed() > timeout + shared.settings.lease);
+        if let Some(holding) =
+            started.lease.filter(|_| hangs).and_then(|lease| lock(&shared.leases).remove(&lease))
+        {
             tracing::error!(id = %started.id, held = ?holding.length, "a handler does not end; its lease will");
         }
     }
@@ -96,7 +100,8 @@ fn extend<S: Store>(shared: &Shared<S>) {
 
 fn sweep<S: Store>(shared: &Shared<S>) {
     let store = shared.pq.store();
-    let swept: Result<_, S::Error> = store.with_connection(|conn| store.sweep(conn, &shared.settings.retention));
+    let swept: Result<_, S::Error> =
+        store.with_connection(|conn| store.sweep(conn, &shared.settings.retention));
     match swept {
         Ok(Some(swept)) if swept.returned > 0 => {
             tracing::warn!(jobs = swept.returned, "leases were over; their jobs are in the line again");

@@ -233,7 +233,8 @@ fn pass<S: Store>(shared: &Shared<S>, finished: &[Finished], unknown: bool) -> R
         for (one, accepted) in finished.iter().zip(accepted) {
             let ours = accepted
                 || one.settled
-                || (unknown && was_accepted(&one.job, store.find(conn, &one.job.queue, one.job.id)?.as_ref()));
+                || (unknown
+                    && was_accepted(&one.job, store.find(conn, &one.job.queue, one.job.id)?.as_ref()));
             if ours {
                 tally.count(&one.outcome);
             } else {

@@ -68,7 +68,10 @@ impl<S: Store> Lines<S> {
         } else if self.all.is_empty() {
             "a worker needs a handler to serve".to_owned()
         } else if let Some(line) = self.all.iter().find(|line| line.raw.is_some() && !line.tasks.is_empty()) {
-            format!("queue {:?} has tasks and a handler of whatever it carries; it can have either", name(line))
+            format!(
+                "queue {:?} has tasks and a handler of whatever it carries; it can have either",
+                name(line)
+            )
         } else if let Some(queue) = self.weights.keys().find(|queue| !served(queue)) {
             format!("queue {queue:?} has a weight and no handler")
         } else if let Some((queue, _)) = self.weights.iter().find(|(_, weight)| **weight == 0) {

@@ -208,7 +208,9 @@ where
         let wrong = if threads == 0 {
             "a worker needs at least one thread".to_owned()
         } else if min_batch == 0 || max_batch < min_batch {
-            format!("a batch of {min_batch} to {max_batch} jobs cannot be; the least is 1, and at most the most")
+            format!(
+                "a batch of {min_batch} to {max_batch} jobs cannot be; the least is 1, and at most the most"
+            )
         } else if lease < Duration::from_millis(10) {
             format!("a lease of {lease:?} is over before anything can be done; 10 ms is the least")
         } else {

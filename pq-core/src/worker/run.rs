@@ -10,8 +10,9 @@ use crate::task::{Envelope, Failure, Incoming, Ran, Trace, after_failure};
 use crate::{Ending, Handler, Outcome, RawJob, Store};
 
 /// What is run around every handler.
-pub(crate) type Middleware =
-    dyn Fn(&JobInfo<'_>, &mut dyn FnMut() -> Result<Ending, Failure>) -> Result<Ending, Failure> + Send + Sync;
+pub(crate) type Middleware = dyn Fn(&JobInfo<'_>, &mut dyn FnMut() -> Result<Ending, Failure>) -> Result<Ending, Failure>
+    + Send
+    + Sync;
 
 /// What middleware is told of a job.
 #[non_exhaustive]
@@ -77,7 +78,9 @@ impl<S: Store> Prepared<'_, S> {
         let Self { incoming, handler, .. } = self;
         let handler = handler.ok();
         let outcome = match ran {
-            Ok(Ending::Complete) if handler.is_some_and(|handler| handler.keep) => Outcome::Keep { result: None },
+            Ok(Ending::Complete) if handler.is_some_and(|handler| handler.keep) => {
+                Outcome::Keep { result: None }
+            }
             Ok(Ending::Complete) => Outcome::Complete,
             Ok(Ending::Result(result)) => Outcome::Keep { result: Some(result) },
             Ok(Ending::Snooze(after)) => Outcome::Snooze { after },

@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use self::libpq::Connection;
 use self::switchboard::{Orders, Switchboard};
 use crate::conninfo::ConnInfo;
+use crate::presence::Present;
 use crate::table::{channel, told_on};
 
 /// The pauses between attempts to connect: the first, and the longest.
@@ -30,6 +31,7 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Listener {
     conninfo: ConnInfo,
     board: Arc<Switchboard>,
+    present: Present,
 }
 
 /// Keeps a bell subscribed to a queue's channel while it lives.
@@ -48,7 +50,7 @@ impl Drop for Subscription {
 
 impl Listener {
     pub(crate) fn new(conninfo: ConnInfo) -> Self {
-        Self { conninfo, board: Arc::default() }
+        Self { conninfo, board: Arc::default(), present: Present::default() }
     }
 
     /// Subscribes a bell, and returns when the server listens for it, so that a put which commits
@@ -73,7 +75,12 @@ impl Listener {
         let started = pipe().and_then(|(reader, writer)| {
             let (conninfo, board) = (self.conninfo.clone(), Arc::clone(&self.board));
             let thread = std::thread::Builder::new().name("pq-listener".to_owned());
-            thread.spawn(move || listen(&conninfo, &board, reader)).map(|_| writer)
+            let here = self.present.enter();
+            let listening = move || {
+                listen(&conninfo, &board, reader);
+                drop(here);
+            };
+            thread.spawn(listening).map(|_| writer)
         });
         match started {
             Ok(writer) => sender.started(writer),
@@ -88,6 +95,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.board.close();
+        self.present.wait_for_all_to_leave();
     }
 }
 

@@ -29,12 +29,19 @@ pub(super) enum Hold {
 
 /// The statement for a line without due scheduled jobs and without serialization keys.
 pub(super) fn plain(hold: Hold) -> String {
-    assemble("WITH ", PLAIN, "(SELECT cardinality(places) > 0 FROM first)", "(SELECT other FROM others)", hold)
+    assemble(
+        "WITH ",
+        PLAIN,
+        "(SELECT cardinality(places) > 0 FROM first)",
+        "(SELECT other FROM others)",
+        hold,
+    )
 }
 
 /// The statement for any line.
 pub(super) fn any(hold: Hold) -> String {
-    let line = ANY.replace("{lease}", if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" });
+    let line = ANY
+        .replace("{lease}", if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" });
     let raced = "(SELECT cardinality(first.places || merged.places) > 0 FROM first, merged)";
     assemble("WITH RECURSIVE ", &line, raced, "false", hold)
 }

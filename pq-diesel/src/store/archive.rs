@@ -79,8 +79,7 @@ impl PgStore {
         // A job that moves between the line and a lease meanwhile may be missed in both.
         for _ in 0..LOOKS {
             let waiting = self.statements.cancel_waiting.with::<BigInt>(&values);
-            let cancelled: Option<i64> =
-                waiting.get_result(conn).optional().map_err(|e| self.error(e))?;
+            let cancelled: Option<i64> = waiting.get_result(conn).optional().map_err(|e| self.error(e))?;
             if cancelled.is_some() {
                 return Ok(Cancelled::Done);
             }

@@ -14,8 +14,8 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_core::{
-    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Extended, JobId, Key, NewJob, Outcome, Payload, Put,
-    QueueName, RawJob, Retention, Store, Swept, Taken, Verdict, Whereabouts,
+    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Extended, JobId, Key, NewJob, Outcome, Payload,
+    Put, QueueName, RawJob, Retention, Store, Swept, Taken, Verdict, Whereabouts,
 };
 
 pub(crate) use self::line::MixedLines;
@@ -138,7 +138,8 @@ impl Store for PgStore {
         ended: EndedAs,
         age: Duration,
     ) -> Result<u64, Error> {
-        let values = [Value::Text(queue.as_str()), Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];
+        let values =
+            [Value::Text(queue.as_str()), Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];
         let pruned = self.statements.prune.with::<BigInt>(&values).execute(conn);
         pruned.map(|count| count as u64).map_err(|e| self.error(e))
     }
@@ -153,9 +154,7 @@ impl Store for PgStore {
             None => pq_core::Error::not_yours(job.id),
         };
         let accepted = match job.claim.lease() {
-            Some(_) => {
-                self.settle_all(conn, &[Verdict { job, outcome: Outcome::GiveBack }])?.contains(&true)
-            }
+            Some(_) => self.settle_all(conn, &[Verdict { job, outcome: Outcome::GiveBack }])?.contains(&true),
             None => self.put_back(conn, job, &Return::in_place(job.attempt))?,
         };
         if accepted { Ok(()) } else { Err(refused().into()) }
@@ -267,7 +266,9 @@ impl Store for PgStore {
     /// By `statement_timeout`, for the rest of the transaction.
     fn limit(&self, conn: &mut PgConnection, limit: Option<Duration>) -> Result<(), Error> {
         let most = Duration::from_millis(i32::MAX.unsigned_abs().into());
-        let value = limit.map_or("DEFAULT".to_owned(), |limit| limit.clamp(Duration::from_millis(1), most).as_millis().to_string());
+        let value = limit.map_or("DEFAULT".to_owned(), |limit| {
+            limit.clamp(Duration::from_millis(1), most).as_millis().to_string()
+        });
         conn.batch_execute(&format!("SET LOCAL statement_timeout TO {value}")).map_err(|e| self.error(e))
     }
 

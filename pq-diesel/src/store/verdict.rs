@@ -46,7 +46,9 @@ impl PgStore {
                 None => held.push(position),
             }
         }
-        if held.is_empty() && leased.values().all(|group| is_whole(verdicts, group) && is_plain(verdicts, group)) {
+        if held.is_empty()
+            && leased.values().all(|group| is_whole(verdicts, group) && is_plain(verdicts, group))
+        {
             if let Some(accepted) = self.finish(conn, verdicts, &leased)? {
                 return Ok(accepted);
             }
@@ -148,8 +150,7 @@ impl PgStore {
             Value::BigInts(whole.to_vec()),
         ];
         let settle = self.statements.settle.with::<(BigInt, BigInt)>(&values);
-        let ended: HashSet<(i64, i64)> =
-            settle.load(conn).map_err(|e| self.error(e))?.into_iter().collect();
+        let ended: HashSet<(i64, i64)> = settle.load(conn).map_err(|e| self.error(e))?.into_iter().collect();
         for position in given {
             let claim = verdicts[position].job.claim;
             accepted[position] = ended.contains(&(claim.token, claim.id.0));

@@ -96,13 +96,21 @@ pub(crate) struct Child {
 
 impl Child {
     /// One that works the jobs until it is killed.
-    pub(crate) fn spawn(database: &Database, transactional: bool) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn spawn(
+        database: &Database,
+        transactional: bool,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         Self::of(database, if transactional { "transactional" } else { "leased" })
     }
 
     /// One that puts a job and a row beside it, and is killed before it commits.
     pub(crate) fn putting(database: &Database) -> Result<Self, Box<dyn std::error::Error>> {
         Self::of(database, "put")
+    }
+
+    /// One that works what there is and ends.
+    pub(crate) fn brief(database: &Database) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::of(database, "brief")
     }
 
     fn of(database: &Database, role: &str) -> Result<Self, Box<dyn std::error::Error>> {
@@ -158,6 +166,13 @@ pub(crate) fn run() -> Outcome {
             die();
             Ok::<_, pq_diesel::Error>(())
         })?;
+    }
+    if role == "brief" {
+        let worker = Worker::new(&pq).threads(3).serve(handler(&pq, false)?);
+        worker.run_until_empty()?;
+        drop(pq);
+        // As a process ends, and not as a test does, which is a thread that others outlive.
+        std::process::exit(0);
     }
     let worker = Worker::new(&pq)
         .lease(Duration::from_millis(500))

@@ -1,9 +1,9 @@
 //! Workers in processes of their own that are killed, put to sleep and cut off, judged by what is in the
 //! database afterwards.
 
+mod child;
 #[path = "../common/mod.rs"]
 mod common;
-mod child;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,8 +39,9 @@ fn prepare(database: &Database) -> Result<Pq, Box<dyn std::error::Error>> {
 
 /// The attempts that had an effect, for each job.
 fn effects(database: &Database) -> Result<BTreeMap<i64, Vec<i32>>, Box<dyn std::error::Error>> {
-    let rows: Vec<(i64, i32)> = diesel::dsl::sql::<(BigInt, Integer)>("SELECT job, attempt FROM effect ORDER BY 1, 2")
-        .load(&mut database.connect()?)?;
+    let rows: Vec<(i64, i32)> =
+        diesel::dsl::sql::<(BigInt, Integer)>("SELECT job, attempt FROM effect ORDER BY 1, 2")
+            .load(&mut database.connect()?)?;
     let mut effects = BTreeMap::<i64, Vec<i32>>::new();
     for (job, attempt) in rows {
         effects.entry(job).or_default().push(attempt);
@@ -50,9 +51,8 @@ fn effects(database: &Database) -> Result<BTreeMap<i64, Vec<i32>>, Box<dyn std::
 
 /// A worker in this process that ends what the others left.
 fn finish(pq: &Pq, transactional: bool) -> Outcome {
-    let worker = Worker::new(pq)
-        .sweep_every(Duration::from_millis(20))
-        .serve(child::handler(pq, transactional)?);
+    let worker =
+        Worker::new(pq).sweep_every(Duration::from_millis(20)).serve(child::handler(pq, transactional)?);
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let working = threads.spawn(|| worker.run());
@@ -74,8 +74,11 @@ fn a_worker_that_is_killed_at_any_step_loses_no_job_and_does_none_twice() -> Out
         for step in [Step::Begun, Step::Done, Step::Returned] {
             let (database, pq) = scene()?;
             let task = work_task(&pq)?;
-            let ids: Vec<i64> =
-                task.call_many(&[Step::Nothing, step, Step::Nothing])?.into_iter().map(|put| put.id.0).collect();
+            let ids: Vec<i64> = task
+                .call_many(&[Step::Nothing, step, Step::Nothing])?
+                .into_iter()
+                .map(|put| put.id.0)
+                .collect();
             let mut child = Child::spawn(&database, transactional)?;
             assert!(!child.wait()?, "it was to be killed");
             finish(&pq, transactional)?;
@@ -91,6 +94,15 @@ fn a_worker_that_is_killed_at_any_step_loses_no_job_and_does_none_twice() -> Out
             let counts = pq.queue::<()>("work")?.counts()?;
             assert_eq!((counts.live(), counts.dead), (0, 0));
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_process_that_ends_right_after_its_worker_does_not_crash() -> Outcome {
+    let (database, _pq) = scene()?;
+    for n in 0..60 {
+        assert!(Child::brief(&database)?.wait()?, "process {n} crashed");
     }
     Ok(())
 }
@@ -117,7 +129,9 @@ fn a_job_that_aborts_its_process_each_time_is_begun_as_often_as_it_may() -> Outc
         // The one that gives it up is not killed, and goes on until it is.
         until(
             &mut database.connect()?,
-            &format!("SELECT (SELECT count(*) FROM effect WHERE attempt > {killed}) + (SELECT count(*) FROM pq.queue_archive)"),
+            &format!(
+                "SELECT (SELECT count(*) FROM effect WHERE attempt > {killed}) + (SELECT count(*) FROM pq.queue_archive)"
+            ),
         )?;
         if queue.counts()?.dead == 0 {
             assert!(!child.wait()?, "it was to be killed");
@@ -273,7 +287,11 @@ fn ten_thousand_failing_jobs_are_tried_as_often_as_they_may_and_never_early() ->
         let mut seen = note.lock().map_err(|_| "poisoned")?;
         let attempts = seen.entry(job.id.0).or_default();
         attempts.push(Instant::now());
-        if attempts.len() == job.attempt as usize { Err::<(), _>("on purpose") } else { Err("another attempt") }
+        if attempts.len() == job.attempt as usize {
+            Err::<(), _>("on purpose")
+        } else {
+            Err("another attempt")
+        }
     });
     let worker = Worker::new(&pq).threads(2).serve(handler);
     let control = worker.control();
@@ -350,7 +368,9 @@ fn a_sweep_never_overwrites_a_verdict() -> Outcome {
             queue.put_many(&[n, n, n])?;
             let jobs = queue.lease(3, Duration::from_micros(500), pq_diesel::Wait::No)?;
             let accepted = conn
-                .transaction(|conn| queue.on(conn).settle(&jobs[n as usize % 3], pq_diesel::Outcome::Complete))
+                .transaction(|conn| {
+                    queue.on(conn).settle(&jobs[n as usize % 3], pq_diesel::Outcome::Complete)
+                })
                 .is_ok();
             let mut back = 0;
             let begun = Instant::now();
