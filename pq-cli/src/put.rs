@@ -19,7 +19,7 @@ pub(crate) fn put(global: &Global, args: &Put) -> Result<ExitCode, Failure> {
         options = options.expected_at(when);
     }
     // What can be known to be wrong is said before anything is read or sent.
-    options.check().map_err(pq_core::Error::from)?;
+    options.check()?;
     global.detached()?.queue::<()>(&args.queue)?;
 
     let documents = input::documents(&input::read(&args.file)?, args.lines)?;

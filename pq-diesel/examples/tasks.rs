@@ -31,17 +31,24 @@ fn ran(conn: &mut PgConnection, task: &str, job: i64, what: &str) -> QueryResult
         .map(drop)
 }
 
-fn tasks(pq: &Pq) -> Result<(Task<(i64, i64)>, Task<Mail>, Task<i32>), Error> {
+/// What can be called: whoever calls needs these alone, and not the handlers.
+struct Shop {
+    add: Task<(i64, i64)>,
+    mail: Task<Mail>,
+    flaky: Task<i32>,
+}
+
+fn tasks(pq: &Pq) -> Result<Shop, Error> {
     let shop: Queue<()> = pq.queue("shop")?;
-    Ok((
-        shop.task("shop.add"),
-        shop.task("shop.mail").max_retries(2).timeout(Duration::from_secs(30)),
-        shop.task("shop.flaky").max_retries(3).backoff(Backoff::fixed(Duration::ZERO)),
-    ))
+    Ok(Shop {
+        add: shop.task("shop.add"),
+        mail: shop.task("shop.mail").max_retries(2).timeout(Duration::from_secs(30)),
+        flaky: shop.task("shop.flaky").max_retries(3).backoff(Backoff::fixed(Duration::ZERO)),
+    })
 }
 
 fn worker(pq: &Pq) -> Result<Worker, Error> {
-    let (add, mail, flaky) = tasks(pq)?;
+    let Shop { add, mail, flaky } = tasks(pq)?;
     // What it writes commits with its job. The queue has leased handlers too, so it is taken by leases.
     let add = add.transactional(|conn, job| {
         let (a, b) = job.data;
@@ -80,13 +87,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["call", name, json] => call(&pq, name, json, "0"),
-        ["call", name, json, retries] => call(&pq, name, json, retries),
-        ["work"] => Ok(println!("{:?}", worker(&pq)?.run_until_empty()?)),
-        ["work", jobs] => Ok(println!("{:?}", worker(&pq)?.run_jobs(jobs.parse()?)?)),
-        [] => all(&pq),
-        _ => Err("tasks [call NAME JSON [RETRIES] | work [JOBS]]".into()),
+        ["call", name, json] => call(&pq, name, json, "0")?,
+        ["call", name, json, retries] => call(&pq, name, json, retries)?,
+        ["work"] => println!("{:?}", worker(&pq)?.run_until_empty()?),
+        ["work", jobs] => println!("{:?}", worker(&pq)?.run_jobs(jobs.parse()?)?),
+        [] => all(&pq)?,
+        _ => return Err("tasks [call NAME JSON [RETRIES] | work [JOBS]]".into()),
     }
+    Ok(())
 }
 
 fn call(pq: &Pq, name: &str, json: &str, retries: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -97,7 +105,7 @@ fn call(pq: &Pq, name: &str, json: &str, retries: &str) -> Result<(), Box<dyn st
 }
 
 fn all(pq: &Pq) -> Result<(), Box<dyn std::error::Error>> {
-    let (add, mail, flaky) = tasks(pq)?;
+    let Shop { add, mail, flaky } = tasks(pq)?;
     add.call(&(2, 3))?;
     mail.call(&Mail { to: "a@example.com".to_owned(), subject: "Your order".to_owned() })?;
     flaky.call(&2)?;

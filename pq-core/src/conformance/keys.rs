@@ -275,7 +275,7 @@ fn jobs_of_one_key_never_run_together<F: Fixture>(scene: &Scene<F>) {
         start.wait();
         let queue = scene.queue();
         while done.load(Ordering::Relaxed) < JOBS {
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 for job in scene.lease(3, PATIENCE) {
                     begin(&job);
                     end(&job);

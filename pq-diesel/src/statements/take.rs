@@ -52,6 +52,7 @@ fn assemble(with: &str, line: &str, raced: &str, other: &str, hold: Hold) -> Str
         Hold::Lease => (LEASE_TOKEN, LEASED, "given"),
     };
     let tail = TAIL.replace("{raced}", raced).replace("{other}", other).replace("{noted}", noted);
+    let line = line.replace("{first}", FIRST);
     format!("{with}{token}{line}{kept}\n{tail}")
 }
 
@@ -70,6 +71,17 @@ const NOTED: &str = ", noted AS MATERIALIZED (
 )";
 
 /// The start of the index, if that is the whole line.
+const FIRST: &str = "), first AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT ctid FROM {jobs}
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+            AND NOT (SELECT other FROM others)
+        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED) AS places
+)";
+
+/// What keeps it from being that, asked by two probes.
 const PLAIN: &str = "others AS MATERIALIZED (
     SELECT EXISTS (
             SELECT FROM {jobs}
@@ -78,15 +90,7 @@ const PLAIN: &str = "others AS MATERIALIZED (
         OR EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL) AS other
-), first AS MATERIALIZED (
-    SELECT ARRAY(
-        SELECT ctid FROM {jobs}
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-            AND NOT (SELECT other FROM others)
-        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-        LIMIT $2
-        FOR UPDATE SKIP LOCKED) AS places
-), taken AS (
+{first}, taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT places FROM first)::tid[])
     RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
@@ -123,15 +127,7 @@ const ANY: &str = "keys AS (
         SELECT FROM {jobs}
         WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
             AND schedule_at <= statement_timestamp()) AS other
-), first AS MATERIALIZED (
-    SELECT ARRAY(
-        SELECT ctid FROM {jobs}
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-            AND NOT (SELECT other FROM others)
-        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-        LIMIT $2
-        FOR UPDATE SKIP LOCKED) AS places
-), merged AS MATERIALIZED (
+{first}, merged AS MATERIALIZED (
     SELECT ARRAY(
         SELECT held.ctid
         FROM (

@@ -28,12 +28,22 @@ WHERE strpos(current_setting('pq.takes', true), ',' || $2::bigint::text || ',') 
     AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)";
 
 /// Inserts a job that this transaction has taken anew, under its id, with the payload noted last. The
-/// trigger tells waiters at the commit. Its serialization key is no more the transaction's. No row where the
-/// transaction does not hold the job.
-/// $1 job, $2 payload where none was noted, $3 the take's token, $4 queue, then its columns; $12 a delay in
-/// microseconds in place of `schedule_at`, or null, $13 a payload in place of all, or null.
-pub(super) const GIVE_BACK: &str = "\
-WITH back AS (
+/// trigger tells waiters at the commit. No row where the transaction does not hold the job.
+/// $1 job, $2 payload where none was noted, $3 queue, then its columns; $11 a delay in microseconds in place
+/// of `schedule_at`, or null, $12 a payload in place of all, or null, $13 error, $14 the take's token.
+pub(super) fn give_back() -> String {
+    format!("{GIVE_BACK}{LET_GO}")
+}
+
+/// Keeps a job that this transaction has taken. No row where the transaction does not hold it.
+/// $1 job, $2 payload where none was noted, $3 queue, then its columns; $11 outcome, $12 error, $13 result, $14
+/// the take's token.
+pub(super) fn keep() -> String {
+    format!("{KEEP}{LET_GO}")
+}
+
+const GIVE_BACK: &str = "\
+WITH ended AS (
     INSERT INTO {jobs} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, error)
     SELECT $1::bigint,
@@ -43,41 +53,37 @@ WITH back AS (
         CASE WHEN given.after IS NULL THEN given.schedule_at
             WHEN given.after > 0 THEN statement_timestamp() + given.after * interval '1 microsecond' END,
         given.expected_at, given.priority, given.attempt, given.serial_key, given.unique_key, given.error
-    FROM (SELECT $3::bigint AS token) AS held,
-        (SELECT $4::text AS q_name, $5::timestamptz AS enqueued_at, $6::timestamptz AS schedule_at,
-            $7::timestamptz AS expected_at, $8::integer AS priority, $9::integer AS attempt, $10::text AS serial_key,
-            $11::text AS unique_key, $12::bigint AS after, $13::text AS replaced, $14::text AS error) AS given
-    WHERE strpos(current_setting('pq.takes', true), ',' || held.token::text || ',') > 0
+    FROM (SELECT $3::text AS q_name, $4::timestamptz AS enqueued_at, $5::timestamptz AS schedule_at,
+            $6::timestamptz AS expected_at, $7::integer AS priority, $8::integer AS attempt, $9::text AS serial_key,
+            $10::text AS unique_key, $11::bigint AS after, $12::text AS replaced, $13::text AS error,
+            $14::bigint AS token) AS given
+    WHERE strpos(current_setting('pq.takes', true), ',' || given.token::text || ',') > 0
         AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
         AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)
     RETURNING id, q_name, serial_key
-)
-SELECT id, CASE WHEN serial_key IS NOT NULL THEN set_config('pq.keys', replace(current_setting('pq.keys', true),
-    ',' || hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)) || ',', ','),
-    true) END
-FROM back";
+)";
 
-/// Keeps a job that this transaction has taken. No row where the transaction does not hold it.
-/// $1 job, $2 payload where none was noted, $3 the take's token, $4 queue, then its columns and the end.
-pub(super) const KEEP: &str = "\
-WITH kept AS (
+const KEEP: &str = "\
+WITH ended AS (
     INSERT INTO {archive} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, outcome, error, result)
     SELECT $1::bigint,
         coalesce(nullif(current_setting('pq.payloads', true), '')::jsonb ->> $1::bigint::text, $2::text)::json,
         given.*
-    FROM (SELECT $3::bigint AS token) AS held,
-        (SELECT $4::text AS q_name, $5::timestamptz, $6::timestamptz, $7::timestamptz, $8::integer, $9::integer,
-            $10::text, $11::text, $12::text, $13::text, $14::text::json) AS given
-    WHERE strpos(current_setting('pq.takes', true), ',' || held.token::text || ',') > 0
+    FROM (SELECT $3::text AS q_name, $4::timestamptz, $5::timestamptz, $6::timestamptz, $7::integer, $8::integer,
+            $9::text, $10::text, $11::text, $12::text, $13::text::json) AS given
+    WHERE strpos(current_setting('pq.takes', true), ',' || $14::bigint::text || ',') > 0
         AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
         AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)
     RETURNING id, q_name, serial_key
-)
+)";
+
+/// The serialization key of the job that has ended is no more the transaction's.
+const LET_GO: &str = "
 SELECT id, CASE WHEN serial_key IS NOT NULL THEN set_config('pq.keys', replace(current_setting('pq.keys', true),
     ',' || hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)) || ',', ','),
     true) END
-FROM kept";
+FROM ended";
 
 /// Completes all jobs of whole leases of which nothing need be kept or freed. $1 leases.
 pub(super) const FINISH: &str = "\

@@ -14,12 +14,12 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_core::{
-    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Extended, JobId, Key, NewJob, Outcome, Payload,
-    Put, QueueName, RawJob, Retention, Store, Swept, Taken, Verdict, Whereabouts,
+    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Extended, JobId, NewJob, Outcome, Payload, Put,
+    QueueName, RawJob, Retention, Store, Swept, Taken, Verdict, Whereabouts,
 };
 
 pub(crate) use self::line::MixedLines;
-use self::verdict::Return;
+use self::verdict::{Return, columns};
 use crate::listener::{Listener, Subscription};
 use crate::pool::{self, Pool};
 use crate::prepared::Value;
@@ -163,19 +163,8 @@ impl Store for PgStore {
     fn bury(&self, conn: &mut PgConnection, jobs: &[Dead]) -> Result<(), Error> {
         for Dead { job, reason } in jobs {
             let reason = storable(reason);
-            let values = [
-                Value::BigInt(job.id.0),
-                Value::Text(job.payload.as_str()),
-                Value::Text(job.queue.as_str()),
-                Value::Instant(Some(job.enqueued_at)),
-                Value::Instant(job.schedule_at),
-                Value::Instant(job.expected_at),
-                Value::Integer(job.priority),
-                Value::Integer(job.attempt),
-                Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
-                Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
-                Value::Text(&reason),
-            ];
+            let mut values = columns(job, job.attempt);
+            values.push(Value::Text(&reason));
             self.statements.bury.with::<BigInt>(&values).execute(conn).map_err(|e| self.error(e))?;
         }
         Ok(())

@@ -46,12 +46,9 @@ impl PgStore {
                 None => held.push(position),
             }
         }
-        if held.is_empty()
-            && leased.values().all(|group| is_whole(verdicts, group) && is_plain(verdicts, group))
-        {
-            if let Some(accepted) = self.finish(conn, verdicts, &leased)? {
-                return Ok(accepted);
-            }
+        let completes = |group: &Vec<usize>| is_whole(verdicts, group) && is_plain(verdicts, group);
+        if held.is_empty() && leased.values().all(completes) {
+            return self.finish(conn, verdicts, leased);
         }
         self.transaction(conn, |conn| {
             let mut accepted = vec![false; verdicts.len()];
@@ -63,32 +60,25 @@ impl PgStore {
         })
     }
 
-    /// Whole leases of which nothing is to be kept: one row goes for each. `None` where that was not the
-    /// case for one of them, and nothing has happened then that the general way would not do as well.
+    /// Whole leases of which nothing is to be kept: one row goes for each, and no more is done.
     fn finish(
         &self,
         conn: &mut PgConnection,
         verdicts: &[Verdict<'_>],
-        leased: &BTreeMap<i64, Vec<usize>>,
-    ) -> Result<Option<Vec<bool>>, Error> {
+        mut leased: BTreeMap<i64, Vec<usize>>,
+    ) -> Result<Vec<bool>, Error> {
         let values = [Value::BigInts(leased.keys().copied().collect())];
         let finish = self.statements.finish.with::<BigInt>(&values);
         let gone: Vec<i64> = finish.load(conn).map_err(|e| self.error(e))?;
-        if gone.len() == leased.len() {
-            return Ok(Some(vec![true; verdicts.len()]));
-        }
-        // What is gone is gone and accepted; the rest is lost, or has verdicts already.
         let mut accepted = vec![false; verdicts.len()];
-        let mut rest = BTreeMap::new();
-        for (lease, group) in leased {
-            if gone.contains(lease) {
-                group.iter().for_each(|position| accepted[*position] = true);
-            } else {
-                rest.insert(*lease, group.clone());
-            }
+        for group in gone.iter().filter_map(|lease| leased.remove(lease)) {
+            group.into_iter().for_each(|position| accepted[position] = true);
         }
-        self.transaction(conn, |conn| self.settle_leased(conn, verdicts, rest, &mut accepted))?;
-        Ok(Some(accepted))
+        if !leased.is_empty() {
+            // They are lost, or have verdicts already.
+            self.transaction(conn, |conn| self.settle_leased(conn, verdicts, leased, &mut accepted))?;
+        }
+        Ok(accepted)
     }
 
     fn settle_leased(
@@ -200,22 +190,13 @@ impl PgStore {
         job: &RawJob,
         back: &Return<'_>,
     ) -> Result<bool, Error> {
-        let values = [
-            Value::BigInt(job.id.0),
-            Value::Text(job.payload.as_str()),
-            Value::BigInt(job.claim.token),
-            Value::Text(job.queue.as_str()),
-            Value::Instant(Some(job.enqueued_at)),
-            Value::Instant(job.schedule_at),
-            Value::Instant(job.expected_at),
-            Value::Integer(job.priority),
-            Value::Integer(back.attempt),
-            Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
-            Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
+        let mut values = columns(job, back.attempt);
+        values.extend([
             Value::OptionalBigInt(back.after),
             Value::OptionalText(back.payload.map(Payload::as_str)),
             Value::OptionalText(back.error.as_deref()),
-        ];
+            Value::BigInt(job.claim.token),
+        ]);
         let statement = self.statements.give_back.with::<(BigInt, Nullable<Text>)>(&values);
         let id: Option<(i64, Option<String>)> =
             statement.get_result(conn).optional().map_err(|e| self.error(e))?;
@@ -232,22 +213,13 @@ impl PgStore {
         result: Option<&Payload>,
     ) -> Result<bool, Error> {
         let error = error.map(storable);
-        let values = [
-            Value::BigInt(job.id.0),
-            Value::Text(job.payload.as_str()),
-            Value::BigInt(job.claim.token),
-            Value::Text(job.queue.as_str()),
-            Value::Instant(Some(job.enqueued_at)),
-            Value::Instant(job.schedule_at),
-            Value::Instant(job.expected_at),
-            Value::Integer(job.priority),
-            Value::Integer(job.attempt),
-            Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
-            Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
+        let mut values = columns(job, job.attempt);
+        values.extend([
             Value::Text(ended.as_str()),
             Value::OptionalText(error.as_deref()),
             Value::OptionalText(result.map(Payload::as_str)),
-        ];
+            Value::BigInt(job.claim.token),
+        ]);
         let statement = self.statements.keep.with::<(BigInt, Nullable<Text>)>(&values);
         let id: Option<(i64, Option<String>)> =
             statement.get_result(conn).optional().map_err(|e| self.error(e))?;
@@ -319,6 +291,22 @@ impl PgStore {
             Ok(Some(swept))
         })
     }
+}
+
+/// A job as the statements take it that write it whole.
+pub(super) fn columns(job: &RawJob, attempt: i32) -> Vec<Value<'_>> {
+    vec![
+        Value::BigInt(job.id.0),
+        Value::Text(job.payload.as_str()),
+        Value::Text(job.queue.as_str()),
+        Value::Instant(Some(job.enqueued_at)),
+        Value::Instant(job.schedule_at),
+        Value::Instant(job.expected_at),
+        Value::Integer(job.priority),
+        Value::Integer(attempt),
+        Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
+        Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
+    ]
 }
 
 /// Whether the verdicts at these positions are on all jobs of their lease.
