@@ -28,6 +28,7 @@ DROP TABLE "pq"."queue_settled";
 DROP SEQUENCE "pq"."queue_lease_tokens";
 DROP TABLE "pq"."queue_leases";
 
+DROP INDEX "pq"."queue_keyed_line";
 DROP INDEX "pq"."queue_keyed";
 DROP INDEX "pq"."queue_ready";
 ALTER TABLE "pq"."queue"

@@ -6,14 +6,17 @@ ALTER TABLE "pq"."queue"
     ADD COLUMN unique_key text CONSTRAINT "queue_unique_key_check" CHECK (octet_length(unique_key) BETWEEN 1 AND 1024),
     ADD COLUMN error text;
 
--- The line of those that no serialization key can hold up, and beside it the lines of the keys. A busy
--- key with any number of jobs behind it is passed by without looking at them.
+-- The line of those that no serialization key can hold up, and beside it that of the others, by key and in
+-- order. A busy key with any number of jobs behind it is passed by without looking at them.
 DROP INDEX "pq"."queue_ready";
 CREATE INDEX "queue_ready" ON "pq"."queue"
     (q_name, (-priority::bigint), (coalesce(expected_at, 'infinity'::timestamptz)), id)
     WHERE dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL;
 CREATE INDEX "queue_keyed" ON "pq"."queue"
     (q_name, serial_key, (-priority::bigint), (coalesce(expected_at, 'infinity'::timestamptz)), id)
+    WHERE dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL;
+CREATE INDEX "queue_keyed_line" ON "pq"."queue"
+    (q_name, (-priority::bigint), (coalesce(expected_at, 'infinity'::timestamptz)), id)
     WHERE dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL;
 
 -- Jobs under a lease, a row a batch: taking and settling cost one small row for all of them. An array that
@@ -79,10 +82,10 @@ CREATE INDEX "queue_archive_old" ON "pq"."queue_archive" (outcome, ended_at);
 -- Leases that are committed exclude by their row in the table of keys: it is inserted, and not looked
 -- for, because a unique index knows what the caller's snapshot may not. For a transaction that takes
 -- without a lease the row goes at once. A key that the transaction has already is noted in a setting,
--- since its own lock would let it have the key twice.
+-- since its own lock would let it have the key twice. It is called for each candidate, and a search_path of its
+-- own would take longer than the rest of it; it runs with the caller's rights and names every object.
 CREATE FUNCTION "pq"."queue_pick"(place tid, name text, key text, lock bigint, new_lease bigint) RETURNS boolean
     LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
 AS $names$
 DECLARE
     noted text := coalesce(nullif(current_setting('pq.keys', true), ''), ',');

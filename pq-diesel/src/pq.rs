@@ -12,7 +12,7 @@ use crate::listener::Listener;
 use crate::migrate;
 use crate::pool::Pool;
 use crate::statements::Statements;
-use crate::store::{MixedLines, PgStore};
+use crate::store::{Levels, PgStore};
 use crate::table::Table;
 use crate::{Error, Settings};
 
@@ -266,7 +266,7 @@ impl Builder {
             pool,
             listener,
             notify: self.notify,
-            mixed: MixedLines::default(),
+            levels: Levels::default(),
             poll_interval: self.poll_interval.unwrap_or(unless_said).max(Duration::from_millis(1)),
         }
     }

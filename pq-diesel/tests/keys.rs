@@ -7,7 +7,9 @@ use std::time::Duration;
 use common::{Outcome, PATIENCE, database, queue};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use pq_diesel::{Outcome as Verdict, PutOptions, PutOutcome, Wait};
+use pq_core::memory::MemoryStore;
+use pq_core::{NewJob, QueueName, Store};
+use pq_diesel::{Key, Outcome as Verdict, Pq, PutOptions, PutOutcome, Wait};
 use serde_json::json;
 
 #[test]
@@ -65,6 +67,57 @@ fn a_snapshot_that_is_older_than_a_lease_does_not_take_its_key() -> Outcome {
     Ok(())
 }
 
+/// The jobs of a store that are leased in turn while some leases are kept, so that more and more keys are busy.
+fn leased_in_turn<S: Store>(
+    store: &S,
+    conn: &mut S::Conn,
+    jobs: &[NewJob],
+    counts: impl Fn(usize) -> usize,
+) -> Result<Vec<Vec<i64>>, S::Error> {
+    let name = QueueName::new("apples").map_err(S::Error::from)?;
+    store.put(conn, &name, jobs)?;
+    let mut turns = Vec::new();
+    for turn in 0..60 {
+        let taken = store.lease(conn, &name, counts(turn), PATIENCE)?.jobs;
+        if turn % 4 != 0 {
+            let verdicts: Vec<_> =
+                taken.iter().map(|job| pq_core::Verdict { job, outcome: Verdict::Complete }).collect();
+            store.settle(conn, &verdicts)?;
+        }
+        turns.push(taken.iter().map(|job| job.id.0).collect());
+    }
+    Ok(turns)
+}
+
+#[test]
+fn of_many_jobs_with_keys_the_first_that_are_free_come_in_their_order() -> Outcome {
+    for keys in [1, 40, 2_000] {
+        let jobs: Vec<NewJob> = (0..4_000_u32)
+            .map(|n| {
+                let mut job = NewJob::new(pq_core::Payload::from_stored(n.to_string()));
+                // By runs, so that the beginning of the line is of few keys.
+                job.serialization_key =
+                    (n % 5 != 0).then(|| Key::from_stored((n * keys / 4_000).to_string()));
+                job.priority = i32::from(n % 7 == 0);
+                job
+            })
+            .collect();
+        let database = database()?;
+        let pq = Pq::detached();
+        let memory = MemoryStore::new();
+        let found =
+            leased_in_turn(pq.store(), &mut database.connect()?, &jobs, |turn| [100, 3, 1][turn % 3])?;
+        // A take may end before it has as many as it might, but none is passed over, and it is not empty before
+        // there are none.
+        let taken = |turn: usize| found[turn].len().max(1);
+        let expected = leased_in_turn(&memory, &mut memory.connect(), &jobs, taken)?;
+        for (turn, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert_eq!(found, expected, "turn {turn} of {keys} keys");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_busy_key_costs_other_takes_no_look_at_what_waits_behind_it() -> Outcome {
     let database = database()?;
@@ -88,6 +141,8 @@ fn a_busy_key_costs_other_takes_no_look_at_what_waits_behind_it() -> Outcome {
         )
         .get_result(conn)?)
     };
+    // The first one finds out.
+    assert_eq!(queue.on(&mut conn).get()?.map(|job| job.data), Some(json!(2)));
     let before = fetched(&mut conn)?;
     for _ in 0..20 {
         assert_eq!(queue.on(&mut conn).get()?.map(|job| job.data), Some(json!(2)));

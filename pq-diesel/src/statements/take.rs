@@ -4,9 +4,11 @@
 //! rollback brings them back in their place. Under a lease the same statement keeps them in one row of the
 //! table of leases.
 //!
-//! Two statements do it. The plain one walks the index of the line from its start, and takes nothing where
-//! that is not the whole line: where scheduled jobs are due, or where there are jobs with serialization
-//! keys; its last column says so. The other sorts those in, and is some tens of microseconds dearer.
+//! Four statements do it, and each but the last says in its last column, where it took nothing, whether the next
+//! should be asked. The first walks the index of the line from its start, and takes nothing where that is not the
+//! whole line: where scheduled jobs are due, or where there are jobs with serialization keys. The second and the
+//! third sort those in, and of the jobs with keys they look at the first few, or the first many: nothing
+//! behind them is taken. If all those belong to busy keys, the fourth enumerates the keys.
 //!
 //! SKIP LOCKED passes over what others hold. The picks are materialised and gathered into an array
 //! before the DELETE, for a subquery that locks may otherwise be run more than once and take too many.
@@ -27,24 +29,32 @@ pub(super) enum Hold {
     Lease,
 }
 
-/// The statement for a line without due scheduled jobs and without serialization keys.
-pub(super) fn plain(hold: Hold) -> String {
-    assemble(
+/// The statements, in the order in which they are asked.
+pub(super) fn levels(hold: Hold) -> [String; 4] {
+    let plain = assemble(
         "WITH ",
         PLAIN,
         "(SELECT cardinality(places) > 0 FROM first)",
         "(SELECT other FROM others)",
         hold,
-    )
+    );
+    let within = |window: &str| {
+        let heads = WINDOW.replace("{window}", window);
+        let line = MERGED.replace("{within}", WITHIN).replace("{full}", " OR EXISTS (SELECT FROM edge)");
+        assemble("WITH ", &format!("{heads}{line}"), RACED, "EXISTS (SELECT FROM edge)", hold)
+    };
+    let all = assemble(
+        "WITH RECURSIVE ",
+        &format!("{KEYS}{}", MERGED.replace("{within}", "").replace("{full}", "")),
+        RACED,
+        "false",
+        hold,
+    );
+    [plain, within("500 + 2 * $2"), within("20000"), all]
 }
 
-/// The statement for any line.
-pub(super) fn any(hold: Hold) -> String {
-    let line = ANY
-        .replace("{lease}", if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" });
-    let raced = "(SELECT cardinality(first.places || merged.places) > 0 FROM first, merged)";
-    assemble("WITH RECURSIVE ", &line, raced, "false", hold)
-}
+/// Whether something was locked.
+const RACED: &str = "(SELECT cardinality(first.places || merged.places) > 0 FROM first, merged)";
 
 fn assemble(with: &str, line: &str, raced: &str, other: &str, hold: Hold) -> String {
     let (token, kept, noted) = match hold {
@@ -52,7 +62,8 @@ fn assemble(with: &str, line: &str, raced: &str, other: &str, hold: Hold) -> Str
         Hold::Lease => (LEASE_TOKEN, LEASED, "given"),
     };
     let tail = TAIL.replace("{raced}", raced).replace("{other}", other).replace("{noted}", noted);
-    let line = line.replace("{first}", FIRST);
+    let lease = if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" };
+    let line = line.replace("{first}", FIRST).replace("{lease}", lease);
     format!("{with}{token}{line}{kept}\n{tail}")
 }
 
@@ -96,11 +107,34 @@ const PLAIN: &str = "others AS MATERIALIZED (
     RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
 )";
 
+/// The first jobs that have keys, and of those each first of a key that no lease holds. Where there are more than
+/// are looked at, the last of them is the edge.
+const WINDOW: &str = "seen AS MATERIALIZED (
+    SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
+        coalesce(expected_at, 'infinity'::timestamptz) AS wanted
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
+    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+    LIMIT {window}
+), heads AS MATERIALIZED (
+    SELECT DISTINCT ON (seen.serial_key) seen.*
+    FROM seen
+    WHERE NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = seen.serial_key)
+    ORDER BY seen.serial_key, rank, wanted, id
+), edge AS MATERIALIZED (
+    SELECT rank, wanted, id FROM seen
+    WHERE (SELECT count(*) FROM seen) = {window}
+    ORDER BY rank DESC, wanted DESC, id DESC LIMIT 1
+";
+
+/// What lies behind the edge is not taken, for a job before it that was not looked at may be ready.
+const WITHIN: &str = "
+            AND (NOT EXISTS (SELECT FROM edge)
+                OR (line.rank, line.wanted, line.id) <= (SELECT rank, wanted, id FROM edge))";
+
 /// The keys are enumerated by jumping through their index from one to the next, and each that no lease
-/// holds sends its first job. Where none does and nothing scheduled is due, the line is the index as above:
-/// jobs behind busy keys cost nothing. Otherwise candidates are read in order without a lock, and locked
-/// one by one until there are enough, so that nothing is ever locked that is not taken.
-const ANY: &str = "keys AS (
+/// holds sends its first job.
+const KEYS: &str = "keys AS (
     (SELECT serial_key FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
     ORDER BY serial_key LIMIT 1)
@@ -122,8 +156,13 @@ const ANY: &str = "keys AS (
     ) AS head
     WHERE keys.serial_key IS NOT NULL
         AND NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = keys.serial_key)
-), others AS MATERIALIZED (
-    SELECT EXISTS (SELECT FROM heads) OR EXISTS (
+";
+
+/// Where no key sends a job and nothing scheduled is due, the line is the index as above: jobs behind busy keys
+/// cost nothing. Otherwise candidates are read in order without a lock, and locked one by one until there are
+/// enough, so that nothing is ever locked that is not taken.
+const MERGED: &str = "), others AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM heads){full} OR EXISTS (
         SELECT FROM {jobs}
         WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
             AND schedule_at <= statement_timestamp()) AS other
@@ -150,7 +189,7 @@ const ANY: &str = "keys AS (
         CROSS JOIN LATERAL (
             SELECT ctid FROM {jobs} WHERE id = line.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
         ) AS held
-        WHERE (SELECT other FROM others)
+        WHERE (SELECT other FROM others){within}
             AND (line.serial_key IS NULL OR {pick}(line.place, $1, line.serial_key,
                 hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
         LIMIT $2) AS places

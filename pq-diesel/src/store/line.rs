@@ -19,23 +19,25 @@ use crate::{Error, Notify};
 /// How often a take that locked rows it could not see is tried anew.
 const RACES: usize = 8;
 
-/// The queues whose last look found scheduled jobs due, or serialization keys. For a while their takes begin
-/// with the statement for any line, which saves them the one that finds out. A hint: either statement is right.
+/// How far down the statements of a take the last look at a queue had to go. For a while its takes begin there,
+/// which saves them the ones that only find out. A hint: each statement is right where it takes anything.
 #[derive(Debug, Default)]
-pub(crate) struct MixedLines(RwLock<HashMap<QueueName, Instant>>);
+pub(crate) struct Levels(RwLock<HashMap<QueueName, (usize, Instant)>>);
 
-impl MixedLines {
-    const FOR: Duration = Duration::from_secs(1);
-
-    fn has(&self, queue: &QueueName) -> bool {
-        let lines = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        lines.get(queue).is_some_and(|seen| seen.elapsed() < Self::FOR)
+impl Levels {
+    fn of(&self, queue: &QueueName) -> usize {
+        let levels = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        levels.get(queue).filter(|(_, until)| Instant::now() < *until).map_or(0, |(level, _)| *level)
     }
 
-    fn note(&self, queue: &QueueName) {
-        let mut lines = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        lines.retain(|_, seen| seen.elapsed() < Self::FOR);
-        lines.insert(queue.clone(), Instant::now());
+    /// The statement of this level had to be asked, and took so long. A quick one is asked first for longer.
+    fn note(&self, queue: &QueueName, level: usize, cost: Duration) {
+        let quick = cost < Duration::from_millis(5);
+        let now = Instant::now();
+        let until = now + Duration::from_secs(if quick { 10 } else { 1 });
+        let mut levels = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        levels.retain(|_, (_, until)| now < *until);
+        levels.insert(queue.clone(), (level, until));
     }
 }
 
@@ -47,19 +49,21 @@ impl PgStore {
         count: usize,
         lease: Option<Duration>,
     ) -> Result<Taken, Error> {
-        let (plain, any) = match lease {
-            Some(_) => (&self.statements.lease, &self.statements.lease_any),
-            None => (&self.statements.take, &self.statements.take_any),
+        let statements = match lease {
+            Some(_) => &self.statements.lease,
+            None => &self.statements.take,
         };
-        let mut looked = Found { other: true, ..Found::default() };
-        if !self.mixed.has(queue) {
-            looked = self.look(conn, plain, queue, count, lease)?;
-            if looked.other {
-                self.mixed.note(queue);
+        let first = self.levels.of(queue);
+        let mut looked = Found::default();
+        for (level, statement) in statements.iter().enumerate().skip(first) {
+            let begun = Instant::now();
+            looked = self.look(conn, statement, queue, count, lease)?;
+            if !looked.other {
+                if level > first {
+                    self.levels.note(queue, level, begun.elapsed());
+                }
+                break;
             }
-        }
-        if looked.other {
-            looked = self.look(conn, any, queue, count, lease)?;
         }
         if lease.is_none() {
             self.let_go_of_unique_keys(conn, queue, &looked.jobs)?;

@@ -18,7 +18,7 @@ use pq_core::{
     QueueName, RawJob, Retention, Store, Swept, Taken, Verdict, Whereabouts,
 };
 
-pub(crate) use self::line::MixedLines;
+pub(crate) use self::line::Levels;
 use self::verdict::{Return, columns};
 use crate::listener::{Listener, Subscription};
 use crate::pool::{self, Pool};
@@ -35,7 +35,7 @@ pub struct PgStore {
     pub(crate) listener: Option<Listener>,
     pub(crate) notify: Notify,
     pub(crate) poll_interval: Duration,
-    pub(crate) mixed: MixedLines,
+    pub(crate) levels: Levels,
 }
 
 /// The longest error that is stored with a job, in characters.
@@ -47,7 +47,7 @@ impl PgStore {
     #[must_use]
     pub fn hot_statements(&self) -> [(&'static str, String); 3] {
         let Statements { put_one, take, .. } = &self.statements;
-        [("put", put_one.text()), ("take one", take.of(1).0.text()), ("take", take.of(0).0.text())]
+        [("put", put_one.text()), ("take one", take[0].of(1).0.text()), ("take", take[0].of(0).0.text())]
     }
 
     pub(crate) fn error(&self, error: diesel::result::Error) -> Error {
