@@ -34,6 +34,7 @@
 
 mod counting;
 mod ending;
+mod handlers;
 mod holding;
 mod keys;
 mod leasing;
@@ -103,7 +104,7 @@ impl Suite {
     /// All cases on this fixture, under this name.
     pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
         let fixture = Arc::new(fixture);
-        let topics: [fn() -> Vec<Case<F>>; 17] = [
+        let topics: [fn() -> Vec<Case<F>>; 18] = [
             putting::cases,
             taking::cases,
             ordering::cases,
@@ -120,6 +121,7 @@ impl Suite {
             uniqueness::cases,
             ending::cases,
             tasks::cases,
+            handlers::cases,
             working::cases,
         ];
         for (case, run) in topics.into_iter().flat_map(|topic| topic()) {
