@@ -11,7 +11,7 @@ use serde_json::json;
 use super::scene::{PATIENCE, Scene, Undo};
 use super::tasks::{Seen, task};
 use super::{Fixture, cases};
-use crate::{Cancelled, Control, Handler, PutOptions, Report, StopMode, Wait, Worker};
+use crate::{Cancelled, Control, Handler, PutOptions, Report, StopMode, Store, Wait, Worker};
 
 cases![
     a_worker_that_ends_when_empty_leaves_nothing,
@@ -24,6 +24,7 @@ cases![
     jobs_of_one_key_never_run_together_in_workers,
     a_handler_that_is_slow_does_not_keep_others_waiting,
     a_lease_lasts_as_long_as_its_handler,
+    jobs_of_a_lost_lease_are_not_begun,
     a_worker_returns_the_jobs_of_one_that_died,
     told_to_stop_when_nothing_waits_it_works_what_is_there,
     told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest,
@@ -240,6 +241,30 @@ fn a_lease_lasts_as_long_as_its_handler<F: Fixture>(scene: &Scene<F>) {
     let worker = Worker::new(&scene.pq).threads(2).lease(lease).serve(handler);
     let report = worker.sweep_every(Duration::from_millis(20)).run_jobs(1).unwrap();
     assert_eq!((report.done, report.lost, seen.all()), (1, 0, vec![1]));
+}
+
+fn jobs_of_a_lost_lease_are_not_begun<F: Fixture>(scene: &Scene<F>) {
+    let seen = Seen::new();
+    let (note, pq) = (seen.clone(), scene.pq.clone());
+    let task = task::<F, u32>(scene).max_retries(3);
+    let handler = task.leased(move |context, job| {
+        note.push((job.data, job.attempt));
+        if (job.data, job.attempt) == (0, 1) {
+            // As if the process had slept past its lease, and another one had swept.
+            let (store, leases) = (pq.store(), [job.claim.lease().unwrap()]);
+            store.with_connection(|conn| store.extend(conn, &leases, Duration::ZERO))?;
+            while pq.sweep(&crate::Retention::default())?.is_none() {}
+            while !context.is_lost() {
+                std::thread::yield_now();
+            }
+        }
+        Ok::<_, super::scene::Error<F>>(())
+    });
+    task.call_many(&[0, 1, 2]).unwrap();
+    let worker = Worker::new(&scene.pq).batch(3, 3).lease(Duration::from_millis(150)).serve(handler);
+    let report = worker.run_until_empty().unwrap();
+    assert_eq!(seen.all(), [(0, 1), (0, 2), (1, 2), (2, 2)]);
+    assert_eq!((report.done, report.lost), (3, 3));
 }
 
 fn a_worker_returns_the_jobs_of_one_that_died<F: Fixture>(scene: &Scene<F>) {

@@ -62,14 +62,38 @@ pub(super) fn batch<S: Store>(
     Ok(Batch::of(count, count - begun))
 }
 
-/// The next job that is to be begun. Those that are not are given back.
+/// The next job that is to be begun. Those that are not are given back, and those whose lease is lost are
+/// somebody else's.
 fn next<S: Store>(shared: &Shared<S>, thread: usize) -> Option<RawJob> {
     if shared.signals.is_ending() {
         give_back(shared, thread);
     }
-    let job = lock(&shared.slot(thread).buffer).pop_front()?;
-    shared.signals.totals.buffered.fetch_sub(1, Ordering::Relaxed);
-    Some(job)
+    loop {
+        let job = lock(&shared.slot(thread).buffer).pop_front()?;
+        shared.signals.totals.buffered.fetch_sub(1, Ordering::Relaxed);
+        if job.claim.lease().is_none_or(|lease| is_held(shared, lease)) {
+            return Some(job);
+        }
+        tracing::warn!(id = %job.id, "a job is not begun, for its lease is lost");
+        shared.signals.totals.add(&Report { lost: 1, ..Report::default() });
+    }
+}
+
+/// Whether the lease is still held. One that may be over, because this process was asleep say, is asked for first.
+fn is_held<S: Store>(shared: &Shared<S>, lease: i64) -> bool {
+    let length = match lock(&shared.leases).get(&lease) {
+        Some(holding) if holding.lost => return false,
+        Some(holding) if holding.extended.elapsed() >= holding.length => holding.length,
+        _ => return true,
+    };
+    let store = shared.pq.store();
+    let extended: Result<_, S::Error> = store.with_connection(|conn| store.extend(conn, &[lease], length));
+    let held = extended.is_ok_and(|extended| !extended.is_empty());
+    if let Some(holding) = lock(&shared.leases).get_mut(&lease) {
+        holding.extended = Instant::now();
+        holding.lost = !held;
+    }
+    held
 }
 
 /// Has what a thread has not begun be given back with what it settles next.
