@@ -52,11 +52,21 @@ fn gate<F: Fixture>(scene: &Scene<F>) -> (Handler<F::Store>, Gate) {
     (handler, Gate { begun, go_on })
 }
 
+/// Stops a worker that nobody waits for any more: where a case fails, its threads would wait for it for ever.
+struct Stops<'c, S: Store>(&'c Control<S>);
+
+impl<S: Store> Drop for Stops<'_, S> {
+    fn drop(&mut self) {
+        self.0.stop(StopMode::Now);
+    }
+}
+
 /// Runs a worker beside `meanwhile`, and gives its report.
 fn beside<F: Fixture>(worker: Worker<F::Store>, meanwhile: impl FnOnce(&Control<F::Store>)) -> Report {
     let control = worker.control();
     std::thread::scope(|threads| {
         let working = threads.spawn(|| worker.run().unwrap());
+        let _stops = Stops(&control);
         meanwhile(&control);
         working.join().unwrap()
     })

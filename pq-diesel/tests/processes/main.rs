@@ -15,7 +15,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer};
 use pq_core::Store;
-use pq_diesel::{Backoff, EndedAs, Pq, StopMode, Worker};
+use pq_diesel::{Backoff, Control, EndedAs, Pq, StopMode, Worker};
 use pq_testing::{Database, Kind, Options, Server, Stop};
 
 /// What a child is when it is run as the test of this name.
@@ -49,6 +49,24 @@ fn effects(database: &Database) -> Result<BTreeMap<i64, Vec<i32>>, Box<dyn std::
     Ok(effects)
 }
 
+/// Stops a worker that nobody waits for any more: where a test fails, its threads would wait for it for ever.
+struct Stops<'c>(&'c Control);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.stop(StopMode::Now);
+    }
+}
+
+/// Ends the other thread however this one ends.
+struct Ends<'d>(&'d AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// A worker in this process that ends what the others left.
 fn finish(pq: &Pq, transactional: bool) -> Outcome {
     let worker =
@@ -56,6 +74,7 @@ fn finish(pq: &Pq, transactional: bool) -> Outcome {
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let working = threads.spawn(|| worker.run());
+        let _stops = Stops(&control);
         let queue = pq.queue::<()>("work")?;
         let begun = Instant::now();
         while queue.counts()?.live() > 0 {
@@ -203,6 +222,7 @@ fn under(harm: impl Fn() -> Outcome, database: &Database, pq: &Pq, transactional
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let working = threads.spawn(|| worker.run());
+        let _stops = Stops(&control);
         let queue = pq.queue::<()>("work")?;
         let (begun, mut harmed) = (Instant::now(), 0);
         loop {
@@ -297,6 +317,7 @@ fn ten_thousand_failing_jobs_are_tried_as_often_as_they_may_and_never_early() ->
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let working = threads.spawn(|| worker.run());
+        let _stops = Stops(&control);
         let begun = Instant::now();
         while control.status().report.dead < JOBS as u64 {
             assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", control.status());
@@ -330,6 +351,7 @@ fn stopped_in_any_mode_under_load_nothing_is_lost_and_nothing_done_twice() -> Ou
             let control = worker.control();
             std::thread::scope(|threads| -> Outcome {
                 let working = threads.spawn(|| worker.run());
+                let _stops = Stops(&control);
                 std::thread::sleep(Duration::from_millis(7 * n as u64));
                 control.stop(mode);
                 working.join().map_err(|_| "the worker panicked")??;
@@ -364,6 +386,7 @@ fn a_sweep_never_overwrites_a_verdict() -> Outcome {
             Ok(())
         });
         let mut conn = database.connect()?;
+        let ends = Ends(&done);
         for n in 0..300 {
             queue.put_many(&[n, n, n])?;
             let jobs = queue.lease(3, Duration::from_micros(500), pq_diesel::Wait::No)?;
@@ -383,7 +406,7 @@ fn a_sweep_never_overwrites_a_verdict() -> Outcome {
             }
             assert_eq!(back, if accepted { 2 } else { 3 });
         }
-        done.store(true, Ordering::SeqCst);
+        drop(ends);
         sweeping.join().map_err(|_| "the sweeper panicked")??;
         Ok(())
     })
