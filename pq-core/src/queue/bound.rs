@@ -93,7 +93,7 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
     /// As [`Queue::put_with`].
     pub fn try_put(&mut self, data: &T, options: &PutOptions) -> Result<Put, S::Error> {
         let job = self.queue.encode(data, options)?;
-        let put = self.queue.store().put(self.conn, &self.queue.name, std::slice::from_ref(&job))?;
+        let put = self.queue.put_on(self.conn, std::slice::from_ref(&job))?;
         Ok(put[0])
     }
 
@@ -107,7 +107,7 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
         T: 't,
     {
         let jobs = self.queue.encode_all(data)?;
-        Ok(ids(self.queue.store().put(self.conn, &self.queue.name, &jobs)?))
+        Ok(ids(self.queue.put_on(self.conn, &jobs)?))
     }
 
     /// Adds many jobs at once, each with options of its own, with this transaction.
@@ -123,7 +123,7 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
         T: 't,
     {
         let jobs = self.queue.encode_all_with(jobs)?;
-        self.queue.store().put(self.conn, &self.queue.name, &jobs)
+        self.queue.put_on(self.conn, &jobs)
     }
 
     /// Replaces the payload of a job that this transaction holds, with the transaction: if the job

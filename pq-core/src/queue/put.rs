@@ -32,8 +32,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     /// As [`Queue::put_with`].
     pub fn try_put(&self, data: &T, options: &PutOptions) -> Result<Put, S::Error> {
         let job = self.encode(data, options)?;
-        let put = self.store().put_now(&self.name, std::slice::from_ref(&job))?;
-        Ok(put[0])
+        Ok(self.put_now(std::slice::from_ref(&job))?[0])
     }
 
     /// Adds many jobs at once, all or none, and gives their ids in the same order. Far cheaper than
@@ -47,7 +46,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         T: 't,
     {
         let jobs = self.encode_all(data)?;
-        Ok(ids(self.store().put_now(&self.name, &jobs)?))
+        Ok(ids(self.put_now(&jobs)?))
     }
 
     /// Adds many jobs at once, each with options of its own, as [`Queue::put_many`] does, and says of
@@ -64,7 +63,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         T: 't,
     {
         let jobs = self.encode_all_with(jobs)?;
-        self.store().put_now(&self.name, &jobs)
+        self.put_now(&jobs)
     }
 
     pub(super) fn encode(&self, data: &T, options: &PutOptions) -> Result<NewJob, Error> {
@@ -95,6 +94,18 @@ impl<S: Store, T: Serialize> Queue<S, T> {
 }
 
 impl<S: Store, T> Queue<S, T> {
+    /// Puts on a connection of the handle's own.
+    pub(crate) fn put_now(&self, jobs: &[NewJob]) -> Result<Vec<Put>, S::Error> {
+        let _span = tracing::debug_span!("pq.put", queue = %self.name, jobs = jobs.len()).entered();
+        self.store().put_now(&self.name, jobs)
+    }
+
+    /// Puts on this connection.
+    pub(crate) fn put_on(&self, conn: &mut S::Conn, jobs: &[NewJob]) -> Result<Vec<Put>, S::Error> {
+        let _span = tracing::debug_span!("pq.put", queue = %self.name, jobs = jobs.len()).entered();
+        self.store().put(conn, &self.name, jobs)
+    }
+
     /// The payload of this JSON, as the queue's codec writes it.
     pub(crate) fn encode_json(&self, json: String) -> Result<Payload, Error> {
         let codec = &self.pq.codec;

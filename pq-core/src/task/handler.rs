@@ -157,11 +157,15 @@ impl<S: Store> Handler<S> {
 
     /// How often the job may be tried after its first attempt, and how often it was.
     pub(crate) fn tries(&self, job: &RawJob, envelope: Option<&Envelope>) -> (u32, u32) {
-        let allowed = envelope.map_or(self.max_retries, Envelope::max_retries);
-        let taken = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
-        // Python counts the failures in the envelope, for each of its retries is a job of its own.
-        (allowed, taken.max(envelope.map_or(0, Envelope::retried)))
+        tries(self.max_retries, job, envelope)
     }
+}
+
+fn tries(allowed: u32, job: &RawJob, envelope: Option<&Envelope>) -> (u32, u32) {
+    let allowed = envelope.map_or(allowed, Envelope::max_retries);
+    let taken = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
+    // Python counts the failures in the envelope, for each of its retries is a job of its own.
+    (allowed, taken.max(envelope.map_or(0, Envelope::retried)))
 }
 
 /// What becomes of a job that failed. `handler` is none where none is known.
@@ -176,14 +180,7 @@ pub(crate) fn after_failure<S: Store>(
     if matches!(failure, Failure::Undecodable(_) | Failure::Exhausted { .. }) {
         return Outcome::Dead { error };
     }
-    let (allowed, tried) = match handler {
-        Some(handler) => handler.tries(job, envelope.as_ref()),
-        None => {
-            let taken = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
-            let allowed = envelope.as_ref().map_or(0, Envelope::max_retries);
-            (allowed, taken.max(envelope.as_ref().map_or(0, Envelope::retried)))
-        }
-    };
+    let (allowed, tried) = tries(handler.map_or(0, |handler| handler.max_retries), job, envelope.as_ref());
     if tried >= allowed {
         return Outcome::Dead { error };
     }

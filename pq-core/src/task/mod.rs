@@ -152,7 +152,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     /// As [`Queue::put_with`].
     pub fn call_with(&self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
         let job = self.job(arguments, options)?;
-        Ok(self.queue.store().put_now(self.queue.name(), std::slice::from_ref(&job))?[0])
+        Ok(self.queue.put_now(std::slice::from_ref(&job))?[0])
     }
 
     /// Calls many times at once, all or none, and answers in the same order.
@@ -167,7 +167,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
         let options = CallOptions::new();
         let jobs: Result<Vec<NewJob>, Error> =
             arguments.into_iter().map(|arguments| self.job(arguments, &options)).collect();
-        self.queue.store().put_now(self.queue.name(), &jobs?)
+        self.queue.put_now(&jobs?)
     }
 
     /// Calls on this connection, with whatever transaction it is in, and gives the job's id.
@@ -191,7 +191,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
         options: &CallOptions,
     ) -> Result<Put, S::Error> {
         let job = self.job(arguments, options)?;
-        Ok(self.queue.store().put(conn, self.queue.name(), std::slice::from_ref(&job))?[0])
+        Ok(self.queue.put_on(conn, std::slice::from_ref(&job))?[0])
     }
 
     fn job(&self, arguments: &A, options: &CallOptions) -> Result<NewJob, Error> {
