@@ -1,6 +1,6 @@
 //! Prints what working jobs costs beside the bare SQL, as medians of interleaved runs on one server.
 //!
-//! `cargo run --release -p pq-bench --bin work [runs]`
+//! `cargo run --release -p pq-bench --bin work [RUNS [drains|beside|pickup|memory]]`
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
@@ -32,9 +32,9 @@ const CHILD: &str = "--work-a-million";
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let first = arguments.next();
-    if let (Some(CHILD), Some(url)) = (first.as_deref(), arguments.next()) {
-        return work_a_million(&url);
+    let (first, second) = (arguments.next(), arguments.next());
+    if let (Some(CHILD), Some(url)) = (first.as_deref(), &second) {
+        return work_a_million(url);
     }
     // Before the first connection, for each one takes it when it is made.
     set_default_instrumentation(|| {
@@ -47,10 +47,20 @@ fn main() -> Result<()> {
     let runs = first.map_or(Ok(5), |runs| runs.parse())?;
     let bench = Bench::start()?;
     println!("measured on: {}; medians of {runs}\n", bench.origin());
-    drains(&bench, runs)?;
-    beside(&bench, runs)?;
-    pickup(&bench)?;
-    memory(&bench)
+    let wanted = |part: &str| second.as_deref().is_none_or(|only| only == part);
+    if wanted("drains") {
+        drains(&bench, runs)?;
+    }
+    if wanted("beside") {
+        beside(&bench, runs)?;
+    }
+    if wanted("pickup") {
+        pickup(&bench)?;
+    }
+    if wanted("memory") {
+        memory(&bench)?;
+    }
+    Ok(())
 }
 
 fn handler(bench: &Bench, transactional: bool) -> Result<Handler> {

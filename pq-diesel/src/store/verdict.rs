@@ -266,8 +266,11 @@ impl PgStore {
         retention: &Retention,
     ) -> Result<Option<Swept>, Error> {
         self.transaction(conn, |conn| {
-            // Each statement must see what was committed before it, whatever the session's default is.
-            conn.batch_execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")?;
+            // Each statement must see what was committed before it, whatever the session's default is. And a process
+            // that is put to sleep between two of them must not keep all others from sweeping for as long.
+            conn.batch_execute(
+                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout TO '5s'",
+            )?;
             let turn = self.statements.sweep_turn.with::<Bool>(&[]).get_result::<bool>(conn);
             if !turn.map_err(|e| self.error(e))? {
                 return Ok(None);
