@@ -100,16 +100,24 @@ pub(crate) enum Run<S: Store> {
     Leased(Box<UnderLease<S>>),
 }
 
+/// What becomes of jobs that fail, that take too long, and that are done, where their calls do not say. As in
+/// Python's `pq` there is no retry unless said, and every thirty seconds one where there are any.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policy {
+    pub(crate) max_retries: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) timeout: Option<Duration>,
+    /// Whether what is done goes to the archive.
+    pub(crate) keep: bool,
+}
+
 /// What works the jobs of a task, or of a whole queue: given to a [`crate::Worker`].
 pub struct Handler<S: Store> {
     pub(crate) queue: Queue<S, ()>,
     /// The task; none for a handler of whatever the queue carries.
     pub(crate) task: Option<String>,
     pub(crate) run: Run<S>,
-    pub(crate) max_retries: u32,
-    pub(crate) backoff: Backoff,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) keep: bool,
+    pub(crate) policy: Policy,
 }
 
 impl<S: Store> Handler<S> {
@@ -122,28 +130,28 @@ impl<S: Store> Handler<S> {
     /// How often a failed job is tried again; what a task's call says of it goes before.
     #[must_use]
     pub fn max_retries(mut self, retries: u32) -> Self {
-        self.max_retries = retries;
+        self.policy.max_retries = retries;
         self
     }
 
     /// How long a failed job waits; what a task's call says of it goes before.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
+        self.policy.backoff = backoff;
         self
     }
 
     /// How long it may run; what a task's call says of it goes before.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.policy.timeout = Some(timeout);
         self
     }
 
     /// Whether jobs that are done are kept in the archive.
     #[must_use]
     pub fn keep_history(mut self, keep: bool) -> Self {
-        self.keep = keep;
+        self.policy.keep = keep;
         self
     }
 
@@ -152,12 +160,12 @@ impl<S: Store> Handler<S> {
     }
 
     pub(crate) fn timeout_of(&self, envelope: Option<&Envelope>) -> Option<Duration> {
-        envelope.and_then(|envelope| envelope.duration("timeout")).or(self.timeout)
+        envelope.and_then(|envelope| envelope.duration("timeout")).or(self.policy.timeout)
     }
 
     /// How often the job may be tried after its first attempt, and how often it was.
     pub(crate) fn tries(&self, job: &RawJob, envelope: Option<&Envelope>) -> (u32, u32) {
-        tries(self.max_retries, job, envelope)
+        tries(self.policy.max_retries, job, envelope)
     }
 }
 
@@ -180,12 +188,14 @@ pub(crate) fn after_failure<S: Store>(
     if matches!(failure, Failure::Undecodable(_) | Failure::Exhausted { .. }) {
         return Outcome::Dead { error };
     }
-    let (allowed, tried) = tries(handler.map_or(0, |handler| handler.max_retries), job, envelope.as_ref());
+    let (allowed, tried) =
+        tries(handler.map_or(0, |handler| handler.policy.max_retries), job, envelope.as_ref());
     if tried >= allowed {
         return Outcome::Dead { error };
     }
     let of_call = envelope.as_ref().and_then(Envelope::backoff);
-    let backoff = of_call.or_else(|| handler.map(|handler| handler.backoff.clone())).unwrap_or_default();
+    let backoff =
+        of_call.or_else(|| handler.map(|handler| handler.policy.backoff.clone())).unwrap_or_default();
     let after = backoff.delay(tried.saturating_add(1), job.id);
     let rewritten = envelope.and_then(|mut envelope| {
         envelope.put("retried", &tried.saturating_add(1)).ok()?;
@@ -229,10 +239,7 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
             queue: self.queue.clone(),
             task: Some(self.name.to_string()),
             run,
-            max_retries: self.max_retries,
-            backoff: self.backoff.clone(),
-            timeout: self.timeout,
-            keep: self.keep,
+            policy: self.policy.clone(),
         }
     }
 }
@@ -267,15 +274,7 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
     }
 
     fn raw_handler(&self, run: Run<S>) -> Handler<S> {
-        Handler {
-            queue: self.untyped(),
-            task: None,
-            run,
-            max_retries: 0,
-            backoff: Backoff::default(),
-            timeout: None,
-            keep: false,
-        }
+        Handler { queue: self.untyped(), task: None, run, policy: Policy::default() }
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub use self::envelope::Trace;
 pub(crate) use self::envelope::{Envelope, written};
 pub use self::handler::{Ending, Failure, Handler};
-pub(crate) use self::handler::{Incoming, Ran, Run, after_failure};
+pub(crate) use self::handler::{Incoming, Policy, Ran, Run, after_failure};
 pub use self::options::CallOptions;
 use crate::{Backoff, Error, JobId, NewJob, Payload, Put, Queue, Store};
 
@@ -41,10 +41,7 @@ pub struct Task<S: Store, A> {
     queue: Queue<S, ()>,
     name: Arc<str>,
     defaults: CallOptions,
-    backoff: Backoff,
-    max_retries: u32,
-    timeout: Option<Duration>,
-    keep: bool,
+    policy: Policy,
     key: Option<KeyOf<A>>,
 }
 
@@ -57,10 +54,7 @@ impl<S: Store, A> Clone for Task<S, A> {
             queue: self.queue.clone(),
             name: Arc::clone(&self.name),
             defaults: self.defaults.clone(),
-            backoff: self.backoff.clone(),
-            max_retries: self.max_retries,
-            timeout: self.timeout,
-            keep: self.keep,
+            policy: self.policy.clone(),
             key: self.key.clone(),
         }
     }
@@ -74,10 +68,7 @@ impl<S: Store> Queue<S, ()> {
             queue: self.clone(),
             name: Arc::from(name),
             defaults: CallOptions::new(),
-            backoff: Backoff::default(),
-            max_retries: 0,
-            timeout: None,
-            keep: false,
+            policy: Policy::default(),
             key: None,
         }
     }
@@ -100,14 +91,14 @@ impl<S: Store, A> Task<S, A> {
     /// How often a failed job is tried again; 0 unless said, as in Python's `pq`. The last failure is its death.
     #[must_use]
     pub fn max_retries(mut self, retries: u32) -> Self {
-        self.max_retries = retries;
+        self.policy.max_retries = retries;
         self
     }
 
     /// How long a failed job waits; thirty seconds unless said, as in Python's `pq`.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
+        self.policy.backoff = backoff;
         self
     }
 
@@ -115,7 +106,7 @@ impl<S: Store, A> Task<S, A> {
     /// told through its context, and a transactional one has its statements cancelled where the store can.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.policy.timeout = Some(timeout);
         self
     }
 
@@ -123,7 +114,7 @@ impl<S: Store, A> Task<S, A> {
     /// returns a result.
     #[must_use]
     pub fn keep_history(mut self, keep: bool) -> Self {
-        self.keep = keep;
+        self.policy.keep = keep;
         self
     }
 
@@ -199,8 +190,8 @@ impl<S: Store, A: Serialize> Task<S, A> {
             .map_err(|found| Error::Encode(crate::CodecError::new(found.to_string())))?;
         let options = options.or(&self.defaults);
         let backoff = options.backoff.as_ref();
-        let first = backoff.unwrap_or(&self.backoff).delay(1, JobId(0));
-        let max_retries = options.max_retries.unwrap_or(self.max_retries);
+        let first = backoff.unwrap_or(&self.policy.backoff).delay(1, JobId(0));
+        let max_retries = options.max_retries.unwrap_or(self.policy.max_retries);
         let mut envelope = Envelope::new(&self.name, &json, max_retries, first)?;
         let wire = match backoff {
             Some(backoff) => backoff.to_wire().ok_or_else(|| {

@@ -78,7 +78,7 @@ impl<S: Store> Prepared<'_, S> {
         let Self { incoming, handler, .. } = self;
         let handler = handler.ok();
         let outcome = match ran {
-            Ok(Ending::Complete) if handler.is_some_and(|handler| handler.keep) => {
+            Ok(Ending::Complete) if handler.is_some_and(|handler| handler.policy.keep) => {
                 Outcome::Keep { result: None }
             }
             Ok(Ending::Complete) => Outcome::Complete,
