@@ -129,6 +129,27 @@ fn statements_of_two_tables_on_one_connection_do_not_mix() -> Outcome {
 }
 
 #[test]
+fn payloads_of_two_tables_in_one_transaction_do_not_mix() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let (one, two) = (Pq::detached(), Pq::builder().table("other").build()?);
+    two.migrate_on(&mut conn)?;
+    let (one, two) = (one.queue::<u8>("apples")?, two.queue::<u8>("apples")?);
+    let ids = [one.on(&mut conn).put(&1)?, two.on(&mut conn).put(&101)?];
+    assert_eq!(ids[0], ids[1], "each table counts its own jobs");
+    one.on(&mut conn).transaction(|conn| -> Result<(), pq_diesel::Error> {
+        let mut mine = one.on(conn).get()?.expect("a job");
+        let other = two.on(conn).get()?.expect("a job");
+        one.on(conn).update(&mut mine, 2)?;
+        one.on(conn).give_back(&mine)?;
+        two.on(conn).give_back(&other)
+    })?;
+    assert_eq!(one.on(&mut conn).get()?.map(|job| job.data), Some(2));
+    assert_eq!(two.on(&mut conn).get()?.map(|job| job.data), Some(101));
+    Ok(())
+}
+
+#[test]
 fn a_put_and_a_get_are_one_statement_each() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;

@@ -17,6 +17,8 @@ cases![
     a_job_got_outside_of_a_transaction_is_not_held,
     a_job_is_not_held_after_its_transaction,
     a_job_that_was_given_back_is_not_held,
+    a_job_that_was_given_back_and_is_gone_is_not_held,
+    a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get,
     a_job_whose_get_was_rolled_back_is_not_held,
 ];
 
@@ -166,6 +168,44 @@ fn a_job_that_was_given_back_is_not_held<F: Fixture>(scene: &Scene<F>) {
         })
         .unwrap();
     assert_eq!(scene.drain(), [json!("a")]);
+}
+
+fn a_job_that_was_given_back_and_is_gone_is_not_held<F: Fixture>(scene: &Scene<F>) {
+    scene.put("a");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            let mut job = queue.on(conn).get()?.unwrap();
+            queue.on(conn).give_back(&job)?;
+            assert_eq!(queue.on(conn).clear()?, 1);
+            assert!(scene.is_not_yours(queue.on(conn).update(&mut job, json!("b"))));
+            assert!(scene.is_not_yours(queue.on(conn).give_back(&job)));
+            Ok(())
+        })
+        .unwrap();
+    assert!(scene.get().is_none());
+}
+
+fn a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get<F: Fixture>(scene: &Scene<F>) {
+    scene.put("a");
+    let queue = scene.queue();
+    scene
+        .transaction(|conn| {
+            let mut stale = None;
+            let inner = queue.on(conn).transaction(|conn| {
+                stale = queue.on(conn).get()?;
+                undo::<()>()
+            });
+            assert!(inner.is_err());
+            let mut stale = stale.unwrap();
+            let mut job = queue.on(conn).get()?.unwrap();
+            assert!(scene.is_not_yours(queue.on(conn).update(&mut stale, json!("stale"))));
+            assert!(scene.is_not_yours(queue.on(conn).give_back(&stale)));
+            queue.on(conn).update(&mut job, json!("new"))?;
+            Ok(queue.on(conn).give_back(&job)?)
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!("new")]);
 }
 
 fn a_job_whose_get_was_rolled_back_is_not_held<F: Fixture>(scene: &Scene<F>) {

@@ -132,6 +132,7 @@ pub(super) fn revive(state: &mut State, open: &mut Open, queue: &QueueName, ids:
             added_by: Some(open.tx),
             returned_by: None,
             held_by: None,
+            take: 0,
             ended: false,
         };
         open.set(state, job.id, row);

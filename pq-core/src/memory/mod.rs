@@ -64,10 +64,11 @@ impl Store for MemoryStore {
         let now = Utc::now();
         conn.operate(|state, open| {
             let line = line::first(state, queue, count, open.tx, now);
-            let jobs = line.iter().map(|(id, row)| row.taken(*id, open.tx, Held::Transaction)).collect();
+            let take = state.next_tx();
+            let jobs = line.iter().map(|(id, row)| row.taken(*id, take, Held::Transaction)).collect();
             let taken = line::taken(state, queue, jobs, open.tx, now);
             for (id, row) in line {
-                open.set(state, id, state::Row { held_by: Some(open.tx), ..row });
+                open.set(state, id, state::Row { held_by: Some(open.tx), take, ..row });
             }
             Ok(taken)
         })

@@ -34,6 +34,7 @@ pub(super) fn put(
         added_by: Some(open.tx),
         returned_by: None,
         held_by: None,
+        take: 0,
         ended: false,
     };
     open.set(state, id, row);

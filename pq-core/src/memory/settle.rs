@@ -10,7 +10,7 @@ use crate::{Cancelled, Claim, EndedAs, Error, Extended, Held, JobId, Outcome, Qu
 /// The row of a claim that is still good.
 pub(super) fn held(state: &State, claim: &Claim, tx: Tx) -> Option<Row> {
     let good = |row: &&Row| match claim.held {
-        Held::Transaction => row.held_by == Some(tx) && claim.token == tx && !row.ended,
+        Held::Transaction => row.held_by == Some(tx) && row.take == claim.token && !row.ended,
         Held::Lease { .. } => {
             row.lease.is_some_and(|lease| lease.token == claim.token)
                 && row.held_by.is_none()

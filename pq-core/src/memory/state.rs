@@ -33,6 +33,8 @@ pub(super) struct Row {
     pub(super) returned_by: Option<Tx>,
     /// The transaction that has deleted the row, until it commits: others see it, but pass it over.
     pub(super) held_by: Option<Tx>,
+    /// The token of the take by which it did, if it took the row.
+    pub(super) take: i64,
     /// Whether that has cleared the row or passed a last verdict on it, and not only taken it.
     pub(super) ended: bool,
 }

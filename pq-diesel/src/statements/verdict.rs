@@ -3,14 +3,18 @@
 /// Notes a new payload for a job that this transaction has taken. Its row is deleted, so the payload
 /// is kept in a setting that is local to the transaction: it follows savepoints, and is gone when the
 /// transaction ends. No row where the transaction does not hold the job.
-/// $1 job, $2 payload, $3 the take's token.
-pub(super) const UPDATE: &str = "\
+/// $1 job, $2 the take's token, $3 payload.
+pub(super) fn update() -> String {
+    format!(
+        "\
+WITH {CLAIM}
 SELECT set_config('pq.payloads', (
-        coalesce(nullif(current_setting('pq.payloads', true), ''), '{}')::jsonb
-        || jsonb_build_object($1::bigint::text, $2::text))::text, true)
-WHERE strpos(current_setting('pq.takes', true), ',' || $3::bigint::text || ',') > 0
-    AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
-    AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)";
+        coalesce(nullif(current_setting('pq.payloads', true), ''), '{{}}')::jsonb
+        || jsonb_build_object(claim.claim, $3::text))::text, true)
+FROM claim
+WHERE {HELD}"
+    )
+}
 
 /// A checkpoint: the lease keeps the new payload. No row where the lease is lost. $1 job, $2 payload,
 /// $3 lease.
@@ -21,69 +25,72 @@ WHERE id = $3 AND $1 = ANY (jobs)
 RETURNING id";
 
 /// Whether this transaction holds a job. $1 job, $2 the take's token.
-pub(super) const HOLDS: &str = "\
-SELECT $1::bigint
-WHERE strpos(current_setting('pq.takes', true), ',' || $2::bigint::text || ',') > 0
-    AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
-    AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)";
+pub(super) fn holds() -> String {
+    format!("WITH {CLAIM} SELECT $1 FROM claim WHERE {HELD}")
+}
+
+/// What the settings of a transaction call a claim. $1 job, $2 the take's token.
+const CLAIM: &str = "claim AS MATERIALIZED (
+    SELECT $1::bigint || ':' || $2::bigint AS claim, $2 AS token
+)";
+
+/// Whether a claim of this transaction is good: its take stands, and the job has not ended or gone back since.
+const HELD: &str = "strpos(current_setting('pq.takes', true), ',' || claim.token || ',') > 0
+    AND strpos(coalesce(current_setting('pq.ended', true), ''), ',' || claim.claim || ',') = 0";
 
 /// Inserts a job that this transaction has taken anew, under its id, with the payload noted last. The
 /// trigger tells waiters at the commit. No row where the transaction does not hold the job.
-/// $1 job, $2 payload where none was noted, $3 queue, then its columns; $11 a delay in microseconds in place
-/// of `schedule_at`, or null, $12 a payload in place of all, or null, $13 error, $14 the take's token.
+/// $1 job, $2 the take's token, $3 payload where none was noted, $4 queue, then its columns; $12 a delay in
+/// microseconds in place of `schedule_at`, or null, $13 a payload in place of all, or null, $14 error.
 pub(super) fn give_back() -> String {
-    format!("{GIVE_BACK}{LET_GO}")
-}
-
-/// Keeps a job that this transaction has taken. No row where the transaction does not hold it.
-/// $1 job, $2 payload where none was noted, $3 queue, then its columns; $11 outcome, $12 error, $13 result, $14
-/// the take's token.
-pub(super) fn keep() -> String {
-    format!("{KEEP}{LET_GO}")
-}
-
-const GIVE_BACK: &str = "\
-WITH ended AS (
-    INSERT INTO {jobs} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+    format!(
+        "\
+WITH {CLAIM}, ended AS (
+    INSERT INTO {{jobs}} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, error)
-    SELECT $1::bigint,
-        coalesce(given.replaced, nullif(current_setting('pq.payloads', true), '')::jsonb ->> $1::bigint::text,
-            $2::text)::json,
-        given.q_name, given.enqueued_at,
+    SELECT $1, coalesce(given.replaced, {NOTED}, $3::text)::json, given.q_name, given.enqueued_at,
         CASE WHEN given.after IS NULL THEN given.schedule_at
             WHEN given.after > 0 THEN statement_timestamp() + given.after * interval '1 microsecond' END,
         given.expected_at, given.priority, given.attempt, given.serial_key, given.unique_key, given.error
-    FROM (SELECT $3::text AS q_name, $4::timestamptz AS enqueued_at, $5::timestamptz AS schedule_at,
-            $6::timestamptz AS expected_at, $7::integer AS priority, $8::integer AS attempt, $9::text AS serial_key,
-            $10::text AS unique_key, $11::bigint AS after, $12::text AS replaced, $13::text AS error,
-            $14::bigint AS token) AS given
-    WHERE strpos(current_setting('pq.takes', true), ',' || given.token::text || ',') > 0
-        AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
-        AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)
+    FROM claim, (SELECT $4::text AS q_name, $5::timestamptz AS enqueued_at, $6::timestamptz AS schedule_at,
+            $7::timestamptz AS expected_at, $8::integer AS priority, $9::integer AS attempt, $10::text AS serial_key,
+            $11::text AS unique_key, $12::bigint AS after, $13::text AS replaced, $14::text AS error) AS given
+    WHERE {HELD}
     RETURNING id, q_name, serial_key
-)";
+){LET_GO}"
+    )
+}
 
-const KEEP: &str = "\
-WITH ended AS (
-    INSERT INTO {archive} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+/// Keeps a job that this transaction has taken. No row where the transaction does not hold it.
+/// $1 job, $2 the take's token, $3 payload where none was noted, $4 queue, then its columns; $12 outcome,
+/// $13 error, $14 result.
+pub(super) fn keep() -> String {
+    format!(
+        "\
+WITH {CLAIM}, ended AS (
+    INSERT INTO {{archive}} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, outcome, error, result)
-    SELECT $1::bigint,
-        coalesce(nullif(current_setting('pq.payloads', true), '')::jsonb ->> $1::bigint::text, $2::text)::json,
-        given.*
-    FROM (SELECT $3::text AS q_name, $4::timestamptz, $5::timestamptz, $6::timestamptz, $7::integer, $8::integer,
-            $9::text, $10::text, $11::text, $12::text, $13::text::json) AS given
-    WHERE strpos(current_setting('pq.takes', true), ',' || $14::bigint::text || ',') > 0
-        AND NOT EXISTS (SELECT FROM {jobs} WHERE id = $1)
-        AND NOT EXISTS (SELECT FROM {archive} WHERE id = $1)
+    SELECT $1, coalesce({NOTED}, $3::text)::json, given.*
+    FROM claim, (SELECT $4::text AS q_name, $5::timestamptz, $6::timestamptz, $7::timestamptz, $8::integer, $9::integer,
+            $10::text, $11::text, $12::text, $13::text, $14::text::json) AS given
+    WHERE {HELD}
     RETURNING id, q_name, serial_key
-)";
+){LET_GO}"
+    )
+}
 
-/// The serialization key of the job that has ended is no more the transaction's.
+/// The payload that was noted last for a claim.
+const NOTED: &str = "nullif(current_setting('pq.payloads', true), '')::jsonb ->> claim.claim";
+
+/// The claim is not good any more, and the serialization key of the job is no more the transaction's.
 const LET_GO: &str = "
-SELECT id, CASE WHEN serial_key IS NOT NULL THEN set_config('pq.keys', replace(current_setting('pq.keys', true),
-    ',' || hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)) || ',', ','),
-    true) END
-FROM ended";
+SELECT id,
+    set_config('pq.ended',
+        coalesce(nullif(current_setting('pq.ended', true), ''), ',') || claim.claim || ',', true),
+    CASE WHEN serial_key IS NOT NULL THEN set_config('pq.keys', replace(current_setting('pq.keys', true),
+        ',' || hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)) || ',',
+        ','), true) END
+FROM ended, claim";
 
 /// Completes all jobs of whole leases of which nothing need be kept or freed. $1 leases.
 pub(super) const FINISH: &str = "\

@@ -16,6 +16,9 @@ use super::{PgStore, age_micros, micros, storable};
 use crate::Error;
 use crate::prepared::Value;
 
+/// A job, and the settings that say that the transaction has let go of it and of its serialization key.
+type LetGo = (BigInt, Text, Nullable<Text>);
+
 /// How a job that a transaction holds goes back into the line.
 pub(super) struct Return<'a> {
     attempt: i32,
@@ -191,14 +194,14 @@ impl PgStore {
         back: &Return<'_>,
     ) -> Result<bool, Error> {
         let mut values = columns(job, back.attempt);
+        values.insert(1, Value::BigInt(job.claim.token));
         values.extend([
             Value::OptionalBigInt(back.after),
             Value::OptionalText(back.payload.map(Payload::as_str)),
             Value::OptionalText(back.error.as_deref()),
-            Value::BigInt(job.claim.token),
         ]);
-        let statement = self.statements.give_back.with::<(BigInt, Nullable<Text>)>(&values);
-        let id: Option<(i64, Option<String>)> =
+        let statement = self.statements.give_back.with::<LetGo>(&values);
+        let id: Option<(i64, String, Option<String>)> =
             statement.get_result(conn).optional().map_err(|e| self.error(e))?;
         Ok(id.is_some())
     }
@@ -214,14 +217,14 @@ impl PgStore {
     ) -> Result<bool, Error> {
         let error = error.map(storable);
         let mut values = columns(job, job.attempt);
+        values.insert(1, Value::BigInt(job.claim.token));
         values.extend([
             Value::Text(ended.as_str()),
             Value::OptionalText(error.as_deref()),
             Value::OptionalText(result.map(Payload::as_str)),
-            Value::BigInt(job.claim.token),
         ]);
-        let statement = self.statements.keep.with::<(BigInt, Nullable<Text>)>(&values);
-        let id: Option<(i64, Option<String>)> =
+        let statement = self.statements.keep.with::<LetGo>(&values);
+        let id: Option<(i64, String, Option<String>)> =
             statement.get_result(conn).optional().map_err(|e| self.error(e))?;
         Ok(id.is_some())
     }
@@ -238,7 +241,7 @@ impl PgStore {
             let stored: Option<i64> = statement.get_result(conn).optional().map_err(|e| self.error(e))?;
             return stored.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
         }
-        let values = [Value::BigInt(claim.id.0), Value::Text(payload.as_str()), Value::BigInt(claim.token)];
+        let values = [Value::BigInt(claim.id.0), Value::BigInt(claim.token), Value::Text(payload.as_str())];
         let statement = self.statements.update.with::<Text>(&values);
         let noted: Option<String> = statement.get_result(conn).optional().map_err(|e| self.error(e))?;
         noted.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
