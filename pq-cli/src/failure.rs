@@ -5,6 +5,18 @@ use std::process::ExitCode;
 
 use pq_diesel::Error;
 
+/// What every command's help ends with.
+pub(crate) const EXIT_CODES: &str = "\
+Exit status:
+  0    done; for get, with a job
+  1    get: there was no job in time
+  2    usage: a word, a name, a time or a payload that cannot be used
+  3    the database cannot be reached
+  4    the table is not there: run `pq migrate`
+  5    the database refused
+  6    reading or writing failed; a job whose line could not be written is back in the queue
+  130  interrupted; jobs that were not written out are back in the queue";
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{0}")]

@@ -1,20 +1,29 @@
 //! The `pq` command: put and get jobs, look after the schema, and see it all work.
 
-mod args;
-mod demo;
+mod commands;
 mod failure;
-mod get;
+mod global;
 mod input;
-mod migrate;
 mod output;
-mod put;
+mod signals;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Args, Command};
-use crate::failure::Failure;
+use crate::commands::Command;
+use crate::failure::EXIT_CODES;
+use crate::global::Global;
+
+/// A transactional job queue on PostgreSQL.
+#[derive(Debug, Parser)]
+#[command(name = "pq", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Args {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -25,22 +34,11 @@ fn main() -> ExitCode {
             .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
             .init();
     }
-    match run(&args) {
+    match args.command.run(&args.global) {
         Ok(code) => code,
         Err(failure) => {
             output::complain(&failure.to_string());
             failure.exit_code()
         }
-    }
-}
-
-fn run(args: &Args) -> Result<ExitCode, Failure> {
-    match &args.command {
-        Command::Migrate => migrate::migrate(&args.global),
-        Command::Schema => migrate::schema(&args.global),
-        Command::Put(put) => put::put(&args.global, put),
-        Command::Get(get) => get::get(&args.global, get),
-        Command::Demo(demo) => demo::demo(&args.global, demo),
-        Command::DemoWorker => demo::work(),
     }
 }

@@ -5,8 +5,8 @@ use diesel::prelude::*;
 use pq_diesel::Pq;
 use pq_testing::{Database, Options, Server};
 
-use crate::args::Global;
 use crate::failure::Failure;
+use crate::global::Global;
 use crate::output;
 
 pub(super) struct Place {

@@ -1,0 +1,74 @@
+//! `pq put`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use pq_diesel::{PutOptions, codec_by_name};
+use serde_json::value::RawValue;
+
+use super::examples;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::{input, output};
+
+/// Put jobs whose payload is JSON, and print their ids, one a line.
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples(
+    "echo '{\"order\": 42}' | pq put orders --schedule-at 5m\n\
+     pq put orders --file orders.jsonl --lines --priority 3"
+))]
+pub(crate) struct Put {
+    /// The queue's name: any text of 1 to 1024 bytes.
+    pub(crate) queue: String,
+    /// Where the JSON is; `-` is standard input.
+    #[arg(long, value_name = "PATH", default_value = "-")]
+    pub(crate) file: PathBuf,
+    /// Put each line as a job of its own, all or none; empty lines are passed over.
+    #[arg(long)]
+    pub(crate) lines: bool,
+    /// Not before this time: a span such as 5m, 1h30m or 2d, or an RFC 3339 instant.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) schedule_at: Option<String>,
+    /// Wanted by this time: an ordering hint.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expected_at: Option<String>,
+    /// Higher goes first.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) priority: i32,
+    /// Create the table first, if it is not there.
+    #[arg(long)]
+    pub(crate) create: bool,
+    /// How payloads are stored: json, or pickle for the `name/pickle` queues of Python's pq.
+    #[arg(long, default_value = "json")]
+    pub(crate) codec: String,
+}
+
+impl Put {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let codec = codec_by_name(&self.codec)?;
+        let mut options = PutOptions::new().priority(self.priority);
+        if let Some(when) = &self.schedule_at {
+            options = options.schedule_at(when);
+        }
+        if let Some(when) = &self.expected_at {
+            options = options.expected_at(when);
+        }
+        // What can be known to be wrong is said before anything is read or sent.
+        options.check()?;
+        global.detached()?.queue::<()>(&self.queue)?;
+
+        let documents = input::documents(&input::read(&self.file)?, self.lines)?;
+        let pq = global.connect()?;
+        if self.create {
+            pq.migrate()?;
+        }
+        let queue = pq.queue::<Box<RawValue>>(&self.queue)?.with_codec(codec);
+        let ids = queue.put_many_with(documents.iter().map(|document| (document, &options)))?;
+
+        let lines: Vec<String> = ids.iter().map(|put| put.id.to_string()).collect();
+        output::print_lines(lines.iter().map(String::as_str)).map_err(|error| {
+            Failure::Io(format!("the jobs were put, but their ids cannot be written: {error}"))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
