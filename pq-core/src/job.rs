@@ -4,12 +4,13 @@ use std::fmt;
 use std::ops::Deref;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::{Key, OnConflict, Payload, QueueName, When};
 
 /// A job's number. It is unique within its table and never used again; a job that goes back into
 /// the line keeps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct JobId(pub i64);
 
 impl fmt::Display for JobId {

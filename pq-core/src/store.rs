@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::{
-    Bell, Cancelled, Claim, Ended, EndedAs, Error, Extended, JobId, NewJob, Payload, Put, QueueName, RawJob,
-    Retention, Swept, Verdict, Whereabouts,
+    Beat, Beaten, Bell, Cancelled, Claim, Cron, CronEntry, Ended, EndedAs, Error, Extended, Filter, JobId,
+    Listed, NewJob, Overview, Payload, Put, QueueName, RawJob, Retention, StopMode, Swept, Verdict,
+    Whereabouts, WorkerId, WorkerInfo,
 };
 
 /// Where jobs are kept.
@@ -169,7 +172,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<u64, Self::Error>;
 
     /// Does for all queues what is due: returns the jobs of leases that are over, and prunes the
-    /// archive by these bounds, some at a time. Any process may call it, as often as it likes: `None`
+    /// archive by these bounds, some at a time, and forgets workers that have not been heard of for long. Any process may call it, as often as it likes: `None`
     /// says that another one is at it. Its connection is in no transaction.
     ///
     /// # Errors
@@ -218,6 +221,145 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// The store's own; nothing was deleted then.
     fn clear(&self, conn: &mut Self::Conn, queue: &QueueName) -> Result<u64, Self::Error>;
+
+    /// The store's clock, at the moment of the call.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn now(&self, conn: &mut Self::Conn) -> Result<DateTime<Utc>, Self::Error>;
+
+    /// Pauses a queue, or has it go on, and says whether it was otherwise before. Nobody takes a job of a paused
+    /// queue; what is held already is not touched. Going on rings as a put does. A pause knows nothing of other
+    /// writers' own ways to take (Python's, say).
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn pause(&self, conn: &mut Self::Conn, queue: &QueueName, paused: bool) -> Result<bool, Self::Error>;
+
+    /// The numbers of every queue that has a job, live or kept, or that is paused, by name.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn overview(&self, conn: &mut Self::Conn) -> Result<Vec<Overview>, Self::Error>;
+
+    /// Jobs with all that is known of them, by number: the first `count` that the filter lets through.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn list(&self, conn: &mut Self::Conn, filter: &Filter, count: usize) -> Result<Vec<Listed>, Self::Error>;
+
+    /// Moves jobs that nobody holds from one queue to another, with all they have: those of these ids, or
+    /// where none are given all. One whose unique key is in use there stays. Says how many went.
+    ///
+    /// # Errors
+    ///
+    /// The store's own; none went then.
+    fn transfer(
+        &self,
+        conn: &mut Self::Conn,
+        from: &QueueName,
+        to: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Self::Error>;
+
+    /// Notes what a worker tells of itself, and tells it whether it is to stop.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn beat(&self, conn: &mut Self::Conn, beat: &Beat) -> Result<Beaten, Self::Error>;
+
+    /// Forgets a worker that has ended.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn leave(&self, conn: &mut Self::Conn, worker: WorkerId) -> Result<(), Self::Error>;
+
+    /// The workers that are known, by number.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn workers(&self, conn: &mut Self::Conn) -> Result<Vec<WorkerInfo>, Self::Error>;
+
+    /// Has a worker be told at its next beat to stop; a mode that is not sterner than one before changes nothing.
+    /// `false` where no such worker is known.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn stop_worker(
+        &self,
+        conn: &mut Self::Conn,
+        worker: WorkerId,
+        mode: StopMode,
+    ) -> Result<bool, Self::Error>;
+
+    /// Sets a periodic job whose next tick is `next_at`, in place of the one of its name if there is one: then
+    /// the answer is `false`. It is not paused.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn set_cron(
+        &self,
+        conn: &mut Self::Conn,
+        cron: &Cron,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<bool, Self::Error>;
+
+    /// The periodic jobs, by name.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn crons(&self, conn: &mut Self::Conn) -> Result<Vec<CronEntry>, Self::Error>;
+
+    /// Removes a periodic job; `false` where there is none of the name. Jobs that it has put stay.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn remove_cron(&self, conn: &mut Self::Conn, name: &str) -> Result<bool, Self::Error>;
+
+    /// Pauses a periodic job, or has it go on with this tick; `false` where there is none of the name.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn pause_cron(
+        &self,
+        conn: &mut Self::Conn,
+        name: &str,
+        paused: bool,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<bool, Self::Error>;
+
+    /// The periodic jobs that are due, for the transaction that fires them: nobody else is given them until it
+    /// ends, and nobody waits.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn due_crons(&self, conn: &mut Self::Conn) -> Result<Vec<CronEntry>, Self::Error>;
+
+    /// Notes the last tick of a periodic job for which a job was put, and the next.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn advance_cron(
+        &self,
+        conn: &mut Self::Conn,
+        name: &str,
+        last_at: Option<DateTime<Utc>>,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<(), Self::Error>;
 
     /// Runs `work` in a transaction on `conn`, or in a nested one if it is in one already. `Ok`
     /// commits; an error rolls back, and so does a panic, which then goes on. The connection can be

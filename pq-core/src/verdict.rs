@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::{JobId, Key, Payload, QueueName, RawJob};
+use crate::{JobId, JobState, Key, Payload, QueueName, RawJob};
 
 /// What is to become of a taken job.
 #[derive(Clone, Debug)]
@@ -115,6 +115,16 @@ pub struct Ended {
     pub result: Option<Payload>,
     /// When it ended.
     pub ended_at: DateTime<Utc>,
+}
+
+impl From<EndedAs> for JobState {
+    fn from(ended: EndedAs) -> Self {
+        match ended {
+            EndedAs::Done => Self::Done,
+            EndedAs::Dead => Self::Dead,
+            EndedAs::Cancelled => Self::Cancelled,
+        }
+    }
 }
 
 /// Where a job is.

@@ -33,8 +33,10 @@ pub enum Error {
         /// What libpq said, without the password.
         reason: String,
     },
-    /// The table is not there.
-    #[error("there is no table {table} in this database; run `pq migrate`, or call `migrate()`")]
+    /// The table is not there, or lacks what a later migration makes.
+    #[error(
+        "there is no table {table} in this database, or not all of it; run `pq migrate`, or call `migrate()`"
+    )]
     #[non_exhaustive]
     NotMigrated {
         /// The table that was looked for.
@@ -62,7 +64,7 @@ impl Error {
         match &error {
             // diesel keeps no SQLSTATE, but the name stands in the message in every language.
             DieselError::DatabaseError(DatabaseErrorKind::Unknown, info)
-                if info.message().contains(&table.in_messages()) =>
+                if table.all_in_messages().any(|name| info.message().contains(&name)) =>
             {
                 Self::NotMigrated { table: table.to_string() }
             }

@@ -24,6 +24,7 @@
 mod conninfo;
 pub mod direct;
 mod error;
+mod grants;
 mod listener;
 mod migrate;
 mod pool;
@@ -38,15 +39,17 @@ mod store;
 mod table;
 
 pub use pq_core::{
-    Backoff, CallOptions, Cancelled, Codec, CodecError, Counts, Ended, EndedAs, Ending, Extended, Failure,
-    IntoWhen, Job, JobId, JobInfo, Key, OnConflict, Outcome, PayloadLimits, Put, PutOptions, PutOutcome,
-    QueueName, RawJob, Report, Retention, Running, Status, Stop, StopMode, TimeError, Trace, Verdict, Wait,
-    When, Whereabouts, codec_by_name,
+    Backoff, CallOptions, Cancelled, Codec, CodecError, Counts, Cron, CronEntry, Ended, EndedAs, Ending,
+    Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobState, Key, Listed, OnConflict, Outcome,
+    Overview, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, RawJob, Report, Retention, Running,
+    Status, Stop, StopMode, TimeError, Trace, Verdict, Wait, When, Whereabouts, WorkerId, WorkerInfo,
+    codec_by_name,
 };
 
 pub use error::Error;
+pub use grants::Role;
 pub use listener::Subscription;
-pub use migrate::MIGRATIONS;
+pub use migrate::{MIGRATIONS, Pending};
 pub use pq::{Builder, Context, Control, Handler, Notify, Pq, Queue, Task, Worker};
 pub use settings::Settings;
 pub use store::PgStore;

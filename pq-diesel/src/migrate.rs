@@ -35,7 +35,11 @@ macro_rules! step {
     };
 }
 
-const STEPS: &[Step] = &[step!("2026-11-21-000000_queue"), step!("2026-11-21-120000_work")];
+const STEPS: &[Step] = &[
+    step!("2026-11-21-000000_queue"),
+    step!("2026-11-21-120000_work"),
+    step!("2026-11-21-180000_operations"),
+];
 
 /// One number for all of pq's migrations in a database: those of two tables may make one schema.
 const LOCK: i64 = 0x7071_6d69_6772_6174;
@@ -64,6 +68,62 @@ pub(crate) fn revert(conn: &mut PgConnection, table: &Table) -> Result<(), Error
         ledger.adopt()?;
         ledger.revert_all_migrations(Renamed(table)).map(drop).map_err(failed)
     })
+}
+
+/// A migration that has not run.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Its version.
+    pub version: String,
+    /// What it would run.
+    pub sql: String,
+}
+
+/// What `migrate` would run, in order. Nothing is changed.
+pub(crate) fn pending(conn: &mut PgConnection, table: &Table) -> Result<Vec<Pending>, Error> {
+    let mut pending = Vec::new();
+    let mut ledger = Ledger { conn, table };
+    let looked =
+        ledger.in_turn(|ledger| {
+            ledger.adopt()?;
+            let done = ledger.applied_migrations().map_err(failed)?;
+            let left = STEPS.iter().filter(|step| !done.contains(&version(step.folder)));
+            pending.extend(left.map(|step| Pending {
+                version: version(step.folder).to_string(),
+                sql: rename(step.up, table),
+            }));
+            // A table that was adopted for the look is not.
+            Err(diesel::result::Error::RollbackTransaction.into())
+        });
+    match looked {
+        Err(Error::Database(diesel::result::Error::RollbackTransaction)) => Ok(pending),
+        other => other.map(|()| pending),
+    }
+}
+
+/// Undoes the migrations after this one, the last first, in one transaction, and says which.
+pub(crate) fn down_to(conn: &mut PgConnection, table: &Table, last: &str) -> Result<Vec<String>, Error> {
+    let known: Vec<String> = STEPS.iter().map(|step| version(step.folder).to_string()).collect();
+    if last != "0" && !known.iter().any(|version| version == last) {
+        return Err(Error::Migration(format!(
+            "there is no migration {last}; there are {}, and 0 undoes all",
+            known.join(", ")
+        )));
+    }
+    let mut undone = Vec::new();
+    let mut ledger = Ledger { conn, table };
+    ledger.in_turn(|ledger| {
+        ledger.adopt()?;
+        for applied in ledger.applied_migrations().map_err(failed)? {
+            if applied.to_string().as_str() <= last {
+                break;
+            }
+            ledger.revert_last_migration(Renamed(table)).map_err(failed)?;
+            undone.push(applied.to_string());
+        }
+        Ok(())
+    })?;
+    Ok(undone)
 }
 
 /// The SQL that `migrate` runs on an empty database.

@@ -3,13 +3,15 @@
 use std::ops::Deref;
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection;
 use diesel::r2d2::ConnectionManager;
 use diesel::{Connection, PgConnection};
 use pq_core::Store;
 
 use crate::conninfo::ConnInfo;
+use crate::grants::{self, Role};
 use crate::listener::Listener;
-use crate::migrate;
+use crate::migrate::{self, Pending};
 use crate::pool::Pool;
 use crate::statements::Statements;
 use crate::store::{Levels, PgStore};
@@ -101,6 +103,47 @@ impl Pq {
     /// The database's own; nothing was deleted then.
     pub fn revert_migrations_on(&self, conn: &mut PgConnection) -> Result<(), Error> {
         migrate::revert(conn, &self.0.store().table)
+    }
+
+    /// What [`Pq::migrate`] would run now, in order. Nothing is changed, but the right to change is needed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pq::migrate`].
+    pub fn pending_migrations_on(&self, conn: &mut PgConnection) -> Result<Vec<Pending>, Error> {
+        migrate::pending(conn, &self.0.store().table)
+    }
+
+    /// Undoes the migrations after the one of this version, the last first, and says which; `0` undoes all, as
+    /// [`Pq::revert_migrations_on`] does. **What only the undone ones can hold is deleted**; each says what it
+    /// saves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Migration`] where there is no such version; the database's own. Nothing was undone then.
+    pub fn migrate_down_to_on(&self, conn: &mut PgConnection, version: &str) -> Result<Vec<String>, Error> {
+        migrate::down_to(conn, &self.0.store().table, version)
+    }
+
+    /// The statements that grant a role of the database what a process of this kind needs, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidIdentifier`], [`Error::NotMigrated`], or the database's own.
+    pub fn grant_sql_on(&self, conn: &mut PgConnection, role: Role, to: &str) -> Result<Vec<String>, Error> {
+        grants::statements(conn, &self.0.store().table, role, to)
+    }
+
+    /// Grants a role of the database what a process of this kind needs, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pq::grant_sql_on`].
+    pub fn grant_on(&self, conn: &mut PgConnection, role: Role, to: &str) -> Result<(), Error> {
+        conn.transaction(|conn| {
+            let all = self.grant_sql_on(conn, role, to)?.join("\n");
+            Ok(conn.batch_execute(&all)?)
+        })
     }
 
     /// The SQL that [`Pq::migrate`] runs on an empty database, for `psql`.

@@ -53,6 +53,7 @@ pub(crate) enum Value<'a> {
     OptionalText(Option<&'a str>),
     OptionalBigInt(Option<i64>),
     Texts(Vec<&'a str>),
+    SomeTexts(Option<Vec<&'a str>>),
     OptionalTexts(Vec<Option<&'a str>>),
     BigInts(Vec<i64>),
     OptionalBigInts(Option<Vec<i64>>),
@@ -85,6 +86,7 @@ impl<Row> QueryFragment<Pg> for Bound<'_, Row> {
                     out.push_bind_param::<Nullable<Array<BigInt>>, _>(values)?;
                 }
                 Value::Texts(values) => out.push_bind_param::<Array<Text>, _>(values)?,
+                Value::SomeTexts(values) => out.push_bind_param::<Nullable<Array<Text>>, _>(values)?,
                 Value::Integers(values) => out.push_bind_param::<Array<Integer>, _>(values)?,
                 Value::Instants(values) => {
                     out.push_bind_param::<Array<Nullable<Timestamptz>>, _>(values)?;

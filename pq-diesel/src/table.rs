@@ -114,9 +114,12 @@ impl Table {
         literal(&self.beside(suffix))
     }
 
-    /// The table as the server's messages name it.
-    pub(crate) fn in_messages(&self) -> String {
-        format!("\"{self}\"")
+    /// The table and the tables beside it, as the server's messages name them.
+    pub(crate) fn all_in_messages(&self) -> impl Iterator<Item = String> {
+        let beside = ["archive", "leases", "settled", "keys", "unique", "paused", "workers", "cron"];
+        let names =
+            beside.map(|suffix| format!("\"{}.{}\"", self.schema.as_str(), self.named(suffix).as_str()));
+        [format!("\"{self}\"")].into_iter().chain(names)
     }
 
     /// What is named after the table.

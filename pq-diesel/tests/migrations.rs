@@ -75,6 +75,53 @@ fn up_down_and_up_again_leaves_no_trace_whatever_the_names() -> Outcome {
 }
 
 #[test]
+fn migrations_are_undone_one_by_one_and_run_again_as_they_were_shown() -> Outcome {
+    for (schema, table) in [("pq", "queue")].into_iter().chain(HOSTILE) {
+        let database = database()?;
+        let mut conn = database.connect()?;
+        let pq = named(&database, schema, table)?;
+        let nothing = catalog(&mut conn)?;
+        let all = pq.pending_migrations_on(&mut conn)?;
+        assert_eq!(catalog(&mut conn)?, nothing, "a look changes nothing");
+        pq.migrate_on(&mut conn)?;
+        assert!(pq.pending_migrations_on(&mut conn)?.is_empty());
+        let made = catalog(&mut conn)?;
+        let wrong = pq.migrate_down_to_on(&mut conn, "20260101").err().map(|error| error.to_string());
+        assert!(
+            wrong.is_some_and(
+                |wrong| wrong.contains("no migration 20260101") && wrong.contains(&all[0].version)
+            )
+        );
+        for kept in (0..all.len()).rev() {
+            let last = kept.checked_sub(1).map_or("0", |last| all[last].version.as_str());
+            assert_eq!(pq.migrate_down_to_on(&mut conn, last)?, [all[kept].version.as_str()]);
+            let left = pq.pending_migrations_on(&mut conn)?;
+            assert_eq!(left.len(), all.len() - kept);
+        }
+        assert_eq!(catalog(&mut conn)?, nothing);
+        pq.migrate_on(&mut conn)?;
+        assert_eq!(pq.migrate_down_to_on(&mut conn, &all[0].version)?.len(), all.len() - 1);
+        pq.migrate_on(&mut conn)?;
+        assert_eq!(catalog(&mut conn)?, made);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_table_of_an_older_version_is_said_to_be_one() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let pq = named(&database, "pq", "queue")?;
+    pq.migrate_on(&mut conn)?;
+    let versions = pq.pending_migrations_on(&mut conn)?;
+    assert!(versions.is_empty());
+    pq.migrate_down_to_on(&mut conn, "20261121120000")?;
+    let error = pq.queue::<u8>("apples")?.on(&mut conn).get().err().map(|error| error.to_string());
+    assert!(error.is_some_and(|error| error.contains("not all of it") && error.contains("pq migrate")));
+    Ok(())
+}
+
+#[test]
 fn the_printed_sql_makes_what_migrate_makes() -> Outcome {
     for (schema, table) in [("pq", "queue")].into_iter().chain(HOSTILE) {
         let (one, two) = (database()?, database()?);
@@ -155,7 +202,7 @@ fn thirty_two_processes_that_migrate_at_once_all_succeed() -> Outcome {
     let mut conn = database.connect()?;
     let versions: Vec<String> =
         diesel::dsl::sql::<Text>("SELECT version FROM pq.queue_migrations").load(&mut conn)?;
-    assert_eq!(versions, ["20261121000000", "20261121120000"]);
+    assert_eq!(versions, ["20261121000000", "20261121120000", "20261121180000"]);
     Ok(())
 }
 

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use pq_core::Store;
-use pq_diesel::{EndedAs, JobId, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Wait};
+use pq_core::{Beat, Store};
+use pq_diesel::{
+    EndedAs, Filter, JobId, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Role, Status, StopMode,
+    Wait,
+};
 use pq_testing::{Database, Server};
 use serde_json::{Value, json};
 
@@ -18,7 +21,7 @@ const ROLES: [&str; 3] = ["pq_producer", "pq_consumer", "pq_reader"];
 type Operation =
     (&'static str, fn(&Queue<Value>, &mut PgConnection) -> Result<(), pq_diesel::Error>, [bool; 3]);
 
-const OPERATIONS: [Operation; 16] = [
+const OPERATIONS: [Operation; 21] = [
     ("put", |queue, conn| queue.on(conn).put(&json!(1)).map(drop), [true, true, false]),
     ("put_many", |queue, conn| queue.on(conn).put_many(&[json!(1), json!(2)]).map(drop), [true, true, false]),
     ("get", |queue, conn| queue.on(conn).get().map(drop), [false, true, false]),
@@ -37,6 +40,11 @@ const OPERATIONS: [Operation; 16] = [
         |queue, conn| Pq::detached().store().find(conn, queue.name(), JobId(1)).map(drop),
         [false, true, true],
     ),
+    ("pause and go on", pause, [false, true, false]),
+    ("move", move_jobs, [false, true, false]),
+    ("see queues, jobs, workers and periodic jobs", look, [false, true, true]),
+    ("tell of a worker and stop one", tell, [false, true, false]),
+    ("set and fire periodic jobs", fire, [false, true, false]),
     ("migrate, when all is done", |_, conn| Pq::detached().migrate_on(conn), [true, true, true]),
     ("revert", |_, conn| Pq::detached().revert_migrations_on(conn), [false, false, false]),
 ];
@@ -106,6 +114,56 @@ fn cancel_and_retry(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(),
     pq.store().prune(conn, name, EndedAs::Cancelled, Duration::ZERO).map(drop)
 }
 
+fn pause(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
+    let pq = Pq::detached();
+    pq.store().pause(conn, queue.name(), true)?;
+    pq.store().pause(conn, queue.name(), false).map(drop)
+}
+
+fn move_jobs(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
+    let pq = Pq::detached();
+    queue.on(conn).put_with(&json!(1), &PutOptions::new().unique("moved"))?;
+    pq.store().transfer(conn, queue.name(), pq.queue::<()>("pears")?.name(), None).map(drop)
+}
+
+fn look(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
+    let pq = Pq::detached();
+    pq.store().overview(conn)?;
+    pq.store().list(conn, &Filter::queue(queue.name()), 10)?;
+    pq.store().workers(conn)?;
+    pq.store().crons(conn).map(drop)
+}
+
+fn tell(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
+    let pq = Pq::detached();
+    let mut beat = Beat {
+        worker: None,
+        host: "here".to_owned(),
+        pid: 1,
+        queues: vec![queue.name().clone()],
+        threads: 1,
+        status: Status::default(),
+    };
+    let worker = pq.store().beat(conn, &beat)?.worker;
+    beat.worker = Some(worker);
+    pq.store().beat(conn, &beat)?;
+    pq.store().stop_worker(conn, worker, StopMode::All)?;
+    pq.store().leave(conn, worker)
+}
+
+fn fire(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
+    let pq = Pq::detached();
+    let cron = queue.cron("bills", "@daily", &json!(1))?;
+    let now = pq.store().now(conn)?;
+    pq.store().set_cron(conn, &cron, Some(now))?;
+    pq.store().transaction(conn, |conn| {
+        assert_eq!(pq.store().due_crons(conn)?.len(), 1);
+        pq.store().advance_cron(conn, "bills", Some(now), None)
+    })?;
+    pq.store().pause_cron(conn, "bills", true, None)?;
+    pq.store().remove_cron(conn, "bills").map(drop)
+}
+
 fn bury(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
     let numbers = Pq::detached().queue::<u8>(queue.name())?;
     numbers.on(conn).get().map(drop)
@@ -157,6 +215,40 @@ impl Drop for Scene {
             let _ = conn.batch_execute(&drop);
         }
     }
+}
+
+#[test]
+fn the_document_has_what_the_library_grants() -> Result<(), Box<dyn Error>> {
+    let database = Server::shared()?.database()?;
+    let mut conn = database.connect()?;
+    let pq = Pq::detached();
+    assert!(matches!(
+        pq.grant_sql_on(&mut conn, Role::Reader, "x"),
+        Err(pq_diesel::Error::NotMigrated { .. })
+    ));
+    pq.migrate_on(&mut conn)?;
+    let document = include_str!("../../docs/roles.md");
+    for (role, name) in Role::ALL.into_iter().zip(ROLES) {
+        let granted = pq.grant_sql_on(&mut conn, role, name)?.join("\n");
+        assert!(document.contains(&granted), "docs/roles.md should have, for a {role}:\n{granted}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_table_with_hostile_names_can_be_granted() -> Result<(), Box<dyn Error>> {
+    let scene = Scene::new()?;
+    let mut owner = scene.database.connect()?;
+    let pq = Pq::builder().schema("The \"own\"").table("жжжжжжжжжжжжжжжжжжжжжжжжжжжжжжж").build()?;
+    pq.migrate_on(&mut owner)?;
+    pq.grant_on(&mut owner, Role::Producer, &scene.named("pq_producer"))?;
+    let mut conn = scene.connect_as("pq_producer")?;
+    let queue = pq.queue::<u8>("apples")?;
+    queue.on(&mut conn).put_many(&[1, 2])?;
+    assert!(queue.on(&mut conn).get().is_err());
+    let nobody = pq.grant_on(&mut owner, Role::Reader, "nobody at \"all\"");
+    assert!(nobody.is_err_and(|error| error.to_string().contains("nobody at")));
+    Ok(())
 }
 
 fn check(role: &str, what: &str, allowed: bool, outcome: Result<(), String>) {

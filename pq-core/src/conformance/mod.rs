@@ -40,9 +40,11 @@ mod keys;
 mod leasing;
 mod naming;
 mod ordering;
+mod overseeing;
 mod panicking;
 mod payloads;
 mod putting;
+mod recurring;
 mod scene;
 mod taking;
 mod tasks;
@@ -104,7 +106,7 @@ impl Suite {
     /// All cases on this fixture, under this name.
     pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
         let fixture = Arc::new(fixture);
-        let topics: [fn() -> Vec<Case<F>>; 18] = [
+        let topics: [fn() -> Vec<Case<F>>; 20] = [
             putting::cases,
             taking::cases,
             ordering::cases,
@@ -123,6 +125,8 @@ impl Suite {
             tasks::cases,
             handlers::cases,
             working::cases,
+            overseeing::cases,
+            recurring::cases,
         ];
         for (case, run) in topics.into_iter().flat_map(|topic| topic()) {
             let sentence = case.rsplit("conformance::").next().unwrap_or(case);

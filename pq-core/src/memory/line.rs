@@ -1,6 +1,5 @@
 //! The line: who is first in it, and when the next one falls due.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,10 +16,13 @@ pub(super) fn first(
     tx: Tx,
     now: DateTime<Utc>,
 ) -> Vec<(JobId, Row)> {
+    if state.paused.contains_key(queue) {
+        return Vec::new();
+    }
     let mut busy = state.busy_keys(queue, tx);
     let mut line: Vec<(&JobId, &Row)> =
         state.rows.iter().filter(|(_, row)| row.queue == *queue && row.seen_by(tx) && row.due(now)).collect();
-    line.sort_by_key(|(id, row)| (Reverse(row.priority), row.expected_at.is_none(), row.expected_at, **id));
+    line.sort_by_key(|(id, row)| row.place(**id));
     let ready = line.into_iter().filter(|(_, row)| row.free_for(tx)).filter(|(_, row)| {
         let key = row.serialization_key.clone();
         key.is_none_or(|key| busy.insert(key))

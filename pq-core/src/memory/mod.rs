@@ -4,10 +4,12 @@
 //! compare PostgreSQL with, and it lets applications test their handlers without a database. Nothing
 //! in it outlives the process.
 //!
-//! One thing it does otherwise than a database: a put with a unique key that another transaction has
+//! What it does otherwise than a database: pauses and periodic jobs that a transaction has not committed
+//! are seen by others, workers are noted whatever becomes of the transaction, and a put with a unique key that another transaction has
 //! put and not committed does not wait for that, but keeps it.
 
 mod archive;
+mod desk;
 mod line;
 mod put;
 mod settle;
@@ -18,14 +20,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 
 use self::state::Shared;
 pub use self::state::Subscription;
 pub use self::transaction::MemoryConn;
 use crate::{
-    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Error, Extended, Held, JobId, NewJob, Outcome,
-    Payload, Put, QueueName, RawJob, Retention, Store, StoreError, Swept, Taken, Verdict, Whereabouts,
+    Beat, Beaten, Bell, Cancelled, Claim, Counts, Cron, CronEntry, Dead, Ended, EndedAs, Error, Extended,
+    Filter, Held, JobId, Listed, NewJob, Outcome, Overview, Payload, Put, QueueName, RawJob, Retention,
+    StopMode, Store, StoreError, Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
 };
 
 /// A store in memory. Clones share their jobs.
@@ -152,6 +155,7 @@ impl Store for MemoryStore {
     fn sweep(&self, conn: &mut MemoryConn, retention: &Retention) -> Result<Option<Swept>, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
+            desk::forget_silent(state, now);
             let returned = settle::expire(state, open, now);
             let mut pruned = 0;
             for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
@@ -210,6 +214,109 @@ impl Store for MemoryStore {
                 open.set(state, id, state::Row { held_by: Some(open.tx), ended: true, ..row });
             }
             Ok(cleared)
+        })
+    }
+
+    fn now(&self, _conn: &mut MemoryConn) -> Result<DateTime<Utc>, Error> {
+        Ok(Utc::now())
+    }
+
+    fn pause(&self, conn: &mut MemoryConn, queue: &QueueName, paused: bool) -> Result<bool, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(desk::pause(state, open, queue, paused, now)))
+    }
+
+    fn overview(&self, conn: &mut MemoryConn) -> Result<Vec<Overview>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(desk::overview(state, open.tx, now)))
+    }
+
+    fn list(&self, conn: &mut MemoryConn, filter: &Filter, count: usize) -> Result<Vec<Listed>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(desk::list(state, open.tx, filter, count, now)))
+    }
+
+    fn transfer(
+        &self,
+        conn: &mut MemoryConn,
+        from: &QueueName,
+        to: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Error> {
+        conn.operate(|state, open| Ok(desk::transfer(state, open, from, to, ids)))
+    }
+
+    fn beat(&self, conn: &mut MemoryConn, beat: &Beat) -> Result<Beaten, Error> {
+        let now = Utc::now();
+        conn.operate(|state, _| Ok(desk::beat(state, beat, now)))
+    }
+
+    fn leave(&self, conn: &mut MemoryConn, worker: WorkerId) -> Result<(), Error> {
+        conn.operate(|state, _| {
+            state.workers.remove(&worker);
+            Ok(())
+        })
+    }
+
+    fn workers(&self, conn: &mut MemoryConn) -> Result<Vec<WorkerInfo>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, _| Ok(desk::workers(state, now)))
+    }
+
+    fn stop_worker(&self, conn: &mut MemoryConn, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {
+        conn.operate(|state, _| Ok(desk::stop_worker(state, worker, mode)))
+    }
+
+    fn set_cron(
+        &self,
+        conn: &mut MemoryConn,
+        cron: &Cron,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<bool, Error> {
+        conn.operate(|state, open| Ok(desk::set_cron(state, open, cron, next_at)))
+    }
+
+    fn crons(&self, conn: &mut MemoryConn) -> Result<Vec<CronEntry>, Error> {
+        conn.operate(|state, _| Ok(state.crons.values().map(|periodic| periodic.entry.clone()).collect()))
+    }
+
+    fn remove_cron(&self, conn: &mut MemoryConn, name: &str) -> Result<bool, Error> {
+        conn.operate(|state, open| {
+            let was_there = state.crons.contains_key(name);
+            open.set_cron(state, name, None);
+            Ok(was_there)
+        })
+    }
+
+    fn pause_cron(
+        &self,
+        conn: &mut MemoryConn,
+        name: &str,
+        paused: bool,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<bool, Error> {
+        conn.operate(|state, open| {
+            let change = |entry: &mut CronEntry| (entry.paused, entry.next_at) = (paused, next_at);
+            Ok(desk::change_cron(state, open, name, change))
+        })
+    }
+
+    fn due_crons(&self, conn: &mut MemoryConn) -> Result<Vec<CronEntry>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(desk::due_crons(state, open, now)))
+    }
+
+    fn advance_cron(
+        &self,
+        conn: &mut MemoryConn,
+        name: &str,
+        last_at: Option<DateTime<Utc>>,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<(), Error> {
+        conn.operate(|state, open| {
+            let change = |entry: &mut CronEntry| (entry.last_at, entry.next_at) = (last_at, next_at);
+            desk::change_cron(state, open, name, change);
+            Ok(())
         })
     }
 

@@ -1,11 +1,15 @@
 //! What the store holds, and who sees which of it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use chrono::{DateTime, Utc};
 
-use crate::{Bell, Claim, Ended, EndedAs, Held, JobId, Key, Payload, QueueName, RawJob};
+use crate::{
+    Beat, Bell, Claim, CronEntry, Ended, EndedAs, Held, JobId, Key, Payload, QueueName, RawJob, StopMode,
+    WorkerId,
+};
 
 /// A transaction's number.
 pub(super) type Tx = i64;
@@ -68,6 +72,11 @@ impl Row {
             || self.returned_by.is_some_and(|by| by != tx)
     }
 
+    /// The row's place in the line.
+    pub(super) fn place(&self, id: JobId) -> (Reverse<i32>, bool, Option<DateTime<Utc>>, JobId) {
+        (Reverse(self.priority), self.expected_at.is_none(), self.expected_at, id)
+    }
+
     pub(super) fn due(&self, now: DateTime<Utc>) -> bool {
         self.schedule_at.is_none_or(|at| at <= now)
     }
@@ -109,10 +118,30 @@ impl Kept {
     }
 }
 
+/// A worker that has told of itself.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) beat: Beat,
+    pub(super) started_at: DateTime<Utc>,
+    pub(super) beat_at: DateTime<Utc>,
+    pub(super) stop: Option<StopMode>,
+}
+
+/// A periodic job.
+#[derive(Clone, Debug)]
+pub(super) struct Periodic {
+    pub(super) entry: CronEntry,
+    /// The transaction that fires it, until that ends.
+    pub(super) held_by: Option<Tx>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) rows: BTreeMap<JobId, Row>,
     pub(super) archive: BTreeMap<JobId, Kept>,
+    pub(super) paused: BTreeMap<QueueName, DateTime<Utc>>,
+    pub(super) crons: BTreeMap<String, Periodic>,
+    pub(super) workers: BTreeMap<WorkerId, Known>,
     pub(super) bells: HashMap<QueueName, Vec<Weak<Bell>>>,
     last_id: i64,
     last_tx: Tx,

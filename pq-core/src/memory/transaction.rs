@@ -1,9 +1,11 @@
 //! A connection and the transaction that it is in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::state::{Kept, Row, Shared, State, Tx};
+use chrono::{DateTime, Utc};
+
+use super::state::{Kept, Periodic, Row, Shared, State, Tx};
 use crate::{JobId, QueueName};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
@@ -26,6 +28,8 @@ pub(super) struct Open {
 enum Undo {
     Row(JobId, Option<Row>),
     Kept(JobId, Option<Kept>),
+    Paused(QueueName, Option<DateTime<Utc>>),
+    Cron(String, Option<Periodic>),
 }
 
 impl Open {
@@ -45,13 +49,25 @@ impl Open {
         self.undo.push(Undo::Kept(id, before));
     }
 
+    /// Pauses a queue since then, or has it go on, so that it can be undone.
+    pub(super) fn pause(&mut self, state: &mut State, queue: &QueueName, since: Option<DateTime<Utc>>) {
+        let before = set(&mut state.paused, queue.clone(), since);
+        self.undo.push(Undo::Paused(queue.clone(), before));
+    }
+
+    /// Changes a periodic job so that it can be undone.
+    pub(super) fn set_cron(&mut self, state: &mut State, name: &str, periodic: Option<Periodic>) {
+        let before = set(&mut state.crons, name.to_owned(), periodic);
+        self.undo.push(Undo::Cron(name.to_owned(), before));
+    }
+
     fn roll_back_to(&mut self, state: &mut State, mark: usize) {
         for undo in self.undo.drain(mark..).rev() {
             match undo {
-                Undo::Row(id, Some(row)) => drop(state.rows.insert(id, row)),
-                Undo::Row(id, None) => drop(state.rows.remove(&id)),
-                Undo::Kept(id, Some(kept)) => drop(state.archive.insert(id, kept)),
-                Undo::Kept(id, None) => drop(state.archive.remove(&id)),
+                Undo::Row(id, row) => drop(set(&mut state.rows, id, row)),
+                Undo::Kept(id, kept) => drop(set(&mut state.archive, id, kept)),
+                Undo::Paused(queue, since) => drop(set(&mut state.paused, queue, since)),
+                Undo::Cron(name, periodic) => drop(set(&mut state.crons, name, periodic)),
             }
         }
     }
@@ -69,11 +85,25 @@ impl Open {
                         kept.added_by = None;
                     }
                 }
+                Undo::Paused(queue, _) => rung.extend((!state.paused.contains_key(&queue)).then_some(queue)),
+                Undo::Cron(name, _) => {
+                    if let Some(periodic) = state.crons.get_mut(&name) {
+                        periodic.held_by = None;
+                    }
+                }
             }
         }
         for queue in &rung {
             state.ring(queue);
         }
+    }
+}
+
+/// Puts a value in its place, or takes it away, and gives what was there.
+fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<V> {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
     }
 }
 

@@ -99,14 +99,18 @@ impl<S: Store> Pq<S> {
         self.store.with_connection(|conn| self.store.transaction(conn, work))
     }
 
-    /// Does what any process may do at any time, and every [`crate::Worker`] does: returns the jobs of leases that
-    /// are over, and prunes the archive by these bounds. `None` says that another process is at it.
+    /// Does what any process may do at any time, and every [`crate::Worker`] does: puts the periodic jobs that are
+    /// due, returns the jobs of leases that are over, and prunes the archive by these bounds. `None` says that
+    /// another process is at the latter.
     ///
     /// # Errors
     ///
     /// The store's own.
     pub fn sweep(&self, retention: &Retention) -> Result<Option<Swept>, S::Error> {
-        self.store.with_connection(|conn| self.store.sweep(conn, retention))
+        self.store.with_connection(|conn| {
+            crate::cron::fire(&*self.store, conn)?;
+            self.store.sweep(conn, retention)
+        })
     }
 
     /// The store behind the handle.

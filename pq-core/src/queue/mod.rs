@@ -6,6 +6,7 @@ mod handle;
 mod iter;
 mod lease;
 mod manage;
+mod oversee;
 mod put;
 
 use std::marker::PhantomData;

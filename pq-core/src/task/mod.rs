@@ -14,7 +14,7 @@ pub(crate) use self::envelope::{Envelope, written};
 pub use self::handler::{Ending, Failure, Handler};
 pub(crate) use self::handler::{Incoming, Policy, Ran, Run, after_failure};
 pub use self::options::CallOptions;
-use crate::{Backoff, Error, JobId, NewJob, Payload, Put, Queue, Store};
+use crate::{Backoff, Error, JobId, NewJob, Payload, Put, Queue, QueueName, Store};
 
 /// A task: a name, a type for its arguments, and the options of its calls. Calling it puts a job; a
 /// [`crate::Worker`] that serves the task's [`Handler`] works it.
@@ -79,6 +79,10 @@ impl<S: Store, A> Task<S, A> {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn queue_name(&self) -> &QueueName {
+        self.queue.name()
     }
 
     /// What holds for every call that does not say otherwise.
@@ -183,6 +187,11 @@ impl<S: Store, A: Serialize> Task<S, A> {
     ) -> Result<Put, S::Error> {
         let job = self.job(arguments, options)?;
         Ok(self.queue.put_on(conn, std::slice::from_ref(&job))?[0])
+    }
+
+    /// A call that is put again and again, whatever trace whoever says so is in.
+    pub(crate) fn periodic(&self, arguments: &A) -> Result<NewJob, Error> {
+        self.job(arguments, &CallOptions::new())
     }
 
     fn job(&self, arguments: &A, options: &CallOptions) -> Result<NewJob, Error> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::leased::{SETTLE_WITHIN, give_back, settle};
+use super::presence::Presence;
 use super::shared::{Shared, lock};
 use super::status::StopMode;
 use crate::{Store, StoreError};
@@ -18,6 +19,7 @@ const TELL_WITHIN: Duration = Duration::from_secs(2);
 /// Keeps until the threads have ended.
 pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
     let mut swept = None::<Instant>;
+    let mut presence = Presence::default();
     while !ended.load(Ordering::SeqCst) {
         let heard = shared.keeper.count();
         shared.signals.sample();
@@ -27,9 +29,10 @@ pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
             sweep(shared);
             swept = Some(Instant::now());
         }
+        presence.beat(shared);
         shared.keeper_idle.store(!busy, Ordering::SeqCst);
         if ended.load(Ordering::SeqCst) {
-            return;
+            break;
         }
         let until_sweep =
             shared.settings.sweep_every.saturating_sub(swept.map_or(Duration::ZERO, |at| at.elapsed()));
@@ -38,6 +41,7 @@ pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
         shared.keeper.sleep(heard, until_sweep.clamp(SETTLE_WITHIN, most.max(SETTLE_WITHIN)));
         shared.keeper_idle.store(false, Ordering::SeqCst);
     }
+    presence.leave(shared);
 }
 
 /// Settles what threads with long handlers have ended and gives back what they have not begun. Says whether
@@ -99,10 +103,7 @@ fn extend<S: Store>(shared: &Shared<S>) {
 }
 
 fn sweep<S: Store>(shared: &Shared<S>) {
-    let store = shared.pq.store();
-    let swept: Result<_, S::Error> =
-        store.with_connection(|conn| store.sweep(conn, &shared.settings.retention));
-    match swept {
+    match shared.pq.sweep(&shared.settings.retention) {
         Ok(Some(swept)) if swept.returned > 0 => {
             tracing::warn!(jobs = swept.returned, "leases were over; their jobs are in the line again");
         }

@@ -206,15 +206,15 @@ fn in_transaction<S: Store>(
 /// now and a lease's time has passed: the leases end then.
 pub(super) fn settle<S: Store>(shared: &Shared<S>, thread: usize) {
     let finished = std::mem::take(&mut *lock(&shared.slot(thread).finished));
-    if finished.is_empty() {
-        return;
-    }
+    let Some(first) = finished.first() else { return };
+    // They are of one batch, and so of one queue.
+    let queue = &first.job.queue;
     let _span = tracing::debug_span!("pq.settle", verdicts = finished.len()).entered();
     let begun = Instant::now();
     let (mut pause, mut unknown) = (rest::FIRST, false);
     loop {
         match pass(shared, &finished, unknown) {
-            Ok(tally) => return shared.signals.totals.add(&tally),
+            Ok(tally) => return shared.signals.totals.add_of(queue, &tally),
             Err(error) if error.is_unavailable() => {
                 tracing::warn!(%error, verdicts = finished.len(), "verdicts cannot be passed; the worker tries again");
                 unknown = true;
@@ -223,7 +223,7 @@ pub(super) fn settle<S: Store>(shared: &Shared<S>, thread: usize) {
             Err(_) if finished.len() > 1 => {
                 for one in &finished {
                     match pass(shared, std::slice::from_ref(one), true) {
-                        Ok(tally) => shared.signals.totals.add(&tally),
+                        Ok(tally) => shared.signals.totals.add_of(queue, &tally),
                         Err(error) => refused(one, &error),
                     }
                 }

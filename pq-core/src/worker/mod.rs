@@ -5,6 +5,7 @@ mod keeper;
 mod leased;
 mod lines;
 mod pace;
+mod presence;
 mod run;
 mod shared;
 mod status;
@@ -36,7 +37,8 @@ use crate::{Ending, Error, Handler, Pq, Retention, Store};
 ///
 /// Errors, panics and timeouts of handlers are their jobs' failures. While the store cannot be reached the
 /// worker tries again with backoff. Each worker also sweeps: it returns the jobs of leases that are over, of
-/// whichever worker, and prunes the archive.
+/// whichever worker, puts the periodic jobs that are due ([`crate::Cron`]), and prunes the archive. And it tells of
+/// itself: [`Pq::workers`] lists those that live, on whichever host, and [`Pq::stop_worker`] stops one.
 ///
 /// Each thread of it has a connection of the handle's while it takes, settles or runs a transactional handler,
 /// and the worker one more: a pool should have as many.
@@ -58,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) lease: Duration,
     pub(crate) sweep_every: Duration,
     pub(crate) retention: Retention,
+    /// How often the worker tells of itself; none where it does not.
+    pub(crate) beat_every: Option<Duration>,
 }
 
 /// When a run ends by itself.
@@ -87,6 +91,7 @@ where
                 lease: Duration::from_secs(30),
                 sweep_every: Duration::from_secs(1),
                 retention: Retention::default(),
+                beat_every: Some(Duration::from_secs(2)),
             },
             middleware: Vec::new(),
             control: Control::new(&signals),
@@ -137,6 +142,14 @@ where
     #[must_use]
     pub fn sweep_every(mut self, interval: Duration) -> Self {
         self.settings.sweep_every = interval;
+        self
+    }
+
+    /// How often the worker notes in the store that it lives and what it does, and learns whether it is to stop:
+    /// every two seconds unless said. With `None` it is not known there, and nobody can stop it from elsewhere.
+    #[must_use]
+    pub fn beat_every(mut self, interval: Option<Duration>) -> Self {
+        self.settings.beat_every = interval;
         self
     }
 

@@ -1,13 +1,13 @@
 //! What the threads of a worker share.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lines::Lines;
 use super::run::Middleware;
-use super::status::{Report, Running, StopMode};
+use super::status::{Report, Running, Status, StopMode};
 use super::{Settings, Until};
 use crate::{Bell, JobId, Outcome, Pq, QueueName, RawJob, Stop, Store};
 
@@ -20,7 +20,7 @@ pub(crate) struct Signals {
     pub(crate) totals: Totals,
     running: Mutex<HashMap<usize, Started>>,
     /// How many jobs had ended at moments of the last seconds.
-    ended: Mutex<VecDeque<(Instant, u64)>>,
+    ended: Mutex<VecDeque<(Instant, BTreeMap<QueueName, u64>)>>,
 }
 
 /// A handler that runs.
@@ -73,7 +73,7 @@ impl Signals {
             .into_iter()
             .map(|(_, started)| Running {
                 id: started.id,
-                queue: started.queue,
+                queue: started.queue.to_string(),
                 task: started.task,
                 attempt: started.attempt,
                 age: started.at.elapsed(),
@@ -86,17 +86,36 @@ impl Signals {
     /// Notes how many jobs have ended by now, and forgets what is older than ten seconds.
     pub(crate) fn sample(&self) {
         let mut samples = lock(&self.ended);
-        samples.push_back((Instant::now(), self.totals.ended()));
+        samples.push_back((Instant::now(), lock(&self.totals.ended).clone()));
         while samples.len() > 1 && samples[0].0.elapsed() > Duration::from_secs(10) {
             samples.pop_front();
         }
     }
 
-    pub(crate) fn rate(&self) -> f64 {
+    /// Jobs a second that ended, by queue, over the last ten seconds or since the worker began.
+    fn rates(&self) -> BTreeMap<String, f64> {
         let samples = lock(&self.ended);
-        let Some((since, before)) = samples.front() else { return 0.0 };
-        let ended = self.totals.ended().saturating_sub(*before);
-        ended as f64 / since.elapsed().as_secs_f64().max(0.001)
+        let Some((since, before)) = samples.front() else { return BTreeMap::new() };
+        let seconds = since.elapsed().as_secs_f64().max(0.001);
+        let rate = |(queue, ended): (&QueueName, &u64)| {
+            let ended = ended.saturating_sub(before.get(queue).copied().unwrap_or_default());
+            (queue.to_string(), ended as f64 / seconds)
+        };
+        lock(&self.totals.ended).iter().map(rate).collect()
+    }
+
+    /// What the worker does, as far as it knows itself.
+    pub(crate) fn status(&self) -> Status {
+        let rates = self.rates();
+        Status {
+            stopping: self.mode(),
+            waiting: None,
+            buffered: self.totals.buffered.load(Ordering::Relaxed),
+            running: self.running(),
+            report: self.totals.report(),
+            per_second: rates.values().sum(),
+            rates,
+        }
     }
 }
 
@@ -111,6 +130,8 @@ pub(crate) struct Totals {
     given_back: AtomicU64,
     lost: AtomicU64,
     pub(crate) buffered: AtomicU64,
+    /// Jobs that have ended, by queue.
+    ended: Mutex<BTreeMap<QueueName, u64>>,
 }
 
 impl Totals {
@@ -142,9 +163,15 @@ impl Totals {
         }
     }
 
-    fn ended(&self) -> u64 {
-        let Report { done, failed, cancelled, snoozed, .. } = self.report();
-        done + failed + cancelled + snoozed
+    /// Counts what became of a queue's jobs.
+    pub(crate) fn add_of(&self, queue: &QueueName, tally: &Report) {
+        self.add(tally);
+        let Report { done, failed, cancelled, snoozed, .. } = *tally;
+        let mut ended = lock(&self.ended);
+        match ended.get_mut(queue) {
+            Some(ended) => *ended += done + failed + cancelled + snoozed,
+            None => drop(ended.insert(queue.clone(), done + failed + cancelled + snoozed)),
+        }
     }
 }
 

@@ -1,15 +1,20 @@
 //! Stopping a worker, and seeing what it does.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::lines::Lines;
 use super::shared::Signals;
-use crate::{JobId, Pq, QueueName, Store};
+use crate::{Error, JobId, Pq, QueueName, Store};
 
-/// How a worker stops. Each is sterner than the one before it, and a worker is never told less than it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How a worker stops, with the word for it in lower case. Each is sterner than the one before it, and a worker is never told less than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum StopMode {
     /// When nothing waits.
     All = 1,
@@ -19,6 +24,34 @@ pub enum StopMode {
     /// contexts. A job that is still running keeps its lease or its transaction until it has really ended, so
     /// nothing runs twice.
     Now = 3,
+}
+
+impl StopMode {
+    /// The mode as a word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Current => "current",
+            Self::Now => "now",
+        }
+    }
+}
+
+impl fmt::Display for StopMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for StopMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        [Self::All, Self::Current, Self::Now].into_iter().find(|mode| mode.as_str() == text).ok_or_else(
+            || Error::InvalidSetting(format!("{text:?} is no way to stop; there are all, current and now")),
+        )
+    }
 }
 
 /// What stops a worker and says what it does. Clones are for the same worker.
@@ -50,8 +83,6 @@ impl<S: Store> Control<S> {
     /// What the worker does at this moment. Asks the store how many jobs wait.
     #[must_use]
     pub fn status(&self) -> Status {
-        let totals = &self.signals.totals;
-        let running = self.signals.running();
         let waiting = self.served.get().and_then(|(queues, pq)| {
             let store = pq.store();
             let count = |queue: &QueueName| {
@@ -60,35 +91,30 @@ impl<S: Store> Control<S> {
             };
             queues.iter().map(count).sum()
         });
-        Status {
-            stopping: self.signals.mode(),
-            waiting,
-            buffered: totals.buffered.load(Ordering::Relaxed),
-            running,
-            report: totals.report(),
-            per_second: self.signals.rate(),
-        }
+        Status { waiting, ..self.signals.status() }
     }
 }
 
 /// A job whose handler runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Running {
     /// The job's number.
     pub id: JobId,
     /// The queue that it stood in.
-    pub queue: QueueName,
+    pub queue: String,
     /// The task, where it is one's.
     pub task: Option<String>,
     /// How often it was taken.
     pub attempt: i32,
     /// How long its handler has been running.
+    #[serde(with = "seconds")]
     pub age: Duration,
 }
 
-/// What a worker does at a moment.
-#[derive(Clone, Debug)]
+/// What a worker does at a moment. As JSON, durations are seconds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Status {
     /// How it was told to stop, if it was.
@@ -103,10 +129,28 @@ pub struct Status {
     pub report: Report,
     /// Jobs a second that ended, over the last ten seconds or since it began.
     pub per_second: f64,
+    /// The same by queue.
+    pub rates: BTreeMap<String, f64>,
+}
+
+/// A duration as a number of seconds.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(span.as_secs_f64())
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
 }
 
 /// What a worker has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Report {
     /// Jobs that were completed.

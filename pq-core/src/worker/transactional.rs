@@ -67,7 +67,7 @@ pub(super) fn batch<S: Store>(
             Ok(Batch::of(count, usize::try_from(tally.given_back).unwrap_or(count)))
         })?;
         // Only what is committed has happened.
-        shared.signals.totals.add(&tally);
+        shared.signals.totals.add_of(line.queue.name(), &tally);
         Ok(batch)
     })
 }

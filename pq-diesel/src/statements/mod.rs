@@ -1,6 +1,7 @@
 //! All of the SQL that touches jobs, each statement with its order and its locks.
 
 mod archive;
+mod desk;
 mod put;
 mod take;
 mod verdict;
@@ -42,6 +43,23 @@ pub(crate) struct Statements {
     pub(crate) prune_all: Statement,
     pub(crate) counts: Statement,
     pub(crate) clear: Statement,
+    pub(crate) now: Statement,
+    pub(crate) pause: Statement,
+    pub(crate) resume: Statement,
+    pub(crate) overview: Statement,
+    pub(crate) list: Statement,
+    pub(crate) transfer: Statement,
+    pub(crate) beat: Statement,
+    pub(crate) leave: Statement,
+    pub(crate) forget_silent: Statement,
+    pub(crate) workers: Statement,
+    pub(crate) stop_worker: Statement,
+    pub(crate) set_cron: Statement,
+    pub(crate) crons: Statement,
+    pub(crate) remove_cron: Statement,
+    pub(crate) pause_cron: Statement,
+    pub(crate) due_crons: Statement,
+    pub(crate) advance_cron: Statement,
 }
 
 /// A statement that takes jobs: for a number that is a parameter, and for some that stand in the text.
@@ -84,6 +102,9 @@ impl Statements {
                 .replace("{settled}", &table.beside("settled"))
                 .replace("{keys}", &table.beside("keys"))
                 .replace("{unique}", &table.beside("unique"))
+                .replace("{paused}", &table.beside("paused"))
+                .replace("{workers}", &table.beside("workers"))
+                .replace("{cron}", &table.beside("cron"))
                 .replace("{pick}", &table.beside("pick"))
                 .replace("{is_live}", &table.beside("is_live"))
                 .replace("{put_unique}", &table.beside("put_unique"))
@@ -124,6 +145,23 @@ impl Statements {
             prune_all: statement(archive::PRUNE_ALL),
             counts: statement(archive::COUNTS),
             clear: statement(archive::CLEAR),
+            now: statement(desk::NOW),
+            pause: statement(desk::PAUSE),
+            resume: statement(desk::RESUME),
+            overview: statement(desk::OVERVIEW),
+            list: statement(desk::LIST),
+            transfer: statement(desk::TRANSFER),
+            beat: statement(desk::BEAT),
+            leave: statement(desk::LEAVE),
+            forget_silent: statement(desk::FORGET_SILENT),
+            workers: statement(desk::WORKERS),
+            stop_worker: statement(desk::STOP_WORKER),
+            set_cron: statement(desk::SET_CRON),
+            crons: statement(desk::CRONS),
+            remove_cron: statement(desk::REMOVE_CRON),
+            pause_cron: statement(desk::PAUSE_CRON),
+            due_crons: statement(desk::DUE_CRONS),
+            advance_cron: statement(desk::ADVANCE_CRON),
         }
     }
 }

@@ -41,7 +41,13 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
     let within = |window: &str| {
         let heads = WINDOW.replace("{window}", window);
         let line = MERGED.replace("{within}", WITHIN).replace("{full}", " OR EXISTS (SELECT FROM edge)");
-        assemble("WITH ", &format!("{heads}{line}"), RACED, "EXISTS (SELECT FROM edge)", hold)
+        assemble(
+            "WITH ",
+            &format!("{heads}{line}"),
+            RACED,
+            "(SELECT open FROM open) AND EXISTS (SELECT FROM edge)",
+            hold,
+        )
     };
     let all = assemble(
         "WITH RECURSIVE ",
@@ -64,11 +70,16 @@ fn assemble(with: &str, line: &str, raced: &str, other: &str, hold: Hold) -> Str
     let tail = TAIL.replace("{raced}", raced).replace("{other}", other).replace("{noted}", noted);
     let lease = if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" };
     let line = line.replace("{first}", FIRST).replace("{lease}", lease);
-    format!("{with}{token}{line}{kept}\n{tail}")
+    format!("{with}{token}{OPEN}{line}{kept}\n{tail}")
 }
 
 const TOKEN: &str = "given AS MATERIALIZED (
     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS token
+), ";
+
+/// Whether the queue goes on. Where it is paused no candidate is looked for.
+const OPEN: &str = "open AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS open
 ), ";
 
 const LEASE_TOKEN: &str = "given AS MATERIALIZED (
@@ -86,7 +97,7 @@ const FIRST: &str = "), first AS MATERIALIZED (
     SELECT ARRAY(
         SELECT ctid FROM {jobs}
         WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-            AND NOT (SELECT other FROM others)
+            AND (SELECT open FROM open) AND NOT (SELECT other FROM others)
         ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
         LIMIT $2
         FOR UPDATE SKIP LOCKED) AS places
@@ -94,13 +105,14 @@ const FIRST: &str = "), first AS MATERIALIZED (
 
 /// What keeps it from being that, asked by two probes.
 const PLAIN: &str = "others AS MATERIALIZED (
-    SELECT EXISTS (
+    SELECT (SELECT open FROM open) AND (
+        EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
                 AND schedule_at <= statement_timestamp())
         OR EXISTS (
             SELECT FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL) AS other
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS other
 {first}, taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT places FROM first)::tid[])
@@ -162,10 +174,10 @@ const KEYS: &str = "keys AS (
 /// cost nothing. Otherwise candidates are read in order without a lock, and locked one by one until there are
 /// enough, so that nothing is ever locked that is not taken.
 const MERGED: &str = "), others AS MATERIALIZED (
-    SELECT EXISTS (SELECT FROM heads){full} OR EXISTS (
+    SELECT (SELECT open FROM open) AND (EXISTS (SELECT FROM heads){full} OR EXISTS (
         SELECT FROM {jobs}
         WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-            AND schedule_at <= statement_timestamp()) AS other
+            AND schedule_at <= statement_timestamp())) AS other
 {first}, merged AS MATERIALIZED (
     SELECT ARRAY(
         SELECT held.ctid

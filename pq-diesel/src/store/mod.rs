@@ -1,6 +1,7 @@
 //! The store: what the core's trait asks for, on PostgreSQL.
 
 mod archive;
+mod desk;
 mod line;
 mod put;
 mod verdict;
@@ -9,13 +10,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_core::{
-    Bell, Cancelled, Claim, Counts, Dead, Ended, EndedAs, Extended, JobId, NewJob, Outcome, Payload, Put,
-    QueueName, RawJob, Retention, Store, Swept, Taken, Verdict, Whereabouts,
+    Beat, Beaten, Bell, Cancelled, Claim, Counts, Cron, CronEntry, Dead, Ended, EndedAs, Extended, Filter,
+    JobId, Listed, NewJob, Outcome, Overview, Payload, Put, QueueName, RawJob, Retention, StopMode, Store,
+    Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
 };
 
 pub(crate) use self::line::Levels;
@@ -189,6 +192,89 @@ impl Store for PgStore {
         let cleared: i64 =
             self.statements.clear.with::<BigInt>(&values).get_result(conn).map_err(|e| self.error(e))?;
         Ok(cleared.max(0).unsigned_abs())
+    }
+
+    fn now(&self, conn: &mut PgConnection) -> Result<DateTime<Utc>, Error> {
+        self.clock(conn)
+    }
+
+    fn pause(&self, conn: &mut PgConnection, queue: &QueueName, paused: bool) -> Result<bool, Error> {
+        self.set_paused(conn, queue, paused)
+    }
+
+    fn overview(&self, conn: &mut PgConnection) -> Result<Vec<Overview>, Error> {
+        self.all_queues(conn)
+    }
+
+    fn list(&self, conn: &mut PgConnection, filter: &Filter, count: usize) -> Result<Vec<Listed>, Error> {
+        self.list_jobs(conn, filter, count)
+    }
+
+    fn transfer(
+        &self,
+        conn: &mut PgConnection,
+        from: &QueueName,
+        to: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Error> {
+        self.move_jobs(conn, from, to, ids)
+    }
+
+    fn beat(&self, conn: &mut PgConnection, beat: &Beat) -> Result<Beaten, Error> {
+        self.note_beat(conn, beat)
+    }
+
+    fn leave(&self, conn: &mut PgConnection, worker: WorkerId) -> Result<(), Error> {
+        self.forget_worker(conn, worker)
+    }
+
+    fn workers(&self, conn: &mut PgConnection) -> Result<Vec<WorkerInfo>, Error> {
+        self.known_workers(conn)
+    }
+
+    fn stop_worker(&self, conn: &mut PgConnection, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {
+        self.ask_to_stop(conn, worker, mode)
+    }
+
+    fn set_cron(
+        &self,
+        conn: &mut PgConnection,
+        cron: &Cron,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<bool, Error> {
+        self.put_cron(conn, cron, next_at)
+    }
+
+    fn crons(&self, conn: &mut PgConnection) -> Result<Vec<CronEntry>, Error> {
+        self.load_crons(conn, false)
+    }
+
+    fn remove_cron(&self, conn: &mut PgConnection, name: &str) -> Result<bool, Error> {
+        self.drop_cron(conn, name)
+    }
+
+    fn pause_cron(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        paused: bool,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<bool, Error> {
+        self.change_cron(conn, name, paused, next_at)
+    }
+
+    fn due_crons(&self, conn: &mut PgConnection) -> Result<Vec<CronEntry>, Error> {
+        self.load_crons(conn, true)
+    }
+
+    fn advance_cron(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        last_at: Option<DateTime<Utc>>,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<(), Error> {
+        self.note_tick(conn, name, last_at, next_at)
     }
 
     /// A transaction is begun and ended through diesel, so one that was begun with plain SQL

@@ -9,7 +9,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text};
 use pq_core::{
     Claim, EndedAs, Extended, Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Retention, Store, Swept,
-    Verdict,
+    Verdict, WorkerInfo,
 };
 
 use super::{PgStore, age_micros, micros, storable};
@@ -288,6 +288,7 @@ impl PgStore {
             }
             let forget = self.statements.sweep_forget.with::<BigInt>(&[]);
             forget.execute(conn).map_err(|e| self.error(e))?;
+            self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER)?;
             for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
                 let Some(age) = retention.of(ended) else { continue };
                 let values = [Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];

@@ -1,5 +1,7 @@
 //! From rows to jobs.
 
+pub(crate) mod desk;
+
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};

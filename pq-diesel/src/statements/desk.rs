@@ -1,0 +1,183 @@
+//! What an operator sees and does: queues, workers, periodic jobs.
+
+/// The server's clock.
+pub(super) const NOW: &str = "SELECT clock_timestamp()";
+
+/// $1 queue.
+pub(super) const PAUSE: &str =
+    "INSERT INTO {paused} (q_name) VALUES ($1) ON CONFLICT (q_name) DO NOTHING RETURNING q_name";
+
+/// $1 queue.
+pub(super) const RESUME: &str = "DELETE FROM {paused} WHERE q_name = $1 RETURNING q_name";
+
+/// Every queue's numbers, in one snapshot and without a lock. Of the due jobs that share a serialization key one
+/// is ready, where no lease holds the key, and the others are blocked.
+pub(super) const OVERVIEW: &str = "\
+WITH line AS (
+    SELECT job.q_name, job.serial_key, dequeued_at IS NOT NULL AS dequeued,
+        dequeued_at IS NULL AND (schedule_at IS NULL OR schedule_at <= statement_timestamp()) AS due,
+        busy.lease IS NOT NULL AS busy, greatest(enqueued_at, schedule_at) AS since
+    FROM {jobs} AS job LEFT JOIN {keys} AS busy ON busy.q_name = job.q_name AND busy.serial_key = job.serial_key
+), waiting AS (
+    SELECT q_name, count(*) FILTER (WHERE due) AS due,
+        count(*) FILTER (WHERE due AND serial_key IS NOT NULL) AS keyed,
+        count(DISTINCT serial_key) FILTER (WHERE due AND NOT busy) AS heads,
+        count(*) FILTER (WHERE NOT due AND NOT dequeued) AS scheduled,
+        count(*) FILTER (WHERE dequeued) AS dequeued,
+        min(since) FILTER (WHERE due) AS oldest
+    FROM line GROUP BY q_name
+), running AS (
+    SELECT q_name, sum(size - (SELECT count(*) FROM {settled} AS done WHERE done.lease = lease.id)) AS running
+    FROM {leases} AS lease GROUP BY q_name
+), ended AS (
+    SELECT q_name, count(*) FILTER (WHERE outcome = 'dead') AS dead,
+        count(*) FILTER (WHERE outcome = 'cancelled') AS cancelled,
+        count(*) FILTER (WHERE outcome = 'done') AS done
+    FROM {archive} GROUP BY q_name
+), rates AS (
+    SELECT key AS q_name, sum(value::double precision) AS per_second
+    FROM {workers}, json_each_text(CASE WHEN json_typeof(status -> 'rates') = 'object' THEN status -> 'rates' END)
+    WHERE beat_at > statement_timestamp() - interval '10 seconds'
+    GROUP BY key
+)
+SELECT q_name, coalesce(due - keyed + heads, 0), coalesce(keyed - heads, 0), coalesce(scheduled, 0),
+    coalesce(running, 0)::bigint, coalesce(dequeued, 0), coalesce(dead, 0), coalesce(cancelled, 0),
+    coalesce(done, 0),
+    CASE WHEN oldest IS NOT NULL
+        THEN (extract(epoch FROM statement_timestamp() - greatest(oldest, '2000-01-01')) * 1000000)::bigint END,
+    paused_at, coalesce(per_second, 0)
+FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FULL JOIN {paused} USING (q_name)
+    LEFT JOIN rates USING (q_name)
+ORDER BY q_name COLLATE \"C\"";
+
+/// Jobs with all that is known of them, by number. $1 queue or null, $2 job or null, $3 behind this job or null,
+/// $4 serialization key or null, $5 states or null, $6 the most rows.
+///
+/// A state that nobody asked for costs nothing: its part of the union is cut off by a condition that is known
+/// before it begins.
+pub(super) const LIST: &str = "\
+WITH wanted AS MATERIALIZED (
+    SELECT $1::text AS queue, $2::bigint AS job, $3::bigint AS behind, $4::text AS key, $5::text[] AS states
+), live AS (
+    SELECT id, q_name,
+        CASE WHEN dequeued_at IS NOT NULL THEN 'dequeued'
+            WHEN schedule_at > statement_timestamp() THEN 'scheduled'
+            WHEN serial_key IS NOT NULL AND (
+                EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = job.q_name AND busy.serial_key = job.serial_key)
+                OR EXISTS (
+                    SELECT FROM {jobs} AS before
+                    WHERE before.q_name = job.q_name AND before.serial_key = job.serial_key
+                        AND before.dequeued_at IS NULL
+                        AND (before.schedule_at IS NULL OR before.schedule_at <= statement_timestamp())
+                        AND (-before.priority::bigint, coalesce(before.expected_at, 'infinity'::timestamptz), before.id)
+                            < (-job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id)))
+                THEN 'blocked'
+            ELSE 'ready' END AS state,
+        data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, error,
+        NULL::text AS result, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at
+    FROM {jobs} AS job
+    WHERE ($2 IS NULL OR id = $2) AND ($1 IS NULL OR q_name = $1) AND ($3 IS NULL OR id > $3)
+        AND ($4 IS NULL OR serial_key = $4)
+), leased AS (
+    SELECT held.job, q_name, 'running', held.data, held.enqueued_at, held.schedule_at, held.expected_at,
+        held.priority, held.attempt, held.serial_key, held.unique_key, NULL, NULL, lease_until, NULL::timestamptz
+    FROM {leases} AS lease, unnest(jobs, data, enqueued_at, schedule_at, expected_at, priority, attempt,
+            lease.serial_key, lease.unique_key)
+        AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key)
+    WHERE ($2 IS NULL OR held.job = $2) AND ($1 IS NULL OR q_name = $1) AND ($3 IS NULL OR held.job > $3)
+        AND ($4 IS NULL OR held.serial_key = $4)
+        AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
+), kept AS (
+    SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+        unique_key, error, result::text, NULL::timestamptz, ended_at
+    FROM {archive}
+    WHERE ($2 IS NULL OR id = $2) AND ($1 IS NULL OR q_name = $1) AND ($3 IS NULL OR id > $3)
+        AND ($4 IS NULL OR serial_key = $4)
+)
+SELECT * FROM (
+    SELECT * FROM live
+    WHERE (SELECT states IS NULL OR states && ARRAY['ready', 'blocked', 'scheduled', 'dequeued'] FROM wanted)
+    UNION ALL
+    SELECT * FROM leased WHERE (SELECT states IS NULL OR 'running' = ANY (states) FROM wanted)
+    UNION ALL
+    SELECT * FROM kept
+    WHERE (SELECT states IS NULL OR states && ARRAY['dead', 'cancelled', 'done'] FROM wanted)
+) AS job
+WHERE $5 IS NULL OR state = ANY ($5)
+ORDER BY id
+LIMIT $6";
+
+/// Moves jobs that nobody holds. $1 from, $2 to, $3 jobs, or null for all.
+pub(super) const TRANSFER: &str = "\
+WITH free AS MATERIALIZED (
+    SELECT ctid FROM {jobs} AS job
+    WHERE q_name = $1 AND $2::text <> $1 AND dequeued_at IS NULL AND ($3::bigint[] IS NULL OR id = ANY ($3))
+        AND NOT EXISTS (SELECT FROM {unique} AS had
+            WHERE had.q_name = $2 AND had.unique_key = job.unique_key AND {is_live}(had.job, had.lease))
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
+), cleared AS (
+    DELETE FROM {unique} AS had USING gone
+    WHERE had.q_name = $1 AND had.unique_key = gone.unique_key AND had.job = gone.id
+)
+INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+    unique_key, error)
+SELECT id, $2, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, error
+FROM gone ORDER BY id";
+
+/// $1 worker, or null where it has no number yet, $2 host, $3 process, $4 queues, $5 threads, $6 status.
+pub(super) const BEAT: &str = "\
+INSERT INTO {workers} AS known (id, host, pid, queues, threads, status)
+VALUES (coalesce($1::bigint, nextval({tokens_name})), $2, $3, $4, $5, $6::text::json)
+ON CONFLICT (id) DO UPDATE SET beat_at = statement_timestamp(), status = EXCLUDED.status
+RETURNING id, stop";
+
+/// $1 worker.
+pub(super) const LEAVE: &str = "DELETE FROM {workers} WHERE id = $1";
+
+/// Workers that have not been heard of. $1 for how long, in microseconds.
+pub(super) const FORGET_SILENT: &str = "\
+DELETE FROM {workers} WHERE id IN (
+    SELECT id FROM {workers}
+    WHERE beat_at < statement_timestamp() - $1 * interval '1 microsecond' FOR UPDATE SKIP LOCKED)";
+
+pub(super) const WORKERS: &str = "\
+SELECT id, host, pid, queues, threads, started_at,
+    (extract(epoch FROM statement_timestamp() - beat_at) * 1000000)::bigint, stop, status::text
+FROM {workers} ORDER BY id";
+
+/// $1 mode, $2 worker.
+pub(super) const STOP_WORKER: &str = "\
+UPDATE {workers}
+SET stop = CASE WHEN array_position(ARRAY['all', 'current', 'now'], stop)
+        > array_position(ARRAY['all', 'current', 'now'], $1::text) THEN stop ELSE $1 END
+WHERE id = $2 RETURNING id";
+
+/// $1 name, $2 expression, $3 zone, $4 queue, $5 payload, $6 priority, $7 whether it catches up (0 or 1), $8 next
+/// tick.
+pub(super) const SET_CRON: &str = "\
+INSERT INTO {cron} AS had (name, expression, time_zone, q_name, data, priority, catch_up, next_at)
+VALUES ($1, $2, $3, $4, $5::text::json, $6, $7 <> 0, $8)
+ON CONFLICT (name) DO UPDATE SET expression = EXCLUDED.expression, time_zone = EXCLUDED.time_zone,
+    q_name = EXCLUDED.q_name, data = EXCLUDED.data, priority = EXCLUDED.priority, catch_up = EXCLUDED.catch_up,
+    paused = false, next_at = EXCLUDED.next_at
+RETURNING xmax = 0";
+
+pub(super) const CRONS: &str = "\
+SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at
+FROM {cron} ORDER BY name COLLATE \"C\"";
+
+/// $1 name.
+pub(super) const REMOVE_CRON: &str = "DELETE FROM {cron} WHERE name = $1 RETURNING name";
+
+/// $1 whether it is paused (0 or 1), $2 next tick, $3 name.
+pub(super) const PAUSE_CRON: &str =
+    "UPDATE {cron} SET paused = $1 <> 0, next_at = $2 WHERE name = $3 RETURNING name";
+
+pub(super) const DUE_CRONS: &str = "\
+SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at
+FROM {cron} WHERE next_at <= statement_timestamp() ORDER BY name FOR UPDATE SKIP LOCKED";
+
+/// $1 last tick, $2 next, $3 name.
+pub(super) const ADVANCE_CRON: &str = "UPDATE {cron} SET last_at = $1, next_at = $2 WHERE name = $3";
