@@ -12,6 +12,7 @@ CREATE TABLE "pq"."queue_workers" (
     id         bigint      CONSTRAINT "queue_workers_pkey" PRIMARY KEY,
     host       text        NOT NULL,
     pid        bigint      NOT NULL,
+    supervisor bigint      NOT NULL,
     queues     text[]      NOT NULL,
     threads    integer     NOT NULL,
     started_at timestamptz NOT NULL DEFAULT statement_timestamp(),

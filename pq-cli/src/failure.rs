@@ -9,7 +9,7 @@ use pq_diesel::Error;
 pub(crate) const EXIT_CODES: &str = "\
 Exit status:
   0    done; for get, with a job
-  1    get: there was no job in time
+  1    get: there was no job in time; elsewhere: what was named was not there, or stays as it was
   2    usage: a word, a name, a time or a payload that cannot be used
   3    the database cannot be reached
   4    the table is not there: run `pq migrate`

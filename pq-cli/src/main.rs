@@ -1,9 +1,11 @@
-//! The `pq` command: put and get jobs, look after the schema, and see it all work.
+//! The `pq` command: put, get and work jobs, look after queues and the schema, and see it all work.
 
 mod commands;
+mod confirm;
 mod failure;
 mod global;
 mod input;
+mod jobs;
 mod output;
 mod signals;
 

@@ -3,6 +3,14 @@
 #![allow(clippy::print_stderr, reason = "this is what writes to standard error")]
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::AnsiColor;
+use chrono::{DateTime, SecondsFormat, Utc};
+use comfy_table::{Cell, Table, presets};
+
+use crate::failure::Failure;
 
 /// One line on standard error, whatever stands in it.
 pub(crate) fn complain(message: &str) {
@@ -41,8 +49,65 @@ pub(crate) fn one_line(json: &str) -> String {
     line
 }
 
+/// Prints a JSON document, one that a pipe that was closed does not mind.
+pub(crate) fn print_json(document: &serde_json::Value) -> Result<(), Failure> {
+    print(&document.to_string())
+}
+
+/// Prints text to standard output. Nothing is lost where it cannot be written.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_lines([text]).map_err(|error| Failure::Io(format!("the output cannot be written: {error}")))
+}
+
+/// Text in a colour, where standard output wants one.
+pub(crate) fn painted(text: &str, colour: AnsiColor) -> String {
+    let style = colour.on_default();
+    if colours() { format!("{style}{text}{style:#}") } else { text.to_owned() }
+}
+
+/// Whether standard output is a terminal that wants colours.
+fn colours() -> bool {
+    AutoStream::choice(&io::stdout()) != ColorChoice::Never
+}
+
+/// A table with these heads. Cells are text as it comes; their control characters are made visible.
+pub(crate) fn grid(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(heads.iter().map(|head| Cell::new(head)));
+    for row in rows {
+        table.add_row(row.iter().map(|cell| Cell::new(visible(cell))));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// A span as people read it: two units at most.
+pub(crate) fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let coarse = match seconds {
+        0 => return format!("{}ms", span.as_millis()),
+        1..3_600 => seconds,
+        3_600..86_400 => seconds - seconds % 60,
+        _ => seconds - seconds % 3_600,
+    };
+    humantime::format_duration(Duration::from_secs(coarse)).to_string()
+}
+
+/// An instant as RFC 3339, to the second.
+pub(crate) fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// An instant as RFC 3339, to the microsecond.
+pub(crate) fn precise(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
 /// Text with its control characters made visible, on one line.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ").chars().map(shown).collect()
 }

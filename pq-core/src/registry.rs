@@ -26,6 +26,8 @@ pub struct Beat {
     pub host: String,
     /// Its process there.
     pub pid: u32,
+    /// The process that looks after it; itself where there is none.
+    pub supervisor: u32,
     /// The queues that it serves.
     pub queues: Vec<QueueName>,
     /// How many threads run its handlers.
@@ -53,6 +55,8 @@ pub struct WorkerInfo {
     pub host: String,
     /// Its process there.
     pub pid: u32,
+    /// The process that looks after it; itself where there is none.
+    pub supervisor: u32,
     /// The queues that it serves.
     pub queues: Vec<String>,
     /// How many threads run its handlers.

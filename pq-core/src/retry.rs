@@ -1,12 +1,13 @@
 //! How long a failed job waits for its next attempt.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::JobId;
+use crate::{Error, JobId};
 
 /// How long a failed job waits for its next attempt: a pure function of the attempt that failed.
 ///
@@ -111,6 +112,27 @@ impl Backoff {
     }
 }
 
+/// As it is written by hand: a span (`30s`), or `linear STEP MAX`, or `exponential FIRST MAX`.
+impl FromStr for Backoff {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || {
+            Error::InvalidSetting(format!(
+                "{text:?} is no backoff; write a span such as 30s, `linear 10s 5m` or `exponential 1s 1h`"
+            ))
+        };
+        let span = |word: &str| humantime::parse_duration(word).map_err(|_| wrong());
+        let words: Vec<&str> = text.split_whitespace().collect();
+        match words.as_slice() {
+            ["linear", step, max] => Ok(Self::linear(span(step)?, span(max)?)),
+            ["exponential", first, max] => Ok(Self::exponential(span(first)?, span(max)?)),
+            ["linear" | "exponential", ..] | [] => Err(wrong()),
+            _ => Ok(Self::fixed(span(text)?)),
+        }
+    }
+}
+
 /// Thirty seconds each time, as in Python's `pq`.
 impl Default for Backoff {
     fn default() -> Self {
@@ -190,5 +212,22 @@ mod tests {
         }
         assert!(Backoff::custom(|_| SECOND).to_wire().is_none());
         assert!(Backoff::from_wire("\"rubbish\"").is_none());
+    }
+
+    #[test]
+    fn a_backoff_is_read_as_it_is_written_by_hand() {
+        let read = |text: &str| {
+            text.parse().map_or_else(|error: Error| error.to_string(), |b: Backoff| format!("{b:?}"))
+        };
+        for (text, meant) in [
+            ("1m 30s", Backoff::fixed(90 * SECOND)),
+            ("linear 10s 5m", Backoff::linear(10 * SECOND, 300 * SECOND)),
+            ("exponential 1s 1h", Backoff::exponential(SECOND, 3_600 * SECOND)),
+        ] {
+            assert_eq!(read(text), format!("{meant:?}"));
+        }
+        for wrong in ["", "soon", "linear 1s", "exponential 1s 1h 2h", "linear 1s x"] {
+            assert!(read(wrong).contains("is no backoff"), "{wrong}");
+        }
     }
 }

@@ -140,6 +140,7 @@ fn tell(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
         worker: None,
         host: "here".to_owned(),
         pid: 1,
+        supervisor: 1,
         queues: vec![queue.name().clone()],
         threads: 1,
         status: Status::default(),

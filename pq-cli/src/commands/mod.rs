@@ -1,10 +1,23 @@
 //! The commands: a file each, with its words and what it does.
 
+mod cancel;
+mod clear;
+mod completions;
+mod cron;
 mod demo;
 mod get;
+mod grant;
+mod jobs;
+mod ls;
 mod migrate;
+mod pause;
+mod prune;
 mod put;
+mod resume;
+mod retry;
 mod schema;
+mod show;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -17,11 +30,25 @@ use crate::global::Global;
 pub(crate) enum Command {
     Migrate(migrate::Migrate),
     Schema(schema::Schema),
+    Grant(grant::Grant),
     #[command(visible_alias = "produce")]
     Put(put::Put),
     #[command(visible_alias = "consume")]
     Get(get::Get),
+    Ls(ls::Ls),
+    Jobs(jobs::Jobs),
+    Show(show::Show),
+    Retry(retry::Retry),
+    Cancel(cancel::Cancel),
+    Move(transfer::Move),
+    Clear(clear::Clear),
+    Prune(prune::Prune),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
+    Cron(cron::Cron),
     Demo(demo::Demo),
+    Completions(completions::Completions),
+    Man(completions::Man),
     #[command(hide = true)]
     DemoWorker,
 }
@@ -33,7 +60,21 @@ impl Command {
             Self::Schema(command) => command.run(global),
             Self::Put(command) => command.run(global),
             Self::Get(command) => command.run(global),
+            Self::Grant(command) => command.run(global),
+            Self::Ls(command) => command.run(global),
+            Self::Jobs(command) => command.run(global),
+            Self::Show(command) => command.run(global),
+            Self::Retry(command) => command.run(global),
+            Self::Cancel(command) => command.run(global),
+            Self::Move(command) => command.run(global),
+            Self::Clear(command) => command.run(global),
+            Self::Prune(command) => command.run(global),
+            Self::Pause(command) => command.run(global),
+            Self::Resume(command) => command.run(global),
+            Self::Cron(command) => command.run(global),
             Self::Demo(command) => command.run(global),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
             Self::DemoWorker => demo::work(),
         }
     }

@@ -178,6 +178,7 @@ pub(super) fn workers(state: &State, now: DateTime<Utc>) -> Vec<WorkerInfo> {
         id: *id,
         host: known.beat.host.clone(),
         pid: known.beat.pid,
+        supervisor: known.beat.supervisor,
         queues: known.beat.queues.iter().map(ToString::to_string).collect(),
         threads: known.beat.threads,
         started_at: known.started_at,

@@ -1,5 +1,6 @@
 //! Looking after all queues of a store: their numbers, their workers, and what is put periodically.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{Pq, Queue};
@@ -33,6 +34,15 @@ impl<S: Store> Pq<S> {
     /// The store's own.
     pub fn show(&self, id: JobId) -> Result<Option<Listed>, S::Error> {
         Ok(self.list(&Filter::id(id), 1)?.pop())
+    }
+
+    /// The store's clock: what decides what is due.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn now(&self) -> Result<DateTime<Utc>, S::Error> {
+        self.store.with_connection(|conn| self.store.now(conn))
     }
 
     /// The workers that are known: those that were heard of in the last minute or so, on whichever host.

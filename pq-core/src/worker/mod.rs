@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) retention: Retention,
     /// How often the worker tells of itself; none where it does not.
     pub(crate) beat_every: Option<Duration>,
+    /// The process that looks after this one.
+    pub(crate) supervisor: Option<u32>,
 }
 
 /// When a run ends by itself.
@@ -92,6 +94,7 @@ where
                 sweep_every: Duration::from_secs(1),
                 retention: Retention::default(),
                 beat_every: Some(Duration::from_secs(2)),
+                supervisor: None,
             },
             middleware: Vec::new(),
             control: Control::new(&signals),
@@ -150,6 +153,14 @@ where
     #[must_use]
     pub fn beat_every(mut self, interval: Option<Duration>) -> Self {
         self.settings.beat_every = interval;
+        self
+    }
+
+    /// The process that looks after this one, and that others are to know as the one to ask. It is told with the
+    /// rest.
+    #[must_use]
+    pub fn supervised_by(mut self, process: u32) -> Self {
+        self.settings.supervisor = Some(process);
         self
     }
 

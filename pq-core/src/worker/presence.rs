@@ -26,6 +26,7 @@ impl Presence {
             worker: self.worker,
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             pid: std::process::id(),
+            supervisor: shared.settings.supervisor.unwrap_or_else(std::process::id),
             queues: shared.lines.names(),
             threads: shared.settings.threads,
             status: shared.signals.status(),

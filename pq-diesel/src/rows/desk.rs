@@ -120,15 +120,17 @@ pub(crate) type BeatSql = (BigInt, Nullable<Text>);
 pub(crate) type BeatRow = (i64, Option<String>);
 
 pub(crate) type WorkerSql =
-    (BigInt, Text, BigInt, Array<Text>, Integer, Timestamptz, BigInt, Nullable<Text>, Text);
-pub(crate) type WorkerRow = (i64, String, i64, Vec<String>, i32, PgTimestamp, i64, Option<String>, String);
+    (BigInt, Text, BigInt, BigInt, Array<Text>, Integer, Timestamptz, BigInt, Nullable<Text>, Text);
+pub(crate) type WorkerRow =
+    (i64, String, i64, i64, Vec<String>, i32, PgTimestamp, i64, Option<String>, String);
 
 pub(crate) fn worker(row: WorkerRow) -> WorkerInfo {
-    let (id, host, pid, queues, threads, started_at, heard, stop, status) = row;
+    let (id, host, pid, supervisor, queues, threads, started_at, heard, stop, status) = row;
     WorkerInfo {
         id: WorkerId(id),
         host,
         pid: u32::try_from(pid).unwrap_or_default(),
+        supervisor: u32::try_from(supervisor).unwrap_or_default(),
         queues,
         threads: usize::try_from(threads).unwrap_or_default(),
         started_at: nearest(started_at),

@@ -126,10 +126,11 @@ INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, pri
 SELECT id, $2, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, error
 FROM gone ORDER BY id";
 
-/// $1 worker, or null where it has no number yet, $2 host, $3 process, $4 queues, $5 threads, $6 status.
+/// $1 worker, or null where it has no number yet, $2 host, $3 process, $4 its supervisor, $5 queues, $6 threads,
+/// $7 status.
 pub(super) const BEAT: &str = "\
-INSERT INTO {workers} AS known (id, host, pid, queues, threads, status)
-VALUES (coalesce($1::bigint, nextval({tokens_name})), $2, $3, $4, $5, $6::text::json)
+INSERT INTO {workers} AS known (id, host, pid, supervisor, queues, threads, status)
+VALUES (coalesce($1::bigint, nextval({tokens_name})), $2, $3, $4, $5, $6, $7::text::json)
 ON CONFLICT (id) DO UPDATE SET beat_at = statement_timestamp(), status = EXCLUDED.status
 RETURNING id, stop";
 
@@ -143,7 +144,7 @@ DELETE FROM {workers} WHERE id IN (
     WHERE beat_at < statement_timestamp() - $1 * interval '1 microsecond' FOR UPDATE SKIP LOCKED)";
 
 pub(super) const WORKERS: &str = "\
-SELECT id, host, pid, queues, threads, started_at,
+SELECT id, host, pid, supervisor, queues, threads, started_at,
     (extract(epoch FROM statement_timestamp() - beat_at) * 1000000)::bigint, stop, status::text
 FROM {workers} ORDER BY id";
 

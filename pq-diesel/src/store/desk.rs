@@ -84,6 +84,7 @@ impl PgStore {
             Value::OptionalBigInt(beat.worker.map(|worker| worker.0)),
             Value::Text(&beat.host),
             Value::BigInt(i64::from(beat.pid)),
+            Value::BigInt(i64::from(beat.supervisor)),
             Value::Texts(beat.queues.iter().map(QueueName::as_str).collect()),
             Value::Integer(i32::try_from(beat.threads).unwrap_or(i32::MAX)),
             Value::Text(&status),

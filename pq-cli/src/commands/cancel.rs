@@ -1,0 +1,85 @@
+//! `pq cancel`.
+
+use std::process::ExitCode;
+
+use pq_diesel::{Cancelled, Filter, JobId, JobState, Listed, Pq};
+
+use super::examples;
+use crate::confirm::Yes;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::{jobs, output};
+
+/// Cancel jobs: those that wait at once, those that run under a lease by telling their handlers.
+///
+/// Cancelled jobs are kept, and `pq retry` puts them back.
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples("pq cancel 42 43\npq cancel --queue mail --state scheduled --yes"))]
+pub(crate) struct Cancel {
+    /// The jobs' numbers.
+    #[arg(required_unless_present = "queue")]
+    ids: Vec<i64>,
+    /// The jobs of this queue that wait or run.
+    #[arg(long, value_name = "QUEUE", conflicts_with = "ids")]
+    queue: Option<String>,
+    /// With --queue: only those in this state.
+    #[arg(long, value_name = "STATE", requires = "queue")]
+    state: Option<JobState>,
+    #[command(flatten)]
+    yes: Yes,
+}
+
+impl Cancel {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let pq = global.connect()?;
+        let mut found = Vec::new();
+        let mut all = true;
+        if let Some(name) = &self.queue {
+            let live = [JobState::Ready, JobState::Blocked, JobState::Scheduled, JobState::Running];
+            let filter = Filter::queue(pq.queue::<()>(name)?.name());
+            let states = self.state.map_or(live.to_vec(), |state| vec![state]);
+            let filter = states.into_iter().fold(filter, Filter::state);
+            jobs::for_each(&pq, &filter, |job| {
+                found.push(job);
+                Ok(())
+            })?;
+            let what = format!("cancels {} jobs of {name:?}", found.len());
+            if !found.is_empty() && !self.yes.confirm(&what)? {
+                return Ok(ExitCode::from(1));
+            }
+        } else {
+            for id in &self.ids {
+                match pq.show(JobId(*id))? {
+                    Some(job) => found.push(job),
+                    None => {
+                        all = false;
+                        output::complain(&format!("{id}: is done, or was never there"));
+                    }
+                }
+            }
+        }
+        for job in &found {
+            all &= cancel(&pq, job)?;
+        }
+        Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}
+
+fn cancel(pq: &Pq, job: &Listed) -> Result<bool, Failure> {
+    let id = job.id;
+    match pq.queue::<()>(job.queue.as_str())?.cancel(id)? {
+        Cancelled::Done => output::print(&format!("{id}: cancelled"))?,
+        Cancelled::Asked => output::print(&format!("{id}: runs; its handler is told"))?,
+        Cancelled::Held => {
+            output::complain(&format!(
+                "{id}: a transaction holds it; it ends with that, or can be cancelled after"
+            ));
+            return Ok(false);
+        }
+        Cancelled::NotFound => {
+            output::complain(&format!("{id}: is {} and cannot be cancelled", job.state));
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,34 @@
+//! `pq clear`.
+
+use std::process::ExitCode;
+
+use super::examples;
+use crate::confirm::Yes;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::output;
+
+/// Delete every job of a queue that nobody holds, scheduled ones included. Nothing is kept of them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples("pq clear mail --yes"))]
+pub(crate) struct Clear {
+    /// The queue's name.
+    queue: String,
+    #[command(flatten)]
+    yes: Yes,
+}
+
+impl Clear {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let queue = global.connect()?.queue::<()>(&self.queue)?;
+        let counts = queue.counts()?;
+        let jobs = counts.ready + counts.scheduled + counts.dequeued;
+        if jobs > 0
+            && !self.yes.confirm(&format!("deletes about {jobs} jobs of {:?} for good", self.queue))?
+        {
+            return Ok(ExitCode::from(1));
+        }
+        output::print(&format!("{} jobs deleted", queue.clear()?))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

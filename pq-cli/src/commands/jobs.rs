@@ -1,0 +1,82 @@
+//! `pq jobs`.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use pq_diesel::{Filter, JobId, JobState, Key, Listed};
+use serde_json::Value;
+
+use super::examples;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::{jobs, output};
+
+/// List the jobs of a queue, by number.
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples(
+    "pq jobs mail --state dead --state cancelled\npq jobs mail --after 1200 --limit 50 --json"
+))]
+pub(crate) struct Jobs {
+    /// The queue's name.
+    queue: String,
+    /// Only those in this state: ready, blocked, scheduled, running, dequeued (by Python's pq), dead, cancelled or
+    /// done. May be said several times.
+    #[arg(long, value_name = "STATE")]
+    state: Vec<JobState>,
+    /// Only those with this serialization key.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Only those behind the job of this number: where the page before ended.
+    #[arg(long, value_name = "ID")]
+    after: Option<i64>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value = "100")]
+    limit: NonZeroUsize,
+    /// Print JSON: an array of objects.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Jobs {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let queue = global.detached()?.queue::<()>(&self.queue)?;
+        let mut filter =
+            self.state.iter().fold(Filter::queue(queue.name()), |filter, state| filter.state(*state));
+        if let Some(key) = &self.key {
+            filter = filter.serialization_key(Key::new(key)?);
+        }
+        if let Some(id) = self.after {
+            filter = filter.after(JobId(id));
+        }
+        let pq = global.connect()?;
+        let limit = self.limit.get();
+        let mut found = pq.list(&filter, limit.saturating_add(1))?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        if self.json {
+            output::print_json(&found.iter().map(jobs::as_json).collect::<Value>())?;
+        } else {
+            let heads = ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "PAYLOAD", "ERROR"];
+            output::print(&output::grid(&heads, found.iter().map(as_row)))?;
+            if let Some(last) = found.last().filter(|_| more) {
+                output::tell(&format!("There are more: go on with --after {}", last.id));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn as_row(job: &Listed) -> Vec<String> {
+    let key = job.serialization_key.as_ref().map(|key| key.as_str().to_owned());
+    vec![
+        job.id.to_string(),
+        job.state.to_string(),
+        job.priority.to_string(),
+        job.attempt.to_string(),
+        output::instant(job.enqueued_at),
+        job.schedule_at.map(output::instant).unwrap_or_default(),
+        key.unwrap_or_default(),
+        jobs::glimpse(job.payload.as_str()),
+        jobs::glimpse(job.error.as_deref().unwrap_or_default()),
+    ]
+}

@@ -1,0 +1,89 @@
+//! `pq ls`.
+
+use std::process::ExitCode;
+
+use anstyle::AnsiColor;
+use pq_diesel::Overview;
+use serde_json::{Value, json};
+
+use super::examples;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::output;
+
+/// List the queues with their numbers.
+///
+/// Waiting jobs are ready, blocked (behind their serialization key) or scheduled; the oldest is counted from when
+/// it was due; the rate is what the workers last told, in jobs a second. All jobs are read for it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples("pq ls\npq ls --json | jq '.[] | select(.dead > 0) | .queue'"))]
+pub(crate) struct Ls {
+    /// Print JSON: an array of objects.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Ls {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let queues = global.connect()?.overview()?;
+        if self.json {
+            output::print_json(&queues.iter().map(as_json).collect::<Value>())?;
+        } else {
+            let heads = [
+                "QUEUE",
+                "WAITING",
+                "READY",
+                "RUNNING",
+                "SCHEDULED",
+                "BLOCKED",
+                "DEAD",
+                "OLDEST",
+                "RATE",
+                "",
+            ];
+            let dead = |row: &Overview| row.dead > 0;
+            let table = output::grid(&heads, queues.iter().map(as_row));
+            for (number, line) in table.lines().enumerate() {
+                let is_dead = number.checked_sub(1).and_then(|row| queues.get(row)).is_some_and(dead);
+                match is_dead {
+                    true => output::print(&output::painted(line, AnsiColor::Red))?,
+                    false => output::print(line)?,
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn as_row(queue: &Overview) -> Vec<String> {
+    vec![
+        queue.queue.to_string(),
+        queue.waiting().to_string(),
+        queue.ready.to_string(),
+        queue.running.to_string(),
+        queue.scheduled.to_string(),
+        queue.blocked.to_string(),
+        queue.dead.to_string(),
+        queue.oldest.map(output::span).unwrap_or_default(),
+        format!("{:.1}/s", queue.per_second),
+        queue.paused_at.map(|at| format!("paused since {}", output::instant(at))).unwrap_or_default(),
+    ]
+}
+
+fn as_json(queue: &Overview) -> Value {
+    json!({
+        "queue": queue.queue.as_str(),
+        "waiting": queue.waiting(),
+        "ready": queue.ready,
+        "running": queue.running,
+        "scheduled": queue.scheduled,
+        "blocked": queue.blocked,
+        "dequeued": queue.dequeued,
+        "dead": queue.dead,
+        "cancelled": queue.cancelled,
+        "done": queue.done,
+        "oldest_seconds": queue.oldest.map(|age| age.as_secs_f64()),
+        "per_second": queue.per_second,
+        "paused_at": queue.paused_at.map(output::precise),
+    })
+}

@@ -1,0 +1,61 @@
+//! `pq prune`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use pq_diesel::{EndedAs, Filter, JobState};
+
+use super::examples;
+use crate::confirm::Yes;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::{jobs, output};
+
+/// Remove jobs that have ended from the archive. Workers do so by themselves, by their retention.
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples("pq prune mail --state dead --older-than 30d --yes"))]
+pub(crate) struct Prune {
+    /// The queue's name.
+    queue: String,
+    /// Which: dead, cancelled or done.
+    #[arg(long, value_name = "STATE", value_parser = ended)]
+    state: JobState,
+    /// Only those that ended longer ago than this span, such as 12h or 30d.
+    #[arg(long, value_name = "SPAN", default_value = "0s", value_parser = humantime::parse_duration)]
+    older_than: Duration,
+    #[command(flatten)]
+    yes: Yes,
+}
+
+impl Prune {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let pq = global.connect()?;
+        let queue = pq.queue::<()>(&self.queue)?;
+        let mut old = 0_u64;
+        let now = pq.now()?;
+        let bound =
+            chrono::TimeDelta::from_std(self.older_than).ok().and_then(|age| now.checked_sub_signed(age));
+        jobs::for_each(&pq, &Filter::queue(queue.name()).state(self.state), |job| {
+            old += u64::from(job.ended_at <= bound);
+            Ok(())
+        })?;
+        let what = format!("removes {old} {} jobs of {:?} for good", self.state, self.queue);
+        if old > 0 && !self.yes.confirm(&what)? {
+            return Ok(ExitCode::from(1));
+        }
+        let ended = match self.state {
+            JobState::Dead => EndedAs::Dead,
+            JobState::Cancelled => EndedAs::Cancelled,
+            _ => EndedAs::Done,
+        };
+        output::print(&format!("{} jobs removed", queue.prune(ended, self.older_than)?))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn ended(text: &str) -> Result<JobState, String> {
+    match text.parse() {
+        Ok(state @ (JobState::Dead | JobState::Cancelled | JobState::Done)) => Ok(state),
+        _ => Err("dead, cancelled or done is wanted".to_owned()),
+    }
+}

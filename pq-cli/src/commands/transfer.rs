@@ -1,0 +1,59 @@
+//! `pq move`.
+
+use std::process::ExitCode;
+
+use pq_diesel::JobId;
+
+use super::examples;
+use crate::confirm::Yes;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::output;
+
+/// Move waiting jobs from one queue to another, with their numbers, times, keys and attempts.
+///
+/// What is held is not moved, nor a job whose unique key is in use there.
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples("pq move mail slow-mail --id 42 --id 43\npq move mail mail-2 --yes"))]
+pub(crate) struct Move {
+    /// From this queue.
+    from: String,
+    /// To this one.
+    to: String,
+    /// Only the job of this number. May be said several times.
+    #[arg(long, value_name = "ID")]
+    id: Vec<i64>,
+    #[command(flatten)]
+    yes: Yes,
+}
+
+impl Move {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let pq = global.connect()?;
+        let (from, to) = (pq.queue::<()>(&self.from)?, pq.queue::<()>(&self.to)?);
+        if from.name() == to.name() {
+            return Err(Failure::Usage("the two queues are the same".to_owned()));
+        }
+        let ids: Vec<JobId> = self.id.iter().copied().map(JobId).collect();
+        if ids.is_empty() {
+            let counts = from.counts()?;
+            let jobs = counts.ready + counts.scheduled;
+            let what = format!("moves about {jobs} jobs from {:?} to {:?}", self.from, self.to);
+            if jobs > 0 && !self.yes.confirm(&what)? {
+                return Ok(ExitCode::from(1));
+            }
+        }
+        let moved = from.move_to(&to, (!ids.is_empty()).then_some(&ids))?;
+        output::print(&format!("{moved} jobs moved"))?;
+        let all = ids.is_empty() || moved == ids.len() as u64;
+        if !all {
+            output::complain(&format!(
+                "{} of the jobs do not wait in {:?}, or their unique keys are in use in {:?}",
+                ids.len() as u64 - moved,
+                self.from,
+                self.to
+            ));
+        }
+        Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}

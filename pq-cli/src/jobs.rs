@@ -1,0 +1,65 @@
+//! Jobs as the commands show them.
+
+use pq_diesel::{Listed, Pq};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::output;
+
+/// How many jobs are asked for at a time.
+const PAGE: usize = 500;
+
+/// A job as JSON, its payload as it is stored.
+pub(crate) fn as_json(job: &Listed) -> Value {
+    let payload = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|_| json!(text));
+    json!({
+        "id": job.id.0,
+        "queue": job.queue.as_str(),
+        "state": job.state.as_str(),
+        "payload": payload(job.payload.as_str()),
+        "enqueued_at": output::precise(job.enqueued_at),
+        "schedule_at": job.schedule_at.map(output::precise),
+        "expected_at": job.expected_at.map(output::precise),
+        "priority": job.priority,
+        "attempt": job.attempt,
+        "serialization_key": job.serialization_key.as_ref().map(|key| key.as_str()),
+        "unique_key": job.unique_key.as_ref().map(|key| key.as_str()),
+        "error": job.error,
+        "result": job.result.as_ref().map(|result| payload(result.as_str())),
+        "lease_until": job.lease_until.map(output::precise),
+        "ended_at": job.ended_at.map(output::precise),
+    })
+}
+
+/// The beginning of a payload, on one line.
+pub(crate) fn glimpse(payload: &str) -> String {
+    const CHARS: usize = 60;
+    // What lies between the words means nothing.
+    let line = serde_json::from_str::<&RawValue>(payload).map_or(payload, |raw| raw.get());
+    let mut glimpse: String = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = glimpse.char_indices().nth(CHARS) {
+        glimpse.truncate(end);
+        glimpse.push('…');
+    }
+    glimpse
+}
+
+/// Hands every job that the filter lets through to `each`, page by page.
+pub(crate) fn for_each(
+    pq: &Pq,
+    filter: &pq_diesel::Filter,
+    mut each: impl FnMut(Listed) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut filter = filter.clone();
+    loop {
+        let page = pq.list(&filter, PAGE)?;
+        let Some(last) = page.last().map(|job| job.id) else { return Ok(()) };
+        let is_last = page.len() < PAGE;
+        page.into_iter().try_for_each(&mut each)?;
+        if is_last {
+            return Ok(());
+        }
+        filter = filter.after(last);
+    }
+}
