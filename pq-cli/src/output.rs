@@ -4,6 +4,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
 /// One line on standard error, whatever stands in it.
 pub(crate) fn complain(message: &str) {
     eprintln!("pq: {}", visible(message));
@@ -41,8 +43,17 @@ pub(crate) fn one_line(json: &str) -> String {
     line
 }
 
+/// A bar for so many jobs on standard error, of this template. Nothing is drawn where that is no terminal.
+pub(crate) fn progress(jobs: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(jobs), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
 /// Text with its control characters made visible, on one line.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ").chars().map(shown).collect()
 }

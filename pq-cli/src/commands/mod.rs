@@ -1,5 +1,6 @@
 //! The commands: a file each, with its words and what it does.
 
+mod bench;
 mod demo;
 mod get;
 mod migrate;
@@ -21,6 +22,7 @@ pub(crate) enum Command {
     Put(put::Put),
     #[command(visible_alias = "consume")]
     Get(get::Get),
+    Bench(bench::Bench),
     Demo(demo::Demo),
     #[command(hide = true)]
     DemoWorker,
@@ -33,6 +35,7 @@ impl Command {
             Self::Schema(command) => command.run(global),
             Self::Put(command) => command.run(global),
             Self::Get(command) => command.run(global),
+            Self::Bench(command) => command.run(global),
             Self::Demo(command) => command.run(global),
             Self::DemoWorker => demo::work(),
         }
