@@ -113,7 +113,8 @@ fn clear(pq: &Pq, name: &str, leases: &Leases) -> Result<(), Failure> {
     })?;
     if others > 0 {
         output::complain(&format!(
-            "{others} jobs of somebody else's came into the queue {name:?} meanwhile; they are back in it"
+            "somebody else has put jobs into the queue {name:?} meanwhile: {others} of them were set aside, and \
+             are back in it"
         ));
     }
     Ok(())
