@@ -138,6 +138,22 @@ fn an_interrupted_bench_leaves_nothing() -> Outcome {
 }
 
 #[test]
+fn a_bench_that_loses_its_connections_leaves_nothing_all_the_same() -> Outcome {
+    let database = migrated()?;
+    let empty = everything(&database, "pq")?;
+    let running = on(&database, &["bench", "--jobs", "1000000"]).spawn()?;
+    until(&database, "SELECT count(*) FROM pq.queue")?;
+    let all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    until(&database, all)?;
+    let ended = running.wait_with_output()?;
+    assert!([3, 5].contains(&status(&ended)), "{}", stderr(&ended));
+    assert!(!stderr(&ended).contains("may be left"), "{}", stderr(&ended));
+    assert_eq!(everything(&database, "pq")?, empty);
+    Ok(())
+}
+
+#[test]
 fn jobs_that_others_put_into_its_queue_meanwhile_are_not_lost() -> Outcome {
     let database = migrated()?;
     let running = on(&database, &["bench", "shared", "--jobs", "2000"]).spawn()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pq_core::{Store, StoreError};
 use pq_diesel::{EndedAs, Error, JobId, Pq, Queue, Retention, Wait};
@@ -31,15 +31,17 @@ pub(super) fn keep_all() -> Retention {
     retention
 }
 
-/// How often what the server could not do is tried again.
-const TRIES: usize = 3;
+/// How long a server that cannot be reached is tried again: longer than a connection of the pool is trusted.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Removes the bench's jobs and leases, and says how many jobs of others were set aside and are back.
 pub(super) fn clear(pq: &Pq, queue: &Queue<Load>, leases: &Leases) -> Result<u64, Error> {
-    let mut tries = 1;
+    let begun = Instant::now();
     loop {
         match end(pq, leases).and_then(|()| take_rest(queue)).and_then(|()| put_back(queue)) {
-            Err(error) if error.is_unavailable() && tries < TRIES => tries += 1,
+            Err(error) if error.is_unavailable() && begun.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
             done => return done,
         }
     }
@@ -80,5 +82,42 @@ fn put_back(queue: &Queue<Load>) -> Result<u64, Error> {
             return Ok(back);
         }
         back += some;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::prelude::*;
+    use diesel::sql_types::BigInt;
+    use pq_core::{Outcome, Verdict};
+    use pq_testing::Server;
+
+    use super::*;
+
+    #[test]
+    fn leases_end_whose_jobs_are_settled_in_parts_or_not_at_all() -> Result<(), Box<dyn std::error::Error>> {
+        let database = Server::shared()?.database()?;
+        let pq = Pq::connect(database.url())?;
+        pq.migrate()?;
+        let (queue, store, leases) = (pq.queue::<Load>("bench")?, pq.store(), Leases::default());
+        queue.put_many(std::iter::repeat_n(&Load::of(16), 5))?;
+        let an_hour = Duration::from_secs(3_600);
+        for settled in [2, 1, 0] {
+            let jobs = pq.transaction(|conn| store.lease(conn, queue.name(), settled.max(1), an_hour))?.jobs;
+            leases.note(jobs.first().and_then(|job| job.claim.lease()));
+            for job in &jobs[..settled] {
+                let verdict = Verdict { job, outcome: Outcome::Complete };
+                pq.transaction(|conn| store.settle(conn, &[verdict]))?;
+            }
+        }
+        pq.queue::<i64>("bench")?.put(&7)?;
+
+        assert_eq!(clear(&pq, &queue, &leases)?, 1);
+        assert_eq!((queue.counts()?.ready, queue.counts()?.live()), (1, 1), "theirs");
+        for table in ["queue_leases", "queue_settled", "queue_archive"] {
+            let count = diesel::dsl::sql::<BigInt>(&format!("SELECT count(*) FROM pq.{table}"));
+            assert_eq!(count.get_result::<i64>(&mut database.connect()?)?, 0, "{table}");
+        }
+        Ok(())
     }
 }
