@@ -27,6 +27,8 @@ pub(crate) enum Failure {
     Io(String),
     #[error("{0}")]
     Demo(String),
+    #[error("{0}")]
+    Bench(String),
 }
 
 impl Failure {
@@ -41,7 +43,7 @@ impl Failure {
             Self::Queue(Error::Refused(_)) => 2,
             Self::Queue(Error::Unreachable { .. } | Error::Unavailable(_)) => 3,
             Self::Queue(Error::NotMigrated { .. }) => 4,
-            Self::Queue(_) | Self::Demo(_) => 5,
+            Self::Queue(_) | Self::Demo(_) | Self::Bench(_) => 5,
             Self::Io(_) => 6,
         })
     }

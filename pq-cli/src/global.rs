@@ -34,6 +34,11 @@ impl Global {
         Ok(self.builder().url(&self.conninfo()).connect()?)
     }
 
+    /// A handle with up to so many connections, after seeing that the server can be reached.
+    pub(crate) fn connect_with(&self, connections: u32) -> Result<Pq, Failure> {
+        Ok(self.builder().url(&self.conninfo()).pool_size(connections).connect()?)
+    }
+
     /// A handle that is connected to nothing.
     pub(crate) fn detached(&self) -> Result<Pq, Error> {
         self.builder().build()

@@ -9,6 +9,7 @@ use anstream::{AutoStream, ColorChoice};
 use anstyle::AnsiColor;
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{Cell, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
 
@@ -104,6 +105,15 @@ pub(crate) fn instant(at: DateTime<Utc>) -> String {
 /// An instant as RFC 3339, to the microsecond.
 pub(crate) fn precise(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// A bar for so many jobs on standard error, of this template. Nothing is drawn where that is no terminal.
+pub(crate) fn progress(jobs: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(jobs), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
 }
 
 /// Text with its control characters made visible, on one line.

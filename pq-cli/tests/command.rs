@@ -1,74 +1,16 @@
 //! The command as an operator meets it: the built binary, on a real server.
 
+mod common;
+
 use std::error::Error;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::io::Read;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-use diesel::prelude::*;
-use diesel::sql_types::BigInt;
-use pq_testing::{Database, Server};
+use pq_testing::Server;
 
-type Outcome = Result<(), Box<dyn Error>>;
-
-/// How long something that must happen may take. Nothing is measured by it.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The binary, with nothing of the caller's environment that names a database.
-fn pq(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pq"));
-    for (name, _) in std::env::vars() {
-        if name.starts_with("PG") || name.starts_with("TPQ_") || name == "PQ_URL" || name == "DATABASE_URL" {
-            command.env_remove(name);
-        }
-    }
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn on(database: &Database, words: &[&str]) -> Command {
-    let mut command = pq(words);
-    command.env("PQ_URL", database.url());
-    command
-}
-
-fn migrated() -> Result<Database, Box<dyn Error>> {
-    let database = Server::shared()?.database()?;
-    assert_eq!(status(&on(&database, &["migrate"]).output()?), 0);
-    Ok(database)
-}
-
-fn feed(mut command: Command, input: &str) -> Result<Output, Box<dyn Error>> {
-    let mut child = command.stdin(Stdio::piped()).spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that refuses its words reads nothing.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    Ok(child.wait_with_output()?)
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn until(database: &Database, sql: &str) -> Outcome {
-    let mut conn = database.connect()?;
-    let begun = Instant::now();
-    while diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(&mut conn)? == 0 {
-        assert!(begun.elapsed() < PATIENCE, "it never came to {sql}");
-    }
-    Ok(())
-}
+use self::common::*;
 
 const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
@@ -277,11 +219,6 @@ fn a_signal_ends_a_wait_with_130_and_takes_nothing() -> Outcome {
     Ok(())
 }
 
-fn signal(child: &Child, signal: rustix::process::Signal) -> Outcome {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id())?).ok_or("a pid")?;
-    Ok(rustix::process::kill_process(pid, signal)?)
-}
-
 #[test]
 fn migrate_is_silent_and_can_be_run_again() -> Outcome {
     let database = Server::shared()?.database()?;
@@ -305,7 +242,9 @@ fn schema_prints_sql_without_a_database() -> Outcome {
 
 #[test]
 fn help_has_the_exit_statuses_and_an_example() -> Outcome {
-    for words in [&["--help"][..], &["put", "--help"], &["get", "--help"], &["demo", "--help"]] {
+    for words in
+        [&["--help"][..], &["put", "--help"], &["get", "--help"], &["demo", "--help"], &["bench", "--help"]]
+    {
         let help = pq(words).output()?;
         assert_eq!(status(&help), 0);
         assert!(stdout(&help).contains("Exit status:"), "{words:?}");
@@ -314,33 +253,13 @@ fn help_has_the_exit_statuses_and_an_example() -> Outcome {
     Ok(())
 }
 
-/// A folder with some files in it.
-fn folder(files: u32) -> Result<tempfile::TempDir, std::io::Error> {
-    let folder = tempfile::tempdir()?;
-    for n in 0..files {
-        std::fs::write(folder.path().join(format!("file {n}")), format!("{n}\n"))?;
-    }
-    Ok(folder)
-}
-
-fn demo(database: &Database, folder: &Path) -> Command {
-    let mut command = pq(&["demo", "--database-url", database.url(), "--jobs-from"]);
-    command.arg(folder);
-    command
-}
-
 #[test]
 fn the_demo_loses_nothing_and_does_nothing_twice() -> Outcome {
     let database = Server::shared()?.database()?;
     let folder = folder(60)?;
     let shown = demo(&database, folder.path()).output()?;
     assert_eq!(status(&shown), 0, "{}", stderr(&shown));
-    let row = |what: &str| {
-        let line = stdout(&shown).lines().find(|line| line.contains(what)).unwrap_or_default().to_owned();
-        line.split(['│', '┆', '|']).nth(2).map(|count| count.trim().to_owned())
-    };
-    let counted =
-        ["jobs (one", "results", "killed", "lost", "twice"].map(|what| row(what).unwrap_or_default());
+    let counted = rows(&shown, ["jobs (one", "results", "killed", "lost", "twice"]);
     assert_eq!(counted, ["60", "60", "1", "0", "0"], "{}", stdout(&shown));
     nothing_is_left(&database)
 }
@@ -361,13 +280,4 @@ fn an_interrupted_demo_leaves_nothing_behind() -> Outcome {
     }
     assert_eq!(running.wait()?.code(), Some(130), "{said}");
     nothing_is_left(&database)
-}
-
-fn nothing_is_left(database: &Database) -> Outcome {
-    until(
-        database,
-        "SELECT (count(*) = 0)::int::bigint FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid()",
-    )?;
-    until(database, "SELECT (count(*) = 0)::int::bigint FROM pg_namespace WHERE nspname LIKE 'pq%'")
 }

@@ -1,5 +1,6 @@
 //! The commands: a file each, with its words and what it does.
 
+mod bench;
 mod cancel;
 mod clear;
 mod completions;
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Pause(pause::Pause),
     Resume(resume::Resume),
     Cron(cron::Cron),
+    Bench(bench::Bench),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(completions::Man),
@@ -72,6 +74,7 @@ impl Command {
             Self::Pause(command) => command.run(global),
             Self::Resume(command) => command.run(global),
             Self::Cron(command) => command.run(global),
+            Self::Bench(command) => command.run(global),
             Self::Demo(command) => command.run(global),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),

@@ -26,6 +26,7 @@ cases![
     a_lease_lasts_as_long_as_its_handler,
     jobs_of_a_lost_lease_are_not_begun,
     a_worker_returns_the_jobs_of_one_that_died,
+    a_worker_that_is_never_to_sweep_leaves_it_to_others,
     told_to_stop_when_nothing_waits_it_works_what_is_there,
     told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest,
     told_to_stop_now_it_tells_its_handlers_and_waits_for_them,
@@ -297,6 +298,21 @@ fn a_worker_returns_the_jobs_of_one_that_died<F: Fixture>(scene: &Scene<F>) {
         control.stop(StopMode::All);
     });
     assert_eq!((report.done, report.dead), (1, 1));
+}
+
+fn a_worker_that_is_never_to_sweep_leaves_it_to_others<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u32>(scene);
+    task.call(&1).unwrap();
+    assert_eq!(scene.lease(1, Duration::from_millis(1)).len(), 1);
+    task.call(&2).unwrap();
+    // Long enough for a worker that sweeps to have done so.
+    let handler = task.leased(|_, _| {
+        std::thread::sleep(Duration::from_millis(50));
+        Ok::<_, Undo>(())
+    });
+    let worker = Worker::new(&scene.pq).sweep_every(Duration::MAX).serve(handler);
+    assert_eq!(worker.run_jobs(1).unwrap().done, 1);
+    assert_eq!((scene.counts().leased, scene.sweep().returned), (1, 1));
 }
 
 fn told_to_stop_when_nothing_waits_it_works_what_is_there<F: Fixture>(scene: &Scene<F>) {

@@ -18,8 +18,9 @@ const TELL_WITHIN: Duration = Duration::from_secs(2);
 
 /// Keeps until the threads have ended.
 pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
-    let mut swept = None::<Instant>;
     let mut presence = Presence::default();
+    // One that is never to sweep is as good as one that has just swept.
+    let mut swept = (shared.settings.sweep_every == Duration::MAX).then(Instant::now);
     while !ended.load(Ordering::SeqCst) {
         let heard = shared.keeper.count();
         shared.signals.sample();

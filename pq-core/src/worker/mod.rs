@@ -141,7 +141,7 @@ where
     }
 
     /// How often the worker looks for leases that are over and for what the archive need not keep; each second
-    /// unless said.
+    /// unless said, and never with [`Duration::MAX`], which leaves it to others.
     #[must_use]
     pub fn sweep_every(mut self, interval: Duration) -> Self {
         self.settings.sweep_every = interval;

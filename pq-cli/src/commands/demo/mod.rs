@@ -1,8 +1,11 @@
 //! `pq demo`: a job for every file of a folder, worked by several processes, one of which is killed.
 
+mod chaos;
+mod fate;
 mod files;
 mod place;
 mod report;
+mod worker;
 mod workers;
 
 use std::num::NonZeroUsize;
@@ -11,13 +14,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pq_diesel::{Queue, Stop};
+use pq_diesel::{Pq, Queue, Stop};
 
+use self::chaos::Chaos;
+use self::fate::Fate;
 use self::place::Place;
-use self::report::Report;
-use self::workers::Workers;
-pub(crate) use self::workers::work;
+use self::report::{Harm, Report, Toll};
+pub(crate) use self::worker::work;
+use self::workers::{Held, Workers};
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
@@ -35,7 +39,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Runs on a private PostgreSQL in a temporary directory, from the server's binaries on this
 /// machine or in a container, or on the database of --database-url, and leaves nothing behind.
 #[derive(Debug, clap::Args)]
-#[command(after_help = examples("pq demo --jobs-from ~/project --workers 8"))]
+#[command(after_help = examples("pq demo --jobs-from ~/project --workers 8\npq demo --chaos"))]
 pub(crate) struct Demo {
     /// The folder whose files become jobs; what git ignores is passed over.
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -43,6 +47,13 @@ pub(crate) struct Demo {
     /// How many worker processes.
     #[arg(long, value_name = "N", default_value = "4")]
     pub(crate) workers: NonZeroUsize,
+    /// All the way through, kill workers and start others, and terminate the backends of those that run.
+    #[arg(long)]
+    pub(crate) chaos: bool,
+    /// What the chaos is drawn from, to draw the same again; the table shows it. When each blow falls
+    /// depends on how fast the workers are as well.
+    #[arg(long, value_name = "N", requires = "chaos")]
+    pub(crate) seed: Option<u64>,
 }
 
 impl Demo {
@@ -60,25 +71,37 @@ impl Demo {
         output::tell(&format!("PostgreSQL: {}", place.origin()));
         let pq = place.connect()?;
         let queue = pq.queue::<String>(QUEUE)?;
+        let mut chaos = self.chaos.then(|| Chaos::new(self.seed));
+        let fates = match &mut chaos {
+            Some(chaos) => chaos.fates(&files),
+            // With one worker alone nobody would be left to take over.
+            None if self.workers.get() == 1 => Vec::new(),
+            None => vec![(files[files.len() / 2].as_str(), Fate::Killed)],
+        };
         queue.transaction(|conn| {
             place.enter(conn)?;
             report::note_files(conn, &files)?;
+            fate::note(conn, &fates)?;
             queue.on(conn).put_many(&files)?;
             Ok::<_, Failure>(())
         })?;
         output::tell(&format!("{} jobs put, one for every file below {}", files.len(), folder.display()));
 
         let began = Instant::now();
-        let mut workers = Workers::start(&place, &folder, self.workers.get(), &files[files.len() / 2])?;
-        watch(&place, &queue, &mut workers, files.len(), &stop)?;
+        let workers = Workers::start(&place, &folder, self.workers.get())?;
+        let mut watch = Watch { place: &place, pq: &pq, queue: &queue, workers, chaos, stop: &stop };
+        watch.until_done(files.len(), self.workers.get())?;
         let elapsed = began.elapsed();
+        let Watch { mut workers, chaos, .. } = watch;
         workers.finish();
 
         let report = queue.transaction(|conn| {
             place.enter(conn)?;
             Report::count(conn)
         })?;
-        let table = report.table(elapsed, workers.started(), workers.killed(), place.origin());
+        let harm = chaos.map(|chaos| Harm { terminated: chaos.terminated(), seed: chaos.seed() });
+        let toll = Toll { started: workers.started(), killed: workers.killed(), chaos: harm };
+        let table = report.table(elapsed, &toll, place.origin());
         output::print_lines([table.as_str()])
             .map_err(|error| Failure::Io(format!("the table cannot be written: {error}")))?;
         if report.is_clean() {
@@ -89,48 +112,61 @@ impl Demo {
     }
 }
 
-/// Looks on until no job is left, and kills the worker that stops in the middle of one.
-fn watch(
-    place: &Place,
-    queue: &Queue<String>,
-    workers: &mut Workers,
-    jobs: usize,
-    stop: &Stop,
-) -> Result<(), Failure> {
-    let bar = progress(jobs as u64);
-    loop {
-        if stop.is_stopped() {
-            return Err(pq_core::Error::Stopped.into());
-        }
-        let done = queue.transaction(|conn| {
-            place.enter(conn)?;
-            report::demo_result::table.count().get_result::<i64>(conn).map_err(Failure::from)
-        })?;
-        bar.set_position(done.max(0).unsigned_abs());
-        if workers.kill_the_one_that_holds() {
-            bar.suspend(|| {
-                output::tell(&format!(
-                    "at {done} of {jobs}: a worker was killed with SIGKILL, after it wrote a result and \
-                     before it committed"
-                ));
-            });
-        }
-        // The queue says when to stop, and not the results: a job that was done twice would make up
-        // for one that was lost.
-        if queue.counts()?.live() == 0 {
-            bar.finish_and_clear();
-            return Ok(());
-        }
-        workers.check()?;
-        std::thread::sleep(LOOK);
-    }
+/// The parent's part while the workers work.
+struct Watch<'w> {
+    place: &'w Place,
+    pq: &'w Pq,
+    queue: &'w Queue<String>,
+    workers: Workers,
+    chaos: Option<Chaos>,
+    stop: &'w Stop,
 }
 
-fn progress(jobs: u64) -> ProgressBar {
-    // Nothing is drawn where standard error is not a terminal.
-    let bar = ProgressBar::with_draw_target(Some(jobs), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} files, {per_sec}, {eta} left") {
-        bar.set_style(style);
+impl Watch<'_> {
+    /// Looks on until no job is left, and deals their fates to the workers.
+    fn until_done(&mut self, jobs: usize, count: usize) -> Result<(), Failure> {
+        let bar = output::progress(jobs as u64, "{wide_bar} {pos}/{len} files, {per_sec}, {eta} left{msg}");
+        loop {
+            if self.stop.is_stopped() {
+                return Err(pq_core::Error::Stopped.into());
+            }
+            let done = self.queue.transaction(|conn| {
+                self.place.enter(conn)?;
+                report::demo_result::table.count().get_result::<i64>(conn).map_err(Failure::from)
+            })?;
+            bar.set_position(done.max(0).unsigned_abs());
+            while let Some(held) = self.workers.next_that_holds() {
+                let Some(what) = self.deal_with(&held)? else { continue };
+                bar.suspend(|| {
+                    output::tell(&format!(
+                        "at {done} of {jobs}: {what}, after it wrote a result and before it committed"
+                    ));
+                });
+            }
+            if let Some(chaos) = &mut self.chaos {
+                chaos.strike(done, &mut self.workers, self.pq, self.place)?;
+                self.workers.fill_up(count)?;
+                let (killed, terminated) = (self.workers.killed(), chaos.terminated());
+                bar.set_message(format!(", {killed} killed, {terminated} terminated"));
+            }
+            // The queue says when to stop, and not the results: a job that was done twice would make up
+            // for one that was lost.
+            if self.queue.counts()?.live() == 0 {
+                bar.finish_and_clear();
+                return Ok(());
+            }
+            self.workers.check()?;
+            std::thread::sleep(LOOK);
+        }
     }
-    bar
+
+    /// Kills the worker that holds a job and waits for that, or terminates its backend, and says so.
+    fn deal_with(&mut self, held: &Held) -> Result<Option<&'static str>, Failure> {
+        Ok(match (held.backend, &mut self.chaos) {
+            (Some(backend), Some(chaos)) => chaos
+                .terminate(backend, self.pq, self.place)?
+                .then_some("the backend of a worker was terminated"),
+            _ => self.workers.kill_holder(held).then_some("a worker was killed with SIGKILL"),
+        })
+    }
 }

@@ -46,7 +46,7 @@ impl Place {
             // No key keeps a file from having two results: what is done twice shows.
             conn.batch_execute(
                 "CREATE TABLE demo_file (path text PRIMARY KEY);
-                 CREATE TABLE demo_victim (worker integer NOT NULL, one boolean DEFAULT true UNIQUE);
+                 CREATE TABLE demo_fate (path text, fate text, worker integer, PRIMARY KEY (path, fate));
                  CREATE TABLE demo_result (
                      path text NOT NULL, worker integer NOT NULL,
                      bytes bigint, lines bigint, sha256 text, error text)",
@@ -72,8 +72,13 @@ impl Place {
 
     /// What a worker must know, for its environment and not for its command line, where others could
     /// read the password.
-    pub(super) fn environment(&self) -> [(&'static str, &str); 2] {
-        [("PQ_DEMO_URL", &self.url), ("PQ_DEMO_SCHEMA", &self.schema)]
+    pub(super) fn environment(&self) -> [(&'static str, String); 2] {
+        [("PQ_DEMO_URL", named(&self.url, &self.schema)), ("PQ_DEMO_SCHEMA", self.schema.clone())]
+    }
+
+    /// What the sessions of this demo's workers are called, and no others.
+    pub(super) fn sessions(&self) -> &str {
+        &self.schema
     }
 }
 
@@ -84,6 +89,24 @@ pub(super) fn connect(url: &str, schema: &str) -> Result<Pq, Failure> {
 /// Has the transaction find the tables of this schema, whose name needs no quotes.
 pub(super) fn enter(conn: &mut PgConnection, schema: &str) -> Result<(), Failure> {
     Ok(conn.batch_execute(&format!("SET LOCAL search_path TO {schema}"))?)
+}
+
+/// The connection string with a name for its sessions, which needs no quotes. Of two names the last counts.
+fn named(conninfo: &str, name: &str) -> String {
+    let Some((_, rest)) = conninfo.split_once("://") else {
+        return format!("{conninfo} application_name={name}");
+    };
+    // A password may hold a question mark.
+    let server = match rest.split_once('@') {
+        Some((user, server)) if !user.contains('/') => server,
+        _ => rest,
+    };
+    let joint = match server.split_once('?') {
+        None => "?",
+        Some((_, words)) if words.is_empty() || words.ends_with('&') => "",
+        Some(_) => "&",
+    };
+    format!("{conninfo}{joint}application_name={name}")
 }
 
 impl Drop for Place {
@@ -98,6 +121,26 @@ impl Drop for Place {
             });
         if dropped.is_err() {
             output::complain(&format!("the schema {} could not be dropped; drop it by hand", self.schema));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_named_in_both_kinds_of_connection_string() {
+        for (given, named_so) in [
+            ("", " application_name=x"),
+            ("host=a application_name=b", "host=a application_name=b application_name=x"),
+            ("postgres://a/b", "postgres://a/b?application_name=x"),
+            ("postgres://u:p?w@a/b", "postgres://u:p?w@a/b?application_name=x"),
+            ("postgres://u@/b?host=/tmp", "postgres://u@/b?host=/tmp&application_name=x"),
+            ("postgres:///b?host=/a@b", "postgres:///b?host=/a@b&application_name=x"),
+            ("postgres://a/b?", "postgres://a/b?application_name=x"),
+        ] {
+            assert_eq!(named(given, "x"), named_so);
         }
     }
 }

@@ -24,7 +24,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    demo_victim (worker) { worker -> Integer, }
+    demo_fate (path, fate) { path -> Text, fate -> Text, worker -> Nullable<Integer>, }
 }
 
 /// Notes the files, in the transaction that puts their jobs.
@@ -34,6 +34,20 @@ pub(super) fn note_files(conn: &mut PgConnection, files: &[String]) -> Result<()
         diesel::insert_into(demo_file::table).values(rows).execute(conn)?;
     }
     Ok(())
+}
+
+/// What the demo did to its workers.
+pub(super) struct Toll {
+    pub(super) started: usize,
+    pub(super) killed: usize,
+    pub(super) chaos: Option<Harm>,
+}
+
+/// What chaos did besides killing.
+#[derive(Clone, Copy)]
+pub(super) struct Harm {
+    pub(super) terminated: usize,
+    pub(super) seed: u64,
 }
 
 /// The counts of the end.
@@ -76,21 +90,25 @@ impl Report {
         self.lost == 0 && self.twice == 0 && self.results == self.files
     }
 
-    pub(super) fn table(&self, elapsed: Duration, started: usize, killed: usize, origin: &str) -> String {
+    pub(super) fn table(&self, elapsed: Duration, toll: &Toll, origin: &str) -> String {
         let rate = self.results as f64 / elapsed.as_secs_f64().max(0.001);
-        let rows = [
+        let mut rows = vec![
             ("PostgreSQL", origin.to_owned()),
             ("jobs (one a file)", self.files.to_string()),
             ("results", self.results.to_string()),
             ("  of files that could not be read", self.unreadable.to_string()),
             ("bytes hashed", self.bytes.to_string()),
             ("jobs a second", format!("{rate:.0}")),
-            ("processes started", started.to_string()),
+            ("processes started", toll.started.to_string()),
             ("processes with results", self.workers.to_string()),
-            ("processes killed", killed.to_string()),
-            ("lost", self.lost.to_string()),
-            ("twice", self.twice.to_string()),
+            ("processes killed", toll.killed.to_string()),
         ];
+        if let Some(Harm { terminated, seed }) = toll.chaos {
+            rows.push(("backends terminated", terminated.to_string()));
+            rows.push(("seed", seed.to_string()));
+        }
+        rows.push(("lost", self.lost.to_string()));
+        rows.push(("twice", self.twice.to_string()));
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
         for (what, count) in rows {

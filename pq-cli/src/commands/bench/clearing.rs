@@ -1,0 +1,123 @@
+//! Removing what the bench has put.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pq_core::{Store, StoreError};
+use pq_diesel::{EndedAs, Error, JobId, Pq, Queue, Retention, Wait};
+
+use super::load::Load;
+
+/// The leases that the bench's workers have had. Some may outlive their worker: one whose jobs were settled
+/// in parts until a sweep finds it over, and one whose verdicts the server never got.
+#[derive(Clone, Default)]
+pub(super) struct Leases(Arc<Mutex<BTreeSet<i64>>>);
+
+impl Leases {
+    pub(super) fn note(&self, lease: Option<i64>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(lease);
+    }
+
+    fn all(&self) -> Vec<i64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+}
+
+/// A retention that keeps all: the archive is not the bench's.
+pub(super) fn keep_all() -> Retention {
+    let mut retention = Retention::default();
+    (retention.done, retention.dead, retention.cancelled) = (None, None, None);
+    retention
+}
+
+/// How long a server that cannot be reached is tried again: longer than a connection of the pool is trusted.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Removes the bench's jobs and leases, and says how many jobs of others were set aside and are back.
+pub(super) fn clear(pq: &Pq, queue: &Queue<Load>, leases: &Leases) -> Result<u64, Error> {
+    let begun = Instant::now();
+    loop {
+        match end(pq, leases).and_then(|()| take_rest(queue)).and_then(|()| put_back(queue)) {
+            Err(error) if error.is_unavailable() && begun.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Ends the leases that are left, and has their jobs return.
+fn end(pq: &Pq, leases: &Leases) -> Result<(), Error> {
+    let leases = leases.all();
+    // More than enough for a sweep of another process that is under way, and ours is not needed then.
+    for _ in 0..500 {
+        let left: Vec<_> = pq.store().with_connection(|conn| {
+            let some =
+                leases.chunks(1_000).map(|some| pq.store().extend(conn, some, Duration::from_millis(1)));
+            Ok::<_, Error>(some.collect::<Result<Vec<_>, _>>()?.concat())
+        })?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        pq.sweep(&keep_all())?;
+    }
+    Ok(())
+}
+
+/// Takes what is left of the bench's jobs. Those of others are set aside as dead on the way.
+pub(super) fn take_rest(queue: &Queue<Load>) -> Result<(), Error> {
+    while !queue.get_many(1_000, Wait::No)?.is_empty() {}
+    Ok(())
+}
+
+/// Puts back what was set aside. Nothing was dead in the queue when the bench began.
+fn put_back(queue: &Queue<Load>) -> Result<u64, Error> {
+    let mut back = 0;
+    loop {
+        let dead: Vec<JobId> = queue.archived(EndedAs::Dead, None, 1_000)?.iter().map(|job| job.id).collect();
+        let some = if dead.is_empty() { 0 } else { queue.retry_many(&dead)? };
+        if some == 0 {
+            return Ok(back);
+        }
+        back += some;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::prelude::*;
+    use diesel::sql_types::BigInt;
+    use pq_core::{Outcome, Verdict};
+    use pq_testing::Server;
+
+    use super::*;
+
+    #[test]
+    fn leases_end_whose_jobs_are_settled_in_parts_or_not_at_all() -> Result<(), Box<dyn std::error::Error>> {
+        let database = Server::shared()?.database()?;
+        let pq = Pq::connect(database.url())?;
+        pq.migrate()?;
+        let (queue, store, leases) = (pq.queue::<Load>("bench")?, pq.store(), Leases::default());
+        queue.put_many(std::iter::repeat_n(&Load::of(16), 5))?;
+        let an_hour = Duration::from_secs(3_600);
+        for settled in [2, 1, 0] {
+            let jobs = pq.transaction(|conn| store.lease(conn, queue.name(), settled.max(1), an_hour))?.jobs;
+            leases.note(jobs.first().and_then(|job| job.claim.lease()));
+            for job in &jobs[..settled] {
+                let verdict = Verdict { job, outcome: Outcome::Complete };
+                pq.transaction(|conn| store.settle(conn, &[verdict]))?;
+            }
+        }
+        pq.queue::<i64>("bench")?.put(&7)?;
+
+        assert_eq!(clear(&pq, &queue, &leases)?, 1);
+        assert_eq!((queue.counts()?.ready, queue.counts()?.live()), (1, 1), "theirs");
+        for table in ["queue_leases", "queue_settled", "queue_archive"] {
+            let count = diesel::dsl::sql::<BigInt>(&format!("SELECT count(*) FROM pq.{table}"));
+            assert_eq!(count.get_result::<i64>(&mut database.connect()?)?, 0, "{table}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! The phases of the bench: what is done, and how it is measured.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use indicatif::ProgressBar;
+use pq_diesel::{Handler, Pq, Queue, Stop, StopMode, Wait, Worker};
+
+use super::clearing::{Leases, keep_all, take_rest};
+use super::load::Load;
+use super::report::{Latencies, Phase};
+use crate::failure::Failure;
+use crate::output;
+
+/// How many jobs a call of `put_many` puts.
+const AT_ONCE: u64 = 1_000;
+
+/// How long a job that must be there is looked for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often those who only look on see whether they are to stop.
+const LOOK: Duration = Duration::from_millis(10);
+
+pub(super) struct Runner<'b> {
+    pub(super) pq: &'b Pq,
+    pub(super) queue: &'b Queue<Load>,
+    pub(super) load: Load,
+    pub(super) jobs: u64,
+    pub(super) threads: u32,
+    pub(super) stop: &'b Stop,
+    pub(super) leases: &'b Leases,
+}
+
+impl Runner<'_> {
+    pub(super) fn all(&self) -> Result<Vec<Phase>, Failure> {
+        // Connects and prepares, which is not what is measured.
+        self.by_threads("", "", u64::from(self.threads) * 20, || self.put_and_get())?;
+        Ok(vec![
+            self.by_threads("put", "put, one by one", self.jobs, || self.put())?,
+            self.by_threads("get", "get, one by one", self.jobs, || self.get())?,
+            self.by_threads("put_get", "put and get, in pairs", self.jobs, || self.put_and_get())?,
+            // The jobs that it puts are worked by the next.
+            self.put_many()?,
+            self.work("worker_transactional", "worker, transactional", false)?,
+            self.put_many().and_then(|_| self.work("worker_leased", "worker, leased", true))?,
+            self.pick_up("pickup_transactional", "pickup, transactional", false)?,
+            self.pick_up("pickup_leased", "pickup, leased", true)?,
+        ])
+    }
+
+    /// Has the threads do something for each job, one at a time.
+    fn by_threads(
+        &self,
+        key: &'static str,
+        name: &'static str,
+        jobs: u64,
+        operation: impl Fn() -> Result<(), Failure> + Sync,
+    ) -> Result<Phase, Failure> {
+        let (bar, left) = (bar(name, jobs), AtomicU64::new(jobs));
+        let one_thread = || {
+            let mut latencies = latencies()?;
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            {
+                let begun = Instant::now();
+                if let Err(failure) = self.go_on().and_then(|()| operation()) {
+                    // The others need not do the rest.
+                    left.store(0, Ordering::Relaxed);
+                    return Err(failure);
+                }
+                record(&mut latencies, begun.elapsed());
+                bar.inc(1);
+            }
+            Ok(latencies)
+        };
+        let (wal, begun) = (self.wal(), Instant::now());
+        let ended: Vec<Result<Latencies, Failure>> = std::thread::scope(|scope| {
+            let running: Vec<_> = (0..self.threads).map(|_| scope.spawn(one_thread)).collect();
+            running.into_iter().map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+        });
+        let time = begun.elapsed();
+        bar.finish_and_clear();
+        let mut all = latencies()?;
+        for one in ended {
+            all.add(one?).map_err(|error| Failure::Bench(error.to_string()))?;
+        }
+        Ok(Phase { key, name, jobs, time: Some(time), wal: self.wal_since(wal), latencies: Some(all) })
+    }
+
+    fn put(&self) -> Result<(), Failure> {
+        self.queue.put(&self.load)?;
+        Ok(())
+    }
+
+    /// Gets a job that is there. The others may hold it when this looks, and leave another that was put after.
+    fn get(&self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while self.queue.get(Wait::No)?.is_none() {
+            self.go_on()?;
+            if begun.elapsed() > PATIENCE {
+                return Err(missing());
+            }
+        }
+        Ok(())
+    }
+
+    fn put_and_get(&self) -> Result<(), Failure> {
+        self.put().and_then(|()| self.get())
+    }
+
+    fn put_many(&self) -> Result<Phase, Failure> {
+        let name = "put_many, 1,000 at once";
+        let (bar, wal, begun) = (bar(name, self.jobs), self.wal(), Instant::now());
+        let mut left = self.jobs;
+        while left > 0 {
+            self.go_on()?;
+            let some = left.min(AT_ONCE);
+            self.queue.put_many(std::iter::repeat_n(&self.load, some as usize))?;
+            bar.inc(some);
+            left -= some;
+        }
+        let time = begun.elapsed();
+        bar.finish_and_clear();
+        let wal = self.wal_since(wal);
+        Ok(Phase { key: "put_many", name, jobs: self.jobs, time: Some(time), wal, latencies: None })
+    }
+
+    /// Has a worker do nothing for each job of the queue, until it is empty.
+    fn work(&self, key: &'static str, name: &'static str, leased: bool) -> Result<Phase, Failure> {
+        let bar = bar(name, self.jobs);
+        let worked = bar.clone();
+        let worker = self.worker(self.threads, leased, move || worked.inc(1));
+        let control = worker.control();
+        let wal = self.wal();
+        let (report, time) = std::thread::scope(|scope| {
+            let working = scope.spawn(move || {
+                let begun = Instant::now();
+                worker.run_until_empty().map(|report| (report, begun.elapsed()))
+            });
+            while !working.is_finished() {
+                if self.stop.is_stopped() {
+                    // Handlers take no time, so nothing that runs need be told.
+                    control.stop(StopMode::Current);
+                }
+                std::thread::sleep(LOOK);
+            }
+            working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
+        })?;
+        bar.finish_and_clear();
+        let wal = self.wal_since(wal);
+        self.go_on()?;
+        // What a thread gave back when all others had ended, say.
+        take_rest(self.queue)?;
+        if report.done == 0 {
+            return Err(missing());
+        }
+        Ok(Phase { key, name, jobs: report.done, time: Some(time), wal, latencies: None })
+    }
+
+    /// Measures from before each put until the handler of an idle worker has begun.
+    fn pick_up(&self, key: &'static str, name: &'static str, leased: bool) -> Result<Phase, Failure> {
+        let rounds = (self.jobs / 50).clamp(20, 200);
+        let (begins, begun) = channel();
+        let worker = self.worker(1, leased, move || {
+            let _ = begins.send(Instant::now());
+        });
+        let control = worker.control();
+        let mut latencies = latencies()?;
+        let (bar, wal) = (bar(name, rounds), self.wal());
+        let round = || {
+            self.go_on()?;
+            // Long enough for the worker to have looked and gone to sleep.
+            std::thread::sleep(LOOK);
+            let before = Instant::now();
+            self.put()?;
+            loop {
+                match begun.recv_timeout(LOOK) {
+                    Ok(at) => return Ok(at.saturating_duration_since(before)),
+                    Err(RecvTimeoutError::Timeout) if before.elapsed() < PATIENCE => self.go_on()?,
+                    Err(_) => return Err(missing()),
+                }
+            }
+        };
+        let measured = std::thread::scope(|scope| {
+            let working = scope.spawn(move || worker.run());
+            // The first also starts the worker, and is not counted.
+            let measured = round().and_then(|_| {
+                for _ in 0..rounds {
+                    record(&mut latencies, round()?);
+                    bar.inc(1);
+                }
+                Ok(())
+            });
+            control.stop(StopMode::Current);
+            working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+            measured
+        });
+        bar.finish_and_clear();
+        measured?;
+        let wal = self.wal_since(wal);
+        Ok(Phase { key, name, jobs: rounds, time: None, wal, latencies: Some(latencies) })
+    }
+
+    /// A worker that keeps out of all that is not the bench's: it neither sweeps nor prunes.
+    fn worker(&self, threads: u32, leased: bool, work: impl Fn() + Send + Sync + 'static) -> Worker {
+        let leases = self.leases.clone();
+        let handler: Handler = match leased {
+            true => self.queue.leased(move |_, job| {
+                leases.note(job.claim.lease());
+                work();
+                Ok::<_, Failure>(())
+            }),
+            false => self.queue.transactional(move |_, _| {
+                work();
+                Ok::<_, Failure>(())
+            }),
+        };
+        Worker::new(self.pq)
+            .threads(threads as usize)
+            .sweep_every(Duration::MAX)
+            .retention(keep_all())
+            .serve(handler)
+    }
+
+    fn go_on(&self) -> Result<(), Failure> {
+        if self.stop.is_stopped() { Err(pq_core::Error::Stopped.into()) } else { Ok(()) }
+    }
+
+    /// How much WAL the server has written, where it says so to this user.
+    fn wal(&self) -> Option<i64> {
+        let position = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint";
+        let read = self
+            .pq
+            .transaction(|conn| diesel::dsl::sql::<BigInt>(position).get_result(conn).map_err(Failure::from));
+        read.ok()
+    }
+
+    fn wal_since(&self, before: Option<i64>) -> Option<u64> {
+        self.wal().zip(before).map(|(after, before)| after.saturating_sub(before).max(0).unsigned_abs())
+    }
+}
+
+fn bar(name: &str, jobs: u64) -> ProgressBar {
+    if name.is_empty() {
+        return ProgressBar::hidden();
+    }
+    let bar = output::progress(jobs, "{prefix:>24} {wide_bar} {pos}/{len}, {per_sec}");
+    bar.set_prefix(name.to_owned());
+    bar
+}
+
+fn latencies() -> Result<Latencies, Failure> {
+    // From a nanosecond to an hour, by three digits.
+    Latencies::new_with_bounds(1, 3_600_000_000_000, 3).map_err(|error| Failure::Bench(error.to_string()))
+}
+
+fn record(latencies: &mut Latencies, time: Duration) {
+    latencies.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+}
+
+fn missing() -> Failure {
+    Failure::Bench("jobs of the bench are missing: does somebody else take from its queue?".to_owned())
+}

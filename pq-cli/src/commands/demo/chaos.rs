@@ -1,0 +1,134 @@
+//! What `pq demo --chaos` does to its workers, all the way through.
+
+use std::time::{Duration, Instant};
+
+use diesel::prelude::*;
+use diesel::sql_types::{Bool, Integer, Text};
+use fastrand::Rng;
+use pq_diesel::Pq;
+
+use super::fate::Fate;
+use super::place::Place;
+use super::workers::Workers;
+use crate::failure::Failure;
+
+/// The next blow at random falls so many results after the one before, so that work goes on whatever is done to it…
+const RESULTS: std::ops::Range<i64> = 2..30;
+/// … and not sooner than so many milliseconds after it.
+const PAUSE: std::ops::Range<u64> = 20..200;
+
+/// The sessions of the demo's workers in this database. $1 what they are called.
+const SESSIONS: &str = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+    AND application_name = $1 AND pid <> pg_backend_pid() ORDER BY pid";
+
+/// Terminates one of them. It is chosen before anything is done, for conditions are tried in any order. $2 its pid.
+const TERMINATE: &str = "WITH chosen AS MATERIALIZED (
+        SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 AND pid = $2
+    ) SELECT pg_terminate_backend(pid) AS done FROM chosen";
+
+pub(super) struct Chaos {
+    seed: u64,
+    random: Rng,
+    terminated: usize,
+    next: Option<Blow>,
+}
+
+/// What is done next at random, and when. What is drawn does not depend on how fast the workers are.
+struct Blow {
+    kills: bool,
+    /// Which worker or backend, counted round.
+    number: usize,
+    results: i64,
+    at: Instant,
+}
+
+#[derive(QueryableByName)]
+struct Session {
+    #[diesel(sql_type = Integer)]
+    pid: i32,
+}
+
+#[derive(QueryableByName)]
+struct Terminated {
+    #[diesel(sql_type = Bool)]
+    done: bool,
+}
+
+impl Chaos {
+    pub(super) fn new(seed: Option<u64>) -> Self {
+        // Short enough to be typed again.
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+        Self { seed, random: Rng::with_seed(seed), terminated: 0, next: None }
+    }
+
+    /// Some blows fall in the middle of a job, from the first ones to the last, so that there is at least one of
+    /// each kind however few jobs there are and however fast they are done.
+    pub(super) fn fates<'f>(&mut self, files: &'f [String]) -> Vec<(&'f str, Fate)> {
+        let of_each = (files.len() / 40).clamp(1, 25);
+        let mut fates = Vec::new();
+        for part in 0..of_each {
+            let part = &files[part * files.len() / of_each..(part + 1) * files.len() / of_each];
+            for fate in [Fate::Killed, Fate::Terminated] {
+                fates.extend(self.random.choice(part).map(|path| (path.as_str(), fate)));
+            }
+        }
+        fates
+    }
+
+    /// Strikes whoever is meant, whatever it is doing, if the time has come: not before the first two fates are
+    /// met, lest they never be.
+    pub(super) fn strike(
+        &mut self,
+        done: i64,
+        workers: &mut Workers,
+        pq: &Pq,
+        place: &Place,
+    ) -> Result<(), Failure> {
+        if workers.killed() == 0 || self.terminated == 0 {
+            return Ok(());
+        }
+        let due = self.next.as_ref().is_some_and(|blow| done >= blow.results && Instant::now() >= blow.at);
+        if let Some(blow) = self.next.take_if(|_| due) {
+            if blow.kills {
+                workers.kill_some(blow.number);
+            } else {
+                let sessions: Vec<Session> = pq.transaction(|conn| {
+                    let sessions = diesel::sql_query(SESSIONS).bind::<Text, _>(place.sessions());
+                    sessions.load(conn).map_err(Failure::from)
+                })?;
+                if let Some(session) = sessions.get(blow.number % sessions.len().max(1)) {
+                    self.terminate(session.pid, pq, place)?;
+                }
+            }
+        }
+        if self.next.is_none() {
+            self.next = Some(Blow {
+                kills: self.random.bool(),
+                number: self.random.usize(..1_000_000),
+                results: done + self.random.i64(RESULTS),
+                at: Instant::now() + Duration::from_millis(self.random.u64(PAUSE)),
+            });
+        }
+        Ok(())
+    }
+
+    /// Terminates this backend, if it is one of the demo's workers'.
+    pub(super) fn terminate(&mut self, backend: i32, pq: &Pq, place: &Place) -> Result<bool, Failure> {
+        let terminated: Option<Terminated> = pq.transaction(|conn| {
+            let terminate = diesel::sql_query(TERMINATE);
+            let terminate = terminate.bind::<Text, _>(place.sessions()).bind::<Integer, _>(backend);
+            terminate.get_result(conn).optional().map_err(Failure::from)
+        })?;
+        let done = terminated.is_some_and(|terminated| terminated.done);
+        self.terminated += usize::from(done);
+        Ok(done)
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(super) fn terminated(&self) -> usize {
+        self.terminated
+    }
+}

@@ -1,0 +1,149 @@
+//! A worker process of the demo, from inside.
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel::sql_types::Integer;
+use pq_core::StoreError;
+use pq_diesel::{Pq, Queue, Stop, Wait};
+
+use super::fate::{self, Fate};
+use super::{QUEUE, files, place, report};
+use crate::failure::Failure;
+use crate::output;
+
+/// How long a worker pauses when it has lost its connection: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+struct Worker {
+    url: String,
+    schema: String,
+    folder: PathBuf,
+    number: i32,
+    stop: Stop,
+}
+
+/// What a worker has once it could connect.
+struct Connected {
+    pq: Pq,
+    queue: Queue<String>,
+    fates: HashMap<String, Vec<Fate>>,
+}
+
+/// `pq demo-worker`: gets jobs and writes results until its standard input is closed.
+pub(crate) fn work() -> Result<ExitCode, Failure> {
+    let variable = |name: &str| {
+        env::var(name).map_err(|_| Failure::Usage("`pq demo` starts its workers by itself".to_owned()))
+    };
+    let worker = Worker {
+        url: variable("PQ_DEMO_URL")?,
+        schema: variable("PQ_DEMO_SCHEMA")?,
+        folder: PathBuf::from(variable("PQ_DEMO_FOLDER")?),
+        number: variable("PQ_DEMO_WORKER")?.parse().unwrap_or_default(),
+        stop: Stop::new(),
+    };
+    let stop = worker.stop.clone();
+    std::thread::spawn(move || {
+        let _ = io::stdin().lock().read(&mut [0]);
+        stop.stop();
+    });
+    let (mut connected, mut pause) = (None, PAUSES.0);
+    loop {
+        match worker.turn(&mut connected) {
+            Ok(()) => pause = PAUSES.0,
+            Err(_) if worker.stop.is_stopped() => return Ok(ExitCode::SUCCESS),
+            // The job is back, or done, whichever the database decided; the next turn finds out.
+            Err(Failure::Queue(error)) if error.is_unavailable() => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(PAUSES.1);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+impl Worker {
+    /// Waits for a job and does it, connecting first where that has not been done.
+    fn turn(&self, connected: &mut Option<Connected>) -> Result<(), Failure> {
+        let Connected { pq, queue, fates } = match connected {
+            Some(connected) => connected,
+            None => connected.insert(self.connect()?),
+        };
+        let worked = queue.get_with(Wait::Forever, |conn, job| {
+            place::enter(conn, &self.schema)?;
+            self.write_result(conn, &job.data)?;
+            for fate in fates.get(&job.data).into_iter().flatten() {
+                // In a transaction of its own, which outlives the one that is about to be rolled back.
+                let meets = pq.transaction(|conn| {
+                    place::enter(conn, &self.schema)?;
+                    fate::meet(conn, &job.data, *fate, self.number)
+                })?;
+                match fate {
+                    Fate::Killed if meets => hold()?,
+                    Fate::Terminated if meets => self.hold_until_terminated(conn)?,
+                    Fate::Killed | Fate::Terminated => {}
+                }
+            }
+            Ok(())
+        });
+        worked.map(drop)
+    }
+
+    fn connect(&self) -> Result<Connected, Failure> {
+        let pq = place::connect(&self.url, &self.schema)?;
+        let queue = pq.queue::<String>(QUEUE)?.with_stop(&self.stop);
+        let fates = pq.transaction(|conn| {
+            place::enter(conn, &self.schema)?;
+            fate::all(conn)
+        })?;
+        Ok(Connected { pq, queue, fates })
+    }
+
+    /// Takes the measure of one file, in the transaction that holds its job. A file that cannot be read is a
+    /// result too.
+    fn write_result(&self, conn: &mut PgConnection, path: &str) -> Result<(), Failure> {
+        use report::demo_result::dsl;
+        let insert = diesel::insert_into(dsl::demo_result);
+        let who = (dsl::path.eq(path), dsl::worker.eq(self.number));
+        match files::facts(&self.folder.join(Path::new(path))) {
+            Ok(facts) => insert
+                .values((
+                    who,
+                    dsl::bytes.eq(facts.bytes),
+                    dsl::lines.eq(facts.lines),
+                    dsl::sha256.eq(facts.sha256),
+                ))
+                .execute(conn)?,
+            Err(error) => insert.values((who, dsl::error.eq(error.to_string()))).execute(conn)?,
+        };
+        Ok(())
+    }
+
+    /// Says that a job is held on this connection, and waits for its end.
+    fn hold_until_terminated(&self, conn: &mut PgConnection) -> Result<(), Failure> {
+        let backend: i32 = diesel::dsl::sql::<Integer>("SELECT pg_backend_pid()").get_result(conn)?;
+        say(&format!("held {backend}"))?;
+        while !self.stop.is_stopped() {
+            std::thread::sleep(PAUSES.0);
+            diesel::sql_query("SELECT 1").execute(conn)?;
+        }
+        Err(pq_core::Error::Stopped.into())
+    }
+}
+
+/// Says that a job is held, and waits to be killed. If the parent ends instead, so does this process,
+/// and the job is back all the same.
+fn hold() -> Result<(), Failure> {
+    say("held")?;
+    let _ = io::stdin().lock().read(&mut [0]);
+    Err(Failure::Demo("the parent has ended".to_owned()))
+}
+
+fn say(line: &str) -> Result<(), Failure> {
+    output::print_lines([line]).map_err(|error| Failure::Io(error.to_string()))
+}

@@ -1,0 +1,82 @@
+//! `pq demo --chaos`: whatever is done to its workers, nothing is lost and nothing is done twice.
+
+mod common;
+
+use diesel::connection::SimpleConnection;
+use pq_testing::Server;
+
+use self::common::*;
+
+#[test]
+fn chaos_loses_nothing_and_does_nothing_twice() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let mut bystander = database.connect()?;
+    let folder = folder(200)?;
+    let shown = demo(&database, folder.path()).args(["--chaos", "--seed", "7"]).output()?;
+    assert_eq!(status(&shown), 0, "{}", stderr(&shown));
+    let [jobs, results, seed, lost, twice] = rows(&shown, ["jobs (one", "results", "seed", "lost", "twice"]);
+    assert_eq!([jobs, results, seed, lost, twice], ["200", "200", "7", "0", "0"], "{}", stdout(&shown));
+    // Five of each fall in the middle of a job, and others may at random; one of these may hit a worker that
+    // waits for its fate, which is then not met.
+    let [started, killed, terminated] = rows(&shown, ["started", "killed", "terminated"]);
+    let (killed, terminated) = (killed.parse::<usize>()?, terminated.parse::<usize>()?);
+    assert!(killed >= 1 && terminated >= 1, "{}", stdout(&shown));
+    assert_eq!(started.parse::<usize>()?, 4 + killed, "each that is killed has another in its place");
+    bystander.batch_execute("SELECT 1")?;
+    drop(bystander);
+    nothing_is_left(&database)
+}
+
+#[test]
+fn chaos_with_one_worker_and_few_files_has_one_of_each() -> Outcome {
+    let database = Server::shared()?.database()?;
+    for files in [1, 10] {
+        let folder = folder(files)?;
+        let shown = demo(&database, folder.path()).args(["--chaos", "--workers", "1"]).output()?;
+        assert_eq!(status(&shown), 0, "{}", stderr(&shown));
+        let [results, killed, terminated, lost, twice] =
+            rows(&shown, ["results", "killed", "terminated", "lost", "twice"]);
+        assert_eq!([results, lost, twice], [files.to_string().as_str(), "0", "0"], "{}", stdout(&shown));
+        assert!(killed.parse::<usize>()? >= 1 && terminated.parse::<usize>()? >= 1, "{}", stdout(&shown));
+    }
+    nothing_is_left(&database)
+}
+
+#[test]
+fn a_database_that_names_its_sessions_otherwise_has_chaos_too() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let folder = folder(10)?;
+    let joint = if database.url().contains('?') { '&' } else { '?' };
+    let url = format!("{}{joint}application_name=shop", database.url());
+    let shown =
+        pq(&["demo", "--chaos", "--database-url", &url, "--jobs-from"]).arg(folder.path()).output()?;
+    assert_eq!(status(&shown), 0, "{}", stderr(&shown));
+    let [terminated, lost, twice] = rows(&shown, ["terminated", "lost", "twice"]);
+    assert!(terminated.parse::<usize>()? >= 1, "{}", stdout(&shown));
+    assert_eq!([lost, twice], ["0", "0"]);
+    Ok(())
+}
+
+#[test]
+fn a_seed_is_for_chaos() -> Outcome {
+    let refused = pq(&["demo", "--seed", "7"]).output()?;
+    assert_eq!(status(&refused), 2);
+    assert!(stderr(&refused).contains("--chaos"), "{}", stderr(&refused));
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_chaos_leaves_nothing_behind() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let folder = folder(20_000)?;
+    let mut running = demo(&database, folder.path()).arg("--chaos").spawn()?;
+    until(
+        &database,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%demo_result%'",
+    )?;
+    signal(&running, rustix::process::Signal::TERM)?;
+    // Or it would write to a pipe that is full.
+    let said = running.stderr.take().map(std::io::read_to_string).transpose()?;
+    assert_eq!(running.wait()?.code(), Some(130), "{said:?}");
+    nothing_is_left(&database)
+}

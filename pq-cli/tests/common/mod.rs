@@ -1,0 +1,119 @@
+//! How the built binary is run on a real server.
+
+// No test binary uses all of it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::error::Error;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use pq_testing::{Database, Server};
+
+/// What a test returns.
+pub type Outcome = Result<(), Box<dyn Error>>;
+
+/// How long something that must happen may take. Nothing is measured by it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary, with nothing of the caller's environment that names a database.
+pub fn pq(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pq"));
+    for (name, _) in std::env::vars() {
+        if name.starts_with("PG") || name.starts_with("TPQ_") || name == "PQ_URL" || name == "DATABASE_URL" {
+            command.env_remove(name);
+        }
+    }
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The binary on this database.
+pub fn on(database: &Database, words: &[&str]) -> Command {
+    let mut command = pq(words);
+    command.env("PQ_URL", database.url());
+    command
+}
+
+/// A database with the table in it.
+pub fn migrated() -> Result<Database, Box<dyn Error>> {
+    let database = Server::shared()?.database()?;
+    assert_eq!(status(&on(&database, &["migrate"]).output()?), 0);
+    Ok(database)
+}
+
+/// Runs a command with this input.
+pub fn feed(mut command: Command, input: &str) -> Result<Output, Box<dyn Error>> {
+    let mut child = command.stdin(Stdio::piped()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that refuses its words reads nothing.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    Ok(child.wait_with_output()?)
+}
+
+pub fn status(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Asks until the answer is not 0.
+pub fn until(database: &Database, sql: &str) -> Outcome {
+    let mut conn = database.connect()?;
+    let begun = Instant::now();
+    while diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(&mut conn)? == 0 {
+        assert!(begun.elapsed() < PATIENCE, "it never came to {sql}");
+    }
+    Ok(())
+}
+
+/// Sends a signal to a process.
+pub fn signal(child: &Child, signal: rustix::process::Signal) -> Outcome {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id())?).ok_or("a pid")?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+/// A folder with some files in it.
+pub fn folder(files: u32) -> Result<tempfile::TempDir, std::io::Error> {
+    let folder = tempfile::tempdir()?;
+    for n in 0..files {
+        std::fs::write(folder.path().join(format!("file {n}")), format!("{n}\n"))?;
+    }
+    Ok(folder)
+}
+
+/// The demo on this database and the files of this folder.
+pub fn demo(database: &Database, folder: &Path) -> Command {
+    let mut command = pq(&["demo", "--database-url", database.url(), "--jobs-from"]);
+    command.arg(folder);
+    command
+}
+
+/// What stands in the demo's table beside these words.
+pub fn rows<const N: usize>(shown: &Output, words: [&str; N]) -> [String; N] {
+    let table = stdout(shown);
+    words.map(|word| {
+        let line = table.lines().find(|line| line.contains(word)).unwrap_or_default();
+        line.split(['│', '┆', '|']).nth(2).map(|count| count.trim().to_owned()).unwrap_or_default()
+    })
+}
+
+/// Neither a session nor a schema of pq's.
+pub fn nothing_is_left(database: &Database) -> Outcome {
+    until(
+        database,
+        "SELECT (count(*) = 0)::int::bigint FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )?;
+    until(database, "SELECT (count(*) = 0)::int::bigint FROM pg_namespace WHERE nspname LIKE 'pq%'")
+}
