@@ -1,8 +1,8 @@
 //! Jobs as the commands show them.
 
-use pq_diesel::{Listed, Pq};
+use pq_diesel::{JobState, Key, Listed, Pq};
+use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::output;
@@ -10,26 +10,52 @@ use crate::output;
 /// How many jobs are asked for at a time.
 const PAGE: usize = 500;
 
-/// A job as JSON, its payload as it is stored.
-pub(crate) fn as_json(job: &Listed) -> Value {
-    let payload = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|_| json!(text));
-    json!({
-        "id": job.id.0,
-        "queue": job.queue.as_str(),
-        "state": job.state.as_str(),
-        "payload": payload(job.payload.as_str()),
-        "enqueued_at": output::precise(job.enqueued_at),
-        "schedule_at": job.schedule_at.map(output::precise),
-        "expected_at": job.expected_at.map(output::precise),
-        "priority": job.priority,
-        "attempt": job.attempt,
-        "serialization_key": job.serialization_key.as_ref().map(|key| key.as_str()),
-        "unique_key": job.unique_key.as_ref().map(|key| key.as_str()),
-        "error": job.error,
-        "result": job.result.as_ref().map(|result| payload(result.as_str())),
-        "lease_until": job.lease_until.map(output::precise),
-        "ended_at": job.ended_at.map(output::precise),
-    })
+/// A job as JSON, its payload byte for byte as it is stored.
+#[derive(Serialize)]
+pub(crate) struct JobJson<'j> {
+    id: i64,
+    queue: &'j str,
+    state: JobState,
+    payload: Box<RawValue>,
+    enqueued_at: String,
+    schedule_at: Option<String>,
+    expected_at: Option<String>,
+    priority: i32,
+    attempt: i32,
+    serialization_key: Option<&'j str>,
+    unique_key: Option<&'j str>,
+    error: Option<&'j str>,
+    result: Option<Box<RawValue>>,
+    lease_until: Option<String>,
+    ended_at: Option<String>,
+}
+
+impl<'j> JobJson<'j> {
+    pub(crate) fn of(job: &'j Listed) -> Self {
+        Self {
+            id: job.id.0,
+            queue: job.queue.as_str(),
+            state: job.state,
+            payload: raw(job.payload.as_str()),
+            enqueued_at: output::precise(job.enqueued_at),
+            schedule_at: job.schedule_at.map(output::precise),
+            expected_at: job.expected_at.map(output::precise),
+            priority: job.priority,
+            attempt: job.attempt,
+            serialization_key: job.serialization_key.as_ref().map(Key::as_str),
+            unique_key: job.unique_key.as_ref().map(Key::as_str),
+            error: job.error.as_deref(),
+            result: job.result.as_ref().map(|result| raw(result.as_str())),
+            lease_until: job.lease_until.map(output::precise),
+            ended_at: job.ended_at.map(output::precise),
+        }
+    }
+}
+
+/// Stored JSON as it is. What PostgreSQL takes for JSON and serde does not is shown as a string.
+fn raw(json: &str) -> Box<RawValue> {
+    let as_it_is = RawValue::from_string(json.to_owned());
+    as_it_is.or_else(|_| serde_json::value::to_raw_value(json)).unwrap_or_default()
 }
 
 /// The beginning of a payload, on one line.

@@ -2,12 +2,15 @@
 
 mod commands;
 mod confirm;
+mod exec;
 mod failure;
 mod global;
 mod input;
 mod jobs;
 mod output;
+mod pid_file;
 mod signals;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,7 @@ use anstyle::AnsiColor;
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{Cell, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 use crate::failure::Failure;
 
@@ -21,6 +22,17 @@ pub(crate) fn complain(message: &str) {
 /// A line on standard error about what is going on.
 pub(crate) fn tell(message: &str) {
     eprintln!("{}", visible(message));
+}
+
+/// Several lines on standard error, which are made visible already.
+pub(crate) fn report(lines: &str) {
+    eprintln!("{lines}");
+}
+
+/// What a command of the operator's writes to standard error.
+pub(crate) fn pass_on(bytes: &[u8]) {
+    // Nobody can be told where this fails.
+    let _ = io::stderr().lock().write_all(bytes);
 }
 
 /// Writes lines to standard output and sees that they have gone out.
@@ -50,9 +62,9 @@ pub(crate) fn one_line(json: &str) -> String {
     line
 }
 
-/// Prints a JSON document, one that a pipe that was closed does not mind.
-pub(crate) fn print_json(document: &serde_json::Value) -> Result<(), Failure> {
-    print(&document.to_string())
+/// Prints a JSON document.
+pub(crate) fn print_json(document: &impl Serialize) -> Result<(), Failure> {
+    print(&serde_json::to_string(document).map_err(|error| Failure::Io(error.to_string()))?)
 }
 
 /// Prints text to standard output. Nothing is lost where it cannot be written.
@@ -75,7 +87,7 @@ fn colours() -> bool {
 pub(crate) fn grid(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(heads.iter().map(|head| Cell::new(head)));
+    table.set_header(heads.iter().map(Cell::new));
     for row in rows {
         table.add_row(row.iter().map(|cell| Cell::new(visible(cell))));
     }

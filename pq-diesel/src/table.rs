@@ -114,12 +114,13 @@ impl Table {
         literal(&self.beside(suffix))
     }
 
-    /// The table and the tables beside it, as the server's messages name them.
+    /// The table, its schema and the tables beside it, as the server's messages name them.
     pub(crate) fn all_in_messages(&self) -> impl Iterator<Item = String> {
         let beside = ["archive", "leases", "settled", "keys", "unique", "paused", "workers", "cron"];
         let names =
             beside.map(|suffix| format!("\"{}.{}\"", self.schema.as_str(), self.named(suffix).as_str()));
-        [format!("\"{self}\"")].into_iter().chain(names)
+        let schema = format!("\"{}\"", self.schema.as_str());
+        [format!("\"{self}\""), schema].into_iter().chain(names)
     }
 
     /// What is named after the table.

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ArgAction;
-use pq_diesel::{Wait, codec_by_name};
+use pq_diesel::{Outcome, Queue, Stop, Trace, Wait, codec_by_name};
 use serde_json::value::RawValue;
 
 use super::examples;
+use crate::exec::{Exec, variables};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
@@ -17,13 +18,22 @@ use crate::signals::stop_on_signals;
 /// Get jobs, and print the payload of each as one line of JSON.
 ///
 /// The jobs are gone when their lines have been written; if they cannot be, they are back.
+///
+/// With --exec the job, the command and the completion are one transaction, which is open while the command runs. The
+/// command has the payload on its standard input and the job's metadata in PQ_ID, PQ_ATTEMPT and so on, as `pq work
+/// --help` says. Exit status 0 completes the job; anything else gives it back with a failed attempt and the end of
+/// standard error as the error's text, and `pq get` ends with exit status 8.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
-    "pq get orders\npq get orders --wait 0 --count 100 | while read -r order; do …; done"
+    "pq get orders\npq get orders --wait 0 --count 100 | while read -r order; do …; done\n\
+     pq get orders --wait 60 --exec 'jq .number | xargs ship'"
 ))]
 pub(crate) struct Get {
     /// The queue's name.
     pub(crate) queue: String,
+    /// Run this line of the shell for each job, one after the other, and print nothing.
+    #[arg(long, value_name = "CMD")]
+    exec: Option<String>,
     /// How long to wait for a job: so many seconds, 0 for ever, negative not at all.
     #[arg(long, value_name = "SECONDS", default_value_t = -1.0, action = ArgAction::Set,
           allow_negative_numbers = true, value_parser = seconds)]
@@ -48,12 +58,60 @@ impl Get {
             0.0 => Wait::Forever,
             seconds => Wait::For(Duration::from_secs_f64(seconds)),
         };
+        if let Some(line) = &self.exec {
+            return self.exec(&queue, &Exec::Shell(line.clone()), wait, &stop);
+        }
         // The jobs are gone when the transaction commits, which is after their lines have been written.
         let written = queue.get_many_with(self.count.get(), wait, |_, jobs| {
             let lines: Vec<String> = jobs.iter().map(|job| output::one_line(job.data.get())).collect();
             output::print_lines(lines.iter().map(String::as_str)).map_err(|error| Failure::writing(&error))
         })?;
         Ok(if written.is_some() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}
+
+/// What `pq get --exec` ends with where a command failed.
+const COMMAND_FAILED: u8 = 8;
+
+impl Get {
+    /// Runs the command for up to so many jobs, each in a transaction of its own.
+    fn exec(
+        &self,
+        queue: &Queue<Box<RawValue>>,
+        exec: &Exec,
+        wait: Wait,
+        stop: &Stop,
+    ) -> Result<ExitCode, Failure> {
+        if exec.is_empty() {
+            return Err(Failure::Usage("--exec needs a command".to_owned()));
+        }
+        let mut code = ExitCode::from(1);
+        for number in 0..self.count.get() {
+            let wait = if number == 0 { wait } else { Wait::No };
+            let succeeded = queue.get_with(wait, |conn, job| {
+                let variables = variables(&job, None, &Trace::new());
+                let ended = exec
+                    .run(job.data.get(), &variables, || stop.is_stopped())
+                    .map_err(|error| Failure::Io(format!("the command cannot be run: {error}")))?;
+                if ended.success() {
+                    return Ok(true);
+                }
+                if stop.is_stopped() {
+                    return Err(pq_core::Error::Stopped.into());
+                }
+                let error = ended.reason();
+                output::complain(&format!("job {}: {error}", job.id));
+                let failed = Outcome::Retry { after: Duration::ZERO, error, payload: None };
+                queue.on(conn).settle(&job, failed)?;
+                Ok::<_, Failure>(false)
+            })?;
+            match succeeded {
+                None => break,
+                Some(true) => code = ExitCode::SUCCESS,
+                Some(false) => return Ok(ExitCode::from(COMMAND_FAILED)),
+            }
+        }
+        Ok(code)
     }
 }
 

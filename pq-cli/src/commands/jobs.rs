@@ -4,12 +4,12 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use pq_diesel::{Filter, JobId, JobState, Key, Listed};
-use serde_json::Value;
 
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{jobs, output};
+use crate::jobs::{self, JobJson};
+use crate::output;
 
 /// List the jobs of a queue, by number.
 #[derive(Debug, clap::Args)]
@@ -54,7 +54,7 @@ impl Jobs {
         let more = found.len() > limit;
         found.truncate(limit);
         if self.json {
-            output::print_json(&found.iter().map(jobs::as_json).collect::<Value>())?;
+            output::print_json(&found.iter().map(JobJson::of).collect::<Vec<_>>())?;
         } else {
             let heads = ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "PAYLOAD", "ERROR"];
             output::print(&output::grid(&heads, found.iter().map(as_row)))?;

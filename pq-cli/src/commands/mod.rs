@@ -18,7 +18,10 @@ mod resume;
 mod retry;
 mod schema;
 mod show;
+mod status;
+mod stop;
 mod transfer;
+mod work;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,9 @@ pub(crate) enum Command {
     Put(put::Put),
     #[command(visible_alias = "consume")]
     Get(get::Get),
+    Work(work::Work),
+    Status(status::Status),
+    Stop(stop::Stop),
     Ls(ls::Ls),
     Jobs(jobs::Jobs),
     Show(show::Show),
@@ -63,6 +69,9 @@ impl Command {
             Self::Put(command) => command.run(global),
             Self::Get(command) => command.run(global),
             Self::Grant(command) => command.run(global),
+            Self::Work(command) => command.run(global),
+            Self::Status(command) => command.run(global),
+            Self::Stop(command) => command.run(global),
             Self::Ls(command) => command.run(global),
             Self::Jobs(command) => command.run(global),
             Self::Show(command) => command.run(global),

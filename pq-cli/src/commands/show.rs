@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::JobId;
-use serde_json::Value;
+use pq_diesel::{JobId, Key};
 
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{jobs, output};
+use crate::jobs::JobJson;
+use crate::output;
 
 /// Show all that is known of a job, wherever it is.
 #[derive(Debug, clap::Args)]
@@ -30,17 +30,32 @@ impl Show {
             ));
             return Ok(ExitCode::from(1));
         };
-        let mut shown = jobs::as_json(&job);
         if self.json {
-            output::print_json(&shown)?;
+            output::print_json(&JobJson::of(&job))?;
             return Ok(ExitCode::SUCCESS);
         }
-        // The payload's own text, whose order of keys means something to people.
-        shown["payload"] = Value::String(job.payload.as_str().to_owned());
-        let rows = shown.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let text = |key: &Key| key.as_str().to_owned();
+        let rows = [
+            ("id", Some(job.id.to_string())),
+            ("queue", Some(job.queue.to_string())),
+            ("state", Some(job.state.to_string())),
+            ("attempt", Some(job.attempt.to_string())),
+            ("priority", Some(job.priority.to_string())),
+            ("put", Some(output::precise(job.enqueued_at))),
+            ("schedule_at", job.schedule_at.map(output::precise)),
+            ("expected_at", job.expected_at.map(output::precise)),
+            ("serialization key", job.serialization_key.as_ref().map(text)),
+            ("unique key", job.unique_key.as_ref().map(text)),
+            ("leased until", job.lease_until.map(output::precise)),
+            ("ended", job.ended_at.map(output::precise)),
+            ("error", job.error.clone()),
+            ("result", job.result.as_ref().map(|result| result.as_str().to_owned())),
+            ("payload", Some(job.payload.as_str().to_owned())),
+        ];
         for (name, value) in rows {
-            output::print(&format!("{name:18} {}", output::visible(&text(value))))?;
+            if let Some(value) = value {
+                output::print(&format!("{name:18} {}", output::visible(&value)))?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

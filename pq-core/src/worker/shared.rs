@@ -113,7 +113,8 @@ impl Signals {
             buffered: self.totals.buffered.load(Ordering::Relaxed),
             running: self.running(),
             report: self.totals.report(),
-            per_second: rates.values().sum(),
+            // The sum of nothing is a negative zero.
+            per_second: rates.values().sum::<f64>() + 0.0,
             rates,
         }
     }

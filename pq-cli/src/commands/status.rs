@@ -1,0 +1,51 @@
+//! `pq status`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::examples;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::pid_file::PidFile;
+use crate::{output, workers};
+
+/// Show the workers that live, on whichever host: what they run and what they have done.
+///
+/// They tell the database every two seconds. Exit status 1 says that there is none.
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples("pq status\npq status --pid-file /run/pq.pid --json"))]
+pub(crate) struct Status {
+    /// Only those of the `pq work` on this host that holds this pid file.
+    #[arg(long, value_name = "PATH")]
+    pid_file: Option<PathBuf>,
+    /// Print JSON: an array of objects.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let holder = match &self.pid_file {
+            None => None,
+            Some(path) => match PidFile::holder(path)? {
+                Some(pid) => Some(pid.as_raw_nonzero().get().unsigned_abs()),
+                None => {
+                    output::complain(&format!("no worker holds {}", path.display()));
+                    return Ok(ExitCode::from(1));
+                }
+            },
+        };
+        let mut known = global.connect()?.workers()?;
+        known.retain(|worker| holder.is_none_or(|pid| worker.supervisor == pid && workers::is_here(worker)));
+        if self.json {
+            output::print_json(&known.iter().map(workers::as_json).collect::<Value>())?;
+        } else if known.is_empty() {
+            output::complain("no worker has told of itself in the last minute");
+        } else {
+            output::print(&workers::describe_all(&known))?;
+        }
+        Ok(if known.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    }
+}

@@ -1,0 +1,197 @@
+//! Commands of the operator's that work jobs.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pq_diesel::{RawJob, Trace};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use wait_timeout::ChildExt;
+
+use crate::output;
+
+/// How much of the end of standard error is kept as the error's text, in bytes.
+const KEPT: usize = 1_500;
+/// How long a command that is told to end may take before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked at whether a command should end.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long what a command leaves behind may keep its standard error open.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// A command: a line for the shell, or a program with its words.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Exec {
+    Shell(String),
+    Program(Vec<String>),
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    status: ExitStatus,
+    /// The end of what it wrote to standard error.
+    said: String,
+}
+
+impl Ended {
+    pub(crate) fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// Why it failed.
+    pub(crate) fn reason(&self) -> String {
+        let how = match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exit status {code}"),
+            (None, Some(signal)) => format!("ended by signal {signal}"),
+            (None, None) => "ended".to_owned(),
+        };
+        let said = self.said.trim();
+        if said.is_empty() { how } else { format!("{how}: {said}") }
+    }
+}
+
+impl Exec {
+    /// Whether there is anything to run.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Shell(line) => line.trim().is_empty(),
+            Self::Program(words) => words.first().is_none_or(String::is_empty),
+        }
+    }
+
+    /// Runs the command with this on its standard input, and waits for its end. Its standard output is ours; of its
+    /// standard error, which is passed on, the end is kept. It is a process group of its own, which is told to
+    /// end as soon as `should_end` says so, and killed five seconds later.
+    pub(crate) fn run(
+        &self,
+        input: &str,
+        variables: &[(String, String)],
+        should_end: impl Fn() -> bool,
+    ) -> io::Result<Ended> {
+        let mut command = match self {
+            Self::Shell(line) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(line);
+                shell
+            }
+            Self::Program(words) => {
+                let mut program = Command::new(words.first().map_or("", String::as_str));
+                program.args(words.iter().skip(1));
+                program
+            }
+        };
+        let mut child = command
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        feed(&mut child, input);
+        let said = Said::of(&mut child);
+        let status = wait(&mut child, should_end)?;
+        Ok(Ended { status, said: said.end() })
+    }
+}
+
+fn feed(child: &mut Child, input: &str) {
+    let (stdin, input) = (child.stdin.take(), input.to_owned());
+    std::thread::spawn(move || {
+        // A command need not read what it is given.
+        stdin.map(|mut stdin| stdin.write_all(input.as_bytes()))
+    });
+}
+
+fn wait(child: &mut Child, should_end: impl Fn() -> bool) -> io::Result<ExitStatus> {
+    let mut told = None::<Instant>;
+    let mut killed = false;
+    loop {
+        if let Some(status) = child.wait_timeout(LOOK)? {
+            return Ok(status);
+        }
+        match told {
+            None if should_end() => {
+                signal(child, Signal::TERM);
+                told = Some(Instant::now());
+            }
+            Some(at) if !killed && at.elapsed() > GRACE => {
+                signal(child, Signal::KILL);
+                killed = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // One that has ended meanwhile needs no signal.
+        let _ = kill_process_group(group, signal);
+    }
+}
+
+/// What a command writes to standard error.
+struct Said {
+    kept: Arc<Mutex<Vec<u8>>>,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+impl Said {
+    fn of(child: &mut Child) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let (end, ended) = channel::<()>();
+        if let Some(mut stderr) = child.stderr.take() {
+            let kept = Arc::clone(&kept);
+            std::thread::spawn(move || {
+                let mut some = [0; 4_096];
+                while let Ok(read @ 1..) = stderr.read(&mut some) {
+                    output::pass_on(&some[..read]);
+                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    kept.extend_from_slice(&some[..read]);
+                    let surplus = kept.len().saturating_sub(KEPT);
+                    kept.drain(..surplus);
+                }
+                drop(end);
+            });
+        }
+        Self { kept, ended }
+    }
+
+    /// The end of it. What the command has left running may hold it open for ever, and is not waited for.
+    fn end(self) -> String {
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LINGER) {
+            tracing::debug!("the command has left something running that holds its standard error");
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&kept).into_owned()
+    }
+}
+
+/// What a command is told of its job, by its environment.
+pub(crate) fn variables(job: &RawJob, task: Option<&str>, trace: &Trace) -> Vec<(String, String)> {
+    let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(output::precise);
+    let known = [
+        ("PQ_ID", Some(job.id.to_string())),
+        ("PQ_QUEUE", Some(job.queue.to_string())),
+        ("PQ_TASK", task.map(str::to_owned)),
+        ("PQ_ATTEMPT", Some(job.attempt.to_string())),
+        ("PQ_PRIORITY", Some(job.priority.to_string())),
+        ("PQ_ENQUEUED_AT", at(Some(job.enqueued_at))),
+        ("PQ_SCHEDULE_AT", at(job.schedule_at)),
+        ("PQ_EXPECTED_AT", at(job.expected_at)),
+        ("PQ_SERIALIZATION_KEY", job.serialization_key.as_ref().map(|key| key.as_str().to_owned())),
+        ("PQ_UNIQUE_KEY", job.unique_key.as_ref().map(|key| key.as_str().to_owned())),
+        ("TRACEPARENT", trace.get("traceparent").cloned()),
+        ("TRACESTATE", trace.get("tracestate").cloned()),
+    ];
+    // The environment of an attempt that ran `pq` itself must not shine through.
+    known
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.unwrap_or_default().replace('\0', "")))
+        .collect()
+}

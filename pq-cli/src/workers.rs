@@ -1,0 +1,85 @@
+//! Workers as the commands show them.
+
+use std::fmt::Write;
+
+use pq_diesel::{Report, Status, WorkerInfo};
+use serde_json::{Value, json};
+
+use crate::output;
+
+/// Whether a worker runs on this host.
+pub(crate) fn is_here(worker: &WorkerInfo) -> bool {
+    gethostname::gethostname().to_string_lossy() == worker.host
+}
+
+/// What a worker does, in lines.
+pub(crate) fn describe(status: &Status) -> String {
+    let Report { done, failed, dead, cancelled, snoozed, given_back, lost, .. } = status.report;
+    let mut text = String::new();
+    if let Some(mode) = status.stopping {
+        let _ = writeln!(text, "  stopping: {mode}");
+    }
+    if let Some(waiting) = status.waiting {
+        let _ = writeln!(text, "  waiting {waiting}");
+    }
+    let _ = writeln!(
+        text,
+        "  running {}, buffered {}, done {done}, failed {failed}, dead {dead}, cancelled {cancelled}, \
+         snoozed {snoozed}, given back {given_back}, lost {lost}, {:.1}/s",
+        status.running.len(),
+        status.buffered,
+        status.per_second,
+    );
+    for running in &status.running {
+        let task = running.task.as_ref().map(|task| format!(" {task}")).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "  job {} of {}{}: attempt {}, for {}",
+            running.id,
+            output::visible(&running.queue),
+            output::visible(&task),
+            running.attempt,
+            output::span(running.age),
+        );
+    }
+    text.trim_end().to_owned()
+}
+
+/// What workers do, in lines.
+pub(crate) fn describe_all<'w>(workers: impl IntoIterator<Item = &'w WorkerInfo>) -> String {
+    let one = |worker: &WorkerInfo| {
+        let stop = worker.stop.map(|mode| format!(", asked to stop: {mode}")).unwrap_or_default();
+        let looked_after = match worker.supervisor == worker.pid {
+            true => String::new(),
+            false => format!(" (looked after by {})", worker.supervisor),
+        };
+        format!(
+            "worker {} on {}, process {}{looked_after}: {} threads on {}, since {}, heard {} ago{stop}\n{}",
+            worker.id,
+            output::visible(&worker.host),
+            worker.pid,
+            worker.threads,
+            output::visible(&worker.queues.join(", ")),
+            output::instant(worker.started_at),
+            output::span(worker.heard),
+            describe(&worker.status),
+        )
+    };
+    workers.into_iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// A worker as JSON.
+pub(crate) fn as_json(worker: &WorkerInfo) -> Value {
+    json!({
+        "id": worker.id.0,
+        "host": worker.host,
+        "pid": worker.pid,
+        "supervisor": worker.supervisor,
+        "queues": worker.queues,
+        "threads": worker.threads,
+        "started_at": output::precise(worker.started_at),
+        "heard_seconds": worker.heard.as_secs_f64(),
+        "stop": worker.stop.map(|mode| mode.as_str()),
+        "status": serde_json::to_value(&worker.status).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,510 @@
+//! Workers at the shell: commands that work jobs, processes, signals, pid files.
+
+mod common;
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output};
+use std::time::Instant;
+
+use common::{Outcome, PATIENCE, feed, migrated, on, pq, signal, status, stderr, stdout, until};
+use pq_testing::Database;
+use rustix::process::Signal;
+use serde_json::Value;
+
+fn put(database: &Database, queue: &str, jobs: &str) -> Outcome {
+    let put = feed(on(database, &["put", queue, "--lines"]), jobs)?;
+    assert_eq!(status(&put), 0, "{}", stderr(&put));
+    Ok(())
+}
+
+fn run(database: &Database, words: &[&str]) -> Result<Output, Box<dyn Error>> {
+    Ok(on(database, words).output()?)
+}
+
+fn json(database: &Database, words: &[&str]) -> Result<Value, Box<dyn Error>> {
+    Ok(serde_json::from_str(&stdout(&run(database, words)?))?)
+}
+
+/// A worker, and its end. It is killed if nobody waited for it.
+struct Work(Child);
+
+impl Work {
+    fn start(mut command: Command) -> Result<Self, Box<dyn Error>> {
+        Ok(Self(command.spawn()?))
+    }
+
+    /// What it wrote, when it has ended by itself.
+    fn end(mut self) -> Result<Output, Box<dyn Error>> {
+        let begun = Instant::now();
+        while self.0.try_wait()?.is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the worker did not end");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let mut output = Output { status: self.0.wait()?, stdout: Vec::new(), stderr: Vec::new() };
+        if let Some(mut out) = self.0.stdout.take() {
+            std::io::Read::read_to_end(&mut out, &mut output.stdout)?;
+        }
+        if let Some(mut err) = self.0.stderr.take() {
+            std::io::Read::read_to_end(&mut err, &mut output.stderr)?;
+        }
+        Ok(output)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let _ = signal(&self.0, Signal::TERM);
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn patiently(what: &str, mut holds: impl FnMut() -> Result<bool, Box<dyn Error>>) -> Outcome {
+    let begun = Instant::now();
+    while !holds()? {
+        assert!(begun.elapsed() < PATIENCE, "it never came to this: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn lines(path: &Path) -> usize {
+    fs::read_to_string(path).map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn get_exec_completes_the_job_with_its_command() -> Outcome {
+    let database = migrated()?;
+    put(&database, "mail", "{\"b\": 1,  \"a\": 2}")?;
+    let got = run(
+        &database,
+        &["get", "mail", "--exec", "cat; echo \" $PQ_ID $PQ_QUEUE $PQ_ATTEMPT $PQ_PRIORITY\""],
+    )?;
+    assert_eq!((status(&got), stdout(&got).as_str()), (0, "{\"b\": 1,  \"a\": 2} 1 mail 1 0\n"));
+    assert_eq!(status(&run(&database, &["get", "mail", "--exec", "true"])?), 1, "there is no job left");
+    Ok(())
+}
+
+#[test]
+fn get_exec_gives_the_job_back_with_a_failed_attempt() -> Outcome {
+    let database = migrated()?;
+    put(&database, "mail", "1")?;
+    let words = ["get", "mail", "--exec", "echo on the way; echo it broke >&2; exit 3"];
+    let failed = run(&database, &words)?;
+    assert_eq!(status(&failed), 8, "{}", stderr(&failed));
+    assert!(stderr(&failed).contains("job 1: exit status 3: it broke"), "{}", stderr(&failed));
+    let job = json(&database, &["show", "1", "--json"])?;
+    assert_eq!((&job["state"], &job["attempt"]), (&"ready".into(), &1.into()));
+    assert_eq!(job["error"], "exit status 3: it broke");
+    let again = run(&database, &["get", "mail", "--exec", "echo $PQ_ATTEMPT"])?;
+    assert_eq!(stdout(&again), "2\n");
+    Ok(())
+}
+
+#[test]
+fn the_transaction_of_get_exec_holds_the_job_while_the_command_runs() -> Outcome {
+    let database = migrated()?;
+    put(&database, "mail", "1")?;
+    let folder = tempfile::tempdir()?;
+    let (begun, go_on) = (folder.path().join("begun"), folder.path().join("go on"));
+    let command =
+        format!("touch '{}'; until [ -e '{}' ]; do sleep 0.02; done", begun.display(), go_on.display());
+    let getting = Work::start(on(&database, &["get", "mail", "--exec", &command]))?;
+    patiently("the command runs", || Ok(begun.exists()))?;
+    assert_eq!(status(&run(&database, &["get", "mail"])?), 1, "nobody else gets it");
+    assert_eq!(json(&database, &["ls", "--json"])?[0]["ready"], 1, "it is not gone before the commit");
+    fs::write(&go_on, "")?;
+    assert_eq!(status(&getting.end()?), 0);
+    assert_eq!(json(&database, &["ls", "--json"])?, serde_json::json!([]));
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_get_exec_ends_its_command_and_leaves_the_job_as_it_was() -> Outcome {
+    let database = migrated()?;
+    put(&database, "mail", "1")?;
+    let folder = tempfile::tempdir()?;
+    let (begun, told) = (folder.path().join("begun"), folder.path().join("told"));
+    let command = format!(
+        "trap 'touch {}; exit 1' TERM; touch '{}'; while :; do sleep 0.02; done",
+        told.display(),
+        begun.display()
+    );
+    let getting = Work::start(on(&database, &["get", "mail", "--exec", &command]))?;
+    patiently("the command runs", || Ok(begun.exists()))?;
+    signal(&getting.0, Signal::INT)?;
+    assert_eq!(status(&getting.end()?), 130);
+    assert!(told.exists());
+    let job = json(&database, &["show", "1", "--json"])?;
+    assert_eq!((&job["state"], &job["attempt"]), (&"ready".into(), &0.into()));
+    Ok(())
+}
+
+#[test]
+fn a_command_that_reads_nothing_and_leaves_something_running_is_no_trouble() -> Outcome {
+    let database = migrated()?;
+    let large = format!("\"{}\"", "x".repeat(500_000));
+    put(&database, "mail", &large)?;
+    let got = run(&database, &["get", "mail", "--exec", "sleep 60 > /dev/null & exit 0"])?;
+    assert_eq!(status(&got), 0, "{}", stderr(&got));
+    Ok(())
+}
+
+#[test]
+fn work_exec_retries_with_backoff_and_buries_what_always_fails() -> Outcome {
+    let database = migrated()?;
+    put(&database, "mail", "\"good\"\n\"bad\"\n\"late\"")?;
+    let command = "read x; case $x in *bad*) echo no >&2; exit 1;; *late*) test $PQ_ATTEMPT = 3;; esac";
+    let words = [
+        "work",
+        "mail",
+        "--exec",
+        command,
+        "--burst",
+        "--max-retries",
+        "2",
+        "--backoff",
+        "0s",
+        "--keep-history",
+    ];
+    let worked = run(&database, &words)?;
+    assert_eq!(status(&worked), 0, "{}", stderr(&worked));
+    assert!(stderr(&worked).contains("done 2, failed 5, dead 1, cancelled 0"), "{}", stderr(&worked));
+    let jobs = json(&database, &["jobs", "mail", "--json"])?;
+    let ends: Vec<(&str, i64)> = jobs
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|job| (job["state"].as_str().unwrap_or_default(), job["attempt"].as_i64().unwrap_or_default()))
+        .collect();
+    assert_eq!(ends, [("done", 1), ("dead", 3), ("done", 3)]);
+    assert_eq!(jobs[1]["error"], "exit status 1: no");
+    Ok(())
+}
+
+#[test]
+fn handlers_of_a_file_work_tasks_with_options_of_their_own() -> Outcome {
+    let database = migrated()?;
+    let folder = tempfile::tempdir()?;
+    let (file, out) = (folder.path().join("handlers.toml"), folder.path().join("out"));
+    let text = format!(
+        "[tasks.send_mail]\nqueue = \"mail\"\nexec = \"cat >> '{0}'; echo \\\" $PQ_TASK\\\" >> '{0}'\"\n\
+         [tasks.fails]\nexec = [\"sh\", \"-c\", \"exit 7\"]\nmax_retries = 1\nbackoff = \"0s\"\n",
+        out.display()
+    );
+    fs::write(&file, text)?;
+    let task = |name: &str| {
+        format!(
+            "{{\"function\": \"{name}\", \"args\": [], \"kwargs\": {{\"to\": \"x\"}}, \"retried\": 0, \"retry_in\": null, \"max_retries\": 1}}"
+        )
+    };
+    put(&database, "mail", &format!("{}\n{}\n{}", task("send_mail"), task("fails"), task("unknown")))?;
+    let path = file.to_string_lossy();
+    let worked = run(&database, &["work", "mail", "--handlers", &path, "--burst"])?;
+    assert_eq!(status(&worked), 0, "{}", stderr(&worked));
+    assert_eq!(fs::read_to_string(&out)?, "{\"to\":\"x\"} send_mail\n");
+    let dead = json(&database, &["jobs", "mail", "--state", "dead", "--json"])?;
+    assert_eq!(dead[0]["error"], "exit status 7");
+    Ok(())
+}
+
+#[test]
+fn handlers_that_cannot_be_are_refused_before_anything_begins() -> Outcome {
+    let database = migrated()?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("handlers.toml");
+    for (text, said) in [
+        ("", "no [tasks.NAME]"),
+        ("[tasks.a]\n", "exec"),
+        ("[tasks.a]\nexec = \"\"\n", "empty exec"),
+        ("[tasks.a]\nexec = \"true\"\nretries = 3\n", "retries"),
+        ("[tasks.a]\nexec = \"true\"\nbackoff = \"soon\"\n", "is no backoff"),
+        ("[tasks.a]\nexec = \"true\"\ntimeout = \"soon\"\n", "is no span"),
+        ("[tasks.a]\nexec = \"true\"\nqueue = \"pears\"\n", "not among those"),
+        ("not toml", "expected"),
+    ] {
+        fs::write(&file, text)?;
+        let refused = run(&database, &["work", "mail", "--handlers", &file.to_string_lossy(), "--burst"])?;
+        assert_eq!(status(&refused), 2, "{text}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains(said), "{text}: {}", stderr(&refused));
+    }
+    for words in [&["work", "mail"][..], &["work", "--exec", "true"], &["work", "mail", "--exec", " "]] {
+        assert_eq!(status(&run(&database, words)?), 2, "{words:?}");
+    }
+    assert_eq!(
+        status(
+            &pq(&["work", "mail", "--exec", "true", "--burst", "--database-url", "postgres://127.0.0.1:1/x"])
+                .output()?
+        ),
+        3
+    );
+    Ok(())
+}
+
+/// A worker whose commands note that they begin, and end when a file is there.
+struct Gate {
+    folder: tempfile::TempDir,
+}
+
+impl Gate {
+    fn new() -> Result<Self, std::io::Error> {
+        Ok(Self { folder: tempfile::tempdir()? })
+    }
+
+    fn command(&self) -> String {
+        let [begun, go_on, done] = ["begun", "go on", "done"].map(|name| self.path(name));
+        format!(
+            "echo $PQ_ID >> '{}'; until [ -e '{}' ]; do sleep 0.02; done; echo $PQ_ID >> '{}'",
+            begun.display(),
+            go_on.display(),
+            done.display()
+        )
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn begun(&self, jobs: usize) -> Outcome {
+        patiently("the commands run", || Ok(lines(&self.path("begun")) >= jobs))
+    }
+
+    fn open(&self) -> Outcome {
+        Ok(fs::write(self.path("go on"), "")?)
+    }
+
+    fn done(&self) -> usize {
+        lines(&self.path("done"))
+    }
+}
+
+#[test]
+fn hup_stops_when_nothing_waits() -> Outcome {
+    let (database, gate) = (migrated()?, Gate::new()?);
+    put(&database, "mail", "1\n2\n3")?;
+    let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
+    gate.begun(1)?;
+    signal(&work.0, Signal::HUP)?;
+    gate.open()?;
+    let ended = work.end()?;
+    assert_eq!((status(&ended), gate.done()), (0, 3), "{}", stderr(&ended));
+    Ok(())
+}
+
+#[test]
+fn int_stops_when_the_running_jobs_have_ended() -> Outcome {
+    let (database, gate) = (migrated()?, Gate::new()?);
+    put(&database, "mail", "1\n2\n3")?;
+    let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
+    gate.begun(1)?;
+    signal(&work.0, Signal::INT)?;
+    gate.open()?;
+    assert_eq!((status(&work.end()?), gate.done()), (0, 1));
+    let jobs = json(&database, &["jobs", "mail", "--json"])?;
+    assert_eq!(jobs.as_array().map(Vec::len), Some(2));
+    assert!(jobs[0]["attempt"] == 0 && jobs[1]["attempt"] == 0, "what was not begun is as it was: {jobs}");
+    Ok(())
+}
+
+#[test]
+fn term_and_a_second_int_stop_now_and_no_job_is_lost_or_failed() -> Outcome {
+    for signals in [&[Signal::TERM][..], &[Signal::INT, Signal::INT]] {
+        let (database, gate) = (migrated()?, Gate::new()?);
+        put(&database, "mail", "1\n2")?;
+        let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
+        gate.begun(1)?;
+        for (number, one) in signals.iter().enumerate() {
+            if number > 0 {
+                // The first has been heeded when the store knows of it.
+                until(
+                    &database,
+                    "SELECT count(*) FROM pq.queue_workers WHERE status ->> 'stopping' = 'current'",
+                )?;
+            }
+            signal(&work.0, *one)?;
+        }
+        assert_eq!((status(&work.end()?), gate.done()), (0, 0));
+        let jobs = json(&database, &["jobs", "mail", "--json"])?;
+        let states: Vec<_> =
+            jobs.as_array().into_iter().flatten().map(|job| (&job["state"], &job["attempt"])).collect();
+        assert_eq!(states, [(&Value::from("ready"), &Value::from(0)); 2], "{jobs}");
+    }
+    Ok(())
+}
+
+#[test]
+fn usr1_prints_the_status() -> Outcome {
+    let (database, gate) = (migrated()?, Gate::new()?);
+    put(&database, "mail", "1")?;
+    let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
+    gate.begun(1)?;
+    signal(&work.0, Signal::USR1)?;
+    signal(&work.0, Signal::HUP)?;
+    gate.open()?;
+    let ended = work.end()?;
+    assert!(stderr(&ended).contains("job 1 of mail: attempt 1"), "{}", stderr(&ended));
+    Ok(())
+}
+
+#[test]
+fn a_cancelled_job_has_its_command_told() -> Outcome {
+    let (database, gate) = (migrated()?, Gate::new()?);
+    put(&database, "mail", "1")?;
+    let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command(), "--jobs", "1"]))?;
+    gate.begun(1)?;
+    let cancelled = run(&database, &["cancel", "1"])?;
+    assert!(stdout(&cancelled).contains("its handler is told"), "{}", stdout(&cancelled));
+    assert_eq!((status(&work.end()?), gate.done()), (0, 0));
+    assert_eq!(json(&database, &["show", "1", "--json"])?["state"], "cancelled");
+    Ok(())
+}
+
+#[test]
+fn a_command_that_takes_too_long_is_ended_and_its_job_has_failed() -> Outcome {
+    let (database, gate) = (migrated()?, Gate::new()?);
+    put(&database, "mail", "1")?;
+    let worked =
+        run(&database, &["work", "mail", "--exec", &gate.command(), "--jobs", "1", "--timeout", "300ms"])?;
+    assert_eq!((status(&worked), gate.done()), (0, 0));
+    let job = json(&database, &["show", "1", "--json"])?;
+    assert_eq!(job["state"], "dead");
+    assert!(job["error"].as_str().is_some_and(|error| error.contains("longer than 300ms")), "{job}");
+    Ok(())
+}
+
+#[test]
+fn a_pid_file_that_a_live_worker_holds_is_refused_and_one_of_a_dead_one_taken_over() -> Outcome {
+    let (database, gate) = (migrated()?, Gate::new()?);
+    let path = gate.path("pq.pid");
+    let file = path.to_string_lossy().into_owned();
+    let command = gate.command();
+    let words = ["work", "mail", "--exec", &command, "--pid-file", &file];
+    let nobody = run(&database, &["stop", "--pid-file", &file])?;
+    assert_eq!(status(&nobody), 1, "{}", stderr(&nobody));
+    // The number of a process that lives, and is no worker of ours.
+    fs::write(&path, "1\n")?;
+    assert_eq!(status(&run(&database, &["stop", "--pid-file", &file])?), 1);
+    put(&database, "mail", "1")?;
+    let work = Work::start(on(&database, &words))?;
+    gate.begun(1)?;
+    assert_eq!(fs::read_to_string(&path)?, format!("{}\n", work.0.id()));
+    let second = run(&database, &words)?;
+    assert_eq!(status(&second), 2);
+    assert!(stderr(&second).contains(&format!("process {}", work.0.id())), "{}", stderr(&second));
+    until(&database, "SELECT count(*) FROM pq.queue_workers")?;
+    let known = json(&database, &["status", "--pid-file", &file, "--json"])?;
+    assert_eq!((&known[0]["pid"], known.as_array().map(Vec::len)), (&work.0.id().into(), Some(1)));
+    let stopped = run(&database, &["stop", "--pid-file", &file, "--mode", "now", "--wait", "30s"])?;
+    assert_eq!(status(&stopped), 0, "{}", stderr(&stopped));
+    assert_eq!(status(&work.end()?), 0);
+    assert!(!path.exists(), "it is removed at the end");
+    Ok(())
+}
+
+#[test]
+fn a_killed_workers_pid_file_is_taken_over_and_its_job_comes_back() -> Outcome {
+    let (database, gate) = (migrated()?, Gate::new()?);
+    let path = gate.path("pq.pid");
+    let file = path.to_string_lossy().into_owned();
+    put(&database, "mail", "1")?;
+    let command = gate.command();
+    let words = [
+        "work",
+        "mail",
+        "--exec",
+        &command,
+        "--pid-file",
+        &file,
+        "--lease",
+        "200ms",
+        "--jobs",
+        "1",
+        "--max-retries",
+        "1",
+    ];
+    let mut killed = Work::start(on(&database, &words))?;
+    gate.begun(1)?;
+    killed.0.kill()?;
+    killed.0.wait()?;
+    assert!(path.exists());
+    gate.open()?;
+    let second = Work::start(on(&database, &words))?.end()?;
+    assert_eq!(status(&second), 0, "{}", stderr(&second));
+    assert_eq!(json(&database, &["ls", "--json"])?, serde_json::json!([]));
+    Ok(())
+}
+
+#[test]
+fn processes_that_die_are_started_again_and_signals_are_passed_on() -> Outcome {
+    let (database, gate) = (migrated()?, Gate::new()?);
+    let file = gate.path("pq.pid").to_string_lossy().into_owned();
+    let command = gate.command();
+    let words =
+        ["work", "mail", "--exec", &command, "--processes", "2", "--pid-file", &file, "--lease", "300ms"];
+    let work = Work::start(on(&database, &words))?;
+    let workers = |database: &Database| json(database, &["status", "--pid-file", &file, "--json"]);
+    let pids = |known: &Value| -> Vec<i64> {
+        known.as_array().into_iter().flatten().filter_map(|worker| worker["pid"].as_i64()).collect()
+    };
+    until(&database, "SELECT (count(*) = 2)::int::bigint FROM pq.queue_workers")?;
+    let before = pids(&workers(&database)?);
+    put(&database, "mail", "1\n2")?;
+    gate.begun(2)?;
+    let victim = rustix::process::Pid::from_raw(i32::try_from(before[0])?).ok_or("a pid")?;
+    rustix::process::kill_process(victim, Signal::KILL)?;
+    patiently("another takes its place", || {
+        let now = pids(&workers(&database)?);
+        Ok(now.iter().filter(|pid| !before.contains(pid)).count() == 1)
+    })?;
+    signal(&work.0, Signal::USR1)?;
+    gate.open()?;
+    signal(&work.0, Signal::HUP)?;
+    let ended = work.end()?;
+    assert_eq!(status(&ended), 0, "{}", stderr(&ended));
+    assert!(stderr(&ended).contains("another takes its place"), "{}", stderr(&ended));
+    assert!(stderr(&ended).contains("looked after by"), "one status for all: {}", stderr(&ended));
+    // The killed process's job is back when its lease is over, for whoever comes then.
+    let rest = run(&database, &["work", "mail", "--exec", &command, "--burst"])?;
+    assert_eq!(status(&rest), 0);
+    until(&database, "SELECT (count(*) = 0)::int::bigint FROM pq.queue_leases")?;
+    Ok(())
+}
+
+#[test]
+fn processes_whose_table_is_missing_are_not_started_for_ever() -> Outcome {
+    let database = pq_testing::Server::shared()?.database()?;
+    let work = Work::start(on(&database, &["work", "mail", "--exec", "true", "--processes", "2"]))?;
+    let ended = work.end()?;
+    assert_eq!(status(&ended), 4, "{}", stderr(&ended));
+    Ok(())
+}
+
+#[test]
+fn a_worker_is_seen_and_stopped_through_the_database() -> Outcome {
+    let database = migrated()?;
+    let none = run(&database, &["status"])?;
+    assert_eq!((status(&none), stdout(&none).as_str()), (1, ""));
+    let work = Work::start(on(&database, &["work", "mail", "bills", "--exec", "true", "--workers", "3"]))?;
+    let stays = Work::start(on(&database, &["work", "pears", "--exec", "true"]))?;
+    until(&database, "SELECT (count(*) = 2)::int::bigint FROM pq.queue_workers")?;
+    let shown = stdout(&run(&database, &["status"])?);
+    assert!(shown.contains("3 threads on mail, bills"), "{shown}");
+    let unsaid = run(&database, &["stop", "--queue", "bills"])?;
+    assert_eq!(status(&unsaid), 2, "{}", stderr(&unsaid));
+    assert!(
+        stderr(&unsaid).contains("stops 1 workers") && stderr(&unsaid).contains("--yes"),
+        "{}",
+        stderr(&unsaid)
+    );
+    let stopped = run(&database, &["stop", "--queue", "bills", "--mode", "all", "--yes", "--wait", "30s"])?;
+    assert_eq!(status(&stopped), 0, "{}", stderr(&stopped));
+    assert_eq!(status(&work.end()?), 0);
+    let left = json(&database, &["status", "--json"])?;
+    assert_eq!(left[0]["queues"], serde_json::json!(["pears"]));
+    let id = left[0]["id"].to_string();
+    assert_eq!(status(&run(&database, &["stop", &id, "999999"])?), 1, "one of them is not there");
+    assert_eq!(status(&stays.end()?), 0);
+    Ok(())
+}
