@@ -41,8 +41,32 @@ pub(crate) fn one_line(json: &str) -> String {
     line
 }
 
+/// What a word on a terminal is painted in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Colour {
+    Green,
+    Yellow,
+    Red,
+    Grey,
+}
+
+/// A word for standard output, in colour where that is a terminal and nobody has said NO_COLOR.
+pub(crate) fn painted(word: &str, colour: Colour) -> String {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    if !wanted || !io::stdout().is_terminal() {
+        return word.to_owned();
+    }
+    let code = match colour {
+        Colour::Green => 32,
+        Colour::Yellow => 33,
+        Colour::Red => 31,
+        Colour::Grey => 90,
+    };
+    format!("\u{1b}[{code}m{word}\u{1b}[0m")
+}
+
 /// Text with its control characters made visible, on one line.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ").chars().map(shown).collect()
 }

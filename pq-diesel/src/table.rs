@@ -104,6 +104,13 @@ impl Table {
         self.qualified(&self.named(suffix))
     }
 
+    /// The names of all tables that the migrations make, without quotes.
+    pub(crate) fn family(&self) -> Vec<String> {
+        let beside = ["archive", "leases", "settled", "keys", "unique", "migrations"];
+        let names = beside.map(|suffix| self.named(suffix).0);
+        std::iter::once(self.name.0.clone()).chain(names).collect()
+    }
+
     /// The quoted name of the table as a SQL string, for functions that take a name.
     pub(crate) fn jobs_literal(&self) -> String {
         literal(&self.jobs())

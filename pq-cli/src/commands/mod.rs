@@ -1,6 +1,7 @@
 //! The commands: a file each, with its words and what it does.
 
 mod demo;
+mod doctor;
 mod get;
 mod migrate;
 mod put;
@@ -21,6 +22,7 @@ pub(crate) enum Command {
     Put(put::Put),
     #[command(visible_alias = "consume")]
     Get(get::Get),
+    Doctor(doctor::Doctor),
     Demo(demo::Demo),
     #[command(hide = true)]
     DemoWorker,
@@ -33,6 +35,7 @@ impl Command {
             Self::Schema(command) => command.run(global),
             Self::Put(command) => command.run(global),
             Self::Get(command) => command.run(global),
+            Self::Doctor(command) => command.run(global),
             Self::Demo(command) => command.run(global),
             Self::DemoWorker => demo::work(),
         }
