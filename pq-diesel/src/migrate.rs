@@ -105,12 +105,10 @@ pub(crate) fn standing(conn: &mut PgConnection, table: &Table) -> Result<Standin
     })
 }
 
-/// Makes all that the migrations make, for a transaction that is rolled back.
+/// Makes all that the files of the migrations make, for a transaction that is rolled back. The ledger is not in
+/// them, for who runs them may keep another one.
 pub(crate) fn make_anew(conn: &mut PgConnection, table: &Table) -> Result<(), Error> {
-    for step in STEPS {
-        conn.batch_execute(&rename(step.up, table))?;
-    }
-    Ok(conn.batch_execute(&create_ledger(table))?)
+    STEPS.iter().try_for_each(|step| Ok(conn.batch_execute(&rename(step.up, table))?))
 }
 
 fn versions() -> impl Iterator<Item = String> {

@@ -176,6 +176,12 @@ fn compare(
     schema: &str,
 ) -> Vec<Finding> {
     let shown = |text: &str| text.replace(HERE, &format!("{schema}."));
+    // With a table goes all that is on it.
+    let gone: Vec<&str> = made
+        .keys()
+        .filter(|object| object.0 == "table" && !found.contains_key(*object))
+        .map(|(_, name)| name.as_str())
+        .collect();
     let mut findings = Vec::new();
     for (object, (definition, _)) in made {
         let (kind, name) = object;
@@ -184,6 +190,7 @@ fn compare(
             // A function's text is too long to be told.
             Some(_) if kind == "function" => format!("function {} was changed", shown(name)),
             Some((now, _)) => format!("{kind} {} was changed: it is {}", shown(name), shown(now)),
+            None if gone.iter().any(|table| belongs(name, table)) => continue,
             None => format!("{kind} {} is missing", shown(name)),
         };
         let advice = mend(kind, &shown(definition), found.contains_key(object));
@@ -215,6 +222,12 @@ fn compare(
         findings.push(Finding::ok(CHECK, format!("it is what the migrations made{besides}")));
     }
     findings
+}
+
+/// Whether an object is named after its table: a column, a constraint, a trigger.
+fn belongs(object: &str, table: &str) -> bool {
+    object.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'))
+        || object.strip_suffix(table).is_some_and(|rest| rest.ends_with(" on "))
 }
 
 /// What makes an object again, where there is none of its name or another one.
@@ -263,6 +276,19 @@ mod tests {
         let advice = findings[1].advice.clone().unwrap_or_default();
         assert!(advice.ends_with("CREATE INDEX CONCURRENTLY queue_ready ON pq.queue (id)"), "{advice}");
         assert_eq!(compare(&made, &made, "pq")[0].level, Level::Ok);
+    }
+
+    #[test]
+    fn of_a_missing_table_the_columns_are_not_told() {
+        let made = catalog(&[
+            ("table", "queue_keys", "kind r", false),
+            ("column", "queue_keys.lease", "bigint", false),
+            ("constraint", "queue_keys_pkey on queue_keys", "PRIMARY KEY (lease)", false),
+            ("column", "queue_keys2.lease", "bigint", false),
+        ]);
+        let what: Vec<String> =
+            compare(&made, &catalog(&[]), "pq").into_iter().map(|finding| finding.what).collect();
+        assert_eq!(what, ["column queue_keys2.lease is missing", "table queue_keys is missing"]);
     }
 
     #[test]

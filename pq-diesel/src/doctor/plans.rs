@@ -58,7 +58,7 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
     conn.batch_execute("SET LOCAL plan_cache_mode TO force_generic_plan")?;
     let asked = statements(exam);
     let mut bad: BTreeMap<(Reverse<Level>, &str), Vec<&str>> = BTreeMap::new();
-    let mut findings = Vec::new();
+    let mut refused: BTreeMap<String, usize> = BTreeMap::new();
     for one in &asked {
         match explain(conn, one) {
             Ok(plan) => {
@@ -69,8 +69,7 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
                 }
             }
             Err(Error::Database(error)) => {
-                let what = format!("{} cannot be planned: {error}", one.name);
-                findings.push(Finding::new(CHECK, Level::Skipped, what));
+                *refused.entry(error.to_string()).or_default() += 1;
             }
             Err(error) => return Err(error),
         }
@@ -80,8 +79,14 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
          where the disk is fast at reading anywhere, set random_page_cost to 1.1",
         exam.store.table.jobs()
     );
-    findings.extend(bad.iter().map(|((level, how), names)| {
-        Finding::new(CHECK, level.0, format!("{how}: {}", names.join(", "))).advise(&*advice)
+    let mut findings: Vec<Finding> = bad
+        .iter()
+        .map(|((level, how), names)| {
+            Finding::new(CHECK, level.0, format!("{how}: {}", names.join(", "))).advise(&*advice)
+        })
+        .collect();
+    findings.extend(refused.iter().map(|(error, count)| {
+        Finding::new(CHECK, Level::Skipped, format!("{count} statements not looked at: {error}"))
     }));
     if findings.is_empty() {
         let what = if matters {

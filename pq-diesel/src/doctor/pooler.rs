@@ -50,7 +50,7 @@ pub(super) fn examine(store: &PgStore, conn: &mut PgConnection, second: bool) ->
 /// transaction gives it the session that this one has just left.
 fn beside_another(store: &PgStore, conn: &mut PgConnection) -> Result<Tried, Error> {
     let (let_in, door) = mpsc::channel::<()>();
-    let (tell, told) = mpsc::channel::<i64>();
+    let (tell, told) = mpsc::channel::<(i64, bool)>();
     let (done, end) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -60,7 +60,7 @@ fn beside_another(store: &PgStore, conn: &mut PgConnection) -> Result<Tried, Err
             // Where there is no second connection to be had, the channel closes and nobody waits.
             let _ = store.with_connection(|other| {
                 other.transaction(|other| {
-                    let _ = tell.send(process(other)?);
+                    let _ = tell.send((process(other)?, runs_prepared(other)));
                     let _ = end.recv_timeout(HELD);
                     Ok::<_, Error>(())
                 })
@@ -72,22 +72,20 @@ fn beside_another(store: &PgStore, conn: &mut PgConnection) -> Result<Tried, Err
     })
 }
 
-type Second<'a> = (&'a mpsc::Sender<()>, &'a mpsc::Receiver<i64>);
+/// Lets the other connection begin, and tells its server process and whether a prepared statement ran in it. On
+/// the server two clients that share a process have names of statements in common.
+type Second<'a> = (&'a mpsc::Sender<()>, &'a mpsc::Receiver<(i64, bool)>);
 
 fn over_transactions(conn: &mut PgConnection, second: Option<Second<'_>>) -> Result<Tried, Error> {
-    let prepared = Statement::new("SELECT $1::bigint + 0");
-    let run = |conn: &mut PgConnection| {
-        let values = [Value::BigInt(1)];
-        prepared.with::<BigInt>(&values).get_result::<i64>(conn).is_ok()
-    };
     let before = process(conn)?;
     let mark = format!("{before}");
     conn.batch_execute(&format!("SET pq.doctor TO '{mark}'"))?;
-    let mut tried = Tried { session: true, prepared: run(conn), notified: None };
+    let mut tried = Tried { session: true, prepared: runs_prepared(conn), notified: None };
     if let Some((let_in, told)) = second {
         let _ = let_in.send(());
-        if let Ok(others) = told.recv() {
+        if let Ok((others, prepared)) = told.recv() {
             tried.session = others != before;
+            tried.prepared &= prepared;
         }
     }
     for _ in 0..3 {
@@ -95,13 +93,20 @@ fn over_transactions(conn: &mut PgConnection, second: Option<Second<'_>>) -> Res
             diesel::dsl::sql::<Nullable<Text>>("SELECT current_setting('pq.doctor', true)")
                 .get_result(conn)?;
         tried.session &= kept.as_ref() == Some(&mark) && process(conn)? == before;
-        tried.prepared &= run(conn);
+        tried.prepared &= runs_prepared(conn);
     }
     if tried.session {
         tried.notified = Some(notifies_itself(conn, before)?);
     }
     conn.batch_execute("RESET pq.doctor")?;
     Ok(tried)
+}
+
+/// diesel prepares it by name at the first call, and by that name it is run at the others.
+fn runs_prepared(conn: &mut PgConnection) -> bool {
+    let statement = Statement::new("SELECT $1::bigint + 0");
+    let values = [Value::BigInt(1)];
+    statement.with::<BigInt>(&values).get_result::<i64>(conn).is_ok()
 }
 
 /// A transaction of its own, which a pooler may give to any session.
