@@ -15,6 +15,7 @@ Exit status:
   4    the table is not there: run `pq migrate`
   5    the database refused
   6    reading or writing failed; a job whose line could not be written is back in the queue
+  7    doctor: a finding is a failure, or with --strict a warning
   8    get --exec: the command failed, and the job is back with a failed attempt
   130  interrupted; jobs that were not written out are back in the queue";
 

@@ -53,9 +53,92 @@ impl FromStr for Role {
     }
 }
 
+/// What a right is on. A suffix names what is named after the table, and nothing the table itself.
+#[derive(Clone, Copy)]
+pub(crate) enum On {
+    Schema,
+    Table(&'static str),
+    Columns(&'static str, &'static [&'static str]),
+    /// The sequence of the jobs' numbers.
+    Ids,
+    Sequence(&'static str),
+    /// Anybody may call functions, unless that was taken away; so it is not granted.
+    Function(&'static str),
+}
+
+pub(crate) struct Right {
+    pub(crate) privileges: &'static [&'static str],
+    pub(crate) on: On,
+}
+
+const fn right(privileges: &'static [&'static str], on: On) -> Right {
+    Right { privileges, on }
+}
+
+const READ: &[&str] = &["SELECT"];
+const USE: &[&str] = &["USAGE"];
+const CALL: &[&str] = &["EXECUTE"];
+/// What is written once and deleted.
+const KEEP: &[&str] = &["SELECT", "INSERT", "DELETE"];
+const CHANGE: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
+/// What PostgreSQL asks for a row lock. Nothing is updated by it.
+const LOCK: &[&str] = &["UPDATE"];
+
+const PRODUCER: &[Right] = &[
+    right(USE, On::Schema),
+    right(&["INSERT"], On::Table("")),
+    right(READ, On::Columns("", &["id", "dequeued_at"])),
+    right(USE, On::Ids),
+    right(CHANGE, On::Table("unique")),
+    right(READ, On::Columns("leases", &["id"])),
+    right(READ, On::Table("migrations")),
+    right(CALL, On::Function("is_live")),
+    right(CALL, On::Function("put_unique")),
+];
+
+const CONSUMER: &[Right] = &[
+    right(USE, On::Schema),
+    right(KEEP, On::Table("")),
+    right(LOCK, On::Columns("", &["attempt"])),
+    right(USE, On::Ids),
+    right(KEEP, On::Table("archive")),
+    right(LOCK, On::Columns("archive", &["attempt"])),
+    right(CHANGE, On::Table("leases")),
+    right(USE, On::Sequence("lease_tokens")),
+    right(KEEP, On::Table("settled")),
+    right(KEEP, On::Table("keys")),
+    right(CHANGE, On::Table("unique")),
+    right(KEEP, On::Table("paused")),
+    right(CHANGE, On::Table("workers")),
+    right(CHANGE, On::Table("cron")),
+    right(READ, On::Table("migrations")),
+    right(CALL, On::Function("is_live")),
+    right(CALL, On::Function("pick")),
+];
+
+const READER: &[Right] = &[
+    right(USE, On::Schema),
+    right(READ, On::Table("")),
+    right(READ, On::Table("archive")),
+    right(READ, On::Table("leases")),
+    right(READ, On::Table("settled")),
+    right(READ, On::Table("keys")),
+    right(READ, On::Table("paused")),
+    right(READ, On::Table("workers")),
+    right(READ, On::Table("cron")),
+    right(READ, On::Table("migrations")),
+];
+
+/// All that a role needs.
+pub(crate) fn rights(role: Role) -> &'static [Right] {
+    match role {
+        Role::Producer => PRODUCER,
+        Role::Consumer => CONSUMER,
+        Role::Reader => READER,
+    }
+}
+
 /// The statements that grant a role of the database what a process of this kind needs.
-///
-/// `UPDATE` on one column is what PostgreSQL asks for a row lock; nothing is updated by it.
 pub(crate) fn statements(
     conn: &mut PgConnection,
     table: &Table,
@@ -69,30 +152,25 @@ pub(crate) fn statements(
         .sql(&format!(", 'id') FROM (SELECT count(*) FROM {} WHERE false) AS one", table.jobs()));
     let ids: Option<String> = serial.get_result(conn).map_err(|error| Error::of(table, error))?;
     let ids = ids.unwrap_or_default();
-    let (jobs, beside) = (table.jobs(), |names: &[&str]| {
-        names.iter().map(|name| table.beside(name)).collect::<Vec<_>>().join(", ")
-    });
-    let rights = match role {
-        Role::Producer => vec![
-            format!("INSERT, SELECT (id, dequeued_at) ON {jobs}"),
-            format!("USAGE ON SEQUENCE {ids}"),
-            format!("SELECT, INSERT, UPDATE, DELETE ON {}", beside(&["unique"])),
-            format!("SELECT (id) ON {}", beside(&["leases"])),
-            format!("SELECT ON {}", table.ledger()),
-        ],
-        Role::Consumer => vec![
-            format!("SELECT, INSERT, DELETE, UPDATE (attempt) ON {jobs}"),
-            format!("SELECT, INSERT, DELETE, UPDATE (attempt) ON {}", table.archive()),
-            format!("SELECT, INSERT, UPDATE, DELETE ON {}", beside(&["leases", "unique", "workers", "cron"])),
-            format!("SELECT, INSERT, DELETE ON {}", beside(&["settled", "keys", "paused"])),
-            format!("USAGE ON SEQUENCE {ids}, {}", beside(&["lease_tokens"])),
-            format!("SELECT ON {}", table.ledger()),
-        ],
-        Role::Reader => vec![
-            format!("SELECT ON {jobs}, {}, {}", table.archive(), beside(&["leases", "settled", "keys"])),
-            format!("SELECT ON {}, {}", beside(&["paused", "workers", "cron"]), table.ledger()),
-        ],
+    Ok(rights(role).iter().filter_map(|right| statement(table, right, &ids, &to)).collect())
+}
+
+fn statement(table: &Table, Right { privileges, on }: &Right, ids: &str, to: &Ident) -> Option<String> {
+    let named = |suffix: &str| if suffix.is_empty() { table.jobs() } else { table.beside(suffix) };
+    let (columns, object) = match on {
+        On::Schema => (None, format!("SCHEMA {}", table.schema)),
+        On::Table(suffix) => (None, named(suffix)),
+        On::Columns(suffix, columns) => (Some(columns.join(", ")), named(suffix)),
+        On::Ids => (None, format!("SEQUENCE {ids}")),
+        On::Sequence(suffix) => (None, format!("SEQUENCE {}", named(suffix))),
+        On::Function(_) => return None,
     };
-    let usage = format!("USAGE ON SCHEMA {}", table.schema);
-    Ok([usage].into_iter().chain(rights).map(|right| format!("GRANT {right} TO {to};")).collect())
+    let privileges: Vec<String> = privileges
+        .iter()
+        .map(|privilege| match &columns {
+            Some(columns) => format!("{privilege} ({columns})"),
+            None => (*privilege).to_owned(),
+        })
+        .collect();
+    Some(format!("GRANT {} ON {object} TO {to};", privileges.join(", ")))
 }

@@ -23,6 +23,7 @@
 
 mod conninfo;
 pub mod direct;
+pub mod doctor;
 mod error;
 mod grants;
 mod listener;

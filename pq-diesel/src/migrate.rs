@@ -143,6 +143,38 @@ pub(crate) fn script(table: &Table) -> String {
     script
 }
 
+/// Whether there is a table of jobs, whoever made it.
+pub(crate) fn is_there(conn: &mut PgConnection, table: &Table) -> Result<bool, Error> {
+    Ledger { conn, table }.exists(&table.jobs())
+}
+
+/// How far a table is.
+pub(crate) struct Standing {
+    /// Versions that have not run.
+    pub(crate) pending: Vec<String>,
+    /// Versions that have run, and that this library does not know.
+    pub(crate) unknown: Vec<String>,
+}
+
+pub(crate) fn standing(conn: &mut PgConnection, table: &Table) -> Result<Standing, Error> {
+    let noted = Ledger { conn, table }.noted()?;
+    let ours: Vec<String> = versions().collect();
+    Ok(Standing {
+        pending: ours.iter().filter(|version| !noted.contains(version)).cloned().collect(),
+        unknown: noted.into_iter().filter(|version| !ours.contains(version)).collect(),
+    })
+}
+
+/// Makes all that the files of the migrations make, for a transaction that is rolled back. The ledger is not in
+/// them, for who runs them may keep another one.
+pub(crate) fn make_anew(conn: &mut PgConnection, table: &Table) -> Result<(), Error> {
+    STEPS.iter().try_for_each(|step| Ok(conn.batch_execute(&rename(step.up, table))?))
+}
+
+fn versions() -> impl Iterator<Item = String> {
+    STEPS.iter().map(|step| version(step.folder).to_string())
+}
+
 fn create_ledger(table: &Table) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (\n    version text CONSTRAINT {} PRIMARY KEY,\n    \
@@ -192,15 +224,8 @@ impl Ledger<'_> {
         if self.exists(&self.table.ledger())? || !self.exists(&self.table.jobs())? {
             return Ok(());
         }
-        let diesels = "public.__diesel_schema_migrations";
-        let mut noted = Vec::new();
-        if self.exists(diesels)? {
-            let all = diesel::dsl::sql::<Text>(&format!("SELECT version::text FROM {diesels}"));
-            noted = all.load::<String>(self.conn)?;
-        }
-        let ours: Vec<String> = STEPS.iter().map(|step| version(step.folder).to_string()).collect();
-        let made: Vec<&String> = ours.iter().filter(|version| noted.contains(version)).collect();
-        if *self.table != Table::default() || made.is_empty() {
+        let made = self.made_by_diesel()?;
+        if made.is_empty() {
             return Err(Error::Migration(format!(
                 "there is a table {} already that pq did not make; choose another schema or table, or \
                  rename that one",
@@ -208,7 +233,26 @@ impl Ledger<'_> {
             )));
         }
         self.conn.batch_execute(&create_ledger(self.table))?;
-        made.into_iter().try_for_each(|version| self.note(version))
+        made.iter().try_for_each(|version| self.note(version))
+    }
+
+    /// Our migrations in the ledger of diesel's own harness, which knows the default table alone.
+    fn made_by_diesel(&mut self) -> Result<Vec<String>, Error> {
+        let diesels = "public.__diesel_schema_migrations";
+        if *self.table != Table::default() || !self.exists(diesels)? {
+            return Ok(Vec::new());
+        }
+        let all = diesel::dsl::sql::<Text>(&format!("SELECT version::text FROM {diesels}"));
+        let noted: Vec<String> = all.load(self.conn)?;
+        Ok(versions().filter(|version| noted.contains(version)).collect())
+    }
+
+    fn noted(&mut self) -> Result<Vec<String>, Error> {
+        if !self.exists(&self.table.ledger())? {
+            return self.made_by_diesel();
+        }
+        let versions = format!("SELECT version FROM {} ORDER BY version", self.table.ledger());
+        Ok(diesel::dsl::sql::<Text>(&versions).load(self.conn)?)
     }
 
     fn note(&mut self, version: &str) -> Result<(), Error> {

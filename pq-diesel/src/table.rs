@@ -74,6 +74,9 @@ impl Table {
     pub const DEFAULT_SCHEMA: &'static str = "pq";
     /// The table unless said.
     pub const DEFAULT_NAME: &'static str = "queue";
+    /// What the other tables that the migrations make are called after the table.
+    const BESIDE: [&'static str; 9] =
+        ["archive", "leases", "settled", "keys", "unique", "paused", "workers", "cron", "migrations"];
 
     /// Checks the two names. Nothing is looked up.
     ///
@@ -104,6 +107,12 @@ impl Table {
         self.qualified(&self.named(suffix))
     }
 
+    /// The names of all tables that the migrations make, without quotes.
+    pub(crate) fn family(&self) -> Vec<String> {
+        let names = Self::BESIDE.map(|suffix| self.named(suffix).0);
+        std::iter::once(self.name.0.clone()).chain(names).collect()
+    }
+
     /// The quoted name of the table as a SQL string, for functions that take a name.
     pub(crate) fn jobs_literal(&self) -> String {
         literal(&self.jobs())
@@ -116,9 +125,8 @@ impl Table {
 
     /// The table, its schema and the tables beside it, as the server's messages name them.
     pub(crate) fn all_in_messages(&self) -> impl Iterator<Item = String> {
-        let beside = ["archive", "leases", "settled", "keys", "unique", "paused", "workers", "cron"];
-        let names =
-            beside.map(|suffix| format!("\"{}.{}\"", self.schema.as_str(), self.named(suffix).as_str()));
+        let names = Self::BESIDE
+            .map(|suffix| format!("\"{}.{}\"", self.schema.as_str(), self.named(suffix).as_str()));
         let schema = format!("\"{}\"", self.schema.as_str());
         [format!("\"{self}\""), schema].into_iter().chain(names)
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_core::{Beat, Store};
+use pq_diesel::doctor::Examination;
 use pq_diesel::{
     EndedAs, Filter, JobId, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Role, Status, StopMode,
     Wait,
@@ -297,5 +298,38 @@ fn a_consumer_on_its_own_connections_is_woken_by_a_producer_on_its() -> Result<(
     let got = waiter.join().map_err(|_| "the waiter panicked")??;
     assert_eq!(got.map(|job| job.data), Some(7));
     assert!(put.elapsed() < common::PATIENCE, "it was not woken, it looked again at the end");
+    Ok(())
+}
+
+#[test]
+fn the_doctor_knows_who_may_do_what() -> Result<(), Box<dyn Error>> {
+    let scene = Scene::new()?;
+    let rights = |role: &str| -> Result<String, Box<dyn Error>> {
+        let findings = Pq::detached().examine_on(&mut scene.connect_as(role)?, &Examination::new())?;
+        let found = findings.into_iter().find(|finding| finding.check == "rights");
+        Ok(found.ok_or("nothing was said of rights")?.what)
+    };
+    let plays = ["producer (", "producer, consumer, reader", "reader ("];
+    for (role, plays) in ROLES.into_iter().zip(plays) {
+        let role_can = format!("{} can be {plays}", scene.named(role));
+        let what = rights(role)?;
+        assert!(what.starts_with(&role_can), "{what}");
+    }
+    // Whatever of the document's rights is taken away is missed.
+    let mut owner = scene.database.connect()?;
+    for (taken, missed) in [
+        ("SELECT (dequeued_at) ON pq.queue FROM pq_producer", "producer lacks SELECT (dequeued_at) on queue"),
+        (
+            "USAGE ON SEQUENCE pq.queue_lease_tokens FROM pq_consumer",
+            "consumer lacks USAGE on queue_lease_tokens",
+        ),
+        ("SELECT ON pq.queue_settled FROM pq_reader", "reader lacks SELECT on queue_settled"),
+        ("EXECUTE ON FUNCTION pq.queue_pick FROM PUBLIC", "consumer lacks"),
+    ] {
+        owner.batch_execute(&scene.named(&format!("REVOKE {taken}")))?;
+        let role = ROLES.into_iter().find(|role| taken.ends_with(role)).unwrap_or("pq_consumer");
+        let what = rights(role)?;
+        assert!(what.contains(missed), "{what}");
+    }
     Ok(())
 }

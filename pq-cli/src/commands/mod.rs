@@ -6,6 +6,7 @@ mod clear;
 mod completions;
 mod cron;
 mod demo;
+mod doctor;
 mod get;
 mod grant;
 mod jobs;
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     Resume(resume::Resume),
     Cron(cron::Cron),
     Bench(bench::Bench),
+    Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Completions(completions::Completions),
     Man(completions::Man),
@@ -84,6 +86,7 @@ impl Command {
             Self::Resume(command) => command.run(global),
             Self::Cron(command) => command.run(global),
             Self::Bench(command) => command.run(global),
+            Self::Doctor(command) => command.run(global),
             Self::Demo(command) => command.run(global),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),

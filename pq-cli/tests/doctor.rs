@@ -1,0 +1,346 @@
+//! `pq doctor` as an operator meets it: a healthy database, and planted faults.
+
+use std::error::Error;
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Integer, Text};
+use pq_testing::{Database, Kind, Options, Server};
+use serde_json::Value;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// A server with the settings of one that jobs can be trusted to, and with prepared transactions, if one can be
+/// started here.
+fn own() -> Option<&'static Server> {
+    static OWN: OnceLock<Option<Server>> = OnceLock::new();
+    let start = || {
+        let options = Options::durable().kind(Kind::Binaries).setting("max_prepared_transactions", "10");
+        Server::start(&options).ok()
+    };
+    OWN.get_or_init(start).as_ref()
+}
+
+/// That one, or the one that other tests share, whose settings are not for a test to judge.
+fn server() -> Result<&'static Server, pq_testing::Error> {
+    own().map_or_else(Server::shared, Ok)
+}
+
+/// The binary, with nothing of the caller's environment that names a database.
+fn pq(url: &str, words: &[&str]) -> Result<Output, std::io::Error> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pq"));
+    for (name, _) in std::env::vars() {
+        if name.starts_with("PG") || name.starts_with("TPQ_") || name == "DATABASE_URL" {
+            command.env_remove(name);
+        }
+    }
+    command.args(words).env("PQ_URL", url).stdin(Stdio::null()).output()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn migrated() -> Result<Database, Box<dyn Error>> {
+    let database = server()?.database()?;
+    assert_eq!(status(&pq(database.url(), &["migrate"])?), 0);
+    Ok(database)
+}
+
+fn run(database: &Database, sql: &str) -> Outcome {
+    Ok(database.connect()?.batch_execute(sql)?)
+}
+
+/// What `pq doctor --json` found, and its exit status.
+struct Found {
+    status: i32,
+    findings: Vec<Value>,
+}
+
+impl Found {
+    fn on(url: &str, words: &[&str]) -> Result<Self, Box<dyn Error>> {
+        let output = pq(url, &[&["doctor", "--json"], words].concat())?;
+        let Ok(Value::Array(findings)) = serde_json::from_str(&stdout(&output)) else {
+            return Err(format!("no array: {}", String::from_utf8_lossy(&output.stderr)).into());
+        };
+        Ok(Self { status: status(&output), findings })
+    }
+
+    /// What a check found on this level, with what to do about it.
+    fn of(&self, check: &str, level: &str) -> String {
+        let of = |finding: &&Value| finding["check"] == check && finding["level"] == level;
+        let text = |finding: &Value| {
+            format!(
+                "{} → {}",
+                finding["what"].as_str().unwrap_or_default(),
+                finding["advice"].as_str().unwrap_or_default()
+            )
+        };
+        self.findings.iter().filter(of).map(text).collect::<Vec<_>>().join("\n")
+    }
+
+    /// All checks of which something is not fine.
+    fn bad(&self) -> Vec<&str> {
+        let names = self.findings.iter().filter(|finding| finding["level"] != "ok");
+        let mut names: Vec<&str> = names.filter_map(|finding| finding["check"].as_str()).collect();
+        names.dedup();
+        names
+    }
+}
+
+#[track_caller]
+fn assert_in(text: &str, part: &str) {
+    assert!(text.contains(part), "{part:?} is not in {text:?}");
+}
+
+#[test]
+fn a_healthy_database_is_fine_whatever_the_names() -> Outcome {
+    let database = server()?.database()?;
+    let names = [
+        ("pq", "queue"),
+        ("The \"own\" schema's", "Tab$names$le; --"),
+        ("x", "жжжжжжжжжжжжжжжжжжжжжжжжжжжжжжжy"),
+        ("public", "pg_class"),
+    ];
+    for (schema, table) in names {
+        let named = ["--schema", schema, "--table", table];
+        assert_eq!(status(&pq(database.url(), &[&["migrate"][..], &named].concat())?), 0);
+        let found = Found::on(database.url(), &[&["--strict"][..], &named].concat())?;
+        if own().is_some() {
+            assert_eq!((found.status, found.bad()), (0, vec![]), "{schema}.{table}: {:?}", found.findings);
+        }
+        assert_in(&found.of("catalog", "ok"), "it is what the migrations made");
+        assert_in(&found.of("rights", "ok"), "can be producer, consumer, reader");
+    }
+    let left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pq_doctor%'";
+    let left: i64 = diesel::dsl::sql::<BigInt>(left).get_result(&mut database.connect()?)?;
+    assert_eq!(left, 0);
+    Ok(())
+}
+
+#[test]
+fn findings_are_lines_or_objects() -> Outcome {
+    let database = migrated()?;
+    let shown = pq(database.url(), &["doctor"])?;
+    let text = stdout(&shown);
+    for check in ["server", "settings", "clock", "vacuum horizon", "pooler", "plans"] {
+        assert_in(&text, &format!("  {check}"));
+    }
+    assert_in(&text, " failed, ");
+    assert!(!text.contains('\u{1b}'), "colours are for terminals");
+    let found = Found::on(database.url(), &[])?;
+    assert!(found.findings.len() >= 14);
+    for finding in &found.findings {
+        assert!(finding["check"].is_string() && finding["what"].is_string(), "{finding}");
+        assert!(["ok", "skipped", "warning", "failure"].iter().any(|level| finding["level"] == *level));
+        assert!(finding["advice"].is_string() || finding["advice"].is_null());
+    }
+    Ok(())
+}
+
+#[test]
+fn help_has_the_exit_status_and_bad_words_are_refused() -> Outcome {
+    let help = pq("", &["doctor", "--help"])?;
+    assert_eq!(status(&help), 0);
+    assert_in(&stdout(&help), "7    doctor");
+    assert_in(&stdout(&help), "Example");
+    for horizon in ["", "soon", "-1m", "2026-11-21T08:00:00Z"] {
+        assert_eq!(status(&pq("", &["doctor", &format!("--horizon={horizon}")])?), 2, "{horizon}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_table_that_is_not_there_is_4() -> Outcome {
+    let database = server()?.database()?;
+    let refused = pq(database.url(), &["doctor"])?;
+    assert_eq!((status(&refused), stdout(&refused).as_str()), (4, ""));
+    assert_in(&String::from_utf8_lossy(&refused.stderr), "pq migrate");
+    Ok(())
+}
+
+#[test]
+fn a_migration_to_run_and_one_from_the_future_are_told() -> Outcome {
+    let database = migrated()?;
+    run(
+        &database,
+        "UPDATE pq.queue_migrations SET version = '30000101000000' WHERE version = '20261121120000'",
+    )?;
+    let found = Found::on(database.url(), &[])?;
+    assert_eq!(found.status, 7);
+    assert_in(&found.of("migrations", "failure"), "20261121120000 → run `pq migrate`");
+    assert_in(&found.of("migrations", "warning"), "30000101000000");
+    assert_in(&found.of("catalog", "skipped"), "migrations to run");
+    Ok(())
+}
+
+#[test]
+fn a_dropped_index_is_missed_in_the_catalog_and_in_the_plans_and_can_be_made_again() -> Outcome {
+    let database = migrated()?;
+    run(
+        &database,
+        "INSERT INTO pq.queue (q_name, data) SELECT 'apples', '1' FROM generate_series(1, 20000);
+         ANALYZE pq.queue",
+    )?;
+    let found = Found::on(database.url(), &[])?;
+    assert_in(&found.of("plans", "ok"), "find their jobs by the indexes");
+    for index in ["queue_ready", "queue_scheduled"] {
+        run(&database, &format!("DROP INDEX pq.{index}"))?;
+        let found = Found::on(database.url(), &[])?;
+        assert_eq!(found.status, 7);
+        assert_in(&found.of("plans", "failure"), "the whole table is read: the take of 1, the lease of 1");
+        let missing = found.of("catalog", "failure");
+        assert_in(&missing, &format!("index {index} is missing"));
+        let (_, statement) = missing.split_once(" → ").ok_or("no advice")?;
+        run(&database, statement)?;
+        let found = Found::on(database.url(), &[])?;
+        assert_eq!((found.of("catalog", "failure"), found.of("plans", "failure")), Default::default());
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_added_may_be_fine_and_what_is_changed_is_not() -> Outcome {
+    let database = migrated()?;
+    run(
+        &database,
+        "ALTER TABLE pq.queue ADD COLUMN mine text, ADD COLUMN ours int NOT NULL DEFAULT 1;
+         CREATE INDEX mine ON pq.queue (mine)",
+    )?;
+    let found = Found::on(database.url(), &[])?;
+    let fine = found.of("catalog", "ok");
+    assert_in(&fine, "besides there is column queue.mine, column queue.ours, index mine");
+    assert_eq!(status(&pq(database.url(), &["get", "apples"])?), 1);
+
+    run(
+        &database,
+        "CREATE OR REPLACE FUNCTION pq.queue_is_live(the_job bigint, the_lease bigint) RETURNS boolean
+             LANGUAGE plpgsql AS 'BEGIN RETURN false; END';
+         ALTER TABLE pq.queue ALTER attempt DROP DEFAULT, DISABLE TRIGGER queue_notify, SET UNLOGGED;
+         ALTER TABLE pq.queue_archive ADD COLUMN needed int NOT NULL, DROP CONSTRAINT queue_archive_outcome_check;
+         CREATE UNIQUE INDEX one_each ON pq.queue (q_name)",
+    )?;
+    let found = Found::on(database.url(), &[])?;
+    assert_eq!(found.status, 7);
+    let failures = found.of("catalog", "failure");
+    for part in [
+        "function queue_is_live(the_job bigint, the_lease bigint) was changed",
+        "column queue.attempt was changed: it is integer NOT NULL",
+        "table queue was changed: it is kind r persistence u",
+        "(which is disabled)",
+        "column queue_archive.needed was added, and needs a value",
+        "constraint queue_archive_outcome_check on queue_archive is missing",
+    ] {
+        assert_in(&failures, part);
+    }
+    assert!(!failures.contains("RETURN false"), "a function's text was told");
+    assert_in(&found.of("catalog", "warning"), "index one_each was added");
+    Ok(())
+}
+
+#[test]
+fn a_session_idle_in_transaction_is_named_and_what_it_said_is_not() -> Outcome {
+    let database = migrated()?;
+    let mut holder = database.connect()?;
+    holder.batch_execute(
+        "SET application_name TO 'bell \u{7} ringer'; BEGIN; SELECT pg_current_xact_id(), 's3cret'",
+    )?;
+    let pid: i32 = diesel::dsl::sql::<Integer>("SELECT pg_backend_pid()").get_result(&mut holder)?;
+    let patient = Found::on(database.url(), &[])?;
+    assert_eq!(patient.of("vacuum horizon", "warning"), "");
+    let found = Found::on(database.url(), &["--horizon", "0s"])?;
+    let held = found.of("vacuum horizon", "warning");
+    assert_in(&held, &format!("session {pid} ("));
+    assert_in(&held, "ringer, idle in transaction) holds it for");
+    assert_in(&held, &format!("pg_terminate_backend({pid})"));
+    let shown = pq(database.url(), &["doctor", "--horizon", "0s"])?;
+    assert!(!stdout(&shown).contains("s3cret") && !stdout(&shown).contains('\u{7}'), "{}", stdout(&shown));
+    Ok(())
+}
+
+#[test]
+fn a_prepared_transaction_is_named_and_how_to_end_it() -> Outcome {
+    let database = migrated()?;
+    let allowed = "SELECT current_setting('max_prepared_transactions')";
+    if diesel::dsl::sql::<Text>(allowed).get_result::<String>(&mut database.connect()?)? == "0" {
+        return Ok(());
+    }
+    run(&database, "BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'it''s mine'")?;
+    let found = Found::on(database.url(), &["--horizon", "0s"])?;
+    let held = found.of("vacuum horizon", "warning");
+    assert_in(&held, "prepared transaction 'it''s mine' (");
+    let (_, end) = held.split_once(", or ").ok_or("no advice")?;
+    assert_eq!(end, "ROLLBACK PREPARED 'it''s mine'");
+    run(&database, end)?;
+    assert_eq!(Found::on(database.url(), &["--horizon", "0s"])?.of("vacuum horizon", "warning"), "");
+    Ok(())
+}
+
+#[test]
+fn a_role_without_rights_is_told_what_it_lacks() -> Outcome {
+    let database = migrated()?;
+    let role = format!("nobody_{}", database.name());
+    run(&database, &format!("CREATE ROLE {role}"))?;
+    let mark = if database.url().contains('?') { '&' } else { '?' };
+    let url = format!("{}{mark}options=-c%20role%3D{role}", database.url());
+    let found = Found::on(&url, &[]);
+    run(&database, &format!("GRANT USAGE ON SCHEMA pq TO {role}"))?;
+    run(&database, &format!("GRANT SELECT ON ALL TABLES IN SCHEMA pq TO {role}"))?;
+    let reader = Found::on(&url, &[]);
+    run(&database, &format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
+    let (found, reader) = (found?, reader?);
+    assert_eq!(found.status, 7);
+    assert_in(&found.of("rights", "failure"), &format!("{role} can neither put, take nor read"));
+    assert_in(&found.of("rights", "failure"), "producer lacks USAGE on schema pq and");
+    assert_in(&found.of("plans", "skipped"), "permission denied");
+    assert_in(&found.of("catalog", "skipped"), "not ");
+    assert_eq!(reader.of("rights", "failure"), "");
+    assert_in(
+        &reader.of("rights", "ok"),
+        &format!("{role} can be reader (producer lacks INSERT on queue and"),
+    );
+    Ok(())
+}
+
+#[test]
+fn numbers_that_run_out_are_told_before_they_have() -> Outcome {
+    let database = migrated()?;
+    run(&database, "SELECT setval('pq.queue_id_seq', 5000000000000000000)")?;
+    let found = Found::on(database.url(), &[])?;
+    assert_in(&found.of("sequences", "warning"), "queue_id_seq has used up 54 %");
+    run(&database, "SELECT setval('pq.queue_lease_tokens', 9000000000000000000)")?;
+    let found = Found::on(database.url(), &[])?;
+    assert_in(&found.of("sequences", "failure"), "queue_lease_tokens has used up 98 %");
+    assert_eq!(found.status, 7);
+    Ok(())
+}
+
+#[test]
+fn settings_of_the_database_and_of_a_table_are_judged() -> Outcome {
+    let database = migrated()?;
+    run(
+        &database,
+        &format!(
+            "ALTER DATABASE {0} SET synchronous_commit TO off; ALTER DATABASE {0} SET statement_timeout TO '5s'",
+            database.name()
+        ),
+    )?;
+    let found = Found::on(database.url(), &[])?;
+    assert_in(&found.of("settings", "warning"), "synchronous_commit is off");
+    assert_in(&found.of("settings", "warning"), "statement_timeout is 5000 ms");
+    if own().is_some() {
+        assert_eq!(found.status, 0, "warnings alone do not fail");
+        assert_eq!(Found::on(database.url(), &["--strict"])?.status, 7);
+    }
+    run(&database, "ALTER TABLE pq.queue SET (autovacuum_enabled = off)")?;
+    let found = Found::on(database.url(), &[])?;
+    assert_in(&found.of("dead rows", "failure"), "autovacuum is switched off for queue");
+    assert_eq!(found.status, 7);
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Which roles the connection's role can play.
+
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Nullable, Text};
+
+use super::{Exam, Finding, Level};
+use crate::Error;
+use crate::grants::{On, Right, Role, rights};
+use crate::table::Table;
+
+pub(super) const CHECK: &str = "rights";
+
+/// Whether the role has each right, in their order; an object that is not there is left to the other checks.
+/// $1 schema, $2 the table; arrays of a value a right: $3 kinds, $4 names, $5 columns or null, $6 privileges.
+const HAS: &str = "
+    SELECT current_user::text AS role, array_agg(CASE right_on.kind
+            WHEN 'schema' THEN has_schema_privilege(space.oid, privilege)
+            WHEN 'table' THEN has_table_privilege(relation.oid, privilege)
+            WHEN 'column' THEN has_column_privilege(relation.oid, col, privilege)
+            WHEN 'sequence' THEN has_sequence_privilege(relation.oid, privilege)
+            WHEN 'function' THEN (SELECT bool_and(has_function_privilege(oid, privilege)) FROM pg_proc
+                WHERE pronamespace = space.oid AND proname = right_on.name)
+        END ORDER BY position) AS has
+    FROM unnest($3, $4, $5, $6) WITH ORDINALITY AS right_on (kind, name, col, privilege, position)
+        JOIN pg_namespace AS space ON nspname = $1
+        LEFT JOIN pg_class AS relation ON relnamespace = space.oid AND relation.oid = CASE
+            WHEN right_on.kind = 'sequence' AND right_on.name = ''
+            THEN (SELECT seqrelid FROM pg_sequence JOIN pg_depend ON objid = seqrelid
+                    JOIN pg_class AS jobs ON jobs.oid = refobjid
+                WHERE jobs.relnamespace = space.oid AND jobs.relname = $2 AND classid = 'pg_class'::regclass
+                    AND refclassid = 'pg_class'::regclass AND deptype = 'i')
+            ELSE (SELECT oid FROM pg_class AS one WHERE one.relnamespace = space.oid AND one.relname = right_on.name)
+        END";
+
+#[derive(QueryableByName)]
+struct Has {
+    #[diesel(sql_type = Text)]
+    role: String,
+    #[diesel(sql_type = Array<Nullable<diesel::sql_types::Bool>>)]
+    has: Vec<Option<bool>>,
+}
+
+pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Finding>, Error> {
+    let table = &exam.store.table;
+    let mut role = String::new();
+    let mut missing = Vec::new();
+    for part in Role::ALL {
+        let rights: Vec<Asked> = rights(part).iter().flat_map(|right| asked(table, right)).collect();
+        let has: Has = diesel::sql_query(HAS)
+            .bind::<Text, _>(table.schema.as_str())
+            .bind::<Text, _>(table.name.as_str())
+            .bind::<Array<Text>, _>(rights.iter().map(|right| right.kind).collect::<Vec<_>>())
+            .bind::<Array<Text>, _>(rights.iter().map(|right| right.name.as_str()).collect::<Vec<_>>())
+            .bind::<Array<Nullable<Text>>, _>(rights.iter().map(|right| right.column).collect::<Vec<_>>())
+            .bind::<Array<Text>, _>(rights.iter().map(|right| right.privilege).collect::<Vec<_>>())
+            .get_result(conn)?;
+        let lacks = rights.iter().zip(&has.has).filter(|(_, has)| **has == Some(false));
+        missing.push((part.as_str(), lacks.map(|(right, _)| right.to_string()).collect::<Vec<_>>()));
+        role = has.role;
+    }
+    Ok(vec![judge(&role, &missing)])
+}
+
+/// A right as the server is asked for it.
+struct Asked {
+    kind: &'static str,
+    name: String,
+    shown: String,
+    column: Option<&'static str>,
+    privilege: &'static str,
+}
+
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.column {
+            Some(column) => write!(f, "{} ({column}) on {}", self.privilege, self.shown),
+            None => write!(f, "{} on {}", self.privilege, self.shown),
+        }
+    }
+}
+
+fn asked(table: &Table, right: &Right) -> Vec<Asked> {
+    let named = |suffix: &str| match suffix {
+        "" => table.name.clone(),
+        suffix => table.named(suffix),
+    };
+    let one = |kind, suffix: &str, column, privilege| Asked {
+        kind,
+        name: named(suffix).as_str().to_owned(),
+        shown: named(suffix).as_str().to_owned(),
+        column,
+        privilege,
+    };
+    let each = |ask: &dyn Fn(&'static str) -> Asked| {
+        right.privileges.iter().map(|privilege| ask(privilege)).collect()
+    };
+    match right.on {
+        On::Schema => each(&|privilege| Asked {
+            shown: format!("schema {}", table.schema.as_str()),
+            ..one("schema", "", None, privilege)
+        }),
+        On::Table(suffix) => each(&|privilege| one("table", suffix, None, privilege)),
+        On::Columns(suffix, columns) => columns
+            .iter()
+            .flat_map(|column| right.privileges.iter().map(move |privilege| (column, privilege)))
+            .map(|(column, privilege)| one("column", suffix, Some(column), privilege))
+            .collect(),
+        // The identity's sequence is found by its table.
+        On::Ids => {
+            each(&|privilege| Asked { name: String::new(), ..one("sequence", "id_seq", None, privilege) })
+        }
+        On::Sequence(suffix) => each(&|privilege| one("sequence", suffix, None, privilege)),
+        On::Function(suffix) => each(&|privilege| one("function", suffix, None, privilege)),
+    }
+}
+
+fn judge(role: &str, missing: &[(&str, Vec<String>)]) -> Finding {
+    let plays: Vec<&str> =
+        missing.iter().filter(|(_, lacks)| lacks.is_empty()).map(|(name, _)| *name).collect();
+    let lacks: Vec<String> = missing
+        .iter()
+        .filter(|(_, lacks)| !lacks.is_empty())
+        .map(|(name, lacks)| {
+            let more = if lacks.len() > 1 { format!(" and {} more", lacks.len() - 1) } else { String::new() };
+            format!("{name} lacks {}{more}", lacks[0])
+        })
+        .collect();
+    if plays.is_empty() {
+        let what = format!("{role} can neither put, take nor read: {}", lacks.join("; "));
+        return Finding::new(CHECK, Level::Failure, what)
+            .advise("run `pq grant ROLE producer|consumer|reader` as the owner, or connect as another role");
+    }
+    let but = if lacks.is_empty() { String::new() } else { format!(" ({})", lacks.join("; ")) };
+    Finding::ok(CHECK, format!("{role} can be {}{but}", plays.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_part_is_enough() {
+        let lacks = |count: usize| vec!["INSERT on queue".to_owned(); count];
+        let none = judge("bob", &[("producer", lacks(3)), ("reader", lacks(1))]);
+        assert_eq!(none.level, Level::Failure);
+        assert!(
+            none.what.contains("producer lacks INSERT on queue and 2 more; reader lacks INSERT on queue")
+        );
+        let reads = judge("bob", &[("producer", lacks(1)), ("reader", lacks(0))]);
+        assert_eq!(
+            (reads.level, reads.what.as_str()),
+            (Level::Ok, "bob can be reader (producer lacks INSERT on queue)")
+        );
+    }
+}
