@@ -124,7 +124,9 @@ impl Cron {
     #[must_use]
     pub fn describe(&self) -> String {
         Ticks::new(&self.expression, &self.time_zone)
-            .map_or_else(|error| error.to_string(), |ticks| ticks.pattern.describe())
+            .map_or_else(|error| error.to_string(), |ticks| {
+                ticks.pattern.describe().trim_end_matches('.').to_owned()
+            })
     }
 }
 

@@ -56,7 +56,17 @@ pub use settings::Settings;
 pub use store::PgStore;
 pub use table::Table;
 
-/// The README's example is compiled with the documentation's.
+/// The examples of the README and of the pages are compiled with the documentation's.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/tour.md")]
+    struct Tour;
+    #[doc = include_str!("../../docs/coming-from.md")]
+    struct ComingFrom;
+    #[doc = include_str!("../../docs/operations.md")]
+    struct Operations;
+    #[doc = include_str!("../../docs/guarantees.md")]
+    struct Guarantees;
+}
