@@ -123,10 +123,10 @@ impl Cron {
     /// The expression in English.
     #[must_use]
     pub fn describe(&self) -> String {
-        Ticks::new(&self.expression, &self.time_zone)
-            .map_or_else(|error| error.to_string(), |ticks| {
-                ticks.pattern.describe().trim_end_matches('.').to_owned()
-            })
+        Ticks::new(&self.expression, &self.time_zone).map_or_else(
+            |error| error.to_string(),
+            |ticks| ticks.pattern.describe().trim_end_matches('.').to_owned(),
+        )
     }
 }
 
