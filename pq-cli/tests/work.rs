@@ -4,9 +4,12 @@ mod common;
 
 use std::error::Error;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output};
-use std::time::Instant;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use common::{Outcome, PATIENCE, feed, migrated, on, pq, signal, status, stderr, stdout, until};
 use pq_testing::Database;
@@ -27,37 +30,57 @@ fn json(database: &Database, words: &[&str]) -> Result<Value, Box<dyn Error>> {
     Ok(serde_json::from_str(&stdout(&run(database, words)?))?)
 }
 
-/// A worker, and its end. It is killed if nobody waited for it.
-struct Work(Child);
+/// A worker, what it says, and its end. It is killed if nobody waited for it.
+struct Work {
+    child: Child,
+    said: Arc<Mutex<String>>,
+    listening: Option<JoinHandle<()>>,
+}
 
 impl Work {
     fn start(mut command: Command) -> Result<Self, Box<dyn Error>> {
-        Ok(Self(command.spawn()?))
+        let mut child = command.stdout(Stdio::null()).spawn()?;
+        let stderr = child.stderr.take().ok_or("its standard error")?;
+        let said = Arc::new(Mutex::new(String::new()));
+        let heard = Arc::clone(&said);
+        let listening = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.push_str(&line);
+                heard.push('\n');
+            }
+        });
+        Ok(Self { child, said, listening: Some(listening) })
     }
 
-    /// What it wrote, when it has ended by itself.
-    fn end(mut self) -> Result<Output, Box<dyn Error>> {
+    fn said(&self) -> String {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it has said this.
+    fn says(&self, text: &str) -> Outcome {
+        patiently(text, || Ok(self.said().contains(text)))
+    }
+
+    /// Its exit status and all it said, when it has ended by itself.
+    fn end(mut self) -> Result<(i32, String), Box<dyn Error>> {
         let begun = Instant::now();
-        while self.0.try_wait()?.is_none() {
-            assert!(begun.elapsed() < PATIENCE, "the worker did not end");
-            std::thread::sleep(std::time::Duration::from_millis(10));
+        while self.child.try_wait()?.is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the worker did not end: {}", self.said());
+            std::thread::sleep(Duration::from_millis(10));
         }
-        let mut output = Output { status: self.0.wait()?, stdout: Vec::new(), stderr: Vec::new() };
-        if let Some(mut out) = self.0.stdout.take() {
-            std::io::Read::read_to_end(&mut out, &mut output.stdout)?;
-        }
-        if let Some(mut err) = self.0.stderr.take() {
-            std::io::Read::read_to_end(&mut err, &mut output.stderr)?;
-        }
-        Ok(output)
+        let status = self.child.wait()?.code().unwrap_or(-1);
+        let heard = self.listening.take().map(JoinHandle::join);
+        assert!(heard.is_some_and(|heard| heard.is_ok()));
+        Ok((status, self.said()))
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        let _ = signal(&self.0, Signal::TERM);
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = signal(&self.child, Signal::TERM);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -65,7 +88,7 @@ fn patiently(what: &str, mut holds: impl FnMut() -> Result<bool, Box<dyn Error>>
     let begun = Instant::now();
     while !holds()? {
         assert!(begun.elapsed() < PATIENCE, "it never came to this: {what}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
@@ -116,7 +139,7 @@ fn the_transaction_of_get_exec_holds_the_job_while_the_command_runs() -> Outcome
     assert_eq!(status(&run(&database, &["get", "mail"])?), 1, "nobody else gets it");
     assert_eq!(json(&database, &["ls", "--json"])?[0]["ready"], 1, "it is not gone before the commit");
     fs::write(&go_on, "")?;
-    assert_eq!(status(&getting.end()?), 0);
+    assert_eq!(getting.end()?.0, 0);
     assert_eq!(json(&database, &["ls", "--json"])?, serde_json::json!([]));
     Ok(())
 }
@@ -134,8 +157,8 @@ fn an_interrupted_get_exec_ends_its_command_and_leaves_the_job_as_it_was() -> Ou
     );
     let getting = Work::start(on(&database, &["get", "mail", "--exec", &command]))?;
     patiently("the command runs", || Ok(begun.exists()))?;
-    signal(&getting.0, Signal::INT)?;
-    assert_eq!(status(&getting.end()?), 130);
+    signal(&getting.child, Signal::INT)?;
+    assert_eq!(getting.end()?.0, 130);
     assert!(told.exists());
     let job = json(&database, &["show", "1", "--json"])?;
     assert_eq!((&job["state"], &job["attempt"]), (&"ready".into(), &0.into()));
@@ -286,10 +309,10 @@ fn hup_stops_when_nothing_waits() -> Outcome {
     put(&database, "mail", "1\n2\n3")?;
     let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
     gate.begun(1)?;
-    signal(&work.0, Signal::HUP)?;
+    signal(&work.child, Signal::HUP)?;
     gate.open()?;
-    let ended = work.end()?;
-    assert_eq!((status(&ended), gate.done()), (0, 3), "{}", stderr(&ended));
+    let (status, said) = work.end()?;
+    assert_eq!((status, gate.done()), (0, 3), "{said}");
     Ok(())
 }
 
@@ -299,9 +322,9 @@ fn int_stops_when_the_running_jobs_have_ended() -> Outcome {
     put(&database, "mail", "1\n2\n3")?;
     let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
     gate.begun(1)?;
-    signal(&work.0, Signal::INT)?;
+    signal(&work.child, Signal::INT)?;
     gate.open()?;
-    assert_eq!((status(&work.end()?), gate.done()), (0, 1));
+    assert_eq!((work.end()?.0, gate.done()), (0, 1));
     let jobs = json(&database, &["jobs", "mail", "--json"])?;
     assert_eq!(jobs.as_array().map(Vec::len), Some(2));
     assert!(jobs[0]["attempt"] == 0 && jobs[1]["attempt"] == 0, "what was not begun is as it was: {jobs}");
@@ -323,9 +346,9 @@ fn term_and_a_second_int_stop_now_and_no_job_is_lost_or_failed() -> Outcome {
                     "SELECT count(*) FROM pq.queue_workers WHERE status ->> 'stopping' = 'current'",
                 )?;
             }
-            signal(&work.0, *one)?;
+            signal(&work.child, *one)?;
         }
-        assert_eq!((status(&work.end()?), gate.done()), (0, 0));
+        assert_eq!((work.end()?.0, gate.done()), (0, 0));
         let jobs = json(&database, &["jobs", "mail", "--json"])?;
         let states: Vec<_> =
             jobs.as_array().into_iter().flatten().map(|job| (&job["state"], &job["attempt"])).collect();
@@ -340,11 +363,11 @@ fn usr1_prints_the_status() -> Outcome {
     put(&database, "mail", "1")?;
     let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
     gate.begun(1)?;
-    signal(&work.0, Signal::USR1)?;
-    signal(&work.0, Signal::HUP)?;
+    signal(&work.child, Signal::USR1)?;
+    work.says("job 1 of mail: attempt 1")?;
+    signal(&work.child, Signal::HUP)?;
     gate.open()?;
-    let ended = work.end()?;
-    assert!(stderr(&ended).contains("job 1 of mail: attempt 1"), "{}", stderr(&ended));
+    assert_eq!(work.end()?.0, 0);
     Ok(())
 }
 
@@ -356,7 +379,7 @@ fn a_cancelled_job_has_its_command_told() -> Outcome {
     gate.begun(1)?;
     let cancelled = run(&database, &["cancel", "1"])?;
     assert!(stdout(&cancelled).contains("its handler is told"), "{}", stdout(&cancelled));
-    assert_eq!((status(&work.end()?), gate.done()), (0, 0));
+    assert_eq!((work.end()?.0, gate.done()), (0, 0));
     assert_eq!(json(&database, &["show", "1", "--json"])?["state"], "cancelled");
     Ok(())
 }
@@ -389,16 +412,16 @@ fn a_pid_file_that_a_live_worker_holds_is_refused_and_one_of_a_dead_one_taken_ov
     put(&database, "mail", "1")?;
     let work = Work::start(on(&database, &words))?;
     gate.begun(1)?;
-    assert_eq!(fs::read_to_string(&path)?, format!("{}\n", work.0.id()));
+    assert_eq!(fs::read_to_string(&path)?, format!("{}\n", work.child.id()));
     let second = run(&database, &words)?;
     assert_eq!(status(&second), 2);
-    assert!(stderr(&second).contains(&format!("process {}", work.0.id())), "{}", stderr(&second));
+    assert!(stderr(&second).contains(&format!("process {}", work.child.id())), "{}", stderr(&second));
     until(&database, "SELECT count(*) FROM pq.queue_workers")?;
     let known = json(&database, &["status", "--pid-file", &file, "--json"])?;
-    assert_eq!((&known[0]["pid"], known.as_array().map(Vec::len)), (&work.0.id().into(), Some(1)));
+    assert_eq!((&known[0]["pid"], known.as_array().map(Vec::len)), (&work.child.id().into(), Some(1)));
     let stopped = run(&database, &["stop", "--pid-file", &file, "--mode", "now", "--wait", "30s"])?;
     assert_eq!(status(&stopped), 0, "{}", stderr(&stopped));
-    assert_eq!(status(&work.end()?), 0);
+    assert_eq!(work.end()?.0, 0);
     assert!(!path.exists(), "it is removed at the end");
     Ok(())
 }
@@ -426,12 +449,12 @@ fn a_killed_workers_pid_file_is_taken_over_and_its_job_comes_back() -> Outcome {
     ];
     let mut killed = Work::start(on(&database, &words))?;
     gate.begun(1)?;
-    killed.0.kill()?;
-    killed.0.wait()?;
+    killed.child.kill()?;
+    killed.child.wait()?;
     assert!(path.exists());
     gate.open()?;
-    let second = Work::start(on(&database, &words))?.end()?;
-    assert_eq!(status(&second), 0, "{}", stderr(&second));
+    let (status, said) = Work::start(on(&database, &words))?.end()?;
+    assert_eq!(status, 0, "{said}");
     assert_eq!(json(&database, &["ls", "--json"])?, serde_json::json!([]));
     Ok(())
 }
@@ -458,13 +481,14 @@ fn processes_that_die_are_started_again_and_signals_are_passed_on() -> Outcome {
         let now = pids(&workers(&database)?);
         Ok(now.iter().filter(|pid| !before.contains(pid)).count() == 1)
     })?;
-    signal(&work.0, Signal::USR1)?;
+    work.says("another takes its place")?;
+    signal(&work.child, Signal::USR1)?;
+    // One status for all.
+    work.says("looked after by")?;
     gate.open()?;
-    signal(&work.0, Signal::HUP)?;
-    let ended = work.end()?;
-    assert_eq!(status(&ended), 0, "{}", stderr(&ended));
-    assert!(stderr(&ended).contains("another takes its place"), "{}", stderr(&ended));
-    assert!(stderr(&ended).contains("looked after by"), "one status for all: {}", stderr(&ended));
+    signal(&work.child, Signal::HUP)?;
+    let (ended, said) = work.end()?;
+    assert_eq!(ended, 0, "{said}");
     // The killed process's job is back when its lease is over, for whoever comes then.
     let rest = run(&database, &["work", "mail", "--exec", &command, "--burst"])?;
     assert_eq!(status(&rest), 0);
@@ -476,8 +500,8 @@ fn processes_that_die_are_started_again_and_signals_are_passed_on() -> Outcome {
 fn processes_whose_table_is_missing_are_not_started_for_ever() -> Outcome {
     let database = pq_testing::Server::shared()?.database()?;
     let work = Work::start(on(&database, &["work", "mail", "--exec", "true", "--processes", "2"]))?;
-    let ended = work.end()?;
-    assert_eq!(status(&ended), 4, "{}", stderr(&ended));
+    let (status, said) = work.end()?;
+    assert_eq!(status, 4, "{said}");
     Ok(())
 }
 
@@ -500,11 +524,11 @@ fn a_worker_is_seen_and_stopped_through_the_database() -> Outcome {
     );
     let stopped = run(&database, &["stop", "--queue", "bills", "--mode", "all", "--yes", "--wait", "30s"])?;
     assert_eq!(status(&stopped), 0, "{}", stderr(&stopped));
-    assert_eq!(status(&work.end()?), 0);
+    assert_eq!(work.end()?.0, 0);
     let left = json(&database, &["status", "--json"])?;
     assert_eq!(left[0]["queues"], serde_json::json!(["pears"]));
     let id = left[0]["id"].to_string();
     assert_eq!(status(&run(&database, &["stop", &id, "999999"])?), 1, "one of them is not there");
-    assert_eq!(status(&stays.end()?), 0);
+    assert_eq!(stays.end()?.0, 0);
     Ok(())
 }

@@ -74,6 +74,15 @@ pub(crate) enum Until {
     Jobs(u64),
 }
 
+/// Ends with the run, however that ends.
+struct Runs<'c, S: Store>(&'c Control<S>);
+
+impl<S: Store> Drop for Runs<'_, S> {
+    fn drop(&mut self) {
+        self.0.serves_no_more();
+    }
+}
+
 impl<S: Store> Worker<S>
 where
     S::Conn: Send,
@@ -223,6 +232,7 @@ where
         self.check()?;
         let Self { pq, lines, settings, middleware, signals, control } = self;
         control.serves(&lines, &pq);
+        let _runs = Runs(&control);
         let shared = Shared::new(pq, lines, settings, middleware, signals, until);
         threads::run(&shared)
     }

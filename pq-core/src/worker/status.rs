@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::lines::Lines;
-use super::shared::Signals;
+use super::shared::{Signals, lock};
 use crate::{Error, JobId, Pq, QueueName, Store};
 
 /// How a worker stops, with the word for it in lower case. Each is sterner than the one before it, and a worker is never told less than it was.
@@ -57,8 +57,12 @@ impl FromStr for StopMode {
 /// What stops a worker and says what it does. Clones are for the same worker.
 pub struct Control<S> {
     signals: Arc<Signals>,
-    served: Arc<OnceLock<(Vec<QueueName>, Pq<S>)>>,
+    /// What the worker serves while it runs. After that a control must not keep the handle alive: a process that
+    /// ends while connections are being made may crash in the driver.
+    served: Served<S>,
 }
+
+type Served<S> = Arc<Mutex<Option<(Vec<QueueName>, Pq<S>)>>>;
 
 impl<S> Clone for Control<S> {
     fn clone(&self) -> Self {
@@ -71,8 +75,14 @@ impl<S: Store> Control<S> {
         Self { signals: Arc::clone(signals), served: Arc::default() }
     }
 
+    /// The worker runs from now on.
     pub(super) fn serves(&self, lines: &Lines<S>, pq: &Pq<S>) {
-        let _ = self.served.set((lines.names(), pq.clone()));
+        *lock(&self.served) = Some((lines.names(), pq.clone()));
+    }
+
+    /// The worker has ended.
+    pub(super) fn serves_no_more(&self) {
+        *lock(&self.served) = None;
     }
 
     /// Stops the worker. It may be called before the worker runs, and again with a sterner mode.
@@ -83,7 +93,8 @@ impl<S: Store> Control<S> {
     /// What the worker does at this moment. Asks the store how many jobs wait.
     #[must_use]
     pub fn status(&self) -> Status {
-        let waiting = self.served.get().and_then(|(queues, pq)| {
+        let served = lock(&self.served).clone();
+        let waiting = served.and_then(|(queues, pq)| {
             let store = pq.store();
             let count = |queue: &QueueName| {
                 let counts: Result<_, S::Error> = store.with_connection(|conn| store.counts(conn, queue));
@@ -119,7 +130,8 @@ pub struct Running {
 pub struct Status {
     /// How it was told to stop, if it was.
     pub stopping: Option<StopMode>,
-    /// Jobs of its queues that wait, whether due or not; `None` where the store could not be asked.
+    /// Jobs of its queues that wait, whether due or not; `None` where the store could not be asked, or the worker does not
+    /// run.
     pub waiting: Option<u64>,
     /// Jobs that it has taken and not begun.
     pub buffered: u64,
