@@ -1,8 +1,8 @@
 //! Jobs as the commands show them.
 
 use pq_diesel::{Listed, Pq};
+use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::output;
@@ -10,26 +10,64 @@ use crate::output;
 /// How many jobs are asked for at a time.
 const PAGE: usize = 500;
 
+/// A job as JSON.
+#[derive(Serialize)]
+pub(crate) struct Shown<'a> {
+    id: i64,
+    queue: &'a str,
+    state: &'static str,
+    payload: Document<'a>,
+    enqueued_at: String,
+    schedule_at: Option<String>,
+    expected_at: Option<String>,
+    priority: i32,
+    attempt: i32,
+    serialization_key: Option<&'a str>,
+    unique_key: Option<&'a str>,
+    error: Option<&'a str>,
+    result: Option<Document<'a>>,
+    lease_until: Option<String>,
+    ended_at: Option<String>,
+}
+
+/// What a job carries: its own text, for no other keeps large numbers, and keys that stand twice, as they are.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Document<'a> {
+    Json(&'a RawValue),
+    Text(&'a str),
+}
+
+impl<'a> Document<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        serde_json::from_str(text).map_or(Self::Text(text), Self::Json)
+    }
+}
+
 /// A job as JSON, its payload as it is stored.
-pub(crate) fn as_json(job: &Listed) -> Value {
-    let payload = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|_| json!(text));
-    json!({
-        "id": job.id.0,
-        "queue": job.queue.as_str(),
-        "state": job.state.as_str(),
-        "payload": payload(job.payload.as_str()),
-        "enqueued_at": output::precise(job.enqueued_at),
-        "schedule_at": job.schedule_at.map(output::precise),
-        "expected_at": job.expected_at.map(output::precise),
-        "priority": job.priority,
-        "attempt": job.attempt,
-        "serialization_key": job.serialization_key.as_ref().map(|key| key.as_str()),
-        "unique_key": job.unique_key.as_ref().map(|key| key.as_str()),
-        "error": job.error,
-        "result": job.result.as_ref().map(|result| payload(result.as_str())),
-        "lease_until": job.lease_until.map(output::precise),
-        "ended_at": job.ended_at.map(output::precise),
-    })
+pub(crate) fn as_json(job: &Listed) -> Shown<'_> {
+    Shown {
+        id: job.id.0,
+        queue: job.queue.as_str(),
+        state: job.state.as_str(),
+        payload: Document::new(job.payload.as_str()),
+        enqueued_at: output::precise(job.enqueued_at),
+        schedule_at: job.schedule_at.map(output::precise),
+        expected_at: job.expected_at.map(output::precise),
+        priority: job.priority,
+        attempt: job.attempt,
+        serialization_key: job.serialization_key.as_ref().map(|key| key.as_str()),
+        unique_key: job.unique_key.as_ref().map(|key| key.as_str()),
+        error: job.error.as_deref(),
+        result: job.result.as_ref().map(|result| Document::new(result.as_str())),
+        lease_until: job.lease_until.map(output::precise),
+        ended_at: job.ended_at.map(output::precise),
+    }
+}
+
+/// Reads a job's number.
+pub(crate) fn number(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| "a job's number is wanted, as `pq put` and `pq jobs` print it".to_owned())
 }
 
 /// The beginning of a payload, on one line.

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::JobId;
-use serde_json::Value;
+use pq_diesel::{JobId, Key, Listed};
 
 use super::examples;
 use crate::failure::Failure;
@@ -15,6 +14,7 @@ use crate::{jobs, output};
 #[command(after_help = examples("pq show 42\npq show 42 --json | jq .payload"))]
 pub(crate) struct Show {
     /// The job's number.
+    #[arg(value_parser = jobs::number, allow_negative_numbers = true)]
     id: i64,
     /// Print JSON: an object.
     #[arg(long)]
@@ -30,18 +30,36 @@ impl Show {
             ));
             return Ok(ExitCode::from(1));
         };
-        let mut shown = jobs::as_json(&job);
         if self.json {
-            output::print_json(&shown)?;
+            output::print_json(&jobs::as_json(&job))?;
             return Ok(ExitCode::SUCCESS);
         }
-        // The payload's own text, whose order of keys means something to people.
-        shown["payload"] = Value::String(job.payload.as_str().to_owned());
-        let rows = shown.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        for (name, value) in rows {
-            output::print(&format!("{name:18} {}", output::visible(&text(value))))?;
+        for (name, value) in rows(&job) {
+            if let Some(value) = value {
+                output::print(&format!("{name:18} {}", output::escaped(&value)))?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn rows(job: &Listed) -> [(&'static str, Option<String>); 15] {
+    let key = |key: &Option<Key>| key.as_ref().map(|key| key.as_str().to_owned());
+    [
+        ("id", Some(job.id.to_string())),
+        ("queue", Some(job.queue.to_string())),
+        ("state", Some(job.state.to_string())),
+        ("payload", Some(output::one_line(job.payload.as_str()))),
+        ("enqueued_at", Some(output::precise(job.enqueued_at))),
+        ("schedule_at", job.schedule_at.map(output::precise)),
+        ("expected_at", job.expected_at.map(output::precise)),
+        ("priority", Some(job.priority.to_string())),
+        ("attempt", Some(job.attempt.to_string())),
+        ("serialization_key", key(&job.serialization_key)),
+        ("unique_key", key(&job.unique_key)),
+        ("error", job.error.clone()),
+        ("result", job.result.as_ref().map(|result| output::one_line(result.as_str()))),
+        ("lease_until", job.lease_until.map(output::precise)),
+        ("ended_at", job.ended_at.map(output::precise)),
+    ]
 }
