@@ -26,7 +26,7 @@ pub(crate) struct Cancel {
     #[arg(long, value_name = "QUEUE", conflicts_with = "ids")]
     queue: Option<String>,
     /// With --queue: only those in this state: ready, blocked, scheduled or running.
-    #[arg(long, value_name = "STATE", requires = "queue", value_parser = live)]
+    #[arg(long, value_name = "STATE", requires = "queue", conflicts_with = "ids", value_parser = live)]
     state: Option<JobState>,
     #[command(flatten)]
     yes: Yes,

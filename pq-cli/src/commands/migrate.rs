@@ -55,7 +55,7 @@ fn what_is_lost(pq: &Pq, version: &str, after: &[String]) -> Result<String, Fail
     let migrations = output::counted(after.len() as u64, "migration");
     if version != "0" {
         let after = after.join(" and ");
-        return Ok(format!("undoes {migrations}, {after}, with what only the tables of these can hold"));
+        return Ok(format!("undoes {migrations}, {after}, with what only they can hold"));
     }
     let jobs = match pq.overview() {
         Ok(queues) => output::counted(queues.iter().map(all_jobs).sum(), "job"),

@@ -43,10 +43,9 @@ impl Retry {
             let back = queue.retry_all_dead()?;
             output::print(&format!("{} back in the line", counted(back, "dead job")))?;
             if back < dead {
-                let stay = counted(dead - back, "other");
-                output::tell(&format!(
-                    "{stay} stayed dead: a unique key is in use, or somebody else had the job"
-                ));
+                let stay = counted(dead - back, "job");
+                output::complain(&format!("{stay} stayed dead, for a unique key is in use"));
+                return Ok(ExitCode::from(1));
             }
             return Ok(ExitCode::SUCCESS);
         }

@@ -49,8 +49,8 @@ impl Move {
         let all = ids.is_empty() || moved == ids.len() as u64;
         if !all {
             output::complain(&format!(
-                "{} of the jobs do not wait in {:?}, or their unique keys are in use in {:?}",
-                ids.len() as u64 - moved,
+                "{} not moved: not waiting in {:?}, or with a unique key that is in use in {:?}",
+                output::counted(ids.len() as u64 - moved, "job"),
                 self.from,
                 self.to
             ));

@@ -117,3 +117,43 @@ pub fn nothing_is_left(database: &Database) -> Outcome {
     )?;
     until(database, "SELECT (count(*) = 0)::int::bigint FROM pg_namespace WHERE nspname LIKE 'pq%'")
 }
+
+/// A handle of the library's on this database.
+pub fn handle(database: &Database) -> Result<pq_diesel::Pq, pq_diesel::Error> {
+    pq_diesel::Pq::connect(database.url())
+}
+
+/// All that a command said: its output, its errors behind `!`, and its exit status if that is not 0.
+pub fn said(output: &Output) -> String {
+    let errors = stderr(output).lines().map(|line| format!("! {line}\n")).collect::<String>();
+    let code = match status(output) {
+        0 => String::new(),
+        code => format!("[{code}]\n"),
+    };
+    format!("{}{errors}{code}", stdout(output))
+}
+
+/// Runs commands one after the other, and tells what was said.
+pub fn told(database: &Database, commands: &[&[&str]]) -> Result<String, Box<dyn Error>> {
+    let mut told = String::new();
+    for words in commands {
+        told += &format!("$ pq {}\n{}", words.join(" "), said(&on(database, words).output()?));
+    }
+    Ok(told)
+}
+
+/// The JSON that a command printed, on one line.
+pub fn parsed(output: &Output) -> Result<serde_json::Value, Box<dyn Error>> {
+    assert_eq!((status(output), stdout(output).lines().count()), (0, 1), "{}", said(output));
+    Ok(serde_json::from_str(&stdout(output))?)
+}
+
+/// Has snapshots show no instant, no span and no version of the schema, for as long as what it returns lives.
+pub fn timeless() -> insta::internals::SettingsBindDropGuard {
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[instant]");
+    settings.add_filter(r"\b\d+(ms|s) +(\d+\.\d/s)", "[span]  $2");
+    settings.add_filter(r"\b20\d{12}((, | and )20\d{12})*", "[versions]");
+    settings.add_filter(r"\b\d+ migrations?", "[n] migrations");
+    settings.bind_to_scope()
+}
