@@ -40,7 +40,7 @@ fn a_periodic_job_is_set_listed_paused_and_removed() -> Outcome {
         ])?, @r#"
     $ pq cron ls
     NAME  EXPRESSION  ZONE  QUEUE  NEXT  LAST  MISSED TICKS  PAYLOAD
-    $ pq cron add nightly 30 2 * * * reports --time-zone Europe/Berlin --data {"b": 1, "a": 1e400}
+    $ pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{"b": 1, "a": 1e400}'
     next at [instant] (At 02:30, Europe/Berlin)
     $ pq cron add bills @monthly tasks --task bill --data [7] --catch-up --priority -2
     next at [instant] (At 00:00, on day 1, UTC)
@@ -60,7 +60,7 @@ fn a_periodic_job_is_set_listed_paused_and_removed() -> Outcome {
     goes on
     $ pq cron resume nightly
     goes on
-    $ pq cron add nightly 0 3 * * * reports
+    $ pq cron add nightly '0 3 * * *' reports
     next at [instant] (At 03:00, UTC); it takes the place of another
     $ pq cron rm nightly
     removed
@@ -144,34 +144,34 @@ fn what_cannot_be_a_periodic_job_is_refused_with_what_would_do() -> Outcome {
             &["cron", "resume", "n"],
             &["cron", "rm", "n"],
         ])?, @r#"
-    $ pq cron add n 30 2 * * q
+    $ pq cron add n '30 2 * *' q
     ! pq: "30 2 * *" is no cron expression, such as '0 6 * * mon-fri': Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed.
     [2]
-    $ pq cron add n 0 0 6 * * * 2027 q
+    $ pq cron add n '0 0 6 * * * 2027' q
     ! pq: "0 0 6 * * * 2027" is no cron expression, such as '0 6 * * mon-fri': Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed.
     [2]
-    $ pq cron add n 61 * * * * q
+    $ pq cron add n '61 * * * *' q
     ! pq: "61 * * * *" is no cron expression, such as '0 6 * * mon-fri': Component error: Number out of bounds.
     [2]
     $ pq cron add n often q
     ! pq: "often" is no cron expression, such as '0 6 * * mon-fri': Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed.
     [2]
-    $ pq cron add n  q
+    $ pq cron add n '' q
     ! pq: "" is no cron expression, such as '0 6 * * mon-fri': CronPattern cannot be an empty string.
     [2]
-    $ pq cron add n 0 0 31 2 * q
+    $ pq cron add n '0 0 31 2 *' q
     ! pq: "0 0 31 2 *" has no tick to come
     [2]
     $ pq cron add n @hourly q --time-zone Mars/Olympus
     ! pq: "Mars/Olympus" is no time zone: a name of the IANA database is wanted, such as Europe/Berlin or UTC
     [2]
-    $ pq cron add n @hourly q --time-zone 
+    $ pq cron add n @hourly q --time-zone ''
     ! pq: "" is no time zone: a name of the IANA database is wanted, such as Europe/Berlin or UTC
     [2]
-    $ pq cron add n @hourly 
+    $ pq cron add n @hourly ''
     ! pq: "" cannot name a queue: it is empty, and a queue's name has at least one character
     [2]
-    $ pq cron add  @hourly q
+    $ pq cron add '' @hourly q
     ! pq: "" cannot name a periodic job: it is empty
     [2]
     $ pq cron add n @hourly q --data {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use insta::assert_snapshot;
 use pq_diesel::{Error, Outcome as Verdict, Payload, PayloadLimits, PutOptions, Wait};
-use pq_testing::{Database, Server};
+use pq_testing::Database;
 use serde_json::{Value, json};
 
 use self::common::*;
@@ -102,7 +102,7 @@ fn jobs_are_listed_by_number_state_key_and_page() -> Outcome {
     ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY  PAYLOAD  ERROR
     1   dead   0         1        [instant]            "dead"   no such address
     2   done   0         1        [instant]            "done"
-    $ pq jobs mail --key customer 7 --limit 1
+    $ pq jobs mail --key 'customer 7' --limit 1
     ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY         PAYLOAD                 ERROR
     5   ready  3         0        [instant]       customer 7  {"to":"a@example.com"}
     ! There are more: go on with --after 5
@@ -349,6 +349,45 @@ fn a_paused_queue_gives_no_job_until_it_goes_on() -> Outcome {
     Ok(())
 }
 
+/// Runs a command on a terminal of its own, and answers its question.
+fn asked(
+    database: &Database,
+    command: &str,
+    answer: &str,
+) -> Result<std::process::Output, Box<dyn std::error::Error>> {
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["-q", "-e", "-c", &format!("{} {command}", env!("CARGO_BIN_EXE_pq")), "/dev/null"]);
+    terminal.env("PQ_URL", database.url()).env("TERM", "xterm").env_remove("NO_COLOR");
+    terminal.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    feed(terminal, answer)
+}
+
+#[test]
+fn on_a_terminal_it_is_asked_and_only_yes_means_yes() -> Outcome {
+    let database = scene()?;
+    let before = numbers(&database)?;
+    for no in ["n\n", "\n", "yess\n"] {
+        let asked = asked(&database, "clear mail", no)?;
+        assert_eq!(status(&asked), 1, "{}", said(&asked));
+        assert!(stdout(&asked).contains("This deletes about 3 jobs of \"mail\" for good. Go on? [y/N]"));
+        assert_eq!(numbers(&database)?, before);
+    }
+    let asked = asked(&database, "clear mail", "Yes\n")?;
+    assert!(status(&asked) == 0 && stdout(&asked).contains("3 jobs deleted"), "{}", said(&asked));
+    Ok(())
+}
+
+#[test]
+fn a_queue_with_dead_jobs_is_red_on_a_terminal_that_wants_colours() -> Outcome {
+    let database = scene()?;
+    let coloured = stdout(&asked(&database, "ls", "")?);
+    assert!(coloured.contains("\u{1b}[31mmail"), "{coloured:?}");
+    assert!(!coloured.contains("\u{1b}[31mparcels"), "{coloured:?}");
+    let plain = on(&database, &["ls"]).output()?;
+    assert!(!stdout(&plain).contains('\u{1b}'), "{plain:?}");
+    Ok(())
+}
+
 #[test]
 fn nothing_is_done_unasked_where_nobody_can_be_asked() -> Outcome {
     let (database, _timeless) = (scene()?, timeless());
@@ -393,118 +432,6 @@ fn nothing_is_done_unasked_where_nobody_can_be_asked() -> Outcome {
     Ok(())
 }
 
-#[test]
-fn migrations_are_shown_run_and_undone() -> Outcome {
-    let (database, _timeless) = (Server::shared()?.database()?, timeless());
-    let shown = on(&database, &["migrate", "--dry-run"]).output()?;
-    let heads = stdout(&shown).lines().filter(|line| line.starts_with("-- 20261121")).count();
-    assert!(heads >= 3 && stdout(&shown).contains("CREATE TABLE \"pq\".\"queue\""), "{}", said(&shown));
-    assert_eq!(status(&on(&database, &["ls"]).output()?), 4, "a dry run changed something");
-    assert_snapshot!(
-        told(&database, &[
-            &["migrate"],
-            &["migrate", "--dry-run"],
-            &["migrate", "--down-to", "20261121120000", "-y"],
-            &["migrate", "--down-to", "0"],
-            &["migrate", "--down-to", "0", "--yes"],
-            &["migrate", "--down-to", "0"],
-            &["ls"],
-            &["migrate", "--down-to", "5", "--yes"],
-            &["migrate", "--down-to", "newest", "--yes"],
-        ])?, @r#"
-    $ pq migrate
-    $ pq migrate --dry-run
-    ! all migrations have run
-    $ pq migrate --down-to [versions] -y
-    [n] migrations undone
-    $ pq migrate --down-to 0
-    ! pq: this undoes [n] migrations, drops the tables and deletes all jobs for good; say --yes where nobody can be asked
-    [2]
-    $ pq migrate --down-to 0 --yes
-    [n] migrations undone
-    $ pq migrate --down-to 0
-    [n] migrations undone
-    $ pq ls
-    ! pq: there is no table pq.queue in this database, or not all of it; run `pq migrate`, or call `migrate()`
-    [4]
-    $ pq migrate --down-to 5 --yes
-    ! pq: there is no migration "5"; there are [versions], and 0 undoes all
-    [2]
-    $ pq migrate --down-to newest --yes
-    ! pq: there is no migration "newest"; there are [versions], and 0 undoes all
-    [2]
-    "#);
-    Ok(())
-}
-
-/// A client of PostgreSQL's own, wherever Debian keeps it.
-fn psql() -> std::process::Command {
-    let found = std::process::Command::new("psql").arg("--version").output().is_ok();
-    let kept = || std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|dir| dir.path()).max();
-    let path = if found { None } else { kept().map(|dir| dir.join("bin/psql")) };
-    std::process::Command::new(path.unwrap_or_else(|| "psql".into()))
-}
-
-#[test]
-fn the_printed_sql_makes_in_psql_what_migrate_makes() -> Outcome {
-    let folder = tempfile::tempdir()?;
-    for place in [&[][..], &["--schema", "My \"own\"; --", "--table", "tab'le $names$"]] {
-        let (one, other) = (Server::shared()?.database()?, Server::shared()?.database()?);
-        assert_eq!(status(&on(&one, &[&["migrate"], place].concat()).output()?), 0);
-        let sql = folder.path().join("schema.sql");
-        std::fs::write(&sql, pq(&[&["schema"], place].concat()).output()?.stdout)?;
-        let run = psql()
-            .args(["-X", "-v", "ON_ERROR_STOP=1", "-f"])
-            .arg(&sql)
-            .args(["-d", other.url()])
-            .output()?;
-        assert!(run.status.success(), "{}", stderr(&run));
-        assert_eq!(catalog::catalog(&mut one.connect()?)?, catalog::catalog(&mut other.connect()?)?);
-        let pending = on(&other, &[&["migrate", "--dry-run"], place].concat()).output()?;
-        assert_eq!(said(&pending), "! all migrations have run\n");
-    }
-    Ok(())
-}
-
-#[test]
-fn a_role_is_granted_what_its_kind_of_process_needs() -> Outcome {
-    let database = migrated()?;
-    let name = "o'clock \"shop\"";
-    let mut conn = database.connect()?;
-    let run = |conn: &mut _, sql: &str| diesel::connection::SimpleConnection::batch_execute(conn, sql);
-    let role = "\"o'clock \"\"shop\"\"\"";
-    // Roles belong to the server, and a server may have been given to all tests.
-    run(&mut conn, &format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} NOLOGIN"))?;
-    assert_snapshot!(told(&database, &[&["grant", name, "producer", "--dry-run"]])?, @r#"
-    $ pq grant o'clock "shop" producer --dry-run
-    GRANT USAGE ON SCHEMA "pq" TO "o'clock ""shop""";
-    GRANT INSERT, SELECT (id, dequeued_at) ON "pq"."queue" TO "o'clock ""shop""";
-    GRANT USAGE ON SEQUENCE pq.queue_id_seq TO "o'clock ""shop""";
-    GRANT SELECT, INSERT, UPDATE, DELETE ON "pq"."queue_unique" TO "o'clock ""shop""";
-    GRANT SELECT (id) ON "pq"."queue_leases" TO "o'clock ""shop""";
-    GRANT SELECT ON "pq"."queue_migrations" TO "o'clock ""shop""";
-    "#);
-    run(&mut conn, &format!("SET ROLE {role}"))?;
-    let put = "INSERT INTO pq.queue (q_name, data) VALUES ('mail', '1')";
-    assert!(run(&mut conn, put).is_err(), "a dry run granted something");
-    assert_snapshot!(told(&database, &[&["grant", name, "producer"]])?, @r#"$ pq grant o'clock "shop" producer"#);
-    run(&mut conn, put)?;
-    assert!(run(&mut conn, "DELETE FROM pq.queue").is_err(), "a producer takes no jobs");
-    run(&mut conn, "RESET ROLE")?;
-    assert_snapshot!(told(&database, &[&["grant", "nobody here", "reader"], &["grant", name, "admin"]])?, @r#"
-    $ pq grant nobody here reader
-    ! pq: the database refused: role "nobody here" does not exist
-    [5]
-    $ pq grant o'clock "shop" admin
-    ! error: invalid value 'admin' for '<KIND>': "admin" is no role; there are producer, consumer and reader
-    ! 
-    ! For more information, try '--help'.
-    [2]
-    "#);
-    run(&mut conn, &format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
-    Ok(())
-}
-
 /// Puts and gets, told like the others. What they do is tested in `command.rs`.
 #[test]
 fn put_and_get_say_ids_and_payloads() -> Outcome {
@@ -538,6 +465,3 @@ fn bytes_that_are_no_text_are_not_put() -> Outcome {
     assert_eq!(parsed(&on(&database, &["ls", "--json"]).output()?)?, json!([]));
     Ok(())
 }
-
-#[path = "../../pq-diesel/tests/catalog/mod.rs"]
-mod catalog;

@@ -80,7 +80,7 @@ fn the_table_of_exit_statuses_is_what_the_commands_do() -> Outcome {
     };
     feed(on(&database, &["put", "mail"]), "1")?;
     let mut waiting = on(&database, &["get", "letters", "--wait", "0"]).spawn()?;
-    until(&database, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state = 'idle'")?;
+    until(&database, LISTENING)?;
     signal(&waiting, rustix::process::Signal::TERM)?;
     let provoked = BTreeMap::from([
         (0, status(&on(&database, &["ls"]).output()?)),
@@ -252,17 +252,17 @@ fn every_command_takes_hostile_and_long_names() -> Outcome {
             (&["get"], "", 1),
             (&["resume"], "", 0),
             (&["jobs", "--json"], "", 0),
-            (&["move", "--yes", other], "", 0),
+            (&["move"], "", 0),
             (&["cancel", "--yes", "--queue"], "", 0),
             (&["retry", "--yes", "--queue"], "", 0),
             (&["prune", "--yes", "--state", "cancelled"], "", 0),
             (&["clear", "--yes"], "", 0),
             (&["get"], "", 1),
         ] {
-            // `move FROM TO` is called with the two the other way about, for what is moved to come back.
-            let words: Vec<&str> = match words.last() {
-                Some(&"--queue") => vec![words[0], words[1], &*format!("--queue={name}").leak()],
-                _ if words[0] == "move" => vec!["move", "--yes", "--", name, other],
+            let queue = format!("--queue={name}");
+            let words: Vec<&str> = match words {
+                ["move", ..] => vec!["move", "--yes", "--", name, other],
+                [command, yes, "--queue"] => vec![command, yes, &queue],
                 _ => words.iter().copied().chain(["--", name]).collect(),
             };
             let done = feed(on(&database, &words), input)?;

@@ -19,6 +19,10 @@ pub type Outcome = Result<(), Box<dyn Error>>;
 /// How long something that must happen may take. Nothing is measured by it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Whether a process waits for jobs in the database.
+pub const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
+
 /// The binary, with nothing of the caller's environment that names a database.
 pub fn pq(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pq"));
@@ -125,7 +129,10 @@ pub fn handle(database: &Database) -> Result<pq_diesel::Pq, pq_diesel::Error> {
 
 /// All that a command said: its output, its errors behind `!`, and its exit status if that is not 0.
 pub fn said(output: &Output) -> String {
-    let errors = stderr(output).lines().map(|line| format!("! {line}\n")).collect::<String>();
+    let errors = stderr(output)
+        .lines()
+        .map(|line| format!("! {line}").trim_end().to_owned() + "\n")
+        .collect::<String>();
     let code = match status(output) {
         0 => String::new(),
         code => format!("[{code}]\n"),
@@ -137,7 +144,11 @@ pub fn said(output: &Output) -> String {
 pub fn told(database: &Database, commands: &[&[&str]]) -> Result<String, Box<dyn Error>> {
     let mut told = String::new();
     for words in commands {
-        told += &format!("$ pq {}\n{}", words.join(" "), said(&on(database, words).output()?));
+        let shown = words.iter().map(|word| match word {
+            word if word.is_empty() || word.contains(' ') => format!(" '{word}'"),
+            word => format!(" {word}"),
+        });
+        told += &format!("$ pq{}\n{}", shown.collect::<String>(), said(&on(database, words).output()?));
     }
     Ok(told)
 }
