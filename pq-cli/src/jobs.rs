@@ -1,6 +1,6 @@
 //! Jobs as the commands show them.
 
-use pq_diesel::{Listed, Pq};
+use pq_diesel::{JobState, Key, Listed, Pq};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -10,59 +10,52 @@ use crate::output;
 /// How many jobs are asked for at a time.
 const PAGE: usize = 500;
 
-/// A job as JSON.
+/// A job as JSON, its payload byte for byte as it is stored.
 #[derive(Serialize)]
-pub(crate) struct Shown<'a> {
+pub(crate) struct JobJson<'j> {
     id: i64,
-    queue: &'a str,
-    state: &'static str,
-    payload: Document<'a>,
+    queue: &'j str,
+    state: JobState,
+    payload: Box<RawValue>,
     enqueued_at: String,
     schedule_at: Option<String>,
     expected_at: Option<String>,
     priority: i32,
     attempt: i32,
-    serialization_key: Option<&'a str>,
-    unique_key: Option<&'a str>,
-    error: Option<&'a str>,
-    result: Option<Document<'a>>,
+    serialization_key: Option<&'j str>,
+    unique_key: Option<&'j str>,
+    error: Option<&'j str>,
+    result: Option<Box<RawValue>>,
     lease_until: Option<String>,
     ended_at: Option<String>,
 }
 
-/// What a job carries: its own text, for no other keeps large numbers, and keys that stand twice, as they are.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub(crate) enum Document<'a> {
-    Json(&'a RawValue),
-    Text(&'a str),
-}
-
-impl<'a> Document<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
-        serde_json::from_str(text).map_or(Self::Text(text), Self::Json)
+impl<'j> JobJson<'j> {
+    pub(crate) fn of(job: &'j Listed) -> Self {
+        Self {
+            id: job.id.0,
+            queue: job.queue.as_str(),
+            state: job.state,
+            payload: raw(job.payload.as_str()),
+            enqueued_at: output::precise(job.enqueued_at),
+            schedule_at: job.schedule_at.map(output::precise),
+            expected_at: job.expected_at.map(output::precise),
+            priority: job.priority,
+            attempt: job.attempt,
+            serialization_key: job.serialization_key.as_ref().map(Key::as_str),
+            unique_key: job.unique_key.as_ref().map(Key::as_str),
+            error: job.error.as_deref(),
+            result: job.result.as_ref().map(|result| raw(result.as_str())),
+            lease_until: job.lease_until.map(output::precise),
+            ended_at: job.ended_at.map(output::precise),
+        }
     }
 }
 
-/// A job as JSON, its payload as it is stored.
-pub(crate) fn as_json(job: &Listed) -> Shown<'_> {
-    Shown {
-        id: job.id.0,
-        queue: job.queue.as_str(),
-        state: job.state.as_str(),
-        payload: Document::new(job.payload.as_str()),
-        enqueued_at: output::precise(job.enqueued_at),
-        schedule_at: job.schedule_at.map(output::precise),
-        expected_at: job.expected_at.map(output::precise),
-        priority: job.priority,
-        attempt: job.attempt,
-        serialization_key: job.serialization_key.as_ref().map(|key| key.as_str()),
-        unique_key: job.unique_key.as_ref().map(|key| key.as_str()),
-        error: job.error.as_deref(),
-        result: job.result.as_ref().map(|result| Document::new(result.as_str())),
-        lease_until: job.lease_until.map(output::precise),
-        ended_at: job.ended_at.map(output::precise),
-    }
+/// Stored JSON as it is. What PostgreSQL takes for JSON and serde does not is shown as a string.
+pub(crate) fn raw(json: &str) -> Box<RawValue> {
+    let as_it_is = RawValue::from_string(json.to_owned());
+    as_it_is.or_else(|_| serde_json::value::to_raw_value(json)).unwrap_or_default()
 }
 
 /// Reads a job's number.

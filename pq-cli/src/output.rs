@@ -8,6 +8,7 @@ use anstyle::AnsiColor;
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{Cell, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 use crate::failure::Failure;
 
@@ -55,7 +56,7 @@ pub(crate) fn one_line(json: &str) -> String {
 }
 
 /// Prints a JSON document on one line.
-pub(crate) fn print_json(document: &impl serde::Serialize) -> Result<(), Failure> {
+pub(crate) fn print_json(document: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(document).map_err(|error| Failure::Io(error.to_string()))?;
     print(&one_line(&text))
 }

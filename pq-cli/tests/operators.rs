@@ -128,32 +128,32 @@ fn a_job_is_shown_wherever_it_is() -> Outcome {
     id                 1
     queue              mail
     state              dead
-    payload            "dead"
-    enqueued_at        [instant]
-    priority           0
     attempt            1
+    priority           0
+    put                [instant]
+    ended              [instant]
     error              no such\naddress
-    ended_at           [instant]
+    payload            "dead"
     $ pq show 2
     id                 2
     queue              mail
     state              done
-    payload            "done"
-    enqueued_at        [instant]
-    priority           0
     attempt            1
+    priority           0
+    put                [instant]
+    ended              [instant]
     result             {"sent": 1}
-    ended_at           [instant]
+    payload            "done"
     $ pq show 5
     id                 5
     queue              mail
     state              ready
-    payload            {"to":"a@example.com"}
-    enqueued_at        [instant]
-    priority           3
     attempt            0
-    serialization_key  customer 7
-    unique_key         welcome
+    priority           3
+    put                [instant]
+    serialization key  customer 7
+    unique key         welcome
+    payload            {"to":"a@example.com"}
     $ pq show 99
     ! pq: job 99 is done and nothing was kept of it, or was never there
     [1]

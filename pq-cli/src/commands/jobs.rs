@@ -7,7 +7,8 @@ use pq_diesel::{Filter, JobId, JobState, Key, Listed};
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{jobs, output};
+use crate::jobs::{self, JobJson};
+use crate::output;
 
 /// List the jobs of a queue, by number.
 #[derive(Debug, clap::Args)]
@@ -52,7 +53,7 @@ impl Jobs {
         let more = found.len() > limit;
         found.truncate(limit);
         if self.json {
-            output::print_json(&found.iter().map(jobs::as_json).collect::<Vec<_>>())?;
+            output::print_json(&found.iter().map(JobJson::of).collect::<Vec<_>>())?;
         } else {
             let heads = ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "PAYLOAD", "ERROR"];
             output::print(&output::grid(&heads, found.iter().map(as_row)))?;

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{JobId, Key, Listed};
+use pq_diesel::{JobId, Key};
 
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{jobs, output};
+use crate::jobs::{self, JobJson};
+use crate::output;
 
 /// Show all that is known of a job, wherever it is.
 #[derive(Debug, clap::Args)]
@@ -31,35 +32,32 @@ impl Show {
             return Ok(ExitCode::from(1));
         };
         if self.json {
-            output::print_json(&jobs::as_json(&job))?;
+            output::print_json(&JobJson::of(&job))?;
             return Ok(ExitCode::SUCCESS);
         }
-        for (name, value) in rows(&job) {
+        let text = |key: &Key| key.as_str().to_owned();
+        let rows = [
+            ("id", Some(job.id.to_string())),
+            ("queue", Some(job.queue.to_string())),
+            ("state", Some(job.state.to_string())),
+            ("attempt", Some(job.attempt.to_string())),
+            ("priority", Some(job.priority.to_string())),
+            ("put", Some(output::precise(job.enqueued_at))),
+            ("schedule_at", job.schedule_at.map(output::precise)),
+            ("expected_at", job.expected_at.map(output::precise)),
+            ("serialization key", job.serialization_key.as_ref().map(text)),
+            ("unique key", job.unique_key.as_ref().map(text)),
+            ("leased until", job.lease_until.map(output::precise)),
+            ("ended", job.ended_at.map(output::precise)),
+            ("error", job.error.clone()),
+            ("result", job.result.as_ref().map(|result| output::one_line(result.as_str()))),
+            ("payload", Some(output::one_line(job.payload.as_str()))),
+        ];
+        for (name, value) in rows {
             if let Some(value) = value {
                 output::print(&format!("{name:18} {}", output::escaped(&value)))?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-fn rows(job: &Listed) -> [(&'static str, Option<String>); 15] {
-    let key = |key: &Option<Key>| key.as_ref().map(|key| key.as_str().to_owned());
-    [
-        ("id", Some(job.id.to_string())),
-        ("queue", Some(job.queue.to_string())),
-        ("state", Some(job.state.to_string())),
-        ("payload", Some(output::one_line(job.payload.as_str()))),
-        ("enqueued_at", Some(output::precise(job.enqueued_at))),
-        ("schedule_at", job.schedule_at.map(output::precise)),
-        ("expected_at", job.expected_at.map(output::precise)),
-        ("priority", Some(job.priority.to_string())),
-        ("attempt", Some(job.attempt.to_string())),
-        ("serialization_key", key(&job.serialization_key)),
-        ("unique_key", key(&job.unique_key)),
-        ("error", job.error.clone()),
-        ("result", job.result.as_ref().map(|result| output::one_line(result.as_str()))),
-        ("lease_until", job.lease_until.map(output::precise)),
-        ("ended_at", job.ended_at.map(output::precise)),
-    ]
 }
