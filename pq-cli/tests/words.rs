@@ -77,7 +77,12 @@ fn the_table_of_exit_statuses_is_what_the_commands_do() -> Outcome {
             4 => on(&empty, &["ls"]).output()?,
             5 => on(&database, &["grant", "nobody here", "reader"]).output()?,
             6 => on(&database, &["jobs", "mail"]).stdout(File::create("/dev/full")?).output()?,
-            7 => on(&empty, &["doctor"]).output()?,
+            7 => {
+                let faulty = migrated()?;
+                let drop = "DROP INDEX pq.queue_ready";
+                diesel::connection::SimpleConnection::batch_execute(&mut faulty.connect()?, drop)?;
+                on(&faulty, &["doctor"]).output()?
+            }
             8 => on(&database, &["get", "mail", "--exec", "false"]).output()?,
             130 => {
                 let waiting = on(&database, &["get", "letters", "--wait", "0"]).spawn()?;
