@@ -344,6 +344,10 @@ fn every_command_has_a_page_and_a_completion() -> Outcome {
             let name = words.last().map_or("", String::as_str);
             assert!(stdout(&script).contains(name), "{shell} does not complete {words:?}");
         }
+        assert!(
+            stdout(&script).contains("database-url") && !stdout(&script).contains("demo-worker"),
+            "{shell}"
+        );
     }
     // What is printed for bash is something that bash can read.
     let script = folder.path().join("pq.bash");
