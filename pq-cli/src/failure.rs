@@ -39,15 +39,20 @@ impl Failure {
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Usage(_) | Self::Queue(Error::InvalidIdentifier { .. }) => 2,
+        ExitCode::from(self.code())
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Queue(Error::InvalidIdentifier { .. } | Error::UnknownMigration { .. }) => 2,
             Self::Queue(Error::Refused(refused)) if refused.is_stopped() => 130,
             Self::Queue(Error::Refused(_)) => 2,
             Self::Queue(Error::Unreachable { .. } | Error::Unavailable(_)) => 3,
             Self::Queue(Error::NotMigrated { .. }) => 4,
             Self::Queue(_) | Self::Demo(_) | Self::Bench(_) => 5,
             Self::Io(_) => 6,
-        })
+        }
     }
 }
 
@@ -66,5 +71,28 @@ impl From<diesel::result::Error> for Failure {
 impl From<pq_testing::Error> for Failure {
     fn from(error: pq_testing::Error) -> Self {
         Self::Demo(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_stands_in_the_table() {
+        let failures = [
+            Failure::Usage(String::new()),
+            Failure::Queue(Error::Unavailable(String::new())),
+            Failure::Queue(Error::OutcomeUnknown(String::new())),
+            Failure::Queue(Error::Migration(String::new())),
+            Failure::Io(String::new()),
+            Failure::Demo(String::new()),
+            Failure::Bench(String::new()),
+        ];
+        for failure in failures {
+            let code = failure.code();
+            let stands = |line: &str| line.trim_start().starts_with(&format!("{code} "));
+            assert!(EXIT_CODES.lines().any(stands), "{failure:?} is {code}");
+        }
     }
 }

@@ -53,9 +53,14 @@ impl<'j> JobJson<'j> {
 }
 
 /// Stored JSON as it is. What PostgreSQL takes for JSON and serde does not is shown as a string.
-fn raw(json: &str) -> Box<RawValue> {
+pub(crate) fn raw(json: &str) -> Box<RawValue> {
     let as_it_is = RawValue::from_string(json.to_owned());
     as_it_is.or_else(|_| serde_json::value::to_raw_value(json)).unwrap_or_default()
+}
+
+/// Reads a job's number.
+pub(crate) fn number(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| "a job's number is wanted, as `pq put` and `pq jobs` print it".to_owned())
 }
 
 /// The beginning of a payload, on one line.

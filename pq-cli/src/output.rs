@@ -1,7 +1,5 @@
 //! The only place that writes to the terminal.
 
-#![allow(clippy::print_stderr, reason = "this is what writes to standard error")]
-
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -16,17 +14,18 @@ use crate::failure::Failure;
 
 /// One line on standard error, whatever stands in it.
 pub(crate) fn complain(message: &str) {
-    eprintln!("pq: {}", visible(message));
+    tell(&format!("pq: {message}"));
 }
 
 /// A line on standard error about what is going on.
 pub(crate) fn tell(message: &str) {
-    eprintln!("{}", visible(message));
+    // Where nobody can read it there is nobody to tell that either.
+    let _ = writeln!(io::stderr(), "{}", visible(message));
 }
 
 /// Several lines on standard error, which are made visible already.
 pub(crate) fn report(lines: &str) {
-    eprintln!("{lines}");
+    let _ = writeln!(io::stderr(), "{lines}");
 }
 
 /// What a command of the operator's writes to standard error.
@@ -53,8 +52,13 @@ pub(crate) fn one_line(json: &str) -> String {
     for c in json.chars() {
         match c {
             '\n' | '\r' => line.push(' '),
-            c if terminal && c.is_control() && c != '\t' => {
-                line.push_str(&format!("\\u{:04x}", u32::from(c)))
+            c if terminal && is_unseen(c) && c != '\t' => {
+                let units = c
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .map(|unit| format!("\\u{unit:04x}"))
+                    .collect::<String>();
+                line.push_str(&units);
             }
             c => line.push(c),
         }
@@ -62,9 +66,10 @@ pub(crate) fn one_line(json: &str) -> String {
     line
 }
 
-/// Prints a JSON document.
+/// Prints a JSON document on one line.
 pub(crate) fn print_json(document: &impl Serialize) -> Result<(), Failure> {
-    print(&serde_json::to_string(document).map_err(|error| Failure::Io(error.to_string()))?)
+    let text = serde_json::to_string(document).map_err(|error| Failure::Io(error.to_string()))?;
+    print(&one_line(&text))
 }
 
 /// Prints text to standard output. Nothing is lost where it cannot be written.
@@ -89,7 +94,7 @@ pub(crate) fn grid(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     table.load_style(presets::NOTHING);
     table.set_header(heads.iter().map(Cell::new));
     for row in rows {
-        table.add_row(row.iter().map(|cell| Cell::new(visible(cell))));
+        table.add_row(row.iter().map(|cell| Cell::new(escaped(cell))));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -128,10 +133,29 @@ pub(crate) fn progress(jobs: u64, template: &str) -> ProgressBar {
     bar
 }
 
-/// Text with its control characters made visible, on one line.
+/// Text with its control characters made visible, its lines joined to one.
 pub(crate) fn visible(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ").chars().map(shown).collect()
+    escaped(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+}
+
+/// Text with its control characters made visible, line breaks among them.
+pub(crate) fn escaped(text: &str) -> String {
+    let shown = |c: char| if is_unseen(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
+/// Whether a character cannot be seen, and can make others be seen as what they are not: the control characters,
+/// and those of Unicode that break lines, change the direction of writing or have no width. The joiners are left
+/// alone, for some scripts cannot be written without them.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// So many of something: `1 job`, `2 jobs`.
+pub(crate) fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -141,6 +165,8 @@ mod tests {
     #[test]
     fn control_characters_are_made_visible() {
         assert_eq!(visible("a\u{1b}[2Jb\nc\u{7}"), "a\\u{1b}[2Jb c\\u{7}");
+        assert_eq!(escaped("a\nb\u{202e}c\u{2028}"), "a\\nb\\u{202e}c\\u{2028}");
+        assert_eq!(escaped("\"é\" 'ü' नमस्ते 👩\u{200d}🔬"), "\"é\" 'ü' नमस्ते 👩\u{200d}🔬");
     }
 
     #[test]

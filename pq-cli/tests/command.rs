@@ -12,9 +12,6 @@ use pq_testing::Server;
 
 use self::common::*;
 
-const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
-
 #[test]
 fn what_is_put_is_got_under_both_names_of_each_command() -> Outcome {
     let database = migrated()?;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
-use croner::parser::{CronParser, Seconds};
+use croner::parser::{CronParser, Seconds, Year};
 
 use crate::{Error, NewJob, Payload, QueueName, Store, When};
 
@@ -156,8 +156,12 @@ impl Ticks {
             let what = format!("{zone:?} is no time zone");
             invalid(&what, &"a name of the IANA database is wanted, such as Europe/Berlin or UTC")
         })?;
-        let pattern =
-            CronParser::builder().seconds(Seconds::Optional).build().parse(expression).map_err(|why| {
+        let pattern = CronParser::builder()
+            .seconds(Seconds::Optional)
+            .year(Year::Disallowed)
+            .build()
+            .parse(expression)
+            .map_err(|why| {
                 let what = format!("{expression:?} is no cron expression, such as '0 6 * * mon-fri'");
                 invalid(&what, &why)
             })?;
@@ -276,7 +280,7 @@ mod tests {
     fn five_fields_six_and_nicknames_are_read_and_nothing_else() {
         assert_eq!(ticks("*/20 * * * * *", "UTC", "2026-01-01T00:00:01Z", 2), ["01 00:00:20", "01 00:00:40"]);
         assert_eq!(ticks("@daily", "UTC", "2026-01-01T00:00:01Z", 1), ["02 00:00:00"]);
-        for wrong in ["", "* * *", "61 * * * *", "often", "0 0 30 2 x"] {
+        for wrong in ["", "* * *", "0 0 6 * * * 2027", "61 * * * *", "often", "0 0 30 2 x"] {
             let error = Ticks::new(wrong, "UTC").err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains("cron expression"), "{wrong}: {error}");
         }

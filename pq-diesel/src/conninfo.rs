@@ -34,7 +34,11 @@ impl ConnInfo {
     /// A message of libpq's without what is secret. libpq repeats the whole string where it cannot
     /// read it.
     pub(crate) fn redact(&self, message: &str) -> String {
-        let mut message = message.trim().replace(&self.0, "the connection string");
+        let mut message = message.trim().to_owned();
+        // The empty string is everywhere.
+        if !self.0.is_empty() {
+            message = message.replace(&self.0, "the connection string");
+        }
         for secret in self.secrets() {
             message = message.replace(&secret, "***");
         }
@@ -75,6 +79,11 @@ impl std::fmt::Debug for ConnInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_string_hides_nothing() {
+        assert_eq!(ConnInfo::new("").redact("no server there\n"), "no server there");
+    }
 
     #[test]
     fn passwords_are_shown_nowhere() {

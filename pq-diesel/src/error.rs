@@ -53,6 +53,15 @@ pub enum Error {
     /// The server's migrations cannot be run or undone.
     #[error("the schema cannot be migrated: {0}")]
     Migration(String),
+    /// The schema has no migration of this version.
+    #[error("there is no migration {version:?}; there are {known}, and 0 undoes all")]
+    #[non_exhaustive]
+    UnknownMigration {
+        /// What was asked for.
+        version: String,
+        /// Those that there are.
+        known: String,
+    },
     /// Any other error of the database.
     #[error("the database refused: {0}")]
     Database(#[source] DieselError),

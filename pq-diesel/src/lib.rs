@@ -42,9 +42,9 @@ mod table;
 pub use pq_core::{
     Backoff, CallOptions, Cancelled, Codec, CodecError, Counts, Cron, CronEntry, Ended, EndedAs, Ending,
     Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobState, Key, Listed, OnConflict, Outcome,
-    Overview, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, RawJob, Report, Retention, Running,
-    Status, Stop, StopMode, TimeError, Trace, Verdict, Wait, When, Whereabouts, WorkerId, WorkerInfo,
-    codec_by_name,
+    Overview, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, RawJob, Report, Retention,
+    Running, Status, Stop, StopMode, TimeError, Trace, Verdict, Wait, When, Whereabouts, WorkerId,
+    WorkerInfo, codec_by_name,
 };
 
 pub use error::Error;

@@ -81,35 +81,46 @@ pub struct Pending {
 
 /// What `migrate` would run, in order. Nothing is changed.
 pub(crate) fn pending(conn: &mut PgConnection, table: &Table) -> Result<Vec<Pending>, Error> {
-    let mut pending = Vec::new();
-    let mut ledger = Ledger { conn, table };
-    let looked =
-        ledger.in_turn(|ledger| {
-            ledger.adopt()?;
-            let done = ledger.applied_migrations().map_err(failed)?;
-            let left = STEPS.iter().filter(|step| !done.contains(&version(step.folder)));
-            pending.extend(left.map(|step| Pending {
-                version: version(step.folder).to_string(),
-                sql: rename(step.up, table),
-            }));
-            // A table that was adopted for the look is not.
-            Err(diesel::result::Error::RollbackTransaction.into())
-        });
+    let done = applied(conn, table)?;
+    let left = STEPS.iter().map(|step| (version(step.folder).to_string(), step));
+    let left = left.filter(|(version, _)| !done.contains(version));
+    Ok(left.map(|(version, step)| Pending { version, sql: rename(step.up, table) }).collect())
+}
+
+/// The migrations that have run after this one, the last first. Nothing is changed.
+pub(crate) fn after(conn: &mut PgConnection, table: &Table, last: &str) -> Result<Vec<String>, Error> {
+    check_version(last)?;
+    let mut done = applied(conn, table)?;
+    done.retain(|version| version.as_str() > last);
+    Ok(done)
+}
+
+/// What has run, the last first.
+fn applied(conn: &mut PgConnection, table: &Table) -> Result<Vec<String>, Error> {
+    let mut done = Vec::new();
+    let looked = Ledger { conn, table }.in_turn(|ledger| {
+        ledger.adopt()?;
+        done = ledger.applied_migrations().map_err(failed)?.iter().map(ToString::to_string).collect();
+        // A table that was adopted for the look is not.
+        Err(diesel::result::Error::RollbackTransaction.into())
+    });
     match looked {
-        Err(Error::Database(diesel::result::Error::RollbackTransaction)) => Ok(pending),
-        other => other.map(|()| pending),
+        Err(Error::Database(diesel::result::Error::RollbackTransaction)) => Ok(done),
+        other => other.map(|()| done),
     }
+}
+
+fn check_version(last: &str) -> Result<(), Error> {
+    let known: Vec<String> = STEPS.iter().map(|step| version(step.folder).to_string()).collect();
+    if last == "0" || known.iter().any(|version| version == last) {
+        return Ok(());
+    }
+    Err(Error::UnknownMigration { version: last.to_owned(), known: known.join(", ") })
 }
 
 /// Undoes the migrations after this one, the last first, in one transaction, and says which.
 pub(crate) fn down_to(conn: &mut PgConnection, table: &Table, last: &str) -> Result<Vec<String>, Error> {
-    let known: Vec<String> = STEPS.iter().map(|step| version(step.folder).to_string()).collect();
-    if last != "0" && !known.iter().any(|version| version == last) {
-        return Err(Error::Migration(format!(
-            "there is no migration {last}; there are {}, and 0 undoes all",
-            known.join(", ")
-        )));
-    }
+    check_version(last)?;
     let mut undone = Vec::new();
     let mut ledger = Ledger { conn, table };
     ledger.in_turn(|ledger| {

@@ -114,13 +114,23 @@ impl Pq {
         migrate::pending(conn, &self.0.store().table)
     }
 
+    /// The migrations that have run after the one of this version, the last first: what
+    /// [`Pq::migrate_down_to_on`] would undo. Nothing is changed, but the right to change is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownMigration`] where there is no such version; the database's own.
+    pub fn migrations_after_on(&self, conn: &mut PgConnection, version: &str) -> Result<Vec<String>, Error> {
+        migrate::after(conn, &self.0.store().table, version)
+    }
+
     /// Undoes the migrations after the one of this version, the last first, and says which; `0` undoes all, as
     /// [`Pq::revert_migrations_on`] does. **What only the undone ones can hold is deleted**; each says what it
     /// saves.
     ///
     /// # Errors
     ///
-    /// [`Error::Migration`] where there is no such version; the database's own. Nothing was undone then.
+    /// [`Error::UnknownMigration`] where there is no such version; the database's own. Nothing was undone then.
     pub fn migrate_down_to_on(&self, conn: &mut PgConnection, version: &str) -> Result<Vec<String>, Error> {
         migrate::down_to(conn, &self.0.store().table, version)
     }

@@ -28,6 +28,25 @@ fn a_transaction_that_the_server_has_aborted_is_no_success() -> Outcome {
 }
 
 #[test]
+fn a_lost_connection_is_told_once_and_replaced() -> Outcome {
+    let database = database()?;
+    let queue = queue(&database)?;
+    queue.put(&json!("before"))?;
+    database.connect()?.batch_execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )?;
+    // A put is never repeated by itself, for it may have been committed.
+    let lost = queue.put(&json!("lost"));
+    assert!(matches!(lost, Ok(_) | Err(Error::Unavailable(_) | Error::OutcomeUnknown(_))), "{lost:?}");
+    queue.put(&json!("after"))?;
+    let wanted = if lost.is_ok() { vec!["before", "lost", "after"] } else { vec!["before", "after"] };
+    let got = queue.get_many(9, Wait::No)?.into_iter().map(|job| job.data).collect::<Vec<_>>();
+    assert_eq!(json!(got), json!(wanted));
+    Ok(())
+}
+
+#[test]
 fn a_wait_outlives_the_loss_of_every_connection() -> Outcome {
     let database = database()?;
     let queue = queue(&database)?;

@@ -10,6 +10,9 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{jobs, output};
 
+/// What can be cancelled.
+const LIVE: [JobState; 4] = [JobState::Ready, JobState::Blocked, JobState::Scheduled, JobState::Running];
+
 /// Cancel jobs: those that wait at once, those that run under a lease by telling their handlers.
 ///
 /// Cancelled jobs are kept, and `pq retry` puts them back.
@@ -17,13 +20,13 @@ use crate::{jobs, output};
 #[command(after_help = examples("pq cancel 42 43\npq cancel --queue mail --state scheduled --yes"))]
 pub(crate) struct Cancel {
     /// The jobs' numbers.
-    #[arg(required_unless_present = "queue")]
+    #[arg(required_unless_present = "queue", value_parser = jobs::number, allow_negative_numbers = true)]
     ids: Vec<i64>,
     /// The jobs of this queue that wait or run.
     #[arg(long, value_name = "QUEUE", conflicts_with = "ids")]
     queue: Option<String>,
-    /// With --queue: only those in this state.
-    #[arg(long, value_name = "STATE", requires = "queue")]
+    /// With --queue: only those in this state: ready, blocked, scheduled or running.
+    #[arg(long, value_name = "STATE", requires = "queue", conflicts_with = "ids", value_parser = live)]
     state: Option<JobState>,
     #[command(flatten)]
     yes: Yes,
@@ -35,17 +38,20 @@ impl Cancel {
         let mut found = Vec::new();
         let mut all = true;
         if let Some(name) = &self.queue {
-            let live = [JobState::Ready, JobState::Blocked, JobState::Scheduled, JobState::Running];
             let filter = Filter::queue(pq.queue::<()>(name)?.name());
-            let states = self.state.map_or(live.to_vec(), |state| vec![state]);
+            let states = self.state.map_or(LIVE.to_vec(), |state| vec![state]);
             let filter = states.into_iter().fold(filter, Filter::state);
             jobs::for_each(&pq, &filter, |job| {
                 found.push(job);
                 Ok(())
             })?;
-            let what = format!("cancels {} jobs of {name:?}", found.len());
-            if !found.is_empty() && !self.yes.confirm(&what)? {
-                return Ok(ExitCode::from(1));
+            if found.is_empty() {
+                output::print("0 jobs cancelled")?;
+            } else {
+                let what = format!("cancels {} of {name:?}", output::counted(found.len() as u64, "job"));
+                if !self.yes.confirm(&what)? {
+                    return Ok(ExitCode::from(1));
+                }
             }
         } else {
             for id in &self.ids {
@@ -53,7 +59,9 @@ impl Cancel {
                     Some(job) => found.push(job),
                     None => {
                         all = false;
-                        output::complain(&format!("{id}: is done, or was never there"));
+                        output::complain(&format!(
+                            "{id}: is done and nothing was kept of it, or was never there"
+                        ));
                     }
                 }
             }
@@ -82,4 +90,11 @@ fn cancel(pq: &Pq, job: &Listed) -> Result<bool, Failure> {
         }
     }
     Ok(true)
+}
+
+fn live(text: &str) -> Result<JobState, String> {
+    let state = text.parse().ok().filter(|state| LIVE.contains(state));
+    state.ok_or_else(|| {
+        "ready, blocked, scheduled or running is wanted: others cannot be cancelled".to_owned()
+    })
 }

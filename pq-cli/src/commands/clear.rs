@@ -23,12 +23,11 @@ impl Clear {
         let queue = global.connect()?.queue::<()>(&self.queue)?;
         let counts = queue.counts()?;
         let jobs = counts.ready + counts.scheduled + counts.dequeued;
-        if jobs > 0
-            && !self.yes.confirm(&format!("deletes about {jobs} jobs of {:?} for good", self.queue))?
-        {
+        let about = output::counted(jobs, "job");
+        if jobs > 0 && !self.yes.confirm(&format!("deletes about {about} of {:?} for good", self.queue))? {
             return Ok(ExitCode::from(1));
         }
-        output::print(&format!("{} jobs deleted", queue.clear()?))?;
+        output::print(&format!("{} deleted", output::counted(queue.clear()?, "job")))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -22,10 +22,18 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
         let mut text = Vec::new();
-        clap_complete::generate(self.shell, &mut Args::command(), "pq", &mut text);
+        clap_complete::generate(self.shell, &mut shown(&Args::command()), "pq", &mut text);
         crate::output::print(String::from_utf8_lossy(&text).trim_end())?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The words without the commands that are not for people, which some shells would be told of.
+fn shown(all: &clap::Command) -> clap::Command {
+    clap::Command::new("pq")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments().cloned())
+        .subcommands(all.get_subcommands().filter(|command| !command.is_hide_set()).cloned())
 }
 
 /// Write man pages, one for each command, into a folder.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use pq_diesel::{CronEntry, Pq};
+use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::examples;
 use crate::failure::Failure;
@@ -37,22 +37,26 @@ enum Command {
     ))]
     Add(Add),
     /// List the periodic jobs.
+    #[command(after_help = examples("pq cron ls\npq cron ls --json | jq '.[] | select(.paused) | .name'"))]
     Ls {
         /// Print JSON: an array of objects.
         #[arg(long)]
         json: bool,
     },
     /// Remove a periodic job. Jobs that it has put stay.
+    #[command(after_help = examples("pq cron rm nightly"))]
     Rm {
         /// Its name.
         name: String,
     },
     /// Pause a periodic job: its ticks pass, and are not made up for.
+    #[command(after_help = examples("pq cron pause nightly"))]
     Pause {
         /// Its name.
         name: String,
     },
     /// Have a periodic job go on, with the next tick from now.
+    #[command(after_help = examples("pq cron resume nightly"))]
     Resume {
         /// Its name.
         name: String,
@@ -131,8 +135,10 @@ impl Add {
         let pq = global.connect()?;
         let is_new = pq.set_cron(&cron)?;
         let next = cron.next_after(pq.now()?)?.map(output::instant).unwrap_or_default();
+        let english = cron.describe();
+        let english = english.trim_end_matches('.');
         let was = if is_new { "" } else { "; it takes the place of another" };
-        output::print(&format!("next at {next} ({}, {}){was}", cron.describe(), self.time_zone))?;
+        output::print(&format!("next at {next} ({}, {}){was}", english, self.time_zone))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -140,7 +146,7 @@ impl Add {
 fn list(pq: &Pq, as_json: bool) -> Result<ExitCode, Failure> {
     let entries = pq.crons()?;
     if as_json {
-        output::print_json(&entries.iter().map(entry_json).collect::<Value>())?;
+        output::print_json(&entries.iter().map(entry_json).collect::<Vec<_>>())?;
     } else {
         let heads = ["NAME", "EXPRESSION", "ZONE", "QUEUE", "NEXT", "LAST", "MISSED TICKS", "PAYLOAD"];
         output::print(&output::grid(&heads, entries.iter().map(entry_row)))?;
@@ -167,18 +173,33 @@ fn entry_row(entry: &CronEntry) -> Vec<String> {
     ]
 }
 
-fn entry_json(entry: &CronEntry) -> Value {
+/// A periodic job as JSON.
+#[derive(Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    expression: &'a str,
+    time_zone: &'a str,
+    queue: &'a str,
+    payload: Box<RawValue>,
+    priority: i32,
+    catch_up: bool,
+    paused: bool,
+    next_at: Option<String>,
+    last_at: Option<String>,
+}
+
+fn entry_json(entry: &CronEntry) -> Shown<'_> {
     let cron = &entry.cron;
-    json!({
-        "name": cron.name,
-        "expression": cron.expression,
-        "time_zone": cron.time_zone,
-        "queue": cron.queue.as_str(),
-        "payload": serde_json::from_str::<Value>(cron.payload.as_str()).unwrap_or_default(),
-        "priority": cron.priority,
-        "catch_up": cron.catch_up,
-        "paused": entry.paused,
-        "next_at": entry.next_at.map(output::precise),
-        "last_at": entry.last_at.map(output::precise),
-    })
+    Shown {
+        name: &cron.name,
+        expression: &cron.expression,
+        time_zone: &cron.time_zone,
+        queue: cron.queue.as_str(),
+        payload: jobs::raw(cron.payload.as_str()),
+        priority: cron.priority,
+        catch_up: cron.catch_up,
+        paused: entry.paused,
+        next_at: entry.next_at.map(output::precise),
+        last_at: entry.last_at.map(output::precise),
+    }
 }

@@ -1,6 +1,5 @@
 //! `pq jobs`.
 
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use pq_diesel::{Filter, JobId, JobState, Key, Listed};
@@ -27,11 +26,11 @@ pub(crate) struct Jobs {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Only those behind the job of this number: where the page before ended.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = jobs::number, allow_negative_numbers = true)]
     after: Option<i64>,
     /// At most so many.
-    #[arg(long, value_name = "N", default_value = "100")]
-    limit: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
     /// Print JSON: an array of objects.
     #[arg(long)]
     json: bool,
@@ -49,7 +48,7 @@ impl Jobs {
             filter = filter.after(JobId(id));
         }
         let pq = global.connect()?;
-        let limit = self.limit.get();
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let mut found = pq.list(&filter, limit.saturating_add(1))?;
         let more = found.len() > limit;
         found.truncate(limit);

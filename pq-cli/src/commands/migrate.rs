@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use pq_diesel::{Error, Overview, Pq};
+
 use super::examples;
 use crate::confirm::Yes;
 use crate::failure::Failure;
@@ -11,7 +13,7 @@ use crate::output;
 /// Create the table, or bring it up to date; safe at any time, from any number of processes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
-    "pq migrate --schema app --table work\npq migrate --dry-run\npq migrate --down-to 20261121000000"
+    "pq migrate --schema app --table work\npq migrate --dry-run\npq migrate --down-to 0"
 ))]
 pub(crate) struct Migrate {
     /// Print the SQL that would be run, and run none.
@@ -36,18 +38,34 @@ impl Migrate {
                 output::print(&format!("-- {}\n{}", step.version, step.sql.trim_end()))?;
             }
         } else if let Some(version) = &self.down_to {
-            let what = match version.as_str() {
-                "0" => "undoes all migrations and deletes every job for good".to_owned(),
-                _ => format!("undoes the migrations after {version}, with what only they can hold"),
-            };
-            if !self.yes.confirm(&what)? {
+            let after = pq.transaction(|conn| pq.migrations_after_on(conn, version))?;
+            if !after.is_empty() && !self.yes.confirm(&what_is_lost(&pq, version, &after)?)? {
                 return Ok(ExitCode::from(1));
             }
             let undone = pq.transaction(|conn| pq.migrate_down_to_on(conn, version))?;
-            output::print(&format!("{} migrations undone", undone.len()))?;
+            output::print(&format!("{} undone", output::counted(undone.len() as u64, "migration")))?;
         } else {
             pq.migrate()?;
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn what_is_lost(pq: &Pq, version: &str, after: &[String]) -> Result<String, Failure> {
+    let migrations = output::counted(after.len() as u64, "migration");
+    if version != "0" {
+        let after = after.join(" and ");
+        return Ok(format!("undoes {migrations}, {after}, with what only they can hold"));
+    }
+    let jobs = match pq.overview() {
+        Ok(queues) => output::counted(queues.iter().map(all_jobs).sum(), "job"),
+        // Some of the tables that are counted are of a later migration.
+        Err(Error::NotMigrated { .. }) => "all jobs".to_owned(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(format!("undoes {migrations}, drops the tables and deletes {jobs} for good"))
+}
+
+fn all_jobs(queue: &Overview) -> u64 {
+    queue.waiting() + queue.running + queue.dequeued + queue.dead + queue.cancelled + queue.done
 }

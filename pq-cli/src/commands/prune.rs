@@ -39,7 +39,8 @@ impl Prune {
             old += u64::from(job.ended_at <= bound);
             Ok(())
         })?;
-        let what = format!("removes {old} {} jobs of {:?} for good", self.state, self.queue);
+        let about = output::counted(old, &format!("{} job", self.state));
+        let what = format!("removes {about} of {:?} for good", self.queue);
         if old > 0 && !self.yes.confirm(&what)? {
             return Ok(ExitCode::from(1));
         }
@@ -48,7 +49,8 @@ impl Prune {
             JobState::Cancelled => EndedAs::Cancelled,
             _ => EndedAs::Done,
         };
-        output::print(&format!("{} jobs removed", queue.prune(ended, self.older_than)?))?;
+        let removed = queue.prune(ended, self.older_than)?;
+        output::print(&format!("{} removed", output::counted(removed, "job")))?;
         Ok(ExitCode::SUCCESS)
     }
 }

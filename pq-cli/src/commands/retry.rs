@@ -8,7 +8,8 @@ use super::examples;
 use crate::confirm::Yes;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::output;
+use crate::output::counted;
+use crate::{jobs, output};
 
 /// Put dead or cancelled jobs back into the line, due at once, with their attempts counted from the beginning.
 ///
@@ -17,7 +18,7 @@ use crate::output;
 #[command(after_help = examples("pq retry 42 43\npq retry --queue mail --yes"))]
 pub(crate) struct Retry {
     /// The jobs' numbers.
-    #[arg(required_unless_present = "queue")]
+    #[arg(required_unless_present = "queue", value_parser = jobs::number, allow_negative_numbers = true)]
     ids: Vec<i64>,
     /// All dead jobs of this queue.
     #[arg(long, value_name = "QUEUE", conflicts_with = "ids")]
@@ -33,12 +34,19 @@ impl Retry {
             let queue = pq.queue::<()>(name)?;
             let dead = queue.counts()?.dead;
             if dead > 0
-                && !self.yes.confirm(&format!("puts {dead} dead jobs of {name:?} back into the line"))?
+                && !self
+                    .yes
+                    .confirm(&format!("puts {} of {name:?} back into the line", counted(dead, "dead job")))?
             {
                 return Ok(ExitCode::from(1));
             }
             let back = queue.retry_all_dead()?;
-            output::print(&format!("{back} of {dead} dead jobs are back in the line"))?;
+            output::print(&format!("{} back in the line", counted(back, "dead job")))?;
+            if back < dead {
+                let stay = counted(dead - back, "job");
+                output::complain(&format!("{stay} stayed dead, for a unique key is in use"));
+                return Ok(ExitCode::from(1));
+            }
             return Ok(ExitCode::SUCCESS);
         }
         let mut all = true;

@@ -15,7 +15,7 @@ pub(crate) struct Schema {}
 impl Schema {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let sql = global.detached()?.schema_sql();
-        output::print_lines([sql.trim_end()]).map_err(|error| Failure::writing(&error))?;
+        output::print(sql.trim_end())?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -7,7 +7,7 @@ use pq_diesel::{JobId, Key};
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::jobs::JobJson;
+use crate::jobs::{self, JobJson};
 use crate::output;
 
 /// Show all that is known of a job, wherever it is.
@@ -15,6 +15,7 @@ use crate::output;
 #[command(after_help = examples("pq show 42\npq show 42 --json | jq .payload"))]
 pub(crate) struct Show {
     /// The job's number.
+    #[arg(value_parser = jobs::number, allow_negative_numbers = true)]
     id: i64,
     /// Print JSON: an object.
     #[arg(long)]
@@ -49,12 +50,12 @@ impl Show {
             ("leased until", job.lease_until.map(output::precise)),
             ("ended", job.ended_at.map(output::precise)),
             ("error", job.error.clone()),
-            ("result", job.result.as_ref().map(|result| result.as_str().to_owned())),
-            ("payload", Some(job.payload.as_str().to_owned())),
+            ("result", job.result.as_ref().map(|result| output::one_line(result.as_str()))),
+            ("payload", Some(output::one_line(job.payload.as_str()))),
         ];
         for (name, value) in rows {
             if let Some(value) = value {
-                output::print(&format!("{name:18} {}", output::visible(&value)))?;
+                output::print(&format!("{name:18} {}", output::escaped(&value)))?;
             }
         }
         Ok(ExitCode::SUCCESS)

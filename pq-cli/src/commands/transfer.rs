@@ -8,7 +8,7 @@ use super::examples;
 use crate::confirm::Yes;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::output;
+use crate::{jobs, output};
 
 /// Move waiting jobs from one queue to another, with their numbers, times, keys and attempts.
 ///
@@ -21,7 +21,7 @@ pub(crate) struct Move {
     /// To this one.
     to: String,
     /// Only the job of this number. May be said several times.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = jobs::number, allow_negative_numbers = true)]
     id: Vec<i64>,
     #[command(flatten)]
     yes: Yes,
@@ -38,18 +38,19 @@ impl Move {
         if ids.is_empty() {
             let counts = from.counts()?;
             let jobs = counts.ready + counts.scheduled;
-            let what = format!("moves about {jobs} jobs from {:?} to {:?}", self.from, self.to);
+            let about = output::counted(jobs, "job");
+            let what = format!("moves about {about} from {:?} to {:?}", self.from, self.to);
             if jobs > 0 && !self.yes.confirm(&what)? {
                 return Ok(ExitCode::from(1));
             }
         }
         let moved = from.move_to(&to, (!ids.is_empty()).then_some(&ids))?;
-        output::print(&format!("{moved} jobs moved"))?;
+        output::print(&format!("{} moved", output::counted(moved, "job")))?;
         let all = ids.is_empty() || moved == ids.len() as u64;
         if !all {
             output::complain(&format!(
-                "{} of the jobs do not wait in {:?}, or their unique keys are in use in {:?}",
-                ids.len() as u64 - moved,
+                "{} not moved: not waiting in {:?}, or with a unique key that is in use in {:?}",
+                output::counted(ids.len() as u64 - moved, "job"),
                 self.from,
                 self.to
             ));

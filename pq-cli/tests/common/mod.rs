@@ -19,6 +19,10 @@ pub type Outcome = Result<(), Box<dyn Error>>;
 /// How long something that must happen may take. Nothing is measured by it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Whether a process waits for jobs in the database.
+pub const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
+
 /// The binary, with nothing of the caller's environment that names a database.
 pub fn pq(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pq"));
@@ -116,4 +120,51 @@ pub fn nothing_is_left(database: &Database) -> Outcome {
         WHERE datname = current_database() AND pid <> pg_backend_pid()",
     )?;
     until(database, "SELECT (count(*) = 0)::int::bigint FROM pg_namespace WHERE nspname LIKE 'pq%'")
+}
+
+/// A handle of the library's on this database.
+pub fn handle(database: &Database) -> Result<pq_diesel::Pq, pq_diesel::Error> {
+    pq_diesel::Pq::connect(database.url())
+}
+
+/// All that a command said: its output, its errors behind `!`, and its exit status if that is not 0.
+pub fn said(output: &Output) -> String {
+    let errors = stderr(output)
+        .lines()
+        .map(|line| format!("! {line}").trim_end().to_owned() + "\n")
+        .collect::<String>();
+    let code = match status(output) {
+        0 => String::new(),
+        code => format!("[{code}]\n"),
+    };
+    format!("{}{errors}{code}", stdout(output))
+}
+
+/// Runs commands one after the other, and tells what was said.
+pub fn told(database: &Database, commands: &[&[&str]]) -> Result<String, Box<dyn Error>> {
+    let mut told = String::new();
+    for words in commands {
+        let shown = words.iter().map(|word| match word {
+            word if word.is_empty() || word.contains(' ') => format!(" '{word}'"),
+            word => format!(" {word}"),
+        });
+        told += &format!("$ pq{}\n{}", shown.collect::<String>(), said(&on(database, words).output()?));
+    }
+    Ok(told)
+}
+
+/// The JSON that a command printed, on one line.
+pub fn parsed(output: &Output) -> Result<serde_json::Value, Box<dyn Error>> {
+    assert_eq!((status(output), stdout(output).lines().count()), (0, 1), "{}", said(output));
+    Ok(serde_json::from_str(&stdout(output))?)
+}
+
+/// Has snapshots show no instant, no span and no version of the schema, for as long as what it returns lives.
+pub fn timeless() -> insta::internals::SettingsBindDropGuard {
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[instant]");
+    settings.add_filter(r"\b\d+(ms|s) +(\d+\.\d/s)", "[span]  $2");
+    settings.add_filter(r"\b20\d{12}((, | and )20\d{12})*", "[versions]");
+    settings.add_filter(r"\b\d+ migrations?", "[n] migrations");
+    settings.bind_to_scope()
 }

@@ -1,0 +1,219 @@
+//! `pq cron`: periodic jobs as an operator sets them.
+
+mod common;
+
+use insta::assert_snapshot;
+use serde_json::json;
+
+use self::common::*;
+
+const NIGHTLY: &[&str] = &[
+    "cron",
+    "add",
+    "nightly",
+    "30 2 * * *",
+    "reports",
+    "--time-zone",
+    "Europe/Berlin",
+    "--data",
+    "{\"b\": 1, \"a\": 1e400}",
+];
+
+#[test]
+fn a_periodic_job_is_set_listed_paused_and_removed() -> Outcome {
+    let (database, _timeless) = (migrated()?, timeless());
+    assert_snapshot!(
+        told(&database, &[
+            &["cron", "ls"],
+            NIGHTLY,
+            &["cron", "add", "bills", "@monthly", "tasks", "--task", "bill", "--data", "[7]", "--catch-up", "--priority", "-2"],
+            &["cron", "ls"],
+            &["cron", "pause", "nightly"],
+            &["cron", "pause", "nightly"],
+            &["cron", "ls"],
+            &["cron", "resume", "nightly"],
+            &["cron", "resume", "nightly"],
+            &["cron", "add", "nightly", "0 3 * * *", "reports"],
+            &["cron", "rm", "nightly"],
+            &["cron", "rm", "nightly"],
+            &["cron", "ls"],
+        ])?, @r#"
+    $ pq cron ls
+    NAME  EXPRESSION  ZONE  QUEUE  NEXT  LAST  MISSED TICKS  PAYLOAD
+    $ pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{"b": 1, "a": 1e400}'
+    next at [instant] (At 02:30, Europe/Berlin)
+    $ pq cron add bills @monthly tasks --task bill --data [7] --catch-up --priority -2
+    next at [instant] (At 00:00, on day 1, UTC)
+    $ pq cron ls
+    NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD
+    bills    @monthly    UTC            tasks    [instant]        once for all  {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
+    nightly  30 2 * * *  Europe/Berlin  reports  [instant]        pass          {"b": 1, "a": 1e400}
+    $ pq cron pause nightly
+    paused
+    $ pq cron pause nightly
+    paused
+    $ pq cron ls
+    NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD
+    bills    @monthly    UTC            tasks    [instant]        once for all  {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
+    nightly  30 2 * * *  Europe/Berlin  reports  paused                      pass          {"b": 1, "a": 1e400}
+    $ pq cron resume nightly
+    goes on
+    $ pq cron resume nightly
+    goes on
+    $ pq cron add nightly '0 3 * * *' reports
+    next at [instant] (At 03:00, UTC); it takes the place of another
+    $ pq cron rm nightly
+    removed
+    $ pq cron rm nightly
+    ! pq: there is no periodic job called "nightly"; `pq cron ls` lists them
+    [1]
+    $ pq cron ls
+    NAME   EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD
+    bills  @monthly    UTC   tasks  [instant]        once for all  {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
+    "#);
+    Ok(())
+}
+
+#[test]
+fn periodic_jobs_as_json_are_what_was_set() -> Outcome {
+    let database = migrated()?;
+    assert_eq!(parsed(&on(&database, &["cron", "ls", "--json"]).output()?)?, json!([]));
+    assert_eq!(status(&on(&database, NIGHTLY).output()?), 0);
+    assert_eq!(status(&on(&database, &["cron", "pause", "nightly"]).output()?), 0);
+    let printed = stdout(&on(&database, &["cron", "ls", "--json"]).output()?);
+    // A number that no parser keeps is in it as it was given.
+    assert!(printed.contains("{\"b\": 1, \"a\": 1e400}"), "{printed}");
+    let entry: serde_json::Value = serde_json::from_str(&printed.replace("1e400", "1"))?;
+    for (name, value) in [
+        ("name", json!("nightly")),
+        ("expression", json!("30 2 * * *")),
+        ("time_zone", json!("Europe/Berlin")),
+        ("queue", json!("reports")),
+        ("priority", json!(0)),
+        ("catch_up", json!(false)),
+        ("paused", json!(true)),
+        ("last_at", json!(null)),
+    ] {
+        assert_eq!(entry[0][name], value, "{name} of {entry}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_tick_puts_what_was_set() -> Outcome {
+    let database = migrated()?;
+    let add = &["cron", "add", "beat", "* * * * * *", "heart", "--file", "-", "--priority", "4"];
+    assert_eq!(status(&feed(on(&database, add), "{\"n\":\n 1}\n")?), 0);
+    let pq = handle(&database)?;
+    let served = pq.queue::<serde_json::Value>("heart")?.transactional(|_, _| Ok::<_, pq_diesel::Error>(()));
+    let worker = pq_diesel::Worker::new(&pq).threads(1).serve(served);
+    // Whoever works fires what is due; the queue is paused so that the job can be looked at.
+    assert_eq!(status(&on(&database, &["pause", "heart"]).output()?), 0);
+    let control = worker.control();
+    std::thread::scope(|threads| -> Outcome {
+        let runs = threads.spawn(move || worker.run());
+        let seen = until(&database, "SELECT count(*) FROM pq.queue WHERE q_name = 'heart'");
+        control.stop(pq_diesel::StopMode::Now);
+        runs.join().map_err(|_| "the worker panicked")??;
+        seen
+    })?;
+    let jobs = parsed(&on(&database, &["jobs", "heart", "--json"]).output()?)?;
+    assert_eq!((&jobs[0]["payload"], &jobs[0]["priority"]), (&json!({ "n": 1 }), &json!(4)));
+    assert!(jobs[0]["expected_at"].is_string(), "the tick is when it was wanted: {jobs}");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_a_periodic_job_is_refused_with_what_would_do() -> Outcome {
+    let database = migrated()?;
+    assert_snapshot!(
+        told(&database, &[
+            &["cron", "add", "n", "30 2 * *", "q"],
+            &["cron", "add", "n", "0 0 6 * * * 2027", "q"],
+            &["cron", "add", "n", "61 * * * *", "q"],
+            &["cron", "add", "n", "often", "q"],
+            &["cron", "add", "n", "", "q"],
+            &["cron", "add", "n", "0 0 31 2 *", "q"],
+            &["cron", "add", "n", "@hourly", "q", "--time-zone", "Mars/Olympus"],
+            &["cron", "add", "n", "@hourly", "q", "--time-zone", ""],
+            &["cron", "add", "n", "@hourly", ""],
+            &["cron", "add", "", "@hourly", "q"],
+            &["cron", "add", "n", "@hourly", "q", "--data", "{"],
+            &["cron", "add", "n", "@hourly", "q", "--file", "/no/such/file"],
+            &["cron", "pause", "n"],
+            &["cron", "resume", "n"],
+            &["cron", "rm", "n"],
+        ])?, @r#"
+    $ pq cron add n '30 2 * *' q
+    ! pq: "30 2 * *" is no cron expression, such as '0 6 * * mon-fri': Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed.
+    [2]
+    $ pq cron add n '0 0 6 * * * 2027' q
+    ! pq: "0 0 6 * * * 2027" is no cron expression, such as '0 6 * * mon-fri': Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed.
+    [2]
+    $ pq cron add n '61 * * * *' q
+    ! pq: "61 * * * *" is no cron expression, such as '0 6 * * mon-fri': Component error: Number out of bounds.
+    [2]
+    $ pq cron add n often q
+    ! pq: "often" is no cron expression, such as '0 6 * * mon-fri': Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed.
+    [2]
+    $ pq cron add n '' q
+    ! pq: "" is no cron expression, such as '0 6 * * mon-fri': CronPattern cannot be an empty string.
+    [2]
+    $ pq cron add n '0 0 31 2 *' q
+    ! pq: "0 0 31 2 *" has no tick to come
+    [2]
+    $ pq cron add n @hourly q --time-zone Mars/Olympus
+    ! pq: "Mars/Olympus" is no time zone: a name of the IANA database is wanted, such as Europe/Berlin or UTC
+    [2]
+    $ pq cron add n @hourly q --time-zone ''
+    ! pq: "" is no time zone: a name of the IANA database is wanted, such as Europe/Berlin or UTC
+    [2]
+    $ pq cron add n @hourly ''
+    ! pq: "" cannot name a queue: it is empty, and a queue's name has at least one character
+    [2]
+    $ pq cron add '' @hourly q
+    ! pq: "" cannot name a periodic job: it is empty
+    [2]
+    $ pq cron add n @hourly q --data {
+    ! pq: the input is not one JSON document: EOF while parsing an object at line 1 column 1
+    [2]
+    $ pq cron add n @hourly q --file /no/such/file
+    ! pq: /no/such/file cannot be read: No such file or directory (os error 2)
+    [6]
+    $ pq cron pause n
+    ! pq: there is no periodic job called "n"; `pq cron ls` lists them
+    [1]
+    $ pq cron resume n
+    ! pq: there is no periodic job called "n"; `pq cron ls` lists them
+    [1]
+    $ pq cron rm n
+    ! pq: there is no periodic job called "n"; `pq cron ls` lists them
+    [1]
+    "#);
+    assert_eq!(parsed(&on(&database, &["cron", "ls", "--json"]).output()?)?, json!([]));
+    Ok(())
+}
+
+#[test]
+fn a_hostile_name_is_one_line_and_visible() -> Outcome {
+    let (database, _timeless) = (migrated()?, timeless());
+    let name = "a\u{1b}[2Jb\n\u{202e}c";
+    let payload = "\"\u{202e} \u{7f}\"";
+    let added = on(&database, &["cron", "add", name, "@daily", "q\nq", "--data", payload]).output()?;
+    assert_eq!(status(&added), 0, "{}", said(&added));
+    assert_snapshot!(said(&on(&database, &["cron", "ls"]).output()?), @r#"
+    NAME                    EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD
+    a\u{1b}[2Jb\n\u{202e}c  @daily      UTC   q\nq   [instant]        pass          "\u{202e} \u{7f}"
+    "#);
+    let listed = parsed(&on(&database, &["cron", "ls", "--json"]).output()?)?;
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["queue"], &listed[0]["payload"]),
+        (&json!(name), &json!("q\nq"), &json!("\u{202e} \u{7f}"))
+    );
+    assert_eq!(said(&on(&database, &["cron", "rm", name]).output()?), "removed\n");
+    assert_snapshot!(said(&on(&database, &["cron", "rm", name]).output()?), @r#"
+    ! pq: there is no periodic job called "a\u{1b}[2Jb\n\u{202e}c"; `pq cron ls` lists them
+    [1]
+    "#);
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! `pq migrate`, `pq schema` and `pq grant`: the tables, and who may use them.
+
+mod common;
+
+use insta::assert_snapshot;
+use pq_testing::Server;
+
+use self::common::*;
+
+#[test]
+fn migrations_are_shown_run_and_undone() -> Outcome {
+    let (database, _timeless) = (Server::shared()?.database()?, timeless());
+    let shown = on(&database, &["migrate", "--dry-run"]).output()?;
+    let heads = stdout(&shown).lines().filter(|line| line.starts_with("-- 20261121")).count();
+    assert!(heads >= 3 && stdout(&shown).contains("CREATE TABLE \"pq\".\"queue\""), "{}", said(&shown));
+    assert_eq!(status(&on(&database, &["ls"]).output()?), 4, "a dry run changed something");
+    assert_snapshot!(
+        told(&database, &[
+            &["migrate"],
+            &["migrate", "--dry-run"],
+            &["migrate", "--down-to", "20261121120000", "-y"],
+            &["migrate", "--down-to", "0"],
+            &["migrate", "--down-to", "0", "--yes"],
+            &["migrate", "--down-to", "0"],
+            &["ls"],
+            &["migrate", "--down-to", "5", "--yes"],
+            &["migrate", "--down-to", "newest", "--yes"],
+        ])?, @r#"
+    $ pq migrate
+    $ pq migrate --dry-run
+    ! all migrations have run
+    $ pq migrate --down-to [versions] -y
+    [n] migrations undone
+    $ pq migrate --down-to 0
+    ! pq: this undoes [n] migrations, drops the tables and deletes all jobs for good; say --yes where nobody can be asked
+    [2]
+    $ pq migrate --down-to 0 --yes
+    [n] migrations undone
+    $ pq migrate --down-to 0
+    [n] migrations undone
+    $ pq ls
+    ! pq: there is no table pq.queue in this database, or not all of it; run `pq migrate`, or call `migrate()`
+    [4]
+    $ pq migrate --down-to 5 --yes
+    ! pq: there is no migration "5"; there are [versions], and 0 undoes all
+    [2]
+    $ pq migrate --down-to newest --yes
+    ! pq: there is no migration "newest"; there are [versions], and 0 undoes all
+    [2]
+    "#);
+    Ok(())
+}
+
+/// A client of PostgreSQL's own, wherever Debian keeps it.
+fn psql() -> std::process::Command {
+    let found = std::process::Command::new("psql").arg("--version").output().is_ok();
+    let kept = || std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|dir| dir.path()).max();
+    let path = if found { None } else { kept().map(|dir| dir.join("bin/psql")) };
+    std::process::Command::new(path.unwrap_or_else(|| "psql".into()))
+}
+
+#[test]
+fn the_printed_sql_makes_in_psql_what_migrate_makes() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    for place in [&[][..], &["--schema", "My \"own\"; --", "--table", "tab'le $names$"]] {
+        let (one, other) = (Server::shared()?.database()?, Server::shared()?.database()?);
+        assert_eq!(status(&on(&one, &[&["migrate"], place].concat()).output()?), 0);
+        let sql = folder.path().join("schema.sql");
+        std::fs::write(&sql, pq(&[&["schema"], place].concat()).output()?.stdout)?;
+        let run = psql()
+            .args(["-X", "-v", "ON_ERROR_STOP=1", "-f"])
+            .arg(&sql)
+            .args(["-d", other.url()])
+            .output()?;
+        assert!(run.status.success(), "{}", stderr(&run));
+        assert_eq!(catalog::catalog(&mut one.connect()?)?, catalog::catalog(&mut other.connect()?)?);
+        let pending = on(&other, &[&["migrate", "--dry-run"], place].concat()).output()?;
+        assert_eq!(said(&pending), "! all migrations have run\n");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_role_is_granted_what_its_kind_of_process_needs() -> Outcome {
+    let database = migrated()?;
+    // Roles belong to the server, which other tests may use as well.
+    let name = &format!("o'clock \"{}\"", database.name());
+    let mut conn = database.connect()?;
+    let run = |conn: &mut _, sql: &str| diesel::connection::SimpleConnection::batch_execute(conn, sql);
+    let role = &format!("\"{}\"", name.replace('"', "\"\""));
+    run(&mut conn, &format!("CREATE ROLE {role} NOLOGIN"))?;
+    let shown = on(&database, &["grant", name, "producer", "--dry-run"]).output()?;
+    let grants = |line: &str| line.starts_with("GRANT ") && line.ends_with(&format!(" TO {role};"));
+    assert!(stdout(&shown).lines().count() > 3 && stdout(&shown).lines().all(grants), "{}", said(&shown));
+    run(&mut conn, &format!("SET ROLE {role}"))?;
+    let put = "INSERT INTO pq.queue (q_name, data) VALUES ('mail', '1')";
+    assert!(run(&mut conn, put).is_err(), "a dry run granted something");
+    assert_eq!(said(&on(&database, &["grant", name, "producer"]).output()?), "");
+    run(&mut conn, put)?;
+    assert!(run(&mut conn, "DELETE FROM pq.queue").is_err(), "a producer takes no jobs");
+    run(&mut conn, "RESET ROLE")?;
+    assert_snapshot!(told(&database, &[&["grant", "nobody here", "reader"], &["grant", "somebody", "admin"]])?, @r#"
+    $ pq grant 'nobody here' reader
+    ! pq: the database refused: role "nobody here" does not exist
+    [5]
+    $ pq grant somebody admin
+    ! error: invalid value 'admin' for '<KIND>': "admin" is no role; there are producer, consumer and reader
+    !
+    ! For more information, try '--help'.
+    [2]
+    "#);
+    run(&mut conn, &format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
+    Ok(())
+}
+
+#[path = "../../pq-diesel/tests/catalog/mod.rs"]
+mod catalog;

@@ -1,0 +1,380 @@
+//! What every command has: help, exit statuses, a page and a completion, and one line for hostile text.
+
+mod common;
+
+use std::fs::File;
+use std::process::{Command, Output, Stdio};
+
+use insta::assert_snapshot;
+use pq_testing::Server;
+use serde_json::json;
+
+use self::common::*;
+
+/// A name with all that could do harm on a terminal or in a statement: an escape, a line break, a change of the
+/// direction of writing, quotes, a separator of lines that no terminal shows.
+const HOSTILE: &str = "a\u{1b}[31mb\nc\r\u{202e}d\"'\\;\u{2028}\u{200b}\u{9b}é";
+
+/// The commands that a help text lists, in its order.
+fn listed(help: &Output) -> Vec<String> {
+    let text = stdout(help);
+    let commands =
+        text.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = commands.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// The words of every command and every command of a command.
+fn all_commands() -> Result<Vec<Vec<String>>, Box<dyn std::error::Error>> {
+    let mut commands = Vec::new();
+    for name in listed(&pq(&["--help"]).output()?) {
+        let parts = listed(&pq(&[&name, "--help"]).output()?);
+        commands.extend(parts.into_iter().filter(|part| part != "help").map(|part| vec![name.clone(), part]));
+        commands.push(vec![name]);
+    }
+    commands.retain(|words| words != &["help"]);
+    assert!(commands.len() > 20, "{commands:?}");
+    Ok(commands)
+}
+
+/// The lines of the help about the exit status.
+fn exit_codes(help: &str) -> String {
+    help.lines().skip_while(|line| *line != "Exit status:").collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_help_has_an_example_and_the_exit_statuses() -> Outcome {
+    let table = exit_codes(&stdout(&pq(&["--help"]).output()?));
+    let source = include_str!("../src/failure.rs");
+    let written = source.split_once("EXIT_CODES: &str = \"\\\n").and_then(|(_, rest)| rest.split_once("\";"));
+    assert_eq!(Some(table.as_str()), written.map(|(text, _)| text), "the table is not the code's");
+    for words in all_commands()? {
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(["--help"]).collect();
+        let help = pq(&words).output()?;
+        assert_eq!(status(&help), 0, "{words:?}");
+        assert_eq!(exit_codes(&stdout(&help)), table, "{words:?}");
+        let example = format!("pq {}", words[..words.len() - 1].join(" "));
+        let text = stdout(&help);
+        let examples = text.split_once("\nExample").map_or("", |(_, examples)| examples);
+        assert!(examples.contains(&example), "{words:?} has no example:\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_table_of_exit_statuses_is_what_the_commands_do() -> Outcome {
+    let (database, empty) = (migrated()?, Server::shared()?.database()?);
+    feed(on(&database, &["put", "mail"]), "1")?;
+    let table = exit_codes(&stdout(&pq(&["--help"]).output()?));
+    let codes = table.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    let codes = codes.map(str::parse).collect::<Result<Vec<i32>, _>>()?;
+    for code in &codes {
+        let ended = match code {
+            0 => on(&database, &["ls"]).output()?,
+            1 => on(&database, &["show", "99"]).output()?,
+            2 => on(&database, &["jobs", ""]).output()?,
+            3 => pq(&["ls"]).env("PQ_URL", "postgres://127.0.0.1:1/nowhere").output()?,
+            4 => on(&empty, &["ls"]).output()?,
+            5 => on(&database, &["grant", "nobody here", "reader"]).output()?,
+            6 => on(&database, &["jobs", "mail"]).stdout(File::create("/dev/full")?).output()?,
+            7 => {
+                let faulty = migrated()?;
+                let drop = "DROP INDEX pq.queue_ready";
+                diesel::connection::SimpleConnection::batch_execute(&mut faulty.connect()?, drop)?;
+                on(&faulty, &["doctor"]).output()?
+            }
+            8 => on(&database, &["get", "mail", "--exec", "false"]).output()?,
+            130 => {
+                let waiting = on(&database, &["get", "letters", "--wait", "0"]).spawn()?;
+                until(&database, LISTENING)?;
+                signal(&waiting, rustix::process::Signal::TERM)?;
+                waiting.wait_with_output()?
+            }
+            _ => return Err(format!("nothing here ends with {code}").into()),
+        };
+        assert_eq!(status(&ended), *code, "{}", said(&ended));
+    }
+    // Those of this list that stand in no table would not be missed above.
+    assert!([0, 1, 2, 3, 4, 5, 6, 130].iter().all(|code| codes.contains(code)), "{table}");
+    Ok(())
+}
+
+/// One call of each command that needs a database, none of which asks.
+const CALLS: &[&[&str]] = &[
+    &["migrate", "--dry-run"],
+    &["grant", "somebody", "reader"],
+    &["get", "mail"],
+    &["ls"],
+    &["ls", "--json"],
+    &["jobs", "mail"],
+    &["show", "1"],
+    &["retry", "1"],
+    &["retry", "--queue", "mail", "--yes"],
+    &["cancel", "1"],
+    &["cancel", "--queue", "mail", "--yes"],
+    &["move", "mail", "slow-mail", "--yes"],
+    &["move", "mail", "slow-mail", "--id", "1"],
+    &["clear", "mail", "--yes"],
+    &["prune", "mail", "--state", "dead", "--yes"],
+    &["pause", "mail"],
+    &["resume", "mail"],
+    &["cron", "add", "beat", "@hourly", "mail"],
+    &["cron", "ls"],
+    &["cron", "rm", "beat"],
+    &["cron", "pause", "beat"],
+    &["cron", "resume", "beat"],
+];
+
+#[test]
+fn without_a_server_every_command_says_so_and_shows_no_password() -> Outcome {
+    for words in CALLS {
+        let failed = pq(words).env("PQ_URL", "postgres://bob:s3cret@127.0.0.1:1/shop").output()?;
+        assert_eq!(status(&failed), 3, "{words:?}: {}", said(&failed));
+        assert!(stderr(&failed).starts_with("pq: cannot connect to 127.0.0.1:1/shop"), "{}", said(&failed));
+        assert!(!said(&failed).contains("s3cret"), "{}", said(&failed));
+    }
+    // Where nothing names a database libpq's own defaults hold, and what it says of them is told as it is.
+    let failed = pq(&["ls"]).env("PGHOST", "127.0.0.1").env("PGPORT", "1").output()?;
+    assert_eq!(status(&failed), 3);
+    assert!(stderr(&failed).contains("port 1 failed"), "{}", said(&failed));
+    Ok(())
+}
+
+#[test]
+fn without_the_table_every_command_says_what_to_run() -> Outcome {
+    let database = Server::shared()?.database()?;
+    for words in CALLS.iter().filter(|words| words[0] != "migrate") {
+        let failed = on(&database, words).output()?;
+        assert_eq!(status(&failed), 4, "{words:?}: {}", said(&failed));
+        assert!(stderr(&failed).contains("run `pq migrate`"), "{words:?}: {}", said(&failed));
+    }
+    Ok(())
+}
+
+#[test]
+fn words_that_cannot_be_used_are_answered_with_those_that_can() -> Outcome {
+    let database = migrated()?;
+    let long = "x".repeat(1025);
+    for (words, right) in [
+        (&["jobs", "mail", "--state", "nonsense"][..], "ready, blocked, scheduled, running, dequeued, dead"),
+        (&["jobs", "mail", "--limit", "0"], "1.."),
+        (&["jobs", "mail", "--after", "x"], "a job's number is wanted"),
+        (&["jobs", "mail", "--key", ""], "it is empty"),
+        (&["jobs", ""], "at least one character"),
+        (&["jobs", &long], "1024 are the most"),
+        (&["show", "x"], "a job's number is wanted"),
+        (&["retry", "9223372036854775808"], "a job's number is wanted"),
+        (&["retry"], "<IDS>"),
+        (&["cancel"], "<IDS>"),
+        (&["cancel", "1", "--queue", "mail"], "cannot be used with"),
+        (&["cancel", "--queue", "mail", "--state", "dead"], "ready, blocked, scheduled or running is wanted"),
+        (&["cancel", "1", "--state", "ready"], "cannot be used with"),
+        (&["cancel", "--state", "ready"], "--queue <QUEUE>"),
+        (&["move", "mail", "mail"], "the two queues are the same"),
+        (&["move", "mail", ""], "at least one character"),
+        (&["move", "mail", "slow-mail", "--id", "-"], "a job's number is wanted"),
+        (&["prune", "mail"], "--state <STATE>"),
+        (&["prune", "mail", "--state", "ready"], "dead, cancelled or done is wanted"),
+        (&["prune", "mail", "--state", "dead", "--older-than", "5x"], "supported units"),
+        (&["grant", "somebody", "admin"], "producer, consumer and reader"),
+        (&["completions", "sh"], "bash, elvish, fish, powershell, zsh"),
+        (&["migrate", "--down-to", "7", "--yes"], "there are 2026"),
+        (&["ls", "--table", &long[..64]], "only 63"),
+        (&["ls", "--schema", ""], "it is empty"),
+        (&["pause"], "<QUEUE>"),
+        (&[], "Usage: pq"),
+        (&["nonsense"], "unrecognized subcommand"),
+    ] {
+        let refused = on(&database, words).output()?;
+        assert_eq!(status(&refused), 2, "{words:?}: {}", said(&refused));
+        assert!(stderr(&refused).contains(right), "{words:?}: {}", said(&refused));
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_hostile_stays_on_its_line_and_is_seen() -> Outcome {
+    let (database, _timeless) = (migrated()?, timeless());
+    let payload =
+        "{\"\u{202e}\":\n \"\\u001b[2J \u{7f}\u{9b}\", \"n\": 123456789012345678901234567890, \"n\": 1e400}";
+    assert_eq!(status(&feed(on(&database, &["put", HOSTILE]), payload)?), 0);
+    let run = |words: &[&str]| -> Result<Output, std::io::Error> { on(&database, words).output() };
+    for words in [&["jobs", HOSTILE][..], &["ls"], &["show", "1"]] {
+        let shown = stdout(&run(words)?);
+        let unseen = |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2028}\u{200b}".contains(c));
+        assert!(!shown.contains(unseen), "{words:?}: {shown:?}");
+    }
+    assert_snapshot!(stdout(&run(&["jobs", HOSTILE])?), @r#"
+    ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY  PAYLOAD                                                                         ERROR
+    1   ready  0         0        [instant]            {"\u{202e}": "\u001b[2J \u{7f}\u{9b}", "n": 123456789012345678901234567890, "…
+    "#);
+    assert_snapshot!(stdout(&run(&["ls"])?), @r#"
+    QUEUE                                                  WAITING  READY  RUNNING  SCHEDULED  BLOCKED  DEAD  OLDEST  RATE
+    a\u{1b}[31mb\nc\r\u{202e}d"'\;\u{2028}\u{200b}\u{9b}é  1        1      0        0          0        0     [span]  0.0/s
+    "#);
+    assert_snapshot!(stdout(&run(&["show", "1"])?), @r#"
+    id                 1
+    queue              a\u{1b}[31mb\nc\r\u{202e}d"'\;\u{2028}\u{200b}\u{9b}é
+    state              ready
+    attempt            0
+    priority           0
+    put                [instant]
+    payload            {"\u{202e}":  "\u001b[2J \u{7f}\u{9b}", "n": 123456789012345678901234567890, "n": 1e400}
+    "#);
+    assert_snapshot!(said(&run(&["clear", HOSTILE])?), @r#"
+    ! pq: this deletes about 1 job of "a\u{1b}[31mb\nc\r\u{202e}d\"'\\;\u{2028}\u{200b}\u{9b}é" for good; say --yes where nobody can be asked
+    [2]
+    "#);
+    // As JSON the name is the same to the last bit, and the payload's text as well, but for the line break.
+    assert_eq!(parsed(&run(&["ls", "--json"])?)?[0]["queue"], HOSTILE);
+    for words in [&["jobs", HOSTILE, "--json"][..], &["show", "1", "--json"]] {
+        let printed = stdout(&run(words)?);
+        assert!(printed.contains(&payload.replace('\n', " ")), "{words:?}: {printed}");
+        assert_eq!(printed.lines().count(), 1, "{words:?}: {printed}");
+    }
+    assert_eq!(stdout(&run(&["get", HOSTILE])?), format!("{}\n", payload.replace('\n', " ")));
+    Ok(())
+}
+
+#[test]
+fn every_command_takes_hostile_and_long_names() -> Outcome {
+    let database = migrated()?;
+    let long = "ж".repeat(500);
+    for name in [HOSTILE, &long, " ", "--", "Robert'); DROP TABLE pq.queue; --"] {
+        let other = &format!("{name} 2");
+        for (words, input, code) in [
+            (&["put"][..], "1", 0),
+            (&["pause"], "", 0),
+            (&["get"], "", 1),
+            (&["resume"], "", 0),
+            (&["jobs", "--json"], "", 0),
+            (&["move"], "", 0),
+            (&["cancel", "--yes", "--queue"], "", 0),
+            (&["retry", "--yes", "--queue"], "", 0),
+            (&["prune", "--yes", "--state", "cancelled"], "", 0),
+            (&["clear", "--yes"], "", 0),
+            (&["get"], "", 1),
+        ] {
+            let queue = format!("--queue={name}");
+            let words: Vec<&str> = match words {
+                ["move", ..] => vec!["move", "--yes", "--", name, other],
+                [command, yes, "--queue"] => vec![command, yes, &queue],
+                _ => words.iter().copied().chain(["--", name]).collect(),
+            };
+            let done = feed(on(&database, &words), input)?;
+            assert_eq!(status(&done), code, "{words:?}: {}", said(&done));
+        }
+        let moved = on(&database, &["get", "--", other]).output()?;
+        assert_eq!(stdout(&moved), "1\n", "{}", said(&moved));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_command_works_in_a_schema_and_a_table_of_any_name() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let place = ["--schema", "My \"own\"; --\u{1b}", "--table", "tab'le $names$\n\u{202e}"];
+    let missing = on(&database, &[&["ls"], &place[..]].concat()).output()?;
+    assert_eq!((status(&missing), stderr(&missing).lines().count()), (4, 1), "{}", said(&missing));
+    assert!(!stderr(&missing).contains(['\u{1b}', '\u{202e}']), "{}", said(&missing));
+    assert_eq!(status(&on(&database, &[&["migrate"], &place[..]].concat()).output()?), 0);
+    assert_eq!(status(&feed(on(&database, &[&["put", "mail"], &place[..]].concat()), "1")?), 0);
+    for words in CALLS.iter().filter(|words| !["get", "grant"].contains(&words[0])) {
+        let done = on(&database, &[words, &place[..]].concat()).output()?;
+        assert!(status(&done) <= 1, "{words:?}: {}", said(&done));
+    }
+    assert_eq!(stdout(&on(&database, &[&["get", "slow-mail"], &place[..]].concat()).output()?), "");
+    let undone = on(&database, &[&["migrate", "--down-to", "0", "--yes"], &place[..]].concat()).output()?;
+    assert!(said(&undone).ends_with(" migrations undone\n"), "{}", said(&undone));
+    Ok(())
+}
+
+#[test]
+fn a_pipe_that_was_closed_is_no_panic() -> Outcome {
+    let database = migrated()?;
+    feed(on(&database, &["put", "mail", "--lines"]), &"1\n".repeat(2_000))?;
+    let closed = || -> Result<Stdio, std::io::Error> { Ok(std::io::pipe()?.1.into()) };
+    let table = ["jobs", "mail", "--limit", "2000"];
+    for words in [
+        &table[..],
+        &["jobs", "mail", "--json"],
+        &["ls"],
+        &["show", "1"],
+        &["cron", "ls"],
+        &["schema"],
+        &["completions", "zsh"],
+    ] {
+        let cut = on(&database, words).stdout(closed()?).output()?;
+        assert_eq!(status(&cut), 6, "{words:?}: {}", said(&cut));
+        assert!(stderr(&cut).starts_with("pq: the output cannot be written: "), "{words:?}: {}", said(&cut));
+        assert_eq!(stderr(&cut).lines().count(), 1, "{words:?}: {}", said(&cut));
+    }
+    // As in `pq jobs mail | head -1`.
+    let mut jobs = on(&database, &table).spawn()?;
+    let head = Command::new("head").arg("-1").stdin(jobs.stdout.take().ok_or("a pipe")?).output()?;
+    assert!(stdout(&head).starts_with("ID "), "{}", said(&head));
+    let jobs = jobs.wait_with_output()?;
+    assert!([0, 6].contains(&status(&jobs)) && !stderr(&jobs).contains("panicked"), "{}", said(&jobs));
+    // Nobody hears the complaint, and the exit status says the same.
+    assert_eq!(on(&database, &["jobs", ""]).stderr(closed()?).status()?.code(), Some(2));
+    assert_eq!(on(&database, &["show", "99999"]).stderr(closed()?).status()?.code(), Some(1));
+    assert_eq!(pq(&["--help"]).stdout(closed()?).output()?.stderr, b"");
+    Ok(())
+}
+
+#[test]
+fn every_command_has_a_page_and_a_completion() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let pages = folder.path().join("share/man/man1");
+    let path = pages.to_str().ok_or("a path")?;
+    assert_eq!(said(&pq(&["man", path]).output()?), "");
+    for words in all_commands()? {
+        let page = std::fs::read_to_string(pages.join(format!("pq-{}.1", words.join("-"))))?;
+        assert!(page.contains(".SH SYNOPSIS") && page.contains("Exit status:"), "{words:?}: {page}");
+    }
+    assert!(!pages.join("pq-demo-worker.1").exists());
+    let blocked = folder.path().join("file");
+    std::fs::write(&blocked, "")?;
+    let refused = pq(&["man", blocked.to_str().ok_or("a path")?]).output()?;
+    assert_eq!(status(&refused), 6, "{}", said(&refused));
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = pq(&["completions", shell]).output()?;
+        assert_eq!(status(&script), 0);
+        for words in all_commands()? {
+            let name = words.last().map_or("", String::as_str);
+            assert!(stdout(&script).contains(name), "{shell} does not complete {words:?}");
+        }
+        assert!(
+            stdout(&script).contains("database-url") && !stdout(&script).contains("demo-worker"),
+            "{shell}"
+        );
+    }
+    // What is printed for bash is something that bash can read.
+    let script = folder.path().join("pq.bash");
+    std::fs::write(&script, pq(&["completions", "bash"]).output()?.stdout)?;
+    let read = Command::new("bash").arg("-n").arg(&script).output()?;
+    assert!(read.status.success(), "{}", stderr(&read));
+    Ok(())
+}
+
+#[test]
+fn json_is_json_for_every_command_that_has_it() -> Outcome {
+    let database = migrated()?;
+    feed(on(&database, &["put", "mail"]), "{}")?;
+    for words in all_commands()? {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let help = stdout(&pq(&[&words[..], &["--help"]].concat()).output()?);
+        let wanted: &[&str] = match words[..] {
+            ["jobs"] => &["mail"],
+            ["show"] => &["1"],
+            ["ls"] | ["cron", "ls"] => &[],
+            // They have tests of their own.
+            _ => continue,
+        };
+        assert!(help.contains("--json"), "{words:?}");
+        let printed = parsed(&on(&database, &[&words[..], wanted, &["--json"]].concat()).output()?)?;
+        assert!(if words == ["show"] { printed.is_object() } else { printed.is_array() }, "{words:?}");
+        assert_ne!(printed, json!(null));
+    }
+    Ok(())
+}
