@@ -67,7 +67,7 @@ pub(crate) fn painted(text: &str, colour: AnsiColor) -> String {
 }
 
 /// Whether standard output is a terminal that wants colours.
-fn colours() -> bool {
+pub(crate) fn colours() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }
 
@@ -75,7 +75,7 @@ fn colours() -> bool {
 pub(crate) fn grid(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(heads.iter().map(|head| Cell::new(head)));
+    table.set_header(heads.iter().map(Cell::new));
     for row in rows {
         table.add_row(row.iter().map(|cell| Cell::new(visible(cell))));
     }
@@ -116,9 +116,14 @@ pub(crate) fn progress(jobs: u64, template: &str) -> ProgressBar {
     bar
 }
 
-/// Text with its control characters made visible, on one line.
+/// Text with its control characters made visible, on one line. Those that turn the direction of writing are among
+/// them, for they let a name look like another.
 pub(crate) fn visible(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let turns = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown = |c: char| match c.is_control() || turns(c) {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ").chars().map(shown).collect()
 }
 
@@ -129,6 +134,7 @@ mod tests {
     #[test]
     fn control_characters_are_made_visible() {
         assert_eq!(visible("a\u{1b}[2Jb\nc\u{7}"), "a\\u{1b}[2Jb c\\u{7}");
+        assert_eq!(visible("\u{202e}gnp.exe\tא"), "\\u{202e}gnp.exe\\tא");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod resume;
 mod retry;
 mod schema;
 mod show;
+mod top;
 mod transfer;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ pub(crate) enum Command {
     #[command(visible_alias = "consume")]
     Get(get::Get),
     Ls(ls::Ls),
+    Top(top::Top),
     Jobs(jobs::Jobs),
     Show(show::Show),
     Retry(retry::Retry),
@@ -64,6 +66,7 @@ impl Command {
             Self::Get(command) => command.run(global),
             Self::Grant(command) => command.run(global),
             Self::Ls(command) => command.run(global),
+            Self::Top(command) => command.run(global),
             Self::Jobs(command) => command.run(global),
             Self::Show(command) => command.run(global),
             Self::Retry(command) => command.run(global),
