@@ -1,9 +1,11 @@
 //! What is seen as rows and columns, for the screen and for plain text.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use pq_diesel::{Ended, Overview, Running, WorkerInfo};
 
+use super::fit;
 use super::source::{DEAD_SHOWN, Seen};
 use crate::{jobs, output};
 
@@ -146,14 +148,15 @@ impl Chart {
     }
 }
 
-/// The jobs that run, the longest first.
+/// The jobs that run as far as the workers have told, the longest first.
 pub(super) fn running(seen: &Seen) -> Vec<(&WorkerInfo, &Running)> {
     let mut all: Vec<_> = seen
         .workers
         .iter()
         .flat_map(|worker| worker.status.running.iter().map(move |job| (worker, job)))
         .collect();
-    all.sort_by(|(_, a), (_, b)| b.age.cmp(&a.age).then(a.id.cmp(&b.id)));
+    // A job is as old as it was when its worker was heard of, and as that is ago.
+    all.sort_by_key(|(worker, job)| (Reverse(job.age.saturating_add(worker.heard)), job.id));
     all
 }
 
@@ -162,7 +165,8 @@ pub(super) fn totals(seen: &Seen) -> String {
     let count =
         |count: u64, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
     let sum = |of: fn(&Overview) -> u64| seen.queues.iter().map(of).sum::<u64>();
-    let rate: f64 = seen.queues.iter().map(|queue| queue.per_second).sum();
+    // Not `sum`, for the sum of nothing is less than zero.
+    let rate = seen.queues.iter().fold(0.0, |sum, queue| sum + queue.per_second);
     [
         count(seen.queues.len() as u64, "queue", "queues"),
         count(seen.workers.len() as u64, "worker", "workers"),
@@ -173,15 +177,17 @@ pub(super) fn totals(seen: &Seen) -> String {
     .join(", ")
 }
 
-/// Everything, as text without a width.
+/// Everything, as text for a screen of any width.
 pub(super) fn plain(seen: &Seen) -> String {
+    const WIDEST: u16 = 100;
+    let clipped = |row: Row| row.cells.iter().map(|cell| fit::clip(cell, WIDEST)).collect();
     let mut parts = vec![format!("{}, at {}", totals(seen), output::instant(seen.at))];
     for chart in Pane::ALL.map(|pane| Chart::of(pane, seen)) {
         let body = if chart.rows.is_empty() {
             chart.nothing.to_owned()
         } else {
             let heads: Vec<&str> = chart.columns.iter().map(|column| column.head).collect();
-            output::grid(&heads, chart.rows.into_iter().map(|row| row.cells))
+            output::grid(&heads, chart.rows.into_iter().map(clipped))
         };
         parts.push(format!("{}\n{body}", chart.title));
     }
@@ -242,7 +248,7 @@ fn running_row(worker: &WorkerInfo, job: &Running) -> Row {
         output::visible(&job.queue),
         output::visible(job.task.as_deref().unwrap_or_default()),
         job.attempt.to_string(),
-        coarse(job.age),
+        coarse(job.age.saturating_add(worker.heard)),
         output::visible(&format!("{} {}", worker.host, worker.pid)),
     ];
     Row { cells, tone: Tone::Plain }

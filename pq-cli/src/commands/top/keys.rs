@@ -5,6 +5,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::chart::{self, Pane};
 use super::deed::Deed;
+use super::fit;
 use super::state::{Question, State};
 use crate::output;
 
@@ -25,6 +26,11 @@ pub(super) const HELP: &[(&str, &str)] = &[
 
 /// How far a page goes.
 const PAGE: isize = 10;
+
+/// A name with room beside it for what is asked.
+fn short(name: &str) -> String {
+    fit::clip(&output::visible(name), 32)
+}
 
 /// What a key asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,8 +113,8 @@ impl State {
             },
             Pane::Queues => match self.place_in(Pane::Queues).and_then(|place| self.seen.queues.get(place)) {
                 Some(queue) if queue.dead > 0 => {
-                    let text =
-                        format!("Put all {} dead jobs of {} back into the line?", queue.dead, queue.queue);
+                    let name = short(queue.queue.as_str());
+                    let text = format!("Put all {} dead jobs of {name} back into the line?", queue.dead);
                     let deed = Deed::RetryAllDead(queue.queue.clone());
                     self.question(&text, deed)
                 }
@@ -130,7 +136,7 @@ impl State {
             return self.refuse("no job runs");
         };
         let (host, pid) = (&worker.host, worker.pid);
-        let text = format!("Cancel job {} of {}, which runs at {host} {pid}?", job.id, job.queue);
+        let text = format!("Cancel job {} of {}, which runs at {host} {pid}?", job.id, short(&job.queue));
         let deed = Deed::Cancel(job.queue.clone(), job.id);
         self.question(&text, deed)
     }

@@ -6,6 +6,7 @@ mod fit;
 mod keys;
 mod source;
 mod state;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -15,12 +16,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use pq_diesel::{QueueName, Stop};
-use ratatui::DefaultTerminal;
-use ratatui::crossterm::event::{self, Event};
+use ratatui::crossterm::event::Event;
 
 use self::keys::Step;
 use self::source::{Ask, Seen, Source};
 use self::state::State;
+use self::terminal::Screen;
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
@@ -90,51 +91,33 @@ impl Top {
     }
 }
 
-/// Gives the terminal back however the view ends. A panic's own words are printed by ratatui's hook after it has
-/// done the same.
-struct Restored;
-
-impl Drop for Restored {
-    fn drop(&mut self) {
-        // Where this fails there is no terminal any more.
-        let _ = ratatui::try_restore();
-    }
-}
-
 /// Draws and obeys until somebody quits.
 fn watch(state: &mut State, source: &Source, stop: &Stop) -> Result<ExitCode, Failure> {
-    let lost_terminal = |error: io::Error| Failure::Io(format!("the terminal cannot be used: {error}"));
-    let restored = Restored;
-    let mut terminal: DefaultTerminal = ratatui::try_init().map_err(lost_terminal)?;
+    let mut screen = Screen::take()?;
     let mut watched = state.chosen_queue();
     let (mut drawn, mut changed) = (Instant::now(), true);
-    let code = loop {
-        if stop.is_stopped() {
-            break ExitCode::from(130);
-        }
+    while !stop.is_stopped() {
         while let Some(told) = source.told()? {
             state.learn(told);
             changed = true;
         }
         choose(state, source, &mut watched);
+        // Where nothing changes this shows all the same that the terminal is there still.
         if changed || drawn.elapsed() > Duration::from_secs(1) {
-            terminal.draw(|frame| view::draw(frame, state)).map_err(lost_terminal)?;
+            screen.draw(state)?;
             (drawn, changed) = (Instant::now(), false);
         }
-        if !event::poll(TURN).map_err(lost_terminal)? {
-            continue;
-        }
+        let Some(event) = screen.heard()? else { continue };
         changed = true;
-        if let Event::Key(key) = event::read().map_err(lost_terminal)? {
+        if let Event::Key(key) = event {
             match state.press(key) {
                 Step::Stay => {}
-                Step::Quit => break ExitCode::SUCCESS,
+                Step::Quit => return Ok(ExitCode::SUCCESS),
                 Step::Do(deed) => source.ask(Ask::Do(deed)),
             }
         }
-    };
-    drop((terminal, restored));
-    Ok(code)
+    }
+    Ok(ExitCode::from(130))
 }
 
 /// Has the source read the dead jobs of the queue that is chosen now.

@@ -101,12 +101,12 @@ fn bottom_line(state: &State, width: u16) -> Line<'static> {
         return Line::styled(fit::clip(&note.text, width), paint(state, tone).add_modifier(Modifier::BOLD));
     }
     let own = match state.pane {
-        Pane::Queues => "p pause or go on, r retry all dead",
+        Pane::Queues => "p pause or go on, r retry dead",
         Pane::Workers => "s stop",
         Pane::Running => "c cancel",
         Pane::Dead => "r retry",
     };
-    let keys = format!("{own}   tab next pane, ? help, q quit");
+    let keys = format!("{own}, tab next pane, ? help, q quit");
     Line::styled(fit::clip(&keys, width), Modifier::DIM)
 }
 
