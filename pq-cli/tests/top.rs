@@ -200,7 +200,8 @@ fn a_running_job_is_cancelled_and_its_worker_stopped_from_the_view() -> Outcome 
         terminal.press(&["Tab", "Tab", "c"])?;
         terminal.until_shown("Cancel job 1 of slow, which runs at")?;
         terminal.press(&["y"])?;
-        until(&database, "SELECT count(*) FROM pq.queue_archive WHERE outcome = 'cancelled'")?;
+        terminal.until_shown("1: runs; its handler is told")?;
+        until(&database, "SELECT count(*) FROM pq.queue_archive WHERE error = 'it was told to end'")?;
         terminal.press(&["BTab", "s"])?;
         terminal.until_shown("stop when nothing waits? y/n")?;
         terminal.press(&["y"])?;
@@ -209,7 +210,7 @@ fn a_running_job_is_cancelled_and_its_worker_stopped_from_the_view() -> Outcome 
         terminal.is_itself_again(0)?;
         let report = running.join().map_err(|_| "the worker panicked")??;
         drop(at_end);
-        assert_eq!((report.done, report.dead), (0, 0));
+        assert_eq!((report.done, report.failed), (0, 1));
         Ok(())
     })
 }
