@@ -57,8 +57,11 @@ struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        // Where this fails there is no terminal any more.
-        let _ = ratatui::try_restore();
+        // In a panic it has been done, and doing it again would put the cursor above the panic's words.
+        if !thread::panicking() {
+            // Where this fails there is no terminal any more.
+            let _ = ratatui::try_restore();
+        }
     }
 }
 
