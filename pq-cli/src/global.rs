@@ -1,5 +1,7 @@
 //! The words that every command takes.
 
+use std::time::Duration;
+
 use pq_diesel::{Error, Pq, Settings, Table};
 
 use crate::failure::Failure;
@@ -37,6 +39,12 @@ impl Global {
     /// A handle with up to so many connections, after seeing that the server can be reached.
     pub(crate) fn connect_with(&self, connections: u32) -> Result<Pq, Failure> {
         Ok(self.builder().url(&self.conninfo()).pool_size(connections).connect()?)
+    }
+
+    /// The same, with calls that wait no longer than this for a connection.
+    pub(crate) fn connect_within(&self, connections: u32, timeout: Duration) -> Result<Pq, Failure> {
+        let builder = self.builder().url(&self.conninfo()).pool_size(connections);
+        Ok(builder.connect_timeout(timeout).connect()?)
     }
 
     /// A handle that is connected to nothing.

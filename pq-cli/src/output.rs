@@ -84,7 +84,7 @@ pub(crate) fn painted(text: &str, colour: AnsiColor) -> String {
 }
 
 /// Whether standard output is a terminal that wants colours.
-fn colours() -> bool {
+pub(crate) fn colours() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }
 
@@ -167,6 +167,7 @@ mod tests {
         assert_eq!(visible("a\u{1b}[2Jb\nc\u{7}"), "a\\u{1b}[2Jb c\\u{7}");
         assert_eq!(escaped("a\nb\u{202e}c\u{2028}"), "a\\nb\\u{202e}c\\u{2028}");
         assert_eq!(escaped("\"é\" 'ü' नमस्ते 👩\u{200d}🔬"), "\"é\" 'ü' नमस्ते 👩\u{200d}🔬");
+        assert_eq!(visible("\u{202e}gnp.exe\tא"), "\\u{202e}gnp.exe\\tא");
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod schema;
 mod show;
 mod status;
 mod stop;
+mod top;
 mod transfer;
 mod work;
 
@@ -44,6 +45,7 @@ pub(crate) enum Command {
     Status(status::Status),
     Stop(stop::Stop),
     Ls(ls::Ls),
+    Top(top::Top),
     Jobs(jobs::Jobs),
     Show(show::Show),
     Retry(retry::Retry),
@@ -75,6 +77,7 @@ impl Command {
             Self::Status(command) => command.run(global),
             Self::Stop(command) => command.run(global),
             Self::Ls(command) => command.run(global),
+            Self::Top(command) => command.run(global),
             Self::Jobs(command) => command.run(global),
             Self::Show(command) => command.run(global),
             Self::Retry(command) => command.run(global),

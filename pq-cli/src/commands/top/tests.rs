@@ -1,0 +1,334 @@
+//! What keys do, and how the view is drawn.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use pq_core::Payload;
+use pq_diesel::{Ended, EndedAs, JobId, Overview, QueueName, Status, StopMode, WorkerId, WorkerInfo};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::Buffer;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::style::Color;
+use ratatui::text::Span;
+use serde_json::json;
+
+use super::chart::{self, Pane};
+use super::deed::Deed;
+use super::keys::Step;
+use super::source::{Dead, Seen, Told};
+use super::state::State;
+use super::view;
+
+const HOSTILE: &str =
+    "\u{1b}[2J\u{202e}liam\u{7} \u{1f4a5}請求書\nsecond line of a name that goes on and on and on";
+
+fn at() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+}
+
+fn name(name: &str) -> QueueName {
+    QueueName::new(name).unwrap()
+}
+
+fn empty() -> Seen {
+    Seen { at: at(), queues: Vec::new(), workers: Vec::new(), dead: Dead::default() }
+}
+
+fn queue(of: &str, ready: u64, dead: u64) -> Overview {
+    let mut queue = Overview::of(name(of));
+    (queue.ready, queue.dead, queue.per_second) = (ready, dead, 12.34);
+    queue.oldest = (ready > 0).then_some(Duration::from_secs(4_000));
+    queue
+}
+
+fn worker(id: i64, running: &serde_json::Value) -> WorkerInfo {
+    let status: Status = serde_json::from_value(json!({
+        "running": running,
+        "buffered": 20,
+        "report": { "done": 1_234, "failed": 5, "dead": 2 },
+        "per_second": 98.76,
+    }))
+    .unwrap();
+    WorkerInfo {
+        id: WorkerId(id),
+        host: "a.example".to_owned(),
+        pid: 4_711,
+        supervisor: 4_711,
+        queues: vec!["mail".to_owned(), HOSTILE.to_owned()],
+        threads: 4,
+        started_at: at(),
+        heard: Duration::from_secs(if id == 1 { 1 } else { 40 }),
+        stop: (id == 2).then_some(StopMode::All),
+        status,
+    }
+}
+
+fn dead(id: i64, error: &str) -> Ended {
+    Ended {
+        id: JobId(id),
+        queue: name(HOSTILE),
+        payload: Payload::from_stored("{\n \"to\": \"\u{9b}31mx\" }".to_owned()),
+        enqueued_at: at(),
+        schedule_at: None,
+        expected_at: None,
+        priority: 0,
+        attempt: 3,
+        serialization_key: None,
+        unique_key: None,
+        ended_as: EndedAs::Dead,
+        error: Some(error.to_owned()),
+        result: None,
+        ended_at: at() - Duration::from_secs(90),
+    }
+}
+
+fn busy() -> Seen {
+    let running = json!([
+        { "id": 7, "queue": "mail", "task": "send\u{1b}[31m", "attempt": 1, "age": 0.2 },
+        { "id": 9, "queue": HOSTILE, "attempt": 2, "age": 75.0 },
+    ]);
+    let mut paused = queue("thumbnails", 3, 0);
+    paused.paused_at = Some(at() - Duration::from_secs(7_260));
+    (paused.scheduled, paused.blocked, paused.running) = (2, 1, 4);
+    Seen {
+        at: at(),
+        queues: vec![queue(HOSTILE, 0, 2), queue("mail", 5, 0), paused],
+        workers: vec![worker(1, &running), worker(2, &json!([]))],
+        dead: Dead {
+            of: Some(name(HOSTILE)),
+            jobs: vec![dead(42, "550 no\r\nsuch\u{0} mailbox"), dead(41, &"long ".repeat(400))],
+        },
+    }
+}
+
+fn drawn(state: &State, width: u16, height: u16) -> Buffer {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| view::draw(frame, state)).unwrap();
+    terminal.backend().buffer().clone()
+}
+
+/// The screen as text; a wide character stands for two cells.
+fn screen(state: &State, width: u16, height: u16) -> String {
+    let buffer = drawn(state, width, height);
+    let line = |y| {
+        let (mut line, mut x) = (String::new(), 0);
+        while x < width {
+            let symbol = buffer[(x, y)].symbol();
+            line.push_str(symbol);
+            x += Span::raw(symbol).width().max(1) as u16;
+        }
+        line.trim_end().to_owned()
+    };
+    (0..height).map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn state(seen: Seen) -> State {
+    State::new(seen, None, true)
+}
+
+fn press(state: &mut State, key: char) -> Step {
+    let code = match key {
+        '\t' => KeyCode::Tab,
+        '\u{1b}' => KeyCode::Esc,
+        key => KeyCode::Char(key),
+    };
+    state.press(KeyEvent::new(code, KeyModifiers::NONE))
+}
+
+fn keys(state: &mut State, keys: &str) -> Step {
+    keys.chars().map(|key| press(state, key)).last().unwrap()
+}
+
+#[test]
+fn nothing_at_all() {
+    insta::assert_snapshot!(screen(&state(empty()), 80, 16));
+}
+
+#[test]
+fn queues_with_hostile_names() {
+    insta::assert_snapshot!(screen(&state(busy()), 120, 24));
+}
+
+#[test]
+fn a_narrow_terminal() {
+    insta::assert_snapshot!(screen(&state(busy()), 44, 16));
+}
+
+#[test]
+fn a_low_terminal_has_the_pane_that_is_looked_at() {
+    let mut state = state(busy());
+    keys(&mut state, "\t");
+    insta::assert_snapshot!(screen(&state, 80, 8));
+}
+
+#[test]
+fn a_lost_server() {
+    let mut state = state(busy());
+    let why = "cannot connect to db.example:5432: connection\nrefused".to_owned();
+    state.learn(Told::Lost(why, Duration::from_secs(4)));
+    insta::assert_snapshot!(screen(&state, 100, 20));
+    state.learn(Told::Seen(empty()));
+    assert!(!screen(&state, 100, 20).contains("refused"));
+}
+
+#[test]
+fn the_help() {
+    let mut state = state(busy());
+    press(&mut state, '?');
+    insta::assert_snapshot!(screen(&state, 90, 20));
+    assert_eq!(press(&mut state, '\u{1b}'), Step::Stay, "this leaves the help");
+    assert!(!screen(&state, 90, 20).contains("Ctrl-C"));
+    assert_eq!(press(&mut state, '\u{1b}'), Step::Quit);
+}
+
+#[test]
+fn a_question() {
+    let mut state = state(busy());
+    press(&mut state, 'r');
+    insta::assert_snapshot!(screen(&state, 90, 20));
+}
+
+#[test]
+fn plain_text() {
+    insta::assert_snapshot!(chart::plain(&busy()));
+}
+
+#[test]
+fn any_size_can_be_drawn() {
+    let mut states = [state(empty()), state(busy()), state(busy()), state(busy())];
+    keys(&mut states[1], "\t\t\tj");
+    press(&mut states[2], '?');
+    keys(&mut states[3], "\tjs");
+    for state in &states {
+        for width in [1, 2, 3, 5, 8, 13, 21, 34, 55, 500] {
+            for height in [1, 2, 3, 5, 8, 13, 21, 60] {
+                drawn(state, width, height);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_control_character_is_drawn() {
+    for width in [10, 40, 80, 200] {
+        let mut state = state(busy());
+        press(&mut state, 'r');
+        let text = screen(&state, width, 40) + &chart::plain(&busy());
+        let bad = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!text.contains(bad), "{text:?}");
+    }
+}
+
+#[test]
+fn there_are_colours_where_they_are_wanted() {
+    let is_painted = |colours| {
+        let state = State::new(busy(), None, colours);
+        drawn(&state, 100, 30).content.iter().any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset)
+    };
+    assert!(is_painted(true));
+    assert!(!is_painted(false));
+}
+
+#[test]
+fn a_queue_is_paused_and_goes_on() {
+    let mut state = state(busy());
+    assert_eq!(keys(&mut state, "jp"), Step::Do(Deed::Pause(name("mail"))));
+    assert_eq!(keys(&mut state, "jp"), Step::Do(Deed::Resume(name("thumbnails"))));
+    assert_eq!(
+        keys(&mut state, "jjjp"),
+        Step::Do(Deed::Resume(name("thumbnails"))),
+        "there is no other below"
+    );
+    assert_eq!(keys(&mut state, "\tp"), Step::Do(Deed::Resume(name("thumbnails"))), "from any pane");
+    assert_eq!(keys(&mut self::state(empty()), "p"), Step::Stay);
+}
+
+#[test]
+fn what_loses_something_is_asked_first() {
+    let mut state = state(busy());
+    let all = Step::Do(Deed::RetryAllDead(name(HOSTILE)));
+    assert_eq!(keys(&mut state, "r"), Step::Stay);
+    assert_eq!(keys(&mut state, "y"), all);
+    for no in ["rn", "rq", "rp", "r\t", "r\u{1b}"] {
+        assert_eq!(keys(&mut state, no), Step::Stay, "{no:?}");
+        assert!(state.question.is_none());
+    }
+    press(&mut state, 'r');
+    let held = KeyEvent::new(KeyCode::Char('y'), KeyModifiers::CONTROL);
+    assert_eq!(state.press(held), Step::Stay, "that is another key");
+    assert_eq!(keys(&mut state, "jr"), Step::Stay);
+    assert!(state.question.is_none(), "a queue without dead jobs");
+}
+
+#[test]
+fn a_running_job_is_cancelled_and_a_dead_one_is_retried() {
+    let mut state = state(busy());
+    assert_eq!(keys(&mut state, "c"), Step::Stay);
+    assert!(state.question.is_none(), "not from the queues");
+    assert_eq!(
+        keys(&mut state, "\t\tcy"),
+        Step::Do(Deed::Cancel(HOSTILE.to_owned(), JobId(9))),
+        "the longest"
+    );
+    assert_eq!(keys(&mut state, "jcy"), Step::Do(Deed::Cancel("mail".to_owned(), JobId(7))));
+    assert_eq!(keys(&mut state, "\tjr"), Step::Do(Deed::Retry(name(HOSTILE), JobId(41))));
+    assert_eq!(keys(&mut state, "cy"), Step::Stay, "it has ended");
+}
+
+#[test]
+fn a_worker_is_stopped_more_and_more_sternly() {
+    let mut state = state(busy());
+    assert_eq!(keys(&mut state, "\tsy"), Step::Do(Deed::Stop(WorkerId(1), StopMode::All)));
+    assert_eq!(keys(&mut state, "jsy"), Step::Do(Deed::Stop(WorkerId(2), StopMode::Current)));
+    let mut seen = busy();
+    seen.workers[1].status.stopping = Some(StopMode::Current);
+    state.learn(Told::Seen(seen.clone()));
+    assert_eq!(keys(&mut state, "sy"), Step::Do(Deed::Stop(WorkerId(2), StopMode::Now)));
+    seen.workers[1].stop = Some(StopMode::Now);
+    state.learn(Told::Seen(seen));
+    assert_eq!(keys(&mut state, "sy"), Step::Stay);
+}
+
+#[test]
+fn what_is_chosen_stays_chosen() {
+    let mut state = state(busy());
+    keys(&mut state, "j");
+    let mut seen = busy();
+    seen.queues.insert(0, queue("a new one", 1, 0));
+    state.learn(Told::Seen(seen.clone()));
+    assert_eq!(state.chosen_queue(), Some(name("mail")));
+    seen.queues.retain(|queue| queue.queue != name("mail"));
+    state.learn(Told::Seen(seen.clone()));
+    assert_eq!(state.chosen_queue(), Some(name("thumbnails")), "what stands in its place");
+    seen.queues.truncate(1);
+    state.learn(Told::Seen(seen));
+    assert_eq!(state.chosen_queue(), Some(name("a new one")));
+    state.learn(Told::Seen(empty()));
+    assert_eq!(state.chosen_queue(), None);
+    let named = State::new(busy(), Some(name("mail")), true);
+    assert_eq!(named.chosen_queue(), Some(name("mail")));
+}
+
+#[test]
+fn it_is_left_by_three_keys() {
+    for key in ['q', '\u{1b}'] {
+        assert_eq!(press(&mut state(busy()), key), Step::Quit);
+    }
+    let mut asked = state(busy());
+    press(&mut asked, 'r');
+    let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+    assert_eq!(asked.press(interrupt), Step::Quit, "whatever is asked");
+}
+
+#[test]
+fn what_came_of_a_deed_is_said_until_the_next_key() {
+    let mut state = state(busy());
+    state.learn(Told::Did(Err("the database refused: \u{1b}".to_owned())));
+    assert!(screen(&state, 80, 20).ends_with("the database refused: \\u{1b}"));
+    press(&mut state, 'k');
+    assert!(!screen(&state, 80, 20).contains("refused"));
+    assert_eq!(state.place_in(Pane::Queues), Some(0));
+}

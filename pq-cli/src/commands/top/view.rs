@@ -1,0 +1,175 @@
+//! Drawing: a function of the state and of nothing else.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Table, TableState};
+
+use super::chart::{self, Chart, Pane, Tone};
+use super::fit;
+use super::keys::HELP;
+use super::state::State;
+use crate::output;
+
+/// The lines of a pane besides its rows: its title and its heads.
+const HEADS: u16 = 2;
+
+pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
+    let [top, middle, bottom] =
+        Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)])
+            .areas(frame.area());
+    frame.render_widget(headline(state, top.width), top);
+    let charts = Pane::ALL.map(|pane| (pane, Chart::of(pane, &state.seen)));
+    let wants = charts
+        .each_ref()
+        .map(|(_, chart)| HEADS.saturating_add(u16::try_from(chart.rows.len().max(1)).unwrap_or(u16::MAX)));
+    let focus = Pane::ALL.iter().position(|pane| *pane == state.pane).unwrap_or_default();
+    let mut below = middle;
+    for ((pane, chart), height) in charts.iter().zip(heights(middle.height, wants, focus)) {
+        let area = Rect { height, ..below };
+        below = Rect { y: below.y + height, height: below.height - height, ..below };
+        if height > 0 {
+            draw_chart(frame, state, *pane, chart, area);
+        }
+    }
+    frame.render_widget(bottom_line(state, bottom.width), bottom);
+    if state.help {
+        draw_help(frame, middle);
+    }
+}
+
+/// How the lines are shared out: each pane its least, the one that is looked at what it wants, then the others in
+/// turn. Where there is not room for the least of all, there is only the one that is looked at.
+fn heights(lines: u16, wants: [u16; 4], focus: usize) -> [u16; 4] {
+    const LEAST: u16 = HEADS + 1;
+    let mut heights = [LEAST; 4];
+    let Some(mut left) = lines.checked_sub(4 * LEAST) else {
+        heights = [0; 4];
+        heights[focus] = lines;
+        return heights;
+    };
+    let more = wants[focus].saturating_sub(LEAST).min(left);
+    heights[focus] += more;
+    left -= more;
+    while left > 0 {
+        let mut satisfied = true;
+        for (height, want) in heights.iter_mut().zip(wants) {
+            if left > 0 && *height < want {
+                *height += 1;
+                left -= 1;
+                satisfied = false;
+            }
+        }
+        if satisfied {
+            break;
+        }
+    }
+    // What nobody wants is below the last pane's rows.
+    heights[3] += left;
+    heights
+}
+
+fn headline(state: &State, width: u16) -> Line<'static> {
+    if let Some(lost) = &state.lost {
+        let again = output::span(lost.again);
+        let text = format!("pq top  nothing new for now, again in {again}: {}", lost.why);
+        return Line::styled(fit::clip(&text, width), paint(state, Tone::Bad).add_modifier(Modifier::BOLD));
+    }
+    let clock = output::instant(state.seen.at);
+    let left = format!("pq top  {}", chart::totals(&state.seen));
+    let gap = usize::from(width).saturating_sub(Span::raw(left.as_str()).width() + clock.len());
+    if gap < 2 {
+        return Line::styled(fit::clip(&left, width), Modifier::BOLD);
+    }
+    Line::from(vec![Span::styled(left, Modifier::BOLD), Span::raw(" ".repeat(gap)), Span::raw(clock)])
+}
+
+fn bottom_line(state: &State, width: u16) -> Line<'static> {
+    if let Some(question) = &state.question {
+        // What is to be answered stays, however long the names are.
+        let answer = " y/n ";
+        let room = width.saturating_sub(answer.len() as u16);
+        let text = format!("{}{answer}", fit::clip(&question.text, room));
+        return Line::styled(
+            text,
+            paint(state, Tone::Held).add_modifier(Modifier::BOLD | Modifier::REVERSED),
+        );
+    }
+    if let Some(note) = &state.note {
+        let tone = if note.is_bad { Tone::Bad } else { Tone::Plain };
+        return Line::styled(fit::clip(&note.text, width), paint(state, tone).add_modifier(Modifier::BOLD));
+    }
+    let own = match state.pane {
+        Pane::Queues => "p pause or go on, r retry dead",
+        Pane::Workers => "s stop",
+        Pane::Running => "c cancel",
+        Pane::Dead => "r retry",
+    };
+    let keys = format!("{own}, tab next pane, ? help, q quit");
+    Line::styled(fit::clip(&keys, width), Modifier::DIM)
+}
+
+fn draw_chart(frame: &mut Frame<'_>, state: &State, pane: Pane, chart: &Chart, area: Rect) {
+    let is_focus = state.pane == pane;
+    let emphasis = if is_focus { Modifier::BOLD } else { Modifier::DIM };
+    let title = fit::clip(&chart.title, area.width.saturating_sub(4));
+    let block = Block::new()
+        .borders(Borders::TOP)
+        .border_style(emphasis)
+        .title(Span::styled(format!(" {title} "), if is_focus { Modifier::BOLD } else { Modifier::empty() }));
+    if chart.rows.is_empty() {
+        let nothing = fit::clip(&format!("  {}", chart.nothing), area.width);
+        frame.render_widget(Paragraph::new(Line::styled(nothing, Modifier::DIM)).block(block), area);
+        return;
+    }
+    const MARK: &str = "> ";
+    let shown = fit::columns(chart, area.width.saturating_sub(MARK.len() as u16));
+    let cell = |column: usize, width: u16, text: &str| {
+        let line = Line::from(fit::clip(text, width));
+        Cell::from(if chart.columns[column].is_number { line.right_aligned() } else { line })
+    };
+    let heads = shown.iter().map(|&(column, width)| cell(column, width, chart.columns[column].head));
+    let rows = chart.rows.iter().map(|row| {
+        let cells = shown.iter().map(|&(column, width)| cell(column, width, &row.cells[column]));
+        Row::new(cells).style(paint(state, row.tone))
+    });
+    let table = Table::new(rows, shown.iter().map(|(_, width)| Constraint::Length(*width)))
+        .header(Row::new(heads).style(Modifier::BOLD))
+        .column_spacing(fit::GAP)
+        .highlight_symbol(MARK)
+        .highlight_spacing(ratatui::widgets::HighlightSpacing::Always)
+        .row_highlight_style(if is_focus { Modifier::REVERSED } else { Modifier::empty() })
+        .block(block);
+    // Which queue is chosen matters to other panes too.
+    let place = state.place_in(pane).filter(|_| is_focus || pane == Pane::Queues);
+    frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(place));
+}
+
+fn draw_help(frame: &mut Frame<'_>, area: Rect) {
+    let widest = HELP.iter().map(|(keys, _)| keys.len()).max().unwrap_or_default();
+    let lines: Vec<Line<'_>> = HELP
+        .iter()
+        .map(|(keys, what)| {
+            Line::from(vec![Span::styled(format!(" {keys:widest$}  "), Modifier::BOLD), Span::raw(*what)])
+        })
+        .collect();
+    let width = lines.iter().map(Line::width).max().unwrap_or_default() + 3;
+    let area = area.centered(
+        Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX)),
+        Constraint::Length(u16::try_from(HELP.len() + 2).unwrap_or(u16::MAX)),
+    );
+    frame.render_widget(Clear, area);
+    let block = Block::bordered().title(" Keys ");
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+/// The colour of a tone, where colours are wanted.
+fn paint(state: &State, tone: Tone) -> Style {
+    match tone {
+        _ if !state.colours => Style::new(),
+        Tone::Plain => Style::new(),
+        Tone::Held => Style::new().fg(Color::Yellow),
+        Tone::Bad => Style::new().fg(Color::Red),
+    }
+}
