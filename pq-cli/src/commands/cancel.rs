@@ -66,9 +66,12 @@ impl Cancel {
                 }
             }
         }
+        let bar = output::progress(found.len() as u64, "{wide_bar} {pos}/{len} jobs, {eta} left");
         for job in &found {
-            all &= cancel(&pq, job)?;
+            all &= bar.suspend(|| cancel(&pq, job))?;
+            bar.inc(1);
         }
+        bar.finish_and_clear();
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }
 }
