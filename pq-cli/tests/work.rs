@@ -2,177 +2,18 @@
 
 mod common;
 
-use std::error::Error;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use common::{Outcome, PATIENCE, feed, migrated, on, pq, signal, status, stderr, stdout, until};
+use common::{
+    Outcome, Work, json, migrated, on, patiently, pq, put, run, signal, status, stderr, stdout, until,
+};
 use pq_testing::Database;
 use rustix::process::Signal;
 use serde_json::Value;
 
-fn put(database: &Database, queue: &str, jobs: &str) -> Outcome {
-    let put = feed(on(database, &["put", queue, "--lines"]), jobs)?;
-    assert_eq!(status(&put), 0, "{}", stderr(&put));
-    Ok(())
-}
-
-fn run(database: &Database, words: &[&str]) -> Result<Output, Box<dyn Error>> {
-    Ok(on(database, words).output()?)
-}
-
-fn json(database: &Database, words: &[&str]) -> Result<Value, Box<dyn Error>> {
-    Ok(serde_json::from_str(&stdout(&run(database, words)?))?)
-}
-
-/// A worker, what it says, and its end. It is killed if nobody waited for it.
-struct Work {
-    child: Child,
-    said: Arc<Mutex<String>>,
-    listening: Option<JoinHandle<()>>,
-}
-
-impl Work {
-    fn start(mut command: Command) -> Result<Self, Box<dyn Error>> {
-        let mut child = command.stdout(Stdio::null()).spawn()?;
-        let stderr = child.stderr.take().ok_or("its standard error")?;
-        let said = Arc::new(Mutex::new(String::new()));
-        let heard = Arc::clone(&said);
-        let listening = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-                heard.push_str(&line);
-                heard.push('\n');
-            }
-        });
-        Ok(Self { child, said, listening: Some(listening) })
-    }
-
-    fn said(&self) -> String {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Waits until it has said this.
-    fn says(&self, text: &str) -> Outcome {
-        patiently(text, || Ok(self.said().contains(text)))
-    }
-
-    /// Its exit status and all it said, when it has ended by itself.
-    fn end(mut self) -> Result<(i32, String), Box<dyn Error>> {
-        let begun = Instant::now();
-        while self.child.try_wait()?.is_none() {
-            assert!(begun.elapsed() < PATIENCE, "the worker did not end: {}", self.said());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let status = self.child.wait()?.code().unwrap_or(-1);
-        let heard = self.listening.take().map(JoinHandle::join);
-        assert!(heard.is_some_and(|heard| heard.is_ok()));
-        Ok((status, self.said()))
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        let _ = signal(&self.child, Signal::TERM);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn patiently(what: &str, mut holds: impl FnMut() -> Result<bool, Box<dyn Error>>) -> Outcome {
-    let begun = Instant::now();
-    while !holds()? {
-        assert!(begun.elapsed() < PATIENCE, "it never came to this: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
 fn lines(path: &Path) -> usize {
     fs::read_to_string(path).map_or(0, |text| text.lines().count())
-}
-
-#[test]
-fn get_exec_completes_the_job_with_its_command() -> Outcome {
-    let database = migrated()?;
-    put(&database, "mail", "{\"b\": 1,  \"a\": 2}")?;
-    let got = run(
-        &database,
-        &["get", "mail", "--exec", "cat; echo \" $PQ_ID $PQ_QUEUE $PQ_ATTEMPT $PQ_PRIORITY\""],
-    )?;
-    assert_eq!((status(&got), stdout(&got).as_str()), (0, "{\"b\": 1,  \"a\": 2} 1 mail 1 0\n"));
-    assert_eq!(status(&run(&database, &["get", "mail", "--exec", "true"])?), 1, "there is no job left");
-    Ok(())
-}
-
-#[test]
-fn get_exec_gives_the_job_back_with_a_failed_attempt() -> Outcome {
-    let database = migrated()?;
-    put(&database, "mail", "1")?;
-    let words = ["get", "mail", "--exec", "echo on the way; echo it broke >&2; exit 3"];
-    let failed = run(&database, &words)?;
-    assert_eq!(status(&failed), 8, "{}", stderr(&failed));
-    assert!(stderr(&failed).contains("job 1: exit status 3: it broke"), "{}", stderr(&failed));
-    let job = json(&database, &["show", "1", "--json"])?;
-    assert_eq!((&job["state"], &job["attempt"]), (&"ready".into(), &1.into()));
-    assert_eq!(job["error"], "exit status 3: it broke");
-    let again = run(&database, &["get", "mail", "--exec", "echo $PQ_ATTEMPT"])?;
-    assert_eq!(stdout(&again), "2\n");
-    Ok(())
-}
-
-#[test]
-fn the_transaction_of_get_exec_holds_the_job_while_the_command_runs() -> Outcome {
-    let database = migrated()?;
-    put(&database, "mail", "1")?;
-    let folder = tempfile::tempdir()?;
-    let (begun, go_on) = (folder.path().join("begun"), folder.path().join("go on"));
-    let command =
-        format!("touch '{}'; until [ -e '{}' ]; do sleep 0.02; done", begun.display(), go_on.display());
-    let getting = Work::start(on(&database, &["get", "mail", "--exec", &command]))?;
-    patiently("the command runs", || Ok(begun.exists()))?;
-    assert_eq!(status(&run(&database, &["get", "mail"])?), 1, "nobody else gets it");
-    assert_eq!(json(&database, &["ls", "--json"])?[0]["ready"], 1, "it is not gone before the commit");
-    fs::write(&go_on, "")?;
-    assert_eq!(getting.end()?.0, 0);
-    assert_eq!(json(&database, &["ls", "--json"])?, serde_json::json!([]));
-    Ok(())
-}
-
-#[test]
-fn an_interrupted_get_exec_ends_its_command_and_leaves_the_job_as_it_was() -> Outcome {
-    let database = migrated()?;
-    put(&database, "mail", "1")?;
-    let folder = tempfile::tempdir()?;
-    let (begun, told) = (folder.path().join("begun"), folder.path().join("told"));
-    let command = format!(
-        "trap 'touch {}; exit 1' TERM; touch '{}'; while :; do sleep 0.02; done",
-        told.display(),
-        begun.display()
-    );
-    let getting = Work::start(on(&database, &["get", "mail", "--exec", &command]))?;
-    patiently("the command runs", || Ok(begun.exists()))?;
-    signal(&getting.child, Signal::INT)?;
-    assert_eq!(getting.end()?.0, 130);
-    assert!(told.exists());
-    let job = json(&database, &["show", "1", "--json"])?;
-    assert_eq!((&job["state"], &job["attempt"]), (&"ready".into(), &0.into()));
-    Ok(())
-}
-
-#[test]
-fn a_command_that_reads_nothing_and_leaves_something_running_is_no_trouble() -> Outcome {
-    let database = migrated()?;
-    let large = format!("\"{}\"", "x".repeat(500_000));
-    put(&database, "mail", &large)?;
-    let got = run(&database, &["get", "mail", "--exec", "sleep 60 > /dev/null & exit 0"])?;
-    assert_eq!(status(&got), 0, "{}", stderr(&got));
-    Ok(())
 }
 
 #[test]

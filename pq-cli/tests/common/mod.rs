@@ -4,14 +4,17 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_testing::{Database, Server};
+use serde_json::Value;
 
 /// What a test returns.
 pub type Outcome = Result<(), Box<dyn Error>>;
@@ -167,4 +170,85 @@ pub fn timeless() -> insta::internals::SettingsBindDropGuard {
     settings.add_filter(r"\b20\d{12}((, | and )20\d{12})*", "[versions]");
     settings.add_filter(r"\b\d+ migrations?", "[n] migrations");
     settings.bind_to_scope()
+}
+
+/// Puts each line as a job.
+pub fn put(database: &Database, queue: &str, jobs: &str) -> Outcome {
+    let put = feed(on(database, &["put", queue, "--lines"]), jobs)?;
+    assert_eq!(status(&put), 0, "{}", stderr(&put));
+    Ok(())
+}
+
+/// Runs a command to its end.
+pub fn run(database: &Database, words: &[&str]) -> Result<Output, Box<dyn Error>> {
+    Ok(on(database, words).output()?)
+}
+
+/// What a command prints, as JSON.
+pub fn json(database: &Database, words: &[&str]) -> Result<Value, Box<dyn Error>> {
+    Ok(serde_json::from_str(&stdout(&run(database, words)?))?)
+}
+
+/// A worker, what it says, and its end. It is killed if nobody waited for it.
+pub struct Work {
+    pub child: Child,
+    said: Arc<Mutex<String>>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Work {
+    pub fn start(mut command: Command) -> Result<Self, Box<dyn Error>> {
+        let mut child = command.stdout(Stdio::null()).spawn()?;
+        let stderr = child.stderr.take().ok_or("its standard error")?;
+        let said = Arc::new(Mutex::new(String::new()));
+        let heard = Arc::clone(&said);
+        let listening = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.push_str(&line);
+                heard.push('\n');
+            }
+        });
+        Ok(Self { child, said, listening: Some(listening) })
+    }
+
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it has said this.
+    pub fn says(&self, text: &str) -> Outcome {
+        patiently(text, || Ok(self.said().contains(text)))
+    }
+
+    /// Its exit status and all it said, when it has ended by itself.
+    pub fn end(mut self) -> Result<(i32, String), Box<dyn Error>> {
+        let begun = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the worker did not end: {}", self.said());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let status = self.child.wait()?.code().unwrap_or(-1);
+        let heard = self.listening.take().map(JoinHandle::join);
+        assert!(heard.is_some_and(|heard| heard.is_ok()));
+        Ok((status, self.said()))
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let _ = signal(&self.child, rustix::process::Signal::TERM);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks until it is so.
+pub fn patiently(what: &str, mut holds: impl FnMut() -> Result<bool, Box<dyn Error>>) -> Outcome {
+    let begun = Instant::now();
+    while !holds()? {
+        assert!(begun.elapsed() < PATIENCE, "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }

@@ -32,6 +32,7 @@
 // A case that cannot go on says why and fails: that is a panic.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod attending;
 mod counting;
 mod ending;
 mod handlers;
@@ -106,7 +107,7 @@ impl Suite {
     /// All cases on this fixture, under this name.
     pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
         let fixture = Arc::new(fixture);
-        let topics: [fn() -> Vec<Case<F>>; 20] = [
+        let topics: [fn() -> Vec<Case<F>>; 21] = [
             putting::cases,
             taking::cases,
             ordering::cases,
@@ -125,6 +126,7 @@ impl Suite {
             tasks::cases,
             handlers::cases,
             working::cases,
+            attending::cases,
             overseeing::cases,
             recurring::cases,
         ];

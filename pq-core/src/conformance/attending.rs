@@ -1,0 +1,87 @@
+//! Section 11: workers that tell of themselves, and what they do beside their jobs.
+
+use std::time::Duration;
+
+use super::scene::{PATIENCE, Scene, Undo};
+use super::tasks::task;
+use super::working::{beside, gate, until};
+use super::{Fixture, cases};
+use crate::{StopMode, Worker};
+
+cases![
+    a_worker_is_known_while_it_runs,
+    a_worker_can_be_stopped_through_the_store,
+    a_worker_that_tells_nothing_is_not_known,
+    a_worker_puts_what_is_due_periodically,
+];
+
+fn a_worker_is_known_while_it_runs<F: Fixture>(scene: &Scene<F>) {
+    let (handler, gate) = gate(scene);
+    let id = task::<F, u32>(scene).call(&0).unwrap();
+    let worker = Worker::new(&scene.pq).threads(3).beat_every(Some(Duration::from_millis(5))).serve(handler);
+    beside::<F>(worker, |control| {
+        assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), 0);
+        until("it has told what runs", || {
+            scene.pq.workers().unwrap().iter().any(|worker| !worker.status.running.is_empty())
+        });
+        let known = scene.pq.workers().unwrap();
+        assert_eq!(known.len(), 1);
+        assert_eq!((known[0].pid, known[0].threads, known[0].stop), (std::process::id(), 3, None));
+        assert_eq!(known[0].queues, ["apples"]);
+        assert!(!known[0].host.is_empty() && known[0].heard < PATIENCE);
+        let running = &known[0].status.running[0];
+        assert_eq!((running.id, running.queue.as_str(), running.attempt), (id, "apples", 1));
+        gate.go_on.send(()).unwrap();
+        until("it has told what is done", || scene.pq.workers().unwrap()[0].status.report.done == 1);
+        control.stop(StopMode::All);
+    });
+    assert!(scene.pq.workers().unwrap().is_empty());
+}
+
+fn a_worker_can_be_stopped_through_the_store<F: Fixture>(scene: &Scene<F>) {
+    let worker = || {
+        let handler = task::<F, u32>(scene).leased(|_, _| Ok::<_, Undo>(()));
+        Worker::new(&scene.pq).beat_every(Some(Duration::from_millis(5))).serve(handler)
+    };
+    let (one, other) = (worker(), worker());
+    beside::<F>(other, |other| {
+        until("the one that stays is known", || scene.pq.workers().unwrap().len() == 1);
+        let stays = scene.pq.workers().unwrap()[0].id;
+        beside::<F>(one, |_| {
+            until("both are known", || scene.pq.workers().unwrap().len() == 2);
+            let stops = scene.pq.workers().unwrap().into_iter().find(|worker| worker.id != stays).unwrap().id;
+            assert!(scene.pq.stop_worker(stops, StopMode::Current).unwrap());
+            // Never told less than it was.
+            scene.pq.stop_worker(stops, StopMode::All).unwrap();
+            // It ends, and this returns.
+        });
+        assert_eq!(scene.pq.workers().unwrap().iter().map(|worker| worker.id).collect::<Vec<_>>(), [stays]);
+        assert!(!scene.pq.stop_worker(crate::WorkerId(stays.0 + 100), StopMode::Now).unwrap());
+        other.stop(StopMode::All);
+    });
+}
+
+fn a_worker_that_tells_nothing_is_not_known<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u32>(scene);
+    task.call(&0).unwrap();
+    let pq = scene.pq.clone();
+    let handler = task.leased(move |_, _| {
+        assert!(pq.workers().unwrap().is_empty());
+        Ok::<_, Undo>(())
+    });
+    let report = Worker::new(&scene.pq).beat_every(None).serve(handler).run_until_empty().unwrap();
+    assert_eq!((report.done, report.failed), (1, 0));
+}
+
+fn a_worker_puts_what_is_due_periodically<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u32>(scene);
+    let cron = task.cron("tick", "* * * * * *", &7).unwrap();
+    scene.pq.set_cron(&cron).unwrap();
+    let handler = task.transactional(|_, job| {
+        assert_eq!(job.data, 7);
+        Ok::<_, Undo>(())
+    });
+    let worker = Worker::new(&scene.pq).sweep_every(Duration::from_millis(5)).serve(handler);
+    let report = worker.run_jobs(2).unwrap();
+    assert_eq!((report.done, report.failed), (2, 0));
+}
