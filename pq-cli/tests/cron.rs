@@ -217,3 +217,50 @@ fn a_hostile_name_is_one_line_and_visible() -> Outcome {
     "#);
     Ok(())
 }
+
+#[test]
+fn every_tick_is_fired_once_while_workers_are_killed() -> Outcome {
+    let database = migrated()?;
+    let added = on(&database, &["cron", "add", "tick", "* * * * * *", "ticks"]).output()?;
+    assert_eq!(status(&added), 0, "{}", stderr(&added));
+    let words = [
+        "work",
+        "ticks",
+        "--exec",
+        "true",
+        "--keep-history",
+        "--processes",
+        "3",
+        "--lease",
+        "300ms",
+        "--max-retries",
+        "9",
+    ];
+    let work = Work::start(on(&database, &words))?;
+    let done = |least: u8| {
+        until(&database, &format!("SELECT (count(*) >= {least})::int::bigint FROM pq.queue_archive"))
+    };
+    for least in [2, 4, 6] {
+        done(least)?;
+        patiently("a worker process is killed", || {
+            // The last is the youngest: one that was killed is known for a while.
+            let known = json(&database, &["status", "--json"])?;
+            let pid = known.as_array().and_then(|all| all.last()?["pid"].as_i64()).ok_or("a worker")?;
+            let victim = rustix::process::Pid::from_raw(i32::try_from(pid)?).ok_or("a process")?;
+            Ok(rustix::process::kill_process(victim, rustix::process::Signal::KILL).is_ok())
+        })?;
+    }
+    done(8)?;
+    assert_eq!(status(&on(&database, &["cron", "rm", "tick"]).output()?), 0);
+    signal(&work.child, rustix::process::Signal::HUP)?;
+    assert_eq!(work.end()?.0, 0);
+    // Wherever its job is, each second from the first to the last has one.
+    let gaps = "WITH tick AS (
+            SELECT expected_at FROM pq.queue_archive
+            UNION ALL SELECT expected_at FROM pq.queue
+            UNION ALL SELECT unnest(expected_at) FROM pq.queue_leases)
+        SELECT (count(*) = count(DISTINCT expected_at)
+            AND count(*) = extract(epoch FROM max(expected_at) - min(expected_at))::bigint + 1)::int::bigint
+        FROM tick";
+    until(&database, gaps)
+}
