@@ -38,7 +38,11 @@ impl Postgres {
         let url = self.database.url();
         let builder = Pq::builder().pool_size(4);
         match self.way {
-            Way::DefaultSchema => builder.url(url).table(&format!("queue_{number}")),
+            // Whoever is not told of what it waits for waits for longer than any case does.
+            Way::DefaultSchema => builder
+                .url(url)
+                .table(&format!("queue_{number}"))
+                .poll_interval(std::time::Duration::from_secs(120)),
             Way::HostileNames => builder
                 .url(url)
                 .schema("The \"own\" schema's; 🍎")

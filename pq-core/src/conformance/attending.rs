@@ -6,11 +6,12 @@ use super::scene::{PATIENCE, Scene, Undo};
 use super::tasks::task;
 use super::working::{beside, gate, until};
 use super::{Fixture, cases};
-use crate::{StopMode, Worker};
+use crate::{Beat, Status, StopMode, Store, Worker};
 
 cases![
     a_worker_is_known_while_it_runs,
     a_worker_can_be_stopped_through_the_store,
+    a_wish_to_stop_a_worker_only_gets_sterner,
     a_worker_that_tells_nothing_is_not_known,
     a_worker_puts_what_is_due_periodically,
 ];
@@ -51,14 +52,42 @@ fn a_worker_can_be_stopped_through_the_store<F: Fixture>(scene: &Scene<F>) {
             until("both are known", || scene.pq.workers().unwrap().len() == 2);
             let stops = scene.pq.workers().unwrap().into_iter().find(|worker| worker.id != stays).unwrap().id;
             assert!(scene.pq.stop_worker(stops, StopMode::Current).unwrap());
-            // Never told less than it was.
-            scene.pq.stop_worker(stops, StopMode::All).unwrap();
             // It ends, and this returns.
         });
         assert_eq!(scene.pq.workers().unwrap().iter().map(|worker| worker.id).collect::<Vec<_>>(), [stays]);
         assert!(!scene.pq.stop_worker(crate::WorkerId(stays.0 + 100), StopMode::Now).unwrap());
         other.stop(StopMode::All);
     });
+}
+
+fn a_wish_to_stop_a_worker_only_gets_sterner<F: Fixture>(scene: &Scene<F>) {
+    let store = scene.pq.store();
+    let mut beat = Beat {
+        worker: None,
+        host: "elsewhere".to_owned(),
+        pid: 7,
+        supervisor: 6,
+        queues: vec![scene.queue().name().clone()],
+        threads: 2,
+        status: Status::default(),
+    };
+    let tell = |beat: &Beat| store.beat(&mut scene.connect(), beat).unwrap();
+    let first = tell(&beat);
+    assert_eq!(first.stop, None);
+    beat.worker = Some(first.worker);
+    for (wish, told) in [
+        (StopMode::All, StopMode::All),
+        (StopMode::Current, StopMode::Current),
+        (StopMode::All, StopMode::Current),
+        (StopMode::Now, StopMode::Now),
+        (StopMode::Current, StopMode::Now),
+    ] {
+        assert!(scene.pq.stop_worker(first.worker, wish).unwrap());
+        let beaten = tell(&beat);
+        assert_eq!((beaten.worker, beaten.stop), (first.worker, Some(told)));
+    }
+    let known = scene.pq.workers().unwrap().pop().unwrap();
+    assert_eq!((known.host.as_str(), known.pid, known.supervisor, known.threads), ("elsewhere", 7, 6, 2));
 }
 
 fn a_worker_that_tells_nothing_is_not_known<F: Fixture>(scene: &Scene<F>) {

@@ -76,7 +76,7 @@ fn giving_back_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
         scene
             .transaction(|conn| {
                 let job = queue.on(conn).get()?.unwrap();
-                waiter = Some(scene.waiter(threads, Wait::For(PATIENCE)));
+                waiter = Some(scene.waiter(threads, Wait::For(2 * PATIENCE)));
                 Ok(queue.on(conn).give_back(&job)?)
             })
             .unwrap();

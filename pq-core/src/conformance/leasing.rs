@@ -279,7 +279,7 @@ fn a_job_that_comes_back_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
     scene.put("a");
     let job = scene.lease_one();
     std::thread::scope(|threads| {
-        let waiter = scene.waiter(threads, Wait::For(PATIENCE));
+        let waiter = scene.waiter(threads, Wait::For(2 * PATIENCE));
         scene.settle(&job, Outcome::GiveBack);
         assert_eq!(waiter.recv_timeout(PATIENCE).unwrap(), Some(json!("a")));
     });

@@ -1,5 +1,7 @@
 //! Section 9: any name works, in every call.
 
+use std::time::Instant;
+
 use serde_json::json;
 
 use super::scene::{PATIENCE, Scene};
@@ -32,9 +34,14 @@ fn any_name_can_be_put_to_waited_on_and_got_from<F: Fixture>(scene: &Scene<F>) {
     for name in names() {
         let queue = scene.named(&name);
         std::thread::scope(|threads| {
-            let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE)).unwrap().map(|job| job.data));
+            let waiter = threads.spawn(|| queue.get(Wait::For(2 * PATIENCE)).unwrap().map(|job| job.data));
+            let put = Instant::now();
             queue.put(&json!(name)).unwrap();
             assert_eq!(waiter.join().unwrap(), Some(json!(name)), "a waiter on {name:?}");
+            assert!(
+                put.elapsed() < PATIENCE,
+                "a waiter on {name:?} was not woken, it looked again at its end"
+            );
         });
         queue.on(&mut scene.connect()).put(&json!(name)).unwrap();
         assert_eq!(queue.counts().unwrap().ready, 1);

@@ -13,6 +13,7 @@ use crate::{Cron, CronEntry, Retention, Store, Task};
 cases![
     a_tick_puts_one_job_whoever_is_there,
     a_tick_is_the_time_by_which_its_job_is_wanted,
+    a_tick_that_somebody_fires_is_nobody_elses,
     a_periodic_job_is_fired_once_a_tick,
     a_tick_whose_put_is_rolled_back_is_fired_again,
     missed_ticks_are_not_made_up_for_unless_said,
@@ -65,6 +66,21 @@ fn a_tick_puts_one_job_whoever_is_there<F: Fixture>(scene: &Scene<F>) {
         }
     });
     assert_eq!(scene.drain(), [json!({ "b": 1, "a": 2 })]);
+}
+
+fn a_tick_that_somebody_fires_is_nobody_elses<F: Fixture>(scene: &Scene<F>) {
+    due(scene, &yearly(scene, "bills"), Duration::milliseconds(1));
+    let store = scene.pq.store();
+    let due_to = |conn: &mut super::scene::Conn<F>| {
+        scene.nested(conn, |conn| Ok(store.due_crons(conn)?.len())).unwrap()
+    };
+    let done = scene.transaction(|conn| {
+        assert_eq!(store.due_crons(conn)?.len(), 1);
+        assert_eq!(due_to(&mut scene.connect()), 0, "others pass it by, and do not wait");
+        undo::<()>()
+    });
+    assert!(done.is_err());
+    assert_eq!(due_to(&mut scene.connect()), 1);
 }
 
 fn a_tick_is_the_time_by_which_its_job_is_wanted<F: Fixture>(scene: &Scene<F>) {

@@ -201,7 +201,8 @@ impl<F: Fixture> Scene<F> {
         matches!(self.fixture.core_error(&error), Some(crate::Error::NotYours { .. }))
     }
 
-    /// Gets with this wait on a thread of its own, and gives what it got when it comes back.
+    /// Gets with this wait on a thread of its own, and gives what it got when it comes back. Where it must be woken it
+    /// waits for longer than the case has patience: at its end it looks once more.
     pub(super) fn waiter<'s>(&'s self, threads: &'s Scope<'s, '_>, wait: Wait) -> Receiver<Option<Value>> {
         let (got, waiter) = channel();
         threads.spawn(move || {
