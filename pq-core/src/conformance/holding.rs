@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::scene::{PATIENCE, Scene, Undo, undo};
 use super::{Fixture, cases};
-use crate::{PutOptions, Wait};
+use crate::PutOptions;
 
 cases![
     a_job_that_is_given_back_carries_its_new_payload,
@@ -76,7 +76,7 @@ fn giving_back_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
         scene
             .transaction(|conn| {
                 let job = queue.on(conn).get()?.unwrap();
-                waiter = Some(scene.waiter(threads, Wait::For(2 * PATIENCE)));
+                waiter = Some(scene.sleeper(threads));
                 Ok(queue.on(conn).give_back(&job)?)
             })
             .unwrap();

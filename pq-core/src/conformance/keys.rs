@@ -211,7 +211,7 @@ fn a_key_that_comes_free_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
     scene.put_with(2, &keyed("a"));
     let job = scene.lease_one();
     std::thread::scope(|threads| {
-        let waiter = scene.waiter(threads, Wait::For(2 * PATIENCE));
+        let waiter = scene.sleeper(threads);
         scene.settle(&job, Outcome::Complete);
         assert_eq!(waiter.recv_timeout(PATIENCE).unwrap(), Some(json!(2)));
     });

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::scene::{PATIENCE, Scene, Undo, undo};
 use super::{Fixture, cases};
-use crate::{Outcome, PutOptions, Store, Verdict, Wait, Whereabouts};
+use crate::{Outcome, PutOptions, Store, Verdict, Whereabouts};
 
 cases![
     a_leased_job_is_held_after_the_commit,
@@ -279,7 +279,7 @@ fn a_job_that_comes_back_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
     scene.put("a");
     let job = scene.lease_one();
     std::thread::scope(|threads| {
-        let waiter = scene.waiter(threads, Wait::For(2 * PATIENCE));
+        let waiter = scene.sleeper(threads);
         scene.settle(&job, Outcome::GiveBack);
         assert_eq!(waiter.recv_timeout(PATIENCE).unwrap(), Some(json!("a")));
     });

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::Scope;
 use std::time::Duration;
 
@@ -201,8 +201,15 @@ impl<F: Fixture> Scene<F> {
         matches!(self.fixture.core_error(&error), Some(crate::Error::NotYours { .. }))
     }
 
-    /// Gets with this wait on a thread of its own, and gives what it got when it comes back. Where it must be woken it
-    /// waits for longer than the case has patience: at its end it looks once more.
+    /// A waiter that must be woken: it has looked, most likely, and found nothing, and it waits for longer than the
+    /// case has patience, for at its end it looks once more.
+    pub(super) fn sleeper<'s>(&'s self, threads: &'s Scope<'s, '_>) -> Receiver<Option<Value>> {
+        let sleeper = self.waiter(threads, Wait::For(2 * PATIENCE));
+        assert_eq!(sleeper.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout));
+        sleeper
+    }
+
+    /// Gets with this wait on a thread of its own, and gives what it got when it comes back.
     pub(super) fn waiter<'s>(&'s self, threads: &'s Scope<'s, '_>, wait: Wait) -> Receiver<Option<Value>> {
         let (got, waiter) = channel();
         threads.spawn(move || {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::scene::{PATIENCE, Scene, undo};
 use super::{Fixture, cases};
-use crate::{JobId, OnConflict, Outcome, Put, PutOptions, PutOutcome, Store, Wait};
+use crate::{JobId, OnConflict, Outcome, Put, PutOptions, PutOutcome, Store};
 
 cases![
     a_second_put_of_a_key_keeps_the_first,
@@ -202,7 +202,7 @@ fn a_cleared_job_gives_up_its_key<F: Fixture>(scene: &Scene<F>) {
 fn a_job_that_was_put_off_to_now_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
     try_put(scene, 1, &unique("a").schedule_at("1h"));
     std::thread::scope(|threads| {
-        let waiter = scene.waiter(threads, Wait::For(2 * PATIENCE));
+        let waiter = scene.sleeper(threads);
         try_put(scene, 2, &PutOptions::new().unique_or("a", OnConflict::PutOff));
         assert_eq!(waiter.recv_timeout(PATIENCE).unwrap(), Some(json!(1)));
     });

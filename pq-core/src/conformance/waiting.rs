@@ -54,7 +54,7 @@ fn a_put_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
 fn a_put_wakes_a_waiter_at_the_commit_and_not_before<F: Fixture>(scene: &Scene<F>) {
     let queue = scene.queue();
     std::thread::scope(|threads| {
-        let waiter = scene.waiter(threads, Wait::For(2 * PATIENCE));
+        let waiter = scene.sleeper(threads);
         scene
             .transaction(|conn| {
                 queue.on(conn).put(&json!("a"))?;
@@ -72,7 +72,7 @@ fn a_put_wakes_a_waiter_at_the_commit_and_not_before<F: Fixture>(scene: &Scene<F
 
 fn a_bulk_put_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
     std::thread::scope(|threads| {
-        let waiter = scene.waiter(threads, Wait::For(2 * PATIENCE));
+        let waiter = scene.sleeper(threads);
         let numbers: Vec<_> = (0..100).map(|n| json!(n)).collect();
         scene.queue().put_many(&numbers).unwrap();
         assert_eq!(waiter.recv_timeout(PATIENCE).unwrap(), Some(json!(0)));
@@ -95,7 +95,7 @@ fn a_rolled_back_put_gives_a_waiter_nothing<F: Fixture>(scene: &Scene<F>) {
 fn a_waiter_for_a_future_job_is_woken_by_an_immediate_one<F: Fixture>(scene: &Scene<F>) {
     scene.put_with("later", &PutOptions::new().schedule_at("1h"));
     std::thread::scope(|threads| {
-        let waiter = scene.waiter(threads, Wait::For(2 * PATIENCE));
+        let waiter = scene.sleeper(threads);
         scene.put("now");
         assert_eq!(waiter.recv_timeout(PATIENCE).unwrap(), Some(json!("now")));
     });
