@@ -133,6 +133,16 @@ pub(crate) fn progress(jobs: u64, template: &str) -> ProgressBar {
     bar
 }
 
+/// Does what may take a while and cannot say how far it is, behind something that moves where standard error is a
+/// terminal.
+pub(crate) fn busy<R>(what: &'static str, work: impl FnOnce() -> R) -> R {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let done = work();
+    bar.finish_and_clear();
+    done
+}
+
 /// Text with its control characters made visible, its lines joined to one.
 pub(crate) fn visible(text: &str) -> String {
     escaped(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "))

@@ -8,6 +8,8 @@ use std::io::Read;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use pq_testing::Server;
 
 use self::common::*;
@@ -277,4 +279,24 @@ fn an_interrupted_demo_leaves_nothing_behind() -> Outcome {
     }
     assert_eq!(running.wait()?.code(), Some(130), "{said}");
     nothing_is_left(&database)
+}
+
+#[test]
+fn more_jobs_than_one_call_takes_are_put_all_or_none() -> Outcome {
+    let database = migrated()?;
+    let lines: String = (0..45_000).map(|n| format!("{n}\n")).collect();
+    let put = feed(on(&database, &["put", "many", "--lines"]), &lines)?;
+    assert_eq!(status(&put), 0, "{}", stderr(&put));
+    let ids: Vec<i64> = stdout(&put).lines().map(str::parse).collect::<Result<_, _>>()?;
+    assert_eq!(ids.len(), 45_000);
+    assert!(ids.is_sorted(), "in the order of the lines");
+    assert_eq!(stderr(&put), "", "no bar where there is no terminal");
+    // The last call of the transaction fails, and takes the first ones with it.
+    let mut conn = database.connect()?;
+    let refuse = "ALTER TABLE pq.queue ADD CONSTRAINT no_last CHECK (data::text <> '44999') NOT VALID";
+    diesel::sql_query(refuse).execute(&mut conn)?;
+    assert_eq!(status(&feed(on(&database, &["put", "none", "--lines"]), &lines)?), 5);
+    let none = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pq.queue WHERE q_name = 'none'");
+    assert_eq!(none.get_result::<i64>(&mut conn)?, 0);
+    Ok(())
 }

@@ -27,7 +27,10 @@ impl Clear {
         if jobs > 0 && !self.yes.confirm(&format!("deletes about {about} of {:?} for good", self.queue))? {
             return Ok(ExitCode::from(1));
         }
-        output::print(&format!("{} deleted", output::counted(queue.clear()?, "job")))?;
+        output::print(&format!(
+            "{} deleted",
+            output::counted(output::busy("deleting", || queue.clear())?, "job")
+        ))?;
         Ok(ExitCode::SUCCESS)
     }
 }

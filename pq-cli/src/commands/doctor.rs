@@ -35,7 +35,8 @@ pub(crate) struct Doctor {
 impl Doctor {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let how = Examination::new().horizon(self.horizon).clock(SystemTime::now);
-        let findings = global.connect()?.examine(&how)?;
+        let pq = global.connect()?;
+        let findings = output::busy("looking", || pq.examine(&how))?;
         let lines = if self.json { json(&findings)? } else { text(&findings) };
         output::print_lines(lines.iter().map(String::as_str))
             .map_err(|error| Failure::Io(format!("the findings cannot be written: {error}")))?;

@@ -25,7 +25,8 @@ pub(crate) struct Ls {
 
 impl Ls {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let queues = global.connect()?.overview()?;
+        let pq = global.connect()?;
+        let queues = output::busy("counting", || pq.overview())?;
         if self.json {
             output::print_json(&queues.iter().map(as_json).collect::<Value>())?;
         } else {

@@ -45,7 +45,7 @@ impl Migrate {
             let undone = pq.transaction(|conn| pq.migrate_down_to_on(conn, version))?;
             output::print(&format!("{} undone", output::counted(undone.len() as u64, "migration")))?;
         } else {
-            pq.migrate()?;
+            output::busy("migrating", || pq.migrate())?;
         }
         Ok(ExitCode::SUCCESS)
     }

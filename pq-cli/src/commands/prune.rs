@@ -49,7 +49,7 @@ impl Prune {
             JobState::Cancelled => EndedAs::Cancelled,
             _ => EndedAs::Done,
         };
-        let removed = queue.prune(ended, self.older_than)?;
+        let removed = output::busy("removing", || queue.prune(ended, self.older_than))?;
         output::print(&format!("{} removed", output::counted(removed, "job")))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use pq_diesel::{PutOptions, codec_by_name};
+use pq_diesel::{PutOptions, Queue, codec_by_name};
 use serde_json::value::RawValue;
 
 use super::examples;
@@ -63,7 +63,7 @@ impl Put {
             pq.migrate()?;
         }
         let queue = pq.queue::<Box<RawValue>>(&self.queue)?.with_codec(codec);
-        let ids = queue.put_many_with(documents.iter().map(|document| (document, &options)))?;
+        let ids = put_all(&queue, &documents, &options)?;
 
         let lines: Vec<String> = ids.iter().map(|put| put.id.to_string()).collect();
         output::print_lines(lines.iter().map(String::as_str)).map_err(|error| {
@@ -71,4 +71,30 @@ impl Put {
         })?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// How many jobs are put by one call. More of them are several calls in one transaction, so that it can be seen how
+/// far they are.
+const AT_ONCE: usize = 20_000;
+
+/// Puts all, or none.
+fn put_all(
+    queue: &Queue<Box<RawValue>>,
+    documents: &[Box<RawValue>],
+    options: &PutOptions,
+) -> Result<Vec<pq_diesel::Put>, pq_diesel::Error> {
+    if documents.len() <= AT_ONCE {
+        return queue.put_many_with(documents.iter().map(|document| (document, options)));
+    }
+    let bar = output::progress(documents.len() as u64, "{wide_bar} {pos}/{len} jobs, {per_sec}, {eta} left");
+    let put = queue.transaction(|conn| {
+        let mut put = Vec::with_capacity(documents.len());
+        for some in documents.chunks(AT_ONCE) {
+            put.extend(queue.on(conn).put_many_with(some.iter().map(|document| (document, options)))?);
+            bar.inc(some.len() as u64);
+        }
+        Ok(put)
+    });
+    bar.finish_and_clear();
+    put
 }

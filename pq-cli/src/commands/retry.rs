@@ -40,7 +40,7 @@ impl Retry {
             {
                 return Ok(ExitCode::from(1));
             }
-            let back = queue.retry_all_dead()?;
+            let back = output::busy("putting back", || queue.retry_all_dead())?;
             output::print(&format!("{} back in the line", counted(back, "dead job")))?;
             if back < dead {
                 let stay = counted(dead - back, "job");

@@ -44,7 +44,7 @@ impl Move {
                 return Ok(ExitCode::from(1));
             }
         }
-        let moved = from.move_to(&to, (!ids.is_empty()).then_some(&ids))?;
+        let moved = output::busy("moving", || from.move_to(&to, (!ids.is_empty()).then_some(&ids)))?;
         output::print(&format!("{} moved", output::counted(moved, "job")))?;
         let all = ids.is_empty() || moved == ids.len() as u64;
         if !all {
