@@ -70,10 +70,7 @@ fn an_interrupted_chaos_leaves_nothing_behind() -> Outcome {
     let database = Server::shared()?.database()?;
     let folder = folder(20_000)?;
     let mut running = demo(&database, folder.path()).arg("--chaos").spawn()?;
-    until(
-        &database,
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%demo_result%'",
-    )?;
+    until(&database, DEMO_WORKS)?;
     signal(&running, rustix::process::Signal::TERM)?;
     // Or it would write to a pipe that is full.
     let said = running.stderr.take().map(std::io::read_to_string).transpose()?;

@@ -268,10 +268,7 @@ fn an_interrupted_demo_leaves_nothing_behind() -> Outcome {
     let database = Server::shared()?.database()?;
     let folder = folder(20_000)?;
     let mut running = demo(&database, folder.path()).spawn()?;
-    until(
-        &database,
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%demo_result%'",
-    )?;
+    until(&database, DEMO_WORKS)?;
     signal(&running, rustix::process::Signal::INT)?;
     let mut said = String::new();
     if let Some(stderr) = &mut running.stderr {

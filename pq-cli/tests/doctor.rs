@@ -1,7 +1,9 @@
 //! `pq doctor` as an operator meets it: a healthy database, and planted faults.
 
+mod common;
+
 use std::error::Error;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::sync::OnceLock;
 
 use diesel::connection::SimpleConnection;
@@ -10,7 +12,7 @@ use diesel::sql_types::{BigInt, Integer, Text};
 use pq_testing::{Database, Kind, Options, Server};
 use serde_json::Value;
 
-type Outcome = Result<(), Box<dyn Error>>;
+use self::common::{Outcome, status, stdout};
 
 /// A server with the settings of one that jobs can be trusted to, and with prepared transactions, if one can be
 /// started here.
@@ -28,23 +30,8 @@ fn server() -> Result<&'static Server, pq_testing::Error> {
     own().map_or_else(Server::shared, Ok)
 }
 
-/// The binary, with nothing of the caller's environment that names a database.
 fn pq(url: &str, words: &[&str]) -> Result<Output, std::io::Error> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pq"));
-    for (name, _) in std::env::vars() {
-        if name.starts_with("PG") || name.starts_with("TPQ_") || name == "DATABASE_URL" {
-            command.env_remove(name);
-        }
-    }
-    command.args(words).env("PQ_URL", url).stdin(Stdio::null()).output()
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    common::pq(words).env("PQ_URL", url).output()
 }
 
 fn migrated() -> Result<Database, Box<dyn Error>> {

@@ -74,6 +74,10 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Whether a process of the demo works. Who asks has the same words in its own statement.
+pub const DEMO_WORKS: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%demo_result%'";
+
 /// Asks until the answer is not 0.
 pub fn until(database: &Database, sql: &str) -> Outcome {
     let mut conn = database.connect()?;
