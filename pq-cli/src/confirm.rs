@@ -14,6 +14,18 @@ pub(crate) struct Yes {
 }
 
 impl Yes {
+    /// Asks about what a look finds, as [`Yes::confirm`] does; where it finds nothing there is nothing to ask. Where
+    /// the answer was said beforehand the look is not made: it may read a whole table.
+    pub(crate) fn confirm_found(
+        &self,
+        look: impl FnOnce() -> Result<Option<String>, Failure>,
+    ) -> Result<bool, Failure> {
+        if self.yes {
+            return Ok(true);
+        }
+        look()?.map_or(Ok(true), |what| self.confirm(&what))
+    }
+
     /// Asks whether this is to be done, where that was not said beforehand. An error where nobody can be asked.
     pub(crate) fn confirm(&self, what: &str) -> Result<bool, Failure> {
         if self.yes {

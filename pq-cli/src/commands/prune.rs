@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pq_diesel::{EndedAs, Filter, JobState};
+use pq_diesel::{EndedAs, Filter, JobState, Pq, QueueName};
 
 use super::examples;
 use crate::confirm::Yes;
@@ -31,17 +31,7 @@ impl Prune {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let pq = global.connect()?;
         let queue = pq.queue::<()>(&self.queue)?;
-        let mut old = 0_u64;
-        let now = pq.now()?;
-        let bound =
-            chrono::TimeDelta::from_std(self.older_than).ok().and_then(|age| now.checked_sub_signed(age));
-        jobs::for_each(&pq, &Filter::queue(queue.name()).state(self.state), |job| {
-            old += u64::from(job.ended_at <= bound);
-            Ok(())
-        })?;
-        let about = output::counted(old, &format!("{} job", self.state));
-        let what = format!("removes {about} of {:?} for good", self.queue);
-        if old > 0 && !self.yes.confirm(&what)? {
+        if !self.yes.confirm_found(|| self.question(&pq, queue.name()))? {
             return Ok(ExitCode::from(1));
         }
         let ended = match self.state {
@@ -52,6 +42,20 @@ impl Prune {
         let removed = output::busy("removing", || queue.prune(ended, self.older_than))?;
         output::print(&format!("{} removed", output::counted(removed, "job")))?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// What is about to be done, if there is anything to do.
+    fn question(&self, pq: &Pq, queue: &QueueName) -> Result<Option<String>, Failure> {
+        let mut old = 0_u64;
+        let now = pq.now()?;
+        let bound =
+            chrono::TimeDelta::from_std(self.older_than).ok().and_then(|age| now.checked_sub_signed(age));
+        jobs::for_each(pq, &Filter::queue(queue).state(self.state), |job| {
+            old += u64::from(job.ended_at <= bound);
+            Ok(())
+        })?;
+        let about = output::counted(old, &format!("{} job", self.state));
+        Ok((old > 0).then(|| format!("removes {about} of {:?} for good", self.queue)))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::exec::Exec;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::pid_file::PidFile;
+use crate::signals::caught;
 use crate::{output, workers};
 
 /// Names, in the environment of a process that another looks after, that other one.
@@ -133,8 +134,7 @@ impl Work {
 
 /// Stops the worker on signals, and prints its status.
 fn heed_signals(control: &Control) -> Result<(), Failure> {
-    let mut signals = Signals::new(STOPS.iter().map(|(signal, _)| *signal).chain(STATUS.iter().copied()))
-        .map_err(|error| Failure::Io(format!("signals cannot be handled: {error}")))?;
+    let mut signals = heeded()?;
     let control = control.clone();
     std::thread::spawn(move || {
         for signal in signals.forever() {
@@ -150,6 +150,11 @@ fn heed_signals(control: &Control) -> Result<(), Failure> {
         }
     });
     Ok(())
+}
+
+/// The signals that a worker heeds, caught.
+fn heeded() -> Result<Signals, Failure> {
+    caught(STOPS.iter().map(|(signal, _)| *signal).chain(STATUS.iter().copied()))
 }
 
 const STOPS: [(i32, StopMode); 3] =

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGUSR1;
-use signal_hook::iterator::Signals;
 
-use super::{STATUS, STOPS, SUPERVISOR};
+use super::{STATUS, SUPERVISOR, heeded};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::{output, workers};
@@ -78,8 +77,7 @@ fn hopeless(status: ExitStatus, begun: Instant) -> Option<u8> {
 }
 
 fn listen() -> Result<Receiver<i32>, Failure> {
-    let mut signals = Signals::new(STOPS.iter().map(|(signal, _)| *signal).chain(STATUS.iter().copied()))
-        .map_err(|error| Failure::Io(format!("signals cannot be handled: {error}")))?;
+    let mut signals = heeded()?;
     let (tell, told) = channel();
     std::thread::spawn(move || {
         for signal in signals.forever() {
