@@ -1,8 +1,12 @@
 //! A server to measure on, with the queue's table in a database of its own.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::Text;
 use pq_diesel::{Pq, Queue};
 use pq_testing::{Database, Options, Server};
 use serde_json::value::RawValue;
@@ -38,6 +42,20 @@ impl Bench {
     #[must_use]
     pub fn origin(&self) -> String {
         self.server.origin().to_string()
+    }
+
+    /// The settings of the server that say how durable it is, and how much memory it has: the same for all that is
+    /// compared.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub fn settings(&self) -> Result<BTreeMap<String, String>> {
+        const TOLD: &str = "SELECT name, current_setting(name) FROM pg_settings WHERE name IN ('fsync', \
+            'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'wal_level', \
+            'wal_compression', 'wal_sync_method', 'commit_delay', 'autovacuum', 'jit', 'max_connections')";
+        let told = diesel::dsl::sql::<(Text, Text)>(TOLD).load::<(String, String)>(&mut self.connect()?)?;
+        Ok(told.into_iter().collect())
     }
 
     /// The database's URL.

@@ -4,21 +4,17 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use comfy_table::Table;
-use diesel::connection::{InstrumentationEvent, SimpleConnection, set_default_instrumentation};
-use pq_bench::{Bench, Cost, median, percentile, pgbench_drain, pickup_latencies};
+use diesel::connection::SimpleConnection;
+use pq_bench::{Bench, Cost, Meter, median, percentile, pgbench_drain, pickup_latencies};
 use pq_diesel::{Handler, Pq, PutOptions, Wait, Worker};
 use serde_json::value::RawValue;
 
 const JOBS: usize = 100_000;
 const QUEUE: &str = "worked";
-
-/// Statements that the handle's connections have sent.
-static SENT: AtomicU64 = AtomicU64::new(0);
 
 /// What else lies in the table while jobs are worked.
 #[derive(Clone, Copy, PartialEq)]
@@ -36,14 +32,7 @@ fn main() -> Result<()> {
     if let (Some(CHILD), Some(url)) = (first.as_deref(), &second) {
         return work_a_million(url);
     }
-    // Before the first connection, for each one takes it when it is made.
-    set_default_instrumentation(|| {
-        Some(Box::new(|event: InstrumentationEvent<'_>| {
-            if matches!(event, InstrumentationEvent::StartQuery { .. }) {
-                SENT.fetch_add(1, Ordering::Relaxed);
-            }
-        }))
-    })?;
+    pq_bench::count_statements()?;
     let runs = first.map_or(Ok(5), |runs| runs.parse())?;
     let bench = Bench::start()?;
     println!("measured on: {}; medians of {runs}\n", bench.origin());
@@ -75,14 +64,11 @@ fn handler(bench: &Bench, transactional: bool) -> Result<Handler> {
 fn drain(bench: &Bench, transactional: bool, threads: usize) -> Result<Cost> {
     let worker = Worker::new(&bench.pq).threads(threads).serve(handler(bench, transactional)?);
     let mut conn = bench.connect()?;
-    let sent = SENT.load(Ordering::Relaxed);
-    let meter = Cost::meter(&mut conn)?;
-    let begun = Instant::now();
+    let meter = Meter::start(&mut conn)?;
     let report = worker.run_until_empty()?;
-    let time = begun.elapsed();
-    let sent = SENT.load(Ordering::Relaxed) - sent;
+    let time = meter.elapsed();
     ensure!(report.done == JOBS as u64, "{report:?}");
-    meter.read(&mut conn, JOBS, time, sent)
+    meter.stop_after(&mut conn, JOBS, time)
 }
 
 const BARE_DELETE: &str = "DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \

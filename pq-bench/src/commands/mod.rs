@@ -1,0 +1,21 @@
+//! The subcommands, a file or folder each.
+
+mod run;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// What `pq-bench` does.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Measures, and keeps what it found in a file
+    Run(run::Arguments),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<()> {
+        match self {
+            Self::Run(arguments) => run::run(&arguments),
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The command `pq-bench`: see `pq-bench --help`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
+
+mod commands;
+
+use anyhow::Result;
+use clap::Parser;
+
+use commands::Command;
+
+/// How fast the queue is, beside the bare SQL on the same server
+#[derive(Parser)]
+#[command(name = "pq-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> Result<()> {
+    Arguments::parse().command.run()
+}

@@ -1,0 +1,181 @@
+//! What a run cost: counted by the server, by the connections, and by the system for this process.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use cpu_time::ProcessTime;
+use diesel::PgConnection;
+use diesel::connection::{InstrumentationEvent, set_default_instrumentation};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Double};
+use serde::{Deserialize, Serialize};
+
+use crate::Bench;
+use crate::bare::pgbench_transactions;
+
+/// What a run cost, for each of its jobs.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct Cost {
+    /// Jobs a second.
+    pub rate: f64,
+    /// Statements sent a job.
+    pub trips: f64,
+    /// Commits a job.
+    pub commits: f64,
+    /// Bytes of WAL a job.
+    pub wal: f64,
+    /// Dead rows left a job, in all tables of the database.
+    pub dead_rows: f64,
+    /// Microseconds of processor time a job, of this process and its threads.
+    pub client_cpu: f64,
+    /// The most memory that this process has had at once, in megabytes.
+    pub peak_memory: f64,
+}
+
+/// The counters at the beginning of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter {
+    began: Instant,
+    counters: Counters,
+    cpu: Duration,
+    sent: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Counters {
+    wal: f64,
+    commits: i64,
+    dead: i64,
+}
+
+/// Statements that connections of this process have sent.
+static SENT: AtomicU64 = AtomicU64::new(0);
+
+/// Counts statements from now on. Before the first connection, for each one takes its counter when it is made;
+/// the handle's own connections count for it as well.
+///
+/// # Errors
+///
+/// Where diesel has no instrumentation.
+pub fn count_statements() -> Result<()> {
+    set_default_instrumentation(|| {
+        Some(Box::new(|event: InstrumentationEvent<'_>| {
+            if matches!(event, InstrumentationEvent::StartQuery { .. }) {
+                SENT.fetch_add(1, Ordering::Relaxed);
+            }
+        }))
+    })?;
+    Ok(())
+}
+
+/// How many statements this process has sent, since [`count_statements`].
+#[must_use]
+pub fn statements_sent() -> u64 {
+    SENT.load(Ordering::Relaxed)
+}
+
+impl Meter {
+    /// Reads the counters; the clock runs from the return.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub fn start(conn: &mut PgConnection) -> Result<Self> {
+        settled();
+        let counters = Counters::read(conn)?;
+        let cpu = ProcessTime::now().as_duration();
+        Ok(Self { began: Instant::now(), counters, cpu, sent: statements_sent() })
+    }
+
+    /// How long the clock has run.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// What so many jobs have cost since.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub fn stop(self, conn: &mut PgConnection, jobs: usize) -> Result<Cost> {
+        let time = self.began.elapsed();
+        self.stop_after(conn, jobs, time)
+    }
+
+    /// What so many jobs have cost since, of which this long was spent on them.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub fn stop_after(self, conn: &mut PgConnection, jobs: usize, time: Duration) -> Result<Cost> {
+        let cpu = ProcessTime::now().as_duration().saturating_sub(self.cpu);
+        let sent = statements_sent() - self.sent;
+        // The WAL at once, before anything else writes to it.
+        let wal = wal_position(conn)?;
+        settled();
+        let after = Counters::read(conn)?;
+        let jobs = jobs as f64;
+        Ok(Cost {
+            rate: jobs / time.as_secs_f64(),
+            trips: sent as f64 / jobs,
+            commits: (after.commits - self.counters.commits) as f64 / jobs,
+            wal: (wal - self.counters.wal) / jobs,
+            dead_rows: (after.dead - self.counters.dead) as f64 / jobs,
+            client_cpu: cpu.as_secs_f64() * 1e6 / jobs,
+            peak_memory: peak_memory()?,
+        })
+    }
+}
+
+/// Sessions report what they have committed when they are idle for a second.
+fn settled() {
+    std::thread::sleep(Duration::from_millis(1_100));
+}
+
+fn wal_position(conn: &mut PgConnection) -> Result<f64> {
+    let position = diesel::dsl::sql::<Double>("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8");
+    Ok(position.get_result(conn)?)
+}
+
+impl Counters {
+    fn read(conn: &mut PgConnection) -> Result<Self> {
+        let commits = diesel::dsl::sql::<BigInt>(
+            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()",
+        );
+        let dead = diesel::dsl::sql::<BigInt>(
+            "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables",
+        );
+        Ok(Self {
+            commits: commits.get_result(conn)?,
+            dead: dead.get_result(conn)?,
+            wal: wal_position(conn)?,
+        })
+    }
+}
+
+/// Takes all jobs by bare SQL that takes 500 a time, through pgbench with so many clients.
+///
+/// # Errors
+///
+/// Where there is no pgbench, or it fails.
+pub fn pgbench_drain(bench: &Bench, sql: &str, clients: usize, jobs: usize) -> Result<Cost> {
+    let mut conn = bench.connect()?;
+    let meter = Meter::start(&mut conn)?;
+    let each = jobs.div_ceil(500).div_ceil(clients);
+    let time = pgbench_transactions(bench.url(), sql, clients, each)?;
+    meter.stop_after(&mut conn, jobs, time)
+}
+
+/// The most memory that this process has had at once, in megabytes, as Linux counts it.
+///
+/// # Errors
+///
+/// Where there is no `/proc`.
+pub fn peak_memory() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("no /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes / 1_024.0)
+}
