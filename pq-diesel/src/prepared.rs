@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use diesel::pg::data_types::PgInterval;
+use diesel::pg::data_types::{PgInterval, PgTimestamp};
 use diesel::pg::{Pg, PgConnection};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -50,6 +50,7 @@ pub(crate) enum Value<'a> {
     BigInt(i64),
     Integer(i32),
     Instant(Option<DateTime<Utc>>),
+    Timestamp(PgTimestamp),
     OptionalText(Option<&'a str>),
     OptionalBigInt(Option<i64>),
     Texts(Vec<&'a str>),
@@ -78,6 +79,7 @@ impl<Row> QueryFragment<Pg> for Bound<'_, Row> {
                 Value::BigInt(value) => out.push_bind_param::<BigInt, _>(value)?,
                 Value::Integer(value) => out.push_bind_param::<Integer, _>(value)?,
                 Value::Instant(value) => out.push_bind_param::<Nullable<Timestamptz>, _>(value)?,
+                Value::Timestamp(value) => out.push_bind_param::<Timestamptz, _>(value)?,
                 Value::OptionalText(value) => out.push_bind_param::<Nullable<Text>, _>(value)?,
                 Value::OptionalBigInt(value) => out.push_bind_param::<Nullable<BigInt>, _>(value)?,
                 Value::OptionalTexts(values) => out.push_bind_param::<Array<Nullable<Text>>, _>(values)?,

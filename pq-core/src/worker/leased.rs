@@ -36,7 +36,7 @@ pub(super) fn batch<S: Store>(
         return Ok(Batch::nothing(taken.next_due));
     };
     found();
-    let count = taken.jobs.len();
+    let (count, bytes) = (taken.jobs.len(), taken.jobs.iter().map(RawJob::size).sum());
     let holding = Holding { length, extended: Instant::now(), lost: false, unwanted: HashSet::new() };
     lock(&shared.leases).insert(lease, holding);
     shared.wake_keeper();
@@ -59,7 +59,7 @@ pub(super) fn batch<S: Store>(
     }
     settle(shared, thread);
     lock(&shared.leases).remove(&lease);
-    Ok(Batch::of(count, count - begun))
+    Ok(Batch::of(count, bytes, count - begun))
 }
 
 /// The next job that is to be begun. Those that are not are given back, and those whose lease is lost are

@@ -13,6 +13,8 @@ pub(crate) struct Pace {
 impl Pace {
     /// A batch that takes longer than this could have been begun by others in part.
     const TARGET: Duration = Duration::from_millis(50);
+    /// About as many bytes of payload as a thread holds at a time.
+    const BYTES: usize = 8 << 20;
 
     pub(crate) fn new(min: usize, max: usize) -> Self {
         Self { size: min, min, max }
@@ -22,18 +24,24 @@ impl Pace {
         self.size
     }
 
-    /// A batch of so many jobs took this long.
-    pub(crate) fn took(&mut self, jobs: usize, time: Duration) {
+    /// A batch of so many jobs, with so many bytes of payload, took this long.
+    pub(crate) fn took(&mut self, jobs: usize, bytes: usize, time: Duration) {
         let wished = if time > 2 * Self::TARGET {
             self.size / 2
         } else if time < Self::TARGET && jobs >= self.size {
-            self.size.saturating_mul(2)
+            // By powers of two, for each size is a statement of its own, and steeply where there is room.
+            let factor = [8, 4, 2].into_iter().find(|factor| time * *factor < Self::TARGET).unwrap_or(2);
+            self.size.saturating_mul(factor as usize)
         } else if jobs < self.size / 2 {
             // There is less to do than one thread takes.
             self.size / 2
         } else {
             self.size
         };
+        let mut wished = wished.min(self.max);
+        while wished > 1 && wished.saturating_mul(bytes) > Self::BYTES.saturating_mul(jobs) {
+            wished /= 2;
+        }
         self.size = wished.clamp(self.min, self.max);
     }
 }
@@ -47,10 +55,10 @@ mod tests {
         let mut pace = Pace::new(1, 512);
         for _ in 0..20 {
             let size = pace.size();
-            pace.took(size, Duration::from_millis(1));
+            pace.took(size, 0, Duration::from_millis(1));
         }
         assert_eq!(pace.size(), 512);
-        pace.took(3, Duration::from_millis(1));
+        pace.took(3, 0, Duration::from_millis(1));
         assert_eq!(pace.size(), 256);
     }
 
@@ -59,17 +67,27 @@ mod tests {
         let mut pace = Pace::new(1, 512);
         for _ in 0..20 {
             let size = pace.size();
-            pace.took(size, size as u32 * Duration::from_millis(80));
+            pace.took(size, 0, size as u32 * Duration::from_millis(80));
         }
         assert!(pace.size() <= 2, "{pace:?}");
     }
 
     #[test]
+    fn large_jobs_are_taken_few_at_a_time() {
+        let mut pace = Pace::new(1, 2_048);
+        for _ in 0..20 {
+            let size = pace.size();
+            pace.took(size, size << 20, Duration::from_millis(1));
+        }
+        assert_eq!(pace.size(), 8);
+    }
+
+    #[test]
     fn the_bounds_hold() {
         let mut pace = Pace::new(4, 6);
-        pace.took(4, Duration::from_millis(1));
+        pace.took(4, 0, Duration::from_millis(1));
         assert_eq!(pace.size(), 6);
-        pace.took(6, Duration::from_secs(9));
+        pace.took(6, 0, Duration::from_secs(9));
         assert_eq!(pace.size(), 4);
     }
 }

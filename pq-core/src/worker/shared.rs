@@ -18,7 +18,8 @@ pub(crate) struct Signals {
     /// Ends the waits of threads and of the keeper.
     pub(crate) stop: Stop,
     pub(crate) totals: Totals,
-    running: Mutex<HashMap<usize, Started>>,
+    /// What each thread runs.
+    running: Mutex<Vec<Option<Started>>>,
     /// How many jobs had ended at moments of the last seconds.
     ended: Mutex<VecDeque<(Instant, BTreeMap<QueueName, u64>)>>,
 }
@@ -56,15 +57,22 @@ impl Signals {
     }
 
     pub(crate) fn started(&self, thread: usize, job: Started) {
-        lock(&self.running).insert(thread, job);
+        let mut running = lock(&self.running);
+        if running.len() <= thread {
+            running.resize(thread + 1, None);
+        }
+        running[thread] = Some(job);
     }
 
     pub(crate) fn ended(&self, thread: usize) {
-        lock(&self.running).remove(&thread);
+        if let Some(job) = lock(&self.running).get_mut(thread) {
+            *job = None;
+        }
     }
 
     pub(crate) fn all_started(&self) -> Vec<(usize, Started)> {
-        lock(&self.running).iter().map(|(thread, started)| (*thread, started.clone())).collect()
+        let running = lock(&self.running);
+        running.iter().enumerate().filter_map(|(thread, started)| Some((thread, started.clone()?))).collect()
     }
 
     pub(crate) fn running(&self) -> Vec<Running> {

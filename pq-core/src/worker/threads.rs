@@ -22,17 +22,19 @@ pub(super) mod rest {
 /// What a look came to.
 pub(super) struct Batch {
     taken: usize,
+    bytes: usize,
     given_back: usize,
     next_due: Option<Duration>,
 }
 
 impl Batch {
     pub(super) fn nothing(next_due: Option<Duration>) -> Self {
-        Self { taken: 0, given_back: 0, next_due }
+        Self { taken: 0, bytes: 0, given_back: 0, next_due }
     }
 
-    pub(super) fn of(taken: usize, given_back: usize) -> Self {
-        Self { taken, given_back, next_due: None }
+    /// So many jobs with so many bytes of payload, of which some were not begun.
+    pub(super) fn of(taken: usize, bytes: usize, given_back: usize) -> Self {
+        Self { taken, bytes, given_back, next_due: None }
     }
 }
 
@@ -164,7 +166,7 @@ fn look<S: Store>(
         shared.release(want - (batch.taken - batch.given_back));
         if batch.taken > 0 {
             shared.lines.served(position, &passed);
-            pace.took(batch.taken, begun.elapsed());
+            pace.took(batch.taken, batch.bytes, begun.elapsed());
             return Ok(Looked::Worked);
         }
         passed.push(position);

@@ -105,6 +105,31 @@ fn statements<'a>(exam: &Exam<'a>) -> Vec<Asked<'a>> {
     let statements = &exam.store.statements;
     let mut asked = Vec::new();
     for count in [1, 512] {
+        let walk = Asked {
+            name: format!("the walk to {count}"),
+            walks: Some(count),
+            statement: statements.walk[0].of(count).0,
+            types: "text, bigint",
+            values: "'', 1",
+        };
+        let from = Asked {
+            name: format!("the walk on to {count}"),
+            statement: statements.walk[1].of(count).0,
+            types: "text, bigint, bigint, timestamptz, bigint",
+            values: "'', 1, 0, 'infinity', 0",
+            ..walk
+        };
+        let leased = Asked {
+            name: format!("the walk to {count} for a lease"),
+            statement: statements.walk_leased[0].of(count).0,
+            ..walk
+        };
+        let leased_from = Asked {
+            name: format!("the walk on to {count} for a lease"),
+            statement: statements.walk_leased[1].of(count).0,
+            ..from
+        };
+        asked.extend([walk, from, leased, leased_from]);
         for (level, words) in LEVELS.iter().enumerate() {
             let take = Asked {
                 name: format!("the take of {count}{words}"),

@@ -1,6 +1,7 @@
 //! From rows to jobs.
 
 pub(crate) mod desk;
+pub(crate) mod walk;
 
 use std::time::Duration;
 
@@ -96,11 +97,15 @@ pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>, leased: bool) -> Fou
             claim: Claim { id, token, held },
         });
     }
-    // DELETE returns rows in no order that it promises.
-    found.jobs.sort_by_key(|job| {
+    in_line(&mut found.jobs);
+    found
+}
+
+/// Puts jobs into the order of their line: DELETE returns rows in no order that it promises.
+fn in_line(jobs: &mut [RawJob]) {
+    jobs.sort_by_key(|job| {
         (std::cmp::Reverse(job.priority), job.expected_at.is_none(), job.expected_at, job.id)
     });
-    found
 }
 
 /// The columns of a job in the archive.

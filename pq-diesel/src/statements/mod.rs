@@ -5,6 +5,9 @@ mod desk;
 mod put;
 mod take;
 mod verdict;
+mod walk;
+
+use std::sync::OnceLock;
 
 use crate::prepared::Statement;
 use crate::table::Table;
@@ -17,6 +20,8 @@ pub(crate) struct Statements {
     pub(crate) put: Statement,
     pub(crate) put_quietly: Statement,
     pub(crate) put_unique: Statement,
+    pub(crate) walk: [Sized; 2],
+    pub(crate) walk_leased: [Sized; 2],
     pub(crate) take: [Sized; 4],
     pub(crate) lease: [Sized; 4],
     pub(crate) free_unique: Statement,
@@ -68,28 +73,38 @@ pub(crate) struct Statements {
 /// all. With a parameter there it plans anew at each call, which takes longer than to take one job.
 #[derive(Debug)]
 pub(crate) struct Sized {
+    text: String,
+    position: usize,
     any: Statement,
-    fixed: Vec<(usize, Statement)>,
+    fixed: [(usize, OnceLock<Statement>); 14],
 }
 
 impl Sized {
     /// The sizes by which workers take.
-    const SIZES: [usize; 12] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 500, 512, 1024];
+    const SIZES: [usize; 14] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 500, 512, 1024, 2048, 4096];
 
-    fn new(text: &str) -> Self {
-        let fixed = |size: &usize| {
-            let sized = text.replace("$2", &size.to_string()).replace("$3", "$2");
-            (*size, Statement::new(&sized))
-        };
-        Self { any: Statement::new(text), fixed: Self::SIZES.iter().map(fixed).collect() }
+    /// A statement in whose text `{count}` stands for the number; where it is a parameter, it is the one of this
+    /// position.
+    fn new(text: String, position: usize) -> Self {
+        Self {
+            any: Statement::new(&text.replace("{count}", &format!("${position}"))),
+            text,
+            position,
+            fixed: Self::SIZES.map(|size| (size, OnceLock::new())),
+        }
     }
 
     /// The statement for so many, and whether the number stands in its text.
     pub(crate) fn of(&self, count: usize) -> (&Statement, bool) {
-        match self.fixed.iter().find(|(size, _)| *size == count) {
-            Some((_, statement)) => (statement, true),
-            None => (&self.any, false),
-        }
+        let Some((_, statement)) = self.fixed.iter().find(|(size, _)| *size == count) else {
+            return (&self.any, false);
+        };
+        let made = statement.get_or_init(|| {
+            // The parameters behind it move up by one.
+            let sized = self.text.replace("{count}", &count.to_string());
+            Statement::new(&sized.replace(&format!("${}", self.position + 1), &format!("${}", self.position)))
+        });
+        (made, true)
     }
 }
 
@@ -112,15 +127,21 @@ impl Statements {
                 .replace("{tokens_name}", &table.literal("lease_tokens"))
         };
         let statement = |sql: &str| Statement::new(&names(sql));
-        let sized = |sql: String| Sized::new(&names(&sql));
+        let levels = |hold| take::levels(hold).map(|sql| Sized::new(names(&sql), 2));
+        let walks = |hold| {
+            let [from_start, from_place] = walk::texts(hold);
+            [Sized::new(names(&from_start), 3), Sized::new(names(&from_place), 6)]
+        };
         Self {
             put_one: statement(&put::one(false)),
             put_one_quietly: statement(&put::one(true)),
             put: statement(&put::many(false)),
             put_quietly: statement(&put::many(true)),
             put_unique: statement(put::UNIQUE),
-            take: take::levels(take::Hold::Transaction).map(sized),
-            lease: take::levels(take::Hold::Lease).map(sized),
+            walk: walks(take::Hold::Transaction),
+            walk_leased: walks(take::Hold::Lease),
+            take: levels(take::Hold::Transaction),
+            lease: levels(take::Hold::Lease),
             free_unique: statement(take::FREE_UNIQUE),
             ring: statement(take::RING),
             update: statement(&verdict::update()),

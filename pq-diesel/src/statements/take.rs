@@ -4,8 +4,8 @@
 //! rollback brings them back in their place. Under a lease the same statement keeps them in one row of the
 //! table of leases.
 //!
-//! Four statements do it, and each but the last says in its last column, where it took nothing, whether the next
-//! should be asked. The first walks the index of the line from its start, and takes nothing where that is not the
+//! Four statements do it (and a fifth in `walk.rs`, which does nothing but the first one's part), and each but the
+//! last says in its last column, where it took nothing, whether the next should be asked. The first walks the index of the line from its start, and takes nothing where that is not the
 //! whole line: where scheduled jobs are due, or where there are jobs with serialization keys. The second and the
 //! third sort those in, and of the jobs with keys they look at the first few, or the first many: nothing
 //! behind them is taken. If all those belong to busy keys, the fourth enumerates the keys.
@@ -20,7 +20,7 @@
 //! end. A lease's token is its row's number.
 //!
 //! Where nothing was taken, one row says after how many microseconds the next job falls due.
-//! $1 queue, $2 the most jobs; for a lease $3 its length in microseconds.
+//! $1 queue, {count} the most jobs; for a lease $3 its length in microseconds.
 
 /// What holds the jobs that are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) enum Hold {
 pub(super) fn levels(hold: Hold) -> [String; 4] {
     let plain = assemble(
         "WITH ",
-        PLAIN,
+        &format!("{OTHERS}{PLAIN}"),
         "(SELECT cardinality(places) > 0 FROM first)",
         "(SELECT other FROM others)",
         hold,
@@ -56,7 +56,7 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
         "false",
         hold,
     );
-    [plain, within("500 + 2 * $2"), within("20000"), all]
+    [plain, within("500 + 2 * {count}"), within("20000"), all]
 }
 
 /// Whether something was locked.
@@ -69,7 +69,8 @@ fn assemble(with: &str, line: &str, raced: &str, other: &str, hold: Hold) -> Str
     };
     let tail = TAIL.replace("{raced}", raced).replace("{other}", other).replace("{noted}", noted);
     let lease = if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" };
-    let line = line.replace("{first}", FIRST).replace("{lease}", lease);
+    let line =
+        line.replace("{first}", &format!("), {}", FIRST.replace("{from}", ""))).replace("{lease}", lease);
     format!("{with}{token}{OPEN}{line}{kept}\n{tail}")
 }
 
@@ -78,7 +79,7 @@ const TOKEN: &str = "given AS MATERIALIZED (
 ), ";
 
 /// Whether the queue goes on. Where it is paused no candidate is looked for.
-const OPEN: &str = "open AS MATERIALIZED (
+pub(super) const OPEN: &str = "open AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS open
 ), ";
 
@@ -92,19 +93,19 @@ const NOTED: &str = ", noted AS MATERIALIZED (
     FROM given
 )";
 
-/// The start of the index, if that is the whole line.
-const FIRST: &str = "), first AS MATERIALIZED (
+/// The start of the index, if that is the whole line, or what comes next `{from}` a place in it.
+pub(super) const FIRST: &str = "first AS MATERIALIZED (
     SELECT ARRAY(
         SELECT ctid FROM {jobs}
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL{from}
             AND (SELECT open FROM open) AND NOT (SELECT other FROM others)
         ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-        LIMIT $2
+        LIMIT {count}
         FOR UPDATE SKIP LOCKED) AS places
 )";
 
 /// What keeps it from being that, asked by two probes.
-const PLAIN: &str = "others AS MATERIALIZED (
+pub(super) const OTHERS: &str = "others AS MATERIALIZED (
     SELECT (SELECT open FROM open) AND (
         EXISTS (
             SELECT FROM {jobs}
@@ -113,7 +114,9 @@ const PLAIN: &str = "others AS MATERIALIZED (
         OR EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS other
-{first}, taken AS (
+";
+
+const PLAIN: &str = "{first}, taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT places FROM first)::tid[])
     RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
@@ -204,7 +207,7 @@ const MERGED: &str = "), others AS MATERIALIZED (
         WHERE (SELECT other FROM others){within}
             AND (line.serial_key IS NULL OR {pick}(line.place, $1, line.serial_key,
                 hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
-        LIMIT $2) AS places
+        LIMIT {count}) AS places
 ), taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT first.places || merged.places FROM first, merged)::tid[])

@@ -1,20 +1,26 @@
 //! Taking jobs, in a transaction or under a lease.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use diesel::connection::DefaultLoadingMode;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use pq_core::{Key, QueueName, RawJob, Taken};
 
+use super::head::{Place, Way};
 use super::{PgStore, micros};
 use crate::prepared::Value;
-use crate::rows::{Found, TakenRow, TakenSql, found};
+use crate::rows::{Found, TakenRow, TakenSql, found, walk};
 use crate::statements::Sized;
 use crate::table::told_on;
 use crate::{Error, Notify};
+
+/// The tokens of takes in transactions: no two of one transaction are the same.
+static TAKES: AtomicI64 = AtomicI64::new(1);
 
 /// How often a take that locked rows it could not see is tried anew.
 const RACES: usize = 8;
@@ -49,11 +55,17 @@ impl PgStore {
         count: usize,
         lease: Option<Duration>,
     ) -> Result<Taken, Error> {
+        if self.levels.of(queue) == 0
+            && let Some(jobs) = self.walk(conn, queue, count, lease)?
+        {
+            return Ok(Taken { jobs, next_due: None });
+        }
         let statements = match lease {
             Some(_) => &self.statements.lease,
             None => &self.statements.take,
         };
         let first = self.levels.of(queue);
+        let begun_at = Instant::now();
         let mut looked = Found::default();
         for (level, statement) in statements.iter().enumerate().skip(first) {
             let begun = Instant::now();
@@ -65,6 +77,9 @@ impl PgStore {
                 break;
             }
         }
+        if first == 0 {
+            self.heads.took(queue, Way::Ask, &looked.jobs, count, begun_at.elapsed());
+        }
         if lease.is_none() {
             self.let_go_of_unique_keys(conn, queue, &looked.jobs)?;
             if looked.jobs.iter().any(|job| job.serialization_key.is_some()) {
@@ -73,6 +88,74 @@ impl PgStore {
             }
         }
         Ok(Taken { jobs: looked.jobs, next_due: looked.next_due })
+    }
+
+    /// Takes along the index of the line, where that is likely to be all there is to it; `None` where it came to
+    /// nothing, or was not tried.
+    fn walk(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        lease: Option<Duration>,
+    ) -> Result<Option<Vec<RawJob>>, Error> {
+        let mut way = self.heads.way(queue);
+        loop {
+            let from = match way {
+                Way::Ask => return Ok(None),
+                Way::Start => None,
+                Way::From(place) => Some(place),
+            };
+            let begun = Instant::now();
+            let jobs = self.walk_from(conn, queue, count, lease, from)?;
+            self.heads.took(queue, way, &jobs, count, begun.elapsed());
+            if !jobs.is_empty() {
+                if lease.is_none() {
+                    self.let_go_of_unique_keys(conn, queue, &jobs)?;
+                }
+                return Ok(Some(jobs));
+            }
+            if from.is_none() {
+                return Ok(None);
+            }
+            way = Way::Start;
+        }
+    }
+
+    fn walk_from(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        lease: Option<Duration>,
+        from: Option<Place>,
+    ) -> Result<Vec<RawJob>, Error> {
+        let walks = if lease.is_some() { &self.statements.walk_leased } else { &self.statements.walk };
+        let (statement, fixed) = walks[usize::from(from.is_some())].of(count);
+        let token = TAKES.fetch_add(1, Ordering::Relaxed);
+        let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(lease.map_or(token, micros))];
+        if let Some(place) = from {
+            values.extend([
+                Value::BigInt(place.rank),
+                Value::Timestamp(place.wanted()),
+                Value::BigInt(place.id),
+            ]);
+        }
+        if !fixed {
+            values.push(Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)));
+        }
+        let jobs = match lease {
+            Some(_) => {
+                let row = statement.with::<walk::LeasedSql>(&values).get_result(conn).optional();
+                row.map(|row| row.map_or_else(Vec::new, |row| walk::leased(queue, row)))
+            }
+            // Row by row from the answer, for a list of wide rows on the way is most of the work.
+            None => {
+                let rows = statement.with::<walk::TakenSql>(&values);
+                rows.load_iter::<_, DefaultLoadingMode>(conn).and_then(|rows| walk::taken(queue, token, rows))
+            }
+        };
+        jobs.map_err(|e| self.error(e))
     }
 
     fn look(

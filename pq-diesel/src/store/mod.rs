@@ -2,6 +2,7 @@
 
 mod archive;
 mod desk;
+mod head;
 mod line;
 mod put;
 mod verdict;
@@ -21,6 +22,7 @@ use pq_core::{
     Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
 };
 
+pub(crate) use self::head::Heads;
 pub(crate) use self::line::Levels;
 use self::verdict::{Return, columns};
 use crate::listener::{Listener, Subscription};
@@ -39,18 +41,20 @@ pub struct PgStore {
     pub(crate) notify: Notify,
     pub(crate) poll_interval: Duration,
     pub(crate) levels: Levels,
+    pub(crate) heads: Heads,
 }
 
 /// The longest error that is stored with a job, in characters.
 const ERROR_CHARS: usize = 2_000;
 
 impl PgStore {
-    /// The text of the statements that put a job, take one and take many, with `$1` for the queue's name
-    /// and `$2` for the payload or the number of jobs: for EXPLAIN, and to measure what the bare SQL costs.
+    /// The text of the statements that put a job, take one and take many: for EXPLAIN, and to measure what the bare
+    /// SQL costs. `$1` is the queue's name; `$2` is the payload, a number by which the transaction knows the take,
+    /// and the number of jobs.
     #[must_use]
     pub fn hot_statements(&self) -> [(&'static str, String); 3] {
-        let Statements { put_one, take, .. } = &self.statements;
-        [("put", put_one.text()), ("take one", take[0].of(1).0.text()), ("take", take[0].of(0).0.text())]
+        let Statements { put_one, walk, take, .. } = &self.statements;
+        [("put", put_one.text()), ("take one", walk[0].of(1).0.text()), ("take", take[0].of(0).0.text())]
     }
 
     pub(crate) fn error(&self, error: diesel::result::Error) -> Error {
