@@ -230,6 +230,42 @@ fn a_get_of_one_is_planned_once_for_all() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn a_line_whose_remains_cannot_be_removed_is_walked_on_from_where_the_last_take_ended() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    conn.batch_execute(
+        "ALTER TABLE pq.queue SET (autovacuum_enabled = off);
+         INSERT INTO pq.queue (q_name, data) SELECT 'apples', '0' FROM generate_series(1, 150000)",
+    )?;
+    let mut elsewhere = database.connect()?;
+    elsewhere.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pq.queue LIMIT 1")?;
+    conn.batch_execute(
+        "DELETE FROM pq.queue;
+         INSERT INTO pq.queue (q_name, data) SELECT 'apples', to_json(number) FROM generate_series(1, 2000) AS number",
+    )?;
+    let queue = Pq::detached().queue::<i64>("apples")?;
+    let mut taken = Vec::new();
+    let walked_on = |conn: &mut PgConnection| {
+        let sql = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%> ($3::bigint%'";
+        diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(conn).map(|count| count > 0)
+    };
+    while !walked_on(&mut conn)? {
+        assert!(taken.len() < 1_000, "each of a thousand takes has walked over all that is gone");
+        taken.push(queue.on(&mut conn).get()?.ok_or("a job")?.data);
+    }
+    // Ahead of all others, and behind the place where the next take begins.
+    queue.on(&mut conn).put_with(&-1, &pq_diesel::PutOptions::new().priority(5))?;
+    while let Some(job) = queue.on(&mut conn).get()? {
+        taken.push(job.data);
+    }
+    let late = taken.iter().position(|job| *job == -1).ok_or("the job of higher priority was never taken")?;
+    assert!(late < 1_900, "it came at the very end: {late}");
+    taken.remove(late);
+    assert!(taken.into_iter().eq(1..=2_000), "all others were taken once and in order");
+    Ok(())
+}
+
 #[derive(QueryableByName)]
 struct Line {
     #[diesel(sql_type = Text, column_name = "QUERY PLAN")]
