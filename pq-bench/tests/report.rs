@@ -34,7 +34,7 @@ fn run() -> Results {
     let mut figures = Vec::new();
     for (threads, ours, bare) in PUTS {
         let mut put = figure(
-            "put",
+            "puts",
             "put",
             &[("threads", threads)],
             "jobs/s",

@@ -130,12 +130,15 @@ pub(super) fn title(area: &Area<'_>, words: &str) -> Drawn {
     area.draw(&Text::new(words.to_owned(), (14, 10), style))
 }
 
-/// What has room for so many letters.
+/// What has room for so many letters: the middle is left out, as parameters stand at the end.
 pub(super) fn clipped(words: &str, letters: usize) -> String {
-    match words.chars().count() {
-        fits if fits <= letters => words.to_owned(),
-        _ => words.chars().take(letters.saturating_sub(1)).chain(['…']).collect(),
+    let count = words.chars().count();
+    if count <= letters {
+        return words.to_owned();
     }
+    let end = letters / 3;
+    let begin = words.chars().take(letters - end - 1);
+    begin.chain(['…']).chain(words.chars().skip(count - end)).collect()
 }
 
 /// Plain text, so many pixels high: the backend divides the size by the factor that it is given here.

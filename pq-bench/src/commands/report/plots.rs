@@ -24,7 +24,7 @@ pub(super) struct Plot {
 /// The parameters that a rate is drawn over.
 const OVER: [&str; 4] = ["threads", "connections", "clients", "workers"];
 /// More lines than this are not told apart.
-const LINES: usize = 5;
+const LINES: usize = 4;
 /// More bars than this are not read.
 const ROWS: usize = 12;
 /// Longer runs are drawn in minutes.
@@ -187,8 +187,8 @@ fn latencies(scenario: &str, figures: &[&Figure]) -> Vec<Lines> {
     }
     let mut plots = Vec::new();
     for (unit, figures) in by_unit {
-        let parts = figures.len().div_ceil(LINES + 1);
-        for (part, figures) in figures.chunks(LINES + 1).enumerate() {
+        let parts = figures.len().div_ceil(LINES + 2);
+        for (part, figures) in figures.chunks(LINES + 2).enumerate() {
             plots.push(latency_plot(
                 &part_title(scenario, "distribution of single times", part, parts),
                 unit,
