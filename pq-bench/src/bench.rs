@@ -8,7 +8,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 use pq_diesel::{Pq, Queue};
-use pq_testing::{Database, Options, Server};
+use pq_testing::{Database, Error, Kind, Options, Server};
 use serde_json::value::RawValue;
 
 /// What each job carries: 24 bytes.
@@ -21,27 +21,33 @@ pub struct Bench {
     pub pq: Pq,
     database: Database,
     server: Server,
+    /// Why it is no container, where a daemon answered.
+    instead: Option<Error>,
 }
 
 impl Bench {
-    /// Starts a server, or uses the one of `PQ_TEST_DATABASE_URL`.
+    /// Uses the server of `PQ_TEST_DATABASE_URL` where that is set; else starts a container of `PQ_TEST_IMAGE` and
+    /// `PQ_TEST_IMAGE_TAG` where a Docker daemon answers, else a private cluster.
     ///
     /// # Errors
     ///
     /// Where no server can be had, or the table cannot be made.
     pub fn start() -> Result<Self> {
         let options = Options::durable().setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
-        let server = Server::start(&options)?;
+        let (server, instead) = server(&options)?;
         let database = server.database()?;
         let pq = Pq::builder().url(database.url()).pool_size(32).connect()?;
         pq.migrate()?;
-        Ok(Self { pq, database, server })
+        Ok(Self { pq, database, server, instead })
     }
 
-    /// Which server it is.
+    /// Which server it is, and why it is no container where a daemon answered that gave none.
     #[must_use]
     pub fn origin(&self) -> String {
-        self.server.origin().to_string()
+        match &self.instead {
+            Some(error) => format!("{} (a Docker daemon answers, but: {error})", self.server.origin()),
+            None => self.server.origin().to_string(),
+        }
     }
 
     /// The settings of the server that say how durable it is, and how much memory it has: the same for all that is
@@ -126,6 +132,24 @@ impl Bench {
         conn.batch_execute("VACUUM ANALYZE pq.queue")?;
         conn.batch_execute("CHECKPOINT")?;
         Ok(())
+    }
+}
+
+/// The server, and why it is no container.
+fn server(options: &Options) -> Result<(Server, Option<Error>)> {
+    // What is given is meant, and asks for nothing else.
+    match Server::start(&options.clone().kind(Kind::Url)) {
+        Err(Error::NoUrl) => {}
+        given => return Ok((given?, None)),
+    }
+    match Server::start(&options.clone().kind(Kind::Container)) {
+        Ok(server) => Ok((server, None)),
+        Err(Error::NoDocker { .. }) => Ok((Server::start(&options.clone().kind(Kind::Binaries))?, None)),
+        // An image that cannot be pulled is no reason to measure nothing, and none to hide.
+        Err(error) => match Server::start(&options.clone().kind(Kind::Binaries)) {
+            Err(Error::NoBinaries) => Err(error.into()),
+            server => Ok((server?, Some(error))),
+        },
     }
 }
 

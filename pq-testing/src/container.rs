@@ -26,6 +26,9 @@ const PORT: u16 = 5432;
 /// How long Docker may take to pull an image.
 const PULL: Duration = Duration::from_secs(300);
 
+/// What parallel queries share is there; Docker's 64 MB are too little for large ones.
+const SHARED_MEMORY: u64 = 256 * 1024 * 1024;
+
 /// A container that runs for as long as this is kept.
 #[derive(Debug)]
 pub(crate) struct Container {
@@ -158,6 +161,7 @@ impl Plan {
             .with_env_var("POSTGRES_USER", "postgres")
             .with_env_var("POSTGRES_DB", "postgres")
             .with_env_var("POSTGRES_PASSWORD", self.password.as_str())
+            .with_shm_size(SHARED_MEMORY)
             .with_startup_timeout(self.timeout);
         if is_local() { request.with_host_config_modifier(on_loopback_only) } else { request }
     }

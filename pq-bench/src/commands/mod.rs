@@ -1,5 +1,6 @@
 //! The subcommands, a file or folder each.
 
+mod report;
 mod run;
 
 use anyhow::Result;
@@ -10,12 +11,15 @@ use clap::Subcommand;
 pub(crate) enum Command {
     /// Measures, and keeps what it found in a file
     Run(run::Arguments),
+    /// Writes the page of benchmarks and its plots from what runs have found
+    Report(report::Arguments),
 }
 
 impl Command {
     pub(crate) fn run(self) -> Result<()> {
         match self {
             Self::Run(arguments) => run::run(&arguments),
+            Self::Report(arguments) => report::run(&arguments),
         }
     }
 }

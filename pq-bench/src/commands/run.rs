@@ -26,6 +26,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     count_statements()?;
     let bench = Bench::start()?;
     let mut results = Results::about(&bench)?;
+    eprintln!("measured on: {}", results.server);
     for scenario in wanted {
         eprintln!("{}: {}", scenario.name, scenario.about);
         for figure in (scenario.run)(&bench, &plan)? {

@@ -1,0 +1,192 @@
+//! `pq-bench report`: the page and the plots that it writes of a run.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use pq_bench::{Cost, Figure, Results, Target, Track};
+
+fn figure(
+    scenario: &str,
+    name: &str,
+    with: &[(&str, &str)],
+    unit: &str,
+    ours: &[f64],
+    bare: &[f64],
+) -> Figure {
+    Figure {
+        scenario: scenario.to_owned(),
+        name: name.to_owned(),
+        parameters: with.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        unit: unit.to_owned(),
+        ours: ours.to_vec(),
+        beside: (!bare.is_empty()).then(|| "the server | alone".to_owned()),
+        bare: bare.to_vec(),
+        ..Figure::default()
+    }
+}
+
+/// What `put` is said to have done with so many threads.
+const PUTS: [(&str, f64, f64); 3] =
+    [("1", 1_000.0, 2_000.0), ("4", 4_000.0, 3_000.0), ("16", 9_000.0, 2_500.0)];
+
+fn run() -> Results {
+    let mut figures = Vec::new();
+    for (threads, ours, bare) in PUTS {
+        let mut put = figure(
+            "puts",
+            "put",
+            &[("threads", threads)],
+            "jobs/s",
+            &[ours - 10.0, ours, ours + 10.0],
+            &[bare],
+        );
+        put.target = Some(Target::RatioAtLeast(0.95));
+        put.cost = Some(Cost { rate: ours, trips: 1.0, commits: 0.5, wal: 300.0, ..Cost::default() });
+        put.bare_cost = Some(Cost { rate: bare, commits: 1.0, wal: 280.0, ..Cost::default() });
+        figures.push(put);
+    }
+    let mut pickup = figure("pickups", "pickup <idle>", &[], "ms", &[0.5], &[0.4]);
+    pickup.percentiles = vec![(50.0, 0.5), (90.0, 1.0), (99.0, 2.0), (99.9, 10.0), (100.0, 20.0)];
+    pickup.target = Some(Target::RatioAtMost(1.2));
+    figures.push(pickup);
+    let mut horizon = figure("held", "beside a held snapshot", &[], "jobs/s", &[100.0], &[]);
+    horizon.tracks =
+        vec![Track { name: "ours".to_owned(), points: vec![(0.0, 100.0), (10.0, 50.0), (20.0, 25.0)] }];
+    figures.push(horizon);
+    Results {
+        began_at: "2026-01-02T03:04:05Z".to_owned(),
+        revision: "abc1234".to_owned(),
+        server: "private cluster, PostgreSQL 15.18".to_owned(),
+        settings: [("fsync".to_owned(), "on".to_owned())].into(),
+        machine: "2 cores".to_owned(),
+        figures,
+    }
+}
+
+fn report(runs: &[&Path], out: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pq-bench"));
+    command.arg("report").arg("--out").arg(out);
+    for run in runs {
+        command.arg("--run").arg(run);
+    }
+    command.output().expect("it runs")
+}
+
+fn reported(runs: &[&Path], out: &Path) -> String {
+    let output = report(runs, out);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::read_to_string(out.join("benchmarks.md")).expect("the page")
+}
+
+/// Where the circles of a plot are: those are its points.
+fn circles(svg: &str) -> Vec<(f64, f64)> {
+    let value = |tag: &str, name: &str| -> f64 {
+        let from = tag.find(&format!("{name}=\"")).expect("the attribute") + name.len() + 2;
+        tag[from..].split('"').next().expect("a value").parse().expect("a number")
+    };
+    svg.split("<circle ").skip(1).map(|tag| (value(tag, "cx"), value(tag, "cy"))).collect()
+}
+
+#[test]
+fn the_page_has_all_figures_and_says_what_falls_short() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("run.json");
+    run().write(&file).expect("a run");
+    let page = reported(&[&file], folder.path());
+    insta::assert_snapshot!(page);
+    assert!(page.contains("short by"), "{page}");
+}
+
+#[test]
+fn the_plots_hold_the_points_at_their_places() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("run.json");
+    run().write(&file).expect("a run");
+    let page = reported(&[&file], folder.path());
+    let plot = |name: &str| {
+        assert!(page.contains(&format!("(benchmarks/{name})")), "{name} is not shown");
+        fs::read_to_string(folder.path().join("benchmarks").join(name)).expect(name)
+    };
+
+    let scaling = plot("puts-scaling.svg");
+    let points = circles(&scaling);
+    assert_eq!(points.len(), 2 * PUTS.len());
+    // From 1 to 4 threads is as far as from 4 to 16, and heights go as rates do.
+    let height = |at: usize| points[at].1;
+    let rates = PUTS.iter().map(|(_, ours, _)| ours).chain(PUTS.iter().map(|(_, _, bare)| bare));
+    for (at, rate) in rates.enumerate() {
+        assert_eq!(points[at].0, points[at % PUTS.len()].0);
+        let expected = height(0) + (rate - PUTS[0].1) / (PUTS[2].1 - PUTS[0].1) * (height(2) - height(0));
+        assert!((height(at) - expected).abs() <= 1.0, "{rate}: {} and not {expected}", height(at));
+    }
+    assert!((points[1].0 - points[0].0 - (points[2].0 - points[1].0)).abs() <= 1.0);
+    assert!(
+        scaling.contains("the server | alone") && scaling.contains("jobs/s") && scaling.contains("threads")
+    );
+
+    let latency = plot("pickups-latency.svg");
+    assert!(latency.contains("pickup &lt;idle&gt;") && latency.contains("p99.9") && latency.contains("max"));
+    let points = circles(&latency);
+    assert_eq!(points.len(), 5);
+    assert!(points.is_sorted_by(|one, next| one.0 < next.0 && one.1 > next.1), "{points:?}");
+
+    let points = circles(&plot("held-over-time.svg"));
+    assert_eq!(points.len(), 3);
+    assert!(points.is_sorted_by(|one, next| one.0 < next.0 && one.1 < next.1), "{points:?}");
+
+    let bytes = plot("puts-bytes.svg");
+    assert!(bytes.contains("300 ours") && bytes.contains("280 the server | alone"), "{bytes}");
+}
+
+#[test]
+fn the_same_runs_give_the_same_page_and_what_is_written_by_hand_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("run.json");
+    run().write(&file).expect("a run");
+    let first = reported(&[&file], folder.path());
+    let plot = folder.path().join("benchmarks/puts-scaling.svg");
+    let drawn = fs::read(&plot).expect("the plot");
+    let others = folder.path().join("benchmarks/gone-scaling.svg");
+    fs::write(&others, "<svg/>").expect("a plot of an earlier report");
+    assert_eq!(reported(&[&file], folder.path()), first);
+    assert_eq!(fs::read(&plot).expect("the plot"), drawn);
+    assert!(!others.exists(), "nothing shows it any more");
+
+    let mark = "<!-- by hand: puts -->\n";
+    let edited = first.replace(mark, &format!("{mark}Limited by fsync.\n\nAnd by nothing else.\n"));
+    assert_ne!(edited, first);
+    let page = folder.path().join("benchmarks.md");
+    fs::write(&page, &edited).expect("the page");
+    assert_eq!(reported(&[&file], folder.path()), edited);
+
+    // A run without the scenario keeps what was written of it.
+    let mut fewer = run();
+    fewer.figures.retain(|figure| figure.scenario != "puts");
+    fewer.write(&file).expect("a run");
+    let left = reported(&[&file], folder.path());
+    assert!(left.contains("Limited by fsync.\n\nAnd by nothing else.\n<!-- end -->"), "{left}");
+
+    let unclear = edited.replace("<!-- end -->", "");
+    fs::write(&page, &unclear).expect("the page");
+    let refused = report(&[&file], folder.path());
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is left as it is"));
+    assert_eq!(fs::read_to_string(&page).expect("the page"), unclear);
+}
+
+#[test]
+fn of_several_runs_the_later_one_wins() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (earlier, later) = (folder.path().join("earlier.json"), folder.path().join("later.json"));
+    run().write(&earlier).expect("a run");
+    let mut again = run();
+    again.revision = "def5678".to_owned();
+    again.figures.retain(|figure| figure.parameters.get("threads").is_some_and(|threads| threads == "4"));
+    again.figures[0].ours = vec![5_432.0];
+    again.write(&later).expect("a run");
+    let page = reported(&[&earlier, &later], folder.path());
+    assert!(page.contains("5,432") && !page.contains("4,000"), "{page}");
+    assert!(page.contains("9,000"), "{page}");
+    assert!(page.contains("`abc1234`: puts, pickups, held") && page.contains("`def5678`: puts\n"), "{page}");
+}
