@@ -62,7 +62,7 @@ impl Adapter {
         let (send, lines) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
-                let value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+                let value: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
                 if send.send(value).is_err() {
                     return;
                 }
@@ -163,7 +163,7 @@ impl Adapter {
         }
         if self.descriptor["instance_id"] == 0 {
             for sample in ticks.iter().chain([last]) {
-                REQUIRED.map(|name| sample.of(name));
+                assert!(REQUIRED.iter().all(|name| sample.of(name) >= 0.0));
             }
         }
         Ok(errors)
@@ -216,7 +216,11 @@ fn it_says_what_it_is_and_what_it_does_and_ends_when_told() -> Outcome {
     for query in manifest["state_queries"].as_object().ok_or("queries")?.values() {
         assert_eq!(count(&database, query.as_str().ok_or("SQL")?)?, 0);
     }
-    assert!(database.url().contains(adapter.descriptor["db_name"].as_str().ok_or("a database")?));
+    let same = format!(
+        "SELECT (current_database() = '{}')::int::bigint",
+        adapter.descriptor["db_name"].as_str().ok_or("a name")?
+    );
+    assert_eq!(count(&database, &same)?, 1);
     assert!(adapter.descriptor["schema_version"].as_str().is_some_and(|version| version.starts_with("2026")));
 
     adapter

@@ -39,7 +39,7 @@ impl<'r> Producer<'r> {
             _ if !self.run.settings.produces => while !self.run.end.sleep(LOOK) {},
             Producing::AtRate => self.at_rate(),
             Producing::AsTold => self.as_told(&tokens()),
-            Producing::ToDepth(depth) => self.to_depth(depth),
+            Producing::ToDepth(depth) => self.keep_depth(depth),
         }
     }
 
@@ -76,7 +76,7 @@ impl<'r> Producer<'r> {
         }
     }
 
-    fn to_depth(&mut self, target: u64) {
+    fn keep_depth(&mut self, target: u64) {
         let pause = self.run.settings.batch_every;
         while !self.run.end.is_told() {
             let stops = self.rate() <= 0.0;
