@@ -1,5 +1,6 @@
 //! The subcommands, a file or folder each.
 
+mod adapter;
 mod report;
 mod run;
 
@@ -9,6 +10,8 @@ use clap::Subcommand;
 /// What `pq-bench` does.
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Is one of the queues that a public harness compares: see docs/harness.md
+    Adapter(adapter::Arguments),
     /// Measures, and keeps what it found in a file
     Run(run::Arguments),
     /// Writes the page of benchmarks and its plots from what runs have found
@@ -18,6 +21,7 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn run(self) -> Result<()> {
         match self {
+            Self::Adapter(arguments) => adapter::run(&arguments),
             Self::Run(arguments) => run::run(&arguments),
             Self::Report(arguments) => report::run(&arguments),
         }

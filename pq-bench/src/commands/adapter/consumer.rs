@@ -1,0 +1,99 @@
+//! Who works the jobs.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use pq_diesel::{Context, Ending, Error, Handler, Job, Queue, Report, Worker};
+
+use super::Run;
+use super::controls;
+use super::figures::Figures;
+use super::settings::Settings;
+use super::work::{Fail, Injected, Work, now_us};
+
+/// How often work that takes long sees whether it is to end, and a closed gate whether it is open.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// A leased worker that serves all queues in turns: a thread for each consumer that the harness wants.
+pub(super) fn worker(run: &Run) -> Worker {
+    let serve = |worker: Worker, queue: &Queue<Work>| {
+        // By weight, so that no queue waits until another is empty.
+        worker.serve(handler(queue, &run.settings, &run.figures)).weight(queue.name().as_str(), 1)
+    };
+    run.queues.iter().fold(Worker::new(&run.pq).threads(run.settings.workers), serve)
+}
+
+/// Works from when that is allowed until it is stopped. Nothing was worked where that never was.
+pub(super) fn run(run: &Run, worker: Worker) -> Result<Report, Error> {
+    if let Some(gate) = &run.settings.gate_file {
+        while !controls::is_open(gate) {
+            if run.end.sleep(LOOK) {
+                return Ok(Report::default());
+            }
+        }
+    }
+    worker.run()
+}
+
+fn handler(queue: &Queue<Work>, settings: &Settings, figures: &Arc<Figures>) -> Handler {
+    let (figures, time, attempts) = (Arc::clone(figures), settings.work, settings.attempts);
+    let handle = move |context: &Context, job: Job<Work>| {
+        begun(&figures, &job.data);
+        let attempt = u32::try_from(job.attempt).unwrap_or_default();
+        if job.data.fails(attempt) {
+            figures.failed.add(1);
+            if attempt >= attempts && job.data.fail == Some(Fail::Poison) {
+                figures.exhausted.add(1);
+            }
+            return Err(Injected);
+        }
+        if !work(context, time) {
+            return Ok(Ending::Snooze(Duration::ZERO));
+        }
+        ended(&figures, &job.data);
+        Ok(Ending::Complete)
+    };
+    queue.leased(handle).max_retries(attempts - 1)
+}
+
+fn begun(figures: &Figures, work: &Work) {
+    let now = now_us();
+    if let Some(run_at_ms) = work.run_at_ms {
+        let late = now.saturating_sub(run_at_ms.saturating_mul(1_000));
+        figures.herd.begun.add(1);
+        figures.herd.early.add(u64::from(late < 0));
+        let mut lateness = figures.herd.lateness.lock().unwrap_or_else(PoisonError::into_inner);
+        lateness.saturating_record(late.max(0).unsigned_abs());
+    }
+    if !work.is_marked() {
+        figures.claim.record_us(now - work.put_at_us, 1);
+    }
+}
+
+fn ended(figures: &Figures, work: &Work) {
+    if !work.is_marked() {
+        figures.end_to_end.record_us(now_us() - work.put_at_us, 1);
+    }
+    if work.fail == Some(Fail::Transient) {
+        figures.retried.add(1);
+    }
+    match work.run_at_ms {
+        Some(_) => figures.herd.completed.add(1),
+        None => figures.completed.add(1),
+    }
+}
+
+/// Takes this time. Whether it was allowed to.
+fn work(context: &Context, time: Duration) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        if context.is_stopping() {
+            return false;
+        }
+        std::thread::sleep(left.min(LOOK));
+    }
+}

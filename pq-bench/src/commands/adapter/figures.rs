@@ -1,0 +1,194 @@
+//! What is counted and timed, by all threads.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use hdrhistogram::Histogram;
+
+/// Latencies of the last thirty seconds, or of as many whole samples as fit into them: one at least.
+pub(super) struct Window {
+    slots: Mutex<VecDeque<Histogram<u32>>>,
+    pub(super) length: Duration,
+}
+
+impl Window {
+    const LENGTH: Duration = Duration::from_secs(30);
+
+    pub(super) fn new(sample_every: Duration) -> Result<Self> {
+        let slots = (Self::LENGTH.as_secs() / sample_every.as_secs().max(1)).max(1);
+        let made: Result<_, _> = (0..slots).map(|_| histogram()).collect();
+        Ok(Self { slots: Mutex::new(made?), length: sample_every * u32::try_from(slots)? })
+    }
+
+    pub(super) fn record(&self, latency: Duration, times: u32) {
+        self.record_us(i64::try_from(latency.as_micros()).unwrap_or(i64::MAX), times);
+    }
+
+    /// What is below zero is of clocks that differ, and counts as nothing.
+    pub(super) fn record_us(&self, latency: i64, times: u32) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.back_mut() {
+            slot.saturating_record_n(latency.max(0).unsigned_abs(), times);
+        }
+    }
+
+    /// The latencies of the window that ends now, and begins the next sample.
+    pub(super) fn turn(&self) -> Result<Percentiles> {
+        let mut all = histogram()?;
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for slot in slots.iter() {
+            all.add(slot)?;
+        }
+        slots.rotate_left(1);
+        if let Some(slot) = slots.back_mut() {
+            slot.reset();
+        }
+        Ok(Percentiles(all))
+    }
+}
+
+/// From a microsecond to an hour, by three digits.
+pub(super) fn histogram() -> Result<Histogram<u32>> {
+    Ok(Histogram::new_with_bounds(1, 3_600_000_000, 3)?)
+}
+
+/// Latencies in microseconds, to be read in milliseconds. Without any they are zero.
+pub(super) struct Percentiles(pub(super) Histogram<u32>);
+
+impl Percentiles {
+    pub(super) fn at(&self, quantile: f64) -> f64 {
+        self.0.value_at_quantile(quantile) as f64 / 1_000.0
+    }
+}
+
+/// How many jobs are in which state, over all queues.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Depth {
+    pub(super) ready: u64,
+    pub(super) running: u64,
+    pub(super) scheduled: u64,
+}
+
+/// A number that only grows.
+#[derive(Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    pub(super) fn add(&self, some: u64) {
+        self.0.fetch_add(some, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+pub(super) struct Figures {
+    pub(super) put: Count,
+    pub(super) completed: Count,
+    /// Of each call that puts a batch.
+    pub(super) call: Window,
+    /// The same, by the job.
+    pub(super) producer: Window,
+    /// From before the put until the handler begins.
+    pub(super) claim: Window,
+    /// From before the put until the handler has ended.
+    pub(super) end_to_end: Window,
+    pub(super) failed: Count,
+    pub(super) retried: Count,
+    pub(super) exhausted: Count,
+    pub(super) herd: HerdFigures,
+    depth: Mutex<Depth>,
+    target: Mutex<f64>,
+}
+
+/// What became of the jobs that were put to run later.
+pub(super) struct HerdFigures {
+    pub(super) put: Count,
+    pub(super) begun: Count,
+    pub(super) early: Count,
+    pub(super) completed: Count,
+    /// In microseconds, from the beginning of the run.
+    pub(super) lateness: Mutex<Histogram<u32>>,
+    pub(super) took: Mutex<Option<Duration>>,
+}
+
+impl Figures {
+    pub(super) fn new(sample_every: Duration) -> Result<Self> {
+        Ok(Self {
+            put: Count::default(),
+            completed: Count::default(),
+            call: Window::new(sample_every)?,
+            producer: Window::new(sample_every)?,
+            claim: Window::new(sample_every)?,
+            end_to_end: Window::new(sample_every)?,
+            failed: Count::default(),
+            retried: Count::default(),
+            exhausted: Count::default(),
+            herd: HerdFigures {
+                put: Count::default(),
+                begun: Count::default(),
+                early: Count::default(),
+                completed: Count::default(),
+                lateness: Mutex::new(histogram()?),
+                took: Mutex::default(),
+            },
+            depth: Mutex::default(),
+            target: Mutex::default(),
+        })
+    }
+
+    pub(super) fn depth(&self) -> Depth {
+        *self.depth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn observed(&self, depth: Depth) {
+        *self.depth.lock().unwrap_or_else(PoisonError::into_inner) = depth;
+    }
+
+    /// The rate at which jobs are to be put.
+    pub(super) fn target(&self) -> f64 {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn aims_at(&self, rate: f64) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_forgets_what_is_older_than_it() -> Result<()> {
+        let window = Window::new(Duration::from_secs(10))?;
+        assert_eq!(window.length, Duration::from_secs(30));
+        window.record(Duration::from_millis(7), 1);
+        for _ in 0..3 {
+            assert!((window.turn()?.at(0.99) - 7.0).abs() < 0.01);
+        }
+        assert_eq!(window.turn()?.at(0.99), 0.0);
+        window.record_us(-5, 3);
+        assert_eq!(window.turn()?.at(0.5), 0.0);
+        assert_eq!(Window::new(Duration::from_secs(45))?.length, Duration::from_secs(45));
+        assert_eq!(Window::new(Duration::from_secs(7))?.length, Duration::from_secs(28));
+        Ok(())
+    }
+
+    #[test]
+    fn percentiles_are_of_all_that_was_recorded() -> Result<()> {
+        let window = Window::new(Duration::from_secs(5))?;
+        for ms in 1..=100 {
+            window.record(Duration::from_millis(ms), 2);
+        }
+        let all = window.turn()?;
+        for (quantile, wanted) in [(0.5, 50.0), (0.95, 95.0), (0.99, 99.0)] {
+            assert!((all.at(quantile) - wanted).abs() < 0.1, "{}", all.at(quantile));
+        }
+        Ok(())
+    }
+}

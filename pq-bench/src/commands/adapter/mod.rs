@@ -1,0 +1,197 @@
+//! `pq-bench adapter`: our part in a public harness that compares queues on PostgreSQL.
+//!
+//! The harness starts it as a process, says in the environment what is to be put and worked, and reads lines of JSON
+//! until it sends SIGTERM. See `docs/harness.md`.
+
+mod consumer;
+mod controls;
+mod end;
+mod figures;
+mod herd;
+mod lines;
+mod producer;
+mod sampler;
+mod settings;
+mod work;
+
+use std::io::stdout;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use diesel::prelude::*;
+use diesel::sql_types::Text;
+use pq_diesel::{Control, Error, Pq, Queue, Report, StopMode};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use self::end::{End, Ends};
+use self::figures::{Depth, Figures};
+use self::lines::{Lines, Manifest};
+use self::producer::Producer;
+use self::sampler::Sampler;
+use self::settings::Settings;
+use self::work::Work;
+
+/// How long handlers may go on after the end. What is left is given back then: the harness waits five seconds.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often it is observed how many jobs there are.
+const OBSERVE: Duration = Duration::from_millis(250);
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {}
+
+/// What the threads of a run share.
+struct Run {
+    settings: Settings,
+    pq: Pq,
+    queues: Vec<Queue<Work>>,
+    figures: Arc<Figures>,
+    /// Whether the last observation was one.
+    observed: AtomicBool,
+    end: Arc<End>,
+}
+
+pub(crate) fn run(_: &Arguments) -> Result<()> {
+    let settings = Settings::from_env()?;
+    // Caught before there is anything that could be left half done.
+    let end = Arc::new(End::default());
+    end_on_signals(&end)?;
+    let run = Run::start(settings, end)?;
+    let mut lines =
+        Lines { to: stdout().lock(), manifest: Manifest::read()?, instance: run.settings.instance };
+    let (database, version) = run.names()?;
+    lines.describe(&database, &version)?;
+    let report = run.all(Sampler::new(&run, lines))?;
+    eprintln!(
+        "put {} jobs, completed {}, given back {}",
+        run.figures.put.get() + run.figures.herd.put.get(),
+        report.done,
+        report.given_back + report.snoozed,
+    );
+    Ok(())
+}
+
+impl Run {
+    fn start(settings: Settings, end: Arc<End>) -> Result<Self> {
+        // The worker has one connection more than threads; producer, herd and observer have one each.
+        let connections = u32::try_from(settings.workers + 4)?;
+        let pq = Pq::builder().url(&settings.database_url).pool_size(connections).connect();
+        let pq = pq.context("DATABASE_URL names no database that can be used")?;
+        pq.migrate().context("the table cannot be made in the database of DATABASE_URL")?;
+        let name = |number| if number == 0 { "bench".to_owned() } else { format!("bench_{number}") };
+        let queues: Result<_, _> = (0..settings.queues).map(|number| pq.queue(name(number))).collect();
+        let figures = Arc::new(Figures::new(settings.sample_every)?);
+        Ok(Self { settings, pq, queues: queues?, figures, observed: AtomicBool::new(false), end })
+    }
+
+    /// The database, and the version of what is in it.
+    fn names(&self) -> Result<(String, String)> {
+        let asked = "SELECT current_database()::text, (SELECT max(version)::text FROM pq.queue_migrations)";
+        let ask = |conn: &mut PgConnection| diesel::dsl::sql::<(Text, Text)>(asked).get_result(conn);
+        Ok(self.pq.transaction(|conn| ask(conn).map_err(Error::from))?)
+    }
+
+    /// Runs all threads until the end, and tells what they did.
+    fn all(&self, mut sampler: Sampler<'_, impl std::io::Write>) -> Result<Report> {
+        let worker = consumer::worker(self);
+        let control = worker.control();
+        let producer = Producer::new(self)?;
+        let report = std::thread::scope(|scope| {
+            let working = scope.spawn(|| {
+                let _ends = Ends(&self.end);
+                consumer::run(self, worker)
+            });
+            let mut others = vec![scope.spawn(|| {
+                let _ends = Ends(&self.end);
+                producer.run();
+            })];
+            if self.settings.observes() {
+                others.push(scope.spawn(|| {
+                    let _ends = Ends(&self.end);
+                    self.observe();
+                }));
+                if self.settings.schedule_file.is_some() {
+                    others.push(scope.spawn(|| {
+                        let _ends = Ends(&self.end);
+                        herd::run(self);
+                    }));
+                }
+            }
+            let sampled = sampler.run();
+            self.end.tell();
+            for other in others {
+                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
+            stop(&control, || working.is_finished());
+            let report = working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            sampled.and_then(|()| Ok(report?))
+        })?;
+        // Whoever reads the last depth may add it to what was completed. A server that is gone is not waited for.
+        if self.observed.load(Ordering::Relaxed) && self.settings.observes() {
+            self.look();
+        }
+        sampler.rest()?;
+        Ok(report)
+    }
+
+    /// Observes how many jobs there are, until the end, and is busy with that for a small part of the time.
+    fn observe(&self) {
+        let mut took = Duration::ZERO;
+        while !self.end.sleep(OBSERVE.max(took * 10)) {
+            let begun = Instant::now();
+            self.look();
+            took = begun.elapsed();
+        }
+    }
+
+    fn look(&self) {
+        let looked = self.depth();
+        self.observed.store(looked.is_ok(), Ordering::Relaxed);
+        match looked {
+            Ok(depth) => self.figures.observed(depth),
+            Err(error) => eprintln!("the jobs cannot be counted: {error}"),
+        }
+    }
+
+    /// One statement, however many queues there are.
+    fn depth(&self) -> Result<Depth, Error> {
+        if let [queue] = self.queues.as_slice() {
+            let counts = queue.counts()?;
+            return Ok(Depth { ready: counts.ready, running: counts.leased, scheduled: counts.scheduled });
+        }
+        let mut all = Depth::default();
+        for queue in self.pq.overview()? {
+            all.ready += queue.ready + queue.blocked;
+            all.running += queue.running;
+            all.scheduled += queue.scheduled;
+        }
+        Ok(all)
+    }
+}
+
+/// Lets the handlers that run end, and tells those that take too long to give their jobs back.
+fn stop(control: &Control, is_finished: impl Fn() -> bool) {
+    control.stop(StopMode::Current);
+    let begun = Instant::now();
+    while !is_finished() {
+        if begun.elapsed() > GRACE {
+            control.stop(StopMode::Now);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn end_on_signals(end: &Arc<End>) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be handled")?;
+    let end = Arc::clone(end);
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            end.tell();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Who puts the jobs.
+
+use std::io::BufRead;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use pq_diesel::Error;
+
+use super::Run;
+use super::controls::{self, FailurePlan, Watched};
+use super::settings::Producing;
+use super::work::{Work, now_us};
+
+/// How long nobody tries again what has just failed.
+pub(super) const AFTER_FAILURE: Duration = Duration::from_millis(200);
+
+/// How often a producer that has nothing to do sees whether that is still so.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) struct Producer<'r> {
+    run: &'r Run,
+    work: Work,
+    plan: Watched<'r, FailurePlan>,
+    seq: u64,
+    batches: usize,
+}
+
+impl<'r> Producer<'r> {
+    pub(super) fn new(run: &'r Run) -> Result<Self> {
+        let work = Work::of(run.settings.payload, run.settings.random)?;
+        let plan = Watched::new(run.settings.failure_file.as_deref());
+        Ok(Self { run, work, plan, seq: 0, batches: 0 })
+    }
+
+    /// Puts jobs until the end.
+    pub(super) fn run(mut self) {
+        match self.run.settings.producing {
+            _ if !self.run.settings.produces => while !self.run.end.sleep(LOOK) {},
+            Producing::AtRate => self.at_rate(),
+            Producing::AsTold => self.as_told(&tokens()),
+            Producing::ToDepth(depth) => self.keep_depth(depth),
+        }
+    }
+
+    /// Owes jobs for the time that has really passed, so that a slow put is made up for by the next. What is more
+    /// than a batch by then is not made up for: a server that was away is not met with all at once.
+    fn at_rate(&mut self) {
+        let (mut credit, mut credited) = (0.0, Instant::now());
+        while !self.run.end.sleep(self.run.settings.batch_every.saturating_sub(credited.elapsed())) {
+            let rate = self.rate();
+            let now = Instant::now();
+            credit = if rate > 0.0 { credit + rate * (now - credited).as_secs_f64() } else { 0.0 };
+            credited = now;
+            let whole = credit.floor();
+            credit -= whole;
+            self.put((whole as u64).min(self.run.settings.batch));
+        }
+    }
+
+    /// Puts as many as each line says, in one call where they are no more than a batch.
+    fn as_told(&mut self, tokens: &Receiver<u64>) {
+        while !self.run.end.is_told() {
+            let told = tokens.recv_timeout(LOOK);
+            if told == Err(RecvTimeoutError::Disconnected) {
+                self.run.end.sleep(LOOK);
+            }
+            // What was said while nothing was to be put is not made up for later.
+            let stops = self.rate() <= 0.0;
+            let mut left = told.ok().filter(|_| !stops).unwrap_or_default();
+            while left > 0 && !self.run.end.is_told() {
+                let some = left.min(self.run.settings.batch);
+                self.put(some);
+                left -= some;
+            }
+        }
+    }
+
+    fn keep_depth(&mut self, target: u64) {
+        let pause = self.run.settings.batch_every;
+        while !self.run.end.is_told() {
+            let stops = self.rate() <= 0.0;
+            let missing = match self.run.depth() {
+                Ok(depth) if !stops => target.saturating_sub(depth.ready),
+                Ok(_) => 0,
+                Err(error) => {
+                    self.failed(&error);
+                    continue;
+                }
+            };
+            self.put(missing.min(self.run.settings.batch));
+            if missing <= self.run.settings.batch {
+                self.run.end.sleep(pause);
+            }
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        let rate = controls::rate(&self.run.settings);
+        // A depth has no rate.
+        let shown = if matches!(self.run.settings.producing, Producing::ToDepth(_)) { 0.0 } else { rate };
+        self.run.figures.aims_at(shown);
+        rate
+    }
+
+    /// Puts so many jobs in one call. The queues take turns.
+    fn put(&mut self, jobs: u64) {
+        if jobs == 0 {
+            return;
+        }
+        let plan = self.plan.now();
+        let put_at_us = now_us();
+        let begin = self.seq;
+        // What was sent may be there though the answer never came, so no number is used twice.
+        self.seq += jobs;
+        let works: Vec<Work> = (begin..self.seq)
+            .map(|seq| {
+                let mut work = Work { seq, put_at_us, ..self.work.clone() };
+                if let Some(plan) = &plan {
+                    plan.mark(&mut work);
+                }
+                work
+            })
+            .collect();
+        let queue = &self.run.queues[self.batches % self.run.queues.len()];
+        self.batches += 1;
+        let begun = Instant::now();
+        match queue.put_many(&works) {
+            Ok(_) => {
+                let (took, count) = (begun.elapsed(), u32::try_from(jobs).unwrap_or(u32::MAX));
+                self.run.figures.put.add(jobs);
+                self.run.figures.call.record(took, 1);
+                self.run.figures.producer.record(took / count, count);
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&self, error: &Error) {
+        eprintln!("jobs cannot be put: {error}");
+        self.run.end.sleep(AFTER_FAILURE);
+    }
+}
+
+/// How many jobs are to be put, by the lines `ENQUEUE n` of the standard input. What is said faster than it is done
+/// waits there.
+fn tokens() -> Receiver<u64> {
+    let (told, tokens) = sync_channel(1_024);
+    // It may wait for a line for ever, so nobody waits for it.
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            match line.trim().strip_prefix("ENQUEUE ").map(str::parse) {
+                Some(Ok(jobs)) => {
+                    if told.send(jobs).is_err() {
+                        return;
+                    }
+                }
+                _ => eprintln!("the standard input says {line:?}, which is no ENQUEUE with a number"),
+            }
+        }
+        eprintln!("the standard input has ended: no more jobs are put");
+    });
+    tokens
+}

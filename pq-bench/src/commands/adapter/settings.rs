@@ -1,0 +1,180 @@
+//! What the harness says, in the environment.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// Who says when jobs are put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Producing {
+    /// This process, at a rate.
+    AtRate,
+    /// The harness, by a line on the standard input for each batch.
+    AsTold,
+    /// This process, as many as are missing from a number of jobs that wait.
+    ToDepth(u64),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) database_url: String,
+    /// Which of the processes of one run this is; the first alone observes what is common to all.
+    pub(super) instance: u32,
+    pub(super) producing: Producing,
+    /// Jobs a second.
+    pub(super) rate: f64,
+    /// Where the rate is found that goes before the other one.
+    pub(super) rate_file: Option<PathBuf>,
+    /// Whether this process puts any jobs.
+    pub(super) produces: bool,
+    pub(super) batch: u64,
+    pub(super) batch_every: Duration,
+    pub(super) workers: usize,
+    pub(super) queues: usize,
+    pub(super) payload: usize,
+    pub(super) random: bool,
+    pub(super) work: Duration,
+    pub(super) attempts: u32,
+    pub(super) sample_every: Duration,
+    /// Nothing is taken before this file says that it may be.
+    pub(super) gate_file: Option<PathBuf>,
+    pub(super) failure_file: Option<PathBuf>,
+    pub(super) schedule_file: Option<PathBuf>,
+}
+
+impl Settings {
+    pub(super) fn from_env() -> Result<Self> {
+        Self::from_lookup(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    }
+
+    /// What is empty counts as not said.
+    pub(super) fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let said = |name: &str| lookup(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+        let one_of = |name: &str, words: &[&'static str]| word(name, said(name), words);
+        let path = |name: &str| said(name).map(PathBuf::from);
+        let whole = |name: &str, default: u64, range| number(name, said(name), default, range);
+
+        one_of("SCENARIO", &["long_horizon"])?;
+        let mode = one_of("PRODUCER_MODE", &["fixed", "depth-target"])?;
+        let pacing = one_of("PRODUCER_PACING", &["adapter", "harness"])?;
+        let depth = whole("TARGET_DEPTH", 1_000, 0..=1_000_000_000)?;
+        let instance = number("BENCH_INSTANCE_ID", said("BENCH_INSTANCE_ID"), 0, 0..=9_999)?;
+        let only_first = whole("PRODUCER_ONLY_INSTANCE_ZERO", 0, 0..=1)? == 1;
+        Ok(Self {
+            database_url: said("DATABASE_URL")
+                .context("DATABASE_URL is not set: it names the database to work in")?,
+            instance,
+            producing: match (mode, pacing) {
+                ("depth-target", _) => Producing::ToDepth(depth),
+                (_, "harness") => Producing::AsTold,
+                _ => Producing::AtRate,
+            },
+            rate: number("PRODUCER_RATE", said("PRODUCER_RATE"), 800.0, 0.0..=10_000_000.0)?,
+            rate_file: path("PRODUCER_RATE_CONTROL_FILE"),
+            produces: instance == 0 || !only_first,
+            batch: whole("PRODUCER_BATCH_MAX", 128, 1..=100_000)?,
+            batch_every: Duration::from_millis(whole("PRODUCER_BATCH_MS", 25, 1..=60_000)?),
+            workers: number("WORKER_COUNT", said("WORKER_COUNT"), 32, 1..=4_096)?,
+            queues: number("BENCH_QUEUE_COUNT", said("BENCH_QUEUE_COUNT"), 1, 1..=100_000)?,
+            payload: number("JOB_PAYLOAD_BYTES", said("JOB_PAYLOAD_BYTES"), 256, 0..=1 << 20)?,
+            random: one_of("JOB_PAYLOAD_KIND", &["plain", "random"])? == "random",
+            work: Duration::from_millis(whole("JOB_WORK_MS", 1, 0..=3_600_000)?),
+            attempts: number("JOB_MAX_ATTEMPTS", said("JOB_MAX_ATTEMPTS"), 25, 1..=1_000_000)?,
+            sample_every: Duration::from_secs(whole("SAMPLE_EVERY_S", 5, 1..=3_600)?),
+            gate_file: path("CONSUMER_GATE_FILE"),
+            failure_file: path("JOB_FAILURE_CONTROL_FILE"),
+            schedule_file: path("SCHEDULE_CONTROL_FILE"),
+        })
+    }
+
+    /// Whether this process observes what is common to all of a run.
+    pub(super) fn observes(&self) -> bool {
+        self.instance == 0
+    }
+}
+
+/// One of these words, the first where none is said.
+fn word(name: &str, said: Option<String>, words: &[&'static str]) -> Result<&'static str> {
+    let said = said.as_deref().unwrap_or(words[0]);
+    match words.iter().find(|word| **word == said) {
+        Some(word) => Ok(word),
+        None => bail!("{name} is {said:?}; there is {}", words.join(" and ")),
+    }
+}
+
+fn number<N: FromStr + PartialOrd + Display + Copy>(
+    name: &str,
+    said: Option<String>,
+    default: N,
+    range: RangeInclusive<N>,
+) -> Result<N> {
+    let Some(said) = said else { return Ok(default) };
+    match said.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => bail!("{name} is {said:?}, which is no number from {} to {}", range.start(), range.end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(all: &[(&str, &str)]) -> Result<Settings> {
+        let url = ("DATABASE_URL", "postgres://server/pq_bench");
+        let find = |name: &str| all.iter().chain([&url]).find(|(known, _)| *known == name);
+        Settings::from_lookup(|name| find(name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_harness_has_it() -> Result<()> {
+        let settings = read(&[("WORKER_COUNT", ""), ("PRODUCER_BATCH_MAX", " 7 ")])?;
+        assert_eq!((settings.producing, settings.rate, settings.batch), (Producing::AtRate, 800.0, 7));
+        assert_eq!((settings.workers, settings.payload, settings.work.as_millis()), (32, 256, 1));
+        assert_eq!(settings.sample_every, Duration::from_secs(5));
+        assert!(settings.observes() && settings.produces && !settings.random);
+        Ok(())
+    }
+
+    #[test]
+    fn a_depth_goes_before_the_pacing_of_the_harness() -> Result<()> {
+        let of =
+            |mode| read(&[("PRODUCER_MODE", mode), ("PRODUCER_PACING", "harness"), ("TARGET_DEPTH", "5")]);
+        assert_eq!(of("depth-target")?.producing, Producing::ToDepth(5));
+        assert_eq!(of("fixed")?.producing, Producing::AsTold);
+        Ok(())
+    }
+
+    #[test]
+    fn one_process_alone_may_put() -> Result<()> {
+        let second = [("BENCH_INSTANCE_ID", "1"), ("PRODUCER_ONLY_INSTANCE_ZERO", "1")];
+        assert!(!read(&second)?.produces && !read(&second)?.observes());
+        assert!(read(&second[..1])?.produces);
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        for (name, value) in [
+            ("SCENARIO", "enqueue"),
+            ("PRODUCER_MODE", "burst"),
+            ("PRODUCER_PACING", "mine"),
+            ("PRODUCER_RATE", "-1"),
+            ("PRODUCER_RATE", "NaN"),
+            ("PRODUCER_BATCH_MAX", "0"),
+            ("WORKER_COUNT", "0"),
+            ("WORKER_COUNT", "many"),
+            ("SAMPLE_EVERY_S", "0.5"),
+            ("JOB_PAYLOAD_KIND", "odd"),
+            ("BENCH_INSTANCE_ID", "-1"),
+        ] {
+            let error = read(&[(name, value)]).map(drop).expect_err(name).to_string();
+            assert!(error.starts_with(name) && error.contains(value), "{error}");
+        }
+        let error = Settings::from_lookup(|_| None).map(drop).expect_err("no database").to_string();
+        assert!(error.starts_with("DATABASE_URL"), "{error}");
+    }
+}
