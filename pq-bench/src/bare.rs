@@ -4,13 +4,158 @@ use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
 use diesel::pg::CopyFormat;
 use diesel::prelude::*;
 
-use crate::PAYLOAD;
+use crate::{Bench, Cost, Meter, PAYLOAD};
+
+/// A script for `pgbench -M prepared`: statements with `;` between them, which are one transaction where they say so.
+#[derive(Clone, Debug)]
+pub struct Script {
+    sql: String,
+    values: Vec<(String, String)>,
+}
+
+/// What pgbench says that it did.
+#[derive(Clone, Copy, Debug)]
+pub struct Ran {
+    /// How often the script was run a second, without the time that it takes to connect.
+    pub rate: f64,
+    /// How often it was run.
+    pub times: u64,
+}
+
+impl Script {
+    /// This script.
+    #[must_use]
+    pub fn new(sql: &str) -> Self {
+        Self { sql: sql.to_owned(), values: Vec::new() }
+    }
+
+    /// Binds `:name` to this value: it is sent with each statement, as ours are, and not once with its text.
+    #[must_use]
+    pub fn bind(mut self, name: &str, value: &str) -> Self {
+        self.values.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With another statement behind it.
+    #[must_use]
+    pub fn then(mut self, sql: &str) -> Self {
+        self.sql = format!("{};\n{sql}", self.sql);
+        self
+    }
+
+    /// The same between BEGIN and COMMIT.
+    #[must_use]
+    pub fn in_a_transaction(&self) -> Self {
+        Self { sql: format!("BEGIN;\n{};\nCOMMIT", self.sql), values: self.values.clone() }
+    }
+
+    /// Runs it over and over for this time, which pgbench rounds to whole seconds.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no pgbench, or it fails.
+    pub fn run_for(&self, url: &str, clients: usize, time: Duration) -> Result<Ran> {
+        self.run(url, clients, ["--time".to_owned(), (time.as_secs_f64().round() as u64).max(1).to_string()])
+    }
+
+    /// Runs it so often with each client.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no pgbench, or it fails.
+    pub fn run_times(&self, url: &str, clients: usize, each: usize) -> Result<Ran> {
+        self.run(url, clients, ["--transactions".to_owned(), each.to_string()])
+    }
+
+    /// As [`Script::run_for`], and counts what it cost: each run of the script is a job.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no pgbench, or it fails; the database's.
+    pub fn cost_of(&self, bench: &Bench, clients: usize, time: Duration) -> Result<Cost> {
+        self.counted(bench, 1.0, || self.run_for(bench.url(), clients, time))
+    }
+
+    /// Works so many jobs, of which each run of the script takes up to `batch`, and counts what that cost.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no pgbench, or it fails; the database's.
+    pub fn cost_of_jobs(&self, bench: &Bench, clients: usize, jobs: usize, batch: usize) -> Result<Cost> {
+        let each = jobs.div_ceil(batch).div_ceil(clients);
+        let jobs_a_run = jobs as f64 / (each * clients) as f64;
+        self.counted(bench, jobs_a_run, || self.run_times(bench.url(), clients, each))
+    }
+
+    fn counted(&self, bench: &Bench, jobs_a_run: f64, run: impl FnOnce() -> Result<Ran>) -> Result<Cost> {
+        let mut conn = bench.connect()?;
+        let meter = Meter::start(&mut conn)?;
+        let processor = processor_of_children()?;
+        let ran = run()?;
+        let processor = processor_of_children()? - processor;
+        let jobs = (ran.times as f64 * jobs_a_run).max(1.0);
+        let cost = meter.stop(&mut conn, jobs.round() as usize)?;
+        Ok(Cost {
+            rate: ran.rate * jobs_a_run,
+            trips: self.statements().count() as f64 / jobs_a_run,
+            client_cpu: processor * 1e6 / jobs,
+            // What this process needs to start another says nothing of that one.
+            peak_memory: 0.0,
+            ..cost
+        })
+    }
+
+    fn statements(&self) -> impl Iterator<Item = String> {
+        self.sql.split(';').map(|statement| format!("{};", statement.trim().replace('\n', " ")))
+    }
+
+    fn run(&self, url: &str, clients: usize, how_long: [String; 2]) -> Result<Ran> {
+        let mut script = tempfile::NamedTempFile::new()?;
+        for statement in self.statements() {
+            writeln!(script, "{statement}")?;
+        }
+        let mut command = Command::new("pgbench");
+        command.args(["--no-vacuum", "--protocol=prepared", "--file"]).arg(script.path());
+        command.args(["--client", &clients.to_string(), "--jobs", &clients.min(2).to_string()]);
+        for (name, value) in &self.values {
+            command.arg(format!("--define={name}={value}"));
+        }
+        let run = command
+            .args(how_long)
+            .arg(url)
+            .output()
+            .context("pgbench cannot be run; it comes with PostgreSQL's server or contrib package")?;
+        let said = String::from_utf8_lossy(&run.stdout);
+        if !run.status.success() {
+            bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
+        }
+        let number = |before: &str| -> Option<f64> {
+            let rest = said.lines().find_map(|line| line.strip_prefix(before))?;
+            rest.trim().split([' ', '/']).next()?.parse().ok()
+        };
+        let rate = number("tps =").with_context(|| format!("pgbench printed no tps: {said}"))?;
+        let times = number("number of transactions actually processed:")
+            .with_context(|| format!("pgbench did not say how often it ran: {said}"))?;
+        Ok(Ran { rate, times: times as u64 })
+    }
+}
+
+/// Seconds of processor time of the programs that this process has run to their end.
+fn processor_of_children() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").context("no /proc/self/stat")?;
+    // The second field is a name in parentheses, which may hold anything; the 16th and 17th are the children's time,
+    // in hundredths of a second whatever the kernel's own clock ticks.
+    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat names no program")?;
+    let ticks: Vec<f64> =
+        fields.split_whitespace().skip(13).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / 100.0)
+}
 
 /// Transactions a second of `pgbench -M prepared` with so many clients, each running `sql`.
 ///
@@ -18,45 +163,49 @@ use crate::PAYLOAD;
 ///
 /// Where there is no pgbench, or it fails.
 pub fn pgbench(url: &str, sql: &str, clients: usize, time: Duration) -> Result<f64> {
-    let mut script = tempfile::NamedTempFile::new()?;
-    writeln!(script, "{};", sql.replace('\n', " "))?;
-    let run = Command::new("pgbench")
-        .args(["--no-vacuum", "--protocol=prepared", "--file"])
-        .arg(script.path())
-        .args(["--client", &clients.to_string(), "--jobs", &clients.min(2).to_string()])
-        .args(["--time", &time.as_secs().max(1).to_string(), url])
-        .output()
-        .context("pgbench cannot be run; it comes with PostgreSQL's server or contrib package")?;
-    let said = String::from_utf8_lossy(&run.stdout);
-    if !run.status.success() {
-        bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
-    }
-    let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    tps.with_context(|| format!("pgbench printed no tps: {said}"))
+    Ok(Script::new(sql).run_for(url, clients, time)?.rate)
 }
 
 /// How long `pgbench` takes to run `sql` so often with each of so many clients, by its own count of
 /// transactions a second, without the time that it takes to connect.
 pub(crate) fn pgbench_transactions(url: &str, sql: &str, clients: usize, each: usize) -> Result<Duration> {
+    let ran = Script::new(sql).run_times(url, clients, each)?;
+    Ok(Duration::from_secs_f64((each * clients) as f64 / ran.rate))
+}
+
+/// How long psql takes to `\copy` these rows into `target` (a table with its columns) so often, by its own clock:
+/// without the time that it takes to start and to connect.
+///
+/// # Errors
+///
+/// Where there is no psql, or it fails.
+pub fn psql_copy(url: &str, target: &str, row: &str, rows: usize, times: usize) -> Result<Duration> {
+    let mut data = tempfile::NamedTempFile::new()?;
+    data.write_all(format!("{row}\n").repeat(rows).as_bytes())?;
     let mut script = tempfile::NamedTempFile::new()?;
-    for statement in sql.split(';') {
-        writeln!(script, "{};", statement.replace('\n', " "))?;
+    writeln!(script, "\\timing on")?;
+    for _ in 0..times {
+        writeln!(script, "\\copy {target} from '{}'", data.path().display())?;
     }
-    let run = Command::new("pgbench")
-        .args(["--no-vacuum", "--protocol=prepared", "--file"])
+    let run = Command::new("psql")
+        .env("LC_ALL", "C")
+        .args(["--no-psqlrc", "--set=ON_ERROR_STOP=1", "--file"])
         .arg(script.path())
-        .args(["--client", &clients.to_string(), "--jobs", &clients.min(2).to_string()])
-        .args(["--transactions", &each.to_string(), url])
+        .arg(url)
         .output()
-        .context("pgbench cannot be run; it comes with PostgreSQL's server or contrib package")?;
+        .context("psql cannot be run; it comes with PostgreSQL's client package")?;
     let said = String::from_utf8_lossy(&run.stdout);
     if !run.status.success() {
-        bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
+        bail!("psql failed: {}", String::from_utf8_lossy(&run.stderr));
     }
-    let tps =
-        said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
-    let tps = tps.with_context(|| format!("pgbench printed no tps: {said}"))?;
-    Ok(Duration::from_secs_f64((each * clients) as f64 / tps))
+    let copied = said.lines().filter(|line| *line == format!("COPY {rows}")).count();
+    ensure!(copied == times, "psql copied {copied} times and not {times}: {said}");
+    let milliseconds: Vec<f64> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("Time: ")?.split(' ').next()?.parse().ok())
+        .collect();
+    ensure!(milliseconds.len() == times, "psql did not say how long each COPY took: {said}");
+    Ok(Duration::from_secs_f64(milliseconds.iter().sum::<f64>() / 1_000.0))
 }
 
 /// Rows a second of COPY into the queue's table.

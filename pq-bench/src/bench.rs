@@ -7,12 +7,27 @@ use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
+use pq_core::Store;
 use pq_diesel::{Pq, Queue};
 use pq_testing::{Database, Error, Kind, Options, Server};
 use serde_json::value::RawValue;
 
 /// What each job carries: 24 bytes.
 pub const PAYLOAD: &str = "{\"n\":1234567,\"s\":\"abcd\"}";
+
+/// A payload of so many bytes, or of [`PAYLOAD`]'s where that is more. It is of letters at random, always the same
+/// ones, which PostgreSQL cannot compress.
+#[must_use]
+pub fn payload_of(bytes: usize) -> String {
+    const AROUND: &str = "{\"n\":1234567,\"s\":\"\"}";
+    let mut random = fastrand::Rng::with_seed(7);
+    let letters: String =
+        (0..bytes.max(PAYLOAD.len()) - AROUND.len()).map(|_| random.alphanumeric()).collect();
+    format!("{{\"n\":1234567,\"s\":\"{letters}\"}}")
+}
+
+/// How many connections the handle has at most.
+const POOL: u32 = 32;
 
 /// A throwaway server whose commits reach the disk, and the queue's table on it.
 pub struct Bench {
@@ -36,7 +51,7 @@ impl Bench {
         let options = Options::durable().setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
         let (server, instead) = server(&options)?;
         let database = server.database()?;
-        let pq = Pq::builder().url(database.url()).pool_size(32).connect()?;
+        let pq = Pq::builder().url(database.url()).pool_size(POOL).connect()?;
         pq.migrate()?;
         Ok(Self { pq, database, server, instead })
     }
@@ -88,6 +103,21 @@ impl Bench {
         Ok(self.database.connect()?)
     }
 
+    /// Sends a statement on each connection of the handle, which must all be free.
+    pub(crate) fn ask_each_session(&self) -> Result<()> {
+        // Who holds one is given another.
+        fn ask(pq: &Pq, connections: u32) -> Result<()> {
+            if connections == 0 {
+                return Ok(());
+            }
+            pq.store().with_connection(|conn| {
+                conn.batch_execute("SELECT 1")?;
+                ask(pq, connections - 1)
+            })
+        }
+        ask(&self.pq, POOL)
+    }
+
     /// Empties the table, and fills the queue with so many jobs.
     ///
     /// # Errors
@@ -126,13 +156,35 @@ impl Bench {
     pub fn fill_by_sql(&self, queue: &str, jobs: usize) -> Result<()> {
         let mut conn = self.connect()?;
         conn.batch_execute(EMPTY)?;
-        conn.batch_execute(&format!(
-            "INSERT INTO pq.queue (q_name, data) SELECT '{queue}', '{PAYLOAD}' FROM generate_series(1, {jobs})"
-        ))?;
+        put_by_sql(&mut conn, queue, jobs, PAYLOAD)?;
         conn.batch_execute("VACUUM ANALYZE pq.queue")?;
         conn.batch_execute("CHECKPOINT")?;
         Ok(())
     }
+
+    /// As [`Bench::fill_by_sql`], with this payload, and as [`Bench::refill_in_use`] with the checkpoint before.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub fn fill_in_use_by_sql(&self, queue: &str, jobs: usize, payload: &str) -> Result<()> {
+        let mut conn = self.connect()?;
+        conn.batch_execute(EMPTY)?;
+        conn.batch_execute("CHECKPOINT")?;
+        put_by_sql(&mut conn, queue, jobs, payload)?;
+        conn.batch_execute("VACUUM ANALYZE pq.queue")?;
+        Ok(())
+    }
+}
+
+fn put_by_sql(conn: &mut PgConnection, queue: &str, jobs: usize, payload: &str) -> Result<()> {
+    let jobs = i64::try_from(jobs)?;
+    diesel::sql_query("INSERT INTO pq.queue (q_name, data) SELECT $1, $2::json FROM generate_series(1, $3)")
+        .bind::<Text, _>(queue)
+        .bind::<Text, _>(payload)
+        .bind::<diesel::sql_types::BigInt, _>(jobs)
+        .execute(conn)?;
+    Ok(())
 }
 
 /// The server, and why it is no container.

@@ -8,12 +8,13 @@ mod bare;
 mod bench;
 mod load;
 mod meter;
+pub mod pool;
 mod results;
 pub mod scenarios;
 mod stats;
 
-pub use bare::{copy_rate, pgbench};
-pub use bench::{Bench, PAYLOAD};
+pub use bare::{Ran, Script, copy_rate, pgbench, psql_copy};
+pub use bench::{Bench, PAYLOAD, payload_of};
 pub use load::{pickup_latencies, rate, wake_latencies};
 pub use meter::{Cost, Meter, count_statements, peak_memory, pgbench_drain, statements_sent};
 pub use results::{Figure, Results, Target, Track};

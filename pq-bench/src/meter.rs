@@ -11,8 +11,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Double};
 use serde::{Deserialize, Serialize};
 
-use crate::Bench;
 use crate::bare::pgbench_transactions;
+use crate::{Bench, median};
 
 /// What a run cost, for each of its jobs.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
@@ -21,7 +21,8 @@ pub struct Cost {
     pub rate: f64,
     /// Statements sent a job.
     pub trips: f64,
-    /// Commits a job.
+    /// Transactions that wrote something a job, by the numbers that PostgreSQL gives them: one that only reads has
+    /// nothing to commit.
     pub commits: f64,
     /// Bytes of WAL a job.
     pub wal: f64,
@@ -29,17 +30,35 @@ pub struct Cost {
     pub dead_rows: f64,
     /// Microseconds of processor time a job, of this process and its threads.
     pub client_cpu: f64,
-    /// The most memory that this process has had at once, in megabytes.
+    /// The most memory that this process has had at once, in megabytes, since the meter was started.
     pub peak_memory: f64,
 }
 
+impl Cost {
+    /// The median of each part; `None` where there is nothing.
+    #[must_use]
+    pub fn median(costs: &[Self]) -> Option<Self> {
+        let of = |part: fn(&Self) -> f64| median(&costs.iter().map(part).collect::<Vec<_>>());
+        (!costs.is_empty()).then(|| Self {
+            rate: of(|cost| cost.rate),
+            trips: of(|cost| cost.trips),
+            commits: of(|cost| cost.commits),
+            wal: of(|cost| cost.wal),
+            dead_rows: of(|cost| cost.dead_rows),
+            client_cpu: of(|cost| cost.client_cpu),
+            peak_memory: of(|cost| cost.peak_memory),
+        })
+    }
+}
+
 /// The counters at the beginning of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Meter {
+#[derive(Clone, Copy)]
+pub struct Meter<'a> {
     began: Instant,
     counters: Counters,
     cpu: Duration,
     sent: u64,
+    bench: Option<&'a Bench>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,17 +94,33 @@ pub fn statements_sent() -> u64 {
     SENT.load(Ordering::Relaxed)
 }
 
-impl Meter {
-    /// Reads the counters; the clock runs from the return.
+impl<'a> Meter<'a> {
+    /// Reads the counters; the clock runs from the return. Dead rows are those of sessions that end before
+    /// the meter is stopped.
     ///
     /// # Errors
     ///
     /// The database's.
     pub fn start(conn: &mut PgConnection) -> Result<Self> {
-        settled();
-        let counters = Counters::read(conn)?;
+        Self::begin(conn, None)
+    }
+
+    /// As [`Meter::start`], for what is done through the handle of the bench, whose sessions live on. Nobody may use
+    /// the handle while the meter is started and stopped.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub fn of(bench: &'a Bench, conn: &mut PgConnection) -> Result<Self> {
+        Self::begin(conn, Some(bench))
+    }
+
+    fn begin(conn: &mut PgConnection, bench: Option<&'a Bench>) -> Result<Self> {
+        let counters = settled(conn, bench)?;
+        // Where Linux does not let us forget the peak of before, what is told is that of the process.
+        drop(std::fs::write("/proc/self/clear_refs", "5"));
         let cpu = ProcessTime::now().as_duration();
-        Ok(Self { began: Instant::now(), counters, cpu, sent: statements_sent() })
+        Ok(Self { began: Instant::now(), counters, cpu, sent: statements_sent(), bench })
     }
 
     /// How long the clock has run.
@@ -113,14 +148,13 @@ impl Meter {
         let cpu = ProcessTime::now().as_duration().saturating_sub(self.cpu);
         let sent = statements_sent() - self.sent;
         // The WAL at once, before anything else writes to it.
-        let wal = wal_position(conn)?;
-        settled();
-        let after = Counters::read(conn)?;
+        let (wal, commits) = (wal_position(conn)?, transactions(conn)?);
+        let after = settled(conn, self.bench)?;
         let jobs = jobs as f64;
         Ok(Cost {
             rate: jobs / time.as_secs_f64(),
             trips: sent as f64 / jobs,
-            commits: (after.commits - self.counters.commits) as f64 / jobs,
+            commits: (commits - self.counters.commits) as f64 / jobs,
             wal: (wal - self.counters.wal) / jobs,
             dead_rows: (after.dead - self.counters.dead) as f64 / jobs,
             client_cpu: cpu.as_secs_f64() * 1e6 / jobs,
@@ -129,9 +163,23 @@ impl Meter {
     }
 }
 
-/// Sessions report what they have committed when they are idle for a second.
-fn settled() {
+/// The counters with all that was done before.
+///
+/// A session reports the rows that it has left dead when it ends, and else with its next statement once a second has
+/// gone by since its last report. Without a statement it would sit on it for ten seconds.
+fn settled(conn: &mut PgConnection, bench: Option<&Bench>) -> Result<Counters> {
     std::thread::sleep(Duration::from_millis(1_100));
+    if let Some(bench) = bench {
+        bench.ask_each_session()?;
+    }
+    Counters::read(conn)
+}
+
+/// How many transactions have been given a number. (The statistics would know of those that only read, but a second
+/// or ten too late.)
+fn transactions(conn: &mut PgConnection) -> Result<i64> {
+    let next = diesel::dsl::sql::<BigInt>("SELECT txid_snapshot_xmax(txid_current_snapshot())");
+    Ok(next.get_result(conn)?)
 }
 
 fn wal_position(conn: &mut PgConnection) -> Result<f64> {
@@ -141,17 +189,10 @@ fn wal_position(conn: &mut PgConnection) -> Result<f64> {
 
 impl Counters {
     fn read(conn: &mut PgConnection) -> Result<Self> {
-        let commits = diesel::dsl::sql::<BigInt>(
-            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()",
-        );
         let dead = diesel::dsl::sql::<BigInt>(
             "SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables",
         );
-        Ok(Self {
-            commits: commits.get_result(conn)?,
-            dead: dead.get_result(conn)?,
-            wal: wal_position(conn)?,
-        })
+        Ok(Self { commits: transactions(conn)?, dead: dead.get_result(conn)?, wal: wal_position(conn)? })
     }
 }
 
@@ -168,7 +209,8 @@ pub fn pgbench_drain(bench: &Bench, sql: &str, clients: usize, jobs: usize) -> R
     meter.stop_after(&mut conn, jobs, time)
 }
 
-/// The most memory that this process has had at once, in megabytes, as Linux counts it.
+/// The most memory that this process has had at once, in megabytes, as Linux counts it; since a [`Meter`] was last
+/// started, if one was.
 ///
 /// # Errors
 ///

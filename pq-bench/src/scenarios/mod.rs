@@ -1,6 +1,12 @@
 //! What is measured, a file a scenario.
 
+mod bulk;
+mod get;
+mod pairs;
+mod payload;
 mod put;
+mod scaling;
+mod sides;
 
 use anyhow::{Result, bail};
 
@@ -41,7 +47,8 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they are measured.
-pub const ALL: &[Scenario] = &[put::SCENARIO];
+pub const ALL: &[Scenario] =
+    &[put::SCENARIO, bulk::SCENARIO, get::SCENARIO, pairs::SCENARIO, scaling::SCENARIO, payload::SCENARIO];
 
 /// The scenarios of these names; all where none is given.
 ///

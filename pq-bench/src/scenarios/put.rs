@@ -1,13 +1,14 @@
 //! One put a commit.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use diesel::PgConnection;
 use serde_json::value::RawValue;
 
+use super::sides::{Sides, figure, insert};
 use super::{Plan, Scenario};
-use crate::{Bench, Figure, Meter, PAYLOAD, Target, pgbench, rate};
+use crate::{Bench, Cost, Figure, Meter, PAYLOAD, Script, Target, pool};
 
 /// One put a commit, on the caller's connection and through a handle.
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -17,52 +18,88 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 const QUEUE: &str = "put";
+const BESIDE: &str = "pgbench, the same INSERT, prepared";
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
-    let queue = bench.queue(QUEUE)?;
-    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
-    let [(_, sql), ..] = bench.pq.store().hot_statements();
-    let sql = sql.replace("$1", &format!("'{QUEUE}'")).replace("$2", &format!("'{PAYLOAD}'"));
+    let script = insert(bench, QUEUE);
     let mut figures = Vec::new();
     for clients in [1, 4, 16] {
-        let mut callers = Figure {
-            scenario: SCENARIO.name.to_owned(),
-            name: "put on the caller's connection".to_owned(),
-            parameters: [("connections".to_owned(), clients.to_string())].into(),
-            unit: "jobs/s".to_owned(),
-            beside: Some("pgbench, the same INSERT, prepared".to_owned()),
-            target: Some(Target::RatioAtLeast(0.95)),
-            ..Figure::default()
-        };
-        let mut handle = Figure {
-            name: "put through one handle".to_owned(),
-            parameters: [("threads".to_owned(), clients.to_string())].into(),
-            target: (clients == 16).then_some(Target::RatioAtLeast(2.0)),
-            ..callers.clone()
-        };
-        let connections: Vec<Mutex<PgConnection>> =
-            (0..clients).map(|_| Ok(Mutex::new(bench.connect()?))).collect::<Result<_>>()?;
-        for _ in 0..plan.rounds {
-            bench.refill(&queue, 0)?;
-            let bare = pgbench(bench.url(), &sql, clients, plan.time(2.0))?;
-            bench.refill(&queue, 0)?;
-            // A thread a connection: whoever finds its own is never refused.
-            callers.ours.push(rate(clients, plan.time(2.0), || {
-                let free = connections.iter().find_map(|conn| conn.try_lock().ok());
-                let mut conn = free.expect("a connection for each thread");
-                queue.on(&mut conn).put(&payload).map(drop)
-            })?);
-            callers.bare.push(bare);
-            bench.refill(&queue, 0)?;
-            let mut conn = bench.connect()?;
-            let meter = Meter::start(&mut conn)?;
-            let rate = rate(clients, plan.time(2.0), || queue.put(&payload).map(drop))?;
-            let time = meter.elapsed();
-            handle.cost = Some(meter.stop_after(&mut conn, queue.counts()?.ready.try_into()?, time)?);
-            handle.ours.push(rate);
-            handle.bare.push(bare);
-        }
-        figures.extend([callers, handle]);
+        figures.extend(puts(bench, plan, clients, &script)?);
+        figures.push(in_a_transaction(bench, plan, clients, &script)?);
     }
     Ok(figures)
+}
+
+fn puts(bench: &Bench, plan: &Plan, clients: usize, script: &Script) -> Result<[Figure; 2]> {
+    let queue = bench.queue(QUEUE)?;
+    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+    let (mut callers, mut handle) = (Sides::default(), Sides::default());
+    for _ in 0..plan.rounds {
+        bench.refill(&queue, 0)?;
+        let bare = script.cost_of(bench, clients, plan.time(2.0))?;
+        bench.refill(&queue, 0)?;
+        callers.ours.push(on_connections(bench, plan, clients)?);
+        bench.refill(&queue, 0)?;
+        handle.ours.push(pool::cost_of(bench, clients, plan.time(2.0), |_| {
+            queue.put(&payload)?;
+            Ok(())
+        })?);
+        callers.bare.push(bare);
+        handle.bare.push(bare);
+    }
+    let by_connections = Figure {
+        parameters: [("connections".to_owned(), clients.to_string())].into(),
+        target: Some(Target::RatioAtLeast(0.95)),
+        ..figure(SCENARIO.name, "put on the caller's connection", BESIDE)
+    };
+    let by_threads = Figure {
+        parameters: [("threads".to_owned(), clients.to_string())].into(),
+        target: (clients == 16).then_some(Target::RatioAtLeast(2.0)),
+        ..figure(SCENARIO.name, "put through one handle", BESIDE)
+    };
+    Ok([callers.rates(by_connections), handle.rates(by_threads)])
+}
+
+/// A thread a connection.
+fn on_connections(bench: &Bench, plan: &Plan, clients: usize) -> Result<Cost> {
+    let queue = bench.queue(QUEUE)?;
+    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+    let threads = pool::threads(clients)?;
+    // Nobody else wants a thread's connection: the lock is there for the compiler.
+    let connections: Vec<Mutex<PgConnection>> =
+        (0..clients).map(|_| Ok(Mutex::new(bench.connect()?))).collect::<Result<_>>()?;
+    let mut conn = bench.connect()?;
+    let meter = Meter::start(&mut conn)?;
+    let done = pool::for_time(&threads, plan.time(2.0), |thread| {
+        let mut conn = connections[thread].lock().unwrap_or_else(PoisonError::into_inner);
+        queue.on(&mut conn).put(&payload)?;
+        Ok(())
+    })?;
+    // With its end each session reports what it has done.
+    drop(connections);
+    Ok(Cost { rate: done.rate, ..meter.stop(&mut conn, done.operations)? })
+}
+
+fn in_a_transaction(bench: &Bench, plan: &Plan, clients: usize, script: &Script) -> Result<Figure> {
+    let queue = bench.queue(QUEUE)?;
+    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+    let script = script.in_a_transaction();
+    let mut sides = Sides::default();
+    for _ in 0..plan.rounds {
+        bench.refill(&queue, 0)?;
+        sides.bare.push(script.cost_of(bench, clients, plan.time(2.0))?);
+        bench.refill(&queue, 0)?;
+        sides.ours.push(pool::cost_of(bench, clients, plan.time(2.0), |_| {
+            bench.pq.transaction(|conn| queue.on(conn).put(&payload))?;
+            Ok(())
+        })?);
+    }
+    Ok(sides.rates(Figure {
+        parameters: [("threads".to_owned(), clients.to_string())].into(),
+        ..figure(
+            SCENARIO.name,
+            "put in the caller's transaction",
+            "pgbench, BEGIN, the same INSERT and COMMIT, prepared",
+        )
+    }))
 }

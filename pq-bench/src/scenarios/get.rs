@@ -1,0 +1,62 @@
+//! One take a commit.
+
+use anyhow::{Context, Result};
+use pq_diesel::Wait;
+
+use super::sides::{Sides, delete, figure, not_dry, plain_take};
+use super::{Plan, Scenario};
+use crate::{Bench, Cost, Figure, Script, Target, pool};
+
+/// One get a commit, alone and by many threads through one handle.
+pub(super) const SCENARIO: Scenario =
+    Scenario { name: "get", about: "one get a commit, by one thread and by sixteen, beside pgbench", run };
+
+const QUEUE: &str = "get";
+
+fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
+    let same = Script::new(&delete(bench, QUEUE));
+    let plain = Script::new(&plain_take(QUEUE, 1));
+    let (mut one, mut many) = (Sides::default(), Sides::default());
+    for _ in 0..plan.rounds {
+        one.bare.push(pgbench_gets(bench, plan, 1, &same)?);
+        one.ours.push(gets(bench, plan, 1)?);
+        many.bare.push(pgbench_gets(bench, plan, 16, &plain)?);
+        many.ours.push(gets(bench, plan, 16)?);
+    }
+    let one = one.rates(Figure {
+        parameters: [("threads".to_owned(), "1".to_owned())].into(),
+        target: Some(Target::RatioAtLeast(0.95)),
+        ..figure(SCENARIO.name, "get", "pgbench, the same DELETE, prepared")
+    });
+    let many = many.rates(Figure {
+        parameters: [("threads".to_owned(), "16".to_owned())].into(),
+        target: Some(Target::RatioAtLeast(3.0)),
+        ..figure(
+            SCENARIO.name,
+            "get through one handle",
+            "pgbench, 16 clients of a plain DELETE with SKIP LOCKED LIMIT 1, prepared",
+        )
+    });
+    Ok(vec![one, many])
+}
+
+/// Enough for the fastest that is hoped for, 60,000 a second, and for the whole second that pgbench runs at least.
+fn fill(bench: &Bench, plan: &Plan) -> Result<()> {
+    bench.fill_by_sql(QUEUE, plan.jobs(200_000).max(30_000))
+}
+
+fn gets(bench: &Bench, plan: &Plan, threads: usize) -> Result<Cost> {
+    let queue = bench.queue(QUEUE)?;
+    fill(bench, plan)?;
+    pool::cost_of(bench, threads, plan.time(2.0), |_| {
+        queue.get(Wait::No)?.context("the queue ran dry: the machine is faster than the plan thought")?;
+        Ok(())
+    })
+}
+
+fn pgbench_gets(bench: &Bench, plan: &Plan, clients: usize, script: &Script) -> Result<Cost> {
+    fill(bench, plan)?;
+    let cost = script.cost_of(bench, clients, plan.time(2.0))?;
+    not_dry(bench, &bench.queue(QUEUE)?, "pgbench")?;
+    Ok(cost)
+}

@@ -1,0 +1,87 @@
+//! A put and a get, over and over: what `pq` calls an operation.
+
+use anyhow::{Result, ensure};
+use pq_diesel::Wait;
+use serde_json::value::RawValue;
+
+use super::sides::{Sides, delete, figure, insert};
+use super::{Plan, Scenario};
+use crate::{Bench, Cost, Figure, PAYLOAD, Target, pool};
+
+/// Pairs by more and more threads.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "pairs",
+    about: "a put and a get, over and over, by 1 to 16 threads through one handle, beside pgbench",
+    run,
+};
+
+const QUEUE: &str = "pairs";
+const THREADS: [usize; 5] = [1, 2, 4, 8, 16];
+/// What waits all the while, so that nobody's get finds the queue empty because others are quicker.
+const BACKLOG: usize = 1_000;
+
+fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
+    let script = insert(bench, QUEUE).then(&delete(bench, QUEUE));
+    let mut steps: [Sides; THREADS.len()] = Default::default();
+    for _ in 0..plan.rounds {
+        for (threads, sides) in THREADS.into_iter().zip(&mut steps) {
+            bench.fill_by_sql(QUEUE, BACKLOG)?;
+            sides.bare.push(script.cost_of(bench, threads, plan.time(2.0))?);
+            sides.ours.push(pairs(bench, plan, threads)?);
+        }
+    }
+    let least = least_step(&steps);
+    let mut figures: Vec<Figure> = THREADS
+        .into_iter()
+        .zip(steps)
+        .map(|(threads, sides)| {
+            sides.rates(Figure {
+                parameters: [("threads".to_owned(), threads.to_string())].into(),
+                unit: "pairs/s".to_owned(),
+                ..figure(
+                    SCENARIO.name,
+                    "put and get through one handle",
+                    "pgbench, the same INSERT and DELETE, prepared",
+                )
+            })
+        })
+        .collect();
+    figures.extend(least);
+    Ok(figures)
+}
+
+fn pairs(bench: &Bench, plan: &Plan, threads: usize) -> Result<Cost> {
+    let queue = bench.queue(QUEUE)?;
+    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+    bench.fill_by_sql(QUEUE, BACKLOG)?;
+    pool::cost_of(bench, threads, plan.time(2.0), |_| {
+        queue.put(&payload)?;
+        ensure!(queue.get(Wait::No)?.is_some(), "the queue ran dry in spite of its backlog");
+        Ok(())
+    })
+}
+
+/// Of all steps from one number of threads to the next the one that gains least, or loses most.
+fn least_step(steps: &[Sides]) -> Option<Figure> {
+    let rates = |sides: &Sides| sides.ours.iter().map(|cost| cost.rate).collect::<Vec<_>>();
+    let of_step = |(before, after): (usize, usize)| {
+        let (ours, bare) = (rates(&steps[after]), rates(&steps[before]));
+        Figure {
+            parameters: [("step".to_owned(), format!("{} to {} threads", THREADS[before], THREADS[after]))]
+                .into(),
+            unit: "pairs/s".to_owned(),
+            target: Some(Target::RatioAtLeast(0.97)),
+            ours,
+            bare,
+            ..figure(
+                SCENARIO.name,
+                "put and get, the least step as threads are added",
+                "the same with the threads before the step",
+            )
+        }
+    };
+    let ratio = |figure: &Figure| figure.ratio().unwrap_or(f64::INFINITY);
+    (1..steps.len())
+        .map(|after| of_step((after - 1, after)))
+        .min_by(|one, other| ratio(one).total_cmp(&ratio(other)))
+}

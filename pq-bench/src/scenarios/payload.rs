@@ -1,0 +1,100 @@
+//! What the size of the payload does.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use pq_diesel::Queue;
+use serde_json::value::RawValue;
+
+use super::sides::{Sides, bare_drain, drain, figure};
+use super::{Plan, Scenario};
+use crate::{Bench, Figure, PAYLOAD, Script, payload_of, pool};
+
+/// Puts and drains of jobs from a few bytes to a quarter of a megabyte.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "payload",
+    about: "puts and drains of payloads from 24 B to 256 KiB, and the WAL of a job",
+    run,
+};
+
+const QUEUE: &str = "payload";
+const SIZES: [(&str, usize); 4] =
+    [("24 B", PAYLOAD.len()), ("1 KiB", 1 << 10), ("16 KiB", 16 << 10), ("256 KiB", 256 << 10)];
+/// The longest argument that a program is given on Linux is 128 KiB.
+const PIECE: usize = 100_000;
+
+fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for (name, size) in SIZES {
+        let (mut puts, mut drains) = (Sides::default(), Sides::default());
+        for _ in 0..plan.rounds {
+            put_side(bench, plan, &payload_of(size), &mut puts)?;
+            drain_side(bench, plan, &payload_of(size), &mut drains)?;
+        }
+        figures.extend(three(name, &puts, &drains));
+    }
+    Ok(figures)
+}
+
+/// The rates, and the WAL from the put to the end.
+fn three(size: &str, puts: &Sides, drains: &Sides) -> [Figure; 3] {
+    let with = BTreeMap::from([("payload".to_owned(), size.to_owned())]);
+    let figure = |name, beside| Figure { parameters: with.clone(), ..figure(SCENARIO.name, name, beside) };
+    let put = figure("put by size of the payload", "pgbench, the same INSERT, prepared");
+    let drain = figure(
+        "transactional drain by size of the payload",
+        "pgbench, a plain DELETE of 500 a commit, prepared",
+    );
+    let wal = figure(
+        "WAL of put and drain by size of the payload",
+        "pgbench, the same INSERT and the DELETE of 500",
+    );
+    let (put_wal, drain_wal) =
+        (puts.parts(wal.clone(), |cost| cost.wal), drains.parts(wal.clone(), |cost| cost.wal));
+    let sum = |one: &[f64], other: &[f64]| one.iter().zip(other).map(|(one, other)| one + other).collect();
+    let wal = Figure {
+        unit: "bytes/job".to_owned(),
+        ours: sum(&put_wal.ours, &drain_wal.ours),
+        bare: sum(&put_wal.bare, &drain_wal.bare),
+        ..wal
+    };
+    [puts.rates(put), drains.rates(drain), wal]
+}
+
+fn put_side(bench: &Bench, plan: &Plan, payload: &str, sides: &mut Sides) -> Result<()> {
+    let queue = bench.queue(QUEUE)?;
+    let data = RawValue::from_string(payload.to_owned())?;
+    bench.refill(&queue, 0)?;
+    sides.bare.push(insert_of(bench, payload)?.cost_of(bench, 1, plan.time(2.0))?);
+    bench.refill(&queue, 0)?;
+    sides.ours.push(pool::cost_of(bench, 1, plan.time(2.0), |_| {
+        queue.put(&data)?;
+        Ok(())
+    })?);
+    Ok(())
+}
+
+fn drain_side(bench: &Bench, plan: &Plan, payload: &str, sides: &mut Sides) -> Result<()> {
+    let queue: Queue<Box<RawValue>> = bench.queue(QUEUE)?;
+    // As many as make 64 MiB, of small ones fifty thousand.
+    let jobs = ((64 << 20) / payload.len()).min(50_000);
+    let jobs = ((jobs as f64 * plan.scale) as usize).max(100);
+    bench.fill_in_use_by_sql(QUEUE, jobs, payload)?;
+    sides.bare.push(bare_drain(bench, QUEUE, 1, jobs)?);
+    bench.fill_in_use_by_sql(QUEUE, jobs, payload)?;
+    sides.ours.push(drain(bench, &queue, true, 1, jobs)?);
+    Ok(())
+}
+
+/// The INSERT with this payload. Each statement sends it, in pieces where it is longer than an argument can be.
+fn insert_of(bench: &Bench, payload: &str) -> Result<Script> {
+    let [(_, sql), ..] = bench.pq.store().hot_statements();
+    let pieces: Vec<&str> =
+        payload.as_bytes().chunks(PIECE).map(std::str::from_utf8).collect::<Result<_, _>>()?;
+    let names: Vec<String> = (0..pieces.len()).map(|piece| format!(":piece{piece}::text")).collect();
+    let sql = sql.replace("$1", ":queue").replace("$2", &format!("({})", names.join(" || ")));
+    let script = Script::new(&sql).bind("queue", QUEUE);
+    Ok((0..)
+        .zip(pieces)
+        .fold(script, |script, (number, piece)| script.bind(&format!("piece{number}"), piece)))
+}

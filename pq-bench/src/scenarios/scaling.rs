@@ -1,0 +1,97 @@
+//! What more threads bring, beside what more clients bring to the server itself.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use pq_diesel::Wait;
+use serde_json::value::RawValue;
+
+use super::sides::{Sides, bare_drain, delete, drain, figure, insert, not_dry};
+use super::{Plan, Scenario};
+use crate::{Bench, Figure, PAYLOAD, Script, pool};
+
+/// Puts, gets and drains by more and more threads.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "scaling",
+    about: "puts, gets and drains by 1 to 16 threads, beside pgbench with as many clients",
+    run,
+};
+
+const QUEUE: &str = "scaling";
+const THREADS: [usize; 5] = [1, 2, 4, 8, 16];
+
+/// What one number of threads has reached.
+#[derive(Default)]
+struct Step {
+    puts: Sides,
+    gets: Sides,
+    transactional: Sides,
+    leased: Sides,
+}
+
+fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
+    let mut steps: [Step; THREADS.len()] = Default::default();
+    for _ in 0..plan.rounds {
+        for (threads, step) in THREADS.into_iter().zip(&mut steps) {
+            puts(bench, plan, threads, &mut step.puts)?;
+            gets(bench, plan, threads, &mut step.gets)?;
+            drains(bench, plan, threads, step)?;
+        }
+    }
+    let (insert, delete) = ("pgbench, the same INSERT, prepared", "pgbench, the same DELETE, prepared");
+    let batch = "pgbench, a plain DELETE of 500 a commit, prepared";
+    let of = |name: &str, beside: &str, sides: fn(&Step) -> &Sides| -> Vec<Figure> {
+        let with = |threads: usize| BTreeMap::from([("threads".to_owned(), threads.to_string())]);
+        let figure = |threads| Figure { parameters: with(threads), ..figure(SCENARIO.name, name, beside) };
+        THREADS.into_iter().zip(&steps).map(|(threads, step)| sides(step).rates(figure(threads))).collect()
+    };
+    Ok([
+        of("put through one handle", insert, |step| &step.puts),
+        of("get through one handle", delete, |step| &step.gets),
+        of("transactional drain", batch, |step| &step.transactional),
+        of("leased drain", batch, |step| &step.leased),
+    ]
+    .concat())
+}
+
+fn puts(bench: &Bench, plan: &Plan, threads: usize, sides: &mut Sides) -> Result<()> {
+    let queue = bench.queue(QUEUE)?;
+    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+    bench.refill(&queue, 0)?;
+    sides.bare.push(insert(bench, QUEUE).cost_of(bench, threads, plan.time(1.0))?);
+    bench.refill(&queue, 0)?;
+    sides.ours.push(pool::cost_of(bench, threads, plan.time(1.0), |_| {
+        queue.put(&payload)?;
+        Ok(())
+    })?);
+    Ok(())
+}
+
+fn gets(bench: &Bench, plan: &Plan, threads: usize, sides: &mut Sides) -> Result<()> {
+    let queue = bench.queue(QUEUE)?;
+    // Enough for 60,000 a second, and for the whole second that pgbench runs at least.
+    let jobs = plan.jobs(100_000).max(30_000);
+    bench.fill_by_sql(QUEUE, jobs)?;
+    let bare = Script::new(&delete(bench, QUEUE)).cost_of(bench, threads, plan.time(1.0))?;
+    not_dry(bench, &queue, "pgbench")?;
+    sides.bare.push(bare);
+    bench.fill_by_sql(QUEUE, jobs)?;
+    sides.ours.push(pool::cost_of(bench, threads, plan.time(1.0), |_| {
+        queue.get(Wait::No)?.context("the queue ran dry: the machine is faster than the plan thought")?;
+        Ok(())
+    })?);
+    Ok(())
+}
+
+fn drains(bench: &Bench, plan: &Plan, threads: usize, step: &mut Step) -> Result<()> {
+    let queue = bench.queue(QUEUE)?;
+    let jobs = plan.jobs(100_000);
+    bench.fill_by_sql(QUEUE, jobs)?;
+    let bare = bare_drain(bench, QUEUE, threads, jobs)?;
+    for (transactional, sides) in [(true, &mut step.transactional), (false, &mut step.leased)] {
+        bench.fill_by_sql(QUEUE, jobs)?;
+        sides.ours.push(drain(bench, &queue, transactional, threads, jobs)?);
+        sides.bare.push(bare);
+    }
+    Ok(())
+}

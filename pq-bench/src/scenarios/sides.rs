@@ -1,0 +1,117 @@
+//! The two sides of a figure, and what several scenarios say alike.
+
+use std::convert::Infallible;
+
+use anyhow::{Result, ensure};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use pq_diesel::{Queue, Worker};
+use serde_json::value::RawValue;
+
+use crate::bare::Script;
+use crate::{Bench, Cost, Figure, Meter, PAYLOAD};
+
+/// What each round cost, ours and the other's.
+#[derive(Debug, Default)]
+pub(super) struct Sides {
+    pub(super) ours: Vec<Cost>,
+    pub(super) bare: Vec<Cost>,
+}
+
+impl Sides {
+    /// The rates of the rounds, in the figure.
+    pub(super) fn rates(&self, figure: Figure) -> Figure {
+        self.parts(figure, |cost| cost.rate)
+    }
+
+    /// A part of what the rounds cost, in the figure.
+    pub(super) fn parts(&self, figure: Figure, part: fn(&Cost) -> f64) -> Figure {
+        Figure {
+            ours: self.ours.iter().map(part).collect(),
+            bare: self.bare.iter().map(part).collect(),
+            cost: Cost::median(&self.ours),
+            bare_cost: Cost::median(&self.bare),
+            ..figure
+        }
+    }
+}
+
+/// A figure of jobs a second that is still to be measured.
+pub(super) fn figure(scenario: &str, name: &str, beside: &str) -> Figure {
+    Figure {
+        scenario: scenario.to_owned(),
+        name: name.to_owned(),
+        unit: "jobs/s".to_owned(),
+        beside: Some(beside.to_owned()),
+        ..Figure::default()
+    }
+}
+
+/// The INSERT of a put, with its values bound.
+pub(super) fn insert(bench: &Bench, queue: &str) -> Script {
+    let [(_, sql), ..] = bench.pq.store().hot_statements();
+    let sql = sql.replace("$1", ":queue").replace("$2", ":payload::text");
+    Script::new(&sql).bind("queue", queue).bind("payload", PAYLOAD)
+}
+
+/// The DELETE of a take of one job. The queue's name stands in it several times, and pgbench would make a
+/// parameter of each, so it is written out.
+pub(super) fn delete(bench: &Bench, queue: &str) -> String {
+    let [_, (_, sql), _] = bench.pq.store().hot_statements();
+    sql.replace("$1", &format!("'{queue}'"))
+}
+
+/// A take of so many jobs as anybody would write it who has no other jobs than those that are ready.
+pub(super) fn plain_take(queue: &str, jobs: usize) -> String {
+    format!(
+        "DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
+            WHERE q_name = '{queue}' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id \
+            LIMIT {jobs} FOR UPDATE SKIP LOCKED)) RETURNING id, data"
+    )
+}
+
+/// Fails where the queue ran dry: takes that find nothing are quicker than those that are to be measured.
+pub(super) fn not_dry(bench: &Bench, queue: &Queue<Box<RawValue>>, whose: &str) -> Result<()> {
+    let left = diesel::sql_query("SELECT 1 FROM pq.queue WHERE q_name = $1 LIMIT 1");
+    let left = left.bind::<Text, _>(queue.name().as_str()).execute(&mut bench.connect()?)?;
+    ensure!(
+        left > 0,
+        "the queue ran dry while {whose} took from it: the machine is faster than the plan thought"
+    );
+    Ok(())
+}
+
+/// How many jobs a bare drain takes at a time.
+const BARE_BATCH: usize = 500;
+
+/// Takes all jobs by a plain DELETE of 500 a commit, through pgbench with so many clients.
+pub(super) fn bare_drain(bench: &Bench, queue: &str, clients: usize, jobs: usize) -> Result<Cost> {
+    let script = Script::new(&plain_take(queue, BARE_BATCH));
+    let cost = script.cost_of_jobs(bench, clients, jobs, BARE_BATCH)?;
+    let left = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pq.queue");
+    let left: i64 = left.get_result(&mut bench.connect()?)?;
+    ensure!(left <= i64::try_from(jobs / 100)?, "pgbench left {left} of {jobs} jobs");
+    Ok(cost)
+}
+
+/// Takes all jobs by a worker whose handlers do nothing.
+pub(super) fn drain(
+    bench: &Bench,
+    queue: &Queue<Box<RawValue>>,
+    transactional: bool,
+    threads: usize,
+    jobs: usize,
+) -> Result<Cost> {
+    let handler = match transactional {
+        true => queue.transactional(|_, _| Ok::<_, Infallible>(())),
+        false => queue.leased(|_, _| Ok::<_, Infallible>(())),
+    };
+    let worker = Worker::new(&bench.pq).threads(threads).serve(handler);
+    let mut conn = bench.connect()?;
+    let meter = Meter::of(bench, &mut conn)?;
+    let report = worker.run_until_empty()?;
+    let time = meter.elapsed();
+    ensure!(report.done == jobs as u64, "the worker was to do {jobs} jobs: {report:?}");
+    meter.stop_after(&mut conn, jobs, time)
+}
