@@ -58,7 +58,7 @@ pub(super) fn insert(bench: &Bench, queue: &str) -> Script {
 /// parameter of each, so it is written out.
 pub(super) fn delete(bench: &Bench, queue: &str) -> String {
     let [_, (_, sql), _] = bench.pq.store().hot_statements();
-    sql.replace("$1", &format!("'{queue}'"))
+    sql.replace("$1", &format!("'{queue}'")).replace("$2", "1")
 }
 
 /// A take of so many jobs as anybody would write it who has no other jobs than those that are ready.
