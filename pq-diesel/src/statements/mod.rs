@@ -84,6 +84,11 @@ impl Sized {
         Self { any: Statement::new(text), fixed: Self::SIZES.iter().map(fixed).collect() }
     }
 
+    /// Whether there is a statement with this number in its text.
+    pub(crate) fn is_fixed(count: usize) -> bool {
+        Self::SIZES.contains(&count)
+    }
+
     /// The statement for so many, and whether the number stands in its text.
     pub(crate) fn of(&self, count: usize) -> (&Statement, bool) {
         match self.fixed.iter().find(|(size, _)| *size == count) {

@@ -4,6 +4,7 @@ mod archive;
 mod desk;
 mod line;
 mod put;
+mod together;
 mod verdict;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -21,7 +22,8 @@ use pq_core::{
     Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
 };
 
-pub(crate) use self::line::Levels;
+pub(crate) use self::line::{Gets, Levels};
+pub(crate) use self::put::Puts;
 use self::verdict::{Return, columns};
 use crate::listener::{Listener, Subscription};
 use crate::pool::{self, Pool};
@@ -39,6 +41,8 @@ pub struct PgStore {
     pub(crate) notify: Notify,
     pub(crate) poll_interval: Duration,
     pub(crate) levels: Levels,
+    pub(crate) puts: Puts,
+    pub(crate) gets: Gets,
 }
 
 /// The longest error that is stored with a job, in characters.
@@ -320,14 +324,11 @@ impl Store for PgStore {
     }
 
     fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
-        let quietly = self.notify != Notify::InCommit;
-        let ids = self
-            .with_connection(|conn| self.insert(conn, queue, jobs, quietly))
-            .map_err(Error::unless_committed)?;
-        if let (Notify::AfterCommit, Some(listener)) = (self.notify, &self.listener) {
-            listener.tell(queue);
-        }
-        Ok(ids)
+        self.put_with_others(queue, jobs)
+    }
+
+    fn take_now(&self, queue: &QueueName, count: usize) -> Result<Taken, Error> {
+        self.take_with_others(queue, count)
     }
 
     fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Option<Subscription> {
