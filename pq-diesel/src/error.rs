@@ -89,6 +89,23 @@ impl Error {
             other => other,
         }
     }
+
+    /// The error of a statement that was a transaction of its own and that several calls shared, for another of
+    /// them. `None` where nothing can have changed and it may be the fault of one call: the others try alone.
+    pub(crate) fn for_another(&self) -> Option<Self> {
+        match self {
+            Self::Unavailable(reason) => Some(Self::Unavailable(reason.clone())),
+            Self::OutcomeUnknown(reason) => Some(Self::OutcomeUnknown(reason.clone())),
+            Self::Unreachable { server, reason } => {
+                Some(Self::Unreachable { server: server.clone(), reason: reason.clone() })
+            }
+            // The answer cannot be read, so there was one.
+            Self::Database(DieselError::DeserializationError(found)) => {
+                Some(Self::Database(DieselError::DeserializationError(found.to_string().into())))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl From<DieselError> for Error {

@@ -14,7 +14,7 @@ use crate::listener::Listener;
 use crate::migrate::{self, Pending};
 use crate::pool::Pool;
 use crate::statements::Statements;
-use crate::store::{Heads, Levels, PgStore};
+use crate::store::{Gets, Heads, Levels, PgStore, Puts};
 use crate::table::Table;
 use crate::{Error, Settings};
 
@@ -321,6 +321,8 @@ impl Builder {
             notify: self.notify,
             levels: Levels::default(),
             heads: Heads::default(),
+            puts: Puts::default(),
+            gets: Gets::default(),
             poll_interval: self.poll_interval.unwrap_or(unless_said).max(Duration::from_millis(1)),
         }
     }

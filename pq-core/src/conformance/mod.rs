@@ -50,6 +50,7 @@ mod scene;
 mod taking;
 mod tasks;
 mod timing;
+mod together;
 mod transactions;
 mod uniqueness;
 mod waiting;
@@ -107,9 +108,10 @@ impl Suite {
     /// All cases on this fixture, under this name.
     pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
         let fixture = Arc::new(fixture);
-        let topics: [fn() -> Vec<Case<F>>; 21] = [
+        let topics: [fn() -> Vec<Case<F>>; 22] = [
             putting::cases,
             taking::cases,
+            together::cases,
             ordering::cases,
             transactions::cases,
             holding::cases,

@@ -13,7 +13,8 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Gets the next job, waiting for one if need be; `None` where none came in time.
     ///
     /// **At most once**: the take is committed before this returns, so a crash after it loses the
-    /// job. Use [`Queue::get_with`], or [`Queue::on`] in a transaction, where that matters.
+    /// job. Use [`Queue::get_with`], or [`Queue::on`] in a transaction, where that matters. Threads that
+    /// get at the same time may share a statement, and no job goes to two of them.
     ///
     /// A job whose payload is no `T` goes dead with the reason, and the next one is looked for.
     ///

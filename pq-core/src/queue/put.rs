@@ -6,7 +6,8 @@ use super::Queue;
 use crate::{CodecError, Error, JobId, NewJob, Payload, Put, PutOptions, Store};
 
 impl<S: Store, T: Serialize> Queue<S, T> {
-    /// Adds a job, committed when this returns, and gives its id.
+    /// Adds a job, committed when this returns, and gives its id. Threads that put at the same time may
+    /// share a commit.
     ///
     /// # Errors
     ///

@@ -94,6 +94,11 @@ impl Sized {
         }
     }
 
+    /// Whether there is a statement with this number in its text.
+    pub(crate) fn is_fixed(count: usize) -> bool {
+        Self::SIZES.contains(&count)
+    }
+
     /// The statement for so many, and whether the number stands in its text.
     pub(crate) fn of(&self, count: usize) -> (&Statement, bool) {
         let Some((_, statement)) = self.fixed.iter().find(|(size, _)| *size == count) else {

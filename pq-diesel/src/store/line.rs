@@ -9,9 +9,10 @@ use diesel::connection::DefaultLoadingMode;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_core::{Key, QueueName, RawJob, Taken};
+use pq_core::{Key, QueueName, RawJob, Store, Taken};
 
 use super::head::{Place, Way};
+use super::together::{Fate, Lead, Together, Turn};
 use super::{PgStore, micros};
 use crate::prepared::Value;
 use crate::rows::{Found, TakenRow, TakenSql, found, walk};
@@ -47,8 +48,97 @@ impl Levels {
     }
 }
 
+/// What goes together with the gets of other threads: no more jobs in one call than this.
+const SHARED_JOBS: usize = 64;
+
+/// The most jobs that they take together.
+const SHARED_TAKE: usize = 1024;
+
+/// The gets of a handle's own that are under way: how many jobs, and which were taken.
+pub(crate) type Gets = Together<usize, Result<Taken, Error>>;
+
 impl PgStore {
+    /// Takes and commits, together with the threads that take from the queue at the same time.
+    pub(super) fn take_with_others(&self, queue: &QueueName, count: usize) -> Result<Taken, Error> {
+        if !(1..=SHARED_JOBS).contains(&count) {
+            return self.take_alone(queue, count);
+        }
+        match self.gets.turn(queue, || count, |line| company(count, line)) {
+            Turn::Lead(lead) => self.take_together(queue, count, lead),
+            Turn::Done(taken) => {
+                let taken = taken?;
+                if has_keys(&taken.jobs) {
+                    let done = self.with_connection(|conn| {
+                        self.let_go_after_all(conn, queue, &taken.jobs);
+                        Ok(())
+                    });
+                    warn_of(queue, done);
+                }
+                Ok(taken)
+            }
+            Turn::Alone => self.take_alone(queue, count),
+            Turn::Lost => Err(Error::Unavailable("the thread that took the jobs has panicked".to_owned())),
+        }
+    }
+
+    fn take_together(
+        &self,
+        queue: &QueueName,
+        count: usize,
+        lead: Lead<'_, usize, Result<Taken, Error>>,
+    ) -> Result<Taken, Error> {
+        let counts: Vec<usize> = lead.asks().copied().collect();
+        let wanted = count + counts.iter().sum::<usize>();
+        let mut lead = Some(lead);
+        let taken: Result<_, Error> = self.with_connection(|conn| {
+            let mut taken = self.find(conn, queue, wanted, None)?;
+            let mut fates = deal(&mut taken, count, &counts);
+            if has_keys(&taken.jobs) {
+                // This may wait for whoever puts the same key, and nobody else is to wait for it.
+                if let Some(lead) = lead.take() {
+                    lead.tell(std::mem::take(&mut fates));
+                }
+                self.let_go_after_all(conn, queue, &taken.jobs);
+            }
+            Ok((taken, fates))
+        });
+        match (taken, lead) {
+            (Ok((taken, fates)), lead) => {
+                if let Some(lead) = lead {
+                    lead.tell(fates);
+                }
+                Ok(taken)
+            }
+            (Err(error), Some(lead)) => lead.fail(error, || self.take_alone(queue, count)),
+            // They were told already, and this call has its jobs.
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn take_alone(&self, queue: &QueueName, count: usize) -> Result<Taken, Error> {
+        self.with_connection(|conn| {
+            let taken = self.find(conn, queue, count, None)?;
+            self.let_go_after_all(conn, queue, &taken.jobs);
+            Ok(taken)
+        })
+    }
+
     pub(super) fn take_by(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        lease: Option<Duration>,
+    ) -> Result<Taken, Error> {
+        let taken = self.find(conn, queue, count, lease)?;
+        if lease.is_none() {
+            self.let_go(conn, queue, &taken.jobs)?;
+        }
+        Ok(taken)
+    }
+
+    /// Takes, and leaves what the jobs have besides.
+    fn find(
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
@@ -80,13 +170,6 @@ impl PgStore {
         if first == 0 {
             self.heads.took(queue, Way::Ask, &looked.jobs, count, begun_at.elapsed());
         }
-        if lease.is_none() {
-            self.let_go_of_unique_keys(conn, queue, &looked.jobs)?;
-            if looked.jobs.iter().any(|job| job.serialization_key.is_some()) {
-                // With the commit the key is free; a rollback is found by the poll.
-                self.ring(conn, [queue])?;
-            }
-        }
         Ok(Taken { jobs: looked.jobs, next_due: looked.next_due })
     }
 
@@ -110,9 +193,6 @@ impl PgStore {
             let jobs = self.walk_from(conn, queue, count, lease, from)?;
             self.heads.took(queue, way, &jobs, count, begun.elapsed());
             if !jobs.is_empty() {
-                if lease.is_none() {
-                    self.let_go_of_unique_keys(conn, queue, &jobs)?;
-                }
                 return Ok(Some(jobs));
             }
             if from.is_none() {
@@ -186,6 +266,22 @@ impl PgStore {
         Ok(looked)
     }
 
+    /// [`Self::let_go`] after the commit of the take. The jobs are the caller's whatever comes of it: a unique key
+    /// is found free by its next put, and a serialization key by the poll.
+    fn let_go_after_all(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[RawJob]) {
+        warn_of(queue, self.let_go(conn, queue, jobs));
+    }
+
+    /// Leaves the keys of jobs that were taken without a lease to others.
+    fn let_go(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[RawJob]) -> Result<(), Error> {
+        self.let_go_of_unique_keys(conn, queue, jobs)?;
+        if jobs.iter().any(|job| job.serialization_key.is_some()) {
+            // With the commit the key is free; a rollback is found by the poll.
+            self.ring(conn, [queue])?;
+        }
+        Ok(())
+    }
+
     /// Jobs that are taken without a lease complete with the transaction, and then others may have their
     /// unique keys. Where this is lost, the next put of the key finds out that its job is gone.
     fn let_go_of_unique_keys(
@@ -221,5 +317,46 @@ impl PgStore {
         let values = [Value::Texts(channels.iter().map(|channel| channel.as_str()).collect())];
         let rung: Result<Vec<String>, _> = self.statements.ring.with::<Text>(&values).load(conn);
         rung.map(drop).map_err(|e| self.error(e))
+    }
+}
+
+/// How many of those in line a get of so many jobs takes along: of the numbers of jobs that makes, the largest
+/// for which there is a statement that is planned once; all where there is none.
+fn company(count: usize, line: &mut dyn Iterator<Item = &usize>) -> usize {
+    let sums = line.scan(count, |sum, more| {
+        *sum += more;
+        (*sum <= SHARED_TAKE).then_some(*sum)
+    });
+    let (mut all, mut fixed) = (0, Sized::is_fixed(count).then_some(0));
+    for (calls, sum) in (1..).zip(sums) {
+        all = calls;
+        if Sized::is_fixed(sum) {
+            fixed = Some(calls);
+        }
+    }
+    fixed.unwrap_or(all)
+}
+
+/// Leaves the first of the jobs to the call that leads, and deals out the others in the order of the calls.
+fn deal(taken: &mut Taken, count: usize, counts: &[usize]) -> Vec<Fate<Result<Taken, Error>>> {
+    let next_due = taken.next_due;
+    let mut others = taken.jobs.split_off(taken.jobs.len().min(count)).into_iter();
+    let found = !taken.jobs.is_empty();
+    let fate = |count: &usize| {
+        let jobs: Vec<RawJob> = others.by_ref().take(*count).collect();
+        // Where some were found it is not known when the next falls due, nor whether there is one whose key is
+        // free now.
+        if jobs.is_empty() && found { Fate::Again } else { Fate::Done(Ok(Taken { jobs, next_due })) }
+    };
+    counts.iter().map(fate).collect()
+}
+
+fn has_keys(jobs: &[RawJob]) -> bool {
+    jobs.iter().any(|job| job.unique_key.is_some() || job.serialization_key.is_some())
+}
+
+fn warn_of(queue: &QueueName, done: Result<(), Error>) {
+    if let Err(error) = done {
+        tracing::warn!(%queue, %error, "keys of jobs that were taken could not be left to others");
     }
 }

@@ -5,6 +5,7 @@ mod desk;
 mod head;
 mod line;
 mod put;
+mod together;
 mod verdict;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,7 +24,8 @@ use pq_core::{
 };
 
 pub(crate) use self::head::Heads;
-pub(crate) use self::line::Levels;
+pub(crate) use self::line::{Gets, Levels};
+pub(crate) use self::put::Puts;
 use self::verdict::{Return, columns};
 use crate::listener::{Listener, Subscription};
 use crate::pool::{self, Pool};
@@ -42,6 +44,8 @@ pub struct PgStore {
     pub(crate) poll_interval: Duration,
     pub(crate) levels: Levels,
     pub(crate) heads: Heads,
+    pub(crate) puts: Puts,
+    pub(crate) gets: Gets,
 }
 
 /// The longest error that is stored with a job, in characters.
@@ -324,14 +328,11 @@ impl Store for PgStore {
     }
 
     fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
-        let quietly = self.notify != Notify::InCommit;
-        let ids = self
-            .with_connection(|conn| self.insert(conn, queue, jobs, quietly))
-            .map_err(Error::unless_committed)?;
-        if let (Notify::AfterCommit, Some(listener)) = (self.notify, &self.listener) {
-            listener.tell(queue);
-        }
-        Ok(ids)
+        self.put_with_others(queue, jobs)
+    }
+
+    fn take_now(&self, queue: &QueueName, count: usize) -> Result<Taken, Error> {
+        self.take_with_others(queue, count)
     }
 
     fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Option<Subscription> {

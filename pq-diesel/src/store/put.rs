@@ -1,5 +1,7 @@
 //! Putting jobs into the table.
 
+use std::borrow::Borrow;
+
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgInterval;
 use diesel::prelude::*;
@@ -7,14 +9,86 @@ use diesel::sql_types::{BigInt, Text};
 use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, Store, When};
 
 use super::PgStore;
-use crate::Error;
+use super::together::{COMPANY, Fate, Lead, Together, Turn};
 use crate::prepared::{Statement, Value};
+use crate::{Error, Notify};
 
 /// The most bytes and jobs that go into one INSERT. More are split, inside one transaction.
 const CHUNK_BYTES: usize = 16 << 20;
 const CHUNK_JOBS: usize = 1 << 17;
 
+/// What goes together with the puts of other threads: no more jobs and bytes than this in one call.
+const SHARED_JOBS: usize = 64;
+const SHARED_BYTES: usize = 64 << 10;
+
+/// The puts of a handle's own that are under way: jobs, and what was done with them.
+pub(crate) type Puts = Together<Vec<NewJob>, Result<Vec<Put>, Error>>;
+
 impl PgStore {
+    /// Puts, together with the threads that put into the queue at the same time.
+    pub(super) fn put_with_others(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
+        if !may_be_shared(jobs) {
+            return self.put_alone(queue, jobs);
+        }
+        match self.puts.turn(queue, || jobs.to_vec(), |line| line.take(COMPANY).count()) {
+            Turn::Lead(lead) => self.put_together(queue, jobs, lead),
+            Turn::Done(answer) => answer,
+            Turn::Alone => self.put_alone(queue, jobs),
+            Turn::Lost => Err(Error::OutcomeUnknown("the thread that put the job has panicked".to_owned())),
+        }
+    }
+
+    fn put_alone(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
+        self.commit_put(queue, |conn, quietly| self.insert(conn, queue, jobs, quietly))
+    }
+
+    fn put_together(
+        &self,
+        queue: &QueueName,
+        jobs: &[NewJob],
+        lead: Lead<'_, Vec<NewJob>, Result<Vec<Put>, Error>>,
+    ) -> Result<Vec<Put>, Error> {
+        if lead.is_alone() {
+            return self.put_alone(queue, jobs);
+        }
+        let sizes: Vec<usize> = lead.asks().map(Vec::len).collect();
+        let wanted = jobs.len() + sizes.iter().sum::<usize>();
+        let put = self.commit_put(queue, |conn, quietly| {
+            let statements = &self.statements;
+            let statement = if quietly { &statements.put_quietly } else { &statements.put };
+            let all: Vec<&NewJob> = jobs.iter().chain(lead.asks().flatten()).collect();
+            self.insert_chunk(conn, statement, queue, &all)
+        });
+        let put = put.and_then(|put| match put.len() {
+            given if given == wanted => Ok(put),
+            // A trigger of somebody's has left some out, and nobody can say whose.
+            given => Err(Error::OutcomeUnknown(format!("{given} jobs were added of {wanted}"))),
+        });
+        match put {
+            Ok(mut put) => {
+                let others = put.split_off(jobs.len());
+                let mut others = others.into_iter();
+                lead.tell(sizes.iter().map(|size| Fate::Done(Ok(others.by_ref().take(*size).collect()))));
+                Ok(put)
+            }
+            Err(error) => lead.fail(error, || self.put_alone(queue, jobs)),
+        }
+    }
+
+    /// Puts on a connection of the handle's own, where the statement is a transaction of its own.
+    fn commit_put(
+        &self,
+        queue: &QueueName,
+        put: impl FnOnce(&mut PgConnection, bool) -> Result<Vec<Put>, Error>,
+    ) -> Result<Vec<Put>, Error> {
+        let quietly = self.notify != Notify::InCommit;
+        let put = self.with_connection(|conn| put(conn, quietly)).map_err(Error::unless_committed)?;
+        if let (Notify::AfterCommit, Some(listener)) = (self.notify, &self.listener) {
+            listener.tell(queue);
+        }
+        Ok(put)
+    }
+
     pub(super) fn insert(
         &self,
         conn: &mut PgConnection,
@@ -55,31 +129,30 @@ impl PgStore {
         conn: &mut PgConnection,
         statement: &Statement,
         queue: &QueueName,
-        jobs: &[NewJob],
+        jobs: &[impl Borrow<NewJob>],
     ) -> Result<Vec<Put>, Error> {
-        let (schedule_at, schedule_in) = split(jobs.iter().map(|job| job.schedule_at));
-        let (expected_at, expected_in) = split(jobs.iter().map(|job| job.expected_at));
+        let jobs = || jobs.iter().map(Borrow::borrow);
+        let (schedule_at, schedule_in) = split(jobs().map(|job| job.schedule_at));
+        let (expected_at, expected_in) = split(jobs().map(|job| job.expected_at));
         let mut values = vec![
             Value::Text(queue.as_str()),
-            Value::Texts(jobs.iter().map(|job| job.payload.as_str()).collect()),
+            Value::Texts(jobs().map(|job| job.payload.as_str()).collect()),
             schedule_at,
             schedule_in,
             expected_at,
             expected_in,
-            Value::Integers(jobs.iter().map(|job| job.priority).collect()),
-            Value::OptionalTexts(
-                jobs.iter().map(|job| job.serialization_key.as_ref().map(Key::as_str)).collect(),
-            ),
+            Value::Integers(jobs().map(|job| job.priority).collect()),
+            Value::OptionalTexts(jobs().map(|job| job.serialization_key.as_ref().map(Key::as_str)).collect()),
         ];
-        if jobs.iter().all(|job| job.unique.is_none()) {
+        if jobs().all(|job| job.unique.is_none()) {
             let ids: Vec<i64> = statement.with::<BigInt>(&values).load(conn).map_err(|e| self.error(e))?;
             return Ok(ids.into_iter().map(|id| Put::added(JobId(id))).collect());
         }
         values.push(Value::OptionalTexts(
-            jobs.iter().map(|job| job.unique.as_ref().map(|(key, _)| key.as_str())).collect(),
+            jobs().map(|job| job.unique.as_ref().map(|(key, _)| key.as_str())).collect(),
         ));
         values.push(Value::OptionalTexts(
-            jobs.iter().map(|job| job.unique.as_ref().map(|(_, on_conflict)| word(*on_conflict))).collect(),
+            jobs().map(|job| job.unique.as_ref().map(|(_, on_conflict)| word(*on_conflict))).collect(),
         ));
         let put = self.statements.put_unique.with::<(BigInt, Text)>(&values);
         let put: Vec<(i64, String)> = put.load(conn).map_err(|e| self.error(e))?;
@@ -104,6 +177,14 @@ fn done(word: &str) -> PutOutcome {
         "put_off" => PutOutcome::PutOff,
         _ => PutOutcome::Added,
     }
+}
+
+/// Whether a put may go together with others: it is small, and waits for nobody's open transaction, as a put with
+/// a unique key may.
+fn may_be_shared(jobs: &[NewJob]) -> bool {
+    (1..=SHARED_JOBS).contains(&jobs.len())
+        && jobs.iter().all(|job| job.unique.is_none())
+        && jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>() <= SHARED_BYTES
 }
 
 fn chunks(jobs: &[NewJob]) -> Vec<&[NewJob]> {

@@ -1,0 +1,254 @@
+//! Sections 2 and 3: threads that put and get at once, which a store may serve together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Barrier;
+use std::sync::mpsc::channel;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+
+use super::scene::{PATIENCE, Scene, undo};
+use super::{Fixture, cases};
+use crate::{JobId, PutOptions, PutOutcome, Queue, Wait};
+
+cases![
+    threads_that_put_at_once_each_get_the_ids_of_their_own_jobs,
+    jobs_that_are_put_at_once_keep_their_own_options,
+    a_put_that_is_refused_spoils_none_beside_it,
+    plain_puts_do_not_wait_for_a_unique_key_beside_them,
+    puts_of_one_unique_key_beside_plain_ones_put_one_job,
+    threads_that_get_at_once_share_no_job_and_lose_none,
+    threads_that_get_at_once_get_no_more_than_there_is,
+    threads_that_get_at_once_pass_over_what_a_transaction_holds,
+    whoever_got_nothing_beside_others_is_there_when_the_next_falls_due,
+    jobs_of_keys_that_are_got_at_once_leave_their_keys,
+    a_payload_that_cannot_be_read_is_dead_and_those_beside_it_are_got,
+    a_panic_of_one_caller_loses_no_job_of_another,
+    threads_that_get_at_once_get_nothing_of_a_paused_queue,
+];
+
+/// So many threads call at once.
+const THREADS: u64 = 16;
+
+/// Has each thread do its work, so often, each time at once, and gives what they did, a list a thread.
+fn at_once<R: Send>(rounds: u64, work: impl Fn(u64, u64) -> R + Sync) -> Vec<Vec<R>> {
+    let start = Barrier::new(THREADS as usize);
+    std::thread::scope(|threads| {
+        let run = |thread| {
+            let (start, work) = (&start, &work);
+            threads.spawn(move || {
+                let round = |round| {
+                    start.wait();
+                    work(thread, round)
+                };
+                (0..rounds).map(round).collect()
+            })
+        };
+        let running: Vec<_> = (0..THREADS).map(run).collect();
+        running.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn numbers(count: u64) -> Vec<Value> {
+    (0..count).map(|n| json!(n)).collect()
+}
+
+fn threads_that_put_at_once_each_get_the_ids_of_their_own_jobs<F: Fixture>(scene: &Scene<F>) {
+    let put = at_once(5, |thread, round| {
+        // By turns one job and some.
+        let jobs: Vec<Value> = (0..=(thread + round) % 3).map(|n| json!([thread, round, n])).collect();
+        let ids = match &jobs[..] {
+            [job] => vec![scene.put(job.clone())],
+            jobs => scene.queue().put_many(jobs).unwrap(),
+        };
+        assert_eq!(ids.len(), jobs.len());
+        ids.into_iter().zip(jobs).collect::<Vec<_>>()
+    });
+    for of_one in &put {
+        let ids = || of_one.iter().flatten().map(|(id, _)| *id);
+        assert!(ids().zip(ids().skip(1)).all(|(a, b)| a < b), "ids of one caller ascend");
+    }
+    let said: BTreeMap<JobId, Value> = put.iter().flatten().flatten().cloned().collect();
+    assert_eq!(said.len(), put.iter().flatten().flatten().count(), "no id is given twice");
+    let there: BTreeMap<JobId, Value> =
+        scene.get_many(1_000).into_iter().map(|job| (job.id, job.data)).collect();
+    assert_eq!(there, said);
+}
+
+fn jobs_that_are_put_at_once_keep_their_own_options<F: Fixture>(scene: &Scene<F>) {
+    at_once(3, |thread, round| {
+        let options = PutOptions::new().priority((THREADS - thread) as i32);
+        let options = if thread % 2 == 0 { options } else { options.schedule_at("1h") };
+        scene.put_with(json!([thread, round]), &options)
+    });
+    assert_eq!(scene.counts().scheduled, THREADS / 2 * 3);
+    let got: Vec<u64> = scene.drain().iter().filter_map(|job| job[0].as_u64()).collect();
+    let wanted: Vec<u64> = (0..THREADS).step_by(2).flat_map(|thread| [thread; 3]).collect();
+    assert_eq!(got, wanted, "by their priorities");
+}
+
+fn a_put_that_is_refused_spoils_none_beside_it<F: Fixture>(scene: &Scene<F>) {
+    let put = at_once(5, |thread, round| {
+        let bad = thread == round;
+        let options = if bad { PutOptions::new().schedule_at("rubbish") } else { PutOptions::new() };
+        (bad, scene.try_put(&json!([thread, round]), &options).is_err())
+    });
+    assert!(put.iter().flatten().all(|(bad, refused)| bad == refused));
+    assert_eq!(scene.counts().ready, 5 * (THREADS - 1));
+}
+
+fn plain_puts_do_not_wait_for_a_unique_key_beside_them<F: Fixture>(scene: &Scene<F>) {
+    let (queue, key) = (scene.queue(), PutOptions::new().unique("k"));
+    std::thread::scope(|threads| {
+        let put = || queue.try_put(&json!("second"), &key).unwrap();
+        let second = scene
+            .transaction(|conn| {
+                queue.on(conn).put_with(&json!("first"), &key)?;
+                // This one may wait for the transaction.
+                let second = threads.spawn(put);
+                let (done, all) = channel();
+                for n in 0..THREADS {
+                    let (scene, done) = (&scene, done.clone());
+                    threads.spawn(move || {
+                        scene.put(n);
+                        done.send(()).unwrap();
+                    });
+                }
+                for _ in 0..THREADS {
+                    all.recv_timeout(PATIENCE).unwrap();
+                }
+                Ok(second)
+            })
+            .unwrap();
+        assert_eq!(second.join().unwrap().outcome, PutOutcome::Kept);
+    });
+    assert_eq!(scene.counts().ready, THREADS + 1);
+}
+
+fn puts_of_one_unique_key_beside_plain_ones_put_one_job<F: Fixture>(scene: &Scene<F>) {
+    let key = PutOptions::new().unique("k");
+    let put = at_once(3, |thread, round| {
+        let options = if thread % 2 == 0 { key.clone() } else { PutOptions::new() };
+        (thread % 2 == 0, scene.put_with(json!([thread, round]), &options))
+    });
+    let put: Vec<_> = put.into_iter().flatten().collect();
+    let ids = |unique| put.iter().filter(|put| put.0 == unique).map(|put| put.1).collect::<BTreeSet<_>>();
+    assert_eq!((ids(true).len(), ids(false).len() as u64), (1, THREADS / 2 * 3));
+    assert_eq!(scene.counts().ready, THREADS / 2 * 3 + 1);
+}
+
+fn threads_that_get_at_once_share_no_job_and_lose_none<F: Fixture>(scene: &Scene<F>) {
+    let ids = scene.queue().put_many(&numbers(500)).unwrap();
+    let got = at_once(8, |thread, round| {
+        let count = [1, 1, 1, 3, 7][((thread + round) % 5) as usize];
+        let jobs = scene.get_many(count);
+        assert!(jobs.len() <= count);
+        jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
+    });
+    for of_one in &got {
+        let ids: Vec<_> = of_one.iter().flatten().collect();
+        assert!(ids.is_sorted_by(|a, b| a < b), "who comes again gets what stands behind");
+    }
+    let mut all: Vec<JobId> = got.into_iter().flatten().flatten().collect();
+    all.extend(scene.get_many(1_000).iter().map(|job| job.id));
+    all.sort();
+    assert_eq!(all, ids);
+}
+
+fn threads_that_get_at_once_get_no_more_than_there_is<F: Fixture>(scene: &Scene<F>) {
+    for jobs in [0, 1, 5, THREADS - 1] {
+        scene.queue().put_many(&numbers(jobs)).unwrap();
+        let got = at_once(1, |_, _| scene.get().map(|job| job.data));
+        let got: BTreeSet<u64> = got.into_iter().flatten().flatten().filter_map(|job| job.as_u64()).collect();
+        assert_eq!(got, (0..jobs).collect());
+        assert_eq!(scene.counts().live(), 0);
+    }
+}
+
+fn threads_that_get_at_once_pass_over_what_a_transaction_holds<F: Fixture>(scene: &Scene<F>) {
+    scene.queue().put_many(&numbers(30)).unwrap();
+    let queue = scene.queue();
+    let rolled_back = scene.transaction(|conn| {
+        assert_eq!(queue.on(conn).get_many(10)?.len(), 10);
+        let got = at_once(2, |_, _| scene.get().map(|job| job.data));
+        let got: BTreeSet<u64> = got.into_iter().flatten().flatten().filter_map(|job| job.as_u64()).collect();
+        assert_eq!(got, (10..30).collect());
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert_eq!(scene.drain(), numbers(10));
+}
+
+fn whoever_got_nothing_beside_others_is_there_when_the_next_falls_due<F: Fixture>(scene: &Scene<F>) {
+    scene.put("now");
+    for _ in 1..THREADS {
+        scene.put_with("soon", &PutOptions::new().schedule_at("1s"));
+    }
+    // Each is found when it is due, and not by the poll.
+    let got = at_once(1, |_, _| scene.queue().get(Wait::For(PATIENCE)).unwrap().map(|job| job.id));
+    let got: BTreeSet<JobId> = got.into_iter().flatten().flatten().collect();
+    assert_eq!(got.len() as u64, THREADS);
+}
+
+fn jobs_of_keys_that_are_got_at_once_leave_their_keys<F: Fixture>(scene: &Scene<F>) {
+    let options = |thread: u64, round: u64| {
+        let options = PutOptions::new().unique(format!("{thread} {round}"));
+        options.serialization_key(format!("{}", thread % 3))
+    };
+    at_once(2, |thread, round| scene.put_with(json!([thread, round]), &options(thread, round)));
+    let got = at_once(2, |_, _| scene.queue().get(Wait::For(PATIENCE)).unwrap().map(|job| job.id));
+    let got: BTreeSet<JobId> = got.into_iter().flatten().flatten().collect();
+    assert_eq!(got.len() as u64, 2 * THREADS);
+    let put = at_once(2, |thread, round| {
+        scene.queue().try_put(&json!("again"), &options(thread, round)).unwrap().outcome
+    });
+    assert!(put.iter().flatten().all(|outcome| *outcome == PutOutcome::Added), "{put:?}");
+}
+
+fn a_payload_that_cannot_be_read_is_dead_and_those_beside_it_are_got<F: Fixture>(scene: &Scene<F>) {
+    let mixed = (0..4 * THREADS).map(|n| if n % 4 == 1 { json!(format!("word {n}")) } else { json!(n) });
+    scene.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
+    let typed: Queue<_, u64> = scene.named("apples");
+    let got = at_once(4, |_, _| typed.get(Wait::No).unwrap().map(|job| job.data));
+    let got: Vec<u64> = got.into_iter().flatten().flatten().collect();
+    let different: BTreeSet<u64> = got.iter().copied().collect();
+    assert_eq!(got.len(), different.len());
+    assert_eq!(different, (0..4 * THREADS).filter(|n| n % 4 != 1).collect());
+    assert_eq!((scene.counts().live(), scene.counts().dead), (0, THREADS));
+}
+
+/// Data whose reading panics where it is a word.
+struct Panicking(u64);
+
+impl<'de> Deserialize<'de> for Panicking {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = Value::deserialize(from)?.as_u64();
+        // A panic that is not reported, for it is on purpose.
+        Ok(Self(number.unwrap_or_else(|| resume_unwind(Box::new("on purpose")))))
+    }
+}
+
+fn a_panic_of_one_caller_loses_no_job_of_another<F: Fixture>(scene: &Scene<F>) {
+    let mixed = (0..4 * THREADS).map(|n| if n % 4 == 1 { json!("panic") } else { json!(n) });
+    scene.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
+    let panicking: Queue<_, Panicking> = scene.named("apples");
+    let got = at_once(4, |_, _| {
+        let got = catch_unwind(AssertUnwindSafe(|| panicking.get(Wait::No).unwrap()));
+        got.ok().flatten().map(|job| job.data.0)
+    });
+    let mut got: Vec<u64> = got.into_iter().flatten().flatten().collect();
+    got.sort_unstable();
+    assert_eq!(got, (0..4 * THREADS).filter(|n| n % 4 != 1).collect::<Vec<_>>());
+}
+
+fn threads_that_get_at_once_get_nothing_of_a_paused_queue<F: Fixture>(scene: &Scene<F>) {
+    scene.queue().put_many(&numbers(THREADS)).unwrap();
+    scene.queue().pause().unwrap();
+    assert!(at_once(2, |_, _| scene.get().is_none()).into_iter().flatten().all(|nothing| nothing));
+    // Puts go on.
+    at_once(1, |thread, _| scene.put(thread));
+    scene.queue().resume().unwrap();
+    let got = at_once(2, |_, _| scene.get().is_some());
+    assert!(got.into_iter().flatten().all(|something| something));
+}

@@ -1,0 +1,229 @@
+//! Calls of many threads that go together: one statement and one commit serve them all.
+//!
+//! Whoever comes while few are under way goes at once. Who comes while enough are waits in line, and when one
+//! of those has ended the first in line leads: it takes along whoever waits then, and serves them with itself.
+//! So nothing waits for a timer, nobody leads twice for others, and a call that is alone pays for one lock.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pq_core::QueueName;
+
+use crate::Error;
+
+/// How many are under way at a time for one queue. With one, the server would be idle while the next leader
+/// wakes, and two threads would go one after the other; with more, groups get smaller.
+const ABREAST: usize = 2;
+
+/// The most calls that one takes along.
+pub(super) const COMPANY: usize = 64;
+
+/// Who is under way, and who waits: what a call asks is an `A`, and what it is answered an `R`.
+pub(crate) struct Together<A, R>(Mutex<Vec<Lane<A, R>>>);
+
+/// The calls about one queue, as long as there are any.
+struct Lane<A, R> {
+    queue: QueueName,
+    under_way: usize,
+    line: VecDeque<Waiting<A, R>>,
+}
+
+/// A call in line. It is sent one word, or learns that its sender is gone.
+struct Waiting<A, R> {
+    ask: A,
+    caller: SyncSender<Word<R>>,
+}
+
+enum Word<R> {
+    Lead,
+    Done(R),
+    Alone,
+}
+
+/// What a call is to do.
+pub(super) enum Turn<'t, A, R> {
+    /// Serve itself and its company. Until the lead is dropped it is under way.
+    Lead(Lead<'t, A, R>),
+    /// Nothing: another thread has served it.
+    Done(R),
+    /// Serve itself, as if it had never waited: together it did not succeed.
+    Alone,
+    /// Give up: the thread that was to serve it has panicked, and nobody knows how far it came.
+    Lost,
+}
+
+/// What becomes of a call that was taken along.
+pub(super) enum Fate<R> {
+    Done(R),
+    Alone,
+    /// It goes with the next, before those who came after it.
+    Again,
+}
+
+/// The right to be under way, which passes to the next in line at the end, whatever the end is.
+pub(super) struct Lead<'t, A, R> {
+    together: &'t Together<A, R>,
+    queue: &'t QueueName,
+    company: Vec<Waiting<A, R>>,
+    again: Vec<Waiting<A, R>>,
+}
+
+impl<A, R> Default for Together<A, R> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<A, R> Together<A, R> {
+    /// Waits for this call's turn. `ask` says to a leader what it wants, and `choose` how many of those that
+    /// wait it takes along when it leads, first come first.
+    pub(super) fn turn<'t>(
+        &'t self,
+        queue: &'t QueueName,
+        ask: impl FnOnce() -> A,
+        choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize,
+    ) -> Turn<'t, A, R> {
+        let mut lanes = self.lanes();
+        if let Some(company) = go(&mut lanes, queue, &choose) {
+            return Turn::Lead(Lead::new(self, queue, company));
+        }
+        // What is asked may be long to copy, and is copied while others can go on.
+        drop(lanes);
+        let (caller, word) = sync_channel(1);
+        let waiting = Waiting { ask: ask(), caller };
+        let mut lanes = self.lanes();
+        if let Some(company) = go(&mut lanes, queue, &choose) {
+            return Turn::Lead(Lead::new(self, queue, company));
+        }
+        if let Some(lane) = find(&mut lanes, queue) {
+            lane.line.push_back(waiting);
+        }
+        drop(lanes);
+        match word.recv() {
+            Ok(Word::Lead) => {
+                let mut lanes = self.lanes();
+                let company = find(&mut lanes, queue).map(|lane| lane.company(&choose)).unwrap_or_default();
+                Turn::Lead(Lead::new(self, queue, company))
+            }
+            Ok(Word::Done(answer)) => Turn::Done(answer),
+            Ok(Word::Alone) => Turn::Alone,
+            Err(_) => Turn::Lost,
+        }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Vec<Lane<A, R>>> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many wait in line for this queue.
+    #[cfg(test)]
+    pub(super) fn waiting(&self, queue: &QueueName) -> usize {
+        find(&mut self.lanes(), queue).map_or(0, |lane| lane.line.len())
+    }
+}
+
+fn find<'l, A, R>(lanes: &'l mut [Lane<A, R>], queue: &QueueName) -> Option<&'l mut Lane<A, R>> {
+    lanes.iter_mut().find(|lane| lane.queue == *queue)
+}
+
+/// Goes under way, with this company, unless enough are.
+fn go<A, R>(
+    lanes: &mut Vec<Lane<A, R>>,
+    queue: &QueueName,
+    choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize,
+) -> Option<Vec<Waiting<A, R>>> {
+    match find(lanes, queue) {
+        None => {
+            lanes.push(Lane { queue: queue.clone(), under_way: 1, line: VecDeque::new() });
+            Some(Vec::new())
+        }
+        Some(lane) if lane.under_way < ABREAST => {
+            lane.under_way += 1;
+            Some(lane.company(choose))
+        }
+        Some(_) => None,
+    }
+}
+
+impl<A, R> Lane<A, R> {
+    fn company(&mut self, choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize) -> Vec<Waiting<A, R>> {
+        let most = self.line.len().min(COMPANY);
+        let chosen = choose(&mut self.line.iter().take(most).map(|waiting| &waiting.ask));
+        self.line.drain(..chosen.min(most)).collect()
+    }
+}
+
+impl<'t, A, R> Lead<'t, A, R> {
+    fn new(together: &'t Together<A, R>, queue: &'t QueueName, company: Vec<Waiting<A, R>>) -> Self {
+        Self { together, queue, company, again: Vec::new() }
+    }
+
+    /// What those ask that are taken along.
+    pub(super) fn asks(&self) -> impl Iterator<Item = &A> {
+        self.company.iter().map(|waiting| &waiting.ask)
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.company.is_empty()
+    }
+
+    /// Lets the next go, and then tells the company what became of each, in the order of what they ask. Whoever
+    /// is told nothing is lost.
+    pub(super) fn tell(mut self, fates: impl IntoIterator<Item = Fate<R>>) {
+        let mut words = Vec::new();
+        for (waiting, fate) in std::mem::take(&mut self.company).into_iter().zip(fates) {
+            match fate {
+                Fate::Done(answer) => words.push((waiting.caller, Word::Done(answer))),
+                Fate::Alone => words.push((waiting.caller, Word::Alone)),
+                Fate::Again => self.again.push(waiting),
+            }
+        }
+        drop(self);
+        for (caller, word) in words {
+            // A caller cannot be gone, for it does nothing else than wait.
+            let _ = caller.send(word);
+        }
+    }
+}
+
+impl<A, R> Lead<'_, A, Result<R, Error>> {
+    /// Ends with an error. Where that is not about one call alone it is everybody's. Otherwise each call, this one
+    /// as well, is made anew by itself.
+    pub(super) fn fail(self, error: Error, alone: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+        let calls = self.company.len();
+        if calls == 0 {
+            return Err(error);
+        }
+        if error.for_another().is_some() {
+            self.tell((0..calls).map_while(|_| Some(Fate::Done(Err(error.for_another()?)))));
+            return Err(error);
+        }
+        self.tell((0..calls).map(|_| Fate::Alone));
+        alone()
+    }
+}
+
+impl<A, R> Drop for Lead<'_, A, R> {
+    fn drop(&mut self) {
+        let mut lanes = self.together.lanes();
+        let Some(at) = lanes.iter().position(|lane| lane.queue == *self.queue) else { return };
+        let lane = &mut lanes[at];
+        for waiting in self.again.drain(..).rev() {
+            lane.line.push_front(waiting);
+        }
+        while let Some(next) = lane.line.pop_front() {
+            if next.caller.send(Word::Lead).is_ok() {
+                return;
+            }
+        }
+        lane.under_way -= 1;
+        if lane.under_way == 0 {
+            lanes.swap_remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

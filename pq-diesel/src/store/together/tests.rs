@@ -1,0 +1,243 @@
+//! That calls do go together, and what each is told when they fail.
+
+use std::error::Error as StdError;
+use std::panic::resume_unwind;
+use std::time::{Duration, Instant};
+
+use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use pq_core::{QueueName, Wait};
+use pq_testing::{Database, Server};
+use serde_json::{Value, json};
+
+use super::{ABREAST, Fate, Together, Turn};
+use crate::{Error, Pq, Queue};
+
+type Outcome = Result<(), Box<dyn StdError>>;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const THREADS: usize = 16;
+
+/// A table that notes each statement that adds or removes jobs, a handle, and a queue.
+fn scene() -> Result<(Database, Pq, Queue<Value>), Box<dyn StdError>> {
+    let database = Server::shared()?.database()?;
+    let pq = Pq::builder().url(database.url()).listen(false).build()?;
+    pq.migrate()?;
+    database.connect()?.batch_execute(
+        "CREATE TABLE statements (what text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO public.statements VALUES (TG_OP); RETURN NULL; END';
+         CREATE TRIGGER note AFTER INSERT OR DELETE ON pq.queue FOR EACH STATEMENT EXECUTE FUNCTION note()",
+    )?;
+    let queue = pq.queue("apples")?;
+    Ok((database, pq, queue))
+}
+
+/// Has so many threads make their calls while the table is locked against them, does `meanwhile` when all are under
+/// way or in line, and gives what they did.
+fn behind_a_lock<R: Send>(
+    database: &Database,
+    waiting: impl Fn() -> usize,
+    call: impl Fn(usize) -> R + Sync,
+    meanwhile: impl FnOnce(&mut PgConnection, &dyn Fn() -> bool) -> Outcome,
+) -> Result<Vec<R>, Box<dyn StdError>> {
+    let (mut lock, mut conn) = (database.connect()?, database.connect()?);
+    lock.batch_execute("BEGIN; LOCK TABLE pq.queue IN SHARE MODE")?;
+    std::thread::scope(|threads| {
+        // Whatever fails, the calls can end, for the lock goes with this.
+        let mut lock = lock;
+        let call = &call;
+        let calls: Vec<_> = (0..THREADS).map(|n| threads.spawn(move || call(n))).collect();
+        until(|| waiting() == THREADS - ABREAST);
+        let blocked = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        until(|| count(&mut conn, blocked) == ABREAST as i64);
+        meanwhile(&mut conn, &|| calls.iter().all(|call| call.is_finished()))?;
+        lock.batch_execute("COMMIT")?;
+        Ok(calls.into_iter().filter_map(|call| call.join().ok()).collect())
+    })
+}
+
+fn until(is: impl FnMut() -> bool) {
+    let (begun, mut is) = (Instant::now(), is);
+    while !is() {
+        assert!(begun.elapsed() < PATIENCE, "it never came to that");
+        std::thread::yield_now();
+    }
+}
+
+fn count(conn: &mut PgConnection, sql: &str) -> i64 {
+    diesel::dsl::sql::<BigInt>(sql).get_result(conn).unwrap_or(-1)
+}
+
+fn noted(database: &Database, what: &str) -> Result<i64, Box<dyn StdError>> {
+    let sql = format!("SELECT count(*) FROM statements WHERE what = '{what}'");
+    Ok(count(&mut database.connect()?, &sql))
+}
+
+#[test]
+fn puts_that_wait_share_a_statement() -> Outcome {
+    let (database, pq, queue) = scene()?;
+    let waiting = || pq.store().puts.waiting(queue.name());
+    let put = |n| queue.put(&json!(n)).map(|id| (id, json!(n)));
+    let put = behind_a_lock(&database, waiting, put, |_, _| Ok(()))?;
+    let mut put = put.into_iter().collect::<Result<Vec<_>, _>>()?;
+    put.sort_by_key(|(id, _)| *id);
+    // Those that were under way, and as many for all others at most.
+    let statements = noted(&database, "INSERT")?;
+    assert!((ABREAST as i64 + 1..=2 * ABREAST as i64).contains(&statements), "{statements}");
+    let there: Vec<_> = queue.get_many(100, Wait::No)?.into_iter().map(|job| (job.id, job.data)).collect();
+    assert_eq!(there, put);
+    assert_eq!(put.len(), THREADS);
+    Ok(())
+}
+
+#[test]
+fn gets_that_wait_share_statements() -> Outcome {
+    let (database, pq, queue) = scene()?;
+    let numbers: Vec<Value> = (0..THREADS).map(|n| json!(n)).collect();
+    let ids = queue.put_many(&numbers)?;
+    let waiting = || pq.store().gets.waiting(queue.name());
+    let got = behind_a_lock(&database, waiting, |_| queue.get(Wait::No), |_, _| Ok(()))?;
+    let got = got.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut got: Vec<_> = got.into_iter().flatten().map(|job| job.id).collect();
+    got.sort();
+    assert_eq!(got, ids);
+    // Those that waited take 8, 4 and 2; the last two may have gone side by side.
+    let statements = noted(&database, "DELETE")?;
+    assert!((ABREAST as i64 + 3..=ABREAST as i64 + 4).contains(&statements), "{statements}");
+    Ok(())
+}
+
+#[test]
+fn a_job_that_the_database_refuses_spoils_none_beside_it() -> Outcome {
+    let (database, pq, queue) = scene()?;
+    database.connect()?.batch_execute("ALTER TABLE pq.queue ADD CHECK (data::text <> '5')")?;
+    let waiting = || pq.store().puts.waiting(queue.name());
+    let put = behind_a_lock(&database, waiting, |n| (n, queue.put(&json!(n))), |_, _| Ok(()))?;
+    for (n, put) in &put {
+        assert_eq!(matches!(put, Err(Error::Database(_))), *n == 5, "{n}: {put:?}");
+    }
+    let mut there: Vec<_> =
+        queue.get_many(100, Wait::No)?.into_iter().map(|job| (job.id, job.data)).collect();
+    there.sort_by_key(|(id, _)| *id);
+    let mut put: Vec<_> = put.into_iter().filter_map(|(n, put)| put.ok().map(|id| (id, json!(n)))).collect();
+    put.sort_by_key(|(id, _)| *id);
+    assert_eq!(there, put);
+    Ok(())
+}
+
+/// Ends every session that waits for the lock, until no call is left, and says how many those were.
+fn cut(conn: &mut PgConnection, over: &dyn Fn() -> bool) -> i64 {
+    let mut cut = 0;
+    until(|| {
+        cut += count(
+            conn,
+            "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        );
+        over()
+    });
+    cut
+}
+
+#[test]
+fn puts_whose_connection_is_lost_are_all_told_that_the_outcome_is_unknown() -> Outcome {
+    let (database, pq, queue) = scene()?;
+    let waiting = || pq.store().puts.waiting(queue.name());
+    let mut lost = 0;
+    let put = behind_a_lock(
+        &database,
+        waiting,
+        |n| queue.put(&json!(n)),
+        |conn, over| {
+            lost = cut(conn, over);
+            Ok(())
+        },
+    )?;
+    assert_eq!(put.len(), THREADS);
+    assert!(put.iter().all(|put| matches!(put, Err(Error::OutcomeUnknown(_)))), "{put:?}");
+    assert_eq!(queue.on(&mut database.connect()?).counts()?.ready, 0);
+    assert!(lost <= 2 * ABREAST as i64, "{lost} statements were cut, so calls were tried again");
+    Ok(())
+}
+
+#[test]
+fn gets_whose_connection_is_lost_are_all_told_and_no_job_is_gone() -> Outcome {
+    let (database, pq, queue) = scene()?;
+    queue.put_many(&(0..THREADS).map(|n| json!(n)).collect::<Vec<_>>())?;
+    let waiting = || pq.store().gets.waiting(queue.name());
+    let got = behind_a_lock(
+        &database,
+        waiting,
+        |_| queue.get(Wait::No),
+        |conn, over| {
+            cut(conn, over);
+            Ok(())
+        },
+    )?;
+    assert_eq!(got.len(), THREADS);
+    assert!(got.iter().all(|got| matches!(got, Err(Error::Unavailable(_)))), "{got:?}");
+    assert_eq!(queue.on(&mut database.connect()?).counts()?.ready, THREADS as u64);
+    Ok(())
+}
+
+#[test]
+fn calls_whose_leader_panics_are_lost_and_the_next_goes() -> Outcome {
+    let (together, queue) = (Together::<(), ()>::default(), QueueName::new("apples")?);
+    let turn = || together.turn(&queue, || (), |line| line.count());
+    let mut leads: Vec<_> = (0..ABREAST).map(|_| turn()).collect();
+    std::thread::scope(|threads| {
+        let first = threads.spawn(|| match turn() {
+            Turn::Lead(lead) if lead.asks().count() == 2 => resume_unwind(Box::new("on purpose")),
+            _ => (),
+        });
+        until(|| together.waiting(&queue) == 1);
+        let others: Vec<_> = (0..2).map(|_| threads.spawn(|| matches!(turn(), Turn::Lost))).collect();
+        until(|| together.waiting(&queue) == 3);
+        drop(leads.pop());
+        assert!(first.join().is_err(), "it did not lead");
+        let lost: Vec<_> = others.into_iter().map(|other| other.join().ok()).collect();
+        assert_eq!(lost, [Some(true), Some(true)]);
+    });
+    drop(leads);
+    assert!(together.lanes().is_empty(), "somebody is still under way");
+    assert!(matches!(turn(), Turn::Lead(lead) if lead.is_alone()));
+    Ok(())
+}
+
+#[test]
+fn who_goes_again_goes_before_those_who_came_later() -> Outcome {
+    let (together, queue) = (Together::<u8, u8>::default(), QueueName::new("apples")?);
+    let lead = |ask| match together.turn(&queue, || ask, |line| line.take(2).count()) {
+        Turn::Lead(lead) => Ok(lead),
+        Turn::Done(answer) => Err(answer),
+        Turn::Alone | Turn::Lost => Err(0),
+    };
+    let leads: Vec<_> = (0..ABREAST).map(|_| lead(0)).collect();
+    std::thread::scope(|threads| {
+        let (led, all) = std::sync::mpsc::channel();
+        for n in 1..=4 {
+            let (lead, led) = (&lead, led.clone());
+            threads.spawn(move || match lead(n) {
+                Ok(lead) => {
+                    let _ = led.send((n, lead.asks().copied().collect::<Vec<_>>()));
+                    lead.tell([Fate::Done(n), Fate::Again]);
+                }
+                Err(by) => drop(led.send((n, vec![by + 100]))),
+            });
+            until(|| together.waiting(&queue) == usize::from(n));
+        }
+        drop(led);
+        // One place stays taken, so that the others go one after the other.
+        let mut leads = leads;
+        drop(leads.pop());
+        let mut said: Vec<_> = all.iter().collect();
+        said.sort();
+        assert_eq!(said, [(1, vec![2, 3]), (2, vec![101]), (3, vec![4]), (4, vec![103])]);
+    });
+    Ok(())
+}
