@@ -1,6 +1,7 @@
 //! What the server does without us: pgbench and COPY.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,33 @@ use crate::PAYLOAD;
 pub fn pgbench(url: &str, sql: &str, clients: usize, time: Duration) -> Result<f64> {
     let mut script = tempfile::NamedTempFile::new()?;
     writeln!(script, "{};", sql.replace('\n', " "))?;
+    run(
+        script.path(),
+        &["--client", &clients.to_string(), "--jobs", &clients.min(2).to_string()],
+        &["--time", &time.as_secs().max(1).to_string(), url],
+    )
+}
+
+/// How long `pgbench` takes to run a script so often with each of so many clients, by its own count of
+/// transactions a second, without the time that it takes to connect.
+pub(crate) fn pgbench_transactions(url: &str, text: &str, clients: usize, each: usize) -> Result<Duration> {
+    let mut script = tempfile::NamedTempFile::new()?;
+    writeln!(script, "{text}")?;
+    let tps = run(
+        script.path(),
+        &["--client", &clients.to_string(), "--jobs", &clients.min(2).to_string()],
+        &["--transactions", &each.to_string(), url],
+    )?;
+    Ok(Duration::from_secs_f64((each * clients) as f64 / tps))
+}
+
+/// Runs `pgbench -M prepared`, and returns the transactions a second that it counted.
+fn run(script: &Path, clients: &[&str], length: &[&str]) -> Result<f64> {
     let run = Command::new("pgbench")
         .args(["--no-vacuum", "--protocol=prepared", "--file"])
-        .arg(script.path())
-        .args(["--client", &clients.to_string(), "--jobs", &clients.min(2).to_string()])
-        .args(["--time", &time.as_secs().max(1).to_string(), url])
+        .arg(script)
+        .args(clients)
+        .args(length)
         .output()
         .context("pgbench cannot be run; it comes with PostgreSQL's server or contrib package")?;
     let said = String::from_utf8_lossy(&run.stdout);
@@ -33,30 +56,6 @@ pub fn pgbench(url: &str, sql: &str, clients: usize, time: Duration) -> Result<f
     }
     let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
     tps.with_context(|| format!("pgbench printed no tps: {said}"))
-}
-
-/// How long `pgbench` takes to run `sql` so often with each of so many clients, by its own count of
-/// transactions a second, without the time that it takes to connect.
-pub(crate) fn pgbench_transactions(url: &str, sql: &str, clients: usize, each: usize) -> Result<Duration> {
-    let mut script = tempfile::NamedTempFile::new()?;
-    for statement in sql.split(';') {
-        writeln!(script, "{};", statement.replace('\n', " "))?;
-    }
-    let run = Command::new("pgbench")
-        .args(["--no-vacuum", "--protocol=prepared", "--file"])
-        .arg(script.path())
-        .args(["--client", &clients.to_string(), "--jobs", &clients.min(2).to_string()])
-        .args(["--transactions", &each.to_string(), url])
-        .output()
-        .context("pgbench cannot be run; it comes with PostgreSQL's server or contrib package")?;
-    let said = String::from_utf8_lossy(&run.stdout);
-    if !run.status.success() {
-        bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
-    }
-    let tps =
-        said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
-    let tps = tps.with_context(|| format!("pgbench printed no tps: {said}"))?;
-    Ok(Duration::from_secs_f64((each * clients) as f64 / tps))
 }
 
 /// Rows a second of COPY into the queue's table.

@@ -8,7 +8,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 use pq_diesel::{Pq, Queue};
-use pq_testing::{Database, Options, Server};
+use pq_testing::{Database, Kind, Options, Origin, Server};
 use serde_json::value::RawValue;
 
 /// What each job carries: 24 bytes.
@@ -30,8 +30,24 @@ impl Bench {
     ///
     /// Where no server can be had, or the table cannot be made.
     pub fn start() -> Result<Self> {
-        let options = Options::durable().setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
-        let server = Server::start(&options)?;
+        Self::on(Server::start(&options(&[]))?)
+    }
+
+    /// Starts a second server, with settings of its own: of the same kind as this one, or from the programs on
+    /// this machine where this one was given.
+    ///
+    /// # Errors
+    ///
+    /// Where none can be started, or the table cannot be made.
+    pub fn another(&self, settings: &[(&str, &str)]) -> Result<Self> {
+        let kind = match self.server.origin() {
+            Origin::Container { .. } => Kind::Container,
+            _ => Kind::Binaries,
+        };
+        Self::on(Server::start(&options(settings).kind(kind))?)
+    }
+
+    fn on(server: Server) -> Result<Self> {
         let database = server.database()?;
         let pq = Pq::builder().url(database.url()).pool_size(32).connect()?;
         pq.migrate()?;
@@ -127,6 +143,11 @@ impl Bench {
         conn.batch_execute("CHECKPOINT")?;
         Ok(())
     }
+}
+
+fn options(settings: &[(&str, &str)]) -> Options {
+    let common = Options::durable().setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
+    settings.iter().fold(common, |options, (name, value)| options.setting(*name, *value))
 }
 
 const EMPTY: &str = "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique";

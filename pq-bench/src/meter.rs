@@ -11,8 +11,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Double};
 use serde::{Deserialize, Serialize};
 
-use crate::Bench;
 use crate::bare::pgbench_transactions;
+use crate::{Bench, median};
 
 /// What a run cost, for each of its jobs.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
@@ -31,6 +31,23 @@ pub struct Cost {
     pub client_cpu: f64,
     /// The most memory that this process has had at once, in megabytes.
     pub peak_memory: f64,
+}
+
+impl Cost {
+    /// The median of each part; none where there are no runs.
+    #[must_use]
+    pub fn median(runs: &[Self]) -> Option<Self> {
+        let of = |part: fn(&Self) -> f64| median(&runs.iter().map(part).collect::<Vec<_>>());
+        (!runs.is_empty()).then(|| Self {
+            rate: of(|cost| cost.rate),
+            trips: of(|cost| cost.trips),
+            commits: of(|cost| cost.commits),
+            wal: of(|cost| cost.wal),
+            dead_rows: of(|cost| cost.dead_rows),
+            client_cpu: of(|cost| cost.client_cpu),
+            peak_memory: of(|cost| cost.peak_memory),
+        })
+    }
 }
 
 /// The counters at the beginning of a run.
@@ -129,7 +146,8 @@ impl Meter {
     }
 }
 
-/// Sessions report what they have committed when they are idle for a second.
+/// Sessions report what they have done when they end, or when they are idle and have not reported for a second;
+/// one that has reported less than a second before it became idle does so only after ten.
 fn settled() {
     std::thread::sleep(Duration::from_millis(1_100));
 }
@@ -155,17 +173,21 @@ impl Counters {
     }
 }
 
-/// Takes all jobs by bare SQL that takes 500 a time, through pgbench with so many clients.
+/// Takes all jobs by a script of pgbench that takes `size` of them each time it is run, with so many clients.
+/// What it costs the client is not known: it is another process.
 ///
 /// # Errors
 ///
 /// Where there is no pgbench, or it fails.
-pub fn pgbench_drain(bench: &Bench, sql: &str, clients: usize, jobs: usize) -> Result<Cost> {
+pub fn pgbench_drain(bench: &Bench, script: &str, clients: usize, jobs: usize, size: usize) -> Result<Cost> {
     let mut conn = bench.connect()?;
     let meter = Meter::start(&mut conn)?;
-    let each = jobs.div_ceil(500).div_ceil(clients);
-    let time = pgbench_transactions(bench.url(), sql, clients, each)?;
-    meter.stop_after(&mut conn, jobs, time)
+    let each = jobs.div_ceil(size).div_ceil(clients);
+    let time = pgbench_transactions(bench.url(), script, clients, each)?;
+    let cost = meter.stop_after(&mut conn, jobs, time)?;
+    let statements = script.matches(';').count() + script.matches("\\gset").count();
+    let trips = (statements * each * clients) as f64 / jobs as f64;
+    Ok(Cost { trips, client_cpu: 0.0, peak_memory: 0.0, ..cost })
 }
 
 /// The most memory that this process has had at once, in megabytes, as Linux counts it.
@@ -174,8 +196,21 @@ pub fn pgbench_drain(bench: &Bench, sql: &str, clients: usize, jobs: usize) -> R
 ///
 /// Where there is no `/proc`.
 pub fn peak_memory() -> Result<f64> {
+    memory("VmHWM:")
+}
+
+/// The memory that this process has now, in megabytes, as Linux counts it.
+///
+/// # Errors
+///
+/// Where there is no `/proc`.
+pub fn memory_now() -> Result<f64> {
+    memory("VmRSS:")
+}
+
+fn memory(of: &str) -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status").context("no /proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(of)).context("no such line in it")?;
     let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kilobytes / 1_024.0)
 }

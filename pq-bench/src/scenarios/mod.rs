@@ -1,9 +1,18 @@
 //! What is measured, a file a scenario.
 
+mod deep;
+mod drain;
+mod horizon;
+mod keys;
+mod memory;
+mod notify;
 mod put;
+mod wake;
+mod working;
 
 use anyhow::{Result, bail};
 
+pub use self::memory::{DATABASE, Sample, put_and_work};
 use crate::{Bench, Figure};
 
 /// How much is measured.
@@ -13,6 +22,8 @@ pub struct Plan {
     pub rounds: usize,
     /// What is measured by time is shortened to this part of it.
     pub scale: f64,
+    /// How many seconds are measured with a horizon that does not move, before they are scaled.
+    pub horizon: f64,
 }
 
 impl Plan {
@@ -41,7 +52,16 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they are measured.
-pub const ALL: &[Scenario] = &[put::SCENARIO];
+pub const ALL: &[Scenario] = &[
+    put::SCENARIO,
+    drain::SCENARIO,
+    wake::SCENARIO,
+    deep::SCENARIO,
+    keys::SCENARIO,
+    notify::SCENARIO,
+    horizon::SCENARIO,
+    memory::SCENARIO,
+];
 
 /// The scenarios of these names; all where none is given.
 ///
