@@ -76,11 +76,10 @@ fn connected(pq: &Pq, connections: usize) -> Result<()> {
     let all = Barrier::new(connections);
     std::thread::scope(|scope| {
         let open = || {
-            let opened = pq.transaction(|conn| -> Result<(), pq_diesel::Error> {
+            pq.transaction(|conn| -> Result<(), pq_diesel::Error> {
                 all.wait();
                 Ok(conn.batch_execute("SELECT 1")?)
-            });
-            opened
+            })
         };
         let threads: Vec<_> = (0..connections).map(|_| scope.spawn(open)).collect();
         threads
