@@ -15,7 +15,8 @@ use crate::{Bench, Cost, Meter, PAYLOAD};
 /// A script for `pgbench -M prepared`: statements with `;` between them, which are one transaction where they say so.
 #[derive(Clone, Debug)]
 pub struct Script {
-    sql: String,
+    /// A statement a line, or lines of pgbench's own.
+    lines: Vec<String>,
     values: Vec<(String, String)>,
 }
 
@@ -29,10 +30,17 @@ pub struct Ran {
 }
 
 impl Script {
-    /// This script.
+    /// These statements.
     #[must_use]
     pub fn new(sql: &str) -> Self {
-        Self { sql: sql.to_owned(), values: Vec::new() }
+        let line = |statement: &str| format!("{};", statement.trim().replace('\n', " "));
+        Self { lines: sql.split(';').map(line).collect(), values: Vec::new() }
+    }
+
+    /// A script as pgbench has it, whose lines may end in `\gset`.
+    #[must_use]
+    pub fn raw(text: &str) -> Self {
+        Self { lines: text.lines().map(str::to_owned).collect(), values: Vec::new() }
     }
 
     /// Binds `:name` to this value: it is sent with each statement, as ours are, and not once with its text.
@@ -45,14 +53,16 @@ impl Script {
     /// With another statement behind it.
     #[must_use]
     pub fn then(mut self, sql: &str) -> Self {
-        self.sql = format!("{};\n{sql}", self.sql);
+        self.lines.extend(Self::new(sql).lines);
         self
     }
 
     /// The same between BEGIN and COMMIT.
     #[must_use]
     pub fn in_a_transaction(&self) -> Self {
-        Self { sql: format!("BEGIN;\n{};\nCOMMIT", self.sql), values: self.values.clone() }
+        let (begin, commit) = (["BEGIN;".to_owned()], ["COMMIT;".to_owned()]);
+        let lines = begin.iter().chain(&self.lines).chain(&commit).cloned().collect();
+        Self { lines, values: self.values.clone() }
     }
 
     /// Runs it over and over for this time, which pgbench rounds to whole seconds.
@@ -103,7 +113,7 @@ impl Script {
         let cost = meter.stop(&mut conn, jobs.round() as usize)?;
         Ok(Cost {
             rate: ran.rate * jobs_a_run,
-            trips: self.statements().count() as f64 / jobs_a_run,
+            trips: self.lines.len() as f64 / jobs_a_run,
             client_cpu: processor * 1e6 / jobs,
             // What this process needs to start another says nothing of that one.
             peak_memory: 0.0,
@@ -111,14 +121,10 @@ impl Script {
         })
     }
 
-    fn statements(&self) -> impl Iterator<Item = String> {
-        self.sql.split(';').map(|statement| format!("{};", statement.trim().replace('\n', " ")))
-    }
-
     fn run(&self, url: &str, clients: usize, how_long: [String; 2]) -> Result<Ran> {
         let mut script = tempfile::NamedTempFile::new()?;
-        for statement in self.statements() {
-            writeln!(script, "{statement}")?;
+        for line in &self.lines {
+            writeln!(script, "{line}")?;
         }
         let mut command = Command::new("pgbench");
         command.args(["--no-vacuum", "--protocol=prepared", "--file"]).arg(script.path());
@@ -164,13 +170,6 @@ fn processor_of_children() -> Result<f64> {
 /// Where there is no pgbench, or it fails.
 pub fn pgbench(url: &str, sql: &str, clients: usize, time: Duration) -> Result<f64> {
     Ok(Script::new(sql).run_for(url, clients, time)?.rate)
-}
-
-/// How long `pgbench` takes to run `sql` so often with each of so many clients, by its own count of
-/// transactions a second, without the time that it takes to connect.
-pub(crate) fn pgbench_transactions(url: &str, sql: &str, clients: usize, each: usize) -> Result<Duration> {
-    let ran = Script::new(sql).run_times(url, clients, each)?;
-    Ok(Duration::from_secs_f64((each * clients) as f64 / ran.rate))
 }
 
 /// How long psql takes to `\copy` these rows into `target` (a table with its columns) so often, by its own clock:

@@ -9,7 +9,7 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 use pq_core::Store;
 use pq_diesel::{Pq, Queue};
-use pq_testing::{Database, Error, Kind, Options, Server};
+use pq_testing::{Database, Error, Kind, Options, Origin, Server};
 use serde_json::value::RawValue;
 
 /// What each job carries: 24 bytes.
@@ -48,8 +48,25 @@ impl Bench {
     ///
     /// Where no server can be had, or the table cannot be made.
     pub fn start() -> Result<Self> {
-        let options = Options::durable().setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
-        let (server, instead) = server(&options)?;
+        let (server, instead) = server(&options(&[]))?;
+        Self::on(server, instead)
+    }
+
+    /// Starts a second server, with settings of its own: of the same kind as this one, or from the programs on
+    /// this machine where this one was given.
+    ///
+    /// # Errors
+    ///
+    /// Where none can be started, or the table cannot be made.
+    pub fn another(&self, settings: &[(&str, &str)]) -> Result<Self> {
+        let kind = match self.server.origin() {
+            Origin::Container { .. } => Kind::Container,
+            _ => Kind::Binaries,
+        };
+        Self::on(Server::start(&options(settings).kind(kind))?, None)
+    }
+
+    fn on(server: Server, instead: Option<Error>) -> Result<Self> {
         let database = server.database()?;
         let pq = Pq::builder().url(database.url()).pool_size(POOL).connect()?;
         pq.migrate()?;
@@ -203,6 +220,11 @@ fn server(options: &Options) -> Result<(Server, Option<Error>)> {
             server => Ok((server?, Some(error))),
         },
     }
+}
+
+fn options(settings: &[(&str, &str)]) -> Options {
+    let common = Options::durable().setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
+    settings.iter().fold(common, |options, (name, value)| options.setting(*name, *value))
 }
 
 const EMPTY: &str = "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique";

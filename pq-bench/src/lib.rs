@@ -6,6 +6,7 @@
 
 mod bare;
 mod bench;
+mod listening;
 mod load;
 mod meter;
 pub mod pool;
@@ -15,7 +16,8 @@ mod stats;
 
 pub use bare::{Ran, Script, copy_rate, pgbench, psql_copy};
 pub use bench::{Bench, PAYLOAD, payload_of};
+pub use listening::Listening;
 pub use load::{pickup_latencies, rate, wake_latencies};
-pub use meter::{Cost, Meter, count_statements, peak_memory, pgbench_drain, statements_sent};
+pub use meter::{Cost, Meter, count_statements, memory_now, peak_memory, pgbench_drain, statements_sent};
 pub use results::{Figure, Results, Target, Track};
 pub use stats::{median, percentile};

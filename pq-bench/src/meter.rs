@@ -11,7 +11,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Double};
 use serde::{Deserialize, Serialize};
 
-use crate::bare::pgbench_transactions;
+use crate::bare::Script;
 use crate::{Bench, median};
 
 /// What a run cost, for each of its jobs.
@@ -196,17 +196,13 @@ impl Counters {
     }
 }
 
-/// Takes all jobs by bare SQL that takes 500 a time, through pgbench with so many clients.
+/// Takes all jobs by a script of pgbench that takes `size` of them each time it is run, with so many clients.
 ///
 /// # Errors
 ///
 /// Where there is no pgbench, or it fails.
-pub fn pgbench_drain(bench: &Bench, sql: &str, clients: usize, jobs: usize) -> Result<Cost> {
-    let mut conn = bench.connect()?;
-    let meter = Meter::start(&mut conn)?;
-    let each = jobs.div_ceil(500).div_ceil(clients);
-    let time = pgbench_transactions(bench.url(), sql, clients, each)?;
-    meter.stop_after(&mut conn, jobs, time)
+pub fn pgbench_drain(bench: &Bench, script: &str, clients: usize, jobs: usize, size: usize) -> Result<Cost> {
+    Script::raw(script).cost_of_jobs(bench, clients, jobs, size)
 }
 
 /// The most memory that this process has had at once, in megabytes, as Linux counts it; since a [`Meter`] was last
@@ -216,8 +212,21 @@ pub fn pgbench_drain(bench: &Bench, sql: &str, clients: usize, jobs: usize) -> R
 ///
 /// Where there is no `/proc`.
 pub fn peak_memory() -> Result<f64> {
+    memory("VmHWM:")
+}
+
+/// The memory that this process has now, in megabytes, as Linux counts it.
+///
+/// # Errors
+///
+/// Where there is no `/proc`.
+pub fn memory_now() -> Result<f64> {
+    memory("VmRSS:")
+}
+
+fn memory(of: &str) -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status").context("no /proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(of)).context("no such line in it")?;
     let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kilobytes / 1_024.0)
 }

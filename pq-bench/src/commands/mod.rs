@@ -1,6 +1,7 @@
 //! The subcommands, a file or folder each.
 
 mod adapter;
+mod million;
 mod report;
 mod run;
 
@@ -16,6 +17,9 @@ pub(crate) enum Command {
     Run(run::Arguments),
     /// Writes the page of benchmarks and its plots from what runs have found
     Report(report::Arguments),
+    /// Is the process whose memory the scenario `memory` measures
+    #[command(hide = true)]
+    Million(million::Arguments),
 }
 
 impl Command {
@@ -24,6 +28,7 @@ impl Command {
             Self::Adapter(arguments) => adapter::run(&arguments),
             Self::Run(arguments) => run::run(&arguments),
             Self::Report(arguments) => report::run(&arguments),
+            Self::Million(arguments) => million::run(&arguments),
         }
     }
 }

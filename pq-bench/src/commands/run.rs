@@ -15,13 +15,20 @@ pub(crate) struct Arguments {
     /// Shortens everything that is measured by time to this part of it, to try out a scenario
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
+    /// How many seconds each run of the scenario `horizon` takes
+    #[arg(long, default_value_t = 600.0)]
+    horizon_seconds: f64,
     /// Where to keep what was found, as JSON
     #[arg(long, value_name = "FILE", default_value = "target/pq-bench.json")]
     out: PathBuf,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let plan = scenarios::Plan { rounds: arguments.rounds.max(1), scale: arguments.scale };
+    let plan = scenarios::Plan {
+        rounds: arguments.rounds.max(1),
+        scale: arguments.scale,
+        horizon: arguments.horizon_seconds,
+    };
     let wanted = scenarios::named(&arguments.scenarios)?;
     count_statements()?;
     let bench = Bench::start()?;

@@ -1,15 +1,24 @@
 //! What is measured, a file a scenario.
 
 mod bulk;
+mod deep;
+mod drain;
 mod get;
+mod horizon;
+mod keys;
+mod memory;
+mod notify;
 mod pairs;
 mod payload;
 mod put;
 mod scaling;
 mod sides;
+mod wake;
+mod working;
 
 use anyhow::{Result, bail};
 
+pub use self::memory::{DATABASE, Sample, put_and_work};
 use crate::{Bench, Figure};
 
 /// How much is measured.
@@ -19,6 +28,8 @@ pub struct Plan {
     pub rounds: usize,
     /// What is measured by time is shortened to this part of it.
     pub scale: f64,
+    /// How many seconds are measured with a horizon that does not move, before they are scaled.
+    pub horizon: f64,
 }
 
 impl Plan {
@@ -47,8 +58,21 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they are measured.
-pub const ALL: &[Scenario] =
-    &[put::SCENARIO, bulk::SCENARIO, get::SCENARIO, pairs::SCENARIO, scaling::SCENARIO, payload::SCENARIO];
+pub const ALL: &[Scenario] = &[
+    put::SCENARIO,
+    bulk::SCENARIO,
+    get::SCENARIO,
+    pairs::SCENARIO,
+    scaling::SCENARIO,
+    payload::SCENARIO,
+    drain::SCENARIO,
+    wake::SCENARIO,
+    deep::SCENARIO,
+    keys::SCENARIO,
+    notify::SCENARIO,
+    horizon::SCENARIO,
+    memory::SCENARIO,
+];
 
 /// The scenarios of these names; all where none is given.
 ///

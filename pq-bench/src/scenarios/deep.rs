@@ -1,0 +1,176 @@
+//! Taking from a queue in which very much else stands.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
+use pq_diesel::{Pq, PutOptions, Queue, Wait, Worker};
+use serde_json::value::RawValue;
+
+use super::working::{self, Kind, figure, parts};
+use super::{Plan, Scenario};
+use crate::{Bench, Cost, Figure, PAYLOAD, Target};
+
+/// Drains and single gets beside a million ready jobs, ten million scheduled ones, and a busy key.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "deep",
+    about: "taking beside a million ready jobs, ten million scheduled ones, or a busy key, and beside nothing",
+    run,
+};
+
+const QUEUE: &str = "deep";
+
+/// More than this in one statement would keep the table of new rows, which the trigger asks for, on disk.
+const AT_ONCE: usize = 200_000;
+
+/// Longer than everything that is measured.
+const HELD: Duration = Duration::from_secs(24 * 3_600);
+
+/// What else stands in the queue.
+#[derive(Clone, Copy)]
+enum Beside {
+    Ready,
+    Scheduled,
+    BusyKey,
+}
+
+impl Beside {
+    fn jobs(self, plan: &Plan) -> usize {
+        plan.jobs(match self {
+            Self::Ready => 1_000_000,
+            Self::Scheduled => 10_000_000,
+            Self::BusyKey => 100_000,
+        })
+    }
+
+    fn words(self, plan: &Plan) -> String {
+        let jobs = self.jobs(plan);
+        match self {
+            Self::Ready => format!("{jobs} ready behind"),
+            Self::Scheduled => format!("{jobs} scheduled in a year"),
+            Self::BusyKey => format!("{jobs} of a leased key in front"),
+        }
+    }
+}
+
+fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for beside in [Beside::Ready, Beside::Scheduled, Beside::BusyKey] {
+        let (empty, deep) = (Table::new(bench, "bench_empty")?, Table::new(bench, "bench_deep")?);
+        deep.lay(beside, beside.jobs(plan))?;
+        let jobs = plan.jobs(100_000);
+        for kind in Kind::BOTH {
+            let name = format!("{} drain", kind.word());
+            figures.push(compare(plan, beside, &name, jobs, [&deep, &empty], |table| {
+                working::drain(bench, Pq::builder().schema(table.schema), 1, jobs, |pq| {
+                    Ok(Worker::new(pq).serve(kind.idle(&pq.queue(QUEUE)?)))
+                })
+            })?);
+        }
+        let jobs = plan.jobs(5_000);
+        figures.push(compare(plan, beside, "gets one at a time", jobs, [&deep, &empty], |table| {
+            let begun = Instant::now();
+            for _ in 0..jobs {
+                ensure!(table.queue.get(Wait::No)?.is_some(), "there is no job to get");
+            }
+            Ok(Cost { rate: jobs as f64 / begun.elapsed().as_secs_f64(), ..Cost::default() })
+        })?);
+        empty.drop()?;
+        deep.drop()?;
+    }
+    Ok(figures)
+}
+
+/// The same on both tables in turn: the first with what stands in it, the second with nothing else.
+fn compare(
+    plan: &Plan,
+    beside: Beside,
+    name: &str,
+    jobs: usize,
+    tables: [&Table; 2],
+    take: impl Fn(&Table) -> Result<Cost>,
+) -> Result<Figure> {
+    let mut costs = [const { Vec::new() }; 2];
+    for _ in 0..plan.rounds {
+        for (table, costs) in tables.into_iter().zip(&mut costs) {
+            table.put(jobs)?;
+            costs.push(take(table)?);
+        }
+    }
+    let [deep, empty] = costs;
+    // Gets have no cost but their time.
+    let counted = |costs: &[Cost]| Cost::median(costs).filter(|cost| cost.trips > 0.0);
+    Ok(Figure {
+        ours: parts(&deep, |cost| cost.rate),
+        beside: Some("the same with nothing else in the table".to_owned()),
+        bare: parts(&empty, |cost| cost.rate),
+        target: Some(Target::RatioAtLeast(0.95)),
+        cost: counted(&deep),
+        bare_cost: counted(&empty),
+        ..figure(SCENARIO.name, name, "jobs/s", [("beside", beside.words(plan)), ("jobs", jobs.to_string())])
+    })
+}
+
+/// A table of jobs in a schema of its own, which keeps what stands in it while another is measured.
+struct Table {
+    queue: Queue<Box<RawValue>>,
+    schema: &'static str,
+    conn: std::cell::RefCell<PgConnection>,
+}
+
+impl Table {
+    fn new(bench: &Bench, schema: &'static str) -> Result<Self> {
+        let mut conn = bench.connect()?;
+        conn.batch_execute(&format!("DROP SCHEMA IF EXISTS {schema} CASCADE"))?;
+        let pq = Pq::builder().url(bench.url()).schema(schema).connect()?;
+        pq.migrate()?;
+        Ok(Self { queue: pq.queue(QUEUE)?, schema, conn: conn.into() })
+    }
+
+    fn execute(&self, sql: &str) -> Result<()> {
+        Ok(self.conn.borrow_mut().batch_execute(&sql.replace("{jobs}", &format!("{}.queue", self.schema)))?)
+    }
+
+    /// Puts jobs at the end of the line.
+    fn put(&self, jobs: usize) -> Result<()> {
+        let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+        self.queue.put_many(std::iter::repeat_n(&payload, jobs))?;
+        self.settle()
+    }
+
+    /// Statistics are as of now, the dead are gone, and what was written is on disk.
+    fn settle(&self) -> Result<()> {
+        self.execute("VACUUM ANALYZE {jobs}")?;
+        self.execute("CHECKPOINT")
+    }
+
+    fn lay(&self, beside: Beside, jobs: usize) -> Result<()> {
+        let (columns, values) = match beside {
+            Beside::Ready => ("", ""),
+            Beside::Scheduled => (", schedule_at", ", now() + interval '1 year'"),
+            Beside::BusyKey => {
+                let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+                let options = PutOptions::new().serialization_key("busy").priority(1);
+                self.queue.put_with(&payload, &options)?;
+                let held = self.queue.lease(1, HELD, Wait::No)?;
+                ensure!(held.len() == 1, "the job with the key is not leased");
+                (", serial_key, priority", ", 'busy', 1")
+            }
+        };
+        let mut left = jobs;
+        while left > 0 {
+            let now = left.min(AT_ONCE);
+            self.execute(&format!(
+                "INSERT INTO {{jobs}} (q_name, data{columns}) SELECT '{QUEUE}', '{PAYLOAD}'{values} \
+                FROM generate_series(1, {now})"
+            ))?;
+            left -= now;
+        }
+        self.settle()
+    }
+
+    fn drop(self) -> Result<()> {
+        self.execute(&format!("DROP SCHEMA {} CASCADE", self.schema))
+    }
+}

@@ -1,0 +1,43 @@
+//! How jobs are taken and ended by bare SQL on the same table, as scripts of pgbench.
+
+/// The jobs of a queue in order, locked, by the index that workers use.
+fn picks(queue: &str, size: usize) -> String {
+    format!(
+        "ctid = ANY (ARRAY(SELECT ctid FROM pq.queue WHERE q_name = '{queue}' AND dequeued_at IS NULL \
+        AND schedule_at IS NULL AND serial_key IS NULL \
+        ORDER BY (-priority::bigint), coalesce(expected_at, 'infinity'::timestamptz), id \
+        LIMIT {size} FOR UPDATE SKIP LOCKED))"
+    )
+}
+
+/// Takes so many jobs, which are gone with the commit.
+pub(in super::super) fn delete(queue: &str, size: usize) -> String {
+    format!("DELETE FROM pq.queue WHERE {} RETURNING id, data;", picks(queue, size))
+}
+
+/// The table of [`batch_lease`].
+pub(super) const LEASES: &str = "CREATE TABLE IF NOT EXISTS bench_leases \
+    (id bigserial PRIMARY KEY, jobs bigint[] NOT NULL, data text[] NOT NULL); TRUNCATE bench_leases";
+
+/// Takes so many jobs into one row that holds them as arrays, and ends them by deleting that row.
+pub(super) fn batch_lease(queue: &str, size: usize) -> String {
+    format!(
+        "WITH taken AS (DELETE FROM pq.queue WHERE {} RETURNING id, data) \
+        INSERT INTO bench_leases (jobs, data) \
+        SELECT coalesce(array_agg(id), '{{}}'), coalesce(array_agg(data::text), '{{}}') FROM taken \
+        RETURNING id, jobs, data \\gset\n\
+        DELETE FROM bench_leases WHERE id = :id;",
+        picks(queue, size)
+    )
+}
+
+/// Marks each of so many jobs as taken, and deletes them afterwards.
+pub(super) fn update_then_delete(queue: &str, size: usize) -> String {
+    format!(
+        "WITH taken AS (UPDATE pq.queue SET dequeued_at = now(), attempt = attempt + 1 WHERE {} \
+        RETURNING id, data) \
+        SELECT coalesce(array_agg(id), '{{}}') AS ids, array_agg(data::text) AS data FROM taken \\gset\n\
+        DELETE FROM pq.queue WHERE id = ANY (:ids::bigint[]);",
+        picks(queue, size)
+    )
+}

@@ -1,0 +1,218 @@
+//! Workers that empty a queue.
+
+pub(super) mod bare;
+
+use anyhow::Result;
+use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
+use pq_diesel::{Pq, Queue, Worker};
+use serde_json::value::RawValue;
+
+use super::working::{self, Kind, parts};
+use super::{Plan, Scenario};
+use crate::{Bench, Cost, Figure, Meter, PAYLOAD, Target, pgbench_drain};
+
+/// Workers with handlers that do nothing.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "drain",
+    about: "workers that empty a queue, by threads and by batch, beside the bare SQL by pgbench",
+    run,
+};
+
+const QUEUE: &str = "drain";
+const BATCH: usize = 500;
+
+/// Something that is measured beside ours.
+struct Beside {
+    words: String,
+    script: String,
+    target: Option<Target>,
+}
+
+fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
+    bench.connect()?.batch_execute(bare::LEASES)?;
+    let mut figures = Vec::new();
+    for kind in Kind::BOTH {
+        for threads in [1, 2, 4, 16] {
+            figures.extend(by_threads(bench, plan, kind, threads)?);
+        }
+        for size in [1, 10, 100, 500, 2_000] {
+            figures.push(by_size(bench, plan, kind, size)?);
+        }
+    }
+    bench.connect()?.batch_execute("DROP TABLE bench_leases")?;
+    Ok(figures)
+}
+
+fn figure(name: &str, unit: &str, kind: Kind, threads: usize) -> Figure {
+    let parameters = [("handlers", kind.word().to_owned()), ("threads", threads.to_string())];
+    working::figure(SCENARIO.name, name, unit, parameters)
+}
+
+fn besides(kind: Kind, threads: usize) -> Vec<Beside> {
+    match kind {
+        Kind::Transactional => vec![Beside {
+            words: format!("pgbench, DELETE of {BATCH} a commit"),
+            script: bare::delete(QUEUE, BATCH),
+            target: (threads <= 2).then_some(Target::RatioAtLeast(0.9)),
+        }],
+        Kind::Leased => vec![
+            Beside {
+                words: format!("pgbench, {BATCH} at a time into one row, which is then deleted"),
+                script: bare::batch_lease(QUEUE, BATCH),
+                target: Some(Target::RatioAtLeast(0.9)),
+            },
+            Beside {
+                words: format!("pgbench, UPDATE of {BATCH}, then DELETE of them"),
+                script: bare::update_then_delete(QUEUE, BATCH),
+                target: Some(Target::RatioAtLeast(1.5)),
+            },
+        ],
+    }
+}
+
+/// Works them all; by batches of this size, if one is given.
+fn drain(bench: &Bench, kind: Kind, threads: usize, jobs: usize, size: Option<usize>) -> Result<Cost> {
+    working::drain(bench, Pq::builder(), threads, jobs, |pq| {
+        let worker = Worker::new(pq).serve(kind.idle(&pq.queue(QUEUE)?));
+        Ok(match size {
+            Some(size) => worker.batch(size, size),
+            None => worker,
+        })
+    })
+}
+
+/// The queue is filled without a checkpoint afterwards, so that what is counted as WAL is what the queue writes
+/// and not the first change of each page.
+fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<Vec<Figure>> {
+    let queue = bench.queue(QUEUE)?;
+    // Whole batches for each of sixteen clients.
+    let jobs = (plan.jobs(96_000) / (16 * BATCH)).max(1) * 16 * BATCH;
+    let besides = besides(kind, threads);
+    let (mut ours, mut bare) = (Vec::new(), vec![Vec::new(); besides.len()]);
+    let (mut put, mut bare_put) = (Vec::new(), Vec::new());
+    // What a job writes does not depend on threads, so puts are counted once.
+    let with_puts = threads == 1;
+    for _ in 0..plan.rounds {
+        if with_puts {
+            put.push(fill(bench, &queue, jobs, |conn| put_many(&queue, conn))?);
+        } else {
+            bench.refill_in_use(&queue, jobs)?;
+        }
+        ours.push(drain(bench, kind, threads, jobs, None)?);
+        for (position, (beside, costs)) in besides.iter().zip(&mut bare).enumerate() {
+            if with_puts && position == 0 {
+                bare_put.push(fill(bench, &queue, jobs, insert)?);
+            } else {
+                bench.refill_in_use(&queue, jobs)?;
+            }
+            costs.push(pgbench_drain(bench, &beside.script, threads, jobs, BATCH)?);
+        }
+    }
+    let name = format!("{} drain", kind.word());
+    let mut figures: Vec<Figure> = besides
+        .iter()
+        .zip(&bare)
+        .map(|(beside, costs)| Figure {
+            ours: parts(&ours, |cost| cost.rate),
+            beside: Some(beside.words.clone()),
+            bare: parts(costs, |cost| cost.rate),
+            target: beside.target,
+            cost: Cost::median(&ours),
+            bare_cost: Cost::median(costs),
+            ..figure(&name, "jobs/s", kind, threads)
+        })
+        .collect();
+    figures.push(Figure {
+        ours: parts(&ours, |cost| cost.commits),
+        beside: Some(besides[0].words.clone()),
+        bare: parts(&bare[0], |cost| cost.commits),
+        target: Some(Target::AtMost(0.01)),
+        ..figure("commits to drain", "commits/job", kind, threads)
+    });
+    if with_puts {
+        let sum = |put: &[Cost], drained: &[Cost], part: fn(&Cost) -> f64| -> Vec<f64> {
+            put.iter().zip(drained).map(|(put, drained)| part(put) + part(drained)).collect()
+        };
+        let beside = format!("bare INSERT of {BATCH} a commit; {}", besides[0].words);
+        for (name, unit, part, target) in [
+            ("WAL, put and drain", "bytes/job", (|cost| cost.wal) as fn(&Cost) -> f64, Some(most_wal(kind))),
+            ("dead rows, put and drain", "rows/job", |cost| cost.dead_rows, None),
+        ] {
+            figures.push(Figure {
+                ours: sum(&put, &ours, part),
+                beside: Some(beside.clone()),
+                bare: sum(&bare_put, &bare[0], part),
+                target,
+                ..figure(name, unit, kind, threads)
+            });
+        }
+    }
+    Ok(figures)
+}
+
+fn most_wal(kind: Kind) -> Target {
+    Target::AtMost(match kind {
+        Kind::Transactional => 420.0,
+        Kind::Leased => 460.0,
+    })
+}
+
+/// Puts jobs by batches into an empty table, and says what that cost.
+fn fill(
+    bench: &Bench,
+    queue: &Queue<Box<RawValue>>,
+    jobs: usize,
+    mut batch: impl FnMut(&mut PgConnection) -> Result<()>,
+) -> Result<Cost> {
+    bench.refill(queue, 0)?;
+    let (mut conn, mut writer) = (bench.connect()?, bench.connect()?);
+    let meter = Meter::start(&mut conn)?;
+    for _ in 0..jobs / BATCH {
+        batch(&mut writer)?;
+    }
+    drop(writer);
+    let cost = meter.stop(&mut conn, jobs)?;
+    conn.batch_execute("VACUUM ANALYZE pq.queue")?;
+    Ok(cost)
+}
+
+fn put_many(queue: &Queue<Box<RawValue>>, conn: &mut PgConnection) -> Result<()> {
+    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+    queue.on(conn).put_many(std::iter::repeat_n(&payload, BATCH))?;
+    Ok(())
+}
+
+fn insert(conn: &mut PgConnection) -> Result<()> {
+    Ok(conn.batch_execute(&format!(
+        "INSERT INTO pq.queue (q_name, data) SELECT '{QUEUE}', '{PAYLOAD}' FROM generate_series(1, {BATCH})"
+    ))?)
+}
+
+fn by_size(bench: &Bench, plan: &Plan, kind: Kind, size: usize) -> Result<Figure> {
+    let queue = bench.queue(QUEUE)?;
+    let jobs = (plan.jobs((size * 4_000).min(96_000)) / size).max(1) * size;
+    let (words, script) = match kind {
+        Kind::Transactional => ("pgbench, DELETE of as many a commit", bare::delete(QUEUE, size)),
+        Kind::Leased => {
+            ("pgbench, as many at a time into one row, which is then deleted", bare::batch_lease(QUEUE, size))
+        }
+    };
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        bench.refill_in_use(&queue, jobs)?;
+        ours.push(drain(bench, kind, 1, jobs, Some(size))?);
+        bench.refill_in_use(&queue, jobs)?;
+        bare.push(pgbench_drain(bench, &script, 1, jobs, size)?);
+    }
+    let mut figure = figure(&format!("{} drain by batch", kind.word()), "jobs/s", kind, 1);
+    figure.parameters.insert("batch".to_owned(), size.to_string());
+    Ok(Figure {
+        ours: parts(&ours, |cost| cost.rate),
+        beside: Some(words.to_owned()),
+        bare: parts(&bare, |cost| cost.rate),
+        cost: Cost::median(&ours),
+        bare_cost: Cost::median(&bare),
+        ..figure
+    })
+}

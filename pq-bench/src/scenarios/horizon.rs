@@ -1,0 +1,206 @@
+//! Full speed for a long time while dead rows are not removed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use diesel::connection::SimpleConnection;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::Bool;
+use pq_diesel::{StopMode, Worker};
+use serde_json::value::RawValue;
+
+use super::drain::bare;
+use super::working::{Kind, figure};
+use super::{Plan, Scenario};
+use crate::{Bench, Figure, PAYLOAD, Target, Track};
+
+/// One producer and one consumer, and a backlog that stays small.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "horizon",
+    about: "rates over time while a snapshot keeps the dead rows, or autovacuum is off",
+    run,
+};
+
+const QUEUE: &str = "horizon";
+const BATCH: usize = 500;
+const BACKLOG: u64 = 2_000;
+
+/// In how many windows a run is divided: five seconds each of ten minutes.
+const WINDOWS: u32 = 120;
+
+/// How many of them are its first minute, and its last.
+const MINUTE: usize = 12;
+
+/// Why dead rows stay.
+#[derive(Clone, Copy)]
+enum Why {
+    Pinned,
+    NoAutovacuum,
+}
+
+impl Why {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Pinned => "a snapshot is held",
+            Self::NoAutovacuum => "autovacuum is off",
+        }
+    }
+}
+
+fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
+    let long = plan.time(plan.horizon);
+    let mut figures = Vec::new();
+    for (kind, why) in [
+        (Kind::Transactional, Why::Pinned),
+        (Kind::Leased, Why::Pinned),
+        (Kind::Transactional, Why::NoAutovacuum),
+    ] {
+        let points = while_dead_rows_stay(bench, why, || ours(bench, kind, long))?;
+        let target = Some(Target::RatioAtLeast(0.95));
+        figures.push(Figure { target, ..shown(&format!("{} worker", kind.word()), why, long, points) });
+    }
+    // A fifth of the time is enough to see where it goes.
+    let short = plan.time(plan.horizon / 5.0);
+    let points = while_dead_rows_stay(bench, Why::Pinned, || plain(bench, short))?;
+    figures.push(shown("plain SKIP LOCKED loop", Why::Pinned, short, points));
+    Ok(figures)
+}
+
+fn shown(who: &str, why: Why, time: Duration, points: Vec<(f64, f64)>) -> Figure {
+    let mean =
+        |part: &[(f64, f64)]| part.iter().map(|(_, rate)| rate).sum::<f64>() / part.len().max(1) as f64;
+    let minute = points.len().min(MINUTE);
+    let parameters = [("while", why.word().to_owned()), ("seconds", format!("{:.0}", time.as_secs_f64()))];
+    Figure {
+        ours: vec![mean(&points[points.len() - minute..])],
+        beside: Some("its own first tenth".to_owned()),
+        bare: vec![mean(&points[..minute])],
+        tracks: vec![Track { name: format!("{who}, {}", why.word()), points }],
+        ..figure(SCENARIO.name, &format!("{who}, last tenth of the run"), "jobs/s", parameters)
+    }
+}
+
+/// Runs something while the dead rows of all tables stay where they are.
+fn while_dead_rows_stay<T>(bench: &Bench, why: Why, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    bench.refill(&bench.queue(QUEUE)?, BACKLOG as usize)?;
+    let mut conn = bench.connect()?;
+    match why {
+        Why::Pinned => {
+            conn.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
+            let pins = "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+            ensure!(sql::<Bool>(pins).get_result::<bool>(&mut conn)?, "the snapshot holds nothing back");
+            let ran = run();
+            conn.batch_execute("ROLLBACK")?;
+            ran
+        }
+        Why::NoAutovacuum => {
+            conn.batch_execute(&on_all_tables("SET (autovacuum_enabled = off)"))?;
+            let ran = run();
+            conn.batch_execute(&on_all_tables("RESET (autovacuum_enabled)"))?;
+            ran
+        }
+    }
+}
+
+fn on_all_tables(change: &str) -> String {
+    format!(
+        "DO $$ DECLARE name regclass; BEGIN \
+        FOR name IN SELECT oid FROM pg_class WHERE relnamespace = 'pq'::regnamespace AND relkind = 'r' \
+        LOOP EXECUTE format('ALTER TABLE %s {change}', name); END LOOP; END $$"
+    )
+}
+
+fn ours(bench: &Bench, kind: Kind, time: Duration) -> Result<Vec<(f64, f64)>> {
+    let queue = bench.queue(QUEUE)?;
+    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+    let done = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&done);
+    let handler = kind.handler(&queue, move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let worker = Worker::new(&bench.pq).serve(handler);
+    let control = worker.control();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let working = scope.spawn(move || worker.run());
+        let putting = scope.spawn(|| {
+            produce(&over, &done, || {
+                queue.put_many(std::iter::repeat_n(&payload, BATCH))?;
+                Ok(())
+            })
+        });
+        let points = watch(&done, &over, time);
+        over.store(true, Ordering::SeqCst);
+        control.stop(StopMode::All);
+        putting.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        Ok(points)
+    })
+}
+
+/// What a queue of one statement does.
+fn plain(bench: &Bench, time: Duration) -> Result<Vec<(f64, f64)>> {
+    let (mut producer, mut consumer) = (bench.connect()?, bench.connect()?);
+    // Nobody listens.
+    producer.batch_execute("SET pq.notify = 'off'")?;
+    let insert = format!(
+        "INSERT INTO pq.queue (q_name, data) SELECT '{QUEUE}', '{PAYLOAD}' FROM generate_series(1, {BATCH})"
+    );
+    let delete = bare::delete(QUEUE, BATCH);
+    let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let taking = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::SeqCst) {
+                let taken = diesel::sql_query(delete.trim_end_matches(';')).execute(&mut consumer);
+                if taken.is_err() {
+                    over.store(true, Ordering::SeqCst);
+                }
+                done.fetch_add(taken? as u64, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        let putting = scope.spawn(|| produce(&over, &done, || Ok(producer.batch_execute(&insert)?)));
+        let points = watch(&done, &over, time);
+        over.store(true, Ordering::SeqCst);
+        putting.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        taking.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        Ok(points)
+    })
+}
+
+/// Puts a batch after the other, as long as no more than the backlog waits.
+fn produce(over: &AtomicBool, done: &AtomicU64, mut put: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut there = BACKLOG;
+    while !over.load(Ordering::SeqCst) {
+        if there.saturating_sub(done.load(Ordering::Relaxed)) > BACKLOG {
+            std::thread::sleep(Duration::from_micros(200));
+            continue;
+        }
+        let ran = put();
+        if ran.is_err() {
+            over.store(true, Ordering::SeqCst);
+        }
+        ran?;
+        there += BATCH as u64;
+    }
+    Ok(())
+}
+
+/// The rate in each window, by the seconds at its end.
+fn watch(done: &AtomicU64, over: &AtomicBool, time: Duration) -> Vec<(f64, f64)> {
+    let (begun, window) = (Instant::now(), time / WINDOWS);
+    let (mut points, mut last) = (Vec::new(), (0.0, done.load(Ordering::Relaxed)));
+    for number in 1..=WINDOWS {
+        std::thread::sleep((window * number).saturating_sub(begun.elapsed()));
+        if over.load(Ordering::SeqCst) {
+            break;
+        }
+        let now = (begun.elapsed().as_secs_f64(), done.load(Ordering::Relaxed));
+        points.push((now.0, (now.1 - last.1) as f64 / (now.0 - last.0)));
+        last = now;
+    }
+    points
+}

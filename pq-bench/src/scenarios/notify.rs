@@ -1,0 +1,161 @@
+//! Many writers with a waiting listener, where a commit's sync takes long.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use pq_diesel::{Error, Notify, Pq, Queue, StopMode, Worker};
+use serde_json::value::RawValue;
+
+use super::working::{Kind, figure};
+use super::{Plan, Scenario};
+use crate::{Bench, Figure, Target, median, percentile, rate};
+
+/// Sixteen writers and one worker.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "notify",
+    about: "sixteen writers that notify an idle worker, beside the same that do not, while a sync takes 2 ms",
+    run,
+};
+
+const QUEUE: &str = "notify";
+const WRITERS: usize = 16;
+
+/// What a sync of the log shall take at least.
+const SYNC: Duration = Duration::from_millis(2);
+
+/// How the writers put.
+#[derive(Clone, Copy, PartialEq)]
+enum Writers {
+    /// Through one handle, which tells waiters in this way.
+    Handle(Notify),
+    /// Each on a connection of its own and in its own transaction, with the table's trigger or without.
+    Own { trigger: bool },
+}
+
+/// What a run found: puts a second, and the milliseconds from each put's beginning to its handler's start.
+#[derive(Default)]
+struct Found {
+    rates: Vec<f64>,
+    pickups: Vec<Vec<f64>>,
+}
+
+fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
+    let alone = commit_time(bench)?;
+    // The server itself waits before it syncs the log, with the lock that a sync holds, whoever else commits. Those
+    // who commit meanwhile go with this sync and not with the next, which a slow disk would not allow.
+    let delay = if alone < SYNC { SYNC.as_micros().to_string() } else { "0".to_owned() };
+    let slow = bench.another(&[("commit_delay", &delay), ("commit_siblings", "0")])?;
+    let log = format!(
+        "commit_delay {delay} µs: {:.1} ms a commit, {:.1} without",
+        commit_time(&slow)?.as_secs_f64() * 1e3,
+        alone.as_secs_f64() * 1e3
+    );
+    let mut figures = Vec::new();
+    let own = |trigger| ("on connections of their own, in their transactions", Writers::Own { trigger });
+    let handle = |notify| ("through one handle", Writers::Handle(notify));
+    for (told, ours, quiet) in [
+        ("in the commit", handle(Notify::InCommit), handle(Notify::Off)),
+        ("after the commit", handle(Notify::AfterCommit), handle(Notify::Off)),
+        ("in the commit", own(true), own(false)),
+    ] {
+        let (mut notifying, mut silent) = (Found::default(), Found::default());
+        for _ in 0..plan.rounds {
+            writers(&slow, plan, quiet.1, &mut silent)?;
+            writers(&slow, plan, ours.1, &mut notifying)?;
+        }
+        let parameters = || {
+            [("writers", format!("{WRITERS}, {}", ours.0)), ("told", told.to_owned()), ("log", log.clone())]
+        };
+        figures.push(Figure {
+            ours: notifying.rates,
+            beside: Some("the same writers with no notification at all".to_owned()),
+            bare: silent.rates,
+            target: Some(Target::RatioAtLeast(0.95)),
+            ..figure(SCENARIO.name, "puts while a worker waits", "puts/s", parameters())
+        });
+        let all = notifying.pickups.concat();
+        figures.push(Figure {
+            ours: notifying.pickups.iter().map(|times| percentile(times, 99.0)).collect(),
+            target: Some(Target::AtMost(10.0)),
+            percentiles: [50.0, 90.0, 99.0, 99.9].map(|percent| (percent, percentile(&all, percent))).into(),
+            ..figure(SCENARIO.name, "from a put's beginning to its handler's start, p99", "ms", parameters())
+        });
+    }
+    Ok(figures)
+}
+
+/// What one commit takes while nobody else commits: the median of a hundred.
+fn commit_time(bench: &Bench) -> Result<Duration> {
+    let mut conn = bench.connect()?;
+    conn.batch_execute("CREATE TABLE IF NOT EXISTS bench_commits (n integer)")?;
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let begun = Instant::now();
+        conn.batch_execute("INSERT INTO bench_commits VALUES (1)")?;
+        times.push(begun.elapsed().as_secs_f64());
+    }
+    conn.batch_execute("DROP TABLE bench_commits")?;
+    Ok(Duration::from_secs_f64(median(&times)))
+}
+
+/// One run: the writers at full speed, and one worker of another handle that waits for what they put.
+fn writers(bench: &Bench, plan: &Plan, writers: Writers, found: &mut Found) -> Result<()> {
+    bench.refill(&bench.queue(QUEUE)?, 0)?;
+    let epoch = Instant::now();
+    let pickups = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&pickups);
+    let handler = Kind::Transactional.handler(&bench.queue(QUEUE)?, move |data| {
+        // The payload is when its put began.
+        let begun: f64 = data.get().parse().unwrap_or_default();
+        let times: &Mutex<Vec<f64>> = &noted;
+        let late = epoch.elapsed().as_secs_f64() - begun;
+        times.lock().unwrap_or_else(PoisonError::into_inner).push(late * 1e3);
+    });
+    let worker = Worker::new(&bench.pq).serve(handler);
+    let control = worker.control();
+    let notify = if let Writers::Handle(notify) = writers { notify } else { Notify::InCommit };
+    let pq = Pq::builder().url(bench.url()).pool_size(WRITERS as u32 * 2).notify(notify).connect()?;
+    let queue: Queue<Box<RawValue>> = pq.queue(QUEUE)?;
+    let payload = || RawValue::from_string(epoch.elapsed().as_secs_f64().to_string()).context("a number");
+    let time = plan.time(5.0);
+    std::thread::scope(|scope| {
+        let working = scope.spawn(move || worker.run());
+        let rate = match writers {
+            Writers::Handle(_) => {
+                rate(WRITERS, time, || -> Result<()> { queue.put(&payload()?).map(drop).map_err(Into::into) })
+            }
+            Writers::Own { trigger } => own(bench, trigger).and_then(|connections| {
+                rate(WRITERS, time, || {
+                    // A thread a connection: whoever finds its own is never refused.
+                    let free = connections.iter().find_map(|conn| conn.try_lock().ok());
+                    let mut conn = free.context("a connection for each thread")?;
+                    let payload = payload()?;
+                    conn.transaction(|conn| queue.on(conn).put(&payload).map(drop))
+                        .map_err(|e: Error| e.into())
+                })
+            }),
+        };
+        control.stop(StopMode::All);
+        working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        found.rates.push(rate?);
+        let times = std::mem::take(&mut *pickups.lock().unwrap_or_else(PoisonError::into_inner));
+        found.pickups.push(times);
+        Ok(())
+    })
+}
+
+fn own(bench: &Bench, trigger: bool) -> Result<Vec<Mutex<PgConnection>>> {
+    (0..WRITERS)
+        .map(|_| {
+            let mut conn = bench.connect()?;
+            if !trigger {
+                conn.batch_execute("SET pq.notify = 'off'")?;
+            }
+            Ok(Mutex::new(conn))
+        })
+        .collect()
+}

@@ -1,0 +1,113 @@
+//! How soon an idle worker has a job.
+
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
+
+use super::working::{Kind, figure};
+use super::{Plan, Scenario};
+use crate::{Bench, Figure, Listening, Target, percentile, pickup_latencies};
+
+/// From the put's beginning to the handler's start.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "wake",
+    about: "from a put to the handler's start on an idle worker, beside a bare LISTEN and NOTIFY",
+    run,
+};
+
+const QUEUE: &str = "wake";
+const BARE: &str = "wake-bare";
+const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
+
+/// Long enough for whoever waits to have looked and gone to sleep, and for a slow machine.
+const PAUSE: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
+    let times = ((1_000.0 * plan.scale) as usize).max(50);
+    let (mut ours, mut told, mut taken) = ([const { Vec::new() }; 2], Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        bench.refill(&bench.queue(QUEUE)?, 0)?;
+        for (kind, rounds) in Kind::BOTH.into_iter().zip(&mut ours) {
+            rounds.push(pickup_latencies(&bench.pq, QUEUE, kind == Kind::Transactional, times)?);
+        }
+        told.push(bare(bench, times, |_| Ok(()))?);
+        taken.push(bare(bench, times, |conn| Ok(conn.batch_execute("EXECUTE take")?))?);
+    }
+    let notified = "the same INSERT on one connection, its NOTIFY by another that sleeps in poll(2)";
+    let deleted = "the same INSERT and NOTIFY, and a bare DELETE of the job by whoever was notified";
+    let mut figures = Vec::new();
+    for (kind, ours) in Kind::BOTH.into_iter().zip(&ours) {
+        let of = |percent: f64, beside: &str, bare: &[Vec<f64>], target: Option<Target>| Figure {
+            ours: ours.iter().map(|times| percentile(times, percent)).collect(),
+            beside: Some(beside.to_owned()),
+            bare: bare.iter().map(|times| percentile(times, percent)).collect(),
+            target,
+            percentiles: percentiles(ours),
+            ..figure(
+                SCENARIO.name,
+                &format!("pickup on an idle worker, p{percent}"),
+                "ms",
+                [("handlers", kind.word().to_owned())],
+            )
+        };
+        figures.extend([
+            of(50.0, notified, &told, Some(Target::RatioAtMost(1.2))),
+            of(50.0, deleted, &taken, None),
+            of(99.0, notified, &told, Some(Target::AtMost(3.0))),
+            of(99.9, notified, &told, None),
+        ]);
+    }
+    Ok(figures)
+}
+
+/// The percentiles of all rounds together.
+fn percentiles(rounds: &[Vec<f64>]) -> Vec<(f64, f64)> {
+    let all = rounds.concat();
+    PERCENTILES.iter().map(|percent| (*percent, percentile(&all, *percent))).collect()
+}
+
+/// How long after each INSERT began whoever listens has done `then`, in milliseconds.
+fn bare(
+    bench: &Bench,
+    times: usize,
+    mut then: impl FnMut(&mut PgConnection) -> Result<()> + Send,
+) -> Result<Vec<f64>> {
+    let mut listening = Listening::on(bench, BARE)?;
+    let mut writer = bench.connect()?;
+    writer.batch_execute(&format!(
+        "TRUNCATE pq.queue; PREPARE put AS INSERT INTO pq.queue (q_name, data) SELECT '{BARE}', '1'::json RETURNING id"
+    ))?;
+    // With one job at a time in the table, the simplest DELETE is the one to beat.
+    listening.conn().batch_execute(&format!(
+        "PREPARE take AS DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
+        WHERE q_name = '{BARE}' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
+        ORDER BY (-priority::bigint), coalesce(expected_at, 'infinity'::timestamptz), id \
+        LIMIT 1 FOR UPDATE SKIP LOCKED)) RETURNING id, data"
+    ))?;
+    let (woken, wakes) = channel();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(move || -> Result<()> {
+            for _ in 0..times {
+                ensure!(listening.wait(PATIENCE)?, "no notification came");
+                then(listening.conn())?;
+                woken.send(Instant::now())?;
+            }
+            Ok(())
+        });
+        let mut latencies = Vec::with_capacity(times);
+        for _ in 0..times {
+            std::thread::sleep(PAUSE);
+            let begun = Instant::now();
+            writer.batch_execute("EXECUTE put")?;
+            // Where none comes the waiter has failed, and says why.
+            let Ok(woken) = wakes.recv() else { break };
+            latencies.push(woken.saturating_duration_since(begun).as_secs_f64() * 1_000.0);
+        }
+        waiter.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        Ok(latencies)
+    })
+}

@@ -1,0 +1,66 @@
+//! Scenarios run, on a real server, and find something.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use pq_bench::{Bench, Figure, Results};
+
+/// Runs the command with so little to do that it does not take long, and reads what it kept.
+fn measured(scenarios: &[&str]) -> Vec<Figure> {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = directory.path().join("run.json");
+    let run = Command::new(env!("CARGO_BIN_EXE_pq-bench"))
+        .arg("run")
+        .args(scenarios)
+        .args(["--rounds", "2", "--scale", "0.02", "--horizon-seconds", "150", "--out"])
+        .arg(&kept)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let figures = Results::read(&kept).unwrap().figures;
+    let found: BTreeSet<&str> = figures.iter().map(|figure| figure.scenario.as_str()).collect();
+    assert_eq!(found, scenarios.iter().copied().collect());
+    let names: BTreeSet<_> =
+        figures.iter().map(|figure| (&figure.name, &figure.parameters, &figure.beside)).collect();
+    assert_eq!(names.len(), figures.len(), "two figures cannot be told apart: {figures:#?}");
+    for figure in &figures {
+        assert!(!figure.ours.is_empty() && figure.ours.iter().all(|ours| *ours > 0.0), "{figure:?}");
+        let rounds = if figure.beside.is_some() { figure.ours.len() } else { 0 };
+        assert_eq!(figure.bare.len(), rounds, "{figure:?}");
+        assert!(figure.target.is_none() || figure.reached().is_some(), "{figure:?}");
+    }
+    figures
+}
+
+#[test]
+fn waking_and_notifying_tell_single_times() {
+    let figures = measured(&["notify", "wake"]);
+    let timed: Vec<_> = figures.iter().filter(|figure| figure.unit == "ms").collect();
+    assert!(!timed.is_empty());
+    for figure in timed {
+        assert!(figure.percentiles.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{figure:?}");
+        assert!(figure.percentiles.first().is_some_and(|(_, least)| *least > 0.0), "{figure:?}");
+    }
+}
+
+#[test]
+fn memory_and_a_horizon_are_told_over_time() {
+    for figure in measured(&["horizon", "memory"]) {
+        let expected = if figure.beside.as_deref() == Some("its own second quarter") { 0 } else { 1 };
+        assert!(figure.tracks.len() >= expected, "{figure:?}");
+        for track in &figure.tracks {
+            assert!(track.points.len() >= 4 && track.points.is_sorted_by(|a, b| a.0 < b.0), "{track:?}");
+        }
+    }
+}
+
+#[test]
+fn a_second_server_has_settings_of_its_own() {
+    let first = Bench::start().unwrap();
+    let second = first.another(&[("commit_delay", "1500")]).unwrap();
+    assert_ne!(first.url(), second.url());
+    let delay = |bench: &Bench| bench.settings().unwrap()["commit_delay"].clone();
+    assert_eq!((delay(&first), delay(&second)), ("0".to_owned(), "1500".to_owned()));
+}
