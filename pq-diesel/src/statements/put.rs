@@ -36,11 +36,11 @@ RETURNING id";
 /// The numbers of so many jobs, ascending, and the clock from which their delays begin, for a COPY that follows.
 /// $1 how many.
 pub(super) fn numbers(quietly: bool) -> String {
-    let quiet = if quietly { ", set_config('pq.notify', 'off', true)" } else { "" };
+    // The sequence is looked up in a subquery of its own, for elsewhere it would be for each number.
+    let quiet = if quietly { QUIET } else { " FROM (SELECT true) AS aloud" };
     format!(
-        "SELECT array_agg(nextval(ids.name)), statement_timestamp() \
-         FROM (SELECT pg_get_serial_sequence({{jobs_name}}, 'id')::regclass AS name{quiet}) AS ids, \
-             generate_series(1, $1)"
+        "SELECT array_agg(nextval((SELECT pg_get_serial_sequence({{jobs_name}}, 'id')::regclass))), \
+             statement_timestamp(){quiet}, generate_series(1, $1)"
     )
 }
 
