@@ -68,6 +68,11 @@ pub enum Error {
         /// What is wrong, and what would be right.
         reason: String,
     },
+    /// A job with a unique key among many that are put without an answer for each.
+    #[error(
+        "a job with a unique key may be there already, and this put does not say so; use `put_many_with`"
+    )]
+    UniqueKey,
     /// The job's lease is over and it is somebody else's by now, or it has its verdict already.
     /// Nothing was changed; where this was to be part of a transaction, that must roll back.
     #[error("job {id} is not held under this lease any more: the lease ended, or the job has its verdict")]

@@ -67,6 +67,30 @@ pub trait Store: Send + Sync + 'static {
     fn put(&self, conn: &mut Self::Conn, queue: &QueueName, jobs: &[NewJob])
     -> Result<Vec<Put>, Self::Error>;
 
+    /// Adds all jobs that `jobs` gives, as [`Store::put`] does, and says how many there were. They are taken from
+    /// the iterator as they are sent and not gathered before. None of them has a unique key.
+    ///
+    /// # Errors
+    ///
+    /// The first that `jobs` gives; the store's own. Nothing was added then, and a transaction around it can go on.
+    fn put_all(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        jobs: &mut dyn Iterator<Item = Result<NewJob, Error>>,
+    ) -> Result<u64, Self::Error> {
+        self.transaction(conn, |conn| {
+            let mut count = 0;
+            loop {
+                let some: Vec<NewJob> = Iterator::take(&mut *jobs, 1_000).collect::<Result<_, _>>()?;
+                if some.is_empty() {
+                    return Ok(count);
+                }
+                count += self.put(conn, queue, &some)?.len() as u64;
+            }
+        })
+    }
+
     /// Takes up to `count` ready jobs of a queue.
     ///
     /// # Errors
@@ -393,6 +417,19 @@ pub trait Store: Send + Sync + 'static {
     /// As [`Store::put`] and [`Store::with_connection`].
     fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Self::Error> {
         self.with_connection(|conn| self.put(conn, queue, jobs))
+    }
+
+    /// [`Store::put_all`] on a connection of the store's own, committed when it returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::put_all`] and [`Store::with_connection`].
+    fn put_all_now(
+        &self,
+        queue: &QueueName,
+        jobs: &mut dyn Iterator<Item = Result<NewJob, Error>>,
+    ) -> Result<u64, Self::Error> {
+        self.with_connection(|conn| self.put_all(conn, queue, jobs))
     }
 
     /// [`Store::take`] on a connection of the store's own, committed when it returns: at most once.

@@ -22,6 +22,7 @@
 //! ```
 
 mod conninfo;
+mod copy;
 pub mod direct;
 pub mod doctor;
 mod error;

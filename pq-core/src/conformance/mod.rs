@@ -33,6 +33,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod attending;
+mod bulk;
 mod counting;
 mod ending;
 mod handlers;
@@ -108,8 +109,9 @@ impl Suite {
     /// All cases on this fixture, under this name.
     pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
         let fixture = Arc::new(fixture);
-        let topics: [fn() -> Vec<Case<F>>; 22] = [
+        let topics: [fn() -> Vec<Case<F>>; 23] = [
             putting::cases,
+            bulk::cases,
             taking::cases,
             together::cases,
             ordering::cases,

@@ -1,5 +1,6 @@
 //! A queue on the caller's connection.
 
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -124,6 +125,30 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
     {
         let jobs = self.queue.encode_all_with(jobs)?;
         self.queue.put_on(self.conn, &jobs)
+    }
+
+    /// Adds all jobs that an iterator gives, with this transaction, and says how many there were. Where one of them
+    /// cannot be put the transaction is as it was.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_all`].
+    pub fn put_all(&mut self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<u64, S::Error> {
+        let queue = self.queue;
+        queue.store().put_all(self.conn, &queue.name, &mut queue.encode_each(data))
+    }
+
+    /// Adds all jobs that an iterator gives, each with options of its own, with this transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_all_with`].
+    pub fn put_all_with(
+        &mut self,
+        jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
+    ) -> Result<u64, S::Error> {
+        let queue = self.queue;
+        queue.store().put_all(self.conn, &queue.name, &mut queue.encode_each_with(jobs))
     }
 
     /// Replaces the payload of a job that this transaction holds, with the transaction: if the job

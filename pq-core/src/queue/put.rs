@@ -1,5 +1,7 @@
 //! Putting on connections of the handle's own, and turning data into jobs.
 
+use std::borrow::Borrow;
+
 use serde::Serialize;
 
 use super::Queue;
@@ -67,6 +69,54 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         self.put_now(&jobs)
     }
 
+    /// Adds all jobs that an iterator gives, all or none, and says how many there were. The cheapest way to put very
+    /// many: they are sent as they come and never gathered in memory, and no ids are given back. Others see them
+    /// when the last one has been sent.
+    ///
+    /// ```
+    /// # use pq_core::{Pq, Wait, memory::MemoryStore};
+    /// # let pq = Pq::new(MemoryStore::new());
+    /// let squares = pq.queue("squares")?;
+    /// assert_eq!(squares.put_all((1..=1_000).map(|n: u64| n * n))?, 1_000);
+    /// # Ok::<(), pq_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put`]; nothing was added then.
+    pub fn put_all(&self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<u64, S::Error> {
+        self.put_all_now(&mut self.encode_each(data))
+    }
+
+    /// Adds all jobs that an iterator gives, each with options of its own, as [`Queue::put_all`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_with`], and [`Error::UniqueKey`] where a job has one; nothing was added then.
+    pub fn put_all_with(
+        &self,
+        jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
+    ) -> Result<u64, S::Error> {
+        self.put_all_now(&mut self.encode_each_with(jobs))
+    }
+
+    pub(super) fn encode_each(
+        &self,
+        data: impl IntoIterator<Item = impl Borrow<T>>,
+    ) -> impl Iterator<Item = Result<NewJob, Error>> {
+        data.into_iter().map(|data| self.encode_payload(data.borrow()).map(NewJob::new))
+    }
+
+    pub(super) fn encode_each_with(
+        &self,
+        jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
+    ) -> impl Iterator<Item = Result<NewJob, Error>> {
+        jobs.into_iter().map(|(data, options)| {
+            let job = self.encode(data.borrow(), options.borrow())?;
+            if job.unique.is_some() { Err(Error::UniqueKey) } else { Ok(job) }
+        })
+    }
+
     pub(super) fn encode(&self, data: &T, options: &PutOptions) -> Result<NewJob, Error> {
         options.job(self.encode_payload(data)?)
     }
@@ -105,6 +155,11 @@ impl<S: Store, T> Queue<S, T> {
     pub(crate) fn put_on(&self, conn: &mut S::Conn, jobs: &[NewJob]) -> Result<Vec<Put>, S::Error> {
         let _span = tracing::debug_span!("pq.put", queue = %self.name, jobs = jobs.len()).entered();
         self.store().put(conn, &self.name, jobs)
+    }
+
+    fn put_all_now(&self, jobs: &mut dyn Iterator<Item = Result<NewJob, Error>>) -> Result<u64, S::Error> {
+        let _span = tracing::debug_span!("pq.put_all", queue = %self.name).entered();
+        self.store().put_all_now(&self.name, jobs)
     }
 
     /// The payload of this JSON, as the queue's codec writes it.

@@ -33,13 +33,36 @@ FROM (
 ) AS put
 RETURNING id";
 
+/// The numbers of so many jobs, ascending, and the clock from which their delays begin, for a COPY that follows.
+/// $1 how many.
+pub(super) fn numbers(quietly: bool) -> String {
+    // The sequence is looked up in a subquery of its own, for elsewhere it would be for each number.
+    let quiet = if quietly { QUIET } else { " FROM (SELECT true) AS aloud" };
+    format!(
+        "SELECT array_agg(nextval((SELECT pg_get_serial_sequence({{jobs_name}}, 'id')::regclass))), \
+             statement_timestamp(){quiet}, generate_series(1, $1)"
+    )
+}
+
+/// The clock alone.
+pub(super) fn clock(quietly: bool) -> String {
+    format!("SELECT statement_timestamp(){}", if quietly { QUIET } else { "" })
+}
+
+/// What many jobs are copied into.
+pub(super) const COPY: &str = "{jobs} (q_name, data, schedule_at, expected_at, priority, serial_key)";
+
+/// As the one above, where their numbers are known.
+pub(super) const COPY_NUMBERED: &str =
+    "{jobs} (id, q_name, data, schedule_at, expected_at, priority, serial_key)";
+
 /// Many jobs of which some have a unique key. The ids are given out in the order of the jobs, and the keys are
 /// claimed in the order of the keys, so that two batches with the same keys wait for one another and do not
 /// deadlock.
 /// As the one above; $9 unique keys, $10 what to do where one is in use.
 pub(super) const UNIQUE: &str = "\
 WITH numbered AS MATERIALIZED (
-    SELECT nextval(pg_get_serial_sequence({jobs_name}, 'id')) AS id, $1::text AS q_name, put.*
+    SELECT nextval((SELECT pg_get_serial_sequence({jobs_name}, 'id')::regclass)) AS id, $1::text AS q_name, put.*
     FROM (
         SELECT * FROM unnest($2::text[], $3::timestamptz[], $4::interval[], $5::timestamptz[], $6::interval[],
             $7::integer[], $8::text[], $9::text[], $10::text[])

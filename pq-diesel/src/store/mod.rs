@@ -61,6 +61,17 @@ impl PgStore {
         [("put", put_one.text()), ("take one", walk[0].of(1).0.text()), ("take", take[0].of(0).0.text())]
     }
 
+    /// Whether puts on connections of the handle's own are not told of by the table's trigger.
+    fn is_quiet(&self) -> bool {
+        self.notify != Notify::InCommit
+    }
+
+    fn tell_after_commit(&self, queue: &QueueName) {
+        if let (Notify::AfterCommit, Some(listener)) = (self.notify, &self.listener) {
+            listener.tell(queue);
+        }
+    }
+
     pub(crate) fn error(&self, error: diesel::result::Error) -> Error {
         Error::of(&self.table, error)
     }
@@ -73,6 +84,15 @@ impl Store for PgStore {
 
     fn put(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         self.insert(conn, queue, jobs, false)
+    }
+
+    fn put_all(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
+    ) -> Result<u64, Error> {
+        self.copy_all(conn, queue, jobs, false)
     }
 
     fn take(&self, conn: &mut PgConnection, queue: &QueueName, count: usize) -> Result<Taken, Error> {
@@ -333,6 +353,17 @@ impl Store for PgStore {
 
     fn take_now(&self, queue: &QueueName, count: usize) -> Result<Taken, Error> {
         self.take_with_others(queue, count)
+    }
+
+    fn put_all_now(
+        &self,
+        queue: &QueueName,
+        jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
+    ) -> Result<u64, Error> {
+        // Until the commit, which knows of itself whether its outcome is known, nothing has happened.
+        let count = self.with_connection(|conn| self.copy_all(conn, queue, jobs, self.is_quiet()))?;
+        self.tell_after_commit(queue);
+        Ok(count)
     }
 
     fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Option<Subscription> {

@@ -1,0 +1,221 @@
+//! Sections 1 and 3: what is put in bulk is put as anything else is.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::scene::{Error, PATIENCE, Scene, undo};
+use super::{Fixture, cases};
+use crate::{EndedAs, PayloadLimits, PutOptions};
+
+cases![
+    all_that_an_iterator_gives_is_put_in_its_order,
+    an_empty_iterator_puts_nothing,
+    each_job_of_a_bulk_put_keeps_its_own_options,
+    each_job_of_a_large_batch_keeps_its_own_options_and_its_id,
+    a_large_batch_has_ascending_ids_behind_what_was_there,
+    a_rolled_back_bulk_put_is_never_seen,
+    a_job_that_cannot_be_put_leaves_nothing_and_its_transaction_goes_on,
+    a_panic_of_the_iterator_leaves_nothing_and_its_transaction_goes_on,
+    a_bulk_put_takes_no_unique_keys,
+    a_bulk_put_wakes_its_waiters_at_the_commit,
+    the_iterator_may_put_elsewhere,
+];
+
+/// More jobs than a store sends at once.
+const MANY: usize = 2_500;
+
+fn numbers(count: usize) -> impl Iterator<Item = Value> {
+    (0..count).map(|n| json!({ "n": n }))
+}
+
+fn put_all<F: Fixture>(scene: &Scene<F>, jobs: impl Iterator<Item = Value>) -> Result<u64, Error<F>> {
+    match scene.access {
+        super::Access::Own => scene.queue().put_all(jobs),
+        super::Access::Callers => scene.queue().on(&mut scene.connect()).put_all(jobs),
+    }
+}
+
+fn taken<F: Fixture>(scene: &Scene<F>) -> Vec<Value> {
+    scene.get_many(2 * MANY).into_iter().map(|job| job.data).collect()
+}
+
+fn all_that_an_iterator_gives_is_put_in_its_order<F: Fixture>(scene: &Scene<F>) {
+    let mut awkward =
+        vec![json!("\\.\t\n\r\0 \u{7f} \\N ж 🍎"), json!(null), json!(""), json!("x".repeat(200_000))];
+    awkward.extend(numbers(MANY));
+    let given = awkward.clone();
+    assert_eq!(put_all(scene, given.into_iter()).unwrap(), awkward.len() as u64);
+    assert_eq!(taken(scene), awkward);
+}
+
+fn an_empty_iterator_puts_nothing<F: Fixture>(scene: &Scene<F>) {
+    assert_eq!(put_all(scene, numbers(0)).unwrap(), 0);
+    assert_eq!(scene.counts().live(), 0);
+}
+
+/// Options that differ, of which one job is not due.
+fn various() -> [PutOptions; 6] {
+    let due = chrono::DateTime::parse_from_rfc3339("2001-02-03T04:05:06.123456+02:00").unwrap();
+    [
+        PutOptions::new(),
+        PutOptions::new().priority(-7),
+        PutOptions::new().schedule_at("1h"),
+        PutOptions::new().schedule_at(due).expected_at(due),
+        PutOptions::new().expected_at("1h").priority(i32::MAX),
+        PutOptions::new().serialization_key("a key"),
+    ]
+}
+
+fn assert_various<F: Fixture>(scene: &Scene<F>, scheduled: u64) {
+    let counts = scene.counts();
+    assert_eq!((counts.ready, counts.scheduled), (5, scheduled));
+    let jobs = scene.get_many(100);
+    let order: Vec<_> = jobs.iter().map(|job| job.data["n"].as_u64().unwrap()).collect();
+    assert_eq!(order, [4, 3, 0, 5, 1]);
+    let due = chrono::DateTime::parse_from_rfc3339("2001-02-03T02:05:06.123456Z").unwrap().to_utc();
+    assert_eq!((jobs[1].schedule_at, jobs[1].expected_at), (Some(due), Some(due)));
+    assert_eq!((jobs[0].priority, jobs[4].priority), (i32::MAX, -7));
+    assert_eq!(jobs[3].serialization_key.as_ref().map(crate::Key::as_str), Some("a key"));
+    let delay = jobs[0].expected_at.unwrap() - jobs[0].enqueued_at;
+    assert!((delay - chrono::TimeDelta::hours(1)).abs() < chrono::TimeDelta::minutes(10), "{delay}");
+}
+
+fn each_job_of_a_bulk_put_keeps_its_own_options<F: Fixture>(scene: &Scene<F>) {
+    let jobs = || numbers(6).zip(various());
+    let put = match scene.access {
+        super::Access::Own => scene.queue().put_all_with(jobs()),
+        super::Access::Callers => scene.queue().on(&mut scene.connect()).put_all_with(jobs()),
+    };
+    assert_eq!(put.unwrap(), 6);
+    assert_various(scene, 1);
+}
+
+fn each_job_of_a_large_batch_keeps_its_own_options_and_its_id<F: Fixture>(scene: &Scene<F>) {
+    let data: Vec<_> = numbers(MANY).collect();
+    let later = PutOptions::new().schedule_at("1d");
+    let options = various();
+    let jobs = data.iter().enumerate().map(|(n, data)| (data, options.get(n).unwrap_or(&later)));
+    let put = match scene.access {
+        super::Access::Own => scene.queue().put_many_with(jobs),
+        super::Access::Callers => scene.queue().on(&mut scene.connect()).put_many_with(jobs),
+    };
+    let put = put.unwrap();
+    assert_eq!(put.len(), MANY);
+    for n in [6, MANY - 1] {
+        scene.queue().cancel(put[n].id).unwrap();
+        assert_eq!(scene.archived(EndedAs::Cancelled)[0].payload.as_str(), data[n].to_string());
+    }
+    assert_various(scene, MANY as u64 - 7);
+}
+
+fn a_large_batch_has_ascending_ids_behind_what_was_there<F: Fixture>(scene: &Scene<F>) {
+    let first = scene.put(0);
+    let data: Vec<_> = numbers(MANY).collect();
+    let ids = scene.transaction(|conn| Ok(scene.queue().on(conn).put_many(&data)?)).unwrap();
+    assert!(first < ids[0] && ids.is_sorted_by(|a, b| a < b));
+    let last = scene.put(1);
+    assert!(ids[MANY - 1] < last);
+    let got: Vec<_> = scene.get_many(2 * MANY).iter().map(|job| (job.id, job.data.clone())).collect();
+    assert_eq!(got[1..=MANY], ids.into_iter().zip(data).collect::<Vec<_>>());
+}
+
+fn a_rolled_back_bulk_put_is_never_seen<F: Fixture>(scene: &Scene<F>) {
+    let queue = scene.queue();
+    let data: Vec<_> = numbers(MANY).collect();
+    let rolled_back = scene.transaction(|conn| {
+        assert_eq!(queue.on(conn).put_all(numbers(MANY))?, MANY as u64);
+        queue.on(conn).put_many(&data)?;
+        assert_eq!(queue.on(conn).counts()?.ready, 2 * MANY as u64);
+        assert_eq!(queue.on(&mut scene.connect()).counts()?.live(), 0, "others see what is not committed");
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert_eq!(scene.counts().live(), 0);
+}
+
+fn a_job_that_cannot_be_put_leaves_nothing_and_its_transaction_goes_on<F: Fixture>(scene: &Scene<F>) {
+    let limits = PayloadLimits { max_bytes: 100, ..PayloadLimits::default() };
+    let queue = scene.pq.clone().with_limits(limits).queue::<Value>("apples").unwrap();
+    let bad = || numbers(MANY).chain([json!("x".repeat(200))]).chain(numbers(1));
+    let too_large = |refused: Result<u64, Error<F>>| {
+        let error = refused.unwrap_err();
+        let error = scene.fixture.core_error(&error);
+        assert!(matches!(error, Some(crate::Error::PayloadTooLarge { bytes: 202, .. })), "{error:?}");
+    };
+    too_large(queue.put_all(bad()));
+    assert_eq!(scene.counts().live(), 0);
+    scene
+        .transaction(|conn| {
+            queue.on(conn).put(&json!("before"))?;
+            too_large(queue.on(conn).put_all(bad()));
+            queue.on(conn).put(&json!("after"))?;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), [json!("before"), json!("after")]);
+}
+
+fn a_panic_of_the_iterator_leaves_nothing_and_its_transaction_goes_on<F: Fixture>(scene: &Scene<F>) {
+    let queue = scene.queue();
+    let bad = || numbers(MANY).chain(std::iter::from_fn(|| panic!("on purpose")));
+    scene
+        .transaction(|conn| {
+            queue.on(conn).put(&json!("before"))?;
+            let panicked = catch_unwind(AssertUnwindSafe(|| queue.on(conn).put_all(bad())));
+            assert!(panicked.is_err());
+            queue.on(conn).put(&json!("after"))?;
+            Ok(())
+        })
+        .unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| queue.put_all(bad()))).is_err());
+    assert_eq!(scene.drain(), [json!("before"), json!("after")]);
+}
+
+fn a_bulk_put_takes_no_unique_keys<F: Fixture>(scene: &Scene<F>) {
+    let jobs = numbers(2).zip([PutOptions::new(), PutOptions::new().unique("only")]);
+    let refused = scene.queue().put_all_with(jobs).unwrap_err();
+    assert!(matches!(scene.fixture.core_error(&refused), Some(crate::Error::UniqueKey)), "{refused}");
+    assert_eq!(scene.counts().live(), 0);
+}
+
+fn a_bulk_put_wakes_its_waiters_at_the_commit<F: Fixture>(scene: &Scene<F>) {
+    let data: Vec<_> = numbers(MANY).collect();
+    for all in [true, false] {
+        thread::scope(|threads| {
+            let sleeper = scene.sleeper(threads);
+            let put = scene.transaction(|conn| {
+                let queue = scene.queue();
+                if all {
+                    queue.on(conn).put_all(&data).map(drop)?
+                } else {
+                    queue.on(conn).put_many(&data).map(drop)?
+                }
+                assert!(sleeper.recv_timeout(std::time::Duration::from_millis(20)).is_err(), "not before");
+                Ok(())
+            });
+            put.unwrap();
+            assert_eq!(sleeper.recv_timeout(PATIENCE), Ok(Some(json!({ "n": 0 }))));
+        });
+        assert_eq!(scene.clear(), MANY as u64 - 1);
+        thread::scope(|threads| {
+            let sleeper = scene.sleeper(threads);
+            if all {
+                put_all(scene, numbers(MANY)).unwrap();
+            } else {
+                scene.queue().put_many(&data).unwrap();
+            }
+            assert_eq!(sleeper.recv_timeout(PATIENCE), Ok(Some(json!({ "n": 0 }))));
+        });
+        assert_eq!(scene.clear(), MANY as u64 - 1);
+    }
+}
+
+fn the_iterator_may_put_elsewhere<F: Fixture>(scene: &Scene<F>) {
+    let pears = scene.named::<Value>("pears");
+    let mut conn = scene.connect();
+    let jobs = numbers(3).inspect(|_| assert_eq!(pears.on(&mut conn).put_all(numbers(2)).unwrap(), 2));
+    assert_eq!(scene.queue().on(&mut scene.connect()).put_all(jobs).unwrap(), 3);
+    assert_eq!((scene.counts().ready, pears.counts().unwrap().ready), (3, 6));
+}
