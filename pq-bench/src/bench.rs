@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -82,6 +82,23 @@ impl Bench {
         Ok(self.database.connect()?)
     }
 
+    /// A connection to the server's own database: what is done on it is not counted with what is done here.
+    ///
+    /// # Errors
+    ///
+    /// Where none can be had.
+    pub fn connect_beside(&self) -> Result<PgConnection> {
+        // libpq's own text may quote the URL, and with it the password.
+        PgConnection::establish(self.server.url())
+            .map_err(|_| anyhow!("the server's own database cannot be reached"))
+    }
+
+    /// The database's name.
+    #[must_use]
+    pub fn database_name(&self) -> &str {
+        self.database.name()
+    }
+
     /// Empties the table, and fills the queue with so many jobs.
     ///
     /// # Errors
@@ -129,4 +146,5 @@ impl Bench {
     }
 }
 
-const EMPTY: &str = "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique";
+pub(crate) const EMPTY: &str =
+    "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique";

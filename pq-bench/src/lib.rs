@@ -6,6 +6,8 @@
 
 mod bare;
 mod bench;
+mod compare;
+pub mod gate;
 mod load;
 mod meter;
 mod results;
@@ -14,6 +16,7 @@ mod stats;
 
 pub use bare::{copy_rate, pgbench};
 pub use bench::{Bench, PAYLOAD};
+pub use compare::{Change, Compared, compare};
 pub use load::{pickup_latencies, rate, wake_latencies};
 pub use meter::{Cost, Meter, count_statements, peak_memory, pgbench_drain, statements_sent};
 pub use results::{Figure, Results, Target, Track};
