@@ -30,7 +30,20 @@ impl Bench {
     ///
     /// Where no server can be had, or the table cannot be made.
     pub fn start() -> Result<Self> {
-        let options = Options::durable().setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
+        Self::on(Options::durable())
+    }
+
+    /// As [`Bench::start`], but commits need not reach the disk: for what is counted and not timed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bench::start`].
+    pub fn throwaway() -> Result<Self> {
+        Self::on(Options::throwaway())
+    }
+
+    fn on(options: Options) -> Result<Self> {
+        let options = options.setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
         let server = Server::start(&options)?;
         let database = server.database()?;
         let pq = Pq::builder().url(database.url()).pool_size(32).connect()?;

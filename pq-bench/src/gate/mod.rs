@@ -84,13 +84,19 @@ impl Measured {
     }
 }
 
-/// Measures these groups in the database of the bench, whose tables it empties. `command` is the path of the
-/// command `pq-bench`, which is run as a child to count instructions.
+/// Measures these groups in the database of the bench. It empties the tables, and takes them from autovacuum,
+/// whose WAL would be counted as well. `command` is the path of the command `pq-bench`, which is run as a child to
+/// count instructions.
 ///
 /// # Errors
 ///
 /// The database's. That there is no valgrind is none.
 pub fn measure(bench: &Bench, groups: &[Group], command: &std::path::Path) -> Result<Vec<Measured>> {
+    let mut conn = bench.connect()?;
+    for table in ["queue", "queue_leases", "queue_settled", "queue_keys", "queue_unique"] {
+        conn.batch_execute(&format!("ALTER TABLE pq.{table} SET (autovacuum_enabled = off)"))?;
+    }
+    drop(conn);
     let wanted = |group| groups.contains(&group);
     let mut measured = Vec::new();
     if wanted(Group::Counts) || wanted(Group::Wal) {
