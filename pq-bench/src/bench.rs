@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -48,7 +48,17 @@ impl Bench {
     ///
     /// Where no server can be had, or the table cannot be made.
     pub fn start() -> Result<Self> {
-        let (server, instead) = server(&options(&[]))?;
+        let (server, instead) = server(&common(Options::durable()))?;
+        Self::on(server, instead)
+    }
+
+    /// As [`Bench::start`], but commits need not reach the disk: for what is counted and not timed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bench::start`].
+    pub fn throwaway() -> Result<Self> {
+        let (server, instead) = server(&common(Options::throwaway()))?;
         Self::on(server, instead)
     }
 
@@ -63,7 +73,9 @@ impl Bench {
             Origin::Container { .. } => Kind::Container,
             _ => Kind::Binaries,
         };
-        Self::on(Server::start(&options(settings).kind(kind))?, None)
+        let common = common(Options::durable()).kind(kind);
+        let options = settings.iter().fold(common, |options, (name, value)| options.setting(*name, *value));
+        Self::on(Server::start(&options)?, None)
     }
 
     fn on(server: Server, instead: Option<Error>) -> Result<Self> {
@@ -133,6 +145,23 @@ impl Bench {
             })
         }
         ask(&self.pq, POOL)
+    }
+
+    /// A connection to the server's own database: what is done on it is not counted with what is done here.
+    ///
+    /// # Errors
+    ///
+    /// Where none can be had.
+    pub fn connect_beside(&self) -> Result<PgConnection> {
+        // libpq's own text may quote the URL, and with it the password.
+        PgConnection::establish(self.server.url())
+            .map_err(|_| anyhow!("the server's own database cannot be reached"))
+    }
+
+    /// The database's name.
+    #[must_use]
+    pub fn database_name(&self) -> &str {
+        self.database.name()
     }
 
     /// Empties the table, and fills the queue with so many jobs.
@@ -222,9 +251,9 @@ fn server(options: &Options) -> Result<(Server, Option<Error>)> {
     }
 }
 
-fn options(settings: &[(&str, &str)]) -> Options {
-    let common = Options::durable().setting("shared_buffers", "512MB").setting("max_wal_size", "4GB");
-    settings.iter().fold(common, |options, (name, value)| options.setting(*name, *value))
+fn common(options: Options) -> Options {
+    options.setting("shared_buffers", "512MB").setting("max_wal_size", "4GB")
 }
 
-const EMPTY: &str = "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique";
+pub(crate) const EMPTY: &str =
+    "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique";

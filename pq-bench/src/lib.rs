@@ -6,6 +6,8 @@
 
 mod bare;
 mod bench;
+mod compare;
+pub mod gate;
 mod listening;
 mod load;
 mod meter;
@@ -16,6 +18,7 @@ mod stats;
 
 pub use bare::{Ran, Script, copy_rate, pgbench, psql_copy};
 pub use bench::{Bench, PAYLOAD, payload_of};
+pub use compare::{Change, Compared, compare};
 pub use listening::Listening;
 pub use load::{pickup_latencies, rate, wake_latencies};
 pub use meter::{Cost, Meter, count_statements, memory_now, peak_memory, pgbench_drain, statements_sent};

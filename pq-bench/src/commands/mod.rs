@@ -1,6 +1,8 @@
 //! The subcommands, a file or folder each.
 
 mod adapter;
+mod compare;
+mod gate;
 mod million;
 mod report;
 mod run;
@@ -20,6 +22,13 @@ pub(crate) enum Command {
     /// Is the process whose memory the scenario `memory` measures
     #[command(hide = true)]
     Million(million::Arguments),
+    /// Tells what changed from the runs of one revision to those of another
+    Compare(compare::Arguments),
+    /// Holds what a put and a take cost against the committed thresholds
+    Gate(gate::Arguments),
+    /// What the gate counts the instructions of
+    #[command(hide = true)]
+    GateChild(gate::ChildArguments),
 }
 
 impl Command {
@@ -29,6 +38,9 @@ impl Command {
             Self::Run(arguments) => run::run(&arguments),
             Self::Report(arguments) => report::run(&arguments),
             Self::Million(arguments) => million::run(&arguments),
+            Self::Compare(arguments) => compare::run(&arguments),
+            Self::Gate(arguments) => gate::run(&arguments),
+            Self::GateChild(arguments) => gate::run_child(&arguments),
         }
     }
 }

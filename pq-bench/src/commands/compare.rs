@@ -1,0 +1,28 @@
+//! `pq-bench compare`: what changed from the runs of one revision to those of another; see `ci/bench-compare`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use pq_bench::{Compared, Results, compare};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Runs of the base, as `pq-bench run` keeps them
+    #[arg(required = true)]
+    base: Vec<PathBuf>,
+    /// As many runs of the other revision, in the same order
+    #[arg(long, value_name = "RUN", required = true, num_args = 1..)]
+    with: Vec<PathBuf>,
+}
+
+pub(crate) fn run(Arguments { base, with }: &Arguments) -> Result<()> {
+    ensure!(base.len() == with.len(), "{} runs cannot be compared with {}", base.len(), with.len());
+    let read = |paths: &[PathBuf]| paths.iter().map(|path| Results::read(path)).collect::<Result<Vec<_>>>();
+    let (base, with) = (read(base)?, read(with)?);
+    let compared = compare(&base, &with);
+    ensure!(!compared.is_empty(), "the runs have no figure in common");
+    let revision = |runs: &[Results]| runs.first().map_or(String::new(), |run| run.revision.clone());
+    println!("base: {}; with: {}; {} rounds", revision(&base), revision(&with), base.len());
+    println!("{}", Compared::table(&compared));
+    Ok(())
+}

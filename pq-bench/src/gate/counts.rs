@@ -1,0 +1,276 @@
+//! Statements, commits and WAL bytes.
+
+use std::convert::Infallible;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Double, Integer, Text};
+use pq_diesel::{Handler, Pq, Queue, Wait, Worker};
+use serde_json::value::RawValue;
+
+use super::{Group, Measured, QUEUE, fill, middle};
+use crate::{Bench, PAYLOAD, count_statements, statements_sent};
+
+/// Something whose cost is counted.
+struct Operation {
+    name: &'static str,
+    /// How often it is done in the short run, and in the long one.
+    times: (usize, usize),
+    /// How many jobs each time needs that are ready.
+    needs: usize,
+    /// How many jobs the WAL of one time is divided by; none where its WAL is not looked at.
+    wal_by: Option<usize>,
+    run: fn(&Place<'_>, usize) -> Result<()>,
+}
+
+/// The jobs a time of what takes or puts many.
+const PUT_MANY: usize = 1_000;
+const GET_MANY: usize = 500;
+
+const OPERATIONS: [Operation; 7] = [
+    Operation { name: "a put", times: (500, 2_500), needs: 0, wal_by: Some(1), run: put },
+    Operation {
+        name: "a put in the caller's transaction",
+        times: (100, 600),
+        needs: 0,
+        wal_by: None,
+        run: put_in_transaction,
+    },
+    Operation {
+        name: "a put_many of 1,000",
+        times: (2, 12),
+        needs: 0,
+        wal_by: Some(PUT_MANY),
+        run: put_many,
+    },
+    Operation { name: "a get", times: (100, 600), needs: 1, wal_by: None, run: get },
+    Operation { name: "a get_many of 500", times: (2, 12), needs: GET_MANY, wal_by: None, run: get_many },
+    Operation {
+        name: "a transactional drain",
+        times: (1_000, 11_000),
+        needs: 1,
+        wal_by: Some(1),
+        run: drain_transactional,
+    },
+    Operation {
+        name: "a leased drain",
+        times: (1_000, 11_000),
+        needs: 1,
+        wal_by: Some(1),
+        run: drain_leased,
+    },
+];
+
+/// How often each run is repeated. Whatever else goes on, on the server or in sessions that tell late what they
+/// have committed, disturbs one of them and not the median.
+const REPEATS: usize = 3;
+
+/// Counts what each operation costs. Where others use the server at the same time, its WAL is theirs as well.
+pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
+    count_statements()?;
+    let mut reader = Reader::new(bench)?;
+    // So that none comes in the middle, and pages are not written whole again.
+    bench.connect()?.batch_execute("CHECKPOINT")?;
+    let mut measured = Vec::new();
+    for operation in &OPERATIONS {
+        let mut costs = Vec::new();
+        for _ in 0..REPEATS {
+            let short = reader.cost_of(bench, operation, operation.times.0)?;
+            let long = reader.cost_of(bench, operation, operation.times.1)?;
+            costs.push(long.less(&short));
+        }
+        let more = (operation.times.1 - operation.times.0) as f64;
+        let a_time =
+            |part: fn(&Counters) -> f64| Ok::<_, anyhow::Error>(middle(costs.iter().map(part))? / more);
+        let a_job = if operation.name.ends_with("drain") { ", a job" } else { "" };
+        let mut add = |group, what: &str, value, margin| {
+            measured.push(Measured::new(group, format!("{}: {what}", operation.name), value, margin));
+        };
+        add(Group::Counts, &format!("statements{a_job}"), a_time(|cost| cost.statements)?, 0.0);
+        add(Group::Counts, &format!("commits{a_job}"), a_time(|cost| cost.commits)?, 0.0);
+        if let Some(jobs) = operation.wal_by {
+            add(Group::Wal, "bytes a job", a_time(|cost| cost.wal)? / jobs as f64, 3.0);
+        }
+    }
+    Ok(measured)
+}
+
+#[derive(Clone, Copy)]
+struct Counters {
+    statements: f64,
+    commits: f64,
+    wal: f64,
+}
+
+impl Counters {
+    fn less(&self, other: &Self) -> Self {
+        Self {
+            statements: self.statements - other.statements,
+            commits: self.commits - other.commits,
+            wal: self.wal - other.wal,
+        }
+    }
+}
+
+/// Reads the server's counters from another database, so that its own commits are not among them.
+struct Reader {
+    conn: PgConnection,
+    database: String,
+    /// Sessions that were there before; they do nothing meanwhile.
+    others: Vec<i32>,
+    /// Before PostgreSQL 15 what a session has committed is told to a process that counts, which takes a moment.
+    late: bool,
+}
+
+impl Reader {
+    fn new(bench: &Bench) -> Result<Self> {
+        let mut conn = bench.connect_beside()?;
+        let version = diesel::dsl::sql::<Integer>("SELECT current_setting('server_version_num')::int4")
+            .get_result::<i32>(&mut conn)?;
+        let database = bench.database_name().to_owned();
+        let mut reader = Self { conn, database, others: Vec::new(), late: version < 150_000 };
+        reader.others = reader.sessions()?;
+        Ok(reader)
+    }
+
+    fn sessions(&mut self) -> Result<Vec<i32>> {
+        let sessions = diesel::sql_query(
+            "SELECT coalesce(array_agg(pid), '{}') AS pids FROM pg_stat_activity
+             WHERE datname = $1 AND backend_type = 'client backend'",
+        );
+        Ok(sessions.bind::<Text, _>(&self.database).get_result::<Sessions>(&mut self.conn)?.pids)
+    }
+
+    /// Sessions tell what they have committed at the latest when they end; so they are waited for, and no longer.
+    fn settle(&mut self) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let begun = Instant::now();
+        while self.sessions()?.iter().any(|pid| !self.others.contains(pid)) {
+            ensure!(begun.elapsed() < PATIENCE, "somebody else is connected to {}", self.database);
+            thread::sleep(Duration::from_millis(2));
+        }
+        if self.late {
+            thread::sleep(Duration::from_millis(1_100));
+        }
+        Ok(())
+    }
+
+    fn commits(&mut self) -> Result<f64> {
+        let commits =
+            diesel::sql_query("SELECT xact_commit AS commits FROM pg_stat_database WHERE datname = $1");
+        Ok(commits.bind::<Text, _>(&self.database).get_result::<Commits>(&mut self.conn)?.commits as f64)
+    }
+
+    fn wal(&mut self) -> Result<f64> {
+        let position = diesel::dsl::sql::<Double>("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8");
+        Ok(position.get_result(&mut self.conn)?)
+    }
+
+    fn cost_of(&mut self, bench: &Bench, operation: &Operation, times: usize) -> Result<Counters> {
+        drop(fill(bench, times * operation.needs)?);
+        self.settle()?;
+        let (commits, wal) = (self.commits()?, self.wal()?);
+        let statements = statements_sent();
+        let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+        (operation.run)(&Place { bench, payload: &payload }, times)?;
+        let statements = statements_sent() - statements;
+        let wal = self.wal()? - wal;
+        self.settle()?;
+        Ok(Counters { statements: statements as f64, commits: self.commits()? - commits, wal })
+    }
+}
+
+#[derive(QueryableByName)]
+struct Sessions {
+    #[diesel(sql_type = Array<Integer>)]
+    pids: Vec<i32>,
+}
+
+#[derive(QueryableByName)]
+struct Commits {
+    #[diesel(sql_type = BigInt)]
+    commits: i64,
+}
+
+/// Where an operation runs, and what it puts.
+struct Place<'p> {
+    bench: &'p Bench,
+    payload: &'p RawValue,
+}
+
+impl Place<'_> {
+    /// A handle of the operation's own, whose sessions end with it.
+    fn queue(&self) -> Result<(Pq, Queue<Box<RawValue>>)> {
+        let pq = Pq::builder().url(self.bench.url()).pool_size(4).connect()?;
+        let queue = pq.queue(QUEUE)?;
+        Ok((pq, queue))
+    }
+
+    fn payload(&self) -> Box<RawValue> {
+        self.payload.to_owned()
+    }
+}
+
+fn put(place: &Place<'_>, times: usize) -> Result<()> {
+    let ((_pq, queue), payload) = (place.queue()?, place.payload());
+    for _ in 0..times {
+        queue.put(&payload)?;
+    }
+    Ok(())
+}
+
+fn put_in_transaction(place: &Place<'_>, times: usize) -> Result<()> {
+    let ((_pq, queue), payload) = (place.queue()?, place.payload());
+    place.bench.connect()?.transaction(|conn| {
+        for _ in 0..times {
+            queue.on(conn).put(&payload)?;
+        }
+        Ok(())
+    })
+}
+
+fn put_many(place: &Place<'_>, times: usize) -> Result<()> {
+    let ((_pq, queue), payload) = (place.queue()?, place.payload());
+    for _ in 0..times {
+        queue.put_many(std::iter::repeat_n(&payload, PUT_MANY))?;
+    }
+    Ok(())
+}
+
+fn get(place: &Place<'_>, times: usize) -> Result<()> {
+    let (_pq, queue) = place.queue()?;
+    for _ in 0..times {
+        ensure!(queue.get(Wait::No)?.is_some(), "there was no job to get");
+    }
+    Ok(())
+}
+
+fn get_many(place: &Place<'_>, times: usize) -> Result<()> {
+    let (_pq, queue) = place.queue()?;
+    for _ in 0..times {
+        ensure!(queue.get_many(GET_MANY, Wait::No)?.len() == GET_MANY, "there were too few jobs to get");
+    }
+    Ok(())
+}
+
+fn drain_transactional(place: &Place<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = place.queue()?;
+    drain(&pq, queue.transactional(|_, _| Ok::<_, Infallible>(())), jobs)
+}
+
+fn drain_leased(place: &Place<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = place.queue()?;
+    drain(&pq, queue.leased(|_, _| Ok::<_, Infallible>(())), jobs)
+}
+
+/// With batches of one size, and without what a worker does by the clock.
+fn drain(pq: &Pq, handler: Handler, jobs: usize) -> Result<()> {
+    let worker = Worker::new(pq).batch(500, 500).sweep_every(Duration::MAX).beat_every(None);
+    let report = worker.serve(handler).run_until_empty()?;
+    ensure!(report.done == jobs as u64, "of {jobs} jobs {} were done", report.done);
+    Ok(())
+}

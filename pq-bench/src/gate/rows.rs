@@ -1,0 +1,129 @@
+//! What a take reads, as EXPLAIN tells it.
+
+use anyhow::{Context, Result};
+use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::Json;
+use serde_json::Value;
+
+use super::{Group, Measured, QUEUE, fill};
+use crate::{Bench, PAYLOAD};
+
+const JOBS: usize = 10_000;
+const BATCH: usize = 500;
+
+/// Explains the plain take of one job and of a batch where there are only ready jobs, where there are scheduled
+/// ones beside them, and where the head of the line is dead rows that a snapshot elsewhere keeps.
+pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
+    let mut measured = Vec::new();
+    let mut conn = fill(bench, JOBS)?;
+    explain(bench, &mut conn, "10,000 ready", &mut measured)?;
+
+    conn.batch_execute(&format!(
+        "INSERT INTO pq.queue (q_name, data, schedule_at)
+         SELECT '{QUEUE}', '{PAYLOAD}', now() + interval '1 year' FROM generate_series(1, {JOBS});
+         ANALYZE pq.queue"
+    ))?;
+    explain(bench, &mut conn, "10,000 scheduled beside", &mut measured)?;
+
+    let mut conn = fill(bench, 2 * JOBS)?;
+    let mut elsewhere = bench.connect()?;
+    elsewhere.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pq.queue LIMIT 1")?;
+    conn.batch_execute(&format!(
+        "DELETE FROM pq.queue WHERE id <= (SELECT min(id) + {JOBS} - 1 FROM pq.queue); ANALYZE pq.queue"
+    ))?;
+    explain(bench, &mut conn, "10,000 dead rows before", &mut measured)?;
+    Ok(measured)
+}
+
+fn explain(bench: &Bench, conn: &mut PgConnection, beside: &str, measured: &mut Vec<Measured>) -> Result<()> {
+    let [_, (_, one), (_, many)] = bench.pq.store().hot_statements();
+    for (name, text, jobs) in [
+        ("a take of 1", one.replace("$2", "1"), 1),
+        ("a take of 500", many.replace("$2", &BATCH.to_string()), BATCH),
+    ] {
+        // As those who take all the time have it: planned once, for any queue.
+        conn.batch_execute(&format!(
+            "DEALLOCATE ALL; SET plan_cache_mode = force_generic_plan; PREPARE take (text) AS {text}"
+        ))?;
+        // The first look at a table that was just filled notes in its rows who has committed.
+        read_by(conn)?;
+        let read = read_by(conn)?;
+        let jobs = jobs as f64;
+        measured.push(Measured::new(
+            Group::Rows,
+            format!("{name}, {beside}: rows a job"),
+            read.rows / jobs,
+            5.0,
+        ));
+        measured.push(Measured::new(
+            Group::Rows,
+            format!("{name}, {beside}: pages a job"),
+            read.pages / jobs,
+            10.0,
+        ));
+    }
+    Ok(())
+}
+
+struct Read {
+    rows: f64,
+    pages: f64,
+}
+
+#[derive(QueryableByName)]
+struct Plan {
+    #[diesel(sql_type = Json, column_name = "QUERY PLAN")]
+    plan: Value,
+}
+
+/// Takes, looks at what was read, and takes it back.
+fn read_by(conn: &mut PgConnection) -> Result<Read> {
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) EXECUTE take('{QUEUE}')");
+    let found = conn.test_transaction::<_, diesel::result::Error, _>(|conn| {
+        diesel::sql_query(&explain).get_result::<Plan>(conn)
+    });
+    let root = found.plan.get(0).and_then(|all| all.get("Plan")).context("EXPLAIN told no plan")?;
+    Ok(Read {
+        rows: rows_of(root),
+        pages: number(root, "Shared Hit Blocks") + number(root, "Shared Read Blocks"),
+    })
+}
+
+fn number(node: &Value, key: &str) -> f64 {
+    node.get(key).and_then(Value::as_f64).unwrap_or_default()
+}
+
+/// The rows that scans of tables have read, whether they were wanted or not.
+fn rows_of(node: &Value) -> f64 {
+    let text = |key: &str| node.get(key).and_then(Value::as_str);
+    let is_scan =
+        text("Node Type").is_some_and(|kind| kind.ends_with("Scan")) && text("Relation Name").is_some();
+    let own = ["Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck"];
+    let own = own.iter().map(|key| number(node, key)).sum::<f64>() * number(node, "Actual Loops");
+    let below = node.get("Plans").and_then(Value::as_array).into_iter().flatten().map(rows_of).sum::<f64>();
+    if is_scan { own + below } else { below }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_those_of_scans_of_tables_at_any_depth() {
+        let plan = serde_json::json!({
+            "Node Type": "ModifyTable", "Relation Name": "queue", "Actual Rows": 7, "Actual Loops": 1,
+            "Plans": [
+                { "Node Type": "CTE Scan", "Actual Rows": 100, "Actual Loops": 1 },
+                { "Node Type": "LockRows", "Actual Rows": 5, "Actual Loops": 1, "Plans": [
+                    { "Node Type": "Index Scan", "Relation Name": "queue", "Actual Rows": 3,
+                      "Rows Removed by Filter": 2, "Actual Loops": 4 }] },
+                { "Node Type": "Bitmap Heap Scan", "Relation Name": "queue", "Actual Rows": 1,
+                  "Rows Removed by Index Recheck": 6, "Actual Loops": 1, "Plans": [
+                    { "Node Type": "Bitmap Index Scan", "Index Name": "i", "Actual Rows": 9, "Actual Loops": 1 }] }
+            ]
+        });
+        assert_eq!(rows_of(&plan), 27.0);
+    }
+}

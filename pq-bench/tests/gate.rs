@@ -1,0 +1,130 @@
+//! The gate lets through what is as it should be, and catches what is planted.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use diesel::connection::SimpleConnection;
+use pq_bench::Bench;
+use pq_bench::gate::{Group, Judged, Thresholds, measure};
+use pq_testing::Server;
+
+/// The server's WAL and this process's statements are counted whole, so these tests run one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const COMMAND: &str = env!("CARGO_BIN_EXE_pq-bench");
+
+fn gate(thresholds: &Path, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(COMMAND);
+    command.env("PQ_TEST_DATABASE_URL", Server::shared()?.url()).arg("gate").args(arguments);
+    Ok(command.arg("--thresholds").arg(thresholds).output()?)
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The lines of the table that fail.
+fn failures(said: &str) -> Vec<&str> {
+    said.lines().filter(|line| line.contains("FAILED")).collect()
+}
+
+fn place() -> Result<(tempfile::TempDir, PathBuf)> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("gate.toml");
+    Ok((folder, file))
+}
+
+#[test]
+fn a_clean_run_passes_and_one_trip_more_than_is_allowed_fails() -> Result<()> {
+    let _alone = alone();
+    let (_folder, file) = place()?;
+    let written = gate(&file, &["--only", "counts", "--write"])?;
+    ensure!(written.status.success(), "{}", said(&written));
+
+    let clean = gate(&file, &["--only", "counts"])?;
+    assert_eq!(clean.status.code(), Some(0), "{}", said(&clean));
+    assert!(said(&clean).contains("a put: statements"), "{}", said(&clean));
+
+    // As though a leased drain had needed one statement less for its batch of 500.
+    let text = std::fs::read_to_string(&file)?;
+    let line = text.lines().find(|line| line.starts_with("\"a leased drain: statements, a job\""));
+    let line = line.context("the file has no such threshold")?;
+    let value = line.split(['=', ',']).find_map(|part| part.trim().parse::<f64>().ok());
+    let value = value.context("the threshold has no value")?;
+    let demanding = line.replace(&format!("value = {value}"), &format!("value = {}", value - 0.002));
+    ensure!(demanding != line, "{line}");
+    std::fs::write(&file, text.replace(line, &demanding))?;
+    let failed = gate(&file, &["--only", "counts"])?;
+    assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+    let output = said(&failed);
+    assert!(
+        matches!(failures(&output)[..], [line] if line.contains("a leased drain: statements")),
+        "{output}"
+    );
+    assert!(output.contains("--write"), "it says what to do where that is meant: {output}");
+
+    // And what nobody looks at is not let through in silence.
+    std::fs::write(&file, text.replace("a leased drain: statements", "a leased drian: statements"))?;
+    let output = said(&gate(&file, &["--only", "counts"])?);
+    assert_eq!(failures(&output).len(), 2, "{output}");
+    Ok(())
+}
+
+#[test]
+fn more_wal_and_a_lost_index_are_caught() -> Result<()> {
+    const GROUPS: [Group; 3] = [Group::Counts, Group::Wal, Group::Rows];
+    let _alone = alone();
+    let bench = Bench::throwaway()?;
+    let mut thresholds = Thresholds::default();
+    thresholds.take_over(&GROUPS, &measure(&bench, &GROUPS, Path::new(COMMAND))?);
+    let failing = |groups: &[Group]| -> Result<Vec<String>> {
+        let judged = thresholds.judge(groups, &measure(&bench, groups, Path::new(COMMAND))?);
+        ensure!(!judged.is_empty(), "nothing was measured");
+        let failing = judged.into_iter().filter(|one| one.fails(true));
+        Ok(failing.map(|Judged { group, name, .. }| format!("{group:?}, {name}")).collect())
+    };
+    assert_eq!(failing(&GROUPS)?, [""; 0], "nothing was planted yet");
+
+    let mut conn = bench.connect()?;
+    conn.batch_execute("CREATE INDEX planted ON pq.queue (q_name, enqueued_at, (data::text))")?;
+    let found = failing(&[Group::Counts, Group::Wal])?;
+    conn.batch_execute("DROP INDEX pq.planted")?;
+    let puts = ["Wal, a put: bytes a job", "Wal, a put_many of 1,000: bytes a job"];
+    assert_eq!(found, puts, "a wider index costs those who put, and nothing is sent or committed for it");
+
+    conn.batch_execute(
+        "DO $$ DECLARE lost record; BEGIN
+            FOR lost IN SELECT indexrelid::regclass AS name FROM pg_index
+                WHERE indrelid = 'pq.queue'::regclass AND NOT indisprimary
+            LOOP EXECUTE format('DROP INDEX %s', lost.name); END LOOP;
+        END $$",
+    )?;
+    let found = failing(&[Group::Rows])?;
+    assert!(found.contains(&"Rows, a take of 1, 10,000 ready: rows a job".to_owned()), "{found:?}");
+    assert!(found.contains(&"Rows, a take of 1, 10,000 ready: pages a job".to_owned()), "{found:?}");
+    Ok(())
+}
+
+#[test]
+fn where_there_is_no_valgrind_it_says_so_and_fails_only_where_it_must_not_lack() -> Result<()> {
+    let _alone = alone();
+    let (folder, file) = place()?;
+    let without = |arguments: &[&str]| -> Result<Output> {
+        let mut command = Command::new(COMMAND);
+        command.env("PQ_TEST_DATABASE_URL", Server::shared()?.url()).env("PATH", folder.path());
+        command.args(["gate", "--only", "instructions", "--thresholds"]).arg(&file).args(arguments);
+        Ok(command.output()?)
+    };
+    let lenient = without(&[])?;
+    assert_eq!(lenient.status.code(), Some(0), "{}", said(&lenient));
+    assert!(said(&lenient).contains("not measured: there is no valgrind"), "{}", said(&lenient));
+    let strict = without(&["--require-callgrind"])?;
+    assert_eq!(strict.status.code(), Some(1), "{}", said(&strict));
+    assert_eq!(failures(&said(&strict)).len(), 2, "{}", said(&strict));
+    Ok(())
+}
