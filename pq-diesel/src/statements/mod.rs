@@ -83,12 +83,15 @@ pub(crate) struct Sized {
     text: String,
     position: usize,
     any: Statement,
-    fixed: [(usize, OnceLock<Statement>); 14],
+    fixed: [(usize, OnceLock<Statement>); Self::SIZES.len()],
 }
 
 impl Sized {
-    /// The sizes by which workers take.
-    const SIZES: [usize; 14] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 500, 512, 1024, 2048, 4096];
+    /// The sizes by which workers take, and those of a few threads that take together.
+    const SIZES: [usize; 26] = [
+        1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 32, 64, 128, 256, 500, 512, 1024, 2048, 4096,
+        8192,
+    ];
 
     /// A statement in whose text `{count}` stands for the number; where it is a parameter, it is the one of this
     /// position.
@@ -122,8 +125,12 @@ impl Sized {
 
 impl Statements {
     pub(crate) fn new(table: &Table) -> Self {
+        // diesel finds a prepared statement by its text, so a text is as short as it can be. (No literal of ours has
+        // two spaces; names may.)
+        let squeezed = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
         let names = |sql: &str| {
-            sql.replace("{jobs}", &table.jobs())
+            squeezed(sql)
+                .replace("{jobs}", &table.jobs())
                 .replace("{archive}", &table.archive())
                 .replace("{leases}", &table.beside("leases"))
                 .replace("{settled}", &table.beside("settled"))

@@ -169,21 +169,23 @@ impl<'t, A, R> Lead<'t, A, R> {
         self.company.is_empty()
     }
 
-    /// Lets the next go, and then tells the company what became of each, in the order of what they ask. Whoever
+    /// Tells the company what became of each, in the order of what they ask, and then lets the next go. Whoever
     /// is told nothing is lost.
+    ///
+    /// In this order, for threads that call over and over are in line again by then, and the next takes them all
+    /// along. The other way round every second group would be of one.
     pub(super) fn tell(mut self, fates: impl IntoIterator<Item = Fate<R>>) {
-        let mut words = Vec::new();
         for (waiting, fate) in std::mem::take(&mut self.company).into_iter().zip(fates) {
-            match fate {
-                Fate::Done(answer) => words.push((waiting.caller, Word::Done(answer))),
-                Fate::Alone => words.push((waiting.caller, Word::Alone)),
-                Fate::Again => self.again.push(waiting),
-            }
-        }
-        drop(self);
-        for (caller, word) in words {
+            let word = match fate {
+                Fate::Done(answer) => Word::Done(answer),
+                Fate::Alone => Word::Alone,
+                Fate::Again => {
+                    self.again.push(waiting);
+                    continue;
+                }
+            };
             // A caller cannot be gone, for it does nothing else than wait.
-            let _ = caller.send(word);
+            let _ = waiting.caller.send(word);
         }
     }
 }

@@ -87,7 +87,7 @@ fn drain(bench: &Bench, kind: Kind, threads: usize, jobs: usize, size: Option<us
 fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<Vec<Figure>> {
     let queue = bench.queue(QUEUE)?;
     // Whole batches for each of sixteen clients.
-    let jobs = (plan.jobs(96_000) / (16 * BATCH)).max(1) * 16 * BATCH;
+    let jobs = (plan.jobs(480_000) / (16 * BATCH)).max(1) * 16 * BATCH;
     let besides = besides(kind, threads);
     let (mut ours, mut bare) = (Vec::new(), vec![Vec::new(); besides.len()]);
     let (mut put, mut bare_put) = (Vec::new(), Vec::new());
@@ -199,7 +199,8 @@ fn by_size(bench: &Bench, plan: &Plan, kind: Kind, size: usize) -> Result<Figure
         }
     };
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    for _ in 0..plan.rounds {
+    // They have no target, and there are many.
+    for _ in 0..plan.rounds.min(2) {
         bench.refill_in_use(&queue, jobs)?;
         ours.push(drain(bench, kind, 1, jobs, Some(size))?);
         bench.refill_in_use(&queue, jobs)?;

@@ -106,9 +106,9 @@ fn gets_that_wait_share_statements() -> Outcome {
     let mut got: Vec<_> = got.into_iter().flatten().map(|job| job.id).collect();
     got.sort();
     assert_eq!(got, ids);
-    // Those that waited take 8, 4 and 2; the last two may have gone side by side.
+    // Those that were under way, and as many for all others at most.
     let statements = noted(&database, "DELETE")?;
-    assert!((ABREAST as i64 + 3..=ABREAST as i64 + 4).contains(&statements), "{statements}");
+    assert!((ABREAST as i64 + 1..=2 * ABREAST as i64).contains(&statements), "{statements}");
     Ok(())
 }
 
