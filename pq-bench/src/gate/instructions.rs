@@ -33,7 +33,7 @@ pub(super) fn measure(bench: &Bench, command: &Path) -> Result<Vec<Measured>> {
         } else {
             Err("there is no valgrind on this machine".to_owned())
         };
-        measured.push(Measured { group: Group::Instructions, name: name.to_owned(), value, margin: 10.0 });
+        measured.push(Measured { group: Group::Instructions, name: name.to_owned(), value, margin: 25.0 });
     }
     Ok(measured)
 }

@@ -1,5 +1,7 @@
 //! One take a commit.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context, Result};
 use pq_diesel::Wait;
 
@@ -16,17 +18,25 @@ const QUEUE: &str = "get";
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let same = Script::new(&delete(bench, QUEUE));
     let plain = Script::new(&plain_take(QUEUE, 1));
-    let (mut one, mut many) = (Sides::default(), Sides::default());
+    let (mut callers, mut one, mut many) = (Sides::default(), Sides::default(), Sides::default());
     for _ in 0..plan.rounds {
-        one.bare.push(pgbench_gets(bench, plan, 1, &same)?);
+        let bare = pgbench_gets(bench, plan, 1, &same)?;
+        callers.bare.push(bare);
+        callers.ours.push(callers_gets(bench, plan)?);
+        one.bare.push(bare);
         one.ours.push(gets(bench, plan, 1)?);
         many.bare.push(pgbench_gets(bench, plan, 16, &plain)?);
         many.ours.push(gets(bench, plan, 16)?);
     }
+    let same = "pgbench, the same DELETE, prepared";
+    let callers = callers.rates(Figure {
+        parameters: [("connections".to_owned(), "1".to_owned())].into(),
+        target: Some(Target::RatioAtLeast(0.95)),
+        ..figure(SCENARIO.name, "get on the caller's connection", same)
+    });
     let one = one.rates(Figure {
         parameters: [("threads".to_owned(), "1".to_owned())].into(),
-        target: Some(Target::RatioAtLeast(0.95)),
-        ..figure(SCENARIO.name, "get", "pgbench, the same DELETE, prepared")
+        ..figure(SCENARIO.name, "get through one handle", same)
     });
     let many = many.rates(Figure {
         parameters: [("threads".to_owned(), "16".to_owned())].into(),
@@ -37,12 +47,26 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
             "pgbench, 16 clients of a plain DELETE with SKIP LOCKED LIMIT 1, prepared",
         )
     });
-    Ok(vec![one, many])
+    Ok(vec![callers, one, many])
 }
 
 /// Enough for the fastest that is hoped for, 60,000 a second, and for the whole second that pgbench runs at least.
 fn fill(bench: &Bench, plan: &Plan) -> Result<()> {
     bench.fill_by_sql(QUEUE, plan.jobs(200_000).max(30_000))
+}
+
+fn callers_gets(bench: &Bench, plan: &Plan) -> Result<Cost> {
+    let queue = bench.queue(QUEUE)?;
+    fill(bench, plan)?;
+    let conn = Mutex::new(bench.connect()?);
+    pool::cost_of(bench, 1, plan.time(2.0), |_| {
+        let mut conn = conn.lock().unwrap_or_else(PoisonError::into_inner);
+        queue
+            .on(&mut conn)
+            .get()?
+            .context("the queue ran dry: the machine is faster than the plan thought")?;
+        Ok(())
+    })
 }
 
 fn gets(bench: &Bench, plan: &Plan, threads: usize) -> Result<Cost> {

@@ -64,8 +64,8 @@ pub(crate) struct Heads(Mutex<HashMap<QueueName, Head>>);
 
 #[derive(Debug)]
 struct Head {
-    /// Whether the last take found as much as it asked for.
-    busy: bool,
+    /// Whether the last take found as much as it asked for, or anything.
+    found: Found,
     /// Where the last take ended.
     place: Option<Place>,
     /// What the last walks from the start cost beyond what their jobs account for.
@@ -77,6 +77,13 @@ struct Head {
     from_start: Duration,
     in_all: Duration,
     at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Found {
+    All,
+    Some,
+    Nothing,
 }
 
 impl Head {
@@ -92,7 +99,7 @@ impl Head {
 
     fn new() -> Self {
         Self {
-            busy: true,
+            found: Found::All,
             place: None,
             costs: [Duration::ZERO; Self::WALKS],
             walked: 0,
@@ -108,29 +115,38 @@ impl Head {
     }
 
     fn way(&self) -> Way {
-        match self.place {
-            _ if !self.busy => Way::Ask,
-            Some(place) if self.is_dear() && self.from_start * Self::SHARE > self.in_all => Way::From(place),
-            _ => Way::Start,
+        match (self.found, self.place) {
+            (Found::Nothing, _) => Way::Ask,
+            (_, Some(place)) if self.is_dear() => match self.from_start * Self::SHARE > self.in_all {
+                true => Way::From(place),
+                false => Way::Start,
+            },
+            (Found::Some, _) => Way::Ask,
+            (Found::All, _) => Way::Start,
         }
     }
 
     fn took(&mut self, way: Way, jobs: &[RawJob], asked: usize, time: Duration) {
         self.at = Instant::now();
-        self.busy = jobs.len() >= asked;
+        self.found = match jobs.len() {
+            0 => Found::Nothing,
+            found if found < asked => Found::Some,
+            _ => Found::All,
+        };
         // A walk from the start may have found jobs behind the place, and there may be more of them.
         self.place = jobs.last().and_then(Place::of).or(self.place);
         let was_dear = self.is_dear();
-        let cost =
-            time.saturating_sub(Self::JOB.saturating_mul(u32::try_from(jobs.len()).unwrap_or(u32::MAX)));
+        let jobs = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        let cost = time.saturating_sub(Self::JOB.saturating_mul(jobs));
         match way {
-            Way::Start => {
+            Way::From(_) => self.from_place = cost,
+            // Who asks begins at the start as well, but does more than walk where there is nothing.
+            Way::Ask if jobs == 0 => {}
+            Way::Start | Way::Ask => {
                 self.costs[self.walked % Self::WALKS] = cost;
                 self.walked += 1;
                 self.from_start += time;
             }
-            Way::From(_) => self.from_place = cost,
-            Way::Ask => {}
         }
         self.in_all += time;
         if !was_dear || !self.is_dear() {
@@ -234,5 +250,18 @@ mod tests {
         assert_eq!(head.way(), Way::Ask);
         head.took(Way::Ask, &jobs(2), 1, Duration::from_millis(1));
         assert_eq!(head.way(), Way::Start);
+    }
+
+    #[test]
+    fn a_line_that_is_never_long_is_walked_on_as_well() {
+        let mut head = Head::new();
+        for round in 0..16 {
+            let way = head.way();
+            head.took(way, &jobs(round), 5, Duration::from_millis(20));
+        }
+        let place = Place { rank: -2, wanted: i64::MAX, id: 15 };
+        assert_eq!(head.way(), Way::From(place));
+        head.took(Way::From(place), &[], 5, Duration::from_millis(1));
+        assert_eq!(head.way(), Way::Ask, "an empty line is asked for why");
     }
 }
