@@ -15,7 +15,10 @@ pub(super) struct Merged {
 impl Merged {
     /// Later runs replace what earlier ones measured as well.
     pub(super) fn of(runs: Vec<Results>) -> Self {
-        let key = |figure: &Figure| (figure.scenario.clone(), figure.name.clone(), figure.parameters.clone());
+        let key = |figure: &Figure| {
+            let Figure { scenario, name, parameters, beside, .. } = figure;
+            (scenario.clone(), name.clone(), parameters.clone(), beside.clone())
+        };
         let mut at: BTreeMap<_, usize> = BTreeMap::new();
         let mut figures: Vec<(usize, Figure)> = Vec::new();
         let mut abouts = Vec::new();
