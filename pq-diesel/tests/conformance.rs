@@ -4,6 +4,7 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
 use diesel::r2d2::ConnectionManager;
@@ -39,10 +40,9 @@ impl Postgres {
         let builder = Pq::builder().pool_size(4);
         match self.way {
             // Whoever is not told of what it waits for waits for longer than any case does.
-            Way::DefaultSchema => builder
-                .url(url)
-                .table(&format!("queue_{number}"))
-                .poll_interval(std::time::Duration::from_secs(120)),
+            Way::DefaultSchema => {
+                builder.url(url).table(&format!("queue_{number}")).poll_interval(Duration::from_secs(120))
+            }
             Way::HostileNames => builder
                 .url(url)
                 .schema("The \"own\" schema's; 🍎")
@@ -52,7 +52,7 @@ impl Postgres {
                 .url(url)
                 .table(&format!("queue_{number}"))
                 .listen(false)
-                .poll_interval(std::time::Duration::from_millis(20)),
+                .poll_interval(Duration::from_millis(20)),
             Way::AfterCommit => {
                 builder.url(url).table(&format!("queue_{number}")).notify(Notify::AfterCommit)
             }
@@ -102,5 +102,17 @@ fn main() -> ExitCode {
     let suite = ways.into_iter().fold(Suite::new(), |suite, (name, way)| {
         suite.with(name, Postgres::new(server, way).expect("a database"))
     });
-    suite.run()
+    let outcome = suite.run();
+    wait_for_other_threads();
+    outcome
+}
+
+/// Threads of an application's pool end some time after it. One that closes a connection while the process ends
+/// crashes in the library that encrypts connections.
+fn wait_for_other_threads() {
+    let begun = Instant::now();
+    let others = || std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1);
+    while others() && begun.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
