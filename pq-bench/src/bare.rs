@@ -163,6 +163,21 @@ fn processor_of_children() -> Result<f64> {
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
+/// The first jobs of a queue, locked, by the index that workers use.
+pub(crate) fn picks(queue: &str, jobs: usize) -> String {
+    format!(
+        "ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
+            WHERE q_name = '{queue}' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id \
+            LIMIT {jobs} FOR UPDATE SKIP LOCKED))"
+    )
+}
+
+/// A take of so many jobs as anybody would write it who has no other jobs than those that are ready.
+pub(crate) fn plain_take(queue: &str, jobs: usize) -> String {
+    format!("DELETE FROM pq.queue WHERE {} RETURNING id, data", picks(queue, jobs))
+}
+
 /// Transactions a second of `pgbench -M prepared` with so many clients, each running `sql`.
 ///
 /// # Errors

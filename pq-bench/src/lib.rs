@@ -20,7 +20,7 @@ pub use bare::{Ran, Script, copy_rate, pgbench, psql_copy};
 pub use bench::{Bench, PAYLOAD, payload_of};
 pub use compare::{Change, Compared, compare};
 pub use listening::Listening;
-pub use load::{pickup_latencies, rate, wake_latencies};
+pub use load::{pickup_latencies, rate};
 pub use meter::{Cost, Meter, count_statements, memory_now, peak_memory, pgbench_drain, statements_sent};
 pub use results::{Figure, Results, Target, Track};
 pub use stats::{median, percentile};

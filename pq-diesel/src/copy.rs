@@ -16,6 +16,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use pq_core::{Key, NewJob, QueueName, When};
 
 use crate::Error;
+use crate::rows::since_epoch;
 use crate::schema::queue;
 use crate::table::Table;
 
@@ -115,9 +116,6 @@ pub(crate) struct Rows<'a> {
 /// How much is gathered before it is sent.
 const PAGE_BYTES: usize = 64 << 10;
 
-/// The instant from which PostgreSQL counts its microseconds, 2000-01-01, as Unix counts them.
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
-
 impl<'a> Rows<'a> {
     fn new(out: &'a mut dyn Write) -> Self {
         let mut page = Vec::with_capacity(PAGE_BYTES + (PAGE_BYTES >> 2));
@@ -184,12 +182,11 @@ fn unsent(error: io::Error) -> Error {
 /// A time as PostgreSQL's microseconds. What is beyond them is left to be refused there; the last of all means
 /// infinity, which no time of ours is.
 fn micros(when: When, now: DateTime<Utc>) -> i64 {
-    let since = |instant: DateTime<Utc>| instant.timestamp_micros() - EPOCH_MICROS;
     match when {
-        When::At(instant) => since(instant),
+        When::At(instant) => since_epoch(instant),
         When::In(delay) => {
             let delay = TimeDelta::num_microseconds(&delay).unwrap_or(i64::MAX);
-            since(now).saturating_add(delay).clamp(i64::MIN + 1, i64::MAX - 1)
+            since_epoch(now).saturating_add(delay).clamp(i64::MIN + 1, i64::MAX - 1)
         }
     }
 }
@@ -197,6 +194,7 @@ fn micros(when: When, now: DateTime<Utc>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::EPOCH_MICROS;
 
     #[test]
     fn times_are_microseconds_since_2000() {

@@ -8,17 +8,12 @@ use pq_diesel::{Pq, Worker};
 use serde_json::value::RawValue;
 
 use super::{Group, Measured, QUEUE, fill, middle};
-use crate::bare::{Script, pgbench};
+use crate::bare::{Script, pgbench, plain_take};
 use crate::{Bench, PAYLOAD};
 
 const ROUNDS: usize = 3;
 const JOBS: usize = 20_000;
 const TIME: Duration = Duration::from_secs(1);
-
-const BARE_DELETE: &str = "DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
-    WHERE q_name = 'gate' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
-    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id \
-    LIMIT 500 FOR UPDATE SKIP LOCKED)) RETURNING id, data";
 
 /// Medians of interleaved pairs.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
@@ -60,7 +55,7 @@ fn put(bench: &Bench) -> Result<f64> {
 fn drain(bench: &Bench) -> Result<f64> {
     drop(fill(bench, JOBS)?);
     let runs = JOBS / 500;
-    let bare = Script::new(BARE_DELETE).run_times(bench.url(), 1, runs)?;
+    let bare = Script::new(&plain_take(QUEUE, 500)).run_times(bench.url(), 1, runs)?;
     let bare = Duration::from_secs_f64(runs as f64 / bare.rate);
     drop(fill(bench, JOBS)?);
     let pq = Pq::builder().url(bench.url()).pool_size(4).connect()?;

@@ -5,8 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use pq_diesel::Wait;
 
-use super::sides::{Sides, delete, figure, not_dry, plain_take};
+use super::sides::{Sides, delete, figure, not_dry};
 use super::{Plan, Scenario};
+use crate::bare::plain_take;
 use crate::{Bench, Cost, Figure, Script, Target, pool};
 
 /// One get a commit, alone and by many threads through one handle.

@@ -12,9 +12,9 @@ use diesel::sql_types::Bool;
 use pq_diesel::{StopMode, Worker};
 use serde_json::value::RawValue;
 
-use super::drain::bare;
 use super::working::{Kind, figure};
 use super::{Plan, Scenario};
+use crate::bare::plain_take;
 use crate::{Bench, Figure, PAYLOAD, Target, Track};
 
 /// One producer and one consumer, and a backlog that stays small.
@@ -149,7 +149,7 @@ fn plain(bench: &Bench, time: Duration) -> Result<Vec<(f64, f64)>> {
     let insert = format!(
         "INSERT INTO pq.queue (q_name, data) SELECT '{QUEUE}', '{PAYLOAD}' FROM generate_series(1, {BATCH})"
     );
-    let delete = bare::delete(QUEUE, BATCH);
+    let delete = plain_take(QUEUE, BATCH);
     let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let taking = scope.spawn(|| -> Result<()> {

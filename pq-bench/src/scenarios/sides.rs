@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Text};
 use pq_diesel::{Queue, Worker};
 use serde_json::value::RawValue;
 
-use crate::bare::Script;
+use crate::bare::{Script, plain_take};
 use crate::{Bench, Cost, Figure, Meter, PAYLOAD};
 
 /// What each round cost, ours and the other's.
@@ -59,16 +59,6 @@ pub(super) fn insert(bench: &Bench, queue: &str) -> Script {
 pub(super) fn delete(bench: &Bench, queue: &str) -> String {
     let [_, (_, sql), _] = bench.pq.store().hot_statements();
     sql.replace("$1", &format!("'{queue}'")).replace("$2", "1")
-}
-
-/// A take of so many jobs as anybody would write it who has no other jobs than those that are ready.
-pub(super) fn plain_take(queue: &str, jobs: usize) -> String {
-    format!(
-        "DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
-            WHERE q_name = '{queue}' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
-            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id \
-            LIMIT {jobs} FOR UPDATE SKIP LOCKED)) RETURNING id, data"
-    )
 }
 
 /// Fails where the queue ran dry: takes that find nothing are quicker than those that are to be measured.

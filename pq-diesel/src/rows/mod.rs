@@ -177,6 +177,14 @@ pub(crate) fn ended(queue: &QueueName, row: EndedRow) -> Ended {
     }
 }
 
+/// The instant from which PostgreSQL counts its microseconds, 2000-01-01, as Unix counts them.
+pub(crate) const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// An instant as PostgreSQL's microseconds.
+pub(crate) fn since_epoch(instant: DateTime<Utc>) -> i64 {
+    instant.timestamp_micros() - EPOCH_MICROS
+}
+
 /// The instant, or the nearest that chrono and PostgreSQL can both hold: other writers can store
 /// infinity, and years up to 294276.
 pub(crate) fn nearest(at: PgTimestamp) -> DateTime<Utc> {

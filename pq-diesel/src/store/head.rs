@@ -11,9 +11,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use diesel::pg::data_types::PgTimestamp;
 use pq_core::{QueueName, RawJob};
+
+use crate::rows::since_epoch;
 
 /// A place in the line, by the columns of its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +30,8 @@ impl Place {
     fn of(job: &RawJob) -> Option<Self> {
         let wanted = match job.expected_at {
             None => i64::MAX,
-            Some(at) => number(at)?,
+            Some(at) if at == DateTime::<Utc>::MIN_UTC || at == DateTime::<Utc>::MAX_UTC => return None,
+            Some(at) => since_epoch(at),
         };
         Some(Self { rank: -i64::from(job.priority), wanted, id: job.id.0 })
     }
@@ -36,15 +39,6 @@ impl Place {
     pub(super) fn wanted(&self) -> PgTimestamp {
         PgTimestamp(self.wanted)
     }
-}
-
-/// Microseconds since PostgreSQL's epoch.
-fn number(at: DateTime<Utc>) -> Option<i64> {
-    let epoch = DateTime::from_timestamp(946_684_800, 0)?;
-    if at == DateTime::<Utc>::MIN_UTC || at == DateTime::<Utc>::MAX_UTC {
-        return None;
-    }
-    TimeDelta::num_microseconds(&at.signed_duration_since(epoch))
 }
 
 /// How a queue's next take goes about it.

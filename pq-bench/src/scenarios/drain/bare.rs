@@ -1,19 +1,6 @@
 //! How jobs are taken and ended by bare SQL on the same table, as scripts of pgbench.
 
-/// The jobs of a queue in order, locked, by the index that workers use.
-fn picks(queue: &str, size: usize) -> String {
-    format!(
-        "ctid = ANY (ARRAY(SELECT ctid FROM pq.queue WHERE q_name = '{queue}' AND dequeued_at IS NULL \
-        AND schedule_at IS NULL AND serial_key IS NULL \
-        ORDER BY (-priority::bigint), coalesce(expected_at, 'infinity'::timestamptz), id \
-        LIMIT {size} FOR UPDATE SKIP LOCKED))"
-    )
-}
-
-/// Takes so many jobs, which are gone with the commit.
-pub(in super::super) fn delete(queue: &str, size: usize) -> String {
-    format!("DELETE FROM pq.queue WHERE {} RETURNING id, data;", picks(queue, size))
-}
+use crate::bare::picks;
 
 /// The table of [`batch_lease`].
 pub(super) const LEASES: &str = "CREATE TABLE IF NOT EXISTS bench_leases \

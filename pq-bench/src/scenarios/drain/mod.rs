@@ -1,6 +1,6 @@
 //! Workers that empty a queue.
 
-pub(super) mod bare;
+mod bare;
 
 use anyhow::Result;
 use diesel::PgConnection;
@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::working::{self, Kind, parts};
 use super::{Plan, Scenario};
+use crate::bare::plain_take;
 use crate::{Bench, Cost, Figure, Meter, PAYLOAD, Target, pgbench_drain};
 
 /// Workers with handlers that do nothing.
@@ -53,7 +54,7 @@ fn besides(kind: Kind, threads: usize) -> Vec<Beside> {
     match kind {
         Kind::Transactional => vec![Beside {
             words: format!("pgbench, DELETE of {BATCH} a commit"),
-            script: bare::delete(QUEUE, BATCH),
+            script: plain_take(QUEUE, BATCH) + ";",
             target: (threads <= 2).then_some(Target::RatioAtLeast(0.9)),
         }],
         Kind::Leased => vec![
@@ -193,7 +194,7 @@ fn by_size(bench: &Bench, plan: &Plan, kind: Kind, size: usize) -> Result<Figure
     let queue = bench.queue(QUEUE)?;
     let jobs = (plan.jobs((size * 4_000).min(96_000)) / size).max(1) * size;
     let (words, script) = match kind {
-        Kind::Transactional => ("pgbench, DELETE of as many a commit", bare::delete(QUEUE, size)),
+        Kind::Transactional => ("pgbench, DELETE of as many a commit", plain_take(QUEUE, size) + ";"),
         Kind::Leased => {
             ("pgbench, as many at a time into one row, which is then deleted", bare::batch_lease(QUEUE, size))
         }
