@@ -73,6 +73,7 @@ impl PgStore {
     ) -> Result<u64, Error> {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(from.as_str()), Value::Text(to.as_str()), Value::OptionalBigInts(ids)];
+        self.heads.changed(to);
         let moved = self.statements.transfer.with::<Text>(&values).execute(conn);
         moved.map(|count| count as u64).map_err(|e| self.error(e))
     }

@@ -2,18 +2,20 @@
 //!
 //! The index of the line keeps the entries of jobs that are gone until a vacuum removes them, and while any
 //! transaction of the database can still see those jobs, none may. A take that walks from the line's start passes
-//! by all of them, and the longer the slower. So where that costs much, takes begin where the last one ended, and
-//! walk from the start only for a tenth of the time: what became ready behind that place, because it was given
-//! back, or has a higher priority, or committed late, waits for one of those. Where a walk from the start is
-//! cheap every take is one, and the order is exact.
+//! by all of them: of a thousand in a few microseconds, of some millions in a second. So once many jobs were taken,
+//! takes that follow soon begin where the last one ended, and only from time to time one walks from the start. What
+//! became ready before that place meanwhile, because it was given back, or has a higher priority, or committed
+//! late, waits for that one: [`Head::SOON`], or where such a walk is dear ten times what it costs. What this
+//! handle itself puts before the place is taken next, as if there were none of this.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use diesel::pg::data_types::PgTimestamp;
-use pq_core::{QueueName, RawJob};
+use pq_core::{NewJob, QueueName, RawJob};
 
 use crate::rows::since_epoch;
 
@@ -34,6 +36,12 @@ impl Place {
             Some(at) => since_epoch(at),
         };
         Some(Self { rank: -i64::from(job.priority), wanted, id: job.id.0 })
+    }
+
+    /// Whether this place is behind that of a job that is put now, as far as can be told.
+    fn is_behind(&self, job: &NewJob) -> bool {
+        let rank = -i64::from(job.priority);
+        rank < self.rank || (rank == self.rank && job.expected_at.is_some())
     }
 
     pub(super) fn wanted(&self) -> PgTimestamp {
@@ -60,16 +68,18 @@ pub(crate) struct Heads(Mutex<HashMap<QueueName, Head>>);
 struct Head {
     /// Whether the last take found as much as it asked for, or anything.
     found: Found,
-    /// Where the last take ended.
+    /// Where the last take ended, if it is not to be walked from the start again at once.
     place: Option<Place>,
+    /// How many jobs were taken since then.
+    taken: usize,
+    since: Instant,
     /// What the last walks from the start cost beyond what their jobs account for.
     costs: [Duration; Head::WALKS],
     walked: usize,
+    /// When the last of them ended.
+    start_at: Instant,
     /// What the last walk from a place cost so.
     from_place: Duration,
-    /// Time spent on walks from the start, and on all, since they cost much.
-    from_start: Duration,
-    in_all: Duration,
     at: Instant,
 }
 
@@ -81,57 +91,74 @@ enum Found {
 }
 
 impl Head {
-    /// So many walks from the start in a row have to be dear before one is saved: single ones are when they are
-    /// planned, or interrupted.
+    /// After so many jobs within [`Self::KEPT`], a walk from the start passes by enough remains for it to matter.
+    const MANY: usize = 1_000;
+    /// What is not used for so long is forgotten.
+    const KEPT: Duration = Duration::from_secs(60);
+    /// For so long after a walk from the start others may go on from where the last one ended.
+    const SOON: Duration = Duration::from_millis(10);
+    /// So many walks from the start in a row have to be dear: single ones are when they are planned, or interrupted.
     const WALKS: usize = 16;
     /// What a walk may cost beside its jobs, and beside twice what one from a place costs.
     const CHEAP: Duration = Duration::from_millis(2);
     /// About what a job of a take costs.
     const JOB: Duration = Duration::from_micros(5);
-    /// Walks from the start have one part in so many of the time.
-    const SHARE: u32 = 10;
+    /// Where walks from the start are dear, they are so many times their cost apart.
+    const APART: u32 = 10;
 
-    fn new() -> Self {
+    fn new(now: Instant) -> Self {
         Self {
             found: Found::All,
             place: None,
+            taken: 0,
+            since: now,
             costs: [Duration::ZERO; Self::WALKS],
             walked: 0,
+            start_at: now,
             from_place: Duration::ZERO,
-            from_start: Duration::ZERO,
-            in_all: Duration::ZERO,
-            at: Instant::now(),
+            at: now,
         }
     }
 
-    fn is_dear(&self) -> bool {
-        self.costs.iter().all(|cost| *cost > Self::CHEAP + 2 * self.from_place)
+    /// How long after a walk from the start others need not be such.
+    fn pause(&self) -> Duration {
+        let least = self.costs.iter().min().copied().unwrap_or_default();
+        let cost = least.saturating_sub(2 * self.from_place);
+        if cost > Self::CHEAP {
+            Self::SOON.max(cost * Self::APART)
+        } else if self.taken >= Self::MANY {
+            Self::SOON
+        } else {
+            Duration::ZERO
+        }
     }
 
-    fn way(&self) -> Way {
+    fn way(&self, now: Instant) -> Way {
         match (self.found, self.place) {
             (Found::Nothing, _) => Way::Ask,
-            (_, Some(place)) if self.is_dear() => match self.from_start * Self::SHARE > self.in_all {
-                true => Way::From(place),
-                false => Way::Start,
-            },
+            (_, Some(place)) if now.saturating_duration_since(self.start_at) < self.pause() => {
+                Way::From(place)
+            }
             (Found::Some, _) => Way::Ask,
             (Found::All, _) => Way::Start,
         }
     }
 
-    fn took(&mut self, way: Way, jobs: &[RawJob], asked: usize, time: Duration) {
-        self.at = Instant::now();
+    fn took(&mut self, way: Way, jobs: &[RawJob], asked: usize, begun: Instant, now: Instant) {
+        self.at = now;
         self.found = match jobs.len() {
             0 => Found::Nothing,
             found if found < asked => Found::Some,
             _ => Found::All,
         };
+        if now.saturating_duration_since(self.since) > Self::KEPT {
+            (self.since, self.taken) = (now, 0);
+        }
+        self.taken += jobs.len();
         // A walk from the start may have found jobs behind the place, and there may be more of them.
         self.place = jobs.last().and_then(Place::of).or(self.place);
-        let was_dear = self.is_dear();
         let jobs = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-        let cost = time.saturating_sub(Self::JOB.saturating_mul(jobs));
+        let cost = now.saturating_duration_since(begun).saturating_sub(Self::JOB.saturating_mul(jobs));
         match way {
             Way::From(_) => self.from_place = cost,
             // Who asks begins at the start as well, but does more than walk where there is nothing.
@@ -139,41 +166,54 @@ impl Head {
             Way::Start | Way::Ask => {
                 self.costs[self.walked % Self::WALKS] = cost;
                 self.walked += 1;
-                self.from_start += time;
+                self.start_at = now;
             }
-        }
-        self.in_all += time;
-        if !was_dear || !self.is_dear() {
-            (self.from_start, self.in_all) = (time, time);
         }
     }
 }
 
 impl Heads {
-    /// What is not used for so long is forgotten.
-    const KEPT: Duration = Duration::from_secs(60);
-
     pub(super) fn way(&self, queue: &QueueName) -> Way {
-        let heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heads.get(queue).map_or(Way::Start, Head::way)
+        self.lock().get(queue).map_or(Way::Start, |head| head.way(Instant::now()))
     }
 
-    /// A take went so, and took these jobs of so many that were asked for.
-    pub(super) fn took(&self, queue: &QueueName, way: Way, jobs: &[RawJob], asked: usize, time: Duration) {
-        let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A take that began then went so, and took these jobs of so many that were asked for.
+    pub(super) fn took(&self, queue: &QueueName, way: Way, jobs: &[RawJob], asked: usize, begun: Instant) {
+        let now = Instant::now();
+        let mut heads = self.lock();
         if let Some(head) = heads.get_mut(queue) {
-            return head.took(way, jobs, asked, time);
+            return head.took(way, jobs, asked, begun, now);
         }
-        heads.retain(|_, head| head.at.elapsed() < Self::KEPT);
-        let mut head = Head::new();
-        head.took(way, jobs, asked, time);
+        heads.retain(|_, head| now.saturating_duration_since(head.at) < Head::KEPT);
+        let mut head = Head::new(now);
+        head.took(way, jobs, asked, begun, now);
         heads.insert(queue.clone(), head);
+    }
+
+    /// These jobs are put: where one comes before the place, the next take walks from the start.
+    pub(super) fn put(&self, queue: &QueueName, jobs: &[impl Borrow<NewJob>]) {
+        if let Some(head) = self.lock().get_mut(queue)
+            && head.place.is_some_and(|place| jobs.iter().any(|job| place.is_behind(job.borrow())))
+        {
+            head.place = None;
+        }
+    }
+
+    /// Jobs came into the queue anywhere: the next take walks from the start.
+    pub(super) fn changed(&self, queue: &QueueName) {
+        if let Some(head) = self.lock().get_mut(queue) {
+            head.place = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, Head>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use pq_core::{Claim, Held, JobId, Payload};
+    use pq_core::{Claim, Held, JobId, Payload, When};
 
     use super::*;
 
@@ -194,68 +234,110 @@ mod tests {
         }]
     }
 
-    /// Walks so often, at these costs from the start and from a place; gives how often it was from the start.
-    fn walk(head: &mut Head, times: i64, start: u64, place: u64) -> i64 {
-        let mut from_start = 0;
-        for round in 0..times {
-            let way = head.way();
-            from_start += i64::from(way == Way::Start);
-            let cost = if way == Way::Start { start } else { place };
-            head.took(way, &jobs(round), 1, Duration::from_millis(cost));
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A queue's head, and a clock that only tests move.
+    struct Walks {
+        head: Head,
+        now: Instant,
+    }
+
+    impl Walks {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self { head: Head::new(now), now }
         }
-        from_start
+
+        /// Takes so often, a job each, at these costs from the start and from a place; gives how often it was from
+        /// the start.
+        fn take(&mut self, times: i64, start: Duration, place: Duration) -> i64 {
+            let mut from_start = 0;
+            for round in 0..times {
+                let way = self.head.way(self.now);
+                from_start += i64::from(way == Way::Start);
+                let begun = self.now;
+                self.now += if way == Way::Start { start } else { place };
+                self.head.took(way, &jobs(round), 1, begun, self.now);
+            }
+            from_start
+        }
     }
 
     #[test]
-    fn while_walks_are_cheap_all_are_from_the_start() {
-        let mut head = Head::new();
-        assert_eq!(walk(&mut head, 100, 1, 1), 100);
+    fn while_few_were_taken_and_walks_are_cheap_all_are_from_the_start() {
+        let mut walks = Walks::new();
+        assert_eq!(walks.take(100, MS, MS), 100);
         // A dear one now and then is none of the index's doing.
+        for _ in 0..50 {
+            assert_eq!(walks.take(1, 30 * MS, MS) + walks.take(10, MS, MS), 11);
+        }
+        walks.now += Head::KEPT;
+        assert_eq!(walks.take(900, MS, MS), 900, "what was taken long ago is gone from the index by now");
+    }
+
+    #[test]
+    fn once_many_were_taken_one_in_ten_milliseconds_is_from_the_start() {
+        let mut walks = Walks::new();
+        assert_eq!(walks.take(1_000, MS, MS), 1_000);
+        // One from the start and ten others in eleven milliseconds.
+        assert_eq!(walks.take(1_100, MS, MS), 100);
+        // Those that come seldom are all from the start.
         for _ in 0..100 {
-            assert_eq!(walk(&mut head, 1, 30, 1) + walk(&mut head, 10, 1, 1), 11);
+            walks.now += Head::SOON;
+            assert_eq!(walks.take(1, MS, MS), 1);
         }
     }
 
     #[test]
-    fn dear_walks_get_a_tenth_of_the_time() {
-        let mut head = Head::new();
-        walk(&mut head, 16, 20, 1);
-        let from_start = walk(&mut head, 10_000, 20, 1);
-        // Of 201 milliseconds 20 are for one from the start: one of some 181 walks.
-        assert!((45..65).contains(&from_start), "{from_start}");
-        assert_eq!(head.way(), Way::From(Place { rank: -2, wanted: i64::MAX, id: 9_999 }));
-        // Once they are cheap again all are.
-        while head.way() != Way::Start {
-            walk(&mut head, 1, 1, 1);
-        }
-        assert_eq!(walk(&mut head, 100, 1, 1), 100);
+    fn dear_walks_are_ten_times_their_cost_apart() {
+        let mut walks = Walks::new();
+        walks.take(16, 22 * MS, MS);
+        // They cost 20 beside twice what the others cost, and so there are 200 of the others between them.
+        let from_start = walks.take(10_050, 22 * MS, MS);
+        assert!((48..=52).contains(&from_start), "{from_start}");
     }
 
     #[test]
     fn a_machine_that_is_slow_at_all_walks_saves_none() {
-        let mut head = Head::new();
-        assert!(walk(&mut head, 1_000, 20, 15) > 900);
+        let mut walks = Walks::new();
+        assert!(walks.take(900, 20 * MS, 15 * MS) > 890);
+    }
+
+    #[test]
+    fn what_is_put_before_the_place_is_looked_for_at_once() {
+        let heads = Heads::default();
+        let queue = QueueName::new("q").expect("a name");
+        let many: Vec<RawJob> = (0..1_000).flat_map(jobs).collect();
+        let at = Some(When::At(DateTime::<Utc>::default()));
+        for (priority, expected_at, is_from_start) in [(2, None, false), (3, None, true), (2, at, true)] {
+            let mut job = NewJob::new(Payload::from_stored("1".to_owned()));
+            (job.priority, job.expected_at) = (priority, expected_at);
+            heads.took(&queue, Way::Start, &many, 1_000, Instant::now());
+            heads.put(&queue, &[job]);
+            assert_eq!(heads.way(&queue) == Way::Start, is_from_start);
+        }
+        heads.took(&queue, Way::Start, &many, 1_000, Instant::now());
+        heads.changed(&queue);
+        assert_eq!(heads.way(&queue), Way::Start);
     }
 
     #[test]
     fn who_found_less_than_was_asked_for_asks_why() {
-        let mut head = Head::new();
-        head.took(Way::Start, &jobs(1), 5, Duration::from_millis(1));
-        assert_eq!(head.way(), Way::Ask);
-        head.took(Way::Ask, &jobs(2), 1, Duration::from_millis(1));
-        assert_eq!(head.way(), Way::Start);
+        let mut head = Head::new(Instant::now());
+        head.took(Way::Start, &jobs(1), 5, Instant::now(), Instant::now());
+        assert_eq!(head.way(Instant::now()), Way::Ask);
+        head.took(Way::Ask, &jobs(2), 1, Instant::now(), Instant::now());
+        assert_eq!(head.way(Instant::now()), Way::Start);
     }
 
     #[test]
     fn a_line_that_is_never_long_is_walked_on_as_well() {
-        let mut head = Head::new();
-        for round in 0..16 {
-            let way = head.way();
-            head.took(way, &jobs(round), 5, Duration::from_millis(20));
-        }
-        let place = Place { rank: -2, wanted: i64::MAX, id: 15 };
-        assert_eq!(head.way(), Way::From(place));
-        head.took(Way::From(place), &[], 5, Duration::from_millis(1));
-        assert_eq!(head.way(), Way::Ask, "an empty line is asked for why");
+        let mut walks = Walks::new();
+        walks.take(1_000, MS, MS);
+        walks.head.took(Way::Start, &jobs(7), 5, walks.now, walks.now);
+        let place = Place { rank: -2, wanted: i64::MAX, id: 7 };
+        assert_eq!(walks.head.way(walks.now), Way::From(place));
+        walks.head.took(Way::From(place), &[], 5, walks.now, walks.now);
+        assert_eq!(walks.head.way(walks.now), Way::Ask, "an empty line is asked for why");
     }
 }

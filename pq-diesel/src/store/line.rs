@@ -168,7 +168,7 @@ impl PgStore {
             }
         }
         if first == 0 {
-            self.heads.took(queue, Way::Ask, &looked.jobs, count, begun_at.elapsed());
+            self.heads.took(queue, Way::Ask, &looked.jobs, count, begun_at);
         }
         Ok(Taken { jobs: looked.jobs, next_due: looked.next_due })
     }
@@ -191,7 +191,7 @@ impl PgStore {
             };
             let begun = Instant::now();
             let jobs = self.walk_from(conn, queue, count, lease, from)?;
-            self.heads.took(queue, way, &jobs, count, begun.elapsed());
+            self.heads.took(queue, way, &jobs, count, begun);
             if !jobs.is_empty() {
                 return Ok(Some(jobs));
             }

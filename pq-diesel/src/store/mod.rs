@@ -158,6 +158,7 @@ impl Store for PgStore {
     ) -> Result<u64, Error> {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
+        self.heads.changed(queue);
         let revived = self.statements.revive.with::<BigInt>(&values).execute(conn);
         revived.map(|count| count as u64).map_err(|e| self.error(e))
     }

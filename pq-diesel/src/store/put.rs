@@ -62,6 +62,7 @@ impl PgStore {
             let statements = &self.statements;
             let statement = if quietly { &statements.put_quietly } else { &statements.put };
             let all: Vec<&NewJob> = jobs.iter().chain(lead.asks().flatten()).collect();
+            self.heads.put(queue, &all);
             self.insert_chunk(conn, statement, queue, &all)
         });
         let put = put.and_then(|put| match put.len() {
@@ -98,6 +99,7 @@ impl PgStore {
         jobs: &[NewJob],
         quietly: bool,
     ) -> Result<Vec<Put>, Error> {
+        self.heads.put(queue, jobs);
         let statements = &self.statements;
         let (one, many) = if quietly {
             (&statements.put_one_quietly, &statements.put_quietly)
@@ -163,6 +165,7 @@ impl PgStore {
         jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
         quietly: bool,
     ) -> Result<u64, Error> {
+        self.heads.changed(queue);
         let statements = &self.statements;
         let clock = if quietly { &statements.put_clock_quietly } else { &statements.put_clock };
         self.transaction(conn, |conn| {

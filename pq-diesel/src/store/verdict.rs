@@ -40,6 +40,9 @@ impl PgStore {
         conn: &mut PgConnection,
         verdicts: &[Verdict<'_>],
     ) -> Result<Vec<bool>, Error> {
+        for Verdict { job, .. } in verdicts.iter().filter(|verdict| puts_back(verdict)) {
+            self.heads.changed(&job.queue);
+        }
         // Those that take more than one statement are one transaction all the same.
         let mut leased = BTreeMap::<i64, Vec<usize>>::new();
         let mut held = Vec::new();
@@ -193,6 +196,7 @@ impl PgStore {
         job: &RawJob,
         back: &Return<'_>,
     ) -> Result<bool, Error> {
+        self.heads.changed(&job.queue);
         let mut values = columns(job, back.attempt);
         values.insert(1, Value::BigInt(job.claim.token));
         values.extend([
@@ -314,6 +318,11 @@ pub(super) fn columns(job: &RawJob, attempt: i32) -> Vec<Value<'_>> {
         Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
         Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
     ]
+}
+
+/// Whether the job may be in the line again.
+fn puts_back(verdict: &Verdict<'_>) -> bool {
+    matches!(verdict.outcome, Outcome::Retry { .. } | Outcome::Snooze { .. } | Outcome::GiveBack)
 }
 
 /// Whether the verdicts at these positions are on all jobs of their lease.
