@@ -2,11 +2,10 @@
 //!
 //! The index of the line keeps the entries of jobs that are gone until a vacuum removes them, and while any
 //! transaction of the database can still see those jobs, none may. A take that walks from the line's start passes
-//! by all of them: of a thousand in a few microseconds, of some millions in a second. So once many jobs were taken,
-//! takes that follow soon begin where the last one ended, and only from time to time one walks from the start. What
-//! became ready before that place meanwhile, because it was given back, or has a higher priority, or committed
-//! late, waits for that one: [`Head::SOON`], or where such a walk is dear ten times what it costs. What this
-//! handle itself puts before the place is taken next, as if there were none of this.
+//! by all of them, and the longer the slower. So where that costs much, takes begin where the last one ended, and
+//! those from the start are ten times their cost apart: what became ready before that place meanwhile, because it
+//! was given back, or has a higher priority, or committed late, waits for one of those. What this handle itself
+//! puts there does not wait. Where a walk from the start is cheap every take is one, and the order is exact.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -70,9 +69,6 @@ struct Head {
     found: Found,
     /// Where the last take ended, if it is not to be walked from the start again at once.
     place: Option<Place>,
-    /// How many jobs were taken since then.
-    taken: usize,
-    since: Instant,
     /// What the last walks from the start cost beyond what their jobs account for.
     costs: [Duration; Head::WALKS],
     walked: usize,
@@ -91,13 +87,10 @@ enum Found {
 }
 
 impl Head {
-    /// After so many jobs within [`Self::KEPT`], a walk from the start passes by enough remains for it to matter.
-    const MANY: usize = 1_000;
     /// What is not used for so long is forgotten.
     const KEPT: Duration = Duration::from_secs(60);
-    /// For so long after a walk from the start others may go on from where the last one ended.
-    const SOON: Duration = Duration::from_millis(10);
-    /// So many walks from the start in a row have to be dear: single ones are when they are planned, or interrupted.
+    /// So many walks from the start in a row have to be dear before one is saved: single ones are when they are
+    /// planned, or interrupted.
     const WALKS: usize = 16;
     /// What a walk may cost beside its jobs, and beside twice what one from a place costs.
     const CHEAP: Duration = Duration::from_millis(2);
@@ -110,8 +103,6 @@ impl Head {
         Self {
             found: Found::All,
             place: None,
-            taken: 0,
-            since: now,
             costs: [Duration::ZERO; Self::WALKS],
             walked: 0,
             start_at: now,
@@ -120,17 +111,11 @@ impl Head {
         }
     }
 
-    /// How long after a walk from the start others need not be such.
+    /// For how long after a walk from the start others begin where the last one ended.
     fn pause(&self) -> Duration {
         let least = self.costs.iter().min().copied().unwrap_or_default();
         let cost = least.saturating_sub(2 * self.from_place);
-        if cost > Self::CHEAP {
-            Self::SOON.max(cost * Self::APART)
-        } else if self.taken >= Self::MANY {
-            Self::SOON
-        } else {
-            Duration::ZERO
-        }
+        if cost > Self::CHEAP { cost * Self::APART } else { Duration::ZERO }
     }
 
     fn way(&self, now: Instant) -> Way {
@@ -151,10 +136,6 @@ impl Head {
             found if found < asked => Found::Some,
             _ => Found::All,
         };
-        if now.saturating_duration_since(self.since) > Self::KEPT {
-            (self.since, self.taken) = (now, 0);
-        }
-        self.taken += jobs.len();
         // A walk from the start may have found jobs behind the place, and there may be more of them.
         self.place = jobs.last().and_then(Place::of).or(self.place);
         let jobs = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
@@ -264,27 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn while_few_were_taken_and_walks_are_cheap_all_are_from_the_start() {
+    fn while_walks_are_cheap_all_are_from_the_start() {
         let mut walks = Walks::new();
         assert_eq!(walks.take(100, MS, MS), 100);
         // A dear one now and then is none of the index's doing.
         for _ in 0..50 {
             assert_eq!(walks.take(1, 30 * MS, MS) + walks.take(10, MS, MS), 11);
-        }
-        walks.now += Head::KEPT;
-        assert_eq!(walks.take(900, MS, MS), 900, "what was taken long ago is gone from the index by now");
-    }
-
-    #[test]
-    fn once_many_were_taken_one_in_ten_milliseconds_is_from_the_start() {
-        let mut walks = Walks::new();
-        assert_eq!(walks.take(1_000, MS, MS), 1_000);
-        // One from the start and ten others in eleven milliseconds.
-        assert_eq!(walks.take(1_100, MS, MS), 100);
-        // Those that come seldom are all from the start.
-        for _ in 0..100 {
-            walks.now += Head::SOON;
-            assert_eq!(walks.take(1, MS, MS), 1);
         }
     }
 
@@ -292,31 +258,39 @@ mod tests {
     fn dear_walks_are_ten_times_their_cost_apart() {
         let mut walks = Walks::new();
         walks.take(16, 22 * MS, MS);
+        walks.take(1, 22 * MS, MS);
         // They cost 20 beside twice what the others cost, and so there are 200 of the others between them.
         let from_start = walks.take(10_050, 22 * MS, MS);
         assert!((48..=52).contains(&from_start), "{from_start}");
+        assert_eq!(walks.head.way(walks.now), Way::From(Place { rank: -2, wanted: i64::MAX, id: 10_049 }));
+        // Once they are cheap again all are.
+        assert!(walks.take(300, MS, MS) >= 100, "from the next that is due on");
+        assert_eq!(walks.take(100, MS, MS), 100);
     }
 
     #[test]
     fn a_machine_that_is_slow_at_all_walks_saves_none() {
         let mut walks = Walks::new();
-        assert!(walks.take(900, 20 * MS, 15 * MS) > 890);
+        assert!(walks.take(1_000, 20 * MS, 15 * MS) > 990);
     }
 
     #[test]
     fn what_is_put_before_the_place_is_looked_for_at_once() {
-        let heads = Heads::default();
         let queue = QueueName::new("q").expect("a name");
-        let many: Vec<RawJob> = (0..1_000).flat_map(jobs).collect();
+        let dear = || {
+            let mut walks = Walks::new();
+            walks.take(17, 22 * MS, MS);
+            Heads(Mutex::new(HashMap::from([(queue.clone(), walks.head)])))
+        };
         let at = Some(When::At(DateTime::<Utc>::default()));
         for (priority, expected_at, is_from_start) in [(2, None, false), (3, None, true), (2, at, true)] {
             let mut job = NewJob::new(Payload::from_stored("1".to_owned()));
             (job.priority, job.expected_at) = (priority, expected_at);
-            heads.took(&queue, Way::Start, &many, 1_000, Instant::now());
+            let heads = dear();
             heads.put(&queue, &[job]);
-            assert_eq!(heads.way(&queue) == Way::Start, is_from_start);
+            assert_eq!(heads.way(&queue) == Way::Start, is_from_start, "{priority} {expected_at:?}");
         }
-        heads.took(&queue, Way::Start, &many, 1_000, Instant::now());
+        let heads = dear();
         heads.changed(&queue);
         assert_eq!(heads.way(&queue), Way::Start);
     }
@@ -333,8 +307,8 @@ mod tests {
     #[test]
     fn a_line_that_is_never_long_is_walked_on_as_well() {
         let mut walks = Walks::new();
-        walks.take(1_000, MS, MS);
-        walks.head.took(Way::Start, &jobs(7), 5, walks.now, walks.now);
+        walks.take(17, 22 * MS, MS);
+        walks.head.took(Way::Start, &jobs(7), 5, walks.now, walks.now + 22 * MS);
         let place = Place { rank: -2, wanted: i64::MAX, id: 7 };
         assert_eq!(walks.head.way(walks.now), Way::From(place));
         walks.head.took(Way::From(place), &[], 5, walks.now, walks.now);
