@@ -7,6 +7,7 @@ mod common;
 use std::time::Instant;
 
 use common::{LISTENING, Outcome, PATIENCE, database, queue, until};
+use diesel::RunQueryDsl;
 use diesel::connection::SimpleConnection;
 use pq_diesel::{Error, Pq, Wait};
 use pq_testing::{Kind, Options, Server, Stop};
@@ -43,6 +44,32 @@ fn a_lost_connection_is_told_once_and_replaced() -> Outcome {
     let wanted = if lost.is_ok() { vec!["before", "lost", "after"] } else { vec!["before", "after"] };
     let got = queue.get_many(9, Wait::No)?.into_iter().map(|job| job.data).collect::<Vec<_>>();
     assert_eq!(json!(got), json!(wanted));
+    Ok(())
+}
+
+#[test]
+fn a_bulk_put_whose_connection_is_lost_midway_has_put_nothing() -> Outcome {
+    let database = database()?;
+    let queue = queue(&database)?;
+    let mut conn = database.connect()?;
+    let mut cut = 0;
+    // Enough to be sent in many parts, of which the server has had some by the time.
+    let jobs = (0..200_000).inspect(|n| {
+        if *n == 100_000 {
+            let ended = diesel::sql_query(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                 WHERE datname = current_database() AND query LIKE 'COPY%'",
+            );
+            cut = ended.execute(&mut conn).unwrap_or(0);
+        }
+    });
+    let put = queue.put_all(jobs.map(|n| json!(n)));
+    assert_eq!(cut, 1, "sessions were ended");
+    assert!(matches!(put, Err(Error::Unavailable(_) | Error::OutcomeUnknown(_))), "{put:?}");
+    assert_eq!(queue.on(&mut conn).counts()?.ready, 0);
+    // The handle has let go of that connection.
+    assert_eq!(queue.put_all([json!("after")])?, 1);
+    assert_eq!(queue.get(Wait::No)?.map(|job| job.data), Some(json!("after")));
     Ok(())
 }
 

@@ -183,7 +183,8 @@ fn waiting_for_ever_uses_no_cpu<F: Fixture>(scene: &Scene<F>) {
         std::thread::sleep(Duration::from_secs(1));
         stop.stop();
         let used = waiter.join().unwrap();
-        assert!(used < Duration::from_millis(50), "a second of waiting used {used:?}");
+        // Who spins has the most of a processor, and who polls has little even of a slow one.
+        assert!(used < Duration::from_millis(250), "a second of waiting used {used:?}");
     });
 }
 
