@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use pq_core::QueueName;
 
@@ -15,6 +16,10 @@ use crate::Error;
 /// How many are under way at a time for one queue. With one, the server would be idle while the next leader
 /// wakes, and two threads would go one after the other; with more, groups get smaller.
 const ABREAST: usize = 2;
+
+/// A call that takes so long waits for a disk, mostly. Two at a time would then share no sync but take turns at it,
+/// each with half of the calls, so there is one.
+const SLOW: Duration = Duration::from_millis(1);
 
 /// The most calls that one takes along.
 pub(super) const COMPANY: usize = 64;
@@ -26,6 +31,8 @@ pub(crate) struct Together<A, R>(Mutex<Vec<Lane<A, R>>>);
 struct Lane<A, R> {
     queue: QueueName,
     under_way: usize,
+    /// The last call took [`SLOW`] or longer.
+    slow: bool,
     line: VecDeque<Waiting<A, R>>,
 }
 
@@ -67,6 +74,7 @@ pub(super) struct Lead<'t, A, R> {
     queue: &'t QueueName,
     company: Vec<Waiting<A, R>>,
     again: Vec<Waiting<A, R>>,
+    begun: Instant,
 }
 
 impl<A, R> Default for Together<A, R> {
@@ -136,10 +144,10 @@ fn go<A, R>(
 ) -> Option<Vec<Waiting<A, R>>> {
     match find(lanes, queue) {
         None => {
-            lanes.push(Lane { queue: queue.clone(), under_way: 1, line: VecDeque::new() });
+            lanes.push(Lane { queue: queue.clone(), under_way: 1, slow: false, line: VecDeque::new() });
             Some(Vec::new())
         }
-        Some(lane) if lane.under_way < ABREAST => {
+        Some(lane) if lane.under_way < lane.abreast() => {
             lane.under_way += 1;
             Some(lane.company(choose))
         }
@@ -148,6 +156,10 @@ fn go<A, R>(
 }
 
 impl<A, R> Lane<A, R> {
+    fn abreast(&self) -> usize {
+        if self.slow { 1 } else { ABREAST }
+    }
+
     fn company(&mut self, choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize) -> Vec<Waiting<A, R>> {
         let most = self.line.len().min(COMPANY);
         let chosen = choose(&mut self.line.iter().take(most).map(|waiting| &waiting.ask));
@@ -157,7 +169,7 @@ impl<A, R> Lane<A, R> {
 
 impl<'t, A, R> Lead<'t, A, R> {
     fn new(together: &'t Together<A, R>, queue: &'t QueueName, company: Vec<Waiting<A, R>>) -> Self {
-        Self { together, queue, company, again: Vec::new() }
+        Self { together, queue, company, again: Vec::new(), begun: Instant::now() }
     }
 
     /// What those ask that are taken along.
@@ -215,7 +227,11 @@ impl<A, R> Drop for Lead<'_, A, R> {
         for waiting in self.again.drain(..).rev() {
             lane.line.push_front(waiting);
         }
-        while let Some(next) = lane.line.pop_front() {
+        lane.slow = self.begun.elapsed() >= SLOW;
+        // Where there is one too many, the other takes all that wait along when it ends.
+        while lane.under_way <= lane.abreast()
+            && let Some(next) = lane.line.pop_front()
+        {
             if next.caller.send(Word::Lead).is_ok() {
                 return;
             }

@@ -12,7 +12,7 @@ use pq_core::{QueueName, Wait};
 use pq_testing::{Database, Server};
 use serde_json::{Value, json};
 
-use super::{ABREAST, Fate, Together, Turn};
+use super::{ABREAST, Fate, SLOW, Together, Turn};
 use crate::{Error, Pq, Queue};
 
 type Outcome = Result<(), Box<dyn StdError>>;
@@ -182,6 +182,35 @@ fn gets_whose_connection_is_lost_are_all_told_and_no_job_is_gone() -> Outcome {
     assert_eq!(got.len(), THREADS);
     assert!(got.iter().all(|got| matches!(got, Err(Error::Unavailable(_)))), "{got:?}");
     assert_eq!(queue.on(&mut database.connect()?).counts()?.ready, THREADS as u64);
+    Ok(())
+}
+
+#[test]
+fn where_calls_are_slow_one_is_under_way_at_a_time() -> Outcome {
+    let (together, queue) = (Together::<(), ()>::default(), QueueName::new("apples")?);
+    let turn = || together.turn(&queue, || (), |line| line.count());
+    let mut leads = Vec::new();
+    for _ in 0..ABREAST {
+        let Turn::Lead(mut lead) = turn() else { return Err("it waits for nobody".into()) };
+        lead.begun -= SLOW;
+        leads.push(lead);
+    }
+    std::thread::scope(|threads| {
+        let calls: Vec<_> = (1..=2)
+            .map(|n| {
+                let call = threads.spawn(|| matches!(turn(), Turn::Lead(lead) if lead.asks().count() == 1));
+                until(|| together.waiting(&queue) == n);
+                call
+            })
+            .collect();
+        while leads.len() > 1 {
+            drop(leads.pop());
+            assert_eq!(together.waiting(&queue), 2, "others are under way");
+        }
+        drop(leads.pop());
+        let led: Vec<_> = calls.into_iter().filter_map(|call| call.join().ok()).collect();
+        assert_eq!(led, [true, false], "the first in line takes the other along");
+    });
     Ok(())
 }
 
