@@ -2,7 +2,8 @@
 //!
 //! Whoever comes while few are under way goes at once. Who comes while enough are waits in line, and when one
 //! of those has ended the first in line leads: it takes along whoever waits then, and serves them with itself.
-//! So nothing waits for a timer, nobody leads twice for others, and a call that is alone pays for one lock.
+//! Only where a call takes a millisecond or more does it wait a fifth of one, at most, for those who were served just
+//! now. Nobody leads twice for others, and a call that is alone pays for one lock.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -21,6 +22,9 @@ const ABREAST: usize = 2;
 /// each with half of the calls, so there is one.
 const SLOW: Duration = Duration::from_millis(1);
 
+/// How long a leader gives others to come, where calls take [`SLOW`] or longer.
+const MOMENT: Duration = Duration::from_micros(200);
+
 /// The most calls that one takes along.
 pub(super) const COMPANY: usize = 64;
 
@@ -33,6 +37,8 @@ struct Lane<A, R> {
     under_way: usize,
     /// The last call took [`SLOW`] or longer.
     slow: bool,
+    /// How many called when the last one ended: those it served, and those who waited.
+    callers: usize,
     line: VecDeque<Waiting<A, R>>,
 }
 
@@ -74,6 +80,7 @@ pub(super) struct Lead<'t, A, R> {
     queue: &'t QueueName,
     company: Vec<Waiting<A, R>>,
     again: Vec<Waiting<A, R>>,
+    served: usize,
     begun: Instant,
 }
 
@@ -110,6 +117,7 @@ impl<A, R> Together<A, R> {
         drop(lanes);
         match word.recv() {
             Ok(Word::Lead) => {
+                self.gather(queue);
                 let mut lanes = self.lanes();
                 let company = find(&mut lanes, queue).map(|lane| lane.company(&choose)).unwrap_or_default();
                 Turn::Lead(Lead::new(self, queue, company))
@@ -117,6 +125,16 @@ impl<A, R> Together<A, R> {
             Ok(Word::Done(answer)) => Turn::Done(answer),
             Ok(Word::Alone) => Turn::Alone,
             Err(_) => Turn::Lost,
+        }
+    }
+
+    /// Where calls are slow, gives those who were served just now a moment to call again: what it takes them is
+    /// little beside a call, and without them two groups would take turns, each with half of the calls.
+    fn gather(&self, queue: &QueueName) {
+        let begun = Instant::now();
+        let is_whole = |lane: &mut Lane<A, R>| !lane.slow || lane.line.len() + 1 >= lane.callers;
+        while begun.elapsed() < MOMENT && !find(&mut self.lanes(), queue).is_none_or(is_whole) {
+            std::thread::yield_now();
         }
     }
 
@@ -144,7 +162,13 @@ fn go<A, R>(
 ) -> Option<Vec<Waiting<A, R>>> {
     match find(lanes, queue) {
         None => {
-            lanes.push(Lane { queue: queue.clone(), under_way: 1, slow: false, line: VecDeque::new() });
+            lanes.push(Lane {
+                queue: queue.clone(),
+                under_way: 1,
+                slow: false,
+                callers: 0,
+                line: VecDeque::new(),
+            });
             Some(Vec::new())
         }
         Some(lane) if lane.under_way < lane.abreast() => {
@@ -169,7 +193,8 @@ impl<A, R> Lane<A, R> {
 
 impl<'t, A, R> Lead<'t, A, R> {
     fn new(together: &'t Together<A, R>, queue: &'t QueueName, company: Vec<Waiting<A, R>>) -> Self {
-        Self { together, queue, company, again: Vec::new(), begun: Instant::now() }
+        let served = company.len() + 1;
+        Self { together, queue, company, again: Vec::new(), served, begun: Instant::now() }
     }
 
     /// What those ask that are taken along.
@@ -228,6 +253,7 @@ impl<A, R> Drop for Lead<'_, A, R> {
             lane.line.push_front(waiting);
         }
         lane.slow = self.begun.elapsed() >= SLOW;
+        lane.callers = self.served + lane.line.len();
         // Where there is one too many, the other takes all that wait along when it ends.
         while lane.under_way <= lane.abreast()
             && let Some(next) = lane.line.pop_front()
