@@ -22,6 +22,9 @@ const ABREAST: usize = 2;
 /// each with half of the calls, so there is one.
 const SLOW: Duration = Duration::from_millis(1);
 
+/// One that takes so many times as long as the last is stuck, and whoever comes goes beside it.
+const STUCK: u32 = 10;
+
 /// How long a leader gives others to come, where calls take [`SLOW`] or longer.
 const MOMENT: Duration = Duration::from_micros(200);
 
@@ -29,14 +32,19 @@ const MOMENT: Duration = Duration::from_micros(200);
 pub(super) const COMPANY: usize = 64;
 
 /// Who is under way, and who waits: what a call asks is an `A`, and what it is answered an `R`.
-pub(crate) struct Together<A, R>(Mutex<Vec<Lane<A, R>>>);
+pub(crate) struct Together<A, R> {
+    lanes: Mutex<Vec<Lane<A, R>>>,
+    slow: Duration,
+}
 
 /// The calls about one queue, as long as there are any.
 struct Lane<A, R> {
     queue: QueueName,
     under_way: usize,
-    /// The last call took [`SLOW`] or longer.
-    slow: bool,
+    /// When the last of them began.
+    begun: Instant,
+    /// For so long it is under way alone: no time, unless the last call was slow.
+    alone: Duration,
     /// How many called when the last one ended: those it served, and those who waited.
     callers: usize,
     line: VecDeque<Waiting<A, R>>,
@@ -86,7 +94,7 @@ pub(super) struct Lead<'t, A, R> {
 
 impl<A, R> Default for Together<A, R> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self { lanes: Mutex::default(), slow: SLOW }
     }
 }
 
@@ -132,7 +140,7 @@ impl<A, R> Together<A, R> {
     /// little beside a call, and without them two groups would take turns, each with half of the calls.
     fn gather(&self, queue: &QueueName) {
         let begun = Instant::now();
-        let is_whole = |lane: &mut Lane<A, R>| !lane.slow || lane.line.len() + 1 >= lane.callers;
+        let is_whole = |lane: &mut Lane<A, R>| lane.alone.is_zero() || lane.line.len() + 1 >= lane.callers;
         while begun.elapsed() < MOMENT && !find(&mut self.lanes(), queue).is_none_or(is_whole) {
             std::thread::yield_now();
         }
@@ -140,7 +148,7 @@ impl<A, R> Together<A, R> {
 
     fn lanes(&self) -> MutexGuard<'_, Vec<Lane<A, R>>> {
         // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many wait in line for this queue.
@@ -165,7 +173,8 @@ fn go<A, R>(
             lanes.push(Lane {
                 queue: queue.clone(),
                 under_way: 1,
-                slow: false,
+                begun: Instant::now(),
+                alone: Duration::ZERO,
                 callers: 0,
                 line: VecDeque::new(),
             });
@@ -181,10 +190,12 @@ fn go<A, R>(
 
 impl<A, R> Lane<A, R> {
     fn abreast(&self) -> usize {
-        if self.slow { 1 } else { ABREAST }
+        if self.begun.elapsed() < self.alone { 1 } else { ABREAST }
     }
 
+    /// Who goes along with the one that begins now.
     fn company(&mut self, choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize) -> Vec<Waiting<A, R>> {
+        self.begun = Instant::now();
         let most = self.line.len().min(COMPANY);
         let chosen = choose(&mut self.line.iter().take(most).map(|waiting| &waiting.ask));
         self.line.drain(..chosen.min(most)).collect()
@@ -252,7 +263,8 @@ impl<A, R> Drop for Lead<'_, A, R> {
         for waiting in self.again.drain(..).rev() {
             lane.line.push_front(waiting);
         }
-        lane.slow = self.begun.elapsed() >= SLOW;
+        let took = self.begun.elapsed();
+        lane.alone = if took < self.together.slow { Duration::ZERO } else { took.saturating_mul(STUCK) };
         lane.callers = self.served + lane.line.len();
         // Where there is one too many, the other takes all that wait along when it ends.
         while lane.under_way <= lane.abreast()

@@ -12,7 +12,7 @@ use pq_core::{QueueName, Wait};
 use pq_testing::{Database, Server};
 use serde_json::{Value, json};
 
-use super::{ABREAST, Fate, SLOW, Together, Turn};
+use super::{ABREAST, Fate, Together, Turn};
 use crate::{Error, Pq, Queue};
 
 type Outcome = Result<(), Box<dyn StdError>>;
@@ -187,12 +187,13 @@ fn gets_whose_connection_is_lost_are_all_told_and_no_job_is_gone() -> Outcome {
 
 #[test]
 fn where_calls_are_slow_one_is_under_way_at_a_time() -> Outcome {
-    let (together, queue) = (Together::<(), ()>::default(), QueueName::new("apples")?);
+    let slow = Duration::from_secs(60);
+    let (together, queue) = (Together::<(), ()> { slow, ..Together::default() }, QueueName::new("apples")?);
     let turn = || together.turn(&queue, || (), |line| line.count());
     let mut leads = Vec::new();
     for _ in 0..ABREAST {
         let Turn::Lead(mut lead) = turn() else { return Err("it waits for nobody".into()) };
-        lead.begun -= SLOW;
+        lead.begun -= slow;
         leads.push(lead);
     }
     std::thread::scope(|threads| {
@@ -214,9 +215,14 @@ fn where_calls_are_slow_one_is_under_way_at_a_time() -> Outcome {
     Ok(())
 }
 
+/// Where one is under way until the end of a test, nobody may wait for it.
+fn never_slow<A, R>() -> Together<A, R> {
+    Together { slow: Duration::MAX, ..Together::default() }
+}
+
 #[test]
 fn calls_whose_leader_panics_are_lost_and_the_next_goes() -> Outcome {
-    let (together, queue) = (Together::<(), ()>::default(), QueueName::new("apples")?);
+    let (together, queue) = (never_slow::<(), ()>(), QueueName::new("apples")?);
     let turn = || together.turn(&queue, || (), |line| line.count());
     let mut leads: Vec<_> = (0..ABREAST).map(|_| turn()).collect();
     std::thread::scope(|threads| {
@@ -240,7 +246,7 @@ fn calls_whose_leader_panics_are_lost_and_the_next_goes() -> Outcome {
 
 #[test]
 fn who_goes_again_goes_before_those_who_came_later() -> Outcome {
-    let (together, queue) = (Together::<u8, u8>::default(), QueueName::new("apples")?);
+    let (together, queue) = (never_slow::<u8, u8>(), QueueName::new("apples")?);
     let lead = |ask| match together.turn(&queue, || ask, |line| line.take(2).count()) {
         Turn::Lead(lead) => Ok(lead),
         Turn::Done(answer) => Err(answer),
