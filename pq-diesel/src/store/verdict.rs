@@ -40,9 +40,6 @@ impl PgStore {
         conn: &mut PgConnection,
         verdicts: &[Verdict<'_>],
     ) -> Result<Vec<bool>, Error> {
-        for Verdict { job, .. } in verdicts.iter().filter(|verdict| puts_back(verdict)) {
-            self.heads.changed(&job.queue);
-        }
         // Those that take more than one statement are one transaction all the same.
         let mut leased = BTreeMap::<i64, Vec<usize>>::new();
         let mut held = Vec::new();
@@ -127,6 +124,11 @@ impl PgStore {
         whole: &[i64],
         accepted: &mut [bool],
     ) -> Result<(), Error> {
+        for verdict in
+            positions.iter().map(|position| &verdicts[*position]).filter(|verdict| puts_back(verdict))
+        {
+            self.heads.changed(&verdict.job.queue);
+        }
         let mut seen = HashSet::new();
         let given: Vec<usize> = positions
             .iter()
