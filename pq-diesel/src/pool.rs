@@ -60,8 +60,9 @@ impl Pool {
                     server: conninfo.server(),
                     reason: conninfo.redact(&found.to_string()),
                 })?;
+                lent.answered = None;
                 let done = work(&mut lent.conn);
-                lent.used = Instant::now();
+                lent.answered = done.is_ok().then(Instant::now);
                 done
             }
             Self::Given(pool) => {
@@ -88,12 +89,13 @@ pub(crate) struct Manager {
 /// A connection of the pool. It is closed before it counts as gone.
 pub(crate) struct Lent {
     conn: PgConnection,
-    used: Instant,
+    /// When it was last known to live: none after work that failed, which may have been for want of it.
+    answered: Option<Instant>,
     _here: Presence,
 }
 
-/// A connection that was used within this time is lent without asking the server first, which would
-/// cost each call a round trip. An older one may have died of a restart or of a firewall.
+/// A connection that was used within this time, and well, is lent without asking the server first, which
+/// would cost each call a round trip. Another may have died of a restart or of a firewall.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 impl r2d2::ManageConnection for Manager {
@@ -107,11 +109,11 @@ impl r2d2::ManageConnection for Manager {
         if !self.prepare {
             conn.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
-        Ok(Lent { conn, used: Instant::now(), _here: self.present.enter() })
+        Ok(Lent { conn, answered: Some(Instant::now()), _here: self.present.enter() })
     }
 
     fn is_valid(&self, lent: &mut Lent) -> Result<(), Self::Error> {
-        if lent.used.elapsed() < TRUSTED_FOR {
+        if lent.answered.is_some_and(|at| at.elapsed() < TRUSTED_FOR) {
             return Ok(());
         }
         lent.conn.ping().map_err(diesel::r2d2::Error::QueryError)

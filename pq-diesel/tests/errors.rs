@@ -9,7 +9,7 @@ use std::time::Instant;
 use common::{LISTENING, Outcome, PATIENCE, database, queue, until};
 use diesel::RunQueryDsl;
 use diesel::connection::SimpleConnection;
-use pq_diesel::{Error, Pq, Wait};
+use pq_diesel::{EndedAs, Error, JobId, Pq, Queue, Wait};
 use pq_testing::{Kind, Options, Server, Stop};
 use serde_json::{Value, json};
 
@@ -44,6 +44,41 @@ fn a_lost_connection_is_told_once_and_replaced() -> Outcome {
     let wanted = if lost.is_ok() { vec!["before", "lost", "after"] } else { vec!["before", "after"] };
     let got = queue.get_many(9, Wait::No)?.into_iter().map(|job| job.data).collect::<Vec<_>>();
     assert_eq!(json!(got), json!(wanted));
+    Ok(())
+}
+
+#[test]
+fn no_call_is_lent_a_connection_that_another_has_found_lost() -> Outcome {
+    type Call = fn(&Queue<Value>) -> Result<(), Error>;
+    let calls: [(&str, Call); 8] = [
+        ("put", |queue| queue.put(&json!("a")).map(drop)),
+        ("put_many", |queue| queue.put_many(&vec![json!("a"); 3_000]).map(drop)),
+        ("put_all", |queue| queue.put_all([json!("a")]).map(drop)),
+        ("get", |queue| queue.get(Wait::No).map(drop)),
+        ("get_many", |queue| queue.get_many(10, Wait::No).map(drop)),
+        ("counts", |queue| queue.counts().map(drop)),
+        ("archived", |queue| queue.archived(EndedAs::Dead, None, 10).map(drop)),
+        ("clear", |queue| queue.clear().map(drop)),
+    ];
+    let database = database()?;
+    let mut conn = database.connect()?;
+    for (name, call) in calls {
+        // Once with statements that are new to the connection, and once with those that it has prepared.
+        for warm in [false, true] {
+            let queue = queue(&database)?;
+            if warm {
+                call(&queue)?;
+            } else {
+                queue.find(JobId(1))?;
+            }
+            conn.batch_execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )?;
+            let (first, second) = (call(&queue), call(&queue));
+            assert!(second.is_ok(), "{name}, warm: {warm}: {first:?}, then {second:?}");
+        }
+    }
     Ok(())
 }
 
