@@ -98,6 +98,37 @@ pub trait Store: Send + Sync + 'static {
     /// The store's own; nothing was taken then that the end of the transaction does not give back.
     fn take(&self, conn: &mut Self::Conn, queue: &QueueName, count: usize) -> Result<Taken, Self::Error>;
 
+    /// Takes as [`Store::take`] does, for a caller that looks again by itself. Where to look through the whole line
+    /// is dear, the store may pass by what came in before the place where its last take ended (a higher priority, a
+    /// late commit, a rollback), even if it takes nothing: it says then by [`Taken::next_due`] when it looks there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::take`].
+    fn take_along(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        count: usize,
+    ) -> Result<Taken, Self::Error> {
+        self.take(conn, queue, count)
+    }
+
+    /// [`Store::take_along`], under a lease as [`Store::lease`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::take`].
+    fn lease_along(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        count: usize,
+        lease: Duration,
+    ) -> Result<Taken, Self::Error> {
+        self.lease(conn, queue, count, lease)
+    }
+
     /// Takes as [`Store::take`] does, under one lease for all: the jobs are yours for this long after
     /// the commit, and then anyone's.
     ///
@@ -480,7 +511,8 @@ pub trait StoreError: std::error::Error + From<Error> + Send + Sync + 'static {
 pub struct Taken {
     /// The jobs, first in line first.
     pub jobs: Vec<RawJob>,
-    /// Where there are none: after how long the next waiting job falls due, on the store's clock.
+    /// Where there are none: after how long the next waiting job falls due, on the store's clock, or it is worth
+    /// looking again for another reason.
     pub next_due: Option<Duration>,
 }
 

@@ -18,19 +18,23 @@ use crate::{Error, Outcome, RawJob, Store, StoreError, Verdict, Whereabouts};
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
 
 /// Takes up to `want` jobs under a lease and works them. `found` is called when there are some, before the first
-/// one is begun.
+/// one is begun. Who `ends` where there are none has to know that for sure.
 pub(super) fn batch<S: Store>(
     shared: &Arc<Shared<S>>,
     thread: usize,
     position: usize,
     want: usize,
+    ends: bool,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
     let (store, line) = (shared.pq.store(), &shared.lines.all[position]);
     let length = shared.settings.lease;
     let taken = {
         let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
-        store.with_connection(|conn| store.lease(conn, line.queue.name(), want, length))?
+        store.with_connection(|conn| match ends {
+            true => store.lease(conn, line.queue.name(), want, length),
+            false => store.lease_along(conn, line.queue.name(), want, length),
+        })?
     };
     let Some(lease) = taken.jobs.first().and_then(|job| job.claim.lease()) else {
         return Ok(Batch::nothing(taken.next_due));

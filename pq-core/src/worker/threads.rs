@@ -98,7 +98,7 @@ fn serve<S: Store>(shared: &Arc<Shared<S>>, thread: usize) -> Result<(), S::Erro
 fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Result<bool, S::Error> {
     let ends_when_empty = || shared.until == Until::Empty || shared.signals.mode() == Some(StopMode::All);
     let ends = ends_when_empty();
-    match look(shared, thread, pace, &mut || ())? {
+    match look(shared, thread, pace, ends, &mut || ())? {
         Looked::Worked => return Ok(true),
         Looked::Enough => return Ok(false),
         Looked::Nothing { .. } if ends => return Ok(false),
@@ -109,7 +109,7 @@ fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Re
     let mut leader = Some(lock(&shared.leader));
     let names = shared.lines.names();
     let waited = look_and_wait(shared.pq.store(), &names, Wait::Forever, Some(&shared.signals.stop), || {
-        Ok(match look(shared, thread, pace, &mut || drop(leader.take()))? {
+        Ok(match look(shared, thread, pace, false, &mut || drop(leader.take()))? {
             Looked::Worked => Look::Found(true),
             Looked::Enough => Look::Found(false),
             Looked::Nothing { next_due } => Look::Nothing { next_due },
@@ -137,6 +137,7 @@ fn look<S: Store>(
     shared: &Arc<Shared<S>>,
     thread: usize,
     pace: &mut Pace,
+    ends: bool,
     found: &mut dyn FnMut(),
 ) -> Result<Looked, S::Error> {
     let mut next_due = None;
@@ -153,8 +154,8 @@ fn look<S: Store>(
         };
         let line = &shared.lines.all[position];
         let batch = match line.is_transactional() {
-            true => transactional::batch(shared, thread, line, want, &mut began),
-            false => leased::batch(shared, thread, position, want, &mut began),
+            true => transactional::batch(shared, thread, line, want, ends, &mut began),
+            false => leased::batch(shared, thread, position, want, ends, &mut began),
         };
         let batch = match batch {
             Ok(batch) => batch,

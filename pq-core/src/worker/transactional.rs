@@ -29,12 +29,13 @@ impl<E> From<E> for Undo<E> {
 }
 
 /// Takes up to `want` jobs and works them in one transaction. `found` is called when there are some, before the
-/// first one is begun.
+/// first one is begun. Who `ends` where there are none has to know that for sure.
 pub(super) fn batch<S: Store>(
     shared: &Arc<Shared<S>>,
     thread: usize,
     line: &Line<S>,
     want: usize,
+    ends: bool,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
     let store = shared.pq.store();
@@ -43,7 +44,10 @@ pub(super) fn batch<S: Store>(
         let batch = store.transaction(conn, |conn| -> Result<Batch, S::Error> {
             let taken = {
                 let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
-                store.take(conn, line.queue.name(), want)?
+                match ends {
+                    true => store.take(conn, line.queue.name(), want)?,
+                    false => store.take_along(conn, line.queue.name(), want)?,
+                }
             };
             if taken.jobs.is_empty() {
                 return Ok(Batch::nothing(taken.next_due));

@@ -24,6 +24,19 @@ pub(super) fn texts(hold: Hold) -> [String; 2] {
     })
 }
 
+/// Whether the queue has more than the index of the line, and how many microseconds it is until its next scheduled job
+/// falls due.
+pub(super) fn beside() -> String {
+    format!("WITH {OPEN}{OTHERS}) {BESIDE}")
+}
+
+const BESIDE: &str = "SELECT other, (
+    SELECT (extract(epoch FROM schedule_at - statement_timestamp()) * 1000000)::bigint FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+        AND schedule_at < 'infinity'
+    ORDER BY schedule_at LIMIT 1) AS due
+FROM others";
+
 /// The index has its columns in this order and ascending, so that a comparison of rows begins the scan there.
 const FROM: &str = "
             AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)

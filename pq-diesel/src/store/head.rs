@@ -3,9 +3,11 @@
 //! The index of the line keeps the entries of jobs that are gone until a vacuum removes them, and while any
 //! transaction of the database can still see those jobs, none may. A take that walks from the line's start passes
 //! by all of them, and the longer the slower. So where that costs much, takes begin where the last one ended, and
-//! those from the start are ten times their cost apart: what became ready before that place meanwhile, because it
-//! was given back, or has a higher priority, or committed late, waits for one of those. What this handle itself
-//! puts there does not wait. Where a walk from the start is cheap every take is one, and the order is exact.
+//! those from the start are forty times their cost apart: what became ready before that place meanwhile, because it
+//! was given back, or has a higher priority, or committed late, waits for one of those. A commit that was late by no
+//! more than a second waits for less, since the line is walked from where takes were a while ago as well, with the
+//! same rule. What this handle itself puts there does not wait. Where a walk from the start is cheap every take is
+//! one, and the order is exact.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -55,8 +57,10 @@ pub(super) enum Way {
     Ask,
     /// From the line's start.
     Start,
-    /// From behind this place.
-    From(Place),
+    /// From behind this place, where takes were a while ago.
+    Since(Place),
+    /// From behind this place, where the last take ended.
+    On(Place),
 }
 
 /// What is remembered of each queue. Hints: whatever they say, a take is right.
@@ -67,15 +71,14 @@ pub(crate) struct Heads(Mutex<HashMap<QueueName, Head>>);
 struct Head {
     /// Whether the last take found as much as it asked for, or anything.
     found: Found,
-    /// Where the last take ended, if it is not to be walked from the start again at once.
+    /// Where the last take ended, if the line is not to be walked from its start at once.
     place: Option<Place>,
-    /// What the last walks from the start cost beyond what their jobs account for.
-    costs: [Duration; Head::WALKS],
-    walked: usize,
-    /// When the last of them ended.
-    start_at: Instant,
-    /// What the last walk from a place cost so.
-    from_place: Duration,
+    /// Where takes ended a while ago, and before that.
+    marks: [Option<Place>; 2],
+    marked_at: Instant,
+    start: Walks,
+    since: Walks,
+    on: Walks,
     at: Instant,
 }
 
@@ -86,46 +89,107 @@ enum Found {
     Nothing,
 }
 
+/// The last walks of a kind: what each cost beyond what its jobs account for, in microseconds.
+#[derive(Debug)]
+struct Walks {
+    costs: [i64; Walks::MANY],
+    many: usize,
+    /// When the last one ended.
+    at: Instant,
+}
+
+impl Walks {
+    /// Single walks are dear because they are planned, or interrupted: the least of so many is not.
+    const MANY: usize = 16;
+
+    fn new(at: Instant) -> Self {
+        Self { costs: [0; Self::MANY], many: 0, at }
+    }
+
+    fn add(&mut self, cost: i64, at: Instant) {
+        self.costs[self.many % Self::MANY] = cost;
+        self.many += 1;
+        self.at = at;
+    }
+
+    /// The least that one has cost of late, once there were enough to tell.
+    fn least(&self) -> Option<i64> {
+        self.costs.iter().min().copied().filter(|_| self.many >= Self::MANY)
+    }
+
+    /// What one costs now, for it may be much more than it was sixteen walks ago.
+    fn now(&self) -> i64 {
+        let last = |back: usize| self.costs[(self.many + Self::MANY - back) % Self::MANY];
+        last(1).min(last(2))
+    }
+}
+
 impl Head {
     /// What is not used for so long is forgotten.
     const KEPT: Duration = Duration::from_secs(60);
-    /// So many walks from the start in a row have to be dear before one is saved: single ones are when they are
-    /// planned, or interrupted.
-    const WALKS: usize = 16;
-    /// What a walk may cost beside its jobs, and beside twice what one from a place costs.
-    const CHEAP: Duration = Duration::from_millis(2);
-    /// About what a job of a take costs.
-    const JOB: Duration = Duration::from_micros(5);
-    /// Where walks from the start are dear, they are so many times their cost apart.
-    const APART: u32 = 10;
+    /// What a walk from the start may cost beside its jobs while it is not known what one from a place costs, in
+    /// microseconds; and what more than one from a place once that is known.
+    const CHEAP: i64 = 2_000;
+    const AS_CHEAP: i64 = 250;
+    /// About what a job of a take costs, in microseconds.
+    const JOB: i64 = 5;
+    /// Dear walks are so many times their cost apart.
+    const APART: u32 = 40;
+    /// How far apart marks are.
+    const MARK: Duration = Duration::from_secs(1);
 
     fn new(now: Instant) -> Self {
         Self {
             found: Found::All,
             place: None,
-            costs: [Duration::ZERO; Self::WALKS],
-            walked: 0,
-            start_at: now,
-            from_place: Duration::ZERO,
+            marks: [None; 2],
+            marked_at: now,
+            start: Walks::new(now),
+            since: Walks::new(now),
+            on: Walks::new(now),
             at: now,
         }
     }
 
-    /// For how long after a walk from the start others begin where the last one ended.
-    fn pause(&self) -> Duration {
-        let least = self.costs.iter().min().copied().unwrap_or_default();
-        let cost = least.saturating_sub(2 * self.from_place);
-        if cost > Self::CHEAP { cost * Self::APART } else { Duration::ZERO }
+    /// Whether walks from the start are worth sparing.
+    fn is_dear(&self) -> bool {
+        self.start.least().is_some_and(|start| match self.on.least() {
+            Some(on) => start - on > Self::AS_CHEAP,
+            None => start > Self::CHEAP,
+        })
+    }
+
+    /// How long it is until such a walk is due, if they are dear.
+    fn due_in(&self, walks: &Walks, now: Instant) -> Duration {
+        let more = walks.now() - self.on.least().unwrap_or_default();
+        let apart = Duration::from_micros(more.max(0).unsigned_abs()) * Self::APART;
+        apart.saturating_sub(now.saturating_duration_since(walks.at))
+    }
+
+    /// How long it is until a walk from the start is due.
+    fn start_due_in(&self, now: Instant) -> Duration {
+        if self.is_dear() { self.due_in(&self.start, now) } else { Duration::ZERO }
+    }
+
+    /// How long it is until another walk than one from the last place is due.
+    fn more_due_in(&self, now: Instant) -> Duration {
+        let start = self.start_due_in(now);
+        self.mark().map_or(start, |_| start.min(self.due_in(&self.since, now)))
+    }
+
+    /// Where takes were a while ago, if that is further up.
+    fn mark(&self) -> Option<Place> {
+        self.marks[1].filter(|mark| self.place.is_some_and(|place| *mark < place))
     }
 
     fn way(&self, now: Instant) -> Way {
-        match (self.found, self.place) {
-            (Found::Nothing, _) => Way::Ask,
-            (_, Some(place)) if now.saturating_duration_since(self.start_at) < self.pause() => {
-                Way::From(place)
-            }
-            (Found::Some, _) => Way::Ask,
-            (Found::All, _) => Way::Start,
+        match (self.found, self.place, self.mark()) {
+            (_, Some(place), mark) if !self.start_due_in(now).is_zero() => match mark {
+                Some(mark) if self.due_in(&self.since, now).is_zero() => Way::Since(mark),
+                _ => Way::On(place),
+            },
+            (Found::All, ..) => Way::Start,
+            (Found::Some | Found::Nothing, ..) => Way::Ask,
         }
     }
 
@@ -136,19 +200,20 @@ impl Head {
             found if found < asked => Found::Some,
             _ => Found::All,
         };
-        // A walk from the start may have found jobs behind the place, and there may be more of them.
+        // A walk from further up may have found jobs before the place, and there may be more of them.
         self.place = jobs.last().and_then(Place::of).or(self.place);
-        let jobs = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-        let cost = now.saturating_duration_since(begun).saturating_sub(Self::JOB.saturating_mul(jobs));
+        if now.saturating_duration_since(self.marked_at) >= Self::MARK {
+            self.marks = [self.place, self.marks[0]];
+            self.marked_at = now;
+        }
+        let micros = i64::try_from(now.saturating_duration_since(begun).as_micros()).unwrap_or(i64::MAX);
+        let cost = micros - Self::JOB * i64::try_from(jobs.len()).unwrap_or(i64::MAX);
         match way {
-            Way::From(_) => self.from_place = cost,
+            Way::On(_) => self.on.add(cost, now),
+            Way::Since(_) => self.since.add(cost, now),
             // Who asks begins at the start as well, but does more than walk where there is nothing.
-            Way::Ask if jobs == 0 => {}
-            Way::Start | Way::Ask => {
-                self.costs[self.walked % Self::WALKS] = cost;
-                self.walked += 1;
-                self.start_at = now;
-            }
+            Way::Ask if jobs.is_empty() => self.start.at = now,
+            Way::Start | Way::Ask => self.start.add(cost, now),
         }
     }
 }
@@ -156,6 +221,11 @@ impl Head {
 impl Heads {
     pub(super) fn way(&self, queue: &QueueName) -> Way {
         self.lock().get(queue).map_or(Way::Start, |head| head.way(Instant::now()))
+    }
+
+    /// How long it is until a take of this queue walks from further up than the last place again.
+    pub(super) fn due_in(&self, queue: &QueueName) -> Duration {
+        self.lock().get(queue).map_or(Duration::ZERO, |head| head.more_due_in(Instant::now()))
     }
 
     /// A take that began then went so, and took these jobs of so many that were asked for.
@@ -218,69 +288,115 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// A queue's head, and a clock that only tests move.
-    struct Walks {
+    struct Line {
         head: Head,
         now: Instant,
+        last: i64,
     }
 
-    impl Walks {
+    /// What walks cost from the start, from a while ago, and from the last place.
+    struct Costs {
+        start: Duration,
+        since: Duration,
+        on: Duration,
+    }
+
+    impl Line {
         fn new() -> Self {
             let now = Instant::now();
-            Self { head: Head::new(now), now }
+            Self { head: Head::new(now), now, last: 0 }
         }
 
-        /// Takes so often, a job each, at these costs from the start and from a place; gives how often it was from
-        /// the start.
-        fn take(&mut self, times: i64, start: Duration, place: Duration) -> i64 {
-            let mut from_start = 0;
-            for round in 0..times {
-                let way = self.head.way(self.now);
-                from_start += i64::from(way == Way::Start);
-                let begun = self.now;
-                self.now += if way == Way::Start { start } else { place };
-                self.head.took(way, &jobs(round), 1, begun, self.now);
-            }
-            from_start
+        /// A take of one job; gives its way.
+        fn take(&mut self, costs: &Costs) -> Way {
+            let (way, begun) = (self.head.way(self.now), self.now);
+            self.now += match way {
+                Way::Start | Way::Ask => costs.start,
+                Way::Since(_) => costs.since,
+                Way::On(_) => costs.on,
+            };
+            self.last += 1;
+            self.head.took(way, &jobs(self.last), 1, begun, self.now);
+            way
         }
+
+        /// Takes so often; gives how many walks were from the start, and from a while ago.
+        fn takes(&mut self, times: usize, costs: &Costs) -> (usize, usize) {
+            let ways: Vec<Way> = (0..times).map(|_| self.take(costs)).collect();
+            let count = |is: fn(&Way) -> bool| ways.iter().filter(|way| is(way)).count();
+            (count(|way| *way == Way::Start), count(|way| matches!(way, Way::Since(_))))
+        }
+    }
+
+    fn costs(start: Duration, since: Duration, on: Duration) -> Costs {
+        Costs { start, since, on }
     }
 
     #[test]
     fn while_walks_are_cheap_all_are_from_the_start() {
-        let mut walks = Walks::new();
-        assert_eq!(walks.take(100, MS, MS), 100);
+        let mut line = Line::new();
+        assert_eq!(line.takes(100, &costs(MS, MS, MS)), (100, 0));
         // A dear one now and then is none of the index's doing.
         for _ in 0..50 {
-            assert_eq!(walks.take(1, 30 * MS, MS) + walks.take(10, MS, MS), 11);
+            let first = line.takes(1, &costs(30 * MS, MS, MS));
+            assert_eq!((first, line.takes(10, &costs(MS, MS, MS))), ((1, 0), (10, 0)));
         }
     }
 
     #[test]
-    fn dear_walks_are_ten_times_their_cost_apart() {
-        let mut walks = Walks::new();
-        walks.take(16, 22 * MS, MS);
-        walks.take(1, 22 * MS, MS);
-        // They cost 20 beside twice what the others cost, and so there are 200 of the others between them.
-        let from_start = walks.take(10_050, 22 * MS, MS);
-        assert!((48..=52).contains(&from_start), "{from_start}");
-        assert_eq!(walks.head.way(walks.now), Way::From(Place { rank: -2, wanted: i64::MAX, id: 10_049 }));
-        // Once they are cheap again all are.
-        assert!(walks.take(300, MS, MS) >= 100, "from the next that is due on");
-        assert_eq!(walks.take(100, MS, MS), 100);
+    fn dear_walks_are_forty_times_their_cost_apart() {
+        let mut line = Line::new();
+        let dear = costs(21 * MS, 3 * MS, MS);
+        line.takes(40, &dear);
+        // They cost 20 more than the others, and so there are 800 ms between them; 80 ms between those from a
+        // while ago.
+        let (start, since) = line.takes(20_000, &dear);
+        assert!((24..=26).contains(&start), "{start}");
+        assert!((220..=260).contains(&since), "{since}");
+        // Once they are cheap again all are from the start.
+        let cheap = costs(MS, MS, MS);
+        line.takes(1_000, &cheap);
+        assert_eq!(line.takes(100, &cheap), (100, 0));
+    }
+
+    #[test]
+    fn a_walk_that_gets_dearer_is_believed_at_once() {
+        let mut line = Line::new();
+        line.takes(40, &costs(21 * MS, MS, MS));
+        let dearer = costs(501 * MS, MS, MS);
+        while line.take(&dearer) != Way::Start {}
+        while line.take(&dearer) != Way::Start {}
+        assert_eq!(line.takes(19_000, &dearer).0, 0, "it is twenty seconds until the next");
     }
 
     #[test]
     fn a_machine_that_is_slow_at_all_walks_saves_none() {
-        let mut walks = Walks::new();
-        assert!(walks.take(1_000, 20 * MS, 15 * MS) > 990);
+        let mut line = Line::new();
+        let slow = costs(20 * MS, 20 * MS, 20 * MS);
+        line.takes(100, &slow);
+        assert_eq!(line.takes(1_000, &slow), (1_000, 0));
+    }
+
+    #[test]
+    fn a_commit_that_is_late_is_found_where_takes_were_a_while_ago() {
+        let mut line = Line::new();
+        let dear = costs(301 * MS, 2 * MS, MS);
+        line.takes(5_000, &dear);
+        let last = line.last;
+        let walks: Vec<Way> = (0..1_000).map(|_| line.take(&dear)).collect();
+        let since =
+            walks.iter().find_map(|way| if let Way::Since(place) = way { Some(place.id) } else { None });
+        // A take is a millisecond, and a mark is between one second old and two.
+        assert!(since.is_some_and(|id| (600..=2_000).contains(&(last - id))), "{last}: {since:?}");
     }
 
     #[test]
     fn what_is_put_before_the_place_is_looked_for_at_once() {
         let queue = QueueName::new("q").expect("a name");
         let dear = || {
-            let mut walks = Walks::new();
-            walks.take(17, 22 * MS, MS);
-            Heads(Mutex::new(HashMap::from([(queue.clone(), walks.head)])))
+            let mut line = Line::new();
+            line.takes(17, &costs(22 * MS, MS, MS));
+            Heads(Mutex::new(HashMap::from([(queue.clone(), line.head)])))
         };
         let at = Some(When::At(DateTime::<Utc>::default()));
         for (priority, expected_at, is_from_start) in [(2, None, false), (3, None, true), (2, at, true)] {
@@ -306,12 +422,16 @@ mod tests {
 
     #[test]
     fn a_line_that_is_never_long_is_walked_on_as_well() {
-        let mut walks = Walks::new();
-        walks.take(17, 22 * MS, MS);
-        walks.head.took(Way::Start, &jobs(7), 5, walks.now, walks.now + 22 * MS);
-        let place = Place { rank: -2, wanted: i64::MAX, id: 7 };
-        assert_eq!(walks.head.way(walks.now), Way::From(place));
-        walks.head.took(Way::From(place), &[], 5, walks.now, walks.now);
-        assert_eq!(walks.head.way(walks.now), Way::Ask, "an empty line is asked for why");
+        let mut line = Line::new();
+        line.takes(17, &costs(22 * MS, MS, MS));
+        let begun = line.now;
+        line.now += 22 * MS;
+        line.head.took(Way::Start, &jobs(70), 5, begun, line.now);
+        let place = Place { rank: -2, wanted: i64::MAX, id: 70 };
+        assert_eq!(line.head.way(line.now), Way::On(place));
+        line.head.took(Way::On(place), &[], 5, line.now, line.now);
+        assert_eq!(line.head.way(line.now), Way::On(place));
+        line.now += line.head.start_due_in(line.now);
+        assert_eq!(line.head.way(line.now), Way::Ask, "an empty line is asked for why");
     }
 }

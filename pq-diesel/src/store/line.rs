@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::DefaultLoadingMode;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use pq_core::{Key, QueueName, RawJob, Store, Taken};
 
 use super::head::{Place, Way};
@@ -91,7 +91,7 @@ impl PgStore {
         let wanted = count + counts.iter().sum::<usize>();
         let mut lead = Some(lead);
         let taken: Result<_, Error> = self.with_connection(|conn| {
-            let mut taken = self.find(conn, queue, wanted, None)?;
+            let mut taken = self.find(conn, queue, wanted, None, true)?;
             let mut fates = deal(&mut taken, count, &counts);
             if has_keys(&taken.jobs) {
                 // This may wait for whoever puts the same key, and nobody else is to wait for it.
@@ -117,7 +117,7 @@ impl PgStore {
 
     fn take_alone(&self, queue: &QueueName, count: usize) -> Result<Taken, Error> {
         self.with_connection(|conn| {
-            let taken = self.find(conn, queue, count, None)?;
+            let taken = self.find(conn, queue, count, None, true)?;
             self.let_go_after_all(conn, queue, &taken.jobs);
             Ok(taken)
         })
@@ -129,8 +129,9 @@ impl PgStore {
         queue: &QueueName,
         count: usize,
         lease: Option<Duration>,
+        sure: bool,
     ) -> Result<Taken, Error> {
-        let taken = self.find(conn, queue, count, lease)?;
+        let taken = self.find(conn, queue, count, lease, sure)?;
         if lease.is_none() {
             self.let_go(conn, queue, &taken.jobs)?;
         }
@@ -144,11 +145,12 @@ impl PgStore {
         queue: &QueueName,
         count: usize,
         lease: Option<Duration>,
+        sure: bool,
     ) -> Result<Taken, Error> {
         if self.levels.of(queue) == 0
-            && let Some(jobs) = self.walk(conn, queue, count, lease)?
+            && let Some(taken) = self.walk(conn, queue, count, lease, sure)?
         {
-            return Ok(Taken { jobs, next_due: None });
+            return Ok(taken);
         }
         let statements = match lease {
             Some(_) => &self.statements.lease,
@@ -174,32 +176,37 @@ impl PgStore {
     }
 
     /// Takes along the index of the line, where that is likely to be all there is to it; `None` where it came to
-    /// nothing, or was not tried.
+    /// nothing, or was not tried. Who need not be `sure` is told where a walk from the start is to be spared.
     fn walk(
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
         count: usize,
         lease: Option<Duration>,
-    ) -> Result<Option<Vec<RawJob>>, Error> {
-        let mut way = self.heads.way(queue);
-        loop {
-            let from = match way {
-                Way::Ask => return Ok(None),
-                Way::Start => None,
-                Way::From(place) => Some(place),
-            };
-            let begun = Instant::now();
-            let jobs = self.walk_from(conn, queue, count, lease, from)?;
-            self.heads.took(queue, way, &jobs, count, begun);
-            if !jobs.is_empty() {
-                return Ok(Some(jobs));
-            }
-            if from.is_none() {
-                return Ok(None);
-            }
-            way = Way::Start;
+        sure: bool,
+    ) -> Result<Option<Taken>, Error> {
+        let way = self.heads.way(queue);
+        let from = match way {
+            Way::Ask => return Ok(None),
+            Way::Start => None,
+            Way::Since(place) | Way::On(place) => Some(place),
+        };
+        let begun = Instant::now();
+        let jobs = self.walk_from(conn, queue, count, lease, from)?;
+        self.heads.took(queue, way, &jobs, count, begun);
+        if !jobs.is_empty() {
+            return Ok(Some(Taken { jobs, next_due: None }));
         }
+        if from.is_none() || sure {
+            return Ok(None);
+        }
+        let values = [Value::Text(queue.as_str())];
+        let beside = self.statements.beside.with::<(Bool, Nullable<BigInt>)>(&values);
+        let (other, due): (bool, Option<i64>) = beside.get_result(conn).map_err(|e| self.error(e))?;
+        let again = self.heads.due_in(queue);
+        let due = due.map(|micros| Duration::from_micros(micros.max(0).unsigned_abs()));
+        let next_due = Some(due.map_or(again, |due| due.min(again)));
+        Ok((!other).then_some(Taken { jobs, next_due }))
     }
 
     fn walk_from(

@@ -96,7 +96,11 @@ impl Store for PgStore {
     }
 
     fn take(&self, conn: &mut PgConnection, queue: &QueueName, count: usize) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, None)
+        self.take_by(conn, queue, count, None, true)
+    }
+
+    fn take_along(&self, conn: &mut PgConnection, queue: &QueueName, count: usize) -> Result<Taken, Error> {
+        self.take_by(conn, queue, count, None, false)
     }
 
     fn lease(
@@ -106,7 +110,17 @@ impl Store for PgStore {
         count: usize,
         lease: Duration,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, Some(lease))
+        self.take_by(conn, queue, count, Some(lease), true)
+    }
+
+    fn lease_along(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        lease: Duration,
+    ) -> Result<Taken, Error> {
+        self.take_by(conn, queue, count, Some(lease), false)
     }
 
     fn extend(
