@@ -37,14 +37,21 @@ pub fn rate<E: Send>(
     })
 }
 
-/// How long after each put began the worker's handler has begun, in milliseconds; `rounds` of them, one at a
-/// time, with a worker of one thread that has nothing else to do.
+/// How long after each put of the producer began a worker's handler has begun, in milliseconds; `rounds` of them, one
+/// at a time, with a worker of one thread that has nothing else to do.
 ///
 /// # Errors
 ///
 /// The database's.
-pub fn pickup_latencies(pq: &Pq, name: &str, transactional: bool, rounds: usize) -> Result<Vec<f64>> {
+pub fn pickup_latencies(
+    pq: &Pq,
+    producer: &Pq,
+    name: &str,
+    transactional: bool,
+    rounds: usize,
+) -> Result<Vec<f64>> {
     let queue = pq.queue::<Box<RawValue>>(name)?;
+    let puts = producer.queue::<Box<RawValue>>(name)?;
     let payload = RawValue::from_string("1".to_owned())?;
     let (begun, begins) = channel();
     let handler = match transactional {
@@ -60,7 +67,7 @@ pub fn pickup_latencies(pq: &Pq, name: &str, transactional: bool, rounds: usize)
             // Long enough for the worker to have looked and gone to sleep.
             std::thread::sleep(Duration::from_millis(5));
             let put = Instant::now();
-            queue.put(&payload)?;
+            puts.put(&payload)?;
             let began = begins.recv_timeout(Duration::from_secs(10))?;
             times.push(began.saturating_duration_since(put).as_secs_f64() * 1_000.0);
         }

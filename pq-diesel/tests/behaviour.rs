@@ -50,6 +50,27 @@ fn puts_that_notify_nobody_are_found_by_polling() -> Outcome {
 }
 
 #[test]
+fn a_put_wakes_those_who_wait_by_the_same_handle_whatever_the_server_says() -> Outcome {
+    let database = database()?;
+    let joint = if database.url().contains('?') { '&' } else { '?' };
+    // The trigger tells nobody of what is put on these connections.
+    let silent = format!("{}{joint}options=-c%20pq.notify%3Doff", database.url());
+    let pq = Pq::builder().url(&silent).poll_interval(PATIENCE * 2).build()?;
+    let queue = pq.queue::<Value>("apples")?;
+    std::thread::scope(|threads| {
+        let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE)));
+        let looked = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE '%SKIP LOCKED%' AND state = 'idle'";
+        until(&mut database.connect()?, looked)?;
+        let begun = Instant::now();
+        queue.put(&json!(1))?;
+        assert!(waiter.join().map_err(|_| "the waiter panicked")??.is_some());
+        assert!(begun.elapsed() < PATIENCE / 2, "it was found by the last look of the wait");
+        Ok(())
+    })
+}
+
+#[test]
 fn foreign_rows_do_not_stop_the_line() -> Outcome {
     let database = database()?;
     let queue = queue(&database)?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
+use pq_diesel::Pq;
 
 use super::working::{Kind, figure};
 use super::{Plan, Scenario};
@@ -26,13 +27,22 @@ const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 const PAUSE: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Who puts what the worker picks up.
+const PRODUCERS: [&str; 2] = ["another handle", "the worker's own handle"];
+
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let times = ((1_000.0 * plan.scale) as usize).max(50);
-    let (mut ours, mut told, mut taken) = ([const { Vec::new() }; 2], Vec::new(), Vec::new());
+    let another = Pq::connect(bench.url())?;
+    let producers = [&another, &bench.pq];
+    let mut ours = [const { [const { Vec::new() }; 2] }; 2];
+    let (mut told, mut taken) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
         bench.refill(&bench.queue(QUEUE)?, 0)?;
-        for (kind, rounds) in Kind::BOTH.into_iter().zip(&mut ours) {
-            rounds.push(pickup_latencies(&bench.pq, QUEUE, kind == Kind::Transactional, times)?);
+        for (kind, ours) in Kind::BOTH.into_iter().zip(&mut ours) {
+            for (producer, rounds) in producers.into_iter().zip(ours) {
+                let transactional = kind == Kind::Transactional;
+                rounds.push(pickup_latencies(&bench.pq, producer, QUEUE, transactional, times)?);
+            }
         }
         told.push(bare(bench, times, |_| Ok(()))?);
         taken.push(bare(bench, times, |conn| Ok(conn.batch_execute("EXECUTE take")?))?);
@@ -41,25 +51,27 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let deleted = "the same INSERT and NOTIFY, and a bare DELETE of the job by whoever was notified";
     let mut figures = Vec::new();
     for (kind, ours) in Kind::BOTH.into_iter().zip(&ours) {
-        let of = |percent: f64, beside: &str, bare: &[Vec<f64>], target: Option<Target>| Figure {
-            ours: ours.iter().map(|times| percentile(times, percent)).collect(),
-            beside: Some(beside.to_owned()),
-            bare: bare.iter().map(|times| percentile(times, percent)).collect(),
-            target,
-            percentiles: percentiles(ours),
-            ..figure(
-                SCENARIO.name,
-                &format!("pickup on an idle worker, p{percent}"),
-                "ms",
-                [("handlers", kind.word().to_owned())],
-            )
-        };
-        figures.extend([
-            of(50.0, notified, &told, Some(Target::RatioAtMost(1.2))),
-            of(50.0, deleted, &taken, None),
-            of(99.0, notified, &told, Some(Target::AtMost(3.0))),
-            of(99.9, notified, &told, None),
-        ]);
+        for (producer, ours) in PRODUCERS.into_iter().zip(ours) {
+            let of = |percent: f64, beside: &str, bare: &[Vec<f64>], target: Option<Target>| Figure {
+                ours: ours.iter().map(|times| percentile(times, percent)).collect(),
+                beside: Some(beside.to_owned()),
+                bare: bare.iter().map(|times| percentile(times, percent)).collect(),
+                target,
+                percentiles: percentiles(ours),
+                ..figure(
+                    SCENARIO.name,
+                    &format!("pickup on an idle worker, p{percent}"),
+                    "ms",
+                    [("handlers", kind.word().to_owned()), ("put by", producer.to_owned())],
+                )
+            };
+            figures.extend([
+                of(50.0, notified, &told, Some(Target::RatioAtMost(1.2))),
+                of(50.0, deleted, &taken, None),
+                of(99.0, notified, &told, Some(Target::AtMost(3.0))),
+                of(99.9, notified, &told, None),
+            ]);
+        }
     }
     Ok(figures)
 }

@@ -63,6 +63,11 @@ impl Listener {
         Subscription { board: Arc::clone(&self.board), channel, bell: Arc::downgrade(bell) }
     }
 
+    /// Rings the bells of those who wait for a queue by this handle.
+    pub(crate) fn ring(&self, queue: &QueueName) {
+        self.board.ring(channel(queue.as_str()).as_str());
+    }
+
     /// Has the waiters of a queue told of a put that has committed. Returns at once; many are told
     /// together.
     pub(crate) fn tell(&self, queue: &QueueName) {

@@ -66,8 +66,12 @@ impl PgStore {
         self.notify != Notify::InCommit
     }
 
-    fn tell_after_commit(&self, queue: &QueueName) {
-        if let (Notify::AfterCommit, Some(listener)) = (self.notify, &self.listener) {
+    /// A put into the queue has committed: wakes those who wait for it by this handle, who need not wait for the
+    /// server's word, and has the others told if the commit did not.
+    fn has_put(&self, queue: &QueueName) {
+        let Some(listener) = self.listener.as_ref().filter(|_| self.notify != Notify::Off) else { return };
+        listener.ring(queue);
+        if self.notify == Notify::AfterCommit {
             listener.tell(queue);
         }
     }
@@ -377,7 +381,7 @@ impl Store for PgStore {
     ) -> Result<u64, Error> {
         // Until the commit, which knows of itself whether its outcome is known, nothing has happened.
         let count = self.with_connection(|conn| self.copy_all(conn, queue, jobs, self.is_quiet()))?;
-        self.tell_after_commit(queue);
+        self.has_put(queue);
         Ok(count)
     }
 

@@ -88,7 +88,7 @@ impl PgStore {
         put: impl FnOnce(&mut PgConnection, bool) -> Result<Vec<Put>, Error>,
     ) -> Result<Vec<Put>, Error> {
         let put = self.with_connection(|conn| put(conn, self.is_quiet())).map_err(Error::unless_committed)?;
-        self.tell_after_commit(queue);
+        self.has_put(queue);
         Ok(put)
     }
 
