@@ -171,7 +171,7 @@ impl Deref for Pq {
     }
 }
 
-/// How waiters are told of a put that the handle itself commits. A put on the caller's connection, or
+/// How waiters are told of a put that the handle itself commits. A put in a transaction of the caller's, or
 /// by plain SQL, is told by the table's trigger at its commit, unless its session has set `pq.notify`
 /// to `off`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,9 +181,11 @@ pub enum Notify {
     /// whole database to commit a transaction that has notified, so many writers wait for one another.
     #[default]
     InCommit,
-    /// After the commit, many puts together, on the listener's connection. A crash in between costs
-    /// waiters at most their poll interval. A handle that does not listen has no such connection, and
-    /// this is [`Notify::Off`] to it.
+    /// After the commit, many puts together, on the listener's connection: of a put that is a transaction of its
+    /// own, and of those in a transaction that the handle commits ([`pq_core::Pq::transaction`] and its like, on
+    /// whatever connection). Of these, jobs with unique keys and thousands at once are told in the commit all the
+    /// same. A crash in between costs waiters at most their poll interval. A handle that does not listen has no
+    /// such connection, and this is [`Notify::Off`] to it, but in transactions [`Notify::InCommit`].
     AfterCommit,
     /// Not at all: waiters find the job at their next poll.
     Off,

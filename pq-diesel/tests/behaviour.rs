@@ -71,6 +71,41 @@ fn a_put_wakes_those_who_wait_by_the_same_handle_whatever_the_server_says() -> O
 }
 
 #[test]
+fn a_transaction_of_a_handle_that_tells_after_the_commit_notifies_of_nothing_itself() -> Outcome {
+    let database = database()?;
+    let (mut writer, mut heard) = (database.connect()?, database.connect()?);
+    let pq = Pq::builder().url(database.url()).notify(Notify::AfterCommit).build()?;
+    let queue = pq.queue::<i64>("apples")?;
+    let process: i32 = diesel::dsl::sql::<Integer>("SELECT pg_backend_pid()").get_result(&mut writer)?;
+    heard.batch_execute("LISTEN apples; LISTEN pears; LISTEN plums")?;
+    queue.on(&mut writer).transaction(|conn| -> Result<(), Error> {
+        let one = queue.on(conn).put(&1)?;
+        let some = queue.on(conn).transaction(|conn| queue.on(conn).put_many(&[2, 3]))?;
+        assert!(one < some[0] && some[0] < some[1], "{one:?} {some:?}");
+        // What others put is none of the handle's business.
+        conn.batch_execute("INSERT INTO pq.queue (q_name, data) VALUES ('pears', '1')")?;
+        Ok(())
+    })?;
+    // Of a transaction that it does not commit it cannot know when it is over.
+    writer.transaction(|conn| pq.queue::<i64>("plums")?.on(conn).put(&1))?;
+    let begun = Instant::now();
+    let mut told = Vec::new();
+    while ["apples", "pears", "plums"].iter().any(|queue| !told.iter().any(|(channel, _)| channel == queue)) {
+        assert!(begun.elapsed() < PATIENCE, "no more is told than {told:?}");
+        heard.batch_execute("SELECT")?;
+        for one in heard.notifications_iter() {
+            let one = one?;
+            told.push((one.channel, one.process_id == process));
+        }
+    }
+    let by_the_writer = told.iter().filter(|(_, is_the_writers)| *is_the_writers);
+    assert!(by_the_writer.map(|(channel, _)| channel.as_str()).eq(["pears", "plums"]), "{told:?}");
+    let got = queue.get_many(9, Wait::No)?.into_iter().map(|job| job.data);
+    assert!(got.eq([1, 2, 3]));
+    Ok(())
+}
+
+#[test]
 fn foreign_rows_do_not_stop_the_line() -> Outcome {
     let database = database()?;
     let queue = queue(&database)?;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
-use diesel::prelude::*;
 use pq_diesel::{Error, Notify, Pq, Queue, StopMode, Worker};
 use serde_json::value::RawValue;
 
@@ -30,10 +29,10 @@ const SYNC: Duration = Duration::from_millis(2);
 /// How the writers put.
 #[derive(Clone, Copy, PartialEq)]
 enum Writers {
-    /// Through one handle, which tells waiters in this way.
-    Handle(Notify),
-    /// Each on a connection of its own and in its own transaction, with the table's trigger or without.
-    Own { trigger: bool },
+    /// One statement each, on connections of the handle's.
+    Together,
+    /// Each on a connection of its own, in a transaction of its own that the handle commits.
+    Apart,
 }
 
 /// What a run found: puts a second, and the milliseconds from each put's beginning to its handler's start.
@@ -55,21 +54,20 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         alone.as_secs_f64() * 1e3
     );
     let mut figures = Vec::new();
-    let own = |trigger| ("on connections of their own, in their transactions", Writers::Own { trigger });
-    let handle = |notify| ("through one handle", Writers::Handle(notify));
-    for (told, ours, quiet) in [
-        ("in the commit", handle(Notify::InCommit), handle(Notify::Off)),
-        ("after the commit", handle(Notify::AfterCommit), handle(Notify::Off)),
-        ("in the commit", own(true), own(false)),
-    ] {
+    let together = ("through one handle", Writers::Together);
+    let apart = ("on connections of their own, in their transactions", Writers::Apart);
+    let in_commit = ("in the commit", Notify::InCommit);
+    let after = ("after the commit", Notify::AfterCommit);
+    for ((how, who), (told, notify)) in
+        [(together, in_commit), (together, after), (apart, in_commit), (apart, after)]
+    {
         let (mut notifying, mut silent) = (Found::default(), Found::default());
         for _ in 0..plan.rounds {
-            writers(&slow, plan, quiet.1, &mut silent)?;
-            writers(&slow, plan, ours.1, &mut notifying)?;
+            writers(&slow, plan, who, Notify::Off, &mut silent)?;
+            writers(&slow, plan, who, notify, &mut notifying)?;
         }
-        let parameters = || {
-            [("writers", format!("{WRITERS}, {}", ours.0)), ("told", told.to_owned()), ("log", log.clone())]
-        };
+        let parameters =
+            || [("writers", format!("{WRITERS}, {how}")), ("told", told.to_owned()), ("log", log.clone())];
         figures.push(Figure {
             ours: notifying.rates,
             beside: Some("the same writers with no notification at all".to_owned()),
@@ -103,7 +101,7 @@ fn commit_time(bench: &Bench) -> Result<Duration> {
 }
 
 /// One run: the writers at full speed, and one worker of another handle that waits for what they put.
-fn writers(bench: &Bench, plan: &Plan, writers: Writers, found: &mut Found) -> Result<()> {
+fn writers(bench: &Bench, plan: &Plan, writers: Writers, notify: Notify, found: &mut Found) -> Result<()> {
     bench.refill(&bench.queue(QUEUE)?, 0)?;
     let epoch = Instant::now();
     let pickups = Arc::new(Mutex::new(Vec::new()));
@@ -117,7 +115,6 @@ fn writers(bench: &Bench, plan: &Plan, writers: Writers, found: &mut Found) -> R
     });
     let worker = Worker::new(&bench.pq).serve(handler);
     let control = worker.control();
-    let notify = if let Writers::Handle(notify) = writers { notify } else { Notify::InCommit };
     let pq = Pq::builder().url(bench.url()).pool_size(WRITERS as u32 * 2).notify(notify).connect()?;
     let queue: Queue<Box<RawValue>> = pq.queue(QUEUE)?;
     let payload = || RawValue::from_string(epoch.elapsed().as_secs_f64().to_string()).context("a number");
@@ -125,17 +122,17 @@ fn writers(bench: &Bench, plan: &Plan, writers: Writers, found: &mut Found) -> R
     std::thread::scope(|scope| {
         let working = scope.spawn(move || worker.run());
         let rate = match writers {
-            Writers::Handle(_) => {
+            Writers::Together => {
                 rate(WRITERS, time, || -> Result<()> { queue.put(&payload()?).map(drop).map_err(Into::into) })
             }
-            Writers::Own { trigger } => own(bench, trigger).and_then(|connections| {
+            Writers::Apart => own(bench, notify).and_then(|connections| {
                 rate(WRITERS, time, || {
                     // A thread a connection: whoever finds its own is never refused.
                     let free = connections.iter().find_map(|conn| conn.try_lock().ok());
                     let mut conn = free.context("a connection for each thread")?;
                     let payload = payload()?;
-                    conn.transaction(|conn| queue.on(conn).put(&payload).map(drop))
-                        .map_err(|e: Error| e.into())
+                    let put = |conn: &mut PgConnection| queue.on(conn).put(&payload).map(drop);
+                    queue.on(&mut conn).transaction(put).map_err(|e: Error| e.into())
                 })
             }),
         };
@@ -148,11 +145,11 @@ fn writers(bench: &Bench, plan: &Plan, writers: Writers, found: &mut Found) -> R
     })
 }
 
-fn own(bench: &Bench, trigger: bool) -> Result<Vec<Mutex<PgConnection>>> {
+fn own(bench: &Bench, notify: Notify) -> Result<Vec<Mutex<PgConnection>>> {
     (0..WRITERS)
         .map(|_| {
             let mut conn = bench.connect()?;
-            if !trigger {
+            if notify == Notify::Off {
                 conn.batch_execute("SET pq.notify = 'off'")?;
             }
             Ok(Mutex::new(conn))

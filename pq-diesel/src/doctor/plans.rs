@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{Exam, Finding, Level};
 use crate::Error;
 use crate::prepared::Statement;
+use crate::statements::Trigger;
 
 pub(super) const CHECK: &str = "plans";
 
@@ -151,7 +152,7 @@ fn statements<'a>(exam: &Exam<'a>) -> Vec<Asked<'a>> {
     let put = Asked {
         name: "the put".to_owned(),
         walks: None,
-        statement: &statements.put_one,
+        statement: statements.put_one.of(Trigger::Fires),
         types: "text, text",
         values: "'', 'null'",
     };

@@ -9,16 +9,15 @@ mod walk;
 
 use std::sync::OnceLock;
 
+pub(crate) use self::put::Trigger;
 use crate::prepared::Statement;
 use crate::table::Table;
 
 /// The statements for one table.
 #[derive(Debug)]
 pub(crate) struct Statements {
-    pub(crate) put_one: Statement,
-    pub(crate) put_one_quietly: Statement,
-    pub(crate) put: Statement,
-    pub(crate) put_quietly: Statement,
+    pub(crate) put_one: ByTrigger,
+    pub(crate) put: ByTrigger,
     pub(crate) put_unique: Statement,
     pub(crate) walk: [Sized; 2],
     pub(crate) walk_leased: [Sized; 2],
@@ -124,6 +123,25 @@ impl Sized {
     }
 }
 
+/// A statement that puts, for each thing that the table's trigger may do about it.
+#[derive(Debug)]
+pub(crate) struct ByTrigger([Statement; 3]);
+
+impl ByTrigger {
+    fn new(statement: impl Fn(Trigger) -> Statement) -> Self {
+        Self([Trigger::Fires, Trigger::Off, Trigger::OffForThis].map(statement))
+    }
+
+    pub(crate) fn of(&self, trigger: Trigger) -> &Statement {
+        let [fires, off, off_for_this] = &self.0;
+        match trigger {
+            Trigger::Fires => fires,
+            Trigger::Off => off,
+            Trigger::OffForThis => off_for_this,
+        }
+    }
+}
+
 impl Statements {
     pub(crate) fn new(table: &Table) -> Self {
         // diesel finds a prepared statement by its text, so a text is as short as it can be. (No literal of ours has
@@ -153,10 +171,8 @@ impl Statements {
             [Sized::new(names(&from_start), 3), Sized::new(names(&from_place), 6)]
         };
         Self {
-            put_one: statement(&put::one(false)),
-            put_one_quietly: statement(&put::one(true)),
-            put: statement(&put::many(false)),
-            put_quietly: statement(&put::many(true)),
+            put_one: ByTrigger::new(|trigger| statement(&put::one(trigger))),
+            put: ByTrigger::new(|trigger| statement(&put::many(trigger))),
             put_unique: statement(put::UNIQUE),
             walk: walks(take::Hold::Transaction),
             walk_leased: walks(take::Hold::Lease),

@@ -1,21 +1,48 @@
 //! How jobs come in.
 
-/// Switches the trigger off for this transaction, before it asks. Only for statements that are a
-/// transaction of their own.
+/// What the trigger that tells waiters does about a put.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Trigger {
+    Fires,
+    /// It is switched off for the rest of the transaction: for statements that are a transaction of their own.
+    Off,
+    /// It is switched off for this statement, and back to what it was: whatever else the transaction puts is told as
+    /// if this had not been.
+    OffForThis,
+}
+
+/// Switches the trigger off for this transaction, before it asks.
 const QUIET: &str = " FROM (SELECT set_config('pq.notify', 'off', true)) AS quiet";
 
 /// A job that is due at once, of priority 0, without keys. $1 queue, $2 payload.
-pub(super) fn one(quietly: bool) -> String {
-    let quiet = if quietly { QUIET } else { "" };
-    format!("INSERT INTO {{jobs}} (q_name, data) SELECT $1, $2::json{quiet} RETURNING id")
+pub(super) fn one(trigger: Trigger) -> String {
+    put("INSERT INTO {jobs} (q_name, data) SELECT $1, $2::json{quiet} RETURNING id", trigger)
 }
 
 /// Many jobs, in order: the ids ascend as they are inserted, and they are returned as inserted.
 /// A delay is added to the clock at the statement's start, not at the transaction's.
 /// $1 queue; arrays of a value a job: $2 payloads, $3 and $4 `schedule_at` as instant or delay, $5 and $6
 /// `expected_at` likewise, $7 priorities, $8 serialization keys.
-pub(super) fn many(quietly: bool) -> String {
-    PUT.replace("{quiet}", if quietly { QUIET } else { "" })
+pub(super) fn many(trigger: Trigger) -> String {
+    put(PUT, trigger)
+}
+
+fn put(insert: &str, trigger: Trigger) -> String {
+    match trigger {
+        Trigger::Fires => insert.replace("{quiet}", ""),
+        Trigger::Off => insert.replace("{quiet}", QUIET),
+        // The trigger asks when all rows are in, which is before the sum of them is there.
+        Trigger::OffForThis => format!(
+            "WITH before AS (\
+                SELECT value, set_config('pq.notify', 'off', true) FROM current_setting('pq.notify', true) AS value\
+            ), put AS ({}) \
+            SELECT unnest(ids) FROM (\
+                SELECT ids, set_config('pq.notify', coalesce(value, ''), true) \
+                FROM (SELECT array_agg(id) AS ids FROM put) AS done CROSS JOIN before\
+            ) AS told",
+            insert.replace("{quiet}", " FROM before")
+        ),
+    }
 }
 
 const PUT: &str = "\

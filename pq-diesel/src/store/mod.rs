@@ -4,6 +4,7 @@ mod archive;
 mod desk;
 mod head;
 mod line;
+mod open;
 mod put;
 mod together;
 mod verdict;
@@ -25,12 +26,14 @@ use pq_core::{
 
 pub(crate) use self::head::Heads;
 pub(crate) use self::line::{Gets, Levels};
+use self::open::Open;
 pub(crate) use self::put::Puts;
+use self::put::may_be_told_later;
 use self::verdict::{Return, columns};
 use crate::listener::{Listener, Subscription};
 use crate::pool::{self, Pool};
 use crate::prepared::Value;
-use crate::statements::Statements;
+use crate::statements::{Statements, Trigger};
 use crate::table::Table;
 use crate::{Error, Notify};
 
@@ -58,12 +61,24 @@ impl PgStore {
     #[must_use]
     pub fn hot_statements(&self) -> [(&'static str, String); 3] {
         let Statements { put_one, walk, take, .. } = &self.statements;
-        [("put", put_one.text()), ("take one", walk[0].of(1).0.text()), ("take", take[0].of(0).0.text())]
+        [
+            ("put", put_one.of(Trigger::Fires).text()),
+            ("take one", walk[0].of(1).0.text()),
+            ("take", take[0].of(0).0.text()),
+        ]
     }
 
-    /// Whether puts on connections of the handle's own are not told of by the table's trigger.
-    fn is_quiet(&self) -> bool {
-        self.notify != Notify::InCommit
+    /// What the table's trigger does about puts that are a transaction of their own.
+    fn own_trigger(&self) -> Trigger {
+        if self.notify == Notify::InCommit { Trigger::Fires } else { Trigger::Off }
+    }
+
+    /// What it does about a put of these jobs in a transaction of the connection's, which is noted if it is one that
+    /// this handle commits.
+    fn trigger_in(&self, conn: &PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Trigger {
+        let is_ours = may_be_told_later(jobs) && open::note(self, conn, queue);
+        let later = self.notify == Notify::AfterCommit && self.listener.is_some();
+        if is_ours && later { Trigger::OffForThis } else { Trigger::Fires }
     }
 
     /// A put into the queue has committed: wakes those who wait for it by this handle, who need not wait for the
@@ -87,7 +102,8 @@ impl Store for PgStore {
     type Subscription = Option<Subscription>;
 
     fn put(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
-        self.insert(conn, queue, jobs, false)
+        let trigger = self.trigger_in(conn, queue, jobs);
+        self.insert(conn, queue, jobs, trigger)
     }
 
     fn put_all(
@@ -96,7 +112,7 @@ impl Store for PgStore {
         queue: &QueueName,
         jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
     ) -> Result<u64, Error> {
-        self.copy_all(conn, queue, jobs, false)
+        self.copy_all(conn, queue, jobs, Trigger::Fires)
     }
 
     fn take(&self, conn: &mut PgConnection, queue: &QueueName, count: usize) -> Result<Taken, Error> {
@@ -333,10 +349,14 @@ impl Store for PgStore {
     ) -> Result<R, E> {
         let around = depth(conn).map_err(Error::from)?;
         AnsiTransactionManager::begin_transaction(conn).map_err(Error::from)?;
+        let open = (around == 0).then(|| Open::new(self, conn));
         // What the panic may have left half done on the connection is rolled back before it goes on.
         match catch_unwind(AssertUnwindSafe(|| work(conn))) {
             Ok(Ok(done)) => match commit(conn, around) {
-                Ok(()) => Ok(done),
+                Ok(()) => {
+                    open.iter().flat_map(Open::queues).for_each(|queue| self.has_put(&queue));
+                    Ok(done)
+                }
                 Err(error) => {
                     let _ = roll_back_to(conn, around);
                     let error = Error::from(error);
@@ -380,7 +400,7 @@ impl Store for PgStore {
         jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
     ) -> Result<u64, Error> {
         // Until the commit, which knows of itself whether its outcome is known, nothing has happened.
-        let count = self.with_connection(|conn| self.copy_all(conn, queue, jobs, self.is_quiet()))?;
+        let count = self.with_connection(|conn| self.copy_all(conn, queue, jobs, self.own_trigger()))?;
         self.has_put(queue);
         Ok(count)
     }

@@ -14,6 +14,7 @@ use super::together::{COMPANY, Fate, Lead, Together, Turn};
 use crate::Error;
 use crate::copy::copy_in;
 use crate::prepared::{Statement, Value};
+use crate::statements::Trigger;
 
 /// The most bytes and jobs that go into one INSERT. More are split, inside one transaction.
 const CHUNK_BYTES: usize = 16 << 20;
@@ -44,7 +45,7 @@ impl PgStore {
     }
 
     fn put_alone(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
-        self.commit_put(queue, |conn, quietly| self.insert(conn, queue, jobs, quietly))
+        self.commit_put(queue, |conn, trigger| self.insert(conn, queue, jobs, trigger))
     }
 
     fn put_together(
@@ -58,9 +59,8 @@ impl PgStore {
         }
         let sizes: Vec<usize> = lead.asks().map(Vec::len).collect();
         let wanted = jobs.len() + sizes.iter().sum::<usize>();
-        let put = self.commit_put(queue, |conn, quietly| {
-            let statements = &self.statements;
-            let statement = if quietly { &statements.put_quietly } else { &statements.put };
+        let put = self.commit_put(queue, |conn, trigger| {
+            let statement = self.statements.put.of(trigger);
             let all: Vec<&NewJob> = jobs.iter().chain(lead.asks().flatten()).collect();
             self.heads.put(queue, &all);
             self.insert_chunk(conn, statement, queue, &all)
@@ -85,9 +85,10 @@ impl PgStore {
     fn commit_put(
         &self,
         queue: &QueueName,
-        put: impl FnOnce(&mut PgConnection, bool) -> Result<Vec<Put>, Error>,
+        put: impl FnOnce(&mut PgConnection, Trigger) -> Result<Vec<Put>, Error>,
     ) -> Result<Vec<Put>, Error> {
-        let put = self.with_connection(|conn| put(conn, self.is_quiet())).map_err(Error::unless_committed)?;
+        let put =
+            self.with_connection(|conn| put(conn, self.own_trigger())).map_err(Error::unless_committed)?;
         self.has_put(queue);
         Ok(put)
     }
@@ -97,15 +98,10 @@ impl PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         jobs: &[NewJob],
-        quietly: bool,
+        trigger: Trigger,
     ) -> Result<Vec<Put>, Error> {
         self.heads.put(queue, jobs);
-        let statements = &self.statements;
-        let (one, many) = if quietly {
-            (&statements.put_one_quietly, &statements.put_quietly)
-        } else {
-            (&statements.put_one, &statements.put)
-        };
+        let (one, many) = (self.statements.put_one.of(trigger), self.statements.put.of(trigger));
         if let [job] = jobs
             && (job.schedule_at, job.expected_at, job.priority) == (None, None, 0)
             && job.serialization_key.is_none()
@@ -116,7 +112,7 @@ impl PgStore {
             return Ok(vec![Put::added(JobId(id))]);
         }
         if jobs.len() >= COPY_JOBS && jobs.iter().all(|job| job.unique.is_none()) {
-            return self.copy_numbered(conn, queue, jobs, quietly);
+            return self.copy_numbered(conn, queue, jobs, trigger);
         }
         let chunks = chunks(jobs);
         if let [chunk] = chunks[..] {
@@ -138,8 +134,9 @@ impl PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         jobs: &[NewJob],
-        quietly: bool,
+        trigger: Trigger,
     ) -> Result<Vec<Put>, Error> {
+        let quietly = trigger == Trigger::Off;
         let copy = |conn: &mut PgConnection| {
             let statements = &self.statements;
             let numbers = if quietly { &statements.put_numbers_quietly } else { &statements.put_numbers };
@@ -163,11 +160,12 @@ impl PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
-        quietly: bool,
+        trigger: Trigger,
     ) -> Result<u64, Error> {
         self.heads.changed(queue);
         let statements = &self.statements;
-        let clock = if quietly { &statements.put_clock_quietly } else { &statements.put_clock };
+        let clock =
+            if trigger == Trigger::Off { &statements.put_clock_quietly } else { &statements.put_clock };
         self.transaction(conn, |conn| {
             let now = clock.with::<Timestamptz>(&[]).get_result(conn).map_err(|e| self.error(e))?;
             copy_in(conn, &self.table, &statements.copy, |rows| {
@@ -232,6 +230,12 @@ fn done(word: &str) -> PutOutcome {
         "put_off" => PutOutcome::PutOff,
         _ => PutOutcome::Added,
     }
+}
+
+/// Whether waiters can be told of a put in a transaction by who commits it, and not by the trigger: a COPY, and the
+/// function that puts jobs with unique keys, leave that to the trigger.
+pub(super) fn may_be_told_later(jobs: &[NewJob]) -> bool {
+    jobs.len() < COPY_JOBS && jobs.iter().all(|job| job.unique.is_none())
 }
 
 /// Whether a put may go together with others: it is small, and waits for nobody's open transaction, as a put with
