@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use diesel::connection::SimpleConnection;
-use pq_diesel::{Pq, Worker};
 
-use super::working::{self, Kind, figure, parts};
+use super::working::{Kind, figure, parts};
 use super::{Plan, Scenario};
 use crate::{Bench, Cost, Figure, PAYLOAD};
 
@@ -33,9 +32,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
                 for _ in 0..plan.rounds {
                     for (keyed, costs) in [(true, &mut with), (false, &mut without)] {
                         fill(bench, jobs, keyed.then_some(keys))?;
-                        costs.push(working::drain(bench, Pq::builder(), threads, jobs, |pq| {
-                            Ok(Worker::new(pq).serve(kind.idle(&pq.queue(QUEUE)?)))
-                        })?);
+                        costs.push(kind.drain(bench, QUEUE, threads, jobs)?);
                     }
                 }
                 let parameters = [

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::working::{Kind, figure};
 use super::{Plan, Scenario};
-use crate::{Bench, Figure, Target, median, percentile, rate};
+use crate::{Bench, Figure, Target, median, percentile, pool};
 
 /// Sixteen writers and one worker.
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -118,18 +118,17 @@ fn writers(bench: &Bench, plan: &Plan, writers: Writers, notify: Notify, found: 
     let pq = Pq::builder().url(bench.url()).pool_size(WRITERS as u32 * 2).notify(notify).connect()?;
     let queue: Queue<Box<RawValue>> = pq.queue(QUEUE)?;
     let payload = || RawValue::from_string(epoch.elapsed().as_secs_f64().to_string()).context("a number");
-    let time = plan.time(5.0);
+    let (threads, time) = (pool::threads(WRITERS)?, plan.time(5.0));
     std::thread::scope(|scope| {
         let working = scope.spawn(move || worker.run());
         let rate = match writers {
-            Writers::Together => {
-                rate(WRITERS, time, || -> Result<()> { queue.put(&payload()?).map(drop).map_err(Into::into) })
-            }
+            Writers::Together => pool::for_time(&threads, time, |_| {
+                queue.put(&payload()?)?;
+                Ok(())
+            }),
             Writers::Apart => own(bench, notify).and_then(|connections| {
-                rate(WRITERS, time, || {
-                    // A thread a connection: whoever finds its own is never refused.
-                    let free = connections.iter().find_map(|conn| conn.try_lock().ok());
-                    let mut conn = free.context("a connection for each thread")?;
+                pool::for_time(&threads, time, |thread| {
+                    let mut conn = connections[thread].lock().unwrap_or_else(PoisonError::into_inner);
                     let payload = payload()?;
                     let put = |conn: &mut PgConnection| queue.on(conn).put(&payload).map(drop);
                     queue.on(&mut conn).transaction(put).map_err(|e: Error| e.into())
@@ -138,7 +137,7 @@ fn writers(bench: &Bench, plan: &Plan, writers: Writers, notify: Notify, found: 
         };
         control.stop(StopMode::All);
         working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
-        found.rates.push(rate?);
+        found.rates.push(rate?.rate);
         let times = std::mem::take(&mut *pickups.lock().unwrap_or_else(PoisonError::into_inner));
         found.pickups.push(times);
         Ok(())

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use pq_diesel::Queue;
 use serde_json::value::RawValue;
 
-use super::sides::{Sides, bare_drain, drain, figure};
+use super::sides::{Sides, bare_drain, figure};
+use super::working::Kind;
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, PAYLOAD, Script, payload_of, pool};
 
@@ -75,14 +75,13 @@ fn put_side(bench: &Bench, plan: &Plan, payload: &str, sides: &mut Sides) -> Res
 }
 
 fn drain_side(bench: &Bench, plan: &Plan, payload: &str, sides: &mut Sides) -> Result<()> {
-    let queue: Queue<Box<RawValue>> = bench.queue(QUEUE)?;
     // As many as make 64 MiB, of small ones fifty thousand.
     let jobs = ((64 << 20) / payload.len()).min(50_000);
     let jobs = ((jobs as f64 * plan.scale) as usize).max(100);
     bench.fill_in_use_by_sql(QUEUE, jobs, payload)?;
     sides.bare.push(bare_drain(bench, QUEUE, 1, jobs)?);
     bench.fill_in_use_by_sql(QUEUE, jobs, payload)?;
-    sides.ours.push(drain(bench, &queue, true, 1, jobs)?);
+    sides.ours.push(Kind::Transactional.drain(bench, QUEUE, 1, jobs)?);
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use pq_diesel::Wait;
 use serde_json::value::RawValue;
 
-use super::sides::{Sides, bare_drain, delete, drain, figure, insert, not_dry};
+use super::sides::{Sides, bare_drain, delete, figure, insert, not_dry};
+use super::working::Kind;
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, PAYLOAD, Script, pool};
 
@@ -84,13 +85,12 @@ fn gets(bench: &Bench, plan: &Plan, threads: usize, sides: &mut Sides) -> Result
 }
 
 fn drains(bench: &Bench, plan: &Plan, threads: usize, step: &mut Step) -> Result<()> {
-    let queue = bench.queue(QUEUE)?;
     let jobs = plan.jobs(100_000);
     bench.fill_by_sql(QUEUE, jobs)?;
     let bare = bare_drain(bench, QUEUE, threads, jobs)?;
-    for (transactional, sides) in [(true, &mut step.transactional), (false, &mut step.leased)] {
+    for (kind, sides) in [(Kind::Transactional, &mut step.transactional), (Kind::Leased, &mut step.leased)] {
         bench.fill_by_sql(QUEUE, jobs)?;
-        sides.ours.push(drain(bench, &queue, transactional, threads, jobs)?);
+        sides.ours.push(kind.drain(bench, QUEUE, threads, jobs)?);
         sides.bare.push(bare);
     }
     Ok(())

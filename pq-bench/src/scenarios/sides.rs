@@ -1,15 +1,14 @@
 //! The two sides of a figure, and what several scenarios say alike.
 
-use std::convert::Infallible;
-
 use anyhow::{Result, ensure};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_diesel::{Queue, Worker};
+use pq_diesel::Queue;
 use serde_json::value::RawValue;
 
+use super::working;
 use crate::bare::{Script, plain_take};
-use crate::{Bench, Cost, Figure, Meter, PAYLOAD};
+use crate::{Bench, Cost, Figure, PAYLOAD};
 
 /// What each round cost, ours and the other's.
 #[derive(Debug, Default)]
@@ -38,13 +37,7 @@ impl Sides {
 
 /// A figure of jobs a second that is still to be measured.
 pub(super) fn figure(scenario: &str, name: &str, beside: &str) -> Figure {
-    Figure {
-        scenario: scenario.to_owned(),
-        name: name.to_owned(),
-        unit: "jobs/s".to_owned(),
-        beside: Some(beside.to_owned()),
-        ..Figure::default()
-    }
+    Figure { beside: Some(beside.to_owned()), ..working::figure(scenario, name, "jobs/s", []) }
 }
 
 /// The INSERT of a put, with its values bound.
@@ -83,25 +76,4 @@ pub(super) fn bare_drain(bench: &Bench, queue: &str, clients: usize, jobs: usize
     let left: i64 = left.get_result(&mut bench.connect()?)?;
     ensure!(left <= i64::try_from(jobs / 100)?, "pgbench left {left} of {jobs} jobs");
     Ok(cost)
-}
-
-/// Takes all jobs by a worker whose handlers do nothing.
-pub(super) fn drain(
-    bench: &Bench,
-    queue: &Queue<Box<RawValue>>,
-    transactional: bool,
-    threads: usize,
-    jobs: usize,
-) -> Result<Cost> {
-    let handler = match transactional {
-        true => queue.transactional(|_, _| Ok::<_, Infallible>(())),
-        false => queue.leased(|_, _| Ok::<_, Infallible>(())),
-    };
-    let worker = Worker::new(&bench.pq).threads(threads).serve(handler);
-    let mut conn = bench.connect()?;
-    let meter = Meter::of(bench, &mut conn)?;
-    let report = worker.run_until_empty()?;
-    let time = meter.elapsed();
-    ensure!(report.done == jobs as u64, "the worker was to do {jobs} jobs: {report:?}");
-    meter.stop_after(&mut conn, jobs, time)
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
-use pq_diesel::Pq;
+use pq_diesel::{Pq, StopMode, Worker};
+use serde_json::value::RawValue;
 
 use super::working::{Kind, figure};
 use super::{Plan, Scenario};
-use crate::{Bench, Figure, Listening, Target, percentile, pickup_latencies};
+use crate::{Bench, Figure, Listening, PAYLOAD, Target, percentile};
 
 /// From the put's beginning to the handler's start.
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -40,8 +41,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         bench.refill(&bench.queue(QUEUE)?, 0)?;
         for (kind, ours) in Kind::BOTH.into_iter().zip(&mut ours) {
             for (producer, rounds) in producers.into_iter().zip(ours) {
-                let transactional = kind == Kind::Transactional;
-                rounds.push(pickup_latencies(&bench.pq, producer, QUEUE, transactional, times)?);
+                rounds.push(pickups(&bench.pq, producer, kind, times)?);
             }
         }
         told.push(bare(bench, times, |_| Ok(()))?);
@@ -76,6 +76,34 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
+/// How long after each put of the producer a worker's handler has begun, in milliseconds; so many, one at a time,
+/// with a worker of one thread that has nothing else to do.
+fn pickups(pq: &Pq, producer: &Pq, kind: Kind, times: usize) -> Result<Vec<f64>> {
+    let (queue, puts) = (pq.queue::<Box<RawValue>>(QUEUE)?, producer.queue::<Box<RawValue>>(QUEUE)?);
+    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+    let (begun, begins) = channel();
+    let handler = kind.handler(&queue, move |_| {
+        // Where nobody receives the run is over.
+        let _ = begun.send(Instant::now());
+    });
+    let worker = Worker::new(pq).serve(handler);
+    let control = worker.control();
+    std::thread::scope(|scope| {
+        let working = scope.spawn(move || worker.run());
+        let latencies = (0..times).map(|_| {
+            std::thread::sleep(PAUSE);
+            let put = Instant::now();
+            puts.put(&payload)?;
+            let began = begins.recv_timeout(PATIENCE)?;
+            Ok(began.saturating_duration_since(put).as_secs_f64() * 1_000.0)
+        });
+        let latencies = latencies.collect();
+        control.stop(StopMode::All);
+        working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        latencies
+    })
+}
+
 /// The percentiles of all rounds together.
 fn percentiles(rounds: &[Vec<f64>]) -> Vec<(f64, f64)> {
     let all = rounds.concat();
@@ -91,7 +119,7 @@ fn bare(
     let mut listening = Listening::on(bench, BARE)?;
     let mut writer = bench.connect()?;
     writer.batch_execute(&format!(
-        "TRUNCATE pq.queue; PREPARE put AS INSERT INTO pq.queue (q_name, data) SELECT '{BARE}', '1'::json RETURNING id"
+        "TRUNCATE pq.queue; PREPARE put AS INSERT INTO pq.queue (q_name, data) SELECT '{BARE}', '{PAYLOAD}'::json RETURNING id"
     ))?;
     // With one job at a time in the table, the simplest DELETE is the one to beat.
     listening.conn().batch_execute(&format!(

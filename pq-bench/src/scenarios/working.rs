@@ -43,6 +43,13 @@ impl Kind {
         }
     }
 
+    /// [`drain`] of a queue of the usual table, by handlers that do nothing.
+    pub(super) fn drain(self, bench: &Bench, queue: &str, threads: usize, jobs: usize) -> Result<Cost> {
+        drain(bench, Pq::builder(), threads, jobs, |pq| {
+            Ok(Worker::new(pq).serve(self.idle(&pq.queue(queue)?)))
+        })
+    }
+
     /// A handler that does nothing.
     pub(super) fn idle(self, queue: &Queue<Box<RawValue>>) -> Handler {
         self.handler(queue, |_| {})
