@@ -60,7 +60,7 @@ pub use payload::{Payload, PayloadLimits};
 pub use queue::{Bound, Iter, Pq, Queue};
 pub use registry::{Beat, Beaten, WorkerId, WorkerInfo};
 pub use retry::Backoff;
-pub use store::{Counts, Dead, Store, StoreError, Taken};
+pub use store::{Counts, Dead, Search, Store, StoreError, Taken};
 pub use task::{CallOptions, Ending, Failure, Handler, Task, Trace};
 pub use verdict::{Cancelled, Ended, EndedAs, Extended, Outcome, Retention, Swept, Verdict, Whereabouts};
 pub use wait::Wait;

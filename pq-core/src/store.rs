@@ -96,38 +96,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own; nothing was taken then that the end of the transaction does not give back.
-    fn take(&self, conn: &mut Self::Conn, queue: &QueueName, count: usize) -> Result<Taken, Self::Error>;
-
-    /// Takes as [`Store::take`] does, for a caller that looks again by itself. Where to look through the whole line
-    /// is dear, the store may pass by what came in before the place where its last take ended (a higher priority, a
-    /// late commit, a rollback), even if it takes nothing: it says then by [`Taken::next_due`] when it looks there.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::take`].
-    fn take_along(
+    fn take(
         &self,
         conn: &mut Self::Conn,
         queue: &QueueName,
         count: usize,
-    ) -> Result<Taken, Self::Error> {
-        self.take(conn, queue, count)
-    }
-
-    /// [`Store::take_along`], under a lease as [`Store::lease`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::take`].
-    fn lease_along(
-        &self,
-        conn: &mut Self::Conn,
-        queue: &QueueName,
-        count: usize,
-        lease: Duration,
-    ) -> Result<Taken, Self::Error> {
-        self.lease(conn, queue, count, lease)
-    }
+        search: Search,
+    ) -> Result<Taken, Self::Error>;
 
     /// Takes as [`Store::take`] does, under one lease for all: the jobs are yours for this long after
     /// the commit, and then anyone's.
@@ -141,6 +116,7 @@ pub trait Store: Send + Sync + 'static {
         queue: &QueueName,
         count: usize,
         lease: Duration,
+        search: Search,
     ) -> Result<Taken, Self::Error>;
 
     /// Has these leases end this long from now. One that is missing from the answer is lost.
@@ -468,8 +444,8 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`Store::take`] and [`Store::with_connection`].
-    fn take_now(&self, queue: &QueueName, count: usize) -> Result<Taken, Self::Error> {
-        self.with_connection(|conn| self.take(conn, queue, count))
+    fn take_now(&self, queue: &QueueName, count: usize, search: Search) -> Result<Taken, Self::Error> {
+        self.with_connection(|conn| self.take(conn, queue, count, search))
     }
 
     /// Has `bell` rung for every put to `queue` that commits after this returns, while the
@@ -504,6 +480,17 @@ pub trait StoreError: std::error::Error + From<Error> + Send + Sync + 'static {
     /// Whether the store could not be reached, or was not ready to serve, so that the same call may
     /// succeed later: a wait goes on then.
     fn is_unavailable(&self) -> bool;
+}
+
+/// How far a take looks before it says that there is nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Through the whole line: no job was ready then.
+    Whole,
+    /// For a caller that looks again by itself. Where to look through the whole line is dear, the store may pass by
+    /// what came in before the place where its last take ended (a higher priority, a late commit, a rollback), and
+    /// says by [`Taken::next_due`] when it looks there.
+    Along,
 }
 
 /// What a take found.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::bell::{Bell, Stop};
-use crate::store::{Store, StoreError};
+use crate::store::{Search, Store, StoreError};
 use crate::{Error, QueueName};
 
 /// How long a call may wait for a job.
@@ -49,12 +49,12 @@ pub(crate) fn look_and_wait<S: Store, R>(
     queues: &[QueueName],
     wait: Wait,
     stop: Option<&Stop>,
-    mut look: impl FnMut() -> Result<Look<R>, S::Error>,
+    mut look: impl FnMut(Search) -> Result<Look<R>, S::Error>,
 ) -> Result<Option<R>, S::Error> {
     // A duration that no clock can add is as good as for ever.
     let deadline = match wait {
         Wait::No => {
-            return look().map(|found| match found {
+            return look(Search::Whole).map(|found| match found {
                 Look::Found(jobs) => Some(jobs),
                 Look::Nothing { .. } => None,
             });
@@ -79,7 +79,7 @@ pub(crate) fn look_and_wait<S: Store, R>(
         let remaining = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let over = remaining == Some(Duration::ZERO);
 
-        let pause = match look() {
+        let pause = match look(if over { Search::Whole } else { Search::Along }) {
             Ok(Look::Found(jobs)) => return Ok(Some(jobs)),
             Ok(Look::Nothing { .. }) if over => return Ok(None),
             Ok(Look::Nothing { next_due }) => {
@@ -113,9 +113,9 @@ mod tests {
         let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
         let begun = Instant::now();
         let mut looks = 0;
-        let found = look_and_wait(&store, std::slice::from_ref(&queue), Wait::Forever, None, || {
+        let found = look_and_wait(&store, std::slice::from_ref(&queue), Wait::Forever, None, |search| {
             looks += 1;
-            let taken = store.take_now(&queue, 1)?;
+            let taken = store.take_now(&queue, 1, search)?;
             if looks == 1 {
                 store.put_now(&queue, &[NewJob::new(Payload::from_stored("1".to_owned()))])?;
             }
@@ -127,6 +127,23 @@ mod tests {
         assert_eq!((found, looks), (Some(1), 2));
         // One that was slept past is found by the poll.
         assert!(begun.elapsed() < store.poll_interval());
+        Ok(())
+    }
+
+    #[test]
+    fn a_wait_is_sure_of_its_last_look_alone() -> Result<(), Error> {
+        let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
+        for wait in [Wait::No, Wait::For(Duration::from_millis(20))] {
+            let mut looks = Vec::new();
+            let found: Option<()> =
+                look_and_wait(&store, std::slice::from_ref(&queue), wait, None, |search| {
+                    looks.push(search);
+                    Ok(Look::Nothing { next_due: None })
+                })?;
+            assert_eq!((found, looks.pop()), (None, Some(Search::Whole)));
+            assert!(looks.iter().all(|search| *search == Search::Along), "{looks:?}");
+            assert_eq!(looks.is_empty(), wait == Wait::No);
+        }
         Ok(())
     }
 }

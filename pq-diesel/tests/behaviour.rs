@@ -11,7 +11,7 @@ use common::{LISTENING, Outcome, PATIENCE, database, queue, until};
 use diesel::connection::{InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Text};
-use pq_core::Store;
+use pq_core::{Search, Store};
 use pq_diesel::{Error, Notify, Pq, Queue, Wait, direct};
 use pq_testing::{Database, Server};
 use serde_json::value::RawValue;
@@ -347,7 +347,7 @@ fn who_looks_again_spares_the_walk_over_what_is_gone() -> Outcome {
     take_until_walked_on(&mut conn, &queue)?;
     while queue.on(&mut conn).get()?.is_some() {}
     let (store, first) = (pq.store(), pq_diesel::PutOptions::new().priority(5));
-    let take = |conn: &mut PgConnection| store.take_along(conn, queue.name(), 1);
+    let take = |conn: &mut PgConnection| store.take(conn, queue.name(), 1, Search::Along);
     let nothing = take(&mut conn)?;
     assert!(nothing.jobs.is_empty());
     assert!(nothing.next_due.is_some_and(|due| !due.is_zero()), "{nothing:?}");

@@ -8,7 +8,7 @@ use common::{Outcome, PATIENCE, database, queue};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_core::memory::MemoryStore;
-use pq_core::{NewJob, QueueName, Store};
+use pq_core::{NewJob, QueueName, Search, Store};
 use pq_diesel::{Key, Outcome as Verdict, Pq, PutOptions, PutOutcome, Wait};
 use serde_json::json;
 
@@ -78,7 +78,7 @@ fn leased_in_turn<S: Store>(
     store.put(conn, &name, jobs)?;
     let mut turns = Vec::new();
     for turn in 0..60 {
-        let taken = store.lease(conn, &name, counts(turn), PATIENCE)?.jobs;
+        let taken = store.lease(conn, &name, counts(turn), PATIENCE, Search::Whole)?.jobs;
         if turn % 4 != 0 {
             let verdicts: Vec<_> =
                 taken.iter().map(|job| pq_core::Verdict { job, outcome: Verdict::Complete }).collect();

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use pq_core::memory::MemoryStore;
-use pq_core::{Key, NewJob, Outcome, Payload, QueueName, RawJob, Retention, Store, Taken, Verdict, When};
+use pq_core::{
+    Key, NewJob, Outcome, Payload, QueueName, RawJob, Retention, Search, Store, Taken, Verdict, When,
+};
 use pq_diesel::Pq;
 use pq_testing::{Database, Server};
 use proptest::prelude::*;
@@ -170,11 +172,11 @@ impl<S: Store> Side<'_, S> {
                 format!("{:?}", store.put(conns[*conn], &self.queues[*queue], &jobs).ok())
             }
             Step::Take { conn, queue, count } => {
-                let taken = store.take(conns[*conn], &self.queues[*queue], *count);
+                let taken = store.take(conns[*conn], &self.queues[*queue], *count, Search::Whole);
                 self.took(taken.ok())
             }
             Step::Lease { conn, queue, count } => {
-                let taken = store.lease(conns[*conn], &self.queues[*queue], *count, LEASE);
+                let taken = store.lease(conns[*conn], &self.queues[*queue], *count, LEASE, Search::Whole);
                 self.took(taken.ok())
             }
             Step::Settle { conn, held, verdict } => match self.pick(*held) {

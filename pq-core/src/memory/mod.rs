@@ -28,7 +28,7 @@ pub use self::transaction::MemoryConn;
 use crate::{
     Beat, Beaten, Bell, Cancelled, Claim, Counts, Cron, CronEntry, Dead, Ended, EndedAs, Error, Extended,
     Filter, Held, JobId, Listed, NewJob, Outcome, Overview, Payload, Put, QueueName, RawJob, Retention,
-    StopMode, Store, StoreError, Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
+    Search, StopMode, Store, StoreError, Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
 };
 
 /// A store in memory. Clones share their jobs.
@@ -63,7 +63,13 @@ impl Store for MemoryStore {
         })
     }
 
-    fn take(&self, conn: &mut MemoryConn, queue: &QueueName, count: usize) -> Result<Taken, Error> {
+    fn take(
+        &self,
+        conn: &mut MemoryConn,
+        queue: &QueueName,
+        count: usize,
+        _: Search,
+    ) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
             let line = line::first(state, queue, count, open.tx, now);
@@ -83,6 +89,7 @@ impl Store for MemoryStore {
         queue: &QueueName,
         count: usize,
         lease: Duration,
+        _: Search,
     ) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {

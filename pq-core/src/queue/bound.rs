@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::Queue;
 use super::get::Decoded;
 use super::put::ids;
-use crate::{Counts, Dead, Job, JobId, Outcome, Put, PutOptions, Store, Verdict};
+use crate::{Counts, Dead, Job, JobId, Outcome, Put, PutOptions, Search, Store, Verdict};
 
 /// A queue on the caller's connection, inside whatever transaction that is in. See [`Queue::on`].
 ///
@@ -186,7 +186,7 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
     ///
     /// The store's own.
     pub fn get_many(&mut self, count: usize) -> Result<Vec<Job<T>>, S::Error> {
-        Ok(self.take(count)?.jobs)
+        Ok(self.take(count, Search::Whole)?.jobs)
     }
 
     /// Runs `work` on a job that this transaction holds, in a nested one; where it fails the job
@@ -205,10 +205,10 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
     }
 
     /// Takes with this transaction. What cannot be decoded is buried on the way.
-    pub(super) fn take(&mut self, count: usize) -> Result<Decoded<T>, S::Error> {
+    pub(super) fn take(&mut self, count: usize, search: Search) -> Result<Decoded<T>, S::Error> {
         let store = self.queue.store();
         loop {
-            let found = self.queue.decode(store.take(self.conn, &self.queue.name, count)?);
+            let found = self.queue.decode(store.take(self.conn, &self.queue.name, count, search)?);
             if !found.dead.is_empty() {
                 store.bury(self.conn, &found.dead)?;
             }
@@ -219,10 +219,15 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
     }
 
     /// Takes under a lease with this transaction. What cannot be decoded goes dead on the way.
-    pub(super) fn take_leased(&mut self, count: usize, lease: Duration) -> Result<Decoded<T>, S::Error> {
+    pub(super) fn take_leased(
+        &mut self,
+        count: usize,
+        lease: Duration,
+        search: Search,
+    ) -> Result<Decoded<T>, S::Error> {
         let store = self.queue.store();
         loop {
-            let found = self.queue.decode(store.lease(self.conn, &self.queue.name, count, lease)?);
+            let found = self.queue.decode(store.lease(self.conn, &self.queue.name, count, lease, search)?);
             if !found.dead.is_empty() {
                 let verdict = |dead: &'_ Dead| Outcome::Dead { error: dead.reason.clone() };
                 let verdicts: Vec<Verdict<'_>> = found

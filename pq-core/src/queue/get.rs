@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Iter, Queue};
 use crate::wait::{Look, look_and_wait};
-use crate::{Dead, Error, Job, JobId, RawJob, Store, Taken, Wait};
+use crate::{Dead, Error, Job, JobId, RawJob, Search, Store, Taken, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Gets the next job, waiting for one if need be; `None` where none came in time.
@@ -34,8 +34,8 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// As [`Queue::get`].
     pub fn get_many(&self, count: usize, wait: Wait) -> Result<Vec<Job<T>>, S::Error> {
-        let found = self.wait(wait, || {
-            let found = self.take_now(count)?;
+        let found = self.wait(wait, |search| {
+            let found = self.take_now(count, search)?;
             Ok(match found.jobs {
                 jobs if jobs.is_empty() => Look::Nothing { next_due: found.next_due },
                 jobs => Look::Found(jobs),
@@ -79,11 +79,11 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         work: impl FnOnce(&mut S::Conn, Vec<Job<T>>) -> Result<R, E>,
     ) -> Result<Option<R>, E> {
         let mut work = Some(work);
-        let found = self.wait(wait, || {
+        let found = self.wait(wait, |search| {
             let mut started = false;
             let mut failed = None;
             let looked = self.transaction(|conn| {
-                let found = self.on(conn).take(count)?;
+                let found = self.on(conn).take(count, search)?;
                 let work = match work.take_if(|_| !found.jobs.is_empty()) {
                     Some(work) => work,
                     None => return Ok(Look::Nothing { next_due: found.next_due }),
@@ -140,15 +140,15 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     pub(super) fn wait<R>(
         &self,
         wait: Wait,
-        look: impl FnMut() -> Result<Look<R>, S::Error>,
+        look: impl FnMut(Search) -> Result<Look<R>, S::Error>,
     ) -> Result<Option<R>, S::Error> {
         look_and_wait(self.store(), std::slice::from_ref(&self.name), wait, self.pq.stop.as_ref(), look)
     }
 
     /// Takes on a connection of the handle's own. What cannot be decoded is buried on the way.
-    fn take_now(&self, count: usize) -> Result<Decoded<T>, S::Error> {
+    fn take_now(&self, count: usize, search: Search) -> Result<Decoded<T>, S::Error> {
         loop {
-            let taken = self.store().take_now(&self.name, count)?;
+            let taken = self.store().take_now(&self.name, count, search)?;
             let found = self.decode(taken);
             if !found.dead.is_empty() {
                 self.store().with_connection(|conn| self.store().bury(conn, &found.dead))?;

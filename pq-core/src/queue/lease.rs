@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Bound, Queue};
 use crate::wait::Look;
-use crate::{Error, Extended, Job, Outcome, Store, Verdict, Wait};
+use crate::{Error, Extended, Job, Outcome, Search, Store, Verdict, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Takes up to `count` jobs under a lease, waiting until there is at least one; an empty list where
@@ -21,9 +21,9 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// As [`Queue::get`].
     pub fn lease(&self, count: usize, lease: Duration, wait: Wait) -> Result<Vec<Job<T>>, S::Error> {
-        let found = self.wait(wait, || {
+        let found = self.wait(wait, |search| {
             self.store().with_connection(|conn| {
-                let taken = self.on(conn).take_leased(count, lease)?;
+                let taken = self.on(conn).take_leased(count, lease, search)?;
                 Ok(match taken.jobs {
                     jobs if jobs.is_empty() => Look::Nothing { next_due: taken.next_due },
                     jobs => Look::Found(jobs),
@@ -73,7 +73,7 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
     ///
     /// The store's own.
     pub fn lease(&mut self, count: usize, lease: Duration) -> Result<Vec<Job<T>>, S::Error> {
-        Ok(self.take_leased(count, lease)?.jobs)
+        Ok(self.take_leased(count, lease, Search::Whole)?.jobs)
     }
 }
 

@@ -12,29 +12,26 @@ use super::shared::{Finished, Holding, Shared, lock};
 use super::status::{Report, StopMode};
 use super::threads::{Batch, rest};
 use crate::task::{Failure, Incoming, Ran, Run};
-use crate::{Error, Outcome, RawJob, Store, StoreError, Verdict, Whereabouts};
+use crate::{Error, Outcome, RawJob, Search, Store, StoreError, Verdict, Whereabouts};
 
 /// How long an ended job waits for others to be settled with it.
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
 
 /// Takes up to `want` jobs under a lease and works them. `found` is called when there are some, before the first
-/// one is begun. Who `ends` where there are none has to know that for sure.
+/// one is begun.
 pub(super) fn batch<S: Store>(
     shared: &Arc<Shared<S>>,
     thread: usize,
     position: usize,
     want: usize,
-    ends: bool,
+    search: Search,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
     let (store, line) = (shared.pq.store(), &shared.lines.all[position]);
     let length = shared.settings.lease;
     let taken = {
         let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
-        store.with_connection(|conn| match ends {
-            true => store.lease(conn, line.queue.name(), want, length),
-            false => store.lease_along(conn, line.queue.name(), want, length),
-        })?
+        store.with_connection(|conn| store.lease(conn, line.queue.name(), want, length, search))?
     };
     let Some(lease) = taken.jobs.first().and_then(|job| job.claim.lease()) else {
         return Ok(Batch::nothing(taken.next_due));

@@ -9,7 +9,7 @@ use super::shared::{Shared, lock};
 use super::status::{Report, StopMode};
 use super::{Until, keeper, leased, transactional};
 use crate::wait::{Look, look_and_wait};
-use crate::{Bell, Store, StoreError, Wait};
+use crate::{Bell, Search, Store, StoreError, Wait};
 
 /// How long the worker pauses after errors.
 pub(super) mod rest {
@@ -98,7 +98,9 @@ fn serve<S: Store>(shared: &Arc<Shared<S>>, thread: usize) -> Result<(), S::Erro
 fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Result<bool, S::Error> {
     let ends_when_empty = || shared.until == Until::Empty || shared.signals.mode() == Some(StopMode::All);
     let ends = ends_when_empty();
-    match look(shared, thread, pace, ends, &mut || ())? {
+    // Who ends where there is nothing has to know it for sure.
+    let search = if ends { Search::Whole } else { Search::Along };
+    match look(shared, thread, pace, search, &mut || ())? {
         Looked::Worked => return Ok(true),
         Looked::Enough => return Ok(false),
         Looked::Nothing { .. } if ends => return Ok(false),
@@ -108,13 +110,14 @@ fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Re
     // One thread waits for all: when it has found something it lets the next one wait, and works.
     let mut leader = Some(lock(&shared.leader));
     let names = shared.lines.names();
-    let waited = look_and_wait(shared.pq.store(), &names, Wait::Forever, Some(&shared.signals.stop), || {
-        Ok(match look(shared, thread, pace, false, &mut || drop(leader.take()))? {
-            Looked::Worked => Look::Found(true),
-            Looked::Enough => Look::Found(false),
-            Looked::Nothing { next_due } => Look::Nothing { next_due },
-        })
-    });
+    let waited =
+        look_and_wait(shared.pq.store(), &names, Wait::Forever, Some(&shared.signals.stop), |search| {
+            Ok(match look(shared, thread, pace, search, &mut || drop(leader.take()))? {
+                Looked::Worked => Look::Found(true),
+                Looked::Enough => Look::Found(false),
+                Looked::Nothing { next_due } => Look::Nothing { next_due },
+            })
+        });
     match waited {
         Ok(more) => Ok(more.unwrap_or(true)),
         // Whoever stopped it has said how; the loop looks at that.
@@ -137,7 +140,7 @@ fn look<S: Store>(
     shared: &Arc<Shared<S>>,
     thread: usize,
     pace: &mut Pace,
-    ends: bool,
+    search: Search,
     found: &mut dyn FnMut(),
 ) -> Result<Looked, S::Error> {
     let mut next_due = None;
@@ -154,8 +157,8 @@ fn look<S: Store>(
         };
         let line = &shared.lines.all[position];
         let batch = match line.is_transactional() {
-            true => transactional::batch(shared, thread, line, want, ends, &mut began),
-            false => leased::batch(shared, thread, position, want, ends, &mut began),
+            true => transactional::batch(shared, thread, line, want, search, &mut began),
+            false => leased::batch(shared, thread, position, want, search, &mut began),
         };
         let batch = match batch {
             Ok(batch) => batch,

@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::status::Report;
 use super::threads::Batch;
 use crate::task::{Failure, Run};
-use crate::{Outcome, RawJob, Store, StoreError, Verdict};
+use crate::{Outcome, RawJob, Search, Store, StoreError, Verdict};
 
 /// A batch that takes longer than this is ended before its end, and the rest given back.
 const AT_MOST: Duration = Duration::from_millis(200);
@@ -29,13 +29,13 @@ impl<E> From<E> for Undo<E> {
 }
 
 /// Takes up to `want` jobs and works them in one transaction. `found` is called when there are some, before the
-/// first one is begun. Who `ends` where there are none has to know that for sure.
+/// first one is begun.
 pub(super) fn batch<S: Store>(
     shared: &Arc<Shared<S>>,
     thread: usize,
     line: &Line<S>,
     want: usize,
-    ends: bool,
+    search: Search,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
     let store = shared.pq.store();
@@ -44,10 +44,7 @@ pub(super) fn batch<S: Store>(
         let batch = store.transaction(conn, |conn| -> Result<Batch, S::Error> {
             let taken = {
                 let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
-                match ends {
-                    true => store.take(conn, line.queue.name(), want)?,
-                    false => store.take_along(conn, line.queue.name(), want)?,
-                }
+                store.take(conn, line.queue.name(), want, search)?
             };
             if taken.jobs.is_empty() {
                 return Ok(Batch::nothing(taken.next_due));

@@ -9,7 +9,7 @@ use diesel::connection::DefaultLoadingMode;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
-use pq_core::{Key, QueueName, RawJob, Store, Taken};
+use pq_core::{Key, QueueName, RawJob, Search, Store, Taken};
 
 use super::head::{Place, Way};
 use super::together::{Fate, Lead, Together, Turn};
@@ -54,17 +54,24 @@ const SHARED_JOBS: usize = 64;
 /// The most jobs that they take together.
 const SHARED_TAKE: usize = 1024;
 
-/// The gets of a handle's own that are under way: how many jobs, and which were taken.
-pub(crate) type Gets = Together<usize, Result<Taken, Error>>;
+/// The gets of a handle's own that are under way, and which jobs were taken.
+pub(crate) type Gets = Together<Ask, Result<Taken, Error>>;
+
+/// How many jobs a get wants, and what it has to know where there are none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub(super) count: usize,
+    pub(super) search: Search,
+}
 
 impl PgStore {
     /// Takes and commits, together with the threads that take from the queue at the same time.
-    pub(super) fn take_with_others(&self, queue: &QueueName, count: usize) -> Result<Taken, Error> {
-        if !(1..=SHARED_JOBS).contains(&count) {
-            return self.take_alone(queue, count);
+    pub(super) fn take_with_others(&self, queue: &QueueName, ask: Ask) -> Result<Taken, Error> {
+        if !(1..=SHARED_JOBS).contains(&ask.count) {
+            return self.take_alone(queue, ask);
         }
-        match self.gets.turn(queue, || count, |line| company(count, line)) {
-            Turn::Lead(lead) => self.take_together(queue, count, lead),
+        match self.gets.turn(queue, || ask, |line| company(ask.count, line)) {
+            Turn::Lead(lead) => self.take_together(queue, ask, lead),
             Turn::Done(taken) => {
                 let taken = taken?;
                 if has_keys(&taken.jobs) {
@@ -76,7 +83,7 @@ impl PgStore {
                 }
                 Ok(taken)
             }
-            Turn::Alone => self.take_alone(queue, count),
+            Turn::Alone => self.take_alone(queue, ask),
             Turn::Lost => Err(Error::Unavailable("the thread that took the jobs has panicked".to_owned())),
         }
     }
@@ -84,15 +91,17 @@ impl PgStore {
     fn take_together(
         &self,
         queue: &QueueName,
-        count: usize,
-        lead: Lead<'_, usize, Result<Taken, Error>>,
+        ask: Ask,
+        lead: Lead<'_, Ask, Result<Taken, Error>>,
     ) -> Result<Taken, Error> {
-        let counts: Vec<usize> = lead.asks().copied().collect();
-        let wanted = count + counts.iter().sum::<usize>();
+        let counts: Vec<usize> = lead.asks().map(|ask| ask.count).collect();
+        let wanted = ask.count + counts.iter().sum::<usize>();
+        let is_whole = lead.asks().chain([&ask]).any(|ask| ask.search == Search::Whole);
+        let search = if is_whole { Search::Whole } else { Search::Along };
         let mut lead = Some(lead);
         let taken: Result<_, Error> = self.with_connection(|conn| {
-            let mut taken = self.find(conn, queue, wanted, None, true)?;
-            let mut fates = deal(&mut taken, count, &counts);
+            let mut taken = self.find(conn, queue, wanted, None, search)?;
+            let mut fates = deal(&mut taken, ask.count, &counts);
             if has_keys(&taken.jobs) {
                 // This may wait for whoever puts the same key, and nobody else is to wait for it.
                 if let Some(lead) = lead.take() {
@@ -109,15 +118,15 @@ impl PgStore {
                 }
                 Ok(taken)
             }
-            (Err(error), Some(lead)) => lead.fail(error, || self.take_alone(queue, count)),
+            (Err(error), Some(lead)) => lead.fail(error, || self.take_alone(queue, ask)),
             // They were told already, and this call has its jobs.
             (Err(error), None) => Err(error),
         }
     }
 
-    fn take_alone(&self, queue: &QueueName, count: usize) -> Result<Taken, Error> {
+    fn take_alone(&self, queue: &QueueName, ask: Ask) -> Result<Taken, Error> {
         self.with_connection(|conn| {
-            let taken = self.find(conn, queue, count, None, true)?;
+            let taken = self.find(conn, queue, ask.count, None, ask.search)?;
             self.let_go_after_all(conn, queue, &taken.jobs);
             Ok(taken)
         })
@@ -129,9 +138,9 @@ impl PgStore {
         queue: &QueueName,
         count: usize,
         lease: Option<Duration>,
-        sure: bool,
+        search: Search,
     ) -> Result<Taken, Error> {
-        let taken = self.find(conn, queue, count, lease, sure)?;
+        let taken = self.find(conn, queue, count, lease, search)?;
         if lease.is_none() {
             self.let_go(conn, queue, &taken.jobs)?;
         }
@@ -145,10 +154,10 @@ impl PgStore {
         queue: &QueueName,
         count: usize,
         lease: Option<Duration>,
-        sure: bool,
+        search: Search,
     ) -> Result<Taken, Error> {
         if self.levels.of(queue) == 0
-            && let Some(taken) = self.walk(conn, queue, count, lease, sure)?
+            && let Some(taken) = self.walk(conn, queue, count, lease, search)?
         {
             return Ok(taken);
         }
@@ -176,14 +185,14 @@ impl PgStore {
     }
 
     /// Takes along the index of the line, where that is likely to be all there is to it; `None` where it came to
-    /// nothing, or was not tried. Who need not be `sure` is told where a walk from the start is to be spared.
+    /// nothing, or was not tried. Who looks along is told where a walk from the start is to be spared.
     fn walk(
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
         count: usize,
         lease: Option<Duration>,
-        sure: bool,
+        search: Search,
     ) -> Result<Option<Taken>, Error> {
         let way = self.heads.way(queue);
         let from = match way {
@@ -197,7 +206,7 @@ impl PgStore {
         if !jobs.is_empty() {
             return Ok(Some(Taken { jobs, next_due: None }));
         }
-        if from.is_none() || sure {
+        if from.is_none() || search == Search::Whole {
             return Ok(None);
         }
         let values = [Value::Text(queue.as_str())];
@@ -329,9 +338,9 @@ impl PgStore {
 
 /// How many of those in line a get of so many jobs takes along: of the numbers of jobs that makes, the largest
 /// for which there is a statement that is planned once; all where there is none.
-fn company(count: usize, line: &mut dyn Iterator<Item = &usize>) -> usize {
+fn company(count: usize, line: &mut dyn Iterator<Item = &Ask>) -> usize {
     let sums = line.scan(count, |sum, more| {
-        *sum += more;
+        *sum += more.count;
         (*sum <= SHARED_TAKE).then_some(*sum)
     });
     let (mut all, mut fixed) = (0, Sized::is_fixed(count).then_some(0));

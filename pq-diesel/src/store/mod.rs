@@ -20,11 +20,12 @@ use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_core::{
     Beat, Beaten, Bell, Cancelled, Claim, Counts, Cron, CronEntry, Dead, Ended, EndedAs, Extended, Filter,
-    JobId, Listed, NewJob, Outcome, Overview, Payload, Put, QueueName, RawJob, Retention, StopMode, Store,
-    Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
+    JobId, Listed, NewJob, Outcome, Overview, Payload, Put, QueueName, RawJob, Retention, Search, StopMode,
+    Store, Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
 };
 
 pub(crate) use self::head::Heads;
+use self::line::Ask;
 pub(crate) use self::line::{Gets, Levels};
 use self::open::Open;
 pub(crate) use self::put::Puts;
@@ -115,12 +116,14 @@ impl Store for PgStore {
         self.copy_all(conn, queue, jobs, Trigger::Fires)
     }
 
-    fn take(&self, conn: &mut PgConnection, queue: &QueueName, count: usize) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, None, true)
-    }
-
-    fn take_along(&self, conn: &mut PgConnection, queue: &QueueName, count: usize) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, None, false)
+    fn take(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        search: Search,
+    ) -> Result<Taken, Error> {
+        self.take_by(conn, queue, count, None, search)
     }
 
     fn lease(
@@ -129,18 +132,9 @@ impl Store for PgStore {
         queue: &QueueName,
         count: usize,
         lease: Duration,
+        search: Search,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, Some(lease), true)
-    }
-
-    fn lease_along(
-        &self,
-        conn: &mut PgConnection,
-        queue: &QueueName,
-        count: usize,
-        lease: Duration,
-    ) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, Some(lease), false)
+        self.take_by(conn, queue, count, Some(lease), search)
     }
 
     fn extend(
@@ -390,8 +384,8 @@ impl Store for PgStore {
         self.put_with_others(queue, jobs)
     }
 
-    fn take_now(&self, queue: &QueueName, count: usize) -> Result<Taken, Error> {
-        self.take_with_others(queue, count)
+    fn take_now(&self, queue: &QueueName, count: usize, search: Search) -> Result<Taken, Error> {
+        self.take_with_others(queue, Ask { count, search })
     }
 
     fn put_all_now(

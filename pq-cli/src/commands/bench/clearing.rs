@@ -89,7 +89,7 @@ fn put_back(queue: &Queue<Load>) -> Result<u64, Error> {
 mod tests {
     use diesel::prelude::*;
     use diesel::sql_types::BigInt;
-    use pq_core::{Outcome, Verdict};
+    use pq_core::{Outcome, Search, Verdict};
     use pq_testing::Server;
 
     use super::*;
@@ -103,7 +103,9 @@ mod tests {
         queue.put_many(std::iter::repeat_n(&Load::of(16), 5))?;
         let an_hour = Duration::from_secs(3_600);
         for settled in [2, 1, 0] {
-            let jobs = pq.transaction(|conn| store.lease(conn, queue.name(), settled.max(1), an_hour))?.jobs;
+            let jobs = pq
+                .transaction(|conn| store.lease(conn, queue.name(), settled.max(1), an_hour, Search::Whole))?
+                .jobs;
             leases.note(jobs.first().and_then(|job| job.claim.lease()));
             for job in &jobs[..settled] {
                 let verdict = Verdict { job, outcome: Outcome::Complete };
