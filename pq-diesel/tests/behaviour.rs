@@ -12,7 +12,7 @@ use diesel::connection::{InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Text};
 use pq_core::{Search, Store};
-use pq_diesel::{Error, Notify, Pq, Queue, Wait, direct};
+use pq_diesel::{Error, JobId, Notify, Pq, Queue, Wait, direct};
 use pq_testing::{Database, Server};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -335,6 +335,50 @@ fn a_line_whose_remains_cannot_be_removed_is_walked_on_from_where_the_last_take_
     assert!(late < 1_900, "it came at the very end: {late}");
     taken.remove(late);
     assert!(taken.into_iter().eq(1..=2_000), "all others were taken once and in order");
+    Ok(())
+}
+
+#[test]
+fn what_comes_late_into_a_long_line_is_found_where_it_stands() -> Outcome {
+    let database = database()?;
+    let (mut conn, mut elsewhere) = (database.connect()?, database.connect()?);
+    conn.batch_execute("ALTER TABLE pq.queue SET (autovacuum_enabled = off)")?;
+    elsewhere.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pq.queue LIMIT 1")?;
+    let pq = Pq::detached();
+    let queue = pq.queue::<i64>("apples")?;
+    let went_by_pieces = |conn: &mut PgConnection| {
+        let sql = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%<= ($6::bigint%'";
+        diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(conn).map(|count| count > 0)
+    };
+    let begun = Instant::now();
+    while !went_by_pieces(&mut conn)? {
+        assert!(begun.elapsed() < PATIENCE, "each take has walked over all that is gone");
+        queue.on(&mut conn).put_many(&[0; 20_000])?;
+        while !queue.on(&mut conn).get_many(500)?.is_empty() {}
+        queue.on(&mut conn).put_many(&[0; 100])?;
+        while queue.on(&mut conn).get()?.is_some() {}
+    }
+    let take = |conn: &mut PgConnection| pq.store().take(conn, queue.name(), 1, Search::Along);
+    let look = |conn: &mut PgConnection, until: fn(&pq_core::Taken) -> bool| -> Outcome {
+        let begun = Instant::now();
+        loop {
+            let taken = take(conn)?;
+            if until(&taken) {
+                return Ok(());
+            }
+            assert!(begun.elapsed() < PATIENCE, "it is still {taken:?}");
+            std::thread::sleep(taken.next_due.unwrap_or_default());
+        }
+    };
+    // As if somebody had begun to put it long ago.
+    database
+        .connect()?
+        .batch_execute("INSERT INTO pq.queue (id, q_name, data) VALUES (10000, 'apples', '1')")?;
+    look(&mut conn, |taken| taken.jobs.first().is_some_and(|job| job.id == JobId(10_000)))?;
+    // When nothing is left of them there is nothing to come back for.
+    drop(elsewhere);
+    database.connect()?.batch_execute("VACUUM pq.queue")?;
+    look(&mut conn, |taken| taken.jobs.is_empty() && taken.next_due.is_none())?;
     Ok(())
 }
 

@@ -19,8 +19,8 @@ pub(crate) struct Statements {
     pub(crate) put_one: ByTrigger,
     pub(crate) put: ByTrigger,
     pub(crate) put_unique: Statement,
-    pub(crate) walk: [Sized; 2],
-    pub(crate) walk_leased: [Sized; 2],
+    pub(crate) walk: [Sized; 3],
+    pub(crate) walk_leased: [Sized; 3],
     pub(crate) beside: Statement,
     pub(crate) put_numbers: Statement,
     pub(crate) put_numbers_quietly: Statement,
@@ -167,8 +167,12 @@ impl Statements {
         let statement = |sql: &str| Statement::new(&names(sql));
         let levels = |hold| take::levels(hold).map(|sql| Sized::new(names(&sql), 2));
         let walks = |hold| {
-            let [from_start, from_place] = walk::texts(hold);
-            [Sized::new(names(&from_start), 3), Sized::new(names(&from_place), 6)]
+            let [from_start, from_place, between] = walk::texts(hold);
+            [
+                Sized::new(names(&from_start), 3),
+                Sized::new(names(&from_place), 6),
+                Sized::new(names(&between), 9),
+            ]
         };
         Self {
             put_one: ByTrigger::new(|trigger| statement(&put::one(trigger))),

@@ -11,15 +11,16 @@
 
 use super::take::{FIRST, Hold, OPEN, OTHERS};
 
-/// The statement that walks from the start, and the one that walks from behind the place $3, $4, $5: rank,
-/// wanted, id. In a transaction $2 is the take's token; for a lease it is its length in microseconds.
-pub(super) fn texts(hold: Hold) -> [String; 2] {
-    ["", FROM].map(|from| {
+/// The statement that walks from the start; the one that walks from behind the place $3, $4, $5: rank, wanted, id; and
+/// the one that does so up to the place $6, $7, $8. In a transaction $2 is the take's token; for a lease it is its
+/// length in microseconds.
+pub(super) fn texts(hold: Hold) -> [String; 3] {
+    ["".to_owned(), FROM.to_owned(), format!("{FROM}{UPTO}")].map(|from| {
         let (given, take) = match hold {
             Hold::Transaction => (TOKEN, TAKE),
             Hold::Lease => (LEASE, LEASED),
         };
-        let first = FIRST.replace("{from}", from);
+        let first = FIRST.replace("{from}", &from);
         format!("WITH {OPEN}{given}{OTHERS}), {first}, {take}")
     })
 }
@@ -41,6 +42,10 @@ FROM others";
 const FROM: &str = "
             AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
                 > ($3::bigint, $4::timestamptz, $5::bigint)";
+
+const UPTO: &str = "
+            AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
+                <= ($6::bigint, $7::timestamptz, $8::bigint)";
 
 const TOKEN: &str = "given AS MATERIALIZED (
     SELECT $2::bigint AS token

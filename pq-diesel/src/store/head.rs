@@ -3,11 +3,11 @@
 //! The index of the line keeps the entries of jobs that are gone until a vacuum removes them, and while any
 //! transaction of the database can still see those jobs, none may. A take that walks from the line's start passes
 //! by all of them, and the longer the slower. So where that costs much, takes begin where the last one ended, and
-//! those from the start are forty times their cost apart: what became ready before that place meanwhile, because it
-//! was given back, or has a higher priority, or committed late, waits for one of those. A commit that was late by no
-//! more than a second waits for less, since the line is walked from where takes were a while ago as well, with the
-//! same rule. What this handle itself puts there does not wait. Where a walk from the start is cheap every take is
-//! one, and the order is exact.
+//! the line before that place is walked piece by piece (`trail.rs`), forty times the cost of a piece apart: what became
+//! ready there meanwhile, because it was given back, or has a higher priority, or committed late, waits for its
+//! piece. A commit that was late by no more than a second waits for less, since the line is walked from where takes
+//! were a while ago as well, with the same rule. What this handle itself puts there does not wait. Where a walk from the
+//! start is cheap every take is one, and the order is exact.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -18,6 +18,7 @@ use chrono::{DateTime, Utc};
 use diesel::pg::data_types::PgTimestamp;
 use pq_core::{NewJob, QueueName, RawJob};
 
+use super::trail::Trail;
 use crate::rows::since_epoch;
 
 /// A place in the line, by the columns of its index.
@@ -29,6 +30,9 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Before every job.
+    pub(super) const FIRST: Self = Self { rank: i64::MIN, wanted: i64::MIN, id: i64::MIN };
+
     /// The place of a job, unless its time is one that has no exact number here.
     fn of(job: &RawJob) -> Option<Self> {
         let wanted = match job.expected_at {
@@ -50,6 +54,9 @@ impl Place {
     }
 }
 
+/// Dear walks are so many times their cost apart.
+pub(super) const APART: u32 = 40;
+
 /// How a queue's next take goes about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Way {
@@ -57,6 +64,8 @@ pub(super) enum Way {
     Ask,
     /// From the line's start.
     Start,
+    /// From behind the first place to the second, which are both before the last.
+    Between(Place, Place),
     /// From behind this place, where takes were a while ago.
     Since(Place),
     /// From behind this place, where the last take ended.
@@ -76,6 +85,8 @@ struct Head {
     /// Where takes ended a while ago, and before that.
     marks: [Option<Place>; 2],
     marked_at: Instant,
+    /// The whole way there.
+    trail: Trail,
     start: Walks,
     since: Walks,
     on: Walks,
@@ -117,6 +128,11 @@ impl Walks {
         self.costs.iter().min().copied().filter(|_| self.many >= Self::MANY)
     }
 
+    /// Takes nothing for granted: the next one tells.
+    fn forget(&mut self) {
+        self.costs = [i64::MAX; Self::MANY];
+    }
+
     /// What one costs now, for it may be much more than it was sixteen walks ago.
     fn now(&self) -> i64 {
         let last = |back: usize| self.costs[(self.many + Self::MANY - back) % Self::MANY];
@@ -133,8 +149,6 @@ impl Head {
     const AS_CHEAP: i64 = 250;
     /// About what a job of a take costs, in microseconds.
     const JOB: i64 = 5;
-    /// Dear walks are so many times their cost apart.
-    const APART: u32 = 40;
     /// Within this time of a look that found less than it wanted there is likely to be no more.
     const JUST_NOW: Duration = Duration::from_millis(1);
     /// How far apart marks are.
@@ -146,6 +160,7 @@ impl Head {
             place: None,
             marks: [None; 2],
             marked_at: now,
+            trail: Trail::new(now),
             start: Walks::new(now),
             since: Walks::new(now),
             on: Walks::new(now),
@@ -164,19 +179,23 @@ impl Head {
     /// How long it is until such a walk is due, if they are dear.
     fn due_in(&self, walks: &Walks, now: Instant) -> Duration {
         let more = walks.now() - self.on.least().unwrap_or_default();
-        let apart = Duration::from_micros(more.max(0).unsigned_abs()) * Self::APART;
+        let apart = Duration::from_micros(more.max(0).unsigned_abs()).saturating_mul(APART);
         apart.saturating_sub(now.saturating_duration_since(walks.at))
     }
 
-    /// How long it is until a walk from the start is due.
-    fn start_due_in(&self, now: Instant) -> Duration {
-        if self.is_dear() { self.due_in(&self.start, now) } else { Duration::ZERO }
+    /// How long it is until the line before the last place is to be walked again, all of it or the next piece.
+    fn before_due_in(&self, now: Instant) -> Duration {
+        match self.trail.piece() {
+            _ if !self.is_dear() => Duration::ZERO,
+            Some(_) => self.trail.due_in(now),
+            None => self.due_in(&self.start, now),
+        }
     }
 
     /// How long it is until another walk than one from the last place is due.
     fn more_due_in(&self, now: Instant) -> Duration {
-        let start = self.start_due_in(now);
-        self.mark().map_or(start, |_| start.min(self.due_in(&self.since, now)))
+        let before = self.before_due_in(now);
+        self.mark().map_or(before, |_| before.min(self.due_in(&self.since, now)))
     }
 
     /// Where takes were a while ago, if that is further up.
@@ -185,20 +204,46 @@ impl Head {
     }
 
     fn way(&self, now: Instant) -> Way {
-        match (self.found, self.place, self.mark()) {
-            (_, Some(place), mark) if !self.start_due_in(now).is_zero() => match mark {
-                Some(mark) if self.due_in(&self.since, now).is_zero() => Way::Since(mark),
-                _ => Way::On(place),
-            },
-            (Found::All, ..) => Way::Start,
+        if self.is_dear()
+            && let Some(place) = self.place
+        {
+            let is_due = self.before_due_in(now).is_zero();
+            match (self.trail.piece(), self.mark()) {
+                (Some((after, upto)), _) if is_due => return Way::Between(after, upto),
+                (None, _) if is_due => {}
+                (_, Some(mark)) if self.due_in(&self.since, now).is_zero() => return Way::Since(mark),
+                _ => return Way::On(place),
+            }
+        }
+        match self.found {
+            Found::All => Way::Start,
             // Whoever comes back later was woken, and what woke it is likely to be in the line.
             _ if now.saturating_duration_since(self.at) > Self::JUST_NOW => Way::Start,
-            (Found::Some | Found::Nothing, ..) => Way::Ask,
+            Found::Some | Found::Nothing => Way::Ask,
         }
     }
 
     fn took(&mut self, way: Way, jobs: &[RawJob], asked: usize, begun: Instant, now: Instant) {
         self.at = now;
+        let micros = i64::try_from(now.saturating_duration_since(begun).as_micros()).unwrap_or(i64::MAX);
+        let cost = micros - Self::JOB * i64::try_from(jobs.len()).unwrap_or(i64::MAX);
+        match way {
+            Way::Between(_, upto) => {
+                let pieces = self.trail.walked(upto, micros, jobs.len() < asked, now);
+                let on = self.on.least().unwrap_or_default();
+                // Where a piece costs little more than any walk does, what made them dear may be gone.
+                if pieces.is_some_and(|mean| mean <= 2 * on) {
+                    self.start.forget();
+                    self.place = None;
+                }
+                return;
+            }
+            Way::On(_) => self.on.add(cost, now),
+            Way::Since(_) => self.since.add(cost, now),
+            // Who asks begins at the start as well, but does more than walk where there is nothing.
+            Way::Ask if jobs.is_empty() => self.start.at = now,
+            Way::Start | Way::Ask => self.start.add(cost, now),
+        }
         self.found = match jobs.len() {
             0 => Found::Nothing,
             found if found < asked => Found::Some,
@@ -206,18 +251,12 @@ impl Head {
         };
         // A walk from further up may have found jobs before the place, and there may be more of them.
         self.place = jobs.last().and_then(Place::of).or(self.place);
+        if let Some(place) = self.place {
+            self.trail.went(place, jobs.len());
+        }
         if now.saturating_duration_since(self.marked_at) >= Self::MARK {
             self.marks = [self.place, self.marks[0]];
             self.marked_at = now;
-        }
-        let micros = i64::try_from(now.saturating_duration_since(begun).as_micros()).unwrap_or(i64::MAX);
-        let cost = micros - Self::JOB * i64::try_from(jobs.len()).unwrap_or(i64::MAX);
-        match way {
-            Way::On(_) => self.on.add(cost, now),
-            Way::Since(_) => self.since.add(cost, now),
-            // Who asks begins at the start as well, but does more than walk where there is nothing.
-            Way::Ask if jobs.is_empty() => self.start.at = now,
-            Way::Start | Way::Ask => self.start.add(cost, now),
         }
     }
 }
@@ -316,11 +355,13 @@ mod tests {
             let (way, begun) = (self.head.way(self.now), self.now);
             self.now += match way {
                 Way::Start | Way::Ask => costs.start,
-                Way::Since(_) => costs.since,
+                Way::Since(_) | Way::Between(..) => costs.since,
                 Way::On(_) => costs.on,
             };
             self.last += 1;
-            self.head.took(way, &jobs(self.last), 1, begun, self.now);
+            // There is never anything but at the end of the line.
+            let found = if let Way::Between(..) = way { Vec::new() } else { jobs(self.last) };
+            self.head.took(way, &found, 1, begun, self.now);
             way
         }
 
@@ -354,9 +395,9 @@ mod tests {
         line.takes(40, &dear);
         // They cost 20 more than the others, and so there are 800 ms between them; 80 ms between those from a
         // while ago.
-        let (start, since) = line.takes(20_000, &dear);
-        assert!((24..=26).contains(&start), "{start}");
-        assert!((220..=260).contains(&since), "{since}");
+        let (start, since) = line.takes(10_000, &dear);
+        assert!((12..=13).contains(&start), "{start}");
+        assert!((100..=130).contains(&since), "{since}");
         // Once they are cheap again all are from the start.
         let cheap = costs(MS, MS, MS);
         line.takes(1_000, &cheap);
@@ -367,10 +408,29 @@ mod tests {
     fn a_walk_that_gets_dearer_is_believed_at_once() {
         let mut line = Line::new();
         line.takes(40, &costs(21 * MS, MS, MS));
-        let dearer = costs(501 * MS, MS, MS);
+        let dearer = costs(201 * MS, MS, MS);
         while line.take(&dearer) != Way::Start {}
         while line.take(&dearer) != Way::Start {}
-        assert_eq!(line.takes(19_000, &dearer).0, 0, "it is twenty seconds until the next");
+        assert_eq!(line.takes(7_500, &dearer).0, 0, "it is eight seconds until the next");
+    }
+
+    #[test]
+    fn a_long_line_is_walked_piece_by_piece() {
+        let mut line = Line::new();
+        let dear = costs(2_000 * MS, 6 * MS, MS);
+        line.takes(100_000, &dear);
+        // From the start no more, now that there are pieces; they are 240 ms apart, and those from a while ago too.
+        let ways: Vec<Way> = (0..10_000).map(|_| line.take(&dear)).collect();
+        let count = |is: fn(&Way) -> bool| ways.iter().filter(|way| is(way)).count();
+        assert_eq!(count(|way| matches!(way, Way::Start | Way::Ask)), 0);
+        let (between, since) =
+            (count(|way| matches!(way, Way::Between(..))), count(|way| matches!(way, Way::Since(_))));
+        assert!((38..=48).contains(&between), "{between}");
+        assert!((38..=58).contains(&since), "{since}");
+        // When the remains are gone each is from the start again.
+        let cheap = costs(MS, MS, MS);
+        line.takes(2_000, &cheap);
+        assert_eq!(line.takes(100, &cheap), (100, 0));
     }
 
     #[test]
@@ -437,7 +497,7 @@ mod tests {
         assert_eq!(line.head.way(line.now), Way::On(place));
         line.head.took(Way::On(place), &[], 5, line.now, line.now);
         assert_eq!(line.head.way(line.now), Way::On(place));
-        line.now += line.head.start_due_in(line.now);
+        line.now += line.head.before_due_in(line.now);
         assert_eq!(line.head.way(line.now), Way::Start);
     }
 }

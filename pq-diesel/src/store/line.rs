@@ -194,28 +194,36 @@ impl PgStore {
         lease: Option<Duration>,
         search: Search,
     ) -> Result<Option<Taken>, Error> {
-        let way = self.heads.way(queue);
-        let from = match way {
-            Way::Ask => return Ok(None),
-            Way::Start => None,
-            Way::Since(place) | Way::On(place) => Some(place),
-        };
-        let begun = Instant::now();
-        let jobs = self.walk_from(conn, queue, count, lease, from)?;
-        self.heads.took(queue, way, &jobs, count, begun);
-        if !jobs.is_empty() {
-            return Ok(Some(Taken { jobs, next_due: None }));
-        }
-        if from.is_none() || search == Search::Whole {
-            return Ok(None);
+        loop {
+            let way = self.heads.way(queue);
+            let (from, upto) = match way {
+                Way::Ask => return Ok(None),
+                Way::Start => (None, None),
+                Way::Between(after, upto) => (Some(after), Some(upto)),
+                Way::Since(place) | Way::On(place) => (Some(place), None),
+            };
+            let begun = Instant::now();
+            let jobs = self.walk_from(conn, queue, count, lease, from, upto)?;
+            self.heads.took(queue, way, &jobs, count, begun);
+            if !jobs.is_empty() {
+                return Ok(Some(Taken { jobs, next_due: None }));
+            }
+            // A piece of the way is walked on the way to what is behind the last place.
+            if upto.is_some() {
+                continue;
+            }
+            if from.is_none() || search == Search::Whole {
+                return Ok(None);
+            }
+            break;
         }
         let values = [Value::Text(queue.as_str())];
         let beside = self.statements.beside.with::<(Bool, Nullable<BigInt>)>(&values);
         let (other, due): (bool, Option<i64>) = beside.get_result(conn).map_err(|e| self.error(e))?;
-        let again = self.heads.due_in(queue);
         let due = due.map(|micros| Duration::from_micros(micros.max(0).unsigned_abs()));
+        let again = self.heads.due_in(queue);
         let next_due = Some(due.map_or(again, |due| due.min(again)));
-        Ok((!other).then_some(Taken { jobs, next_due }))
+        Ok((!other).then_some(Taken { jobs: Vec::new(), next_due }))
     }
 
     fn walk_from(
@@ -225,12 +233,14 @@ impl PgStore {
         count: usize,
         lease: Option<Duration>,
         from: Option<Place>,
+        upto: Option<Place>,
     ) -> Result<Vec<RawJob>, Error> {
         let walks = if lease.is_some() { &self.statements.walk_leased } else { &self.statements.walk };
-        let (statement, fixed) = walks[usize::from(from.is_some())].of(count);
+        let bounds = [from, upto].into_iter().flatten();
+        let (statement, fixed) = walks[bounds.clone().count()].of(count);
         let token = TAKES.fetch_add(1, Ordering::Relaxed);
         let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(lease.map_or(token, micros))];
-        if let Some(place) = from {
+        for place in bounds {
             values.extend([
                 Value::BigInt(place.rank),
                 Value::Timestamp(place.wanted()),

@@ -7,6 +7,7 @@ mod line;
 mod open;
 mod put;
 mod together;
+mod trail;
 mod verdict;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
