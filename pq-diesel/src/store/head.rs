@@ -44,7 +44,7 @@ impl Place {
     }
 
     /// Whether this place is behind that of a job that is put now, as far as can be told.
-    fn is_behind(&self, job: &NewJob) -> bool {
+    pub(super) fn is_behind(&self, job: &NewJob) -> bool {
         let rank = -i64::from(job.priority);
         rank < self.rank || (rank == self.rank && job.expected_at.is_some())
     }
@@ -282,6 +282,11 @@ impl Heads {
         let mut head = Head::new(now);
         head.took(way, jobs, asked, begun, now);
         heads.insert(queue.clone(), head);
+    }
+
+    /// Where the last take ended, if the next one need not walk from the start.
+    pub(super) fn place(&self, queue: &QueueName) -> Option<Place> {
+        self.lock().get(queue).and_then(|head| head.place)
     }
 
     /// These jobs are put: where one comes before the place, the next take walks from the start.

@@ -162,19 +162,26 @@ impl PgStore {
         jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
         trigger: Trigger,
     ) -> Result<u64, Error> {
-        self.heads.changed(queue);
+        let place = self.heads.place(queue);
+        let mut comes_before = false;
         let statements = &self.statements;
         let clock =
             if trigger == Trigger::Off { &statements.put_clock_quietly } else { &statements.put_clock };
-        self.transaction(conn, |conn| {
+        let copied = self.transaction(conn, |conn| {
             let now = clock.with::<Timestamptz>(&[]).get_result(conn).map_err(|e| self.error(e))?;
             copy_in(conn, &self.table, &statements.copy, |rows| {
                 for job in jobs {
-                    rows.job(None, queue, &job?, now)?;
+                    let job = job?;
+                    comes_before |= place.is_some_and(|place| place.is_behind(&job));
+                    rows.job(None, queue, &job, now)?;
                 }
                 Ok(())
             })
-        })
+        });
+        if comes_before {
+            self.heads.changed(queue);
+        }
+        copied
     }
 
     fn insert_chunk(
