@@ -347,7 +347,7 @@ fn what_comes_late_into_a_long_line_is_found_where_it_stands() -> Outcome {
     let pq = Pq::detached();
     let queue = pq.queue::<i64>("apples")?;
     let went_by_pieces = |conn: &mut PgConnection| {
-        let sql = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%<= ($6::bigint%'";
+        let sql = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%id <= $6::bigint%'";
         diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(conn).map(|count| count > 0)
     };
     let begun = Instant::now();

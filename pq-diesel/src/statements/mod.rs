@@ -19,8 +19,8 @@ pub(crate) struct Statements {
     pub(crate) put_one: ByTrigger,
     pub(crate) put: ByTrigger,
     pub(crate) put_unique: Statement,
-    pub(crate) walk: [Sized; 3],
-    pub(crate) walk_leased: [Sized; 3],
+    pub(crate) walk: [Sized; 5],
+    pub(crate) walk_leased: [Sized; 5],
     pub(crate) beside: Statement,
     pub(crate) put_numbers: Statement,
     pub(crate) put_numbers_quietly: Statement,
@@ -167,11 +167,14 @@ impl Statements {
         let statement = |sql: &str| Statement::new(&names(sql));
         let levels = |hold| take::levels(hold).map(|sql| Sized::new(names(&sql), 2));
         let walks = |hold| {
-            let [from_start, from_place, between] = walk::texts(hold);
+            let [from_start, from_place, pieces @ ..] = walk::texts(hold);
+            let [before_rank, before_wanted, to_id] = pieces.map(|sql| Sized::new(names(&sql), 7));
             [
                 Sized::new(names(&from_start), 3),
                 Sized::new(names(&from_place), 6),
-                Sized::new(names(&between), 9),
+                before_rank,
+                before_wanted,
+                to_id,
             ]
         };
         Self {

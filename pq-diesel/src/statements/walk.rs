@@ -12,15 +12,15 @@
 use super::take::{FIRST, Hold, OPEN, OTHERS};
 
 /// The statement that walks from the start; the one that walks from behind the place $3, $4, $5: rank, wanted, id; and
-/// the one that does so up to the place $6, $7, $8. In a transaction $2 is the take's token; for a lease it is its
-/// length in microseconds.
-pub(super) fn texts(hold: Hold) -> [String; 3] {
-    ["".to_owned(), FROM.to_owned(), format!("{FROM}{UPTO}")].map(|from| {
+/// those that end where the rank, the wanted, or the id of the same rank and wanted is $6. In a transaction $2 is the
+/// take's token; for a lease it is its length in microseconds.
+pub(super) fn texts(hold: Hold) -> [String; 5] {
+    ["", FROM, BEFORE_RANK, BEFORE_WANTED, TO_ID].map(|from| {
         let (given, take) = match hold {
             Hold::Transaction => (TOKEN, TAKE),
             Hold::Lease => (LEASE, LEASED),
         };
-        let first = FIRST.replace("{from}", &from);
+        let first = FIRST.replace("{from}", from);
         format!("WITH {OPEN}{given}{OTHERS}), {first}, {take}")
     })
 }
@@ -43,9 +43,20 @@ const FROM: &str = "
             AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
                 > ($3::bigint, $4::timestamptz, $5::bigint)";
 
-const UPTO: &str = "
+const BEFORE_RANK: &str = "
             AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
-                <= ($6::bigint, $7::timestamptz, $8::bigint)";
+                > ($3::bigint, $4::timestamptz, $5::bigint)
+            AND -priority::bigint < $6::bigint";
+
+const BEFORE_WANTED: &str = "
+            AND -priority::bigint = $3::bigint
+            AND (coalesce(expected_at, 'infinity'::timestamptz), id) > ($4::timestamptz, $5::bigint)
+            AND coalesce(expected_at, 'infinity'::timestamptz) < $6::timestamptz";
+
+const TO_ID: &str = "
+            AND -priority::bigint = $3::bigint
+            AND coalesce(expected_at, 'infinity'::timestamptz) = $4::timestamptz
+            AND id > $5::bigint AND id <= $6::bigint";
 
 const TOKEN: &str = "given AS MATERIALIZED (
     SELECT $2::bigint AS token

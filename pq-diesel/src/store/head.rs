@@ -15,10 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use diesel::pg::data_types::PgTimestamp;
 use pq_core::{NewJob, QueueName, RawJob};
 
-use super::trail::Trail;
+use super::trail::{Piece, Trail};
 use crate::rows::since_epoch;
 
 /// A place in the line, by the columns of its index.
@@ -48,10 +47,6 @@ impl Place {
         let rank = -i64::from(job.priority);
         rank < self.rank || (rank == self.rank && job.expected_at.is_some())
     }
-
-    pub(super) fn wanted(&self) -> PgTimestamp {
-        PgTimestamp(self.wanted)
-    }
 }
 
 /// Dear walks are so many times their cost apart.
@@ -64,8 +59,8 @@ pub(super) enum Way {
     Ask,
     /// From the line's start.
     Start,
-    /// From behind the first place to the second, which are both before the last.
-    Between(Place, Place),
+    /// A piece of the line before the last place.
+    Between(Piece),
     /// From behind this place, where takes were a while ago.
     Since(Place),
     /// From behind this place, where the last take ended.
@@ -209,7 +204,7 @@ impl Head {
         {
             let is_due = self.before_due_in(now).is_zero();
             match (self.trail.piece(), self.mark()) {
-                (Some((after, upto)), _) if is_due => return Way::Between(after, upto),
+                (Some(piece), _) if is_due => return Way::Between(piece),
                 (None, _) if is_due => {}
                 (_, Some(mark)) if self.due_in(&self.since, now).is_zero() => return Way::Since(mark),
                 _ => return Way::On(place),
@@ -228,11 +223,11 @@ impl Head {
         let micros = i64::try_from(now.saturating_duration_since(begun).as_micros()).unwrap_or(i64::MAX);
         let cost = micros - Self::JOB * i64::try_from(jobs.len()).unwrap_or(i64::MAX);
         match way {
-            Way::Between(_, upto) => {
-                let pieces = self.trail.walked(upto, micros, jobs.len() < asked, now);
+            Way::Between(piece) => {
+                let pieces = self.trail.walked(piece, micros, jobs.len() < asked, now);
                 let on = self.on.least().unwrap_or_default();
                 // Where a piece costs little more than any walk does, what made them dear may be gone.
-                if pieces.is_some_and(|mean| mean <= 2 * on) {
+                if pieces.is_some_and(|mean| mean <= on + Self::CHEAP) {
                     self.start.forget();
                     self.place = None;
                 }

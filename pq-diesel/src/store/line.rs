@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::pg::PgConnection;
+use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use pq_core::{Key, QueueName, RawJob, Search, Store, Taken};
 
 use super::head::{Place, Way};
 use super::together::{Fate, Lead, Together, Turn};
+use super::trail::End;
 use super::{PgStore, micros};
 use crate::prepared::Value;
 use crate::rows::{Found, TakenRow, TakenSql, found, walk};
@@ -196,20 +198,20 @@ impl PgStore {
     ) -> Result<Option<Taken>, Error> {
         loop {
             let way = self.heads.way(queue);
-            let (from, upto) = match way {
+            let (from, end) = match way {
                 Way::Ask => return Ok(None),
                 Way::Start => (None, None),
-                Way::Between(after, upto) => (Some(after), Some(upto)),
+                Way::Between(piece) => (Some(piece.after), Some(piece.end)),
                 Way::Since(place) | Way::On(place) => (Some(place), None),
             };
             let begun = Instant::now();
-            let jobs = self.walk_from(conn, queue, count, lease, from, upto)?;
+            let jobs = self.walk_from(conn, queue, count, lease, from, end)?;
             self.heads.took(queue, way, &jobs, count, begun);
             if !jobs.is_empty() {
                 return Ok(Some(Taken { jobs, next_due: None }));
             }
             // A piece of the way is walked on the way to what is behind the last place.
-            if upto.is_some() {
+            if end.is_some() {
                 continue;
             }
             if from.is_none() || search == Search::Whole {
@@ -233,20 +235,26 @@ impl PgStore {
         count: usize,
         lease: Option<Duration>,
         from: Option<Place>,
-        upto: Option<Place>,
+        end: Option<End>,
     ) -> Result<Vec<RawJob>, Error> {
         let walks = if lease.is_some() { &self.statements.walk_leased } else { &self.statements.walk };
-        let bounds = [from, upto].into_iter().flatten();
-        let (statement, fixed) = walks[bounds.clone().count()].of(count);
+        let (kind, end) = match end {
+            None => (usize::from(from.is_some()), None),
+            Some(End::Rank(rank)) => (2, Some(Value::BigInt(rank))),
+            Some(End::Wanted(wanted)) => (3, Some(Value::Timestamp(PgTimestamp(wanted)))),
+            Some(End::Id(id)) => (4, Some(Value::BigInt(id))),
+        };
+        let (statement, fixed) = walks[kind].of(count);
         let token = TAKES.fetch_add(1, Ordering::Relaxed);
         let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(lease.map_or(token, micros))];
-        for place in bounds {
+        if let Some(place) = from {
             values.extend([
                 Value::BigInt(place.rank),
-                Value::Timestamp(place.wanted()),
+                Value::Timestamp(PgTimestamp(place.wanted)),
                 Value::BigInt(place.id),
             ]);
         }
+        values.extend(end);
         if !fixed {
             values.push(Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)));
         }
