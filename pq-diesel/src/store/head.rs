@@ -128,6 +128,11 @@ impl Walks {
         self.costs = [i64::MAX; Self::MANY];
     }
 
+    /// It is known otherwise that one would cost as much.
+    fn raise(&mut self, cost: i64) {
+        self.costs.iter_mut().for_each(|last| *last = cost.max(*last));
+    }
+
     /// What one costs now, for it may be much more than it was sixteen walks ago.
     fn now(&self) -> i64 {
         let last = |back: usize| self.costs[(self.many + Self::MANY - back) % Self::MANY];
@@ -166,14 +171,14 @@ impl Head {
     /// Whether walks from the start are worth sparing.
     fn is_dear(&self) -> bool {
         self.start.least().is_some_and(|start| match self.on.least() {
-            Some(on) => start - on > Self::AS_CHEAP,
+            Some(on) => start.saturating_sub(on) > Self::AS_CHEAP,
             None => start > Self::CHEAP,
         })
     }
 
     /// How long it is until such a walk is due, if they are dear.
     fn due_in(&self, walks: &Walks, now: Instant) -> Duration {
-        let more = walks.now() - self.on.least().unwrap_or_default();
+        let more = walks.now().saturating_sub(self.on.least().unwrap_or_default());
         let apart = Duration::from_micros(more.max(0).unsigned_abs()).saturating_mul(APART);
         apart.saturating_sub(now.saturating_duration_since(walks.at))
     }
@@ -226,6 +231,7 @@ impl Head {
             Way::Between(piece) => {
                 let pieces = self.trail.walked(piece, micros, jobs.len() < asked, now);
                 let on = self.on.least().unwrap_or_default();
+                self.start.raise(micros.saturating_sub(on).saturating_mul(self.trail.places()));
                 // Where a piece costs little more than any walk does, what made them dear may be gone.
                 if pieces.is_some_and(|mean| mean <= on + Self::CHEAP) {
                     self.start.forget();
@@ -431,6 +437,14 @@ mod tests {
         let cheap = costs(MS, MS, MS);
         line.takes(2_000, &cheap);
         assert_eq!(line.takes(100, &cheap), (100, 0));
+    }
+
+    #[test]
+    fn who_is_slow_for_a_while_does_not_walk_all_of_it_again() {
+        let mut line = Line::new();
+        line.takes(100_000, &costs(3 * MS, 6 * MS, MS));
+        // What a walk from the start would cost now is known by the pieces.
+        assert_eq!(line.takes(500, &costs(2_000 * MS, 20 * MS, 20 * MS)).0, 0);
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl Trail {
         }
     }
 
+    /// How many places there are, and so about how many pieces.
+    pub(super) fn places(&self) -> i64 {
+        i64::try_from(self.places.len()).unwrap_or(i64::MAX)
+    }
+
     /// The piece that is walked next.
     pub(super) fn piece(&self) -> Option<Piece> {
         self.pieces().get(self.step).copied()
@@ -122,8 +127,8 @@ impl Trail {
         if self.next < self.places.len() {
             return None;
         }
-        let pieces = i64::try_from(std::mem::take(&mut self.next)).unwrap_or(i64::MAX);
-        Some(std::mem::take(&mut self.round) / pieces)
+        self.next = 0;
+        Some(std::mem::take(&mut self.round) / self.places())
     }
 }
 
