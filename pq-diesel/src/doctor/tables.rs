@@ -66,7 +66,7 @@ fn judge_rows(rows: &Rows) -> Vec<Finding> {
         let what = format!("{} has {} beside {} that live, {visited}", rows.name, rows.dead, rows.live);
         findings.push(Finding::new(DEAD_ROWS, level, what).advise(format!(
             "see that nothing holds the vacuum horizon, then: VACUUM {0}; that autovacuum comes sooner: ALTER TABLE \
-             {0} SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, \
+             {0} SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, \
              autovacuum_vacuum_cost_delay = 0)",
             rows.quoted
         )));
