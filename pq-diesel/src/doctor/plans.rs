@@ -109,25 +109,25 @@ fn statements<'a>(exam: &Exam<'a>) -> Vec<Asked<'a>> {
         let walk = Asked {
             name: format!("the walk to {count}"),
             walks: Some(count),
-            statement: statements.walk[0].of(count).0,
+            statement: statements.walk.from_start.of(count).0,
             types: "text, bigint",
             values: "'', 1",
         };
         let from = Asked {
             name: format!("the walk on to {count}"),
-            statement: statements.walk[1].of(count).0,
+            statement: statements.walk.from_place.of(count).0,
             types: "text, bigint, bigint, timestamptz, bigint",
             values: "'', 1, 0, 'infinity', 0",
             ..walk
         };
         let leased = Asked {
             name: format!("the walk to {count} for a lease"),
-            statement: statements.walk_leased[0].of(count).0,
+            statement: statements.walk_leased.from_start.of(count).0,
             ..walk
         };
         let leased_from = Asked {
             name: format!("the walk on to {count} for a lease"),
-            statement: statements.walk_leased[1].of(count).0,
+            statement: statements.walk_leased.from_place.of(count).0,
             ..from
         };
         asked.extend([walk, from, leased, leased_from]);

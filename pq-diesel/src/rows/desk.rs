@@ -1,12 +1,10 @@
 //! From rows to what an operator sees. What other writers stored and cannot be shown is left out.
 
-use std::time::Duration;
-
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{Array, BigInt, Bool, Double, Integer, Nullable, Text, Timestamptz};
 use pq_core::{Cron, CronEntry, JobId, Key, Listed, Overview, Payload, QueueName, WorkerId, WorkerInfo};
 
-use super::nearest;
+use super::{nearest, span};
 
 pub(crate) type OverviewSql = (
     Text,
@@ -34,14 +32,10 @@ pub(crate) fn overview(row: OverviewRow) -> Option<Overview> {
         (number(ready), number(blocked), number(scheduled));
     (overview.running, overview.dequeued, overview.dead) = (number(running), number(dequeued), number(dead));
     (overview.cancelled, overview.done) = (number(cancelled), number(done));
-    overview.oldest = oldest.map(micros);
+    overview.oldest = oldest.map(span);
     overview.paused_at = paused_at.map(nearest);
     overview.per_second = rate;
     Some(overview)
-}
-
-fn micros(span: i64) -> Duration {
-    Duration::from_micros(span.max(0).unsigned_abs())
 }
 
 pub(crate) type ListedSql = (
@@ -134,7 +128,7 @@ pub(crate) fn worker(row: WorkerRow) -> WorkerInfo {
         queues,
         threads: usize::try_from(threads).unwrap_or_default(),
         started_at: nearest(started_at),
-        heard: micros(heard),
+        heard: span(heard),
         stop: stop.and_then(|mode| mode.parse().ok()),
         // One of another version may tell other things.
         status: serde_json::from_str(&status).unwrap_or_default(),

@@ -78,7 +78,7 @@ pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>, leased: bool) -> Fou
             other,
         ) = row;
         let (Some(id), Some(data), Some(token)) = (id, data, token) else {
-            found.next_due = due.map(|micros| Duration::from_micros(micros.max(0).unsigned_abs()));
+            found.next_due = due.map(span);
             (found.look_again, found.other) = (raced, other);
             continue;
         };
@@ -99,6 +99,11 @@ pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>, leased: bool) -> Fou
     }
     in_line(&mut found.jobs);
     found
+}
+
+/// A span of time that the database has counted in microseconds; none where it is over.
+pub(crate) fn span(micros: i64) -> Duration {
+    Duration::from_micros(micros.max(0).unsigned_abs())
 }
 
 /// Puts jobs into the order of their line: DELETE returns rows in no order that it promises.

@@ -19,8 +19,8 @@ pub(crate) struct Statements {
     pub(crate) put_one: ByTrigger,
     pub(crate) put: ByTrigger,
     pub(crate) put_unique: Statement,
-    pub(crate) walk: [Sized; 5],
-    pub(crate) walk_leased: [Sized; 5],
+    pub(crate) walk: Walks,
+    pub(crate) walk_leased: Walks,
     pub(crate) beside: Statement,
     pub(crate) put_numbers: Statement,
     pub(crate) put_numbers_quietly: Statement,
@@ -123,6 +123,17 @@ impl Sized {
     }
 }
 
+/// The statements that take along the line: from its start, from a place to its end, and from a place to where the
+/// rank, the wanted or the id is another.
+#[derive(Debug)]
+pub(crate) struct Walks {
+    pub(crate) from_start: Sized,
+    pub(crate) from_place: Sized,
+    pub(crate) before_rank: Sized,
+    pub(crate) before_wanted: Sized,
+    pub(crate) to_id: Sized,
+}
+
 /// A statement that puts, for each thing that the table's trigger may do about it.
 #[derive(Debug)]
 pub(crate) struct ByTrigger([Statement; 3]);
@@ -169,13 +180,13 @@ impl Statements {
         let walks = |hold| {
             let [from_start, from_place, pieces @ ..] = walk::texts(hold);
             let [before_rank, before_wanted, to_id] = pieces.map(|sql| Sized::new(names(&sql), 7));
-            [
-                Sized::new(names(&from_start), 3),
-                Sized::new(names(&from_place), 6),
+            Walks {
+                from_start: Sized::new(names(&from_start), 3),
+                from_place: Sized::new(names(&from_place), 6),
                 before_rank,
                 before_wanted,
                 to_id,
-            ]
+            }
         };
         Self {
             put_one: ByTrigger::new(|trigger| statement(&put::one(trigger))),

@@ -67,7 +67,11 @@ fn assemble(with: &str, line: &str, raced: &str, other: &str, hold: Hold) -> Str
         Hold::Transaction => (TOKEN, NOTED, "noted"),
         Hold::Lease => (LEASE_TOKEN, LEASED, "given"),
     };
-    let tail = TAIL.replace("{raced}", raced).replace("{other}", other).replace("{noted}", noted);
+    let tail = TAIL
+        .replace("{due}", DUE)
+        .replace("{raced}", raced)
+        .replace("{other}", other)
+        .replace("{noted}", noted);
     let lease = if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" };
     let line =
         line.replace("{first}", &format!("), {}", FIRST.replace("{from}", ""))).replace("{lease}", lease);
@@ -233,16 +237,20 @@ const LEASED: &str = ", leased AS (
         AND had.job = taken.id
 )";
 
+/// How many microseconds it is until the queue's next scheduled job falls due.
+pub(super) const DUE: &str =
+    "(SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+        AND schedule_at > statement_timestamp() AND schedule_at < 'infinity')";
+
 const TAIL: &str = "\
 SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
     (SELECT token FROM {noted}), NULL::bigint, false, false
 FROM taken
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
-    FROM {jobs}
-    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-        AND schedule_at > statement_timestamp() AND schedule_at < 'infinity'),
+    {due},
     {raced}, {other}
 WHERE NOT EXISTS (SELECT FROM taken)";
 

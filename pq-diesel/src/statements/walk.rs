@@ -9,7 +9,7 @@
 //!
 //! $1 queue, then what [`texts`] says, at the end the most jobs.
 
-use super::take::{FIRST, Hold, OPEN, OTHERS};
+use super::take::{DUE, FIRST, Hold, OPEN, OTHERS};
 
 /// The statement that walks from the start; the one that walks from behind the place $3, $4, $5: rank, wanted, id; and
 /// those that end where the rank, the wanted, or the id of the same rank and wanted is $6. In a transaction $2 is the
@@ -28,15 +28,8 @@ pub(super) fn texts(hold: Hold) -> [String; 5] {
 /// Whether the queue has more than the index of the line, and how many microseconds it is until its next scheduled job
 /// falls due.
 pub(super) fn beside() -> String {
-    format!("WITH {OPEN}{OTHERS}) {BESIDE}")
+    format!("WITH {OPEN}{OTHERS}) SELECT other, {DUE} AS due FROM others")
 }
-
-const BESIDE: &str = "SELECT other, (
-    SELECT (extract(epoch FROM schedule_at - statement_timestamp()) * 1000000)::bigint FROM {jobs}
-    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
-        AND schedule_at < 'infinity'
-    ORDER BY schedule_at LIMIT 1) AS due
-FROM others";
 
 /// The index has its columns in this order and ascending, so that a comparison of rows begins the scan there.
 const FROM: &str = "

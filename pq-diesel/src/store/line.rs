@@ -17,7 +17,7 @@ use super::together::{Fate, Lead, Together, Turn};
 use super::trail::End;
 use super::{PgStore, micros};
 use crate::prepared::Value;
-use crate::rows::{Found, TakenRow, TakenSql, found, walk};
+use crate::rows::{Found, TakenRow, TakenSql, found, span, walk};
 use crate::statements::Sized;
 use crate::table::told_on;
 use crate::{Error, Notify};
@@ -217,14 +217,18 @@ impl PgStore {
             if from.is_none() || search == Search::Whole {
                 return Ok(None);
             }
-            break;
+            return self.nothing_along(conn, queue);
         }
+    }
+
+    /// What there is to say of a queue where nothing is behind the last place; `None` where it has jobs that are not
+    /// in the index of the line.
+    fn nothing_along(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<Option<Taken>, Error> {
         let values = [Value::Text(queue.as_str())];
         let beside = self.statements.beside.with::<(Bool, Nullable<BigInt>)>(&values);
         let (other, due): (bool, Option<i64>) = beside.get_result(conn).map_err(|e| self.error(e))?;
-        let due = due.map(|micros| Duration::from_micros(micros.max(0).unsigned_abs()));
         let again = self.heads.due_in(queue);
-        let next_due = Some(due.map_or(again, |due| due.min(again)));
+        let next_due = Some(due.map_or(again, |due| span(due).min(again)));
         Ok((!other).then_some(Taken { jobs: Vec::new(), next_due }))
     }
 
@@ -238,13 +242,14 @@ impl PgStore {
         end: Option<End>,
     ) -> Result<Vec<RawJob>, Error> {
         let walks = if lease.is_some() { &self.statements.walk_leased } else { &self.statements.walk };
-        let (kind, end) = match end {
-            None => (usize::from(from.is_some()), None),
-            Some(End::Rank(rank)) => (2, Some(Value::BigInt(rank))),
-            Some(End::Wanted(wanted)) => (3, Some(Value::Timestamp(PgTimestamp(wanted)))),
-            Some(End::Id(id)) => (4, Some(Value::BigInt(id))),
+        let (statement, end) = match end {
+            None if from.is_none() => (&walks.from_start, None),
+            None => (&walks.from_place, None),
+            Some(End::Rank(rank)) => (&walks.before_rank, Some(Value::BigInt(rank))),
+            Some(End::Wanted(wanted)) => (&walks.before_wanted, Some(Value::Timestamp(PgTimestamp(wanted)))),
+            Some(End::Id(id)) => (&walks.to_id, Some(Value::BigInt(id))),
         };
-        let (statement, fixed) = walks[kind].of(count);
+        let (statement, fixed) = statement.of(count);
         let token = TAKES.fetch_add(1, Ordering::Relaxed);
         let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(lease.map_or(token, micros))];
         if let Some(place) = from {

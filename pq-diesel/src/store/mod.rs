@@ -65,7 +65,7 @@ impl PgStore {
         let Statements { put_one, walk, take, .. } = &self.statements;
         [
             ("put", put_one.of(Trigger::Fires).text()),
-            ("take one", walk[0].of(1).0.text()),
+            ("take one", walk.from_start.of(1).0.text()),
             ("take", take[0].of(0).0.text()),
         ]
     }

@@ -111,7 +111,7 @@ impl PgStore {
             let id: i64 = one.with::<BigInt>(&values).get_result(conn).map_err(|e| self.error(e))?;
             return Ok(vec![Put::added(JobId(id))]);
         }
-        if jobs.len() >= COPY_JOBS && jobs.iter().all(|job| job.unique.is_none()) {
+        if jobs.len() >= COPY_JOBS && none_is_unique(jobs) {
             return self.copy_numbered(conn, queue, jobs, trigger);
         }
         let chunks = chunks(jobs);
@@ -242,15 +242,19 @@ fn done(word: &str) -> PutOutcome {
 /// Whether waiters can be told of a put in a transaction by who commits it, and not by the trigger: a COPY, and the
 /// function that puts jobs with unique keys, leave that to the trigger.
 pub(super) fn may_be_told_later(jobs: &[NewJob]) -> bool {
-    jobs.len() < COPY_JOBS && jobs.iter().all(|job| job.unique.is_none())
+    jobs.len() < COPY_JOBS && none_is_unique(jobs)
 }
 
 /// Whether a put may go together with others: it is small, and waits for nobody's open transaction, as a put with
 /// a unique key may.
 fn may_be_shared(jobs: &[NewJob]) -> bool {
     (1..=SHARED_JOBS).contains(&jobs.len())
-        && jobs.iter().all(|job| job.unique.is_none())
+        && none_is_unique(jobs)
         && jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>() <= SHARED_BYTES
+}
+
+fn none_is_unique(jobs: &[NewJob]) -> bool {
+    jobs.iter().all(|job| job.unique.is_none())
 }
 
 fn chunks(jobs: &[NewJob]) -> Vec<&[NewJob]> {
