@@ -4,13 +4,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Outcome, PATIENCE, database, queue};
+use common::{Outcome, PATIENCE, database, queue, until};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_core::memory::MemoryStore;
 use pq_core::{NewJob, QueueName, Search, Store};
 use pq_diesel::{Key, Outcome as Verdict, Pq, PutOptions, PutOutcome, Wait};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn plain_sql_cannot_put_a_second_job_of_a_unique_key() -> Outcome {
@@ -150,5 +150,52 @@ fn a_busy_key_costs_other_takes_no_look_at_what_waits_behind_it() -> Outcome {
     let per_take = (fetched(&mut conn)? - before) / 20;
     assert!(per_take < 50, "{per_take} rows were fetched for each take");
     drop(held);
+    Ok(())
+}
+
+/// A take that tried a key just when its job had ended has the key's lock until its own end. Whoever wanted the next
+/// job meanwhile went away, so it must not.
+#[test]
+fn a_key_whose_job_is_gone_since_the_snapshot_has_its_next_job_taken() -> Outcome {
+    let database = database()?;
+    let (queue, mut gate) = (queue(&database)?, database.connect()?);
+    gate.batch_execute(
+        "ALTER FUNCTION pq.queue_pick RENAME TO pick_behind;
+         CREATE FUNCTION pq.queue_pick(place tid, name text, key text, lock bigint, new_lease bigint) RETURNS boolean
+         LANGUAGE plpgsql SET lock_timeout = '30s' AS $$ BEGIN
+             PERFORM pg_advisory_lock_shared(1);
+             PERFORM pg_advisory_unlock_shared(1);
+             RETURN pq.pick_behind(place, name, key, lock, new_lease);
+         END $$",
+    )?;
+    let keyed = PutOptions::new().serialization_key("one");
+    for lease in [false, true] {
+        queue.put_many_with([(&json!(1), &keyed), (&json!(2), &keyed)])?;
+        let (mut first, mut second) = (database.connect()?, database.connect()?);
+        first.batch_execute("BEGIN")?;
+        assert_eq!(queue.on(&mut first).get()?.map(|job| job.data), Some(json!(1)));
+        gate.batch_execute("SELECT pg_advisory_lock(1)")?;
+        let taken = std::thread::scope(|threads| {
+            let late = threads.spawn(|| {
+                if lease {
+                    let held = queue.lease(1, PATIENCE, Wait::No)?;
+                    return Ok(held.into_iter().map(|job| job.data.clone()).collect());
+                }
+                queue.on(&mut second).get_many(1).map(|jobs| jobs.into_iter().map(|job| job.data).collect())
+            });
+            // Its snapshot has both jobs, and it stands before the first.
+            until(
+                &mut gate,
+                "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'",
+            )?;
+            first.batch_execute("COMMIT")?;
+            gate.batch_execute("SELECT pg_advisory_unlock(1)")?;
+            let taken: Result<Vec<Value>, pq_diesel::Error> =
+                late.join().map_err(|_| "the taker panicked")?;
+            Ok::<_, Box<dyn std::error::Error>>(taken?)
+        })?;
+        assert_eq!(taken, [json!(2)], "under a lease: {lease}");
+    }
     Ok(())
 }

@@ -22,6 +22,8 @@ cases![
     queues_are_worked_by_their_weight,
     jobs_that_are_worked_by_many_threads_are_worked_once,
     jobs_of_one_key_never_run_together_in_workers,
+    threads_that_wait_for_one_key_are_never_all_asleep,
+    a_slow_handler_keeps_no_key_of_jobs_before_it,
     a_handler_that_is_slow_does_not_keep_others_waiting,
     a_lease_lasts_as_long_as_its_handler,
     jobs_of_a_lost_lease_are_not_begun,
@@ -225,6 +227,36 @@ fn jobs_of_one_key_never_run_together_in_workers<F: Fixture>(scene: &Scene<F>) {
         }
     });
     assert_eq!(scene.counts(), crate::Counts::default());
+}
+
+fn threads_that_wait_for_one_key_are_never_all_asleep<F: Fixture>(scene: &Scene<F>) {
+    const JOBS: u32 = 200;
+    let task = task::<F, u32>(scene).serialize_by(|_| "one".to_owned());
+    let handlers = [task.leased(|_, _| Ok::<_, Undo>(())), task.transactional(|_, _| Ok::<_, Undo>(()))];
+    for handler in handlers {
+        task.call_many(&(0..JOBS).collect::<Vec<_>>()).unwrap();
+        let begun = Instant::now();
+        let worker = Worker::new(&scene.pq).threads(4).serve(handler);
+        assert_eq!(worker.run_jobs(JOBS.into()).unwrap().done, u64::from(JOBS));
+        assert!(begun.elapsed() < PATIENCE, "they went on by the poll");
+    }
+}
+
+fn a_slow_handler_keeps_no_key_of_jobs_before_it<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u32>(scene).serialize_by(|n| (n % 2).to_string());
+    task.call_many(&[1, 2, 3]).unwrap();
+    let (ran, others) = channel();
+    let others = Mutex::new(others);
+    // Where one thread takes the first two, the second of them ends when the third has run.
+    let handler = task.leased(move |_, job| match job.data {
+        2 => others.lock().unwrap().recv_timeout(PATIENCE).map_err(|_| "the key was kept"),
+        3 => ran.send(()).map_err(|_| "nobody waits"),
+        _ => Ok(()),
+    });
+    beside::<F>(Worker::new(&scene.pq).threads(2).batch(2, 2).serve(handler), |control| {
+        until("all are done", || control.status().report.done == 3);
+        control.stop(StopMode::All);
+    });
 }
 
 fn a_handler_that_is_slow_does_not_keep_others_waiting<F: Fixture>(scene: &Scene<F>) {

@@ -45,8 +45,8 @@ pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
     presence.leave(shared);
 }
 
-/// Settles what threads with long handlers have ended and gives back what they have not begun. Says whether
-/// there are leases to keep.
+/// Settles what threads with long handlers have ended and gives back what they have not begun, and lets go of the
+/// keys that threads keep. Says whether there are leases to keep.
 fn relieve<S: Store>(shared: &Shared<S>) -> bool {
     let now = shared.signals.mode() == Some(StopMode::Now);
     for (thread, started) in shared.signals.all_started() {
@@ -55,6 +55,8 @@ fn relieve<S: Store>(shared: &Shared<S>) -> bool {
         }
         if now || started.at.elapsed() > ALONE_AFTER {
             give_back(shared, thread);
+            settle(shared, thread);
+        } else if keeps_keys(shared, thread) {
             settle(shared, thread);
         }
         // A handler that does not end when its time is over keeps its thread, but not its job.
@@ -67,6 +69,11 @@ fn relieve<S: Store>(shared: &Shared<S>) -> bool {
         }
     }
     !lock(&shared.leases).is_empty()
+}
+
+/// Whether a thread that runs a handler has ended jobs whose keys others may wait for.
+fn keeps_keys<S: Store>(shared: &Shared<S>, thread: usize) -> bool {
+    lock(&shared.slot(thread).finished).iter().any(|ended| ended.job.serialization_key.is_some())
 }
 
 fn extend<S: Store>(shared: &Shared<S>) {

@@ -17,6 +17,10 @@ use crate::{Error, Outcome, RawJob, Search, Store, StoreError, Verdict, Whereabo
 /// How long an ended job waits for others to be settled with it.
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
 
+/// How long it does where others may wait for its key, among handlers that are quicker than this. Where a slow one
+/// comes after them the keeper settles them.
+const FREE_WITHIN: Duration = Duration::from_millis(2);
+
 /// Takes up to `want` jobs under a lease and works them. `found` is called when there are some, before the first
 /// one is begun.
 pub(super) fn batch<S: Store>(
@@ -44,18 +48,22 @@ pub(super) fn batch<S: Store>(
     let slot = shared.slot(thread);
     shared.signals.totals.buffered.fetch_add(count as u64, Ordering::Relaxed);
     lock(&slot.buffer).extend(taken.jobs);
-    let mut begun = 0;
+    let (mut begun, mut key_since) = (0, None);
     while let Some(job) = next(shared, thread) {
         begun += 1;
+        let (has_key, began) = (job.serialization_key.is_some(), Instant::now());
         let finished = one(shared, thread, position, line.prepare(job));
-        // Others wait for the key, or for the news of it.
-        let at_once = finished.job.serialization_key.is_some();
+        if has_key {
+            key_since.get_or_insert(began);
+        }
         let mut waiting = lock(&slot.finished);
         waiting.push(finished);
-        let due = at_once || waiting.first().is_some_and(|first| first.at.elapsed() > SETTLE_WITHIN);
+        let due = key_since.is_some_and(|since| since.elapsed() > FREE_WITHIN)
+            || waiting.first().is_some_and(|first| first.at.elapsed() > SETTLE_WITHIN);
         drop(waiting);
         if due {
             settle(shared, thread);
+            key_since = None;
         }
     }
     settle(shared, thread);

@@ -50,7 +50,8 @@ pub(crate) type TakenRow = (
 pub(crate) struct Found {
     pub(crate) jobs: Vec<RawJob>,
     pub(crate) next_due: Option<Duration>,
-    pub(crate) look_again: bool,
+    /// Whether something was locked in vain: a row that the statement could not see, or a key whose job was gone.
+    pub(crate) raced: bool,
     /// Whether the plain statement was not for this line.
     pub(crate) other: bool,
 }
@@ -77,9 +78,10 @@ pub(crate) fn found(queue: &QueueName, rows: Vec<TakenRow>, leased: bool) -> Fou
             raced,
             other,
         ) = row;
+        found.raced = raced;
         let (Some(id), Some(data), Some(token)) = (id, data, token) else {
             found.next_due = due.map(span);
-            (found.look_again, found.other) = (raced, other);
+            found.other = other;
             continue;
         };
         let id = JobId(id);

@@ -13,7 +13,9 @@
 //! SKIP LOCKED passes over what others hold. The picks are materialised and gathered into an array
 //! before the DELETE, for a subquery that locks may otherwise be run more than once and take too many.
 //! A row that was locked in a newer version than this statement may see (somebody has just updated
-//! it) is not deleted; the column before the last then says that a new look is due.
+//! it) is not deleted; the column before the last then says that a new look is due. It says so as well where a
+//! key's lock was had and its job was gone: until the transaction ends nobody else can have the key, and those
+//! who tried meanwhile are told by nothing but the end of a job.
 //!
 //! A take in a transaction notes a token in a setting that is local to the transaction. It is there exactly
 //! as long as the transaction holds the jobs: a savepoint that is rolled back takes it away, and so does the
@@ -36,6 +38,7 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
         &format!("{OTHERS}{PLAIN}"),
         "(SELECT cardinality(places) > 0 FROM first)",
         "(SELECT other FROM others)",
+        "false",
         hold,
     );
     let within = |window: &str| {
@@ -46,6 +49,7 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
             &format!("{heads}{line}"),
             RACED,
             "(SELECT open FROM open) AND EXISTS (SELECT FROM edge)",
+            MISSED,
             hold,
         )
     };
@@ -54,15 +58,20 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
         &format!("{KEYS}{}", MERGED.replace("{within}", "").replace("{full}", "")),
         RACED,
         "false",
+        MISSED,
         hold,
     );
     [plain, within("500 + 2 * {count}"), within("20000"), all]
 }
 
-/// Whether something was locked.
-const RACED: &str = "(SELECT cardinality(first.places || merged.places) > 0 FROM first, merged)";
+/// Whether something was locked, or a key was had for nothing.
+const RACED: &str = "(SELECT cardinality(first.places || merged.places) > 0 FROM first, merged) OR {missed}";
 
-fn assemble(with: &str, line: &str, raced: &str, other: &str, hold: Hold) -> String {
+/// Whether a key was had for nothing, and is this transaction's until it ends.
+const MISSED: &str =
+    "(SELECT coalesce(current_setting('pq.missed', true) = statement_timestamp()::text, false))";
+
+fn assemble(with: &str, line: &str, raced: &str, other: &str, missed: &str, hold: Hold) -> String {
     let (token, kept, noted) = match hold {
         Hold::Transaction => (TOKEN, NOTED, "noted"),
         Hold::Lease => (LEASE_TOKEN, LEASED, "given"),
@@ -70,6 +79,7 @@ fn assemble(with: &str, line: &str, raced: &str, other: &str, hold: Hold) -> Str
     let tail = TAIL
         .replace("{due}", DUE)
         .replace("{raced}", raced)
+        .replace("{missed}", missed)
         .replace("{other}", other)
         .replace("{noted}", noted);
     let lease = if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" };
@@ -246,7 +256,7 @@ pub(super) const DUE: &str =
 
 const TAIL: &str = "\
 SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
-    (SELECT token FROM {noted}), NULL::bigint, false, false
+    (SELECT token FROM {noted}), NULL::bigint, {missed}, false
 FROM taken
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,

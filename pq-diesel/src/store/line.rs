@@ -25,7 +25,7 @@ use crate::{Error, Notify};
 /// The tokens of takes in transactions: no two of one transaction are the same.
 static TAKES: AtomicI64 = AtomicI64::new(1);
 
-/// How often a take that locked rows it could not see is tried anew.
+/// How often a take that locked something in vain, and took nothing, is tried anew.
 const RACES: usize = 8;
 
 /// How far down the statements of a take the last look at a queue had to go. For a while its takes begin there,
@@ -169,10 +169,11 @@ impl PgStore {
         };
         let first = self.levels.of(queue);
         let begun_at = Instant::now();
-        let mut looked = Found::default();
+        let (mut looked, mut raced) = (Found::default(), false);
         for (level, statement) in statements.iter().enumerate().skip(first) {
             let begun = Instant::now();
             looked = self.look(conn, statement, queue, count, lease)?;
+            raced |= looked.raced;
             if !looked.other {
                 if level > first {
                     self.levels.note(queue, level, begun.elapsed());
@@ -182,6 +183,10 @@ impl PgStore {
         }
         if first == 0 {
             self.heads.took(queue, Way::Ask, &looked.jobs, count, begun_at);
+        }
+        if raced {
+            // Others may have gone away because of what was locked here in vain, and found nothing.
+            self.ring(conn, [queue])?;
         }
         Ok(Taken { jobs: looked.jobs, next_due: looked.next_due })
     }
@@ -293,16 +298,17 @@ impl PgStore {
         if let Some(lease) = lease {
             values.push(Value::BigInt(micros(lease)));
         }
-        let mut looked = Found::default();
+        let (mut looked, mut raced) = (Found::default(), false);
         for _ in 0..RACES {
             let rows: Vec<TakenRow> =
                 statement.with::<TakenSql>(&values).load(conn).map_err(|e| self.error(e))?;
             looked = found(queue, rows, lease.is_some());
-            if !looked.look_again {
+            raced |= looked.raced;
+            if !looked.raced || !looked.jobs.is_empty() {
                 break;
             }
         }
-        Ok(looked)
+        Ok(Found { raced, ..looked })
     }
 
     /// [`Self::let_go`] after the commit of the take. The jobs are the caller's whatever comes of it: a unique key
