@@ -123,11 +123,12 @@ impl Sized {
     }
 }
 
-/// The statements that take along the line: from its start, from a place to its end, and from a place to where the
-/// rank, the wanted or the id is another.
+/// The statements that take along the line: from its start, past jobs of busy keys, from a place to its end, and from a
+/// place to where the rank, the wanted or the id is another.
 #[derive(Debug)]
 pub(crate) struct Walks {
     pub(crate) from_start: Sized,
+    pub(crate) past_keys: Sized,
     pub(crate) from_place: Sized,
     pub(crate) before_rank: Sized,
     pub(crate) before_wanted: Sized,
@@ -182,6 +183,7 @@ impl Statements {
             let [before_rank, before_wanted, to_id] = pieces.map(|sql| Sized::new(names(&sql), 7));
             Walks {
                 from_start: Sized::new(names(&from_start), 3),
+                past_keys: Sized::new(names(&walk::past_keys(hold)), 3),
                 from_place: Sized::new(names(&from_place), 6),
                 before_rank,
                 before_wanted,

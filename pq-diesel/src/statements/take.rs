@@ -55,7 +55,7 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
     };
     let all = assemble(
         "WITH RECURSIVE ",
-        &format!("{KEYS}{}", MERGED.replace("{within}", "").replace("{full}", "")),
+        &format!("{KEYS}), {HEADS}{}", MERGED.replace("{within}", "").replace("{full}", "")),
         RACED,
         "false",
         MISSED,
@@ -161,9 +161,8 @@ const WITHIN: &str = "
             AND (NOT EXISTS (SELECT FROM edge)
                 OR (line.rank, line.wanted, line.id) <= (SELECT rank, wanted, id FROM edge))";
 
-/// The keys are enumerated by jumping through their index from one to the next, and each that no lease
-/// holds sends its first job.
-const KEYS: &str = "keys AS (
+/// The keys are enumerated by jumping through their index from one to the next.
+pub(super) const KEYS: &str = "keys AS (
     (SELECT serial_key FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
     ORDER BY serial_key LIMIT 1)
@@ -173,7 +172,10 @@ const KEYS: &str = "keys AS (
         WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND job.serial_key > keys.serial_key
         ORDER BY job.serial_key LIMIT 1)
     FROM keys WHERE keys.serial_key IS NOT NULL
-), heads AS MATERIALIZED (
+";
+
+/// Each key that no lease holds sends its first job.
+const HEADS: &str = "heads AS MATERIALIZED (
     SELECT head.*
     FROM keys CROSS JOIN LATERAL (
         SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,

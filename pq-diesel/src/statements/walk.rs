@@ -9,21 +9,41 @@
 //!
 //! $1 queue, then what [`texts`] says, at the end the most jobs.
 
-use super::take::{DUE, FIRST, Hold, OPEN, OTHERS};
+use super::take::{DUE, FIRST, Hold, KEYS, OPEN, OTHERS};
 
 /// The statement that walks from the start; the one that walks from behind the place $3, $4, $5: rank, wanted, id; and
 /// those that end where the rank, the wanted, or the id of the same rank and wanted is $6. In a transaction $2 is the
 /// take's token; for a lease it is its length in microseconds.
 pub(super) fn texts(hold: Hold) -> [String; 5] {
-    ["", FROM, BEFORE_RANK, BEFORE_WANTED, TO_ID].map(|from| {
-        let (given, take) = match hold {
-            Hold::Transaction => (TOKEN, TAKE),
-            Hold::Lease => (LEASE, LEASED),
-        };
-        let first = FIRST.replace("{from}", from);
-        format!("WITH {OPEN}{given}{OTHERS}), {first}, {take}")
-    })
+    ["", FROM, BEFORE_RANK, BEFORE_WANTED, TO_ID].map(|from| text("WITH ", OTHERS, from, hold))
 }
+
+/// The statement that walks from the start past jobs with keys, where leases have all of those.
+pub(super) fn past_keys(hold: Hold) -> String {
+    text("WITH RECURSIVE ", &format!("{KEYS}), {FREE_KEYS}"), "", hold)
+}
+
+fn text(with: &str, others: &str, from: &str, hold: Hold) -> String {
+    let (given, take) = match hold {
+        Hold::Transaction => (TOKEN, TAKE),
+        Hold::Lease => (LEASE, LEASED),
+    };
+    let first = FIRST.replace("{from}", from);
+    format!("{with}{OPEN}{given}{others}), {first}, {take}")
+}
+
+/// What keeps the start of the index from being the whole line, where there are jobs with keys.
+const FREE_KEYS: &str = "others AS MATERIALIZED (
+    SELECT (SELECT open FROM open) AND (
+        EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                AND schedule_at <= statement_timestamp())
+        OR EXISTS (
+            SELECT FROM keys
+            WHERE serial_key IS NOT NULL AND NOT EXISTS (
+                SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = keys.serial_key))) AS other
+";
 
 /// Whether the queue has more than the index of the line, and how many microseconds it is until its next scheduled job
 /// falls due.

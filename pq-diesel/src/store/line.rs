@@ -18,7 +18,7 @@ use super::trail::End;
 use super::{PgStore, micros};
 use crate::prepared::Value;
 use crate::rows::{Found, TakenRow, TakenSql, found, span, walk};
-use crate::statements::Sized;
+use crate::statements::{Sized, Walks};
 use crate::table::told_on;
 use crate::{Error, Notify};
 
@@ -158,16 +158,19 @@ impl PgStore {
         lease: Option<Duration>,
         search: Search,
     ) -> Result<Taken, Error> {
-        if self.levels.of(queue) == 0
-            && let Some(taken) = self.walk(conn, queue, count, lease, search)?
-        {
-            return Ok(taken);
-        }
         let statements = match lease {
             Some(_) => &self.statements.lease,
             None => &self.statements.take,
         };
         let first = self.levels.of(queue);
+        let taken = match first {
+            0 => self.walk(conn, queue, count, lease, search)?,
+            level if level + 1 == statements.len() => self.walk_past_keys(conn, queue, count, lease)?,
+            _ => None,
+        };
+        if let Some(taken) = taken {
+            return Ok(taken);
+        }
         let begun_at = Instant::now();
         let (mut looked, mut raced) = (Found::default(), false);
         for (level, statement) in statements.iter().enumerate().skip(first) {
@@ -237,6 +240,23 @@ impl PgStore {
         Ok((!other).then_some(Taken { jobs: Vec::new(), next_due }))
     }
 
+    /// Takes along the index of the line where the jobs with keys in front of it all belong to busy ones; `None` where
+    /// it came to nothing.
+    fn walk_past_keys(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        lease: Option<Duration>,
+    ) -> Result<Option<Taken>, Error> {
+        let jobs = self.walk_by(conn, &self.walks(lease).past_keys, queue, count, lease, Vec::new())?;
+        Ok((!jobs.is_empty()).then_some(Taken { jobs, next_due: None }))
+    }
+
+    fn walks(&self, lease: Option<Duration>) -> &Walks {
+        if lease.is_some() { &self.statements.walk_leased } else { &self.statements.walk }
+    }
+
     fn walk_from(
         &self,
         conn: &mut PgConnection,
@@ -246,7 +266,7 @@ impl PgStore {
         from: Option<Place>,
         end: Option<End>,
     ) -> Result<Vec<RawJob>, Error> {
-        let walks = if lease.is_some() { &self.statements.walk_leased } else { &self.statements.walk };
+        let walks = self.walks(lease);
         let (statement, end) = match end {
             None if from.is_none() => (&walks.from_start, None),
             None => (&walks.from_place, None),
@@ -254,17 +274,26 @@ impl PgStore {
             Some(End::Wanted(wanted)) => (&walks.before_wanted, Some(Value::Timestamp(PgTimestamp(wanted)))),
             Some(End::Id(id)) => (&walks.to_id, Some(Value::BigInt(id))),
         };
+        let place = from.map(|place| {
+            [Value::BigInt(place.rank), Value::Timestamp(PgTimestamp(place.wanted)), Value::BigInt(place.id)]
+        });
+        let bounds: Vec<Value<'_>> = place.into_iter().flatten().chain(end).collect();
+        self.walk_by(conn, statement, queue, count, lease, bounds)
+    }
+
+    fn walk_by(
+        &self,
+        conn: &mut PgConnection,
+        statement: &Sized,
+        queue: &QueueName,
+        count: usize,
+        lease: Option<Duration>,
+        bounds: Vec<Value<'_>>,
+    ) -> Result<Vec<RawJob>, Error> {
         let (statement, fixed) = statement.of(count);
         let token = TAKES.fetch_add(1, Ordering::Relaxed);
         let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(lease.map_or(token, micros))];
-        if let Some(place) = from {
-            values.extend([
-                Value::BigInt(place.rank),
-                Value::Timestamp(PgTimestamp(place.wanted)),
-                Value::BigInt(place.id),
-            ]);
-        }
-        values.extend(end);
+        values.extend(bounds);
         if !fixed {
             values.push(Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)));
         }
