@@ -44,6 +44,13 @@ impl Plan {
     pub fn jobs(&self, jobs: usize) -> usize {
         ((jobs as f64 * self.scale) as usize).max(1_000)
     }
+
+    /// About so many jobs, scaled: the same number of whole batches for each of sixteen clients, or of fewer by powers
+    /// of two.
+    #[must_use]
+    pub fn batches(&self, jobs: usize, batch: usize) -> usize {
+        (self.jobs(jobs) / (16 * batch)).max(1) * 16 * batch
+    }
 }
 
 /// Something that can be measured by name.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use pq_diesel::Wait;
 use serde_json::value::RawValue;
 
-use super::sides::{Sides, bare_drain, delete, figure, insert, not_dry};
+use super::sides::{BARE_BATCH, Sides, bare_drain, delete, figure, insert, not_dry};
 use super::working::Kind;
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, PAYLOAD, Script, pool};
@@ -85,7 +85,7 @@ fn gets(bench: &Bench, plan: &Plan, threads: usize, sides: &mut Sides) -> Result
 }
 
 fn drains(bench: &Bench, plan: &Plan, threads: usize, step: &mut Step) -> Result<()> {
-    let jobs = plan.jobs(100_000);
+    let jobs = plan.batches(480_000, BARE_BATCH);
     bench.fill_by_sql(QUEUE, jobs)?;
     let bare = bare_drain(bench, QUEUE, threads, jobs)?;
     for (kind, sides) in [(Kind::Transactional, &mut step.transactional), (Kind::Leased, &mut step.leased)] {

@@ -66,7 +66,7 @@ pub(super) fn not_dry(bench: &Bench, queue: &Queue<Box<RawValue>>, whose: &str) 
 }
 
 /// How many jobs a bare drain takes at a time.
-const BARE_BATCH: usize = 500;
+pub(super) const BARE_BATCH: usize = 500;
 
 /// Takes all jobs by a plain DELETE of 500 a commit, through pgbench with so many clients.
 pub(super) fn bare_drain(bench: &Bench, queue: &str, clients: usize, jobs: usize) -> Result<Cost> {

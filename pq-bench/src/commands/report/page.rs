@@ -20,9 +20,7 @@ pub(super) fn of(merged: &Merged, plots: &[Plot], mut hand: Hand) -> String {
         other. Rates say more of the machine than of the queue: read the ratios.\n\n",
     );
     page += "## Where it ran\n\n";
-    for (about, scenarios) in &merged.runs {
-        page += &place(about, scenarios);
-    }
+    page += &places(&merged.runs);
     page += "## How to repeat it\n\n```sh\ncargo run --release -p pq-bench -- run\n\
         cargo run --release -p pq-bench -- report\n```\n\n\
         `run` takes the names of scenarios, to measure only those; `report` takes several `--run FILE`.\n\n";
@@ -45,18 +43,23 @@ pub(super) fn of(merged: &Merged, plots: &[Plot], mut hand: Hand) -> String {
     page
 }
 
-fn place(about: &Results, scenarios: &[String]) -> String {
-    let settings: Vec<String> =
-        about.settings.iter().map(|(name, value)| format!("`{name} = {value}`")).collect();
-    let revision = if about.revision.is_empty() { "unknown" } else { &about.revision };
-    format!(
-        "- {}, revision `{revision}`: {}\n  - machine: {}\n  - server: {}\n  - settings: {}\n\n",
-        about.began_at,
-        scenarios.join(", "),
-        about.machine,
-        about.server,
-        settings.join(", ")
-    )
+/// Each place once, with the runs that were there.
+fn places(runs: &[(Results, Vec<String>)]) -> String {
+    let mut places: Vec<(String, String)> = Vec::new();
+    for (about, scenarios) in runs {
+        let settings: Vec<String> =
+            about.settings.iter().map(|(name, value)| format!("`{name} = {value}`")).collect();
+        let settings = settings.join(", ");
+        let place =
+            format!("- machine: {}\n- server: {}\n- settings: {settings}\n", about.machine, about.server);
+        let revision = if about.revision.is_empty() { "unknown" } else { &about.revision };
+        let run = format!("  - {}, revision `{revision}`: {}\n", about.began_at, scenarios.join(", "));
+        match places.iter_mut().find(|(known, _)| *known == place) {
+            Some((_, runs)) => *runs += &run,
+            None => places.push((place, run)),
+        }
+    }
+    places.iter().map(|(place, runs)| format!("{place}- runs:\n{runs}\n")).collect()
 }
 
 fn targets(merged: &Merged) -> String {

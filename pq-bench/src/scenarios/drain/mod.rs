@@ -87,8 +87,7 @@ fn drain(bench: &Bench, kind: Kind, threads: usize, jobs: usize, size: Option<us
 /// and not the first change of each page.
 fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<Vec<Figure>> {
     let queue = bench.queue(QUEUE)?;
-    // Whole batches for each of sixteen clients.
-    let jobs = (plan.jobs(480_000) / (16 * BATCH)).max(1) * 16 * BATCH;
+    let jobs = plan.batches(480_000, BATCH);
     let besides = besides(kind, threads);
     let (mut ours, mut bare) = (Vec::new(), vec![Vec::new(); besides.len()]);
     let (mut put, mut bare_put) = (Vec::new(), Vec::new());
