@@ -34,9 +34,9 @@ BEGIN
         END IF;
     END IF;
     IF found_it THEN
-        PERFORM set_config('pq.keys', noted || lock || ',', true);
+        noted := set_config('pq.keys', noted || lock || ',', true);
     ELSE
-        PERFORM set_config('pq.missed', statement_timestamp()::text, true);
+        noted := set_config('pq.missed', statement_timestamp()::text, true);
     END IF;
     RETURN found_it;
 END

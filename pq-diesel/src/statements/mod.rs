@@ -10,6 +10,7 @@ mod walk;
 use std::sync::OnceLock;
 
 pub(crate) use self::put::Trigger;
+pub(crate) use self::walk::Walks;
 use crate::prepared::Statement;
 use crate::table::Table;
 
@@ -19,6 +20,7 @@ pub(crate) struct Statements {
     pub(crate) put_one: ByTrigger,
     pub(crate) put: ByTrigger,
     pub(crate) put_unique: Statement,
+    pub(crate) walk_gone: Walks,
     pub(crate) walk: Walks,
     pub(crate) walk_leased: Walks,
     pub(crate) beside: Statement,
@@ -123,18 +125,6 @@ impl Sized {
     }
 }
 
-/// The statements that take along the line: from its start, past jobs of busy keys, from a place to its end, and from a
-/// place to where the rank, the wanted or the id is another.
-#[derive(Debug)]
-pub(crate) struct Walks {
-    pub(crate) from_start: Sized,
-    pub(crate) past_keys: Sized,
-    pub(crate) from_place: Sized,
-    pub(crate) before_rank: Sized,
-    pub(crate) before_wanted: Sized,
-    pub(crate) to_id: Sized,
-}
-
 /// A statement that puts, for each thing that the table's trigger may do about it.
 #[derive(Debug)]
 pub(crate) struct ByTrigger([Statement; 3]);
@@ -178,22 +168,12 @@ impl Statements {
         };
         let statement = |sql: &str| Statement::new(&names(sql));
         let levels = |hold| take::levels(hold).map(|sql| Sized::new(names(&sql), 2));
-        let walks = |hold| {
-            let [from_start, from_place, pieces @ ..] = walk::texts(hold);
-            let [before_rank, before_wanted, to_id] = pieces.map(|sql| Sized::new(names(&sql), 7));
-            Walks {
-                from_start: Sized::new(names(&from_start), 3),
-                past_keys: Sized::new(names(&walk::past_keys(hold)), 3),
-                from_place: Sized::new(names(&from_place), 6),
-                before_rank,
-                before_wanted,
-                to_id,
-            }
-        };
+        let walks = |hold| walk::walks(hold, names);
         Self {
             put_one: ByTrigger::new(|trigger| statement(&put::one(trigger))),
             put: ByTrigger::new(|trigger| statement(&put::many(trigger))),
             put_unique: statement(put::UNIQUE),
+            walk_gone: walks(take::Hold::Nothing),
             walk: walks(take::Hold::Transaction),
             walk_leased: walks(take::Hold::Lease),
             beside: statement(&walk::beside()),

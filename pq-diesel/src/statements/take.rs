@@ -27,6 +27,8 @@
 /// What holds the jobs that are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
+    /// Nothing: the take commits by itself.
+    Nothing,
     Transaction,
     Lease,
 }
@@ -73,7 +75,7 @@ const MISSED: &str =
 
 fn assemble(with: &str, line: &str, raced: &str, other: &str, missed: &str, hold: Hold) -> String {
     let (token, kept, noted) = match hold {
-        Hold::Transaction => (TOKEN, NOTED, "noted"),
+        Hold::Nothing | Hold::Transaction => (TOKEN, NOTED, "noted"),
         Hold::Lease => (LEASE_TOKEN, LEASED, "given"),
     };
     let tail = TAIL

@@ -7,29 +7,58 @@
 //! Each can begin at a place in the line instead of its start. Entries of jobs that are gone stay in the index
 //! until a vacuum may remove them, and a walk from the start passes by all of them.
 //!
-//! $1 queue, then what [`texts`] says, at the end the most jobs.
+//! $1 queue, then what [`walks`] says, at the end the most jobs.
 
+use super::Sized;
 use super::take::{DUE, FIRST, Hold, KEYS, OPEN, OTHERS};
 
-/// The statement that walks from the start; the one that walks from behind the place $3, $4, $5: rank, wanted, id; and
-/// those that end where the rank, the wanted, or the id of the same rank and wanted is $6. In a transaction $2 is the
-/// take's token; for a lease it is its length in microseconds.
-pub(super) fn texts(hold: Hold) -> [String; 5] {
-    ["", FROM, BEFORE_RANK, BEFORE_WANTED, TO_ID].map(|from| text("WITH ", OTHERS, from, hold))
-}
-
-/// The statement that walks from the start past jobs with keys, where leases have all of those.
-pub(super) fn past_keys(hold: Hold) -> String {
-    text("WITH RECURSIVE ", &format!("{KEYS}), {FREE_KEYS}"), "", hold)
-}
-
-fn text(with: &str, others: &str, from: &str, hold: Hold) -> String {
-    let (given, take) = match hold {
-        Hold::Transaction => (TOKEN, TAKE),
-        Hold::Lease => (LEASE, LEASED),
+/// The statements of the walks along the line, and past jobs with keys. In a transaction $2 is the take's token, for a
+/// lease its length in microseconds; a take that commits by itself has neither. The next three are the place from
+/// behind which the line is walked: rank, wanted, id; and the one after them is where the walk ends.
+pub(super) fn walks(hold: Hold, names: impl Fn(&str) -> String) -> Walks {
+    let first = if hold == Hold::Nothing { 2 } else { 3 };
+    let sized = |with: &str, others: &str, from: &str, values: usize| {
+        let (given, take) = match hold {
+            Hold::Nothing => ("", TAKE.to_owned()),
+            Hold::Transaction => (TOKEN, format!("{NOTED}{TAKE} AND (SELECT takes FROM noted) IS NOT NULL")),
+            Hold::Lease => (LEASE, LEASED.to_owned()),
+        };
+        let returned = if hold == Hold::Lease { "" } else { RETURNED };
+        let walk = FIRST.replace("{from}", from);
+        let text = format!("{with}{OPEN}{given}{others}), {walk}{take}{returned}");
+        let text = ["{rank}", "{wanted}", "{id}", "{end}"]
+            .into_iter()
+            .zip(first..)
+            .fold(text, |text, (name, number)| text.replace(name, &format!("${number}")));
+        Sized::new(names(&text), first + values)
     };
-    let first = FIRST.replace("{from}", from);
-    format!("{with}{OPEN}{given}{others}), {first}, {take}")
+    let from = |from: &str, values| sized("WITH ", OTHERS, from, values);
+    Walks {
+        from_start: from("", 0),
+        past_keys: sized("WITH RECURSIVE ", &format!("{KEYS}), {FREE_KEYS}"), "", 0),
+        from_place: from(FROM, 3),
+        before_rank: from(BEFORE_RANK, 4),
+        before_wanted: from(BEFORE_WANTED, 4),
+        to_id: from(TO_ID, 4),
+    }
+}
+
+/// Statements that take along the line: from its start, past jobs of busy keys, from a place to its end, and from a
+/// place to where the rank, the wanted or the id is another.
+#[derive(Debug)]
+pub(crate) struct Walks {
+    pub(crate) from_start: Sized,
+    pub(crate) past_keys: Sized,
+    pub(crate) from_place: Sized,
+    pub(crate) before_rank: Sized,
+    pub(crate) before_wanted: Sized,
+    pub(crate) to_id: Sized,
+}
+
+/// Whether the queue has more than the index of the line, and how many microseconds it is until its next scheduled job
+/// falls due.
+pub(super) fn beside() -> String {
+    format!("WITH {OPEN}{OTHERS}) SELECT other, {DUE} AS due FROM others")
 }
 
 /// What keeps the start of the index from being the whole line, where there are jobs with keys.
@@ -45,44 +74,41 @@ const FREE_KEYS: &str = "others AS MATERIALIZED (
                 SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = keys.serial_key))) AS other
 ";
 
-/// Whether the queue has more than the index of the line, and how many microseconds it is until its next scheduled job
-/// falls due.
-pub(super) fn beside() -> String {
-    format!("WITH {OPEN}{OTHERS}) SELECT other, {DUE} AS due FROM others")
-}
-
 /// The index has its columns in this order and ascending, so that a comparison of rows begins the scan there.
 const FROM: &str = "
             AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
-                > ($3::bigint, $4::timestamptz, $5::bigint)";
+                > ({rank}::bigint, {wanted}::timestamptz, {id}::bigint)";
 
 const BEFORE_RANK: &str = "
             AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
-                > ($3::bigint, $4::timestamptz, $5::bigint)
-            AND -priority::bigint < $6::bigint";
+                > ({rank}::bigint, {wanted}::timestamptz, {id}::bigint)
+            AND -priority::bigint < {end}::bigint";
 
 const BEFORE_WANTED: &str = "
-            AND -priority::bigint = $3::bigint
-            AND (coalesce(expected_at, 'infinity'::timestamptz), id) > ($4::timestamptz, $5::bigint)
-            AND coalesce(expected_at, 'infinity'::timestamptz) < $6::timestamptz";
+            AND -priority::bigint = {rank}::bigint
+            AND (coalesce(expected_at, 'infinity'::timestamptz), id) > ({wanted}::timestamptz, {id}::bigint)
+            AND coalesce(expected_at, 'infinity'::timestamptz) < {end}::timestamptz";
 
 const TO_ID: &str = "
-            AND -priority::bigint = $3::bigint
-            AND coalesce(expected_at, 'infinity'::timestamptz) = $4::timestamptz
-            AND id > $5::bigint AND id <= $6::bigint";
+            AND -priority::bigint = {rank}::bigint
+            AND coalesce(expected_at, 'infinity'::timestamptz) = {wanted}::timestamptz
+            AND id > {id}::bigint AND id <= {end}::bigint";
 
 const TOKEN: &str = "given AS MATERIALIZED (
     SELECT $2::bigint AS token
 ), ";
 
-/// What few jobs have is one column, which is null for the others. What none of this line has is not there.
-const TAKE: &str = "noted AS MATERIALIZED (
+const NOTED: &str = ", noted AS MATERIALIZED (
     SELECT CASE WHEN cardinality(places) > 0 THEN set_config('pq.takes',
         coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END AS takes
     FROM first, given
-)
-DELETE FROM {jobs}
-WHERE ctid = ANY ((SELECT places FROM first)::tid[]) AND (SELECT takes FROM noted) IS NOT NULL
+)";
+
+const TAKE: &str = "
+DELETE FROM {jobs} WHERE ctid = ANY ((SELECT places FROM first)::tid[])";
+
+/// What few jobs have is one column, which is null for the others. What none of this line has is not there.
+const RETURNED: &str = "
 RETURNING id, data, enqueued_at,
     CASE WHEN attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
         THEN ROW(attempt, priority, expected_at, unique_key) END";
@@ -92,7 +118,7 @@ const LEASE: &str = "given AS MATERIALIZED (
 ), ";
 
 /// The row of the batch is the answer. What few jobs have is gathered only where one of the batch has it.
-const LEASED: &str = "taken AS (
+const LEASED: &str = ", taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT places FROM first)::tid[])
     RETURNING id, data, enqueued_at, expected_at, priority, attempt, unique_key

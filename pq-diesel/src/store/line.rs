@@ -66,6 +66,16 @@ pub(crate) struct Ask {
     pub(super) search: Search,
 }
 
+/// What holds the jobs that are taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hold {
+    /// Nothing: the take commits by itself, and they are gone.
+    Nothing,
+    Transaction,
+    /// A lease of this length.
+    Lease(Duration),
+}
+
 impl PgStore {
     /// Takes and commits, together with the threads that take from the queue at the same time.
     pub(super) fn take_with_others(&self, queue: &QueueName, ask: Ask) -> Result<Taken, Error> {
@@ -102,7 +112,7 @@ impl PgStore {
         let search = if is_whole { Search::Whole } else { Search::Along };
         let mut lead = Some(lead);
         let taken: Result<_, Error> = self.with_connection(|conn| {
-            let mut taken = self.find(conn, queue, wanted, None, search)?;
+            let mut taken = self.find(conn, queue, wanted, Hold::Nothing, search)?;
             let mut fates = deal(&mut taken, ask.count, &counts);
             if has_keys(&taken.jobs) {
                 // This may wait for whoever puts the same key, and nobody else is to wait for it.
@@ -128,7 +138,7 @@ impl PgStore {
 
     fn take_alone(&self, queue: &QueueName, ask: Ask) -> Result<Taken, Error> {
         self.with_connection(|conn| {
-            let taken = self.find(conn, queue, ask.count, None, ask.search)?;
+            let taken = self.find(conn, queue, ask.count, Hold::Nothing, ask.search)?;
             self.let_go_after_all(conn, queue, &taken.jobs);
             Ok(taken)
         })
@@ -139,11 +149,11 @@ impl PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         count: usize,
-        lease: Option<Duration>,
+        hold: Hold,
         search: Search,
     ) -> Result<Taken, Error> {
-        let taken = self.find(conn, queue, count, lease, search)?;
-        if lease.is_none() {
+        let taken = self.find(conn, queue, count, hold, search)?;
+        if matches!(hold, Hold::Transaction) {
             self.let_go(conn, queue, &taken.jobs)?;
         }
         Ok(taken)
@@ -155,17 +165,17 @@ impl PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         count: usize,
-        lease: Option<Duration>,
+        hold: Hold,
         search: Search,
     ) -> Result<Taken, Error> {
-        let statements = match lease {
-            Some(_) => &self.statements.lease,
-            None => &self.statements.take,
+        let statements = match hold {
+            Hold::Lease(_) => &self.statements.lease,
+            Hold::Nothing | Hold::Transaction => &self.statements.take,
         };
         let first = self.levels.of(queue);
         let taken = match first {
-            0 => self.walk(conn, queue, count, lease, search)?,
-            level if level + 1 == statements.len() => self.walk_past_keys(conn, queue, count, lease)?,
+            0 => self.walk(conn, queue, count, hold, search)?,
+            level if level + 1 == statements.len() => self.walk_past_keys(conn, queue, count, hold)?,
             _ => None,
         };
         if let Some(taken) = taken {
@@ -175,7 +185,7 @@ impl PgStore {
         let (mut looked, mut raced) = (Found::default(), false);
         for (level, statement) in statements.iter().enumerate().skip(first) {
             let begun = Instant::now();
-            looked = self.look(conn, statement, queue, count, lease)?;
+            looked = self.look(conn, statement, queue, count, hold)?;
             raced |= looked.raced;
             if !looked.other {
                 if level > first {
@@ -201,7 +211,7 @@ impl PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         count: usize,
-        lease: Option<Duration>,
+        hold: Hold,
         search: Search,
     ) -> Result<Option<Taken>, Error> {
         loop {
@@ -213,7 +223,7 @@ impl PgStore {
                 Way::Since(place) | Way::On(place) => (Some(place), None),
             };
             let begun = Instant::now();
-            let jobs = self.walk_from(conn, queue, count, lease, from, end)?;
+            let jobs = self.walk_from(conn, queue, count, hold, from, end)?;
             self.heads.took(queue, way, &jobs, count, begun);
             if !jobs.is_empty() {
                 return Ok(Some(Taken { jobs, next_due: None }));
@@ -247,14 +257,18 @@ impl PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         count: usize,
-        lease: Option<Duration>,
+        hold: Hold,
     ) -> Result<Option<Taken>, Error> {
-        let jobs = self.walk_by(conn, &self.walks(lease).past_keys, queue, count, lease, Vec::new())?;
+        let jobs = self.walk_by(conn, &self.walks(hold).past_keys, queue, count, hold, Vec::new())?;
         Ok((!jobs.is_empty()).then_some(Taken { jobs, next_due: None }))
     }
 
-    fn walks(&self, lease: Option<Duration>) -> &Walks {
-        if lease.is_some() { &self.statements.walk_leased } else { &self.statements.walk }
+    fn walks(&self, hold: Hold) -> &Walks {
+        match hold {
+            Hold::Nothing => &self.statements.walk_gone,
+            Hold::Transaction => &self.statements.walk,
+            Hold::Lease(_) => &self.statements.walk_leased,
+        }
     }
 
     fn walk_from(
@@ -262,11 +276,11 @@ impl PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         count: usize,
-        lease: Option<Duration>,
+        hold: Hold,
         from: Option<Place>,
         end: Option<End>,
     ) -> Result<Vec<RawJob>, Error> {
-        let walks = self.walks(lease);
+        let walks = self.walks(hold);
         let (statement, end) = match end {
             None if from.is_none() => (&walks.from_start, None),
             None => (&walks.from_place, None),
@@ -278,7 +292,7 @@ impl PgStore {
             [Value::BigInt(place.rank), Value::Timestamp(PgTimestamp(place.wanted)), Value::BigInt(place.id)]
         });
         let bounds: Vec<Value<'_>> = place.into_iter().flatten().chain(end).collect();
-        self.walk_by(conn, statement, queue, count, lease, bounds)
+        self.walk_by(conn, statement, queue, count, hold, bounds)
     }
 
     fn walk_by(
@@ -287,23 +301,28 @@ impl PgStore {
         statement: &Sized,
         queue: &QueueName,
         count: usize,
-        lease: Option<Duration>,
+        hold: Hold,
         bounds: Vec<Value<'_>>,
     ) -> Result<Vec<RawJob>, Error> {
         let (statement, fixed) = statement.of(count);
         let token = TAKES.fetch_add(1, Ordering::Relaxed);
-        let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(lease.map_or(token, micros))];
-        values.extend(bounds);
+        let given = match hold {
+            Hold::Nothing => None,
+            Hold::Transaction => Some(token),
+            Hold::Lease(length) => Some(micros(length)),
+        };
+        let mut values = vec![Value::Text(queue.as_str())];
+        values.extend(given.map(Value::BigInt).into_iter().chain(bounds));
         if !fixed {
             values.push(Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)));
         }
-        let jobs = match lease {
-            Some(_) => {
+        let jobs = match hold {
+            Hold::Lease(_) => {
                 let row = statement.with::<walk::LeasedSql>(&values).get_result(conn).optional();
                 row.map(|row| row.map_or_else(Vec::new, |row| walk::leased(queue, row)))
             }
             // Row by row from the answer, for a list of wide rows on the way is most of the work.
-            None => {
+            Hold::Nothing | Hold::Transaction => {
                 let rows = statement.with::<walk::TakenSql>(&values);
                 rows.load_iter::<_, DefaultLoadingMode>(conn).and_then(|rows| walk::taken(queue, token, rows))
             }
@@ -317,21 +336,21 @@ impl PgStore {
         statement: &Sized,
         queue: &QueueName,
         count: usize,
-        lease: Option<Duration>,
+        hold: Hold,
     ) -> Result<Found, Error> {
         let (statement, fixed) = statement.of(count);
         let mut values = vec![Value::Text(queue.as_str())];
         if !fixed {
             values.push(Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)));
         }
-        if let Some(lease) = lease {
-            values.push(Value::BigInt(micros(lease)));
+        if let Hold::Lease(length) = hold {
+            values.push(Value::BigInt(micros(length)));
         }
         let (mut looked, mut raced) = (Found::default(), false);
         for _ in 0..RACES {
             let rows: Vec<TakenRow> =
                 statement.with::<TakenSql>(&values).load(conn).map_err(|e| self.error(e))?;
-            looked = found(queue, rows, lease.is_some());
+            looked = found(queue, rows, matches!(hold, Hold::Lease(_)));
             raced |= looked.raced;
             if !looked.raced || !looked.jobs.is_empty() {
                 break;

@@ -26,7 +26,7 @@ use pq_core::{
 };
 
 pub(crate) use self::head::Heads;
-use self::line::Ask;
+use self::line::{Ask, Hold};
 pub(crate) use self::line::{Gets, Levels};
 use self::open::Open;
 pub(crate) use self::put::Puts;
@@ -124,7 +124,7 @@ impl Store for PgStore {
         count: usize,
         search: Search,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, None, search)
+        self.take_by(conn, queue, count, Hold::Transaction, search)
     }
 
     fn lease(
@@ -135,7 +135,7 @@ impl Store for PgStore {
         lease: Duration,
         search: Search,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, Some(lease), search)
+        self.take_by(conn, queue, count, Hold::Lease(lease), search)
     }
 
     fn extend(
