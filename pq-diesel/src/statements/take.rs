@@ -63,7 +63,7 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
         MISSED,
         hold,
     );
-    [plain, within("500 + 2 * {count}"), within("20000"), all]
+    [plain, within("least(500, 60 * {count}) + 2 * {count}"), within("20000"), all]
 }
 
 /// Whether something was locked, or a key was had for nothing.

@@ -2,6 +2,7 @@
 
 mod archive;
 mod desk;
+mod gets;
 mod head;
 mod line;
 mod open;
@@ -9,6 +10,7 @@ mod put;
 mod together;
 mod trail;
 mod verdict;
+mod walk;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -25,9 +27,11 @@ use pq_core::{
     Store, Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
 };
 
+use self::gets::Ask;
+pub(crate) use self::gets::Gets;
 pub(crate) use self::head::Heads;
-use self::line::{Ask, Hold};
-pub(crate) use self::line::{Gets, Levels};
+pub(crate) use self::line::Levels;
+use self::line::{Hold, Want};
 use self::open::Open;
 pub(crate) use self::put::Puts;
 use self::put::may_be_told_later;
@@ -124,7 +128,7 @@ impl Store for PgStore {
         count: usize,
         search: Search,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, Hold::Transaction, search)
+        self.take_by(conn, Want { queue, count, hold: Hold::Transaction }, search)
     }
 
     fn lease(
@@ -135,7 +139,7 @@ impl Store for PgStore {
         lease: Duration,
         search: Search,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, queue, count, Hold::Lease(lease), search)
+        self.take_by(conn, Want { queue, count, hold: Hold::Lease(lease) }, search)
     }
 
     fn extend(
