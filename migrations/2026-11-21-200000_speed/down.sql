@@ -1,4 +1,4 @@
-ALTER TABLE "pq"."queue" RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold, vacuum_index_cleanup);
+ALTER TABLE "pq"."queue" RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold);
 
 ALTER INDEX "pq"."queue_keyed_line" RESET (deduplicate_items);
 ALTER INDEX "pq"."queue_keyed" RESET (deduplicate_items);

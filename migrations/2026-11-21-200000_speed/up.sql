@@ -46,8 +46,6 @@ ALTER INDEX "pq"."queue_keyed" SET (deduplicate_items = off);
 ALTER INDEX "pq"."queue_keyed_line" SET (deduplicate_items = off);
 
 -- Dead rows gather at the head of the line, where each take walks over them; a fifth of the table is too many
--- when millions of jobs are scheduled behind it. Where less than a page in fifty has dead rows a vacuum would leave
--- the indexes alone, and the entries in front of those jobs with them.
-ALTER TABLE "pq"."queue" SET (
-    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, vacuum_index_cleanup = on
-);
+-- when millions of jobs are scheduled behind it. Where few pages have dead rows a vacuum leaves the indexes alone,
+-- so that it comes often costs little.
+ALTER TABLE "pq"."queue" SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);

@@ -40,7 +40,7 @@ const STEPS: &[Step] = &[
     step!("2026-11-21-120000_work"),
     step!("2026-11-21-180000_operations"),
     step!("2026-11-21-200000_speed"),
-    step!("2026-11-22-000000_keys"),
+    step!("2026-11-22-000000_takes"),
 ];
 
 /// One number for all of pq's migrations in a database: those of two tables may make one schema.

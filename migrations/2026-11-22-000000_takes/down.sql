@@ -24,3 +24,5 @@ BEGIN
     RETURN found_it;
 END
 $names$;
+
+ALTER TABLE "pq"."queue" RESET (vacuum_index_cleanup);
