@@ -53,10 +53,11 @@ fn relieve<S: Store>(shared: &Shared<S>) -> bool {
         if started.lease.is_none() {
             continue;
         }
-        if now || started.at.elapsed() > ALONE_AFTER {
+        let is_long = now || started.at.elapsed() > ALONE_AFTER;
+        if is_long {
             give_back(shared, thread);
-            settle(shared, thread);
-        } else if keeps_keys(shared, thread) {
+        }
+        if is_long || keeps_keys(shared, thread) {
             settle(shared, thread);
         }
         // A handler that does not end when its time is over keeps its thread, but not its job.

@@ -37,7 +37,7 @@ pub(super) enum Hold {
 pub(super) fn levels(hold: Hold) -> [String; 4] {
     let plain = assemble(
         "WITH ",
-        &format!("{OTHERS}{PLAIN}"),
+        &format!("{}{PLAIN}", others(ANY_KEY)),
         "(SELECT cardinality(places) > 0 FROM first)",
         "(SELECT other FROM others)",
         "false",
@@ -120,17 +120,23 @@ pub(super) const FIRST: &str = "first AS MATERIALIZED (
         FOR UPDATE SKIP LOCKED) AS places
 )";
 
-/// What keeps it from being that, asked by two probes.
-pub(super) const OTHERS: &str = "others AS MATERIALIZED (
+/// What keeps it from being that: jobs that are due, and what `keyed` finds.
+pub(super) fn others(keyed: &str) -> String {
+    format!(
+        "others AS MATERIALIZED (
     SELECT (SELECT open FROM open) AND (
         EXISTS (
-            SELECT FROM {jobs}
+            SELECT FROM {{jobs}}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
                 AND schedule_at <= statement_timestamp())
-        OR EXISTS (
+        OR EXISTS ({keyed})) AS other
+"
+    )
+}
+
+pub(super) const ANY_KEY: &str = "
             SELECT FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS other
-";
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL";
 
 const PLAIN: &str = "{first}, taken AS (
     DELETE FROM {jobs}

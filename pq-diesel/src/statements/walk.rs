@@ -10,7 +10,7 @@
 //! $1 queue, then what [`walks`] says, at the end the most jobs.
 
 use super::Sized;
-use super::take::{DUE, FIRST, Hold, KEYS, OPEN, OTHERS};
+use super::take::{ANY_KEY, DUE, FIRST, Hold, KEYS, OPEN, others};
 
 /// The statements of the walks along the line, and past jobs with keys. In a transaction $2 is the take's token, for a
 /// lease its length in microseconds; a take that commits by itself has neither. The next three are the place from
@@ -32,10 +32,10 @@ pub(super) fn walks(hold: Hold, names: impl Fn(&str) -> String) -> Walks {
             .fold(text, |text, (name, number)| text.replace(name, &format!("${number}")));
         Sized::new(names(&text), first + values)
     };
-    let from = |from: &str, values| sized("WITH ", OTHERS, from, values);
+    let from = |from: &str, values| sized("WITH ", &others(ANY_KEY), from, values);
     Walks {
         from_start: from("", 0),
-        past_keys: sized("WITH RECURSIVE ", &format!("{KEYS}), {FREE_KEYS}"), "", 0),
+        past_keys: sized("WITH RECURSIVE ", &format!("{KEYS}), {}", others(FREE_KEY)), "", 0),
         from_place: from(FROM, 3),
         before_rank: from(BEFORE_RANK, 4),
         before_wanted: from(BEFORE_WANTED, 4),
@@ -58,21 +58,14 @@ pub(crate) struct Walks {
 /// Whether the queue has more than the index of the line, and how many microseconds it is until its next scheduled job
 /// falls due.
 pub(super) fn beside() -> String {
-    format!("WITH {OPEN}{OTHERS}) SELECT other, {DUE} AS due FROM others")
+    format!("WITH {OPEN}{}) SELECT other, {DUE} AS due FROM others", others(ANY_KEY))
 }
 
-/// What keeps the start of the index from being the whole line, where there are jobs with keys.
-const FREE_KEYS: &str = "others AS MATERIALIZED (
-    SELECT (SELECT open FROM open) AND (
-        EXISTS (
-            SELECT FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-                AND schedule_at <= statement_timestamp())
-        OR EXISTS (
+/// A key that no lease has.
+const FREE_KEY: &str = "
             SELECT FROM keys
             WHERE serial_key IS NOT NULL AND NOT EXISTS (
-                SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = keys.serial_key))) AS other
-";
+                SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = keys.serial_key)";
 
 /// The index has its columns in this order and ascending, so that a comparison of rows begins the scan there.
 const FROM: &str = "
