@@ -9,7 +9,7 @@ use common::{Outcome, PATIENCE, database};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use pq_core::{Search, Store};
+use pq_core::{Outcome as Ended, Search, Store, Verdict};
 use pq_diesel::{JobId, Pq, Queue};
 use pq_testing::Database;
 
@@ -140,5 +140,40 @@ fn who_looks_again_spares_the_walk_over_what_is_gone() -> Outcome {
     // Scheduled jobs that are due, and those with keys, are none of the line's.
     other.on(&mut conn).put_with(&4, &pq_diesel::PutOptions::new().serialization_key("k"))?;
     assert_eq!(take(&mut conn)?.jobs.len(), 1);
+    Ok(())
+}
+
+/// Each verdict would read past all leases that ended before, if their table were read whole.
+#[test]
+fn the_lease_of_a_verdict_is_found_by_the_index_in_a_table_that_is_new() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    conn.batch_execute("ALTER TABLE pq.queue_leases SET (autovacuum_enabled = off)")?;
+    let pq = Pq::detached();
+    let (queue, store) = (pq.queue::<i64>("apples")?, pq.store());
+    let keyed = pq_diesel::PutOptions::new().serialization_key("k");
+    // More often than PostgreSQL makes a plan anew.
+    for _ in 0..12 {
+        conn.transaction(|conn| -> Outcome {
+            for job in 0..4 {
+                queue.on(conn).put(&job)?;
+            }
+            let lease = |conn: &mut PgConnection, count| {
+                store.lease(conn, queue.name(), count, PATIENCE, Search::Whole).map(|taken| taken.jobs)
+            };
+            let plain = lease(conn, 2)?;
+            let some = lease(conn, 2)?;
+            queue.on(conn).put_with(&4, &keyed)?;
+            let keyed = lease(conn, 1)?;
+            for jobs in [&plain[..], &some[..1], &some[1..], &keyed] {
+                let verdicts: Vec<_> =
+                    jobs.iter().map(|job| Verdict { job, outcome: Ended::Complete }).collect();
+                assert_eq!(store.settle(conn, &verdicts)?, vec![true; jobs.len()]);
+            }
+            let scans = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'queue_leases'";
+            assert_eq!(diesel::dsl::sql::<BigInt>(scans).get_result::<i64>(conn)?, 0);
+            Ok(())
+        })?;
+    }
     Ok(())
 }

@@ -92,37 +92,37 @@ SELECT id,
         ','), true) END
 FROM ended, claim";
 
-/// Completes all jobs of whole leases of which nothing need be kept or freed. $1 leases.
+/// Completes all jobs of a whole lease of which nothing need be kept or freed. Like the next one it is of one lease
+/// and not of an array of them, for which PostgreSQL would read a table whole that is new or was never analyzed:
+/// each verdict would read past all leases that ended since the last vacuum. $1 lease.
 pub(super) const FINISH: &str = "\
 DELETE FROM {leases} AS lease
-WHERE id = ANY ($1::bigint[]) AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
+WHERE id = $1 AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
 RETURNING id";
 
-/// Passes any verdicts on leased jobs, and returns the accepted ones.
+/// Passes any verdicts on jobs of one lease, and returns the accepted ones.
 ///
-/// A lease all of whose jobs have a verdict here is deleted. Of the others the verdicts are noted by
+/// A lease all of whose jobs have a verdict here is deleted. Of another the verdicts are noted by
 /// inserts, under a share lock on the lease that the sweep's lock excludes; the unique index refuses a
 /// second verdict. So an accepted verdict is final, and verdicts on jobs of one lease do not wait for one
 /// another.
-/// Arrays of a value a verdict: $1 lease, $2 job, $3 verdict, $4 delay in microseconds, $5 error, $6 new
-/// payload, $7 result; $8 the leases of which all jobs are here.
+/// Arrays of a value a verdict: $1 job, $2 verdict, $3 delay in microseconds, $4 error, $5 new payload, $6 result;
+/// $7 the lease where all of its jobs are here, $8 the lease where they are not; the other one is null.
 pub(super) const SETTLE: &str = "\
 WITH given AS MATERIALIZED (
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
-        AS given (lease, job, verdict, after, error, data, result)
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])
+        AS given (job, verdict, after, error, data, result)
 ), whole AS (
     DELETE FROM {leases} AS lease
-    WHERE id = ANY ($8::bigint[]) AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
+    WHERE id = $7 AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
     RETURNING lease.*
 ), part AS MATERIALIZED (
-    SELECT * FROM {leases}
-    WHERE id = ANY (ARRAY(SELECT DISTINCT lease FROM given)) AND NOT id = ANY ($8)
-    FOR KEY SHARE
+    SELECT * FROM {leases} WHERE id = $8 FOR KEY SHARE
 ), noted AS (
     INSERT INTO {settled} (lease, job)
-    SELECT given.lease, given.job FROM given JOIN part ON part.id = given.lease
+    SELECT part.id, given.job FROM given, part
     ON CONFLICT DO NOTHING
-    RETURNING lease, job
+    RETURNING job
 ), ended AS MATERIALIZED (
     SELECT lease.id AS lease, lease.q_name, held.*, given.after, given.error, given.data AS new_data, given.result,
         CASE WHEN given.verdict IN ('retry', 'snooze', 'back') AND held.job = ANY (lease.cancelled) THEN 'cancelled'
@@ -131,9 +131,8 @@ WITH given AS MATERIALIZED (
     CROSS JOIN LATERAL unnest(lease.jobs, lease.data, lease.enqueued_at, lease.schedule_at, lease.expected_at,
             lease.priority, lease.attempt, lease.serial_key, lease.unique_key)
         AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key)
-    JOIN given ON given.lease = lease.id AND given.job = held.job
-    WHERE lease.id = ANY ($8)
-        OR EXISTS (SELECT FROM noted WHERE noted.lease = lease.id AND noted.job = held.job)
+    JOIN given ON given.job = held.job
+    WHERE lease.id = $7 OR EXISTS (SELECT FROM noted WHERE noted.job = held.job)
 ), back AS (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, error)
@@ -160,11 +159,11 @@ WITH given AS MATERIALIZED (
         AND had.q_name = ended.q_name AND had.unique_key = ended.unique_key AND had.job = ended.job
 ), over AS (
     DELETE FROM {leases} AS lease
-    USING (SELECT lease AS id, count(*) AS settled FROM noted GROUP BY lease) AS now
-    WHERE lease.id = now.id
-        AND lease.size = now.settled + (SELECT count(*) FROM {settled} AS before WHERE before.lease = now.id)
+    USING (SELECT count(*) AS settled FROM noted) AS now
+    WHERE lease.id = $8 AND now.settled > 0
+        AND lease.size = now.settled + (SELECT count(*) FROM {settled} AS before WHERE before.lease = $8)
 )
-SELECT lease, job FROM ended";
+SELECT job FROM ended";
 
 /// Has leases end later, and tells which of their jobs are unwanted. A lease that is over and that nobody
 /// has swept is still its holder's. One whose row is locked is not waited for: its only job is being settled in a

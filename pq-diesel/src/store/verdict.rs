@@ -49,12 +49,18 @@ impl PgStore {
                 None => held.push(position),
             }
         }
-        let completes = |group: &Vec<usize>| is_whole(verdicts, group) && is_plain(verdicts, group);
-        if held.is_empty() && leased.values().all(completes) {
-            return self.finish(conn, verdicts, leased);
+        let mut accepted = vec![false; verdicts.len()];
+        if held.is_empty()
+            && leased.len() == 1
+            && let Some((lease, group)) = leased.first_key_value()
+            && is_whole(verdicts, group)
+            && is_plain(verdicts, group)
+            && self.finish(conn, *lease)?
+        {
+            accepted.fill(true);
+            return Ok(accepted);
         }
         self.transaction(conn, |conn| {
-            let mut accepted = vec![false; verdicts.len()];
             for position in held {
                 accepted[position] = self.settle_held(conn, &verdicts[position])?;
             }
@@ -63,25 +69,13 @@ impl PgStore {
         })
     }
 
-    /// Whole leases of which nothing is to be kept: one row goes for each, and no more is done.
-    fn finish(
-        &self,
-        conn: &mut PgConnection,
-        verdicts: &[Verdict<'_>],
-        mut leased: BTreeMap<i64, Vec<usize>>,
-    ) -> Result<Vec<bool>, Error> {
-        let values = [Value::BigInts(leased.keys().copied().collect())];
+    /// Completes a whole lease of which nothing is to be kept: its row goes, and no more is done. `false` where it is
+    /// lost, or has verdicts already.
+    fn finish(&self, conn: &mut PgConnection, lease: i64) -> Result<bool, Error> {
+        let values = [Value::BigInt(lease)];
         let finish = self.statements.finish.with::<BigInt>(&values);
-        let gone: Vec<i64> = finish.load(conn).map_err(|e| self.error(e))?;
-        let mut accepted = vec![false; verdicts.len()];
-        for group in gone.iter().filter_map(|lease| leased.remove(lease)) {
-            group.into_iter().for_each(|position| accepted[position] = true);
-        }
-        if !leased.is_empty() {
-            // They are lost, or have verdicts already.
-            self.transaction(conn, |conn| self.settle_leased(conn, verdicts, leased, &mut accepted))?;
-        }
-        Ok(accepted)
+        let gone: Option<i64> = finish.get_result(conn).optional().map_err(|e| self.error(e))?;
+        Ok(gone.is_some())
     }
 
     fn settle_leased(
@@ -94,18 +88,16 @@ impl PgStore {
         if leased.is_empty() {
             return Ok(());
         }
-        let whole: Vec<i64> =
-            leased.iter().filter(|(_, group)| is_whole(verdicts, group)).map(|(lease, _)| *lease).collect();
-        let mut positions: Vec<usize> = leased.into_values().flatten().collect();
-        self.settle_statement(conn, verdicts, &positions, &whole, accepted)?;
-        positions.retain(|position| !accepted[*position]);
-        // A lease that was taken for whole and is not is lost, or has verdicts already: jobs of it can
-        // still be settled one by one.
-        positions.retain(|position| {
-            verdicts[*position].job.claim.lease().is_some_and(|lease| whole.contains(&lease))
-        });
-        if !positions.is_empty() {
-            self.settle_statement(conn, verdicts, &positions, &[], accepted)?;
+        for (lease, mut positions) in leased {
+            if is_whole(verdicts, &positions) {
+                self.settle_lease(conn, verdicts, &positions, lease, true, accepted)?;
+                // A lease that was taken for whole and is not is lost, or has verdicts already: jobs of it can
+                // still be settled one by one.
+                positions.retain(|position| !accepted[*position]);
+            }
+            if !positions.is_empty() {
+                self.settle_lease(conn, verdicts, &positions, lease, false, accepted)?;
+            }
         }
         let freed: HashSet<&QueueName> = verdicts
             .iter()
@@ -116,12 +108,14 @@ impl PgStore {
         if freed.is_empty() { Ok(()) } else { self.ring(conn, freed) }
     }
 
-    fn settle_statement(
+    /// Settles jobs of one lease, `whole` where all of it are meant to be among them.
+    fn settle_lease(
         &self,
         conn: &mut PgConnection,
         verdicts: &[Verdict<'_>],
         positions: &[usize],
-        whole: &[i64],
+        lease: i64,
+        whole: bool,
         accepted: &mut [bool],
     ) -> Result<(), Error> {
         for verdict in
@@ -133,25 +127,25 @@ impl PgStore {
         let given: Vec<usize> = positions
             .iter()
             .copied()
-            .filter(|position| seen.insert((verdicts[*position].job.claim.token, verdicts[*position].job.id)))
+            .filter(|position| seen.insert(verdicts[*position].job.id))
             .collect();
         let chosen = || given.iter().map(|position| &verdicts[*position]);
         let words: Vec<Words<'_>> = chosen().map(|verdict| Words::of(&verdict.outcome)).collect();
         let values = [
-            Value::BigInts(chosen().map(|verdict| verdict.job.claim.token).collect()),
             Value::BigInts(chosen().map(|verdict| verdict.job.id.0).collect()),
             Value::Texts(words.iter().map(|words| words.verdict).collect()),
             Value::BigInts(words.iter().map(|words| words.after).collect()),
             Value::OptionalTexts(words.iter().map(|words| words.error.as_deref()).collect()),
             Value::OptionalTexts(words.iter().map(|words| words.payload).collect()),
             Value::OptionalTexts(words.iter().map(|words| words.result).collect()),
-            Value::BigInts(whole.to_vec()),
+            Value::OptionalBigInt(whole.then_some(lease)),
+            Value::OptionalBigInt((!whole).then_some(lease)),
         ];
-        let settle = self.statements.settle.with::<(BigInt, BigInt)>(&values);
-        let ended: HashSet<(i64, i64)> = settle.load(conn).map_err(|e| self.error(e))?.into_iter().collect();
+        let settle = self.statements.settle.with::<BigInt>(&values);
+        let ended: Vec<i64> = settle.load(conn).map_err(|e| self.error(e))?;
+        let ended: HashSet<i64> = ended.into_iter().collect();
         for position in given {
-            let claim = verdicts[position].job.claim;
-            accepted[position] = ended.contains(&(claim.token, claim.id.0));
+            accepted[position] = ended.contains(&verdicts[position].job.id.0);
         }
         Ok(())
     }
