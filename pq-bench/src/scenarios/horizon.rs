@@ -34,6 +34,9 @@ const WINDOWS: u32 = 120;
 /// How many of them are its first minute, and its last.
 const MINUTE: usize = 12;
 
+/// A round of all takes three quarters of an hour.
+const MOST_ROUNDS: usize = 3;
+
 /// Why dead rows stay.
 #[derive(Clone, Copy)]
 enum Why {
@@ -53,32 +56,37 @@ impl Why {
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let long = plan.time(plan.horizon);
     let mut figures = Vec::new();
-    for (kind, why) in [
-        (Kind::Transactional, Why::Pinned),
-        (Kind::Leased, Why::Pinned),
-        (Kind::Transactional, Why::NoAutovacuum),
-    ] {
-        let points = while_dead_rows_stay(bench, why, || ours(bench, kind, long))?;
-        let target = Some(Target::RatioAtLeast(0.95));
-        figures.push(Figure { target, ..shown(&format!("{} worker", kind.word()), why, long, points) });
+    for kind in Kind::BOTH {
+        for why in [Why::Pinned, Why::NoAutovacuum] {
+            let rounds = (0..plan.rounds.min(MOST_ROUNDS))
+                .map(|_| while_dead_rows_stay(bench, why, || ours(bench, kind, long)))
+                .collect::<Result<Vec<_>>>()?;
+            let target = Some(Target::RatioAtLeast(0.95));
+            figures.push(Figure { target, ..shown(&format!("{} worker", kind.word()), why, long, &rounds) });
+        }
     }
     // A fifth of the time is enough to see where it goes.
     let short = plan.time(plan.horizon / 5.0);
     let points = while_dead_rows_stay(bench, Why::Pinned, || plain(bench, short))?;
-    figures.push(shown("plain SKIP LOCKED loop", Why::Pinned, short, points));
+    figures.push(shown("plain SKIP LOCKED loop", Why::Pinned, short, &[points]));
     Ok(figures)
 }
 
-fn shown(who: &str, why: Why, time: Duration, points: Vec<(f64, f64)>) -> Figure {
+/// The rates over time, by the seconds at the end of each window.
+type Points = Vec<(f64, f64)>;
+
+fn shown(who: &str, why: Why, time: Duration, rounds: &[Points]) -> Figure {
     let mean =
         |part: &[(f64, f64)]| part.iter().map(|(_, rate)| rate).sum::<f64>() / part.len().max(1) as f64;
-    let minute = points.len().min(MINUTE);
+    let first = |points: &Points| mean(&points[..points.len().min(MINUTE)]);
+    let last = |points: &Points| mean(&points[points.len() - points.len().min(MINUTE)..]);
     let parameters = [("while", why.word().to_owned()), ("seconds", format!("{:.0}", time.as_secs_f64()))];
+    let track = |points: &Points| Track { name: format!("{who}, {}", why.word()), points: points.clone() };
     Figure {
-        ours: vec![mean(&points[points.len() - minute..])],
+        ours: rounds.iter().map(last).collect(),
         beside: Some("its own first tenth".to_owned()),
-        bare: vec![mean(&points[..minute])],
-        tracks: vec![Track { name: format!("{who}, {}", why.word()), points }],
+        bare: rounds.iter().map(first).collect(),
+        tracks: rounds.last().map(track).into_iter().collect(),
         ..figure(SCENARIO.name, &format!("{who}, last tenth of the run"), "jobs/s", parameters)
     }
 }
@@ -113,7 +121,7 @@ fn on_all_tables(change: &str) -> String {
     )
 }
 
-fn ours(bench: &Bench, kind: Kind, time: Duration) -> Result<Vec<(f64, f64)>> {
+fn ours(bench: &Bench, kind: Kind, time: Duration) -> Result<Points> {
     let queue = bench.queue(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     let done = Arc::new(AtomicU64::new(0));
@@ -142,7 +150,7 @@ fn ours(bench: &Bench, kind: Kind, time: Duration) -> Result<Vec<(f64, f64)>> {
 }
 
 /// What a queue of one statement does.
-fn plain(bench: &Bench, time: Duration) -> Result<Vec<(f64, f64)>> {
+fn plain(bench: &Bench, time: Duration) -> Result<Points> {
     let (mut producer, mut consumer) = (bench.connect()?, bench.connect()?);
     // Nobody listens.
     producer.batch_execute("SET pq.notify = 'off'")?;
@@ -189,8 +197,7 @@ fn produce(over: &AtomicBool, done: &AtomicU64, mut put: impl FnMut() -> Result<
     Ok(())
 }
 
-/// The rate in each window, by the seconds at its end.
-fn watch(done: &AtomicU64, over: &AtomicBool, time: Duration) -> Vec<(f64, f64)> {
+fn watch(done: &AtomicU64, over: &AtomicBool, time: Duration) -> Points {
     let (begun, window) = (Instant::now(), time / WINDOWS);
     let (mut points, mut last) = (Vec::new(), (0.0, done.load(Ordering::Relaxed)));
     for number in 1..=WINDOWS {

@@ -34,6 +34,7 @@ pub(super) fn batch<S: Store>(
     let (store, line) = (shared.pq.store(), &shared.lines.all[position]);
     let length = shared.settings.lease;
     let taken = {
+        let _turn = line.turns.wait(thread, want);
         let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
         store.with_connection(|conn| store.lease(conn, line.queue.name(), want, length, search))?
     };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use super::turns::Turns;
 use crate::{Error, Handler, Queue, QueueName, Store};
 
 /// A queue with the handlers of its jobs.
@@ -12,6 +13,7 @@ pub(crate) struct Line<S: Store> {
     pub(crate) raw: Option<Handler<S>>,
     pub(crate) tasks: HashMap<String, Handler<S>>,
     weight: u32,
+    pub(super) turns: Turns,
 }
 
 impl<S: Store> Line<S> {
@@ -42,7 +44,8 @@ impl<S: Store> Lines<S> {
             Some(position) => position,
             None => {
                 let queue = handler.queue.clone();
-                self.all.push(Line { queue, raw: None, tasks: HashMap::new(), weight: 1 });
+                let turns = Turns::default();
+                self.all.push(Line { queue, raw: None, tasks: HashMap::new(), weight: 1, turns });
                 self.all.len() - 1
             }
         };

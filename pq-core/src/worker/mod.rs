@@ -11,6 +11,7 @@ mod shared;
 mod status;
 mod threads;
 mod transactional;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -43,6 +43,7 @@ pub(super) fn batch<S: Store>(
         let mut tally = Report::default();
         let batch = store.transaction(conn, |conn| -> Result<Batch, S::Error> {
             let taken = {
+                let _turn = line.turns.wait(thread, want);
                 let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
                 store.take(conn, line.queue.name(), want, search)?
             };

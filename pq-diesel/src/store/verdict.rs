@@ -124,11 +124,8 @@ impl PgStore {
             self.heads.changed(&verdict.job.queue);
         }
         let mut seen = HashSet::new();
-        let given: Vec<usize> = positions
-            .iter()
-            .copied()
-            .filter(|position| seen.insert(verdicts[*position].job.id))
-            .collect();
+        let given: Vec<usize> =
+            positions.iter().copied().filter(|position| seen.insert(verdicts[*position].job.id)).collect();
         let chosen = || given.iter().map(|position| &verdicts[*position]);
         let words: Vec<Words<'_>> = chosen().map(|verdict| Words::of(&verdict.outcome)).collect();
         let values = [
