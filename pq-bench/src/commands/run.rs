@@ -9,7 +9,7 @@ use pq_bench::{Bench, Results, count_statements, scenarios};
 pub(crate) struct Arguments {
     /// What to measure; all that there is unless said
     scenarios: Vec<String>,
-    /// How many rounds each figure is the median of
+    /// How many rounds each figure is the median of; of the scenario `horizon` three at the most
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Shortens everything that is measured by time to this part of it, to try out a scenario

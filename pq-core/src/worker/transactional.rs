@@ -39,14 +39,16 @@ pub(super) fn batch<S: Store>(
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
     let store = shared.pq.store();
+    // Before the transaction, which is not to lie open for it.
+    let turn = line.turns.wait(thread, want);
     store.with_connection(|conn| {
         let mut tally = Report::default();
         let batch = store.transaction(conn, |conn| -> Result<Batch, S::Error> {
             let taken = {
-                let _turn = line.turns.wait(thread, want);
                 let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
                 store.take(conn, line.queue.name(), want, search)?
             };
+            drop(turn);
             if taken.jobs.is_empty() {
                 return Ok(Batch::nothing(taken.next_due));
             }
