@@ -1,4 +1,4 @@
-//! The thread that keeps leases alive, settles what waits too long, and sweeps.
+//! The thread that keeps leases alive, settles what waits too long, and sweeps when it is time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use super::leased::{SETTLE_WITHIN, give_back, settle};
 use super::presence::Presence;
 use super::shared::{Shared, lock};
 use super::status::StopMode;
-use crate::{Store, StoreError};
+use super::sweeps::Sweeps;
+use crate::Store;
 
 /// A handler that runs for longer than this has its thread's other jobs given to others.
 const ALONE_AFTER: Duration = Duration::from_millis(100);
@@ -19,24 +20,21 @@ const TELL_WITHIN: Duration = Duration::from_secs(2);
 /// Keeps until the threads have ended.
 pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
     let mut presence = Presence::default();
-    // One that is never to sweep is as good as one that has just swept.
-    let mut swept = (shared.settings.sweep_every == Duration::MAX).then(Instant::now);
+    let mut sweeps = Sweeps::new(shared.settings.sweep_every, Instant::now());
     while !ended.load(Ordering::SeqCst) {
         let heard = shared.keeper.count();
         shared.signals.sample();
         let busy = relieve(shared);
         extend(shared);
-        if swept.is_none_or(|at| at.elapsed() >= shared.settings.sweep_every) && !shared.signals.is_ending() {
-            sweep(shared);
-            swept = Some(Instant::now());
+        if sweeps.due_in(Instant::now()).is_zero() && !shared.signals.is_ending() {
+            sweeps.sweep(shared);
         }
         presence.beat(shared);
         shared.keeper_idle.store(!busy, Ordering::SeqCst);
         if ended.load(Ordering::SeqCst) {
             break;
         }
-        let until_sweep =
-            shared.settings.sweep_every.saturating_sub(swept.map_or(Duration::ZERO, |at| at.elapsed()));
+        let until_sweep = sweeps.due_in(Instant::now());
         let idle = !busy && lock(&shared.leases).is_empty();
         let most = if idle { Duration::from_secs(1) } else { SETTLE_WITHIN };
         shared.keeper.sleep(heard, until_sweep.clamp(SETTLE_WITHIN, most.max(SETTLE_WITHIN)));
@@ -108,16 +106,5 @@ fn extend<S: Store>(shared: &Shared<S>) {
                 }
             }
         }
-    }
-}
-
-fn sweep<S: Store>(shared: &Shared<S>) {
-    match shared.pq.sweep(&shared.settings.retention) {
-        Ok(Some(swept)) if swept.returned > 0 => {
-            tracing::warn!(jobs = swept.returned, "leases were over; their jobs are in the line again");
-        }
-        Ok(_) => {}
-        Err(error) if error.is_unavailable() => tracing::debug!(%error, "the store cannot be swept now"),
-        Err(error) => tracing::error!(%error, "the store cannot be swept"),
     }
 }

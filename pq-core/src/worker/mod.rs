@@ -9,6 +9,7 @@ mod presence;
 mod run;
 mod shared;
 mod status;
+mod sweeps;
 mod threads;
 mod transactional;
 mod turns;
@@ -152,7 +153,10 @@ where
     }
 
     /// How often the worker looks for leases that are over and for what the archive need not keep; each second
-    /// unless said, and never with [`Duration::MAX`], which leaves it to others.
+    /// unless said, and never with [`Duration::MAX`], which leaves it to others. Where a look takes the store so long
+    /// that it would be more than a fortieth of the worker's time, and finds nothing, the next one is later: with a
+    /// hundred thousand ended leases that an open transaction keeps from being removed, after some seconds, and
+    /// after ten at the most. Periodic jobs fire each time.
     #[must_use]
     pub fn sweep_every(mut self, interval: Duration) -> Self {
         self.settings.sweep_every = interval;
