@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -127,14 +128,15 @@ impl RawJob {
 pub struct Job<T> {
     /// What the job carries.
     pub data: T,
-    pub(crate) raw: RawJob,
+    /// A worker has it too, until the handler's verdict is passed.
+    pub(crate) raw: Arc<RawJob>,
 }
 
 impl<T> Job<T> {
     /// The job without its decoded payload.
     #[must_use]
     pub fn into_raw(self) -> RawJob {
-        self.raw
+        Arc::unwrap_or_clone(self.raw)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A queue on the caller's connection.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -164,7 +165,7 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
         let payload = self.queue.encode_payload(&data)?;
         self.queue.store().update(self.conn, &job.raw.claim, &payload)?;
         job.data = data;
-        job.raw.payload = payload;
+        Arc::make_mut(&mut job.raw).payload = payload;
         Ok(())
     }
 }
@@ -196,7 +197,7 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
         job: Job<T>,
         work: &mut impl FnMut(&mut S::Conn, Job<T>) -> Result<R, E>,
     ) -> Result<(JobId, Result<R, E>), S::Error> {
-        let raw = job.raw.clone();
+        let raw = Arc::clone(&job.raw);
         let done = self.transaction(|conn| work(conn, job));
         if done.is_err() {
             self.queue.store().give_back(self.conn, &raw)?;

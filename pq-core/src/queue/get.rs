@@ -1,6 +1,7 @@
 //! Getting and working on connections of the handle's own, and turning what was taken into data.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -163,7 +164,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         let mut found = Decoded { jobs: Vec::new(), dead: Vec::new(), next_due: taken.next_due };
         for raw in taken.jobs {
             match self.decode_payload(&raw) {
-                Ok(data) => found.jobs.push(Job { data, raw }),
+                Ok(data) => found.jobs.push(Job { data, raw: Arc::new(raw) }),
                 Err(reason) => {
                     tracing::error!(queue = %raw.queue, id = %raw.id, reason, "a job cannot be decoded; it is dead");
                     found.dead.push(Dead { job: raw, reason });
@@ -179,8 +180,8 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     }
 
     /// The job with its payload decoded, or why that cannot be.
-    pub(crate) fn decoded(&self, raw: &RawJob) -> Result<Job<T>, String> {
-        Ok(Job { data: self.decode_payload(raw)?, raw: raw.clone() })
+    pub(crate) fn decoded(&self, raw: &Arc<RawJob>) -> Result<Job<T>, String> {
+        Ok(Job { data: self.decode_payload(raw)?, raw: Arc::clone(raw) })
     }
 }
 

@@ -282,7 +282,7 @@ fn called<A: DeserializeOwned>(incoming: &Incoming) -> Result<Job<A>, Failure> {
     let envelope = incoming.envelope.as_ref();
     let arguments = envelope.ok_or_else(|| "the payload is no task".to_owned()).and_then(Envelope::arguments);
     let data = arguments.map_err(Failure::Undecodable)?;
-    Ok(Job { data, raw: RawJob::clone(&incoming.raw) })
+    Ok(Job { data, raw: Arc::clone(&incoming.raw) })
 }
 
 fn ended<R: Into<Ending>, E: Display>(returned: Result<R, E>) -> Ran {

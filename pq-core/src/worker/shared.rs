@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lines::Lines;
@@ -18,8 +18,8 @@ pub(crate) struct Signals {
     /// Ends the waits of threads and of the keeper.
     pub(crate) stop: Stop,
     pub(crate) totals: Totals,
-    /// What each thread runs.
-    running: Mutex<Vec<Option<Started>>>,
+    /// What each thread runs, once there are threads. Each has a lock of its own: it is taken twice a job.
+    running: OnceLock<Vec<Mutex<Option<Started>>>>,
     /// How many jobs had ended at moments of the last seconds.
     ended: Mutex<VecDeque<(Instant, BTreeMap<QueueName, u64>)>>,
 }
@@ -57,22 +57,25 @@ impl Signals {
     }
 
     pub(crate) fn started(&self, thread: usize, job: Started) {
-        let mut running = lock(&self.running);
-        if running.len() <= thread {
-            running.resize(thread + 1, None);
+        if let Some(running) = self.threads().get(thread) {
+            *lock(running) = Some(job);
         }
-        running[thread] = Some(job);
     }
 
     pub(crate) fn ended(&self, thread: usize) {
-        if let Some(job) = lock(&self.running).get_mut(thread) {
-            *job = None;
+        if let Some(running) = self.threads().get(thread) {
+            *lock(running) = None;
         }
     }
 
     pub(crate) fn all_started(&self) -> Vec<(usize, Started)> {
-        let running = lock(&self.running);
-        running.iter().enumerate().filter_map(|(thread, started)| Some((thread, started.clone()?))).collect()
+        let started =
+            |(thread, running): (usize, &Mutex<Option<Started>>)| Some((thread, lock(running).clone()?));
+        self.threads().iter().enumerate().filter_map(started).collect()
+    }
+
+    fn threads(&self) -> &[Mutex<Option<Started>>] {
+        self.running.get().map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn running(&self) -> Vec<Running> {
@@ -265,6 +268,7 @@ impl<S: Store> Shared<S> {
             Until::Jobs(jobs) => i64::try_from(jobs).unwrap_or(i64::MAX),
             Until::Stopped | Until::Empty => i64::MAX,
         };
+        signals.running.get_or_init(|| (0..settings.threads).map(|_| Mutex::default()).collect());
         Arc::new(Self {
             pq,
             lines: lines.ready(),
