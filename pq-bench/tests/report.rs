@@ -64,9 +64,9 @@ fn run() -> Results {
     }
 }
 
-fn report(runs: &[&Path], out: &Path) -> Output {
+fn report(runs: &[&Path], out: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pq-bench"));
-    command.arg("report").arg("--out").arg(out);
+    command.arg("report").arg("--out").arg(out).args(more);
     for run in runs {
         command.arg("--run").arg(run);
     }
@@ -74,7 +74,14 @@ fn report(runs: &[&Path], out: &Path) -> Output {
 }
 
 fn reported(runs: &[&Path], out: &Path) -> String {
-    let output = report(runs, out);
+    page_of(report(runs, out, &[]), out)
+}
+
+fn reported_anew(runs: &[&Path], out: &Path) -> String {
+    page_of(report(runs, out, &["--anew"]), out)
+}
+
+fn page_of(output: Output, out: &Path) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     fs::read_to_string(out.join("benchmarks.md")).expect("the page")
 }
@@ -164,12 +171,13 @@ fn the_same_runs_give_the_same_page_and_what_is_written_by_hand_stays() {
     let mut fewer = run();
     fewer.figures.retain(|figure| figure.scenario != "puts");
     fewer.write(&file).expect("a run");
-    let left = reported(&[&file], folder.path());
+    let left = reported_anew(&[&file], folder.path());
+    assert!(!left.contains("| put"), "{left}");
     assert!(left.contains("Limited by fsync.\n\nAnd by nothing else.\n<!-- end -->"), "{left}");
 
     let unclear = edited.replace("<!-- end -->", "");
     fs::write(&page, &unclear).expect("the page");
-    let refused = report(&[&file], folder.path());
+    let refused = report(&[&file], folder.path(), &[]);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is left as it is"));
     assert_eq!(fs::read_to_string(&page).expect("the page"), unclear);
@@ -189,4 +197,29 @@ fn of_several_runs_the_later_one_wins() {
     assert!(page.contains("5,432") && !page.contains("4,000"), "{page}");
     assert!(page.contains("9,000"), "{page}");
     assert!(page.contains("`abc1234`: puts, pickups, held") && page.contains("`def5678`: puts\n"), "{page}");
+}
+
+#[test]
+fn what_a_run_has_not_measured_stays_on_the_page() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("run.json");
+    run().write(&file).expect("a run");
+    reported(&[&file], folder.path());
+    let mut again = run();
+    again.revision = "def5678".to_owned();
+    again.figures.retain(|figure| figure.scenario == "pickups");
+    again.figures[0].ours = vec![0.25];
+    again.write(&file).expect("a run");
+    let page = reported(&[&file], folder.path());
+    assert!(page.contains("`abc1234`: puts, held") && page.contains("`def5678`: pickups\n"), "{page}");
+    assert!(page.contains("| 0.25 ms |") && !page.contains("| 0.50 ms |"), "{page}");
+    assert_eq!(reported(&[&file], folder.path()), page);
+
+    let kept = folder.path().join("benchmarks/runs.json");
+    fs::write(&kept, "[{").expect("the runs");
+    let refused = report(&[&file], folder.path(), &[]);
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("runs.json holds no runs of pq-bench") && said.contains("--anew"), "{said}");
+    assert!(reported_anew(&[&file], folder.path()).contains("`def5678`: pickups\n"));
 }

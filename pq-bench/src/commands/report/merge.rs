@@ -2,64 +2,56 @@
 
 use std::collections::BTreeMap;
 
-use pq_bench::{Figure, Results};
+use pq_bench::{Figure, Results, scenarios};
 
-/// The figures of all runs, and where each came from.
+/// The runs, each with those of its figures that no later one has measured again, and without those that have none.
 pub(super) struct Merged {
-    /// The runs without their figures, and the scenarios that they have figures of; in the order of the files.
-    pub(super) runs: Vec<(Results, Vec<String>)>,
-    /// In the order in which they were first met.
-    pub(super) figures: Vec<Figure>,
+    pub(super) runs: Vec<Results>,
 }
 
 impl Merged {
     /// Later runs replace what earlier ones measured as well.
-    pub(super) fn of(runs: Vec<Results>) -> Self {
+    pub(super) fn of(mut runs: Vec<Results>) -> Self {
         let key = |figure: &Figure| {
             let Figure { scenario, name, parameters, beside, .. } = figure;
             (scenario.clone(), name.clone(), parameters.clone(), beside.clone())
         };
-        let mut at: BTreeMap<_, usize> = BTreeMap::new();
-        let mut figures: Vec<(usize, Figure)> = Vec::new();
-        let mut abouts = Vec::new();
-        for (run, mut results) in runs.into_iter().enumerate() {
-            for figure in std::mem::take(&mut results.figures) {
-                let next = figures.len();
-                match *at.entry(key(&figure)).or_insert(next) {
-                    known if known < next => figures[known] = (run, figure),
-                    _ => figures.push((run, figure)),
-                }
-            }
-            abouts.push(results);
+        let figures =
+            runs.iter().enumerate().flat_map(|(at, run)| run.figures.iter().map(move |of| (at, of)));
+        let last: BTreeMap<_, usize> = figures.map(|(at, figure)| (key(figure), at)).collect();
+        for (at, run) in runs.iter_mut().enumerate() {
+            run.figures.retain(|figure| last.get(&key(figure)) == Some(&at));
         }
-        let scenarios_of = |run: usize| {
-            let mut scenarios: Vec<String> = Vec::new();
-            for (_, figure) in figures.iter().filter(|(of, _)| *of == run) {
-                if !scenarios.contains(&figure.scenario) {
-                    scenarios.push(figure.scenario.clone());
-                }
-            }
-            scenarios
-        };
-        let runs = abouts.into_iter().enumerate().map(|(run, about)| (about, scenarios_of(run)));
-        // Of a run that was replaced altogether nothing needs telling.
-        let runs = runs.filter(|(_, scenarios)| !scenarios.is_empty()).collect();
-        Self { runs, figures: figures.into_iter().map(|(_, figure)| figure).collect() }
+        runs.retain(|run| !run.figures.is_empty());
+        Self { runs }
     }
 
-    /// The scenarios, in the order in which they were first met.
+    /// In the order in which the scenarios are measured, and of those that are not known now in the order of the runs.
+    pub(super) fn figures(&self) -> Vec<&Figure> {
+        let mut figures: Vec<&Figure> = self.runs.iter().flat_map(|run| &run.figures).collect();
+        let place = |name: &str| scenarios::ALL.iter().position(|known| known.name == name);
+        figures.sort_by_key(|figure| place(&figure.scenario).unwrap_or(usize::MAX));
+        figures
+    }
+
+    /// The scenarios, in the same order.
     pub(super) fn scenarios(&self) -> Vec<&str> {
-        let mut scenarios: Vec<&str> = Vec::new();
-        for figure in &self.figures {
-            if !scenarios.contains(&figure.scenario.as_str()) {
-                scenarios.push(&figure.scenario);
-            }
-        }
-        scenarios
+        scenarios_of(self.figures())
     }
 
     /// The figures of a scenario.
-    pub(super) fn of_scenario<'a>(&'a self, scenario: &'a str) -> impl Iterator<Item = &'a Figure> {
-        self.figures.iter().filter(move |figure| figure.scenario == scenario)
+    pub(super) fn of_scenario(&self, scenario: &str) -> impl Iterator<Item = &Figure> {
+        self.runs.iter().flat_map(|run| &run.figures).filter(move |figure| figure.scenario == scenario)
     }
+}
+
+/// Which scenarios figures are of, each once.
+pub(super) fn scenarios_of<'f>(figures: impl IntoIterator<Item = &'f Figure>) -> Vec<&'f str> {
+    let mut scenarios: Vec<&str> = Vec::new();
+    for figure in figures {
+        if !scenarios.contains(&figure.scenario.as_str()) {
+            scenarios.push(&figure.scenario);
+        }
+    }
+    scenarios
 }

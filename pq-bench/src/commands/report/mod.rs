@@ -19,37 +19,57 @@ use pq_bench::Results;
 use hand::Hand;
 use merge::Merged;
 
-/// The page, and the folder of its plots beside it.
+/// The page, and the folder beside it with its plots and the runs that it was made of.
 const PAGE: &str = "benchmarks.md";
 const FOLDER: &str = "benchmarks";
+const RUNS: &str = "runs.json";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A run, as `pq-bench run` keeps it; of several, the later ones win where both measured the same
+    /// A run, as `pq-bench run` keeps it; of several, the later ones win where both measured the same, and all of
+    /// them win against those that the page was made of before
     #[arg(long = "run", value_name = "FILE", default_value = "target/pq-bench.json")]
     runs: Vec<PathBuf>,
+    /// Leaves out what the page was made of before
+    #[arg(long)]
+    anew: bool,
     /// Where the page and its plots are written
     #[arg(long, value_name = "FOLDER", default_value = "docs")]
     out: PathBuf,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let runs: Vec<Results> = arguments.runs.iter().map(|file| Results::read(file)).collect::<Result<_>>()?;
+    let folder = arguments.out.join(FOLDER);
+    let kept = folder.join(RUNS);
+    let mut runs = if arguments.anew { Vec::new() } else { runs_in(&kept)? };
+    for file in &arguments.runs {
+        runs.push(Results::read(file)?);
+    }
     let merged = Merged::of(runs);
     let file = arguments.out.join(PAGE);
     // What is written by hand is never lost: a page that cannot be understood stays as it is.
     let hand = Hand::of(&there_is(&file)?).with_context(|| format!("{} is left as it is", file.display()))?;
     let plots = plots::of(&merged)?;
 
-    let folder = arguments.out.join(FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     for plot in &plots {
         write(&folder.join(&plot.file), &plot.svg)?;
     }
     remove_others(&folder, &plots)?;
+    write(&kept, &serde_json::to_string(&merged.runs)?)?;
     write(&file, &page::of(&merged, &plots, hand))?;
-    println!("{} figures are in {}, with {} plots", merged.figures.len(), file.display(), plots.len());
+    println!("{} figures are in {}, with {} plots", merged.figures().len(), file.display(), plots.len());
     Ok(())
+}
+
+/// The runs of an earlier report; none where there was none.
+fn runs_in(file: &Path) -> Result<Vec<Results>> {
+    match there_is(file)?.as_str() {
+        "" => Ok(Vec::new()),
+        text => serde_json::from_str(text).with_context(|| {
+            format!("{} holds no runs of pq-bench; --anew makes the page without them", file.display())
+        }),
+    }
 }
 
 fn there_is(file: &Path) -> Result<String> {

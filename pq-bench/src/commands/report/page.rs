@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use pq_bench::{Cost, Figure, Results, Track, median, scenarios};
 
-use super::FOLDER;
 use super::hand::Hand;
-use super::merge::Merged;
+use super::merge::{Merged, scenarios_of};
 use super::plots::Plot;
 use super::words::{asked, name, number, parameters, reached, spread, time_unit};
+use super::{FOLDER, RUNS};
 
 /// The page of these figures and plots, with what was written into it by hand.
 pub(super) fn of(merged: &Merged, plots: &[Plot], mut hand: Hand) -> String {
@@ -21,9 +21,13 @@ pub(super) fn of(merged: &Merged, plots: &[Plot], mut hand: Hand) -> String {
     );
     page += "## Where it ran\n\n";
     page += &places(&merged.runs);
-    page += "## How to repeat it\n\n```sh\ncargo run --release -p pq-bench -- run\n\
+    let _ = write!(
+        page,
+        "## How to repeat it\n\n```sh\ncargo run --release -p pq-bench -- run\n\
         cargo run --release -p pq-bench -- report\n```\n\n\
-        `run` takes the names of scenarios, to measure only those; `report` takes several `--run FILE`.\n\n";
+        `run` takes the names of scenarios, to measure only those. `report` takes several `--run FILE`; what they do \
+        not have stays as it is, for the runs that a page is made of are kept in `{FOLDER}/{RUNS}`.\n\n"
+    );
     page += "## What is asked, and what is reached\n\n";
     page += &targets(merged);
     page += &hand.take("targets");
@@ -44,9 +48,10 @@ pub(super) fn of(merged: &Merged, plots: &[Plot], mut hand: Hand) -> String {
 }
 
 /// Each place once, with the runs that were there.
-fn places(runs: &[(Results, Vec<String>)]) -> String {
+fn places(runs: &[Results]) -> String {
     let mut places: Vec<(String, String)> = Vec::new();
-    for (about, scenarios) in runs {
+    for about in runs {
+        let scenarios = scenarios_of(&about.figures);
         let settings: Vec<String> =
             about.settings.iter().map(|(name, value)| format!("`{name} = {value}`")).collect();
         let settings = settings.join(", ");
@@ -63,7 +68,8 @@ fn places(runs: &[(Results, Vec<String>)]) -> String {
 }
 
 fn targets(merged: &Merged) -> String {
-    let asked_of: Vec<&Figure> = merged.figures.iter().filter(|figure| figure.target.is_some()).collect();
+    let figures = merged.figures();
+    let asked_of: Vec<&Figure> = figures.into_iter().filter(|figure| figure.target.is_some()).collect();
     if asked_of.is_empty() {
         return "Nothing is asked of these figures.\n\n".to_owned();
     }
