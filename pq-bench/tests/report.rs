@@ -223,3 +223,19 @@ fn what_a_run_has_not_measured_stays_on_the_page() {
     assert!(said.contains("runs.json holds no runs of pq-bench") && said.contains("--anew"), "{said}");
     assert!(reported_anew(&[&file], folder.path()).contains("`def5678`: pickups\n"));
 }
+
+#[test]
+fn a_page_whose_runs_are_not_kept_is_not_cut() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("run.json");
+    run().write(&file).expect("a run");
+    let page = folder.path().join("benchmarks.md");
+    let before = "# Benchmarks\n\n## drain\n\nFast.\n";
+    fs::write(&page, before).expect("the page");
+    let refused = report(&[&file], folder.path(), &[]);
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("shows drain") && said.contains("--run") && said.contains("--anew"), "{said}");
+    assert_eq!(fs::read_to_string(&page).expect("the page"), before);
+    assert!(!reported_anew(&[&file], folder.path()).contains("drain"));
+}

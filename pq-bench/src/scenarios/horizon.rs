@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use diesel::connection::SimpleConnection;
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::Bool;
+use diesel::sql_types::{BigInt, Bool};
 use pq_diesel::{StopMode, Worker};
 use serde_json::value::RawValue;
 
@@ -37,6 +37,9 @@ const MINUTE: usize = 12;
 /// A round of all takes three quarters of an hour.
 const MOST_ROUNDS: usize = 3;
 
+/// The server's processes tell what they read once a second, so of less than this too much would be missed.
+const LONG_ENOUGH: Duration = Duration::from_secs(5);
+
 /// Why dead rows stay.
 #[derive(Clone, Copy)]
 enum Why {
@@ -62,33 +65,55 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
                 .map(|_| while_dead_rows_stay(bench, why, || ours(bench, kind, long)))
                 .collect::<Result<Vec<_>>>()?;
             let target = Some(Target::RatioAtLeast(0.95));
-            figures.push(Figure { target, ..shown(&format!("{} worker", kind.word()), why, long, &rounds) });
+            let who = format!("{} worker", kind.word());
+            figures.push(Figure { target, ..rates(&who, why, long, &rounds) });
+            figures.extend(blocks(&who, why, long, &rounds));
         }
     }
     // A fifth of the time is enough to see where it goes.
     let short = plan.time(plan.horizon / 5.0);
-    let points = while_dead_rows_stay(bench, Why::Pinned, || plain(bench, short))?;
-    figures.push(shown("plain SKIP LOCKED loop", Why::Pinned, short, &[points]));
+    let plain = [while_dead_rows_stay(bench, Why::Pinned, || plain(bench, short))?];
+    let who = "plain SKIP LOCKED loop";
+    figures.push(rates(who, Why::Pinned, short, &plain));
+    figures.extend(blocks(who, Why::Pinned, short, &plain));
     Ok(figures)
 }
 
-/// The rates over time, by the seconds at the end of each window.
-type Points = Vec<(f64, f64)>;
+/// How a run went.
+struct Round {
+    /// The rates over time, by the seconds at the end of each window.
+    points: Vec<(f64, f64)>,
+    /// Blocks of the tables and their indexes that the server asked for, a job: in the first minute, and in the last.
+    blocks: [f64; 2],
+}
 
-fn shown(who: &str, why: Why, time: Duration, rounds: &[Points]) -> Figure {
+fn rates(who: &str, why: Why, time: Duration, rounds: &[Round]) -> Figure {
     let mean =
         |part: &[(f64, f64)]| part.iter().map(|(_, rate)| rate).sum::<f64>() / part.len().max(1) as f64;
-    let first = |points: &Points| mean(&points[..points.len().min(MINUTE)]);
-    let last = |points: &Points| mean(&points[points.len() - points.len().min(MINUTE)..]);
-    let parameters = [("while", why.word().to_owned()), ("seconds", format!("{:.0}", time.as_secs_f64()))];
-    let track = |points: &Points| Track { name: format!("{who}, {}", why.word()), points: points.clone() };
+    let first = |Round { points, .. }: &Round| mean(&points[..points.len().min(MINUTE)]);
+    let last = |Round { points, .. }: &Round| mean(&points[points.len() - points.len().min(MINUTE)..]);
+    let track =
+        |round: &Round| Track { name: format!("{who}, {}", why.word()), points: round.points.clone() };
     Figure {
         ours: rounds.iter().map(last).collect(),
-        beside: Some("its own first tenth".to_owned()),
         bare: rounds.iter().map(first).collect(),
         tracks: rounds.last().map(track).into_iter().collect(),
-        ..figure(SCENARIO.name, &format!("{who}, last tenth of the run"), "jobs/s", parameters)
+        ..beside_its_first(&format!("{who}, last tenth of the run"), "jobs/s", why, time)
     }
+}
+
+/// What does not change with the pace of the machine. A vacuum's are among them. Nothing of a run too short to tell.
+fn blocks(who: &str, why: Why, time: Duration, rounds: &[Round]) -> Option<Figure> {
+    (time / 10 >= LONG_ENOUGH).then(|| Figure {
+        ours: rounds.iter().map(|round| round.blocks[1]).collect(),
+        bare: rounds.iter().map(|round| round.blocks[0]).collect(),
+        ..beside_its_first(&format!("{who}, blocks read or hit in the last tenth"), "blocks/job", why, time)
+    })
+}
+
+fn beside_its_first(name: &str, unit: &str, why: Why, time: Duration) -> Figure {
+    let parameters = [("while", why.word().to_owned()), ("seconds", format!("{:.0}", time.as_secs_f64()))];
+    Figure { beside: Some("its own first tenth".to_owned()), ..figure(SCENARIO.name, name, unit, parameters) }
 }
 
 /// Runs something while the dead rows of all tables stay where they are.
@@ -121,7 +146,7 @@ fn on_all_tables(change: &str) -> String {
     )
 }
 
-fn ours(bench: &Bench, kind: Kind, time: Duration) -> Result<Points> {
+fn ours(bench: &Bench, kind: Kind, time: Duration) -> Result<Round> {
     let queue = bench.queue(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     let done = Arc::new(AtomicU64::new(0));
@@ -140,17 +165,17 @@ fn ours(bench: &Bench, kind: Kind, time: Duration) -> Result<Points> {
                 Ok(())
             })
         });
-        let points = watch(&done, &over, time);
+        let round = watch(bench, &done, &over, time);
         over.store(true, Ordering::SeqCst);
         control.stop(StopMode::All);
         putting.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
         working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
-        Ok(points)
+        round
     })
 }
 
 /// What a queue of one statement does.
-fn plain(bench: &Bench, time: Duration) -> Result<Points> {
+fn plain(bench: &Bench, time: Duration) -> Result<Round> {
     let (mut producer, mut consumer) = (bench.connect()?, bench.connect()?);
     // Nobody listens.
     producer.batch_execute("SET pq.notify = 'off'")?;
@@ -171,11 +196,11 @@ fn plain(bench: &Bench, time: Duration) -> Result<Points> {
             Ok(())
         });
         let putting = scope.spawn(|| produce(&over, &done, || Ok(producer.batch_execute(&insert)?)));
-        let points = watch(&done, &over, time);
+        let round = watch(bench, &done, &over, time);
         over.store(true, Ordering::SeqCst);
         putting.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
         taking.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
-        Ok(points)
+        round
     })
 }
 
@@ -197,9 +222,11 @@ fn produce(over: &AtomicBool, done: &AtomicU64, mut put: impl FnMut() -> Result<
     Ok(())
 }
 
-fn watch(done: &AtomicU64, over: &AtomicBool, time: Duration) -> Points {
+fn watch(bench: &Bench, done: &AtomicU64, over: &AtomicBool, time: Duration) -> Result<Round> {
+    let mut conn = bench.connect()?;
     let (begun, window) = (Instant::now(), time / WINDOWS);
     let (mut points, mut last) = (Vec::new(), (0.0, done.load(Ordering::Relaxed)));
+    let mut counts = vec![count(&mut conn, done)?];
     for number in 1..=WINDOWS {
         std::thread::sleep((window * number).saturating_sub(begun.elapsed()));
         if over.load(Ordering::SeqCst) {
@@ -208,6 +235,23 @@ fn watch(done: &AtomicU64, over: &AtomicBool, time: Duration) -> Points {
         let now = (begun.elapsed().as_secs_f64(), done.load(Ordering::Relaxed));
         points.push((now.0, (now.1 - last.1) as f64 / (now.0 - last.0)));
         last = now;
+        counts.push(count(&mut conn, done)?);
     }
-    points
+    let a_job = |from: usize, to: usize| {
+        let ((blocks, jobs), (later_blocks, later_jobs)) = (counts[from], counts[to]);
+        (later_blocks - blocks) as f64 / later_jobs.saturating_sub(jobs).max(1) as f64
+    };
+    let end = counts.len() - 1;
+    let minute = end.min(MINUTE);
+    Ok(Round { points, blocks: [a_job(0, minute), a_job(end - minute, end)] })
+}
+
+/// How many blocks the tables have been asked for so far, as far as the server's processes have told, which they do
+/// once a second; and how many jobs are done.
+fn count(conn: &mut PgConnection, done: &AtomicU64) -> Result<(i64, u64)> {
+    let blocks = "SELECT sum(
+            heap_blks_read + heap_blks_hit + coalesce(idx_blks_read + idx_blks_hit, 0)
+            + coalesce(toast_blks_read + toast_blks_hit + tidx_blks_read + tidx_blks_hit, 0))::bigint
+        FROM pg_statio_user_tables WHERE schemaname = 'pq'";
+    Ok((sql::<BigInt>(blocks).get_result(conn)?, done.load(Ordering::Relaxed)))
 }

@@ -23,7 +23,7 @@ pub const DATABASE: &str = "PQ_BENCH_URL";
 
 const QUEUE: &str = "memory";
 const BATCH: usize = 1_000;
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The memory of a process at one time, in megabytes.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]

@@ -13,8 +13,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use pq_bench::Results;
+use anyhow::{Context, Result, ensure};
+use pq_bench::{Results, scenarios};
 
 use hand::Hand;
 use merge::Merged;
@@ -47,8 +47,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let merged = Merged::of(runs);
     let file = arguments.out.join(PAGE);
+    let page = there_is(&file)?;
+    let lost = without_runs(&page, &merged);
+    ensure!(
+        arguments.anew || lost.is_empty(),
+        "{} is left as it is: it shows {}, of which no runs are kept; give them with --run, or leave it out with --anew",
+        file.display(),
+        lost.join(", ")
+    );
     // What is written by hand is never lost: a page that cannot be understood stays as it is.
-    let hand = Hand::of(&there_is(&file)?).with_context(|| format!("{} is left as it is", file.display()))?;
+    let hand = Hand::of(&page).with_context(|| format!("{} is left as it is", file.display()))?;
     let plots = plots::of(&merged)?;
 
     fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
@@ -60,6 +68,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     write(&file, &page::of(&merged, &plots, hand))?;
     println!("{} figures are in {}, with {} plots", merged.figures().len(), file.display(), plots.len());
     Ok(())
+}
+
+/// Scenarios that the page has a section of, and no run.
+fn without_runs(page: &str, merged: &Merged) -> Vec<&'static str> {
+    let there = merged.scenarios();
+    let is_lost = |name: &&str| page.contains(&format!("\n## {name}\n")) && !there.contains(name);
+    scenarios::ALL.iter().map(|scenario| scenario.name).filter(is_lost).collect()
 }
 
 /// The runs of an earlier report; none where there was none.
