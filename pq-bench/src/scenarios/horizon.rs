@@ -37,8 +37,9 @@ const MINUTE: usize = 12;
 /// A round of all takes three quarters of an hour.
 const MOST_ROUNDS: usize = 3;
 
-/// The server's processes tell what they read once a second, so of less than this too much would be missed.
-const LONG_ENOUGH: Duration = Duration::from_secs(5);
+/// The server's processes tell what they read once a second, so that of the first tenth up to a second's is missing: of
+/// one shorter than this that would be too much.
+const LONG_ENOUGH: Duration = Duration::from_secs(30);
 
 /// Why dead rows stay.
 #[derive(Clone, Copy)]
