@@ -223,36 +223,44 @@ fn produce(over: &AtomicBool, done: &AtomicU64, mut put: impl FnMut() -> Result<
     Ok(())
 }
 
+/// How far a run has come.
+struct Mark {
+    seconds: f64,
+    jobs: u64,
+    /// How many blocks the tables have been asked for, as far as the server's processes have told.
+    blocks: i64,
+}
+
 fn watch(bench: &Bench, done: &AtomicU64, over: &AtomicBool, time: Duration) -> Result<Round> {
     let mut conn = bench.connect()?;
     let (begun, window) = (Instant::now(), time / WINDOWS);
-    let (mut points, mut last) = (Vec::new(), (0.0, done.load(Ordering::Relaxed)));
-    let mut counts = vec![count(&mut conn, done)?];
+    let mut mark = || -> Result<Mark> {
+        let (seconds, jobs) = (begun.elapsed().as_secs_f64(), done.load(Ordering::Relaxed));
+        Ok(Mark { seconds, jobs, blocks: blocks_so_far(&mut conn)? })
+    };
+    let mut marks = vec![mark()?];
     for number in 1..=WINDOWS {
         std::thread::sleep((window * number).saturating_sub(begun.elapsed()));
         if over.load(Ordering::SeqCst) {
             break;
         }
-        let now = (begun.elapsed().as_secs_f64(), done.load(Ordering::Relaxed));
-        points.push((now.0, (now.1 - last.1) as f64 / (now.0 - last.0)));
-        last = now;
-        counts.push(count(&mut conn, done)?);
+        marks.push(mark()?);
     }
-    let a_job = |from: usize, to: usize| {
-        let ((blocks, jobs), (later_blocks, later_jobs)) = (counts[from], counts[to]);
-        (later_blocks - blocks) as f64 / later_jobs.saturating_sub(jobs).max(1) as f64
-    };
-    let end = counts.len() - 1;
+    let rate = |from: &Mark, to: &Mark| (to.jobs - from.jobs) as f64 / (to.seconds - from.seconds);
+    let a_job =
+        |from: &Mark, to: &Mark| (to.blocks - from.blocks) as f64 / (to.jobs - from.jobs).max(1) as f64;
+    let end = marks.len() - 1;
     let minute = end.min(MINUTE);
-    Ok(Round { points, blocks: [a_job(0, minute), a_job(end - minute, end)] })
+    Ok(Round {
+        points: marks.windows(2).map(|pair| (pair[1].seconds, rate(&pair[0], &pair[1]))).collect(),
+        blocks: [a_job(&marks[0], &marks[minute]), a_job(&marks[end - minute], &marks[end])],
+    })
 }
 
-/// How many blocks the tables have been asked for so far, as far as the server's processes have told, which they do
-/// once a second; and how many jobs are done.
-fn count(conn: &mut PgConnection, done: &AtomicU64) -> Result<(i64, u64)> {
+fn blocks_so_far(conn: &mut PgConnection) -> Result<i64> {
     let blocks = "SELECT sum(
             heap_blks_read + heap_blks_hit + coalesce(idx_blks_read + idx_blks_hit, 0)
             + coalesce(toast_blks_read + toast_blks_hit + tidx_blks_read + tidx_blks_hit, 0))::bigint
         FROM pg_statio_user_tables WHERE schemaname = 'pq'";
-    Ok((sql::<BigInt>(blocks).get_result(conn)?, done.load(Ordering::Relaxed)))
+    Ok(sql::<BigInt>(blocks).get_result(conn)?)
 }

@@ -153,10 +153,9 @@ where
     }
 
     /// How often the worker looks for leases that are over and for what the archive need not keep; each second
-    /// unless said, and never with [`Duration::MAX`], which leaves it to others. Where a look takes the store so long
-    /// that it would be more than a fortieth of the worker's time, and finds nothing, the next one is later: with a
-    /// hundred thousand ended leases that an open transaction keeps from being removed, after some seconds, and
-    /// after ten at the most. Periodic jobs fire each time.
+    /// unless said, and never with [`Duration::MAX`], which leaves it to others. After a look that took the store long
+    /// and found nothing, as where an open transaction keeps very many ended leases from being removed, the next one is
+    /// forty times as long away, or ten seconds where that is less. Periodic jobs fire each time.
     #[must_use]
     pub fn sweep_every(mut self, interval: Duration) -> Self {
         self.settings.sweep_every = interval;
