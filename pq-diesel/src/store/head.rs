@@ -14,43 +14,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use pq_core::{NewJob, QueueName, RawJob};
 
+use super::costs::{self, Costs};
+use super::place::Place;
 use super::trail::{Piece, Trail};
-use crate::rows::since_epoch;
-
-/// A place in the line, by the columns of its index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) rank: i64,
-    pub(super) wanted: i64,
-    pub(super) id: i64,
-}
-
-impl Place {
-    /// Before every job.
-    pub(super) const FIRST: Self = Self { rank: i64::MIN, wanted: i64::MIN, id: i64::MIN };
-
-    /// The place of a job, unless its time is one that has no exact number here.
-    fn of(job: &RawJob) -> Option<Self> {
-        let wanted = match job.expected_at {
-            None => i64::MAX,
-            Some(at) if at == DateTime::<Utc>::MIN_UTC || at == DateTime::<Utc>::MAX_UTC => return None,
-            Some(at) => since_epoch(at),
-        };
-        Some(Self { rank: -i64::from(job.priority), wanted, id: job.id.0 })
-    }
-
-    /// Whether this place is behind that of a job that is put now, as far as can be told.
-    pub(super) fn is_behind(&self, job: &NewJob) -> bool {
-        let rank = -i64::from(job.priority);
-        rank < self.rank || (rank == self.rank && job.expected_at.is_some())
-    }
-}
-
-/// Dear walks are so many times their cost apart.
-pub(super) const APART: u32 = 40;
 
 /// How a queue's next take goes about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,9 +50,9 @@ struct Head {
     marked_at: Instant,
     /// The whole way there.
     trail: Trail,
-    start: Walks,
-    since: Walks,
-    on: Walks,
+    start: Costs,
+    since: Costs,
+    on: Costs,
     at: Instant,
 }
 
@@ -93,51 +61,6 @@ enum Found {
     All,
     Some,
     Nothing,
-}
-
-/// The last walks of a kind: what each cost beyond what its jobs account for, in microseconds.
-#[derive(Debug)]
-struct Walks {
-    costs: [i64; Walks::MANY],
-    many: usize,
-    /// When the last one ended.
-    at: Instant,
-}
-
-impl Walks {
-    /// Single walks are dear because they are planned, or interrupted: the least of so many is not.
-    const MANY: usize = 16;
-
-    fn new(at: Instant) -> Self {
-        Self { costs: [0; Self::MANY], many: 0, at }
-    }
-
-    fn add(&mut self, cost: i64, at: Instant) {
-        self.costs[self.many % Self::MANY] = cost;
-        self.many += 1;
-        self.at = at;
-    }
-
-    /// The least that one has cost of late, once there were enough to tell.
-    fn least(&self) -> Option<i64> {
-        self.costs.iter().min().copied().filter(|_| self.many >= Self::MANY)
-    }
-
-    /// Takes nothing for granted: the next one tells.
-    fn forget(&mut self) {
-        self.costs = [i64::MAX; Self::MANY];
-    }
-
-    /// It is known otherwise that one would cost as much.
-    fn raise(&mut self, cost: i64) {
-        self.costs.iter_mut().for_each(|last| *last = cost.max(*last));
-    }
-
-    /// What one costs now, for it may be much more than it was sixteen walks ago.
-    fn now(&self) -> i64 {
-        let last = |back: usize| self.costs[(self.many + Self::MANY - back) % Self::MANY];
-        last(1).min(last(2))
-    }
 }
 
 impl Head {
@@ -161,9 +84,9 @@ impl Head {
             marks: [None; 2],
             marked_at: now,
             trail: Trail::new(now),
-            start: Walks::new(now),
-            since: Walks::new(now),
-            on: Walks::new(now),
+            start: Costs::new(now),
+            since: Costs::new(now),
+            on: Costs::new(now),
             at: now,
         }
     }
@@ -177,10 +100,9 @@ impl Head {
     }
 
     /// How long it is until such a walk is due, if they are dear.
-    fn due_in(&self, walks: &Walks, now: Instant) -> Duration {
-        let more = walks.now().saturating_sub(self.on.least().unwrap_or_default());
-        let apart = Duration::from_micros(more.max(0).unsigned_abs()).saturating_mul(APART);
-        apart.saturating_sub(now.saturating_duration_since(walks.at))
+    fn due_in(&self, costs: &Costs, now: Instant) -> Duration {
+        let more = costs.now().saturating_sub(self.on.least().unwrap_or_default());
+        costs::due_in(more, costs.at, now)
     }
 
     /// How long it is until the line before the last place is to be walked again, all of it or the next piece.

@@ -1,11 +1,13 @@
 //! The store: what the core's trait asks for, on PostgreSQL.
 
 mod archive;
+mod costs;
 mod desk;
 mod gets;
 mod head;
 mod line;
 mod open;
+mod place;
 mod put;
 mod together;
 mod trail;

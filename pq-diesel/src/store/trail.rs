@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::head::{APART, Place};
+use super::costs;
+use super::place::Place;
 
 /// A part of the line that an index scan leaves at its end. (One that is bounded by a comparison of rows does not
 /// stop where the comparison fails, PostgreSQL 15 at least: it goes on to the end of the index.)
@@ -48,7 +49,7 @@ pub(super) struct Trail {
     next: usize,
     step: usize,
     /// What the last one cost in microseconds, and when it ended.
-    cost: u64,
+    cost: i64,
     at: Instant,
     /// What the pieces of this round have cost.
     round: i64,
@@ -106,14 +107,13 @@ impl Trail {
 
     /// How long it is until that is due.
     pub(super) fn due_in(&self, now: Instant) -> Duration {
-        let apart = Duration::from_micros(self.cost).saturating_mul(APART);
-        apart.saturating_sub(now.saturating_duration_since(self.at))
+        costs::due_in(self.cost, self.at, now)
     }
 
     /// The piece was walked, to its end or not; gives what it has cost on average from place to place when it was the
     /// last.
     pub(super) fn walked(&mut self, piece: Piece, cost: i64, to_its_end: bool, now: Instant) -> Option<i64> {
-        (self.cost, self.at) = (cost.max(0).unsigned_abs(), now);
+        (self.cost, self.at) = (cost, now);
         self.round += cost;
         // Another thread may have been there as well.
         if !to_its_end || self.piece() != Some(piece) {

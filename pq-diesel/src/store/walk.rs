@@ -10,8 +10,9 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable};
 use pq_core::{QueueName, RawJob, Search, Taken};
 
-use super::head::{Place, Way};
+use super::head::Way;
 use super::line::{Hold, Want};
+use super::place::Place;
 use super::trail::End;
 use super::{PgStore, micros};
 use crate::Error;

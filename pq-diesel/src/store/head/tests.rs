@@ -1,5 +1,6 @@
 //! Which way takes go, by a clock that only tests move.
 
+use chrono::{DateTime, Utc};
 use pq_core::{Claim, Held, JobId, Payload, When};
 
 use super::*;
