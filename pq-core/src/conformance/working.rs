@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::scene::{PATIENCE, Scene, Undo};
-use super::tasks::{Seen, task};
+use super::tasks::{Seen, both, task};
 use super::{Fixture, cases};
 use crate::{Cancelled, Control, Handler, PutOptions, Report, StopMode, Store, Wait, Worker};
 
@@ -23,6 +23,7 @@ cases![
     jobs_that_are_worked_by_many_threads_are_worked_once,
     jobs_of_one_key_never_run_together_in_workers,
     threads_that_wait_for_one_key_are_never_all_asleep,
+    a_thread_that_was_quick_with_all_keys_and_is_not_any_more_keeps_none_from_others,
     a_slow_handler_keeps_no_key_of_jobs_before_it,
     a_handler_that_is_slow_does_not_keep_others_waiting,
     a_lease_lasts_as_long_as_its_handler,
@@ -239,6 +240,35 @@ fn threads_that_wait_for_one_key_are_never_all_asleep<F: Fixture>(scene: &Scene<
         let worker = Worker::new(&scene.pq).threads(4).serve(handler);
         assert_eq!(worker.run_jobs(JOBS.into()).unwrap().done, u64::from(JOBS));
         assert!(begun.elapsed() < PATIENCE, "they went on by the poll");
+    }
+}
+
+fn a_thread_that_was_quick_with_all_keys_and_is_not_any_more_keeps_none_from_others<F: Fixture>(
+    scene: &Scene<F>,
+) {
+    const QUICK: u32 = 60;
+    let task = task::<F, u32>(scene).serialize_by(|n| (n % 10).to_string());
+    let (begin, begun) = channel();
+    let (go_on, wait) = channel();
+    let wait = Arc::new(Mutex::new(wait));
+    let handlers = both::<F, _, _, _>(&task, move |job| match job.data {
+        QUICK => {
+            begin.send(()).map_err(|_| "nobody waits")?;
+            wait.lock().unwrap().recv_timeout(PATIENCE).map_err(|_| "the other key was kept from others")
+        }
+        n if n > QUICK => go_on.send(()).map_err(|_| "nobody waits"),
+        _ => Ok(()),
+    });
+    for handler in handlers {
+        task.call_many(&(0..QUICK).collect::<Vec<_>>()).unwrap();
+        beside::<F>(Worker::new(&scene.pq).threads(2).serve(handler), |control| {
+            until("the quick ones are done", || control.status().report.done == u64::from(QUICK));
+            task.call(&QUICK).unwrap();
+            begun.recv_timeout(PATIENCE).unwrap();
+            task.call(&(QUICK + 1)).unwrap();
+            until("all are done", || control.status().report.done == u64::from(QUICK) + 2);
+            control.stop(StopMode::All);
+        });
     }
 }
 

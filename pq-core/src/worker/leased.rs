@@ -42,12 +42,12 @@ pub(super) fn batch<S: Store>(
         return Ok(Batch::nothing(taken.next_due));
     };
     found();
-    let (count, bytes) = (taken.jobs.len(), taken.jobs.iter().map(RawJob::size).sum());
+    let batch = Batch::of(&taken.jobs);
     let holding = Holding { length, extended: Instant::now(), lost: false, unwanted: HashSet::new() };
     lock(&shared.leases).insert(lease, holding);
     shared.wake_keeper();
     let slot = shared.slot(thread);
-    shared.signals.totals.buffered.fetch_add(count as u64, Ordering::Relaxed);
+    shared.signals.totals.buffered.fetch_add(batch.taken as u64, Ordering::Relaxed);
     lock(&slot.buffer).extend(taken.jobs);
     let (mut begun, mut key_since) = (0, None);
     while let Some(job) = next(shared, thread) {
@@ -69,7 +69,7 @@ pub(super) fn batch<S: Store>(
     }
     settle(shared, thread);
     lock(&shared.leases).remove(&lease);
-    Ok(Batch::of(count, bytes, count - begun))
+    Ok(Batch { given_back: batch.taken - begun, ..batch })
 }
 
 /// The next job that is to be begun. Those that are not are given back, and those whose lease is lost are

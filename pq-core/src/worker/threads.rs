@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use super::pace::Pace;
 use super::shared::{Shared, lock};
 use super::status::{Report, StopMode};
+use super::turns::Worked;
 use super::{Until, keeper, leased, transactional};
 use crate::wait::{Look, look_and_wait};
-use crate::{Bell, Search, Store, StoreError, Wait};
+use crate::{Bell, RawJob, Search, Store, StoreError, Wait};
 
 /// How long the worker pauses after errors.
 pub(super) mod rest {
@@ -21,20 +22,28 @@ pub(super) mod rest {
 
 /// What a look came to.
 pub(super) struct Batch {
-    taken: usize,
-    bytes: usize,
-    given_back: usize,
-    next_due: Option<Duration>,
+    pub(super) taken: usize,
+    pub(super) bytes: usize,
+    /// Whether some had serialization keys.
+    pub(super) has_keys: bool,
+    pub(super) given_back: usize,
+    pub(super) next_due: Option<Duration>,
 }
 
 impl Batch {
     pub(super) fn nothing(next_due: Option<Duration>) -> Self {
-        Self { taken: 0, bytes: 0, given_back: 0, next_due }
+        Self { taken: 0, bytes: 0, has_keys: false, given_back: 0, next_due }
     }
 
-    /// So many jobs with so many bytes of payload, of which some were not begun.
-    pub(super) fn of(taken: usize, bytes: usize, given_back: usize) -> Self {
-        Self { taken, bytes, given_back, next_due: None }
+    /// These jobs, which are still to be begun.
+    pub(super) fn of(jobs: &[RawJob]) -> Self {
+        Self {
+            taken: jobs.len(),
+            bytes: jobs.iter().map(RawJob::size).sum(),
+            has_keys: jobs.iter().any(|job| job.serialization_key.is_some()),
+            given_back: 0,
+            next_due: None,
+        }
     }
 }
 
@@ -146,6 +155,15 @@ fn look<S: Store>(
     let mut next_due = None;
     let mut passed = Vec::new();
     for position in shared.lines.order() {
+        let line = &shared.lines.all[position];
+        // Who has to know for sure that there is nothing looks beside whoever works.
+        if let Some(left) = line.turns.keys_left_for(thread, Instant::now())
+            && search == Search::Along
+        {
+            passed.push(position);
+            next_due = sooner(next_due, Some(left));
+            continue;
+        }
         let want = shared.reserve(pace.size());
         if want == 0 {
             return Ok(Looked::Enough);
@@ -155,7 +173,6 @@ fn look<S: Store>(
             begun = Instant::now();
             found();
         };
-        let line = &shared.lines.all[position];
         let batch = match line.is_transactional() {
             true => transactional::batch(shared, thread, line, want, search, &mut began),
             false => leased::batch(shared, thread, position, want, search, &mut began),
@@ -169,17 +186,22 @@ fn look<S: Store>(
         };
         shared.release(want - (batch.taken - batch.given_back));
         if batch.taken > 0 {
+            let Batch { taken, bytes, has_keys, .. } = batch;
+            let took = begun.elapsed();
+            line.turns.worked(thread, Worked { has_keys, taken, want, took }, Instant::now());
             shared.lines.served(position, &passed);
-            pace.took(batch.taken, batch.bytes, begun.elapsed());
+            pace.took(taken, bytes, took);
             return Ok(Looked::Worked);
         }
+        line.turns.found_nothing(thread);
         passed.push(position);
-        next_due = match (next_due, batch.next_due) {
-            (Some(one), Some(other)) => Some(std::cmp::min::<Duration>(one, other)),
-            (one, other) => one.or(other),
-        };
+        next_due = sooner(next_due, batch.next_due);
     }
     Ok(Looked::Nothing { next_due })
+}
+
+fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }
 
 /// Pauses after an error, unless the worker is stopped meanwhile.

@@ -53,7 +53,7 @@ pub(super) fn batch<S: Store>(
                 return Ok(Batch::nothing(taken.next_due));
             }
             found();
-            let (count, bytes) = (taken.jobs.len(), taken.jobs.iter().map(RawJob::size).sum());
+            let batch = Batch::of(&taken.jobs);
             let mut work = Work { shared, thread, line, tally: Report::default(), verdicts: Vec::new() };
             let worked = work.all(conn, taken.jobs.into());
             shared.signals.totals.buffered.store(0, Ordering::Relaxed);
@@ -68,7 +68,7 @@ pub(super) fn batch<S: Store>(
                 store.settle(conn, &verdicts)?;
             }
             tally = work.tally;
-            Ok(Batch::of(count, bytes, usize::try_from(tally.given_back).unwrap_or(count)))
+            Ok(Batch { given_back: usize::try_from(tally.given_back).unwrap_or(batch.taken), ..batch })
         })?;
         // Only what is committed has happened.
         shared.signals.totals.add_of(line.queue.name(), &tally);

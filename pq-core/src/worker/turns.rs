@@ -1,10 +1,15 @@
-//! How many threads take many jobs of a queue at the same time.
+//! Which threads take jobs of a queue at the same time.
 //!
-//! Takes that run beside one another walk over what the others are about to have, so that the time of all of them
-//! grows with the square of their number: sixteen threads took half as many jobs a second as four. A smaller take is
-//! mostly its commit, which goes best beside others where the log's sync is slow, and waits for no turn.
+//! Takes of many jobs that run beside one another walk over what the others are about to have, so that the time of all
+//! of them grows with the square of their number: sixteen threads took half as many jobs a second as four. A smaller
+//! take is mostly its commit, which goes best beside others where the log's sync is slow, and waits for no turn.
+//!
+//! Of jobs with serialization keys a batch holds one of each key. Where it has held all keys that there were, and was
+//! done at once, whoever takes beside the next one finds what it left by chance, and each of them has less to a commit:
+//! four threads with a hundred keys did a third of what one does. So then one thread does it.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::shared::lock;
 
@@ -15,15 +20,78 @@ const ABREAST: usize = 4;
 /// of ten milliseconds are still two hundred thousand jobs a second.
 const MANY: usize = 512;
 
+/// A batch of keys that takes longer than this is shared: nobody waits for it.
+const AT_ONCE: Duration = Duration::from_millis(10);
+
+/// The thread that has worked the keys comes back within this time.
+const SOON: Duration = Duration::from_millis(1);
+
 /// The turns of a queue's takes.
 #[derive(Default)]
-pub(super) struct Turns([Mutex<()>; ABREAST]);
+pub(super) struct Turns {
+    many: [Mutex<()>; ABREAST],
+    keys: Mutex<Keys>,
+}
+
+#[derive(Default)]
+struct Keys {
+    /// Whether one thread does best with them.
+    are_for_one: bool,
+    /// The last thread that took, and until when the others leave the keys to it.
+    thread: usize,
+    until: Option<Instant>,
+}
 
 impl Turns {
     /// Waits for the thread's turn to take so many, and holds it; nothing where it need not wait.
     pub(super) fn wait(&self, thread: usize, want: usize) -> Option<MutexGuard<'_, ()>> {
-        (want >= MANY).then(|| lock(&self.0[thread % ABREAST]))
+        (want >= MANY).then(|| lock(&self.many[thread % ABREAST]))
     }
+
+    /// How long the thread is to leave the keys to another. Where it need not, it is the one that takes.
+    pub(super) fn keys_left_for(&self, thread: usize, now: Instant) -> Option<Duration> {
+        let mut keys = lock(&self.keys);
+        let left = keys.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        if keys.are_for_one && keys.thread != thread && !left.is_zero() {
+            return Some(left);
+        }
+        (keys.thread, keys.until) = (thread, Some(now + AT_ONCE));
+        None
+    }
+
+    /// The thread has worked a batch, in this time: with keys or without, and all that there was or as many jobs as
+    /// it wanted.
+    pub(super) fn worked(&self, thread: usize, batch: Worked, now: Instant) {
+        let mut keys = lock(&self.keys);
+        if !batch.has_keys || batch.took >= AT_ONCE {
+            keys.are_for_one = false;
+        } else if batch.taken < batch.want {
+            keys.are_for_one = true;
+        } else if batch.want >= MANY {
+            // There are more than one thread takes at a time; where it wants less it wants more the next time.
+            keys.are_for_one = false;
+        }
+        if keys.thread == thread {
+            keys.until = Some(now + SOON);
+        }
+    }
+
+    /// The thread has found nothing to take, and does not come back soon.
+    pub(super) fn found_nothing(&self, thread: usize) {
+        let mut keys = lock(&self.keys);
+        if keys.thread == thread {
+            keys.until = None;
+        }
+    }
+}
+
+/// A batch that was worked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Worked {
+    pub(super) has_keys: bool,
+    pub(super) taken: usize,
+    pub(super) want: usize,
+    pub(super) took: Duration,
 }
 
 #[cfg(test)]
@@ -55,5 +123,59 @@ mod tests {
             drop(held);
         });
         assert_eq!(under_way.into_inner(), 0);
+    }
+
+    /// A quick batch of ten keys.
+    const QUICK: Worked = Worked { has_keys: true, taken: 10, want: 64, took: Duration::from_millis(3) };
+
+    /// As after such a batch of thread 0, at the moment that is given.
+    fn for_thread_0() -> (Turns, Instant) {
+        let (turns, now) = (Turns::default(), Instant::now());
+        for thread in [1, 0] {
+            assert_eq!(turns.keys_left_for(thread, now), None, "nothing is known of the queue");
+        }
+        turns.worked(0, QUICK, now);
+        (turns, now)
+    }
+
+    #[test]
+    fn one_thread_works_the_keys_where_it_is_quick_with_all_of_them() {
+        let (turns, begun) = for_thread_0();
+        assert_eq!(turns.keys_left_for(1, begun), Some(SOON));
+        assert_eq!(turns.keys_left_for(0, begun), None);
+        assert_eq!(turns.keys_left_for(1, begun), Some(AT_ONCE));
+        let done = begun + AT_ONCE / 2;
+        turns.worked(0, QUICK, done);
+        assert_eq!(turns.keys_left_for(1, done), Some(SOON));
+        // It is thread 1's where thread 0 does not come back.
+        assert_eq!(turns.keys_left_for(1, done + SOON), None);
+        assert_eq!(turns.keys_left_for(0, done + SOON), Some(AT_ONCE));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_takes_its_time_or_has_nothing_to_do() {
+        let (turns, begun) = for_thread_0();
+        assert_eq!(turns.keys_left_for(0, begun), None);
+        assert_eq!(turns.keys_left_for(1, begun + AT_ONCE), None);
+        turns.found_nothing(0);
+        assert_eq!(turns.keys_left_for(2, begun + AT_ONCE), Some(AT_ONCE), "it is thread 1's now");
+        turns.found_nothing(1);
+        assert_eq!(turns.keys_left_for(2, begun + AT_ONCE), None);
+    }
+
+    #[test]
+    fn what_is_not_for_one_thread_is_for_all() {
+        let without_keys = Worked { has_keys: false, ..QUICK };
+        let slow = Worked { took: AT_ONCE, ..QUICK };
+        let more_than_one_takes = Worked { taken: MANY, want: MANY, ..QUICK };
+        for other in [without_keys, slow, more_than_one_takes] {
+            let (turns, now) = for_thread_0();
+            turns.worked(0, other, now);
+            assert_eq!(turns.keys_left_for(1, now), None, "{other:?}");
+        }
+        let still_grows = Worked { taken: 8, want: 8, ..QUICK };
+        let (turns, now) = for_thread_0();
+        turns.worked(0, still_grows, now);
+        assert_eq!(turns.keys_left_for(1, now), Some(SOON));
     }
 }

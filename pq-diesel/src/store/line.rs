@@ -107,8 +107,12 @@ impl PgStore {
         let (mut looked, mut raced) = (Found::default(), false);
         for (level, statement) in statements.iter().enumerate().skip(first) {
             let begun = Instant::now();
-            looked = self.look(conn, statement, want)?;
+            looked = self.look(conn, statement, want, search)?;
             raced |= looked.raced;
+            if looked.raced && looked.jobs.is_empty() && ends_in_vain(want, search) {
+                looked.next_due = Some(Duration::ZERO);
+                break;
+            }
             if !looked.other {
                 if level > first {
                     self.levels.note(queue, level, begun.elapsed());
@@ -131,7 +135,13 @@ impl PgStore {
         Ok(Taken { jobs: looked.jobs, next_due: looked.next_due })
     }
 
-    fn look(&self, conn: &mut PgConnection, statement: &Sized, want: Want<'_>) -> Result<Found, Error> {
+    fn look(
+        &self,
+        conn: &mut PgConnection,
+        statement: &Sized,
+        want: Want<'_>,
+        search: Search,
+    ) -> Result<Found, Error> {
         let (statement, fixed) = statement.of(want.count);
         let mut values = vec![Value::Text(want.queue.as_str())];
         values.extend(want.most(fixed));
@@ -144,7 +154,7 @@ impl PgStore {
                 statement.with::<TakenSql>(&values).load(conn).map_err(|e| self.error(e))?;
             looked = found(want.queue, rows, matches!(want.hold, Hold::Lease(_)));
             raced |= looked.raced;
-            if !looked.raced || !looked.jobs.is_empty() {
+            if !looked.raced || !looked.jobs.is_empty() || ends_in_vain(want, search) {
                 break;
             }
         }
@@ -203,6 +213,13 @@ impl PgStore {
         let rung: Result<Vec<String>, _> = self.statements.ring.with::<Text>(&values).load(conn);
         rung.map(drop).map_err(|e| self.error(e))
     }
+}
+
+/// Whether a take that has nothing but locks that it had in vain leaves it at that. Until the transaction ends nobody else
+/// can have those keys, and a job that were taken after all might be a long one; who looks along comes back at once, in a
+/// transaction that has no locks.
+fn ends_in_vain(want: Want<'_>, search: Search) -> bool {
+    matches!(want.hold, Hold::Transaction) && search == Search::Along
 }
 
 pub(super) fn warn_of(queue: &QueueName, done: Result<(), Error>) {
