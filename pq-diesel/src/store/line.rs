@@ -215,8 +215,8 @@ impl PgStore {
     }
 }
 
-/// Whether a take that has nothing but locks that it had in vain leaves it at that. Until the transaction ends nobody else
-/// can have those keys, and a job that were taken after all might be a long one; who looks along comes back at once, in a
+/// Whether a take that found nothing, and had locks for nothing, leaves it at that. Until the transaction ends nobody else
+/// can have those keys, and a job that it took after all may be a long one. Who looks along comes back at once, in a
 /// transaction that has no locks.
 fn ends_in_vain(want: Want<'_>, search: Search) -> bool {
     matches!(want.hold, Hold::Transaction) && search == Search::Along
