@@ -48,6 +48,7 @@ mod payloads;
 mod putting;
 mod recurring;
 mod scene;
+mod stopping;
 mod taking;
 mod tasks;
 mod timing;
@@ -109,7 +110,7 @@ impl Suite {
     /// All cases on this fixture, under this name.
     pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
         let fixture = Arc::new(fixture);
-        let topics: [fn() -> Vec<Case<F>>; 23] = [
+        let topics: [fn() -> Vec<Case<F>>; 24] = [
             putting::cases,
             bulk::cases,
             taking::cases,
@@ -130,6 +131,7 @@ impl Suite {
             tasks::cases,
             handlers::cases,
             working::cases,
+            stopping::cases,
             attending::cases,
             overseeing::cases,
             recurring::cases,
