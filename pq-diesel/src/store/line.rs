@@ -109,10 +109,6 @@ impl PgStore {
             let begun = Instant::now();
             looked = self.look(conn, statement, want, search)?;
             raced |= looked.raced;
-            if looked.raced && looked.jobs.is_empty() && ends_in_vain(want, search) {
-                looked.next_due = Some(Duration::ZERO);
-                break;
-            }
             if !looked.other {
                 if level > first {
                     self.levels.note(queue, level, begun.elapsed());
@@ -154,7 +150,13 @@ impl PgStore {
                 statement.with::<TakenSql>(&values).load(conn).map_err(|e| self.error(e))?;
             looked = found(want.queue, rows, matches!(want.hold, Hold::Lease(_)));
             raced |= looked.raced;
-            if !looked.raced || !looked.jobs.is_empty() || ends_in_vain(want, search) {
+            if !looked.raced || !looked.jobs.is_empty() {
+                break;
+            }
+            // Until the transaction ends nobody else can have the keys that were locked for nothing, and a job that it
+            // took after all may be a long one. Who looks along comes back at once, in a transaction that has no locks.
+            if matches!(want.hold, Hold::Transaction) && search == Search::Along {
+                (looked.other, looked.next_due) = (false, Some(Duration::ZERO));
                 break;
             }
         }
@@ -213,13 +215,6 @@ impl PgStore {
         let rung: Result<Vec<String>, _> = self.statements.ring.with::<Text>(&values).load(conn);
         rung.map(drop).map_err(|e| self.error(e))
     }
-}
-
-/// Whether a take that found nothing, and had locks for nothing, leaves it at that. Until the transaction ends nobody else
-/// can have those keys, and a job that it took after all may be a long one. Who looks along comes back at once, in a
-/// transaction that has no locks.
-fn ends_in_vain(want: Want<'_>, search: Search) -> bool {
-    matches!(want.hold, Hold::Transaction) && search == Search::Along
 }
 
 pub(super) fn warn_of(queue: &QueueName, done: Result<(), Error>) {
