@@ -225,6 +225,25 @@ fn what_a_run_has_not_measured_stays_on_the_page() {
 }
 
 #[test]
+fn a_scenario_that_is_measured_again_stays_in_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("run.json");
+    let measured = |scenario: &str, revision: &str| {
+        let mut run = run();
+        run.revision = revision.to_owned();
+        run.figures.truncate(1);
+        run.figures[0].scenario = scenario.to_owned();
+        run.write(&file).expect("a run");
+        reported(&[&file], folder.path())
+    };
+    measured("put", "abc1234");
+    measured("drain", "abc1234");
+    let page = measured("put", "def5678");
+    let place = |run: &str| page.find(run).unwrap_or_else(|| panic!("{run} is not in {page}"));
+    assert!(place("`def5678`: put\n") < place("`abc1234`: drain\n"), "{page}");
+}
+
+#[test]
 fn a_page_whose_runs_are_not_kept_is_not_cut() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("run.json");

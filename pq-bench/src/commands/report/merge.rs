@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use pq_bench::{Figure, Results, scenarios};
 
-/// The runs, each with those of its figures that no later one has measured again, and without those that have none.
+/// The runs, each with those of its figures that no later one has measured again, and without those that have none, in
+/// the order in which their scenarios are measured.
 pub(super) struct Merged {
     pub(super) runs: Vec<Results>,
 }
@@ -23,14 +24,15 @@ impl Merged {
             run.figures.retain(|figure| last.get(&key(figure)) == Some(&at));
         }
         runs.retain(|run| !run.figures.is_empty());
+        // So that a scenario that is measured again stays where it was on the page.
+        runs.sort_by_key(|run| run.figures.iter().map(|figure| place(&figure.scenario)).min());
         Self { runs }
     }
 
     /// In the order in which the scenarios are measured, and of those that are not known now in the order of the runs.
     pub(super) fn figures(&self) -> Vec<&Figure> {
         let mut figures: Vec<&Figure> = self.runs.iter().flat_map(|run| &run.figures).collect();
-        let place = |name: &str| scenarios::ALL.iter().position(|known| known.name == name);
-        figures.sort_by_key(|figure| place(&figure.scenario).unwrap_or(usize::MAX));
+        figures.sort_by_key(|figure| place(&figure.scenario));
         figures
     }
 
@@ -43,6 +45,11 @@ impl Merged {
     pub(super) fn of_scenario(&self, scenario: &str) -> impl Iterator<Item = &Figure> {
         self.runs.iter().flat_map(|run| &run.figures).filter(move |figure| figure.scenario == scenario)
     }
+}
+
+/// Where a scenario comes in the order in which they are measured; one that is not known now comes last.
+fn place(scenario: &str) -> usize {
+    scenarios::ALL.iter().position(|known| known.name == scenario).unwrap_or(usize::MAX)
 }
 
 /// Which scenarios figures are of, each once.
