@@ -89,7 +89,7 @@ impl<S: Store> Worker<S>
 where
     S::Conn: Send,
 {
-    /// A worker on this handle's store: one thread, batches of 1 to 2,048 jobs, leases of thirty seconds, a sweep
+    /// A worker on this handle's store: one thread, batches of 1 to 4,096 jobs, leases of thirty seconds, a sweep
     /// each second, and the default [`Retention`].
     #[must_use]
     pub fn new(pq: &Pq<S>) -> Self {
@@ -100,7 +100,7 @@ where
             settings: Settings {
                 threads: 1,
                 min_batch: 1,
-                max_batch: 2_048,
+                max_batch: 4_096,
                 lease: Duration::from_secs(30),
                 sweep_every: Duration::from_secs(1),
                 retention: Retention::default(),
@@ -136,7 +136,7 @@ where
         self
     }
 
-    /// How many jobs a thread takes at a time: at least and at most. 1 and 2,048 unless said. Between them it goes
+    /// How many jobs a thread takes at a time: at least and at most. 1 and 4,096 unless said. Between them it goes
     /// by how long batches take, and by how large their payloads are: a thread holds about 8 MiB of them.
     #[must_use]
     pub fn batch(mut self, min: usize, max: usize) -> Self {

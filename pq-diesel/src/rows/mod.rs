@@ -5,7 +5,7 @@ pub(crate) mod walk;
 
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 use pq_core::{Claim, Ended, EndedAs, Held, JobId, Key, Payload, QueueName, RawJob};
@@ -187,6 +187,9 @@ pub(crate) fn ended(queue: &QueueName, row: EndedRow) -> Ended {
 /// The instant from which PostgreSQL counts its microseconds, 2000-01-01, as Unix counts them.
 pub(crate) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
+/// PostgreSQL's first day, 24 November 4714 BC, as it counts.
+const FIRST_MICROS: i64 = -211_813_488_000_000_000;
+
 /// An instant as PostgreSQL's microseconds.
 pub(crate) fn since_epoch(instant: DateTime<Utc>) -> i64 {
     instant.timestamp_micros() - EPOCH_MICROS
@@ -195,13 +198,8 @@ pub(crate) fn since_epoch(instant: DateTime<Utc>) -> i64 {
 /// The instant, or the nearest that chrono and PostgreSQL can both hold: other writers can store
 /// infinity, and years up to 294276.
 pub(crate) fn nearest(at: PgTimestamp) -> DateTime<Utc> {
-    let epoch = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default().and_time(chrono::NaiveTime::MIN);
-    // PostgreSQL's first day is 24 November 4714 BC.
-    let first = NaiveDate::from_ymd_opt(-4713, 11, 24).unwrap_or_default().and_time(chrono::NaiveTime::MIN);
-    let exact = epoch.and_utc().checked_add_signed(TimeDelta::microseconds(at.0));
-    exact
-        .unwrap_or(if at.0 < 0 { DateTime::<Utc>::MIN_UTC } else { DateTime::<Utc>::MAX_UTC })
-        .max(first.and_utc())
+    let micros = at.0.max(FIRST_MICROS).saturating_add(EPOCH_MICROS);
+    DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 #[cfg(test)]

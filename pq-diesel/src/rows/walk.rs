@@ -17,22 +17,16 @@ type Taken = (i64, String, PgTimestamp, Option<(i32, i32, Option<PgTimestamp>, O
 pub(crate) fn taken(
     queue: &QueueName,
     token: i64,
-    rows: impl Iterator<Item = QueryResult<Taken>>,
+    rows: impl ExactSizeIterator<Item = QueryResult<Taken>>,
 ) -> QueryResult<Vec<RawJob>> {
-    let job = |row: QueryResult<Taken>| {
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in rows {
         let (id, data, enqueued_at, rest) = row?;
         let (attempt, priority, expected_at, unique_key) = rest.unwrap_or_default();
-        Ok(job(
-            queue,
-            Claim { id: JobId(id), token, held: Held::Transaction },
-            data,
-            enqueued_at,
-            expected_at,
-            (priority, attempt.saturating_add(1)),
-            unique_key,
-        ))
-    };
-    let mut jobs: Vec<RawJob> = rows.map(job).collect::<QueryResult<_>>()?;
+        let claim = Claim { id: JobId(id), token, held: Held::Transaction };
+        let counts = (priority, attempt.saturating_add(1));
+        jobs.push(job(queue, claim, data, enqueued_at, expected_at, counts, unique_key));
+    }
     in_line(&mut jobs);
     Ok(jobs)
 }

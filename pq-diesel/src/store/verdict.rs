@@ -322,7 +322,10 @@ fn puts_back(verdict: &Verdict<'_>) -> bool {
 fn is_whole(verdicts: &[Verdict<'_>], group: &[usize]) -> bool {
     let Some(first) = group.first() else { return false };
     let Held::Lease { jobs } = verdicts[*first].job.claim.held else { return false };
-    let ids: HashSet<JobId> = group.iter().map(|position| verdicts[*position].job.id).collect();
+    // They are in order, mostly, and then this is quicker than a set.
+    let mut ids: Vec<JobId> = group.iter().map(|position| verdicts[*position].job.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
     ids.len() == group.len() && u32::try_from(ids.len()) == Ok(jobs)
 }
 
