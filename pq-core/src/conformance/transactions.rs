@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::scene::{Scene, Undo, undo};
 use super::{Fixture, cases};
-use crate::{Queue, Wait};
+use crate::{Queue, Store, Wait};
 
 cases![
     a_committed_get_is_gone_and_what_was_put_beside_it_is_there,
@@ -15,8 +15,10 @@ cases![
     get_with_completes_the_job_with_its_writes,
     get_with_puts_the_job_back_where_the_work_fails,
     get_many_with_takes_many_in_one_transaction,
-    one_failure_in_a_batch_rolls_back_its_own_writes_only,
+    failures_in_a_batch_roll_back_their_own_writes_only,
     a_connection_can_be_used_again_after_a_rollback,
+    what_was_done_since_a_mark_is_undone_alone,
+    a_rollback_takes_what_is_behind_a_mark_with_it,
 ];
 
 fn a_committed_get_is_gone_and_what_was_put_beside_it_is_there<F: Fixture>(scene: &Scene<F>) {
@@ -134,20 +136,20 @@ fn get_many_with_takes_many_in_one_transaction<F: Fixture>(scene: &Scene<F>) {
     assert_eq!(sum.unwrap(), Some(10));
 }
 
-fn one_failure_in_a_batch_rolls_back_its_own_writes_only<F: Fixture>(scene: &Scene<F>) {
-    let ids: Vec<_> = (0..4).map(|n| scene.put(n)).collect();
+fn failures_in_a_batch_roll_back_their_own_writes_only<F: Fixture>(scene: &Scene<F>) {
+    let ids: Vec<_> = (0..6).map(|n| scene.put(n)).collect();
     let (queue, results): (_, Queue<_, Value>) = (scene.queue(), scene.named("results"));
     let done = queue
         .get_each_with(10, Wait::No, |conn, job| {
             results.on(conn).put(&job.data)?;
-            if job.data == json!(2) { undo() } else { Ok(()) }
+            if [json!(2), json!(3), json!(5)].contains(&job.data) { undo() } else { Ok(()) }
         })
         .unwrap();
     let failed: Vec<_> = done.iter().filter(|(_, done)| done.is_err()).map(|(id, _)| *id).collect();
-    assert_eq!((done.len(), failed), (4, vec![ids[2]]));
-    assert_eq!(scene.get().map(|job| job.id), Some(ids[2]), "the failed job is back");
+    assert_eq!((done.len(), failed), (6, vec![ids[2], ids[3], ids[5]]));
+    assert_eq!(scene.drain(), [2, 3, 5].map(Value::from), "the failed jobs are back");
     let written = results.get_many(10, Wait::No).unwrap().into_iter().map(|job| job.data);
-    assert_eq!(written.collect::<Vec<_>>(), [json!(0), json!(1), json!(3)]);
+    assert_eq!(written.collect::<Vec<_>>(), [0, 1, 4].map(Value::from));
 }
 
 fn a_connection_can_be_used_again_after_a_rollback<F: Fixture>(scene: &Scene<F>) {
@@ -161,4 +163,42 @@ fn a_connection_can_be_used_again_after_a_rollback<F: Fixture>(scene: &Scene<F>)
         queue.on(&mut conn).put(&json!(n)).unwrap();
     }
     assert_eq!(scene.drain().len(), 10);
+}
+
+fn what_was_done_since_a_mark_is_undone_alone<F: Fixture>(scene: &Scene<F>) {
+    let (queue, store) = (scene.queue(), scene.pq.store());
+    scene.put("taken");
+    scene
+        .transaction(|conn| {
+            queue.on(conn).put(&json!("before"))?;
+            let first = store.mark(conn, None)?;
+            for _ in 0..2 {
+                queue.on(conn).put(&json!("undone"))?;
+                assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!("taken")));
+                store.undo(conn, first)?;
+            }
+            queue.on(conn).put(&json!("between"))?;
+            let second = store.mark(conn, Some(first))?;
+            queue.on(conn).transaction(|conn| Ok::<_, Undo>(queue.on(conn).put(&json!("nested"))?))?;
+            store.undo(conn, second)?;
+            let third = store.mark(conn, Some(second))?;
+            queue.on(conn).put(&json!("after"))?;
+            store.mark(conn, Some(third))?;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(scene.drain(), ["taken", "before", "between", "after"].map(Value::from));
+}
+
+fn a_rollback_takes_what_is_behind_a_mark_with_it<F: Fixture>(scene: &Scene<F>) {
+    let (queue, store) = (scene.queue(), scene.pq.store());
+    let rolled_back = scene.transaction(|conn| {
+        let mark = store.mark(conn, None)?;
+        queue.on(conn).put(&json!("a"))?;
+        store.mark(conn, Some(mark))?;
+        queue.on(conn).put(&json!("b"))?;
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert!(scene.drain().is_empty());
 }

@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::scene::{PATIENCE, Scene, Undo};
+use super::scene::{Conn, PATIENCE, Scene, Undo};
 use super::tasks::{Seen, both, task};
 use super::{Fixture, cases};
 use crate::{Cancelled, Control, Handler, PutOptions, Report, StopMode, Store, Wait, Worker};
@@ -26,6 +26,7 @@ cases![
     a_thread_that_was_quick_with_all_keys_and_is_not_any_more_keeps_none_from_others,
     a_slow_handler_keeps_no_key_of_jobs_before_it,
     a_handler_that_is_slow_does_not_keep_others_waiting,
+    a_transaction_whose_handlers_take_long_gives_the_rest_back,
     a_lease_lasts_as_long_as_its_handler,
     jobs_of_a_lost_lease_are_not_begun,
     a_worker_returns_the_jobs_of_one_that_died,
@@ -298,6 +299,26 @@ fn a_handler_that_is_slow_does_not_keep_others_waiting<F: Fixture>(scene: &Scene
         gate.go_on.send(()).unwrap();
     });
     assert_eq!(scene.counts().live(), 3);
+}
+
+fn a_transaction_whose_handlers_take_long_gives_the_rest_back<F: Fixture>(scene: &Scene<F>) {
+    let (task, pears) = (task::<F, u32>(scene), scene.named::<Value>("pears"));
+    for touches in [false, true] {
+        task.call_many(&[0, 1, 2, 3]).unwrap();
+        let pears = pears.clone();
+        let handler = task.transactional(move |conn: &mut Conn<F>, job| {
+            if touches {
+                pears.on(conn).put(&json!(job.data))?;
+            }
+            if job.data == 1 {
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            Ok::<_, Undo>(())
+        });
+        let report = Worker::new(&scene.pq).batch(4, 4).serve(handler).run_until_empty().unwrap();
+        assert_eq!((report.done, report.given_back), (4, 2), "{report:?}");
+    }
+    assert_eq!(pears.counts().unwrap().ready, 4);
 }
 
 fn a_lease_lasts_as_long_as_its_handler<F: Fixture>(scene: &Scene<F>) {

@@ -24,6 +24,7 @@ use chrono::{DateTime, Utc};
 
 use self::state::Shared;
 pub use self::state::Subscription;
+use self::transaction::Mark;
 pub use self::transaction::MemoryConn;
 use crate::{
     Beat, Beaten, Bell, Cancelled, Claim, Counts, Cron, CronEntry, Dead, Ended, EndedAs, Error, Extended,
@@ -55,6 +56,8 @@ impl Store for MemoryStore {
     type Conn = MemoryConn;
     type Error = Error;
     type Subscription = Subscription;
+    /// How many changes it had made.
+    type Mark = usize;
 
     fn put(&self, conn: &mut MemoryConn, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         let now = Utc::now();
@@ -340,6 +343,15 @@ impl Store for MemoryStore {
             Ok(Err(_)) | Err(_) => conn.roll_back(mark),
         }
         done.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn mark(&self, conn: &mut MemoryConn, _: Option<usize>) -> Result<usize, Error> {
+        Ok(conn.changes())
+    }
+
+    fn undo(&self, conn: &mut MemoryConn, mark: usize) -> Result<(), Error> {
+        conn.roll_back(Mark::Nested(mark));
+        Ok(())
     }
 
     fn with_connection<R, E: From<Error>>(

@@ -151,13 +151,18 @@ impl MemoryConn {
     /// Begins a transaction, or a nested one, and returns the mark to go back to.
     pub(super) fn begin(&mut self) -> Mark {
         match &self.open {
-            Some(open) => Mark::Nested(open.undo.len()),
+            Some(_) => Mark::Nested(self.changes()),
             None => {
                 let tx = self.shared.lock().next_tx();
                 self.open = Some(Open::new(tx));
                 Mark::Outermost
             }
         }
+    }
+
+    /// How many changes the transaction has made that can be undone.
+    pub(super) fn changes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.undo.len())
     }
 
     pub(super) fn commit(&mut self, mark: Mark) {

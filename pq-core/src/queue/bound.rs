@@ -190,21 +190,6 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
         Ok(self.take(count, Search::Whole)?.jobs)
     }
 
-    /// Runs `work` on a job that this transaction holds, in a nested one; where it fails the job
-    /// goes back into the line.
-    pub(super) fn work_one<R, E: From<S::Error>>(
-        &mut self,
-        job: Job<T>,
-        work: &mut impl FnMut(&mut S::Conn, Job<T>) -> Result<R, E>,
-    ) -> Result<(JobId, Result<R, E>), S::Error> {
-        let raw = Arc::clone(&job.raw);
-        let done = self.transaction(|conn| work(conn, job));
-        if done.is_err() {
-            self.queue.store().give_back(self.conn, &raw)?;
-        }
-        Ok((raw.id, done))
-    }
-
     /// Takes with this transaction. What cannot be decoded is buried on the way.
     pub(super) fn take(&mut self, count: usize, search: Search) -> Result<Decoded<T>, S::Error> {
         let store = self.queue.store();

@@ -123,8 +123,27 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         wait: Wait,
         mut work: impl FnMut(&mut S::Conn, Job<T>) -> Result<R, E>,
     ) -> Result<Vec<(JobId, Result<R, E>)>, S::Error> {
-        let done = self.get_many_with(count, wait, |conn, jobs| {
-            jobs.into_iter().map(|job| self.on(conn).work_one(job, &mut work)).collect()
+        let store = self.store();
+        let done = self.get_many_with(count, wait, |conn, jobs| -> Result<Vec<_>, S::Error> {
+            let mut mark = store.mark(conn, None)?;
+            let each = jobs.into_iter().map(|job| {
+                let raw = Arc::clone(&job.raw);
+                let kept = work(conn, job).and_then(|done| Ok((done, store.mark(conn, Some(mark))?)));
+                let done = match kept {
+                    Ok((done, behind)) => {
+                        mark = behind;
+                        Ok(done)
+                    }
+                    Err(error) => {
+                        store.undo(conn, mark)?;
+                        store.give_back(conn, &raw)?;
+                        mark = store.mark(conn, Some(mark))?;
+                        Err(error)
+                    }
+                };
+                Ok((raw.id, done))
+            });
+            each.collect()
         })?;
         Ok(done.unwrap_or_default())
     }

@@ -21,6 +21,10 @@ pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
 /// comes after them the keeper settles them.
 const FREE_WITHIN: Duration = Duration::from_millis(2);
 
+/// How often a thread asks whether its lease is still held, among handlers that are quicker than this. That is told
+/// when it is found out, which takes longer.
+const ASK_EVERY: Duration = Duration::from_millis(1);
+
 /// Takes up to `want` jobs under a lease and works them. `found` is called when there are some, before the first
 /// one is begun.
 pub(super) fn batch<S: Store>(
@@ -50,21 +54,23 @@ pub(super) fn batch<S: Store>(
     shared.signals.totals.buffered.fetch_add(batch.taken as u64, Ordering::Relaxed);
     lock(&slot.buffer).extend(taken.jobs);
     let (mut begun, mut key_since) = (0, None);
-    while let Some(job) = next(shared, thread) {
+    // The clock is read once a job: reading it is much of what a job costs whose handler does nothing.
+    let (mut now, mut asked) = (Instant::now(), None);
+    while let Some(job) = next(shared, thread, now, &mut asked) {
         begun += 1;
-        let (has_key, began) = (job.serialization_key.is_some(), Instant::now());
-        let finished = one(shared, thread, position, line.prepare(job));
-        if has_key {
-            key_since.get_or_insert(began);
+        if job.serialization_key.is_some() {
+            key_since.get_or_insert(now);
         }
+        let finished = one(shared, thread, position, line.prepare(job), now);
+        now = finished.at;
         let mut waiting = lock(&slot.finished);
         waiting.push(finished);
-        let due = key_since.is_some_and(|since| since.elapsed() > FREE_WITHIN)
-            || waiting.first().is_some_and(|first| first.at.elapsed() > SETTLE_WITHIN);
+        let due = key_since.is_some_and(|since| now - since > FREE_WITHIN)
+            || waiting.first().is_some_and(|first| now - first.at > SETTLE_WITHIN);
         drop(waiting);
         if due {
             settle(shared, thread);
-            key_since = None;
+            (now, key_since) = (Instant::now(), None);
         }
     }
     settle(shared, thread);
@@ -72,16 +78,25 @@ pub(super) fn batch<S: Store>(
     Ok(Batch { given_back: batch.taken - begun, ..batch })
 }
 
-/// The next job that is to be begun. Those that are not are given back, and those whose lease is lost are
-/// somebody else's.
-fn next<S: Store>(shared: &Shared<S>, thread: usize) -> Option<RawJob> {
+/// The next job that is to be begun, now. Those that are not are given back, and those whose lease is lost are
+/// somebody else's; `asked` is when it was not.
+fn next<S: Store>(
+    shared: &Shared<S>,
+    thread: usize,
+    now: Instant,
+    asked: &mut Option<Instant>,
+) -> Option<RawJob> {
     if shared.signals.is_ending() {
         give_back(shared, thread);
     }
     loop {
         let job = lock(&shared.slot(thread).buffer).pop_front()?;
         shared.signals.totals.buffered.fetch_sub(1, Ordering::Relaxed);
-        if job.claim.lease().is_none_or(|lease| is_held(shared, lease)) {
+        if asked.is_some_and(|asked| now - asked < ASK_EVERY) {
+            return Some(job);
+        }
+        if job.claim.lease().is_none_or(|lease| is_held(shared, lease, now)) {
+            *asked = Some(now);
             return Some(job);
         }
         tracing::warn!(id = %job.id, "a job is not begun, for its lease is lost");
@@ -90,10 +105,10 @@ fn next<S: Store>(shared: &Shared<S>, thread: usize) -> Option<RawJob> {
 }
 
 /// Whether the lease is still held. One that may be over, because this process was asleep say, is asked for first.
-fn is_held<S: Store>(shared: &Shared<S>, lease: i64) -> bool {
+fn is_held<S: Store>(shared: &Shared<S>, lease: i64, now: Instant) -> bool {
     let length = match lock(&shared.leases).get(&lease) {
         Some(holding) if holding.lost => return false,
-        Some(holding) if holding.extended.elapsed() >= holding.length => holding.length,
+        Some(holding) if now - holding.extended >= holding.length => holding.length,
         _ => return true,
     };
     let store = shared.pq.store();
@@ -125,6 +140,7 @@ fn one<S: Store>(
     thread: usize,
     position: usize,
     mut prepared: Prepared<'_, S>,
+    now: Instant,
 ) -> Finished {
     let line = &shared.lines.all[position];
     let context = Context::new(shared, position, &prepared.incoming, prepared.timeout());
@@ -134,7 +150,7 @@ fn one<S: Store>(
         set_length(shared, lease, length);
     }
     let mut settled = false;
-    let ran = shared.run(thread, &prepared, &mut |incoming| match &prepared.handler {
+    let ran = shared.run(thread, &prepared, now, &mut |incoming| match &prepared.handler {
         Ok(handler) => match &handler.run {
             Run::Leased(handler) => handler(&context, incoming),
             Run::Transactional(handler) => {

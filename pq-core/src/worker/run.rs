@@ -99,17 +99,18 @@ impl<S: Store> Prepared<'_, S> {
 }
 
 impl<S: Store> Shared<S> {
-    /// Runs a handler, and all that is around it. A panic is its failure.
+    /// Runs a handler, now, and all that is around it. A panic is its failure.
     pub(crate) fn run(
         &self,
         thread: usize,
         prepared: &Prepared<'_, S>,
+        now: Instant,
         handler: &mut dyn FnMut(&Incoming) -> Ran,
     ) -> Ran {
         if let Err(failure) = &prepared.handler {
             return Err(failure.clone());
         }
-        let (job, timeout, begun) = (&prepared.incoming.raw, prepared.timeout(), Instant::now());
+        let (job, timeout) = (&prepared.incoming.raw, prepared.timeout());
         let span = tracing::info_span!(
             "pq.run",
             queue = %job.queue,
@@ -127,7 +128,7 @@ impl<S: Store> Shared<S> {
                 attempt: job.attempt,
                 lease: job.claim.lease(),
                 timeout,
-                at: begun,
+                at: now,
             },
         );
         // A handler that panics leaves nothing half done that outlives it: its connection is rolled back.
@@ -145,7 +146,7 @@ impl<S: Store> Shared<S> {
         self.signals.ended(thread);
         match (ran, timeout) {
             (Err(panic), _) => Err(Failure::Panic(text_of(panic))),
-            (Ok(_), Some(limit)) if begun.elapsed() > limit => Err(Failure::Timeout(limit)),
+            (Ok(_), Some(limit)) if now.elapsed() > limit => Err(Failure::Timeout(limit)),
             (Ok(ran), _) => ran,
         }
     }

@@ -1,6 +1,6 @@
 //! A batch of jobs whose handlers run in the transaction that takes them.
 
-use std::collections::VecDeque;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,19 +14,6 @@ use crate::{Outcome, RawJob, Search, Store, StoreError, Verdict};
 
 /// A batch that takes longer than this is ended before its end, and the rest given back.
 const AT_MOST: Duration = Duration::from_millis(200);
-
-/// Why a nested transaction is rolled back.
-enum Undo<E> {
-    /// What its last handler wrote is not to stay.
-    Handler,
-    Store(E),
-}
-
-impl<E> From<E> for Undo<E> {
-    fn from(error: E) -> Self {
-        Self::Store(error)
-    }
-}
 
 /// Takes up to `want` jobs and works them in one transaction. `found` is called when there are some, before the
 /// first one is begun.
@@ -55,7 +42,7 @@ pub(super) fn batch<S: Store>(
             found();
             let batch = Batch::of(&taken.jobs);
             let mut work = Work { shared, thread, line, tally: Report::default(), verdicts: Vec::new() };
-            let worked = work.all(conn, taken.jobs.into());
+            let worked = work.all(conn, taken.jobs);
             shared.signals.totals.buffered.store(0, Ordering::Relaxed);
             worked?;
             let verdicts: Vec<Verdict<'_>> = work
@@ -86,72 +73,78 @@ struct Work<'w, S: Store> {
 }
 
 impl<S: Store> Work<'_, S> {
-    fn all(&mut self, conn: &mut S::Conn, mut jobs: VecDeque<RawJob>) -> Result<(), S::Error> {
-        let begun = Instant::now();
-        while !jobs.is_empty() {
-            let late = begun.elapsed() > AT_MOST;
-            if late || self.shared.signals.is_ending() {
-                for job in jobs.drain(..) {
-                    self.end(Arc::new(job), Outcome::GiveBack);
-                }
+    fn all(&mut self, conn: &mut S::Conn, jobs: Vec<RawJob>) -> Result<(), S::Error> {
+        let began = Instant::now();
+        let mut mark = self.shared.pq.store().mark(conn, None)?;
+        let mut jobs = jobs.into_iter();
+        while let Some(job) = jobs.next() {
+            self.shared.signals.totals.buffered.store(jobs.len() as u64, Ordering::Relaxed);
+            let now = Instant::now();
+            if now - began > AT_MOST || self.shared.signals.is_ending() {
+                iter::once(job).chain(jobs).for_each(|job| self.end(Arc::new(job), Outcome::GiveBack));
                 return Ok(());
             }
-            self.some(conn, &mut jobs)?;
+            self.one(conn, job, now, &mut mark)?;
         }
         Ok(())
     }
 
-    /// Works jobs in one nested transaction: those whose handlers touch nothing on the connection, and the
-    /// first that does. So handlers that do not need one do not pay for it, and a rollback undoes the writes of
-    /// one handler alone.
-    fn some(&mut self, conn: &mut S::Conn, jobs: &mut VecDeque<RawJob>) -> Result<(), S::Error> {
+    /// Works a job. What those before it have written is behind the mark, so that a rollback undoes the writes of
+    /// one handler alone; handlers that touch nothing on the connection do not pay for it.
+    fn one(
+        &mut self,
+        conn: &mut S::Conn,
+        job: RawJob,
+        now: Instant,
+        mark: &mut S::Mark,
+    ) -> Result<(), S::Error> {
         let store = self.shared.pq.store();
-        let mut last = None;
-        let nested = store.transaction(conn, |conn| -> Result<(), Undo<S::Error>> {
-            while let Some(job) = jobs.pop_front() {
-                self.shared.signals.totals.buffered.store(jobs.len() as u64, Ordering::Relaxed);
-                let prepared = self.line.prepare(job);
-                let timeout = prepared.timeout();
-                if timeout.is_some() {
-                    store.limit(conn, timeout)?;
-                }
-                let before = store.activity(conn);
-                let ran = self.shared.run(self.thread, &prepared, &mut |incoming| match &prepared.handler {
-                    Ok(handler) => match &handler.run {
-                        Run::Transactional(handler) => handler(conn, incoming),
-                        Run::Leased(_) => Err(Failure::Error("it is no transactional handler".to_owned())),
-                    },
-                    Err(failure) => Err(failure.clone()),
-                });
-                let untouched = before.is_some() && store.activity(conn) == before;
-                let failed = ran.is_err();
-                if timeout.is_some() && !failed {
-                    store.limit(conn, None)?;
-                }
-                last = Some(prepared.judge(self.line, ran));
-                if failed && !untouched {
-                    return Err(Undo::Handler);
-                }
-                if !untouched || self.shared.signals.is_ending() {
-                    return Ok(());
-                }
-                if let Some((job, outcome)) = last.take() {
-                    self.end(job, outcome);
-                }
-            }
-            Ok(())
+        let prepared = self.line.prepare(job);
+        let timeout = prepared.timeout();
+        if timeout.is_some() {
+            store.limit(conn, timeout)?;
+        }
+        let before = store.activity(conn);
+        let ran = self.shared.run(self.thread, &prepared, now, &mut |incoming| match &prepared.handler {
+            Ok(handler) => match &handler.run {
+                Run::Transactional(handler) => handler(conn, incoming),
+                Run::Leased(_) => Err(Failure::Error("it is no transactional handler".to_owned())),
+            },
+            Err(failure) => Err(failure.clone()),
         });
-        match (nested, last) {
-            (Ok(()) | Err(Undo::Handler), Some((job, outcome))) => self.end(job, outcome),
-            (Ok(()) | Err(Undo::Handler), None) => {}
+        let touched = before.is_none() || store.activity(conn) != before;
+        let kept = match touched && ran.is_err() {
+            true => store.undo(conn, *mark).map(|()| ran),
+            false => self.keep(conn, timeout.is_some(), touched, mark).map(|()| ran),
+        };
+        let ran = match kept {
+            Ok(ran) => ran,
+            Err(error) if error.is_unavailable() => return Err(error),
             // The handler overlooked that a statement of its own had failed.
-            (Err(Undo::Store(error)), Some((job, _))) if !error.is_unavailable() => {
-                let failure = format!("the handler's writes could not be kept: {error}");
-                let prepared = self.line.prepare(RawJob::clone(&job));
-                let (job, outcome) = prepared.judge(self.line, Err(Failure::Error(failure)));
-                self.end(job, outcome);
+            Err(error) => {
+                store.undo(conn, *mark)?;
+                Err(Failure::Error(format!("the handler's writes could not be kept: {error}")))
             }
-            (Err(Undo::Store(error)), _) => return Err(error),
+        };
+        let (job, outcome) = prepared.judge(self.line, ran);
+        self.end(job, outcome);
+        Ok(())
+    }
+
+    /// Puts what a handler did behind the mark.
+    fn keep(
+        &self,
+        conn: &mut S::Conn,
+        limited: bool,
+        touched: bool,
+        mark: &mut S::Mark,
+    ) -> Result<(), S::Error> {
+        let store = self.shared.pq.store();
+        if limited {
+            store.limit(conn, None)?;
+        }
+        if touched {
+            *mark = store.mark(conn, Some(*mark))?;
         }
         Ok(())
     }

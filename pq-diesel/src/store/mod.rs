@@ -108,6 +108,8 @@ impl Store for PgStore {
     type Conn = PgConnection;
     type Error = Error;
     type Subscription = Option<Subscription>;
+    /// How many transactions were open in one another.
+    type Mark = u32;
 
     fn put(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         let trigger = self.trigger_in(conn, queue, jobs);
@@ -375,6 +377,24 @@ impl Store for PgStore {
                 resume_unwind(panic)
             }
         }
+    }
+
+    /// A savepoint that diesel knows nothing of. One that takes the place of another goes with its release.
+    fn mark(&self, conn: &mut PgConnection, earlier: Option<u32>) -> Result<u32, Error> {
+        let Some(around) = earlier else {
+            conn.batch_execute("SAVEPOINT pq_mark").map_err(|e| self.error(e))?;
+            return Ok(depth(conn)?);
+        };
+        while depth(conn)? > around {
+            commit(conn, around).map_err(|e| self.error(e))?;
+        }
+        conn.batch_execute("RELEASE SAVEPOINT pq_mark; SAVEPOINT pq_mark").map_err(|e| self.error(e))?;
+        Ok(around)
+    }
+
+    fn undo(&self, conn: &mut PgConnection, mark: u32) -> Result<(), Error> {
+        roll_back_to(conn, mark)?;
+        conn.batch_execute("ROLLBACK TO SAVEPOINT pq_mark").map_err(|e| self.error(e))
     }
 
     fn with_connection<R, E: From<Error>>(
