@@ -21,8 +21,8 @@ pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
 /// comes after them the keeper settles them.
 const FREE_WITHIN: Duration = Duration::from_millis(2);
 
-/// How often a thread asks whether its lease is still held, among handlers that are quicker than this. That is told
-/// when it is found out, which takes longer.
+/// How often a thread asks whether its lease is still held, among handlers that are quicker than this. The keeper, who
+/// finds out, does so less often.
 const ASK_EVERY: Duration = Duration::from_millis(1);
 
 /// Takes up to `want` jobs under a lease and works them. `found` is called when there are some, before the first
