@@ -106,6 +106,15 @@ pub trait Store: Send + Sync + 'static {
         search: Search,
     ) -> Result<Taken, Self::Error>;
 
+    /// Has this transaction hold a job again that an earlier one took and gave back by its rollback: with the claim
+    /// that it had, for its verdict. `false` where it is not as it was, and where somebody else holds it by now, or its
+    /// serialization key. A pause is no reason.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::take`].
+    fn retake(&self, conn: &mut Self::Conn, job: &RawJob) -> Result<bool, Self::Error>;
+
     /// Takes as [`Store::take`] does, under one lease for all: the jobs are yours for this long after
     /// the commit, and then anyone's.
     ///

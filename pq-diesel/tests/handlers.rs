@@ -26,24 +26,51 @@ fn notes(database: &Database) -> Result<Vec<i64>, Box<dyn std::error::Error>> {
     Ok(diesel::dsl::sql::<BigInt>("SELECT note FROM notes ORDER BY note").load(&mut database.connect()?)?)
 }
 
+/// Works calls with 1 to 4 by batches of this size, in a database that was prepared so. Those with 2 and 4 are to fail
+/// and leave nothing; gives their errors.
+fn two_of_four(
+    size: usize,
+    prepare: &str,
+    work: impl Fn(&mut PgConnection, i64) -> Result<(), Error> + Send + Sync + 'static,
+) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let (database, pq) = with_notes()?;
+    database.connect()?.batch_execute(prepare)?;
+    let queue = pq.queue::<()>("apples")?;
+    let task = queue.task::<i64>("note");
+    task.call_many(&[1, 2, 3, 4])?;
+    let handler = task.transactional(move |conn, job| work(conn, job.data));
+    let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;
+    assert_eq!((report.done, report.failed, report.dead), (2, 2, 2), "batches of {size}");
+    assert_eq!(notes(&database)?, [1, 3], "batches of {size}");
+    let dead = queue.archived(EndedAs::Dead, None, 9)?;
+    Ok(dead.into_iter().filter_map(|dead| dead.error).collect())
+}
+
 #[test]
 fn a_handler_that_overlooks_a_failed_statement_has_failed_alone() -> Outcome {
-    let (database, pq) = with_notes()?;
-    let task = pq.queue::<()>("apples")?.task::<i64>("note");
-    task.call_many(&[1, 2, 3, 4])?;
-    let handler = task.transactional(|conn, job| {
-        note(conn, job.data)?;
-        if job.data % 2 == 0 {
-            let _ = note(conn, 1);
-        }
-        Ok::<_, Error>(())
-    });
-    let report = Worker::new(&pq).batch(4, 4).serve(handler).run_until_empty()?;
-    assert_eq!((report.done, report.failed, report.dead), (2, 2, 2));
-    assert_eq!(notes(&database)?, [1, 3]);
-    for dead in pq.queue::<()>("apples")?.archived(EndedAs::Dead, None, 9)? {
-        let error = dead.error.unwrap_or_default();
-        assert!(error.contains("the handler's writes could not be kept"), "{error}");
+    for size in [1, 4] {
+        let errors = two_of_four(size, "SELECT", |conn, data| {
+            note(conn, data)?;
+            if data % 2 == 0 {
+                let _ = note(conn, 1);
+            }
+            Ok(())
+        })?;
+        let all = errors.iter().all(|error| error.contains("the handler's writes could not be kept"));
+        assert!(all && errors.len() == 2, "{errors:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_handler_whose_writes_the_commit_refuses_has_failed_alone() -> Outcome {
+    let deferred = "CREATE TABLE known (note bigint PRIMARY KEY);
+        INSERT INTO known VALUES (1), (3);
+        ALTER TABLE notes ADD FOREIGN KEY (note) REFERENCES known DEFERRABLE INITIALLY DEFERRED";
+    for size in [1, 4] {
+        let errors = two_of_four(size, deferred, note)?;
+        let all = errors.iter().all(|error| error.contains("foreign key constraint"));
+        assert!(all && errors.len() == 2, "{errors:?}");
     }
     Ok(())
 }
@@ -68,25 +95,21 @@ fn a_job_whose_work_overlooks_a_failed_statement_is_back_alone() -> Outcome {
 
 #[test]
 fn a_transaction_that_a_handler_leaves_open_ends_with_it() -> Outcome {
-    let (database, pq) = with_notes()?;
-    let task = pq.queue::<()>("apples")?.task::<i64>("note");
-    task.call_many(&[1, 2, 3, 4])?;
-    let handler = task.transactional(|conn, job| {
-        let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
-        assert_eq!(status.transaction_depth()?.map(u32::from), Some(1));
-        for _ in 0..2 {
-            AnsiTransactionManager::begin_transaction(conn)?;
-        }
-        note(conn, job.data)?;
-        match job.data {
-            2 => Err(Error::from(diesel::result::Error::RollbackTransaction)),
-            3 => panic!("on purpose"),
-            _ => Ok(()),
-        }
-    });
-    let report = Worker::new(&pq).batch(4, 4).serve(handler).run_until_empty()?;
-    assert_eq!((report.done, report.failed), (2, 2));
-    assert_eq!(notes(&database)?, [1, 4]);
+    for size in [1, 4] {
+        two_of_four(size, "SELECT", |conn, data| {
+            let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
+            assert_eq!(status.transaction_depth()?.map(u32::from), Some(1));
+            for _ in 0..2 {
+                AnsiTransactionManager::begin_transaction(conn)?;
+            }
+            note(conn, data)?;
+            match data {
+                2 => Err(Error::from(diesel::result::Error::RollbackTransaction)),
+                4 => panic!("on purpose"),
+                _ => Ok(()),
+            }
+        })?;
+    }
     Ok(())
 }
 
@@ -114,7 +137,7 @@ fn a_handlers_limit_is_not_that_of_the_next() -> Outcome {
         }),
     ];
     let report = handlers.into_iter().fold(Worker::new(&pq).batch(4, 4), Worker::serve).run_until_empty()?;
-    assert_eq!((report.done, report.dead), (2, 2), "{:?}", queue.archived(EndedAs::Dead, None, 9)?);
+    assert_eq!((report.done, report.dead), (2, 2));
     let errors: Vec<_> =
         queue.archived(EndedAs::Dead, None, 9)?.into_iter().filter_map(|dead| dead.error).collect();
     assert!(errors[0].contains("1min") && errors[1].contains("unknown"), "{errors:?}");

@@ -1,10 +1,12 @@
 //! Section 6, and the claims of section 3: what can be done with a job that is yours, and only then.
 
-use serde_json::json;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use super::scene::{PATIENCE, Scene, Undo, undo};
 use super::{Fixture, cases};
-use crate::PutOptions;
+use crate::{Job, Outcome, PutOptions, Store};
 
 cases![
     a_job_that_is_given_back_carries_its_new_payload,
@@ -20,6 +22,9 @@ cases![
     a_job_that_was_given_back_and_is_gone_is_not_held,
     a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get,
     a_job_whose_get_was_rolled_back_is_not_held,
+    a_job_whose_get_was_rolled_back_can_be_held_again_for_its_verdict,
+    a_job_that_is_not_as_it_was_is_not_held_again,
+    a_job_that_others_hold_or_whose_key_they_hold_is_not_held_again,
 ];
 
 fn a_job_that_is_given_back_carries_its_new_payload<F: Fixture>(scene: &Scene<F>) {
@@ -224,4 +229,95 @@ fn a_job_whose_get_was_rolled_back_is_not_held<F: Fixture>(scene: &Scene<F>) {
         })
         .unwrap();
     assert_eq!(scene.drain(), [json!("a")]);
+}
+
+/// What the first job was, in a transaction that was rolled back.
+fn rolled_back<F: Fixture>(scene: &Scene<F>) -> Job<Value> {
+    let mut got = None;
+    let queue = scene.queue();
+    let rolled_back = scene.transaction(|conn| {
+        got = queue.on(conn).get()?;
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    got.unwrap()
+}
+
+fn retaken<F: Fixture>(scene: &Scene<F>, job: &Job<Value>) -> bool {
+    scene.transaction(|conn| Ok(scene.pq.store().retake(conn, job)?)).unwrap()
+}
+
+fn a_job_whose_get_was_rolled_back_can_be_held_again_for_its_verdict<F: Fixture>(scene: &Scene<F>) {
+    let (queue, again) = (scene.queue(), || Outcome::Retry {
+        after: Duration::ZERO,
+        error: "again".to_owned(),
+        payload: None,
+    });
+    let options = [
+        PutOptions::new(),
+        PutOptions::new().schedule_at("2001-01-01T00:00:00Z"),
+        PutOptions::new().priority(1),
+    ];
+    for options in options.map(|options| options.unique("one").serialization_key("by one")) {
+        let id = scene.put_with("a", &options);
+        let job = rolled_back(scene);
+        // A pause is no reason to leave what was done without its verdict.
+        scene.pq.store().pause(&mut scene.connect(), queue.name(), true).unwrap();
+        scene
+            .transaction(|conn| {
+                assert!(scene.pq.store().retake(conn, &job)?);
+                Ok(queue.on(conn).settle(&job, again())?)
+            })
+            .unwrap();
+        scene.pq.store().pause(&mut scene.connect(), queue.name(), false).unwrap();
+        assert_eq!(scene.put_with("b", &PutOptions::new().unique("one")), id, "its key is its own");
+        let back = scene.get().unwrap();
+        assert_eq!((back.id, back.attempt, back.data.clone()), (id, 2, json!("a")));
+    }
+    assert_eq!(scene.counts().live(), 0);
+}
+
+fn a_job_that_is_not_as_it_was_is_not_held_again<F: Fixture>(scene: &Scene<F>) {
+    let queue = scene.queue();
+    scene.put("a");
+    let job = rolled_back(scene);
+    scene
+        .transaction(|conn| {
+            let job = queue.on(conn).get()?.unwrap();
+            let again = Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None };
+            Ok(queue.on(conn).settle(&job, again)?)
+        })
+        .unwrap();
+    assert!(!retaken(scene, &job), "another has tried it");
+    let job = rolled_back(scene);
+    let transfer = |from: &str, to: &str| {
+        let (from, to) = (scene.named::<Value>(from), scene.named::<Value>(to));
+        scene.pq.store().transfer(&mut scene.connect(), from.name(), to.name(), None).unwrap();
+    };
+    transfer("apples", "pears");
+    assert!(!retaken(scene, &job), "it is in another queue");
+    transfer("pears", "apples");
+    let job = rolled_back(scene);
+    queue.clear().unwrap();
+    assert!(!retaken(scene, &job), "it is gone");
+}
+
+fn a_job_that_others_hold_or_whose_key_they_hold_is_not_held_again<F: Fixture>(scene: &Scene<F>) {
+    let (queue, options) = (scene.queue(), PutOptions::new().serialization_key("one"));
+    scene.put_with("a", &options);
+    let job = rolled_back(scene);
+    let held = |wanted| {
+        scene
+            .transaction(|conn| {
+                assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!(wanted)));
+                assert!(!retaken(scene, &job));
+                undo::<()>()
+            })
+            .unwrap_err();
+    };
+    held("a");
+    scene.put_with("first of its key", &options.clone().priority(1));
+    held("first of its key");
+    assert!(retaken(scene, &job));
+    assert_eq!(scene.drain(), [json!("first of its key")]);
 }

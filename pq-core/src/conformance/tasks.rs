@@ -15,6 +15,7 @@ cases![
     a_handler_learns_its_jobs_id_attempt_and_times,
     what_a_transactional_handler_writes_commits_with_its_job,
     a_failed_handlers_writes_are_undone_and_those_of_others_stay,
+    a_lone_handlers_failure_is_kept_and_what_it_wrote_is_not,
     an_error_is_kept_with_the_job,
     a_panic_is_a_failure_and_the_worker_goes_on,
     a_failed_job_is_tried_again_until_its_retries_are_used,
@@ -147,6 +148,31 @@ fn a_failed_handlers_writes_are_undone_and_those_of_others_stay<F: Fixture>(scen
     assert_eq!((report.done, report.failed, report.dead), (5, 3, 3));
     let kept: Vec<Value> = pears.get_many(9, Wait::No).unwrap().into_iter().map(|job| job.data).collect();
     assert_eq!(kept, [0, 1, 5, 6]);
+}
+
+fn a_lone_handlers_failure_is_kept_and_what_it_wrote_is_not<F: Fixture>(scene: &Scene<F>) {
+    let (task, pears) = (task::<F, u8>(scene), scene.named::<Value>("pears"));
+    let task = task.max_retries(1).backoff(Backoff::fixed(Duration::ZERO));
+    for options in [CallOptions::new(), CallOptions::new().serialization_key("one").unique("one")] {
+        for ending in 0..3 {
+            task.call_with(&ending, &options).unwrap();
+            let writes = pears.clone();
+            let handler = task.transactional(move |conn: &mut Conn<F>, job| {
+                writes.on(conn).put(&json!(job.data)).unwrap();
+                match job.data {
+                    0 => Ok(Ending::Complete),
+                    1 => panic!("on purpose"),
+                    _ => Err("broken"),
+                }
+            });
+            let report = Worker::new(&scene.pq).serve(handler).run_until_empty().unwrap();
+            let wanted = if ending == 0 { (1, 0, 0) } else { (0, 2, 1) };
+            assert_eq!((report.done, report.failed, report.dead), wanted, "{report:?}");
+        }
+    }
+    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.attempt == 2));
+    let kept: Vec<Value> = pears.get_many(9, Wait::No).unwrap().into_iter().map(|job| job.data).collect();
+    assert_eq!(kept, [0, 0]);
 }
 
 fn an_error_is_kept_with_the_job<F: Fixture>(scene: &Scene<F>) {

@@ -86,6 +86,20 @@ impl Store for MemoryStore {
         })
     }
 
+    fn retake(&self, conn: &mut MemoryConn, job: &RawJob) -> Result<bool, Error> {
+        conn.operate(|state, open| {
+            let busy = state.busy_keys(&job.queue, open.tx);
+            let as_it_was = |row: &&state::Row| {
+                row.free_for(open.tx)
+                    && (&row.queue, row.attempt + 1) == (&job.queue, job.attempt)
+                    && row.serialization_key.as_ref().is_none_or(|key| !busy.contains(key))
+            };
+            let Some(row) = state.rows.get(&job.id).filter(as_it_was).cloned() else { return Ok(false) };
+            open.set(state, job.id, state::Row { held_by: Some(open.tx), take: job.claim.token, ..row });
+            Ok(true)
+        })
+    }
+
     fn lease(
         &self,
         conn: &mut MemoryConn,

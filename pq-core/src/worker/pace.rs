@@ -24,6 +24,11 @@ impl Pace {
         self.size
     }
 
+    /// A batch could not be ended. Smaller ones show whose fault it is: that of one job alone is its failure.
+    pub(crate) fn failed(&mut self) {
+        self.size = (self.size / 8).max(1);
+    }
+
     /// A batch of so many jobs, with so many bytes of payload, took this long.
     pub(crate) fn took(&mut self, jobs: usize, bytes: usize, time: Duration) {
         let wished = if time > 2 * Self::TARGET {
@@ -80,6 +85,17 @@ mod tests {
             pace.took(size, size << 20, Duration::from_millis(1));
         }
         assert_eq!(pace.size(), 8);
+    }
+
+    #[test]
+    fn batches_that_fail_shrink_to_one_job_whatever_the_least() {
+        let mut pace = Pace::new(100, 512);
+        for _ in 0..4 {
+            pace.failed();
+        }
+        assert_eq!(pace.size(), 1);
+        pace.took(1, 0, Duration::from_millis(1));
+        assert_eq!(pace.size(), 100);
     }
 
     #[test]

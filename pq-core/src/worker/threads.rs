@@ -182,9 +182,9 @@ fn look<S: Store>(
         if want == 0 {
             return Ok(Looked::Enough);
         }
-        let mut begun = Instant::now();
+        let mut begun = None;
         let mut began = || {
-            begun = Instant::now();
+            begun = Some(Instant::now());
             found();
         };
         let batch = match line.is_transactional() {
@@ -195,13 +195,19 @@ fn look<S: Store>(
             Ok(batch) => batch,
             Err(error) => {
                 shared.release(want);
+                if begun.is_some() {
+                    shared.reached.store(true, Ordering::Relaxed);
+                    if !error.is_unavailable() {
+                        pace.failed();
+                    }
+                }
                 return Err(error);
             }
         };
         shared.release(want - (batch.taken - batch.given_back));
         if batch.taken > 0 {
             let Batch { taken, bytes, has_keys, .. } = batch;
-            let took = begun.elapsed();
+            let took = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
             line.turns.worked(thread, Worked { has_keys, taken, want, took }, Instant::now());
             shared.lines.served(position, &passed);
             pace.took(taken, bytes, took);

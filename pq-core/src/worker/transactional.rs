@@ -6,14 +6,28 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::lines::Line;
+use super::run::Prepared;
 use super::shared::Shared;
 use super::status::Report;
 use super::threads::Batch;
-use crate::task::{Failure, Run};
+use crate::task::{Failure, Ran, Run};
 use crate::{Outcome, RawJob, Search, Store, StoreError, Verdict};
 
 /// A batch that takes longer than this is ended before its end, and the rest given back.
 const AT_MOST: Duration = Duration::from_millis(200);
+
+/// Why a transaction is rolled back.
+enum Undo<E> {
+    /// What its only handler wrote is not to stay, and this is to become of its job.
+    Failed(Arc<RawJob>, Outcome),
+    Store(E),
+}
+
+impl<E> From<E> for Undo<E> {
+    fn from(error: E) -> Self {
+        Self::Store(error)
+    }
+}
 
 /// Takes up to `want` jobs and works them in one transaction. `found` is called when there are some, before the
 /// first one is begun.
@@ -29,8 +43,9 @@ pub(super) fn batch<S: Store>(
     // Before the transaction, which is not to lie open for it.
     let turn = line.turns.wait(thread, want);
     store.with_connection(|conn| {
-        let mut tally = Report::default();
-        let batch = store.transaction(conn, |conn| -> Result<Batch, S::Error> {
+        let mut work =
+            Work { shared, thread, line, tally: Report::default(), verdicts: Vec::new(), alone: None };
+        let done = store.transaction(conn, |conn| -> Result<Batch, Undo<S::Error>> {
             let taken = {
                 let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
                 store.take(conn, line.queue.name(), want, search)?
@@ -41,7 +56,6 @@ pub(super) fn batch<S: Store>(
             }
             found();
             let batch = Batch::of(&taken.jobs);
-            let mut work = Work { shared, thread, line, tally: Report::default(), verdicts: Vec::new() };
             let worked = work.all(conn, taken.jobs);
             shared.signals.totals.buffered.store(0, Ordering::Relaxed);
             worked?;
@@ -54,13 +68,26 @@ pub(super) fn batch<S: Store>(
                 let _span = tracing::debug_span!("pq.settle", verdicts = verdicts.len()).entered();
                 store.settle(conn, &verdicts)?;
             }
-            tally = work.tally;
-            Ok(Batch { given_back: usize::try_from(tally.given_back).unwrap_or(batch.taken), ..batch })
-        })?;
+            Ok(Batch { given_back: usize::try_from(work.tally.given_back).unwrap_or(batch.taken), ..batch })
+        });
+        let batch = match (done, work.alone.take()) {
+            (Ok(batch), _) => batch,
+            (Err(Undo::Failed(job, outcome)), _) => work.fail(conn, &job, outcome)?,
+            (Err(Undo::Store(error)), Some(job)) if !error.is_unavailable() => {
+                let (job, outcome) = line.prepare(RawJob::clone(&job)).judge(line, Err(not_kept(&error)));
+                work.fail(conn, &job, outcome)?
+            }
+            (Err(Undo::Store(error)), _) => return Err(error),
+        };
         // Only what is committed has happened.
-        shared.signals.totals.add_of(line.queue.name(), &tally);
+        shared.signals.totals.add_of(line.queue.name(), &work.tally);
         Ok(batch)
     })
+}
+
+/// A handler has overlooked that a statement of its own failed, or the commit is what failed.
+fn not_kept(error: &impl std::error::Error) -> Failure {
+    Failure::Error(format!("the handler's writes could not be kept: {error}"))
 }
 
 struct Work<'w, S: Store> {
@@ -70,10 +97,15 @@ struct Work<'w, S: Store> {
     tally: Report,
     /// What the transaction must still do with its jobs. What is completed needs no verdict.
     verdicts: Vec<(Arc<RawJob>, Outcome)>,
+    /// The only job, once its handler has run: if the transaction fails now, it is that handler's failure.
+    alone: Option<Arc<RawJob>>,
 }
 
 impl<S: Store> Work<'_, S> {
-    fn all(&mut self, conn: &mut S::Conn, jobs: Vec<RawJob>) -> Result<(), S::Error> {
+    fn all(&mut self, conn: &mut S::Conn, mut jobs: Vec<RawJob>) -> Result<(), Undo<S::Error>> {
+        if jobs.len() == 1 && !self.shared.signals.is_ending() {
+            return jobs.pop().map_or(Ok(()), |job| self.lone(conn, job));
+        }
         let began = Instant::now();
         let mut mark = self.shared.pq.store().mark(conn, None)?;
         let mut jobs = jobs.into_iter();
@@ -89,6 +121,48 @@ impl<S: Store> Work<'_, S> {
         Ok(())
     }
 
+    /// Works the only job, without a mark: two round trips less, one of them before the handler begins. Where the
+    /// handler has failed and written, all is rolled back.
+    fn lone(&mut self, conn: &mut S::Conn, job: RawJob) -> Result<(), Undo<S::Error>> {
+        let prepared = self.line.prepare(job);
+        let (ran, touched) = self.run(conn, &prepared, Instant::now())?;
+        let failed = ran.is_err();
+        let (limited, raw) = (prepared.timeout().is_some(), Arc::clone(&prepared.incoming.raw));
+        let (job, outcome) = prepared.judge(self.line, ran);
+        if failed && touched {
+            return Err(Undo::Failed(job, outcome));
+        }
+        self.alone = Some(raw);
+        if limited {
+            self.shared.pq.store().limit(conn, None)?;
+        }
+        self.end(job, outcome);
+        Ok(())
+    }
+
+    /// Passes the verdict on the only job after the rollback. If another worker has taken it meanwhile, it is as if
+    /// this one had died: the job is that one's, and the attempt is not counted.
+    fn fail(&mut self, conn: &mut S::Conn, job: &RawJob, outcome: Outcome) -> Result<Batch, S::Error> {
+        let store = self.shared.pq.store();
+        self.tally = Report::default();
+        let verdict = Verdict { job, outcome };
+        let _span = tracing::debug_span!("pq.settle", verdicts = 1).entered();
+        let held = store.transaction(conn, |conn| -> Result<bool, S::Error> {
+            let held = store.retake(conn, job)?;
+            if held {
+                store.settle(conn, std::slice::from_ref(&verdict))?;
+            }
+            Ok(held)
+        })?;
+        if held {
+            self.tally.count(&verdict.outcome);
+        } else {
+            tracing::warn!(id = %job.id, attempt = job.attempt, "a job failed, and somebody else has it by now");
+            self.tally.lost += 1;
+        }
+        Ok(Batch::of(std::slice::from_ref(job)))
+    }
+
     /// Works a job. What those before it have written is behind the mark, so that a rollback undoes the writes of
     /// one handler alone; handlers that touch nothing on the connection do not pay for it.
     fn one(
@@ -100,35 +174,45 @@ impl<S: Store> Work<'_, S> {
     ) -> Result<(), S::Error> {
         let store = self.shared.pq.store();
         let prepared = self.line.prepare(job);
+        let (ran, touched) = self.run(conn, &prepared, now)?;
+        let kept = match touched && ran.is_err() {
+            true => store.undo(conn, *mark).map(|()| ran),
+            false => self.keep(conn, prepared.timeout().is_some(), touched, mark).map(|()| ran),
+        };
+        let ran = match kept {
+            Ok(ran) => ran,
+            Err(error) if error.is_unavailable() => return Err(error),
+            Err(error) => {
+                store.undo(conn, *mark)?;
+                Err(not_kept(&error))
+            }
+        };
+        let (job, outcome) = prepared.judge(self.line, ran);
+        self.end(job, outcome);
+        Ok(())
+    }
+
+    /// Runs a handler, and says whether it has touched anything on the connection, as far as that is known.
+    fn run(
+        &self,
+        conn: &mut S::Conn,
+        prepared: &Prepared<'_, S>,
+        now: Instant,
+    ) -> Result<(Ran, bool), S::Error> {
+        let store = self.shared.pq.store();
         let timeout = prepared.timeout();
         if timeout.is_some() {
             store.limit(conn, timeout)?;
         }
         let before = store.activity(conn);
-        let ran = self.shared.run(self.thread, &prepared, now, &mut |incoming| match &prepared.handler {
+        let ran = self.shared.run(self.thread, prepared, now, &mut |incoming| match &prepared.handler {
             Ok(handler) => match &handler.run {
                 Run::Transactional(handler) => handler(conn, incoming),
                 Run::Leased(_) => Err(Failure::Error("it is no transactional handler".to_owned())),
             },
             Err(failure) => Err(failure.clone()),
         });
-        let touched = before.is_none() || store.activity(conn) != before;
-        let kept = match touched && ran.is_err() {
-            true => store.undo(conn, *mark).map(|()| ran),
-            false => self.keep(conn, timeout.is_some(), touched, mark).map(|()| ran),
-        };
-        let ran = match kept {
-            Ok(ran) => ran,
-            Err(error) if error.is_unavailable() => return Err(error),
-            // The handler overlooked that a statement of its own had failed.
-            Err(error) => {
-                store.undo(conn, *mark)?;
-                Err(Failure::Error(format!("the handler's writes could not be kept: {error}")))
-            }
-        };
-        let (job, outcome) = prepared.judge(self.line, ran);
-        self.end(job, outcome);
-        Ok(())
+        Ok((ran, before.is_none() || store.activity(conn) != before))
     }
 
     /// Puts what a handler did behind the mark.

@@ -109,6 +109,22 @@ const NOTED: &str = ", noted AS MATERIALIZED (
     FROM given
 )";
 
+/// Takes one job anew that stands in the line as it did, and notes the token that it was taken with. No row where it
+/// does not, or is held. $1 job, $2 queue, $3 attempt, $4 the token.
+pub(super) const RETAKE: &str = "\
+WITH place AS MATERIALIZED (
+    SELECT ctid FROM {jobs}
+    WHERE id = $1 AND q_name = $2 AND attempt = $3 AND dequeued_at IS NULL
+        AND (serial_key IS NULL OR {pick}(ctid, q_name, serial_key,
+            hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)), NULL))
+    FOR UPDATE SKIP LOCKED
+), taken AS (
+    DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM place)) RETURNING id
+)
+SELECT set_config('pq.takes',
+    coalesce(nullif(current_setting('pq.takes', true), ''), ',') || $4::bigint || ',', true)
+FROM taken";
+
 /// The start of the index, if that is the whole line, or what comes next `{from}` a place in it.
 pub(super) const FIRST: &str = "first AS MATERIALIZED (
     SELECT ARRAY(

@@ -82,6 +82,26 @@ impl PgStore {
         Ok(taken)
     }
 
+    pub(super) fn take_again(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
+        let values = [
+            Value::BigInt(job.id.0),
+            Value::Text(job.queue.as_str()),
+            Value::Integer(job.attempt - 1),
+            Value::BigInt(job.claim.token),
+        ];
+        let noted: Option<String> = self
+            .statements
+            .retake
+            .with::<Text>(&values)
+            .get_result(conn)
+            .optional()
+            .map_err(|e| self.error(e))?;
+        if noted.is_some() {
+            self.let_go(conn, &job.queue, std::slice::from_ref(job))?;
+        }
+        Ok(noted.is_some())
+    }
+
     /// Takes, and leaves what the jobs have besides.
     pub(super) fn find(
         &self,

@@ -135,6 +135,10 @@ impl Store for PgStore {
         self.take_by(conn, Want { queue, count, hold: Hold::Transaction }, search)
     }
 
+    fn retake(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
+        self.take_again(conn, job)
+    }
+
     fn lease(
         &self,
         conn: &mut PgConnection,
