@@ -502,11 +502,17 @@ pub trait Store: Send + Sync + 'static {
     fn poll_interval(&self) -> Duration;
 }
 
-/// What the wait loop must know of a store's errors.
+/// What waits and workers must know of a store's errors.
 pub trait StoreError: std::error::Error + From<Error> + Send + Sync + 'static {
     /// Whether the store could not be reached, or was not ready to serve, so that the same call may
     /// succeed later: a wait goes on then.
     fn is_unavailable(&self) -> bool;
+
+    /// Whether the transaction could not be had beside another one, so that it may succeed if it is run again: a
+    /// worker does so, and counts no failure.
+    fn is_conflict(&self) -> bool {
+        false
+    }
 }
 
 /// How far a take looks before it says that there is nothing.

@@ -129,4 +129,8 @@ impl StoreError for Error {
     fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Unreachable { .. } | Self::OutcomeUnknown(_))
     }
+
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Database(DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)))
+    }
 }

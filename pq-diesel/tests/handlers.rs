@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use common::{Outcome, database};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
@@ -90,6 +93,40 @@ fn a_job_whose_work_overlooks_a_failed_statement_is_back_alone() -> Outcome {
     assert_eq!(done.iter().map(|(_, done)| done.is_ok()).collect::<Vec<_>>(), [true, false, true]);
     assert_eq!(notes(&database)?, [1, 3]);
     assert_eq!(queue.get_many(9, Wait::No)?.iter().map(|job| job.data).collect::<Vec<_>>(), [2]);
+    Ok(())
+}
+
+#[test]
+fn a_commit_that_cannot_be_beside_another_is_tried_again_and_is_no_failure() -> Outcome {
+    for size in [1, 4] {
+        let (database, pq) = with_notes()?;
+        database.connect()?.batch_execute(
+            "DO $$ BEGIN
+                EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation TO serializable', current_database());
+            END $$",
+        )?;
+        let task = pq.queue::<()>("apples")?.task::<i64>("note");
+        task.call_many(&[1, 2])?;
+        let (other, tries) = (Mutex::new(database.connect()?), Arc::new(AtomicU32::new(0)));
+        let tried = Arc::clone(&tries);
+        // Each of two transactions reads what the other writes, and the other one commits first.
+        let write = |conn: &mut PgConnection, data| {
+            diesel::sql_query("SELECT count(*) FROM notes").execute(conn)?;
+            note(conn, data)
+        };
+        let handler = task.transactional(move |conn, job| {
+            write(conn, job.data)?;
+            if tried.fetch_add(1, Ordering::Relaxed) == 0 {
+                let mut other = other.lock().unwrap_or_else(PoisonError::into_inner);
+                other.transaction(|other| write(other, 100))?;
+            }
+            Ok::<_, Error>(())
+        });
+        let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;
+        assert_eq!((report.done, report.failed), (2, 0), "batches of {size}");
+        assert!(tries.load(Ordering::Relaxed) > 2, "the commit did not fail");
+        assert_eq!(notes(&database)?, [1, 2, 100]);
+    }
     Ok(())
 }
 

@@ -73,7 +73,7 @@ pub(super) fn batch<S: Store>(
         let batch = match (done, work.alone.take()) {
             (Ok(batch), _) => batch,
             (Err(Undo::Failed(job, outcome)), _) => work.fail(conn, &job, outcome)?,
-            (Err(Undo::Store(error)), Some(job)) if !error.is_unavailable() => {
+            (Err(Undo::Store(error)), Some(job)) if !error.is_unavailable() && !error.is_conflict() => {
                 let (job, outcome) = line.prepare(RawJob::clone(&job)).judge(line, Err(not_kept(&error)));
                 work.fail(conn, &job, outcome)?
             }
