@@ -137,8 +137,9 @@ where
     }
 
     /// How many jobs a thread takes at a time: at least and at most. 1 and 4,096 unless said. Between them it goes
-    /// by how long batches take, and by how large their payloads are: a thread holds about 8 MiB of them. A batch whose
-    /// commit fails is tried again by an eighth of its size, at last by single jobs.
+    /// by how long batches take, and by how large their payloads are: a thread holds about 8 MiB of them. Where jobs
+    /// have serialization keys it is 512 at most, unless the least is more. After a batch that failed the next is an
+    /// eighth of its size, at last a single job.
     #[must_use]
     pub fn batch(mut self, min: usize, max: usize) -> Self {
         (self.settings.min_batch, self.settings.max_batch) = (min, max);

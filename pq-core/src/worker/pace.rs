@@ -16,6 +16,10 @@ impl Pace {
     /// About as many bytes of payload as a thread holds at a time.
     const BYTES: usize = 8 << 20;
 
+    /// The most jobs where some have keys, each of which may be a lock in the store until the batch ends. PostgreSQL
+    /// has 6,400 for all its sessions, unless told otherwise (`max_locks_per_transaction`).
+    const KEYS: usize = 512;
+
     pub(crate) fn new(min: usize, max: usize) -> Self {
         Self { size: min, min, max }
     }
@@ -24,7 +28,13 @@ impl Pace {
         self.size
     }
 
-    /// A batch could not be ended. Smaller ones show whose fault it is: that of one job alone is its failure.
+    /// A batch had jobs with serialization keys: the next one is not to be very large.
+    pub(crate) fn has_keys(&mut self) {
+        self.size = self.size.min(Self::KEYS).max(self.min);
+    }
+
+    /// A batch could not be taken or ended. Smaller ones ask less of the store, and show whose fault it is: that of
+    /// one job alone is its failure.
     pub(crate) fn failed(&mut self) {
         self.size = (self.size / 8).max(1);
     }
@@ -96,6 +106,20 @@ mod tests {
         assert_eq!(pace.size(), 1);
         pace.took(1, 0, Duration::from_millis(1));
         assert_eq!(pace.size(), 100);
+    }
+
+    #[test]
+    fn batches_with_keys_are_smaller() {
+        let mut pace = Pace::new(1, 4_096);
+        for _ in 0..20 {
+            pace.took(pace.size(), 0, Duration::from_millis(1));
+        }
+        assert_eq!(pace.size(), 4_096);
+        pace.has_keys();
+        assert_eq!(pace.size(), 512);
+        let mut least = Pace::new(1_000, 4_096);
+        least.has_keys();
+        assert_eq!(least.size(), 1_000);
     }
 
     #[test]

@@ -197,9 +197,9 @@ fn look<S: Store>(
                 shared.release(want);
                 if begun.is_some() {
                     shared.reached.store(true, Ordering::Relaxed);
-                    if !error.is_unavailable() {
-                        pace.failed();
-                    }
+                }
+                if !error.is_unavailable() {
+                    pace.failed();
                 }
                 return Err(error);
             }
@@ -211,6 +211,9 @@ fn look<S: Store>(
             line.turns.worked(thread, Worked { has_keys, taken, want, took }, Instant::now());
             shared.lines.served(position, &passed);
             pace.took(taken, bytes, took);
+            if has_keys {
+                pace.has_keys();
+            }
             return Ok(Looked::Worked);
         }
         line.turns.found_nothing(thread);
