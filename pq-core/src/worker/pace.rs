@@ -65,13 +65,18 @@ impl Pace {
 mod tests {
     use super::*;
 
+    /// After many full batches of jobs of so many bytes, which took so long.
+    fn after_many(mut pace: Pace, bytes: usize, time: impl Fn(u32) -> Duration) -> Pace {
+        for _ in 0..20 {
+            let jobs = pace.size();
+            pace.took(jobs, jobs * bytes, time(jobs as u32));
+        }
+        pace
+    }
+
     #[test]
     fn batches_grow_while_they_are_full_and_fast() {
-        let mut pace = Pace::new(1, 512);
-        for _ in 0..20 {
-            let size = pace.size();
-            pace.took(size, 0, Duration::from_millis(1));
-        }
+        let mut pace = after_many(Pace::new(1, 512), 0, |_| Duration::from_millis(1));
         assert_eq!(pace.size(), 512);
         pace.took(3, 0, Duration::from_millis(1));
         assert_eq!(pace.size(), 256);
@@ -79,21 +84,13 @@ mod tests {
 
     #[test]
     fn slow_jobs_are_taken_one_by_one() {
-        let mut pace = Pace::new(1, 512);
-        for _ in 0..20 {
-            let size = pace.size();
-            pace.took(size, 0, size as u32 * Duration::from_millis(80));
-        }
+        let pace = after_many(Pace::new(1, 512), 0, |jobs| jobs * Duration::from_millis(80));
         assert!(pace.size() <= 2, "{pace:?}");
     }
 
     #[test]
     fn large_jobs_are_taken_few_at_a_time() {
-        let mut pace = Pace::new(1, 2_048);
-        for _ in 0..20 {
-            let size = pace.size();
-            pace.took(size, size << 20, Duration::from_millis(1));
-        }
+        let pace = after_many(Pace::new(1, 2_048), 1 << 20, |_| Duration::from_millis(1));
         assert_eq!(pace.size(), 8);
     }
 
@@ -110,10 +107,7 @@ mod tests {
 
     #[test]
     fn batches_with_keys_are_smaller() {
-        let mut pace = Pace::new(1, 4_096);
-        for _ in 0..20 {
-            pace.took(pace.size(), 0, Duration::from_millis(1));
-        }
+        let mut pace = after_many(Pace::new(1, 4_096), 0, |_| Duration::from_millis(1));
         assert_eq!(pace.size(), 4_096);
         pace.has_keys();
         assert_eq!(pace.size(), 512);

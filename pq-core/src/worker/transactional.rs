@@ -126,13 +126,12 @@ impl<S: Store> Work<'_, S> {
     fn lone(&mut self, conn: &mut S::Conn, job: RawJob) -> Result<(), Undo<S::Error>> {
         let prepared = self.line.prepare(job);
         let (ran, touched) = self.run(conn, &prepared, Instant::now())?;
-        let failed = ran.is_err();
-        let (limited, raw) = (prepared.timeout().is_some(), Arc::clone(&prepared.incoming.raw));
+        let (failed, limited) = (ran.is_err(), prepared.timeout().is_some());
         let (job, outcome) = prepared.judge(self.line, ran);
         if failed && touched {
             return Err(Undo::Failed(job, outcome));
         }
-        self.alone = Some(raw);
+        self.alone = Some(Arc::clone(&job));
         if limited {
             self.shared.pq.store().limit(conn, None)?;
         }
