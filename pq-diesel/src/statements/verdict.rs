@@ -2,19 +2,18 @@
 
 /// Notes a new payload for a job that this transaction has taken. Its row is deleted, so the payload
 /// is kept in a setting that is local to the transaction: it follows savepoints, and is gone when the
-/// transaction ends. No row where the transaction does not hold the job.
-/// $1 job, $2 the take's token, $3 payload.
-pub(super) fn update() -> String {
-    format!(
-        "\
-WITH {CLAIM}
+/// transaction ends. No row where the transaction does not hold the job: where its take does not stand, or the job has
+/// ended or gone back since. $1 job, $2 the take's token, $3 payload.
+pub(super) const UPDATE: &str = "\
+WITH claim AS MATERIALIZED (
+    SELECT $1::bigint || ':' || $2::bigint AS claim, $2 AS token
+)
 SELECT set_config('pq.payloads', (
-        coalesce(nullif(current_setting('pq.payloads', true), ''), '{{}}')::jsonb
+        coalesce(nullif(current_setting('pq.payloads', true), ''), '{}')::jsonb
         || jsonb_build_object(claim.claim, $3::text))::text, true)
 FROM claim
-WHERE {HELD}"
-    )
-}
+WHERE strpos(current_setting('pq.takes', true), ',' || claim.token || ',') > 0
+    AND strpos(coalesce(current_setting('pq.ended', true), ''), ',' || claim.claim || ',') = 0";
 
 /// A checkpoint: the lease keeps the new payload. No row where the lease is lost. $1 job, $2 payload,
 /// $3 lease.
@@ -24,73 +23,57 @@ WHERE id = $3 AND $1 = ANY (jobs)
     AND NOT EXISTS (SELECT FROM {settled} WHERE lease = $3 AND job = $1)
 RETURNING id";
 
-/// Whether this transaction holds a job. $1 job, $2 the take's token.
-pub(super) fn holds() -> String {
-    format!("WITH {CLAIM} SELECT $1 FROM claim WHERE {HELD}")
-}
-
-/// What the settings of a transaction call a claim. $1 job, $2 the take's token.
-const CLAIM: &str = "claim AS MATERIALIZED (
-    SELECT $1::bigint || ':' || $2::bigint AS claim, $2 AS token
-)";
-
-/// Whether a claim of this transaction is good: its take stands, and the job has not ended or gone back since.
-const HELD: &str = "strpos(current_setting('pq.takes', true), ',' || claim.token || ',') > 0
-    AND strpos(coalesce(current_setting('pq.ended', true), ''), ',' || claim.claim || ',') = 0";
-
-/// Inserts a job that this transaction has taken anew, under its id, with the payload noted last. The
-/// trigger tells waiters at the commit. No row where the transaction does not hold the job.
-/// $1 job, $2 the take's token, $3 payload where none was noted, $4 queue, then its columns; $12 a delay in
-/// microseconds in place of `schedule_at`, or null, $13 a payload in place of all, or null, $14 error.
-pub(super) fn give_back() -> String {
-    format!(
-        "\
-WITH {CLAIM}, ended AS (
-    INSERT INTO {{jobs}} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+/// Passes any verdicts on jobs that this transaction has taken, and returns the positions, from one, of those that it
+/// holds. What goes back is inserted anew under its id, with the payload noted last, and the trigger tells waiters at the
+/// commit. What is complete needs nothing but the transaction's commit. Of any other the claim is not good any more,
+/// and the serialization key is no more the transaction's.
+/// Arrays of a value a verdict: $1 job, $2 the take's token, $3 verdict, $4 payload where none was noted, $5 queue, then
+/// the job's columns; $13 delay in microseconds, $14 error, $15 a payload in place of all, $16 result.
+pub(super) const SETTLE_HELD: &str = "\
+WITH given AS MATERIALIZED (
+    SELECT given.*, given.job || ':' || given.token AS claim
+    FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
+            $8::timestamptz[], $9::integer[], $10::integer[], $11::text[], $12::text[], $13::bigint[], $14::text[],
+            $15::text[], $16::text[]) WITH ORDINALITY
+        AS given (job, token, verdict, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt,
+            serial_key, unique_key, after, error, new_data, result, position)
+), noted AS MATERIALIZED (
+    SELECT nullif(current_setting('pq.payloads', true), '')::jsonb AS payloads
+), held AS MATERIALIZED (
+    SELECT given.*, noted.payloads ->> given.claim AS noted
+    FROM given, noted
+    WHERE strpos(current_setting('pq.takes', true), ',' || given.token || ',') > 0
+        AND given.claim NOT IN (
+            SELECT unnest(string_to_array(coalesce(current_setting('pq.ended', true), ''), ',')))
+), back AS (
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, error)
-    SELECT $1, coalesce(given.replaced, {NOTED}, $3::text)::json, given.q_name, given.enqueued_at,
-        CASE WHEN given.after IS NULL THEN given.schedule_at
-            WHEN given.after > 0 THEN statement_timestamp() + given.after * interval '1 microsecond' END,
-        given.expected_at, given.priority, given.attempt, given.serial_key, given.unique_key, given.error
-    FROM claim, (SELECT $4::text AS q_name, $5::timestamptz AS enqueued_at, $6::timestamptz AS schedule_at,
-            $7::timestamptz AS expected_at, $8::integer AS priority, $9::integer AS attempt, $10::text AS serial_key,
-            $11::text AS unique_key, $12::bigint AS after, $13::text AS replaced, $14::text AS error) AS given
-    WHERE {HELD}
-    RETURNING id, q_name, serial_key
-){LET_GO}"
-    )
-}
-
-/// Keeps a job that this transaction has taken. No row where the transaction does not hold it.
-/// $1 job, $2 the take's token, $3 payload where none was noted, $4 queue, then its columns; $12 outcome,
-/// $13 error, $14 result.
-pub(super) fn keep() -> String {
-    format!(
-        "\
-WITH {CLAIM}, ended AS (
-    INSERT INTO {{archive}} (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+    SELECT job, q_name, coalesce(new_data, noted, data)::json, enqueued_at,
+        CASE WHEN verdict = 'back' THEN schedule_at
+            WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
+        expected_at, priority, attempt, serial_key, unique_key, error
+    FROM held WHERE verdict IN ('retry', 'snooze', 'back')
+    ORDER BY job
+), kept AS (
+    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, outcome, error, result)
-    SELECT $1, coalesce({NOTED}, $3::text)::json, given.*
-    FROM claim, (SELECT $4::text AS q_name, $5::timestamptz, $6::timestamptz, $7::timestamptz, $8::integer, $9::integer,
-            $10::text, $11::text, $12::text, $13::text, $14::text::json) AS given
-    WHERE {HELD}
-    RETURNING id, q_name, serial_key
-){LET_GO}"
-    )
-}
-
-/// The payload that was noted last for a claim.
-const NOTED: &str = "nullif(current_setting('pq.payloads', true), '')::jsonb ->> claim.claim";
-
-/// The claim is not good any more, and the serialization key of the job is no more the transaction's.
-const LET_GO: &str = "
-SELECT id,
-    set_config('pq.ended',
-        coalesce(nullif(current_setting('pq.ended', true), ''), ',') || claim.claim || ',', true),
-    CASE WHEN serial_key IS NOT NULL THEN set_config('pq.keys', replace(current_setting('pq.keys', true),
-        ',' || hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)) || ',',
-        ','), true) END
-FROM ended, claim";
+    SELECT job, q_name, coalesce(noted, data)::json, enqueued_at, schedule_at, expected_at, priority, attempt,
+        serial_key, unique_key, verdict, error, result::json
+    FROM held WHERE verdict IN ('done', 'dead', 'cancelled')
+), ended AS MATERIALIZED (
+    SELECT CASE WHEN count(*) > 0 THEN set_config('pq.ended',
+        coalesce(nullif(current_setting('pq.ended', true), ''), ',') || string_agg(claim, ',') || ',', true) END
+    FROM held WHERE verdict <> 'complete'
+), freed AS MATERIALIZED (
+    SELECT hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint))::text AS lock
+    FROM held WHERE verdict <> 'complete' AND serial_key IS NOT NULL
+), keys AS MATERIALIZED (
+    SELECT CASE WHEN EXISTS (SELECT FROM freed)
+        THEN set_config('pq.keys', coalesce(',' || string_agg(lock, ',') || ',', ''), true) END
+    FROM unnest(string_to_array(trim(',' FROM current_setting('pq.keys', true)), ',')) AS lock
+    WHERE lock NOT IN (SELECT lock FROM freed)
+)
+SELECT held.position FROM held, ended, keys";
 
 /// Completes all jobs of a whole lease of which nothing need be kept or freed. Like the next one it is of one lease
 /// and not of an array of them, for which PostgreSQL would read a table whole that is new or was never analyzed:

@@ -25,8 +25,7 @@ impl PgStore {
         type Row = (String, i32, Option<PgTimestamp>, Option<String>, Option<i64>);
         let values = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
         for _ in 0..LOOKS {
-            let find = self.statements.find.with::<Columns>(&values);
-            let row: Option<Row> = find.get_result(conn).optional().map_err(|e| self.error(e))?;
+            let row: Option<Row> = self.one::<Columns, _>(conn, &self.statements.find, &values)?;
             let Some((place, attempt, schedule_at, error, lease)) = row else { return Ok(None) };
             match (place.as_str(), lease) {
                 ("waiting", _) => {
@@ -78,14 +77,13 @@ impl PgStore {
         let mut answer = Cancelled::NotFound;
         // A job that moves between the line and a lease meanwhile may be missed in both.
         for _ in 0..LOOKS {
-            let waiting = self.statements.cancel_waiting.with::<BigInt>(&values);
-            let cancelled: Option<i64> = waiting.get_result(conn).optional().map_err(|e| self.error(e))?;
+            let cancelled: Option<i64> =
+                self.one::<BigInt, _>(conn, &self.statements.cancel_waiting, &values)?;
             if cancelled.is_some() {
                 return Ok(Cancelled::Done);
             }
             let turned = [Value::BigInt(id.0), Value::Text(queue.as_str())];
-            let leased = self.statements.cancel_leased.with::<BigInt>(&turned);
-            let told: Option<i64> = leased.get_result(conn).optional().map_err(|e| self.error(e))?;
+            let told: Option<i64> = self.one::<BigInt, _>(conn, &self.statements.cancel_leased, &turned)?;
             if told.is_some() {
                 return Ok(Cancelled::Asked);
             }

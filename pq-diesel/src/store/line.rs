@@ -89,13 +89,7 @@ impl PgStore {
             Value::Integer(job.attempt - 1),
             Value::BigInt(job.claim.token),
         ];
-        let noted: Option<String> = self
-            .statements
-            .retake
-            .with::<Text>(&values)
-            .get_result(conn)
-            .optional()
-            .map_err(|e| self.error(e))?;
+        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.retake, &values)?;
         if noted.is_some() {
             self.let_go(conn, &job.queue, std::slice::from_ref(job))?;
         }

@@ -5,6 +5,7 @@ mod costs;
 mod desk;
 mod gets;
 mod head;
+mod leases;
 mod line;
 mod open;
 mod place;
@@ -22,6 +23,7 @@ use chrono::{DateTime, Utc};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use diesel::query_dsl::methods::LoadQuery;
 use diesel::sql_types::BigInt;
 use pq_core::{
     Beat, Beaten, Bell, Cancelled, Claim, Counts, Cron, CronEntry, Dead, Ended, EndedAs, Extended, Filter,
@@ -37,10 +39,10 @@ use self::line::{Hold, Want};
 use self::open::Open;
 pub(crate) use self::put::Puts;
 use self::put::may_be_told_later;
-use self::verdict::{Return, columns};
+use self::verdict::columns;
 use crate::listener::{Listener, Subscription};
 use crate::pool::{self, Pool};
-use crate::prepared::Value;
+use crate::prepared::{Bound, Statement, Value};
 use crate::statements::{Statements, Trigger};
 use crate::table::Table;
 use crate::{Error, Notify};
@@ -101,6 +103,19 @@ impl PgStore {
 
     pub(crate) fn error(&self, error: diesel::result::Error) -> Error {
         Error::of(&self.table, error)
+    }
+
+    /// What a statement returns that has one row or none.
+    fn one<'q, Row, T>(
+        &self,
+        conn: &mut PgConnection,
+        statement: &'q Statement,
+        values: &'q [Value<'q>],
+    ) -> Result<Option<T>, Error>
+    where
+        Bound<'q, Row>: LoadQuery<'q, PgConnection, T>,
+    {
+        statement.with(values).get_result(conn).optional().map_err(|e| self.error(e))
     }
 }
 
@@ -228,7 +243,7 @@ impl Store for PgStore {
         };
         let accepted = match job.claim.lease() {
             Some(_) => self.settle_all(conn, &[Verdict { job, outcome: Outcome::GiveBack }])?.contains(&true),
-            None => self.put_back(conn, job, &Return::in_place(job.attempt))?,
+            None => self.return_held(conn, job)?,
         };
         if accepted { Ok(()) } else { Err(refused().into()) }
     }

@@ -1,37 +1,21 @@
-//! Verdicts on taken jobs, leases that are extended, and leases that are over.
+//! Verdicts on taken jobs, and payloads that are replaced.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
 
-use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text};
-use pq_core::{
-    Claim, EndedAs, Extended, Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Retention, Store, Swept,
-    Verdict, WorkerInfo,
-};
+use diesel::sql_types::{BigInt, Text};
+use pq_core::{Claim, Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Store, Verdict};
 
-use super::{PgStore, age_micros, micros, storable};
+use super::{PgStore, micros, storable};
 use crate::Error;
 use crate::prepared::Value;
 
-/// A job, and the settings that say that the transaction has let go of it and of its serialization key.
-type LetGo = (BigInt, Text, Nullable<Text>);
-
-/// How a job that a transaction holds goes back into the line.
-pub(super) struct Return<'a> {
+/// A verdict on a job that a transaction has taken, as the statement takes it.
+struct Given<'a> {
+    job: &'a RawJob,
     attempt: i32,
-    after: Option<i64>,
-    payload: Option<&'a Payload>,
-    error: Option<String>,
-}
-
-impl Return<'_> {
-    /// With the times that it had.
-    pub(super) fn in_place(attempt: i32) -> Self {
-        Self { attempt, after: None, payload: None, error: None }
-    }
+    words: Words<'a>,
 }
 
 impl PgStore {
@@ -61,9 +45,7 @@ impl PgStore {
             return Ok(accepted);
         }
         self.transaction(conn, |conn| {
-            for position in held {
-                accepted[position] = self.settle_held(conn, &verdicts[position])?;
-            }
+            self.settle_held(conn, verdicts, &held, &mut accepted)?;
             self.settle_leased(conn, verdicts, leased, &mut accepted)?;
             Ok(accepted)
         })
@@ -72,9 +54,8 @@ impl PgStore {
     /// Completes a whole lease of which nothing is to be kept: its row goes, and no more is done. `false` where it is
     /// lost, or has verdicts already.
     fn finish(&self, conn: &mut PgConnection, lease: i64) -> Result<bool, Error> {
-        let values = [Value::BigInt(lease)];
-        let finish = self.statements.finish.with::<BigInt>(&values);
-        let gone: Option<i64> = finish.get_result(conn).optional().map_err(|e| self.error(e))?;
+        let gone: Option<i64> =
+            self.one::<BigInt, _>(conn, &self.statements.finish, &[Value::BigInt(lease)])?;
         Ok(gone.is_some())
     }
 
@@ -118,16 +99,14 @@ impl PgStore {
         whole: bool,
         accepted: &mut [bool],
     ) -> Result<(), Error> {
-        for verdict in
-            positions.iter().map(|position| &verdicts[*position]).filter(|verdict| puts_back(verdict))
-        {
-            self.heads.changed(&verdict.job.queue);
-        }
         let mut seen = HashSet::new();
         let given: Vec<usize> =
             positions.iter().copied().filter(|position| seen.insert(verdicts[*position].job.id)).collect();
         let chosen = || given.iter().map(|position| &verdicts[*position]);
         let words: Vec<Words<'_>> = chosen().map(|verdict| Words::of(&verdict.outcome)).collect();
+        for (back, _) in chosen().zip(&words).filter(|(_, words)| words.puts_back()) {
+            self.heads.changed(&back.job.queue);
+        }
         let values = [
             Value::BigInts(chosen().map(|verdict| verdict.job.id.0).collect()),
             Value::Texts(words.iter().map(|words| words.verdict).collect()),
@@ -147,83 +126,85 @@ impl PgStore {
         Ok(())
     }
 
-    /// A verdict on a job that this transaction has taken.
-    fn settle_held(&self, conn: &mut PgConnection, verdict: &Verdict<'_>) -> Result<bool, Error> {
-        let job = verdict.job;
-        match &verdict.outcome {
-            Outcome::Complete => {
-                let values = [Value::BigInt(job.id.0), Value::BigInt(job.claim.token)];
-                let holds: Option<i64> = self
-                    .statements
-                    .holds
-                    .with::<BigInt>(&values)
-                    .get_result(conn)
-                    .optional()
-                    .map_err(|e| self.error(e))?;
-                Ok(holds.is_some())
-            }
-            Outcome::Keep { result } => self.keep(conn, job, EndedAs::Done, None, result.as_ref()),
-            Outcome::Dead { error } => self.keep(conn, job, EndedAs::Dead, Some(error), None),
-            Outcome::Cancel { reason } => self.keep(conn, job, EndedAs::Cancelled, reason.as_deref(), None),
-            Outcome::Retry { after, error, payload } => {
-                let back = Return {
-                    attempt: job.attempt,
-                    after: Some(micros(*after)),
-                    payload: payload.as_ref(),
-                    error: Some(storable(error)),
-                };
-                self.put_back(conn, job, &back)
-            }
-            Outcome::Snooze { after } => {
-                let back = Return { after: Some(micros(*after)), ..Return::in_place(job.attempt - 1) };
-                self.put_back(conn, job, &back)
-            }
-            Outcome::GiveBack => self.put_back(conn, job, &Return::in_place(job.attempt - 1)),
+    /// Verdicts on jobs that this transaction has taken.
+    fn settle_held(
+        &self,
+        conn: &mut PgConnection,
+        verdicts: &[Verdict<'_>],
+        positions: &[usize],
+        accepted: &mut [bool],
+    ) -> Result<(), Error> {
+        // A verdict that ends the claim is the last on it.
+        let mut over = HashSet::new();
+        let positions: Vec<usize> = positions
+            .iter()
+            .copied()
+            .filter(|position| {
+                let Verdict { job, outcome } = &verdicts[*position];
+                let claim = (job.id, job.claim.token);
+                match outcome {
+                    Outcome::Complete => !over.contains(&claim),
+                    _ => over.insert(claim),
+                }
+            })
+            .collect();
+        let given: Vec<Given<'_>> = positions
+            .iter()
+            .map(|position| &verdicts[*position])
+            .map(|verdict| Given {
+                job: verdict.job,
+                attempt: match verdict.outcome {
+                    Outcome::Snooze { .. } | Outcome::GiveBack => verdict.job.attempt - 1,
+                    _ => verdict.job.attempt,
+                },
+                words: Words::of(&verdict.outcome),
+            })
+            .collect();
+        for position in self.end_held(conn, &given)? {
+            accepted[positions[position]] = true;
         }
+        Ok(())
     }
 
-    /// Puts a job that this transaction holds back into the line; `false` where it does not hold it.
-    pub(super) fn put_back(
-        &self,
-        conn: &mut PgConnection,
-        job: &RawJob,
-        back: &Return<'_>,
-    ) -> Result<bool, Error> {
-        self.heads.changed(&job.queue);
-        let mut values = columns(job, back.attempt);
-        values.insert(1, Value::BigInt(job.claim.token));
-        values.extend([
-            Value::OptionalBigInt(back.after),
-            Value::OptionalText(back.payload.map(Payload::as_str)),
-            Value::OptionalText(back.error.as_deref()),
-        ]);
-        let statement = self.statements.give_back.with::<LetGo>(&values);
-        let id: Option<(i64, String, Option<String>)> =
-            statement.get_result(conn).optional().map_err(|e| self.error(e))?;
-        Ok(id.is_some())
+    /// Gives a job back that this transaction has taken, and counts the attempt; `false` where it does not hold it.
+    pub(super) fn return_held(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
+        let given = [Given { job, attempt: job.attempt, words: Words::of(&Outcome::GiveBack) }];
+        Ok(!self.end_held(conn, &given)?.is_empty())
     }
 
-    /// Archives a job that this transaction holds; `false` where it does not hold it.
-    fn keep(
-        &self,
-        conn: &mut PgConnection,
-        job: &RawJob,
-        ended: EndedAs,
-        error: Option<&str>,
-        result: Option<&Payload>,
-    ) -> Result<bool, Error> {
-        let error = error.map(storable);
-        let mut values = columns(job, job.attempt);
-        values.insert(1, Value::BigInt(job.claim.token));
-        values.extend([
-            Value::Text(ended.as_str()),
-            Value::OptionalText(error.as_deref()),
-            Value::OptionalText(result.map(Payload::as_str)),
-        ]);
-        let statement = self.statements.keep.with::<LetGo>(&values);
-        let id: Option<(i64, String, Option<String>)> =
-            statement.get_result(conn).optional().map_err(|e| self.error(e))?;
-        Ok(id.is_some())
+    /// The positions of those that this transaction held.
+    fn end_held(&self, conn: &mut PgConnection, given: &[Given<'_>]) -> Result<Vec<usize>, Error> {
+        if given.is_empty() {
+            return Ok(Vec::new());
+        }
+        for back in given.iter().filter(|given| given.words.puts_back()) {
+            self.heads.changed(&back.job.queue);
+        }
+        let each = || given.iter();
+        let job = || given.iter().map(|given| given.job);
+        let words = || given.iter().map(|given| &given.words);
+        let values = [
+            Value::BigInts(job().map(|job| job.id.0).collect()),
+            Value::BigInts(job().map(|job| job.claim.token).collect()),
+            Value::Texts(words().map(|words| words.verdict).collect()),
+            Value::Texts(job().map(|job| job.payload.as_str()).collect()),
+            Value::Texts(job().map(|job| job.queue.as_str()).collect()),
+            Value::Instants(job().map(|job| Some(job.enqueued_at)).collect()),
+            Value::Instants(job().map(|job| job.schedule_at).collect()),
+            Value::Instants(job().map(|job| job.expected_at).collect()),
+            Value::Integers(job().map(|job| job.priority).collect()),
+            Value::Integers(each().map(|given| given.attempt).collect()),
+            Value::OptionalTexts(job().map(|job| job.serialization_key.as_ref().map(Key::as_str)).collect()),
+            Value::OptionalTexts(job().map(|job| job.unique_key.as_ref().map(Key::as_str)).collect()),
+            Value::BigInts(words().map(|words| words.after).collect()),
+            Value::OptionalTexts(words().map(|words| words.error.as_deref()).collect()),
+            Value::OptionalTexts(words().map(|words| words.payload).collect()),
+            Value::OptionalTexts(words().map(|words| words.result).collect()),
+        ];
+        let statement = self.statements.settle_held.with::<BigInt>(&values);
+        let held: Vec<i64> = statement.load(conn).map_err(|e| self.error(e))?;
+        // PostgreSQL counts from one.
+        Ok(held.into_iter().filter_map(|position| usize::try_from(position - 1).ok()).collect())
     }
 
     pub(super) fn replace_payload(
@@ -234,66 +215,12 @@ impl PgStore {
     ) -> Result<(), Error> {
         if let Some(lease) = claim.lease() {
             let values = [Value::BigInt(claim.id.0), Value::Text(payload.as_str()), Value::BigInt(lease)];
-            let statement = self.statements.update_leased.with::<BigInt>(&values);
-            let stored: Option<i64> = statement.get_result(conn).optional().map_err(|e| self.error(e))?;
+            let stored: Option<i64> = self.one::<BigInt, _>(conn, &self.statements.update_leased, &values)?;
             return stored.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
         }
         let values = [Value::BigInt(claim.id.0), Value::BigInt(claim.token), Value::Text(payload.as_str())];
-        let statement = self.statements.update.with::<Text>(&values);
-        let noted: Option<String> = statement.get_result(conn).optional().map_err(|e| self.error(e))?;
+        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.update, &values)?;
         noted.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
-    }
-
-    pub(super) fn extend_leases(
-        &self,
-        conn: &mut PgConnection,
-        leases: &[i64],
-        lease: Duration,
-    ) -> Result<Vec<Extended>, Error> {
-        let values = [Value::BigInts(leases.to_vec()), Value::BigInt(micros(lease))];
-        let statement = self.statements.extend.with::<(BigInt, Array<BigInt>)>(&values);
-        let rows: Vec<(i64, Vec<i64>)> = statement.load(conn).map_err(|e| self.error(e))?;
-        let extended = |(lease, cancelled): (i64, Vec<i64>)| Extended {
-            lease,
-            cancelled: cancelled.into_iter().map(JobId).collect(),
-        };
-        Ok(rows.into_iter().map(extended).collect())
-    }
-
-    pub(super) fn sweep_once(
-        &self,
-        conn: &mut PgConnection,
-        retention: &Retention,
-    ) -> Result<Option<Swept>, Error> {
-        self.transaction(conn, |conn| {
-            // Each statement must see what was committed before it, whatever the session's default is. And a process
-            // that is put to sleep between two of them must not keep all others from sweeping for as long.
-            conn.batch_execute(
-                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout TO '5s'",
-            )?;
-            let turn = self.statements.sweep_turn.with::<Bool>(&[]).get_result::<bool>(conn);
-            if !turn.map_err(|e| self.error(e))? {
-                return Ok(None);
-            }
-            let mut swept = Swept::default();
-            let over: Vec<i64> =
-                self.statements.sweep_over.with::<BigInt>(&[]).load(conn).map_err(|e| self.error(e))?;
-            if !over.is_empty() {
-                let values = [Value::BigInts(over)];
-                let returned = self.statements.sweep_expire.with::<BigInt>(&values).get_result::<i64>(conn);
-                swept.returned = returned.map_err(|e| self.error(e))?.max(0).unsigned_abs();
-            }
-            let forget = self.statements.sweep_forget.with::<BigInt>(&[]);
-            forget.execute(conn).map_err(|e| self.error(e))?;
-            self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER)?;
-            for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
-                let Some(age) = retention.of(ended) else { continue };
-                let values = [Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];
-                let pruned = self.statements.prune_all.with::<BigInt>(&values).execute(conn);
-                swept.pruned += pruned.map_err(|e| self.error(e))? as u64;
-            }
-            Ok(Some(swept))
-        })
     }
 }
 
@@ -311,11 +238,6 @@ pub(super) fn columns(job: &RawJob, attempt: i32) -> Vec<Value<'_>> {
         Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
         Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
     ]
-}
-
-/// Whether the job may be in the line again.
-fn puts_back(verdict: &Verdict<'_>) -> bool {
-    matches!(verdict.outcome, Outcome::Retry { .. } | Outcome::Snooze { .. } | Outcome::GiveBack)
 }
 
 /// Whether the verdicts at these positions are on all jobs of their lease.
@@ -367,5 +289,9 @@ impl<'a> Words<'a> {
             }
             Outcome::GiveBack => plain("back"),
         }
+    }
+    /// Whether the job may be in the line again.
+    fn puts_back(&self) -> bool {
+        matches!(self.verdict, "retry" | "snooze" | "back")
     }
 }

@@ -28,3 +28,15 @@ pub(super) fn update_then_delete(queue: &str, size: usize) -> String {
         picks(queue, size)
     )
 }
+
+/// Moves so many jobs to the archive.
+pub(super) fn archive(queue: &str, size: usize) -> String {
+    format!(
+        "WITH taken AS (DELETE FROM pq.queue WHERE {} RETURNING *) \
+        INSERT INTO pq.queue_archive (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, \
+            serial_key, unique_key, outcome) \
+        SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt + 1, serial_key, \
+            unique_key, 'done' FROM taken RETURNING id, data;",
+        picks(queue, size)
+    )
+}

@@ -40,6 +40,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         for size in [1, 10, 100, 500, 2_000] {
             figures.push(by_size(bench, plan, kind, size)?);
         }
+        figures.push(kept(bench, plan, kind)?);
     }
     bench.connect()?.batch_execute("DROP TABLE bench_leases")?;
     Ok(figures)
@@ -208,12 +209,35 @@ fn by_size(bench: &Bench, plan: &Plan, kind: Kind, size: usize) -> Result<Figure
     }
     let mut figure = figure(&format!("{} drain by batch", kind.word()), "jobs/s", kind, 1);
     figure.parameters.insert("batch".to_owned(), size.to_string());
-    Ok(Figure {
-        ours: parts(&ours, |cost| cost.rate),
-        beside: Some(words.to_owned()),
-        bare: parts(&bare, |cost| cost.rate),
-        cost: Cost::median(&ours),
-        bare_cost: Cost::median(&bare),
+    Ok(with_costs(figure, &ours, words, &bare))
+}
+
+/// Every job leaves its history in the archive, so that each has a verdict.
+fn kept(bench: &Bench, plan: &Plan, kind: Kind) -> Result<Figure> {
+    let queue = bench.queue(QUEUE)?;
+    let jobs = plan.batches(96_000, BATCH);
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        bench.refill_in_use(&queue, jobs)?;
+        ours.push(working::drain(bench, Pq::builder(), 1, jobs, |pq| {
+            Ok(Worker::new(pq).serve(kind.idle(&pq.queue(QUEUE)?).keep_history(true)))
+        })?);
+        bench.refill_in_use(&queue, jobs)?;
+        bare.push(pgbench_drain(bench, &bare::archive(QUEUE, BATCH), 1, jobs, BATCH)?);
+        bench.connect()?.batch_execute("TRUNCATE pq.queue_archive")?;
+    }
+    let words = format!("pgbench, DELETE of {BATCH} that are INSERTed into the archive, a commit");
+    let figure = figure(&format!("{} drain, history kept", kind.word()), "jobs/s", kind, 1);
+    Ok(with_costs(figure, &ours, &words, &bare))
+}
+
+fn with_costs(figure: Figure, ours: &[Cost], beside: &str, bare: &[Cost]) -> Figure {
+    Figure {
+        ours: parts(ours, |cost| cost.rate),
+        beside: Some(beside.to_owned()),
+        bare: parts(bare, |cost| cost.rate),
+        cost: Cost::median(ours),
+        bare_cost: Cost::median(bare),
         ..figure
-    })
+    }
 }
