@@ -425,6 +425,22 @@ pub trait Store: Send + Sync + 'static {
     /// `earlier` is still good for [`Store::undo`], and the transaction can go on after it.
     fn mark(&self, conn: &mut Self::Conn, earlier: Option<Self::Mark>) -> Result<Self::Mark, Self::Error>;
 
+    /// [`Store::mark`], and [`Store::limit`] for what follows it and for what follows an undo to it, in as many round
+    /// trips as the mark alone if the store can.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::mark`].
+    fn mark_and_limit(
+        &self,
+        conn: &mut Self::Conn,
+        earlier: Option<Self::Mark>,
+        limit: Option<Duration>,
+    ) -> Result<Self::Mark, Self::Error> {
+        self.limit(conn, limit)?;
+        self.mark(conn, earlier)
+    }
+
     /// Undoes what the transaction has done since the mark, nested ones that were left open included. The mark stays.
     ///
     /// # Errors
@@ -488,7 +504,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Has statements of the transaction that is open on the connection end with an error after so long, if
-    /// the store can; `None` for as long as they like.
+    /// the store can; `None` for as long as they like. An undo to a mark undoes that as well, and the commit is none.
     ///
     /// # Errors
     ///

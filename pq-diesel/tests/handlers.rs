@@ -4,6 +4,7 @@ mod common;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use common::{Outcome, database};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
@@ -151,32 +152,44 @@ fn a_transaction_that_a_handler_leaves_open_ends_with_it() -> Outcome {
 }
 
 #[test]
-fn a_handlers_limit_is_not_that_of_the_next() -> Outcome {
+fn each_handler_has_its_own_limit_whatever_those_before_it_did() -> Outcome {
     let (_database, pq) = with_notes()?;
     let queue = pq.queue::<()>("apples")?;
-    let limited = queue.task::<bool>("limited").timeout(std::time::Duration::from_secs(60));
-    let free = queue.task::<String>("free");
-    let limit = |conn: &mut PgConnection| diesel::dsl::sql::<Text>("SHOW statement_timeout").get_result(conn);
-    // The next after one that fails without a statement, and after one that fails with one.
-    for touches in [false, true] {
-        limited.call(&touches)?;
-        free.call(&"0".to_owned())?;
+    let limits = [("free", "0", None), ("short", "30s", Some(30)), ("long", "1min", Some(60))];
+    let whats = ["nothing", "fail", "look", "look and fail", "set", "set and fail"];
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let mut worker = Worker::new(&pq).batch(500, 500);
+    for (name, limit, seconds) in limits {
+        let task = queue.task::<String>(name);
+        let task = match seconds {
+            Some(seconds) => task.timeout(Duration::from_secs(seconds)),
+            None => task,
+        };
+        let seen = Arc::clone(&seen);
+        worker = worker.serve(task.transactional(move |conn, job| {
+            if !matches!(job.data.as_str(), "nothing" | "fail") {
+                let now: String = diesel::dsl::sql::<Text>("SHOW statement_timeout").get_result(conn)?;
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push((limit, now));
+            }
+            // What a handler without a limit of the worker's sets is its own affair.
+            if job.data.starts_with("set") && limit != "0" {
+                conn.batch_execute("SET LOCAL statement_timeout TO 1000")?;
+            }
+            if job.data.ends_with("fail") { Err(Error::Unavailable("on purpose".to_owned())) } else { Ok(()) }
+        }));
     }
-    let handlers = [
-        limited.transactional(move |conn, job| {
-            let limit: String = if job.data { limit(conn)? } else { "unknown".to_owned() };
-            Err::<(), _>(Error::Unavailable(limit))
-        }),
-        free.transactional(move |conn, job| {
-            let limit: String = limit(conn)?;
-            assert_eq!(limit, job.data);
-            Ok::<_, Error>(())
-        }),
-    ];
-    let report = handlers.into_iter().fold(Worker::new(&pq).batch(4, 4), Worker::serve).run_until_empty()?;
-    assert_eq!((report.done, report.dead), (2, 2));
-    let errors: Vec<_> =
-        queue.archived(EndedAs::Dead, None, 9)?.into_iter().filter_map(|dead| dead.error).collect();
-    assert!(errors[0].contains("1min") && errors[1].contains("unknown"), "{errors:?}");
+    // Each of them behind each.
+    let all: Vec<_> =
+        limits.iter().flat_map(|(name, ..)| whats.map(|what| (*name, what.to_owned()))).collect();
+    for (first, second) in all.iter().flat_map(|first| all.iter().map(move |second| (first, second))) {
+        for (name, what) in [first, second] {
+            queue.task::<String>(name).call(what)?;
+        }
+    }
+    let report = worker.run_until_empty()?;
+    assert_eq!((report.done, report.dead), (324, 324));
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    assert!(seen.len() >= 432, "{}", seen.len());
+    assert_eq!(seen.iter().find(|(limit, now)| limit != now), None);
     Ok(())
 }

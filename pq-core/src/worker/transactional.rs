@@ -43,8 +43,8 @@ pub(super) fn batch<S: Store>(
     // Before the transaction, which is not to lie open for it.
     let turn = line.turns.wait(thread, want);
     store.with_connection(|conn| {
-        let mut work =
-            Work { shared, thread, line, tally: Report::default(), verdicts: Vec::new(), alone: None };
+        let (tally, verdicts) = (Report::default(), Vec::new());
+        let mut work = Work { shared, thread, line, tally, verdicts, alone: None, limit: None };
         let done = store.transaction(conn, |conn| -> Result<Batch, Undo<S::Error>> {
             let taken = {
                 let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
@@ -66,6 +66,9 @@ pub(super) fn batch<S: Store>(
                 .collect();
             if !verdicts.is_empty() {
                 let _span = tracing::debug_span!("pq.settle", verdicts = verdicts.len()).entered();
+                if work.limit.is_some() {
+                    store.limit(conn, None)?;
+                }
                 store.settle(conn, &verdicts)?;
             }
             Ok(Batch { given_back: usize::try_from(work.tally.given_back).unwrap_or(batch.taken), ..batch })
@@ -99,6 +102,15 @@ struct Work<'w, S: Store> {
     verdicts: Vec<(Arc<RawJob>, Outcome)>,
     /// The only job, once its handler has run: if the transaction fails now, it is that handler's failure.
     alone: Option<Arc<RawJob>>,
+    /// How long a statement of the transaction may take as it is now.
+    limit: Option<Duration>,
+}
+
+/// How far the transaction has come whatever the next handler does.
+struct Behind<M> {
+    mark: M,
+    /// How long a statement may take after an undo to the mark.
+    limit: Option<Duration>,
 }
 
 impl<S: Store> Work<'_, S> {
@@ -106,17 +118,20 @@ impl<S: Store> Work<'_, S> {
         if jobs.len() == 1 && !self.shared.signals.is_ending() {
             return jobs.pop().map_or(Ok(()), |job| self.lone(conn, job));
         }
-        let began = Instant::now();
-        let mut mark = self.shared.pq.store().mark(conn, None)?;
+        let (began, line) = (Instant::now(), self.line);
         let mut jobs = jobs.into_iter();
-        while let Some(job) = jobs.next() {
+        let mut next = jobs.next().map(|job| line.prepare(job));
+        let mut behind = self.mark(conn, None, next.as_ref())?;
+        while let Some(prepared) = next {
             self.shared.signals.totals.buffered.store(jobs.len() as u64, Ordering::Relaxed);
             let now = Instant::now();
             if now - began > AT_MOST || self.shared.signals.is_ending() {
-                iter::once(job).chain(jobs).for_each(|job| self.end(Arc::new(job), Outcome::GiveBack));
+                let rest = iter::once(prepared.incoming.raw).chain(jobs.map(Arc::new));
+                rest.for_each(|job| self.end(job, Outcome::GiveBack));
                 return Ok(());
             }
-            self.one(conn, job, now, &mut mark)?;
+            next = jobs.next().map(|job| line.prepare(job));
+            self.one(conn, prepared, now, &mut behind, next.as_ref())?;
         }
         Ok(())
     }
@@ -126,15 +141,12 @@ impl<S: Store> Work<'_, S> {
     fn lone(&mut self, conn: &mut S::Conn, job: RawJob) -> Result<(), Undo<S::Error>> {
         let prepared = self.line.prepare(job);
         let (ran, touched) = self.run(conn, &prepared, Instant::now())?;
-        let (failed, limited) = (ran.is_err(), prepared.timeout().is_some());
+        let failed = ran.is_err();
         let (job, outcome) = prepared.judge(self.line, ran);
         if failed && touched {
             return Err(Undo::Failed(job, outcome));
         }
         self.alone = Some(Arc::clone(&job));
-        if limited {
-            self.shared.pq.store().limit(conn, None)?;
-        }
         self.end(job, outcome);
         Ok(())
     }
@@ -167,22 +179,22 @@ impl<S: Store> Work<'_, S> {
     fn one(
         &mut self,
         conn: &mut S::Conn,
-        job: RawJob,
+        prepared: Prepared<'_, S>,
         now: Instant,
-        mark: &mut S::Mark,
+        behind: &mut Behind<S::Mark>,
+        next: Option<&Prepared<'_, S>>,
     ) -> Result<(), S::Error> {
-        let store = self.shared.pq.store();
-        let prepared = self.line.prepare(job);
         let (ran, touched) = self.run(conn, &prepared, now)?;
-        let kept = match touched && ran.is_err() {
-            true => store.undo(conn, *mark).map(|()| ran),
-            false => self.keep(conn, prepared.timeout().is_some(), touched, mark).map(|()| ran),
+        let kept = match (touched, &ran) {
+            (false, _) => Ok(()),
+            (true, Err(_)) => self.undo(conn, behind),
+            (true, Ok(_)) => self.mark(conn, Some(behind.mark), next).map(|moved| *behind = moved),
         };
         let ran = match kept {
-            Ok(ran) => ran,
+            Ok(()) => ran,
             Err(error) if error.is_unavailable() => return Err(error),
             Err(error) => {
-                store.undo(conn, *mark)?;
+                self.undo(conn, behind)?;
                 Err(not_kept(&error))
             }
         };
@@ -193,15 +205,16 @@ impl<S: Store> Work<'_, S> {
 
     /// Runs a handler, and says whether it has touched anything on the connection, as far as that is known.
     fn run(
-        &self,
+        &mut self,
         conn: &mut S::Conn,
         prepared: &Prepared<'_, S>,
         now: Instant,
     ) -> Result<(Ran, bool), S::Error> {
         let store = self.shared.pq.store();
         let timeout = prepared.timeout();
-        if timeout.is_some() {
+        if self.limit != timeout {
             store.limit(conn, timeout)?;
+            self.limit = timeout;
         }
         let before = store.activity(conn);
         let ran = self.shared.run(self.thread, prepared, now, &mut |incoming| match &prepared.handler {
@@ -214,22 +227,27 @@ impl<S: Store> Work<'_, S> {
         Ok((ran, before.is_none() || store.activity(conn) != before))
     }
 
-    /// Puts what a handler did behind the mark.
-    fn keep(
-        &self,
+    /// Puts what was done behind the mark, and has the limit be that of the next job, whatever a handler that had one
+    /// has made of it.
+    fn mark(
+        &mut self,
         conn: &mut S::Conn,
-        limited: bool,
-        touched: bool,
-        mark: &mut S::Mark,
-    ) -> Result<(), S::Error> {
+        earlier: Option<S::Mark>,
+        next: Option<&Prepared<'_, S>>,
+    ) -> Result<Behind<S::Mark>, S::Error> {
         let store = self.shared.pq.store();
-        if limited {
-            store.limit(conn, None)?;
-        }
-        if touched {
-            *mark = store.mark(conn, Some(*mark))?;
-        }
-        Ok(())
+        let limit = next.and_then(Prepared::timeout);
+        let mark = match (self.limit, limit) {
+            (None, None) => store.mark(conn, earlier)?,
+            _ => store.mark_and_limit(conn, earlier, limit)?,
+        };
+        self.limit = limit;
+        Ok(Behind { mark, limit })
+    }
+
+    fn undo(&mut self, conn: &mut S::Conn, behind: &Behind<S::Mark>) -> Result<(), S::Error> {
+        self.limit = behind.limit;
+        self.shared.pq.store().undo(conn, behind.mark)
     }
 
     fn end(&mut self, job: Arc<RawJob>, outcome: Outcome) {

@@ -117,6 +117,20 @@ impl PgStore {
     {
         statement.with(values).get_result(conn).optional().map_err(|e| self.error(e))
     }
+
+    /// Moves the savepoint behind what was done, or makes it, with these settings in what follows it.
+    fn save(&self, conn: &mut PgConnection, earlier: Option<u32>, settings: &str) -> Result<u32, Error> {
+        let Some(around) = earlier else {
+            conn.batch_execute(&format!("{settings}SAVEPOINT pq_mark")).map_err(|e| self.error(e))?;
+            return Ok(depth(conn)?);
+        };
+        while depth(conn)? > around {
+            commit(conn, around).map_err(|e| self.error(e))?;
+        }
+        let moved = format!("RELEASE SAVEPOINT pq_mark; {settings}SAVEPOINT pq_mark");
+        conn.batch_execute(&moved).map_err(|e| self.error(e))?;
+        Ok(around)
+    }
 }
 
 impl Store for PgStore {
@@ -400,15 +414,16 @@ impl Store for PgStore {
 
     /// A savepoint that diesel knows nothing of. One that takes the place of another goes with its release.
     fn mark(&self, conn: &mut PgConnection, earlier: Option<u32>) -> Result<u32, Error> {
-        let Some(around) = earlier else {
-            conn.batch_execute("SAVEPOINT pq_mark").map_err(|e| self.error(e))?;
-            return Ok(depth(conn)?);
-        };
-        while depth(conn)? > around {
-            commit(conn, around).map_err(|e| self.error(e))?;
-        }
-        conn.batch_execute("RELEASE SAVEPOINT pq_mark; SAVEPOINT pq_mark").map_err(|e| self.error(e))?;
-        Ok(around)
+        self.save(conn, earlier, "")
+    }
+
+    fn mark_and_limit(
+        &self,
+        conn: &mut PgConnection,
+        earlier: Option<u32>,
+        limit: Option<Duration>,
+    ) -> Result<u32, Error> {
+        self.save(conn, earlier, &format!("{}; ", set_limit(limit)))
     }
 
     fn undo(&self, conn: &mut PgConnection, mark: u32) -> Result<(), Error> {
@@ -455,16 +470,21 @@ impl Store for PgStore {
 
     /// By `statement_timeout`, for the rest of the transaction.
     fn limit(&self, conn: &mut PgConnection, limit: Option<Duration>) -> Result<(), Error> {
-        let most = Duration::from_millis(i32::MAX.unsigned_abs().into());
-        let value = limit.map_or("DEFAULT".to_owned(), |limit| {
-            limit.clamp(Duration::from_millis(1), most).as_millis().to_string()
-        });
-        conn.batch_execute(&format!("SET LOCAL statement_timeout TO {value}")).map_err(|e| self.error(e))
+        conn.batch_execute(&set_limit(limit)).map_err(|e| self.error(e))
     }
 
     fn poll_interval(&self) -> Duration {
         self.poll_interval
     }
+}
+
+/// A limit of more milliseconds than PostgreSQL knows is the longest that it knows.
+fn set_limit(limit: Option<Duration>) -> String {
+    let most = Duration::from_millis(i32::MAX.unsigned_abs().into());
+    let value = limit.map_or("DEFAULT".to_owned(), |limit| {
+        limit.clamp(Duration::from_millis(1), most).as_millis().to_string()
+    });
+    format!("SET LOCAL statement_timeout TO {value}")
 }
 
 /// How many transactions are open on the connection, in one another.
