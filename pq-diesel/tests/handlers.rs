@@ -193,3 +193,22 @@ fn each_handler_has_its_own_limit_whatever_those_before_it_did() -> Outcome {
     assert_eq!(seen.iter().find(|(limit, now)| limit != now), None);
     Ok(())
 }
+
+#[test]
+fn a_handlers_limit_is_not_that_of_its_verdict() -> Outcome {
+    for size in [1, 4] {
+        let (database, pq) = with_notes()?;
+        database.connect()?.batch_execute(
+            "CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
+            CREATE TRIGGER take_time AFTER INSERT ON pq.queue_archive EXECUTE FUNCTION take_time()",
+        )?;
+        let queue = pq.queue::<()>("apples")?;
+        let task = queue.task::<i64>("note").timeout(Duration::from_millis(100)).keep_history(true);
+        task.call_many(&[1, 2])?;
+        let handler = task.transactional(|conn, job| note(conn, job.data));
+        let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;
+        assert_eq!((report.done, queue.counts()?.done), (2, 2), "batches of {size}");
+    }
+    Ok(())
+}

@@ -31,7 +31,7 @@ struct Operation {
 const PUT_MANY: usize = 1_000;
 const GET_MANY: usize = 500;
 
-const OPERATIONS: [Operation; 7] = [
+const OPERATIONS: [Operation; 9] = [
     Operation { name: "a put", times: (500, 2_500), needs: 0, wal_by: Some(1), run: put },
     Operation {
         name: "a put in the caller's transaction",
@@ -63,6 +63,20 @@ const OPERATIONS: [Operation; 7] = [
         wal_by: Some(1),
         run: drain_leased,
     },
+    Operation {
+        name: "a transactional drain, history kept",
+        times: (1_000, 11_000),
+        needs: 1,
+        wal_by: Some(1),
+        run: drain_kept,
+    },
+    Operation {
+        name: "a transactional drain, one statement and a time limit each",
+        times: (1_000, 6_000),
+        needs: 1,
+        wal_by: None,
+        run: drain_limited,
+    },
 ];
 
 /// How often each run is repeated. Whatever else goes on, on the server or in sessions that tell late what they
@@ -86,7 +100,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
         let more = (operation.times.1 - operation.times.0) as f64;
         let a_time =
             |part: fn(&Counters) -> f64| Ok::<_, anyhow::Error>(middle(costs.iter().map(part))? / more);
-        let a_job = if operation.name.ends_with("drain") { ", a job" } else { "" };
+        let a_job = if operation.name.contains("drain") { ", a job" } else { "" };
         let mut add = |group, what: &str, value, margin| {
             measured.push(Measured::new(group, format!("{}: {what}", operation.name), value, margin));
         };
@@ -265,6 +279,17 @@ fn drain_transactional(place: &Place<'_>, jobs: usize) -> Result<()> {
 fn drain_leased(place: &Place<'_>, jobs: usize) -> Result<()> {
     let (pq, queue) = place.queue()?;
     drain(&pq, queue.leased(|_, _| Ok::<_, Infallible>(())), jobs)
+}
+
+fn drain_kept(place: &Place<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = place.queue()?;
+    drain(&pq, queue.transactional(|_, _| Ok::<_, Infallible>(())).keep_history(true), jobs)
+}
+
+fn drain_limited(place: &Place<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = place.queue()?;
+    let handler = queue.transactional(|conn, _| conn.batch_execute("SELECT 1"));
+    drain(&pq, handler.timeout(Duration::from_secs(60)), jobs)
 }
 
 /// With batches of one size, and without what a worker does by the clock.

@@ -24,7 +24,6 @@ impl PgStore {
         conn: &mut PgConnection,
         verdicts: &[Verdict<'_>],
     ) -> Result<Vec<bool>, Error> {
-        // Those that take more than one statement are one transaction all the same.
         let mut leased = BTreeMap::<i64, Vec<usize>>::new();
         let mut held = Vec::new();
         for (position, verdict) in verdicts.iter().enumerate() {
@@ -44,6 +43,11 @@ impl PgStore {
             accepted.fill(true);
             return Ok(accepted);
         }
+        if leased.is_empty() {
+            self.settle_held(conn, verdicts, &held, &mut accepted)?;
+            return Ok(accepted);
+        }
+        // What takes more than one statement is one transaction all the same.
         self.transaction(conn, |conn| {
             self.settle_held(conn, verdicts, &held, &mut accepted)?;
             self.settle_leased(conn, verdicts, leased, &mut accepted)?;
