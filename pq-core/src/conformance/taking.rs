@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::scene::{PATIENCE, Scene, undo};
 use super::{Fixture, cases};
-use crate::{Queue, Wait};
+use crate::{PutOptions, Queue, Wait};
 
 cases![
     an_empty_queue_gives_nothing,
@@ -19,6 +19,7 @@ cases![
     two_takers_never_share_a_job,
     what_others_hold_is_passed_over_and_not_waited_for,
     a_batch_takes_what_others_left,
+    what_is_behind_very_many_that_others_hold_is_taken_in_its_order,
     queues_take_nothing_from_one_another,
     one_handle_serves_many_threads,
 ];
@@ -138,6 +139,33 @@ fn a_batch_takes_what_others_left<F: Fixture>(scene: &Scene<F>) {
             Ok(())
         })
         .unwrap();
+}
+
+fn what_is_behind_very_many_that_others_hold_is_taken_in_its_order<F: Fixture>(scene: &Scene<F>) {
+    const HELD: usize = 12_000;
+    let plain = PutOptions::new();
+    let due = PutOptions::new().schedule_at("2001-01-01T00:00:00Z");
+    let keyed = PutOptions::new().serialization_key("k");
+    let each = [("apples", &plain, &due), ("pears", &plain, &keyed), ("plums", &due, &plain)];
+    for (name, held, otherwise) in each {
+        let queue: Queue<_, Value> = scene.named(name);
+        queue.put_many_with(std::iter::repeat_n((&json!("held"), held), HELD)).unwrap();
+        for data in ["a", "b"] {
+            queue.put_with(&json!(data), held).unwrap();
+            queue.put_with(&json!(format!("{data} otherwise")), otherwise).unwrap();
+        }
+        scene
+            .transaction(|conn| {
+                assert_eq!(queue.on(conn).get_many(HELD)?.len(), HELD);
+                assert_eq!(queue.get(Wait::No).unwrap().map(|job| job.data), Some(json!("a")));
+                let rest = queue.get_many(2, Wait::No).unwrap();
+                let rest: Vec<Value> = rest.into_iter().map(|job| job.data).collect();
+                assert_eq!(rest, [json!("a otherwise"), json!("b")]);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(queue.get(Wait::No).unwrap().map(|job| job.data), Some(json!("b otherwise")));
+    }
 }
 
 fn queues_take_nothing_from_one_another<F: Fixture>(scene: &Scene<F>) {

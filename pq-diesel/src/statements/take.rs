@@ -5,10 +5,11 @@
 //! table of leases.
 //!
 //! Four statements do it (and a fifth in `walk.rs`, which does nothing but the first one's part), and each but the
-//! last says in its last column, where it took nothing, whether the next should be asked. The first walks the index of the line from its start, and takes nothing where that is not the
-//! whole line: where scheduled jobs are due, or where there are jobs with serialization keys. The second and the
-//! third sort those in, and of the jobs with keys they look at the first few, or the first many: nothing
-//! behind them is taken. If all those belong to busy keys, the fourth enumerates the keys.
+//! last says in its last column, where it took nothing, whether the next should be asked. The first walks the index of
+//! the line from its start, and takes nothing where that is not the whole line: where scheduled jobs are due, or where
+//! there are jobs with serialization keys. The second and the third sort those in, and of each kind of jobs they look
+//! at the first few, or the first many: nothing behind them is taken. If all those belong to busy keys, or are held by
+//! others, the fourth enumerates the keys and looks at all.
 //!
 //! SKIP LOCKED passes over what others hold. The picks are materialised and gathered into an array
 //! before the DELETE, for a subquery that locks may otherwise be run more than once and take too many.
@@ -43,31 +44,39 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
         "false",
         hold,
     );
-    let within = |window: &str| {
+    let reaching = |statement: String, waiting: &str, due: &str| {
+        statement.replace("{reach}", waiting).replace("{due_reach}", due)
+    };
+    let within = |window: &str, waiting: &str, due: &str| {
         let heads = WINDOW.replace("{window}", window);
         let line = MERGED.replace("{within}", WITHIN).replace("{full}", " OR EXISTS (SELECT FROM edge)");
-        assemble(
-            "WITH ",
-            &format!("{heads}{line}"),
-            RACED,
-            "(SELECT open FROM open) AND EXISTS (SELECT FROM edge)",
-            MISSED,
-            hold,
-        )
+        let statement = assemble("WITH ", &format!("{heads}{line}"), RACED, BEYOND, MISSED, hold);
+        reaching(statement, waiting, due)
     };
-    let all = assemble(
-        "WITH RECURSIVE ",
-        &format!("{KEYS}), {HEADS}{}", MERGED.replace("{within}", "").replace("{full}", "")),
-        RACED,
-        "false",
-        MISSED,
-        hold,
-    );
-    [plain, within("least(500, 60 * {count}) + 2 * {count}"), within("20000"), all]
+    let line = MERGED.replace("{within}", "").replace("{full}", "");
+    let all = assemble("WITH RECURSIVE ", &format!("{KEYS}), {HEADS}{line}"), RACED, "false", MISSED, hold);
+    [
+        plain,
+        within("least(500, 60 * {count}) + 2 * {count}", "(10000 + {count})", "(500 + 2 * {count})"),
+        within("20000", "(100000 + {count})", "(100000 + {count})"),
+        reaching(all, "1000000000", "1000000000"),
+    ]
 }
 
 /// Whether something was locked, or a key was had for nothing.
 const RACED: &str = "(SELECT cardinality(first.places || merged.places) > 0 FROM first, merged) OR {missed}";
+
+/// Whether there is more behind what was looked at.
+const BEYOND: &str = "(SELECT open FROM open) AND (EXISTS (SELECT FROM edge)
+        OR EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+            OFFSET {reach} - 1)
+        OR EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                AND schedule_at <= statement_timestamp()
+            OFFSET {due_reach} - 1))";
 
 /// Whether a key was had for nothing, and is this transaction's until it ends.
 const MISSED: &str =
@@ -215,7 +224,9 @@ const HEADS: &str = "heads AS MATERIALIZED (
 
 /// Where no key sends a job and nothing scheduled is due, the line is the index as above: jobs behind busy keys
 /// cost nothing. Otherwise candidates are read in order without a lock, and locked one by one until there are
-/// enough, so that nothing is ever locked that is not taken.
+/// enough, so that nothing is ever locked that is not taken. Of those that wait without a key or are due so many are
+/// read as is likely to do, for PostgreSQL sorts a few of many sooner than all of them, and walks an index for a few where
+/// it would sort the whole line for all: the last of them is an edge too.
 const MERGED: &str = "), others AS MATERIALIZED (
     SELECT (SELECT open FROM open) AND (EXISTS (SELECT FROM heads){full} OR EXISTS (
         SELECT FROM {jobs}
@@ -225,26 +236,34 @@ const MERGED: &str = "), others AS MATERIALIZED (
     SELECT ARRAY(
         SELECT held.ctid
         FROM (
-            (SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
-                coalesce(expected_at, 'infinity'::timestamptz) AS wanted
-            FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-            LIMIT 10000)
-            UNION ALL
-            SELECT ctid, tableoid, id, serial_key, -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz)
-            FROM {jobs} AS due
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-                AND schedule_at <= statement_timestamp()
-                AND NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = due.serial_key)
-            UNION ALL
-            SELECT * FROM heads
+            SELECT *, count(waiting) OVER before < {reach} AND count(due) OVER before < {due_reach} AS within_reach
+            FROM (
+                (SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
+                    coalesce(expected_at, 'infinity'::timestamptz) AS wanted, true AS waiting, NULL::boolean AS due
+                FROM {jobs}
+                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                LIMIT {reach})
+                UNION ALL
+                (SELECT ctid, tableoid, id, serial_key, -priority::bigint,
+                    coalesce(expected_at, 'infinity'::timestamptz), NULL, true
+                FROM {jobs} AS due
+                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                    AND schedule_at <= statement_timestamp()
+                    AND NOT EXISTS (
+                        SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = due.serial_key)
+                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                LIMIT {due_reach})
+                UNION ALL
+                SELECT *, NULL, NULL FROM heads
+            ) AS candidates
+            WINDOW before AS (ORDER BY rank, wanted, id ROWS UNBOUNDED PRECEDING)
             ORDER BY rank, wanted, id
         ) AS line
         CROSS JOIN LATERAL (
             SELECT ctid FROM {jobs} WHERE id = line.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
         ) AS held
-        WHERE (SELECT other FROM others){within}
+        WHERE (SELECT other FROM others) AND line.within_reach{within}
             AND (line.serial_key IS NULL OR {pick}(line.place, $1, line.serial_key,
                 hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
         LIMIT {count}) AS places
