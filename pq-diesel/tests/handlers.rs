@@ -42,7 +42,14 @@ fn two_of_four(
     let queue = pq.queue::<()>("apples")?;
     let task = queue.task::<i64>("note");
     task.call_many(&[1, 2, 3, 4])?;
-    let handler = task.transactional(move |conn, job| work(conn, job.data));
+    let runs = AtomicU32::new(0);
+    let handler = task.transactional(move |conn, job| {
+        // A job that is tried for ever would keep the worker from ever ending.
+        match runs.fetch_add(1, Ordering::Relaxed) {
+            ..100 => work(conn, job.data),
+            _ => Err(Error::Unavailable("it is tried again and again".to_owned())),
+        }
+    });
     let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;
     assert_eq!((report.done, report.failed, report.dead), (2, 2, 2), "batches of {size}");
     assert_eq!(notes(&database)?, [1, 3], "batches of {size}");

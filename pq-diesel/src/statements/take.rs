@@ -224,9 +224,9 @@ const HEADS: &str = "heads AS MATERIALIZED (
 
 /// Where no key sends a job and nothing scheduled is due, the line is the index as above: jobs behind busy keys
 /// cost nothing. Otherwise candidates are read in order without a lock, and locked one by one until there are
-/// enough, so that nothing is ever locked that is not taken. Of those that wait without a key or are due so many are
-/// read as is likely to do, for PostgreSQL sorts a few of many sooner than all of them, and walks an index for a few where
-/// it would sort the whole line for all: the last of them is an edge too.
+/// enough, so that nothing is ever locked that is not taken. Of those that wait without a key the first `reach` are read,
+/// and of those that are due the first `due_reach`: PostgreSQL walks an index for some where it would sort the whole
+/// line for all. The last of them is an edge too.
 const MERGED: &str = "), others AS MATERIALIZED (
     SELECT (SELECT open FROM open) AND (EXISTS (SELECT FROM heads){full} OR EXISTS (
         SELECT FROM {jobs}

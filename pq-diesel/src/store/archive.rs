@@ -4,9 +4,9 @@ use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
-use pq_core::{Cancelled, Ended, EndedAs, JobId, QueueName, Whereabouts};
+use pq_core::{Cancelled, Dead, Ended, EndedAs, JobId, Key, QueueName, Whereabouts};
 
-use super::PgStore;
+use super::{PgStore, storable};
 use crate::Error;
 use crate::prepared::Value;
 use crate::rows::{EndedRow, EndedSql, ended, nearest};
@@ -43,6 +43,28 @@ impl PgStore {
             // It was put back between the two statements.
         }
         Ok(None)
+    }
+
+    /// One by one, for there may be many and each may be large.
+    pub(super) fn bury_all(&self, conn: &mut PgConnection, jobs: &[Dead]) -> Result<(), Error> {
+        for Dead { job, reason } in jobs {
+            let reason = storable(reason);
+            let values = [
+                Value::BigInt(job.id.0),
+                Value::Text(job.payload.as_str()),
+                Value::Text(job.queue.as_str()),
+                Value::Instant(Some(job.enqueued_at)),
+                Value::Instant(job.schedule_at),
+                Value::Instant(job.expected_at),
+                Value::Integer(job.priority),
+                Value::Integer(job.attempt),
+                Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
+                Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
+                Value::Text(&reason),
+            ];
+            self.statements.bury.with::<BigInt>(&values).execute(conn).map_err(|e| self.error(e))?;
+        }
+        Ok(())
     }
 
     pub(super) fn list_archive(

@@ -1,6 +1,7 @@
 //! The store: what the core's trait asks for, on PostgreSQL.
 
 mod archive;
+mod chunks;
 mod costs;
 mod desk;
 mod gets;
@@ -39,7 +40,6 @@ use self::line::{Hold, Want};
 use self::open::Open;
 pub(crate) use self::put::Puts;
 use self::put::may_be_told_later;
-use self::verdict::columns;
 use crate::listener::{Listener, Subscription};
 use crate::pool::{self, Pool};
 use crate::prepared::{Bound, Statement, Value};
@@ -263,13 +263,7 @@ impl Store for PgStore {
     }
 
     fn bury(&self, conn: &mut PgConnection, jobs: &[Dead]) -> Result<(), Error> {
-        for Dead { job, reason } in jobs {
-            let reason = storable(reason);
-            let mut values = columns(job, job.attempt);
-            values.push(Value::Text(&reason));
-            self.statements.bury.with::<BigInt>(&values).execute(conn).map_err(|e| self.error(e))?;
-        }
-        Ok(())
+        self.bury_all(conn, jobs)
     }
 
     fn counts(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<Counts, Error> {

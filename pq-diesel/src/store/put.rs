@@ -10,15 +10,12 @@ use diesel::sql_types::{Array, BigInt, Text, Timestamptz};
 use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, Store, When};
 
 use super::PgStore;
+use super::chunks::chunks;
 use super::together::{COMPANY, Fate, Lead, Together, Turn};
 use crate::Error;
 use crate::copy::copy_in;
 use crate::prepared::{Statement, Value};
 use crate::statements::Trigger;
-
-/// The most bytes and jobs that go into one INSERT. More are split, inside one transaction.
-const CHUNK_BYTES: usize = 16 << 20;
-const CHUNK_JOBS: usize = 1 << 17;
 
 /// What goes together with the puts of other threads: no more jobs and bytes than this in one call.
 const SHARED_JOBS: usize = 64;
@@ -114,7 +111,7 @@ impl PgStore {
         if jobs.len() >= COPY_JOBS && none_is_unique(jobs) {
             return self.copy_numbered(conn, queue, jobs, trigger);
         }
-        let chunks = chunks(jobs);
+        let chunks = chunks(jobs, |job| job.payload.as_str().len());
         if let [chunk] = chunks[..] {
             return self.insert_chunk(conn, many, queue, chunk);
         }
@@ -255,22 +252,6 @@ fn may_be_shared(jobs: &[NewJob]) -> bool {
 
 fn none_is_unique(jobs: &[NewJob]) -> bool {
     jobs.iter().all(|job| job.unique.is_none())
-}
-
-fn chunks(jobs: &[NewJob]) -> Vec<&[NewJob]> {
-    let (mut chunks, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (position, job) in jobs.iter().enumerate() {
-        let size = job.payload.as_str().len();
-        if position > start && (bytes + size > CHUNK_BYTES || position - start == CHUNK_JOBS) {
-            chunks.push(&jobs[start..position]);
-            (start, bytes) = (position, 0);
-        }
-        bytes += size;
-    }
-    if start < jobs.len() {
-        chunks.push(&jobs[start..]);
-    }
-    chunks
 }
 
 /// Times as two arrays: the instants, and the delays.

@@ -7,7 +7,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use pq_core::{Claim, Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Store, Verdict};
 
-use super::{PgStore, micros, storable};
+use super::chunks::chunks;
+use super::{PgStore, depth, micros, storable};
 use crate::Error;
 use crate::prepared::Value;
 
@@ -16,6 +17,14 @@ struct Given<'a> {
     job: &'a RawJob,
     attempt: i32,
     words: Words<'a>,
+}
+
+impl Given<'_> {
+    fn bytes(&self) -> usize {
+        let Words { error, payload, result, .. } = &self.words;
+        let words = [error.as_deref(), *payload, *result].into_iter().flatten();
+        self.job.payload.as_str().len() + words.map(str::len).sum::<usize>()
+    }
 }
 
 impl PgStore {
@@ -43,16 +52,13 @@ impl PgStore {
             accepted.fill(true);
             return Ok(accepted);
         }
-        if leased.is_empty() {
-            self.settle_held(conn, verdicts, &held, &mut accepted)?;
-            return Ok(accepted);
-        }
-        // What takes more than one statement is one transaction all the same.
-        self.transaction(conn, |conn| {
+        let settle = |conn: &mut PgConnection| -> Result<Vec<bool>, Error> {
             self.settle_held(conn, verdicts, &held, &mut accepted)?;
             self.settle_leased(conn, verdicts, leased, &mut accepted)?;
             Ok(accepted)
-        })
+        };
+        // What takes more than one statement is one transaction all the same.
+        if depth(conn)? == 0 { self.transaction(conn, settle) } else { settle(conn) }
     }
 
     /// Completes a whole lease of which nothing is to be kept: its row goes, and no more is done. `false` where it is
@@ -178,12 +184,18 @@ impl PgStore {
 
     /// The positions of those that this transaction held.
     fn end_held(&self, conn: &mut PgConnection, given: &[Given<'_>]) -> Result<Vec<usize>, Error> {
-        if given.is_empty() {
-            return Ok(Vec::new());
-        }
         for back in given.iter().filter(|given| given.words.puts_back()) {
             self.heads.changed(&back.job.queue);
         }
+        let (mut held, mut before) = (Vec::new(), 0);
+        for chunk in chunks(given, Given::bytes) {
+            held.extend(self.end_some(conn, chunk)?.into_iter().map(|position| before + position));
+            before += chunk.len();
+        }
+        Ok(held)
+    }
+
+    fn end_some(&self, conn: &mut PgConnection, given: &[Given<'_>]) -> Result<Vec<usize>, Error> {
         let each = || given.iter();
         let job = || given.iter().map(|given| given.job);
         let words = || given.iter().map(|given| &given.words);
@@ -226,22 +238,6 @@ impl PgStore {
         let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.update, &values)?;
         noted.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
     }
-}
-
-/// A job as the statements take it that write it whole.
-pub(super) fn columns(job: &RawJob, attempt: i32) -> Vec<Value<'_>> {
-    vec![
-        Value::BigInt(job.id.0),
-        Value::Text(job.payload.as_str()),
-        Value::Text(job.queue.as_str()),
-        Value::Instant(Some(job.enqueued_at)),
-        Value::Instant(job.schedule_at),
-        Value::Instant(job.expected_at),
-        Value::Integer(job.priority),
-        Value::Integer(attempt),
-        Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
-        Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
-    ]
 }
 
 /// Whether the verdicts at these positions are on all jobs of their lease.
