@@ -213,9 +213,9 @@ pub trait Store: Send + Sync + 'static {
         age: Duration,
     ) -> Result<u64, Self::Error>;
 
-    /// Does for all queues what is due: returns the jobs of leases that are over, and prunes the
-    /// archive by these bounds, some at a time, and forgets workers that have not been heard of for long. Any process may call it, as often as it likes: `None`
-    /// says that another one is at it. Its connection is in no transaction.
+    /// Does for all queues what is due, some at a time: returns the jobs of leases that are over, prunes the archive by
+    /// these bounds, and forgets workers that have not been heard of for long. Any process may call it, as often as it
+    /// likes: `None` says that another one is at it. Its connection is in no transaction.
     ///
     /// # Errors
     ///

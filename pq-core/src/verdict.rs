@@ -237,4 +237,6 @@ pub struct Swept {
     pub returned: u64,
     /// Jobs that were removed from the archive.
     pub pruned: u64,
+    /// Whether it returned as many leases as one sweep does, so that there may be more that are over.
+    pub more: bool,
 }

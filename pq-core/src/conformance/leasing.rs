@@ -12,6 +12,7 @@ cases![
     a_leased_job_is_held_after_the_commit,
     a_leased_job_that_is_completed_is_gone,
     a_lease_that_is_over_gives_the_job_back_with_its_attempt_counted,
+    as_long_as_there_may_be_more_leases_that_are_over_a_sweep_says_so,
     a_lease_that_was_extended_is_not_over,
     a_verdict_after_the_lease_is_refused_and_changes_nothing,
     a_verdict_of_an_earlier_attempt_is_refused_while_the_later_one_runs,
@@ -61,6 +62,18 @@ fn a_lease_that_is_over_gives_the_job_back_with_its_attempt_counted<F: Fixture>(
     assert_eq!((job.id, job.attempt, job.priority), (id, 2, 4));
     assert!(job.expected_at.is_some());
     assert_eq!(scene.sweep().returned, 0);
+}
+
+fn as_long_as_there_may_be_more_leases_that_are_over_a_sweep_says_so<F: Fixture>(scene: &Scene<F>) {
+    const LEASES: usize = 250;
+    scene.queue().put_many(&vec![json!("a"); LEASES]).unwrap();
+    (0..LEASES).for_each(|_| assert_eq!(scene.lease(1, Duration::ZERO).len(), 1));
+    let mut sweeps = vec![scene.sweep()];
+    while sweeps.last().is_some_and(|swept| swept.more) {
+        sweeps.push(scene.sweep());
+    }
+    assert_eq!(sweeps.iter().map(|swept| swept.returned).sum::<u64>(), LEASES as u64);
+    assert_eq!(scene.counts().ready, LEASES as u64);
 }
 
 fn a_lease_that_was_extended_is_not_over<F: Fixture>(scene: &Scene<F>) {

@@ -187,7 +187,7 @@ impl Store for MemoryStore {
                     pruned += archive::prune(state, open, None, ended, line::before(now, age));
                 }
             }
-            Ok(Some(Swept { returned, pruned }))
+            Ok(Some(Swept { returned, pruned, more: false }))
         })
     }
 

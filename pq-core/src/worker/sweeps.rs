@@ -44,6 +44,11 @@ impl Sweeps {
         self.look_at = (!found).then(|| now + took.saturating_mul(APART).min(MOST));
     }
 
+    /// A sweep has ended. Where there may be more leases that are over, the next one is due at once.
+    fn ended(&mut self, more: bool, now: Instant) {
+        self.last = (!more).then_some(now);
+    }
+
     /// Puts the periodic jobs that are due, and does the rest of what [`crate::Pq::sweep`] does if its time has come.
     pub(super) fn sweep<S: Store>(&mut self, shared: &Shared<S>) {
         let store = shared.pq.store();
@@ -59,7 +64,7 @@ impl Sweeps {
             self.looked(now.saturating_duration_since(begun), found, now);
             Ok(swept)
         });
-        self.last = Some(Instant::now());
+        self.ended(matches!(swept, Ok(Some(swept)) if swept.more), Instant::now());
         match swept {
             Ok(Some(swept)) if swept.returned > 0 => {
                 tracing::warn!(jobs = swept.returned, "leases were over; their jobs are in the line again");
@@ -82,9 +87,17 @@ mod tests {
         let now = Instant::now();
         let mut sweeps = Sweeps::new(EVERY, now);
         assert_eq!(sweeps.due_in(now), Duration::ZERO);
-        sweeps.last = Some(now);
+        sweeps.ended(false, now);
         assert_eq!(sweeps.due_in(now + EVERY / 4), EVERY * 3 / 4);
         assert_eq!(sweeps.due_in(now + EVERY * 2), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_sweep_that_may_have_left_something_is_followed_by_another() {
+        let now = Instant::now();
+        let mut sweeps = Sweeps::new(EVERY, now);
+        sweeps.ended(true, now);
+        assert_eq!(sweeps.due_in(now), Duration::ZERO);
     }
 
     #[test]

@@ -167,9 +167,9 @@ SELECT id, '{}' FROM {leases} WHERE id = ANY ($1) AND id NOT IN (SELECT id FROM 
 pub(super) const SWEEP_TURN: &str = "\
 SELECT pg_try_advisory_xact_lock(hashtextextended('pq sweep', {jobs_name}::regclass::oid::bigint))";
 
-/// The leases that are over. A verdict under way holds its lease's row, which is then passed over.
+/// The leases that are over. A verdict under way holds its lease's row, which is then passed over. $1 the most.
 pub(super) const SWEEP_OVER: &str = "\
-SELECT id FROM {leases} WHERE lease_until <= statement_timestamp() LIMIT 100 FOR UPDATE SKIP LOCKED";
+SELECT id FROM {leases} WHERE lease_until <= statement_timestamp() LIMIT $1 FOR UPDATE SKIP LOCKED";
 
 /// Returns the jobs of leases that this transaction has locked in the statement before. It is a statement of
 /// its own so that its snapshot is younger than the locks: no verdict that was accepted before them can

@@ -12,6 +12,9 @@ use super::{PgStore, age_micros, micros};
 use crate::Error;
 use crate::prepared::Value;
 
+/// The most leases that one sweep returns, in one transaction.
+const LEASES: usize = 100;
+
 impl PgStore {
     pub(super) fn extend_leases(
         &self,
@@ -45,8 +48,10 @@ impl PgStore {
                 return Ok(None);
             }
             let mut swept = Swept::default();
+            let most = [Value::BigInt(LEASES as i64)];
             let over: Vec<i64> =
-                self.statements.sweep_over.with::<BigInt>(&[]).load(conn).map_err(|e| self.error(e))?;
+                self.statements.sweep_over.with::<BigInt>(&most).load(conn).map_err(|e| self.error(e))?;
+            swept.more = over.len() == LEASES;
             if !over.is_empty() {
                 let values = [Value::BigInts(over)];
                 let returned = self.statements.sweep_expire.with::<BigInt>(&values).get_result::<i64>(conn);
