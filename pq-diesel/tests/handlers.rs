@@ -46,7 +46,7 @@ fn two_of_four(
     let handler = task.transactional(move |conn, job| {
         // A job that is tried for ever would keep the worker from ever ending.
         match runs.fetch_add(1, Ordering::Relaxed) {
-            ..100 => work(conn, job.data),
+            ..20 => work(conn, job.data),
             _ => Err(Error::Unavailable("it is tried again and again".to_owned())),
         }
     });
