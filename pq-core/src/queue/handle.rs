@@ -100,8 +100,8 @@ impl<S: Store> Pq<S> {
     }
 
     /// Does what any process may do at any time, and every [`crate::Worker`] does: puts the periodic jobs that are
-    /// due, returns the jobs of leases that are over, and prunes the archive by these bounds, some at a time
-    /// ([`Swept::more`]). `None` says that another process is at the latter.
+    /// due, returns the jobs of leases that are over, some at a time ([`Swept::more`]), and prunes the archive by these
+    /// bounds. `None` says that another process is at the latter two.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
 //! A batch of jobs whose handlers run in the transaction that takes them.
 
-use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use std::{iter, mem};
 
 use super::lines::Line;
 use super::run::Prepared;
@@ -59,11 +59,9 @@ pub(super) fn batch<S: Store>(
             let worked = work.all(conn, taken.jobs);
             shared.signals.totals.buffered.store(0, Ordering::Relaxed);
             worked?;
-            let verdicts: Vec<Verdict<'_>> = work
-                .verdicts
-                .iter()
-                .map(|(job, outcome)| Verdict { job, outcome: outcome.clone() })
-                .collect();
+            let (jobs, outcomes): (Vec<_>, Vec<_>) = mem::take(&mut work.verdicts).into_iter().unzip();
+            let verdicts: Vec<Verdict<'_>> =
+                jobs.iter().zip(outcomes).map(|(job, outcome)| Verdict { job, outcome }).collect();
             if !verdicts.is_empty() {
                 let _span = tracing::debug_span!("pq.settle", verdicts = verdicts.len()).entered();
                 if work.limit.is_some() {

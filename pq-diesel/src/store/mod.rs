@@ -13,15 +13,15 @@ mod place;
 mod put;
 mod together;
 mod trail;
+mod transaction;
 mod verdict;
 mod walk;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
+use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::query_dsl::methods::LoadQuery;
@@ -37,9 +37,9 @@ pub(crate) use self::gets::Gets;
 pub(crate) use self::head::Heads;
 pub(crate) use self::line::Levels;
 use self::line::{Hold, Want};
-use self::open::Open;
 pub(crate) use self::put::Puts;
 use self::put::may_be_told_later;
+use self::transaction::set_limit;
 use crate::listener::{Listener, Subscription};
 use crate::pool::{self, Pool};
 use crate::prepared::{Bound, Statement, Value};
@@ -116,20 +116,6 @@ impl PgStore {
         Bound<'q, Row>: LoadQuery<'q, PgConnection, T>,
     {
         statement.with(values).get_result(conn).optional().map_err(|e| self.error(e))
-    }
-
-    /// Moves the savepoint behind what was done, or makes it, with these settings in what follows it.
-    fn save(&self, conn: &mut PgConnection, earlier: Option<u32>, settings: &str) -> Result<u32, Error> {
-        let Some(around) = earlier else {
-            conn.batch_execute(&format!("{settings}SAVEPOINT pq_mark")).map_err(|e| self.error(e))?;
-            return Ok(depth(conn)?);
-        };
-        while depth(conn)? > around {
-            commit(conn, around).map_err(|e| self.error(e))?;
-        }
-        let moved = format!("RELEASE SAVEPOINT pq_mark; {settings}SAVEPOINT pq_mark");
-        conn.batch_execute(&moved).map_err(|e| self.error(e))?;
-        Ok(around)
     }
 }
 
@@ -377,33 +363,7 @@ impl Store for PgStore {
         conn: &mut PgConnection,
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
     ) -> Result<R, E> {
-        let around = depth(conn).map_err(Error::from)?;
-        AnsiTransactionManager::begin_transaction(conn).map_err(Error::from)?;
-        let open = (around == 0).then(|| Open::new(self, conn));
-        // What the panic may have left half done on the connection is rolled back before it goes on.
-        match catch_unwind(AssertUnwindSafe(|| work(conn))) {
-            Ok(Ok(done)) => match commit(conn, around) {
-                Ok(()) => {
-                    open.iter().flat_map(Open::queues).for_each(|queue| self.has_put(&queue));
-                    Ok(done)
-                }
-                Err(error) => {
-                    let _ = roll_back_to(conn, around);
-                    let error = Error::from(error);
-                    Err(if around == 0 { error.unless_committed() } else { error }.into())
-                }
-            },
-            Ok(Err(error)) => {
-                // The error that `work` returned says more than one of the rollback, which fails only
-                // where the connection is lost, and then the server rolls back.
-                let _ = roll_back_to(conn, around);
-                Err(error)
-            }
-            Err(panic) => {
-                let _ = roll_back_to(conn, around);
-                resume_unwind(panic)
-            }
-        }
+        self.within(conn, work)
     }
 
     /// A savepoint that diesel knows nothing of. One that takes the place of another goes with its release.
@@ -421,8 +381,7 @@ impl Store for PgStore {
     }
 
     fn undo(&self, conn: &mut PgConnection, mark: u32) -> Result<(), Error> {
-        roll_back_to(conn, mark)?;
-        conn.batch_execute("ROLLBACK TO SAVEPOINT pq_mark").map_err(|e| self.error(e))
+        self.undo_to(conn, mark)
     }
 
     fn with_connection<R, E: From<Error>>(
@@ -470,43 +429,6 @@ impl Store for PgStore {
     fn poll_interval(&self) -> Duration {
         self.poll_interval
     }
-}
-
-/// A limit of more milliseconds than PostgreSQL knows is the longest that it knows.
-fn set_limit(limit: Option<Duration>) -> String {
-    let most = Duration::from_millis(i32::MAX.unsigned_abs().into());
-    let value = limit.map_or("DEFAULT".to_owned(), |limit| {
-        limit.clamp(Duration::from_millis(1), most).as_millis().to_string()
-    });
-    format!("SET LOCAL statement_timeout TO {value}")
-}
-
-/// How many transactions are open on the connection, in one another.
-fn depth(conn: &mut PgConnection) -> QueryResult<u32> {
-    let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
-    Ok(status.transaction_depth()?.map_or(0, |depth| depth.get()))
-}
-
-/// Commits the innermost transaction, within which `around` others are open.
-///
-/// PostgreSQL answers COMMIT with success where the transaction had failed before, and rolls back; diesel
-/// does not see the difference. A handler that overlooked a failed statement would be told that its job is
-/// done. The empty SELECT goes with the COMMIT, fails where the transaction has, and costs no round trip.
-/// diesel learns from the connection's state that the transaction is over.
-fn commit(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
-    if around == 0 {
-        conn.batch_execute("SELECT; COMMIT")
-    } else {
-        AnsiTransactionManager::commit_transaction(conn)
-    }
-}
-
-/// Rolls back until `around` transactions are open: a panic may have left nested ones behind.
-fn roll_back_to(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
-    while depth(conn)? > around {
-        AnsiTransactionManager::rollback_transaction(conn)?;
-    }
-    Ok(())
 }
 
 /// Error text as PostgreSQL can hold it, which is without NUL, and not longer than it is of use.

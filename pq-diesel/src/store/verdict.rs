@@ -8,7 +8,8 @@ use diesel::sql_types::{BigInt, Text};
 use pq_core::{Claim, Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Store, Verdict};
 
 use super::chunks::chunks;
-use super::{PgStore, depth, micros, storable};
+use super::transaction::depth;
+use super::{PgStore, micros, storable};
 use crate::Error;
 use crate::prepared::Value;
 
@@ -114,9 +115,7 @@ impl PgStore {
             positions.iter().copied().filter(|position| seen.insert(verdicts[*position].job.id)).collect();
         let chosen = || given.iter().map(|position| &verdicts[*position]);
         let words: Vec<Words<'_>> = chosen().map(|verdict| Words::of(&verdict.outcome)).collect();
-        for (back, _) in chosen().zip(&words).filter(|(_, words)| words.puts_back()) {
-            self.heads.changed(&back.job.queue);
-        }
+        self.come_back(chosen().map(|verdict| verdict.job).zip(&words));
         let values = [
             Value::BigInts(chosen().map(|verdict| verdict.job.id.0).collect()),
             Value::Texts(words.iter().map(|words| words.verdict).collect()),
@@ -182,11 +181,16 @@ impl PgStore {
         Ok(!self.end_held(conn, &given)?.is_empty())
     }
 
+    /// Some of these may be in the line again, before the place where takes of their queue look next.
+    fn come_back<'v>(&self, jobs: impl Iterator<Item = (&'v RawJob, &'v Words<'v>)>) {
+        let queues: HashSet<&QueueName> =
+            jobs.filter(|(_, words)| words.puts_back()).map(|(job, _)| &job.queue).collect();
+        queues.into_iter().for_each(|queue| self.heads.changed(queue));
+    }
+
     /// The positions of those that this transaction held.
     fn end_held(&self, conn: &mut PgConnection, given: &[Given<'_>]) -> Result<Vec<usize>, Error> {
-        for back in given.iter().filter(|given| given.words.puts_back()) {
-            self.heads.changed(&back.job.queue);
-        }
+        self.come_back(given.iter().map(|given| (given.job, &given.words)));
         let (mut held, mut before) = (Vec::new(), 0);
         for chunk in chunks(given, Given::bytes) {
             held.extend(self.end_some(conn, chunk)?.into_iter().map(|position| before + position));
@@ -196,7 +200,6 @@ impl PgStore {
     }
 
     fn end_some(&self, conn: &mut PgConnection, given: &[Given<'_>]) -> Result<Vec<usize>, Error> {
-        let each = || given.iter();
         let job = || given.iter().map(|given| given.job);
         let words = || given.iter().map(|given| &given.words);
         let values = [
@@ -209,7 +212,7 @@ impl PgStore {
             Value::Instants(job().map(|job| job.schedule_at).collect()),
             Value::Instants(job().map(|job| job.expected_at).collect()),
             Value::Integers(job().map(|job| job.priority).collect()),
-            Value::Integers(each().map(|given| given.attempt).collect()),
+            Value::Integers(given.iter().map(|given| given.attempt).collect()),
             Value::OptionalTexts(job().map(|job| job.serialization_key.as_ref().map(Key::as_str)).collect()),
             Value::OptionalTexts(job().map(|job| job.unique_key.as_ref().map(Key::as_str)).collect()),
             Value::BigInts(words().map(|words| words.after).collect()),
@@ -290,6 +293,7 @@ impl<'a> Words<'a> {
             Outcome::GiveBack => plain("back"),
         }
     }
+
     /// Whether the job may be in the line again.
     fn puts_back(&self) -> bool {
         matches!(self.verdict, "retry" | "snooze" | "back")

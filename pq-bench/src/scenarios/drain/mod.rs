@@ -115,13 +115,8 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
         .iter()
         .zip(&bare)
         .map(|(beside, costs)| Figure {
-            ours: parts(&ours, |cost| cost.rate),
-            beside: Some(beside.words.clone()),
-            bare: parts(costs, |cost| cost.rate),
             target: beside.target,
-            cost: Cost::median(&ours),
-            bare_cost: Cost::median(costs),
-            ..figure(&name, "jobs/s", kind, threads)
+            ..with_costs(figure(&name, "jobs/s", kind, threads), &ours, &beside.words, costs)
         })
         .collect();
     figures.push(Figure {
