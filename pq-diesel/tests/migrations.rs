@@ -202,7 +202,14 @@ fn thirty_two_processes_that_migrate_at_once_all_succeed() -> Outcome {
         diesel::dsl::sql::<Text>("SELECT version FROM pq.queue_migrations").load(&mut conn)?;
     assert_eq!(
         versions,
-        ["20261121000000", "20261121120000", "20261121180000", "20261121200000", "20261122000000"]
+        [
+            "20261121000000",
+            "20261121120000",
+            "20261121180000",
+            "20261121200000",
+            "20261122000000",
+            "20261122180000"
+        ]
     );
     Ok(())
 }

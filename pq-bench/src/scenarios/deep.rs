@@ -32,13 +32,14 @@ const HELD: Duration = Duration::from_secs(24 * 3_600);
 enum Beside {
     Ready,
     Scheduled,
+    Due,
     BusyKey,
 }
 
 impl Beside {
     fn jobs(self, plan: &Plan) -> usize {
         plan.jobs(match self {
-            Self::Ready => 1_000_000,
+            Self::Ready | Self::Due => 1_000_000,
             Self::Scheduled => 10_000_000,
             Self::BusyKey => 100_000,
         })
@@ -49,6 +50,7 @@ impl Beside {
         match self {
             Self::Ready => format!("{jobs} ready behind"),
             Self::Scheduled => format!("{jobs} scheduled in a year"),
+            Self::Due => format!("{jobs} scheduled and due behind"),
             Self::BusyKey => format!("{jobs} of a leased key in front"),
         }
     }
@@ -56,7 +58,7 @@ impl Beside {
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for beside in [Beside::Ready, Beside::Scheduled, Beside::BusyKey] {
+    for beside in [Beside::Ready, Beside::Scheduled, Beside::Due, Beside::BusyKey] {
         let (empty, deep) = (Table::new(bench, "bench_empty")?, Table::new(bench, "bench_deep")?);
         deep.lay(beside, beside.jobs(plan))?;
         let jobs = plan.jobs(100_000);
@@ -149,6 +151,7 @@ impl Table {
         let (columns, values) = match beside {
             Beside::Ready => ("", ""),
             Beside::Scheduled => (", schedule_at", ", now() + interval '1 year'"),
+            Beside::Due => (", schedule_at, priority", ", now(), -1"),
             Beside::BusyKey => {
                 let payload = RawValue::from_string(PAYLOAD.to_owned())?;
                 let options = PutOptions::new().serialization_key("busy").priority(1);

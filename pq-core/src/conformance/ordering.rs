@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::scene::Scene;
 use super::{Fixture, cases};
-use crate::PutOptions;
+use crate::{PutOptions, Queue, Wait};
 
 cases![
     jobs_come_in_the_order_of_their_ids,
@@ -14,6 +14,7 @@ cases![
     a_job_that_is_due_stands_by_the_same_rule_as_the_others,
     a_scheduled_job_of_lower_priority_lets_others_pass,
     a_batch_is_in_order_across_scheduled_and_other_jobs,
+    many_that_are_due_are_in_order_beside_many_that_are_not,
     extreme_priorities_are_in_order,
     a_job_that_comes_back_keeps_its_place,
 ];
@@ -82,6 +83,38 @@ fn a_batch_is_in_order_across_scheduled_and_other_jobs<F: Fixture>(scene: &Scene
     let rest: Vec<Value> = scene.get_many(100).into_iter().map(|job| job.data).collect();
     let got: Vec<Value> = first.into_iter().chain(rest).collect();
     assert_eq!(got, expected.into_iter().map(|n| json!(n)).collect::<Vec<_>>());
+}
+
+/// A store may find few due jobs by their time, and very many by their place in the line.
+fn many_that_are_due_are_in_order_beside_many_that_are_not<F: Fixture>(scene: &Scene<F>) {
+    const JOBS: i32 = 8_000;
+    // In the second queue all those that are not due yet come first.
+    for (name, of_later) in [("apples", None), ("pears", Some(9))] {
+        let queue: Queue<_, i32> = scene.named(name);
+        let jobs: Vec<(i32, PutOptions)> = (0..JOBS)
+            .map(|n| {
+                let options = with().priority(n % 5);
+                (
+                    n,
+                    match n % 4 {
+                        0 => options,
+                        1 => options.schedule_at("1d").priority(of_later.unwrap_or(n % 5)),
+                        2 => options.schedule_at("2001-01-01T00:00:00Z").expected_at("1h"),
+                        _ => options.schedule_at("2002-01-01T00:00:00Z"),
+                    },
+                )
+            })
+            .collect();
+        queue.put_many_with(jobs.iter().map(|(n, options)| (n, options))).unwrap();
+        let mut expected: Vec<i32> = (0..JOBS).filter(|n| n % 4 != 1).collect();
+        expected.sort_by_key(|n| (std::cmp::Reverse(n % 5), n % 4 != 2, *n));
+        let mut got = Vec::new();
+        for most in [1, 3, 700, 5_000, 1, JOBS as usize, 1] {
+            got.extend(queue.get_many(most, Wait::No).unwrap().into_iter().map(|job| job.data));
+        }
+        assert_eq!(got.len(), expected.len());
+        assert_eq!(got, expected);
+    }
 }
 
 fn extreme_priorities_are_in_order<F: Fixture>(scene: &Scene<F>) {

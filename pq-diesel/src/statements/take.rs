@@ -44,22 +44,27 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
         "false",
         hold,
     );
-    let reaching = |statement: String, waiting: &str, due: &str| {
-        statement.replace("{reach}", waiting).replace("{due_reach}", due)
+    let reaching = |statement: String, waiting: &str, few: &str, scheduled: &str| {
+        statement.replace("{reach}", waiting).replace("{few}", few).replace("{scheduled_reach}", scheduled)
     };
-    let within = |window: &str, waiting: &str, due: &str| {
+    let within = |window: &str, waiting: &str, few: &str, scheduled: &str| {
         let heads = WINDOW.replace("{window}", window);
         let line = MERGED.replace("{within}", WITHIN).replace("{full}", " OR EXISTS (SELECT FROM edge)");
         let statement = assemble("WITH ", &format!("{heads}{line}"), RACED, BEYOND, MISSED, hold);
-        reaching(statement, waiting, due)
+        reaching(statement, waiting, few, scheduled)
     };
     let line = MERGED.replace("{within}", "").replace("{full}", "");
     let all = assemble("WITH RECURSIVE ", &format!("{KEYS}), {HEADS}{line}"), RACED, "false", MISSED, hold);
     [
         plain,
-        within("least(500, 60 * {count}) + 2 * {count}", "(10000 + {count})", "(500 + 2 * {count})"),
-        within("20000", "(100000 + {count})", "(100000 + {count})"),
-        reaching(all, "1000000000", "1000000000"),
+        within(
+            "least(500, 60 * {count}) + 2 * {count}",
+            "(10000 + {count})",
+            "least(500, 60 * {count})",
+            "(500 + 2 * {count})",
+        ),
+        within("20000", "(100000 + {count})", "100000", "(100000 + {count})"),
+        reaching(all, "1000000000", "1000000000", "1000000000"),
     ]
 }
 
@@ -72,11 +77,10 @@ const BEYOND: &str = "(SELECT open FROM open) AND (EXISTS (SELECT FROM edge)
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
             OFFSET {reach} - 1)
-        OR EXISTS (
+        OR (SELECT are_many FROM many) AND EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-                AND schedule_at <= statement_timestamp()
-            OFFSET {due_reach} - 1))";
+            OFFSET {scheduled_reach} - 1))";
 
 /// Whether a key was had for nothing, and is this transaction's until it ends.
 const MISSED: &str =
@@ -224,38 +228,57 @@ const HEADS: &str = "heads AS MATERIALIZED (
 
 /// Where no key sends a job and nothing scheduled is due, the line is the index as above: jobs behind busy keys
 /// cost nothing. Otherwise candidates are read in order without a lock, and locked one by one until there are
-/// enough, so that nothing is ever locked that is not taken. Of those that wait without a key the first `reach` are read,
-/// and of those that are due the first `due_reach`: PostgreSQL walks an index for some where it would sort the whole
-/// line for all. The last of them is an edge too.
-const MERGED: &str = "), others AS MATERIALIZED (
-    SELECT (SELECT open FROM open) AND (EXISTS (SELECT FROM heads){full} OR EXISTS (
-        SELECT FROM {jobs}
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-            AND schedule_at <= statement_timestamp())) AS other
+/// enough, so that nothing is ever locked that is not taken. Of those that wait without a key the first `reach` are
+/// read: PostgreSQL walks an index for some where it would sort the whole line for all. The last of them is an edge too.
+///
+/// Where few are due they are found by their time, and sorted. Where more are, the first `scheduled_reach` of all that
+/// are scheduled are read from an index that has them in order, and those of them that are due are candidates.
+const MERGED: &str = "), few AS MATERIALIZED (
+    SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
+        coalesce(expected_at, 'infinity'::timestamptz) AS wanted
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL AND schedule_at <= statement_timestamp()
+    ORDER BY schedule_at
+    LIMIT {few}
+), many AS MATERIALIZED (
+    SELECT count(*) = {few} AS are_many FROM few
+), others AS MATERIALIZED (
+    SELECT (SELECT open FROM open) AND (EXISTS (SELECT FROM heads){full} OR EXISTS (SELECT FROM few)) AS other
 {first}, merged AS MATERIALIZED (
     SELECT ARRAY(
         SELECT held.ctid
         FROM (
-            SELECT *, count(waiting) OVER before < {reach} AND count(due) OVER before < {due_reach} AS within_reach
+            SELECT *, count(waiting) OVER before AS waited, count(scheduled) OVER before AS passed
             FROM (
                 (SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
-                    coalesce(expected_at, 'infinity'::timestamptz) AS wanted, true AS waiting, NULL::boolean AS due
+                    coalesce(expected_at, 'infinity'::timestamptz) AS wanted, true AS waiting, NULL::boolean AS scheduled,
+                    true AS ready
                 FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                 LIMIT {reach})
                 UNION ALL
-                (SELECT ctid, tableoid, id, serial_key, -priority::bigint,
-                    coalesce(expected_at, 'infinity'::timestamptz), NULL, true
-                FROM {jobs} AS due
-                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-                    AND schedule_at <= statement_timestamp()
+                (SELECT few.*, NULL, true, true
+                FROM few
+                WHERE NOT (SELECT are_many FROM many)
                     AND NOT EXISTS (
-                        SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = due.serial_key)
-                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                LIMIT {due_reach})
+                        SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = few.serial_key)
+                ORDER BY rank, wanted, id)
                 UNION ALL
-                SELECT *, NULL, NULL FROM heads
+                SELECT place, home, id, serial_key, rank, wanted, NULL, true,
+                    schedule_at <= statement_timestamp() AND (serial_key IS NULL OR serial_key NOT IN (
+                        SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                FROM (
+                    SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
+                        coalesce(expected_at, 'infinity'::timestamptz) AS wanted, schedule_at
+                    FROM {jobs}
+                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                        AND (SELECT are_many FROM many)
+                    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                    LIMIT {scheduled_reach}
+                ) AS scheduled
+                UNION ALL
+                SELECT *, NULL, NULL, true FROM heads
             ) AS candidates
             WINDOW before AS (ORDER BY rank, wanted, id ROWS UNBOUNDED PRECEDING)
             ORDER BY rank, wanted, id
@@ -263,7 +286,7 @@ const MERGED: &str = "), others AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT ctid FROM {jobs} WHERE id = line.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
         ) AS held
-        WHERE (SELECT other FROM others) AND line.within_reach{within}
+        WHERE (SELECT other FROM others) AND line.ready AND line.waited < {reach} AND line.passed < {scheduled_reach}{within}
             AND (line.serial_key IS NULL OR {pick}(line.place, $1, line.serial_key,
                 hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
         LIMIT {count}) AS places

@@ -1,0 +1,1 @@
+DROP INDEX "pq"."queue_scheduled_line";
