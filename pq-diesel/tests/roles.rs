@@ -333,3 +333,31 @@ fn the_doctor_knows_who_may_do_what() -> Result<(), Box<dyn Error>> {
     }
     Ok(())
 }
+
+#[test]
+fn where_policies_decide_on_rows_many_jobs_are_put_all_the_same() -> Result<(), Box<dyn Error>> {
+    const MANY: i32 = 5_000;
+    let scene = Scene::new()?;
+    let mut owner = scene.database.connect()?;
+    owner.batch_execute(&scene.named(
+        "ALTER TABLE pq.queue ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY apples ON pq.queue TO pq_producer USING (q_name = 'apples')",
+    ))?;
+    let mut conn = scene.connect_as("pq_producer")?;
+    let (apples, pears) = (Pq::detached().queue::<i32>("apples")?, Pq::detached().queue::<i32>("pears")?);
+    let ids = apples.on(&mut conn).put_many(&(0..MANY).collect::<Vec<_>>())?;
+    assert!(ids.len() == MANY as usize && ids.is_sorted());
+    assert_eq!(apples.on(&mut conn).put_all(MANY..2 * MANY)?, MANY as u64);
+    let own = scene.handle_of("pq_producer")?.queue::<i32>("apples")?;
+    assert_eq!(own.put_all(2 * MANY..3 * MANY)?, MANY as u64);
+    for refused in [
+        pears.on(&mut conn).put_many(&vec![0; MANY as usize]).map(drop),
+        pears.on(&mut conn).put_all(0..MANY).map(drop),
+    ] {
+        assert!(refused.is_err_and(|error| error.to_string().contains("row-level security policy")));
+    }
+    let got = apples.on(&mut owner).get_many(usize::MAX)?;
+    assert!(got.into_iter().map(|job| job.data).eq(0..3 * MANY));
+    assert_eq!(pears.on(&mut owner).counts()?.live(), 0);
+    Ok(())
+}

@@ -60,20 +60,22 @@ FROM (
 ) AS put
 RETURNING id";
 
-/// The numbers of so many jobs, ascending, and the clock from which their delays begin, for a COPY that follows.
-/// $1 how many.
+/// The numbers of so many jobs, ascending, and the clock from which their delays begin, for a COPY that follows. None
+/// where policies decide which rows this role may put, for then PostgreSQL refuses a COPY. $1 how many.
 pub(super) fn numbers(quietly: bool) -> String {
     // The sequence is looked up in a subquery of its own, for elsewhere it would be for each number.
     let quiet = if quietly { QUIET } else { " FROM (SELECT true) AS aloud" };
     format!(
         "SELECT array_agg(nextval((SELECT pg_get_serial_sequence({{jobs_name}}, 'id')::regclass))), \
-             statement_timestamp(){quiet}, generate_series(1, $1)"
+             statement_timestamp(){quiet}, \
+             generate_series(1, CASE WHEN row_security_active({{jobs_name}}) THEN 0 ELSE $1 END)"
     )
 }
 
-/// The clock alone.
+/// The clock alone, and whether there are such policies.
 pub(super) fn clock(quietly: bool) -> String {
-    format!("SELECT statement_timestamp(){}", if quietly { QUIET } else { "" })
+    let quiet = if quietly { QUIET } else { "" };
+    format!("SELECT statement_timestamp(), row_security_active({{jobs_name}}){quiet}")
 }
 
 /// What many jobs are copied into.

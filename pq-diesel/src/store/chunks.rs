@@ -21,3 +21,20 @@ pub(super) fn chunks<T>(jobs: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
     }
     chunks
 }
+
+/// The next ones of those that come, about as many as go with one statement.
+pub(super) fn gather<T, E>(
+    jobs: &mut dyn Iterator<Item = Result<T, E>>,
+    bytes: impl Fn(&T) -> usize,
+) -> Result<Vec<T>, E> {
+    let (mut gathered, mut sum) = (Vec::new(), 0);
+    while sum < BYTES
+        && gathered.len() < JOBS
+        && let Some(job) = jobs.next()
+    {
+        let job = job?;
+        sum += bytes(&job);
+        gathered.push(job);
+    }
+    Ok(gathered)
+}

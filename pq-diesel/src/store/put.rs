@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgInterval;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, Store, When};
 
 use super::PgStore;
-use super::chunks::chunks;
+use super::chunks::{chunks, gather};
 use super::together::{COMPANY, Fate, Lead, Together, Turn};
 use crate::Error;
 use crate::copy::copy_in;
@@ -98,20 +98,31 @@ impl PgStore {
         trigger: Trigger,
     ) -> Result<Vec<Put>, Error> {
         self.heads.put(queue, jobs);
-        let (one, many) = (self.statements.put_one.of(trigger), self.statements.put.of(trigger));
         if let [job] = jobs
             && (job.schedule_at, job.expected_at, job.priority) == (None, None, 0)
             && job.serialization_key.is_none()
             && job.unique.is_none()
         {
             let values = [Value::Text(queue.as_str()), Value::Text(job.payload.as_str())];
+            let one = self.statements.put_one.of(trigger);
             let id: i64 = one.with::<BigInt>(&values).get_result(conn).map_err(|e| self.error(e))?;
             return Ok(vec![Put::added(JobId(id))]);
         }
         if jobs.len() >= COPY_JOBS && none_is_unique(jobs) {
             return self.copy_numbered(conn, queue, jobs, trigger);
         }
-        let chunks = chunks(jobs, |job| job.payload.as_str().len());
+        self.insert_chunks(conn, queue, jobs, trigger)
+    }
+
+    fn insert_chunks(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        jobs: &[NewJob],
+        trigger: Trigger,
+    ) -> Result<Vec<Put>, Error> {
+        let many = self.statements.put.of(trigger);
+        let chunks = chunks(jobs, size);
         if let [chunk] = chunks[..] {
             return self.insert_chunk(conn, many, queue, chunk);
         }
@@ -125,7 +136,7 @@ impl PgStore {
     }
 
     /// Copies jobs under numbers that are drawn for them. The numbers ascend as the jobs come, and what is drawn and
-    /// not used is skipped, as by any put that is rolled back.
+    /// not used is skipped, as by any put that is rolled back. Where PostgreSQL would refuse a COPY they are inserted.
     fn copy_numbered(
         &self,
         conn: &mut PgConnection,
@@ -138,10 +149,11 @@ impl PgStore {
             let statements = &self.statements;
             let numbers = if quietly { &statements.put_numbers_quietly } else { &statements.put_numbers };
             let values = [Value::BigInt(jobs.len() as i64)];
-            let (ids, now): (Vec<i64>, DateTime<Utc>) = numbers
-                .with::<(Array<BigInt>, Timestamptz)>(&values)
+            let (ids, now): (Option<Vec<i64>>, DateTime<Utc>) = numbers
+                .with::<(Nullable<Array<BigInt>>, Timestamptz)>(&values)
                 .get_result(conn)
                 .map_err(|e| self.error(e))?;
+            let Some(ids) = ids else { return self.insert_chunks(conn, queue, jobs, trigger) };
             copy_in(conn, &self.table, &statements.copy_numbered, |rows| {
                 ids.iter().zip(jobs).try_for_each(|(id, job)| rows.job(Some(*id), queue, job, now))
             })?;
@@ -151,7 +163,8 @@ impl PgStore {
         if quietly { self.transaction(conn, copy) } else { copy(conn) }
     }
 
-    /// Copies jobs as they come, in a transaction, and says how many there were.
+    /// Copies jobs as they come, in a transaction, and says how many there were. Where PostgreSQL would refuse a COPY
+    /// they are inserted, some at a time.
     pub(super) fn copy_all(
         &self,
         conn: &mut PgConnection,
@@ -165,7 +178,12 @@ impl PgStore {
         let clock =
             if trigger == Trigger::Off { &statements.put_clock_quietly } else { &statements.put_clock };
         let copied = self.transaction(conn, |conn| {
-            let now = clock.with::<Timestamptz>(&[]).get_result(conn).map_err(|e| self.error(e))?;
+            let clock = clock.with::<(Timestamptz, Bool)>(&[]);
+            let (now, is_refused): (DateTime<Utc>, bool) =
+                clock.get_result(conn).map_err(|e| self.error(e))?;
+            if is_refused {
+                return self.insert_all(conn, queue, jobs, trigger);
+            }
             copy_in(conn, &self.table, &statements.copy, |rows| {
                 for job in jobs {
                     let job = job?;
@@ -179,6 +197,24 @@ impl PgStore {
             self.heads.changed(queue);
         }
         copied
+    }
+
+    fn insert_all(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
+        trigger: Trigger,
+    ) -> Result<u64, Error> {
+        let mut count = 0;
+        loop {
+            let some = gather(jobs, size)?;
+            if some.is_empty() {
+                return Ok(count);
+            }
+            self.heads.put(queue, &some);
+            count += self.insert_chunks(conn, queue, &some, trigger)?.len() as u64;
+        }
     }
 
     fn insert_chunk(
@@ -247,7 +283,12 @@ pub(super) fn may_be_told_later(jobs: &[NewJob]) -> bool {
 fn may_be_shared(jobs: &[NewJob]) -> bool {
     (1..=SHARED_JOBS).contains(&jobs.len())
         && none_is_unique(jobs)
-        && jobs.iter().map(|job| job.payload.as_str().len()).sum::<usize>() <= SHARED_BYTES
+        && jobs.iter().map(size).sum::<usize>() <= SHARED_BYTES
+}
+
+/// The bytes of a job that are counted.
+fn size(job: &NewJob) -> usize {
+    job.payload.as_str().len()
 }
 
 fn none_is_unique(jobs: &[NewJob]) -> bool {
