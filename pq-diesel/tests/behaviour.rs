@@ -250,7 +250,7 @@ fn a_take_among_many_jobs_neither_scans_nor_sorts_them() -> Outcome {
          ANALYZE pq.queue; SET plan_cache_mode = force_generic_plan",
     )?;
     let pq = Pq::detached();
-    let [_, _, (_, take)] = pq.store().hot_statements();
+    let [_, _, (_, take), _] = pq.store().hot_statements();
     conn.batch_execute(&format!("PREPARE take (text, bigint) AS {take}"))?;
     for due in [false, true] {
         if due {

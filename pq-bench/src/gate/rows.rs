@@ -14,18 +14,25 @@ const JOBS: usize = 10_000;
 const BATCH: usize = 500;
 
 /// Explains the plain take of one job and of a batch where there are only ready jobs, where there are scheduled
-/// ones beside them, and where the head of the line is dead rows that a snapshot elsewhere keeps.
+/// ones beside them, and where the head of the line is dead rows that a snapshot elsewhere keeps; and the take with
+/// jobs sorted in where very many of them are due.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
     let mut conn = fill(bench, JOBS)?;
-    explain(bench, &mut conn, "10,000 ready", &mut measured)?;
+    let [_, (_, one), (_, many), (_, sorted)] = bench.pq.store().hot_statements();
+    let plain = [one, many];
+    let sorted = [sorted.clone(), sorted];
+    explain(&mut conn, "10,000 ready", &plain, &mut measured)?;
 
     conn.batch_execute(&format!(
         "INSERT INTO pq.queue (q_name, data, schedule_at)
          SELECT '{QUEUE}', '{PAYLOAD}', now() + interval '1 year' FROM generate_series(1, {JOBS});
          ANALYZE pq.queue"
     ))?;
-    explain(bench, &mut conn, "10,000 scheduled beside", &mut measured)?;
+    explain(&mut conn, "10,000 scheduled beside", &plain, &mut measured)?;
+    conn.batch_execute("UPDATE pq.queue SET schedule_at = now() WHERE schedule_at IS NOT NULL")?;
+    conn.batch_execute("VACUUM ANALYZE pq.queue")?;
+    explain(&mut conn, "10,000 due beside", &sorted, &mut measured)?;
 
     let mut conn = fill(bench, 2 * JOBS)?;
     let mut elsewhere = bench.connect()?;
@@ -33,12 +40,16 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     conn.batch_execute(&format!(
         "DELETE FROM pq.queue WHERE id <= (SELECT min(id) + {JOBS} - 1 FROM pq.queue); ANALYZE pq.queue"
     ))?;
-    explain(bench, &mut conn, "10,000 dead rows before", &mut measured)?;
+    explain(&mut conn, "10,000 dead rows before", &plain, &mut measured)?;
     Ok(measured)
 }
 
-fn explain(bench: &Bench, conn: &mut PgConnection, beside: &str, measured: &mut Vec<Measured>) -> Result<()> {
-    let [_, (_, one), (_, many)] = bench.pq.store().hot_statements();
+fn explain(
+    conn: &mut PgConnection,
+    beside: &str,
+    [one, many]: &[String; 2],
+    measured: &mut Vec<Measured>,
+) -> Result<()> {
     for (name, text, jobs) in [
         ("a take of 1", one.replace("$2", "1"), 1),
         ("a take of 500", many.replace("$2", &BATCH.to_string()), BATCH),

@@ -50,7 +50,7 @@ pub(super) fn insert(bench: &Bench, queue: &str) -> Script {
 /// The DELETE of a take of one job. The queue's name stands in it several times, and pgbench would make a
 /// parameter of each, so it is written out.
 pub(super) fn delete(bench: &Bench, queue: &str) -> String {
-    let [_, (_, sql), _] = bench.pq.store().hot_statements();
+    let [_, (_, sql), ..] = bench.pq.store().hot_statements();
     sql.replace("$1", &format!("'{queue}'")).replace("$2", "1")
 }
 

@@ -65,16 +65,17 @@ pub struct PgStore {
 const ERROR_CHARS: usize = 2_000;
 
 impl PgStore {
-    /// The text of the statements that put a job, take one and take many: for EXPLAIN, and to measure what the bare
-    /// SQL costs. `$1` is the queue's name; `$2` is the payload, a number by which the transaction knows the take,
-    /// and the number of jobs.
+    /// The text of the statements that put a job, take one, take many, and take many with scheduled jobs sorted in: for
+    /// EXPLAIN, and to measure what the bare SQL costs. `$1` is the queue's name; `$2` is the payload, a number by which
+    /// the transaction knows the take, and the number of jobs.
     #[must_use]
-    pub fn hot_statements(&self) -> [(&'static str, String); 3] {
+    pub fn hot_statements(&self) -> [(&'static str, String); 4] {
         let Statements { put_one, walk, take, .. } = &self.statements;
         [
             ("put", put_one.of(Trigger::Fires).text()),
             ("take one", walk.from_start.of(1).0.text()),
             ("take", take[0].of(0).0.text()),
+            ("take with jobs sorted in", take[1].of(0).0.text()),
         ]
     }
 
