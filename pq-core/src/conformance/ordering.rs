@@ -87,8 +87,9 @@ fn a_batch_is_in_order_across_scheduled_and_other_jobs<F: Fixture>(scene: &Scene
 
 /// A store may find few due jobs by their time, and very many by their place in the line.
 fn many_that_are_due_are_in_order_beside_many_that_are_not<F: Fixture>(scene: &Scene<F>) {
-    const JOBS: i32 = 8_000;
-    // In the second queue all those that are not due yet come first.
+    const JOBS: i32 = 12_000;
+    // In the second queue all those that are not due yet come first, and they are more than a store may look at.
+    const LATER: usize = 12_000;
     for (name, of_later) in [("apples", None), ("pears", Some(9))] {
         let queue: Queue<_, i32> = scene.named(name);
         let jobs: Vec<(i32, PutOptions)> = (0..JOBS)
@@ -105,6 +106,10 @@ fn many_that_are_due_are_in_order_beside_many_that_are_not<F: Fixture>(scene: &S
                 )
             })
             .collect();
+        if let Some(priority) = of_later {
+            let later = with().schedule_at("1d").priority(priority);
+            queue.put_many_with(std::iter::repeat_n((&0, &later), LATER)).unwrap();
+        }
         queue.put_many_with(jobs.iter().map(|(n, options)| (n, options))).unwrap();
         let mut expected: Vec<i32> = (0..JOBS).filter(|n| n % 4 != 1).collect();
         expected.sort_by_key(|n| (std::cmp::Reverse(n % 5), n % 4 != 2, *n));

@@ -44,27 +44,21 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
         "false",
         hold,
     );
-    let reaching = |statement: String, waiting: &str, few: &str, scheduled: &str| {
-        statement.replace("{reach}", waiting).replace("{few}", few).replace("{scheduled_reach}", scheduled)
-    };
-    let within = |window: &str, waiting: &str, few: &str, scheduled: &str| {
+    let reaching =
+        |statement: String, reach: &str, few: &str| statement.replace("{reach}", reach).replace("{few}", few);
+    let within = |window: &str, reach: &str, few: &str| {
         let heads = WINDOW.replace("{window}", window);
         let line = MERGED.replace("{within}", WITHIN).replace("{full}", " OR EXISTS (SELECT FROM edge)");
         let statement = assemble("WITH ", &format!("{heads}{line}"), RACED, BEYOND, MISSED, hold);
-        reaching(statement, waiting, few, scheduled)
+        reaching(statement, reach, few)
     };
     let line = MERGED.replace("{within}", "").replace("{full}", "");
     let all = assemble("WITH RECURSIVE ", &format!("{KEYS}), {HEADS}{line}"), RACED, "false", MISSED, hold);
     [
         plain,
-        within(
-            "least(500, 60 * {count}) + 2 * {count}",
-            "(10000 + {count})",
-            "least(500, 60 * {count})",
-            "(500 + 2 * {count})",
-        ),
-        within("20000", "(100000 + {count})", "100000", "(100000 + {count})"),
-        reaching(all, "1000000000", "1000000000", "1000000000"),
+        within("least(500, 60 * {count}) + 2 * {count}", "(10000 + {count})", "least(500, 60 * {count})"),
+        within("20000", "(100000 + {count})", "5000"),
+        reaching(all, "1000000000", "1000000000"),
     ]
 }
 
@@ -80,7 +74,7 @@ const BEYOND: &str = "(SELECT open FROM open) AND (EXISTS (SELECT FROM edge)
         OR (SELECT are_many FROM many) AND EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-            OFFSET {scheduled_reach} - 1))";
+            OFFSET {reach} - 1))";
 
 /// Whether a key was had for nothing, and is this transaction's until it ends.
 const MISSED: &str =
@@ -275,7 +269,7 @@ const MERGED: &str = "), few AS MATERIALIZED (
                     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
                         AND (SELECT are_many FROM many)
                     ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                    LIMIT {scheduled_reach}
+                    LIMIT {reach}
                 ) AS scheduled
                 UNION ALL
                 SELECT *, NULL, NULL, true FROM heads
@@ -286,7 +280,7 @@ const MERGED: &str = "), few AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT ctid FROM {jobs} WHERE id = line.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
         ) AS held
-        WHERE (SELECT other FROM others) AND line.ready AND line.waited < {reach} AND line.passed < {scheduled_reach}{within}
+        WHERE (SELECT other FROM others) AND line.ready AND line.waited < {reach} AND line.passed < {reach}{within}
             AND (line.serial_key IS NULL OR {pick}(line.place, $1, line.serial_key,
                 hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
         LIMIT {count}) AS places
