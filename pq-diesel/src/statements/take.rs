@@ -223,10 +223,11 @@ const HEADS: &str = "heads AS MATERIALIZED (
 /// Where no key sends a job and nothing scheduled is due, the line is the index as above: jobs behind busy keys
 /// cost nothing. Otherwise candidates are read in order without a lock, and locked one by one until there are
 /// enough, so that nothing is ever locked that is not taken. Of those that wait without a key the first `reach` are
-/// read: PostgreSQL walks an index for some where it would sort the whole line for all. The last of them is an edge too.
+/// read: PostgreSQL walks an index for some where it would sort the whole line for all. It does not see how many are
+/// some, for where they are about as many as there are it would sort them too. The last of them is an edge.
 ///
-/// Where few are due they are found by their time, and sorted. Where more are, the first `scheduled_reach` of all that
-/// are scheduled are read from an index that has them in order, and those of them that are due are candidates.
+/// Where few are due they are found by their time, and sorted. Where more are, the first `reach` of all that are
+/// scheduled are read in the same way, and those of them that are due are candidates.
 const MERGED: &str = "), few AS MATERIALIZED (
     SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
         coalesce(expected_at, 'infinity'::timestamptz) AS wanted
@@ -250,7 +251,7 @@ const MERGED: &str = "), few AS MATERIALIZED (
                 FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                LIMIT {reach})
+                LIMIT (SELECT {reach}))
                 UNION ALL
                 (SELECT few.*, NULL, true, true
                 FROM few
@@ -269,7 +270,7 @@ const MERGED: &str = "), few AS MATERIALIZED (
                     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
                         AND (SELECT are_many FROM many)
                     ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                    LIMIT {reach}
+                    LIMIT (SELECT {reach})
                 ) AS scheduled
                 UNION ALL
                 SELECT *, NULL, NULL, true FROM heads
