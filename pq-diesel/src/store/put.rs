@@ -182,6 +182,7 @@ impl PgStore {
             let (now, is_refused): (DateTime<Utc>, bool) =
                 clock.get_result(conn).map_err(|e| self.error(e))?;
             if is_refused {
+                comes_before = true;
                 return self.insert_all(conn, queue, jobs, trigger);
             }
             copy_in(conn, &self.table, &statements.copy, |rows| {
@@ -212,7 +213,6 @@ impl PgStore {
             if some.is_empty() {
                 return Ok(count);
             }
-            self.heads.put(queue, &some);
             count += self.insert_chunks(conn, queue, &some, trigger)?.len() as u64;
         }
     }
