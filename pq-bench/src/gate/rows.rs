@@ -20,19 +20,18 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
     let mut conn = fill(bench, JOBS)?;
     let [_, (_, one), (_, many), (_, sorted)] = bench.pq.store().hot_statements();
-    let plain = [one, many];
-    let sorted = [sorted.clone(), sorted];
-    explain(&mut conn, "10,000 ready", &plain, &mut measured)?;
+    let (plain, sorted) = ([one.as_str(), &many], [sorted.as_str(); 2]);
+    explain(&mut conn, "10,000 ready", plain, &mut measured)?;
 
     conn.batch_execute(&format!(
         "INSERT INTO pq.queue (q_name, data, schedule_at)
          SELECT '{QUEUE}', '{PAYLOAD}', now() + interval '1 year' FROM generate_series(1, {JOBS});
          ANALYZE pq.queue"
     ))?;
-    explain(&mut conn, "10,000 scheduled beside", &plain, &mut measured)?;
+    explain(&mut conn, "10,000 scheduled beside", plain, &mut measured)?;
     conn.batch_execute("UPDATE pq.queue SET schedule_at = now() WHERE schedule_at IS NOT NULL")?;
     conn.batch_execute("VACUUM ANALYZE pq.queue")?;
-    explain(&mut conn, "10,000 due beside", &sorted, &mut measured)?;
+    explain(&mut conn, "10,000 due beside", sorted, &mut measured)?;
 
     let mut conn = fill(bench, 2 * JOBS)?;
     let mut elsewhere = bench.connect()?;
@@ -40,14 +39,14 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     conn.batch_execute(&format!(
         "DELETE FROM pq.queue WHERE id <= (SELECT min(id) + {JOBS} - 1 FROM pq.queue); ANALYZE pq.queue"
     ))?;
-    explain(&mut conn, "10,000 dead rows before", &plain, &mut measured)?;
+    explain(&mut conn, "10,000 dead rows before", plain, &mut measured)?;
     Ok(measured)
 }
 
 fn explain(
     conn: &mut PgConnection,
     beside: &str,
-    [one, many]: &[String; 2],
+    [one, many]: [&str; 2],
     measured: &mut Vec<Measured>,
 ) -> Result<()> {
     for (name, text, jobs) in [

@@ -12,10 +12,10 @@ use super::working::{self, Kind, figure, parts};
 use super::{Plan, Scenario};
 use crate::{Bench, Cost, Figure, PAYLOAD, Target};
 
-/// Drains and single gets beside a million ready jobs, ten million scheduled ones, and a busy key.
+/// Drains and single gets beside a million ready jobs, ten million scheduled ones, a million due ones, and a busy key.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "deep",
-    about: "taking beside a million ready jobs, ten million scheduled ones, or a busy key, and beside nothing",
+    about: "taking beside a million ready jobs, ten million scheduled or a million due ones, or a busy key, and beside nothing",
     run,
 };
 

@@ -44,8 +44,9 @@ pub(super) fn levels(hold: Hold) -> [String; 4] {
         "false",
         hold,
     );
-    let reaching =
-        |statement: String, reach: &str, few: &str| statement.replace("{reach}", reach).replace("{few}", few);
+    let reaching = |statement: String, reach: &str, few: &str| {
+        statement.replace("{free}", FREE).replace("{reach}", reach).replace("{few}", few)
+    };
     let within = |window: &str, reach: &str, few: &str| {
         let heads = WINDOW.replace("{window}", window);
         let line = MERGED.replace("{within}", WITHIN).replace("{full}", " OR EXISTS (SELECT FROM edge)");
@@ -256,13 +257,11 @@ const MERGED: &str = "), few AS MATERIALIZED (
                 (SELECT few.*, NULL, true, true
                 FROM few
                 WHERE NOT (SELECT are_many FROM many)
-                    AND NOT EXISTS (
-                        SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = few.serial_key)
+                    AND {free}
                 ORDER BY rank, wanted, id)
                 UNION ALL
                 SELECT place, home, id, serial_key, rank, wanted, NULL, true,
-                    schedule_at <= statement_timestamp() AND (serial_key IS NULL OR serial_key NOT IN (
-                        SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                    schedule_at <= statement_timestamp() AND {free}
                 FROM (
                     SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
                         coalesce(expected_at, 'infinity'::timestamptz) AS wanted, schedule_at
@@ -290,6 +289,10 @@ const MERGED: &str = "), few AS MATERIALIZED (
     WHERE ctid = ANY ((SELECT first.places || merged.places FROM first, merged)::tid[])
     RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
 )";
+
+/// Of those that are due, the ones whose key no lease has.
+const FREE: &str = "(serial_key IS NULL OR serial_key NOT IN (
+                        SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))";
 
 /// One row for the batch. An array of nothing but nulls is null.
 const LEASED: &str = ", leased AS (
