@@ -43,17 +43,21 @@ struct Found {
 }
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
-    let alone = commit_time(bench)?;
+    let alone = commit_times(bench)?;
     // The server itself waits before it syncs the log, with the lock that a sync holds, whoever else commits. Those
     // who commit meanwhile go with this sync and not with the next, which a slow disk would not allow.
-    let delay = if alone < SYNC { SYNC.as_micros().to_string() } else { "0".to_owned() };
+    let delay =
+        if median(&alone) < SYNC.as_secs_f64() * 1e3 { SYNC.as_micros().to_string() } else { "0".to_owned() };
     let slow = bench.another(&[("commit_delay", &delay), ("commit_siblings", "0")])?;
-    let log = format!(
-        "commit_delay {delay} µs: {:.1} ms a commit, {:.1} without",
-        commit_time(&slow)?.as_secs_f64() * 1e3,
-        alone.as_secs_f64() * 1e3
-    );
-    let mut figures = Vec::new();
+    let log = format!("commit_delay {delay} µs");
+    let delayed = commit_times(&slow)?;
+    let mut figures = vec![Figure {
+        ours: vec![median(&delayed)],
+        beside: Some("a server without the delay".to_owned()),
+        bare: vec![median(&alone)],
+        percentiles: [50.0, 90.0, 99.0].map(|percent| (percent, percentile(&delayed, percent))).into(),
+        ..figure(SCENARIO.name, "a commit while nobody else commits", "ms", [("log", log.clone())])
+    }];
     let together = ("through one handle", Writers::Together);
     let apart = ("on connections of their own, in their transactions", Writers::Apart);
     let in_commit = ("in the commit", Notify::InCommit);
@@ -86,18 +90,18 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// What one commit takes while nobody else commits: the median of a hundred.
-fn commit_time(bench: &Bench) -> Result<Duration> {
+/// What each of a hundred commits takes while nobody else commits, in milliseconds.
+fn commit_times(bench: &Bench) -> Result<Vec<f64>> {
     let mut conn = bench.connect()?;
     conn.batch_execute("CREATE TABLE IF NOT EXISTS bench_commits (n integer)")?;
-    let mut times = Vec::new();
-    for _ in 0..100 {
+    let times = (0..100).map(|_| {
         let begun = Instant::now();
         conn.batch_execute("INSERT INTO bench_commits VALUES (1)")?;
-        times.push(begun.elapsed().as_secs_f64());
-    }
+        Ok(begun.elapsed().as_secs_f64() * 1e3)
+    });
+    let times = times.collect::<Result<_>>()?;
     conn.batch_execute("DROP TABLE bench_commits")?;
-    Ok(Duration::from_secs_f64(median(&times)))
+    Ok(times)
 }
 
 /// One run: the writers at full speed, and one worker of another handle that waits for what they put.
