@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     step!("2026-11-21-200000_speed"),
     step!("2026-11-22-000000_takes"),
     step!("2026-11-22-180000_due"),
+    step!("2026-11-22-230000_coalescing"),
 ];
 
 /// One number for all of pq's migrations in a database: those of two tables may make one schema.

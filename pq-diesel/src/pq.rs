@@ -178,7 +178,10 @@ impl Deref for Pq {
 #[non_exhaustive]
 pub enum Notify {
     /// In the commit: the waiter knows as soon as the job is there. PostgreSQL takes one lock for the
-    /// whole database to commit a transaction that has notified, so many writers wait for one another.
+    /// whole database to commit a transaction that has notified, so many writers would wait for one another.
+    /// Where four sessions or more tell of one queue sixteen times within 100 ms, a handle that listens to it tells
+    /// for them every 4 ms, and the table's trigger does not; a crash of that handle costs waiters at most their
+    /// poll interval.
     #[default]
     InCommit,
     /// After the commit, many puts together, on the listener's connection: of a put that is a transaction of its
@@ -283,7 +286,8 @@ impl Builder {
         let schema = self.schema.take().unwrap_or_else(|| Table::DEFAULT_SCHEMA.to_owned());
         let name = self.table.take().unwrap_or_else(|| Table::DEFAULT_NAME.to_owned());
         let table = Table::new(&schema, &name)?;
-        let listener = self.url.clone().filter(|_| !self.no_listen).map(Listener::new);
+        let url = self.url.clone().filter(|_| !self.no_listen);
+        let listener = url.map(|url| Listener::new(url, table.clone()));
         let pool = match (self.pool.take(), self.url.clone()) {
             (Some(pool), _) => Some(Pool::Given(pool)),
             (None, Some(url)) => Some(Pool::new(

@@ -10,7 +10,7 @@ use crate::Error;
 pub(crate) const MAX_IDENTIFIER_BYTES: usize = 63;
 
 /// One SQL identifier. Its [`fmt::Display`] is the identifier quoted for SQL.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ident(String);
 
 impl Ident {
@@ -51,6 +51,11 @@ impl Ident {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name as a SQL string.
+    pub(crate) fn literal(&self) -> String {
+        literal(&self.0)
     }
 }
 
@@ -121,6 +126,13 @@ impl Table {
     /// The quoted name of what is named after the table as a SQL string.
     pub(crate) fn literal(&self, suffix: &str) -> String {
         literal(&self.beside(suffix))
+    }
+
+    /// The number of the advisory lock that stands for `what` (`telling`, `putting`) on a channel, as SQL. The table's
+    /// trigger makes the same.
+    pub(crate) fn channel_lock(&self, what: &str, channel: &str) -> String {
+        let (channel, table) = (literal(channel), self.jobs_literal());
+        format!("hashtextextended(concat('pq {what} ', {channel}), {table}::regclass::oid::bigint)")
     }
 
     /// The table, its schema and the tables beside it, as the server's messages name them.

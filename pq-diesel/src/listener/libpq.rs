@@ -10,6 +10,15 @@ use pq_sys::{ConnStatusType, ExecStatusType, PGconn};
 
 use crate::conninfo::ConnInfo;
 
+/// What a session has told.
+pub(super) struct Notification {
+    pub(super) channel: String,
+    /// The process of the server that serves the session.
+    pub(super) sender: i32,
+    /// It says nothing, as those of the table's trigger.
+    pub(super) is_of_one_put: bool,
+}
+
 /// A connection that is used by one thread at a time and closed when it is dropped.
 pub(super) struct Connection(NonNull<PGconn>);
 
@@ -49,22 +58,48 @@ impl Connection {
         if status == ExecStatusType::PGRES_COMMAND_OK { Ok(()) } else { Err(self.message()) }
     }
 
-    /// Reads what has come and returns the channels of the notifications in it, without blocking.
-    pub(super) fn notifications(&mut self) -> Result<Vec<String>, String> {
+    /// Runs a query of one boolean.
+    pub(super) fn ask(&mut self, sql: &str) -> Result<bool, String> {
+        let text = CString::new(sql).map_err(|_| "the query holds NUL".to_owned())?;
+        // SAFETY: as in `run`. A value is read only where there is one, is a terminated string inside of the result,
+        // and is compared before that is freed.
+        unsafe {
+            let result = pq_sys::PQexec(self.0.as_ptr(), text.as_ptr());
+            let has_value = pq_sys::PQresultStatus(result) == ExecStatusType::PGRES_TUPLES_OK
+                && pq_sys::PQntuples(result) == 1;
+            let answer = has_value.then(|| CStr::from_ptr(pq_sys::PQgetvalue(result, 0, 0)) == c"t");
+            pq_sys::PQclear(result);
+            answer.ok_or_else(|| self.message())
+        }
+    }
+
+    /// Reads what has come and returns the notifications in it, without blocking.
+    pub(super) fn notifications(&mut self) -> Result<Vec<Notification>, String> {
         // SAFETY: the connection is valid.
         if unsafe { pq_sys::PQconsumeInput(self.0.as_ptr()) } == 0 {
             return Err(self.message());
         }
-        let mut channels = Vec::new();
-        // SAFETY: each notification is ours until it is freed, once; its channel is a terminated
-        // string inside of it, copied before.
+        let mut heard = Vec::new();
+        // SAFETY: each notification is ours until it is freed, once; its channel and its payload are terminated
+        // strings inside of it, copied and compared before.
         unsafe {
             while let Some(notify) = NonNull::new(pq_sys::PQnotifies(self.0.as_ptr())) {
-                channels.push(CStr::from_ptr(notify.as_ref().relname).to_string_lossy().into_owned());
+                let told = notify.as_ref();
+                heard.push(Notification {
+                    channel: CStr::from_ptr(told.relname).to_string_lossy().into_owned(),
+                    sender: told.be_pid,
+                    is_of_one_put: CStr::from_ptr(told.extra).is_empty(),
+                });
                 pq_sys::PQfreemem(notify.as_ptr().cast());
             }
         }
-        Ok(channels)
+        Ok(heard)
+    }
+
+    /// The server's version: 150018 is 15.18.
+    pub(super) fn server_version(&self) -> i32 {
+        // SAFETY: the connection is valid.
+        unsafe { pq_sys::PQserverVersion(self.0.as_ptr()) }
     }
 
     /// The socket to sleep on; none where the connection is gone.

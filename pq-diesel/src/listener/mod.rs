@@ -4,9 +4,11 @@
 //! started by the first wait. When its connection is lost it connects anew, with backoff, listens
 //! again and rings every bell, since what was told in between is lost.
 
+mod coalescing;
 mod libpq;
 mod switchboard;
 
+use std::collections::HashMap;
 use std::io::{PipeReader, Read, Write, pipe};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
@@ -15,11 +17,12 @@ use std::time::{Duration, Instant};
 use pq_core::{Bell, QueueName};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use self::coalescing::{Act, Coalescing};
 use self::libpq::Connection;
 use self::switchboard::{Orders, Switchboard};
 use crate::conninfo::ConnInfo;
 use crate::presence::Present;
-use crate::table::{channel, told_on};
+use crate::table::{Ident, Table, channel, told_on};
 
 /// The pauses between attempts to connect: the first, and the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -28,8 +31,12 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 /// How long a wait that begins holds on for LISTEN to be confirmed before it polls instead.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 
+/// After how long a session that tells for others, and does not, is ended by the server.
+const SILENT: Duration = Duration::from_secs(5);
+
 pub(crate) struct Listener {
     conninfo: ConnInfo,
+    table: Table,
     board: Arc<Switchboard>,
     present: Present,
 }
@@ -49,8 +56,8 @@ impl Drop for Subscription {
 }
 
 impl Listener {
-    pub(crate) fn new(conninfo: ConnInfo) -> Self {
-        Self { conninfo, board: Arc::default(), present: Present::default() }
+    pub(crate) fn new(conninfo: ConnInfo, table: Table) -> Self {
+        Self { conninfo, table, board: Arc::default(), present: Present::default() }
     }
 
     /// Subscribes a bell, and returns when the server listens for it, so that a put which commits
@@ -59,7 +66,7 @@ impl Listener {
     pub(crate) fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Subscription {
         let channel = channel(queue.as_str()).as_str().to_owned();
         self.start();
-        self.board.subscribe(&channel, bell, CONFIRM_WITHIN);
+        self.board.subscribe(told_on(queue.as_str()), bell, CONFIRM_WITHIN);
         Subscription { board: Arc::clone(&self.board), channel, bell: Arc::downgrade(bell) }
     }
 
@@ -78,11 +85,12 @@ impl Listener {
     fn start(&self) {
         let Some(sender) = self.board.claim_start() else { return };
         let started = pipe().and_then(|(reader, writer)| {
-            let (conninfo, board) = (self.conninfo.clone(), Arc::clone(&self.board));
+            let (conninfo, table, board) =
+                (self.conninfo.clone(), self.table.clone(), Arc::clone(&self.board));
             let thread = std::thread::Builder::new().name("pq-listener".to_owned());
             let here = self.present.enter();
             let listening = move || {
-                listen(&conninfo, &board, reader);
+                listen(&conninfo, &table, &board, reader);
                 drop(here);
             };
             thread.spawn(listening).map(|_| writer)
@@ -104,11 +112,13 @@ impl Drop for Listener {
     }
 }
 
-fn listen(conninfo: &ConnInfo, board: &Switchboard, mut pipe: PipeReader) {
+fn listen(conninfo: &ConnInfo, table: &Table, board: &Switchboard, mut pipe: PipeReader) {
     let mut retry_in = FIRST_RETRY;
     while !board.is_closed() {
         let connected = Instant::now();
-        if let Err(reason) = serve(conninfo, board, &mut pipe) {
+        let served =
+            Connection::open(conninfo).and_then(|conn| Session::new(conn, table, board).serve(&mut pipe));
+        if let Err(reason) = served {
             tracing::warn!(reason, server = conninfo.server(), "the listener has no connection; waits poll");
         }
         board.disconnected();
@@ -122,40 +132,159 @@ fn listen(conninfo: &ConnInfo, board: &Switchboard, mut pipe: PipeReader) {
     }
 }
 
-/// Serves one connection until it is lost or the handle is closed.
-fn serve(conninfo: &ConnInfo, board: &Switchboard, pipe: &mut PipeReader) -> Result<(), String> {
-    let mut conn = Connection::open(conninfo)?;
-    // What it commits is notifications alone; there is nothing to keep on disk.
-    conn.run("SET synchronous_commit = off")?;
-    loop {
-        let orders = board.orders();
-        if orders.closed {
+/// One connection, and the channels that it listens to.
+struct Session<'a> {
+    conn: Connection,
+    table: &'a Table,
+    board: &'a Switchboard,
+    channels: HashMap<String, Listened>,
+    /// When others are told again of what the handle has put: many are told as well by one notification.
+    tell_at: Instant,
+    /// The server ends the session if it is silent.
+    is_limited: bool,
+}
+
+struct Listened {
+    told_on: Vec<Ident>,
+    coalescing: Coalescing,
+}
+
+impl<'a> Session<'a> {
+    fn new(conn: Connection, table: &'a Table, board: &'a Switchboard) -> Self {
+        Self { conn, table, board, channels: HashMap::new(), tell_at: Instant::now(), is_limited: false }
+    }
+
+    /// Serves until the connection is lost or the handle is closed.
+    fn serve(&mut self, pipe: &mut PipeReader) -> Result<(), String> {
+        // What it commits is notifications alone; there is nothing to keep on disk.
+        self.conn.run("SET synchronous_commit = off")?;
+        loop {
+            let orders = self.board.orders(self.tell_at);
+            let is_closed = orders.closed;
+            let look_again_in = orders.look_again_in;
+            self.carry_out(orders)?;
+            if is_closed {
+                let all = self.channels.keys().map(|channel| Ident::of_channel(channel)).collect();
+                return self.leave(all);
+            }
+            self.hear()?;
+            self.coalesce()?;
+            // What this session told itself has come with the answer, and nothing is left to wake it.
+            self.hear()?;
+            let next = self.channels.values().filter_map(|listened| listened.coalescing.next_at()).min();
+            let next = next.map(|at| at.saturating_duration_since(Instant::now()));
+            let socket = self.conn.socket().ok_or("the connection has no socket")?;
+            sleep(Some(socket), pipe, look_again_in.into_iter().chain(next).min());
+        }
+    }
+
+    /// Rings for all notifications that have come.
+    fn hear(&mut self) -> Result<(), String> {
+        for told in self.conn.notifications()? {
+            self.board.ring(&told.channel);
+            if let Some(listened) = self.channels.get_mut(&told.channel).filter(|_| told.is_of_one_put) {
+                listened.coalescing.heard(told.sender, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, orders: Orders) -> Result<(), String> {
+        for listen in orders.listen {
+            self.conn.run(&format!("LISTEN {}", listen.channel))?;
+            self.board.listening(listen.channel.as_str());
+            let listened = Listened { told_on: listen.told_on, coalescing: Coalescing::new(Instant::now()) };
+            self.channels.insert(listen.channel.as_str().to_owned(), listened);
+        }
+        for channel in &orders.unlisten {
+            self.conn.run(&format!("UNLISTEN {channel}"))?;
+        }
+        self.leave(orders.unlisten)?;
+        if !orders.tell.is_empty() {
+            self.tell_at = Instant::now() + coalescing::TICK;
+        }
+        self.tell(orders.tell)
+    }
+
+    /// Does what is due for writers who do not tell of their puts. PostgreSQL 13 could not limit the silence of a
+    /// session.
+    fn coalesce(&mut self) -> Result<(), String> {
+        if self.conn.server_version() < 140_000 {
             return Ok(());
         }
-        carry_out(&mut conn, board, &orders)?;
-        for channel in conn.notifications()? {
-            board.ring(&channel);
+        for (channel, listened) in &mut self.channels {
+            let coalescing = &mut listened.coalescing;
+            let lock = |what| self.table.channel_lock(what, channel);
+            while let Some(act) = coalescing.act(Instant::now()) {
+                match act {
+                    Act::Tell => {
+                        let was_idle =
+                            self.conn.ask(&tell_for_others(&listened.told_on, &lock("putting")))?;
+                        coalescing.told(was_idle, Instant::now());
+                    }
+                    Act::GiveBack => give_back(&mut self.conn, &lock("telling"))?,
+                    Act::Claim => {
+                        // The table may be gone, or not for this role to see. The writers go on as they did.
+                        let claimed =
+                            self.conn.ask(&format!("SELECT pg_try_advisory_lock({})", lock("telling")));
+                        if let Err(reason) = &claimed {
+                            tracing::debug!(reason, channel, "the writers cannot be told for");
+                        }
+                        coalescing.claimed(claimed.unwrap_or_default(), Instant::now());
+                    }
+                }
+            }
         }
-        let socket = conn.socket().ok_or("the connection has no socket")?;
-        sleep(Some(socket), pipe, orders.look_again_in);
+        self.limit_silence()
+    }
+
+    /// A process that was stopped, or cannot be reached, would keep its locks for as long as its session lives, and
+    /// nobody would be told. So the server ends a session that has some and is silent.
+    fn limit_silence(&mut self) -> Result<(), String> {
+        let has_lock = self.channels.values().any(|listened| listened.coalescing.has_lock());
+        if has_lock == self.is_limited {
+            return Ok(());
+        }
+        self.is_limited = has_lock;
+        let limit = if has_lock { SILENT.as_millis().to_string() } else { "DEFAULT".to_owned() };
+        self.conn.run(&format!("SET idle_session_timeout = {limit}"))
+    }
+
+    /// Stops to tell on these channels for others, for the last time.
+    fn leave(&mut self, channels: Vec<Ident>) -> Result<(), String> {
+        let mut tell = Vec::new();
+        for channel in channels {
+            let Some(listened) = self.channels.remove(channel.as_str()) else { continue };
+            if listened.coalescing.has_lock() {
+                give_back(&mut self.conn, &self.table.channel_lock("telling", channel.as_str()))?;
+            }
+            if listened.coalescing.next_at().is_some() {
+                tell.extend(listened.told_on);
+            }
+        }
+        self.limit_silence()?;
+        self.tell(tell)
+    }
+
+    /// Tells on all of these channels in one transaction.
+    fn tell(&mut self, channels: impl IntoIterator<Item = Ident>) -> Result<(), String> {
+        let tell = channels.into_iter().map(|channel| format!("NOTIFY {channel}, '{}'", coalescing::PAYLOAD));
+        let tell: Vec<_> = tell.collect();
+        if tell.is_empty() { Ok(()) } else { self.conn.run(&tell.join("; ")) }
     }
 }
 
-fn carry_out(conn: &mut Connection, board: &Switchboard, orders: &Orders) -> Result<(), String> {
-    for channel in &orders.listen {
-        conn.run(&format!("LISTEN {}", channel.quoted()))?;
-        board.listening(channel.as_str());
-    }
-    for channel in &orders.unlisten {
-        conn.run(&format!("UNLISTEN {}", channel.quoted()))?;
-    }
-    if !orders.tell.is_empty() {
-        // One transaction for all of them.
-        let commands: Vec<String> =
-            orders.tell.iter().map(|channel| format!("NOTIFY {}", channel.quoted())).collect();
-        conn.run(&commands.join("; "))?;
-    }
-    Ok(())
+/// Tells on these channels with the statement's commit, and says whether nobody was in the middle of a put before.
+fn tell_for_others(told_on: &[Ident], putting: &str) -> String {
+    let notify = |channel: &Ident| format!(", pg_notify({}, '{}')", channel.literal(), coalescing::PAYLOAD);
+    let told: String = told_on.iter().map(notify).collect();
+    format!(
+        "SELECT CASE WHEN pg_try_advisory_lock({putting}) THEN pg_advisory_unlock({putting}) ELSE false END{told}"
+    )
+}
+
+fn give_back(conn: &mut Connection, lock: &str) -> Result<(), String> {
+    conn.ask(&format!("SELECT pg_advisory_unlock({lock})")).map(drop)
 }
 
 /// Sleeps until the socket can be read, the pipe has been written to, or the time is over.

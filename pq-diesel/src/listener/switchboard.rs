@@ -27,7 +27,7 @@ struct State {
     /// The server could not be reached at the last attempt, so nobody waits for a confirmation.
     down: bool,
     channels: HashMap<String, Channel>,
-    tell: BTreeSet<String>,
+    tell: BTreeSet<Ident>,
     /// A byte is in the pipe already.
     woken: bool,
 }
@@ -42,6 +42,8 @@ enum Thread {
 
 #[derive(Debug, Default)]
 struct Channel {
+    /// All channels on which the puts are told that are told on this one.
+    told_on: Vec<Ident>,
     bells: Vec<Weak<Bell>>,
     listening: bool,
     idle_since: Option<Instant>,
@@ -50,30 +52,26 @@ struct Channel {
 /// What the thread is to do before it sleeps.
 pub(super) struct Orders {
     pub(super) closed: bool,
-    pub(super) listen: Vec<Name>,
-    pub(super) unlisten: Vec<Name>,
-    pub(super) tell: Vec<Name>,
+    pub(super) listen: Vec<Listen>,
+    pub(super) unlisten: Vec<Ident>,
+    pub(super) tell: BTreeSet<Ident>,
     pub(super) look_again_in: Option<Duration>,
 }
 
-/// A channel's name. Channels come from queue names and fit an identifier.
-pub(super) struct Name(String);
-
-impl Name {
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    pub(super) fn quoted(&self) -> String {
-        Ident::of_channel(&self.0).to_string()
-    }
+/// A channel to listen to, and all those on which the same puts are told.
+pub(super) struct Listen {
+    pub(super) channel: Ident,
+    pub(super) told_on: Vec<Ident>,
 }
 
 impl Switchboard {
-    pub(super) fn subscribe(&self, channel: &str, bell: &Arc<Bell>, confirm_within: Duration) {
+    /// Subscribes a bell to the first of the channels on which a queue's puts are told.
+    pub(super) fn subscribe(&self, told_on: Vec<Ident>, bell: &Arc<Bell>, confirm_within: Duration) {
+        let Some(channel) = told_on.first().cloned() else { return };
         let until = Instant::now() + confirm_within;
         let mut state = self.lock();
-        let entry = state.channels.entry(channel.to_owned()).or_default();
+        let entry = state.channels.entry(channel.as_str().to_owned()).or_default();
+        entry.told_on = told_on;
         entry.bells.push(Arc::downgrade(bell));
         entry.idle_since = None;
         if entry.listening {
@@ -81,7 +79,7 @@ impl Switchboard {
         }
         state.wake();
         loop {
-            let waiting = state.channels.get(channel).is_some_and(|entry| !entry.listening);
+            let waiting = state.channels.get(channel.as_str()).is_some_and(|entry| !entry.listening);
             let left = until.saturating_duration_since(Instant::now());
             if !waiting || state.down || state.closed || left.is_zero() {
                 return;
@@ -104,8 +102,12 @@ impl Switchboard {
 
     pub(super) fn tell(&self, channels: Vec<Ident>) {
         let mut state = self.lock();
-        state.tell.extend(channels.iter().map(|channel| channel.as_str().to_owned()));
-        state.wake();
+        // Where others are to be told already, the thread knows when.
+        let is_first = state.tell.is_empty();
+        state.tell.extend(channels);
+        if is_first {
+            state.wake();
+        }
     }
 
     pub(super) fn ring(&self, channel: &str) {
@@ -133,7 +135,8 @@ impl Switchboard {
         self.changed.notify_all();
     }
 
-    pub(super) fn orders(&self) -> Orders {
+    /// What is to be done now. Before `tell_at` nobody is told, unless it is the last time.
+    pub(super) fn orders(&self, tell_at: Instant) -> Orders {
         let mut state = self.lock();
         state.woken = false;
         let now = Instant::now();
@@ -143,22 +146,26 @@ impl Switchboard {
             .channels
             .iter()
             .filter(|(_, entry)| rested(entry))
-            .map(|(name, _)| Name(name.clone()))
+            .map(|(name, _)| Ident::of_channel(name))
             .collect();
         state.channels.retain(|_, entry| !rested(entry));
         let listen = state
             .channels
             .iter()
             .filter(|(_, entry)| !entry.listening && !entry.bells.is_empty())
-            .map(|(name, _)| Name(name.clone()))
+            .map(|(name, entry)| Listen { channel: Ident::of_channel(name), told_on: entry.told_on.clone() })
             .collect();
         let idle = state.channels.values().filter_map(|entry| entry.idle_since).min();
+        let may_tell = state.closed || tell_at <= now;
+        let tell = if may_tell { std::mem::take(&mut state.tell) } else { BTreeSet::new() };
+        let next =
+            idle.map(|since| since + KEEP).into_iter().chain((!state.tell.is_empty()).then_some(tell_at));
         Orders {
             closed: state.closed,
             listen,
             unlisten,
-            tell: std::mem::take(&mut state.tell).into_iter().map(Name).collect(),
-            look_again_in: idle.map(|since| (since + KEEP).saturating_duration_since(now)),
+            tell,
+            look_again_in: next.min().map(|at| at.saturating_duration_since(now)),
         }
     }
 

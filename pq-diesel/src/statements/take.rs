@@ -336,5 +336,14 @@ pub(super) const FREE_UNIQUE: &str = "\
 DELETE FROM {unique} AS had USING unnest($1::text[], $2::bigint[]) AS taken (unique_key, job)
 WHERE had.q_name = $3 AND had.unique_key = taken.unique_key AND had.job = taken.job";
 
-/// Wakes waiters at the commit: a serialization key has come free. $1 channels.
-pub(super) const RING: &str = "SELECT pg_notify(channel, '')::text FROM unnest($1::text[]) AS channel";
+/// Wakes waiters at the commit: a serialization key has come free. $1 channels. Where a listener tells for all, it is
+/// left to it, as by the table's trigger.
+pub(super) const RING: &str = "\
+SELECT CASE
+    WHEN CASE WHEN pg_try_advisory_lock_shared(telling) THEN pg_advisory_unlock_shared(telling) ELSE false END
+    THEN pg_notify(channel, '')::text
+    ELSE pg_advisory_xact_lock_shared(putting)::text
+    END
+FROM unnest($1::text[]) AS channel,
+    hashtextextended(concat('pq telling ', channel), {jobs_name}::regclass::oid::bigint) AS telling,
+    hashtextextended(concat('pq putting ', channel), {jobs_name}::regclass::oid::bigint) AS putting";

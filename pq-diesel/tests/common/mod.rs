@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::error::Error as StdError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_diesel::{Error, Pq, Queue};
@@ -38,3 +40,39 @@ pub(crate) fn until(conn: &mut PgConnection, sql: &str) -> Outcome {
 
 pub(crate) const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
+
+/// There is a listener that tells for others.
+const SOMEBODY_TELLS: &str = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted";
+
+/// There is none.
+pub(crate) const NOBODY_TELLS: &str =
+    "SELECT (count(*) = 0)::int::bigint FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND locktype = 'advisory' AND mode = 'ExclusiveLock'";
+
+/// Puts by plain SQL.
+pub(crate) fn put(conn: &mut PgConnection, queue: &str) -> QueryResult<()> {
+    conn.batch_execute(&format!("INSERT INTO pq.queue (q_name, data) VALUES ('{queue}', '1')"))
+}
+
+/// Puts by six sessions, each put a transaction that tells of it, until a listener tells in their place.
+pub(crate) fn crowd(database: &Database, queue: &str) -> Outcome {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let write = || -> Result<(), String> {
+            let mut conn = database.connect().map_err(|e| e.to_string())?;
+            while !is_over.load(Ordering::Relaxed) {
+                put(&mut conn, queue).map_err(|e| e.to_string())?;
+            }
+            Ok(())
+        };
+        let writers: Vec<_> = (0..6).map(|_| threads.spawn(write)).collect();
+        let somebody_tells = database.connect().map_err(Into::into);
+        let somebody_tells = somebody_tells.and_then(|mut conn| until(&mut conn, SOMEBODY_TELLS));
+        is_over.store(true, Ordering::Relaxed);
+        for writer in writers {
+            writer.join().map_err(|_| "a writer panicked")??;
+        }
+        somebody_tells
+    })
+}

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use child::{Child, Step, work_task};
-use common::{Outcome, PATIENCE, database, until};
+use common::{LISTENING, NOBODY_TELLS, Outcome, PATIENCE, crowd, database, until};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer};
@@ -186,6 +186,18 @@ fn the_late_verdict_of_a_worker_that_slept_past_its_lease_is_refused() -> Outcom
     assert_eq!(pq.queue::<()>("work")?.counts()?, before);
     assert_eq!((before.live(), before.dead, before.done), (0, 0, 0));
     Ok(())
+}
+
+/// The server ends the session of one who tells for others and falls silent, or nobody would be told.
+#[test]
+fn a_process_that_is_stopped_while_it_tells_for_others_does_not_keep_them_silent() -> Outcome {
+    let (database, _pq) = scene()?;
+    let child = Child::spawn(&database, true)?;
+    let mut conn = database.connect()?;
+    until(&mut conn, LISTENING)?;
+    crowd(&database, "work")?;
+    child.stop()?;
+    until(&mut conn, NOBODY_TELLS)
 }
 
 #[test]

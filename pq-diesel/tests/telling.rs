@@ -1,0 +1,152 @@
+//! Who tells of a put: the writer in its commit, or a listener for a crowd of them.
+
+mod common;
+
+use std::error::Error as StdError;
+use std::time::{Duration, Instant};
+
+use common::{NOBODY_TELLS, Outcome, PATIENCE, crowd, database, put, until};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Integer, Text};
+use pq_diesel::{Error, Pq, Wait};
+use pq_testing::Database;
+
+/// The lock of one who tells on a channel, as the table's trigger asks for it.
+fn take_telling_lock(conn: &mut PgConnection, channel: &str) -> QueryResult<()> {
+    conn.batch_execute(&format!(
+        "SELECT pg_advisory_lock(hashtextextended('pq telling ' || '{channel}', 'pq.queue'::regclass::oid::bigint))"
+    ))
+}
+
+/// What a session that only listens, as those of Python's pq, has heard until it is told on `end`: channels, and
+/// what was told with them.
+fn heard(listener: &mut PgConnection) -> Result<Vec<(String, String)>, Box<dyn StdError>> {
+    let begun = Instant::now();
+    let mut all = Vec::new();
+    while all.last().is_none_or(|(channel, _)| channel != "end") {
+        assert!(begun.elapsed() < PATIENCE, "no more is told than {all:?}");
+        listener.batch_execute("SELECT")?;
+        for one in listener.notifications_iter() {
+            let one = one?;
+            all.push((one.channel, one.payload));
+        }
+    }
+    all.pop();
+    Ok(all)
+}
+
+#[test]
+fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
+    let database = database()?;
+    let (mut writer, mut listener, mut teller) =
+        (database.connect()?, database.connect()?, database.connect()?);
+    // Of more than 63 bytes and fewer characters, so that Python's pq listens on another channel than we do.
+    let long = "ж".repeat(40);
+    let md5: String =
+        diesel::dsl::sql::<Text>(&format!("SELECT 'pq_' || md5('{long}')")).get_result(&mut listener)?;
+    let cut = "ж".repeat(31);
+    listener.batch_execute(&format!(
+        "LISTEN apples; LISTEN pears; LISTEN {md5}; LISTEN \"{cut}\"; LISTEN \"end\""
+    ))?;
+    let told = |channels: &[&str]| -> Vec<(String, String)> {
+        channels.iter().map(|channel| ((*channel).to_owned(), String::new())).collect()
+    };
+    for queue in ["apples", &long] {
+        put(&mut writer, queue)?;
+    }
+    writer.batch_execute("NOTIFY \"end\"")?;
+    assert_eq!(heard(&mut listener)?, told(&["apples", &md5, &cut]));
+
+    take_telling_lock(&mut teller, "apples")?;
+    take_telling_lock(&mut teller, &md5)?;
+    for queue in ["apples", &long] {
+        put(&mut writer, queue)?;
+    }
+    // Of several queues each is asked about for itself, and another table's are nobody's business.
+    writer.batch_execute("INSERT INTO pq.queue (q_name, data) VALUES ('apples', '1'), ('pears', '1')")?;
+    Pq::builder().table("other").build()?.migrate_on(&mut writer)?;
+    writer.batch_execute("INSERT INTO pq.other (q_name, data) VALUES ('apples', '1'); NOTIFY \"end\"")?;
+    assert_eq!(heard(&mut listener)?, told(&["pears", "apples"]));
+
+    // The lock is its session's, so that whoever tells may die.
+    drop(teller);
+    until(&mut writer, NOBODY_TELLS)?;
+    put(&mut writer, "apples")?;
+    writer.batch_execute("NOTIFY \"end\"")?;
+    assert_eq!(heard(&mut listener)?, told(&["apples"]));
+    Ok(())
+}
+
+/// A handle that would find nothing without being told, and that listens.
+fn listening(database: &Database) -> Result<Pq, Error> {
+    let hour = Duration::from_secs(3600);
+    let pq = Pq::builder().url(database.url()).poll_interval(hour).build()?;
+    pq.queue::<i64>("apples")?.get(Wait::For(Duration::from_millis(1)))?;
+    Ok(pq)
+}
+
+#[test]
+fn a_listener_tells_for_a_crowd_and_for_whoever_commits_after_it_has_ended() -> Outcome {
+    let database = database()?;
+    let pq = listening(&database)?;
+    let queue = pq.queue::<i64>("apples")?;
+    let mut plain = database.connect()?;
+    plain.batch_execute("LISTEN apples")?;
+    crowd(&database, "apples")?;
+
+    // Python's waiters, which know nothing of it, are told too.
+    let begun = Instant::now();
+    let mut is_told = false;
+    while !is_told {
+        assert!(begun.elapsed() < PATIENCE, "nobody tells");
+        plain.batch_execute("SELECT")?;
+        is_told = plain.notifications_iter().filter_map(Result::ok).any(|one| one.payload == "coalesced");
+    }
+
+    let mut writer = database.connect()?;
+    queue.clear()?;
+    writer.batch_execute("BEGIN")?;
+    put(&mut writer, "apples")?;
+    std::thread::scope(|threads| {
+        let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE * 2)));
+        until(&mut plain, NOBODY_TELLS)?;
+        writer.batch_execute("COMMIT")?;
+        let begun = Instant::now();
+        assert!(waiter.join().map_err(|_| "the waiter panicked")??.is_some());
+        assert!(begun.elapsed() < PATIENCE, "it was found by the last look of the wait");
+        Ok(())
+    })
+}
+
+#[test]
+fn where_the_one_who_tells_dies_the_writers_tell_again() -> Outcome {
+    let database = database()?;
+    let pq = listening(&database)?;
+    crowd(&database, "apples")?;
+    let mut conn = database.connect()?;
+    conn.batch_execute("LISTEN apples; LISTEN \"end\"")?;
+    let holder: i32 = diesel::dsl::sql::<Integer>(
+        "SELECT pg_locks.pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
+         WHERE datname = current_database() AND locktype = 'advisory' AND mode = 'ExclusiveLock'",
+    )
+    .get_result(&mut conn)?;
+    conn.batch_execute(&format!("SELECT pg_terminate_backend({holder})"))?;
+    until(&mut conn, NOBODY_TELLS)?;
+    let mut writer = database.connect()?;
+    put(&mut writer, "apples")?;
+    writer.batch_execute("NOTIFY \"end\"")?;
+    let told = heard(&mut conn)?;
+    assert_eq!(told.last(), Some(&("apples".to_owned(), String::new())), "{told:?}");
+    drop(pq);
+    Ok(())
+}
+
+#[test]
+fn a_handle_that_is_closed_tells_no_longer() -> Outcome {
+    let database = database()?;
+    let pq = listening(&database)?;
+    crowd(&database, "apples")?;
+    drop(pq);
+    until(&mut database.connect()?, NOBODY_TELLS)
+}
