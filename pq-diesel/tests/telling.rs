@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use common::{NOBODY_TELLS, Outcome, PATIENCE, crowd, database, put, until};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Integer, Text};
-use pq_diesel::{Error, Pq, Wait};
+use diesel::sql_types::{Bool, Integer, Text};
+use pq_diesel::{Error, Pq, PutOptions, Wait};
 use pq_testing::Database;
 
-/// The lock of one who tells on a channel, as the table's trigger asks for it.
-fn take_telling_lock(conn: &mut PgConnection, channel: &str) -> QueryResult<()> {
-    conn.batch_execute(&format!(
-        "SELECT pg_advisory_lock(hashtextextended('pq telling ' || '{channel}', 'pq.queue'::regclass::oid::bigint))"
+/// Takes a lock that stands for a channel, as the table's trigger knows it, if it is free.
+fn take_lock(conn: &mut PgConnection, what: &str, channel: &str) -> QueryResult<bool> {
+    diesel::dsl::sql::<Bool>(&format!(
+        "SELECT pg_try_advisory_lock(hashtextextended('pq {what} {channel}', 'pq.queue'::regclass::oid::bigint))"
     ))
+    .get_result(conn)
 }
 
 /// What a session that only listens, as those of Python's pq, has heard until it is told on `end`: channels, and
@@ -58,8 +59,7 @@ fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
     writer.batch_execute("NOTIFY \"end\"")?;
     assert_eq!(heard(&mut listener)?, told(&["apples", &md5, &cut]));
 
-    take_telling_lock(&mut teller, "apples")?;
-    take_telling_lock(&mut teller, &md5)?;
+    assert!(take_lock(&mut teller, "telling", "apples")? && take_lock(&mut teller, "telling", &md5)?);
     for queue in ["apples", &long] {
         put(&mut writer, queue)?;
     }
@@ -69,12 +69,44 @@ fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
     writer.batch_execute("INSERT INTO pq.other (q_name, data) VALUES ('apples', '1'); NOTIFY \"end\"")?;
     assert_eq!(heard(&mut listener)?, told(&["pears", "apples"]));
 
+    // Whoever tells can see that somebody is in the middle of a put.
+    writer.batch_execute("BEGIN")?;
+    put(&mut writer, "apples")?;
+    assert!(!take_lock(&mut teller, "putting", "apples")?);
+    writer.batch_execute("COMMIT")?;
+    assert!(take_lock(&mut teller, "putting", "apples")?);
+
     // The lock is its session's, so that whoever tells may die.
     drop(teller);
     until(&mut writer, NOBODY_TELLS)?;
     put(&mut writer, "apples")?;
     writer.batch_execute("NOTIFY \"end\"")?;
     assert_eq!(heard(&mut listener)?, told(&["apples"]));
+    Ok(())
+}
+
+#[test]
+fn a_key_that_comes_free_is_left_to_whoever_tells_for_all() -> Outcome {
+    let database = database()?;
+    let (mut taker, mut listener, mut teller) =
+        (database.connect()?, database.connect()?, database.connect()?);
+    let queue = Pq::builder().url(database.url()).build()?.queue::<i64>("apples")?;
+    let keyed = PutOptions::new().serialization_key("key");
+    for n in 0..2 {
+        queue.put_with(&n, &keyed)?;
+    }
+    listener.batch_execute("LISTEN apples; LISTEN \"end\"")?;
+    assert!(take_lock(&mut teller, "telling", "apples")?);
+    let take = |taker: &mut PgConnection| -> Result<Option<i64>, Error> {
+        let job = queue.on(taker).transaction(|conn| queue.on(conn).get())?;
+        taker.batch_execute("NOTIFY \"end\"")?;
+        Ok(job.map(|job| job.data))
+    };
+    assert_eq!((take(&mut taker)?, heard(&mut listener)?), (Some(0), vec![]));
+    drop(teller);
+    until(&mut listener, NOBODY_TELLS)?;
+    let told = vec![("apples".to_owned(), String::new())];
+    assert_eq!((take(&mut taker)?, heard(&mut listener)?), (Some(1), told));
     Ok(())
 }
 
