@@ -67,12 +67,21 @@ pub(crate) fn crowd(database: &Database, queue: &str) -> Outcome {
             Ok(())
         };
         let writers: Vec<_> = (0..6).map(|_| threads.spawn(write)).collect();
-        let somebody_tells = database.connect().map_err(Into::into);
-        let somebody_tells = somebody_tells.and_then(|mut conn| until(&mut conn, SOMEBODY_TELLS));
-        is_over.store(true, Ordering::Relaxed);
+        let end = End(&is_over);
+        until(&mut database.connect()?, SOMEBODY_TELLS)?;
+        drop(end);
         for writer in writers {
             writer.join().map_err(|_| "a writer panicked")??;
         }
-        somebody_tells
+        Ok(())
     })
+}
+
+/// Ends the writers, also where it never came to what they are for.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
