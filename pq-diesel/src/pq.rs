@@ -184,11 +184,11 @@ pub enum Notify {
     /// poll interval.
     #[default]
     InCommit,
-    /// After the commit, many puts together, on the listener's connection: of a put that is a transaction of its
-    /// own, and of those in a transaction that the handle commits ([`pq_core::Pq::transaction`] and its like, on
-    /// whatever connection). Of these, jobs with unique keys and thousands at once are told in the commit all the
-    /// same. A crash in between costs waiters at most their poll interval. A handle that does not listen has no
-    /// such connection, and this is [`Notify::Off`] to it, but in transactions [`Notify::InCommit`].
+    /// After the commit, many puts together and every 4 ms at most, on the listener's connection: of a put that is a
+    /// transaction of its own, and of those in a transaction that the handle commits ([`pq_core::Pq::transaction`]
+    /// and its like, on whatever connection). Of these, jobs with unique keys and thousands at once are told in the
+    /// commit all the same. A crash in between costs waiters at most their poll interval. A handle that does not
+    /// listen has no such connection, and this is [`Notify::Off`] to it, but in transactions [`Notify::InCommit`].
     AfterCommit,
     /// Not at all: waiters find the job at their next poll.
     Off,
