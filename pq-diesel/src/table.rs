@@ -128,11 +128,13 @@ impl Table {
         literal(&self.beside(suffix))
     }
 
-    /// The number of the advisory lock that stands for `what` (`telling`, `putting`) on a channel, as SQL. The table's
-    /// trigger makes the same.
+    /// The number of the advisory lock that stands for `what` (`telling`, `putting`) on a channel, as SQL; the channel
+    /// is an expression of SQL. The table's trigger makes the same.
     pub(crate) fn channel_lock(&self, what: &str, channel: &str) -> String {
-        let (channel, table) = (literal(channel), self.jobs_literal());
-        format!("hashtextextended(concat('pq {what} ', {channel}), {table}::regclass::oid::bigint)")
+        format!(
+            "hashtextextended(concat('pq {what} ', {channel}), {}::regclass::oid::bigint)",
+            self.jobs_literal()
+        )
     }
 
     /// The table, its schema and the tables beside it, as the server's messages name them.

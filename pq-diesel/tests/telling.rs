@@ -5,7 +5,7 @@ mod common;
 use std::error::Error as StdError;
 use std::time::{Duration, Instant};
 
-use common::{NOBODY_TELLS, Outcome, PATIENCE, crowd, database, put, until};
+use common::{Outcome, PATIENCE, TELLERS, crowd, database, put, until_nobody_tells};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Integer, Text};
@@ -37,6 +37,11 @@ fn heard(listener: &mut PgConnection) -> Result<Vec<(String, String)>, Box<dyn S
     Ok(all)
 }
 
+/// Tells what [`heard`] ends with.
+fn end(conn: &mut PgConnection) -> QueryResult<()> {
+    conn.batch_execute("NOTIFY \"end\"")
+}
+
 #[test]
 fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
     let database = database()?;
@@ -56,7 +61,7 @@ fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
     for queue in ["apples", &long] {
         put(&mut writer, queue)?;
     }
-    writer.batch_execute("NOTIFY \"end\"")?;
+    end(&mut writer)?;
     assert_eq!(heard(&mut listener)?, told(&["apples", &md5, &cut]));
 
     assert!(take_lock(&mut teller, "telling", "apples")? && take_lock(&mut teller, "telling", &md5)?);
@@ -78,9 +83,9 @@ fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
 
     // The lock is its session's, so that whoever tells may die.
     drop(teller);
-    until(&mut writer, NOBODY_TELLS)?;
+    until_nobody_tells(&mut writer)?;
     put(&mut writer, "apples")?;
-    writer.batch_execute("NOTIFY \"end\"")?;
+    end(&mut writer)?;
     assert_eq!(heard(&mut listener)?, told(&["apples"]));
     Ok(())
 }
@@ -99,12 +104,12 @@ fn a_key_that_comes_free_is_left_to_whoever_tells_for_all() -> Outcome {
     assert!(take_lock(&mut teller, "telling", "apples")?);
     let take = |taker: &mut PgConnection| -> Result<Option<i64>, Error> {
         let job = queue.on(taker).transaction(|conn| queue.on(conn).get())?;
-        taker.batch_execute("NOTIFY \"end\"")?;
+        end(taker)?;
         Ok(job.map(|job| job.data))
     };
     assert_eq!((take(&mut taker)?, heard(&mut listener)?), (Some(0), vec![]));
     drop(teller);
-    until(&mut listener, NOBODY_TELLS)?;
+    until_nobody_tells(&mut listener)?;
     let told = vec![("apples".to_owned(), String::new())];
     assert_eq!((take(&mut taker)?, heard(&mut listener)?), (Some(1), told));
     Ok(())
@@ -142,7 +147,7 @@ fn a_listener_tells_for_a_crowd_and_for_whoever_commits_after_it_has_ended() -> 
     put(&mut writer, "apples")?;
     std::thread::scope(|threads| {
         let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE * 2)));
-        until(&mut plain, NOBODY_TELLS)?;
+        until_nobody_tells(&mut plain)?;
         writer.batch_execute("COMMIT")?;
         let begun = Instant::now();
         assert!(waiter.join().map_err(|_| "the waiter panicked")??.is_some());
@@ -158,16 +163,12 @@ fn where_the_one_who_tells_dies_the_writers_tell_again() -> Outcome {
     crowd(&database, "apples")?;
     let mut conn = database.connect()?;
     conn.batch_execute("LISTEN apples; LISTEN \"end\"")?;
-    let holder: i32 = diesel::dsl::sql::<Integer>(
-        "SELECT pg_locks.pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
-         WHERE datname = current_database() AND locktype = 'advisory' AND mode = 'ExclusiveLock'",
-    )
-    .get_result(&mut conn)?;
-    conn.batch_execute(&format!("SELECT pg_terminate_backend({holder})"))?;
-    until(&mut conn, NOBODY_TELLS)?;
+    let teller: i32 = diesel::dsl::sql::<Integer>(TELLERS).get_result(&mut conn)?;
+    conn.batch_execute(&format!("SELECT pg_terminate_backend({teller})"))?;
+    until_nobody_tells(&mut conn)?;
     let mut writer = database.connect()?;
     put(&mut writer, "apples")?;
-    writer.batch_execute("NOTIFY \"end\"")?;
+    end(&mut writer)?;
     let told = heard(&mut conn)?;
     assert_eq!(told.last(), Some(&("apples".to_owned(), String::new())), "{told:?}");
     drop(pq);
@@ -180,5 +181,5 @@ fn a_handle_that_is_closed_tells_no_longer() -> Outcome {
     let pq = listening(&database)?;
     crowd(&database, "apples")?;
     drop(pq);
-    until(&mut database.connect()?, NOBODY_TELLS)
+    until_nobody_tells(&mut database.connect()?)
 }

@@ -46,31 +46,39 @@ impl Connection {
 
     /// Runs a command that returns no rows.
     pub(super) fn run(&mut self, sql: &str) -> Result<(), String> {
-        let text = CString::new(sql).map_err(|_| "the command holds NUL".to_owned())?;
-        // SAFETY: connection and string are valid for the call; the result belongs to us, may be null
-        // (which PQresultStatus takes for an error and PQclear ignores), and is freed once.
-        let status = unsafe {
-            let result = pq_sys::PQexec(self.0.as_ptr(), text.as_ptr());
-            let status = pq_sys::PQresultStatus(result);
-            pq_sys::PQclear(result);
-            status
-        };
-        if status == ExecStatusType::PGRES_COMMAND_OK { Ok(()) } else { Err(self.message()) }
+        self.exec(sql, |result| {
+            // SAFETY: the result may be null, which is taken for an error.
+            let status = unsafe { pq_sys::PQresultStatus(result) };
+            (status == ExecStatusType::PGRES_COMMAND_OK).then_some(())
+        })
     }
 
     /// Runs a query of one boolean.
     pub(super) fn ask(&mut self, sql: &str) -> Result<bool, String> {
-        let text = CString::new(sql).map_err(|_| "the query holds NUL".to_owned())?;
-        // SAFETY: as in `run`. A value is read only where there is one, is a terminated string inside of the result,
-        // and is compared before that is freed.
-        unsafe {
-            let result = pq_sys::PQexec(self.0.as_ptr(), text.as_ptr());
+        // SAFETY: as in `run`. A value is read only where there is one, and is a terminated string inside of the result.
+        self.exec(sql, |result| unsafe {
             let has_value = pq_sys::PQresultStatus(result) == ExecStatusType::PGRES_TUPLES_OK
                 && pq_sys::PQntuples(result) == 1;
-            let answer = has_value.then(|| CStr::from_ptr(pq_sys::PQgetvalue(result, 0, 0)) == c"t");
+            has_value.then(|| CStr::from_ptr(pq_sys::PQgetvalue(result, 0, 0)) == c"t")
+        })
+    }
+
+    /// Runs a command and reads what came of it; where it does not read anything the command has failed.
+    fn exec<R>(
+        &mut self,
+        sql: &str,
+        read: impl FnOnce(*const pq_sys::PGresult) -> Option<R>,
+    ) -> Result<R, String> {
+        let text = CString::new(sql).map_err(|_| "the command holds NUL".to_owned())?;
+        // SAFETY: connection and string are valid for the call; the result belongs to us, may be null (which PQclear
+        // ignores), and is freed once, after it was read.
+        let read = unsafe {
+            let result = pq_sys::PQexec(self.0.as_ptr(), text.as_ptr());
+            let read = read(result);
             pq_sys::PQclear(result);
-            answer.ok_or_else(|| self.message())
-        }
+            read
+        };
+        read.ok_or_else(|| self.message())
     }
 
     /// Reads what has come and returns the notifications in it, without blocking.

@@ -66,7 +66,7 @@ impl Listener {
     pub(crate) fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Subscription {
         let channel = channel(queue.as_str()).as_str().to_owned();
         self.start();
-        self.board.subscribe(told_on(queue.as_str()), bell, CONFIRM_WITHIN);
+        self.board.subscribe(queue, &channel, bell, CONFIRM_WITHIN);
         Subscription { board: Arc::clone(&self.board), channel, bell: Arc::downgrade(bell) }
     }
 
@@ -214,7 +214,8 @@ impl<'a> Session<'a> {
         }
         for (channel, listened) in &mut self.channels {
             let coalescing = &mut listened.coalescing;
-            let lock = |what| self.table.channel_lock(what, channel);
+            let name = Ident::of_channel(channel).literal();
+            let lock = |what| self.table.channel_lock(what, &name);
             while let Some(act) = coalescing.act(Instant::now()) {
                 match act {
                     Act::Tell => {
@@ -256,7 +257,7 @@ impl<'a> Session<'a> {
         for channel in channels {
             let Some(listened) = self.channels.remove(channel.as_str()) else { continue };
             if listened.coalescing.has_lock() {
-                give_back(&mut self.conn, &self.table.channel_lock("telling", channel.as_str()))?;
+                give_back(&mut self.conn, &self.table.channel_lock("telling", &channel.literal()))?;
             }
             if listened.coalescing.next_at().is_some() {
                 tell.extend(listened.told_on);

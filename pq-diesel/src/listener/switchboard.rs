@@ -5,10 +5,10 @@ use std::io::PipeWriter;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use pq_core::Bell;
+use pq_core::{Bell, QueueName};
 
 use super::wake;
-use crate::table::Ident;
+use crate::table::{Ident, told_on};
 
 /// How long a channel on which nobody waits is listened to, so that a loop of short waits does not
 /// LISTEN and UNLISTEN each time.
@@ -65,13 +65,17 @@ pub(super) struct Listen {
 }
 
 impl Switchboard {
-    /// Subscribes a bell to the first of the channels on which a queue's puts are told.
-    pub(super) fn subscribe(&self, told_on: Vec<Ident>, bell: &Arc<Bell>, confirm_within: Duration) {
-        let Some(channel) = told_on.first().cloned() else { return };
+    pub(super) fn subscribe(
+        &self,
+        queue: &QueueName,
+        channel: &str,
+        bell: &Arc<Bell>,
+        confirm_within: Duration,
+    ) {
         let until = Instant::now() + confirm_within;
         let mut state = self.lock();
-        let entry = state.channels.entry(channel.as_str().to_owned()).or_default();
-        entry.told_on = told_on;
+        let new = || Channel { told_on: told_on(queue.as_str()), ..Channel::default() };
+        let entry = state.channels.entry(channel.to_owned()).or_insert_with(new);
         entry.bells.push(Arc::downgrade(bell));
         entry.idle_since = None;
         if entry.listening {
@@ -79,7 +83,7 @@ impl Switchboard {
         }
         state.wake();
         loop {
-            let waiting = state.channels.get(channel.as_str()).is_some_and(|entry| !entry.listening);
+            let waiting = state.channels.get(channel).is_some_and(|entry| !entry.listening);
             let left = until.saturating_duration_since(Instant::now());
             if !waiting || state.down || state.closed || left.is_zero() {
                 return;

@@ -164,6 +164,8 @@ impl Statements {
                 .replace("{put_unique}", &table.beside("put_unique"))
                 .replace("{jobs_name}", &table.jobs_literal())
                 .replace("{tokens_name}", &table.literal("lease_tokens"))
+                .replace("{telling}", &table.channel_lock("telling", "channel"))
+                .replace("{putting}", &table.channel_lock("putting", "channel"))
         };
         let statement = |sql: &str| Statement::new(&names(sql));
         let levels = |hold| take::levels(hold).map(|sql| Sized::new(names(&sql), 2));

@@ -344,6 +344,4 @@ SELECT CASE
     THEN pg_notify(channel, '')::text
     ELSE pg_advisory_xact_lock_shared(putting)::text
     END
-FROM unnest($1::text[]) AS channel,
-    hashtextextended(concat('pq telling ', channel), {jobs_name}::regclass::oid::bigint) AS telling,
-    hashtextextended(concat('pq putting ', channel), {jobs_name}::regclass::oid::bigint) AS putting";
+FROM unnest($1::text[]) AS channel, {telling} AS telling, {putting} AS putting";

@@ -41,14 +41,14 @@ pub(crate) fn until(conn: &mut PgConnection, sql: &str) -> Outcome {
 pub(crate) const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
 
-/// There is a listener that tells for others.
-const SOMEBODY_TELLS: &str = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
-    WHERE datname = current_database() AND locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted";
-
-/// There is none.
-pub(crate) const NOBODY_TELLS: &str =
-    "SELECT (count(*) = 0)::int::bigint FROM pg_locks JOIN pg_database ON pg_database.oid = database
+/// The sessions of those who tell for others.
+pub(crate) const TELLERS: &str =
+    "SELECT pg_locks.pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
     WHERE datname = current_database() AND locktype = 'advisory' AND mode = 'ExclusiveLock'";
+
+pub(crate) fn until_nobody_tells(conn: &mut PgConnection) -> Outcome {
+    until(conn, &format!("SELECT (NOT EXISTS ({TELLERS}))::int::bigint"))
+}
 
 /// Puts by plain SQL.
 pub(crate) fn put(conn: &mut PgConnection, queue: &str) -> QueryResult<()> {
@@ -68,7 +68,7 @@ pub(crate) fn crowd(database: &Database, queue: &str) -> Outcome {
         };
         let writers: Vec<_> = (0..6).map(|_| threads.spawn(write)).collect();
         let end = End(&is_over);
-        until(&mut database.connect()?, SOMEBODY_TELLS)?;
+        until(&mut database.connect()?, &format!("SELECT count(*) FROM ({TELLERS} AND granted) AS teller"))?;
         drop(end);
         for writer in writers {
             writer.join().map_err(|_| "a writer panicked")??;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use child::{Child, Step, work_task};
-use common::{LISTENING, NOBODY_TELLS, Outcome, PATIENCE, crowd, database, until};
+use common::{LISTENING, Outcome, PATIENCE, crowd, database, until, until_nobody_tells};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer};
@@ -197,7 +197,7 @@ fn a_process_that_is_stopped_while_it_tells_for_others_does_not_keep_them_silent
     until(&mut conn, LISTENING)?;
     crowd(&database, "work")?;
     child.stop()?;
-    until(&mut conn, NOBODY_TELLS)
+    until_nobody_tells(&mut conn)
 }
 
 #[test]
