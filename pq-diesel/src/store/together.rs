@@ -2,8 +2,8 @@
 //!
 //! Whoever comes while few are under way goes at once. Who comes while enough are waits in line, and when one
 //! of those has ended the first in line leads: it takes along whoever waits then, and serves them with itself.
-//! Only where a call takes a millisecond or more does it wait a fifth of one, at most, for those who were served just
-//! now. Nobody leads twice for others, and a call that is alone pays for one lock.
+//! Where many call, or a call is slow, all go in one group, and whoever leads it gives those who were served just now
+//! a moment to come again. Nobody leads twice for others, and a call that is alone pays for one lock.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -14,18 +14,21 @@ use pq_core::QueueName;
 
 use crate::Error;
 
-/// How many are under way at a time for one queue. With one, the server would be idle while the next leader
-/// wakes, and two threads would go one after the other; with more, groups get smaller.
+/// How many are under way at a time for one queue where few call. With one, two threads would go one after the other.
 const ABREAST: usize = 2;
 
-/// A call that takes so long waits for a disk, mostly. Two at a time would then share no sync but take turns at it,
-/// each with half of the calls, so there is one.
+/// Where so many call, one is under way. Two groups would share no sync but take turns at it, each with half of the
+/// calls, and a statement costs the server nearly as much for half as for all.
+const CROWD: usize = 4;
+
+/// A call that takes so long waits for a disk, mostly. Then there is one as well, however few call.
 const SLOW: Duration = Duration::from_millis(1);
 
 /// One that takes so many times as long as the last is stuck, and whoever comes goes beside it.
 const STUCK: u32 = 10;
 
-/// How long a leader gives others to come, where calls take [`SLOW`] or longer.
+/// How long a leader gives others to come, where one is under way: a fifth of what the last call took, and no longer
+/// than this.
 const MOMENT: Duration = Duration::from_micros(200);
 
 /// The most calls that one takes along.
@@ -35,17 +38,25 @@ pub(super) const COMPANY: usize = 64;
 pub(crate) struct Together<A, R> {
     lanes: Mutex<Vec<Lane<A, R>>>,
     slow: Duration,
+    crowd: usize,
+    moment: Duration,
 }
 
-/// The calls about one queue, as long as there are any.
+type Lanes<'t, A, R> = MutexGuard<'t, Vec<Lane<A, R>>>;
+
+/// The calls about one queue, as long as there are any, and for a moment after many.
 struct Lane<A, R> {
     queue: QueueName,
     under_way: usize,
+    /// How many calls those serve.
+    served: usize,
     /// When the last of them began.
     begun: Instant,
-    /// For so long it is under way alone: no time, unless the last call was slow.
+    /// For so long it is under way alone: no time, unless the last call was slow or one of many.
     alone: Duration,
-    /// How many called when the last one ended: those it served, and those who waited.
+    /// Until when the next leader gives others to come.
+    moment: Instant,
+    /// How many called when the last one ended: those it served, and those who wait.
     callers: usize,
     line: VecDeque<Waiting<A, R>>,
 }
@@ -94,7 +105,7 @@ pub(super) struct Lead<'t, A, R> {
 
 impl<A, R> Default for Together<A, R> {
     fn default() -> Self {
-        Self { lanes: Mutex::default(), slow: SLOW }
+        Self { lanes: Mutex::default(), slow: SLOW, crowd: CROWD, moment: MOMENT }
     }
 }
 
@@ -107,46 +118,63 @@ impl<A, R> Together<A, R> {
         ask: impl FnOnce() -> A,
         choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize,
     ) -> Turn<'t, A, R> {
-        let mut lanes = self.lanes();
-        if let Some(company) = go(&mut lanes, queue, &choose) {
-            return Turn::Lead(Lead::new(self, queue, company));
-        }
-        // What is asked may be long to copy, and is copied while others can go on.
-        drop(lanes);
-        let (caller, word) = sync_channel(1);
-        let waiting = Waiting { ask: ask(), caller };
-        let mut lanes = self.lanes();
-        if let Some(company) = go(&mut lanes, queue, &choose) {
-            return Turn::Lead(Lead::new(self, queue, company));
-        }
-        if let Some(lane) = find(&mut lanes, queue) {
-            lane.line.push_back(waiting);
-        }
-        drop(lanes);
-        match word.recv() {
-            Ok(Word::Lead) => {
-                self.gather(queue);
-                let mut lanes = self.lanes();
-                let company = find(&mut lanes, queue).map(|lane| lane.company(&choose)).unwrap_or_default();
-                Turn::Lead(Lead::new(self, queue, company))
+        let lanes = match self.go(queue, |_| ()) {
+            Some(lanes) => lanes,
+            None => {
+                // What is asked may be long to copy, and is copied while others can go on.
+                let (caller, word) = sync_channel(1);
+                let waiting = Waiting { ask: ask(), caller };
+                match self.go(queue, |lane| lane.line.push_back(waiting)) {
+                    Some(lanes) => lanes,
+                    None => match word.recv() {
+                        Ok(Word::Lead) => self.lanes(),
+                        Ok(Word::Done(answer)) => return Turn::Done(answer),
+                        Ok(Word::Alone) => return Turn::Alone,
+                        Err(_) => return Turn::Lost,
+                    },
+                }
             }
-            Ok(Word::Done(answer)) => Turn::Done(answer),
-            Ok(Word::Alone) => Turn::Alone,
-            Err(_) => Turn::Lost,
-        }
+        };
+        Turn::Lead(Lead::new(self, queue, self.gather(queue, lanes, choose)))
     }
 
-    /// Where calls are slow, gives those who were served just now a moment to call again: what it takes them is
-    /// little beside a call, and without them two groups would take turns, each with half of the calls.
-    fn gather(&self, queue: &QueueName) {
-        let begun = Instant::now();
-        let is_whole = |lane: &mut Lane<A, R>| lane.alone.is_zero() || lane.line.len() + 1 >= lane.callers;
-        while begun.elapsed() < MOMENT && !find(&mut self.lanes(), queue).is_none_or(is_whole) {
+    /// Goes under way, unless enough are; then it does what is to be done about that.
+    fn go(&self, queue: &QueueName, otherwise: impl FnOnce(&mut Lane<A, R>)) -> Option<Lanes<'_, A, R>> {
+        let mut lanes = self.lanes();
+        let Some(lane) = find(&mut lanes, queue) else {
+            lanes.retain(|lane| !lane.is_over());
+            lanes.push(Lane::new(queue.clone()));
+            return Some(lanes);
+        };
+        if lane.under_way >= lane.abreast() {
+            otherwise(lane);
+            return None;
+        }
+        lane.under_way += 1;
+        Some(lanes)
+    }
+
+    /// Takes along whoever waits. Where there is one group, those who were served just now have a moment to call
+    /// again: what it takes them is little beside a call, and without them two groups would take turns, each with
+    /// half of the calls.
+    fn gather<'t>(
+        &'t self,
+        queue: &QueueName,
+        mut lanes: Lanes<'t, A, R>,
+        choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize,
+    ) -> Vec<Waiting<A, R>> {
+        while let Some(lane) = find(&mut lanes, queue) {
+            if lane.line.len() + 1 >= lane.callers || Instant::now() >= lane.moment {
+                return lane.company(choose);
+            }
+            drop(lanes);
             std::thread::yield_now();
+            lanes = self.lanes();
         }
+        Vec::new()
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Vec<Lane<A, R>>> {
+    fn lanes(&self) -> Lanes<'_, A, R> {
         // Nothing panics while it holds the lock.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,43 +190,38 @@ fn find<'l, A, R>(lanes: &'l mut [Lane<A, R>], queue: &QueueName) -> Option<&'l 
     lanes.iter_mut().find(|lane| lane.queue == *queue)
 }
 
-/// Goes under way, with this company, unless enough are.
-fn go<A, R>(
-    lanes: &mut Vec<Lane<A, R>>,
-    queue: &QueueName,
-    choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize,
-) -> Option<Vec<Waiting<A, R>>> {
-    match find(lanes, queue) {
-        None => {
-            lanes.push(Lane {
-                queue: queue.clone(),
-                under_way: 1,
-                begun: Instant::now(),
-                alone: Duration::ZERO,
-                callers: 0,
-                line: VecDeque::new(),
-            });
-            Some(Vec::new())
-        }
-        Some(lane) if lane.under_way < lane.abreast() => {
-            lane.under_way += 1;
-            Some(lane.company(choose))
-        }
-        Some(_) => None,
-    }
-}
-
 impl<A, R> Lane<A, R> {
+    /// With one under way, which is alone.
+    fn new(queue: QueueName) -> Self {
+        let now = Instant::now();
+        Self {
+            queue,
+            under_way: 1,
+            served: 0,
+            begun: now,
+            alone: Duration::ZERO,
+            moment: now,
+            callers: 0,
+            line: VecDeque::new(),
+        }
+    }
+
     fn abreast(&self) -> usize {
         if self.begun.elapsed() < self.alone { 1 } else { ABREAST }
+    }
+
+    /// Whether nobody calls any more, and what there is to know of those who did is of no use.
+    fn is_over(&self) -> bool {
+        self.under_way == 0 && self.abreast() == ABREAST
     }
 
     /// Who goes along with the one that begins now.
     fn company(&mut self, choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize) -> Vec<Waiting<A, R>> {
         self.begun = Instant::now();
         let most = self.line.len().min(COMPANY);
-        let chosen = choose(&mut self.line.iter().take(most).map(|waiting| &waiting.ask));
-        self.line.drain(..chosen.min(most)).collect()
+        let chosen = choose(&mut self.line.iter().take(most).map(|waiting| &waiting.ask)).min(most);
+        self.served += 1 + chosen;
+        self.line.drain(..chosen).collect()
     }
 }
 
@@ -263,9 +286,16 @@ impl<A, R> Drop for Lead<'_, A, R> {
         for waiting in self.again.drain(..).rev() {
             lane.line.push_front(waiting);
         }
-        let took = self.begun.elapsed();
-        lane.alone = if took < self.together.slow { Duration::ZERO } else { took.saturating_mul(STUCK) };
+        let now = Instant::now();
+        let took = now - self.begun;
+        lane.served -= self.served;
         lane.callers = self.served + lane.line.len();
+        let is_alone = took >= self.together.slow || lane.callers + lane.served >= self.together.crowd;
+        (lane.alone, lane.moment) = if is_alone {
+            (took.saturating_mul(STUCK), now + self.together.moment.min(took / 5))
+        } else {
+            (Duration::ZERO, now)
+        };
         // Where there is one too many, the other takes all that wait along when it ends.
         while lane.under_way <= lane.abreast()
             && let Some(next) = lane.line.pop_front()
@@ -275,7 +305,7 @@ impl<A, R> Drop for Lead<'_, A, R> {
             }
         }
         lane.under_way -= 1;
-        if lane.under_way == 0 {
+        if lane.is_over() {
             lanes.swap_remove(at);
         }
     }

@@ -185,15 +185,14 @@ fn gets_whose_connection_is_lost_are_all_told_and_no_job_is_gone() -> Outcome {
     Ok(())
 }
 
-#[test]
-fn where_calls_are_slow_one_is_under_way_at_a_time() -> Outcome {
-    let slow = Duration::from_secs(60);
-    let (together, queue) = (Together::<(), ()> { slow, ..Together::default() }, QueueName::new("apples")?);
+/// Once the first calls have ended, after so long, two more go in one group.
+fn then_one_is_under_way_at_a_time(together: &Together<(), ()>, took: Duration) -> Outcome {
+    let queue = QueueName::new("apples")?;
     let turn = || together.turn(&queue, || (), |line| line.count());
     let mut leads = Vec::new();
     for _ in 0..ABREAST {
         let Turn::Lead(mut lead) = turn() else { return Err("it waits for nobody".into()) };
-        lead.begun -= slow;
+        lead.begun -= took;
         leads.push(lead);
     }
     std::thread::scope(|threads| {
@@ -215,14 +214,74 @@ fn where_calls_are_slow_one_is_under_way_at_a_time() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn where_calls_are_slow_one_is_under_way_at_a_time() -> Outcome {
+    let slow = Duration::from_secs(60);
+    then_one_is_under_way_at_a_time(&Together { slow, crowd: usize::MAX, ..Together::default() }, slow)
+}
+
+#[test]
+fn where_many_call_one_is_under_way_at_a_time() -> Outcome {
+    let took = Duration::from_secs(60);
+    then_one_is_under_way_at_a_time(&Together { slow: Duration::MAX, crowd: 4, ..Together::default() }, took)
+}
+
+#[test]
+fn who_leads_for_many_waits_for_those_who_were_served_just_now() -> Outcome {
+    let together = Together::<(), ()> { crowd: ABREAST, moment: PATIENCE, ..Together::default() };
+    let queue = QueueName::new("apples")?;
+    let turn = || together.turn(&queue, || (), |line| line.count());
+    let mut leads: Vec<_> = (0..ABREAST).map(|_| turn()).collect();
+    std::thread::scope(|threads| {
+        let next = threads.spawn(|| matches!(turn(), Turn::Lead(lead) if lead.asks().count() == 1));
+        until(|| together.waiting(&queue) == 1);
+        for lead in &mut leads {
+            if let Turn::Lead(lead) = lead {
+                lead.begun -= 10 * PATIENCE;
+            }
+        }
+        drop(leads);
+        until(|| together.waiting(&queue) == 0);
+        // One of those who were served comes again, when a leader who waits for nobody would have gone.
+        for _ in 0..10_000 {
+            std::thread::yield_now();
+        }
+        drop(turn());
+        assert!(next.join().is_ok_and(|both| both), "it went without who came again");
+    });
+    Ok(())
+}
+
+#[test]
+fn many_who_have_all_been_served_are_still_many_when_they_come_again() -> Outcome {
+    let together = Together::<(), ()> { crowd: ABREAST, moment: Duration::ZERO, ..Together::default() };
+    let queue = QueueName::new("apples")?;
+    let turn = || together.turn(&queue, || (), |line| line.count());
+    let mut leads: Vec<_> = (0..ABREAST).map(|_| turn()).collect();
+    for lead in &mut leads {
+        if let Turn::Lead(lead) = lead {
+            lead.begun -= PATIENCE;
+        }
+    }
+    drop(leads);
+    let lead = turn();
+    std::thread::scope(|threads| {
+        let next = threads.spawn(|| matches!(turn(), Turn::Lead(lead) if lead.is_alone()));
+        until(|| together.waiting(&queue) == 1);
+        drop(lead);
+        assert!(next.join().is_ok_and(|leads| leads), "it does not lead");
+    });
+    Ok(())
+}
+
 /// Where one is under way until the end of a test, nobody may wait for it.
-fn never_slow<A, R>() -> Together<A, R> {
-    Together { slow: Duration::MAX, ..Together::default() }
+fn never_alone<A, R>() -> Together<A, R> {
+    Together { slow: Duration::MAX, crowd: usize::MAX, ..Together::default() }
 }
 
 #[test]
 fn calls_whose_leader_panics_are_lost_and_the_next_goes() -> Outcome {
-    let (together, queue) = (never_slow::<(), ()>(), QueueName::new("apples")?);
+    let (together, queue) = (never_alone::<(), ()>(), QueueName::new("apples")?);
     let turn = || together.turn(&queue, || (), |line| line.count());
     let mut leads: Vec<_> = (0..ABREAST).map(|_| turn()).collect();
     std::thread::scope(|threads| {
@@ -246,7 +305,7 @@ fn calls_whose_leader_panics_are_lost_and_the_next_goes() -> Outcome {
 
 #[test]
 fn who_goes_again_goes_before_those_who_came_later() -> Outcome {
-    let (together, queue) = (never_slow::<u8, u8>(), QueueName::new("apples")?);
+    let (together, queue) = (never_alone::<u8, u8>(), QueueName::new("apples")?);
     let lead = |ask| match together.turn(&queue, || ask, |line| line.take(2).count()) {
         Turn::Lead(lead) => Ok(lead),
         Turn::Done(answer) => Err(answer),
