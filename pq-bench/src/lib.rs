@@ -1,8 +1,12 @@
 //! How fast the queue is, beside the bare SQL on the same server and in the same run.
 //!
-//! `cargo bench -p pq-bench` follows put and get by criterion. The command `pq-bench` measures them beside the
-//! bare SQL, in interleaved pairs, and prints the medians as ratios: absolute figures say more of the machine
-//! than of the queue.
+//! `cargo bench -p pq-bench` follows puts, gets, pairs, drains and payloads by criterion. The command `pq-bench`
+//! measures those and much else beside the bare SQL, in interleaved pairs, and prints the medians as ratios:
+//! absolute figures say more of the machine than of the queue.
+//!
+//! [`Bench`] is a server to measure on and a queue there, [`scenarios`] are what is measured, each giving [`Figure`]s with
+//! what they cost by [`Meter`], and [`Results`] are what a run leaves, for the page, for [`compare`] and to look at.
+//! [`gate`] is CI's: counts against thresholds.
 
 mod bare;
 mod bench;
