@@ -283,13 +283,13 @@ impl<A, R> Drop for Lead<'_, A, R> {
         let mut lanes = self.together.lanes();
         let Some(at) = lanes.iter().position(|lane| lane.queue == *self.queue) else { return };
         let lane = &mut lanes[at];
+        lane.callers = self.served + lane.line.len();
         for waiting in self.again.drain(..).rev() {
             lane.line.push_front(waiting);
         }
         let now = Instant::now();
         let took = now - self.begun;
         lane.served -= self.served;
-        lane.callers = self.served + lane.line.len();
         let is_alone = took >= self.together.slow || lane.callers + lane.served >= self.together.crowd;
         (lane.alone, lane.moment) = if is_alone {
             (took.saturating_mul(STUCK), now + self.together.moment.min(took / 5))

@@ -253,6 +253,33 @@ fn who_leads_for_many_waits_for_those_who_were_served_just_now() -> Outcome {
 }
 
 #[test]
+fn who_goes_again_is_waited_for_once() -> Outcome {
+    let together = Together::<(), ()> { crowd: ABREAST, moment: 2 * PATIENCE, ..Together::default() };
+    let queue = QueueName::new("apples")?;
+    let turn = || together.turn(&queue, || (), |line| line.count());
+    let leads: Vec<_> = (0..ABREAST).map(|_| turn()).collect();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let Turn::Lead(mut lead) = turn() else { return };
+            lead.begun -= 100 * PATIENCE;
+            lead.tell([Fate::Done(()), Fate::Again]);
+        });
+        until(|| together.waiting(&queue) == 1);
+        threads.spawn(|| drop(turn()));
+        until(|| together.waiting(&queue) == 2);
+        let again = threads.spawn(|| matches!(turn(), Turn::Lead(lead) if lead.asks().count() == 2));
+        until(|| together.waiting(&queue) == 3);
+        drop(leads);
+        until(|| together.waiting(&queue) == 0);
+        // The two who were served come again, and then all are there.
+        let served: Vec<_> = (0..2).map(|_| threads.spawn(|| drop(turn()))).collect();
+        until(|| served.iter().all(|served| served.is_finished()));
+        assert!(again.join().is_ok_and(|all| all), "it went without those who came again");
+    });
+    Ok(())
+}
+
+#[test]
 fn many_who_have_all_been_served_are_still_many_when_they_come_again() -> Outcome {
     let together = Together::<(), ()> { crowd: ABREAST, moment: Duration::ZERO, ..Together::default() };
     let queue = QueueName::new("apples")?;
