@@ -2,16 +2,19 @@
 //!
 //! Whoever comes while few are under way goes at once. Who comes while enough are waits in line, and when one
 //! of those has ended the first in line leads: it takes along whoever waits then, and serves them with itself.
-//! Where many call, or a call is slow, all go in one group, and whoever leads it gives those who were served just now
-//! a moment to come again. Nobody leads twice for others, and a call that is alone pays for one lock.
+//! Where many call, or a call is slow, all go in one group, and those who were served just now have a moment to come
+//! again: the last of them leads, or the first in line when the moment is over. Nobody leads twice for others, and a
+//! call that is alone pays for two locks that nobody else holds.
+
+mod room;
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pq_core::QueueName;
 
+use self::room::{Room, Seat, Word};
 use crate::Error;
 
 /// How many are under way at a time for one queue where few call. With one, two threads would go one after the other.
@@ -19,7 +22,7 @@ const ABREAST: usize = 2;
 
 /// Where so many call, one is under way. Two groups would share no sync but take turns at it, each with half of the
 /// calls, and a statement costs the server nearly as much for half as for all.
-const CROWD: usize = 4;
+const CROWD: usize = 3;
 
 /// A call that takes so long waits for a disk, mostly. Then there is one as well, however few call.
 const SLOW: Duration = Duration::from_millis(1);
@@ -27,9 +30,9 @@ const SLOW: Duration = Duration::from_millis(1);
 /// One that takes so many times as long as the last is stuck, and whoever comes goes beside it.
 const STUCK: u32 = 10;
 
-/// How long a leader gives others to come, where one is under way: a fifth of what the last call took, and no longer
-/// than this.
-const MOMENT: Duration = Duration::from_micros(200);
+/// How long those who were served have to come again, where one is under way: so long for each, for they are woken one
+/// after the other, and no longer than half of what their call took.
+const MOMENT: Duration = Duration::from_micros(25);
 
 /// The most calls that one takes along.
 pub(super) const COMPANY: usize = 64;
@@ -54,23 +57,19 @@ struct Lane<A, R> {
     begun: Instant,
     /// For so long it is under way alone: no time, unless the last call was slow or one of many.
     alone: Duration,
-    /// Until when the next leader gives others to come.
+    /// Until when those who were served can come again before the next begins.
     moment: Instant,
-    /// How many called when the last one ended: those it served, and those who wait.
+    /// How many called when the last one ended: those it served, and those who waited.
     callers: usize,
     line: VecDeque<Waiting<A, R>>,
+    /// For those who come now.
+    room: Arc<Room<R>>,
 }
 
-/// A call in line. It is sent one word, or learns that its sender is gone.
+/// A call in line, and where its thread waits.
 struct Waiting<A, R> {
     ask: A,
-    caller: SyncSender<Word<R>>,
-}
-
-enum Word<R> {
-    Lead,
-    Done(R),
-    Alone,
+    seat: Seat<R>,
 }
 
 /// What a call is to do.
@@ -98,9 +97,9 @@ pub(super) struct Lead<'t, A, R> {
     together: &'t Together<A, R>,
     queue: &'t QueueName,
     company: Vec<Waiting<A, R>>,
-    again: Vec<Waiting<A, R>>,
     served: usize,
     begun: Instant,
+    has_ended: bool,
 }
 
 impl<A, R> Default for Together<A, R> {
@@ -118,60 +117,55 @@ impl<A, R> Together<A, R> {
         ask: impl FnOnce() -> A,
         choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize,
     ) -> Turn<'t, A, R> {
-        let lanes = match self.go(queue, |_| ()) {
-            Some(lanes) => lanes,
-            None => {
-                // What is asked may be long to copy, and is copied while others can go on.
-                let (caller, word) = sync_channel(1);
-                let waiting = Waiting { ask: ask(), caller };
-                match self.go(queue, |lane| lane.line.push_back(waiting)) {
-                    Some(lanes) => lanes,
-                    None => match word.recv() {
-                        Ok(Word::Lead) => self.lanes(),
-                        Ok(Word::Done(answer)) => return Turn::Done(answer),
-                        Ok(Word::Alone) => return Turn::Alone,
-                        Err(_) => return Turn::Lost,
-                    },
+        let mut lanes = self.lanes();
+        if !lane_of(&mut lanes, queue).may_go() {
+            drop(lanes);
+            // What is asked may be long to copy, and is copied while others can go on.
+            let ask = ask();
+            lanes = self.lanes();
+            let lane = lane_of(&mut lanes, queue);
+            if !lane.may_go() {
+                let (seat, until) = lane.wait(ask);
+                drop(lanes);
+                return match self.word(queue, &seat, until) {
+                    Some(Word::Done(answer)) => Turn::Done(answer),
+                    Some(Word::Alone) => Turn::Alone,
+                    Some(Word::Lost) => Turn::Lost,
+                    Some(Word::Lead | Word::Watch(_)) | None => self.lead(queue, self.lanes(), choose),
+                };
+            }
+        }
+        lane_of(&mut lanes, queue).under_way += 1;
+        self.lead(queue, lanes, choose)
+    }
+
+    /// Waits for a word that ends the waiting, or for the moment at which this call is to lead.
+    fn word(&self, queue: &QueueName, seat: &Seat<R>, mut until: Option<Instant>) -> Option<Word<R>> {
+        loop {
+            match seat.wait(until) {
+                Some(Word::Watch(moment)) => until = Some(moment),
+                Some(word) => return Some(word),
+                None => {
+                    let mut lanes = self.lanes();
+                    if lane_of(&mut lanes, queue).leave_to_lead(seat) {
+                        return None;
+                    }
+                    // Somebody has gone meanwhile, and tells it what is next.
+                    until = None;
                 }
             }
-        };
-        Turn::Lead(Lead::new(self, queue, self.gather(queue, lanes, choose)))
-    }
-
-    /// Goes under way, unless enough are; then it does what is to be done about that.
-    fn go(&self, queue: &QueueName, otherwise: impl FnOnce(&mut Lane<A, R>)) -> Option<Lanes<'_, A, R>> {
-        let mut lanes = self.lanes();
-        let Some(lane) = find(&mut lanes, queue) else {
-            lanes.retain(|lane| !lane.is_over());
-            lanes.push(Lane::new(queue.clone()));
-            return Some(lanes);
-        };
-        if lane.under_way >= lane.abreast() {
-            otherwise(lane);
-            return None;
         }
-        lane.under_way += 1;
-        Some(lanes)
     }
 
-    /// Takes along whoever waits. Where there is one group, those who were served just now have a moment to call
-    /// again: what it takes them is little beside a call, and without them two groups would take turns, each with
-    /// half of the calls.
-    fn gather<'t>(
+    fn lead<'t>(
         &'t self,
-        queue: &QueueName,
+        queue: &'t QueueName,
         mut lanes: Lanes<'t, A, R>,
         choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize,
-    ) -> Vec<Waiting<A, R>> {
-        while let Some(lane) = find(&mut lanes, queue) {
-            if lane.line.len() + 1 >= lane.callers || Instant::now() >= lane.moment {
-                return lane.company(choose);
-            }
-            drop(lanes);
-            std::thread::yield_now();
-            lanes = self.lanes();
-        }
-        Vec::new()
+    ) -> Turn<'t, A, R> {
+        let company = lane_of(&mut lanes, queue).begin(choose);
+        drop(lanes);
+        Turn::Lead(Lead::new(self, queue, company))
     }
 
     fn lanes(&self) -> Lanes<'_, A, R> {
@@ -190,19 +184,32 @@ fn find<'l, A, R>(lanes: &'l mut [Lane<A, R>], queue: &QueueName) -> Option<&'l 
     lanes.iter_mut().find(|lane| lane.queue == *queue)
 }
 
+/// The lane of the queue, which may be new.
+fn lane_of<'l, A, R>(lanes: &'l mut Vec<Lane<A, R>>, queue: &QueueName) -> &'l mut Lane<A, R> {
+    let at = match lanes.iter().position(|lane| lane.queue == *queue) {
+        Some(at) => at,
+        None => {
+            lanes.retain(|lane| !lane.is_over());
+            lanes.push(Lane::new(queue.clone()));
+            lanes.len() - 1
+        }
+    };
+    &mut lanes[at]
+}
+
 impl<A, R> Lane<A, R> {
-    /// With one under way, which is alone.
     fn new(queue: QueueName) -> Self {
         let now = Instant::now();
         Self {
             queue,
-            under_way: 1,
+            under_way: 0,
             served: 0,
             begun: now,
             alone: Duration::ZERO,
             moment: now,
             callers: 0,
             line: VecDeque::new(),
+            room: Arc::default(),
         }
     }
 
@@ -212,23 +219,67 @@ impl<A, R> Lane<A, R> {
 
     /// Whether nobody calls any more, and what there is to know of those who did is of no use.
     fn is_over(&self) -> bool {
-        self.under_way == 0 && self.abreast() == ABREAST
+        self.under_way == 0 && self.line.is_empty() && self.abreast() == ABREAST
     }
 
-    /// Who goes along with the one that begins now.
-    fn company(&mut self, choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize) -> Vec<Waiting<A, R>> {
+    /// Whether so many more make the line as long as it will get.
+    fn has_all_with(&self, more: usize) -> bool {
+        self.line.len() + more >= self.callers.min(1 + COMPANY)
+    }
+
+    /// Whether a call that comes now goes at once. Where none is under way the line is of those who wait for others.
+    fn may_go(&self) -> bool {
+        match self.under_way {
+            0 => self.has_all_with(1) || Instant::now() >= self.moment,
+            under_way => under_way < self.abreast(),
+        }
+    }
+
+    /// Puts a call into the line, and says until when it waits for a word if it is to lead then.
+    fn wait(&mut self, ask: A) -> (Seat<R>, Option<Instant>) {
+        let seat = Seat::take(&self.room);
+        let is_first = self.under_way == 0 && self.line.is_empty();
+        self.line.push_back(Waiting { ask, seat: seat.clone() });
+        (seat, is_first.then_some(self.moment))
+    }
+
+    /// Lets a call in line go under way, unless somebody else is or has taken it along.
+    fn leave_to_lead(&mut self, seat: &Seat<R>) -> bool {
+        let at = self.line.iter().position(|waiting| waiting.seat == *seat);
+        let leads = self.under_way == 0 && at.and_then(|at| self.line.remove(at)).is_some();
+        self.under_way += usize::from(leads);
+        leads
+    }
+
+    /// Begins for one that is under way, and gives who goes along with it.
+    fn begin(&mut self, choose: impl Fn(&mut dyn Iterator<Item = &A>) -> usize) -> Vec<Waiting<A, R>> {
         self.begun = Instant::now();
         let most = self.line.len().min(COMPANY);
         let chosen = choose(&mut self.line.iter().take(most).map(|waiting| &waiting.ask)).min(most);
         self.served += 1 + chosen;
+        self.room = Arc::default();
         self.line.drain(..chosen).collect()
+    }
+
+    /// Who is to be told what when one has ended: the first in line, if there is one and it can go or wait for others.
+    fn next(&mut self) -> Option<(Seat<R>, Word<R>)> {
+        if self.under_way >= self.abreast() {
+            // The other takes all that wait along when it ends.
+            return None;
+        }
+        if self.under_way == 0 && !self.has_all_with(0) && Instant::now() < self.moment {
+            return self.line.front().map(|first| (first.seat.clone(), Word::Watch(self.moment)));
+        }
+        let first = self.line.pop_front()?;
+        self.under_way += 1;
+        Some((first.seat, Word::Lead))
     }
 }
 
 impl<'t, A, R> Lead<'t, A, R> {
     fn new(together: &'t Together<A, R>, queue: &'t QueueName, company: Vec<Waiting<A, R>>) -> Self {
         let served = company.len() + 1;
-        Self { together, queue, company, again: Vec::new(), served, begun: Instant::now() }
+        Self { together, queue, company, served, begun: Instant::now(), has_ended: false }
     }
 
     /// What those ask that are taken along.
@@ -240,24 +291,52 @@ impl<'t, A, R> Lead<'t, A, R> {
         self.company.is_empty()
     }
 
-    /// Tells the company what became of each, in the order of what they ask, and then lets the next go. Whoever
-    /// is told nothing is lost.
-    ///
-    /// In this order, for threads that call over and over are in line again by then, and the next takes them all
-    /// along. The other way round every second group would be of one.
+    /// Ends, and tells the company what became of each, in the order of what they ask. Whoever is told nothing is
+    /// lost.
     pub(super) fn tell(mut self, fates: impl IntoIterator<Item = Fate<R>>) {
-        for (waiting, fate) in std::mem::take(&mut self.company).into_iter().zip(fates) {
-            let word = match fate {
-                Fate::Done(answer) => Word::Done(answer),
-                Fate::Alone => Word::Alone,
-                Fate::Again => {
-                    self.again.push(waiting);
-                    continue;
-                }
-            };
-            // A caller cannot be gone, for it does nothing else than wait.
-            let _ = waiting.caller.send(word);
+        let company = std::mem::take(&mut self.company);
+        let mut words = Vec::with_capacity(company.len());
+        let (mut fates, mut again) = (fates.into_iter(), Vec::new());
+        for waiting in company {
+            match fates.next() {
+                Some(Fate::Done(answer)) => words.push((waiting.seat, Word::Done(answer))),
+                Some(Fate::Alone) => words.push((waiting.seat, Word::Alone)),
+                Some(Fate::Again) => again.push(waiting),
+                None => words.push((waiting.seat, Word::Lost)),
+            }
         }
+        self.end(again, words);
+    }
+
+    /// Lets the next go, and then tells its company. In this order, for who is told calls again at once, and is to
+    /// find how many it is one of.
+    fn end(&mut self, again: Vec<Waiting<A, R>>, mut words: Vec<(Seat<R>, Word<R>)>) {
+        self.has_ended = true;
+        let mut lanes = self.together.lanes();
+        if let Some(lane) = find(&mut lanes, self.queue) {
+            let now = Instant::now();
+            let took = now - self.begun;
+            lane.under_way -= 1;
+            lane.served -= self.served;
+            lane.callers = self.served + lane.line.len();
+            for waiting in again.into_iter().rev() {
+                lane.line.push_front(waiting);
+            }
+            let is_alone = took >= self.together.slow || lane.callers + lane.served >= self.together.crowd;
+            (lane.alone, lane.moment) = if is_alone {
+                let moment =
+                    self.together.moment.saturating_mul(u32::try_from(self.served).unwrap_or(u32::MAX));
+                (took.saturating_mul(STUCK), now + moment.min(took / 2))
+            } else {
+                (Duration::ZERO, now)
+            };
+            words.extend(lane.next());
+            if lane.is_over() {
+                lanes.retain(|lane| lane.queue != *self.queue);
+            }
+        }
+        drop(lanes);
+        room::tell(words);
     }
 }
 
@@ -280,33 +359,9 @@ impl<A, R> Lead<'_, A, Result<R, Error>> {
 
 impl<A, R> Drop for Lead<'_, A, R> {
     fn drop(&mut self) {
-        let mut lanes = self.together.lanes();
-        let Some(at) = lanes.iter().position(|lane| lane.queue == *self.queue) else { return };
-        let lane = &mut lanes[at];
-        lane.callers = self.served + lane.line.len();
-        for waiting in self.again.drain(..).rev() {
-            lane.line.push_front(waiting);
-        }
-        let now = Instant::now();
-        let took = now - self.begun;
-        lane.served -= self.served;
-        let is_alone = took >= self.together.slow || lane.callers + lane.served >= self.together.crowd;
-        (lane.alone, lane.moment) = if is_alone {
-            (took.saturating_mul(STUCK), now + self.together.moment.min(took / 5))
-        } else {
-            (Duration::ZERO, now)
-        };
-        // Where there is one too many, the other takes all that wait along when it ends.
-        while lane.under_way <= lane.abreast()
-            && let Some(next) = lane.line.pop_front()
-        {
-            if next.caller.send(Word::Lead).is_ok() {
-                return;
-            }
-        }
-        lane.under_way -= 1;
-        if lane.is_over() {
-            lanes.swap_remove(at);
+        if !self.has_ended {
+            let company = std::mem::take(&mut self.company);
+            self.end(Vec::new(), company.into_iter().map(|waiting| (waiting.seat, Word::Lost)).collect());
         }
     }
 }

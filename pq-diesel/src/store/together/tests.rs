@@ -227,13 +227,13 @@ fn where_many_call_one_is_under_way_at_a_time() -> Outcome {
 }
 
 #[test]
-fn who_leads_for_many_waits_for_those_who_were_served_just_now() -> Outcome {
+fn those_who_were_served_are_waited_for_and_the_last_of_them_leads() -> Outcome {
     let together = Together::<(), ()> { crowd: ABREAST, moment: PATIENCE, ..Together::default() };
     let queue = QueueName::new("apples")?;
     let turn = || together.turn(&queue, || (), |line| line.count());
     let mut leads: Vec<_> = (0..ABREAST).map(|_| turn()).collect();
     std::thread::scope(|threads| {
-        let next = threads.spawn(|| matches!(turn(), Turn::Lead(lead) if lead.asks().count() == 1));
+        let first = threads.spawn(|| matches!(turn(), Turn::Done(())));
         until(|| together.waiting(&queue) == 1);
         for lead in &mut leads {
             if let Turn::Lead(lead) = lead {
@@ -241,14 +241,47 @@ fn who_leads_for_many_waits_for_those_who_were_served_just_now() -> Outcome {
             }
         }
         drop(leads);
-        until(|| together.waiting(&queue) == 0);
-        // One of those who were served comes again, when a leader who waits for nobody would have gone.
+        // Who waits for nobody would have gone by now.
         for _ in 0..10_000 {
             std::thread::yield_now();
         }
-        drop(turn());
-        assert!(next.join().is_ok_and(|both| both), "it went without who came again");
+        assert_eq!(together.waiting(&queue), 1, "it went without who comes again");
+        let Turn::Lead(last) = turn() else { return Err("the last does not lead".into()) };
+        assert_eq!(last.asks().count(), 1);
+        last.tell([Fate::Done(())]);
+        assert!(first.join().is_ok_and(|done| done), "the first is not served");
+        Ok(())
+    })
+}
+
+#[test]
+fn who_waits_for_those_who_were_served_leads_when_they_do_not_come() -> Outcome {
+    let together = Together::<(), ()> { crowd: 1, moment: PATIENCE, ..Together::default() };
+    let queue = QueueName::new("apples")?;
+    let turn = || together.turn(&queue, || (), |line| line.count());
+    let Turn::Lead(mut lead) = turn() else { return Err("it waits for nobody".into()) };
+    lead.begun -= PATIENCE;
+    drop(lead);
+    let mut lead = turn();
+    std::thread::scope(|threads| {
+        // One who waited while another was under way, and so is told until when.
+        let second = threads.spawn(|| match turn() {
+            Turn::Lead(lead) => Some(lead.is_alone()),
+            _ => None,
+        });
+        until(|| together.waiting(&queue) == 1);
+        if let Turn::Lead(lead) = &mut lead {
+            lead.begun -= Duration::from_millis(20);
+        }
+        drop(lead);
+        assert!(second.join().is_ok_and(|alone| alone == Some(true)), "it waits on, or is not alone");
     });
+    // And one who comes when nobody is under way, where two were served.
+    let Turn::Lead(mut lead) = turn() else { return Err("nobody else calls".into()) };
+    (lead.served, lead.begun) = (2, lead.begun - Duration::from_millis(20));
+    together.lanes()[0].served = 2;
+    drop(lead);
+    assert!(matches!(turn(), Turn::Lead(lead) if lead.is_alone()));
     Ok(())
 }
 
@@ -257,9 +290,13 @@ fn who_goes_again_is_waited_for_once() -> Outcome {
     let together = Together::<(), ()> { crowd: ABREAST, moment: 2 * PATIENCE, ..Together::default() };
     let queue = QueueName::new("apples")?;
     let turn = || together.turn(&queue, || (), |line| line.count());
+    let company = || match turn() {
+        Turn::Lead(lead) => Some(lead.asks().count()),
+        _ => None,
+    };
     let leads: Vec<_> = (0..ABREAST).map(|_| turn()).collect();
     std::thread::scope(|threads| {
-        threads.spawn(|| {
+        let first = threads.spawn(|| {
             let Turn::Lead(mut lead) = turn() else { return };
             lead.begun -= 100 * PATIENCE;
             lead.tell([Fate::Done(()), Fate::Again]);
@@ -267,14 +304,17 @@ fn who_goes_again_is_waited_for_once() -> Outcome {
         until(|| together.waiting(&queue) == 1);
         threads.spawn(|| drop(turn()));
         until(|| together.waiting(&queue) == 2);
-        let again = threads.spawn(|| matches!(turn(), Turn::Lead(lead) if lead.asks().count() == 2));
+        let again = threads.spawn(company);
         until(|| together.waiting(&queue) == 3);
         drop(leads);
-        until(|| together.waiting(&queue) == 0);
+        until(|| first.is_finished());
+        assert_eq!(together.waiting(&queue), 1, "it went without those who were served");
         // The two who were served come again, and then all are there.
-        let served: Vec<_> = (0..2).map(|_| threads.spawn(|| drop(turn()))).collect();
+        let served: Vec<_> = (0..2).map(|_| threads.spawn(company)).collect();
         until(|| served.iter().all(|served| served.is_finished()));
-        assert!(again.join().is_ok_and(|all| all), "it went without those who came again");
+        let mut led: Vec<_> = served.into_iter().chain([again]).filter_map(|call| call.join().ok()).collect();
+        led.sort();
+        assert_eq!(led, [None, None, Some(2)]);
     });
     Ok(())
 }
