@@ -51,8 +51,6 @@ struct Head {
     /// The whole way there.
     trail: Trail,
     start: Costs,
-    /// The least that a walk from the start has ever cost.
-    cheapest: i64,
     since: Costs,
     on: Costs,
     at: Instant,
@@ -68,14 +66,12 @@ enum Found {
 impl Head {
     /// What is not used for so long is forgotten.
     const KEPT: Duration = Duration::from_secs(60);
-    /// What a walk costs beside its jobs where there is nothing to pass by, in microseconds, on a machine of which no
-    /// more is known.
+    /// What a walk from the start may cost beside its jobs while it is not known what one from a place costs, in
+    /// microseconds; and what more than one from a place once that is known.
     const CHEAP: i64 = 2_000;
-    /// What one from the start may cost more than one from a place, or, while that is not known, than the cheapest: a
-    /// quarter of that, and no less than this.
-    const AS_CHEAP: i64 = 100;
-    /// What a job of a large take costs, in microseconds.
-    const JOB: i64 = 2;
+    const AS_CHEAP: i64 = 250;
+    /// About what a job of a take costs, in microseconds.
+    const JOB: i64 = 5;
     /// Within this time of a look that found less than it wanted there is likely to be no more.
     const JUST_NOW: Duration = Duration::from_millis(1);
     /// How far apart marks are.
@@ -89,7 +85,6 @@ impl Head {
             marked_at: now,
             trail: Trail::new(now),
             start: Costs::new(now),
-            cheapest: Self::CHEAP,
             since: Costs::new(now),
             on: Costs::new(now),
             at: now,
@@ -98,15 +93,15 @@ impl Head {
 
     /// Whether walks from the start are worth sparing.
     fn is_dear(&self) -> bool {
-        let on = self.on.least().unwrap_or(self.cheapest);
-        self.start.least().is_some_and(|start| start.saturating_sub(on) > Self::AS_CHEAP.max(on / 4))
+        self.start.least().is_some_and(|start| match self.on.least() {
+            Some(on) => start.saturating_sub(on) > Self::AS_CHEAP,
+            None => start > Self::CHEAP,
+        })
     }
 
     /// How long it is until such a walk is due, if they are dear.
     fn due_in(&self, costs: &Costs, now: Instant) -> Duration {
-        // One that took many jobs may have cost less than they account for.
-        let on = self.on.least().unwrap_or_default().max(0);
-        let more = costs.now().saturating_sub(on);
+        let more = costs.now().saturating_sub(self.on.least().unwrap_or_default());
         costs::due_in(more, costs.at, now)
     }
 
@@ -170,10 +165,7 @@ impl Head {
             Way::Since(_) => self.since.add(cost, now),
             // Who asks begins at the start as well, but does more than walk where there is nothing.
             Way::Ask if jobs.is_empty() => self.start.at = now,
-            Way::Start | Way::Ask => {
-                self.start.add(cost, now);
-                self.cheapest = self.cheapest.min(cost.max(0));
-            }
+            Way::Start | Way::Ask => self.start.add(cost, now),
         }
         self.found = match jobs.len() {
             0 => Found::Nothing,

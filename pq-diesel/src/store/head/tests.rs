@@ -86,31 +86,6 @@ fn while_walks_are_cheap_all_are_from_the_start() {
 }
 
 #[test]
-fn walks_that_have_become_dearer_than_they_were_are_spared() {
-    let mut line = Line::new();
-    let on = MS * 2 / 5;
-    line.takes(20, &costs(on, on, on));
-    // They cost 200 microseconds more than before, and so there are 8 ms between them, or 13 takes.
-    let (start, _) = line.takes(1_000, &costs(on * 3 / 2, on, on));
-    assert!((60..=100).contains(&start), "{start}");
-}
-
-#[test]
-fn what_many_jobs_account_for_puts_no_walk_off() {
-    let (mut line, ms) = (Line::new(), i64::try_from(MS.as_micros()).expect("a number"));
-    let many: Vec<RawJob> = (0..10_000).flat_map(jobs).collect();
-    let place = Place { rank: -2, wanted: i64::MAX, id: 1 };
-    for _ in 0..16 {
-        line.now += 5 * MS;
-        line.head.took(Way::Start, &jobs(1), 1, line.now - MS, line.now);
-        line.now += 5 * MS;
-        line.head.took(Way::On(place), &many, many.len(), line.now - 5 * MS, line.now);
-    }
-    assert!(line.head.on.least().is_some_and(|on| on < -10 * ms), "{:?}", line.head.on);
-    assert!(line.head.due_in(&line.head.start, line.now) <= 40 * MS);
-}
-
-#[test]
 fn dear_walks_are_forty_times_their_cost_apart() {
     let mut line = Line::new();
     let dear = costs(21 * MS, 3 * MS, MS);
