@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use memchr::memchr2;
 use serde_json::value::RawValue;
 
 use crate::Error;
@@ -74,19 +75,11 @@ impl Default for PayloadLimits {
 /// How many arrays and objects the JSON text nests in one another at its deepest.
 fn nesting(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in json.bytes() {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
+    let mut rest = json.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        rest = tail;
+        match first {
+            b'"' => rest = after_string(tail),
             b'[' | b'{' => {
                 depth += 1;
                 deepest = deepest.max(depth);
@@ -96,6 +89,19 @@ fn nesting(json: &str) -> usize {
         }
     }
     deepest
+}
+
+/// What comes after the string whose opening quote is just before `json`. Most of a large payload is in strings.
+fn after_string(mut json: &[u8]) -> &[u8] {
+    while let Some(at) = memchr2(b'"', b'\\', json) {
+        let is_end = json[at] == b'"';
+        // What is escaped may be a quote.
+        json = json.get(at + if is_end { 1 } else { 2 }..).unwrap_or_default();
+        if is_end {
+            return json;
+        }
+    }
+    &[]
 }
 
 #[cfg(test)]
@@ -129,7 +135,21 @@ mod tests {
             Err(Error::PayloadTooLarge { bytes: 7, limit: 6 })
         ));
         assert!(matches!(Payload::new("[[[]]]".to_owned(), limits), Err(Error::PayloadTooDeep { limit: 2 })));
-        assert_eq!(nesting(r#"{"[[[": "\"[[["}"#), 1);
+    }
+
+    #[test]
+    fn what_is_in_strings_nests_nothing() {
+        for (text, deep) in [
+            (r#"{"[[[": "\"[[["}"#, 1),
+            (r#"["\\", [[]], "\\\"[[[["]"#, 3),
+            (r#""[[""#, 0),
+            // What is no JSON at all is found out later, and must not end in a panic.
+            (r#"["[["#, 1),
+            (r#"["[[\"#, 1),
+            ("", 0),
+        ] {
+            assert_eq!(nesting(text), deep, "{text}");
+        }
     }
 
     #[test]
