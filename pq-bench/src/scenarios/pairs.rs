@@ -22,18 +22,18 @@ const BACKLOG: usize = 1_000;
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let script = insert(bench, QUEUE).then(&delete(bench, QUEUE));
-    let mut steps: [Sides; THREADS.len()] = Default::default();
+    let mut by_threads: [Sides; THREADS.len()] = Default::default();
     for _ in 0..plan.rounds {
-        for (threads, sides) in THREADS.into_iter().zip(&mut steps) {
+        for (threads, sides) in THREADS.into_iter().zip(&mut by_threads) {
             bench.fill_by_sql(QUEUE, BACKLOG)?;
             sides.bare.push(script.cost_of(bench, threads, plan.time(2.0))?);
             sides.ours.push(pairs(bench, plan, threads)?);
         }
     }
-    let least = least_step(&steps);
+    let steps = steps(&by_threads);
     let mut figures: Vec<Figure> = THREADS
         .into_iter()
-        .zip(steps)
+        .zip(by_threads)
         .map(|(threads, sides)| {
             sides.rates(Figure {
                 parameters: [("threads".to_owned(), threads.to_string())].into(),
@@ -46,7 +46,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
             })
         })
         .collect();
-    figures.extend(least);
+    figures.extend(steps);
     Ok(figures)
 }
 
@@ -61,27 +61,22 @@ fn pairs(bench: &Bench, plan: &Plan, threads: usize) -> Result<Cost> {
     })
 }
 
-/// Of all steps from one number of threads to the next the one that gains least, or loses most.
-fn least_step(steps: &[Sides]) -> Option<Figure> {
-    let rates = |sides: &Sides| sides.ours.iter().map(|cost| cost.rate).collect::<Vec<_>>();
-    let of_step = |(before, after): (usize, usize)| {
-        let (ours, bare) = (rates(&steps[after]), rates(&steps[before]));
-        Figure {
-            parameters: [("step".to_owned(), format!("{} to {} threads", THREADS[before], THREADS[after]))]
-                .into(),
+/// Each step from one number of threads to the next.
+fn steps(by_threads: &[Sides]) -> Vec<Figure> {
+    let rates = |sides: &Sides| sides.ours.iter().map(|cost| cost.rate).collect();
+    let steps = by_threads.windows(2).zip(THREADS.windows(2));
+    steps
+        .map(|(sides, threads)| Figure {
+            parameters: [("step".to_owned(), format!("{} to {} threads", threads[0], threads[1]))].into(),
             unit: "pairs/s".to_owned(),
             target: Some(Target::RatioAtLeast(0.97)),
-            ours,
-            bare,
+            ours: rates(&sides[1]),
+            bare: rates(&sides[0]),
             ..figure(
                 SCENARIO.name,
-                "put and get, the least step as threads are added",
+                "put and get, as threads are added",
                 "the same with the threads before the step",
             )
-        }
-    };
-    let ratio = |figure: &Figure| figure.ratio().unwrap_or(f64::INFINITY);
-    (1..steps.len())
-        .map(|after| of_step((after - 1, after)))
-        .min_by(|one, other| ratio(one).total_cmp(&ratio(other)))
+        })
+        .collect()
 }
