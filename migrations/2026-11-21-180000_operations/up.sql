@@ -17,7 +17,7 @@ CREATE TABLE "pq"."queue_workers" (
     threads    integer     NOT NULL,
     started_at timestamptz NOT NULL DEFAULT statement_timestamp(),
     beat_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
-    stop       text        CONSTRAINT "queue_workers_stop_check" CHECK (stop IN ('all', 'current', 'now')),
+    stop       text        CONSTRAINT "queue_workers_stop_check" CHECK (stop IN ('drain', 'finish', 'abort')),
     status     json        NOT NULL
 ) WITH (fillfactor = 50);
 

@@ -1,6 +1,6 @@
 //! What signals do.
 
-use pq_diesel::Stop;
+use pq_diesel::CancellationToken;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -12,13 +12,13 @@ pub(crate) fn caught(signals: impl IntoIterator<Item = i32>) -> Result<Signals, 
 }
 
 /// Ends a wait on the signals that would end the process, so that nothing is left half done.
-pub(crate) fn stop_on_signals() -> Result<Stop, Failure> {
+pub(crate) fn stop_on_signals() -> Result<CancellationToken, Failure> {
     let mut signals = caught([SIGINT, SIGTERM, SIGHUP])?;
-    let stop = Stop::new();
+    let stop = CancellationToken::new();
     let stopped = stop.clone();
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
-            stopped.stop();
+            stopped.cancel();
         }
     });
     Ok(stop)

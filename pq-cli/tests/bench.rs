@@ -8,7 +8,7 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use pq_core::{Search, Store};
+use pq_core::{Scan, Store};
 use pq_diesel::Pq;
 use pq_testing::{Database, Server};
 use serde_json::Value;
@@ -42,7 +42,7 @@ fn in_use() -> Result<Database, Box<dyn Error>> {
     queue.put_many(&[1, 2, 3])?;
     let store = handle.store();
     handle.transaction(|conn| {
-        store.lease(conn, queue.name(), 1, Duration::from_millis(1), Search::Whole).map(drop)
+        store.lease(conn, queue.name(), 1, Duration::from_millis(1), Scan::Full).map(drop)
     })?;
     let dead = handle.queue::<String>("others")?.get(pq_diesel::Wait::No)?;
     assert!(dead.is_none(), "numbers are no strings, so they are dead");

@@ -113,7 +113,7 @@ fn a_tick_puts_what_was_set() -> Outcome {
     std::thread::scope(|threads| -> Outcome {
         let runs = threads.spawn(move || worker.run());
         let seen = until(&database, "SELECT count(*) FROM pq.queue WHERE q_name = 'heart'");
-        control.stop(pq_diesel::StopMode::Now);
+        control.stop(pq_diesel::StopMode::Abort);
         runs.join().map_err(|_| "the worker panicked")??;
         seen
     })?;

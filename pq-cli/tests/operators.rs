@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use pq_diesel::{Error, Outcome as Verdict, Payload, PayloadLimits, PutOptions, Wait};
+use pq_diesel::{Error, Outcome as Settlement, Payload, PayloadLimits, PutOptions, Wait};
 use pq_testing::Database;
 use serde_json::{Value, json};
 
@@ -25,9 +25,9 @@ fn scene() -> Result<Database, Box<dyn std::error::Error>> {
     let dead = begin(json!("dead"))?;
     let kept = begin(json!("done"))?;
     begin(json!("running"))?;
-    mail.settle(&dead, Verdict::Dead { error: "no such\naddress".to_owned() })?;
+    mail.settle(&dead, Settlement::Dead { error: "no such\naddress".to_owned() })?;
     let result = Payload::new("{\"sent\": 1}".to_owned(), PayloadLimits::default())?;
-    mail.settle(&kept, Verdict::Keep { result: Some(result) })?;
+    mail.settle(&kept, Settlement::Keep { result: Some(result) })?;
     mail.cancel(mail.put(&json!("cancelled"))?)?;
     let key = || PutOptions::new().serialization_key("customer 7");
     mail.put_with(&json!({ "to": "a@example.com" }), &key().priority(3).unique("welcome"))?;
@@ -199,7 +199,7 @@ fn a_dead_job_whose_unique_key_is_in_use_stays() -> Outcome {
     let keyed = PutOptions::new().unique("welcome");
     mail.put_with(&json!(1), &keyed)?;
     let job = mail.lease(1, HOUR, Wait::No)?.remove(0);
-    mail.settle(&job, Verdict::Dead { error: String::new() })?;
+    mail.settle(&job, Settlement::Dead { error: String::new() })?;
     mail.put_with(&json!(2), &keyed)?;
     assert_snapshot!(told(&database, &[&["retry", "1"], &["retry", "--queue", "mail", "--yes"]])?, @"
     $ pq retry 1

@@ -176,7 +176,7 @@ fn a_running_job_is_cancelled_and_its_worker_stopped_from_the_view() -> Outcome 
     task.call(&1)?;
     let worker = Worker::new(&pq)
         .lease(Duration::from_secs(5))
-        .beat_every(Some(Duration::from_millis(50)))
+        .heartbeat_every(Some(Duration::from_millis(50)))
         .serve(task.leased(|context, _job| {
             while !context.should_end() {
                 std::thread::sleep(Duration::from_millis(5));
@@ -193,7 +193,7 @@ fn a_running_job_is_cancelled_and_its_worker_stopped_from_the_view() -> Outcome 
     let control = worker.control();
     std::thread::scope(|threads| {
         let running = threads.spawn(|| worker.run());
-        let at_end = StopAtEnd(|| control.stop(StopMode::Now));
+        let at_end = StopAtEnd(|| control.stop(StopMode::Abort));
         let terminal = Terminal::with("stop", database.url(), "--interval 100ms")?;
         let screen = terminal.until_shown("wait ")?;
         assert!(screen.contains("Workers (1)") && screen.contains("Running jobs (1)"), "{screen}");

@@ -184,7 +184,7 @@ fn term_and_a_second_int_stop_now_and_no_job_is_lost_or_failed() -> Outcome {
                 // The first has been heeded when the store knows of it.
                 until(
                     &database,
-                    "SELECT count(*) FROM pq.queue_workers WHERE status ->> 'stopping' = 'current'",
+                    "SELECT count(*) FROM pq.queue_workers WHERE status ->> 'stopping' = 'finish'",
                 )?;
             }
             signal(&work.child, *one)?;

@@ -95,7 +95,7 @@ pub enum Error {
     /// The call needs a connection of the handle's own, and the handle was made without one.
     #[error("this handle has no connection of its own; make it with a URL or a pool, or use `on(conn)`")]
     NoConnection,
-    /// The wait was ended by its [`crate::Stop`].
+    /// The wait was ended by its [`crate::CancellationToken`].
     #[error("the wait was stopped")]
     Stopped,
 }

@@ -62,7 +62,7 @@ pub enum OnConflict {
     Replace,
     /// While the old job waits it keeps its payload and is put off to the new `schedule_at`
     /// (debounce). One that is running stays as it is.
-    PutOff,
+    Reschedule,
 }
 
 /// What a put did.
@@ -75,7 +75,7 @@ pub enum PutOutcome {
     /// A job with the same unique key was waiting, and has taken the new payload and options.
     Replaced,
     /// A job with the same unique key was waiting, and waits until the new `schedule_at`.
-    PutOff,
+    Rescheduled,
 }
 
 /// The answer to a put: which job it is, and what was done.

@@ -22,7 +22,7 @@
 //! # }
 //! ```
 
-mod bell;
+mod cancellation;
 mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -33,6 +33,7 @@ mod key;
 pub mod memory;
 mod name;
 mod options;
+mod outcome;
 mod overview;
 mod payload;
 mod queue;
@@ -40,12 +41,12 @@ mod registry;
 mod retry;
 mod store;
 mod task;
-mod verdict;
 mod wait;
+mod wake_signal;
 mod when;
 mod worker;
 
-pub use bell::{Bell, Stop};
+pub use cancellation::CancellationToken;
 #[cfg(feature = "pickle")]
 pub use codec::Pickle;
 pub use codec::{Codec, CodecError, Json, codec_by_name};
@@ -55,14 +56,17 @@ pub use job::{Claim, Held, Job, JobId, NewJob, RawJob};
 pub use key::{Key, OnConflict, Put, PutOutcome};
 pub use name::QueueName;
 pub use options::PutOptions;
+pub use outcome::{
+    Cancelled, Ended, EndedAs, Extended, JobStatus, MaintenanceReport, Outcome, Retention, Settlement,
+};
 pub use overview::{Filter, JobState, Listed, Overview};
 pub use payload::{Payload, PayloadLimits};
-pub use queue::{Bound, Iter, Pq, Queue};
-pub use registry::{Beat, Beaten, WorkerId, WorkerInfo};
+pub use queue::{BoundQueue, Iter, Pq, Queue};
+pub use registry::{Heartbeat, HeartbeatReply, WorkerId, WorkerInfo};
 pub use retry::Backoff;
-pub use store::{Counts, Dead, Search, Store, StoreError, Taken};
+pub use store::{Counts, Scan, Store, StoreError, Taken, Undecodable};
 pub use task::{CallOptions, Ending, Failure, Handler, Task, Trace};
-pub use verdict::{Cancelled, Ended, EndedAs, Extended, Outcome, Retention, Swept, Verdict, Whereabouts};
 pub use wait::Wait;
+pub use wake_signal::WakeSignal;
 pub use when::{IntoWhen, TimeError, When};
 pub use worker::{Context, Control, JobInfo, Report, Running, Status, StopMode, Worker};

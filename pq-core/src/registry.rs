@@ -19,7 +19,7 @@ impl fmt::Display for WorkerId {
 
 /// What a worker tells of itself.
 #[derive(Clone, Debug)]
-pub struct Beat {
+pub struct Heartbeat {
     /// The number that it was given at its first beat.
     pub worker: Option<WorkerId>,
     /// The host that it runs on.
@@ -38,7 +38,7 @@ pub struct Beat {
 
 /// What a worker is told at its beat.
 #[derive(Clone, Copy, Debug)]
-pub struct Beaten {
+pub struct HeartbeatReply {
     /// Its number.
     pub worker: WorkerId,
     /// How somebody wants it to stop, if anybody does.

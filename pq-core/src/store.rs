@@ -6,9 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Beat, Beaten, Bell, Cancelled, Claim, Cron, CronEntry, Ended, EndedAs, Error, Extended, Filter, JobId,
-    Listed, NewJob, Overview, Payload, Put, QueueName, RawJob, Retention, StopMode, Swept, Verdict,
-    Whereabouts, WorkerId, WorkerInfo,
+    Cancelled, Claim, Cron, CronEntry, Ended, EndedAs, Error, Extended, Filter, Heartbeat, HeartbeatReply,
+    JobId, JobStatus, Listed, MaintenanceReport, NewJob, Overview, Payload, Put, QueueName, RawJob,
+    Retention, Settlement, StopMode, WakeSignal, WorkerId, WorkerInfo,
 };
 
 /// Where jobs are kept.
@@ -25,7 +25,7 @@ use crate::{
 ///   each call is a transaction of its own: it takes effect whole or not at all.
 /// - **Put.** The jobs get ascending ids in the order given. They are seen by nobody else before
 ///   their transaction commits, and by the transaction itself at once. At the commit, not before,
-///   every [`Bell`] that is subscribed to the queue is rung. A job that any other writer adds by the
+///   every [`WakeSignal`] that is subscribed to the queue is rung. A job that any other writer adds by the
 ///   store's own means (plain SQL, say) counts as put.
 /// - **Take.** Returns the first ready jobs, at most as many as asked for, in order: higher priority,
 ///   then earlier `expected_at` with those without one last, then lower id. A job is ready when it is
@@ -38,11 +38,11 @@ use crate::{
 ///   and [`Store::give_back`] refuse a claim whose transaction has ended or that has been given back,
 ///   with [`Error::NotYours`], and change nothing then.
 /// - **Leases.** A job that was taken by [`Store::lease`] is held after the commit, until its verdict
-///   or until a [`Store::sweep`] finds its lease over. A verdict counts while the claim is good: until
+///   or until a [`Store::maintain`] finds its lease over. A verdict counts while the claim is good: until
 ///   then, and once. From the sweep on the job is anyone's, and nothing from the old claim is accepted.
 /// - **Serialization keys.** Of the jobs of a queue that share one, at most one is held at any time: by
 ///   a transaction that has not ended, or by a lease. Nobody waits for it. When it ends the key's first
-///   job in line is ready, and bells are rung as for a put.
+///   job in line is ready, and signals are rung as for a put.
 /// - **Unique keys.** Of the jobs of a queue that share one, at most one waits or is held by a lease.
 ///   Puts decide it one after the other, also in a batch and when they are made at once.
 /// - **Clocks.** Only the store's clock decides what is due.
@@ -55,10 +55,10 @@ pub trait Store: Send + Sync + 'static {
     type Conn;
     /// What can go wrong, the errors of the core included.
     type Error: StoreError;
-    /// Keeps a [`Bell`] subscribed while it lives.
+    /// Keeps a [`WakeSignal`] subscribed while it lives.
     type Subscription;
     /// How far a transaction had come.
-    type Mark: Copy;
+    type Savepoint: Copy;
 
     /// Adds jobs to a queue, in one transaction, and answers in the order of `jobs`.
     ///
@@ -103,7 +103,7 @@ pub trait Store: Send + Sync + 'static {
         conn: &mut Self::Conn,
         queue: &QueueName,
         count: usize,
-        search: Search,
+        scan: Scan,
     ) -> Result<Taken, Self::Error>;
 
     /// Has this transaction hold a job again that an earlier one took and gave back by its rollback: with the claim
@@ -127,7 +127,7 @@ pub trait Store: Send + Sync + 'static {
         queue: &QueueName,
         count: usize,
         lease: Duration,
-        search: Search,
+        scan: Scan,
     ) -> Result<Taken, Self::Error>;
 
     /// Has these leases end this long from now. One that is missing from the answer is lost.
@@ -150,7 +150,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own; none was accepted then.
-    fn settle(&self, conn: &mut Self::Conn, verdicts: &[Verdict<'_>]) -> Result<Vec<bool>, Self::Error>;
+    fn settle(&self, conn: &mut Self::Conn, verdicts: &[Settlement<'_>]) -> Result<Vec<bool>, Self::Error>;
 
     /// Where a job of the queue is; `None` where it is done and nothing was kept, or was never there.
     ///
@@ -162,7 +162,7 @@ pub trait Store: Send + Sync + 'static {
         conn: &mut Self::Conn,
         queue: &QueueName,
         id: JobId,
-    ) -> Result<Option<Whereabouts>, Self::Error>;
+    ) -> Result<Option<JobStatus>, Self::Error>;
 
     /// Cancels a job that waits, or has the holder of its lease told.
     ///
@@ -193,7 +193,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own.
-    fn revive(
+    fn requeue(
         &self,
         conn: &mut Self::Conn,
         queue: &QueueName,
@@ -220,7 +220,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own.
-    fn sweep(&self, conn: &mut Self::Conn, retention: &Retention) -> Result<Option<Swept>, Self::Error>;
+    fn maintain(
+        &self,
+        conn: &mut Self::Conn,
+        retention: &Retention,
+    ) -> Result<Option<MaintenanceReport>, Self::Error>;
 
     /// Replaces the payload of a job that is held. In a transaction it takes effect with that:
     /// whatever is given back in it carries the new payload. Under a lease it is stored at once, and
@@ -247,7 +251,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own.
-    fn bury(&self, conn: &mut Self::Conn, jobs: &[Dead]) -> Result<(), Self::Error>;
+    fn move_to_dead(&self, conn: &mut Self::Conn, jobs: &[Undecodable]) -> Result<(), Self::Error>;
 
     /// Counts a queue's jobs by state, without a lock.
     ///
@@ -300,7 +304,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own; none went then.
-    fn transfer(
+    fn move_jobs(
         &self,
         conn: &mut Self::Conn,
         from: &QueueName,
@@ -313,14 +317,14 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own.
-    fn beat(&self, conn: &mut Self::Conn, beat: &Beat) -> Result<Beaten, Self::Error>;
+    fn heartbeat(&self, conn: &mut Self::Conn, beat: &Heartbeat) -> Result<HeartbeatReply, Self::Error>;
 
     /// Forgets a worker that has ended.
     ///
     /// # Errors
     ///
     /// The store's own.
-    fn leave(&self, conn: &mut Self::Conn, worker: WorkerId) -> Result<(), Self::Error>;
+    fn deregister(&self, conn: &mut Self::Conn, worker: WorkerId) -> Result<(), Self::Error>;
 
     /// The workers that are known, by number.
     ///
@@ -422,23 +426,27 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own, also where a statement since `earlier` has failed in a way that no other can follow: then
-    /// `earlier` is still good for [`Store::undo`], and the transaction can go on after it.
-    fn mark(&self, conn: &mut Self::Conn, earlier: Option<Self::Mark>) -> Result<Self::Mark, Self::Error>;
+    /// `earlier` is still good for [`Store::rollback_to`], and the transaction can go on after it.
+    fn savepoint(
+        &self,
+        conn: &mut Self::Conn,
+        earlier: Option<Self::Savepoint>,
+    ) -> Result<Self::Savepoint, Self::Error>;
 
-    /// [`Store::mark`], and [`Store::limit`] for what follows it and for what follows an undo to it, in as many round
+    /// [`Store::savepoint`], and [`Store::set_statement_timeout`] for what follows it and for what follows an undo to it, in as many round
     /// trips as the mark alone if the store can.
     ///
     /// # Errors
     ///
-    /// As [`Store::mark`].
-    fn mark_and_limit(
+    /// As [`Store::savepoint`].
+    fn savepoint_and_timeout(
         &self,
         conn: &mut Self::Conn,
-        earlier: Option<Self::Mark>,
+        earlier: Option<Self::Savepoint>,
         limit: Option<Duration>,
-    ) -> Result<Self::Mark, Self::Error> {
-        self.limit(conn, limit)?;
-        self.mark(conn, earlier)
+    ) -> Result<Self::Savepoint, Self::Error> {
+        self.set_statement_timeout(conn, limit)?;
+        self.savepoint(conn, earlier)
     }
 
     /// Undoes what the transaction has done since the mark, nested ones that were left open included. The mark stays.
@@ -446,7 +454,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own.
-    fn undo(&self, conn: &mut Self::Conn, mark: Self::Mark) -> Result<(), Self::Error>;
+    fn rollback_to(&self, conn: &mut Self::Conn, mark: Self::Savepoint) -> Result<(), Self::Error>;
 
     /// Lends a connection of the store's own, outside of any transaction.
     ///
@@ -487,14 +495,14 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`Store::take`] and [`Store::with_connection`].
-    fn take_now(&self, queue: &QueueName, count: usize, search: Search) -> Result<Taken, Self::Error> {
-        self.with_connection(|conn| self.take(conn, queue, count, search))
+    fn take_now(&self, queue: &QueueName, count: usize, scan: Scan) -> Result<Taken, Self::Error> {
+        self.with_connection(|conn| self.take(conn, queue, count, scan))
     }
 
-    /// Has `bell` rung for every put to `queue` that commits after this returns, while the
+    /// Has `signal` rung for every put to `queue` that commits after this returns, while the
     /// subscription lives. A ring is a hint: one too many costs a look, and one that is lost costs at
     /// most [`Store::poll_interval`]. It cannot fail; a store that cannot listen now polls.
-    fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Self::Subscription;
+    fn subscribe(&self, queue: &QueueName, signal: &Arc<WakeSignal>) -> Self::Subscription;
 
     /// A number that grows whenever something is done on this connection, if the store can tell: what
     /// nobody has touched need not be protected by a nested transaction.
@@ -509,7 +517,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// The store's own.
-    fn limit(&self, conn: &mut Self::Conn, limit: Option<Duration>) -> Result<(), Self::Error> {
+    fn set_statement_timeout(
+        &self,
+        conn: &mut Self::Conn,
+        limit: Option<Duration>,
+    ) -> Result<(), Self::Error> {
         let _ = (conn, limit);
         Ok(())
     }
@@ -531,15 +543,16 @@ pub trait StoreError: std::error::Error + From<Error> + Send + Sync + 'static {
     }
 }
 
-/// How far a take looks before it says that there is nothing.
+/// How much of a queue a take scans before it reports that nothing is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Search {
-    /// Through the whole line: no job was ready then.
-    Whole,
-    /// For a caller that looks again by itself. Where to look through the whole line is dear, the store may pass by
-    /// what came in before the place where its last take ended (a higher priority, a late commit, a rollback), and
-    /// says by [`Taken::next_due`] when it looks there.
-    Along,
+pub enum Scan {
+    /// Scans the whole queue. An empty result means that no job was ready.
+    Full,
+    /// Lets the store resume its scan, for a caller that polls again.
+    ///
+    /// If a full scan is expensive, the store may skip jobs that arrived before the position of its last take (a higher
+    /// priority, a late commit, a rollback). [`Taken::next_due`] says when it scans them.
+    Resume,
 }
 
 /// What a take found.
@@ -554,7 +567,7 @@ pub struct Taken {
 
 /// A job that can never be worked, and why.
 #[derive(Clone, Debug)]
-pub struct Dead {
+pub struct Undecodable {
     /// The job, with its payload as it was stored.
     pub job: RawJob,
     /// Why. It does not repeat the payload.

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bell::{Bell, Stop};
-use crate::store::{Search, Store, StoreError};
+use crate::store::{Scan, Store, StoreError};
+use crate::{CancellationToken, WakeSignal};
 use crate::{Error, QueueName};
 
 /// How long a call may wait for a job.
@@ -48,13 +48,13 @@ pub(crate) fn look_and_wait<S: Store, R>(
     store: &S,
     queues: &[QueueName],
     wait: Wait,
-    stop: Option<&Stop>,
-    mut look: impl FnMut(Search) -> Result<Look<R>, S::Error>,
+    stop: Option<&CancellationToken>,
+    mut look: impl FnMut(Scan) -> Result<Look<R>, S::Error>,
 ) -> Result<Option<R>, S::Error> {
     // A duration that no clock can add is as good as for ever.
     let deadline = match wait {
         Wait::No => {
-            return look(Search::Whole).map(|found| match found {
+            return look(Scan::Full).map(|found| match found {
                 Look::Found(jobs) => Some(jobs),
                 Look::Nothing { .. } => None,
             });
@@ -63,23 +63,23 @@ pub(crate) fn look_and_wait<S: Store, R>(
         Wait::Forever => None,
     };
 
-    // Subscribed before the first look: a job that is committed between the two rings the bell, and
+    // Subscribed before the first look: a job that is committed between the two rings the signal, and
     // the sleep below then ends at once.
-    let bell = Bell::new();
-    let _subscriptions: Vec<_> = queues.iter().map(|queue| store.subscribe(queue, &bell)).collect();
-    let _stop = stop.map(|stop| stop.rings(&bell));
+    let signal = WakeSignal::new();
+    let _subscriptions: Vec<_> = queues.iter().map(|queue| store.subscribe(queue, &signal)).collect();
+    let _stop = stop.map(|stop| stop.notifies(&signal));
     let mut retry_in = FIRST_RETRY;
 
     loop {
-        if stop.is_some_and(Stop::is_stopped) {
+        if stop.is_some_and(CancellationToken::is_cancelled) {
             return Err(Error::Stopped.into());
         }
-        let heard = bell.count();
+        let heard = signal.generation();
         // Read before the look: the look that finds nothing at the deadline began after it.
         let remaining = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let over = remaining == Some(Duration::ZERO);
 
-        let pause = match look(if over { Search::Whole } else { Search::Along }) {
+        let pause = match look(if over { Scan::Full } else { Scan::Resume }) {
             Ok(Look::Found(jobs)) => return Ok(Some(jobs)),
             Ok(Look::Nothing { .. }) if over => return Ok(None),
             Ok(Look::Nothing { next_due }) => {
@@ -97,7 +97,7 @@ pub(crate) fn look_and_wait<S: Store, R>(
 
         // Measured anew after the look, which may have taken its time.
         let remaining = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        bell.sleep(heard, remaining.map_or(pause, |left| left.min(pause)));
+        signal.wait_past(heard, remaining.map_or(pause, |left| left.min(pause)));
     }
 }
 
@@ -113,9 +113,9 @@ mod tests {
         let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
         let begun = Instant::now();
         let mut looks = 0;
-        let found = look_and_wait(&store, std::slice::from_ref(&queue), Wait::Forever, None, |search| {
+        let found = look_and_wait(&store, std::slice::from_ref(&queue), Wait::Forever, None, |scan| {
             looks += 1;
-            let taken = store.take_now(&queue, 1, search)?;
+            let taken = store.take_now(&queue, 1, scan)?;
             if looks == 1 {
                 store.put_now(&queue, &[NewJob::new(Payload::from_stored("1".to_owned()))])?;
             }
@@ -136,12 +136,12 @@ mod tests {
         for wait in [Wait::No, Wait::For(Duration::from_millis(20))] {
             let mut looks = Vec::new();
             let found: Option<()> =
-                look_and_wait(&store, std::slice::from_ref(&queue), wait, None, |search| {
-                    looks.push(search);
+                look_and_wait(&store, std::slice::from_ref(&queue), wait, None, |scan| {
+                    looks.push(scan);
                     Ok(Look::Nothing { next_due: None })
                 })?;
-            assert_eq!((found, looks.pop()), (None, Some(Search::Whole)));
-            assert!(looks.iter().all(|search| *search == Search::Along), "{looks:?}");
+            assert_eq!((found, looks.pop()), (None, Some(Scan::Full)));
+            assert!(looks.iter().all(|scan| *scan == Scan::Resume), "{looks:?}");
             assert_eq!(looks.is_empty(), wait == Wait::No);
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use pq_diesel::{Error, Pq, Queue, Settings, Stop, Wait};
+use pq_diesel::{CancellationToken, Error, Pq, Queue, Settings, Wait};
 
 mod tables {
     diesel::table! {
@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "DROP TABLE IF EXISTS squares; CREATE TABLE squares (number bigint NOT NULL, square bigint NOT NULL)",
     )?;
 
-    let stop = Stop::new();
+    let stop = CancellationToken::new();
     let queue = pq.queue::<i64>("numbers")?.with_stop(&stop);
     queue.clear()?;
     queue.put_many(&(1..=100).collect::<Vec<i64>>())?;
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         while squares::table.count().get_result::<i64>(&mut conn)? < 100 {
             std::thread::yield_now();
         }
-        stop.stop();
+        stop.cancel();
         for worker in workers {
             worker.join().map_err(|_| "a worker panicked")??;
         }

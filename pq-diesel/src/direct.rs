@@ -46,7 +46,7 @@ pub fn put<T: Serialize>(conn: &mut PgConnection, queue: &str, data: &T) -> Resu
 ///
 /// # Errors
 ///
-/// As [`pq_core::Bound::get`].
+/// As [`pq_core::BoundQueue::get`].
 pub fn get<T: DeserializeOwned>(conn: &mut PgConnection, queue: &str) -> Result<Option<T>, Error> {
     let queue = Pq::detached().queue::<T>(queue)?;
     Ok(queue.on(conn).get()?.map(|job| job.data))

@@ -41,10 +41,10 @@ mod store;
 mod table;
 
 pub use pq_core::{
-    Backoff, CallOptions, Cancelled, Codec, CodecError, Counts, Cron, CronEntry, Ended, EndedAs, Ending,
-    Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobState, Key, Listed, OnConflict, Outcome,
-    Overview, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, RawJob, Report, Retention,
-    Running, Status, Stop, StopMode, TimeError, Trace, Verdict, Wait, When, Whereabouts, WorkerId,
+    Backoff, CallOptions, CancellationToken, Cancelled, Codec, CodecError, Counts, Cron, CronEntry, Ended,
+    EndedAs, Ending, Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobState, JobStatus, Key,
+    Listed, OnConflict, Outcome, Overview, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName,
+    RawJob, Report, Retention, Running, Settlement, Status, StopMode, TimeError, Trace, Wait, When, WorkerId,
     WorkerInfo, codec_by_name,
 };
 

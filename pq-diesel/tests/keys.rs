@@ -8,8 +8,8 @@ use common::{Outcome, PATIENCE, database, queue, until};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_core::memory::MemoryStore;
-use pq_core::{NewJob, QueueName, Search, Store};
-use pq_diesel::{Key, Outcome as Verdict, Pq, PutOptions, PutOutcome, Wait};
+use pq_core::{NewJob, QueueName, Scan, Store};
+use pq_diesel::{Key, Outcome as Settlement, Pq, PutOptions, PutOutcome, Wait};
 use serde_json::{Value, json};
 
 #[test]
@@ -61,7 +61,7 @@ fn a_snapshot_that_is_older_than_a_lease_does_not_take_its_key() -> Outcome {
         // An error that tells to try again, or nothing: but never the key's second job.
         assert!(taken.is_err() || taken.is_ok_and(|jobs| jobs.is_empty()), "{isolation}");
         for job in &held {
-            queue.settle(job, Verdict::GiveBack)?;
+            queue.settle(job, Settlement::GiveBack)?;
         }
     }
     Ok(())
@@ -78,10 +78,10 @@ fn leased_in_turn<S: Store>(
     store.put(conn, &name, jobs)?;
     let mut turns = Vec::new();
     for turn in 0..60 {
-        let taken = store.lease(conn, &name, counts(turn), PATIENCE, Search::Whole)?.jobs;
+        let taken = store.lease(conn, &name, counts(turn), PATIENCE, Scan::Full)?.jobs;
         if turn % 4 != 0 {
             let verdicts: Vec<_> =
-                taken.iter().map(|job| pq_core::Verdict { job, outcome: Verdict::Complete }).collect();
+                taken.iter().map(|job| pq_core::Settlement { job, outcome: Settlement::Complete }).collect();
             store.settle(conn, &verdicts)?;
         }
         turns.push(taken.iter().map(|job| job.id.0).collect());

@@ -9,7 +9,7 @@ use common::{Outcome, PATIENCE, database};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use pq_core::{Outcome as Ended, Search, Store, Verdict};
+use pq_core::{Outcome as Ended, Scan, Settlement, Store};
 use pq_diesel::{JobId, Pq, Queue};
 use pq_testing::Database;
 
@@ -83,7 +83,7 @@ fn what_comes_late_into_a_long_line_is_found_where_it_stands() -> Outcome {
         queue.on(&mut conn).put_many(&[0; 100])?;
         while queue.on(&mut conn).get()?.is_some() {}
     }
-    let take = |conn: &mut PgConnection| pq.store().take(conn, queue.name(), 1, Search::Along);
+    let take = |conn: &mut PgConnection| pq.store().take(conn, queue.name(), 1, Scan::Resume);
     let look = |conn: &mut PgConnection, until: fn(&pq_core::Taken) -> bool| -> Outcome {
         let begun = Instant::now();
         loop {
@@ -116,7 +116,7 @@ fn who_looks_again_spares_the_walk_over_what_is_gone() -> Outcome {
     take_until_walked_on(&mut conn, &queue)?;
     while queue.on(&mut conn).get()?.is_some() {}
     let (store, first) = (pq.store(), pq_diesel::PutOptions::new().priority(5));
-    let take = |conn: &mut PgConnection| store.take(conn, queue.name(), 1, Search::Along);
+    let take = |conn: &mut PgConnection| store.take(conn, queue.name(), 1, Scan::Resume);
     let nothing = take(&mut conn)?;
     assert!(nothing.jobs.is_empty());
     assert!(nothing.next_due.is_some_and(|due| !due.is_zero()), "{nothing:?}");
@@ -159,7 +159,7 @@ fn the_lease_of_a_verdict_is_found_by_the_index_in_a_table_that_is_new() -> Outc
                 queue.on(conn).put(&job)?;
             }
             let lease = |conn: &mut PgConnection, count| {
-                store.lease(conn, queue.name(), count, PATIENCE, Search::Whole).map(|taken| taken.jobs)
+                store.lease(conn, queue.name(), count, PATIENCE, Scan::Full).map(|taken| taken.jobs)
             };
             let plain = lease(conn, 2)?;
             let some = lease(conn, 2)?;
@@ -167,7 +167,7 @@ fn the_lease_of_a_verdict_is_found_by_the_index_in_a_table_that_is_new() -> Outc
             let keyed = lease(conn, 1)?;
             for jobs in [&plain[..], &some[..1], &some[1..], &keyed] {
                 let verdicts: Vec<_> =
-                    jobs.iter().map(|job| Verdict { job, outcome: Ended::Complete }).collect();
+                    jobs.iter().map(|job| Settlement { job, outcome: Ended::Complete }).collect();
                 assert_eq!(store.settle(conn, &verdicts)?, vec![true; jobs.len()]);
             }
             let scans = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'queue_leases'";

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use pq_core::{Beat, Store};
+use pq_core::{Heartbeat, Store};
 use pq_diesel::doctor::Examination;
 use pq_diesel::{
     EndedAs, Filter, JobId, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Role, Status, StopMode,
@@ -98,7 +98,7 @@ fn work(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
         let lease: Vec<i64> = job.claim.lease().into_iter().collect();
         store.store().extend(conn, &lease, Duration::ZERO)?;
     }
-    store.store().sweep(conn, &Retention::default())?;
+    store.store().maintain(conn, &Retention::default())?;
     settle(conn, Outcome::Dead { error: "on purpose".to_owned() })
 }
 
@@ -111,7 +111,7 @@ fn cancel_and_retry(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(),
     let (pq, name) = (Pq::detached(), queue.name());
     let id = queue.on(conn).put(&json!(1))?;
     pq.store().cancel(conn, name, id)?;
-    pq.store().revive(conn, name, Some(&[id]))?;
+    pq.store().requeue(conn, name, Some(&[id]))?;
     pq.store().prune(conn, name, EndedAs::Cancelled, Duration::ZERO).map(drop)
 }
 
@@ -124,7 +124,7 @@ fn pause(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel:
 fn move_jobs(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
     let pq = Pq::detached();
     queue.on(conn).put_with(&json!(1), &PutOptions::new().unique("moved"))?;
-    pq.store().transfer(conn, queue.name(), pq.queue::<()>("pears")?.name(), None).map(drop)
+    pq.store().move_jobs(conn, queue.name(), pq.queue::<()>("pears")?.name(), None).map(drop)
 }
 
 fn look(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
@@ -137,7 +137,7 @@ fn look(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
 
 fn tell(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
     let pq = Pq::detached();
-    let mut beat = Beat {
+    let mut beat = Heartbeat {
         worker: None,
         host: "here".to_owned(),
         pid: 1,
@@ -146,11 +146,11 @@ fn tell(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
         threads: 1,
         status: Status::default(),
     };
-    let worker = pq.store().beat(conn, &beat)?.worker;
+    let worker = pq.store().heartbeat(conn, &beat)?.worker;
     beat.worker = Some(worker);
-    pq.store().beat(conn, &beat)?;
-    pq.store().stop_worker(conn, worker, StopMode::All)?;
-    pq.store().leave(conn, worker)
+    pq.store().heartbeat(conn, &beat)?;
+    pq.store().stop_worker(conn, worker, StopMode::Drain)?;
+    pq.store().deregister(conn, worker)
 }
 
 fn fire(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use pq_core::memory::MemoryStore;
 use pq_core::{
-    Key, NewJob, Outcome, Payload, QueueName, RawJob, Retention, Search, Store, Taken, Verdict, When,
+    Key, NewJob, Outcome, Payload, QueueName, RawJob, Retention, Scan, Settlement, Store, Taken, When,
 };
 use pq_diesel::Pq;
 use pq_testing::{Database, Server};
@@ -172,16 +172,16 @@ impl<S: Store> Side<'_, S> {
                 format!("{:?}", store.put(conns[*conn], &self.queues[*queue], &jobs).ok())
             }
             Step::Take { conn, queue, count } => {
-                let taken = store.take(conns[*conn], &self.queues[*queue], *count, Search::Whole);
+                let taken = store.take(conns[*conn], &self.queues[*queue], *count, Scan::Full);
                 self.took(taken.ok())
             }
             Step::Lease { conn, queue, count } => {
-                let taken = store.lease(conns[*conn], &self.queues[*queue], *count, LEASE, Search::Whole);
+                let taken = store.lease(conns[*conn], &self.queues[*queue], *count, LEASE, Scan::Full);
                 self.took(taken.ok())
             }
             Step::Settle { conn, held, verdict } => match self.pick(*held) {
                 Some(job) => {
-                    let verdict = Verdict { job: &job, outcome: outcome(*verdict) };
+                    let verdict = Settlement { job: &job, outcome: outcome(*verdict) };
                     format!("settled {} {:?}", job.id, store.settle(conns[*conn], &[verdict]).ok())
                 }
                 None => "nothing to settle".to_owned(),
@@ -191,7 +191,7 @@ impl<S: Store> Side<'_, S> {
                 let mut leases: Vec<i64> = self.taken.iter().filter_map(|job| job.claim.lease()).collect();
                 leases.dedup();
                 let extended = store.extend(conns[*conn], &leases, Duration::ZERO).map_or(0, |all| all.len());
-                format!("{extended} leases, {:?}", store.sweep(conns[*conn], &Retention::default()).ok())
+                format!("{extended} leases, {:?}", store.maintain(conns[*conn], &Retention::default()).ok())
             }
             Step::Cancel { conn, held } => match self.pick(*held) {
                 Some(job) => format!("cancelled {:?}", store.cancel(conns[*conn], &job.queue, job.id).ok()),

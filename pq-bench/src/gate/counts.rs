@@ -308,7 +308,7 @@ fn drain_limited(place: &Place<'_>, jobs: usize) -> Result<()> {
 
 /// With batches of one size, and without what a worker does by the clock.
 fn drain(pq: &Pq, handler: Handler, jobs: usize) -> Result<()> {
-    let worker = Worker::new(pq).batch(500, 500).sweep_every(Duration::MAX).beat_every(None);
+    let worker = Worker::new(pq).batch(500, 500).maintain_every(Duration::MAX).heartbeat_every(None);
     let report = worker.serve(handler).run_until_empty()?;
     ensure!(report.done == jobs as u64, "of {jobs} jobs {} were done", report.done);
     Ok(())

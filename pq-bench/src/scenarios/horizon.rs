@@ -168,7 +168,7 @@ fn ours(bench: &Bench, kind: Kind, time: Duration) -> Result<Round> {
         });
         let round = watch(bench, &done, &over, time);
         over.store(true, Ordering::SeqCst);
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
         putting.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
         working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
         round

@@ -102,7 +102,7 @@ pub fn put_and_work(url: &str, jobs: u64, mut tell: impl FnMut(&Sample) -> Resul
                 let put = queue.put_many(std::iter::repeat_n(&payload, now as usize));
                 if put.is_err() {
                     // Nobody else would end the worker.
-                    control.stop(pq_diesel::StopMode::All);
+                    control.stop(pq_diesel::StopMode::Drain);
                 }
                 put?;
                 left -= now;

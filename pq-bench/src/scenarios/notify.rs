@@ -139,7 +139,7 @@ fn writers(bench: &Bench, plan: &Plan, writers: Writers, notify: Notify, found: 
                 })
             }),
         };
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
         working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
         found.rates.push(rate?.rate);
         let times = std::mem::take(&mut *pickups.lock().unwrap_or_else(PoisonError::into_inner));

@@ -97,7 +97,7 @@ fn pickups(pq: &Pq, producer: &Pq, kind: Kind, times: usize) -> Result<Vec<f64>>
             Ok(began.saturating_duration_since(put).as_secs_f64() * 1_000.0)
         });
         let latencies = latencies.collect();
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
         working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
         latencies
     })

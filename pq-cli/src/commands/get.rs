@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ArgAction;
-use pq_diesel::{Outcome, Queue, Stop, Trace, Wait, codec_by_name};
+use pq_diesel::{CancellationToken, Outcome, Queue, Trace, Wait, codec_by_name};
 use serde_json::value::RawValue;
 
 use super::examples;
@@ -80,7 +80,7 @@ impl Get {
         queue: &Queue<Box<RawValue>>,
         exec: &Exec,
         wait: Wait,
-        stop: &Stop,
+        stop: &CancellationToken,
     ) -> Result<ExitCode, Failure> {
         if exec.is_empty() {
             return Err(Failure::Usage("--exec needs a command".to_owned()));
@@ -91,12 +91,12 @@ impl Get {
             let succeeded = queue.get_with(wait, |conn, job| {
                 let variables = variables(&job, None, &Trace::new());
                 let ended = exec
-                    .run(job.data.get(), &variables, || stop.is_stopped())
+                    .run(job.data.get(), &variables, || stop.is_cancelled())
                     .map_err(|error| Failure::Io(format!("the command cannot be run: {error}")))?;
                 if ended.success() {
                     return Ok(true);
                 }
-                if stop.is_stopped() {
+                if stop.is_cancelled() {
                     return Err(pq_core::Error::Stopped.into());
                 }
                 let error = ended.reason();

@@ -96,9 +96,9 @@ impl Stop {
             return Ok(ExitCode::from(1));
         };
         let signal = match self.mode {
-            StopMode::All => Signal::HUP,
-            StopMode::Current => Signal::INT,
-            StopMode::Now => Signal::TERM,
+            StopMode::Drain => Signal::HUP,
+            StopMode::Finish => Signal::INT,
+            StopMode::Abort => Signal::TERM,
         };
         kill_process(pid, signal).map_err(|error| {
             Failure::Io(format!("process {} cannot be told: {error}", pid.as_raw_nonzero()))

@@ -6,7 +6,7 @@ use super::scene::{PATIENCE, Scene, Undo};
 use super::tasks::task;
 use super::working::{beside, gate, until};
 use super::{Fixture, cases};
-use crate::{Beat, Status, StopMode, Store, Worker};
+use crate::{Heartbeat, Status, StopMode, Store, Worker};
 
 cases![
     a_worker_is_known_while_it_runs,
@@ -19,7 +19,8 @@ cases![
 fn a_worker_is_known_while_it_runs<F: Fixture>(scene: &Scene<F>) {
     let (handler, gate) = gate(scene);
     let id = task::<F, u32>(scene).call(&0).unwrap();
-    let worker = Worker::new(&scene.pq).threads(3).beat_every(Some(Duration::from_millis(5))).serve(handler);
+    let worker =
+        Worker::new(&scene.pq).threads(3).heartbeat_every(Some(Duration::from_millis(5))).serve(handler);
     beside::<F>(worker, |control| {
         assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), 0);
         until("it has told what runs", || {
@@ -34,7 +35,7 @@ fn a_worker_is_known_while_it_runs<F: Fixture>(scene: &Scene<F>) {
         assert_eq!((running.id, running.queue.as_str(), running.attempt), (id, "apples", 1));
         gate.go_on.send(()).unwrap();
         until("it has told what is done", || scene.pq.workers().unwrap()[0].status.report.done == 1);
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
     });
     assert!(scene.pq.workers().unwrap().is_empty());
 }
@@ -42,7 +43,7 @@ fn a_worker_is_known_while_it_runs<F: Fixture>(scene: &Scene<F>) {
 fn a_worker_can_be_stopped_through_the_store<F: Fixture>(scene: &Scene<F>) {
     let worker = || {
         let handler = task::<F, u32>(scene).leased(|_, _| Ok::<_, Undo>(()));
-        Worker::new(&scene.pq).beat_every(Some(Duration::from_millis(5))).serve(handler)
+        Worker::new(&scene.pq).heartbeat_every(Some(Duration::from_millis(5))).serve(handler)
     };
     let (one, other) = (worker(), worker());
     beside::<F>(other, |other| {
@@ -51,18 +52,18 @@ fn a_worker_can_be_stopped_through_the_store<F: Fixture>(scene: &Scene<F>) {
         beside::<F>(one, |_| {
             until("both are known", || scene.pq.workers().unwrap().len() == 2);
             let stops = scene.pq.workers().unwrap().into_iter().find(|worker| worker.id != stays).unwrap().id;
-            assert!(scene.pq.stop_worker(stops, StopMode::Current).unwrap());
+            assert!(scene.pq.stop_worker(stops, StopMode::Finish).unwrap());
             // It ends, and this returns.
         });
         assert_eq!(scene.pq.workers().unwrap().iter().map(|worker| worker.id).collect::<Vec<_>>(), [stays]);
-        assert!(!scene.pq.stop_worker(crate::WorkerId(stays.0 + 100), StopMode::Now).unwrap());
-        other.stop(StopMode::All);
+        assert!(!scene.pq.stop_worker(crate::WorkerId(stays.0 + 100), StopMode::Abort).unwrap());
+        other.stop(StopMode::Drain);
     });
 }
 
 fn a_wish_to_stop_a_worker_only_gets_sterner<F: Fixture>(scene: &Scene<F>) {
     let store = scene.pq.store();
-    let mut beat = Beat {
+    let mut beat = Heartbeat {
         worker: None,
         host: "elsewhere".to_owned(),
         pid: 7,
@@ -71,16 +72,16 @@ fn a_wish_to_stop_a_worker_only_gets_sterner<F: Fixture>(scene: &Scene<F>) {
         threads: 2,
         status: Status::default(),
     };
-    let tell = |beat: &Beat| store.beat(&mut scene.connect(), beat).unwrap();
+    let tell = |beat: &Heartbeat| store.heartbeat(&mut scene.connect(), beat).unwrap();
     let first = tell(&beat);
     assert_eq!(first.stop, None);
     beat.worker = Some(first.worker);
     for (wish, told) in [
-        (StopMode::All, StopMode::All),
-        (StopMode::Current, StopMode::Current),
-        (StopMode::All, StopMode::Current),
-        (StopMode::Now, StopMode::Now),
-        (StopMode::Current, StopMode::Now),
+        (StopMode::Drain, StopMode::Drain),
+        (StopMode::Finish, StopMode::Finish),
+        (StopMode::Drain, StopMode::Finish),
+        (StopMode::Abort, StopMode::Abort),
+        (StopMode::Finish, StopMode::Abort),
     ] {
         assert!(scene.pq.stop_worker(first.worker, wish).unwrap());
         let beaten = tell(&beat);
@@ -98,7 +99,7 @@ fn a_worker_that_tells_nothing_is_not_known<F: Fixture>(scene: &Scene<F>) {
         assert!(pq.workers().unwrap().is_empty());
         Ok::<_, Undo>(())
     });
-    let report = Worker::new(&scene.pq).beat_every(None).serve(handler).run_until_empty().unwrap();
+    let report = Worker::new(&scene.pq).heartbeat_every(None).serve(handler).run_until_empty().unwrap();
     assert_eq!((report.done, report.failed), (1, 0));
 }
 
@@ -110,7 +111,7 @@ fn a_worker_puts_what_is_due_periodically<F: Fixture>(scene: &Scene<F>) {
         assert_eq!(job.data, 7);
         Ok::<_, Undo>(())
     });
-    let worker = Worker::new(&scene.pq).sweep_every(Duration::from_millis(5)).serve(handler);
+    let worker = Worker::new(&scene.pq).maintain_every(Duration::from_millis(5)).serve(handler);
     let report = worker.run_jobs(2).unwrap();
     assert_eq!((report.done, report.failed), (2, 0));
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::scene::{PATIENCE, Scene};
 use super::{Fixture, cases};
-use crate::{Cancelled, EndedAs, JobId, Outcome, Payload, PutOptions, Store, Verdict, Whereabouts};
+use crate::{Cancelled, EndedAs, JobId, JobStatus, Outcome, Payload, PutOptions, Settlement, Store};
 
 cases![
     a_dead_job_is_kept_with_all_that_is_known_of_it,
@@ -51,7 +51,7 @@ fn a_dead_job_is_kept_with_all_that_is_known_of_it<F: Fixture>(scene: &Scene<F>)
     assert_eq!(dead.serialization_key, job.serialization_key);
     assert_eq!(dead.unique_key, job.unique_key);
     assert!(dead.ended_at >= dead.enqueued_at);
-    assert!(matches!(scene.queue().find(id), Ok(Some(Whereabouts::Ended(found))) if found.id == id));
+    assert!(matches!(scene.queue().find(id), Ok(Some(JobStatus::Ended(found))) if found.id == id));
     assert_eq!((scene.counts().dead, scene.counts().live()), (1, 0));
 }
 
@@ -111,7 +111,7 @@ fn a_verdict_on_a_job_that_a_transaction_does_not_hold_is_refused<F: Fixture>(sc
     for outcome in [Outcome::Complete, Outcome::GiveBack, Outcome::Dead { error: "late".to_owned() }] {
         let refused = scene.transaction(|conn| {
             let accepted =
-                scene.pq.store().settle(conn, &[Verdict { job: &job, outcome: outcome.clone() }])?;
+                scene.pq.store().settle(conn, &[Settlement { job: &job, outcome: outcome.clone() }])?;
             assert_eq!(accepted, [false]);
             Ok(())
         });
@@ -258,11 +258,11 @@ fn a_sweep_prunes_by_its_bounds<F: Fixture>(scene: &Scene<F>) {
     put_dead(scene, 1);
     scene.put(2);
     scene.settle(&scene.lease_one(), Outcome::Keep { result: None });
-    assert_eq!(scene.sweep().pruned, 0);
+    assert_eq!(scene.maintain().pruned, 0);
     let store = scene.pq.store();
     let retention = crate::Retention::default().done_days(0);
     let swept: Result<_, super::scene::Error<F>> =
-        store.with_connection(|conn| store.sweep(conn, &retention));
+        store.with_connection(|conn| store.maintain(conn, &retention));
     assert_eq!(swept.unwrap().unwrap().pruned, 1);
     assert_eq!((scene.counts().dead, scene.counts().done), (1, 0));
 }

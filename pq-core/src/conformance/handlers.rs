@@ -57,7 +57,7 @@ fn a_completion_in_a_long_transaction_keeps_no_other_lease_from_being_extended<F
     });
     task.call_many(&[true, false]).unwrap();
     let worker = Worker::new(&scene.pq).threads(2).batch(1, 1).lease(long / 3);
-    let report = worker.sweep_every(Duration::from_millis(20)).serve(handler).run_jobs(2).unwrap();
+    let report = worker.maintain_every(Duration::from_millis(20)).serve(handler).run_jobs(2).unwrap();
     assert_eq!((report.done, report.lost, seen.all()), (2, 0, vec![1, 1]));
 }
 
@@ -85,7 +85,7 @@ fn a_late_completion_aborts_the_handlers_transaction<F: Fixture>(scene: &Scene<F
         let lease = job.claim.lease().unwrap();
         let store = pq.store();
         store.with_connection(|conn| store.extend(conn, &[lease], Duration::ZERO)).map(drop)?;
-        while store.with_connection(|conn| store.sweep(conn, &crate::Retention::default()))?.is_none() {}
+        while store.with_connection(|conn| store.maintain(conn, &crate::Retention::default()))?.is_none() {}
         let late = context.transaction(|conn| {
             writes.on(conn).put(&json!("beside the verdict"))?;
             context.complete_with(conn)

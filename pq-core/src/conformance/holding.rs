@@ -292,7 +292,7 @@ fn a_job_that_is_not_as_it_was_is_not_held_again<F: Fixture>(scene: &Scene<F>) {
     let job = rolled_back(scene);
     let transfer = |from: &str, to: &str| {
         let (from, to) = (scene.named::<Value>(from), scene.named::<Value>(to));
-        scene.pq.store().transfer(&mut scene.connect(), from.name(), to.name(), None).unwrap();
+        scene.pq.store().move_jobs(&mut scene.connect(), from.name(), to.name(), None).unwrap();
     };
     transfer("apples", "pears");
     assert!(!retaken(scene, &job), "it is in another queue");

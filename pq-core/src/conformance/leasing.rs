@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::scene::{PATIENCE, Scene, Undo, undo};
 use super::{Fixture, cases};
-use crate::{Outcome, PutOptions, Store, Verdict, Whereabouts};
+use crate::{JobStatus, Outcome, PutOptions, Settlement, Store};
 
 cases![
     a_leased_job_is_held_after_the_commit,
@@ -43,7 +43,7 @@ fn a_leased_job_is_held_after_the_commit<F: Fixture>(scene: &Scene<F>) {
     assert!(scene.lease(1, PATIENCE).is_empty());
     let counts = scene.counts();
     assert_eq!((counts.leased, counts.ready), (1, 0));
-    assert!(matches!(scene.queue().find(id), Ok(Some(Whereabouts::Leased { attempt: 1, .. }))));
+    assert!(matches!(scene.queue().find(id), Ok(Some(JobStatus::Leased { attempt: 1, .. }))));
 }
 
 fn a_leased_job_that_is_completed_is_gone<F: Fixture>(scene: &Scene<F>) {
@@ -57,20 +57,20 @@ fn a_lease_that_is_over_gives_the_job_back_with_its_attempt_counted<F: Fixture>(
     let options = PutOptions::new().priority(4).expected_at("2001-01-01T00:00:00Z");
     let id = scene.put_with("a", &options);
     assert_eq!(scene.lease(1, Duration::ZERO).len(), 1);
-    assert_eq!(scene.sweep().returned, 1);
+    assert_eq!(scene.maintain().returned, 1);
     let job = scene.lease_one();
     assert_eq!((job.id, job.attempt, job.priority), (id, 2, 4));
     assert!(job.expected_at.is_some());
-    assert_eq!(scene.sweep().returned, 0);
+    assert_eq!(scene.maintain().returned, 0);
 }
 
 fn as_long_as_there_may_be_more_leases_that_are_over_a_sweep_says_so<F: Fixture>(scene: &Scene<F>) {
     const LEASES: usize = 250;
     scene.queue().put_many(&vec![json!("a"); LEASES]).unwrap();
     (0..LEASES).for_each(|_| assert_eq!(scene.lease(1, Duration::ZERO).len(), 1));
-    let mut sweeps = vec![scene.sweep()];
+    let mut sweeps = vec![scene.maintain()];
     while sweeps.last().is_some_and(|swept| swept.more) {
-        sweeps.push(scene.sweep());
+        sweeps.push(scene.maintain());
     }
     assert_eq!(sweeps.iter().map(|swept| swept.returned).sum::<u64>(), LEASES as u64);
     assert_eq!(scene.counts().ready, LEASES as u64);
@@ -80,7 +80,7 @@ fn a_lease_that_was_extended_is_not_over<F: Fixture>(scene: &Scene<F>) {
     scene.put("a");
     let job = scene.lease(1, Duration::ZERO).pop().unwrap();
     scene.queue().extend(&job, PATIENCE).unwrap();
-    assert_eq!(scene.sweep().returned, 0);
+    assert_eq!(scene.maintain().returned, 0);
     scene.settle(&job, Outcome::Complete);
 }
 
@@ -122,7 +122,7 @@ fn a_lease_that_is_over_and_not_swept_is_still_its_holders<F: Fixture>(scene: &S
     scene.put("a");
     let job = scene.lease(1, Duration::ZERO).pop().unwrap();
     scene.settle(&job, Outcome::Complete);
-    assert_eq!((scene.sweep().returned, scene.counts().live()), (0, 0));
+    assert_eq!((scene.maintain().returned, scene.counts().live()), (0, 0));
 }
 
 fn a_second_verdict_is_refused<F: Fixture>(scene: &Scene<F>) {
@@ -132,8 +132,8 @@ fn a_second_verdict_is_refused<F: Fixture>(scene: &Scene<F>) {
     let dead = Outcome::Dead { error: "no".to_owned() };
     assert!(scene.is_lease_lost(scene.try_settle(&jobs[0], dead)));
     // Nor is it accepted when it comes with the verdicts on all the rest.
-    let verdict = |job| Verdict { job, outcome: Outcome::Complete };
-    let verdicts: Vec<Verdict<'_>> = jobs.iter().map(|job| verdict(&**job)).collect();
+    let verdict = |job| Settlement { job, outcome: Outcome::Complete };
+    let verdicts: Vec<Settlement<'_>> = jobs.iter().map(|job| verdict(&**job)).collect();
     assert_eq!(scene.queue().settle_many(&verdicts).unwrap(), [false, true]);
     assert_eq!((scene.counts().live(), scene.counts().dead), (0, 0));
 }
@@ -164,7 +164,7 @@ fn many_verdicts_are_passed_at_once_and_each_is_answered<F: Fixture>(scene: &Sce
     let lost = scene.lease_one();
     scene.lose_lease(&lost);
     let (one, other) = (scene.lease_one(), scene.lease_one());
-    let verdicts = [&lost, &one, &other].map(|job| Verdict { job, outcome: Outcome::Complete });
+    let verdicts = [&lost, &one, &other].map(|job| Settlement { job, outcome: Outcome::Complete });
     assert_eq!(scene.queue().settle_many(&verdicts).unwrap(), [false, true, true]);
     assert_eq!(scene.queue().settle_many(&[]).unwrap(), [false; 0]);
 }
@@ -267,7 +267,7 @@ fn a_retried_job_keeps_its_id_its_priority_and_its_expected_at<F: Fixture>(scene
     let error = "broken\u{0} for now".to_owned();
     scene.settle(&first, Outcome::Retry { after: Duration::ZERO, error, payload: None });
     match scene.queue().find(id).unwrap() {
-        Some(Whereabouts::Waiting { attempt: 1, error: Some(error), .. }) => {
+        Some(JobStatus::Waiting { attempt: 1, error: Some(error), .. }) => {
             assert!(error.contains("for now"));
         }
         other => panic!("it is not there to be retried: {other:?}"),
@@ -305,8 +305,8 @@ fn leased_jobs_come_in_order<F: Fixture>(scene: &Scene<F>) {
     scene.put_with(0, &PutOptions::new().priority(1));
     let jobs = scene.lease(4, PATIENCE);
     assert_eq!(jobs.iter().map(|job| job.data.clone()).collect::<Vec<_>>(), [0, 1, 2, 3]);
-    let verdicts: Vec<Verdict<'_>> =
-        jobs.iter().map(|job| Verdict { job, outcome: Outcome::Complete }).collect();
+    let verdicts: Vec<Settlement<'_>> =
+        jobs.iter().map(|job| Settlement { job, outcome: Outcome::Complete }).collect();
     scene
         .transaction(|conn| {
             let accepted = scene.pq.store().settle(conn, &verdicts)?;

@@ -242,7 +242,7 @@ fn a_move_that_is_rolled_back_is_none<F: Fixture>(scene: &Scene<F>) {
     let id = scene.put("a");
     let (store, queue, pears) = (scene.pq.store(), scene.queue(), scene.named::<()>("pears"));
     let done = scene.transaction(|conn| {
-        assert_eq!(crate::Store::transfer(store, conn, queue.name(), pears.name(), None)?, 1);
+        assert_eq!(crate::Store::move_jobs(store, conn, queue.name(), pears.name(), None)?, 1);
         assert!(queue.on(&mut scene.connect()).get()?.is_none(), "others pass it over meanwhile");
         undo::<()>()
     });

@@ -45,8 +45,8 @@ fn due<F: Fixture>(scene: &Scene<F>, cron: &Cron, ago: Duration) -> DateTime<Utc
     tick
 }
 
-fn sweep<F: Fixture>(scene: &Scene<F>) {
-    scene.pq.sweep(&Retention::default()).unwrap();
+fn maintain<F: Fixture>(scene: &Scene<F>) {
+    scene.pq.maintain(&Retention::default()).unwrap();
 }
 
 fn entry<F: Fixture>(scene: &Scene<F>, name: &str) -> Option<CronEntry> {
@@ -61,7 +61,7 @@ fn a_tick_puts_one_job_whoever_is_there<F: Fixture>(scene: &Scene<F>) {
         for _ in 0..8 {
             threads.spawn(|| {
                 barrier.wait();
-                sweep(scene);
+                maintain(scene);
             });
         }
     });
@@ -86,7 +86,7 @@ fn a_tick_that_somebody_fires_is_nobody_elses<F: Fixture>(scene: &Scene<F>) {
 fn a_tick_is_the_time_by_which_its_job_is_wanted<F: Fixture>(scene: &Scene<F>) {
     let cron = yearly(scene, "bills").priority(3);
     let tick = due(scene, &cron, Duration::seconds(1));
-    sweep(scene);
+    maintain(scene);
     let job = scene.get().unwrap();
     assert_eq!((job.expected_at, job.priority), (Some(tick), 3));
     assert_eq!(entry(scene, "bills").unwrap().last_at, Some(tick));
@@ -95,7 +95,7 @@ fn a_tick_is_the_time_by_which_its_job_is_wanted<F: Fixture>(scene: &Scene<F>) {
 fn a_periodic_job_is_fired_once_a_tick<F: Fixture>(scene: &Scene<F>) {
     let each_second = scene.queue().cron("tick", "* * * * * *", &json!(1)).unwrap();
     let tick = due(scene, &each_second, Duration::seconds(5));
-    sweep(scene);
+    maintain(scene);
     let next = entry(scene, "tick").unwrap().next_at.unwrap();
     let jobs = scene.get_many(100);
     let mut ticks: Vec<DateTime<Utc>> = jobs.iter().filter_map(|job| job.expected_at).collect();
@@ -115,13 +115,13 @@ fn a_tick_whose_put_is_rolled_back_is_fired_again<F: Fixture>(scene: &Scene<F>) 
     });
     assert!(done.is_err());
     assert!(scene.get().is_none());
-    sweep(scene);
+    maintain(scene);
     assert_eq!(scene.drain().len(), 1);
 }
 
 fn missed_ticks_are_not_made_up_for_unless_said<F: Fixture>(scene: &Scene<F>) {
     due(scene, &yearly(scene, "bills"), MISSED);
-    sweep(scene);
+    maintain(scene);
     assert!(scene.get().is_none());
     assert!(entry(scene, "bills").unwrap().next_at.unwrap() > now(scene));
 }
@@ -129,10 +129,10 @@ fn missed_ticks_are_not_made_up_for_unless_said<F: Fixture>(scene: &Scene<F>) {
 fn one_job_makes_up_for_all_missed_ticks_where_that_is_said<F: Fixture>(scene: &Scene<F>) {
     let cron = yearly(scene, "bills").catch_up(true);
     let missed = due(scene, &cron, Duration::days(900));
-    sweep(scene);
+    maintain(scene);
     let jobs = scene.get_many(9);
     assert_eq!((jobs.len(), jobs[0].expected_at), (1, Some(missed)));
-    sweep(scene);
+    maintain(scene);
     assert!(scene.get().is_none());
 }
 
@@ -152,12 +152,12 @@ fn a_periodic_job_takes_the_place_of_the_one_of_its_name<F: Fixture>(scene: &Sce
 fn a_periodic_job_that_is_paused_does_not_fire<F: Fixture>(scene: &Scene<F>) {
     due(scene, &yearly(scene, "bills"), Duration::milliseconds(1));
     assert!(scene.pq.pause_cron("bills").unwrap());
-    sweep(scene);
+    maintain(scene);
     assert!(scene.get().is_none());
     let paused = entry(scene, "bills").unwrap();
     assert!(paused.paused && paused.next_at.is_none());
     assert!(scene.pq.resume_cron("bills").unwrap());
-    sweep(scene);
+    maintain(scene);
     assert!(scene.get().is_none(), "what passed meanwhile was not missed");
     let goes_on = entry(scene, "bills").unwrap();
     assert!(!goes_on.paused && goes_on.next_at.unwrap() > now(scene));
@@ -169,7 +169,7 @@ fn a_periodic_job_that_is_removed_does_not_fire<F: Fixture>(scene: &Scene<F>) {
     due(scene, &yearly(scene, "bills"), Duration::milliseconds(1));
     assert!(scene.pq.remove_cron("bills").unwrap());
     assert!(!scene.pq.remove_cron("bills").unwrap());
-    sweep(scene);
+    maintain(scene);
     assert!(scene.get().is_none());
 }
 
@@ -177,7 +177,7 @@ fn a_periodic_job_that_cannot_be_read_does_not_keep_others_from_firing<F: Fixtur
     let broken = Cron { expression: "often".to_owned(), ..yearly(scene, "a") };
     due(scene, &broken, Duration::milliseconds(1));
     due(scene, &yearly(scene, "b"), Duration::milliseconds(1));
-    sweep(scene);
+    maintain(scene);
     assert_eq!(scene.drain().len(), 1);
 }
 
@@ -185,7 +185,7 @@ fn a_periodic_job_can_call_a_task<F: Fixture>(scene: &Scene<F>) {
     let task: Task<_, Value> = scene.named::<()>("apples").task("bill");
     let cron = task.cron("bills", "@yearly", &json!({ "to": "all" })).unwrap();
     due(scene, &cron, Duration::milliseconds(1));
-    sweep(scene);
+    maintain(scene);
     let called = scene.get().unwrap().data;
     assert_eq!((&called["function"], &called["kwargs"]), (&json!("bill"), &json!({ "to": "all" })));
 }

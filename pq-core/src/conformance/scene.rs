@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::Fixture;
 use crate::{
-    Counts, Ended, EndedAs, Job, JobId, Outcome, Pq, PutOptions, Queue, Retention, Store, StoreError, Swept,
-    Wait,
+    Counts, Ended, EndedAs, Job, JobId, MaintenanceReport, Outcome, Pq, PutOptions, Queue, Retention, Store,
+    StoreError, Wait,
 };
 
 /// On whose connection a case's calls run.
@@ -135,17 +135,17 @@ impl<F: Fixture> Scene<F> {
     }
 
     /// Does what any process may do at any time: returns the jobs of leases that are over.
-    pub(super) fn sweep(&self) -> Swept {
+    pub(super) fn maintain(&self) -> MaintenanceReport {
         let store = self.pq.store();
         let swept: Result<_, Error<F>> =
-            store.with_connection(|conn| store.sweep(conn, &Retention::default()));
+            store.with_connection(|conn| store.maintain(conn, &Retention::default()));
         swept.unwrap().unwrap()
     }
 
     /// Has the job's lease be over, and its job returned.
     pub(super) fn lose_lease(&self, job: &Job<Value>) {
         self.queue().extend(job, Duration::ZERO).unwrap();
-        assert!(self.sweep().returned > 0);
+        assert!(self.maintain().returned > 0);
     }
 
     pub(super) fn is_lease_lost(&self, outcome: Result<(), Error<F>>) -> bool {

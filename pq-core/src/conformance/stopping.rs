@@ -21,7 +21,7 @@ fn told_to_stop_when_nothing_waits_it_works_what_is_there<F: Fixture>(scene: &Sc
     task.call_many(&(0..40).collect::<Vec<_>>()).unwrap();
     for handler in [task.leased(|_, _| Ok::<_, Undo>(())), task.transactional(|_, _| Ok::<_, Undo>(()))] {
         let worker = Worker::new(&scene.pq).serve(handler);
-        worker.control().stop(StopMode::All);
+        worker.control().stop(StopMode::Drain);
         worker.run().unwrap();
         assert_eq!(scene.counts().live(), 0);
         task.call_many(&(0..40).collect::<Vec<_>>()).unwrap();
@@ -33,7 +33,7 @@ fn told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest<F: Fixture>(sce
     task::<F, u32>(scene).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
     let report = beside::<F>(Worker::new(&scene.pq).batch(8, 8).serve(handler), |control| {
         assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), 0);
-        control.stop(StopMode::Current);
+        control.stop(StopMode::Finish);
         gate.go_on.send(()).unwrap();
     });
     assert_eq!((report.done, report.given_back), (1, 7));
@@ -56,7 +56,7 @@ fn told_to_stop_now_it_tells_its_handlers_and_waits_for_them<F: Fixture>(scene: 
     task::<F, u32>(scene).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
     let report = beside::<F>(Worker::new(&scene.pq).batch(8, 8).serve(handler), |control| {
         assert_eq!(begun.recv_timeout(PATIENCE).unwrap(), 0);
-        control.stop(StopMode::Now);
+        control.stop(StopMode::Abort);
         // What is not begun is given back while the handler still runs, and what runs is still held.
         until("the rest is given back", || scene.counts().ready == 7);
         assert_eq!((scene.counts().leased, control.status().running.len()), (1, 1));
@@ -70,11 +70,11 @@ fn a_stop_only_gets_sterner<F: Fixture>(scene: &Scene<F>) {
     let worker = Worker::new(&scene.pq).serve(handler);
     let control = worker.control();
     for (told, is) in [
-        (StopMode::All, StopMode::All),
-        (StopMode::Current, StopMode::Current),
-        (StopMode::All, StopMode::Current),
-        (StopMode::Now, StopMode::Now),
-        (StopMode::Current, StopMode::Now),
+        (StopMode::Drain, StopMode::Drain),
+        (StopMode::Finish, StopMode::Finish),
+        (StopMode::Drain, StopMode::Finish),
+        (StopMode::Abort, StopMode::Abort),
+        (StopMode::Finish, StopMode::Abort),
     ] {
         control.stop(told);
         assert_eq!(control.status().stopping, Some(is));

@@ -232,7 +232,7 @@ fn a_retry_waits_as_long_as_its_backoff_says<F: Fixture>(scene: &Scene<F>) {
         let id = task.call(&()).unwrap();
         assert_eq!(work(scene, handler).failed, 1);
         match scene.queue().find(id).unwrap() {
-            Some(crate::Whereabouts::Waiting { attempt: 1, schedule_at: Some(at), error: Some(error) }) => {
+            Some(crate::JobStatus::Waiting { attempt: 1, schedule_at: Some(at), error: Some(error) }) => {
                 assert!(error.contains("again"));
                 let left = at.signed_duration_since(chrono::Utc::now());
                 assert!(left > chrono::TimeDelta::zero(), "{left}");
@@ -357,7 +357,7 @@ fn a_job_that_kills_its_worker_each_time_is_given_up<F: Fixture>(scene: &Scene<F
     task.call(&()).unwrap();
     for _ in 0..2 {
         assert_eq!(scene.lease(1, Duration::ZERO).len(), 1);
-        scene.sweep();
+        scene.maintain();
     }
     let handler = task.leased(|_, _| -> Result<(), Undo> { panic!("it was begun once too often") });
     let report = work(scene, handler);

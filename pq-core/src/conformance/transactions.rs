@@ -171,19 +171,19 @@ fn what_was_done_since_a_mark_is_undone_alone<F: Fixture>(scene: &Scene<F>) {
     scene
         .transaction(|conn| {
             queue.on(conn).put(&json!("before"))?;
-            let first = store.mark(conn, None)?;
+            let first = store.savepoint(conn, None)?;
             for _ in 0..2 {
                 queue.on(conn).put(&json!("undone"))?;
                 assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!("taken")));
-                store.undo(conn, first)?;
+                store.rollback_to(conn, first)?;
             }
             queue.on(conn).put(&json!("between"))?;
-            let second = store.mark(conn, Some(first))?;
+            let second = store.savepoint(conn, Some(first))?;
             queue.on(conn).transaction(|conn| Ok::<_, Undo>(queue.on(conn).put(&json!("nested"))?))?;
-            store.undo(conn, second)?;
-            let third = store.mark(conn, Some(second))?;
+            store.rollback_to(conn, second)?;
+            let third = store.savepoint(conn, Some(second))?;
             queue.on(conn).put(&json!("after"))?;
-            store.mark(conn, Some(third))?;
+            store.savepoint(conn, Some(third))?;
             Ok(())
         })
         .unwrap();
@@ -193,9 +193,9 @@ fn what_was_done_since_a_mark_is_undone_alone<F: Fixture>(scene: &Scene<F>) {
 fn a_rollback_takes_what_is_behind_a_mark_with_it<F: Fixture>(scene: &Scene<F>) {
     let (queue, store) = (scene.queue(), scene.pq.store());
     let rolled_back = scene.transaction(|conn| {
-        let mark = store.mark(conn, None)?;
+        let mark = store.savepoint(conn, None)?;
         queue.on(conn).put(&json!("a"))?;
-        store.mark(conn, Some(mark))?;
+        store.savepoint(conn, Some(mark))?;
         queue.on(conn).put(&json!("b"))?;
         undo::<()>()
     });

@@ -60,11 +60,11 @@ fn a_put_can_replace_the_job_that_waits<F: Fixture>(scene: &Scene<F>) {
 
 fn a_put_can_put_off_the_job_that_waits<F: Fixture>(scene: &Scene<F>) {
     let first = try_put(scene, 1, &unique("a"));
-    let options = PutOptions::new().unique_or("a", OnConflict::PutOff).schedule_at("1h");
-    assert_eq!(try_put(scene, 2, &options), Put { id: first.id, outcome: PutOutcome::PutOff });
+    let options = PutOptions::new().unique_or("a", OnConflict::Reschedule).schedule_at("1h");
+    assert_eq!(try_put(scene, 2, &options), Put { id: first.id, outcome: PutOutcome::Rescheduled });
     assert!(scene.get().is_none());
-    let options = PutOptions::new().unique_or("a", OnConflict::PutOff);
-    assert_eq!(try_put(scene, 3, &options).outcome, PutOutcome::PutOff);
+    let options = PutOptions::new().unique_or("a", OnConflict::Reschedule);
+    assert_eq!(try_put(scene, 3, &options).outcome, PutOutcome::Rescheduled);
     assert_eq!(scene.drain(), [1], "its payload is the first one's");
 }
 
@@ -203,7 +203,7 @@ fn a_job_that_was_put_off_to_now_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
     try_put(scene, 1, &unique("a").schedule_at("1h"));
     std::thread::scope(|threads| {
         let waiter = scene.sleeper(threads);
-        try_put(scene, 2, &PutOptions::new().unique_or("a", OnConflict::PutOff));
+        try_put(scene, 2, &PutOptions::new().unique_or("a", OnConflict::Reschedule));
         assert_eq!(waiter.recv_timeout(PATIENCE).unwrap(), Some(json!(1)));
     });
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::scene::{PATIENCE, Scene};
 use super::{Fixture, cases};
-use crate::{PutOptions, Stop, Wait};
+use crate::{CancellationToken, PutOptions, Wait};
 
 cases![
     a_wait_that_is_over_says_so_and_not_before,
@@ -170,7 +170,7 @@ fn waiting_in_a_transaction_keeps_none_open<F: Fixture>(scene: &Scene<F>) {
 }
 
 fn waiting_for_ever_uses_no_cpu<F: Fixture>(scene: &Scene<F>) {
-    let stop = Stop::new();
+    let stop = CancellationToken::new();
     let queue = scene.queue().with_stop(&stop);
     std::thread::scope(|threads| {
         let waiter = threads.spawn(move || {
@@ -181,7 +181,7 @@ fn waiting_for_ever_uses_no_cpu<F: Fixture>(scene: &Scene<F>) {
             before.elapsed()
         });
         std::thread::sleep(Duration::from_secs(1));
-        stop.stop();
+        stop.cancel();
         let used = waiter.join().unwrap();
         // Who spins has the most of a processor, and who polls has little even of a slow one.
         assert!(used < Duration::from_millis(250), "a second of waiting used {used:?}");
@@ -189,29 +189,29 @@ fn waiting_for_ever_uses_no_cpu<F: Fixture>(scene: &Scene<F>) {
 }
 
 fn a_stop_ends_a_wait_under_way_and_every_later_one<F: Fixture>(scene: &Scene<F>) {
-    let stop = Stop::new();
+    let stop = CancellationToken::new();
     let queue = scene.queue().with_stop(&stop);
     let is_stopped = |outcome: Result<_, super::scene::Error<F>>| {
         outcome.is_err_and(|error| scene.fixture.core_error(&error).is_some_and(crate::Error::is_stopped))
     };
     std::thread::scope(|threads| {
         let waiter = threads.spawn(|| is_stopped(queue.get(Wait::Forever)));
-        stop.stop();
+        stop.cancel();
         assert!(waiter.join().unwrap());
     });
     assert!(is_stopped(queue.get(Wait::Forever)));
 }
 
 fn a_stop_takes_no_job<F: Fixture>(scene: &Scene<F>) {
-    let stop = Stop::new();
-    stop.stop();
+    let stop = CancellationToken::new();
+    stop.cancel();
     scene.put("a");
     assert!(scene.queue().with_stop(&stop).get(Wait::Forever).is_err());
     assert_eq!(scene.drain(), [json!("a")]);
 }
 
 fn iteration_says_that_none_came_and_ends_at_a_stop<F: Fixture>(scene: &Scene<F>) {
-    let stop = Stop::new();
+    let stop = CancellationToken::new();
     let queue = scene.queue().with_stop(&stop);
     scene.put("a");
     let mut jobs = queue.iter(Wait::For(Duration::from_millis(10)));
@@ -219,6 +219,6 @@ fn iteration_says_that_none_came_and_ends_at_a_stop<F: Fixture>(scene: &Scene<F>
     assert!(jobs.next().unwrap().unwrap().is_none());
     scene.put("b");
     assert!(jobs.next().unwrap().unwrap().is_some());
-    stop.stop();
+    stop.cancel();
     assert!(jobs.next().is_none());
 }

@@ -58,7 +58,7 @@ struct Stops<'c, S: Store>(&'c Control<S>);
 
 impl<S: Store> Drop for Stops<'_, S> {
     fn drop(&mut self) {
-        self.0.stop(StopMode::Now);
+        self.0.stop(StopMode::Abort);
     }
 }
 
@@ -113,7 +113,7 @@ fn an_idle_worker_is_woken_by_a_put<F: Fixture>(scene: &Scene<F>) {
             assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), n);
             gate.go_on.send(()).unwrap();
         }
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
     });
 }
 
@@ -126,7 +126,7 @@ fn an_idle_worker_is_woken_when_a_job_falls_due<F: Fixture>(scene: &Scene<F>) {
         gate.begun.recv_timeout(PATIENCE).unwrap();
         assert!(put.elapsed() >= Duration::from_millis(300), "it is early");
         gate.go_on.send(()).unwrap();
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
     });
 }
 
@@ -220,7 +220,7 @@ fn jobs_of_one_key_never_run_together_in_workers<F: Fixture>(scene: &Scene<F>) {
             threads.spawn(|| assert_eq!(worker.run().unwrap().failed, 0));
             threads.spawn(move || {
                 until("all are done", || done.load(Ordering::Relaxed) == JOBS);
-                control.stop(StopMode::All);
+                control.stop(StopMode::Drain);
             });
         }
     });
@@ -264,7 +264,7 @@ fn a_thread_that_was_quick_with_all_keys_and_is_not_any_more_keeps_none_from_oth
             begun.recv_timeout(PATIENCE).unwrap();
             task.call(&(QUICK + 1)).unwrap();
             until("all are done", || control.status().report.done == u64::from(QUICK) + 2);
-            control.stop(StopMode::All);
+            control.stop(StopMode::Drain);
         });
     }
 }
@@ -282,7 +282,7 @@ fn a_slow_handler_keeps_no_key_of_jobs_before_it<F: Fixture>(scene: &Scene<F>) {
     });
     beside::<F>(Worker::new(&scene.pq).threads(2).batch(2, 2).serve(handler), |control| {
         until("all are done", || control.status().report.done == 3);
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
     });
 }
 
@@ -295,7 +295,7 @@ fn a_handler_that_is_slow_does_not_keep_others_waiting<F: Fixture>(scene: &Scene
         assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), 0);
         until("the others are given back", || scene.counts().ready == 3);
         assert_eq!(scene.lease_one().attempt, 1, "they count as not taken");
-        control.stop(StopMode::Current);
+        control.stop(StopMode::Finish);
         gate.go_on.send(()).unwrap();
     });
     assert_eq!(scene.counts().live(), 3);
@@ -332,7 +332,7 @@ fn a_lease_lasts_as_long_as_its_handler<F: Fixture>(scene: &Scene<F>) {
     task::<F, u32>(scene).call(&1).unwrap();
     let lease = Duration::from_millis(200);
     let worker = Worker::new(&scene.pq).threads(2).lease(lease).serve(handler);
-    let report = worker.sweep_every(Duration::from_millis(20)).run_jobs(1).unwrap();
+    let report = worker.maintain_every(Duration::from_millis(20)).run_jobs(1).unwrap();
     assert_eq!((report.done, report.lost, seen.all()), (1, 0, vec![1]));
 }
 
@@ -346,7 +346,7 @@ fn jobs_of_a_lost_lease_are_not_begun<F: Fixture>(scene: &Scene<F>) {
             // As if the process had slept past its lease, and another one had swept.
             let (store, leases) = (pq.store(), [job.claim.lease().unwrap()]);
             store.with_connection(|conn| store.extend(conn, &leases, Duration::ZERO))?;
-            while pq.sweep(&crate::Retention::default())?.is_none() {}
+            while pq.maintain(&crate::Retention::default())?.is_none() {}
             while !context.is_lost() {
                 std::thread::yield_now();
             }
@@ -365,7 +365,8 @@ fn a_worker_returns_the_jobs_of_one_that_died<F: Fixture>(scene: &Scene<F>) {
     task::<F, u32>(scene).call(&7).unwrap();
     // Whoever took it says nothing more.
     assert_eq!(scene.lease(1, Duration::from_millis(50)).len(), 1);
-    let worker = Worker::new(&scene.pq).sweep_every(Duration::from_millis(20)).serve(handler.max_retries(1));
+    let worker =
+        Worker::new(&scene.pq).maintain_every(Duration::from_millis(20)).serve(handler.max_retries(1));
     task::<F, u32>(scene).max_retries(1).call(&8).unwrap();
     let report = beside::<F>(worker, |control| {
         gate.go_on.send(()).unwrap();
@@ -373,7 +374,7 @@ fn a_worker_returns_the_jobs_of_one_that_died<F: Fixture>(scene: &Scene<F>) {
         assert_eq!(gate.begun.recv_timeout(PATIENCE).unwrap(), 8);
         // Its call allows no second attempt, so it is given up.
         until("it is dead", || scene.counts().dead == 1);
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
     });
     assert_eq!((report.done, report.dead), (1, 1));
 }
@@ -388,9 +389,9 @@ fn a_worker_that_is_never_to_sweep_leaves_it_to_others<F: Fixture>(scene: &Scene
         std::thread::sleep(Duration::from_millis(50));
         Ok::<_, Undo>(())
     });
-    let worker = Worker::new(&scene.pq).sweep_every(Duration::MAX).serve(handler);
+    let worker = Worker::new(&scene.pq).maintain_every(Duration::MAX).serve(handler);
     assert_eq!(worker.run_jobs(1).unwrap().done, 1);
-    assert_eq!((scene.counts().leased, scene.sweep().returned), (1, 1));
+    assert_eq!((scene.counts().leased, scene.maintain().returned), (1, 1));
 }
 
 fn a_running_job_that_is_cancelled_is_told<F: Fixture>(scene: &Scene<F>) {
@@ -409,7 +410,7 @@ fn a_running_job_that_is_cancelled_is_told<F: Fixture>(scene: &Scene<F>) {
         begun.recv_timeout(PATIENCE).unwrap();
         assert_eq!(scene.queue().cancel(id).unwrap(), Cancelled::Asked);
         until("it is cancelled", || scene.counts().cancelled == 1);
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
     });
     assert_eq!(scene.counts().live(), 0);
 }
@@ -427,7 +428,7 @@ fn a_status_shows_what_runs<F: Fixture>(scene: &Scene<F>) {
         gate.go_on.send(()).unwrap();
         gate.go_on.send(()).unwrap();
         until("both are counted", || control.status().report.done == 2);
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
     });
 }
 

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Kept, Row, State, Tx};
 use super::transaction::Open;
-use crate::{Counts, Dead, Ended, EndedAs, JobId, Payload, QueueName, Whereabouts};
+use crate::{Counts, Ended, EndedAs, JobId, JobStatus, Payload, QueueName, Undecodable};
 
 /// Ends a job and keeps it.
 #[allow(clippy::too_many_arguments)]
@@ -39,7 +39,7 @@ pub(super) fn keep(
 }
 
 /// Keeps a job whose row is gone, or goes with this transaction.
-pub(super) fn bury(state: &mut State, open: &mut Open, dead: &Dead, now: DateTime<Utc>) {
+pub(super) fn move_to_dead(state: &mut State, open: &mut Open, dead: &Undecodable, now: DateTime<Utc>) {
     if state.archive.contains_key(&dead.job.id) {
         return;
     }
@@ -62,11 +62,11 @@ pub(super) fn bury(state: &mut State, open: &mut Open, dead: &Dead, now: DateTim
     open.keep(state, dead.job.id, Kept { job, added_by: Some(open.tx), removed_by: None });
 }
 
-pub(super) fn find(state: &State, tx: Tx, queue: &QueueName, id: JobId) -> Option<Whereabouts> {
+pub(super) fn find(state: &State, tx: Tx, queue: &QueueName, id: JobId) -> Option<JobStatus> {
     if let Some(row) = state.rows.get(&id).filter(|row| row.queue == *queue && row.seen_by(tx)) {
         return Some(match row.lease {
-            Some(lease) => Whereabouts::Leased { lease: lease.token, attempt: row.attempt },
-            None => Whereabouts::Waiting {
+            Some(lease) => JobStatus::Leased { lease: lease.token, attempt: row.attempt },
+            None => JobStatus::Waiting {
                 attempt: row.attempt,
                 schedule_at: row.schedule_at,
                 error: row.error.clone(),
@@ -74,7 +74,7 @@ pub(super) fn find(state: &State, tx: Tx, queue: &QueueName, id: JobId) -> Optio
         });
     }
     let kept = state.archive.get(&id).filter(|kept| kept.job.queue == *queue && kept.seen_by(tx))?;
-    Some(Whereabouts::Ended(Box::new(kept.job.clone())))
+    Some(JobStatus::Ended(Box::new(kept.job.clone())))
 }
 
 pub(super) fn list(
@@ -98,7 +98,7 @@ pub(super) fn list(
     jobs
 }
 
-pub(super) fn revive(state: &mut State, open: &mut Open, queue: &QueueName, ids: Option<&[JobId]>) -> u64 {
+pub(super) fn requeue(state: &mut State, open: &mut Open, queue: &QueueName, ids: Option<&[JobId]>) -> u64 {
     let wanted = |kept: &&Kept| match ids {
         Some(ids) => ids.contains(&kept.job.id) && kept.job.ended_as != EndedAs::Done,
         None => kept.job.ended_as == EndedAs::Dead,

@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use super::state::{Known, Periodic, Row, State, Tx};
 use super::transaction::Open;
 use crate::{
-    Beat, Beaten, Cron, CronEntry, EndedAs, Filter, JobId, JobState, Listed, Overview, QueueName, StopMode,
-    WorkerId, WorkerInfo,
+    Cron, CronEntry, EndedAs, Filter, Heartbeat, HeartbeatReply, JobId, JobState, Listed, Overview,
+    QueueName, StopMode, WorkerId, WorkerInfo,
 };
 
 fn state_of(state: &State, id: JobId, row: &Row, tx: Tx, now: DateTime<Utc>) -> JobState {
@@ -116,7 +116,7 @@ pub(super) fn list(state: &State, tx: Tx, filter: &Filter, count: usize, now: Da
     jobs
 }
 
-pub(super) fn transfer(
+pub(super) fn move_jobs(
     state: &mut State,
     open: &mut Open,
     from: &QueueName,
@@ -153,7 +153,7 @@ pub(super) fn pause(
     true
 }
 
-pub(super) fn beat(state: &mut State, beat: &Beat, now: DateTime<Utc>) -> Beaten {
+pub(super) fn heartbeat(state: &mut State, beat: &Heartbeat, now: DateTime<Utc>) -> HeartbeatReply {
     let worker = beat.worker.unwrap_or_else(|| WorkerId(state.next_tx()));
     let known = state.workers.entry(worker).or_insert_with(|| Known {
         beat: beat.clone(),
@@ -162,7 +162,7 @@ pub(super) fn beat(state: &mut State, beat: &Beat, now: DateTime<Utc>) -> Beaten
         stop: None,
     });
     (known.beat, known.beat_at) = (beat.clone(), now);
-    Beaten { worker, stop: known.stop }
+    HeartbeatReply { worker, stop: known.stop }
 }
 
 pub(super) fn forget_silent(state: &mut State, now: DateTime<Utc>) {

@@ -27,9 +27,10 @@ pub use self::state::Subscription;
 use self::transaction::Mark;
 pub use self::transaction::MemoryConn;
 use crate::{
-    Beat, Beaten, Bell, Cancelled, Claim, Counts, Cron, CronEntry, Dead, Ended, EndedAs, Error, Extended,
-    Filter, Held, JobId, Listed, NewJob, Outcome, Overview, Payload, Put, QueueName, RawJob, Retention,
-    Search, StopMode, Store, StoreError, Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
+    Cancelled, Claim, Counts, Cron, CronEntry, Ended, EndedAs, Error, Extended, Filter, Heartbeat,
+    HeartbeatReply, Held, JobId, JobStatus, Listed, MaintenanceReport, NewJob, Outcome, Overview, Payload,
+    Put, QueueName, RawJob, Retention, Scan, Settlement, StopMode, Store, StoreError, Taken, Undecodable,
+    WakeSignal, WorkerId, WorkerInfo,
 };
 
 /// A store in memory. Clones share their jobs.
@@ -57,7 +58,7 @@ impl Store for MemoryStore {
     type Error = Error;
     type Subscription = Subscription;
     /// How many changes it had made.
-    type Mark = usize;
+    type Savepoint = usize;
 
     fn put(&self, conn: &mut MemoryConn, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         let now = Utc::now();
@@ -66,13 +67,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn take(
-        &self,
-        conn: &mut MemoryConn,
-        queue: &QueueName,
-        count: usize,
-        _: Search,
-    ) -> Result<Taken, Error> {
+    fn take(&self, conn: &mut MemoryConn, queue: &QueueName, count: usize, _: Scan) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
             let line = line::first(state, queue, count, open.tx, now);
@@ -106,7 +101,7 @@ impl Store for MemoryStore {
         queue: &QueueName,
         count: usize,
         lease: Duration,
-        _: Search,
+        _: Scan,
     ) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
@@ -129,19 +124,14 @@ impl Store for MemoryStore {
         })
     }
 
-    fn settle(&self, conn: &mut MemoryConn, verdicts: &[Verdict<'_>]) -> Result<Vec<bool>, Error> {
+    fn settle(&self, conn: &mut MemoryConn, verdicts: &[Settlement<'_>]) -> Result<Vec<bool>, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
             Ok(verdicts.iter().map(|verdict| settle::settle(state, open, verdict, now)).collect())
         })
     }
 
-    fn find(
-        &self,
-        conn: &mut MemoryConn,
-        queue: &QueueName,
-        id: JobId,
-    ) -> Result<Option<Whereabouts>, Error> {
+    fn find(&self, conn: &mut MemoryConn, queue: &QueueName, id: JobId) -> Result<Option<JobStatus>, Error> {
         conn.operate(|state, open| Ok(archive::find(state, open.tx, queue, id)))
     }
 
@@ -161,8 +151,8 @@ impl Store for MemoryStore {
         conn.operate(|state, open| Ok(archive::list(state, open.tx, queue, ended, before, count)))
     }
 
-    fn revive(&self, conn: &mut MemoryConn, queue: &QueueName, ids: Option<&[JobId]>) -> Result<u64, Error> {
-        conn.operate(|state, open| Ok(archive::revive(state, open, queue, ids)))
+    fn requeue(&self, conn: &mut MemoryConn, queue: &QueueName, ids: Option<&[JobId]>) -> Result<u64, Error> {
+        conn.operate(|state, open| Ok(archive::requeue(state, open, queue, ids)))
     }
 
     fn prune(
@@ -176,7 +166,11 @@ impl Store for MemoryStore {
         conn.operate(|state, open| Ok(archive::prune(state, open, Some(queue), ended, end)))
     }
 
-    fn sweep(&self, conn: &mut MemoryConn, retention: &Retention) -> Result<Option<Swept>, Error> {
+    fn maintain(
+        &self,
+        conn: &mut MemoryConn,
+        retention: &Retention,
+    ) -> Result<Option<MaintenanceReport>, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
             desk::forget_silent(state, now);
@@ -187,7 +181,7 @@ impl Store for MemoryStore {
                     pruned += archive::prune(state, open, None, ended, line::before(now, age));
                 }
             }
-            Ok(Some(Swept { returned, pruned, more: false }))
+            Ok(Some(MaintenanceReport { returned, pruned, more: false }))
         })
     }
 
@@ -204,7 +198,7 @@ impl Store for MemoryStore {
         conn.operate(|state, open| {
             let row = settle::held(state, &job.claim, open.tx).ok_or_else(|| settle::refusal(&job.claim))?;
             if job.claim.lease().is_some() {
-                settle::settle(state, open, &Verdict { job, outcome: Outcome::GiveBack }, now);
+                settle::settle(state, open, &Settlement { job, outcome: Outcome::GiveBack }, now);
             } else {
                 settle::put_back(state, open, job.id, state::Row { attempt: job.attempt, ..row });
             }
@@ -212,10 +206,10 @@ impl Store for MemoryStore {
         })
     }
 
-    fn bury(&self, conn: &mut MemoryConn, jobs: &[Dead]) -> Result<(), Error> {
+    fn move_to_dead(&self, conn: &mut MemoryConn, jobs: &[Undecodable]) -> Result<(), Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            jobs.iter().for_each(|dead| archive::bury(state, open, dead, now));
+            jobs.iter().for_each(|dead| archive::move_to_dead(state, open, dead, now));
             Ok(())
         })
     }
@@ -260,22 +254,22 @@ impl Store for MemoryStore {
         conn.operate(|state, open| Ok(desk::list(state, open.tx, filter, count, now)))
     }
 
-    fn transfer(
+    fn move_jobs(
         &self,
         conn: &mut MemoryConn,
         from: &QueueName,
         to: &QueueName,
         ids: Option<&[JobId]>,
     ) -> Result<u64, Error> {
-        conn.operate(|state, open| Ok(desk::transfer(state, open, from, to, ids)))
+        conn.operate(|state, open| Ok(desk::move_jobs(state, open, from, to, ids)))
     }
 
-    fn beat(&self, conn: &mut MemoryConn, beat: &Beat) -> Result<Beaten, Error> {
+    fn heartbeat(&self, conn: &mut MemoryConn, beat: &Heartbeat) -> Result<HeartbeatReply, Error> {
         let now = Utc::now();
-        conn.operate(|state, _| Ok(desk::beat(state, beat, now)))
+        conn.operate(|state, _| Ok(desk::heartbeat(state, beat, now)))
     }
 
-    fn leave(&self, conn: &mut MemoryConn, worker: WorkerId) -> Result<(), Error> {
+    fn deregister(&self, conn: &mut MemoryConn, worker: WorkerId) -> Result<(), Error> {
         conn.operate(|state, _| {
             state.workers.remove(&worker);
             Ok(())
@@ -359,11 +353,11 @@ impl Store for MemoryStore {
         done.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    fn mark(&self, conn: &mut MemoryConn, _: Option<usize>) -> Result<usize, Error> {
+    fn savepoint(&self, conn: &mut MemoryConn, _: Option<usize>) -> Result<usize, Error> {
         Ok(conn.changes())
     }
 
-    fn undo(&self, conn: &mut MemoryConn, mark: usize) -> Result<(), Error> {
+    fn rollback_to(&self, conn: &mut MemoryConn, mark: usize) -> Result<(), Error> {
         conn.roll_back(Mark::Nested(mark));
         Ok(())
     }
@@ -375,10 +369,10 @@ impl Store for MemoryStore {
         work(&mut self.connect())
     }
 
-    fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Subscription {
-        let bell = Arc::downgrade(bell);
-        self.shared.lock().bells.entry(queue.clone()).or_default().push(bell.clone());
-        Subscription { shared: Arc::clone(&self.shared), queue: queue.clone(), bell }
+    fn subscribe(&self, queue: &QueueName, signal: &Arc<WakeSignal>) -> Subscription {
+        let signal = Arc::downgrade(signal);
+        self.shared.lock().signals.entry(queue.clone()).or_default().push(signal.clone());
+        Subscription { shared: Arc::clone(&self.shared), queue: queue.clone(), signal }
     }
 
     fn poll_interval(&self) -> Duration {

@@ -65,7 +65,7 @@ fn meet(
             };
             (row, PutOutcome::Replaced)
         }
-        (Some(old), OnConflict::PutOff) => (Row { schedule_at, ..old }, PutOutcome::PutOff),
+        (Some(old), OnConflict::Reschedule) => (Row { schedule_at, ..old }, PutOutcome::Rescheduled),
     };
     let added_by = row.added_by;
     // Others pass it over until this commits, and then they look anew.

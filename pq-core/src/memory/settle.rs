@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use super::state::{Lease, Row, State, Tx};
 use super::transaction::Open;
 use super::{archive, line};
-use crate::{Cancelled, Claim, EndedAs, Error, Extended, Held, JobId, Outcome, QueueName, Verdict};
+use crate::{Cancelled, Claim, EndedAs, Error, Extended, Held, JobId, Outcome, QueueName, Settlement};
 
 /// The row of a claim that is still good.
 pub(super) fn held(state: &State, claim: &Claim, tx: Tx) -> Option<Row> {
@@ -28,7 +28,12 @@ pub(super) fn refusal(claim: &Claim) -> Error {
     }
 }
 
-pub(super) fn settle(state: &mut State, open: &mut Open, verdict: &Verdict<'_>, now: DateTime<Utc>) -> bool {
+pub(super) fn settle(
+    state: &mut State,
+    open: &mut Open,
+    verdict: &Settlement<'_>,
+    now: DateTime<Utc>,
+) -> bool {
     let job = verdict.job;
     let Some(mut row) = held(state, &job.claim, open.tx) else { return false };
     row.attempt = job.attempt;

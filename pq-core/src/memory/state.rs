@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Beat, Bell, Claim, CronEntry, Ended, EndedAs, Held, JobId, Key, Payload, QueueName, RawJob, StopMode,
-    WorkerId,
+    Claim, CronEntry, Ended, EndedAs, Heartbeat, Held, JobId, Key, Payload, QueueName, RawJob, StopMode,
+    WakeSignal, WorkerId,
 };
 
 /// A transaction's number.
@@ -121,7 +121,7 @@ impl Kept {
 /// A worker that has told of itself.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
-    pub(super) beat: Beat,
+    pub(super) beat: Heartbeat,
     pub(super) started_at: DateTime<Utc>,
     pub(super) beat_at: DateTime<Utc>,
     pub(super) stop: Option<StopMode>,
@@ -142,7 +142,7 @@ pub(super) struct State {
     pub(super) paused: BTreeMap<QueueName, DateTime<Utc>>,
     pub(super) crons: BTreeMap<String, Periodic>,
     pub(super) workers: BTreeMap<WorkerId, Known>,
-    pub(super) bells: HashMap<QueueName, Vec<Weak<Bell>>>,
+    pub(super) signals: HashMap<QueueName, Vec<Weak<WakeSignal>>>,
     last_id: i64,
     last_tx: Tx,
 }
@@ -175,10 +175,10 @@ impl State {
     }
 
     pub(super) fn ring(&mut self, queue: &QueueName) {
-        let Some(bells) = self.bells.get_mut(queue) else { return };
-        bells.retain(|bell| bell.upgrade().inspect(|bell| bell.ring()).is_some());
-        if bells.is_empty() {
-            self.bells.remove(queue);
+        let Some(signals) = self.signals.get_mut(queue) else { return };
+        signals.retain(|signal| signal.upgrade().inspect(|signal| signal.notify()).is_some());
+        if signals.is_empty() {
+            self.signals.remove(queue);
         }
     }
 }
@@ -194,19 +194,19 @@ impl Shared {
     }
 }
 
-/// Takes a bell off its queue again.
+/// Takes a signal off its queue again.
 #[derive(Debug)]
 pub struct Subscription {
     pub(super) shared: Arc<Shared>,
     pub(super) queue: QueueName,
-    pub(super) bell: Weak<Bell>,
+    pub(super) signal: Weak<WakeSignal>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        if let Some(bells) = state.bells.get_mut(&self.queue) {
-            bells.retain(|bell| !bell.ptr_eq(&self.bell));
+        if let Some(signals) = state.signals.get_mut(&self.queue) {
+            signals.retain(|signal| !signal.ptr_eq(&self.signal));
         }
     }
 }

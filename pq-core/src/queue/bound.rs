@@ -10,18 +10,18 @@ use serde::de::DeserializeOwned;
 use super::Queue;
 use super::get::Decoded;
 use super::put::ids;
-use crate::{Counts, Dead, Job, JobId, Outcome, Put, PutOptions, Search, Store, Verdict};
+use crate::{Counts, Job, JobId, Outcome, Put, PutOptions, Scan, Settlement, Store, Undecodable};
 
 /// A queue on the caller's connection, inside whatever transaction that is in. See [`Queue::on`].
 ///
 /// Nothing here waits: a wait would keep the caller's transaction open. Nothing here commits what
 /// the caller began. On a connection outside of any transaction each call is one of its own.
-pub struct Bound<'a, S: Store, T> {
+pub struct BoundQueue<'a, S: Store, T> {
     pub(super) queue: &'a Queue<S, T>,
     pub(super) conn: &'a mut S::Conn,
 }
 
-impl<'a, S: Store, T> Bound<'a, S, T> {
+impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     pub(super) fn new(queue: &'a Queue<S, T>, conn: &'a mut S::Conn) -> Self {
         Self { queue, conn }
     }
@@ -69,7 +69,7 @@ impl<'a, S: Store, T> Bound<'a, S, T> {
     }
 }
 
-impl<S: Store, T: Serialize> Bound<'_, S, T> {
+impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     /// Adds a job with this transaction and gives its id.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
         Ok(self.try_put(data, options)?.id)
     }
 
-    /// As [`Bound::put_with`], and says what was done: with a unique key the job may be there already.
+    /// As [`BoundQueue::put_with`], and says what was done: with a unique key the job may be there already.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ impl<S: Store, T: Serialize> Bound<'_, S, T> {
     }
 }
 
-impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
+impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
     /// Gets the next ready job, if there is one, with this transaction: it is gone when that
     /// commits, and back in its place as soon as that rolls back.
     ///
@@ -187,16 +187,16 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
     ///
     /// The store's own.
     pub fn get_many(&mut self, count: usize) -> Result<Vec<Job<T>>, S::Error> {
-        Ok(self.take(count, Search::Whole)?.jobs)
+        Ok(self.take(count, Scan::Full)?.jobs)
     }
 
     /// Takes with this transaction. What cannot be decoded is buried on the way.
-    pub(super) fn take(&mut self, count: usize, search: Search) -> Result<Decoded<T>, S::Error> {
+    pub(super) fn take(&mut self, count: usize, scan: Scan) -> Result<Decoded<T>, S::Error> {
         let store = self.queue.store();
         loop {
-            let found = self.queue.decode(store.take(self.conn, &self.queue.name, count, search)?);
+            let found = self.queue.decode(store.take(self.conn, &self.queue.name, count, scan)?);
             if !found.dead.is_empty() {
-                store.bury(self.conn, &found.dead)?;
+                store.move_to_dead(self.conn, &found.dead)?;
             }
             if !found.jobs.is_empty() || found.dead.is_empty() {
                 return Ok(found);
@@ -209,17 +209,17 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
         &mut self,
         count: usize,
         lease: Duration,
-        search: Search,
+        scan: Scan,
     ) -> Result<Decoded<T>, S::Error> {
         let store = self.queue.store();
         loop {
-            let found = self.queue.decode(store.lease(self.conn, &self.queue.name, count, lease, search)?);
+            let found = self.queue.decode(store.lease(self.conn, &self.queue.name, count, lease, scan)?);
             if !found.dead.is_empty() {
-                let verdict = |dead: &'_ Dead| Outcome::Dead { error: dead.reason.clone() };
-                let verdicts: Vec<Verdict<'_>> = found
+                let verdict = |dead: &'_ Undecodable| Outcome::Dead { error: dead.reason.clone() };
+                let verdicts: Vec<Settlement<'_>> = found
                     .dead
                     .iter()
-                    .map(|dead| Verdict { job: &dead.job, outcome: verdict(dead) })
+                    .map(|dead| Settlement { job: &dead.job, outcome: verdict(dead) })
                     .collect();
                 store.settle(self.conn, &verdicts)?;
             }

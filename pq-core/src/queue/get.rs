@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Iter, Queue};
 use crate::wait::{Look, look_and_wait};
-use crate::{Dead, Error, Job, JobId, RawJob, Search, Store, Taken, Wait};
+use crate::{Error, Job, JobId, RawJob, Scan, Store, Taken, Undecodable, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Gets the next job, waiting for one if need be; `None` where none came in time.
@@ -21,7 +21,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Stopped`] where the handle's [`crate::Stop`] ended the wait; the store's own.
+    /// [`Error::Stopped`] where the handle's [`crate::CancellationToken`] ended the wait; the store's own.
     pub fn get(&self, wait: Wait) -> Result<Option<Job<T>>, S::Error> {
         Ok(self.get_many(1, wait)?.pop())
     }
@@ -35,8 +35,8 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// As [`Queue::get`].
     pub fn get_many(&self, count: usize, wait: Wait) -> Result<Vec<Job<T>>, S::Error> {
-        let found = self.wait(wait, |search| {
-            let found = self.take_now(count, search)?;
+        let found = self.wait(wait, |scan| {
+            let found = self.take_now(count, scan)?;
             Ok(match found.jobs {
                 jobs if jobs.is_empty() => Look::Nothing { next_due: found.next_due },
                 jobs => Look::Found(jobs),
@@ -80,11 +80,11 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         work: impl FnOnce(&mut S::Conn, Vec<Job<T>>) -> Result<R, E>,
     ) -> Result<Option<R>, E> {
         let mut work = Some(work);
-        let found = self.wait(wait, |search| {
+        let found = self.wait(wait, |scan| {
             let mut started = false;
             let mut failed = None;
             let looked = self.transaction(|conn| {
-                let found = self.on(conn).take(count, search)?;
+                let found = self.on(conn).take(count, scan)?;
                 let work = match work.take_if(|_| !found.jobs.is_empty()) {
                     Some(work) => work,
                     None => return Ok(Look::Nothing { next_due: found.next_due }),
@@ -125,19 +125,19 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ) -> Result<Vec<(JobId, Result<R, E>)>, S::Error> {
         let store = self.store();
         let done = self.get_many_with(count, wait, |conn, jobs| -> Result<Vec<_>, S::Error> {
-            let mut mark = store.mark(conn, None)?;
+            let mut mark = store.savepoint(conn, None)?;
             let each = jobs.into_iter().map(|job| {
                 let raw = Arc::clone(&job.raw);
-                let kept = work(conn, job).and_then(|done| Ok((done, store.mark(conn, Some(mark))?)));
+                let kept = work(conn, job).and_then(|done| Ok((done, store.savepoint(conn, Some(mark))?)));
                 let done = match kept {
                     Ok((done, behind)) => {
                         mark = behind;
                         Ok(done)
                     }
                     Err(error) => {
-                        store.undo(conn, mark)?;
+                        store.rollback_to(conn, mark)?;
                         store.give_back(conn, &raw)?;
-                        mark = store.mark(conn, Some(mark))?;
+                        mark = store.savepoint(conn, Some(mark))?;
                         Err(error)
                     }
                 };
@@ -149,7 +149,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     }
 
     /// Gets jobs one after the other, for ever: `Ok(None)` says that none came within `wait`, so
-    /// that a loop can stop or go on. It ends when the handle's [`crate::Stop`] says so.
+    /// that a loop can stop or go on. It ends when the handle's [`crate::CancellationToken`] says so.
     ///
     /// **At most once**, as [`Queue::get`].
     #[must_use]
@@ -160,18 +160,18 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     pub(super) fn wait<R>(
         &self,
         wait: Wait,
-        look: impl FnMut(Search) -> Result<Look<R>, S::Error>,
+        look: impl FnMut(Scan) -> Result<Look<R>, S::Error>,
     ) -> Result<Option<R>, S::Error> {
         look_and_wait(self.store(), std::slice::from_ref(&self.name), wait, self.pq.stop.as_ref(), look)
     }
 
     /// Takes on a connection of the handle's own. What cannot be decoded is buried on the way.
-    fn take_now(&self, count: usize, search: Search) -> Result<Decoded<T>, S::Error> {
+    fn take_now(&self, count: usize, scan: Scan) -> Result<Decoded<T>, S::Error> {
         loop {
-            let taken = self.store().take_now(&self.name, count, search)?;
+            let taken = self.store().take_now(&self.name, count, scan)?;
             let found = self.decode(taken);
             if !found.dead.is_empty() {
-                self.store().with_connection(|conn| self.store().bury(conn, &found.dead))?;
+                self.store().with_connection(|conn| self.store().move_to_dead(conn, &found.dead))?;
             }
             if !found.jobs.is_empty() || found.dead.is_empty() {
                 return Ok(found);
@@ -186,7 +186,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
                 Ok(data) => found.jobs.push(Job { data, raw: Arc::new(raw) }),
                 Err(reason) => {
                     tracing::error!(queue = %raw.queue, id = %raw.id, reason, "a job cannot be decoded; it is dead");
-                    found.dead.push(Dead { job: raw, reason });
+                    found.dead.push(Undecodable { job: raw, reason });
                 }
             }
         }
@@ -214,7 +214,7 @@ impl<S: Store, T> Queue<S, T> {
 /// What a take found, decoded.
 pub(super) struct Decoded<T> {
     pub(super) jobs: Vec<Job<T>>,
-    pub(super) dead: Vec<Dead>,
+    pub(super) dead: Vec<Undecodable>,
     pub(super) next_due: Option<Duration>,
 }
 

@@ -4,14 +4,17 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::Queue;
-use crate::{Codec, Error, Json, PayloadLimits, QueueName, Retention, Stop, Store, Swept, Trace};
+use crate::{
+    CancellationToken, Codec, Error, Json, MaintenanceReport, PayloadLimits, QueueName, Retention, Store,
+    Trace,
+};
 
 /// A handle to the queues of one store. Cheap to clone, and usable from many threads at once.
 pub struct Pq<S> {
     pub(super) store: Arc<S>,
     pub(super) codec: Arc<dyn Codec>,
     pub(super) limits: PayloadLimits,
-    pub(super) stop: Option<Stop>,
+    pub(super) stop: Option<CancellationToken>,
     pub(super) trace: Option<TraceSource>,
 }
 
@@ -59,7 +62,7 @@ impl<S: Store> Pq<S> {
 
     /// The waits of the queues named from here on end when `stop` says so.
     #[must_use]
-    pub fn with_stop(mut self, stop: &Stop) -> Self {
+    pub fn with_stop(mut self, stop: &CancellationToken) -> Self {
         self.stop = Some(stop.clone());
         self
     }
@@ -100,16 +103,16 @@ impl<S: Store> Pq<S> {
     }
 
     /// Does what any process may do at any time, and every [`crate::Worker`] does: puts the periodic jobs that are
-    /// due, returns the jobs of leases that are over, some at a time ([`Swept::more`]), and prunes the archive by these
+    /// due, returns the jobs of leases that are over, some at a time ([`MaintenanceReport::more`]), and prunes the archive by these
     /// bounds. `None` says that another process is at the latter two.
     ///
     /// # Errors
     ///
     /// The store's own.
-    pub fn sweep(&self, retention: &Retention) -> Result<Option<Swept>, S::Error> {
+    pub fn maintain(&self, retention: &Retention) -> Result<Option<MaintenanceReport>, S::Error> {
         self.store.with_connection(|conn| {
             crate::cron::fire(&*self.store, conn)?;
-            self.store.sweep(conn, retention)
+            self.store.maintain(conn, retention)
         })
     }
 

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use super::Queue;
-use crate::{Job, Stop, Store, Wait};
+use crate::{CancellationToken, Job, Store, Wait};
 
 /// Gets one job after the other; see [`Queue::iter`].
 pub struct Iter<'a, S, T> {
@@ -21,7 +21,7 @@ impl<S: Store, T: DeserializeOwned> Iterator for Iter<'_, S, T> {
     type Item = Result<Option<Job<T>>, S::Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let stopped = || self.queue.pq.stop.as_ref().is_some_and(Stop::is_stopped);
+        let stopped = || self.queue.pq.stop.as_ref().is_some_and(CancellationToken::is_cancelled);
         if stopped() {
             return None;
         }

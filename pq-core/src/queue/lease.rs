@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::{Bound, Queue};
+use super::{BoundQueue, Queue};
 use crate::wait::Look;
-use crate::{Error, Extended, Job, Outcome, Search, Store, Verdict, Wait};
+use crate::{Error, Extended, Job, Outcome, Scan, Settlement, Store, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Takes up to `count` jobs under a lease, waiting until there is at least one; an empty list where
@@ -15,15 +15,15 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// **At least once**: a crash gives the jobs back when the lease is over. A lease ends on the store's
     /// clock, and its jobs return at the next sweep after that, which any [`crate::Worker`] makes, or
-    /// [`crate::Pq::sweep`].
+    /// [`crate::Pq::maintain`].
     ///
     /// # Errors
     ///
     /// As [`Queue::get`].
     pub fn lease(&self, count: usize, lease: Duration, wait: Wait) -> Result<Vec<Job<T>>, S::Error> {
-        let found = self.wait(wait, |search| {
+        let found = self.wait(wait, |scan| {
             self.store().with_connection(|conn| {
-                let taken = self.on(conn).take_leased(count, lease, search)?;
+                let taken = self.on(conn).take_leased(count, lease, scan)?;
                 Ok(match taken.jobs {
                     jobs if jobs.is_empty() => Look::Nothing { next_due: taken.next_due },
                     jobs => Look::Found(jobs),
@@ -49,7 +49,7 @@ impl<S: Store, T> Queue<S, T> {
     /// # Errors
     ///
     /// The store's own; none was accepted then.
-    pub fn settle_many(&self, verdicts: &[Verdict<'_>]) -> Result<Vec<bool>, S::Error> {
+    pub fn settle_many(&self, verdicts: &[Settlement<'_>]) -> Result<Vec<bool>, S::Error> {
         self.store().with_connection(|conn| self.store().settle(conn, verdicts))
     }
 
@@ -65,7 +65,7 @@ impl<S: Store, T> Queue<S, T> {
     }
 }
 
-impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
+impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
     /// Takes up to `count` ready jobs under a lease, with this transaction: they are yours when it
     /// commits.
     ///
@@ -73,11 +73,11 @@ impl<S: Store, T: DeserializeOwned> Bound<'_, S, T> {
     ///
     /// The store's own.
     pub fn lease(&mut self, count: usize, lease: Duration) -> Result<Vec<Job<T>>, S::Error> {
-        Ok(self.take_leased(count, lease, Search::Whole)?.jobs)
+        Ok(self.take_leased(count, lease, Scan::Full)?.jobs)
     }
 }
 
-impl<S: Store, T> Bound<'_, S, T> {
+impl<S: Store, T> BoundQueue<'_, S, T> {
     /// Passes the verdict on a leased job, or on one that this transaction holds, with this transaction.
     ///
     /// A verdict that comes too late is an error: let it roll back the transaction, so that what was
@@ -87,7 +87,7 @@ impl<S: Store, T> Bound<'_, S, T> {
     ///
     /// [`Error::LeaseLost`] or [`Error::NotYours`]; the store's own.
     pub fn settle(&mut self, job: &Job<T>, outcome: Outcome) -> Result<(), S::Error> {
-        let verdict = Verdict { job: &job.raw, outcome };
+        let verdict = Settlement { job: &job.raw, outcome };
         let accepted = self.queue.store().settle(self.conn, std::slice::from_ref(&verdict))?;
         match (accepted.first(), job.claim.lease()) {
             (Some(true), _) => Ok(()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Queue;
-use crate::{Cancelled, Ended, EndedAs, JobId, Store, Whereabouts};
+use crate::{Cancelled, Ended, EndedAs, JobId, JobStatus, Store};
 
 impl<S: Store, T> Queue<S, T> {
     /// Where a job is; `None` where it is done and nothing was kept of it, or was never there.
@@ -11,7 +11,7 @@ impl<S: Store, T> Queue<S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn find(&self, id: JobId) -> Result<Option<Whereabouts>, S::Error> {
+    pub fn find(&self, id: JobId) -> Result<Option<JobStatus>, S::Error> {
         self.store().with_connection(|conn| self.store().find(conn, &self.name, id))
     }
 
@@ -55,7 +55,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's own; none went back then.
     pub fn retry_many(&self, ids: &[JobId]) -> Result<u64, S::Error> {
-        self.store().with_connection(|conn| self.store().revive(conn, &self.name, Some(ids)))
+        self.store().with_connection(|conn| self.store().requeue(conn, &self.name, Some(ids)))
     }
 
     /// Puts all dead jobs of the queue back into the line, as [`Queue::retry`] does, and says how many.
@@ -64,7 +64,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's own; none went back then.
     pub fn retry_all_dead(&self) -> Result<u64, S::Error> {
-        self.store().with_connection(|conn| self.store().revive(conn, &self.name, None))
+        self.store().with_connection(|conn| self.store().requeue(conn, &self.name, None))
     }
 
     /// Removes from the archive what ended so longer than `age` ago, and says how many.

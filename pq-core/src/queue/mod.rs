@@ -12,11 +12,11 @@ mod put;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-pub use bound::Bound;
+pub use bound::BoundQueue;
 pub use handle::Pq;
 pub use iter::Iter;
 
-use crate::{Codec, Counts, QueueName, Stop, Store, Trace};
+use crate::{CancellationToken, Codec, Counts, QueueName, Store, Trace};
 
 /// A queue: a named line of jobs. Cheap to clone, and usable from many threads at once.
 ///
@@ -50,15 +50,15 @@ impl<S: Store, T> Queue<S, T> {
 
     /// The same queue, whose waits end when `stop` says so.
     #[must_use]
-    pub fn with_stop(mut self, stop: &Stop) -> Self {
+    pub fn with_stop(mut self, stop: &CancellationToken) -> Self {
         self.pq.stop = Some(stop.clone());
         self
     }
 
     /// The same queue on this connection: inside its transaction, if it is in one. What is done
     /// there commits or rolls back with what the caller does, and never before.
-    pub fn on<'a>(&'a self, conn: &'a mut S::Conn) -> Bound<'a, S, T> {
-        Bound::new(self, conn)
+    pub fn on<'a>(&'a self, conn: &'a mut S::Conn) -> BoundQueue<'a, S, T> {
+        BoundQueue::new(self, conn)
     }
 
     /// Counts the queue's jobs by state. No lock is taken, and none waited for.

@@ -150,7 +150,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's own; none went then.
     pub fn move_to<U>(&self, to: &Queue<S, U>, ids: Option<&[JobId]>) -> Result<u64, S::Error> {
-        self.store().with_connection(|conn| self.store().transfer(conn, &self.name, &to.name, ids))
+        self.store().with_connection(|conn| self.store().move_jobs(conn, &self.name, &to.name, ids))
     }
 }
 

@@ -169,7 +169,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     ///
     /// # Errors
     ///
-    /// As [`crate::Bound::put`].
+    /// As [`crate::BoundQueue::put`].
     pub fn call_on(&self, conn: &mut S::Conn, arguments: &A) -> Result<JobId, S::Error> {
         Ok(self.call_on_with(conn, arguments, &CallOptions::new())?.id)
     }
@@ -178,7 +178,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     ///
     /// # Errors
     ///
-    /// As [`crate::Bound::put_with`].
+    /// As [`crate::BoundQueue::put_with`].
     pub fn call_on_with(
         &self,
         conn: &mut S::Conn,

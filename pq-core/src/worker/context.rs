@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::shared::{Shared, lock};
 use super::status::StopMode;
 use crate::task::{Envelope, Incoming, Trace};
-use crate::{CodecError, Error, Outcome, RawJob, Store, Verdict};
+use crate::{CodecError, Error, Outcome, RawJob, Settlement, Store};
 
 /// What a leased handler knows of its job, and can do with it while it runs.
 pub struct Context<S: Store> {
@@ -84,7 +84,7 @@ impl<S: Store> Context<S> {
     /// Whether the worker is to stop now.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        self.shared.signals.mode() == Some(StopMode::Now)
+        self.shared.signals.mode() == Some(StopMode::Abort)
     }
 
     /// Extends the lease at once. The worker does so by itself while the handler runs; this tells whether the
@@ -128,7 +128,7 @@ impl<S: Store> Context<S> {
     ///
     /// As [`Context::complete_with`].
     pub fn settle_with(&self, conn: &mut S::Conn, outcome: Outcome) -> Result<(), S::Error> {
-        let verdict = Verdict { job: &self.job, outcome };
+        let verdict = Settlement { job: &self.job, outcome };
         let accepted = self.shared.pq.store().settle(conn, std::slice::from_ref(&verdict))?;
         if accepted.first() != Some(&true) {
             return Err(Error::lease_lost(self.job.id).into());

@@ -20,9 +20,9 @@ const TELL_WITHIN: Duration = Duration::from_secs(2);
 /// Keeps until the threads have ended.
 pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
     let mut presence = Presence::default();
-    let mut sweeps = Sweeps::new(shared.settings.sweep_every, Instant::now());
+    let mut sweeps = Sweeps::new(shared.settings.maintain_every, Instant::now());
     while !ended.load(Ordering::SeqCst) {
-        let heard = shared.keeper.count();
+        let heard = shared.keeper.generation();
         shared.signals.sample();
         let busy = relieve(shared);
         extend(shared);
@@ -37,7 +37,7 @@ pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
         let until_sweep = sweeps.due_in(Instant::now());
         let idle = !busy && lock(&shared.leases).is_empty();
         let most = if idle { Duration::from_secs(1) } else { SETTLE_WITHIN };
-        shared.keeper.sleep(heard, until_sweep.clamp(SETTLE_WITHIN, most.max(SETTLE_WITHIN)));
+        shared.keeper.wait_past(heard, until_sweep.clamp(SETTLE_WITHIN, most.max(SETTLE_WITHIN)));
         shared.keeper_idle.store(false, Ordering::SeqCst);
     }
     presence.leave(shared);
@@ -46,7 +46,7 @@ pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
 /// Settles what threads with long handlers have ended and gives back what they have not begun, and lets go of the
 /// keys that threads keep. Says whether there are leases to keep.
 fn relieve<S: Store>(shared: &Shared<S>) -> bool {
-    let now = shared.signals.mode() == Some(StopMode::Now);
+    let now = shared.signals.mode() == Some(StopMode::Abort);
     for (thread, started) in shared.signals.all_started() {
         if started.lease.is_none() {
             continue;

@@ -12,7 +12,7 @@ use super::shared::{Finished, Holding, Shared, lock};
 use super::status::{Report, StopMode};
 use super::threads::{Batch, rest};
 use crate::task::{Failure, Incoming, Ran, Run};
-use crate::{Error, Outcome, RawJob, Search, Store, StoreError, Verdict, Whereabouts};
+use crate::{Error, JobStatus, Outcome, RawJob, Scan, Settlement, Store, StoreError};
 
 /// How long an ended job waits for others to be settled with it.
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
@@ -32,7 +32,7 @@ pub(super) fn batch<S: Store>(
     thread: usize,
     position: usize,
     want: usize,
-    search: Search,
+    scan: Scan,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
     let (store, line) = (shared.pq.store(), &shared.lines.all[position]);
@@ -40,7 +40,7 @@ pub(super) fn batch<S: Store>(
     let taken = {
         let _turn = line.turns.wait(thread, want);
         let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
-        store.with_connection(|conn| store.lease(conn, line.queue.name(), want, length, search))?
+        store.with_connection(|conn| store.lease(conn, line.queue.name(), want, length, scan))?
     };
     let Some(lease) = taken.jobs.first().and_then(|job| job.claim.lease()) else {
         return Ok(Batch::nothing(taken.next_due));
@@ -208,12 +208,12 @@ fn in_transaction<S: Store>(
     let done: Result<Ran, Undo<S::Error>> = store.with_connection(|conn| {
         store.transaction(conn, |conn| {
             if let Some(timeout) = prepared.timeout() {
-                store.limit(conn, Some(timeout))?;
+                store.set_statement_timeout(conn, Some(timeout))?;
             }
             let ran = handler(conn, incoming).map_err(Undo::Failed)?;
             let raw = RawJob::clone(&incoming.raw);
             let (job, outcome) = line.prepare(raw).judge(line, Ok(ran.clone()));
-            let accepted = store.settle(conn, &[Verdict { job: &job, outcome }])?;
+            let accepted = store.settle(conn, &[Settlement { job: &job, outcome }])?;
             if accepted.first() == Some(&true) { Ok(Ok(ran)) } else { Err(Undo::Lost) }
         })
     });
@@ -257,7 +257,7 @@ pub(super) fn settle<S: Store>(shared: &Shared<S>, thread: usize) {
             }
             Err(error) => return finished.iter().for_each(|one| refused(one, &error)),
         }
-        if shared.signals.mode() == Some(StopMode::Now) && begun.elapsed() > shared.settings.lease {
+        if shared.signals.mode() == Some(StopMode::Abort) && begun.elapsed() > shared.settings.lease {
             tracing::error!(verdicts = finished.len(), "verdicts were not passed; their leases will end");
             return;
         }
@@ -276,8 +276,8 @@ fn pass<S: Store>(shared: &Shared<S>, finished: &[Finished], unknown: bool) -> R
     let store = shared.pq.store();
     let mut tally = Report::default();
     // What the handler settled itself is passed again in case it was rolled back: if not it is refused.
-    let verdicts: Vec<Verdict<'_>> =
-        finished.iter().map(|one| Verdict { job: &one.job, outcome: one.outcome.clone() }).collect();
+    let verdicts: Vec<Settlement<'_>> =
+        finished.iter().map(|one| Settlement { job: &one.job, outcome: one.outcome.clone() }).collect();
     store.with_connection(|conn| {
         let accepted = store.settle(conn, &verdicts)?;
         for (one, accepted) in finished.iter().zip(accepted) {
@@ -297,11 +297,11 @@ fn pass<S: Store>(shared: &Shared<S>, finished: &[Finished], unknown: bool) -> R
 }
 
 /// Whether a verdict on this attempt counts, from where the job is now.
-fn was_accepted(job: &RawJob, place: Option<&Whereabouts>) -> bool {
+fn was_accepted(job: &RawJob, place: Option<&JobStatus>) -> bool {
     match place {
         None => true,
-        Some(Whereabouts::Ended(ended)) => ended.attempt == job.attempt,
-        Some(Whereabouts::Waiting { attempt, error, .. }) => *attempt == job.attempt && error.is_some(),
-        Some(Whereabouts::Leased { .. }) => false,
+        Some(JobStatus::Ended(ended)) => ended.attempt == job.attempt,
+        Some(JobStatus::Waiting { attempt, error, .. }) => *attempt == job.attempt && error.is_some(),
+        Some(JobStatus::Leased { .. }) => false,
     }
 }

@@ -60,10 +60,10 @@ pub(crate) struct Settings {
     pub(crate) min_batch: usize,
     pub(crate) max_batch: usize,
     pub(crate) lease: Duration,
-    pub(crate) sweep_every: Duration,
+    pub(crate) maintain_every: Duration,
     pub(crate) retention: Retention,
     /// How often the worker tells of itself; none where it does not.
-    pub(crate) beat_every: Option<Duration>,
+    pub(crate) heartbeat_every: Option<Duration>,
     /// The process that looks after this one.
     pub(crate) supervisor: Option<u32>,
 }
@@ -102,9 +102,9 @@ where
                 min_batch: 1,
                 max_batch: 4_096,
                 lease: Duration::from_secs(30),
-                sweep_every: Duration::from_secs(1),
+                maintain_every: Duration::from_secs(1),
                 retention: Retention::default(),
-                beat_every: Some(Duration::from_secs(2)),
+                heartbeat_every: Some(Duration::from_secs(2)),
                 supervisor: None,
             },
             middleware: Vec::new(),
@@ -159,16 +159,16 @@ where
     /// and found nothing, as where an open transaction keeps very many ended leases from being removed, the next one is
     /// forty times as long away, or ten seconds where that is less. Periodic jobs fire each time.
     #[must_use]
-    pub fn sweep_every(mut self, interval: Duration) -> Self {
-        self.settings.sweep_every = interval;
+    pub fn maintain_every(mut self, interval: Duration) -> Self {
+        self.settings.maintain_every = interval;
         self
     }
 
     /// How often the worker notes in the store that it lives and what it does, and learns whether it is to stop:
     /// every two seconds unless said. With `None` it is not known there, and nobody can stop it from elsewhere.
     #[must_use]
-    pub fn beat_every(mut self, interval: Option<Duration>) -> Self {
-        self.settings.beat_every = interval;
+    pub fn heartbeat_every(mut self, interval: Option<Duration>) -> Self {
+        self.settings.heartbeat_every = interval;
         self
     }
 

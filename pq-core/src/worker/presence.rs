@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::shared::Shared;
-use crate::{Beat, Beaten, Store, StoreError, WorkerId};
+use crate::{Heartbeat, HeartbeatReply, Store, StoreError, WorkerId};
 
 /// The worker as the store knows it.
 #[derive(Default)]
@@ -17,12 +17,12 @@ pub(super) struct Presence {
 impl Presence {
     /// Tells of the worker, if it is time.
     pub(super) fn beat<S: Store>(&mut self, shared: &Shared<S>) {
-        let Some(interval) = shared.settings.beat_every else { return };
+        let Some(interval) = shared.settings.heartbeat_every else { return };
         if self.told.is_some_and(|at| at.elapsed() < interval) {
             return;
         }
         self.told = Some(Instant::now());
-        let beat = Beat {
+        let beat = Heartbeat {
             worker: self.worker,
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             pid: std::process::id(),
@@ -32,9 +32,10 @@ impl Presence {
             status: shared.signals.status(),
         };
         let store = shared.pq.store();
-        let beaten: Result<Beaten, S::Error> = store.with_connection(|conn| store.beat(conn, &beat));
+        let beaten: Result<HeartbeatReply, S::Error> =
+            store.with_connection(|conn| store.heartbeat(conn, &beat));
         match beaten {
-            Ok(Beaten { worker, stop }) => {
+            Ok(HeartbeatReply { worker, stop }) => {
                 self.worker = Some(worker);
                 if let Some(mode) = stop.filter(|mode| shared.signals.mode() < Some(*mode)) {
                     tracing::info!(%worker, %mode, "the worker is told through the store to stop");
@@ -55,7 +56,7 @@ impl Presence {
     pub(super) fn leave<S: Store>(&self, shared: &Shared<S>) {
         let Some(worker) = self.worker else { return };
         let store = shared.pq.store();
-        let left: Result<(), S::Error> = store.with_connection(|conn| store.leave(conn, worker));
+        let left: Result<(), S::Error> = store.with_connection(|conn| store.deregister(conn, worker));
         if let Err(error) = left {
             tracing::debug!(%error, "the worker's end is not noted; it will be forgotten");
         }

@@ -9,14 +9,14 @@ use super::lines::Lines;
 use super::run::Middleware;
 use super::status::{Report, Running, Status, StopMode};
 use super::{Settings, Until};
-use crate::{Bell, JobId, Outcome, Pq, QueueName, RawJob, Stop, Store};
+use crate::{CancellationToken, JobId, Outcome, Pq, QueueName, RawJob, Store, WakeSignal};
 
 /// What the worker is told, and what it tells, while it runs and before.
 #[derive(Default)]
 pub(crate) struct Signals {
     level: AtomicU8,
     /// Ends the waits of threads and of the keeper.
-    pub(crate) stop: Stop,
+    pub(crate) stop: CancellationToken,
     pub(crate) totals: Totals,
     /// What each thread runs, once there are threads. Each has a lock of its own: it is taken twice a job.
     running: OnceLock<Vec<Mutex<Option<Started>>>>,
@@ -39,21 +39,21 @@ pub(crate) struct Started {
 impl Signals {
     pub(crate) fn stop(&self, mode: StopMode) {
         self.level.fetch_max(mode as u8, Ordering::SeqCst);
-        self.stop.stop();
+        self.stop.cancel();
     }
 
     pub(crate) fn mode(&self) -> Option<StopMode> {
         match self.level.load(Ordering::SeqCst) {
             0 => None,
-            1 => Some(StopMode::All),
-            2 => Some(StopMode::Current),
-            _ => Some(StopMode::Now),
+            1 => Some(StopMode::Drain),
+            2 => Some(StopMode::Finish),
+            _ => Some(StopMode::Abort),
         }
     }
 
     /// Whether nothing new is to be begun.
     pub(crate) fn is_ending(&self) -> bool {
-        self.mode() >= Some(StopMode::Current)
+        self.mode() >= Some(StopMode::Finish)
     }
 
     pub(crate) fn started(&self, thread: usize, job: Started) {
@@ -248,7 +248,7 @@ pub(crate) struct Shared<S: Store> {
     /// Held by the one thread that waits for all.
     pub(crate) leader: Mutex<()>,
     /// Wakes the keeper.
-    pub(crate) keeper: Arc<Bell>,
+    pub(crate) keeper: Arc<WakeSignal>,
     /// Whether the keeper sleeps as long as it does when there is no lease.
     pub(crate) keeper_idle: AtomicBool,
     /// Whether the store has ever answered.
@@ -280,7 +280,7 @@ impl<S: Store> Shared<S> {
             left: AtomicI64::new(left),
             leases: Mutex::default(),
             leader: Mutex::default(),
-            keeper: Bell::new(),
+            keeper: WakeSignal::new(),
             keeper_idle: AtomicBool::new(false),
             reached: AtomicBool::new(false),
         })
@@ -308,7 +308,7 @@ impl<S: Store> Shared<S> {
     /// There is a lease to keep.
     pub(crate) fn wake_keeper(&self) {
         if self.keeper_idle.swap(false, Ordering::SeqCst) {
-            self.keeper.ring();
+            self.keeper.notify();
         }
     }
 

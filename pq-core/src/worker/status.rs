@@ -12,18 +12,17 @@ use super::lines::Lines;
 use super::shared::{Signals, lock};
 use crate::{Error, JobId, Pq, QueueName, Store};
 
-/// How a worker stops, with the word for it in lower case. Each is sterner than the one before it, and a worker is never told less than it was.
+/// How a worker stops. Modes are ordered by urgency, and a later request never makes the mode less urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopMode {
-    /// When nothing waits.
-    All = 1,
-    /// When the jobs that run have ended. What was taken and not begun is given back.
-    Current = 2,
-    /// Now: what was taken and not begun is given back at once, and handlers that run are told through their
-    /// contexts. A job that is still running keeps its lease or its transaction until it has really ended, so
-    /// nothing runs twice.
-    Now = 3,
+    /// Ends when no job is ready.
+    Drain = 1,
+    /// Finishes the running jobs. Jobs that were taken and not begun are given back.
+    Finish = 2,
+    /// Gives back jobs that were taken and not begun, and tells running handlers to end through their contexts. A job
+    /// that is still running keeps its lease or its transaction until its handler returns, so nothing runs twice.
+    Abort = 3,
 }
 
 impl StopMode {
@@ -31,9 +30,9 @@ impl StopMode {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::All => "all",
-            Self::Current => "current",
-            Self::Now => "now",
+            Self::Drain => "drain",
+            Self::Finish => "finish",
+            Self::Abort => "abort",
         }
     }
 }
@@ -48,9 +47,14 @@ impl FromStr for StopMode {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        [Self::All, Self::Current, Self::Now].into_iter().find(|mode| mode.as_str() == text).ok_or_else(
-            || Error::InvalidSetting(format!("{text:?} is no way to stop; there are all, current and now")),
-        )
+        match text {
+            "drain" | "all" => Ok(Self::Drain),
+            "finish" | "current" => Ok(Self::Finish),
+            "abort" | "now" => Ok(Self::Abort),
+            _ => Err(Error::InvalidSetting(format!(
+                "unknown stop mode {text:?}; expected `drain`, `finish` or `abort`"
+            ))),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ impl Sweeps {
         self.last = (!more).then_some(now);
     }
 
-    /// Puts the periodic jobs that are due, and does the rest of what [`crate::Pq::sweep`] does if its time has come.
+    /// Puts the periodic jobs that are due, and does the rest of what [`crate::Pq::maintain`] does if its time has come.
     pub(super) fn sweep<S: Store>(&mut self, shared: &Shared<S>) {
         let store = shared.pq.store();
         let swept: Result<_, S::Error> = store.with_connection(|conn| {
@@ -58,8 +58,8 @@ impl Sweeps {
             if !self.is_to_look(begun) {
                 return Ok(None);
             }
-            let swept = store.sweep(conn, &shared.settings.retention)?;
-            let found = swept.is_some_and(|swept| swept != crate::Swept::default());
+            let swept = store.maintain(conn, &shared.settings.retention)?;
+            let found = swept.is_some_and(|swept| swept != crate::MaintenanceReport::default());
             let now = Instant::now();
             self.looked(now.saturating_duration_since(begun), found, now);
             Ok(swept)

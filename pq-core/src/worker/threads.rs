@@ -11,7 +11,7 @@ use super::status::{Report, StopMode};
 use super::turns::Worked;
 use super::{Until, keeper, leased, transactional};
 use crate::wait::{Look, look_and_wait};
-use crate::{Bell, RawJob, Search, Store, StoreError, Wait};
+use crate::{RawJob, Scan, Store, StoreError, Wait, WakeSignal};
 
 /// How long the worker pauses after errors.
 pub(super) mod rest {
@@ -78,13 +78,13 @@ where
                 Ok(Err(error)) => outcome = Err(error),
                 Err(panic) => {
                     ended.store(true, Ordering::SeqCst);
-                    shared.keeper.ring();
+                    shared.keeper.notify();
                     std::panic::resume_unwind(panic);
                 }
             }
         }
         ended.store(true, Ordering::SeqCst);
-        shared.keeper.ring();
+        shared.keeper.notify();
         let _ = keeping.join();
         outcome
     });
@@ -105,7 +105,7 @@ fn serve<S: Store>(shared: &Arc<Shared<S>>, thread: usize) -> Result<(), S::Erro
             Err(error) => {
                 let hopeless = !error.is_unavailable() && !shared.reached.load(Ordering::Relaxed);
                 if hopeless {
-                    shared.signals.stop(StopMode::Now);
+                    shared.signals.stop(StopMode::Abort);
                     return Err(error);
                 }
                 tracing::warn!(%error, "a worker's look failed; it tries again");
@@ -119,11 +119,11 @@ fn serve<S: Store>(shared: &Arc<Shared<S>>, thread: usize) -> Result<(), S::Erro
 
 /// Works a batch, waiting for one if need be. `false` where there is nothing more to do.
 fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Result<bool, S::Error> {
-    let ends_when_empty = || shared.until == Until::Empty || shared.signals.mode() == Some(StopMode::All);
+    let ends_when_empty = || shared.until == Until::Empty || shared.signals.mode() == Some(StopMode::Drain);
     let ends = ends_when_empty();
     // Who ends where there is nothing has to know it for sure.
-    let search = if ends { Search::Whole } else { Search::Along };
-    match look(shared, thread, pace, search, &mut || ())? {
+    let scan = if ends { Scan::Full } else { Scan::Resume };
+    match look(shared, thread, pace, scan, &mut || ())? {
         Looked::Worked => return Ok(true),
         Looked::Enough => return Ok(false),
         Looked::Nothing { .. } if ends => return Ok(false),
@@ -134,8 +134,8 @@ fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Re
     let mut leader = Some(lock(&shared.leader));
     let names = shared.lines.names();
     let waited =
-        look_and_wait(shared.pq.store(), &names, Wait::Forever, Some(&shared.signals.stop), |search| {
-            Ok(match look(shared, thread, pace, search, &mut || drop(leader.take()))? {
+        look_and_wait(shared.pq.store(), &names, Wait::Forever, Some(&shared.signals.stop), |scan| {
+            Ok(match look(shared, thread, pace, scan, &mut || drop(leader.take()))? {
                 Looked::Worked => Look::Found(true),
                 Looked::Enough => Look::Found(false),
                 Looked::Nothing { next_due } => Look::Nothing { next_due },
@@ -144,7 +144,7 @@ fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Re
     match waited {
         Ok(more) => Ok(more.unwrap_or(true)),
         // Whoever stopped it has said how; the loop looks at that.
-        Err(_) if shared.signals.stop.is_stopped() => Ok(true),
+        Err(_) if shared.signals.stop.is_cancelled() => Ok(true),
         Err(error) => Err(error),
     }
 }
@@ -163,7 +163,7 @@ fn look<S: Store>(
     shared: &Arc<Shared<S>>,
     thread: usize,
     pace: &mut Pace,
-    search: Search,
+    scan: Scan,
     found: &mut dyn FnMut(),
 ) -> Result<Looked, S::Error> {
     let mut next_due = None;
@@ -172,7 +172,7 @@ fn look<S: Store>(
         let line = &shared.lines.all[position];
         // Who has to know for sure that there is nothing looks beside whoever works.
         if let Some(left) = line.turns.keys_left_for(thread, Instant::now())
-            && search == Search::Along
+            && scan == Scan::Resume
         {
             passed.push(position);
             next_due = sooner(next_due, Some(left));
@@ -188,8 +188,8 @@ fn look<S: Store>(
             found();
         };
         let batch = match line.is_transactional() {
-            true => transactional::batch(shared, thread, line, want, search, &mut began),
-            false => leased::batch(shared, thread, position, want, search, &mut began),
+            true => transactional::batch(shared, thread, line, want, scan, &mut began),
+            false => leased::batch(shared, thread, position, want, scan, &mut began),
         };
         let batch = match batch {
             Ok(batch) => batch,
@@ -229,10 +229,10 @@ fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
 
 /// Pauses after an error, unless the worker is stopped meanwhile.
 fn sleep<S: Store>(shared: &Shared<S>, pause: Duration) {
-    let bell = Bell::new();
-    let _stop = shared.signals.stop.rings(&bell);
-    if !shared.signals.stop.is_stopped() {
-        bell.sleep(0, pause);
+    let signal = WakeSignal::new();
+    let _stop = shared.signals.stop.notifies(&signal);
+    if !shared.signals.stop.is_cancelled() {
+        signal.wait_past(0, pause);
     } else if !shared.signals.is_ending() {
         std::thread::sleep(pause);
     }

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::status::Report;
 use super::threads::Batch;
 use crate::task::{Failure, Ran, Run};
-use crate::{Outcome, RawJob, Search, Store, StoreError, Verdict};
+use crate::{Outcome, RawJob, Scan, Settlement, Store, StoreError};
 
 /// A batch that takes longer than this is ended before its end, and the rest given back.
 const AT_MOST: Duration = Duration::from_millis(200);
@@ -36,7 +36,7 @@ pub(super) fn batch<S: Store>(
     thread: usize,
     line: &Line<S>,
     want: usize,
-    search: Search,
+    scan: Scan,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
     let store = shared.pq.store();
@@ -48,7 +48,7 @@ pub(super) fn batch<S: Store>(
         let done = store.transaction(conn, |conn| -> Result<Batch, Undo<S::Error>> {
             let taken = {
                 let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
-                store.take(conn, line.queue.name(), want, search)?
+                store.take(conn, line.queue.name(), want, scan)?
             };
             drop(turn);
             if taken.jobs.is_empty() {
@@ -60,12 +60,12 @@ pub(super) fn batch<S: Store>(
             shared.signals.totals.buffered.store(0, Ordering::Relaxed);
             worked?;
             let (jobs, outcomes): (Vec<_>, Vec<_>) = mem::take(&mut work.verdicts).into_iter().unzip();
-            let verdicts: Vec<Verdict<'_>> =
-                jobs.iter().zip(outcomes).map(|(job, outcome)| Verdict { job, outcome }).collect();
+            let verdicts: Vec<Settlement<'_>> =
+                jobs.iter().zip(outcomes).map(|(job, outcome)| Settlement { job, outcome }).collect();
             if !verdicts.is_empty() {
                 let _span = tracing::debug_span!("pq.settle", verdicts = verdicts.len()).entered();
                 if work.limit.is_some() {
-                    store.limit(conn, None)?;
+                    store.set_statement_timeout(conn, None)?;
                 }
                 store.settle(conn, &verdicts)?;
             }
@@ -154,7 +154,7 @@ impl<S: Store> Work<'_, S> {
     fn fail(&mut self, conn: &mut S::Conn, job: &RawJob, outcome: Outcome) -> Result<Batch, S::Error> {
         let store = self.shared.pq.store();
         self.tally = Report::default();
-        let verdict = Verdict { job, outcome };
+        let verdict = Settlement { job, outcome };
         let _span = tracing::debug_span!("pq.settle", verdicts = 1).entered();
         let held = store.transaction(conn, |conn| -> Result<bool, S::Error> {
             let held = store.retake(conn, job)?;
@@ -179,7 +179,7 @@ impl<S: Store> Work<'_, S> {
         conn: &mut S::Conn,
         prepared: Prepared<'_, S>,
         now: Instant,
-        behind: &mut Behind<S::Mark>,
+        behind: &mut Behind<S::Savepoint>,
         next: Option<&Prepared<'_, S>>,
     ) -> Result<(), S::Error> {
         let (ran, touched) = self.run(conn, &prepared, now)?;
@@ -211,7 +211,7 @@ impl<S: Store> Work<'_, S> {
         let store = self.shared.pq.store();
         let timeout = prepared.timeout();
         if self.limit != timeout {
-            store.limit(conn, timeout)?;
+            store.set_statement_timeout(conn, timeout)?;
             self.limit = timeout;
         }
         let before = store.activity(conn);
@@ -230,22 +230,22 @@ impl<S: Store> Work<'_, S> {
     fn mark(
         &mut self,
         conn: &mut S::Conn,
-        earlier: Option<S::Mark>,
+        earlier: Option<S::Savepoint>,
         next: Option<&Prepared<'_, S>>,
-    ) -> Result<Behind<S::Mark>, S::Error> {
+    ) -> Result<Behind<S::Savepoint>, S::Error> {
         let store = self.shared.pq.store();
         let limit = next.and_then(Prepared::timeout);
         let mark = match (self.limit, limit) {
-            (None, None) => store.mark(conn, earlier)?,
-            _ => store.mark_and_limit(conn, earlier, limit)?,
+            (None, None) => store.savepoint(conn, earlier)?,
+            _ => store.savepoint_and_timeout(conn, earlier, limit)?,
         };
         self.limit = limit;
         Ok(Behind { mark, limit })
     }
 
-    fn undo(&mut self, conn: &mut S::Conn, behind: &Behind<S::Mark>) -> Result<(), S::Error> {
+    fn undo(&mut self, conn: &mut S::Conn, behind: &Behind<S::Savepoint>) -> Result<(), S::Error> {
         self.limit = behind.limit;
-        self.shared.pq.store().undo(conn, behind.mark)
+        self.shared.pq.store().rollback_to(conn, behind.mark)
     }
 
     fn end(&mut self, job: Arc<RawJob>, outcome: Outcome) {

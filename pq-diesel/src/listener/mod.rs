@@ -2,7 +2,7 @@
 //!
 //! The thread sleeps on the connection's socket and on a pipe by which the handle wakes it. It is
 //! started by the first wait. When its connection is lost it connects anew, with backoff, listens
-//! again and rings every bell, since what was told in between is lost.
+//! again and rings every signal, since what was told in between is lost.
 
 mod coalescing;
 mod libpq;
@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use pq_core::{Bell, QueueName};
+use pq_core::{QueueName, WakeSignal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::coalescing::{Act, Coalescing};
@@ -41,17 +41,17 @@ pub(crate) struct Listener {
     present: Present,
 }
 
-/// Keeps a bell subscribed to a queue's channel while it lives.
+/// Keeps a signal subscribed to a queue's channel while it lives.
 #[derive(Debug)]
 pub struct Subscription {
     board: Arc<Switchboard>,
     channel: String,
-    bell: Weak<Bell>,
+    signal: Weak<WakeSignal>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.board.unsubscribe(&self.channel, &self.bell);
+        self.board.unsubscribe(&self.channel, &self.signal);
     }
 }
 
@@ -60,17 +60,17 @@ impl Listener {
         Self { conninfo, table, board: Arc::default(), present: Present::default() }
     }
 
-    /// Subscribes a bell, and returns when the server listens for it, so that a put which commits
-    /// after this is heard. Where the server cannot be reached it returns at once; the bell rings
+    /// Subscribes a signal, and returns when the server listens for it, so that a put which commits
+    /// after this is heard. Where the server cannot be reached it returns at once; the signal rings
     /// when it can be reached again.
-    pub(crate) fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Subscription {
+    pub(crate) fn subscribe(&self, queue: &QueueName, signal: &Arc<WakeSignal>) -> Subscription {
         let channel = channel(queue.as_str()).as_str().to_owned();
         self.start();
-        self.board.subscribe(queue, &channel, bell, CONFIRM_WITHIN);
-        Subscription { board: Arc::clone(&self.board), channel, bell: Arc::downgrade(bell) }
+        self.board.subscribe(queue, &channel, signal, CONFIRM_WITHIN);
+        Subscription { board: Arc::clone(&self.board), channel, signal: Arc::downgrade(signal) }
     }
 
-    /// Rings the bells of those who wait for a queue by this handle.
+    /// Rings the signals of those who wait for a queue by this handle.
     pub(crate) fn ring(&self, queue: &QueueName) {
         self.board.ring(channel(queue.as_str()).as_str());
     }

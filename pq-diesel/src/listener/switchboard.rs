@@ -5,7 +5,7 @@ use std::io::PipeWriter;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use pq_core::{Bell, QueueName};
+use pq_core::{QueueName, WakeSignal};
 
 use super::wake;
 use crate::table::{Ident, told_on};
@@ -44,7 +44,7 @@ enum Thread {
 struct Channel {
     /// All channels on which the puts are told that are told on this one.
     told_on: Vec<Ident>,
-    bells: Vec<Weak<Bell>>,
+    signals: Vec<Weak<WakeSignal>>,
     listening: bool,
     idle_since: Option<Instant>,
 }
@@ -69,14 +69,14 @@ impl Switchboard {
         &self,
         queue: &QueueName,
         channel: &str,
-        bell: &Arc<Bell>,
+        signal: &Arc<WakeSignal>,
         confirm_within: Duration,
     ) {
         let until = Instant::now() + confirm_within;
         let mut state = self.lock();
         let new = || Channel { told_on: told_on(queue.as_str()), ..Channel::default() };
         let entry = state.channels.entry(channel.to_owned()).or_insert_with(new);
-        entry.bells.push(Arc::downgrade(bell));
+        entry.signals.push(Arc::downgrade(signal));
         entry.idle_since = None;
         if entry.listening {
             return;
@@ -92,11 +92,11 @@ impl Switchboard {
         }
     }
 
-    pub(super) fn unsubscribe(&self, channel: &str, bell: &Weak<Bell>) {
+    pub(super) fn unsubscribe(&self, channel: &str, signal: &Weak<WakeSignal>) {
         let mut state = self.lock();
         if let Some(entry) = state.channels.get_mut(channel) {
-            entry.bells.retain(|other| !other.ptr_eq(bell));
-            if entry.bells.is_empty() {
+            entry.signals.retain(|other| !other.ptr_eq(signal));
+            if entry.signals.is_empty() {
                 // The thread finds it at its next look, or at the end of another channel's rest.
                 entry.idle_since = Some(Instant::now());
                 state.wake();
@@ -156,7 +156,7 @@ impl Switchboard {
         let listen = state
             .channels
             .iter()
-            .filter(|(_, entry)| !entry.listening && !entry.bells.is_empty())
+            .filter(|(_, entry)| !entry.listening && !entry.signals.is_empty())
             .map(|(name, entry)| Listen { channel: Ident::of_channel(name), told_on: entry.told_on.clone() })
             .collect();
         let idle = state.channels.values().filter_map(|entry| entry.idle_since).min();
@@ -212,7 +212,7 @@ impl State {
 
 impl Channel {
     fn ring(&self) {
-        self.bells.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
+        self.signals.iter().filter_map(Weak::upgrade).for_each(|signal| signal.notify());
     }
 }
 

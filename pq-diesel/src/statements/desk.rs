@@ -151,8 +151,8 @@ FROM {workers} ORDER BY id";
 /// $1 mode, $2 worker.
 pub(super) const STOP_WORKER: &str = "\
 UPDATE {workers}
-SET stop = CASE WHEN array_position(ARRAY['all', 'current', 'now'], stop)
-        > array_position(ARRAY['all', 'current', 'now'], $1::text) THEN stop ELSE $1 END
+SET stop = CASE WHEN array_position(ARRAY['drain', 'finish', 'abort'], stop)
+        > array_position(ARRAY['drain', 'finish', 'abort'], $1::text) THEN stop ELSE $1 END
 WHERE id = $2 RETURNING id";
 
 /// $1 name, $2 expression, $3 zone, $4 queue, $5 payload, $6 priority, $7 whether it catches up (0 or 1), $8 next

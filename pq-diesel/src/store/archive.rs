@@ -4,7 +4,7 @@ use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
-use pq_core::{Cancelled, Dead, Ended, EndedAs, JobId, Key, QueueName, Whereabouts};
+use pq_core::{Cancelled, Ended, EndedAs, JobId, JobStatus, Key, QueueName, Undecodable};
 
 use super::{PgStore, storable};
 use crate::Error;
@@ -20,7 +20,7 @@ impl PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         id: JobId,
-    ) -> Result<Option<Whereabouts>, Error> {
+    ) -> Result<Option<JobStatus>, Error> {
         type Columns = (Text, Integer, Nullable<Timestamptz>, Nullable<Text>, Nullable<BigInt>);
         type Row = (String, i32, Option<PgTimestamp>, Option<String>, Option<i64>);
         let values = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
@@ -30,15 +30,15 @@ impl PgStore {
             match (place.as_str(), lease) {
                 ("waiting", _) => {
                     let schedule_at = schedule_at.map(nearest);
-                    return Ok(Some(Whereabouts::Waiting { attempt, schedule_at, error }));
+                    return Ok(Some(JobStatus::Waiting { attempt, schedule_at, error }));
                 }
-                ("leased", Some(lease)) => return Ok(Some(Whereabouts::Leased { lease, attempt })),
+                ("leased", Some(lease)) => return Ok(Some(JobStatus::Leased { lease, attempt })),
                 _ => {}
             }
             let all = [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled];
             let found = self.list_archive(conn, queue, &all, None, Some(id), 1)?.pop();
             if let Some(found) = found {
-                return Ok(Some(Whereabouts::Ended(Box::new(found))));
+                return Ok(Some(JobStatus::Ended(Box::new(found))));
             }
             // It was put back between the two statements.
         }
@@ -46,8 +46,12 @@ impl PgStore {
     }
 
     /// One by one, for there may be many and each may be large.
-    pub(super) fn bury_all(&self, conn: &mut PgConnection, jobs: &[Dead]) -> Result<(), Error> {
-        for Dead { job, reason } in jobs {
+    pub(super) fn move_all_to_dead(
+        &self,
+        conn: &mut PgConnection,
+        jobs: &[Undecodable],
+    ) -> Result<(), Error> {
+        for Undecodable { job, reason } in jobs {
             let reason = storable(reason);
             let values = [
                 Value::BigInt(job.id.0),
@@ -110,8 +114,8 @@ impl PgStore {
                 return Ok(Cancelled::Asked);
             }
             answer = match self.find_job(conn, queue, id)? {
-                Some(Whereabouts::Waiting { .. }) => Cancelled::Held,
-                Some(Whereabouts::Leased { .. }) => continue,
+                Some(JobStatus::Waiting { .. }) => Cancelled::Held,
+                Some(JobStatus::Leased { .. }) => continue,
                 _ => return Ok(Cancelled::NotFound),
             };
         }

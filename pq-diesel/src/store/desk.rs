@@ -7,8 +7,8 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text, Timestamptz};
 use pq_core::{
-    Beat, Beaten, Cron, CronEntry, Filter, JobId, JobState, Key, Listed, Overview, QueueName, StopMode,
-    WorkerId, WorkerInfo,
+    Cron, CronEntry, Filter, Heartbeat, HeartbeatReply, JobId, JobState, Key, Listed, Overview, QueueName,
+    StopMode, WorkerId, WorkerInfo,
 };
 
 use super::PgStore;
@@ -78,7 +78,11 @@ impl PgStore {
         moved.map(|count| count as u64).map_err(|e| self.error(e))
     }
 
-    pub(super) fn note_beat(&self, conn: &mut PgConnection, beat: &Beat) -> Result<Beaten, Error> {
+    pub(super) fn note_beat(
+        &self,
+        conn: &mut PgConnection,
+        beat: &Heartbeat,
+    ) -> Result<HeartbeatReply, Error> {
         let status = serde_json::to_string(&beat.status)
             .map_err(|error| pq_core::Error::Encode(pq_core::CodecError::new(error.to_string())))?;
         let values = [
@@ -92,7 +96,7 @@ impl PgStore {
         ];
         let (id, stop): BeatRow =
             self.statements.beat.with::<BeatSql>(&values).get_result(conn).map_err(|e| self.error(e))?;
-        Ok(Beaten { worker: WorkerId(id), stop: stop.and_then(|mode| mode.parse().ok()) })
+        Ok(HeartbeatReply { worker: WorkerId(id), stop: stop.and_then(|mode| mode.parse().ok()) })
     }
 
     pub(super) fn forget_worker(&self, conn: &mut PgConnection, worker: WorkerId) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! Gets that commit by themselves, and the threads that get together.
 
-use pq_core::{QueueName, RawJob, Search, Store, Taken};
+use pq_core::{QueueName, RawJob, Scan, Store, Taken};
 
 use super::PgStore;
 use super::line::{Hold, Want, warn_of};
@@ -21,7 +21,7 @@ pub(crate) type Gets = Together<Ask, Result<Taken, Error>>;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask {
     pub(super) count: usize,
-    pub(super) search: Search,
+    pub(super) scan: Scan,
 }
 
 impl PgStore {
@@ -56,11 +56,11 @@ impl PgStore {
     ) -> Result<Taken, Error> {
         let counts: Vec<usize> = lead.asks().map(|ask| ask.count).collect();
         let count = ask.count + counts.iter().sum::<usize>();
-        let is_whole = lead.asks().chain([&ask]).any(|ask| ask.search == Search::Whole);
-        let search = if is_whole { Search::Whole } else { Search::Along };
+        let is_whole = lead.asks().chain([&ask]).any(|ask| ask.scan == Scan::Full);
+        let scan = if is_whole { Scan::Full } else { Scan::Resume };
         let mut lead = Some(lead);
         let taken: Result<_, Error> = self.with_connection(|conn| {
-            let mut taken = self.find(conn, Want { queue, count, hold: Hold::Nothing }, search)?;
+            let mut taken = self.find(conn, Want { queue, count, hold: Hold::Nothing }, scan)?;
             let mut fates = deal(&mut taken, ask.count, &counts);
             if has_keys(&taken.jobs) {
                 // This may wait for whoever puts the same key, and nobody else is to wait for it.
@@ -86,7 +86,7 @@ impl PgStore {
 
     fn take_alone(&self, queue: &QueueName, ask: Ask) -> Result<Taken, Error> {
         self.with_connection(|conn| {
-            let taken = self.find(conn, Want { queue, count: ask.count, hold: Hold::Nothing }, ask.search)?;
+            let taken = self.find(conn, Want { queue, count: ask.count, hold: Hold::Nothing }, ask.scan)?;
             self.let_go_after_all(conn, queue, &taken.jobs);
             Ok(taken)
         })

@@ -6,7 +6,7 @@ use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool};
-use pq_core::{EndedAs, Extended, JobId, Retention, Store, Swept, WorkerInfo};
+use pq_core::{EndedAs, Extended, JobId, MaintenanceReport, Retention, Store, WorkerInfo};
 
 use super::{PgStore, age_micros, micros};
 use crate::Error;
@@ -36,7 +36,7 @@ impl PgStore {
         &self,
         conn: &mut PgConnection,
         retention: &Retention,
-    ) -> Result<Option<Swept>, Error> {
+    ) -> Result<Option<MaintenanceReport>, Error> {
         self.transaction(conn, |conn| {
             // Each statement must see what was committed before it, whatever the session's default is. And a process
             // that is put to sleep between two of them must not keep all others from sweeping for as long.
@@ -47,7 +47,7 @@ impl PgStore {
             if !turn.map_err(|e| self.error(e))? {
                 return Ok(None);
             }
-            let mut swept = Swept::default();
+            let mut swept = MaintenanceReport::default();
             let most = [Value::BigInt(LEASES as i64)];
             let over: Vec<i64> =
                 self.statements.sweep_over.with::<BigInt>(&most).load(conn).map_err(|e| self.error(e))?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_core::{Key, QueueName, RawJob, Search, Taken};
+use pq_core::{Key, QueueName, RawJob, Scan, Taken};
 
 use super::head::Way;
 use super::{PgStore, micros};
@@ -73,9 +73,9 @@ impl PgStore {
         &self,
         conn: &mut PgConnection,
         want: Want<'_>,
-        search: Search,
+        scan: Scan,
     ) -> Result<Taken, Error> {
-        let taken = self.find(conn, want, search)?;
+        let taken = self.find(conn, want, scan)?;
         if matches!(want.hold, Hold::Transaction) {
             self.let_go(conn, want.queue, &taken.jobs)?;
         }
@@ -97,12 +97,7 @@ impl PgStore {
     }
 
     /// Takes, and leaves what the jobs have besides.
-    pub(super) fn find(
-        &self,
-        conn: &mut PgConnection,
-        want: Want<'_>,
-        search: Search,
-    ) -> Result<Taken, Error> {
+    pub(super) fn find(&self, conn: &mut PgConnection, want: Want<'_>, scan: Scan) -> Result<Taken, Error> {
         let Want { queue, count, hold } = want;
         let statements = match hold {
             Hold::Lease(_) => &self.statements.lease,
@@ -110,7 +105,7 @@ impl PgStore {
         };
         let first = self.levels.of(queue);
         let taken = match first {
-            0 => self.walk(conn, want, search)?,
+            0 => self.walk(conn, want, scan)?,
             level if level + 1 == statements.len() => self.walk_past_keys(conn, want)?,
             _ => None,
         };
@@ -121,7 +116,7 @@ impl PgStore {
         let (mut looked, mut raced) = (Found::default(), false);
         for (level, statement) in statements.iter().enumerate().skip(first) {
             let begun = Instant::now();
-            looked = self.look(conn, statement, want, search)?;
+            looked = self.look(conn, statement, want, scan)?;
             raced |= looked.raced;
             if !looked.other {
                 if level > first {
@@ -150,7 +145,7 @@ impl PgStore {
         conn: &mut PgConnection,
         statement: &Sized,
         want: Want<'_>,
-        search: Search,
+        scan: Scan,
     ) -> Result<Found, Error> {
         let (statement, fixed) = statement.of(want.count);
         let mut values = vec![Value::Text(want.queue.as_str())];
@@ -169,7 +164,7 @@ impl PgStore {
             }
             // Until the transaction ends nobody else can have the keys that were locked for nothing, and a job that it
             // took after all may be a long one. Who looks along comes back at once, in a transaction that has no locks.
-            if matches!(want.hold, Hold::Transaction) && search == Search::Along {
+            if matches!(want.hold, Hold::Transaction) && scan == Scan::Resume {
                 (looked.other, looked.next_due) = (false, Some(Duration::ZERO));
                 break;
             }

@@ -27,9 +27,9 @@ use diesel::prelude::*;
 use diesel::query_dsl::methods::LoadQuery;
 use diesel::sql_types::BigInt;
 use pq_core::{
-    Beat, Beaten, Bell, Cancelled, Claim, Counts, Cron, CronEntry, Dead, Ended, EndedAs, Extended, Filter,
-    JobId, Listed, NewJob, Outcome, Overview, Payload, Put, QueueName, RawJob, Retention, Search, StopMode,
-    Store, Swept, Taken, Verdict, Whereabouts, WorkerId, WorkerInfo,
+    Cancelled, Claim, Counts, Cron, CronEntry, Ended, EndedAs, Extended, Filter, Heartbeat, HeartbeatReply,
+    JobId, JobStatus, Listed, MaintenanceReport, NewJob, Outcome, Overview, Payload, Put, QueueName, RawJob,
+    Retention, Scan, Settlement, StopMode, Store, Taken, Undecodable, WakeSignal, WorkerId, WorkerInfo,
 };
 
 use self::gets::Ask;
@@ -125,7 +125,7 @@ impl Store for PgStore {
     type Error = Error;
     type Subscription = Option<Subscription>;
     /// How many transactions were open in one another.
-    type Mark = u32;
+    type Savepoint = u32;
 
     fn put(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         let trigger = self.trigger_in(conn, queue, jobs);
@@ -146,9 +146,9 @@ impl Store for PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         count: usize,
-        search: Search,
+        scan: Scan,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, Want { queue, count, hold: Hold::Transaction }, search)
+        self.take_by(conn, Want { queue, count, hold: Hold::Transaction }, scan)
     }
 
     fn retake(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
@@ -161,9 +161,9 @@ impl Store for PgStore {
         queue: &QueueName,
         count: usize,
         lease: Duration,
-        search: Search,
+        scan: Scan,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, Want { queue, count, hold: Hold::Lease(lease) }, search)
+        self.take_by(conn, Want { queue, count, hold: Hold::Lease(lease) }, scan)
     }
 
     fn extend(
@@ -175,11 +175,15 @@ impl Store for PgStore {
         self.extend_leases(conn, leases, lease)
     }
 
-    fn settle(&self, conn: &mut PgConnection, verdicts: &[Verdict<'_>]) -> Result<Vec<bool>, Error> {
+    fn settle(&self, conn: &mut PgConnection, verdicts: &[Settlement<'_>]) -> Result<Vec<bool>, Error> {
         self.settle_all(conn, verdicts)
     }
 
-    fn sweep(&self, conn: &mut PgConnection, retention: &Retention) -> Result<Option<Swept>, Error> {
+    fn maintain(
+        &self,
+        conn: &mut PgConnection,
+        retention: &Retention,
+    ) -> Result<Option<MaintenanceReport>, Error> {
         self.sweep_once(conn, retention)
     }
 
@@ -188,7 +192,7 @@ impl Store for PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         id: JobId,
-    ) -> Result<Option<Whereabouts>, Error> {
+    ) -> Result<Option<JobStatus>, Error> {
         self.find_job(conn, queue, id)
     }
 
@@ -207,7 +211,7 @@ impl Store for PgStore {
         self.list_archive(conn, queue, &[ended], before, None, count)
     }
 
-    fn revive(
+    fn requeue(
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
@@ -243,14 +247,16 @@ impl Store for PgStore {
             None => pq_core::Error::not_yours(job.id),
         };
         let accepted = match job.claim.lease() {
-            Some(_) => self.settle_all(conn, &[Verdict { job, outcome: Outcome::GiveBack }])?.contains(&true),
+            Some(_) => {
+                self.settle_all(conn, &[Settlement { job, outcome: Outcome::GiveBack }])?.contains(&true)
+            }
             None => self.return_held(conn, job)?,
         };
         if accepted { Ok(()) } else { Err(refused().into()) }
     }
 
-    fn bury(&self, conn: &mut PgConnection, jobs: &[Dead]) -> Result<(), Error> {
-        self.bury_all(conn, jobs)
+    fn move_to_dead(&self, conn: &mut PgConnection, jobs: &[Undecodable]) -> Result<(), Error> {
+        self.move_all_to_dead(conn, jobs)
     }
 
     fn counts(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<Counts, Error> {
@@ -290,7 +296,7 @@ impl Store for PgStore {
         self.list_jobs(conn, filter, count)
     }
 
-    fn transfer(
+    fn move_jobs(
         &self,
         conn: &mut PgConnection,
         from: &QueueName,
@@ -300,11 +306,11 @@ impl Store for PgStore {
         self.move_jobs(conn, from, to, ids)
     }
 
-    fn beat(&self, conn: &mut PgConnection, beat: &Beat) -> Result<Beaten, Error> {
+    fn heartbeat(&self, conn: &mut PgConnection, beat: &Heartbeat) -> Result<HeartbeatReply, Error> {
         self.note_beat(conn, beat)
     }
 
-    fn leave(&self, conn: &mut PgConnection, worker: WorkerId) -> Result<(), Error> {
+    fn deregister(&self, conn: &mut PgConnection, worker: WorkerId) -> Result<(), Error> {
         self.forget_worker(conn, worker)
     }
 
@@ -368,11 +374,11 @@ impl Store for PgStore {
     }
 
     /// A savepoint that diesel knows nothing of. One that takes the place of another goes with its release.
-    fn mark(&self, conn: &mut PgConnection, earlier: Option<u32>) -> Result<u32, Error> {
+    fn savepoint(&self, conn: &mut PgConnection, earlier: Option<u32>) -> Result<u32, Error> {
         self.save(conn, earlier, "")
     }
 
-    fn mark_and_limit(
+    fn savepoint_and_timeout(
         &self,
         conn: &mut PgConnection,
         earlier: Option<u32>,
@@ -381,7 +387,7 @@ impl Store for PgStore {
         self.save(conn, earlier, &format!("{}; ", set_limit(limit)))
     }
 
-    fn undo(&self, conn: &mut PgConnection, mark: u32) -> Result<(), Error> {
+    fn rollback_to(&self, conn: &mut PgConnection, mark: u32) -> Result<(), Error> {
         self.undo_to(conn, mark)
     }
 
@@ -399,8 +405,8 @@ impl Store for PgStore {
         self.put_with_others(queue, jobs)
     }
 
-    fn take_now(&self, queue: &QueueName, count: usize, search: Search) -> Result<Taken, Error> {
-        self.take_with_others(queue, Ask { count, search })
+    fn take_now(&self, queue: &QueueName, count: usize, scan: Scan) -> Result<Taken, Error> {
+        self.take_with_others(queue, Ask { count, scan })
     }
 
     fn put_all_now(
@@ -414,8 +420,8 @@ impl Store for PgStore {
         Ok(count)
     }
 
-    fn subscribe(&self, queue: &QueueName, bell: &Arc<Bell>) -> Option<Subscription> {
-        self.listener.as_ref().map(|listener| listener.subscribe(queue, bell))
+    fn subscribe(&self, queue: &QueueName, signal: &Arc<WakeSignal>) -> Option<Subscription> {
+        self.listener.as_ref().map(|listener| listener.subscribe(queue, signal))
     }
 
     fn activity(&self, conn: &mut PgConnection) -> Option<u64> {
@@ -423,7 +429,7 @@ impl Store for PgStore {
     }
 
     /// By `statement_timeout`, for the rest of the transaction.
-    fn limit(&self, conn: &mut PgConnection, limit: Option<Duration>) -> Result<(), Error> {
+    fn set_statement_timeout(&self, conn: &mut PgConnection, limit: Option<Duration>) -> Result<(), Error> {
         conn.batch_execute(&set_limit(limit)).map_err(|e| self.error(e))
     }
 

@@ -258,7 +258,7 @@ fn word(on_conflict: OnConflict) -> &'static str {
     match on_conflict {
         OnConflict::Keep => "keep",
         OnConflict::Replace => "replace",
-        OnConflict::PutOff => "put_off",
+        OnConflict::Reschedule => "put_off",
     }
 }
 
@@ -267,7 +267,7 @@ fn done(word: &str) -> PutOutcome {
     match word {
         "kept" => PutOutcome::Kept,
         "replaced" => PutOutcome::Replaced,
-        "put_off" => PutOutcome::PutOff,
+        "put_off" => PutOutcome::Rescheduled,
         _ => PutOutcome::Added,
     }
 }

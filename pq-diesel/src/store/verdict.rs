@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_core::{Claim, Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Store, Verdict};
+use pq_core::{Claim, Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Settlement, Store};
 
 use super::chunks::chunks;
 use super::transaction::depth;
@@ -32,7 +32,7 @@ impl PgStore {
     pub(super) fn settle_all(
         &self,
         conn: &mut PgConnection,
-        verdicts: &[Verdict<'_>],
+        verdicts: &[Settlement<'_>],
     ) -> Result<Vec<bool>, Error> {
         let mut leased = BTreeMap::<i64, Vec<usize>>::new();
         let mut held = Vec::new();
@@ -73,7 +73,7 @@ impl PgStore {
     fn settle_leased(
         &self,
         conn: &mut PgConnection,
-        verdicts: &[Verdict<'_>],
+        verdicts: &[Settlement<'_>],
         leased: BTreeMap<i64, Vec<usize>>,
         accepted: &mut [bool],
     ) -> Result<(), Error> {
@@ -104,7 +104,7 @@ impl PgStore {
     fn settle_lease(
         &self,
         conn: &mut PgConnection,
-        verdicts: &[Verdict<'_>],
+        verdicts: &[Settlement<'_>],
         positions: &[usize],
         lease: i64,
         whole: bool,
@@ -139,7 +139,7 @@ impl PgStore {
     fn settle_held(
         &self,
         conn: &mut PgConnection,
-        verdicts: &[Verdict<'_>],
+        verdicts: &[Settlement<'_>],
         positions: &[usize],
         accepted: &mut [bool],
     ) -> Result<(), Error> {
@@ -149,7 +149,7 @@ impl PgStore {
             .iter()
             .copied()
             .filter(|position| {
-                let Verdict { job, outcome } = &verdicts[*position];
+                let Settlement { job, outcome } = &verdicts[*position];
                 let claim = (job.id, job.claim.token);
                 match outcome {
                     Outcome::Complete => !over.contains(&claim),
@@ -244,7 +244,7 @@ impl PgStore {
 }
 
 /// Whether the verdicts at these positions are on all jobs of their lease.
-fn is_whole(verdicts: &[Verdict<'_>], group: &[usize]) -> bool {
+fn is_whole(verdicts: &[Settlement<'_>], group: &[usize]) -> bool {
     let Some(first) = group.first() else { return false };
     let Held::Lease { jobs } = verdicts[*first].job.claim.held else { return false };
     // They are in order, mostly, and then this is quicker than a set.
@@ -255,9 +255,9 @@ fn is_whole(verdicts: &[Verdict<'_>], group: &[usize]) -> bool {
 }
 
 /// Whether the jobs at these positions are complete, and nothing need be kept or freed.
-fn is_plain(verdicts: &[Verdict<'_>], group: &[usize]) -> bool {
+fn is_plain(verdicts: &[Settlement<'_>], group: &[usize]) -> bool {
     group.iter().all(|position| {
-        let Verdict { job, outcome } = &verdicts[*position];
+        let Settlement { job, outcome } = &verdicts[*position];
         matches!(outcome, Outcome::Complete) && job.serialization_key.is_none() && job.unique_key.is_none()
     })
 }

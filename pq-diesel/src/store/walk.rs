@@ -8,7 +8,7 @@ use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable};
-use pq_core::{QueueName, RawJob, Search, Taken};
+use pq_core::{QueueName, RawJob, Scan, Taken};
 
 use super::head::Way;
 use super::line::{Hold, Want};
@@ -31,7 +31,7 @@ impl PgStore {
         &self,
         conn: &mut PgConnection,
         want: Want<'_>,
-        search: Search,
+        scan: Scan,
     ) -> Result<Option<Taken>, Error> {
         loop {
             let way = self.heads.way(want.queue);
@@ -51,7 +51,7 @@ impl PgStore {
             if end.is_some() {
                 continue;
             }
-            if from.is_none() || search == Search::Whole {
+            if from.is_none() || scan == Scan::Full {
                 return Ok(None);
             }
             return self.nothing_along(conn, want.queue);

@@ -176,7 +176,7 @@ pub(crate) fn run() -> Outcome {
     }
     let worker = Worker::new(&pq)
         .lease(Duration::from_millis(500))
-        .sweep_every(Duration::from_millis(50))
+        .maintain_every(Duration::from_millis(50))
         .serve(handler(&pq, role == "transactional")?)
         .wrap(|info, next| {
             let ended = next();

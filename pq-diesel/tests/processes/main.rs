@@ -54,7 +54,7 @@ struct Stops<'c>(&'c Control);
 
 impl Drop for Stops<'_> {
     fn drop(&mut self) {
-        self.0.stop(StopMode::Now);
+        self.0.stop(StopMode::Abort);
     }
 }
 
@@ -70,7 +70,7 @@ impl Drop for Ends<'_> {
 /// A worker in this process that ends what the others left.
 fn finish(pq: &Pq, transactional: bool) -> Outcome {
     let worker =
-        Worker::new(pq).sweep_every(Duration::from_millis(20)).serve(child::handler(pq, transactional)?);
+        Worker::new(pq).maintain_every(Duration::from_millis(20)).serve(child::handler(pq, transactional)?);
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let working = threads.spawn(|| worker.run());
@@ -81,7 +81,7 @@ fn finish(pq: &Pq, transactional: bool) -> Outcome {
             assert!(begun.elapsed() < PATIENCE, "it does not end: {:?}", queue.counts()?);
             std::thread::sleep(Duration::from_millis(5));
         }
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
         working.join().map_err(|_| "the worker panicked")??;
         Ok(())
     })
@@ -173,7 +173,8 @@ fn the_late_verdict_of_a_worker_that_slept_past_its_lease_is_refused() -> Outcom
     until(&mut conn, "SELECT count(*) FROM effect WHERE attempt = 1")?;
     child.stop()?;
     // Another attempt is made, and completes.
-    let worker = Worker::new(&pq).sweep_every(Duration::from_millis(20)).serve(child::handler(&pq, false)?);
+    let worker =
+        Worker::new(&pq).maintain_every(Duration::from_millis(20)).serve(child::handler(&pq, false)?);
     conn.batch_execute("CREATE TABLE go_on ()")?;
     let report = worker.run_jobs(1)?;
     assert_eq!((report.done, report.lost), (1, 0));
@@ -229,7 +230,7 @@ fn under(harm: impl Fn() -> Outcome, database: &Database, pq: &Pq, transactional
         .threads(4)
         .batch(1, 16)
         .lease(Duration::from_secs(2))
-        .sweep_every(Duration::from_millis(50))
+        .maintain_every(Duration::from_millis(50))
         .serve(child::handler(pq, transactional)?);
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
@@ -249,7 +250,7 @@ fn under(harm: impl Fn() -> Outcome, database: &Database, pq: &Pq, transactional
                 break;
             }
         }
-        control.stop(StopMode::All);
+        control.stop(StopMode::Drain);
         working.join().map_err(|_| "the worker panicked")??;
         Ok(())
     })?;
@@ -335,7 +336,7 @@ fn ten_thousand_failing_jobs_are_tried_as_often_as_they_may_and_never_early() ->
             assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", control.status());
             std::thread::sleep(Duration::from_millis(20));
         }
-        control.stop(StopMode::Current);
+        control.stop(StopMode::Finish);
         let report = working.join().map_err(|_| "the worker panicked")??;
         assert_eq!((report.failed, report.dead), (3 * JOBS as u64, JOBS as u64));
         Ok(())
@@ -358,7 +359,7 @@ fn stopped_in_any_mode_under_load_nothing_is_lost_and_nothing_done_twice() -> Ou
         let (database, pq) = scene()?;
         work_task(&pq)?.call_many(&vec![Step::Nothing; JOBS])?;
         let queue = pq.queue::<()>("work")?;
-        for (n, mode) in [StopMode::Current, StopMode::Now].into_iter().cycle().take(12).enumerate() {
+        for (n, mode) in [StopMode::Finish, StopMode::Abort].into_iter().cycle().take(12).enumerate() {
             let worker = Worker::new(&pq).threads(4).serve(child::handler(&pq, transactional)?);
             let control = worker.control();
             std::thread::scope(|threads| -> Outcome {
@@ -372,7 +373,7 @@ fn stopped_in_any_mode_under_load_nothing_is_lost_and_nothing_done_twice() -> Ou
             assert_eq!(queue.counts()?.leased, 0, "what it held it has given back");
         }
         let worker = Worker::new(&pq).threads(4).serve(child::handler(&pq, transactional)?);
-        worker.control().stop(StopMode::All);
+        worker.control().stop(StopMode::Drain);
         worker.run()?;
         assert_eq!(queue.counts()?.live(), 0);
         let effects = effects(&database)?;
@@ -393,7 +394,7 @@ fn a_sweep_never_overwrites_a_verdict() -> Outcome {
         let sweeping = threads.spawn(|| -> Result<(), pq_diesel::Error> {
             let mut conn = database.connect().map_err(|_| pq_core::Error::NoConnection)?;
             while !done.load(Ordering::SeqCst) {
-                store.sweep(&mut conn, &pq_diesel::Retention::default())?;
+                store.maintain(&mut conn, &pq_diesel::Retention::default())?;
             }
             Ok(())
         });

@@ -174,11 +174,11 @@ impl Run {
 
 /// Lets the handlers that run end, and tells those that take too long to give their jobs back.
 fn stop(control: &Control, is_finished: impl Fn() -> bool) {
-    control.stop(StopMode::Current);
+    control.stop(StopMode::Finish);
     let begun = Instant::now();
     while !is_finished() {
         if begun.elapsed() > GRACE {
-            control.stop(StopMode::Now);
+            control.stop(StopMode::Abort);
             return;
         }
         std::thread::sleep(Duration::from_millis(10));

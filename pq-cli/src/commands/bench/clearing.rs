@@ -61,7 +61,7 @@ fn end(pq: &Pq, leases: &Leases) -> Result<(), Error> {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(10));
-        pq.sweep(&keep_all())?;
+        pq.maintain(&keep_all())?;
     }
     Ok(())
 }
@@ -89,7 +89,7 @@ fn put_back(queue: &Queue<Load>) -> Result<u64, Error> {
 mod tests {
     use diesel::prelude::*;
     use diesel::sql_types::BigInt;
-    use pq_core::{Outcome, Search, Verdict};
+    use pq_core::{Outcome, Scan, Settlement};
     use pq_testing::Server;
 
     use super::*;
@@ -104,11 +104,11 @@ mod tests {
         let an_hour = Duration::from_secs(3_600);
         for settled in [2, 1, 0] {
             let jobs = pq
-                .transaction(|conn| store.lease(conn, queue.name(), settled.max(1), an_hour, Search::Whole))?
+                .transaction(|conn| store.lease(conn, queue.name(), settled.max(1), an_hour, Scan::Full))?
                 .jobs;
             leases.note(jobs.first().and_then(|job| job.claim.lease()));
             for job in &jobs[..settled] {
-                let verdict = Verdict { job, outcome: Outcome::Complete };
+                let verdict = Settlement { job, outcome: Outcome::Complete };
                 pq.transaction(|conn| store.settle(conn, &[verdict]))?;
             }
         }

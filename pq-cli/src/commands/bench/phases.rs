@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use indicatif::ProgressBar;
-use pq_diesel::{Handler, Pq, Queue, Stop, StopMode, Wait, Worker};
+use pq_diesel::{CancellationToken, Handler, Pq, Queue, StopMode, Wait, Worker};
 
 use super::clearing::{Leases, keep_all, take_rest};
 use super::load::Load;
@@ -30,7 +30,7 @@ pub(super) struct Runner<'b> {
     pub(super) load: Load,
     pub(super) jobs: u64,
     pub(super) threads: u32,
-    pub(super) stop: &'b Stop,
+    pub(super) stop: &'b CancellationToken,
     pub(super) leases: &'b Leases,
 }
 
@@ -140,9 +140,9 @@ impl Runner<'_> {
                 worker.run_until_empty().map(|report| (report, begun.elapsed()))
             });
             while !working.is_finished() {
-                if self.stop.is_stopped() {
+                if self.stop.is_cancelled() {
                     // Handlers take no time, so nothing that runs need be told.
-                    control.stop(StopMode::Current);
+                    control.stop(StopMode::Finish);
                 }
                 std::thread::sleep(LOOK);
             }
@@ -193,7 +193,7 @@ impl Runner<'_> {
                 }
                 Ok(())
             });
-            control.stop(StopMode::Current);
+            control.stop(StopMode::Finish);
             working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
             measured
         });
@@ -219,13 +219,13 @@ impl Runner<'_> {
         };
         Worker::new(self.pq)
             .threads(threads as usize)
-            .sweep_every(Duration::MAX)
+            .maintain_every(Duration::MAX)
             .retention(keep_all())
             .serve(handler)
     }
 
     fn go_on(&self) -> Result<(), Failure> {
-        if self.stop.is_stopped() { Err(pq_core::Error::Stopped.into()) } else { Ok(()) }
+        if self.stop.is_cancelled() { Err(pq_core::Error::Stopped.into()) } else { Ok(()) }
     }
 
     /// How much WAL the server has written, where it says so to this user.

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
-use pq_diesel::{Pq, Queue, Stop};
+use pq_diesel::{CancellationToken, Pq, Queue};
 
 use self::chaos::Chaos;
 use self::fate::Fate;
@@ -119,7 +119,7 @@ struct Watch<'w> {
     queue: &'w Queue<String>,
     workers: Workers,
     chaos: Option<Chaos>,
-    stop: &'w Stop,
+    stop: &'w CancellationToken,
 }
 
 impl Watch<'_> {
@@ -127,7 +127,7 @@ impl Watch<'_> {
     fn until_done(&mut self, jobs: usize, count: usize) -> Result<(), Failure> {
         let bar = output::progress(jobs as u64, "{wide_bar} {pos}/{len} files, {per_sec}, {eta} left{msg}");
         loop {
-            if self.stop.is_stopped() {
+            if self.stop.is_cancelled() {
                 return Err(pq_core::Error::Stopped.into());
             }
             let done = self.queue.transaction(|conn| {

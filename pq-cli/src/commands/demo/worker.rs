@@ -10,7 +10,7 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_types::Integer;
 use pq_core::StoreError;
-use pq_diesel::{Pq, Queue, Stop, Wait};
+use pq_diesel::{CancellationToken, Pq, Queue, Wait};
 
 use super::fate::{self, Fate};
 use super::{QUEUE, files, place, report};
@@ -25,7 +25,7 @@ struct Worker {
     schema: String,
     folder: PathBuf,
     number: i32,
-    stop: Stop,
+    stop: CancellationToken,
 }
 
 /// What a worker has once it could connect.
@@ -45,18 +45,18 @@ pub(crate) fn work() -> Result<ExitCode, Failure> {
         schema: variable("PQ_DEMO_SCHEMA")?,
         folder: PathBuf::from(variable("PQ_DEMO_FOLDER")?),
         number: variable("PQ_DEMO_WORKER")?.parse().unwrap_or_default(),
-        stop: Stop::new(),
+        stop: CancellationToken::new(),
     };
     let stop = worker.stop.clone();
     std::thread::spawn(move || {
         let _ = io::stdin().lock().read(&mut [0]);
-        stop.stop();
+        stop.cancel();
     });
     let (mut connected, mut pause) = (None, PAUSES.0);
     loop {
         match worker.turn(&mut connected) {
             Ok(()) => pause = PAUSES.0,
-            Err(_) if worker.stop.is_stopped() => return Ok(ExitCode::SUCCESS),
+            Err(_) if worker.stop.is_cancelled() => return Ok(ExitCode::SUCCESS),
             // The job is back, or done, whichever the database decided; the next turn finds out.
             Err(Failure::Queue(error)) if error.is_unavailable() => {
                 std::thread::sleep(pause);
@@ -128,7 +128,7 @@ impl Worker {
     fn hold_until_terminated(&self, conn: &mut PgConnection) -> Result<(), Failure> {
         let backend: i32 = diesel::dsl::sql::<Integer>("SELECT pg_backend_pid()").get_result(conn)?;
         say(&format!("held {backend}"))?;
-        while !self.stop.is_stopped() {
+        while !self.stop.is_cancelled() {
             std::thread::sleep(PAUSES.0);
             diesel::sql_query("SELECT 1").execute(conn)?;
         }

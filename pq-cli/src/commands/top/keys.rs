@@ -148,10 +148,10 @@ impl State {
         let chosen = self.place_in(Pane::Workers).and_then(|place| self.seen.workers.get(place));
         let Some(worker) = chosen else { return self.refuse("there is no worker to stop") };
         let (mode, when) = match worker.stop.max(worker.status.stopping) {
-            None => (StopMode::All, "when nothing waits"),
-            Some(StopMode::All) => (StopMode::Current, "when its running jobs have ended"),
-            Some(StopMode::Current) => (StopMode::Now, "now"),
-            Some(StopMode::Now) => return self.refuse("it was told to stop now, and nothing is sterner"),
+            None => (StopMode::Drain, "when nothing waits"),
+            Some(StopMode::Drain) => (StopMode::Finish, "when its running jobs have ended"),
+            Some(StopMode::Finish) => (StopMode::Abort, "now"),
+            Some(StopMode::Abort) => return self.refuse("it was told to stop now, and nothing is sterner"),
         };
         let text = format!("Have worker {} at {} {} stop {when}?", worker.id, worker.host, worker.pid);
         let deed = Deed::Stop(worker.id, mode);

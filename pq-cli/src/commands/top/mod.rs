@@ -15,7 +15,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use pq_diesel::{QueueName, Stop};
+use pq_diesel::{CancellationToken, QueueName};
 use ratatui::crossterm::event::Event;
 
 use self::keys::Step;
@@ -92,11 +92,11 @@ impl Top {
 }
 
 /// Draws and obeys until somebody quits.
-fn watch(state: &mut State, source: &Source, stop: &Stop) -> Result<ExitCode, Failure> {
+fn watch(state: &mut State, source: &Source, stop: &CancellationToken) -> Result<ExitCode, Failure> {
     let mut screen = Screen::take()?;
     let mut watched = state.chosen_queue();
     let (mut drawn, mut changed) = (Instant::now(), true);
-    while !stop.is_stopped() {
+    while !stop.is_cancelled() {
         while let Some(told) = source.told()? {
             state.learn(told);
             changed = true;

@@ -61,7 +61,7 @@ fn worker(id: i64, running: &serde_json::Value) -> WorkerInfo {
         threads: 4,
         started_at: at(),
         heard: Duration::from_secs(if id == 1 { 1 } else { 40 }),
-        stop: (id == 2).then_some(StopMode::All),
+        stop: (id == 2).then_some(StopMode::Drain),
         status,
     }
 }
@@ -281,13 +281,13 @@ fn a_running_job_is_cancelled_and_a_dead_one_is_retried() {
 #[test]
 fn a_worker_is_stopped_more_and_more_sternly() {
     let mut state = state(busy());
-    assert_eq!(keys(&mut state, "\tsy"), Step::Do(Deed::Stop(WorkerId(1), StopMode::All)));
-    assert_eq!(keys(&mut state, "jsy"), Step::Do(Deed::Stop(WorkerId(2), StopMode::Current)));
+    assert_eq!(keys(&mut state, "\tsy"), Step::Do(Deed::Stop(WorkerId(1), StopMode::Drain)));
+    assert_eq!(keys(&mut state, "jsy"), Step::Do(Deed::Stop(WorkerId(2), StopMode::Finish)));
     let mut seen = busy();
-    seen.workers[1].status.stopping = Some(StopMode::Current);
+    seen.workers[1].status.stopping = Some(StopMode::Finish);
     state.learn(Told::Seen(seen.clone()));
-    assert_eq!(keys(&mut state, "sy"), Step::Do(Deed::Stop(WorkerId(2), StopMode::Now)));
-    seen.workers[1].stop = Some(StopMode::Now);
+    assert_eq!(keys(&mut state, "sy"), Step::Do(Deed::Stop(WorkerId(2), StopMode::Abort)));
+    seen.workers[1].stop = Some(StopMode::Abort);
     state.learn(Told::Seen(seen));
     assert_eq!(keys(&mut state, "sy"), Step::Stay);
 }

@@ -143,7 +143,7 @@ fn heed_signals(control: &Control) -> Result<(), Failure> {
                 None => output::report(&workers::describe(&control.status())),
                 // A second INT escalates.
                 Some(mode) if signal == SIGINT && control.status().stopping >= Some(mode) => {
-                    control.stop(StopMode::Now);
+                    control.stop(StopMode::Abort);
                 }
                 Some(mode) => control.stop(mode),
             }
@@ -158,7 +158,7 @@ fn heeded() -> Result<Signals, Failure> {
 }
 
 const STOPS: [(i32, StopMode); 3] =
-    [(SIGHUP, StopMode::All), (SIGINT, StopMode::Current), (SIGTERM, StopMode::Now)];
+    [(SIGHUP, StopMode::Drain), (SIGINT, StopMode::Finish), (SIGTERM, StopMode::Abort)];
 
 /// The signals that ask for the status: USR1, and INFO where it exists.
 #[cfg(any(target_os = "macos", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
@@ -171,6 +171,6 @@ fn end_with_supervisor(control: &Control) {
     let control = control.clone();
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        control.stop(StopMode::Current);
+        control.stop(StopMode::Finish);
     });
 }

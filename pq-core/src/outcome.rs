@@ -47,7 +47,7 @@ pub enum Outcome {
 
 /// A verdict on a taken job.
 #[derive(Clone, Debug)]
-pub struct Verdict<'a> {
+pub struct Settlement<'a> {
     /// The job, as the take returned it.
     pub job: &'a RawJob,
     /// What is to become of it.
@@ -129,7 +129,7 @@ impl From<EndedAs> for JobState {
 
 /// Where a job is.
 #[derive(Clone, Debug)]
-pub enum Whereabouts {
+pub enum JobStatus {
     /// In the line, or not due yet, or behind its serialization key; or held by a transaction that
     /// has not ended.
     Waiting {
@@ -232,7 +232,7 @@ fn days_long(days: u16) -> Duration {
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct MaintenanceReport {
     /// Jobs whose lease was over and that are in the line again, or cancelled as was asked.
     pub returned: u64,
     /// Jobs that were removed from the archive.
