@@ -178,7 +178,7 @@ fn a_running_job_is_cancelled_and_its_worker_stopped_from_the_view() -> Outcome 
         .lease(Duration::from_secs(5))
         .heartbeat_every(Some(Duration::from_millis(50)))
         .serve(task.leased(|context, _job| {
-            while !context.should_end() {
+            while !context.should_stop() {
                 std::thread::sleep(Duration::from_millis(5));
             }
             Err::<(), _>("it was told to end")

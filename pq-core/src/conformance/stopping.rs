@@ -48,7 +48,7 @@ fn told_to_stop_now_it_tells_its_handlers_and_waits_for_them<F: Fixture>(scene: 
     let wait = Mutex::new(wait);
     let handler = task::<F, u32>(scene).leased(move |context, job| {
         begin.send(job.data).unwrap();
-        while !context.is_stopping() {
+        while !context.is_aborting() {
             std::thread::yield_now();
         }
         wait.lock().unwrap().recv_timeout(PATIENCE).map_err(|_| "nobody told it to go on")

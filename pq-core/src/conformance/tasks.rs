@@ -331,10 +331,10 @@ fn a_handler_that_takes_too_long_has_failed<F: Fixture>(scene: &Scene<F>) {
     let told = Seen::new();
     let note = told.clone();
     let leased = task.leased(move |context, _| {
-        while !context.should_end() {
+        while !context.should_stop() {
             std::thread::yield_now();
         }
-        note.push((context.is_late(), context.is_stopping()));
+        note.push((context.is_timed_out(), context.is_aborting()));
         Ok::<_, Undo>(())
     });
     let transactional = task.transactional(|_, _| {

@@ -327,7 +327,7 @@ fn a_lease_lasts_as_long_as_its_handler<F: Fixture>(scene: &Scene<F>) {
     let handler = task::<F, u32>(scene).leased(move |context, job| {
         note.push(job.attempt);
         std::thread::sleep(Duration::from_millis(700));
-        context.heartbeat().map_err(|error| error.to_string())
+        context.extend_lease().map_err(|error| error.to_string())
     });
     task::<F, u32>(scene).call(&1).unwrap();
     let lease = Duration::from_millis(200);
@@ -347,7 +347,7 @@ fn jobs_of_a_lost_lease_are_not_begun<F: Fixture>(scene: &Scene<F>) {
             let (store, leases) = (pq.store(), [job.claim.lease().unwrap()]);
             store.with_connection(|conn| store.extend(conn, &leases, Duration::ZERO))?;
             while pq.maintain(&crate::Retention::default())?.is_none() {}
-            while !context.is_lost() {
+            while !context.is_lease_lost() {
                 std::thread::yield_now();
             }
         }

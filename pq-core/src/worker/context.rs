@@ -17,7 +17,7 @@ pub struct Context<S: Store> {
     pub(super) job: Arc<RawJob>,
     pub(super) trace: Trace,
     pub(super) is_task: bool,
-    pub(super) line: usize,
+    pub(super) served: usize,
     pub(super) deadline: Option<Instant>,
     pub(super) settled: AtomicBool,
     /// The call as the last checkpoint left it.
@@ -27,7 +27,7 @@ pub struct Context<S: Store> {
 impl<S: Store> Context<S> {
     pub(super) fn new(
         shared: &Arc<Shared<S>>,
-        line: usize,
+        served: usize,
         incoming: &Incoming,
         timeout: Option<Duration>,
     ) -> Self {
@@ -36,7 +36,7 @@ impl<S: Store> Context<S> {
             job: Arc::clone(&incoming.raw),
             trace: incoming.trace(),
             is_task: incoming.envelope.is_some(),
-            line,
+            served,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             settled: AtomicBool::new(false),
             call: Mutex::default(),
@@ -58,32 +58,32 @@ impl<S: Store> Context<S> {
     /// Whether the handler should end soon, for whatever reason: the job is cancelled, its time is over, its
     /// lease is lost, or the worker is to stop now.
     #[must_use]
-    pub fn should_end(&self) -> bool {
-        self.is_cancelled() || self.is_late() || self.is_lost() || self.is_stopping()
+    pub fn should_stop(&self) -> bool {
+        self.is_cancelled() || self.is_timed_out() || self.is_lease_lost() || self.is_aborting()
     }
 
     /// Whether somebody wants the job cancelled. Known within two seconds of the wish.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.holding(|holding| holding.unwanted.contains(&self.job.id))
+        self.state(|state| state.cancel_requested.contains(&self.job.id))
     }
 
     /// Whether the handler has taken longer than it may: whatever it returns, its job has failed.
     #[must_use]
-    pub fn is_late(&self) -> bool {
+    pub fn is_timed_out(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Whether the lease was over before it could be extended. Another worker may run the job by now, and this
     /// one's verdict will be refused.
     #[must_use]
-    pub fn is_lost(&self) -> bool {
-        self.holding(|holding| holding.lost)
+    pub fn is_lease_lost(&self) -> bool {
+        self.state(|state| state.lost)
     }
 
     /// Whether the worker is to stop now.
     #[must_use]
-    pub fn is_stopping(&self) -> bool {
+    pub fn is_aborting(&self) -> bool {
         self.shared.signals.mode() == Some(StopMode::Abort)
     }
 
@@ -93,17 +93,17 @@ impl<S: Store> Context<S> {
     /// # Errors
     ///
     /// [`Error::LeaseLost`]; the store's own.
-    pub fn heartbeat(&self) -> Result<(), S::Error> {
+    pub fn extend_lease(&self) -> Result<(), S::Error> {
         let Some(lease) = self.job.claim.lease() else { return Err(Error::lease_lost(self.job.id).into()) };
-        let length = lock(&self.shared.leases).get(&lease).map(|holding| holding.length);
+        let length = lock(&self.shared.leases).get(&lease).map(|state| state.length);
         let length = length.unwrap_or(self.shared.settings.lease);
         let store = self.shared.pq.store();
         let extended = store.with_connection(|conn| store.extend(conn, &[lease], length))?;
         match extended.first() {
             Some(extended) => {
-                if let Some(holding) = lock(&self.shared.leases).get_mut(&lease) {
-                    holding.extended = Instant::now();
-                    holding.unwanted.extend(extended.cancelled.iter().copied());
+                if let Some(state) = lock(&self.shared.leases).get_mut(&lease) {
+                    state.extended = Instant::now();
+                    state.cancel_requested.extend(extended.cancelled.iter().copied());
                 }
                 Ok(())
             }
@@ -146,7 +146,7 @@ impl<S: Store> Context<S> {
     pub fn checkpoint<T: Serialize>(&self, data: &T) -> Result<(), S::Error> {
         let json =
             serde_json::to_string(data).map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
-        let queue = &self.shared.lines.all[self.line].queue;
+        let queue = &self.shared.queues.all[self.served].queue;
         let mut call = None;
         if self.is_task {
             let read = queue.json_of(&self.job).and_then(|json| Envelope::read(&json));
@@ -173,7 +173,7 @@ impl<S: Store> Context<S> {
         self.shared.pq.transaction(work)
     }
 
-    fn holding(&self, ask: impl FnOnce(&super::shared::Holding) -> bool) -> bool {
+    fn state(&self, ask: impl FnOnce(&super::shared::LeaseState) -> bool) -> bool {
         let leases = lock(&self.shared.leases);
         self.job.claim.lease().and_then(|lease| leases.get(&lease)).is_some_and(ask)
     }

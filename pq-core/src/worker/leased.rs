@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::context::Context;
-use super::lines::Line;
+use super::queue_set::ServedQueue;
 use super::run::Prepared;
-use super::shared::{Finished, Holding, Shared, lock};
+use super::shared::{Finished, LeaseState, Shared, lock};
 use super::status::{Report, StopMode};
-use super::threads::{Batch, rest};
+use super::threads::{Batch, backoff};
 use crate::task::{Failure, Incoming, Ran, Run};
 use crate::{Error, JobStatus, Outcome, RawJob, Scan, Settlement, Store, StoreError};
 
@@ -35,21 +35,22 @@ pub(super) fn batch<S: Store>(
     scan: Scan,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
-    let (store, line) = (shared.pq.store(), &shared.lines.all[position]);
+    let (store, served) = (shared.pq.store(), &shared.queues.all[position]);
     let length = shared.settings.lease;
     let taken = {
-        let _turn = line.turns.wait(thread, want);
-        let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
-        store.with_connection(|conn| store.lease(conn, line.queue.name(), want, length, scan))?
+        let _turn = served.limiter.acquire(thread, want);
+        let _span = tracing::debug_span!("pq.take", queue = %served.queue.name(), want).entered();
+        store.with_connection(|conn| store.lease(conn, served.queue.name(), want, length, scan))?
     };
     let Some(lease) = taken.jobs.first().and_then(|job| job.claim.lease()) else {
         return Ok(Batch::nothing(taken.next_due));
     };
     found();
     let batch = Batch::of(&taken.jobs);
-    let holding = Holding { length, extended: Instant::now(), lost: false, unwanted: HashSet::new() };
-    lock(&shared.leases).insert(lease, holding);
-    shared.wake_keeper();
+    let state =
+        LeaseState { length, extended: Instant::now(), lost: false, cancel_requested: HashSet::new() };
+    lock(&shared.leases).insert(lease, state);
+    shared.wake_maintenance();
     let slot = shared.slot(thread);
     shared.signals.totals.buffered.fetch_add(batch.taken as u64, Ordering::Relaxed);
     lock(&slot.buffer).extend(taken.jobs);
@@ -61,7 +62,7 @@ pub(super) fn batch<S: Store>(
         if job.serialization_key.is_some() {
             key_since.get_or_insert(now);
         }
-        let finished = one(shared, thread, position, line.prepare(job), now);
+        let finished = one(shared, thread, position, served.prepare(job), now);
         now = finished.at;
         let mut waiting = lock(&slot.finished);
         waiting.push(finished);
@@ -107,16 +108,16 @@ fn next<S: Store>(
 /// Whether the lease is still held. One that may be over, because this process was asleep say, is asked for first.
 fn is_held<S: Store>(shared: &Shared<S>, lease: i64, now: Instant) -> bool {
     let length = match lock(&shared.leases).get(&lease) {
-        Some(holding) if holding.lost => return false,
-        Some(holding) if now - holding.extended >= holding.length => holding.length,
+        Some(state) if state.lost => return false,
+        Some(state) if now - state.extended >= state.length => state.length,
         _ => return true,
     };
     let store = shared.pq.store();
     let extended: Result<_, S::Error> = store.with_connection(|conn| store.extend(conn, &[lease], length));
     let held = extended.is_ok_and(|extended| !extended.is_empty());
-    if let Some(holding) = lock(&shared.leases).get_mut(&lease) {
-        holding.extended = Instant::now();
-        holding.lost = !held;
+    if let Some(state) = lock(&shared.leases).get_mut(&lease) {
+        state.extended = Instant::now();
+        state.lost = !held;
     }
     held
 }
@@ -142,7 +143,7 @@ fn one<S: Store>(
     mut prepared: Prepared<'_, S>,
     now: Instant,
 ) -> Finished {
-    let line = &shared.lines.all[position];
+    let served = &shared.queues.all[position];
     let context = Context::new(shared, position, &prepared.incoming, prepared.timeout());
     let lease = prepared.incoming.raw.claim.lease().unwrap_or_default();
     let own = prepared.incoming.envelope.as_ref().and_then(|envelope| envelope.duration("lease"));
@@ -154,7 +155,7 @@ fn one<S: Store>(
         Ok(handler) => match &handler.run {
             Run::Leased(handler) => handler(&context, incoming),
             Run::Transactional(handler) => {
-                in_transaction(shared, line, &prepared, incoming, handler, &mut settled)
+                in_transaction(shared, served, &prepared, incoming, handler, &mut settled)
             }
         },
         Err(failure) => Err(failure.clone()),
@@ -167,18 +168,18 @@ fn one<S: Store>(
         prepared.incoming.envelope = Some(call);
     }
     let settled = settled || context.settled.load(Ordering::SeqCst);
-    let (job, outcome) = prepared.judge(line, ran);
+    let (job, outcome) = prepared.outcome_for(served, ran);
     Finished { job, outcome, at: Instant::now(), settled }
 }
 
 /// A job's own lease: the keeper extends by it from now on.
 fn set_length<S: Store>(shared: &Shared<S>, lease: i64, length: Duration) {
-    if let Some(holding) = lock(&shared.leases).get_mut(&lease)
-        && holding.length != length
+    if let Some(state) = lock(&shared.leases).get_mut(&lease)
+        && state.length != length
     {
-        holding.length = length;
-        holding.extended = Instant::now().checked_sub(length).unwrap_or(holding.extended);
-        shared.wake_keeper();
+        state.length = length;
+        state.extended = Instant::now().checked_sub(length).unwrap_or(state.extended);
+        shared.wake_maintenance();
     }
 }
 
@@ -198,7 +199,7 @@ impl<E> From<E> for Undo<E> {
 /// A transactional handler of a queue that is leased: its writes and the verdict commit together.
 fn in_transaction<S: Store>(
     shared: &Shared<S>,
-    line: &Line<S>,
+    served: &ServedQueue<S>,
     prepared: &Prepared<'_, S>,
     incoming: &Incoming,
     handler: &(dyn Fn(&mut S::Conn, &Incoming) -> Ran + Send + Sync),
@@ -212,7 +213,7 @@ fn in_transaction<S: Store>(
             }
             let ran = handler(conn, incoming).map_err(Undo::Failed)?;
             let raw = RawJob::clone(&incoming.raw);
-            let (job, outcome) = line.prepare(raw).judge(line, Ok(ran.clone()));
+            let (job, outcome) = served.prepare(raw).outcome_for(served, Ok(ran.clone()));
             let accepted = store.settle(conn, &[Settlement { job: &job, outcome }])?;
             if accepted.first() == Some(&true) { Ok(Ok(ran)) } else { Err(Undo::Lost) }
         })
@@ -237,10 +238,10 @@ pub(super) fn settle<S: Store>(shared: &Shared<S>, thread: usize) {
     let queue = &first.job.queue;
     let _span = tracing::debug_span!("pq.settle", verdicts = finished.len()).entered();
     let begun = Instant::now();
-    let (mut pause, mut unknown) = (rest::FIRST, false);
+    let (mut pause, mut unknown) = (backoff::FIRST, false);
     loop {
         match pass(shared, &finished, unknown) {
-            Ok(tally) => return shared.signals.totals.add_of(queue, &tally),
+            Ok(counts) => return shared.signals.totals.add_of(queue, &counts),
             Err(error) if error.is_unavailable() => {
                 tracing::warn!(%error, verdicts = finished.len(), "verdicts cannot be passed; the worker tries again");
                 unknown = true;
@@ -249,7 +250,7 @@ pub(super) fn settle<S: Store>(shared: &Shared<S>, thread: usize) {
             Err(_) if finished.len() > 1 => {
                 for one in &finished {
                     match pass(shared, std::slice::from_ref(one), true) {
-                        Ok(tally) => shared.signals.totals.add_of(queue, &tally),
+                        Ok(counts) => shared.signals.totals.add_of(queue, &counts),
                         Err(error) => refused(one, &error),
                     }
                 }
@@ -262,7 +263,7 @@ pub(super) fn settle<S: Store>(shared: &Shared<S>, thread: usize) {
             return;
         }
         std::thread::sleep(pause);
-        pause = (pause * 2).min(rest::LONGEST);
+        pause = (pause * 2).min(backoff::MAX);
     }
 }
 
@@ -274,7 +275,7 @@ fn refused(one: &Finished, error: &impl std::error::Error) {
 /// our learning of it, refused ones are looked up by id and attempt.
 fn pass<S: Store>(shared: &Shared<S>, finished: &[Finished], unknown: bool) -> Result<Report, S::Error> {
     let store = shared.pq.store();
-    let mut tally = Report::default();
+    let mut counts = Report::default();
     // What the handler settled itself is passed again in case it was rolled back: if not it is refused.
     let verdicts: Vec<Settlement<'_>> =
         finished.iter().map(|one| Settlement { job: &one.job, outcome: one.outcome.clone() }).collect();
@@ -286,13 +287,13 @@ fn pass<S: Store>(shared: &Shared<S>, finished: &[Finished], unknown: bool) -> R
                 || (unknown
                     && was_accepted(&one.job, store.find(conn, &one.job.queue, one.job.id)?.as_ref()));
             if ours {
-                tally.count(&one.outcome);
+                counts.count(&one.outcome);
             } else {
                 tracing::warn!(id = %one.job.id, attempt = one.job.attempt, "a verdict came too late");
-                tally.lost += 1;
+                counts.lost += 1;
             }
         }
-        Ok(tally)
+        Ok(counts)
     })
 }
 

@@ -1,24 +1,24 @@
 //! Workers: threads that take jobs and run their handlers.
 
+mod batch_sizer;
 mod context;
-mod keeper;
+mod heartbeat;
 mod leased;
-mod lines;
-mod pace;
-mod presence;
+mod maintenance;
+mod maintenance_schedule;
+mod queue_set;
 mod run;
 mod shared;
 mod status;
-mod sweeps;
+mod take_limiter;
 mod threads;
 mod transactional;
-mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::context::Context;
-use self::lines::Lines;
+use self::queue_set::QueueSet;
 pub use self::run::JobInfo;
 use self::run::Middleware;
 use self::shared::{Shared, Signals};
@@ -38,7 +38,7 @@ use crate::{Ending, Error, Handler, Pq, Retention, Store};
 /// as a whole, and its transactional ones complete their jobs in their own transaction.
 ///
 /// Errors, panics and timeouts of handlers are their jobs' failures. While the store cannot be reached the
-/// worker tries again with backoff. Each worker also sweeps: it returns the jobs of leases that are over, of
+/// worker tries again with backoff. Each worker also runs maintenance: it returns the jobs of leases that are over, of
 /// whichever worker, puts the periodic jobs that are due ([`crate::Cron`]), and prunes the archive. And it tells of
 /// itself: [`Pq::workers`] lists those that live, on whichever host, and [`Pq::stop_worker`] stops one.
 ///
@@ -46,7 +46,7 @@ use crate::{Ending, Error, Handler, Pq, Retention, Store};
 /// and the worker one more: a pool should have as many.
 pub struct Worker<S: Store> {
     pq: Pq<S>,
-    lines: Lines<S>,
+    queues: QueueSet<S>,
     settings: Settings,
     middleware: Vec<Arc<Middleware>>,
     signals: Arc<Signals>,
@@ -81,7 +81,7 @@ struct Runs<'c, S: Store>(&'c Control<S>);
 
 impl<S: Store> Drop for Runs<'_, S> {
     fn drop(&mut self) {
-        self.0.serves_no_more();
+        self.0.detach();
     }
 }
 
@@ -96,7 +96,7 @@ where
         let signals = Arc::new(Signals::default());
         Self {
             pq: pq.clone(),
-            lines: Lines::default(),
+            queues: QueueSet::default(),
             settings: Settings {
                 threads: 1,
                 min_batch: 1,
@@ -117,7 +117,7 @@ where
     /// while the first has jobs that are ready, the second waits.
     #[must_use]
     pub fn serve(mut self, handler: Handler<S>) -> Self {
-        self.lines.add(handler);
+        self.queues.add(handler);
         self
     }
 
@@ -125,7 +125,7 @@ where
     /// gets one. Queues that are not named here have weight 1.
     #[must_use]
     pub fn weight(mut self, queue: &str, weight: u32) -> Self {
-        self.lines.weigh(queue, weight);
+        self.queues.weigh(queue, weight);
         self
     }
 
@@ -237,10 +237,10 @@ where
 
     fn run_until(self, until: Until) -> Result<Report, S::Error> {
         self.check()?;
-        let Self { pq, lines, settings, middleware, signals, control } = self;
-        control.serves(&lines, &pq);
+        let Self { pq, queues, settings, middleware, signals, control } = self;
+        control.attach(&queues, &pq);
         let _runs = Runs(&control);
-        let shared = Shared::new(pq, lines, settings, middleware, signals, until);
+        let shared = Shared::new(pq, queues, settings, middleware, signals, until);
         threads::run(&shared)
     }
 
@@ -255,7 +255,7 @@ where
         } else if lease < Duration::from_millis(10) {
             format!("a lease of {lease:?} is over before anything can be done; 10 ms is the least")
         } else {
-            return self.lines.check();
+            return self.queues.check();
         };
         Err(Error::InvalidSetting(wrong))
     }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lines::Line;
+use super::queue_set::ServedQueue;
 use super::shared::{Shared, Started};
 use crate::task::{Envelope, Failure, Incoming, Ran, Trace, after_failure};
 use crate::{Ending, Handler, Outcome, RawJob, Store};
@@ -32,7 +32,7 @@ pub(crate) struct Prepared<'h, S: Store> {
     task: Option<String>,
 }
 
-impl<S: Store> Line<S> {
+impl<S: Store> ServedQueue<S> {
     /// Finds the handler of a job.
     pub(crate) fn prepare(&self, raw: RawJob) -> Prepared<'_, S> {
         if let Some(handler) = &self.raw {
@@ -74,7 +74,7 @@ impl<S: Store> Prepared<'_, S> {
     }
 
     /// What becomes of the job.
-    pub(crate) fn judge(self, line: &Line<S>, ran: Ran) -> (Arc<RawJob>, Outcome) {
+    pub(crate) fn outcome_for(self, served: &ServedQueue<S>, ran: Ran) -> (Arc<RawJob>, Outcome) {
         let Self { incoming, handler, .. } = self;
         let handler = handler.ok();
         let outcome = match ran {
@@ -88,7 +88,7 @@ impl<S: Store> Prepared<'_, S> {
             Ok(Ending::Cancel(reason)) => Outcome::Cancel { reason: Some(reason) },
             Err(failure) => {
                 let raw = &incoming.raw;
-                let outcome = after_failure(handler, &line.queue, raw, incoming.envelope, &failure);
+                let outcome = after_failure(handler, &served.queue, raw, incoming.envelope, &failure);
                 let dead = matches!(outcome, Outcome::Dead { .. });
                 tracing::warn!(queue = %raw.queue, id = %raw.id, attempt = raw.attempt, %failure, dead, "a job failed");
                 return (incoming.raw, outcome);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::lines::Lines;
+use super::queue_set::QueueSet;
 use super::run::Middleware;
 use super::status::{Report, Running, Status, StopMode};
 use super::{Settings, Until};
@@ -147,8 +147,8 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    pub(crate) fn add(&self, tally: &Report) {
-        let Report { done, failed, dead, cancelled, snoozed, given_back, lost } = *tally;
+    pub(crate) fn add(&self, counts: &Report) {
+        let Report { done, failed, dead, cancelled, snoozed, given_back, lost } = *counts;
         for (total, more) in [
             (&self.done, done),
             (&self.failed, failed),
@@ -176,9 +176,9 @@ impl Totals {
     }
 
     /// Counts what became of a queue's jobs.
-    pub(crate) fn add_of(&self, queue: &QueueName, tally: &Report) {
-        self.add(tally);
-        let Report { done, failed, cancelled, snoozed, .. } = *tally;
+    pub(crate) fn add_of(&self, queue: &QueueName, counts: &Report) {
+        self.add(counts);
+        let Report { done, failed, cancelled, snoozed, .. } = *counts;
         let mut ended = lock(&self.ended);
         match ended.get_mut(queue) {
             Some(ended) => *ended += done + failed + cancelled + snoozed,
@@ -223,20 +223,20 @@ pub(crate) struct Finished {
 }
 
 /// A lease that the worker holds.
-pub(crate) struct Holding {
+pub(crate) struct LeaseState {
     /// How long it is extended for.
     pub(crate) length: Duration,
     pub(crate) extended: Instant,
     /// Whether it was over before it was extended: its jobs are anyone's.
     pub(crate) lost: bool,
     /// Jobs of it that somebody wants cancelled.
-    pub(crate) unwanted: HashSet<JobId>,
+    pub(crate) cancel_requested: HashSet<JobId>,
 }
 
 /// What the threads of a running worker share.
 pub(crate) struct Shared<S: Store> {
     pub(crate) pq: Pq<S>,
-    pub(crate) lines: Lines<S>,
+    pub(crate) queues: QueueSet<S>,
     pub(crate) settings: Settings,
     pub(crate) middleware: Vec<Arc<Middleware>>,
     pub(crate) signals: Arc<Signals>,
@@ -244,13 +244,13 @@ pub(crate) struct Shared<S: Store> {
     /// Jobs that may still be begun.
     left: AtomicI64,
     pub(crate) slots: Vec<Slot>,
-    pub(crate) leases: Mutex<HashMap<i64, Holding>>,
+    pub(crate) leases: Mutex<HashMap<i64, LeaseState>>,
     /// Held by the one thread that waits for all.
     pub(crate) leader: Mutex<()>,
     /// Wakes the keeper.
-    pub(crate) keeper: Arc<WakeSignal>,
+    pub(crate) maintenance: Arc<WakeSignal>,
     /// Whether the keeper sleeps as long as it does when there is no lease.
-    pub(crate) keeper_idle: AtomicBool,
+    pub(crate) maintenance_idle: AtomicBool,
     /// Whether the store has ever answered.
     pub(crate) reached: AtomicBool,
 }
@@ -258,7 +258,7 @@ pub(crate) struct Shared<S: Store> {
 impl<S: Store> Shared<S> {
     pub(crate) fn new(
         pq: Pq<S>,
-        lines: Lines<S>,
+        queues: QueueSet<S>,
         settings: Settings,
         middleware: Vec<Arc<Middleware>>,
         signals: Arc<Signals>,
@@ -271,7 +271,7 @@ impl<S: Store> Shared<S> {
         signals.running.get_or_init(|| (0..settings.threads).map(|_| Mutex::default()).collect());
         Arc::new(Self {
             pq,
-            lines: lines.ready(),
+            queues: queues.ready(),
             slots: (0..settings.threads).map(|_| Slot::default()).collect(),
             settings,
             middleware,
@@ -280,8 +280,8 @@ impl<S: Store> Shared<S> {
             left: AtomicI64::new(left),
             leases: Mutex::default(),
             leader: Mutex::default(),
-            keeper: WakeSignal::new(),
-            keeper_idle: AtomicBool::new(false),
+            maintenance: WakeSignal::new(),
+            maintenance_idle: AtomicBool::new(false),
             reached: AtomicBool::new(false),
         })
     }
@@ -306,9 +306,9 @@ impl<S: Store> Shared<S> {
     }
 
     /// There is a lease to keep.
-    pub(crate) fn wake_keeper(&self) {
-        if self.keeper_idle.swap(false, Ordering::SeqCst) {
-            self.keeper.notify();
+    pub(crate) fn wake_maintenance(&self) {
+        if self.maintenance_idle.swap(false, Ordering::SeqCst) {
+            self.maintenance.notify();
         }
     }
 

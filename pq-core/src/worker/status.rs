@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::lines::Lines;
+use super::queue_set::QueueSet;
 use super::shared::{Signals, lock};
 use crate::{Error, JobId, Pq, QueueName, Store};
 
@@ -80,12 +80,12 @@ impl<S: Store> Control<S> {
     }
 
     /// The worker runs from now on.
-    pub(super) fn serves(&self, lines: &Lines<S>, pq: &Pq<S>) {
-        *lock(&self.served) = Some((lines.names(), pq.clone()));
+    pub(super) fn attach(&self, queues: &QueueSet<S>, pq: &Pq<S>) {
+        *lock(&self.served) = Some((queues.names(), pq.clone()));
     }
 
     /// The worker has ended.
-    pub(super) fn serves_no_more(&self) {
+    pub(super) fn detach(&self) {
         *lock(&self.served) = None;
     }
 

@@ -5,20 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
-use super::pace::Pace;
+use super::batch_sizer::BatchSizer;
 use super::shared::{Shared, lock};
 use super::status::{Report, StopMode};
-use super::turns::Worked;
-use super::{Until, keeper, leased, transactional};
+use super::take_limiter::TakenBatch;
+use super::{Until, leased, maintenance, transactional};
 use crate::wait::{Look, look_and_wait};
 use crate::{RawJob, Scan, Store, StoreError, Wait, WakeSignal};
 
 /// How long the worker pauses after errors.
-pub(super) mod rest {
+pub(super) mod backoff {
     use std::time::Duration;
 
     pub(crate) const FIRST: Duration = Duration::from_millis(20);
-    pub(crate) const LONGEST: Duration = Duration::from_secs(2);
+    pub(crate) const MAX: Duration = Duration::from_secs(2);
 }
 
 /// What a look came to.
@@ -68,7 +68,7 @@ where
     keep_memory();
     let ended = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
-        let keeping = scope.spawn(|| keeper::run(shared, &ended));
+        let maintenance_thread = scope.spawn(|| maintenance::run(shared, &ended));
         let threads: Vec<_> =
             (0..shared.settings.threads).map(|thread| scope.spawn(move || serve(shared, thread))).collect();
         let mut outcome = Ok(());
@@ -78,14 +78,14 @@ where
                 Ok(Err(error)) => outcome = Err(error),
                 Err(panic) => {
                     ended.store(true, Ordering::SeqCst);
-                    shared.keeper.notify();
+                    shared.maintenance.notify();
                     std::panic::resume_unwind(panic);
                 }
             }
         }
         ended.store(true, Ordering::SeqCst);
-        shared.keeper.notify();
-        let _ = keeping.join();
+        shared.maintenance.notify();
+        let _ = maintenance_thread.join();
         outcome
     });
     outcome.map(|()| shared.signals.totals.report())
@@ -93,24 +93,24 @@ where
 
 /// One thread's work.
 fn serve<S: Store>(shared: &Arc<Shared<S>>, thread: usize) -> Result<(), S::Error> {
-    let mut pace = Pace::new(shared.settings.min_batch, shared.settings.max_batch);
-    let mut pause = rest::FIRST;
+    let mut sizer = BatchSizer::new(shared.settings.min_batch, shared.settings.max_batch);
+    let mut pause = backoff::FIRST;
     while !shared.signals.is_ending() {
-        match turn(shared, thread, &mut pace) {
+        match work_once(shared, thread, &mut sizer) {
             Ok(true) => {
-                pause = rest::FIRST;
+                pause = backoff::FIRST;
                 shared.reached.store(true, Ordering::Relaxed);
             }
             Ok(false) => return Ok(()),
             Err(error) => {
-                let hopeless = !error.is_unavailable() && !shared.reached.load(Ordering::Relaxed);
-                if hopeless {
+                let fatal = !error.is_unavailable() && !shared.reached.load(Ordering::Relaxed);
+                if fatal {
                     shared.signals.stop(StopMode::Abort);
                     return Err(error);
                 }
                 tracing::warn!(%error, "a worker's look failed; it tries again");
                 sleep(shared, pause);
-                pause = (pause * 2).min(rest::LONGEST);
+                pause = (pause * 2).min(backoff::MAX);
             }
         }
     }
@@ -118,27 +118,31 @@ fn serve<S: Store>(shared: &Arc<Shared<S>>, thread: usize) -> Result<(), S::Erro
 }
 
 /// Works a batch, waiting for one if need be. `false` where there is nothing more to do.
-fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Result<bool, S::Error> {
+fn work_once<S: Store>(
+    shared: &Arc<Shared<S>>,
+    thread: usize,
+    sizer: &mut BatchSizer,
+) -> Result<bool, S::Error> {
     let ends_when_empty = || shared.until == Until::Empty || shared.signals.mode() == Some(StopMode::Drain);
     let ends = ends_when_empty();
     // Who ends where there is nothing has to know it for sure.
     let scan = if ends { Scan::Full } else { Scan::Resume };
-    match look(shared, thread, pace, scan, &mut || ())? {
-        Looked::Worked => return Ok(true),
-        Looked::Enough => return Ok(false),
-        Looked::Nothing { .. } if ends => return Ok(false),
-        Looked::Nothing { .. } => {}
+    match poll(shared, thread, sizer, scan, &mut || ())? {
+        PollResult::Worked => return Ok(true),
+        PollResult::Enough => return Ok(false),
+        PollResult::Nothing { .. } if ends => return Ok(false),
+        PollResult::Nothing { .. } => {}
     }
     shared.reached.store(true, Ordering::Relaxed);
     // One thread waits for all: when it has found something it lets the next one wait, and works.
     let mut leader = Some(lock(&shared.leader));
-    let names = shared.lines.names();
+    let names = shared.queues.names();
     let waited =
         look_and_wait(shared.pq.store(), &names, Wait::Forever, Some(&shared.signals.stop), |scan| {
-            Ok(match look(shared, thread, pace, scan, &mut || drop(leader.take()))? {
-                Looked::Worked => Look::Found(true),
-                Looked::Enough => Look::Found(false),
-                Looked::Nothing { next_due } => Look::Nothing { next_due },
+            Ok(match poll(shared, thread, sizer, scan, &mut || drop(leader.take()))? {
+                PollResult::Worked => Look::Found(true),
+                PollResult::Enough => Look::Found(false),
+                PollResult::Nothing { next_due } => Look::Nothing { next_due },
             })
         });
     match waited {
@@ -149,7 +153,7 @@ fn turn<S: Store>(shared: &Arc<Shared<S>>, thread: usize, pace: &mut Pace) -> Re
     }
 }
 
-enum Looked {
+enum PollResult {
     Worked,
     Nothing {
         next_due: Option<Duration>,
@@ -159,36 +163,36 @@ enum Looked {
 }
 
 /// Looks at the queues in turn until one has jobs, and works them.
-fn look<S: Store>(
+fn poll<S: Store>(
     shared: &Arc<Shared<S>>,
     thread: usize,
-    pace: &mut Pace,
+    sizer: &mut BatchSizer,
     scan: Scan,
     found: &mut dyn FnMut(),
-) -> Result<Looked, S::Error> {
+) -> Result<PollResult, S::Error> {
     let mut next_due = None;
     let mut passed = Vec::new();
-    for position in shared.lines.order() {
-        let line = &shared.lines.all[position];
+    for position in shared.queues.order() {
+        let served = &shared.queues.all[position];
         // Who has to know for sure that there is nothing looks beside whoever works.
-        if let Some(left) = line.turns.keys_left_for(thread, Instant::now())
+        if let Some(left) = served.limiter.affinity_delay(thread, Instant::now())
             && scan == Scan::Resume
         {
             passed.push(position);
             next_due = sooner(next_due, Some(left));
             continue;
         }
-        let want = shared.reserve(pace.size());
+        let want = shared.reserve(sizer.size());
         if want == 0 {
-            return Ok(Looked::Enough);
+            return Ok(PollResult::Enough);
         }
         let mut begun = None;
         let mut began = || {
             begun = Some(Instant::now());
             found();
         };
-        let batch = match line.is_transactional() {
-            true => transactional::batch(shared, thread, line, want, scan, &mut began),
+        let batch = match served.is_transactional() {
+            true => transactional::batch(shared, thread, served, want, scan, &mut began),
             false => leased::batch(shared, thread, position, want, scan, &mut began),
         };
         let batch = match batch {
@@ -199,7 +203,7 @@ fn look<S: Store>(
                     shared.reached.store(true, Ordering::Relaxed);
                 }
                 if !error.is_unavailable() {
-                    pace.failed();
+                    sizer.shrink_after_error();
                 }
                 return Err(error);
             }
@@ -208,19 +212,19 @@ fn look<S: Store>(
         if batch.taken > 0 {
             let Batch { taken, bytes, has_keys, .. } = batch;
             let took = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-            line.turns.worked(thread, Worked { has_keys, taken, want, took }, Instant::now());
-            shared.lines.served(position, &passed);
-            pace.took(taken, bytes, took);
+            served.limiter.record_batch(thread, TakenBatch { has_keys, taken, want, took }, Instant::now());
+            shared.queues.served(position, &passed);
+            sizer.record(taken, bytes, took);
             if has_keys {
-                pace.has_keys();
+                sizer.limit_for_keys();
             }
-            return Ok(Looked::Worked);
+            return Ok(PollResult::Worked);
         }
-        line.turns.found_nothing(thread);
+        served.limiter.record_empty(thread);
         passed.push(position);
         next_due = sooner(next_due, batch.next_due);
     }
-    Ok(Looked::Nothing { next_due })
+    Ok(PollResult::Nothing { next_due })
 }
 
 fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {

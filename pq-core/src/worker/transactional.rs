@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{iter, mem};
 
-use super::lines::Line;
+use super::queue_set::ServedQueue;
 use super::run::Prepared;
 use super::shared::Shared;
 use super::status::Report;
@@ -34,21 +34,21 @@ impl<E> From<E> for Undo<E> {
 pub(super) fn batch<S: Store>(
     shared: &Arc<Shared<S>>,
     thread: usize,
-    line: &Line<S>,
+    served: &ServedQueue<S>,
     want: usize,
     scan: Scan,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
     let store = shared.pq.store();
     // Before the transaction, which is not to lie open for it.
-    let turn = line.turns.wait(thread, want);
+    let turn = served.limiter.acquire(thread, want);
     store.with_connection(|conn| {
-        let (tally, verdicts) = (Report::default(), Vec::new());
-        let mut work = Work { shared, thread, line, tally, verdicts, alone: None, limit: None };
+        let (counts, verdicts) = (Report::default(), Vec::new());
+        let mut work = Work { shared, thread, served, counts, verdicts, alone: None, limit: None };
         let done = store.transaction(conn, |conn| -> Result<Batch, Undo<S::Error>> {
             let taken = {
-                let _span = tracing::debug_span!("pq.take", queue = %line.queue.name(), want).entered();
-                store.take(conn, line.queue.name(), want, scan)?
+                let _span = tracing::debug_span!("pq.take", queue = %served.queue.name(), want).entered();
+                store.take(conn, served.queue.name(), want, scan)?
             };
             drop(turn);
             if taken.jobs.is_empty() {
@@ -69,19 +69,20 @@ pub(super) fn batch<S: Store>(
                 }
                 store.settle(conn, &verdicts)?;
             }
-            Ok(Batch { given_back: usize::try_from(work.tally.given_back).unwrap_or(batch.taken), ..batch })
+            Ok(Batch { given_back: usize::try_from(work.counts.given_back).unwrap_or(batch.taken), ..batch })
         });
         let batch = match (done, work.alone.take()) {
             (Ok(batch), _) => batch,
             (Err(Undo::Failed(job, outcome)), _) => work.fail(conn, &job, outcome)?,
             (Err(Undo::Store(error)), Some(job)) if !error.is_unavailable() && !error.is_conflict() => {
-                let (job, outcome) = line.prepare(RawJob::clone(&job)).judge(line, Err(not_kept(&error)));
+                let (job, outcome) =
+                    served.prepare(RawJob::clone(&job)).outcome_for(served, Err(not_kept(&error)));
                 work.fail(conn, &job, outcome)?
             }
             (Err(Undo::Store(error)), _) => return Err(error),
         };
         // Only what is committed has happened.
-        shared.signals.totals.add_of(line.queue.name(), &work.tally);
+        shared.signals.totals.add_of(served.queue.name(), &work.counts);
         Ok(batch)
     })
 }
@@ -94,8 +95,8 @@ fn not_kept(error: &impl std::error::Error) -> Failure {
 struct Work<'w, S: Store> {
     shared: &'w Arc<Shared<S>>,
     thread: usize,
-    line: &'w Line<S>,
-    tally: Report,
+    served: &'w ServedQueue<S>,
+    counts: Report,
     /// What the transaction must still do with its jobs. What is completed needs no verdict.
     verdicts: Vec<(Arc<RawJob>, Outcome)>,
     /// The only job, once its handler has run: if the transaction fails now, it is that handler's failure.
@@ -114,11 +115,11 @@ struct Behind<M> {
 impl<S: Store> Work<'_, S> {
     fn all(&mut self, conn: &mut S::Conn, mut jobs: Vec<RawJob>) -> Result<(), Undo<S::Error>> {
         if jobs.len() == 1 && !self.shared.signals.is_ending() {
-            return jobs.pop().map_or(Ok(()), |job| self.lone(conn, job));
+            return jobs.pop().map_or(Ok(()), |job| self.single(conn, job));
         }
-        let (began, line) = (Instant::now(), self.line);
+        let (began, served) = (Instant::now(), self.served);
         let mut jobs = jobs.into_iter();
-        let mut next = jobs.next().map(|job| line.prepare(job));
+        let mut next = jobs.next().map(|job| served.prepare(job));
         let mut behind = self.mark(conn, None, next.as_ref())?;
         while let Some(prepared) = next {
             self.shared.signals.totals.buffered.store(jobs.len() as u64, Ordering::Relaxed);
@@ -128,7 +129,7 @@ impl<S: Store> Work<'_, S> {
                 rest.for_each(|job| self.end(job, Outcome::GiveBack));
                 return Ok(());
             }
-            next = jobs.next().map(|job| line.prepare(job));
+            next = jobs.next().map(|job| served.prepare(job));
             self.one(conn, prepared, now, &mut behind, next.as_ref())?;
         }
         Ok(())
@@ -136,11 +137,11 @@ impl<S: Store> Work<'_, S> {
 
     /// Works the only job, without a mark: two round trips less, one of them before the handler begins. Where the
     /// handler has failed and written, all is rolled back.
-    fn lone(&mut self, conn: &mut S::Conn, job: RawJob) -> Result<(), Undo<S::Error>> {
-        let prepared = self.line.prepare(job);
+    fn single(&mut self, conn: &mut S::Conn, job: RawJob) -> Result<(), Undo<S::Error>> {
+        let prepared = self.served.prepare(job);
         let (ran, touched) = self.run(conn, &prepared, Instant::now())?;
         let failed = ran.is_err();
-        let (job, outcome) = prepared.judge(self.line, ran);
+        let (job, outcome) = prepared.outcome_for(self.served, ran);
         if failed && touched {
             return Err(Undo::Failed(job, outcome));
         }
@@ -153,7 +154,7 @@ impl<S: Store> Work<'_, S> {
     /// this one had died: the job is that one's, and the attempt is not counted.
     fn fail(&mut self, conn: &mut S::Conn, job: &RawJob, outcome: Outcome) -> Result<Batch, S::Error> {
         let store = self.shared.pq.store();
-        self.tally = Report::default();
+        self.counts = Report::default();
         let verdict = Settlement { job, outcome };
         let _span = tracing::debug_span!("pq.settle", verdicts = 1).entered();
         let held = store.transaction(conn, |conn| -> Result<bool, S::Error> {
@@ -164,10 +165,10 @@ impl<S: Store> Work<'_, S> {
             Ok(held)
         })?;
         if held {
-            self.tally.count(&verdict.outcome);
+            self.counts.count(&verdict.outcome);
         } else {
             tracing::warn!(id = %job.id, attempt = job.attempt, "a job failed, and somebody else has it by now");
-            self.tally.lost += 1;
+            self.counts.lost += 1;
         }
         Ok(Batch::of(std::slice::from_ref(job)))
     }
@@ -196,7 +197,7 @@ impl<S: Store> Work<'_, S> {
                 Err(not_kept(&error))
             }
         };
-        let (job, outcome) = prepared.judge(self.line, ran);
+        let (job, outcome) = prepared.outcome_for(self.served, ran);
         self.end(job, outcome);
         Ok(())
     }
@@ -249,7 +250,7 @@ impl<S: Store> Work<'_, S> {
     }
 
     fn end(&mut self, job: Arc<RawJob>, outcome: Outcome) {
-        self.tally.count(&outcome);
+        self.counts.count(&outcome);
         if !matches!(outcome, Outcome::Complete) {
             self.verdicts.push((job, outcome));
         }

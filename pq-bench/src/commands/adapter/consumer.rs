@@ -91,7 +91,7 @@ fn work(context: &Context, time: Duration) -> bool {
         if left.is_zero() {
             return true;
         }
-        if context.is_stopping() {
+        if context.is_aborting() {
             return false;
         }
         std::thread::sleep(left.min(LOOK));

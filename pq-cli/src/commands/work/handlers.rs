@@ -121,13 +121,13 @@ fn with_options(work: &Work, handler: Handler) -> Handler {
 /// Runs the command for a job.
 fn work_by(exec: &Exec, context: &Context, task: Option<&str>, input: &str) -> Result<Ending, String> {
     let variables = variables(context.job(), task, context.trace());
-    let ended = exec.run(input, &variables, || context.should_end());
+    let ended = exec.run(input, &variables, || context.should_stop());
     let ended = ended.map_err(|error| format!("the command cannot be run: {error}"))?;
     if ended.success() {
         Ok(Ending::Complete)
     } else if context.is_cancelled() {
         Ok(Ending::Cancel("cancelled while it ran".to_owned()))
-    } else if context.is_stopping() && !context.is_late() {
+    } else if context.is_aborting() && !context.is_timed_out() {
         // It was told to end because the worker ends: that is no failure of the job.
         Ok(Ending::Snooze(Duration::ZERO))
     } else {

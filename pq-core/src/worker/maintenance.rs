@@ -1,15 +1,15 @@
-//! The thread that keeps leases alive, settles what waits too long, and sweeps when it is time.
+//! The thread that keeps leases alive, settles what waits too long, and runs maintenance when it is due.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::heartbeat::HeartbeatSender;
 use super::leased::{SETTLE_WITHIN, give_back, settle};
-use super::presence::Presence;
+use super::maintenance_schedule::MaintenanceSchedule;
 use super::shared::{Shared, lock};
 use super::status::StopMode;
-use super::sweeps::Sweeps;
 use crate::Store;
 
 /// A handler that runs for longer than this has its thread's other jobs given to others.
@@ -19,28 +19,28 @@ const TELL_WITHIN: Duration = Duration::from_secs(2);
 
 /// Keeps until the threads have ended.
 pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
-    let mut presence = Presence::default();
-    let mut sweeps = Sweeps::new(shared.settings.maintain_every, Instant::now());
+    let mut heartbeat = HeartbeatSender::default();
+    let mut schedule = MaintenanceSchedule::new(shared.settings.maintain_every, Instant::now());
     while !ended.load(Ordering::SeqCst) {
-        let heard = shared.keeper.generation();
+        let heard = shared.maintenance.generation();
         shared.signals.sample();
         let busy = relieve(shared);
         extend(shared);
-        if sweeps.due_in(Instant::now()).is_zero() && !shared.signals.is_ending() {
-            sweeps.sweep(shared);
+        if schedule.due_in(Instant::now()).is_zero() && !shared.signals.is_ending() {
+            schedule.run(shared);
         }
-        presence.beat(shared);
-        shared.keeper_idle.store(!busy, Ordering::SeqCst);
+        heartbeat.send_if_due(shared);
+        shared.maintenance_idle.store(!busy, Ordering::SeqCst);
         if ended.load(Ordering::SeqCst) {
             break;
         }
-        let until_sweep = sweeps.due_in(Instant::now());
+        let until_sweep = schedule.due_in(Instant::now());
         let idle = !busy && lock(&shared.leases).is_empty();
         let most = if idle { Duration::from_secs(1) } else { SETTLE_WITHIN };
-        shared.keeper.wait_past(heard, until_sweep.clamp(SETTLE_WITHIN, most.max(SETTLE_WITHIN)));
-        shared.keeper_idle.store(false, Ordering::SeqCst);
+        shared.maintenance.wait_past(heard, until_sweep.clamp(SETTLE_WITHIN, most.max(SETTLE_WITHIN)));
+        shared.maintenance_idle.store(false, Ordering::SeqCst);
     }
-    presence.leave(shared);
+    heartbeat.deregister(shared);
 }
 
 /// Settles what threads with long handlers have ended and gives back what they have not begun, and lets go of the
@@ -61,10 +61,10 @@ fn relieve<S: Store>(shared: &Shared<S>) -> bool {
         // A handler that does not end when its time is over keeps its thread, but not its job.
         let hangs =
             started.timeout.is_some_and(|timeout| started.at.elapsed() > timeout + shared.settings.lease);
-        if let Some(holding) =
+        if let Some(state) =
             started.lease.filter(|_| hangs).and_then(|lease| lock(&shared.leases).remove(&lease))
         {
-            tracing::error!(id = %started.id, held = ?holding.length, "a handler does not end; its lease will");
+            tracing::error!(id = %started.id, held = ?state.length, "a handler does not end; its lease will");
         }
     }
     !lock(&shared.leases).is_empty()
@@ -77,9 +77,9 @@ fn keeps_keys<S: Store>(shared: &Shared<S>, thread: usize) -> bool {
 
 fn extend<S: Store>(shared: &Shared<S>) {
     let mut due = HashMap::<Duration, Vec<i64>>::new();
-    for (lease, holding) in lock(&shared.leases).iter() {
-        if !holding.lost && holding.extended.elapsed() >= (holding.length / 3).min(TELL_WITHIN) {
-            due.entry(holding.length).or_default().push(*lease);
+    for (lease, state) in lock(&shared.leases).iter() {
+        if !state.lost && state.extended.elapsed() >= (state.length / 3).min(TELL_WITHIN) {
+            due.entry(state.length).or_default().push(*lease);
         }
     }
     let store = shared.pq.store();
@@ -94,15 +94,15 @@ fn extend<S: Store>(shared: &Shared<S>) {
         };
         let mut held = lock(&shared.leases);
         for lease in leases {
-            let Some(holding) = held.get_mut(&lease) else { continue };
+            let Some(state) = held.get_mut(&lease) else { continue };
             match extended.iter().find(|extended| extended.lease == lease) {
                 Some(extended) => {
-                    holding.extended = Instant::now();
-                    holding.unwanted.extend(extended.cancelled.iter().copied());
+                    state.extended = Instant::now();
+                    state.cancel_requested.extend(extended.cancelled.iter().copied());
                 }
                 None => {
                     // It may also have been settled meanwhile; then nobody asks any more.
-                    holding.lost = true;
+                    state.lost = true;
                 }
             }
         }

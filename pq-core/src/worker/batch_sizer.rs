@@ -4,13 +4,13 @@ use std::time::Duration;
 
 /// How many jobs a thread takes at a time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct BatchSizer {
     size: usize,
     min: usize,
     max: usize,
 }
 
-impl Pace {
+impl BatchSizer {
     /// A batch that takes longer than this could have been begun by others in part.
     const TARGET: Duration = Duration::from_millis(50);
     /// About as many bytes of payload as a thread holds at a time.
@@ -29,18 +29,18 @@ impl Pace {
     }
 
     /// A batch had jobs with serialization keys: the next one is not to be very large.
-    pub(crate) fn has_keys(&mut self) {
+    pub(crate) fn limit_for_keys(&mut self) {
         self.size = self.size.min(Self::KEYS).max(self.min);
     }
 
     /// A batch could not be taken or ended. Smaller ones ask less of the store, and show whose fault it is: that of
     /// one job alone is its failure.
-    pub(crate) fn failed(&mut self) {
+    pub(crate) fn shrink_after_error(&mut self) {
         self.size = (self.size / 8).max(1);
     }
 
     /// A batch of so many jobs, with so many bytes of payload, took this long.
-    pub(crate) fn took(&mut self, jobs: usize, bytes: usize, time: Duration) {
+    pub(crate) fn record(&mut self, jobs: usize, bytes: usize, time: Duration) {
         let wished = if time > 2 * Self::TARGET {
             self.size / 2
         } else if time < Self::TARGET && jobs >= self.size {
@@ -66,62 +66,62 @@ mod tests {
     use super::*;
 
     /// After many full batches of jobs of so many bytes, which took so long.
-    fn after_many(mut pace: Pace, bytes: usize, time: impl Fn(u32) -> Duration) -> Pace {
+    fn after_many(mut sizer: BatchSizer, bytes: usize, time: impl Fn(u32) -> Duration) -> BatchSizer {
         for _ in 0..20 {
-            let jobs = pace.size();
-            pace.took(jobs, jobs * bytes, time(jobs as u32));
+            let jobs = sizer.size();
+            sizer.record(jobs, jobs * bytes, time(jobs as u32));
         }
-        pace
+        sizer
     }
 
     #[test]
     fn batches_grow_while_they_are_full_and_fast() {
-        let mut pace = after_many(Pace::new(1, 512), 0, |_| Duration::from_millis(1));
-        assert_eq!(pace.size(), 512);
-        pace.took(3, 0, Duration::from_millis(1));
-        assert_eq!(pace.size(), 256);
+        let mut sizer = after_many(BatchSizer::new(1, 512), 0, |_| Duration::from_millis(1));
+        assert_eq!(sizer.size(), 512);
+        sizer.record(3, 0, Duration::from_millis(1));
+        assert_eq!(sizer.size(), 256);
     }
 
     #[test]
     fn slow_jobs_are_taken_one_by_one() {
-        let pace = after_many(Pace::new(1, 512), 0, |jobs| jobs * Duration::from_millis(80));
-        assert!(pace.size() <= 2, "{pace:?}");
+        let sizer = after_many(BatchSizer::new(1, 512), 0, |jobs| jobs * Duration::from_millis(80));
+        assert!(sizer.size() <= 2, "{sizer:?}");
     }
 
     #[test]
     fn large_jobs_are_taken_few_at_a_time() {
-        let pace = after_many(Pace::new(1, 2_048), 1 << 20, |_| Duration::from_millis(1));
-        assert_eq!(pace.size(), 8);
+        let sizer = after_many(BatchSizer::new(1, 2_048), 1 << 20, |_| Duration::from_millis(1));
+        assert_eq!(sizer.size(), 8);
     }
 
     #[test]
     fn batches_that_fail_shrink_to_one_job_whatever_the_least() {
-        let mut pace = Pace::new(100, 512);
+        let mut sizer = BatchSizer::new(100, 512);
         for _ in 0..4 {
-            pace.failed();
+            sizer.shrink_after_error();
         }
-        assert_eq!(pace.size(), 1);
-        pace.took(1, 0, Duration::from_millis(1));
-        assert_eq!(pace.size(), 100);
+        assert_eq!(sizer.size(), 1);
+        sizer.record(1, 0, Duration::from_millis(1));
+        assert_eq!(sizer.size(), 100);
     }
 
     #[test]
     fn batches_with_keys_are_smaller() {
-        let mut pace = after_many(Pace::new(1, 4_096), 0, |_| Duration::from_millis(1));
-        assert_eq!(pace.size(), 4_096);
-        pace.has_keys();
-        assert_eq!(pace.size(), 512);
-        let mut least = Pace::new(1_000, 4_096);
-        least.has_keys();
+        let mut sizer = after_many(BatchSizer::new(1, 4_096), 0, |_| Duration::from_millis(1));
+        assert_eq!(sizer.size(), 4_096);
+        sizer.limit_for_keys();
+        assert_eq!(sizer.size(), 512);
+        let mut least = BatchSizer::new(1_000, 4_096);
+        least.limit_for_keys();
         assert_eq!(least.size(), 1_000);
     }
 
     #[test]
     fn the_bounds_hold() {
-        let mut pace = Pace::new(4, 6);
-        pace.took(4, 0, Duration::from_millis(1));
-        assert_eq!(pace.size(), 6);
-        pace.took(6, 0, Duration::from_secs(9));
-        assert_eq!(pace.size(), 4);
+        let mut sizer = BatchSizer::new(4, 6);
+        sizer.record(4, 0, Duration::from_millis(1));
+        assert_eq!(sizer.size(), 6);
+        sizer.record(6, 0, Duration::from_secs(9));
+        assert_eq!(sizer.size(), 4);
     }
 }

@@ -3,20 +3,20 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::turns::Turns;
+use super::take_limiter::TakeLimiter;
 use crate::{Error, Handler, Queue, QueueName, Store};
 
 /// A queue with the handlers of its jobs.
-pub(crate) struct Line<S: Store> {
+pub(crate) struct ServedQueue<S: Store> {
     pub(crate) queue: Queue<S, ()>,
     /// The handler of whatever the queue carries, or those of tasks by name.
     pub(crate) raw: Option<Handler<S>>,
     pub(crate) tasks: HashMap<String, Handler<S>>,
     weight: u32,
-    pub(super) turns: Turns,
+    pub(super) limiter: TakeLimiter,
 }
 
-impl<S: Store> Line<S> {
+impl<S: Store> ServedQueue<S> {
     /// Whether the jobs are taken in the transaction of their handlers.
     pub(crate) fn is_transactional(&self) -> bool {
         self.raw.iter().chain(self.tasks.values()).all(Handler::is_transactional)
@@ -24,38 +24,38 @@ impl<S: Store> Line<S> {
 }
 
 /// The queues, in the order in which they were given.
-pub(crate) struct Lines<S: Store> {
-    pub(crate) all: Vec<Line<S>>,
+pub(crate) struct QueueSet<S: Store> {
+    pub(crate) all: Vec<ServedQueue<S>>,
     weights: HashMap<String, u32>,
     twice: Option<String>,
     /// By how much each queue is behind its turn.
     owed: Mutex<Vec<i64>>,
 }
 
-impl<S: Store> Default for Lines<S> {
+impl<S: Store> Default for QueueSet<S> {
     fn default() -> Self {
         Self { all: Vec::new(), weights: HashMap::new(), twice: None, owed: Mutex::default() }
     }
 }
 
-impl<S: Store> Lines<S> {
+impl<S: Store> QueueSet<S> {
     pub(crate) fn add(&mut self, handler: Handler<S>) {
-        let position = match self.all.iter().position(|line| line.queue.name() == handler.queue()) {
+        let position = match self.all.iter().position(|served| served.queue.name() == handler.queue()) {
             Some(position) => position,
             None => {
                 let queue = handler.queue.clone();
-                let turns = Turns::default();
-                self.all.push(Line { queue, raw: None, tasks: HashMap::new(), weight: 1, turns });
+                let limiter = TakeLimiter::default();
+                self.all.push(ServedQueue { queue, raw: None, tasks: HashMap::new(), weight: 1, limiter });
                 self.all.len() - 1
             }
         };
-        let line = &mut self.all[position];
+        let served = &mut self.all[position];
         let before = match handler.task.clone() {
-            Some(task) => line.tasks.insert(task.clone(), handler).map(|_| format!("task {task:?}")),
-            None => line.raw.replace(handler).map(|_| "the queue's jobs".to_owned()),
+            Some(task) => served.tasks.insert(task.clone(), handler).map(|_| format!("task {task:?}")),
+            None => served.raw.replace(handler).map(|_| "the queue's jobs".to_owned()),
         };
         if let Some(what) = before {
-            self.twice = Some(format!("{what} in queue {:?} has two handlers", line.queue.name()));
+            self.twice = Some(format!("{what} in queue {:?} has two handlers", served.queue.name()));
         }
     }
 
@@ -64,16 +64,18 @@ impl<S: Store> Lines<S> {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let name = |line: &Line<S>| line.queue.name().clone();
-        let served = |queue: &String| self.all.iter().any(|line| line.queue.name().as_str() == queue);
+        let name = |served: &ServedQueue<S>| served.queue.name().clone();
+        let served = |queue: &String| self.all.iter().any(|served| served.queue.name().as_str() == queue);
         let wrong = if let Some(twice) = &self.twice {
             twice.clone()
         } else if self.all.is_empty() {
             "a worker needs a handler to serve".to_owned()
-        } else if let Some(line) = self.all.iter().find(|line| line.raw.is_some() && !line.tasks.is_empty()) {
+        } else if let Some(served) =
+            self.all.iter().find(|served| served.raw.is_some() && !served.tasks.is_empty())
+        {
             format!(
                 "queue {:?} has tasks and a handler of whatever it carries; it can have either",
-                name(line)
+                name(served)
             )
         } else if let Some(queue) = self.weights.keys().find(|queue| !served(queue)) {
             format!("queue {queue:?} has a weight and no handler")
@@ -87,15 +89,15 @@ impl<S: Store> Lines<S> {
 
     /// Ready to be served.
     pub(crate) fn ready(mut self) -> Self {
-        for line in &mut self.all {
-            line.weight = self.weights.get(line.queue.name().as_str()).copied().unwrap_or(1);
+        for served in &mut self.all {
+            served.weight = self.weights.get(served.queue.name().as_str()).copied().unwrap_or(1);
         }
         self.owed = Mutex::new(vec![0; self.all.len()]);
         self
     }
 
     pub(crate) fn names(&self) -> Vec<QueueName> {
-        self.all.iter().map(|line| line.queue.name().clone()).collect()
+        self.all.iter().map(|served| served.queue.name().clone()).collect()
     }
 
     /// The queues in the order in which they are to be looked at now: as they were given, or by weight, where
@@ -104,8 +106,8 @@ impl<S: Store> Lines<S> {
         let mut order: Vec<usize> = (0..self.all.len()).collect();
         if !self.weights.is_empty() && order.len() > 1 {
             let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-            for (owed, line) in owed.iter_mut().zip(&self.all) {
-                *owed += i64::from(line.weight);
+            for (owed, served) in owed.iter_mut().zip(&self.all) {
+                *owed += i64::from(served.weight);
             }
             order.sort_by_key(|position| std::cmp::Reverse(owed[*position]));
         }
@@ -118,7 +120,7 @@ impl<S: Store> Lines<S> {
             return;
         }
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: i64 = self.all.iter().map(|line| i64::from(line.weight)).sum();
+        let all: i64 = self.all.iter().map(|served| i64::from(served.weight)).sum();
         owed[position] -= all;
         for passed in passed {
             owed[*passed] = owed[*passed].min(0);
