@@ -1,25 +1,25 @@
-//! Pid files. Whoever lives holds a lock on the file, which ends with the process however that ends; so a file that
-//! a dead one left is told from a live one's, whoever has the number now.
+//! Pid files that are locked for as long as their process lives.
+//!
+//! A process that is killed leaves its pid file behind, and another process may get its pid. The kernel releases the
+//! lock on the file however the process ends, so a file without a lock is stale.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::failure::Failure;
 
-/// This process's pid file. It is removed when this is dropped.
+/// This process's pid file. Dropping it removes the file.
 pub(crate) struct PidFile {
     path: PathBuf,
     _locked: File,
 }
 
 impl PidFile {
-    /// Makes the file, or takes over one that a dead process left. An error where a live one holds it.
+    /// Creates and locks the file, or takes over a stale one. Fails if a live process holds it.
     pub(crate) fn take(path: &Path) -> Result<Self, Failure> {
         let failed = |error: io::Error| failure(path, &error);
         loop {
@@ -30,15 +30,13 @@ impl PidFile {
                 .truncate(false)
                 .open(path)
                 .map_err(failed)?;
-            if !lock(&file).map_err(failed)? {
-                let holder = read(&mut file)
-                    .map_or_else(String::new, |pid| format!(", process {}", pid.as_raw_nonzero()));
-                return Err(Failure::Usage(format!(
-                    "{} is held by a worker that lives{holder}; stop it by `pq stop --pid-file`, or name another file",
-                    path.display()
-                )));
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(in_use(path, read(&mut file))),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
-            // The one before may have removed the file between our opening and our locking it.
+            // The previous holder may have removed the file after this process opened it and before it locked it.
+            // The lock would then be on a file that nobody else finds, so the file must be opened again.
             let is_there = fs::metadata(path)
                 .is_ok_and(|there| file.metadata().is_ok_and(|ours| there.ino() == ours.ino()));
             if !is_there {
@@ -50,20 +48,22 @@ impl PidFile {
         }
     }
 
-    /// The process that holds the file; none where nobody does.
+    /// Returns the process that holds the file, or `None` if the file is missing or stale.
     pub(crate) fn holder(path: &Path) -> Result<Option<Pid>, Failure> {
         let mut file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failure(path, &error)),
         };
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
+        match file.try_lock_shared() {
             Ok(()) => Ok(None),
-            Err(Errno::WOULDBLOCK) => match read(&mut file) {
+            Err(TryLockError::WouldBlock) => match read(&mut file) {
                 Some(pid) => Ok(Some(pid)),
-                None => Err(Failure::Io(format!("{} holds no process's number", path.display()))),
+                None => {
+                    Err(Failure::Io(format!("invalid pid file {}: it holds no process id", path.display())))
+                }
             },
-            Err(error) => Err(failure(path, &error.into())),
+            Err(TryLockError::Error(error)) => Err(failure(path, &error)),
         }
     }
 }
@@ -75,15 +75,16 @@ impl Drop for PidFile {
 }
 
 fn failure(path: &Path, error: &io::Error) -> Failure {
-    Failure::Io(format!("the pid file {} cannot be used: {error}", path.display()))
+    Failure::Io(format!("cannot use the pid file {}: {error}", path.display()))
 }
 
-fn lock(file: &File) -> io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+fn in_use(path: &Path, holder: Option<Pid>) -> Failure {
+    let holder = holder.map_or_else(String::new, |pid| format!(" (process {})", pid.as_raw_nonzero()));
+    Failure::Usage(format!(
+        "cannot use the pid file {}: a running worker{holder} holds it; \
+         stop it with `pq stop --pid-file`, or name another file",
+        path.display()
+    ))
 }
 
 fn read(file: &mut File) -> Option<Pid> {

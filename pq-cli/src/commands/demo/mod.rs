@@ -36,8 +36,8 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// See the queue work: a job for every file of a folder, a worker killed half way, nothing lost.
 ///
-/// Runs on a private PostgreSQL in a temporary directory, from the server's binaries on this
-/// machine or in a container, or on the database of --database-url, and leaves nothing behind.
+/// Runs on a private PostgreSQL server in a temporary directory, started from the PostgreSQL programs on this machine,
+/// or in the database of --database-url. It removes everything at the end.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq demo --jobs-from ~/project --workers 8\npq demo --chaos"))]
 pub(crate) struct Demo {

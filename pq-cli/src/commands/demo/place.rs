@@ -3,7 +3,7 @@
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_diesel::Pq;
-use pq_testing::{Database, Options, Server};
+use pq_testing::{Database, Kind, Options, Server};
 
 use crate::failure::Failure;
 use crate::global::Global;
@@ -28,7 +28,11 @@ impl Place {
             let origin = format!("the database that was given, schema {schema}");
             Self { url, schema, origin, given: true, _database: None, _server: None }
         } else {
-            let server = Server::start(&Options::durable())?;
+            let server = Server::start(&Options::durable().kind(Kind::Binaries)).map_err(|error| {
+                Failure::Demo(format!(
+                    "cannot start a private PostgreSQL server: {error}; or name a database with --database-url"
+                ))
+            })?;
             let database = server.database()?;
             Self {
                 url: database.url().to_owned(),
