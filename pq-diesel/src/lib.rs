@@ -27,6 +27,7 @@ pub mod direct;
 pub mod doctor;
 mod error;
 mod grants;
+mod group_commit;
 mod listener;
 mod migrate;
 mod pool;

@@ -14,7 +14,7 @@ use crate::listener::Listener;
 use crate::migrate::{self, Pending};
 use crate::pool::Pool;
 use crate::statements::Statements;
-use crate::store::{Gets, Heads, Levels, PgStore, Puts};
+use crate::store::{FallbackLevels, FastPath, GroupPuts, GroupTakes, PgStore};
 use crate::table::Table;
 use crate::{Error, Settings};
 
@@ -325,10 +325,10 @@ impl Builder {
             pool,
             listener,
             notify: self.notify,
-            levels: Levels::default(),
-            heads: Heads::default(),
-            puts: Puts::default(),
-            gets: Gets::default(),
+            fallback_levels: FallbackLevels::default(),
+            fast_path: FastPath::default(),
+            group_puts: GroupPuts::default(),
+            group_takes: GroupTakes::default(),
             poll_interval: self.poll_interval.unwrap_or(unless_said).max(Duration::from_millis(1)),
         }
     }

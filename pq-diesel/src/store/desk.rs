@@ -33,7 +33,7 @@ impl PgStore {
         let statement = if paused { &self.statements.pause } else { &self.statements.resume };
         let changed = self.any(conn, statement, &[Value::Text(queue.as_str())])?;
         if changed && !paused {
-            self.ring(conn, [queue])?;
+            self.notify_queues(conn, [queue])?;
         }
         Ok(changed)
     }
@@ -73,7 +73,7 @@ impl PgStore {
     ) -> Result<u64, Error> {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(from.as_str()), Value::Text(to.as_str()), Value::OptionalBigInts(ids)];
-        self.heads.changed(to);
+        self.fast_path.forget_position(to);
         let moved = self.statements.transfer.with::<Text>(&values).execute(conn);
         moved.map(|count| count as u64).map_err(|e| self.error(e))
     }

@@ -2,20 +2,17 @@
 
 mod archive;
 mod chunks;
-mod costs;
 mod desk;
-mod gets;
-mod head;
+mod fast_path;
+#[cfg(test)]
+mod group_commit_tests;
+mod group_take;
 mod leases;
-mod line;
 mod open;
-mod place;
 mod put;
-mod together;
-mod trail;
+mod take;
 mod transaction;
 mod verdict;
-mod walk;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +29,12 @@ use pq_core::{
     Retention, Scan, Settlement, StopMode, Store, Taken, Undecodable, WakeSignal, WorkerId, WorkerInfo,
 };
 
-use self::gets::Ask;
-pub(crate) use self::gets::Gets;
-pub(crate) use self::head::Heads;
-pub(crate) use self::line::Levels;
-use self::line::{Hold, Want};
-pub(crate) use self::put::Puts;
+pub(crate) use self::fast_path::FastPath;
+pub(crate) use self::group_take::GroupTakes;
+pub(crate) use self::put::GroupPuts;
 use self::put::may_be_told_later;
+pub(crate) use self::take::FallbackLevels;
+use self::take::{Owner, TakeRequest};
 use self::transaction::set_limit;
 use crate::listener::{Listener, Subscription};
 use crate::pool::{self, Pool};
@@ -55,10 +51,10 @@ pub struct PgStore {
     pub(crate) listener: Option<Listener>,
     pub(crate) notify: Notify,
     pub(crate) poll_interval: Duration,
-    pub(crate) levels: Levels,
-    pub(crate) heads: Heads,
-    pub(crate) puts: Puts,
-    pub(crate) gets: Gets,
+    pub(crate) fallback_levels: FallbackLevels,
+    pub(crate) fast_path: FastPath,
+    pub(crate) group_puts: GroupPuts,
+    pub(crate) group_takes: GroupTakes,
 }
 
 /// The longest error that is stored with a job, in characters.
@@ -148,7 +144,7 @@ impl Store for PgStore {
         count: usize,
         scan: Scan,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, Want { queue, count, hold: Hold::Transaction }, scan)
+        self.take_for(conn, queue, TakeRequest { count, scan }, Owner::Transaction)
     }
 
     fn retake(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
@@ -163,7 +159,7 @@ impl Store for PgStore {
         lease: Duration,
         scan: Scan,
     ) -> Result<Taken, Error> {
-        self.take_by(conn, Want { queue, count, hold: Hold::Lease(lease) }, scan)
+        self.take_for(conn, queue, TakeRequest { count, scan }, Owner::Lease(lease))
     }
 
     fn extend(
@@ -219,7 +215,7 @@ impl Store for PgStore {
     ) -> Result<u64, Error> {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
-        self.heads.changed(queue);
+        self.fast_path.forget_position(queue);
         let revived = self.statements.revive.with::<BigInt>(&values).execute(conn);
         revived.map(|count| count as u64).map_err(|e| self.error(e))
     }
@@ -402,11 +398,11 @@ impl Store for PgStore {
     }
 
     fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
-        self.put_with_others(queue, jobs)
+        self.put_grouped(queue, jobs)
     }
 
     fn take_now(&self, queue: &QueueName, count: usize, scan: Scan) -> Result<Taken, Error> {
-        self.take_with_others(queue, Ask { count, scan })
+        self.take_grouped(queue, TakeRequest { count, scan })
     }
 
     fn put_all_now(

@@ -11,9 +11,9 @@ use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, Store,
 
 use super::PgStore;
 use super::chunks::{chunks, gather};
-use super::together::{COMPANY, Fate, Lead, Together, Turn};
 use crate::Error;
 use crate::copy::copy_in;
+use crate::group_commit::{GroupCommit, Leader, MAX_FOLLOWERS, Reply, Turn};
 use crate::prepared::{Statement, Value};
 use crate::statements::Trigger;
 
@@ -22,22 +22,24 @@ const SHARED_JOBS: usize = 64;
 const SHARED_BYTES: usize = 64 << 10;
 
 /// The puts of a handle's own that are under way: jobs, and what was done with them.
-pub(crate) type Puts = Together<Vec<NewJob>, Result<Vec<Put>, Error>>;
+pub(crate) type GroupPuts = GroupCommit<QueueName, Vec<NewJob>, Result<Vec<Put>, Error>>;
 /// So many jobs are put by COPY. It is cheaper by the job and has one more round trip: at a thousand jobs there is no
 /// difference yet.
 const COPY_JOBS: usize = 2_000;
 
 impl PgStore {
     /// Puts, together with the threads that put into the queue at the same time.
-    pub(super) fn put_with_others(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
+    pub(super) fn put_grouped(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         if !may_be_shared(jobs) {
             return self.put_alone(queue, jobs);
         }
-        match self.puts.turn(queue, || jobs.to_vec(), |line| line.take(COMPANY).count()) {
-            Turn::Lead(lead) => self.put_together(queue, jobs, lead),
-            Turn::Done(answer) => answer,
-            Turn::Alone => self.put_alone(queue, jobs),
-            Turn::Lost => Err(Error::OutcomeUnknown("the thread that put the job has panicked".to_owned())),
+        match self.group_puts.turn(queue, || jobs.to_vec(), |queued| queued.take(MAX_FOLLOWERS).count()) {
+            Turn::Lead(leader) => self.put_as_leader(queue, jobs, leader),
+            Turn::Answered(answer) => answer,
+            Turn::RunAlone => self.put_alone(queue, jobs),
+            Turn::LeaderPanicked => {
+                Err(Error::OutcomeUnknown("the thread that put the job has panicked".to_owned()))
+            }
         }
     }
 
@@ -45,21 +47,21 @@ impl PgStore {
         self.commit_put(queue, |conn, trigger| self.insert(conn, queue, jobs, trigger))
     }
 
-    fn put_together(
+    fn put_as_leader(
         &self,
         queue: &QueueName,
         jobs: &[NewJob],
-        lead: Lead<'_, Vec<NewJob>, Result<Vec<Put>, Error>>,
+        leader: Leader<'_, QueueName, Vec<NewJob>, Result<Vec<Put>, Error>>,
     ) -> Result<Vec<Put>, Error> {
-        if lead.is_alone() {
+        if leader.is_alone() {
             return self.put_alone(queue, jobs);
         }
-        let sizes: Vec<usize> = lead.asks().map(Vec::len).collect();
+        let sizes: Vec<usize> = leader.requests().map(Vec::len).collect();
         let wanted = jobs.len() + sizes.iter().sum::<usize>();
         let put = self.commit_put(queue, |conn, trigger| {
             let statement = self.statements.put.of(trigger);
-            let all: Vec<&NewJob> = jobs.iter().chain(lead.asks().flatten()).collect();
-            self.heads.put(queue, &all);
+            let all: Vec<&NewJob> = jobs.iter().chain(leader.requests().flatten()).collect();
+            self.fast_path.note_put(queue, &all);
             self.insert_chunk(conn, statement, queue, &all)
         });
         let put = put.and_then(|put| match put.len() {
@@ -71,10 +73,11 @@ impl PgStore {
             Ok(mut put) => {
                 let others = put.split_off(jobs.len());
                 let mut others = others.into_iter();
-                lead.tell(sizes.iter().map(|size| Fate::Done(Ok(others.by_ref().take(*size).collect()))));
+                leader
+                    .reply(sizes.iter().map(|size| Reply::Answer(Ok(others.by_ref().take(*size).collect()))));
                 Ok(put)
             }
-            Err(error) => lead.fail(error, || self.put_alone(queue, jobs)),
+            Err(error) => leader.fail(error, Error::for_another, || self.put_alone(queue, jobs)),
         }
     }
 
@@ -97,7 +100,7 @@ impl PgStore {
         jobs: &[NewJob],
         trigger: Trigger,
     ) -> Result<Vec<Put>, Error> {
-        self.heads.put(queue, jobs);
+        self.fast_path.note_put(queue, jobs);
         if let [job] = jobs
             && (job.schedule_at, job.expected_at, job.priority) == (None, None, 0)
             && job.serialization_key.is_none()
@@ -172,7 +175,7 @@ impl PgStore {
         jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
         trigger: Trigger,
     ) -> Result<u64, Error> {
-        let place = self.heads.place(queue);
+        let position = self.fast_path.position(queue);
         let mut comes_before = false;
         let statements = &self.statements;
         let clock =
@@ -188,14 +191,14 @@ impl PgStore {
             copy_in(conn, &self.table, &statements.copy, |rows| {
                 for job in jobs {
                     let job = job?;
-                    comes_before |= place.is_some_and(|place| place.is_behind(&job));
+                    comes_before |= position.may_follow(&job);
                     rows.job(None, queue, &job, now)?;
                 }
                 Ok(())
             })
         });
         if comes_before {
-            self.heads.changed(queue);
+            self.fast_path.forget_position(queue);
         }
         copied
     }

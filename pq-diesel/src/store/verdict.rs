@@ -97,7 +97,7 @@ impl PgStore {
             .filter(|(verdict, accepted)| **accepted && verdict.job.serialization_key.is_some())
             .map(|(verdict, _)| &verdict.job.queue)
             .collect();
-        if freed.is_empty() { Ok(()) } else { self.ring(conn, freed) }
+        if freed.is_empty() { Ok(()) } else { self.notify_queues(conn, freed) }
     }
 
     /// Settles jobs of one lease, `whole` where all of it are meant to be among them.
@@ -185,7 +185,7 @@ impl PgStore {
     fn come_back<'v>(&self, jobs: impl Iterator<Item = (&'v RawJob, &'v Words<'v>)>) {
         let queues: HashSet<&QueueName> =
             jobs.filter(|(_, words)| words.puts_back()).map(|(job, _)| &job.queue).collect();
-        queues.into_iter().for_each(|queue| self.heads.changed(queue));
+        queues.into_iter().for_each(|queue| self.fast_path.forget_position(queue));
     }
 
     /// The positions of those that this transaction held.

@@ -1,8 +1,9 @@
 //! Which way takes go, by a clock that only tests move.
 
 use chrono::{DateTime, Utc};
-use pq_core::{Claim, Held, JobId, Payload, When};
+use pq_core::{Claim, Held, JobId, NewJob, Payload, QueueName, When};
 
+use super::super::scan_planner::ScanPlanner;
 use super::*;
 
 fn jobs(last: i64) -> Vec<RawJob> {
@@ -26,7 +27,7 @@ const MS: Duration = Duration::from_millis(1);
 
 /// A queue's head, and a clock that only tests move.
 struct Line {
-    head: Head,
+    state: ScanState,
     now: Instant,
     last: i64,
 }
@@ -41,32 +42,35 @@ struct Costs {
 impl Line {
     fn new() -> Self {
         let now = Instant::now();
-        Self { head: Head::new(now), now, last: 0 }
+        Self { state: ScanState::new(now), now, last: 0 }
     }
 
     /// A take of one job; gives its way.
-    fn take(&mut self, costs: &Costs) -> Way {
-        let (way, begun) = (self.head.way(self.now), self.now);
+    fn take(&mut self, costs: &Costs) -> Plan {
+        let (way, begun) = (self.state.plan(self.now), self.now);
         self.now += match way {
-            Way::Start | Way::Ask => costs.start,
-            Way::Since(_) | Way::Between(..) => costs.since,
-            Way::On(_) => costs.on,
+            Plan::FromStart | Plan::Full => costs.start,
+            Plan::ResumeEarlier(_) | Plan::Backfill(..) => costs.since,
+            Plan::Resume(_) => costs.on,
         };
         self.last += 1;
         // There is never anything but at the end of the line.
-        let found = if let Way::Between(..) = way { Vec::new() } else { jobs(self.last) };
-        self.head.took(way, &found, 1, begun, self.now);
+        let found = if let Plan::Backfill(..) = way { Vec::new() } else { jobs(self.last) };
+        self.state.note(way, &found, 1, begun, self.now);
         way
     }
 
     /// Takes so often; gives how many walks were from the start, and from a while ago.
     fn takes(&mut self, times: usize, costs: &Costs) -> (usize, usize) {
-        let ways: Vec<Way> = (0..times).map(|_| self.take(costs)).collect();
-        (count(&ways, |way| *way == Way::Start), count(&ways, |way| matches!(way, Way::Since(_))))
+        let ways: Vec<Plan> = (0..times).map(|_| self.take(costs)).collect();
+        (
+            count(&ways, |way| *way == Plan::FromStart),
+            count(&ways, |way| matches!(way, Plan::ResumeEarlier(_))),
+        )
     }
 }
 
-fn count(ways: &[Way], is: fn(&Way) -> bool) -> usize {
+fn count(ways: &[Plan], is: fn(&Plan) -> bool) -> usize {
     ways.iter().filter(|way| is(way)).count()
 }
 
@@ -106,8 +110,8 @@ fn a_walk_that_gets_dearer_is_believed_at_once() {
     let mut line = Line::new();
     line.takes(40, &costs(21 * MS, MS, MS));
     let dearer = costs(201 * MS, MS, MS);
-    while line.take(&dearer) != Way::Start {}
-    while line.take(&dearer) != Way::Start {}
+    while line.take(&dearer) != Plan::FromStart {}
+    while line.take(&dearer) != Plan::FromStart {}
     assert_eq!(line.takes(7_500, &dearer).0, 0, "it is eight seconds until the next");
 }
 
@@ -117,11 +121,11 @@ fn a_long_line_is_walked_piece_by_piece() {
     let dear = costs(2_000 * MS, 6 * MS, MS);
     line.takes(100_000, &dear);
     // From the start no more, now that there are pieces; they are 240 ms apart, and those from a while ago too.
-    let ways: Vec<Way> = (0..10_000).map(|_| line.take(&dear)).collect();
-    assert_eq!(count(&ways, |way| matches!(way, Way::Start | Way::Ask)), 0);
+    let ways: Vec<Plan> = (0..10_000).map(|_| line.take(&dear)).collect();
+    assert_eq!(count(&ways, |way| matches!(way, Plan::FromStart | Plan::Full)), 0);
     let (between, since) = (
-        count(&ways, |way| matches!(way, Way::Between(..))),
-        count(&ways, |way| matches!(way, Way::Since(_))),
+        count(&ways, |way| matches!(way, Plan::Backfill(..))),
+        count(&ways, |way| matches!(way, Plan::ResumeEarlier(_))),
     );
     assert!((38..=48).contains(&between), "{between}");
     assert!((38..=58).contains(&since), "{since}");
@@ -153,8 +157,9 @@ fn a_commit_that_is_late_is_found_where_takes_were_a_while_ago() {
     let dear = costs(301 * MS, 2 * MS, MS);
     line.takes(5_000, &dear);
     let last = line.last;
-    let walks: Vec<Way> = (0..1_000).map(|_| line.take(&dear)).collect();
-    let since = walks.iter().find_map(|way| if let Way::Since(place) = way { Some(place.id) } else { None });
+    let walks: Vec<Plan> = (0..1_000).map(|_| line.take(&dear)).collect();
+    let since =
+        walks.iter().find_map(|way| if let Plan::ResumeEarlier(place) = way { Some(place.id) } else { None });
     // A take is a millisecond, and a mark is between one second old and two.
     assert!(since.is_some_and(|id| (600..=2_000).contains(&(last - id))), "{last}: {since:?}");
 }
@@ -165,30 +170,30 @@ fn what_is_put_before_the_place_is_looked_for_at_once() {
     let dear = || {
         let mut line = Line::new();
         line.takes(17, &costs(22 * MS, MS, MS));
-        Heads(Mutex::new(HashMap::from([(queue.clone(), line.head)])))
+        ScanPlanner::with(queue.clone(), line.state)
     };
     let at = Some(When::At(DateTime::<Utc>::default()));
     for (priority, expected_at, is_from_start) in [(2, None, false), (3, None, true), (2, at, true)] {
         let mut job = NewJob::new(Payload::from_stored("1".to_owned()));
         (job.priority, job.expected_at) = (priority, expected_at);
-        let heads = dear();
-        heads.put(&queue, &[job]);
-        assert_eq!(heads.way(&queue) == Way::Start, is_from_start, "{priority} {expected_at:?}");
+        let planner = dear();
+        planner.note_put(&queue, &[job]);
+        assert_eq!(planner.plan(&queue) == Plan::FromStart, is_from_start, "{priority} {expected_at:?}");
     }
-    let heads = dear();
-    heads.changed(&queue);
-    assert_eq!(heads.way(&queue), Way::Start);
+    let planner = dear();
+    planner.forget_position(&queue);
+    assert_eq!(planner.plan(&queue), Plan::FromStart);
 }
 
 #[test]
 fn who_found_less_than_was_asked_for_asks_why() {
     let now = Instant::now();
-    let mut head = Head::new(now);
-    head.took(Way::Start, &jobs(1), 5, now, now);
-    assert_eq!(head.way(now), Way::Ask);
-    assert_eq!(head.way(now + 2 * MS), Way::Start, "something has woken it");
-    head.took(Way::Ask, &jobs(2), 1, now, now);
-    assert_eq!(head.way(now), Way::Start);
+    let mut state = ScanState::new(now);
+    state.note(Plan::FromStart, &jobs(1), 5, now, now);
+    assert_eq!(state.plan(now), Plan::Full);
+    assert_eq!(state.plan(now + 2 * MS), Plan::FromStart, "something has woken it");
+    state.note(Plan::Full, &jobs(2), 1, now, now);
+    assert_eq!(state.plan(now), Plan::FromStart);
 }
 
 #[test]
@@ -197,11 +202,11 @@ fn a_line_that_is_never_long_is_walked_on_as_well() {
     line.takes(17, &costs(22 * MS, MS, MS));
     let begun = line.now;
     line.now += 22 * MS;
-    line.head.took(Way::Start, &jobs(70), 5, begun, line.now);
-    let place = Place { rank: -2, wanted: i64::MAX, id: 70 };
-    assert_eq!(line.head.way(line.now), Way::On(place));
-    line.head.took(Way::On(place), &[], 5, line.now, line.now);
-    assert_eq!(line.head.way(line.now), Way::On(place));
-    line.now += line.head.before_due_in(line.now);
-    assert_eq!(line.head.way(line.now), Way::Start);
+    line.state.note(Plan::FromStart, &jobs(70), 5, begun, line.now);
+    let place = SortKey { neg_priority: -2, expected_at: i64::MAX, id: 70 };
+    assert_eq!(line.state.plan(line.now), Plan::Resume(place));
+    line.state.note(Plan::Resume(place), &[], 5, line.now, line.now);
+    assert_eq!(line.state.plan(line.now), Plan::Resume(place));
+    line.now += line.state.before_position_due_in(line.now);
+    assert_eq!(line.state.plan(line.now), Plan::FromStart);
 }

@@ -1,0 +1,171 @@
+//! The calls of one key: those that run and those that are queued.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::wait_slots::{Signal, Slot, WaitSlots};
+use super::{MAX_CONCURRENCY, MAX_FOLLOWERS};
+
+/// The calls of one key. A group is removed once it has neither calls nor a limit of one that still matters.
+pub(super) struct QueueGroup<K, R, A> {
+    key: K,
+    /// How many calls run.
+    pub(super) running: usize,
+    /// How many calls the running ones execute, followers included.
+    pub(super) executing: usize,
+    /// When the last of the running calls began.
+    begun: Instant,
+    /// For how long that call runs alone. Zero, unless the previous call was slow or one of many.
+    alone_for: Duration,
+    /// Until when the next leader lingers for the calls that were just answered.
+    linger_until: Instant,
+    /// How many threads called when the last call completed: those that it answered, and those that were queued.
+    callers: usize,
+    pub(super) queue: VecDeque<Queued<R, A>>,
+    /// The slots of the calls that queue from now on.
+    slots: Arc<WaitSlots<A>>,
+}
+
+/// A queued call.
+pub(super) struct Queued<R, A> {
+    pub(super) request: R,
+    pub(super) slot: Slot<A>,
+}
+
+/// How a call went that has completed.
+pub(super) struct Completed {
+    pub(super) at: Instant,
+    pub(super) took: Duration,
+    /// How many calls it executed.
+    pub(super) executed: usize,
+}
+
+/// Returns the group of the key, if there is one.
+pub(super) fn find<'g, K: Eq, R, A>(
+    groups: &'g mut [QueueGroup<K, R, A>],
+    key: &K,
+) -> Option<&'g mut QueueGroup<K, R, A>> {
+    groups.iter_mut().find(|group| group.key == *key)
+}
+
+/// Returns the group of the key, and makes it if there is none.
+pub(super) fn of<'g, K: Eq + Clone, R, A>(
+    groups: &'g mut Vec<QueueGroup<K, R, A>>,
+    key: &K,
+) -> &'g mut QueueGroup<K, R, A> {
+    let index = match groups.iter().position(|group| group.key == *key) {
+        Some(index) => index,
+        None => {
+            groups.retain(|group| !group.is_idle());
+            groups.push(QueueGroup::new(key.clone()));
+            groups.len() - 1
+        }
+    };
+    &mut groups[index]
+}
+
+/// Removes the group of the key if it is idle.
+pub(super) fn remove_if_idle<K: Eq, R, A>(groups: &mut Vec<QueueGroup<K, R, A>>, key: &K) {
+    groups.retain(|group| group.key != *key || !group.is_idle());
+}
+
+impl<K, R, A> QueueGroup<K, R, A> {
+    fn new(key: K) -> Self {
+        let now = Instant::now();
+        Self {
+            key,
+            running: 0,
+            executing: 0,
+            begun: now,
+            alone_for: Duration::ZERO,
+            linger_until: now,
+            callers: 0,
+            queue: VecDeque::new(),
+            slots: Arc::default(),
+        }
+    }
+
+    fn max_concurrency(&self) -> usize {
+        if self.begun.elapsed() < self.alone_for { 1 } else { MAX_CONCURRENCY }
+    }
+
+    /// Returns `true` if the group has no calls and nothing worth remembering.
+    fn is_idle(&self) -> bool {
+        self.running == 0 && self.queue.is_empty() && self.max_concurrency() == MAX_CONCURRENCY
+    }
+
+    /// Returns `true` if with `more` calls the queue is as long as it is expected to get.
+    fn is_complete_with(&self, more: usize) -> bool {
+        self.queue.len() + more >= self.callers.min(1 + MAX_FOLLOWERS)
+    }
+
+    /// Returns `true` if a new call runs at once. If no call runs, the queued ones linger for others.
+    pub(super) fn may_run(&self) -> bool {
+        match self.running {
+            0 => self.is_complete_with(1) || Instant::now() >= self.linger_until,
+            running => running < self.max_concurrency(),
+        }
+    }
+
+    /// Queues a call. Returns its slot, and the deadline at which it leads if it is the first of those that linger.
+    pub(super) fn enqueue(&mut self, request: R) -> (Slot<A>, Option<Instant>) {
+        let slot = Slot::new(&self.slots);
+        let is_first = self.running == 0 && self.queue.is_empty();
+        self.queue.push_back(Queued { request, slot: slot.clone() });
+        (slot, is_first.then_some(self.linger_until))
+    }
+
+    /// Lets a queued call run. Returns `false` if another call runs, or has taken this one along.
+    pub(super) fn dequeue_to_lead(&mut self, slot: &Slot<A>) -> bool {
+        let index = self.queue.iter().position(|queued| queued.slot == *slot);
+        let leads = self.running == 0 && index.and_then(|index| self.queue.remove(index)).is_some();
+        self.running += usize::from(leads);
+        leads
+    }
+
+    /// Begins a running call. Returns its followers.
+    pub(super) fn begin(
+        &mut self,
+        choose: impl Fn(&mut dyn Iterator<Item = &R>) -> usize,
+    ) -> Vec<Queued<R, A>> {
+        self.begun = Instant::now();
+        let most = self.queue.len().min(MAX_FOLLOWERS);
+        let chosen = choose(&mut self.queue.iter().take(most).map(|queued| &queued.request)).min(most);
+        self.executing += 1 + chosen;
+        self.slots = Arc::default();
+        self.queue.drain(..chosen).collect()
+    }
+
+    /// Completes a running call, puts `requeued` in front of the queue, and sets how the next calls run: alone for
+    /// `alone_for`, after a linger time of at most `linger`.
+    pub(super) fn complete(
+        &mut self,
+        completed: &Completed,
+        requeued: Vec<Queued<R, A>>,
+        limit: impl FnOnce(usize) -> Option<(Duration, Duration)>,
+    ) {
+        self.running -= 1;
+        self.executing -= completed.executed;
+        self.callers = completed.executed + self.queue.len();
+        for queued in requeued.into_iter().rev() {
+            self.queue.push_front(queued);
+        }
+        let (alone_for, linger) = limit(self.callers + self.executing).unwrap_or_default();
+        (self.alone_for, self.linger_until) = (alone_for, completed.at + linger);
+    }
+
+    /// Returns the signal for the first queued call, if it can run now or has to linger.
+    pub(super) fn next_signal(&mut self) -> Option<(Slot<A>, Signal<A>)> {
+        if self.running >= self.max_concurrency() {
+            // The call that still runs signals the queued ones when it completes.
+            return None;
+        }
+        if self.running == 0 && !self.is_complete_with(0) && Instant::now() < self.linger_until {
+            return self.queue.front().map(|first| (first.slot.clone(), Signal::LeadAt(self.linger_until)));
+        }
+        let first = self.queue.pop_front()?;
+        self.running += 1;
+        Some((first.slot, Signal::Lead))
+    }
+}

@@ -1,0 +1,243 @@
+//! Which calls run, which of them lead, and what the followers are told.
+
+use std::error::Error as StdError;
+use std::panic::resume_unwind;
+use std::time::{Duration, Instant};
+
+use super::{GroupCommit, MAX_CONCURRENCY, Reply, Turn};
+
+type TestResult = Result<(), Box<dyn StdError>>;
+
+type Groups = GroupCommit<&'static str, (), ()>;
+
+const KEY: &str = "apples";
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn until(mut is_true: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_true() {
+        assert!(begun.elapsed() < PATIENCE, "the condition did not become true in time");
+        std::thread::yield_now();
+    }
+}
+
+/// Asserts that two calls run in one group once the first calls have completed, each after `took`.
+fn assert_one_runs_at_a_time(group_commit: &Groups, took: Duration) -> TestResult {
+    let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
+    let mut leads = Vec::new();
+    for _ in 0..MAX_CONCURRENCY {
+        let Turn::Lead(mut lead) = turn() else { return Err("a first call does not lead".into()) };
+        lead.begun -= took;
+        leads.push(lead);
+    }
+    std::thread::scope(|threads| {
+        let calls: Vec<_> = (1..=2)
+            .map(|n| {
+                let call =
+                    threads.spawn(|| matches!(turn(), Turn::Lead(lead) if lead.requests().count() == 1));
+                until(|| group_commit.queued(&KEY) == n);
+                call
+            })
+            .collect();
+        while leads.len() > 1 {
+            drop(leads.pop());
+            assert_eq!(group_commit.queued(&KEY), 2, "another call still runs");
+        }
+        drop(leads.pop());
+        let led: Vec<_> = calls.into_iter().filter_map(|call| call.join().ok()).collect();
+        assert_eq!(led, [true, false], "the first queued call does not take the other along");
+    });
+    Ok(())
+}
+
+#[test]
+fn one_call_runs_at_a_time_if_calls_are_slow() -> TestResult {
+    let slow = Duration::from_secs(60);
+    assert_one_runs_at_a_time(&GroupCommit { slow, threshold: usize::MAX, ..GroupCommit::default() }, slow)
+}
+
+#[test]
+fn one_call_runs_at_a_time_if_many_threads_call() -> TestResult {
+    let took = Duration::from_secs(60);
+    assert_one_runs_at_a_time(
+        &GroupCommit { slow: Duration::MAX, threshold: 4, ..GroupCommit::default() },
+        took,
+    )
+}
+
+#[test]
+fn the_last_of_the_answered_threads_leads_when_it_calls_again() -> TestResult {
+    let group_commit = Groups { threshold: MAX_CONCURRENCY, linger: PATIENCE, ..GroupCommit::default() };
+    let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
+    let mut leads: Vec<_> = (0..MAX_CONCURRENCY).map(|_| turn()).collect();
+    std::thread::scope(|threads| {
+        let first = threads.spawn(|| matches!(turn(), Turn::Answered(())));
+        until(|| group_commit.queued(&KEY) == 1);
+        for lead in &mut leads {
+            if let Turn::Lead(lead) = lead {
+                lead.begun -= 10 * PATIENCE;
+            }
+        }
+        drop(leads);
+        // A call that did not linger would have run by now.
+        for _ in 0..10_000 {
+            std::thread::yield_now();
+        }
+        assert_eq!(group_commit.queued(&KEY), 1, "it did not linger for the thread that calls again");
+        let Turn::Lead(last) = turn() else { return Err("the last call does not lead".into()) };
+        assert_eq!(last.requests().count(), 1);
+        last.reply([Reply::Answer(())]);
+        assert!(first.join().is_ok_and(|done| done), "the first call got no answer");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_queued_call_leads_when_the_linger_time_has_passed() -> TestResult {
+    let group_commit = Groups { threshold: 1, linger: PATIENCE, ..GroupCommit::default() };
+    let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
+    let Turn::Lead(mut lead) = turn() else { return Err("a first call does not lead".into()) };
+    lead.begun -= PATIENCE;
+    drop(lead);
+    let mut lead = turn();
+    std::thread::scope(|threads| {
+        // A call that queued while another ran is signalled how long to linger.
+        let second = threads.spawn(|| match turn() {
+            Turn::Lead(lead) => Some(lead.is_alone()),
+            _ => None,
+        });
+        until(|| group_commit.queued(&KEY) == 1);
+        if let Turn::Lead(lead) = &mut lead {
+            lead.begun -= Duration::from_millis(20);
+        }
+        drop(lead);
+        assert!(second.join().is_ok_and(|alone| alone == Some(true)), "it still lingers, or has a follower");
+    });
+    // A call that queues while none runs lingers as well, if two were answered.
+    let Turn::Lead(mut lead) = turn() else { return Err("the only call does not lead".into()) };
+    (lead.executes, lead.begun) = (2, lead.begun - Duration::from_millis(20));
+    group_commit.groups()[0].executing = 2;
+    drop(lead);
+    assert!(matches!(turn(), Turn::Lead(lead) if lead.is_alone()));
+    Ok(())
+}
+
+#[test]
+fn a_requeued_call_is_counted_once() -> TestResult {
+    let group_commit = Groups { threshold: MAX_CONCURRENCY, linger: 2 * PATIENCE, ..GroupCommit::default() };
+    let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
+    let followers = || match turn() {
+        Turn::Lead(lead) => Some(lead.requests().count()),
+        _ => None,
+    };
+    let leads: Vec<_> = (0..MAX_CONCURRENCY).map(|_| turn()).collect();
+    std::thread::scope(|threads| {
+        let first = threads.spawn(|| {
+            let Turn::Lead(mut lead) = turn() else { return };
+            lead.begun -= 100 * PATIENCE;
+            lead.reply([Reply::Answer(()), Reply::Requeue]);
+        });
+        until(|| group_commit.queued(&KEY) == 1);
+        threads.spawn(|| drop(turn()));
+        until(|| group_commit.queued(&KEY) == 2);
+        let again = threads.spawn(followers);
+        until(|| group_commit.queued(&KEY) == 3);
+        drop(leads);
+        until(|| first.is_finished());
+        assert_eq!(group_commit.queued(&KEY), 1, "it did not linger for the answered threads");
+        // The two answered threads call again, and then the group is complete.
+        let again_too: Vec<_> = (0..2).map(|_| threads.spawn(followers)).collect();
+        until(|| again_too.iter().all(|call| call.is_finished()));
+        let mut led: Vec<_> =
+            again_too.into_iter().chain([again]).filter_map(|call| call.join().ok()).collect();
+        led.sort();
+        assert_eq!(led, [None, None, Some(2)]);
+    });
+    Ok(())
+}
+
+#[test]
+fn many_answered_threads_are_still_many_when_they_call_again() -> TestResult {
+    let group_commit =
+        Groups { threshold: MAX_CONCURRENCY, linger: Duration::ZERO, ..GroupCommit::default() };
+    let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
+    let mut leads: Vec<_> = (0..MAX_CONCURRENCY).map(|_| turn()).collect();
+    for lead in &mut leads {
+        if let Turn::Lead(lead) = lead {
+            lead.begun -= PATIENCE;
+        }
+    }
+    drop(leads);
+    let lead = turn();
+    std::thread::scope(|threads| {
+        let next = threads.spawn(|| matches!(turn(), Turn::Lead(lead) if lead.is_alone()));
+        until(|| group_commit.queued(&KEY) == 1);
+        drop(lead);
+        assert!(next.join().is_ok_and(|leads| leads), "it does not lead alone");
+    });
+    Ok(())
+}
+
+/// Makes groups in which a call that runs until the end of the test does not make others queue.
+fn never_alone<T>() -> GroupCommit<&'static str, T, T> {
+    GroupCommit { slow: Duration::MAX, threshold: usize::MAX, ..GroupCommit::default() }
+}
+
+#[test]
+fn followers_fail_when_their_leader_panics_and_the_next_call_runs() -> TestResult {
+    let group_commit = never_alone::<()>();
+    let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
+    let mut leads: Vec<_> = (0..MAX_CONCURRENCY).map(|_| turn()).collect();
+    std::thread::scope(|threads| {
+        let first = threads.spawn(|| match turn() {
+            Turn::Lead(lead) if lead.requests().count() == 2 => resume_unwind(Box::new("on purpose")),
+            _ => (),
+        });
+        until(|| group_commit.queued(&KEY) == 1);
+        let others: Vec<_> =
+            (0..2).map(|_| threads.spawn(|| matches!(turn(), Turn::LeaderPanicked))).collect();
+        until(|| group_commit.queued(&KEY) == 3);
+        drop(leads.pop());
+        assert!(first.join().is_err(), "it did not lead");
+        let failed: Vec<_> = others.into_iter().map(|other| other.join().ok()).collect();
+        assert_eq!(failed, [Some(true), Some(true)]);
+    });
+    drop(leads);
+    assert!(group_commit.groups().is_empty(), "a call still runs");
+    assert!(matches!(turn(), Turn::Lead(lead) if lead.is_alone()));
+    Ok(())
+}
+
+#[test]
+fn a_requeued_call_precedes_the_calls_that_queued_later() -> TestResult {
+    let group_commit = never_alone::<u8>();
+    let lead = |request| match group_commit.turn(&KEY, || request, |queued| queued.take(2).count()) {
+        Turn::Lead(lead) => Ok(lead),
+        Turn::Answered(answer) => Err(answer),
+        Turn::RunAlone | Turn::LeaderPanicked => Err(0),
+    };
+    let leads: Vec<_> = (0..MAX_CONCURRENCY).map(|_| lead(0)).collect();
+    std::thread::scope(|threads| {
+        let (led, all) = std::sync::mpsc::channel();
+        for n in 1..=4 {
+            let (lead, led) = (&lead, led.clone());
+            threads.spawn(move || match lead(n) {
+                Ok(lead) => {
+                    let _ = led.send((n, lead.requests().copied().collect::<Vec<_>>()));
+                    lead.reply([Reply::Answer(n), Reply::Requeue]);
+                }
+                Err(by) => drop(led.send((n, vec![by + 100]))),
+            });
+            until(|| group_commit.queued(&KEY) == usize::from(n));
+        }
+        drop(led);
+        // One call keeps running, so that the others run one after the other.
+        let mut leads = leads;
+        drop(leads.pop());
+        let mut results: Vec<_> = all.iter().collect();
+        results.sort();
+        assert_eq!(results, [(1, vec![2, 3]), (2, vec![101]), (3, vec![4]), (4, vec![103])]);
+    });
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! Taking jobs for an owner, and releasing the keys of jobs that no lease holds.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use pq_core::{Key, QueueName, RawJob, Scan, Taken};
+
+use super::{PgStore, micros};
+use crate::prepared::Value;
+use crate::rows::{Found, TakenRow, TakenSql, found};
+use crate::statements::Sized;
+use crate::table::told_on;
+use crate::{Error, Notify};
+
+/// How often a take is repeated that lost its jobs to other transactions and took none.
+const MAX_RACES: usize = 8;
+
+/// Which fallback statement the last full scan of each queue needed.
+///
+/// Without it each take of such a queue would first run all earlier statements, which find only that a later one is
+/// needed. For a while the queue's takes therefore begin with that statement. This is a hint: the result of a
+/// statement is right at any level.
+#[derive(Debug, Default)]
+pub(crate) struct FallbackLevels(RwLock<HashMap<QueueName, (usize, Instant)>>);
+
+impl FallbackLevels {
+    fn of(&self, queue: &QueueName) -> usize {
+        let levels = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        levels.get(queue).filter(|(_, until)| Instant::now() < *until).map_or(0, |(level, _)| *level)
+    }
+
+    /// Notes that the statement of this level was needed and how long it took. The hint of a fast one lasts longer.
+    fn note(&self, queue: &QueueName, level: usize, took: Duration) {
+        let is_fast = took < Duration::from_millis(5);
+        let now = Instant::now();
+        let until = now + Duration::from_secs(if is_fast { 10 } else { 1 });
+        let mut levels = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        levels.retain(|_, (_, until)| now < *until);
+        levels.insert(queue.clone(), (level, until));
+    }
+}
+
+/// What owns the jobs that are taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Owner {
+    /// The caller: the take commits by itself and completes its jobs.
+    Caller,
+    Transaction,
+    /// A lease of this length.
+    Lease(Duration),
+}
+
+/// How many jobs a take wants at most, and how thoroughly it looks if there are none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TakeRequest {
+    pub(super) count: usize,
+    pub(super) scan: Scan,
+}
+
+impl TakeRequest {
+    /// Returns the parameter for the count, if the text of the statement does not contain it.
+    pub(super) fn limit(self, is_in_text: bool) -> Option<Value<'static>> {
+        (!is_in_text).then(|| Value::BigInt(i64::try_from(self.count).unwrap_or(i64::MAX)))
+    }
+}
+
+impl PgStore {
+    /// Takes jobs for a transaction or a lease.
+    pub(super) fn take_for(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        request: TakeRequest,
+        owner: Owner,
+    ) -> Result<Taken, Error> {
+        let taken = self.take_only(conn, queue, request, owner)?;
+        if matches!(owner, Owner::Transaction) {
+            self.release_keys(conn, queue, &taken.jobs)?;
+        }
+        Ok(taken)
+    }
+
+    /// Takes a job for the transaction that has just given it back. Returns `false` if the job is not as it was.
+    pub(super) fn take_again(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
+        let values = [
+            Value::BigInt(job.id.0),
+            Value::Text(job.queue.as_str()),
+            Value::Integer(job.attempt - 1),
+            Value::BigInt(job.claim.token),
+        ];
+        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.retake, &values)?;
+        if noted.is_some() {
+            self.release_keys(conn, &job.queue, std::slice::from_ref(job))?;
+        }
+        Ok(noted.is_some())
+    }
+
+    /// Takes jobs without releasing their keys.
+    ///
+    /// The fast path runs first. If it takes nothing, or cannot serve the queue, the fallback statements run in order
+    /// until one of them takes jobs or has seen the whole queue.
+    pub(super) fn take_only(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        request: TakeRequest,
+        owner: Owner,
+    ) -> Result<Taken, Error> {
+        let statements = match owner {
+            Owner::Lease(_) => &self.statements.lease,
+            Owner::Caller | Owner::Transaction => &self.statements.take,
+        };
+        let first = self.fallback_levels.of(queue);
+        let taken = match first {
+            0 => self.fast_path.take(self, conn, queue, request, owner)?,
+            level if level + 1 == statements.len() => {
+                self.fast_path.take_past_keys(self, conn, queue, request, owner)?
+            }
+            _ => None,
+        };
+        if let Some(taken) = taken {
+            return Ok(taken);
+        }
+        let scan_begun = Instant::now();
+        let (mut result, mut raced) = (Found::default(), false);
+        for (level, statement) in statements.iter().enumerate().skip(first) {
+            let begun = Instant::now();
+            result = self.take_at_level(conn, statement, queue, request, owner)?;
+            raced |= result.raced;
+            if !result.other {
+                if level > first {
+                    self.fallback_levels.note(queue, level, begun.elapsed());
+                }
+                break;
+            }
+        }
+        if first == 0 {
+            self.fast_path.note_full_scan(queue, &result.jobs, request, scan_begun);
+        }
+        if raced {
+            // Other takes may have skipped what this one locked in vain, and found nothing. They must look again.
+            let notified = self.notify_queues(conn, [queue]);
+            match owner {
+                Owner::Transaction => notified?,
+                // The jobs are the caller's already, so this must not fail.
+                Owner::Caller | Owner::Lease(_) => warn_unreleased(queue, notified),
+            }
+        }
+        Ok(Taken { jobs: result.jobs, next_due: result.next_due })
+    }
+
+    fn take_at_level(
+        &self,
+        conn: &mut PgConnection,
+        statement: &Sized,
+        queue: &QueueName,
+        request: TakeRequest,
+        owner: Owner,
+    ) -> Result<Found, Error> {
+        let (statement, is_in_text) = statement.of(request.count);
+        let mut values = vec![Value::Text(queue.as_str())];
+        values.extend(request.limit(is_in_text));
+        if let Owner::Lease(length) = owner {
+            values.push(Value::BigInt(micros(length)));
+        }
+        let (mut result, mut raced) = (Found::default(), false);
+        for _ in 0..MAX_RACES {
+            let rows: Vec<TakenRow> =
+                statement.with::<TakenSql>(&values).load(conn).map_err(|e| self.error(e))?;
+            result = found(queue, rows, matches!(owner, Owner::Lease(_)));
+            raced |= result.raced;
+            if !result.raced || !result.jobs.is_empty() {
+                break;
+            }
+            // The transaction keeps the key locks that it got in vain until it ends, and a job that a repeated take
+            // finds may be a long one. Other takes could not have those keys for as long. With `Scan::Resume` the
+            // caller comes back at once, in a transaction without locks.
+            if matches!(owner, Owner::Transaction) && request.scan == Scan::Resume {
+                (result.other, result.next_due) = (false, Some(Duration::ZERO));
+                break;
+            }
+        }
+        Ok(Found { raced, ..result })
+    }
+
+    /// Releases the keys of jobs whose take has committed. The jobs are the caller's already, so a failure is only
+    /// logged: the next put of a unique key finds the key free, and polling finds the serialization key free.
+    pub(super) fn release_keys_after_commit(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        jobs: &[RawJob],
+    ) {
+        warn_unreleased(queue, self.release_keys(conn, queue, jobs));
+    }
+
+    /// Releases the keys of jobs that were taken without a lease.
+    fn release_keys(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[RawJob]) -> Result<(), Error> {
+        self.release_unique_keys(conn, queue, jobs)?;
+        if jobs.iter().any(|job| job.serialization_key.is_some()) {
+            // The commit frees the serialization key. After a rollback polling finds the job.
+            self.notify_queues(conn, [queue])?;
+        }
+        Ok(())
+    }
+
+    /// Releases the unique keys of jobs that were taken without a lease: the jobs complete with the transaction. If
+    /// the release is lost, the next put of the key finds that its job is gone.
+    fn release_unique_keys(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        jobs: &[RawJob],
+    ) -> Result<(), Error> {
+        let with_key: Vec<(&Key, i64)> =
+            jobs.iter().filter_map(|job| Some((job.unique_key.as_ref()?, job.id.0))).collect();
+        if with_key.is_empty() {
+            return Ok(());
+        }
+        let values = [
+            Value::Texts(with_key.iter().map(|(key, _)| key.as_str()).collect()),
+            Value::BigInts(with_key.iter().map(|(_, id)| *id).collect()),
+            Value::Text(queue.as_str()),
+        ];
+        let freed = self.statements.free_unique.with::<BigInt>(&values).execute(conn);
+        freed.map(drop).map_err(|e| self.error(e))
+    }
+
+    /// Notifies the waiters of the queues when the transaction commits.
+    pub(super) fn notify_queues<'q>(
+        &self,
+        conn: &mut PgConnection,
+        queues: impl IntoIterator<Item = &'q QueueName>,
+    ) -> Result<(), Error> {
+        if self.notify == Notify::Off {
+            return Ok(());
+        }
+        let channels: Vec<_> = queues.into_iter().flat_map(|queue| told_on(queue.as_str())).collect();
+        let values = [Value::Texts(channels.iter().map(|channel| channel.as_str()).collect())];
+        let notified: Result<Vec<String>, _> = self.statements.ring.with::<Text>(&values).load(conn);
+        notified.map(drop).map_err(|e| self.error(e))
+    }
+}
+
+/// Logs that the keys of taken jobs were not released.
+pub(super) fn warn_unreleased(queue: &QueueName, released: Result<(), Error>) {
+    if let Err(error) = released {
+        tracing::warn!(%queue, %error, "keys of taken jobs not released");
+    }
+}
