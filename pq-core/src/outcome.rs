@@ -3,54 +3,127 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 
-use crate::{JobId, JobState, Key, Payload, QueueName, RawJob};
+use crate::{CodecError, Error, JobId, JobState, Key, Payload, PayloadLimits, QueueName, RawJob};
 
-/// What is to become of a taken job.
+/// What becomes of a taken job.
+///
+/// A handler returns it, or `()` for [`Outcome::Complete`], and [`crate::Queue::settle`] takes it. An attempt that ends
+/// without one, because the process crashed or the lease expired, counts, and the job is requeued.
+///
+/// ```
+/// use std::time::Duration;
+/// use pq_core::{Outcome, Pq, Worker, memory::MemoryStore};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pq = Pq::new(MemoryStore::new());
+/// let invoices = pq.queue::<i64>("invoices")?;
+/// invoices.put(&-5)?;
+/// let handler = invoices.leased(|_context, job| match job.data {
+///     ..0 => Ok(Outcome::cancel("a negative amount")),
+///     0 => Ok(Outcome::snooze(Duration::from_secs(60))),
+///     amount => Outcome::result(&(amount * 2)),
+/// });
+/// assert_eq!(Worker::new(&pq).serve(handler).run_until_empty()?.cancelled, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It is done, and nothing is kept of it.
+    /// The job is done, and its row is removed.
+    ///
+    /// A handler of which [`crate::Handler::keep_history`] is set keeps it in the archive, as [`Outcome::Keep`] without
+    /// a result does.
     Complete,
-    /// It is done, and goes to the archive, with its result if it has one.
+    /// The job is done, and is kept in the archive.
     Keep {
-        /// What the handler has to say for it, as JSON.
+        /// The handler's result, as JSON.
         result: Option<Payload>,
     },
-    /// It failed, and waits for another attempt: under its id, with its priority and its
-    /// `expected_at`.
+    /// The attempt failed, and the job waits for the next one with the same id, priority and `expected_at`.
+    ///
+    /// A worker archives the job as dead instead if no retries are left. It keeps what a transactional handler wrote
+    /// before it returned this; an error rolls the writes back.
     Retry {
-        /// Not before this time from now, on the store's clock.
+        /// The delay before the next attempt, on the store's clock.
         after: Duration,
-        /// Why it failed; stored with the job.
+        /// Why the attempt failed; stored with the job.
         error: String,
-        /// What it carries from now on; as before where there is none.
+        /// The payload of the next attempt; unchanged if `None`.
         payload: Option<Payload>,
     },
-    /// It waits for a while, and the take does not count as an attempt.
+    /// The job waits, and this attempt is not counted.
     Snooze {
-        /// Not before this time from now, on the store's clock.
+        /// The delay before the next attempt, on the store's clock.
         after: Duration,
     },
-    /// It failed for good, and goes to the archive.
+    /// The job failed for good, and is archived as dead, whatever retries are left.
     Dead {
-        /// Why; stored with the job.
+        /// Why the job failed; stored with the job.
         error: String,
     },
-    /// It was given up, and goes to the archive.
+    /// The job is archived as cancelled.
     Cancel {
-        /// Why, if there is something to say.
+        /// Why the job was cancelled; stored with the job.
         reason: Option<String>,
     },
-    /// It goes back into its place in the line as if it had not been taken.
+    /// The job is requeued at its former position, as if it had not been taken.
+    ///
+    /// It is ready at once, so a handler that always returns this runs again and again. Prefer [`Outcome::Snooze`].
     GiveBack,
 }
 
-/// A verdict on a taken job.
+impl Outcome {
+    /// Returns [`Outcome::Keep`] with this result, encoded as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Encode`] if the result cannot be encoded; [`Error::PayloadTooLarge`] over 1 MiB;
+    /// [`Error::PayloadTooDeep`] over 127 levels.
+    pub fn result<T: Serialize + ?Sized>(result: &T) -> Result<Self, Error> {
+        let json = serde_json::to_string(result)
+            .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
+        Ok(Self::Keep { result: Some(Payload::new(json, PayloadLimits::default())?) })
+    }
+
+    /// Returns [`Outcome::Retry`] with the payload unchanged.
+    #[must_use]
+    pub fn retry(after: Duration, error: impl Into<String>) -> Self {
+        Self::Retry { after, error: error.into(), payload: None }
+    }
+
+    /// Returns [`Outcome::Snooze`].
+    #[must_use]
+    pub fn snooze(after: Duration) -> Self {
+        Self::Snooze { after }
+    }
+
+    /// Returns [`Outcome::Dead`].
+    #[must_use]
+    pub fn dead(error: impl Into<String>) -> Self {
+        Self::Dead { error: error.into() }
+    }
+
+    /// Returns [`Outcome::Cancel`] with a reason.
+    #[must_use]
+    pub fn cancel(reason: impl Into<String>) -> Self {
+        Self::Cancel { reason: Some(reason.into()) }
+    }
+}
+
+impl From<()> for Outcome {
+    fn from((): ()) -> Self {
+        Self::Complete
+    }
+}
+
+/// A taken job and its outcome.
 #[derive(Clone, Debug)]
 pub struct Settlement<'a> {
-    /// The job, as the take returned it.
+    /// The job, as the store returned it when it was taken.
     pub job: &'a RawJob,
-    /// What is to become of it.
+    /// What becomes of the job.
     pub outcome: Outcome,
 }
 

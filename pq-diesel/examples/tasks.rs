@@ -11,7 +11,7 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_diesel::{Backoff, CallOptions, Ending, Error, Pq, Queue, Settings, Task, Worker};
+use pq_diesel::{Backoff, CallOptions, Error, Outcome, Pq, Queue, Settings, Task, Worker};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -69,7 +69,7 @@ fn worker(pq: &Pq) -> Result<Worker, Error> {
         other
             .transaction(|conn| Ok::<_, Error>(ran(conn, "flaky", job.id.0, &format!("attempt {attempt}"))?))
             .map_err(|error| error.to_string())?;
-        if wanted > 0 && attempt > wanted { Ok(Ending::Complete) } else { Err("it is flaky".to_owned()) }
+        if wanted > 0 && attempt > wanted { Ok(Outcome::Complete) } else { Err("it is flaky".to_owned()) }
     });
     Ok(Worker::new(pq).threads(2).serve(add).serve(mail).serve(flaky))
 }

@@ -43,8 +43,8 @@ mod table;
 
 pub use pq_core::{
     Backoff, CallOptions, CancellationToken, Cancelled, Codec, CodecError, Counts, Cron, CronEntry, Ended,
-    EndedAs, Ending, Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobState, JobStatus, Key,
-    Listed, OnConflict, Outcome, Overview, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName,
+    EndedAs, Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobState, JobStatus, Key, Listed,
+    Next, OnConflict, Outcome, Overview, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName,
     RawJob, Report, Retention, Running, Settlement, Status, StopMode, TimeError, Trace, Wait, When, WorkerId,
     WorkerInfo, codec_by_name,
 };

@@ -139,13 +139,13 @@ fn middleware_is_run_around_handlers_in_order<F: Fixture>(scene: &Scene<F>) {
         task.call_many(&[0, 1]).unwrap();
         let worker = Worker::new(&scene.pq).serve(handler).wrap(move |info, next| {
             outer.push(format!("begin {}", info.task.unwrap()));
-            let ended = next();
+            let ended = next.run();
             outer.push(format!("end {}", ended.is_ok()));
             ended
         });
         let worker = worker.wrap(move |info, next| {
             inner.push(format!("attempt {}", info.job.attempt));
-            match next() {
+            match next.run() {
                 Err(Failure::Error(text)) => Err(Failure::Error(format!("wrapped: {text}"))),
                 ended => ended,
             }
@@ -171,7 +171,7 @@ fn the_context_of_a_trace_is_carried_to_the_handler<F: Fixture>(scene: &Scene<F>
     task.call(&()).unwrap();
     let worker = Worker::new(&scene.pq).serve(handler).wrap(move |info, next| {
         around.push(info.trace.clone());
-        next()
+        next.run()
     });
     worker.run_until_empty().unwrap();
     assert_eq!(seen.all(), [parent.clone(), parent]);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::scene::{Conn, PATIENCE, Scene, Undo};
 use super::{Fixture, cases};
-use crate::{Backoff, CallOptions, EndedAs, Ending, Handler, JobId, Report, Task, Wait, Worker};
+use crate::{Backoff, CallOptions, EndedAs, Handler, JobId, Outcome, Report, Task, Wait, Worker};
 
 cases![
     a_call_is_worked_with_its_arguments,
@@ -25,6 +25,7 @@ cases![
     a_payload_that_is_no_task_is_dead_alone,
     arguments_of_another_shape_are_dead_alone,
     a_handler_can_end_its_job_in_any_way,
+    a_handler_can_ask_for_a_retry_until_none_is_left,
     a_handler_that_takes_too_long_has_failed,
     a_job_that_kills_its_worker_each_time_is_given_up,
     a_plain_queue_can_be_worked,
@@ -68,7 +69,7 @@ pub(super) fn both<F: Fixture, A, R, E>(
 ) -> [Handler<F::Store>; 2]
 where
     A: serde::de::DeserializeOwned + 'static,
-    R: Into<Ending>,
+    R: Into<Outcome>,
     E: Display,
 {
     let other = work.clone();
@@ -160,7 +161,7 @@ fn a_lone_handlers_failure_is_kept_and_what_it_wrote_is_not<F: Fixture>(scene: &
             let handler = task.transactional(move |conn: &mut Conn<F>, job| {
                 writes.on(conn).put(&json!(job.data)).unwrap();
                 match job.data {
-                    0 => Ok(Ending::Complete),
+                    0 => Ok(Outcome::Complete),
                     1 => panic!("on purpose"),
                     _ => Err("broken"),
                 }
@@ -300,15 +301,26 @@ fn arguments_of_another_shape_are_dead_alone<F: Fixture>(scene: &Scene<F>) {
     assert!(dead.iter().all(|dead| !dead.error.as_ref().unwrap().contains("secret")));
 }
 
+fn a_handler_can_ask_for_a_retry_until_none_is_left<F: Fixture>(scene: &Scene<F>) {
+    let task = task::<F, u8>(scene).max_retries(1).backoff(Backoff::fixed(10 * PATIENCE));
+    for handler in both::<F, _, _, _>(&task, |_| Ok::<_, Undo>(Outcome::retry(Duration::ZERO, "busy"))) {
+        task.call(&1).unwrap();
+        let report = work(scene, handler);
+        assert_eq!((report.failed, report.dead), (2, 1), "its own delay holds, and the retries are counted");
+    }
+    let dead = scene.archived(EndedAs::Dead);
+    assert!(dead.iter().all(|dead| dead.error.as_deref() == Some("busy") && dead.attempt == 2));
+}
+
 fn a_handler_can_end_its_job_in_any_way<F: Fixture>(scene: &Scene<F>) {
     let task = task::<F, u8>(scene).max_retries(5);
     let eat = |job: crate::Job<u8>| {
         Ok::<_, Undo>(match job.data {
-            0 => Ending::Complete,
-            1 => Ending::result(&json!({ "z": 1 })).unwrap(),
-            2 => Ending::Snooze(10 * PATIENCE),
-            3 => Ending::Dead("for good".to_owned()),
-            _ => Ending::Cancel("not wanted".to_owned()),
+            0 => Outcome::Complete,
+            1 => Outcome::result(&json!({ "z": 1 })).unwrap(),
+            2 => Outcome::snooze(10 * PATIENCE),
+            3 => Outcome::dead("for good"),
+            _ => Outcome::cancel("not wanted"),
         })
     };
     for handler in both::<F, _, _, _>(&task, eat) {

@@ -4,48 +4,11 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Envelope, Task, Trace};
 use crate::worker::Context;
-use crate::{
-    Backoff, CodecError, Error, Job, Outcome, Payload, PayloadLimits, Queue, QueueName, RawJob, Store,
-};
-
-/// How a handler's job ends when it did not fail. `()` is completion.
-#[derive(Clone, Debug)]
-pub enum Ending {
-    /// It is done.
-    Complete,
-    /// It is done, and this is kept with it in the archive.
-    Result(Payload),
-    /// It is not done, and waits this long; the attempt does not count.
-    Snooze(Duration),
-    /// It will never be done, and is not tried again: it goes to the archive as dead.
-    Dead(String),
-    /// It is given up, and goes to the archive as cancelled.
-    Cancel(String),
-}
-
-impl Ending {
-    /// Done, with a result that is kept in the archive.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Encode`] where it cannot be JSON, [`Error::PayloadTooLarge`] over 1 MiB.
-    pub fn result<T: Serialize>(result: &T) -> Result<Self, Error> {
-        let json = serde_json::to_string(result)
-            .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
-        Ok(Self::Result(Payload::new(json, PayloadLimits::default())?))
-    }
-}
-
-impl From<()> for Ending {
-    fn from((): ()) -> Self {
-        Self::Complete
-    }
-}
+use crate::{Backoff, Job, Outcome, Payload, Queue, QueueName, RawJob, Store};
 
 /// Why a job failed.
 #[derive(Clone, Debug)]
@@ -90,9 +53,9 @@ pub(crate) struct Incoming {
     pub(crate) envelope: Option<Envelope>,
 }
 
-pub(crate) type Ran = Result<Ending, Failure>;
-type InTransaction<S> = dyn Fn(&mut <S as Store>::Conn, &Incoming) -> Ran + Send + Sync;
-type UnderLease<S> = dyn Fn(&Context<S>, &Incoming) -> Ran + Send + Sync;
+pub(crate) type HandlerResult = Result<Outcome, Failure>;
+type InTransaction<S> = dyn Fn(&mut <S as Store>::Conn, &Incoming) -> HandlerResult + Send + Sync;
+type UnderLease<S> = dyn Fn(&Context<S>, &Incoming) -> HandlerResult + Send + Sync;
 
 /// The two kinds of handler.
 pub(crate) enum Run<S: Store> {
@@ -176,7 +139,7 @@ fn tries(allowed: u32, job: &RawJob, envelope: Option<&Envelope>) -> (u32, u32) 
     (allowed, taken.max(envelope.map_or(0, Envelope::retried)))
 }
 
-/// What becomes of a job that failed. `handler` is none where none is known.
+/// Returns the outcome of a failed attempt. `handler` is `None` if the worker has no handler for the job.
 pub(crate) fn after_failure<S: Store>(
     handler: Option<&Handler<S>>,
     queue: &Queue<S, ()>,
@@ -185,23 +148,41 @@ pub(crate) fn after_failure<S: Store>(
     failure: &Failure,
 ) -> Outcome {
     let error = failure.to_string();
-    if matches!(failure, Failure::Undecodable(_) | Failure::Exhausted { .. }) {
-        return Outcome::Dead { error };
+    match failure {
+        Failure::Undecodable(_) | Failure::Exhausted { .. } => Outcome::Dead { error },
+        _ => retry_or_dead(handler, queue, job, envelope, error, None, None),
     }
-    let (allowed, tried) =
-        tries(handler.map_or(0, |handler| handler.policy.max_retries), job, envelope.as_ref());
+}
+
+/// Returns [`Outcome::Retry`] if the job has retries left, and [`Outcome::Dead`] otherwise.
+///
+/// Without a delay that of the call or the handler holds; without a payload the call's envelope is rewritten to count
+/// the failure.
+pub(crate) fn retry_or_dead<S: Store>(
+    handler: Option<&Handler<S>>,
+    queue: &Queue<S, ()>,
+    job: &RawJob,
+    envelope: Option<Envelope>,
+    error: String,
+    after: Option<Duration>,
+    payload: Option<Payload>,
+) -> Outcome {
+    let max_retries = handler.map_or(0, |handler| handler.policy.max_retries);
+    let (allowed, tried) = tries(max_retries, job, envelope.as_ref());
     if tried >= allowed {
         return Outcome::Dead { error };
     }
-    let of_call = envelope.as_ref().and_then(Envelope::backoff);
-    let backoff =
-        of_call.or_else(|| handler.map(|handler| handler.policy.backoff.clone())).unwrap_or_default();
-    let after = backoff.delay(tried.saturating_add(1), job.id);
-    let rewritten = envelope.and_then(|mut envelope| {
-        envelope.put("retried", &tried.saturating_add(1)).ok()?;
-        queue.encode_json(envelope.to_json().ok()?).ok()
+    let failures = tried.saturating_add(1);
+    let after = after.unwrap_or_else(|| {
+        let of_call = envelope.as_ref().and_then(Envelope::backoff);
+        let of_handler = || handler.map(|handler| handler.policy.backoff.clone());
+        of_call.or_else(of_handler).unwrap_or_default().delay(failures, job.id)
     });
-    Outcome::Retry { after, error, payload: rewritten }
+    let counted = |mut envelope: Envelope| {
+        envelope.put("retried", &failures).ok()?;
+        queue.encode_json(envelope.to_json().ok()?).ok()
+    };
+    Outcome::Retry { after, error, payload: payload.or_else(|| envelope.and_then(counted)) }
 }
 
 impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
@@ -211,7 +192,7 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
     ///
     /// An error or a panic rolls back what this handler wrote, and the job has failed.
     #[must_use]
-    pub fn transactional<R: Into<Ending>, E: Display>(
+    pub fn transactional<R: Into<Outcome>, E: Display>(
         &self,
         handler: impl Fn(&mut S::Conn, Job<A>) -> Result<R, E> + Send + Sync + 'static,
     ) -> Handler<S> {
@@ -224,7 +205,7 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
     /// A handler that runs while no transaction is open, and its job is held under a lease that the worker
     /// extends. For work that lives elsewhere. At least once: after a crash it runs again.
     #[must_use]
-    pub fn leased<R: Into<Ending>, E: Display>(
+    pub fn leased<R: Into<Outcome>, E: Display>(
         &self,
         handler: impl Fn(&Context<S>, Job<A>) -> Result<R, E> + Send + Sync + 'static,
     ) -> Handler<S> {
@@ -248,7 +229,7 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
     /// As [`Task::transactional`], for whatever the queue carries. A failed job is dead unless
     /// [`Handler::max_retries`] says otherwise.
     #[must_use]
-    pub fn transactional<R: Into<Ending>, E: Display>(
+    pub fn transactional<R: Into<Outcome>, E: Display>(
         &self,
         handler: impl Fn(&mut S::Conn, Job<T>) -> Result<R, E> + Send + Sync + 'static,
     ) -> Handler<S> {
@@ -262,7 +243,7 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
     /// As [`Task::leased`], for whatever the queue carries. A failed job is dead unless
     /// [`Handler::max_retries`] says otherwise.
     #[must_use]
-    pub fn leased<R: Into<Ending>, E: Display>(
+    pub fn leased<R: Into<Outcome>, E: Display>(
         &self,
         handler: impl Fn(&Context<S>, Job<T>) -> Result<R, E> + Send + Sync + 'static,
     ) -> Handler<S> {
@@ -285,7 +266,7 @@ fn called<A: DeserializeOwned>(incoming: &Incoming) -> Result<Job<A>, Failure> {
     Ok(Job { data, raw: Arc::clone(&incoming.raw) })
 }
 
-fn ended<R: Into<Ending>, E: Display>(returned: Result<R, E>) -> Ran {
+fn ended<R: Into<Outcome>, E: Display>(returned: Result<R, E>) -> HandlerResult {
     // The alternate form tells the causes, of errors that have one.
     returned.map(Into::into).map_err(|error| Failure::Error(format!("{error:#}")))
 }

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 pub use self::envelope::Trace;
 pub(crate) use self::envelope::{Envelope, written};
-pub use self::handler::{Ending, Failure, Handler};
-pub(crate) use self::handler::{Incoming, Policy, Ran, Run, after_failure};
+pub use self::handler::{Failure, Handler};
+pub(crate) use self::handler::{HandlerResult, Incoming, Policy, Run, after_failure, retry_or_dead};
 pub use self::options::CallOptions;
 use crate::{Backoff, Error, JobId, NewJob, Payload, Put, Queue, QueueName, Store};
 

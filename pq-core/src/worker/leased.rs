@@ -11,7 +11,7 @@ use super::run::Prepared;
 use super::shared::{Finished, LeaseState, Shared, lock};
 use super::status::{Report, StopMode};
 use super::threads::{Batch, backoff};
-use crate::task::{Failure, Incoming, Ran, Run};
+use crate::task::{Failure, HandlerResult, Incoming, Run};
 use crate::{Error, JobStatus, Outcome, RawJob, Scan, Settlement, Store, StoreError};
 
 /// How long an ended job waits for others to be settled with it.
@@ -202,11 +202,11 @@ fn in_transaction<S: Store>(
     served: &ServedQueue<S>,
     prepared: &Prepared<'_, S>,
     incoming: &Incoming,
-    handler: &(dyn Fn(&mut S::Conn, &Incoming) -> Ran + Send + Sync),
+    handler: &(dyn Fn(&mut S::Conn, &Incoming) -> HandlerResult + Send + Sync),
     settled: &mut bool,
-) -> Ran {
+) -> HandlerResult {
     let store = shared.pq.store();
-    let done: Result<Ran, Undo<S::Error>> = store.with_connection(|conn| {
+    let done: Result<HandlerResult, Undo<S::Error>> = store.with_connection(|conn| {
         store.transaction(conn, |conn| {
             if let Some(timeout) = prepared.timeout() {
                 store.set_statement_timeout(conn, Some(timeout))?;

@@ -6,6 +6,7 @@ mod heartbeat;
 mod leased;
 mod maintenance;
 mod maintenance_schedule;
+mod middleware;
 mod queue_set;
 mod run;
 mod shared;
@@ -18,13 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::context::Context;
+use self::middleware::Middleware;
+pub use self::middleware::{JobInfo, Next};
 use self::queue_set::QueueSet;
-pub use self::run::JobInfo;
-use self::run::Middleware;
 use self::shared::{Shared, Signals};
 pub use self::status::{Control, Report, Running, Status, StopMode};
 use crate::task::Failure;
-use crate::{Ending, Error, Handler, Pq, Retention, Store};
+use crate::{Error, Handler, Outcome, Pq, Retention, Store};
 
 /// Works the jobs of one or several queues in threads of its own.
 ///
@@ -187,15 +188,23 @@ where
         self
     }
 
-    /// Runs this around every handler: it is told of the job, and runs the handler by calling `next`, once.
-    /// What it returns counts. The first that is given is outermost.
+    /// Runs `middleware` around every handler. The first one added is outermost.
+    ///
+    /// It receives the job and the rest of the chain, and its result is the attempt's.
+    ///
+    /// ```
+    /// # use pq_core::{Pq, Worker, memory::MemoryStore};
+    /// # let pq = Pq::new(MemoryStore::new());
+    /// let worker = Worker::new(&pq).wrap(|info, next| {
+    ///     let result = next.run();
+    ///     println!("job {} succeeded: {}", info.job.id, result.is_ok());
+    ///     result
+    /// });
+    /// ```
     #[must_use]
     pub fn wrap(
         mut self,
-        middleware: impl Fn(&JobInfo<'_>, &mut dyn FnMut() -> Result<Ending, Failure>) -> Result<Ending, Failure>
-        + Send
-        + Sync
-        + 'static,
+        middleware: impl Fn(&JobInfo<'_>, Next<'_>) -> Result<Outcome, Failure> + Send + Sync + 'static,
     ) -> Self {
         self.middleware.push(Arc::new(middleware));
         self

@@ -4,26 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::middleware::{JobInfo, Next};
 use super::queue_set::ServedQueue;
 use super::shared::{Shared, Started};
-use crate::task::{Envelope, Failure, Incoming, Ran, Trace, after_failure};
-use crate::{Ending, Handler, Outcome, RawJob, Store};
-
-/// What is run around every handler.
-pub(crate) type Middleware = dyn Fn(&JobInfo<'_>, &mut dyn FnMut() -> Result<Ending, Failure>) -> Result<Ending, Failure>
-    + Send
-    + Sync;
-
-/// What middleware is told of a job.
-#[non_exhaustive]
-pub struct JobInfo<'a> {
-    /// The job, not decoded.
-    pub job: &'a RawJob,
-    /// The task, where it is one's.
-    pub task: Option<&'a str>,
-    /// The context of the trace in which the task was called.
-    pub trace: Trace,
-}
+use crate::task::{Envelope, Failure, HandlerResult, Incoming, after_failure, retry_or_dead};
+use crate::{Handler, Outcome, RawJob, Store};
 
 /// A job that can be run, or what is wrong with it.
 pub(crate) struct Prepared<'h, S: Store> {
@@ -74,18 +59,17 @@ impl<S: Store> Prepared<'_, S> {
     }
 
     /// What becomes of the job.
-    pub(crate) fn outcome_for(self, served: &ServedQueue<S>, ran: Ran) -> (Arc<RawJob>, Outcome) {
+    pub(crate) fn outcome_for(self, served: &ServedQueue<S>, ran: HandlerResult) -> (Arc<RawJob>, Outcome) {
         let Self { incoming, handler, .. } = self;
         let handler = handler.ok();
+        let keeps = handler.is_some_and(|handler| handler.policy.keep);
         let outcome = match ran {
-            Ok(Ending::Complete) if handler.is_some_and(|handler| handler.policy.keep) => {
-                Outcome::Keep { result: None }
+            Ok(Outcome::Complete) if keeps => Outcome::Keep { result: None },
+            Ok(Outcome::Retry { after, error, payload }) => {
+                let (raw, envelope) = (&incoming.raw, incoming.envelope);
+                retry_or_dead(handler, &served.queue, raw, envelope, error, Some(after), payload)
             }
-            Ok(Ending::Complete) => Outcome::Complete,
-            Ok(Ending::Result(result)) => Outcome::Keep { result: Some(result) },
-            Ok(Ending::Snooze(after)) => Outcome::Snooze { after },
-            Ok(Ending::Dead(error)) => Outcome::Dead { error },
-            Ok(Ending::Cancel(reason)) => Outcome::Cancel { reason: Some(reason) },
+            Ok(outcome) => outcome,
             Err(failure) => {
                 let raw = &incoming.raw;
                 let outcome = after_failure(handler, &served.queue, raw, incoming.envelope, &failure);
@@ -105,8 +89,8 @@ impl<S: Store> Shared<S> {
         thread: usize,
         prepared: &Prepared<'_, S>,
         now: Instant,
-        handler: &mut dyn FnMut(&Incoming) -> Ran,
-    ) -> Ran {
+        handler: &mut dyn FnMut(&Incoming) -> HandlerResult,
+    ) -> HandlerResult {
         if let Err(failure) = &prepared.handler {
             return Err(failure.clone());
         }
@@ -133,15 +117,11 @@ impl<S: Store> Shared<S> {
         );
         // A handler that panics leaves nothing half done that outlives it: its connection is rolled back.
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            let mut innermost = || handler(&prepared.incoming);
-            match self.middleware.is_empty() {
-                true => innermost(),
-                false => {
-                    let info =
-                        JobInfo { job, task: prepared.task.as_deref(), trace: prepared.incoming.trace() };
-                    around(&self.middleware, &info, &mut innermost)
-                }
+            if self.middleware.is_empty() {
+                return handler(&prepared.incoming);
             }
+            let info = JobInfo { job, task: prepared.task.as_deref(), trace: prepared.incoming.trace() };
+            Next::new(&self.middleware, &info, &mut || handler(&prepared.incoming)).run()
         }));
         self.signals.ended(thread);
         match (ran, timeout) {
@@ -149,13 +129,6 @@ impl<S: Store> Shared<S> {
             (Ok(_), Some(limit)) if now.elapsed() > limit => Err(Failure::Timeout(limit)),
             (Ok(ran), _) => ran,
         }
-    }
-}
-
-fn around(middleware: &[Arc<Middleware>], info: &JobInfo<'_>, handler: &mut dyn FnMut() -> Ran) -> Ran {
-    match middleware.split_first() {
-        Some((outer, inner)) => outer(info, &mut || around(inner, info, handler)),
-        None => handler(),
     }
 }
 

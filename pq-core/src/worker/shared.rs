@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::middleware::Middleware;
 use super::queue_set::QueueSet;
-use super::run::Middleware;
 use super::status::{Report, Running, Status, StopMode};
 use super::{Settings, Until};
 use crate::{CancellationToken, JobId, Outcome, Pq, QueueName, RawJob, Store, WakeSignal};

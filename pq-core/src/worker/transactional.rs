@@ -10,7 +10,7 @@ use super::run::Prepared;
 use super::shared::Shared;
 use super::status::Report;
 use super::threads::Batch;
-use crate::task::{Failure, Ran, Run};
+use crate::task::{Failure, HandlerResult, Run};
 use crate::{Outcome, RawJob, Scan, Settlement, Store, StoreError};
 
 /// A batch that takes longer than this is ended before its end, and the rest given back.
@@ -208,7 +208,7 @@ impl<S: Store> Work<'_, S> {
         conn: &mut S::Conn,
         prepared: &Prepared<'_, S>,
         now: Instant,
-    ) -> Result<(Ran, bool), S::Error> {
+    ) -> Result<(HandlerResult, bool), S::Error> {
         let store = self.shared.pq.store();
         let timeout = prepared.timeout();
         if self.limit != timeout {

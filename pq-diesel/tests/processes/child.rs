@@ -179,7 +179,7 @@ pub(crate) fn run() -> Outcome {
         .maintain_every(Duration::from_millis(50))
         .serve(handler(&pq, role == "transactional")?)
         .wrap(|info, next| {
-            let ended = next();
+            let ended = next.run();
             if info.job.payload.as_str().contains("\"Returned\"") && info.job.attempt == 1 {
                 die();
             }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use pq_diesel::{Context, Ending, Error, Handler, Job, Queue, Report, Worker};
+use pq_diesel::{Context, Error, Handler, Job, Outcome, Queue, Report, Worker};
 
 use super::Run;
 use super::controls;
@@ -48,10 +48,10 @@ fn handler(queue: &Queue<Work>, settings: &Settings, figures: &Arc<Figures>) -> 
             return Err(Injected);
         }
         if !work(context, time) {
-            return Ok(Ending::Snooze(Duration::ZERO));
+            return Ok(Outcome::snooze(Duration::ZERO));
         }
         ended(&figures, &job.data);
-        Ok(Ending::Complete)
+        Ok(Outcome::Complete)
     };
     queue.leased(handle).max_retries(attempts - 1)
 }

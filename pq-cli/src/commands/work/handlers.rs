@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use pq_diesel::{Backoff, Context, Ending, Handler, Job, Pq};
+use pq_diesel::{Backoff, Context, Handler, Job, Outcome, Pq};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -119,17 +119,17 @@ fn with_options(work: &Work, handler: Handler) -> Handler {
 }
 
 /// Runs the command for a job.
-fn work_by(exec: &Exec, context: &Context, task: Option<&str>, input: &str) -> Result<Ending, String> {
+fn work_by(exec: &Exec, context: &Context, task: Option<&str>, input: &str) -> Result<Outcome, String> {
     let variables = variables(context.job(), task, context.trace());
     let ended = exec.run(input, &variables, || context.should_stop());
     let ended = ended.map_err(|error| format!("the command cannot be run: {error}"))?;
     if ended.success() {
-        Ok(Ending::Complete)
+        Ok(Outcome::Complete)
     } else if context.is_cancelled() {
-        Ok(Ending::Cancel("cancelled while it ran".to_owned()))
+        Ok(Outcome::cancel("cancelled while it ran"))
     } else if context.is_aborting() && !context.is_timed_out() {
         // It was told to end because the worker ends: that is no failure of the job.
-        Ok(Ending::Snooze(Duration::ZERO))
+        Ok(Outcome::snooze(Duration::ZERO))
     } else {
         Err(ended.reason())
     }

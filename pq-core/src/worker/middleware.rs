@@ -1,0 +1,71 @@
+//! Middleware: code that runs around every handler of a worker.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::task::HandlerResult;
+use crate::{Failure, Outcome, RawJob, Trace};
+
+/// A function that [`crate::Worker::wrap`] was given.
+pub(super) type Middleware = dyn Fn(&JobInfo<'_>, Next<'_>) -> HandlerResult + Send + Sync;
+
+/// Describes a job to middleware.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct JobInfo<'a> {
+    /// The job with its encoded payload.
+    pub job: &'a RawJob,
+    /// The name of the task; `None` if the handler serves a whole queue.
+    pub task: Option<&'a str>,
+    /// The trace context in which the task was called.
+    pub trace: Trace,
+}
+
+/// Runs the rest of the chain: the inner middleware, and then the handler.
+///
+/// [`Next::run`] consumes it, so a handler runs at most once for each attempt:
+///
+/// ```compile_fail,E0382
+/// # use pq_core::{Pq, Worker, memory::MemoryStore};
+/// # let pq = Pq::new(MemoryStore::new());
+/// let worker = Worker::new(&pq).wrap(|_job, next| {
+///     let _first = next.run();
+///     next.run()
+/// });
+/// ```
+pub struct Next<'a> {
+    middleware: &'a [Arc<Middleware>],
+    info: &'a JobInfo<'a>,
+    handler: &'a mut dyn FnMut() -> HandlerResult,
+}
+
+impl<'a> Next<'a> {
+    pub(super) fn new(
+        middleware: &'a [Arc<Middleware>],
+        info: &'a JobInfo<'a>,
+        handler: &'a mut dyn FnMut() -> HandlerResult,
+    ) -> Self {
+        Self { middleware, info, handler }
+    }
+
+    /// Runs the rest of the chain and returns its result.
+    ///
+    /// The caller may return another result in its place. A middleware that drops this without a call skips the handler.
+    ///
+    /// # Errors
+    ///
+    /// The [`Failure`] of the attempt. A panic of the handler unwinds through the middleware.
+    pub fn run(self) -> Result<Outcome, Failure> {
+        let Self { middleware, info, handler } = self;
+        match middleware.split_first() {
+            Some((outer, inner)) => outer(info, Next { middleware: inner, info, handler }),
+            None => handler(),
+        }
+    }
+}
+
+impl fmt::Debug for Next<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Next").field("job", &self.info.job.id).finish_non_exhaustive()
+    }
+}
