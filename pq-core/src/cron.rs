@@ -197,8 +197,15 @@ fn due(ticks: &Ticks, catch_up: bool, next_at: DateTime<Utc>, now: DateTime<Utc>
     Due { fire, next }
 }
 
-/// Puts the jobs of all ticks that are due, and says how many.
-pub(crate) fn fire<S: Store>(store: &S, conn: &mut S::Conn) -> Result<u64, S::Error> {
+/// Puts a job for each tick that is due, and returns the number of jobs.
+///
+/// Workers and [`Pq::maintain`](crate::Pq::maintain) do this for themselves. Call it to fire ticks in a transaction
+/// of your own: if that is rolled back, the ticks are due again.
+///
+/// # Errors
+///
+/// What the store cannot do.
+pub fn fire_due_crons<S: Store>(store: &S, conn: &mut S::Conn) -> Result<u64, S::Error> {
     store.transaction(conn, |conn| {
         let mut fired = 0;
         let entries = store.due_crons(conn)?;
@@ -233,10 +240,6 @@ pub(crate) fn fire<S: Store>(store: &S, conn: &mut S::Conn) -> Result<u64, S::Er
         Ok(fired)
     })
 }
-
-/// How long ago a tick was missed at the least, for tests of what becomes of missed ones.
-#[cfg(feature = "conformance")]
-pub(crate) const MISSED: TimeDelta = TimeDelta::minutes(2);
 
 #[cfg(test)]
 mod tests {

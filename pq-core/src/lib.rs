@@ -4,7 +4,7 @@
 //! them and runs transactions around them; [`Task`], which gives work a name and typed arguments; and
 //! [`Worker`], which works it in threads. The implementor's side is [`Store`]: few methods, each on
 //! a connection that is passed in, so that the caller's transaction is simply the connection the
-//! caller passes. [`memory`] is the readable reference store; `conformance` (a feature) is the suite
+//! caller passes. [`memory`] is the readable reference store; the crate `pq-conformance` is the suite
 //! that every store passes, whole.
 //!
 //! This crate knows no database driver, no SQL and no async runtime. For PostgreSQL see `pq-diesel`.
@@ -24,8 +24,6 @@
 
 mod cancellation;
 mod codec;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 mod cron;
 mod error;
 mod job;
@@ -50,7 +48,7 @@ pub use cancellation::CancellationToken;
 #[cfg(feature = "pickle")]
 pub use codec::Pickle;
 pub use codec::{Codec, CodecError, Json, codec_by_name};
-pub use cron::{Cron, CronEntry};
+pub use cron::{Cron, CronEntry, fire_due_crons};
 pub use error::Error;
 pub use job::{Claim, Held, Job, JobId, NewJob, RawJob};
 pub use key::{Key, OnConflict, Put, PutOutcome};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
 use diesel::r2d2::ConnectionManager;
-use pq_core::conformance::{Fixture, Suite};
+use pq_conformance::{Fixture, Suite};
 use pq_diesel::{Builder, Error, Notify, PgStore, Pq};
 use pq_testing::{Database, Server};
 

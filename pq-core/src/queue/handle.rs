@@ -111,7 +111,7 @@ impl<S: Store> Pq<S> {
     /// The store's own.
     pub fn maintain(&self, retention: &Retention) -> Result<Option<MaintenanceReport>, S::Error> {
         self.store.with_connection(|conn| {
-            crate::cron::fire(&*self.store, conn)?;
+            crate::cron::fire_due_crons(&*self.store, conn)?;
             self.store.maintain(conn, retention)
         })
     }

@@ -53,7 +53,7 @@ impl MaintenanceSchedule {
     pub(super) fn run<S: Store>(&mut self, shared: &Shared<S>) {
         let store = shared.pq.store();
         let swept: Result<_, S::Error> = store.with_connection(|conn| {
-            crate::cron::fire(store, conn)?;
+            crate::cron::fire_due_crons(store, conn)?;
             let begun = Instant::now();
             if !self.is_scan_due(begun) {
                 return Ok(None);

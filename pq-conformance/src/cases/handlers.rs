@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::scene::{Conn, PATIENCE, Scene, Undo, undo};
+use super::cases;
 use super::tasks::{Seen, both, task, work};
-use super::{Fixture, cases};
-use crate::{Backoff, EndedAs, Failure, Outcome, Store, Trace, Worker};
+use crate::Fixture;
+use crate::harness::{Conn, Harness, TIMEOUT, Undo, undo};
+use pq_core::{Backoff, EndedAs, Failure, Outcome, Store, Trace, Worker};
 
 cases![
     a_handler_completes_in_its_own_transaction,
@@ -21,8 +22,8 @@ cases![
     a_serialization_key_can_be_made_of_the_arguments,
 ];
 
-fn a_handler_completes_in_its_own_transaction<F: Fixture>(scene: &Scene<F>) {
-    let (task, pears) = (task::<F, u8>(scene), scene.named::<Value>("pears"));
+fn a_handler_completes_in_its_own_transaction<F: Fixture>(harness: &Harness<F>) {
+    let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
     let writes = pears.clone();
     let handler = task.leased(move |context, job| {
         context.transaction(|conn| {
@@ -30,16 +31,18 @@ fn a_handler_completes_in_its_own_transaction<F: Fixture>(scene: &Scene<F>) {
             context.complete_with(conn)
         })?;
         assert!(writes.counts()?.ready > 0);
-        Ok::<_, super::scene::Error<F>>(())
+        Ok::<_, crate::harness::Error<F>>(())
     });
     task.call_many(&[1, 2]).unwrap();
-    let report = Worker::new(&scene.pq).batch(2, 2).serve(handler).run_until_empty().unwrap();
+    let report = Worker::new(&harness.pq).batch(2, 2).serve(handler).run_until_empty().unwrap();
     assert_eq!((report.done, report.lost), (2, 0));
-    assert_eq!((scene.counts().live(), pears.counts().unwrap().ready), (0, 2));
+    assert_eq!((harness.counts().live(), pears.counts().unwrap().ready), (0, 2));
 }
 
-fn a_completion_in_a_long_transaction_keeps_no_other_lease_from_being_extended<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, bool>(scene);
+fn a_completion_in_a_long_transaction_keeps_no_other_lease_from_being_extended<F: Fixture>(
+    harness: &Harness<F>,
+) {
+    let task = task::<F, bool>(harness);
     let seen = Seen::new();
     let note = seen.clone();
     let long = Duration::from_millis(600);
@@ -49,20 +52,20 @@ fn a_completion_in_a_long_transaction_keeps_no_other_lease_from_being_extended<F
             return context.transaction(|conn| {
                 context.complete_with(conn)?;
                 std::thread::sleep(long);
-                Ok::<_, super::scene::Error<F>>(())
+                Ok::<_, crate::harness::Error<F>>(())
             });
         }
         std::thread::sleep(long);
         Ok(())
     });
     task.call_many(&[true, false]).unwrap();
-    let worker = Worker::new(&scene.pq).threads(2).batch(1, 1).lease(long / 3);
+    let worker = Worker::new(&harness.pq).threads(2).batch(1, 1).lease(long / 3);
     let report = worker.maintain_every(Duration::from_millis(20)).serve(handler).run_jobs(2).unwrap();
     assert_eq!((report.done, report.lost, seen.all()), (2, 0, vec![1, 1]));
 }
 
-fn a_completion_that_was_rolled_back_did_not_happen<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, ()>(scene);
+fn a_completion_that_was_rolled_back_did_not_happen<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness);
     let handler = task.leased(move |context, _| {
         let rolled_back = context.transaction(|conn| {
             context.complete_with(conn)?;
@@ -71,36 +74,36 @@ fn a_completion_that_was_rolled_back_did_not_happen<F: Fixture>(scene: &Scene<F>
         rolled_back.map_err(|_| "rolled back")
     });
     task.call(&()).unwrap();
-    let report = work(scene, handler);
+    let report = work(harness, handler);
     assert_eq!((report.done, report.dead), (0, 1));
-    assert_eq!((scene.counts().dead, scene.counts().live()), (1, 0));
+    assert_eq!((harness.counts().dead, harness.counts().live()), (1, 0));
 }
 
-fn a_late_completion_aborts_the_handlers_transaction<F: Fixture>(scene: &Scene<F>) {
-    let (task, pears) = (task::<F, ()>(scene), scene.named::<Value>("pears"));
+fn a_late_completion_aborts_the_handlers_transaction<F: Fixture>(harness: &Harness<F>) {
+    let (task, pears) = (task::<F, ()>(harness), harness.named::<Value>("pears"));
     let writes = pears.clone();
-    let pq = scene.pq.clone();
+    let pq = harness.pq.clone();
     let handler = task.leased(move |context, job| {
         // As if the process had slept past its lease, and another one had swept.
         let lease = job.claim.lease().unwrap();
         let store = pq.store();
         store.with_connection(|conn| store.extend(conn, &[lease], Duration::ZERO)).map(drop)?;
-        while store.with_connection(|conn| store.maintain(conn, &crate::Retention::default()))?.is_none() {}
+        while store.with_connection(|conn| store.maintain(conn, &pq_core::Retention::default()))?.is_none() {}
         let late = context.transaction(|conn| {
             writes.on(conn).put(&json!("beside the verdict"))?;
             context.complete_with(conn)
         });
         assert!(late.is_err());
-        Ok::<_, super::scene::Error<F>>(())
+        Ok::<_, crate::harness::Error<F>>(())
     });
     task.call(&()).unwrap();
-    let report = Worker::new(&scene.pq).serve(handler).run_jobs(1).unwrap();
+    let report = Worker::new(&harness.pq).serve(handler).run_jobs(1).unwrap();
     assert_eq!((report.done, report.lost), (0, 1));
-    assert_eq!((pears.counts().unwrap().ready, scene.counts().ready), (0, 1));
+    assert_eq!((pears.counts().unwrap().ready, harness.counts().ready), (0, 1));
 }
 
-fn a_checkpoint_is_what_the_next_attempt_begins_with<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, u8>(scene).max_retries(3).backoff(Backoff::fixed(Duration::ZERO));
+fn a_checkpoint_is_what_the_next_attempt_begins_with<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u8>(harness).max_retries(3).backoff(Backoff::fixed(Duration::ZERO));
     let seen = Seen::new();
     let note = seen.clone();
     let handler = task.leased(move |context, job| {
@@ -109,15 +112,15 @@ fn a_checkpoint_is_what_the_next_attempt_begins_with<F: Fixture>(scene: &Scene<F
         if job.data < 2 { Err("not yet".to_owned()) } else { Ok(()) }
     });
     task.call(&0).unwrap();
-    let report = work(scene, handler);
+    let report = work(harness, handler);
     assert_eq!((report.done, report.failed), (1, 2));
     assert_eq!(seen.all(), [0, 1, 2]);
 }
 
-fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(scene: &Scene<F>) {
-    let apples = scene.named::<()>("apples");
+fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(harness: &Harness<F>) {
+    let apples = harness.named::<()>("apples");
     let (fast, slow) = (apples.task::<u8>("fast"), apples.task::<u8>("slow"));
-    let pears = scene.named::<Value>("pears");
+    let pears = harness.named::<Value>("pears");
     let writes = pears.clone();
     let transactional = fast.transactional(move |conn: &mut Conn<F>, job| {
         writes.on(conn).put(&json!(job.data)).map_err(|error| error.to_string())?;
@@ -126,18 +129,18 @@ fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(scene: &Scene<F>) {
     let leased = slow.leased(|_, _| Ok::<_, Undo>(()));
     fast.call_many(&[0, 1, 2]).unwrap();
     slow.call_many(&[0, 1]).unwrap();
-    let report = Worker::new(&scene.pq).serve(transactional).serve(leased).run_until_empty().unwrap();
+    let report = Worker::new(&harness.pq).serve(transactional).serve(leased).run_until_empty().unwrap();
     assert_eq!((report.done, report.dead), (4, 1));
     assert_eq!(pears.counts().unwrap().ready, 2, "what the failed handler wrote is undone");
 }
 
-fn middleware_is_run_around_handlers_in_order<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, u8>(scene);
+fn middleware_is_run_around_handlers_in_order<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u8>(harness);
     let seen = Seen::<String>::new();
     for handler in both::<F, _, _, _>(&task, |job| if job.data == 1 { Err("odd") } else { Ok(()) }) {
         let (outer, inner) = (seen.clone(), seen.clone());
         task.call_many(&[0, 1]).unwrap();
-        let worker = Worker::new(&scene.pq).serve(handler).wrap(move |info, next| {
+        let worker = Worker::new(&harness.pq).serve(handler).wrap(move |info, next| {
             outer.push(format!("begin {}", info.task.unwrap()));
             let ended = next.run();
             outer.push(format!("end {}", ended.is_ok()));
@@ -154,13 +157,13 @@ fn middleware_is_run_around_handlers_in_order<F: Fixture>(scene: &Scene<F>) {
     }
     let each = ["begin eat", "attempt 1", "end true", "begin eat", "attempt 1", "end false"];
     assert_eq!(seen.all(), [each, each].concat());
-    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_deref() == Some("wrapped: odd")));
+    assert!(harness.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_deref() == Some("wrapped: odd")));
 }
 
-fn the_context_of_a_trace_is_carried_to_the_handler<F: Fixture>(scene: &Scene<F>) {
+fn the_context_of_a_trace_is_carried_to_the_handler<F: Fixture>(harness: &Harness<F>) {
     let parent = Trace::from([("traceparent".to_owned(), "00-0af7-b7ad-01".to_owned())]);
     let given = parent.clone();
-    let traced = scene.pq.clone().with_trace(move || given.clone());
+    let traced = harness.pq.clone().with_trace(move || given.clone());
     let task = traced.queue("apples").unwrap().task::<()>("eat");
     let seen = Seen::new();
     let (note, around) = (seen.clone(), seen.clone());
@@ -169,7 +172,7 @@ fn the_context_of_a_trace_is_carried_to_the_handler<F: Fixture>(scene: &Scene<F>
         Ok::<_, Undo>(())
     });
     task.call(&()).unwrap();
-    let worker = Worker::new(&scene.pq).serve(handler).wrap(move |info, next| {
+    let worker = Worker::new(&harness.pq).serve(handler).wrap(move |info, next| {
         around.push(info.trace.clone());
         next.run()
     });
@@ -177,13 +180,13 @@ fn the_context_of_a_trace_is_carried_to_the_handler<F: Fixture>(scene: &Scene<F>
     assert_eq!(seen.all(), [parent.clone(), parent]);
 }
 
-fn a_serialization_key_can_be_made_of_the_arguments<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, (String, u8)>(scene).serialize_by(|(customer, _)| customer.clone());
+fn a_serialization_key_can_be_made_of_the_arguments<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, (String, u8)>(harness).serialize_by(|(customer, _)| customer.clone());
     for (customer, n) in [("a", 1), ("a", 2), ("b", 3)] {
         task.call(&(customer.to_owned(), n)).unwrap();
     }
-    let jobs = scene.lease(10, PATIENCE);
+    let jobs = harness.lease(10, TIMEOUT);
     let keys: Vec<&str> = jobs.iter().map(|job| job.serialization_key.as_ref().unwrap().as_str()).collect();
     assert_eq!(keys, ["a", "b"]);
-    jobs.iter().for_each(|job| scene.settle(job, Outcome::GiveBack));
+    jobs.iter().for_each(|job| harness.settle(job, Outcome::GiveBack));
 }

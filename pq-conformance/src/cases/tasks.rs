@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::scene::{Conn, PATIENCE, Scene, Undo};
-use super::{Fixture, cases};
-use crate::{Backoff, CallOptions, EndedAs, Handler, JobId, Outcome, Report, Task, Wait, Worker};
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Conn, Harness, TIMEOUT, Undo};
+use pq_core::{Backoff, CallOptions, EndedAs, Handler, JobId, Outcome, Report, Task, Wait, Worker};
 
 cases![
     a_call_is_worked_with_its_arguments,
@@ -33,7 +34,7 @@ cases![
 ];
 
 /// What handlers saw, in order.
-pub(super) struct Seen<T>(Arc<Mutex<Vec<T>>>);
+pub(crate) struct Seen<T>(Arc<Mutex<Vec<T>>>);
 
 impl<T> Clone for Seen<T> {
     fn clone(&self) -> Self {
@@ -42,15 +43,15 @@ impl<T> Clone for Seen<T> {
 }
 
 impl<T> Seen<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
 
-    pub(super) fn push(&self, what: T) {
+    pub(crate) fn push(&self, what: T) {
         self.0.lock().unwrap().push(what);
     }
 
-    pub(super) fn all(&self) -> Vec<T>
+    pub(crate) fn all(&self) -> Vec<T>
     where
         T: Clone,
     {
@@ -58,14 +59,14 @@ impl<T> Seen<T> {
     }
 }
 
-pub(super) fn task<F: Fixture, A>(scene: &Scene<F>) -> Task<F::Store, A> {
-    scene.named::<()>("apples").task("eat")
+pub(crate) fn task<F: Fixture, A>(harness: &Harness<F>) -> Task<F::Store, A> {
+    harness.named::<()>("apples").task("eat")
 }
 
 /// The same handler in both kinds.
-pub(super) fn both<F: Fixture, A, R, E>(
+pub(crate) fn both<F: Fixture, A, R, E>(
     task: &Task<F::Store, A>,
-    work: impl Fn(crate::Job<A>) -> Result<R, E> + Clone + Send + Sync + 'static,
+    work: impl Fn(pq_core::Job<A>) -> Result<R, E> + Clone + Send + Sync + 'static,
 ) -> [Handler<F::Store>; 2]
 where
     A: serde::de::DeserializeOwned + 'static,
@@ -76,12 +77,12 @@ where
     [task.transactional(move |_, job| work(job)), task.leased(move |_, job| other(job))]
 }
 
-pub(super) fn work<F: Fixture>(scene: &Scene<F>, handler: Handler<F::Store>) -> Report {
-    Worker::new(&scene.pq).serve(handler).run_until_empty().unwrap()
+pub(crate) fn work<F: Fixture>(harness: &Harness<F>, handler: Handler<F::Store>) -> Report {
+    Worker::new(&harness.pq).serve(handler).run_until_empty().unwrap()
 }
 
-fn a_call_is_worked_with_its_arguments<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, (u8, String)>(scene);
+fn a_call_is_worked_with_its_arguments<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, (u8, String)>(harness);
     let seen = Seen::new();
     let note = seen.clone();
     for handler in both::<F, _, _, _>(&task, move |job| {
@@ -89,14 +90,14 @@ fn a_call_is_worked_with_its_arguments<F: Fixture>(scene: &Scene<F>) {
         Ok::<_, Undo>(())
     }) {
         task.call(&(7, "ж".to_owned())).unwrap();
-        assert_eq!(work(scene, handler).done, 1);
+        assert_eq!(work(harness, handler).done, 1);
     }
     assert_eq!(seen.all(), [(7, "ж".to_owned()), (7, "ж".to_owned())]);
-    assert_eq!(scene.counts(), crate::Counts::default());
+    assert_eq!(harness.counts(), pq_core::Counts::default());
 }
 
-fn a_handler_learns_its_jobs_id_attempt_and_times<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, ()>(scene);
+fn a_handler_learns_its_jobs_id_attempt_and_times<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness);
     let options = CallOptions::new().schedule_at("2001-01-01T00:00:00Z").expected_at("1h").priority(3);
     let seen = Seen::new();
     let note = seen.clone();
@@ -110,26 +111,26 @@ fn a_handler_learns_its_jobs_id_attempt_and_times<F: Fixture>(scene: &Scene<F>) 
         Ok::<_, Undo>(())
     }) {
         let id = task.call_with(&(), &options).unwrap().id;
-        work(scene, handler);
+        work(harness, handler);
         assert_eq!(seen.all().last(), Some(&(id, 1, true, 3)));
     }
 }
 
-fn what_a_transactional_handler_writes_commits_with_its_job<F: Fixture>(scene: &Scene<F>) {
-    let (task, pears) = (task::<F, u8>(scene), scene.named::<Value>("pears"));
+fn what_a_transactional_handler_writes_commits_with_its_job<F: Fixture>(harness: &Harness<F>) {
+    let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
     let writes = pears.clone();
     let handler = task.transactional(move |conn: &mut Conn<F>, job| {
         writes.on(conn).put(&json!(job.data))?;
         assert!(writes.counts()?.ready < 2, "another connection sees nothing of it yet");
-        Ok::<_, super::scene::Error<F>>(())
+        Ok::<_, crate::harness::Error<F>>(())
     });
     task.call(&1).unwrap();
-    assert_eq!(work(scene, handler).done, 1);
+    assert_eq!(work(harness, handler).done, 1);
     assert_eq!(pears.get(Wait::No).unwrap().map(|job| job.data), Some(json!(1)));
 }
 
-fn a_failed_handlers_writes_are_undone_and_those_of_others_stay<F: Fixture>(scene: &Scene<F>) {
-    let (task, pears) = (task::<F, u8>(scene), scene.named::<Value>("pears"));
+fn a_failed_handlers_writes_are_undone_and_those_of_others_stay<F: Fixture>(harness: &Harness<F>) {
+    let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
     task.call_many(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
     let writes = pears.clone();
     let handler = task.transactional(move |conn: &mut Conn<F>, job| {
@@ -144,15 +145,15 @@ fn a_failed_handlers_writes_are_undone_and_those_of_others_stay<F: Fixture>(scen
             _ => Ok(()),
         }
     });
-    let worker = Worker::new(&scene.pq).batch(8, 8).serve(handler);
+    let worker = Worker::new(&harness.pq).batch(8, 8).serve(handler);
     let report = worker.run_until_empty().unwrap();
     assert_eq!((report.done, report.failed, report.dead), (5, 3, 3));
     let kept: Vec<Value> = pears.get_many(9, Wait::No).unwrap().into_iter().map(|job| job.data).collect();
     assert_eq!(kept, [0, 1, 5, 6]);
 }
 
-fn a_lone_handlers_failure_is_kept_and_what_it_wrote_is_not<F: Fixture>(scene: &Scene<F>) {
-    let (task, pears) = (task::<F, u8>(scene), scene.named::<Value>("pears"));
+fn a_lone_handlers_failure_is_kept_and_what_it_wrote_is_not<F: Fixture>(harness: &Harness<F>) {
+    let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
     let task = task.max_retries(1).backoff(Backoff::fixed(Duration::ZERO));
     for options in [CallOptions::new(), CallOptions::new().serialization_key("one").unique("one")] {
         for ending in 0..3 {
@@ -166,42 +167,42 @@ fn a_lone_handlers_failure_is_kept_and_what_it_wrote_is_not<F: Fixture>(scene: &
                     _ => Err("broken"),
                 }
             });
-            let report = Worker::new(&scene.pq).serve(handler).run_until_empty().unwrap();
+            let report = Worker::new(&harness.pq).serve(handler).run_until_empty().unwrap();
             let wanted = if ending == 0 { (1, 0, 0) } else { (0, 2, 1) };
             assert_eq!((report.done, report.failed, report.dead), wanted, "{report:?}");
         }
     }
-    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.attempt == 2));
+    assert!(harness.archived(EndedAs::Dead).iter().all(|dead| dead.attempt == 2));
     let kept: Vec<Value> = pears.get_many(9, Wait::No).unwrap().into_iter().map(|job| job.data).collect();
     assert_eq!(kept, [0, 0]);
 }
 
-fn an_error_is_kept_with_the_job<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, ()>(scene);
+fn an_error_is_kept_with_the_job<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness);
     for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("the tree\u{0} fell")) {
         task.call(&()).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.failed, report.dead, report.done), (1, 1, 0));
     }
-    for dead in scene.archived(EndedAs::Dead) {
+    for dead in harness.archived(EndedAs::Dead) {
         assert!(dead.error.unwrap().contains("fell"));
         assert_eq!(dead.attempt, 1);
     }
-    assert_eq!(scene.counts().dead, 2);
+    assert_eq!(harness.counts().dead, 2);
 }
 
-fn a_panic_is_a_failure_and_the_worker_goes_on<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, u8>(scene);
-    let eat = |job: crate::Job<u8>| {
+fn a_panic_is_a_failure_and_the_worker_goes_on<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u8>(harness);
+    let eat = |job: pq_core::Job<u8>| {
         if job.data == 1 { panic!("job {} is bad", job.data) } else { Ok::<_, Undo>(()) }
     };
     for handler in both::<F, _, _, _>(&task, eat) {
         task.call_many(&[0, 1, 2]).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.done, report.failed), (2, 1));
     }
     assert!(
-        scene.archived(EndedAs::Dead).iter().all(|dead| dead
+        harness.archived(EndedAs::Dead).iter().all(|dead| dead
             .error
             .as_ref()
             .unwrap()
@@ -209,8 +210,8 @@ fn a_panic_is_a_failure_and_the_worker_goes_on<F: Fixture>(scene: &Scene<F>) {
     );
 }
 
-fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, ()>(scene).max_retries(2).backoff(Backoff::fixed(Duration::ZERO));
+fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness).max_retries(2).backoff(Backoff::fixed(Duration::ZERO));
     let seen = Seen::new();
     let note = seen.clone();
     for handler in both::<F, _, _, _>(&task, move |job| {
@@ -218,22 +219,22 @@ fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(scene: &Sc
         Err::<(), _>("again")
     }) {
         let id = task.call(&()).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.failed, report.dead), (3, 1));
         let attempts: Vec<(JobId, i32)> = seen.all().into_iter().rev().take(3).rev().collect();
         assert_eq!(attempts, [(id, 1), (id, 2), (id, 3)]);
     }
     assert_eq!(seen.all().len(), 6);
-    assert!(scene.archived(EndedAs::Dead).iter().all(|dead| dead.attempt == 3));
+    assert!(harness.archived(EndedAs::Dead).iter().all(|dead| dead.attempt == 3));
 }
 
-fn a_retry_waits_as_long_as_its_backoff_says<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, ()>(scene).max_retries(1).backoff(Backoff::custom(|attempt| PATIENCE * attempt));
+fn a_retry_waits_as_long_as_its_backoff_says<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness).max_retries(1).backoff(Backoff::custom(|attempt| TIMEOUT * attempt));
     for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("again")) {
         let id = task.call(&()).unwrap();
-        assert_eq!(work(scene, handler).failed, 1);
-        match scene.queue().find(id).unwrap() {
-            Some(crate::JobStatus::Waiting { attempt: 1, schedule_at: Some(at), error: Some(error) }) => {
+        assert_eq!(work(harness, handler).failed, 1);
+        match harness.queue().find(id).unwrap() {
+            Some(pq_core::JobStatus::Waiting { attempt: 1, schedule_at: Some(at), error: Some(error) }) => {
                 assert!(error.contains("again"));
                 let left = at.signed_duration_since(chrono::Utc::now());
                 assert!(left > chrono::TimeDelta::zero(), "{left}");
@@ -243,10 +244,10 @@ fn a_retry_waits_as_long_as_its_backoff_says<F: Fixture>(scene: &Scene<F>) {
     }
 }
 
-fn the_calls_options_go_before_the_tasks<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, ()>(scene)
+fn the_calls_options_go_before_the_tasks<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness)
         .max_retries(9)
-        .backoff(Backoff::fixed(PATIENCE))
+        .backoff(Backoff::fixed(TIMEOUT))
         .with_defaults(CallOptions::new().priority(1).serialization_key("of the task"));
     let options = CallOptions::new().max_retries(1).retry_in(Duration::ZERO).priority(2);
     let seen = Seen::new();
@@ -256,7 +257,7 @@ fn the_calls_options_go_before_the_tasks<F: Fixture>(scene: &Scene<F>) {
         Err::<(), _>("no")
     }) {
         task.call_with(&(), &options).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.failed, report.dead), (2, 1));
     }
     assert_eq!(seen.all(), vec![(2, Some("of the task".to_owned())); 4]);
@@ -264,82 +265,82 @@ fn the_calls_options_go_before_the_tasks<F: Fixture>(scene: &Scene<F>) {
     assert!(task.call_with(&(), &own).is_err(), "a function cannot travel");
 }
 
-fn an_unknown_task_is_a_failure_of_that_job_alone<F: Fixture>(scene: &Scene<F>) {
-    let (known, unknown) = (task::<F, ()>(scene), scene.named::<()>("apples").task::<()>("drink"));
+fn an_unknown_task_is_a_failure_of_that_job_alone<F: Fixture>(harness: &Harness<F>) {
+    let (known, unknown) = (task::<F, ()>(harness), harness.named::<()>("apples").task::<()>("drink"));
     for handler in both::<F, _, _, _>(&known, |_| Ok::<_, Undo>(())) {
         unknown.call(&()).unwrap();
         known.call(&()).unwrap();
         unknown.clone().max_retries(1).call(&()).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.done, report.failed, report.dead), (1, 2, 1));
-        assert_eq!(scene.counts().scheduled, 1, "another worker may know it");
-        assert!(scene.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("drink"));
-        scene.clear();
+        assert_eq!(harness.counts().scheduled, 1, "another worker may know it");
+        assert!(harness.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("drink"));
+        harness.clear();
     }
 }
 
-fn a_payload_that_is_no_task_is_dead_alone<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, ()>(scene).max_retries(5);
+fn a_payload_that_is_no_task_is_dead_alone<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness).max_retries(5);
     for (n, handler) in both::<F, _, _, _>(&task, |_| Ok::<_, Undo>(())).into_iter().enumerate() {
-        scene.queue().put_many(&[json!(null), json!({ "functions": 1 }), json!([])]).unwrap();
+        harness.queue().put_many(&[json!(null), json!({ "functions": 1 }), json!([])]).unwrap();
         task.call(&()).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.done, report.dead), (1, 3));
-        assert_eq!(scene.counts().dead, 3 * (n as u64 + 1));
+        assert_eq!(harness.counts().dead, 3 * (n as u64 + 1));
     }
 }
 
-fn arguments_of_another_shape_are_dead_alone<F: Fixture>(scene: &Scene<F>) {
-    let (numbers, texts) = (task::<F, u8>(scene).max_retries(5), task::<F, String>(scene));
+fn arguments_of_another_shape_are_dead_alone<F: Fixture>(harness: &Harness<F>) {
+    let (numbers, texts) = (task::<F, u8>(harness).max_retries(5), task::<F, String>(harness));
     for handler in both::<F, _, _, _>(&numbers, |_| Ok::<_, Undo>(())) {
         texts.call(&"a secret".to_owned()).unwrap();
         numbers.call(&1).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.done, report.dead), (1, 1));
     }
-    let dead = scene.archived(EndedAs::Dead);
+    let dead = harness.archived(EndedAs::Dead);
     assert!(dead.iter().all(|dead| !dead.error.as_ref().unwrap().contains("secret")));
 }
 
-fn a_handler_can_ask_for_a_retry_until_none_is_left<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, u8>(scene).max_retries(1).backoff(Backoff::fixed(10 * PATIENCE));
+fn a_handler_can_ask_for_a_retry_until_none_is_left<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u8>(harness).max_retries(1).backoff(Backoff::fixed(10 * TIMEOUT));
     for handler in both::<F, _, _, _>(&task, |_| Ok::<_, Undo>(Outcome::retry(Duration::ZERO, "busy"))) {
         task.call(&1).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.failed, report.dead), (2, 1), "its own delay holds, and the retries are counted");
     }
-    let dead = scene.archived(EndedAs::Dead);
+    let dead = harness.archived(EndedAs::Dead);
     assert!(dead.iter().all(|dead| dead.error.as_deref() == Some("busy") && dead.attempt == 2));
 }
 
-fn a_handler_can_end_its_job_in_any_way<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, u8>(scene).max_retries(5);
-    let eat = |job: crate::Job<u8>| {
+fn a_handler_can_end_its_job_in_any_way<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u8>(harness).max_retries(5);
+    let eat = |job: pq_core::Job<u8>| {
         Ok::<_, Undo>(match job.data {
             0 => Outcome::Complete,
             1 => Outcome::result(&json!({ "z": 1 })).unwrap(),
-            2 => Outcome::snooze(10 * PATIENCE),
+            2 => Outcome::snooze(10 * TIMEOUT),
             3 => Outcome::dead("for good"),
             _ => Outcome::cancel("not wanted"),
         })
     };
     for handler in both::<F, _, _, _>(&task, eat) {
         task.call_many(&[0, 1, 2, 3, 4]).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.done, report.snoozed, report.dead, report.cancelled), (2, 1, 1, 1));
     }
-    let counts = scene.counts();
+    let counts = harness.counts();
     assert_eq!((counts.done, counts.dead, counts.cancelled, counts.scheduled), (2, 2, 2, 2));
     assert!(
-        scene
+        harness
             .archived(EndedAs::Done)
             .iter()
             .all(|done| done.result.as_ref().unwrap().as_str() == "{\"z\":1}")
     );
 }
 
-fn a_handler_that_takes_too_long_has_failed<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, ()>(scene).timeout(Duration::from_millis(20));
+fn a_handler_that_takes_too_long_has_failed<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness).timeout(Duration::from_millis(20));
     let told = Seen::new();
     let note = told.clone();
     let leased = task.leased(move |context, _| {
@@ -355,30 +356,34 @@ fn a_handler_that_takes_too_long_has_failed<F: Fixture>(scene: &Scene<F>) {
     });
     for handler in [leased, transactional] {
         task.call(&()).unwrap();
-        let report = work(scene, handler);
+        let report = work(harness, handler);
         assert_eq!((report.done, report.dead), (0, 1));
     }
     assert_eq!(told.all(), [(true, false)]);
     assert!(
-        scene.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_ref().unwrap().contains("longer than"))
+        harness.archived(EndedAs::Dead).iter().all(|dead| dead
+            .error
+            .as_ref()
+            .unwrap()
+            .contains("longer than"))
     );
 }
 
-fn a_job_that_kills_its_worker_each_time_is_given_up<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, ()>(scene).max_retries(1);
+fn a_job_that_kills_its_worker_each_time_is_given_up<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness).max_retries(1);
     task.call(&()).unwrap();
     for _ in 0..2 {
-        assert_eq!(scene.lease(1, Duration::ZERO).len(), 1);
-        scene.maintain();
+        assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
+        harness.maintain();
     }
     let handler = task.leased(|_, _| -> Result<(), Undo> { panic!("it was begun once too often") });
-    let report = work(scene, handler);
-    assert_eq!((report.dead, scene.counts().dead), (1, 1));
-    assert!(scene.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("2 attempts"));
+    let report = work(harness, handler);
+    assert_eq!((report.dead, harness.counts().dead), (1, 1));
+    assert!(harness.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("2 attempts"));
 }
 
-fn a_plain_queue_can_be_worked<F: Fixture>(scene: &Scene<F>) {
-    let numbers = scene.named::<u32>("apples");
+fn a_plain_queue_can_be_worked<F: Fixture>(harness: &Harness<F>) {
+    let numbers = harness.named::<u32>("apples");
     let seen = Seen::new();
     let (one, other) = (seen.clone(), seen.clone());
     let transactional = numbers.transactional(move |_, job| {
@@ -391,15 +396,15 @@ fn a_plain_queue_can_be_worked<F: Fixture>(scene: &Scene<F>) {
     });
     for handler in [transactional, leased.max_retries(1).backoff(Backoff::fixed(Duration::ZERO))] {
         numbers.put_many(&[1, 2, 3]).unwrap();
-        scene.put("not a number");
-        let report = work(scene, handler);
+        harness.put("not a number");
+        let report = work(harness, handler);
         assert_eq!((report.done, report.dead), (2, 2));
     }
     assert_eq!(seen.all().iter().filter(|data| **data == 2).count(), 3);
 }
 
-fn a_handler_can_put_jobs<F: Fixture>(scene: &Scene<F>) {
-    let task = task::<F, u8>(scene);
+fn a_handler_can_put_jobs<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u8>(harness);
     let (again, other) = (task.clone(), task.clone());
     let transactional = task.transactional(move |conn: &mut Conn<F>, job| match job.data {
         0 => Ok(()),
@@ -411,6 +416,6 @@ fn a_handler_can_put_jobs<F: Fixture>(scene: &Scene<F>) {
     });
     for handler in [transactional, leased] {
         task.call(&5).unwrap();
-        assert_eq!(work(scene, handler).done, 6);
+        assert_eq!(work(harness, handler).done, 6);
     }
 }

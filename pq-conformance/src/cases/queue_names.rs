@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::scene::{PATIENCE, Scene};
-use super::{Fixture, cases};
-use crate::{QueueName, Wait};
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, TIMEOUT};
+use pq_core::{QueueName, Wait};
 
 cases![
     any_name_can_be_put_to_waited_on_and_got_from,
@@ -30,36 +31,36 @@ fn names() -> Vec<String> {
     plain.into_iter().map(str::to_owned).chain(long).collect()
 }
 
-fn any_name_can_be_put_to_waited_on_and_got_from<F: Fixture>(scene: &Scene<F>) {
+fn any_name_can_be_put_to_waited_on_and_got_from<F: Fixture>(harness: &Harness<F>) {
     for name in names() {
-        let queue = scene.named(&name);
+        let queue = harness.named(&name);
         std::thread::scope(|threads| {
-            let waiter = threads.spawn(|| queue.get(Wait::For(2 * PATIENCE)).unwrap().map(|job| job.data));
+            let waiter = threads.spawn(|| queue.get(Wait::For(2 * TIMEOUT)).unwrap().map(|job| job.data));
             let put = Instant::now();
             queue.put(&json!(name)).unwrap();
             assert_eq!(waiter.join().unwrap(), Some(json!(name)), "a waiter on {name:?}");
             assert!(
-                put.elapsed() < PATIENCE,
+                put.elapsed() < TIMEOUT,
                 "a waiter on {name:?} was not woken, it looked again at its end"
             );
         });
-        queue.on(&mut scene.connect()).put(&json!(name)).unwrap();
+        queue.on(&mut harness.connect()).put(&json!(name)).unwrap();
         assert_eq!(queue.counts().unwrap().ready, 1);
         assert_eq!(queue.clear().unwrap(), 1);
     }
 }
 
-fn names_that_begin_alike_are_different_queues<F: Fixture>(scene: &Scene<F>) {
+fn names_that_begin_alike_are_different_queues<F: Fixture>(harness: &Harness<F>) {
     let (one, two) = (format!("{}1", "x".repeat(63)), format!("{}2", "x".repeat(63)));
-    scene.named(&one).put(&json!(1)).unwrap();
-    assert!(scene.named::<u8>(&two).get(Wait::No).unwrap().is_none());
-    assert!(scene.named::<u8>(&one.to_uppercase()).get(Wait::No).unwrap().is_none());
-    assert_eq!(scene.named::<u8>(&one).get(Wait::No).unwrap().map(|job| job.data), Some(1));
+    harness.named(&one).put(&json!(1)).unwrap();
+    assert!(harness.named::<u8>(&two).get(Wait::No).unwrap().is_none());
+    assert!(harness.named::<u8>(&one.to_uppercase()).get(Wait::No).unwrap().is_none());
+    assert_eq!(harness.named::<u8>(&one).get(Wait::No).unwrap().map(|job| job.data), Some(1));
 }
 
-fn a_name_that_cannot_be_is_refused_with_the_reason<F: Fixture>(scene: &Scene<F>) {
+fn a_name_that_cannot_be_is_refused_with_the_reason<F: Fixture>(harness: &Harness<F>) {
     for (name, reason) in [("", "empty"), ("a\0b", "NUL"), (&*"x".repeat(1025), "1025 bytes")] {
-        let refused = scene.pq.queue::<u8>(name).err().unwrap();
+        let refused = harness.pq.queue::<u8>(name).err().unwrap();
         assert!(refused.to_string().contains(reason), "{refused}");
     }
 }

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::scene::{Scene, Undo, undo};
-use super::{Fixture, cases};
-use crate::{Queue, Store, Wait};
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, Undo, undo};
+use pq_core::{Queue, Store, Wait};
 
 cases![
     a_committed_get_is_gone_and_what_was_put_beside_it_is_there,
@@ -21,22 +22,22 @@ cases![
     a_rollback_takes_what_is_behind_a_mark_with_it,
 ];
 
-fn a_committed_get_is_gone_and_what_was_put_beside_it_is_there<F: Fixture>(scene: &Scene<F>) {
-    scene.put("order");
-    let queue = scene.queue();
-    scene
+fn a_committed_get_is_gone_and_what_was_put_beside_it_is_there<F: Fixture>(harness: &Harness<F>) {
+    harness.put("order");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             queue.on(conn).get()?;
             queue.on(conn).put(&json!("parcel"))?;
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("parcel")]);
+    assert_eq!(harness.drain(), [json!("parcel")]);
 }
 
-fn nested_transactions_roll_back_alone<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
-    scene
+fn nested_transactions_roll_back_alone<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             queue.on(conn).put(&json!("outer"))?;
             let inner = queue.on(conn).transaction(|conn| {
@@ -48,27 +49,31 @@ fn nested_transactions_roll_back_alone<F: Fixture>(scene: &Scene<F>) {
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("outer"), json!("kept")]);
+    assert_eq!(harness.drain(), [json!("outer"), json!("kept")]);
 }
 
-fn nested_transactions_roll_back_at_any_depth<F: Fixture>(scene: &Scene<F>) {
-    fn down<F: Fixture>(scene: &Scene<F>, conn: &mut super::scene::Conn<F>, depth: u32) -> Result<(), Undo> {
-        scene.queue().on(conn).put(&json!(depth))?;
+fn nested_transactions_roll_back_at_any_depth<F: Fixture>(harness: &Harness<F>) {
+    fn down<F: Fixture>(
+        harness: &Harness<F>,
+        conn: &mut crate::harness::Conn<F>,
+        depth: u32,
+    ) -> Result<(), Undo> {
+        harness.queue().on(conn).put(&json!(depth))?;
         if depth == 5 {
             return undo();
         }
-        let deeper = scene.nested(conn, |conn| down(scene, conn, depth + 1));
+        let deeper = harness.nested(conn, |conn| down(harness, conn, depth + 1));
         // Levels 4 and 5 fail; level 3 goes on without them.
         if depth == 3 { Ok(()) } else { deeper }
     }
-    scene.transaction(|conn| down(scene, conn, 0)).unwrap();
-    assert_eq!(scene.drain(), [0, 1, 2, 3].map(|n| json!(n)));
+    harness.transaction(|conn| down(harness, conn, 0)).unwrap();
+    assert_eq!(harness.drain(), [0, 1, 2, 3].map(|n| json!(n)));
 }
 
-fn the_outer_rollback_takes_the_inner_commit_with_it<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
-    let outer = scene.transaction(|conn| {
+fn the_outer_rollback_takes_the_inner_commit_with_it<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
+    let outer = harness.transaction(|conn| {
         queue.on(conn).transaction(|conn| {
             queue.on(conn).get()?;
             Ok::<_, Undo>(queue.on(conn).put(&json!("b"))?)
@@ -76,13 +81,15 @@ fn the_outer_rollback_takes_the_inner_commit_with_it<F: Fixture>(scene: &Scene<F
         undo::<()>()
     });
     assert!(outer.is_err());
-    assert_eq!(scene.drain(), [json!("a")]);
+    assert_eq!(harness.drain(), [json!("a")]);
 }
 
-fn a_job_got_in_a_nested_rollback_can_be_got_again_by_the_outer_transaction<F: Fixture>(scene: &Scene<F>) {
-    let id = scene.put("a");
-    let queue = scene.queue();
-    scene
+fn a_job_got_in_a_nested_rollback_can_be_got_again_by_the_outer_transaction<F: Fixture>(
+    harness: &Harness<F>,
+) {
+    let id = harness.put("a");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             let inner = queue.on(conn).transaction(|conn| {
                 queue.on(conn).get()?;
@@ -93,38 +100,38 @@ fn a_job_got_in_a_nested_rollback_can_be_got_again_by_the_outer_transaction<F: F
             Ok(())
         })
         .unwrap();
-    assert!(scene.get().is_none());
+    assert!(harness.get().is_none());
 }
 
-fn get_with_completes_the_job_with_its_writes<F: Fixture>(scene: &Scene<F>) {
-    scene.put(20);
-    let (queue, results): (_, Queue<_, Value>) = (scene.queue(), scene.named("results"));
+fn get_with_completes_the_job_with_its_writes<F: Fixture>(harness: &Harness<F>) {
+    harness.put(20);
+    let (queue, results): (_, Queue<_, Value>) = (harness.queue(), harness.named("results"));
     let done = queue.get_with(Wait::No, |conn, job| {
         results.on(conn).put(&json!(job.data.as_i64().unwrap_or_default() + 1))?;
         Ok::<_, Undo>("done")
     });
     assert_eq!(done.unwrap(), Some("done"));
-    assert!(scene.get().is_none());
+    assert!(harness.get().is_none());
     assert_eq!(results.get(Wait::No).unwrap().map(|job| job.data), Some(json!(21)));
 }
 
-fn get_with_puts_the_job_back_where_the_work_fails<F: Fixture>(scene: &Scene<F>) {
-    let id = scene.put("a");
-    let (queue, results): (_, Queue<_, Value>) = (scene.queue(), scene.named("results"));
+fn get_with_puts_the_job_back_where_the_work_fails<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.put("a");
+    let (queue, results): (_, Queue<_, Value>) = (harness.queue(), harness.named("results"));
     let failed = queue.get_with(Wait::Forever, |conn, _| {
         results.on(conn).put(&json!("half written"))?;
         undo::<()>()
     });
     assert!(failed.is_err_and(|why| why.0 == "on purpose"), "the error is the work's own");
-    assert_eq!(scene.get().map(|job| job.id), Some(id));
+    assert_eq!(harness.get().map(|job| job.id), Some(id));
     assert!(results.get(Wait::No).unwrap().is_none());
 }
 
-fn get_many_with_takes_many_in_one_transaction<F: Fixture>(scene: &Scene<F>) {
+fn get_many_with_takes_many_in_one_transaction<F: Fixture>(harness: &Harness<F>) {
     for n in 0..5 {
-        scene.put(n);
+        harness.put(n);
     }
-    let queue = scene.queue();
+    let queue = harness.queue();
     let failed = queue.get_many_with(3, Wait::No, |_, jobs| {
         assert_eq!(jobs.len(), 3);
         undo::<()>()
@@ -136,9 +143,9 @@ fn get_many_with_takes_many_in_one_transaction<F: Fixture>(scene: &Scene<F>) {
     assert_eq!(sum.unwrap(), Some(10));
 }
 
-fn failures_in_a_batch_roll_back_their_own_writes_only<F: Fixture>(scene: &Scene<F>) {
-    let ids: Vec<_> = (0..6).map(|n| scene.put(n)).collect();
-    let (queue, results): (_, Queue<_, Value>) = (scene.queue(), scene.named("results"));
+fn failures_in_a_batch_roll_back_their_own_writes_only<F: Fixture>(harness: &Harness<F>) {
+    let ids: Vec<_> = (0..6).map(|n| harness.put(n)).collect();
+    let (queue, results): (_, Queue<_, Value>) = (harness.queue(), harness.named("results"));
     let done = queue
         .get_each_with(10, Wait::No, |conn, job| {
             results.on(conn).put(&job.data)?;
@@ -147,28 +154,28 @@ fn failures_in_a_batch_roll_back_their_own_writes_only<F: Fixture>(scene: &Scene
         .unwrap();
     let failed: Vec<_> = done.iter().filter(|(_, done)| done.is_err()).map(|(id, _)| *id).collect();
     assert_eq!((done.len(), failed), (6, vec![ids[2], ids[3], ids[5]]));
-    assert_eq!(scene.drain(), [2, 3, 5].map(Value::from), "the failed jobs are back");
+    assert_eq!(harness.drain(), [2, 3, 5].map(Value::from), "the failed jobs are back");
     let written = results.get_many(10, Wait::No).unwrap().into_iter().map(|job| job.data);
     assert_eq!(written.collect::<Vec<_>>(), [0, 1, 4].map(Value::from));
 }
 
-fn a_connection_can_be_used_again_after_a_rollback<F: Fixture>(scene: &Scene<F>) {
-    let (queue, mut conn) = (scene.queue(), scene.connect());
+fn a_connection_can_be_used_again_after_a_rollback<F: Fixture>(harness: &Harness<F>) {
+    let (queue, mut conn) = (harness.queue(), harness.connect());
     for n in 0..10 {
-        let rolled_back = scene.nested(&mut conn, |conn| {
+        let rolled_back = harness.nested(&mut conn, |conn| {
             queue.on(conn).put(&json!(n))?;
             undo::<()>()
         });
         assert!(rolled_back.is_err());
         queue.on(&mut conn).put(&json!(n)).unwrap();
     }
-    assert_eq!(scene.drain().len(), 10);
+    assert_eq!(harness.drain().len(), 10);
 }
 
-fn what_was_done_since_a_mark_is_undone_alone<F: Fixture>(scene: &Scene<F>) {
-    let (queue, store) = (scene.queue(), scene.pq.store());
-    scene.put("taken");
-    scene
+fn what_was_done_since_a_mark_is_undone_alone<F: Fixture>(harness: &Harness<F>) {
+    let (queue, store) = (harness.queue(), harness.pq.store());
+    harness.put("taken");
+    harness
         .transaction(|conn| {
             queue.on(conn).put(&json!("before"))?;
             let first = store.savepoint(conn, None)?;
@@ -187,12 +194,12 @@ fn what_was_done_since_a_mark_is_undone_alone<F: Fixture>(scene: &Scene<F>) {
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.drain(), ["taken", "before", "between", "after"].map(Value::from));
+    assert_eq!(harness.drain(), ["taken", "before", "between", "after"].map(Value::from));
 }
 
-fn a_rollback_takes_what_is_behind_a_mark_with_it<F: Fixture>(scene: &Scene<F>) {
-    let (queue, store) = (scene.queue(), scene.pq.store());
-    let rolled_back = scene.transaction(|conn| {
+fn a_rollback_takes_what_is_behind_a_mark_with_it<F: Fixture>(harness: &Harness<F>) {
+    let (queue, store) = (harness.queue(), harness.pq.store());
+    let rolled_back = harness.transaction(|conn| {
         let mark = store.savepoint(conn, None)?;
         queue.on(conn).put(&json!("a"))?;
         store.savepoint(conn, Some(mark))?;
@@ -200,5 +207,5 @@ fn a_rollback_takes_what_is_behind_a_mark_with_it<F: Fixture>(scene: &Scene<F>) 
         undo::<()>()
     });
     assert!(rolled_back.is_err());
-    assert!(scene.drain().is_empty());
+    assert!(harness.drain().is_empty());
 }

@@ -5,9 +5,10 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::scene::{Error, PATIENCE, Scene, undo};
-use super::{Fixture, cases};
-use crate::{EndedAs, PayloadLimits, PutOptions};
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Access, Error, Harness, TIMEOUT, undo};
+use pq_core::{EndedAs, PayloadLimits, PutOptions};
 
 cases![
     all_that_an_iterator_gives_is_put_in_its_order,
@@ -30,29 +31,29 @@ fn numbers(count: usize) -> impl Iterator<Item = Value> {
     (0..count).map(|n| json!({ "n": n }))
 }
 
-fn put_all<F: Fixture>(scene: &Scene<F>, jobs: impl Iterator<Item = Value>) -> Result<u64, Error<F>> {
-    match scene.access {
-        super::Access::Own => scene.queue().put_all(jobs),
-        super::Access::Callers => scene.queue().on(&mut scene.connect()).put_all(jobs),
+fn put_all<F: Fixture>(harness: &Harness<F>, jobs: impl Iterator<Item = Value>) -> Result<u64, Error<F>> {
+    match harness.access {
+        Access::Own => harness.queue().put_all(jobs),
+        Access::Callers => harness.queue().on(&mut harness.connect()).put_all(jobs),
     }
 }
 
-fn taken<F: Fixture>(scene: &Scene<F>) -> Vec<Value> {
-    scene.get_many(2 * MANY).into_iter().map(|job| job.data).collect()
+fn taken<F: Fixture>(harness: &Harness<F>) -> Vec<Value> {
+    harness.get_many(2 * MANY).into_iter().map(|job| job.data).collect()
 }
 
-fn all_that_an_iterator_gives_is_put_in_its_order<F: Fixture>(scene: &Scene<F>) {
+fn all_that_an_iterator_gives_is_put_in_its_order<F: Fixture>(harness: &Harness<F>) {
     let mut awkward =
         vec![json!("\\.\t\n\r\0 \u{7f} \\N ж 🍎"), json!(null), json!(""), json!("x".repeat(200_000))];
     awkward.extend(numbers(MANY));
     let given = awkward.clone();
-    assert_eq!(put_all(scene, given.into_iter()).unwrap(), awkward.len() as u64);
-    assert_eq!(taken(scene), awkward);
+    assert_eq!(put_all(harness, given.into_iter()).unwrap(), awkward.len() as u64);
+    assert_eq!(taken(harness), awkward);
 }
 
-fn an_empty_iterator_puts_nothing<F: Fixture>(scene: &Scene<F>) {
-    assert_eq!(put_all(scene, numbers(0)).unwrap(), 0);
-    assert_eq!(scene.counts().live(), 0);
+fn an_empty_iterator_puts_nothing<F: Fixture>(harness: &Harness<F>) {
+    assert_eq!(put_all(harness, numbers(0)).unwrap(), 0);
+    assert_eq!(harness.counts().live(), 0);
 }
 
 /// Options that differ, of which one job is not due.
@@ -68,85 +69,85 @@ fn various() -> [PutOptions; 6] {
     ]
 }
 
-fn assert_various<F: Fixture>(scene: &Scene<F>, scheduled: u64) {
-    let counts = scene.counts();
+fn assert_various<F: Fixture>(harness: &Harness<F>, scheduled: u64) {
+    let counts = harness.counts();
     assert_eq!((counts.ready, counts.scheduled), (5, scheduled));
-    let jobs = scene.get_many(100);
+    let jobs = harness.get_many(100);
     let order: Vec<_> = jobs.iter().map(|job| job.data["n"].as_u64().unwrap()).collect();
     assert_eq!(order, [4, 3, 0, 5, 1]);
     let due = chrono::DateTime::parse_from_rfc3339("2001-02-03T02:05:06.123456Z").unwrap().to_utc();
     assert_eq!((jobs[1].schedule_at, jobs[1].expected_at), (Some(due), Some(due)));
     assert_eq!((jobs[0].priority, jobs[4].priority), (i32::MAX, -7));
-    assert_eq!(jobs[3].serialization_key.as_ref().map(crate::Key::as_str), Some("a key"));
+    assert_eq!(jobs[3].serialization_key.as_ref().map(pq_core::Key::as_str), Some("a key"));
     let delay = jobs[0].expected_at.unwrap() - jobs[0].enqueued_at;
     assert!((delay - chrono::TimeDelta::hours(1)).abs() < chrono::TimeDelta::minutes(10), "{delay}");
 }
 
-fn each_job_of_a_bulk_put_keeps_its_own_options<F: Fixture>(scene: &Scene<F>) {
+fn each_job_of_a_bulk_put_keeps_its_own_options<F: Fixture>(harness: &Harness<F>) {
     let jobs = || numbers(6).zip(various());
-    let put = match scene.access {
-        super::Access::Own => scene.queue().put_all_with(jobs()),
-        super::Access::Callers => scene.queue().on(&mut scene.connect()).put_all_with(jobs()),
+    let put = match harness.access {
+        Access::Own => harness.queue().put_all_with(jobs()),
+        Access::Callers => harness.queue().on(&mut harness.connect()).put_all_with(jobs()),
     };
     assert_eq!(put.unwrap(), 6);
-    assert_various(scene, 1);
+    assert_various(harness, 1);
 }
 
-fn each_job_of_a_large_batch_keeps_its_own_options_and_its_id<F: Fixture>(scene: &Scene<F>) {
+fn each_job_of_a_large_batch_keeps_its_own_options_and_its_id<F: Fixture>(harness: &Harness<F>) {
     let data: Vec<_> = numbers(MANY).collect();
     let later = PutOptions::new().schedule_at("1d");
     let options = various();
     let jobs = data.iter().enumerate().map(|(n, data)| (data, options.get(n).unwrap_or(&later)));
-    let put = match scene.access {
-        super::Access::Own => scene.queue().put_many_with(jobs),
-        super::Access::Callers => scene.queue().on(&mut scene.connect()).put_many_with(jobs),
+    let put = match harness.access {
+        Access::Own => harness.queue().put_many_with(jobs),
+        Access::Callers => harness.queue().on(&mut harness.connect()).put_many_with(jobs),
     };
     let put = put.unwrap();
     assert_eq!(put.len(), MANY);
     for n in [6, MANY - 1] {
-        scene.queue().cancel(put[n].id).unwrap();
-        assert_eq!(scene.archived(EndedAs::Cancelled)[0].payload.as_str(), data[n].to_string());
+        harness.queue().cancel(put[n].id).unwrap();
+        assert_eq!(harness.archived(EndedAs::Cancelled)[0].payload.as_str(), data[n].to_string());
     }
-    assert_various(scene, MANY as u64 - 7);
+    assert_various(harness, MANY as u64 - 7);
 }
 
-fn a_large_batch_has_ascending_ids_behind_what_was_there<F: Fixture>(scene: &Scene<F>) {
-    let first = scene.put(0);
+fn a_large_batch_has_ascending_ids_behind_what_was_there<F: Fixture>(harness: &Harness<F>) {
+    let first = harness.put(0);
     let data: Vec<_> = numbers(MANY).collect();
-    let ids = scene.transaction(|conn| Ok(scene.queue().on(conn).put_many(&data)?)).unwrap();
+    let ids = harness.transaction(|conn| Ok(harness.queue().on(conn).put_many(&data)?)).unwrap();
     assert!(first < ids[0] && ids.is_sorted_by(|a, b| a < b));
-    let last = scene.put(1);
+    let last = harness.put(1);
     assert!(ids[MANY - 1] < last);
-    let got: Vec<_> = scene.get_many(2 * MANY).iter().map(|job| (job.id, job.data.clone())).collect();
+    let got: Vec<_> = harness.get_many(2 * MANY).iter().map(|job| (job.id, job.data.clone())).collect();
     assert_eq!(got[1..=MANY], ids.into_iter().zip(data).collect::<Vec<_>>());
 }
 
-fn a_rolled_back_bulk_put_is_never_seen<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
+fn a_rolled_back_bulk_put_is_never_seen<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
     let data: Vec<_> = numbers(MANY).collect();
-    let rolled_back = scene.transaction(|conn| {
+    let rolled_back = harness.transaction(|conn| {
         assert_eq!(queue.on(conn).put_all(numbers(MANY))?, MANY as u64);
         queue.on(conn).put_many(&data)?;
         assert_eq!(queue.on(conn).counts()?.ready, 2 * MANY as u64);
-        assert_eq!(queue.on(&mut scene.connect()).counts()?.live(), 0, "others see what is not committed");
+        assert_eq!(queue.on(&mut harness.connect()).counts()?.live(), 0, "others see what is not committed");
         undo::<()>()
     });
     assert!(rolled_back.is_err());
-    assert_eq!(scene.counts().live(), 0);
+    assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_job_that_cannot_be_put_leaves_nothing_and_its_transaction_goes_on<F: Fixture>(scene: &Scene<F>) {
+fn a_job_that_cannot_be_put_leaves_nothing_and_its_transaction_goes_on<F: Fixture>(harness: &Harness<F>) {
     let limits = PayloadLimits { max_bytes: 100, ..PayloadLimits::default() };
-    let queue = scene.pq.clone().with_limits(limits).queue::<Value>("apples").unwrap();
+    let queue = harness.pq.clone().with_limits(limits).queue::<Value>("apples").unwrap();
     let bad = || numbers(MANY).chain([json!("x".repeat(200))]).chain(numbers(1));
     let too_large = |refused: Result<u64, Error<F>>| {
         let error = refused.unwrap_err();
-        let error = scene.fixture.core_error(&error);
-        assert!(matches!(error, Some(crate::Error::PayloadTooLarge { bytes: 202, .. })), "{error:?}");
+        let error = harness.fixture.core_error(&error);
+        assert!(matches!(error, Some(pq_core::Error::PayloadTooLarge { bytes: 202, .. })), "{error:?}");
     };
     too_large(queue.put_all(bad()));
-    assert_eq!(scene.counts().live(), 0);
-    scene
+    assert_eq!(harness.counts().live(), 0);
+    harness
         .transaction(|conn| {
             queue.on(conn).put(&json!("before"))?;
             too_large(queue.on(conn).put_all(bad()));
@@ -154,13 +155,13 @@ fn a_job_that_cannot_be_put_leaves_nothing_and_its_transaction_goes_on<F: Fixtur
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("before"), json!("after")]);
+    assert_eq!(harness.drain(), [json!("before"), json!("after")]);
 }
 
-fn a_panic_of_the_iterator_leaves_nothing_and_its_transaction_goes_on<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
+fn a_panic_of_the_iterator_leaves_nothing_and_its_transaction_goes_on<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
     let bad = || numbers(MANY).chain(std::iter::from_fn(|| panic!("on purpose")));
-    scene
+    harness
         .transaction(|conn| {
             queue.on(conn).put(&json!("before"))?;
             let panicked = catch_unwind(AssertUnwindSafe(|| queue.on(conn).put_all(bad())));
@@ -170,23 +171,23 @@ fn a_panic_of_the_iterator_leaves_nothing_and_its_transaction_goes_on<F: Fixture
         })
         .unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| queue.put_all(bad()))).is_err());
-    assert_eq!(scene.drain(), [json!("before"), json!("after")]);
+    assert_eq!(harness.drain(), [json!("before"), json!("after")]);
 }
 
-fn a_bulk_put_takes_no_unique_keys<F: Fixture>(scene: &Scene<F>) {
+fn a_bulk_put_takes_no_unique_keys<F: Fixture>(harness: &Harness<F>) {
     let jobs = numbers(2).zip([PutOptions::new(), PutOptions::new().unique("only")]);
-    let refused = scene.queue().put_all_with(jobs).unwrap_err();
-    assert!(matches!(scene.fixture.core_error(&refused), Some(crate::Error::UniqueKey)), "{refused}");
-    assert_eq!(scene.counts().live(), 0);
+    let refused = harness.queue().put_all_with(jobs).unwrap_err();
+    assert!(matches!(harness.fixture.core_error(&refused), Some(pq_core::Error::UniqueKey)), "{refused}");
+    assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_bulk_put_wakes_its_waiters_at_the_commit<F: Fixture>(scene: &Scene<F>) {
+fn a_bulk_put_wakes_its_waiters_at_the_commit<F: Fixture>(harness: &Harness<F>) {
     let data: Vec<_> = numbers(MANY).collect();
     for all in [true, false] {
         thread::scope(|threads| {
-            let sleeper = scene.sleeper(threads);
-            let put = scene.transaction(|conn| {
-                let queue = scene.queue();
+            let sleeper = harness.sleeper(threads);
+            let put = harness.transaction(|conn| {
+                let queue = harness.queue();
                 if all {
                     queue.on(conn).put_all(&data).map(drop)?
                 } else {
@@ -196,26 +197,26 @@ fn a_bulk_put_wakes_its_waiters_at_the_commit<F: Fixture>(scene: &Scene<F>) {
                 Ok(())
             });
             put.unwrap();
-            assert_eq!(sleeper.recv_timeout(PATIENCE), Ok(Some(json!({ "n": 0 }))));
+            assert_eq!(sleeper.recv_timeout(TIMEOUT), Ok(Some(json!({ "n": 0 }))));
         });
-        assert_eq!(scene.clear(), MANY as u64 - 1);
+        assert_eq!(harness.clear(), MANY as u64 - 1);
         thread::scope(|threads| {
-            let sleeper = scene.sleeper(threads);
+            let sleeper = harness.sleeper(threads);
             if all {
-                put_all(scene, numbers(MANY)).unwrap();
+                put_all(harness, numbers(MANY)).unwrap();
             } else {
-                scene.queue().put_many(&data).unwrap();
+                harness.queue().put_many(&data).unwrap();
             }
-            assert_eq!(sleeper.recv_timeout(PATIENCE), Ok(Some(json!({ "n": 0 }))));
+            assert_eq!(sleeper.recv_timeout(TIMEOUT), Ok(Some(json!({ "n": 0 }))));
         });
-        assert_eq!(scene.clear(), MANY as u64 - 1);
+        assert_eq!(harness.clear(), MANY as u64 - 1);
     }
 }
 
-fn the_iterator_may_put_elsewhere<F: Fixture>(scene: &Scene<F>) {
-    let pears = scene.named::<Value>("pears");
-    let mut conn = scene.connect();
+fn the_iterator_may_put_elsewhere<F: Fixture>(harness: &Harness<F>) {
+    let pears = harness.named::<Value>("pears");
+    let mut conn = harness.connect();
     let jobs = numbers(3).inspect(|_| assert_eq!(pears.on(&mut conn).put_all(numbers(2)).unwrap(), 2));
-    assert_eq!(scene.queue().on(&mut scene.connect()).put_all(jobs).unwrap(), 3);
-    assert_eq!((scene.counts().ready, pears.counts().unwrap().ready), (3, 6));
+    assert_eq!(harness.queue().on(&mut harness.connect()).put_all(jobs).unwrap(), 3);
+    assert_eq!((harness.counts().ready, pears.counts().unwrap().ready), (3, 6));
 }

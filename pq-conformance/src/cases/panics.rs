@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use serde_json::json;
 
-use super::scene::{Scene, Undo};
-use super::{Fixture, cases};
-use crate::Wait;
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, Undo};
+use pq_core::Wait;
 
 cases![
     a_panic_in_a_transaction_gives_the_job_back_and_goes_on,
@@ -21,12 +22,12 @@ fn panics() -> ! {
     resume_unwind(Box::new("on purpose"))
 }
 
-fn a_panic_in_a_transaction_gives_the_job_back_and_goes_on<F: Fixture>(scene: &Scene<F>) {
-    let id = scene.put("a");
-    let queue = scene.queue();
-    let mut conn = scene.connect();
+fn a_panic_in_a_transaction_gives_the_job_back_and_goes_on<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.put("a");
+    let queue = harness.queue();
+    let mut conn = harness.connect();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        scene.nested(&mut conn, |conn| -> Result<(), Undo> {
+        harness.nested(&mut conn, |conn| -> Result<(), Undo> {
             queue.on(conn).get()?;
             panics()
         })
@@ -34,33 +35,33 @@ fn a_panic_in_a_transaction_gives_the_job_back_and_goes_on<F: Fixture>(scene: &S
     assert!(panicked.is_err_and(|panic| panic.downcast_ref() == Some(&"on purpose")));
     // The very connection is outside of any transaction, and the job is there for others.
     queue.on(&mut conn).put(&json!("b")).unwrap();
-    assert_eq!(scene.get().map(|job| job.id), Some(id));
-    assert_eq!(scene.get().map(|job| job.data), Some(json!("b")));
+    assert_eq!(harness.get().map(|job| job.id), Some(id));
+    assert_eq!(harness.get().map(|job| job.data), Some(json!("b")));
 }
 
-fn a_panic_in_a_nested_transaction_rolls_back_all_of_it<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
+fn a_panic_in_a_nested_transaction_rolls_back_all_of_it<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        scene.transaction(|conn| {
+        harness.transaction(|conn| {
             queue.on(conn).get()?;
-            scene.nested(conn, |conn| -> Result<(), Undo> {
+            harness.nested(conn, |conn| -> Result<(), Undo> {
                 queue.on(conn).put(&json!("b"))?;
                 panics()
             })
         })
     }));
     assert!(panicked.is_err());
-    assert_eq!(scene.drain(), [json!("a")]);
+    assert_eq!(harness.drain(), [json!("a")]);
 }
 
-fn a_caught_panic_in_a_nested_transaction_leaves_the_outer_one_whole<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
-    scene
+fn a_caught_panic_in_a_nested_transaction_leaves_the_outer_one_whole<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             queue.on(conn).put(&json!("outer"))?;
             let inner = catch_unwind(AssertUnwindSafe(|| {
-                scene.nested(conn, |conn| -> Result<(), Undo> {
+                harness.nested(conn, |conn| -> Result<(), Undo> {
                     queue.on(conn).put(&json!("inner"))?;
                     panics()
                 })
@@ -70,21 +71,21 @@ fn a_caught_panic_in_a_nested_transaction_leaves_the_outer_one_whole<F: Fixture>
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("outer"), json!("after")]);
+    assert_eq!(harness.drain(), [json!("outer"), json!("after")]);
 }
 
-fn a_panic_in_get_with_gives_the_job_back<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
+fn a_panic_in_get_with_gives_the_job_back<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         queue.get_with(Wait::Forever, |_, _| -> Result<(), Undo> { panics() })
     }));
     assert!(panicked.is_err());
-    assert_eq!(scene.drain(), [json!("a")]);
+    assert_eq!(harness.drain(), [json!("a")]);
 }
 
-fn many_panics_use_up_no_connection<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
+fn many_panics_use_up_no_connection<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
     for n in 0..30 {
         queue.put(&json!(n)).unwrap();
         let panicked = catch_unwind(AssertUnwindSafe(|| {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::scene::{PATIENCE, Scene, Undo, undo};
-use super::{Fixture, cases};
-use crate::{Job, Outcome, PutOptions, Store};
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, TIMEOUT, Undo, undo};
+use pq_core::{Job, Outcome, PutOptions, Store};
 
 cases![
     a_job_that_is_given_back_carries_its_new_payload,
@@ -27,10 +28,10 @@ cases![
     a_job_that_others_hold_or_whose_key_they_hold_is_not_held_again,
 ];
 
-fn a_job_that_is_given_back_carries_its_new_payload<F: Fixture>(scene: &Scene<F>) {
-    scene.put("old");
-    let queue = scene.queue();
-    scene
+fn a_job_that_is_given_back_carries_its_new_payload<F: Fixture>(harness: &Harness<F>) {
+    harness.put("old");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             let mut job = queue.on(conn).get()?.unwrap();
             queue.on(conn).update(&mut job, json!({ "b": "\u{0}", "a": "new" }))?;
@@ -38,61 +39,61 @@ fn a_job_that_is_given_back_carries_its_new_payload<F: Fixture>(scene: &Scene<F>
             Ok(queue.on(conn).give_back(&job)?)
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!({ "b": "\u{0}", "a": "new" })]);
+    assert_eq!(harness.drain(), [json!({ "b": "\u{0}", "a": "new" })]);
 }
 
-fn a_job_that_is_given_back_is_seen_by_others_at_the_commit<F: Fixture>(scene: &Scene<F>) {
-    let id = scene.put("a");
-    let queue = scene.queue();
-    scene
+fn a_job_that_is_given_back_is_seen_by_others_at_the_commit<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.put("a");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             let job = queue.on(conn).get()?.unwrap();
             queue.on(conn).give_back(&job)?;
-            assert!(queue.on(&mut scene.connect()).get()?.is_none());
+            assert!(queue.on(&mut harness.connect()).get()?.is_none());
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.get().map(|job| job.id), Some(id));
+    assert_eq!(harness.get().map(|job| job.id), Some(id));
 }
 
-fn a_job_that_is_given_back_keeps_its_id_its_times_and_its_priority<F: Fixture>(scene: &Scene<F>) {
+fn a_job_that_is_given_back_keeps_its_id_its_times_and_its_priority<F: Fixture>(harness: &Harness<F>) {
     let options =
         PutOptions::new().priority(3).schedule_at("2001-01-01T00:00:00Z").expected_at("2002-01-01T00:00:00Z");
-    scene.put_with("a", &options);
-    let queue = scene.queue();
-    let before = scene
+    harness.put_with("a", &options);
+    let queue = harness.queue();
+    let before = harness
         .transaction(|conn| {
             let job = queue.on(conn).get()?.unwrap();
             queue.on(conn).give_back(&job)?;
             Ok(job.into_raw())
         })
         .unwrap();
-    let after = scene.get().unwrap();
+    let after = harness.get().unwrap();
     assert_eq!((after.id, after.enqueued_at), (before.id, before.enqueued_at));
     assert_eq!((after.schedule_at, after.expected_at), (before.schedule_at, before.expected_at));
     assert_eq!((after.priority, after.attempt), (3, before.attempt + 1));
 }
 
-fn giving_back_wakes_a_waiter<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
+fn giving_back_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
     std::thread::scope(|threads| {
         let mut waiter = None;
-        scene
+        harness
             .transaction(|conn| {
                 let job = queue.on(conn).get()?.unwrap();
-                waiter = Some(scene.sleeper(threads));
+                waiter = Some(harness.sleeper(threads));
                 Ok(queue.on(conn).give_back(&job)?)
             })
             .unwrap();
-        assert_eq!(waiter.unwrap().recv_timeout(PATIENCE).unwrap(), Some(json!("a")));
+        assert_eq!(waiter.unwrap().recv_timeout(TIMEOUT).unwrap(), Some(json!("a")));
     });
 }
 
-fn an_update_in_a_nested_rollback_is_undone<F: Fixture>(scene: &Scene<F>) {
-    scene.put("old");
-    let queue = scene.queue();
-    scene
+fn an_update_in_a_nested_rollback_is_undone<F: Fixture>(harness: &Harness<F>) {
+    harness.put("old");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             let mut job = queue.on(conn).get()?.unwrap();
             queue.on(conn).update(&mut job, json!("kept"))?;
@@ -107,94 +108,94 @@ fn an_update_in_a_nested_rollback_is_undone<F: Fixture>(scene: &Scene<F>) {
             Ok(queue.on(conn).give_back(&job)?)
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("kept")]);
+    assert_eq!(harness.drain(), [json!("kept")]);
 }
 
-fn an_update_in_a_rollback_is_undone<F: Fixture>(scene: &Scene<F>) {
-    scene.put("old");
-    let queue = scene.queue();
-    let rolled_back = scene.transaction(|conn| {
+fn an_update_in_a_rollback_is_undone<F: Fixture>(harness: &Harness<F>) {
+    harness.put("old");
+    let queue = harness.queue();
+    let rolled_back = harness.transaction(|conn| {
         let mut job = queue.on(conn).get()?.unwrap();
         queue.on(conn).update(&mut job, json!("new"))?;
         undo::<()>()
     });
     assert!(rolled_back.is_err());
-    assert_eq!(scene.drain(), [json!("old")]);
+    assert_eq!(harness.drain(), [json!("old")]);
 }
 
-fn an_update_of_a_job_that_completes_leaves_nothing_behind<F: Fixture>(scene: &Scene<F>) {
-    scene.put("old");
-    let queue = scene.queue();
-    scene
+fn an_update_of_a_job_that_completes_leaves_nothing_behind<F: Fixture>(harness: &Harness<F>) {
+    harness.put("old");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             let mut job = queue.on(conn).get()?.unwrap();
             Ok(queue.on(conn).update(&mut job, json!("new"))?)
         })
         .unwrap();
-    assert!(scene.get().is_none());
-    assert_eq!(scene.counts().live(), 0);
+    assert!(harness.get().is_none());
+    assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_job_got_outside_of_a_transaction_is_not_held<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
-    let mut job = scene.get().unwrap();
-    let mut conn = scene.connect();
-    assert!(scene.is_not_yours(queue.on(&mut conn).update(&mut job, json!("b"))));
-    assert!(scene.is_not_yours(queue.on(&mut conn).give_back(&job)));
+fn a_job_got_outside_of_a_transaction_is_not_held<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
+    let mut job = harness.get().unwrap();
+    let mut conn = harness.connect();
+    assert!(harness.is_not_yours(queue.on(&mut conn).update(&mut job, json!("b"))));
+    assert!(harness.is_not_yours(queue.on(&mut conn).give_back(&job)));
     assert_eq!(job.data, json!("a"), "a refused update changes nothing");
-    assert!(scene.get().is_none());
+    assert!(harness.get().is_none());
 }
 
-fn a_job_is_not_held_after_its_transaction<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
-    let job = scene.transaction(|conn| Ok(queue.on(conn).get()?.unwrap())).unwrap();
-    scene
+fn a_job_is_not_held_after_its_transaction<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
+    let job = harness.transaction(|conn| Ok(queue.on(conn).get()?.unwrap())).unwrap();
+    harness
         .transaction(|conn| {
             queue.on(conn).put(&json!("b"))?;
-            assert!(scene.is_not_yours(queue.on(conn).give_back(&job)));
+            assert!(harness.is_not_yours(queue.on(conn).give_back(&job)));
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("b")]);
+    assert_eq!(harness.drain(), [json!("b")]);
 }
 
-fn a_job_that_was_given_back_is_not_held<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
-    scene
+fn a_job_that_was_given_back_is_not_held<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             let mut job = queue.on(conn).get()?.unwrap();
             queue.on(conn).give_back(&job)?;
-            assert!(scene.is_not_yours(queue.on(conn).give_back(&job)));
-            assert!(scene.is_not_yours(queue.on(conn).update(&mut job, json!("b"))));
+            assert!(harness.is_not_yours(queue.on(conn).give_back(&job)));
+            assert!(harness.is_not_yours(queue.on(conn).update(&mut job, json!("b"))));
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("a")]);
+    assert_eq!(harness.drain(), [json!("a")]);
 }
 
-fn a_job_that_was_given_back_and_is_gone_is_not_held<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
-    scene
+fn a_job_that_was_given_back_and_is_gone_is_not_held<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             let mut job = queue.on(conn).get()?.unwrap();
             queue.on(conn).give_back(&job)?;
             assert_eq!(queue.on(conn).clear()?, 1);
-            assert!(scene.is_not_yours(queue.on(conn).update(&mut job, json!("b"))));
-            assert!(scene.is_not_yours(queue.on(conn).give_back(&job)));
+            assert!(harness.is_not_yours(queue.on(conn).update(&mut job, json!("b"))));
+            assert!(harness.is_not_yours(queue.on(conn).give_back(&job)));
             Ok(())
         })
         .unwrap();
-    assert!(scene.get().is_none());
+    assert!(harness.get().is_none());
 }
 
-fn a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
-    scene
+fn a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             let mut stale = None;
             let inner = queue.on(conn).transaction(|conn| {
@@ -204,19 +205,19 @@ fn a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get<F: Fixture>(sce
             assert!(inner.is_err());
             let mut stale = stale.unwrap();
             let mut job = queue.on(conn).get()?.unwrap();
-            assert!(scene.is_not_yours(queue.on(conn).update(&mut stale, json!("stale"))));
-            assert!(scene.is_not_yours(queue.on(conn).give_back(&stale)));
+            assert!(harness.is_not_yours(queue.on(conn).update(&mut stale, json!("stale"))));
+            assert!(harness.is_not_yours(queue.on(conn).give_back(&stale)));
             queue.on(conn).update(&mut job, json!("new"))?;
             Ok(queue.on(conn).give_back(&job)?)
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("new")]);
+    assert_eq!(harness.drain(), [json!("new")]);
 }
 
-fn a_job_whose_get_was_rolled_back_is_not_held<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
-    scene
+fn a_job_whose_get_was_rolled_back_is_not_held<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             let mut kept = None;
             let inner = queue.on(conn).transaction(|conn| {
@@ -224,18 +225,18 @@ fn a_job_whose_get_was_rolled_back_is_not_held<F: Fixture>(scene: &Scene<F>) {
                 Err::<(), _>(Undo("on purpose".to_owned()))
             });
             assert!(inner.is_err());
-            assert!(scene.is_not_yours(queue.on(conn).give_back(&kept.unwrap())));
+            assert!(harness.is_not_yours(queue.on(conn).give_back(&kept.unwrap())));
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("a")]);
+    assert_eq!(harness.drain(), [json!("a")]);
 }
 
 /// What the first job was, in a transaction that was rolled back.
-fn rolled_back<F: Fixture>(scene: &Scene<F>) -> Job<Value> {
+fn rolled_back<F: Fixture>(harness: &Harness<F>) -> Job<Value> {
     let mut got = None;
-    let queue = scene.queue();
-    let rolled_back = scene.transaction(|conn| {
+    let queue = harness.queue();
+    let rolled_back = harness.transaction(|conn| {
         got = queue.on(conn).get()?;
         undo::<()>()
     });
@@ -243,12 +244,12 @@ fn rolled_back<F: Fixture>(scene: &Scene<F>) -> Job<Value> {
     got.unwrap()
 }
 
-fn retaken<F: Fixture>(scene: &Scene<F>, job: &Job<Value>) -> bool {
-    scene.transaction(|conn| Ok(scene.pq.store().retake(conn, job)?)).unwrap()
+fn retaken<F: Fixture>(harness: &Harness<F>, job: &Job<Value>) -> bool {
+    harness.transaction(|conn| Ok(harness.pq.store().retake(conn, job)?)).unwrap()
 }
 
-fn a_job_whose_get_was_rolled_back_can_be_held_again_for_its_verdict<F: Fixture>(scene: &Scene<F>) {
-    let (queue, again) = (scene.queue(), || Outcome::Retry {
+fn a_job_whose_get_was_rolled_back_can_be_held_again_for_its_verdict<F: Fixture>(harness: &Harness<F>) {
+    let (queue, again) = (harness.queue(), || Outcome::Retry {
         after: Duration::ZERO,
         error: "again".to_owned(),
         payload: None,
@@ -259,65 +260,65 @@ fn a_job_whose_get_was_rolled_back_can_be_held_again_for_its_verdict<F: Fixture>
         PutOptions::new().priority(1),
     ];
     for options in options.map(|options| options.unique("one").serialization_key("by one")) {
-        let id = scene.put_with("a", &options);
-        let job = rolled_back(scene);
+        let id = harness.put_with("a", &options);
+        let job = rolled_back(harness);
         // A pause is no reason to leave what was done without its verdict.
-        scene.pq.store().pause(&mut scene.connect(), queue.name(), true).unwrap();
-        scene
+        harness.pq.store().pause(&mut harness.connect(), queue.name(), true).unwrap();
+        harness
             .transaction(|conn| {
-                assert!(scene.pq.store().retake(conn, &job)?);
+                assert!(harness.pq.store().retake(conn, &job)?);
                 Ok(queue.on(conn).settle(&job, again())?)
             })
             .unwrap();
-        scene.pq.store().pause(&mut scene.connect(), queue.name(), false).unwrap();
-        assert_eq!(scene.put_with("b", &PutOptions::new().unique("one")), id, "its key is its own");
-        let back = scene.get().unwrap();
+        harness.pq.store().pause(&mut harness.connect(), queue.name(), false).unwrap();
+        assert_eq!(harness.put_with("b", &PutOptions::new().unique("one")), id, "its key is its own");
+        let back = harness.get().unwrap();
         assert_eq!((back.id, back.attempt, back.data.clone()), (id, 2, json!("a")));
     }
-    assert_eq!(scene.counts().live(), 0);
+    assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_job_that_is_not_as_it_was_is_not_held_again<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
-    scene.put("a");
-    let job = rolled_back(scene);
-    scene
+fn a_job_that_is_not_as_it_was_is_not_held_again<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    harness.put("a");
+    let job = rolled_back(harness);
+    harness
         .transaction(|conn| {
             let job = queue.on(conn).get()?.unwrap();
             let again = Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None };
             Ok(queue.on(conn).settle(&job, again)?)
         })
         .unwrap();
-    assert!(!retaken(scene, &job), "another has tried it");
-    let job = rolled_back(scene);
+    assert!(!retaken(harness, &job), "another has tried it");
+    let job = rolled_back(harness);
     let transfer = |from: &str, to: &str| {
-        let (from, to) = (scene.named::<Value>(from), scene.named::<Value>(to));
-        scene.pq.store().move_jobs(&mut scene.connect(), from.name(), to.name(), None).unwrap();
+        let (from, to) = (harness.named::<Value>(from), harness.named::<Value>(to));
+        harness.pq.store().move_jobs(&mut harness.connect(), from.name(), to.name(), None).unwrap();
     };
     transfer("apples", "pears");
-    assert!(!retaken(scene, &job), "it is in another queue");
+    assert!(!retaken(harness, &job), "it is in another queue");
     transfer("pears", "apples");
-    let job = rolled_back(scene);
+    let job = rolled_back(harness);
     queue.clear().unwrap();
-    assert!(!retaken(scene, &job), "it is gone");
+    assert!(!retaken(harness, &job), "it is gone");
 }
 
-fn a_job_that_others_hold_or_whose_key_they_hold_is_not_held_again<F: Fixture>(scene: &Scene<F>) {
-    let (queue, options) = (scene.queue(), PutOptions::new().serialization_key("one"));
-    scene.put_with("a", &options);
-    let job = rolled_back(scene);
+fn a_job_that_others_hold_or_whose_key_they_hold_is_not_held_again<F: Fixture>(harness: &Harness<F>) {
+    let (queue, options) = (harness.queue(), PutOptions::new().serialization_key("one"));
+    harness.put_with("a", &options);
+    let job = rolled_back(harness);
     let held = |wanted| {
-        scene
+        harness
             .transaction(|conn| {
                 assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!(wanted)));
-                assert!(!retaken(scene, &job));
+                assert!(!retaken(harness, &job));
                 undo::<()>()
             })
             .unwrap_err();
     };
     held("a");
-    scene.put_with("first of its key", &options.clone().priority(1));
+    harness.put_with("first of its key", &options.clone().priority(1));
     held("first of its key");
-    assert!(retaken(scene, &job));
-    assert_eq!(scene.drain(), [json!("first of its key")]);
+    assert!(retaken(harness, &job));
+    assert_eq!(harness.drain(), [json!("first of its key")]);
 }

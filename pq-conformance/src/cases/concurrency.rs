@@ -8,9 +8,10 @@ use std::sync::mpsc::channel;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::scene::{PATIENCE, Scene, undo};
-use super::{Fixture, cases};
-use crate::{JobId, PutOptions, PutOutcome, Queue, Wait};
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, TIMEOUT, undo};
+use pq_core::{JobId, PutOptions, PutOutcome, Queue, Wait};
 
 cases![
     threads_that_put_at_once_each_get_the_ids_of_their_own_jobs,
@@ -54,13 +55,13 @@ fn numbers(count: u64) -> Vec<Value> {
     (0..count).map(|n| json!(n)).collect()
 }
 
-fn threads_that_put_at_once_each_get_the_ids_of_their_own_jobs<F: Fixture>(scene: &Scene<F>) {
+fn threads_that_put_at_once_each_get_the_ids_of_their_own_jobs<F: Fixture>(harness: &Harness<F>) {
     let put = at_once(5, |thread, round| {
         // By turns one job and some.
         let jobs: Vec<Value> = (0..=(thread + round) % 3).map(|n| json!([thread, round, n])).collect();
         let ids = match &jobs[..] {
-            [job] => vec![scene.put(job.clone())],
-            jobs => scene.queue().put_many(jobs).unwrap(),
+            [job] => vec![harness.put(job.clone())],
+            jobs => harness.queue().put_many(jobs).unwrap(),
         };
         assert_eq!(ids.len(), jobs.len());
         ids.into_iter().zip(jobs).collect::<Vec<_>>()
@@ -72,77 +73,77 @@ fn threads_that_put_at_once_each_get_the_ids_of_their_own_jobs<F: Fixture>(scene
     let said: BTreeMap<JobId, Value> = put.iter().flatten().flatten().cloned().collect();
     assert_eq!(said.len(), put.iter().flatten().flatten().count(), "no id is given twice");
     let there: BTreeMap<JobId, Value> =
-        scene.get_many(1_000).into_iter().map(|job| (job.id, job.data)).collect();
+        harness.get_many(1_000).into_iter().map(|job| (job.id, job.data)).collect();
     assert_eq!(there, said);
 }
 
-fn jobs_that_are_put_at_once_keep_their_own_options<F: Fixture>(scene: &Scene<F>) {
+fn jobs_that_are_put_at_once_keep_their_own_options<F: Fixture>(harness: &Harness<F>) {
     at_once(3, |thread, round| {
         let options = PutOptions::new().priority((THREADS - thread) as i32);
         let options = if thread % 2 == 0 { options } else { options.schedule_at("1h") };
-        scene.put_with(json!([thread, round]), &options)
+        harness.put_with(json!([thread, round]), &options)
     });
-    assert_eq!(scene.counts().scheduled, THREADS / 2 * 3);
-    let got: Vec<u64> = scene.drain().iter().filter_map(|job| job[0].as_u64()).collect();
+    assert_eq!(harness.counts().scheduled, THREADS / 2 * 3);
+    let got: Vec<u64> = harness.drain().iter().filter_map(|job| job[0].as_u64()).collect();
     let wanted: Vec<u64> = (0..THREADS).step_by(2).flat_map(|thread| [thread; 3]).collect();
     assert_eq!(got, wanted, "by their priorities");
 }
 
-fn a_put_that_is_refused_spoils_none_beside_it<F: Fixture>(scene: &Scene<F>) {
+fn a_put_that_is_refused_spoils_none_beside_it<F: Fixture>(harness: &Harness<F>) {
     let put = at_once(5, |thread, round| {
         let bad = thread == round;
         let options = if bad { PutOptions::new().schedule_at("rubbish") } else { PutOptions::new() };
-        (bad, scene.try_put(&json!([thread, round]), &options).is_err())
+        (bad, harness.try_put(&json!([thread, round]), &options).is_err())
     });
     assert!(put.iter().flatten().all(|(bad, refused)| bad == refused));
-    assert_eq!(scene.counts().ready, 5 * (THREADS - 1));
+    assert_eq!(harness.counts().ready, 5 * (THREADS - 1));
 }
 
-fn plain_puts_do_not_wait_for_a_unique_key_beside_them<F: Fixture>(scene: &Scene<F>) {
-    let (queue, key) = (scene.queue(), PutOptions::new().unique("k"));
+fn plain_puts_do_not_wait_for_a_unique_key_beside_them<F: Fixture>(harness: &Harness<F>) {
+    let (queue, key) = (harness.queue(), PutOptions::new().unique("k"));
     std::thread::scope(|threads| {
         let put = || queue.try_put(&json!("second"), &key).unwrap();
-        let second = scene
+        let second = harness
             .transaction(|conn| {
                 queue.on(conn).put_with(&json!("first"), &key)?;
                 // This one may wait for the transaction.
                 let second = threads.spawn(put);
                 let (done, all) = channel();
                 for n in 0..THREADS {
-                    let (scene, done) = (&scene, done.clone());
+                    let (harness, done) = (&harness, done.clone());
                     threads.spawn(move || {
-                        scene.put(n);
+                        harness.put(n);
                         done.send(()).unwrap();
                     });
                 }
                 for _ in 0..THREADS {
-                    all.recv_timeout(PATIENCE).unwrap();
+                    all.recv_timeout(TIMEOUT).unwrap();
                 }
                 Ok(second)
             })
             .unwrap();
         assert_eq!(second.join().unwrap().outcome, PutOutcome::Kept);
     });
-    assert_eq!(scene.counts().ready, THREADS + 1);
+    assert_eq!(harness.counts().ready, THREADS + 1);
 }
 
-fn puts_of_one_unique_key_beside_plain_ones_put_one_job<F: Fixture>(scene: &Scene<F>) {
+fn puts_of_one_unique_key_beside_plain_ones_put_one_job<F: Fixture>(harness: &Harness<F>) {
     let key = PutOptions::new().unique("k");
     let put = at_once(3, |thread, round| {
         let options = if thread % 2 == 0 { key.clone() } else { PutOptions::new() };
-        (thread % 2 == 0, scene.put_with(json!([thread, round]), &options))
+        (thread % 2 == 0, harness.put_with(json!([thread, round]), &options))
     });
     let put: Vec<_> = put.into_iter().flatten().collect();
     let ids = |unique| put.iter().filter(|put| put.0 == unique).map(|put| put.1).collect::<BTreeSet<_>>();
     assert_eq!((ids(true).len(), ids(false).len() as u64), (1, THREADS / 2 * 3));
-    assert_eq!(scene.counts().ready, THREADS / 2 * 3 + 1);
+    assert_eq!(harness.counts().ready, THREADS / 2 * 3 + 1);
 }
 
-fn threads_that_get_at_once_share_no_job_and_lose_none<F: Fixture>(scene: &Scene<F>) {
-    let ids = scene.queue().put_many(&numbers(500)).unwrap();
+fn threads_that_get_at_once_share_no_job_and_lose_none<F: Fixture>(harness: &Harness<F>) {
+    let ids = harness.queue().put_many(&numbers(500)).unwrap();
     let got = at_once(8, |thread, round| {
         let count = [1, 1, 1, 3, 7][((thread + round) % 5) as usize];
-        let jobs = scene.get_many(count);
+        let jobs = harness.get_many(count);
         assert!(jobs.len() <= count);
         jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
     });
@@ -151,71 +152,71 @@ fn threads_that_get_at_once_share_no_job_and_lose_none<F: Fixture>(scene: &Scene
         assert!(ids.is_sorted_by(|a, b| a < b), "who comes again gets what stands behind");
     }
     let mut all: Vec<JobId> = got.into_iter().flatten().flatten().collect();
-    all.extend(scene.get_many(1_000).iter().map(|job| job.id));
+    all.extend(harness.get_many(1_000).iter().map(|job| job.id));
     all.sort();
     assert_eq!(all, ids);
 }
 
-fn threads_that_get_at_once_get_no_more_than_there_is<F: Fixture>(scene: &Scene<F>) {
+fn threads_that_get_at_once_get_no_more_than_there_is<F: Fixture>(harness: &Harness<F>) {
     for jobs in [0, 1, 5, THREADS - 1] {
-        scene.queue().put_many(&numbers(jobs)).unwrap();
-        let got = at_once(1, |_, _| scene.get().map(|job| job.data));
+        harness.queue().put_many(&numbers(jobs)).unwrap();
+        let got = at_once(1, |_, _| harness.get().map(|job| job.data));
         let got: BTreeSet<u64> = got.into_iter().flatten().flatten().filter_map(|job| job.as_u64()).collect();
         assert_eq!(got, (0..jobs).collect());
-        assert_eq!(scene.counts().live(), 0);
+        assert_eq!(harness.counts().live(), 0);
     }
 }
 
-fn threads_that_get_at_once_pass_over_what_a_transaction_holds<F: Fixture>(scene: &Scene<F>) {
-    scene.queue().put_many(&numbers(30)).unwrap();
-    let queue = scene.queue();
-    let rolled_back = scene.transaction(|conn| {
+fn threads_that_get_at_once_pass_over_what_a_transaction_holds<F: Fixture>(harness: &Harness<F>) {
+    harness.queue().put_many(&numbers(30)).unwrap();
+    let queue = harness.queue();
+    let rolled_back = harness.transaction(|conn| {
         assert_eq!(queue.on(conn).get_many(10)?.len(), 10);
-        let got = at_once(2, |_, _| scene.get().map(|job| job.data));
+        let got = at_once(2, |_, _| harness.get().map(|job| job.data));
         let got: BTreeSet<u64> = got.into_iter().flatten().flatten().filter_map(|job| job.as_u64()).collect();
         assert_eq!(got, (10..30).collect());
         undo::<()>()
     });
     assert!(rolled_back.is_err());
-    assert_eq!(scene.drain(), numbers(10));
+    assert_eq!(harness.drain(), numbers(10));
 }
 
-fn whoever_got_nothing_beside_others_is_there_when_the_next_falls_due<F: Fixture>(scene: &Scene<F>) {
-    scene.put("now");
+fn whoever_got_nothing_beside_others_is_there_when_the_next_falls_due<F: Fixture>(harness: &Harness<F>) {
+    harness.put("now");
     for _ in 1..THREADS {
-        scene.put_with("soon", &PutOptions::new().schedule_at("1s"));
+        harness.put_with("soon", &PutOptions::new().schedule_at("1s"));
     }
     // Each is found when it is due, and not by the poll.
-    let got = at_once(1, |_, _| scene.queue().get(Wait::For(PATIENCE)).unwrap().map(|job| job.id));
+    let got = at_once(1, |_, _| harness.queue().get(Wait::For(TIMEOUT)).unwrap().map(|job| job.id));
     let got: BTreeSet<JobId> = got.into_iter().flatten().flatten().collect();
     assert_eq!(got.len() as u64, THREADS);
 }
 
-fn jobs_of_keys_that_are_got_at_once_leave_their_keys<F: Fixture>(scene: &Scene<F>) {
+fn jobs_of_keys_that_are_got_at_once_leave_their_keys<F: Fixture>(harness: &Harness<F>) {
     let options = |thread: u64, round: u64| {
         let options = PutOptions::new().unique(format!("{thread} {round}"));
         options.serialization_key(format!("{}", thread % 3))
     };
-    at_once(2, |thread, round| scene.put_with(json!([thread, round]), &options(thread, round)));
-    let got = at_once(2, |_, _| scene.queue().get(Wait::For(PATIENCE)).unwrap().map(|job| job.id));
+    at_once(2, |thread, round| harness.put_with(json!([thread, round]), &options(thread, round)));
+    let got = at_once(2, |_, _| harness.queue().get(Wait::For(TIMEOUT)).unwrap().map(|job| job.id));
     let got: BTreeSet<JobId> = got.into_iter().flatten().flatten().collect();
     assert_eq!(got.len() as u64, 2 * THREADS);
     let put = at_once(2, |thread, round| {
-        scene.queue().try_put(&json!("again"), &options(thread, round)).unwrap().outcome
+        harness.queue().try_put(&json!("again"), &options(thread, round)).unwrap().outcome
     });
     assert!(put.iter().flatten().all(|outcome| *outcome == PutOutcome::Added), "{put:?}");
 }
 
-fn a_payload_that_cannot_be_read_is_dead_and_those_beside_it_are_got<F: Fixture>(scene: &Scene<F>) {
+fn a_payload_that_cannot_be_read_is_dead_and_those_beside_it_are_got<F: Fixture>(harness: &Harness<F>) {
     let mixed = (0..4 * THREADS).map(|n| if n % 4 == 1 { json!(format!("word {n}")) } else { json!(n) });
-    scene.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
-    let typed: Queue<_, u64> = scene.named("apples");
+    harness.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
+    let typed: Queue<_, u64> = harness.named("apples");
     let got = at_once(4, |_, _| typed.get(Wait::No).unwrap().map(|job| job.data));
     let got: Vec<u64> = got.into_iter().flatten().flatten().collect();
     let different: BTreeSet<u64> = got.iter().copied().collect();
     assert_eq!(got.len(), different.len());
     assert_eq!(different, (0..4 * THREADS).filter(|n| n % 4 != 1).collect());
-    assert_eq!((scene.counts().live(), scene.counts().dead), (0, THREADS));
+    assert_eq!((harness.counts().live(), harness.counts().dead), (0, THREADS));
 }
 
 /// Data whose reading panics where it is a word.
@@ -229,10 +230,10 @@ impl<'de> Deserialize<'de> for Panicking {
     }
 }
 
-fn a_panic_of_one_caller_loses_no_job_of_another<F: Fixture>(scene: &Scene<F>) {
+fn a_panic_of_one_caller_loses_no_job_of_another<F: Fixture>(harness: &Harness<F>) {
     let mixed = (0..4 * THREADS).map(|n| if n % 4 == 1 { json!("panic") } else { json!(n) });
-    scene.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
-    let panicking: Queue<_, Panicking> = scene.named("apples");
+    harness.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
+    let panicking: Queue<_, Panicking> = harness.named("apples");
     let got = at_once(4, |_, _| {
         let got = catch_unwind(AssertUnwindSafe(|| panicking.get(Wait::No).unwrap()));
         got.ok().flatten().map(|job| job.data.0)
@@ -242,13 +243,13 @@ fn a_panic_of_one_caller_loses_no_job_of_another<F: Fixture>(scene: &Scene<F>) {
     assert_eq!(got, (0..4 * THREADS).filter(|n| n % 4 != 1).collect::<Vec<_>>());
 }
 
-fn threads_that_get_at_once_get_nothing_of_a_paused_queue<F: Fixture>(scene: &Scene<F>) {
-    scene.queue().put_many(&numbers(THREADS)).unwrap();
-    scene.queue().pause().unwrap();
-    assert!(at_once(2, |_, _| scene.get().is_none()).into_iter().flatten().all(|nothing| nothing));
+fn threads_that_get_at_once_get_nothing_of_a_paused_queue<F: Fixture>(harness: &Harness<F>) {
+    harness.queue().put_many(&numbers(THREADS)).unwrap();
+    harness.queue().pause().unwrap();
+    assert!(at_once(2, |_, _| harness.get().is_none()).into_iter().flatten().all(|nothing| nothing));
     // Puts go on.
-    at_once(1, |thread, _| scene.put(thread));
-    scene.queue().resume().unwrap();
-    let got = at_once(2, |_, _| scene.get().is_some());
+    at_once(1, |thread, _| harness.put(thread));
+    harness.queue().resume().unwrap();
+    let got = at_once(2, |_, _| harness.get().is_some());
     assert!(got.into_iter().flatten().all(|something| something));
 }

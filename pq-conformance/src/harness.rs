@@ -6,17 +6,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::Scope;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::Fixture;
-use crate::{
+use pq_core::{
     Counts, Ended, EndedAs, Job, JobId, MaintenanceReport, Outcome, Pq, PutOptions, Queue, Retention, Store,
     StoreError, Wait,
 };
+use serde_json::Value;
+
+use crate::Fixture;
 
 /// On whose connection a case's calls run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
+pub(crate) enum Access {
     Own,
     Callers,
 }
@@ -31,14 +31,14 @@ impl fmt::Display for Access {
 }
 
 /// How long something that must happen may take before the case gives up. Nothing is measured by it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub(super) type Conn<F> = <<F as Fixture>::Store as Store>::Conn;
-pub(super) type Error<F> = <<F as Fixture>::Store as Store>::Error;
+pub(crate) type Conn<F> = <<F as Fixture>::Store as Store>::Conn;
+pub(crate) type Error<F> = <<F as Fixture>::Store as Store>::Error;
 
 /// An error of a case's own, which rolls back.
 #[derive(Debug)]
-pub(super) struct Undo(pub(super) String);
+pub(crate) struct Undo(pub(crate) String);
 
 impl<E: StoreError> From<E> for Undo {
     fn from(error: E) -> Self {
@@ -53,45 +53,45 @@ impl fmt::Display for Undo {
 }
 
 /// What a case's transaction ends with to roll back.
-pub(super) fn undo<R>() -> Result<R, Undo> {
+pub(crate) fn undo<R>() -> Result<R, Undo> {
     Err(Undo("on purpose".to_owned()))
 }
 
-pub(super) struct Scene<F: Fixture> {
-    pub(super) fixture: Arc<F>,
-    pub(super) pq: Pq<F::Store>,
-    pub(super) access: Access,
+pub(crate) struct Harness<F: Fixture> {
+    pub(crate) fixture: Arc<F>,
+    pub(crate) pq: Pq<F::Store>,
+    pub(crate) access: Access,
 }
 
-impl<F: Fixture> Scene<F> {
-    pub(super) fn new(fixture: Arc<F>, access: Access) -> Self {
+impl<F: Fixture> Harness<F> {
+    pub(crate) fn new(fixture: Arc<F>, access: Access) -> Self {
         let pq = fixture.fresh();
         Self { fixture, pq, access }
     }
 
     /// The queue that most cases use.
-    pub(super) fn queue(&self) -> Queue<F::Store, Value> {
+    pub(crate) fn queue(&self) -> Queue<F::Store, Value> {
         self.named("apples")
     }
 
-    pub(super) fn named<T>(&self, name: &str) -> Queue<F::Store, T> {
+    pub(crate) fn named<T>(&self, name: &str) -> Queue<F::Store, T> {
         self.pq.queue(name).unwrap()
     }
 
     /// Another consumer's connection.
-    pub(super) fn connect(&self) -> Conn<F> {
+    pub(crate) fn connect(&self) -> Conn<F> {
         self.fixture.connect(&self.pq)
     }
 
-    pub(super) fn put(&self, data: impl Into<Value>) -> JobId {
+    pub(crate) fn put(&self, data: impl Into<Value>) -> JobId {
         self.put_with(data, &PutOptions::new())
     }
 
-    pub(super) fn put_with(&self, data: impl Into<Value>, options: &PutOptions) -> JobId {
+    pub(crate) fn put_with(&self, data: impl Into<Value>, options: &PutOptions) -> JobId {
         self.try_put(&data.into(), options).unwrap()
     }
 
-    pub(super) fn try_put(&self, data: &Value, options: &PutOptions) -> Result<JobId, Error<F>> {
+    pub(crate) fn try_put(&self, data: &Value, options: &PutOptions) -> Result<JobId, Error<F>> {
         match self.access {
             Access::Own => self.queue().put_with(data, options),
             Access::Callers => self.queue().on(&mut self.connect()).put_with(data, options),
@@ -99,11 +99,11 @@ impl<F: Fixture> Scene<F> {
     }
 
     /// Gets without waiting.
-    pub(super) fn get(&self) -> Option<Job<Value>> {
+    pub(crate) fn get(&self) -> Option<Job<Value>> {
         self.get_many(1).pop()
     }
 
-    pub(super) fn get_many(&self, count: usize) -> Vec<Job<Value>> {
+    pub(crate) fn get_many(&self, count: usize) -> Vec<Job<Value>> {
         match self.access {
             Access::Own => self.queue().get_many(count, Wait::No).unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).get_many(count).unwrap(),
@@ -111,7 +111,7 @@ impl<F: Fixture> Scene<F> {
     }
 
     /// Leases without waiting.
-    pub(super) fn lease(&self, count: usize, lease: Duration) -> Vec<Job<Value>> {
+    pub(crate) fn lease(&self, count: usize, lease: Duration) -> Vec<Job<Value>> {
         match self.access {
             Access::Own => self.queue().lease(count, lease, Wait::No).unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).lease(count, lease).unwrap(),
@@ -119,23 +119,23 @@ impl<F: Fixture> Scene<F> {
     }
 
     /// Leases the one job that is there.
-    pub(super) fn lease_one(&self) -> Job<Value> {
-        self.lease(1, PATIENCE).pop().unwrap()
+    pub(crate) fn lease_one(&self) -> Job<Value> {
+        self.lease(1, TIMEOUT).pop().unwrap()
     }
 
-    pub(super) fn try_settle(&self, job: &Job<Value>, outcome: Outcome) -> Result<(), Error<F>> {
+    pub(crate) fn try_settle(&self, job: &Job<Value>, outcome: Outcome) -> Result<(), Error<F>> {
         match self.access {
             Access::Own => self.queue().settle(job, outcome),
             Access::Callers => self.queue().on(&mut self.connect()).settle(job, outcome),
         }
     }
 
-    pub(super) fn settle(&self, job: &Job<Value>, outcome: Outcome) {
+    pub(crate) fn settle(&self, job: &Job<Value>, outcome: Outcome) {
         self.try_settle(job, outcome).unwrap();
     }
 
     /// Does what any process may do at any time: returns the jobs of leases that are over.
-    pub(super) fn maintain(&self) -> MaintenanceReport {
+    pub(crate) fn maintain(&self) -> MaintenanceReport {
         let store = self.pq.store();
         let swept: Result<_, Error<F>> =
             store.with_connection(|conn| store.maintain(conn, &Retention::default()));
@@ -143,41 +143,41 @@ impl<F: Fixture> Scene<F> {
     }
 
     /// Has the job's lease be over, and its job returned.
-    pub(super) fn lose_lease(&self, job: &Job<Value>) {
+    pub(crate) fn lose_lease(&self, job: &Job<Value>) {
         self.queue().extend(job, Duration::ZERO).unwrap();
         assert!(self.maintain().returned > 0);
     }
 
-    pub(super) fn is_lease_lost(&self, outcome: Result<(), Error<F>>) -> bool {
+    pub(crate) fn is_lease_lost(&self, outcome: Result<(), Error<F>>) -> bool {
         let Err(error) = outcome else { return false };
-        self.fixture.core_error(&error).is_some_and(crate::Error::is_lease_lost)
+        self.fixture.core_error(&error).is_some_and(pq_core::Error::is_lease_lost)
     }
 
     /// The jobs of the archive that ended so, the last first.
-    pub(super) fn archived(&self, ended: EndedAs) -> Vec<Ended> {
+    pub(crate) fn archived(&self, ended: EndedAs) -> Vec<Ended> {
         self.queue().archived(ended, None, 100).unwrap()
     }
 
     /// What is in line, taken job by job.
-    pub(super) fn drain(&self) -> Vec<Value> {
+    pub(crate) fn drain(&self) -> Vec<Value> {
         std::iter::from_fn(|| self.get()).map(|job| job.data).collect()
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         match self.access {
             Access::Own => self.queue().counts().unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).counts().unwrap(),
         }
     }
 
-    pub(super) fn clear(&self) -> u64 {
+    pub(crate) fn clear(&self) -> u64 {
         match self.access {
             Access::Own => self.queue().clear().unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).clear().unwrap(),
         }
     }
 
-    pub(super) fn transaction<R>(
+    pub(crate) fn transaction<R>(
         &self,
         work: impl FnOnce(&mut Conn<F>) -> Result<R, Undo>,
     ) -> Result<R, Undo> {
@@ -188,7 +188,7 @@ impl<F: Fixture> Scene<F> {
     }
 
     /// A transaction on this connection, inside of the one that it is in.
-    pub(super) fn nested<R>(
+    pub(crate) fn nested<R>(
         &self,
         conn: &mut Conn<F>,
         work: impl FnOnce(&mut Conn<F>) -> Result<R, Undo>,
@@ -196,21 +196,21 @@ impl<F: Fixture> Scene<F> {
         self.pq.store().transaction(conn, work)
     }
 
-    pub(super) fn is_not_yours(&self, outcome: Result<(), Error<F>>) -> bool {
+    pub(crate) fn is_not_yours(&self, outcome: Result<(), Error<F>>) -> bool {
         let Err(error) = outcome else { return false };
-        matches!(self.fixture.core_error(&error), Some(crate::Error::NotYours { .. }))
+        matches!(self.fixture.core_error(&error), Some(pq_core::Error::NotYours { .. }))
     }
 
     /// A waiter that must be woken: it has looked, most likely, and found nothing, and it waits for longer than the
     /// case has patience, for at its end it looks once more.
-    pub(super) fn sleeper<'s>(&'s self, threads: &'s Scope<'s, '_>) -> Receiver<Option<Value>> {
-        let sleeper = self.waiter(threads, Wait::For(2 * PATIENCE));
+    pub(crate) fn sleeper<'s>(&'s self, threads: &'s Scope<'s, '_>) -> Receiver<Option<Value>> {
+        let sleeper = self.waiter(threads, Wait::For(2 * TIMEOUT));
         assert_eq!(sleeper.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout));
         sleeper
     }
 
     /// Gets with this wait on a thread of its own, and gives what it got when it comes back.
-    pub(super) fn waiter<'s>(&'s self, threads: &'s Scope<'s, '_>, wait: Wait) -> Receiver<Option<Value>> {
+    pub(crate) fn waiter<'s>(&'s self, threads: &'s Scope<'s, '_>, wait: Wait) -> Receiver<Option<Value>> {
         let (got, waiter) = channel();
         threads.spawn(move || {
             let job = self.queue().get(wait).unwrap();

@@ -5,9 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde_json::json;
 
-use super::scene::{PATIENCE, Scene};
-use super::{Fixture, cases};
-use crate::{PutOptions, Wait};
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, TIMEOUT};
+use pq_core::{PutOptions, Wait};
 
 cases![
     a_job_is_never_taken_before_it_is_due,
@@ -17,41 +18,41 @@ cases![
     a_time_that_cannot_be_used_is_refused_and_nothing_is_put,
 ];
 
-fn a_job_is_never_taken_before_it_is_due<F: Fixture>(scene: &Scene<F>) {
+fn a_job_is_never_taken_before_it_is_due<F: Fixture>(harness: &Harness<F>) {
     let delay = Duration::from_millis(200);
     let begun = std::time::Instant::now();
-    scene.put_with("later", &PutOptions::new().schedule_at(delay));
-    if let Some(job) = scene.get() {
+    harness.put_with("later", &PutOptions::new().schedule_at(delay));
+    if let Some(job) = harness.get() {
         assert!(begun.elapsed() >= delay, "{job} came too early");
         return;
     }
-    assert!(scene.queue().get(Wait::For(PATIENCE)).unwrap().is_some());
+    assert!(harness.queue().get(Wait::For(TIMEOUT)).unwrap().is_some());
     assert!(begun.elapsed() >= delay);
 }
 
-fn a_delay_is_added_on_the_stores_clock<F: Fixture>(scene: &Scene<F>) {
+fn a_delay_is_added_on_the_stores_clock<F: Fixture>(harness: &Harness<F>) {
     let delay = TimeDelta::seconds(-90);
-    scene.put_with("a", &PutOptions::new().schedule_at(delay).expected_at("1h30m"));
-    let job = scene.get().unwrap();
+    harness.put_with("a", &PutOptions::new().schedule_at(delay).expected_at("1h30m"));
+    let job = harness.get().unwrap();
     assert_eq!(job.schedule_at.unwrap() - job.enqueued_at, delay);
     assert_eq!(job.expected_at.unwrap() - job.enqueued_at, TimeDelta::minutes(90));
 }
 
-fn what_is_past_is_due<F: Fixture>(scene: &Scene<F>) {
-    scene.put_with(1, &PutOptions::new().schedule_at("0001-01-01T00:00:00Z"));
-    scene.put_with(2, &PutOptions::new().schedule_at(TimeDelta::seconds(-1)));
-    scene.put_with(3, &PutOptions::new().schedule_at("0s"));
-    scene.put_with(4, &PutOptions::new().schedule_at("9999-12-31T23:59:59Z"));
-    assert_eq!(scene.drain(), [json!(1), json!(2), json!(3)]);
+fn what_is_past_is_due<F: Fixture>(harness: &Harness<F>) {
+    harness.put_with(1, &PutOptions::new().schedule_at("0001-01-01T00:00:00Z"));
+    harness.put_with(2, &PutOptions::new().schedule_at(TimeDelta::seconds(-1)));
+    harness.put_with(3, &PutOptions::new().schedule_at("0s"));
+    harness.put_with(4, &PutOptions::new().schedule_at("9999-12-31T23:59:59Z"));
+    assert_eq!(harness.drain(), [json!(1), json!(2), json!(3)]);
 }
 
-fn due_is_decided_at_the_statement_and_not_at_the_transaction<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
-    scene
+fn due_is_decided_at_the_statement_and_not_at_the_transaction<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             // The transaction has begun for the store as well.
             assert!(queue.on(conn).get()?.is_none());
-            scene.put_with("soon", &PutOptions::new().schedule_at(Duration::from_millis(50)));
+            harness.put_with("soon", &PutOptions::new().schedule_at(Duration::from_millis(50)));
             std::thread::sleep(Duration::from_millis(100));
             assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!("soon")));
             let before = queue.on(conn).put_with(&json!("late"), &PutOptions::new().schedule_at("0s"))?;
@@ -61,7 +62,7 @@ fn due_is_decided_at_the_statement_and_not_at_the_transaction<F: Fixture>(scene:
         .unwrap();
 }
 
-fn a_time_that_cannot_be_used_is_refused_and_nothing_is_put<F: Fixture>(scene: &Scene<F>) {
+fn a_time_that_cannot_be_used_is_refused_and_nothing_is_put<F: Fixture>(harness: &Harness<F>) {
     let unusable = [
         PutOptions::new().schedule_at("10s garbage"),
         PutOptions::new().schedule_at(""),
@@ -74,9 +75,9 @@ fn a_time_that_cannot_be_used_is_refused_and_nothing_is_put<F: Fixture>(scene: &
         PutOptions::new().schedule_at(NaiveDateTime::MAX),
     ];
     for options in unusable {
-        let error = scene.try_put(&json!(1), &options).unwrap_err();
-        let found = scene.fixture.core_error(&error);
-        assert!(matches!(found, Some(crate::Error::InvalidTime(_))), "{options:?}: {error}");
+        let error = harness.try_put(&json!(1), &options).unwrap_err();
+        let found = harness.fixture.core_error(&error);
+        assert!(matches!(found, Some(pq_core::Error::InvalidTime(_))), "{options:?}: {error}");
     }
-    assert_eq!(scene.counts().live(), 0);
+    assert_eq!(harness.counts().live(), 0);
 }

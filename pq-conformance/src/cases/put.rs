@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::scene::{Scene, undo};
-use super::{Fixture, cases};
-use crate::PutOptions;
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, undo};
+use pq_core::PutOptions;
 
 cases![
     a_put_job_is_there_for_everybody,
@@ -18,59 +19,61 @@ cases![
     a_large_batch_is_put_whole,
 ];
 
-fn a_put_job_is_there_for_everybody<F: Fixture>(scene: &Scene<F>) {
-    let id = scene.put("a");
-    let other = scene.queue().on(&mut scene.connect()).get().unwrap().unwrap();
+fn a_put_job_is_there_for_everybody<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.put("a");
+    let other = harness.queue().on(&mut harness.connect()).get().unwrap().unwrap();
     assert_eq!((other.id, other.data), (id, json!("a")));
 }
 
-fn a_rolled_back_put_is_never_seen<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
-    let rolled_back = scene.transaction(|conn| {
+fn a_rolled_back_put_is_never_seen<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    let rolled_back = harness.transaction(|conn| {
         queue.on(conn).put(&json!(1))?;
         queue.on(conn).put_many(&[json!(2), json!(3)])?;
         undo::<()>()
     });
     assert!(rolled_back.is_err());
-    assert!(scene.get().is_none());
-    assert_eq!(scene.counts().live(), 0);
+    assert!(harness.get().is_none());
+    assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_put_is_seen_by_its_own_transaction_and_by_nobody_else_before_the_commit<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
-    scene
+fn a_put_is_seen_by_its_own_transaction_and_by_nobody_else_before_the_commit<F: Fixture>(
+    harness: &Harness<F>,
+) {
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             queue.on(conn).put(&json!("mine"))?;
             queue.on(conn).put(&json!("left"))?;
-            let other = queue.on(&mut scene.connect()).get()?;
+            let other = queue.on(&mut harness.connect()).get()?;
             assert!(other.is_none(), "others see what is not committed");
             assert_eq!(queue.on(conn).counts()?.ready, 2);
             assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!("mine")));
             Ok(())
         })
         .unwrap();
-    assert_eq!(scene.drain(), [json!("left")]);
+    assert_eq!(harness.drain(), [json!("left")]);
 }
 
-fn ids_ascend_in_the_order_given<F: Fixture>(scene: &Scene<F>) {
-    let first = scene.put(0);
+fn ids_ascend_in_the_order_given<F: Fixture>(harness: &Harness<F>) {
+    let first = harness.put(0);
     let numbers: Vec<_> = (1..=50).map(|n| json!(n)).collect();
-    let ids = scene.transaction(|conn| Ok(scene.queue().on(conn).put_many(&numbers)?)).unwrap();
+    let ids = harness.transaction(|conn| Ok(harness.queue().on(conn).put_many(&numbers)?)).unwrap();
     assert!(first < ids[0] && ids.is_sorted_by(|a, b| a < b));
-    let got: Vec<_> = scene.get_many(100).iter().map(|job| (job.id, job.data.clone())).collect();
+    let got: Vec<_> = harness.get_many(100).iter().map(|job| (job.id, job.data.clone())).collect();
     let expected: Vec<_> = std::iter::once((first, json!(0))).chain(ids.into_iter().zip(numbers)).collect();
     assert_eq!(got, expected);
 }
 
-fn many_jobs_are_put_all_or_none<F: Fixture>(scene: &Scene<F>) {
+fn many_jobs_are_put_all_or_none<F: Fixture>(harness: &Harness<F>) {
     let (good, bad) = (PutOptions::new(), PutOptions::new().schedule_at("10s rubbish"));
     let (one, two) = (json!(1), json!(2));
-    let refused = scene.queue().put_many_with([(&one, &good), (&two, &bad)]);
+    let refused = harness.queue().put_many_with([(&one, &good), (&two, &bad)]);
     assert!(refused.is_err());
-    assert_eq!(scene.counts().live(), 0);
+    assert_eq!(harness.counts().live(), 0);
 }
 
-fn many_jobs_each_keep_their_own_options<F: Fixture>(scene: &Scene<F>) {
+fn many_jobs_each_keep_their_own_options<F: Fixture>(harness: &Harness<F>) {
     let options = [
         PutOptions::new(),
         PutOptions::new().priority(5),
@@ -79,23 +82,23 @@ fn many_jobs_each_keep_their_own_options<F: Fixture>(scene: &Scene<F>) {
     ];
     let data: Vec<_> = (0..4).map(|n| json!(n)).collect();
     let jobs = data.iter().zip(&options);
-    scene.transaction(|conn| Ok(scene.queue().on(conn).put_many_with(jobs)?)).unwrap();
-    assert_eq!(scene.counts().scheduled, 1);
-    assert_eq!(scene.drain(), [json!(1), json!(3), json!(0)]);
+    harness.transaction(|conn| Ok(harness.queue().on(conn).put_many_with(jobs)?)).unwrap();
+    assert_eq!(harness.counts().scheduled, 1);
+    assert_eq!(harness.drain(), [json!(1), json!(3), json!(0)]);
 }
 
-fn nothing_put_is_nothing_added<F: Fixture>(scene: &Scene<F>) {
-    assert!(scene.queue().put_many(&[]).unwrap().is_empty());
-    assert!(scene.queue().on(&mut scene.connect()).put_many(&[]).unwrap().is_empty());
-    assert_eq!(scene.counts().live(), 0);
+fn nothing_put_is_nothing_added<F: Fixture>(harness: &Harness<F>) {
+    assert!(harness.queue().put_many(&[]).unwrap().is_empty());
+    assert!(harness.queue().on(&mut harness.connect()).put_many(&[]).unwrap().is_empty());
+    assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_job_knows_its_times_and_its_size<F: Fixture>(scene: &Scene<F>) {
+fn a_job_knows_its_times_and_its_size<F: Fixture>(harness: &Harness<F>) {
     let due = chrono::DateTime::parse_from_rfc3339("2001-02-03T04:05:06.123456+02:00").unwrap();
     let wanted = chrono::NaiveDate::from_ymd_opt(2002, 3, 4).unwrap().and_hms_opt(5, 6, 7).unwrap();
     let options = PutOptions::new().schedule_at(due).expected_at(wanted).priority(-7);
-    let id = scene.put_with("payload", &options);
-    let job = scene.get().unwrap();
+    let id = harness.put_with("payload", &options);
+    let job = harness.get().unwrap();
     assert_eq!((job.id, job.priority, job.size(), job.attempt), (id, -7, 9, 1));
     assert_eq!(job.schedule_at, Some(due.to_utc()));
     assert_eq!(job.expected_at, Some(wanted.and_utc()), "a naive datetime is UTC");
@@ -105,9 +108,9 @@ fn a_job_knows_its_times_and_its_size<F: Fixture>(scene: &Scene<F>) {
     }
 }
 
-fn a_large_batch_is_put_whole<F: Fixture>(scene: &Scene<F>) {
+fn a_large_batch_is_put_whole<F: Fixture>(harness: &Harness<F>) {
     let data: Vec<_> = (0..5_000).map(|n| json!({ "n": n })).collect();
-    assert_eq!(scene.queue().put_many(&data).unwrap().len(), 5_000);
-    let got: Vec<_> = scene.get_many(10_000).into_iter().map(|job| job.data).collect();
+    assert_eq!(harness.queue().put_many(&data).unwrap().len(), 5_000);
+    let got: Vec<_> = harness.get_many(10_000).into_iter().map(|job| job.data).collect();
     assert_eq!(got, data);
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_core::conformance::{Fixture, Suite};
+use pq_conformance::{Fixture, Suite};
 use pq_core::memory::{MemoryConn, MemoryStore};
 use pq_core::{Error, Pq};
 

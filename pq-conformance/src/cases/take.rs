@@ -6,9 +6,10 @@ use std::sync::mpsc::channel;
 
 use serde_json::{Value, json};
 
-use super::scene::{PATIENCE, Scene, undo};
-use super::{Fixture, cases};
-use crate::{PutOptions, Queue, Wait};
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, TIMEOUT, undo};
+use pq_core::{PutOptions, Queue, Wait};
 
 cases![
     an_empty_queue_gives_nothing,
@@ -24,66 +25,66 @@ cases![
     one_handle_serves_many_threads,
 ];
 
-fn an_empty_queue_gives_nothing<F: Fixture>(scene: &Scene<F>) {
-    assert!(scene.get().is_none());
-    assert!(scene.get_many(10).is_empty());
-    assert!(scene.queue().get_with(Wait::No, |_, _| Ok::<_, super::scene::Undo>(())).unwrap().is_none());
+fn an_empty_queue_gives_nothing<F: Fixture>(harness: &Harness<F>) {
+    assert!(harness.get().is_none());
+    assert!(harness.get_many(10).is_empty());
+    assert!(harness.queue().get_with(Wait::No, |_, _| Ok::<_, crate::harness::Undo>(())).unwrap().is_none());
 }
 
-fn a_job_is_got_once<F: Fixture>(scene: &Scene<F>) {
-    scene.put(1);
-    assert!(scene.get().is_some());
-    assert!(scene.get().is_none());
-    assert_eq!(scene.counts().live(), 0);
+fn a_job_is_got_once<F: Fixture>(harness: &Harness<F>) {
+    harness.put(1);
+    assert!(harness.get().is_some());
+    assert!(harness.get().is_none());
+    assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_take_returns_no_more_than_was_asked_for<F: Fixture>(scene: &Scene<F>) {
+fn a_take_returns_no_more_than_was_asked_for<F: Fixture>(harness: &Harness<F>) {
     for n in 0..7 {
-        scene.put(n);
+        harness.put(n);
     }
-    assert!(scene.get_many(0).is_empty());
-    assert_eq!(scene.get_many(3).len(), 3);
-    assert_eq!(scene.counts().ready, 4, "what was not returned is not held");
-    assert_eq!(scene.get_many(100).len(), 4);
+    assert!(harness.get_many(0).is_empty());
+    assert_eq!(harness.get_many(3).len(), 3);
+    assert_eq!(harness.counts().ready, 4, "what was not returned is not held");
+    assert_eq!(harness.get_many(100).len(), 4);
 }
 
-fn a_rolled_back_get_returns_the_job_at_once_to_another_consumer<F: Fixture>(scene: &Scene<F>) {
-    let id = scene.put("a");
-    let queue = scene.queue();
-    let rolled_back = scene.transaction(|conn| {
+fn a_rolled_back_get_returns_the_job_at_once_to_another_consumer<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.put("a");
+    let queue = harness.queue();
+    let rolled_back = harness.transaction(|conn| {
         assert_eq!(queue.on(conn).get()?.map(|job| job.id), Some(id));
-        assert!(queue.on(&mut scene.connect()).get()?.is_none(), "two hold the job");
+        assert!(queue.on(&mut harness.connect()).get()?.is_none(), "two hold the job");
         undo::<()>()
     });
     assert!(rolled_back.is_err());
-    let other = queue.on(&mut scene.connect()).get().unwrap().unwrap();
+    let other = queue.on(&mut harness.connect()).get().unwrap().unwrap();
     assert_eq!((other.id, other.data), (id, json!("a")));
 }
 
-fn a_lost_connection_returns_its_jobs<F: Fixture>(scene: &Scene<F>) {
-    scene.put("a");
-    let queue = scene.queue();
+fn a_lost_connection_returns_its_jobs<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
     let work = |conn: &mut _, _| {
         // The connection is dropped inside its transaction, as when its process dies.
-        let lost = std::mem::replace(conn, scene.connect());
+        let lost = std::mem::replace(conn, harness.connect());
         drop(lost);
         undo::<()>()
     };
-    let mut conn = scene.connect();
-    let lost = scene.nested(&mut conn, |conn| {
+    let mut conn = harness.connect();
+    let lost = harness.nested(&mut conn, |conn| {
         let job = queue.on(conn).get()?;
         work(conn, job)
     });
     assert!(lost.is_err());
     // A server notices that a client is gone in its own time.
-    let got = queue.get(Wait::For(PATIENCE)).unwrap();
+    let got = queue.get(Wait::For(TIMEOUT)).unwrap();
     assert_eq!(got.map(|job| job.data), Some(json!("a")));
 }
 
-fn two_takers_never_share_a_job<F: Fixture>(scene: &Scene<F>) {
+fn two_takers_never_share_a_job<F: Fixture>(harness: &Harness<F>) {
     const JOBS: u64 = 400;
     let numbers: Vec<Value> = (0..JOBS).map(|n| json!(n)).collect();
-    scene.queue().put_many(&numbers).unwrap();
+    harness.queue().put_many(&numbers).unwrap();
     let start = Barrier::new(4);
     let taken: Vec<u64> = std::thread::scope(|threads| {
         let take = |size: usize| {
@@ -92,8 +93,8 @@ fn two_takers_never_share_a_job<F: Fixture>(scene: &Scene<F>) {
                 start.wait();
                 let mut mine = Vec::new();
                 loop {
-                    let jobs = scene.get_many(size);
-                    if jobs.is_empty() && scene.counts().ready == 0 {
+                    let jobs = harness.get_many(size);
+                    if jobs.is_empty() && harness.counts().ready == 0 {
                         return mine;
                     }
                     mine.extend(jobs.iter().filter_map(|job| job.data.as_u64()));
@@ -107,18 +108,18 @@ fn two_takers_never_share_a_job<F: Fixture>(scene: &Scene<F>) {
     assert_eq!((taken.len() as u64, different.len() as u64), (JOBS, JOBS));
 }
 
-fn what_others_hold_is_passed_over_and_not_waited_for<F: Fixture>(scene: &Scene<F>) {
-    scene.put("first");
-    scene.put("second");
-    let queue = scene.queue();
-    scene
+fn what_others_hold_is_passed_over_and_not_waited_for<F: Fixture>(harness: &Harness<F>) {
+    harness.put("first");
+    harness.put("second");
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!("first")));
             let (got, others) = channel();
             std::thread::scope(|threads| {
-                threads.spawn(|| got.send(scene.get().map(|job| job.data)));
+                threads.spawn(|| got.send(harness.get().map(|job| job.data)));
                 // If it waited for the first, it would wait for this transaction, which waits for it.
-                let second = others.recv_timeout(PATIENCE).unwrap();
+                let second = others.recv_timeout(TIMEOUT).unwrap();
                 assert_eq!(second, Some(json!("second")));
             });
             Ok(())
@@ -126,35 +127,35 @@ fn what_others_hold_is_passed_over_and_not_waited_for<F: Fixture>(scene: &Scene<
         .unwrap();
 }
 
-fn a_batch_takes_what_others_left<F: Fixture>(scene: &Scene<F>) {
+fn a_batch_takes_what_others_left<F: Fixture>(harness: &Harness<F>) {
     for n in 0..6 {
-        scene.put(n);
+        harness.put(n);
     }
-    let queue = scene.queue();
-    scene
+    let queue = harness.queue();
+    harness
         .transaction(|conn| {
             assert_eq!(queue.on(conn).get_many(2)?.len(), 2);
-            let rest: Vec<Value> = scene.get_many(10).into_iter().map(|job| job.data).collect();
+            let rest: Vec<Value> = harness.get_many(10).into_iter().map(|job| job.data).collect();
             assert_eq!(rest, [2, 3, 4, 5].map(|n| json!(n)));
             Ok(())
         })
         .unwrap();
 }
 
-fn what_is_behind_very_many_that_others_hold_is_taken_in_its_order<F: Fixture>(scene: &Scene<F>) {
+fn what_is_behind_very_many_that_others_hold_is_taken_in_its_order<F: Fixture>(harness: &Harness<F>) {
     const HELD: usize = 12_000;
     let plain = PutOptions::new();
     let due = PutOptions::new().schedule_at("2001-01-01T00:00:00Z");
     let keyed = PutOptions::new().serialization_key("k");
     let each = [("apples", &plain, &due), ("pears", &plain, &keyed), ("plums", &due, &plain)];
     for (name, held, otherwise) in each {
-        let queue: Queue<_, Value> = scene.named(name);
+        let queue: Queue<_, Value> = harness.named(name);
         queue.put_many_with(std::iter::repeat_n((&json!("held"), held), HELD)).unwrap();
         for data in ["a", "b"] {
             queue.put_with(&json!(data), held).unwrap();
             queue.put_with(&json!(format!("{data} otherwise")), otherwise).unwrap();
         }
-        scene
+        harness
             .transaction(|conn| {
                 assert_eq!(queue.on(conn).get_many(HELD)?.len(), HELD);
                 assert_eq!(queue.get(Wait::No).unwrap().map(|job| job.data), Some(json!("a")));
@@ -168,17 +169,17 @@ fn what_is_behind_very_many_that_others_hold_is_taken_in_its_order<F: Fixture>(s
     }
 }
 
-fn queues_take_nothing_from_one_another<F: Fixture>(scene: &Scene<F>) {
-    scene.put("apple");
-    let pears: Queue<_, Value> = scene.named("pears");
+fn queues_take_nothing_from_one_another<F: Fixture>(harness: &Harness<F>) {
+    harness.put("apple");
+    let pears: Queue<_, Value> = harness.named("pears");
     pears.put(&json!("pear")).unwrap();
     assert_eq!(pears.get(Wait::No).unwrap().map(|job| job.data), Some(json!("pear")));
     assert!(pears.get(Wait::No).unwrap().is_none());
-    assert_eq!(scene.drain(), [json!("apple")]);
+    assert_eq!(harness.drain(), [json!("apple")]);
 }
 
-fn one_handle_serves_many_threads<F: Fixture>(scene: &Scene<F>) {
-    let queue = scene.queue();
+fn one_handle_serves_many_threads<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
     let start = Barrier::new(8);
     std::thread::scope(|threads| {
         for thread in 0..8 {
@@ -187,10 +188,10 @@ fn one_handle_serves_many_threads<F: Fixture>(scene: &Scene<F>) {
                 start.wait();
                 for n in 0..20 {
                     queue.put(&json!([thread, n])).unwrap();
-                    queue.get(Wait::For(PATIENCE)).unwrap().unwrap();
+                    queue.get(Wait::For(TIMEOUT)).unwrap().unwrap();
                 }
             });
         }
     });
-    assert_eq!(scene.counts().live(), 0);
+    assert_eq!(harness.counts().live(), 0);
 }

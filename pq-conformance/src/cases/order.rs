@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::scene::Scene;
-use super::{Fixture, cases};
-use crate::{PutOptions, Queue, Wait};
+use super::cases;
+use crate::Fixture;
+use crate::harness::Harness;
+use pq_core::{PutOptions, Queue, Wait};
 
 cases![
     jobs_come_in_the_order_of_their_ids,
@@ -19,32 +20,32 @@ cases![
     a_job_that_comes_back_keeps_its_place,
 ];
 
-fn names<F: Fixture>(scene: &Scene<F>, jobs: &[(&str, PutOptions)]) -> Vec<Value> {
+fn names<F: Fixture>(harness: &Harness<F>, jobs: &[(&str, PutOptions)]) -> Vec<Value> {
     for (name, options) in jobs {
-        scene.put_with(*name, options);
+        harness.put_with(*name, options);
     }
-    scene.drain()
+    harness.drain()
 }
 
 fn with() -> PutOptions {
     PutOptions::new()
 }
 
-fn jobs_come_in_the_order_of_their_ids<F: Fixture>(scene: &Scene<F>) {
-    assert_eq!(names(scene, &[("a", with()), ("b", with()), ("c", with())]), ["a", "b", "c"]);
+fn jobs_come_in_the_order_of_their_ids<F: Fixture>(harness: &Harness<F>) {
+    assert_eq!(names(harness, &[("a", with()), ("b", with()), ("c", with())]), ["a", "b", "c"]);
 }
 
-fn a_higher_priority_goes_first<F: Fixture>(scene: &Scene<F>) {
+fn a_higher_priority_goes_first<F: Fixture>(harness: &Harness<F>) {
     let jobs = [("low", with().priority(-1)), ("none", with()), ("high", with().priority(1))];
-    assert_eq!(names(scene, &jobs), ["high", "none", "low"]);
+    assert_eq!(names(harness, &jobs), ["high", "none", "low"]);
 }
 
-fn an_earlier_expected_at_goes_first_and_none_at_all_last<F: Fixture>(scene: &Scene<F>) {
+fn an_earlier_expected_at_goes_first_and_none_at_all_last<F: Fixture>(harness: &Harness<F>) {
     let jobs = [("none", with()), ("later", with().expected_at("2h")), ("sooner", with().expected_at("1h"))];
-    assert_eq!(names(scene, &jobs), ["sooner", "later", "none"]);
+    assert_eq!(names(harness, &jobs), ["sooner", "later", "none"]);
 }
 
-fn priority_goes_before_expected_at_and_expected_at_before_id<F: Fixture>(scene: &Scene<F>) {
+fn priority_goes_before_expected_at_and_expected_at_before_id<F: Fixture>(harness: &Harness<F>) {
     let jobs = [
         ("e", with().priority(-1).expected_at("1s")),
         ("d", with()),
@@ -52,10 +53,10 @@ fn priority_goes_before_expected_at_and_expected_at_before_id<F: Fixture>(scene:
         ("b", with().priority(1)),
         ("a", with().priority(1).expected_at("1d")),
     ];
-    assert_eq!(names(scene, &jobs), ["a", "b", "c", "d", "e"]);
+    assert_eq!(names(harness, &jobs), ["a", "b", "c", "d", "e"]);
 }
 
-fn a_job_that_is_due_stands_by_the_same_rule_as_the_others<F: Fixture>(scene: &Scene<F>) {
+fn a_job_that_is_due_stands_by_the_same_rule_as_the_others<F: Fixture>(harness: &Harness<F>) {
     let past = || with().schedule_at(chrono::TimeDelta::seconds(-5));
     let jobs = [
         ("1", with()),
@@ -64,34 +65,34 @@ fn a_job_that_is_due_stands_by_the_same_rule_as_the_others<F: Fixture>(scene: &S
         ("first, due", past().priority(1)),
         ("second, due", past().expected_at("1h")),
     ];
-    assert_eq!(names(scene, &jobs), ["first, due", "second, due", "1", "2, due", "3"]);
+    assert_eq!(names(harness, &jobs), ["first, due", "second, due", "1", "2, due", "3"]);
 }
 
-fn a_scheduled_job_of_lower_priority_lets_others_pass<F: Fixture>(scene: &Scene<F>) {
+fn a_scheduled_job_of_lower_priority_lets_others_pass<F: Fixture>(harness: &Harness<F>) {
     let long_due = with().schedule_at("2001-01-01T00:00:00Z").priority(-1);
-    assert_eq!(names(scene, &[("due", long_due), ("ready", with())]), ["ready", "due"]);
+    assert_eq!(names(harness, &[("due", long_due), ("ready", with())]), ["ready", "due"]);
 }
 
-fn a_batch_is_in_order_across_scheduled_and_other_jobs<F: Fixture>(scene: &Scene<F>) {
+fn a_batch_is_in_order_across_scheduled_and_other_jobs<F: Fixture>(harness: &Harness<F>) {
     for n in 0..30 {
         let options = if n % 3 == 0 { with().schedule_at("2001-01-01T00:00:00Z") } else { with() };
-        scene.put_with(n, &options.priority(n % 5));
+        harness.put_with(n, &options.priority(n % 5));
     }
     let mut expected: Vec<i32> = (0..30).collect();
     expected.sort_by_key(|n| (std::cmp::Reverse(n % 5), *n));
-    let first: Vec<Value> = scene.get_many(7).into_iter().map(|job| job.data).collect();
-    let rest: Vec<Value> = scene.get_many(100).into_iter().map(|job| job.data).collect();
+    let first: Vec<Value> = harness.get_many(7).into_iter().map(|job| job.data).collect();
+    let rest: Vec<Value> = harness.get_many(100).into_iter().map(|job| job.data).collect();
     let got: Vec<Value> = first.into_iter().chain(rest).collect();
     assert_eq!(got, expected.into_iter().map(|n| json!(n)).collect::<Vec<_>>());
 }
 
 /// A store may find few due jobs by their time, and very many by their place in the line.
-fn many_that_are_due_are_in_order_beside_many_that_are_not<F: Fixture>(scene: &Scene<F>) {
+fn many_that_are_due_are_in_order_beside_many_that_are_not<F: Fixture>(harness: &Harness<F>) {
     const JOBS: i32 = 12_000;
     // In the second queue all those that are not due yet come first, and they are more than a store may look at.
     const LATER: usize = 12_000;
     for (name, of_later) in [("apples", None), ("pears", Some(9))] {
-        let queue: Queue<_, i32> = scene.named(name);
+        let queue: Queue<_, i32> = harness.named(name);
         let jobs: Vec<(i32, PutOptions)> = (0..JOBS)
             .map(|n| {
                 let options = with().priority(n % 5);
@@ -122,19 +123,19 @@ fn many_that_are_due_are_in_order_beside_many_that_are_not<F: Fixture>(scene: &S
     }
 }
 
-fn extreme_priorities_are_in_order<F: Fixture>(scene: &Scene<F>) {
+fn extreme_priorities_are_in_order<F: Fixture>(harness: &Harness<F>) {
     let jobs = [("least", with().priority(i32::MIN)), ("none", with()), ("most", with().priority(i32::MAX))];
-    assert_eq!(names(scene, &jobs), ["most", "none", "least"]);
+    assert_eq!(names(harness, &jobs), ["most", "none", "least"]);
 }
 
-fn a_job_that_comes_back_keeps_its_place<F: Fixture>(scene: &Scene<F>) {
-    scene.put(1);
-    scene.put(2);
-    let queue = scene.queue();
-    let back = scene.transaction(|conn| {
+fn a_job_that_comes_back_keeps_its_place<F: Fixture>(harness: &Harness<F>) {
+    harness.put(1);
+    harness.put(2);
+    let queue = harness.queue();
+    let back = harness.transaction(|conn| {
         queue.on(conn).get()?;
-        super::scene::undo::<()>()
+        crate::harness::undo::<()>()
     });
     assert!(back.is_err());
-    assert_eq!(scene.drain(), [json!(1), json!(2)]);
+    assert_eq!(harness.drain(), [json!(1), json!(2)]);
 }

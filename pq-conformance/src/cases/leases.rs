@@ -1,0 +1,317 @@
+//! Section 3.3: a job that is yours for a time, while no transaction is open.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, TIMEOUT, Undo, undo};
+use pq_core::{JobStatus, Outcome, PutOptions, Settlement, Store};
+
+cases![
+    a_leased_job_is_held_after_the_commit,
+    a_leased_job_that_is_completed_is_gone,
+    a_lease_that_is_over_gives_the_job_back_with_its_attempt_counted,
+    as_long_as_there_may_be_more_leases_that_are_over_a_sweep_says_so,
+    a_lease_that_was_extended_is_not_over,
+    a_verdict_after_the_lease_is_refused_and_changes_nothing,
+    a_verdict_of_an_earlier_attempt_is_refused_while_the_later_one_runs,
+    a_lease_that_is_over_and_not_swept_is_still_its_holders,
+    a_second_verdict_is_refused,
+    each_job_of_a_batch_is_settled_on_its_own,
+    jobs_of_a_batch_that_were_settled_do_not_come_back_with_the_rest,
+    many_verdicts_are_passed_at_once_and_each_is_answered,
+    a_verdict_in_a_rolled_back_transaction_was_not_passed,
+    a_late_verdict_aborts_the_transaction_that_it_is_part_of,
+    a_lease_in_a_rolled_back_transaction_was_not_taken,
+    two_takers_never_lease_one_job,
+    a_checkpoint_is_stored_at_once,
+    a_checkpoint_after_the_lease_is_refused,
+    a_leased_job_that_is_given_back_is_as_it_was,
+    a_snoozed_job_waits_and_its_attempt_does_not_count,
+    a_retried_job_keeps_its_id_its_priority_and_its_expected_at,
+    a_retry_can_replace_the_payload,
+    a_job_that_comes_back_wakes_a_waiter,
+    leased_jobs_come_in_order,
+];
+
+fn a_leased_job_is_held_after_the_commit<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.put("a");
+    let job = harness.lease_one();
+    assert_eq!((job.id, job.attempt, &job.data), (id, 1, &json!("a")));
+    assert!(harness.get().is_none());
+    assert!(harness.lease(1, TIMEOUT).is_empty());
+    let counts = harness.counts();
+    assert_eq!((counts.leased, counts.ready), (1, 0));
+    assert!(matches!(harness.queue().find(id), Ok(Some(JobStatus::Leased { attempt: 1, .. }))));
+}
+
+fn a_leased_job_that_is_completed_is_gone<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.put("a");
+    harness.settle(&harness.lease_one(), Outcome::Complete);
+    assert_eq!(harness.counts(), pq_core::Counts::default());
+    assert!(harness.queue().find(id).unwrap().is_none());
+}
+
+fn a_lease_that_is_over_gives_the_job_back_with_its_attempt_counted<F: Fixture>(harness: &Harness<F>) {
+    let options = PutOptions::new().priority(4).expected_at("2001-01-01T00:00:00Z");
+    let id = harness.put_with("a", &options);
+    assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
+    assert_eq!(harness.maintain().returned, 1);
+    let job = harness.lease_one();
+    assert_eq!((job.id, job.attempt, job.priority), (id, 2, 4));
+    assert!(job.expected_at.is_some());
+    assert_eq!(harness.maintain().returned, 0);
+}
+
+fn as_long_as_there_may_be_more_leases_that_are_over_a_sweep_says_so<F: Fixture>(harness: &Harness<F>) {
+    const LEASES: usize = 250;
+    harness.queue().put_many(&vec![json!("a"); LEASES]).unwrap();
+    (0..LEASES).for_each(|_| assert_eq!(harness.lease(1, Duration::ZERO).len(), 1));
+    let mut sweeps = vec![harness.maintain()];
+    while sweeps.last().is_some_and(|swept| swept.more) {
+        sweeps.push(harness.maintain());
+    }
+    assert_eq!(sweeps.iter().map(|swept| swept.returned).sum::<u64>(), LEASES as u64);
+    assert_eq!(harness.counts().ready, LEASES as u64);
+}
+
+fn a_lease_that_was_extended_is_not_over<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let job = harness.lease(1, Duration::ZERO).pop().unwrap();
+    harness.queue().extend(&job, TIMEOUT).unwrap();
+    assert_eq!(harness.maintain().returned, 0);
+    harness.settle(&job, Outcome::Complete);
+}
+
+fn a_verdict_after_the_lease_is_refused_and_changes_nothing<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.put("a");
+    for outcome in [
+        Outcome::Complete,
+        Outcome::Keep { result: None },
+        Outcome::Dead { error: "late".to_owned() },
+        Outcome::Retry { after: Duration::ZERO, error: "late".to_owned(), payload: None },
+        Outcome::Snooze { after: TIMEOUT },
+        Outcome::Cancel { reason: None },
+        Outcome::GiveBack,
+    ] {
+        let job = harness.lease_one();
+        harness.lose_lease(&job);
+        assert!(harness.is_lease_lost(harness.try_settle(&job, outcome)));
+        assert!(harness.queue().extend(&job, TIMEOUT).is_err());
+        let counts = harness.counts();
+        assert_eq!((counts.ready, counts.live(), counts.dead), (1, 1, 0));
+    }
+    assert_eq!(harness.get().map(|job| job.id), Some(id));
+}
+
+fn a_verdict_of_an_earlier_attempt_is_refused_while_the_later_one_runs<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let first = harness.lease_one();
+    harness.lose_lease(&first);
+    let second = harness.lease_one();
+    assert_eq!((first.attempt, second.attempt), (1, 2));
+    assert!(harness.is_lease_lost(harness.try_settle(&first, Outcome::Complete)));
+    assert_eq!(harness.counts().leased, 1);
+    harness.settle(&second, Outcome::Complete);
+    assert!(harness.is_lease_lost(harness.try_settle(&first, Outcome::Complete)));
+    assert_eq!(harness.counts().live(), 0);
+}
+
+fn a_lease_that_is_over_and_not_swept_is_still_its_holders<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let job = harness.lease(1, Duration::ZERO).pop().unwrap();
+    harness.settle(&job, Outcome::Complete);
+    assert_eq!((harness.maintain().returned, harness.counts().live()), (0, 0));
+}
+
+fn a_second_verdict_is_refused<F: Fixture>(harness: &Harness<F>) {
+    harness.queue().put_many(&[json!(1), json!(2)]).unwrap();
+    let jobs = harness.lease(2, TIMEOUT);
+    harness.settle(&jobs[0], Outcome::Complete);
+    let dead = Outcome::Dead { error: "no".to_owned() };
+    assert!(harness.is_lease_lost(harness.try_settle(&jobs[0], dead)));
+    // Nor is it accepted when it comes with the verdicts on all the rest.
+    let verdict = |job| Settlement { job, outcome: Outcome::Complete };
+    let verdicts: Vec<Settlement<'_>> = jobs.iter().map(|job| verdict(&**job)).collect();
+    assert_eq!(harness.queue().settle_many(&verdicts).unwrap(), [false, true]);
+    assert_eq!((harness.counts().live(), harness.counts().dead), (0, 0));
+}
+
+fn each_job_of_a_batch_is_settled_on_its_own<F: Fixture>(harness: &Harness<F>) {
+    let ids = harness.queue().put_many(&[json!(0), json!(1), json!(2), json!(3)]).unwrap();
+    let jobs = harness.lease(4, TIMEOUT);
+    harness.settle(&jobs[0], Outcome::Complete);
+    harness.settle(&jobs[1], Outcome::Dead { error: "broken".to_owned() });
+    harness.settle(&jobs[2], Outcome::GiveBack);
+    let counts = harness.counts();
+    assert_eq!((counts.ready, counts.leased, counts.dead), (1, 1, 1));
+    assert_eq!(harness.get().map(|job| job.id), Some(ids[2]));
+    harness.settle(&jobs[3], Outcome::Complete);
+    assert_eq!(harness.counts().live(), 0);
+}
+
+fn jobs_of_a_batch_that_were_settled_do_not_come_back_with_the_rest<F: Fixture>(harness: &Harness<F>) {
+    harness.queue().put_many(&[json!(0), json!(1), json!(2)]).unwrap();
+    let jobs = harness.lease(3, TIMEOUT);
+    harness.settle(&jobs[1], Outcome::Complete);
+    harness.lose_lease(&jobs[0]);
+    assert_eq!(harness.drain(), [json!(0), json!(2)]);
+}
+
+fn many_verdicts_are_passed_at_once_and_each_is_answered<F: Fixture>(harness: &Harness<F>) {
+    harness.queue().put_many(&[json!(0), json!(1)]).unwrap();
+    let lost = harness.lease_one();
+    harness.lose_lease(&lost);
+    let (one, other) = (harness.lease_one(), harness.lease_one());
+    let verdicts = [&lost, &one, &other].map(|job| Settlement { job, outcome: Outcome::Complete });
+    assert_eq!(harness.queue().settle_many(&verdicts).unwrap(), [false, true, true]);
+    assert_eq!(harness.queue().settle_many(&[]).unwrap(), [false; 0]);
+}
+
+fn a_verdict_in_a_rolled_back_transaction_was_not_passed<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let (queue, job) = (harness.queue(), harness.lease_one());
+    let rolled_back = harness.transaction(|conn| {
+        queue.on(conn).settle(&job, Outcome::Complete)?;
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert_eq!(harness.counts().leased, 1);
+    harness.settle(&job, Outcome::Complete);
+}
+
+fn a_late_verdict_aborts_the_transaction_that_it_is_part_of<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let (queue, job) = (harness.queue(), harness.lease_one());
+    harness.lose_lease(&job);
+    let aborted = harness.transaction(|conn| {
+        queue.on(conn).put(&json!("written beside the verdict"))?;
+        Ok(queue.on(conn).settle(&job, Outcome::Complete)?)
+    });
+    assert!(aborted.is_err());
+    assert_eq!(harness.drain(), [json!("a")]);
+}
+
+fn a_lease_in_a_rolled_back_transaction_was_not_taken<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let queue = harness.queue();
+    let rolled_back = harness.transaction(|conn| {
+        assert_eq!(queue.on(conn).lease(1, TIMEOUT)?.len(), 1);
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert_eq!((harness.counts().leased, harness.lease_one().attempt), (0, 1));
+}
+
+fn two_takers_never_lease_one_job<F: Fixture>(harness: &Harness<F>) {
+    const JOBS: usize = 200;
+    harness.queue().put_many(&vec![json!(1); JOBS]).unwrap();
+    let start = std::sync::Barrier::new(4);
+    let take = || {
+        start.wait();
+        let batches = std::iter::from_fn(|| Some(harness.lease(7, TIMEOUT)).filter(|jobs| !jobs.is_empty()));
+        batches.flatten().map(|job| job.id).collect::<Vec<_>>()
+    };
+    let mut ids: Vec<_> = std::thread::scope(|threads| {
+        let takers: Vec<_> = (0..4).map(|_| threads.spawn(take)).collect();
+        takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect()
+    });
+    ids.sort();
+    ids.dedup();
+    assert_eq!((ids.len(), harness.counts().leased), (JOBS, JOBS as u64));
+}
+
+fn a_checkpoint_is_stored_at_once<F: Fixture>(harness: &Harness<F>) {
+    harness.queue().put_many(&[json!("old"), json!("other")]).unwrap();
+    let queue = harness.queue();
+    let mut jobs = harness.lease(2, TIMEOUT);
+    queue.on(&mut harness.connect()).update(&mut jobs[0], json!({ "b": "\u{0}", "a": "half" })).unwrap();
+    harness.lose_lease(&jobs[0]);
+    assert_eq!(harness.drain(), [json!({ "b": "\u{0}", "a": "half" }), json!("other")]);
+}
+
+fn a_checkpoint_after_the_lease_is_refused<F: Fixture>(harness: &Harness<F>) {
+    harness.put("old");
+    let (queue, mut job) = (harness.queue(), harness.lease_one());
+    harness.lose_lease(&job);
+    assert!(harness.is_lease_lost(queue.on(&mut harness.connect()).update(&mut job, json!("late"))));
+    assert_eq!((job.data, harness.drain()), (json!("old"), vec![json!("old")]));
+}
+
+fn a_leased_job_that_is_given_back_is_as_it_was<F: Fixture>(harness: &Harness<F>) {
+    let options = PutOptions::new().priority(-2).schedule_at("2001-01-01T00:00:00Z");
+    let id = harness.put_with("a", &options);
+    let before = harness.lease_one();
+    harness.settle(&before, Outcome::GiveBack);
+    let after = harness.lease_one();
+    assert_eq!((after.id, after.attempt, after.priority), (id, 1, -2));
+    assert_eq!((after.schedule_at, after.enqueued_at), (before.schedule_at, before.enqueued_at));
+}
+
+fn a_snoozed_job_waits_and_its_attempt_does_not_count<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    harness.settle(&harness.lease_one(), Outcome::Snooze { after: Duration::from_secs(3_600) });
+    let counts = harness.counts();
+    assert_eq!((counts.scheduled, counts.ready), (1, 0));
+    assert!(harness.get().is_none());
+    harness.put("b");
+    harness.settle(&harness.lease_one(), Outcome::Snooze { after: Duration::ZERO });
+    assert_eq!(harness.lease_one().attempt, 1);
+}
+
+fn a_retried_job_keeps_its_id_its_priority_and_its_expected_at<F: Fixture>(harness: &Harness<F>) {
+    let options = PutOptions::new().priority(3).expected_at("2002-01-01T00:00:00Z");
+    let id = harness.put_with("a", &options);
+    let first = harness.lease_one();
+    let error = "broken\u{0} for now".to_owned();
+    harness.settle(&first, Outcome::Retry { after: Duration::ZERO, error, payload: None });
+    match harness.queue().find(id).unwrap() {
+        Some(JobStatus::Waiting { attempt: 1, error: Some(error), .. }) => {
+            assert!(error.contains("for now"));
+        }
+        other => panic!("it is not there to be retried: {other:?}"),
+    }
+    let second = harness.lease_one();
+    assert_eq!((second.id, second.attempt, second.priority), (id, 2, 3));
+    assert_eq!((second.expected_at, second.enqueued_at), (first.expected_at, first.enqueued_at));
+    let after = Duration::from_secs(3_600);
+    harness.settle(&second, Outcome::Retry { after, error: String::new(), payload: None });
+    assert!(harness.get().is_none(), "it is not due yet");
+}
+
+fn a_retry_can_replace_the_payload<F: Fixture>(harness: &Harness<F>) {
+    harness.put("old");
+    let job = harness.lease_one();
+    let payload = Some(pq_core::Payload::from_stored("{\"b\": 1, \"a\":2}".to_owned()));
+    harness.settle(&job, Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload });
+    assert_eq!(harness.lease_one().into_raw().payload.as_str(), "{\"b\": 1, \"a\":2}");
+}
+
+fn a_job_that_comes_back_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
+    harness.put("a");
+    let job = harness.lease_one();
+    std::thread::scope(|threads| {
+        let waiter = harness.sleeper(threads);
+        harness.settle(&job, Outcome::GiveBack);
+        assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!("a")));
+    });
+}
+
+fn leased_jobs_come_in_order<F: Fixture>(harness: &Harness<F>) {
+    harness.put_with(3, &PutOptions::new().priority(-1));
+    harness.put(2);
+    harness.put_with(1, &PutOptions::new().schedule_at("2001-01-01T00:00:00Z").expected_at("1h"));
+    harness.put_with(0, &PutOptions::new().priority(1));
+    let jobs = harness.lease(4, TIMEOUT);
+    assert_eq!(jobs.iter().map(|job| job.data.clone()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    let verdicts: Vec<Settlement<'_>> =
+        jobs.iter().map(|job| Settlement { job, outcome: Outcome::Complete }).collect();
+    harness
+        .transaction(|conn| {
+            let accepted = harness.pq.store().settle(conn, &verdicts)?;
+            accepted.iter().all(|accepted| *accepted).then_some(()).ok_or(Undo("refused".to_owned()))
+        })
+        .unwrap();
+}

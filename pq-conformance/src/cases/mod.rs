@@ -1,0 +1,76 @@
+//! The cases, a file for each topic.
+
+mod admin;
+mod bulk_put;
+mod claims;
+mod concurrency;
+mod counts;
+mod cron;
+mod handlers;
+mod leases;
+mod order;
+mod outcomes;
+mod panics;
+mod payloads;
+mod put;
+mod queue_names;
+mod schedule;
+mod serialization_keys;
+mod status;
+mod stop;
+mod take;
+mod tasks;
+mod transactions;
+mod unique_keys;
+mod wait;
+mod workers;
+
+use crate::Fixture;
+use crate::harness::Harness;
+
+/// A case: its topic and name, and the function that runs it.
+pub(crate) struct Case<F: Fixture> {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&Harness<F>),
+}
+
+/// Defines `cases`, which lists these functions as cases.
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        pub(super) fn cases<F: crate::Fixture>() -> Vec<super::Case<F>> {
+            vec![$(super::Case { name: concat!(module_path!(), "::", stringify!($name)), run: $name::<F> }),*]
+        }
+    };
+}
+use cases;
+
+/// Returns all cases, topic by topic.
+pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
+    let topics: [fn() -> Vec<Case<F>>; 24] = [
+        put::cases,
+        bulk_put::cases,
+        take::cases,
+        concurrency::cases,
+        order::cases,
+        transactions::cases,
+        claims::cases,
+        wait::cases,
+        schedule::cases,
+        payloads::cases,
+        counts::cases,
+        queue_names::cases,
+        panics::cases,
+        leases::cases,
+        serialization_keys::cases,
+        unique_keys::cases,
+        outcomes::cases,
+        tasks::cases,
+        handlers::cases,
+        workers::cases,
+        stop::cases,
+        status::cases,
+        admin::cases,
+        cron::cases,
+    ];
+    topics.into_iter().flat_map(|topic| topic()).collect()
+}

@@ -1,0 +1,86 @@
+//! How workers stop.
+
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use super::cases;
+use super::tasks::task;
+use super::workers::{beside, gate, until};
+use crate::Fixture;
+use crate::harness::{Harness, TIMEOUT, Undo};
+use pq_core::{Report, StopMode, Worker};
+
+cases![
+    told_to_stop_when_nothing_waits_it_works_what_is_there,
+    told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest,
+    told_to_stop_now_it_tells_its_handlers_and_waits_for_them,
+    a_stop_only_gets_sterner,
+];
+
+fn told_to_stop_when_nothing_waits_it_works_what_is_there<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u32>(harness);
+    task.call_many(&(0..40).collect::<Vec<_>>()).unwrap();
+    for handler in [task.leased(|_, _| Ok::<_, Undo>(())), task.transactional(|_, _| Ok::<_, Undo>(()))] {
+        let worker = Worker::new(&harness.pq).serve(handler);
+        worker.control().stop(StopMode::Drain);
+        worker.run().unwrap();
+        assert_eq!(harness.counts().live(), 0);
+        task.call_many(&(0..40).collect::<Vec<_>>()).unwrap();
+    }
+}
+
+fn told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest<F: Fixture>(harness: &Harness<F>) {
+    let (handler, gate) = gate(harness);
+    task::<F, u32>(harness).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
+    let report = beside::<F>(Worker::new(&harness.pq).batch(8, 8).serve(handler), |control| {
+        assert_eq!(gate.begun.recv_timeout(TIMEOUT).unwrap(), 0);
+        control.stop(StopMode::Finish);
+        gate.go_on.send(()).unwrap();
+    });
+    assert_eq!((report.done, report.given_back), (1, 7));
+    let jobs = harness.lease(10, TIMEOUT);
+    assert_eq!(jobs.len(), 7);
+    assert!(jobs.iter().all(|job| job.attempt == 1));
+}
+
+fn told_to_stop_now_it_tells_its_handlers_and_waits_for_them<F: Fixture>(harness: &Harness<F>) {
+    let (begin, begun) = channel();
+    let (go_on, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let handler = task::<F, u32>(harness).leased(move |context, job| {
+        begin.send(job.data).unwrap();
+        while !context.is_aborting() {
+            std::thread::yield_now();
+        }
+        wait.lock().unwrap().recv_timeout(TIMEOUT).map_err(|_| "nobody told it to go on")
+    });
+    task::<F, u32>(harness).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
+    let report = beside::<F>(Worker::new(&harness.pq).batch(8, 8).serve(handler), |control| {
+        assert_eq!(begun.recv_timeout(TIMEOUT).unwrap(), 0);
+        control.stop(StopMode::Abort);
+        // What is not begun is given back while the handler still runs, and what runs is still held.
+        until("the rest is given back", || harness.counts().ready == 7);
+        assert_eq!((harness.counts().leased, control.status().running.len()), (1, 1));
+        go_on.send(()).unwrap();
+    });
+    assert_eq!((report.done, report.given_back, harness.counts().leased), (1, 7, 0));
+}
+
+fn a_stop_only_gets_sterner<F: Fixture>(harness: &Harness<F>) {
+    let (handler, _gate) = gate(harness);
+    let worker = Worker::new(&harness.pq).serve(handler);
+    let control = worker.control();
+    for (told, is) in [
+        (StopMode::Drain, StopMode::Drain),
+        (StopMode::Finish, StopMode::Finish),
+        (StopMode::Drain, StopMode::Finish),
+        (StopMode::Abort, StopMode::Abort),
+        (StopMode::Finish, StopMode::Abort),
+    ] {
+        control.stop(told);
+        assert_eq!(control.status().stopping, Some(is));
+    }
+    task::<F, u32>(harness).call(&1).unwrap();
+    assert_eq!(worker.run().unwrap(), Report::default());
+    assert_eq!(harness.counts().ready, 1);
+}

@@ -1,0 +1,239 @@
+//! Unique keys: one job with a key waits or runs at a time.
+
+use std::sync::Barrier;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::cases;
+use crate::Fixture;
+use crate::harness::{Harness, TIMEOUT, undo};
+use pq_core::{JobId, OnConflict, Outcome, Put, PutOptions, PutOutcome, Store};
+
+cases![
+    a_second_put_of_a_key_keeps_the_first,
+    a_put_can_replace_the_job_that_waits,
+    a_put_can_put_off_the_job_that_waits,
+    a_job_that_runs_under_a_lease_keeps_its_key,
+    a_job_that_runs_is_not_replaced,
+    a_job_that_is_done_gives_up_its_key,
+    a_job_that_was_got_gives_up_its_key,
+    a_rolled_back_put_leaves_the_key_free,
+    a_rolled_back_get_leaves_the_key_taken,
+    a_job_that_comes_back_has_its_key_still,
+    a_batch_with_one_key_twice_puts_one_job,
+    a_batch_answers_in_its_order_and_its_ids_ascend,
+    a_key_means_something_in_its_queue_alone,
+    a_cleared_job_gives_up_its_key,
+    a_job_that_was_put_off_to_now_wakes_a_waiter,
+    thirty_two_threads_that_put_one_key_put_one_job,
+];
+
+fn unique(key: &str) -> PutOptions {
+    PutOptions::new().unique(key)
+}
+
+fn try_put<F: Fixture>(harness: &Harness<F>, data: impl Into<Value>, options: &PutOptions) -> Put {
+    harness.queue().on(&mut harness.connect()).try_put(&data.into(), options).unwrap()
+}
+
+fn kept(id: JobId) -> Put {
+    Put { id, outcome: PutOutcome::Kept }
+}
+
+fn a_second_put_of_a_key_keeps_the_first<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &unique("a"));
+    assert_eq!(first.outcome, PutOutcome::Added);
+    assert_eq!(try_put(harness, 2, &unique("a")), kept(first.id));
+    assert_eq!(harness.put_with(3, &unique("a")), first.id);
+    assert_eq!(harness.drain(), [1]);
+}
+
+fn a_put_can_replace_the_job_that_waits<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &unique("a").schedule_at("1h"));
+    let options = PutOptions::new().unique_or("a", OnConflict::Replace).priority(5);
+    let second = try_put(harness, 2, &options);
+    assert_eq!(second, Put { id: first.id, outcome: PutOutcome::Replaced });
+    let job = harness.get().unwrap();
+    assert_eq!((job.id, job.data.clone(), job.priority), (first.id, json!(2), 5));
+    assert!(harness.get().is_none());
+}
+
+fn a_put_can_put_off_the_job_that_waits<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &unique("a"));
+    let options = PutOptions::new().unique_or("a", OnConflict::Reschedule).schedule_at("1h");
+    assert_eq!(try_put(harness, 2, &options), Put { id: first.id, outcome: PutOutcome::Rescheduled });
+    assert!(harness.get().is_none());
+    let options = PutOptions::new().unique_or("a", OnConflict::Reschedule);
+    assert_eq!(try_put(harness, 3, &options).outcome, PutOutcome::Rescheduled);
+    assert_eq!(harness.drain(), [1], "its payload is the first one's");
+}
+
+fn a_job_that_runs_under_a_lease_keeps_its_key<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &unique("a"));
+    let job = harness.lease_one();
+    assert_eq!(job.unique_key.as_ref().map(|key| key.as_str()), Some("a"));
+    assert_eq!(try_put(harness, 2, &unique("a")), kept(first.id));
+    assert_eq!(harness.counts().ready, 0);
+}
+
+fn a_job_that_runs_is_not_replaced<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &unique("a"));
+    let queue = harness.queue();
+    harness
+        .transaction(|conn| {
+            queue.on(conn).get()?;
+            // Nor is it waited for.
+            let options = PutOptions::new().unique_or("a", OnConflict::Replace);
+            assert_eq!(try_put(harness, 2, &options), kept(first.id));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(harness.counts().live(), 0);
+}
+
+fn a_job_that_is_done_gives_up_its_key<F: Fixture>(harness: &Harness<F>) {
+    for outcome in [
+        Outcome::Complete,
+        Outcome::Keep { result: None },
+        Outcome::Dead { error: "broken".to_owned() },
+        Outcome::Cancel { reason: None },
+    ] {
+        assert_eq!(try_put(harness, 1, &unique("a")).outcome, PutOutcome::Added);
+        harness.settle(&harness.lease_one(), outcome);
+    }
+    assert_eq!(try_put(harness, 1, &unique("a")).outcome, PutOutcome::Added);
+}
+
+fn a_job_that_was_got_gives_up_its_key<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &unique("a"));
+    assert_eq!(harness.get().map(|job| job.id), Some(first.id));
+    let second = try_put(harness, 2, &unique("a"));
+    assert_eq!(second.outcome, PutOutcome::Added);
+    let queue = harness.queue();
+    harness
+        .transaction(|conn| {
+            queue.on(conn).get()?;
+            let within = queue.on(conn).try_put(&json!(3), &unique("a"))?;
+            assert_eq!(within.outcome, PutOutcome::Added, "a handler can put its own successor");
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(harness.drain(), [3]);
+}
+
+fn a_rolled_back_put_leaves_the_key_free<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    let rolled_back = harness.transaction(|conn| {
+        queue.on(conn).put_with(&json!(1), &unique("a"))?;
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert_eq!(try_put(harness, 2, &unique("a")).outcome, PutOutcome::Added);
+}
+
+fn a_rolled_back_get_leaves_the_key_taken<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &unique("a"));
+    let queue = harness.queue();
+    let rolled_back = harness.transaction(|conn| {
+        queue.on(conn).get()?;
+        undo::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert_eq!(try_put(harness, 2, &unique("a")), kept(first.id));
+}
+
+fn a_job_that_comes_back_has_its_key_still<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &unique("a"));
+    for outcome in [
+        Outcome::GiveBack,
+        Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None },
+        Outcome::Snooze { after: Duration::ZERO },
+    ] {
+        harness.settle(&harness.lease_one(), outcome);
+        assert_eq!(try_put(harness, 2, &unique("a")), kept(first.id));
+    }
+    harness.lose_lease(&harness.lease_one());
+    assert_eq!(try_put(harness, 2, &unique("a")), kept(first.id));
+    let queue = harness.queue();
+    harness
+        .transaction(|conn| {
+            let job = queue.on(conn).get()?.unwrap();
+            Ok(queue.on(conn).give_back(&job)?)
+        })
+        .unwrap();
+    assert_eq!(try_put(harness, 2, &unique("a")), kept(first.id));
+}
+
+fn a_batch_with_one_key_twice_puts_one_job<F: Fixture>(harness: &Harness<F>) {
+    let (one, two) = (unique("a"), PutOptions::new().unique_or("a", OnConflict::Replace));
+    let jobs = [(json!(1), one.clone()), (json!(2), one), (json!(3), two)];
+    let put = harness.queue().put_many_with(jobs.iter().map(|(data, options)| (data, options))).unwrap();
+    assert_eq!(put[1], kept(put[0].id));
+    assert_eq!(put[2], Put { id: put[0].id, outcome: PutOutcome::Replaced });
+    assert_eq!(harness.drain(), [3]);
+}
+
+fn a_batch_answers_in_its_order_and_its_ids_ascend<F: Fixture>(harness: &Harness<F>) {
+    let old = try_put(harness, 0, &unique("m"));
+    let jobs = [
+        (json!(1), unique("z")),
+        (json!(2), PutOptions::new()),
+        (json!(3), unique("m")),
+        (json!(4), unique("a")),
+    ];
+    let put = harness.queue().put_many_with(jobs.iter().map(|(data, options)| (data, options))).unwrap();
+    assert_eq!(put[2], kept(old.id));
+    assert!(put[0].id < put[1].id && put[1].id < put[3].id, "{put:?}");
+    assert_eq!(harness.drain(), [0, 1, 2, 4]);
+}
+
+fn a_key_means_something_in_its_queue_alone<F: Fixture>(harness: &Harness<F>) {
+    try_put(harness, 1, &unique("a"));
+    let pears = harness.named::<Value>("pears");
+    assert_eq!(pears.try_put(&json!(1), &unique("a")).unwrap().outcome, PutOutcome::Added);
+}
+
+fn a_cleared_job_gives_up_its_key<F: Fixture>(harness: &Harness<F>) {
+    try_put(harness, 1, &unique("a"));
+    assert_eq!(harness.clear(), 1);
+    assert_eq!(try_put(harness, 1, &unique("a")).outcome, PutOutcome::Added);
+}
+
+fn a_job_that_was_put_off_to_now_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
+    try_put(harness, 1, &unique("a").schedule_at("1h"));
+    std::thread::scope(|threads| {
+        let waiter = harness.sleeper(threads);
+        try_put(harness, 2, &PutOptions::new().unique_or("a", OnConflict::Reschedule));
+        assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!(1)));
+    });
+}
+
+fn thirty_two_threads_that_put_one_key_put_one_job<F: Fixture>(harness: &Harness<F>) {
+    const THREADS: usize = 32;
+    let start = Barrier::new(THREADS);
+    let put = |n: usize| {
+        let mut conn = harness.connect();
+        let queue = harness.queue();
+        start.wait();
+        (0..5)
+            .map(|_| {
+                let data = json!(n);
+                let job = harness
+                    .pq
+                    .store()
+                    .transaction(&mut conn, |conn| queue.on(conn).try_put(&data, &unique("a")));
+                job.unwrap()
+            })
+            .collect::<Vec<Put>>()
+    };
+    let all: Vec<Put> = std::thread::scope(|threads| {
+        let put = &put;
+        let putters: Vec<_> = (0..THREADS).map(|n| threads.spawn(move || put(n))).collect();
+        putters.into_iter().flat_map(|putter| putter.join().unwrap()).collect()
+    });
+    assert_eq!(all.iter().filter(|put| put.outcome == PutOutcome::Added).count(), 1);
+    assert!(all.iter().all(|put| put.id == all[0].id));
+    assert_eq!(harness.counts().ready, 1);
+    assert!(harness.lease(5, TIMEOUT).len() == 1);
+}

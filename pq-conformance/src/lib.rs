@@ -1,0 +1,95 @@
+//! The conformance suite of `pq`: every [`pq_core::Store`] must pass all of its cases.
+//!
+//! A store's author implements [`Fixture`] and passes it to a [`Suite`] in a test with `harness = false`. Each
+//! case runs twice: on the handle's own connections, and on a connection of the caller.
+//!
+//! ```no_run
+//! use pq_conformance::{Fixture, Suite};
+//! use pq_core::memory::{MemoryConn, MemoryStore};
+//! use pq_core::Pq;
+//!
+//! struct Mine;
+//!
+//! impl Fixture for Mine {
+//!     type Store = MemoryStore;
+//!     fn fresh(&self) -> Pq<MemoryStore> {
+//!         Pq::new(MemoryStore::new())
+//!     }
+//!     fn connect(&self, pq: &Pq<MemoryStore>) -> MemoryConn {
+//!         pq.store().connect()
+//!     }
+//!     fn core_error<'e>(&self, error: &'e pq_core::Error) -> Option<&'e pq_core::Error> {
+//!         Some(error)
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     Suite::new().with("mine", Mine).run()
+//! }
+//! ```
+
+// A failed case panics, as any test does.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod cases;
+mod harness;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+use pq_core::{Pq, Store};
+
+use self::harness::{Access, Harness};
+
+/// Makes the handles and connections of a store under test.
+pub trait Fixture: Send + Sync + 'static {
+    /// The store.
+    type Store: Store<Conn: Send>;
+
+    /// Returns a handle, with connections of its own, to an empty table that nothing else uses.
+    fn fresh(&self) -> Pq<Self::Store>;
+
+    /// Opens a connection to the same table, as another process would.
+    fn connect(&self, pq: &Pq<Self::Store>) -> <Self::Store as Store>::Conn;
+
+    /// Returns the error of `pq_core` in a store's error, if it holds one.
+    fn core_error<'e>(&self, error: &'e <Self::Store as Store>::Error) -> Option<&'e pq_core::Error>;
+}
+
+/// Collects the trials of one or more fixtures.
+#[derive(Default)]
+#[must_use]
+pub struct Suite {
+    trials: Vec<Trial>,
+}
+
+impl Suite {
+    /// Returns a suite without fixtures.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds all cases on this fixture. The name is the prefix of each trial's name.
+    pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
+        let fixture = Arc::new(fixture);
+        for case in cases::all::<F>() {
+            let sentence = case.name.rsplit("cases::").next().unwrap_or(case.name);
+            for access in [Access::Own, Access::Callers] {
+                let fixture = Arc::clone(&fixture);
+                let trial = move || {
+                    (case.run)(&Harness::new(fixture, access));
+                    Ok(())
+                };
+                self.trials.push(Trial::test(format!("{name}: {sentence} ({access})"), trial));
+            }
+        }
+        self
+    }
+
+    /// Runs the trials that the command-line arguments of the test binary select.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        libtest_mimic::run(&Arguments::from_args(), self.trials).exit_code()
+    }
+}
