@@ -178,7 +178,7 @@ fn a_dropped_index_is_missed_in_the_catalog_and_in_the_plans_and_can_be_made_aga
     let found = Found::on(database.url(), &[])?;
     assert_in(&found.of("plans", "ok"), "find their jobs by the indexes");
     // Whether something is due can be read from either index of what is scheduled.
-    for indexes in [&["queue_ready"][..], &["queue_scheduled", "queue_scheduled_line"]] {
+    for indexes in [&["queue_ready"][..], &["queue_scheduled", "queue_scheduled_ordered"]] {
         for index in indexes {
             run(&database, &format!("DROP INDEX pq.{index}"))?;
         }
@@ -214,7 +214,7 @@ fn what_is_added_may_be_fine_and_what_is_changed_is_not() -> Outcome {
 
     run(
         &database,
-        "CREATE OR REPLACE FUNCTION pq.queue_is_live(the_job bigint, the_lease bigint) RETURNS boolean
+        "CREATE OR REPLACE FUNCTION pq.queue_is_live(job_id bigint, lease_id bigint) RETURNS boolean
              LANGUAGE plpgsql AS 'BEGIN RETURN false; END';
          ALTER TABLE pq.queue ALTER attempt DROP DEFAULT, DISABLE TRIGGER queue_notify, SET UNLOGGED;
          ALTER TABLE pq.queue_archive ADD COLUMN needed int NOT NULL, DROP CONSTRAINT queue_archive_outcome_check;
@@ -224,7 +224,7 @@ fn what_is_added_may_be_fine_and_what_is_changed_is_not() -> Outcome {
     assert_eq!(found.status, 7);
     let failures = found.of("catalog", "failure");
     for part in [
-        "function queue_is_live(the_job bigint, the_lease bigint) was changed",
+        "function queue_is_live(job_id bigint, lease_id bigint) was changed",
         "column queue.attempt was changed: it is integer NOT NULL",
         "table queue was changed: it is kind r persistence u",
         "(which is disabled)",

@@ -113,7 +113,7 @@ const CONSUMER: &[Right] = &[
     right(CHANGE, On::Table("cron")),
     right(READ, On::Table("migrations")),
     right(CALL, On::Function("is_live")),
-    right(CALL, On::Function("pick")),
+    right(CALL, On::Function("lock_keyed_job")),
 ];
 
 const READER: &[Right] = &[

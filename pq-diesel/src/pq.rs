@@ -121,7 +121,7 @@ impl Pq {
     ///
     /// [`Error::UnknownMigration`] where there is no such version; the database's own.
     pub fn migrations_after_on(&self, conn: &mut PgConnection, version: &str) -> Result<Vec<String>, Error> {
-        migrate::after(conn, &self.0.store().table, version)
+        migrate::applied_after(conn, &self.0.store().table, version)
     }
 
     /// Undoes the migrations after the one of this version, the last first, and says which; `0` undoes all, as
@@ -132,7 +132,7 @@ impl Pq {
     ///
     /// [`Error::UnknownMigration`] where there is no such version; the database's own. Nothing was undone then.
     pub fn migrate_down_to_on(&self, conn: &mut PgConnection, version: &str) -> Result<Vec<String>, Error> {
-        migrate::down_to(conn, &self.0.store().table, version)
+        migrate::revert_after(conn, &self.0.store().table, version)
     }
 
     /// The statements that grant a role of the database what a process of this kind needs, and nothing else.

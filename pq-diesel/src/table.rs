@@ -128,7 +128,7 @@ impl Table {
         literal(&self.beside(suffix))
     }
 
-    /// The number of the advisory lock that stands for `what` (`telling`, `putting`) on a channel, as SQL; the channel
+    /// The number of the advisory lock that stands for `what` (`notifier`, `writers`) on a channel, as SQL; the channel
     /// is an expression of SQL. The table's trigger makes the same.
     pub(crate) fn channel_lock(&self, what: &str, channel: &str) -> String {
         format!(

@@ -160,12 +160,12 @@ fn a_key_whose_job_is_gone_since_the_snapshot_has_its_next_job_taken() -> Outcom
     let database = database()?;
     let (queue, mut gate) = (queue(&database)?, database.connect()?);
     gate.batch_execute(
-        "ALTER FUNCTION pq.queue_pick RENAME TO pick_behind;
-         CREATE FUNCTION pq.queue_pick(place tid, name text, key text, lock bigint, new_lease bigint) RETURNS boolean
+        "ALTER FUNCTION pq.queue_lock_keyed_job RENAME TO original;
+         CREATE FUNCTION pq.queue_lock_keyed_job(job_ctid tid, queue_name text, key text, key_lock bigint, new_lease bigint) RETURNS boolean
          LANGUAGE plpgsql SET lock_timeout = '30s' AS $$ BEGIN
              PERFORM pg_advisory_lock_shared(1);
              PERFORM pg_advisory_unlock_shared(1);
-             RETURN pq.pick_behind(place, name, key, lock, new_lease);
+             RETURN pq.original(job_ctid, queue_name, key, key_lock, new_lease);
          END $$",
     )?;
     let keyed = PutOptions::new().serialization_key("one");

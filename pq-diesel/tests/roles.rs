@@ -324,7 +324,7 @@ fn the_doctor_knows_who_may_do_what() -> Result<(), Box<dyn Error>> {
             "consumer lacks USAGE on queue_lease_tokens",
         ),
         ("SELECT ON pq.queue_settled FROM pq_reader", "reader lacks SELECT on queue_settled"),
-        ("EXECUTE ON FUNCTION pq.queue_pick FROM PUBLIC", "consumer lacks"),
+        ("EXECUTE ON FUNCTION pq.queue_lock_keyed_job FROM PUBLIC", "consumer lacks"),
     ] {
         owner.batch_execute(&scene.named(&format!("REVOKE {taken}")))?;
         let role = ROLES.into_iter().find(|role| taken.ends_with(role)).unwrap_or("pq_consumer");

@@ -64,7 +64,7 @@ fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
     end(&mut writer)?;
     assert_eq!(heard(&mut listener)?, told(&["apples", &md5, &cut]));
 
-    assert!(take_lock(&mut teller, "telling", "apples")? && take_lock(&mut teller, "telling", &md5)?);
+    assert!(take_lock(&mut teller, "notifier", "apples")? && take_lock(&mut teller, "notifier", &md5)?);
     for queue in ["apples", &long] {
         put(&mut writer, queue)?;
     }
@@ -77,9 +77,9 @@ fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
     // Whoever tells can see that somebody is in the middle of a put.
     writer.batch_execute("BEGIN")?;
     put(&mut writer, "apples")?;
-    assert!(!take_lock(&mut teller, "putting", "apples")?);
+    assert!(!take_lock(&mut teller, "writers", "apples")?);
     writer.batch_execute("COMMIT")?;
-    assert!(take_lock(&mut teller, "putting", "apples")?);
+    assert!(take_lock(&mut teller, "writers", "apples")?);
 
     // The lock is its session's, so that whoever tells may die.
     drop(teller);
@@ -101,7 +101,7 @@ fn a_key_that_comes_free_is_left_to_whoever_tells_for_all() -> Outcome {
         queue.put_with(&n, &keyed)?;
     }
     listener.batch_execute("LISTEN apples; LISTEN \"end\"")?;
-    assert!(take_lock(&mut teller, "telling", "apples")?);
+    assert!(take_lock(&mut teller, "notifier", "apples")?);
     let take = |taker: &mut PgConnection| -> Result<Option<i64>, Error> {
         let job = queue.on(taker).transaction(|conn| queue.on(conn).get())?;
         end(taker)?;

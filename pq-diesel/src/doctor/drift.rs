@@ -96,7 +96,7 @@ WHERE proname IN (SELECT name FROM made) AND prokind = 'f'";
 
 pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Finding>, Error> {
     let table = &exam.store.table;
-    if !migrate::standing(conn, table)?.pending.is_empty() {
+    if !migrate::status(conn, table)?.pending.is_empty() {
         let what = "not compared, for there are migrations to run";
         return Ok(vec![Finding::new(CHECK, Level::Skipped, what)]);
     }
@@ -106,7 +106,7 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
         return Ok(vec![Finding::new(CHECK, Level::Skipped, what)]);
     }
     let scratch = Table { schema: free_schema(conn)?, name: table.name.clone() };
-    migrate::make_anew(conn, &scratch)?;
+    migrate::create_unrecorded(conn, &scratch)?;
     let made = describe(conn, &scratch, &scratch)?;
     let found = describe(conn, table, &scratch)?;
     let quoted: String = diesel::dsl::sql::<Text>("SELECT quote_ident(")

@@ -189,7 +189,7 @@ const GUARD: &str = "SET LOCAL search_path TO pg_catalog, pg_temp; \
 impl Exam<'_> {
     fn all(&self, conn: &mut PgConnection, pooler: Vec<Finding>) -> Result<Vec<Finding>, Error> {
         let table = &self.store.table;
-        if !migrate::is_there(conn, table)? {
+        if !migrate::table_exists(conn, table)? {
             return Err(Error::NotMigrated { table: table.to_string() });
         }
         let mut findings = pooler;

@@ -220,14 +220,14 @@ impl<'a> Session<'a> {
                 match act {
                     Act::Tell => {
                         let was_idle =
-                            self.conn.ask(&tell_for_others(&listened.told_on, &lock("putting")))?;
+                            self.conn.ask(&tell_for_others(&listened.told_on, &lock("writers")))?;
                         coalescing.told(was_idle, Instant::now());
                     }
-                    Act::GiveBack => give_back(&mut self.conn, &lock("telling"))?,
+                    Act::GiveBack => give_back(&mut self.conn, &lock("notifier"))?,
                     Act::Claim => {
                         // The table may be gone, or not for this role to see. The writers go on as they did.
                         let claimed =
-                            self.conn.ask(&format!("SELECT pg_try_advisory_lock({})", lock("telling")));
+                            self.conn.ask(&format!("SELECT pg_try_advisory_lock({})", lock("notifier")));
                         if let Err(reason) = &claimed {
                             tracing::debug!(reason, channel, "the writers cannot be told for");
                         }
@@ -257,7 +257,7 @@ impl<'a> Session<'a> {
         for channel in channels {
             let Some(listened) = self.channels.remove(channel.as_str()) else { continue };
             if listened.coalescing.has_lock() {
-                give_back(&mut self.conn, &self.table.channel_lock("telling", &channel.literal()))?;
+                give_back(&mut self.conn, &self.table.channel_lock("notifier", &channel.literal()))?;
             }
             if listened.coalescing.next_at().is_some() {
                 tell.extend(listened.told_on);

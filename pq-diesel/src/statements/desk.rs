@@ -37,7 +37,7 @@ WITH line AS (
 ), rates AS (
     SELECT key AS q_name, sum(value::double precision) AS per_second
     FROM {workers}, json_each_text(CASE WHEN json_typeof(status -> 'rates') = 'object' THEN status -> 'rates' END)
-    WHERE beat_at > statement_timestamp() - interval '10 seconds'
+    WHERE heartbeat_at > statement_timestamp() - interval '10 seconds'
     GROUP BY key
 )
 SELECT q_name, coalesce(due - keyed + heads, 0), coalesce(keyed - heads, 0), coalesce(scheduled, 0),
@@ -131,7 +131,7 @@ FROM gone ORDER BY id";
 pub(super) const BEAT: &str = "\
 INSERT INTO {workers} AS known (id, host, pid, supervisor, queues, threads, status)
 VALUES (coalesce($1::bigint, nextval({tokens_name})), $2, $3, $4, $5, $6, $7::text::json)
-ON CONFLICT (id) DO UPDATE SET beat_at = statement_timestamp(), status = EXCLUDED.status
+ON CONFLICT (id) DO UPDATE SET heartbeat_at = statement_timestamp(), status = EXCLUDED.status
 RETURNING id, stop";
 
 /// $1 worker.
@@ -141,11 +141,11 @@ pub(super) const LEAVE: &str = "DELETE FROM {workers} WHERE id = $1";
 pub(super) const FORGET_SILENT: &str = "\
 DELETE FROM {workers} WHERE id IN (
     SELECT id FROM {workers}
-    WHERE beat_at < statement_timestamp() - $1 * interval '1 microsecond' FOR UPDATE SKIP LOCKED)";
+    WHERE heartbeat_at < statement_timestamp() - $1 * interval '1 microsecond' FOR UPDATE SKIP LOCKED)";
 
 pub(super) const WORKERS: &str = "\
 SELECT id, host, pid, supervisor, queues, threads, started_at,
-    (extract(epoch FROM statement_timestamp() - beat_at) * 1000000)::bigint, stop, status::text
+    (extract(epoch FROM statement_timestamp() - heartbeat_at) * 1000000)::bigint, stop, status::text
 FROM {workers} ORDER BY id";
 
 /// $1 mode, $2 worker.

@@ -159,13 +159,13 @@ impl Statements {
                 .replace("{paused}", &table.beside("paused"))
                 .replace("{workers}", &table.beside("workers"))
                 .replace("{cron}", &table.beside("cron"))
-                .replace("{pick}", &table.beside("pick"))
+                .replace("{lock_keyed_job}", &table.beside("lock_keyed_job"))
                 .replace("{is_live}", &table.beside("is_live"))
                 .replace("{put_unique}", &table.beside("put_unique"))
                 .replace("{jobs_name}", &table.jobs_literal())
                 .replace("{tokens_name}", &table.literal("lease_tokens"))
-                .replace("{telling}", &table.channel_lock("telling", "channel"))
-                .replace("{putting}", &table.channel_lock("putting", "channel"))
+                .replace("{notifier_lock}", &table.channel_lock("notifier", "channel"))
+                .replace("{writers_lock}", &table.channel_lock("writers", "channel"))
         };
         let statement = |sql: &str| Statement::new(&names(sql));
         let levels = |hold| take::levels(hold).map(|sql| Sized::new(names(&sql), 2));

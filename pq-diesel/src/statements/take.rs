@@ -79,7 +79,7 @@ const BEYOND: &str = "(SELECT open FROM open) AND (EXISTS (SELECT FROM edge)
 
 /// Whether a key was had for nothing, and is this transaction's until it ends.
 const MISSED: &str =
-    "(SELECT coalesce(current_setting('pq.missed', true) = statement_timestamp()::text, false))";
+    "(SELECT coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false))";
 
 fn assemble(with: &str, line: &str, raced: &str, other: &str, missed: &str, hold: Hold) -> String {
     let (token, kept, noted) = match hold {
@@ -123,7 +123,7 @@ pub(super) const RETAKE: &str = "\
 WITH place AS MATERIALIZED (
     SELECT ctid FROM {jobs}
     WHERE id = $1 AND q_name = $2 AND attempt = $3 AND dequeued_at IS NULL
-        AND (serial_key IS NULL OR {pick}(ctid, q_name, serial_key,
+        AND (serial_key IS NULL OR {lock_keyed_job}(ctid, q_name, serial_key,
             hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)), NULL))
     FOR UPDATE SKIP LOCKED
 ), taken AS (
@@ -281,7 +281,7 @@ const MERGED: &str = "), few AS MATERIALIZED (
             SELECT ctid FROM {jobs} WHERE id = line.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
         ) AS held
         WHERE (SELECT other FROM others) AND line.ready AND line.waited < {reach} AND line.passed < {reach}{within}
-            AND (line.serial_key IS NULL OR {pick}(line.place, $1, line.serial_key,
+            AND (line.serial_key IS NULL OR {lock_keyed_job}(line.place, $1, line.serial_key,
                 hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
         LIMIT {count}) AS places
 ), taken AS (
@@ -340,8 +340,8 @@ WHERE had.q_name = $3 AND had.unique_key = taken.unique_key AND had.job = taken.
 /// left to it, as by the table's trigger.
 pub(super) const RING: &str = "\
 SELECT CASE
-    WHEN CASE WHEN pg_try_advisory_lock_shared(telling) THEN pg_advisory_unlock_shared(telling) ELSE false END
+    WHEN CASE WHEN pg_try_advisory_lock_shared(notifier_lock) THEN pg_advisory_unlock_shared(notifier_lock) ELSE false END
     THEN pg_notify(channel, '')::text
-    ELSE pg_advisory_xact_lock_shared(putting)::text
+    ELSE pg_advisory_xact_lock_shared(writers_lock)::text
     END
-FROM unnest($1::text[]) AS channel, {telling} AS telling, {putting} AS putting";
+FROM unnest($1::text[]) AS channel, {notifier_lock} AS notifier_lock, {writers_lock} AS writers_lock";

@@ -69,8 +69,8 @@ WITH given AS MATERIALIZED (
     FROM held WHERE verdict <> 'complete' AND serial_key IS NOT NULL
 ), keys AS MATERIALIZED (
     SELECT CASE WHEN EXISTS (SELECT FROM freed)
-        THEN set_config('pq.keys', coalesce(',' || string_agg(lock, ',') || ',', ''), true) END
-    FROM unnest(string_to_array(trim(',' FROM current_setting('pq.keys', true)), ',')) AS lock
+        THEN set_config('pq.locked_keys', coalesce(',' || string_agg(lock, ',') || ',', ''), true) END
+    FROM unnest(string_to_array(trim(',' FROM current_setting('pq.locked_keys', true)), ',')) AS lock
     WHERE lock NOT IN (SELECT lock FROM freed)
 )
 SELECT held.position FROM held, ended, keys";

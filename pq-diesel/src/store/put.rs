@@ -261,7 +261,7 @@ fn word(on_conflict: OnConflict) -> &'static str {
     match on_conflict {
         OnConflict::Keep => "keep",
         OnConflict::Replace => "replace",
-        OnConflict::Reschedule => "put_off",
+        OnConflict::Reschedule => "reschedule",
     }
 }
 
@@ -270,7 +270,7 @@ fn done(word: &str) -> PutOutcome {
     match word {
         "kept" => PutOutcome::Kept,
         "replaced" => PutOutcome::Replaced,
-        "put_off" => PutOutcome::Rescheduled,
+        "rescheduled" => PutOutcome::Rescheduled,
         _ => PutOutcome::Added,
     }
 }

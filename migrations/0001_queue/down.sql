@@ -1,0 +1,36 @@
+-- Drops every object of pq and deletes all jobs. Without CASCADE it fails if other objects depend on the tables.
+DROP TABLE "pq"."queue_cron";
+DROP TABLE "pq"."queue_workers";
+DROP TABLE "pq"."queue_paused";
+DROP TABLE "pq"."queue_unique";
+DROP TABLE "pq"."queue_keys";
+DROP TABLE "pq"."queue_settled";
+DROP TABLE "pq"."queue_leases";
+DROP SEQUENCE "pq"."queue_lease_tokens";
+DROP TABLE "pq"."queue_archive";
+DROP TABLE "pq"."queue";
+DROP FUNCTION "pq"."queue_notify"();
+DROP FUNCTION "pq"."queue_put_unique"(text, text, text, bigint, json, timestamptz, timestamptz, integer, text);
+DROP FUNCTION "pq"."queue_claim_unique"();
+DROP FUNCTION "pq"."queue_is_live"(bigint, bigint);
+DROP FUNCTION "pq"."queue_lock_keyed_job"(tid, text, text, bigint, bigint);
+
+-- Drops the schema if the migration created it and nothing else is in it.
+DO $names$
+DECLARE
+    path text := current_setting('search_path');
+    created_by_pq boolean;
+BEGIN
+    -- A string could not hold the schema's name, because only double-quoted names are replaced.
+    SET LOCAL search_path TO "pq";
+    SELECT pg_catalog.obj_description(oid, 'pg_namespace') = 'created by pq' INTO created_by_pq
+    FROM pg_catalog.pg_namespace WHERE nspname = pg_catalog.current_schema();
+    PERFORM pg_catalog.set_config('search_path', path, true);
+    IF created_by_pq THEN
+        DROP SCHEMA "pq";
+    END IF;
+EXCEPTION
+    WHEN dependent_objects_still_exist OR insufficient_privilege THEN
+        PERFORM pg_catalog.set_config('search_path', path, true);
+END
+$names$;

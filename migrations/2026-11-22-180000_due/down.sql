@@ -1,1 +1,0 @@
-DROP INDEX "pq"."queue_scheduled_line";

@@ -1,0 +1,248 @@
+//! Runs and reverts migrations, and records their versions in a table beside the jobs.
+
+use diesel::connection::SimpleConnection;
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Text};
+
+use super::names::substitute;
+use super::{Migration, Pending, Status};
+use crate::Error;
+use crate::table::Table;
+
+/// The advisory lock that migrations take. It is one for the database, because the migrations of two tables may
+/// create the same schema.
+const LOCK: i64 = 0x7071_6d69_6772_6174;
+
+/// Where diesel's own harness records versions.
+const RECORDED_BY_DIESEL: &str = "public.__diesel_schema_migrations";
+
+/// A list of migrations, applied to one table.
+pub(super) struct Runner<'a> {
+    conn: &'a mut PgConnection,
+    table: &'a Table,
+    migrations: &'a [Migration],
+}
+
+impl<'a> Runner<'a> {
+    /// Makes a runner of these migrations, which are in the order of their versions.
+    pub(super) fn new(conn: &'a mut PgConnection, table: &'a Table, migrations: &'a [Migration]) -> Self {
+        Self { conn, table, migrations }
+    }
+
+    /// Runs all pending migrations in one transaction.
+    pub(super) fn migrate(&mut self) -> Result<(), Error> {
+        // Without the lock, so that a call with nothing to do never waits.
+        if self.exists(&self.table.ledger())? && self.status()?.pending.is_empty() {
+            return Ok(());
+        }
+        self.locked(|runner| {
+            runner.adopt()?;
+            let applied = runner.recorded()?;
+            for migration in runner.migrations.iter().filter(|one| !has(&applied, one.version)) {
+                runner.conn.batch_execute(&substitute(migration.up, runner.table))?;
+                runner.conn.batch_execute(&create_ledger(runner.table))?;
+                runner.record(migration.version)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns the migrations that [`Runner::migrate`] would run, in order.
+    pub(super) fn pending(&mut self) -> Result<Vec<Pending>, Error> {
+        let applied = self.applied()?;
+        let pending = self.migrations.iter().filter(|migration| !has(&applied, migration.version));
+        let pending = pending.map(|migration| Pending {
+            version: migration.version.to_owned(),
+            sql: substitute(migration.up, self.table),
+        });
+        Ok(pending.collect())
+    }
+
+    /// Returns the versions that have run after this one, the newest first.
+    pub(super) fn applied_after(&mut self, version: &str) -> Result<Vec<String>, Error> {
+        self.check_version(version)?;
+        let mut applied = self.applied()?;
+        applied.retain(|one| one.as_str() > version);
+        applied.reverse();
+        Ok(applied)
+    }
+
+    /// Reverts the migrations after this version in one transaction, the newest first, and returns their versions.
+    pub(super) fn revert_after(&mut self, version: &str) -> Result<Vec<String>, Error> {
+        self.check_version(version)?;
+        self.locked(|runner| {
+            runner.adopt()?;
+            let mut reverted = runner.recorded()?;
+            reverted.retain(|one| one.as_str() > version);
+            reverted.reverse();
+            reverted.iter().try_for_each(|version| runner.revert(version))?;
+            Ok(reverted)
+        })
+    }
+
+    /// Returns the versions that are pending, and those that are recorded and not in the list.
+    pub(super) fn status(&mut self) -> Result<Status, Error> {
+        let recorded = self.recorded_by_either()?;
+        let known = |version: &String| self.migrations.iter().any(|migration| migration.version == version);
+        Ok(Status {
+            pending: self.versions().filter(|version| !has(&recorded, version)).map(str::to_owned).collect(),
+            unknown: recorded.iter().filter(|version| !known(version)).cloned().collect(),
+        })
+    }
+
+    /// Returns whether the table of jobs exists, whatever created it.
+    pub(super) fn table_exists(&mut self) -> Result<bool, Error> {
+        self.exists(&self.table.jobs())
+    }
+
+    /// Runs all migrations without a transaction or a record of their versions.
+    pub(super) fn run_all_unrecorded(&mut self) -> Result<(), Error> {
+        self.migrations
+            .iter()
+            .try_for_each(|migration| Ok(self.conn.batch_execute(&substitute(migration.up, self.table))?))
+    }
+
+    fn versions(&self) -> impl Iterator<Item = &'static str> {
+        self.migrations.iter().map(|migration| migration.version)
+    }
+
+    fn check_version(&self, version: &str) -> Result<(), Error> {
+        if version == "0" || self.versions().any(|known| known == version) {
+            return Ok(());
+        }
+        let known: Vec<&str> = self.versions().collect();
+        Err(Error::UnknownMigration { version: version.to_owned(), known: known.join(", ") })
+    }
+
+    /// Runs `work` in a transaction while no other process migrates.
+    fn locked<T>(&mut self, work: impl FnOnce(&mut Runner<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let (table, migrations) = (self.table, self.migrations);
+        self.conn.transaction(|conn| {
+            diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(conn)?;
+            work(&mut Runner { conn, table, migrations })
+        })
+    }
+
+    /// Returns the versions that have run, the oldest first, as if the table had been adopted.
+    fn applied(&mut self) -> Result<Vec<String>, Error> {
+        let mut applied = Vec::new();
+        let result = self.locked(|runner| {
+            runner.adopt()?;
+            applied = runner.recorded()?;
+            // The caller only asks, so an adoption must not last.
+            Err::<(), _>(diesel::result::Error::RollbackTransaction.into())
+        });
+        match result {
+            Err(Error::Database(diesel::result::Error::RollbackTransaction)) => Ok(applied),
+            other => other.map(|()| applied),
+        }
+    }
+
+    fn revert(&mut self, version: &str) -> Result<(), Error> {
+        let Some(migration) = self.migrations.iter().find(|migration| migration.version == version) else {
+            return Err(Error::Migration(format!(
+                "a newer version of pq ran migration {version}; use that version to revert it"
+            )));
+        };
+        let ledger = self.table.ledger();
+        diesel::sql_query(format!("DELETE FROM {ledger} WHERE version = $1"))
+            .bind::<Text, _>(version)
+            .execute(self.conn)?;
+        if self.recorded()?.is_empty() {
+            // Before the migration, which drops the schema only if the schema is empty.
+            self.conn.batch_execute(&format!("DROP TABLE {ledger}"))?;
+        }
+        Ok(self.conn.batch_execute(&substitute(migration.down, self.table))?)
+    }
+
+    /// Takes over a table that diesel's own tools created, and refuses one that pq did not create.
+    fn adopt(&mut self) -> Result<(), Error> {
+        if self.exists(&self.table.ledger())? || !self.table_exists()? {
+            return Ok(());
+        }
+        let recorded = self.recorded_by_diesel()?;
+        if recorded.is_empty() {
+            return Err(Error::Migration(format!(
+                "table {} exists and was not created by pq; choose another schema or table, or rename the \
+                 existing one",
+                self.table
+            )));
+        }
+        self.conn.batch_execute(&create_ledger(self.table))?;
+        recorded.iter().try_for_each(|version| self.record(version))
+    }
+
+    /// Returns the recorded versions, or those that diesel recorded if the table was never adopted.
+    fn recorded_by_either(&mut self) -> Result<Vec<String>, Error> {
+        if self.exists(&self.table.ledger())? { self.recorded() } else { self.recorded_by_diesel() }
+    }
+
+    /// Returns the recorded versions, the oldest first; none if there is no ledger.
+    fn recorded(&mut self) -> Result<Vec<String>, Error> {
+        if !self.exists(&self.table.ledger())? {
+            return Ok(Vec::new());
+        }
+        let versions = format!("SELECT version FROM {} ORDER BY version", self.table.ledger());
+        Ok(diesel::dsl::sql::<Text>(&versions).load(self.conn)?)
+    }
+
+    /// Returns the migrations of the list that diesel's own tools ran. They know only the default table.
+    fn recorded_by_diesel(&mut self) -> Result<Vec<String>, Error> {
+        if *self.table != Table::default() || !self.exists(RECORDED_BY_DIESEL)? {
+            return Ok(Vec::new());
+        }
+        let versions = format!("SELECT version::text FROM {RECORDED_BY_DIESEL}");
+        let recorded: Vec<String> = diesel::dsl::sql::<Text>(&versions).load(self.conn)?;
+        Ok(self.versions().filter(|version| has(&recorded, version)).map(str::to_owned).collect())
+    }
+
+    fn record(&mut self, version: &str) -> Result<(), Error> {
+        let insert = format!("INSERT INTO {} (version) VALUES ($1)", self.table.ledger());
+        diesel::sql_query(insert).bind::<Text, _>(version).execute(self.conn)?;
+        Ok(())
+    }
+
+    /// Returns whether a relation exists.
+    ///
+    /// `to_regclass` answers from the session's cache, which may not have a table that another session committed just
+    /// before it released the lock. Therefore this reads the catalog itself.
+    fn exists(&mut self, name: &str) -> Result<bool, Error> {
+        let found = diesel::dsl::sql::<Bool>(
+            "SELECT EXISTS (
+                SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON relnamespace = pg_namespace.oid
+                WHERE ARRAY[nspname, relname]::text[] = pg_catalog.parse_ident(",
+        );
+        Ok(found.bind::<Text, _>(name).sql("))").get_result(self.conn)?)
+    }
+}
+
+/// Returns the SQL that runs and records these migrations on an empty database.
+pub(super) fn script(table: &Table, migrations: &[Migration]) -> String {
+    let mut script = String::from("BEGIN;\n\n");
+    for migration in migrations {
+        script.push_str(&substitute(migration.up, table));
+        script.push('\n');
+    }
+    script.push_str("-- Records which migrations have run.\n");
+    script.push_str(&create_ledger(table));
+    for migration in migrations {
+        let (ledger, version) = (table.ledger(), migration.version);
+        script.push_str(&format!("INSERT INTO {ledger} (version) VALUES ('{version}');\n"));
+    }
+    script.push_str("\nCOMMIT;\n");
+    script
+}
+
+fn create_ledger(table: &Table) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} (\n    version text CONSTRAINT {} PRIMARY KEY,\n    \
+         run_on timestamptz NOT NULL DEFAULT current_timestamp\n);\n",
+        table.ledger(),
+        table.named("migrations_pkey"),
+    )
+}
+
+fn has(versions: &[String], version: &str) -> bool {
+    versions.iter().any(|one| one == version)
+}
