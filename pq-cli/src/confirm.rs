@@ -7,23 +7,23 @@ use crate::output;
 
 /// The word that answers beforehand.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Yes {
+pub(crate) struct Confirmation {
     /// Do it without asking.
     #[arg(long, short)]
     yes: bool,
 }
 
-impl Yes {
-    /// Asks about what a look finds, as [`Yes::confirm`] does; where it finds nothing there is nothing to ask. Where
-    /// the answer was said beforehand the look is not made: it may read a whole table.
-    pub(crate) fn confirm_found(
+impl Confirmation {
+    /// Asks about what a describe finds, as [`Confirmation::confirm`] does; where it finds nothing there is nothing to ask. Where
+    /// the answer was said beforehand the describe is not made: it may read a whole table.
+    pub(crate) fn confirm_if_any(
         &self,
-        look: impl FnOnce() -> Result<Option<String>, Failure>,
+        describe: impl FnOnce() -> Result<Option<String>, Failure>,
     ) -> Result<bool, Failure> {
         if self.yes {
             return Ok(true);
         }
-        look()?.map_or(Ok(true), |what| self.confirm(&what))
+        describe()?.map_or(Ok(true), |what| self.confirm(&what))
     }
 
     /// Asks whether this is to be done, where that was not said beforehand. An error where nobody can be asked.
@@ -34,7 +34,7 @@ impl Yes {
         if !io::stdin().is_terminal() {
             return Err(Failure::Usage(format!("this {what}; say --yes where nobody can be asked")));
         }
-        output::tell(&format!("This {what}. Go on? [y/N]"));
+        output::print_status(&format!("This {what}. Go on? [y/N]"));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::Io(error.to_string()))?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))

@@ -15,13 +15,13 @@ use wait_timeout::ChildExt;
 use crate::output;
 
 /// How much of the end of standard error is kept as the error's text, in bytes.
-const KEPT: usize = 1_500;
-/// How long a command that is told to end may take before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+const STDERR_LIMIT: usize = 1_500;
+/// How long a command that is terminated_at to end may take before it is killed.
+const KILL_AFTER: Duration = Duration::from_secs(5);
 /// How often it is looked at whether a command should end.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long what a command leaves behind may keep its standard error open.
-const LINGER: Duration = Duration::from_millis(500);
+const STDERR_GRACE: Duration = Duration::from_millis(500);
 
 /// A command: a line for the shell, or a program with its words.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,13 +33,13 @@ pub(crate) enum Exec {
 
 /// How a command ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct Exit {
     status: ExitStatus,
     /// The end of what it wrote to standard error.
-    said: String,
+    stderr: String,
 }
 
-impl Ended {
+impl Exit {
     pub(crate) fn success(&self) -> bool {
         self.status.success()
     }
@@ -51,8 +51,8 @@ impl Ended {
             (None, Some(signal)) => format!("ended by signal {signal}"),
             (None, None) => "ended".to_owned(),
         };
-        let said = self.said.trim();
-        if said.is_empty() { how } else { format!("{how}: {said}") }
+        let stderr = self.stderr.trim();
+        if stderr.is_empty() { how } else { format!("{how}: {stderr}") }
     }
 }
 
@@ -66,14 +66,14 @@ impl Exec {
     }
 
     /// Runs the command with this on its standard input, and waits for its end. Its standard output is ours; of its
-    /// standard error, which is passed on, the end is kept. It is a process group of its own, which is told to
+    /// standard error, which is passed on, the end is kept. It is a process group of its own, which is terminated_at to
     /// end as soon as `should_end` says so, and killed five seconds later.
     pub(crate) fn run(
         &self,
         input: &str,
         variables: &[(String, String)],
         should_end: impl Fn() -> bool,
-    ) -> io::Result<Ended> {
+    ) -> io::Result<Exit> {
         let mut command = match self {
             Self::Shell(line) => {
                 let mut shell = Command::new("sh");
@@ -92,14 +92,14 @@ impl Exec {
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()?;
-        feed(&mut child, input);
-        let said = Said::of(&mut child);
+        write_stdin(&mut child, input);
+        let stderr = StderrTail::of(&mut child);
         let status = wait(&mut child, should_end)?;
-        Ok(Ended { status, said: said.end() })
+        Ok(Exit { status, stderr: stderr.end() })
     }
 }
 
-fn feed(child: &mut Child, input: &str) {
+fn write_stdin(child: &mut Child, input: &str) {
     let (stdin, input) = (child.stdin.take(), input.to_owned());
     std::thread::spawn(move || {
         // A command need not read what it is given.
@@ -108,18 +108,18 @@ fn feed(child: &mut Child, input: &str) {
 }
 
 fn wait(child: &mut Child, should_end: impl Fn() -> bool) -> io::Result<ExitStatus> {
-    let mut told = None::<Instant>;
+    let mut terminated_at = None::<Instant>;
     let mut killed = false;
     loop {
-        if let Some(status) = child.wait_timeout(LOOK)? {
+        if let Some(status) = child.wait_timeout(POLL_INTERVAL)? {
             return Ok(status);
         }
-        match told {
+        match terminated_at {
             None if should_end() => {
                 signal(child, Signal::TERM);
-                told = Some(Instant::now());
+                terminated_at = Some(Instant::now());
             }
-            Some(at) if !killed && at.elapsed() > GRACE => {
+            Some(at) if !killed && at.elapsed() > KILL_AFTER => {
                 signal(child, Signal::KILL);
                 killed = true;
             }
@@ -136,12 +136,12 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 /// What a command writes to standard error.
-struct Said {
+struct StderrTail {
     kept: Arc<Mutex<Vec<u8>>>,
     ended: std::sync::mpsc::Receiver<()>,
 }
 
-impl Said {
+impl StderrTail {
     fn of(child: &mut Child) -> Self {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let (end, ended) = channel::<()>();
@@ -150,10 +150,10 @@ impl Said {
             std::thread::spawn(move || {
                 let mut some = [0; 4_096];
                 while let Ok(read @ 1..) = stderr.read(&mut some) {
-                    output::pass_on(&some[..read]);
+                    output::forward_stderr(&some[..read]);
                     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                     kept.extend_from_slice(&some[..read]);
-                    let surplus = kept.len().saturating_sub(KEPT);
+                    let surplus = kept.len().saturating_sub(STDERR_LIMIT);
                     kept.drain(..surplus);
                 }
                 drop(end);
@@ -164,7 +164,7 @@ impl Said {
 
     /// The end of it. What the command has left running may hold it open for ever, and is not waited for.
     fn end(self) -> String {
-        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LINGER) {
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(STDERR_GRACE) {
             tracing::debug!("the command has left something running that holds its standard error");
         }
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,9 +172,9 @@ impl Said {
     }
 }
 
-/// What a command is told of its job, by its environment.
+/// What a command is terminated_at of its job, by its environment.
 pub(crate) fn variables(job: &RawJob, task: Option<&str>, trace: &Trace) -> Vec<(String, String)> {
-    let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(output::precise);
+    let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(output::format_time_micros);
     let known = [
         ("PQ_ID", Some(job.id.to_string())),
         ("PQ_QUEUE", Some(job.queue.to_string())),

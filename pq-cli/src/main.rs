@@ -6,11 +6,11 @@ mod exec;
 mod failure;
 mod global;
 mod input;
-mod jobs;
+mod job_output;
 mod output;
 mod pid_file;
 mod signals;
-mod workers;
+mod worker_output;
 
 use std::process::ExitCode;
 
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     match args.command.run(&args.global) {
         Ok(code) => code,
         Err(failure) => {
-            output::complain(&failure.to_string());
+            output::print_error(&failure.to_string());
             failure.exit_code()
         }
     }

@@ -13,23 +13,23 @@ use serde::Serialize;
 use crate::failure::Failure;
 
 /// One line on standard error, whatever stands in it.
-pub(crate) fn complain(message: &str) {
-    tell(&format!("pq: {message}"));
+pub(crate) fn print_error(message: &str) {
+    print_status(&format!("pq: {message}"));
 }
 
 /// A line on standard error about what is going on.
-pub(crate) fn tell(message: &str) {
+pub(crate) fn print_status(message: &str) {
     // Where nobody can read it there is nobody to tell that either.
-    let _ = writeln!(io::stderr(), "{}", visible(message));
+    let _ = writeln!(io::stderr(), "{}", escape(message));
 }
 
 /// Several lines on standard error, which are made visible already.
-pub(crate) fn report(lines: &str) {
+pub(crate) fn print_status_lines(lines: &str) {
     let _ = writeln!(io::stderr(), "{lines}");
 }
 
 /// What a command of the operator's writes to standard error.
-pub(crate) fn pass_on(bytes: &[u8]) {
+pub(crate) fn forward_stderr(bytes: &[u8]) {
     // Nobody can be told where this fails.
     let _ = io::stderr().lock().write_all(bytes);
 }
@@ -52,7 +52,7 @@ pub(crate) fn one_line(json: &str) -> String {
     for c in json.chars() {
         match c {
             '\n' | '\r' => line.push(' '),
-            c if terminal && is_unseen(c) && c != '\t' => {
+            c if terminal && is_invisible(c) && c != '\t' => {
                 let units = c
                     .encode_utf16(&mut [0; 2])
                     .iter()
@@ -78,23 +78,23 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Text in a colour, where standard output wants one.
-pub(crate) fn painted(text: &str, colour: AnsiColor) -> String {
+pub(crate) fn paint(text: &str, colour: AnsiColor) -> String {
     let style = colour.on_default();
-    if colours() { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    if wants_colour() { format!("{style}{text}{style:#}") } else { text.to_owned() }
 }
 
 /// Whether standard output is a terminal that wants colours.
-pub(crate) fn colours() -> bool {
+pub(crate) fn wants_colour() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }
 
 /// A table with these heads. Cells are text as it comes; their control characters are made visible.
-pub(crate) fn grid(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn format_table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(heads.iter().map(Cell::new));
     for row in rows {
-        table.add_row(row.iter().map(|cell| Cell::new(escaped(cell))));
+        table.add_row(row.iter().map(|cell| Cell::new(escape_with_breaks(cell))));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -103,7 +103,7 @@ pub(crate) fn grid(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
 }
 
 /// A span as people read it: two units at most.
-pub(crate) fn span(span: Duration) -> String {
+pub(crate) fn format_duration(span: Duration) -> String {
     let seconds = span.as_secs();
     let coarse = match seconds {
         0 => return format!("{}ms", span.as_millis()),
@@ -115,17 +115,17 @@ pub(crate) fn span(span: Duration) -> String {
 }
 
 /// An instant as RFC 3339, to the second.
-pub(crate) fn instant(at: DateTime<Utc>) -> String {
+pub(crate) fn format_time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// An instant as RFC 3339, to the microsecond.
-pub(crate) fn precise(at: DateTime<Utc>) -> String {
+pub(crate) fn format_time_micros(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 /// A bar for so many jobs on standard error, of this template. Nothing is drawn where that is no terminal.
-pub(crate) fn progress(jobs: u64, template: &str) -> ProgressBar {
+pub(crate) fn progress_bar(jobs: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(jobs), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -135,7 +135,7 @@ pub(crate) fn progress(jobs: u64, template: &str) -> ProgressBar {
 
 /// Does what may take a while and cannot say how far it is, behind something that moves where standard error is a
 /// terminal.
-pub(crate) fn busy<R>(what: &'static str, work: impl FnOnce() -> R) -> R {
+pub(crate) fn with_spinner<R>(what: &'static str, work: impl FnOnce() -> R) -> R {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message(what);
     bar.enable_steady_tick(Duration::from_millis(100));
     let done = work();
@@ -144,27 +144,27 @@ pub(crate) fn busy<R>(what: &'static str, work: impl FnOnce() -> R) -> R {
 }
 
 /// Text with its control characters made visible, its lines joined to one.
-pub(crate) fn visible(text: &str) -> String {
-    escaped(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+pub(crate) fn escape(text: &str) -> String {
+    escape_with_breaks(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
 }
 
 /// Text with its control characters made visible, line breaks among them.
-pub(crate) fn escaped(text: &str) -> String {
-    let shown = |c: char| if is_unseen(c) { c.escape_default().to_string() } else { c.to_string() };
+pub(crate) fn escape_with_breaks(text: &str) -> String {
+    let shown = |c: char| if is_invisible(c) { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
 }
 
 /// Whether a character cannot be seen, and can make others be seen as what they are not: the control characters,
 /// and those of Unicode that break lines, change the direction of writing or have no width. The joiners are left
 /// alone, for some scripts cannot be written without them.
-fn is_unseen(c: char) -> bool {
+fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
         || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// So many of something: `1 job`, `2 jobs`.
-pub(crate) fn counted(number: u64, what: &str) -> String {
+pub(crate) fn plural(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
@@ -174,10 +174,10 @@ mod tests {
 
     #[test]
     fn control_characters_are_made_visible() {
-        assert_eq!(visible("a\u{1b}[2Jb\nc\u{7}"), "a\\u{1b}[2Jb c\\u{7}");
-        assert_eq!(escaped("a\nb\u{202e}c\u{2028}"), "a\\nb\\u{202e}c\\u{2028}");
-        assert_eq!(escaped("\"é\" 'ü' नमस्ते 👩\u{200d}🔬"), "\"é\" 'ü' नमस्ते 👩\u{200d}🔬");
-        assert_eq!(visible("\u{202e}gnp.exe\tא"), "\\u{202e}gnp.exe\\tא");
+        assert_eq!(escape("a\u{1b}[2Jb\nc\u{7}"), "a\\u{1b}[2Jb c\\u{7}");
+        assert_eq!(escape_with_breaks("a\nb\u{202e}c\u{2028}"), "a\\nb\\u{202e}c\\u{2028}");
+        assert_eq!(escape_with_breaks("\"é\" 'ü' नमस्ते 👩\u{200d}🔬"), "\"é\" 'ü' नमस्ते 👩\u{200d}🔬");
+        assert_eq!(escape("\u{202e}gnp.exe\tא"), "\\u{202e}gnp.exe\\tא");
     }
 
     #[test]

@@ -7,13 +7,13 @@ use signal_hook::iterator::Signals;
 use crate::failure::Failure;
 
 /// These signals, caught from now on.
-pub(crate) fn caught(signals: impl IntoIterator<Item = i32>) -> Result<Signals, Failure> {
+pub(crate) fn catch(signals: impl IntoIterator<Item = i32>) -> Result<Signals, Failure> {
     Signals::new(signals).map_err(|error| Failure::Io(format!("signals cannot be handled: {error}")))
 }
 
 /// Ends a wait on the signals that would end the process, so that nothing is left half done.
 pub(crate) fn stop_on_signals() -> Result<CancellationToken, Failure> {
-    let mut signals = caught([SIGINT, SIGTERM, SIGHUP])?;
+    let mut signals = catch([SIGINT, SIGTERM, SIGHUP])?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     std::thread::spawn(move || {

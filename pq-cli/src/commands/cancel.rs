@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use pq_diesel::{Cancelled, Filter, JobId, JobState, Listed, Pq};
 
 use super::examples;
-use crate::confirm::Yes;
+use crate::confirm::Confirmation;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{jobs, output};
+use crate::{job_output, output};
 
 /// What can be cancelled.
 const LIVE: [JobState; 4] = [JobState::Ready, JobState::Blocked, JobState::Scheduled, JobState::Running];
@@ -20,7 +20,7 @@ const LIVE: [JobState; 4] = [JobState::Ready, JobState::Blocked, JobState::Sched
 #[command(after_help = examples("pq cancel 42 43\npq cancel --queue mail --state scheduled --yes"))]
 pub(crate) struct Cancel {
     /// The jobs' numbers.
-    #[arg(required_unless_present = "queue", value_parser = jobs::number, allow_negative_numbers = true)]
+    #[arg(required_unless_present = "queue", value_parser = job_output::parse_id, allow_negative_numbers = true)]
     ids: Vec<i64>,
     /// The jobs of this queue that wait or run.
     #[arg(long, value_name = "QUEUE", conflicts_with = "ids")]
@@ -29,7 +29,7 @@ pub(crate) struct Cancel {
     #[arg(long, value_name = "STATE", requires = "queue", conflicts_with = "ids", value_parser = live)]
     state: Option<JobState>,
     #[command(flatten)]
-    yes: Yes,
+    yes: Confirmation,
 }
 
 impl Cancel {
@@ -41,14 +41,14 @@ impl Cancel {
             let filter = Filter::queue(pq.queue::<()>(name)?.name());
             let states = self.state.map_or(LIVE.to_vec(), |state| vec![state]);
             let filter = states.into_iter().fold(filter, Filter::state);
-            jobs::for_each(&pq, &filter, |job| {
+            job_output::for_each(&pq, &filter, |job| {
                 found.push(job);
                 Ok(())
             })?;
             if found.is_empty() {
                 output::print("0 jobs cancelled")?;
             } else {
-                let what = format!("cancels {} of {name:?}", output::counted(found.len() as u64, "job"));
+                let what = format!("cancels {} of {name:?}", output::plural(found.len() as u64, "job"));
                 if !self.yes.confirm(&what)? {
                     return Ok(ExitCode::from(1));
                 }
@@ -59,14 +59,14 @@ impl Cancel {
                     Some(job) => found.push(job),
                     None => {
                         all = false;
-                        output::complain(&format!(
+                        output::print_error(&format!(
                             "{id}: is done and nothing was kept of it, or was never there"
                         ));
                     }
                 }
             }
         }
-        let bar = output::progress(found.len() as u64, "{wide_bar} {pos}/{len} jobs, {eta} left");
+        let bar = output::progress_bar(found.len() as u64, "{wide_bar} {pos}/{len} jobs, {eta} left");
         for job in &found {
             all &= bar.suspend(|| cancel(&pq, job))?;
             bar.inc(1);
@@ -82,13 +82,13 @@ fn cancel(pq: &Pq, job: &Listed) -> Result<bool, Failure> {
         Cancelled::Done => output::print(&format!("{id}: cancelled"))?,
         Cancelled::Asked => output::print(&format!("{id}: runs; its handler is told"))?,
         Cancelled::Held => {
-            output::complain(&format!(
+            output::print_error(&format!(
                 "{id}: a transaction holds it; it ends with that, or can be cancelled after"
             ));
             return Ok(false);
         }
         Cancelled::NotFound => {
-            output::complain(&format!("{id}: is {} and cannot be cancelled", job.state));
+            output::print_error(&format!("{id}: is {} and cannot be cancelled", job.state));
             return Ok(false);
         }
     }

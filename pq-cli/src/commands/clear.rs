@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::examples;
-use crate::confirm::Yes;
+use crate::confirm::Confirmation;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
@@ -15,7 +15,7 @@ pub(crate) struct Clear {
     /// The queue's name.
     queue: String,
     #[command(flatten)]
-    yes: Yes,
+    yes: Confirmation,
 }
 
 impl Clear {
@@ -23,13 +23,13 @@ impl Clear {
         let queue = global.connect()?.queue::<()>(&self.queue)?;
         let counts = queue.counts()?;
         let jobs = counts.ready + counts.scheduled + counts.dequeued;
-        let about = output::counted(jobs, "job");
+        let about = output::plural(jobs, "job");
         if jobs > 0 && !self.yes.confirm(&format!("deletes about {about} of {:?} for good", self.queue))? {
             return Ok(ExitCode::from(1));
         }
         output::print(&format!(
             "{} deleted",
-            output::counted(output::busy("deleting", || queue.clear())?, "job")
+            output::plural(output::with_spinner("deleting", || queue.clear())?, "job")
         ))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{input, jobs, output};
+use crate::{input, job_output, output};
 
 /// Periodic jobs: put at each tick of a cron expression, exactly once, by whichever worker is there.
 ///
@@ -109,7 +109,7 @@ fn said(name: &str, found: bool, done: &str) -> Result<ExitCode, Failure> {
         output::print(done)?;
         return Ok(ExitCode::SUCCESS);
     }
-    output::complain(&format!("there is no periodic job called {name:?}; `pq cron ls` lists them"));
+    output::print_error(&format!("there is no periodic job called {name:?}; `pq cron ls` lists them"));
     Ok(ExitCode::from(1))
 }
 
@@ -134,7 +134,7 @@ impl Add {
         let cron = cron.time_zone(&self.time_zone)?.priority(self.priority).catch_up(self.catch_up);
         let pq = global.connect()?;
         let is_new = pq.set_cron(&cron)?;
-        let next = cron.next_after(pq.now()?)?.map(output::instant).unwrap_or_default();
+        let next = cron.next_after(pq.now()?)?.map(output::format_time).unwrap_or_default();
         let english = cron.describe();
         let english = english.trim_end_matches('.');
         let was = if is_new { "" } else { "; it takes the place of another" };
@@ -149,7 +149,7 @@ fn list(pq: &Pq, as_json: bool) -> Result<ExitCode, Failure> {
         output::print_json(&entries.iter().map(entry_json).collect::<Vec<_>>())?;
     } else {
         let heads = ["NAME", "EXPRESSION", "ZONE", "QUEUE", "NEXT", "LAST", "MISSED TICKS", "PAYLOAD"];
-        output::print(&output::grid(&heads, entries.iter().map(entry_row)))?;
+        output::print(&output::format_table(&heads, entries.iter().map(entry_row)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -158,7 +158,7 @@ fn entry_row(entry: &CronEntry) -> Vec<String> {
     let cron = &entry.cron;
     let next = match (entry.paused, entry.next_at) {
         (true, _) => "paused".to_owned(),
-        (false, Some(at)) => output::instant(at),
+        (false, Some(at)) => output::format_time(at),
         (false, None) => "never".to_owned(),
     };
     vec![
@@ -167,9 +167,9 @@ fn entry_row(entry: &CronEntry) -> Vec<String> {
         cron.time_zone.clone(),
         cron.queue.to_string(),
         next,
-        entry.last_at.map(output::instant).unwrap_or_default(),
+        entry.last_at.map(output::format_time).unwrap_or_default(),
         if cron.catch_up { "once for all" } else { "pass" }.to_owned(),
-        jobs::glimpse(cron.payload.as_str()),
+        job_output::preview(cron.payload.as_str()),
     ]
 }
 
@@ -195,11 +195,11 @@ fn entry_json(entry: &CronEntry) -> Shown<'_> {
         expression: &cron.expression,
         time_zone: &cron.time_zone,
         queue: cron.queue.as_str(),
-        payload: jobs::raw(cron.payload.as_str()),
+        payload: job_output::raw(cron.payload.as_str()),
         priority: cron.priority,
         catch_up: cron.catch_up,
         paused: entry.paused,
-        next_at: entry.next_at.map(output::precise),
-        last_at: entry.last_at.map(output::precise),
+        next_at: entry.next_at.map(output::format_time_micros),
+        last_at: entry.last_at.map(output::format_time_micros),
     }
 }

@@ -36,7 +36,7 @@ impl Doctor {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let how = Examination::new().horizon(self.horizon).clock(SystemTime::now);
         let pq = global.connect()?;
-        let findings = output::busy("looking", || pq.examine(&how))?;
+        let findings = output::with_spinner("looking", || pq.examine(&how))?;
         let lines = if self.json { json(&findings)? } else { text(&findings) };
         output::print_lines(lines.iter().map(String::as_str))
             .map_err(|error| Failure::Io(format!("the findings cannot be written: {error}")))?;
@@ -57,10 +57,10 @@ fn text(findings: &[Finding]) -> Vec<String> {
     let mut lines = Vec::new();
     for finding in findings {
         let (mark, colour) = mark(finding.level);
-        let what = output::visible(&finding.what);
-        lines.push(format!("{}  {:width$}  {what}", output::painted(mark, colour), finding.check));
+        let what = output::escape(&finding.what);
+        lines.push(format!("{}  {:width$}  {what}", output::paint(mark, colour), finding.check));
         if let Some(advice) = &finding.advice {
-            lines.push(format!("{:1$}→ {2}", "", width + 8, output::visible(advice)));
+            lines.push(format!("{:1$}→ {2}", "", width + 8, output::escape(advice)));
         }
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();

@@ -100,7 +100,7 @@ impl Get {
                     return Err(pq_core::Error::Stopped.into());
                 }
                 let error = ended.reason();
-                output::complain(&format!("job {}: {error}", job.id));
+                output::print_error(&format!("job {}: {error}", job.id));
                 let failed = Outcome::Retry { after: Duration::ZERO, error, payload: None };
                 queue.on(conn).settle(&job, failed)?;
                 Ok::<_, Failure>(false)

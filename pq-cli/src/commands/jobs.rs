@@ -7,7 +7,7 @@ use pq_diesel::{Filter, JobId, JobState, Key, Listed};
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::jobs::{self, JobJson};
+use crate::job_output::{self, JobJson};
 use crate::output;
 
 /// List the jobs of a queue, by number.
@@ -26,7 +26,7 @@ pub(crate) struct Jobs {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Only those behind the job of this number: where the page before ended.
-    #[arg(long, value_name = "ID", value_parser = jobs::number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "ID", value_parser = job_output::parse_id, allow_negative_numbers = true)]
     after: Option<i64>,
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -56,9 +56,9 @@ impl Jobs {
             output::print_json(&found.iter().map(JobJson::of).collect::<Vec<_>>())?;
         } else {
             let heads = ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "PAYLOAD", "ERROR"];
-            output::print(&output::grid(&heads, found.iter().map(as_row)))?;
+            output::print(&output::format_table(&heads, found.iter().map(as_row)))?;
             if let Some(last) = found.last().filter(|_| more) {
-                output::tell(&format!("There are more: go on with --after {}", last.id));
+                output::print_status(&format!("There are more: go on with --after {}", last.id));
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -72,10 +72,10 @@ fn as_row(job: &Listed) -> Vec<String> {
         job.state.to_string(),
         job.priority.to_string(),
         job.attempt.to_string(),
-        output::instant(job.enqueued_at),
-        job.schedule_at.map(output::instant).unwrap_or_default(),
+        output::format_time(job.enqueued_at),
+        job.schedule_at.map(output::format_time).unwrap_or_default(),
         key.unwrap_or_default(),
-        jobs::glimpse(job.payload.as_str()),
-        jobs::glimpse(job.error.as_deref().unwrap_or_default()),
+        job_output::preview(job.payload.as_str()),
+        job_output::preview(job.error.as_deref().unwrap_or_default()),
     ]
 }

@@ -26,7 +26,7 @@ pub(crate) struct Ls {
 impl Ls {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let pq = global.connect()?;
-        let queues = output::busy("counting", || pq.overview())?;
+        let queues = output::with_spinner("counting", || pq.overview())?;
         if self.json {
             output::print_json(&queues.iter().map(as_json).collect::<Value>())?;
         } else {
@@ -43,11 +43,11 @@ impl Ls {
                 "",
             ];
             let dead = |row: &Overview| row.dead > 0;
-            let table = output::grid(&heads, queues.iter().map(as_row));
+            let table = output::format_table(&heads, queues.iter().map(as_row));
             for (number, line) in table.lines().enumerate() {
                 let is_dead = number.checked_sub(1).and_then(|row| queues.get(row)).is_some_and(dead);
                 match is_dead {
-                    true => output::print(&output::painted(line, AnsiColor::Red))?,
+                    true => output::print(&output::paint(line, AnsiColor::Red))?,
                     false => output::print(line)?,
                 }
             }
@@ -65,9 +65,9 @@ fn as_row(queue: &Overview) -> Vec<String> {
         queue.scheduled.to_string(),
         queue.blocked.to_string(),
         queue.dead.to_string(),
-        queue.oldest.map(output::span).unwrap_or_default(),
+        queue.oldest.map(output::format_duration).unwrap_or_default(),
         format!("{:.1}/s", queue.per_second),
-        queue.paused_at.map(|at| format!("paused since {}", output::instant(at))).unwrap_or_default(),
+        queue.paused_at.map(|at| format!("paused since {}", output::format_time(at))).unwrap_or_default(),
     ]
 }
 
@@ -85,6 +85,6 @@ fn as_json(queue: &Overview) -> Value {
         "done": queue.done,
         "oldest_seconds": queue.oldest.map(|age| age.as_secs_f64()),
         "per_second": queue.per_second,
-        "paused_at": queue.paused_at.map(output::precise),
+        "paused_at": queue.paused_at.map(output::format_time_micros),
     })
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use pq_diesel::{Error, Overview, Pq};
 
 use super::examples;
-use crate::confirm::Yes;
+use crate::confirm::Confirmation;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
@@ -23,7 +23,7 @@ pub(crate) struct Migrate {
     #[arg(long, value_name = "VERSION")]
     down_to: Option<String>,
     #[command(flatten)]
-    yes: Yes,
+    yes: Confirmation,
 }
 
 impl Migrate {
@@ -32,7 +32,7 @@ impl Migrate {
         if self.dry_run {
             let pending = pq.transaction(|conn| pq.pending_migrations_on(conn))?;
             if pending.is_empty() {
-                output::tell("all migrations have run");
+                output::print_status("all migrations have run");
             }
             for step in pending {
                 output::print(&format!("-- {}\n{}", step.version, step.sql.trim_end()))?;
@@ -43,22 +43,22 @@ impl Migrate {
                 return Ok(ExitCode::from(1));
             }
             let undone = pq.transaction(|conn| pq.migrate_down_to_on(conn, version))?;
-            output::print(&format!("{} undone", output::counted(undone.len() as u64, "migration")))?;
+            output::print(&format!("{} undone", output::plural(undone.len() as u64, "migration")))?;
         } else {
-            output::busy("migrating", || pq.migrate())?;
+            output::with_spinner("migrating", || pq.migrate())?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 fn what_is_lost(pq: &Pq, version: &str, after: &[String]) -> Result<String, Failure> {
-    let migrations = output::counted(after.len() as u64, "migration");
+    let migrations = output::plural(after.len() as u64, "migration");
     if version != "0" {
         let after = after.join(" and ");
         return Ok(format!("undoes {migrations}, {after}, with what only they can hold"));
     }
     let jobs = match pq.overview() {
-        Ok(queues) => output::counted(queues.iter().map(all_jobs).sum(), "job"),
+        Ok(queues) => output::plural(queues.iter().map(all_jobs).sum(), "job"),
         // Some of the tables that are counted are of a later migration.
         Err(Error::NotMigrated { .. }) => "all jobs".to_owned(),
         Err(error) => return Err(error.into()),

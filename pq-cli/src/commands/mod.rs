@@ -12,6 +12,7 @@ mod grant;
 mod jobs;
 mod ls;
 mod migrate;
+mod move_jobs;
 mod pause;
 mod prune;
 mod put;
@@ -22,7 +23,6 @@ mod show;
 mod status;
 mod stop;
 mod top;
-mod transfer;
 mod work;
 
 use std::process::ExitCode;
@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Show(show::Show),
     Retry(retry::Retry),
     Cancel(cancel::Cancel),
-    Move(transfer::Move),
+    Move(move_jobs::Move),
     Clear(clear::Clear),
     Prune(prune::Prune),
     Pause(pause::Pause),

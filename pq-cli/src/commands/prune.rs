@@ -6,10 +6,10 @@ use std::time::Duration;
 use pq_diesel::{EndedAs, Filter, JobState, Pq, QueueName};
 
 use super::examples;
-use crate::confirm::Yes;
+use crate::confirm::Confirmation;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{jobs, output};
+use crate::{job_output, output};
 
 /// Remove jobs that have ended from the archive. Workers do so by themselves, by their retention.
 #[derive(Debug, clap::Args)]
@@ -24,14 +24,14 @@ pub(crate) struct Prune {
     #[arg(long, value_name = "SPAN", default_value = "0s", value_parser = humantime::parse_duration)]
     older_than: Duration,
     #[command(flatten)]
-    yes: Yes,
+    yes: Confirmation,
 }
 
 impl Prune {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let pq = global.connect()?;
         let queue = pq.queue::<()>(&self.queue)?;
-        if !self.yes.confirm_found(|| self.question(&pq, queue.name()))? {
+        if !self.yes.confirm_if_any(|| self.question(&pq, queue.name()))? {
             return Ok(ExitCode::from(1));
         }
         let ended = match self.state {
@@ -39,8 +39,8 @@ impl Prune {
             JobState::Cancelled => EndedAs::Cancelled,
             _ => EndedAs::Done,
         };
-        let removed = output::busy("removing", || queue.prune(ended, self.older_than))?;
-        output::print(&format!("{} removed", output::counted(removed, "job")))?;
+        let removed = output::with_spinner("removing", || queue.prune(ended, self.older_than))?;
+        output::print(&format!("{} removed", output::plural(removed, "job")))?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -50,11 +50,11 @@ impl Prune {
         let now = pq.now()?;
         let bound =
             chrono::TimeDelta::from_std(self.older_than).ok().and_then(|age| now.checked_sub_signed(age));
-        jobs::for_each(pq, &Filter::queue(queue).state(self.state), |job| {
+        job_output::for_each(pq, &Filter::queue(queue).state(self.state), |job| {
             old += u64::from(job.ended_at <= bound);
             Ok(())
         })?;
-        let about = output::counted(old, &format!("{} job", self.state));
+        let about = output::plural(old, &format!("{} job", self.state));
         Ok((old > 0).then(|| format!("removes {about} of {:?} for good", self.queue)))
     }
 }

@@ -86,7 +86,8 @@ fn put_all(
     if documents.len() <= AT_ONCE {
         return queue.put_many_with(documents.iter().map(|document| (document, options)));
     }
-    let bar = output::progress(documents.len() as u64, "{wide_bar} {pos}/{len} jobs, {per_sec}, {eta} left");
+    let bar =
+        output::progress_bar(documents.len() as u64, "{wide_bar} {pos}/{len} jobs, {per_sec}, {eta} left");
     let put = queue.transaction(|conn| {
         let mut put = Vec::with_capacity(documents.len());
         for some in documents.chunks(AT_ONCE) {

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use pq_diesel::{JobId, JobState};
 
 use super::examples;
-use crate::confirm::Yes;
+use crate::confirm::Confirmation;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::output::counted;
-use crate::{jobs, output};
+use crate::output::plural;
+use crate::{job_output, output};
 
 /// Put dead or cancelled jobs back into the line, due at once, with their attempts counted from the beginning.
 ///
@@ -18,13 +18,13 @@ use crate::{jobs, output};
 #[command(after_help = examples("pq retry 42 43\npq retry --queue mail --yes"))]
 pub(crate) struct Retry {
     /// The jobs' numbers.
-    #[arg(required_unless_present = "queue", value_parser = jobs::number, allow_negative_numbers = true)]
+    #[arg(required_unless_present = "queue", value_parser = job_output::parse_id, allow_negative_numbers = true)]
     ids: Vec<i64>,
     /// All dead jobs of this queue.
     #[arg(long, value_name = "QUEUE", conflicts_with = "ids")]
     queue: Option<String>,
     #[command(flatten)]
-    yes: Yes,
+    yes: Confirmation,
 }
 
 impl Retry {
@@ -36,15 +36,15 @@ impl Retry {
             if dead > 0
                 && !self
                     .yes
-                    .confirm(&format!("puts {} of {name:?} back into the line", counted(dead, "dead job")))?
+                    .confirm(&format!("puts {} of {name:?} back into the line", plural(dead, "dead job")))?
             {
                 return Ok(ExitCode::from(1));
             }
-            let back = output::busy("putting back", || queue.retry_all_dead())?;
-            output::print(&format!("{} back in the line", counted(back, "dead job")))?;
+            let back = output::with_spinner("putting back", || queue.retry_all_dead())?;
+            output::print(&format!("{} back in the line", plural(back, "dead job")))?;
             if back < dead {
-                let stay = counted(dead - back, "job");
-                output::complain(&format!("{stay} stayed dead, for a unique key is in use"));
+                let stay = plural(dead - back, "job");
+                output::print_error(&format!("{stay} stayed dead, for a unique key is in use"));
                 return Ok(ExitCode::from(1));
             }
             return Ok(ExitCode::SUCCESS);
@@ -66,7 +66,7 @@ impl Retry {
             all &= said.is_ok();
             match said {
                 Ok(done) => output::print(&done)?,
-                Err(why) => output::complain(&why),
+                Err(why) => output::print_error(&why),
             }
         }
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -7,7 +7,7 @@ use pq_diesel::{JobId, Key};
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::jobs::{self, JobJson};
+use crate::job_output::{self, JobJson};
 use crate::output;
 
 /// Show all that is known of a job, wherever it is.
@@ -15,7 +15,7 @@ use crate::output;
 #[command(after_help = examples("pq show 42\npq show 42 --json | jq .payload"))]
 pub(crate) struct Show {
     /// The job's number.
-    #[arg(value_parser = jobs::number, allow_negative_numbers = true)]
+    #[arg(value_parser = job_output::parse_id, allow_negative_numbers = true)]
     id: i64,
     /// Print JSON: an object.
     #[arg(long)]
@@ -25,7 +25,7 @@ pub(crate) struct Show {
 impl Show {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let Some(job) = global.connect()?.show(JobId(self.id))? else {
-            output::complain(&format!(
+            output::print_error(&format!(
                 "job {} is done and nothing was kept of it, or was never there",
                 self.id
             ));
@@ -42,20 +42,20 @@ impl Show {
             ("state", Some(job.state.to_string())),
             ("attempt", Some(job.attempt.to_string())),
             ("priority", Some(job.priority.to_string())),
-            ("put", Some(output::precise(job.enqueued_at))),
-            ("schedule_at", job.schedule_at.map(output::precise)),
-            ("expected_at", job.expected_at.map(output::precise)),
+            ("put", Some(output::format_time_micros(job.enqueued_at))),
+            ("schedule_at", job.schedule_at.map(output::format_time_micros)),
+            ("expected_at", job.expected_at.map(output::format_time_micros)),
             ("serialization key", job.serialization_key.as_ref().map(text)),
             ("unique key", job.unique_key.as_ref().map(text)),
-            ("leased until", job.lease_until.map(output::precise)),
-            ("ended", job.ended_at.map(output::precise)),
+            ("leased until", job.lease_until.map(output::format_time_micros)),
+            ("ended", job.ended_at.map(output::format_time_micros)),
             ("error", job.error.clone()),
             ("result", job.result.as_ref().map(|result| output::one_line(result.as_str()))),
             ("payload", Some(output::one_line(job.payload.as_str()))),
         ];
         for (name, value) in rows {
             if let Some(value) = value {
-                output::print(&format!("{name:18} {}", output::escaped(&value)))?;
+                output::print(&format!("{name:18} {}", output::escape_with_breaks(&value)))?;
             }
         }
         Ok(ExitCode::SUCCESS)

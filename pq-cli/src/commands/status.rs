@@ -9,7 +9,7 @@ use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::pid_file::PidFile;
-use crate::{output, workers};
+use crate::{output, worker_output};
 
 /// Show the workers that live, on whichever host: what they run and what they have done.
 ///
@@ -32,19 +32,21 @@ impl Status {
             Some(path) => match PidFile::holder(path)? {
                 Some(pid) => Some(pid.as_raw_nonzero().get().unsigned_abs()),
                 None => {
-                    output::complain(&format!("no worker holds {}", path.display()));
+                    output::print_error(&format!("no worker holds {}", path.display()));
                     return Ok(ExitCode::from(1));
                 }
             },
         };
         let mut known = global.connect()?.workers()?;
-        known.retain(|worker| holder.is_none_or(|pid| worker.supervisor == pid && workers::is_here(worker)));
+        known.retain(|worker| {
+            holder.is_none_or(|pid| worker.supervisor == pid && worker_output::is_here(worker))
+        });
         if self.json {
-            output::print_json(&known.iter().map(workers::as_json).collect::<Value>())?;
+            output::print_json(&known.iter().map(worker_output::as_json).collect::<Value>())?;
         } else if known.is_empty() {
-            output::complain("no worker has told of itself in the last minute");
+            output::print_error("no worker has told of itself in the last minute");
         } else {
-            output::print(&workers::describe_all(&known))?;
+            output::print(&worker_output::describe_all(&known))?;
         }
         Ok(if known.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
     }

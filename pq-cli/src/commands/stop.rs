@@ -8,7 +8,7 @@ use pq_diesel::{Pq, StopMode, WorkerId, WorkerInfo};
 use rustix::process::{Signal, kill_process};
 
 use super::examples;
-use crate::confirm::Yes;
+use crate::confirm::Confirmation;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
@@ -49,7 +49,7 @@ pub(crate) struct Stop {
     #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
     #[command(flatten)]
-    yes: Yes,
+    yes: Confirmation,
 }
 
 impl Stop {
@@ -66,11 +66,11 @@ impl Stop {
         }
         let mut all = true;
         for id in self.workers.iter().filter(|id| !known.iter().any(|worker| worker.id.0 == **id)) {
-            output::complain(&format!("there is no worker {id}; `pq status` lists them"));
+            output::print_error(&format!("there is no worker {id}; `pq status` lists them"));
             all = false;
         }
         if many && chosen.is_empty() {
-            output::complain("there is no such worker; `pq status` lists them");
+            output::print_error("there is no such worker; `pq status` lists them");
             all = false;
         }
         for worker in &chosen {
@@ -92,7 +92,7 @@ impl Stop {
 
     fn by_pid_file(&self, path: &Path) -> Result<ExitCode, Failure> {
         let Some(pid) = PidFile::holder(path)? else {
-            output::complain(&format!("no worker holds {}", path.display()));
+            output::print_error(&format!("no worker holds {}", path.display()));
             return Ok(ExitCode::from(1));
         };
         let signal = match self.mode {
@@ -114,7 +114,7 @@ impl Stop {
         let begun = Instant::now();
         while is_there()? {
             if begun.elapsed() >= wait {
-                output::complain(&format!("it has not ended within {}", output::span(wait)));
+                output::print_error(&format!("it has not ended within {}", output::format_duration(wait)));
                 return Ok(false);
             }
             std::thread::sleep(LOOK);

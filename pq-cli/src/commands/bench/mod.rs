@@ -1,7 +1,7 @@
 //! `pq bench`: a quick load on the user's own server.
 
-mod clearing;
-mod load;
+mod cleanup;
+mod payload;
 mod phases;
 mod report;
 
@@ -11,8 +11,8 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 use pq_diesel::{Counts, Pq};
 
-use self::clearing::Leases;
-use self::load::Load;
+use self::cleanup::Leases;
+use self::payload::Payload;
 use self::phases::Runner;
 use self::report::Report;
 use super::examples;
@@ -39,7 +39,7 @@ pub(crate) struct Bench {
     pub(crate) threads: u32,
     /// How long the JSON of each job is.
     #[arg(long, value_name = "BYTES", default_value_t = 100,
-          value_parser = clap::value_parser!(u32).range(load::LEAST..=1 << 20))]
+          value_parser = clap::value_parser!(u32).range(payload::MIN_BYTES..=1 << 20))]
     pub(crate) payload: u32,
     /// Print one JSON object in place of the table.
     #[arg(long)]
@@ -54,26 +54,26 @@ impl Bench {
         global.detached()?.queue::<()>(&name)?;
         // Workers have one connection more than threads.
         let pq = global.connect_with(self.threads + 2)?;
-        let queue = pq.queue::<Load>(&name)?.with_stop(&stop);
+        let queue = pq.queue::<Payload>(&name)?.with_stop(&stop);
         let found = queue.counts()?;
         if found != Counts::default() {
             return Err(Failure::Usage(format!(
                 "the queue {name:?} has jobs ({}); a bench needs an empty one, and without a name it takes one \
                  of its own",
-                told(&found)
+                describe_counts(&found)
             )));
         }
         let server = pq.transaction(|conn| {
             let version = diesel::dsl::sql::<Text>("SELECT current_setting('server_version')");
             version.get_result::<String>(conn).map_err(Failure::from)
         })?;
-        output::tell(&format!("working in the queue {name:?}"));
+        output::print_status(&format!("working in the queue {name:?}"));
 
         let leases = Leases::default();
         let runner = Runner {
             pq: &pq,
             queue: &queue,
-            load: Load::of(self.payload),
+            payload: Payload::of(self.payload),
             jobs: self.jobs,
             threads: self.threads,
             stop: &stop,
@@ -91,7 +91,7 @@ impl Bench {
                 (Ok(phases), cleared) => cleared.map(|()| phases)?,
                 (Err(failure), Ok(())) => return Err(failure),
                 (Err(failure), Err(why)) => {
-                    output::complain(&why.to_string());
+                    output::print_error(&why.to_string());
                     return Err(failure);
                 }
             },
@@ -106,13 +106,13 @@ impl Bench {
 /// Removes what the bench has put, and nothing else.
 fn clear(pq: &Pq, name: &str, leases: &Leases) -> Result<(), Failure> {
     // Without the stop: what is interrupted is cleared all the same.
-    let queue = pq.queue::<Load>(name)?;
-    let cleared = clearing::clear(pq, &queue, leases);
+    let queue = pq.queue::<Payload>(name)?;
+    let cleared = cleanup::clear(pq, &queue, leases);
     let others = cleared.map_err(|failure| {
         Failure::Bench(format!("jobs of this bench may be left in the queue {name:?}: {failure}"))
     })?;
     if others > 0 {
-        output::complain(&format!(
+        output::print_error(&format!(
             "somebody else has put jobs into the queue {name:?} meanwhile: {others} of them were set aside, and \
              are back in it"
         ));
@@ -120,7 +120,7 @@ fn clear(pq: &Pq, name: &str, leases: &Leases) -> Result<(), Failure> {
     Ok(())
 }
 
-fn told(counts: &Counts) -> String {
+fn describe_counts(counts: &Counts) -> String {
     let all = [
         (counts.ready, "ready"),
         (counts.scheduled, "scheduled"),

@@ -9,25 +9,25 @@ use diesel::sql_types::BigInt;
 use indicatif::ProgressBar;
 use pq_diesel::{CancellationToken, Handler, Pq, Queue, StopMode, Wait, Worker};
 
-use super::clearing::{Leases, keep_all, take_rest};
-use super::load::Load;
+use super::cleanup::{Leases, keep_everything, take_remaining};
+use super::payload::Payload;
 use super::report::{Latencies, Phase};
 use crate::failure::Failure;
 use crate::output;
 
 /// How many jobs a call of `put_many` puts.
-const AT_ONCE: u64 = 1_000;
+const BATCH: u64 = 1_000;
 
 /// How long a job that must be there is looked for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often those who only look on see whether they are to stop.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 pub(super) struct Runner<'b> {
     pub(super) pq: &'b Pq,
-    pub(super) queue: &'b Queue<Load>,
-    pub(super) load: Load,
+    pub(super) queue: &'b Queue<Payload>,
+    pub(super) payload: Payload,
     pub(super) jobs: u64,
     pub(super) threads: u32,
     pub(super) stop: &'b CancellationToken,
@@ -37,22 +37,22 @@ pub(super) struct Runner<'b> {
 impl Runner<'_> {
     pub(super) fn all(&self) -> Result<Vec<Phase>, Failure> {
         // Connects and prepares, which is not what is measured.
-        self.by_threads("", "", u64::from(self.threads) * 20, || self.put_and_get())?;
+        self.run_threads("", "", u64::from(self.threads) * 20, || self.put_and_get())?;
         Ok(vec![
-            self.by_threads("put", "put, one by one", self.jobs, || self.put())?,
-            self.by_threads("get", "get, one by one", self.jobs, || self.get())?,
-            self.by_threads("put_get", "put and get, in pairs", self.jobs, || self.put_and_get())?,
+            self.run_threads("put", "put, one by one", self.jobs, || self.put())?,
+            self.run_threads("get", "get, one by one", self.jobs, || self.get())?,
+            self.run_threads("put_get", "put and get, in pairs", self.jobs, || self.put_and_get())?,
             // The jobs that it puts are worked by the next.
             self.put_many()?,
-            self.work("worker_transactional", "worker, transactional", false)?,
-            self.put_many().and_then(|_| self.work("worker_leased", "worker, leased", true))?,
-            self.pick_up("pickup_transactional", "pickup, transactional", false)?,
-            self.pick_up("pickup_leased", "pickup, leased", true)?,
+            self.run_worker("worker_transactional", "worker, transactional", false)?,
+            self.put_many().and_then(|_| self.run_worker("worker_leased", "worker, leased", true))?,
+            self.measure_pickup("pickup_transactional", "pickup, transactional", false)?,
+            self.measure_pickup("pickup_leased", "pickup, leased", true)?,
         ])
     }
 
     /// Has the threads do something for each job, one at a time.
-    fn by_threads(
+    fn run_threads(
         &self,
         key: &'static str,
         name: &'static str,
@@ -65,7 +65,7 @@ impl Runner<'_> {
             while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
             {
                 let begun = Instant::now();
-                if let Err(failure) = self.go_on().and_then(|()| operation()) {
+                if let Err(failure) = self.check_interrupted().and_then(|()| operation()) {
                     // The others need not do the rest.
                     left.store(0, Ordering::Relaxed);
                     return Err(failure);
@@ -90,7 +90,7 @@ impl Runner<'_> {
     }
 
     fn put(&self) -> Result<(), Failure> {
-        self.queue.put(&self.load)?;
+        self.queue.put(&self.payload)?;
         Ok(())
     }
 
@@ -98,9 +98,9 @@ impl Runner<'_> {
     fn get(&self) -> Result<(), Failure> {
         let begun = Instant::now();
         while self.queue.get(Wait::No)?.is_none() {
-            self.go_on()?;
-            if begun.elapsed() > PATIENCE {
-                return Err(missing());
+            self.check_interrupted()?;
+            if begun.elapsed() > TIMEOUT {
+                return Err(jobs_missing());
             }
         }
         Ok(())
@@ -115,9 +115,9 @@ impl Runner<'_> {
         let (bar, wal, begun) = (bar(name, self.jobs), self.wal(), Instant::now());
         let mut left = self.jobs;
         while left > 0 {
-            self.go_on()?;
-            let some = left.min(AT_ONCE);
-            self.queue.put_many(std::iter::repeat_n(&self.load, some as usize))?;
+            self.check_interrupted()?;
+            let some = left.min(BATCH);
+            self.queue.put_many(std::iter::repeat_n(&self.payload, some as usize))?;
             bar.inc(some);
             left -= some;
         }
@@ -128,7 +128,7 @@ impl Runner<'_> {
     }
 
     /// Has a worker do nothing for each job of the queue, until it is empty.
-    fn work(&self, key: &'static str, name: &'static str, leased: bool) -> Result<Phase, Failure> {
+    fn run_worker(&self, key: &'static str, name: &'static str, leased: bool) -> Result<Phase, Failure> {
         let bar = bar(name, self.jobs);
         let worked = bar.clone();
         let worker = self.worker(self.threads, leased, move || worked.inc(1));
@@ -144,23 +144,23 @@ impl Runner<'_> {
                     // Handlers take no time, so nothing that runs need be told.
                     control.stop(StopMode::Finish);
                 }
-                std::thread::sleep(LOOK);
+                std::thread::sleep(POLL_INTERVAL);
             }
             working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
         })?;
         bar.finish_and_clear();
         let wal = self.wal_since(wal);
-        self.go_on()?;
+        self.check_interrupted()?;
         // What a thread gave back when all others had ended, say.
-        take_rest(self.queue)?;
+        take_remaining(self.queue)?;
         if report.done == 0 {
-            return Err(missing());
+            return Err(jobs_missing());
         }
         Ok(Phase { key, name, jobs: report.done, time: Some(time), wal, latencies: None })
     }
 
     /// Measures from before each put until the handler of an idle worker has begun.
-    fn pick_up(&self, key: &'static str, name: &'static str, leased: bool) -> Result<Phase, Failure> {
+    fn measure_pickup(&self, key: &'static str, name: &'static str, leased: bool) -> Result<Phase, Failure> {
         let rounds = (self.jobs / 50).clamp(20, 200);
         let (begins, begun) = channel();
         let worker = self.worker(1, leased, move || {
@@ -170,16 +170,18 @@ impl Runner<'_> {
         let mut latencies = latencies()?;
         let (bar, wal) = (bar(name, rounds), self.wal());
         let round = || {
-            self.go_on()?;
+            self.check_interrupted()?;
             // Long enough for the worker to have looked and gone to sleep.
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
             let before = Instant::now();
             self.put()?;
             loop {
-                match begun.recv_timeout(LOOK) {
+                match begun.recv_timeout(POLL_INTERVAL) {
                     Ok(at) => return Ok(at.saturating_duration_since(before)),
-                    Err(RecvTimeoutError::Timeout) if before.elapsed() < PATIENCE => self.go_on()?,
-                    Err(_) => return Err(missing()),
+                    Err(RecvTimeoutError::Timeout) if before.elapsed() < TIMEOUT => {
+                        self.check_interrupted()?
+                    }
+                    Err(_) => return Err(jobs_missing()),
                 }
             }
         };
@@ -208,7 +210,7 @@ impl Runner<'_> {
         let leases = self.leases.clone();
         let handler: Handler = match leased {
             true => self.queue.leased(move |_, job| {
-                leases.note(job.claim.lease());
+                leases.record(job.claim.lease());
                 work();
                 Ok::<_, Failure>(())
             }),
@@ -220,11 +222,11 @@ impl Runner<'_> {
         Worker::new(self.pq)
             .threads(threads as usize)
             .maintain_every(Duration::MAX)
-            .retention(keep_all())
+            .retention(keep_everything())
             .serve(handler)
     }
 
-    fn go_on(&self) -> Result<(), Failure> {
+    fn check_interrupted(&self) -> Result<(), Failure> {
         if self.stop.is_cancelled() { Err(pq_core::Error::Stopped.into()) } else { Ok(()) }
     }
 
@@ -246,7 +248,7 @@ fn bar(name: &str, jobs: u64) -> ProgressBar {
     if name.is_empty() {
         return ProgressBar::hidden();
     }
-    let bar = output::progress(jobs, "{prefix:>24} {wide_bar} {pos}/{len}, {per_sec}");
+    let bar = output::progress_bar(jobs, "{prefix:>24} {wide_bar} {pos}/{len}, {per_sec}");
     bar.set_prefix(name.to_owned());
     bar
 }
@@ -260,6 +262,6 @@ fn record(latencies: &mut Latencies, time: Duration) {
     latencies.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
 }
 
-fn missing() -> Failure {
+fn jobs_missing() -> Failure {
     Failure::Bench("jobs of the bench are missing: does somebody else take from its queue?".to_owned())
 }

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use crate::output::visible;
+use crate::output::escape;
 
 /// Latencies in nanoseconds.
 pub(super) type Latencies = Histogram<u64>;
@@ -30,7 +30,7 @@ impl Phase {
         self.time.map(|time| self.jobs as f64 / time.as_secs_f64().max(1e-9))
     }
 
-    fn wal_of_each(&self) -> Option<f64> {
+    fn wal_per_job(&self) -> Option<f64> {
         self.wal.map(|wal| wal as f64 / self.jobs.max(1) as f64)
     }
 
@@ -63,7 +63,7 @@ impl Report {
                 phase.name.to_owned(),
                 phase.jobs.to_string(),
                 whole(phase.rate()),
-                whole(phase.wal_of_each()),
+                whole(phase.wal_per_job()),
             ];
             row.extend(phase.percentiles().into_iter().flatten().map(|(_, time)| format!("{time:.3}")));
             row.resize(8, String::new());
@@ -75,8 +75,8 @@ impl Report {
         format!(
             "{table}\nPostgreSQL {}, queue {}: {} jobs of {} bytes, {} threads.\n\
              WAL/job is in bytes, and the server's: what other sessions have written meanwhile is in it.",
-            visible(&self.server),
-            visible(&self.queue),
+            escape(&self.server),
+            escape(&self.queue),
             self.jobs,
             self.payload,
             self.threads,
@@ -92,7 +92,7 @@ impl Report {
                 if let Some((time, rate)) = phase.time.zip(phase.rate()) {
                     (shown["seconds"], shown["jobs_per_second"]) = (json!(time.as_secs_f64()), json!(rate));
                 }
-                if let Some(wal) = phase.wal_of_each() {
+                if let Some(wal) = phase.wal_per_job() {
                     shown["wal_bytes_per_job"] = json!(wal);
                 }
                 for (percentile, time) in phase.percentiles().into_iter().flatten() {

@@ -7,15 +7,15 @@ use diesel::sql_types::{Bool, Integer, Text};
 use fastrand::Rng;
 use pq_diesel::Pq;
 
-use super::fate::Fate;
-use super::place::Place;
-use super::workers::Workers;
+use super::environment::Environment;
+use super::fault::Fault;
+use super::worker_pool::WorkerPool;
 use crate::failure::Failure;
 
-/// The next blow at random falls so many results after the one before, so that work goes on whatever is done to it…
-const RESULTS: std::ops::Range<i64> = 2..30;
+/// The next fault at random falls so many results after the one before, so that work goes on whatever is done to it…
+const RESULTS_BETWEEN: std::ops::Range<i64> = 2..30;
 /// … and not sooner than so many milliseconds after it.
-const PAUSE: std::ops::Range<u64> = 20..200;
+const MILLIS_BETWEEN: std::ops::Range<u64> = 20..200;
 
 /// The sessions of the demo's workers in this database. $1 what they are called.
 const SESSIONS: &str = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
@@ -30,11 +30,11 @@ pub(super) struct Chaos {
     seed: u64,
     random: Rng,
     terminated: usize,
-    next: Option<Blow>,
+    next: Option<RandomFault>,
 }
 
 /// What is done next at random, and when. What is drawn does not depend on how fast the workers are.
-struct Blow {
+struct RandomFault {
     kills: bool,
     /// Which worker or backend, counted round.
     number: usize,
@@ -63,60 +63,67 @@ impl Chaos {
 
     /// Some blows fall in the middle of a job, from the first ones to the last, so that there is at least one of
     /// each kind however few jobs there are and however fast they are done.
-    pub(super) fn fates<'f>(&mut self, files: &'f [String]) -> Vec<(&'f str, Fate)> {
+    pub(super) fn faults<'f>(&mut self, files: &'f [String]) -> Vec<(&'f str, Fault)> {
         let of_each = (files.len() / 40).clamp(1, 25);
-        let mut fates = Vec::new();
+        let mut faults = Vec::new();
         for part in 0..of_each {
             let part = &files[part * files.len() / of_each..(part + 1) * files.len() / of_each];
-            for fate in [Fate::Killed, Fate::Terminated] {
-                fates.extend(self.random.choice(part).map(|path| (path.as_str(), fate)));
+            for fault in [Fault::Kill, Fault::TerminateBackend] {
+                faults.extend(self.random.choice(part).map(|path| (path.as_str(), fault)));
             }
         }
-        fates
+        faults
     }
 
-    /// Strikes whoever is meant, whatever it is doing, if the time has come: not before the first two fates are
+    /// Strikes whoever is meant, whatever it is doing, if the time has come: not before the first two faults are
     /// met, lest they never be.
-    pub(super) fn strike(
+    pub(super) fn inject_random(
         &mut self,
         done: i64,
-        workers: &mut Workers,
+        workers: &mut WorkerPool,
         pq: &Pq,
-        place: &Place,
+        environment: &Environment,
     ) -> Result<(), Failure> {
         if workers.killed() == 0 || self.terminated == 0 {
             return Ok(());
         }
-        let due = self.next.as_ref().is_some_and(|blow| done >= blow.results && Instant::now() >= blow.at);
-        if let Some(blow) = self.next.take_if(|_| due) {
-            if blow.kills {
-                workers.kill_some(blow.number);
+        let due = self.next.as_ref().is_some_and(|fault| done >= fault.results && Instant::now() >= fault.at);
+        if let Some(fault) = self.next.take_if(|_| due) {
+            if fault.kills {
+                workers.kill_nth(fault.number);
             } else {
                 let sessions: Vec<Session> = pq.transaction(|conn| {
-                    let sessions = diesel::sql_query(SESSIONS).bind::<Text, _>(place.sessions());
+                    let sessions =
+                        diesel::sql_query(SESSIONS).bind::<Text, _>(environment.application_name());
                     sessions.load(conn).map_err(Failure::from)
                 })?;
-                if let Some(session) = sessions.get(blow.number % sessions.len().max(1)) {
-                    self.terminate(session.pid, pq, place)?;
+                if let Some(session) = sessions.get(fault.number % sessions.len().max(1)) {
+                    self.terminate(session.pid, pq, environment)?;
                 }
             }
         }
         if self.next.is_none() {
-            self.next = Some(Blow {
+            self.next = Some(RandomFault {
                 kills: self.random.bool(),
                 number: self.random.usize(..1_000_000),
-                results: done + self.random.i64(RESULTS),
-                at: Instant::now() + Duration::from_millis(self.random.u64(PAUSE)),
+                results: done + self.random.i64(RESULTS_BETWEEN),
+                at: Instant::now() + Duration::from_millis(self.random.u64(MILLIS_BETWEEN)),
             });
         }
         Ok(())
     }
 
     /// Terminates this backend, if it is one of the demo's workers'.
-    pub(super) fn terminate(&mut self, backend: i32, pq: &Pq, place: &Place) -> Result<bool, Failure> {
+    pub(super) fn terminate(
+        &mut self,
+        backend: i32,
+        pq: &Pq,
+        environment: &Environment,
+    ) -> Result<bool, Failure> {
         let terminated: Option<Terminated> = pq.transaction(|conn| {
             let terminate = diesel::sql_query(TERMINATE);
-            let terminate = terminate.bind::<Text, _>(place.sessions()).bind::<Integer, _>(backend);
+            let terminate =
+                terminate.bind::<Text, _>(environment.application_name()).bind::<Integer, _>(backend);
             terminate.get_result(conn).optional().map_err(Failure::from)
         })?;
         let done = terminated.is_some_and(|terminated| terminated.done);

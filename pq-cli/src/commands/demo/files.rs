@@ -11,7 +11,7 @@ use crate::failure::Failure;
 
 /// The paths of all regular files below a folder, relative to it and in order; without what git
 /// ignores, and without git's own.
-pub(super) fn below(folder: &Path) -> Result<Vec<String>, Failure> {
+pub(super) fn list(folder: &Path) -> Result<Vec<String>, Failure> {
     let mut files = Vec::new();
     let walk =
         WalkBuilder::new(folder).hidden(false).filter_entry(|entry| entry.file_name() != ".git").build();
@@ -30,13 +30,13 @@ pub(super) fn below(folder: &Path) -> Result<Vec<String>, Failure> {
 }
 
 /// What the demo finds out about a file.
-pub(super) struct Facts {
+pub(super) struct FileStats {
     pub(super) bytes: i64,
     pub(super) lines: i64,
     pub(super) sha256: String,
 }
 
-pub(super) fn facts(path: &Path) -> io::Result<Facts> {
+pub(super) fn stats(path: &Path) -> io::Result<FileStats> {
     let mut file = File::open(path)?;
     let (mut hash, mut bytes, mut lines) = (Sha256::new(), 0_i64, 0_i64);
     let mut buffer = [0; 64 * 1024];
@@ -50,7 +50,7 @@ pub(super) fn facts(path: &Path) -> io::Result<Facts> {
         lines += buffer[..read].iter().map(|byte| i64::from(*byte == b'\n')).sum::<i64>();
     }
     let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Facts { bytes, lines, sha256 })
+    Ok(FileStats { bytes, lines, sha256 })
 }
 
 #[cfg(test)]
@@ -62,10 +62,10 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("file");
         std::fs::write(&path, "a\nb\n")?;
-        let facts = facts(&path)?;
-        assert_eq!((facts.bytes, facts.lines), (4, 2));
+        let stats = stats(&path)?;
+        assert_eq!((stats.bytes, stats.lines), (4, 2));
         // By `printf 'a\nb\n' | sha256sum`.
-        assert_eq!(facts.sha256, "911169ddaaf146aff539f58c26c489af3b892dff0fe283c1c264c65ae5aa59a2");
+        assert_eq!(stats.sha256, "911169ddaaf146aff539f58c26c489af3b892dff0fe283c1c264c65ae5aa59a2");
         Ok(())
     }
 }

@@ -1,12 +1,12 @@
 //! `pq demo`: a job for every file of a folder, worked by several processes, one of which is killed.
 
 mod chaos;
-mod fate;
+mod environment;
+mod fault;
 mod files;
-mod place;
 mod report;
-mod worker;
-mod workers;
+mod worker_pool;
+mod worker_process;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -17,11 +17,11 @@ use diesel::prelude::*;
 use pq_diesel::{CancellationToken, Pq, Queue};
 
 use self::chaos::Chaos;
-use self::fate::Fate;
-use self::place::Place;
-use self::report::{Harm, Report, Toll};
-pub(crate) use self::worker::work;
-use self::workers::{Held, Workers};
+use self::environment::Environment;
+use self::fault::Fault;
+use self::report::{ChaosCounts, ProcessCounts, Report};
+use self::worker_pool::{HeldJob, WorkerPool};
+pub(crate) use self::worker_process::work;
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
@@ -32,7 +32,7 @@ use crate::signals::stop_on_signals;
 const QUEUE: &str = "files";
 
 /// How often the parent looks at how far its workers are.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// See the queue work: a job for every file of a folder, a worker killed half way, nothing lost.
 ///
@@ -50,7 +50,7 @@ pub(crate) struct Demo {
     /// All the way through, kill workers and start others, and terminate the backends of those that run.
     #[arg(long)]
     pub(crate) chaos: bool,
-    /// What the chaos is drawn from, to draw the same again; the table shows it. When each blow falls
+    /// What the chaos is drawn from, to draw the same again; the table shows it. When each fault falls
     /// depends on how fast the workers are as well.
     #[arg(long, value_name = "N", requires = "chaos")]
     pub(crate) seed: Option<u64>,
@@ -62,46 +62,53 @@ impl Demo {
         let folder = self.jobs_from.canonicalize().map_err(|error| {
             Failure::Io(format!("the folder {} cannot be read: {error}", self.jobs_from.display()))
         })?;
-        let files = files::below(&folder)?;
+        let files = files::list(&folder)?;
         if files.is_empty() {
             return Err(Failure::Usage(format!("there is no file below {}", folder.display())));
         }
         // Dropped last: the server or the schema goes when everybody has left it.
-        let place = Place::prepare(global)?;
-        output::tell(&format!("PostgreSQL: {}", place.origin()));
-        let pq = place.connect()?;
+        let environment = Environment::prepare(global)?;
+        output::print_status(&format!("PostgreSQL: {}", environment.origin()));
+        let pq = environment.connect()?;
         let queue = pq.queue::<String>(QUEUE)?;
         let mut chaos = self.chaos.then(|| Chaos::new(self.seed));
-        let fates = match &mut chaos {
-            Some(chaos) => chaos.fates(&files),
+        let faults = match &mut chaos {
+            Some(chaos) => chaos.faults(&files),
             // With one worker alone nobody would be left to take over.
             None if self.workers.get() == 1 => Vec::new(),
-            None => vec![(files[files.len() / 2].as_str(), Fate::Killed)],
+            None => vec![(files[files.len() / 2].as_str(), Fault::Kill)],
         };
         queue.transaction(|conn| {
-            place.enter(conn)?;
-            report::note_files(conn, &files)?;
-            fate::note(conn, &fates)?;
+            environment.set_search_path(conn)?;
+            report::insert_files(conn, &files)?;
+            fault::insert(conn, &faults)?;
             queue.on(conn).put_many(&files)?;
             Ok::<_, Failure>(())
         })?;
-        output::tell(&format!("{} jobs put, one for every file below {}", files.len(), folder.display()));
+        output::print_status(&format!(
+            "{} jobs put, one for every file below {}",
+            files.len(),
+            folder.display()
+        ));
 
         let began = Instant::now();
-        let workers = Workers::start(&place, &folder, self.workers.get())?;
-        let mut watch = Watch { place: &place, pq: &pq, queue: &queue, workers, chaos, stop: &stop };
-        watch.until_done(files.len(), self.workers.get())?;
+        let workers = WorkerPool::start(&environment, &folder, self.workers.get())?;
+        let mut supervisor =
+            Supervisor { environment: &environment, pq: &pq, queue: &queue, workers, chaos, stop: &stop };
+        supervisor.run_until_done(files.len(), self.workers.get())?;
         let elapsed = began.elapsed();
-        let Watch { mut workers, chaos, .. } = watch;
+        let Supervisor { mut workers, chaos, .. } = supervisor;
         workers.finish();
 
         let report = queue.transaction(|conn| {
-            place.enter(conn)?;
+            environment.set_search_path(conn)?;
             Report::count(conn)
         })?;
-        let harm = chaos.map(|chaos| Harm { terminated: chaos.terminated(), seed: chaos.seed() });
-        let toll = Toll { started: workers.started(), killed: workers.killed(), chaos: harm };
-        let table = report.table(elapsed, &toll, place.origin());
+        let chaos_counts =
+            chaos.map(|chaos| ChaosCounts { terminated: chaos.terminated(), seed: chaos.seed() });
+        let processes =
+            ProcessCounts { started: workers.started(), killed: workers.killed(), chaos: chaos_counts };
+        let table = report.table(elapsed, &processes, environment.origin());
         output::print_lines([table.as_str()])
             .map_err(|error| Failure::Io(format!("the table cannot be written: {error}")))?;
         if report.is_clean() {
@@ -113,39 +120,40 @@ impl Demo {
 }
 
 /// The parent's part while the workers work.
-struct Watch<'w> {
-    place: &'w Place,
+struct Supervisor<'w> {
+    environment: &'w Environment,
     pq: &'w Pq,
     queue: &'w Queue<String>,
-    workers: Workers,
+    workers: WorkerPool,
     chaos: Option<Chaos>,
     stop: &'w CancellationToken,
 }
 
-impl Watch<'_> {
-    /// Looks on until no job is left, and deals their fates to the workers.
-    fn until_done(&mut self, jobs: usize, count: usize) -> Result<(), Failure> {
-        let bar = output::progress(jobs as u64, "{wide_bar} {pos}/{len} files, {per_sec}, {eta} left{msg}");
+impl Supervisor<'_> {
+    /// Looks on until no job is left, and deals their faults to the workers.
+    fn run_until_done(&mut self, jobs: usize, count: usize) -> Result<(), Failure> {
+        let bar =
+            output::progress_bar(jobs as u64, "{wide_bar} {pos}/{len} files, {per_sec}, {eta} left{msg}");
         loop {
             if self.stop.is_cancelled() {
                 return Err(pq_core::Error::Stopped.into());
             }
             let done = self.queue.transaction(|conn| {
-                self.place.enter(conn)?;
+                self.environment.set_search_path(conn)?;
                 report::demo_result::table.count().get_result::<i64>(conn).map_err(Failure::from)
             })?;
             bar.set_position(done.max(0).unsigned_abs());
-            while let Some(held) = self.workers.next_that_holds() {
-                let Some(what) = self.deal_with(&held)? else { continue };
+            while let Some(held) = self.workers.next_held() {
+                let Some(what) = self.inject_fault(&held)? else { continue };
                 bar.suspend(|| {
-                    output::tell(&format!(
+                    output::print_status(&format!(
                         "at {done} of {jobs}: {what}, after it wrote a result and before it committed"
                     ));
                 });
             }
             if let Some(chaos) = &mut self.chaos {
-                chaos.strike(done, &mut self.workers, self.pq, self.place)?;
-                self.workers.fill_up(count)?;
+                chaos.inject_random(done, &mut self.workers, self.pq, self.environment)?;
+                self.workers.replace_killed(count)?;
                 let (killed, terminated) = (self.workers.killed(), chaos.terminated());
                 bar.set_message(format!(", {killed} killed, {terminated} terminated"));
             }
@@ -156,17 +164,17 @@ impl Watch<'_> {
                 return Ok(());
             }
             self.workers.check()?;
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
     /// Kills the worker that holds a job and waits for that, or terminates its backend, and says so.
-    fn deal_with(&mut self, held: &Held) -> Result<Option<&'static str>, Failure> {
+    fn inject_fault(&mut self, held: &HeldJob) -> Result<Option<&'static str>, Failure> {
         Ok(match (held.backend, &mut self.chaos) {
             (Some(backend), Some(chaos)) => chaos
-                .terminate(backend, self.pq, self.place)?
+                .terminate(backend, self.pq, self.environment)?
                 .then_some("the backend of a worker was terminated"),
-            _ => self.workers.kill_holder(held).then_some("a worker was killed with SIGKILL"),
+            _ => self.workers.kill_worker(held).then_some("a worker was killed with SIGKILL"),
         })
     }
 }

@@ -24,11 +24,11 @@ diesel::table! {
 }
 
 diesel::table! {
-    demo_fate (path, fate) { path -> Text, fate -> Text, worker -> Nullable<Integer>, }
+    demo_fault (path, fault) { path -> Text, fault -> Text, worker -> Nullable<Integer>, }
 }
 
 /// Notes the files, in the transaction that puts their jobs.
-pub(super) fn note_files(conn: &mut PgConnection, files: &[String]) -> Result<(), Failure> {
+pub(super) fn insert_files(conn: &mut PgConnection, files: &[String]) -> Result<(), Failure> {
     for some in files.chunks(10_000) {
         let rows: Vec<_> = some.iter().map(|path| demo_file::path.eq(path)).collect();
         diesel::insert_into(demo_file::table).values(rows).execute(conn)?;
@@ -37,15 +37,15 @@ pub(super) fn note_files(conn: &mut PgConnection, files: &[String]) -> Result<()
 }
 
 /// What the demo did to its workers.
-pub(super) struct Toll {
+pub(super) struct ProcessCounts {
     pub(super) started: usize,
     pub(super) killed: usize,
-    pub(super) chaos: Option<Harm>,
+    pub(super) chaos: Option<ChaosCounts>,
 }
 
 /// What chaos did besides killing.
 #[derive(Clone, Copy)]
-pub(super) struct Harm {
+pub(super) struct ChaosCounts {
     pub(super) terminated: usize,
     pub(super) seed: u64,
 }
@@ -90,7 +90,7 @@ impl Report {
         self.lost == 0 && self.twice == 0 && self.results == self.files
     }
 
-    pub(super) fn table(&self, elapsed: Duration, toll: &Toll, origin: &str) -> String {
+    pub(super) fn table(&self, elapsed: Duration, processes: &ProcessCounts, origin: &str) -> String {
         let rate = self.results as f64 / elapsed.as_secs_f64().max(0.001);
         let mut rows = vec![
             ("PostgreSQL", origin.to_owned()),
@@ -99,11 +99,11 @@ impl Report {
             ("  of files that could not be read", self.unreadable.to_string()),
             ("bytes hashed", self.bytes.to_string()),
             ("jobs a second", format!("{rate:.0}")),
-            ("processes started", toll.started.to_string()),
+            ("processes started", processes.started.to_string()),
             ("processes with results", self.workers.to_string()),
-            ("processes killed", toll.killed.to_string()),
+            ("processes killed", processes.killed.to_string()),
         ];
-        if let Some(Harm { terminated, seed }) = toll.chaos {
+        if let Some(ChaosCounts { terminated, seed }) = processes.chaos {
             rows.push(("backends terminated", terminated.to_string()));
             rows.push(("seed", seed.to_string()));
         }

@@ -1,12 +1,12 @@
 //! `pq top`: a live view of queues, workers, running and dead jobs.
 
-mod chart;
-mod deed;
-mod fit;
+mod action;
 mod keys;
-mod source;
+mod layout;
+mod poller;
+mod screen;
 mod state;
-mod terminal;
+mod table;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use pq_diesel::{CancellationToken, QueueName};
 use ratatui::crossterm::event::Event;
 
-use self::keys::Step;
-use self::source::{Ask, Seen, Source};
+use self::keys::Effect;
+use self::poller::{Poller, Request, Snapshot};
+use self::screen::Screen;
 use self::state::State;
-use self::terminal::Screen;
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
@@ -29,7 +29,7 @@ use crate::output;
 use crate::signals::stop_on_signals;
 
 /// How long a key that was pressed may wait for what was seen meanwhile to be drawn, and the other way round.
-const TURN: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(100);
 
 /// How long a look waits for a connection before the server counts as lost.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub(crate) struct Top {
 
 fn interval(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(span) if span >= TURN => Ok(span),
+        Ok(span) if span >= TICK => Ok(span),
         Ok(_) => Err("the shortest interval is 100ms".to_owned()),
         Err(error) => Err(format!("{error}; write it as 500ms, 1s or 2m")),
     }
@@ -73,58 +73,58 @@ impl Top {
         }
         let pq = global.connect_within(2, CONNECT_TIMEOUT)?;
         // What is wrong from the beginning is better said than shown.
-        let first = Seen::look(&pq, |queues| {
+        let first = Snapshot::look(&pq, |queues| {
             let has_dead = || queues.iter().find(|queue| queue.dead > 0).map(|queue| queue.queue.clone());
             chosen.clone().or_else(|| has_dead().filter(|_| self.once))
         })?;
         if self.once {
-            output::print(&chart::plain(&first))?;
+            output::print(&table::plain(&first))?;
             return Ok(ExitCode::SUCCESS);
         }
         let stop = stop_on_signals()?;
-        let mut state = State::new(first, chosen, output::colours());
-        let source = Source::start(pq, self.interval, state.chosen_queue())?;
-        // The terminal is itself again before the source is waited for: that may be in the middle of a look.
-        let ended = watch(&mut state, &source, &stop);
-        source.end();
+        let mut state = State::new(first, chosen, output::wants_colour());
+        let poller = Poller::start(pq, self.interval, state.selected_queue())?;
+        // The terminal is itself again before the poller is waited for: that may be in the middle of a look.
+        let ended = watch(&mut state, &poller, &stop);
+        poller.end();
         ended
     }
 }
 
 /// Draws and obeys until somebody quits.
-fn watch(state: &mut State, source: &Source, stop: &CancellationToken) -> Result<ExitCode, Failure> {
+fn watch(state: &mut State, poller: &Poller, stop: &CancellationToken) -> Result<ExitCode, Failure> {
     let mut screen = Screen::take()?;
-    let mut watched = state.chosen_queue();
+    let mut watched = state.selected_queue();
     let (mut drawn, mut changed) = (Instant::now(), true);
     while !stop.is_cancelled() {
-        while let Some(told) = source.told()? {
-            state.learn(told);
+        while let Some(update) = poller.update()? {
+            state.apply(update);
             changed = true;
         }
-        choose(state, source, &mut watched);
+        choose(state, poller, &mut watched);
         // Where nothing changes this shows all the same that the terminal is there still.
         if changed || drawn.elapsed() > Duration::from_secs(1) {
             screen.draw(state)?;
             (drawn, changed) = (Instant::now(), false);
         }
-        let Some(event) = screen.heard()? else { continue };
+        let Some(event) = screen.next_event()? else { continue };
         changed = true;
         if let Event::Key(key) = event {
             match state.press(key) {
-                Step::Stay => {}
-                Step::Quit => return Ok(ExitCode::SUCCESS),
-                Step::Do(deed) => source.ask(Ask::Do(deed)),
+                Effect::None => {}
+                Effect::Quit => return Ok(ExitCode::SUCCESS),
+                Effect::Run(action) => poller.ask(Request::Run(action)),
             }
         }
     }
     Ok(ExitCode::from(130))
 }
 
-/// Has the source read the dead jobs of the queue that is chosen now.
-fn choose(state: &State, source: &Source, watched: &mut Option<QueueName>) {
-    let chosen = state.chosen_queue();
+/// Has the poller read the dead jobs of the queue that is chosen now.
+fn choose(state: &State, poller: &Poller, watched: &mut Option<QueueName>) {
+    let chosen = state.selected_queue();
     if chosen != *watched {
         watched.clone_from(&chosen);
-        source.ask(Ask::Watch(chosen));
+        poller.ask(Request::Watch(chosen));
     }
 }

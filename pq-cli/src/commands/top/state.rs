@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use pq_diesel::{JobId, QueueName, WorkerId};
 
-use super::chart::{self, Pane};
-use super::deed::Deed;
-use super::source::{Seen, Told};
+use super::action::Action;
+use super::poller::{Snapshot, Update};
+use super::table::{self, Pane};
 use crate::output;
 
 /// Everything that the view is drawn from.
 pub(super) struct State {
-    pub(super) seen: Seen,
+    pub(super) snapshot: Snapshot,
     pub(super) pane: Pane,
-    pub(super) queue: Cursor<QueueName>,
-    pub(super) worker: Cursor<WorkerId>,
-    pub(super) running: Cursor<JobId>,
-    pub(super) dead: Cursor<JobId>,
+    pub(super) queue: Selection<QueueName>,
+    pub(super) worker: Selection<WorkerId>,
+    pub(super) running: Selection<JobId>,
+    pub(super) dead: Selection<JobId>,
     pub(super) question: Option<Question>,
     pub(super) help: bool,
     pub(super) note: Option<Note>,
@@ -26,12 +26,12 @@ pub(super) struct State {
 
 /// Which of several is chosen. It stays with what it was on, wherever that goes; where that is gone, in its place.
 #[derive(Clone, Debug)]
-pub(super) struct Cursor<K> {
+pub(super) struct Selection<K> {
     key: Option<K>,
     place: usize,
 }
 
-impl<K: Clone + PartialEq> Cursor<K> {
+impl<K: Clone + PartialEq> Selection<K> {
     fn on(key: Option<K>) -> Self {
         Self { key, place: 0 }
     }
@@ -43,7 +43,7 @@ impl<K: Clone + PartialEq> Cursor<K> {
         self.key = keys.get(self.place).cloned();
     }
 
-    fn go(&mut self, keys: &[K], by: isize) {
+    fn move_selection(&mut self, keys: &[K], by: isize) {
         let last = keys.len().saturating_sub(1);
         self.place = self.place.saturating_add_signed(by).min(last);
         self.key = keys.get(self.place).cloned();
@@ -58,7 +58,7 @@ impl<K: Clone + PartialEq> Cursor<K> {
 /// What is asked before something is done.
 pub(super) struct Question {
     pub(super) text: String,
-    pub(super) deed: Deed,
+    pub(super) action: Action,
 }
 
 /// What came of the last key.
@@ -74,14 +74,14 @@ pub(super) struct Lost {
 }
 
 impl State {
-    pub(super) fn new(seen: Seen, chosen: Option<QueueName>, colours: bool) -> Self {
+    pub(super) fn new(snapshot: Snapshot, chosen: Option<QueueName>, colours: bool) -> Self {
         let mut state = Self {
-            seen,
+            snapshot,
             pane: Pane::Queues,
-            queue: Cursor::on(chosen),
-            worker: Cursor::on(None),
-            running: Cursor::on(None),
-            dead: Cursor::on(None),
+            queue: Selection::on(chosen),
+            worker: Selection::on(None),
+            running: Selection::on(None),
+            dead: Selection::on(None),
             question: None,
             help: false,
             note: None,
@@ -92,30 +92,30 @@ impl State {
         state
     }
 
-    /// Takes in what the source has told.
-    pub(super) fn learn(&mut self, told: Told) {
-        match told {
-            Told::Seen(seen) => {
-                self.seen = seen;
+    /// Takes in what the poller has told.
+    pub(super) fn apply(&mut self, update: Update) {
+        match update {
+            Update::Snapshot(snapshot) => {
+                self.snapshot = snapshot;
                 self.lost = None;
             }
-            Told::Dead(dead) => self.seen.dead = dead,
-            Told::Lost(why, again) => self.lost = Some(Lost { why: output::visible(&why), again }),
-            Told::Did(Ok(what)) => self.say(&what),
-            Told::Did(Err(why)) => {
-                self.note = Some(Note { text: output::visible(&why), is_bad: true });
+            Update::Dead(dead) => self.snapshot.dead = dead,
+            Update::Lost(why, again) => self.lost = Some(Lost { why: output::escape(&why), again }),
+            Update::ActionDone(Ok(what)) => self.note(&what),
+            Update::ActionDone(Err(why)) => {
+                self.note = Some(Note { text: output::escape(&why), is_bad: true });
             }
         }
         self.settle();
     }
 
     /// The queue whose dead jobs are shown, and that is paused and goes on.
-    pub(super) fn chosen_queue(&self) -> Option<QueueName> {
+    pub(super) fn selected_queue(&self) -> Option<QueueName> {
         self.queue.key.clone()
     }
 
     /// The place of what is chosen in a pane.
-    pub(super) fn place_in(&self, pane: Pane) -> Option<usize> {
+    pub(super) fn selected_index(&self, pane: Pane) -> Option<usize> {
         match pane {
             Pane::Queues => self.queue.place(),
             Pane::Workers => self.worker.place(),
@@ -125,39 +125,39 @@ impl State {
     }
 
     /// Goes up or down in the pane.
-    pub(super) fn go(&mut self, by: isize) {
+    pub(super) fn move_selection(&mut self, by: isize) {
         match self.pane {
-            Pane::Queues => self.queue.go(&queues(&self.seen), by),
-            Pane::Workers => self.worker.go(&workers(&self.seen), by),
-            Pane::Running => self.running.go(&running(&self.seen), by),
-            Pane::Dead => self.dead.go(&dead(&self.seen), by),
+            Pane::Queues => self.queue.move_selection(&queues(&self.snapshot), by),
+            Pane::Workers => self.worker.move_selection(&workers(&self.snapshot), by),
+            Pane::Running => self.running.move_selection(&running(&self.snapshot), by),
+            Pane::Dead => self.dead.move_selection(&dead(&self.snapshot), by),
         }
     }
 
-    pub(super) fn say(&mut self, text: &str) {
-        self.note = Some(Note { text: output::visible(text), is_bad: false });
+    pub(super) fn note(&mut self, text: &str) {
+        self.note = Some(Note { text: output::escape(text), is_bad: false });
     }
 
     fn settle(&mut self) {
-        self.queue.settle(&queues(&self.seen));
-        self.worker.settle(&workers(&self.seen));
-        self.running.settle(&running(&self.seen));
-        self.dead.settle(&dead(&self.seen));
+        self.queue.settle(&queues(&self.snapshot));
+        self.worker.settle(&workers(&self.snapshot));
+        self.running.settle(&running(&self.snapshot));
+        self.dead.settle(&dead(&self.snapshot));
     }
 }
 
-fn queues(seen: &Seen) -> Vec<QueueName> {
-    seen.queues.iter().map(|queue| queue.queue.clone()).collect()
+fn queues(snapshot: &Snapshot) -> Vec<QueueName> {
+    snapshot.queues.iter().map(|queue| queue.queue.clone()).collect()
 }
 
-fn workers(seen: &Seen) -> Vec<WorkerId> {
-    seen.workers.iter().map(|worker| worker.id).collect()
+fn workers(snapshot: &Snapshot) -> Vec<WorkerId> {
+    snapshot.workers.iter().map(|worker| worker.id).collect()
 }
 
-fn running(seen: &Seen) -> Vec<JobId> {
-    chart::running(seen).iter().map(|(_, job)| job.id).collect()
+fn running(snapshot: &Snapshot) -> Vec<JobId> {
+    table::running(snapshot).iter().map(|(_, job)| job.id).collect()
 }
 
-fn dead(seen: &Seen) -> Vec<JobId> {
-    seen.dead.jobs.iter().map(|job| job.id).collect()
+fn dead(snapshot: &Snapshot) -> Vec<JobId> {
+    snapshot.dead.jobs.iter().map(|job| job.id).collect()
 }

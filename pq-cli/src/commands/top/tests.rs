@@ -15,11 +15,11 @@ use ratatui::style::Color;
 use ratatui::text::Span;
 use serde_json::json;
 
-use super::chart::{self, Pane};
-use super::deed::Deed;
-use super::keys::Step;
-use super::source::{Dead, Seen, Told};
+use super::action::Action;
+use super::keys::Effect;
+use super::poller::{Dead, Snapshot, Update};
 use super::state::State;
+use super::table::{self, Pane};
 use super::view;
 
 const HOSTILE: &str =
@@ -33,8 +33,8 @@ fn name(name: &str) -> QueueName {
     QueueName::new(name).unwrap()
 }
 
-fn empty() -> Seen {
-    Seen { at: at(), queues: Vec::new(), workers: Vec::new(), dead: Dead::default() }
+fn empty() -> Snapshot {
+    Snapshot { at: at(), queues: Vec::new(), workers: Vec::new(), dead: Dead::default() }
 }
 
 fn queue(of: &str, ready: u64, dead: u64) -> Overview {
@@ -85,7 +85,7 @@ fn dead(id: i64, error: &str) -> Ended {
     }
 }
 
-fn busy() -> Seen {
+fn busy() -> Snapshot {
     let running = json!([
         { "id": 7, "queue": "mail", "task": "send\u{1b}[31m", "attempt": 1, "age": 0.2 },
         { "id": 9, "queue": HOSTILE, "attempt": 2, "age": 75.0 },
@@ -93,7 +93,7 @@ fn busy() -> Seen {
     let mut paused = queue("thumbnails", 3, 0);
     paused.paused_at = Some(at() - Duration::from_secs(7_260));
     (paused.scheduled, paused.blocked, paused.running) = (2, 1, 4);
-    Seen {
+    Snapshot {
         at: at(),
         queues: vec![queue(HOSTILE, 0, 2), queue("mail", 5, 0), paused],
         workers: vec![worker(1, &running), worker(2, &json!([]))],
@@ -125,11 +125,11 @@ fn screen(state: &State, width: u16, height: u16) -> String {
     (0..height).map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn state(seen: Seen) -> State {
-    State::new(seen, None, true)
+fn state(snapshot: Snapshot) -> State {
+    State::new(snapshot, None, true)
 }
 
-fn press(state: &mut State, key: char) -> Step {
+fn press(state: &mut State, key: char) -> Effect {
     let code = match key {
         '\t' => KeyCode::Tab,
         '\u{1b}' => KeyCode::Esc,
@@ -138,7 +138,7 @@ fn press(state: &mut State, key: char) -> Step {
     state.press(KeyEvent::new(code, KeyModifiers::NONE))
 }
 
-fn keys(state: &mut State, keys: &str) -> Step {
+fn keys(state: &mut State, keys: &str) -> Effect {
     keys.chars().map(|key| press(state, key)).last().unwrap()
 }
 
@@ -168,9 +168,9 @@ fn a_low_terminal_has_the_pane_that_is_looked_at() {
 fn a_lost_server() {
     let mut state = state(busy());
     let why = "cannot connect to db.example:5432: connection\nrefused".to_owned();
-    state.learn(Told::Lost(why, Duration::from_secs(4)));
+    state.apply(Update::Lost(why, Duration::from_secs(4)));
     insta::assert_snapshot!(screen(&state, 100, 20));
-    state.learn(Told::Seen(empty()));
+    state.apply(Update::Snapshot(empty()));
     assert!(!screen(&state, 100, 20).contains("refused"));
 }
 
@@ -179,9 +179,9 @@ fn the_help() {
     let mut state = state(busy());
     press(&mut state, '?');
     insta::assert_snapshot!(screen(&state, 90, 20));
-    assert_eq!(press(&mut state, '\u{1b}'), Step::Stay, "this leaves the help");
+    assert_eq!(press(&mut state, '\u{1b}'), Effect::None, "this leaves the help");
     assert!(!screen(&state, 90, 20).contains("Ctrl-C"));
-    assert_eq!(press(&mut state, '\u{1b}'), Step::Quit);
+    assert_eq!(press(&mut state, '\u{1b}'), Effect::Quit);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_question() {
 
 #[test]
 fn plain_text() {
-    insta::assert_snapshot!(chart::plain(&busy()));
+    insta::assert_snapshot!(table::plain(&busy()));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn no_control_character_is_drawn() {
     for width in [10, 40, 80, 200] {
         let mut state = state(busy());
         press(&mut state, 'r');
-        let text = screen(&state, width, 40) + &chart::plain(&busy());
+        let text = screen(&state, width, 40) + &table::plain(&busy());
         let bad = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
         assert!(!text.contains(bad), "{text:?}");
     }
@@ -235,100 +235,100 @@ fn there_are_colours_where_they_are_wanted() {
 #[test]
 fn a_queue_is_paused_and_goes_on() {
     let mut state = state(busy());
-    assert_eq!(keys(&mut state, "jp"), Step::Do(Deed::Pause(name("mail"))));
-    assert_eq!(keys(&mut state, "jp"), Step::Do(Deed::Resume(name("thumbnails"))));
+    assert_eq!(keys(&mut state, "jp"), Effect::Run(Action::Pause(name("mail"))));
+    assert_eq!(keys(&mut state, "jp"), Effect::Run(Action::Resume(name("thumbnails"))));
     assert_eq!(
         keys(&mut state, "jjjp"),
-        Step::Do(Deed::Resume(name("thumbnails"))),
+        Effect::Run(Action::Resume(name("thumbnails"))),
         "there is no other below"
     );
-    assert_eq!(keys(&mut state, "\tp"), Step::Do(Deed::Resume(name("thumbnails"))), "from any pane");
-    assert_eq!(keys(&mut self::state(empty()), "p"), Step::Stay);
+    assert_eq!(keys(&mut state, "\tp"), Effect::Run(Action::Resume(name("thumbnails"))), "from any pane");
+    assert_eq!(keys(&mut self::state(empty()), "p"), Effect::None);
 }
 
 #[test]
 fn what_loses_something_is_asked_first() {
     let mut state = state(busy());
-    let all = Step::Do(Deed::RetryAllDead(name(HOSTILE)));
-    assert_eq!(keys(&mut state, "r"), Step::Stay);
+    let all = Effect::Run(Action::RetryAllDead(name(HOSTILE)));
+    assert_eq!(keys(&mut state, "r"), Effect::None);
     assert_eq!(keys(&mut state, "y"), all);
     for no in ["rn", "rq", "rp", "r\t", "r\u{1b}"] {
-        assert_eq!(keys(&mut state, no), Step::Stay, "{no:?}");
+        assert_eq!(keys(&mut state, no), Effect::None, "{no:?}");
         assert!(state.question.is_none());
     }
     press(&mut state, 'r');
     let held = KeyEvent::new(KeyCode::Char('y'), KeyModifiers::CONTROL);
-    assert_eq!(state.press(held), Step::Stay, "that is another key");
-    assert_eq!(keys(&mut state, "jr"), Step::Stay);
+    assert_eq!(state.press(held), Effect::None, "that is another key");
+    assert_eq!(keys(&mut state, "jr"), Effect::None);
     assert!(state.question.is_none(), "a queue without dead jobs");
 }
 
 #[test]
 fn a_running_job_is_cancelled_and_a_dead_one_is_retried() {
     let mut state = state(busy());
-    assert_eq!(keys(&mut state, "c"), Step::Stay);
+    assert_eq!(keys(&mut state, "c"), Effect::None);
     assert!(state.question.is_none(), "not from the queues");
     assert_eq!(
         keys(&mut state, "\t\tcy"),
-        Step::Do(Deed::Cancel(HOSTILE.to_owned(), JobId(9))),
+        Effect::Run(Action::Cancel(HOSTILE.to_owned(), JobId(9))),
         "the longest"
     );
-    assert_eq!(keys(&mut state, "jcy"), Step::Do(Deed::Cancel("mail".to_owned(), JobId(7))));
-    assert_eq!(keys(&mut state, "\tjr"), Step::Do(Deed::Retry(name(HOSTILE), JobId(41))));
-    assert_eq!(keys(&mut state, "cy"), Step::Stay, "it has ended");
+    assert_eq!(keys(&mut state, "jcy"), Effect::Run(Action::Cancel("mail".to_owned(), JobId(7))));
+    assert_eq!(keys(&mut state, "\tjr"), Effect::Run(Action::Retry(name(HOSTILE), JobId(41))));
+    assert_eq!(keys(&mut state, "cy"), Effect::None, "it has ended");
 }
 
 #[test]
 fn a_worker_is_stopped_more_and_more_sternly() {
     let mut state = state(busy());
-    assert_eq!(keys(&mut state, "\tsy"), Step::Do(Deed::Stop(WorkerId(1), StopMode::Drain)));
-    assert_eq!(keys(&mut state, "jsy"), Step::Do(Deed::Stop(WorkerId(2), StopMode::Finish)));
-    let mut seen = busy();
-    seen.workers[1].status.stopping = Some(StopMode::Finish);
-    state.learn(Told::Seen(seen.clone()));
-    assert_eq!(keys(&mut state, "sy"), Step::Do(Deed::Stop(WorkerId(2), StopMode::Abort)));
-    seen.workers[1].stop = Some(StopMode::Abort);
-    state.learn(Told::Seen(seen));
-    assert_eq!(keys(&mut state, "sy"), Step::Stay);
+    assert_eq!(keys(&mut state, "\tsy"), Effect::Run(Action::Stop(WorkerId(1), StopMode::Drain)));
+    assert_eq!(keys(&mut state, "jsy"), Effect::Run(Action::Stop(WorkerId(2), StopMode::Finish)));
+    let mut snapshot = busy();
+    snapshot.workers[1].status.stopping = Some(StopMode::Finish);
+    state.apply(Update::Snapshot(snapshot.clone()));
+    assert_eq!(keys(&mut state, "sy"), Effect::Run(Action::Stop(WorkerId(2), StopMode::Abort)));
+    snapshot.workers[1].stop = Some(StopMode::Abort);
+    state.apply(Update::Snapshot(snapshot));
+    assert_eq!(keys(&mut state, "sy"), Effect::None);
 }
 
 #[test]
 fn what_is_chosen_stays_chosen() {
     let mut state = state(busy());
     keys(&mut state, "j");
-    let mut seen = busy();
-    seen.queues.insert(0, queue("a new one", 1, 0));
-    state.learn(Told::Seen(seen.clone()));
-    assert_eq!(state.chosen_queue(), Some(name("mail")));
-    seen.queues.retain(|queue| queue.queue != name("mail"));
-    state.learn(Told::Seen(seen.clone()));
-    assert_eq!(state.chosen_queue(), Some(name("thumbnails")), "what stands in its place");
-    seen.queues.truncate(1);
-    state.learn(Told::Seen(seen));
-    assert_eq!(state.chosen_queue(), Some(name("a new one")));
-    state.learn(Told::Seen(empty()));
-    assert_eq!(state.chosen_queue(), None);
+    let mut snapshot = busy();
+    snapshot.queues.insert(0, queue("a new one", 1, 0));
+    state.apply(Update::Snapshot(snapshot.clone()));
+    assert_eq!(state.selected_queue(), Some(name("mail")));
+    snapshot.queues.retain(|queue| queue.queue != name("mail"));
+    state.apply(Update::Snapshot(snapshot.clone()));
+    assert_eq!(state.selected_queue(), Some(name("thumbnails")), "what stands in its place");
+    snapshot.queues.truncate(1);
+    state.apply(Update::Snapshot(snapshot));
+    assert_eq!(state.selected_queue(), Some(name("a new one")));
+    state.apply(Update::Snapshot(empty()));
+    assert_eq!(state.selected_queue(), None);
     let named = State::new(busy(), Some(name("mail")), true);
-    assert_eq!(named.chosen_queue(), Some(name("mail")));
+    assert_eq!(named.selected_queue(), Some(name("mail")));
 }
 
 #[test]
 fn it_is_left_by_three_keys() {
     for key in ['q', '\u{1b}'] {
-        assert_eq!(press(&mut state(busy()), key), Step::Quit);
+        assert_eq!(press(&mut state(busy()), key), Effect::Quit);
     }
     let mut asked = state(busy());
     press(&mut asked, 'r');
     let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(asked.press(interrupt), Step::Quit, "whatever is asked");
+    assert_eq!(asked.press(interrupt), Effect::Quit, "whatever is asked");
 }
 
 #[test]
 fn what_came_of_a_deed_is_said_until_the_next_key() {
     let mut state = state(busy());
-    state.learn(Told::Did(Err("the database refused: \u{1b}".to_owned())));
+    state.apply(Update::ActionDone(Err("the database refused: \u{1b}".to_owned())));
     assert!(screen(&state, 80, 20).ends_with("the database refused: \\u{1b}"));
     press(&mut state, 'k');
     assert!(!screen(&state, 80, 20).contains("refused"));
-    assert_eq!(state.place_in(Pane::Queues), Some(0));
+    assert_eq!(state.selected_index(Pane::Queues), Some(0));
 }

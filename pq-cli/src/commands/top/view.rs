@@ -6,10 +6,10 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Table, TableState};
 
-use super::chart::{self, Chart, Pane, Tone};
-use super::fit;
 use super::keys::HELP;
+use super::layout;
 use super::state::State;
+use super::table::{self, Pane, PaneTable, Tone};
 use crate::output;
 
 /// The lines of a pane besides its rows: its title and its heads.
@@ -20,17 +20,17 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
         Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)])
             .areas(frame.area());
     frame.render_widget(headline(state, top.width), top);
-    let charts = Pane::ALL.map(|pane| (pane, Chart::of(pane, &state.seen)));
-    let wants = charts
+    let tables = Pane::ALL.map(|pane| (pane, PaneTable::of(pane, &state.snapshot)));
+    let wants = tables
         .each_ref()
-        .map(|(_, chart)| HEADS.saturating_add(u16::try_from(chart.rows.len().max(1)).unwrap_or(u16::MAX)));
+        .map(|(_, table)| HEADS.saturating_add(u16::try_from(table.rows.len().max(1)).unwrap_or(u16::MAX)));
     let focus = Pane::ALL.iter().position(|pane| *pane == state.pane).unwrap_or_default();
     let mut below = middle;
-    for ((pane, chart), height) in charts.iter().zip(heights(middle.height, wants, focus)) {
+    for ((pane, table), height) in tables.iter().zip(heights(middle.height, wants, focus)) {
         let area = Rect { height, ..below };
         below = Rect { y: below.y + height, height: below.height - height, ..below };
         if height > 0 {
-            draw_chart(frame, state, *pane, chart, area);
+            draw_pane(frame, state, *pane, table, area);
         }
     }
     frame.render_widget(bottom_line(state, bottom.width), bottom);
@@ -72,15 +72,18 @@ fn heights(lines: u16, wants: [u16; 4], focus: usize) -> [u16; 4] {
 
 fn headline(state: &State, width: u16) -> Line<'static> {
     if let Some(lost) = &state.lost {
-        let again = output::span(lost.again);
+        let again = output::format_duration(lost.again);
         let text = format!("pq top  nothing new for now, again in {again}: {}", lost.why);
-        return Line::styled(fit::clip(&text, width), paint(state, Tone::Bad).add_modifier(Modifier::BOLD));
+        return Line::styled(
+            layout::truncate(&text, width),
+            paint(state, Tone::Alert).add_modifier(Modifier::BOLD),
+        );
     }
-    let clock = output::instant(state.seen.at);
-    let left = format!("pq top  {}", chart::totals(&state.seen));
+    let clock = output::format_time(state.snapshot.at);
+    let left = format!("pq top  {}", table::totals(&state.snapshot));
     let gap = usize::from(width).saturating_sub(Span::raw(left.as_str()).width() + clock.len());
     if gap < 2 {
-        return Line::styled(fit::clip(&left, width), Modifier::BOLD);
+        return Line::styled(layout::truncate(&left, width), Modifier::BOLD);
     }
     Line::from(vec![Span::styled(left, Modifier::BOLD), Span::raw(" ".repeat(gap)), Span::raw(clock)])
 }
@@ -90,15 +93,18 @@ fn bottom_line(state: &State, width: u16) -> Line<'static> {
         // What is to be answered stays, however long the names are.
         let answer = " y/n ";
         let room = width.saturating_sub(answer.len() as u16);
-        let text = format!("{}{answer}", fit::clip(&question.text, room));
+        let text = format!("{}{answer}", layout::truncate(&question.text, room));
         return Line::styled(
             text,
-            paint(state, Tone::Held).add_modifier(Modifier::BOLD | Modifier::REVERSED),
+            paint(state, Tone::Paused).add_modifier(Modifier::BOLD | Modifier::REVERSED),
         );
     }
     if let Some(note) = &state.note {
-        let tone = if note.is_bad { Tone::Bad } else { Tone::Plain };
-        return Line::styled(fit::clip(&note.text, width), paint(state, tone).add_modifier(Modifier::BOLD));
+        let tone = if note.is_bad { Tone::Alert } else { Tone::Plain };
+        return Line::styled(
+            layout::truncate(&note.text, width),
+            paint(state, tone).add_modifier(Modifier::BOLD),
+        );
     }
     let own = match state.pane {
         Pane::Queues => "p pause or go on, r retry dead",
@@ -107,42 +113,42 @@ fn bottom_line(state: &State, width: u16) -> Line<'static> {
         Pane::Dead => "r retry",
     };
     let keys = format!("{own}, tab next pane, ? help, q quit");
-    Line::styled(fit::clip(&keys, width), Modifier::DIM)
+    Line::styled(layout::truncate(&keys, width), Modifier::DIM)
 }
 
-fn draw_chart(frame: &mut Frame<'_>, state: &State, pane: Pane, chart: &Chart, area: Rect) {
+fn draw_pane(frame: &mut Frame<'_>, state: &State, pane: Pane, table: &PaneTable, area: Rect) {
     let is_focus = state.pane == pane;
     let emphasis = if is_focus { Modifier::BOLD } else { Modifier::DIM };
-    let title = fit::clip(&chart.title, area.width.saturating_sub(4));
+    let title = layout::truncate(&table.title, area.width.saturating_sub(4));
     let block = Block::new()
         .borders(Borders::TOP)
         .border_style(emphasis)
         .title(Span::styled(format!(" {title} "), if is_focus { Modifier::BOLD } else { Modifier::empty() }));
-    if chart.rows.is_empty() {
-        let nothing = fit::clip(&format!("  {}", chart.nothing), area.width);
-        frame.render_widget(Paragraph::new(Line::styled(nothing, Modifier::DIM)).block(block), area);
+    if table.rows.is_empty() {
+        let empty_text = layout::truncate(&format!("  {}", table.empty_text), area.width);
+        frame.render_widget(Paragraph::new(Line::styled(empty_text, Modifier::DIM)).block(block), area);
         return;
     }
     const MARK: &str = "> ";
-    let shown = fit::columns(chart, area.width.saturating_sub(MARK.len() as u16));
+    let shown = layout::columns(table, area.width.saturating_sub(MARK.len() as u16));
     let cell = |column: usize, width: u16, text: &str| {
-        let line = Line::from(fit::clip(text, width));
-        Cell::from(if chart.columns[column].is_number { line.right_aligned() } else { line })
+        let line = Line::from(layout::truncate(text, width));
+        Cell::from(if table.columns[column].is_number { line.right_aligned() } else { line })
     };
-    let heads = shown.iter().map(|&(column, width)| cell(column, width, chart.columns[column].head));
-    let rows = chart.rows.iter().map(|row| {
+    let heads = shown.iter().map(|&(column, width)| cell(column, width, table.columns[column].head));
+    let rows = table.rows.iter().map(|row| {
         let cells = shown.iter().map(|&(column, width)| cell(column, width, &row.cells[column]));
         Row::new(cells).style(paint(state, row.tone))
     });
     let table = Table::new(rows, shown.iter().map(|(_, width)| Constraint::Length(*width)))
         .header(Row::new(heads).style(Modifier::BOLD))
-        .column_spacing(fit::GAP)
+        .column_spacing(layout::GAP)
         .highlight_symbol(MARK)
         .highlight_spacing(ratatui::widgets::HighlightSpacing::Always)
         .row_highlight_style(if is_focus { Modifier::REVERSED } else { Modifier::empty() })
         .block(block);
     // Which queue is chosen matters to other panes too.
-    let place = state.place_in(pane).filter(|_| is_focus || pane == Pane::Queues);
+    let place = state.selected_index(pane).filter(|_| is_focus || pane == Pane::Queues);
     frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(place));
 }
 
@@ -169,7 +175,7 @@ fn paint(state: &State, tone: Tone) -> Style {
     match tone {
         _ if !state.colours => Style::new(),
         Tone::Plain => Style::new(),
-        Tone::Held => Style::new().fg(Color::Yellow),
-        Tone::Bad => Style::new().fg(Color::Red),
+        Tone::Paused => Style::new().fg(Color::Yellow),
+        Tone::Alert => Style::new().fg(Color::Red),
     }
 }

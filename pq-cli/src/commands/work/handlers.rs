@@ -34,18 +34,18 @@ struct Entry {
 }
 
 /// The handlers that the command line asks for.
-pub(super) fn of(work: &Work, pq: &Pq) -> Result<Vec<Handler>, Failure> {
+pub(super) fn build(work: &Work, pq: &Pq) -> Result<Vec<Handler>, Failure> {
     match (&work.exec, &work.handlers) {
         (Some(line), _) => {
             let exec = Exec::Shell(line.clone());
-            work.queues.iter().map(|queue| Ok(with_options(work, whole(pq, queue, &exec)?))).collect()
+            work.queues.iter().map(|queue| Ok(with_options(work, queue_handler(pq, queue, &exec)?))).collect()
         }
-        (None, Some(file)) => tasks(work, pq, file),
+        (None, Some(file)) => task_handlers(work, pq, file),
         (None, None) => Err(Failure::Usage("--exec or --handlers is wanted".to_owned())),
     }
 }
 
-fn tasks(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Failure> {
+fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Failure> {
     let wrong = |what: String| Failure::Usage(format!("{}: {what}", path.display()));
     let file: File = toml::from_str(&input::read(path)?).map_err(|error| wrong(error.to_string()))?;
     if file.tasks.is_empty() {
@@ -65,7 +65,7 @@ fn tasks(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Failure> {
             let (exec, task_name) = (entry.exec.clone(), task.clone());
             let handler =
                 queue.task::<Box<RawValue>>(task).leased(move |context, job: Job<Box<RawValue>>| {
-                    work_by(&exec, context, Some(&task_name), job.data.get())
+                    run_command(&exec, context, Some(&task_name), job.data.get())
                 });
             let mut handler = with_options(work, handler);
             if let Some(retries) = entry.max_retries {
@@ -87,7 +87,7 @@ fn tasks(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Failure> {
             handlers.push(handler);
         }
     }
-    if let Some((task, queue)) = unserved(work, &file) {
+    if let Some((task, queue)) = unserved_task(work, &file) {
         return Err(wrong(format!(
             "the task {task:?} is of queue {queue:?}, which is not among those to work"
         )));
@@ -95,7 +95,7 @@ fn tasks(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Failure> {
     Ok(handlers)
 }
 
-fn unserved<'f>(work: &Work, file: &'f File) -> Option<(&'f str, &'f str)> {
+fn unserved_task<'f>(work: &Work, file: &'f File) -> Option<(&'f str, &'f str)> {
     file.tasks
         .iter()
         .filter_map(|(task, entry)| Some((task.as_str(), entry.queue.as_deref()?)))
@@ -103,10 +103,10 @@ fn unserved<'f>(work: &Work, file: &'f File) -> Option<(&'f str, &'f str)> {
 }
 
 /// A handler of whatever the queue carries.
-fn whole(pq: &Pq, queue: &str, exec: &Exec) -> Result<Handler, Failure> {
+fn queue_handler(pq: &Pq, queue: &str, exec: &Exec) -> Result<Handler, Failure> {
     let exec = exec.clone();
     let queue = pq.queue::<Box<RawValue>>(queue)?;
-    Ok(queue.leased(move |context, job| work_by(&exec, context, None, job.data.get())))
+    Ok(queue.leased(move |context, job| run_command(&exec, context, None, job.data.get())))
 }
 
 fn with_options(work: &Work, handler: Handler) -> Handler {
@@ -119,7 +119,7 @@ fn with_options(work: &Work, handler: Handler) -> Handler {
 }
 
 /// Runs the command for a job.
-fn work_by(exec: &Exec, context: &Context, task: Option<&str>, input: &str) -> Result<Outcome, String> {
+fn run_command(exec: &Exec, context: &Context, task: Option<&str>, input: &str) -> Result<Outcome, String> {
     let variables = variables(context.job(), task, context.trace());
     let ended = exec.run(input, &variables, || context.should_stop());
     let ended = ended.map_err(|error| format!("the command cannot be run: {error}"))?;

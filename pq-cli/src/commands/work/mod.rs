@@ -1,7 +1,7 @@
 //! `pq work`: a worker without a line of Rust.
 
 mod handlers;
-mod processes;
+mod supervisor;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -17,8 +17,8 @@ use crate::exec::Exec;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::pid_file::PidFile;
-use crate::signals::caught;
-use crate::{output, workers};
+use crate::signals::catch;
+use crate::{output, worker_output};
 
 /// Names, in the environment of a process that another looks after, that other one.
 const SUPERVISOR: &str = "PQ_WORK_SUPERVISOR";
@@ -92,13 +92,13 @@ impl Work {
         }
         let supervisor = std::env::var(SUPERVISOR).ok().and_then(|pid| pid.parse().ok());
         // What can be known to be wrong is said before anything begins, and once for all processes.
-        handlers::of(self, &global.detached()?)?;
+        handlers::build(self, &global.detached()?)?;
         if supervisor.is_some() {
             return self.serve(global, supervisor);
         }
         let _pid_file = self.pid_file.as_deref().map(PidFile::take).transpose()?;
         if self.processes.get() > 1 {
-            processes::supervise(global, self.processes.get())
+            supervisor::supervise(global, self.processes.get())
         } else {
             self.serve(global, None)
         }
@@ -113,13 +113,13 @@ impl Work {
         if let Some(process) = supervisor {
             worker = worker.supervised_by(process);
         }
-        for handler in handlers::of(self, &pq)? {
+        for handler in handlers::build(self, &pq)? {
             worker = worker.serve(handler);
         }
         let control = worker.control();
-        heed_signals(&control)?;
+        handle_signals(&control)?;
         if supervisor.is_some() {
-            end_with_supervisor(&control);
+            stop_with_supervisor(&control);
         }
         let report = match (self.burst, self.jobs) {
             (true, _) => worker.run_until_empty(),
@@ -127,20 +127,20 @@ impl Work {
             (false, None) => worker.run(),
         }?;
         let Report { done, failed, dead, cancelled, .. } = report;
-        output::tell(&format!("done {done}, failed {failed}, dead {dead}, cancelled {cancelled}"));
+        output::print_status(&format!("done {done}, failed {failed}, dead {dead}, cancelled {cancelled}"));
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// Stops the worker on signals, and prints its status.
-fn heed_signals(control: &Control) -> Result<(), Failure> {
-    let mut signals = heeded()?;
+fn handle_signals(control: &Control) -> Result<(), Failure> {
+    let mut signals = handled_signals()?;
     let control = control.clone();
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            let mode = STOPS.iter().find(|(stop, _)| *stop == signal).map(|(_, mode)| *mode);
+            let mode = STOP_SIGNALS.iter().find(|(stop, _)| *stop == signal).map(|(_, mode)| *mode);
             match mode {
-                None => output::report(&workers::describe(&control.status())),
+                None => output::print_status_lines(&worker_output::describe(&control.status())),
                 // A second INT escalates.
                 Some(mode) if signal == SIGINT && control.status().stopping >= Some(mode) => {
                     control.stop(StopMode::Abort);
@@ -153,21 +153,21 @@ fn heed_signals(control: &Control) -> Result<(), Failure> {
 }
 
 /// The signals that a worker heeds, caught.
-fn heeded() -> Result<Signals, Failure> {
-    caught(STOPS.iter().map(|(signal, _)| *signal).chain(STATUS.iter().copied()))
+fn handled_signals() -> Result<Signals, Failure> {
+    catch(STOP_SIGNALS.iter().map(|(signal, _)| *signal).chain(STATUS_SIGNALS.iter().copied()))
 }
 
-const STOPS: [(i32, StopMode); 3] =
+const STOP_SIGNALS: [(i32, StopMode); 3] =
     [(SIGHUP, StopMode::Drain), (SIGINT, StopMode::Finish), (SIGTERM, StopMode::Abort)];
 
 /// The signals that ask for the status: USR1, and INFO where it exists.
 #[cfg(any(target_os = "macos", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
-const STATUS: &[i32] = &[SIGUSR1, signal_hook::consts::SIGINFO];
+const STATUS_SIGNALS: &[i32] = &[SIGUSR1, signal_hook::consts::SIGINFO];
 #[cfg(not(any(target_os = "macos", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
-const STATUS: &[i32] = &[SIGUSR1];
+const STATUS_SIGNALS: &[i32] = &[SIGUSR1];
 
 /// Stops when the process that looks after this one is gone: it holds the other end of our standard input.
-fn end_with_supervisor(control: &Control) {
+fn stop_with_supervisor(control: &Control) {
     let control = control.clone();
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());

@@ -37,17 +37,17 @@ impl<'j> JobJson<'j> {
             queue: job.queue.as_str(),
             state: job.state,
             payload: raw(job.payload.as_str()),
-            enqueued_at: output::precise(job.enqueued_at),
-            schedule_at: job.schedule_at.map(output::precise),
-            expected_at: job.expected_at.map(output::precise),
+            enqueued_at: output::format_time_micros(job.enqueued_at),
+            schedule_at: job.schedule_at.map(output::format_time_micros),
+            expected_at: job.expected_at.map(output::format_time_micros),
             priority: job.priority,
             attempt: job.attempt,
             serialization_key: job.serialization_key.as_ref().map(Key::as_str),
             unique_key: job.unique_key.as_ref().map(Key::as_str),
             error: job.error.as_deref(),
             result: job.result.as_ref().map(|result| raw(result.as_str())),
-            lease_until: job.lease_until.map(output::precise),
-            ended_at: job.ended_at.map(output::precise),
+            lease_until: job.lease_until.map(output::format_time_micros),
+            ended_at: job.ended_at.map(output::format_time_micros),
         }
     }
 }
@@ -59,21 +59,21 @@ pub(crate) fn raw(json: &str) -> Box<RawValue> {
 }
 
 /// Reads a job's number.
-pub(crate) fn number(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_id(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| "a job's number is wanted, as `pq put` and `pq jobs` print it".to_owned())
 }
 
 /// The beginning of a payload, on one line.
-pub(crate) fn glimpse(payload: &str) -> String {
+pub(crate) fn preview(payload: &str) -> String {
     const CHARS: usize = 60;
     // What lies between the words means nothing.
     let line = serde_json::from_str::<&RawValue>(payload).map_or(payload, |raw| raw.get());
-    let mut glimpse: String = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some((end, _)) = glimpse.char_indices().nth(CHARS) {
-        glimpse.truncate(end);
-        glimpse.push('…');
+    let mut preview: String = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = preview.char_indices().nth(CHARS) {
+        preview.truncate(end);
+        preview.push('…');
     }
-    glimpse
+    preview
 }
 
 /// Hands every job that the filter lets through to `each`, page by page.

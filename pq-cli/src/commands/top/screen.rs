@@ -11,24 +11,24 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 
 use super::state::State;
-use super::{TURN, view};
+use super::{TICK, view};
 use crate::failure::Failure;
 
 /// The terminal while the view has it.
 pub(super) struct Screen {
     // Gone before the terminal is restored, for it shows the cursor.
     terminal: DefaultTerminal,
-    ears: Ears,
-    _restored: Restored,
+    event_reader: EventReader,
+    _restored: RestoreTerminal,
 }
 
 impl Screen {
     /// Takes the terminal. Should something panic, ratatui gives it back before the panic's words are printed.
     pub(super) fn take() -> Result<Self, Failure> {
-        let restored = Restored;
+        let restored = RestoreTerminal;
         let terminal = ratatui::try_init().map_err(|error| unusable(&error))?;
-        let ears = Ears::open().map_err(|error| unusable(&error))?;
-        Ok(Self { terminal, ears, _restored: restored })
+        let event_reader = EventReader::open().map_err(|error| unusable(&error))?;
+        Ok(Self { terminal, event_reader, _restored: restored })
     }
 
     pub(super) fn draw(&mut self, state: &State) -> Result<(), Failure> {
@@ -37,8 +37,8 @@ impl Screen {
     }
 
     /// What happens next at the terminal, where something does in a short while.
-    pub(super) fn heard(&self) -> Result<Option<Event>, Failure> {
-        match self.ears.events.recv_timeout(TURN) {
+    pub(super) fn next_event(&self) -> Result<Option<Event>, Failure> {
+        match self.event_reader.events.recv_timeout(TICK) {
             Ok(event) => event.map(Some).map_err(|error| unusable(&error)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => {
@@ -53,9 +53,9 @@ fn unusable(error: &io::Error) -> Failure {
 }
 
 /// Gives the terminal back.
-struct Restored;
+struct RestoreTerminal;
 
-impl Drop for Restored {
+impl Drop for RestoreTerminal {
     fn drop(&mut self) {
         // In a panic it has been done, and doing it again would put the cursor above the panic's words.
         if !thread::panicking() {
@@ -67,26 +67,26 @@ impl Drop for Restored {
 
 /// Listens in a thread of its own. crossterm does not come back from a terminal that has been closed, it reads its
 /// end again and again; whoever waits for a signal must not be caught in that.
-struct Ears {
+struct EventReader {
     events: Receiver<io::Result<Event>>,
     closed: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
-impl Ears {
+impl EventReader {
     fn open() -> io::Result<Self> {
-        let (tell, events) = mpsc::channel();
+        let (updates, events) = mpsc::channel();
         let closed = Arc::new(AtomicBool::new(false));
         let is_closed = Arc::clone(&closed);
         let listen = move || {
             while !is_closed.load(Ordering::Relaxed) {
-                let heard = match event::poll(TURN) {
+                let heard = match event::poll(TICK) {
                     Ok(false) => continue,
                     Ok(true) => event::read(),
                     Err(error) => Err(error),
                 };
                 let is_error = heard.is_err();
-                if tell.send(heard).is_err() || is_error {
+                if updates.send(heard).is_err() || is_error {
                     return;
                 }
             }
@@ -96,7 +96,7 @@ impl Ears {
     }
 }
 
-impl Drop for Ears {
+impl Drop for EventReader {
     fn drop(&mut self) {
         const AT_MOST: Duration = Duration::from_secs(1);
         self.closed.store(true, Ordering::Relaxed);

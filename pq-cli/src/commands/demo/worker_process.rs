@@ -12,13 +12,13 @@ use diesel::sql_types::Integer;
 use pq_core::StoreError;
 use pq_diesel::{CancellationToken, Pq, Queue, Wait};
 
-use super::fate::{self, Fate};
-use super::{QUEUE, files, place, report};
+use super::fault::{self, Fault};
+use super::{QUEUE, environment, files, report};
 use crate::failure::Failure;
 use crate::output;
 
 /// How long a worker pauses when it has lost its connection: at first, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 struct Worker {
     url: String,
@@ -32,7 +32,7 @@ struct Worker {
 struct Connected {
     pq: Pq,
     queue: Queue<String>,
-    fates: HashMap<String, Vec<Fate>>,
+    faults: HashMap<String, Vec<Fault>>,
 }
 
 /// `pq demo-worker`: gets jobs and writes results until its standard input is closed.
@@ -52,15 +52,15 @@ pub(crate) fn work() -> Result<ExitCode, Failure> {
         let _ = io::stdin().lock().read(&mut [0]);
         stop.cancel();
     });
-    let (mut connected, mut pause) = (None, PAUSES.0);
+    let (mut connected, mut pause) = (None, RECONNECT_PAUSES.0);
     loop {
-        match worker.turn(&mut connected) {
-            Ok(()) => pause = PAUSES.0,
+        match worker.run_one(&mut connected) {
+            Ok(()) => pause = RECONNECT_PAUSES.0,
             Err(_) if worker.stop.is_cancelled() => return Ok(ExitCode::SUCCESS),
             // The job is back, or done, whichever the database decided; the next turn finds out.
             Err(Failure::Queue(error)) if error.is_unavailable() => {
                 std::thread::sleep(pause);
-                pause = (pause * 2).min(PAUSES.1);
+                pause = (pause * 2).min(RECONNECT_PAUSES.1);
             }
             Err(failure) => return Err(failure),
         }
@@ -69,24 +69,24 @@ pub(crate) fn work() -> Result<ExitCode, Failure> {
 
 impl Worker {
     /// Waits for a job and does it, connecting first where that has not been done.
-    fn turn(&self, connected: &mut Option<Connected>) -> Result<(), Failure> {
-        let Connected { pq, queue, fates } = match connected {
+    fn run_one(&self, connected: &mut Option<Connected>) -> Result<(), Failure> {
+        let Connected { pq, queue, faults } = match connected {
             Some(connected) => connected,
             None => connected.insert(self.connect()?),
         };
         let worked = queue.get_with(Wait::Forever, |conn, job| {
-            place::enter(conn, &self.schema)?;
+            environment::set_search_path(conn, &self.schema)?;
             self.write_result(conn, &job.data)?;
-            for fate in fates.get(&job.data).into_iter().flatten() {
+            for fault in faults.get(&job.data).into_iter().flatten() {
                 // In a transaction of its own, which outlives the one that is about to be rolled back.
-                let meets = pq.transaction(|conn| {
-                    place::enter(conn, &self.schema)?;
-                    fate::meet(conn, &job.data, *fate, self.number)
+                let claimed = pq.transaction(|conn| {
+                    environment::set_search_path(conn, &self.schema)?;
+                    fault::claim(conn, &job.data, *fault, self.number)
                 })?;
-                match fate {
-                    Fate::Killed if meets => hold()?,
-                    Fate::Terminated if meets => self.hold_until_terminated(conn)?,
-                    Fate::Killed | Fate::Terminated => {}
+                match fault {
+                    Fault::Kill if claimed => hold()?,
+                    Fault::TerminateBackend if claimed => self.hold_until_terminated(conn)?,
+                    Fault::Kill | Fault::TerminateBackend => {}
                 }
             }
             Ok(())
@@ -95,13 +95,13 @@ impl Worker {
     }
 
     fn connect(&self) -> Result<Connected, Failure> {
-        let pq = place::connect(&self.url, &self.schema)?;
+        let pq = environment::connect(&self.url, &self.schema)?;
         let queue = pq.queue::<String>(QUEUE)?.with_stop(&self.stop);
-        let fates = pq.transaction(|conn| {
-            place::enter(conn, &self.schema)?;
-            fate::all(conn)
+        let faults = pq.transaction(|conn| {
+            environment::set_search_path(conn, &self.schema)?;
+            fault::all(conn)
         })?;
-        Ok(Connected { pq, queue, fates })
+        Ok(Connected { pq, queue, faults })
     }
 
     /// Takes the measure of one file, in the transaction that holds its job. A file that cannot be read is a
@@ -110,13 +110,13 @@ impl Worker {
         use report::demo_result::dsl;
         let insert = diesel::insert_into(dsl::demo_result);
         let who = (dsl::path.eq(path), dsl::worker.eq(self.number));
-        match files::facts(&self.folder.join(Path::new(path))) {
-            Ok(facts) => insert
+        match files::stats(&self.folder.join(Path::new(path))) {
+            Ok(stats) => insert
                 .values((
                     who,
-                    dsl::bytes.eq(facts.bytes),
-                    dsl::lines.eq(facts.lines),
-                    dsl::sha256.eq(facts.sha256),
+                    dsl::bytes.eq(stats.bytes),
+                    dsl::lines.eq(stats.lines),
+                    dsl::sha256.eq(stats.sha256),
                 ))
                 .execute(conn)?,
             Err(error) => insert.values((who, dsl::error.eq(error.to_string()))).execute(conn)?,
@@ -127,9 +127,9 @@ impl Worker {
     /// Says that a job is held on this connection, and waits for its end.
     fn hold_until_terminated(&self, conn: &mut PgConnection) -> Result<(), Failure> {
         let backend: i32 = diesel::dsl::sql::<Integer>("SELECT pg_backend_pid()").get_result(conn)?;
-        say(&format!("held {backend}"))?;
+        report(&format!("held {backend}"))?;
         while !self.stop.is_cancelled() {
-            std::thread::sleep(PAUSES.0);
+            std::thread::sleep(RECONNECT_PAUSES.0);
             diesel::sql_query("SELECT 1").execute(conn)?;
         }
         Err(pq_core::Error::Stopped.into())
@@ -139,11 +139,11 @@ impl Worker {
 /// Says that a job is held, and waits to be killed. If the parent ends instead, so does this process,
 /// and the job is back all the same.
 fn hold() -> Result<(), Failure> {
-    say("held")?;
+    report("held")?;
     let _ = io::stdin().lock().read(&mut [0]);
     Err(Failure::Demo("the parent has ended".to_owned()))
 }
 
-fn say(line: &str) -> Result<(), Failure> {
+fn report(line: &str) -> Result<(), Failure> {
     output::print_lines([line]).map_err(|error| Failure::Io(error.to_string()))
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use pq_diesel::{Ended, Overview, Running, WorkerInfo};
 
-use super::fit;
-use super::source::{DEAD_SHOWN, Seen};
-use crate::{jobs, output};
+use super::layout;
+use super::poller::{DEAD_LIMIT, Snapshot};
+use crate::{job_output, output};
 
 /// After so long without a beat a worker is shown as one to look at: it beats each two seconds.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
@@ -32,21 +32,21 @@ pub(super) struct Column {
     pub(super) head: &'static str,
     pub(super) is_number: bool,
     /// Columns of the highest rank go first; those of rank 0 stay.
-    pub(super) rank: u8,
+    pub(super) drop_order: u8,
     /// It may be cut down to this width.
-    pub(super) least: Option<u16>,
+    pub(super) min_width: Option<u16>,
 }
 
-const fn number(head: &'static str, rank: u8) -> Column {
-    Column { head, is_number: true, rank, least: None }
+const fn number(head: &'static str, drop_order: u8) -> Column {
+    Column { head, is_number: true, drop_order, min_width: None }
 }
 
-const fn word(head: &'static str, rank: u8) -> Column {
-    Column { head, is_number: false, rank, least: None }
+const fn word(head: &'static str, drop_order: u8) -> Column {
+    Column { head, is_number: false, drop_order, min_width: None }
 }
 
-const fn text(head: &'static str, rank: u8, least: u16) -> Column {
-    Column { head, is_number: false, rank, least: Some(least) }
+const fn text(head: &'static str, drop_order: u8, min_width: u16) -> Column {
+    Column { head, is_number: false, drop_order, min_width: Some(min_width) }
 }
 
 const QUEUES: &[Column] = &[
@@ -95,9 +95,9 @@ const DEAD: &[Column] =
 pub(super) enum Tone {
     Plain,
     /// Something stands still on purpose.
-    Held,
+    Paused,
     /// Something to look at.
-    Bad,
+    Alert,
 }
 
 /// A row. Control characters in its cells are visible already.
@@ -107,50 +107,50 @@ pub(super) struct Row {
 }
 
 /// One pane's rows.
-pub(super) struct Chart {
+pub(super) struct PaneTable {
     pub(super) title: String,
     pub(super) columns: &'static [Column],
     pub(super) rows: Vec<Row>,
     /// What is said where there is no row.
-    pub(super) nothing: &'static str,
+    pub(super) empty_text: &'static str,
 }
 
-impl Chart {
-    pub(super) fn of(pane: Pane, seen: &Seen) -> Self {
+impl PaneTable {
+    pub(super) fn of(pane: Pane, snapshot: &Snapshot) -> Self {
         let many =
             |name: &str, count: usize| if count > 0 { format!("{name} ({count})") } else { name.to_owned() };
         match pane {
             Pane::Queues => Self {
-                title: many("Queues", seen.queues.len()),
+                title: many("Queues", snapshot.queues.len()),
                 columns: QUEUES,
-                rows: seen.queues.iter().map(|queue| queue_row(queue, seen)).collect(),
-                nothing: "no queue has a job, and none is paused",
+                rows: snapshot.queues.iter().map(|queue| queue_row(queue, snapshot)).collect(),
+                empty_text: "no queue has a job, and none is paused",
             },
             Pane::Workers => Self {
-                title: many("Workers", seen.workers.len()),
+                title: many("Workers", snapshot.workers.len()),
                 columns: WORKERS,
-                rows: seen.workers.iter().map(worker_row).collect(),
-                nothing: "no worker was heard of in the last minute",
+                rows: snapshot.workers.iter().map(worker_row).collect(),
+                empty_text: "no worker was heard of in the last minute",
             },
             Pane::Running => Self {
-                title: many("Running jobs", running(seen).len()),
+                title: many("Running jobs", running(snapshot).len()),
                 columns: RUNNING,
-                rows: running(seen).into_iter().map(|(worker, job)| running_row(worker, job)).collect(),
-                nothing: "no worker has told of a job that runs",
+                rows: running(snapshot).into_iter().map(|(worker, job)| running_row(worker, job)).collect(),
+                empty_text: "no worker has told of a job that runs",
             },
             Pane::Dead => Self {
-                title: dead_title(seen),
+                title: dead_title(snapshot),
                 columns: DEAD,
-                rows: seen.dead.jobs.iter().map(|job| dead_row(job, seen)).collect(),
-                nothing: "none",
+                rows: snapshot.dead.jobs.iter().map(|job| dead_row(job, snapshot)).collect(),
+                empty_text: "none",
             },
         }
     }
 }
 
 /// The jobs that run as far as the workers have told, the longest first.
-pub(super) fn running(seen: &Seen) -> Vec<(&WorkerInfo, &Running)> {
-    let mut all: Vec<_> = seen
+pub(super) fn running(snapshot: &Snapshot) -> Vec<(&WorkerInfo, &Running)> {
+    let mut all: Vec<_> = snapshot
         .workers
         .iter()
         .flat_map(|worker| worker.status.running.iter().map(move |job| (worker, job)))
@@ -161,15 +161,15 @@ pub(super) fn running(seen: &Seen) -> Vec<(&WorkerInfo, &Running)> {
 }
 
 /// All of it in one line.
-pub(super) fn totals(seen: &Seen) -> String {
+pub(super) fn totals(snapshot: &Snapshot) -> String {
     let count =
         |count: u64, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
-    let sum = |of: fn(&Overview) -> u64| seen.queues.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&Overview) -> u64| snapshot.queues.iter().map(of).sum::<u64>();
     // Not `sum`, for the sum of nothing is less than zero.
-    let rate = seen.queues.iter().fold(0.0, |sum, queue| sum + queue.per_second);
+    let rate = snapshot.queues.iter().fold(0.0, |sum, queue| sum + queue.per_second);
     [
-        count(seen.queues.len() as u64, "queue", "queues"),
-        count(seen.workers.len() as u64, "worker", "workers"),
+        count(snapshot.queues.len() as u64, "queue", "queues"),
+        count(snapshot.workers.len() as u64, "worker", "workers"),
         format!("{} waiting", sum(Overview::waiting)),
         format!("{} dead", sum(|queue| queue.dead)),
         format!("{rate:.1}/s"),
@@ -178,38 +178,38 @@ pub(super) fn totals(seen: &Seen) -> String {
 }
 
 /// Everything, as text for a screen of any width.
-pub(super) fn plain(seen: &Seen) -> String {
+pub(super) fn plain(snapshot: &Snapshot) -> String {
     const WIDEST: u16 = 100;
-    let clipped = |row: Row| row.cells.iter().map(|cell| fit::clip(cell, WIDEST)).collect();
-    let mut parts = vec![format!("{}, at {}", totals(seen), output::instant(seen.at))];
-    for chart in Pane::ALL.map(|pane| Chart::of(pane, seen)) {
-        let body = if chart.rows.is_empty() {
-            chart.nothing.to_owned()
+    let clipped = |row: Row| row.cells.iter().map(|cell| layout::truncate(cell, WIDEST)).collect();
+    let mut parts = vec![format!("{}, at {}", totals(snapshot), output::format_time(snapshot.at))];
+    for table in Pane::ALL.map(|pane| PaneTable::of(pane, snapshot)) {
+        let body = if table.rows.is_empty() {
+            table.empty_text.to_owned()
         } else {
-            let heads: Vec<&str> = chart.columns.iter().map(|column| column.head).collect();
-            output::grid(&heads, chart.rows.into_iter().map(clipped))
+            let heads: Vec<&str> = table.columns.iter().map(|column| column.head).collect();
+            output::format_table(&heads, table.rows.into_iter().map(clipped))
         };
-        parts.push(format!("{}\n{body}", chart.title));
+        parts.push(format!("{}\n{body}", table.title));
     }
     parts.join("\n\n")
 }
 
-fn queue_row(queue: &Overview, seen: &Seen) -> Row {
-    let paused = queue.paused_at.map(|at| ago(seen, at));
+fn queue_row(queue: &Overview, snapshot: &Snapshot) -> Row {
+    let paused = queue.paused_at.map(|at| ago(snapshot, at));
     let tone = match (queue.dead > 0, paused.is_some()) {
-        (true, _) => Tone::Bad,
-        (false, true) => Tone::Held,
+        (true, _) => Tone::Alert,
+        (false, true) => Tone::Paused,
         (false, false) => Tone::Plain,
     };
     let cells = vec![
-        output::visible(queue.queue.as_str()),
+        output::escape(queue.queue.as_str()),
         queue.waiting().to_string(),
         queue.ready.to_string(),
         queue.running.to_string(),
         queue.scheduled.to_string(),
         queue.blocked.to_string(),
         queue.dead.to_string(),
-        queue.oldest.map(coarse).unwrap_or_default(),
+        queue.oldest.map(format_age).unwrap_or_default(),
         format!("{:.1}/s", queue.per_second),
         paused.map(|since| format!("for {since}")).unwrap_or_default(),
     ];
@@ -220,15 +220,15 @@ fn worker_row(worker: &WorkerInfo) -> Row {
     let status = &worker.status;
     let stop = worker.stop.max(status.stopping);
     let tone = match (worker.heard >= SILENT_AFTER, stop.is_some()) {
-        (true, _) => Tone::Bad,
-        (false, true) => Tone::Held,
+        (true, _) => Tone::Alert,
+        (false, true) => Tone::Paused,
         (false, false) => Tone::Plain,
     };
     let cells = vec![
         worker.id.to_string(),
-        output::visible(&worker.host),
+        output::escape(&worker.host),
         worker.pid.to_string(),
-        output::visible(&worker.queues.join(", ")),
+        output::escape(&worker.queues.join(", ")),
         worker.threads.to_string(),
         status.running.len().to_string(),
         status.buffered.to_string(),
@@ -236,7 +236,7 @@ fn worker_row(worker: &WorkerInfo) -> Row {
         status.report.failed.to_string(),
         status.report.dead.to_string(),
         format!("{:.1}/s", status.per_second),
-        format!("{} ago", coarse(worker.heard)),
+        format!("{} ago", format_age(worker.heard)),
         stop.map(|mode| mode.to_string()).unwrap_or_default(),
     ];
     Row { cells, tone }
@@ -245,33 +245,33 @@ fn worker_row(worker: &WorkerInfo) -> Row {
 fn running_row(worker: &WorkerInfo, job: &Running) -> Row {
     let cells = vec![
         job.id.to_string(),
-        output::visible(&job.queue),
-        output::visible(job.task.as_deref().unwrap_or_default()),
+        output::escape(&job.queue),
+        output::escape(job.task.as_deref().unwrap_or_default()),
         job.attempt.to_string(),
-        coarse(job.age.saturating_add(worker.heard)),
-        output::visible(&format!("{} {}", worker.host, worker.pid)),
+        format_age(job.age.saturating_add(worker.heard)),
+        output::escape(&format!("{} {}", worker.host, worker.pid)),
     ];
     Row { cells, tone: Tone::Plain }
 }
 
-fn dead_row(job: &Ended, seen: &Seen) -> Row {
+fn dead_row(job: &Ended, snapshot: &Snapshot) -> Row {
     let cells = vec![
         job.id.to_string(),
         job.attempt.to_string(),
-        format!("{} ago", ago(seen, job.ended_at)),
-        output::visible(job.error.as_deref().unwrap_or_default()),
-        output::visible(&jobs::glimpse(job.payload.as_str())),
+        format!("{} ago", ago(snapshot, job.ended_at)),
+        output::escape(job.error.as_deref().unwrap_or_default()),
+        output::escape(&job_output::preview(job.payload.as_str())),
     ];
     Row { cells, tone: Tone::Plain }
 }
 
-fn dead_title(seen: &Seen) -> String {
-    let Some(name) = &seen.dead.of else { return "Dead jobs".to_owned() };
-    let name_shown = output::visible(name.as_str());
-    let all = seen.queues.iter().find(|queue| queue.queue == *name).map_or(0, |queue| queue.dead);
-    match seen.dead.jobs.len() {
+fn dead_title(snapshot: &Snapshot) -> String {
+    let Some(name) = &snapshot.dead.of else { return "Dead jobs".to_owned() };
+    let name_shown = output::escape(name.as_str());
+    let all = snapshot.queues.iter().find(|queue| queue.queue == *name).map_or(0, |queue| queue.dead);
+    match snapshot.dead.jobs.len() {
         0 => format!("Dead jobs of {name_shown}"),
-        shown if shown == DEAD_SHOWN && all > shown as u64 => {
+        shown if shown == DEAD_LIMIT && all > shown as u64 => {
             format!("Dead jobs of {name_shown} (the last {shown} of {all})")
         }
         shown => format!("Dead jobs of {name_shown} ({shown})"),
@@ -279,14 +279,14 @@ fn dead_title(seen: &Seen) -> String {
 }
 
 /// How long before the look something was. Both are of the server's clock.
-fn ago(seen: &Seen, at: chrono::DateTime<chrono::Utc>) -> String {
-    coarse((seen.at - at).to_std().unwrap_or_default())
+fn ago(snapshot: &Snapshot, at: chrono::DateTime<chrono::Utc>) -> String {
+    format_age((snapshot.at - at).to_std().unwrap_or_default())
 }
 
 /// A span to the second.
-fn coarse(span: Duration) -> String {
+fn format_age(span: Duration) -> String {
     match span.as_secs() {
         0 => "0s".to_owned(),
-        _ => output::span(span),
+        _ => output::format_duration(span),
     }
 }

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
 
-pub(super) struct Place {
+pub(super) struct Environment {
     url: String,
     schema: String,
     origin: String,
@@ -19,12 +19,12 @@ pub(super) struct Place {
     _server: Option<Server>,
 }
 
-impl Place {
+impl Environment {
     /// The database of `--database-url`, or a private server. The environment is not asked: what it names
     /// may be anybody's.
     pub(super) fn prepare(global: &Global) -> Result<Self, Failure> {
         let schema = format!("pq_demo_{}", std::process::id());
-        let place = if let Some(url) = global.database_url.clone() {
+        let environment = if let Some(url) = global.database_url.clone() {
             let origin = format!("the database that was given, schema {schema}");
             Self { url, schema, origin, given: true, _database: None, _server: None }
         } else {
@@ -43,21 +43,21 @@ impl Place {
                 _server: Some(server),
             }
         };
-        let pq = place.connect()?;
+        let pq = environment.connect()?;
         pq.migrate()?;
         pq.transaction(|conn| {
-            place.enter(conn)?;
+            environment.set_search_path(conn)?;
             // No key keeps a file from having two results: what is done twice shows.
             conn.batch_execute(
                 "CREATE TABLE demo_file (path text PRIMARY KEY);
-                 CREATE TABLE demo_fate (path text, fate text, worker integer, PRIMARY KEY (path, fate));
+                 CREATE TABLE demo_fault (path text, fault text, worker integer, PRIMARY KEY (path, fault));
                  CREATE TABLE demo_result (
                      path text NOT NULL, worker integer NOT NULL,
                      bytes bigint, lines bigint, sha256 text, error text)",
             )?;
             Ok::<_, Failure>(())
         })?;
-        Ok(place)
+        Ok(environment)
     }
 
     /// A handle to the demo's table, as each worker has one.
@@ -66,8 +66,8 @@ impl Place {
     }
 
     /// Has the transaction find the demo's own tables.
-    pub(super) fn enter(&self, conn: &mut PgConnection) -> Result<(), Failure> {
-        enter(conn, &self.schema)
+    pub(super) fn set_search_path(&self, conn: &mut PgConnection) -> Result<(), Failure> {
+        set_search_path(conn, &self.schema)
     }
 
     pub(super) fn origin(&self) -> &str {
@@ -76,12 +76,15 @@ impl Place {
 
     /// What a worker must know, for its environment and not for its command line, where others could
     /// read the password.
-    pub(super) fn environment(&self) -> [(&'static str, String); 2] {
-        [("PQ_DEMO_URL", named(&self.url, &self.schema)), ("PQ_DEMO_SCHEMA", self.schema.clone())]
+    pub(super) fn variables(&self) -> [(&'static str, String); 2] {
+        [
+            ("PQ_DEMO_URL", with_application_name(&self.url, &self.schema)),
+            ("PQ_DEMO_SCHEMA", self.schema.clone()),
+        ]
     }
 
     /// What the sessions of this demo's workers are called, and no others.
-    pub(super) fn sessions(&self) -> &str {
+    pub(super) fn application_name(&self) -> &str {
         &self.schema
     }
 }
@@ -91,12 +94,12 @@ pub(super) fn connect(url: &str, schema: &str) -> Result<Pq, Failure> {
 }
 
 /// Has the transaction find the tables of this schema, whose name needs no quotes.
-pub(super) fn enter(conn: &mut PgConnection, schema: &str) -> Result<(), Failure> {
+pub(super) fn set_search_path(conn: &mut PgConnection, schema: &str) -> Result<(), Failure> {
     Ok(conn.batch_execute(&format!("SET LOCAL search_path TO {schema}"))?)
 }
 
 /// The connection string with a name for its sessions, which needs no quotes. Of two names the last counts.
-fn named(conninfo: &str, name: &str) -> String {
+fn with_application_name(conninfo: &str, name: &str) -> String {
     let Some((_, rest)) = conninfo.split_once("://") else {
         return format!("{conninfo} application_name={name}");
     };
@@ -113,7 +116,7 @@ fn named(conninfo: &str, name: &str) -> String {
     format!("{conninfo}{joint}application_name={name}")
 }
 
-impl Drop for Place {
+impl Drop for Environment {
     fn drop(&mut self) {
         if !self.given {
             return;
@@ -124,7 +127,7 @@ impl Drop for Place {
                     .map_err(|e| e.to_string())
             });
         if dropped.is_err() {
-            output::complain(&format!("the schema {} could not be dropped; drop it by hand", self.schema));
+            output::print_error(&format!("the schema {} could not be dropped; drop it by hand", self.schema));
         }
     }
 }
@@ -144,7 +147,7 @@ mod tests {
             ("postgres:///b?host=/a@b", "postgres:///b?host=/a@b&application_name=x"),
             ("postgres://a/b?", "postgres://a/b?application_name=x"),
         ] {
-            assert_eq!(named(given, "x"), named_so);
+            assert_eq!(with_application_name(given, "x"), named_so);
         }
     }
 }

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use pq_diesel::JobId;
 
 use super::examples;
-use crate::confirm::Yes;
+use crate::confirm::Confirmation;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{jobs, output};
+use crate::{job_output, output};
 
 /// Move waiting jobs from one queue to another, with their numbers, times, keys and attempts.
 ///
@@ -21,10 +21,10 @@ pub(crate) struct Move {
     /// To this one.
     to: String,
     /// Only the job of this number. May be said several times.
-    #[arg(long, value_name = "ID", value_parser = jobs::number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "ID", value_parser = job_output::parse_id, allow_negative_numbers = true)]
     id: Vec<i64>,
     #[command(flatten)]
-    yes: Yes,
+    yes: Confirmation,
 }
 
 impl Move {
@@ -38,19 +38,19 @@ impl Move {
         if ids.is_empty() {
             let counts = from.counts()?;
             let jobs = counts.ready + counts.scheduled;
-            let about = output::counted(jobs, "job");
+            let about = output::plural(jobs, "job");
             let what = format!("moves about {about} from {:?} to {:?}", self.from, self.to);
             if jobs > 0 && !self.yes.confirm(&what)? {
                 return Ok(ExitCode::from(1));
             }
         }
-        let moved = output::busy("moving", || from.move_to(&to, (!ids.is_empty()).then_some(&ids)))?;
-        output::print(&format!("{} moved", output::counted(moved, "job")))?;
+        let moved = output::with_spinner("moving", || from.move_to(&to, (!ids.is_empty()).then_some(&ids)))?;
+        output::print(&format!("{} moved", output::plural(moved, "job")))?;
         let all = ids.is_empty() || moved == ids.len() as u64;
         if !all {
-            output::complain(&format!(
+            output::print_error(&format!(
                 "{} not moved: not waiting in {:?}, or with a unique key that is in use in {:?}",
-                output::counted(ids.len() as u64 - moved, "job"),
+                output::plural(ids.len() as u64 - moved, "job"),
                 self.from,
                 self.to
             ));

@@ -4,7 +4,7 @@ use pq_diesel::{Cancelled, Error, JobId, Pq, QueueName, StopMode, WorkerId};
 
 /// Something that the user wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
+pub(super) enum Action {
     Pause(QueueName),
     Resume(QueueName),
     Retry(QueueName, JobId),
@@ -14,9 +14,9 @@ pub(super) enum Deed {
     Stop(WorkerId, StopMode),
 }
 
-impl Deed {
+impl Action {
     /// Does it, and says what came of it.
-    pub(super) fn carry_out(&self, pq: &Pq) -> Result<String, Error> {
+    pub(super) fn run(&self, pq: &Pq) -> Result<String, Error> {
         let queue = |name: &str| pq.queue::<()>(name);
         Ok(match self {
             Self::Pause(name) => match queue(name.as_str())?.pause()? {

@@ -7,33 +7,33 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::place::Place;
+use super::environment::Environment;
 use crate::failure::Failure;
 
 /// The processes. Dropping them ends them.
-pub(super) struct Workers {
+pub(super) struct WorkerPool {
     program: PathBuf,
     environment: Vec<(&'static str, OsString)>,
     running: Vec<Child>,
     started: usize,
     killed: usize,
-    /// Say which of the processes holds a job and waits for its fate.
-    held: Sender<Held>,
-    holds: Receiver<Held>,
+    /// Say which of the processes holds a job and waits for its fault.
+    held: Sender<HeldJob>,
+    holds: Receiver<HeldJob>,
 }
 
 /// A worker stands in the middle of a job, after it has written a result and before it commits.
-pub(super) struct Held {
+pub(super) struct HeldJob {
     worker: u32,
     /// The backend that it waits to lose. Without one it waits to be killed.
     pub(super) backend: Option<i32>,
 }
 
-impl Workers {
+impl WorkerPool {
     /// Starts so many processes.
-    pub(super) fn start(place: &Place, folder: &Path, count: usize) -> Result<Self, Failure> {
+    pub(super) fn start(environment: &Environment, folder: &Path, count: usize) -> Result<Self, Failure> {
         let mut environment: Vec<(&str, OsString)> =
-            place.environment().into_iter().map(|(name, value)| (name, value.into())).collect();
+            environment.variables().into_iter().map(|(name, value)| (name, value.into())).collect();
         environment.push(("PQ_DEMO_FOLDER", folder.into()));
         let (held, holds) = channel();
         let program = env::current_exe().map_err(failed)?;
@@ -60,7 +60,7 @@ impl Workers {
             std::thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                     let backend = line.strip_prefix("held ").and_then(|pid| pid.parse().ok());
-                    let _ = held.send(Held { worker, backend });
+                    let _ = held.send(HeldJob { worker, backend });
                 }
             });
         }
@@ -70,18 +70,18 @@ impl Workers {
     }
 
     /// The next worker that holds a job and waits.
-    pub(super) fn next_that_holds(&self) -> Option<Held> {
+    pub(super) fn next_held(&self) -> Option<HeldJob> {
         self.holds.try_recv().ok()
     }
 
     /// Kills the worker that holds a job.
-    pub(super) fn kill_holder(&mut self, held: &Held) -> bool {
+    pub(super) fn kill_worker(&mut self, held: &HeldJob) -> bool {
         let position = self.running.iter().position(|child| child.id() == held.worker);
         position.is_some_and(|position| self.kill(position))
     }
 
     /// Kills the worker that is meant by a number, whatever it is doing.
-    pub(super) fn kill_some(&mut self, number: usize) -> bool {
+    pub(super) fn kill_nth(&mut self, number: usize) -> bool {
         !self.running.is_empty() && self.kill(number % self.running.len())
     }
 
@@ -94,8 +94,8 @@ impl Workers {
         killed
     }
 
-    /// Starts a worker in the place of each that was killed.
-    pub(super) fn fill_up(&mut self, count: usize) -> Result<(), Failure> {
+    /// Starts a worker in the environment of each that was killed.
+    pub(super) fn replace_killed(&mut self, count: usize) -> Result<(), Failure> {
         while self.running.len() < count {
             self.start_one()?;
         }
@@ -131,7 +131,7 @@ impl Workers {
     }
 }
 
-impl Drop for Workers {
+impl Drop for WorkerPool {
     fn drop(&mut self) {
         for child in &mut self.running {
             let _ = child.kill();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pq_core::{Store, StoreError};
 use pq_diesel::{EndedAs, Error, JobId, Pq, Queue, Retention, Wait};
 
-use super::load::Load;
+use super::payload::Payload;
 
 /// The leases that the bench's workers have had. Some may outlive their worker: one whose jobs were settled
 /// in parts until a sweep finds it over, and one whose verdicts the server never got.
@@ -15,7 +15,7 @@ use super::load::Load;
 pub(super) struct Leases(Arc<Mutex<BTreeSet<i64>>>);
 
 impl Leases {
-    pub(super) fn note(&self, lease: Option<i64>) {
+    pub(super) fn record(&self, lease: Option<i64>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(lease);
     }
 
@@ -25,21 +25,21 @@ impl Leases {
 }
 
 /// A retention that keeps all: the archive is not the bench's.
-pub(super) fn keep_all() -> Retention {
+pub(super) fn keep_everything() -> Retention {
     let mut retention = Retention::default();
     (retention.done, retention.dead, retention.cancelled) = (None, None, None);
     retention
 }
 
 /// How long a server that cannot be reached is tried again: longer than a connection of the pool is trusted.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Removes the bench's jobs and leases, and says how many jobs of others were set aside and are back.
-pub(super) fn clear(pq: &Pq, queue: &Queue<Load>, leases: &Leases) -> Result<u64, Error> {
+pub(super) fn clear(pq: &Pq, queue: &Queue<Payload>, leases: &Leases) -> Result<u64, Error> {
     let begun = Instant::now();
     loop {
-        match end(pq, leases).and_then(|()| take_rest(queue)).and_then(|()| put_back(queue)) {
-            Err(error) if error.is_unavailable() && begun.elapsed() < PATIENCE => {
+        match end_leases(pq, leases).and_then(|()| take_remaining(queue)).and_then(|()| requeue_dead(queue)) {
+            Err(error) if error.is_unavailable() && begun.elapsed() < TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(100));
             }
             done => return done,
@@ -48,7 +48,7 @@ pub(super) fn clear(pq: &Pq, queue: &Queue<Load>, leases: &Leases) -> Result<u64
 }
 
 /// Ends the leases that are left, and has their jobs return.
-fn end(pq: &Pq, leases: &Leases) -> Result<(), Error> {
+fn end_leases(pq: &Pq, leases: &Leases) -> Result<(), Error> {
     let leases = leases.all();
     // More than enough for a sweep of another process that is under way, and ours is not needed then.
     for _ in 0..500 {
@@ -61,19 +61,19 @@ fn end(pq: &Pq, leases: &Leases) -> Result<(), Error> {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(10));
-        pq.maintain(&keep_all())?;
+        pq.maintain(&keep_everything())?;
     }
     Ok(())
 }
 
 /// Takes what is left of the bench's jobs. Those of others are set aside as dead on the way.
-pub(super) fn take_rest(queue: &Queue<Load>) -> Result<(), Error> {
+pub(super) fn take_remaining(queue: &Queue<Payload>) -> Result<(), Error> {
     while !queue.get_many(1_000, Wait::No)?.is_empty() {}
     Ok(())
 }
 
 /// Puts back what was set aside. Nothing was dead in the queue when the bench began.
-fn put_back(queue: &Queue<Load>) -> Result<u64, Error> {
+fn requeue_dead(queue: &Queue<Payload>) -> Result<u64, Error> {
     let mut back = 0;
     loop {
         let dead: Vec<JobId> = queue.archived(EndedAs::Dead, None, 1_000)?.iter().map(|job| job.id).collect();
@@ -99,14 +99,14 @@ mod tests {
         let database = Server::shared()?.database()?;
         let pq = Pq::connect(database.url())?;
         pq.migrate()?;
-        let (queue, store, leases) = (pq.queue::<Load>("bench")?, pq.store(), Leases::default());
-        queue.put_many(std::iter::repeat_n(&Load::of(16), 5))?;
+        let (queue, store, leases) = (pq.queue::<Payload>("bench")?, pq.store(), Leases::default());
+        queue.put_many(std::iter::repeat_n(&Payload::of(16), 5))?;
         let an_hour = Duration::from_secs(3_600);
         for settled in [2, 1, 0] {
             let jobs = pq
                 .transaction(|conn| store.lease(conn, queue.name(), settled.max(1), an_hour, Scan::Full))?
                 .jobs;
-            leases.note(jobs.first().and_then(|job| job.claim.lease()));
+            leases.record(jobs.first().and_then(|job| job.claim.lease()));
             for job in &jobs[..settled] {
                 let verdict = Settlement { job, outcome: Outcome::Complete };
                 pq.transaction(|conn| store.settle(conn, &[verdict]))?;

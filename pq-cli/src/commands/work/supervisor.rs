@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGUSR1;
 
-use super::{STATUS, SUPERVISOR, heeded};
+use super::{STATUS_SIGNALS, SUPERVISOR, handled_signals};
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{output, workers};
+use crate::{output, worker_output};
 
 /// How often it is looked at whether the processes live.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The first and the longest pause before a process that died is started again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const RESTART_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Who lives so long did not die of what it was told to do.
-const STEADY: Duration = Duration::from_secs(10);
+const STARTUP: Duration = Duration::from_secs(10);
 
 /// One of the processes.
-struct Member {
+struct Process {
     child: Option<Child>,
     begun: Instant,
     pause: Duration,
@@ -32,39 +32,39 @@ struct Member {
 
 /// Starts the processes, starts those again that die, and passes signals on, until all have ended.
 pub(super) fn supervise(global: &Global, count: usize) -> Result<ExitCode, Failure> {
-    let signals = listen()?;
-    let mut members = Vec::new();
+    let signals = receive_signals()?;
+    let mut processes = Vec::new();
     for _ in 0..count {
-        members.push(Member::start()?);
+        processes.push(Process::start()?);
     }
     let mut stopping = false;
     let mut code = ExitCode::SUCCESS;
-    while members.iter().any(Member::is_there) {
-        match signals.recv_timeout(LOOK) {
-            Ok(signal) if STATUS.contains(&signal) => status(global, &members),
+    while processes.iter().any(Process::is_active) {
+        match signals.recv_timeout(POLL_INTERVAL) {
+            Ok(signal) if STATUS_SIGNALS.contains(&signal) => status(global, &processes),
             Ok(signal) => {
                 stopping = true;
-                members.iter().for_each(|member| member.signal(signal));
+                processes.iter().for_each(|process| process.signal(signal));
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(POLL_INTERVAL),
         }
-        for member in &mut members {
-            let Some(status) = member.ended()? else { continue };
-            if let Some(hopeless) = hopeless(status, member.begun) {
+        for process in &mut processes {
+            let Some(status) = process.ended()? else { continue };
+            if let Some(hopeless) = hopeless(status, process.begun) {
                 // The others are told the same.
                 code = ExitCode::from(hopeless);
                 stopping = true;
             } else if !status.success() && !stopping {
-                output::complain(&format!("a worker process ended by {status}; another takes its place"));
-                member.start_again_later();
+                output::print_error(&format!("a worker process ended by {status}; another takes its place"));
+                process.schedule_restart();
             }
         }
         if stopping {
-            members.iter_mut().for_each(|member| member.again = None);
+            processes.iter_mut().for_each(|process| process.again = None);
         }
-        for member in &mut members {
-            member.start_if_due()?;
+        for process in &mut processes {
+            process.restart_if_due()?;
         }
     }
     Ok(code)
@@ -73,11 +73,11 @@ pub(super) fn supervise(global: &Global, count: usize) -> Result<ExitCode, Failu
 /// The exit code of a process that would fail again: its words or its table are wrong.
 fn hopeless(status: ExitStatus, begun: Instant) -> Option<u8> {
     let code = status.code().and_then(|code| u8::try_from(code).ok())?;
-    (matches!(code, 2 | 4) && begun.elapsed() < STEADY).then_some(code)
+    (matches!(code, 2 | 4) && begun.elapsed() < STARTUP).then_some(code)
 }
 
-fn listen() -> Result<Receiver<i32>, Failure> {
-    let mut signals = heeded()?;
+fn receive_signals() -> Result<Receiver<i32>, Failure> {
+    let mut signals = handled_signals()?;
     let (tell, told) = channel();
     std::thread::spawn(move || {
         for signal in signals.forever() {
@@ -90,27 +90,27 @@ fn listen() -> Result<Receiver<i32>, Failure> {
 }
 
 /// One status for all: as they have told the store, or each by itself where that cannot be asked.
-fn status(global: &Global, members: &[Member]) {
+fn status(global: &Global, processes: &[Process]) {
     let known = global.connect().and_then(|pq| Ok(pq.workers()?));
     match known {
         Ok(known) => {
             let ours: Vec<_> = known
                 .iter()
-                .filter(|worker| worker.supervisor == std::process::id() && workers::is_here(worker))
+                .filter(|worker| worker.supervisor == std::process::id() && worker_output::is_here(worker))
                 .collect();
-            output::report(&workers::describe_all(ours.iter().copied()));
+            output::print_status_lines(&worker_output::describe_all(ours.iter().copied()));
         }
-        Err(_) => members.iter().for_each(|member| member.signal(SIGUSR1)),
+        Err(_) => processes.iter().for_each(|process| process.signal(SIGUSR1)),
     }
 }
 
-impl Member {
+impl Process {
     fn start() -> Result<Self, Failure> {
-        Ok(Self { child: Some(spawn()?), begun: Instant::now(), pause: PAUSES.0, again: None })
+        Ok(Self { child: Some(spawn()?), begun: Instant::now(), pause: RESTART_PAUSES.0, again: None })
     }
 
     /// Whether it runs, or will.
-    fn is_there(&self) -> bool {
+    fn is_active(&self) -> bool {
         self.child.is_some() || self.again.is_some()
     }
 
@@ -132,15 +132,15 @@ impl Member {
         Ok(status)
     }
 
-    fn start_again_later(&mut self) {
-        if self.begun.elapsed() > STEADY {
-            self.pause = PAUSES.0;
+    fn schedule_restart(&mut self) {
+        if self.begun.elapsed() > STARTUP {
+            self.pause = RESTART_PAUSES.0;
         }
         self.again = Some(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).min(PAUSES.1);
+        self.pause = (self.pause * 2).min(RESTART_PAUSES.1);
     }
 
-    fn start_if_due(&mut self) -> Result<(), Failure> {
+    fn restart_if_due(&mut self) -> Result<(), Failure> {
         if self.again.is_some_and(|at| at <= Instant::now()) {
             self.again = None;
             self.child = Some(spawn()?);

@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use pq_diesel::{Ended, EndedAs, Error, Overview, Pq, QueueName, WorkerInfo};
 
-use super::deed::Deed;
+use super::action::Action;
 use crate::failure::Failure;
 
 /// How many dead jobs are shown, the last first.
-pub(super) const DEAD_SHOWN: usize = 50;
+pub(super) const DEAD_LIMIT: usize = 50;
 
 /// The longest pause between two tries while the server is lost.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const MAX_PAUSE: Duration = Duration::from_secs(15);
 
 /// How long the end waits for a look that is under way. libpq must not be at work when the process exits.
-const LAST_LOOK: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What one look saw.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct Snapshot {
     /// The server's clock.
     pub(super) at: DateTime<Utc>,
     pub(super) queues: Vec<Overview>,
@@ -36,7 +36,7 @@ pub(super) struct Dead {
     pub(super) jobs: Vec<Ended>,
 }
 
-impl Seen {
+impl Snapshot {
     /// Looks at everything, and at the dead jobs of the queue that is chosen from the numbers.
     pub(super) fn look(
         pq: &Pq,
@@ -51,58 +51,58 @@ impl Seen {
 impl Dead {
     fn look(pq: &Pq, of: Option<QueueName>) -> Result<Self, Error> {
         let jobs = match &of {
-            Some(name) => pq.queue::<()>(name.as_str())?.archived(EndedAs::Dead, None, DEAD_SHOWN)?,
+            Some(name) => pq.queue::<()>(name.as_str())?.archived(EndedAs::Dead, None, DEAD_LIMIT)?,
             None => Vec::new(),
         };
         Ok(Self { of, jobs })
     }
 }
 
-/// What the view asks of the source.
-pub(super) enum Ask {
+/// What the view requests of the poller.
+pub(super) enum Request {
     /// Show the dead jobs of this queue from now on.
     Watch(Option<QueueName>),
-    Do(Deed),
+    Run(Action),
 }
 
-/// What the source tells the view.
-pub(super) enum Told {
-    Seen(Seen),
+/// What the poller tells the view.
+pub(super) enum Update {
+    Snapshot(Snapshot),
     Dead(Dead),
     /// The server was not there, or refused; it is tried again after so long.
     Lost(String, Duration),
-    /// What came of a deed.
-    Did(Result<String, String>),
+    /// What came of a action.
+    ActionDone(Result<String, String>),
 }
 
 /// The thread that looks and does.
-pub(super) struct Source {
-    asks: Sender<Ask>,
-    told: Receiver<Told>,
+pub(super) struct Poller {
+    requests: Sender<Request>,
+    update: Receiver<Update>,
     thread: JoinHandle<()>,
 }
 
-impl Source {
+impl Poller {
     /// Looks again and again, for the first time after the interval.
     pub(super) fn start(pq: Pq, interval: Duration, watched: Option<QueueName>) -> Result<Self, Failure> {
-        let ((asks, asked), (tell, told)) = (mpsc::channel(), mpsc::channel());
-        let eye = Eye { pq, interval, watched, misses: 0, tell };
+        let ((requests, asked), (updates, update)) = (mpsc::channel(), mpsc::channel());
+        let poll_loop = PollLoop { pq, interval, watched, failures: 0, updates };
         let thread = thread::Builder::new()
             .name("looks".to_owned())
-            .spawn(move || eye.look_until_the_end(&asked))
+            .spawn(move || poll_loop.run(&asked))
             .map_err(|error| Failure::Io(format!("no thread can be started: {error}")))?;
-        Ok(Self { asks, told, thread })
+        Ok(Self { requests, update, thread })
     }
 
-    pub(super) fn ask(&self, ask: Ask) {
+    pub(super) fn ask(&self, ask: Request) {
         // Where nobody listens any more, `told` says so.
-        let _ = self.asks.send(ask);
+        let _ = self.requests.send(ask);
     }
 
     /// What was told and not heard yet.
-    pub(super) fn told(&self) -> Result<Option<Told>, Failure> {
-        match self.told.try_recv() {
-            Ok(told) => Ok(Some(told)),
+    pub(super) fn update(&self) -> Result<Option<Update>, Failure> {
+        match self.update.try_recv() {
+            Ok(update) => Ok(Some(update)),
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => Err(Failure::Io("the thread that looks has ended".to_owned())),
         }
@@ -110,77 +110,77 @@ impl Source {
 
     /// Ends the thread, and waits a while for that.
     pub(super) fn end(self) {
-        let Self { asks, told, thread } = self;
-        drop(asks);
+        let Self { requests, update, thread } = self;
+        drop(requests);
         let begun = Instant::now();
-        while !thread.is_finished() && begun.elapsed() < LAST_LOOK {
+        while !thread.is_finished() && begun.elapsed() < END_TIMEOUT {
             // It is over when the last sender is gone.
-            let _ = told.recv_timeout(Duration::from_millis(20));
+            let _ = update.recv_timeout(Duration::from_millis(20));
         }
     }
 }
 
 /// The thread's own part.
-struct Eye {
+struct PollLoop {
     pq: Pq,
     interval: Duration,
     watched: Option<QueueName>,
     /// Looks that failed since the last that did not.
-    misses: u32,
-    tell: Sender<Told>,
+    failures: u32,
+    updates: Sender<Update>,
 }
 
-impl Eye {
-    fn look_until_the_end(mut self, asked: &Receiver<Ask>) {
+impl PollLoop {
+    fn run(mut self, asked: &Receiver<Request>) {
         let mut due = Instant::now() + self.interval;
         // Several steps through the queues are one look at the last.
         let mut turned = false;
         loop {
             let wait = if turned { Duration::ZERO } else { due.saturating_duration_since(Instant::now()) };
-            let told = match asked.recv_timeout(wait) {
-                Ok(Ask::Watch(queue)) => {
+            let update = match asked.recv_timeout(wait) {
+                Ok(Request::Watch(queue)) => {
                     self.watched = queue;
                     turned = true;
                     continue;
                 }
-                Ok(Ask::Do(deed)) => {
+                Ok(Request::Run(action)) => {
                     due = Instant::now();
-                    Told::Did(deed.carry_out(&self.pq).map_err(|error| error.to_string()))
+                    Update::ActionDone(action.run(&self.pq).map_err(|error| error.to_string()))
                 }
                 Err(RecvTimeoutError::Timeout) if turned && Instant::now() < due => {
                     turned = false;
                     // A failure is told by the next look, and while the server is lost that comes soon enough.
-                    let dead = (self.misses == 0).then(|| Dead::look(&self.pq, self.watched.clone()));
+                    let dead = (self.failures == 0).then(|| Dead::look(&self.pq, self.watched.clone()));
                     let Some(Ok(dead)) = dead else { continue };
-                    Told::Dead(dead)
+                    Update::Dead(dead)
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     turned = false;
-                    let (told, pause) = self.look();
+                    let (update, pause) = self.look();
                     due = Instant::now() + pause;
-                    told
+                    update
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            if self.tell.send(told).is_err() {
+            if self.updates.send(update).is_err() {
                 return;
             }
         }
     }
 
     /// Looks, and says how long to pause after that.
-    fn look(&mut self) -> (Told, Duration) {
+    fn look(&mut self) -> (Update, Duration) {
         let begun = Instant::now();
-        match Seen::look(&self.pq, |_| self.watched.clone()) {
-            Ok(seen) => {
-                self.misses = 0;
-                (Told::Seen(seen), self.interval.max(begun.elapsed()))
+        match Snapshot::look(&self.pq, |_| self.watched.clone()) {
+            Ok(snapshot) => {
+                self.failures = 0;
+                (Update::Snapshot(snapshot), self.interval.max(begun.elapsed()))
             }
             Err(error) => {
-                let pause = self.interval.saturating_mul(1 << self.misses.min(10)).min(LONGEST_PAUSE);
+                let pause = self.interval.saturating_mul(1 << self.failures.min(10)).min(MAX_PAUSE);
                 let pause = pause.max(self.interval);
-                self.misses += 1;
-                (Told::Lost(error.to_string(), pause), pause)
+                self.failures += 1;
+                (Update::Lost(error.to_string(), pause), pause)
             }
         }
     }

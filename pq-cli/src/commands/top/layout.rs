@@ -1,20 +1,20 @@
-//! Making a chart fit a width.
+//! Making a table fit a width.
 
 use ratatui::text::Span;
 
-use super::chart::Chart;
+use super::table::PaneTable;
 
 /// Between two columns.
 pub(super) const GAP: u16 = 2;
 
-/// The columns that are shown, by their place in the chart, with their widths. What may be cut is cut first, then
+/// The columns that are shown, by their place in the table, with their widths. What may be cut is cut first, then
 /// columns go by their rank; where even that is not enough the terminal cuts the last ones off.
-pub(super) fn columns(chart: &Chart, width: u16) -> Vec<(usize, u16)> {
+pub(super) fn columns(table: &PaneTable, width: u16) -> Vec<(usize, u16)> {
     let mut shown: Vec<(usize, u16)> =
-        (0..chart.columns.len()).map(|column| (column, natural(chart, column).min(width))).collect();
+        (0..table.columns.len()).map(|column| (column, natural(table, column).min(width))).collect();
     // Words that no row has are not missed. Numbers stay, or the columns beside them would jump.
     let says_something = |column: usize| {
-        chart.columns[column].is_number || chart.rows.iter().any(|row| !row.cells[column].is_empty())
+        table.columns[column].is_number || table.rows.iter().any(|row| !row.cells[column].is_empty())
     };
     shown.retain(|(column, _)| says_something(*column));
     loop {
@@ -24,7 +24,7 @@ pub(super) fn columns(chart: &Chart, width: u16) -> Vec<(usize, u16)> {
             return shown;
         }
         let slack = |&(column, now): &(usize, u16)| {
-            chart.columns[column].least.map_or(0, |least| now.saturating_sub(least))
+            table.columns[column].min_width.map_or(0, |min_width| now.saturating_sub(min_width))
         };
         // The widest of those that may be cut, so that they come to be alike.
         let cut = shown.iter_mut().filter(|shown| slack(shown) > 0).max_by_key(|(_, now)| *now);
@@ -32,13 +32,13 @@ pub(super) fn columns(chart: &Chart, width: u16) -> Vec<(usize, u16)> {
             *now -= 1;
             continue;
         }
-        let rank = |&(column, _): &(usize, u16)| chart.columns[column].rank;
-        match shown.iter().map(rank).max() {
+        let drop_order = |&(column, _): &(usize, u16)| table.columns[column].drop_order;
+        match shown.iter().map(drop_order).max() {
             Some(highest) if highest > 0 => {
-                shown.retain(|column| rank(column) < highest);
+                shown.retain(|column| drop_order(column) < highest);
                 // What was cut for the sake of those may have its width back.
                 for (column, now) in &mut shown {
-                    *now = natural(chart, *column).min(width);
+                    *now = natural(table, *column).min(width);
                 }
             }
             _ => return shown,
@@ -47,14 +47,14 @@ pub(super) fn columns(chart: &Chart, width: u16) -> Vec<(usize, u16)> {
 }
 
 /// How wide a column would like to be.
-fn natural(chart: &Chart, column: usize) -> u16 {
-    let cells = chart.rows.iter().map(|row| row.cells[column].as_str());
-    let widest = cells.chain([chart.columns[column].head]).map(|text| Span::raw(text).width()).max();
+fn natural(table: &PaneTable, column: usize) -> u16 {
+    let cells = table.rows.iter().map(|row| row.cells[column].as_str());
+    let widest = cells.chain([table.columns[column].head]).map(|text| Span::raw(text).width()).max();
     u16::try_from(widest.unwrap_or_default()).unwrap_or(u16::MAX)
 }
 
 /// Text of at most this width, with a mark where it was cut.
-pub(super) fn clip(text: &str, width: u16) -> String {
+pub(super) fn truncate(text: &str, width: u16) -> String {
     let width = usize::from(width);
     if Span::raw(text).width() <= width {
         return text.to_owned();

@@ -36,10 +36,10 @@ pub(crate) fn describe(status: &Status) -> String {
             text,
             "  job {} of {}{}: attempt {}, for {}",
             running.id,
-            output::visible(&running.queue),
-            output::visible(&task),
+            output::escape(&running.queue),
+            output::escape(&task),
             running.attempt,
-            output::span(running.age),
+            output::format_duration(running.age),
         );
     }
     text.trim_end().to_owned()
@@ -49,19 +49,19 @@ pub(crate) fn describe(status: &Status) -> String {
 pub(crate) fn describe_all<'w>(workers: impl IntoIterator<Item = &'w WorkerInfo>) -> String {
     let one = |worker: &WorkerInfo| {
         let stop = worker.stop.map(|mode| format!(", asked to stop: {mode}")).unwrap_or_default();
-        let looked_after = match worker.supervisor == worker.pid {
+        let supervised = match worker.supervisor == worker.pid {
             true => String::new(),
             false => format!(" (looked after by {})", worker.supervisor),
         };
         format!(
-            "worker {} on {}, process {}{looked_after}: {} threads on {}, since {}, heard {} ago{stop}\n{}",
+            "worker {} on {}, process {}{supervised}: {} threads on {}, since {}, heard {} ago{stop}\n{}",
             worker.id,
-            output::visible(&worker.host),
+            output::escape(&worker.host),
             worker.pid,
             worker.threads,
-            output::visible(&worker.queues.join(", ")),
-            output::instant(worker.started_at),
-            output::span(worker.heard),
+            output::escape(&worker.queues.join(", ")),
+            output::format_time(worker.started_at),
+            output::format_duration(worker.heard),
             describe(&worker.status),
         )
     };
@@ -77,7 +77,7 @@ pub(crate) fn as_json(worker: &WorkerInfo) -> Value {
         "supervisor": worker.supervisor,
         "queues": worker.queues,
         "threads": worker.threads,
-        "started_at": output::precise(worker.started_at),
+        "started_at": output::format_time_micros(worker.started_at),
         "heard_seconds": worker.heard.as_secs_f64(),
         "stop": worker.stop.map(|mode| mode.as_str()),
         "status": serde_json::to_value(&worker.status).unwrap_or_default(),

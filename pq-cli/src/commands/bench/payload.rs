@@ -2,34 +2,34 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The fewest bytes that the JSON of a [`Load`] can have, whatever the process id.
-pub(super) const LEAST: i64 = 16;
+/// The fewest bytes that the JSON of a [`Payload`] can have, whatever the process id.
+pub(super) const MIN_BYTES: i64 = 16;
 
 /// The payload: a mark, and as much text as was asked for. Whatever others put into the queue meanwhile is
 /// not of this type, so it is set aside as what cannot be decoded, and can be put back.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Load(Own, String);
+pub(super) struct Payload(ProcessMark, String);
 
-impl Load {
+impl Payload {
     /// A payload whose JSON is so long.
     pub(super) fn of(bytes: u32) -> Self {
         let frame = format!("[{},\"\"]", std::process::id()).len();
-        Self(Own, "x".repeat((bytes as usize).saturating_sub(frame)))
+        Self(ProcessMark, "x".repeat((bytes as usize).saturating_sub(frame)))
     }
 }
 
 /// The mark of this process: its id.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
-struct Own;
+struct ProcessMark;
 
-impl From<Own> for u32 {
-    fn from(Own: Own) -> Self {
+impl From<ProcessMark> for u32 {
+    fn from(ProcessMark: ProcessMark) -> Self {
         std::process::id()
     }
 }
 
-impl TryFrom<u32> for Own {
+impl TryFrom<u32> for ProcessMark {
     type Error = &'static str;
 
     fn try_from(id: u32) -> Result<Self, Self::Error> {
@@ -44,12 +44,12 @@ mod tests {
     #[test]
     fn a_payload_is_as_long_as_was_asked_for_and_known_as_our_own() -> Result<(), serde_json::Error> {
         for bytes in [16, 100, 1 << 20] {
-            let json = serde_json::to_string(&Load::of(bytes))?;
+            let json = serde_json::to_string(&Payload::of(bytes))?;
             assert_eq!(json.len(), bytes as usize);
-            serde_json::from_str::<Load>(&json)?;
+            serde_json::from_str::<Payload>(&json)?;
         }
         for other in ["1", "[1,\"x\"]", "{}", "[null,\"\"]"] {
-            assert!(serde_json::from_str::<Load>(other).is_err(), "{other}");
+            assert!(serde_json::from_str::<Payload>(other).is_err(), "{other}");
         }
         Ok(())
     }
