@@ -4,7 +4,6 @@ mod common;
 
 use std::error::Error;
 use std::fs::File;
-use std::io::Read;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -216,66 +215,6 @@ fn a_signal_ends_a_wait_with_130_and_takes_nothing() -> Outcome {
     feed(on(&database, &["put", "apples"]), "1")?;
     assert_eq!(status(&on(&database, &["get", "apples"]).output()?), 0);
     Ok(())
-}
-
-#[test]
-fn migrate_is_silent_and_can_be_run_again() -> Outcome {
-    let database = Server::shared()?.database()?;
-    for _ in 0..2 {
-        let done = on(&database, &["migrate"]).output()?;
-        assert_eq!((status(&done), stdout(&done), stderr(&done)), (0, String::new(), String::new()));
-    }
-    Ok(())
-}
-
-#[test]
-fn schema_prints_sql_without_a_database() -> Outcome {
-    let printed = pq(&["schema", "--schema", "app", "--table", "work"]).output()?;
-    assert_eq!(status(&printed), 0);
-    assert!(stdout(&printed).contains("CREATE TABLE \"app\".\"work\""), "{}", stdout(&printed));
-    let database = Server::shared()?.database()?;
-    diesel::connection::SimpleConnection::batch_execute(&mut database.connect()?, &stdout(&printed))?;
-    assert_eq!(status(&on(&database, &["get", "a", "--schema", "app", "--table", "work"]).output()?), 1);
-    Ok(())
-}
-
-#[test]
-fn help_has_the_exit_statuses_and_an_example() -> Outcome {
-    for words in
-        [&["--help"][..], &["put", "--help"], &["get", "--help"], &["demo", "--help"], &["bench", "--help"]]
-    {
-        let help = pq(words).output()?;
-        assert_eq!(status(&help), 0);
-        assert!(stdout(&help).contains("Exit status:"), "{words:?}");
-        assert!(words.len() == 1 || stdout(&help).contains("Example"), "{words:?}");
-    }
-    Ok(())
-}
-
-#[test]
-fn the_demo_loses_nothing_and_does_nothing_twice() -> Outcome {
-    let database = Server::shared()?.database()?;
-    let folder = folder(60)?;
-    let shown = demo(&database, folder.path()).output()?;
-    assert_eq!(status(&shown), 0, "{}", stderr(&shown));
-    let counted = rows(&shown, ["jobs (one", "results", "killed", "lost", "twice"]);
-    assert_eq!(counted, ["60", "60", "1", "0", "0"], "{}", stdout(&shown));
-    nothing_is_left(&database)
-}
-
-#[test]
-fn an_interrupted_demo_leaves_nothing_behind() -> Outcome {
-    let database = Server::shared()?.database()?;
-    let folder = folder(20_000)?;
-    let mut running = demo(&database, folder.path()).spawn()?;
-    until(&database, DEMO_WORKS)?;
-    signal(&running, rustix::process::Signal::INT)?;
-    let mut said = String::new();
-    if let Some(stderr) = &mut running.stderr {
-        stderr.read_to_string(&mut said)?;
-    }
-    assert_eq!(running.wait()?.code(), Some(130), "{said}");
-    nothing_is_left(&database)
 }
 
 #[test]

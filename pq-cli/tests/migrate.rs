@@ -51,6 +51,27 @@ fn migrations_are_shown_run_and_undone() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn migrate_is_silent_and_can_be_run_again() -> Outcome {
+    let database = Server::shared()?.database()?;
+    for _ in 0..2 {
+        let done = on(&database, &["migrate"]).output()?;
+        assert_eq!((status(&done), stdout(&done), stderr(&done)), (0, String::new(), String::new()));
+    }
+    Ok(())
+}
+
+#[test]
+fn schema_prints_sql_without_a_database() -> Outcome {
+    let printed = pq(&["schema", "--schema", "app", "--table", "work"]).output()?;
+    assert_eq!(status(&printed), 0);
+    assert!(stdout(&printed).contains("CREATE TABLE \"app\".\"work\""), "{}", stdout(&printed));
+    let database = Server::shared()?.database()?;
+    diesel::connection::SimpleConnection::batch_execute(&mut database.connect()?, &stdout(&printed))?;
+    assert_eq!(status(&on(&database, &["get", "a", "--schema", "app", "--table", "work"]).output()?), 1);
+    Ok(())
+}
+
 /// A client of PostgreSQL's own, wherever Debian keeps it.
 fn psql() -> std::process::Command {
     let found = std::process::Command::new("psql").arg("--version").output().is_ok();

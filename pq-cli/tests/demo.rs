@@ -8,6 +8,43 @@ use pq_testing::Server;
 use self::common::*;
 
 #[test]
+fn the_demo_loses_nothing_and_does_nothing_twice() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let folder = folder(60)?;
+    let shown = demo(&database, folder.path()).output()?;
+    assert_eq!(status(&shown), 0, "{}", stderr(&shown));
+    let counted = rows(&shown, ["jobs (one", "results", "killed", "lost", "twice"]);
+    assert_eq!(counted, ["60", "60", "1", "0", "0"], "{}", stdout(&shown));
+    nothing_is_left(&database)
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() -> Outcome {
+    let database = Server::shared()?.database()?;
+    let folder = folder(20_000)?;
+    let mut running = demo(&database, folder.path()).spawn()?;
+    until(&database, DEMO_WORKS)?;
+    signal(&running, rustix::process::Signal::INT)?;
+    // The demo would block on a full pipe.
+    let said = running.stderr.take().map(std::io::read_to_string).transpose()?;
+    assert_eq!(running.wait()?.code(), Some(130), "{said:?}");
+    nothing_is_left(&database)
+}
+
+#[test]
+fn without_postgresql_programs_the_error_names_the_remedy() -> Outcome {
+    let folder = folder(1)?;
+    let failed = pq(&["demo", "--jobs-from"])
+        .arg(folder.path())
+        .env("PQ_TEST_PG_BIN", folder.path())
+        .env_remove("PQ_TEST_DATABASE_URL")
+        .output()?;
+    assert_eq!(status(&failed), 5, "{}", stderr(&failed));
+    assert!(stderr(&failed).contains("--database-url"), "{}", stderr(&failed));
+    Ok(())
+}
+
+#[test]
 fn chaos_loses_nothing_and_does_nothing_twice() -> Outcome {
     let database = Server::shared()?.database()?;
     let mut bystander = database.connect()?;
