@@ -28,7 +28,7 @@ fn scene() -> Result<Database, Box<dyn std::error::Error>> {
     mail.settle(&dead, Settlement::Dead { error: "no such\naddress".to_owned() })?;
     let result = Payload::new("{\"sent\": 1}".to_owned(), PayloadLimits::default())?;
     mail.settle(&kept, Settlement::Keep { result: Some(result) })?;
-    mail.cancel(mail.put(&json!("cancelled"))?)?;
+    mail.cancel(mail.put(&json!("cancelled"))?.id)?;
     let key = || PutOptions::new().serialization_key("customer 7");
     mail.put_with(&json!({ "to": "a@example.com" }), &key().priority(3).unique("welcome"))?;
     mail.put_with(&json!({ "to": "b@example.com" }), &key())?;

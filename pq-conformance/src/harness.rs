@@ -7,7 +7,7 @@ use std::thread::Scope;
 use std::time::Duration;
 
 use pq_core::{
-    Counts, Ended, EndedAs, Job, JobId, MaintenanceReport, Outcome, Pq, PutOptions, Queue, Retention, Store,
+    Counts, Ended, EndedAs, Job, JobId, MaintenanceReport, Outcome, Pq, Put, PutOptions, Queue, Retention, Store,
     StoreError, Wait,
 };
 use serde_json::Value;
@@ -96,6 +96,7 @@ impl<F: Fixture> Harness<F> {
             Access::Own => self.queue().put_with(data, options),
             Access::Callers => self.queue().on(&mut self.connect()).put_with(data, options),
         }
+        .map(|put| put.id)
     }
 
     /// Gets without waiting.
@@ -218,4 +219,9 @@ impl<F: Fixture> Harness<F> {
         });
         waiter
     }
+}
+
+/// The ids of jobs that were put.
+pub(crate) fn ids(put: Vec<Put>) -> Vec<JobId> {
+    put.into_iter().map(|put| put.id).collect()
 }

@@ -15,7 +15,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let pq = pq_core::Pq::new(MemoryStore::new());
 //! let apples = pq.queue::<String>("apples")?;
-//! apples.put(&"Granny Smith".to_owned())?;
+//! apples.put("Granny Smith")?;
 //! let job = apples.get(Wait::No)?.expect("one job was put");
 //! assert_eq!(job.data, "Granny Smith");
 //! # Ok(())
@@ -63,7 +63,7 @@ pub use queue::{BoundQueue, Iter, Pq, Queue};
 pub use registry::{Heartbeat, HeartbeatReply, WorkerId, WorkerInfo};
 pub use retry::Backoff;
 pub use store::{Counts, Scan, Store, StoreError, Taken, Undecodable};
-pub use task::{CallOptions, Failure, Handler, Task, Trace};
+pub use task::{BoundTask, CallOptions, Failure, Handler, Task, Trace};
 pub use wait::Wait;
 pub use wake_signal::WakeSignal;
 pub use when::{IntoWhen, TimeError, When};

@@ -9,14 +9,14 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut conn = PgConnection::establish("postgres://localhost/shop")?;
 //! direct::create(&mut conn)?;
-//! direct::put(&mut conn, "apples", &"Granny Smith")?;
+//! direct::put(&mut conn, "apples", "Granny Smith")?;
 //! let apple: Option<String> = direct::get(&mut conn, "apples")?;
 //! # Ok(())
 //! # }
 //! ```
 
 use diesel::PgConnection;
-use pq_core::JobId;
+use pq_core::Put;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,14 +31,14 @@ pub fn create(conn: &mut PgConnection) -> Result<(), Error> {
     Pq::detached().migrate_on(conn)
 }
 
-/// Adds a job, and gives its id.
+/// Enqueues a job.
 ///
 /// # Errors
 ///
 /// As [`pq_core::Queue::put`].
-pub fn put<T: Serialize>(conn: &mut PgConnection, queue: &str, data: &T) -> Result<JobId, Error> {
+pub fn put<T: Serialize + ?Sized>(conn: &mut PgConnection, queue: &str, data: &T) -> Result<Put, Error> {
     let queue = Pq::detached().queue::<&T>(queue)?;
-    queue.on(conn).put(&data)
+    queue.on(conn).put(data)
 }
 
 /// Gets what the next ready job carries, if there is one. The job is gone when the caller's

@@ -79,7 +79,7 @@ fn a_transaction_of_a_handle_that_tells_after_the_commit_notifies_of_nothing_its
     queue.on(&mut writer).transaction(|conn| -> Result<(), Error> {
         let one = queue.on(conn).put(&1)?;
         let some = queue.on(conn).transaction(|conn| queue.on(conn).put_many(&[2, 3]))?;
-        assert!(one < some[0] && some[0] < some[1], "{one:?} {some:?}");
+        assert!(one.id < some[0].id && some[0].id < some[1].id, "{one:?} {some:?}");
         // What others put is none of the handle's business.
         conn.batch_execute("INSERT INTO pq.queue (q_name, data) VALUES ('pears', '1')")?;
         Ok(())

@@ -21,7 +21,7 @@ fn plain_sql_cannot_put_a_second_job_of_a_unique_key() -> Outcome {
     let refused = conn.batch_execute(insert).map_err(|error| error.to_string());
     assert!(refused.is_err_and(|error| error.contains("unique key")));
     let unique = PutOptions::new().unique("one");
-    assert_eq!(queue.try_put(&json!(2), &unique)?.outcome, PutOutcome::Kept);
+    assert_eq!(queue.put_with(&json!(2), &unique)?.outcome, PutOutcome::Kept);
     assert!(queue.get(Wait::No)?.is_some());
     conn.batch_execute(insert)?;
     Ok(())
@@ -33,12 +33,12 @@ fn a_unique_key_whose_job_others_took_or_deleted_is_free() -> Outcome {
     let (queue, mut conn) = (queue(&database)?, database.connect()?);
     let unique = PutOptions::new().unique("one");
     for others in ["DELETE FROM pq.queue", "UPDATE pq.queue SET dequeued_at = now()", "TRUNCATE pq.queue"] {
-        assert_eq!(queue.try_put(&json!(1), &unique)?.outcome, PutOutcome::Added);
+        assert_eq!(queue.put_with(&json!(1), &unique)?.outcome, PutOutcome::Added);
         conn.batch_execute(others)?;
         conn.batch_execute("INSERT INTO pq.queue (q_name, data, unique_key) VALUES ('apples', '1', 'one')")?;
         conn.batch_execute(others)?;
     }
-    assert_eq!(queue.try_put(&json!(1), &unique)?.outcome, PutOutcome::Added);
+    assert_eq!(queue.put_with(&json!(1), &unique)?.outcome, PutOutcome::Added);
     Ok(())
 }
 

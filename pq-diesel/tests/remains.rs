@@ -122,16 +122,16 @@ fn who_looks_again_spares_the_walk_over_what_is_gone() -> Outcome {
     assert!(nothing.next_due.is_some_and(|due| !due.is_zero()), "{nothing:?}");
     // What comes behind all others is found at once.
     let last = other.on(&mut conn).put(&1)?;
-    assert_eq!(take(&mut conn)?.jobs.first().map(|job| job.id), Some(last));
+    assert_eq!(take(&mut conn)?.jobs.first().map(|job| job.id), Some(last.id));
     // What comes before them is found by whoever has to be sure, and by the others in time.
     let before = other.on(&mut conn).put_with(&2, &first)?;
-    assert_eq!(queue.on(&mut conn).get()?.map(|job| job.id), Some(before));
+    assert_eq!(queue.on(&mut conn).get()?.map(|job| job.id), Some(before.id));
     let before = other.on(&mut conn).put_with(&3, &first)?;
     let begun = Instant::now();
     loop {
         let taken = take(&mut conn)?;
         if let Some(job) = taken.jobs.first() {
-            assert_eq!(job.id, before);
+            assert_eq!(job.id, before.id);
             break;
         }
         assert!(begun.elapsed() < PATIENCE, "it is passed by for ever");

@@ -109,7 +109,7 @@ fn take_keyed(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_di
 
 fn cancel_and_retry(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
     let (pq, name) = (Pq::detached(), queue.name());
-    let id = queue.on(conn).put(&json!(1))?;
+    let id = queue.on(conn).put(&json!(1))?.id;
     pq.store().cancel(conn, name, id)?;
     pq.store().requeue(conn, name, Some(&[id]))?;
     pq.store().prune(conn, name, EndedAs::Cancelled, Duration::ZERO).map(drop)
@@ -346,7 +346,7 @@ fn where_policies_decide_on_rows_many_jobs_are_put_all_the_same() -> Result<(), 
     let mut conn = scene.connect_as("pq_producer")?;
     let (apples, pears) = (Pq::detached().queue::<i32>("apples")?, Pq::detached().queue::<i32>("pears")?);
     let ids = apples.on(&mut conn).put_many(&(0..MANY).collect::<Vec<_>>())?;
-    assert!(ids.len() == MANY as usize && ids.is_sorted());
+    assert!(ids.len() == MANY as usize && ids.is_sorted_by_key(|put| put.id));
     assert_eq!(apples.on(&mut conn).put_all(MANY..2 * MANY)?, MANY as u64);
     let own = scene.handle_of("pq_producer")?.queue::<i32>("apples")?;
     assert_eq!(own.put_all(2 * MANY..3 * MANY)?, MANY as u64);

@@ -198,9 +198,9 @@ fn a_job_that_is_moved_keeps_what_it_has<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((before.enqueued_at, before.schedule_at), (after.enqueued_at, after.schedule_at));
     assert_eq!((before.expected_at, before.priority), (after.expected_at, after.priority));
     assert_eq!((before.serialization_key, before.unique_key), (after.serialization_key, after.unique_key));
-    let again = harness.queue().try_put(&json!("c"), &PutOptions::new().unique("u")).unwrap();
+    let again = harness.queue().put_with(&json!("c"), &PutOptions::new().unique("u")).unwrap();
     assert!(again.id != moved, "its unique key is free where it was");
-    let kept = pears.try_put(&json!("d"), &PutOptions::new().unique("u")).unwrap();
+    let kept = pears.put_with(&json!("d"), &PutOptions::new().unique("u")).unwrap();
     assert_eq!(kept.id, moved, "and in use where it is");
     assert_eq!(pears.get(Wait::No).unwrap().map(|job| job.id), Some(moved));
     assert_eq!(harness.queue().move_to(&pears, None).unwrap(), 2);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Access, Error, Harness, TIMEOUT, undo};
+use crate::harness::{Access, Error, Harness, TIMEOUT, ids, undo};
 use pq_core::{EndedAs, PayloadLimits, PutOptions};
 
 cases![
@@ -114,7 +114,8 @@ fn each_job_of_a_large_batch_keeps_its_own_options_and_its_id<F: Fixture>(harnes
 fn a_large_batch_has_ascending_ids_behind_what_was_there<F: Fixture>(harness: &Harness<F>) {
     let first = harness.put(0);
     let data: Vec<_> = numbers(MANY).collect();
-    let ids = harness.transaction(|conn| Ok(harness.queue().on(conn).put_many(&data)?)).unwrap();
+    let put = harness.transaction(|conn| Ok(harness.queue().on(conn).put_many(&data)?)).unwrap();
+    let ids = ids(put);
     assert!(first < ids[0] && ids.is_sorted_by(|a, b| a < b));
     let last = harness.put(1);
     assert!(ids[MANY - 1] < last);

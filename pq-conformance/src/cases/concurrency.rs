@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, undo};
+use crate::harness::{Harness, TIMEOUT, ids, undo};
 use pq_core::{JobId, PutOptions, PutOutcome, Queue, Wait};
 
 cases![
@@ -61,7 +61,7 @@ fn threads_that_put_at_once_each_get_the_ids_of_their_own_jobs<F: Fixture>(harne
         let jobs: Vec<Value> = (0..=(thread + round) % 3).map(|n| json!([thread, round, n])).collect();
         let ids = match &jobs[..] {
             [job] => vec![harness.put(job.clone())],
-            jobs => harness.queue().put_many(jobs).unwrap(),
+            jobs => ids(harness.queue().put_many(jobs).unwrap()),
         };
         assert_eq!(ids.len(), jobs.len());
         ids.into_iter().zip(jobs).collect::<Vec<_>>()
@@ -102,7 +102,7 @@ fn a_put_that_is_refused_spoils_none_beside_it<F: Fixture>(harness: &Harness<F>)
 fn plain_puts_do_not_wait_for_a_unique_key_beside_them<F: Fixture>(harness: &Harness<F>) {
     let (queue, key) = (harness.queue(), PutOptions::new().unique("k"));
     std::thread::scope(|threads| {
-        let put = || queue.try_put(&json!("second"), &key).unwrap();
+        let put = || queue.put_with(&json!("second"), &key).unwrap();
         let second = harness
             .transaction(|conn| {
                 queue.on(conn).put_with(&json!("first"), &key)?;
@@ -140,7 +140,7 @@ fn puts_of_one_unique_key_beside_plain_ones_put_one_job<F: Fixture>(harness: &Ha
 }
 
 fn threads_that_get_at_once_share_no_job_and_lose_none<F: Fixture>(harness: &Harness<F>) {
-    let ids = harness.queue().put_many(&numbers(500)).unwrap();
+    let ids = ids(harness.queue().put_many(&numbers(500)).unwrap());
     let got = at_once(8, |thread, round| {
         let count = [1, 1, 1, 3, 7][((thread + round) % 5) as usize];
         let jobs = harness.get_many(count);
@@ -202,7 +202,7 @@ fn jobs_of_keys_that_are_got_at_once_leave_their_keys<F: Fixture>(harness: &Harn
     let got: BTreeSet<JobId> = got.into_iter().flatten().flatten().collect();
     assert_eq!(got.len() as u64, 2 * THREADS);
     let put = at_once(2, |thread, round| {
-        harness.queue().try_put(&json!("again"), &options(thread, round)).unwrap().outcome
+        harness.queue().put_with(&json!("again"), &options(thread, round)).unwrap().outcome
     });
     assert!(put.iter().flatten().all(|outcome| *outcome == PutOutcome::Added), "{put:?}");
 }

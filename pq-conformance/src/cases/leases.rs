@@ -140,14 +140,14 @@ fn a_second_verdict_is_refused<F: Fixture>(harness: &Harness<F>) {
 }
 
 fn each_job_of_a_batch_is_settled_on_its_own<F: Fixture>(harness: &Harness<F>) {
-    let ids = harness.queue().put_many(&[json!(0), json!(1), json!(2), json!(3)]).unwrap();
+    let put = harness.queue().put_many(&[json!(0), json!(1), json!(2), json!(3)]).unwrap();
     let jobs = harness.lease(4, TIMEOUT);
     harness.settle(&jobs[0], Outcome::Complete);
     harness.settle(&jobs[1], Outcome::Dead { error: "broken".to_owned() });
     harness.settle(&jobs[2], Outcome::GiveBack);
     let counts = harness.counts();
     assert_eq!((counts.ready, counts.leased, counts.dead), (1, 1, 1));
-    assert_eq!(harness.get().map(|job| job.id), Some(ids[2]));
+    assert_eq!(harness.get().map(|job| job.id), Some(put[2].id));
     harness.settle(&jobs[3], Outcome::Complete);
     assert_eq!(harness.counts().live(), 0);
 }

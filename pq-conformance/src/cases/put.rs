@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, undo};
+use crate::harness::{Harness, ids, undo};
 use pq_core::PutOptions;
 
 cases![
@@ -58,7 +58,8 @@ fn a_put_is_seen_by_its_own_transaction_and_by_nobody_else_before_the_commit<F: 
 fn ids_ascend_in_the_order_given<F: Fixture>(harness: &Harness<F>) {
     let first = harness.put(0);
     let numbers: Vec<_> = (1..=50).map(|n| json!(n)).collect();
-    let ids = harness.transaction(|conn| Ok(harness.queue().on(conn).put_many(&numbers)?)).unwrap();
+    let put = harness.transaction(|conn| Ok(harness.queue().on(conn).put_many(&numbers)?)).unwrap();
+    let ids = ids(put);
     assert!(first < ids[0] && ids.is_sorted_by(|a, b| a < b));
     let got: Vec<_> = harness.get_many(100).iter().map(|job| (job.id, job.data.clone())).collect();
     let expected: Vec<_> = std::iter::once((first, json!(0))).chain(ids.into_iter().zip(numbers)).collect();

@@ -52,7 +52,7 @@ fn any_name_can_be_put_to_waited_on_and_got_from<F: Fixture>(harness: &Harness<F
 
 fn names_that_begin_alike_are_different_queues<F: Fixture>(harness: &Harness<F>) {
     let (one, two) = (format!("{}1", "x".repeat(63)), format!("{}2", "x".repeat(63)));
-    harness.named(&one).put(&json!(1)).unwrap();
+    harness.named::<u8>(&one).put(&1).unwrap();
     assert!(harness.named::<u8>(&two).get(Wait::No).unwrap().is_none());
     assert!(harness.named::<u8>(&one.to_uppercase()).get(Wait::No).unwrap().is_none());
     assert_eq!(harness.named::<u8>(&one).get(Wait::No).unwrap().map(|job| job.data), Some(1));

@@ -56,7 +56,7 @@ fn due_is_decided_at_the_statement_and_not_at_the_transaction<F: Fixture>(harnes
             std::thread::sleep(Duration::from_millis(100));
             assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!("soon")));
             let before = queue.on(conn).put_with(&json!("late"), &PutOptions::new().schedule_at("0s"))?;
-            assert_eq!(queue.on(conn).get()?.map(|job| job.id), Some(before));
+            assert_eq!(queue.on(conn).get()?.map(|job| job.id), Some(before.id));
             Ok(())
         })
         .unwrap();

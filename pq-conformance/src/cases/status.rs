@@ -19,7 +19,7 @@ cases![
 
 fn a_worker_is_known_while_it_runs<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
-    let id = task::<F, u32>(harness).call(&0).unwrap();
+    let id = task::<F, u32>(harness).call(&0).unwrap().id;
     let worker =
         Worker::new(&harness.pq).threads(3).heartbeat_every(Some(Duration::from_millis(5))).serve(handler);
     beside::<F>(worker, |control| {

@@ -218,7 +218,7 @@ fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(harness: &
         note.push((job.id, job.attempt));
         Err::<(), _>("again")
     }) {
-        let id = task.call(&()).unwrap();
+        let id = task.call(&()).unwrap().id;
         let report = work(harness, handler);
         assert_eq!((report.failed, report.dead), (3, 1));
         let attempts: Vec<(JobId, i32)> = seen.all().into_iter().rev().take(3).rev().collect();
@@ -231,7 +231,7 @@ fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(harness: &
 fn a_retry_waits_as_long_as_its_backoff_says<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness).max_retries(1).backoff(Backoff::custom(|attempt| TIMEOUT * attempt));
     for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("again")) {
-        let id = task.call(&()).unwrap();
+        let id = task.call(&()).unwrap().id;
         assert_eq!(work(harness, handler).failed, 1);
         match harness.queue().find(id).unwrap() {
             Some(pq_core::JobStatus::Waiting { attempt: 1, schedule_at: Some(at), error: Some(error) }) => {
@@ -408,7 +408,7 @@ fn a_handler_can_put_jobs<F: Fixture>(harness: &Harness<F>) {
     let (again, other) = (task.clone(), task.clone());
     let transactional = task.transactional(move |conn: &mut Conn<F>, job| match job.data {
         0 => Ok(()),
-        n => again.call_on(conn, &(n - 1)).map(drop),
+        n => again.on(conn).call(&(n - 1)).map(drop),
     });
     let leased = task.leased(move |_, job| match job.data {
         0 => Ok(()),

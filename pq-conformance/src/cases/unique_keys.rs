@@ -34,7 +34,7 @@ fn unique(key: &str) -> PutOptions {
 }
 
 fn try_put<F: Fixture>(harness: &Harness<F>, data: impl Into<Value>, options: &PutOptions) -> Put {
-    harness.queue().on(&mut harness.connect()).try_put(&data.into(), options).unwrap()
+    harness.queue().on(&mut harness.connect()).put_with(&data.into(), options).unwrap()
 }
 
 fn kept(id: JobId) -> Put {
@@ -114,7 +114,7 @@ fn a_job_that_was_got_gives_up_its_key<F: Fixture>(harness: &Harness<F>) {
     harness
         .transaction(|conn| {
             queue.on(conn).get()?;
-            let within = queue.on(conn).try_put(&json!(3), &unique("a"))?;
+            let within = queue.on(conn).put_with(&json!(3), &unique("a"))?;
             assert_eq!(within.outcome, PutOutcome::Added, "a handler can put its own successor");
             Ok(())
         })
@@ -191,7 +191,7 @@ fn a_batch_answers_in_its_order_and_its_ids_ascend<F: Fixture>(harness: &Harness
 fn a_key_means_something_in_its_queue_alone<F: Fixture>(harness: &Harness<F>) {
     try_put(harness, 1, &unique("a"));
     let pears = harness.named::<Value>("pears");
-    assert_eq!(pears.try_put(&json!(1), &unique("a")).unwrap().outcome, PutOutcome::Added);
+    assert_eq!(pears.put_with(&json!(1), &unique("a")).unwrap().outcome, PutOutcome::Added);
 }
 
 fn a_cleared_job_gives_up_its_key<F: Fixture>(harness: &Harness<F>) {
@@ -222,7 +222,7 @@ fn thirty_two_threads_that_put_one_key_put_one_job<F: Fixture>(harness: &Harness
                 let job = harness
                     .pq
                     .store()
-                    .transaction(&mut conn, |conn| queue.on(conn).try_put(&data, &unique("a")));
+                    .transaction(&mut conn, |conn| queue.on(conn).put_with(&data, &unique("a")));
                 job.unwrap()
             })
             .collect::<Vec<Put>>()

@@ -60,7 +60,7 @@ fn a_put_wakes_a_waiter_at_the_commit_and_not_before<F: Fixture>(harness: &Harne
             .transaction(|conn| {
                 queue.on(conn).put(&json!("a"))?;
                 // Another queue's put and get have come through meanwhile.
-                let other = harness.named("pears");
+                let other = harness.named::<serde_json::Value>("pears");
                 other.put(&json!("pear"))?;
                 assert!(other.get(Wait::For(TIMEOUT))?.is_some());
                 assert_eq!(waiter.try_recv(), Err(TryRecvError::Empty));

@@ -406,7 +406,7 @@ fn a_running_job_that_is_cancelled_is_told<F: Fixture>(harness: &Harness<F>) {
         }
         Err::<(), _>("it was told")
     });
-    let id = task::<F, u32>(harness).max_retries(9).call(&1).unwrap();
+    let id = task::<F, u32>(harness).max_retries(9).call(&1).unwrap().id;
     let worker = Worker::new(&harness.pq).lease(Duration::from_millis(300)).serve(handler);
     beside::<F>(worker, |control| {
         begun.recv_timeout(TIMEOUT).unwrap();

@@ -9,8 +9,11 @@ use serde::de::DeserializeOwned;
 
 use super::Queue;
 use super::get::Decoded;
-use super::put::ids;
-use crate::{Counts, Job, JobId, Outcome, Put, PutOptions, Scan, Settlement, Store, Undecodable};
+use super::put::without_unique_key;
+use crate::{
+    Cancelled, Counts, Error, Filter, Job, JobId, JobStatus, Listed, NewJob, Outcome, Put, PutOptions, Scan,
+    Settlement, Store, Undecodable,
+};
 
 /// A queue on the caller's connection, inside whatever transaction that is in. See [`Queue::on`].
 ///
@@ -67,89 +70,128 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     pub fn give_back(&mut self, job: &Job<T>) -> Result<(), S::Error> {
         self.queue.store().give_back(self.conn, &job.raw)
     }
+
+    /// Lists the jobs of the queue that the filter matches, as [`Queue::list`] does, in this transaction.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn list(&mut self, filter: &Filter, count: usize) -> Result<Vec<Listed>, S::Error> {
+        let filter = Filter { queue: Some(self.queue.name.clone()), ..filter.clone() };
+        self.queue.store().list(self.conn, &filter, count)
+    }
+
+    /// Finds a job by its id, as [`Queue::find`] does, in this transaction.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn find(&mut self, id: JobId) -> Result<Option<JobStatus>, S::Error> {
+        self.queue.store().find(self.conn, &self.queue.name, id)
+    }
+
+    /// Cancels a job, as [`Queue::cancel`] does, in this transaction.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn cancel(&mut self, id: JobId) -> Result<Cancelled, S::Error> {
+        self.queue.store().cancel(self.conn, &self.queue.name, id)
+    }
+
+    /// Enqueues one encoded job.
+    pub(crate) fn put_one(&mut self, job: &NewJob) -> Result<Put, S::Error> {
+        Ok(self.put_jobs(std::slice::from_ref(job))?[0])
+    }
+
+    /// Enqueues encoded jobs.
+    pub(crate) fn put_jobs(&mut self, jobs: &[NewJob]) -> Result<Vec<Put>, S::Error> {
+        let name = &self.queue.name;
+        let _span = tracing::debug_span!("pq.put", queue = %name, jobs = jobs.len()).entered();
+        self.queue.store().put(self.conn, name, jobs)
+    }
+
+    /// Streams encoded jobs. Refuses unique keys, since no job's outcome is returned.
+    pub(crate) fn put_all_jobs(
+        &mut self,
+        jobs: &mut dyn Iterator<Item = Result<NewJob, Error>>,
+    ) -> Result<u64, S::Error> {
+        let name = &self.queue.name;
+        let _span = tracing::debug_span!("pq.put_all", queue = %name).entered();
+        self.queue.store().put_all(self.conn, name, &mut jobs.map(without_unique_key))
+    }
 }
 
 impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
-    /// Adds a job with this transaction and gives its id.
+    /// Enqueues a job in this transaction, as [`Queue::put`] does. Others see it when the transaction commits.
     ///
     /// # Errors
     ///
-    /// As [`Queue::put`]. A refusal by the core leaves the transaction as it was.
-    pub fn put(&mut self, data: &T) -> Result<JobId, S::Error> {
+    /// As [`Queue::put`]. If the payload is refused, the transaction can go on.
+    pub fn put<Q: Serialize + ?Sized>(&mut self, data: &Q) -> Result<Put, S::Error>
+    where
+        T: Borrow<Q>,
+    {
         self.put_with(data, &PutOptions::new())
     }
 
-    /// Adds a job with these options, with this transaction.
+    /// Enqueues a job with options in this transaction, as [`Queue::put_with`] does.
     ///
     /// # Errors
     ///
     /// As [`Queue::put_with`].
-    pub fn put_with(&mut self, data: &T, options: &PutOptions) -> Result<JobId, S::Error> {
-        Ok(self.try_put(data, options)?.id)
-    }
-
-    /// As [`BoundQueue::put_with`], and says what was done: with a unique key the job may be there already.
-    ///
-    /// # Errors
-    ///
-    /// As [`Queue::put_with`].
-    pub fn try_put(&mut self, data: &T, options: &PutOptions) -> Result<Put, S::Error> {
+    pub fn put_with<Q: Serialize + ?Sized>(&mut self, data: &Q, options: &PutOptions) -> Result<Put, S::Error>
+    where
+        T: Borrow<Q>,
+    {
         let job = self.queue.encode(data, options)?;
-        let put = self.queue.put_on(self.conn, std::slice::from_ref(&job))?;
-        Ok(put[0])
+        self.put_one(&job)
     }
 
-    /// Adds many jobs at once, with this transaction, and gives their ids in the same order.
+    /// Enqueues many jobs in this transaction, as [`Queue::put_many`] does.
     ///
     /// # Errors
     ///
     /// As [`Queue::put_many`].
-    pub fn put_many<'t>(&mut self, data: impl IntoIterator<Item = &'t T>) -> Result<Vec<JobId>, S::Error>
-    where
-        T: 't,
-    {
-        let jobs = self.queue.encode_all(data)?;
-        Ok(ids(self.queue.put_on(self.conn, &jobs)?))
+    pub fn put_many(&mut self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<Vec<Put>, S::Error> {
+        let jobs: Result<Vec<_>, _> = self.queue.encode_each(data).collect();
+        self.put_jobs(&jobs?)
     }
 
-    /// Adds many jobs at once, each with options of its own, with this transaction.
+    /// Enqueues many jobs, each with its own options, in this transaction.
     ///
     /// # Errors
     ///
     /// As [`Queue::put_many_with`].
-    pub fn put_many_with<'t>(
+    pub fn put_many_with(
         &mut self,
-        jobs: impl IntoIterator<Item = (&'t T, &'t PutOptions)>,
-    ) -> Result<Vec<Put>, S::Error>
-    where
-        T: 't,
-    {
-        let jobs = self.queue.encode_all_with(jobs)?;
-        self.queue.put_on(self.conn, &jobs)
+        jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
+    ) -> Result<Vec<Put>, S::Error> {
+        let jobs: Result<Vec<_>, _> = self.queue.encode_each_with(jobs).collect();
+        self.put_jobs(&jobs?)
     }
 
-    /// Adds all jobs that an iterator gives, with this transaction, and says how many there were. Where one of them
-    /// cannot be put the transaction is as it was.
+    /// Enqueues all jobs of an iterator in this transaction, as [`Queue::put_all`] does.
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_all`].
+    /// As [`Queue::put_all`]. The transaction is then as it was before the call.
     pub fn put_all(&mut self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<u64, S::Error> {
         let queue = self.queue;
-        queue.store().put_all(self.conn, &queue.name, &mut queue.encode_each(data))
+        self.put_all_jobs(&mut queue.encode_each(data))
     }
 
-    /// Adds all jobs that an iterator gives, each with options of its own, with this transaction.
+    /// Enqueues all jobs of an iterator, each with its own options, in this transaction.
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_all_with`].
+    /// As [`Queue::put_all_with`]. The transaction is then as it was before the call.
     pub fn put_all_with(
         &mut self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> Result<u64, S::Error> {
         let queue = self.queue;
-        queue.store().put_all(self.conn, &queue.name, &mut queue.encode_each_with(jobs))
+        self.put_all_jobs(&mut queue.encode_each_with(jobs))
     }
 
     /// Replaces the payload of a job that this transaction holds, with the transaction: if the job

@@ -154,6 +154,19 @@ impl<S: Store, T> Queue<S, T> {
     }
 }
 
+impl<S: Store, T> Queue<S, T> {
+    /// Lists the jobs of the queue that the filter matches, in order of their ids: at most `count`.
+    ///
+    /// The filter's own queue is ignored. [`Pq::list`] lists the jobs of all queues.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<Listed>, S::Error> {
+        self.store().with_connection(|conn| self.on(conn).list(filter, count))
+    }
+}
+
 impl<S: Store, T: Serialize> Queue<S, T> {
     /// A periodic job of this queue, to be set by [`Pq::set_cron`].
     ///
@@ -173,6 +186,6 @@ impl<S: Store, A: Serialize> Task<S, A> {
     /// As [`Queue::cron`].
     pub fn cron(&self, name: &str, expression: &str, arguments: &A) -> Result<Cron, Error> {
         let job = self.periodic(arguments)?;
-        Ok(Cron::new(name, expression, self.queue_name(), job.payload)?.priority(job.priority))
+        Ok(Cron::new(name, expression, self.queue().name(), job.payload)?.priority(job.priority))
     }
 }

@@ -1,5 +1,6 @@
 //! Tasks: names for work, with typed arguments.
 
+mod call;
 mod envelope;
 mod handler;
 mod options;
@@ -7,14 +8,13 @@ mod options;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
+pub use self::call::BoundTask;
 pub use self::envelope::Trace;
 pub(crate) use self::envelope::{Envelope, written};
 pub use self::handler::{Failure, Handler};
 pub(crate) use self::handler::{HandlerResult, Incoming, Policy, Run, after_failure, retry_or_dead};
 pub use self::options::CallOptions;
-use crate::{Backoff, Error, JobId, NewJob, Payload, Put, Queue, QueueName, Store};
+use crate::{Backoff, Queue, Store};
 
 /// A task: a name, a type for its arguments, and the options of its calls. Calling it puts a job; a
 /// [`crate::Worker`] that serves the task's [`Handler`] works it.
@@ -81,10 +81,6 @@ impl<S: Store, A> Task<S, A> {
         &self.name
     }
 
-    pub(crate) fn queue_name(&self) -> &QueueName {
-        self.queue.name()
-    }
-
     /// What holds for every call that does not say otherwise.
     #[must_use]
     pub fn with_defaults(mut self, defaults: CallOptions) -> Self {
@@ -127,105 +123,5 @@ impl<S: Store, A> Task<S, A> {
     pub fn serialize_by(mut self, key: impl Fn(&A) -> String + Send + Sync + 'static) -> Self {
         self.key = Some(Arc::new(key));
         self
-    }
-}
-
-impl<S: Store, A: Serialize> Task<S, A> {
-    /// Puts a job that calls the task, committed when this returns, and gives its id.
-    ///
-    /// # Errors
-    ///
-    /// As [`Queue::put`].
-    pub fn call(&self, arguments: &A) -> Result<JobId, S::Error> {
-        Ok(self.call_with(arguments, &CallOptions::new())?.id)
-    }
-
-    /// Calls with options in place of the task's own.
-    ///
-    /// # Errors
-    ///
-    /// As [`Queue::put_with`].
-    pub fn call_with(&self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
-        let job = self.job(arguments, options)?;
-        Ok(self.queue.put_now(std::slice::from_ref(&job))?[0])
-    }
-
-    /// Calls many times at once, all or none, and answers in the same order.
-    ///
-    /// # Errors
-    ///
-    /// As [`Queue::put_many`]; nothing was put then.
-    pub fn call_many<'a>(&self, arguments: impl IntoIterator<Item = &'a A>) -> Result<Vec<Put>, S::Error>
-    where
-        A: 'a,
-    {
-        let options = CallOptions::new();
-        let jobs: Result<Vec<NewJob>, Error> =
-            arguments.into_iter().map(|arguments| self.job(arguments, &options)).collect();
-        self.queue.put_now(&jobs?)
-    }
-
-    /// Calls on this connection, with whatever transaction it is in, and gives the job's id.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::BoundQueue::put`].
-    pub fn call_on(&self, conn: &mut S::Conn, arguments: &A) -> Result<JobId, S::Error> {
-        Ok(self.call_on_with(conn, arguments, &CallOptions::new())?.id)
-    }
-
-    /// Calls on this connection with options in place of the task's own.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::BoundQueue::put_with`].
-    pub fn call_on_with(
-        &self,
-        conn: &mut S::Conn,
-        arguments: &A,
-        options: &CallOptions,
-    ) -> Result<Put, S::Error> {
-        let job = self.job(arguments, options)?;
-        Ok(self.queue.put_on(conn, std::slice::from_ref(&job))?[0])
-    }
-
-    /// A call that is put again and again, whatever trace whoever says so is in.
-    pub(crate) fn periodic(&self, arguments: &A) -> Result<NewJob, Error> {
-        self.job(arguments, &CallOptions::new())
-    }
-
-    fn job(&self, arguments: &A, options: &CallOptions) -> Result<NewJob, Error> {
-        let json = serde_json::to_string(arguments)
-            .map_err(|found| Error::Encode(crate::CodecError::new(found.to_string())))?;
-        let options = options.or(&self.defaults);
-        let backoff = options.backoff.as_ref();
-        let first = backoff.unwrap_or(&self.policy.backoff).delay(1, JobId(0));
-        let max_retries = options.max_retries.unwrap_or(self.policy.max_retries);
-        let mut envelope = Envelope::new(&self.name, &json, max_retries, first)?;
-        let wire = match backoff {
-            Some(backoff) => backoff.to_wire().ok_or_else(|| {
-                Error::InvalidSetting(
-                    "a backoff of your own function cannot travel with a call; set it at the task".to_owned(),
-                )
-            })?,
-            None => "\"task\"".to_owned(),
-        };
-        envelope.set_backoff(wire)?;
-        if let Some(timeout) = options.timeout {
-            envelope.put("timeout", &written(timeout))?;
-        }
-        if let Some(lease) = options.lease {
-            envelope.put("lease", &written(lease))?;
-        }
-        let trace = self.queue.trace();
-        if !trace.is_empty() {
-            envelope.put("trace", &trace)?;
-        }
-        let payload: Payload = self.queue.encode_json(envelope.to_json()?)?;
-        let mut job = options.put.job(payload)?;
-        if let (None, Some(key)) = (&job.serialization_key, &self.key) {
-            job.serialization_key = Some(crate::Key::new(key(arguments))?);
-        }
-        Ok(job)
     }
 }

@@ -81,7 +81,7 @@ fn noted(database: &Database, what: &str) -> Result<i64, Box<dyn StdError>> {
 fn puts_that_wait_share_a_statement() -> TestResult {
     let (database, pq, queue) = scene()?;
     let waiting = || pq.store().group_puts.queued(queue.name());
-    let put = |n| queue.put(&json!(n)).map(|id| (id, json!(n)));
+    let put = |n| queue.put(&json!(n)).map(|put| (put.id, json!(n)));
     let put = behind_a_lock(&database, waiting, put, |_, _| Ok(()))?;
     let mut put = put.into_iter().collect::<Result<Vec<_>, _>>()?;
     put.sort_by_key(|(id, _)| *id);
@@ -98,7 +98,7 @@ fn puts_that_wait_share_a_statement() -> TestResult {
 fn gets_that_wait_share_statements() -> TestResult {
     let (database, pq, queue) = scene()?;
     let numbers: Vec<Value> = (0..THREADS).map(|n| json!(n)).collect();
-    let ids = queue.put_many(&numbers)?;
+    let ids: Vec<_> = queue.put_many(&numbers)?.into_iter().map(|put| put.id).collect();
     let waiting = || pq.store().group_takes.queued(queue.name());
     let got = behind_a_lock(&database, waiting, |_| queue.get(Wait::No), |_, _| Ok(()))?;
     let got = got.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -123,7 +123,7 @@ fn a_job_that_the_database_refuses_spoils_none_beside_it() -> TestResult {
     let mut there: Vec<_> =
         queue.get_many(100, Wait::No)?.into_iter().map(|job| (job.id, job.data)).collect();
     there.sort_by_key(|(id, _)| *id);
-    let mut put: Vec<_> = put.into_iter().filter_map(|(n, put)| put.ok().map(|id| (id, json!(n)))).collect();
+    let mut put: Vec<_> = put.into_iter().filter_map(|(n, put)| put.ok().map(|put| (put.id, json!(n)))).collect();
     put.sort_by_key(|(id, _)| *id);
     assert_eq!(there, put);
     Ok(())

@@ -161,7 +161,7 @@ pub(crate) fn run() -> Outcome {
     if role == "put" {
         let task = work_task(&pq)?;
         pq.transaction(|conn| {
-            task.call_on(conn, &Step::Nothing)?;
+            task.on(conn).call(&Step::Nothing)?;
             effect(conn, 0, 0)?;
             die();
             Ok::<_, pq_diesel::Error>(())

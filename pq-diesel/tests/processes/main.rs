@@ -139,7 +139,7 @@ fn a_put_whose_process_is_killed_before_its_commit_never_was() -> Outcome {
 #[test]
 fn a_job_that_aborts_its_process_each_time_is_begun_as_often_as_it_may() -> Outcome {
     let (database, pq) = scene()?;
-    let id = work_task(&pq)?.max_retries(2).backoff(Backoff::fixed(Duration::ZERO)).call(&Step::Done)?;
+    let id = work_task(&pq)?.max_retries(2).backoff(Backoff::fixed(Duration::ZERO)).call(&Step::Done)?.id;
     let queue = pq.queue::<()>("work")?;
     let mut killed = 0;
     while queue.counts()?.dead == 0 {
@@ -167,7 +167,7 @@ fn a_job_that_aborts_its_process_each_time_is_begun_as_often_as_it_may() -> Outc
 #[test]
 fn the_late_verdict_of_a_worker_that_slept_past_its_lease_is_refused() -> Outcome {
     let (database, pq) = scene()?;
-    let id = work_task(&pq)?.call(&Step::Wait)?;
+    let id = work_task(&pq)?.call(&Step::Wait)?.id;
     let mut child = Child::spawn(&database, false)?;
     let mut conn = database.connect()?;
     until(&mut conn, "SELECT count(*) FROM effect WHERE attempt = 1")?;

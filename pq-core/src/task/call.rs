@@ -1,0 +1,184 @@
+//! Calls of tasks: enqueueing a job that names the task and carries its arguments.
+
+use std::borrow::Borrow;
+
+use serde::Serialize;
+
+use super::{Envelope, Task, written};
+use crate::{
+    BoundQueue, CallOptions, Cancelled, CodecError, Error, JobId, JobStatus, Key, NewJob, Payload, Put,
+    Queue, Store,
+};
+
+/// A task on the caller's connection, inside whatever transaction that is in. See [`Task::on`].
+pub struct BoundTask<'a, S: Store, A> {
+    task: &'a Task<S, A>,
+    queue: BoundQueue<'a, S, ()>,
+}
+
+impl<S: Store, A> Task<S, A> {
+    /// Returns the queue that holds the task's jobs.
+    #[must_use]
+    pub fn queue(&self) -> &Queue<S, ()> {
+        &self.queue
+    }
+
+    /// Binds the task to a connection: its calls are part of the transaction that the connection is in.
+    ///
+    /// They commit or roll back with the caller's own writes. See [`Queue::on`].
+    pub fn on<'a>(&'a self, conn: &'a mut S::Conn) -> BoundTask<'a, S, A> {
+        BoundTask { task: self, queue: self.queue.on(conn) }
+    }
+}
+
+impl<S: Store, A: Serialize> Task<S, A> {
+    /// Enqueues a job that calls the task, as [`Queue::put`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put`].
+    pub fn call(&self, arguments: &A) -> Result<Put, S::Error> {
+        self.call_with(arguments, &CallOptions::new())
+    }
+
+    /// Enqueues a call whose options take precedence over the task's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_with`], and [`Error::InvalidSetting`] for a backoff that is a function: it cannot be stored
+    /// with the call.
+    pub fn call_with(&self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
+        self.queue.put_one(&self.job(arguments, options)?)
+    }
+
+    /// Enqueues many calls in one round trip, all or none, and returns their ids in the same order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_many`]; no job was added then.
+    pub fn call_many(&self, arguments: impl IntoIterator<Item = impl Borrow<A>>) -> Result<Vec<Put>, S::Error> {
+        let jobs: Result<Vec<_>, _> = self.jobs(arguments).collect();
+        self.queue.put_now(&jobs?)
+    }
+
+    /// Enqueues a call for each item of an iterator, all or none, and returns their number.
+    ///
+    /// The calls are streamed to the store, as by [`Queue::put_all`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::put_all_with`]; no job was added then.
+    pub fn call_all(&self, arguments: impl IntoIterator<Item = impl Borrow<A>>) -> Result<u64, S::Error> {
+        self.queue.put_all_now(&mut self.jobs(arguments))
+    }
+
+    /// Returns the job of a periodic call. It carries no trace context, since many calls come of it.
+    pub(crate) fn periodic(&self, arguments: &A) -> Result<NewJob, Error> {
+        self.job(arguments, &CallOptions::new())
+    }
+
+    fn jobs(
+        &self,
+        arguments: impl IntoIterator<Item = impl Borrow<A>>,
+    ) -> impl Iterator<Item = Result<NewJob, Error>> {
+        arguments.into_iter().map(|arguments| self.job(arguments.borrow(), &CallOptions::new()))
+    }
+
+    fn job(&self, arguments: &A, options: &CallOptions) -> Result<NewJob, Error> {
+        let json = serde_json::to_string(arguments)
+            .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
+        let options = options.or(&self.defaults);
+        let backoff = options.backoff.as_ref();
+        let first = backoff.unwrap_or(&self.policy.backoff).delay(1, JobId(0));
+        let max_retries = options.max_retries.unwrap_or(self.policy.max_retries);
+        let mut envelope = Envelope::new(&self.name, &json, max_retries, first)?;
+        let wire = match backoff {
+            Some(backoff) => backoff.to_wire().ok_or_else(|| {
+                Error::InvalidSetting(
+                    "cannot store a backoff function with a call; set the function on the task".to_owned(),
+                )
+            })?,
+            None => "\"task\"".to_owned(),
+        };
+        envelope.set_backoff(wire)?;
+        if let Some(timeout) = options.timeout {
+            envelope.put("timeout", &written(timeout))?;
+        }
+        if let Some(lease) = options.lease {
+            envelope.put("lease", &written(lease))?;
+        }
+        let trace = self.queue.trace();
+        if !trace.is_empty() {
+            envelope.put("trace", &trace)?;
+        }
+        let payload: Payload = self.queue.encode_json(envelope.to_json()?)?;
+        let mut job = options.put.job(payload)?;
+        if let (None, Some(key)) = (&job.serialization_key, &self.key) {
+            job.serialization_key = Some(Key::new(key(arguments))?);
+        }
+        Ok(job)
+    }
+}
+
+impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
+    /// Enqueues a call in this transaction, as [`Task::call`] does. Others see it when the transaction commits.
+    ///
+    /// # Errors
+    ///
+    /// As [`BoundQueue::put`].
+    pub fn call(&mut self, arguments: &A) -> Result<Put, S::Error> {
+        self.call_with(arguments, &CallOptions::new())
+    }
+
+    /// Enqueues a call with options in this transaction, as [`Task::call_with`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::call_with`].
+    pub fn call_with(&mut self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
+        let job = self.task.job(arguments, options)?;
+        self.queue.put_one(&job)
+    }
+
+    /// Enqueues many calls in this transaction, as [`Task::call_many`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::call_many`].
+    pub fn call_many(
+        &mut self,
+        arguments: impl IntoIterator<Item = impl Borrow<A>>,
+    ) -> Result<Vec<Put>, S::Error> {
+        let jobs: Result<Vec<_>, _> = self.task.jobs(arguments).collect();
+        self.queue.put_jobs(&jobs?)
+    }
+
+    /// Enqueues a call for each item of an iterator in this transaction, as [`Task::call_all`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Task::call_all`]. The transaction is then as it was before the call.
+    pub fn call_all(&mut self, arguments: impl IntoIterator<Item = impl Borrow<A>>) -> Result<u64, S::Error> {
+        self.queue.put_all_jobs(&mut self.task.jobs(arguments))
+    }
+}
+
+impl<S: Store, A> BoundTask<'_, S, A> {
+    /// Finds a job of the task's queue by its id, in this transaction.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn find(&mut self, id: JobId) -> Result<Option<JobStatus>, S::Error> {
+        self.queue.find(id)
+    }
+
+    /// Cancels a job of the task's queue, as [`Queue::cancel`] does, in this transaction.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn cancel(&mut self, id: JobId) -> Result<Cancelled, S::Error> {
+        self.queue.cancel(id)
+    }
+}
