@@ -7,8 +7,8 @@ use std::thread::Scope;
 use std::time::Duration;
 
 use pq_core::{
-    Counts, Ended, EndedAs, Job, JobId, MaintenanceReport, Outcome, Pq, Put, PutOptions, Queue, Retention, Store,
-    StoreError, Wait,
+    Counts, Ended, EndedAs, Job, JobId, MaintenanceReport, Outcome, Pq, Put, PutOptions, Queue, Retention,
+    Store, StoreError, Wait,
 };
 use serde_json::Value;
 

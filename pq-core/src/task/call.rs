@@ -56,7 +56,10 @@ impl<S: Store, A: Serialize> Task<S, A> {
     /// # Errors
     ///
     /// As [`Queue::put_many`]; no job was added then.
-    pub fn call_many(&self, arguments: impl IntoIterator<Item = impl Borrow<A>>) -> Result<Vec<Put>, S::Error> {
+    pub fn call_many(
+        &self,
+        arguments: impl IntoIterator<Item = impl Borrow<A>>,
+    ) -> Result<Vec<Put>, S::Error> {
         let jobs: Result<Vec<_>, _> = self.jobs(arguments).collect();
         self.queue.put_now(&jobs?)
     }

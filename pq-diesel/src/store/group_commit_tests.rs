@@ -123,7 +123,8 @@ fn a_job_that_the_database_refuses_spoils_none_beside_it() -> TestResult {
     let mut there: Vec<_> =
         queue.get_many(100, Wait::No)?.into_iter().map(|job| (job.id, job.data)).collect();
     there.sort_by_key(|(id, _)| *id);
-    let mut put: Vec<_> = put.into_iter().filter_map(|(n, put)| put.ok().map(|put| (put.id, json!(n)))).collect();
+    let mut put: Vec<_> =
+        put.into_iter().filter_map(|(n, put)| put.ok().map(|put| (put.id, json!(n)))).collect();
     put.sort_by_key(|(id, _)| *id);
     assert_eq!(there, put);
     Ok(())
