@@ -8,7 +8,7 @@ use diesel::{Connection, PgConnection};
 
 use crate::Error;
 use crate::conninfo::ConnInfo;
-use crate::presence::{Presence, Present};
+use crate::shutdown_guard::{Guarded, ShutdownGuard};
 
 /// Where a handle's own connections come from.
 pub(crate) enum Pool {
@@ -23,29 +23,33 @@ pub(crate) struct Own {
     pool: Option<r2d2::Pool<Manager>>,
     conninfo: ConnInfo,
     /// Threads of r2d2 that connect, and connections.
-    present: Present,
+    shutdown_guard: ShutdownGuard,
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
         drop(self.pool.take());
-        self.present.wait_for_all_to_leave();
+        self.shutdown_guard.wait();
     }
 }
 
 impl Pool {
     /// A pool of up to `size` connections, none of which is opened yet.
     pub(crate) fn new(conninfo: ConnInfo, size: u32, timeout: Duration, prepare: bool) -> Self {
-        let present = Present::default();
-        let manager =
-            Manager { conninfo: conninfo.clone(), prepare, _here: present.enter(), present: present.clone() };
+        let shutdown_guard = ShutdownGuard::default();
+        let manager = Manager {
+            conninfo: conninfo.clone(),
+            prepare,
+            _guarded: shutdown_guard.enter(),
+            shutdown_guard: shutdown_guard.clone(),
+        };
         let pool = r2d2::Pool::builder()
             .max_size(size)
             .min_idle(Some(0))
             .connection_timeout(timeout)
             .error_handler(Box::new(Quiet))
             .build_unchecked(manager);
-        Self::Own(Own { pool: Some(pool), conninfo, present })
+        Self::Own(Own { pool: Some(pool), conninfo, shutdown_guard })
     }
 
     /// Lends a connection. One that comes back inside a transaction, or broken, is closed.
@@ -81,9 +85,9 @@ impl Pool {
 pub(crate) struct Manager {
     conninfo: ConnInfo,
     prepare: bool,
-    present: Present,
+    shutdown_guard: ShutdownGuard,
     /// Whoever connects has a share in the manager.
-    _here: Presence,
+    _guarded: Guarded,
 }
 
 /// A connection of the pool. It is closed before it counts as gone.
@@ -91,7 +95,7 @@ pub(crate) struct Lent {
     conn: PgConnection,
     /// When it was last known to live: none after work that failed, which may have been for want of it.
     answered: Option<Instant>,
-    _here: Presence,
+    _guarded: Guarded,
 }
 
 /// A connection that was used within this time, and well, is lent without asking the server first, which
@@ -109,7 +113,7 @@ impl r2d2::ManageConnection for Manager {
         if !self.prepare {
             conn.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
-        Ok(Lent { conn, answered: Some(Instant::now()), _here: self.present.enter() })
+        Ok(Lent { conn, answered: Some(Instant::now()), _guarded: self.shutdown_guard.enter() })
     }
 
     fn is_valid(&self, lent: &mut Lent) -> Result<(), Self::Error> {

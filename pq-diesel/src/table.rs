@@ -44,7 +44,7 @@ impl Ident {
         Self(format!("{head}{tail}"))
     }
 
-    /// A channel's name as it was given by [`channel`] or [`told_on`].
+    /// A channel's name as it was given by [`channel`] or [`notified_channels`].
     pub(crate) fn of_channel(name: &str) -> Self {
         Self(name.to_owned())
     }
@@ -168,7 +168,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The channel on which puts to a queue are told, as the identifier that LISTEN takes.
+/// Returns the channel on which puts to a queue are notified, as the identifier that LISTEN takes.
 pub(crate) fn channel(queue: &str) -> Ident {
     if queue.len() > MAX_IDENTIFIER_BYTES {
         Ident(format!("pq_{}", md5_hex(queue)))
@@ -177,10 +177,10 @@ pub(crate) fn channel(queue: &str) -> Ident {
     }
 }
 
-/// All channels on which a put to a queue is told: [`channel`], and the one on which Python's pq waits
-/// where it differs, because it counts characters where PostgreSQL counts bytes. The trigger of the
-/// table does the same.
-pub(crate) fn told_on(queue: &str) -> Vec<Ident> {
+/// Returns all channels on which a put to a queue is notified: [`channel`], and the one on which Python's pq
+/// listens if it differs, because Python counts characters and PostgreSQL counts bytes. The table's trigger
+/// notifies the same channels.
+pub(crate) fn notified_channels(queue: &str) -> Vec<Ident> {
     let mut channels = vec![channel(queue)];
     if queue.len() > MAX_IDENTIFIER_BYTES && queue.chars().count() <= MAX_IDENTIFIER_BYTES {
         channels.push(Ident(cut(queue, MAX_IDENTIFIER_BYTES).to_owned()));

@@ -1,78 +1,82 @@
-//! When a listener tells of the puts of many, in their place.
+//! Decides when a listener notifies on behalf of a channel's writers.
 //!
-//! PostgreSQL commits one transaction at a time of those that have notified (`PreCommit_Notify` in its `async.c` takes
-//! a lock for the whole database, and it is kept until the log has been synced). So sixteen writers that tell of their
-//! puts commit one after the other, each with a sync of its own, where as many that do not share one.
+//! PostgreSQL takes a database-wide lock to commit a transaction that issued NOTIFY (`PreCommit_Notify` in its
+//! `async.c`), and holds it until the WAL is synced. Sixteen writers that notify therefore commit one after the other
+//! with a sync each, while sixteen writers that do not notify share a sync.
 //!
-//! Where a channel is loud, which is that several sessions tell on it often, one of those who listen takes an advisory
-//! lock that stands for telling on it. While somebody has that lock the table's trigger tells nobody, and whoever has it
-//! tells every [`TICK`], with nothing to sync, all who listen, whether they know of this or not. It ends with the
-//! session, and what was not told then is found by polling, as anything of which nobody is told.
+//! A channel is contended if several sessions notify it often. One of the listeners then acquires the channel's
+//! notifier lock, an advisory lock. While it is taken, the table's trigger does not notify. The listener notifies
+//! instead, every [`TICK`] and without a sync, so every session that listens is woken as before. The lock ends with the
+//! listener's session. Waiters find jobs that were put between the session's end and the next notification by polling.
 //!
-//! Whoever puts without telling has, until its transaction ends, a share of a second lock, that of putting. So the one
-//! who tells learns when hardly anybody is in the middle of that any more, and gives the first lock back; and it goes
-//! on telling until all have ended that did not tell. That the second lock is always taken may also be
-//! one long transaction. So a term has an end in any case, and another follows where the writers are as loud
-//! as before.
+//! A writer that does not notify holds a share of a second lock until its transaction ends: the channel's
+//! in-flight-writers lock. Two decisions depend on it:
+//!
+//! * If the lock is free most of the time, the channel is no longer contended and the notifier lock is released.
+//! * After the release the listener goes on notifying until every writer that did not notify has ended.
+//!
+//! One long transaction can hold the in-flight-writers lock all the time. Therefore a lease of the notifier lock has a
+//! term. If the writers are still contended at its end, another lease follows.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// What is told with these notifications. Those of the trigger say nothing.
+/// The payload of coalesced notifications. The trigger's payload is empty.
 pub(super) const PAYLOAD: &str = "coalesced";
 
-/// How often a channel is told on that is told on for others.
+/// The interval of coalesced notifications.
 pub(super) const TICK: Duration = Duration::from_millis(4);
 
-/// A channel is loud where it is told on as often in this time by as many sessions. One handle's writers share
-/// their commits, so a few sessions are no crowd, however much they tell.
-const WINDOW: Duration = Duration::from_millis(100);
-const LOUD: usize = 16;
-const CROWD: usize = 4;
+/// A channel is contended if it receives this many notifications from this many sessions within the window. The writers
+/// of one handle share their commits, so a few sessions do not slow each other, however often they notify.
+const CONTENTION_WINDOW: Duration = Duration::from_millis(100);
+const CONTENDED_NOTIFICATIONS: usize = 16;
+const MIN_SESSIONS: usize = 4;
 
-/// For how long the lock is taken at first, and at most: each term that follows another is four times as long.
+/// The term of the first lease, and the longest one. Each consecutive lease is four times as long as the one before.
 const FIRST_TERM: Duration = Duration::from_secs(4);
-const LAST_TERM: Duration = Duration::from_secs(64);
+const MAX_TERM: Duration = Duration::from_secs(64);
 
-/// Terms that are no further apart follow one another.
-const APART: Duration = Duration::from_secs(1);
+/// The longest time between two consecutive leases.
+const MAX_GAP: Duration = Duration::from_secs(1);
 
-/// A term ends where in so many ticks the lock of putting was mostly free, and for so long nobody else begins one. The
-/// same where somebody else has the lock.
-const TICKS: u32 = 125;
-const REST: Duration = Duration::from_secs(2);
+/// A lease ends early if the in-flight-writers lock was free in three quarters of this many ticks. No lease starts
+/// during the cooldown after that, nor after the notifier lock was found taken.
+const TICKS_PER_CHECK: u32 = 125;
+const COOLDOWN: Duration = Duration::from_secs(2);
 
-/// For how long at least a channel is told on after a term: a put that has found the lock taken takes its share of the
-/// other a moment later.
-const AFTER: Duration = Duration::from_millis(500);
+/// How long the listener goes on notifying after a lease at least. A writer that found the notifier lock taken acquires
+/// its share of the other lock a moment later, so that lock alone does not prove that no writer is left.
+const MIN_DRAIN: Duration = Duration::from_millis(500);
 
-/// The longest pause between two notifications after a term.
-const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// The longest interval between two notifications after a lease.
+const MAX_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is to be done about a channel.
+/// What the session must do for a channel.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Act {
-    /// Take the lock, if nobody has it, and say so by [`Coalescing::claimed`].
-    Claim,
-    /// Tell everybody who listens, and say by [`Coalescing::told`] whether the lock of putting was free before.
-    Tell,
-    /// Give the lock back.
-    GiveBack,
+pub(super) enum Action {
+    /// Try to acquire the notifier lock, then call [`Coalescing::lock_attempted`].
+    AcquireLock,
+    /// Notify all listeners, then call [`Coalescing::notified`].
+    Notify,
+    /// Release the notifier lock.
+    ReleaseLock,
 }
 
-/// One channel's notifications.
+/// The state of one channel.
 #[derive(Debug)]
 pub(super) struct Coalescing {
-    window: Instant,
-    heard: usize,
+    window_start: Instant,
+    notifications: usize,
     senders: BTreeSet<i32>,
-    not_before: Instant,
+    /// No lease starts before.
+    cooldown_until: Instant,
     term: Duration,
-    /// The end of the term, while there is one.
-    until: Option<Instant>,
-    given_back: Option<Instant>,
-    tell_at: Option<Instant>,
-    pause: Duration,
+    /// The end of the lease, while there is one.
+    lease_until: Option<Instant>,
+    released_at: Option<Instant>,
+    notify_at: Option<Instant>,
+    interval: Duration,
     ticks: u32,
     idle_ticks: u32,
 }
@@ -80,89 +84,90 @@ pub(super) struct Coalescing {
 impl Coalescing {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            window: now,
-            heard: 0,
+            window_start: now,
+            notifications: 0,
             senders: BTreeSet::new(),
-            not_before: now,
+            cooldown_until: now,
             term: FIRST_TERM,
-            until: None,
-            given_back: None,
-            tell_at: None,
-            pause: TICK,
+            lease_until: None,
+            released_at: None,
+            notify_at: None,
+            interval: TICK,
             ticks: 0,
             idle_ticks: 0,
         }
     }
 
-    /// A writer has told of a put by itself.
-    pub(super) fn heard(&mut self, sender: i32, now: Instant) {
-        if now.saturating_duration_since(self.window) > WINDOW {
-            self.listen_anew(now);
+    /// Records a notification that a writer sent for itself.
+    pub(super) fn record_notification(&mut self, sender: i32, now: Instant) {
+        if now.saturating_duration_since(self.window_start) > CONTENTION_WINDOW {
+            self.reset_window(now);
         }
-        self.heard += 1;
+        self.notifications += 1;
         self.senders.insert(sender);
     }
 
-    /// What is due now; to be asked again until it is nothing.
-    pub(super) fn act(&mut self, now: Instant) -> Option<Act> {
-        if self.until.is_some_and(|until| until <= now) {
-            (self.until, self.given_back) = (None, Some(now));
-            self.listen_anew(now);
-            return Some(Act::GiveBack);
+    /// Returns an action that is due. The session calls it until it returns `None`.
+    pub(super) fn next_action(&mut self, now: Instant) -> Option<Action> {
+        if self.lease_until.is_some_and(|until| until <= now) {
+            (self.lease_until, self.released_at) = (None, Some(now));
+            self.reset_window(now);
+            return Some(Action::ReleaseLock);
         }
-        let is_loud = self.heard >= LOUD && self.senders.len() >= CROWD;
-        if is_loud && self.until.is_none() && self.not_before <= now {
-            return Some(Act::Claim);
+        let contended = self.notifications >= CONTENDED_NOTIFICATIONS && self.senders.len() >= MIN_SESSIONS;
+        if contended && self.lease_until.is_none() && self.cooldown_until <= now {
+            return Some(Action::AcquireLock);
         }
-        (self.tell_at? <= now).then_some(Act::Tell)
+        (self.notify_at? <= now).then_some(Action::Notify)
     }
 
-    /// Whether the lock was had.
-    pub(super) fn claimed(&mut self, was_had: bool, now: Instant) {
-        self.listen_anew(now);
-        if !was_had {
-            self.not_before = now + REST;
+    /// Starts a lease if the notifier lock was acquired, and a cooldown if not.
+    pub(super) fn lock_attempted(&mut self, acquired: bool, now: Instant) {
+        self.reset_window(now);
+        if !acquired {
+            self.cooldown_until = now + COOLDOWN;
             return;
         }
-        let follows = self.given_back.is_some_and(|at| now.saturating_duration_since(at) < APART);
-        self.term = if follows { (self.term * 4).min(LAST_TERM) } else { FIRST_TERM };
-        self.until = Some(now + self.term);
+        let consecutive = self.released_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_GAP);
+        self.term = if consecutive { (self.term * 4).min(MAX_TERM) } else { FIRST_TERM };
+        self.lease_until = Some(now + self.term);
         (self.ticks, self.idle_ticks) = (0, 0);
-        self.pause = TICK;
-        self.tell_at = Some(now + TICK);
+        self.interval = TICK;
+        self.notify_at = Some(now + TICK);
     }
 
-    /// Everybody was told, and whether nobody was in the middle of a put before.
-    pub(super) fn told(&mut self, was_idle: bool, now: Instant) {
-        if self.until.is_some() {
+    /// Records a notification that the session sent, and whether no writer was in flight before it.
+    pub(super) fn notified(&mut self, no_writers: bool, now: Instant) {
+        if self.lease_until.is_some() {
             self.ticks += 1;
-            self.idle_ticks += u32::from(was_idle);
-            if self.ticks == TICKS {
-                if self.idle_ticks * 4 >= TICKS * 3 {
-                    (self.until, self.not_before) = (Some(now), now + REST);
+            self.idle_ticks += u32::from(no_writers);
+            if self.ticks == TICKS_PER_CHECK {
+                if self.idle_ticks * 4 >= TICKS_PER_CHECK * 3 {
+                    (self.lease_until, self.cooldown_until) = (Some(now), now + COOLDOWN);
                 }
                 (self.ticks, self.idle_ticks) = (0, 0);
             }
         } else {
-            self.pause = (self.pause * 2).min(LAST_PAUSE);
+            self.interval = (self.interval * 2).min(MAX_INTERVAL);
         }
-        let is_over = was_idle
-            && self.until.is_none()
-            && self.given_back.is_none_or(|at| now.saturating_duration_since(at) >= AFTER);
-        self.tell_at = (!is_over).then(|| now + self.pause);
+        let drained = no_writers
+            && self.lease_until.is_none()
+            && self.released_at.is_none_or(|at| now.saturating_duration_since(at) >= MIN_DRAIN);
+        self.notify_at = (!drained).then(|| now + self.interval);
     }
 
+    /// Returns whether the session has the notifier lock.
     pub(super) fn has_lock(&self) -> bool {
-        self.until.is_some()
+        self.lease_until.is_some()
     }
 
-    /// When something will be due, if nothing is heard.
-    pub(super) fn next_at(&self) -> Option<Instant> {
-        self.until.into_iter().chain(self.tell_at).min()
+    /// Returns when the next action is due if no notification arrives.
+    pub(super) fn next_action_at(&self) -> Option<Instant> {
+        self.lease_until.into_iter().chain(self.notify_at).min()
     }
 
-    fn listen_anew(&mut self, now: Instant) {
-        (self.window, self.heard) = (now, 0);
+    fn reset_window(&mut self, now: Instant) {
+        (self.window_start, self.notifications) = (now, 0);
         self.senders.clear();
     }
 }
@@ -171,106 +176,114 @@ impl Coalescing {
 mod tests {
     use super::*;
 
-    fn loud(coalescing: &mut Coalescing, now: Instant) {
-        (0..LOUD).for_each(|n| coalescing.heard((n % CROWD) as i32, now));
+    fn contend(coalescing: &mut Coalescing, now: Instant) {
+        (0..CONTENDED_NOTIFICATIONS)
+            .for_each(|n| coalescing.record_notification((n % MIN_SESSIONS) as i32, now));
     }
 
-    /// One that has the lock.
-    fn telling(now: Instant) -> Coalescing {
+    /// Returns the state of a channel whose lock was acquired now.
+    fn leased(now: Instant) -> Coalescing {
         let mut coalescing = Coalescing::new(now);
-        loud(&mut coalescing, now);
-        assert_eq!(coalescing.act(now), Some(Act::Claim));
-        coalescing.claimed(true, now);
+        contend(&mut coalescing, now);
+        assert_eq!(coalescing.next_action(now), Some(Action::AcquireLock));
+        coalescing.lock_attempted(true, now);
         coalescing
     }
 
-    /// When it tells and gives the lock back until it has nothing more to do, or `until` is over.
-    fn course(
+    /// Returns when it notifies and releases the lock before `until`.
+    fn simulate(
         coalescing: &mut Coalescing,
         until: Instant,
-        is_idle: impl Fn(Instant) -> bool,
+        no_writers: impl Fn(Instant) -> bool,
     ) -> (Vec<Instant>, Option<Instant>) {
-        let (mut told, mut given_back) = (Vec::new(), None);
-        while let Some(now) = coalescing.next_at().filter(|at| *at < until) {
-            while let Some(act) = coalescing.act(now) {
-                match act {
-                    Act::Tell => {
-                        told.push(now);
-                        coalescing.told(is_idle(now), now);
+        let (mut notified, mut released) = (Vec::new(), None);
+        while let Some(now) = coalescing.next_action_at().filter(|at| *at < until) {
+            while let Some(action) = coalescing.next_action(now) {
+                match action {
+                    Action::Notify => {
+                        notified.push(now);
+                        coalescing.notified(no_writers(now), now);
                     }
-                    Act::GiveBack => given_back = Some(now),
-                    Act::Claim => panic!("nobody is loud"),
+                    Action::ReleaseLock => released = Some(now),
+                    Action::AcquireLock => panic!("the channel is not contended"),
                 }
             }
         }
-        (told, given_back)
+        (notified, released)
     }
 
     const LONG: Duration = Duration::from_secs(100);
 
     #[test]
-    fn a_crowd_that_tells_often_is_loud_and_nobody_else() {
+    fn only_frequent_notifications_of_several_sessions_are_contention() {
         let now = Instant::now();
         let mut coalescing = Coalescing::new(now);
-        (0..LOUD * 2).for_each(|n| coalescing.heard((n % (CROWD - 1)) as i32, now));
-        assert_eq!(coalescing.act(now), None, "one handle's sessions");
+        (0..CONTENDED_NOTIFICATIONS * 2)
+            .for_each(|n| coalescing.record_notification((n % (MIN_SESSIONS - 1)) as i32, now));
+        assert_eq!(coalescing.next_action(now), None, "too few sessions");
         let mut coalescing = Coalescing::new(now);
-        (0..LOUD as u32 * 2).for_each(|n| coalescing.heard(n as i32, now + WINDOW / 10 * n));
-        assert_eq!(coalescing.act(now), None, "many, now and then");
-        loud(&mut coalescing, now + WINDOW * 9);
-        assert_eq!(coalescing.act(now + WINDOW * 9), Some(Act::Claim));
+        (0..CONTENDED_NOTIFICATIONS as u32 * 2)
+            .for_each(|n| coalescing.record_notification(n as i32, now + CONTENTION_WINDOW / 10 * n));
+        assert_eq!(coalescing.next_action(now), None, "too seldom");
+        let later = now + CONTENTION_WINDOW * 9;
+        contend(&mut coalescing, later);
+        assert_eq!(coalescing.next_action(later), Some(Action::AcquireLock));
     }
 
     #[test]
-    fn a_busy_crowd_is_told_for_until_the_term_is_over() {
-        let begun = Instant::now();
-        let over = begun + FIRST_TERM;
-        let (told, given_back) = course(&mut telling(begun), over + AFTER * 2, |now| now > over);
-        assert_eq!(given_back, Some(over));
-        let during = told.iter().filter(|at| **at <= over).count();
+    fn a_contended_channel_is_notified_every_tick_until_the_term_ends() {
+        let start = Instant::now();
+        let end = start + FIRST_TERM;
+        let (notified, released) = simulate(&mut leased(start), end + MIN_DRAIN * 2, |now| now > end);
+        assert_eq!(released, Some(end));
+        let during = notified.iter().filter(|at| **at <= end).count();
         assert_eq!(during as u128, FIRST_TERM.as_millis() / TICK.as_millis());
     }
 
     #[test]
-    fn where_hardly_anybody_puts_the_term_ends_early_and_none_begins_at_once() {
-        let begun = Instant::now();
-        let mut coalescing = telling(begun);
-        let (_, given_back) = course(&mut coalescing, begun + LONG, |_| true);
-        assert_eq!(given_back, Some(begun + TICK * TICKS));
-        let soon = begun + TICK * TICKS + REST / 2;
-        loud(&mut coalescing, soon);
-        assert_eq!(coalescing.act(soon), None);
+    fn a_lease_without_writers_ends_early_and_a_cooldown_follows() {
+        let start = Instant::now();
+        let mut coalescing = leased(start);
+        let (_, released) = simulate(&mut coalescing, start + LONG, |_| true);
+        assert_eq!(released, Some(start + TICK * TICKS_PER_CHECK));
+        let soon = start + TICK * TICKS_PER_CHECK + COOLDOWN / 2;
+        contend(&mut coalescing, soon);
+        assert_eq!(coalescing.next_action(soon), None);
     }
 
     #[test]
-    fn after_its_term_it_tells_in_longer_pauses_until_nobody_is_left_who_did_not() {
-        let begun = Instant::now();
-        let last = begun + FIRST_TERM + Duration::from_secs(60);
-        let (told, given_back) = course(&mut telling(begun), begun + LONG, |now| now > last);
-        let after: Vec<Instant> = told.into_iter().filter(|at| Some(*at) > given_back).collect();
-        let pauses: Vec<Duration> = after.windows(2).map(|two| two[1] - two[0]).collect();
-        assert!(pauses.iter().all(|pause| (TICK..=LAST_PAUSE).contains(pause)), "{pauses:?}");
-        assert!(pauses.windows(2).all(|two| two[0] <= two[1]), "{pauses:?}");
-        let end = after.last().copied().unwrap_or(begun);
-        assert!(last < end && end <= last + LAST_PAUSE, "{:?}", end - last);
-        // Nobody is left at the end, but one may have found the lock taken that has no share of the other yet.
-        let (told, given_back) = course(&mut telling(begun), begun + LONG, |_| true);
-        let after = told.last().copied().zip(given_back).map(|(last, given_back)| last - given_back);
-        assert!(after.is_some_and(|after| after >= AFTER), "{after:?}");
+    fn after_a_lease_the_interval_grows_until_no_writer_is_left() {
+        let start = Instant::now();
+        let last_writer = start + FIRST_TERM + Duration::from_secs(60);
+        let (notified, released) = simulate(&mut leased(start), start + LONG, |now| now > last_writer);
+        let after: Vec<Instant> = notified.into_iter().filter(|at| Some(*at) > released).collect();
+        let intervals: Vec<Duration> = after.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(intervals.iter().all(|interval| (TICK..=MAX_INTERVAL).contains(interval)), "{intervals:?}");
+        assert!(intervals.windows(2).all(|two| two[0] <= two[1]), "{intervals:?}");
+        let end = after.last().copied().unwrap_or(start);
+        assert!(last_writer < end && end <= last_writer + MAX_INTERVAL, "{:?}", end - last_writer);
     }
 
     #[test]
-    fn terms_that_follow_one_another_grow_and_others_do_not() {
+    fn after_a_lease_without_writers_it_notifies_for_the_minimum_drain_time() {
+        let start = Instant::now();
+        let (notified, released) = simulate(&mut leased(start), start + LONG, |_| true);
+        let drained = notified.last().copied().zip(released).map(|(last, released)| last - released);
+        assert!(drained.is_some_and(|drained| drained >= MIN_DRAIN), "{drained:?}");
+    }
+
+    #[test]
+    fn only_consecutive_leases_have_growing_terms() {
         let mut now = Instant::now();
         let mut coalescing = Coalescing::new(now);
-        let mut term = |after: Duration| {
-            now += after;
-            loud(&mut coalescing, now);
-            assert_eq!(coalescing.act(now), Some(Act::Claim));
-            coalescing.claimed(true, now);
-            let length = coalescing.until.map(|until| until - now).unwrap_or_default();
+        let mut term = |gap: Duration| {
+            now += gap;
+            contend(&mut coalescing, now);
+            assert_eq!(coalescing.next_action(now), Some(Action::AcquireLock));
+            coalescing.lock_attempted(true, now);
+            let length = coalescing.lease_until.map(|until| until - now).unwrap_or_default();
             now += length;
-            assert_eq!(coalescing.act(now), Some(Act::GiveBack));
+            assert_eq!(coalescing.next_action(now), Some(Action::ReleaseLock));
             length.as_secs()
         };
         let terms = [1, 10, 10, 10, 1000, 10].map(|millis| term(Duration::from_millis(millis)));
@@ -278,15 +291,15 @@ mod tests {
     }
 
     #[test]
-    fn where_somebody_else_has_the_lock_it_is_not_asked_for_at_once() {
+    fn a_cooldown_follows_if_another_session_has_the_lock() {
         let now = Instant::now();
         let mut coalescing = Coalescing::new(now);
-        loud(&mut coalescing, now);
-        assert_eq!(coalescing.act(now), Some(Act::Claim));
-        coalescing.claimed(false, now);
-        loud(&mut coalescing, now);
-        assert_eq!((coalescing.act(now), coalescing.has_lock()), (None, false));
-        loud(&mut coalescing, now + REST);
-        assert_eq!(coalescing.act(now + REST), Some(Act::Claim));
+        contend(&mut coalescing, now);
+        assert_eq!(coalescing.next_action(now), Some(Action::AcquireLock));
+        coalescing.lock_attempted(false, now);
+        contend(&mut coalescing, now);
+        assert_eq!((coalescing.next_action(now), coalescing.has_lock()), (None, false));
+        contend(&mut coalescing, now + COOLDOWN);
+        assert_eq!(coalescing.next_action(now + COOLDOWN), Some(Action::AcquireLock));
     }
 }

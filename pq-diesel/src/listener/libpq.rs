@@ -1,4 +1,4 @@
-//! The little of libpq that a listener needs and diesel does not show: the socket to sleep on.
+//! The part of libpq that the listener needs and diesel does not expose: the socket and its notifications.
 
 #![allow(unsafe_code)]
 
@@ -10,16 +10,17 @@ use pq_sys::{ConnStatusType, ExecStatusType, PGconn};
 
 use crate::conninfo::ConnInfo;
 
-/// What a session has told.
+/// A notification that has arrived.
 pub(super) struct Notification {
     pub(super) channel: String,
-    /// The process of the server that serves the session.
+    /// The server process of the session that sent it.
     pub(super) sender: i32,
-    /// It says nothing, as those of the table's trigger.
-    pub(super) is_of_one_put: bool,
+    /// Whether a listener sent it on behalf of many writers. Such a notification has a payload, and those of the
+    /// table's trigger have none.
+    pub(super) is_coalesced: bool,
 }
 
-/// A connection that is used by one thread at a time and closed when it is dropped.
+/// A connection that one thread uses at a time. It is closed when it is dropped.
 pub(super) struct Connection(NonNull<PGconn>);
 
 // SAFETY: libpq allows a connection to be used from any thread, one at a time; every method that
@@ -27,16 +28,16 @@ pub(super) struct Connection(NonNull<PGconn>);
 unsafe impl Send for Connection {}
 
 impl Connection {
-    /// Connects, with all of the string's TLS and socket settings. The error holds no password.
+    /// Connects with all TLS and socket settings of the connection string. The error contains no password.
     pub(super) fn open(conninfo: &ConnInfo) -> Result<Self, String> {
         let text =
-            CString::new(conninfo.as_str()).map_err(|_| "the connection string holds NUL".to_owned())?;
-        // SAFETY: the string is terminated and outlives the call; the result is checked for null and
+            CString::new(conninfo.as_str()).map_err(|_| "the connection string contains NUL".to_owned())?;
+        // SAFETY: the string is terminated and outlives the call. The result is checked for null and
         // then owned by `Self`, which closes it.
         let conn = unsafe { pq_sys::PQconnectdb(text.as_ptr()) };
         let conn = Self(NonNull::new(conn).ok_or("libpq is out of memory")?);
-        // SAFETY: the connection is open or failed, but not null; a processor that ignores its
-        // arguments may be set on it. Without one libpq writes notices to standard error.
+        // SAFETY: the connection is open or failed, but not null. The processor ignores its arguments.
+        // Without a processor libpq writes notices to standard error.
         let ok = unsafe {
             pq_sys::PQsetNoticeProcessor(conn.0.as_ptr(), Some(ignore), std::ptr::null_mut());
             pq_sys::PQstatus(conn.0.as_ptr()) == ConnStatusType::CONNECTION_OK
@@ -47,15 +48,15 @@ impl Connection {
     /// Runs a command that returns no rows.
     pub(super) fn run(&mut self, sql: &str) -> Result<(), String> {
         self.exec(sql, |result| {
-            // SAFETY: the result may be null, which is taken for an error.
+            // SAFETY: the result may be null, for which libpq returns an error status.
             let status = unsafe { pq_sys::PQresultStatus(result) };
             (status == ExecStatusType::PGRES_COMMAND_OK).then_some(())
         })
     }
 
-    /// Runs a query of one boolean.
+    /// Runs a query and returns its first column, a boolean.
     pub(super) fn ask(&mut self, sql: &str) -> Result<bool, String> {
-        // SAFETY: as in `run`. A value is read only where there is one, and is a terminated string inside of the result.
+        // SAFETY: as in `run`. A value is read only if there is one. It is a terminated string inside of the result.
         self.exec(sql, |result| unsafe {
             let has_value = pq_sys::PQresultStatus(result) == ExecStatusType::PGRES_TUPLES_OK
                 && pq_sys::PQntuples(result) == 1;
@@ -63,15 +64,15 @@ impl Connection {
         })
     }
 
-    /// Runs a command and reads what came of it; where it does not read anything the command has failed.
+    /// Runs a command and reads its result. The command has failed if `read` returns `None`.
     fn exec<R>(
         &mut self,
         sql: &str,
         read: impl FnOnce(*const pq_sys::PGresult) -> Option<R>,
     ) -> Result<R, String> {
-        let text = CString::new(sql).map_err(|_| "the command holds NUL".to_owned())?;
-        // SAFETY: connection and string are valid for the call; the result belongs to us, may be null (which PQclear
-        // ignores), and is freed once, after it was read.
+        let text = CString::new(sql).map_err(|_| "the command contains NUL".to_owned())?;
+        // SAFETY: connection and string are valid for the call. The result belongs to this function, may be null (which
+        // PQclear ignores), and is freed once, after it was read.
         let read = unsafe {
             let result = pq_sys::PQexec(self.0.as_ptr(), text.as_ptr());
             let read = read(result);
@@ -81,39 +82,39 @@ impl Connection {
         read.ok_or_else(|| self.message())
     }
 
-    /// Reads what has come and returns the notifications in it, without blocking.
+    /// Reads the data that has arrived and returns the notifications in it, without blocking.
     pub(super) fn notifications(&mut self) -> Result<Vec<Notification>, String> {
         // SAFETY: the connection is valid.
         if unsafe { pq_sys::PQconsumeInput(self.0.as_ptr()) } == 0 {
             return Err(self.message());
         }
-        let mut heard = Vec::new();
-        // SAFETY: each notification is ours until it is freed, once; its channel and its payload are terminated
-        // strings inside of it, copied and compared before.
+        let mut notifications = Vec::new();
+        // SAFETY: each notification belongs to this function until it is freed, once. Its channel and its payload are
+        // terminated strings inside of it, which are copied and compared before.
         unsafe {
             while let Some(notify) = NonNull::new(pq_sys::PQnotifies(self.0.as_ptr())) {
-                let told = notify.as_ref();
-                heard.push(Notification {
-                    channel: CStr::from_ptr(told.relname).to_string_lossy().into_owned(),
-                    sender: told.be_pid,
-                    is_of_one_put: CStr::from_ptr(told.extra).is_empty(),
+                let notification = notify.as_ref();
+                notifications.push(Notification {
+                    channel: CStr::from_ptr(notification.relname).to_string_lossy().into_owned(),
+                    sender: notification.be_pid,
+                    is_coalesced: !CStr::from_ptr(notification.extra).is_empty(),
                 });
                 pq_sys::PQfreemem(notify.as_ptr().cast());
             }
         }
-        Ok(heard)
+        Ok(notifications)
     }
 
-    /// The server's version: 150018 is 15.18.
+    /// Returns the server's version: 150018 is 15.18.
     pub(super) fn server_version(&self) -> i32 {
         // SAFETY: the connection is valid.
         unsafe { pq_sys::PQserverVersion(self.0.as_ptr()) }
     }
 
-    /// The socket to sleep on; none where the connection is gone.
+    /// Returns the socket to sleep on, or `None` if the connection is lost.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
-        // SAFETY: the connection is valid. A descriptor that is not negative is open for as long as
-        // the connection is not reset or closed, which the borrow of `self` prevents.
+        // SAFETY: the connection is valid. A descriptor that is not negative is open until the connection
+        // is reset or closed, which the borrow of `self` prevents.
         unsafe {
             let fd = pq_sys::PQsocket(self.0.as_ptr());
             (fd >= 0).then(|| BorrowedFd::borrow_raw(fd))
@@ -121,15 +122,15 @@ impl Connection {
     }
 
     fn message(&self) -> String {
-        // SAFETY: libpq returns a terminated string that lives until the next call on the connection;
-        // it is copied at once.
+        // SAFETY: libpq returns a terminated string that lives until the next call on the connection.
+        // It is copied at once.
         unsafe { CStr::from_ptr(pq_sys::PQerrorMessage(self.0.as_ptr())).to_string_lossy().trim().to_owned() }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // SAFETY: the connection is valid and nobody uses it after this.
+        // SAFETY: the connection is valid and not used afterwards.
         unsafe { pq_sys::PQfinish(self.0.as_ptr()) }
     }
 }

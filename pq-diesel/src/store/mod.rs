@@ -92,9 +92,9 @@ impl PgStore {
     /// server's word, and has the others told if the commit did not.
     fn has_put(&self, queue: &QueueName) {
         let Some(listener) = self.listener.as_ref().filter(|_| self.notify != Notify::Off) else { return };
-        listener.ring(queue);
+        listener.wake_own_waiters(queue);
         if self.notify == Notify::AfterCommit {
-            listener.tell(queue);
+            listener.notify(queue);
         }
     }
 

@@ -13,7 +13,7 @@ use super::{PgStore, micros};
 use crate::prepared::Value;
 use crate::rows::{Found, TakenRow, TakenSql, found};
 use crate::statements::Sized;
-use crate::table::told_on;
+use crate::table::notified_channels;
 use crate::{Error, Notify};
 
 /// How often a take is repeated that lost its jobs to other transactions and took none.
@@ -239,7 +239,8 @@ impl PgStore {
         if self.notify == Notify::Off {
             return Ok(());
         }
-        let channels: Vec<_> = queues.into_iter().flat_map(|queue| told_on(queue.as_str())).collect();
+        let channels: Vec<_> =
+            queues.into_iter().flat_map(|queue| notified_channels(queue.as_str())).collect();
         let values = [Value::Texts(channels.iter().map(|channel| channel.as_str()).collect())];
         let notified: Result<Vec<String>, _> = self.statements.ring.with::<Text>(&values).load(conn);
         notified.map(drop).map_err(|e| self.error(e))

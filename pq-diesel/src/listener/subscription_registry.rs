@@ -1,0 +1,253 @@
+//! The waiters of each channel, and the actions that are pending for the listener's thread.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::PipeWriter;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use pq_core::{QueueName, WakeSignal};
+
+use super::wake_thread;
+use crate::table::{Ident, notified_channels};
+
+/// How long the thread listens to a channel without waiters. A loop of short waits would otherwise LISTEN and UNLISTEN
+/// each time.
+const KEEP_UNUSED: Duration = Duration::from_secs(60);
+
+/// What the handle and the listener's thread share.
+#[derive(Debug, Default)]
+pub(super) struct SubscriptionRegistry {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    thread: Thread,
+    closed: bool,
+    /// The last attempt to connect failed, so a new wait does not block until LISTEN is confirmed.
+    disconnected: bool,
+    channels: HashMap<String, Channel>,
+    /// Channels to notify of the handle's own puts.
+    notify: BTreeSet<Ident>,
+    /// Whether the pipe already has a byte.
+    woken: bool,
+}
+
+#[derive(Debug, Default)]
+enum Thread {
+    #[default]
+    None,
+    Starting,
+    Running(PipeWriter),
+}
+
+#[derive(Debug, Default)]
+struct Channel {
+    /// All channels on which puts of the same queue are notified.
+    notified: Vec<Ident>,
+    signals: Vec<Weak<WakeSignal>>,
+    /// Whether the server has confirmed LISTEN.
+    listening: bool,
+    /// When the last waiter left.
+    unused_since: Option<Instant>,
+}
+
+/// What the listener's thread must do before it sleeps.
+pub(super) struct PendingActions {
+    pub(super) closed: bool,
+    pub(super) listen: Vec<Listen>,
+    pub(super) unlisten: Vec<Ident>,
+    pub(super) notify: BTreeSet<Ident>,
+    /// The time until another action may become pending by itself.
+    pub(super) recheck_in: Option<Duration>,
+}
+
+/// A channel to listen to.
+pub(super) struct Listen {
+    pub(super) channel: Ident,
+    /// All channels on which puts of the same queue are notified.
+    pub(super) notified: Vec<Ident>,
+}
+
+impl SubscriptionRegistry {
+    /// Subscribes a signal, and waits until the server has confirmed LISTEN or this wait is pointless.
+    pub(super) fn subscribe(
+        &self,
+        queue: &QueueName,
+        channel: &str,
+        signal: &Arc<WakeSignal>,
+        confirm_within: Duration,
+    ) {
+        let until = Instant::now() + confirm_within;
+        let mut state = self.lock();
+        let new = || Channel { notified: notified_channels(queue.as_str()), ..Channel::default() };
+        let entry = state.channels.entry(channel.to_owned()).or_insert_with(new);
+        entry.signals.push(Arc::downgrade(signal));
+        entry.unused_since = None;
+        if entry.listening {
+            return;
+        }
+        state.wake_thread();
+        loop {
+            let unconfirmed = state.channels.get(channel).is_some_and(|entry| !entry.listening);
+            let left = until.saturating_duration_since(Instant::now());
+            if !unconfirmed || state.disconnected || state.closed || left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Removes a signal from a channel.
+    pub(super) fn unsubscribe(&self, channel: &str, signal: &Weak<WakeSignal>) {
+        let mut state = self.lock();
+        if let Some(entry) = state.channels.get_mut(channel) {
+            entry.signals.retain(|other| !other.ptr_eq(signal));
+            if entry.signals.is_empty() {
+                // The thread then knows when to UNLISTEN.
+                entry.unused_since = Some(Instant::now());
+                state.wake_thread();
+            }
+        }
+    }
+
+    /// Asks the thread to notify these channels.
+    pub(super) fn notify(&self, channels: Vec<Ident>) {
+        let mut state = self.lock();
+        // If other channels are pending, the thread already knows when to notify.
+        let is_first = state.notify.is_empty();
+        state.notify.extend(channels);
+        if is_first {
+            state.wake_thread();
+        }
+    }
+
+    /// Notifies the signals of a channel.
+    pub(super) fn wake_waiters(&self, channel: &str) {
+        if let Some(entry) = self.lock().channels.get(channel) {
+            entry.wake_waiters();
+        }
+    }
+
+    /// Records that the server confirmed LISTEN.
+    ///
+    /// A put that committed before was not notified, so the waiters are woken to poll once more.
+    pub(super) fn listening(&self, channel: &str) {
+        let mut state = self.lock();
+        state.disconnected = false;
+        if let Some(entry) = state.channels.get_mut(channel) {
+            entry.listening = true;
+            entry.wake_waiters();
+        }
+        self.changed.notify_all();
+    }
+
+    /// Records that the connection is lost.
+    pub(super) fn disconnected(&self) {
+        let mut state = self.lock();
+        state.disconnected = true;
+        state.channels.values_mut().for_each(|entry| entry.listening = false);
+        self.changed.notify_all();
+    }
+
+    /// Takes what must be done now. Notifications are held back until `notify_at`, except when the handle closes.
+    pub(super) fn pending_actions(&self, notify_at: Instant) -> PendingActions {
+        let mut state = self.lock();
+        state.woken = false;
+        let now = Instant::now();
+        let expired = |entry: &Channel| {
+            entry.unused_since.is_some_and(|since| now.duration_since(since) >= KEEP_UNUSED)
+        };
+        let unlisten = state
+            .channels
+            .iter()
+            .filter(|(_, entry)| expired(entry))
+            .map(|(name, _)| Ident::of_channel(name))
+            .collect();
+        state.channels.retain(|_, entry| !expired(entry));
+        let listen = state
+            .channels
+            .iter()
+            .filter(|(_, entry)| !entry.listening && !entry.signals.is_empty())
+            .map(|(name, entry)| Listen {
+                channel: Ident::of_channel(name),
+                notified: entry.notified.clone(),
+            })
+            .collect();
+        let unused_since = state.channels.values().filter_map(|entry| entry.unused_since).min();
+        let may_notify = state.closed || notify_at <= now;
+        let notify = if may_notify { std::mem::take(&mut state.notify) } else { BTreeSet::new() };
+        let notify_at = (!state.notify.is_empty()).then_some(notify_at);
+        let next = unused_since.map(|since| since + KEEP_UNUSED).into_iter().chain(notify_at).min();
+        PendingActions {
+            closed: state.closed,
+            listen,
+            unlisten,
+            notify,
+            recheck_in: next.map(|at| at.saturating_duration_since(now)),
+        }
+    }
+
+    /// Asks the thread to end.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.wake_thread();
+        self.changed.notify_all();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Returns the right to start the thread to the first caller.
+    pub(super) fn claim_start(&self) -> Option<Starting<'_>> {
+        let mut state = self.lock();
+        matches!(state.thread, Thread::None).then(|| {
+            state.thread = Thread::Starting;
+            Starting(self)
+        })
+    }
+
+    /// Locks the state. No invariant spans a panic under the lock, so a poisoned lock is usable.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn wake_thread(&mut self) {
+        if let Thread::Running(writer) = &self.thread
+            && !self.woken
+        {
+            wake_thread(writer);
+            self.woken = true;
+        }
+    }
+}
+
+impl Channel {
+    fn wake_waiters(&self) {
+        self.signals.iter().filter_map(Weak::upgrade).for_each(|signal| signal.notify());
+    }
+}
+
+/// The right to start the thread.
+pub(super) struct Starting<'a>(&'a SubscriptionRegistry);
+
+impl Starting<'_> {
+    pub(super) fn started(self, writer: PipeWriter) {
+        let mut state = self.0.lock();
+        state.thread = Thread::Running(writer);
+        // For actions that became pending before the pipe existed.
+        state.wake_thread();
+    }
+
+    pub(super) fn failed(self) {
+        let mut state = self.0.lock();
+        state.thread = Thread::None;
+        state.disconnected = true;
+        self.0.changed.notify_all();
+    }
+}
