@@ -7,7 +7,7 @@ use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use pq_core::Store;
+use pq_core::store::Connect;
 use pq_diesel::{Pq, Queue};
 use pq_testing::{Database, Error, Kind, Options, Origin, Server};
 use serde_json::value::RawValue;

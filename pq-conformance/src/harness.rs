@@ -6,9 +6,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::Scope;
 use std::time::Duration;
 
+use pq_core::store::{Archive, Connect};
 use pq_core::{
     Counts, Ended, EndedAs, Job, JobId, MaintenanceReport, Outcome, Pq, Put, PutOptions, Queue, Retention,
-    Store, StoreError, Wait,
+    StoreError, Wait,
 };
 use serde_json::Value;
 
@@ -33,8 +34,8 @@ impl fmt::Display for Access {
 /// How long something that must happen may take before the case gives up. Nothing is measured by it.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub(crate) type Conn<F> = <<F as Fixture>::Store as Store>::Conn;
-pub(crate) type Error<F> = <<F as Fixture>::Store as Store>::Error;
+pub(crate) type Conn<F> = <<F as Fixture>::Store as Connect>::Conn;
+pub(crate) type Error<F> = <<F as Fixture>::Store as Connect>::Error;
 
 /// An error of a case's own, which rolls back.
 #[derive(Debug)]

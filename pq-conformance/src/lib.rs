@@ -38,6 +38,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Trial};
+use pq_core::store::Connect;
 use pq_core::{Pq, Store};
 
 use self::harness::{Access, Harness};
@@ -51,10 +52,10 @@ pub trait Fixture: Send + Sync + 'static {
     fn fresh(&self) -> Pq<Self::Store>;
 
     /// Opens a connection to the same table, as another process would.
-    fn connect(&self, pq: &Pq<Self::Store>) -> <Self::Store as Store>::Conn;
+    fn connect(&self, pq: &Pq<Self::Store>) -> <Self::Store as Connect>::Conn;
 
     /// Returns the error of `pq_core` in a store's error, if it holds one.
-    fn core_error<'e>(&self, error: &'e <Self::Store as Store>::Error) -> Option<&'e pq_core::Error>;
+    fn core_error<'e>(&self, error: &'e <Self::Store as Connect>::Error) -> Option<&'e pq_core::Error>;
 }
 
 /// Collects the trials of one or more fixtures.

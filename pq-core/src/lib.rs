@@ -37,7 +37,7 @@ mod payload;
 mod queue;
 mod registry;
 mod retry;
-mod store;
+pub mod store;
 mod task;
 mod wait;
 mod wake_signal;

@@ -105,6 +105,7 @@ pub(crate) fn look_and_wait<S: Store, R>(
 mod tests {
     use super::*;
     use crate::memory::MemoryStore;
+    use crate::store::Jobs;
     use crate::{NewJob, Payload};
 
     /// A put that commits after a look and before the sleep that follows it.

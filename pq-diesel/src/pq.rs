@@ -6,7 +6,7 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::r2d2::ConnectionManager;
 use diesel::{Connection, PgConnection};
-use pq_core::Store;
+use pq_core::store::Connect;
 
 use crate::conninfo::ConnInfo;
 use crate::grants::{self, Role};

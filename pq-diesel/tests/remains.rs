@@ -9,7 +9,8 @@ use common::{Outcome, PATIENCE, database};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use pq_core::{Outcome as Ended, Scan, Settlement, Store};
+use pq_core::store::Jobs;
+use pq_core::{Outcome as Ended, Scan, Settlement};
 use pq_diesel::{JobId, Pq, Queue};
 use pq_testing::Database;
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use pq_core::{Heartbeat, Store};
+use pq_core::Heartbeat;
+use pq_core::store::{Admin, Archive, Connect, Jobs, Schedules, Workers};
 use pq_diesel::doctor::Examination;
 use pq_diesel::{
     EndedAs, Filter, JobId, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Role, Status, StopMode,

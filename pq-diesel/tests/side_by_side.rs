@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use pq_core::memory::MemoryStore;
+use pq_core::store::Connect;
 use pq_core::{
     Key, NewJob, Outcome, Payload, QueueName, RawJob, Retention, Scan, Settlement, Store, Taken, When,
 };
@@ -128,7 +129,7 @@ struct Side<'a, S: Store> {
     answers: Vec<String>,
 }
 
-type Conns<'c, S> = [&'c mut <S as Store>::Conn; 2];
+type Conns<'c, S> = [&'c mut <S as Connect>::Conn; 2];
 
 impl<S: Store> Side<'_, S> {
     /// Runs the steps from `at` to the end of the innermost transaction, and says whether it commits.

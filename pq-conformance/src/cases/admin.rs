@@ -65,7 +65,7 @@ fn a_pause_that_is_rolled_back_is_none<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let (store, queue) = (harness.pq.store(), harness.queue());
     let done = harness.transaction(|conn| {
-        pq_core::Store::pause(store, conn, queue.name(), true)?;
+        pq_core::store::Admin::pause(store, conn, queue.name(), true)?;
         undo::<()>()
     });
     assert!(done.is_err());
@@ -246,7 +246,7 @@ fn a_move_that_is_rolled_back_is_none<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     let (store, queue, pears) = (harness.pq.store(), harness.queue(), harness.named::<()>("pears"));
     let done = harness.transaction(|conn| {
-        assert_eq!(pq_core::Store::move_jobs(store, conn, queue.name(), pears.name(), None)?, 1);
+        assert_eq!(pq_core::store::Admin::move_jobs(store, conn, queue.name(), pears.name(), None)?, 1);
         assert!(queue.on(&mut harness.connect()).get()?.is_none(), "others pass it over meanwhile");
         undo::<()>()
     });

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, TIMEOUT, Undo, undo};
-use pq_core::{Job, Outcome, PutOptions, Store};
+use pq_core::store::{Admin, Jobs};
+use pq_core::{Job, Outcome, PutOptions};
 
 cases![
     a_job_that_is_given_back_carries_its_new_payload,

@@ -9,7 +9,8 @@ use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, undo};
 
-use pq_core::{Cron, CronEntry, Retention, Store, Task};
+use pq_core::store::{Connect, Schedules};
+use pq_core::{Cron, CronEntry, Retention, Task};
 
 cases![
     a_tick_puts_one_job_whoever_is_there,

@@ -8,7 +8,8 @@ use super::cases;
 use super::tasks::{Seen, both, task, work};
 use crate::Fixture;
 use crate::harness::{Conn, Harness, TIMEOUT, Undo, undo};
-use pq_core::{Backoff, EndedAs, Failure, Outcome, Store, Trace, Worker};
+use pq_core::store::{Archive, Connect, Jobs};
+use pq_core::{Backoff, EndedAs, Failure, Outcome, Trace, Worker};
 
 cases![
     a_handler_completes_in_its_own_transaction,

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, TIMEOUT, Undo, undo};
-use pq_core::{JobStatus, Outcome, PutOptions, Settlement, Store};
+use pq_core::store::Jobs;
+use pq_core::{JobStatus, Outcome, PutOptions, Settlement};
 
 cases![
     a_leased_job_is_held_after_the_commit,

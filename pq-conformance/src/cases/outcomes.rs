@@ -7,7 +7,8 @@ use serde_json::json;
 use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, TIMEOUT};
-use pq_core::{Cancelled, EndedAs, JobId, JobStatus, Outcome, Payload, PutOptions, Settlement, Store};
+use pq_core::store::{Archive, Connect, Jobs};
+use pq_core::{Cancelled, EndedAs, JobId, JobStatus, Outcome, Payload, PutOptions, Settlement};
 
 cases![
     a_dead_job_is_kept_with_all_that_is_known_of_it,

@@ -7,7 +7,8 @@ use super::tasks::task;
 use super::workers::{beside, gate, until};
 use crate::Fixture;
 use crate::harness::{Harness, TIMEOUT, Undo};
-use pq_core::{Heartbeat, Status, StopMode, Store, Worker};
+use pq_core::store::Workers;
+use pq_core::{Heartbeat, Status, StopMode, Worker};
 
 cases![
     a_worker_is_known_while_it_runs,

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, Undo, undo};
-use pq_core::{Queue, Store, Wait};
+use pq_core::store::Connect;
+use pq_core::{Queue, Wait};
 
 cases![
     a_committed_get_is_gone_and_what_was_put_beside_it_is_there,

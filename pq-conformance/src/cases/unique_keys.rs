@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, TIMEOUT, undo};
-use pq_core::{JobId, OnConflict, Outcome, Put, PutOptions, PutOutcome, Store};
+use pq_core::store::Connect;
+use pq_core::{JobId, OnConflict, Outcome, Put, PutOptions, PutOutcome};
 
 cases![
     a_second_put_of_a_key_keeps_the_first,

@@ -12,6 +12,7 @@ use super::cases;
 use super::tasks::{Seen, both, task};
 use crate::Fixture;
 use crate::harness::{Conn, Harness, TIMEOUT, Undo};
+use pq_core::store::{Connect, Jobs};
 use pq_core::{Cancelled, Control, Handler, PutOptions, Report, StopMode, Store, Wait, Worker};
 
 cases![

@@ -1,10 +1,61 @@
 //! Jobs that have ended, and where a job is.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use super::state::{Kept, Row, State, Tx};
-use super::transaction::Open;
-use crate::{Counts, Ended, EndedAs, JobId, JobStatus, Payload, QueueName, Undecodable};
+use super::transaction::{MemoryConn, Open};
+use super::{MemoryStore, settle, take, workers};
+use crate::store::{Archive, Counts, Undecodable};
+use crate::{Ended, EndedAs, Error, JobId, JobStatus, MaintenanceReport, Payload, QueueName, Retention};
+
+impl Archive for MemoryStore {
+    fn archived(
+        &self,
+        conn: &mut MemoryConn,
+        queue: &QueueName,
+        ended: EndedAs,
+        before: Option<&Ended>,
+        count: usize,
+    ) -> Result<Vec<Ended>, Error> {
+        conn.operate(|state, open| Ok(list(state, open.tx, queue, ended, before, count)))
+    }
+
+    fn requeue(&self, conn: &mut MemoryConn, queue: &QueueName, ids: Option<&[JobId]>) -> Result<u64, Error> {
+        conn.operate(|state, open| Ok(requeue(state, open, queue, ids)))
+    }
+
+    fn prune(
+        &self,
+        conn: &mut MemoryConn,
+        queue: &QueueName,
+        ended: EndedAs,
+        age: Duration,
+    ) -> Result<u64, Error> {
+        let end = take::before(Utc::now(), age);
+        conn.operate(|state, open| Ok(prune(state, open, Some(queue), ended, end)))
+    }
+
+    fn maintain(
+        &self,
+        conn: &mut MemoryConn,
+        retention: &Retention,
+    ) -> Result<Option<MaintenanceReport>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| {
+            workers::forget_silent(state, now);
+            let returned = settle::expire(state, open, now);
+            let mut pruned = 0;
+            for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
+                if let Some(age) = retention.of(ended) {
+                    pruned += prune(state, open, None, ended, take::before(now, age));
+                }
+            }
+            Ok(Some(MaintenanceReport { returned, pruned, more: false }))
+        })
+    }
+}
 
 /// Ends a job and keeps it.
 #[allow(clippy::too_many_arguments)]

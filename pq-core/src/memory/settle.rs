@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Lease, Row, State, Tx};
 use super::transaction::Open;
-use super::{archive, line};
+use super::{archive, take};
 use crate::{Cancelled, Claim, EndedAs, Error, Extended, Held, JobId, Outcome, QueueName, Settlement};
 
 /// The row of a claim that is still good.
@@ -61,14 +61,14 @@ pub(super) fn settle(
             archive::keep(state, open, job.id, row, EndedAs::Cancelled, None, None, now);
         }
         Outcome::Retry { after, error, payload } => {
-            row.schedule_at = (!after.is_zero()).then(|| line::after(now, *after));
+            row.schedule_at = (!after.is_zero()).then(|| take::after(now, *after));
             row.error = Some(error.clone());
             row.payload = payload.clone().unwrap_or(row.payload);
             put_back(state, open, job.id, row);
         }
         Outcome::Snooze { after } => {
             row.attempt = job.attempt - 1;
-            row.schedule_at = (!after.is_zero()).then(|| line::after(now, *after));
+            row.schedule_at = (!after.is_zero()).then(|| take::after(now, *after));
             put_back(state, open, job.id, row);
         }
         Outcome::GiveBack => {

@@ -54,7 +54,8 @@ pub(crate) struct Incoming {
 }
 
 pub(crate) type HandlerResult = Result<Outcome, Failure>;
-type InTransaction<S> = dyn Fn(&mut <S as Store>::Conn, &Incoming) -> HandlerResult + Send + Sync;
+type InTransaction<S> =
+    dyn Fn(&mut <S as crate::store::Connect>::Conn, &Incoming) -> HandlerResult + Send + Sync;
 type UnderLease<S> = dyn Fn(&Context<S>, &Incoming) -> HandlerResult + Send + Sync;
 
 /// The two kinds of handler.

@@ -36,7 +36,7 @@ use std::time::{Duration, SystemTime};
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
-use pq_core::Store;
+use pq_core::store::Connect;
 use serde::Serialize;
 
 use crate::store::PgStore;

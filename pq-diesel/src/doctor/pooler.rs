@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
-use pq_core::Store;
+use pq_core::store::Connect;
 
 use super::{Finding, Level};
 use crate::Error;

@@ -1,76 +1,100 @@
-//! Where jobs are, jobs that are cancelled, and jobs that have ended.
+//! Jobs that have ended, and maintenance.
 
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
-use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
-use pq_core::{Cancelled, Ended, EndedAs, JobId, JobStatus, Key, QueueName, Undecodable};
+use diesel::sql_types::{BigInt, Bool};
+use pq_core::store::{Archive, Connect};
+use pq_core::{Ended, EndedAs, JobId, MaintenanceReport, QueueName, Retention, WorkerInfo};
 
-use super::{PgStore, storable};
+use super::{PgStore, age_micros};
 use crate::Error;
 use crate::prepared::Value;
-use crate::rows::{EndedRow, EndedSql, ended, nearest};
+use crate::rows::{EndedRow, EndedSql, ended};
 
-/// How often a job that is between two tables is looked for.
-const LOOKS: usize = 3;
+/// The most leases that one sweep returns, in one transaction.
+const LEASES: usize = 100;
 
-impl PgStore {
-    pub(super) fn find_job(
+impl Archive for PgStore {
+    fn archived(
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
-        id: JobId,
-    ) -> Result<Option<JobStatus>, Error> {
-        type Columns = (Text, Integer, Nullable<Timestamptz>, Nullable<Text>, Nullable<BigInt>);
-        type Row = (String, i32, Option<PgTimestamp>, Option<String>, Option<i64>);
-        let values = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
-        for _ in 0..LOOKS {
-            let row: Option<Row> = self.one::<Columns, _>(conn, &self.statements.find, &values)?;
-            let Some((place, attempt, schedule_at, error, lease)) = row else { return Ok(None) };
-            match (place.as_str(), lease) {
-                ("waiting", _) => {
-                    let schedule_at = schedule_at.map(nearest);
-                    return Ok(Some(JobStatus::Waiting { attempt, schedule_at, error }));
-                }
-                ("leased", Some(lease)) => return Ok(Some(JobStatus::Leased { lease, attempt })),
-                _ => {}
-            }
-            let all = [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled];
-            let found = self.list_archive(conn, queue, &all, None, Some(id), 1)?.pop();
-            if let Some(found) = found {
-                return Ok(Some(JobStatus::Ended(Box::new(found))));
-            }
-            // It was put back between the two statements.
-        }
-        Ok(None)
+        ended: EndedAs,
+        before: Option<&Ended>,
+        count: usize,
+    ) -> Result<Vec<Ended>, Error> {
+        self.list_archive(conn, queue, &[ended], before, None, count)
     }
 
-    /// One by one, for there may be many and each may be large.
-    pub(super) fn move_all_to_dead(
+    fn requeue(
         &self,
         conn: &mut PgConnection,
-        jobs: &[Undecodable],
-    ) -> Result<(), Error> {
-        for Undecodable { job, reason } in jobs {
-            let reason = storable(reason);
-            let values = [
-                Value::BigInt(job.id.0),
-                Value::Text(job.payload.as_str()),
-                Value::Text(job.queue.as_str()),
-                Value::Instant(Some(job.enqueued_at)),
-                Value::Instant(job.schedule_at),
-                Value::Instant(job.expected_at),
-                Value::Integer(job.priority),
-                Value::Integer(job.attempt),
-                Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
-                Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
-                Value::Text(&reason),
-            ];
-            self.statements.bury.with::<BigInt>(&values).execute(conn).map_err(|e| self.error(e))?;
-        }
-        Ok(())
+        queue: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Error> {
+        let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
+        let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
+        self.fast_path.forget_position(queue);
+        let revived = self.statements.revive.with::<BigInt>(&values).execute(conn);
+        revived.map(|count| count as u64).map_err(|e| self.error(e))
     }
 
+    fn prune(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        ended: EndedAs,
+        age: Duration,
+    ) -> Result<u64, Error> {
+        let values =
+            [Value::Text(queue.as_str()), Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];
+        let pruned = self.statements.prune.with::<BigInt>(&values).execute(conn);
+        pruned.map(|count| count as u64).map_err(|e| self.error(e))
+    }
+
+    fn maintain(
+        &self,
+        conn: &mut PgConnection,
+        retention: &Retention,
+    ) -> Result<Option<MaintenanceReport>, Error> {
+        self.transaction(conn, |conn| {
+            // Each statement must see what was committed before it, whatever the session's default is. And a process
+            // that is put to sleep between two of them must not keep all others from sweeping for as long.
+            conn.batch_execute(
+                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout TO '5s'",
+            )?;
+            let turn = self.statements.sweep_turn.with::<Bool>(&[]).get_result::<bool>(conn);
+            if !turn.map_err(|e| self.error(e))? {
+                return Ok(None);
+            }
+            let mut swept = MaintenanceReport::default();
+            let most = [Value::BigInt(LEASES as i64)];
+            let over: Vec<i64> =
+                self.statements.sweep_over.with::<BigInt>(&most).load(conn).map_err(|e| self.error(e))?;
+            swept.more = over.len() == LEASES;
+            if !over.is_empty() {
+                let values = [Value::BigInts(over)];
+                let returned = self.statements.sweep_expire.with::<BigInt>(&values).get_result::<i64>(conn);
+                swept.returned = returned.map_err(|e| self.error(e))?.max(0).unsigned_abs();
+            }
+            let forget = self.statements.sweep_forget.with::<BigInt>(&[]);
+            forget.execute(conn).map_err(|e| self.error(e))?;
+            self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER)?;
+            for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
+                let Some(age) = retention.of(ended) else { continue };
+                let values = [Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];
+                let pruned = self.statements.prune_all.with::<BigInt>(&values).execute(conn);
+                swept.pruned += pruned.map_err(|e| self.error(e))? as u64;
+            }
+            Ok(Some(swept))
+        })
+    }
+}
+
+impl PgStore {
     pub(super) fn list_archive(
         &self,
         conn: &mut PgConnection,
@@ -91,34 +115,5 @@ impl PgStore {
         let list = self.statements.archived.with::<EndedSql>(&values);
         let rows: Vec<EndedRow> = list.load(conn).map_err(|e| self.error(e))?;
         Ok(rows.into_iter().map(|row| ended(queue, row)).collect())
-    }
-
-    pub(super) fn cancel_job(
-        &self,
-        conn: &mut PgConnection,
-        queue: &QueueName,
-        id: JobId,
-    ) -> Result<Cancelled, Error> {
-        let values = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
-        let mut answer = Cancelled::NotFound;
-        // A job that moves between the line and a lease meanwhile may be missed in both.
-        for _ in 0..LOOKS {
-            let cancelled: Option<i64> =
-                self.one::<BigInt, _>(conn, &self.statements.cancel_waiting, &values)?;
-            if cancelled.is_some() {
-                return Ok(Cancelled::Done);
-            }
-            let turned = [Value::BigInt(id.0), Value::Text(queue.as_str())];
-            let told: Option<i64> = self.one::<BigInt, _>(conn, &self.statements.cancel_leased, &turned)?;
-            if told.is_some() {
-                return Ok(Cancelled::Asked);
-            }
-            answer = match self.find_job(conn, queue, id)? {
-                Some(JobStatus::Waiting { .. }) => Cancelled::Held,
-                Some(JobStatus::Leased { .. }) => continue,
-                _ => return Ok(Cancelled::NotFound),
-            };
-        }
-        Ok(answer)
     }
 }

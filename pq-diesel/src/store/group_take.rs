@@ -1,6 +1,7 @@
 //! Takes that commit by themselves, grouped over the threads of a handle.
 
-use pq_core::{QueueName, RawJob, Scan, Store, Taken};
+use pq_core::store::Connect;
+use pq_core::{QueueName, RawJob, Scan, Taken};
 
 use super::PgStore;
 use super::take::{Owner, TakeRequest, warn_unreleased};

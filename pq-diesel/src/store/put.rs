@@ -7,7 +7,8 @@ use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgInterval;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
-use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, Store, When};
+use pq_core::store::Connect;
+use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, When};
 
 use super::PgStore;
 use super::chunks::{chunks, gather};

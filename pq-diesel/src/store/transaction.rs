@@ -8,11 +8,32 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 
 use super::PgStore;
-use super::open::Open;
+use super::transaction_tracker::Open;
 use crate::Error;
+use crate::pool;
+use chrono::{DateTime, Utc};
+use diesel::sql_types::Timestamptz;
+use pq_core::store::Connect;
 
-impl PgStore {
-    pub(super) fn within<R, E: From<Error>>(
+impl Connect for PgStore {
+    type Conn = PgConnection;
+    type Error = Error;
+    /// How many transactions were open in one another.
+    type Savepoint = u32;
+
+    fn with_connection<R, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
+    ) -> Result<R, E> {
+        match &self.pool {
+            Some(pool) => pool.with(work),
+            None => Err(Error::from(pq_core::Error::NoConnection).into()),
+        }
+    }
+
+    /// A transaction is begun and ended through diesel, so one that was begun with plain SQL
+    /// (`BEGIN` by `batch_execute`) is not recognised as one to nest in.
+    fn transaction<R, E: From<Error>>(
         &self,
         conn: &mut PgConnection,
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
@@ -46,6 +67,40 @@ impl PgStore {
         }
     }
 
+    /// A savepoint that diesel knows nothing of. One that takes the place of another goes with its release.
+    fn savepoint(&self, conn: &mut PgConnection, earlier: Option<u32>) -> Result<u32, Error> {
+        self.save(conn, earlier, "")
+    }
+
+    fn savepoint_and_timeout(
+        &self,
+        conn: &mut PgConnection,
+        earlier: Option<u32>,
+        limit: Option<Duration>,
+    ) -> Result<u32, Error> {
+        self.save(conn, earlier, &format!("{}; ", set_limit(limit)))
+    }
+
+    fn rollback_to(&self, conn: &mut PgConnection, mark: u32) -> Result<(), Error> {
+        roll_back_to(conn, mark)?;
+        conn.batch_execute("ROLLBACK TO SAVEPOINT pq_mark").map_err(|e| self.error(e))
+    }
+
+    /// By `statement_timeout`, for the rest of the transaction.
+    fn set_statement_timeout(&self, conn: &mut PgConnection, limit: Option<Duration>) -> Result<(), Error> {
+        conn.batch_execute(&set_limit(limit)).map_err(|e| self.error(e))
+    }
+
+    fn activity(&self, conn: &mut PgConnection) -> Option<u64> {
+        pool::statements_sent(conn)
+    }
+
+    fn now(&self, conn: &mut PgConnection) -> Result<DateTime<Utc>, Error> {
+        self.statements.now.with::<Timestamptz>(&[]).get_result(conn).map_err(|e| self.error(e))
+    }
+}
+
+impl PgStore {
     /// Moves the savepoint behind what was done, or makes it, with these settings in what follows it.
     pub(super) fn save(
         &self,
@@ -63,11 +118,6 @@ impl PgStore {
         let moved = format!("RELEASE SAVEPOINT pq_mark; {settings}SAVEPOINT pq_mark");
         conn.batch_execute(&moved).map_err(|e| self.error(e))?;
         Ok(around)
-    }
-
-    pub(super) fn undo_to(&self, conn: &mut PgConnection, mark: u32) -> Result<(), Error> {
-        roll_back_to(conn, mark)?;
-        conn.batch_execute("ROLLBACK TO SAVEPOINT pq_mark").map_err(|e| self.error(e))
     }
 }
 

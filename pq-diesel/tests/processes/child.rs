@@ -6,7 +6,7 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer};
-use pq_core::Store;
+use pq_core::store::Connect;
 use pq_diesel::{Backoff, Handler, Pq, Task, Worker};
 use pq_testing::Database;
 use rustix::process::{Pid, Signal, getpid, kill_process};

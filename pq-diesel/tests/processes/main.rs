@@ -14,7 +14,7 @@ use common::{LISTENING, Outcome, PATIENCE, crowd, database, until, until_nobody_
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer};
-use pq_core::Store;
+use pq_core::store::Archive;
 use pq_diesel::{Backoff, Control, EndedAs, Pq, StopMode, Worker};
 use pq_testing::{Database, Kind, Options, Server, Stop};
 

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
-use pq_core::{Claim, Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Settlement, Store};
+use diesel::sql_types::BigInt;
+use pq_core::{Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Settlement};
 
 use super::chunks::chunks;
-use super::transaction::depth;
 use super::{PgStore, micros, storable};
 use crate::Error;
 use crate::prepared::Value;
@@ -29,48 +28,15 @@ impl Given<'_> {
 }
 
 impl PgStore {
-    pub(super) fn settle_all(
-        &self,
-        conn: &mut PgConnection,
-        verdicts: &[Settlement<'_>],
-    ) -> Result<Vec<bool>, Error> {
-        let mut leased = BTreeMap::<i64, Vec<usize>>::new();
-        let mut held = Vec::new();
-        for (position, verdict) in verdicts.iter().enumerate() {
-            match verdict.job.claim.lease() {
-                Some(lease) => leased.entry(lease).or_default().push(position),
-                None => held.push(position),
-            }
-        }
-        let mut accepted = vec![false; verdicts.len()];
-        if held.is_empty()
-            && leased.len() == 1
-            && let Some((lease, group)) = leased.first_key_value()
-            && is_whole(verdicts, group)
-            && is_plain(verdicts, group)
-            && self.finish(conn, *lease)?
-        {
-            accepted.fill(true);
-            return Ok(accepted);
-        }
-        let settle = |conn: &mut PgConnection| -> Result<Vec<bool>, Error> {
-            self.settle_held(conn, verdicts, &held, &mut accepted)?;
-            self.settle_leased(conn, verdicts, leased, &mut accepted)?;
-            Ok(accepted)
-        };
-        // What takes more than one statement is one transaction all the same.
-        if depth(conn)? == 0 { self.transaction(conn, settle) } else { settle(conn) }
-    }
-
     /// Completes a whole lease of which nothing is to be kept: its row goes, and no more is done. `false` where it is
     /// lost, or has verdicts already.
-    fn finish(&self, conn: &mut PgConnection, lease: i64) -> Result<bool, Error> {
+    pub(super) fn finish(&self, conn: &mut PgConnection, lease: i64) -> Result<bool, Error> {
         let gone: Option<i64> =
             self.one::<BigInt, _>(conn, &self.statements.finish, &[Value::BigInt(lease)])?;
         Ok(gone.is_some())
     }
 
-    fn settle_leased(
+    pub(super) fn settle_leased(
         &self,
         conn: &mut PgConnection,
         verdicts: &[Settlement<'_>],
@@ -136,7 +102,7 @@ impl PgStore {
     }
 
     /// Verdicts on jobs that this transaction has taken.
-    fn settle_held(
+    pub(super) fn settle_held(
         &self,
         conn: &mut PgConnection,
         verdicts: &[Settlement<'_>],
@@ -225,26 +191,10 @@ impl PgStore {
         // PostgreSQL counts from one.
         Ok(held.into_iter().filter_map(|position| usize::try_from(position - 1).ok()).collect())
     }
-
-    pub(super) fn replace_payload(
-        &self,
-        conn: &mut PgConnection,
-        claim: &Claim,
-        payload: &Payload,
-    ) -> Result<(), Error> {
-        if let Some(lease) = claim.lease() {
-            let values = [Value::BigInt(claim.id.0), Value::Text(payload.as_str()), Value::BigInt(lease)];
-            let stored: Option<i64> = self.one::<BigInt, _>(conn, &self.statements.update_leased, &values)?;
-            return stored.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
-        }
-        let values = [Value::BigInt(claim.id.0), Value::BigInt(claim.token), Value::Text(payload.as_str())];
-        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.update, &values)?;
-        noted.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
-    }
 }
 
 /// Whether the verdicts at these positions are on all jobs of their lease.
-fn is_whole(verdicts: &[Settlement<'_>], group: &[usize]) -> bool {
+pub(super) fn is_whole(verdicts: &[Settlement<'_>], group: &[usize]) -> bool {
     let Some(first) = group.first() else { return false };
     let Held::Lease { jobs } = verdicts[*first].job.claim.held else { return false };
     // They are in order, mostly, and then this is quicker than a set.
@@ -255,7 +205,7 @@ fn is_whole(verdicts: &[Settlement<'_>], group: &[usize]) -> bool {
 }
 
 /// Whether the jobs at these positions are complete, and nothing need be kept or freed.
-fn is_plain(verdicts: &[Settlement<'_>], group: &[usize]) -> bool {
+pub(super) fn is_plain(verdicts: &[Settlement<'_>], group: &[usize]) -> bool {
     group.iter().all(|position| {
         let Settlement { job, outcome } = &verdicts[*position];
         matches!(outcome, Outcome::Complete) && job.serialization_key.is_none() && job.unique_key.is_none()

@@ -1,16 +1,71 @@
-//! What an operator sees and does: queues, workers, periodic jobs.
+//! Counting, listing, cancelling, pausing and moving jobs.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::state::{Known, Periodic, Row, State, Tx};
-use super::transaction::Open;
-use crate::{
-    Cron, CronEntry, EndedAs, Filter, Heartbeat, HeartbeatReply, JobId, JobState, Listed, Overview,
-    QueueName, StopMode, WorkerId, WorkerInfo,
-};
+use super::state::{Row, State, Tx};
+use super::transaction::{MemoryConn, Open};
+use super::{MemoryStore, archive, settle, state};
+use crate::store::{Admin, Counts};
+use crate::{Cancelled, EndedAs, Error, Filter, JobId, JobState, JobStatus, Listed, Overview, QueueName};
+
+impl Admin for MemoryStore {
+    fn counts(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<Counts, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(archive::counts(state, open.tx, queue, now)))
+    }
+
+    fn overview(&self, conn: &mut MemoryConn) -> Result<Vec<Overview>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(overview(state, open.tx, now)))
+    }
+
+    fn list(&self, conn: &mut MemoryConn, filter: &Filter, count: usize) -> Result<Vec<Listed>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(list(state, open.tx, filter, count, now)))
+    }
+
+    fn find(&self, conn: &mut MemoryConn, queue: &QueueName, id: JobId) -> Result<Option<JobStatus>, Error> {
+        conn.operate(|state, open| Ok(archive::find(state, open.tx, queue, id)))
+    }
+
+    fn cancel(&self, conn: &mut MemoryConn, queue: &QueueName, id: JobId) -> Result<Cancelled, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(settle::cancel(state, open, queue, id, now)))
+    }
+
+    fn clear(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<u64, Error> {
+        conn.operate(|state, open| {
+            let rows: Vec<_> = state
+                .rows
+                .iter()
+                .filter(|(_, row)| row.queue == *queue && row.free_for(open.tx))
+                .map(|(id, row)| (*id, row.clone()))
+                .collect();
+            let cleared = rows.len() as u64;
+            for (id, row) in rows {
+                open.set(state, id, state::Row { held_by: Some(open.tx), ended: true, ..row });
+            }
+            Ok(cleared)
+        })
+    }
+
+    fn pause(&self, conn: &mut MemoryConn, queue: &QueueName, paused: bool) -> Result<bool, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| Ok(pause(state, open, queue, paused, now)))
+    }
+
+    fn move_jobs(
+        &self,
+        conn: &mut MemoryConn,
+        from: &QueueName,
+        to: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Error> {
+        conn.operate(|state, open| Ok(move_jobs(state, open, from, to, ids)))
+    }
+}
 
 fn state_of(state: &State, id: JobId, row: &Row, tx: Tx, now: DateTime<Utc>) -> JobState {
     if row.lease.is_some() {
@@ -151,83 +206,4 @@ pub(super) fn pause(
     }
     open.pause(state, queue, paused.then_some(now));
     true
-}
-
-pub(super) fn heartbeat(state: &mut State, beat: &Heartbeat, now: DateTime<Utc>) -> HeartbeatReply {
-    let worker = beat.worker.unwrap_or_else(|| WorkerId(state.next_tx()));
-    let known = state.workers.entry(worker).or_insert_with(|| Known {
-        beat: beat.clone(),
-        started_at: now,
-        beat_at: now,
-        stop: None,
-    });
-    (known.beat, known.beat_at) = (beat.clone(), now);
-    HeartbeatReply { worker, stop: known.stop }
-}
-
-pub(super) fn forget_silent(state: &mut State, now: DateTime<Utc>) {
-    state.workers.retain(|_, known| heard(known, now) < WorkerInfo::FORGOTTEN_AFTER);
-}
-
-fn heard(known: &Known, now: DateTime<Utc>) -> Duration {
-    (now - known.beat_at).to_std().unwrap_or_default()
-}
-
-pub(super) fn workers(state: &State, now: DateTime<Utc>) -> Vec<WorkerInfo> {
-    let info = |(id, known): (&WorkerId, &Known)| WorkerInfo {
-        id: *id,
-        host: known.beat.host.clone(),
-        pid: known.beat.pid,
-        supervisor: known.beat.supervisor,
-        queues: known.beat.queues.iter().map(ToString::to_string).collect(),
-        threads: known.beat.threads,
-        started_at: known.started_at,
-        heard: heard(known, now),
-        stop: known.stop,
-        status: known.beat.status.clone(),
-    };
-    state.workers.iter().map(info).collect()
-}
-
-pub(super) fn stop_worker(state: &mut State, worker: WorkerId, mode: StopMode) -> bool {
-    let Some(known) = state.workers.get_mut(&worker) else { return false };
-    known.stop = known.stop.max(Some(mode));
-    true
-}
-
-pub(super) fn set_cron(
-    state: &mut State,
-    open: &mut Open,
-    cron: &Cron,
-    next_at: Option<DateTime<Utc>>,
-) -> bool {
-    let last_at = state.crons.get(&cron.name).and_then(|old| old.entry.last_at);
-    let entry = CronEntry { cron: cron.clone(), paused: false, next_at, last_at };
-    let is_new = !state.crons.contains_key(&cron.name);
-    open.set_cron(state, &cron.name, Some(Periodic { entry, held_by: None }));
-    is_new
-}
-
-pub(super) fn change_cron(
-    state: &mut State,
-    open: &mut Open,
-    name: &str,
-    change: impl FnOnce(&mut CronEntry),
-) -> bool {
-    let Some(mut periodic) = state.crons.get(name).cloned() else { return false };
-    change(&mut periodic.entry);
-    open.set_cron(state, name, Some(periodic));
-    true
-}
-
-pub(super) fn due_crons(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> Vec<CronEntry> {
-    let due = |periodic: &&Periodic| {
-        periodic.held_by.is_none() && periodic.entry.next_at.is_some_and(|next| next <= now)
-    };
-    let due: Vec<Periodic> = state.crons.values().filter(due).cloned().collect();
-    for periodic in &due {
-        let held = Periodic { held_by: Some(open.tx), ..periodic.clone() };
-        open.set_cron(state, &periodic.entry.cron.name, Some(held));
-    }
-    due.into_iter().map(|periodic| periodic.entry).collect()
 }

@@ -1,0 +1,58 @@
+//! Connections and transactions of the store in memory.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use chrono::{DateTime, Utc};
+
+use super::MemoryStore;
+use super::transaction::{Mark, MemoryConn};
+use crate::Error;
+use crate::store::{Connect, StoreError};
+
+impl Connect for MemoryStore {
+    type Conn = MemoryConn;
+    type Error = Error;
+    /// How many changes it had made.
+    type Savepoint = usize;
+
+    fn with_connection<R, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&mut MemoryConn) -> Result<R, E>,
+    ) -> Result<R, E> {
+        work(&mut self.connect())
+    }
+
+    fn transaction<R, E: From<Error>>(
+        &self,
+        conn: &mut MemoryConn,
+        work: impl FnOnce(&mut MemoryConn) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let mark = conn.begin();
+        // The connection is rolled back before the panic goes on, so nobody sees it half changed.
+        let done = catch_unwind(AssertUnwindSafe(|| work(conn)));
+        match &done {
+            Ok(Ok(_)) => conn.commit(mark),
+            Ok(Err(_)) | Err(_) => conn.roll_back(mark),
+        }
+        done.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn savepoint(&self, conn: &mut MemoryConn, _: Option<usize>) -> Result<usize, Error> {
+        Ok(conn.changes())
+    }
+
+    fn rollback_to(&self, conn: &mut MemoryConn, mark: usize) -> Result<(), Error> {
+        conn.roll_back(Mark::Nested(mark));
+        Ok(())
+    }
+
+    fn now(&self, _conn: &mut MemoryConn) -> Result<DateTime<Utc>, Error> {
+        Ok(Utc::now())
+    }
+}
+
+impl StoreError for Error {
+    fn is_unavailable(&self) -> bool {
+        false
+    }
+}

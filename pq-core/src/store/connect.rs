@@ -1,0 +1,125 @@
+//! Connections and transactions.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::Error;
+
+/// Provides connections and runs transactions.
+pub trait Connect: Send + Sync + 'static {
+    /// A connection, which is in a transaction or not.
+    type Conn;
+    /// The store's error, which includes the errors of this crate.
+    type Error: StoreError;
+    /// A position in a transaction that it can be rolled back to.
+    type Savepoint: Copy;
+
+    /// Lends a connection of the store's own, outside of a transaction.
+    ///
+    /// # Errors
+    ///
+    /// The error of `work`; [`Error::NoConnection`] if the store has no connections of its own; the store's error if
+    /// none could be obtained.
+    fn with_connection<R, E: From<Self::Error>>(
+        &self,
+        work: impl FnOnce(&mut Self::Conn) -> Result<R, E>,
+    ) -> Result<R, E>;
+
+    /// Runs `work` in a transaction, or in a nested one if `conn` is in one already.
+    ///
+    /// `Ok` commits. An error or a panic rolls back, and the panic is resumed. The connection is usable after all
+    /// three.
+    ///
+    /// # Errors
+    ///
+    /// The error of `work`, or the store's error if the transaction could not begin or commit.
+    fn transaction<R, E: From<Self::Error>>(
+        &self,
+        conn: &mut Self::Conn,
+        work: impl FnOnce(&mut Self::Conn) -> Result<R, E>,
+    ) -> Result<R, E>;
+
+    /// Sets a savepoint in the transaction of `conn` and releases `earlier`.
+    ///
+    /// For a sequence of steps of which each can be undone alone. It takes about half the round trips of a nested
+    /// transaction for each step.
+    ///
+    /// # Errors
+    ///
+    /// The store's error. If a statement since `earlier` failed and made the transaction unusable, `earlier` is still
+    /// valid for [`Connect::rollback_to`], and the transaction can continue after it.
+    fn savepoint(
+        &self,
+        conn: &mut Self::Conn,
+        earlier: Option<Self::Savepoint>,
+    ) -> Result<Self::Savepoint, Self::Error>;
+
+    /// Calls [`Connect::set_statement_timeout`] and [`Connect::savepoint`], in one round trip if the store can.
+    ///
+    /// The timeout also applies after a rollback to the new savepoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connect::savepoint`].
+    fn savepoint_and_timeout(
+        &self,
+        conn: &mut Self::Conn,
+        earlier: Option<Self::Savepoint>,
+        timeout: Option<Duration>,
+    ) -> Result<Self::Savepoint, Self::Error> {
+        self.set_statement_timeout(conn, timeout)?;
+        self.savepoint(conn, earlier)
+    }
+
+    /// Rolls back to a savepoint, including nested transactions that were left open. The savepoint stays valid.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn rollback_to(&self, conn: &mut Self::Conn, savepoint: Self::Savepoint) -> Result<(), Self::Error>;
+
+    /// Sets how long each statement of the open transaction may take, if the store can.
+    ///
+    /// `None` removes the limit. A rollback to an earlier savepoint undoes the setting. A commit is not limited.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn set_statement_timeout(
+        &self,
+        conn: &mut Self::Conn,
+        timeout: Option<Duration>,
+    ) -> Result<(), Self::Error> {
+        let _ = (conn, timeout);
+        Ok(())
+    }
+
+    /// Returns a number that grows with each use of the connection, or `None` if the store cannot tell.
+    ///
+    /// If the number has not changed, nothing has to be rolled back.
+    fn activity(&self, conn: &mut Self::Conn) -> Option<u64> {
+        let _ = conn;
+        None
+    }
+
+    /// Returns the time of the store's clock at the moment of the call.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn now(&self, conn: &mut Self::Conn) -> Result<DateTime<Utc>, Self::Error>;
+}
+
+/// Classifies a store's errors for waits and workers.
+pub trait StoreError: std::error::Error + From<Error> + Send + Sync + 'static {
+    /// Returns whether the store could not be reached or was not ready to serve. A wait then tries again.
+    fn is_unavailable(&self) -> bool;
+
+    /// Returns whether the transaction conflicted with another one, so that running it again may succeed.
+    ///
+    /// A worker runs it again and counts no failure.
+    fn is_conflict(&self) -> bool {
+        false
+    }
+}

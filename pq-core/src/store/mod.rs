@@ -1,0 +1,71 @@
+//! The traits that a store of jobs implements.
+//!
+//! This module is for implementors. It is not covered by semantic versioning: a minor release may add methods or
+//! change signatures. Applications use [`crate::Pq`] and [`crate::Queue`].
+//!
+//! [`Store`] has no methods of its own. It unites one trait for each concern:
+//!
+//! | trait | concern |
+//! |---|---|
+//! | [`Connect`] | connections, transactions, savepoints, the store's clock |
+//! | [`Jobs`] | adding, taking and settling jobs |
+//! | [`Archive`] | jobs that have ended, and maintenance |
+//! | [`Admin`] | counting, listing, cancelling, pausing and moving jobs |
+//! | [`Workers`] | registered workers |
+//! | [`Schedules`] | periodic jobs |
+
+mod admin;
+mod archive;
+mod connect;
+mod jobs;
+mod schedules;
+mod workers;
+
+pub use admin::{Admin, Counts};
+pub use archive::Archive;
+pub use connect::{Connect, StoreError};
+pub use jobs::{Jobs, Scan, Taken, Undecodable};
+pub use schedules::Schedules;
+pub use workers::Workers;
+
+/// Stores jobs.
+///
+/// A type that implements [`Jobs`], [`Archive`], [`Admin`], [`Workers`] and [`Schedules`] is a store. Each method that
+/// reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
+/// caller's connection. A store never commits a transaction that a caller began.
+///
+/// # Contract
+///
+/// The conformance suite checks all of the following.
+///
+/// - **Atomicity.** In a transaction, a method takes effect if and only if that transaction commits. In a nested
+///   transaction, it takes effect if and only if every enclosing transaction commits. Outside of a transaction, each
+///   call is a transaction of its own.
+/// - **Put.** Jobs get ascending ids in the order given. The transaction itself sees them at once. Others see them
+///   when it commits. The commit, not the put, notifies every [`crate::WakeSignal`] that is subscribed to the queue.
+///   A job that another program adds by the store's own means, such as plain SQL, counts as put.
+/// - **Take.** A take returns the first ready jobs in this order: higher priority, then earlier `expected_at` with
+///   absent ones last, then lower id. A job is ready if it is due and nobody holds it. It is due if `schedule_at` is
+///   absent or has passed on the store's clock at the moment of the call, not at the start of the transaction. A take
+///   skips jobs that others hold and never waits for them. No job is returned to two holders, and none is held that
+///   was not returned. A taken job is deleted when the transaction commits. A rollback, a lost connection or a dead
+///   process returns it to its place at once.
+/// - **Claims.** The [`crate::Claim`] of a taken job proves that the transaction holds it. [`Jobs::update`] and
+///   [`Jobs::give_back`] refuse a claim whose transaction has ended, or whose job was given back, with
+///   [`crate::Error::NotYours`]. They change nothing in that case.
+/// - **Leases.** A job that [`Jobs::lease`] took stays held after the commit, until it is settled or until
+///   [`Archive::maintain`] finds that its lease has expired. Until then an outcome is accepted, and only once. After
+///   that the job is ready again, and nothing from the old claim is accepted.
+/// - **Serialization keys.** Of a queue's jobs that share a key, at most one is held at any time, by an open
+///   transaction or by a lease. Nothing waits for it. When it ends, the key's next job becomes ready, and signals are
+///   notified as for a put.
+/// - **Unique keys.** Of a queue's jobs that share a key, at most one waits or is held by a lease. Concurrent puts, and
+///   the jobs of one batch, are decided one after the other.
+/// - **Clocks.** Only the store's clock decides what is due.
+/// - **Foreign rows.** No row that another program stored may make a take fail.
+///
+/// No method needs a transaction to stay open while a caller sleeps: a wait consists of takes and of
+/// [`Jobs::subscribe`].
+pub trait Store: Jobs + Archive + Admin + Workers + Schedules {}
+
+impl<S: Jobs + Archive + Admin + Workers + Schedules> Store for S {}

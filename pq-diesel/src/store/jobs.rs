@@ -1,0 +1,182 @@
+//! Adding, taking and settling jobs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Text};
+use pq_core::store::{Connect, Jobs, Scan, Taken, Undecodable};
+use pq_core::{
+    Claim, Extended, JobId, Key, NewJob, Outcome, Payload, Put, QueueName, RawJob, Settlement, WakeSignal,
+};
+
+use super::settle::{is_plain, is_whole};
+use super::take::{Owner, TakeRequest};
+use super::transaction::depth;
+use super::{PgStore, micros, storable};
+use crate::Error;
+use crate::listener::Subscription;
+use crate::prepared::Value;
+use crate::statements::Trigger;
+
+impl Jobs for PgStore {
+    type Subscription = Option<Subscription>;
+
+    fn put(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
+        let trigger = self.trigger_in(conn, queue, jobs);
+        self.insert(conn, queue, jobs, trigger)
+    }
+
+    fn put_all(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
+    ) -> Result<u64, Error> {
+        self.copy_all(conn, queue, jobs, Trigger::Fires)
+    }
+
+    fn take(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        scan: Scan,
+    ) -> Result<Taken, Error> {
+        self.take_for(conn, queue, TakeRequest { count, scan }, Owner::Transaction)
+    }
+
+    fn retake(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
+        self.take_again(conn, job)
+    }
+
+    fn lease(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        count: usize,
+        lease: Duration,
+        scan: Scan,
+    ) -> Result<Taken, Error> {
+        self.take_for(conn, queue, TakeRequest { count, scan }, Owner::Lease(lease))
+    }
+
+    fn extend(
+        &self,
+        conn: &mut PgConnection,
+        leases: &[i64],
+        lease: Duration,
+    ) -> Result<Vec<Extended>, Error> {
+        let values = [Value::BigInts(leases.to_vec()), Value::BigInt(micros(lease))];
+        let statement = self.statements.extend.with::<(BigInt, Array<BigInt>)>(&values);
+        let rows: Vec<(i64, Vec<i64>)> = statement.load(conn).map_err(|e| self.error(e))?;
+        let extended = |(lease, cancelled): (i64, Vec<i64>)| Extended {
+            lease,
+            cancelled: cancelled.into_iter().map(JobId).collect(),
+        };
+        Ok(rows.into_iter().map(extended).collect())
+    }
+
+    fn settle(&self, conn: &mut PgConnection, verdicts: &[Settlement<'_>]) -> Result<Vec<bool>, Error> {
+        let mut leased = BTreeMap::<i64, Vec<usize>>::new();
+        let mut held = Vec::new();
+        for (position, verdict) in verdicts.iter().enumerate() {
+            match verdict.job.claim.lease() {
+                Some(lease) => leased.entry(lease).or_default().push(position),
+                None => held.push(position),
+            }
+        }
+        let mut accepted = vec![false; verdicts.len()];
+        if held.is_empty()
+            && leased.len() == 1
+            && let Some((lease, group)) = leased.first_key_value()
+            && is_whole(verdicts, group)
+            && is_plain(verdicts, group)
+            && self.finish(conn, *lease)?
+        {
+            accepted.fill(true);
+            return Ok(accepted);
+        }
+        let settle = |conn: &mut PgConnection| -> Result<Vec<bool>, Error> {
+            self.settle_held(conn, verdicts, &held, &mut accepted)?;
+            self.settle_leased(conn, verdicts, leased, &mut accepted)?;
+            Ok(accepted)
+        };
+        // What takes more than one statement is one transaction all the same.
+        if depth(conn)? == 0 { self.transaction(conn, settle) } else { settle(conn) }
+    }
+
+    fn update(&self, conn: &mut PgConnection, claim: &Claim, payload: &Payload) -> Result<(), Error> {
+        if let Some(lease) = claim.lease() {
+            let values = [Value::BigInt(claim.id.0), Value::Text(payload.as_str()), Value::BigInt(lease)];
+            let stored: Option<i64> = self.one::<BigInt, _>(conn, &self.statements.update_leased, &values)?;
+            return stored.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
+        }
+        let values = [Value::BigInt(claim.id.0), Value::BigInt(claim.token), Value::Text(payload.as_str())];
+        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.update, &values)?;
+        noted.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
+    }
+
+    fn give_back(&self, conn: &mut PgConnection, job: &RawJob) -> Result<(), Error> {
+        let refused = || match job.claim.lease() {
+            Some(_) => pq_core::Error::lease_lost(job.id),
+            None => pq_core::Error::not_yours(job.id),
+        };
+        let accepted = match job.claim.lease() {
+            Some(_) => self.settle(conn, &[Settlement { job, outcome: Outcome::GiveBack }])?.contains(&true),
+            None => self.return_held(conn, job)?,
+        };
+        if accepted { Ok(()) } else { Err(refused().into()) }
+    }
+
+    /// One by one, for there may be many and each may be large.
+    fn move_to_dead(&self, conn: &mut PgConnection, jobs: &[Undecodable]) -> Result<(), Error> {
+        for Undecodable { job, reason } in jobs {
+            let reason = storable(reason);
+            let values = [
+                Value::BigInt(job.id.0),
+                Value::Text(job.payload.as_str()),
+                Value::Text(job.queue.as_str()),
+                Value::Instant(Some(job.enqueued_at)),
+                Value::Instant(job.schedule_at),
+                Value::Instant(job.expected_at),
+                Value::Integer(job.priority),
+                Value::Integer(job.attempt),
+                Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
+                Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
+                Value::Text(&reason),
+            ];
+            self.statements.bury.with::<BigInt>(&values).execute(conn).map_err(|e| self.error(e))?;
+        }
+        Ok(())
+    }
+
+    fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
+        self.put_grouped(queue, jobs)
+    }
+
+    fn put_all_now(
+        &self,
+        queue: &QueueName,
+        jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
+    ) -> Result<u64, Error> {
+        // Until the commit, which knows of itself whether its outcome is known, nothing has happened.
+        let count = self.with_connection(|conn| self.copy_all(conn, queue, jobs, self.own_trigger()))?;
+        self.has_put(queue);
+        Ok(count)
+    }
+
+    fn take_now(&self, queue: &QueueName, count: usize, scan: Scan) -> Result<Taken, Error> {
+        self.take_grouped(queue, TakeRequest { count, scan })
+    }
+
+    fn subscribe(&self, queue: &QueueName, signal: &Arc<WakeSignal>) -> Option<Subscription> {
+        self.listener.as_ref().map(|listener| listener.subscribe(queue, signal))
+    }
+
+    fn poll_interval(&self) -> Duration {
+        self.poll_interval
+    }
+}

@@ -1,0 +1,78 @@
+//! Periodic jobs.
+
+use chrono::{DateTime, Utc};
+use diesel::pg::PgConnection;
+use diesel::prelude::*;
+use diesel::sql_types::{Bool, Text};
+use pq_core::store::Schedules;
+use pq_core::{Cron, CronEntry};
+
+use super::PgStore;
+use crate::Error;
+use crate::prepared::Value;
+use crate::rows::desk::{CronRow, CronSql, cron};
+
+impl Schedules for PgStore {
+    fn set_cron(
+        &self,
+        conn: &mut PgConnection,
+        cron: &Cron,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<bool, Error> {
+        let values = [
+            Value::Text(&cron.name),
+            Value::Text(&cron.expression),
+            Value::Text(&cron.time_zone),
+            Value::Text(cron.queue.as_str()),
+            Value::Text(cron.payload.as_str()),
+            Value::Integer(cron.priority),
+            Value::Integer(cron.catch_up.into()),
+            Value::Instant(next_at),
+        ];
+        let is_new = self.statements.set_cron.with::<Bool>(&values).get_result(conn);
+        is_new.map_err(|e| self.error(e))
+    }
+
+    fn crons(&self, conn: &mut PgConnection) -> Result<Vec<CronEntry>, Error> {
+        self.load_crons(conn, false)
+    }
+
+    fn remove_cron(&self, conn: &mut PgConnection, name: &str) -> Result<bool, Error> {
+        self.any(conn, &self.statements.remove_cron, &[Value::Text(name)])
+    }
+
+    fn pause_cron(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        paused: bool,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<bool, Error> {
+        let values = [Value::Integer(paused.into()), Value::Instant(next_at), Value::Text(name)];
+        self.any(conn, &self.statements.pause_cron, &values)
+    }
+
+    fn due_crons(&self, conn: &mut PgConnection) -> Result<Vec<CronEntry>, Error> {
+        self.load_crons(conn, true)
+    }
+
+    fn advance_cron(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        last_at: Option<DateTime<Utc>>,
+        next_at: Option<DateTime<Utc>>,
+    ) -> Result<(), Error> {
+        let values = [Value::Instant(last_at), Value::Instant(next_at), Value::Text(name)];
+        let noted = self.statements.advance_cron.with::<Text>(&values).execute(conn);
+        noted.map(drop).map_err(|e| self.error(e))
+    }
+}
+
+impl PgStore {
+    pub(super) fn load_crons(&self, conn: &mut PgConnection, due: bool) -> Result<Vec<CronEntry>, Error> {
+        let statement = if due { &self.statements.due_crons } else { &self.statements.crons };
+        let rows: Vec<CronRow> = statement.with::<CronSql>(&[]).load(conn).map_err(|e| self.error(e))?;
+        Ok(rows.into_iter().filter_map(cron).collect())
+    }
+}
