@@ -28,6 +28,7 @@ pub mod doctor;
 mod error;
 mod grants;
 mod group_commit;
+mod libpq;
 mod listener;
 mod migrate;
 mod pool;

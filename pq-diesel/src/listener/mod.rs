@@ -5,7 +5,6 @@
 //! listens to all channels again and then wakes every waiter.
 
 mod coalescing;
-mod libpq;
 mod session;
 mod subscription_registry;
 
@@ -17,10 +16,10 @@ use std::time::{Duration, Instant};
 use pq_core::{QueueName, WakeSignal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use self::libpq::Connection;
 use self::session::Session;
 use self::subscription_registry::SubscriptionRegistry;
 use crate::conninfo::ConnInfo;
+use crate::libpq::Connection;
 use crate::shutdown_guard::ShutdownGuard;
 use crate::table::{Table, channel, notified_channels};
 

@@ -5,9 +5,9 @@ use std::io::PipeReader;
 use std::time::{Duration, Instant};
 
 use super::coalescing::{self, Action, Coalescing};
-use super::libpq::Connection;
 use super::sleep;
 use super::subscription_registry::{PendingActions, SubscriptionRegistry};
+use crate::libpq::Connection;
 use crate::table::{Ident, Table};
 
 /// How long a session that has a notifier lock may be idle before the server ends it.
