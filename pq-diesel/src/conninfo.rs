@@ -1,105 +1,169 @@
-//! Connection strings, and how they are shown.
+//! Connection strings: parsed by libpq, and shown without anything secret.
 
-use percent_encoding::percent_decode_str;
+use std::fmt;
 
-/// A libpq connection string: a URL or `key=value` words. Its text is given to libpq alone; `Debug`
-/// and the errors made from it show no password.
+use crate::libpq;
+
+/// A libpq connection string: a URL or `key=value` words.
+///
+/// Only libpq gets the text. `Debug` and every error show the server and the database, never a password.
 #[derive(Clone)]
-pub(crate) struct ConnInfo(String);
+pub(crate) struct ConnInfo {
+    text: String,
+    /// The server and the database, or why neither can be shown.
+    shown: Result<String, Unshown>,
+}
+
+/// Why nothing of a connection string can be shown.
+#[derive(Clone)]
+enum Unshown {
+    /// libpq cannot parse it. Holds the reason, without any part of the string.
+    Invalid(String),
+    /// A part of the password may have become a part of the server's name.
+    Ambiguous,
+}
 
 impl ConnInfo {
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        let text = text.into();
+        let shown = show(&text);
+        Self { text, shown }
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
-    /// The server and the database, without user names and passwords.
+    /// Returns the server and the database, without user names and passwords.
     pub(crate) fn server(&self) -> String {
-        if let Some((_, rest)) = self.0.split_once("://") {
-            let rest = rest.split(['?', '#']).next().unwrap_or_default();
-            let at = rest.rsplit_once('@').map_or(rest, |(_, server)| server);
-            return if at.is_empty() { "the default server".to_owned() } else { at.to_owned() };
+        match &self.shown {
+            Ok(server) => server.clone(),
+            Err(_) => "the server of the connection string".to_owned(),
         }
-        let shown: Vec<&str> = self
-            .0
-            .split_whitespace()
-            .filter(|word| ["host=", "hostaddr=", "port=", "dbname="].iter().any(|key| word.starts_with(key)))
-            .collect();
-        if shown.is_empty() { "the default server".to_owned() } else { shown.join(" ") }
     }
 
-    /// A message of libpq's without what is secret. libpq repeats the whole string where it cannot
-    /// read it.
+    /// Returns a connection error of libpq without anything secret.
+    ///
+    /// libpq never shows a password that it recognised as one. But it repeats a connection string that it cannot parse,
+    /// and host names and databases that hold a part of a password, so of such strings its message is not shown.
     pub(crate) fn redact(&self, message: &str) -> String {
-        let mut message = message.trim().to_owned();
-        // The empty string is everywhere.
-        if !self.0.is_empty() {
-            message = message.replace(&self.0, "the connection string");
+        match &self.shown {
+            Ok(_) => message.trim().to_owned(),
+            Err(Unshown::Invalid(reason)) => format!(
+                "invalid connection string ({reason}): expected a URL like \
+                 postgres://user:password@host:5432/database, or key=value pairs"
+            ),
+            Err(Unshown::Ambiguous) => "invalid connection string: it may hold a password with a special \
+                 character, so it is not shown; in a URL write \"@\" as %40, \"/\" as %2F, \":\" as %3A"
+                .to_owned(),
         }
-        for secret in self.secrets() {
-            message = message.replace(&secret, "***");
-        }
-        message
-    }
-
-    fn secrets(&self) -> Vec<String> {
-        let mut secrets = Vec::new();
-        if let Some((_, rest)) = self.0.split_once("://") {
-            if let Some((user, _)) = rest.rsplit_once('@')
-                && let Some((_, password)) = user.split_once(':')
-            {
-                secrets.push(password.to_owned());
-            }
-            let query = rest.split_once('?').map_or("", |(_, query)| query);
-            secrets.extend(
-                query.split('&').filter_map(|word| word.strip_prefix("password=")).map(str::to_owned),
-            );
-        } else if let Some((_, tail)) = self.0.split_once("password") {
-            let value = tail.trim_start().trim_start_matches('=').trim_start();
-            let quoted = value.strip_prefix('\'').and_then(|rest| rest.split('\'').next());
-            secrets.extend(quoted.or_else(|| value.split_whitespace().next()).map(str::to_owned));
-        }
-        let decoded: Vec<String> =
-            secrets.iter().map(|s| percent_decode_str(s).decode_utf8_lossy().into_owned()).collect();
-        secrets.extend(decoded);
-        secrets.retain(|secret| !secret.is_empty());
-        secrets
     }
 }
 
-impl std::fmt::Debug for ConnInfo {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+fn show(text: &str) -> Result<String, Unshown> {
+    let options = libpq::parse_conninfo(text).map_err(Unshown::Invalid)?;
+    let value = |keyword: &str| options.iter().find(|(key, _)| key == keyword).map(|(_, value)| &**value);
+    let host = value("host").or(value("hostaddr")).unwrap_or_default();
+    let (port, database) = (value("port").unwrap_or_default(), value("dbname").unwrap_or_default());
+    // libpq ends the user part of a URL at the first "@" or "/". If the password holds one of them, its rest becomes
+    // host, port or database, together with the "@" that was meant to end the user part.
+    let after_user = text.split_once("://").and_then(|(_, rest)| rest.split_once(['@', '/']));
+    let is_ambiguous = [host, port, database].iter().any(|value| value.contains('@'))
+        || after_user.is_some_and(|(_, rest)| rest.contains('@'))
+        || !port.chars().all(|c| c.is_ascii_digit() || c == ',');
+    if is_ambiguous {
+        return Err(Unshown::Ambiguous);
+    }
+    let mut shown = host.to_owned();
+    if !port.is_empty() {
+        shown = format!("{shown}:{port}");
+    }
+    if !database.is_empty() {
+        shown = format!("{shown}/{database}");
+    }
+    Ok(if shown.is_empty() { "the default server".to_owned() } else { shown })
+}
+
+/// Shows the server and the database.
+impl fmt::Debug for ConnInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ConnInfo({})", self.server())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use diesel::{Connection, PgConnection};
+
     use super::*;
 
-    #[test]
-    fn an_empty_string_hides_nothing() {
-        assert_eq!(ConnInfo::new("").redact("no server there\n"), "no server there");
+    /// What libpq says when it fails to connect with a connection string, or to parse it.
+    fn message(text: &str) -> String {
+        PgConnection::establish(text).map_err(|error| error.to_string()).err().unwrap_or_default()
     }
 
     #[test]
-    fn passwords_are_shown_nowhere() {
+    fn a_message_is_shown_without_a_connection_string() {
+        assert_eq!(ConnInfo::new("").redact("no server there\n"), "no server there");
+        assert_eq!(ConnInfo::new("").server(), "the default server");
+    }
+
+    #[test]
+    fn the_server_and_the_database_are_shown() {
+        for (text, server) in [
+            ("postgres://bob:x@db.example:5432/shop?sslmode=require", "db.example:5432/shop"),
+            ("postgres://bob:x@db.example/gr%C3%B6%C3%9Fe", "db.example/größe"),
+            ("postgresql://a,b:1/shop", "a,b:,1/shop"),
+            ("postgresql:///shop?host=/run/postgresql", "/run/postgresql/shop"),
+            ("host = db.example dbname='my shop' password=x", "db.example/my shop"),
+            ("hostaddr=127.0.0.1 port=5433", "127.0.0.1:5433"),
+            ("dbname=shop", "/shop"),
+        ] {
+            assert_eq!(ConnInfo::new(text).server(), server, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_part_of_a_password_is_shown() {
+        // Each password contains "s3cr" and "tail", and no other part of a string does.
         let strings = [
-            "postgres://bob:s3cr%21t@db.example:5432/shop?sslmode=require",
-            "postgres://bob@db.example/shop?password=s3cr!t",
-            "host=db.example dbname=shop user=bob password=s3cr!t",
-            "host=db.example dbname=shop password = 's3cr!t' user=bob",
+            "postgres://bob:s3cr%21tail@127.0.0.1:1/shop?sslmode=disable",
+            "postgres://bob@127.0.0.1:1/shop?password=s3crtail",
+            "postgres://bob@127.0.0.1:1/shop?password=s3cr@tail",
+            "postgres://bob:s3cr@tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr/tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr@x/tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr@tail:x@127.0.0.1:1/shop",
+            "postgres://bob:s3cr:@tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr@x?tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr@tail?application_name=x@127.0.0.1:1/shop",
+            "postgres://bob:s3cr#tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr?tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr%tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr%00tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr\"tail@127.0.0.1:1/shop",
+            "postgres://bob:s3cr[tail@127.0.0.1:1/shop",
+            "postgres://bob:s3crtail",
+            "host=127.0.0.1 port=1 user=bob password=s3crtail",
+            "host=127.0.0.1 port=1 user=bob password=s3cr1 password=tail2",
+            "host=127.0.0.1 port=1 password = 's3cr\\'tail' user=bob",
+            "host=127.0.0.1 port=1 password='s3crtail",
+            "host=127.0.0.1 port=1 password=s3cr tail",
+            "host=127.0.0.1 port=1 password=s3cr tail=1",
+            "host=127.0.0.1 port=1 password=s3crtail sslmode=sometimes",
+            "host=127.0.0.1 port=1 passwort=s3crtail",
+            "dbname=postgres://bob:s3crtail@127.0.0.1:1/shop host=127.0.0.1 port=1",
+            "s3crtail",
+            "s3cr\0tail",
         ];
         for string in strings {
             let info = ConnInfo::new(string);
-            assert!(info.server().contains("db.example"), "{}", info.server());
-            let said = info.redact(&format!("bad {string}: s3cr!t"));
-            for shown in [said, info.server(), format!("{info:?}")] {
-                assert!(!shown.contains("s3cr"), "{shown}");
-            }
+            let parsed = crate::Settings::from_lookup(|name| (name == "PQ_URL").then(|| string.to_owned()));
+            let reason = info.redact(&message(string));
+            let connected = crate::Pq::connect(string).map(drop).map_err(|error| format!("{error} {error:?}"));
+            let shown = format!("{reason} {} {info:?} {parsed:?} {}", info.server(), connected.err().unwrap_or_default());
+            assert!(!shown.contains("s3cr") && !shown.contains("tail"), "{string}: {shown}");
         }
     }
 }

@@ -136,3 +136,46 @@ impl Drop for Connection {
 }
 
 extern "C" fn ignore(_: *mut c_void, _: *const c_char) {}
+
+/// Parses a connection string and returns the options that it sets, with their values.
+///
+/// # Errors
+///
+/// Why libpq cannot parse it, without any part of the string.
+pub(crate) fn parse_conninfo(text: &str) -> Result<Vec<(String, String)>, String> {
+    let text = CString::new(text).map_err(|_| "it holds a NUL character".to_owned())?;
+    let mut message = std::ptr::null_mut();
+    // SAFETY: the string is terminated and outlives the call. The message is null or belongs to us, and is freed once,
+    // after it was copied.
+    let (options, message) = unsafe {
+        let options = pq_sys::PQconninfoParse(text.as_ptr(), &raw mut message);
+        let copied = (!message.is_null()).then(|| CStr::from_ptr(message).to_string_lossy().into_owned());
+        pq_sys::PQfreemem(message.cast());
+        (options, copied.unwrap_or_default())
+    };
+    let Some(options) = NonNull::new(options) else {
+        // The message quotes parts of the string, in the quotes of its language. Only its words before them are kept.
+        let is_word = |c: &char| c.is_alphabetic() || [' ', '-'].contains(c);
+        let reason: String = message.chars().take_while(is_word).collect();
+        return Err(match reason.trim() {
+            "" => "libpq cannot parse it".to_owned(),
+            "missing" => "missing \"=\" after a word".to_owned(),
+            reason => reason.to_owned(),
+        });
+    };
+    let mut set = Vec::new();
+    // SAFETY: the array belongs to us, ends at the option without a keyword, and is freed once, after its terminated
+    // strings were copied.
+    unsafe {
+        let mut option = options.as_ptr();
+        while !(*option).keyword.is_null() {
+            if !(*option).val.is_null() {
+                let text = |text: *mut c_char| CStr::from_ptr(text).to_string_lossy().into_owned();
+                set.push((text((*option).keyword), text((*option).val)));
+            }
+            option = option.add(1);
+        }
+        pq_sys::PQconninfoFree(options.as_ptr());
+    }
+    Ok(set)
+}
