@@ -161,8 +161,13 @@ mod tests {
             let info = ConnInfo::new(string);
             let parsed = crate::Settings::from_lookup(|name| (name == "PQ_URL").then(|| string.to_owned()));
             let reason = info.redact(&message(string));
-            let connected = crate::Pq::connect(string).map(drop).map_err(|error| format!("{error} {error:?}"));
-            let shown = format!("{reason} {} {info:?} {parsed:?} {}", info.server(), connected.err().unwrap_or_default());
+            let connected =
+                crate::Pq::connect(string).map(drop).map_err(|error| format!("{error} {error:?}"));
+            let shown = format!(
+                "{reason} {} {info:?} {parsed:?} {}",
+                info.server(),
+                connected.err().unwrap_or_default()
+            );
             assert!(!shown.contains("s3cr") && !shown.contains("tail"), "{string}: {shown}");
         }
     }
