@@ -24,7 +24,7 @@ fn of<'f>(findings: &'f [Finding], check: &str) -> Vec<&'f Finding> {
 }
 
 #[test]
-fn the_callers_transaction_and_session_are_left_as_they_were() -> Outcome {
+fn examine_leaves_the_callers_session_and_transaction_unchanged() -> Outcome {
     const SESSION: &str =
         "SELECT concat_ws('; ', current_setting('search_path'), current_setting('lock_timeout'),
         current_setting('statement_timeout'), current_setting('plan_cache_mode'),
@@ -52,7 +52,7 @@ fn the_callers_transaction_and_session_are_left_as_they_were() -> Outcome {
 }
 
 #[test]
-fn a_handle_without_connections_looks_on_the_callers() -> Outcome {
+fn a_detached_handle_examines_on_the_callers_connection() -> Outcome {
     let (database, _) = migrated()?;
     let detached = Pq::detached();
     assert!(detached.examine(&Examination::new()).is_err());
@@ -63,7 +63,7 @@ fn a_handle_without_connections_looks_on_the_callers() -> Outcome {
 }
 
 #[test]
-fn a_clock_that_is_wrong_is_told() -> Outcome {
+fn a_wrong_clock_is_reported() -> Outcome {
     let (_database, pq) = migrated()?;
     let an_hour_ahead: fn() -> SystemTime = || SystemTime::now() + Duration::from_secs(3600);
     let findings = pq.examine(&Examination::new().clock(an_hour_ahead))?;
@@ -75,7 +75,7 @@ fn a_clock_that_is_wrong_is_told() -> Outcome {
 }
 
 #[test]
-fn many_that_look_at_once_do_not_meet() -> Outcome {
+fn concurrent_examinations_do_not_disturb_each_other() -> Outcome {
     let (_database, pq) = migrated()?;
     std::thread::scope(|threads| {
         let looking: Vec<_> = (0..4).map(|_| threads.spawn(|| pq.examine(&Examination::new()))).collect();
@@ -89,7 +89,7 @@ fn many_that_look_at_once_do_not_meet() -> Outcome {
 }
 
 #[test]
-fn what_diesels_own_harness_made_is_examined_as_it_is() -> Outcome {
+fn a_table_created_by_diesels_harness_passes() -> Outcome {
     use diesel_migrations::MigrationHarness;
     let database = Server::shared()?.database()?;
     let mut conn = database.connect()?;
@@ -103,7 +103,7 @@ fn what_diesels_own_harness_made_is_examined_as_it_is() -> Outcome {
 }
 
 #[test]
-fn a_table_that_is_locked_is_not_waited_for() -> Outcome {
+fn examine_does_not_wait_for_a_locked_table() -> Outcome {
     let (database, pq) = migrated()?;
     let mut locker = database.connect()?;
     locker.batch_execute("BEGIN; LOCK TABLE pq.queue IN ACCESS EXCLUSIVE MODE")?;

@@ -14,7 +14,7 @@ use pq_testing::{Kind, Options, Server, Stop};
 use serde_json::{Value, json};
 
 #[test]
-fn a_transaction_that_the_server_has_aborted_is_no_success() -> Outcome {
+fn a_transaction_aborted_by_the_server_is_an_error() -> Outcome {
     let database = database()?;
     let queue = queue(&database)?;
     queue.put(&json!("a"))?;
@@ -29,7 +29,7 @@ fn a_transaction_that_the_server_has_aborted_is_no_success() -> Outcome {
 }
 
 #[test]
-fn a_lost_connection_is_told_once_and_replaced() -> Outcome {
+fn a_lost_connection_fails_one_call_and_is_replaced() -> Outcome {
     let database = database()?;
     let queue = queue(&database)?;
     queue.put(&json!("before"))?;
@@ -48,7 +48,7 @@ fn a_lost_connection_is_told_once_and_replaced() -> Outcome {
 }
 
 #[test]
-fn no_call_is_lent_a_connection_that_another_has_found_lost() -> Outcome {
+fn a_connection_found_lost_is_not_used_again() -> Outcome {
     type Call = fn(&Queue<Value>) -> Result<(), Error>;
     let calls: [(&str, Call); 8] = [
         ("put", |queue| queue.put(&json!("a")).map(drop)),
@@ -83,7 +83,7 @@ fn no_call_is_lent_a_connection_that_another_has_found_lost() -> Outcome {
 }
 
 #[test]
-fn a_bulk_put_whose_connection_is_lost_midway_has_put_nothing() -> Outcome {
+fn a_bulk_put_that_loses_its_connection_puts_nothing() -> Outcome {
     let database = database()?;
     let queue = queue(&database)?;
     let mut conn = database.connect()?;
@@ -109,7 +109,7 @@ fn a_bulk_put_whose_connection_is_lost_midway_has_put_nothing() -> Outcome {
 }
 
 #[test]
-fn a_wait_outlives_the_loss_of_every_connection() -> Outcome {
+fn a_wait_survives_the_loss_of_every_connection() -> Outcome {
     let database = database()?;
     let queue = queue(&database)?;
     let mut conn = database.connect()?;
@@ -129,7 +129,7 @@ fn a_wait_outlives_the_loss_of_every_connection() -> Outcome {
 }
 
 #[test]
-fn a_wait_outlives_a_restart_of_the_server() -> Outcome {
+fn a_wait_survives_a_restart_of_the_server() -> Outcome {
     // Not the server that the other tests share: one of its own, that can be stopped.
     let server = match Server::start(&Options::throwaway().kind(Kind::Binaries)) {
         Ok(server) => server,
@@ -156,7 +156,7 @@ fn a_wait_outlives_a_restart_of_the_server() -> Outcome {
 }
 
 #[test]
-fn a_table_that_is_not_there_says_what_to_run() -> Outcome {
+fn a_missing_table_is_reported_with_the_command_that_creates_it() -> Outcome {
     let database = Server::shared()?.database()?;
     for pq in [
         Pq::builder().url(database.url()).build()?,
@@ -178,7 +178,7 @@ fn a_table_that_is_not_there_says_what_to_run() -> Outcome {
 }
 
 #[test]
-fn a_server_that_cannot_be_reached_is_told_at_once_and_without_the_password() {
+fn an_unreachable_server_is_reported_at_once_without_the_password() {
     let urls = [
         "postgres://bob:s3cret@127.0.0.1:1/shop",
         "host=127.0.0.1 port=1 user=bob password=s3cret dbname=shop",
@@ -195,7 +195,7 @@ fn a_server_that_cannot_be_reached_is_told_at_once_and_without_the_password() {
 }
 
 #[test]
-fn a_wrong_password_is_told_without_the_password() -> Outcome {
+fn a_refused_login_is_reported_without_the_password() -> Outcome {
     let database = database()?;
     let (scheme, rest) = database.url().split_once("://").ok_or("a URL")?;
     let server = rest.split_once('@').map_or(rest, |(_, server)| server);
@@ -206,7 +206,7 @@ fn a_wrong_password_is_told_without_the_password() -> Outcome {
 }
 
 #[test]
-fn a_detached_handle_says_that_it_has_no_connection() -> Outcome {
+fn a_detached_handle_reports_that_it_has_no_connection() -> Outcome {
     let queue = Pq::detached().queue::<Value>("apples")?;
     let error = queue.put(&json!(1)).err().ok_or("it succeeded")?;
     assert!(matches!(error, Error::Refused(pq_core::Error::NoConnection)), "{error}");
@@ -214,7 +214,7 @@ fn a_detached_handle_says_that_it_has_no_connection() -> Outcome {
 }
 
 #[test]
-fn names_that_postgres_would_cut_are_refused() {
+fn names_that_postgres_would_truncate_are_refused() {
     let refused = |schema: &str, table: &str| Pq::builder().schema(schema).table(table).build().err();
     for (schema, table) in [("", "queue"), ("pq", &*"x".repeat(64)), ("p\0q", "queue")] {
         assert!(matches!(refused(schema, table), Some(Error::InvalidIdentifier { .. })));

@@ -58,7 +58,7 @@ fn two_of_four(
 }
 
 #[test]
-fn a_handler_that_overlooks_a_failed_statement_has_failed_alone() -> Outcome {
+fn a_handler_that_ignores_a_failed_statement_fails_alone() -> Outcome {
     for size in [1, 4] {
         let errors = two_of_four(size, "SELECT", |conn, data| {
             note(conn, data)?;
@@ -74,7 +74,7 @@ fn a_handler_that_overlooks_a_failed_statement_has_failed_alone() -> Outcome {
 }
 
 #[test]
-fn a_handler_whose_writes_the_commit_refuses_has_failed_alone() -> Outcome {
+fn a_handler_whose_writes_fail_at_commit_fails_alone() -> Outcome {
     let deferred = "CREATE TABLE known (note bigint PRIMARY KEY);
         INSERT INTO known VALUES (1), (3);
         ALTER TABLE notes ADD FOREIGN KEY (note) REFERENCES known DEFERRABLE INITIALLY DEFERRED";
@@ -87,7 +87,7 @@ fn a_handler_whose_writes_the_commit_refuses_has_failed_alone() -> Outcome {
 }
 
 #[test]
-fn a_job_whose_work_overlooks_a_failed_statement_is_back_alone() -> Outcome {
+fn a_job_whose_closure_ignores_a_failed_statement_returns_alone() -> Outcome {
     let (database, pq) = with_notes()?;
     let queue = pq.queue::<i64>("apples")?;
     queue.put_many(&[1, 2, 3])?;
@@ -105,7 +105,7 @@ fn a_job_whose_work_overlooks_a_failed_statement_is_back_alone() -> Outcome {
 }
 
 #[test]
-fn a_commit_that_cannot_be_beside_another_is_tried_again_and_is_no_failure() -> Outcome {
+fn a_serialization_failure_at_commit_is_retried_and_not_counted() -> Outcome {
     for size in [1, 4] {
         let (database, pq) = with_notes()?;
         database.connect()?.batch_execute(
@@ -139,7 +139,7 @@ fn a_commit_that_cannot_be_beside_another_is_tried_again_and_is_no_failure() -> 
 }
 
 #[test]
-fn a_transaction_that_a_handler_leaves_open_ends_with_it() -> Outcome {
+fn a_transaction_left_open_by_a_handler_is_closed() -> Outcome {
     for size in [1, 4] {
         two_of_four(size, "SELECT", |conn, data| {
             let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
@@ -159,7 +159,7 @@ fn a_transaction_that_a_handler_leaves_open_ends_with_it() -> Outcome {
 }
 
 #[test]
-fn each_handler_has_its_own_limit_whatever_those_before_it_did() -> Outcome {
+fn each_handler_has_its_own_statement_timeout() -> Outcome {
     let (_database, pq) = with_notes()?;
     let queue = pq.queue::<()>("apples")?;
     let limits = [("free", "0", None), ("short", "30s", Some(30)), ("long", "1min", Some(60))];
@@ -202,7 +202,7 @@ fn each_handler_has_its_own_limit_whatever_those_before_it_did() -> Outcome {
 }
 
 #[test]
-fn a_handlers_limit_is_not_that_of_its_verdict() -> Outcome {
+fn a_handlers_timeout_does_not_apply_to_settling() -> Outcome {
     for size in [1, 4] {
         let (database, pq) = with_notes()?;
         database.connect()?.batch_execute(

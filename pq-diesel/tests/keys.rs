@@ -28,7 +28,7 @@ fn plain_sql_cannot_put_a_second_job_of_a_unique_key() -> Outcome {
 }
 
 #[test]
-fn a_unique_key_whose_job_others_took_or_deleted_is_free() -> Outcome {
+fn a_unique_key_is_free_after_plain_sql_took_or_deleted_its_job() -> Outcome {
     let database = database()?;
     let (queue, mut conn) = (queue(&database)?, database.connect()?);
     let unique = PutOptions::new().unique("one");
@@ -43,7 +43,7 @@ fn a_unique_key_whose_job_others_took_or_deleted_is_free() -> Outcome {
 }
 
 #[test]
-fn a_snapshot_that_is_older_than_a_lease_does_not_take_its_key() -> Outcome {
+fn a_snapshot_older_than_a_lease_cannot_take_its_key() -> Outcome {
     let database = database()?;
     let (queue, mut conn) = (queue(&database)?, database.connect()?);
     let keyed = PutOptions::new().serialization_key("one");
@@ -90,7 +90,7 @@ fn leased_in_turn<S: Store>(
 }
 
 #[test]
-fn of_many_jobs_with_keys_the_first_that_are_free_come_in_their_order() -> Outcome {
+fn jobs_with_free_keys_are_taken_in_order() -> Outcome {
     for keys in [1, 40, 2_000] {
         let jobs: Vec<NewJob> = (0..4_000_u32)
             .map(|n| {
@@ -119,7 +119,7 @@ fn of_many_jobs_with_keys_the_first_that_are_free_come_in_their_order() -> Outco
 }
 
 #[test]
-fn a_busy_key_costs_other_takes_no_look_at_what_waits_behind_it() -> Outcome {
+fn takes_do_not_read_the_jobs_behind_a_key_in_use() -> Outcome {
     let database = database()?;
     let (queue, mut conn) = (queue(&database)?, database.connect()?);
     queue.put_with(&json!(0), &PutOptions::new().serialization_key("busy"))?;
@@ -156,7 +156,7 @@ fn a_busy_key_costs_other_takes_no_look_at_what_waits_behind_it() -> Outcome {
 /// A take that tried a key just when its job had ended has the key's lock until its own end. Whoever wanted the next
 /// job meanwhile went away, so it must not.
 #[test]
-fn a_key_whose_job_is_gone_since_the_snapshot_has_its_next_job_taken() -> Outcome {
+fn a_key_whose_job_ended_after_the_snapshot_yields_its_next_job() -> Outcome {
     let database = database()?;
     let (queue, mut gate) = (queue(&database)?, database.connect()?);
     gate.batch_execute(

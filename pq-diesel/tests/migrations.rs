@@ -39,7 +39,7 @@ fn named(database: &Database, schema: &str, table: &str) -> Result<Pq, pq_diesel
 }
 
 #[test]
-fn up_makes_exactly_what_the_committed_dump_says() -> Outcome {
+fn up_creates_exactly_the_committed_schema() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
     named(&database, "pq", "queue")?.migrate_on(&mut conn)?;
@@ -57,7 +57,7 @@ fn up_makes_exactly_what_the_committed_dump_says() -> Outcome {
 }
 
 #[test]
-fn up_down_and_up_again_leaves_no_trace_whatever_the_names() -> Outcome {
+fn up_and_down_leave_no_trace_for_any_names() -> Outcome {
     for (schema, table) in [("pq", "queue")].into_iter().chain(HOSTILE) {
         let database = database()?;
         let mut conn = database.connect()?;
@@ -120,7 +120,7 @@ fn a_table_that_lacks_a_part_is_reported_as_not_migrated() -> Outcome {
 }
 
 #[test]
-fn the_printed_sql_makes_what_migrate_makes() -> Outcome {
+fn the_printed_sql_creates_what_migrate_creates() -> Outcome {
     for (schema, table) in [("pq", "queue")].into_iter().chain(HOSTILE) {
         let (one, two) = (database()?, database()?);
         let (mut by_sql, mut by_library) = (one.connect()?, two.connect()?);
@@ -135,7 +135,7 @@ fn the_printed_sql_makes_what_migrate_makes() -> Outcome {
 }
 
 #[test]
-fn a_schema_that_was_there_stays_with_all_that_is_in_it() -> Outcome {
+fn an_existing_schema_stays_with_everything_in_it() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
     conn.batch_execute("CREATE SCHEMA app; CREATE SCHEMA bare; CREATE TABLE app.mine (id int)")?;
@@ -150,7 +150,7 @@ fn a_schema_that_was_there_stays_with_all_that_is_in_it() -> Outcome {
 }
 
 #[test]
-fn of_two_tables_in_one_schema_one_goes_and_the_other_works_on() -> Outcome {
+fn reverting_one_table_leaves_another_of_the_same_schema() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
     let (one, two) = (named(&database, "pq", "one")?, named(&database, "pq", "two")?);
@@ -167,7 +167,7 @@ fn of_two_tables_in_one_schema_one_goes_and_the_other_works_on() -> Outcome {
 
 /// Not a test of its own: what each of the processes below runs.
 #[test]
-fn one_of_many_processes() -> Outcome {
+fn migrating_process() -> Outcome {
     if let Ok(url) = std::env::var("PQ_TEST_MIGRATE_ONE") {
         let mut ready = String::new();
         std::io::stdin().read_line(&mut ready)?;
@@ -177,12 +177,12 @@ fn one_of_many_processes() -> Outcome {
 }
 
 #[test]
-fn thirty_two_processes_that_migrate_at_once_all_succeed() -> Outcome {
+fn thirty_two_processes_can_migrate_at_once() -> Outcome {
     let database = database()?;
     let children: Vec<_> = (0..32)
         .map(|_| {
             Command::new(std::env::current_exe()?)
-                .args(["--exact", "one_of_many_processes"])
+                .args(["--exact", "migrating_process"])
                 .env("PQ_TEST_MIGRATE_ONE", database.url())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -205,7 +205,7 @@ fn thirty_two_processes_that_migrate_at_once_all_succeed() -> Outcome {
 }
 
 #[test]
-fn a_table_that_pq_did_not_make_is_refused_and_left_as_it_is() -> Outcome {
+fn a_table_that_pq_did_not_create_is_refused_and_unchanged() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
     // As Python's pq makes it, whose table this may be.
@@ -228,7 +228,7 @@ fn a_table_that_pq_did_not_make_is_refused_and_left_as_it_is() -> Outcome {
 }
 
 #[test]
-fn what_diesels_own_harness_made_is_adopted() -> Outcome {
+fn a_table_created_by_diesels_harness_is_adopted() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
     conn.run_pending_migrations(MIGRATIONS).map_err(|error| error.to_string())?;
@@ -240,7 +240,7 @@ fn what_diesels_own_harness_made_is_adopted() -> Outcome {
 }
 
 #[test]
-fn a_session_is_left_as_it_was() -> Outcome {
+fn migrating_leaves_the_session_unchanged() -> Outcome {
     // What a session has set, the locks that it holds, and where it stands.
     const SESSION: &str = "
         SELECT concat_ws('; ', current_schemas(true), current_user,
@@ -270,7 +270,7 @@ fn a_session_is_left_as_it_was() -> Outcome {
 }
 
 #[test]
-fn a_reverted_table_that_holds_up_others_is_left_whole() -> Outcome {
+fn a_revert_that_would_break_a_view_changes_nothing() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
     let pq = named(&database, "pq", "queue")?;
@@ -298,7 +298,7 @@ fn migrating_inside_the_callers_transaction_rolls_back_with_it() -> Outcome {
 }
 
 #[test]
-fn the_trigger_calls_nothing_of_another_schema() -> Outcome {
+fn the_trigger_calls_no_function_of_another_schema() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
     let pq = named(&database, "pq", "queue")?;

@@ -221,7 +221,7 @@ impl Drop for Scene {
 }
 
 #[test]
-fn the_document_has_what_the_library_grants() -> Result<(), Box<dyn Error>> {
+fn the_document_lists_the_grants_of_the_library() -> Result<(), Box<dyn Error>> {
     let database = Server::shared()?.database()?;
     let mut conn = database.connect()?;
     let pq = Pq::detached();
@@ -288,7 +288,7 @@ fn every_role_may_do_what_it_needs_and_nothing_else() -> Result<(), Box<dyn Erro
 }
 
 #[test]
-fn a_consumer_on_its_own_connections_is_woken_by_a_producer_on_its() -> Result<(), Box<dyn Error>> {
+fn a_producer_role_wakes_a_consumer_role() -> Result<(), Box<dyn Error>> {
     let scene = Scene::new()?;
     let consumer = scene.handle_of("pq_consumer")?.queue::<u8>("apples")?;
     let producer = scene.handle_of("pq_producer")?.queue::<u8>("apples")?;
@@ -303,7 +303,7 @@ fn a_consumer_on_its_own_connections_is_woken_by_a_producer_on_its() -> Result<(
 }
 
 #[test]
-fn the_doctor_knows_who_may_do_what() -> Result<(), Box<dyn Error>> {
+fn the_doctor_reports_the_rights_of_each_role() -> Result<(), Box<dyn Error>> {
     let scene = Scene::new()?;
     let rights = |role: &str| -> Result<String, Box<dyn Error>> {
         let findings = Pq::detached().examine_on(&mut scene.connect_as(role)?, &Examination::new())?;
@@ -336,7 +336,7 @@ fn the_doctor_knows_who_may_do_what() -> Result<(), Box<dyn Error>> {
 }
 
 #[test]
-fn where_policies_decide_on_rows_many_jobs_are_put_all_the_same() -> Result<(), Box<dyn Error>> {
+fn bulk_puts_work_under_row_level_security() -> Result<(), Box<dyn Error>> {
     const MANY: i32 = 5_000;
     let scene = Scene::new()?;
     let mut owner = scene.database.connect()?;

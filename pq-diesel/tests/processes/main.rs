@@ -88,7 +88,7 @@ fn finish(pq: &Pq, transactional: bool) -> Outcome {
 }
 
 #[test]
-fn a_worker_that_is_killed_at_any_step_loses_no_job_and_does_none_twice() -> Outcome {
+fn a_worker_killed_at_any_step_loses_no_job_and_repeats_none() -> Outcome {
     for transactional in [true, false] {
         for step in [Step::Begun, Step::Done, Step::Returned] {
             let (database, pq) = scene()?;
@@ -127,7 +127,7 @@ fn a_process_that_ends_right_after_its_worker_does_not_crash() -> Outcome {
 }
 
 #[test]
-fn a_put_whose_process_is_killed_before_its_commit_never_was() -> Outcome {
+fn a_put_killed_before_its_commit_leaves_nothing() -> Outcome {
     let (database, pq) = scene()?;
     let mut child = Child::putting(&database)?;
     assert!(!child.wait()?, "it was to be killed");
@@ -137,7 +137,7 @@ fn a_put_whose_process_is_killed_before_its_commit_never_was() -> Outcome {
 }
 
 #[test]
-fn a_job_that_aborts_its_process_each_time_is_begun_as_often_as_it_may() -> Outcome {
+fn a_job_that_kills_its_process_is_attempted_up_to_its_maximum() -> Outcome {
     let (database, pq) = scene()?;
     let id = work_task(&pq)?.max_retries(2).backoff(Backoff::fixed(Duration::ZERO)).call(&Step::Done)?.id;
     let queue = pq.queue::<()>("work")?;
@@ -165,7 +165,7 @@ fn a_job_that_aborts_its_process_each_time_is_begun_as_often_as_it_may() -> Outc
 }
 
 #[test]
-fn the_late_verdict_of_a_worker_that_slept_past_its_lease_is_refused() -> Outcome {
+fn a_worker_stopped_past_its_lease_cannot_settle() -> Outcome {
     let (database, pq) = scene()?;
     let id = work_task(&pq)?.call(&Step::Wait)?.id;
     let mut child = Child::spawn(&database, false)?;
@@ -191,7 +191,7 @@ fn the_late_verdict_of_a_worker_that_slept_past_its_lease_is_refused() -> Outcom
 
 /// The server ends the session of one who tells for others and falls silent, or nobody would be told.
 #[test]
-fn a_process_that_is_stopped_while_it_tells_for_others_does_not_keep_them_silent() -> Outcome {
+fn a_stopped_process_loses_its_notifier_lock() -> Outcome {
     let (database, _pq) = scene()?;
     let child = Child::spawn(&database, true)?;
     let mut conn = database.connect()?;
@@ -202,7 +202,7 @@ fn a_process_that_is_stopped_while_it_tells_for_others_does_not_keep_them_silent
 }
 
 #[test]
-fn two_workers_and_one_key_ten_thousand_times() -> Outcome {
+fn two_workers_never_run_jobs_of_one_key_at_once() -> Outcome {
     const JOBS: usize = 10_000;
     let (database, pq) = scene()?;
     let mut conn = database.connect()?;
@@ -283,7 +283,7 @@ fn terminated_backends_lose_no_job() -> Outcome {
 
 #[test]
 #[allow(clippy::print_stdout, reason = "whoever runs it should know that nothing was tested")]
-fn a_server_that_is_restarted_under_load_loses_no_job() -> Outcome {
+fn a_server_restart_under_load_loses_no_job() -> Outcome {
     let server = match Server::start(&Options::durable().kind(Kind::Binaries)) {
         Ok(server) => server,
         Err(error) => {
@@ -308,7 +308,7 @@ fn a_server_that_is_restarted_under_load_loses_no_job() -> Outcome {
 }
 
 #[test]
-fn ten_thousand_failing_jobs_are_tried_as_often_as_they_may_and_never_early() -> Outcome {
+fn ten_thousand_failing_jobs_use_all_attempts_and_never_run_early() -> Outcome {
     const JOBS: usize = 10_000;
     const DELAY: Duration = Duration::from_millis(300);
     let (_database, pq) = scene()?;
@@ -353,7 +353,7 @@ fn ten_thousand_failing_jobs_are_tried_as_often_as_they_may_and_never_early() ->
 }
 
 #[test]
-fn stopped_in_any_mode_under_load_nothing_is_lost_and_nothing_done_twice() -> Outcome {
+fn stopping_under_load_loses_no_job_and_repeats_none() -> Outcome {
     const JOBS: usize = 4_000;
     for transactional in [true, false] {
         let (database, pq) = scene()?;
@@ -384,7 +384,7 @@ fn stopped_in_any_mode_under_load_nothing_is_lost_and_nothing_done_twice() -> Ou
 }
 
 #[test]
-fn a_sweep_never_overwrites_a_verdict() -> Outcome {
+fn maintenance_never_overwrites_an_outcome() -> Outcome {
     let (database, pq) = scene()?;
     let queue = pq.queue::<u32>("work")?;
     let store = pq.store();

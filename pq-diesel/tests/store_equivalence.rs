@@ -299,7 +299,7 @@ fn compare(database: &Database, number: u32, steps: &[Step]) -> Result<(), TestC
 }
 
 #[test]
-fn every_answer_is_the_same() {
+fn both_stores_give_the_same_answers() {
     let database = Server::shared().and_then(Server::database).expect("a database");
     let number = AtomicU32::new(0);
     let cases = env::var("PQ_SEQUENCES").ok().map(|text| text.parse().expect("PQ_SEQUENCES is a number"));

@@ -5,12 +5,13 @@ mod common;
 use std::error::Error as StdError;
 use std::time::{Duration, Instant};
 
-use common::{Outcome, PATIENCE, TELLERS, crowd, database, put, until_nobody_tells};
+use common::{LISTENING, Outcome, PATIENCE, TELLERS, crowd, database, put, queue, until, until_nobody_tells};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Bool, Integer, Text};
-use pq_diesel::{Error, Pq, PutOptions, Wait};
+use diesel::sql_types::{BigInt, Bool, Integer, Text};
+use pq_diesel::{Error, Notify, Pq, PutOptions, Wait};
 use pq_testing::Database;
+use serde_json::{Value, json};
 
 /// Takes a lock that stands for a channel, as the table's trigger knows it, if it is free.
 fn take_lock(conn: &mut PgConnection, what: &str, channel: &str) -> QueryResult<bool> {
@@ -43,7 +44,7 @@ fn end(conn: &mut PgConnection) -> QueryResult<()> {
 }
 
 #[test]
-fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
+fn a_put_does_not_notify_while_the_notifier_lock_is_taken() -> Outcome {
     let database = database()?;
     let (mut writer, mut listener, mut teller) =
         (database.connect()?, database.connect()?, database.connect()?);
@@ -91,7 +92,7 @@ fn while_somebody_tells_for_all_a_put_tells_nobody() -> Outcome {
 }
 
 #[test]
-fn a_key_that_comes_free_is_left_to_whoever_tells_for_all() -> Outcome {
+fn releasing_a_key_does_not_notify_while_the_notifier_lock_is_taken() -> Outcome {
     let database = database()?;
     let (mut taker, mut listener, mut teller) =
         (database.connect()?, database.connect()?, database.connect()?);
@@ -124,7 +125,7 @@ fn listening(database: &Database) -> Result<Pq, Error> {
 }
 
 #[test]
-fn a_listener_tells_for_a_crowd_and_for_whoever_commits_after_it_has_ended() -> Outcome {
+fn a_listener_notifies_for_contending_writers_and_for_those_that_commit_later() -> Outcome {
     let database = database()?;
     let pq = listening(&database)?;
     let queue = pq.queue::<i64>("apples")?;
@@ -157,7 +158,7 @@ fn a_listener_tells_for_a_crowd_and_for_whoever_commits_after_it_has_ended() -> 
 }
 
 #[test]
-fn where_the_one_who_tells_dies_the_writers_tell_again() -> Outcome {
+fn writers_notify_again_after_the_notifier_dies() -> Outcome {
     let database = database()?;
     let pq = listening(&database)?;
     crowd(&database, "apples")?;
@@ -176,10 +177,130 @@ fn where_the_one_who_tells_dies_the_writers_tell_again() -> Outcome {
 }
 
 #[test]
-fn a_handle_that_is_closed_tells_no_longer() -> Outcome {
+fn closing_a_handle_releases_its_notifier_lock() -> Outcome {
     let database = database()?;
     let pq = listening(&database)?;
     crowd(&database, "apples")?;
     drop(pq);
     until_nobody_tells(&mut database.connect()?)
+}
+
+#[test]
+fn puts_without_notification_are_found_by_polling() -> Outcome {
+    let database = database()?;
+    let poll = Duration::from_millis(50);
+    let pq = Pq::builder().url(database.url()).notify(Notify::Off).poll_interval(poll).build()?;
+    let queue = pq.queue::<Value>("apples")?;
+    std::thread::scope(|threads| {
+        let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE)));
+        until(&mut database.connect()?, LISTENING)?;
+        queue.put(&json!(1))?;
+        assert!(waiter.join().map_err(|_| "the waiter panicked")??.is_some());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_put_wakes_waiters_of_its_own_handle_without_the_server() -> Outcome {
+    let database = database()?;
+    let joint = if database.url().contains('?') { '&' } else { '?' };
+    // The trigger tells nobody of what is put on these connections.
+    let silent = format!("{}{joint}options=-c%20pq.notify%3Doff", database.url());
+    let pq = Pq::builder().url(&silent).poll_interval(PATIENCE * 2).build()?;
+    let queue = pq.queue::<Value>("apples")?;
+    std::thread::scope(|threads| {
+        let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE)));
+        let looked = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE '%SKIP LOCKED%' AND state = 'idle'";
+        until(&mut database.connect()?, looked)?;
+        let begun = Instant::now();
+        queue.put(&json!(1))?;
+        assert!(waiter.join().map_err(|_| "the waiter panicked")??.is_some());
+        assert!(begun.elapsed() < PATIENCE / 2, "it was found by the last look of the wait");
+        Ok(())
+    })
+}
+
+#[test]
+fn with_notify_after_commit_the_transaction_itself_does_not_notify() -> Outcome {
+    let database = database()?;
+    let (mut writer, mut heard) = (database.connect()?, database.connect()?);
+    let pq = Pq::builder().url(database.url()).notify(Notify::AfterCommit).build()?;
+    let queue = pq.queue::<i64>("apples")?;
+    let process: i32 = diesel::dsl::sql::<Integer>("SELECT pg_backend_pid()").get_result(&mut writer)?;
+    heard.batch_execute("LISTEN apples; LISTEN pears; LISTEN plums")?;
+    queue.on(&mut writer).transaction(|conn| -> Result<(), Error> {
+        let one = queue.on(conn).put(&1)?;
+        let some = queue.on(conn).transaction(|conn| queue.on(conn).put_many(&[2, 3]))?;
+        assert!(one.id < some[0].id && some[0].id < some[1].id, "{one:?} {some:?}");
+        // What others put is none of the handle's business.
+        conn.batch_execute("INSERT INTO pq.queue (q_name, data) VALUES ('pears', '1')")?;
+        Ok(())
+    })?;
+    // Of a transaction that it does not commit it cannot know when it is over.
+    writer.transaction(|conn| pq.queue::<i64>("plums")?.on(conn).put(&1))?;
+    let begun = Instant::now();
+    let mut told = Vec::new();
+    while ["apples", "pears", "plums"].iter().any(|queue| !told.iter().any(|(channel, _)| channel == queue)) {
+        assert!(begun.elapsed() < PATIENCE, "no more is told than {told:?}");
+        heard.batch_execute("SELECT")?;
+        for one in heard.notifications_iter() {
+            let one = one?;
+            told.push((one.channel, one.process_id == process));
+        }
+    }
+    let by_the_writer = told.iter().filter(|(_, is_the_writers)| *is_the_writers);
+    assert!(by_the_writer.map(|(channel, _)| channel.as_str()).eq(["pears", "plums"]), "{told:?}");
+    let got = queue.get_many(9, Wait::No)?.into_iter().map(|job| job.data);
+    assert!(got.eq([1, 2, 3]));
+    Ok(())
+}
+
+#[test]
+fn one_listener_serves_all_waiting_threads_of_a_handle() -> Outcome {
+    let database = database()?;
+    let pq = Pq::builder().url(database.url()).pool_size(4).build()?;
+    std::thread::scope(|threads| {
+        for n in 0..6 {
+            let queue = pq.queue::<Value>(format!("queue {}", n % 3))?;
+            threads.spawn(move || queue.get(Wait::For(PATIENCE)));
+        }
+        let mut conn = database.connect()?;
+        until(&mut conn, LISTENING)?;
+        for n in 0..6 {
+            pq.queue::<Value>(format!("queue {}", n % 3))?.put(&json!(n))?;
+        }
+        let listeners: i32 = diesel::dsl::sql::<Integer>(
+            "SELECT count(*)::integer FROM pg_stat_activity
+             WHERE datname = current_database() AND query LIKE 'LISTEN%'",
+        )
+        .get_result(&mut conn)?;
+        assert_eq!(listeners, 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn no_transaction_is_open_while_a_wait_sleeps() -> Outcome {
+    let database = database()?;
+    let queue = queue(&database)?;
+    let mut conn = database.connect()?;
+    std::thread::scope(|threads| {
+        let waiter = threads.spawn(|| queue.get_with(Wait::For(PATIENCE), |_, job| Ok::<_, Error>(job.data)));
+        until(&mut conn, LISTENING)?;
+        until(
+            &mut conn,
+            "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE '%COMMIT' AND state = 'idle'",
+        )?;
+        let open: i64 = diesel::dsl::sql::<BigInt>(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL",
+        )
+        .get_result(&mut conn)?;
+        queue.on(&mut conn).put(&json!(1))?;
+        assert!(waiter.join().map_err(|_| "the waiter panicked")??.is_some());
+        assert_eq!(open, 0);
+        Ok(())
+    })
 }

@@ -9,8 +9,8 @@ use common::{Outcome, PATIENCE, database};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
+use pq_core::Scan;
 use pq_core::store::Jobs;
-use pq_core::{Outcome as Ended, Scan, Settlement};
 use pq_diesel::{JobId, Pq, Queue};
 use pq_testing::Database;
 
@@ -44,7 +44,7 @@ fn take_until_walked_on(conn: &mut PgConnection, queue: &Queue<i64>) -> Result<V
 }
 
 #[test]
-fn a_line_whose_remains_cannot_be_removed_is_walked_on_from_where_the_last_take_ended() -> Outcome {
+fn takes_resume_behind_dead_tuples_that_vacuum_cannot_remove() -> Outcome {
     let database = database()?;
     let (mut conn, _elsewhere) = behind_remains(&database, 2_000)?;
     let queue = Pq::detached().queue::<i64>("apples")?;
@@ -65,7 +65,7 @@ fn a_line_whose_remains_cannot_be_removed_is_walked_on_from_where_the_last_take_
 }
 
 #[test]
-fn what_comes_late_into_a_long_line_is_found_where_it_stands() -> Outcome {
+fn a_job_that_commits_late_is_found_behind_the_scan_position() -> Outcome {
     let database = database()?;
     let (mut conn, mut elsewhere) = (database.connect()?, database.connect()?);
     conn.batch_execute("ALTER TABLE pq.queue SET (autovacuum_enabled = off)")?;
@@ -109,7 +109,7 @@ fn what_comes_late_into_a_long_line_is_found_where_it_stands() -> Outcome {
 }
 
 #[test]
-fn who_looks_again_spares_the_walk_over_what_is_gone() -> Outcome {
+fn a_poll_skips_the_scan_over_dead_tuples() -> Outcome {
     let database = database()?;
     let (mut conn, _elsewhere) = behind_remains(&database, 1_000)?;
     let pq = Pq::detached();
@@ -141,40 +141,5 @@ fn who_looks_again_spares_the_walk_over_what_is_gone() -> Outcome {
     // Scheduled jobs that are due, and those with keys, are none of the line's.
     other.on(&mut conn).put_with(&4, &pq_diesel::PutOptions::new().serialization_key("k"))?;
     assert_eq!(take(&mut conn)?.jobs.len(), 1);
-    Ok(())
-}
-
-/// Each verdict would read past all leases that ended before, if their table were read whole.
-#[test]
-fn the_lease_of_a_verdict_is_found_by_the_index_in_a_table_that_is_new() -> Outcome {
-    let database = database()?;
-    let mut conn = database.connect()?;
-    conn.batch_execute("ALTER TABLE pq.queue_leases SET (autovacuum_enabled = off)")?;
-    let pq = Pq::detached();
-    let (queue, store) = (pq.queue::<i64>("apples")?, pq.store());
-    let keyed = pq_diesel::PutOptions::new().serialization_key("k");
-    // More often than PostgreSQL makes a plan anew.
-    for _ in 0..12 {
-        conn.transaction(|conn| -> Outcome {
-            for job in 0..4 {
-                queue.on(conn).put(&job)?;
-            }
-            let lease = |conn: &mut PgConnection, count| {
-                store.lease(conn, queue.name(), count, PATIENCE, Scan::Full).map(|taken| taken.jobs)
-            };
-            let plain = lease(conn, 2)?;
-            let some = lease(conn, 2)?;
-            queue.on(conn).put_with(&4, &keyed)?;
-            let keyed = lease(conn, 1)?;
-            for jobs in [&plain[..], &some[..1], &some[1..], &keyed] {
-                let verdicts: Vec<_> =
-                    jobs.iter().map(|job| Settlement { job, outcome: Ended::Complete }).collect();
-                assert_eq!(store.settle(conn, &verdicts)?, vec![true; jobs.len()]);
-            }
-            let scans = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'queue_leases'";
-            assert_eq!(diesel::dsl::sql::<BigInt>(scans).get_result::<i64>(conn)?, 0);
-            Ok(())
-        })?;
-    }
     Ok(())
 }
