@@ -1,7 +1,8 @@
 //! The conformance suite of `pq`: every [`pq_core::Store`] must pass all of its cases.
 //!
-//! A store's author implements [`Fixture`] and passes it to a [`Suite`] in a test with `harness = false`. Each
-//! case runs twice: on the handle's own connections, and on a connection of the caller.
+//! A store's author implements [`Fixture`] and passes it to a [`Suite`] in a test with `harness = false`. A case
+//! that needs both kinds of access runs twice: on the handle's own connections, and on a connection of the caller.
+//! The others run once.
 //!
 //! ```no_run
 //! use pq_conformance::{Fixture, Suite};
@@ -41,7 +42,7 @@ use libtest_mimic::{Arguments, Trial};
 use pq_core::store::Connect;
 use pq_core::{Pq, Store};
 
-use self::harness::{Access, Harness};
+use self::harness::Harness;
 
 /// Makes the handles and connections of a store under test.
 pub trait Fixture: Send + Sync + 'static {
@@ -76,10 +77,12 @@ impl Suite {
         let fixture = Arc::new(fixture);
         for case in cases::all::<F>() {
             let sentence = case.name.rsplit("cases::").next().unwrap_or(case.name);
-            for access in [Access::Own, Access::Callers] {
+            for &access in case.needs.accesses() {
                 let fixture = Arc::clone(&fixture);
                 let trial = move || {
-                    (case.run)(&Harness::new(fixture, access));
+                    let harness = Harness::new(fixture, access);
+                    (case.run)(&harness);
+                    harness.assert_access_was_needed(case.needs);
                     Ok(())
                 };
                 self.trials.push(Trial::test(format!("{name}: {sentence} ({access})"), trial));

@@ -1,27 +1,27 @@
 //! Section 11: queues that are paused, and what an operator sees and moves.
 
+use pq_core::{Filter, JobId, JobState, Outcome, Overview, PutOptions, Queue, Wait};
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, undo};
-use pq_core::{Filter, JobId, JobState, Outcome, Overview, PutOptions, Queue, Wait};
+use crate::harness::{Harness, TIMEOUT, roll_back};
 
 cases![
-    nobody_takes_from_a_paused_queue,
-    a_queue_is_paused_or_goes_on_once,
-    a_pause_that_is_rolled_back_is_none,
-    a_queue_that_goes_on_wakes_a_waiter,
-    what_was_held_before_a_pause_can_be_settled,
-    the_overview_has_each_queues_numbers,
-    the_oldest_is_counted_from_when_it_was_due,
-    a_job_is_shown_with_all_that_is_known_of_it,
-    jobs_are_listed_by_state_by_key_and_by_pages,
-    a_job_that_is_moved_keeps_what_it_has,
-    a_moved_job_wakes_a_waiter,
-    what_is_held_is_not_moved,
-    a_job_whose_unique_key_is_in_use_there_is_not_moved,
-    a_move_that_is_rolled_back_is_none,
+    a_paused_queue_returns_no_job: Both,
+    pause_and_resume_report_a_change_once: Own,
+    a_rolled_back_pause_has_no_effect: Both,
+    resuming_a_queue_wakes_a_waiter: Own,
+    jobs_leased_before_a_pause_can_be_settled: Both,
+    the_overview_counts_each_queues_jobs_by_state: Own,
+    the_oldest_age_starts_when_the_job_was_due: Own,
+    a_job_record_has_all_fields_in_every_state: Own,
+    jobs_are_listed_by_state_key_and_page: Own,
+    a_moved_job_keeps_its_fields: Own,
+    a_moved_job_wakes_a_waiter: Own,
+    held_jobs_are_not_moved: Both,
+    a_job_whose_unique_key_is_in_use_at_the_target_is_not_moved: Own,
+    a_rolled_back_move_has_no_effect: Both,
 ];
 
 fn overview<F: Fixture>(harness: &Harness<F>, queue: &str) -> Option<Overview> {
@@ -32,7 +32,7 @@ fn list<F: Fixture>(harness: &Harness<F>, filter: &Filter) -> Vec<JobId> {
     harness.pq.list(filter, 100).unwrap().into_iter().map(|job| job.id).collect()
 }
 
-fn nobody_takes_from_a_paused_queue<F: Fixture>(harness: &Harness<F>) {
+fn a_paused_queue_returns_no_job<F: Fixture>(harness: &Harness<F>) {
     // A store may have learnt from this that there are jobs with keys.
     harness.put_with("keyed", &PutOptions::new().serialization_key("k"));
     assert_eq!(harness.get_many(9).len(), 1);
@@ -50,7 +50,7 @@ fn nobody_takes_from_a_paused_queue<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.get_many(9).len(), 4);
 }
 
-fn a_queue_is_paused_or_goes_on_once<F: Fixture>(harness: &Harness<F>) {
+fn pause_and_resume_report_a_change_once<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     assert!(!queue.resume().unwrap());
     assert!(queue.pause().unwrap());
@@ -61,28 +61,28 @@ fn a_queue_is_paused_or_goes_on_once<F: Fixture>(harness: &Harness<F>) {
     assert!(overview(harness, "apples").is_none());
 }
 
-fn a_pause_that_is_rolled_back_is_none<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_pause_has_no_effect<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let (store, queue) = (harness.pq.store(), harness.queue());
     let done = harness.transaction(|conn| {
         pq_core::store::Admin::pause(store, conn, queue.name(), true)?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(done.is_err());
     assert!(harness.get().is_some());
 }
 
-fn a_queue_that_goes_on_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
+fn resuming_a_queue_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     harness.queue().pause().unwrap();
     std::thread::scope(|threads| {
-        let waiter = harness.sleeper(threads);
+        let waiter = harness.blocked_waiter(threads);
         harness.queue().resume().unwrap();
         assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!("a")));
     });
 }
 
-fn what_was_held_before_a_pause_can_be_settled<F: Fixture>(harness: &Harness<F>) {
+fn jobs_leased_before_a_pause_can_be_settled<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     harness.put("b");
     let jobs = harness.lease(2, TIMEOUT);
@@ -94,7 +94,7 @@ fn what_was_held_before_a_pause_can_be_settled<F: Fixture>(harness: &Harness<F>)
     assert_eq!(harness.drain(), [json!("b")]);
 }
 
-fn the_overview_has_each_queues_numbers<F: Fixture>(harness: &Harness<F>) {
+fn the_overview_counts_each_queues_jobs_by_state<F: Fixture>(harness: &Harness<F>) {
     for data in 0..3 {
         harness.put_with(data, &PutOptions::new().serialization_key("k"));
     }
@@ -126,7 +126,7 @@ fn the_overview_has_each_queues_numbers<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(names, ["apples", "pears"]);
 }
 
-fn the_oldest_is_counted_from_when_it_was_due<F: Fixture>(harness: &Harness<F>) {
+fn the_oldest_age_starts_when_the_job_was_due<F: Fixture>(harness: &Harness<F>) {
     harness.put_with("later", &PutOptions::new().schedule_at("1h"));
     assert_eq!(overview(harness, "apples").unwrap().oldest, None);
     // It was due before it was put, and nobody could have taken it then.
@@ -134,7 +134,7 @@ fn the_oldest_is_counted_from_when_it_was_due<F: Fixture>(harness: &Harness<F>) 
     assert!(overview(harness, "apples").unwrap().oldest.unwrap() < TIMEOUT);
 }
 
-fn a_job_is_shown_with_all_that_is_known_of_it<F: Fixture>(harness: &Harness<F>) {
+fn a_job_record_has_all_fields_in_every_state<F: Fixture>(harness: &Harness<F>) {
     let options =
         PutOptions::new().priority(2).expected_at("2001-01-01T00:00:00Z").serialization_key("k").unique("u");
     let id = harness.put_with(json!({ "b": "\u{0}", "a": 1 }), &options);
@@ -159,7 +159,7 @@ fn a_job_is_shown_with_all_that_is_known_of_it<F: Fixture>(harness: &Harness<F>)
     assert!(harness.pq.show(JobId(id.0 + 1)).unwrap().is_none());
 }
 
-fn jobs_are_listed_by_state_by_key_and_by_pages<F: Fixture>(harness: &Harness<F>) {
+fn jobs_are_listed_by_state_key_and_page<F: Fixture>(harness: &Harness<F>) {
     let first = harness.put("a");
     let keyed = ["b", "c"].map(|data| harness.put_with(data, &PutOptions::new().serialization_key("k")));
     let later = harness.put_with("later", &PutOptions::new().schedule_at("1h"));
@@ -182,7 +182,7 @@ fn jobs_are_listed_by_state_by_key_and_by_pages<F: Fixture>(harness: &Harness<F>
     assert_eq!(page, keyed);
 }
 
-fn a_job_that_is_moved_keeps_what_it_has<F: Fixture>(harness: &Harness<F>) {
+fn a_moved_job_keeps_its_fields<F: Fixture>(harness: &Harness<F>) {
     let options = PutOptions::new()
         .priority(2)
         .schedule_at("2001-01-01T00:00:00Z")
@@ -211,13 +211,13 @@ fn a_job_that_is_moved_keeps_what_it_has<F: Fixture>(harness: &Harness<F>) {
 fn a_moved_job_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
     harness.named::<String>("pears").put(&"a".to_owned()).unwrap();
     std::thread::scope(|threads| {
-        let waiter = harness.sleeper(threads);
+        let waiter = harness.blocked_waiter(threads);
         assert_eq!(harness.named::<()>("pears").move_to(&harness.queue(), None).unwrap(), 1);
         assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!("a")));
     });
 }
 
-fn what_is_held_is_not_moved<F: Fixture>(harness: &Harness<F>) {
+fn held_jobs_are_not_moved<F: Fixture>(harness: &Harness<F>) {
     harness.put("leased");
     let leased = harness.lease_one();
     harness.put("taken");
@@ -232,7 +232,7 @@ fn what_is_held_is_not_moved<F: Fixture>(harness: &Harness<F>) {
     harness.settle(&leased, Outcome::Complete);
 }
 
-fn a_job_whose_unique_key_is_in_use_there_is_not_moved<F: Fixture>(harness: &Harness<F>) {
+fn a_job_whose_unique_key_is_in_use_at_the_target_is_not_moved<F: Fixture>(harness: &Harness<F>) {
     let unique = PutOptions::new().unique("u");
     let stays = harness.put_with("a", &unique);
     let pears = harness.named::<serde_json::Value>("pears");
@@ -242,13 +242,13 @@ fn a_job_whose_unique_key_is_in_use_there_is_not_moved<F: Fixture>(harness: &Har
     assert_eq!(harness.get().map(|job| job.id), Some(stays));
 }
 
-fn a_move_that_is_rolled_back_is_none<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_move_has_no_effect<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     let (store, queue, pears) = (harness.pq.store(), harness.queue(), harness.named::<()>("pears"));
     let done = harness.transaction(|conn| {
         assert_eq!(pq_core::store::Admin::move_jobs(store, conn, queue.name(), pears.name(), None)?, 1);
         assert!(queue.on(&mut harness.connect()).get()?.is_none(), "others pass it over meanwhile");
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(done.is_err());
     assert_eq!(harness.get().map(|job| job.id), Some(id));

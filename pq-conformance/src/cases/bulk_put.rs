@@ -3,25 +3,25 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
+use pq_core::{EndedAs, PayloadLimits, PutOptions};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Access, Error, Harness, TIMEOUT, ids, undo};
-use pq_core::{EndedAs, PayloadLimits, PutOptions};
+use crate::harness::{Access, Error, Harness, TIMEOUT, ids, roll_back};
 
 cases![
-    all_that_an_iterator_gives_is_put_in_its_order,
-    an_empty_iterator_puts_nothing,
-    each_job_of_a_bulk_put_keeps_its_own_options,
-    each_job_of_a_large_batch_keeps_its_own_options_and_its_id,
-    a_large_batch_has_ascending_ids_behind_what_was_there,
-    a_rolled_back_bulk_put_is_never_seen,
-    a_job_that_cannot_be_put_leaves_nothing_and_its_transaction_goes_on,
-    a_panic_of_the_iterator_leaves_nothing_and_its_transaction_goes_on,
-    a_bulk_put_takes_no_unique_keys,
-    a_bulk_put_wakes_its_waiters_at_the_commit,
-    the_iterator_may_put_elsewhere,
+    jobs_are_put_in_the_iterators_order: Both,
+    an_empty_iterator_puts_nothing: Both,
+    each_job_has_its_own_options: Both,
+    each_job_of_a_large_batch_has_its_own_options_and_id: Both,
+    ids_of_a_large_batch_ascend_after_existing_ids: Both,
+    a_rolled_back_bulk_put_is_never_visible: Both,
+    an_invalid_job_puts_nothing_and_leaves_the_transaction_usable: Both,
+    a_panic_in_the_iterator_puts_nothing_and_leaves_the_transaction_usable: Both,
+    put_all_refuses_unique_keys: Own,
+    a_bulk_put_wakes_waiters_at_the_commit: Both,
+    the_iterator_may_put_to_another_queue: Own,
 ];
 
 /// More jobs than a store sends at once.
@@ -32,7 +32,7 @@ fn numbers(count: usize) -> impl Iterator<Item = Value> {
 }
 
 fn put_all<F: Fixture>(harness: &Harness<F>, jobs: impl Iterator<Item = Value>) -> Result<u64, Error<F>> {
-    match harness.access {
+    match harness.access() {
         Access::Own => harness.queue().put_all(jobs),
         Access::Callers => harness.queue().on(&mut harness.connect()).put_all(jobs),
     }
@@ -42,7 +42,7 @@ fn taken<F: Fixture>(harness: &Harness<F>) -> Vec<Value> {
     harness.get_many(2 * MANY).into_iter().map(|job| job.data).collect()
 }
 
-fn all_that_an_iterator_gives_is_put_in_its_order<F: Fixture>(harness: &Harness<F>) {
+fn jobs_are_put_in_the_iterators_order<F: Fixture>(harness: &Harness<F>) {
     let mut awkward =
         vec![json!("\\.\t\n\r\0 \u{7f} \\N ж 🍎"), json!(null), json!(""), json!("x".repeat(200_000))];
     awkward.extend(numbers(MANY));
@@ -83,9 +83,9 @@ fn assert_various<F: Fixture>(harness: &Harness<F>, scheduled: u64) {
     assert!((delay - chrono::TimeDelta::hours(1)).abs() < chrono::TimeDelta::minutes(10), "{delay}");
 }
 
-fn each_job_of_a_bulk_put_keeps_its_own_options<F: Fixture>(harness: &Harness<F>) {
+fn each_job_has_its_own_options<F: Fixture>(harness: &Harness<F>) {
     let jobs = || numbers(6).zip(various());
-    let put = match harness.access {
+    let put = match harness.access() {
         Access::Own => harness.queue().put_all_with(jobs()),
         Access::Callers => harness.queue().on(&mut harness.connect()).put_all_with(jobs()),
     };
@@ -93,12 +93,12 @@ fn each_job_of_a_bulk_put_keeps_its_own_options<F: Fixture>(harness: &Harness<F>
     assert_various(harness, 1);
 }
 
-fn each_job_of_a_large_batch_keeps_its_own_options_and_its_id<F: Fixture>(harness: &Harness<F>) {
+fn each_job_of_a_large_batch_has_its_own_options_and_id<F: Fixture>(harness: &Harness<F>) {
     let data: Vec<_> = numbers(MANY).collect();
     let later = PutOptions::new().schedule_at("1d");
     let options = various();
     let jobs = data.iter().enumerate().map(|(n, data)| (data, options.get(n).unwrap_or(&later)));
-    let put = match harness.access {
+    let put = match harness.access() {
         Access::Own => harness.queue().put_many_with(jobs),
         Access::Callers => harness.queue().on(&mut harness.connect()).put_many_with(jobs),
     };
@@ -111,7 +111,7 @@ fn each_job_of_a_large_batch_keeps_its_own_options_and_its_id<F: Fixture>(harnes
     assert_various(harness, MANY as u64 - 7);
 }
 
-fn a_large_batch_has_ascending_ids_behind_what_was_there<F: Fixture>(harness: &Harness<F>) {
+fn ids_of_a_large_batch_ascend_after_existing_ids<F: Fixture>(harness: &Harness<F>) {
     let first = harness.put(0);
     let data: Vec<_> = numbers(MANY).collect();
     let put = harness.transaction(|conn| Ok(harness.queue().on(conn).put_many(&data)?)).unwrap();
@@ -123,7 +123,7 @@ fn a_large_batch_has_ascending_ids_behind_what_was_there<F: Fixture>(harness: &H
     assert_eq!(got[1..=MANY], ids.into_iter().zip(data).collect::<Vec<_>>());
 }
 
-fn a_rolled_back_bulk_put_is_never_seen<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_bulk_put_is_never_visible<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     let data: Vec<_> = numbers(MANY).collect();
     let rolled_back = harness.transaction(|conn| {
@@ -131,13 +131,13 @@ fn a_rolled_back_bulk_put_is_never_seen<F: Fixture>(harness: &Harness<F>) {
         queue.on(conn).put_many(&data)?;
         assert_eq!(queue.on(conn).counts()?.ready, 2 * MANY as u64);
         assert_eq!(queue.on(&mut harness.connect()).counts()?.live(), 0, "others see what is not committed");
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_job_that_cannot_be_put_leaves_nothing_and_its_transaction_goes_on<F: Fixture>(harness: &Harness<F>) {
+fn an_invalid_job_puts_nothing_and_leaves_the_transaction_usable<F: Fixture>(harness: &Harness<F>) {
     let limits = PayloadLimits { max_bytes: 100, ..PayloadLimits::default() };
     let queue = harness.pq.clone().with_limits(limits).queue::<Value>("apples").unwrap();
     let bad = || numbers(MANY).chain([json!("x".repeat(200))]).chain(numbers(1));
@@ -159,7 +159,7 @@ fn a_job_that_cannot_be_put_leaves_nothing_and_its_transaction_goes_on<F: Fixtur
     assert_eq!(harness.drain(), [json!("before"), json!("after")]);
 }
 
-fn a_panic_of_the_iterator_leaves_nothing_and_its_transaction_goes_on<F: Fixture>(harness: &Harness<F>) {
+fn a_panic_in_the_iterator_puts_nothing_and_leaves_the_transaction_usable<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     let bad = || numbers(MANY).chain(std::iter::from_fn(|| panic!("on purpose")));
     harness
@@ -175,18 +175,18 @@ fn a_panic_of_the_iterator_leaves_nothing_and_its_transaction_goes_on<F: Fixture
     assert_eq!(harness.drain(), [json!("before"), json!("after")]);
 }
 
-fn a_bulk_put_takes_no_unique_keys<F: Fixture>(harness: &Harness<F>) {
+fn put_all_refuses_unique_keys<F: Fixture>(harness: &Harness<F>) {
     let jobs = numbers(2).zip([PutOptions::new(), PutOptions::new().unique("only")]);
     let refused = harness.queue().put_all_with(jobs).unwrap_err();
     assert!(matches!(harness.fixture.core_error(&refused), Some(pq_core::Error::UniqueKey)), "{refused}");
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_bulk_put_wakes_its_waiters_at_the_commit<F: Fixture>(harness: &Harness<F>) {
+fn a_bulk_put_wakes_waiters_at_the_commit<F: Fixture>(harness: &Harness<F>) {
     let data: Vec<_> = numbers(MANY).collect();
     for all in [true, false] {
         thread::scope(|threads| {
-            let sleeper = harness.sleeper(threads);
+            let blocked_waiter = harness.blocked_waiter(threads);
             let put = harness.transaction(|conn| {
                 let queue = harness.queue();
                 if all {
@@ -194,27 +194,30 @@ fn a_bulk_put_wakes_its_waiters_at_the_commit<F: Fixture>(harness: &Harness<F>) 
                 } else {
                     queue.on(conn).put_many(&data).map(drop)?
                 }
-                assert!(sleeper.recv_timeout(std::time::Duration::from_millis(20)).is_err(), "not before");
+                assert!(
+                    blocked_waiter.recv_timeout(std::time::Duration::from_millis(20)).is_err(),
+                    "not before"
+                );
                 Ok(())
             });
             put.unwrap();
-            assert_eq!(sleeper.recv_timeout(TIMEOUT), Ok(Some(json!({ "n": 0 }))));
+            assert_eq!(blocked_waiter.recv_timeout(TIMEOUT), Ok(Some(json!({ "n": 0 }))));
         });
         assert_eq!(harness.clear(), MANY as u64 - 1);
         thread::scope(|threads| {
-            let sleeper = harness.sleeper(threads);
+            let blocked_waiter = harness.blocked_waiter(threads);
             if all {
                 put_all(harness, numbers(MANY)).unwrap();
             } else {
                 harness.queue().put_many(&data).unwrap();
             }
-            assert_eq!(sleeper.recv_timeout(TIMEOUT), Ok(Some(json!({ "n": 0 }))));
+            assert_eq!(blocked_waiter.recv_timeout(TIMEOUT), Ok(Some(json!({ "n": 0 }))));
         });
         assert_eq!(harness.clear(), MANY as u64 - 1);
     }
 }
 
-fn the_iterator_may_put_elsewhere<F: Fixture>(harness: &Harness<F>) {
+fn the_iterator_may_put_to_another_queue<F: Fixture>(harness: &Harness<F>) {
     let pears = harness.named::<Value>("pears");
     let mut conn = harness.connect();
     let jobs = numbers(3).inspect(|_| assert_eq!(pears.on(&mut conn).put_all(numbers(2)).unwrap(), 2));

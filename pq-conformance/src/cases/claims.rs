@@ -2,34 +2,34 @@
 
 use std::time::Duration;
 
+use pq_core::store::{Admin, Jobs};
+use pq_core::{Job, Outcome, PutOptions};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, Undo, undo};
-use pq_core::store::{Admin, Jobs};
-use pq_core::{Job, Outcome, PutOptions};
+use crate::harness::{CaseError, Harness, TIMEOUT, roll_back};
 
 cases![
-    a_job_that_is_given_back_carries_its_new_payload,
-    a_job_that_is_given_back_is_seen_by_others_at_the_commit,
-    a_job_that_is_given_back_keeps_its_id_its_times_and_its_priority,
-    giving_back_wakes_a_waiter,
-    an_update_in_a_nested_rollback_is_undone,
-    an_update_in_a_rollback_is_undone,
-    an_update_of_a_job_that_completes_leaves_nothing_behind,
-    a_job_got_outside_of_a_transaction_is_not_held,
-    a_job_is_not_held_after_its_transaction,
-    a_job_that_was_given_back_is_not_held,
-    a_job_that_was_given_back_and_is_gone_is_not_held,
-    a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get,
-    a_job_whose_get_was_rolled_back_is_not_held,
-    a_job_whose_get_was_rolled_back_can_be_held_again_for_its_verdict,
-    a_job_that_is_not_as_it_was_is_not_held_again,
-    a_job_that_others_hold_or_whose_key_they_hold_is_not_held_again,
+    a_job_given_back_has_its_updated_payload: Both,
+    a_job_given_back_is_visible_to_others_at_the_commit: Both,
+    a_job_given_back_keeps_its_id_times_and_priority: Both,
+    giving_a_job_back_wakes_a_waiter: Both,
+    an_update_in_a_nested_rollback_is_undone: Both,
+    an_update_in_a_rollback_is_undone: Both,
+    an_updated_job_that_completes_leaves_no_row: Both,
+    a_job_got_outside_a_transaction_has_no_claim: Both,
+    a_claim_ends_with_its_transaction: Both,
+    giving_a_job_back_ends_its_claim: Both,
+    a_job_given_back_and_cleared_has_no_claim: Both,
+    a_claim_from_a_rolled_back_get_is_not_valid_for_the_next_get: Both,
+    a_rolled_back_get_ends_its_claim: Both,
+    a_job_can_be_retaken_after_a_rollback_to_settle_it: Both,
+    a_changed_job_cannot_be_retaken: Both,
+    a_job_held_by_others_or_whose_key_is_held_cannot_be_retaken: Both,
 ];
 
-fn a_job_that_is_given_back_carries_its_new_payload<F: Fixture>(harness: &Harness<F>) {
+fn a_job_given_back_has_its_updated_payload<F: Fixture>(harness: &Harness<F>) {
     harness.put("old");
     let queue = harness.queue();
     harness
@@ -43,7 +43,7 @@ fn a_job_that_is_given_back_carries_its_new_payload<F: Fixture>(harness: &Harnes
     assert_eq!(harness.drain(), [json!({ "b": "\u{0}", "a": "new" })]);
 }
 
-fn a_job_that_is_given_back_is_seen_by_others_at_the_commit<F: Fixture>(harness: &Harness<F>) {
+fn a_job_given_back_is_visible_to_others_at_the_commit<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     let queue = harness.queue();
     harness
@@ -57,7 +57,7 @@ fn a_job_that_is_given_back_is_seen_by_others_at_the_commit<F: Fixture>(harness:
     assert_eq!(harness.get().map(|job| job.id), Some(id));
 }
 
-fn a_job_that_is_given_back_keeps_its_id_its_times_and_its_priority<F: Fixture>(harness: &Harness<F>) {
+fn a_job_given_back_keeps_its_id_times_and_priority<F: Fixture>(harness: &Harness<F>) {
     let options =
         PutOptions::new().priority(3).schedule_at("2001-01-01T00:00:00Z").expected_at("2002-01-01T00:00:00Z");
     harness.put_with("a", &options);
@@ -75,7 +75,7 @@ fn a_job_that_is_given_back_keeps_its_id_its_times_and_its_priority<F: Fixture>(
     assert_eq!((after.priority, after.attempt), (3, before.attempt + 1));
 }
 
-fn giving_back_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
+fn giving_a_job_back_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     std::thread::scope(|threads| {
@@ -83,7 +83,7 @@ fn giving_back_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
         harness
             .transaction(|conn| {
                 let job = queue.on(conn).get()?.unwrap();
-                waiter = Some(harness.sleeper(threads));
+                waiter = Some(harness.blocked_waiter(threads));
                 Ok(queue.on(conn).give_back(&job)?)
             })
             .unwrap();
@@ -101,7 +101,7 @@ fn an_update_in_a_nested_rollback_is_undone<F: Fixture>(harness: &Harness<F>) {
             let kept = job.clone();
             let inner = queue.on(conn).transaction(|conn| {
                 queue.on(conn).update(&mut job, json!("undone"))?;
-                undo::<()>()
+                roll_back::<()>()
             });
             assert!(inner.is_err());
             // What counts is what the transaction noted, whichever copy of the job is given back.
@@ -118,13 +118,13 @@ fn an_update_in_a_rollback_is_undone<F: Fixture>(harness: &Harness<F>) {
     let rolled_back = harness.transaction(|conn| {
         let mut job = queue.on(conn).get()?.unwrap();
         queue.on(conn).update(&mut job, json!("new"))?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!(harness.drain(), [json!("old")]);
 }
 
-fn an_update_of_a_job_that_completes_leaves_nothing_behind<F: Fixture>(harness: &Harness<F>) {
+fn an_updated_job_that_completes_leaves_no_row<F: Fixture>(harness: &Harness<F>) {
     harness.put("old");
     let queue = harness.queue();
     harness
@@ -137,7 +137,7 @@ fn an_update_of_a_job_that_completes_leaves_nothing_behind<F: Fixture>(harness: 
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_job_got_outside_of_a_transaction_is_not_held<F: Fixture>(harness: &Harness<F>) {
+fn a_job_got_outside_a_transaction_has_no_claim<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     let mut job = harness.get().unwrap();
@@ -148,7 +148,7 @@ fn a_job_got_outside_of_a_transaction_is_not_held<F: Fixture>(harness: &Harness<
     assert!(harness.get().is_none());
 }
 
-fn a_job_is_not_held_after_its_transaction<F: Fixture>(harness: &Harness<F>) {
+fn a_claim_ends_with_its_transaction<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     let job = harness.transaction(|conn| Ok(queue.on(conn).get()?.unwrap())).unwrap();
@@ -162,7 +162,7 @@ fn a_job_is_not_held_after_its_transaction<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [json!("b")]);
 }
 
-fn a_job_that_was_given_back_is_not_held<F: Fixture>(harness: &Harness<F>) {
+fn giving_a_job_back_ends_its_claim<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     harness
@@ -177,7 +177,7 @@ fn a_job_that_was_given_back_is_not_held<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [json!("a")]);
 }
 
-fn a_job_that_was_given_back_and_is_gone_is_not_held<F: Fixture>(harness: &Harness<F>) {
+fn a_job_given_back_and_cleared_has_no_claim<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     harness
@@ -193,7 +193,7 @@ fn a_job_that_was_given_back_and_is_gone_is_not_held<F: Fixture>(harness: &Harne
     assert!(harness.get().is_none());
 }
 
-fn a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get<F: Fixture>(harness: &Harness<F>) {
+fn a_claim_from_a_rolled_back_get_is_not_valid_for_the_next_get<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     harness
@@ -201,7 +201,7 @@ fn a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get<F: Fixture>(har
             let mut stale = None;
             let inner = queue.on(conn).transaction(|conn| {
                 stale = queue.on(conn).get()?;
-                undo::<()>()
+                roll_back::<()>()
             });
             assert!(inner.is_err());
             let mut stale = stale.unwrap();
@@ -215,7 +215,7 @@ fn a_claim_whose_get_was_rolled_back_is_not_that_of_the_next_get<F: Fixture>(har
     assert_eq!(harness.drain(), [json!("new")]);
 }
 
-fn a_job_whose_get_was_rolled_back_is_not_held<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_get_ends_its_claim<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     harness
@@ -223,7 +223,7 @@ fn a_job_whose_get_was_rolled_back_is_not_held<F: Fixture>(harness: &Harness<F>)
             let mut kept = None;
             let inner = queue.on(conn).transaction(|conn| {
                 kept = queue.on(conn).get()?;
-                Err::<(), _>(Undo("on purpose".to_owned()))
+                Err::<(), _>(CaseError("on purpose".to_owned()))
             });
             assert!(inner.is_err());
             assert!(harness.is_not_yours(queue.on(conn).give_back(&kept.unwrap())));
@@ -239,7 +239,7 @@ fn rolled_back<F: Fixture>(harness: &Harness<F>) -> Job<Value> {
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         got = queue.on(conn).get()?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     got.unwrap()
@@ -249,7 +249,7 @@ fn retaken<F: Fixture>(harness: &Harness<F>, job: &Job<Value>) -> bool {
     harness.transaction(|conn| Ok(harness.pq.store().retake(conn, job)?)).unwrap()
 }
 
-fn a_job_whose_get_was_rolled_back_can_be_held_again_for_its_verdict<F: Fixture>(harness: &Harness<F>) {
+fn a_job_can_be_retaken_after_a_rollback_to_settle_it<F: Fixture>(harness: &Harness<F>) {
     let (queue, again) = (harness.queue(), || Outcome::Retry {
         after: Duration::ZERO,
         error: "again".to_owned(),
@@ -279,7 +279,7 @@ fn a_job_whose_get_was_rolled_back_can_be_held_again_for_its_verdict<F: Fixture>
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_job_that_is_not_as_it_was_is_not_held_again<F: Fixture>(harness: &Harness<F>) {
+fn a_changed_job_cannot_be_retaken<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     harness.put("a");
     let job = rolled_back(harness);
@@ -304,7 +304,7 @@ fn a_job_that_is_not_as_it_was_is_not_held_again<F: Fixture>(harness: &Harness<F
     assert!(!retaken(harness, &job), "it is gone");
 }
 
-fn a_job_that_others_hold_or_whose_key_they_hold_is_not_held_again<F: Fixture>(harness: &Harness<F>) {
+fn a_job_held_by_others_or_whose_key_is_held_cannot_be_retaken<F: Fixture>(harness: &Harness<F>) {
     let (queue, options) = (harness.queue(), PutOptions::new().serialization_key("one"));
     harness.put_with("a", &options);
     let job = rolled_back(harness);
@@ -313,7 +313,7 @@ fn a_job_that_others_hold_or_whose_key_they_hold_is_not_held_again<F: Fixture>(h
             .transaction(|conn| {
                 assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!(wanted)));
                 assert!(!retaken(harness, &job));
-                undo::<()>()
+                roll_back::<()>()
             })
             .unwrap_err();
     };

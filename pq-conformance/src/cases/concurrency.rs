@@ -5,28 +5,28 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Barrier;
 use std::sync::mpsc::channel;
 
+use pq_core::{JobId, PutOptions, PutOutcome, Queue, Wait};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, ids, undo};
-use pq_core::{JobId, PutOptions, PutOutcome, Queue, Wait};
+use crate::harness::{Harness, TIMEOUT, ids, roll_back};
 
 cases![
-    threads_that_put_at_once_each_get_the_ids_of_their_own_jobs,
-    jobs_that_are_put_at_once_keep_their_own_options,
-    a_put_that_is_refused_spoils_none_beside_it,
-    plain_puts_do_not_wait_for_a_unique_key_beside_them,
-    puts_of_one_unique_key_beside_plain_ones_put_one_job,
-    threads_that_get_at_once_share_no_job_and_lose_none,
-    threads_that_get_at_once_get_no_more_than_there_is,
-    threads_that_get_at_once_pass_over_what_a_transaction_holds,
-    whoever_got_nothing_beside_others_is_there_when_the_next_falls_due,
-    jobs_of_keys_that_are_got_at_once_leave_their_keys,
-    a_payload_that_cannot_be_read_is_dead_and_those_beside_it_are_got,
-    a_panic_of_one_caller_loses_no_job_of_another,
-    threads_that_get_at_once_get_nothing_of_a_paused_queue,
+    concurrent_puts_return_the_ids_of_their_own_jobs: Both,
+    concurrent_puts_keep_their_own_options: Both,
+    a_refused_put_does_not_affect_concurrent_puts: Both,
+    plain_puts_do_not_wait_for_a_concurrent_unique_key: Both,
+    concurrent_puts_of_one_unique_key_put_one_job: Both,
+    concurrent_gets_share_no_job_and_lose_none: Both,
+    concurrent_gets_return_no_more_than_the_ready_jobs: Both,
+    concurrent_gets_skip_jobs_that_a_transaction_holds: Both,
+    concurrent_waiters_each_get_a_job_when_it_falls_due: Own,
+    concurrent_gets_release_their_keys: Own,
+    an_undecodable_payload_does_not_affect_concurrent_gets: Own,
+    a_panicking_caller_loses_no_job_of_another_caller: Own,
+    concurrent_gets_return_nothing_from_a_paused_queue: Both,
 ];
 
 /// So many threads call at once.
@@ -55,7 +55,7 @@ fn numbers(count: u64) -> Vec<Value> {
     (0..count).map(|n| json!(n)).collect()
 }
 
-fn threads_that_put_at_once_each_get_the_ids_of_their_own_jobs<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_puts_return_the_ids_of_their_own_jobs<F: Fixture>(harness: &Harness<F>) {
     let put = at_once(5, |thread, round| {
         // By turns one job and some.
         let jobs: Vec<Value> = (0..=(thread + round) % 3).map(|n| json!([thread, round, n])).collect();
@@ -77,7 +77,7 @@ fn threads_that_put_at_once_each_get_the_ids_of_their_own_jobs<F: Fixture>(harne
     assert_eq!(there, said);
 }
 
-fn jobs_that_are_put_at_once_keep_their_own_options<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_puts_keep_their_own_options<F: Fixture>(harness: &Harness<F>) {
     at_once(3, |thread, round| {
         let options = PutOptions::new().priority((THREADS - thread) as i32);
         let options = if thread % 2 == 0 { options } else { options.schedule_at("1h") };
@@ -89,7 +89,7 @@ fn jobs_that_are_put_at_once_keep_their_own_options<F: Fixture>(harness: &Harnes
     assert_eq!(got, wanted, "by their priorities");
 }
 
-fn a_put_that_is_refused_spoils_none_beside_it<F: Fixture>(harness: &Harness<F>) {
+fn a_refused_put_does_not_affect_concurrent_puts<F: Fixture>(harness: &Harness<F>) {
     let put = at_once(5, |thread, round| {
         let bad = thread == round;
         let options = if bad { PutOptions::new().schedule_at("rubbish") } else { PutOptions::new() };
@@ -99,7 +99,7 @@ fn a_put_that_is_refused_spoils_none_beside_it<F: Fixture>(harness: &Harness<F>)
     assert_eq!(harness.counts().ready, 5 * (THREADS - 1));
 }
 
-fn plain_puts_do_not_wait_for_a_unique_key_beside_them<F: Fixture>(harness: &Harness<F>) {
+fn plain_puts_do_not_wait_for_a_concurrent_unique_key<F: Fixture>(harness: &Harness<F>) {
     let (queue, key) = (harness.queue(), PutOptions::new().unique("k"));
     std::thread::scope(|threads| {
         let put = || queue.put_with(&json!("second"), &key).unwrap();
@@ -127,7 +127,7 @@ fn plain_puts_do_not_wait_for_a_unique_key_beside_them<F: Fixture>(harness: &Har
     assert_eq!(harness.counts().ready, THREADS + 1);
 }
 
-fn puts_of_one_unique_key_beside_plain_ones_put_one_job<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_puts_of_one_unique_key_put_one_job<F: Fixture>(harness: &Harness<F>) {
     let key = PutOptions::new().unique("k");
     let put = at_once(3, |thread, round| {
         let options = if thread % 2 == 0 { key.clone() } else { PutOptions::new() };
@@ -139,7 +139,7 @@ fn puts_of_one_unique_key_beside_plain_ones_put_one_job<F: Fixture>(harness: &Ha
     assert_eq!(harness.counts().ready, THREADS / 2 * 3 + 1);
 }
 
-fn threads_that_get_at_once_share_no_job_and_lose_none<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_gets_share_no_job_and_lose_none<F: Fixture>(harness: &Harness<F>) {
     let ids = ids(harness.queue().put_many(&numbers(500)).unwrap());
     let got = at_once(8, |thread, round| {
         let count = [1, 1, 1, 3, 7][((thread + round) % 5) as usize];
@@ -157,7 +157,7 @@ fn threads_that_get_at_once_share_no_job_and_lose_none<F: Fixture>(harness: &Har
     assert_eq!(all, ids);
 }
 
-fn threads_that_get_at_once_get_no_more_than_there_is<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_gets_return_no_more_than_the_ready_jobs<F: Fixture>(harness: &Harness<F>) {
     for jobs in [0, 1, 5, THREADS - 1] {
         harness.queue().put_many(&numbers(jobs)).unwrap();
         let got = at_once(1, |_, _| harness.get().map(|job| job.data));
@@ -167,7 +167,7 @@ fn threads_that_get_at_once_get_no_more_than_there_is<F: Fixture>(harness: &Harn
     }
 }
 
-fn threads_that_get_at_once_pass_over_what_a_transaction_holds<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_gets_skip_jobs_that_a_transaction_holds<F: Fixture>(harness: &Harness<F>) {
     harness.queue().put_many(&numbers(30)).unwrap();
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
@@ -175,13 +175,13 @@ fn threads_that_get_at_once_pass_over_what_a_transaction_holds<F: Fixture>(harne
         let got = at_once(2, |_, _| harness.get().map(|job| job.data));
         let got: BTreeSet<u64> = got.into_iter().flatten().flatten().filter_map(|job| job.as_u64()).collect();
         assert_eq!(got, (10..30).collect());
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!(harness.drain(), numbers(10));
 }
 
-fn whoever_got_nothing_beside_others_is_there_when_the_next_falls_due<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_waiters_each_get_a_job_when_it_falls_due<F: Fixture>(harness: &Harness<F>) {
     harness.put("now");
     for _ in 1..THREADS {
         harness.put_with("soon", &PutOptions::new().schedule_at("1s"));
@@ -192,7 +192,7 @@ fn whoever_got_nothing_beside_others_is_there_when_the_next_falls_due<F: Fixture
     assert_eq!(got.len() as u64, THREADS);
 }
 
-fn jobs_of_keys_that_are_got_at_once_leave_their_keys<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_gets_release_their_keys<F: Fixture>(harness: &Harness<F>) {
     let options = |thread: u64, round: u64| {
         let options = PutOptions::new().unique(format!("{thread} {round}"));
         options.serialization_key(format!("{}", thread % 3))
@@ -207,7 +207,7 @@ fn jobs_of_keys_that_are_got_at_once_leave_their_keys<F: Fixture>(harness: &Harn
     assert!(put.iter().flatten().all(|outcome| *outcome == PutOutcome::Added), "{put:?}");
 }
 
-fn a_payload_that_cannot_be_read_is_dead_and_those_beside_it_are_got<F: Fixture>(harness: &Harness<F>) {
+fn an_undecodable_payload_does_not_affect_concurrent_gets<F: Fixture>(harness: &Harness<F>) {
     let mixed = (0..4 * THREADS).map(|n| if n % 4 == 1 { json!(format!("word {n}")) } else { json!(n) });
     harness.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
     let typed: Queue<_, u64> = harness.named("apples");
@@ -230,7 +230,7 @@ impl<'de> Deserialize<'de> for Panicking {
     }
 }
 
-fn a_panic_of_one_caller_loses_no_job_of_another<F: Fixture>(harness: &Harness<F>) {
+fn a_panicking_caller_loses_no_job_of_another_caller<F: Fixture>(harness: &Harness<F>) {
     let mixed = (0..4 * THREADS).map(|n| if n % 4 == 1 { json!("panic") } else { json!(n) });
     harness.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
     let panicking: Queue<_, Panicking> = harness.named("apples");
@@ -243,7 +243,7 @@ fn a_panic_of_one_caller_loses_no_job_of_another<F: Fixture>(harness: &Harness<F
     assert_eq!(got, (0..4 * THREADS).filter(|n| n % 4 != 1).collect::<Vec<_>>());
 }
 
-fn threads_that_get_at_once_get_nothing_of_a_paused_queue<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_gets_return_nothing_from_a_paused_queue<F: Fixture>(harness: &Harness<F>) {
     harness.queue().put_many(&numbers(THREADS)).unwrap();
     harness.queue().pause().unwrap();
     assert!(at_once(2, |_, _| harness.get().is_none()).into_iter().flatten().all(|nothing| nothing));

@@ -1,20 +1,20 @@
 //! Sections 1 and 3: counts and clear.
 
+use pq_core::PutOptions;
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, undo};
-use pq_core::PutOptions;
+use crate::harness::{Harness, roll_back};
 
 cases![
-    jobs_are_counted_by_state,
-    what_a_transaction_holds_counts_as_before_to_others,
-    counting_holds_nothing,
-    clear_deletes_scheduled_and_ready_jobs_and_says_how_many,
-    clear_passes_over_what_others_hold,
-    a_rolled_back_clear_deletes_nothing,
-    clear_leaves_other_queues_alone,
+    jobs_are_counted_by_state: Both,
+    others_count_jobs_that_a_transaction_holds_as_ready: Both,
+    counting_locks_no_job: Both,
+    clear_deletes_scheduled_and_ready_jobs_and_returns_their_number: Both,
+    clear_skips_jobs_that_others_hold: Both,
+    a_rolled_back_clear_deletes_nothing: Both,
+    clear_leaves_other_queues_alone: Own,
 ];
 
 fn jobs_are_counted_by_state<F: Fixture>(harness: &Harness<F>) {
@@ -26,7 +26,7 @@ fn jobs_are_counted_by_state<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(counts.live(), 3);
 }
 
-fn what_a_transaction_holds_counts_as_before_to_others<F: Fixture>(harness: &Harness<F>) {
+fn others_count_jobs_that_a_transaction_holds_as_ready<F: Fixture>(harness: &Harness<F>) {
     harness.put(1);
     harness.put(2);
     let queue = harness.queue();
@@ -41,7 +41,7 @@ fn what_a_transaction_holds_counts_as_before_to_others<F: Fixture>(harness: &Har
     assert_eq!(harness.counts().ready, 1);
 }
 
-fn counting_holds_nothing<F: Fixture>(harness: &Harness<F>) {
+fn counting_locks_no_job<F: Fixture>(harness: &Harness<F>) {
     harness.put(1);
     let queue = harness.queue();
     harness
@@ -53,7 +53,7 @@ fn counting_holds_nothing<F: Fixture>(harness: &Harness<F>) {
         .unwrap();
 }
 
-fn clear_deletes_scheduled_and_ready_jobs_and_says_how_many<F: Fixture>(harness: &Harness<F>) {
+fn clear_deletes_scheduled_and_ready_jobs_and_returns_their_number<F: Fixture>(harness: &Harness<F>) {
     harness.put(1);
     harness.put_with(2, &PutOptions::new().schedule_at("1h"));
     assert_eq!(harness.clear(), 2);
@@ -61,14 +61,14 @@ fn clear_deletes_scheduled_and_ready_jobs_and_says_how_many<F: Fixture>(harness:
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn clear_passes_over_what_others_hold<F: Fixture>(harness: &Harness<F>) {
+fn clear_skips_jobs_that_others_hold<F: Fixture>(harness: &Harness<F>) {
     harness.put("held");
     harness.put("free");
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         queue.on(conn).get()?;
         assert_eq!(harness.clear(), 1);
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!(harness.drain(), [json!("held")]);
@@ -80,7 +80,7 @@ fn a_rolled_back_clear_deletes_nothing<F: Fixture>(harness: &Harness<F>) {
     let rolled_back = harness.transaction(|conn| {
         assert_eq!(queue.on(conn).clear()?, 1);
         assert_eq!(queue.on(conn).counts()?.live(), 0);
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!(harness.drain(), [json!(1)]);

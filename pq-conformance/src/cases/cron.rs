@@ -3,29 +3,28 @@
 use std::sync::Barrier;
 
 use chrono::{DateTime, Duration, Utc};
+use pq_core::store::{Connect, Schedules};
+use pq_core::{Cron, CronEntry, Retention, Task};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, undo};
-
-use pq_core::store::{Connect, Schedules};
-use pq_core::{Cron, CronEntry, Retention, Task};
+use crate::harness::{Harness, roll_back};
 
 cases![
-    a_tick_puts_one_job_whoever_is_there,
-    a_tick_is_the_time_by_which_its_job_is_wanted,
-    a_tick_that_somebody_fires_is_nobody_elses,
-    a_periodic_job_is_fired_once_a_tick,
-    a_tick_whose_put_is_rolled_back_is_fired_again,
-    missed_ticks_are_not_made_up_for_unless_said,
-    one_job_makes_up_for_all_missed_ticks_where_that_is_said,
-    a_periodic_job_takes_the_place_of_the_one_of_its_name,
-    a_periodic_job_that_is_paused_does_not_fire,
-    a_periodic_job_that_is_removed_does_not_fire,
-    a_periodic_job_that_cannot_be_read_does_not_keep_others_from_firing,
-    a_periodic_job_can_call_a_task,
-    what_cannot_be_a_periodic_job_is_refused,
+    concurrent_maintenance_puts_one_job_for_a_tick: Own,
+    a_jobs_expected_at_is_its_tick: Own,
+    due_entries_locked_by_a_transaction_are_skipped: Both,
+    each_tick_fires_once: Own,
+    a_rolled_back_tick_fires_again: Both,
+    missed_ticks_do_not_fire_by_default: Own,
+    catch_up_puts_one_job_for_all_missed_ticks: Own,
+    set_cron_replaces_the_entry_of_the_same_name: Own,
+    a_paused_entry_does_not_fire: Own,
+    a_removed_entry_does_not_fire: Own,
+    an_invalid_entry_does_not_block_others: Own,
+    an_entry_can_call_a_task: Own,
+    invalid_entries_are_refused: Own,
 ];
 
 /// A periodic job that is due once a year, so that only the ticks that a case sets are ever due.
@@ -58,7 +57,7 @@ fn entry<F: Fixture>(harness: &Harness<F>, name: &str) -> Option<CronEntry> {
     harness.pq.crons().unwrap().into_iter().find(|entry| entry.cron.name == name)
 }
 
-fn a_tick_puts_one_job_whoever_is_there<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_maintenance_puts_one_job_for_a_tick<F: Fixture>(harness: &Harness<F>) {
     let cron = yearly(harness, "bills");
     due(harness, &cron, Duration::milliseconds(1));
     let barrier = Barrier::new(8);
@@ -73,7 +72,7 @@ fn a_tick_puts_one_job_whoever_is_there<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [json!({ "b": 1, "a": 2 })]);
 }
 
-fn a_tick_that_somebody_fires_is_nobody_elses<F: Fixture>(harness: &Harness<F>) {
+fn due_entries_locked_by_a_transaction_are_skipped<F: Fixture>(harness: &Harness<F>) {
     due(harness, &yearly(harness, "bills"), Duration::milliseconds(1));
     let store = harness.pq.store();
     let due_to = |conn: &mut crate::harness::Conn<F>| {
@@ -82,13 +81,13 @@ fn a_tick_that_somebody_fires_is_nobody_elses<F: Fixture>(harness: &Harness<F>) 
     let done = harness.transaction(|conn| {
         assert_eq!(store.due_crons(conn)?.len(), 1);
         assert_eq!(due_to(&mut harness.connect()), 0, "others pass it by, and do not wait");
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(done.is_err());
     assert_eq!(due_to(&mut harness.connect()), 1);
 }
 
-fn a_tick_is_the_time_by_which_its_job_is_wanted<F: Fixture>(harness: &Harness<F>) {
+fn a_jobs_expected_at_is_its_tick<F: Fixture>(harness: &Harness<F>) {
     let cron = yearly(harness, "bills").priority(3);
     let tick = due(harness, &cron, Duration::seconds(1));
     maintain(harness);
@@ -97,7 +96,7 @@ fn a_tick_is_the_time_by_which_its_job_is_wanted<F: Fixture>(harness: &Harness<F
     assert_eq!(entry(harness, "bills").unwrap().last_at, Some(tick));
 }
 
-fn a_periodic_job_is_fired_once_a_tick<F: Fixture>(harness: &Harness<F>) {
+fn each_tick_fires_once<F: Fixture>(harness: &Harness<F>) {
     let each_second = harness.queue().cron("tick", "* * * * * *", &json!(1)).unwrap();
     let tick = due(harness, &each_second, Duration::seconds(5));
     maintain(harness);
@@ -110,13 +109,13 @@ fn a_periodic_job_is_fired_once_a_tick<F: Fixture>(harness: &Harness<F>) {
     assert!(next > *ticks.last().unwrap());
 }
 
-fn a_tick_whose_put_is_rolled_back_is_fired_again<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_tick_fires_again<F: Fixture>(harness: &Harness<F>) {
     let cron = yearly(harness, "bills");
     due(harness, &cron, Duration::milliseconds(1));
     let store = harness.pq.store();
     let done = harness.transaction(|conn| {
         assert_eq!(pq_core::fire_due_crons(store, conn)?, 1);
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(done.is_err());
     assert!(harness.get().is_none());
@@ -124,14 +123,14 @@ fn a_tick_whose_put_is_rolled_back_is_fired_again<F: Fixture>(harness: &Harness<
     assert_eq!(harness.drain().len(), 1);
 }
 
-fn missed_ticks_are_not_made_up_for_unless_said<F: Fixture>(harness: &Harness<F>) {
+fn missed_ticks_do_not_fire_by_default<F: Fixture>(harness: &Harness<F>) {
     due(harness, &yearly(harness, "bills"), Duration::minutes(2));
     maintain(harness);
     assert!(harness.get().is_none());
     assert!(entry(harness, "bills").unwrap().next_at.unwrap() > now(harness));
 }
 
-fn one_job_makes_up_for_all_missed_ticks_where_that_is_said<F: Fixture>(harness: &Harness<F>) {
+fn catch_up_puts_one_job_for_all_missed_ticks<F: Fixture>(harness: &Harness<F>) {
     let cron = yearly(harness, "bills").catch_up(true);
     let missed = due(harness, &cron, Duration::days(900));
     maintain(harness);
@@ -141,7 +140,7 @@ fn one_job_makes_up_for_all_missed_ticks_where_that_is_said<F: Fixture>(harness:
     assert!(harness.get().is_none());
 }
 
-fn a_periodic_job_takes_the_place_of_the_one_of_its_name<F: Fixture>(harness: &Harness<F>) {
+fn set_cron_replaces_the_entry_of_the_same_name<F: Fixture>(harness: &Harness<F>) {
     assert!(harness.pq.set_cron(&yearly(harness, "bills")).unwrap());
     let other =
         harness.queue().cron("bills", "0 6 * * mon", &json!(2)).unwrap().time_zone("Europe/Berlin").unwrap();
@@ -154,7 +153,7 @@ fn a_periodic_job_takes_the_place_of_the_one_of_its_name<F: Fixture>(harness: &H
     assert!(all[0].next_at.unwrap() > now(harness));
 }
 
-fn a_periodic_job_that_is_paused_does_not_fire<F: Fixture>(harness: &Harness<F>) {
+fn a_paused_entry_does_not_fire<F: Fixture>(harness: &Harness<F>) {
     due(harness, &yearly(harness, "bills"), Duration::milliseconds(1));
     assert!(harness.pq.pause_cron("bills").unwrap());
     maintain(harness);
@@ -170,7 +169,7 @@ fn a_periodic_job_that_is_paused_does_not_fire<F: Fixture>(harness: &Harness<F>)
     assert!(!harness.pq.resume_cron("none").unwrap());
 }
 
-fn a_periodic_job_that_is_removed_does_not_fire<F: Fixture>(harness: &Harness<F>) {
+fn a_removed_entry_does_not_fire<F: Fixture>(harness: &Harness<F>) {
     due(harness, &yearly(harness, "bills"), Duration::milliseconds(1));
     assert!(harness.pq.remove_cron("bills").unwrap());
     assert!(!harness.pq.remove_cron("bills").unwrap());
@@ -178,7 +177,7 @@ fn a_periodic_job_that_is_removed_does_not_fire<F: Fixture>(harness: &Harness<F>
     assert!(harness.get().is_none());
 }
 
-fn a_periodic_job_that_cannot_be_read_does_not_keep_others_from_firing<F: Fixture>(harness: &Harness<F>) {
+fn an_invalid_entry_does_not_block_others<F: Fixture>(harness: &Harness<F>) {
     let broken = Cron { expression: "often".to_owned(), ..yearly(harness, "a") };
     due(harness, &broken, Duration::milliseconds(1));
     due(harness, &yearly(harness, "b"), Duration::milliseconds(1));
@@ -186,7 +185,7 @@ fn a_periodic_job_that_cannot_be_read_does_not_keep_others_from_firing<F: Fixtur
     assert_eq!(harness.drain().len(), 1);
 }
 
-fn a_periodic_job_can_call_a_task<F: Fixture>(harness: &Harness<F>) {
+fn an_entry_can_call_a_task<F: Fixture>(harness: &Harness<F>) {
     let task: Task<_, Value> = harness.named::<()>("apples").task("bill");
     let cron = task.cron("bills", "@yearly", &json!({ "to": "all" })).unwrap();
     due(harness, &cron, Duration::milliseconds(1));
@@ -195,7 +194,7 @@ fn a_periodic_job_can_call_a_task<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((&called["function"], &called["kwargs"]), (&json!("bill"), &json!({ "to": "all" })));
 }
 
-fn what_cannot_be_a_periodic_job_is_refused<F: Fixture>(harness: &Harness<F>) {
+fn invalid_entries_are_refused<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     let refused = |name: &str, expression: &str| {
         queue.cron(name, expression, &json!(1)).err().map(|error| error.to_string()).unwrap_or_default()

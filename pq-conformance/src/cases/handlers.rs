@@ -2,28 +2,27 @@
 
 use std::time::Duration;
 
+use pq_core::store::{Archive, Connect, Jobs};
+use pq_core::{Backoff, EndedAs, Failure, Outcome, Trace, Worker};
 use serde_json::{Value, json};
 
 use super::cases;
-use super::tasks::{Seen, both, task, work};
 use crate::Fixture;
-use crate::harness::{Conn, Harness, TIMEOUT, Undo, undo};
-use pq_core::store::{Archive, Connect, Jobs};
-use pq_core::{Backoff, EndedAs, Failure, Outcome, Trace, Worker};
+use crate::harness::{CaseError, Conn, Harness, Seen, TIMEOUT, both, roll_back, run_until_empty, task};
 
 cases![
-    a_handler_completes_in_its_own_transaction,
-    a_completion_in_a_long_transaction_keeps_no_other_lease_from_being_extended,
-    a_completion_that_was_rolled_back_did_not_happen,
-    a_late_completion_aborts_the_handlers_transaction,
-    a_checkpoint_is_what_the_next_attempt_begins_with,
-    both_kinds_of_handler_can_serve_one_queue,
-    middleware_is_run_around_handlers_in_order,
-    the_context_of_a_trace_is_carried_to_the_handler,
-    a_serialization_key_can_be_made_of_the_arguments,
+    a_leased_handler_can_complete_in_its_own_transaction: Own,
+    a_completion_in_a_long_transaction_does_not_block_lease_extension: Own,
+    a_rolled_back_completion_has_no_effect: Own,
+    a_late_completion_aborts_the_handlers_transaction: Own,
+    the_next_attempt_starts_from_the_checkpoint: Own,
+    both_kinds_of_handler_can_serve_one_queue: Own,
+    middleware_runs_around_handlers_in_order: Own,
+    the_trace_context_reaches_the_handler: Own,
+    a_serialization_key_can_be_computed_from_the_arguments: Own,
 ];
 
-fn a_handler_completes_in_its_own_transaction<F: Fixture>(harness: &Harness<F>) {
+fn a_leased_handler_can_complete_in_its_own_transaction<F: Fixture>(harness: &Harness<F>) {
     let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
     let writes = pears.clone();
     let handler = task.leased(move |context, job| {
@@ -40,9 +39,7 @@ fn a_handler_completes_in_its_own_transaction<F: Fixture>(harness: &Harness<F>) 
     assert_eq!((harness.counts().live(), pears.counts().unwrap().ready), (0, 2));
 }
 
-fn a_completion_in_a_long_transaction_keeps_no_other_lease_from_being_extended<F: Fixture>(
-    harness: &Harness<F>,
-) {
+fn a_completion_in_a_long_transaction_does_not_block_lease_extension<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, bool>(harness);
     let seen = Seen::new();
     let note = seen.clone();
@@ -65,17 +62,17 @@ fn a_completion_in_a_long_transaction_keeps_no_other_lease_from_being_extended<F
     assert_eq!((report.done, report.lost, seen.all()), (2, 0, vec![1, 1]));
 }
 
-fn a_completion_that_was_rolled_back_did_not_happen<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_completion_has_no_effect<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness);
     let handler = task.leased(move |context, _| {
         let rolled_back = context.transaction(|conn| {
             context.complete_with(conn)?;
-            undo::<()>()
+            roll_back::<()>()
         });
         rolled_back.map_err(|_| "rolled back")
     });
     task.call(&()).unwrap();
-    let report = work(harness, handler);
+    let report = run_until_empty(harness, handler);
     assert_eq!((report.done, report.dead), (0, 1));
     assert_eq!((harness.counts().dead, harness.counts().live()), (1, 0));
 }
@@ -103,7 +100,7 @@ fn a_late_completion_aborts_the_handlers_transaction<F: Fixture>(harness: &Harne
     assert_eq!((pears.counts().unwrap().ready, harness.counts().ready), (0, 1));
 }
 
-fn a_checkpoint_is_what_the_next_attempt_begins_with<F: Fixture>(harness: &Harness<F>) {
+fn the_next_attempt_starts_from_the_checkpoint<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u8>(harness).max_retries(3).backoff(Backoff::fixed(Duration::ZERO));
     let seen = Seen::new();
     let note = seen.clone();
@@ -113,7 +110,7 @@ fn a_checkpoint_is_what_the_next_attempt_begins_with<F: Fixture>(harness: &Harne
         if job.data < 2 { Err("not yet".to_owned()) } else { Ok(()) }
     });
     task.call(&0).unwrap();
-    let report = work(harness, handler);
+    let report = run_until_empty(harness, handler);
     assert_eq!((report.done, report.failed), (1, 2));
     assert_eq!(seen.all(), [0, 1, 2]);
 }
@@ -127,7 +124,7 @@ fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(harness: &Harness<F>) {
         writes.on(conn).put(&json!(job.data)).map_err(|error| error.to_string())?;
         if job.data == 1 { Err("broken".to_owned()) } else { Ok(()) }
     });
-    let leased = slow.leased(|_, _| Ok::<_, Undo>(()));
+    let leased = slow.leased(|_, _| Ok::<_, CaseError>(()));
     fast.call_many(&[0, 1, 2]).unwrap();
     slow.call_many(&[0, 1]).unwrap();
     let report = Worker::new(&harness.pq).serve(transactional).serve(leased).run_until_empty().unwrap();
@@ -135,7 +132,7 @@ fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(pears.counts().unwrap().ready, 2, "what the failed handler wrote is undone");
 }
 
-fn middleware_is_run_around_handlers_in_order<F: Fixture>(harness: &Harness<F>) {
+fn middleware_runs_around_handlers_in_order<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u8>(harness);
     let seen = Seen::<String>::new();
     for handler in both::<F, _, _, _>(&task, |job| if job.data == 1 { Err("odd") } else { Ok(()) }) {
@@ -161,7 +158,7 @@ fn middleware_is_run_around_handlers_in_order<F: Fixture>(harness: &Harness<F>) 
     assert!(harness.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_deref() == Some("wrapped: odd")));
 }
 
-fn the_context_of_a_trace_is_carried_to_the_handler<F: Fixture>(harness: &Harness<F>) {
+fn the_trace_context_reaches_the_handler<F: Fixture>(harness: &Harness<F>) {
     let parent = Trace::from([("traceparent".to_owned(), "00-0af7-b7ad-01".to_owned())]);
     let given = parent.clone();
     let traced = harness.pq.clone().with_trace(move || given.clone());
@@ -170,7 +167,7 @@ fn the_context_of_a_trace_is_carried_to_the_handler<F: Fixture>(harness: &Harnes
     let (note, around) = (seen.clone(), seen.clone());
     let handler = task.leased(move |context, _| {
         note.push(context.trace().clone());
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     });
     task.call(&()).unwrap();
     let worker = Worker::new(&harness.pq).serve(handler).wrap(move |info, next| {
@@ -181,7 +178,7 @@ fn the_context_of_a_trace_is_carried_to_the_handler<F: Fixture>(harness: &Harnes
     assert_eq!(seen.all(), [parent.clone(), parent]);
 }
 
-fn a_serialization_key_can_be_made_of_the_arguments<F: Fixture>(harness: &Harness<F>) {
+fn a_serialization_key_can_be_computed_from_the_arguments<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, (String, u8)>(harness).serialize_by(|(customer, _)| customer.clone());
     for (customer, n) in [("a", 1), ("a", 2), ("b", 3)] {
         task.call(&(customer.to_owned(), n)).unwrap();

@@ -2,42 +2,42 @@
 
 use std::time::Duration;
 
+use pq_core::store::Jobs;
+use pq_core::{JobStatus, Outcome, PutOptions, Settlement};
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, Undo, undo};
-use pq_core::store::Jobs;
-use pq_core::{JobStatus, Outcome, PutOptions, Settlement};
+use crate::harness::{CaseError, Harness, TIMEOUT, roll_back};
 
 cases![
-    a_leased_job_is_held_after_the_commit,
-    a_leased_job_that_is_completed_is_gone,
-    a_lease_that_is_over_gives_the_job_back_with_its_attempt_counted,
-    as_long_as_there_may_be_more_leases_that_are_over_a_sweep_says_so,
-    a_lease_that_was_extended_is_not_over,
-    a_verdict_after_the_lease_is_refused_and_changes_nothing,
-    a_verdict_of_an_earlier_attempt_is_refused_while_the_later_one_runs,
-    a_lease_that_is_over_and_not_swept_is_still_its_holders,
-    a_second_verdict_is_refused,
-    each_job_of_a_batch_is_settled_on_its_own,
-    jobs_of_a_batch_that_were_settled_do_not_come_back_with_the_rest,
-    many_verdicts_are_passed_at_once_and_each_is_answered,
-    a_verdict_in_a_rolled_back_transaction_was_not_passed,
-    a_late_verdict_aborts_the_transaction_that_it_is_part_of,
-    a_lease_in_a_rolled_back_transaction_was_not_taken,
-    two_takers_never_lease_one_job,
-    a_checkpoint_is_stored_at_once,
-    a_checkpoint_after_the_lease_is_refused,
-    a_leased_job_that_is_given_back_is_as_it_was,
-    a_snoozed_job_waits_and_its_attempt_does_not_count,
-    a_retried_job_keeps_its_id_its_priority_and_its_expected_at,
-    a_retry_can_replace_the_payload,
-    a_job_that_comes_back_wakes_a_waiter,
-    leased_jobs_come_in_order,
+    a_leased_job_stays_leased_after_the_commit: Both,
+    a_completed_leased_job_is_deleted: Both,
+    an_expired_lease_returns_the_job_and_counts_the_attempt: Both,
+    maintenance_reports_that_more_leases_may_have_expired: Both,
+    an_extended_lease_does_not_expire: Both,
+    an_outcome_after_the_lease_is_lost_is_refused_and_changes_nothing: Both,
+    an_outcome_of_an_earlier_attempt_is_refused_while_a_later_one_runs: Both,
+    an_expired_lease_is_valid_until_maintenance_returns_the_job: Both,
+    a_second_outcome_is_refused: Both,
+    each_job_of_a_batch_is_settled_separately: Both,
+    settled_jobs_of_a_batch_are_not_returned_with_the_rest: Both,
+    settle_many_answers_for_each_job: Both,
+    a_rolled_back_outcome_has_no_effect: Both,
+    a_late_outcome_aborts_its_transaction: Both,
+    a_rolled_back_lease_has_no_effect: Both,
+    concurrent_takers_never_lease_the_same_job: Both,
+    a_checkpoint_is_stored_immediately: Both,
+    a_checkpoint_after_the_lease_is_lost_is_refused: Both,
+    a_leased_job_given_back_is_unchanged: Both,
+    a_snoozed_job_waits_and_its_attempt_does_not_count: Both,
+    a_retried_job_keeps_its_id_priority_and_expected_at: Both,
+    a_retry_can_replace_the_payload: Both,
+    a_returned_job_wakes_a_waiter: Both,
+    jobs_are_leased_in_order: Both,
 ];
 
-fn a_leased_job_is_held_after_the_commit<F: Fixture>(harness: &Harness<F>) {
+fn a_leased_job_stays_leased_after_the_commit<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     let job = harness.lease_one();
     assert_eq!((job.id, job.attempt, &job.data), (id, 1, &json!("a")));
@@ -48,14 +48,14 @@ fn a_leased_job_is_held_after_the_commit<F: Fixture>(harness: &Harness<F>) {
     assert!(matches!(harness.queue().find(id), Ok(Some(JobStatus::Leased { attempt: 1, .. }))));
 }
 
-fn a_leased_job_that_is_completed_is_gone<F: Fixture>(harness: &Harness<F>) {
+fn a_completed_leased_job_is_deleted<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     harness.settle(&harness.lease_one(), Outcome::Complete);
     assert_eq!(harness.counts(), pq_core::Counts::default());
     assert!(harness.queue().find(id).unwrap().is_none());
 }
 
-fn a_lease_that_is_over_gives_the_job_back_with_its_attempt_counted<F: Fixture>(harness: &Harness<F>) {
+fn an_expired_lease_returns_the_job_and_counts_the_attempt<F: Fixture>(harness: &Harness<F>) {
     let options = PutOptions::new().priority(4).expected_at("2001-01-01T00:00:00Z");
     let id = harness.put_with("a", &options);
     assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
@@ -66,7 +66,7 @@ fn a_lease_that_is_over_gives_the_job_back_with_its_attempt_counted<F: Fixture>(
     assert_eq!(harness.maintain().returned, 0);
 }
 
-fn as_long_as_there_may_be_more_leases_that_are_over_a_sweep_says_so<F: Fixture>(harness: &Harness<F>) {
+fn maintenance_reports_that_more_leases_may_have_expired<F: Fixture>(harness: &Harness<F>) {
     const LEASES: usize = 250;
     harness.queue().put_many(&vec![json!("a"); LEASES]).unwrap();
     (0..LEASES).for_each(|_| assert_eq!(harness.lease(1, Duration::ZERO).len(), 1));
@@ -78,7 +78,7 @@ fn as_long_as_there_may_be_more_leases_that_are_over_a_sweep_says_so<F: Fixture>
     assert_eq!(harness.counts().ready, LEASES as u64);
 }
 
-fn a_lease_that_was_extended_is_not_over<F: Fixture>(harness: &Harness<F>) {
+fn an_extended_lease_does_not_expire<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let job = harness.lease(1, Duration::ZERO).pop().unwrap();
     harness.queue().extend(&job, TIMEOUT).unwrap();
@@ -86,7 +86,7 @@ fn a_lease_that_was_extended_is_not_over<F: Fixture>(harness: &Harness<F>) {
     harness.settle(&job, Outcome::Complete);
 }
 
-fn a_verdict_after_the_lease_is_refused_and_changes_nothing<F: Fixture>(harness: &Harness<F>) {
+fn an_outcome_after_the_lease_is_lost_is_refused_and_changes_nothing<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     for outcome in [
         Outcome::Complete,
@@ -107,7 +107,7 @@ fn a_verdict_after_the_lease_is_refused_and_changes_nothing<F: Fixture>(harness:
     assert_eq!(harness.get().map(|job| job.id), Some(id));
 }
 
-fn a_verdict_of_an_earlier_attempt_is_refused_while_the_later_one_runs<F: Fixture>(harness: &Harness<F>) {
+fn an_outcome_of_an_earlier_attempt_is_refused_while_a_later_one_runs<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let first = harness.lease_one();
     harness.lose_lease(&first);
@@ -120,14 +120,14 @@ fn a_verdict_of_an_earlier_attempt_is_refused_while_the_later_one_runs<F: Fixtur
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_lease_that_is_over_and_not_swept_is_still_its_holders<F: Fixture>(harness: &Harness<F>) {
+fn an_expired_lease_is_valid_until_maintenance_returns_the_job<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let job = harness.lease(1, Duration::ZERO).pop().unwrap();
     harness.settle(&job, Outcome::Complete);
     assert_eq!((harness.maintain().returned, harness.counts().live()), (0, 0));
 }
 
-fn a_second_verdict_is_refused<F: Fixture>(harness: &Harness<F>) {
+fn a_second_outcome_is_refused<F: Fixture>(harness: &Harness<F>) {
     harness.queue().put_many(&[json!(1), json!(2)]).unwrap();
     let jobs = harness.lease(2, TIMEOUT);
     harness.settle(&jobs[0], Outcome::Complete);
@@ -140,7 +140,7 @@ fn a_second_verdict_is_refused<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((harness.counts().live(), harness.counts().dead), (0, 0));
 }
 
-fn each_job_of_a_batch_is_settled_on_its_own<F: Fixture>(harness: &Harness<F>) {
+fn each_job_of_a_batch_is_settled_separately<F: Fixture>(harness: &Harness<F>) {
     let put = harness.queue().put_many(&[json!(0), json!(1), json!(2), json!(3)]).unwrap();
     let jobs = harness.lease(4, TIMEOUT);
     harness.settle(&jobs[0], Outcome::Complete);
@@ -153,7 +153,7 @@ fn each_job_of_a_batch_is_settled_on_its_own<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn jobs_of_a_batch_that_were_settled_do_not_come_back_with_the_rest<F: Fixture>(harness: &Harness<F>) {
+fn settled_jobs_of_a_batch_are_not_returned_with_the_rest<F: Fixture>(harness: &Harness<F>) {
     harness.queue().put_many(&[json!(0), json!(1), json!(2)]).unwrap();
     let jobs = harness.lease(3, TIMEOUT);
     harness.settle(&jobs[1], Outcome::Complete);
@@ -161,7 +161,7 @@ fn jobs_of_a_batch_that_were_settled_do_not_come_back_with_the_rest<F: Fixture>(
     assert_eq!(harness.drain(), [json!(0), json!(2)]);
 }
 
-fn many_verdicts_are_passed_at_once_and_each_is_answered<F: Fixture>(harness: &Harness<F>) {
+fn settle_many_answers_for_each_job<F: Fixture>(harness: &Harness<F>) {
     harness.queue().put_many(&[json!(0), json!(1)]).unwrap();
     let lost = harness.lease_one();
     harness.lose_lease(&lost);
@@ -171,19 +171,19 @@ fn many_verdicts_are_passed_at_once_and_each_is_answered<F: Fixture>(harness: &H
     assert_eq!(harness.queue().settle_many(&[]).unwrap(), [false; 0]);
 }
 
-fn a_verdict_in_a_rolled_back_transaction_was_not_passed<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_outcome_has_no_effect<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let (queue, job) = (harness.queue(), harness.lease_one());
     let rolled_back = harness.transaction(|conn| {
         queue.on(conn).settle(&job, Outcome::Complete)?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!(harness.counts().leased, 1);
     harness.settle(&job, Outcome::Complete);
 }
 
-fn a_late_verdict_aborts_the_transaction_that_it_is_part_of<F: Fixture>(harness: &Harness<F>) {
+fn a_late_outcome_aborts_its_transaction<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let (queue, job) = (harness.queue(), harness.lease_one());
     harness.lose_lease(&job);
@@ -195,18 +195,18 @@ fn a_late_verdict_aborts_the_transaction_that_it_is_part_of<F: Fixture>(harness:
     assert_eq!(harness.drain(), [json!("a")]);
 }
 
-fn a_lease_in_a_rolled_back_transaction_was_not_taken<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_lease_has_no_effect<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         assert_eq!(queue.on(conn).lease(1, TIMEOUT)?.len(), 1);
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!((harness.counts().leased, harness.lease_one().attempt), (0, 1));
 }
 
-fn two_takers_never_lease_one_job<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_takers_never_lease_the_same_job<F: Fixture>(harness: &Harness<F>) {
     const JOBS: usize = 200;
     harness.queue().put_many(&vec![json!(1); JOBS]).unwrap();
     let start = std::sync::Barrier::new(4);
@@ -224,7 +224,7 @@ fn two_takers_never_lease_one_job<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((ids.len(), harness.counts().leased), (JOBS, JOBS as u64));
 }
 
-fn a_checkpoint_is_stored_at_once<F: Fixture>(harness: &Harness<F>) {
+fn a_checkpoint_is_stored_immediately<F: Fixture>(harness: &Harness<F>) {
     harness.queue().put_many(&[json!("old"), json!("other")]).unwrap();
     let queue = harness.queue();
     let mut jobs = harness.lease(2, TIMEOUT);
@@ -233,7 +233,7 @@ fn a_checkpoint_is_stored_at_once<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [json!({ "b": "\u{0}", "a": "half" }), json!("other")]);
 }
 
-fn a_checkpoint_after_the_lease_is_refused<F: Fixture>(harness: &Harness<F>) {
+fn a_checkpoint_after_the_lease_is_lost_is_refused<F: Fixture>(harness: &Harness<F>) {
     harness.put("old");
     let (queue, mut job) = (harness.queue(), harness.lease_one());
     harness.lose_lease(&job);
@@ -241,7 +241,7 @@ fn a_checkpoint_after_the_lease_is_refused<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((job.data, harness.drain()), (json!("old"), vec![json!("old")]));
 }
 
-fn a_leased_job_that_is_given_back_is_as_it_was<F: Fixture>(harness: &Harness<F>) {
+fn a_leased_job_given_back_is_unchanged<F: Fixture>(harness: &Harness<F>) {
     let options = PutOptions::new().priority(-2).schedule_at("2001-01-01T00:00:00Z");
     let id = harness.put_with("a", &options);
     let before = harness.lease_one();
@@ -262,7 +262,7 @@ fn a_snoozed_job_waits_and_its_attempt_does_not_count<F: Fixture>(harness: &Harn
     assert_eq!(harness.lease_one().attempt, 1);
 }
 
-fn a_retried_job_keeps_its_id_its_priority_and_its_expected_at<F: Fixture>(harness: &Harness<F>) {
+fn a_retried_job_keeps_its_id_priority_and_expected_at<F: Fixture>(harness: &Harness<F>) {
     let options = PutOptions::new().priority(3).expected_at("2002-01-01T00:00:00Z");
     let id = harness.put_with("a", &options);
     let first = harness.lease_one();
@@ -290,17 +290,17 @@ fn a_retry_can_replace_the_payload<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.lease_one().into_raw().payload.as_str(), "{\"b\": 1, \"a\":2}");
 }
 
-fn a_job_that_comes_back_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
+fn a_returned_job_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let job = harness.lease_one();
     std::thread::scope(|threads| {
-        let waiter = harness.sleeper(threads);
+        let waiter = harness.blocked_waiter(threads);
         harness.settle(&job, Outcome::GiveBack);
         assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!("a")));
     });
 }
 
-fn leased_jobs_come_in_order<F: Fixture>(harness: &Harness<F>) {
+fn jobs_are_leased_in_order<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(3, &PutOptions::new().priority(-1));
     harness.put(2);
     harness.put_with(1, &PutOptions::new().schedule_at("2001-01-01T00:00:00Z").expected_at("1h"));
@@ -312,7 +312,7 @@ fn leased_jobs_come_in_order<F: Fixture>(harness: &Harness<F>) {
     harness
         .transaction(|conn| {
             let accepted = harness.pq.store().settle(conn, &verdicts)?;
-            accepted.iter().all(|accepted| *accepted).then_some(()).ok_or(Undo("refused".to_owned()))
+            accepted.iter().all(|accepted| *accepted).then_some(()).ok_or(CaseError("refused".to_owned()))
         })
         .unwrap();
 }

@@ -26,19 +26,26 @@ mod wait;
 mod workers;
 
 use crate::Fixture;
-use crate::harness::Harness;
+use crate::harness::{Harness, Needs};
 
-/// A case: its topic and name, and the function that runs it.
+/// A case: its topic and name, the kinds of access it needs, and the function that runs it.
 pub(crate) struct Case<F: Fixture> {
     pub(crate) name: &'static str,
+    pub(crate) needs: Needs,
     pub(crate) run: fn(&Harness<F>),
 }
 
 /// Defines `cases`, which lists these functions as cases.
+///
+/// Each name is followed by the kinds of access that the case needs: `Own` or `Both`.
 macro_rules! cases {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident: $needs:ident),* $(,)?) => {
         pub(super) fn cases<F: crate::Fixture>() -> Vec<super::Case<F>> {
-            vec![$(super::Case { name: concat!(module_path!(), "::", stringify!($name)), run: $name::<F> }),*]
+            vec![$(super::Case {
+                name: concat!(module_path!(), "::", stringify!($name)),
+                needs: crate::harness::Needs::$needs,
+                run: $name::<F>,
+            }),*]
         }
     };
 }

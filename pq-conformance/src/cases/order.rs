@@ -1,23 +1,23 @@
 //! Section 2: priority, then `expected_at` with those without one last, then id.
 
+use pq_core::{PutOptions, Queue, Wait};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
 use crate::harness::Harness;
-use pq_core::{PutOptions, Queue, Wait};
 
 cases![
-    jobs_come_in_the_order_of_their_ids,
-    a_higher_priority_goes_first,
-    an_earlier_expected_at_goes_first_and_none_at_all_last,
-    priority_goes_before_expected_at_and_expected_at_before_id,
-    a_job_that_is_due_stands_by_the_same_rule_as_the_others,
-    a_scheduled_job_of_lower_priority_lets_others_pass,
-    a_batch_is_in_order_across_scheduled_and_other_jobs,
-    many_that_are_due_are_in_order_beside_many_that_are_not,
-    extreme_priorities_are_in_order,
-    a_job_that_comes_back_keeps_its_place,
+    jobs_are_taken_in_the_order_of_their_ids: Both,
+    a_higher_priority_is_taken_first: Both,
+    an_earlier_expected_at_is_taken_first_and_none_last: Both,
+    priority_precedes_expected_at_and_expected_at_precedes_id: Both,
+    due_scheduled_jobs_follow_the_same_order: Both,
+    a_due_job_of_lower_priority_is_taken_after_others: Both,
+    a_batch_is_ordered_across_scheduled_and_plain_jobs: Both,
+    many_due_jobs_are_in_order_among_many_future_jobs: Own,
+    extreme_priorities_are_in_order: Both,
+    a_returned_job_keeps_its_position: Both,
 ];
 
 fn names<F: Fixture>(harness: &Harness<F>, jobs: &[(&str, PutOptions)]) -> Vec<Value> {
@@ -31,21 +31,21 @@ fn with() -> PutOptions {
     PutOptions::new()
 }
 
-fn jobs_come_in_the_order_of_their_ids<F: Fixture>(harness: &Harness<F>) {
+fn jobs_are_taken_in_the_order_of_their_ids<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(names(harness, &[("a", with()), ("b", with()), ("c", with())]), ["a", "b", "c"]);
 }
 
-fn a_higher_priority_goes_first<F: Fixture>(harness: &Harness<F>) {
+fn a_higher_priority_is_taken_first<F: Fixture>(harness: &Harness<F>) {
     let jobs = [("low", with().priority(-1)), ("none", with()), ("high", with().priority(1))];
     assert_eq!(names(harness, &jobs), ["high", "none", "low"]);
 }
 
-fn an_earlier_expected_at_goes_first_and_none_at_all_last<F: Fixture>(harness: &Harness<F>) {
+fn an_earlier_expected_at_is_taken_first_and_none_last<F: Fixture>(harness: &Harness<F>) {
     let jobs = [("none", with()), ("later", with().expected_at("2h")), ("sooner", with().expected_at("1h"))];
     assert_eq!(names(harness, &jobs), ["sooner", "later", "none"]);
 }
 
-fn priority_goes_before_expected_at_and_expected_at_before_id<F: Fixture>(harness: &Harness<F>) {
+fn priority_precedes_expected_at_and_expected_at_precedes_id<F: Fixture>(harness: &Harness<F>) {
     let jobs = [
         ("e", with().priority(-1).expected_at("1s")),
         ("d", with()),
@@ -56,7 +56,7 @@ fn priority_goes_before_expected_at_and_expected_at_before_id<F: Fixture>(harnes
     assert_eq!(names(harness, &jobs), ["a", "b", "c", "d", "e"]);
 }
 
-fn a_job_that_is_due_stands_by_the_same_rule_as_the_others<F: Fixture>(harness: &Harness<F>) {
+fn due_scheduled_jobs_follow_the_same_order<F: Fixture>(harness: &Harness<F>) {
     let past = || with().schedule_at(chrono::TimeDelta::seconds(-5));
     let jobs = [
         ("1", with()),
@@ -68,12 +68,12 @@ fn a_job_that_is_due_stands_by_the_same_rule_as_the_others<F: Fixture>(harness: 
     assert_eq!(names(harness, &jobs), ["first, due", "second, due", "1", "2, due", "3"]);
 }
 
-fn a_scheduled_job_of_lower_priority_lets_others_pass<F: Fixture>(harness: &Harness<F>) {
+fn a_due_job_of_lower_priority_is_taken_after_others<F: Fixture>(harness: &Harness<F>) {
     let long_due = with().schedule_at("2001-01-01T00:00:00Z").priority(-1);
     assert_eq!(names(harness, &[("due", long_due), ("ready", with())]), ["ready", "due"]);
 }
 
-fn a_batch_is_in_order_across_scheduled_and_other_jobs<F: Fixture>(harness: &Harness<F>) {
+fn a_batch_is_ordered_across_scheduled_and_plain_jobs<F: Fixture>(harness: &Harness<F>) {
     for n in 0..30 {
         let options = if n % 3 == 0 { with().schedule_at("2001-01-01T00:00:00Z") } else { with() };
         harness.put_with(n, &options.priority(n % 5));
@@ -87,7 +87,7 @@ fn a_batch_is_in_order_across_scheduled_and_other_jobs<F: Fixture>(harness: &Har
 }
 
 /// A store may find few due jobs by their time, and very many by their place in the line.
-fn many_that_are_due_are_in_order_beside_many_that_are_not<F: Fixture>(harness: &Harness<F>) {
+fn many_due_jobs_are_in_order_among_many_future_jobs<F: Fixture>(harness: &Harness<F>) {
     const JOBS: i32 = 12_000;
     // In the second queue all those that are not due yet come first, and they are more than a store may look at.
     const LATER: usize = 12_000;
@@ -128,13 +128,13 @@ fn extreme_priorities_are_in_order<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(names(harness, &jobs), ["most", "none", "least"]);
 }
 
-fn a_job_that_comes_back_keeps_its_place<F: Fixture>(harness: &Harness<F>) {
+fn a_returned_job_keeps_its_position<F: Fixture>(harness: &Harness<F>) {
     harness.put(1);
     harness.put(2);
     let queue = harness.queue();
     let back = harness.transaction(|conn| {
         queue.on(conn).get()?;
-        crate::harness::undo::<()>()
+        crate::harness::roll_back::<()>()
     });
     assert!(back.is_err());
     assert_eq!(harness.drain(), [json!(1), json!(2)]);

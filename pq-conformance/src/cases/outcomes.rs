@@ -2,35 +2,35 @@
 
 use std::time::Duration;
 
+use pq_core::store::{Archive, Connect, Jobs};
+use pq_core::{Cancelled, EndedAs, JobId, JobStatus, Outcome, Payload, PutOptions, Settlement};
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, TIMEOUT};
-use pq_core::store::{Archive, Connect, Jobs};
-use pq_core::{Cancelled, EndedAs, JobId, JobStatus, Outcome, Payload, PutOptions, Settlement};
 
 cases![
-    a_dead_job_is_kept_with_all_that_is_known_of_it,
-    error_text_is_stored_cleaned_and_bounded,
-    a_job_that_is_kept_is_in_the_archive_with_its_result,
-    nothing_is_kept_of_a_completed_job,
-    a_transaction_can_end_its_job_in_any_way,
-    a_verdict_on_a_job_that_a_transaction_does_not_hold_is_refused,
-    a_dead_job_can_be_put_back,
-    all_dead_jobs_can_be_put_back_at_once,
-    a_dead_job_whose_unique_key_is_in_use_stays,
-    a_waiting_job_can_be_cancelled,
-    a_cancelled_job_can_be_put_back,
-    cancelling_a_leased_job_tells_its_holder,
-    a_leased_job_that_is_unwanted_is_not_tried_again,
-    a_leased_job_that_is_unwanted_and_lost_is_cancelled,
-    a_leased_job_that_is_unwanted_may_still_complete,
-    a_job_that_a_transaction_holds_cannot_be_cancelled,
-    a_job_that_is_not_there_cannot_be_cancelled,
-    the_archive_is_listed_by_pages_the_last_first,
-    the_archive_is_pruned_by_age,
-    a_sweep_prunes_by_its_bounds,
+    a_dead_job_is_archived_with_all_its_fields: Both,
+    error_text_is_stored_cleaned_and_bounded: Both,
+    a_kept_job_is_archived_with_its_result: Both,
+    a_completed_job_leaves_nothing: Both,
+    a_transaction_accepts_every_outcome: Both,
+    an_outcome_for_a_job_that_the_transaction_does_not_hold_is_refused: Both,
+    a_dead_job_can_be_requeued: Own,
+    all_dead_jobs_can_be_requeued_at_once: Own,
+    a_dead_job_whose_unique_key_is_in_use_is_not_requeued: Own,
+    a_waiting_job_can_be_cancelled: Own,
+    a_cancelled_job_can_be_requeued: Own,
+    cancelling_a_leased_job_notifies_its_holder: Own,
+    a_leased_job_with_a_cancel_request_is_not_retried: Both,
+    a_lost_job_with_a_cancel_request_is_cancelled: Own,
+    a_leased_job_with_a_cancel_request_may_still_complete: Both,
+    a_job_that_a_transaction_holds_cannot_be_cancelled: Both,
+    a_missing_job_cannot_be_cancelled: Own,
+    the_archive_is_listed_in_pages_newest_first: Own,
+    the_archive_is_pruned_by_age: Own,
+    maintenance_prunes_by_its_retention: Own,
 ];
 
 fn put_dead<F: Fixture>(harness: &Harness<F>, data: u8) -> JobId {
@@ -39,7 +39,7 @@ fn put_dead<F: Fixture>(harness: &Harness<F>, data: u8) -> JobId {
     id
 }
 
-fn a_dead_job_is_kept_with_all_that_is_known_of_it<F: Fixture>(harness: &Harness<F>) {
+fn a_dead_job_is_archived_with_all_its_fields<F: Fixture>(harness: &Harness<F>) {
     let options =
         PutOptions::new().priority(2).expected_at("2001-01-01T00:00:00Z").serialization_key("k").unique("u");
     let id = harness.put_with(json!({ "b": "\u{0}", "a": 1 }), &options);
@@ -65,7 +65,7 @@ fn error_text_is_stored_cleaned_and_bounded<F: Fixture>(harness: &Harness<F>) {
     assert!(error.starts_with("NUL ") && error.contains("very long"), "{error}");
 }
 
-fn a_job_that_is_kept_is_in_the_archive_with_its_result<F: Fixture>(harness: &Harness<F>) {
+fn a_kept_job_is_archived_with_its_result<F: Fixture>(harness: &Harness<F>) {
     harness.put(1);
     let result = Some(Payload::from_stored("{\"z\": 1,  \"a\":[]}".to_owned()));
     harness.settle(&harness.lease_one(), Outcome::Keep { result });
@@ -74,14 +74,14 @@ fn a_job_that_is_kept_is_in_the_archive_with_its_result<F: Fixture>(harness: &Ha
     assert_eq!((harness.counts().done, harness.counts().live()), (1, 0));
 }
 
-fn nothing_is_kept_of_a_completed_job<F: Fixture>(harness: &Harness<F>) {
+fn a_completed_job_leaves_nothing<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put(1);
     harness.settle(&harness.lease_one(), Outcome::Complete);
     assert!(harness.archived(EndedAs::Done).is_empty());
     assert!(harness.queue().find(id).unwrap().is_none());
 }
 
-fn a_transaction_can_end_its_job_in_any_way<F: Fixture>(harness: &Harness<F>) {
+fn a_transaction_accepts_every_outcome<F: Fixture>(harness: &Harness<F>) {
     let outcomes = [
         Outcome::Complete,
         Outcome::Keep { result: None },
@@ -106,7 +106,7 @@ fn a_transaction_can_end_its_job_in_any_way<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((counts.scheduled, counts.live()), (1, 2));
 }
 
-fn a_verdict_on_a_job_that_a_transaction_does_not_hold_is_refused<F: Fixture>(harness: &Harness<F>) {
+fn an_outcome_for_a_job_that_the_transaction_does_not_hold_is_refused<F: Fixture>(harness: &Harness<F>) {
     harness.put(1);
     let queue = harness.queue();
     let job = harness.transaction(|conn| Ok(queue.on(conn).get()?.unwrap())).unwrap();
@@ -122,7 +122,7 @@ fn a_verdict_on_a_job_that_a_transaction_does_not_hold_is_refused<F: Fixture>(ha
     assert_eq!(harness.counts(), pq_core::Counts::default());
 }
 
-fn a_dead_job_can_be_put_back<F: Fixture>(harness: &Harness<F>) {
+fn a_dead_job_can_be_requeued<F: Fixture>(harness: &Harness<F>) {
     let id = put_dead(harness, 1);
     assert!(harness.queue().retry(id).unwrap());
     let job = harness.lease_one();
@@ -134,7 +134,7 @@ fn a_dead_job_can_be_put_back<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.archived(EndedAs::Dead).len(), 1);
 }
 
-fn all_dead_jobs_can_be_put_back_at_once<F: Fixture>(harness: &Harness<F>) {
+fn all_dead_jobs_can_be_requeued_at_once<F: Fixture>(harness: &Harness<F>) {
     let ids = [put_dead(harness, 1), put_dead(harness, 2), put_dead(harness, 3)];
     assert_eq!(harness.queue().retry_many(&ids[..1]).unwrap(), 1);
     harness.put_with(0, &PutOptions::new().priority(9));
@@ -144,7 +144,7 @@ fn all_dead_jobs_can_be_put_back_at_once<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().cancelled, 1);
 }
 
-fn a_dead_job_whose_unique_key_is_in_use_stays<F: Fixture>(harness: &Harness<F>) {
+fn a_dead_job_whose_unique_key_is_in_use_is_not_requeued<F: Fixture>(harness: &Harness<F>) {
     let options = PutOptions::new().unique("a");
     let old = harness.put_with(1, &options);
     harness.settle(&harness.lease_one(), Outcome::Dead { error: "broken".to_owned() });
@@ -165,14 +165,14 @@ fn a_waiting_job_can_be_cancelled<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((harness.counts().cancelled, harness.counts().live()), (2, 0));
 }
 
-fn a_cancelled_job_can_be_put_back<F: Fixture>(harness: &Harness<F>) {
+fn a_cancelled_job_can_be_requeued<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put(1);
     harness.queue().cancel(id).unwrap();
     assert!(harness.queue().retry(id).unwrap());
     assert_eq!(harness.drain(), [1]);
 }
 
-fn cancelling_a_leased_job_tells_its_holder<F: Fixture>(harness: &Harness<F>) {
+fn cancelling_a_leased_job_notifies_its_holder<F: Fixture>(harness: &Harness<F>) {
     harness.queue().put_many(&[json!(1), json!(2)]).unwrap();
     let jobs = harness.lease(2, TIMEOUT);
     assert!(harness.queue().extend(&jobs[0], TIMEOUT).unwrap().cancelled.is_empty());
@@ -182,7 +182,7 @@ fn cancelling_a_leased_job_tells_its_holder<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().leased, 2);
 }
 
-fn a_leased_job_that_is_unwanted_is_not_tried_again<F: Fixture>(harness: &Harness<F>) {
+fn a_leased_job_with_a_cancel_request_is_not_retried<F: Fixture>(harness: &Harness<F>) {
     for outcome in [
         Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None },
         Outcome::Snooze { after: Duration::ZERO },
@@ -197,7 +197,7 @@ fn a_leased_job_that_is_unwanted_is_not_tried_again<F: Fixture>(harness: &Harnes
     assert_eq!(harness.counts().cancelled, 3);
 }
 
-fn a_leased_job_that_is_unwanted_and_lost_is_cancelled<F: Fixture>(harness: &Harness<F>) {
+fn a_lost_job_with_a_cancel_request_is_cancelled<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put_with(1, &PutOptions::new().unique("a").serialization_key("a"));
     let job = harness.lease_one();
     harness.queue().cancel(id).unwrap();
@@ -208,7 +208,7 @@ fn a_leased_job_that_is_unwanted_and_lost_is_cancelled<F: Fixture>(harness: &Har
     assert_eq!(harness.drain(), [2]);
 }
 
-fn a_leased_job_that_is_unwanted_may_still_complete<F: Fixture>(harness: &Harness<F>) {
+fn a_leased_job_with_a_cancel_request_may_still_complete<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put(1);
     let job = harness.lease_one();
     harness.queue().cancel(id).unwrap();
@@ -229,14 +229,14 @@ fn a_job_that_a_transaction_holds_cannot_be_cancelled<F: Fixture>(harness: &Harn
     assert_eq!(harness.counts(), pq_core::Counts::default());
 }
 
-fn a_job_that_is_not_there_cannot_be_cancelled<F: Fixture>(harness: &Harness<F>) {
+fn a_missing_job_cannot_be_cancelled<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put(1);
     assert_eq!(harness.named::<()>("pears").cancel(id).unwrap(), Cancelled::NotFound);
     assert_eq!(harness.queue().cancel(JobId(id.0 + 1)).unwrap(), Cancelled::NotFound);
     assert_eq!(harness.drain(), [1]);
 }
 
-fn the_archive_is_listed_by_pages_the_last_first<F: Fixture>(harness: &Harness<F>) {
+fn the_archive_is_listed_in_pages_newest_first<F: Fixture>(harness: &Harness<F>) {
     let ids: Vec<JobId> = (0..5).map(|n| put_dead(harness, n)).collect();
     let queue = harness.queue();
     let first = queue.archived(EndedAs::Dead, None, 2).unwrap();
@@ -256,7 +256,7 @@ fn the_archive_is_pruned_by_age<F: Fixture>(harness: &Harness<F>) {
     assert!(harness.archived(EndedAs::Dead).is_empty());
 }
 
-fn a_sweep_prunes_by_its_bounds<F: Fixture>(harness: &Harness<F>) {
+fn maintenance_prunes_by_its_retention<F: Fixture>(harness: &Harness<F>) {
     put_dead(harness, 1);
     harness.put(2);
     harness.settle(&harness.lease_one(), Outcome::Keep { result: None });

@@ -4,31 +4,31 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pq_core::{Codec, CodecError, Error, PayloadLimits, Queue, Wait};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, undo};
-use pq_core::{Codec, CodecError, Error, PayloadLimits, Queue, Wait};
+use crate::harness::{Harness, roll_back};
 
 cases![
-    empty_containers_null_zero_and_empty_text_are_payloads_like_any_other,
-    payloads_are_kept_byte_for_byte,
-    typed_payloads_come_back_as_their_type,
-    a_payload_over_the_limit_is_refused_before_anything_is_sent,
-    a_payload_that_nests_too_deep_is_refused,
-    the_largest_and_the_deepest_that_are_allowed_come_back,
-    what_serde_cannot_encode_is_refused,
-    a_payload_of_another_shape_goes_dead_and_the_next_one_comes,
-    a_payload_of_another_shape_in_a_transaction_goes_dead_with_it,
-    many_that_cannot_be_read_do_not_hide_one_that_can,
-    encoding_can_be_replaced,
-    what_a_codec_makes_must_be_json,
-    what_a_codec_cannot_read_goes_dead,
+    empty_containers_null_zero_and_empty_text_are_valid_payloads: Both,
+    payloads_are_stored_byte_for_byte: Own,
+    typed_payloads_are_returned_as_their_type: Own,
+    a_payload_over_the_limit_is_refused_before_anything_is_sent: Both,
+    a_payload_nested_too_deep_is_refused: Both,
+    the_largest_and_deepest_allowed_payloads_are_returned: Both,
+    data_that_serde_cannot_encode_is_refused: Own,
+    an_undecodable_payload_is_moved_to_dead_and_the_next_job_is_returned: Own,
+    an_undecodable_payload_in_a_transaction_is_dead_at_the_commit: Both,
+    many_undecodable_payloads_do_not_hide_a_decodable_one: Own,
+    the_codec_can_be_replaced: Own,
+    a_codec_must_produce_json: Own,
+    a_payload_that_the_codec_cannot_decode_is_moved_to_dead: Own,
 ];
 
-fn empty_containers_null_zero_and_empty_text_are_payloads_like_any_other<F: Fixture>(harness: &Harness<F>) {
+fn empty_containers_null_zero_and_empty_text_are_valid_payloads<F: Fixture>(harness: &Harness<F>) {
     let all = [json!({}), json!([]), json!(null), json!(0), json!(""), json!(false)];
     for data in &all {
         harness.put(data.clone());
@@ -36,7 +36,7 @@ fn empty_containers_null_zero_and_empty_text_are_payloads_like_any_other<F: Fixt
     assert_eq!(harness.drain(), all);
 }
 
-fn payloads_are_kept_byte_for_byte<F: Fixture>(harness: &Harness<F>) {
+fn payloads_are_stored_byte_for_byte<F: Fixture>(harness: &Harness<F>) {
     let queue: Queue<_, Box<RawValue>> = harness.named("apples");
     let texts = [
         "{\"b\" : 1,\"a\":2, \"a\":3}",
@@ -53,7 +53,7 @@ fn payloads_are_kept_byte_for_byte<F: Fixture>(harness: &Harness<F>) {
     }
 }
 
-fn typed_payloads_come_back_as_their_type<F: Fixture>(harness: &Harness<F>) {
+fn typed_payloads_are_returned_as_their_type<F: Fixture>(harness: &Harness<F>) {
     let queue: Queue<_, BTreeMap<String, Option<u8>>> = harness.named("typed");
     let data = BTreeMap::from([("a".to_owned(), Some(1)), ("b".to_owned(), None)]);
     queue.put(&data).unwrap();
@@ -71,7 +71,7 @@ fn a_payload_over_the_limit_is_refused_before_anything_is_sent<F: Fixture>(harne
     assert!(harness.try_put(&mebibyte, &pq_core::PutOptions::new()).is_err());
 }
 
-fn a_payload_that_nests_too_deep_is_refused<F: Fixture>(harness: &Harness<F>) {
+fn a_payload_nested_too_deep_is_refused<F: Fixture>(harness: &Harness<F>) {
     let deep = (0..128).fold(json!(0), |inside, _| json!([inside]));
     let error = harness.try_put(&deep, &pq_core::PutOptions::new()).unwrap_err();
     let found = harness.fixture.core_error(&error);
@@ -79,7 +79,7 @@ fn a_payload_that_nests_too_deep_is_refused<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn the_largest_and_the_deepest_that_are_allowed_come_back<F: Fixture>(harness: &Harness<F>) {
+fn the_largest_and_deepest_allowed_payloads_are_returned<F: Fixture>(harness: &Harness<F>) {
     let deep = (0..127).fold(json!(0), |inside, _| json!([inside]));
     let large = Value::String("x".repeat((1 << 20) - 2));
     harness.put(deep.clone());
@@ -87,13 +87,13 @@ fn the_largest_and_the_deepest_that_are_allowed_come_back<F: Fixture>(harness: &
     assert_eq!(harness.drain(), [deep, large]);
 }
 
-fn what_serde_cannot_encode_is_refused<F: Fixture>(harness: &Harness<F>) {
+fn data_that_serde_cannot_encode_is_refused<F: Fixture>(harness: &Harness<F>) {
     let queue: Queue<_, BTreeMap<Vec<u8>, u8>> = harness.named("apples");
     let error = queue.put(&BTreeMap::from([(vec![1], 1)])).unwrap_err();
     assert!(matches!(harness.fixture.core_error(&error), Some(Error::Encode(_))), "{error}");
 }
 
-fn a_payload_of_another_shape_goes_dead_and_the_next_one_comes<F: Fixture>(harness: &Harness<F>) {
+fn an_undecodable_payload_is_moved_to_dead_and_the_next_job_is_returned<F: Fixture>(harness: &Harness<F>) {
     harness.put("no number");
     harness.put(2);
     let numbers: Queue<_, u32> = harness.named("apples");
@@ -102,13 +102,13 @@ fn a_payload_of_another_shape_goes_dead_and_the_next_one_comes<F: Fixture>(harne
     assert_eq!((counts.live(), counts.dead), (0, 1));
 }
 
-fn a_payload_of_another_shape_in_a_transaction_goes_dead_with_it<F: Fixture>(harness: &Harness<F>) {
+fn an_undecodable_payload_in_a_transaction_is_dead_at_the_commit<F: Fixture>(harness: &Harness<F>) {
     harness.put("no number");
     harness.put(2);
     let numbers: Queue<_, u32> = harness.named("apples");
     let rolled_back = harness.transaction(|conn| {
         assert_eq!(numbers.on(conn).get()?.map(|job| job.data), Some(2));
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!((harness.counts().ready, harness.counts().dead), (2, 0));
@@ -116,7 +116,7 @@ fn a_payload_of_another_shape_in_a_transaction_goes_dead_with_it<F: Fixture>(har
     assert_eq!((harness.counts().ready, harness.counts().dead), (0, 1));
 }
 
-fn many_that_cannot_be_read_do_not_hide_one_that_can<F: Fixture>(harness: &Harness<F>) {
+fn many_undecodable_payloads_do_not_hide_a_decodable_one<F: Fixture>(harness: &Harness<F>) {
     for _ in 0..20 {
         harness.put("no number");
     }
@@ -142,7 +142,7 @@ impl Codec for Backwards {
     }
 }
 
-fn encoding_can_be_replaced<F: Fixture>(harness: &Harness<F>) {
+fn the_codec_can_be_replaced<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue().with_codec(Arc::new(Backwards));
     queue.put(&json!([1, 23])).unwrap();
     queue.put(&json!([1, 23])).unwrap();
@@ -163,13 +163,13 @@ impl Codec for NotJson {
     }
 }
 
-fn what_a_codec_makes_must_be_json<F: Fixture>(harness: &Harness<F>) {
+fn a_codec_must_produce_json<F: Fixture>(harness: &Harness<F>) {
     let error = harness.queue().with_codec(Arc::new(NotJson)).put(&json!(1)).unwrap_err();
     assert!(matches!(harness.fixture.core_error(&error), Some(Error::NotJson { .. })), "{error}");
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn what_a_codec_cannot_read_goes_dead<F: Fixture>(harness: &Harness<F>) {
+fn a_payload_that_the_codec_cannot_decode_is_moved_to_dead<F: Fixture>(harness: &Harness<F>) {
     harness.put(1);
     let queue = harness.queue().with_codec(Arc::new(Backwards));
     assert!(queue.get(Wait::No).unwrap().is_none());

@@ -1,45 +1,43 @@
 //! Sections 1 and 3: what a put adds, and when.
 
+use pq_core::PutOptions;
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, ids, undo};
-use pq_core::PutOptions;
+use crate::harness::{Harness, ids, roll_back};
 
 cases![
-    a_put_job_is_there_for_everybody,
-    a_rolled_back_put_is_never_seen,
-    a_put_is_seen_by_its_own_transaction_and_by_nobody_else_before_the_commit,
-    ids_ascend_in_the_order_given,
-    many_jobs_are_put_all_or_none,
-    many_jobs_each_keep_their_own_options,
-    nothing_put_is_nothing_added,
-    a_job_knows_its_times_and_its_size,
-    a_large_batch_is_put_whole,
+    a_put_job_is_visible_to_other_connections: Both,
+    a_rolled_back_put_is_never_visible: Both,
+    an_uncommitted_put_is_visible_to_its_own_transaction_only: Both,
+    ids_ascend_in_the_order_given: Both,
+    put_many_puts_all_jobs_or_none: Own,
+    put_many_keeps_the_options_of_each_job: Both,
+    an_empty_put_many_puts_nothing: Own,
+    a_job_has_its_times_and_size: Both,
+    a_large_batch_is_put_completely: Own,
 ];
 
-fn a_put_job_is_there_for_everybody<F: Fixture>(harness: &Harness<F>) {
+fn a_put_job_is_visible_to_other_connections<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     let other = harness.queue().on(&mut harness.connect()).get().unwrap().unwrap();
     assert_eq!((other.id, other.data), (id, json!("a")));
 }
 
-fn a_rolled_back_put_is_never_seen<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_put_is_never_visible<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         queue.on(conn).put(&json!(1))?;
         queue.on(conn).put_many(&[json!(2), json!(3)])?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert!(harness.get().is_none());
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_put_is_seen_by_its_own_transaction_and_by_nobody_else_before_the_commit<F: Fixture>(
-    harness: &Harness<F>,
-) {
+fn an_uncommitted_put_is_visible_to_its_own_transaction_only<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     harness
         .transaction(|conn| {
@@ -66,7 +64,7 @@ fn ids_ascend_in_the_order_given<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(got, expected);
 }
 
-fn many_jobs_are_put_all_or_none<F: Fixture>(harness: &Harness<F>) {
+fn put_many_puts_all_jobs_or_none<F: Fixture>(harness: &Harness<F>) {
     let (good, bad) = (PutOptions::new(), PutOptions::new().schedule_at("10s rubbish"));
     let (one, two) = (json!(1), json!(2));
     let refused = harness.queue().put_many_with([(&one, &good), (&two, &bad)]);
@@ -74,7 +72,7 @@ fn many_jobs_are_put_all_or_none<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn many_jobs_each_keep_their_own_options<F: Fixture>(harness: &Harness<F>) {
+fn put_many_keeps_the_options_of_each_job<F: Fixture>(harness: &Harness<F>) {
     let options = [
         PutOptions::new(),
         PutOptions::new().priority(5),
@@ -88,13 +86,13 @@ fn many_jobs_each_keep_their_own_options<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [json!(1), json!(3), json!(0)]);
 }
 
-fn nothing_put_is_nothing_added<F: Fixture>(harness: &Harness<F>) {
+fn an_empty_put_many_puts_nothing<F: Fixture>(harness: &Harness<F>) {
     assert!(harness.queue().put_many(&[]).unwrap().is_empty());
     assert!(harness.queue().on(&mut harness.connect()).put_many(&[]).unwrap().is_empty());
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_job_knows_its_times_and_its_size<F: Fixture>(harness: &Harness<F>) {
+fn a_job_has_its_times_and_size<F: Fixture>(harness: &Harness<F>) {
     let due = chrono::DateTime::parse_from_rfc3339("2001-02-03T04:05:06.123456+02:00").unwrap();
     let wanted = chrono::NaiveDate::from_ymd_opt(2002, 3, 4).unwrap().and_hms_opt(5, 6, 7).unwrap();
     let options = PutOptions::new().schedule_at(due).expected_at(wanted).priority(-7);
@@ -109,7 +107,7 @@ fn a_job_knows_its_times_and_its_size<F: Fixture>(harness: &Harness<F>) {
     }
 }
 
-fn a_large_batch_is_put_whole<F: Fixture>(harness: &Harness<F>) {
+fn a_large_batch_is_put_completely<F: Fixture>(harness: &Harness<F>) {
     let data: Vec<_> = (0..5_000).map(|n| json!({ "n": n })).collect();
     assert_eq!(harness.queue().put_many(&data).unwrap().len(), 5_000);
     let got: Vec<_> = harness.get_many(10_000).into_iter().map(|job| job.data).collect();

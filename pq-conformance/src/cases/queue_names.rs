@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
+use pq_core::{QueueName, Wait};
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, TIMEOUT};
-use pq_core::{QueueName, Wait};
 
 cases![
-    any_name_can_be_put_to_waited_on_and_got_from,
-    names_that_begin_alike_are_different_queues,
-    a_name_that_cannot_be_is_refused_with_the_reason,
+    any_valid_name_works_for_put_wait_and_get: Own,
+    names_with_a_common_prefix_are_different_queues: Own,
+    an_invalid_name_is_refused_with_the_reason: Own,
 ];
 
 fn names() -> Vec<String> {
@@ -31,7 +31,7 @@ fn names() -> Vec<String> {
     plain.into_iter().map(str::to_owned).chain(long).collect()
 }
 
-fn any_name_can_be_put_to_waited_on_and_got_from<F: Fixture>(harness: &Harness<F>) {
+fn any_valid_name_works_for_put_wait_and_get<F: Fixture>(harness: &Harness<F>) {
     for name in names() {
         let queue = harness.named(&name);
         std::thread::scope(|threads| {
@@ -50,7 +50,7 @@ fn any_name_can_be_put_to_waited_on_and_got_from<F: Fixture>(harness: &Harness<F
     }
 }
 
-fn names_that_begin_alike_are_different_queues<F: Fixture>(harness: &Harness<F>) {
+fn names_with_a_common_prefix_are_different_queues<F: Fixture>(harness: &Harness<F>) {
     let (one, two) = (format!("{}1", "x".repeat(63)), format!("{}2", "x".repeat(63)));
     harness.named::<u8>(&one).put(&1).unwrap();
     assert!(harness.named::<u8>(&two).get(Wait::No).unwrap().is_none());
@@ -58,7 +58,7 @@ fn names_that_begin_alike_are_different_queues<F: Fixture>(harness: &Harness<F>)
     assert_eq!(harness.named::<u8>(&one).get(Wait::No).unwrap().map(|job| job.data), Some(1));
 }
 
-fn a_name_that_cannot_be_is_refused_with_the_reason<F: Fixture>(harness: &Harness<F>) {
+fn an_invalid_name_is_refused_with_the_reason<F: Fixture>(harness: &Harness<F>) {
     for (name, reason) in [("", "empty"), ("a\0b", "NUL"), (&*"x".repeat(1025), "1025 bytes")] {
         let refused = harness.pq.queue::<u8>(name).err().unwrap();
         assert!(refused.to_string().contains(reason), "{refused}");

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use pq_core::{PutOptions, Wait};
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, TIMEOUT};
-use pq_core::{PutOptions, Wait};
 
 cases![
-    a_job_is_never_taken_before_it_is_due,
-    a_delay_is_added_on_the_stores_clock,
-    what_is_past_is_due,
-    due_is_decided_at_the_statement_and_not_at_the_transaction,
-    a_time_that_cannot_be_used_is_refused_and_nothing_is_put,
+    a_job_is_never_taken_before_it_is_due: Both,
+    a_delay_is_relative_to_the_stores_clock: Both,
+    a_time_in_the_past_is_due: Both,
+    a_job_that_falls_due_during_a_transaction_can_be_taken_by_it: Both,
+    an_invalid_time_is_refused_and_nothing_is_put: Both,
 ];
 
 fn a_job_is_never_taken_before_it_is_due<F: Fixture>(harness: &Harness<F>) {
@@ -30,7 +30,7 @@ fn a_job_is_never_taken_before_it_is_due<F: Fixture>(harness: &Harness<F>) {
     assert!(begun.elapsed() >= delay);
 }
 
-fn a_delay_is_added_on_the_stores_clock<F: Fixture>(harness: &Harness<F>) {
+fn a_delay_is_relative_to_the_stores_clock<F: Fixture>(harness: &Harness<F>) {
     let delay = TimeDelta::seconds(-90);
     harness.put_with("a", &PutOptions::new().schedule_at(delay).expected_at("1h30m"));
     let job = harness.get().unwrap();
@@ -38,7 +38,7 @@ fn a_delay_is_added_on_the_stores_clock<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(job.expected_at.unwrap() - job.enqueued_at, TimeDelta::minutes(90));
 }
 
-fn what_is_past_is_due<F: Fixture>(harness: &Harness<F>) {
+fn a_time_in_the_past_is_due<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &PutOptions::new().schedule_at("0001-01-01T00:00:00Z"));
     harness.put_with(2, &PutOptions::new().schedule_at(TimeDelta::seconds(-1)));
     harness.put_with(3, &PutOptions::new().schedule_at("0s"));
@@ -46,7 +46,7 @@ fn what_is_past_is_due<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [json!(1), json!(2), json!(3)]);
 }
 
-fn due_is_decided_at_the_statement_and_not_at_the_transaction<F: Fixture>(harness: &Harness<F>) {
+fn a_job_that_falls_due_during_a_transaction_can_be_taken_by_it<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     harness
         .transaction(|conn| {
@@ -62,7 +62,7 @@ fn due_is_decided_at_the_statement_and_not_at_the_transaction<F: Fixture>(harnes
         .unwrap();
 }
 
-fn a_time_that_cannot_be_used_is_refused_and_nothing_is_put<F: Fixture>(harness: &Harness<F>) {
+fn an_invalid_time_is_refused_and_nothing_is_put<F: Fixture>(harness: &Harness<F>) {
     let unusable = [
         PutOptions::new().schedule_at("10s garbage"),
         PutOptions::new().schedule_at(""),

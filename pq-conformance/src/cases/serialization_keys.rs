@@ -5,32 +5,32 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
+use pq_core::{Job, JobId, Outcome, PutOptions, Wait};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, undo};
-use pq_core::{Job, JobId, Outcome, PutOptions, Wait};
+use crate::harness::{Harness, TIMEOUT, roll_back};
 
 cases![
-    a_batch_has_one_job_of_a_key,
-    a_transaction_has_one_job_of_a_key_however_often_it_takes,
-    while_a_transaction_has_a_keys_job_others_pass_it_by,
-    a_rolled_back_get_frees_the_key,
-    a_nested_rollback_frees_the_key,
-    while_a_lease_has_a_keys_job_others_pass_it_by,
-    whatever_ends_a_leased_job_frees_its_key,
-    a_lease_that_is_over_frees_the_key,
-    the_keys_first_is_next_whatever_came_later,
-    a_key_means_something_in_its_queue_alone,
-    any_text_can_be_a_key,
-    an_impossible_key_is_refused,
-    a_busy_key_does_not_disturb_the_order_of_the_others,
-    a_key_that_comes_free_wakes_a_waiter,
-    a_job_that_was_given_back_can_be_taken_again_by_its_transaction,
-    scheduled_jobs_of_a_key_are_kept_apart_too,
-    a_key_survives_a_retry,
-    jobs_of_one_key_never_run_together,
+    a_batch_contains_one_job_per_key: Both,
+    a_transaction_holds_at_most_one_job_per_key: Both,
+    others_skip_a_key_that_a_transaction_holds: Both,
+    a_rolled_back_get_releases_the_key: Both,
+    a_nested_rollback_releases_the_key: Both,
+    others_skip_a_key_that_a_lease_holds: Both,
+    every_outcome_of_a_leased_job_releases_its_key: Both,
+    an_expired_lease_releases_the_key: Both,
+    the_first_job_of_a_key_in_order_is_taken_next: Both,
+    a_serialization_key_applies_to_its_queue_only: Own,
+    any_text_is_a_valid_key: Both,
+    an_invalid_key_is_refused: Both,
+    a_held_key_does_not_change_the_order_of_other_jobs: Both,
+    a_released_key_wakes_a_waiter: Both,
+    a_job_given_back_can_be_taken_again_by_its_transaction: Both,
+    scheduled_jobs_of_a_key_do_not_run_concurrently: Both,
+    a_job_keeps_its_key_through_a_retry: Both,
+    jobs_of_one_key_never_run_concurrently: Both,
 ];
 
 fn keyed(key: &str) -> PutOptions {
@@ -41,7 +41,7 @@ fn data(jobs: &[Job<Value>]) -> Vec<Value> {
     jobs.iter().map(|job| job.data.clone()).collect()
 }
 
-fn a_batch_has_one_job_of_a_key<F: Fixture>(harness: &Harness<F>) {
+fn a_batch_contains_one_job_per_key<F: Fixture>(harness: &Harness<F>) {
     for (data, key) in [(1, "a"), (2, "a"), (3, "b"), (4, "a")] {
         harness.put_with(data, &keyed(key));
     }
@@ -50,7 +50,7 @@ fn a_batch_has_one_job_of_a_key<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(data(&harness.lease(10, TIMEOUT)), [2]);
 }
 
-fn a_transaction_has_one_job_of_a_key_however_often_it_takes<F: Fixture>(harness: &Harness<F>) {
+fn a_transaction_holds_at_most_one_job_per_key<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &keyed("a"));
     harness.put_with(2, &keyed("a"));
     let queue = harness.queue();
@@ -65,7 +65,7 @@ fn a_transaction_has_one_job_of_a_key_however_often_it_takes<F: Fixture>(harness
     assert_eq!(harness.drain(), [2]);
 }
 
-fn while_a_transaction_has_a_keys_job_others_pass_it_by<F: Fixture>(harness: &Harness<F>) {
+fn others_skip_a_key_that_a_transaction_holds<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &keyed("a"));
     harness.put_with(2, &keyed("a"));
     harness.put_with(3, &keyed("b"));
@@ -82,26 +82,26 @@ fn while_a_transaction_has_a_keys_job_others_pass_it_by<F: Fixture>(harness: &Ha
     assert_eq!(harness.drain(), [2]);
 }
 
-fn a_rolled_back_get_frees_the_key<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_get_releases_the_key<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &keyed("a"));
     harness.put_with(2, &keyed("a"));
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         queue.on(conn).get()?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!(harness.drain(), [1, 2]);
 }
 
-fn a_nested_rollback_frees_the_key<F: Fixture>(harness: &Harness<F>) {
+fn a_nested_rollback_releases_the_key<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &keyed("a"));
     let queue = harness.queue();
     harness
         .transaction(|conn| {
             let inner = harness.nested(conn, |conn| {
                 queue.on(conn).get()?;
-                undo::<()>()
+                roll_back::<()>()
             });
             assert!(inner.is_err());
             assert_eq!(data(&queue.on(&mut harness.connect()).get_many(5)?), [1]);
@@ -110,7 +110,7 @@ fn a_nested_rollback_frees_the_key<F: Fixture>(harness: &Harness<F>) {
         .unwrap();
 }
 
-fn while_a_lease_has_a_keys_job_others_pass_it_by<F: Fixture>(harness: &Harness<F>) {
+fn others_skip_a_key_that_a_lease_holds<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &keyed("a"));
     harness.put_with(2, &keyed("a"));
     harness.put(3);
@@ -121,7 +121,7 @@ fn while_a_lease_has_a_keys_job_others_pass_it_by<F: Fixture>(harness: &Harness<
     assert_eq!(harness.drain(), [2]);
 }
 
-fn whatever_ends_a_leased_job_frees_its_key<F: Fixture>(harness: &Harness<F>) {
+fn every_outcome_of_a_leased_job_releases_its_key<F: Fixture>(harness: &Harness<F>) {
     for outcome in [
         Outcome::Complete,
         Outcome::Keep { result: None },
@@ -141,7 +141,7 @@ fn whatever_ends_a_leased_job_frees_its_key<F: Fixture>(harness: &Harness<F>) {
     }
 }
 
-fn a_lease_that_is_over_frees_the_key<F: Fixture>(harness: &Harness<F>) {
+fn an_expired_lease_releases_the_key<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &keyed("a"));
     harness.put_with(2, &keyed("a"));
     let job = harness.lease_one();
@@ -154,7 +154,7 @@ fn a_lease_that_is_over_frees_the_key<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [2]);
 }
 
-fn the_keys_first_is_next_whatever_came_later<F: Fixture>(harness: &Harness<F>) {
+fn the_first_job_of_a_key_in_order_is_taken_next<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(3, &keyed("a"));
     let job = harness.lease_one();
     harness.put_with(2, &keyed("a"));
@@ -164,7 +164,7 @@ fn the_keys_first_is_next_whatever_came_later<F: Fixture>(harness: &Harness<F>) 
     assert_eq!(harness.drain(), [0, 1, 2]);
 }
 
-fn a_key_means_something_in_its_queue_alone<F: Fixture>(harness: &Harness<F>) {
+fn a_serialization_key_applies_to_its_queue_only<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &keyed("a"));
     let pears = harness.named::<Value>("pears");
     pears.put_with(&json!(2), &keyed("a")).unwrap();
@@ -172,7 +172,7 @@ fn a_key_means_something_in_its_queue_alone<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(data(&pears.lease(1, TIMEOUT, Wait::No).unwrap()), [2]);
 }
 
-fn any_text_can_be_a_key<F: Fixture>(harness: &Harness<F>) {
+fn any_text_is_a_valid_key<F: Fixture>(harness: &Harness<F>) {
     let keys = ["'; --", "\"", "a,b", "{}", "NULL", "ж🍎", "\n", &"x".repeat(1024)].map(str::to_owned);
     for key in &keys {
         harness.put_with(key.as_str(), &keyed(key));
@@ -185,7 +185,7 @@ fn any_text_can_be_a_key<F: Fixture>(harness: &Harness<F>) {
     }
 }
 
-fn an_impossible_key_is_refused<F: Fixture>(harness: &Harness<F>) {
+fn an_invalid_key_is_refused<F: Fixture>(harness: &Harness<F>) {
     for key in ["", "a\0b", &"x".repeat(1025)] {
         for options in [keyed(key), PutOptions::new().unique(key)] {
             let refused = harness.try_put(&json!(1), &options).unwrap_err();
@@ -196,7 +196,7 @@ fn an_impossible_key_is_refused<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_busy_key_does_not_disturb_the_order_of_the_others<F: Fixture>(harness: &Harness<F>) {
+fn a_held_key_does_not_change_the_order_of_other_jobs<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(0, &keyed("busy"));
     let _held = harness.lease_one();
     harness.put_with(1, &keyed("busy").priority(9));
@@ -207,18 +207,18 @@ fn a_busy_key_does_not_disturb_the_order_of_the_others<F: Fixture>(harness: &Har
     assert_eq!(data(&harness.get_many(10)), [2, 3, 4, 5]);
 }
 
-fn a_key_that_comes_free_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
+fn a_released_key_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &keyed("a"));
     harness.put_with(2, &keyed("a"));
     let job = harness.lease_one();
     std::thread::scope(|threads| {
-        let waiter = harness.sleeper(threads);
+        let waiter = harness.blocked_waiter(threads);
         harness.settle(&job, Outcome::Complete);
         assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!(2)));
     });
 }
 
-fn a_job_that_was_given_back_can_be_taken_again_by_its_transaction<F: Fixture>(harness: &Harness<F>) {
+fn a_job_given_back_can_be_taken_again_by_its_transaction<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put_with(1, &keyed("a"));
     let queue = harness.queue();
     harness
@@ -233,7 +233,7 @@ fn a_job_that_was_given_back_can_be_taken_again_by_its_transaction<F: Fixture>(h
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn scheduled_jobs_of_a_key_are_kept_apart_too<F: Fixture>(harness: &Harness<F>) {
+fn scheduled_jobs_of_a_key_do_not_run_concurrently<F: Fixture>(harness: &Harness<F>) {
     let due = || keyed("a").schedule_at("2001-01-01T00:00:00Z");
     harness.put_with(1, &due());
     harness.put_with(2, &due());
@@ -244,7 +244,7 @@ fn scheduled_jobs_of_a_key_are_kept_apart_too<F: Fixture>(harness: &Harness<F>) 
     assert_eq!(harness.drain(), [2]);
 }
 
-fn a_key_survives_a_retry<F: Fixture>(harness: &Harness<F>) {
+fn a_job_keeps_its_key_through_a_retry<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(1, &keyed("a"));
     harness.put_with(2, &keyed("a"));
     let job = harness.lease_one();
@@ -254,7 +254,7 @@ fn a_key_survives_a_retry<F: Fixture>(harness: &Harness<F>) {
 }
 
 /// Eight threads, three ways to take, four keys: at no moment are two jobs of one key held.
-fn jobs_of_one_key_never_run_together<F: Fixture>(harness: &Harness<F>) {
+fn jobs_of_one_key_never_run_concurrently<F: Fixture>(harness: &Harness<F>) {
     const JOBS: u32 = 120;
     for n in 0..JOBS {
         harness.put_with(n, &keyed(["a", "b", "c", "d"][n as usize % 4]));

@@ -2,30 +2,29 @@
 
 use std::time::Duration;
 
-use super::cases;
-use super::tasks::task;
-use super::workers::{beside, gate, until};
-use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, Undo};
 use pq_core::store::Workers;
 use pq_core::{Heartbeat, Status, StopMode, Worker};
 
+use super::cases;
+use crate::Fixture;
+use crate::harness::{CaseError, Harness, TIMEOUT, gate, run_beside, task, wait_until};
+
 cases![
-    a_worker_is_known_while_it_runs,
-    a_worker_can_be_stopped_through_the_store,
-    a_wish_to_stop_a_worker_only_gets_sterner,
-    a_worker_that_tells_nothing_is_not_known,
-    a_worker_puts_what_is_due_periodically,
+    a_worker_is_registered_while_it_runs: Own,
+    a_worker_can_be_stopped_through_the_store: Own,
+    a_stop_request_through_the_store_can_only_become_stricter: Own,
+    a_worker_without_heartbeats_is_not_registered: Own,
+    a_worker_fires_due_cron_entries: Own,
 ];
 
-fn a_worker_is_known_while_it_runs<F: Fixture>(harness: &Harness<F>) {
+fn a_worker_is_registered_while_it_runs<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
     let id = task::<F, u32>(harness).call(&0).unwrap().id;
     let worker =
         Worker::new(&harness.pq).threads(3).heartbeat_every(Some(Duration::from_millis(5))).serve(handler);
-    beside::<F>(worker, |control| {
-        assert_eq!(gate.begun.recv_timeout(TIMEOUT).unwrap(), 0);
-        until("it has told what runs", || {
+    run_beside::<F>(worker, |control| {
+        assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);
+        wait_until("it has told what runs", || {
             harness.pq.workers().unwrap().iter().any(|worker| !worker.status.running.is_empty())
         });
         let known = harness.pq.workers().unwrap();
@@ -35,8 +34,8 @@ fn a_worker_is_known_while_it_runs<F: Fixture>(harness: &Harness<F>) {
         assert!(!known[0].host.is_empty() && known[0].heard < TIMEOUT);
         let running = &known[0].status.running[0];
         assert_eq!((running.id, running.queue.as_str(), running.attempt), (id, "apples", 1));
-        gate.go_on.send(()).unwrap();
-        until("it has told what is done", || harness.pq.workers().unwrap()[0].status.report.done == 1);
+        gate.proceed.send(()).unwrap();
+        wait_until("it has told what is done", || harness.pq.workers().unwrap()[0].status.report.done == 1);
         control.stop(StopMode::Drain);
     });
     assert!(harness.pq.workers().unwrap().is_empty());
@@ -44,15 +43,15 @@ fn a_worker_is_known_while_it_runs<F: Fixture>(harness: &Harness<F>) {
 
 fn a_worker_can_be_stopped_through_the_store<F: Fixture>(harness: &Harness<F>) {
     let worker = || {
-        let handler = task::<F, u32>(harness).leased(|_, _| Ok::<_, Undo>(()));
+        let handler = task::<F, u32>(harness).leased(|_, _| Ok::<_, CaseError>(()));
         Worker::new(&harness.pq).heartbeat_every(Some(Duration::from_millis(5))).serve(handler)
     };
     let (one, other) = (worker(), worker());
-    beside::<F>(other, |other| {
-        until("the one that stays is known", || harness.pq.workers().unwrap().len() == 1);
+    run_beside::<F>(other, |other| {
+        wait_until("the one that stays is known", || harness.pq.workers().unwrap().len() == 1);
         let stays = harness.pq.workers().unwrap()[0].id;
-        beside::<F>(one, |_| {
-            until("both are known", || harness.pq.workers().unwrap().len() == 2);
+        run_beside::<F>(one, |_| {
+            wait_until("both are known", || harness.pq.workers().unwrap().len() == 2);
             let stops =
                 harness.pq.workers().unwrap().into_iter().find(|worker| worker.id != stays).unwrap().id;
             assert!(harness.pq.stop_worker(stops, StopMode::Finish).unwrap());
@@ -64,7 +63,7 @@ fn a_worker_can_be_stopped_through_the_store<F: Fixture>(harness: &Harness<F>) {
     });
 }
 
-fn a_wish_to_stop_a_worker_only_gets_sterner<F: Fixture>(harness: &Harness<F>) {
+fn a_stop_request_through_the_store_can_only_become_stricter<F: Fixture>(harness: &Harness<F>) {
     let store = harness.pq.store();
     let mut beat = Heartbeat {
         worker: None,
@@ -94,25 +93,25 @@ fn a_wish_to_stop_a_worker_only_gets_sterner<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((known.host.as_str(), known.pid, known.supervisor, known.threads), ("elsewhere", 7, 6, 2));
 }
 
-fn a_worker_that_tells_nothing_is_not_known<F: Fixture>(harness: &Harness<F>) {
+fn a_worker_without_heartbeats_is_not_registered<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
     task.call(&0).unwrap();
     let pq = harness.pq.clone();
     let handler = task.leased(move |_, _| {
         assert!(pq.workers().unwrap().is_empty());
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     });
     let report = Worker::new(&harness.pq).heartbeat_every(None).serve(handler).run_until_empty().unwrap();
     assert_eq!((report.done, report.failed), (1, 0));
 }
 
-fn a_worker_puts_what_is_due_periodically<F: Fixture>(harness: &Harness<F>) {
+fn a_worker_fires_due_cron_entries<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
     let cron = task.cron("tick", "* * * * * *", &7).unwrap();
     harness.pq.set_cron(&cron).unwrap();
     let handler = task.transactional(|_, job| {
         assert_eq!(job.data, 7);
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     });
     let worker = Worker::new(&harness.pq).maintain_every(Duration::from_millis(5)).serve(handler);
     let report = worker.run_jobs(2).unwrap();

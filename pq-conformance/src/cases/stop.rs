@@ -3,24 +3,25 @@
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
-use super::cases;
-use super::tasks::task;
-use super::workers::{beside, gate, until};
-use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, Undo};
 use pq_core::{Report, StopMode, Worker};
 
+use super::cases;
+use crate::Fixture;
+use crate::harness::{CaseError, Harness, TIMEOUT, gate, run_beside, task, wait_until};
+
 cases![
-    told_to_stop_when_nothing_waits_it_works_what_is_there,
-    told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest,
-    told_to_stop_now_it_tells_its_handlers_and_waits_for_them,
-    a_stop_only_gets_sterner,
+    drain_runs_all_waiting_jobs: Own,
+    finish_gives_back_jobs_that_have_not_started: Own,
+    abort_notifies_handlers_and_waits_for_them: Own,
+    a_stop_mode_can_only_become_stricter: Own,
 ];
 
-fn told_to_stop_when_nothing_waits_it_works_what_is_there<F: Fixture>(harness: &Harness<F>) {
+fn drain_runs_all_waiting_jobs<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
     task.call_many(&(0..40).collect::<Vec<_>>()).unwrap();
-    for handler in [task.leased(|_, _| Ok::<_, Undo>(())), task.transactional(|_, _| Ok::<_, Undo>(()))] {
+    for handler in
+        [task.leased(|_, _| Ok::<_, CaseError>(())), task.transactional(|_, _| Ok::<_, CaseError>(()))]
+    {
         let worker = Worker::new(&harness.pq).serve(handler);
         worker.control().stop(StopMode::Drain);
         worker.run().unwrap();
@@ -29,13 +30,13 @@ fn told_to_stop_when_nothing_waits_it_works_what_is_there<F: Fixture>(harness: &
     }
 }
 
-fn told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest<F: Fixture>(harness: &Harness<F>) {
+fn finish_gives_back_jobs_that_have_not_started<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
     task::<F, u32>(harness).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
-    let report = beside::<F>(Worker::new(&harness.pq).batch(8, 8).serve(handler), |control| {
-        assert_eq!(gate.begun.recv_timeout(TIMEOUT).unwrap(), 0);
+    let report = run_beside::<F>(Worker::new(&harness.pq).batch(8, 8).serve(handler), |control| {
+        assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);
         control.stop(StopMode::Finish);
-        gate.go_on.send(()).unwrap();
+        gate.proceed.send(()).unwrap();
     });
     assert_eq!((report.done, report.given_back), (1, 7));
     let jobs = harness.lease(10, TIMEOUT);
@@ -43,7 +44,7 @@ fn told_to_stop_when_the_running_jobs_end_it_gives_back_the_rest<F: Fixture>(har
     assert!(jobs.iter().all(|job| job.attempt == 1));
 }
 
-fn told_to_stop_now_it_tells_its_handlers_and_waits_for_them<F: Fixture>(harness: &Harness<F>) {
+fn abort_notifies_handlers_and_waits_for_them<F: Fixture>(harness: &Harness<F>) {
     let (begin, begun) = channel();
     let (go_on, wait) = channel::<()>();
     let wait = Mutex::new(wait);
@@ -55,18 +56,18 @@ fn told_to_stop_now_it_tells_its_handlers_and_waits_for_them<F: Fixture>(harness
         wait.lock().unwrap().recv_timeout(TIMEOUT).map_err(|_| "nobody told it to go on")
     });
     task::<F, u32>(harness).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
-    let report = beside::<F>(Worker::new(&harness.pq).batch(8, 8).serve(handler), |control| {
+    let report = run_beside::<F>(Worker::new(&harness.pq).batch(8, 8).serve(handler), |control| {
         assert_eq!(begun.recv_timeout(TIMEOUT).unwrap(), 0);
         control.stop(StopMode::Abort);
         // What is not begun is given back while the handler still runs, and what runs is still held.
-        until("the rest is given back", || harness.counts().ready == 7);
+        wait_until("the rest is given back", || harness.counts().ready == 7);
         assert_eq!((harness.counts().leased, control.status().running.len()), (1, 1));
         go_on.send(()).unwrap();
     });
     assert_eq!((report.done, report.given_back, harness.counts().leased), (1, 7, 0));
 }
 
-fn a_stop_only_gets_sterner<F: Fixture>(harness: &Harness<F>) {
+fn a_stop_mode_can_only_become_stricter<F: Fixture>(harness: &Harness<F>) {
     let (handler, _gate) = gate(harness);
     let worker = Worker::new(&harness.pq).serve(handler);
     let control = worker.control();

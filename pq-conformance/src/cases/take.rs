@@ -4,41 +4,43 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::sync::mpsc::channel;
 
+use pq_core::{PutOptions, Queue, Wait};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, undo};
-use pq_core::{PutOptions, Queue, Wait};
+use crate::harness::{Harness, TIMEOUT, roll_back};
 
 cases![
-    an_empty_queue_gives_nothing,
-    a_job_is_got_once,
-    a_take_returns_no_more_than_was_asked_for,
-    a_rolled_back_get_returns_the_job_at_once_to_another_consumer,
-    a_lost_connection_returns_its_jobs,
-    two_takers_never_share_a_job,
-    what_others_hold_is_passed_over_and_not_waited_for,
-    a_batch_takes_what_others_left,
-    what_is_behind_very_many_that_others_hold_is_taken_in_its_order,
-    queues_take_nothing_from_one_another,
-    one_handle_serves_many_threads,
+    an_empty_queue_returns_nothing: Both,
+    a_job_is_returned_once: Both,
+    a_take_returns_at_most_the_requested_number: Both,
+    a_rolled_back_get_returns_the_job_to_another_consumer: Both,
+    a_lost_connection_returns_its_jobs: Own,
+    concurrent_takers_never_share_a_job: Both,
+    jobs_that_others_hold_are_skipped_without_waiting: Both,
+    a_batch_contains_the_jobs_that_others_do_not_hold: Both,
+    jobs_behind_many_held_jobs_are_taken_in_order: Own,
+    a_queue_returns_no_job_of_another_queue: Both,
+    one_handle_serves_many_threads: Own,
 ];
 
-fn an_empty_queue_gives_nothing<F: Fixture>(harness: &Harness<F>) {
+fn an_empty_queue_returns_nothing<F: Fixture>(harness: &Harness<F>) {
     assert!(harness.get().is_none());
     assert!(harness.get_many(10).is_empty());
-    assert!(harness.queue().get_with(Wait::No, |_, _| Ok::<_, crate::harness::Undo>(())).unwrap().is_none());
+    assert!(
+        harness.queue().get_with(Wait::No, |_, _| Ok::<_, crate::harness::CaseError>(())).unwrap().is_none()
+    );
 }
 
-fn a_job_is_got_once<F: Fixture>(harness: &Harness<F>) {
+fn a_job_is_returned_once<F: Fixture>(harness: &Harness<F>) {
     harness.put(1);
     assert!(harness.get().is_some());
     assert!(harness.get().is_none());
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_take_returns_no_more_than_was_asked_for<F: Fixture>(harness: &Harness<F>) {
+fn a_take_returns_at_most_the_requested_number<F: Fixture>(harness: &Harness<F>) {
     for n in 0..7 {
         harness.put(n);
     }
@@ -48,13 +50,13 @@ fn a_take_returns_no_more_than_was_asked_for<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.get_many(100).len(), 4);
 }
 
-fn a_rolled_back_get_returns_the_job_at_once_to_another_consumer<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_get_returns_the_job_to_another_consumer<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         assert_eq!(queue.on(conn).get()?.map(|job| job.id), Some(id));
         assert!(queue.on(&mut harness.connect()).get()?.is_none(), "two hold the job");
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     let other = queue.on(&mut harness.connect()).get().unwrap().unwrap();
@@ -68,7 +70,7 @@ fn a_lost_connection_returns_its_jobs<F: Fixture>(harness: &Harness<F>) {
         // The connection is dropped inside its transaction, as when its process dies.
         let lost = std::mem::replace(conn, harness.connect());
         drop(lost);
-        undo::<()>()
+        roll_back::<()>()
     };
     let mut conn = harness.connect();
     let lost = harness.nested(&mut conn, |conn| {
@@ -81,7 +83,7 @@ fn a_lost_connection_returns_its_jobs<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(got.map(|job| job.data), Some(json!("a")));
 }
 
-fn two_takers_never_share_a_job<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_takers_never_share_a_job<F: Fixture>(harness: &Harness<F>) {
     const JOBS: u64 = 400;
     let numbers: Vec<Value> = (0..JOBS).map(|n| json!(n)).collect();
     harness.queue().put_many(&numbers).unwrap();
@@ -108,7 +110,7 @@ fn two_takers_never_share_a_job<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((taken.len() as u64, different.len() as u64), (JOBS, JOBS));
 }
 
-fn what_others_hold_is_passed_over_and_not_waited_for<F: Fixture>(harness: &Harness<F>) {
+fn jobs_that_others_hold_are_skipped_without_waiting<F: Fixture>(harness: &Harness<F>) {
     harness.put("first");
     harness.put("second");
     let queue = harness.queue();
@@ -127,7 +129,7 @@ fn what_others_hold_is_passed_over_and_not_waited_for<F: Fixture>(harness: &Harn
         .unwrap();
 }
 
-fn a_batch_takes_what_others_left<F: Fixture>(harness: &Harness<F>) {
+fn a_batch_contains_the_jobs_that_others_do_not_hold<F: Fixture>(harness: &Harness<F>) {
     for n in 0..6 {
         harness.put(n);
     }
@@ -142,7 +144,7 @@ fn a_batch_takes_what_others_left<F: Fixture>(harness: &Harness<F>) {
         .unwrap();
 }
 
-fn what_is_behind_very_many_that_others_hold_is_taken_in_its_order<F: Fixture>(harness: &Harness<F>) {
+fn jobs_behind_many_held_jobs_are_taken_in_order<F: Fixture>(harness: &Harness<F>) {
     const HELD: usize = 12_000;
     let plain = PutOptions::new();
     let due = PutOptions::new().schedule_at("2001-01-01T00:00:00Z");
@@ -169,7 +171,7 @@ fn what_is_behind_very_many_that_others_hold_is_taken_in_its_order<F: Fixture>(h
     }
 }
 
-fn queues_take_nothing_from_one_another<F: Fixture>(harness: &Harness<F>) {
+fn a_queue_returns_no_job_of_another_queue<F: Fixture>(harness: &Harness<F>) {
     harness.put("apple");
     let pears: Queue<_, Value> = harness.named("pears");
     pears.put(&json!("pear")).unwrap();

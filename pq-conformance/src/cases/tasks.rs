@@ -1,102 +1,52 @@
 //! Sections 3 and 7: tasks and their handlers, of either kind.
 
-use std::fmt::Display;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pq_core::{Backoff, CallOptions, EndedAs, JobId, Outcome, Wait, Worker};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Conn, Harness, TIMEOUT, Undo};
-use pq_core::{Backoff, CallOptions, EndedAs, Handler, JobId, Outcome, Report, Task, Wait, Worker};
+use crate::harness::{CaseError, Conn, Harness, Seen, TIMEOUT, both, run_until_empty, task};
 
 cases![
-    a_call_is_worked_with_its_arguments,
-    a_handler_learns_its_jobs_id_attempt_and_times,
-    what_a_transactional_handler_writes_commits_with_its_job,
-    a_failed_handlers_writes_are_undone_and_those_of_others_stay,
-    a_lone_handlers_failure_is_kept_and_what_it_wrote_is_not,
-    an_error_is_kept_with_the_job,
-    a_panic_is_a_failure_and_the_worker_goes_on,
-    a_failed_job_is_tried_again_until_its_retries_are_used,
-    a_retry_waits_as_long_as_its_backoff_says,
-    the_calls_options_go_before_the_tasks,
-    an_unknown_task_is_a_failure_of_that_job_alone,
-    a_payload_that_is_no_task_is_dead_alone,
-    arguments_of_another_shape_are_dead_alone,
-    a_handler_can_end_its_job_in_any_way,
-    a_handler_can_ask_for_a_retry_until_none_is_left,
-    a_handler_that_takes_too_long_has_failed,
-    a_job_that_kills_its_worker_each_time_is_given_up,
-    a_plain_queue_can_be_worked,
-    a_handler_can_put_jobs,
+    a_handler_receives_the_arguments_of_the_call: Own,
+    a_handler_receives_the_jobs_id_attempt_and_times: Own,
+    writes_of_a_transactional_handler_commit_with_its_job: Own,
+    a_failed_handler_rolls_back_only_its_own_writes: Own,
+    a_failure_in_a_single_job_batch_is_recorded_and_its_writes_are_rolled_back: Own,
+    an_error_is_stored_with_the_job: Own,
+    a_panic_is_a_failure_and_the_worker_continues: Own,
+    a_failed_job_is_retried_until_its_retries_are_exhausted: Own,
+    a_retry_waits_for_its_backoff: Own,
+    options_of_the_call_override_those_of_the_task: Own,
+    an_unknown_task_fails_that_job_only: Own,
+    a_payload_that_is_not_a_task_is_moved_to_dead: Own,
+    a_job_with_undecodable_arguments_is_moved_to_dead: Own,
+    a_handler_can_return_every_outcome: Own,
+    a_handler_can_return_retry_until_its_retries_are_exhausted: Own,
+    a_handler_that_exceeds_its_timeout_fails: Own,
+    a_job_whose_worker_dies_on_every_attempt_is_moved_to_dead: Own,
+    a_worker_can_serve_a_plain_queue: Own,
+    a_handler_can_put_jobs: Own,
 ];
 
-/// What handlers saw, in order.
-pub(crate) struct Seen<T>(Arc<Mutex<Vec<T>>>);
-
-impl<T> Clone for Seen<T> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<T> Seen<T> {
-    pub(crate) fn new() -> Self {
-        Self(Arc::default())
-    }
-
-    pub(crate) fn push(&self, what: T) {
-        self.0.lock().unwrap().push(what);
-    }
-
-    pub(crate) fn all(&self) -> Vec<T>
-    where
-        T: Clone,
-    {
-        self.0.lock().unwrap().clone()
-    }
-}
-
-pub(crate) fn task<F: Fixture, A>(harness: &Harness<F>) -> Task<F::Store, A> {
-    harness.named::<()>("apples").task("eat")
-}
-
-/// The same handler in both kinds.
-pub(crate) fn both<F: Fixture, A, R, E>(
-    task: &Task<F::Store, A>,
-    work: impl Fn(pq_core::Job<A>) -> Result<R, E> + Clone + Send + Sync + 'static,
-) -> [Handler<F::Store>; 2]
-where
-    A: serde::de::DeserializeOwned + 'static,
-    R: Into<Outcome>,
-    E: Display,
-{
-    let other = work.clone();
-    [task.transactional(move |_, job| work(job)), task.leased(move |_, job| other(job))]
-}
-
-pub(crate) fn work<F: Fixture>(harness: &Harness<F>, handler: Handler<F::Store>) -> Report {
-    Worker::new(&harness.pq).serve(handler).run_until_empty().unwrap()
-}
-
-fn a_call_is_worked_with_its_arguments<F: Fixture>(harness: &Harness<F>) {
+fn a_handler_receives_the_arguments_of_the_call<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, (u8, String)>(harness);
     let seen = Seen::new();
     let note = seen.clone();
     for handler in both::<F, _, _, _>(&task, move |job| {
         note.push(job.data);
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     }) {
         task.call(&(7, "ж".to_owned())).unwrap();
-        assert_eq!(work(harness, handler).done, 1);
+        assert_eq!(run_until_empty(harness, handler).done, 1);
     }
     assert_eq!(seen.all(), [(7, "ж".to_owned()), (7, "ж".to_owned())]);
     assert_eq!(harness.counts(), pq_core::Counts::default());
 }
 
-fn a_handler_learns_its_jobs_id_attempt_and_times<F: Fixture>(harness: &Harness<F>) {
+fn a_handler_receives_the_jobs_id_attempt_and_times<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness);
     let options = CallOptions::new().schedule_at("2001-01-01T00:00:00Z").expected_at("1h").priority(3);
     let seen = Seen::new();
@@ -108,15 +58,15 @@ fn a_handler_learns_its_jobs_id_attempt_and_times<F: Fixture>(harness: &Harness<
             job.schedule_at.is_some() && job.expected_at.is_some(),
             job.priority,
         ));
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     }) {
         let id = task.call_with(&(), &options).unwrap().id;
-        work(harness, handler);
+        run_until_empty(harness, handler);
         assert_eq!(seen.all().last(), Some(&(id, 1, true, 3)));
     }
 }
 
-fn what_a_transactional_handler_writes_commits_with_its_job<F: Fixture>(harness: &Harness<F>) {
+fn writes_of_a_transactional_handler_commit_with_its_job<F: Fixture>(harness: &Harness<F>) {
     let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
     let writes = pears.clone();
     let handler = task.transactional(move |conn: &mut Conn<F>, job| {
@@ -125,11 +75,11 @@ fn what_a_transactional_handler_writes_commits_with_its_job<F: Fixture>(harness:
         Ok::<_, crate::harness::Error<F>>(())
     });
     task.call(&1).unwrap();
-    assert_eq!(work(harness, handler).done, 1);
+    assert_eq!(run_until_empty(harness, handler).done, 1);
     assert_eq!(pears.get(Wait::No).unwrap().map(|job| job.data), Some(json!(1)));
 }
 
-fn a_failed_handlers_writes_are_undone_and_those_of_others_stay<F: Fixture>(harness: &Harness<F>) {
+fn a_failed_handler_rolls_back_only_its_own_writes<F: Fixture>(harness: &Harness<F>) {
     let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
     task.call_many(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
     let writes = pears.clone();
@@ -152,7 +102,9 @@ fn a_failed_handlers_writes_are_undone_and_those_of_others_stay<F: Fixture>(harn
     assert_eq!(kept, [0, 1, 5, 6]);
 }
 
-fn a_lone_handlers_failure_is_kept_and_what_it_wrote_is_not<F: Fixture>(harness: &Harness<F>) {
+fn a_failure_in_a_single_job_batch_is_recorded_and_its_writes_are_rolled_back<F: Fixture>(
+    harness: &Harness<F>,
+) {
     let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
     let task = task.max_retries(1).backoff(Backoff::fixed(Duration::ZERO));
     for options in [CallOptions::new(), CallOptions::new().serialization_key("one").unique("one")] {
@@ -177,11 +129,11 @@ fn a_lone_handlers_failure_is_kept_and_what_it_wrote_is_not<F: Fixture>(harness:
     assert_eq!(kept, [0, 0]);
 }
 
-fn an_error_is_kept_with_the_job<F: Fixture>(harness: &Harness<F>) {
+fn an_error_is_stored_with_the_job<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness);
     for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("the tree\u{0} fell")) {
         task.call(&()).unwrap();
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.failed, report.dead, report.done), (1, 1, 0));
     }
     for dead in harness.archived(EndedAs::Dead) {
@@ -191,14 +143,14 @@ fn an_error_is_kept_with_the_job<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().dead, 2);
 }
 
-fn a_panic_is_a_failure_and_the_worker_goes_on<F: Fixture>(harness: &Harness<F>) {
+fn a_panic_is_a_failure_and_the_worker_continues<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u8>(harness);
     let eat = |job: pq_core::Job<u8>| {
-        if job.data == 1 { panic!("job {} is bad", job.data) } else { Ok::<_, Undo>(()) }
+        if job.data == 1 { panic!("job {} is bad", job.data) } else { Ok::<_, CaseError>(()) }
     };
     for handler in both::<F, _, _, _>(&task, eat) {
         task.call_many(&[0, 1, 2]).unwrap();
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.failed), (2, 1));
     }
     assert!(
@@ -210,7 +162,7 @@ fn a_panic_is_a_failure_and_the_worker_goes_on<F: Fixture>(harness: &Harness<F>)
     );
 }
 
-fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(harness: &Harness<F>) {
+fn a_failed_job_is_retried_until_its_retries_are_exhausted<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness).max_retries(2).backoff(Backoff::fixed(Duration::ZERO));
     let seen = Seen::new();
     let note = seen.clone();
@@ -219,7 +171,7 @@ fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(harness: &
         Err::<(), _>("again")
     }) {
         let id = task.call(&()).unwrap().id;
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.failed, report.dead), (3, 1));
         let attempts: Vec<(JobId, i32)> = seen.all().into_iter().rev().take(3).rev().collect();
         assert_eq!(attempts, [(id, 1), (id, 2), (id, 3)]);
@@ -228,11 +180,11 @@ fn a_failed_job_is_tried_again_until_its_retries_are_used<F: Fixture>(harness: &
     assert!(harness.archived(EndedAs::Dead).iter().all(|dead| dead.attempt == 3));
 }
 
-fn a_retry_waits_as_long_as_its_backoff_says<F: Fixture>(harness: &Harness<F>) {
+fn a_retry_waits_for_its_backoff<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness).max_retries(1).backoff(Backoff::custom(|attempt| TIMEOUT * attempt));
     for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("again")) {
         let id = task.call(&()).unwrap().id;
-        assert_eq!(work(harness, handler).failed, 1);
+        assert_eq!(run_until_empty(harness, handler).failed, 1);
         match harness.queue().find(id).unwrap() {
             Some(pq_core::JobStatus::Waiting { attempt: 1, schedule_at: Some(at), error: Some(error) }) => {
                 assert!(error.contains("again"));
@@ -244,7 +196,7 @@ fn a_retry_waits_as_long_as_its_backoff_says<F: Fixture>(harness: &Harness<F>) {
     }
 }
 
-fn the_calls_options_go_before_the_tasks<F: Fixture>(harness: &Harness<F>) {
+fn options_of_the_call_override_those_of_the_task<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness)
         .max_retries(9)
         .backoff(Backoff::fixed(TIMEOUT))
@@ -257,7 +209,7 @@ fn the_calls_options_go_before_the_tasks<F: Fixture>(harness: &Harness<F>) {
         Err::<(), _>("no")
     }) {
         task.call_with(&(), &options).unwrap();
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.failed, report.dead), (2, 1));
     }
     assert_eq!(seen.all(), vec![(2, Some("of the task".to_owned())); 4]);
@@ -265,13 +217,13 @@ fn the_calls_options_go_before_the_tasks<F: Fixture>(harness: &Harness<F>) {
     assert!(task.call_with(&(), &own).is_err(), "a function cannot travel");
 }
 
-fn an_unknown_task_is_a_failure_of_that_job_alone<F: Fixture>(harness: &Harness<F>) {
+fn an_unknown_task_fails_that_job_only<F: Fixture>(harness: &Harness<F>) {
     let (known, unknown) = (task::<F, ()>(harness), harness.named::<()>("apples").task::<()>("drink"));
-    for handler in both::<F, _, _, _>(&known, |_| Ok::<_, Undo>(())) {
+    for handler in both::<F, _, _, _>(&known, |_| Ok::<_, CaseError>(())) {
         unknown.call(&()).unwrap();
         known.call(&()).unwrap();
         unknown.clone().max_retries(1).call(&()).unwrap();
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.failed, report.dead), (1, 2, 1));
         assert_eq!(harness.counts().scheduled, 1, "another worker may know it");
         assert!(harness.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("drink"));
@@ -279,44 +231,44 @@ fn an_unknown_task_is_a_failure_of_that_job_alone<F: Fixture>(harness: &Harness<
     }
 }
 
-fn a_payload_that_is_no_task_is_dead_alone<F: Fixture>(harness: &Harness<F>) {
+fn a_payload_that_is_not_a_task_is_moved_to_dead<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness).max_retries(5);
-    for (n, handler) in both::<F, _, _, _>(&task, |_| Ok::<_, Undo>(())).into_iter().enumerate() {
+    for (n, handler) in both::<F, _, _, _>(&task, |_| Ok::<_, CaseError>(())).into_iter().enumerate() {
         harness.queue().put_many(&[json!(null), json!({ "functions": 1 }), json!([])]).unwrap();
         task.call(&()).unwrap();
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.dead), (1, 3));
         assert_eq!(harness.counts().dead, 3 * (n as u64 + 1));
     }
 }
 
-fn arguments_of_another_shape_are_dead_alone<F: Fixture>(harness: &Harness<F>) {
+fn a_job_with_undecodable_arguments_is_moved_to_dead<F: Fixture>(harness: &Harness<F>) {
     let (numbers, texts) = (task::<F, u8>(harness).max_retries(5), task::<F, String>(harness));
-    for handler in both::<F, _, _, _>(&numbers, |_| Ok::<_, Undo>(())) {
+    for handler in both::<F, _, _, _>(&numbers, |_| Ok::<_, CaseError>(())) {
         texts.call(&"a secret".to_owned()).unwrap();
         numbers.call(&1).unwrap();
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.dead), (1, 1));
     }
     let dead = harness.archived(EndedAs::Dead);
     assert!(dead.iter().all(|dead| !dead.error.as_ref().unwrap().contains("secret")));
 }
 
-fn a_handler_can_ask_for_a_retry_until_none_is_left<F: Fixture>(harness: &Harness<F>) {
+fn a_handler_can_return_retry_until_its_retries_are_exhausted<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u8>(harness).max_retries(1).backoff(Backoff::fixed(10 * TIMEOUT));
-    for handler in both::<F, _, _, _>(&task, |_| Ok::<_, Undo>(Outcome::retry(Duration::ZERO, "busy"))) {
+    for handler in both::<F, _, _, _>(&task, |_| Ok::<_, CaseError>(Outcome::retry(Duration::ZERO, "busy"))) {
         task.call(&1).unwrap();
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.failed, report.dead), (2, 1), "its own delay holds, and the retries are counted");
     }
     let dead = harness.archived(EndedAs::Dead);
     assert!(dead.iter().all(|dead| dead.error.as_deref() == Some("busy") && dead.attempt == 2));
 }
 
-fn a_handler_can_end_its_job_in_any_way<F: Fixture>(harness: &Harness<F>) {
+fn a_handler_can_return_every_outcome<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u8>(harness).max_retries(5);
     let eat = |job: pq_core::Job<u8>| {
-        Ok::<_, Undo>(match job.data {
+        Ok::<_, CaseError>(match job.data {
             0 => Outcome::Complete,
             1 => Outcome::result(&json!({ "z": 1 })).unwrap(),
             2 => Outcome::snooze(10 * TIMEOUT),
@@ -326,7 +278,7 @@ fn a_handler_can_end_its_job_in_any_way<F: Fixture>(harness: &Harness<F>) {
     };
     for handler in both::<F, _, _, _>(&task, eat) {
         task.call_many(&[0, 1, 2, 3, 4]).unwrap();
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.snoozed, report.dead, report.cancelled), (2, 1, 1, 1));
     }
     let counts = harness.counts();
@@ -339,7 +291,7 @@ fn a_handler_can_end_its_job_in_any_way<F: Fixture>(harness: &Harness<F>) {
     );
 }
 
-fn a_handler_that_takes_too_long_has_failed<F: Fixture>(harness: &Harness<F>) {
+fn a_handler_that_exceeds_its_timeout_fails<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness).timeout(Duration::from_millis(20));
     let told = Seen::new();
     let note = told.clone();
@@ -348,15 +300,15 @@ fn a_handler_that_takes_too_long_has_failed<F: Fixture>(harness: &Harness<F>) {
             std::thread::yield_now();
         }
         note.push((context.is_timed_out(), context.is_aborting()));
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     });
     let transactional = task.transactional(|_, _| {
         std::thread::sleep(Duration::from_millis(40));
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     });
     for handler in [leased, transactional] {
         task.call(&()).unwrap();
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.dead), (0, 1));
     }
     assert_eq!(told.all(), [(true, false)]);
@@ -369,20 +321,20 @@ fn a_handler_that_takes_too_long_has_failed<F: Fixture>(harness: &Harness<F>) {
     );
 }
 
-fn a_job_that_kills_its_worker_each_time_is_given_up<F: Fixture>(harness: &Harness<F>) {
+fn a_job_whose_worker_dies_on_every_attempt_is_moved_to_dead<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness).max_retries(1);
     task.call(&()).unwrap();
     for _ in 0..2 {
         assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
         harness.maintain();
     }
-    let handler = task.leased(|_, _| -> Result<(), Undo> { panic!("it was begun once too often") });
-    let report = work(harness, handler);
+    let handler = task.leased(|_, _| -> Result<(), CaseError> { panic!("it was begun once too often") });
+    let report = run_until_empty(harness, handler);
     assert_eq!((report.dead, harness.counts().dead), (1, 1));
     assert!(harness.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("2 attempts"));
 }
 
-fn a_plain_queue_can_be_worked<F: Fixture>(harness: &Harness<F>) {
+fn a_worker_can_serve_a_plain_queue<F: Fixture>(harness: &Harness<F>) {
     let numbers = harness.named::<u32>("apples");
     let seen = Seen::new();
     let (one, other) = (seen.clone(), seen.clone());
@@ -397,7 +349,7 @@ fn a_plain_queue_can_be_worked<F: Fixture>(harness: &Harness<F>) {
     for handler in [transactional, leased.max_retries(1).backoff(Backoff::fixed(Duration::ZERO))] {
         numbers.put_many(&[1, 2, 3]).unwrap();
         harness.put("not a number");
-        let report = work(harness, handler);
+        let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.dead), (2, 2));
     }
     assert_eq!(seen.all().iter().filter(|data| **data == 2).count(), 3);
@@ -416,6 +368,6 @@ fn a_handler_can_put_jobs<F: Fixture>(harness: &Harness<F>) {
     });
     for handler in [transactional, leased] {
         task.call(&5).unwrap();
-        assert_eq!(work(harness, handler).done, 6);
+        assert_eq!(run_until_empty(harness, handler).done, 6);
     }
 }

@@ -1,29 +1,29 @@
 //! Section 3: what commits and rolls back together.
 
+use pq_core::store::Connect;
+use pq_core::{Queue, Wait};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, Undo, undo};
-use pq_core::store::Connect;
-use pq_core::{Queue, Wait};
+use crate::harness::{CaseError, Harness, roll_back};
 
 cases![
-    a_committed_get_is_gone_and_what_was_put_beside_it_is_there,
-    nested_transactions_roll_back_alone,
-    nested_transactions_roll_back_at_any_depth,
-    the_outer_rollback_takes_the_inner_commit_with_it,
-    a_job_got_in_a_nested_rollback_can_be_got_again_by_the_outer_transaction,
-    get_with_completes_the_job_with_its_writes,
-    get_with_puts_the_job_back_where_the_work_fails,
-    get_many_with_takes_many_in_one_transaction,
-    failures_in_a_batch_roll_back_their_own_writes_only,
-    a_connection_can_be_used_again_after_a_rollback,
-    what_was_done_since_a_mark_is_undone_alone,
-    a_rollback_takes_what_is_behind_a_mark_with_it,
+    a_commit_deletes_the_job_and_adds_the_put_job: Both,
+    a_nested_transaction_rolls_back_alone: Both,
+    nested_transactions_roll_back_at_any_depth: Both,
+    an_outer_rollback_undoes_an_inner_commit: Both,
+    a_job_got_in_a_nested_rollback_can_be_got_again_by_the_outer_transaction: Both,
+    get_with_completes_the_job_with_its_writes: Own,
+    get_with_returns_the_job_if_the_work_fails: Own,
+    get_many_with_takes_many_in_one_transaction: Own,
+    failures_in_a_batch_roll_back_their_own_writes_only: Own,
+    a_connection_is_usable_after_a_rollback: Own,
+    rolling_back_to_a_savepoint_undoes_only_later_changes: Both,
+    a_rollback_undoes_changes_before_and_after_savepoints: Both,
 ];
 
-fn a_committed_get_is_gone_and_what_was_put_beside_it_is_there<F: Fixture>(harness: &Harness<F>) {
+fn a_commit_deletes_the_job_and_adds_the_put_job<F: Fixture>(harness: &Harness<F>) {
     harness.put("order");
     let queue = harness.queue();
     harness
@@ -36,17 +36,17 @@ fn a_committed_get_is_gone_and_what_was_put_beside_it_is_there<F: Fixture>(harne
     assert_eq!(harness.drain(), [json!("parcel")]);
 }
 
-fn nested_transactions_roll_back_alone<F: Fixture>(harness: &Harness<F>) {
+fn a_nested_transaction_rolls_back_alone<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     harness
         .transaction(|conn| {
             queue.on(conn).put(&json!("outer"))?;
             let inner = queue.on(conn).transaction(|conn| {
                 queue.on(conn).put(&json!("inner"))?;
-                undo::<()>()
+                roll_back::<()>()
             });
             assert!(inner.is_err());
-            queue.on(conn).transaction(|conn| Ok::<_, Undo>(queue.on(conn).put(&json!("kept"))?))?;
+            queue.on(conn).transaction(|conn| Ok::<_, CaseError>(queue.on(conn).put(&json!("kept"))?))?;
             Ok(())
         })
         .unwrap();
@@ -58,10 +58,10 @@ fn nested_transactions_roll_back_at_any_depth<F: Fixture>(harness: &Harness<F>) 
         harness: &Harness<F>,
         conn: &mut crate::harness::Conn<F>,
         depth: u32,
-    ) -> Result<(), Undo> {
+    ) -> Result<(), CaseError> {
         harness.queue().on(conn).put(&json!(depth))?;
         if depth == 5 {
-            return undo();
+            return roll_back();
         }
         let deeper = harness.nested(conn, |conn| down(harness, conn, depth + 1));
         // Levels 4 and 5 fail; level 3 goes on without them.
@@ -71,15 +71,15 @@ fn nested_transactions_roll_back_at_any_depth<F: Fixture>(harness: &Harness<F>) 
     assert_eq!(harness.drain(), [0, 1, 2, 3].map(|n| json!(n)));
 }
 
-fn the_outer_rollback_takes_the_inner_commit_with_it<F: Fixture>(harness: &Harness<F>) {
+fn an_outer_rollback_undoes_an_inner_commit<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     let outer = harness.transaction(|conn| {
         queue.on(conn).transaction(|conn| {
             queue.on(conn).get()?;
-            Ok::<_, Undo>(queue.on(conn).put(&json!("b"))?)
+            Ok::<_, CaseError>(queue.on(conn).put(&json!("b"))?)
         })?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(outer.is_err());
     assert_eq!(harness.drain(), [json!("a")]);
@@ -94,7 +94,7 @@ fn a_job_got_in_a_nested_rollback_can_be_got_again_by_the_outer_transaction<F: F
         .transaction(|conn| {
             let inner = queue.on(conn).transaction(|conn| {
                 queue.on(conn).get()?;
-                undo::<()>()
+                roll_back::<()>()
             });
             assert!(inner.is_err());
             assert_eq!(queue.on(conn).get()?.map(|job| job.id), Some(id));
@@ -109,19 +109,19 @@ fn get_with_completes_the_job_with_its_writes<F: Fixture>(harness: &Harness<F>) 
     let (queue, results): (_, Queue<_, Value>) = (harness.queue(), harness.named("results"));
     let done = queue.get_with(Wait::No, |conn, job| {
         results.on(conn).put(&json!(job.data.as_i64().unwrap_or_default() + 1))?;
-        Ok::<_, Undo>("done")
+        Ok::<_, CaseError>("done")
     });
     assert_eq!(done.unwrap(), Some("done"));
     assert!(harness.get().is_none());
     assert_eq!(results.get(Wait::No).unwrap().map(|job| job.data), Some(json!(21)));
 }
 
-fn get_with_puts_the_job_back_where_the_work_fails<F: Fixture>(harness: &Harness<F>) {
+fn get_with_returns_the_job_if_the_work_fails<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     let (queue, results): (_, Queue<_, Value>) = (harness.queue(), harness.named("results"));
     let failed = queue.get_with(Wait::Forever, |conn, _| {
         results.on(conn).put(&json!("half written"))?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(failed.is_err_and(|why| why.0 == "on purpose"), "the error is the work's own");
     assert_eq!(harness.get().map(|job| job.id), Some(id));
@@ -135,11 +135,11 @@ fn get_many_with_takes_many_in_one_transaction<F: Fixture>(harness: &Harness<F>)
     let queue = harness.queue();
     let failed = queue.get_many_with(3, Wait::No, |_, jobs| {
         assert_eq!(jobs.len(), 3);
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(failed.is_err());
     let sum = queue.get_many_with(9, Wait::No, |_, jobs| {
-        Ok::<_, Undo>(jobs.iter().filter_map(|job| job.data.as_i64()).sum::<i64>())
+        Ok::<_, CaseError>(jobs.iter().filter_map(|job| job.data.as_i64()).sum::<i64>())
     });
     assert_eq!(sum.unwrap(), Some(10));
 }
@@ -150,7 +150,7 @@ fn failures_in_a_batch_roll_back_their_own_writes_only<F: Fixture>(harness: &Har
     let done = queue
         .get_each_with(10, Wait::No, |conn, job| {
             results.on(conn).put(&job.data)?;
-            if [json!(2), json!(3), json!(5)].contains(&job.data) { undo() } else { Ok(()) }
+            if [json!(2), json!(3), json!(5)].contains(&job.data) { roll_back() } else { Ok(()) }
         })
         .unwrap();
     let failed: Vec<_> = done.iter().filter(|(_, done)| done.is_err()).map(|(id, _)| *id).collect();
@@ -160,12 +160,12 @@ fn failures_in_a_batch_roll_back_their_own_writes_only<F: Fixture>(harness: &Har
     assert_eq!(written.collect::<Vec<_>>(), [0, 1, 4].map(Value::from));
 }
 
-fn a_connection_can_be_used_again_after_a_rollback<F: Fixture>(harness: &Harness<F>) {
+fn a_connection_is_usable_after_a_rollback<F: Fixture>(harness: &Harness<F>) {
     let (queue, mut conn) = (harness.queue(), harness.connect());
     for n in 0..10 {
         let rolled_back = harness.nested(&mut conn, |conn| {
             queue.on(conn).put(&json!(n))?;
-            undo::<()>()
+            roll_back::<()>()
         });
         assert!(rolled_back.is_err());
         queue.on(&mut conn).put(&json!(n)).unwrap();
@@ -173,7 +173,7 @@ fn a_connection_can_be_used_again_after_a_rollback<F: Fixture>(harness: &Harness
     assert_eq!(harness.drain().len(), 10);
 }
 
-fn what_was_done_since_a_mark_is_undone_alone<F: Fixture>(harness: &Harness<F>) {
+fn rolling_back_to_a_savepoint_undoes_only_later_changes<F: Fixture>(harness: &Harness<F>) {
     let (queue, store) = (harness.queue(), harness.pq.store());
     harness.put("taken");
     harness
@@ -187,7 +187,7 @@ fn what_was_done_since_a_mark_is_undone_alone<F: Fixture>(harness: &Harness<F>) 
             }
             queue.on(conn).put(&json!("between"))?;
             let second = store.savepoint(conn, Some(first))?;
-            queue.on(conn).transaction(|conn| Ok::<_, Undo>(queue.on(conn).put(&json!("nested"))?))?;
+            queue.on(conn).transaction(|conn| Ok::<_, CaseError>(queue.on(conn).put(&json!("nested"))?))?;
             store.rollback_to(conn, second)?;
             let third = store.savepoint(conn, Some(second))?;
             queue.on(conn).put(&json!("after"))?;
@@ -198,14 +198,14 @@ fn what_was_done_since_a_mark_is_undone_alone<F: Fixture>(harness: &Harness<F>) 
     assert_eq!(harness.drain(), ["taken", "before", "between", "after"].map(Value::from));
 }
 
-fn a_rollback_takes_what_is_behind_a_mark_with_it<F: Fixture>(harness: &Harness<F>) {
+fn a_rollback_undoes_changes_before_and_after_savepoints<F: Fixture>(harness: &Harness<F>) {
     let (queue, store) = (harness.queue(), harness.pq.store());
     let rolled_back = harness.transaction(|conn| {
         let mark = store.savepoint(conn, None)?;
         queue.on(conn).put(&json!("a"))?;
         store.savepoint(conn, Some(mark))?;
         queue.on(conn).put(&json!("b"))?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert!(harness.drain().is_empty());

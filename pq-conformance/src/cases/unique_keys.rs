@@ -3,31 +3,31 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
+use pq_core::store::Connect;
+use pq_core::{JobId, OnConflict, Outcome, Put, PutOptions, PutOutcome};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT, undo};
-use pq_core::store::Connect;
-use pq_core::{JobId, OnConflict, Outcome, Put, PutOptions, PutOutcome};
+use crate::harness::{Harness, TIMEOUT, roll_back};
 
 cases![
-    a_second_put_of_a_key_keeps_the_first,
-    a_put_can_replace_the_job_that_waits,
-    a_put_can_put_off_the_job_that_waits,
-    a_job_that_runs_under_a_lease_keeps_its_key,
-    a_job_that_runs_is_not_replaced,
-    a_job_that_is_done_gives_up_its_key,
-    a_job_that_was_got_gives_up_its_key,
-    a_rolled_back_put_leaves_the_key_free,
-    a_rolled_back_get_leaves_the_key_taken,
-    a_job_that_comes_back_has_its_key_still,
-    a_batch_with_one_key_twice_puts_one_job,
-    a_batch_answers_in_its_order_and_its_ids_ascend,
-    a_key_means_something_in_its_queue_alone,
-    a_cleared_job_gives_up_its_key,
-    a_job_that_was_put_off_to_now_wakes_a_waiter,
-    thirty_two_threads_that_put_one_key_put_one_job,
+    a_second_put_of_a_key_keeps_the_first_job: Both,
+    a_put_can_replace_the_waiting_job: Own,
+    a_put_can_reschedule_the_waiting_job: Own,
+    a_leased_job_keeps_its_key: Both,
+    a_running_job_is_not_replaced: Both,
+    a_finished_job_releases_its_key: Both,
+    a_job_that_was_got_releases_its_key: Both,
+    a_rolled_back_put_leaves_the_key_free: Both,
+    a_rolled_back_get_keeps_the_key: Both,
+    a_returned_job_keeps_its_key: Both,
+    a_batch_with_one_key_twice_puts_one_job: Own,
+    a_batch_is_answered_in_order_with_ascending_ids: Own,
+    a_unique_key_applies_to_its_queue_only: Own,
+    a_cleared_job_releases_its_key: Both,
+    rescheduling_a_job_to_now_wakes_a_waiter: Own,
+    concurrent_puts_of_one_key_put_one_job: Own,
 ];
 
 fn unique(key: &str) -> PutOptions {
@@ -42,7 +42,7 @@ fn kept(id: JobId) -> Put {
     Put { id, outcome: PutOutcome::Kept }
 }
 
-fn a_second_put_of_a_key_keeps_the_first<F: Fixture>(harness: &Harness<F>) {
+fn a_second_put_of_a_key_keeps_the_first_job<F: Fixture>(harness: &Harness<F>) {
     let first = try_put(harness, 1, &unique("a"));
     assert_eq!(first.outcome, PutOutcome::Added);
     assert_eq!(try_put(harness, 2, &unique("a")), kept(first.id));
@@ -50,7 +50,7 @@ fn a_second_put_of_a_key_keeps_the_first<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [1]);
 }
 
-fn a_put_can_replace_the_job_that_waits<F: Fixture>(harness: &Harness<F>) {
+fn a_put_can_replace_the_waiting_job<F: Fixture>(harness: &Harness<F>) {
     let first = try_put(harness, 1, &unique("a").schedule_at("1h"));
     let options = PutOptions::new().unique_or("a", OnConflict::Replace).priority(5);
     let second = try_put(harness, 2, &options);
@@ -60,7 +60,7 @@ fn a_put_can_replace_the_job_that_waits<F: Fixture>(harness: &Harness<F>) {
     assert!(harness.get().is_none());
 }
 
-fn a_put_can_put_off_the_job_that_waits<F: Fixture>(harness: &Harness<F>) {
+fn a_put_can_reschedule_the_waiting_job<F: Fixture>(harness: &Harness<F>) {
     let first = try_put(harness, 1, &unique("a"));
     let options = PutOptions::new().unique_or("a", OnConflict::Reschedule).schedule_at("1h");
     assert_eq!(try_put(harness, 2, &options), Put { id: first.id, outcome: PutOutcome::Rescheduled });
@@ -70,7 +70,7 @@ fn a_put_can_put_off_the_job_that_waits<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [1], "its payload is the first one's");
 }
 
-fn a_job_that_runs_under_a_lease_keeps_its_key<F: Fixture>(harness: &Harness<F>) {
+fn a_leased_job_keeps_its_key<F: Fixture>(harness: &Harness<F>) {
     let first = try_put(harness, 1, &unique("a"));
     let job = harness.lease_one();
     assert_eq!(job.unique_key.as_ref().map(|key| key.as_str()), Some("a"));
@@ -78,7 +78,7 @@ fn a_job_that_runs_under_a_lease_keeps_its_key<F: Fixture>(harness: &Harness<F>)
     assert_eq!(harness.counts().ready, 0);
 }
 
-fn a_job_that_runs_is_not_replaced<F: Fixture>(harness: &Harness<F>) {
+fn a_running_job_is_not_replaced<F: Fixture>(harness: &Harness<F>) {
     let first = try_put(harness, 1, &unique("a"));
     let queue = harness.queue();
     harness
@@ -93,7 +93,7 @@ fn a_job_that_runs_is_not_replaced<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_job_that_is_done_gives_up_its_key<F: Fixture>(harness: &Harness<F>) {
+fn a_finished_job_releases_its_key<F: Fixture>(harness: &Harness<F>) {
     for outcome in [
         Outcome::Complete,
         Outcome::Keep { result: None },
@@ -106,7 +106,7 @@ fn a_job_that_is_done_gives_up_its_key<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(try_put(harness, 1, &unique("a")).outcome, PutOutcome::Added);
 }
 
-fn a_job_that_was_got_gives_up_its_key<F: Fixture>(harness: &Harness<F>) {
+fn a_job_that_was_got_releases_its_key<F: Fixture>(harness: &Harness<F>) {
     let first = try_put(harness, 1, &unique("a"));
     assert_eq!(harness.get().map(|job| job.id), Some(first.id));
     let second = try_put(harness, 2, &unique("a"));
@@ -127,24 +127,24 @@ fn a_rolled_back_put_leaves_the_key_free<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         queue.on(conn).put_with(&json!(1), &unique("a"))?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!(try_put(harness, 2, &unique("a")).outcome, PutOutcome::Added);
 }
 
-fn a_rolled_back_get_leaves_the_key_taken<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_get_keeps_the_key<F: Fixture>(harness: &Harness<F>) {
     let first = try_put(harness, 1, &unique("a"));
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         queue.on(conn).get()?;
-        undo::<()>()
+        roll_back::<()>()
     });
     assert!(rolled_back.is_err());
     assert_eq!(try_put(harness, 2, &unique("a")), kept(first.id));
 }
 
-fn a_job_that_comes_back_has_its_key_still<F: Fixture>(harness: &Harness<F>) {
+fn a_returned_job_keeps_its_key<F: Fixture>(harness: &Harness<F>) {
     let first = try_put(harness, 1, &unique("a"));
     for outcome in [
         Outcome::GiveBack,
@@ -175,7 +175,7 @@ fn a_batch_with_one_key_twice_puts_one_job<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [3]);
 }
 
-fn a_batch_answers_in_its_order_and_its_ids_ascend<F: Fixture>(harness: &Harness<F>) {
+fn a_batch_is_answered_in_order_with_ascending_ids<F: Fixture>(harness: &Harness<F>) {
     let old = try_put(harness, 0, &unique("m"));
     let jobs = [
         (json!(1), unique("z")),
@@ -189,28 +189,28 @@ fn a_batch_answers_in_its_order_and_its_ids_ascend<F: Fixture>(harness: &Harness
     assert_eq!(harness.drain(), [0, 1, 2, 4]);
 }
 
-fn a_key_means_something_in_its_queue_alone<F: Fixture>(harness: &Harness<F>) {
+fn a_unique_key_applies_to_its_queue_only<F: Fixture>(harness: &Harness<F>) {
     try_put(harness, 1, &unique("a"));
     let pears = harness.named::<Value>("pears");
     assert_eq!(pears.put_with(&json!(1), &unique("a")).unwrap().outcome, PutOutcome::Added);
 }
 
-fn a_cleared_job_gives_up_its_key<F: Fixture>(harness: &Harness<F>) {
+fn a_cleared_job_releases_its_key<F: Fixture>(harness: &Harness<F>) {
     try_put(harness, 1, &unique("a"));
     assert_eq!(harness.clear(), 1);
     assert_eq!(try_put(harness, 1, &unique("a")).outcome, PutOutcome::Added);
 }
 
-fn a_job_that_was_put_off_to_now_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
+fn rescheduling_a_job_to_now_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
     try_put(harness, 1, &unique("a").schedule_at("1h"));
     std::thread::scope(|threads| {
-        let waiter = harness.sleeper(threads);
+        let waiter = harness.blocked_waiter(threads);
         try_put(harness, 2, &PutOptions::new().unique_or("a", OnConflict::Reschedule));
         assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!(1)));
     });
 }
 
-fn thirty_two_threads_that_put_one_key_put_one_job<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_puts_of_one_key_put_one_job<F: Fixture>(harness: &Harness<F>) {
     const THREADS: usize = 32;
     let start = Barrier::new(THREADS);
     let put = |n: usize| {

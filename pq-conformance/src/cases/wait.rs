@@ -4,42 +4,42 @@ use std::sync::mpsc::{TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use cpu_time::ThreadTime;
+use pq_core::{CancellationToken, PutOptions, Wait};
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
 use crate::harness::{Harness, TIMEOUT};
-use pq_core::{CancellationToken, PutOptions, Wait};
 
 cases![
-    a_wait_that_is_over_says_so_and_not_before,
-    the_default_is_one_second,
-    a_put_wakes_a_waiter,
-    a_put_wakes_a_waiter_at_the_commit_and_not_before,
-    a_bulk_put_wakes_a_waiter,
-    a_rolled_back_put_gives_a_waiter_nothing,
-    a_waiter_for_a_future_job_is_woken_by_an_immediate_one,
-    a_waiter_is_woken_when_a_job_falls_due,
-    a_job_due_in_exactly_an_hour_does_not_end_a_wait,
-    one_deadline_holds_through_many_wakes,
-    every_waiter_gets_a_job_of_its_own,
-    waiting_in_a_transaction_keeps_none_open,
-    waiting_for_ever_uses_no_cpu,
-    a_stop_ends_a_wait_under_way_and_every_later_one,
-    a_stop_takes_no_job,
-    iteration_says_that_none_came_and_ends_at_a_stop,
+    a_wait_times_out_and_not_early: Own,
+    the_default_wait_is_one_second: Own,
+    a_put_wakes_a_waiter: Both,
+    a_put_wakes_a_waiter_at_the_commit: Both,
+    a_bulk_put_wakes_a_waiter: Own,
+    a_rolled_back_put_returns_nothing_to_a_waiter: Both,
+    an_immediate_job_wakes_a_waiter_for_a_future_job: Both,
+    a_waiter_wakes_when_a_job_falls_due: Both,
+    a_job_due_in_an_hour_does_not_end_a_wait: Own,
+    wakes_do_not_extend_the_deadline_of_a_wait: Own,
+    each_waiter_gets_a_different_job: Both,
+    get_with_holds_no_transaction_while_it_waits: Own,
+    a_wait_without_a_limit_uses_no_cpu: Own,
+    cancellation_ends_current_and_later_waits: Own,
+    a_cancelled_get_takes_no_job: Own,
+    iteration_yields_none_on_a_timeout_and_ends_on_cancellation: Own,
 ];
 
 const SHORT: Duration = Duration::from_millis(300);
 
-fn a_wait_that_is_over_says_so_and_not_before<F: Fixture>(harness: &Harness<F>) {
+fn a_wait_times_out_and_not_early<F: Fixture>(harness: &Harness<F>) {
     let begun = Instant::now();
     assert!(harness.queue().get(Wait::For(SHORT)).unwrap().is_none());
     assert!(begun.elapsed() >= SHORT);
     assert!(harness.queue().get(Wait::For(Duration::ZERO)).unwrap().is_none());
 }
 
-fn the_default_is_one_second<F: Fixture>(harness: &Harness<F>) {
+fn the_default_wait_is_one_second<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(Wait::default(), Wait::For(Duration::from_secs(1)));
     assert!(harness.queue().get(Wait::No).unwrap().is_none());
 }
@@ -52,10 +52,10 @@ fn a_put_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
     });
 }
 
-fn a_put_wakes_a_waiter_at_the_commit_and_not_before<F: Fixture>(harness: &Harness<F>) {
+fn a_put_wakes_a_waiter_at_the_commit<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     std::thread::scope(|threads| {
-        let waiter = harness.sleeper(threads);
+        let waiter = harness.blocked_waiter(threads);
         harness
             .transaction(|conn| {
                 queue.on(conn).put(&json!("a"))?;
@@ -73,36 +73,36 @@ fn a_put_wakes_a_waiter_at_the_commit_and_not_before<F: Fixture>(harness: &Harne
 
 fn a_bulk_put_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
     std::thread::scope(|threads| {
-        let waiter = harness.sleeper(threads);
+        let waiter = harness.blocked_waiter(threads);
         let numbers: Vec<_> = (0..100).map(|n| json!(n)).collect();
         harness.queue().put_many(&numbers).unwrap();
         assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!(0)));
     });
 }
 
-fn a_rolled_back_put_gives_a_waiter_nothing<F: Fixture>(harness: &Harness<F>) {
+fn a_rolled_back_put_returns_nothing_to_a_waiter<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     std::thread::scope(|threads| {
         let waiter = harness.waiter(threads, Wait::For(SHORT));
         let rolled_back = harness.transaction(|conn| {
             queue.on(conn).put(&json!("a"))?;
-            crate::harness::undo::<()>()
+            crate::harness::roll_back::<()>()
         });
         assert!(rolled_back.is_err());
         assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), None);
     });
 }
 
-fn a_waiter_for_a_future_job_is_woken_by_an_immediate_one<F: Fixture>(harness: &Harness<F>) {
+fn an_immediate_job_wakes_a_waiter_for_a_future_job<F: Fixture>(harness: &Harness<F>) {
     harness.put_with("later", &PutOptions::new().schedule_at("1h"));
     std::thread::scope(|threads| {
-        let waiter = harness.sleeper(threads);
+        let waiter = harness.blocked_waiter(threads);
         harness.put("now");
         assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!("now")));
     });
 }
 
-fn a_waiter_is_woken_when_a_job_falls_due<F: Fixture>(harness: &Harness<F>) {
+fn a_waiter_wakes_when_a_job_falls_due<F: Fixture>(harness: &Harness<F>) {
     harness.put_with("soon", &PutOptions::new().schedule_at(SHORT));
     let begun = Instant::now();
     let job = harness.queue().get(Wait::For(TIMEOUT)).unwrap().unwrap();
@@ -110,7 +110,7 @@ fn a_waiter_is_woken_when_a_job_falls_due<F: Fixture>(harness: &Harness<F>) {
     assert!(begun.elapsed() < TIMEOUT);
 }
 
-fn a_job_due_in_exactly_an_hour_does_not_end_a_wait<F: Fixture>(harness: &Harness<F>) {
+fn a_job_due_in_an_hour_does_not_end_a_wait<F: Fixture>(harness: &Harness<F>) {
     harness.put_with("later", &PutOptions::new().schedule_at("1h"));
     let wait = Duration::from_millis(1_200);
     let begun = Instant::now();
@@ -118,7 +118,7 @@ fn a_job_due_in_exactly_an_hour_does_not_end_a_wait<F: Fixture>(harness: &Harnes
     assert!(begun.elapsed() >= wait);
 }
 
-fn one_deadline_holds_through_many_wakes<F: Fixture>(harness: &Harness<F>) {
+fn wakes_do_not_extend_the_deadline_of_a_wait<F: Fixture>(harness: &Harness<F>) {
     let (done, stop) = channel::<()>();
     std::thread::scope(|threads| {
         // Each of these puts rings the bell, and gives this waiter nothing.
@@ -136,7 +136,7 @@ fn one_deadline_holds_through_many_wakes<F: Fixture>(harness: &Harness<F>) {
     });
 }
 
-fn every_waiter_gets_a_job_of_its_own<F: Fixture>(harness: &Harness<F>) {
+fn each_waiter_gets_a_different_job<F: Fixture>(harness: &Harness<F>) {
     std::thread::scope(|threads| {
         let waiters: Vec<_> = (0..4).map(|_| harness.waiter(threads, Wait::Forever)).collect();
         for n in 0..4 {
@@ -151,7 +151,7 @@ fn every_waiter_gets_a_job_of_its_own<F: Fixture>(harness: &Harness<F>) {
     });
 }
 
-fn waiting_in_a_transaction_keeps_none_open<F: Fixture>(harness: &Harness<F>) {
+fn get_with_holds_no_transaction_while_it_waits<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     std::thread::scope(|threads| {
         let (begun, waiting) = channel();
@@ -159,7 +159,7 @@ fn waiting_in_a_transaction_keeps_none_open<F: Fixture>(harness: &Harness<F>) {
             let queue = queue.clone();
             move || {
                 begun.send(()).unwrap();
-                queue.get_with(Wait::Forever, |_, job| Ok::<_, crate::harness::Undo>(job.data))
+                queue.get_with(Wait::Forever, |_, job| Ok::<_, crate::harness::CaseError>(job.data))
             }
         });
         waiting.recv().unwrap();
@@ -170,7 +170,7 @@ fn waiting_in_a_transaction_keeps_none_open<F: Fixture>(harness: &Harness<F>) {
     });
 }
 
-fn waiting_for_ever_uses_no_cpu<F: Fixture>(harness: &Harness<F>) {
+fn a_wait_without_a_limit_uses_no_cpu<F: Fixture>(harness: &Harness<F>) {
     let stop = CancellationToken::new();
     let queue = harness.queue().with_stop(&stop);
     std::thread::scope(|threads| {
@@ -189,7 +189,7 @@ fn waiting_for_ever_uses_no_cpu<F: Fixture>(harness: &Harness<F>) {
     });
 }
 
-fn a_stop_ends_a_wait_under_way_and_every_later_one<F: Fixture>(harness: &Harness<F>) {
+fn cancellation_ends_current_and_later_waits<F: Fixture>(harness: &Harness<F>) {
     let stop = CancellationToken::new();
     let queue = harness.queue().with_stop(&stop);
     let is_stopped = |outcome: Result<_, crate::harness::Error<F>>| {
@@ -203,7 +203,7 @@ fn a_stop_ends_a_wait_under_way_and_every_later_one<F: Fixture>(harness: &Harnes
     assert!(is_stopped(queue.get(Wait::Forever)));
 }
 
-fn a_stop_takes_no_job<F: Fixture>(harness: &Harness<F>) {
+fn a_cancelled_get_takes_no_job<F: Fixture>(harness: &Harness<F>) {
     let stop = CancellationToken::new();
     stop.cancel();
     harness.put("a");
@@ -211,7 +211,7 @@ fn a_stop_takes_no_job<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [json!("a")]);
 }
 
-fn iteration_says_that_none_came_and_ends_at_a_stop<F: Fixture>(harness: &Harness<F>) {
+fn iteration_yields_none_on_a_timeout_and_ends_on_cancellation<F: Fixture>(harness: &Harness<F>) {
     let stop = CancellationToken::new();
     let queue = harness.queue().with_stop(&stop);
     harness.put("a");

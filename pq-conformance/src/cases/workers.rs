@@ -2,138 +2,91 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use pq_core::store::{Connect, Jobs};
+use pq_core::{Cancelled, PutOptions, StopMode, Wait, Worker};
 use serde_json::{Value, json};
 
 use super::cases;
-use super::tasks::{Seen, both, task};
 use crate::Fixture;
-use crate::harness::{Conn, Harness, TIMEOUT, Undo};
-use pq_core::store::{Connect, Jobs};
-use pq_core::{Cancelled, Control, Handler, PutOptions, Report, StopMode, Store, Wait, Worker};
+use crate::harness::{CaseError, Conn, Harness, Seen, TIMEOUT, both, gate, run_beside, task, wait_until};
 
 cases![
-    a_worker_that_ends_when_empty_leaves_nothing,
-    a_worker_of_so_many_jobs_runs_so_many,
-    an_idle_worker_is_woken_by_a_put,
-    an_idle_worker_is_woken_when_a_job_falls_due,
-    queues_are_worked_in_their_order,
-    queues_are_worked_by_their_weight,
-    jobs_that_are_worked_by_many_threads_are_worked_once,
-    jobs_of_one_key_never_run_together_in_workers,
-    threads_that_wait_for_one_key_are_never_all_asleep,
-    a_thread_that_was_quick_with_all_keys_and_is_not_any_more_keeps_none_from_others,
-    a_slow_handler_keeps_no_key_of_jobs_before_it,
-    a_handler_that_is_slow_does_not_keep_others_waiting,
-    a_transaction_whose_handlers_take_long_gives_the_rest_back,
-    a_lease_lasts_as_long_as_its_handler,
-    jobs_of_a_lost_lease_are_not_begun,
-    a_worker_returns_the_jobs_of_one_that_died,
-    a_worker_that_is_never_to_sweep_leaves_it_to_others,
-    a_running_job_that_is_cancelled_is_told,
-    a_status_shows_what_runs,
-    settings_that_cannot_be_are_refused,
+    run_until_empty_runs_all_jobs: Own,
+    run_jobs_runs_the_requested_number_of_jobs: Own,
+    a_put_wakes_an_idle_worker: Own,
+    an_idle_worker_wakes_when_a_job_falls_due: Own,
+    queues_are_served_in_registration_order: Own,
+    queues_are_served_by_weight: Own,
+    many_threads_run_each_job_once: Own,
+    worker_threads_never_run_jobs_of_one_key_concurrently: Own,
+    threads_that_wait_for_one_key_wake_in_turn: Own,
+    a_slow_job_does_not_block_the_other_keys_of_its_thread: Own,
+    a_slow_handler_releases_the_keys_of_earlier_jobs: Own,
+    a_slow_handler_gives_back_the_rest_of_its_batch: Own,
+    a_slow_transactional_handler_gives_back_the_rest_of_its_batch: Own,
+    a_lease_is_extended_while_its_handler_runs: Own,
+    jobs_of_a_lost_lease_are_not_started: Own,
+    a_worker_returns_the_jobs_of_a_dead_worker: Own,
+    a_worker_with_maintenance_disabled_returns_no_jobs: Own,
+    a_running_job_is_notified_of_its_cancellation: Own,
+    the_status_lists_running_jobs: Own,
+    invalid_settings_are_refused: Own,
 ];
 
-/// A handler of leased jobs that says when it has begun, and goes on when it is told.
-pub(crate) struct Gate {
-    pub(crate) begun: Receiver<u32>,
-    pub(crate) go_on: Sender<()>,
-}
-
-pub(crate) fn gate<F: Fixture>(harness: &Harness<F>) -> (Handler<F::Store>, Gate) {
-    let (begin, begun) = channel();
-    let (go_on, wait) = channel::<()>();
-    let wait = Mutex::new(wait);
-    let handler = task::<F, u32>(harness).leased(move |_, job| {
-        begin.send(job.data).unwrap();
-        wait.lock().unwrap().recv_timeout(TIMEOUT).map_err(|_| "nobody told it to go on")
-    });
-    (handler, Gate { begun, go_on })
-}
-
-/// Stops a worker that nobody waits for any more: where a case fails, its threads would wait for it for ever.
-struct Stops<'c, S: Store>(&'c Control<S>);
-
-impl<S: Store> Drop for Stops<'_, S> {
-    fn drop(&mut self) {
-        self.0.stop(StopMode::Abort);
-    }
-}
-
-/// Runs a worker beside `meanwhile`, and gives its report.
-pub(crate) fn beside<F: Fixture>(
-    worker: Worker<F::Store>,
-    meanwhile: impl FnOnce(&Control<F::Store>),
-) -> Report {
-    let control = worker.control();
-    std::thread::scope(|threads| {
-        let working = threads.spawn(|| worker.run().unwrap());
-        let _stops = Stops(&control);
-        meanwhile(&control);
-        working.join().unwrap()
-    })
-}
-
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < TIMEOUT, "it never came to this: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn a_worker_that_ends_when_empty_leaves_nothing<F: Fixture>(harness: &Harness<F>) {
+fn run_until_empty_runs_all_jobs<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
     task.call_many(&(0..300).collect::<Vec<_>>()).unwrap();
-    for handler in [task.leased(|_, _| Ok::<_, Undo>(())), task.transactional(|_, _| Ok::<_, Undo>(()))] {
+    for handler in
+        [task.leased(|_, _| Ok::<_, CaseError>(())), task.transactional(|_, _| Ok::<_, CaseError>(()))]
+    {
         let report = Worker::new(&harness.pq).threads(3).serve(handler).run_until_empty().unwrap();
         assert_eq!(report.failed, 0);
         assert_eq!(harness.counts(), pq_core::Counts::default());
     }
 }
 
-fn a_worker_of_so_many_jobs_runs_so_many<F: Fixture>(harness: &Harness<F>) {
+fn run_jobs_runs_the_requested_number_of_jobs<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
     task.call_many(&(0..50).collect::<Vec<_>>()).unwrap();
     let report =
-        Worker::new(&harness.pq).threads(3).serve(task.leased(|_, _| Ok::<_, Undo>(()))).run_jobs(17);
+        Worker::new(&harness.pq).threads(3).serve(task.leased(|_, _| Ok::<_, CaseError>(()))).run_jobs(17);
     assert_eq!((report.unwrap().done, harness.counts().ready), (17, 33));
-    let transactional = task.transactional(|_, _| Ok::<_, Undo>(()));
+    let transactional = task.transactional(|_, _| Ok::<_, CaseError>(()));
     let report = Worker::new(&harness.pq).threads(3).serve(transactional).run_jobs(20);
     assert_eq!((report.unwrap().done, harness.counts().ready), (20, 13));
 }
 
-fn an_idle_worker_is_woken_by_a_put<F: Fixture>(harness: &Harness<F>) {
+fn a_put_wakes_an_idle_worker<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
     let task = task::<F, u32>(harness);
-    beside::<F>(Worker::new(&harness.pq).threads(2).serve(handler), |control| {
+    run_beside::<F>(Worker::new(&harness.pq).threads(2).serve(handler), |control| {
         for n in 0..5 {
             task.call(&n).unwrap();
-            assert_eq!(gate.begun.recv_timeout(TIMEOUT).unwrap(), n);
-            gate.go_on.send(()).unwrap();
+            assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), n);
+            gate.proceed.send(()).unwrap();
         }
         control.stop(StopMode::Drain);
     });
 }
 
-fn an_idle_worker_is_woken_when_a_job_falls_due<F: Fixture>(harness: &Harness<F>) {
+fn an_idle_worker_wakes_when_a_job_falls_due<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
-    beside::<F>(Worker::new(&harness.pq).serve(handler), |control| {
+    run_beside::<F>(Worker::new(&harness.pq).serve(handler), |control| {
         let options = pq_core::CallOptions::new().schedule_at(Duration::from_millis(300));
         let put = Instant::now();
         task::<F, u32>(harness).call_with(&1, &options).unwrap();
-        gate.begun.recv_timeout(TIMEOUT).unwrap();
+        gate.started.recv_timeout(TIMEOUT).unwrap();
         assert!(put.elapsed() >= Duration::from_millis(300), "it is early");
-        gate.go_on.send(()).unwrap();
+        gate.proceed.send(()).unwrap();
         control.stop(StopMode::Drain);
     });
 }
 
-fn queues_are_worked_in_their_order<F: Fixture>(harness: &Harness<F>) {
+fn queues_are_served_in_registration_order<F: Fixture>(harness: &Harness<F>) {
     let (first, second) = (harness.named::<u32>("first"), harness.named::<u32>("second"));
     let seen = Seen::new();
     let (one, other) = (seen.clone(), seen.clone());
@@ -142,7 +95,7 @@ fn queues_are_worked_in_their_order<F: Fixture>(harness: &Harness<F>) {
     let again = first.clone();
     let handler = first.leased(move |_, job| {
         one.push(job.data);
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     });
     let other = second.leased(move |_, job| {
         other.push(job.data);
@@ -154,7 +107,7 @@ fn queues_are_worked_in_their_order<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(seen.all(), [0, 1, 2, 10, 3, 11, 12]);
 }
 
-fn queues_are_worked_by_their_weight<F: Fixture>(harness: &Harness<F>) {
+fn queues_are_served_by_weight<F: Fixture>(harness: &Harness<F>) {
     let (heavy, light) = (harness.named::<u32>("heavy"), harness.named::<u32>("light"));
     let seen = Seen::new();
     let mut worker = Worker::new(&harness.pq).batch(1, 1);
@@ -163,7 +116,7 @@ fn queues_are_worked_by_their_weight<F: Fixture>(harness: &Harness<F>) {
         let (seen, name) = (seen.clone(), queue.name().clone());
         worker = worker.serve(queue.transactional(move |_, _| {
             seen.push(name.as_str().to_owned());
-            Ok::<_, Undo>(())
+            Ok::<_, CaseError>(())
         }));
     }
     let report = worker.weight("heavy", 3).run_jobs(20).unwrap();
@@ -172,18 +125,18 @@ fn queues_are_worked_by_their_weight<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(heavies, 15, "three of four turns: {:?}", seen.all());
 }
 
-fn jobs_that_are_worked_by_many_threads_are_worked_once<F: Fixture>(harness: &Harness<F>) {
+fn many_threads_run_each_job_once<F: Fixture>(harness: &Harness<F>) {
     const JOBS: u32 = 300;
     let task = task::<F, u32>(harness);
     let seen = Seen::new();
     let (one, other) = (seen.clone(), seen.clone());
     let leased = task.leased(move |_, job| {
         one.push(job.data);
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     });
     let transactional = task.transactional(move |_, job| {
         other.push(job.data);
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     });
     task.call_many(&(0..JOBS).collect::<Vec<_>>()).unwrap();
     let workers = [leased, transactional].map(|handler| Worker::new(&harness.pq).threads(2).serve(handler));
@@ -197,7 +150,7 @@ fn jobs_that_are_worked_by_many_threads_are_worked_once<F: Fixture>(harness: &Ha
     assert_eq!(all, (0..JOBS).collect::<Vec<_>>());
 }
 
-fn jobs_of_one_key_never_run_together_in_workers<F: Fixture>(harness: &Harness<F>) {
+fn worker_threads_never_run_jobs_of_one_key_concurrently<F: Fixture>(harness: &Harness<F>) {
     const JOBS: u32 = 80;
     let task = task::<F, u32>(harness).serialize_by(|n| (n % 3).to_string());
     task.call_many(&(0..JOBS).collect::<Vec<_>>()).unwrap();
@@ -211,7 +164,7 @@ fn jobs_of_one_key_never_run_together_in_workers<F: Fixture>(harness: &Harness<F
             std::thread::yield_now();
             running.lock().unwrap().remove(&key);
             done.fetch_add(1, Ordering::Relaxed);
-            Ok::<_, Undo>(())
+            Ok::<_, CaseError>(())
         }
     };
     let other = run.clone();
@@ -222,7 +175,7 @@ fn jobs_of_one_key_never_run_together_in_workers<F: Fixture>(harness: &Harness<F
             let (control, done) = (worker.control(), Arc::clone(&done));
             threads.spawn(|| assert_eq!(worker.run().unwrap().failed, 0));
             threads.spawn(move || {
-                until("all are done", || done.load(Ordering::Relaxed) == JOBS);
+                wait_until("all are done", || done.load(Ordering::Relaxed) == JOBS);
                 control.stop(StopMode::Drain);
             });
         }
@@ -230,10 +183,11 @@ fn jobs_of_one_key_never_run_together_in_workers<F: Fixture>(harness: &Harness<F
     assert_eq!(harness.counts(), pq_core::Counts::default());
 }
 
-fn threads_that_wait_for_one_key_are_never_all_asleep<F: Fixture>(harness: &Harness<F>) {
+fn threads_that_wait_for_one_key_wake_in_turn<F: Fixture>(harness: &Harness<F>) {
     const JOBS: u32 = 200;
     let task = task::<F, u32>(harness).serialize_by(|_| "one".to_owned());
-    let handlers = [task.leased(|_, _| Ok::<_, Undo>(())), task.transactional(|_, _| Ok::<_, Undo>(()))];
+    let handlers =
+        [task.leased(|_, _| Ok::<_, CaseError>(())), task.transactional(|_, _| Ok::<_, CaseError>(()))];
     for handler in handlers {
         task.call_many(&(0..JOBS).collect::<Vec<_>>()).unwrap();
         let begun = Instant::now();
@@ -243,9 +197,7 @@ fn threads_that_wait_for_one_key_are_never_all_asleep<F: Fixture>(harness: &Harn
     }
 }
 
-fn a_thread_that_was_quick_with_all_keys_and_is_not_any_more_keeps_none_from_others<F: Fixture>(
-    harness: &Harness<F>,
-) {
+fn a_slow_job_does_not_block_the_other_keys_of_its_thread<F: Fixture>(harness: &Harness<F>) {
     const QUICK: u32 = 60;
     let task = task::<F, u32>(harness).serialize_by(|n| (n % 10).to_string());
     let (begin, begun) = channel();
@@ -261,18 +213,18 @@ fn a_thread_that_was_quick_with_all_keys_and_is_not_any_more_keeps_none_from_oth
     });
     for handler in handlers {
         task.call_many(&(0..QUICK).collect::<Vec<_>>()).unwrap();
-        beside::<F>(Worker::new(&harness.pq).threads(2).serve(handler), |control| {
-            until("the quick ones are done", || control.status().report.done == u64::from(QUICK));
+        run_beside::<F>(Worker::new(&harness.pq).threads(2).serve(handler), |control| {
+            wait_until("the quick ones are done", || control.status().report.done == u64::from(QUICK));
             task.call(&QUICK).unwrap();
             begun.recv_timeout(TIMEOUT).unwrap();
             task.call(&(QUICK + 1)).unwrap();
-            until("all are done", || control.status().report.done == u64::from(QUICK) + 2);
+            wait_until("all are done", || control.status().report.done == u64::from(QUICK) + 2);
             control.stop(StopMode::Drain);
         });
     }
 }
 
-fn a_slow_handler_keeps_no_key_of_jobs_before_it<F: Fixture>(harness: &Harness<F>) {
+fn a_slow_handler_releases_the_keys_of_earlier_jobs<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness).serialize_by(|n| (n % 2).to_string());
     task.call_many(&[1, 2, 3]).unwrap();
     let (ran, others) = channel();
@@ -283,28 +235,28 @@ fn a_slow_handler_keeps_no_key_of_jobs_before_it<F: Fixture>(harness: &Harness<F
         3 => ran.send(()).map_err(|_| "nobody waits"),
         _ => Ok(()),
     });
-    beside::<F>(Worker::new(&harness.pq).threads(2).batch(2, 2).serve(handler), |control| {
-        until("all are done", || control.status().report.done == 3);
+    run_beside::<F>(Worker::new(&harness.pq).threads(2).batch(2, 2).serve(handler), |control| {
+        wait_until("all are done", || control.status().report.done == 3);
         control.stop(StopMode::Drain);
     });
 }
 
-fn a_handler_that_is_slow_does_not_keep_others_waiting<F: Fixture>(harness: &Harness<F>) {
+fn a_slow_handler_gives_back_the_rest_of_its_batch<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
     let task = task::<F, u32>(harness);
     task.call_many(&[0, 1, 2, 3]).unwrap();
     // One thread takes all of them, and its first handler does not end.
-    beside::<F>(Worker::new(&harness.pq).batch(4, 4).serve(handler), |control| {
-        assert_eq!(gate.begun.recv_timeout(TIMEOUT).unwrap(), 0);
-        until("the others are given back", || harness.counts().ready == 3);
+    run_beside::<F>(Worker::new(&harness.pq).batch(4, 4).serve(handler), |control| {
+        assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);
+        wait_until("the others are given back", || harness.counts().ready == 3);
         assert_eq!(harness.lease_one().attempt, 1, "they count as not taken");
         control.stop(StopMode::Finish);
-        gate.go_on.send(()).unwrap();
+        gate.proceed.send(()).unwrap();
     });
     assert_eq!(harness.counts().live(), 3);
 }
 
-fn a_transaction_whose_handlers_take_long_gives_the_rest_back<F: Fixture>(harness: &Harness<F>) {
+fn a_slow_transactional_handler_gives_back_the_rest_of_its_batch<F: Fixture>(harness: &Harness<F>) {
     let (task, pears) = (task::<F, u32>(harness), harness.named::<Value>("pears"));
     for touches in [false, true] {
         task.call_many(&[0, 1, 2, 3]).unwrap();
@@ -316,7 +268,7 @@ fn a_transaction_whose_handlers_take_long_gives_the_rest_back<F: Fixture>(harnes
             if job.data == 1 {
                 std::thread::sleep(Duration::from_millis(300));
             }
-            Ok::<_, Undo>(())
+            Ok::<_, CaseError>(())
         });
         let report = Worker::new(&harness.pq).batch(4, 4).serve(handler).run_until_empty().unwrap();
         assert_eq!((report.done, report.given_back), (4, 2), "{report:?}");
@@ -324,7 +276,7 @@ fn a_transaction_whose_handlers_take_long_gives_the_rest_back<F: Fixture>(harnes
     assert_eq!(pears.counts().unwrap().ready, 4);
 }
 
-fn a_lease_lasts_as_long_as_its_handler<F: Fixture>(harness: &Harness<F>) {
+fn a_lease_is_extended_while_its_handler_runs<F: Fixture>(harness: &Harness<F>) {
     let seen = Seen::new();
     let note = seen.clone();
     let handler = task::<F, u32>(harness).leased(move |context, job| {
@@ -339,7 +291,7 @@ fn a_lease_lasts_as_long_as_its_handler<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((report.done, report.lost, seen.all()), (1, 0, vec![1]));
 }
 
-fn jobs_of_a_lost_lease_are_not_begun<F: Fixture>(harness: &Harness<F>) {
+fn jobs_of_a_lost_lease_are_not_started<F: Fixture>(harness: &Harness<F>) {
     let seen = Seen::new();
     let (note, pq) = (seen.clone(), harness.pq.clone());
     let task = task::<F, u32>(harness).max_retries(3);
@@ -363,7 +315,7 @@ fn jobs_of_a_lost_lease_are_not_begun<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((report.done, report.lost), (3, 3));
 }
 
-fn a_worker_returns_the_jobs_of_one_that_died<F: Fixture>(harness: &Harness<F>) {
+fn a_worker_returns_the_jobs_of_a_dead_worker<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
     task::<F, u32>(harness).call(&7).unwrap();
     // Whoever took it says nothing more.
@@ -371,18 +323,18 @@ fn a_worker_returns_the_jobs_of_one_that_died<F: Fixture>(harness: &Harness<F>) 
     let worker =
         Worker::new(&harness.pq).maintain_every(Duration::from_millis(20)).serve(handler.max_retries(1));
     task::<F, u32>(harness).max_retries(1).call(&8).unwrap();
-    let report = beside::<F>(worker, |control| {
-        gate.go_on.send(()).unwrap();
-        gate.go_on.send(()).unwrap();
-        assert_eq!(gate.begun.recv_timeout(TIMEOUT).unwrap(), 8);
+    let report = run_beside::<F>(worker, |control| {
+        gate.proceed.send(()).unwrap();
+        gate.proceed.send(()).unwrap();
+        assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 8);
         // Its call allows no second attempt, so it is given up.
-        until("it is dead", || harness.counts().dead == 1);
+        wait_until("it is dead", || harness.counts().dead == 1);
         control.stop(StopMode::Drain);
     });
     assert_eq!((report.done, report.dead), (1, 1));
 }
 
-fn a_worker_that_is_never_to_sweep_leaves_it_to_others<F: Fixture>(harness: &Harness<F>) {
+fn a_worker_with_maintenance_disabled_returns_no_jobs<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
     task.call(&1).unwrap();
     assert_eq!(harness.lease(1, Duration::from_millis(1)).len(), 1);
@@ -390,14 +342,14 @@ fn a_worker_that_is_never_to_sweep_leaves_it_to_others<F: Fixture>(harness: &Har
     // Long enough for a worker that sweeps to have done so.
     let handler = task.leased(|_, _| {
         std::thread::sleep(Duration::from_millis(50));
-        Ok::<_, Undo>(())
+        Ok::<_, CaseError>(())
     });
     let worker = Worker::new(&harness.pq).maintain_every(Duration::MAX).serve(handler);
     assert_eq!(worker.run_jobs(1).unwrap().done, 1);
     assert_eq!((harness.counts().leased, harness.maintain().returned), (1, 1));
 }
 
-fn a_running_job_that_is_cancelled_is_told<F: Fixture>(harness: &Harness<F>) {
+fn a_running_job_is_notified_of_its_cancellation<F: Fixture>(harness: &Harness<F>) {
     let (begin, begun) = channel();
     let handler = task::<F, u32>(harness).max_retries(9).leased(move |context, _| {
         begin.send(()).unwrap();
@@ -409,36 +361,36 @@ fn a_running_job_that_is_cancelled_is_told<F: Fixture>(harness: &Harness<F>) {
     });
     let id = task::<F, u32>(harness).max_retries(9).call(&1).unwrap().id;
     let worker = Worker::new(&harness.pq).lease(Duration::from_millis(300)).serve(handler);
-    beside::<F>(worker, |control| {
+    run_beside::<F>(worker, |control| {
         begun.recv_timeout(TIMEOUT).unwrap();
         assert_eq!(harness.queue().cancel(id).unwrap(), Cancelled::Asked);
-        until("it is cancelled", || harness.counts().cancelled == 1);
+        wait_until("it is cancelled", || harness.counts().cancelled == 1);
         control.stop(StopMode::Drain);
     });
     assert_eq!(harness.counts().live(), 0);
 }
 
-fn a_status_shows_what_runs<F: Fixture>(harness: &Harness<F>) {
+fn the_status_lists_running_jobs<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
     let ids: Vec<_> = task::<F, u32>(harness).call_many(&[0, 1]).unwrap();
-    beside::<F>(Worker::new(&harness.pq).batch(1, 1).serve(handler), |control| {
-        assert_eq!(gate.begun.recv_timeout(TIMEOUT).unwrap(), 0);
+    run_beside::<F>(Worker::new(&harness.pq).batch(1, 1).serve(handler), |control| {
+        assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);
         let status = control.status();
         assert_eq!((status.waiting, status.running.len(), status.stopping), (Some(1), 1, None));
         let running = &status.running[0];
         assert_eq!((running.id, running.task.as_deref(), running.attempt), (ids[0].id, Some("eat"), 1));
         assert!(running.age < TIMEOUT);
-        gate.go_on.send(()).unwrap();
-        gate.go_on.send(()).unwrap();
-        until("both are counted", || control.status().report.done == 2);
+        gate.proceed.send(()).unwrap();
+        gate.proceed.send(()).unwrap();
+        wait_until("both are counted", || control.status().report.done == 2);
         control.stop(StopMode::Drain);
     });
 }
 
-fn settings_that_cannot_be_are_refused<F: Fixture>(harness: &Harness<F>) {
+fn invalid_settings_are_refused<F: Fixture>(harness: &Harness<F>) {
     let apples = harness.named::<()>("apples");
-    let handler = || apples.task::<()>("eat").leased(|_, _| Ok::<_, Undo>(()));
-    let raw = || apples.leased(|_, _| Ok::<_, Undo>(()));
+    let handler = || apples.task::<()>("eat").leased(|_, _| Ok::<_, CaseError>(()));
+    let raw = || apples.leased(|_, _| Ok::<_, CaseError>(()));
     let worker = || Worker::new(&harness.pq).serve(handler());
     let wrong = [
         (Worker::new(&harness.pq), "needs a handler"),

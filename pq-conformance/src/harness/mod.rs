@@ -1,7 +1,10 @@
-//! What a case works with: one table, and the same calls by either way of access.
+//! What each case is given: a fresh table, and the same calls through both kinds of access.
+
+mod workers;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::Scope;
 use std::time::Duration;
@@ -13,13 +16,34 @@ use pq_core::{
 };
 use serde_json::Value;
 
+pub(crate) use self::workers::{Seen, both, gate, run_beside, run_until_empty, task, wait_until};
 use crate::Fixture;
 
-/// On whose connection a case's calls run.
+/// The connection on which a case's calls run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
+    /// The handle takes a connection of its own for each call.
     Own,
+    /// The caller passes a connection to each call.
     Callers,
+}
+
+/// The kinds of access that a case needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Runs once, on the handle's own connections: a second run on the caller's connection would check the same.
+    Own,
+    /// Runs twice, once with each kind of access.
+    Both,
+}
+
+impl Needs {
+    pub(crate) fn accesses(self) -> &'static [Access] {
+        match self {
+            Self::Own => &[Access::Own],
+            Self::Both => &[Access::Own, Access::Callers],
+        }
+    }
 }
 
 impl fmt::Display for Access {
@@ -31,46 +55,59 @@ impl fmt::Display for Access {
     }
 }
 
-/// How long something that must happen may take before the case gives up. Nothing is measured by it.
+/// How long a case waits for an event that must happen. It is generous: a slow machine must not fail a case.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) type Conn<F> = <<F as Fixture>::Store as Connect>::Conn;
 pub(crate) type Error<F> = <<F as Fixture>::Store as Connect>::Error;
 
-/// An error of a case's own, which rolls back.
+/// An error with which a case's own code ends a transaction.
 #[derive(Debug)]
-pub(crate) struct Undo(pub(crate) String);
+pub(crate) struct CaseError(pub(crate) String);
 
-impl<E: StoreError> From<E> for Undo {
+impl<E: StoreError> From<E> for CaseError {
     fn from(error: E) -> Self {
         Self(error.to_string())
     }
 }
 
-impl fmt::Display for Undo {
+impl fmt::Display for CaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// What a case's transaction ends with to roll back.
-pub(crate) fn undo<R>() -> Result<R, Undo> {
-    Err(Undo("on purpose".to_owned()))
+/// Returns the error that rolls a case's transaction back.
+pub(crate) fn roll_back<R>() -> Result<R, CaseError> {
+    Err(CaseError("on purpose".to_owned()))
 }
 
 pub(crate) struct Harness<F: Fixture> {
     pub(crate) fixture: Arc<F>,
     pub(crate) pq: Pq<F::Store>,
-    pub(crate) access: Access,
+    access: Access,
+    access_was_used: AtomicBool,
 }
 
 impl<F: Fixture> Harness<F> {
     pub(crate) fn new(fixture: Arc<F>, access: Access) -> Self {
         let pq = fixture.fresh();
-        Self { fixture, pq, access }
+        Self { fixture, pq, access, access_was_used: AtomicBool::new(false) }
     }
 
-    /// The queue that most cases use.
+    /// Returns the kind of access for the next call.
+    pub(crate) fn access(&self) -> Access {
+        self.access_was_used.store(true, Ordering::Relaxed);
+        self.access
+    }
+
+    /// Fails a case that is said to need both kinds of access and never used the one it was given.
+    pub(crate) fn assert_access_was_needed(&self, needs: Needs) {
+        let used = self.access_was_used.load(Ordering::Relaxed);
+        assert!(used || needs == Needs::Own, "this case does the same with either access; mark it `Own`");
+    }
+
+    /// Returns the queue that most cases use.
     pub(crate) fn queue(&self) -> Queue<F::Store, Value> {
         self.named("apples")
     }
@@ -79,7 +116,7 @@ impl<F: Fixture> Harness<F> {
         self.pq.queue(name).unwrap()
     }
 
-    /// Another consumer's connection.
+    /// Opens a connection of another consumer.
     pub(crate) fn connect(&self) -> Conn<F> {
         self.fixture.connect(&self.pq)
     }
@@ -93,40 +130,40 @@ impl<F: Fixture> Harness<F> {
     }
 
     pub(crate) fn try_put(&self, data: &Value, options: &PutOptions) -> Result<JobId, Error<F>> {
-        match self.access {
+        match self.access() {
             Access::Own => self.queue().put_with(data, options),
             Access::Callers => self.queue().on(&mut self.connect()).put_with(data, options),
         }
         .map(|put| put.id)
     }
 
-    /// Gets without waiting.
+    /// Gets one job without waiting.
     pub(crate) fn get(&self) -> Option<Job<Value>> {
         self.get_many(1).pop()
     }
 
     pub(crate) fn get_many(&self, count: usize) -> Vec<Job<Value>> {
-        match self.access {
+        match self.access() {
             Access::Own => self.queue().get_many(count, Wait::No).unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).get_many(count).unwrap(),
         }
     }
 
-    /// Leases without waiting.
+    /// Leases jobs without waiting.
     pub(crate) fn lease(&self, count: usize, lease: Duration) -> Vec<Job<Value>> {
-        match self.access {
+        match self.access() {
             Access::Own => self.queue().lease(count, lease, Wait::No).unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).lease(count, lease).unwrap(),
         }
     }
 
-    /// Leases the one job that is there.
+    /// Leases the only ready job.
     pub(crate) fn lease_one(&self) -> Job<Value> {
         self.lease(1, TIMEOUT).pop().unwrap()
     }
 
     pub(crate) fn try_settle(&self, job: &Job<Value>, outcome: Outcome) -> Result<(), Error<F>> {
-        match self.access {
+        match self.access() {
             Access::Own => self.queue().settle(job, outcome),
             Access::Callers => self.queue().on(&mut self.connect()).settle(job, outcome),
         }
@@ -136,15 +173,15 @@ impl<F: Fixture> Harness<F> {
         self.try_settle(job, outcome).unwrap();
     }
 
-    /// Does what any process may do at any time: returns the jobs of leases that are over.
+    /// Runs maintenance, as any process may at any time: returns the jobs of expired leases.
     pub(crate) fn maintain(&self) -> MaintenanceReport {
         let store = self.pq.store();
-        let swept: Result<_, Error<F>> =
+        let report: Result<_, Error<F>> =
             store.with_connection(|conn| store.maintain(conn, &Retention::default()));
-        swept.unwrap().unwrap()
+        report.unwrap().unwrap()
     }
 
-    /// Has the job's lease be over, and its job returned.
+    /// Expires the job's lease and returns the job.
     pub(crate) fn lose_lease(&self, job: &Job<Value>) {
         self.queue().extend(job, Duration::ZERO).unwrap();
         assert!(self.maintain().returned > 0);
@@ -155,25 +192,25 @@ impl<F: Fixture> Harness<F> {
         self.fixture.core_error(&error).is_some_and(pq_core::Error::is_lease_lost)
     }
 
-    /// The jobs of the archive that ended so, the last first.
+    /// Returns the archived jobs that ended in this way, newest first.
     pub(crate) fn archived(&self, ended: EndedAs) -> Vec<Ended> {
         self.queue().archived(ended, None, 100).unwrap()
     }
 
-    /// What is in line, taken job by job.
+    /// Takes the ready jobs one by one and returns their data.
     pub(crate) fn drain(&self) -> Vec<Value> {
         std::iter::from_fn(|| self.get()).map(|job| job.data).collect()
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        match self.access {
+        match self.access() {
             Access::Own => self.queue().counts().unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).counts().unwrap(),
         }
     }
 
     pub(crate) fn clear(&self) -> u64 {
-        match self.access {
+        match self.access() {
             Access::Own => self.queue().clear().unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).clear().unwrap(),
         }
@@ -181,20 +218,20 @@ impl<F: Fixture> Harness<F> {
 
     pub(crate) fn transaction<R>(
         &self,
-        work: impl FnOnce(&mut Conn<F>) -> Result<R, Undo>,
-    ) -> Result<R, Undo> {
-        match self.access {
+        work: impl FnOnce(&mut Conn<F>) -> Result<R, CaseError>,
+    ) -> Result<R, CaseError> {
+        match self.access() {
             Access::Own => self.queue().transaction(work),
             Access::Callers => self.nested(&mut self.connect(), work),
         }
     }
 
-    /// A transaction on this connection, inside of the one that it is in.
+    /// Runs a transaction on this connection, nested in the one that is open.
     pub(crate) fn nested<R>(
         &self,
         conn: &mut Conn<F>,
-        work: impl FnOnce(&mut Conn<F>) -> Result<R, Undo>,
-    ) -> Result<R, Undo> {
+        work: impl FnOnce(&mut Conn<F>) -> Result<R, CaseError>,
+    ) -> Result<R, CaseError> {
         self.pq.store().transaction(conn, work)
     }
 
@@ -203,26 +240,28 @@ impl<F: Fixture> Harness<F> {
         matches!(self.fixture.core_error(&error), Some(pq_core::Error::NotYours { .. }))
     }
 
-    /// A waiter that must be woken: it has looked, most likely, and found nothing, and it waits for longer than the
-    /// case has patience, for at its end it looks once more.
-    pub(crate) fn sleeper<'s>(&'s self, threads: &'s Scope<'s, '_>) -> Receiver<Option<Value>> {
-        let sleeper = self.waiter(threads, Wait::For(2 * TIMEOUT));
-        assert_eq!(sleeper.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout));
-        sleeper
+    /// Starts a waiter that only a notification can wake within a case's time.
+    ///
+    /// By the time this returns it has most likely polled once and found nothing. Its wait is longer than
+    /// [`TIMEOUT`], because a wait polls once more when it times out.
+    pub(crate) fn blocked_waiter<'s>(&'s self, threads: &'s Scope<'s, '_>) -> Receiver<Option<Value>> {
+        let waiter = self.waiter(threads, Wait::For(2 * TIMEOUT));
+        assert_eq!(waiter.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout));
+        waiter
     }
 
-    /// Gets with this wait on a thread of its own, and gives what it got when it comes back.
+    /// Gets a job on a thread of its own, and sends its data when the call returns.
     pub(crate) fn waiter<'s>(&'s self, threads: &'s Scope<'s, '_>, wait: Wait) -> Receiver<Option<Value>> {
-        let (got, waiter) = channel();
+        let (result, waiter) = channel();
         threads.spawn(move || {
             let job = self.queue().get(wait).unwrap();
-            let _ = got.send(job.map(|job| job.data));
+            let _ = result.send(job.map(|job| job.data));
         });
         waiter
     }
 }
 
-/// The ids of jobs that were put.
+/// Returns the ids of jobs that were put.
 pub(crate) fn ids(put: Vec<Put>) -> Vec<JobId> {
     put.into_iter().map(|put| put.id).collect()
 }
