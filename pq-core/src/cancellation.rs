@@ -1,9 +1,10 @@
 //! A token that ends waits from another thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use crate::WakeSignal;
+use crate::lock::lock;
 
 /// Ends waits from another thread.
 ///
@@ -61,9 +62,4 @@ impl Drop for Registration<'_> {
     fn drop(&mut self) {
         lock(&self.token.0.signals).retain(|signal| !signal.ptr_eq(&self.signal));
     }
-}
-
-/// No invariant spans a panic under this lock, so a poisoned one can be used.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

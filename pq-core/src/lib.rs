@@ -28,6 +28,7 @@ mod cron;
 mod error;
 mod job;
 mod key;
+mod lock;
 pub mod memory;
 mod name;
 mod options;

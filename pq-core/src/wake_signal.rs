@@ -1,7 +1,9 @@
 //! The signal that a waiting thread sleeps on.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::lock::lock;
 
 /// Wakes waiting threads when a poll may find a job.
 ///
@@ -48,9 +50,4 @@ impl WakeSignal {
                 self.changed.wait_timeout(generation, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
-}
-
-/// No invariant spans a panic under this lock, so a poisoned one can be used.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,62 +2,66 @@
 
 use std::time::Duration;
 
-/// How many jobs a thread takes at a time.
+/// Chooses how many jobs a thread takes at a time, by the time and the bytes that its last batches took.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BatchSizer {
+pub(super) struct BatchSizer {
     size: usize,
     min: usize,
     max: usize,
 }
 
 impl BatchSizer {
-    /// A batch that takes longer than this could have been begun by others in part.
+    /// The intended duration of a batch. During a longer one other workers could have begun some of its jobs.
     const TARGET: Duration = Duration::from_millis(50);
-    /// About as many bytes of payload as a thread holds at a time.
+
+    /// The intended number of payload bytes that a thread holds.
     const BYTES: usize = 8 << 20;
 
-    /// The most jobs where some have keys, each of which may be a lock in the store until the batch ends. PostgreSQL
-    /// has 6,400 for all its sessions, unless told otherwise (`max_locks_per_transaction`).
-    const KEYS: usize = 512;
+    /// The largest batch of jobs with serialization keys.
+    ///
+    /// Each key may be a lock in the store until the batch ends. PostgreSQL's lock table is shared by all sessions and
+    /// has a fixed size, see `max_locks_per_transaction`. A batch must not fill it.
+    const MAX_KEYED: usize = 512;
 
-    pub(crate) fn new(min: usize, max: usize) -> Self {
+    pub(super) fn new(min: usize, max: usize) -> Self {
         Self { size: min, min, max }
     }
 
-    pub(crate) fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.size
     }
 
-    /// A batch had jobs with serialization keys: the next one is not to be very large.
-    pub(crate) fn limit_for_keys(&mut self) {
-        self.size = self.size.min(Self::KEYS).max(self.min);
+    /// Limits the next batch, because the last one had jobs with serialization keys.
+    pub(super) fn limit_for_keys(&mut self) {
+        self.size = self.size.min(Self::MAX_KEYED).max(self.min);
     }
 
-    /// A batch could not be taken or ended. Smaller ones ask less of the store, and show whose fault it is: that of
-    /// one job alone is its failure.
-    pub(crate) fn shrink_after_error(&mut self) {
+    /// Shrinks the next batch, because one could not be taken or committed.
+    ///
+    /// A smaller batch needs less of the store. A batch of one job shows whether that job is the cause: then it fails.
+    pub(super) fn shrink_after_error(&mut self) {
         self.size = (self.size / 8).max(1);
     }
 
-    /// A batch of so many jobs, with so many bytes of payload, took this long.
-    pub(crate) fn record(&mut self, jobs: usize, bytes: usize, time: Duration) {
-        let wished = if time > 2 * Self::TARGET {
+    /// Sets the size of the next batch after one of `jobs` jobs and `bytes` payload bytes.
+    pub(super) fn record(&mut self, jobs: usize, bytes: usize, time: Duration) {
+        let wanted = if time > 2 * Self::TARGET {
             self.size / 2
         } else if time < Self::TARGET && jobs >= self.size {
-            // By powers of two, for each size is a statement of its own, and steeply where there is room.
+            // Each size has a prepared statement of its own. Powers of two keep their number small.
             let factor = [8, 4, 2].into_iter().find(|factor| time * *factor < Self::TARGET).unwrap_or(2);
             self.size.saturating_mul(factor as usize)
         } else if jobs < self.size / 2 {
-            // There is less to do than one thread takes.
+            // There are fewer jobs than a thread takes.
             self.size / 2
         } else {
             self.size
         };
-        let mut wished = wished.min(self.max);
-        while wished > 1 && wished.saturating_mul(bytes) > Self::BYTES.saturating_mul(jobs) {
-            wished /= 2;
+        let mut wanted = wanted.min(self.max);
+        while wanted > 1 && wanted.saturating_mul(bytes) > Self::BYTES.saturating_mul(jobs) {
+            wanted /= 2;
         }
-        self.size = wished.clamp(self.min, self.max);
+        self.size = wanted.clamp(self.min, self.max);
     }
 }
 
@@ -65,7 +69,7 @@ impl BatchSizer {
 mod tests {
     use super::*;
 
-    /// After many full batches of jobs of so many bytes, which took so long.
+    /// Returns the sizer after many full batches of jobs with `bytes` of payload each.
     fn after_many(mut sizer: BatchSizer, bytes: usize, time: impl Fn(u32) -> Duration) -> BatchSizer {
         for _ in 0..20 {
             let jobs = sizer.size();
@@ -95,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_that_fail_shrink_to_one_job_whatever_the_least() {
+    fn batches_that_fail_shrink_to_one_job_even_below_the_minimum() {
         let mut sizer = BatchSizer::new(100, 512);
         for _ in 0..4 {
             sizer.shrink_after_error();
@@ -111,9 +115,9 @@ mod tests {
         assert_eq!(sizer.size(), 4_096);
         sizer.limit_for_keys();
         assert_eq!(sizer.size(), 512);
-        let mut least = BatchSizer::new(1_000, 4_096);
-        least.limit_for_keys();
-        assert_eq!(least.size(), 1_000);
+        let mut minimum = BatchSizer::new(1_000, 4_096);
+        minimum.limit_for_keys();
+        assert_eq!(minimum.size(), 1_000);
     }
 
     #[test]

@@ -1,152 +1,179 @@
-//! What a leased handler knows of its job, and can do with it.
+//! What a leased handler can ask and do while it runs.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::shared::{Shared, lock};
-use super::status::StopMode;
+use super::lease_table::LeaseTable;
+use super::stop::StopSignal;
+use crate::lock::lock;
 use crate::task::{Envelope, Incoming, Trace};
-use crate::{CodecError, Error, Outcome, RawJob, Settlement, Store};
+use crate::{CodecError, Error, Outcome, Pq, Queue, RawJob, Settlement, Store};
 
-/// What a leased handler knows of its job, and can do with it while it runs.
+/// The part of a running worker that the contexts of one queue's handlers share.
+pub(super) struct ContextAccess<S: Store> {
+    pub(super) pq: Pq<S>,
+    pub(super) queue: Queue<S, ()>,
+    pub(super) leases: Arc<LeaseTable>,
+    pub(super) stop: Arc<StopSignal>,
+}
+
+/// A leased handler's view of its job.
+///
+/// The worker extends the lease while the handler runs. A handler that runs for long must ask
+/// [`Context::should_stop`] from time to time and return early if it says so.
+///
+/// If the process crashes, the lease expires, and another worker begins the next attempt. To write to the database
+/// exactly once, complete the job in the same transaction with [`Context::complete_with`].
 pub struct Context<S: Store> {
-    pub(super) shared: Arc<Shared<S>>,
-    pub(super) job: Arc<RawJob>,
-    pub(super) trace: Trace,
-    pub(super) is_task: bool,
-    pub(super) served: usize,
-    pub(super) deadline: Option<Instant>,
-    pub(super) settled: AtomicBool,
-    /// The call as the last checkpoint left it.
-    pub(super) call: Mutex<Option<Envelope>>,
+    access: Arc<ContextAccess<S>>,
+    job: Arc<RawJob>,
+    trace: Trace,
+    is_task: bool,
+    deadline: Option<Instant>,
+    settled_as: Mutex<Option<Outcome>>,
+    /// The task's call with the arguments of the last checkpoint.
+    checkpoint: Mutex<Option<Envelope>>,
+}
+
+impl<S: Store> fmt::Debug for Context<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { job, trace, is_task, deadline, .. } = self;
+        f.debug_struct("Context")
+            .field("job", job)
+            .field("trace", trace)
+            .field("is_task", is_task)
+            .field("deadline", deadline)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<S: Store> Context<S> {
     pub(super) fn new(
-        shared: &Arc<Shared<S>>,
-        served: usize,
+        access: &Arc<ContextAccess<S>>,
         incoming: &Incoming,
         timeout: Option<Duration>,
     ) -> Self {
         Self {
-            shared: Arc::clone(shared),
+            access: Arc::clone(access),
             job: Arc::clone(&incoming.raw),
             trace: incoming.trace(),
             is_task: incoming.envelope.is_some(),
-            served,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-            settled: AtomicBool::new(false),
-            call: Mutex::default(),
+            settled_as: Mutex::default(),
+            checkpoint: Mutex::default(),
         }
     }
 
-    /// The job, not decoded: its id, attempt and times.
+    /// Returns the job with its encoded payload.
     #[must_use]
     pub fn job(&self) -> &RawJob {
         &self.job
     }
 
-    /// The context of the trace in which the task was called.
+    /// Returns the trace context in which the task was called. It is empty for a handler of a whole queue.
     #[must_use]
     pub fn trace(&self) -> &Trace {
         &self.trace
     }
 
-    /// Whether the handler should end soon, for whatever reason: the job is cancelled, its time is over, its
-    /// lease is lost, or the worker is to stop now.
+    /// Returns whether the handler should return early.
+    ///
+    /// That is so if [`Context::is_cancelled`], [`Context::is_timed_out`], [`Context::is_lease_lost`] or
+    /// [`Context::is_aborting`] returns `true`.
     #[must_use]
     pub fn should_stop(&self) -> bool {
         self.is_cancelled() || self.is_timed_out() || self.is_lease_lost() || self.is_aborting()
     }
 
-    /// Whether somebody wants the job cancelled. Known within two seconds of the wish.
+    /// Returns whether cancellation of the job was requested.
+    ///
+    /// The worker learns of a request when it extends the lease, which is within two seconds.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.state(|state| state.cancel_requested.contains(&self.job.id))
+        self.lease().is_some_and(|lease| self.access.leases.is_cancel_requested(lease, self.job.id))
     }
 
-    /// Whether the handler has taken longer than it may: whatever it returns, its job has failed.
+    /// Returns whether the handler has exceeded its timeout. The attempt has failed then, whatever the handler returns.
     #[must_use]
     pub fn is_timed_out(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Whether the lease was over before it could be extended. Another worker may run the job by now, and this
-    /// one's verdict will be refused.
+    /// Returns whether the lease expired before it was extended.
+    ///
+    /// Another worker may run the job, and the store will refuse this attempt's outcome.
     #[must_use]
     pub fn is_lease_lost(&self) -> bool {
-        self.state(|state| state.lost)
+        self.lease().is_some_and(|lease| self.access.leases.is_lost(lease))
     }
 
-    /// Whether the worker is to stop now.
+    /// Returns whether the worker was stopped with [`super::StopMode::Abort`].
     #[must_use]
     pub fn is_aborting(&self) -> bool {
-        self.shared.signals.mode() == Some(StopMode::Abort)
+        self.access.stop.is_aborting()
     }
 
-    /// Extends the lease at once. The worker does so by itself while the handler runs; this tells whether the
-    /// lease is still held.
+    /// Extends the lease at once.
+    ///
+    /// The worker extends it while the handler runs. Call this before a step that must not run twice, to be sure that
+    /// the lease is still held.
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`]; the store's own.
+    /// [`Error::LeaseLost`] if the lease has expired; the store's own errors.
     pub fn extend_lease(&self) -> Result<(), S::Error> {
-        let Some(lease) = self.job.claim.lease() else { return Err(Error::lease_lost(self.job.id).into()) };
-        let length = lock(&self.shared.leases).get(&lease).map(|state| state.length);
-        let length = length.unwrap_or(self.shared.settings.lease);
-        let store = self.shared.pq.store();
-        let extended = store.with_connection(|conn| store.extend(conn, &[lease], length))?;
-        match extended.first() {
-            Some(extended) => {
-                if let Some(state) = lock(&self.shared.leases).get_mut(&lease) {
-                    state.extended = Instant::now();
-                    state.cancel_requested.extend(extended.cancelled.iter().copied());
-                }
-                Ok(())
-            }
-            None => Err(Error::lease_lost(self.job.id).into()),
+        let lost = || Error::lease_lost(self.job.id);
+        let lease = self.lease().ok_or_else(lost)?;
+        let leases = &self.access.leases;
+        let length = leases.length(lease).ok_or_else(lost)?;
+        match leases.extend(self.access.pq.store(), &[lease], length)? {
+            true => Ok(()),
+            false => Err(lost().into()),
         }
     }
 
-    /// Completes the job in the caller's transaction, on the caller's connection: what was written there and
-    /// the completion commit together, or not at all. What the handler returns does not count then.
+    /// Completes the job in the caller's transaction, on the caller's connection.
+    ///
+    /// The caller's writes and the completion commit together. What the handler returns has no effect then. If the
+    /// transaction is rolled back, the handler's result holds.
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] where it comes too late. Let it roll back the transaction: another attempt does the
-    /// work, and its verdict counts. The store's own.
+    /// [`Error::LeaseLost`] if the lease has expired. Return it from the transaction, so that it is rolled back: the
+    /// next attempt does the work. The store's own errors.
     pub fn complete_with(&self, conn: &mut S::Conn) -> Result<(), S::Error> {
         self.settle_with(conn, Outcome::Complete)
     }
 
-    /// Passes any verdict in the caller's transaction, as [`Context::complete_with`] does.
+    /// Settles the job with any outcome in the caller's transaction. See [`Context::complete_with`].
     ///
     /// # Errors
     ///
-    /// As [`Context::complete_with`].
+    /// See [`Context::complete_with`].
     pub fn settle_with(&self, conn: &mut S::Conn, outcome: Outcome) -> Result<(), S::Error> {
-        let verdict = Settlement { job: &self.job, outcome };
-        let accepted = self.shared.pq.store().settle(conn, std::slice::from_ref(&verdict))?;
+        let settlement = Settlement { job: &self.job, outcome };
+        let accepted = self.access.pq.store().settle(conn, std::slice::from_ref(&settlement))?;
         if accepted.first() != Some(&true) {
             return Err(Error::lease_lost(self.job.id).into());
         }
-        self.settled.store(true, Ordering::SeqCst);
+        *lock(&self.settled_as) = Some(settlement.outcome);
         Ok(())
     }
 
-    /// Stores what the job carries from now on, at once: whatever attempt comes after this one begins with it.
-    /// For a task it is the arguments.
+    /// Replaces the job's payload at once, and commits. The next attempt begins with it.
+    ///
+    /// For a task it replaces the arguments.
     ///
     /// # Errors
     ///
-    /// As [`crate::Queue::put`] for the payload; [`Error::LeaseLost`]; the store's own.
+    /// Those of [`Queue::put`] for the payload; [`Error::LeaseLost`] if the lease has expired; the store's own errors.
     pub fn checkpoint<T: Serialize>(&self, data: &T) -> Result<(), S::Error> {
         let json =
             serde_json::to_string(data).map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
-        let queue = &self.shared.queues.all[self.served].queue;
+        let queue = &self.access.queue;
         let mut call = None;
         if self.is_task {
             let read = queue.json_of(&self.job).and_then(|json| Envelope::read(&json));
@@ -155,26 +182,31 @@ impl<S: Store> Context<S> {
             call = Some(changed);
         }
         let payload = queue.encode_json(call.as_ref().map_or(Ok(json), Envelope::to_json)?)?;
-        let store = self.shared.pq.store();
+        let store = self.access.pq.store();
         store.with_connection(|conn| store.update(conn, &self.job.claim, &payload))?;
-        *lock(&self.call) = call;
+        *lock(&self.checkpoint) = call;
         Ok(())
     }
 
-    /// A connection of the handle's own, for [`Context::complete_with`] say.
+    /// Runs `work` in a transaction on a connection of the worker's handle, for example to call
+    /// [`Context::complete_with`].
     ///
     /// # Errors
     ///
-    /// What `work` returned; the store's own.
+    /// The error of `work`, which rolls the transaction back; the store's own errors.
     pub fn transaction<R, E: From<S::Error>>(
         &self,
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,
     ) -> Result<R, E> {
-        self.shared.pq.transaction(work)
+        self.access.pq.transaction(work)
     }
 
-    fn state(&self, ask: impl FnOnce(&super::shared::LeaseState) -> bool) -> bool {
-        let leases = lock(&self.shared.leases);
-        self.job.claim.lease().and_then(|lease| leases.get(&lease)).is_some_and(ask)
+    fn lease(&self) -> Option<i64> {
+        self.job.claim.lease()
+    }
+
+    /// Returns the outcome with which the handler settled the job, and the call of its last checkpoint.
+    pub(super) fn take_effects(&self) -> (Option<Outcome>, Option<Envelope>) {
+        (lock(&self.settled_as).take(), lock(&self.checkpoint).take())
     }
 }

@@ -1,23 +1,24 @@
-//! What a worker tells the store of itself, and is told.
+//! The worker's registration in the store, and the requests to stop that it receives in reply.
 
 use std::time::Instant;
 
-use super::shared::Shared;
+use super::worker_run::WorkerRun;
 use crate::{Heartbeat, HeartbeatReply, Store, StoreError, WorkerId};
 
-/// The worker as the store knows it.
-#[derive(Default)]
+/// Sends the heartbeats of a worker.
+#[derive(Debug, Default)]
 pub(super) struct HeartbeatSender {
+    /// The id that the store assigned at the first heartbeat.
     worker: Option<WorkerId>,
     sent_at: Option<Instant>,
-    /// Whether an error was logged that will come again.
+    /// Whether a permanent error, such as a missing privilege, was logged as a warning.
     warned: bool,
 }
 
 impl HeartbeatSender {
-    /// Tells of the worker, if it is time.
-    pub(super) fn send_if_due<S: Store>(&mut self, shared: &Shared<S>) {
-        let Some(interval) = shared.settings.heartbeat_every else { return };
+    /// Sends a heartbeat if one is due, and requests the stop mode of the reply.
+    pub(super) fn send_if_due<S: Store>(&mut self, run: &WorkerRun<S>) {
+        let Some(interval) = run.settings.heartbeat_every else { return };
         if self.sent_at.is_some_and(|at| at.elapsed() < interval) {
             return;
         }
@@ -26,39 +27,39 @@ impl HeartbeatSender {
             worker: self.worker,
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             pid: std::process::id(),
-            supervisor: shared.settings.supervisor.unwrap_or_else(std::process::id),
-            queues: shared.queues.names(),
-            threads: shared.settings.threads,
-            status: shared.signals.status(),
+            supervisor: run.settings.supervisor.unwrap_or_else(std::process::id),
+            queues: run.queues.names(),
+            threads: run.settings.threads,
+            status: run.progress.status(run.stop.mode()),
         };
-        let store = shared.pq.store();
+        let store = run.store();
         let reply: Result<HeartbeatReply, S::Error> =
             store.with_connection(|conn| store.heartbeat(conn, &heartbeat));
         match reply {
             Ok(HeartbeatReply { worker, stop }) => {
                 self.worker = Some(worker);
-                if let Some(mode) = stop.filter(|mode| shared.signals.mode() < Some(*mode)) {
-                    tracing::info!(%worker, %mode, "the worker was asked through the store to stop");
-                    shared.signals.stop(mode);
+                if let Some(mode) = stop.filter(|mode| run.stop.mode() < Some(*mode)) {
+                    tracing::info!(%worker, %mode, "stop was requested through the store");
+                    run.stop.request(mode);
                 }
             }
             Err(error) if error.is_unavailable() || self.warned => {
-                tracing::debug!(%error, "the worker cannot tell of itself");
+                tracing::debug!(%error, "heartbeat failed");
             }
             Err(error) => {
                 self.warned = true;
-                tracing::warn!(%error, "the worker cannot tell of itself; it works all the same");
+                tracing::warn!(%error, "heartbeat failed; the worker runs without being registered");
             }
         }
     }
 
-    /// The worker has ended.
-    pub(super) fn deregister<S: Store>(&self, shared: &Shared<S>) {
+    /// Removes the worker from the store.
+    pub(super) fn deregister<S: Store>(&self, run: &WorkerRun<S>) {
         let Some(worker) = self.worker else { return };
-        let store = shared.pq.store();
-        let left: Result<(), S::Error> = store.with_connection(|conn| store.deregister(conn, worker));
-        if let Err(error) = left {
-            tracing::debug!(%error, "the worker's end is not noted; it will be forgotten");
+        let store = run.store();
+        let removed: Result<(), S::Error> = store.with_connection(|conn| store.deregister(conn, worker));
+        if let Err(error) = removed {
+            tracing::debug!(%error, %worker, "deregistering failed; maintenance will remove the worker");
         }
     }
 }

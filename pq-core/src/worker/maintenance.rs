@@ -1,110 +1,112 @@
-//! The thread that keeps leases alive, settles what waits too long, and runs maintenance when it is due.
+//! The maintenance thread of a worker.
+//!
+//! It extends leases, settles what threads with slow handlers have finished, sends heartbeats, puts the periodic jobs
+//! that are due, requeues the jobs of expired leases, and prunes the archive.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::heartbeat::HeartbeatSender;
-use super::leased::{SETTLE_WITHIN, give_back, settle};
 use super::maintenance_schedule::MaintenanceSchedule;
-use super::shared::{Shared, lock};
-use super::status::StopMode;
-use crate::Store;
+use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_finished};
+use super::thread_slots::ThreadSlot;
+use super::worker_run::WorkerRun;
+use crate::lock::lock;
+use crate::{MaintenanceReport, Store, StoreError, cron};
 
-/// A handler that runs for longer than this has its thread's other jobs given to others.
-const ALONE_AFTER: Duration = Duration::from_millis(100);
-/// The longest between two extensions of a lease, by which a handler learns that its job is cancelled.
-const TELL_WITHIN: Duration = Duration::from_secs(2);
+/// After a handler has run for this long the jobs that its thread has not begun are given back.
+const SLOW_HANDLER: Duration = Duration::from_millis(100);
 
-/// Keeps until the threads have ended.
-pub(super) fn run<S: Store>(shared: &Arc<Shared<S>>, ended: &AtomicBool) {
+/// How long the thread sleeps at most while the worker holds no lease.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs maintenance until `ended` is set.
+pub(super) fn run_until<S: Store>(run: &WorkerRun<S>, ended: &AtomicBool) {
     let mut heartbeat = HeartbeatSender::default();
-    let mut schedule = MaintenanceSchedule::new(shared.settings.maintain_every, Instant::now());
+    let mut schedule = MaintenanceSchedule::new(run.settings.maintain_every, Instant::now());
+    let signal = &run.maintenance;
     while !ended.load(Ordering::SeqCst) {
-        let heard = shared.maintenance.generation();
-        shared.signals.sample();
-        let busy = relieve(shared);
-        extend(shared);
-        if schedule.due_in(Instant::now()).is_zero() && !shared.signals.is_ending() {
-            schedule.run(shared);
+        let seen = signal.wake.generation();
+        run.progress.sample();
+        relieve_threads(run);
+        let holds_leases = !run.leases.is_empty();
+        run.leases.extend_due(run.store());
+        if schedule.due_in(Instant::now()).is_zero() && !run.stop.is_finishing() {
+            maintain(run, &mut schedule);
         }
-        heartbeat.send_if_due(shared);
-        shared.maintenance_idle.store(!busy, Ordering::SeqCst);
+        heartbeat.send_if_due(run);
+        // A lease that is taken from here on finds the flag set, and wakes this thread.
+        signal.idle.store(!holds_leases, Ordering::SeqCst);
         if ended.load(Ordering::SeqCst) {
             break;
         }
-        let until_sweep = schedule.due_in(Instant::now());
-        let idle = !busy && lock(&shared.leases).is_empty();
-        let most = if idle { Duration::from_secs(1) } else { SETTLE_WITHIN };
-        shared.maintenance.wait_past(heard, until_sweep.clamp(SETTLE_WITHIN, most.max(SETTLE_WITHIN)));
-        shared.maintenance_idle.store(false, Ordering::SeqCst);
+        let is_idle = !holds_leases && run.leases.is_empty();
+        let longest = if is_idle { IDLE_PAUSE } else { SETTLE_WITHIN };
+        let due_in = schedule.due_in(Instant::now());
+        signal.wake.wait_past(seen, due_in.clamp(SETTLE_WITHIN, longest));
+        signal.idle.store(false, Ordering::SeqCst);
     }
-    heartbeat.deregister(shared);
+    heartbeat.deregister(run);
 }
 
-/// Settles what threads with long handlers have ended and gives back what they have not begun, and lets go of the
-/// keys that threads keep. Says whether there are leases to keep.
-fn relieve<S: Store>(shared: &Shared<S>) -> bool {
-    let now = shared.signals.mode() == Some(StopMode::Abort);
-    for (thread, started) in shared.signals.all_started() {
-        if started.lease.is_none() {
-            continue;
+/// Relieves the threads whose handlers are slow.
+///
+/// Settles what such a thread has finished, gives back what it has not begun, and lets the lease of a handler that hangs
+/// expire.
+fn relieve_threads<S: Store>(run: &WorkerRun<S>) {
+    let is_aborting = run.stop.is_aborting();
+    for slot in run.slots() {
+        let Some(handler) = slot.running() else { continue };
+        let Some(lease) = handler.lease else { continue };
+        let is_slow = is_aborting || handler.since.elapsed() > SLOW_HANDLER;
+        if is_slow {
+            give_back_buffer(slot);
         }
-        let is_long = now || started.at.elapsed() > ALONE_AFTER;
-        if is_long {
-            give_back(shared, thread);
+        if is_slow || has_finished_keys(slot) {
+            settle_finished(run, slot);
         }
-        if is_long || keeps_keys(shared, thread) {
-            settle(shared, thread);
-        }
-        // A handler that does not end when its time is over keeps its thread, but not its job.
-        let hangs =
-            started.timeout.is_some_and(|timeout| started.at.elapsed() > timeout + shared.settings.lease);
-        if let Some(state) =
-            started.lease.filter(|_| hangs).and_then(|lease| lock(&shared.leases).remove(&lease))
-        {
-            tracing::error!(id = %started.id, held = ?state.length, "a handler does not end; its lease will");
-        }
-    }
-    !lock(&shared.leases).is_empty()
-}
-
-/// Whether a thread that runs a handler has ended jobs whose keys others may wait for.
-fn keeps_keys<S: Store>(shared: &Shared<S>, thread: usize) -> bool {
-    lock(&shared.slot(thread).finished).iter().any(|ended| ended.job.serialization_key.is_some())
-}
-
-fn extend<S: Store>(shared: &Shared<S>) {
-    let mut due = HashMap::<Duration, Vec<i64>>::new();
-    for (lease, state) in lock(&shared.leases).iter() {
-        if !state.lost && state.extended.elapsed() >= (state.length / 3).min(TELL_WITHIN) {
-            due.entry(state.length).or_default().push(*lease);
+        // A handler that ignores its timeout keeps its thread. Its job must not be kept as well.
+        let hangs = handler
+            .timeout
+            .is_some_and(|timeout| handler.since.elapsed() > timeout.saturating_add(run.settings.lease));
+        if hangs && run.leases.remove(lease) {
+            tracing::error!(
+                queue = %handler.queue,
+                job_id = %handler.id,
+                attempt = handler.attempt,
+                "handler ignored its timeout; its lease will expire"
+            );
         }
     }
-    let store = shared.pq.store();
-    for (length, leases) in due {
-        let extended: Result<_, S::Error> = store.with_connection(|conn| store.extend(conn, &leases, length));
-        let extended = match extended {
-            Ok(extended) => extended,
-            Err(error) => {
-                tracing::warn!(%error, leases = leases.len(), "leases cannot be extended; the worker tries again");
-                continue;
-            }
-        };
-        let mut held = lock(&shared.leases);
-        for lease in leases {
-            let Some(state) = held.get_mut(&lease) else { continue };
-            match extended.iter().find(|extended| extended.lease == lease) {
-                Some(extended) => {
-                    state.extended = Instant::now();
-                    state.cancel_requested.extend(extended.cancelled.iter().copied());
-                }
-                None => {
-                    // It may also have been settled meanwhile; then nobody asks any more.
-                    state.lost = true;
-                }
-            }
+}
+
+/// Returns whether the thread has finished jobs with serialization keys, for which others may wait.
+fn has_finished_keys(slot: &ThreadSlot) -> bool {
+    lock(&slot.finished).iter().any(|finished| finished.job.serialization_key.is_some())
+}
+
+/// Puts the periodic jobs that are due. Does the rest of what [`crate::Pq::maintain`] does if a search is due.
+fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
+    let store = run.store();
+    let report: Result<Option<MaintenanceReport>, S::Error> = store.with_connection(|conn| {
+        cron::fire(store, conn)?;
+        let began = Instant::now();
+        if !schedule.is_search_due(began) {
+            return Ok(None);
         }
+        let report = store.maintain(conn, &run.settings.retention)?;
+        let found = report.is_some_and(|report| report != MaintenanceReport::default());
+        let now = Instant::now();
+        schedule.record_search(now.saturating_duration_since(began), found, now);
+        Ok(report)
+    });
+    schedule.record_run(matches!(report, Ok(Some(report)) if report.more), Instant::now());
+    match report {
+        Ok(Some(report)) if report.returned > 0 => {
+            tracing::warn!(jobs = report.returned, "leases expired; their jobs were requeued");
+        }
+        Ok(_) => {}
+        Err(error) if error.is_unavailable() => tracing::debug!(%error, "maintenance failed"),
+        Err(error) => tracing::error!(%error, "maintenance failed"),
     }
 }

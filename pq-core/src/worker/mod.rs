@@ -1,88 +1,115 @@
 //! Workers: threads that take jobs and run their handlers.
+//!
+//! The modules from the leaves up: the stop signal, statistics, thread slots and progress, and the lease table hold state.
+//! `worker_run` ties them together for one run. `leased_batch` and `transactional_batch` run the two kinds of batch, with
+//! `run_handler` and `settling` below them. `poll` chooses a queue, `threads` loops over polls, and `maintenance` runs
+//! beside them.
 
+mod batch;
 mod batch_sizer;
 mod context;
+mod control;
+mod error_backoff;
 mod heartbeat;
-mod leased;
+mod lease_table;
+mod leased_batch;
 mod maintenance;
 mod maintenance_schedule;
 mod middleware;
+mod poll;
+mod prepared_job;
+mod progress;
 mod queue_set;
-mod run;
-mod shared;
+mod run_handler;
+mod settings;
+mod settling;
+mod statistics;
 mod status;
+mod stop;
 mod take_limiter;
+mod thread_slots;
 mod threads;
-mod transactional;
+mod transactional_batch;
+mod worker_run;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::context::Context;
+pub use self::control::Control;
 use self::middleware::Middleware;
 pub use self::middleware::{JobInfo, Next};
 use self::queue_set::QueueSet;
-use self::shared::{Shared, Signals};
-pub use self::status::{Control, Report, Running, Status, StopMode};
-use crate::task::Failure;
-use crate::{Error, Handler, Outcome, Pq, Retention, Store};
+use self::settings::{RunUntil, Settings};
+pub use self::status::{Report, Running, Status};
+pub use self::stop::StopMode;
+use self::worker_run::WorkerRun;
+use crate::{Failure, Handler, Outcome, Pq, Retention, Store};
 
-/// Works the jobs of one or several queues in threads of its own.
+/// Runs the handlers of one or several queues in its own threads.
 ///
-/// It takes jobs in batches, and settles them in batches, so that many small ones cost few round trips and few
-/// commits. A batch begins with one job, doubles while whole batches take less than fifty milliseconds, and
-/// shrinks when they take longer, so that no job is held that another worker could start sooner. One thread
-/// waits for all that have nothing to do.
+/// ```
+/// use pq_core::{Pq, Worker, memory::MemoryStore};
 ///
-/// Jobs of transactional handlers share a transaction, each in a nested one where it writes. Jobs of leased
-/// handlers share a lease, which is extended while they run. A queue whose handlers are of both kinds is leased
-/// as a whole, and its transactional ones complete their jobs in their own transaction.
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pq = Pq::new(MemoryStore::new());
+/// let greet = pq.queue("greetings")?.task::<String>("greet");
+/// greet.call(&"world".to_owned())?;
+/// let handler = greet.leased(|_context, job| {
+///     println!("hello, {}", job.data);
+///     Ok::<_, std::io::Error>(())
+/// });
+/// let report = Worker::new(&pq).serve(handler).threads(4).run_until_empty()?;
+/// assert_eq!(report.done, 1);
+/// # Ok(())
+/// # }
+/// ```
 ///
-/// Errors, panics and timeouts of handlers are their jobs' failures. While the store cannot be reached the
-/// worker tries again with backoff. Each worker also runs maintenance: it returns the jobs of leases that are over, of
-/// whichever worker, puts the periodic jobs that are due ([`crate::Cron`]), and prunes the archive. And it tells of
-/// itself: [`Pq::workers`] lists those that live, on whichever host, and [`Pq::stop_worker`] stops one.
+/// # Batches
 ///
-/// Each thread of it has a connection of the handle's while it takes, settles or runs a transactional handler,
-/// and the worker one more: a pool should have as many.
+/// Each thread takes and settles jobs in batches, so that many small jobs need few round trips and commits. The first
+/// batch is of the minimum size. While batches are full and take less than 50 ms, the size grows by a factor of 8, 4 or
+/// 2, the more the quicker the last batch was. When a batch takes longer than 100 ms or the queue runs short, the size is
+/// halved, so that other workers can take the jobs. See [`Worker::batch`] for the limits.
+///
+/// The jobs of transactional handlers share a transaction. A savepoint separates the handlers that write, so that a
+/// failure rolls back the writes of one handler. The jobs of leased handlers share a lease, which the worker extends while
+/// they run. If a queue has handlers of both kinds, its jobs are leased, and each transactional handler completes its job
+/// in a transaction of its own.
+///
+/// # Failures
+///
+/// An error, a panic or a timeout of a handler fails the attempt. See [`crate::Failure`] for what follows. While the store
+/// cannot be reached, the worker retries with backoff.
+///
+/// If the process crashes, leased jobs are requeued when their lease expires, and the attempt counts. Jobs in a transaction
+/// are ready again as soon as the server notices, and the attempt does not count.
+///
+/// # Maintenance
+///
+/// Every worker requeues the jobs of expired leases, also of other workers, puts the periodic jobs that are due
+/// ([`crate::Cron`]) and prunes the archive. Each worker registers itself, so that `Pq::workers` lists live workers on
+/// every host and `Pq::stop_worker` stops one.
+///
+/// # Connections
+///
+/// Each thread uses a connection of the handle while it takes jobs, settles them, or runs a transactional handler. The
+/// maintenance thread uses one more. A pool should have as many connections as threads plus one.
 pub struct Worker<S: Store> {
     pq: Pq<S>,
     queues: QueueSet<S>,
     settings: Settings,
     middleware: Vec<Arc<Middleware>>,
-    signals: Arc<Signals>,
     control: Control<S>,
 }
 
-/// What can be set at a worker.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) threads: usize,
-    pub(crate) min_batch: usize,
-    pub(crate) max_batch: usize,
-    pub(crate) lease: Duration,
-    pub(crate) maintain_every: Duration,
-    pub(crate) retention: Retention,
-    /// How often the worker tells of itself; none where it does not.
-    pub(crate) heartbeat_every: Option<Duration>,
-    /// The process that looks after this one.
-    pub(crate) supervisor: Option<u32>,
-}
-
-/// When a run ends by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Until {
-    Stopped,
-    Empty,
-    Jobs(u64),
-}
-
-/// Ends with the run, however that ends.
-struct Runs<'c, S: Store>(&'c Control<S>);
-
-impl<S: Store> Drop for Runs<'_, S> {
-    fn drop(&mut self) {
-        self.0.detach();
+impl<S: Store> fmt::Debug for Worker<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("queues", &self.queues.names())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,98 +117,99 @@ impl<S: Store> Worker<S>
 where
     S::Conn: Send,
 {
-    /// A worker on this handle's store: one thread, batches of 1 to 4,096 jobs, leases of thirty seconds, a sweep
-    /// each second, and the default [`Retention`].
+    /// Creates a worker that serves no queue yet, with the defaults of the methods below.
     #[must_use]
     pub fn new(pq: &Pq<S>) -> Self {
-        let signals = Arc::new(Signals::default());
         Self {
             pq: pq.clone(),
             queues: QueueSet::default(),
-            settings: Settings {
-                threads: 1,
-                min_batch: 1,
-                max_batch: 4_096,
-                lease: Duration::from_secs(30),
-                maintain_every: Duration::from_secs(1),
-                retention: Retention::default(),
-                heartbeat_every: Some(Duration::from_secs(2)),
-                supervisor: None,
-            },
+            settings: Settings::default(),
             middleware: Vec::new(),
-            control: Control::new(&signals),
-            signals,
+            control: Control::new(),
         }
     }
 
-    /// Works what this handler is for. Queues are served in the order in which their first handlers are given:
-    /// while the first has jobs that are ready, the second waits.
+    /// Registers a handler.
+    ///
+    /// Queues have strict priority in registration order: a queue is polled only while all earlier ones are empty. See
+    /// [`Worker::weight`] for another order.
     #[must_use]
     pub fn serve(mut self, handler: Handler<S>) -> Self {
         self.queues.add(handler);
         self
     }
 
-    /// Serves the queues by weight and not in order: one of weight 3 gets three turns while one of weight 1
-    /// gets one. Queues that are not named here have weight 1.
+    /// Serves the queues by weight instead of in registration order.
+    ///
+    /// A queue of weight 3 gets three batches for each batch of a queue of weight 1. Default: 1 for each queue, once any
+    /// weight is set.
     #[must_use]
     pub fn weight(mut self, queue: &str, weight: u32) -> Self {
-        self.queues.weigh(queue, weight);
+        self.queues.set_weight(queue, weight);
         self
     }
 
-    /// How many threads run handlers; 1 unless said.
+    /// Sets the number of threads that run handlers. Default: 1.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.settings.threads = threads;
         self
     }
 
-    /// How many jobs a thread takes at a time: at least and at most. 1 and 4,096 unless said. Between them it goes
-    /// by how long batches take, and by how large their payloads are: a thread holds about 8 MiB of them. Where jobs
-    /// have serialization keys it is 512 at most, unless the least is more. After a batch that failed the next is an
-    /// eighth of its size, at last a single job.
+    /// Sets the minimum and maximum number of jobs that a thread takes at a time. Default: 1 and 4,096.
+    ///
+    /// Within these limits the size follows the duration of the batches, see [`Worker`]. Three further limits apply: a
+    /// thread holds about 8 MiB of payload; a batch with serialization keys has at most 512 jobs, or `min` if that is
+    /// more; and after a batch that the store refused the next one is an eighth of its size, down to one job.
     #[must_use]
     pub fn batch(mut self, min: usize, max: usize) -> Self {
         (self.settings.min_batch, self.settings.max_batch) = (min, max);
         self
     }
 
-    /// How long a lease is; thirty seconds unless said. It is extended long before its end while the worker
-    /// lives; after a crash its jobs are back this much later.
+    /// Sets the length of leases. Default: 30 s. Minimum: 10 ms.
+    ///
+    /// While the worker runs it extends a lease when a third of it has passed, and at least every 2 s. After a crash the
+    /// jobs are requeued when the lease has expired.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// How often the worker looks for leases that are over and for what the archive need not keep; each second
-    /// unless said, and never with [`Duration::MAX`], which leaves it to others. After a look that took the store long
-    /// and found nothing, as where an open transaction keeps very many ended leases from being removed, the next one is
-    /// forty times as long away, or ten seconds where that is less. Periodic jobs fire each time.
+    /// Sets the interval of maintenance. Default: 1 s.
+    ///
+    /// Maintenance requeues the jobs of expired leases, prunes the archive, and puts the periodic jobs that are due. After
+    /// a slow search for expired leases that found none, the next search waits for 40 times as long as it took, at most
+    /// 10 s. Periodic jobs are put at each interval all the same.
+    ///
+    /// With [`Duration::MAX`] this worker runs no maintenance, and relies on others.
     #[must_use]
     pub fn maintain_every(mut self, interval: Duration) -> Self {
         self.settings.maintain_every = interval;
         self
     }
 
-    /// How often the worker notes in the store that it lives and what it does, and learns whether it is to stop:
-    /// every two seconds unless said. With `None` it is not known there, and nobody can stop it from elsewhere.
+    /// Sets the interval of heartbeats. Default: 2 s.
+    ///
+    /// A heartbeat stores the worker's status, and receives a request to stop. With `None` the worker is not registered,
+    /// so it is not listed and can be stopped by its [`Control`] only.
     #[must_use]
     pub fn heartbeat_every(mut self, interval: Option<Duration>) -> Self {
         self.settings.heartbeat_every = interval;
         self
     }
 
-    /// The process that looks after this one, and that others are to know as the one to ask. It is told with the
-    /// rest.
+    /// Sets the id of the process that supervises this one. Default: this process.
+    ///
+    /// It is stored with the heartbeats, so that an operator knows which process to stop.
     #[must_use]
     pub fn supervised_by(mut self, process: u32) -> Self {
         self.settings.supervisor = Some(process);
         self
     }
 
-    /// How long the archive keeps what.
+    /// Sets how long maintenance keeps archived jobs. Default: see [`Retention`].
     #[must_use]
     pub fn retention(mut self, retention: Retention) -> Self {
         self.settings.retention = retention;
@@ -210,62 +238,46 @@ where
         self
     }
 
-    /// What stops the worker and says what it does, from any thread.
+    /// Returns a handle that stops this worker and returns its status.
     #[must_use]
     pub fn control(&self) -> Control<S> {
         self.control.clone()
     }
 
-    /// Works until it is stopped by its [`Control`].
+    /// Runs until the worker is stopped.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`]; the store's own if the very first look at it fails and will fail again (it has
-    /// no table, say). Later errors are logged, and waited out.
+    /// [`crate::Error::InvalidSetting`] if a setting or the set of handlers is invalid. The store's own error if the first
+    /// poll fails and a retry cannot succeed, for example because the table does not exist. Later errors are logged, and
+    /// the worker retries.
     pub fn run(self) -> Result<Report, S::Error> {
-        self.run_until(Until::Stopped)
+        self.run_until(RunUntil::Stopped)
     }
 
-    /// Works until no job of the queues is ready, or it is stopped.
+    /// Runs until no job of the queues is ready, or the worker is stopped.
     ///
     /// # Errors
     ///
-    /// As [`Worker::run`].
+    /// See [`Worker::run`].
     pub fn run_until_empty(self) -> Result<Report, S::Error> {
-        self.run_until(Until::Empty)
+        self.run_until(RunUntil::Empty)
     }
 
-    /// Works until handlers were run for so many jobs, or it is stopped.
+    /// Runs until handlers have been run for this number of jobs, or the worker is stopped.
     ///
     /// # Errors
     ///
-    /// As [`Worker::run`].
+    /// See [`Worker::run`].
     pub fn run_jobs(self, jobs: u64) -> Result<Report, S::Error> {
-        self.run_until(Until::Jobs(jobs))
+        self.run_until(RunUntil::Jobs(jobs))
     }
 
-    fn run_until(self, until: Until) -> Result<Report, S::Error> {
-        self.check()?;
-        let Self { pq, queues, settings, middleware, signals, control } = self;
-        control.attach(&queues, &pq);
-        let _runs = Runs(&control);
-        let shared = Shared::new(pq, queues, settings, middleware, signals, until);
-        threads::run(&shared)
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let Settings { threads, min_batch, max_batch, lease, .. } = self.settings;
-        let wrong = if threads == 0 {
-            "a worker needs at least one thread".to_owned()
-        } else if min_batch == 0 || max_batch < min_batch {
-            format!(
-                "a batch of {min_batch} to {max_batch} jobs cannot be; the least is 1, and at most the most"
-            )
-        } else if lease < Duration::from_millis(10) {
-            format!("a lease of {lease:?} is over before anything can be done; 10 ms is the least")
-        } else {
-            return self.queues.check();
-        };
-        Err(Error::InvalidSetting(wrong))
+    fn run_until(self, until: RunUntil) -> Result<Report, S::Error> {
+        self.settings.check()?;
+        self.queues.check()?;
+        let Self { pq, queues, settings, middleware, control } = self;
+        let _attached = control.attach(queues.names(), &pq);
+        threads::run_threads(&WorkerRun::new(pq, queues, settings, middleware, &control, until))
     }
 }

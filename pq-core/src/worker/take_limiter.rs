@@ -1,96 +1,98 @@
-//! Which threads take jobs of a queue at the same time.
+//! Limits which threads take jobs of a queue at the same time.
 //!
-//! Takes of many jobs that run beside one another walk over what the others are about to have, so that the time of all
-//! of them grows with the square of their number: sixteen threads took half as many jobs a second as four. A smaller
-//! take is mostly its commit, which goes best beside others where the log's sync is slow, and waits for no turn.
+//! Concurrent takes of many jobs scan the rows that the others are about to lock, so the time of all of them grows with
+//! the square of their number. Large takes are therefore limited. The cost of a small take is mostly its commit, and
+//! commits are faster side by side if the log's sync is slow, so small takes are not limited.
 //!
-//! Of jobs with serialization keys a batch holds one of each key. Where it has held all keys that there were, and was
-//! done at once, whoever takes beside the next one finds what it left by chance, and each of them has less to a commit:
-//! four threads with a hundred keys did a third of what one does. So then one thread does it.
+//! A take returns at most one job of each serialization key. If a thread has taken a job of every key and finishes
+//! quickly, a second thread finds only the few keys that are free by chance, and both pay a commit for less work. Such a
+//! queue is left to one thread: the keyed-queue affinity.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::shared::lock;
+use crate::lock::lock;
 
-/// So many takes at a time keep a server of several cores busy, and those that wait have nothing else to do.
+/// How many large takes may run at the same time.
 const MAX_CONCURRENT: usize = 4;
 
-/// Only handlers that are done in a tenth of a millisecond are given so many at a time. Four takes of so many to a sync
-/// of ten milliseconds are still two hundred thousand jobs a second.
+/// The number of jobs from which a take is large. Only threads with very quick handlers take so many.
 const LARGE_TAKE: usize = 512;
 
-/// A batch of keys that takes longer than this is shared: nobody waits for it.
+/// A keyed batch that takes longer than this is not quick: other threads do not wait for it.
 const QUICK_BATCH: Duration = Duration::from_millis(10);
 
-/// The thread that has worked the keys comes back within this time.
+/// How long the queue is left to a thread after its batch. If it does not take again by then, another thread does.
 const RETURN_WITHIN: Duration = Duration::from_millis(1);
 
-/// The turns of a queue's takes.
-#[derive(Default)]
+/// Limits the takes of one queue.
+#[derive(Debug, Default)]
 pub(super) struct TakeLimiter {
-    many: [Mutex<()>; MAX_CONCURRENT],
-    keys: Mutex<Keys>,
+    permits: [Mutex<()>; MAX_CONCURRENT],
+    affinity: Mutex<Affinity>,
 }
 
-#[derive(Default)]
-struct Keys {
-    /// Whether one thread does best with them.
-    is_affine: bool,
-    /// The last thread that took, and until when the others leave the keys to it.
+#[derive(Debug, Default)]
+struct Affinity {
+    /// Whether the queue is left to one thread.
+    is_active: bool,
+    /// The last thread that took jobs.
     thread: usize,
+    /// Until when the other threads leave the queue to it.
     until: Option<Instant>,
 }
 
 impl TakeLimiter {
-    /// Waits for the thread's turn to take so many, and holds it; nothing where it need not wait.
+    /// Waits until the thread may take `want` jobs. Returns a permit to hold during the take, if one is needed.
     pub(super) fn acquire(&self, thread: usize, want: usize) -> Option<MutexGuard<'_, ()>> {
-        (want >= LARGE_TAKE).then(|| lock(&self.many[thread % MAX_CONCURRENT]))
+        (want >= LARGE_TAKE).then(|| lock(&self.permits[thread % MAX_CONCURRENT]))
     }
 
-    /// How long the thread is to leave the keys to another. Where it need not, it is the one that takes.
+    /// Returns how long the thread must leave the queue to another one.
+    ///
+    /// If it returns `None`, the thread is the one that takes from now on.
     pub(super) fn affinity_delay(&self, thread: usize, now: Instant) -> Option<Duration> {
-        let mut keys = lock(&self.keys);
-        let left = keys.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
-        if keys.is_affine && keys.thread != thread && !left.is_zero() {
+        let mut affinity = lock(&self.affinity);
+        let left = affinity.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        if affinity.is_active && affinity.thread != thread && !left.is_zero() {
             return Some(left);
         }
-        (keys.thread, keys.until) = (thread, Some(now + QUICK_BATCH));
+        (affinity.thread, affinity.until) = (thread, Some(now + QUICK_BATCH));
         None
     }
 
-    /// The thread has worked a batch, in this time: with keys or without, and all that there was or as many jobs as
-    /// it wanted.
+    /// Records a batch that the thread has taken and run.
     pub(super) fn record_batch(&self, thread: usize, batch: TakenBatch, now: Instant) {
-        let mut keys = lock(&self.keys);
+        let mut affinity = lock(&self.affinity);
         if !batch.has_keys || batch.took >= QUICK_BATCH {
-            keys.is_affine = false;
+            affinity.is_active = false;
         } else if batch.taken < batch.want {
-            keys.is_affine = true;
+            affinity.is_active = true;
         } else if batch.want >= LARGE_TAKE {
-            // There are more than one thread takes at a time; where it wants less it wants more the next time.
-            keys.is_affine = false;
+            // A full batch of the largest size leaves work for others. After a smaller one the thread wants more.
+            affinity.is_active = false;
         }
-        if keys.thread == thread {
-            keys.until = Some(now + RETURN_WITHIN);
+        if affinity.thread == thread {
+            affinity.until = Some(now + RETURN_WITHIN);
         }
     }
 
-    /// The thread has found nothing to take, and does not come back soon.
+    /// Records that the thread found no job. It will not take again soon.
     pub(super) fn record_empty(&self, thread: usize) {
-        let mut keys = lock(&self.keys);
-        if keys.thread == thread {
-            keys.until = None;
+        let mut affinity = lock(&self.affinity);
+        if affinity.thread == thread {
+            affinity.until = None;
         }
     }
 }
 
-/// A batch that was worked.
+/// A batch that was taken and run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TakenBatch {
     pub(super) has_keys: bool,
     pub(super) taken: usize,
     pub(super) want: usize,
+    /// The time from the take to the end of the last handler.
     pub(super) took: Duration,
 }
 
@@ -101,46 +103,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_of_many_go_few_abreast_and_those_of_few_do_not_wait() {
-        let (limiter, under_way) = (TakeLimiter::default(), AtomicUsize::new(0));
+    fn large_takes_are_limited_and_small_ones_do_not_wait() {
+        let (limiter, running) = (TakeLimiter::default(), AtomicUsize::new(0));
         let held: Vec<_> = (0..MAX_CONCURRENT).map(|thread| limiter.acquire(thread, LARGE_TAKE)).collect();
         assert!(held.iter().all(Option::is_some));
         assert!(limiter.acquire(0, LARGE_TAKE - 1).is_none());
         std::thread::scope(|scope| {
             for thread in 0..4 * MAX_CONCURRENT {
-                let (limiter, under_way) = (&limiter, &under_way);
+                let (limiter, running) = (&limiter, &running);
                 scope.spawn(move || {
-                    let _turn = limiter.acquire(thread, LARGE_TAKE);
+                    let _permit = limiter.acquire(thread, LARGE_TAKE);
                     assert!(
-                        under_way.fetch_add(1, Ordering::SeqCst) < MAX_CONCURRENT,
-                        "more than may are under way"
+                        running.fetch_add(1, Ordering::SeqCst) < MAX_CONCURRENT,
+                        "more takes than allowed are running"
                     );
                     std::thread::yield_now();
-                    under_way.fetch_sub(1, Ordering::SeqCst);
+                    running.fetch_sub(1, Ordering::SeqCst);
                 });
             }
-            assert_eq!(under_way.load(Ordering::SeqCst), 0, "somebody did not wait");
+            assert_eq!(running.load(Ordering::SeqCst), 0, "a thread did not wait");
             drop(held);
         });
-        assert_eq!(under_way.into_inner(), 0);
+        assert_eq!(running.into_inner(), 0);
     }
 
-    /// A quick batch of ten keys.
+    /// A quick batch of jobs with ten keys.
     const QUICK: TakenBatch =
         TakenBatch { has_keys: true, taken: 10, want: 64, took: Duration::from_millis(3) };
 
-    /// As after such a batch of thread 0, at the moment that is given.
+    /// Returns a limiter after such a batch of thread 0, and the time of it.
     fn for_thread_0() -> (TakeLimiter, Instant) {
         let (limiter, now) = (TakeLimiter::default(), Instant::now());
         for thread in [1, 0] {
-            assert_eq!(limiter.affinity_delay(thread, now), None, "nothing is known of the queue");
+            assert_eq!(limiter.affinity_delay(thread, now), None, "the limiter has recorded no batch");
         }
         limiter.record_batch(0, QUICK, now);
         (limiter, now)
     }
 
     #[test]
-    fn one_thread_works_the_keys_where_it_is_quick_with_all_of_them() {
+    fn a_queue_is_left_to_a_thread_that_is_quick_with_all_keys() {
         let (limiter, begun) = for_thread_0();
         assert_eq!(limiter.affinity_delay(1, begun), Some(RETURN_WITHIN));
         assert_eq!(limiter.affinity_delay(0, begun), None);
@@ -148,24 +150,28 @@ mod tests {
         let done = begun + QUICK_BATCH / 2;
         limiter.record_batch(0, QUICK, done);
         assert_eq!(limiter.affinity_delay(1, done), Some(RETURN_WITHIN));
-        // It is thread 1's where thread 0 does not come back.
+        // Thread 0 did not take again in time, so thread 1 takes.
         assert_eq!(limiter.affinity_delay(1, done + RETURN_WITHIN), None);
         assert_eq!(limiter.affinity_delay(0, done + RETURN_WITHIN), Some(QUICK_BATCH));
     }
 
     #[test]
-    fn nobody_waits_for_a_thread_that_takes_its_time_or_has_nothing_to_do() {
+    fn threads_do_not_wait_for_one_that_is_slow_or_found_nothing() {
         let (limiter, begun) = for_thread_0();
         assert_eq!(limiter.affinity_delay(0, begun), None);
         assert_eq!(limiter.affinity_delay(1, begun + QUICK_BATCH), None);
         limiter.record_empty(0);
-        assert_eq!(limiter.affinity_delay(2, begun + QUICK_BATCH), Some(QUICK_BATCH), "it is thread 1's now");
+        assert_eq!(
+            limiter.affinity_delay(2, begun + QUICK_BATCH),
+            Some(QUICK_BATCH),
+            "the queue is left to thread 1"
+        );
         limiter.record_empty(1);
         assert_eq!(limiter.affinity_delay(2, begun + QUICK_BATCH), None);
     }
 
     #[test]
-    fn what_is_not_for_one_thread_is_for_all() {
+    fn affinity_ends_with_a_batch_that_leaves_work_for_others() {
         let without_keys = TakenBatch { has_keys: false, ..QUICK };
         let slow = TakenBatch { took: QUICK_BATCH, ..QUICK };
         let more_than_one_takes = TakenBatch { taken: LARGE_TAKE, want: LARGE_TAKE, ..QUICK };

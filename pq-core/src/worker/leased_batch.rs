@@ -1,0 +1,201 @@
+//! A batch of jobs that are taken under one lease, while no transaction is open.
+
+use std::time::{Duration, Instant};
+
+use super::batch::Batch;
+use super::context::Context;
+use super::prepared_job::PreparedJob;
+use super::queue_set::ServedQueue;
+use super::run_handler::run_handler;
+use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_finished};
+use super::status::Report;
+use super::thread_slots::{FinishedJob, ThreadSlot};
+use super::worker_run::WorkerRun;
+use crate::lock::lock;
+use crate::task::{HandlerResult, Incoming, Run};
+use crate::{Error, Failure, Outcome, RawJob, Scan, Settlement, Store};
+
+/// How long a finished job with a serialization key may wait for others to be settled with it.
+///
+/// Jobs with the same key wait for it. This is checked after each handler; if the next one is slow, the maintenance
+/// thread settles.
+const SETTLE_KEYED_WITHIN: Duration = Duration::from_millis(2);
+
+/// How often a thread with quick handlers checks that its lease is still held.
+///
+/// If the process was suspended, the lease may have expired before the maintenance thread could notice.
+const CONFIRM_EVERY: Duration = Duration::from_millis(1);
+
+/// Takes up to `want` jobs of the queue at `position` under a lease, and runs them.
+///
+/// Calls `found` before the first handler begins. Does not call it if there is no job.
+pub(super) fn run_batch<S: Store>(
+    run: &WorkerRun<S>,
+    thread: usize,
+    position: usize,
+    want: usize,
+    scan: Scan,
+    found: &mut dyn FnMut(),
+) -> Result<Batch, S::Error> {
+    let (store, served) = (run.store(), &run.queues.all[position]);
+    let length = run.settings.lease;
+    let taken = {
+        let _permit = served.limiter.acquire(thread, want);
+        let _span = tracing::debug_span!("pq.take", queue = %served.queue.name(), want).entered();
+        store.with_connection(|conn| store.lease(conn, served.queue.name(), want, length, scan))?
+    };
+    let Some(lease) = taken.jobs.first().and_then(|job| job.claim.lease()) else {
+        return Ok(Batch::empty(taken.next_due));
+    };
+    found();
+    let batch = Batch::of(&taken.jobs);
+    run.leases.insert(lease, length);
+    run.maintenance.lease_added();
+    let slot = &run.slots()[thread];
+    lock(&slot.buffer).extend(taken.jobs);
+    let (mut begun, mut keyed_since) = (0, None);
+    // Reading the clock is a large part of the cost of an empty handler. It is read once for each job.
+    let (mut now, mut confirmed_at) = (Instant::now(), None);
+    while let Some(job) = next_job(run, slot, now, &mut confirmed_at) {
+        begun += 1;
+        if job.serialization_key.is_some() {
+            keyed_since.get_or_insert(now);
+        }
+        let finished = run_one(run, slot, position, served.prepare(job), now);
+        now = finished.at;
+        let mut waiting = lock(&slot.finished);
+        waiting.push(finished);
+        let is_due = keyed_since.is_some_and(|since| now - since > SETTLE_KEYED_WITHIN)
+            || waiting.first().is_some_and(|first| now - first.at > SETTLE_WITHIN);
+        drop(waiting);
+        if is_due {
+            settle_finished(run, slot);
+            (now, keyed_since) = (Instant::now(), None);
+        }
+    }
+    settle_finished(run, slot);
+    run.leases.remove(lease);
+    Ok(Batch { unbegun: batch.taken - begun, ..batch })
+}
+
+/// Returns the next job to begin.
+///
+/// If the worker is finishing, the jobs of the buffer are given back. Jobs of a lost lease are skipped. `confirmed_at`
+/// is when the lease was last known to be held.
+fn next_job<S: Store>(
+    run: &WorkerRun<S>,
+    slot: &ThreadSlot,
+    now: Instant,
+    confirmed_at: &mut Option<Instant>,
+) -> Option<RawJob> {
+    if run.stop.is_finishing() {
+        give_back_buffer(slot);
+    }
+    loop {
+        let job = lock(&slot.buffer).pop_front()?;
+        if confirmed_at.is_some_and(|at| now - at < CONFIRM_EVERY) {
+            return Some(job);
+        }
+        if job.claim.lease().is_none_or(|lease| run.leases.confirm(run.store(), lease, now)) {
+            *confirmed_at = Some(now);
+            return Some(job);
+        }
+        tracing::warn!(queue = %job.queue, job_id = %job.id, "job was skipped because its lease was lost");
+        slot.statistics.add(&job.queue, &Report { lost: 1, ..Report::default() });
+    }
+}
+
+fn run_one<S: Store>(
+    run: &WorkerRun<S>,
+    slot: &ThreadSlot,
+    position: usize,
+    mut prepared: PreparedJob<'_, S>,
+    now: Instant,
+) -> FinishedJob {
+    let served = &run.queues.all[position];
+    let context = Context::new(&run.context_access[position], &prepared.incoming, prepared.timeout());
+    let lease = prepared.incoming.raw.claim.lease().unwrap_or_default();
+    let own_length = prepared.incoming.envelope.as_ref().and_then(|envelope| envelope.duration("lease"));
+    if let Some(length) = own_length {
+        set_lease_length(run, lease, length);
+    }
+    let mut committed = None;
+    let result = run_handler(run, slot, &prepared, now, &mut |incoming| match &prepared.handler {
+        Ok(handler) => match &handler.run {
+            Run::Leased(handler) => handler(&context, incoming),
+            Run::Transactional(handler) => {
+                run_in_transaction(run, served, &prepared, incoming, handler, &mut committed)
+            }
+        },
+        Err(failure) => Err(failure.clone()),
+    });
+    if own_length.is_some() {
+        set_lease_length(run, lease, run.settings.lease);
+    }
+    let (settled_as, checkpoint) = context.take_effects();
+    if checkpoint.is_some() {
+        // A retry begins with the arguments of the last checkpoint.
+        prepared.incoming.envelope = checkpoint;
+    }
+    let (job, outcome) = prepared.outcome_for(served, result);
+    FinishedJob { job, outcome, at: Instant::now(), settled_as: committed.or(settled_as) }
+}
+
+/// Sets by how much the lease is extended, for a job whose call has a lease length of its own.
+fn set_lease_length<S: Store>(run: &WorkerRun<S>, lease: i64, length: Duration) {
+    if run.leases.set_length(lease, length) {
+        run.maintenance.lease_added();
+    }
+}
+
+/// Why the transaction of a handler is rolled back.
+enum Rollback<E> {
+    Failed(Failure),
+    LeaseLost,
+    Store(E),
+}
+
+impl<E> From<E> for Rollback<E> {
+    fn from(error: E) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Runs a transactional handler of a leased queue. Its writes and its job's outcome commit together.
+///
+/// Sets `committed` to the outcome if they did.
+fn run_in_transaction<S: Store>(
+    run: &WorkerRun<S>,
+    served: &ServedQueue<S>,
+    prepared: &PreparedJob<'_, S>,
+    incoming: &Incoming,
+    handler: &(dyn Fn(&mut S::Conn, &Incoming) -> HandlerResult + Send + Sync),
+    committed: &mut Option<Outcome>,
+) -> HandlerResult {
+    let store = run.store();
+    let done: Result<(HandlerResult, Outcome), Rollback<S::Error>> = store.with_connection(|conn| {
+        store.transaction(conn, |conn| {
+            if let Some(timeout) = prepared.timeout() {
+                store.set_statement_timeout(conn, Some(timeout))?;
+            }
+            let returned = handler(conn, incoming).map_err(Rollback::Failed)?;
+            let raw = RawJob::clone(&incoming.raw);
+            let (job, outcome) = served.prepare(raw).outcome_for(served, Ok(returned.clone()));
+            let settlement = Settlement { job: &job, outcome };
+            let accepted = store.settle(conn, std::slice::from_ref(&settlement))?;
+            match accepted.first() {
+                Some(true) => Ok((Ok(returned), settlement.outcome)),
+                _ => Err(Rollback::LeaseLost),
+            }
+        })
+    });
+    match done {
+        Ok((result, outcome)) => {
+            *committed = Some(outcome);
+            result
+        }
+        Err(Rollback::Failed(failure)) => Err(failure),
+        Err(Rollback::LeaseLost) => Err(Failure::Error(Error::lease_lost(incoming.raw.id).to_string())),
+        Err(Rollback::Store(error)) => Err(Failure::Error(error.to_string())),
+    }
+}

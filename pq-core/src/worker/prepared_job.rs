@@ -1,0 +1,90 @@
+//! A taken job with the handler that runs it, and the outcome of its attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::queue_set::ServedQueue;
+use crate::task::{Envelope, HandlerResult, Incoming, after_failure, retry_or_dead};
+use crate::{Failure, Handler, Outcome, RawJob, Store};
+
+/// A taken job with its handler, or with the reason why it cannot run.
+pub(super) struct PreparedJob<'h, S: Store> {
+    pub(super) incoming: Incoming,
+    pub(super) handler: Result<&'h Handler<S>, Failure>,
+    /// The name of the task; `None` if the handler serves a whole queue.
+    pub(super) task: Option<String>,
+}
+
+impl<S: Store> ServedQueue<S> {
+    /// Finds the handler of a job.
+    pub(super) fn prepare(&self, raw: RawJob) -> PreparedJob<'_, S> {
+        if let Some(handler) = &self.raw {
+            let incoming = Incoming { raw: Arc::new(raw), envelope: None };
+            return PreparedJob { incoming, handler: Ok(handler), task: None }.unless_exhausted();
+        }
+        let call = self.queue.json_of(&raw).and_then(|json| Envelope::read(&json));
+        let raw = Arc::new(raw);
+        match call {
+            Ok(call) => {
+                let name = call.function().unwrap_or_default();
+                let handler = self.tasks.get(&name).ok_or_else(|| Failure::UnknownTask(name.clone()));
+                let incoming = Incoming { raw, envelope: Some(call) };
+                PreparedJob { incoming, handler, task: Some(name) }.unless_exhausted()
+            }
+            Err(reason) => {
+                let incoming = Incoming { raw, envelope: None };
+                PreparedJob { incoming, handler: Err(Failure::Undecodable(reason)), task: None }
+            }
+        }
+    }
+}
+
+impl<S: Store> PreparedJob<'_, S> {
+    /// Removes the handler if all allowed attempts began and none was settled, because workers crashed or leases expired.
+    fn unless_exhausted(mut self) -> Self {
+        if let Ok(handler) = self.handler {
+            let (allowed, tried) = handler.tries(&self.incoming.raw, self.incoming.envelope.as_ref());
+            if tried > allowed {
+                self.handler = Err(Failure::Exhausted { attempts: tried });
+            }
+        }
+        self
+    }
+
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        let handler = self.handler.as_ref().ok()?;
+        handler.timeout_of(self.incoming.envelope.as_ref())
+    }
+
+    /// Returns the job and the outcome that its handler's result leads to.
+    pub(super) fn outcome_for(
+        self,
+        served: &ServedQueue<S>,
+        result: HandlerResult,
+    ) -> (Arc<RawJob>, Outcome) {
+        let Self { incoming: Incoming { raw, envelope }, handler, .. } = self;
+        let handler = handler.ok();
+        let keeps = handler.is_some_and(|handler| handler.policy.keep);
+        let outcome = match result {
+            Ok(Outcome::Complete) if keeps => Outcome::Keep { result: None },
+            Ok(Outcome::Retry { after, error, payload }) => {
+                retry_or_dead(handler, &served.queue, &raw, envelope, error, Some(after), payload)
+            }
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                let outcome = after_failure(handler, &served.queue, &raw, envelope, &failure);
+                let dead = matches!(outcome, Outcome::Dead { .. });
+                tracing::warn!(
+                    queue = %raw.queue,
+                    job_id = %raw.id,
+                    attempt = raw.attempt,
+                    %failure,
+                    dead,
+                    "job failed"
+                );
+                outcome
+            }
+        };
+        (raw, outcome)
+    }
+}

@@ -1,0 +1,48 @@
+//! The progress of a worker: what its threads do and have done.
+
+use super::statistics::{EndedByQueue, Throughput};
+use super::status::{Report, Status};
+use super::stop::StopMode;
+use super::thread_slots::{ThreadSlot, ThreadSlots};
+
+/// The threads' slots, and samples of their statistics. A [`super::Control`] shares it with the worker.
+#[derive(Default)]
+pub(super) struct Progress {
+    pub(super) threads: ThreadSlots,
+    throughput: Throughput,
+}
+
+impl Progress {
+    /// Takes a sample for the rates of [`Progress::status`].
+    pub(super) fn sample(&self) {
+        self.throughput.sample(self.ended());
+    }
+
+    /// Returns the totals of all threads.
+    pub(super) fn report(&self) -> Report {
+        let mut report = Report::default();
+        self.threads.all().iter().for_each(|slot| slot.statistics.add_to(&mut report));
+        report
+    }
+
+    /// Returns the status without the number of waiting jobs, which only the store knows.
+    pub(super) fn status(&self, stopping: Option<StopMode>) -> Status {
+        let rates = self.throughput.rates(&self.ended());
+        Status {
+            stopping,
+            waiting: None,
+            buffered: self.threads.all().iter().map(ThreadSlot::buffered).sum(),
+            running: self.threads.running(),
+            report: self.report(),
+            // An empty sum of floats is -0.0, which would be printed with its sign.
+            per_second: rates.values().sum::<f64>() + 0.0,
+            rates,
+        }
+    }
+
+    fn ended(&self) -> EndedByQueue {
+        let mut ended = EndedByQueue::new();
+        self.threads.all().iter().for_each(|slot| slot.statistics.add_ended_to(&mut ended));
+        ended
+    }
+}

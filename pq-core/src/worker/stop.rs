@@ -1,0 +1,92 @@
+//! Stopping a worker: the mode, and the signal that carries it to the threads.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CancellationToken, Error};
+
+/// How a worker stops. Modes are ordered by urgency, and a later request never makes the mode less urgent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopMode {
+    /// Ends when no job is ready.
+    Drain = 1,
+    /// Finishes the running jobs. Jobs that were taken and not begun are given back.
+    Finish = 2,
+    /// Gives back jobs that were taken and not begun, and tells running handlers to end through their contexts. A job
+    /// that is still running keeps its lease or its transaction until its handler returns, so nothing runs twice.
+    Abort = 3,
+}
+
+impl StopMode {
+    /// Returns the mode as a word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Finish => "finish",
+            Self::Abort => "abort",
+        }
+    }
+}
+
+impl fmt::Display for StopMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for StopMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "drain" | "all" => Ok(Self::Drain),
+            "finish" | "current" => Ok(Self::Finish),
+            "abort" | "now" => Ok(Self::Abort),
+            _ => Err(Error::InvalidSetting(format!(
+                "unknown stop mode {text:?}; expected `drain`, `finish` or `abort`"
+            ))),
+        }
+    }
+}
+
+/// The most urgent stop mode that was requested, and a token that ends the worker's waits.
+#[derive(Debug, Default)]
+pub(super) struct StopSignal {
+    mode: AtomicU8,
+    waits: CancellationToken,
+}
+
+impl StopSignal {
+    pub(super) fn request(&self, mode: StopMode) {
+        self.mode.fetch_max(mode as u8, Ordering::SeqCst);
+        self.waits.cancel();
+    }
+
+    pub(super) fn mode(&self) -> Option<StopMode> {
+        match self.mode.load(Ordering::SeqCst) {
+            0 => None,
+            1 => Some(StopMode::Drain),
+            2 => Some(StopMode::Finish),
+            _ => Some(StopMode::Abort),
+        }
+    }
+
+    /// Returns whether no further handler may start.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.mode() >= Some(StopMode::Finish)
+    }
+
+    pub(super) fn is_aborting(&self) -> bool {
+        self.mode() == Some(StopMode::Abort)
+    }
+
+    /// Returns the token that is cancelled by the first request of any mode.
+    pub(super) fn waits(&self) -> &CancellationToken {
+        &self.waits
+    }
+}

@@ -1,0 +1,100 @@
+//! What each thread of a worker has in hand, where the maintenance thread and the status can see it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::statistics::ThreadStatistics;
+use super::status::Running;
+use crate::lock::lock;
+use crate::{JobId, Outcome, QueueName, RawJob};
+
+/// A handler that is running.
+#[derive(Clone)]
+pub(super) struct RunningHandler {
+    pub(super) id: JobId,
+    pub(super) queue: QueueName,
+    pub(super) task: Option<String>,
+    pub(super) attempt: i32,
+    pub(super) lease: Option<i64>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) since: Instant,
+}
+
+/// A leased job whose handler has ended, and that is not settled.
+pub(super) struct FinishedJob {
+    pub(super) job: Arc<RawJob>,
+    pub(super) outcome: Outcome,
+    pub(super) at: Instant,
+    /// The outcome with which the handler settled the job in a transaction of its own.
+    ///
+    /// That transaction may have been rolled back, so `outcome` is passed to the store all the same. If the store
+    /// refuses it, this one has been committed.
+    pub(super) settled_as: Option<Outcome>,
+}
+
+/// One thread's jobs and statistics. Every lock is the slot's own, so threads do not contend.
+#[derive(Default)]
+pub(super) struct ThreadSlot {
+    running: Mutex<Option<RunningHandler>>,
+    /// Leased jobs that are not begun.
+    pub(super) buffer: Mutex<VecDeque<RawJob>>,
+    /// Leased jobs that are not settled. The maintenance thread settles those that wait too long.
+    pub(super) finished: Mutex<Vec<FinishedJob>>,
+    /// Jobs of the thread's transaction that are not begun.
+    in_transaction: AtomicU64,
+    pub(super) statistics: ThreadStatistics,
+}
+
+impl ThreadSlot {
+    pub(super) fn begin(&self, handler: RunningHandler) {
+        *lock(&self.running) = Some(handler);
+    }
+
+    pub(super) fn end(&self) {
+        *lock(&self.running) = None;
+    }
+
+    pub(super) fn running(&self) -> Option<RunningHandler> {
+        lock(&self.running).clone()
+    }
+
+    pub(super) fn set_buffered_in_transaction(&self, jobs: usize) {
+        self.in_transaction.store(jobs as u64, Ordering::Relaxed);
+    }
+
+    /// Returns how many jobs the thread has taken and not begun.
+    pub(super) fn buffered(&self) -> u64 {
+        lock(&self.buffer).len() as u64 + self.in_transaction.load(Ordering::Relaxed)
+    }
+}
+
+/// The slots of a worker's threads. There are none before the worker runs.
+#[derive(Default)]
+pub(super) struct ThreadSlots(OnceLock<Box<[ThreadSlot]>>);
+
+impl ThreadSlots {
+    pub(super) fn create(&self, threads: usize) {
+        self.0.get_or_init(|| (0..threads).map(|_| ThreadSlot::default()).collect());
+    }
+
+    pub(super) fn all(&self) -> &[ThreadSlot] {
+        self.0.get().map_or(&[], |slots| slots)
+    }
+
+    /// Returns the jobs whose handlers are running, in the order of their ids.
+    pub(super) fn running(&self) -> Vec<Running> {
+        let describe = |handler: RunningHandler| Running {
+            id: handler.id,
+            queue: handler.queue.to_string(),
+            task: handler.task,
+            attempt: handler.attempt,
+            age: handler.since.elapsed(),
+        };
+        let mut running: Vec<Running> =
+            self.all().iter().filter_map(ThreadSlot::running).map(describe).collect();
+        running.sort_by_key(|running| running.id);
+        running
+    }
+}
