@@ -16,7 +16,9 @@ cases![
     a_rolled_back_completion_has_no_effect: Own,
     a_late_completion_aborts_the_handlers_transaction: Own,
     the_next_attempt_starts_from_the_checkpoint: Own,
+    a_job_that_its_handler_settled_is_counted_by_that_outcome: Own,
     both_kinds_of_handler_can_serve_one_queue: Own,
+    an_outcome_that_the_store_refused_is_not_counted: Own,
     middleware_runs_around_handlers_in_order: Own,
     the_trace_context_reaches_the_handler: Own,
     a_serialization_key_can_be_computed_from_the_arguments: Own,
@@ -115,6 +117,18 @@ fn the_next_attempt_starts_from_the_checkpoint<F: Fixture>(harness: &Harness<F>)
     assert_eq!(seen.all(), [0, 1, 2]);
 }
 
+fn a_job_that_its_handler_settled_is_counted_by_that_outcome<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u8>(harness);
+    let handler = task.leased(|context, _| {
+        context.transaction(|conn| context.complete_with(conn)).map_err(|error| error.to_string())?;
+        Err::<(), _>("an error after the job was completed".to_owned())
+    });
+    task.call(&1).unwrap();
+    let report = run_until_empty(harness, handler);
+    assert_eq!((report.done, report.failed, report.lost), (1, 0, 0));
+    assert_eq!(harness.counts(), pq_core::Counts::default());
+}
+
 fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(harness: &Harness<F>) {
     let apples = harness.named::<()>("apples");
     let (fast, slow) = (apples.task::<u8>("fast"), apples.task::<u8>("slow"));
@@ -130,6 +144,25 @@ fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(harness: &Harness<F>) {
     let report = Worker::new(&harness.pq).serve(transactional).serve(leased).run_until_empty().unwrap();
     assert_eq!((report.done, report.dead), (4, 1));
     assert_eq!(pears.counts().unwrap().ready, 2, "what the failed handler wrote is undone");
+}
+
+fn an_outcome_that_the_store_refused_is_not_counted<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    // One job has the transaction to itself, and several share one.
+    for jobs in [1, 3] {
+        queue.put_many(&vec![json!(1); jobs]).unwrap();
+        let own = queue.clone();
+        let handler = queue.transactional(move |conn: &mut Conn<F>, job| {
+            own.on(conn).give_back(&job).map_err(|error| error.to_string())?;
+            Ok::<_, String>(Outcome::cancel("the job was given back before"))
+        });
+        let worker = Worker::new(&harness.pq).batch(jobs, jobs).serve(handler);
+        let report = worker.run_jobs(jobs as u64).unwrap();
+        assert_eq!((report.cancelled, report.lost), (0, jobs as u64));
+        let counts = harness.counts();
+        assert_eq!((counts.ready, counts.cancelled), (jobs as u64, 0));
+        harness.clear();
+    }
 }
 
 fn middleware_runs_around_handlers_in_order<F: Fixture>(harness: &Harness<F>) {

@@ -34,6 +34,7 @@ cases![
     a_worker_with_maintenance_disabled_returns_no_jobs: Own,
     a_running_job_is_notified_of_its_cancellation: Own,
     the_status_lists_running_jobs: Own,
+    the_status_counts_buffered_jobs_of_both_kinds_of_handler: Own,
     invalid_settings_are_refused: Own,
 ];
 
@@ -387,6 +388,31 @@ fn the_status_lists_running_jobs<F: Fixture>(harness: &Harness<F>) {
     });
 }
 
+fn the_status_counts_buffered_jobs_of_both_kinds_of_handler<F: Fixture>(harness: &Harness<F>) {
+    let (leased, gate) = gate(harness);
+    let (write, written) = channel();
+    let pears = harness.named::<Value>("pears");
+    let transactional = pears.transactional(move |_, _| write.send(()).map_err(|error| error.to_string()));
+    task::<F, u32>(harness).call_many(&[0, 1, 2]).unwrap();
+    let worker = Worker::new(&harness.pq).threads(2).batch(3, 3).serve(leased).serve(transactional);
+    run_beside::<F>(worker, |control| {
+        assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);
+        // The transactional thread ends a batch while the leased thread has jobs in its buffer.
+        pears.put(&json!(1)).unwrap();
+        written.recv_timeout(TIMEOUT).unwrap();
+        for _ in 0..2 {
+            gate.proceed.send(()).unwrap();
+            gate.started.recv_timeout(TIMEOUT).unwrap();
+            let buffered = control.status().buffered;
+            assert!(buffered <= 2, "the status counts {buffered} buffered jobs");
+        }
+        gate.proceed.send(()).unwrap();
+        wait_until("all are counted", || control.status().report.done == 4);
+        assert_eq!(control.status().buffered, 0);
+        control.stop(StopMode::Drain);
+    });
+}
+
 fn invalid_settings_are_refused<F: Fixture>(harness: &Harness<F>) {
     let apples = harness.named::<()>("apples");
     let handler = || apples.task::<()>("eat").leased(|_, _| Ok::<_, CaseError>(()));
@@ -395,13 +421,13 @@ fn invalid_settings_are_refused<F: Fixture>(harness: &Harness<F>) {
     let wrong = [
         (Worker::new(&harness.pq), "needs a handler"),
         (worker().threads(0), "at least one thread"),
-        (worker().batch(0, 5), "cannot be"),
-        (worker().batch(5, 4), "cannot be"),
-        (worker().lease(Duration::ZERO), "10 ms"),
+        (worker().batch(0, 5), "min must be at least 1"),
+        (worker().batch(5, 4), "not exceed max"),
+        (worker().lease(Duration::ZERO), "at least 10ms"),
         (worker().serve(handler()), "two handlers"),
         (worker().serve(raw()), "either"),
         (worker().weight("pears", 1), "no handler"),
-        (worker().weight("apples", 0), "never be served"),
+        (worker().weight("apples", 0), "at least 1"),
     ];
     harness.queue().put_with(&json!(1), &PutOptions::new()).unwrap();
     for (worker, reason) in wrong {

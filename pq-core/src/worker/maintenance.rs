@@ -89,7 +89,7 @@ fn has_finished_keys(slot: &ThreadSlot) -> bool {
 fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
     let store = run.store();
     let report: Result<Option<MaintenanceReport>, S::Error> = store.with_connection(|conn| {
-        cron::fire(store, conn)?;
+        cron::fire_due_crons(store, conn)?;
         let began = Instant::now();
         if !schedule.is_search_due(began) {
             return Ok(None);
