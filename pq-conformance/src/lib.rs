@@ -35,6 +35,7 @@
 mod cases;
 mod harness;
 
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -92,8 +93,13 @@ impl Suite {
     }
 
     /// Runs the trials that the command-line arguments of the test binary select.
+    ///
+    /// Cases mostly wait for the store. By default there are therefore more test threads than processors.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        libtest_mimic::run(&Arguments::from_args(), self.trials).exit_code()
+        let mut arguments = Arguments::from_args();
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        arguments.test_threads.get_or_insert((4 * processors).clamp(8, 16));
+        libtest_mimic::run(&arguments, self.trials).exit_code()
     }
 }

@@ -1,4 +1,4 @@
-//! Section 11: queues that are paused, and what an operator sees and moves.
+//! Operations: pausing a queue, the overview, listing jobs and moving them.
 
 use pq_core::{Filter, JobId, JobState, Outcome, Overview, PutOptions, Queue, Wait};
 use serde_json::json;
@@ -33,7 +33,7 @@ fn list<F: Fixture>(harness: &Harness<F>, filter: &Filter) -> Vec<JobId> {
 }
 
 fn a_paused_queue_returns_no_job<F: Fixture>(harness: &Harness<F>) {
-    // A store may have learnt from this that there are jobs with keys.
+    // A store may switch to its plan for keyed jobs after this take. A pause must hold for that plan, too.
     harness.put_with("keyed", &PutOptions::new().serialization_key("k"));
     assert_eq!(harness.get_many(9).len(), 1);
     harness.put("plain");
@@ -45,7 +45,7 @@ fn a_paused_queue_returns_no_job<F: Fixture>(harness: &Harness<F>) {
     harness.put("later");
     assert!(harness.get_many(1).is_empty());
     harness.named::<u8>("pears").put(&1).unwrap();
-    assert!(harness.named::<u8>("pears").get(Wait::No).unwrap().is_some(), "other queues go on");
+    assert!(harness.named::<u8>("pears").get(Wait::No).unwrap().is_some(), "other queues are not paused");
     assert!(harness.queue().resume().unwrap());
     assert_eq!(harness.get_many(9).len(), 4);
 }
@@ -55,7 +55,10 @@ fn pause_and_resume_report_a_change_once<F: Fixture>(harness: &Harness<F>) {
     assert!(!queue.resume().unwrap());
     assert!(queue.pause().unwrap());
     assert!(!queue.pause().unwrap());
-    assert!(overview(harness, "apples").unwrap().paused_at.is_some(), "a paused queue is seen without a job");
+    assert!(
+        overview(harness, "apples").unwrap().paused_at.is_some(),
+        "a paused queue is listed even if it is empty"
+    );
     assert!(queue.resume().unwrap());
     assert!(!queue.resume().unwrap());
     assert!(overview(harness, "apples").is_none());
@@ -115,7 +118,7 @@ fn the_overview_counts_each_queues_jobs_by_state<F: Fixture>(harness: &Harness<F
     assert_eq!((numbers.ready, numbers.blocked, numbers.scheduled, numbers.running), (1, 2, 1, 1));
     assert_eq!((numbers.dead, numbers.cancelled, numbers.done, numbers.dequeued), (1, 1, 1, 0));
     assert_eq!((numbers.waiting(), numbers.paused_at), (4, None));
-    // The key is taken, so all of its jobs are behind it.
+    // The leased job holds the key, so the other jobs of the key are blocked.
     let held = harness.lease_one();
     assert_eq!(held.data, json!(0));
     let numbers = overview(harness, "apples").unwrap();
@@ -129,7 +132,7 @@ fn the_overview_counts_each_queues_jobs_by_state<F: Fixture>(harness: &Harness<F
 fn the_oldest_age_starts_when_the_job_was_due<F: Fixture>(harness: &Harness<F>) {
     harness.put_with("later", &PutOptions::new().schedule_at("1h"));
     assert_eq!(overview(harness, "apples").unwrap().oldest, None);
-    // It was due before it was put, and nobody could have taken it then.
+    // The job was due before it was put. Its age starts at the put, because no take could return it before.
     harness.put_with("due", &PutOptions::new().schedule_at("2001-01-01T00:00:00Z"));
     assert!(overview(harness, "apples").unwrap().oldest.unwrap() < TIMEOUT);
 }
@@ -199,9 +202,9 @@ fn a_moved_job_keeps_its_fields<F: Fixture>(harness: &Harness<F>) {
     assert_eq!((before.expected_at, before.priority), (after.expected_at, after.priority));
     assert_eq!((before.serialization_key, before.unique_key), (after.serialization_key, after.unique_key));
     let again = harness.queue().put_with(&json!("c"), &PutOptions::new().unique("u")).unwrap();
-    assert!(again.id != moved, "its unique key is free where it was");
+    assert!(again.id != moved, "its unique key is free in the source queue");
     let kept = pears.put_with(&json!("d"), &PutOptions::new().unique("u")).unwrap();
-    assert_eq!(kept.id, moved, "and in use where it is");
+    assert_eq!(kept.id, moved, "its unique key is in use in the target queue");
     assert_eq!(pears.get(Wait::No).unwrap().map(|job| job.id), Some(moved));
     assert_eq!(harness.queue().move_to(&pears, None).unwrap(), 2);
     assert_eq!(pears.get(Wait::No).unwrap().map(|job| job.id), Some(stays));
@@ -247,7 +250,7 @@ fn a_rolled_back_move_has_no_effect<F: Fixture>(harness: &Harness<F>) {
     let (store, queue, pears) = (harness.pq.store(), harness.queue(), harness.named::<()>("pears"));
     let done = harness.transaction(|conn| {
         assert_eq!(pq_core::store::Admin::move_jobs(store, conn, queue.name(), pears.name(), None)?, 1);
-        assert!(queue.on(&mut harness.connect()).get()?.is_none(), "others pass it over meanwhile");
+        assert!(queue.on(&mut harness.connect()).get()?.is_none(), "others skip it until the move commits");
         roll_back::<()>()
     });
     assert!(done.is_err());

@@ -1,4 +1,4 @@
-//! Sections 1 and 3: what is put in bulk is put as anything else is.
+//! Bulk puts: `put_all` and large batches follow the same rules as single puts.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -24,7 +24,7 @@ cases![
     the_iterator_may_put_to_another_queue: Own,
 ];
 
-/// More jobs than a store sends at once.
+/// More jobs than a store sends in one statement.
 const MANY: usize = 2_500;
 
 fn numbers(count: usize) -> impl Iterator<Item = Value> {
@@ -56,7 +56,7 @@ fn an_empty_iterator_puts_nothing<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().live(), 0);
 }
 
-/// Options that differ, of which one job is not due.
+/// Returns six different options; one of the jobs is not due.
 fn various() -> [PutOptions; 6] {
     let due = chrono::DateTime::parse_from_rfc3339("2001-02-03T04:05:06.123456+02:00").unwrap();
     [
@@ -130,7 +130,11 @@ fn a_rolled_back_bulk_put_is_never_visible<F: Fixture>(harness: &Harness<F>) {
         assert_eq!(queue.on(conn).put_all(numbers(MANY))?, MANY as u64);
         queue.on(conn).put_many(&data)?;
         assert_eq!(queue.on(conn).counts()?.ready, 2 * MANY as u64);
-        assert_eq!(queue.on(&mut harness.connect()).counts()?.live(), 0, "others see what is not committed");
+        assert_eq!(
+            queue.on(&mut harness.connect()).counts()?.live(),
+            0,
+            "others must not see uncommitted jobs"
+        );
         roll_back::<()>()
     });
     assert!(rolled_back.is_err());
@@ -196,7 +200,7 @@ fn a_bulk_put_wakes_waiters_at_the_commit<F: Fixture>(harness: &Harness<F>) {
                 }
                 assert!(
                     blocked_waiter.recv_timeout(std::time::Duration::from_millis(20)).is_err(),
-                    "not before"
+                    "no wake-up before the commit"
                 );
                 Ok(())
             });

@@ -1,4 +1,4 @@
-//! Section 6, and the claims of section 3: what can be done with a job that is yours, and only then.
+//! Claims: a job can be updated, given back, settled or retaken only while its claim is valid.
 
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ fn an_update_in_a_nested_rollback_is_undone<F: Fixture>(harness: &Harness<F>) {
                 roll_back::<()>()
             });
             assert!(inner.is_err());
-            // What counts is what the transaction noted, whichever copy of the job is given back.
+            // The store decides by what the transaction recorded, not by the caller's copy of the job.
             assert_eq!(kept.id, job.id);
             Ok(queue.on(conn).give_back(&job)?)
         })
@@ -233,7 +233,7 @@ fn a_rolled_back_get_ends_its_claim<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.drain(), [json!("a")]);
 }
 
-/// What the first job was, in a transaction that was rolled back.
+/// Gets the first job in a transaction that is rolled back, and returns it.
 fn rolled_back<F: Fixture>(harness: &Harness<F>) -> Job<Value> {
     let mut got = None;
     let queue = harness.queue();
@@ -263,7 +263,7 @@ fn a_job_can_be_retaken_after_a_rollback_to_settle_it<F: Fixture>(harness: &Harn
     for options in options.map(|options| options.unique("one").serialization_key("by one")) {
         let id = harness.put_with("a", &options);
         let job = rolled_back(harness);
-        // A pause is no reason to leave what was done without its verdict.
+        // A pause must not keep a finished job from being settled.
         harness.pq.store().pause(&mut harness.connect(), queue.name(), true).unwrap();
         harness
             .transaction(|conn| {
@@ -272,7 +272,11 @@ fn a_job_can_be_retaken_after_a_rollback_to_settle_it<F: Fixture>(harness: &Harn
             })
             .unwrap();
         harness.pq.store().pause(&mut harness.connect(), queue.name(), false).unwrap();
-        assert_eq!(harness.put_with("b", &PutOptions::new().unique("one")), id, "its key is its own");
+        assert_eq!(
+            harness.put_with("b", &PutOptions::new().unique("one")),
+            id,
+            "the job still has its unique key"
+        );
         let back = harness.get().unwrap();
         assert_eq!((back.id, back.attempt, back.data.clone()), (id, 2, json!("a")));
     }
@@ -290,7 +294,7 @@ fn a_changed_job_cannot_be_retaken<F: Fixture>(harness: &Harness<F>) {
             Ok(queue.on(conn).settle(&job, again)?)
         })
         .unwrap();
-    assert!(!retaken(harness, &job), "another has tried it");
+    assert!(!retaken(harness, &job), "another attempt has run");
     let job = rolled_back(harness);
     let transfer = |from: &str, to: &str| {
         let (from, to) = (harness.named::<Value>(from), harness.named::<Value>(to));
@@ -301,7 +305,7 @@ fn a_changed_job_cannot_be_retaken<F: Fixture>(harness: &Harness<F>) {
     transfer("pears", "apples");
     let job = rolled_back(harness);
     queue.clear().unwrap();
-    assert!(!retaken(harness, &job), "it is gone");
+    assert!(!retaken(harness, &job), "it was deleted");
 }
 
 fn a_job_held_by_others_or_whose_key_is_held_cannot_be_retaken<F: Fixture>(harness: &Harness<F>) {

@@ -1,4 +1,4 @@
-//! Sections 2 and 3: threads that put and get at once, which a store may serve together.
+//! Concurrent puts and gets, which a store may serve as one group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,7 +18,7 @@ cases![
     concurrent_puts_keep_their_own_options: Both,
     a_refused_put_does_not_affect_concurrent_puts: Both,
     plain_puts_do_not_wait_for_a_concurrent_unique_key: Both,
-    concurrent_puts_of_one_unique_key_put_one_job: Both,
+    concurrent_puts_by_thread_unique_key_put_one_job: Both,
     concurrent_gets_share_no_job_and_lose_none: Both,
     concurrent_gets_return_no_more_than_the_ready_jobs: Both,
     concurrent_gets_skip_jobs_that_a_transaction_holds: Both,
@@ -29,11 +29,11 @@ cases![
     concurrent_gets_return_nothing_from_a_paused_queue: Both,
 ];
 
-/// So many threads call at once.
+/// The number of threads that call concurrently.
 const THREADS: u64 = 16;
 
-/// Has each thread do its work, so often, each time at once, and gives what they did, a list a thread.
-fn at_once<R: Send>(rounds: u64, work: impl Fn(u64, u64) -> R + Sync) -> Vec<Vec<R>> {
+/// Runs `work` in all threads, `rounds` times and started together each time. Returns the results of each thread.
+fn run_concurrently<R: Send>(rounds: u64, work: impl Fn(u64, u64) -> R + Sync) -> Vec<Vec<R>> {
     let start = Barrier::new(THREADS as usize);
     std::thread::scope(|threads| {
         let run = |thread| {
@@ -56,8 +56,8 @@ fn numbers(count: u64) -> Vec<Value> {
 }
 
 fn concurrent_puts_return_the_ids_of_their_own_jobs<F: Fixture>(harness: &Harness<F>) {
-    let put = at_once(5, |thread, round| {
-        // By turns one job and some.
+    let put = run_concurrently(5, |thread, round| {
+        // One job or several, in turn.
         let jobs: Vec<Value> = (0..=(thread + round) % 3).map(|n| json!([thread, round, n])).collect();
         let ids = match &jobs[..] {
             [job] => vec![harness.put(job.clone())],
@@ -66,19 +66,19 @@ fn concurrent_puts_return_the_ids_of_their_own_jobs<F: Fixture>(harness: &Harnes
         assert_eq!(ids.len(), jobs.len());
         ids.into_iter().zip(jobs).collect::<Vec<_>>()
     });
-    for of_one in &put {
-        let ids = || of_one.iter().flatten().map(|(id, _)| *id);
-        assert!(ids().zip(ids().skip(1)).all(|(a, b)| a < b), "ids of one caller ascend");
+    for by_thread in &put {
+        let ids = || by_thread.iter().flatten().map(|(id, _)| *id);
+        assert!(ids().zip(ids().skip(1)).all(|(a, b)| a < b), "the ids of one caller must ascend");
     }
-    let said: BTreeMap<JobId, Value> = put.iter().flatten().flatten().cloned().collect();
-    assert_eq!(said.len(), put.iter().flatten().flatten().count(), "no id is given twice");
-    let there: BTreeMap<JobId, Value> =
+    let returned: BTreeMap<JobId, Value> = put.iter().flatten().flatten().cloned().collect();
+    assert_eq!(returned.len(), put.iter().flatten().flatten().count(), "an id was returned twice");
+    let stored: BTreeMap<JobId, Value> =
         harness.get_many(1_000).into_iter().map(|job| (job.id, job.data)).collect();
-    assert_eq!(there, said);
+    assert_eq!(stored, returned);
 }
 
 fn concurrent_puts_keep_their_own_options<F: Fixture>(harness: &Harness<F>) {
-    at_once(3, |thread, round| {
+    run_concurrently(3, |thread, round| {
         let options = PutOptions::new().priority((THREADS - thread) as i32);
         let options = if thread % 2 == 0 { options } else { options.schedule_at("1h") };
         harness.put_with(json!([thread, round]), &options)
@@ -86,11 +86,11 @@ fn concurrent_puts_keep_their_own_options<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.counts().scheduled, THREADS / 2 * 3);
     let got: Vec<u64> = harness.drain().iter().filter_map(|job| job[0].as_u64()).collect();
     let wanted: Vec<u64> = (0..THREADS).step_by(2).flat_map(|thread| [thread; 3]).collect();
-    assert_eq!(got, wanted, "by their priorities");
+    assert_eq!(got, wanted, "jobs must come by priority");
 }
 
 fn a_refused_put_does_not_affect_concurrent_puts<F: Fixture>(harness: &Harness<F>) {
-    let put = at_once(5, |thread, round| {
+    let put = run_concurrently(5, |thread, round| {
         let bad = thread == round;
         let options = if bad { PutOptions::new().schedule_at("rubbish") } else { PutOptions::new() };
         (bad, harness.try_put(&json!([thread, round]), &options).is_err())
@@ -106,7 +106,7 @@ fn plain_puts_do_not_wait_for_a_concurrent_unique_key<F: Fixture>(harness: &Harn
         let second = harness
             .transaction(|conn| {
                 queue.on(conn).put_with(&json!("first"), &key)?;
-                // This one may wait for the transaction.
+                // A put of the same unique key may wait for the transaction.
                 let second = threads.spawn(put);
                 let (done, all) = channel();
                 for n in 0..THREADS {
@@ -127,9 +127,9 @@ fn plain_puts_do_not_wait_for_a_concurrent_unique_key<F: Fixture>(harness: &Harn
     assert_eq!(harness.counts().ready, THREADS + 1);
 }
 
-fn concurrent_puts_of_one_unique_key_put_one_job<F: Fixture>(harness: &Harness<F>) {
+fn concurrent_puts_by_thread_unique_key_put_one_job<F: Fixture>(harness: &Harness<F>) {
     let key = PutOptions::new().unique("k");
-    let put = at_once(3, |thread, round| {
+    let put = run_concurrently(3, |thread, round| {
         let options = if thread % 2 == 0 { key.clone() } else { PutOptions::new() };
         (thread % 2 == 0, harness.put_with(json!([thread, round]), &options))
     });
@@ -140,16 +140,16 @@ fn concurrent_puts_of_one_unique_key_put_one_job<F: Fixture>(harness: &Harness<F
 }
 
 fn concurrent_gets_share_no_job_and_lose_none<F: Fixture>(harness: &Harness<F>) {
-    let ids = ids(harness.queue().put_many(&numbers(500)).unwrap());
-    let got = at_once(8, |thread, round| {
+    let ids = ids(harness.queue().put_many(numbers(500)).unwrap());
+    let got = run_concurrently(8, |thread, round| {
         let count = [1, 1, 1, 3, 7][((thread + round) % 5) as usize];
         let jobs = harness.get_many(count);
         assert!(jobs.len() <= count);
         jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
     });
-    for of_one in &got {
-        let ids: Vec<_> = of_one.iter().flatten().collect();
-        assert!(ids.is_sorted_by(|a, b| a < b), "who comes again gets what stands behind");
+    for by_thread in &got {
+        let ids: Vec<_> = by_thread.iter().flatten().collect();
+        assert!(ids.is_sorted_by(|a, b| a < b), "a later get of one thread returns later jobs");
     }
     let mut all: Vec<JobId> = got.into_iter().flatten().flatten().collect();
     all.extend(harness.get_many(1_000).iter().map(|job| job.id));
@@ -159,8 +159,8 @@ fn concurrent_gets_share_no_job_and_lose_none<F: Fixture>(harness: &Harness<F>) 
 
 fn concurrent_gets_return_no_more_than_the_ready_jobs<F: Fixture>(harness: &Harness<F>) {
     for jobs in [0, 1, 5, THREADS - 1] {
-        harness.queue().put_many(&numbers(jobs)).unwrap();
-        let got = at_once(1, |_, _| harness.get().map(|job| job.data));
+        harness.queue().put_many(numbers(jobs)).unwrap();
+        let got = run_concurrently(1, |_, _| harness.get().map(|job| job.data));
         let got: BTreeSet<u64> = got.into_iter().flatten().flatten().filter_map(|job| job.as_u64()).collect();
         assert_eq!(got, (0..jobs).collect());
         assert_eq!(harness.counts().live(), 0);
@@ -168,11 +168,11 @@ fn concurrent_gets_return_no_more_than_the_ready_jobs<F: Fixture>(harness: &Harn
 }
 
 fn concurrent_gets_skip_jobs_that_a_transaction_holds<F: Fixture>(harness: &Harness<F>) {
-    harness.queue().put_many(&numbers(30)).unwrap();
+    harness.queue().put_many(numbers(30)).unwrap();
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         assert_eq!(queue.on(conn).get_many(10)?.len(), 10);
-        let got = at_once(2, |_, _| harness.get().map(|job| job.data));
+        let got = run_concurrently(2, |_, _| harness.get().map(|job| job.data));
         let got: BTreeSet<u64> = got.into_iter().flatten().flatten().filter_map(|job| job.as_u64()).collect();
         assert_eq!(got, (10..30).collect());
         roll_back::<()>()
@@ -186,8 +186,8 @@ fn concurrent_waiters_each_get_a_job_when_it_falls_due<F: Fixture>(harness: &Har
     for _ in 1..THREADS {
         harness.put_with("soon", &PutOptions::new().schedule_at("1s"));
     }
-    // Each is found when it is due, and not by the poll.
-    let got = at_once(1, |_, _| harness.queue().get(Wait::For(TIMEOUT)).unwrap().map(|job| job.id));
+    // The timer of each waiter must find its job. The poll comes too late.
+    let got = run_concurrently(1, |_, _| harness.queue().get(Wait::For(TIMEOUT)).unwrap().map(|job| job.id));
     let got: BTreeSet<JobId> = got.into_iter().flatten().flatten().collect();
     assert_eq!(got.len() as u64, THREADS);
 }
@@ -197,11 +197,11 @@ fn concurrent_gets_release_their_keys<F: Fixture>(harness: &Harness<F>) {
         let options = PutOptions::new().unique(format!("{thread} {round}"));
         options.serialization_key(format!("{}", thread % 3))
     };
-    at_once(2, |thread, round| harness.put_with(json!([thread, round]), &options(thread, round)));
-    let got = at_once(2, |_, _| harness.queue().get(Wait::For(TIMEOUT)).unwrap().map(|job| job.id));
+    run_concurrently(2, |thread, round| harness.put_with(json!([thread, round]), &options(thread, round)));
+    let got = run_concurrently(2, |_, _| harness.queue().get(Wait::For(TIMEOUT)).unwrap().map(|job| job.id));
     let got: BTreeSet<JobId> = got.into_iter().flatten().flatten().collect();
     assert_eq!(got.len() as u64, 2 * THREADS);
-    let put = at_once(2, |thread, round| {
+    let put = run_concurrently(2, |thread, round| {
         harness.queue().put_with(&json!("again"), &options(thread, round)).unwrap().outcome
     });
     assert!(put.iter().flatten().all(|outcome| *outcome == PutOutcome::Added), "{put:?}");
@@ -209,9 +209,9 @@ fn concurrent_gets_release_their_keys<F: Fixture>(harness: &Harness<F>) {
 
 fn an_undecodable_payload_does_not_affect_concurrent_gets<F: Fixture>(harness: &Harness<F>) {
     let mixed = (0..4 * THREADS).map(|n| if n % 4 == 1 { json!(format!("word {n}")) } else { json!(n) });
-    harness.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
+    harness.queue().put_many(mixed.collect::<Vec<_>>()).unwrap();
     let typed: Queue<_, u64> = harness.named("apples");
-    let got = at_once(4, |_, _| typed.get(Wait::No).unwrap().map(|job| job.data));
+    let got = run_concurrently(4, |_, _| typed.get(Wait::No).unwrap().map(|job| job.data));
     let got: Vec<u64> = got.into_iter().flatten().flatten().collect();
     let different: BTreeSet<u64> = got.iter().copied().collect();
     assert_eq!(got.len(), different.len());
@@ -219,22 +219,22 @@ fn an_undecodable_payload_does_not_affect_concurrent_gets<F: Fixture>(harness: &
     assert_eq!((harness.counts().live(), harness.counts().dead), (0, THREADS));
 }
 
-/// Data whose reading panics where it is a word.
+/// Data whose deserializer panics if it is not a number.
 struct Panicking(u64);
 
 impl<'de> Deserialize<'de> for Panicking {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let number = Value::deserialize(from)?.as_u64();
-        // A panic that is not reported, for it is on purpose.
+        // `resume_unwind` prints no message; the panic is intended.
         Ok(Self(number.unwrap_or_else(|| resume_unwind(Box::new("on purpose")))))
     }
 }
 
 fn a_panicking_caller_loses_no_job_of_another_caller<F: Fixture>(harness: &Harness<F>) {
     let mixed = (0..4 * THREADS).map(|n| if n % 4 == 1 { json!("panic") } else { json!(n) });
-    harness.queue().put_many(&mixed.collect::<Vec<_>>()).unwrap();
+    harness.queue().put_many(mixed.collect::<Vec<_>>()).unwrap();
     let panicking: Queue<_, Panicking> = harness.named("apples");
-    let got = at_once(4, |_, _| {
+    let got = run_concurrently(4, |_, _| {
         let got = catch_unwind(AssertUnwindSafe(|| panicking.get(Wait::No).unwrap()));
         got.ok().flatten().map(|job| job.data.0)
     });
@@ -244,12 +244,12 @@ fn a_panicking_caller_loses_no_job_of_another_caller<F: Fixture>(harness: &Harne
 }
 
 fn concurrent_gets_return_nothing_from_a_paused_queue<F: Fixture>(harness: &Harness<F>) {
-    harness.queue().put_many(&numbers(THREADS)).unwrap();
+    harness.queue().put_many(numbers(THREADS)).unwrap();
     harness.queue().pause().unwrap();
-    assert!(at_once(2, |_, _| harness.get().is_none()).into_iter().flatten().all(|nothing| nothing));
-    // Puts go on.
-    at_once(1, |thread, _| harness.put(thread));
+    assert!(run_concurrently(2, |_, _| harness.get().is_none()).into_iter().flatten().all(|is_none| is_none));
+    // Puts work while the queue is paused.
+    run_concurrently(1, |thread, _| harness.put(thread));
     harness.queue().resume().unwrap();
-    let got = at_once(2, |_, _| harness.get().is_some());
-    assert!(got.into_iter().flatten().all(|something| something));
+    let got = run_concurrently(2, |_, _| harness.get().is_some());
+    assert!(got.into_iter().flatten().all(|is_some| is_some));
 }

@@ -1,4 +1,4 @@
-//! Sections 1 and 3: counts and clear.
+//! Counting and clearing a queue.
 
 use pq_core::PutOptions;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Section 12: periodic jobs.
+//! Cron entries: ticks, missed ticks, pausing and replacing.
 
 use std::sync::Barrier;
 
@@ -27,7 +27,7 @@ cases![
     invalid_entries_are_refused: Own,
 ];
 
-/// A periodic job that is due once a year, so that only the ticks that a case sets are ever due.
+/// Returns an entry that is due once a year, so that only the ticks that a case sets are due.
 fn yearly<F: Fixture>(harness: &Harness<F>, name: &str) -> Cron {
     let soon = now(harness) + Duration::days(180);
     harness
@@ -41,9 +41,9 @@ fn now<F: Fixture>(harness: &Harness<F>) -> DateTime<Utc> {
     store.now(&mut harness.connect()).unwrap()
 }
 
-/// Sets a periodic job whose next tick was so long ago.
+/// Stores an entry whose next tick was `ago` before now, and returns that tick.
 fn due<F: Fixture>(harness: &Harness<F>, cron: &Cron, ago: Duration) -> DateTime<Utc> {
-    // PostgreSQL keeps microseconds.
+    // PostgreSQL stores microseconds.
     let tick = DateTime::from_timestamp_micros((now(harness) - ago).timestamp_micros()).unwrap();
     harness.pq.store().set_cron(&mut harness.connect(), cron, Some(tick)).unwrap();
     tick
@@ -80,7 +80,7 @@ fn due_entries_locked_by_a_transaction_are_skipped<F: Fixture>(harness: &Harness
     };
     let done = harness.transaction(|conn| {
         assert_eq!(store.due_crons(conn)?.len(), 1);
-        assert_eq!(due_to(&mut harness.connect()), 0, "others pass it by, and do not wait");
+        assert_eq!(due_to(&mut harness.connect()), 0, "others skip the locked entry and do not wait");
         roll_back::<()>()
     });
     assert!(done.is_err());
@@ -162,7 +162,7 @@ fn a_paused_entry_does_not_fire<F: Fixture>(harness: &Harness<F>) {
     assert!(paused.paused && paused.next_at.is_none());
     assert!(harness.pq.resume_cron("bills").unwrap());
     maintain(harness);
-    assert!(harness.get().is_none(), "what passed meanwhile was not missed");
+    assert!(harness.get().is_none(), "ticks during the pause must not fire");
     let goes_on = entry(harness, "bills").unwrap();
     assert!(!goes_on.paused && goes_on.next_at.unwrap() > now(harness));
     assert!(!harness.pq.pause_cron("none").unwrap());

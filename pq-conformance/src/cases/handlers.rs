@@ -1,5 +1,7 @@
-//! Section 3.3: what a handler can do while it runs, and what is around it.
+//! The context of a handler (transactions, checkpoints, traces) and middleware.
 
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use pq_core::store::{Archive, Connect, Jobs};
@@ -8,7 +10,10 @@ use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{CaseError, Conn, Harness, Seen, TIMEOUT, both, roll_back, run_until_empty, task};
+use crate::harness::{
+    CaseError, Conn, Harness, SHORT_LEASE, Seen, TIMEOUT, both, roll_back, run_until_empty, task,
+    wait_for_extension,
+};
 
 cases![
     a_leased_handler_can_complete_in_its_own_transaction: Own,
@@ -35,7 +40,7 @@ fn a_leased_handler_can_complete_in_its_own_transaction<F: Fixture>(harness: &Ha
         assert!(writes.counts()?.ready > 0);
         Ok::<_, crate::harness::Error<F>>(())
     });
-    task.call_many(&[1, 2]).unwrap();
+    task.call_many([1, 2]).unwrap();
     let report = Worker::new(&harness.pq).batch(2, 2).serve(handler).run_until_empty().unwrap();
     assert_eq!((report.done, report.lost), (2, 0));
     assert_eq!((harness.counts().live(), pears.counts().unwrap().ready), (0, 2));
@@ -43,25 +48,29 @@ fn a_leased_handler_can_complete_in_its_own_transaction<F: Fixture>(harness: &Ha
 
 fn a_completion_in_a_long_transaction_does_not_block_lease_extension<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, bool>(harness);
-    let seen = Seen::new();
-    let note = seen.clone();
-    let long = Duration::from_millis(600);
+    let pq = harness.pq.clone();
+    let (start, started) = channel();
+    let (proceed, wait) = channel();
+    let (started, wait) = (Mutex::new(started), Mutex::new(wait));
     let handler = task.leased(move |context, job| {
-        note.push(job.attempt);
         if job.data {
-            return context.transaction(|conn| {
+            let other = started.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
+            context.transaction(|conn| {
                 context.complete_with(conn)?;
-                std::thread::sleep(long);
+                wait_for_extension(&pq, other, SHORT_LEASE);
                 Ok::<_, crate::harness::Error<F>>(())
-            });
+            })?;
+            proceed.send(()).unwrap();
+        } else {
+            start.send(job.id).unwrap();
+            wait.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
         }
-        std::thread::sleep(long);
-        Ok(())
+        Ok::<_, crate::harness::Error<F>>(())
     });
-    task.call_many(&[true, false]).unwrap();
-    let worker = Worker::new(&harness.pq).threads(2).batch(1, 1).lease(long / 3);
-    let report = worker.maintain_every(Duration::from_millis(20)).serve(handler).run_jobs(2).unwrap();
-    assert_eq!((report.done, report.lost, seen.all()), (2, 0, vec![1, 1]));
+    task.call_many([true, false]).unwrap();
+    let worker = Worker::new(&harness.pq).threads(2).batch(1, 1).lease(SHORT_LEASE);
+    let report = worker.maintain_every(Duration::MAX).serve(handler).run_jobs(2).unwrap();
+    assert_eq!((report.done, report.lost), (2, 0));
 }
 
 fn a_rolled_back_completion_has_no_effect<F: Fixture>(harness: &Harness<F>) {
@@ -84,13 +93,13 @@ fn a_late_completion_aborts_the_handlers_transaction<F: Fixture>(harness: &Harne
     let writes = pears.clone();
     let pq = harness.pq.clone();
     let handler = task.leased(move |context, job| {
-        // As if the process had slept past its lease, and another one had swept.
+        // Simulates a process that slept past its lease while another process ran maintenance.
         let lease = job.claim.lease().unwrap();
         let store = pq.store();
         store.with_connection(|conn| store.extend(conn, &[lease], Duration::ZERO)).map(drop)?;
         while store.with_connection(|conn| store.maintain(conn, &pq_core::Retention::default()))?.is_none() {}
         let late = context.transaction(|conn| {
-            writes.on(conn).put(&json!("beside the verdict"))?;
+            writes.on(conn).put(&json!("written with the completion"))?;
             context.complete_with(conn)
         });
         assert!(late.is_err());
@@ -139,11 +148,11 @@ fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(harness: &Harness<F>) {
         if job.data == 1 { Err("broken".to_owned()) } else { Ok(()) }
     });
     let leased = slow.leased(|_, _| Ok::<_, CaseError>(()));
-    fast.call_many(&[0, 1, 2]).unwrap();
-    slow.call_many(&[0, 1]).unwrap();
+    fast.call_many([0, 1, 2]).unwrap();
+    slow.call_many([0, 1]).unwrap();
     let report = Worker::new(&harness.pq).serve(transactional).serve(leased).run_until_empty().unwrap();
     assert_eq!((report.done, report.dead), (4, 1));
-    assert_eq!(pears.counts().unwrap().ready, 2, "what the failed handler wrote is undone");
+    assert_eq!(pears.counts().unwrap().ready, 2, "writes of the failed handler are rolled back");
 }
 
 fn an_outcome_that_the_store_refused_is_not_counted<F: Fixture>(harness: &Harness<F>) {
@@ -170,7 +179,7 @@ fn middleware_runs_around_handlers_in_order<F: Fixture>(harness: &Harness<F>) {
     let seen = Seen::<String>::new();
     for handler in both::<F, _, _, _>(&task, |job| if job.data == 1 { Err("odd") } else { Ok(()) }) {
         let (outer, inner) = (seen.clone(), seen.clone());
-        task.call_many(&[0, 1]).unwrap();
+        task.call_many([0, 1]).unwrap();
         let worker = Worker::new(&harness.pq).serve(handler).wrap(move |info, next| {
             outer.push(format!("begin {}", info.task.unwrap()));
             let ended = next.run();

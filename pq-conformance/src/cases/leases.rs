@@ -1,4 +1,4 @@
-//! Section 3.3: a job that is yours for a time, while no transaction is open.
+//! Leases: a job is held for a time without an open transaction.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ fn an_expired_lease_returns_the_job_and_counts_the_attempt<F: Fixture>(harness: 
 
 fn maintenance_reports_that_more_leases_may_have_expired<F: Fixture>(harness: &Harness<F>) {
     const LEASES: usize = 250;
-    harness.queue().put_many(&vec![json!("a"); LEASES]).unwrap();
+    harness.queue().put_many(vec![json!("a"); LEASES]).unwrap();
     (0..LEASES).for_each(|_| assert_eq!(harness.lease(1, Duration::ZERO).len(), 1));
     let mut sweeps = vec![harness.maintain()];
     while sweeps.last().is_some_and(|swept| swept.more) {
@@ -133,7 +133,7 @@ fn a_second_outcome_is_refused<F: Fixture>(harness: &Harness<F>) {
     harness.settle(&jobs[0], Outcome::Complete);
     let dead = Outcome::Dead { error: "no".to_owned() };
     assert!(harness.is_lease_lost(harness.try_settle(&jobs[0], dead)));
-    // Nor is it accepted when it comes with the verdicts on all the rest.
+    // It is refused in a batch as well, and does not affect the other outcomes.
     let verdict = |job| Settlement { job, outcome: Outcome::Complete };
     let verdicts: Vec<Settlement<'_>> = jobs.iter().map(|job| verdict(&**job)).collect();
     assert_eq!(harness.queue().settle_many(&verdicts).unwrap(), [false, true]);
@@ -188,7 +188,7 @@ fn a_late_outcome_aborts_its_transaction<F: Fixture>(harness: &Harness<F>) {
     let (queue, job) = (harness.queue(), harness.lease_one());
     harness.lose_lease(&job);
     let aborted = harness.transaction(|conn| {
-        queue.on(conn).put(&json!("written beside the verdict"))?;
+        queue.on(conn).put(&json!("written with the outcome"))?;
         Ok(queue.on(conn).settle(&job, Outcome::Complete)?)
     });
     assert!(aborted.is_err());
@@ -208,7 +208,7 @@ fn a_rolled_back_lease_has_no_effect<F: Fixture>(harness: &Harness<F>) {
 
 fn concurrent_takers_never_lease_the_same_job<F: Fixture>(harness: &Harness<F>) {
     const JOBS: usize = 200;
-    harness.queue().put_many(&vec![json!(1); JOBS]).unwrap();
+    harness.queue().put_many(vec![json!(1); JOBS]).unwrap();
     let start = std::sync::Barrier::new(4);
     let take = || {
         start.wait();
@@ -272,7 +272,7 @@ fn a_retried_job_keeps_its_id_priority_and_expected_at<F: Fixture>(harness: &Har
         Some(JobStatus::Waiting { attempt: 1, error: Some(error), .. }) => {
             assert!(error.contains("for now"));
         }
-        other => panic!("it is not there to be retried: {other:?}"),
+        other => panic!("the job does not wait for a retry: {other:?}"),
     }
     let second = harness.lease_one();
     assert_eq!((second.id, second.attempt, second.priority), (id, 2, 3));

@@ -1,4 +1,4 @@
-//! Section 2: priority, then `expected_at` with those without one last, then id.
+//! The order of takes: priority, then `expected_at` (none last), then id.
 
 use pq_core::{PutOptions, Queue, Wait};
 use serde_json::{Value, json};
@@ -86,10 +86,10 @@ fn a_batch_is_ordered_across_scheduled_and_plain_jobs<F: Fixture>(harness: &Harn
     assert_eq!(got, expected.into_iter().map(|n| json!(n)).collect::<Vec<_>>());
 }
 
-/// A store may find few due jobs by their time, and very many by their place in the line.
+/// A store may use one plan for few due jobs and another for many. Both must return the same order.
 fn many_due_jobs_are_in_order_among_many_future_jobs<F: Fixture>(harness: &Harness<F>) {
     const JOBS: i32 = 12_000;
-    // In the second queue all those that are not due yet come first, and they are more than a store may look at.
+    // In the second queue the future jobs sort first, and there are more of them than one index scan may visit.
     const LATER: usize = 12_000;
     for (name, of_later) in [("apples", None), ("pears", Some(9))] {
         let queue: Queue<_, i32> = harness.named(name);

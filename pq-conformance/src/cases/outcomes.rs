@@ -1,4 +1,4 @@
-//! Sections 1 and 7: jobs that end otherwise than by completion, and the archive.
+//! Outcomes other than completion, cancelling, requeueing and the archive.
 
 use std::time::Duration;
 
@@ -126,10 +126,10 @@ fn a_dead_job_can_be_requeued<F: Fixture>(harness: &Harness<F>) {
     let id = put_dead(harness, 1);
     assert!(harness.queue().retry(id).unwrap());
     let job = harness.lease_one();
-    assert_eq!((job.id, job.attempt), (id, 1), "its attempts are counted from the beginning");
+    assert_eq!((job.id, job.attempt), (id, 1), "requeueing resets the attempts");
     assert!(!harness.queue().retry(id).unwrap());
     assert!(harness.archived(EndedAs::Dead).is_empty());
-    // It can die again.
+    // The requeued job can be archived again.
     harness.settle(&job, Outcome::Dead { error: "again".to_owned() });
     assert_eq!(harness.archived(EndedAs::Dead).len(), 1);
 }

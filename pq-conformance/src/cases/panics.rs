@@ -1,4 +1,4 @@
-//! Section 3: a panic gives the job back, and spoils no connection.
+//! Panics: the job is returned and the connection stays usable.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -35,7 +35,7 @@ fn a_panic_in_a_transaction_returns_the_job_and_leaves_the_connection_usable<F: 
         })
     }));
     assert!(panicked.is_err_and(|panic| panic.downcast_ref() == Some(&"on purpose")));
-    // The very connection is outside of any transaction, and the job is there for others.
+    // The same connection has no open transaction any more, and others can take the job.
     queue.on(&mut conn).put(&json!("b")).unwrap();
     assert_eq!(harness.get().map(|job| job.id), Some(id));
     assert_eq!(harness.get().map(|job| job.data), Some(json!("b")));

@@ -1,4 +1,4 @@
-//! Section 6: payloads byte for byte, their limits, and those that cannot be read.
+//! Payloads: exact bytes, limits, codecs, and payloads that cannot be decoded.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ fn data_that_serde_cannot_encode_is_refused<F: Fixture>(harness: &Harness<F>) {
 }
 
 fn an_undecodable_payload_is_moved_to_dead_and_the_next_job_is_returned<F: Fixture>(harness: &Harness<F>) {
-    harness.put("no number");
+    harness.put("not a number");
     harness.put(2);
     let numbers: Queue<_, u32> = harness.named("apples");
     assert_eq!(numbers.get(Wait::No).unwrap().map(|job| job.data), Some(2));
@@ -103,7 +103,7 @@ fn an_undecodable_payload_is_moved_to_dead_and_the_next_job_is_returned<F: Fixtu
 }
 
 fn an_undecodable_payload_in_a_transaction_is_dead_at_the_commit<F: Fixture>(harness: &Harness<F>) {
-    harness.put("no number");
+    harness.put("not a number");
     harness.put(2);
     let numbers: Queue<_, u32> = harness.named("apples");
     let rolled_back = harness.transaction(|conn| {
@@ -118,7 +118,7 @@ fn an_undecodable_payload_in_a_transaction_is_dead_at_the_commit<F: Fixture>(har
 
 fn many_undecodable_payloads_do_not_hide_a_decodable_one<F: Fixture>(harness: &Harness<F>) {
     for _ in 0..20 {
-        harness.put("no number");
+        harness.put("not a number");
     }
     harness.put(7);
     let numbers: Queue<_, u32> = harness.named("apples");
@@ -127,7 +127,7 @@ fn many_undecodable_payloads_do_not_hide_a_decodable_one<F: Fixture>(harness: &H
     assert!(numbers.get(Wait::No).unwrap().is_none());
 }
 
-/// Stores a JSON string that holds the JSON backwards.
+/// Stores the JSON text reversed, as a JSON string.
 struct Backwards;
 
 impl Codec for Backwards {
@@ -137,7 +137,7 @@ impl Codec for Backwards {
     }
 
     fn decode<'a>(&self, stored: &'a str) -> Result<Cow<'a, str>, CodecError> {
-        let text: String = serde_json::from_str(stored).map_err(|_| CodecError::new("it is no text"))?;
+        let text: String = serde_json::from_str(stored).map_err(|_| CodecError::new("not a JSON string"))?;
         Ok(text.chars().rev().collect::<String>().into())
     }
 }
@@ -146,11 +146,11 @@ fn the_codec_can_be_replaced<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue().with_codec(Arc::new(Backwards));
     queue.put(&json!([1, 23])).unwrap();
     queue.put(&json!([1, 23])).unwrap();
-    assert_eq!(harness.get().map(|job| job.data), Some(json!("]32,1[")), "as it is stored");
+    assert_eq!(harness.get().map(|job| job.data), Some(json!("]32,1[")), "the stored form");
     assert_eq!(queue.get(Wait::No).unwrap().map(|job| job.data), Some(json!([1, 23])));
 }
 
-/// A codec that makes something other than JSON.
+/// Produces text that is not JSON.
 struct NotJson;
 
 impl Codec for NotJson {

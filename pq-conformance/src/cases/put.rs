@@ -1,4 +1,4 @@
-//! Sections 1 and 3: what a put adds, and when.
+//! Puts: visibility, ids, options and batches.
 
 use pq_core::PutOptions;
 use serde_json::json;
@@ -44,7 +44,7 @@ fn an_uncommitted_put_is_visible_to_its_own_transaction_only<F: Fixture>(harness
             queue.on(conn).put(&json!("mine"))?;
             queue.on(conn).put(&json!("left"))?;
             let other = queue.on(&mut harness.connect()).get()?;
-            assert!(other.is_none(), "others see what is not committed");
+            assert!(other.is_none(), "others must not see uncommitted jobs");
             assert_eq!(queue.on(conn).counts()?.ready, 2);
             assert_eq!(queue.on(conn).get()?.map(|job| job.data), Some(json!("mine")));
             Ok(())

@@ -1,4 +1,4 @@
-//! Section 9: any name works, in every call.
+//! Queue names: every valid name works in every call.
 
 use std::time::Instant;
 
@@ -38,10 +38,10 @@ fn any_valid_name_works_for_put_wait_and_get<F: Fixture>(harness: &Harness<F>) {
             let waiter = threads.spawn(|| queue.get(Wait::For(2 * TIMEOUT)).unwrap().map(|job| job.data));
             let put = Instant::now();
             queue.put(&json!(name)).unwrap();
-            assert_eq!(waiter.join().unwrap(), Some(json!(name)), "a waiter on {name:?}");
+            assert_eq!(waiter.join().unwrap(), Some(json!(name)), "the waiter on {name:?}");
             assert!(
                 put.elapsed() < TIMEOUT,
-                "a waiter on {name:?} was not woken, it looked again at its end"
+                "the waiter on {name:?} was not woken and polled at its deadline"
             );
         });
         queue.on(&mut harness.connect()).put(&json!(name)).unwrap();

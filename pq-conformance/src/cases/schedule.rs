@@ -1,4 +1,4 @@
-//! Section 5: what is due, and on whose clock.
+//! Scheduled jobs: the store's clock decides when a job is due.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn a_job_is_never_taken_before_it_is_due<F: Fixture>(harness: &Harness<F>) {
     let begun = std::time::Instant::now();
     harness.put_with("later", &PutOptions::new().schedule_at(delay));
     if let Some(job) = harness.get() {
-        assert!(begun.elapsed() >= delay, "{job} came too early");
+        assert!(begun.elapsed() >= delay, "{job} was returned before it was due");
         return;
     }
     assert!(harness.queue().get(Wait::For(TIMEOUT)).unwrap().is_some());
@@ -50,7 +50,7 @@ fn a_job_that_falls_due_during_a_transaction_can_be_taken_by_it<F: Fixture>(harn
     let queue = harness.queue();
     harness
         .transaction(|conn| {
-            // The transaction has begun for the store as well.
+            // Starts the transaction in the store: some stores start it with the first statement.
             assert!(queue.on(conn).get()?.is_none());
             harness.put_with("soon", &PutOptions::new().schedule_at(Duration::from_millis(50)));
             std::thread::sleep(Duration::from_millis(100));

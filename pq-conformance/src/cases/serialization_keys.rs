@@ -1,4 +1,4 @@
-//! Section 8: of the jobs that share a serialization key, one is taken at a time.
+//! Serialization keys: at most one job of a key is held at a time.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -149,7 +149,10 @@ fn an_expired_lease_releases_the_key<F: Fixture>(harness: &Harness<F>) {
     let again = harness.lease_one();
     assert_eq!((again.data.clone(), again.attempt), (json!(1), 2));
     assert!(harness.is_lease_lost(harness.try_settle(&job, Outcome::Complete)));
-    assert!(harness.lease(1, TIMEOUT).is_empty(), "the late verdict must not free what it does not hold");
+    assert!(
+        harness.lease(1, TIMEOUT).is_empty(),
+        "a late outcome must not release the key of another attempt"
+    );
     harness.settle(&again, Outcome::Complete);
     assert_eq!(harness.drain(), [2]);
 }
@@ -253,7 +256,7 @@ fn a_job_keeps_its_key_through_a_retry<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(data(&harness.lease(5, TIMEOUT)), [1]);
 }
 
-/// Eight threads, three ways to take, four keys: at no moment are two jobs of one key held.
+/// Eight threads take four keys in transactions and under leases. Two jobs of one key must never be held at once.
 fn jobs_of_one_key_never_run_concurrently<F: Fixture>(harness: &Harness<F>) {
     const JOBS: u32 = 120;
     for n in 0..JOBS {
@@ -265,7 +268,7 @@ fn jobs_of_one_key_never_run_concurrently<F: Fixture>(harness: &Harness<F>) {
     let key = |job: &Job<Value>| job.serialization_key.as_ref().unwrap().as_str().to_owned();
     let begin = |job: &Job<Value>| {
         let before = running.lock().unwrap().insert(key(job), job.id);
-        assert_eq!(before, None, "two jobs of key {} run", key(job));
+        assert_eq!(before, None, "two jobs of key {} run at once", key(job));
     };
     let end = |job: &Job<Value>| {
         std::thread::yield_now();

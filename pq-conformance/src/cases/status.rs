@@ -1,8 +1,8 @@
-//! Section 11: workers that tell of themselves, and what they do beside their jobs.
+//! Worker status: heartbeats, stop requests through the store, cron entries fired by workers.
 
 use std::time::Duration;
 
-use pq_core::store::Workers;
+use pq_core::store::{Connect, Schedules, Workers};
 use pq_core::{Heartbeat, Status, StopMode, Worker};
 
 use super::cases;
@@ -24,7 +24,7 @@ fn a_worker_is_registered_while_it_runs<F: Fixture>(harness: &Harness<F>) {
         Worker::new(&harness.pq).threads(3).heartbeat_every(Some(Duration::from_millis(5))).serve(handler);
     run_beside::<F>(worker, |control| {
         assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);
-        wait_until("it has told what runs", || {
+        wait_until("the running job is reported", || {
             harness.pq.workers().unwrap().iter().any(|worker| !worker.status.running.is_empty())
         });
         let known = harness.pq.workers().unwrap();
@@ -35,7 +35,9 @@ fn a_worker_is_registered_while_it_runs<F: Fixture>(harness: &Harness<F>) {
         let running = &known[0].status.running[0];
         assert_eq!((running.id, running.queue.as_str(), running.attempt), (id, "apples", 1));
         gate.proceed.send(()).unwrap();
-        wait_until("it has told what is done", || harness.pq.workers().unwrap()[0].status.report.done == 1);
+        wait_until("the completed job is reported", || {
+            harness.pq.workers().unwrap()[0].status.report.done == 1
+        });
         control.stop(StopMode::Drain);
     });
     assert!(harness.pq.workers().unwrap().is_empty());
@@ -48,14 +50,14 @@ fn a_worker_can_be_stopped_through_the_store<F: Fixture>(harness: &Harness<F>) {
     };
     let (one, other) = (worker(), worker());
     run_beside::<F>(other, |other| {
-        wait_until("the one that stays is known", || harness.pq.workers().unwrap().len() == 1);
+        wait_until("the first worker is registered", || harness.pq.workers().unwrap().len() == 1);
         let stays = harness.pq.workers().unwrap()[0].id;
         run_beside::<F>(one, |_| {
-            wait_until("both are known", || harness.pq.workers().unwrap().len() == 2);
+            wait_until("both workers are registered", || harness.pq.workers().unwrap().len() == 2);
             let stops =
                 harness.pq.workers().unwrap().into_iter().find(|worker| worker.id != stays).unwrap().id;
             assert!(harness.pq.stop_worker(stops, StopMode::Finish).unwrap());
-            // It ends, and this returns.
+            // `run_beside` returns when the stopped worker has ended.
         });
         assert_eq!(harness.pq.workers().unwrap().iter().map(|worker| worker.id).collect::<Vec<_>>(), [stays]);
         assert!(!harness.pq.stop_worker(pq_core::WorkerId(stays.0 + 100), StopMode::Abort).unwrap());
@@ -74,20 +76,20 @@ fn a_stop_request_through_the_store_can_only_become_stricter<F: Fixture>(harness
         threads: 2,
         status: Status::default(),
     };
-    let tell = |beat: &Heartbeat| store.heartbeat(&mut harness.connect(), beat).unwrap();
-    let first = tell(&beat);
+    let heartbeat = |beat: &Heartbeat| store.heartbeat(&mut harness.connect(), beat).unwrap();
+    let first = heartbeat(&beat);
     assert_eq!(first.stop, None);
     beat.worker = Some(first.worker);
-    for (wish, told) in [
+    for (requested, reported) in [
         (StopMode::Drain, StopMode::Drain),
         (StopMode::Finish, StopMode::Finish),
         (StopMode::Drain, StopMode::Finish),
         (StopMode::Abort, StopMode::Abort),
         (StopMode::Finish, StopMode::Abort),
     ] {
-        assert!(harness.pq.stop_worker(first.worker, wish).unwrap());
-        let beaten = tell(&beat);
-        assert_eq!((beaten.worker, beaten.stop), (first.worker, Some(told)));
+        assert!(harness.pq.stop_worker(first.worker, requested).unwrap());
+        let reply = heartbeat(&beat);
+        assert_eq!((reply.worker, reply.stop), (first.worker, Some(reported)));
     }
     let known = harness.pq.workers().unwrap().pop().unwrap();
     assert_eq!((known.host.as_str(), known.pid, known.supervisor, known.threads), ("elsewhere", 7, 6, 2));
@@ -107,8 +109,10 @@ fn a_worker_without_heartbeats_is_not_registered<F: Fixture>(harness: &Harness<F
 
 fn a_worker_fires_due_cron_entries<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
-    let cron = task.cron("tick", "* * * * * *", &7).unwrap();
-    harness.pq.set_cron(&cron).unwrap();
+    let every_second = task.cron("tick", "* * * * * *", &7).unwrap();
+    let (store, mut conn) = (harness.pq.store(), harness.connect());
+    let past = store.now(&mut conn).unwrap() - Duration::from_secs(2);
+    store.set_cron(&mut conn, &every_second, Some(past)).unwrap();
     let handler = task.transactional(|_, job| {
         assert_eq!(job.data, 7);
         Ok::<_, CaseError>(())

@@ -1,4 +1,4 @@
-//! How workers stop.
+//! The stop modes of a worker: drain, finish and abort.
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -18,7 +18,7 @@ cases![
 
 fn drain_runs_all_waiting_jobs<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
-    task.call_many(&(0..40).collect::<Vec<_>>()).unwrap();
+    task.call_many((0..40).collect::<Vec<_>>()).unwrap();
     for handler in
         [task.leased(|_, _| Ok::<_, CaseError>(())), task.transactional(|_, _| Ok::<_, CaseError>(()))]
     {
@@ -26,13 +26,13 @@ fn drain_runs_all_waiting_jobs<F: Fixture>(harness: &Harness<F>) {
         worker.control().stop(StopMode::Drain);
         worker.run().unwrap();
         assert_eq!(harness.counts().live(), 0);
-        task.call_many(&(0..40).collect::<Vec<_>>()).unwrap();
+        task.call_many((0..40).collect::<Vec<_>>()).unwrap();
     }
 }
 
 fn finish_gives_back_jobs_that_have_not_started<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
-    task::<F, u32>(harness).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
+    task::<F, u32>(harness).call_many((0..8).collect::<Vec<_>>()).unwrap();
     let report = run_beside::<F>(Worker::new(&harness.pq).batch(8, 8).serve(handler), |control| {
         assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);
         control.stop(StopMode::Finish);
@@ -45,24 +45,24 @@ fn finish_gives_back_jobs_that_have_not_started<F: Fixture>(harness: &Harness<F>
 }
 
 fn abort_notifies_handlers_and_waits_for_them<F: Fixture>(harness: &Harness<F>) {
-    let (begin, begun) = channel();
-    let (go_on, wait) = channel::<()>();
+    let (start, started) = channel();
+    let (proceed, wait) = channel::<()>();
     let wait = Mutex::new(wait);
     let handler = task::<F, u32>(harness).leased(move |context, job| {
-        begin.send(job.data).unwrap();
+        start.send(job.data).unwrap();
         while !context.is_aborting() {
             std::thread::yield_now();
         }
-        wait.lock().unwrap().recv_timeout(TIMEOUT).map_err(|_| "nobody told it to go on")
+        wait.lock().unwrap().recv_timeout(TIMEOUT).map_err(|_| "no signal to proceed came")
     });
-    task::<F, u32>(harness).call_many(&(0..8).collect::<Vec<_>>()).unwrap();
+    task::<F, u32>(harness).call_many((0..8).collect::<Vec<_>>()).unwrap();
     let report = run_beside::<F>(Worker::new(&harness.pq).batch(8, 8).serve(handler), |control| {
-        assert_eq!(begun.recv_timeout(TIMEOUT).unwrap(), 0);
+        assert_eq!(started.recv_timeout(TIMEOUT).unwrap(), 0);
         control.stop(StopMode::Abort);
-        // What is not begun is given back while the handler still runs, and what runs is still held.
-        wait_until("the rest is given back", || harness.counts().ready == 7);
+        // Jobs that have not started are given back while the handler runs. The running job stays leased.
+        wait_until("the other jobs are given back", || harness.counts().ready == 7);
         assert_eq!((harness.counts().leased, control.status().running.len()), (1, 1));
-        go_on.send(()).unwrap();
+        proceed.send(()).unwrap();
     });
     assert_eq!((report.done, report.given_back, harness.counts().leased), (1, 7, 0));
 }
@@ -71,15 +71,15 @@ fn a_stop_mode_can_only_become_stricter<F: Fixture>(harness: &Harness<F>) {
     let (handler, _gate) = gate(harness);
     let worker = Worker::new(&harness.pq).serve(handler);
     let control = worker.control();
-    for (told, is) in [
+    for (requested, effective) in [
         (StopMode::Drain, StopMode::Drain),
         (StopMode::Finish, StopMode::Finish),
         (StopMode::Drain, StopMode::Finish),
         (StopMode::Abort, StopMode::Abort),
         (StopMode::Finish, StopMode::Abort),
     ] {
-        control.stop(told);
-        assert_eq!(control.status().stopping, Some(is));
+        control.stop(requested);
+        assert_eq!(control.status().stopping, Some(effective));
     }
     task::<F, u32>(harness).call(&1).unwrap();
     assert_eq!(worker.run().unwrap(), Report::default());

@@ -1,4 +1,4 @@
-//! Sections 2 and 3: who gets which job, where several want one.
+//! Takes: each job is returned once, and held jobs are skipped.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -46,7 +46,7 @@ fn a_take_returns_at_most_the_requested_number<F: Fixture>(harness: &Harness<F>)
     }
     assert!(harness.get_many(0).is_empty());
     assert_eq!(harness.get_many(3).len(), 3);
-    assert_eq!(harness.counts().ready, 4, "what was not returned is not held");
+    assert_eq!(harness.counts().ready, 4, "jobs that were not returned are not held");
     assert_eq!(harness.get_many(100).len(), 4);
 }
 
@@ -55,7 +55,7 @@ fn a_rolled_back_get_returns_the_job_to_another_consumer<F: Fixture>(harness: &H
     let queue = harness.queue();
     let rolled_back = harness.transaction(|conn| {
         assert_eq!(queue.on(conn).get()?.map(|job| job.id), Some(id));
-        assert!(queue.on(&mut harness.connect()).get()?.is_none(), "two hold the job");
+        assert!(queue.on(&mut harness.connect()).get()?.is_none(), "two consumers hold the job");
         roll_back::<()>()
     });
     assert!(rolled_back.is_err());
@@ -67,7 +67,7 @@ fn a_lost_connection_returns_its_jobs<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let queue = harness.queue();
     let work = |conn: &mut _, _| {
-        // The connection is dropped inside its transaction, as when its process dies.
+        // Dropping the connection inside its transaction simulates a process that dies.
         let lost = std::mem::replace(conn, harness.connect());
         drop(lost);
         roll_back::<()>()
@@ -78,7 +78,7 @@ fn a_lost_connection_returns_its_jobs<F: Fixture>(harness: &Harness<F>) {
         work(conn, job)
     });
     assert!(lost.is_err());
-    // A server notices that a client is gone in its own time.
+    // The server notices a lost client after some time, so this waits.
     let got = queue.get(Wait::For(TIMEOUT)).unwrap();
     assert_eq!(got.map(|job| job.data), Some(json!("a")));
 }
@@ -120,7 +120,7 @@ fn jobs_that_others_hold_are_skipped_without_waiting<F: Fixture>(harness: &Harne
             let (got, others) = channel();
             std::thread::scope(|threads| {
                 threads.spawn(|| got.send(harness.get().map(|job| job.data)));
-                // If it waited for the first, it would wait for this transaction, which waits for it.
+                // A take that waited for the first job would deadlock: this transaction waits for the take.
                 let second = others.recv_timeout(TIMEOUT).unwrap();
                 assert_eq!(second, Some(json!("second")));
             });

@@ -1,4 +1,4 @@
-//! Sections 3 and 7: tasks and their handlers, of either kind.
+//! Tasks and their handlers, transactional and leased.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ fn writes_of_a_transactional_handler_commit_with_its_job<F: Fixture>(harness: &H
     let writes = pears.clone();
     let handler = task.transactional(move |conn: &mut Conn<F>, job| {
         writes.on(conn).put(&json!(job.data))?;
-        assert!(writes.counts()?.ready < 2, "another connection sees nothing of it yet");
+        assert!(writes.counts()?.ready < 2, "other connections must not see uncommitted writes");
         Ok::<_, crate::harness::Error<F>>(())
     });
     task.call(&1).unwrap();
@@ -81,7 +81,7 @@ fn writes_of_a_transactional_handler_commit_with_its_job<F: Fixture>(harness: &H
 
 fn a_failed_handler_rolls_back_only_its_own_writes<F: Fixture>(harness: &Harness<F>) {
     let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
-    task.call_many(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+    task.call_many([0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
     let writes = pears.clone();
     let handler = task.transactional(move |conn: &mut Conn<F>, job| {
         if job.data % 4 != 3 {
@@ -90,7 +90,7 @@ fn a_failed_handler_rolls_back_only_its_own_writes<F: Fixture>(harness: &Harness
         match job.data {
             2 => Err("broken"),
             4 => panic!("on purpose"),
-            // Touches nothing, and fails.
+            // Fails without a write.
             3 => Err("broken"),
             _ => Ok(()),
         }
@@ -149,7 +149,7 @@ fn a_panic_is_a_failure_and_the_worker_continues<F: Fixture>(harness: &Harness<F
         if job.data == 1 { panic!("job {} is bad", job.data) } else { Ok::<_, CaseError>(()) }
     };
     for handler in both::<F, _, _, _>(&task, eat) {
-        task.call_many(&[0, 1, 2]).unwrap();
+        task.call_many([0, 1, 2]).unwrap();
         let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.failed), (2, 1));
     }
@@ -191,7 +191,7 @@ fn a_retry_waits_for_its_backoff<F: Fixture>(harness: &Harness<F>) {
                 let left = at.signed_duration_since(chrono::Utc::now());
                 assert!(left > chrono::TimeDelta::zero(), "{left}");
             }
-            other => panic!("it does not wait: {other:?}"),
+            other => panic!("the job does not wait: {other:?}"),
         }
     }
 }
@@ -214,7 +214,7 @@ fn options_of_the_call_override_those_of_the_task<F: Fixture>(harness: &Harness<
     }
     assert_eq!(seen.all(), vec![(2, Some("of the task".to_owned())); 4]);
     let own = CallOptions::new().backoff(Backoff::custom(|_| Duration::ZERO));
-    assert!(task.call_with(&(), &own).is_err(), "a function cannot travel");
+    assert!(task.call_with(&(), &own).is_err(), "a custom backoff cannot be stored with a call");
 }
 
 fn an_unknown_task_fails_that_job_only<F: Fixture>(harness: &Harness<F>) {
@@ -225,7 +225,7 @@ fn an_unknown_task_fails_that_job_only<F: Fixture>(harness: &Harness<F>) {
         unknown.clone().max_retries(1).call(&()).unwrap();
         let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.failed, report.dead), (1, 2, 1));
-        assert_eq!(harness.counts().scheduled, 1, "another worker may know it");
+        assert_eq!(harness.counts().scheduled, 1, "another worker may have a handler for it");
         assert!(harness.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("drink"));
         harness.clear();
     }
@@ -259,7 +259,7 @@ fn a_handler_can_return_retry_until_its_retries_are_exhausted<F: Fixture>(harnes
     for handler in both::<F, _, _, _>(&task, |_| Ok::<_, CaseError>(Outcome::retry(Duration::ZERO, "busy"))) {
         task.call(&1).unwrap();
         let report = run_until_empty(harness, handler);
-        assert_eq!((report.failed, report.dead), (2, 1), "its own delay holds, and the retries are counted");
+        assert_eq!((report.failed, report.dead), (2, 1), "its own delay applies, and retries are counted");
     }
     let dead = harness.archived(EndedAs::Dead);
     assert!(dead.iter().all(|dead| dead.error.as_deref() == Some("busy") && dead.attempt == 2));
@@ -277,7 +277,7 @@ fn a_handler_can_return_every_outcome<F: Fixture>(harness: &Harness<F>) {
         })
     };
     for handler in both::<F, _, _, _>(&task, eat) {
-        task.call_many(&[0, 1, 2, 3, 4]).unwrap();
+        task.call_many([0, 1, 2, 3, 4]).unwrap();
         let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.snoozed, report.dead, report.cancelled), (2, 1, 1, 1));
     }
@@ -328,7 +328,7 @@ fn a_job_whose_worker_dies_on_every_attempt_is_moved_to_dead<F: Fixture>(harness
         assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
         harness.maintain();
     }
-    let handler = task.leased(|_, _| -> Result<(), CaseError> { panic!("it was begun once too often") });
+    let handler = task.leased(|_, _| -> Result<(), CaseError> { panic!("it was started once too often") });
     let report = run_until_empty(harness, handler);
     assert_eq!((report.dead, harness.counts().dead), (1, 1));
     assert!(harness.archived(EndedAs::Dead)[0].error.as_ref().unwrap().contains("2 attempts"));
@@ -347,7 +347,7 @@ fn a_worker_can_serve_a_plain_queue<F: Fixture>(harness: &Harness<F>) {
         if job.data == 2 { Err("no") } else { Ok(()) }
     });
     for handler in [transactional, leased.max_retries(1).backoff(Backoff::fixed(Duration::ZERO))] {
-        numbers.put_many(&[1, 2, 3]).unwrap();
+        numbers.put_many([1, 2, 3]).unwrap();
         harness.put("not a number");
         let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.dead), (2, 2));

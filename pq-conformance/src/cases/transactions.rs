@@ -1,4 +1,4 @@
-//! Section 3: what commits and rolls back together.
+//! Transactions: commits, rollbacks, nesting and savepoints.
 
 use pq_core::store::Connect;
 use pq_core::{Queue, Wait};
@@ -64,7 +64,7 @@ fn nested_transactions_roll_back_at_any_depth<F: Fixture>(harness: &Harness<F>) 
             return roll_back();
         }
         let deeper = harness.nested(conn, |conn| down(harness, conn, depth + 1));
-        // Levels 4 and 5 fail; level 3 goes on without them.
+        // Levels 4 and 5 fail. Level 3 ignores that and commits.
         if depth == 3 { Ok(()) } else { deeper }
     }
     harness.transaction(|conn| down(harness, conn, 0)).unwrap();
@@ -123,7 +123,7 @@ fn get_with_returns_the_job_if_the_work_fails<F: Fixture>(harness: &Harness<F>) 
         results.on(conn).put(&json!("half written"))?;
         roll_back::<()>()
     });
-    assert!(failed.is_err_and(|why| why.0 == "on purpose"), "the error is the work's own");
+    assert!(failed.is_err_and(|why| why.0 == "on purpose"), "the error of the work is returned");
     assert_eq!(harness.get().map(|job| job.id), Some(id));
     assert!(results.get(Wait::No).unwrap().is_none());
 }
@@ -155,7 +155,7 @@ fn failures_in_a_batch_roll_back_their_own_writes_only<F: Fixture>(harness: &Har
         .unwrap();
     let failed: Vec<_> = done.iter().filter(|(_, done)| done.is_err()).map(|(id, _)| *id).collect();
     assert_eq!((done.len(), failed), (6, vec![ids[2], ids[3], ids[5]]));
-    assert_eq!(harness.drain(), [2, 3, 5].map(Value::from), "the failed jobs are back");
+    assert_eq!(harness.drain(), [2, 3, 5].map(Value::from), "the failed jobs are ready again");
     let written = results.get_many(10, Wait::No).unwrap().into_iter().map(|job| job.data);
     assert_eq!(written.collect::<Vec<_>>(), [0, 1, 4].map(Value::from));
 }
@@ -201,9 +201,9 @@ fn rolling_back_to_a_savepoint_undoes_only_later_changes<F: Fixture>(harness: &H
 fn a_rollback_undoes_changes_before_and_after_savepoints<F: Fixture>(harness: &Harness<F>) {
     let (queue, store) = (harness.queue(), harness.pq.store());
     let rolled_back = harness.transaction(|conn| {
-        let mark = store.savepoint(conn, None)?;
+        let first = store.savepoint(conn, None)?;
         queue.on(conn).put(&json!("a"))?;
-        store.savepoint(conn, Some(mark))?;
+        store.savepoint(conn, Some(first))?;
         queue.on(conn).put(&json!("b"))?;
         roll_back::<()>()
     });

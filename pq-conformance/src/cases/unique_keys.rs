@@ -1,4 +1,4 @@
-//! Unique keys: one job with a key waits or runs at a time.
+//! Unique keys: at most one job of a key waits or runs.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -67,7 +67,7 @@ fn a_put_can_reschedule_the_waiting_job<F: Fixture>(harness: &Harness<F>) {
     assert!(harness.get().is_none());
     let options = PutOptions::new().unique_or("a", OnConflict::Reschedule);
     assert_eq!(try_put(harness, 3, &options).outcome, PutOutcome::Rescheduled);
-    assert_eq!(harness.drain(), [1], "its payload is the first one's");
+    assert_eq!(harness.drain(), [1], "rescheduling keeps the first payload");
 }
 
 fn a_leased_job_keeps_its_key<F: Fixture>(harness: &Harness<F>) {
@@ -84,7 +84,7 @@ fn a_running_job_is_not_replaced<F: Fixture>(harness: &Harness<F>) {
     harness
         .transaction(|conn| {
             queue.on(conn).get()?;
-            // Nor is it waited for.
+            // The put does not wait for the running job, either.
             let options = PutOptions::new().unique_or("a", OnConflict::Replace);
             assert_eq!(try_put(harness, 2, &options), kept(first.id));
             Ok(())
@@ -116,7 +116,7 @@ fn a_job_that_was_got_releases_its_key<F: Fixture>(harness: &Harness<F>) {
         .transaction(|conn| {
             queue.on(conn).get()?;
             let within = queue.on(conn).put_with(&json!(3), &unique("a"))?;
-            assert_eq!(within.outcome, PutOutcome::Added, "a handler can put its own successor");
+            assert_eq!(within.outcome, PutOutcome::Added, "a handler can put the next job of its key");
             Ok(())
         })
         .unwrap();

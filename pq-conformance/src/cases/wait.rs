@@ -1,4 +1,4 @@
-//! Section 4: what a wait waits for, what ends it, and what it costs.
+//! Waits: wake-ups, deadlines, cancellation and the CPU time of a wait.
 
 use std::sync::mpsc::{TryRecvError, channel};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ cases![
     iteration_yields_none_on_a_timeout_and_ends_on_cancellation: Own,
 ];
 
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_millis(100);
 
 fn a_wait_times_out_and_not_early<F: Fixture>(harness: &Harness<F>) {
     let begun = Instant::now();
@@ -59,7 +59,7 @@ fn a_put_wakes_a_waiter_at_the_commit<F: Fixture>(harness: &Harness<F>) {
         harness
             .transaction(|conn| {
                 queue.on(conn).put(&json!("a"))?;
-                // Another queue's put and get have come through meanwhile.
+                // By the time another queue's put has woken a waiter, a notification of this put would have come.
                 let other = harness.named::<serde_json::Value>("pears");
                 other.put(&json!("pear"))?;
                 assert!(other.get(Wait::For(TIMEOUT))?.is_some());
@@ -121,7 +121,7 @@ fn a_job_due_in_an_hour_does_not_end_a_wait<F: Fixture>(harness: &Harness<F>) {
 fn wakes_do_not_extend_the_deadline_of_a_wait<F: Fixture>(harness: &Harness<F>) {
     let (done, stop) = channel::<()>();
     std::thread::scope(|threads| {
-        // Each of these puts rings the bell, and gives this waiter nothing.
+        // Each of these puts wakes the waiter and gives it no job.
         threads.spawn(move || {
             while stop.try_recv() == Err(TryRecvError::Empty) {
                 harness.put_with("later", &PutOptions::new().schedule_at("1h"));
@@ -131,8 +131,8 @@ fn wakes_do_not_extend_the_deadline_of_a_wait<F: Fixture>(harness: &Harness<F>) 
         assert!(harness.queue().get(Wait::For(SHORT)).unwrap().is_none());
         let waited = begun.elapsed();
         drop(done);
-        assert!(waited >= SHORT, "it came back after {waited:?}");
-        assert!(waited < TIMEOUT, "each wake began the wait anew");
+        assert!(waited >= SHORT, "it returned after {waited:?}");
+        assert!(waited < TIMEOUT, "wake-ups extended the deadline");
     });
 }
 
@@ -163,8 +163,7 @@ fn get_with_holds_no_transaction_while_it_waits<F: Fixture>(harness: &Harness<F>
             }
         });
         waiting.recv().unwrap();
-        // Were its transaction older than this put, it would see it all the same: what shows here is
-        // that the wait ends with the job, and that the take is a new one.
+        // The wait must end with this job, taken by a new transaction.
         harness.put("a");
         assert_eq!(worker.join().unwrap().unwrap(), Some(json!("a")));
     });
@@ -175,7 +174,7 @@ fn a_wait_without_a_limit_uses_no_cpu<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue().with_stop(&stop);
     std::thread::scope(|threads| {
         let waiter = threads.spawn(move || {
-            // The first look opens connections.
+            // The first poll opens connections, which costs CPU time.
             let _ = queue.get(Wait::No);
             let before = ThreadTime::now();
             assert!(queue.get(Wait::Forever).is_err());
@@ -184,7 +183,7 @@ fn a_wait_without_a_limit_uses_no_cpu<F: Fixture>(harness: &Harness<F>) {
         std::thread::sleep(Duration::from_secs(1));
         stop.cancel();
         let used = waiter.join().unwrap();
-        // Who spins has the most of a processor, and who polls has little even of a slow one.
+        // A busy loop would use most of a second. Polling uses little, even on a slow machine.
         assert!(used < Duration::from_millis(250), "a second of waiting used {used:?}");
     });
 }

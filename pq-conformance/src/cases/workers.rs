@@ -1,4 +1,4 @@
-//! How workers run, and share queues.
+//! How workers run jobs and share queues, keys and leases.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{CaseError, Conn, Harness, Seen, TIMEOUT, both, gate, run_beside, task, wait_until};
+use crate::harness::{
+    CaseError, Conn, Harness, SHORT_LEASE, Seen, TIMEOUT, both, gate, run_beside, task, wait_for_extension,
+    wait_until,
+};
 
 cases![
     run_until_empty_runs_all_jobs: Own,
@@ -40,7 +43,7 @@ cases![
 
 fn run_until_empty_runs_all_jobs<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
-    task.call_many(&(0..300).collect::<Vec<_>>()).unwrap();
+    task.call_many((0..300).collect::<Vec<_>>()).unwrap();
     for handler in
         [task.leased(|_, _| Ok::<_, CaseError>(())), task.transactional(|_, _| Ok::<_, CaseError>(()))]
     {
@@ -52,7 +55,7 @@ fn run_until_empty_runs_all_jobs<F: Fixture>(harness: &Harness<F>) {
 
 fn run_jobs_runs_the_requested_number_of_jobs<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness);
-    task.call_many(&(0..50).collect::<Vec<_>>()).unwrap();
+    task.call_many((0..50).collect::<Vec<_>>()).unwrap();
     let report =
         Worker::new(&harness.pq).threads(3).serve(task.leased(|_, _| Ok::<_, CaseError>(()))).run_jobs(17);
     assert_eq!((report.unwrap().done, harness.counts().ready), (17, 33));
@@ -77,11 +80,11 @@ fn a_put_wakes_an_idle_worker<F: Fixture>(harness: &Harness<F>) {
 fn an_idle_worker_wakes_when_a_job_falls_due<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
     run_beside::<F>(Worker::new(&harness.pq).serve(handler), |control| {
-        let options = pq_core::CallOptions::new().schedule_at(Duration::from_millis(300));
+        let options = pq_core::CallOptions::new().schedule_at(Duration::from_millis(200));
         let put = Instant::now();
         task::<F, u32>(harness).call_with(&1, &options).unwrap();
         gate.started.recv_timeout(TIMEOUT).unwrap();
-        assert!(put.elapsed() >= Duration::from_millis(300), "it is early");
+        assert!(put.elapsed() >= Duration::from_millis(200), "the worker woke too early");
         gate.proceed.send(()).unwrap();
         control.stop(StopMode::Drain);
     });
@@ -91,8 +94,8 @@ fn queues_are_served_in_registration_order<F: Fixture>(harness: &Harness<F>) {
     let (first, second) = (harness.named::<u32>("first"), harness.named::<u32>("second"));
     let seen = Seen::new();
     let (one, other) = (seen.clone(), seen.clone());
-    second.put_many(&[10, 11, 12]).unwrap();
-    first.put_many(&[0, 1, 2]).unwrap();
+    second.put_many([10, 11, 12]).unwrap();
+    first.put_many([0, 1, 2]).unwrap();
     let again = first.clone();
     let handler = first.leased(move |_, job| {
         one.push(job.data);
@@ -100,7 +103,7 @@ fn queues_are_served_in_registration_order<F: Fixture>(harness: &Harness<F>) {
     });
     let other = second.leased(move |_, job| {
         other.push(job.data);
-        // It comes while the second is worked, and goes before the rest of that.
+        // This job is put while the second queue is served, and precedes the rest of that queue.
         if job.data == 10 { again.put(&3).map(drop) } else { Ok(()) }
     });
     let report = Worker::new(&harness.pq).batch(1, 1).serve(handler).serve(other).run_until_empty().unwrap();
@@ -113,7 +116,7 @@ fn queues_are_served_by_weight<F: Fixture>(harness: &Harness<F>) {
     let seen = Seen::new();
     let mut worker = Worker::new(&harness.pq).batch(1, 1);
     for queue in [&heavy, &light] {
-        queue.put_many(&vec![1; 40]).unwrap();
+        queue.put_many(vec![1; 40]).unwrap();
         let (seen, name) = (seen.clone(), queue.name().clone());
         worker = worker.serve(queue.transactional(move |_, _| {
             seen.push(name.as_str().to_owned());
@@ -123,7 +126,7 @@ fn queues_are_served_by_weight<F: Fixture>(harness: &Harness<F>) {
     let report = worker.weight("heavy", 3).run_jobs(20).unwrap();
     assert_eq!(report.done, 20);
     let heavies = seen.all().iter().filter(|name| *name == "heavy").count();
-    assert_eq!(heavies, 15, "three of four turns: {:?}", seen.all());
+    assert_eq!(heavies, 15, "three turns of four: {:?}", seen.all());
 }
 
 fn many_threads_run_each_job_once<F: Fixture>(harness: &Harness<F>) {
@@ -139,7 +142,7 @@ fn many_threads_run_each_job_once<F: Fixture>(harness: &Harness<F>) {
         other.push(job.data);
         Ok::<_, CaseError>(())
     });
-    task.call_many(&(0..JOBS).collect::<Vec<_>>()).unwrap();
+    task.call_many((0..JOBS).collect::<Vec<_>>()).unwrap();
     let workers = [leased, transactional].map(|handler| Worker::new(&harness.pq).threads(2).serve(handler));
     std::thread::scope(|threads| {
         for worker in workers {
@@ -154,14 +157,18 @@ fn many_threads_run_each_job_once<F: Fixture>(harness: &Harness<F>) {
 fn worker_threads_never_run_jobs_of_one_key_concurrently<F: Fixture>(harness: &Harness<F>) {
     const JOBS: u32 = 80;
     let task = task::<F, u32>(harness).serialize_by(|n| (n % 3).to_string());
-    task.call_many(&(0..JOBS).collect::<Vec<_>>()).unwrap();
+    task.call_many((0..JOBS).collect::<Vec<_>>()).unwrap();
     let running = Arc::new(Mutex::new(HashMap::<String, u32>::new()));
     let done = Arc::new(AtomicU32::new(0));
     let run = {
         let done = Arc::clone(&done);
         move |job: &pq_core::RawJob| {
             let key = job.serialization_key.as_ref().unwrap().as_str().to_owned();
-            assert_eq!(running.lock().unwrap().insert(key.clone(), 1), None, "two jobs of key {key} run");
+            assert_eq!(
+                running.lock().unwrap().insert(key.clone(), 1),
+                None,
+                "two jobs of key {key} run at once"
+            );
             std::thread::yield_now();
             running.lock().unwrap().remove(&key);
             done.fetch_add(1, Ordering::Relaxed);
@@ -176,7 +183,7 @@ fn worker_threads_never_run_jobs_of_one_key_concurrently<F: Fixture>(harness: &H
             let (control, done) = (worker.control(), Arc::clone(&done));
             threads.spawn(|| assert_eq!(worker.run().unwrap().failed, 0));
             threads.spawn(move || {
-                wait_until("all are done", || done.load(Ordering::Relaxed) == JOBS);
+                wait_until("all jobs are done", || done.load(Ordering::Relaxed) == JOBS);
                 control.stop(StopMode::Drain);
             });
         }
@@ -190,36 +197,36 @@ fn threads_that_wait_for_one_key_wake_in_turn<F: Fixture>(harness: &Harness<F>) 
     let handlers =
         [task.leased(|_, _| Ok::<_, CaseError>(())), task.transactional(|_, _| Ok::<_, CaseError>(()))];
     for handler in handlers {
-        task.call_many(&(0..JOBS).collect::<Vec<_>>()).unwrap();
+        task.call_many((0..JOBS).collect::<Vec<_>>()).unwrap();
         let begun = Instant::now();
         let worker = Worker::new(&harness.pq).threads(4).serve(handler);
         assert_eq!(worker.run_jobs(JOBS.into()).unwrap().done, u64::from(JOBS));
-        assert!(begun.elapsed() < TIMEOUT, "they went on by the poll");
+        assert!(begun.elapsed() < TIMEOUT, "the threads continued only by polling");
     }
 }
 
 fn a_slow_job_does_not_block_the_other_keys_of_its_thread<F: Fixture>(harness: &Harness<F>) {
     const QUICK: u32 = 60;
     let task = task::<F, u32>(harness).serialize_by(|n| (n % 10).to_string());
-    let (begin, begun) = channel();
-    let (go_on, wait) = channel();
+    let (start, started) = channel();
+    let (proceed, wait) = channel();
     let wait = Arc::new(Mutex::new(wait));
     let handlers = both::<F, _, _, _>(&task, move |job| match job.data {
         QUICK => {
-            begin.send(()).map_err(|_| "nobody waits")?;
-            wait.lock().unwrap().recv_timeout(TIMEOUT).map_err(|_| "the other key was kept from others")
+            start.send(()).map_err(|_| "the receiver is gone")?;
+            wait.lock().unwrap().recv_timeout(TIMEOUT).map_err(|_| "the other key was not released")
         }
-        n if n > QUICK => go_on.send(()).map_err(|_| "nobody waits"),
+        n if n > QUICK => proceed.send(()).map_err(|_| "the receiver is gone"),
         _ => Ok(()),
     });
     for handler in handlers {
-        task.call_many(&(0..QUICK).collect::<Vec<_>>()).unwrap();
+        task.call_many((0..QUICK).collect::<Vec<_>>()).unwrap();
         run_beside::<F>(Worker::new(&harness.pq).threads(2).serve(handler), |control| {
-            wait_until("the quick ones are done", || control.status().report.done == u64::from(QUICK));
+            wait_until("the quick jobs are done", || control.status().report.done == u64::from(QUICK));
             task.call(&QUICK).unwrap();
-            begun.recv_timeout(TIMEOUT).unwrap();
+            started.recv_timeout(TIMEOUT).unwrap();
             task.call(&(QUICK + 1)).unwrap();
-            wait_until("all are done", || control.status().report.done == u64::from(QUICK) + 2);
+            wait_until("all jobs are done", || control.status().report.done == u64::from(QUICK) + 2);
             control.stop(StopMode::Drain);
         });
     }
@@ -227,17 +234,17 @@ fn a_slow_job_does_not_block_the_other_keys_of_its_thread<F: Fixture>(harness: &
 
 fn a_slow_handler_releases_the_keys_of_earlier_jobs<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, u32>(harness).serialize_by(|n| (n % 2).to_string());
-    task.call_many(&[1, 2, 3]).unwrap();
+    task.call_many([1, 2, 3]).unwrap();
     let (ran, others) = channel();
     let others = Mutex::new(others);
-    // Where one thread takes the first two, the second of them ends when the third has run.
+    // If one thread takes jobs 1 and 2, job 2 ends only when job 3 has run, which needs the key of job 1.
     let handler = task.leased(move |_, job| match job.data {
-        2 => others.lock().unwrap().recv_timeout(TIMEOUT).map_err(|_| "the key was kept"),
-        3 => ran.send(()).map_err(|_| "nobody waits"),
+        2 => others.lock().unwrap().recv_timeout(TIMEOUT).map_err(|_| "the key was not released"),
+        3 => ran.send(()).map_err(|_| "the receiver is gone"),
         _ => Ok(()),
     });
     run_beside::<F>(Worker::new(&harness.pq).threads(2).batch(2, 2).serve(handler), |control| {
-        wait_until("all are done", || control.status().report.done == 3);
+        wait_until("all jobs are done", || control.status().report.done == 3);
         control.stop(StopMode::Drain);
     });
 }
@@ -245,12 +252,12 @@ fn a_slow_handler_releases_the_keys_of_earlier_jobs<F: Fixture>(harness: &Harnes
 fn a_slow_handler_gives_back_the_rest_of_its_batch<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
     let task = task::<F, u32>(harness);
-    task.call_many(&[0, 1, 2, 3]).unwrap();
-    // One thread takes all of them, and its first handler does not end.
+    task.call_many([0, 1, 2, 3]).unwrap();
+    // One thread takes all four jobs, and its first handler does not end.
     run_beside::<F>(Worker::new(&harness.pq).batch(4, 4).serve(handler), |control| {
         assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);
-        wait_until("the others are given back", || harness.counts().ready == 3);
-        assert_eq!(harness.lease_one().attempt, 1, "they count as not taken");
+        wait_until("the other jobs are given back", || harness.counts().ready == 3);
+        assert_eq!(harness.lease_one().attempt, 1, "giving back must not count as an attempt");
         control.stop(StopMode::Finish);
         gate.proceed.send(()).unwrap();
     });
@@ -260,36 +267,35 @@ fn a_slow_handler_gives_back_the_rest_of_its_batch<F: Fixture>(harness: &Harness
 fn a_slow_transactional_handler_gives_back_the_rest_of_its_batch<F: Fixture>(harness: &Harness<F>) {
     let (task, pears) = (task::<F, u32>(harness), harness.named::<Value>("pears"));
     for touches in [false, true] {
-        task.call_many(&[0, 1, 2, 3]).unwrap();
+        task.call_many([0, 1, 2, 3]).unwrap();
         let pears = pears.clone();
         let handler = task.transactional(move |conn: &mut Conn<F>, job| {
             if touches {
                 pears.on(conn).put(&json!(job.data))?;
             }
             if job.data == 1 {
-                std::thread::sleep(Duration::from_millis(300));
+                std::thread::sleep(Duration::from_millis(250));
             }
             Ok::<_, CaseError>(())
         });
         let report = Worker::new(&harness.pq).batch(4, 4).serve(handler).run_until_empty().unwrap();
-        assert_eq!((report.done, report.given_back), (4, 2), "{report:?}");
+        // A slow machine may make more handlers slow, and give more jobs back.
+        assert_eq!((report.done, report.given_back >= 2), (4, true), "{report:?}");
     }
     assert_eq!(pears.counts().unwrap().ready, 4);
 }
 
 fn a_lease_is_extended_while_its_handler_runs<F: Fixture>(harness: &Harness<F>) {
-    let seen = Seen::new();
-    let note = seen.clone();
-    let handler = task::<F, u32>(harness).leased(move |context, job| {
-        note.push(job.attempt);
-        std::thread::sleep(Duration::from_millis(700));
+    let task = task::<F, u32>(harness);
+    let pq = harness.pq.clone();
+    let handler = task.leased(move |context, job| {
+        wait_for_extension(&pq, job.id, SHORT_LEASE);
         context.extend_lease().map_err(|error| error.to_string())
     });
-    task::<F, u32>(harness).call(&1).unwrap();
-    let lease = Duration::from_millis(200);
-    let worker = Worker::new(&harness.pq).threads(2).lease(lease).serve(handler);
-    let report = worker.maintain_every(Duration::from_millis(20)).run_jobs(1).unwrap();
-    assert_eq!((report.done, report.lost, seen.all()), (1, 0, vec![1]));
+    task.call(&1).unwrap();
+    let worker = Worker::new(&harness.pq).threads(2).lease(SHORT_LEASE).maintain_every(Duration::MAX);
+    let report = worker.serve(handler).run_jobs(1).unwrap();
+    assert_eq!((report.done, report.lost), (1, 0));
 }
 
 fn jobs_of_a_lost_lease_are_not_started<F: Fixture>(harness: &Harness<F>) {
@@ -299,7 +305,7 @@ fn jobs_of_a_lost_lease_are_not_started<F: Fixture>(harness: &Harness<F>) {
     let handler = task.leased(move |context, job| {
         note.push((job.data, job.attempt));
         if (job.data, job.attempt) == (0, 1) {
-            // As if the process had slept past its lease, and another one had swept.
+            // Simulates a process that slept past its lease while another process ran maintenance.
             let (store, leases) = (pq.store(), [job.claim.lease().unwrap()]);
             store.with_connection(|conn| store.extend(conn, &leases, Duration::ZERO))?;
             while pq.maintain(&pq_core::Retention::default())?.is_none() {}
@@ -309,8 +315,9 @@ fn jobs_of_a_lost_lease_are_not_started<F: Fixture>(harness: &Harness<F>) {
         }
         Ok::<_, crate::harness::Error<F>>(())
     });
-    task.call_many(&[0, 1, 2]).unwrap();
-    let worker = Worker::new(&harness.pq).batch(3, 3).lease(Duration::from_millis(150)).serve(handler);
+    task.call_many([0, 1, 2]).unwrap();
+    let worker =
+        Worker::new(&harness.pq).batch(3, 3).lease(SHORT_LEASE).maintain_every(Duration::MAX).serve(handler);
     let report = worker.run_until_empty().unwrap();
     assert_eq!(seen.all(), [(0, 1), (0, 2), (1, 2), (2, 2)]);
     assert_eq!((report.done, report.lost), (3, 3));
@@ -319,8 +326,8 @@ fn jobs_of_a_lost_lease_are_not_started<F: Fixture>(harness: &Harness<F>) {
 fn a_worker_returns_the_jobs_of_a_dead_worker<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
     task::<F, u32>(harness).call(&7).unwrap();
-    // Whoever took it says nothing more.
-    assert_eq!(harness.lease(1, Duration::from_millis(50)).len(), 1);
+    // The consumer of this lease is dead: it never settles or extends.
+    assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
     let worker =
         Worker::new(&harness.pq).maintain_every(Duration::from_millis(20)).serve(handler.max_retries(1));
     task::<F, u32>(harness).max_retries(1).call(&8).unwrap();
@@ -328,8 +335,8 @@ fn a_worker_returns_the_jobs_of_a_dead_worker<F: Fixture>(harness: &Harness<F>) 
         gate.proceed.send(()).unwrap();
         gate.proceed.send(()).unwrap();
         assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 8);
-        // Its call allows no second attempt, so it is given up.
-        wait_until("it is dead", || harness.counts().dead == 1);
+        // The call of job 7 allows no retry, so the job is moved to dead.
+        wait_until("job 7 is dead", || harness.counts().dead == 1);
         control.stop(StopMode::Drain);
     });
     assert_eq!((report.done, report.dead), (1, 1));
@@ -340,7 +347,7 @@ fn a_worker_with_maintenance_disabled_returns_no_jobs<F: Fixture>(harness: &Harn
     task.call(&1).unwrap();
     assert_eq!(harness.lease(1, Duration::from_millis(1)).len(), 1);
     task.call(&2).unwrap();
-    // Long enough for a worker that sweeps to have done so.
+    // Long enough for a worker with maintenance to return the expired lease.
     let handler = task.leased(|_, _| {
         std::thread::sleep(Duration::from_millis(50));
         Ok::<_, CaseError>(())
@@ -351,21 +358,21 @@ fn a_worker_with_maintenance_disabled_returns_no_jobs<F: Fixture>(harness: &Harn
 }
 
 fn a_running_job_is_notified_of_its_cancellation<F: Fixture>(harness: &Harness<F>) {
-    let (begin, begun) = channel();
+    let (start, started) = channel();
     let handler = task::<F, u32>(harness).max_retries(9).leased(move |context, _| {
-        begin.send(()).unwrap();
+        start.send(()).unwrap();
         let since = Instant::now();
         while !context.is_cancelled() && since.elapsed() < TIMEOUT {
             std::thread::sleep(Duration::from_millis(1));
         }
-        Err::<(), _>("it was told")
+        Err::<(), _>("it was notified")
     });
     let id = task::<F, u32>(harness).max_retries(9).call(&1).unwrap().id;
-    let worker = Worker::new(&harness.pq).lease(Duration::from_millis(300)).serve(handler);
+    let worker = Worker::new(&harness.pq).lease(SHORT_LEASE).maintain_every(Duration::MAX).serve(handler);
     run_beside::<F>(worker, |control| {
-        begun.recv_timeout(TIMEOUT).unwrap();
+        started.recv_timeout(TIMEOUT).unwrap();
         assert_eq!(harness.queue().cancel(id).unwrap(), Cancelled::Asked);
-        wait_until("it is cancelled", || harness.counts().cancelled == 1);
+        wait_until("the job is cancelled", || harness.counts().cancelled == 1);
         control.stop(StopMode::Drain);
     });
     assert_eq!(harness.counts().live(), 0);
@@ -373,7 +380,7 @@ fn a_running_job_is_notified_of_its_cancellation<F: Fixture>(harness: &Harness<F
 
 fn the_status_lists_running_jobs<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
-    let ids: Vec<_> = task::<F, u32>(harness).call_many(&[0, 1]).unwrap();
+    let ids: Vec<_> = task::<F, u32>(harness).call_many([0, 1]).unwrap();
     run_beside::<F>(Worker::new(&harness.pq).batch(1, 1).serve(handler), |control| {
         assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);
         let status = control.status();
@@ -383,7 +390,7 @@ fn the_status_lists_running_jobs<F: Fixture>(harness: &Harness<F>) {
         assert!(running.age < TIMEOUT);
         gate.proceed.send(()).unwrap();
         gate.proceed.send(()).unwrap();
-        wait_until("both are counted", || control.status().report.done == 2);
+        wait_until("both jobs are counted", || control.status().report.done == 2);
         control.stop(StopMode::Drain);
     });
 }

@@ -16,7 +16,9 @@ use pq_core::{
 };
 use serde_json::Value;
 
-pub(crate) use self::workers::{Seen, both, gate, run_beside, run_until_empty, task, wait_until};
+pub(crate) use self::workers::{
+    SHORT_LEASE, Seen, both, gate, run_beside, run_until_empty, task, wait_for_extension, wait_until,
+};
 use crate::Fixture;
 
 /// The connection on which a case's calls run.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pq_core::store::Store;
-use pq_core::{Control, Handler, Outcome, Report, StopMode, Task, Worker};
+use pq_core::{Control, Handler, JobId, Outcome, Pq, Report, StopMode, Task, Worker};
 
 use super::{Harness, TIMEOUT};
 use crate::Fixture;
@@ -36,6 +36,12 @@ impl<T> Seen<T> {
         self.0.lock().unwrap().clone()
     }
 }
+
+/// A lease that a worker extends many times a second.
+///
+/// A slow machine may extend such a lease too late. A case that uses it must therefore disable maintenance, which
+/// alone returns the jobs of expired leases.
+pub(crate) const SHORT_LEASE: Duration = Duration::from_millis(150);
 
 /// Returns the task that most cases use.
 pub(crate) fn task<F: Fixture, A>(harness: &Harness<F>) -> Task<F::Store, A> {
@@ -102,11 +108,18 @@ pub(crate) fn run_beside<F: Fixture>(
     })
 }
 
+/// Waits until the worker has extended a running job's lease past the end of the next term.
+pub(crate) fn wait_for_extension<S: Store>(pq: &Pq<S>, job: JobId, lease: Duration) {
+    let lease_until = || pq.show(job).ok().flatten().unwrap().lease_until.unwrap();
+    let first = lease_until();
+    wait_until("the lease is extended", || lease_until() > first + lease);
+}
+
 /// Polls a condition until it is true.
 pub(crate) fn wait_until(condition: &str, mut is_true: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_true() {
         assert!(started.elapsed() < TIMEOUT, "timed out waiting until {condition}");
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
