@@ -22,12 +22,16 @@
 //! # }
 //! ```
 
+mod backoff;
 mod cancellation;
 mod codec;
 mod cron;
+mod envelope;
 mod error;
+mod handler;
 mod job;
 mod key;
+mod lease_table;
 mod lock;
 pub mod memory;
 mod name;
@@ -37,7 +41,7 @@ mod overview;
 mod payload;
 mod queue;
 mod registry;
-mod retry;
+mod stop;
 pub mod store;
 mod task;
 mod wait;
@@ -45,12 +49,15 @@ mod wake_signal;
 mod when;
 mod worker;
 
+pub use backoff::Backoff;
 pub use cancellation::CancellationToken;
 #[cfg(feature = "pickle")]
 pub use codec::Pickle;
 pub use codec::{Codec, CodecError, Json, codec_by_name};
 pub use cron::{Cron, CronEntry, fire_due_crons};
+pub use envelope::Trace;
 pub use error::Error;
+pub use handler::{Context, Failure, Handler, JobInfo, Next};
 pub use job::{Claim, Held, Job, JobId, NewJob, RawJob};
 pub use key::{Key, OnConflict, Put, PutOutcome};
 pub use name::QueueName;
@@ -62,10 +69,10 @@ pub use overview::{Filter, JobState, Listed, Overview};
 pub use payload::{Payload, PayloadLimits};
 pub use queue::{BoundQueue, Iter, Pq, Queue};
 pub use registry::{Heartbeat, HeartbeatReply, WorkerId, WorkerInfo};
-pub use retry::Backoff;
+pub use stop::StopMode;
 pub use store::{Counts, Scan, Store, StoreError, Taken, Undecodable};
-pub use task::{BoundTask, CallOptions, Failure, Handler, Task, Trace};
+pub use task::{BoundTask, CallOptions, Task};
 pub use wait::Wait;
 pub use wake_signal::WakeSignal;
 pub use when::{IntoWhen, TimeError, When};
-pub use worker::{Context, Control, JobInfo, Next, Report, Running, Status, StopMode, Worker};
+pub use worker::{Control, Report, Running, Status, Worker};

@@ -4,7 +4,8 @@ use std::borrow::Borrow;
 
 use serde::Serialize;
 
-use super::{Envelope, Task, written};
+use super::Task;
+use crate::envelope::{Envelope, written};
 use crate::{
     BoundQueue, CallOptions, Cancelled, CodecError, Error, JobId, JobStatus, Key, NewJob, Payload, Put,
     Queue, Store,

@@ -1,19 +1,15 @@
 //! Tasks: names for work, with typed arguments.
 
 mod call;
-mod envelope;
-mod handler;
-mod options;
+mod call_options;
+mod handlers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::call::BoundTask;
-pub use self::envelope::Trace;
-pub(crate) use self::envelope::{Envelope, written};
-pub use self::handler::{Failure, Handler};
-pub(crate) use self::handler::{HandlerResult, Incoming, Policy, Run, after_failure, retry_or_dead};
-pub use self::options::CallOptions;
+pub use self::call_options::CallOptions;
+use crate::handler::Policy;
 use crate::{Backoff, Queue, Store};
 
 /// A task: a name, a type for its arguments, and the options of its calls. Calling it puts a job; a
@@ -114,7 +110,7 @@ impl<S: Store, A> Task<S, A> {
     /// returns a result.
     #[must_use]
     pub fn keep_history(mut self, keep: bool) -> Self {
-        self.policy.keep = keep;
+        self.policy.keep_history = keep;
         self
     }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use super::progress::Progress;
 use super::status::Status;
-use super::stop::{StopMode, StopSignal};
 use crate::lock::lock;
+use crate::stop::{StopMode, StopSignal};
 use crate::{Pq, QueueName, Store};
 
 /// Stops a worker and returns its status, from any thread.

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
-use super::context::Context;
 use super::prepared_job::PreparedJob;
 use super::queue_set::ServedQueue;
 use super::run_handler::run_handler;
@@ -11,8 +10,8 @@ use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_finished};
 use super::status::Report;
 use super::thread_slots::{FinishedJob, ThreadSlot};
 use super::worker_run::WorkerRun;
+use crate::handler::{Context, HandlerResult, Incoming, Run};
 use crate::lock::lock;
-use crate::task::{HandlerResult, Incoming, Run};
 use crate::{Error, Failure, Outcome, RawJob, Scan, Settlement, Store};
 
 /// How long a finished job with a serialization key may wait for others to be settled with it.

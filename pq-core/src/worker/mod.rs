@@ -1,21 +1,18 @@
 //! Workers: threads that take jobs and run their handlers.
 //!
-//! The modules from the leaves up: the stop signal, statistics, thread slots and progress, and the lease table hold state.
-//! `worker_run` ties them together for one run. `leased_batch` and `transactional_batch` run the two kinds of batch, with
+//! The modules from the leaves up: statistics, thread slots and progress hold what threads do and have done. `worker_run`
+//! ties the state of one run together. `leased_batch` and `transactional_batch` run the two kinds of batch, with
 //! `run_handler` and `settling` below them. `poll` chooses a queue, `threads` loops over polls, and `maintenance` runs
 //! beside them.
 
 mod batch;
 mod batch_sizer;
-mod context;
 mod control;
 mod error_backoff;
 mod heartbeat;
-mod lease_table;
 mod leased_batch;
 mod maintenance;
 mod maintenance_schedule;
-mod middleware;
 mod poll;
 mod prepared_job;
 mod progress;
@@ -25,7 +22,6 @@ mod settings;
 mod settling;
 mod statistics;
 mod status;
-mod stop;
 mod take_limiter;
 mod thread_slots;
 mod threads;
@@ -36,16 +32,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::context::Context;
 pub use self::control::Control;
-use self::middleware::Middleware;
-pub use self::middleware::{JobInfo, Next};
 use self::queue_set::QueueSet;
 use self::settings::{RunUntil, Settings};
 pub use self::status::{Report, Running, Status};
-pub use self::stop::StopMode;
 use self::worker_run::WorkerRun;
-use crate::{Failure, Handler, Outcome, Pq, Retention, Store};
+use crate::handler::{Failure, Handler, JobInfo, Middleware, Next};
+use crate::{Outcome, Pq, Retention, Store};
 
 /// Runs the handlers of one or several queues in its own threads.
 ///

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue_set::ServedQueue;
-use crate::task::{Envelope, HandlerResult, Incoming, after_failure, retry_or_dead};
+use crate::envelope::Envelope;
+use crate::handler::{HandlerResult, Incoming, Policy};
 use crate::{Failure, Handler, Outcome, RawJob, Store};
 
 /// A taken job with its handler, or with the reason why it cannot run.
@@ -43,7 +44,8 @@ impl<S: Store> PreparedJob<'_, S> {
     /// Removes the handler if all allowed attempts began and none was settled, because workers crashed or leases expired.
     fn unless_exhausted(mut self) -> Self {
         if let Ok(handler) = self.handler {
-            let (allowed, tried) = handler.tries(&self.incoming.raw, self.incoming.envelope.as_ref());
+            let Incoming { raw, envelope } = &self.incoming;
+            let (allowed, tried) = handler.policy.retries(raw, envelope.as_ref());
             if tried > allowed {
                 self.handler = Err(Failure::Exhausted { attempts: tried });
             }
@@ -53,7 +55,7 @@ impl<S: Store> PreparedJob<'_, S> {
 
     pub(super) fn timeout(&self) -> Option<Duration> {
         let handler = self.handler.as_ref().ok()?;
-        handler.timeout_of(self.incoming.envelope.as_ref())
+        handler.policy.timeout(self.incoming.envelope.as_ref())
     }
 
     /// Returns the job and the outcome that its handler's result leads to.
@@ -62,29 +64,27 @@ impl<S: Store> PreparedJob<'_, S> {
         served: &ServedQueue<S>,
         result: HandlerResult,
     ) -> (Arc<RawJob>, Outcome) {
-        let Self { incoming: Incoming { raw, envelope }, handler, .. } = self;
-        let handler = handler.ok();
-        let keeps = handler.is_some_and(|handler| handler.policy.keep);
-        let outcome = match result {
-            Ok(Outcome::Complete) if keeps => Outcome::Keep { result: None },
-            Ok(Outcome::Retry { after, error, payload }) => {
-                retry_or_dead(handler, &served.queue, &raw, envelope, error, Some(after), payload)
-            }
-            Ok(outcome) => outcome,
-            Err(failure) => {
-                let outcome = after_failure(handler, &served.queue, &raw, envelope, &failure);
-                let dead = matches!(outcome, Outcome::Dead { .. });
-                tracing::warn!(
-                    queue = %raw.queue,
-                    job_id = %raw.id,
-                    attempt = raw.attempt,
-                    %failure,
-                    dead,
-                    "job failed"
-                );
-                outcome
-            }
+        let Self { incoming, handler, .. } = self;
+        let keeps = handler.as_ref().is_ok_and(|handler| handler.policy.keep_history);
+        let (failure, retry) = match result {
+            Ok(Outcome::Complete) if keeps => return (incoming.raw, Outcome::Keep { result: None }),
+            Ok(Outcome::Retry { after, error, payload }) => (Failure::Error(error), Some((after, payload))),
+            Ok(outcome) => return (incoming.raw, outcome),
+            Err(failure) => (failure, None),
         };
+        let without_handler = Policy::default();
+        let policy = handler.as_ref().map_or(&without_handler, |handler| &handler.policy);
+        let raw = Arc::clone(&incoming.raw);
+        let outcome = policy.after_failure(&served.queue, incoming, &failure, retry);
+        let dead = matches!(outcome, Outcome::Dead { .. });
+        tracing::warn!(
+            queue = %raw.queue,
+            job_id = %raw.id,
+            attempt = raw.attempt,
+            %failure,
+            dead,
+            "job failed"
+        );
         (raw, outcome)
     }
 }

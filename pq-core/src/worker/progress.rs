@@ -2,8 +2,8 @@
 
 use super::statistics::{EndedByQueue, Throughput};
 use super::status::{Report, Status};
-use super::stop::StopMode;
 use super::thread_slots::{ThreadSlot, ThreadSlots};
+use crate::stop::StopMode;
 
 /// The threads' slots, and samples of their statistics. A [`super::Control`] shares it with the worker.
 #[derive(Default)]

@@ -4,11 +4,10 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use super::middleware::{JobInfo, Next};
 use super::prepared_job::PreparedJob;
 use super::thread_slots::{RunningHandler, ThreadSlot};
 use super::worker_run::WorkerRun;
-use crate::task::{HandlerResult, Incoming};
+use crate::handler::{HandlerResult, Incoming, JobInfo, Next};
 use crate::{Failure, Store};
 
 /// Runs a handler inside its middleware. A panic and an exceeded timeout are failures.

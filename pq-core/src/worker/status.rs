@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::stop::StopMode;
+use crate::stop::StopMode;
 use crate::{JobId, Outcome};
 
 /// A job whose handler is running.

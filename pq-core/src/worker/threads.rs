@@ -11,9 +11,9 @@ use super::maintenance;
 use super::poll::{PollResult, poll};
 use super::settings::RunUntil;
 use super::status::Report;
-use super::stop::StopMode;
 use super::worker_run::WorkerRun;
 use crate::lock::lock;
+use crate::stop::StopMode;
 use crate::wait::{Look, look_and_wait};
 use crate::{Scan, Store, StoreError, Wait, WakeSignal};
 

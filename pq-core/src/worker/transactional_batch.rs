@@ -16,7 +16,7 @@ use super::settling::settle_in_transaction;
 use super::status::Report;
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
-use crate::task::{HandlerResult, Run};
+use crate::handler::{HandlerResult, Run};
 use crate::{Failure, Outcome, RawJob, Scan, Store, StoreError};
 
 /// After this long the rest of a batch is given back, so that the transaction and its locks do not last much longer.

@@ -3,15 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::context::ContextAccess;
 use super::control::Control;
-use super::lease_table::LeaseTable;
-use super::middleware::Middleware;
 use super::progress::Progress;
 use super::queue_set::QueueSet;
 use super::settings::{JobLimit, RunUntil, Settings};
-use super::stop::StopSignal;
 use super::thread_slots::ThreadSlot;
+use crate::handler::{ContextAccess, Middleware};
+use crate::lease_table::LeaseTable;
+use crate::stop::StopSignal;
 use crate::{Pq, Store, WakeSignal};
 
 /// One run of a worker.

@@ -56,18 +56,18 @@ impl FromStr for StopMode {
 
 /// The most urgent stop mode that was requested, and a token that ends the worker's waits.
 #[derive(Debug, Default)]
-pub(super) struct StopSignal {
+pub(crate) struct StopSignal {
     mode: AtomicU8,
     waits: CancellationToken,
 }
 
 impl StopSignal {
-    pub(super) fn request(&self, mode: StopMode) {
+    pub(crate) fn request(&self, mode: StopMode) {
         self.mode.fetch_max(mode as u8, Ordering::SeqCst);
         self.waits.cancel();
     }
 
-    pub(super) fn mode(&self) -> Option<StopMode> {
+    pub(crate) fn mode(&self) -> Option<StopMode> {
         match self.mode.load(Ordering::SeqCst) {
             0 => None,
             1 => Some(StopMode::Drain),
@@ -77,16 +77,16 @@ impl StopSignal {
     }
 
     /// Returns whether no further handler may start.
-    pub(super) fn is_finishing(&self) -> bool {
+    pub(crate) fn is_finishing(&self) -> bool {
         self.mode() >= Some(StopMode::Finish)
     }
 
-    pub(super) fn is_aborting(&self) -> bool {
+    pub(crate) fn is_aborting(&self) -> bool {
         self.mode() == Some(StopMode::Abort)
     }
 
     /// Returns the token that is cancelled by the first request of any mode.
-    pub(super) fn waits(&self) -> &CancellationToken {
+    pub(crate) fn waits(&self) -> &CancellationToken {
         &self.waits
     }
 }

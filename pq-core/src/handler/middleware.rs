@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::task::HandlerResult;
+use super::incoming::HandlerResult;
 use crate::{Failure, Outcome, RawJob, Trace};
 
 /// A function that [`crate::Worker::wrap`] was given.
-pub(super) type Middleware = dyn Fn(&JobInfo<'_>, Next<'_>) -> HandlerResult + Send + Sync;
+pub(crate) type Middleware = dyn Fn(&JobInfo<'_>, Next<'_>) -> HandlerResult + Send + Sync;
 
 /// Describes a job to middleware.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub struct Next<'a> {
 }
 
 impl<'a> Next<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         middleware: &'a [Arc<Middleware>],
         info: &'a JobInfo<'a>,
         handler: &'a mut dyn FnMut() -> HandlerResult,

@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::lease_table::LeaseTable;
-use super::stop::StopSignal;
+use super::incoming::Incoming;
+use crate::envelope::{Envelope, Trace};
+use crate::lease_table::LeaseTable;
 use crate::lock::lock;
-use crate::task::{Envelope, Incoming, Trace};
+use crate::stop::StopSignal;
 use crate::{CodecError, Error, Outcome, Pq, Queue, RawJob, Settlement, Store};
 
 /// The part of a running worker that the contexts of one queue's handlers share.
-pub(super) struct ContextAccess<S: Store> {
-    pub(super) pq: Pq<S>,
-    pub(super) queue: Queue<S, ()>,
-    pub(super) leases: Arc<LeaseTable>,
-    pub(super) stop: Arc<StopSignal>,
+pub(crate) struct ContextAccess<S: Store> {
+    pub(crate) pq: Pq<S>,
+    pub(crate) queue: Queue<S, ()>,
+    pub(crate) leases: Arc<LeaseTable>,
+    pub(crate) stop: Arc<StopSignal>,
 }
 
 /// A leased handler's view of its job.
@@ -51,7 +52,7 @@ impl<S: Store> fmt::Debug for Context<S> {
 }
 
 impl<S: Store> Context<S> {
-    pub(super) fn new(
+    pub(crate) fn new(
         access: &Arc<ContextAccess<S>>,
         incoming: &Incoming,
         timeout: Option<Duration>,
@@ -110,7 +111,7 @@ impl<S: Store> Context<S> {
         self.lease().is_some_and(|lease| self.access.leases.is_lost(lease))
     }
 
-    /// Returns whether the worker was stopped with [`super::StopMode::Abort`].
+    /// Returns whether the worker was stopped with [`crate::StopMode::Abort`].
     #[must_use]
     pub fn is_aborting(&self) -> bool {
         self.access.stop.is_aborting()
@@ -206,7 +207,7 @@ impl<S: Store> Context<S> {
     }
 
     /// Returns the outcome with which the handler settled the job, and the call of its last checkpoint.
-    pub(super) fn take_effects(&self) -> (Option<Outcome>, Option<Envelope>) {
+    pub(crate) fn take_effects(&self) -> (Option<Outcome>, Option<Envelope>) {
         (lock(&self.settled_as).take(), lock(&self.checkpoint).take())
     }
 }

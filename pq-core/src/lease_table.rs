@@ -24,42 +24,42 @@ struct LeaseState {
 
 /// The leases of a worker by their tokens.
 #[derive(Debug, Default)]
-pub(super) struct LeaseTable(Mutex<HashMap<i64, LeaseState>>);
+pub(crate) struct LeaseTable(Mutex<HashMap<i64, LeaseState>>);
 
 impl LeaseTable {
     /// Adds a lease that was just taken.
-    pub(super) fn insert(&self, lease: i64, length: Duration) {
+    pub(crate) fn insert(&self, lease: i64, length: Duration) {
         let state =
             LeaseState { length, extended_at: Instant::now(), lost: false, cancel_requested: HashSet::new() };
         lock(&self.0).insert(lease, state);
     }
 
     /// Removes a lease, which is not extended from then on. Returns `false` if it was not in the table.
-    pub(super) fn remove(&self, lease: i64) -> bool {
+    pub(crate) fn remove(&self, lease: i64) -> bool {
         lock(&self.0).remove(&lease).is_some()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         lock(&self.0).is_empty()
     }
 
-    pub(super) fn is_lost(&self, lease: i64) -> bool {
+    pub(crate) fn is_lost(&self, lease: i64) -> bool {
         lock(&self.0).get(&lease).is_some_and(|state| state.lost)
     }
 
-    pub(super) fn is_cancel_requested(&self, lease: i64, job: JobId) -> bool {
+    pub(crate) fn is_cancel_requested(&self, lease: i64, job: JobId) -> bool {
         lock(&self.0).get(&lease).is_some_and(|state| state.cancel_requested.contains(&job))
     }
 
     /// Returns the time by which an extension postpones the expiry.
-    pub(super) fn length(&self, lease: i64) -> Option<Duration> {
+    pub(crate) fn length(&self, lease: i64) -> Option<Duration> {
         lock(&self.0).get(&lease).map(|state| state.length)
     }
 
     /// Sets the time by which an extension postpones the expiry, and makes an extension due.
     ///
     /// Returns `false` if nothing changed.
-    pub(super) fn set_length(&self, lease: i64, length: Duration) -> bool {
+    pub(crate) fn set_length(&self, lease: i64, length: Duration) -> bool {
         match lock(&self.0).get_mut(&lease) {
             Some(state) if state.length != length => {
                 state.length = length;
@@ -71,7 +71,7 @@ impl LeaseTable {
     }
 
     /// Extends the leases of which a third has passed, or [`EXTEND_WITHIN`] if that is shorter.
-    pub(super) fn extend_due<S: Store>(&self, store: &S) {
+    pub(crate) fn extend_due<S: Store>(&self, store: &S) {
         let mut due = HashMap::<Duration, Vec<i64>>::new();
         for (lease, state) in lock(&self.0).iter() {
             if !state.lost && state.extended_at.elapsed() >= (state.length / 3).min(EXTEND_WITHIN) {
@@ -86,7 +86,7 @@ impl LeaseTable {
     }
 
     /// Extends these leases. Returns whether the store still knew all of them; the others are marked as lost.
-    pub(super) fn extend<S: Store>(
+    pub(crate) fn extend<S: Store>(
         &self,
         store: &S,
         leases: &[i64],
@@ -112,7 +112,7 @@ impl LeaseTable {
     ///
     /// A lease that may have expired, for example while the process was suspended, is extended first. It counts as lost
     /// if that fails.
-    pub(super) fn confirm<S: Store>(&self, store: &S, lease: i64, now: Instant) -> bool {
+    pub(crate) fn confirm<S: Store>(&self, store: &S, lease: i64, now: Instant) -> bool {
         let length = match lock(&self.0).get(&lease) {
             Some(state) if state.lost => return false,
             Some(state) if now - state.extended_at >= state.length => state.length,

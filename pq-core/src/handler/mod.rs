@@ -1,0 +1,151 @@
+//! Handlers: what runs a job, what it may touch, and what follows.
+
+mod context;
+mod failure;
+mod incoming;
+mod middleware;
+mod policy;
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+pub use self::context::Context;
+pub(crate) use self::context::ContextAccess;
+pub use self::failure::Failure;
+pub(crate) use self::incoming::{HandlerResult, Incoming};
+pub(crate) use self::middleware::Middleware;
+pub use self::middleware::{JobInfo, Next};
+pub(crate) use self::policy::Policy;
+use crate::store::Connect;
+use crate::{Backoff, Job, Outcome, Queue, QueueName, Store};
+
+type Transactional<S> = dyn Fn(&mut <S as Connect>::Conn, &Incoming) -> HandlerResult + Send + Sync;
+type Leased<S> = dyn Fn(&Context<S>, &Incoming) -> HandlerResult + Send + Sync;
+
+/// The closure of a handler, with the type of its jobs erased.
+pub(crate) enum Run<S: Store> {
+    Transactional(Box<Transactional<S>>),
+    Leased(Box<Leased<S>>),
+}
+
+/// Runs the jobs of a task, or all jobs of a queue. A [`crate::Worker`] serves it.
+///
+/// [`crate::Task::transactional`], [`crate::Task::leased`], [`Queue::transactional`] and [`Queue::leased`] make one:
+///
+/// | | transactional | leased |
+/// |---|---|---|
+/// | for work | in the database | anywhere else |
+/// | runs | in the transaction that takes the job | while no transaction is open |
+/// | effect | exactly once in the database | at least once |
+/// | after a crash | rolled back, ready at once | ready when the lease has expired |
+///
+/// A handler returns `Ok` of an [`Outcome`], or of `()` for [`Outcome::Complete`]. An error or a panic fails the attempt.
+///
+/// The settings of a handler made from a task are the task's. What a task's call says takes precedence over both.
+pub struct Handler<S: Store> {
+    pub(crate) queue: Queue<S, ()>,
+    /// The name of the task; `None` for a handler of a whole queue.
+    pub(crate) task: Option<String>,
+    pub(crate) run: Run<S>,
+    pub(crate) policy: Policy,
+}
+
+impl<S: Store> fmt::Debug for Handler<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler")
+            .field("queue", self.queue.name())
+            .field("task", &self.task)
+            .field("transactional", &self.is_transactional())
+            .field("policy", &self.policy)
+            .finish()
+    }
+}
+
+impl<S: Store> Handler<S> {
+    /// Returns the name of the queue whose jobs it runs.
+    #[must_use]
+    pub fn queue(&self) -> &QueueName {
+        self.queue.name()
+    }
+
+    /// Sets the maximum number of retries. Default: 0.
+    ///
+    /// A job that fails its last attempt is archived as dead.
+    #[must_use]
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.policy.max_retries = retries;
+        self
+    }
+
+    /// Sets the delay before a retry. Default: 30 s.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.policy.backoff = backoff;
+        self
+    }
+
+    /// Sets how long the handler may run. Default: without limit.
+    ///
+    /// An attempt that takes longer has failed, whatever the handler returns. See [`crate::Task::timeout`].
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.policy.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets whether completed jobs are kept in the archive. Default: `false`.
+    ///
+    /// A job with a result ([`Outcome::result`]) is kept in any case.
+    #[must_use]
+    pub fn keep_history(mut self, keep: bool) -> Self {
+        self.policy.keep_history = keep;
+        self
+    }
+
+    pub(crate) fn is_transactional(&self) -> bool {
+        matches!(self.run, Run::Transactional(_))
+    }
+}
+
+impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
+    /// Makes a transactional handler of all jobs of the queue. See [`crate::Task::transactional`].
+    ///
+    /// A failed job is archived as dead. See [`Handler::max_retries`].
+    #[must_use]
+    pub fn transactional<R: Into<Outcome>, E: fmt::Display>(
+        &self,
+        handler: impl Fn(&mut S::Conn, Job<T>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Handler<S> {
+        let queue = self.clone();
+        self.handler(Run::Transactional(Box::new(move |conn, incoming| {
+            let job = queue.decoded(&incoming.raw).map_err(Failure::Undecodable)?;
+            erase_types(handler(conn, job))
+        })))
+    }
+
+    /// Makes a leased handler of all jobs of the queue. See [`crate::Task::leased`].
+    ///
+    /// A failed job is archived as dead. See [`Handler::max_retries`].
+    #[must_use]
+    pub fn leased<R: Into<Outcome>, E: fmt::Display>(
+        &self,
+        handler: impl Fn(&Context<S>, Job<T>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Handler<S> {
+        let queue = self.clone();
+        self.handler(Run::Leased(Box::new(move |context, incoming| {
+            let job = queue.decoded(&incoming.raw).map_err(Failure::Undecodable)?;
+            erase_types(handler(context, job))
+        })))
+    }
+
+    fn handler(&self, run: Run<S>) -> Handler<S> {
+        Handler { queue: self.untyped(), task: None, run, policy: Policy::default() }
+    }
+}
+
+/// Converts the result of a handler. The text of an error has its causes, for errors that print them with `{:#}`.
+pub(crate) fn erase_types<R: Into<Outcome>, E: fmt::Display>(returned: Result<R, E>) -> HandlerResult {
+    returned.map(Into::into).map_err(|error| Failure::Error(format!("{error:#}")))
+}

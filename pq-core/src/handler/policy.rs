@@ -1,0 +1,61 @@
+//! What follows a failed attempt: a retry, or the archive.
+
+use std::time::Duration;
+
+use super::incoming::Incoming;
+use crate::envelope::Envelope;
+use crate::{Backoff, Failure, Outcome, Payload, Queue, RawJob, Store};
+
+/// The retries, the timeout and the history of jobs. What a call says takes precedence.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policy {
+    pub(crate) max_retries: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) timeout: Option<Duration>,
+    /// Whether completed jobs are archived.
+    pub(crate) keep_history: bool,
+}
+
+impl Policy {
+    pub(crate) fn timeout(&self, envelope: Option<&Envelope>) -> Option<Duration> {
+        envelope.and_then(|envelope| envelope.duration("timeout")).or(self.timeout)
+    }
+
+    /// Returns how many retries the job may have, and how many attempts it had before this one.
+    pub(crate) fn retries(&self, job: &RawJob, envelope: Option<&Envelope>) -> (u32, u32) {
+        let allowed = envelope.map_or(self.max_retries, Envelope::max_retries);
+        let earlier = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
+        // In Python each retry is a job of its own, whose envelope has the count.
+        (allowed, earlier.max(envelope.map_or(0, Envelope::retried)))
+    }
+
+    /// Returns the outcome of a failed attempt: [`Outcome::Retry`] if retries are left, and [`Outcome::Dead`] otherwise.
+    ///
+    /// `retry` is the delay and the payload that a handler returned in [`Outcome::Retry`]. Without it the delay is that of
+    /// the call or of this policy. Without a payload the call's envelope is rewritten to count the failure.
+    pub(crate) fn after_failure<S: Store>(
+        &self,
+        queue: &Queue<S, ()>,
+        job: Incoming,
+        failure: &Failure,
+        retry: Option<(Duration, Option<Payload>)>,
+    ) -> Outcome {
+        let Incoming { raw, envelope } = job;
+        let error = failure.to_string();
+        let (allowed, tried) = self.retries(&raw, envelope.as_ref());
+        let is_final = matches!(failure, Failure::Undecodable(_) | Failure::Exhausted { .. });
+        if is_final || tried >= allowed {
+            return Outcome::Dead { error };
+        }
+        let failures = tried.saturating_add(1);
+        let (after, payload) = retry.unwrap_or_else(|| {
+            let of_call = envelope.as_ref().and_then(Envelope::backoff);
+            (of_call.as_ref().unwrap_or(&self.backoff).delay(failures, raw.id), None)
+        });
+        let count_failure = |mut envelope: Envelope| {
+            envelope.put("retried", &failures).ok()?;
+            queue.encode_json(envelope.to_json().ok()?).ok()
+        };
+        Outcome::Retry { after, error, payload: payload.or_else(|| envelope.and_then(count_failure)) }
+    }
+}

@@ -1,0 +1,67 @@
+//! Handlers of tasks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::Task;
+use crate::envelope::Envelope;
+use crate::handler::{Incoming, Run, erase_types};
+use crate::{Context, Failure, Handler, Job, Outcome, Store};
+
+impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
+    /// Makes a handler that runs in the transaction that takes its job, on the connection that it receives.
+    ///
+    /// The handler's writes on that connection and the job's completion commit together, or not at all. Use it for work
+    /// that lives in the database.
+    ///
+    /// Several jobs may share the transaction, each behind a savepoint of its own. An error or a panic rolls back what
+    /// this handler wrote, and the attempt has failed. After a crash everything is rolled back, the job is ready again as
+    /// soon as the server notices, and the attempt is not counted.
+    ///
+    /// The handler must not commit or roll back the transaction.
+    #[must_use]
+    pub fn transactional<R: Into<Outcome>, E: fmt::Display>(
+        &self,
+        handler: impl Fn(&mut S::Conn, Job<A>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Handler<S> {
+        self.handler(Run::Transactional(Box::new(move |conn, incoming| {
+            erase_types(handler(conn, decode_call(incoming)?))
+        })))
+    }
+
+    /// Makes a handler that runs under a lease, while no transaction is open.
+    ///
+    /// The worker extends the lease while the handler runs. Use it for work that lives outside of the database.
+    ///
+    /// The job runs at least once. After a crash it is requeued when the lease has expired, and the attempt counts. The
+    /// handler must therefore be safe to repeat, or complete the job together with its writes by
+    /// [`Context::complete_with`].
+    #[must_use]
+    pub fn leased<R: Into<Outcome>, E: fmt::Display>(
+        &self,
+        handler: impl Fn(&Context<S>, Job<A>) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Handler<S> {
+        self.handler(Run::Leased(Box::new(move |context, incoming| {
+            erase_types(handler(context, decode_call(incoming)?))
+        })))
+    }
+
+    fn handler(&self, run: Run<S>) -> Handler<S> {
+        Handler {
+            queue: self.queue.clone(),
+            task: Some(self.name.to_string()),
+            run,
+            policy: self.policy.clone(),
+        }
+    }
+}
+
+fn decode_call<A: DeserializeOwned>(incoming: &Incoming) -> Result<Job<A>, Failure> {
+    let envelope = incoming.envelope.as_ref();
+    let arguments =
+        envelope.ok_or_else(|| "the payload is not a task".to_owned()).and_then(Envelope::arguments);
+    let data = arguments.map_err(Failure::Undecodable)?;
+    Ok(Job { data, raw: Arc::clone(&incoming.raw) })
+}
