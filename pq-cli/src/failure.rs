@@ -46,10 +46,10 @@ impl Failure {
         match self {
             Self::Usage(_) => 2,
             Self::Queue(Error::InvalidIdentifier { .. } | Error::UnknownMigration { .. }) => 2,
-            Self::Queue(Error::Refused(refused)) if refused.is_stopped() => 130,
+            Self::Queue(error) if error.is_stopped() => 130,
             Self::Queue(Error::Refused(_)) => 2,
-            Self::Queue(Error::Unreachable { .. } | Error::Unavailable(_)) => 3,
-            Self::Queue(Error::NotMigrated { .. }) => 4,
+            Self::Queue(error) if error.is_unavailable() && !error.is_outcome_unknown() => 3,
+            Self::Queue(error) if error.is_not_migrated() => 4,
             Self::Queue(_) | Self::Demo(_) | Self::Bench(_) => 5,
             Self::Io(_) => 6,
         }

@@ -38,7 +38,7 @@ fn work(queue: &Queue<i64>) -> Result<(), Error> {
     loop {
         match queue.get_with(Wait::Forever, |conn, job| square(conn, job.data)) {
             Ok(_) => {}
-            Err(Error::Refused(refused)) if refused.is_stopped() => return Ok(()),
+            Err(error) if error.is_stopped() => return Ok(()),
             Err(error) => eprintln!("a job failed and went back into the line: {error}"),
         }
     }
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?;
 
     let stop = CancellationToken::new();
-    let queue = pq.queue::<i64>("numbers")?.with_stop(&stop);
+    let queue = pq.queue::<i64>("numbers")?.with_cancellation_token(&stop);
     queue.clear()?;
     queue.put_many(&(1..=100).collect::<Vec<i64>>())?;
 

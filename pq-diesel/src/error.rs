@@ -1,65 +1,83 @@
-//! What can go wrong on PostgreSQL.
+//! The errors of the PostgreSQL store.
+
+use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use pq_core::StoreError;
 
 use crate::table::Table;
 
-/// What went wrong. No variant carries a payload or a password, so that errors can be logged as they
-/// are; [`Error::Database`] shows the server's message without its detail, where row values stand.
+/// An error of a call on PostgreSQL.
+///
+/// Errors can be logged as they are: none contains a payload or a password. [`Error::Database`] shows the server's
+/// message without its detail, which may contain values of rows.
+///
+/// Methods such as [`Error::is_unavailable`] answer the questions that a caller usually has, whichever variant it is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The call itself was refused, before anything was sent.
+    /// The call was refused before anything was sent.
     #[error(transparent)]
     Refused(#[from] pq_core::Error),
-    /// A schema or a table cannot have this name.
-    #[error("{name:?} cannot name a {what}: {reason}")]
+    /// A schema, a table or a role cannot have this name.
+    #[error("invalid {what} name {name:?}: {reason}")]
     #[non_exhaustive]
     InvalidIdentifier {
-        /// What it was to name.
+        /// The kind of object: `schema`, `table` or `role`.
         what: &'static str,
-        /// The beginning of the name.
+        /// The first characters of the name.
         name: String,
-        /// Why not.
+        /// The rule that the name violates.
         reason: String,
     },
     /// The server could not be reached, or refused the connection.
     #[error("cannot connect to {server}: {reason}")]
     #[non_exhaustive]
     Unreachable {
-        /// Where it was looked for, without its password.
+        /// The server and the database, without user and password.
         server: String,
-        /// What libpq said, without the password.
+        /// libpq's message, without passwords.
         reason: String,
     },
-    /// The table is not there, or lacks what a later migration makes.
+    /// All connections of the pool stayed in use.
     #[error(
-        "there is no table {table} in this database, or not all of it; run `pq migrate`, or call `migrate()`"
+        "cannot get a connection within {waited:?}: all {size} connections of the pool are in use; \
+         enlarge the pool, or use fewer threads for each handle"
+    )]
+    #[non_exhaustive]
+    PoolExhausted {
+        /// The maximum number of connections in the pool.
+        size: u32,
+        /// How long the call waited.
+        waited: Duration,
+    },
+    /// The table does not exist, or lacks a migration.
+    #[error(
+        "cannot use the table {table}: it does not exist or is out of date; run `pq migrate` or call `migrate()`"
     )]
     #[non_exhaustive]
     NotMigrated {
-        /// The table that was looked for.
+        /// The table.
         table: String,
     },
-    /// The server is not ready to serve: it is shutting down, starting up, or in recovery, or the
-    /// connection was lost before anything could be changed.
-    #[error("the database is not available: {0}")]
+    /// The server is shutting down, starting up or read-only, or the connection was lost before a change was sent.
+    #[error("the database is unavailable: {0}")]
     Unavailable(String),
-    /// The connection was lost after a change was sent and before the server said that it was
-    /// committed: it may have happened, or not.
-    #[error("the connection was lost while the database committed, so the outcome is unknown: {0}")]
+    /// The connection was lost after a change was sent and before the commit was confirmed.
+    ///
+    /// The change may have been committed or not.
+    #[error("the connection was lost during a commit, so its outcome is unknown: {0}")]
     OutcomeUnknown(String),
-    /// The server's migrations cannot be run or undone.
-    #[error("the schema cannot be migrated: {0}")]
+    /// The migrations cannot be run or reverted.
+    #[error("cannot migrate: {0}")]
     Migration(String),
-    /// The schema has no migration of this version.
-    #[error("there is no migration {version:?}; there are {known}, and 0 undoes all")]
+    /// The table has no migration of this version.
+    #[error("unknown migration {version:?}; expected {known}, or 0 to revert all")]
     #[non_exhaustive]
     UnknownMigration {
-        /// What was asked for.
+        /// The requested version.
         version: String,
-        /// Those that there are.
+        /// The versions that exist.
         known: String,
     },
     /// Any other error of the database.
@@ -68,10 +86,56 @@ pub enum Error {
 }
 
 impl Error {
-    /// An error of a statement about this table.
+    /// Returns `true` if a wait ended because its [`pq_core::CancellationToken`] was cancelled.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Self::Refused(refused) if refused.is_stopped())
+    }
+
+    /// Returns `true` if a job's lease had expired, or the job was settled already.
+    ///
+    /// Nothing was changed. In a transaction, roll back.
+    #[must_use]
+    pub fn is_lease_lost(&self) -> bool {
+        matches!(self, Self::Refused(refused) if refused.is_lease_lost())
+    }
+
+    /// Returns `true` if the database could not be reached or was not ready, so that a later call may succeed.
+    ///
+    /// This includes an exhausted pool. If [`Error::is_outcome_unknown`] is also `true`, the change may have been made.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable(_)
+                | Self::Unreachable { .. }
+                | Self::PoolExhausted { .. }
+                | Self::OutcomeUnknown(_)
+        )
+    }
+
+    /// Returns `true` if the transaction conflicted with another one, so that running it again may succeed.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Database(DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)))
+    }
+
+    /// Returns `true` if the connection was lost during a commit: the change may have been committed or not.
+    #[must_use]
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown(_))
+    }
+
+    /// Returns `true` if the table does not exist or lacks a migration.
+    #[must_use]
+    pub fn is_not_migrated(&self) -> bool {
+        matches!(self, Self::NotMigrated { .. })
+    }
+
+    /// Converts an error of a statement that used this table.
     pub(crate) fn of(table: &Table, error: DieselError) -> Self {
         match &error {
-            // diesel keeps no SQLSTATE, but the name stands in the message in every language.
+            // diesel drops the SQLSTATE. But the message contains the name of what is missing, in every language.
             DieselError::DatabaseError(DatabaseErrorKind::Unknown, info)
                 if table.all_in_messages().any(|name| info.message().contains(&name)) =>
             {
@@ -81,8 +145,9 @@ impl Error {
         }
     }
 
-    /// The error of a statement that was a transaction of its own and that may have been committed
-    /// when its connection was lost.
+    /// Converts the error of a statement that was a transaction of its own.
+    ///
+    /// If its connection was lost, it may have been committed.
     pub(crate) fn unless_committed(self) -> Self {
         match self {
             Self::Unavailable(reason) => Self::OutcomeUnknown(reason),
@@ -90,8 +155,9 @@ impl Error {
         }
     }
 
-    /// The error of a statement that was a transaction of its own and that several calls shared, for another of
-    /// them. `None` where nothing can have changed and it may be the fault of one call: the others try alone.
+    /// Copies the error of a statement that several calls shared, for another of these calls.
+    ///
+    /// Returns `None` if nothing was changed and one of the calls may be at fault: each call then runs alone.
     pub(crate) fn for_another(&self) -> Option<Self> {
         match self {
             Self::Unavailable(reason) => Some(Self::Unavailable(reason.clone())),
@@ -99,7 +165,10 @@ impl Error {
             Self::Unreachable { server, reason } => {
                 Some(Self::Unreachable { server: server.clone(), reason: reason.clone() })
             }
-            // The answer cannot be read, so there was one.
+            Self::PoolExhausted { size, waited } => {
+                Some(Self::PoolExhausted { size: *size, waited: *waited })
+            }
+            // The server answered, so the statement was executed.
             Self::Database(DieselError::DeserializationError(found)) => {
                 Some(Self::Database(DieselError::DeserializationError(found.to_string().into())))
             }
@@ -127,10 +196,10 @@ impl From<DieselError> for Error {
 
 impl StoreError for Error {
     fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unreachable { .. } | Self::OutcomeUnknown(_))
+        Self::is_unavailable(self)
     }
 
     fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)))
+        Self::is_conflict(self)
     }
 }

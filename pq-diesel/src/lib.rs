@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod builder;
 mod conninfo;
 mod copy;
 pub mod direct;
@@ -50,11 +51,13 @@ pub use pq_core::{
     WorkerInfo, codec_by_name,
 };
 
+pub use builder::{Builder, Notify};
 pub use error::Error;
 pub use grants::Role;
 pub use listener::Subscription;
 pub use migrate::{MIGRATIONS, Pending};
-pub use pq::{Builder, Context, Control, Handler, Notify, Pq, Queue, Task, Worker};
+pub use pq::{BoundQueue, BoundTask, Context, Control, Handler, Pq, Queue, Task, Worker};
+pub use pq_core;
 pub use settings::Settings;
 pub use store::PgStore;
 pub use table::Table;

@@ -1,4 +1,4 @@
-//! The connections of a handle's own.
+//! The pool of a handle's connections.
 
 use std::time::{Duration, Instant};
 
@@ -10,19 +10,19 @@ use crate::Error;
 use crate::conninfo::ConnInfo;
 use crate::shutdown_guard::{Guarded, ShutdownGuard};
 
-/// Where a handle's own connections come from.
+/// Lends connections to the calls of a handle.
 pub(crate) enum Pool {
-    /// One that the handle made.
+    /// A pool that the handle made from its URL.
     Own(Own),
-    /// One that the application has.
+    /// A pool of the application.
     Given(r2d2::Pool<ConnectionManager<PgConnection>>),
 }
 
 pub(crate) struct Own {
-    /// There until it is dropped.
+    /// `None` only while it is dropped.
     pool: Option<r2d2::Pool<Manager>>,
     conninfo: ConnInfo,
-    /// Threads of r2d2 that connect, and connections.
+    /// Waits for the connections, and for the threads of r2d2 that open them.
     shutdown_guard: ShutdownGuard,
 }
 
@@ -34,7 +34,7 @@ impl Drop for Own {
 }
 
 impl Pool {
-    /// A pool of up to `size` connections, none of which is opened yet.
+    /// Creates a pool of up to `size` connections. None is opened yet.
     pub(crate) fn new(conninfo: ConnInfo, size: u32, timeout: Duration, prepare: bool) -> Self {
         let shutdown_guard = ShutdownGuard::default();
         let manager = Manager {
@@ -52,7 +52,7 @@ impl Pool {
         Self::Own(Own { pool: Some(pool), conninfo, shutdown_guard })
     }
 
-    /// Lends a connection. One that comes back inside a transaction, or broken, is closed.
+    /// Lends a connection. A connection that is returned in a transaction, or broken, is closed.
     pub(crate) fn with<R, E: From<Error>>(
         &self,
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
@@ -60,9 +60,11 @@ impl Pool {
         match self {
             Self::Own(Own { pool, conninfo, .. }) => {
                 let pool = pool.as_ref().ok_or(pq_core::Error::NoConnection).map_err(Error::from)?;
-                let mut lent = pool.get().map_err(|found| Error::Unreachable {
-                    server: conninfo.server(),
-                    reason: conninfo.redact(&found.to_string()),
+                let mut lent = pool.get().map_err(|found| {
+                    exhausted(pool).unwrap_or_else(|| Error::Unreachable {
+                        server: conninfo.server(),
+                        reason: conninfo.redact(&found.to_string()),
+                    })
                 })?;
                 lent.answered = None;
                 let done = work(&mut lent.conn);
@@ -71,8 +73,10 @@ impl Pool {
             }
             Self::Given(pool) => {
                 let mut lent = pool.get().map_err(|_| {
-                    // r2d2's text repeats what libpq said, which may hold what the pool was made with.
-                    Error::Unavailable("the application's pool has no connection to give".to_owned())
+                    // The message of r2d2 repeats that of libpq, which may quote the pool's connection string.
+                    exhausted(pool).unwrap_or_else(|| {
+                        Error::Unavailable("the application's pool cannot connect to the server".to_owned())
+                    })
                 })?;
                 work(&mut lent)
             }
@@ -80,26 +84,34 @@ impl Pool {
     }
 }
 
-/// Opens connections, and asks one that has been idle whether it still lives.
+/// Returns the error for a pool whose connections are all in use. Returns `None` if it could not open one.
+fn exhausted<M: r2d2::ManageConnection>(pool: &r2d2::Pool<M>) -> Option<Error> {
+    let is_full = pool.state().connections >= pool.max_size();
+    is_full.then(|| Error::PoolExhausted { size: pool.max_size(), waited: pool.connection_timeout() })
+}
+
+/// Opens connections, and checks whether an idle one is still alive.
 #[derive(Debug)]
 pub(crate) struct Manager {
     conninfo: ConnInfo,
     prepare: bool,
     shutdown_guard: ShutdownGuard,
-    /// Whoever connects has a share in the manager.
+    /// Each thread that connects shares the manager, and thereby this.
     _guarded: Guarded,
 }
 
-/// A connection of the pool. It is closed before it counts as gone.
+/// A connection of the pool. Its fields are dropped in order: the guard is released after the connection has closed.
 pub(crate) struct Lent {
     conn: PgConnection,
-    /// When it was last known to live: none after work that failed, which may have been for want of it.
+    /// When the server last answered. `None` after an error, since a broken connection may have caused it.
     answered: Option<Instant>,
     _guarded: Guarded,
 }
 
-/// A connection that was used within this time, and well, is lent without asking the server first, which
-/// would cost each call a round trip. Another may have died of a restart or of a firewall.
+/// How long after a success a connection is lent without a check.
+///
+/// The check costs a round trip. An idle connection needs it, since a restart of the server or a firewall may have
+/// closed it.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 impl r2d2::ManageConnection for Manager {
@@ -128,8 +140,7 @@ impl r2d2::ManageConnection for Manager {
     }
 }
 
-/// Counts what is sent on a connection of a pool that the handle made, and passes everything on to the
-/// instrumentation that the application has set for its connections.
+/// Counts the statements that are sent on a connection, and forwards all events to the application's instrumentation.
 struct Counting {
     sent: u64,
     applications: Option<Box<dyn Instrumentation>>,
@@ -146,13 +157,17 @@ impl Instrumentation for Counting {
     }
 }
 
-/// How many statements were sent on the connection; `None` where it is not one that counts them, or where
-/// somebody has given it another instrumentation.
+/// Returns the number of statements that were sent on the connection.
+///
+/// Returns `None` for a connection that the handle's own pool did not open, or whose instrumentation was replaced.
 pub(crate) fn statements_sent(conn: &mut PgConnection) -> Option<u64> {
     conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.sent)
 }
 
-/// r2d2 logs each failed attempt as an error, password and all; the one that counts is returned.
+/// Ignores failed attempts to connect.
+///
+/// By default r2d2 logs each of them with libpq's message, which may quote the connection string. The last one is
+/// returned to the caller.
 #[derive(Debug)]
 struct Quiet;
 

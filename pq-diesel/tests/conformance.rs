@@ -74,7 +74,7 @@ impl Fixture for Postgres {
     fn fresh(&self) -> pq_core::Pq<PgStore> {
         let pq = self.builder().build().expect("names that are allowed");
         pq.migrate().expect("a table");
-        (*pq).clone()
+        pq.as_ref().clone()
     }
 
     fn connect(&self, _: &pq_core::Pq<PgStore>) -> PgConnection {

@@ -55,7 +55,7 @@ impl Cancel {
             }
         } else {
             for id in &self.ids {
-                match pq.show(JobId(*id))? {
+                match pq.find(JobId(*id))? {
                     Some(job) => found.push(job),
                     None => {
                         all = false;

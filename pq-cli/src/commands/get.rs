@@ -51,7 +51,7 @@ impl Get {
         let codec = codec_by_name(&self.codec)?;
         let stop = stop_on_signals()?;
         let pq = global.connect()?;
-        let queue = pq.queue::<Box<RawValue>>(&self.queue)?.with_codec(codec).with_stop(&stop);
+        let queue = pq.queue::<Box<RawValue>>(&self.queue)?.with_codec(codec).with_cancellation_token(&stop);
         // As in tpq: 0 waits for ever, and a negative number not at all.
         let wait = match self.wait {
             seconds if seconds < 0.0 => Wait::No,

@@ -51,7 +51,7 @@ impl Retry {
         }
         let mut all = true;
         for id in &self.ids {
-            let said = match pq.show(JobId(*id))? {
+            let said = match pq.find(JobId(*id))? {
                 Some(job) if matches!(job.state, JobState::Dead | JobState::Cancelled) => {
                     match pq.queue::<()>(job.queue.as_str())?.retry(job.id)? {
                         true => Ok(format!("{id}: back in the line of {:?}", job.queue.as_str())),

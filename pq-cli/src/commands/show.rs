@@ -24,7 +24,7 @@ pub(crate) struct Show {
 
 impl Show {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let Some(job) = global.connect()?.show(JobId(self.id))? else {
+        let Some(job) = global.connect()?.find(JobId(self.id))? else {
             output::print_error(&format!(
                 "job {} is done and nothing was kept of it, or was never there",
                 self.id

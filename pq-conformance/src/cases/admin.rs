@@ -141,25 +141,25 @@ fn a_job_record_has_all_fields_in_every_state<F: Fixture>(harness: &Harness<F>) 
     let options =
         PutOptions::new().priority(2).expected_at("2001-01-01T00:00:00Z").serialization_key("k").unique("u");
     let id = harness.put_with(json!({ "b": "\u{0}", "a": 1 }), &options);
-    let shown = harness.pq.show(id).unwrap().unwrap();
+    let shown = harness.pq.find(id).unwrap().unwrap();
     assert_eq!((shown.id, shown.queue.as_str(), shown.state), (id, "apples", JobState::Ready));
     assert_eq!((shown.priority, shown.attempt, shown.lease_until), (2, 0, None));
     assert_eq!(shown.serialization_key.as_ref().map(|key| key.as_str()), Some("k"));
     assert_eq!(shown.unique_key.as_ref().map(|key| key.as_str()), Some("u"));
     let job = harness.lease_one();
     assert_eq!((&shown.payload, shown.expected_at), (&job.payload, job.expected_at));
-    let held = harness.pq.show(id).unwrap().unwrap();
+    let held = harness.pq.find(id).unwrap().unwrap();
     assert_eq!((held.state, held.attempt, &held.payload), (JobState::Running, 1, &job.payload));
     assert!(held.lease_until.is_some());
     harness.settle(&job, Outcome::Retry { after: TIMEOUT, error: "again".to_owned(), payload: None });
-    let later = harness.pq.show(id).unwrap().unwrap();
+    let later = harness.pq.find(id).unwrap().unwrap();
     assert_eq!((later.state, later.error.as_deref()), (JobState::Scheduled, Some("again")));
     assert!(later.schedule_at.is_some());
     assert!(harness.queue().cancel(id).is_ok());
-    let ended = harness.pq.show(id).unwrap().unwrap();
+    let ended = harness.pq.find(id).unwrap().unwrap();
     assert_eq!((ended.state, ended.attempt), (JobState::Cancelled, 1));
     assert!(ended.ended_at.is_some());
-    assert!(harness.pq.show(JobId(id.0 + 1)).unwrap().is_none());
+    assert!(harness.pq.find(JobId(id.0 + 1)).unwrap().is_none());
 }
 
 fn jobs_are_listed_by_state_key_and_page<F: Fixture>(harness: &Harness<F>) {
@@ -178,7 +178,7 @@ fn jobs_are_listed_by_state_key_and_page<F: Fixture>(harness: &Harness<F>) {
         [later, running]
     );
     assert_eq!(list(harness, &apples().state(JobState::Dead)), []);
-    let key = harness.pq.show(keyed[0]).unwrap().unwrap().serialization_key.unwrap();
+    let key = harness.pq.find(keyed[0]).unwrap().unwrap().serialization_key.unwrap();
     assert_eq!(list(harness, &apples().serialization_key(key)), keyed);
     let page: Vec<JobId> =
         harness.pq.list(&apples().after(first), 2).unwrap().iter().map(|job| job.id).collect();
@@ -194,9 +194,9 @@ fn a_moved_job_keeps_its_fields<F: Fixture>(harness: &Harness<F>) {
         .unique("u");
     let (moved, stays) = (harness.put_with("a", &options), harness.put("b"));
     let pears: Queue<_, serde_json::Value> = harness.named("pears");
-    let before = harness.pq.show(moved).unwrap().unwrap();
+    let before = harness.pq.find(moved).unwrap().unwrap();
     assert_eq!(harness.queue().move_to(&pears, Some(&[moved, JobId(moved.0 + 100)])).unwrap(), 1);
-    let after = harness.pq.show(moved).unwrap().unwrap();
+    let after = harness.pq.find(moved).unwrap().unwrap();
     assert_eq!(after.queue.as_str(), "pears");
     assert_eq!((before.enqueued_at, before.schedule_at), (after.enqueued_at, after.schedule_at));
     assert_eq!((before.expected_at, before.priority), (after.expected_at, after.priority));

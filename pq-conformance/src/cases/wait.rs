@@ -171,7 +171,7 @@ fn get_with_holds_no_transaction_while_it_waits<F: Fixture>(harness: &Harness<F>
 
 fn a_wait_without_a_limit_uses_no_cpu<F: Fixture>(harness: &Harness<F>) {
     let stop = CancellationToken::new();
-    let queue = harness.queue().with_stop(&stop);
+    let queue = harness.queue().with_cancellation_token(&stop);
     std::thread::scope(|threads| {
         let waiter = threads.spawn(move || {
             // The first poll opens connections, which costs CPU time.
@@ -190,7 +190,7 @@ fn a_wait_without_a_limit_uses_no_cpu<F: Fixture>(harness: &Harness<F>) {
 
 fn cancellation_ends_current_and_later_waits<F: Fixture>(harness: &Harness<F>) {
     let stop = CancellationToken::new();
-    let queue = harness.queue().with_stop(&stop);
+    let queue = harness.queue().with_cancellation_token(&stop);
     let is_stopped = |outcome: Result<_, crate::harness::Error<F>>| {
         outcome.is_err_and(|error| harness.fixture.core_error(&error).is_some_and(pq_core::Error::is_stopped))
     };
@@ -206,13 +206,13 @@ fn a_cancelled_get_takes_no_job<F: Fixture>(harness: &Harness<F>) {
     let stop = CancellationToken::new();
     stop.cancel();
     harness.put("a");
-    assert!(harness.queue().with_stop(&stop).get(Wait::Forever).is_err());
+    assert!(harness.queue().with_cancellation_token(&stop).get(Wait::Forever).is_err());
     assert_eq!(harness.drain(), [json!("a")]);
 }
 
 fn iteration_yields_none_on_a_timeout_and_ends_on_cancellation<F: Fixture>(harness: &Harness<F>) {
     let stop = CancellationToken::new();
-    let queue = harness.queue().with_stop(&stop);
+    let queue = harness.queue().with_cancellation_token(&stop);
     harness.put("a");
     let mut jobs = queue.iter(Wait::For(Duration::from_millis(10)));
     assert_eq!(jobs.next().unwrap().unwrap().map(|job| job.data), Some(json!("a")));

@@ -1,6 +1,7 @@
 //! A queue on the caller's connection.
 
 use std::borrow::Borrow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +18,17 @@ use crate::{
 
 /// A queue on the caller's connection, inside whatever transaction that is in. See [`Queue::on`].
 ///
-/// Nothing here waits: a wait would keep the caller's transaction open. Nothing here commits what
-/// the caller began. On a connection outside of any transaction each call is one of its own.
+/// No method waits for a job, since a wait would keep the caller's transaction open. No method commits a transaction
+/// that the caller began. On a connection outside of any transaction, each call is a transaction of its own.
 pub struct BoundQueue<'a, S: Store, T> {
     pub(super) queue: &'a Queue<S, T>,
     pub(super) conn: &'a mut S::Conn,
+}
+
+impl<S: Store, T> fmt::Debug for BoundQueue<'_, S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundQueue").field("name", &self.queue.name).finish_non_exhaustive()
+    }
 }
 
 impl<'a, S: Store, T> BoundQueue<'a, S, T> {
@@ -38,8 +45,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
         self.queue.store().counts(self.conn, &self.queue.name)
     }
 
-    /// Deletes every job of the queue that nobody else holds, with this transaction, and says how
-    /// many.
+    /// Deletes all jobs of the queue that nobody else holds, in this transaction, and returns their number.
     ///
     /// # Errors
     ///
@@ -48,12 +54,13 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
         self.queue.store().clear(self.conn, &self.queue.name)
     }
 
-    /// Runs `work` in a transaction on the connection, nested if it is in one already: `Ok` keeps
-    /// what it did, an error or a panic rolls back that and nothing else.
+    /// Runs `work` in a transaction on the connection, nested if the connection is in one already.
+    ///
+    /// `Ok` keeps the writes of `work`. An error or a panic rolls back these writes only.
     ///
     /// # Errors
     ///
-    /// What `work` returned, or the store's own.
+    /// The error of `work`, or the store's own.
     pub fn transaction<R, E: From<S::Error>>(
         &mut self,
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,
@@ -61,12 +68,13 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
         self.queue.store().transaction(self.conn, work)
     }
 
-    /// Puts a job that this transaction holds back into the line: with its id, its times, its
-    /// priority and its newest payload, for others to see when the transaction commits.
+    /// Requeues a job that this transaction holds. Others can take it when the transaction commits.
+    ///
+    /// The job keeps its id, times and priority, and the payload of the last [`BoundQueue::update`].
     ///
     /// # Errors
     ///
-    /// [`crate::Error::NotYours`] where the transaction does not hold the job; the store's own.
+    /// [`Error::NotYours`] if the transaction does not hold the job; the store's own.
     pub fn give_back(&mut self, job: &Job<T>) -> Result<(), S::Error> {
         self.queue.store().give_back(self.conn, &job.raw)
     }
@@ -194,15 +202,15 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
         self.put_all_jobs(&mut queue.encode_each_with(jobs))
     }
 
-    /// Replaces the payload of a job that this transaction holds, with the transaction: if the job
-    /// is given back in it, it carries the new payload. Of a leased job it is a checkpoint: the next
-    /// attempt begins with it.
+    /// Replaces the payload of a job that this transaction or a lease holds.
+    ///
+    /// If the job is requeued by [`BoundQueue::give_back`], it has the new payload. For a leased job this is a
+    /// checkpoint: the next attempt starts with the new payload.
     ///
     /// # Errors
     ///
-    /// [`crate::Error::NotYours`] where the transaction does not hold the job,
-    /// [`crate::Error::LeaseLost`] where its lease is over; as [`Queue::put`] for
-    /// the payload. The job is as it was then.
+    /// [`Error::NotYours`] if the transaction does not hold the job, [`Error::LeaseLost`] if its lease has been lost, and
+    /// the errors of [`Queue::put`] for the payload. The job is unchanged then.
     pub fn update(&mut self, job: &mut Job<T>, data: T) -> Result<(), S::Error> {
         let payload = self.queue.encode_payload(&data)?;
         self.queue.store().update(self.conn, &job.raw.claim, &payload)?;
@@ -213,8 +221,9 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
 }
 
 impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
-    /// Gets the next ready job, if there is one, with this transaction: it is gone when that
-    /// commits, and back in its place as soon as that rolls back.
+    /// Takes the next ready job in this transaction. Returns `None` if no job is ready.
+    ///
+    /// The job is completed when the transaction commits, and back in its place as soon as the transaction rolls back.
     ///
     /// # Errors
     ///
@@ -223,7 +232,7 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
         Ok(self.get_many(1)?.pop())
     }
 
-    /// Gets up to `count` ready jobs, first in line first, with this transaction.
+    /// Takes up to `count` ready jobs in this transaction, in queue order.
     ///
     /// # Errors
     ///
@@ -232,7 +241,7 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
         Ok(self.take(count, Scan::Full)?.jobs)
     }
 
-    /// Takes with this transaction. What cannot be decoded is buried on the way.
+    /// Takes jobs in this transaction. Jobs that cannot be decoded are archived as dead.
     pub(super) fn take(&mut self, count: usize, scan: Scan) -> Result<Decoded<T>, S::Error> {
         let store = self.queue.store();
         loop {
@@ -246,7 +255,7 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
         }
     }
 
-    /// Takes under a lease with this transaction. What cannot be decoded goes dead on the way.
+    /// Takes jobs under a lease in this transaction. Jobs that cannot be decoded are archived as dead.
     pub(super) fn take_leased(
         &mut self,
         count: usize,
@@ -257,13 +266,13 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
         loop {
             let found = self.queue.decode(store.lease(self.conn, &self.queue.name, count, lease, scan)?);
             if !found.dead.is_empty() {
-                let verdict = |dead: &'_ Undecodable| Outcome::Dead { error: dead.reason.clone() };
-                let verdicts: Vec<Settlement<'_>> = found
+                let outcome = |dead: &Undecodable| Outcome::Dead { error: dead.reason.clone() };
+                let settlements: Vec<Settlement<'_>> = found
                     .dead
                     .iter()
-                    .map(|dead| Settlement { job: &dead.job, outcome: verdict(dead) })
+                    .map(|dead| Settlement { job: &dead.job, outcome: outcome(dead) })
                     .collect();
-                store.settle(self.conn, &verdicts)?;
+                store.settle(self.conn, &settlements)?;
             }
             if !found.jobs.is_empty() || found.dead.is_empty() {
                 return Ok(found);

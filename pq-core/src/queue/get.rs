@@ -1,4 +1,4 @@
-//! Getting and working on connections of the handle's own, and turning what was taken into data.
+//! Taking jobs on the handle's own connections, and decoding their payloads.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,25 +11,24 @@ use crate::wait::{Look, look_and_wait};
 use crate::{Error, Job, JobId, RawJob, Scan, Store, Taken, Undecodable, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
-    /// Gets the next job, waiting for one if need be; `None` where none came in time.
+    /// Takes the next job, waiting for one if necessary. Returns `None` if the wait ended without a job.
     ///
-    /// **At most once**: the take is committed before this returns, so a crash after it loses the
-    /// job. Use [`Queue::get_with`], or [`Queue::on`] in a transaction, where that matters. Threads that
-    /// get at the same time may share a statement, and no job goes to two of them.
+    /// **At most once**: the take is committed before this returns, so a crash afterwards loses the job. If that
+    /// matters, use [`Queue::get_with`], [`Queue::lease`], or [`Queue::on`] in a transaction.
     ///
-    /// A job whose payload is no `T` goes dead with the reason, and the next one is looked for.
+    /// Threads that call this at the same time may share a statement. A job whose payload is not a `T` is archived as
+    /// dead, and the next job is taken instead.
     ///
     /// # Errors
     ///
-    /// [`Error::Stopped`] where the handle's [`crate::CancellationToken`] ended the wait; the store's own.
+    /// [`Error::Stopped`] if a [`crate::CancellationToken`] ended the wait; the store's own.
     pub fn get(&self, wait: Wait) -> Result<Option<Job<T>>, S::Error> {
         Ok(self.get_many(1, wait)?.pop())
     }
 
-    /// Gets up to `count` jobs in one round trip, first in line first, waiting until there is at
-    /// least one; an empty list where none came in time.
+    /// Takes up to `count` jobs in one round trip, in queue order, waiting for the first one if necessary.
     ///
-    /// **At most once**, as [`Queue::get`].
+    /// Returns an empty list if the wait ended without a job. **At most once**, as [`Queue::get`].
     ///
     /// # Errors
     ///
@@ -45,16 +44,17 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         Ok(found.unwrap_or_default())
     }
 
-    /// Gets the next job and runs `work` on it, in one transaction: the take, what `work` writes on
-    /// the connection and the job's completion commit together or not at all. `None` where no job
-    /// came in time. No transaction is open during the wait.
+    /// Takes the next job and runs `work` on it, in one transaction.
     ///
-    /// **Exactly once**, as far as the database is concerned: an error, a panic or a crash puts the
-    /// job back at once.
+    /// The take, what `work` writes on the connection, and the job's completion commit together or not at all. Returns
+    /// `None` if the wait ended without a job. No transaction is open during the wait.
+    ///
+    /// **Exactly once**, for effects in the database: an error, a panic or a crash returns the job to the queue at
+    /// once.
     ///
     /// # Errors
     ///
-    /// What `work` returned; [`Error::Stopped`]; the store's own.
+    /// The error of `work`; [`Error::Stopped`]; the store's own.
     pub fn get_with<R, E: From<S::Error>>(
         &self,
         wait: Wait,
@@ -67,8 +67,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         .map(Option::flatten)
     }
 
-    /// Gets up to `count` jobs and runs `work` on them, in one transaction, as [`Queue::get_with`]
-    /// does for one.
+    /// Takes up to `count` jobs and runs `work` on them, in one transaction, as [`Queue::get_with`] does.
     ///
     /// # Errors
     ///
@@ -91,12 +90,12 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
                 };
                 started = true;
                 work(conn, found.jobs).map(Look::Found).map_err(|error| {
-                    // Any error rolls back. This one is dropped below: what `work` said counts.
+                    // Any error rolls the transaction back. This one is replaced by the error of `work` below.
                     failed = Some(error);
                     S::Error::from(Error::Stopped)
                 })
             });
-            // Once the work has begun nothing is waited out, a failed commit least of all.
+            // After `work` has run, an error must not be retried by the wait: the commit may have succeeded.
             match (failed, looked) {
                 (Some(error), _) => Ok(Look::Found(Err(error))),
                 (None, Ok(Look::Found(done))) => Ok(Look::Found(Ok(done))),
@@ -108,14 +107,15 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         found.map_err(E::from)?.transpose()
     }
 
-    /// Gets up to `count` jobs in one transaction and runs `work` on each in a nested one. Where one
-    /// fails, its own writes are rolled back and its job goes back into the line; the others commit.
-    /// Gives each job's id with what `work` returned; an empty list where no job came in time.
+    /// Takes up to `count` jobs in one transaction and runs `work` on each, in a nested transaction of its own.
+    ///
+    /// If `work` fails for a job, its writes are rolled back and the job is requeued; the others commit. Returns each
+    /// job's id with the result of `work`, or an empty list if the wait ended without a job.
     ///
     /// # Errors
     ///
-    /// The store's own, and then nothing at all has happened; [`Error::Stopped`]. What `work`
-    /// returned stands in the list. A panic rolls everything back, and goes on.
+    /// The store's own, and then nothing has changed; [`Error::Stopped`]. Errors of `work` are in the list. A panic
+    /// rolls everything back and propagates.
     #[allow(clippy::type_complexity)]
     pub fn get_each_with<R, E: From<S::Error>>(
         &self,
@@ -148,10 +148,10 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         Ok(done.unwrap_or_default())
     }
 
-    /// Gets jobs one after the other, for ever: `Ok(None)` says that none came within `wait`, so
-    /// that a loop can stop or go on. It ends when the handle's [`crate::CancellationToken`] says so.
+    /// Returns an iterator that takes one job after another. **At most once**, as [`Queue::get`].
     ///
-    /// **At most once**, as [`Queue::get`].
+    /// An item of `Ok(None)` means that no job came within `wait`. The iterator ends when the handle's
+    /// [`crate::CancellationToken`] is cancelled.
     #[must_use]
     pub fn iter(&self, wait: Wait) -> Iter<'_, S, T> {
         Iter::new(self, wait)
@@ -162,10 +162,16 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         wait: Wait,
         look: impl FnMut(Scan) -> Result<Look<R>, S::Error>,
     ) -> Result<Option<R>, S::Error> {
-        look_and_wait(self.store(), std::slice::from_ref(&self.name), wait, self.pq.stop.as_ref(), look)
+        look_and_wait(
+            self.store(),
+            std::slice::from_ref(&self.name),
+            wait,
+            self.pq.cancellation_token.as_ref(),
+            look,
+        )
     }
 
-    /// Takes on a connection of the handle's own. What cannot be decoded is buried on the way.
+    /// Takes jobs on a connection of the handle. Jobs that cannot be decoded are archived as dead.
     fn take_now(&self, count: usize, scan: Scan) -> Result<Decoded<T>, S::Error> {
         loop {
             let taken = self.store().take_now(&self.name, count, scan)?;
@@ -185,7 +191,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
             match self.decode_payload(&raw) {
                 Ok(data) => found.jobs.push(Job { data, raw: Arc::new(raw) }),
                 Err(reason) => {
-                    tracing::error!(queue = %raw.queue, id = %raw.id, reason, "a job cannot be decoded; it is dead");
+                    tracing::error!(queue = %raw.queue, id = %raw.id, reason, "job undecodable, archived as dead");
                     found.dead.push(Undecodable { job: raw, reason });
                 }
             }
@@ -198,31 +204,31 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         serde_json::from_str(&json).map_err(|found| unquoted(&found))
     }
 
-    /// The job with its payload decoded, or why that cannot be.
+    /// Decodes the payload of a job, or returns the reason why it cannot be decoded.
     pub(crate) fn decoded(&self, raw: &Arc<RawJob>) -> Result<Job<T>, String> {
         Ok(Job { data: self.decode_payload(raw)?, raw: Arc::clone(raw) })
     }
 }
 
 impl<S: Store, T> Queue<S, T> {
-    /// The JSON that the job carries, as the queue's codec reads it.
+    /// Decodes the payload of a job into JSON with the queue's codec.
     pub(crate) fn json_of<'j>(&self, raw: &'j RawJob) -> Result<Cow<'j, str>, String> {
         self.pq.codec.decode(raw.payload.as_str()).map_err(|found| found.to_string())
     }
 }
 
-/// What a take found, decoded.
+/// The result of a take, decoded.
 pub(super) struct Decoded<T> {
     pub(super) jobs: Vec<Job<T>>,
     pub(super) dead: Vec<Undecodable>,
     pub(super) next_due: Option<Duration>,
 }
 
-/// serde_json's description of what is wrong, without the values that it repeats.
+/// Describes a decoding error without the values of the payload, which serde_json's own text repeats.
 fn unquoted(found: &serde_json::Error) -> String {
     let kind = match found.classify() {
-        serde_json::error::Category::Data => "the payload is of another shape than the queue's type",
-        serde_json::error::Category::Syntax => "the payload cannot be read as JSON",
+        serde_json::error::Category::Data => "the payload does not match the queue's type",
+        serde_json::error::Category::Syntax => "the payload is not valid JSON",
         serde_json::error::Category::Eof => "the payload ends too early",
         serde_json::error::Category::Io => "the payload cannot be read",
     };

@@ -1,5 +1,6 @@
-//! The handle, which names queues.
+//! The handle, which names queues and runs transactions.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -9,16 +10,18 @@ use crate::{
     Trace,
 };
 
-/// A handle to the queues of one store. Cheap to clone, and usable from many threads at once.
+/// A handle to the queues of one store.
+///
+/// Cheap to clone, and usable from many threads at once.
 pub struct Pq<S> {
     pub(super) store: Arc<S>,
     pub(super) codec: Arc<dyn Codec>,
     pub(super) limits: PayloadLimits,
-    pub(super) stop: Option<CancellationToken>,
+    pub(super) cancellation_token: Option<CancellationToken>,
     pub(super) trace: Option<TraceSource>,
 }
 
-/// Gives the context of the trace that the caller is in.
+/// Returns the trace context of the caller.
 type TraceSource = Arc<dyn Fn() -> Trace + Send + Sync>;
 
 impl<S> Clone for Pq<S> {
@@ -27,59 +30,73 @@ impl<S> Clone for Pq<S> {
             store: Arc::clone(&self.store),
             codec: Arc::clone(&self.codec),
             limits: self.limits,
-            stop: self.stop.clone(),
+            cancellation_token: self.cancellation_token.clone(),
             trace: self.trace.clone(),
         }
     }
 }
 
+/// Shows the payload limits, since a store need not implement `Debug`.
+impl<S> fmt::Debug for Pq<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pq").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl<S> AsRef<Pq<S>> for Pq<S> {
+    fn as_ref(&self) -> &Pq<S> {
+        self
+    }
+}
+
 impl<S: Store> Pq<S> {
-    /// A handle to the queues of this store, with JSON as it is and the default limits.
+    /// Creates a handle to the queues of a store, with the codec [`Json`] and the default [`PayloadLimits`].
     #[must_use]
     pub fn new(store: S) -> Self {
         Self {
             store: Arc::new(store),
             codec: Arc::new(Json),
             limits: PayloadLimits::default(),
-            stop: None,
+            cancellation_token: None,
             trace: None,
         }
     }
 
-    /// The queues named from here on encode and decode their payloads with this codec.
+    /// Sets the codec of the queues that the handle names from now on. Default: [`Json`].
     #[must_use]
     pub fn with_codec(mut self, codec: Arc<dyn Codec>) -> Self {
         self.codec = codec;
         self
     }
 
-    /// The queues named from here on refuse larger payloads than this.
+    /// Sets the largest payload that the queues accept. Default: [`PayloadLimits::default`].
     #[must_use]
     pub fn with_limits(mut self, limits: PayloadLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// The waits of the queues named from here on end when `stop` says so.
+    /// Sets a token that ends the waits of the queues. Default: none.
     #[must_use]
-    pub fn with_stop(mut self, stop: &CancellationToken) -> Self {
-        self.stop = Some(stop.clone());
+    pub fn with_cancellation_token(mut self, token: &CancellationToken) -> Self {
+        self.cancellation_token = Some(token.clone());
         self
     }
 
-    /// The calls of tasks carry what this function gives when they are made: the context of the caller's
-    /// trace, to be found by the handler ([`crate::Context::trace`]) and by middleware.
+    /// Sets a function that returns the caller's trace context. Default: none.
+    ///
+    /// Each call of a task carries the context. The handler reads it by [`crate::Context::trace`], and middleware gets
+    /// it too.
     #[must_use]
     pub fn with_trace(mut self, trace: impl Fn() -> Trace + Send + Sync + 'static) -> Self {
         self.trace = Some(Arc::new(trace));
         self
     }
 
-    /// The queue of this name, whose payloads are of type `T`. Costs nothing: a queue is there as
-    /// soon as it is named.
+    /// Returns the queue of this name, with payloads of type `T`.
     ///
-    /// Use [`serde_json::Value`] for any JSON, or `Box<serde_json::value::RawValue>` for its text,
-    /// byte for byte.
+    /// Nothing is created in the store: a queue exists as soon as a job is put. For any JSON use
+    /// [`serde_json::Value`]. For JSON text, kept byte for byte, use `Box<serde_json::value::RawValue>`.
     ///
     /// # Errors
     ///
@@ -89,12 +106,14 @@ impl<S: Store> Pq<S> {
         Ok(Queue { pq: self.clone(), name, payload: PhantomData })
     }
 
-    /// Runs `work` in a transaction on a connection of the handle's own: `Ok` commits, an error or a
-    /// panic rolls back. Use [`Queue::on`] with the connection inside of it.
+    /// Runs `work` in a transaction on a connection of the handle.
+    ///
+    /// `Ok` commits. An error or a panic rolls back. To use a queue in the transaction, bind it to the connection by
+    /// [`Queue::on`].
     ///
     /// # Errors
     ///
-    /// What `work` returned, or the store's own.
+    /// The error of `work`, or the store's own.
     pub fn transaction<R, E: From<S::Error>>(
         &self,
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,
@@ -102,9 +121,11 @@ impl<S: Store> Pq<S> {
         self.store.with_connection(|conn| self.store.transaction(conn, work))
     }
 
-    /// Does what any process may do at any time, and every [`crate::Worker`] does: puts the periodic jobs that are
-    /// due, returns the jobs of leases that are over, some at a time ([`MaintenanceReport::more`]), and prunes the archive by these
-    /// bounds. `None` says that another process is at the latter two.
+    /// Runs the maintenance that every [`crate::Worker`] runs: for programs without a worker.
+    ///
+    /// It puts the periodic jobs that are due, returns the jobs of expired leases in batches
+    /// ([`MaintenanceReport::more`]), and prunes the archive by `retention`. Any number of processes may call it at any
+    /// time. Returns `None` if another process is returning jobs and pruning now.
     ///
     /// # Errors
     ///
@@ -116,7 +137,7 @@ impl<S: Store> Pq<S> {
         })
     }
 
-    /// The store behind the handle.
+    /// Returns the store behind the handle.
     #[must_use]
     pub fn store(&self) -> &S {
         &self.store

@@ -1,11 +1,13 @@
-//! Getting one job after the other.
+//! Iterating over the jobs of a queue.
+
+use std::fmt;
 
 use serde::de::DeserializeOwned;
 
 use super::Queue;
 use crate::{CancellationToken, Job, Store, Wait};
 
-/// Gets one job after the other; see [`Queue::iter`].
+/// Gets one job after another. See [`Queue::iter`].
 pub struct Iter<'a, S, T> {
     queue: &'a Queue<S, T>,
     wait: Wait,
@@ -17,22 +19,29 @@ impl<'a, S, T> Iter<'a, S, T> {
     }
 }
 
+impl<S, T> fmt::Debug for Iter<'_, S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter").field("queue", &self.queue.name).field("wait", &self.wait).finish()
+    }
+}
+
 impl<S: Store, T: DeserializeOwned> Iterator for Iter<'_, S, T> {
     type Item = Result<Option<Job<T>>, S::Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let stopped = || self.queue.pq.stop.as_ref().is_some_and(CancellationToken::is_cancelled);
-        if stopped() {
+        let token = self.queue.pq.cancellation_token.as_ref();
+        let is_cancelled = || token.is_some_and(CancellationToken::is_cancelled);
+        if is_cancelled() {
             return None;
         }
         match self.queue.get(self.wait) {
-            Err(_) if stopped() => None,
+            Err(_) if is_cancelled() => None,
             got => Some(got),
         }
     }
 }
 
-/// Waits a second for each job, as Python's `pq` does.
+/// Waits up to one second for each job, as Python's `pq` does.
 impl<'a, S: Store, T: DeserializeOwned> IntoIterator for &'a Queue<S, T> {
     type Item = Result<Option<Job<T>>, S::Error>;
     type IntoIter = Iter<'a, S, T>;

@@ -1,4 +1,4 @@
-//! Jobs under a lease: yours for a time, while no transaction is open.
+//! Taking jobs under a lease: held for a limited time, while no transaction is open.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use crate::wait::Look;
 use crate::{Error, Extended, Job, Outcome, Scan, Settlement, Store, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
-    /// Takes up to `count` jobs under a lease, waiting until there is at least one; an empty list where
-    /// none came in time. They are yours for this long, and then anyone's unless they have their verdict
-    /// ([`Queue::settle`]) or the lease was extended ([`Queue::extend`]).
+    /// Takes up to `count` jobs under a lease, waiting for the first one if necessary.
     ///
-    /// **At least once**: a crash gives the jobs back when the lease is over. A lease ends on the store's
-    /// clock, and its jobs return at the next sweep after that, which any [`crate::Worker`] makes, or
-    /// [`crate::Pq::maintain`].
+    /// Returns an empty list if the wait ended without a job. The jobs are held for `lease`, or until they are settled
+    /// by [`Queue::settle`]. [`Queue::extend`] extends the lease.
+    ///
+    /// **At least once**: after a crash the lease expires, on the store's clock. The next maintenance, by any
+    /// [`crate::Worker`] or [`crate::Pq::maintain`], then requeues the jobs.
     ///
     /// # Errors
     ///
@@ -35,29 +35,31 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
 }
 
 impl<S: Store, T> Queue<S, T> {
-    /// Passes the verdict on a leased job, committed when this returns.
+    /// Settles a leased job with its outcome. Committed when this returns.
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] where it comes too late; it has changed nothing then. The store's own.
+    /// [`Error::LeaseLost`] if the lease has been lost; nothing was changed then. The store's own.
     pub fn settle(&self, job: &Job<T>, outcome: Outcome) -> Result<(), S::Error> {
         self.store().with_connection(|conn| self.on(conn).settle(job, outcome))
     }
 
-    /// Passes verdicts on many leased jobs in one round trip, and says of each whether it was accepted.
+    /// Settles many leased jobs in one round trip, and returns for each whether its outcome was accepted.
+    ///
+    /// An outcome is refused if the job's lease has been lost.
     ///
     /// # Errors
     ///
-    /// The store's own; none was accepted then.
-    pub fn settle_many(&self, verdicts: &[Settlement<'_>]) -> Result<Vec<bool>, S::Error> {
-        self.store().with_connection(|conn| self.store().settle(conn, verdicts))
+    /// The store's own; no job was settled then.
+    pub fn settle_many(&self, settlements: &[Settlement<'_>]) -> Result<Vec<bool>, S::Error> {
+        self.store().with_connection(|conn| self.store().settle(conn, settlements))
     }
 
-    /// Has the job's lease, and that of all jobs taken with it, end this long from now.
+    /// Extends the lease of the job, and of all jobs taken with it, to expire `lease` from now.
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] where it is over and the jobs are anyone's; the store's own.
+    /// [`Error::LeaseLost`] if the lease has been lost; the store's own.
     pub fn extend(&self, job: &Job<T>, lease: Duration) -> Result<Extended, S::Error> {
         let Some(token) = job.claim.lease() else { return Err(Error::lease_lost(job.id).into()) };
         let extended = self.store().with_connection(|conn| self.store().extend(conn, &[token], lease))?;
@@ -66,8 +68,7 @@ impl<S: Store, T> Queue<S, T> {
 }
 
 impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
-    /// Takes up to `count` ready jobs under a lease, with this transaction: they are yours when it
-    /// commits.
+    /// Takes up to `count` ready jobs under a lease, in this transaction. They are held from its commit.
     ///
     /// # Errors
     ///
@@ -78,17 +79,17 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
 }
 
 impl<S: Store, T> BoundQueue<'_, S, T> {
-    /// Passes the verdict on a leased job, or on one that this transaction holds, with this transaction.
+    /// Settles a leased job, or a job that this transaction holds, in this transaction.
     ///
-    /// A verdict that comes too late is an error: let it roll back the transaction, so that what was
-    /// written beside the verdict goes with it.
+    /// If the lease has been lost, roll the transaction back: otherwise its other writes commit, although another worker
+    /// may run the job too.
     ///
     /// # Errors
     ///
     /// [`Error::LeaseLost`] or [`Error::NotYours`]; the store's own.
     pub fn settle(&mut self, job: &Job<T>, outcome: Outcome) -> Result<(), S::Error> {
-        let verdict = Settlement { job: &job.raw, outcome };
-        let accepted = self.queue.store().settle(self.conn, std::slice::from_ref(&verdict))?;
+        let settlement = Settlement { job: &job.raw, outcome };
+        let accepted = self.queue.store().settle(self.conn, std::slice::from_ref(&settlement))?;
         match (accepted.first(), job.claim.lease()) {
             (Some(true), _) => Ok(()),
             (_, Some(_)) => Err(Error::lease_lost(job.id).into()),

@@ -1,14 +1,16 @@
-//! The user's side: the handle, its queues, and what they do on whose connection.
+//! The user's side: the handle, its queues, and queues on the caller's connection.
 
+mod admin;
+mod archive;
 mod bound;
+mod cron;
 mod get;
 mod handle;
 mod iter;
 mod lease;
-mod manage;
-mod oversee;
 mod put;
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -16,12 +18,12 @@ pub use bound::BoundQueue;
 pub use handle::Pq;
 pub use iter::Iter;
 
-use crate::{CancellationToken, Codec, Counts, QueueName, Store, Trace};
+use crate::{CancellationToken, Codec, QueueName, Store, Trace};
 
-/// A queue: a named line of jobs. Cheap to clone, and usable from many threads at once.
+/// A queue of jobs with payloads of type `T`.
 ///
-/// Its own methods run on connections of the handle's own. [`Queue::on`] does the same on the
-/// caller's connection, inside the caller's transaction.
+/// Cheap to clone, and usable from many threads at once. Its methods use connections of the handle.
+/// [`Queue::on`] gives the same methods on the caller's connection, inside the caller's transaction.
 pub struct Queue<S, T> {
     pq: Pq<S>,
     name: QueueName,
@@ -34,58 +36,45 @@ impl<S, T> Clone for Queue<S, T> {
     }
 }
 
+impl<S, T> fmt::Debug for Queue<S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl<S: Store, T> Queue<S, T> {
-    /// The queue's name.
+    /// Returns the queue's name.
     #[must_use]
     pub fn name(&self) -> &QueueName {
         &self.name
     }
 
-    /// The same queue with another codec.
+    /// Replaces the codec of the payloads. Default: the handle's.
     #[must_use]
     pub fn with_codec(mut self, codec: Arc<dyn Codec>) -> Self {
         self.pq.codec = codec;
         self
     }
 
-    /// The same queue, whose waits end when `stop` says so.
+    /// Sets a token that ends the queue's waits with [`crate::Error::Stopped`]. Default: the handle's.
     #[must_use]
-    pub fn with_stop(mut self, stop: &CancellationToken) -> Self {
-        self.pq.stop = Some(stop.clone());
+    pub fn with_cancellation_token(mut self, token: &CancellationToken) -> Self {
+        self.pq.cancellation_token = Some(token.clone());
         self
     }
 
-    /// The same queue on this connection: inside its transaction, if it is in one. What is done
-    /// there commits or rolls back with what the caller does, and never before.
+    /// Binds the queue to a connection: its calls are part of the transaction that the connection is in.
+    ///
+    /// They commit or roll back with the caller's own writes.
     pub fn on<'a>(&'a self, conn: &'a mut S::Conn) -> BoundQueue<'a, S, T> {
         BoundQueue::new(self, conn)
     }
 
-    /// Counts the queue's jobs by state. No lock is taken, and none waited for.
+    /// Runs `work` in a transaction on a connection of the handle, as [`Pq::transaction`] does.
     ///
     /// # Errors
     ///
-    /// The store's own.
-    pub fn counts(&self) -> Result<Counts, S::Error> {
-        let store = &*self.pq.store;
-        store.with_connection(|conn| store.counts(conn, &self.name))
-    }
-
-    /// Deletes every job of the queue that nobody holds, scheduled ones included, and says how many.
-    ///
-    /// # Errors
-    ///
-    /// The store's own; nothing was deleted then.
-    pub fn clear(&self) -> Result<u64, S::Error> {
-        let store = &*self.pq.store;
-        store.with_connection(|conn| store.clear(conn, &self.name))
-    }
-
-    /// Runs `work` in a transaction, as [`Pq::transaction`] does.
-    ///
-    /// # Errors
-    ///
-    /// What `work` returned, or the store's own.
+    /// The error of `work`, or the store's own.
     pub fn transaction<R, E: From<S::Error>>(
         &self,
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,
@@ -97,12 +86,12 @@ impl<S: Store, T> Queue<S, T> {
         &self.pq.store
     }
 
-    /// The same queue, of whatever type.
+    /// Returns the same queue without its payload type.
     pub(crate) fn untyped(&self) -> Queue<S, ()> {
         Queue { pq: self.pq.clone(), name: self.name.clone(), payload: PhantomData }
     }
 
-    /// The context of the trace that the caller is in.
+    /// Returns the trace context of the caller.
     pub(crate) fn trace(&self) -> Trace {
         self.pq.trace.as_ref().map(|trace| trace()).unwrap_or_default()
     }

@@ -112,9 +112,9 @@ where
 {
     /// Creates a worker that serves no queue yet, with the defaults of the methods below.
     #[must_use]
-    pub fn new(pq: &Pq<S>) -> Self {
+    pub fn new(pq: impl AsRef<Pq<S>>) -> Self {
         Self {
-            pq: pq.clone(),
+            pq: pq.as_ref().clone(),
             queues: QueueSet::default(),
             settings: Settings::default(),
             middleware: Vec::new(),

@@ -24,11 +24,10 @@ use diesel::query_dsl::methods::LoadQuery;
 use diesel::sql_types::Text;
 use pq_core::{NewJob, QueueName};
 
-pub(crate) use self::fast_path::FastPath;
-pub(crate) use self::group_take::GroupTakes;
-pub(crate) use self::put::GroupPuts;
-use self::put::may_be_told_later;
-pub(crate) use self::take::FallbackLevels;
+use self::fast_path::FastPath;
+use self::group_take::GroupTakes;
+use self::put::{GroupPuts, may_be_told_later};
+use self::take::FallbackLevels;
 use crate::listener::Listener;
 use crate::pool::Pool;
 use crate::prepared::{Bound, Statement, Value};
@@ -54,6 +53,27 @@ pub struct PgStore {
 const ERROR_CHARS: usize = 2_000;
 
 impl PgStore {
+    pub(crate) fn new(
+        table: Table,
+        pool: Option<Pool>,
+        listener: Option<Listener>,
+        notify: Notify,
+        poll_interval: Duration,
+    ) -> Self {
+        Self {
+            statements: Statements::new(&table),
+            table,
+            pool,
+            listener,
+            notify,
+            poll_interval,
+            fallback_levels: FallbackLevels::default(),
+            fast_path: FastPath::default(),
+            group_puts: GroupPuts::default(),
+            group_takes: GroupTakes::default(),
+        }
+    }
+
     /// The text of the statements that put a job, take one, take many, and take many with scheduled jobs sorted in: for
     /// EXPLAIN, and to measure what the bare SQL costs. `$1` is the queue's name; `$2` is the payload, a number by which
     /// the transaction knows the take, and the number of jobs.

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pq_core::StoreError;
 use pq_core::store::{Connect, Jobs};
 use pq_diesel::{EndedAs, Error, JobId, Pq, Queue, Retention, Wait};
 

@@ -54,7 +54,7 @@ impl Bench {
         global.detached()?.queue::<()>(&name)?;
         // Workers have one connection more than threads.
         let pq = global.connect_with(self.threads + 2)?;
-        let queue = pq.queue::<Payload>(&name)?.with_stop(&stop);
+        let queue = pq.queue::<Payload>(&name)?.with_cancellation_token(&stop);
         let found = queue.counts()?;
         if found != Counts::default() {
             return Err(Failure::Usage(format!(

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::Integer;
-use pq_core::StoreError;
 use pq_diesel::{CancellationToken, Pq, Queue, Wait};
 
 use super::fault::{self, Fault};
@@ -96,7 +95,7 @@ impl Worker {
 
     fn connect(&self) -> Result<Connected, Failure> {
         let pq = environment::connect(&self.url, &self.schema)?;
-        let queue = pq.queue::<String>(QUEUE)?.with_stop(&self.stop);
+        let queue = pq.queue::<String>(QUEUE)?.with_cancellation_token(&self.stop);
         let faults = pq.transaction(|conn| {
             environment::set_search_path(conn, &self.schema)?;
             fault::all(conn)

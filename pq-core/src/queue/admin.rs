@@ -1,0 +1,153 @@
+//! Operating a store and its queues: listing, counting, cancelling, pausing and moving jobs, and workers.
+
+use chrono::{DateTime, Utc};
+
+use super::{Pq, Queue};
+use crate::{
+    Cancelled, Counts, Filter, JobId, JobStatus, Listed, Overview, StopMode, Store, WorkerId, WorkerInfo,
+};
+
+impl<S: Store> Pq<S> {
+    /// Counts the jobs of every queue by state, ordered by the queues' names.
+    ///
+    /// Includes each queue that has a job, waiting or archived, or that is paused. Reads all jobs.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn overview(&self) -> Result<Vec<Overview>, S::Error> {
+        self.store.with_connection(|conn| self.store.overview(conn))
+    }
+
+    /// Lists the jobs of all queues that the filter matches, in order of their ids: at most `count`.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<Listed>, S::Error> {
+        self.store.with_connection(|conn| self.store.list(conn, filter, count))
+    }
+
+    /// Finds a job of any queue by its id.
+    ///
+    /// Returns `None` if there was no such job, or if it ended and was not kept.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn find(&self, id: JobId) -> Result<Option<Listed>, S::Error> {
+        Ok(self.list(&Filter::id(id), 1)?.pop())
+    }
+
+    /// Reads the store's clock, which decides what is due.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn now(&self) -> Result<DateTime<Utc>, S::Error> {
+        self.store.with_connection(|conn| self.store.now(conn))
+    }
+
+    /// Lists the live workers of all hosts: those with a heartbeat within [`WorkerInfo::FORGOTTEN_AFTER`].
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn workers(&self) -> Result<Vec<WorkerInfo>, S::Error> {
+        self.store.with_connection(|conn| self.store.workers(conn))
+    }
+
+    /// Requests that a worker stops, on any host. It learns of this at its next heartbeat, within seconds.
+    ///
+    /// Returns `false` if there is no such worker.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn stop_worker(&self, worker: WorkerId, mode: StopMode) -> Result<bool, S::Error> {
+        self.store.with_connection(|conn| self.store.stop_worker(conn, worker, mode))
+    }
+}
+
+impl<S: Store, T> Queue<S, T> {
+    /// Counts the queue's jobs by state. Takes no lock and waits for none.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn counts(&self) -> Result<Counts, S::Error> {
+        self.store().with_connection(|conn| self.on(conn).counts())
+    }
+
+    /// Lists the jobs of the queue that the filter matches, in order of their ids: at most `count`.
+    ///
+    /// Ignores the filter's own queue. [`Pq::list`] lists the jobs of all queues.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<Listed>, S::Error> {
+        self.store().with_connection(|conn| self.on(conn).list(filter, count))
+    }
+
+    /// Finds a job of the queue by its id.
+    ///
+    /// Returns `None` if there was no such job, or if it ended and was not kept.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn find(&self, id: JobId) -> Result<Option<JobStatus>, S::Error> {
+        self.store().with_connection(|conn| self.on(conn).find(id))
+    }
+
+    /// Cancels a job: a waiting job at once, and a leased job by a request to its handler.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn cancel(&self, id: JobId) -> Result<Cancelled, S::Error> {
+        self.store().with_connection(|conn| self.on(conn).cancel(id))
+    }
+
+    /// Deletes all jobs of the queue that nobody holds, scheduled ones included, and returns their number.
+    ///
+    /// # Errors
+    ///
+    /// The store's own; no job was deleted then.
+    pub fn clear(&self) -> Result<u64, S::Error> {
+        self.store().with_connection(|conn| self.on(conn).clear())
+    }
+
+    /// Pauses the queue: no job of it is taken until [`Queue::resume`]. Jobs that are held already go on.
+    ///
+    /// Returns `false` if the queue was paused already. Python's `pq` ignores the pause.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn pause(&self) -> Result<bool, S::Error> {
+        self.store().with_connection(|conn| self.store().pause(conn, &self.name, true))
+    }
+
+    /// Resumes a paused queue. Returns `false` if it was not paused.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn resume(&self) -> Result<bool, S::Error> {
+        self.store().with_connection(|conn| self.store().pause(conn, &self.name, false))
+    }
+
+    /// Moves jobs that nobody holds to another queue, and returns their number.
+    ///
+    /// Moves the jobs with these ids, or all if `ids` is `None`. They keep their ids, times, priorities and keys. A job
+    /// whose unique key is in use in the other queue stays.
+    ///
+    /// # Errors
+    ///
+    /// The store's own; no job was moved then.
+    pub fn move_to<U>(&self, to: &Queue<S, U>, ids: Option<&[JobId]>) -> Result<u64, S::Error> {
+        self.store().with_connection(|conn| self.store().move_jobs(conn, &self.name, &to.name, ids))
+    }
+}

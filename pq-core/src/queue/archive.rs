@@ -1,0 +1,63 @@
+//! Jobs that have ended and are kept: listing, retrying and pruning them.
+
+use std::time::Duration;
+
+use super::Queue;
+use crate::{Ended, EndedAs, JobId, Store};
+
+impl<S: Store, T> Queue<S, T> {
+    /// Lists archived jobs that ended as `ended`, the latest first: at most `count`.
+    ///
+    /// With `before`, lists only those that come after that job in this order. To page, pass the last job of the
+    /// previous page.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn archived(
+        &self,
+        ended: EndedAs,
+        before: Option<&Ended>,
+        count: usize,
+    ) -> Result<Vec<Ended>, S::Error> {
+        self.store().with_connection(|conn| self.store().archived(conn, &self.name, ended, before, count))
+    }
+
+    /// Requeues a dead or cancelled job: it is due at once, with its attempts counted from 0.
+    ///
+    /// Returns `false` if there is no such job in the archive, or if its unique key is in use.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn retry(&self, id: JobId) -> Result<bool, S::Error> {
+        Ok(self.retry_many(&[id])? == 1)
+    }
+
+    /// Requeues dead or cancelled jobs, as [`Queue::retry`] does, and returns their number.
+    ///
+    /// # Errors
+    ///
+    /// The store's own; no job was requeued then.
+    pub fn retry_many(&self, ids: &[JobId]) -> Result<u64, S::Error> {
+        self.store().with_connection(|conn| self.store().requeue(conn, &self.name, Some(ids)))
+    }
+
+    /// Requeues all dead jobs of the queue, as [`Queue::retry`] does, and returns their number.
+    ///
+    /// # Errors
+    ///
+    /// The store's own; no job was requeued then.
+    pub fn retry_all_dead(&self) -> Result<u64, S::Error> {
+        self.store().with_connection(|conn| self.store().requeue(conn, &self.name, None))
+    }
+
+    /// Deletes archived jobs that ended as `ended` more than `age` ago, and returns their number.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn prune(&self, ended: EndedAs, age: Duration) -> Result<u64, S::Error> {
+        self.store().with_connection(|conn| self.store().prune(conn, &self.name, ended, age))
+    }
+}

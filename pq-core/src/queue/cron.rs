@@ -1,0 +1,97 @@
+//! Periodic jobs: defining, listing, pausing and removing them.
+
+use serde::Serialize;
+
+use super::{Pq, Queue};
+use crate::{Cron, CronEntry, Error, Store, Task};
+
+impl<S: Store> Pq<S> {
+    /// Sets a periodic job, replacing one of the same name. Its first tick is the next on the store's clock.
+    ///
+    /// Returns `false` if it replaced one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] if the expression has no future tick; the store's own.
+    pub fn set_cron(&self, cron: &Cron) -> Result<bool, S::Error> {
+        self.transaction(|conn| {
+            let next = cron.next_after(self.store.now(conn)?)?;
+            if next.is_none() {
+                let expression = &cron.expression;
+                let message = format!("invalid cron expression {expression:?}: it must have a future tick");
+                return Err(Error::InvalidSetting(message).into());
+            }
+            self.store.set_cron(conn, cron, next)
+        })
+    }
+
+    /// Lists the periodic jobs, ordered by name.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn crons(&self) -> Result<Vec<CronEntry>, S::Error> {
+        self.store.with_connection(|conn| self.store.crons(conn))
+    }
+
+    /// Removes a periodic job. Jobs that it has enqueued stay.
+    ///
+    /// Returns `false` if there is none of this name.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn remove_cron(&self, name: &str) -> Result<bool, S::Error> {
+        self.store.with_connection(|conn| self.store.remove_cron(conn, name))
+    }
+
+    /// Pauses a periodic job. Ticks that pass meanwhile are skipped.
+    ///
+    /// Returns `false` if there is none of this name.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn pause_cron(&self, name: &str) -> Result<bool, S::Error> {
+        self.store.with_connection(|conn| self.store.pause_cron(conn, name, true, None))
+    }
+
+    /// Resumes a periodic job, from its next tick on the store's clock.
+    ///
+    /// Returns `false` if there is none of this name.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    pub fn resume_cron(&self, name: &str) -> Result<bool, S::Error> {
+        self.transaction(|conn| {
+            let entry = self.store.crons(conn)?.into_iter().find(|entry| entry.cron.name == name);
+            let Some(entry) = entry else { return Ok(false) };
+            let next = entry.cron.next_after(self.store.now(conn)?)?;
+            self.store.pause_cron(conn, name, false, next)
+        })
+    }
+}
+
+impl<S: Store, T: Serialize> Queue<S, T> {
+    /// Defines a periodic job of this queue, for [`Pq::set_cron`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] for an invalid name or expression. The errors of [`Queue::put`] for the payload.
+    pub fn cron(&self, name: &str, expression: &str, data: &T) -> Result<Cron, Error> {
+        Cron::new(name, expression, &self.name, self.encode_payload(data)?)
+    }
+}
+
+impl<S: Store, A: Serialize> Task<S, A> {
+    /// Defines a periodic call of this task, for [`Pq::set_cron`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::cron`].
+    pub fn cron(&self, name: &str, expression: &str, arguments: &A) -> Result<Cron, Error> {
+        let job = self.periodic(arguments)?;
+        Ok(Cron::new(name, expression, self.queue().name(), job.payload)?.priority(job.priority))
+    }
+}
