@@ -110,7 +110,7 @@ pub(crate) fn run_beside<F: Fixture>(
 
 /// Waits until the worker has extended a running job's lease past the end of the next term.
 pub(crate) fn wait_for_extension<S: Store>(pq: &Pq<S>, job: JobId, lease: Duration) {
-    let lease_until = || pq.show(job).ok().flatten().unwrap().lease_until.unwrap();
+    let lease_until = || pq.find(job).ok().flatten().unwrap().lease_until.unwrap();
     let first = lease_until();
     wait_until("the lease is extended", || lease_until() > first + lease);
 }
