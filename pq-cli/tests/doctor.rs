@@ -65,7 +65,7 @@ impl Found {
         let text = |finding: &Value| {
             format!(
                 "{} → {}",
-                finding["what"].as_str().unwrap_or_default(),
+                finding["message"].as_str().unwrap_or_default(),
                 finding["advice"].as_str().unwrap_or_default()
             )
         };
@@ -102,8 +102,8 @@ fn a_healthy_database_is_fine_whatever_the_names() -> Outcome {
         if own().is_some() {
             assert_eq!((found.status, found.bad()), (0, vec![]), "{schema}.{table}: {:?}", found.findings);
         }
-        assert_in(&found.of("catalog", "ok"), "it is what the migrations made");
-        assert_in(&found.of("rights", "ok"), "can be producer, consumer, reader");
+        assert_in(&found.of("catalog", "ok"), "it is what the migrations created");
+        assert_in(&found.of("privileges", "ok"), "can be producer, consumer, reader");
     }
     let left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pq_doctor%'";
     let left: i64 = diesel::dsl::sql::<BigInt>(left).get_result(&mut database.connect()?)?;
@@ -116,7 +116,7 @@ fn findings_are_lines_or_objects() -> Outcome {
     let database = migrated()?;
     let shown = pq(database.url(), &["doctor"])?;
     let text = stdout(&shown);
-    for check in ["server", "settings", "clock", "vacuum horizon", "pooler", "plans"] {
+    for check in ["server", "settings", "clock", "old snapshots", "pooler", "plans"] {
         assert_in(&text, &format!("  {check}"));
     }
     assert_in(&text, " failed, ");
@@ -124,7 +124,7 @@ fn findings_are_lines_or_objects() -> Outcome {
     let found = Found::on(database.url(), &[])?;
     assert!(found.findings.len() >= 14);
     for finding in &found.findings {
-        assert!(finding["check"].is_string() && finding["what"].is_string(), "{finding}");
+        assert!(finding["check"].is_string() && finding["message"].is_string(), "{finding}");
         assert!(["ok", "skipped", "warning", "failure"].iter().any(|level| finding["level"] == *level));
         assert!(finding["advice"].is_string() || finding["advice"].is_null());
     }
@@ -137,8 +137,8 @@ fn help_has_the_exit_status_and_bad_words_are_refused() -> Outcome {
     assert_eq!(status(&help), 0);
     assert_in(&stdout(&help), "7    doctor");
     assert_in(&stdout(&help), "Example");
-    for horizon in ["", "soon", "-1m", "2026-11-21T08:00:00Z"] {
-        assert_eq!(status(&pq("", &["doctor", &format!("--horizon={horizon}")])?), 2, "{horizon}");
+    for age in ["", "soon", "-1m", "2026-11-21T08:00:00Z"] {
+        assert_eq!(status(&pq("", &["doctor", &format!("--max-snapshot-age={age}")])?), 2, "{age}");
     }
     Ok(())
 }
@@ -155,15 +155,12 @@ fn a_table_that_is_not_there_is_4() -> Outcome {
 #[test]
 fn a_migration_to_run_and_one_from_the_future_are_told() -> Outcome {
     let database = migrated()?;
-    run(
-        &database,
-        "UPDATE pq.queue_migrations SET version = '30000101000000' WHERE version = '20261121120000'",
-    )?;
+    run(&database, "UPDATE pq.queue_migrations SET version = '30000101000000' WHERE version = '0001'")?;
     let found = Found::on(database.url(), &[])?;
     assert_eq!(found.status, 7);
-    assert_in(&found.of("migrations", "failure"), "20261121120000 → run `pq migrate`");
+    assert_in(&found.of("migrations", "failure"), "0001 → run `pq migrate`");
     assert_in(&found.of("migrations", "warning"), "30000101000000");
-    assert_in(&found.of("catalog", "skipped"), "migrations to run");
+    assert_in(&found.of("catalog", "skipped"), "migrations are pending");
     Ok(())
 }
 
@@ -176,7 +173,7 @@ fn a_dropped_index_is_missed_in_the_catalog_and_in_the_plans_and_can_be_made_aga
          ANALYZE pq.queue",
     )?;
     let found = Found::on(database.url(), &[])?;
-    assert_in(&found.of("plans", "ok"), "find their jobs by the indexes");
+    assert_in(&found.of("plans", "ok"), "use the indexes");
     // Whether something is due can be read from either index of what is scheduled.
     for indexes in [&["queue_ready"][..], &["queue_scheduled", "queue_scheduled_ordered"]] {
         for index in indexes {
@@ -185,8 +182,8 @@ fn a_dropped_index_is_missed_in_the_catalog_and_in_the_plans_and_can_be_made_aga
         let found = Found::on(database.url(), &[])?;
         assert_eq!(found.status, 7);
         let plans = found.of("plans", "failure");
-        assert_in(&plans, "the whole table is read: the walk to 1, the walk on to 1");
-        assert_in(&plans, "the take of 1, the lease of 1");
+        assert_in(&plans, "full table scan: fast take of 1, resumed fast take of 1");
+        assert_in(&plans, "take of 1, lease of 1");
         let missing = found.of("catalog", "failure");
         for (index, missing) in indexes.iter().zip(missing.lines()) {
             assert_in(missing, &format!("index {index} is missing"));
@@ -209,7 +206,7 @@ fn what_is_added_may_be_fine_and_what_is_changed_is_not() -> Outcome {
     )?;
     let found = Found::on(database.url(), &[])?;
     let fine = found.of("catalog", "ok");
-    assert_in(&fine, "besides there is column queue.mine, column queue.ours, index mine");
+    assert_in(&fine, "harmless additions: column queue.mine, column queue.ours, index mine");
     assert_eq!(status(&pq(database.url(), &["get", "apples"])?), 1);
 
     run(
@@ -228,12 +225,12 @@ fn what_is_added_may_be_fine_and_what_is_changed_is_not() -> Outcome {
         "column queue.attempt was changed: it is integer NOT NULL",
         "table queue was changed: it is kind r persistence u",
         "(which is disabled)",
-        "column queue_archive.needed was added, and needs a value",
+        "column queue_archive.needed was added and requires a value",
         "constraint queue_archive_outcome_check on queue_archive is missing",
     ] {
         assert_in(&failures, part);
     }
-    assert!(!failures.contains("RETURN false"), "a function's text was told");
+    assert!(!failures.contains("RETURN false"), "a function's text was shown");
     assert_in(&found.of("catalog", "warning"), "index one_each was added");
     Ok(())
 }
@@ -247,13 +244,13 @@ fn a_session_idle_in_transaction_is_named_and_what_it_said_is_not() -> Outcome {
     )?;
     let pid: i32 = diesel::dsl::sql::<Integer>("SELECT pg_backend_pid()").get_result(&mut holder)?;
     let patient = Found::on(database.url(), &[])?;
-    assert_eq!(patient.of("vacuum horizon", "warning"), "");
-    let found = Found::on(database.url(), &["--horizon", "0s"])?;
-    let held = found.of("vacuum horizon", "warning");
+    assert_eq!(patient.of("old snapshots", "warning"), "");
+    let found = Found::on(database.url(), &["--max-snapshot-age", "0s"])?;
+    let held = found.of("old snapshots", "warning");
     assert_in(&held, &format!("session {pid} ("));
-    assert_in(&held, "ringer, idle in transaction) holds it for");
+    assert_in(&held, "ringer, idle in transaction) holds a snapshot");
     assert_in(&held, &format!("pg_terminate_backend({pid})"));
-    let shown = pq(database.url(), &["doctor", "--horizon", "0s"])?;
+    let shown = pq(database.url(), &["doctor", "--max-snapshot-age", "0s"])?;
     assert!(!stdout(&shown).contains("s3cret") && !stdout(&shown).contains('\u{7}'), "{}", stdout(&shown));
     Ok(())
 }
@@ -266,13 +263,13 @@ fn a_prepared_transaction_is_named_and_how_to_end_it() -> Outcome {
         return Ok(());
     }
     run(&database, "BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'it''s mine'")?;
-    let found = Found::on(database.url(), &["--horizon", "0s"])?;
-    let held = found.of("vacuum horizon", "warning");
+    let found = Found::on(database.url(), &["--max-snapshot-age", "0s"])?;
+    let held = found.of("old snapshots", "warning");
     assert_in(&held, "prepared transaction 'it''s mine' (");
     let (_, end) = held.split_once(", or ").ok_or("no advice")?;
     assert_eq!(end, "ROLLBACK PREPARED 'it''s mine'");
     run(&database, end)?;
-    assert_eq!(Found::on(database.url(), &["--horizon", "0s"])?.of("vacuum horizon", "warning"), "");
+    assert_eq!(Found::on(database.url(), &["--max-snapshot-age", "0s"])?.of("old snapshots", "warning"), "");
     Ok(())
 }
 
@@ -290,13 +287,13 @@ fn a_role_without_rights_is_told_what_it_lacks() -> Outcome {
     run(&database, &format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
     let (found, reader) = (found?, reader?);
     assert_eq!(found.status, 7);
-    assert_in(&found.of("rights", "failure"), &format!("{role} can neither put, take nor read"));
-    assert_in(&found.of("rights", "failure"), "producer lacks USAGE on schema pq and");
+    assert_in(&found.of("privileges", "failure"), &format!("{role} cannot put, take or read"));
+    assert_in(&found.of("privileges", "failure"), "producer lacks USAGE on schema pq and");
     assert_in(&found.of("plans", "skipped"), "permission denied");
     assert_in(&found.of("catalog", "skipped"), "not ");
-    assert_eq!(reader.of("rights", "failure"), "");
+    assert_eq!(reader.of("privileges", "failure"), "");
     assert_in(
-        &reader.of("rights", "ok"),
+        &reader.of("privileges", "ok"),
         &format!("{role} can be reader (producer lacks INSERT on queue and"),
     );
     Ok(())
@@ -334,7 +331,7 @@ fn settings_of_the_database_and_of_a_table_are_judged() -> Outcome {
     }
     run(&database, "ALTER TABLE pq.queue SET (autovacuum_enabled = off)")?;
     let found = Found::on(database.url(), &[])?;
-    assert_in(&found.of("dead rows", "failure"), "autovacuum is switched off for queue");
+    assert_in(&found.of("dead tuples", "failure"), "autovacuum is disabled for queue");
     assert_eq!(found.status, 7);
     Ok(())
 }

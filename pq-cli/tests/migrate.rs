@@ -125,7 +125,7 @@ fn a_role_is_granted_what_its_kind_of_process_needs() -> Outcome {
     ! pq: the database refused: role "nobody here" does not exist
     [5]
     $ pq grant somebody admin
-    ! error: invalid value 'admin' for '<KIND>': "admin" is no role; there are producer, consumer and reader
+    ! error: invalid value 'admin' for '<KIND>': unknown role "admin"; expected `producer`, `consumer` or `reader`
     !
     ! For more information, try '--help'.
     [2]

@@ -1,4 +1,4 @@
-//! The least that each kind of process needs.
+//! The privileges that each kind of process needs, and the statements that grant them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,22 +10,22 @@ use diesel::sql_types::{Nullable, Text};
 use crate::Error;
 use crate::table::{Ident, Table};
 
-/// What a process does with a queue, and so what it must be allowed.
+/// A kind of process, which determines the privileges that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Puts jobs. It can read no payload, not even its own.
+    /// Puts jobs. It cannot read payloads, not even its own.
     Producer,
-    /// Takes jobs and looks after them: every worker is one, and every operator.
+    /// Takes and manages jobs. Workers and operators need it.
     Consumer,
-    /// Counts and looks.
+    /// Counts, lists and reads jobs.
     Reader,
 }
 
 impl Role {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Self; 3] = [Self::Producer, Self::Consumer, Self::Reader];
 
-    /// The role as a word.
+    /// Returns the name of the role.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -47,90 +47,91 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| {
-            let wrong = format!("{text:?} is no role; there are producer, consumer and reader");
-            pq_core::Error::InvalidSetting(wrong).into()
+            let message = format!("unknown role {text:?}; expected `producer`, `consumer` or `reader`");
+            pq_core::Error::InvalidSetting(message).into()
         })
     }
 }
 
-/// What a right is on. A suffix names what is named after the table, and nothing the table itself.
+/// The object of a grant. A suffix names an object whose name derives from the table, and the empty one the table.
 #[derive(Clone, Copy)]
 pub(crate) enum On {
     Schema,
     Table(&'static str),
     Columns(&'static str, &'static [&'static str]),
-    /// The sequence of the jobs' numbers.
+    /// The sequence of the jobs' ids.
     Ids,
     Sequence(&'static str),
-    /// Anybody may call functions, unless that was taken away; so it is not granted.
+    /// Every role may execute functions by default, so this is checked and not granted.
     Function(&'static str),
 }
 
-pub(crate) struct Right {
+/// Privileges on one object.
+pub(crate) struct Grant {
     pub(crate) privileges: &'static [&'static str],
     pub(crate) on: On,
 }
 
-const fn right(privileges: &'static [&'static str], on: On) -> Right {
-    Right { privileges, on }
+const fn grant(privileges: &'static [&'static str], on: On) -> Grant {
+    Grant { privileges, on }
 }
 
 const READ: &[&str] = &["SELECT"];
 const USE: &[&str] = &["USAGE"];
 const CALL: &[&str] = &["EXECUTE"];
-/// What is written once and deleted.
-const KEEP: &[&str] = &["SELECT", "INSERT", "DELETE"];
+/// For rows that are never updated.
+const WRITE_ONCE: &[&str] = &["SELECT", "INSERT", "DELETE"];
 const CHANGE: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
-/// What PostgreSQL asks for a row lock. Nothing is updated by it.
+/// What PostgreSQL requires for a row lock. No row is updated.
 const LOCK: &[&str] = &["UPDATE"];
 
-const PRODUCER: &[Right] = &[
-    right(USE, On::Schema),
-    right(&["INSERT"], On::Table("")),
-    right(READ, On::Columns("", &["id", "dequeued_at"])),
-    right(USE, On::Ids),
-    right(CHANGE, On::Table("unique")),
-    right(READ, On::Columns("leases", &["id"])),
-    right(READ, On::Table("migrations")),
-    right(CALL, On::Function("is_live")),
-    right(CALL, On::Function("put_unique")),
+const PRODUCER: &[Grant] = &[
+    grant(USE, On::Schema),
+    grant(&["INSERT"], On::Table("")),
+    grant(READ, On::Columns("", &["id", "dequeued_at"])),
+    grant(USE, On::Ids),
+    grant(CHANGE, On::Table("unique")),
+    grant(READ, On::Columns("leases", &["id"])),
+    grant(READ, On::Table("migrations")),
+    grant(CALL, On::Function("is_live")),
+    grant(CALL, On::Function("put_unique")),
 ];
 
-const CONSUMER: &[Right] = &[
-    right(USE, On::Schema),
-    right(KEEP, On::Table("")),
-    right(LOCK, On::Columns("", &["attempt"])),
-    right(USE, On::Ids),
-    right(KEEP, On::Table("archive")),
-    right(LOCK, On::Columns("archive", &["attempt"])),
-    right(CHANGE, On::Table("leases")),
-    right(USE, On::Sequence("lease_tokens")),
-    right(KEEP, On::Table("settled")),
-    right(KEEP, On::Table("keys")),
-    right(CHANGE, On::Table("unique")),
-    right(KEEP, On::Table("paused")),
-    right(CHANGE, On::Table("workers")),
-    right(CHANGE, On::Table("cron")),
-    right(READ, On::Table("migrations")),
-    right(CALL, On::Function("is_live")),
-    right(CALL, On::Function("lock_keyed_job")),
+const CONSUMER: &[Grant] = &[
+    grant(USE, On::Schema),
+    grant(WRITE_ONCE, On::Table("")),
+    grant(LOCK, On::Columns("", &["attempt"])),
+    grant(USE, On::Ids),
+    grant(WRITE_ONCE, On::Table("archive")),
+    grant(LOCK, On::Columns("archive", &["attempt"])),
+    grant(CHANGE, On::Table("leases")),
+    grant(USE, On::Sequence("lease_tokens")),
+    grant(WRITE_ONCE, On::Table("settled")),
+    grant(WRITE_ONCE, On::Table("keys")),
+    grant(CHANGE, On::Table("unique")),
+    grant(WRITE_ONCE, On::Table("paused")),
+    grant(CHANGE, On::Table("workers")),
+    grant(CHANGE, On::Table("cron")),
+    grant(READ, On::Table("migrations")),
+    grant(CALL, On::Function("is_live")),
+    grant(CALL, On::Function("lock_keyed_job")),
 ];
 
-const READER: &[Right] = &[
-    right(USE, On::Schema),
-    right(READ, On::Table("")),
-    right(READ, On::Table("archive")),
-    right(READ, On::Table("leases")),
-    right(READ, On::Table("settled")),
-    right(READ, On::Table("keys")),
-    right(READ, On::Table("paused")),
-    right(READ, On::Table("workers")),
-    right(READ, On::Table("cron")),
-    right(READ, On::Table("migrations")),
+const READER: &[Grant] = &[
+    grant(USE, On::Schema),
+    grant(READ, On::Table("")),
+    grant(READ, On::Table("archive")),
+    grant(READ, On::Table("leases")),
+    grant(READ, On::Table("settled")),
+    grant(READ, On::Table("keys")),
+    grant(READ, On::Table("paused")),
+    grant(READ, On::Table("workers")),
+    grant(READ, On::Table("cron")),
+    grant(READ, On::Table("migrations")),
 ];
 
-/// All that a role needs.
-pub(crate) fn rights(role: Role) -> &'static [Right] {
+/// Returns all privileges that a role needs.
+pub(crate) fn grants(role: Role) -> &'static [Grant] {
     match role {
         Role::Producer => PRODUCER,
         Role::Consumer => CONSUMER,
@@ -138,7 +139,7 @@ pub(crate) fn rights(role: Role) -> &'static [Right] {
     }
 }
 
-/// The statements that grant a role of the database what a process of this kind needs.
+/// Returns the statements that grant a database role what a process of this kind needs.
 pub(crate) fn statements(
     conn: &mut PgConnection,
     table: &Table,
@@ -148,14 +149,14 @@ pub(crate) fn statements(
     let to = Ident::new("role", to)?;
     let serial = diesel::dsl::sql::<Nullable<Text>>("SELECT pg_get_serial_sequence(")
         .bind::<Text, _>(table.jobs())
-        // That the table is there is seen before its sequence is looked for.
+        // The subquery fails first if the table does not exist.
         .sql(&format!(", 'id') FROM (SELECT count(*) FROM {} WHERE false) AS one", table.jobs()));
     let ids: Option<String> = serial.get_result(conn).map_err(|error| Error::of(table, error))?;
     let ids = ids.unwrap_or_default();
-    Ok(rights(role).iter().filter_map(|right| statement(table, right, &ids, &to)).collect())
+    Ok(grants(role).iter().filter_map(|grant| statement(table, grant, &ids, &to)).collect())
 }
 
-fn statement(table: &Table, Right { privileges, on }: &Right, ids: &str, to: &Ident) -> Option<String> {
+fn statement(table: &Table, Grant { privileges, on }: &Grant, ids: &str, to: &Ident) -> Option<String> {
     let named = |suffix: &str| if suffix.is_empty() { table.jobs() } else { table.beside(suffix) };
     let (columns, object) = match on {
         On::Schema => (None, format!("SCHEMA {}", table.schema)),

@@ -69,7 +69,7 @@ fn a_wrong_clock_is_reported() -> Outcome {
     let findings = pq.examine(&Examination::new().clock(an_hour_ahead))?;
     let clock = of(&findings, "clock")[0];
     assert_eq!(clock.level, Level::Warning);
-    assert!(clock.what.contains("ahead of the server's"), "{}", clock.what);
+    assert!(clock.message.contains("ahead of the server's"), "{}", clock.message);
     assert!(clock.advice.as_ref().is_some_and(|advice| advice.contains("only the database's clock decides")));
     Ok(())
 }

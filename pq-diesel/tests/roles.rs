@@ -307,8 +307,8 @@ fn the_doctor_reports_the_rights_of_each_role() -> Result<(), Box<dyn Error>> {
     let scene = Scene::new()?;
     let rights = |role: &str| -> Result<String, Box<dyn Error>> {
         let findings = Pq::detached().examine_on(&mut scene.connect_as(role)?, &Examination::new())?;
-        let found = findings.into_iter().find(|finding| finding.check == "rights");
-        Ok(found.ok_or("nothing was said of rights")?.what)
+        let found = findings.into_iter().find(|finding| finding.check == "privileges");
+        Ok(found.ok_or("no finding about privileges")?.message)
     };
     let plays = ["producer (", "producer, consumer, reader", "reader ("];
     for (role, plays) in ROLES.into_iter().zip(plays) {

@@ -12,29 +12,28 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
 
-/// Look at the database as an expert would, and say what to do about what is found.
+/// Check the database for problems and advise how to fix them.
 ///
-/// Server and settings, what holds the vacuum horizon, dead rows and bloat, notifications, clocks, a pooler in
-/// between, sequences, rights, migrations, the catalog and the plans of the statements that take. Nothing is
-/// changed. The role needs none of its rights beyond those that it works with, but sees more with
-/// pg_read_all_stats and with the right to create a schema.
+/// Checks the server and its settings, old snapshots, dead tuples and bloat, notifications, clocks, poolers, sequences,
+/// privileges, migrations, the catalog and query plans. Changes nothing. The role needs no further privileges, but more
+/// is checked with pg_read_all_stats and the privilege to create a schema.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq doctor\npq doctor --strict --json | jq '.[] | select(.level != \"ok\")'"))]
 pub(crate) struct Doctor {
-    /// Print the findings as one JSON array of objects with check, level, what and advice.
+    /// Print the findings as one JSON array of objects with check, level, message and advice.
     #[arg(long)]
     json: bool,
     /// Fail on warnings too.
     #[arg(long)]
     strict: bool,
-    /// Warn of what holds the vacuum horizon for longer than this: a span such as 90s, 5m or 1h30m.
+    /// Warn of snapshots older than this span, such as 90s, 5m or 1h30m.
     #[arg(long, value_name = "SPAN", default_value = "1m", value_parser = span)]
-    horizon: Duration,
+    max_snapshot_age: Duration,
 }
 
 impl Doctor {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let how = Examination::new().horizon(self.horizon).clock(SystemTime::now);
+        let how = Examination::new().max_snapshot_age(self.max_snapshot_age).clock(SystemTime::now);
         let pq = global.connect()?;
         let findings = output::with_spinner("looking", || pq.examine(&how))?;
         let lines = if self.json { json(&findings)? } else { text(&findings) };
@@ -57,8 +56,8 @@ fn text(findings: &[Finding]) -> Vec<String> {
     let mut lines = Vec::new();
     for finding in findings {
         let (mark, colour) = mark(finding.level);
-        let what = output::escape(&finding.what);
-        lines.push(format!("{}  {:width$}  {what}", output::paint(mark, colour), finding.check));
+        let message = output::escape(&finding.message);
+        lines.push(format!("{}  {:width$}  {message}", output::paint(mark, colour), finding.check));
         if let Some(advice) = &finding.advice {
             lines.push(format!("{:1$}→ {2}", "", width + 8, output::escape(advice)));
         }

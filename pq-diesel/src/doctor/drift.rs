@@ -1,7 +1,7 @@
-//! Whether the catalog is still what the migrations made.
+//! Checks whether the catalog still is what the migrations created.
 //!
-//! They are run once more, under the name of a schema that is not there, in the transaction that is rolled back;
-//! then the two are compared as the server itself describes them. So nothing depends on its version.
+//! The check runs the migrations again for a scratch schema, in the transaction that is rolled back. Then it compares
+//! both schemas as the server describes them, so the result does not depend on the server's version.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::{Error, migrate};
 
 pub(super) const CHECK: &str = "catalog";
 
-/// What stands in a definition where it names its own schema.
-const HERE: &str = "\u{1}.";
+/// Replaces the name of a definition's own schema.
+const OWN_SCHEMA: &str = "\u{1}.";
 
-/// A kind of object, and its name within the schema.
+/// The kind of an object, and its name within the schema.
 type Object = (String, String);
 
 #[derive(QueryableByName)]
@@ -32,10 +32,11 @@ struct Described {
     harmless: Option<bool>,
 }
 
-/// Whatever of one schema has a name that the migrations give, or belongs to a table of such a name. `harmless`
-/// is what may be added to a table without a word: columns that need no value, indexes that refuse none.
-/// PostgreSQL 18 has NOT NULL as a constraint besides. An identity's sequence is named by PostgreSQL, so it is
-/// known by its column. $1 schema, $2 the schema that the migrations were run in anew.
+/// Describes the objects of a schema whose names the migrations use, and everything that belongs to such tables.
+///
+/// `harmless` marks objects that may be added to a table: columns that need no value, and indexes that refuse none.
+/// PostgreSQL 18 lists NOT NULL as a constraint as well, which is left out. PostgreSQL chooses the name of an
+/// identity's sequence, so its column names it here. $1 schema, $2 scratch schema.
 const DESCRIBE: &str = "
 WITH made AS (
     SELECT relname AS name FROM pg_class JOIN pg_namespace AS space ON relnamespace = space.oid
@@ -97,13 +98,13 @@ WHERE proname IN (SELECT name FROM made) AND prokind = 'f'";
 pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Finding>, Error> {
     let table = &exam.store.table;
     if !migrate::status(conn, table)?.pending.is_empty() {
-        let what = "not compared, for there are migrations to run";
-        return Ok(vec![Finding::new(CHECK, Level::Skipped, what)]);
+        let message = "cannot compare: migrations are pending";
+        return Ok(vec![Finding::new(CHECK, Level::Skipped, message)]);
     }
-    let may = "SELECT has_database_privilege(current_database(), 'CREATE') AND NOT pg_is_in_recovery()";
-    if !diesel::dsl::sql::<Bool>(may).get_result::<bool>(conn)? {
-        let what = "not compared: that takes the right to create a schema, which is rolled back";
-        return Ok(vec![Finding::new(CHECK, Level::Skipped, what)]);
+    let permitted = "SELECT has_database_privilege(current_database(), 'CREATE') AND NOT pg_is_in_recovery()";
+    if !diesel::dsl::sql::<Bool>(permitted).get_result::<bool>(conn)? {
+        let message = "cannot compare: this role may not create a (temporary) schema";
+        return Ok(vec![Finding::new(CHECK, Level::Skipped, message)]);
     }
     let scratch = Table { schema: free_schema(conn)?, name: table.name.clone() };
     migrate::create_unrecorded(conn, &scratch)?;
@@ -116,7 +117,7 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
     Ok(compare(&made, &found, &quoted))
 }
 
-/// A schema that is not there. Its number is the session's, which no other session has.
+/// Returns the name of a schema that does not exist. The session's process id keeps sessions apart.
 fn free_schema(conn: &mut PgConnection) -> Result<Ident, Error> {
     let session: i64 = diesel::dsl::sql::<BigInt>("SELECT pg_backend_pid()::bigint").get_result(conn)?;
     let mut number = 0;
@@ -152,8 +153,10 @@ fn describe(
         .collect())
 }
 
-/// A definition with [`HERE`] for the schema's name, which the server writes with quotes or without, as needed,
-/// and our functions with them. Settings are called `pq.` something, and stand in single quotes.
+/// Replaces the schema's name in a definition by [`OWN_SCHEMA`].
+///
+/// The server quotes the name only if needed, while the migrations always quote it. Settings begin with `pq.` too, in
+/// single quotes, and are not replaced.
 fn without_schema(text: &str, schema: &str) -> String {
     let name = format!("{schema}.");
     let mut normal = String::with_capacity(text.len());
@@ -161,9 +164,10 @@ fn without_schema(text: &str, schema: &str) -> String {
     while let Some(at) = rest.find(&name) {
         let (before, after) = rest.split_at(at);
         let inside = before.chars().last().or(normal.chars().last());
-        let whole = !inside.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | '"' | '\'' | '.'));
+        let is_whole_name =
+            !inside.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | '"' | '\'' | '.'));
         normal.push_str(before);
-        normal.push_str(if whole { HERE } else { &name });
+        normal.push_str(if is_whole_name { OWN_SCHEMA } else { &name });
         rest = &after[name.len()..];
     }
     normal.push_str(rest);
@@ -175,9 +179,9 @@ fn compare(
     found: &BTreeMap<Object, (String, bool)>,
     schema: &str,
 ) -> Vec<Finding> {
-    let shown = |text: &str| text.replace(HERE, &format!("{schema}."));
-    // With a table goes all that is on it.
-    let gone: Vec<&str> = made
+    let shown = |text: &str| text.replace(OWN_SCHEMA, &format!("{schema}."));
+    // The columns and constraints of a missing table are not reported.
+    let missing_tables: Vec<&str> = made
         .keys()
         .filter(|object| object.0 == "table" && !found.contains_key(*object))
         .map(|(_, name)| name.as_str())
@@ -185,59 +189,59 @@ fn compare(
     let mut findings = Vec::new();
     for (object, (definition, _)) in made {
         let (kind, name) = object;
-        let what = match found.get(object) {
+        let message = match found.get(object) {
             Some((now, _)) if now == definition => continue,
-            // A function's text is too long to be told.
+            // A function's text is too long to show.
             Some(_) if kind == "function" => format!("function {} was changed", shown(name)),
             Some((now, _)) => format!("{kind} {} was changed: it is {}", shown(name), shown(now)),
-            None if gone.iter().any(|table| belongs(name, table)) => continue,
+            None if missing_tables.iter().any(|table| belongs(name, table)) => continue,
             None => format!("{kind} {} is missing", shown(name)),
         };
-        let advice = mend(kind, &shown(definition), found.contains_key(object));
-        findings.push(Finding::new(CHECK, Level::Failure, what).advise(advice));
+        let advice = repair(kind, &shown(definition), found.contains_key(object));
+        findings.push(Finding::new(CHECK, Level::Failure, message).advise(advice));
     }
-    let mut besides = Vec::new();
+    let mut additions = Vec::new();
     for (object, (definition, harmless)) in found.iter().filter(|(object, _)| !made.contains_key(*object)) {
         let (kind, name) = (object.0.as_str(), shown(&object.1));
         match (kind, harmless) {
-            (_, true) => besides.push(format!("{kind} {name}")),
+            (_, true) => additions.push(format!("{kind} {name}")),
             ("column", false) => findings.push(
-                Finding::new(CHECK, Level::Failure, format!("column {name} was added, and needs a value"))
-                    .advise("nothing can be put: give it a default, or let it be null"),
+                Finding::new(CHECK, Level::Failure, format!("column {name} was added and requires a value"))
+                    .advise("puts fail; give the column a default, or make it nullable"),
             ),
             _ => {
                 findings.push(Finding::new(CHECK, Level::Warning, format!("{kind} {name} was added")).advise(
-                    "see that it neither refuses nor changes jobs, and costs little: it meets each of them",
+                    "it affects every job; make sure that it neither refuses nor changes jobs, and that it is cheap",
                 ))
             }
         }
-        tracing::debug!(kind, name, definition, "added to what the migrations made");
+        tracing::debug!(kind, name, definition, "catalog object added");
     }
     if findings.is_empty() {
-        let besides = if besides.is_empty() {
+        let additions = if additions.is_empty() {
             String::new()
         } else {
-            format!("; besides there is {}", besides.join(", "))
+            format!("; harmless additions: {}", additions.join(", "))
         };
-        findings.push(Finding::ok(CHECK, format!("it is what the migrations made{besides}")));
+        findings.push(Finding::ok(CHECK, format!("it is what the migrations created{additions}")));
     }
     findings
 }
 
-/// Whether an object is named after its table: a column, a constraint, a trigger.
+/// Returns whether an object is a column, a constraint or a trigger of the table.
 fn belongs(object: &str, table: &str) -> bool {
     object.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'))
         || object.strip_suffix(table).is_some_and(|rest| rest.ends_with(" on "))
 }
 
-/// What makes an object again, where there is none of its name or another one.
-fn mend(kind: &str, definition: &str, another: bool) -> String {
-    let first = if another { "drop it, then: " } else { "" };
+/// Returns how to restore an object that is missing or `changed`.
+fn repair(kind: &str, definition: &str, changed: bool) -> String {
+    let first = if changed { "drop it, then: " } else { "" };
     match kind {
         "index" => format!("{first}{}", definition.replacen(" INDEX ", " INDEX CONCURRENTLY ", 1)),
         "trigger" => format!("{first}{definition}"),
-        "function" | "table" => "make it again, as `pq schema` prints it".to_owned(),
-        _ => format!("make it what it was: {definition}"),
+        "function" | "table" => "create it again as `pq schema` prints it".to_owned(),
+        _ => format!("restore it: {definition}"),
     }
 }
 
@@ -255,15 +259,15 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_names_are_taken_for_the_schema() {
+    fn only_whole_names_are_replaced() {
         assert_eq!(without_schema("ON x.queue (prefix.y, x.z)", "x"), "ON \u{1}.queue (prefix.y, \u{1}.z)");
         assert_eq!(without_schema("\"a b\".queue", "\"a b\""), "\u{1}.queue");
         assert_eq!(without_schema("current_setting('pq.notify')", "pq"), "current_setting('pq.notify')");
-        assert_eq!(without_schema("x.x.x", "x"), "\u{1}.x.x", "the second is no schema");
+        assert_eq!(without_schema("x.x.x", "x"), "\u{1}.x.x", "the second is not a schema");
     }
 
     #[test]
-    fn what_is_missing_or_changed_is_a_failure() {
+    fn missing_and_changed_objects_are_failures() {
         let made = catalog(&[
             ("index", "queue_ready", "CREATE INDEX queue_ready ON \u{1}.queue (id)", true),
             ("function", "queue_notify()", "secret body", false),
@@ -271,28 +275,28 @@ mod tests {
         let found = catalog(&[("function", "queue_notify()", "another body", false)]);
         let findings = compare(&made, &found, "pq");
         assert!(findings.iter().all(|finding| finding.level == Level::Failure));
-        assert_eq!(findings[0].what, "function queue_notify() was changed");
-        assert_eq!(findings[1].what, "index queue_ready is missing");
+        assert_eq!(findings[0].message, "function queue_notify() was changed");
+        assert_eq!(findings[1].message, "index queue_ready is missing");
         let advice = findings[1].advice.clone().unwrap_or_default();
         assert!(advice.ends_with("CREATE INDEX CONCURRENTLY queue_ready ON pq.queue (id)"), "{advice}");
         assert_eq!(compare(&made, &made, "pq")[0].level, Level::Ok);
     }
 
     #[test]
-    fn of_a_missing_table_the_columns_are_not_told() {
+    fn columns_of_a_missing_table_are_not_reported() {
         let made = catalog(&[
             ("table", "queue_keys", "kind r", false),
             ("column", "queue_keys.lease", "bigint", false),
             ("constraint", "queue_keys_pkey on queue_keys", "PRIMARY KEY (lease)", false),
             ("column", "queue_keys2.lease", "bigint", false),
         ]);
-        let what: Vec<String> =
-            compare(&made, &catalog(&[]), "pq").into_iter().map(|finding| finding.what).collect();
-        assert_eq!(what, ["column queue_keys2.lease is missing", "table queue_keys is missing"]);
+        let messages: Vec<String> =
+            compare(&made, &catalog(&[]), "pq").into_iter().map(|finding| finding.message).collect();
+        assert_eq!(messages, ["column queue_keys2.lease is missing", "table queue_keys is missing"]);
     }
 
     #[test]
-    fn of_what_was_added_some_is_fine() {
+    fn only_some_additions_are_harmless() {
         let level = |kind, harmless| {
             compare(&catalog(&[]), &catalog(&[(kind, "mine", "whatever", harmless)]), "pq")[0].level
         };

@@ -1,4 +1,4 @@
-//! Whether all migrations have run, and no others.
+//! Checks that all migrations have run, and no others.
 
 use diesel::PgConnection;
 
@@ -11,15 +11,16 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
     let status = migrate::status(conn, &exam.store.table)?;
     let mut findings = Vec::new();
     if !status.pending.is_empty() {
-        let what = format!("not run yet: {}", status.pending.join(", "));
-        findings
-            .push(Finding::new(CHECK, Level::Failure, what).advise("run `pq migrate`, or call `migrate()`"));
+        let message = format!("pending: {}", status.pending.join(", "));
+        findings.push(
+            Finding::new(CHECK, Level::Failure, message).advise("run `pq migrate`, or call `migrate()`"),
+        );
     }
     if !status.unknown.is_empty() {
-        let what = format!("run by another version of pq: {}", status.unknown.join(", "));
+        let message = format!("run by a newer version of pq: {}", status.unknown.join(", "));
         findings.push(
-            Finding::new(CHECK, Level::Warning, what)
-                .advise("this pq is older than the table; use one of the version that migrated it"),
+            Finding::new(CHECK, Level::Warning, message)
+                .advise("upgrade this pq to the version that migrated the table"),
         );
     }
     if findings.is_empty() {

@@ -1,5 +1,4 @@
-//! Looks at a database as somebody would who knows queues on PostgreSQL well, and says what to do about what is
-//! found.
+//! Checks a database for problems that affect a queue, and advises how to fix them.
 //!
 //! ```no_run
 //! use pq_diesel::Pq;
@@ -9,28 +8,29 @@
 //! let pq = Pq::connect("postgres://localhost/shop")?;
 //! for finding in pq.examine(&Examination::new())? {
 //!     if finding.level >= Level::Warning {
-//!         println!("{}: {}", finding.check, finding.what);
+//!         println!("{}: {}", finding.check, finding.message);
 //!     }
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Nothing is changed: what a check has to make to find out, it makes in a transaction that is rolled back. No
-//! text of other sessions' statements is read, and no payload.
+//! The checks change nothing: objects that a check creates are rolled back. No check reads a payload or the text of
+//! other sessions' statements.
 
+mod bloat;
 mod clock;
+mod dead_tuples;
 mod drift;
-mod grants;
-mod horizon;
 mod migrations;
 mod notifications;
 mod plans;
 mod pooler;
+mod privileges;
 mod sequences;
 mod server;
 mod settings;
-mod tables;
+mod snapshots;
 
 use std::time::{Duration, SystemTime};
 
@@ -42,77 +42,81 @@ use serde::Serialize;
 use crate::store::PgStore;
 use crate::{Error, Pq, migrate};
 
-/// How bad a finding is. They ascend.
+/// Tells how severe a finding is, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Level {
-    /// As it should be.
+    /// Nothing is wrong.
     Ok,
-    /// It could not be looked at.
+    /// The check could not be made.
     Skipped,
-    /// It will hurt under load, after a while or in an accident.
+    /// It will cause harm under load, over time or after a crash.
     Warning,
-    /// It hurts now, or jobs can be lost.
+    /// It causes harm now, or jobs can be lost.
     Failure,
 }
 
-/// What one look found.
+/// The result of a check. A check can have several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What was looked at, such as `vacuum horizon`.
+    /// The name of the check, such as `old snapshots`.
     pub check: &'static str,
-    /// How bad it is.
+    /// How severe it is.
     pub level: Level,
-    /// What was seen. Names of the database's objects and sessions stand in it as they are, control characters
-    /// included.
-    pub what: String,
-    /// What to do about it.
+    /// What the check found. It can contain names of database objects and sessions, unescaped and with their control
+    /// characters.
+    pub message: String,
+    /// How to fix it.
     pub advice: Option<String>,
 }
 
 impl Finding {
-    fn new(check: &'static str, level: Level, what: impl Into<String>) -> Self {
-        Self { check, level, what: what.into(), advice: None }
+    fn new(check: &'static str, level: Level, message: impl Into<String>) -> Self {
+        Self { check, level, message: message.into(), advice: None }
     }
 
-    fn ok(check: &'static str, what: impl Into<String>) -> Self {
-        Self::new(check, Level::Ok, what)
+    fn ok(check: &'static str, message: impl Into<String>) -> Self {
+        Self::new(check, Level::Ok, message)
     }
 
     fn advise(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }
     }
 
-    /// Advice that is of use where the finding is bad, and idle where it is not.
+    /// Adds advice if the finding is a warning or a failure.
     fn advise_if_bad(self, advice: impl Into<String>) -> Self {
         if self.level >= Level::Warning { self.advise(advice) } else { self }
     }
 }
 
-/// How a database is looked at.
+/// Options of [`Pq::examine`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Examination {
-    horizon: Duration,
+    max_snapshot_age: Duration,
     clock: Option<fn() -> SystemTime>,
 }
 
 impl Examination {
-    /// Nothing may hold the vacuum horizon for longer than a minute, and no clock is compared.
+    /// Makes the default options.
     pub fn new() -> Self {
-        Self { horizon: Duration::from_secs(60), clock: None }
+        Self { max_snapshot_age: Duration::from_secs(60), clock: None }
     }
 
-    /// How long something may hold the vacuum horizon before there is a warning.
-    pub fn horizon(mut self, longest: Duration) -> Self {
-        self.horizon = longest;
+    /// Sets how long a session or replication slot may keep dead tuples from being removed without a warning.
+    ///
+    /// Default: 1 minute.
+    pub fn max_snapshot_age(mut self, age: Duration) -> Self {
+        self.max_snapshot_age = age;
         self
     }
 
-    /// Compares this clock, which is the caller's machine's, with the server's. The library itself never reads
-    /// it: only the database's clock decides when a job is due.
+    /// Compares this clock, which must be that of the caller's machine, with the server's.
+    ///
+    /// Default: no clock is compared. The library itself never reads the machine's clock, because only the database's
+    /// clock decides when a job is due.
     pub fn clock(mut self, now: fn() -> SystemTime) -> Self {
         self.clock = Some(now);
         self
@@ -126,15 +130,15 @@ impl Default for Examination {
 }
 
 impl Pq {
-    /// Looks at the database, on connections of the handle's own: at the server and its settings, at what keeps
-    /// dead rows from being removed, at the tables, their plans, rights and sequences, and at whether the catalog
-    /// is still what the migrations made.
+    /// Checks the database on the handle's own connections.
     ///
-    /// A check that cannot be made (for want of a right, say) is a finding of [`Level::Skipped`].
+    /// The checks cover the server and its settings, snapshots that keep dead tuples from being removed, the tables,
+    /// query plans, privileges and sequences, and whether the catalog still is what the migrations created. A check
+    /// that cannot be made, for example for lack of a privilege, yields a finding of [`Level::Skipped`].
     ///
     /// # Errors
     ///
-    /// [`Error::NotMigrated`] where there is no table to look at; those of a lost connection.
+    /// [`Error::NotMigrated`] if the table does not exist; the errors of a lost connection.
     pub fn examine(&self, how: &Examination) -> Result<Vec<Finding>, Error> {
         let store = self.store();
         store.with_connection(|conn| {
@@ -143,8 +147,10 @@ impl Pq {
         })
     }
 
-    /// [`Pq::examine`] on the caller's connection. A pooler is found more surely outside of a transaction, and
-    /// by [`Pq::examine`], which has a second connection to compare with.
+    /// Checks the database like [`Pq::examine`], on the caller's connection.
+    ///
+    /// Inside a transaction a pooler is not detected. Outside it is detected less reliably than by [`Pq::examine`],
+    /// which compares two connections.
     ///
     /// # Errors
     ///
@@ -156,7 +162,7 @@ impl Pq {
     }
 }
 
-/// What the checks are told.
+/// The input of the checks.
 struct Exam<'a> {
     store: &'a PgStore,
     how: &'a Examination,
@@ -164,24 +170,25 @@ struct Exam<'a> {
 
 type Check = fn(&Exam<'_>, &mut PgConnection) -> Result<Vec<Finding>, Error>;
 
-/// In the order in which they are told.
+/// All checks, in the order of their findings.
 const CHECKS: [(&str, Check); 13] = [
     (server::VERSION, server::version),
     (server::CONNECTIONS, server::connections),
     (settings::CHECK, settings::examine),
     (clock::CHECK, clock::examine),
-    (horizon::CHECK, horizon::examine),
-    (tables::DEAD_ROWS, tables::dead_rows),
-    (tables::BLOAT, tables::bloat),
+    (snapshots::CHECK, snapshots::examine),
+    (dead_tuples::CHECK, dead_tuples::examine),
+    (bloat::CHECK, bloat::examine),
     (notifications::CHECK, notifications::examine),
     (sequences::CHECK, sequences::examine),
-    (grants::CHECK, grants::examine),
+    (privileges::CHECK, privileges::examine),
     (migrations::CHECK, migrations::examine),
     (drift::CHECK, drift::examine),
     (plans::CHECK, plans::examine),
 ];
 
-/// No check waits long for anybody, and none finds functions of another schema in place of PostgreSQL's.
+/// Settings of each check's transaction. The search path excludes functions of other schemas. The timeouts keep a
+/// check from waiting long for other sessions.
 const GUARD: &str = "SET LOCAL search_path TO pg_catalog, pg_temp; \
     SET LOCAL statement_timeout TO '30s'; \
     SET LOCAL lock_timeout TO '2s'";
@@ -194,20 +201,20 @@ impl Exam<'_> {
         }
         let mut findings = pooler;
         for (name, check) in CHECKS {
-            findings.extend(self.look(conn, name, check)?);
+            findings.extend(self.run(conn, name, check)?);
         }
         Ok(findings)
     }
 
-    /// One check, in a transaction that is rolled back whatever it did.
-    fn look(&self, conn: &mut PgConnection, name: &'static str, check: Check) -> Result<Vec<Finding>, Error> {
-        let looked = rolled_back(conn, |conn| {
+    /// Runs one check in a transaction that is always rolled back.
+    fn run(&self, conn: &mut PgConnection, name: &'static str, check: Check) -> Result<Vec<Finding>, Error> {
+        let findings = rolled_back(conn, |conn| {
             conn.batch_execute(GUARD)?;
             check(self, conn)
         });
-        match looked {
+        match findings {
             Err(Error::Database(error)) => {
-                let skipped = Finding::new(name, Level::Skipped, format!("not looked at: {error}"));
+                let skipped = Finding::new(name, Level::Skipped, format!("cannot check: {error}"));
                 Ok(vec![skipped])
             }
             other => other,
@@ -217,7 +224,7 @@ impl Exam<'_> {
 
 fn is_in_transaction(conn: &mut PgConnection) -> bool {
     let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
-    // Of a connection that is broken the first check will tell.
+    // If the connection is broken, the first check reports it.
     status.transaction_depth().is_ok_and(|depth| depth.is_some())
 }
 
@@ -226,13 +233,13 @@ fn rolled_back<R>(
     work: impl FnOnce(&mut PgConnection) -> Result<R, Error>,
 ) -> Result<R, Error> {
     AnsiTransactionManager::begin_transaction(conn)?;
-    let done = work(conn);
-    // Where the connection is lost the server rolls back, and what was returned says so.
+    let result = work(conn);
+    // If the connection is lost, the server rolls back and the result already is an error.
     let _ = AnsiTransactionManager::rollback_transaction(conn);
-    done
+    result
 }
 
-/// A span as it is read, to the second.
+/// Formats a span to the second.
 fn span(seconds: f64) -> String {
     let whole = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX).as_secs();
     humantime::format_duration(Duration::from_secs(whole)).to_string()
@@ -258,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_is_kept_for_what_is_bad() {
+    fn advice_if_bad_is_dropped_below_a_warning() {
         let advised = |level| Finding::new("a check", level, "seen").advise_if_bad("do").advice.is_some();
         assert_eq!(
             [Level::Ok, Level::Skipped, Level::Warning, Level::Failure].map(advised),
@@ -267,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_read_to_the_second() {
+    fn spans_are_formatted_to_the_second() {
         assert_eq!(span(65.7), "1m 5s");
         assert_eq!(span(-1.0), "0s");
     }

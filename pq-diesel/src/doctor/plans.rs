@@ -1,5 +1,5 @@
-//! The plans of the statements that take, on this database: the line is walked along its index, and neither read
-//! whole nor sorted.
+//! Checks the plans of the statements that put and take: they must use an index, and neither read the whole table nor
+//! sort it.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::statements::Trigger;
 
 pub(super) const CHECK: &str = "plans";
 
-/// Below this a table is read whole in no time, and PostgreSQL knows it.
+/// Below these sizes reading the whole table is fast, and PostgreSQL plans accordingly.
 const MANY_ROWS: f64 = 10_000.0;
 const MANY_PAGES: i64 = 1_000;
 
@@ -34,11 +34,11 @@ struct Explained {
     plan: Value,
 }
 
-/// A statement as it is explained: its types, and values of them. The plan is the one that is kept for any value.
-struct Asked<'a> {
+/// A statement to explain, with the types of its parameters and values of these types. The plan is the generic one.
+struct Explainee<'a> {
     name: String,
-    /// It walks the line from its start for so many jobs, which is how nearly all are taken.
-    walks: Option<usize>,
+    /// The number of jobs, if the statement takes them in index order. Nearly all takes do.
+    in_order: Option<usize>,
     statement: &'a Statement,
     types: &'static str,
     values: &'static str,
@@ -57,15 +57,15 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
     let matters = size.rows >= MANY_ROWS || size.pages >= MANY_PAGES;
 
     conn.batch_execute("SET LOCAL plan_cache_mode TO force_generic_plan")?;
-    let asked = statements(exam);
+    let explainees = statements(exam);
     let mut bad: BTreeMap<(Reverse<Level>, &str), Vec<&str>> = BTreeMap::new();
     let mut refused: BTreeMap<String, usize> = BTreeMap::new();
-    for one in &asked {
+    for one in &explainees {
         match explain(conn, one) {
             Ok(plan) => {
-                tracing::debug!(statement = one.name, %plan, "planned");
+                tracing::debug!(statement = one.name, %plan, "statement planned");
                 let jobs = Jobs { schema, table: name, rows: size.rows };
-                if matters && let Some((level, how)) = judge(&plan, &jobs, one.walks) {
+                if matters && let Some((level, how)) = assess(&plan, &jobs, one.in_order) {
                     bad.entry((Reverse(level), how)).or_default().push(&one.name);
                 }
             }
@@ -76,8 +76,8 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
         }
     }
     let advice = format!(
-        "see whether an index is missing or not valid; else have the planner look again: VACUUM (ANALYZE) {}; and \
-         where the disk is fast at reading anywhere, set random_page_cost to 1.1",
+        "check that no index is missing or invalid, then update the statistics: VACUUM (ANALYZE) {}; on a disk with \
+         fast random reads, set random_page_cost to 1.1",
         exam.store.table.jobs()
     );
     let mut findings: Vec<Finding> = bad
@@ -87,115 +87,114 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
         })
         .collect();
     findings.extend(refused.iter().map(|(error, count)| {
-        Finding::new(CHECK, Level::Skipped, format!("{count} statements not looked at: {error}"))
+        Finding::new(CHECK, Level::Skipped, format!("cannot plan {count} statements: {error}"))
     }));
     if findings.is_empty() {
-        let what = if matters {
-            format!("{} statements find their jobs by the indexes", asked.len())
+        let message = if matters {
+            format!("{} statements use the indexes", explainees.len())
         } else {
-            "the table is too small for them to matter".to_owned()
+            "the table is too small for plans to matter".to_owned()
         };
-        findings.push(Finding::ok(CHECK, what));
+        findings.push(Finding::ok(CHECK, message));
     }
     Ok(findings)
 }
 
-fn statements<'a>(exam: &Exam<'a>) -> Vec<Asked<'a>> {
+fn statements<'a>(exam: &Exam<'a>) -> Vec<Explainee<'a>> {
     const LEVELS: [&str; 4] =
-        ["", " with jobs sorted in", " with many busy keys", " with very many busy keys"];
+        ["", " with merged indexes", " with many keys in use", " with very many keys in use"];
     let statements = &exam.store.statements;
-    let mut asked = Vec::new();
+    let mut explainees = Vec::new();
     for count in [1, 512] {
-        let walk = Asked {
-            name: format!("the walk to {count}"),
-            walks: Some(count),
+        let fast = Explainee {
+            name: format!("fast take of {count}"),
+            in_order: Some(count),
             statement: statements.walk.from_start.of(count).0,
             types: "text, bigint",
             values: "'', 1",
         };
-        let from = Asked {
-            name: format!("the walk on to {count}"),
+        let resumed = Explainee {
+            name: format!("resumed fast take of {count}"),
             statement: statements.walk.from_place.of(count).0,
             types: "text, bigint, bigint, timestamptz, bigint",
             values: "'', 1, 0, 'infinity', 0",
-            ..walk
+            ..fast
         };
-        let leased = Asked {
-            name: format!("the walk to {count} for a lease"),
+        let leased = Explainee {
+            name: format!("fast lease of {count}"),
             statement: statements.walk_leased.from_start.of(count).0,
-            ..walk
+            ..fast
         };
-        let leased_from = Asked {
-            name: format!("the walk on to {count} for a lease"),
+        let leased_resumed = Explainee {
+            name: format!("resumed fast lease of {count}"),
             statement: statements.walk_leased.from_place.of(count).0,
-            ..from
+            ..resumed
         };
-        asked.extend([walk, from, leased, leased_from]);
+        explainees.extend([fast, resumed, leased, leased_resumed]);
         for (level, words) in LEVELS.iter().enumerate() {
-            let take = Asked {
-                name: format!("the take of {count}{words}"),
-                walks: (level == 0).then_some(count),
+            let take = Explainee {
+                name: format!("take of {count}{words}"),
+                in_order: (level == 0).then_some(count),
                 statement: statements.take[level].of(count).0,
                 types: "text",
                 values: "''",
             };
-            let lease = Asked {
-                name: format!("the lease of {count}{words}"),
+            let lease = Explainee {
+                name: format!("lease of {count}{words}"),
                 statement: statements.lease[level].of(count).0,
                 types: "text, bigint",
                 values: "'', 1",
                 ..take
             };
-            asked.extend([take, lease]);
+            explainees.extend([take, lease]);
         }
     }
-    let put = Asked {
-        name: "the put".to_owned(),
-        walks: None,
+    let put = Explainee {
+        name: "put".to_owned(),
+        in_order: None,
         statement: statements.put_one.of(Trigger::Fires),
         types: "text, text",
         values: "'', 'null'",
     };
-    asked.push(put);
-    asked
+    explainees.push(put);
+    explainees
 }
 
-/// What is prepared outlives a rollback, so it is deallocated whether or not it can be explained.
-fn explain(conn: &mut PgConnection, asked: &Asked<'_>) -> Result<Value, Error> {
-    let prepare = format!("PREPARE pq_doctor ({}) AS {}", asked.types, asked.statement.text());
+/// Explains a statement. A prepared statement survives a rollback, so it is deallocated in any case.
+fn explain(conn: &mut PgConnection, explainee: &Explainee<'_>) -> Result<Value, Error> {
+    let prepare = format!("PREPARE pq_doctor ({}) AS {}", explainee.types, explainee.statement.text());
     conn.transaction(|conn| conn.batch_execute(&prepare))?;
-    let sql = format!("EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE pq_doctor ({})", asked.values);
+    let sql = format!("EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE pq_doctor ({})", explainee.values);
     let explained = conn.transaction(|conn| diesel::sql_query(sql).get_result::<Explained>(conn));
     conn.batch_execute("DEALLOCATE pq_doctor")?;
     Ok(explained?.plan)
 }
 
-/// The table of a plan.
+/// The table of jobs.
 struct Jobs<'a> {
     schema: &'a str,
     table: &'a str,
     rows: f64,
 }
 
-/// What is wrong with a plan: that it reads the whole table for a few rows, or sorts many to have a few of them.
+/// Returns what is wrong with a plan: it reads the whole table for a few rows, or sorts many rows for a few of them.
 ///
-/// To read a table whole is right where much of it is wanted, and where the first row will do and nearly any is
-/// one. For a large batch it may be right to sort a line that is not much longer.
-fn judge(plan: &Value, jobs: &Jobs<'_>, walks: Option<usize>) -> Option<(Level, &'static str)> {
-    let many = walks.map(|count| 100.0 * count.max(10) as f64);
-    let bad = if walks.is_some() && jobs.rows >= MANY_ROWS { Level::Failure } else { Level::Warning };
+/// A full scan is right if the statement needs a large part of the table, or any one row of many. For a large batch it
+/// can be right to sort a queue that is not much longer.
+fn assess(plan: &Value, jobs: &Jobs<'_>, in_order: Option<usize>) -> Option<(Level, &'static str)> {
+    let many = in_order.map(|count| 100.0 * count.max(10) as f64);
+    let bad = if in_order.is_some() && jobs.rows >= MANY_ROWS { Level::Failure } else { Level::Warning };
     let mut worst = None;
     for query in plan.as_array().into_iter().flatten() {
-        visit(&query["Plan"], false, &mut |node, picks| {
+        visit(&query["Plan"], false, &mut |node, selects| {
             let rows = node["Plan Rows"].as_f64().unwrap_or_default();
-            let too_many = picks && many.is_some_and(|many| rows > many);
+            let too_many = selects && many.is_some_and(|many| rows > many);
             let found = match node["Node Type"].as_str() {
                 Some("Seq Scan") => {
                     let ours = node["Relation Name"] == jobs.table && node["Schema"] == jobs.schema;
-                    (ours && (too_many || 10.0 * rows < jobs.rows))
-                        .then_some((bad, "the whole table is read"))
+                    (ours && (too_many || 10.0 * rows < jobs.rows)).then_some((bad, "full table scan"))
                 }
-                Some("Sort" | "Incremental Sort") if too_many => Some((bad, "the whole line is sorted")),
+                Some("Sort" | "Incremental Sort") if too_many => Some((bad, "sort of the whole queue")),
                 _ => None,
             };
             worst = worst.max(found);
@@ -204,14 +203,14 @@ fn judge(plan: &Value, jobs: &Jobs<'_>, walks: Option<usize>) -> Option<(Level, 
     worst
 }
 
-/// Shows each node of a plan, and whether it finds the rows that are locked or deleted.
-fn visit<'p>(node: &'p Value, picks: bool, show: &mut impl FnMut(&'p Value, bool)) {
-    let picks = picks || matches!(node["Node Type"].as_str(), Some("LockRows" | "ModifyTable"));
-    show(node, picks);
+/// Visits each node of a plan, and tells whether it finds the rows that are locked or deleted.
+fn visit<'p>(node: &'p Value, selects: bool, show: &mut impl FnMut(&'p Value, bool)) {
+    let selects = selects || matches!(node["Node Type"].as_str(), Some("LockRows" | "ModifyTable"));
+    show(node, selects);
     for child in node["Plans"].as_array().into_iter().flatten() {
-        // A subplan only answers a question of its parent's.
-        let asks = matches!(child["Parent Relationship"].as_str(), Some("InitPlan" | "SubPlan"));
-        visit(child, picks && !asks, show);
+        // A subplan only computes a value for its parent.
+        let is_subplan = matches!(child["Parent Relationship"].as_str(), Some("InitPlan" | "SubPlan"));
+        visit(child, selects && !is_subplan, show);
     }
 }
 
@@ -234,30 +233,34 @@ mod tests {
         json!({"Node Type": "LockRows", "Plan Rows": 1, "Plans": [node]})
     }
 
-    fn judged(node: &Value, walks: Option<usize>) -> Option<Level> {
-        judge(&json!([{ "Plan": node }]), &JOBS, walks).map(|(level, _)| level)
+    fn level(node: &Value, in_order: Option<usize>) -> Option<Level> {
+        assess(&json!([{ "Plan": node }]), &JOBS, in_order).map(|(level, _)| level)
     }
 
     #[test]
-    fn the_line_is_neither_read_whole_nor_sorted() {
-        assert_eq!(judged(&locked(&scan("queue", 20_000)), Some(1)), Some(Level::Failure));
-        assert_eq!(judged(&locked(&scan("other", 20_000)), Some(1)), None);
-        assert_eq!(judged(&locked(&sort(20_000)), Some(1)), Some(Level::Failure));
-        assert_eq!(judged(&locked(&sort(900)), Some(1)), None);
-        assert_eq!(judged(&locked(&sort(20_000)), Some(512)), None, "a large part of it is wanted");
-        assert_eq!(judged(&locked(&sort(60_000)), Some(512)), Some(Level::Failure));
-        assert_eq!(judged(&sort(20_000), Some(1)), None, "it is of something else");
+    fn a_full_scan_or_sort_for_few_jobs_is_a_failure() {
+        assert_eq!(level(&locked(&scan("queue", 20_000)), Some(1)), Some(Level::Failure));
+        assert_eq!(level(&locked(&scan("other", 20_000)), Some(1)), None);
+        assert_eq!(level(&locked(&sort(20_000)), Some(1)), Some(Level::Failure));
+        assert_eq!(level(&locked(&sort(900)), Some(1)), None);
+        assert_eq!(
+            level(&locked(&sort(20_000)), Some(512)),
+            None,
+            "the statement needs a large part of the table"
+        );
+        assert_eq!(level(&locked(&sort(60_000)), Some(512)), Some(Level::Failure));
+        assert_eq!(level(&sort(20_000), Some(1)), None, "the sort is not of jobs");
     }
 
     #[test]
-    fn few_rows_of_many_are_not_looked_for_one_by_one() {
+    fn a_full_scan_for_a_condition_is_bad_only_if_few_rows_match() {
         let question = |rows| {
             let mut question = scan("queue", rows);
             question["Parent Relationship"] = json!("InitPlan");
             locked(&question)
         };
-        assert_eq!(judged(&question(1), Some(1)), Some(Level::Failure));
-        assert_eq!(judged(&question(1), None), Some(Level::Warning), "this one is seldom asked");
-        assert_eq!(judged(&question(20_000), Some(1)), None, "the first row will do");
+        assert_eq!(level(&question(1), Some(1)), Some(Level::Failure));
+        assert_eq!(level(&question(1), None), Some(Level::Warning), "the statement is rare");
+        assert_eq!(level(&question(20_000), Some(1)), None, "any row will do");
     }
 }

@@ -1,4 +1,4 @@
-//! How much of the numbers of jobs and leases is left.
+//! Checks how much of the sequences of job and lease ids is used up.
 
 use diesel::prelude::*;
 use diesel::sql_types::{Double, Nullable, Text};
@@ -18,9 +18,9 @@ struct Sequence {
     used: Option<f64>,
 }
 
-/// One that the role may not use is told without its value, and one that was never used has none. PostgreSQL names
-/// an identity's sequence itself.
-/// $1 schema, $2 the table quoted, $3 the sequence of the lease tokens.
+/// Reads the used part of each sequence, or NULL if the role may not see it. A sequence that was never used has no
+/// value. PostgreSQL chooses the name of an identity's sequence, so its table finds it.
+/// $1 schema, $2 table, $3 the sequence of lease ids.
 const SEQUENCES: &str = "
     SELECT sequencename::text AS name, format('%I.%I', schemaname, sequencename) AS quoted,
         CASE
@@ -45,27 +45,27 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
         .bind::<Text, _>(table.named("lease_tokens").as_str())
         .load(conn)?;
     let mut findings: Vec<Finding> =
-        sequences.iter().map(judge).filter(|finding| finding.level > Level::Ok).collect();
+        sequences.iter().map(assess).filter(|finding| finding.level > Level::Ok).collect();
     if findings.is_empty() {
         let used = sequences.iter().filter_map(|sequence| sequence.used).fold(0.0, f64::max);
-        findings.push(Finding::ok(CHECK, format!("{} of the numbers are used up", percent(used))));
+        findings.push(Finding::ok(CHECK, format!("{} of the ids are used up", percent(used))));
     }
     Ok(findings)
 }
 
-fn judge(sequence: &Sequence) -> Finding {
+fn assess(sequence: &Sequence) -> Finding {
     let Some(used) = sequence.used else {
-        let what = format!("this role may not see how far {} is", sequence.name);
-        return Finding::new(CHECK, Level::Skipped, what);
+        let message = format!("cannot read {}: permission denied", sequence.name);
+        return Finding::new(CHECK, Level::Skipped, message);
     };
     let level = match used {
         used if used > 0.9 => Level::Failure,
         used if used > 0.5 => Level::Warning,
         _ => Level::Ok,
     };
-    let what = format!("{} has used up {} of its numbers", sequence.name, percent(used));
-    Finding::new(CHECK, level, what).advise_if_bad(format!(
-        "begin again with numbers that neither jobs, leases nor the archive have: ALTER SEQUENCE {} RESTART WITH …",
+    let message = format!("{} has used up {} of its ids", sequence.name, percent(used));
+    Finding::new(CHECK, level, message).advise_if_bad(format!(
+        "restart it with ids that no job, lease or archived job has: ALTER SEQUENCE {} RESTART WITH …",
         sequence.quoted
     ))
 }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn half_used_is_a_warning_and_nine_tenths_a_failure() {
-        let level = |used| judge(&Sequence { name: "s".to_owned(), quoted: "pq.s".to_owned(), used }).level;
+        let level = |used| assess(&Sequence { name: "s".to_owned(), quoted: "pq.s".to_owned(), used }).level;
         assert_eq!(
             [Some(0.0), Some(0.5), Some(0.51), Some(0.9), Some(0.91), None].map(level),
             [Level::Ok, Level::Ok, Level::Warning, Level::Warning, Level::Failure, Level::Skipped]

@@ -1,35 +1,35 @@
-//! Which roles the connection's role can play.
+//! Checks which kinds of process the connection's role can run: producer, consumer or reader.
 
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Nullable, Text};
 
 use super::{Exam, Finding, Level};
 use crate::Error;
-use crate::grants::{On, Right, Role, rights};
+use crate::grants::{Grant, On, Role, grants};
 use crate::table::Table;
 
-pub(super) const CHECK: &str = "rights";
+pub(super) const CHECK: &str = "privileges";
 
-/// Whether the role has each right, in their order; an object that is not there is left to the other checks.
-/// $1 schema, $2 the table; arrays of a value a right: $3 kinds, $4 names, $5 columns or null, $6 privileges.
+/// Returns for each privilege whether the role has it, or NULL if the object does not exist, which other checks report.
+/// $1 schema, $2 table; arrays with an element per privilege: $3 kinds, $4 names, $5 columns or null, $6 privileges.
 const HAS: &str = "
-    SELECT current_user::text AS role, array_agg(CASE right_on.kind
+    SELECT current_user::text AS role, array_agg(CASE wanted.kind
             WHEN 'schema' THEN has_schema_privilege(space.oid, privilege)
             WHEN 'table' THEN has_table_privilege(relation.oid, privilege)
             WHEN 'column' THEN has_column_privilege(relation.oid, col, privilege)
             WHEN 'sequence' THEN has_sequence_privilege(relation.oid, privilege)
             WHEN 'function' THEN (SELECT bool_and(has_function_privilege(oid, privilege)) FROM pg_proc
-                WHERE pronamespace = space.oid AND proname = right_on.name)
+                WHERE pronamespace = space.oid AND proname = wanted.name)
         END ORDER BY position) AS has
-    FROM unnest($3, $4, $5, $6) WITH ORDINALITY AS right_on (kind, name, col, privilege, position)
+    FROM unnest($3, $4, $5, $6) WITH ORDINALITY AS wanted (kind, name, col, privilege, position)
         JOIN pg_namespace AS space ON nspname = $1
         LEFT JOIN pg_class AS relation ON relnamespace = space.oid AND relation.oid = CASE
-            WHEN right_on.kind = 'sequence' AND right_on.name = ''
+            WHEN wanted.kind = 'sequence' AND wanted.name = ''
             THEN (SELECT seqrelid FROM pg_sequence JOIN pg_depend ON objid = seqrelid
                     JOIN pg_class AS jobs ON jobs.oid = refobjid
                 WHERE jobs.relnamespace = space.oid AND jobs.relname = $2 AND classid = 'pg_class'::regclass
                     AND refclassid = 'pg_class'::regclass AND deptype = 'i')
-            ELSE (SELECT oid FROM pg_class AS one WHERE one.relnamespace = space.oid AND one.relname = right_on.name)
+            ELSE (SELECT oid FROM pg_class AS one WHERE one.relnamespace = space.oid AND one.relname = wanted.name)
         END";
 
 #[derive(QueryableByName)]
@@ -44,25 +44,25 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
     let table = &exam.store.table;
     let mut role = String::new();
     let mut missing = Vec::new();
-    for part in Role::ALL {
-        let rights: Vec<Asked> = rights(part).iter().flat_map(|right| asked(table, right)).collect();
+    for kind in Role::ALL {
+        let wanted: Vec<Wanted> = grants(kind).iter().flat_map(|grant| wanted(table, grant)).collect();
         let has: Has = diesel::sql_query(HAS)
             .bind::<Text, _>(table.schema.as_str())
             .bind::<Text, _>(table.name.as_str())
-            .bind::<Array<Text>, _>(rights.iter().map(|right| right.kind).collect::<Vec<_>>())
-            .bind::<Array<Text>, _>(rights.iter().map(|right| right.name.as_str()).collect::<Vec<_>>())
-            .bind::<Array<Nullable<Text>>, _>(rights.iter().map(|right| right.column).collect::<Vec<_>>())
-            .bind::<Array<Text>, _>(rights.iter().map(|right| right.privilege).collect::<Vec<_>>())
+            .bind::<Array<Text>, _>(wanted.iter().map(|one| one.kind).collect::<Vec<_>>())
+            .bind::<Array<Text>, _>(wanted.iter().map(|one| one.name.as_str()).collect::<Vec<_>>())
+            .bind::<Array<Nullable<Text>>, _>(wanted.iter().map(|one| one.column).collect::<Vec<_>>())
+            .bind::<Array<Text>, _>(wanted.iter().map(|one| one.privilege).collect::<Vec<_>>())
             .get_result(conn)?;
-        let lacks = rights.iter().zip(&has.has).filter(|(_, has)| **has == Some(false));
-        missing.push((part.as_str(), lacks.map(|(right, _)| right.to_string()).collect::<Vec<_>>()));
+        let lacks = wanted.iter().zip(&has.has).filter(|(_, has)| **has == Some(false));
+        missing.push((kind.as_str(), lacks.map(|(one, _)| one.to_string()).collect::<Vec<_>>()));
         role = has.role;
     }
-    Ok(vec![judge(&role, &missing)])
+    Ok(vec![assess(&role, &missing)])
 }
 
-/// A right as the server is asked for it.
-struct Asked {
+/// One privilege on one object.
+struct Wanted {
     kind: &'static str,
     name: String,
     shown: String,
@@ -70,7 +70,7 @@ struct Asked {
     privilege: &'static str,
 }
 
-impl std::fmt::Display for Asked {
+impl std::fmt::Display for Wanted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.column {
             Some(column) => write!(f, "{} ({column}) on {}", self.privilege, self.shown),
@@ -79,43 +79,43 @@ impl std::fmt::Display for Asked {
     }
 }
 
-fn asked(table: &Table, right: &Right) -> Vec<Asked> {
+fn wanted(table: &Table, grant: &Grant) -> Vec<Wanted> {
     let named = |suffix: &str| match suffix {
         "" => table.name.clone(),
         suffix => table.named(suffix),
     };
-    let one = |kind, suffix: &str, column, privilege| Asked {
+    let one = |kind, suffix: &str, column, privilege| Wanted {
         kind,
         name: named(suffix).as_str().to_owned(),
         shown: named(suffix).as_str().to_owned(),
         column,
         privilege,
     };
-    let each = |ask: &dyn Fn(&'static str) -> Asked| {
-        right.privileges.iter().map(|privilege| ask(privilege)).collect()
+    let each = |make: &dyn Fn(&'static str) -> Wanted| {
+        grant.privileges.iter().map(|privilege| make(privilege)).collect()
     };
-    match right.on {
-        On::Schema => each(&|privilege| Asked {
+    match grant.on {
+        On::Schema => each(&|privilege| Wanted {
             shown: format!("schema {}", table.schema.as_str()),
             ..one("schema", "", None, privilege)
         }),
         On::Table(suffix) => each(&|privilege| one("table", suffix, None, privilege)),
         On::Columns(suffix, columns) => columns
             .iter()
-            .flat_map(|column| right.privileges.iter().map(move |privilege| (column, privilege)))
+            .flat_map(|column| grant.privileges.iter().map(move |privilege| (column, privilege)))
             .map(|(column, privilege)| one("column", suffix, Some(column), privilege))
             .collect(),
-        // The identity's sequence is found by its table.
+        // The table finds its identity's sequence.
         On::Ids => {
-            each(&|privilege| Asked { name: String::new(), ..one("sequence", "id_seq", None, privilege) })
+            each(&|privilege| Wanted { name: String::new(), ..one("sequence", "id_seq", None, privilege) })
         }
         On::Sequence(suffix) => each(&|privilege| one("sequence", suffix, None, privilege)),
         On::Function(suffix) => each(&|privilege| one("function", suffix, None, privilege)),
     }
 }
 
-fn judge(role: &str, missing: &[(&str, Vec<String>)]) -> Finding {
-    let plays: Vec<&str> =
+fn assess(role: &str, missing: &[(&str, Vec<String>)]) -> Finding {
+    let can_be: Vec<&str> =
         missing.iter().filter(|(_, lacks)| lacks.is_empty()).map(|(name, _)| *name).collect();
     let lacks: Vec<String> = missing
         .iter()
@@ -125,13 +125,13 @@ fn judge(role: &str, missing: &[(&str, Vec<String>)]) -> Finding {
             format!("{name} lacks {}{more}", lacks[0])
         })
         .collect();
-    if plays.is_empty() {
-        let what = format!("{role} can neither put, take nor read: {}", lacks.join("; "));
-        return Finding::new(CHECK, Level::Failure, what)
-            .advise("run `pq grant ROLE producer|consumer|reader` as the owner, or connect as another role");
+    if can_be.is_empty() {
+        let message = format!("{role} cannot put, take or read: {}", lacks.join("; "));
+        return Finding::new(CHECK, Level::Failure, message)
+            .advise("run `pq grant ROLE producer|consumer|reader` as the owner of the table, or connect as another role");
     }
     let but = if lacks.is_empty() { String::new() } else { format!(" ({})", lacks.join("; ")) };
-    Finding::ok(CHECK, format!("{role} can be {}{but}", plays.join(", ")))
+    Finding::ok(CHECK, format!("{role} can be {}{but}", can_be.join(", ")))
 }
 
 #[cfg(test)]
@@ -139,16 +139,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_part_is_enough() {
+    fn one_kind_of_process_is_enough() {
         let lacks = |count: usize| vec!["INSERT on queue".to_owned(); count];
-        let none = judge("bob", &[("producer", lacks(3)), ("reader", lacks(1))]);
+        let none = assess("bob", &[("producer", lacks(3)), ("reader", lacks(1))]);
         assert_eq!(none.level, Level::Failure);
         assert!(
-            none.what.contains("producer lacks INSERT on queue and 2 more; reader lacks INSERT on queue")
+            none.message.contains("producer lacks INSERT on queue and 2 more; reader lacks INSERT on queue")
         );
-        let reads = judge("bob", &[("producer", lacks(1)), ("reader", lacks(0))]);
+        let reads = assess("bob", &[("producer", lacks(1)), ("reader", lacks(0))]);
         assert_eq!(
-            (reads.level, reads.what.as_str()),
+            (reads.level, reads.message.as_str()),
             (Level::Ok, "bob can be reader (producer lacks INSERT on queue)")
         );
     }

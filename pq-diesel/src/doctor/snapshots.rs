@@ -1,5 +1,7 @@
-//! Who holds the vacuum horizon: dead jobs that somebody might still see are not removed, and each take reads
-//! past them.
+//! Checks for long-running snapshots.
+//!
+//! Vacuum cannot remove a dead tuple that is younger than the oldest snapshot. Each take reads past such tuples, so takes
+//! slow down. Sessions, prepared transactions, replication slots and standbys can hold a snapshot.
 
 use std::time::Duration;
 
@@ -9,22 +11,21 @@ use diesel::sql_types::{BigInt, Double, Nullable, Text};
 use super::{Exam, Finding, Level, span};
 use crate::Error;
 
-pub(super) const CHECK: &str = "vacuum horizon";
+pub(super) const CHECK: &str = "old snapshots";
 
-/// Held for this long it is a failure, however patient the caller is: at a thousand jobs a second that is millions
-/// of dead rows.
+/// The age at which a snapshot is a failure. At a thousand jobs per second that is millions of dead tuples.
 const FAILURE_AFTER: Duration = Duration::from_secs(3600);
 
-/// Where the time is not known, so many transactions are as bad as a minute, or as an hour.
+/// The ages in transactions that count like a minute and like an hour. They apply if the time is unknown.
 const WARNING_XIDS: i64 = 1_000_000;
 const FAILURE_XIDS: i64 = 50_000_000;
 
-/// More holders than this are counted and not named.
+/// The number of holders that are reported one by one. The rest is counted.
 const NAMED: usize = 10;
 
-/// Vacuums hold no horizon, although they have a snapshot. A standby's sender is listed as such. A slot's
-/// catalog_xmin holds dead rows of the system's catalogs alone. A role without pg_read_all_stats does not see the
-/// times of other roles' sessions.
+/// Lists what holds a snapshot. Vacuum has one and does not count. A standby's sender is listed as the standby. A slot's
+/// catalog_xmin affects only the system catalogs. A role without pg_read_all_stats does not see the times of other
+/// roles' sessions.
 const HOLDERS: &str = "
     SELECT 'session' AS kind, pid::text AS name, coalesce(usename::text, backend_type) AS role,
         nullif(application_name, '') AS application, state,
@@ -70,23 +71,22 @@ struct Holder {
 
 pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Finding>, Error> {
     let holders: Vec<Holder> = diesel::sql_query(HOLDERS).load(conn)?;
-    Ok(judge_all(&holders, exam.how.horizon))
+    Ok(assess(&holders, exam.how.max_snapshot_age))
 }
 
-fn judge_all(holders: &[Holder], longest: Duration) -> Vec<Finding> {
+fn assess(holders: &[Holder], max_age: Duration) -> Vec<Finding> {
     let bad: Vec<Finding> = holders
         .iter()
         .filter_map(|holder| {
-            let level = judge(holder.seconds, holder.xids, longest);
+            let level = level(holder.seconds, holder.xids, max_age);
             (level > Level::Ok).then(|| Finding::new(CHECK, level, holder.describe()).advise(holder.advice()))
         })
         .collect();
-    let limit = span(longest.as_secs_f64());
+    let limit = span(max_age.as_secs_f64());
     if bad.is_empty() {
         let count = match holders.len() {
-            0 => "nothing holds it".to_owned(),
-            1 => format!("it is held by one, for less than {limit}"),
-            more => format!("it is held by {more}, each for less than {limit}"),
+            0 => "none".to_owned(),
+            count => format!("{count} snapshots, none older than {limit}"),
         };
         return vec![Finding::ok(CHECK, count)];
     }
@@ -94,16 +94,16 @@ fn judge_all(holders: &[Holder], longest: Duration) -> Vec<Finding> {
     let left = bad.len().saturating_sub(NAMED);
     let mut findings: Vec<Finding> = bad.into_iter().take(NAMED).collect();
     if left > 0 {
-        findings.push(Finding::new(CHECK, worst, format!("{left} more hold it for longer than {limit}")));
+        findings.push(Finding::new(CHECK, worst, format!("{left} more are older than {limit}")));
     }
     findings
 }
 
-fn judge(seconds: Option<f64>, xids: i64, longest: Duration) -> Level {
-    let longer = |limit: Duration| seconds.is_some_and(|seconds| seconds > limit.as_secs_f64());
-    if longer(FAILURE_AFTER.max(longest)) || xids > FAILURE_XIDS {
+fn level(seconds: Option<f64>, xids: i64, max_age: Duration) -> Level {
+    let older = |limit: Duration| seconds.is_some_and(|seconds| seconds > limit.as_secs_f64());
+    if older(FAILURE_AFTER.max(max_age)) || xids > FAILURE_XIDS {
         Level::Failure
-    } else if longer(longest) || xids > WARNING_XIDS {
+    } else if older(max_age) || xids > WARNING_XIDS {
         Level::Warning
     } else {
         Level::Ok
@@ -115,9 +115,8 @@ impl Holder {
         let about: Vec<&str> =
             [&self.role, &self.application, &self.state].into_iter().flatten().map(String::as_str).collect();
         let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
-        let long =
-            self.seconds.map_or("for a time that is not told".to_owned(), |s| format!("for {}", span(s)));
-        format!("{} {}{about} holds it {long}, over {} transactions", self.kind, self.name, self.xids)
+        let age = self.seconds.map_or("of unknown age".to_owned(), |s| format!("{} old", span(s)));
+        format!("{} {}{about} holds a snapshot {age}, over {} transactions", self.kind, self.name, self.xids)
     }
 
     fn advice(&self) -> String {
@@ -126,27 +125,24 @@ impl Holder {
                 if self.state.as_deref().is_some_and(|state| state.starts_with("idle in transaction")) =>
             {
                 format!(
-                    "if it has forgotten its transaction: SELECT pg_terminate_backend({}); \
-                     idle_in_transaction_session_timeout ends such sessions in time, and handlers that take long \
-                     are better leased",
+                    "end the session: SELECT pg_terminate_backend({}); set idle_in_transaction_session_timeout against \
+                     forgotten transactions, and use leased handlers for long jobs",
                     self.name
                 )
             }
             "session" => format!(
-                "let it end, or: SELECT pg_cancel_backend({}); long reports belong on a standby without \
-                 hot_standby_feedback, and handlers that take long are better leased",
+                "wait for it, or: SELECT pg_cancel_backend({}); run long reports on a standby without \
+                 hot_standby_feedback, and use leased handlers for long jobs",
                 self.name
             ),
             "prepared transaction" => {
-                format!(
-                    "connected to this database: COMMIT PREPARED {0}, or ROLLBACK PREPARED {0}",
-                    self.name
-                )
+                format!("end it in this database: COMMIT PREPARED {0}, or ROLLBACK PREPARED {0}", self.name)
             }
-            "standby" => "end the long statement there, or set hot_standby_feedback = off on it".to_owned(),
+            "standby" => {
+                "end the long statement on the standby, or set hot_standby_feedback = off there".to_owned()
+            }
             _ => format!(
-                "let its consumer catch up, or, if nobody reads it any more: SELECT \
-                 pg_drop_replication_slot({})",
+                "let its consumer catch up, or drop it if it is unused: SELECT pg_drop_replication_slot({})",
                 self.name
             ),
         }
@@ -173,26 +169,26 @@ mod tests {
 
     #[test]
     fn time_and_transactions_both_count() {
-        assert_eq!(judge(Some(60.0), 0, MINUTE), Level::Ok);
-        assert_eq!(judge(Some(60.1), 0, MINUTE), Level::Warning);
-        assert_eq!(judge(Some(3600.1), 0, MINUTE), Level::Failure);
-        assert_eq!(judge(None, WARNING_XIDS, MINUTE), Level::Ok);
-        assert_eq!(judge(None, WARNING_XIDS + 1, MINUTE), Level::Warning);
-        assert_eq!(judge(Some(1.0), FAILURE_XIDS + 1, MINUTE), Level::Failure);
+        assert_eq!(level(Some(60.0), 0, MINUTE), Level::Ok);
+        assert_eq!(level(Some(60.1), 0, MINUTE), Level::Warning);
+        assert_eq!(level(Some(3600.1), 0, MINUTE), Level::Failure);
+        assert_eq!(level(None, WARNING_XIDS, MINUTE), Level::Ok);
+        assert_eq!(level(None, WARNING_XIDS + 1, MINUTE), Level::Warning);
+        assert_eq!(level(Some(1.0), FAILURE_XIDS + 1, MINUTE), Level::Failure);
         assert_eq!(
-            judge(Some(7000.0), 0, 2 * FAILURE_AFTER),
+            level(Some(7000.0), 0, 2 * FAILURE_AFTER),
             Level::Ok,
-            "who allows two hours is not failed at one"
+            "a larger limit moves the failure, too"
         );
     }
 
     #[test]
-    fn who_holds_it_is_named_and_what_to_do() {
-        let findings = judge_all(&[session(Some(125.0), 7), session(Some(1.0), 1)], MINUTE);
+    fn each_holder_is_named_with_advice() {
+        let findings = assess(&[session(Some(125.0), 7), session(Some(1.0), 1)], MINUTE);
         assert_eq!(findings.len(), 1);
         assert_eq!(
-            findings[0].what,
-            "session 4711 (shop, psql, idle in transaction) holds it for 2m 5s, over 7 transactions"
+            findings[0].message,
+            "session 4711 (shop, psql, idle in transaction) holds a snapshot 2m 5s old, over 7 transactions"
         );
         assert!(
             findings[0].advice.as_ref().is_some_and(|advice| advice.contains("pg_terminate_backend(4711)"))
@@ -200,11 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_is_counted() {
+    fn many_holders_are_counted() {
         let many: Vec<Holder> = (0..25).map(|_| session(Some(125.0), 7)).collect();
-        let findings = judge_all(&many, MINUTE);
+        let findings = assess(&many, MINUTE);
         assert_eq!(findings.len(), NAMED + 1);
-        assert!(findings[NAMED].what.starts_with("15 more"));
-        assert_eq!(judge_all(&[], MINUTE)[0].level, Level::Ok);
+        assert!(findings[NAMED].message.starts_with("15 more"));
+        assert_eq!(assess(&[], MINUTE)[0].level, Level::Ok);
     }
 }
