@@ -84,7 +84,7 @@ fn handlers_that_cannot_be_are_refused_before_anything_begins() -> Outcome {
         ("[tasks.a]\n", "exec"),
         ("[tasks.a]\nexec = \"\"\n", "empty exec"),
         ("[tasks.a]\nexec = \"true\"\nretries = 3\n", "retries"),
-        ("[tasks.a]\nexec = \"true\"\nbackoff = \"soon\"\n", "is no backoff"),
+        ("[tasks.a]\nexec = \"true\"\nbackoff = \"soon\"\n", "invalid backoff"),
         ("[tasks.a]\nexec = \"true\"\ntimeout = \"soon\"\n", "is no span"),
         ("[tasks.a]\nexec = \"true\"\nqueue = \"pears\"\n", "not among those"),
         ("not toml", "expected"),

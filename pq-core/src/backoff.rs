@@ -1,4 +1,4 @@
-//! How long a failed job waits for its next attempt.
+//! The delay before a failed job is retried.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, JobId};
 
-/// How long a failed job waits for its next attempt: a pure function of the attempt that failed.
+/// The delay before a failed job is retried, as a pure function of the number of failed attempts.
+///
+/// Default: 30 s, as in Python's `pq`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,7 +30,7 @@ enum Kind {
     Custom(Arc<dyn Fn(u32) -> Duration + Send + Sync>),
 }
 
-/// What can travel with a job.
+/// A backoff that can be stored with a job.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Plain {
@@ -38,36 +40,39 @@ enum Plain {
 }
 
 impl Backoff {
-    /// The longest delay: a year of 365 days. Whatever is more is this.
+    /// The longest delay: 365 days. Longer ones are shortened to it.
     pub const MAX: Duration = Duration::from_secs(365 * 86_400);
 
-    /// The same delay each time.
+    /// Waits for the same time after each failure.
     #[must_use]
     pub fn fixed(delay: Duration) -> Self {
         Self(Kind::Plain(Plain::Fixed { ms: millis(delay) }))
     }
 
-    /// `step` after the first attempt, twice that after the second, and so on, at most `max`.
+    /// Waits for `step` after the first failure, twice as long after the second, three times after the third, at most `max`.
     #[must_use]
     pub fn linear(step: Duration, max: Duration) -> Self {
         Self(Kind::Plain(Plain::Linear { step_ms: millis(step), max_ms: millis(max) }))
     }
 
-    /// `first` after the first attempt, twice that after the second, and so on, at most `max`; and of
-    /// that between a half and the whole, by a number drawn from the job's id and the attempt, so that jobs
-    /// that failed together do not come back together.
+    /// Waits for `first` after the first failure, and for twice as long after each further one, at most `max`.
+    ///
+    /// Jitter shortens the delay by up to a half, so that jobs that failed together are not retried together. It is
+    /// derived from the job's id and the attempt. See [`Backoff::without_jitter`].
     #[must_use]
     pub fn exponential(first: Duration, max: Duration) -> Self {
         Self(Kind::Plain(Plain::Exponential { first_ms: millis(first), max_ms: millis(max), jitter: true }))
     }
 
-    /// What the function says of the attempt that failed: 1 for the first.
+    /// Waits for as long as the function returns for the number of failed attempts, 1 for the first.
+    ///
+    /// Set it at a task or a handler. It cannot be stored with a job, so a call refuses it.
     #[must_use]
     pub fn custom(delay: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
         Self(Kind::Custom(Arc::new(delay)))
     }
 
-    /// The whole delay each time.
+    /// Removes the jitter.
     #[must_use]
     pub fn without_jitter(self) -> Self {
         match self.0 {
@@ -78,8 +83,9 @@ impl Backoff {
         }
     }
 
-    /// How long the job waits after this attempt of it has failed: 1 is the first. At most
-    /// [`Backoff::MAX`].
+    /// Returns the delay after this many attempts of the job have failed, 1 for the first.
+    ///
+    /// It is at most [`Backoff::MAX`].
     #[must_use]
     pub fn delay(&self, attempt: u32, id: JobId) -> Duration {
         let delay = match &self.0 {
@@ -99,7 +105,7 @@ impl Backoff {
         delay.min(Self::MAX)
     }
 
-    /// The form that travels with a job; none of one that is the caller's own function.
+    /// Returns the text that is stored with a job; `None` for [`Backoff::custom`].
     pub(crate) fn to_wire(&self) -> Option<String> {
         match &self.0 {
             Kind::Plain(plain) => serde_json::to_string(plain).ok(),
@@ -112,28 +118,27 @@ impl Backoff {
     }
 }
 
-/// As it is written by hand: a span (`30s`), or `linear STEP MAX`, or `exponential FIRST MAX`.
+/// Parses a duration such as `30s`, or `linear STEP MAX`, or `exponential FIRST MAX`.
 impl FromStr for Backoff {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = || {
+        let invalid = || {
             Error::InvalidSetting(format!(
-                "{text:?} is no backoff; write a span such as 30s, `linear 10s 5m` or `exponential 1s 1h`"
+                "invalid backoff {text:?}: expected a duration such as `30s`, `linear 10s 5m` or `exponential 1s 1h`"
             ))
         };
-        let span = |word: &str| humantime::parse_duration(word).map_err(|_| wrong());
+        let span = |word: &str| humantime::parse_duration(word).map_err(|_| invalid());
         let words: Vec<&str> = text.split_whitespace().collect();
         match words.as_slice() {
             ["linear", step, max] => Ok(Self::linear(span(step)?, span(max)?)),
             ["exponential", first, max] => Ok(Self::exponential(span(first)?, span(max)?)),
-            ["linear" | "exponential", ..] | [] => Err(wrong()),
+            ["linear" | "exponential", ..] | [] => Err(invalid()),
             _ => Ok(Self::fixed(span(text)?)),
         }
     }
 }
 
-/// Thirty seconds each time, as in Python's `pq`.
 impl Default for Backoff {
     fn default() -> Self {
         Self::fixed(Duration::from_secs(30))
@@ -153,15 +158,16 @@ fn millis(delay: Duration) -> u64 {
     u64::try_from(delay.min(Backoff::MAX).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A number from 0 to 1 that is always the same for an attempt of a job: the finaliser of SplitMix64
-/// (Steele, Lea and Flood, 2014) over both.
+/// Returns a number from 0 to 1 for an attempt of a job, always the same one.
+///
+/// It is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) over both.
 fn draw(id: JobId, attempt: u32) -> f64 {
     let mut bits = id.0.cast_unsigned() ^ (u64::from(attempt) << 32);
     bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^= bits >> 31;
-    // The upper 53 bits, as many as a double keeps.
+    // A double holds 53 bits.
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
@@ -172,7 +178,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn delays_grow_as_they_are_named_and_stay_within_their_bound() {
+    fn delays_grow_and_stay_within_their_bound() {
         let id = JobId(7);
         let linear = Backoff::linear(SECOND, 3 * SECOND);
         let exponential = Backoff::exponential(SECOND, 60 * SECOND).without_jitter();
@@ -200,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_travels_arrives() {
+    fn a_stored_backoff_is_read_back() {
         for backoff in [
             Backoff::default(),
             Backoff::linear(SECOND, 9 * SECOND),
@@ -215,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backoff_is_read_as_it_is_written_by_hand() {
+    fn a_backoff_is_parsed_from_text() {
         let read = |text: &str| {
             text.parse().map_or_else(|error: Error| error.to_string(), |b: Backoff| format!("{b:?}"))
         };
@@ -227,7 +233,7 @@ mod tests {
             assert_eq!(read(text), format!("{meant:?}"));
         }
         for wrong in ["", "soon", "linear 1s", "exponential 1s 1h 2h", "linear 1s x"] {
-            assert!(read(wrong).contains("is no backoff"), "{wrong}");
+            assert!(read(wrong).contains("invalid backoff"), "{wrong}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What a task's job carries: the object that Python's `pq.tasks` writes and reads.
+//! The payload of a task's job: the JSON object that Python's `pq.tasks` writes and reads.
 //!
-//! `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Further keys survive
-//! its retries and ours; of those, `backoff`, `timeout`, `lease` and `trace` are ours.
+//! The keys `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Both implementations keep
+//! unknown keys when they retry a job. This one adds `backoff`, `timeout`, `lease` and `trace`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,16 +14,16 @@ use serde_json::value::RawValue;
 
 use crate::{Backoff, CodecError, Error, IntoWhen, When};
 
-/// What carries the context of a trace from the put of a job to its run, by name: `traceparent` and so on.
+/// The trace context that is stored with a call, by header name: `traceparent`, `tracestate` and so on.
 pub type Trace = BTreeMap<String, String>;
 
-/// An object of JSON with its keys in their order and its values byte for byte.
+/// A JSON object that keeps the order of its keys, and its values byte for byte.
 #[derive(Debug, Default)]
 pub(crate) struct Object(Vec<(String, Box<RawValue>)>);
 
 impl Object {
     fn get(&self, key: &str) -> Option<&RawValue> {
-        // Of duplicate keys the last counts, as in Python.
+        // The last of duplicate keys holds, as in Python.
         self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| &**value)
     }
 
@@ -67,12 +67,12 @@ impl Serialize for Object {
     }
 }
 
-/// A task's call on its way.
+/// The payload of a task's job.
 #[derive(Debug)]
 pub(crate) struct Envelope(Object);
 
 impl Envelope {
-    /// The call of a task by its name, with arguments as JSON.
+    /// Creates the call of a task by its name, with arguments as JSON.
     pub(crate) fn new(
         function: &str,
         arguments: &str,
@@ -83,20 +83,20 @@ impl Envelope {
         envelope.put("function", &function)?;
         envelope.set_arguments(arguments)?;
         envelope.put("retried", &0)?;
-        // Python counts whole seconds.
+        // Python accepts whole seconds.
         envelope.put("retry_in", &format!("{}s", retry_in.as_secs_f64().ceil() as u64))?;
         envelope.put("max_retries", &max_retries)?;
         Ok(envelope)
     }
 
-    /// Reads the JSON of a job; says what is wrong with it without repeating it.
+    /// Reads the JSON of a job. The error text does not repeat the payload.
     pub(crate) fn read(json: &str) -> Result<Self, String> {
         let object: Object = serde_json::from_str(json)
-            .map_err(|_| "the payload is no task: it is not an object".to_owned())?;
+            .map_err(|_| "the payload is not a task: it is not an object".to_owned())?;
         let envelope = Self(object);
         match envelope.function() {
             Some(_) => Ok(envelope),
-            None => Err("the payload is no task: it has no text under \"function\"".to_owned()),
+            None => Err("the payload is not a task: it has no text under \"function\"".to_owned()),
         }
     }
 
@@ -104,7 +104,7 @@ impl Envelope {
         self.0.read("function")
     }
 
-    /// How often it has failed.
+    /// Returns how many attempts have failed.
     pub(crate) fn retried(&self) -> u32 {
         self.0.read("retried").unwrap_or_default()
     }
@@ -113,28 +113,30 @@ impl Envelope {
         self.0.read("max_retries").unwrap_or_default()
     }
 
-    /// What the call says of the delays; none where it leaves that to the task.
+    /// Returns the delays of the call; `None` if those of the task hold.
     pub(crate) fn backoff(&self) -> Option<Backoff> {
         if let Some(ours) = self.0.get("backoff") {
             return Backoff::from_wire(ours.get());
         }
         let delay = match self.0.read::<Option<String>>("retry_in").flatten() {
-            Some(text) => span(&text).unwrap_or_default(),
+            Some(text) => parse_duration(&text).unwrap_or_default(),
             None => Duration::ZERO,
         };
         Some(Backoff::fixed(delay))
     }
 
     pub(crate) fn duration(&self, key: &str) -> Option<Duration> {
-        span(&self.0.read::<String>(key)?)
+        parse_duration(&self.0.read::<String>(key)?)
     }
 
     pub(crate) fn trace(&self) -> Trace {
         self.0.read("trace").unwrap_or_default()
     }
 
-    /// The arguments as a value: an object of those with names, an array of those without. One alone is
-    /// tried as itself, too, and where there are both the object is the last of the array.
+    /// Decodes the arguments: keyword arguments from an object, positional ones from an array.
+    ///
+    /// A single positional argument is also tried by itself. If there are both kinds, the object is the last item of the
+    /// array.
     pub(crate) fn arguments<A: DeserializeOwned>(&self) -> Result<A, String> {
         let args: Vec<Box<RawValue>> = self.0.read("args").unwrap_or_default();
         let kwargs: Object = self.0.read("kwargs").unwrap_or_default();
@@ -152,7 +154,7 @@ impl Envelope {
             }
         };
         let read = tries.iter().find_map(|json| serde_json::from_str(json).ok());
-        read.ok_or_else(|| "the arguments are of another shape than the task's type".to_owned())
+        read.ok_or_else(|| "the arguments do not match the task's type".to_owned())
     }
 
     pub(crate) fn set_arguments(&mut self, json: &str) -> Result<(), Error> {
@@ -162,43 +164,45 @@ impl Envelope {
             _ if json == "null" => ("[]".to_owned(), "{}".to_owned()),
             _ => (format!("[{json}]"), "{}".to_owned()),
         };
-        self.0.set("args", RawValue::from_string(args).map_err(refused)?);
-        self.0.set("kwargs", RawValue::from_string(kwargs).map_err(refused)?);
+        self.0.set("args", RawValue::from_string(args).map_err(encode_error)?);
+        self.0.set("kwargs", RawValue::from_string(kwargs).map_err(encode_error)?);
         Ok(())
     }
 
     pub(crate) fn set_backoff(&mut self, wire: String) -> Result<(), Error> {
-        self.0.set("backoff", RawValue::from_string(wire).map_err(refused)?);
+        self.0.set("backoff", RawValue::from_string(wire).map_err(encode_error)?);
         Ok(())
     }
 
     pub(crate) fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), Error> {
-        self.0.set(key, serde_json::value::to_raw_value(value).map_err(refused)?);
+        self.0.set(key, serde_json::value::to_raw_value(value).map_err(encode_error)?);
         Ok(())
     }
 
     pub(crate) fn to_json(&self) -> Result<String, Error> {
-        serde_json::to_string(&self.0).map_err(refused)
+        serde_json::to_string(&self.0).map_err(encode_error)
     }
 }
 
-fn refused(found: serde_json::Error) -> Error {
+fn encode_error(found: serde_json::Error) -> Error {
     Error::Encode(CodecError::new(found.to_string()))
 }
 
-/// A span as both languages write it.
-fn span(text: &str) -> Option<Duration> {
+/// Reads a duration in the format of both languages.
+fn parse_duration(text: &str) -> Option<Duration> {
     match text.into_when().ok()? {
         When::In(delay) => delay.to_std().ok(),
         When::At(_) => None,
     }
 }
 
-/// A span in a form that both languages read, to the millisecond where it must be.
-pub(crate) fn written(span: Duration) -> String {
-    match span.subsec_millis() {
-        0 => format!("{}s", span.as_secs()),
-        _ => format!("{}ms", TimeDelta::from_std(span).map_or(i64::MAX, |span| span.num_milliseconds())),
+/// Formats a duration for both languages, in milliseconds if it is not a number of whole seconds.
+pub(crate) fn format_duration(duration: Duration) -> String {
+    match duration.subsec_millis() {
+        0 => format!("{}s", duration.as_secs()),
+        _ => {
+            format!("{}ms", TimeDelta::from_std(duration).map_or(i64::MAX, |delta| delta.num_milliseconds()))
+        }
     }
 }
 
@@ -206,11 +210,11 @@ pub(crate) fn written(span: Duration) -> String {
 mod tests {
     use super::*;
 
-    const PYTHONS: &str = r#"{"function": "shop.mail", "args": [1, "\u00e9"], "kwargs": {}, "retried": 2, "retry_in": "10s", "max_retries": 3, "extra": [1e400, 12345678901234567890123]}"#;
+    const PYTHON_CALL: &str = r#"{"function": "shop.mail", "args": [1, "\u00e9"], "kwargs": {}, "retried": 2, "retry_in": "10s", "max_retries": 3, "extra": [1e400, 12345678901234567890123]}"#;
 
     #[test]
-    fn what_python_writes_is_read() -> Result<(), String> {
-        let envelope = Envelope::read(PYTHONS)?;
+    fn a_python_call_is_read() -> Result<(), String> {
+        let envelope = Envelope::read(PYTHON_CALL)?;
         assert_eq!(envelope.function().as_deref(), Some("shop.mail"));
         assert_eq!((envelope.retried(), envelope.max_retries()), (2, 3));
         assert_eq!(envelope.arguments::<(u8, String)>()?, (1, "é".to_owned()));
@@ -220,35 +224,33 @@ mod tests {
     }
 
     #[test]
-    fn further_keys_survive_a_rewrite_byte_for_byte() -> Result<(), Box<dyn std::error::Error>> {
-        let mut envelope = Envelope::read(PYTHONS)?;
+    fn unknown_keys_survive_a_rewrite_byte_for_byte() -> Result<(), Box<dyn std::error::Error>> {
+        let mut envelope = Envelope::read(PYTHON_CALL)?;
         envelope.put("retried", &3)?;
-        let expected = PYTHONS.replace("\"retried\": 2", "\"retried\": 3");
+        let expected = PYTHON_CALL.replace("\"retried\": 2", "\"retried\": 3");
         let packed = |json: &str| json.replace(": ", ":").replace(", \"", ",\"");
         assert_eq!(packed(&envelope.to_json()?), packed(&expected));
         Ok(())
     }
 
     #[test]
-    fn arguments_of_any_shape_arrive() -> Result<(), Box<dyn std::error::Error>> {
+    fn arguments_of_any_shape_are_decoded() -> Result<(), Box<dyn std::error::Error>> {
         #[derive(Serialize, Deserialize, PartialEq, Debug)]
         struct Mail {
             to: String,
         }
-        fn there_and_back<A: Serialize + DeserializeOwned>(
-            value: &A,
-        ) -> Result<A, Box<dyn std::error::Error>> {
+        fn round_trip<A: Serialize + DeserializeOwned>(value: &A) -> Result<A, Box<dyn std::error::Error>> {
             let json = serde_json::to_string(value)?;
             let envelope = Envelope::new("f", &json, 0, Duration::ZERO)?.to_json()?;
             Ok(Envelope::read(&envelope)?.arguments()?)
         }
-        assert_eq!(there_and_back(&Mail { to: "é".to_owned() })?, Mail { to: "é".to_owned() });
-        assert_eq!(there_and_back(&(1, "two".to_owned()))?, (1, "two".to_owned()));
-        assert_eq!(there_and_back(&vec![7])?, vec![7]);
-        assert_eq!(there_and_back(&Vec::<u8>::new())?, Vec::<u8>::new());
-        assert_eq!(there_and_back(&"text".to_owned())?, "text");
-        assert_eq!(there_and_back(&5)?, 5);
-        there_and_back(&())?;
+        assert_eq!(round_trip(&Mail { to: "é".to_owned() })?, Mail { to: "é".to_owned() });
+        assert_eq!(round_trip(&(1, "two".to_owned()))?, (1, "two".to_owned()));
+        assert_eq!(round_trip(&vec![7])?, vec![7]);
+        assert_eq!(round_trip(&Vec::<u8>::new())?, Vec::<u8>::new());
+        assert_eq!(round_trip(&"text".to_owned())?, "text");
+        assert_eq!(round_trip(&5)?, 5);
+        round_trip(&())?;
         let both = r#"{"function": "f", "args": [1], "kwargs": {"to": "x"}}"#;
         let (number, mail): (u8, Mail) = Envelope::read(both)?.arguments()?;
         assert_eq!((number, mail.to.as_str()), (1, "x"));
@@ -257,17 +259,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_task_is_said_to_be_none() {
+    fn a_payload_that_is_not_a_task_is_refused() {
         for json in ["1", "[]", "{}", r#"{"function": 7}"#, "{"] {
-            let said = Envelope::read(json).map(drop);
-            assert!(said.is_err_and(|reason| reason.contains("no task")), "{json}");
+            let read = Envelope::read(json).map(drop);
+            assert!(read.is_err_and(|reason| reason.contains("not a task")), "{json}");
         }
     }
 
     #[test]
-    fn spans_are_written_as_they_are_read() {
+    fn durations_round_trip() {
         for span_of in [Duration::ZERO, Duration::from_millis(1_500), Duration::from_secs(90)] {
-            assert_eq!(span(&written(span_of)), Some(span_of));
+            assert_eq!(parse_duration(&format_duration(span_of)), Some(span_of));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a job's way looks like to whoever traces it.
+//! The tracing spans of a job, from its put to its settlement.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use tracing::{Event, Metadata, Subscriber};
 
 static NAMES: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
-/// Notes the names of spans in the order in which they are made.
+/// Records the names of spans in the order in which they are created.
 struct Names(AtomicU64);
 
 impl Subscriber for Names {
@@ -35,7 +35,7 @@ impl Subscriber for Names {
 }
 
 #[test]
-fn a_jobs_way_has_a_span_for_each_step() -> Result<(), Box<dyn std::error::Error>> {
+fn each_step_of_a_job_has_a_span() -> Result<(), Box<dyn std::error::Error>> {
     tracing::subscriber::set_global_default(Names(AtomicU64::new(1)))?;
     let pq = Pq::new(MemoryStore::new());
     let task = pq.queue("apples")?.task::<()>("eat");
@@ -43,13 +43,13 @@ fn a_jobs_way_has_a_span_for_each_step() -> Result<(), Box<dyn std::error::Error
         NAMES.lock().unwrap_or_else(PoisonError::into_inner).clear();
         task.call(&())?;
         let handler = match transactional {
-            // What is completed with its transaction needs no verdict.
+            // A job that completes with its transaction is not settled, so this one fails.
             true => task.transactional(|_, _| Err::<(), _>("broken")),
             false => task.leased(|_, _| Ok::<_, std::convert::Infallible>(())),
         };
         Worker::new(&pq).serve(handler).run_until_empty()?;
         let names = NAMES.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // The last look finds nothing.
+        // The last take finds nothing.
         assert_eq!(names, ["pq.put", "pq.take", "pq.run", "pq.settle", "pq.take"]);
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use serde::Serialize;
 
 use super::Task;
-use crate::envelope::{Envelope, written};
+use crate::envelope::{Envelope, format_duration};
 use crate::{
     BoundQueue, CallOptions, Cancelled, CodecError, Error, JobId, JobStatus, Key, NewJob, Payload, Put,
     Queue, Store,
@@ -106,10 +106,10 @@ impl<S: Store, A: Serialize> Task<S, A> {
         };
         envelope.set_backoff(wire)?;
         if let Some(timeout) = options.timeout {
-            envelope.put("timeout", &written(timeout))?;
+            envelope.put("timeout", &format_duration(timeout))?;
         }
         if let Some(lease) = options.lease {
-            envelope.put("lease", &written(lease))?;
+            envelope.put("lease", &format_duration(lease))?;
         }
         let trace = self.queue.trace();
         if !trace.is_empty() {

@@ -1,10 +1,10 @@
-//! What can be said at the call of a task.
+//! The options of a call of a task.
 
 use std::time::Duration;
 
 use crate::{Backoff, IntoWhen, OnConflict, PutOptions};
 
-/// What can be said at the call of a task. What is not said is as the task has it.
+/// The options of a call of a task. An option that is not set is as the task has it.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct CallOptions {
@@ -16,77 +16,79 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
-    /// Everything as the task has it.
+    /// Creates options of which none is set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// As [`PutOptions::schedule_at`].
+    /// Sets when the job is due. See [`PutOptions::schedule_at`].
     pub fn schedule_at(mut self, when: impl IntoWhen) -> Self {
         self.put = self.put.schedule_at(when);
         self
     }
 
-    /// As [`PutOptions::expected_at`].
+    /// Sets when the job should be done. See [`PutOptions::expected_at`].
     pub fn expected_at(mut self, when: impl IntoWhen) -> Self {
         self.put = self.put.expected_at(when);
         self
     }
 
-    /// As [`PutOptions::priority`].
+    /// Sets the priority. See [`PutOptions::priority`].
     pub fn priority(mut self, priority: i32) -> Self {
         self.put = self.put.priority(priority);
         self
     }
 
-    /// As [`PutOptions::serialization_key`].
+    /// Sets the serialization key. See [`PutOptions::serialization_key`].
     pub fn serialization_key(mut self, key: impl Into<String>) -> Self {
         self.put = self.put.serialization_key(key);
         self
     }
 
-    /// As [`PutOptions::unique`].
+    /// Sets a unique key. See [`PutOptions::unique`].
     pub fn unique(self, key: impl Into<String>) -> Self {
         self.unique_or(key, OnConflict::Keep)
     }
 
-    /// As [`PutOptions::unique_or`].
+    /// Sets a unique key, and what happens if it is taken. See [`PutOptions::unique_or`].
     pub fn unique_or(mut self, key: impl Into<String>, on_conflict: OnConflict) -> Self {
         self.put = self.put.unique_or(key, on_conflict);
         self
     }
 
-    /// How often this job is tried again.
+    /// Sets the maximum number of retries.
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = Some(retries);
         self
     }
 
-    /// How long this job waits after each failure.
+    /// Sets the same delay before every retry.
     pub fn retry_in(self, delay: Duration) -> Self {
         self.backoff(Backoff::fixed(delay))
     }
 
-    /// How long this job waits after its failures. One that is a function of your own cannot travel with
-    /// a call, and is refused.
+    /// Sets the delay before a retry.
+    ///
+    /// A [`Backoff::custom`] cannot be stored with a job, so the call returns [`crate::Error::InvalidSetting`]. Set it at
+    /// the task or the handler.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = Some(backoff);
         self
     }
 
-    /// How long its handler may run.
+    /// Sets how long the handler may run.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How long its lease is, while it runs under one.
+    /// Sets the length of the lease while the job is run by a leased handler.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self
     }
 
-    /// These, and for what they do not say the others.
+    /// Returns these options, with those of `others` for the ones that are not set.
     pub(super) fn or(&self, others: &Self) -> Self {
         Self {
             put: self.put.or(&others.put),

@@ -4,6 +4,7 @@ mod call;
 mod call_options;
 mod handlers;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,14 @@ pub use self::call_options::CallOptions;
 use crate::handler::Policy;
 use crate::{Backoff, Queue, Store};
 
-/// A task: a name, a type for its arguments, and the options of its calls. Calling it puts a job; a
-/// [`crate::Worker`] that serves the task's [`Handler`] works it.
+/// A task: a name, the type of its arguments, and the defaults of its calls.
 ///
-/// On the wire a call is the object of Python's `pq.tasks`, so either language can call what the other works:
-/// the name is a dotted one there, a struct's fields are keyword arguments, and a tuple's are positional.
+/// [`Task::call`] enqueues a job. A [`crate::Worker`] that serves a handler of the task runs it, see [`Task::leased`] and
+/// [`Task::transactional`].
+///
+/// A call is stored as the JSON object of Python's `pq.tasks`, so each language can call tasks whose handlers are written
+/// in the other. There the name is the dotted path of a function; the fields of a struct are its keyword arguments, and
+/// the items of a tuple its positional arguments.
 ///
 /// ```
 /// use pq_core::{Pq, Worker, memory::MemoryStore};
@@ -41,7 +45,7 @@ pub struct Task<S: Store, A> {
     key: Option<KeyOf<A>>,
 }
 
-/// Makes a serialization key of a call's arguments.
+/// Computes a serialization key from a call's arguments.
 type KeyOf<A> = Arc<dyn Fn(&A) -> String + Send + Sync>;
 
 impl<S: Store, A> Clone for Task<S, A> {
@@ -56,8 +60,19 @@ impl<S: Store, A> Clone for Task<S, A> {
     }
 }
 
+impl<S: Store, A> fmt::Debug for Task<S, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task")
+            .field("queue", self.queue.name())
+            .field("name", &self.name)
+            .field("defaults", &self.defaults)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<S: Store> Queue<S, ()> {
-    /// The task of this name, whose jobs stand in this queue.
+    /// Returns the task of this name, whose jobs are in this queue.
     #[must_use]
     pub fn task<A>(&self, name: &str) -> Task<S, A> {
         Task {
@@ -71,50 +86,58 @@ impl<S: Store> Queue<S, ()> {
 }
 
 impl<S: Store, A> Task<S, A> {
-    /// The task's name.
+    /// Returns the task's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What holds for every call that does not say otherwise.
+    /// Sets options for every call. The options of a call take precedence.
     #[must_use]
     pub fn with_defaults(mut self, defaults: CallOptions) -> Self {
         self.defaults = defaults;
         self
     }
 
-    /// How often a failed job is tried again; 0 unless said, as in Python's `pq`. The last failure is its death.
+    /// Sets the maximum number of retries. Default: 0, as in Python's `pq`.
+    ///
+    /// A job that fails its last attempt is archived as dead.
     #[must_use]
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.policy.max_retries = retries;
         self
     }
 
-    /// How long a failed job waits; thirty seconds unless said, as in Python's `pq`.
+    /// Sets the delay before a retry. Default: 30 s, as in Python's `pq`.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.policy.backoff = backoff;
         self
     }
 
-    /// How long a handler may run; for ever unless said. What runs longer has failed: a leased handler is
-    /// told through its context, and a transactional one has its statements cancelled where the store can.
+    /// Sets how long a handler may run. Default: without limit.
+    ///
+    /// An attempt that takes longer has failed, whatever the handler returns. A leased handler learns of it by
+    /// [`crate::Context::is_timed_out`]. A statement of a transactional handler is cancelled, if the store can do that. A
+    /// leased handler that does not return keeps its thread, and its lease is no longer extended.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.policy.timeout = Some(timeout);
         self
     }
 
-    /// Whether jobs that are done are kept in the archive; they are not unless said, or unless the handler
-    /// returns a result.
+    /// Sets whether completed jobs are kept in the archive. Default: `false`.
+    ///
+    /// A job with a result ([`crate::Outcome::result`]) is kept in any case.
     #[must_use]
     pub fn keep_history(mut self, keep: bool) -> Self {
         self.policy.keep_history = keep;
         self
     }
 
-    /// Of the calls with the same key, one runs at a time.
+    /// Computes a serialization key from the arguments of each call. Jobs with the same key run one at a time.
+    ///
+    /// A key in the options of a call takes precedence.
     #[must_use]
     pub fn serialize_by(mut self, key: impl Fn(&A) -> String + Send + Sync + 'static) -> Self {
         self.key = Some(Arc::new(key));
