@@ -169,7 +169,7 @@ fn what_cannot_be_a_periodic_job_is_refused_with_what_would_do() -> Outcome {
     ! pq: "" is no time zone: a name of the IANA database is wanted, such as Europe/Berlin or UTC
     [2]
     $ pq cron add n @hourly ''
-    ! pq: "" cannot name a queue: it is empty, and a queue's name has at least one character
+    ! pq: invalid queue name "": it must not be empty
     [2]
     $ pq cron add '' @hourly q
     ! pq: "" cannot name a periodic job: it is empty

@@ -39,13 +39,13 @@ fn migrations_are_shown_run_and_undone() -> Outcome {
     $ pq migrate --down-to 0
     [n] migrations undone
     $ pq ls
-    ! pq: there is no table pq.queue in this database, or not all of it; run `pq migrate`, or call `migrate()`
+    ! pq: cannot use the table pq.queue: it does not exist or is out of date; run `pq migrate` or call `migrate()`
     [4]
     $ pq migrate --down-to 5 --yes
-    ! pq: there is no migration "5"; there are [versions], and 0 undoes all
+    ! pq: unknown migration "5"; expected [versions], or 0 to revert all
     [2]
     $ pq migrate --down-to newest --yes
-    ! pq: there is no migration "newest"; there are [versions], and 0 undoes all
+    ! pq: unknown migration "newest"; expected [versions], or 0 to revert all
     [2]
     "#);
     Ok(())

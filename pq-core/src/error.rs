@@ -1,125 +1,127 @@
-//! What can be wrong with a call, apart from any store.
+//! The errors that are independent of any store.
 
 use crate::{CodecError, JobId, TimeError};
 
-/// A call that was refused, with the thing that was wrong and the rule that it broke.
+/// A call that was refused, with the value and the rule that it violates.
 ///
-/// No variant carries a payload or a password, so that errors can be logged as they are. A store
-/// has errors of its own, which contain these: see [`crate::StoreError`].
+/// Errors can be logged as they are: none contains a payload or a password. A store has an error type of its own, which
+/// includes this one. See [`crate::StoreError`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The text cannot name a queue.
-    #[error("{name:?} cannot name a queue: {reason}")]
+    /// The text cannot be the name of a queue.
+    #[error("invalid queue name {name:?}: {reason}")]
     #[non_exhaustive]
     InvalidQueueName {
-        /// The beginning of the name.
+        /// The first characters of the name.
         name: String,
-        /// What is wrong, and what would be right.
+        /// The rule that the name violates.
         reason: String,
     },
     /// The time cannot be used as `schedule_at` or `expected_at`.
     #[error(transparent)]
     InvalidTime(#[from] TimeError),
-    /// The payload, as it would be stored, has more bytes than the handle allows.
+    /// The encoded payload is larger than the limit.
     #[error(
-        "the payload has {bytes} bytes as JSON, and {limit} are the most that this handle takes; \
-         keep large data elsewhere and put a reference to it, or raise the limit"
+        "invalid payload of {bytes} bytes: it must have at most {limit} bytes; \
+         store large data elsewhere and put a reference to it, or raise the limit"
     )]
     #[non_exhaustive]
     PayloadTooLarge {
-        /// Bytes of the encoded payload.
+        /// The size of the encoded payload, in bytes.
         bytes: usize,
-        /// The limit in force, in bytes.
+        /// The limit of the handle, in bytes.
         limit: usize,
     },
-    /// The payload nests arrays and objects more deeply than the handle allows.
-    #[error("the payload nests more than {limit} arrays and objects in one another")]
+    /// The payload nests arrays and objects more deeply than the limit.
+    #[error("invalid payload: it must nest at most {limit} arrays and objects")]
     #[non_exhaustive]
     PayloadTooDeep {
-        /// The limit in force.
+        /// The limit of the handle, in levels.
         limit: usize,
     },
-    /// The text is not one JSON document.
-    #[error("the payload is not JSON: {reason}")]
+    /// The payload is not one JSON document.
+    #[error("invalid JSON payload: {reason}")]
     #[non_exhaustive]
     NotJson {
         /// What the parser found, and where.
         reason: String,
     },
-    /// The value could not be turned into a payload.
-    #[error("the payload cannot be encoded: {0}")]
+    /// The value could not be encoded as a payload.
+    #[error("cannot encode the payload: {0}")]
     Encode(#[source] CodecError),
     /// No codec has this name.
-    #[error("there is no codec called {name:?}; there are {known}")]
+    #[error("unknown codec {name:?}; expected {known}")]
     #[non_exhaustive]
     UnknownCodec {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// The names that would be right.
+        /// The names of the codecs that exist.
         known: String,
     },
     /// The text cannot be a serialization key or a unique key.
-    #[error("{key:?} cannot be a key: {reason}")]
+    #[error("invalid key {key:?}: {reason}")]
     #[non_exhaustive]
     InvalidKey {
-        /// The beginning of the key.
+        /// The first characters of the key.
         key: String,
-        /// What is wrong, and what would be right.
+        /// The rule that the key violates.
         reason: String,
     },
-    /// A job with a unique key among many that are put without an answer for each.
+    /// A job with a unique key was put by a call that does not return an outcome for each job.
     #[error(
-        "a job with a unique key may be there already, and this put does not say so; use `put_many_with`"
+        "cannot put a job with a unique key by `put_all`: it returns no outcome for each job; use `put_many_with`"
     )]
     UniqueKey,
-    /// The job's lease is over and it is somebody else's by now, or it has its verdict already.
-    /// Nothing was changed; where this was to be part of a transaction, that must roll back.
-    #[error("job {id} is not held under this lease any more: the lease ended, or the job has its verdict")]
+    /// The job's lease expired, or the job was settled already.
+    ///
+    /// Nothing was changed. If the call was part of a transaction, roll the transaction back.
+    #[error("cannot change job {id}: its lease expired, or it was settled already")]
     #[non_exhaustive]
     LeaseLost {
         /// The job's id.
         id: JobId,
     },
-    /// The settings of a task or a worker that cannot be.
+    /// A setting of a task, a worker or a periodic job is invalid.
     #[error("{0}")]
     InvalidSetting(String),
-    /// The job is not held by this transaction: it was got outside of one, its transaction has
-    /// ended, or it has been given back. Nothing was changed.
-    #[error("job {id} is not held by this transaction, so it cannot be changed or given back in it")]
+    /// The transaction does not hold the job. Nothing was changed.
+    ///
+    /// The job was taken outside of the transaction, or has been requeued.
+    #[error("cannot change job {id}: this transaction does not hold it")]
     #[non_exhaustive]
     NotYours {
         /// The job's id.
         id: JobId,
     },
-    /// The call needs a connection of the handle's own, and the handle was made without one.
-    #[error("this handle has no connection of its own; make it with a URL or a pool, or use `on(conn)`")]
+    /// The call needs a connection of the handle, and the handle has none.
+    #[error("cannot get a connection: the handle has none of its own; set a URL or a pool, or use `on(conn)`")]
     NoConnection,
-    /// The wait was ended by its [`crate::CancellationToken`].
-    #[error("the wait was stopped")]
+    /// A [`crate::CancellationToken`] ended the wait.
+    #[error("the wait was cancelled")]
     Stopped,
 }
 
 impl Error {
-    /// The refusal of a job that the transaction does not hold; for stores.
+    /// Returns [`Error::NotYours`], for stores.
     #[must_use]
     pub fn not_yours(id: JobId) -> Self {
         Self::NotYours { id }
     }
 
-    /// The refusal of a verdict that came too late; for stores.
+    /// Returns [`Error::LeaseLost`], for stores.
     #[must_use]
     pub fn lease_lost(id: JobId) -> Self {
         Self::LeaseLost { id }
     }
 
-    /// Whether a verdict was refused because the lease was over.
+    /// Returns `true` for [`Error::LeaseLost`].
     #[must_use]
     pub fn is_lease_lost(&self) -> bool {
         matches!(self, Self::LeaseLost { .. })
     }
 
-    /// Whether a wait ended because it was told to stop.
+    /// Returns `true` for [`Error::Stopped`].
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         matches!(self, Self::Stopped)

@@ -4,13 +4,14 @@ use std::fmt;
 
 use crate::Error;
 
-/// A serialization key or a unique key: any text of 1 to 1024 bytes without NUL. It means something
-/// within its queue alone.
+/// A serialization key or a unique key: any text of 1 to 1024 bytes without NUL.
+///
+/// Keys of different queues are independent of each other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(String);
 
 impl Key {
-    /// The most bytes of a key.
+    /// The maximum length of a key, in bytes of UTF-8.
     pub const MAX_BYTES: usize = 1024;
 
     /// Checks a key.
@@ -21,26 +22,32 @@ impl Key {
     pub fn new(key: impl Into<String>) -> Result<Self, Error> {
         let key = key.into();
         let reason = if key.is_empty() {
-            "it is empty".to_owned()
+            "it must not be empty".to_owned()
         } else if key.len() > Self::MAX_BYTES {
-            format!("it has {} bytes, and {} are the most", key.len(), Self::MAX_BYTES)
+            format!("it must have at most {} bytes, and has {}", Self::MAX_BYTES, key.len())
         } else if key.contains('\0') {
-            "it holds a NUL character".to_owned()
+            "it must not contain NUL".to_owned()
         } else {
             return Ok(Self(key));
         };
         Err(Error::InvalidKey { key: key.chars().take(40).collect(), reason })
     }
 
-    /// Takes a key that a store holds already.
+    /// Wraps a key that was read from a store, without checks.
     #[must_use]
     pub fn from_stored(key: String) -> Self {
         Self(key)
     }
 
-    /// The text.
+    /// Returns the key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Key {
+    fn as_ref(&self) -> &str {
         &self.0
     }
 }
@@ -51,44 +58,46 @@ impl fmt::Display for Key {
     }
 }
 
-/// What a put does where a job with its unique key waits or runs already.
+/// What a put does if a job with the same unique key is waiting or running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnConflict {
-    /// The old job stays as it is, and nothing is put.
+    /// Keeps the existing job unchanged and puts nothing.
     #[default]
     Keep,
-    /// While the old job waits it takes the new payload, times and priority, under its old id. One
-    /// that is running stays as it is.
+    /// Replaces payload, times and priority of the existing job, which keeps its id.
+    ///
+    /// A running job is kept unchanged.
     Replace,
-    /// While the old job waits it keeps its payload and is put off to the new `schedule_at`
-    /// (debounce). One that is running stays as it is.
+    /// Moves the existing job to the new `schedule_at`, with its payload unchanged (debounce).
+    ///
+    /// A running job is kept unchanged.
     Reschedule,
 }
 
-/// What a put did.
+/// What a put did. Returned in [`Put::outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PutOutcome {
     /// A job was added.
     Added,
-    /// A job with the same unique key was there, and stays as it is.
+    /// A job with the same unique key existed and was kept unchanged.
     Kept,
-    /// A job with the same unique key was waiting, and has taken the new payload and options.
+    /// A waiting job with the same unique key now has the new payload and options.
     Replaced,
-    /// A job with the same unique key was waiting, and waits until the new `schedule_at`.
+    /// A waiting job with the same unique key now has the new `schedule_at`.
     Rescheduled,
 }
 
-/// The answer to a put: which job it is, and what was done.
+/// The result of a put: the id of the job, and whether it was added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Put {
-    /// The job that is there now.
+    /// The id of the added job, or of the existing one with the same unique key.
     pub id: crate::JobId,
-    /// How it came to be there.
+    /// What was done.
     pub outcome: PutOutcome,
 }
 
 impl Put {
-    /// A job that was added.
+    /// Returns the result for an added job.
     #[must_use]
     pub fn added(id: crate::JobId) -> Self {
         Self { id, outcome: PutOutcome::Added }

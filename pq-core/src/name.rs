@@ -1,4 +1,4 @@
-//! The name of a queue.
+//! Names of queues.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,32 +6,31 @@ use std::sync::Arc;
 
 use crate::Error;
 
-/// A queue's name: any text that PostgreSQL can hold, from one byte to [`QueueName::MAX_BYTES`].
+/// The name of a queue: any text of 1 to [`QueueName::MAX_BYTES`] bytes without NUL.
 ///
-/// Quotes, spaces, upper case and letters of any alphabet are allowed; names are compared byte for
-/// byte. Cloning is cheap.
+/// Quotes, spaces, upper case and letters of any alphabet are allowed. Names are compared byte by byte. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueName(Arc<str>);
 
 impl QueueName {
-    /// The longest name, in bytes of UTF-8. A name is part of an index entry, and PostgreSQL refuses
-    /// entries of more than about 2,700 bytes.
+    /// The maximum length of a name, in bytes of UTF-8.
+    ///
+    /// A name is part of an index entry, and PostgreSQL refuses entries of more than about 2,700 bytes.
     pub const MAX_BYTES: usize = 1024;
 
     /// Checks a name.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidQueueName`] where the name is empty, longer than [`Self::MAX_BYTES`], or holds
-    /// a NUL character, which PostgreSQL's text cannot.
+    /// [`Error::InvalidQueueName`] if the name is empty, longer than [`Self::MAX_BYTES`], or contains NUL.
     pub fn new(name: impl AsRef<str>) -> Result<Self, Error> {
         let name = name.as_ref();
         let reason = if name.is_empty() {
-            "it is empty, and a queue's name has at least one character".to_owned()
+            "it must not be empty".to_owned()
         } else if name.len() > Self::MAX_BYTES {
-            format!("it has {} bytes, and {} are the most", name.len(), Self::MAX_BYTES)
+            format!("it must have at most {} bytes, and has {}", Self::MAX_BYTES, name.len())
         } else if name.contains('\0') {
-            "it holds a NUL character, which PostgreSQL's text cannot".to_owned()
+            "it must not contain NUL".to_owned()
         } else {
             return Ok(Self(name.into()));
         };
@@ -39,7 +38,7 @@ impl QueueName {
         Err(Error::InvalidQueueName { name: shown, reason })
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_any_alphabet_are_taken_as_they_are() {
+    fn names_of_any_alphabet_are_accepted() {
         for name in ["a", "Größe", "a \"quoted\" 'name'", "яблоки/яблоки", "𝄞", "%s;--$$"] {
             assert_eq!(QueueName::new(name).map(|n| n.to_string()).ok().as_deref(), Some(name));
         }
@@ -93,11 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_name_is_told_the_rule_that_it_breaks() {
+    fn the_error_names_the_rule() {
         let message = |name: &str| QueueName::new(name).map_err(|e| e.to_string());
         assert!(message("").is_err_and(|m| m.contains("empty")));
         assert!(message("a\0b").is_err_and(|m| m.contains("NUL")));
         let long = "ж".repeat(QueueName::MAX_BYTES / 2 + 1);
-        assert!(message(&long).is_err_and(|m| m.contains("1026 bytes") && m.contains("1024")));
+        assert!(message(&long).is_err_and(|m| m.contains("at most 1024 bytes, and has 1026")));
     }
 }

@@ -1,10 +1,10 @@
-//! What can be said of a job when it is put.
+//! Options of a put.
 
 use crate::{Error, IntoWhen, Key, NewJob, OnConflict, Payload, TimeError, When};
 
-/// What can be said of a job when it is put, beside its payload.
+/// The options of a put: times, priority and keys.
 ///
-/// A time that cannot be used is remembered and refused by the put itself, before anything is sent.
+/// An invalid value is kept and refused by the put, before anything is sent. [`PutOptions::check`] refuses it earlier.
 ///
 /// ```
 /// use pq_core::PutOptions;
@@ -21,58 +21,63 @@ pub struct PutOptions {
 }
 
 impl PutOptions {
-    /// Due at once, wanted at no time, of priority 0, with no key.
+    /// Creates options for a job that is due at once, with priority 0 and no keys.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The job is not taken before this time, on the store's clock.
+    /// Sets the earliest time to take the job, on the store's clock. Default: at once.
     pub fn schedule_at(mut self, when: impl IntoWhen) -> Self {
         self.schedule_at = Some(when.into_when());
         self
     }
 
-    /// The job is wanted by this time: an ordering hint among jobs of one priority, never a promise.
+    /// Sets the time by which the job should run. Default: none.
+    ///
+    /// Orders the jobs of the same priority: earlier times first, then jobs without one. It is not a deadline.
     pub fn expected_at(mut self, when: impl IntoWhen) -> Self {
         self.expected_at = Some(when.into_when());
         self
     }
 
-    /// Higher goes first; 0 unless said.
+    /// Sets the priority. Jobs of higher priority are taken first. Default: 0.
     pub fn priority(mut self, priority: i32) -> Self {
         self.priority = Some(priority);
         self
     }
 
-    /// Of the queue's jobs that share this key, one is taken at a time. 1 to 1024 bytes.
+    /// Sets the serialization key, of 1 to 1024 bytes. Default: none.
+    ///
+    /// At most one of the queue's jobs with the same key runs at any time.
     pub fn serialization_key(mut self, key: impl Into<String>) -> Self {
         self.serialization_key = Some(key.into());
         self
     }
 
-    /// Of the queue's jobs with this key, one waits or runs at a time; where there is one already,
-    /// that is kept and nothing is put. 1 to 1024 bytes.
+    /// Sets the unique key, of 1 to 1024 bytes. Default: none.
+    ///
+    /// At most one of the queue's jobs with the same key waits or runs at any time. If there is one, it is kept and
+    /// nothing is put. [`crate::Put::outcome`] says which.
     pub fn unique(self, key: impl Into<String>) -> Self {
         self.unique_or(key, OnConflict::Keep)
     }
 
-    /// As [`PutOptions::unique`], with something else to do where there is a job already.
+    /// Sets the unique key, and what to do if a job with it is waiting or running.
     pub fn unique_or(mut self, key: impl Into<String>, on_conflict: OnConflict) -> Self {
         self.unique = Some((key.into(), on_conflict));
         self
     }
 
-    /// Whether a put with these options would be refused, for those who want to know before they have
-    /// a payload.
+    /// Checks the options, as a put does.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidTime`] for the first time that cannot be used, [`Error::InvalidKey`].
+    /// [`Error::InvalidTime`] or [`Error::InvalidKey`] for the first invalid option.
     pub fn check(&self) -> Result<(), Error> {
         self.job(Payload::from_stored(String::new())).map(drop)
     }
 
-    /// These options, and for what they do not say the others.
+    /// Returns these options, completed by `others` where they are not set.
     pub(crate) fn or(&self, others: &Self) -> Self {
         Self {
             schedule_at: self.schedule_at.clone().or_else(|| others.schedule_at.clone()),
@@ -83,7 +88,7 @@ impl PutOptions {
         }
     }
 
-    /// The job that is put with these options.
+    /// Builds the job that is put with these options.
     pub(crate) fn job(&self, payload: Payload) -> Result<NewJob, Error> {
         Ok(NewJob {
             payload,

@@ -1,4 +1,4 @@
-//! A job's payload as it is stored: one JSON document, kept byte for byte.
+//! Payloads as they are stored: JSON text, kept byte for byte.
 
 use std::fmt;
 
@@ -9,13 +9,14 @@ use crate::Error;
 
 /// One JSON document as text, kept byte for byte as it was written.
 ///
-/// Its [`fmt::Debug`] shows the size alone, so that payloads stay out of logs.
-#[derive(Clone, PartialEq, Eq)]
+/// `Debug` shows only the size, so that payloads stay out of logs.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Payload(String);
 
 impl Payload {
-    /// Takes text that a writer put into the store. It is not looked at: other writers may have
-    /// nested it more deeply, or made it larger, than this handle would.
+    /// Wraps text that was read from a store, without checks.
+    ///
+    /// Other writers may have stored payloads that exceed the limits of this handle.
     #[must_use]
     pub fn from_stored(text: String) -> Self {
         Self(text)
@@ -33,7 +34,7 @@ impl Payload {
         Ok(payload)
     }
 
-    /// As [`Payload::new`], for text that serde_json wrote and that needs no second parser.
+    /// Checks the limits only, for text that serde_json has written.
     pub(crate) fn written(text: String, limits: PayloadLimits) -> Result<Self, Error> {
         if text.len() > limits.max_bytes {
             return Err(Error::PayloadTooLarge { bytes: text.len(), limit: limits.max_bytes });
@@ -44,7 +45,7 @@ impl Payload {
         Ok(Self(text))
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -57,12 +58,12 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// What a handle refuses to put, before anything is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The limits of payloads that a handle puts. They are checked before anything is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PayloadLimits {
-    /// The most bytes of the encoded payload; 1 MiB unless said.
+    /// Maximum size of the encoded payload, in bytes. Default: 1 MiB.
     pub max_bytes: usize,
-    /// The most arrays and objects in one another; 127 unless said, which is what serde_json reads.
+    /// Maximum nesting of arrays and objects. Default: 127, the most that serde_json reads.
     pub max_depth: usize,
 }
 
@@ -72,7 +73,7 @@ impl Default for PayloadLimits {
     }
 }
 
-/// How many arrays and objects the JSON text nests in one another at its deepest.
+/// Returns how deeply the JSON text nests arrays and objects.
 fn nesting(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let mut rest = json.as_bytes();
@@ -91,11 +92,13 @@ fn nesting(json: &str) -> usize {
     deepest
 }
 
-/// What comes after the string whose opening quote is just before `json`. Most of a large payload is in strings.
+/// Returns the text after the end of a string whose opening quote precedes `json`.
+///
+/// Most of a large payload is in strings, so they are searched with memchr.
 fn after_string(mut json: &[u8]) -> &[u8] {
     while let Some(at) = memchr2(b'"', b'\\', json) {
         let is_end = json[at] == b'"';
-        // What is escaped may be a quote.
+        // The escaped character may be a quote.
         json = json.get(at + if is_end { 1 } else { 2 }..).unwrap_or_default();
         if is_end {
             return json;
@@ -120,9 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_document_is_refused() {
+    fn text_that_is_not_one_document_is_refused() {
         for text in ["", "{", "1 2", "{'a': 1}", "NaN", "[1,]"] {
-            assert!(matches!(new(text), Err(Error::NotJson { .. })), "{text:?} was taken");
+            assert!(matches!(new(text), Err(Error::NotJson { .. })), "{text:?} was accepted");
         }
     }
 
@@ -138,12 +141,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_strings_nests_nothing() {
+    fn brackets_in_strings_do_not_nest() {
         for (text, deep) in [
             (r#"{"[[[": "\"[[["}"#, 1),
             (r#"["\\", [[]], "\\\"[[[["]"#, 3),
             (r#""[[""#, 0),
-            // What is no JSON at all is found out later, and must not end in a panic.
+            // Invalid JSON is refused later, and must not panic here.
             (r#"["[["#, 1),
             (r#"["[[\"#, 1),
             ("", 0),
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deepest_that_is_put_can_be_read_by_serde_json() {
+    fn the_deepest_allowed_payload_can_be_read_by_serde_json() {
         let depth = PayloadLimits::default().max_depth;
         let text = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(new(&text).is_ok());

@@ -1,4 +1,4 @@
-//! How long a get may wait, and the one loop that waits.
+//! Waiting for jobs: how long, and the loop that polls and sleeps.
 
 use std::time::{Duration, Instant};
 
@@ -6,16 +6,14 @@ use crate::store::{Scan, Store, StoreError};
 use crate::{CancellationToken, WakeSignal};
 use crate::{Error, QueueName};
 
-/// How long a call may wait for a job.
-///
-/// The default is one second, as in Python's `pq`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How long a call waits for a job. Default: 1 s, as in Python's `pq`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wait {
-    /// One look, and no wait.
+    /// Polls once and does not wait.
     No,
-    /// Until a job is there, but not longer than this.
+    /// Waits for a job for at most this time.
     For(Duration),
-    /// Until a job is there.
+    /// Waits until there is a job.
     Forever,
 }
 
@@ -25,69 +23,65 @@ impl Default for Wait {
     }
 }
 
-/// What one look found.
-pub(crate) enum Look<R> {
+/// The result of a poll.
+pub(crate) enum Polled<R> {
     Found(R),
-    /// Nothing is ready; the next waiting job falls due after this time, if there is one.
+    /// No job is ready. The next scheduled job, if any, is due after `next_due`.
     Nothing {
         next_due: Option<Duration>,
     },
 }
 
-/// How long the first pause after a lost connection is; each further one doubles, up to the store's
-/// poll interval.
+/// The first pause after the store became unavailable. It doubles up to the store's poll interval.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 
-/// Looks, and sleeps until looking again is worth it, until something is found, the wait is over or
-/// `stop` says so. One deadline holds for the whole call.
+/// Polls, and sleeps between polls, until a poll finds jobs, the wait ends or `token` is cancelled.
 ///
-/// A store that cannot be reached is looked at again with backoff while the wait lasts; the last
-/// error is returned where the wait ends before it could be reached, for then nobody knows whether
-/// the queue is empty.
-pub(crate) fn look_and_wait<S: Store, R>(
+/// While the store is unavailable, polls are repeated with backoff. If the wait ends meanwhile, the last error is
+/// returned, since it is unknown whether the queue is empty.
+pub(crate) fn poll_and_wait<S: Store, R>(
     store: &S,
     queues: &[QueueName],
     wait: Wait,
-    stop: Option<&CancellationToken>,
-    mut look: impl FnMut(Scan) -> Result<Look<R>, S::Error>,
+    token: Option<&CancellationToken>,
+    mut poll: impl FnMut(Scan) -> Result<Polled<R>, S::Error>,
 ) -> Result<Option<R>, S::Error> {
-    // A duration that no clock can add is as good as for ever.
+    // A deadline that the clock cannot represent is the same as none.
     let deadline = match wait {
         Wait::No => {
-            return look(Scan::Full).map(|found| match found {
-                Look::Found(jobs) => Some(jobs),
-                Look::Nothing { .. } => None,
+            return poll(Scan::Full).map(|found| match found {
+                Polled::Found(jobs) => Some(jobs),
+                Polled::Nothing { .. } => None,
             });
         }
         Wait::For(duration) => Instant::now().checked_add(duration),
         Wait::Forever => None,
     };
 
-    // Subscribed before the first look: a job that is committed between the two rings the signal, and
-    // the sleep below then ends at once.
+    // Subscribe before the first poll. A job that commits after the poll then ends the sleep below at once.
     let signal = WakeSignal::new();
     let _subscriptions: Vec<_> = queues.iter().map(|queue| store.subscribe(queue, &signal)).collect();
-    let _stop = stop.map(|stop| stop.notifies(&signal));
+    let _notified = token.map(|token| token.notifies(&signal));
     let mut retry_in = FIRST_RETRY;
 
     loop {
-        if stop.is_some_and(CancellationToken::is_cancelled) {
+        if token.is_some_and(CancellationToken::is_cancelled) {
             return Err(Error::Stopped.into());
         }
-        let heard = signal.generation();
-        // Read before the look: the look that finds nothing at the deadline began after it.
+        let generation = signal.generation();
+        // Read before the poll, so that a final poll that finds nothing began after the deadline.
         let remaining = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let over = remaining == Some(Duration::ZERO);
+        let is_last = remaining == Some(Duration::ZERO);
 
-        let pause = match look(if over { Scan::Full } else { Scan::Resume }) {
-            Ok(Look::Found(jobs)) => return Ok(Some(jobs)),
-            Ok(Look::Nothing { .. }) if over => return Ok(None),
-            Ok(Look::Nothing { next_due }) => {
+        let pause = match poll(if is_last { Scan::Full } else { Scan::Resume }) {
+            Ok(Polled::Found(jobs)) => return Ok(Some(jobs)),
+            Ok(Polled::Nothing { .. }) if is_last => return Ok(None),
+            Ok(Polled::Nothing { next_due }) => {
                 retry_in = FIRST_RETRY;
                 next_due.map_or(store.poll_interval(), |due| due.min(store.poll_interval()))
             }
-            Err(error) if error.is_unavailable() && !over => {
-                tracing::warn!(%error, ?queues, "the store cannot be reached; the wait goes on");
+            Err(error) if error.is_unavailable() && !is_last => {
+                tracing::warn!(%error, ?queues, "store unavailable, polling again");
                 let pause = retry_in;
                 retry_in = (retry_in * 2).min(store.poll_interval().max(FIRST_RETRY));
                 pause
@@ -95,9 +89,9 @@ pub(crate) fn look_and_wait<S: Store, R>(
             Err(error) => return Err(error),
         };
 
-        // Measured anew after the look, which may have taken its time.
+        // The poll may have taken long, so the remaining time is measured again.
         let remaining = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        signal.wait_past(heard, remaining.map_or(pause, |left| left.min(pause)));
+        signal.wait_past(generation, remaining.map_or(pause, |left| left.min(pause)));
     }
 }
 
@@ -108,42 +102,42 @@ mod tests {
     use crate::store::Jobs;
     use crate::{NewJob, Payload};
 
-    /// A put that commits after a look and before the sleep that follows it.
+    /// The put commits after a poll and before the sleep that follows it.
     #[test]
-    fn a_put_between_the_look_and_the_sleep_is_not_slept_past() -> Result<(), Error> {
+    fn a_put_between_poll_and_sleep_ends_the_sleep() -> Result<(), Error> {
         let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
         let begun = Instant::now();
-        let mut looks = 0;
-        let found = look_and_wait(&store, std::slice::from_ref(&queue), Wait::Forever, None, |scan| {
-            looks += 1;
+        let mut polls = 0;
+        let found = poll_and_wait(&store, std::slice::from_ref(&queue), Wait::Forever, None, |scan| {
+            polls += 1;
             let taken = store.take_now(&queue, 1, scan)?;
-            if looks == 1 {
+            if polls == 1 {
                 store.put_now(&queue, &[NewJob::new(Payload::from_stored("1".to_owned()))])?;
             }
             Ok(match taken.jobs.len() {
-                0 => Look::Nothing { next_due: None },
-                found => Look::Found(found),
+                0 => Polled::Nothing { next_due: None },
+                found => Polled::Found(found),
             })
         })?;
-        assert_eq!((found, looks), (Some(1), 2));
-        // One that was slept past is found by the poll.
+        assert_eq!((found, polls), (Some(1), 2));
+        // Otherwise only the next poll would find the job.
         assert!(begun.elapsed() < store.poll_interval());
         Ok(())
     }
 
     #[test]
-    fn a_wait_is_sure_of_its_last_look_alone() -> Result<(), Error> {
+    fn only_the_last_poll_of_a_wait_is_a_full_scan() -> Result<(), Error> {
         let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
         for wait in [Wait::No, Wait::For(Duration::from_millis(20))] {
-            let mut looks = Vec::new();
+            let mut polls = Vec::new();
             let found: Option<()> =
-                look_and_wait(&store, std::slice::from_ref(&queue), wait, None, |scan| {
-                    looks.push(scan);
-                    Ok(Look::Nothing { next_due: None })
+                poll_and_wait(&store, std::slice::from_ref(&queue), wait, None, |scan| {
+                    polls.push(scan);
+                    Ok(Polled::Nothing { next_due: None })
                 })?;
-            assert_eq!((found, looks.pop()), (None, Some(Scan::Full)));
-            assert!(looks.iter().all(|scan| *scan == Scan::Resume), "{looks:?}");
-            assert_eq!(looks.is_empty(), wait == Wait::No);
+            assert_eq!((found, polls.pop()), (None, Some(Scan::Full)));
+            assert!(polls.iter().all(|scan| *scan == Scan::Resume), "{polls:?}");
+            assert_eq!(polls.is_empty(), wait == Wait::No);
         }
         Ok(())
     }

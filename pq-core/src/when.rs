@@ -1,4 +1,4 @@
-//! Times as a user gives them: a delay from now, or an instant.
+//! Times of jobs: a delay from now, or an instant.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use chrono::{DateTime, Datelike, NaiveDateTime, TimeDelta, TimeZone, Utc};
 
 /// A time that cannot be used as `schedule_at` or `expected_at`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{given} is no time for a job: {reason}")]
+#[error("invalid time {given}: {reason}")]
 pub struct TimeError {
     given: String,
     reason: String,
@@ -14,34 +14,35 @@ pub struct TimeError {
 
 impl TimeError {
     fn new(given: String, reason: impl Into<String>) -> Self {
-        // Enough to recognise it by, however long it is.
+        // The beginning is enough to recognise a long text.
         Self { given: given.chars().take(60).collect(), reason: reason.into() }
     }
 }
 
-/// A point in time, kept as it was given.
+/// A time for a job: a delay or an instant.
 ///
-/// A delay travels to the store as a delay and is added to the store's own clock there, so that a
-/// worker whose clock is wrong still schedules what it meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A delay is added to the store's own clock. Therefore a process with a wrong clock still schedules correctly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum When {
-    /// This long after the put, on the store's clock. A negative delay is a time in the past.
+    /// A delay after the put, on the store's clock. A negative delay is a time in the past.
     In(TimeDelta),
-    /// At this instant.
+    /// An instant.
     At(DateTime<Utc>),
 }
 
 impl When {
-    /// The longest delay, either way: 10,000 years of 365 days. What is longer would leave the range
-    /// that PostgreSQL and chrono can both hold.
+    /// The longest delay, positive or negative: 10,000 years of 365 days.
+    ///
+    /// PostgreSQL and chrono can both represent the resulting times.
     pub const MAX_DELAY: TimeDelta = TimeDelta::days(3_650_000);
 
-    /// Reads a span (`90s`, `5m`, `1h30m`, `2d`; a day is 24 hours) or an RFC 3339 instant
-    /// (`2026-11-21T08:00:00Z`, with any offset). The text is matched whole.
+    /// Parses a delay, such as `90s`, `5m`, `1h30m` or `2d`, or an RFC 3339 instant with any offset.
+    ///
+    /// A day is 24 hours. An instant is for example `2026-11-21T08:00:00Z`.
     ///
     /// # Errors
     ///
-    /// [`TimeError`] for any other text and for what is out of range.
+    /// [`TimeError`] for any other text, and for a time out of range.
     pub fn parse(text: &str) -> Result<Self, TimeError> {
         if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
             return Self::at(instant);
@@ -52,33 +53,32 @@ impl When {
             Err(found) => Err(TimeError::new(
                 format!("{text:?}"),
                 format!(
-                    "as a span, {found}; a span is like 90s, 5m, 1h30m or 2d, and an instant is RFC 3339, \
-                     like 2026-11-21T08:00:00Z"
+                    "{found}; it must be a delay such as 90s, 5m, 1h30m or 2d, or an RFC 3339 instant such as \
+                     2026-11-21T08:00:00Z"
                 ),
             )),
         }
     }
 
-    /// An instant of any time zone.
+    /// Returns an instant of any time zone.
     ///
     /// # Errors
     ///
-    /// [`TimeError`] outside of the years 1 to 9999, and so for the "infinite" ends of
-    /// chrono's range too.
+    /// [`TimeError`] for an instant outside of the years 1 to 9999.
     pub fn at<Tz: TimeZone>(instant: DateTime<Tz>) -> Result<Self, TimeError> {
         let utc = instant.with_timezone(&Utc);
         if (1..=9999).contains(&utc.year()) {
             Ok(Self::At(utc))
         } else {
-            Err(TimeError::new(format!("{utc:?}"), "an instant lies in the years 1 to 9999"))
+            Err(TimeError::new(format!("{utc:?}"), "it must be in the years 1 to 9999"))
         }
     }
 
-    /// A delay from the put.
+    /// Returns a delay after the put.
     ///
     /// # Errors
     ///
-    /// [`TimeError`] where it is longer than [`Self::MAX_DELAY`], either way.
+    /// [`TimeError`] for a delay longer than [`Self::MAX_DELAY`], positive or negative.
     pub fn delay(delay: TimeDelta) -> Result<Self, TimeError> {
         if delay.abs() > Self::MAX_DELAY {
             return Err(out_of_range(format!("a delay of {} seconds", delay.num_seconds())));
@@ -94,13 +94,14 @@ impl When {
 }
 
 fn out_of_range(given: String) -> TimeError {
-    TimeError::new(given, format!("{} days are the longest delay", When::MAX_DELAY.num_days()))
+    TimeError::new(given, format!("it must be at most {} days from now", When::MAX_DELAY.num_days()))
 }
 
-/// Whatever can be given as a time: text, [`Duration`], chrono's [`TimeDelta`], [`DateTime`] of any
-/// zone, [`NaiveDateTime`] (which is UTC), or a [`When`].
+/// Converts into a [`When`].
+///
+/// Implemented for text, [`Duration`], chrono's [`TimeDelta`], [`DateTime`] of any zone and [`NaiveDateTime`] in UTC.
 pub trait IntoWhen {
-    /// The time, checked.
+    /// Checks and converts the time.
     ///
     /// # Errors
     ///
@@ -165,21 +166,21 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_read_whole() {
+    fn delays_are_parsed_whole() {
         assert_eq!(span("5m"), Some(300));
         assert_eq!(span("1h30m"), Some(5_400));
         assert_eq!(span("2d"), Some(172_800));
-        for rubbish in ["", "10s garbage", "10s!", "5", "m", "-5m", "5m-", "1h30", "infinity", "now"] {
-            let error = When::parse(rubbish).map_err(|e| e.to_string());
-            assert!(error.is_err_and(|m| m.contains("RFC 3339")), "{rubbish:?} was taken");
+        for invalid in ["", "10s garbage", "10s!", "5", "m", "-5m", "5m-", "1h30", "infinity", "now"] {
+            let error = When::parse(invalid).map_err(|e| e.to_string());
+            assert!(error.is_err_and(|m| m.contains("RFC 3339")), "{invalid:?} was accepted");
         }
     }
 
     #[test]
-    fn what_overflows_is_refused() {
+    fn overflowing_delays_are_refused() {
         for span in ["99999999999999999999999d", "10000000d", "18446744073709551615s"] {
             let error = When::parse(span).map_err(|e| e.to_string());
-            assert!(error.is_err_and(|m| m.contains("longest delay")), "{span:?} was taken");
+            assert!(error.is_err_and(|m| m.contains("it must be at most 3650000 days")), "{span:?} was accepted");
         }
         assert!(Duration::MAX.into_when().is_err());
         assert!(TimeDelta::MAX.into_when().is_err());

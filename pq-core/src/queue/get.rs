@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::{Iter, Queue};
-use crate::wait::{Look, look_and_wait};
+use crate::wait::{Polled, poll_and_wait};
 use crate::{Error, Job, JobId, RawJob, Scan, Store, Taken, Undecodable, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
@@ -37,8 +37,8 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         let found = self.wait(wait, |scan| {
             let found = self.take_now(count, scan)?;
             Ok(match found.jobs {
-                jobs if jobs.is_empty() => Look::Nothing { next_due: found.next_due },
-                jobs => Look::Found(jobs),
+                jobs if jobs.is_empty() => Polled::Nothing { next_due: found.next_due },
+                jobs => Polled::Found(jobs),
             })
         })?;
         Ok(found.unwrap_or_default())
@@ -82,25 +82,25 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         let found = self.wait(wait, |scan| {
             let mut started = false;
             let mut failed = None;
-            let looked = self.transaction(|conn| {
+            let polled = self.transaction(|conn| {
                 let found = self.on(conn).take(count, scan)?;
                 let work = match work.take_if(|_| !found.jobs.is_empty()) {
                     Some(work) => work,
-                    None => return Ok(Look::Nothing { next_due: found.next_due }),
+                    None => return Ok(Polled::Nothing { next_due: found.next_due }),
                 };
                 started = true;
-                work(conn, found.jobs).map(Look::Found).map_err(|error| {
+                work(conn, found.jobs).map(Polled::Found).map_err(|error| {
                     // Any error rolls the transaction back. This one is replaced by the error of `work` below.
                     failed = Some(error);
                     S::Error::from(Error::Stopped)
                 })
             });
             // After `work` has run, an error must not be retried by the wait: the commit may have succeeded.
-            match (failed, looked) {
-                (Some(error), _) => Ok(Look::Found(Err(error))),
-                (None, Ok(Look::Found(done))) => Ok(Look::Found(Ok(done))),
-                (None, Ok(Look::Nothing { next_due })) => Ok(Look::Nothing { next_due }),
-                (None, Err(error)) if started => Ok(Look::Found(Err(error.into()))),
+            match (failed, polled) {
+                (Some(error), _) => Ok(Polled::Found(Err(error))),
+                (None, Ok(Polled::Found(done))) => Ok(Polled::Found(Ok(done))),
+                (None, Ok(Polled::Nothing { next_due })) => Ok(Polled::Nothing { next_due }),
+                (None, Err(error)) if started => Ok(Polled::Found(Err(error.into()))),
                 (None, Err(error)) => Err(error),
             }
         });
@@ -160,14 +160,14 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     pub(super) fn wait<R>(
         &self,
         wait: Wait,
-        look: impl FnMut(Scan) -> Result<Look<R>, S::Error>,
+        poll: impl FnMut(Scan) -> Result<Polled<R>, S::Error>,
     ) -> Result<Option<R>, S::Error> {
-        look_and_wait(
+        poll_and_wait(
             self.store(),
             std::slice::from_ref(&self.name),
             wait,
             self.pq.cancellation_token.as_ref(),
-            look,
+            poll,
         )
     }
 

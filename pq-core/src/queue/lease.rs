@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::{BoundQueue, Queue};
-use crate::wait::Look;
+use crate::wait::Polled;
 use crate::{Error, Extended, Job, Outcome, Scan, Settlement, Store, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
@@ -25,8 +25,8 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
             self.store().with_connection(|conn| {
                 let taken = self.on(conn).take_leased(count, lease, scan)?;
                 Ok(match taken.jobs {
-                    jobs if jobs.is_empty() => Look::Nothing { next_due: taken.next_due },
-                    jobs => Look::Found(jobs),
+                    jobs if jobs.is_empty() => Polled::Nothing { next_due: taken.next_due },
+                    jobs => Polled::Found(jobs),
                 })
             })
         })?;

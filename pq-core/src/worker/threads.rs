@@ -14,7 +14,7 @@ use super::status::Report;
 use super::worker_run::WorkerRun;
 use crate::lock::lock;
 use crate::stop::StopMode;
-use crate::wait::{Look, look_and_wait};
+use crate::wait::{Polled, poll_and_wait};
 use crate::{Scan, Store, StoreError, Wait, WakeSignal};
 
 /// Runs the threads of a worker until all of them have ended.
@@ -105,11 +105,11 @@ fn run_next_batch<S: Store>(
     // One thread polls on behalf of those that wait. When it has taken jobs it lets the next one wait, and runs them.
     let mut waiter = Some(lock(&run.waiter));
     let names = run.queues.names();
-    let waited = look_and_wait(run.store(), &names, Wait::Forever, Some(run.stop.waits()), |scan| {
+    let waited = poll_and_wait(run.store(), &names, Wait::Forever, Some(run.stop.waits()), |scan| {
         Ok(match poll(run, thread, sizer, scan, &mut || drop(waiter.take()))? {
-            PollResult::Ran => Look::Found(true),
-            PollResult::LimitReached => Look::Found(false),
-            PollResult::Empty { next_due } => Look::Nothing { next_due },
+            PollResult::Ran => Polled::Found(true),
+            PollResult::LimitReached => Polled::Found(false),
+            PollResult::Empty { next_due } => Polled::Nothing { next_due },
         })
     });
     match waited {
