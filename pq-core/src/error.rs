@@ -95,7 +95,9 @@ pub enum Error {
         id: JobId,
     },
     /// The call needs a connection of the handle, and the handle has none.
-    #[error("cannot get a connection: the handle has none of its own; set a URL or a pool, or use `on(conn)`")]
+    #[error(
+        "cannot get a connection: the handle has none of its own; set a URL or a pool, or use `on(conn)`"
+    )]
     NoConnection,
     /// A [`crate::CancellationToken`] ended the wait.
     #[error("the wait was cancelled")]

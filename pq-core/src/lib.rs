@@ -1,13 +1,24 @@
-//! What a transactional job queue is, apart from any database.
+//! A transactional job queue, independent of any database.
 //!
-//! The user's side is [`Pq`], which names queues, and [`Queue`], which puts and gets jobs, waits for
-//! them and runs transactions around them; [`Task`], which gives work a name and typed arguments; and
-//! [`Worker`], which works it in threads. The implementor's side is [`Store`]: few methods, each on
-//! a connection that is passed in, so that the caller's transaction is simply the connection the
-//! caller passes. [`memory`] is the readable reference store; the crate `pq-conformance` is the suite
-//! that every store passes, whole.
+//! Applications on PostgreSQL use the crate `pq-diesel`, which re-exports what they need of this one.
 //!
-//! This crate knows no database driver, no SQL and no async runtime. For PostgreSQL see `pq-diesel`.
+//! | for | types |
+//! |---|---|
+//! | enqueueing and taking jobs | [`Pq`], [`Queue`], [`BoundQueue`], [`Job`], [`PutOptions`], [`Wait`] |
+//! | named work with typed arguments | [`Task`], [`BoundTask`], [`CallOptions`], [`Backoff`] |
+//! | running handlers in threads | [`Worker`], [`Handler`], [`Context`], [`Outcome`], [`Control`] |
+//! | operating queues | [`Filter`], [`Retention`], [`Cron`] and the methods of [`Pq`] |
+//! | implementing a store | [`store`] with the trait [`Store`]; [`memory`] is the readable reference |
+//!
+//! Each method of a store takes a connection. To work in a caller's transaction is therefore to pass the caller's
+//! connection. The crate `pq-conformance` is the suite that every store passes. This crate depends on no database
+//! driver and no async runtime, and contains no SQL.
+//!
+//! # Which types are `#[non_exhaustive]`
+//!
+//! Types that only this crate creates and that may grow: errors, failures and reports. Types that an application
+//! creates, or must match completely, are exhaustive: options as enums ([`Wait`], [`OnConflict`], [`StopMode`]),
+//! [`Outcome`], and structs of settings with public fields ([`PayloadLimits`]).
 //!
 //! ```
 //! use pq_core::{Wait, memory::MemoryStore};

@@ -180,7 +180,10 @@ mod tests {
     fn overflowing_delays_are_refused() {
         for span in ["99999999999999999999999d", "10000000d", "18446744073709551615s"] {
             let error = When::parse(span).map_err(|e| e.to_string());
-            assert!(error.is_err_and(|m| m.contains("it must be at most 3650000 days")), "{span:?} was accepted");
+            assert!(
+                error.is_err_and(|m| m.contains("it must be at most 3650000 days")),
+                "{span:?} was accepted"
+            );
         }
         assert!(Duration::MAX.into_when().is_err());
         assert!(TimeDelta::MAX.into_when().is_err());

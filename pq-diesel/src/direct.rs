@@ -1,6 +1,6 @@
-//! One call, no object: puts and gets on the caller's connection and the default table.
+//! Functions for single calls on the caller's connection and the table `pq.queue`, without a handle.
 //!
-//! Each runs inside the caller's transaction, if there is one, and never commits it.
+//! Each call runs in the caller's transaction, if the connection is in one, and never commits it.
 //!
 //! ```no_run
 //! use diesel::{Connection, PgConnection};
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Pq};
 
-/// Creates `pq.queue`, if it is not there.
+/// Creates or migrates the table `pq.queue`.
 ///
 /// # Errors
 ///
@@ -41,8 +41,9 @@ pub fn put<T: Serialize + ?Sized>(conn: &mut PgConnection, queue: &str, data: &T
     queue.on(conn).put(data)
 }
 
-/// Gets what the next ready job carries, if there is one. The job is gone when the caller's
-/// transaction commits, and back when it rolls back.
+/// Takes the next ready job and returns its payload, or `None` if no job is ready.
+///
+/// The job is completed when the caller's transaction commits, and back in the queue when it rolls back.
 ///
 /// # Errors
 ///
@@ -52,7 +53,7 @@ pub fn get<T: DeserializeOwned>(conn: &mut PgConnection, queue: &str) -> Result<
     Ok(queue.on(conn).get()?.map(|job| job.data))
 }
 
-/// Counts the jobs that are ready. Takes no lock.
+/// Counts the ready jobs. Takes no lock.
 ///
 /// # Errors
 ///
@@ -62,7 +63,7 @@ pub fn len(conn: &mut PgConnection, queue: &str) -> Result<u64, Error> {
     Ok(queue.on(conn).counts()?.ready)
 }
 
-/// Deletes every job that nobody holds, and says how many.
+/// Deletes all jobs that nobody holds, and returns their number.
 ///
 /// # Errors
 ///

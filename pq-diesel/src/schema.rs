@@ -1,65 +1,65 @@
-//! The default table for diesel's DSL, so that an application can query its queue.
+//! The default tables for diesel's query DSL, for applications that query their jobs.
 
 diesel::table! {
-    /// The jobs, `pq.queue`.
+    /// Jobs that have not ended: `pq.queue`.
     pq.queue (id) {
-        /// The job's number.
+        /// The job's id.
         id -> BigInt,
-        /// When it was put.
+        /// When the job was put.
         enqueued_at -> Timestamptz,
-        /// When a Python `pq` took it.
+        /// When a Python `pq` took the job.
         dequeued_at -> Nullable<Timestamptz>,
-        /// When it is wanted.
+        /// By when the job should run.
         expected_at -> Nullable<Timestamptz>,
-        /// Not before this time.
+        /// The earliest time to take the job.
         schedule_at -> Nullable<Timestamptz>,
         /// The queue's name.
         q_name -> Text,
         /// The payload.
         data -> Json,
-        /// Higher goes first.
+        /// Jobs of higher priority are taken first.
         priority -> Integer,
-        /// How often the job has been taken.
+        /// How often the job was taken.
         attempt -> Integer,
-        /// Of the jobs that share one, one is taken at a time.
+        /// The serialization key: at most one job with it runs at any time.
         serial_key -> Nullable<Text>,
-        /// One job with it waits or runs at a time.
+        /// The unique key: at most one job with it waits or runs at any time.
         unique_key -> Nullable<Text>,
-        /// Why its last attempt failed.
+        /// The error of the last failed attempt.
         error -> Nullable<Text>,
     }
 }
 
 diesel::table! {
-    /// The jobs that have ended and are kept, `pq.queue_archive`.
+    /// Archived jobs: `pq.queue_archive`.
     pq.queue_archive (id) {
-        /// The job's number.
+        /// The job's id.
         id -> BigInt,
         /// The queue's name.
         q_name -> Text,
         /// The payload, as it was stored.
         data -> Json,
-        /// When it was put.
+        /// When the job was put.
         enqueued_at -> Timestamptz,
-        /// When it was due.
+        /// The earliest time to take the job.
         schedule_at -> Nullable<Timestamptz>,
-        /// When it was wanted.
+        /// By when the job should run.
         expected_at -> Nullable<Timestamptz>,
-        /// Higher went first.
+        /// Jobs of higher priority are taken first.
         priority -> Integer,
-        /// How often it was taken.
+        /// How often the job was taken.
         attempt -> Integer,
-        /// How it ended: `done`, `dead` or `cancelled`.
+        /// How the job ended: `done`, `dead` or `cancelled`.
         outcome -> Text,
-        /// Why.
+        /// The error or the reason.
         error -> Nullable<Text>,
-        /// When it ended.
+        /// When the job ended.
         ended_at -> Timestamptz,
-        /// Its serialization key.
+        /// The serialization key.
         serial_key -> Nullable<Text>,
-        /// Its unique key.
+        /// The unique key.
         unique_key -> Nullable<Text>,
-        /// What its handler returned to be kept.
+        /// The result that the handler returned.
         result -> Nullable<Json>,
     }
 }

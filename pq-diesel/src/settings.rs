@@ -1,23 +1,25 @@
-//! The database that the environment names.
+//! The connection string from environment variables.
 
 use std::fmt;
 
 use crate::conninfo::ConnInfo;
 
-/// The database that the environment names: `PQ_URL`, else `TPQ_URL`, else what `TPQ_HOST`,
-/// `TPQ_PORT`, `TPQ_DB`, `TPQ_USER` and `TPQ_PASS` say together, else `DATABASE_URL`, else nothing,
-/// which is libpq's own `PGHOST`, `PGDATABASE` and so on.
+/// The connection string that the environment defines.
+///
+/// The first of these that is set and not empty: `PQ_URL`; `TPQ_URL`; `TPQ_HOST`, `TPQ_PORT`, `TPQ_DB`, `TPQ_USER` and
+/// `TPQ_PASS` together; `DATABASE_URL`. If none is set the connection string is empty, and libpq uses its own variables
+/// `PGHOST`, `PGDATABASE` and so on.
 #[derive(Clone)]
 pub struct Settings(ConnInfo);
 
 impl Settings {
-    /// Reads the environment.
+    /// Reads the environment variables of the process.
     #[must_use]
     pub fn from_env() -> Self {
         Self::from_lookup(|name| std::env::var(name).ok())
     }
 
-    /// Reads variables by this function, an empty one as if it were not set.
+    /// Reads variables by a function. An empty variable counts as not set.
     #[must_use]
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
@@ -39,21 +41,21 @@ impl Settings {
         Self(ConnInfo::new(conninfo))
     }
 
-    /// The connection string, with its password: for libpq, not for logs.
+    /// Returns the connection string **with its password**: for libpq, not for logs.
     #[must_use]
     pub fn conninfo(&self) -> &str {
         self.0.as_str()
     }
 }
 
-/// The server and the database, without user and password.
+/// Shows the server and the database, without user and password.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Settings({})", self.0.server())
     }
 }
 
-/// A value of a `key=value` string, as libpq reads it.
+/// Quotes a value for a `key=value` connection string.
 fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
@@ -69,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_set_wins() {
+    fn the_first_variable_that_is_set_is_used() {
         let all = [("DATABASE_URL", "d"), ("TPQ_HOST", "h"), ("TPQ_URL", "t"), ("PQ_URL", "p")];
         assert_eq!(settings(&all), "p");
         assert_eq!(settings(&all[..3]), "t");

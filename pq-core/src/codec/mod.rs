@@ -1,4 +1,4 @@
-//! How a value's JSON becomes the JSON that is stored, and back.
+//! Codecs: convert a value's JSON into the JSON that is stored, and back.
 
 #[cfg(feature = "pickle")]
 mod pickle;
@@ -11,45 +11,45 @@ pub use pickle::Pickle;
 
 use crate::Error;
 
-/// Turns the JSON of a value into the JSON that is stored, and back: Python `pq`'s `encode` and
-/// `decode`. Replace it, for instance, to compress, to encrypt, or to share a queue with a program
-/// that writes another form.
+/// Converts the JSON of a value into the JSON that is stored, and back.
+///
+/// Implement it to compress or to encrypt payloads, or to share a queue with a program that stores another form. It
+/// corresponds to `encode` and `decode` of Python's `pq`.
 pub trait Codec: Send + Sync + 'static {
-    /// What is stored for this JSON. It must itself be one JSON document.
+    /// Encodes JSON into the JSON document that is stored.
     ///
     /// # Errors
     ///
-    /// Any [`CodecError`]: the put is refused with [`Error::Encode`].
+    /// A [`CodecError`]. The put is then refused with [`Error::Encode`].
     fn encode(&self, json: String) -> Result<String, CodecError>;
 
-    /// The JSON that was stored in this form.
+    /// Decodes a stored document into the JSON of a value.
     ///
     /// # Errors
     ///
-    /// Any [`CodecError`]: the job goes dead with its text as the reason. The text is stored, so it
-    /// should not repeat what the payload holds.
+    /// A [`CodecError`]. The job is then archived as dead with its text, which must not contain parts of the payload.
     fn decode<'a>(&self, stored: &'a str) -> Result<Cow<'a, str>, CodecError>;
 
-    /// Whether [`Codec::encode`] gives back what it was given, so that nothing need be checked anew.
+    /// Returns `true` if [`Codec::encode`] returns its input unchanged, so that the result needs no check.
     fn is_identity(&self) -> bool {
         false
     }
 }
 
-/// Why a codec could not do its work, without what it worked on.
+/// The reason why a codec failed, without any part of the payload.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CodecError(String);
 
 impl CodecError {
-    /// An error with this text.
+    /// Creates an error with this text.
     #[must_use]
     pub fn new(reason: impl Into<String>) -> Self {
         Self(reason.into())
     }
 }
 
-/// The default: a value's JSON is stored as it is.
+/// The default codec, which stores a value's JSON unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json;
 
@@ -67,7 +67,7 @@ impl Codec for Json {
     }
 }
 
-/// The codec of this name: `json`, or `pickle` where that feature is on.
+/// Returns the codec of this name: `json`, or `pickle` if that feature is enabled.
 ///
 /// # Errors
 ///
@@ -78,7 +78,7 @@ pub fn codec_by_name(name: &str) -> Result<Arc<dyn Codec>, Error> {
         #[cfg(feature = "pickle")]
         "pickle" => Ok(Arc::new(Pickle)),
         _ => {
-            let known = if cfg!(feature = "pickle") { "json and pickle" } else { "json" };
+            let known = if cfg!(feature = "pickle") { "`json` or `pickle`" } else { "`json`" };
             Err(Error::UnknownCodec { name: name.to_owned(), known: known.to_owned() })
         }
     }

@@ -1,13 +1,11 @@
-//! The payloads of Python's `name/pickle` queues: pickles of plain data, read and written without
-//! running or importing anything.
+//! The codec of Python's `name/pickle` queues: reads and writes pickles of plain data, and executes nothing.
 //!
-//! What the opcodes mean is from CPython's `Lib/pickletools.py` and `Modules/_pickle.c`.
+//! The meaning of the opcodes is taken from CPython's `Lib/pickletools.py` and `Modules/_pickle.c`.
 
-// The serde-pickle crate does not serve. It keeps dicts in key order, refuses lone surrogates, does
-// not say which class it refuses, reads some objects as if they were plain data, and copies whole
-// values at DUP and at memo references, so that a few dozen bytes grow without bound in its parser,
-// and its nested values overflow the stack when they are dropped. A guard in front would have to run
-// the same machine to foresee that; hence this reader, in which values are indices into an arena.
+// The crate serde-pickle is unsuitable. It sorts dicts by key, refuses lone surrogates, does not name the class that it
+// refuses, and reads some objects as plain data. It copies values at DUP and at memo references, so a pickle of a few
+// dozen bytes can use memory without bound, and dropping nested values can overflow the stack. A check beforehand would
+// have to execute the same opcodes. In this reader values are indices into an arena, which avoids both.
 
 #[cfg(test)]
 mod fixtures;
@@ -24,77 +22,78 @@ use std::borrow::Cow;
 
 use super::{Codec, CodecError};
 
-/// How many lists, tuples and dicts may be in one another: as many as serde_json then reads.
+/// Maximum nesting of lists, tuples and dicts: the most that serde_json reads.
 const MAX_DEPTH: usize = 127;
 
-/// The most bytes of JSON that a pickle may stand for. References let a pickle of a hundred bytes
-/// stand for any amount, and let honest ones repeat a long text many times, so that no multiple of
-/// the pickle's size would do. This is 64 times the largest payload that is put by default.
+/// Maximum size of the JSON that a pickle decodes to: 64 times the default limit of a payload.
+///
+/// Because of references, a pickle of a hundred bytes can decode to any size. Legitimate pickles repeat long texts too,
+/// so the limit cannot depend on the size of the pickle.
 const MAX_JSON_BYTES: usize = 64 << 20;
 
-/// The most values in one pickle, each counted once however often it is referred to, and the most
-/// that it may keep to refer to. Either costs a pickle one byte, and takes some fifty of memory here.
+/// Maximum number of values in a pickle, and of entries in its memo.
+///
+/// Each costs one byte in the pickle and about fifty bytes of memory.
 const MAX_VALUES: usize = 4 << 20;
 
-/// Python reads no more digits than this, in a pickle's text as in JSON, and converting them takes
-/// a time that grows with their square (`sys.int_info.default_max_str_digits`).
+/// Maximum number of digits of an integer: Python's own limit (`sys.int_info.default_max_str_digits`).
+///
+/// The time to convert digits grows with the square of their number.
 const MAX_INT_DIGITS: usize = 4300;
 
-/// How Python's `pq` stores the payloads of queues called `name/pickle`: the JSON string of a
-/// pickle's bytes as the characters of the same numbers.
+/// The codec of Python's `name/pickle` queues: a JSON string with one character for each byte of a pickle.
 ///
-/// Plain data alone is carried: `None`, `bool`, `int`, `float`, `str`, `list`, `tuple` (as an array)
-/// and `dict`, in its order, whose keys become what Python's `json.dumps` makes of them (of keys that
-/// then look alike, such as `1` and `"1"`, the last one's value is kept). Protocols 0 to 5 are read,
-/// by the opcodes that `pickletools` in CPython's library describes; protocol 0 is written, as by
-/// Python's `pq`. Anything else that a pickle can hold is refused by its kind. Nothing is imported
-/// or run.
+/// Supports plain data: `None`, `bool`, `int`, `float`, `str`, `list`, `tuple` (as an array) and `dict` in its order. The
+/// keys of a `dict` are converted as by Python's `json.dumps`. If two keys are then equal, such as `1` and `"1"`, the
+/// last value is kept. Everything else is refused with its kind. Nothing is imported or executed.
 ///
-/// Refused too, read or written: more than 127 levels of nesting, integers of more than 4300 digits
-/// (Python's own limit), floats that JSON lacks, more than 4 Mi values, and more than 64 MiB of JSON.
+/// Reads protocols 0 to 5 and writes protocol 0, as Python's `pq` does. Refuses more than 127 levels of nesting,
+/// integers of more than 4300 digits, floats that JSON cannot represent, more than 4 Mi values, and more than 64 MiB of
+/// JSON.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pickle;
 
 impl Codec for Pickle {
     fn encode(&self, json: String) -> Result<String, CodecError> {
         let pickle = write::pickle(&json)?;
-        serde_json::to_string(&pickle).map_err(|_| CodecError::new("the pickle could not be written as JSON"))
+        serde_json::to_string(&pickle).map_err(|_| CodecError::new("cannot write the pickle as JSON"))
     }
 
     fn decode<'a>(&self, stored: &'a str) -> Result<Cow<'a, str>, CodecError> {
-        // The reason that serde_json gives could repeat the payload.
+        // The message of serde_json could contain parts of the payload, so it is dropped.
         let chars: String = serde_json::from_str(stored)
-            .map_err(|_| CodecError::new("what is stored is not a pickle: it is not a JSON string"))?;
+            .map_err(|_| CodecError::new("invalid pickle: the payload must be a JSON string"))?;
         let bytes: Result<Vec<u8>, _> = chars.chars().map(u8::try_from).collect();
-        let bytes = bytes.map_err(|_| {
-            CodecError::new("what is stored is not a pickle: it has characters that are not bytes")
-        })?;
+        let bytes = bytes.map_err(|_| CodecError::new("invalid pickle: each character must be a byte"))?;
         read::json(&bytes).map(Cow::Owned)
     }
 }
 
-/// The error for something that Python can pickle and this codec does not carry.
+/// Returns the error for a value that is not plain data.
 fn refused(what: impl AsRef<str>) -> CodecError {
-    CodecError::new(format!("the pickle holds {}, which is not plain data", what.as_ref()))
+    CodecError::new(format!("unsupported pickle: it contains {}, which is not plain data", what.as_ref()))
 }
 
-/// The error for bytes that Python would not read either.
+/// Returns the error for bytes that Python does not read either.
 fn damaged(why: &str) -> CodecError {
-    CodecError::new(format!("the pickle is damaged: {why}"))
+    CodecError::new(format!("invalid pickle: {why}"))
 }
 
 fn too_deep() -> CodecError {
-    CodecError::new(format!("the value nests 128 levels or more; at most {MAX_DEPTH} are carried"))
+    CodecError::new(format!("unsupported pickle: it must nest at most {MAX_DEPTH} levels"))
 }
 
 fn too_large() -> CodecError {
-    CodecError::new(format!("the value takes more than {} MiB of JSON", MAX_JSON_BYTES >> 20))
+    CodecError::new(format!(
+        "unsupported pickle: it must decode to at most {} MiB of JSON",
+        MAX_JSON_BYTES >> 20
+    ))
 }
 
 fn too_many() -> CodecError {
-    CodecError::new(format!("the pickle has more than {MAX_VALUES} values"))
+    CodecError::new(format!("unsupported pickle: it must have at most {MAX_VALUES} values"))
 }
 
 fn too_many_digits() -> CodecError {
-    CodecError::new(format!("an integer has more than {MAX_INT_DIGITS} digits, which Python does not read"))
+    CodecError::new(format!("unsupported pickle: an integer must have at most {MAX_INT_DIGITS} digits"))
 }
