@@ -145,34 +145,34 @@ fn what_cannot_be_a_periodic_job_is_refused_with_what_would_do() -> Outcome {
             &["cron", "rm", "n"],
         ])?, @r#"
     $ pq cron add n '30 2 * *' q
-    ! pq: "30 2 * *" is no cron expression, such as '0 6 * * mon-fri': Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed.
+    ! pq: invalid cron expression "30 2 * *": Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed; an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n '0 0 6 * * * 2027' q
-    ! pq: "0 0 6 * * * 2027" is no cron expression, such as '0 6 * * mon-fri': Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed.
+    ! pq: invalid cron expression "0 0 6 * * * 2027": Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed; an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n '61 * * * *' q
-    ! pq: "61 * * * *" is no cron expression, such as '0 6 * * mon-fri': Component error: Number out of bounds.
+    ! pq: invalid cron expression "61 * * * *": Component error: Number out of bounds; an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n often q
-    ! pq: "often" is no cron expression, such as '0 6 * * mon-fri': Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed.
+    ! pq: invalid cron expression "often": Invalid pattern: Pattern must have 5 or 6 fields when years are disallowed; an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n '' q
-    ! pq: "" is no cron expression, such as '0 6 * * mon-fri': CronPattern cannot be an empty string.
+    ! pq: invalid cron expression "": CronPattern cannot be an empty string; an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n '0 0 31 2 *' q
-    ! pq: "0 0 31 2 *" has no tick to come
+    ! pq: invalid cron expression "0 0 31 2 *": it must have a future tick
     [2]
     $ pq cron add n @hourly q --time-zone Mars/Olympus
-    ! pq: "Mars/Olympus" is no time zone: a name of the IANA database is wanted, such as Europe/Berlin or UTC
+    ! pq: invalid time zone "Mars/Olympus": expected a name of the IANA database, such as Europe/Berlin or UTC
     [2]
     $ pq cron add n @hourly q --time-zone ''
-    ! pq: "" is no time zone: a name of the IANA database is wanted, such as Europe/Berlin or UTC
+    ! pq: invalid time zone "": expected a name of the IANA database, such as Europe/Berlin or UTC
     [2]
     $ pq cron add n @hourly ''
     ! pq: invalid queue name "": it must not be empty
     [2]
     $ pq cron add '' @hourly q
-    ! pq: "" cannot name a periodic job: it is empty
+    ! pq: invalid cron entry name "": it must not be empty
     [2]
     $ pq cron add n @hourly q --data {
     ! pq: the input is not one JSON document: EOF while parsing an object at line 1 column 1

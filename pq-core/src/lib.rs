@@ -65,7 +65,9 @@ pub use cancellation::CancellationToken;
 #[cfg(feature = "pickle")]
 pub use codec::Pickle;
 pub use codec::{Codec, CodecError, Json, codec_by_name};
-pub use cron::{Cron, CronEntry, fire_due_crons};
+#[cfg(feature = "cron")]
+pub use cron::fire_due_crons;
+pub use cron::{Cron, CronEntry};
 pub use envelope::Trace;
 pub use error::Error;
 pub use handler::{Context, Failure, Handler, JobInfo, Next};

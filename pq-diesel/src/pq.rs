@@ -6,9 +6,10 @@ use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
 use pq_core::store::Connect;
+#[cfg(feature = "cron")]
+use pq_core::{Cron, CronEntry};
 use pq_core::{
-    Cron, CronEntry, Filter, JobId, Listed, MaintenanceReport, Overview, Retention, StopMode, WorkerId,
-    WorkerInfo,
+    Filter, JobId, Listed, MaintenanceReport, Overview, Retention, StopMode, WorkerId, WorkerInfo,
 };
 
 use crate::builder::{Builder, Notify, POLL_INTERVAL};
@@ -204,7 +205,11 @@ impl Pq {
     pub fn maintain(&self, retention: &Retention) -> Result<Option<MaintenanceReport>, Error> {
         self.0.maintain(retention)
     }
+}
 
+/// Periodic jobs.
+#[cfg(feature = "cron")]
+impl Pq {
     /// Sets a periodic job, replacing one of the same name. See [`pq_core::Pq::set_cron`].
     ///
     /// # Errors

@@ -132,6 +132,7 @@ impl<S: Store> Pq<S> {
     /// The store's own.
     pub fn maintain(&self, retention: &Retention) -> Result<Option<MaintenanceReport>, S::Error> {
         self.store.with_connection(|conn| {
+            #[cfg(feature = "cron")]
             crate::cron::fire_due_crons(&*self.store, conn)?;
             self.store.maintain(conn, retention)
         })

@@ -3,6 +3,7 @@
 mod admin;
 mod archive;
 mod bound;
+#[cfg(feature = "cron")]
 mod cron;
 mod get;
 mod handle;

@@ -77,6 +77,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     }
 
     /// Returns the job of a periodic call. It carries no trace context, since many calls come of it.
+    #[cfg(feature = "cron")]
     pub(crate) fn periodic(&self, arguments: &A) -> Result<NewJob, Error> {
         self.job(arguments, &CallOptions::new())
     }

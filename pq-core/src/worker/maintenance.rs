@@ -12,7 +12,7 @@ use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_finished};
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::lock::lock;
-use crate::{MaintenanceReport, Store, StoreError, cron};
+use crate::{MaintenanceReport, Store, StoreError};
 
 /// After a handler has run for this long the jobs that its thread has not begun are given back.
 const SLOW_HANDLER: Duration = Duration::from_millis(100);
@@ -89,7 +89,8 @@ fn has_finished_keys(slot: &ThreadSlot) -> bool {
 fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
     let store = run.store();
     let report: Result<Option<MaintenanceReport>, S::Error> = store.with_connection(|conn| {
-        cron::fire_due_crons(store, conn)?;
+        #[cfg(feature = "cron")]
+        crate::cron::fire_due_crons(store, conn)?;
         let began = Instant::now();
         if !schedule.is_search_due(began) {
             return Ok(None);

@@ -1,0 +1,79 @@
+//! Cron entries: jobs that are put at each tick of a cron expression.
+//!
+//! The records are always there, because every store keeps them. The feature `cron` adds the parser of expressions,
+//! the methods that set entries (`queue/cron.rs`), and the firing of ticks.
+
+#[cfg(feature = "cron")]
+mod entry;
+#[cfg(feature = "cron")]
+mod expression;
+#[cfg(feature = "cron")]
+mod fire;
+
+use chrono::{DateTime, Utc};
+
+#[cfg(feature = "cron")]
+pub use self::fire::fire_due_crons;
+use crate::{Payload, QueueName};
+
+/// A job that is put at each tick of a cron expression, once per tick.
+///
+/// Workers and [`Pq::maintain`](crate::Pq::maintain) fire the ticks that are due, whichever queues they serve. The
+/// put of the job and the record that the tick was fired commit together, so no tick fires twice. The tick is the
+/// `expected_at` of its job. A tick that no process fires within a minute is missed. Missed ticks put no job, or
+/// one job for all of them if [`Cron::catch_up`] is set.
+///
+/// The expression has five fields (minute, hour, day of the month, month, day of the week), or six with seconds
+/// first, or is a nickname such as `@hourly`. It is read in a time zone of the IANA database. When clocks go
+/// forward, a time of day that does not exist fires at the first instant after the gap. When they go back, a fixed
+/// time of day fires at the first of its two instants only. Entries that fire every hour or minute fire in both.
+///
+/// Entries can be set and fired only with the feature `cron`, which is on by default.
+///
+#[cfg_attr(
+    feature = "cron",
+    doc = r#"
+```
+use pq_core::{Pq, memory::MemoryStore};
+# fn main() -> Result<(), Box<dyn std::error::Error>> {
+let pq = Pq::new(MemoryStore::new());
+let bills = pq.queue::<String>("bills")?;
+let monthly = bills.cron("bill-everybody", "0 6 1 * *", &"all".to_owned())?.time_zone("Europe/Berlin")?;
+pq.set_cron(&monthly)?;
+assert_eq!(pq.crons()?.len(), 1);
+# Ok(())
+# }
+```
+"#
+)]
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Cron {
+    /// The name. Setting an entry replaces the one of the same name.
+    pub name: String,
+    /// The cron expression.
+    pub expression: String,
+    /// The time zone of the expression, by its IANA name. Default: UTC.
+    pub time_zone: String,
+    /// The queue of the jobs.
+    pub queue: QueueName,
+    /// The payload of the jobs.
+    pub payload: Payload,
+    /// The priority of the jobs. Default: 0.
+    pub priority: i32,
+    /// Whether one job is put for all missed ticks. Default: `false`.
+    pub catch_up: bool,
+}
+
+/// A cron entry as the store keeps it.
+#[derive(Clone, Debug)]
+pub struct CronEntry {
+    /// The entry that was set.
+    pub cron: Cron,
+    /// Whether the entry is paused.
+    pub paused: bool,
+    /// The next tick. `None` if the entry is paused or has no further tick.
+    pub next_at: Option<DateTime<Utc>>,
+    /// The last tick for which a job was put.
+    pub last_at: Option<DateTime<Utc>>,
+}
