@@ -159,7 +159,7 @@ fn an_outcome_that_the_store_refused_is_not_counted<F: Fixture>(harness: &Harnes
     let queue = harness.queue();
     // One job has the transaction to itself, and several share one.
     for jobs in [1, 3] {
-        queue.put_many(&vec![json!(1); jobs]).unwrap();
+        queue.put_many(vec![json!(1); jobs]).unwrap();
         let own = queue.clone();
         let handler = queue.transactional(move |conn: &mut Conn<F>, job| {
             own.on(conn).give_back(&job).map_err(|error| error.to_string())?;

@@ -400,7 +400,7 @@ fn the_status_counts_buffered_jobs_of_both_kinds_of_handler<F: Fixture>(harness:
     let (write, written) = channel();
     let pears = harness.named::<Value>("pears");
     let transactional = pears.transactional(move |_, _| write.send(()).map_err(|error| error.to_string()));
-    task::<F, u32>(harness).call_many(&[0, 1, 2]).unwrap();
+    task::<F, u32>(harness).call_many([0, 1, 2]).unwrap();
     let worker = Worker::new(&harness.pq).threads(2).batch(3, 3).serve(leased).serve(transactional);
     run_beside::<F>(worker, |control| {
         assert_eq!(gate.started.recv_timeout(TIMEOUT).unwrap(), 0);

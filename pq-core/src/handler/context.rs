@@ -1,7 +1,7 @@
 //! What a leased handler can ask and do while it runs.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -207,7 +207,10 @@ impl<S: Store> Context<S> {
     }
 
     /// Returns the outcome with which the handler settled the job, and the call of its last checkpoint.
-    pub(crate) fn take_effects(&self) -> (Option<Outcome>, Option<Envelope>) {
-        (lock(&self.settled_as).take(), lock(&self.checkpoint).take())
+    pub(crate) fn into_effects(self) -> (Option<Outcome>, Option<Envelope>) {
+        (
+            self.settled_as.into_inner().unwrap_or_else(PoisonError::into_inner),
+            self.checkpoint.into_inner().unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }

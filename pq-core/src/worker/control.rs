@@ -19,7 +19,13 @@ pub struct Control<S> {
     ///
     /// A process that exits while its pool opens connections may crash in the driver. A control that outlives the run
     /// would keep the pool alive, so the run removes this when it ends.
-    running: Arc<Mutex<Option<(Vec<QueueName>, Pq<S>)>>>,
+    running: Arc<Mutex<Option<RunningWorker<S>>>>,
+}
+
+/// What a control needs to ask the store.
+struct RunningWorker<S> {
+    queues: Vec<QueueName>,
+    pq: Pq<S>,
 }
 
 impl<S> Clone for Control<S> {
@@ -45,7 +51,7 @@ impl<S: Store> Control<S> {
 
     /// Lets the control ask the store while the returned guard lives.
     pub(super) fn attach(&self, queues: Vec<QueueName>, pq: &Pq<S>) -> Attached<'_, S> {
-        *lock(&self.running) = Some((queues, pq.clone()));
+        *lock(&self.running) = Some(RunningWorker { queues, pq: pq.clone() });
         Attached(self)
     }
 
@@ -59,7 +65,7 @@ impl<S: Store> Control<S> {
     /// Returns the status of the worker, and asks the store how many jobs wait.
     #[must_use]
     pub fn status(&self) -> Status {
-        let running = lock(&self.running).clone();
+        let running = lock(&self.running).as_ref().map(|run| (run.queues.clone(), run.pq.clone()));
         let waiting = running.and_then(|(queues, pq)| {
             let store = pq.store();
             let count = |queue: &QueueName| {

@@ -131,7 +131,7 @@ fn run_one<S: Store>(
     if own_length.is_some() {
         set_lease_length(run, lease, run.settings.lease);
     }
-    let (settled_as, checkpoint) = context.take_effects();
+    let (settled_as, checkpoint) = context.into_effects();
     if checkpoint.is_some() {
         // A retry begins with the arguments of the last checkpoint.
         prepared.incoming.envelope = checkpoint;
