@@ -1,15 +1,21 @@
 # Functions that the scripts share. Sourced, not run.
 
-# Says what is being done, and how long the step before took.
+# Prints what is being done, and how long the step before took.
 step() {
-    local now=$SECONDS
-    if [ -n "${step_name:-}" ]; then
-        echo "-- $step_name: $((now - step_began)) s"
-    fi
+    step_end
     step_name=$1
-    step_began=$now
+    step_began=$SECONDS
     echo
     echo "== $step_name"
+}
+
+step_end() {
+    [ -n "${step_name:-}" ] || return 0
+    echo "-- $step_name: $((SECONDS - step_began)) s"
+    if [ -n "${job_times:-}" ]; then
+        record "$step_name" $((SECONDS - step_began))
+    fi
+    step_name=
 }
 
 # The folder of PostgreSQL's server binaries, newest first; nothing where there is none.
