@@ -1,6 +1,6 @@
-//! The suite on PostgreSQL, in each way in which a handle can be made.
+//! The conformance suite on PostgreSQL, for each way to build a handle.
 
-#![allow(clippy::print_stdout, reason = "whoever runs it should know where it ran")]
+#![allow(clippy::print_stdout, reason = "the reader must know which server was used")]
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,7 @@ use pq_conformance::{Fixture, Suite};
 use pq_diesel::{Builder, Error, Notify, PgStore, Pq};
 use pq_testing::{Database, Server};
 
-/// How a fixture makes its handles.
+/// The way in which a fixture builds its handles.
 #[derive(Clone, Copy)]
 enum Way {
     DefaultSchema,
@@ -33,20 +33,20 @@ impl Postgres {
         Ok(Self { database: server.database()?, way, made: AtomicU32::new(0) })
     }
 
-    /// The settings of a handle to a table of its own.
+    /// Returns the settings of a handle with a table of its own.
     fn builder(&self) -> Builder {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let url = self.database.url();
         let builder = Pq::builder().pool_size(4);
         match self.way {
-            // Whoever is not told of what it waits for waits for longer than any case does.
+            // A wait that misses a notification exceeds the limit of any case.
             Way::DefaultSchema => {
                 builder.url(url).table(&format!("queue_{number}")).poll_interval(Duration::from_secs(120))
             }
             Way::HostileNames => builder
                 .url(url)
                 .schema("The \"own\" schema's; 🍎")
-                // 63 bytes, which begin alike.
+                // 63 bytes with a common prefix.
                 .table(&format!("{}\"{number:04} '$names0$%s abc", "ж".repeat(21))),
             Way::Polling => builder
                 .url(url)
@@ -107,8 +107,8 @@ fn main() -> ExitCode {
     outcome
 }
 
-/// Threads of an application's pool end some time after it. One that closes a connection while the process ends
-/// crashes in the library that encrypts connections.
+/// Waits for the threads of an application's pool, which end some time after the pool. A thread that closes a connection
+/// while the process exits crashes in the TLS library.
 fn wait_for_other_threads() {
     let begun = Instant::now();
     let others = || std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1);

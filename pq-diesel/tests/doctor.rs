@@ -1,4 +1,4 @@
-//! What an application learns of its own database.
+//! `Pq::examine`: its findings, and what it leaves of the session.
 
 use std::error::Error;
 use std::time::{Duration, SystemTime};
@@ -47,7 +47,7 @@ fn examine_leaves_the_callers_session_and_transaction_unchanged() -> Outcome {
         Ok::<_, pq_diesel::Error>(())
     })?;
     let mine: i64 = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM mine").get_result(&mut conn)?;
-    assert_eq!(mine, 0, "the table is there and can be read");
+    assert_eq!(mine, 0, "the caller's table was rolled back");
     Ok(())
 }
 
@@ -78,9 +78,10 @@ fn a_wrong_clock_is_reported() -> Outcome {
 fn concurrent_examinations_do_not_disturb_each_other() -> Outcome {
     let (_database, pq) = migrated()?;
     std::thread::scope(|threads| {
-        let looking: Vec<_> = (0..4).map(|_| threads.spawn(|| pq.examine(&Examination::new()))).collect();
-        for looked in looking {
-            let findings = looked.join().map_err(|_| "one panicked")??;
+        let examinations: Vec<_> =
+            (0..4).map(|_| threads.spawn(|| pq.examine(&Examination::new()))).collect();
+        for examination in examinations {
+            let findings = examination.join().map_err(|_| "an examination panicked")??;
             assert_eq!(of(&findings, "catalog")[0].level, Level::Ok, "{:?}", of(&findings, "catalog"));
             assert_eq!(of(&findings, "pooler")[0].level, Level::Ok);
         }

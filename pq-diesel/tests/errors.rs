@@ -1,6 +1,6 @@
-//! What is lost, refused or unreachable, and what is said of it.
+//! Errors: lost connections, unreachable servers, missing tables and refused names.
 
-#![allow(clippy::print_stdout, reason = "whoever runs it should know where it ran")]
+#![allow(clippy::print_stdout, reason = "the reader must know that nothing was tested")]
 
 mod common;
 
@@ -19,11 +19,11 @@ fn a_transaction_aborted_by_the_server_is_an_error() -> Outcome {
     let queue = queue(&database)?;
     queue.put(&json!("a"))?;
     let done = queue.get_with(Wait::No, |conn, _| {
-        // The handler overlooks that its statement failed. COMMIT is then a rollback to the server.
+        // The handler ignores that its statement failed. The server then turns COMMIT into a rollback.
         let _ = conn.batch_execute("SELECT 1 / 0");
         Ok::<_, Error>(())
     });
-    assert!(done.is_err(), "the job was reported as done");
+    assert!(done.is_err(), "the job was reported as completed");
     assert_eq!(queue.get(Wait::No)?.map(|job| job.data), Some(json!("a")));
     Ok(())
 }
@@ -37,7 +37,7 @@ fn a_lost_connection_fails_one_call_and_is_replaced() -> Outcome {
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
          WHERE datname = current_database() AND pid <> pg_backend_pid()",
     )?;
-    // A put is never repeated by itself, for it may have been committed.
+    // The library never repeats a put, because it may have committed.
     let lost = queue.put(&json!("lost"));
     assert!(matches!(lost, Ok(_) | Err(Error::Unavailable(_) | Error::OutcomeUnknown(_))), "{lost:?}");
     queue.put(&json!("after"))?;
@@ -63,7 +63,7 @@ fn a_connection_found_lost_is_not_used_again() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
     for (name, call) in calls {
-        // Once with statements that are new to the connection, and once with those that it has prepared.
+        // Once with statements that are new to the connection, and once with prepared ones.
         for warm in [false, true] {
             let queue = queue(&database)?;
             if warm {
@@ -88,7 +88,7 @@ fn a_bulk_put_that_loses_its_connection_puts_nothing() -> Outcome {
     let queue = queue(&database)?;
     let mut conn = database.connect()?;
     let mut cut = 0;
-    // Enough to be sent in many parts, of which the server has had some by the time.
+    // Enough to be sent in many parts, some of which the server has received by then.
     let jobs = (0..200_000).inspect(|n| {
         if *n == 100_000 {
             let ended = diesel::sql_query(
@@ -102,7 +102,7 @@ fn a_bulk_put_that_loses_its_connection_puts_nothing() -> Outcome {
     assert_eq!(cut, 1, "sessions were ended");
     assert!(matches!(put, Err(Error::Unavailable(_) | Error::OutcomeUnknown(_))), "{put:?}");
     assert_eq!(queue.on(&mut conn).counts()?.ready, 0);
-    // The handle has let go of that connection.
+    // The handle has discarded that connection.
     assert_eq!(queue.put_all([json!("after")])?, 1);
     assert_eq!(queue.get(Wait::No)?.map(|job| job.data), Some(json!("after")));
     Ok(())
@@ -130,11 +130,11 @@ fn a_wait_survives_the_loss_of_every_connection() -> Outcome {
 
 #[test]
 fn a_wait_survives_a_restart_of_the_server() -> Outcome {
-    // Not the server that the other tests share: one of its own, that can be stopped.
+    // A server of its own, because the one that the tests share must not be stopped.
     let server = match Server::start(&Options::throwaway().kind(Kind::Binaries)) {
         Ok(server) => server,
         Err(error) => {
-            println!("no server can be restarted here, so nothing was tested: {error}");
+            println!("skipped, because no server can be restarted here: {error}");
             return Ok(());
         }
     };

@@ -1,4 +1,4 @@
-//! Handlers on PostgreSQL: what each does on the connection stands or falls alone.
+//! Transactional handlers: the statements of one handler do not affect the others of its batch.
 
 mod common;
 
@@ -30,9 +30,10 @@ fn notes(database: &Database) -> Result<Vec<i64>, Box<dyn std::error::Error>> {
     Ok(diesel::dsl::sql::<BigInt>("SELECT note FROM notes ORDER BY note").load(&mut database.connect()?)?)
 }
 
-/// Works calls with 1 to 4 by batches of this size, in a database that was prepared so. Those with 2 and 4 are to fail
-/// and leave nothing; gives their errors.
-fn two_of_four(
+/// Runs calls with 1 to 4 in batches of this size, in a database that `prepare` has changed.
+///
+/// Expects that 2 and 4 fail and leave nothing, and returns their errors.
+fn even_calls_fail(
     size: usize,
     prepare: &str,
     work: impl Fn(&mut PgConnection, i64) -> Result<(), Error> + Send + Sync + 'static,
@@ -44,10 +45,10 @@ fn two_of_four(
     task.call_many(&[1, 2, 3, 4])?;
     let runs = AtomicU32::new(0);
     let handler = task.transactional(move |conn, job| {
-        // A job that is tried for ever would keep the worker from ever ending.
+        // Endless retries would keep the worker from ending.
         match runs.fetch_add(1, Ordering::Relaxed) {
             ..20 => work(conn, job.data),
-            _ => Err(Error::Unavailable("it is tried again and again".to_owned())),
+            _ => Err(Error::Unavailable("too many attempts".to_owned())),
         }
     });
     let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;
@@ -60,7 +61,7 @@ fn two_of_four(
 #[test]
 fn a_handler_that_ignores_a_failed_statement_fails_alone() -> Outcome {
     for size in [1, 4] {
-        let errors = two_of_four(size, "SELECT", |conn, data| {
+        let errors = even_calls_fail(size, "SELECT", |conn, data| {
             note(conn, data)?;
             if data % 2 == 0 {
                 let _ = note(conn, 1);
@@ -79,7 +80,7 @@ fn a_handler_whose_writes_fail_at_commit_fails_alone() -> Outcome {
         INSERT INTO known VALUES (1), (3);
         ALTER TABLE notes ADD FOREIGN KEY (note) REFERENCES known DEFERRABLE INITIALLY DEFERRED";
     for size in [1, 4] {
-        let errors = two_of_four(size, deferred, note)?;
+        let errors = even_calls_fail(size, deferred, note)?;
         let all = errors.iter().all(|error| error.contains("foreign key constraint"));
         assert!(all && errors.len() == 2, "{errors:?}");
     }
@@ -117,7 +118,8 @@ fn a_serialization_failure_at_commit_is_retried_and_not_counted() -> Outcome {
         task.call_many(&[1, 2])?;
         let (other, tries) = (Mutex::new(database.connect()?), Arc::new(AtomicU32::new(0)));
         let tried = Arc::clone(&tries);
-        // Each of two transactions reads what the other writes, and the other one commits first.
+        // Each of two transactions reads what the other writes, and the other one commits first. Under SERIALIZABLE the
+        // second commit then fails.
         let write = |conn: &mut PgConnection, data| {
             diesel::sql_query("SELECT count(*) FROM notes").execute(conn)?;
             note(conn, data)
@@ -141,7 +143,7 @@ fn a_serialization_failure_at_commit_is_retried_and_not_counted() -> Outcome {
 #[test]
 fn a_transaction_left_open_by_a_handler_is_closed() -> Outcome {
     for size in [1, 4] {
-        two_of_four(size, "SELECT", |conn, data| {
+        even_calls_fail(size, "SELECT", |conn, data| {
             let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
             assert_eq!(status.transaction_depth()?.map(u32::from), Some(1));
             for _ in 0..2 {
@@ -163,7 +165,7 @@ fn each_handler_has_its_own_statement_timeout() -> Outcome {
     let (_database, pq) = with_notes()?;
     let queue = pq.queue::<()>("apples")?;
     let limits = [("free", "0", None), ("short", "30s", Some(30)), ("long", "1min", Some(60))];
-    let whats = ["nothing", "fail", "look", "look and fail", "set", "set and fail"];
+    let actions = ["nothing", "fail", "look", "look and fail", "set", "set and fail"];
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut worker = Worker::new(&pq).batch(500, 500);
     for (name, limit, seconds) in limits {
@@ -178,19 +180,19 @@ fn each_handler_has_its_own_statement_timeout() -> Outcome {
                 let now: String = diesel::dsl::sql::<Text>("SHOW statement_timeout").get_result(conn)?;
                 seen.lock().unwrap_or_else(PoisonError::into_inner).push((limit, now));
             }
-            // What a handler without a limit of the worker's sets is its own affair.
+            // A handler without a timeout may set its own, which is not tested.
             if job.data.starts_with("set") && limit != "0" {
                 conn.batch_execute("SET LOCAL statement_timeout TO 1000")?;
             }
             if job.data.ends_with("fail") { Err(Error::Unavailable("on purpose".to_owned())) } else { Ok(()) }
         }));
     }
-    // Each of them behind each.
+    // Every pair of handlers in a row.
     let all: Vec<_> =
-        limits.iter().flat_map(|(name, ..)| whats.map(|what| (*name, what.to_owned()))).collect();
+        limits.iter().flat_map(|(name, ..)| actions.map(|action| (*name, action.to_owned()))).collect();
     for (first, second) in all.iter().flat_map(|first| all.iter().map(move |second| (first, second))) {
-        for (name, what) in [first, second] {
-            queue.task::<String>(name).call(what)?;
+        for (name, action) in [first, second] {
+            queue.task::<String>(name).call(action)?;
         }
     }
     let report = worker.run_until_empty()?;
@@ -201,21 +203,32 @@ fn each_handler_has_its_own_statement_timeout() -> Outcome {
     Ok(())
 }
 
+/// Settles slowly, by a trigger that sleeps longer than the handler's timeout. The timeout is long enough for the
+/// handler's own statement on a busy machine.
 #[test]
 fn a_handlers_timeout_does_not_apply_to_settling() -> Outcome {
-    for size in [1, 4] {
-        let (database, pq) = with_notes()?;
-        database.connect()?.batch_execute(
-            "CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS
-                $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
-            CREATE TRIGGER take_time AFTER INSERT ON pq.queue_archive EXECUTE FUNCTION take_time()",
-        )?;
-        let queue = pq.queue::<()>("apples")?;
-        let task = queue.task::<i64>("note").timeout(Duration::from_millis(100)).keep_history(true);
-        task.call_many(&[1, 2])?;
-        let handler = task.transactional(|conn, job| note(conn, job.data));
-        let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;
-        assert_eq!((report.done, queue.counts()?.done), (2, 2), "batches of {size}");
-    }
-    Ok(())
+    let settle_slowly = |size: usize| -> Result<(u64, u64), String> {
+        let run = || -> Result<(u64, u64), Box<dyn std::error::Error>> {
+            let (database, pq) = with_notes()?;
+            database.connect()?.batch_execute(
+                "CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN PERFORM pg_sleep(2.5); RETURN NULL; END $$;
+                CREATE TRIGGER sleep AFTER INSERT ON pq.queue_archive EXECUTE FUNCTION sleep()",
+            )?;
+            let queue = pq.queue::<()>("apples")?;
+            let task = queue.task::<i64>("note").timeout(Duration::from_secs(2)).keep_history(true);
+            task.call_many(&[1, 2])?;
+            let handler = task.transactional(|conn, job| note(conn, job.data));
+            let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;
+            Ok((report.done, queue.counts()?.done))
+        };
+        run().map_err(|error| error.to_string())
+    };
+    std::thread::scope(|threads| {
+        let runs = [1, 4].map(|size| threads.spawn(move || settle_slowly(size)));
+        for run in runs {
+            assert_eq!(run.join().map_err(|_| "a run panicked")??, (2, 2));
+        }
+        Ok(())
+    })
 }

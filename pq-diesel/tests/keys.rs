@@ -1,4 +1,4 @@
-//! What keys promise where others write to the table, and whatever a transaction's isolation is.
+//! Serialization and unique keys beside plain SQL, other isolation levels and concurrent takes.
 
 mod common;
 
@@ -58,7 +58,7 @@ fn a_snapshot_older_than_a_lease_cannot_take_its_key() -> Outcome {
             queue.on(conn).get_many(2)
         });
         assert_eq!(held.len(), 1);
-        // An error that tells to try again, or nothing: but never the key's second job.
+        // A serialization failure or nothing, but never the key's second job.
         assert!(taken.is_err() || taken.is_ok_and(|jobs| jobs.is_empty()), "{isolation}");
         for job in &held {
             queue.settle(job, Settlement::GiveBack)?;
@@ -67,8 +67,8 @@ fn a_snapshot_older_than_a_lease_cannot_take_its_key() -> Outcome {
     Ok(())
 }
 
-/// The jobs of a store that are leased in turn while some leases are kept, so that more and more keys are busy.
-fn leased_in_turn<S: Store>(
+/// Leases jobs round by round and keeps every fourth lease, so that more and more keys are in use. Returns the ids.
+fn lease_in_rounds<S: Store>(
     store: &S,
     conn: &mut S::Conn,
     jobs: &[NewJob],
@@ -76,17 +76,17 @@ fn leased_in_turn<S: Store>(
 ) -> Result<Vec<Vec<i64>>, S::Error> {
     let name = QueueName::new("apples").map_err(S::Error::from)?;
     store.put(conn, &name, jobs)?;
-    let mut turns = Vec::new();
-    for turn in 0..60 {
-        let taken = store.lease(conn, &name, counts(turn), PATIENCE, Scan::Full)?.jobs;
-        if turn % 4 != 0 {
-            let verdicts: Vec<_> =
+    let mut rounds = Vec::new();
+    for round in 0..60 {
+        let taken = store.lease(conn, &name, counts(round), PATIENCE, Scan::Full)?.jobs;
+        if round % 4 != 0 {
+            let settlements: Vec<_> =
                 taken.iter().map(|job| pq_core::Settlement { job, outcome: Settlement::Complete }).collect();
-            store.settle(conn, &verdicts)?;
+            store.settle(conn, &settlements)?;
         }
-        turns.push(taken.iter().map(|job| job.id.0).collect());
+        rounds.push(taken.iter().map(|job| job.id.0).collect());
     }
-    Ok(turns)
+    Ok(rounds)
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn jobs_with_free_keys_are_taken_in_order() -> Outcome {
         let jobs: Vec<NewJob> = (0..4_000_u32)
             .map(|n| {
                 let mut job = NewJob::new(pq_core::Payload::from_stored(n.to_string()));
-                // By runs, so that the beginning of the line is of few keys.
+                // Neighbours share a key, so the start of the queue has few keys.
                 job.serialization_key =
                     (n % 5 != 0).then(|| Key::from_stored((n * keys / 4_000).to_string()));
                 job.priority = i32::from(n % 7 == 0);
@@ -106,13 +106,12 @@ fn jobs_with_free_keys_are_taken_in_order() -> Outcome {
         let pq = Pq::detached();
         let memory = MemoryStore::new();
         let found =
-            leased_in_turn(pq.store(), &mut database.connect()?, &jobs, |turn| [100, 3, 1][turn % 3])?;
-        // A take may end before it has as many as it might, but none is passed over, and it is not empty before
-        // there are none.
-        let taken = |turn: usize| found[turn].len().max(1);
-        let expected = leased_in_turn(&memory, &mut memory.connect(), &jobs, taken)?;
-        for (turn, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            assert_eq!(found, expected, "turn {turn} of {keys} keys");
+            lease_in_rounds(pq.store(), &mut database.connect()?, &jobs, |round| [100, 3, 1][round % 3])?;
+        // A take may return fewer jobs than it could, but it skips none, and it is empty only if no key is free.
+        let count = |round: usize| found[round].len().max(1);
+        let expected = lease_in_rounds(&memory, &mut memory.connect(), &jobs, count)?;
+        for (round, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert_eq!(found, expected, "round {round} of {keys} keys");
         }
     }
     Ok(())
@@ -129,10 +128,10 @@ fn takes_do_not_read_the_jobs_behind_a_key_in_use() -> Outcome {
         INSERT INTO pq.queue (q_name, data) SELECT 'apples', '2' FROM generate_series(1, 50)",
     )?;
     conn.batch_execute("VACUUM ANALYZE pq.queue")?;
-    // The server counts the rows that are fetched from the table by its indexes.
+    // The server counts the rows that index scans fetch from the table.
     let fetched = |conn: &mut PgConnection| -> Result<i64, Box<dyn std::error::Error>> {
         conn.batch_execute("SELECT pg_stat_force_next_flush()").or_else(|_| {
-            // A server that is older flushes when a second has passed.
+            // An older server flushes its statistics after a second.
             std::thread::sleep(Duration::from_millis(1_200));
             conn.batch_execute("SELECT 1")
         })?;
@@ -141,7 +140,7 @@ fn takes_do_not_read_the_jobs_behind_a_key_in_use() -> Outcome {
         )
         .get_result(conn)?)
     };
-    // The first one finds out.
+    // The first take finds that the key is in use.
     assert_eq!(queue.on(&mut conn).get()?.map(|job| job.data), Some(json!(2)));
     let before = fetched(&mut conn)?;
     for _ in 0..20 {
@@ -153,8 +152,8 @@ fn takes_do_not_read_the_jobs_behind_a_key_in_use() -> Outcome {
     Ok(())
 }
 
-/// A take that tried a key just when its job had ended has the key's lock until its own end. Whoever wanted the next
-/// job meanwhile went away, so it must not.
+/// A take that tries a key whose job has just ended holds the key's lock until its transaction ends. Other takes skip the
+/// key meanwhile, so this take must return the key's next job.
 #[test]
 fn a_key_whose_job_ended_after_the_snapshot_yields_its_next_job() -> Outcome {
     let database = database()?;
@@ -183,7 +182,7 @@ fn a_key_whose_job_ended_after_the_snapshot_yields_its_next_job() -> Outcome {
                 }
                 queue.on(&mut second).get_many(1).map(|jobs| jobs.into_iter().map(|job| job.data).collect())
             });
-            // Its snapshot has both jobs, and it stands before the first.
+            // The late take has a snapshot with both jobs, and waits at the first one.
             until(
                 &mut gate,
                 "SELECT count(*) FROM pg_stat_activity

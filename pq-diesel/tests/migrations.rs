@@ -1,4 +1,4 @@
-//! What the migrations make, and that nothing else is left of them.
+//! The schema that the migrations create, and that a revert leaves nothing.
 
 mod catalog;
 
@@ -19,7 +19,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 /// The versions of all migrations, the newest first.
 const VERSIONS: [&str; 1] = ["0001"];
 
-/// Names that must stay inside their quotes, three of them as long as a name can be.
+/// Names that are safe only inside their quotes. Three of them have the maximum length.
 const HOSTILE: [(&str, &str); 4] = [
     ("The \"own\" schema's", "Tab$names$le; --"),
     ("$names0$", "$function$ 🍎 %s"),
@@ -51,7 +51,7 @@ fn up_creates_exactly_the_committed_schema() -> Outcome {
     let committed = std::fs::read_to_string(path)?;
     assert_eq!(
         made, committed,
-        "docs/schema.txt is not what the migrations make; PQ_UPDATE_SCHEMA=1 writes it anew"
+        "docs/schema.txt differs from the schema that the migrations create; PQ_UPDATE_SCHEMA=1 updates it"
     );
     Ok(())
 }
@@ -67,7 +67,7 @@ fn up_and_down_leave_no_trace_for_any_names() -> Outcome {
         let made = catalog(&mut conn)?;
         assert_ne!(before, made);
         pq.revert_migrations_on(&mut conn)?;
-        assert_eq!(catalog(&mut conn)?, before, "down left something of {schema}.{table}");
+        assert_eq!(catalog(&mut conn)?, before, "a revert left objects of {schema}.{table}");
         pq.migrate_on(&mut conn)?;
         assert_eq!(catalog(&mut conn)?, made);
         let queue = pq.queue::<Value>("apples")?;
@@ -128,7 +128,7 @@ fn the_printed_sql_creates_what_migrate_creates() -> Outcome {
         by_sql.batch_execute(&pq.schema_sql())?;
         pq.migrate_on(&mut by_library)?;
         assert_eq!(catalog(&mut by_sql)?, catalog(&mut by_library)?);
-        // And the library takes it for done.
+        // The library finds nothing to do.
         pq.migrate_on(&mut by_sql)?;
     }
     Ok(())
@@ -165,7 +165,7 @@ fn reverting_one_table_leaves_another_of_the_same_schema() -> Outcome {
     Ok(())
 }
 
-/// Not a test of its own: what each of the processes below runs.
+/// Not a test: the entry point of the processes below.
 #[test]
 fn migrating_process() -> Outcome {
     if let Ok(url) = std::env::var("PQ_TEST_MIGRATE_ONE") {
@@ -190,7 +190,7 @@ fn thirty_two_processes_can_migrate_at_once() -> Outcome {
                 .spawn()
         })
         .collect::<Result<_, _>>()?;
-    // Each waits for its input to end, so that they begin together.
+    // Each process waits for the end of its input, so that all begin together.
     let mut children = children;
     children.iter_mut().for_each(|child| drop(child.stdin.take()));
     for child in children {
@@ -208,7 +208,7 @@ fn thirty_two_processes_can_migrate_at_once() -> Outcome {
 fn a_table_that_pq_did_not_create_is_refused_and_unchanged() -> Outcome {
     let database = database()?;
     let mut conn = database.connect()?;
-    // As Python's pq makes it, whose table this may be.
+    // The table as Python's pq creates it.
     conn.batch_execute(
         "CREATE SCHEMA pq;
          CREATE TABLE pq.queue (
@@ -241,7 +241,7 @@ fn a_table_created_by_diesels_harness_is_adopted() -> Outcome {
 
 #[test]
 fn migrating_leaves_the_session_unchanged() -> Outcome {
-    // What a session has set, the locks that it holds, and where it stands.
+    // The settings of a session, its advisory locks, its role and its search path.
     const SESSION: &str = "
         SELECT concat_ws('; ', current_schemas(true), current_user,
             (SELECT string_agg(name || '=' || setting, ', ' ORDER BY name)
@@ -277,7 +277,7 @@ fn a_revert_that_would_break_a_view_changes_nothing() -> Outcome {
     pq.migrate_on(&mut conn)?;
     conn.batch_execute("CREATE VIEW mine AS SELECT id FROM pq.queue")?;
     let before = catalog(&mut conn)?;
-    assert!(pq.revert_migrations_on(&mut conn).is_err(), "a view of somebody's went with the table");
+    assert!(pq.revert_migrations_on(&mut conn).is_err(), "the revert dropped a view");
     assert_eq!(catalog(&mut conn)?, before);
     pq.queue::<u8>("apples")?.on(&mut conn).put(&1)?;
     Ok(())

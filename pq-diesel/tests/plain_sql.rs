@@ -21,11 +21,11 @@ fn a_plain_insert_is_a_full_put() -> Outcome {
     std::thread::scope(|threads| {
         let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE)));
         until(&mut conn, LISTENING)?;
-        let begun = Instant::now();
+        let started = Instant::now();
         conn.batch_execute("INSERT INTO pq.queue (q_name, data) VALUES ('apples', '{\"by\": \"psql\"}')")?;
         let got = waiter.join().map_err(|_| "the waiter panicked")??;
         assert_eq!(got.map(|job| job.data), Some(json!({ "by": "psql" })));
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(started.elapsed() < PATIENCE);
         Ok(())
     })
 }
@@ -47,7 +47,6 @@ fn rows_of_other_writers_do_not_stop_takes() -> Outcome {
     )?;
     let mut got = Vec::new();
     while let Some(job) = queue.get(Wait::No)? {
-        // A job with such times can be given back, too.
         got.push(job.data.as_i64());
     }
     assert_eq!(got, [1, 2, 3, 4, 5, 6, 7].map(Some));
@@ -55,12 +54,12 @@ fn rows_of_other_writers_do_not_stop_takes() -> Outcome {
     assert_eq!(
         (counts.ready, counts.scheduled, counts.dead),
         (0, 2, 2),
-        "nested too deep, and half a letter"
+        "one payload is nested too deeply, and one has a lone surrogate"
     );
     let raw: Vec<String> =
         diesel::dsl::sql::<Text>("SELECT data::text FROM pq.queue_archive ORDER BY length(data::text)")
             .load(&mut conn)?;
-    assert_eq!(raw.first().map(String::as_str), Some("\"\\ud800\""), "the text is kept");
+    assert_eq!(raw.first().map(String::as_str), Some("\"\\ud800\""), "the text of the payload is kept");
     Ok(())
 }
 
@@ -86,7 +85,7 @@ fn a_take_returns_the_updated_version_of_a_row() -> Outcome {
     let database = database()?;
     let queue = queue(&database)?;
     queue.put(&json!("old"))?;
-    // A row that was updated since is in another place of the table than the one first seen.
+    // The updated row has another place in the table than the one that the index scan finds first.
     let mut conn = database.connect()?;
     conn.batch_execute("UPDATE pq.queue SET data = '\"new\"'")?;
     assert_eq!(queue.get(Wait::No)?.map(|job| job.data), Some(json!("new")));

@@ -1,4 +1,4 @@
-//! The grants of docs/roles.md, as they stand there: each role does what it needs, and nothing else.
+//! The grants of docs/roles.md: each role can do what it needs, and nothing else.
 
 mod common;
 
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 const ROLES: [&str; 3] = ["pq_producer", "pq_consumer", "pq_reader"];
 
-/// What is tried, and which of producer, consumer and reader may.
+/// An operation, and whether producer, consumer and reader may do it.
 type Operation =
     (&'static str, fn(&Queue<Value>, &mut PgConnection) -> Result<(), pq_diesel::Error>, [bool; 3]);
 
@@ -29,12 +29,12 @@ const OPERATIONS: [Operation; 21] = [
     ("get", |queue, conn| queue.on(conn).get().map(drop), [false, true, false]),
     ("get_many", |queue, conn| queue.on(conn).get_many(2).map(drop), [false, true, false]),
     ("update and give back", update_and_give_back, [false, true, false]),
-    ("bury", bury, [false, true, false]),
+    ("move an undecodable job", move_undecodable, [false, true, false]),
     ("counts", |queue, conn| queue.on(conn).counts().map(drop), [false, true, true]),
     ("clear", |queue, conn| queue.on(conn).clear().map(drop), [false, true, false]),
     ("put with a unique key", put_unique, [true, true, false]),
     ("replace by unique key", replace_unique, [false, true, false]),
-    ("lease, settle and sweep", work, [false, true, false]),
+    ("lease, settle and maintain", work, [false, true, false]),
     ("take one of a serialization key", take_keyed, [false, true, false]),
     ("cancel, retry and prune", cancel_and_retry, [false, true, false]),
     (
@@ -42,16 +42,16 @@ const OPERATIONS: [Operation; 21] = [
         |queue, conn| Pq::detached().store().find(conn, queue.name(), JobId(1)).map(drop),
         [false, true, true],
     ),
-    ("pause and go on", pause, [false, true, false]),
+    ("pause and resume", pause, [false, true, false]),
     ("move", move_jobs, [false, true, false]),
-    ("see queues, jobs, workers and periodic jobs", look, [false, true, true]),
-    ("tell of a worker and stop one", tell, [false, true, false]),
+    ("list queues, jobs, workers and periodic jobs", list, [false, true, true]),
+    ("register and stop a worker", register, [false, true, false]),
     ("set and fire periodic jobs", fire, [false, true, false]),
     ("migrate, when all is done", |_, conn| Pq::detached().migrate_on(conn), [true, true, true]),
     ("revert", |_, conn| Pq::detached().revert_migrations_on(conn), [false, false, false]),
 ];
 
-/// What none of the operations is made of, or part of it alone.
+/// Plain statements, and whether producer, consumer and reader may execute them.
 const STATEMENTS: [(&str, [bool; 3]); 11] = [
     ("LISTEN apples", [true, true, true]),
     ("SELECT pg_notify('apples', '')", [true, true, true]),
@@ -128,7 +128,7 @@ fn move_jobs(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_die
     pq.store().move_jobs(conn, queue.name(), pq.queue::<()>("pears")?.name(), None).map(drop)
 }
 
-fn look(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
+fn list(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
     let pq = Pq::detached();
     pq.store().overview(conn)?;
     pq.store().list(conn, &Filter::queue(queue.name()), 10)?;
@@ -136,7 +136,7 @@ fn look(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
     pq.store().crons(conn).map(drop)
 }
 
-fn tell(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
+fn register(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
     let pq = Pq::detached();
     let mut beat = Heartbeat {
         worker: None,
@@ -167,26 +167,25 @@ fn fire(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
     pq.store().remove_cron(conn, "bills").map(drop)
 }
 
-fn bury(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
+fn move_undecodable(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
     let numbers = Pq::detached().queue::<u8>(queue.name())?;
     numbers.on(conn).get().map(drop)
 }
 
-/// A database with the roles of the document, which is read and not copied. Roles are the whole
-/// server's, so they are named after the database besides.
-struct Scene {
+/// A database with the roles of the document. Roles belong to the server, so their names contain the database's.
+struct Roles {
     database: Database,
 }
 
-impl Scene {
+impl Roles {
     fn new() -> Result<Self, Box<dyn Error>> {
-        let scene = Self { database: Server::shared()?.database()? };
-        let mut conn = scene.database.connect()?;
+        let roles = Self { database: Server::shared()?.database()? };
+        let mut conn = roles.database.connect()?;
         Pq::detached().migrate_on(&mut conn)?;
         for block in include_str!("../../docs/roles.md").split("```sql\n").skip(1) {
-            conn.batch_execute(&scene.named(block.split("```").next().unwrap_or_default()))?;
+            conn.batch_execute(&roles.named(block.split("```").next().unwrap_or_default()))?;
         }
-        Ok(scene)
+        Ok(roles)
     }
 
     fn named(&self, sql: &str) -> String {
@@ -201,17 +200,17 @@ impl Scene {
         Ok(conn)
     }
 
-    /// A handle whose own connections have this role, the listener's included.
+    /// Returns a handle whose connections have this role, including the listener's.
     fn handle_of(&self, role: &str) -> Result<Pq, pq_diesel::Error> {
         let url = self.database.url();
         let mark = if url.contains('?') { '&' } else { '?' };
         let url = self.named(&format!("{url}{mark}options=-c%20role%3D{role}"));
-        // A wait that is not woken looks again too late.
+        // A wait that is not woken polls too late.
         Pq::builder().url(&url).poll_interval(10 * common::PATIENCE).build()
     }
 }
 
-impl Drop for Scene {
+impl Drop for Roles {
     fn drop(&mut self) {
         let drop = self.named(&format!("DROP OWNED BY {0}; DROP ROLE {0}", ROLES.join(", ")));
         if let Ok(mut conn) = self.database.connect() {
@@ -240,12 +239,12 @@ fn the_document_lists_the_grants_of_the_library() -> Result<(), Box<dyn Error>> 
 
 #[test]
 fn a_table_with_hostile_names_can_be_granted() -> Result<(), Box<dyn Error>> {
-    let scene = Scene::new()?;
-    let mut owner = scene.database.connect()?;
+    let roles = Roles::new()?;
+    let mut owner = roles.database.connect()?;
     let pq = Pq::builder().schema("The \"own\"").table("жжжжжжжжжжжжжжжжжжжжжжжжжжжжжжж").build()?;
     pq.migrate_on(&mut owner)?;
-    pq.grant_on(&mut owner, Role::Producer, &scene.named("pq_producer"))?;
-    let mut conn = scene.connect_as("pq_producer")?;
+    pq.grant_on(&mut owner, Role::Producer, &roles.named("pq_producer"))?;
+    let mut conn = roles.connect_as("pq_producer")?;
     let queue = pq.queue::<u8>("apples")?;
     queue.on(&mut conn).put_many(&[1, 2])?;
     assert!(queue.on(&mut conn).get().is_err());
@@ -256,7 +255,7 @@ fn a_table_with_hostile_names_can_be_granted() -> Result<(), Box<dyn Error>> {
 
 fn check(role: &str, what: &str, allowed: bool, outcome: Result<(), String>) {
     match outcome {
-        Ok(()) => assert!(allowed, "{role} may {what}, and should not"),
+        Ok(()) => assert!(allowed, "{role} may {what}"),
         Err(error) => {
             assert!(!allowed, "{role} may not {what}: {error}");
             assert!(error.contains("permission denied"), "{role}, {what}: {error}");
@@ -266,21 +265,21 @@ fn check(role: &str, what: &str, allowed: bool, outcome: Result<(), String>) {
 
 #[test]
 fn every_role_may_do_what_it_needs_and_nothing_else() -> Result<(), Box<dyn Error>> {
-    let scene = Scene::new()?;
-    let mut owner = scene.database.connect()?;
+    let roles = Roles::new()?;
+    let mut owner = roles.database.connect()?;
     let queue = Pq::detached().queue::<Value>("apples")?;
     for (position, role) in ROLES.into_iter().enumerate() {
         for (what, operation, allowed) in OPERATIONS {
             owner.batch_execute("TRUNCATE pq.queue, pq.queue_unique")?;
             queue.on(&mut owner).put(&json!("there is one"))?;
-            let mut conn = scene.connect_as(role)?;
+            let mut conn = roles.connect_as(role)?;
             let outcome = operation(&queue, &mut conn).map_err(|error| error.to_string());
             check(role, what, allowed[position], outcome);
         }
-        let buried = queue.on(&mut owner).counts()?.dead > 0;
-        assert_eq!(buried, role == "pq_consumer", "the consumer buries what it cannot decode");
+        let has_undecodable = queue.on(&mut owner).counts()?.dead > 0;
+        assert_eq!(has_undecodable, role == "pq_consumer", "only a consumer moves undecodable jobs");
         for (sql, allowed) in STATEMENTS {
-            let outcome = scene.connect_as(role)?.batch_execute(sql).map_err(|error| error.to_string());
+            let outcome = roles.connect_as(role)?.batch_execute(sql).map_err(|error| error.to_string());
             check(role, sql, allowed[position], outcome);
         }
     }
@@ -289,35 +288,35 @@ fn every_role_may_do_what_it_needs_and_nothing_else() -> Result<(), Box<dyn Erro
 
 #[test]
 fn a_producer_role_wakes_a_consumer_role() -> Result<(), Box<dyn Error>> {
-    let scene = Scene::new()?;
-    let consumer = scene.handle_of("pq_consumer")?.queue::<u8>("apples")?;
-    let producer = scene.handle_of("pq_producer")?.queue::<u8>("apples")?;
+    let roles = Roles::new()?;
+    let consumer = roles.handle_of("pq_consumer")?.queue::<u8>("apples")?;
+    let producer = roles.handle_of("pq_producer")?.queue::<u8>("apples")?;
     let waiter = std::thread::spawn(move || consumer.get(Wait::For(2 * common::PATIENCE)));
-    common::until(&mut scene.database.connect()?, common::LISTENING)?;
+    common::until(&mut roles.database.connect()?, common::LISTENING)?;
     let put = Instant::now();
     producer.put(&7)?;
     let got = waiter.join().map_err(|_| "the waiter panicked")??;
     assert_eq!(got.map(|job| job.data), Some(7));
-    assert!(put.elapsed() < common::PATIENCE, "it was not woken, it looked again at the end");
+    assert!(put.elapsed() < common::PATIENCE, "the wait was not woken and polled at its end");
     Ok(())
 }
 
 #[test]
 fn the_doctor_reports_the_rights_of_each_role() -> Result<(), Box<dyn Error>> {
-    let scene = Scene::new()?;
+    let roles = Roles::new()?;
     let rights = |role: &str| -> Result<String, Box<dyn Error>> {
-        let findings = Pq::detached().examine_on(&mut scene.connect_as(role)?, &Examination::new())?;
+        let findings = Pq::detached().examine_on(&mut roles.connect_as(role)?, &Examination::new())?;
         let found = findings.into_iter().find(|finding| finding.check == "privileges");
         Ok(found.ok_or("no finding about privileges")?.message)
     };
-    let plays = ["producer (", "producer, consumer, reader", "reader ("];
-    for (role, plays) in ROLES.into_iter().zip(plays) {
-        let role_can = format!("{} can be {plays}", scene.named(role));
+    let kinds = ["producer (", "producer, consumer, reader", "reader ("];
+    for (role, kinds) in ROLES.into_iter().zip(kinds) {
+        let role_can = format!("{} can be {kinds}", roles.named(role));
         let what = rights(role)?;
         assert!(what.starts_with(&role_can), "{what}");
     }
-    // Whatever of the document's rights is taken away is missed.
-    let mut owner = scene.database.connect()?;
+    // A revoked privilege is reported.
+    let mut owner = roles.database.connect()?;
     for (taken, missed) in [
         ("SELECT (dequeued_at) ON pq.queue FROM pq_producer", "producer lacks SELECT (dequeued_at) on queue"),
         (
@@ -327,7 +326,7 @@ fn the_doctor_reports_the_rights_of_each_role() -> Result<(), Box<dyn Error>> {
         ("SELECT ON pq.queue_settled FROM pq_reader", "reader lacks SELECT on queue_settled"),
         ("EXECUTE ON FUNCTION pq.queue_lock_keyed_job FROM PUBLIC", "consumer lacks"),
     ] {
-        owner.batch_execute(&scene.named(&format!("REVOKE {taken}")))?;
+        owner.batch_execute(&roles.named(&format!("REVOKE {taken}")))?;
         let role = ROLES.into_iter().find(|role| taken.ends_with(role)).unwrap_or("pq_consumer");
         let what = rights(role)?;
         assert!(what.contains(missed), "{what}");
@@ -338,18 +337,18 @@ fn the_doctor_reports_the_rights_of_each_role() -> Result<(), Box<dyn Error>> {
 #[test]
 fn bulk_puts_work_under_row_level_security() -> Result<(), Box<dyn Error>> {
     const MANY: i32 = 5_000;
-    let scene = Scene::new()?;
-    let mut owner = scene.database.connect()?;
-    owner.batch_execute(&scene.named(
+    let roles = Roles::new()?;
+    let mut owner = roles.database.connect()?;
+    owner.batch_execute(&roles.named(
         "ALTER TABLE pq.queue ENABLE ROW LEVEL SECURITY;
          CREATE POLICY apples ON pq.queue TO pq_producer USING (q_name = 'apples')",
     ))?;
-    let mut conn = scene.connect_as("pq_producer")?;
+    let mut conn = roles.connect_as("pq_producer")?;
     let (apples, pears) = (Pq::detached().queue::<i32>("apples")?, Pq::detached().queue::<i32>("pears")?);
     let ids = apples.on(&mut conn).put_many(&(0..MANY).collect::<Vec<_>>())?;
     assert!(ids.len() == MANY as usize && ids.is_sorted_by_key(|put| put.id));
     assert_eq!(apples.on(&mut conn).put_all(MANY..2 * MANY)?, MANY as u64);
-    let own = scene.handle_of("pq_producer")?.queue::<i32>("apples")?;
+    let own = roles.handle_of("pq_producer")?.queue::<i32>("apples")?;
     assert_eq!(own.put_all(2 * MANY..3 * MANY)?, MANY as u64);
     for refused in [
         pears.on(&mut conn).put_many(&vec![0; MANY as usize]).map(drop),

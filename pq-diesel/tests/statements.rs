@@ -38,7 +38,7 @@ fn a_put_and_a_get_are_one_statement_each() -> Outcome {
     let prepared: i64 =
         diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%pq%'")
             .get_result(&mut conn)?;
-    assert_eq!(prepared, 4, "each is prepared once, by name");
+    assert_eq!(prepared, 4, "each statement is prepared once, by name");
     Ok(())
 }
 
@@ -68,7 +68,7 @@ fn payloads_of_two_tables_in_one_transaction_do_not_mix() -> Outcome {
     two.migrate_on(&mut conn)?;
     let (one, two) = (one.queue::<u8>("apples")?, two.queue::<u8>("apples")?);
     let ids = [one.on(&mut conn).put(&1)?, two.on(&mut conn).put(&101)?];
-    assert_eq!(ids[0], ids[1], "each table counts its own jobs");
+    assert_eq!(ids[0], ids[1], "each table has its own ids");
     one.on(&mut conn).transaction(|conn| -> Result<(), pq_diesel::Error> {
         let mut mine = one.on(conn).get()?.expect("a job");
         let other = two.on(conn).get()?.expect("a job");
@@ -135,12 +135,12 @@ fn a_get_uses_a_generic_plan() -> Outcome {
         "SELECT generic_plans FROM pg_prepared_statements WHERE statement LIKE '%DELETE%'",
     )
     .get_result(&mut conn)?;
-    // The first five are planned with their parameters, by PostgreSQL's rule.
+    // PostgreSQL plans the first five executions with their parameters.
     assert_eq!(generic, 15);
     Ok(())
 }
 
-/// Each verdict would read past all leases that ended before, if their table were read whole.
+/// A full scan of the leases would read past all leases that ended since the last vacuum.
 #[test]
 fn settling_finds_the_lease_by_index_in_a_table_without_statistics() -> Outcome {
     let database = database()?;
@@ -149,7 +149,7 @@ fn settling_finds_the_lease_by_index_in_a_table_without_statistics() -> Outcome 
     let pq = Pq::detached();
     let (queue, store) = (pq.queue::<i64>("apples")?, pq.store());
     let keyed = pq_diesel::PutOptions::new().serialization_key("k");
-    // More often than PostgreSQL makes a plan anew.
+    // PostgreSQL keeps the generic plan after five executions.
     for _ in 0..12 {
         conn.transaction(|conn| -> Outcome {
             for job in 0..4 {
@@ -163,9 +163,9 @@ fn settling_finds_the_lease_by_index_in_a_table_without_statistics() -> Outcome 
             queue.on(conn).put_with(&4, &keyed)?;
             let keyed = lease(conn, 1)?;
             for jobs in [&plain[..], &some[..1], &some[1..], &keyed] {
-                let verdicts: Vec<_> =
+                let settlements: Vec<_> =
                     jobs.iter().map(|job| Settlement { job, outcome: Ended::Complete }).collect();
-                assert_eq!(store.settle(conn, &verdicts)?, vec![true; jobs.len()]);
+                assert_eq!(store.settle(conn, &settlements)?, vec![true; jobs.len()]);
             }
             let scans = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'queue_leases'";
             assert_eq!(diesel::dsl::sql::<BigInt>(scans).get_result::<i64>(conn)?, 0);

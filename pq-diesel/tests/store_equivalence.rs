@@ -1,5 +1,5 @@
-//! Random sequences of operations on the memory store and on PostgreSQL, side by side, on two connections
-//! with transactions in one another: every answer must be the same. `PQ_SEQUENCES` asks for so many new ones.
+//! Random sequences of operations on the memory store and on PostgreSQL, on two connections with nested transactions.
+//! Both stores must give the same answers. `PQ_SEQUENCES` sets the number of sequences and makes them new each time.
 
 use std::env;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +16,7 @@ use pq_testing::{Database, Server};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// One step, on one of two connections.
+/// One operation on one of two connections.
 #[derive(Clone, Debug)]
 enum Step {
     Put {
@@ -46,7 +46,7 @@ enum Step {
         conn: usize,
         queue: usize,
     },
-    /// These four, while no transaction is open: in PostgreSQL they may wait for one, and there is one thread.
+    /// The next four run only outside of transactions. On PostgreSQL they may wait for one, and there is one thread.
     Lease {
         conn: usize,
         queue: usize,
@@ -55,9 +55,9 @@ enum Step {
     Settle {
         conn: usize,
         held: usize,
-        verdict: usize,
+        outcome: usize,
     },
-    Sweep {
+    Maintain {
         conn: usize,
     },
     Cancel {
@@ -72,7 +72,7 @@ enum Step {
     },
 }
 
-/// A time that means the same whenever the step runs, and on whose clock.
+/// A time with the same meaning whenever the step runs, on either clock.
 #[derive(Clone, Copy, Debug)]
 enum Time {
     None,
@@ -89,7 +89,7 @@ impl Time {
         match self {
             Self::None => None,
             Self::Past(n) => Some(instant(n)),
-            // Seventy years on.
+            // Seventy years later.
             Self::Future(n) => Some(instant(n + 70 * 365 * 24)),
         }
     }
@@ -112,27 +112,27 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which().prop_map(|(conn, queue)| Step::Clear { conn, queue }),
         4 => (which(), 0..4_usize).prop_map(|((conn, queue), count)| Step::Lease { conn, queue, count }),
         4 => (0..2_usize, any::<usize>(), 0..6_usize)
-            .prop_map(|(conn, held, verdict)| Step::Settle { conn, held, verdict }),
-        1 => (0..2_usize).prop_map(|conn| Step::Sweep { conn }),
+            .prop_map(|(conn, held, outcome)| Step::Settle { conn, held, outcome }),
+        1 => (0..2_usize).prop_map(|conn| Step::Maintain { conn }),
         1 => (0..2_usize, any::<usize>()).prop_map(|(conn, held)| Step::Cancel { conn, held }),
         3 => (0..2_usize).prop_map(|conn| Step::Begin { conn }),
         3 => any::<bool>().prop_map(|commit| Step::End { commit }),
     ]
 }
 
-/// A store, and what its steps answered.
-struct Side<'a, S: Store> {
+/// A store, and the answers of its steps.
+struct Subject<'a, S: Store> {
     store: &'a S,
     queues: [QueueName; 2],
-    /// Every job that was ever taken: some are held still, and some claims are stale.
+    /// Every job that was ever taken. Some are still held, and some claims are stale.
     taken: Vec<RawJob>,
     answers: Vec<String>,
 }
 
 type Conns<'c, S> = [&'c mut <S as Connect>::Conn; 2];
 
-impl<S: Store> Side<'_, S> {
-    /// Runs the steps from `at` to the end of the innermost transaction, and says whether it commits.
+impl<S: Store> Subject<'_, S> {
+    /// Runs the steps from `at` to the end of the innermost transaction, and returns whether it commits.
     fn run(&mut self, steps: &[Step], at: &mut usize, mut conns: Conns<'_, S>, depth: usize) -> bool {
         while let Some(step) = steps.get(*at) {
             *at += 1;
@@ -152,9 +152,9 @@ impl<S: Store> Side<'_, S> {
                 }
                 Step::End { commit } if depth > 0 => return *commit,
                 Step::Begin { .. } | Step::End { .. } => {}
-                Step::Lease { .. } | Step::Settle { .. } | Step::Sweep { .. } | Step::Cancel { .. }
+                Step::Lease { .. } | Step::Settle { .. } | Step::Maintain { .. } | Step::Cancel { .. }
                     if depth > 0 => {}
-                // While it is open, a clear keeps the jobs behind those of its keys waiting, or does not.
+                // The stores differ in whether an open clear blocks the jobs behind those of its keys.
                 Step::Clear { queue, .. } if depth > 0 && *queue == KEYED => {}
                 step => self.step(step, &mut conns, depth),
             }
@@ -180,15 +180,15 @@ impl<S: Store> Side<'_, S> {
                 let taken = store.lease(conns[*conn], &self.queues[*queue], *count, LEASE, Scan::Full);
                 self.took(taken.ok())
             }
-            Step::Settle { conn, held, verdict } => match self.pick(*held) {
+            Step::Settle { conn, held, outcome: number } => match self.pick(*held) {
                 Some(job) => {
-                    let verdict = Settlement { job: &job, outcome: outcome(*verdict) };
-                    format!("settled {} {:?}", job.id, store.settle(conns[*conn], &[verdict]).ok())
+                    let settlement = Settlement { job: &job, outcome: outcome(*number) };
+                    format!("settled {} {:?}", job.id, store.settle(conns[*conn], &[settlement]).ok())
                 }
                 None => "nothing to settle".to_owned(),
             },
-            Step::Sweep { conn } => {
-                // Every lease there ever was is over now.
+            Step::Maintain { conn } => {
+                // All leases expire now.
                 let mut leases: Vec<i64> = self.taken.iter().filter_map(|job| job.claim.lease()).collect();
                 leases.dedup();
                 let extended = store.extend(conns[*conn], &leases, Duration::ZERO).map_or(0, |all| all.len());
@@ -226,7 +226,7 @@ impl<S: Store> Side<'_, S> {
             let RawJob {
                 id, payload, schedule_at, expected_at, priority, attempt, serialization_key, ..
             } = job;
-            // A retry is due after a delay, on another clock each.
+            // A retry is due after a delay, on the store's own clock.
             let schedule_at = schedule_at.map(|at| at.timestamp() / 86_400);
             let payload = payload.as_str();
             format!(
@@ -234,13 +234,13 @@ impl<S: Store> Side<'_, S> {
             )
         };
         let answer = taken.jobs.iter().map(seen).collect::<Vec<_>>().join("; ");
-        // Seventy years are the same number of days on either clock.
+        // Both clocks agree on the number of months in seventy years.
         let due_in = taken.next_due.map(|due| due.as_secs() / 86_400 / 30);
         self.taken.extend(taken.jobs);
         format!("took {answer} due in {due_in:?}")
     }
 
-    /// A leased job is changed while no transaction is open, like the steps above.
+    /// Returns a job, unless it is leased and a transaction is open, like the steps above.
     fn pick_at(&self, number: usize, depth: usize) -> Option<RawJob> {
         self.pick(number).filter(|job| depth == 0 || job.claim.lease().is_none())
     }
@@ -277,7 +277,7 @@ fn new_job((data, priority, schedule_at, expected_at, key): &(u8, i32, Time, Tim
 
 fn answers<S: Store>(store: &S, mut conns: [S::Conn; 2], steps: &[Step]) -> Vec<String> {
     let queues = ["one", "two"].map(|name| QueueName::new(name).expect("a name"));
-    let mut side = Side { store, queues, taken: Vec::new(), answers: Vec::new() };
+    let mut side = Subject { store, queues, taken: Vec::new(), answers: Vec::new() };
     let [first, second] = &mut conns;
     side.run(steps, &mut 0, [first, second], 0);
     side.answers
@@ -287,7 +287,7 @@ fn compare(database: &Database, number: u32, steps: &[Step]) -> Result<(), TestC
     let pq = Pq::builder().table(&format!("queue_{number}")).build().expect("a handle");
     let mut conns = [0, 1].map(|_| database.connect().expect("a connection"));
     for conn in &mut conns {
-        // One that waits for the other waits for ever.
+        // A connection that waits for the other one would wait forever.
         conn.batch_execute("SET lock_timeout TO '10s'").expect("a setting");
     }
     pq.migrate_on(&mut conns[0]).expect("a table");
@@ -309,8 +309,7 @@ fn both_stores_give_the_same_answers() {
         max_shrink_iters: 500,
         ..Config::default()
     };
-    // The same sequences for everybody, so that a change is not blamed for what it did not do; where a number of them
-    // is asked for, others each time.
+    // The default sequences are always the same, so that a failure is due to the change under test.
     let mut runner = match cases {
         Some(_) => TestRunner::new(config),
         None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),

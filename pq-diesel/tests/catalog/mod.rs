@@ -1,11 +1,11 @@
-//! A database's objects as text, to be compared.
+//! The objects of a database as text, for comparison.
 
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
-/// Everything outside of the system's schemas, a line each, in order: schemas, relations, columns,
-/// constraints, indexes, triggers, functions and types, with their settings, rights and comments.
-/// (PostgreSQL 18 notes "not null" as a constraint besides, and 15 lets fewer into `public`.)
+/// Lists everything outside of the system's schemas, one line each: schemas, relations, columns, constraints, indexes,
+/// triggers, functions and types, with their settings, privileges and comments. PostgreSQL 18 lists NOT NULL as a
+/// constraint as well, and the privileges on `public` differ by version, so both are left out.
 const CATALOG: &str = "
 WITH ours AS (
     SELECT oid, nspname, nspacl FROM pg_namespace
@@ -58,7 +58,6 @@ WITH ours AS (
 SELECT line FROM lines ORDER BY line COLLATE \"C\"";
 
 pub(crate) fn catalog(conn: &mut PgConnection) -> QueryResult<String> {
-    // The library's tables stand beside what diesel's own harness notes, which is not ours.
     let lines: Vec<String> = diesel::dsl::sql::<Text>(CATALOG).load(conn)?;
     Ok(lines.join("\n") + "\n")
 }

@@ -1,6 +1,6 @@
-//! What the tests share: a database with the table, and a queue.
+//! Helpers of the tests: a migrated database, a queue, and waiting for a condition.
 
-#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(dead_code, reason = "each test binary uses a part of them")]
 
 use std::error::Error as StdError;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +15,10 @@ use serde_json::Value;
 
 pub(crate) type Outcome = Result<(), Box<dyn StdError>>;
 
-/// How long something that must happen may take. Nothing is measured by it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest time that a test waits for something that must happen.
+///
+/// It is long enough for a machine whose processors are all busy. No test waits for all of it unless it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn database() -> Result<Database, Box<dyn StdError>> {
     let database = Server::shared()?.database()?;
@@ -28,48 +30,53 @@ pub(crate) fn queue(database: &Database) -> Result<Queue<Value>, Error> {
     Ok(Pq::builder().url(database.url()).pool_size(4).build()?.queue("apples")?)
 }
 
-/// Runs `sql`, which counts something, until it counts at least one.
+/// Runs a query that counts until it counts at least one.
 pub(crate) fn until(conn: &mut PgConnection, sql: &str) -> Outcome {
-    let begun = Instant::now();
+    let started = Instant::now();
     while diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(conn)? == 0 {
-        assert!(begun.elapsed() < PATIENCE, "it never came to {sql}");
-        std::thread::yield_now();
+        assert!(started.elapsed() < PATIENCE, "still 0: {sql}");
+        std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
+/// Counts the sessions that listen.
 pub(crate) const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
 
-/// The sessions of those who tell for others.
-pub(crate) const TELLERS: &str =
+/// Selects the sessions that have or want a notifier lock.
+pub(crate) const NOTIFIERS: &str =
     "SELECT pg_locks.pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
     WHERE datname = current_database() AND locktype = 'advisory' AND mode = 'ExclusiveLock'";
 
-pub(crate) fn until_nobody_tells(conn: &mut PgConnection) -> Outcome {
-    until(conn, &format!("SELECT (NOT EXISTS ({TELLERS}))::int::bigint"))
+/// Waits until no session has a notifier lock.
+pub(crate) fn until_no_notifier(conn: &mut PgConnection) -> Outcome {
+    until(conn, &format!("SELECT (NOT EXISTS ({NOTIFIERS}))::int::bigint"))
 }
 
-/// Puts by plain SQL.
+/// Puts a job by plain SQL.
 pub(crate) fn put(conn: &mut PgConnection, queue: &str) -> QueryResult<()> {
     conn.batch_execute(&format!("INSERT INTO pq.queue (q_name, data) VALUES ('{queue}', '1')"))
 }
 
-/// Puts by six sessions, each put a transaction that tells of it, until a listener tells in their place.
-pub(crate) fn crowd(database: &Database, queue: &str) -> Outcome {
-    let is_over = AtomicBool::new(false);
+/// Puts from six sessions that notify, until a listener notifies on their behalf.
+pub(crate) fn contend(database: &Database, queue: &str) -> Outcome {
+    let stop = AtomicBool::new(false);
     std::thread::scope(|threads| {
         let write = || -> Result<(), String> {
             let mut conn = database.connect().map_err(|e| e.to_string())?;
-            while !is_over.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 put(&mut conn, queue).map_err(|e| e.to_string())?;
             }
             Ok(())
         };
         let writers: Vec<_> = (0..6).map(|_| threads.spawn(write)).collect();
-        let end = End(&is_over);
-        until(&mut database.connect()?, &format!("SELECT count(*) FROM ({TELLERS} AND granted) AS teller"))?;
-        drop(end);
+        let stops = StopOnDrop(&stop);
+        until(
+            &mut database.connect()?,
+            &format!("SELECT count(*) FROM ({NOTIFIERS} AND granted) AS notifier"),
+        )?;
+        drop(stops);
         for writer in writers {
             writer.join().map_err(|_| "a writer panicked")??;
         }
@@ -77,11 +84,11 @@ pub(crate) fn crowd(database: &Database, queue: &str) -> Outcome {
     })
 }
 
-/// Ends the writers, also where it never came to what they are for.
-struct End<'a>(&'a AtomicBool);
+/// Sets the flag when it is dropped, so that other threads end even if the test fails.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
 
-impl Drop for End<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.store(true, Ordering::SeqCst);
     }
 }

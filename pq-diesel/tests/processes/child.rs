@@ -1,4 +1,4 @@
-//! What the other processes do: this test binary again, as the test `child`.
+//! The child processes: this test binary again, as the test `child`.
 
 use std::process::Command;
 use std::time::Duration;
@@ -14,21 +14,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{Outcome, PATIENCE};
 
-/// What a job does beside its effect.
+/// What a job does besides its effect, which is a row.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq)]
 pub(crate) enum Step {
     Nothing,
-    /// In its first attempt it kills its process before the effect.
-    Begun,
-    /// It kills its process after the effect: in its first attempt, or in all where it may be tried thrice.
-    Done,
-    /// In its first attempt its process is killed when the handler has returned.
-    Returned,
-    /// It goes on when there is a table `go_on`.
+    /// Kills its process before the effect, in the first attempt.
+    KillBefore,
+    /// Kills its process after the effect, in every attempt.
+    KillAfter,
+    /// Its process is killed after the handler has returned, in the first attempt.
+    KillAtReturn,
+    /// Waits until the table `go_on` exists.
     Wait,
-    /// It adds one to the counter, in two statements.
+    /// Adds one to the counter, in two statements.
     Count,
 }
+
+/// The lease of child workers. It is so long that a child never loses one on a busy machine. The tests end leases by
+/// [`expire_leases`].
+const LEASE: Duration = Duration::from_secs(600);
 
 const URL: &str = "PQ_TEST_CHILD_URL";
 const ROLE: &str = "PQ_TEST_CHILD_ROLE";
@@ -39,8 +43,13 @@ pub(crate) fn work_task(pq: &Pq) -> Result<Task<Step>, pq_diesel::Error> {
 
 fn die() {
     let _ = kill_process(getpid(), Signal::KILL);
-    // Until the signal is there.
+    // Until the signal arrives.
     std::thread::sleep(PATIENCE);
+}
+
+/// Lets all leases expire, as if the time had passed.
+pub(crate) fn expire_leases(conn: &mut PgConnection) -> QueryResult<()> {
+    conn.batch_execute("UPDATE pq.queue_leases SET lease_until = statement_timestamp() - interval '1 second'")
 }
 
 fn effect(conn: &mut PgConnection, job: i64, attempt: i32) -> QueryResult<()> {
@@ -54,9 +63,10 @@ fn effect(conn: &mut PgConnection, job: i64, attempt: i32) -> QueryResult<()> {
 
 fn act(conn: &mut PgConnection, step: Step, job: &pq_diesel::RawJob) -> QueryResult<()> {
     let first = job.attempt == 1;
-    // In a transaction the attempt that killed its process never was; its second one must not do it again.
+    // A transaction that is killed leaves no attempt, so its next one is the first again. It runs in the parent, which
+    // has no role and must not kill itself.
     let fatal = first && std::env::var_os(ROLE).is_some();
-    if step == Step::Begun && fatal {
+    if step == Step::KillBefore && fatal {
         die();
     }
     if step == Step::Count {
@@ -65,7 +75,7 @@ fn act(conn: &mut PgConnection, step: Step, job: &pq_diesel::RawJob) -> QueryRes
         return Ok(());
     }
     effect(conn, job.id.0, job.attempt)?;
-    if step == Step::Done && std::env::var_os(ROLE).is_some() {
+    if step == Step::KillAfter && std::env::var_os(ROLE).is_some() {
         die();
     }
     while step == Step::Wait
@@ -76,8 +86,8 @@ fn act(conn: &mut PgConnection, step: Step, job: &pq_diesel::RawJob) -> QueryRes
     Ok(())
 }
 
-/// The handler of the jobs: their effect is a row, written in the job's transaction, or at once as work that lives
-/// elsewhere is.
+/// Returns the handler of the jobs. It writes the effect in the job's transaction, or on another connection, like work
+/// outside of the database.
 pub(crate) fn handler(pq: &Pq, transactional: bool) -> Result<Handler, pq_diesel::Error> {
     let task = work_task(pq)?;
     let elsewhere = pq.clone();
@@ -89,31 +99,31 @@ pub(crate) fn handler(pq: &Pq, transactional: bool) -> Result<Handler, pq_diesel
     })
 }
 
-/// A process of its own.
+/// A child process, which is killed when this is dropped.
 pub(crate) struct Child {
     process: std::process::Child,
 }
 
 impl Child {
-    /// One that works the jobs until it is killed.
+    /// Starts a worker that runs until it is killed.
     pub(crate) fn spawn(
         database: &Database,
         transactional: bool,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        Self::of(database, if transactional { "transactional" } else { "leased" })
+        Self::start(database, if transactional { "transactional" } else { "leased" })
     }
 
-    /// One that puts a job and a row beside it, and is killed before it commits.
-    pub(crate) fn putting(database: &Database) -> Result<Self, Box<dyn std::error::Error>> {
-        Self::of(database, "put")
+    /// Starts a process that puts a job and an effect in one transaction, and is killed before it commits.
+    pub(crate) fn spawn_put(database: &Database) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::start(database, "put")
     }
 
-    /// One that works what there is and ends.
-    pub(crate) fn brief(database: &Database) -> Result<Self, Box<dyn std::error::Error>> {
-        Self::of(database, "brief")
+    /// Starts a worker that runs until the queue is empty.
+    pub(crate) fn spawn_until_empty(database: &Database) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::start(database, "until empty")
     }
 
-    fn of(database: &Database, role: &str) -> Result<Self, Box<dyn std::error::Error>> {
+    fn start(database: &Database, role: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let process = Command::new(std::env::current_exe()?)
             .args(["child", "--exact", "--nocapture", "--test-threads=1"])
             .env(URL, database.url())
@@ -123,7 +133,7 @@ impl Child {
         Ok(Self { process })
     }
 
-    /// Whether it ended by itself, and well.
+    /// Waits until it ends, and returns whether it succeeded.
     pub(crate) fn wait(&mut self) -> Result<bool, Box<dyn std::error::Error>> {
         Ok(self.process.wait()?.success())
     }
@@ -154,7 +164,7 @@ impl Drop for Child {
     }
 }
 
-/// What this process does if it is a child.
+/// Runs the role of this process if it is a child.
 pub(crate) fn run() -> Outcome {
     let (Ok(url), Ok(role)) = (std::env::var(URL), std::env::var(ROLE)) else { return Ok(()) };
     let pq = Pq::builder().url(&url).poll_interval(Duration::from_millis(100)).build()?;
@@ -167,20 +177,20 @@ pub(crate) fn run() -> Outcome {
             Ok::<_, pq_diesel::Error>(())
         })?;
     }
-    if role == "brief" {
+    if role == "until empty" {
         let worker = Worker::new(&pq).threads(3).serve(handler(&pq, false)?);
         worker.run_until_empty()?;
         drop(pq);
-        // As a process ends, and not as a test does, which is a thread that others outlive.
+        // A real end of the process. A test is a thread, and other threads outlive it.
         std::process::exit(0);
     }
     let worker = Worker::new(&pq)
-        .lease(Duration::from_millis(500))
+        .lease(LEASE)
         .maintain_every(Duration::from_millis(50))
         .serve(handler(&pq, role == "transactional")?)
         .wrap(|info, next| {
             let ended = next.run();
-            if info.job.payload.as_str().contains("\"Returned\"") && info.job.attempt == 1 {
+            if info.job.payload.as_str().contains("\"KillAtReturn\"") && info.job.attempt == 1 {
                 die();
             }
             ended
@@ -188,14 +198,14 @@ pub(crate) fn run() -> Outcome {
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let working = threads.spawn(|| worker.run());
-        // One whose verdict came too late says so.
+        // Records each lost lease as an effect of attempt -1.
         let mut conn = PgConnection::establish(&url)?;
-        let mut told = 0;
+        let mut recorded = 0;
         while !working.is_finished() {
             let lost = control.status().report.lost;
-            if lost > told {
+            if lost > recorded {
                 conn.batch_execute("INSERT INTO effect VALUES (0, -1, 0)")?;
-                told = lost;
+                recorded = lost;
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -1,5 +1,5 @@
-//! Workers in processes of their own that are killed, put to sleep and cut off, judged by what is in the
-//! database afterwards.
+//! Workers in child processes that are killed, stopped or disconnected. The tests check what the database contains
+//! afterwards.
 
 mod child;
 #[path = "../common/mod.rs"]
@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use child::{Child, Step, work_task};
-use common::{LISTENING, Outcome, PATIENCE, crowd, database, until, until_nobody_tells};
+use child::{Child, Step, expire_leases, work_task};
+use common::{LISTENING, Outcome, PATIENCE, StopOnDrop, contend, database, until, until_no_notifier};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer};
@@ -18,14 +18,14 @@ use pq_core::store::Archive;
 use pq_diesel::{Backoff, Control, EndedAs, Pq, StopMode, Worker};
 use pq_testing::{Database, Kind, Options, Server, Stop};
 
-/// What a child is when it is run as the test of this name.
+/// Not a test: the entry point of the child processes.
 #[test]
 fn child() -> Outcome {
     child::run()
 }
 
-/// A database with a table of effects, which has no constraint that could hide one.
-fn scene() -> Result<(Database, Pq), Box<dyn std::error::Error>> {
+/// Returns a database with a table of effects. The table has no constraint that could hide a repeated effect.
+fn setup() -> Result<(Database, Pq), Box<dyn std::error::Error>> {
     let database = database()?;
     let pq = prepare(&database)?;
     Ok((database, pq))
@@ -37,7 +37,7 @@ fn prepare(database: &Database) -> Result<Pq, Box<dyn std::error::Error>> {
     Ok(Pq::builder().url(database.url()).pool_size(20).poll_interval(Duration::from_millis(200)).build()?)
 }
 
-/// The attempts that had an effect, for each job.
+/// Returns the attempts that had an effect, by job.
 fn effects(database: &Database) -> Result<BTreeMap<i64, Vec<i32>>, Box<dyn std::error::Error>> {
     let rows: Vec<(i64, i32)> =
         diesel::dsl::sql::<(BigInt, Integer)>("SELECT job, attempt FROM effect ORDER BY 1, 2")
@@ -49,36 +49,27 @@ fn effects(database: &Database) -> Result<BTreeMap<i64, Vec<i32>>, Box<dyn std::
     Ok(effects)
 }
 
-/// Stops a worker that nobody waits for any more: where a test fails, its threads would wait for it for ever.
-struct Stops<'c>(&'c Control);
+/// Stops a worker when it is dropped. Without it a failed test would wait for the worker forever.
+struct AbortOnDrop<'c>(&'c Control);
 
-impl Drop for Stops<'_> {
+impl Drop for AbortOnDrop<'_> {
     fn drop(&mut self) {
         self.0.stop(StopMode::Abort);
     }
 }
 
-/// Ends the other thread however this one ends.
-struct Ends<'d>(&'d AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-/// A worker in this process that ends what the others left.
+/// Runs a worker in this process until no job is left.
 fn finish(pq: &Pq, transactional: bool) -> Outcome {
     let worker =
         Worker::new(pq).maintain_every(Duration::from_millis(20)).serve(child::handler(pq, transactional)?);
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let working = threads.spawn(|| worker.run());
-        let _stops = Stops(&control);
+        let _abort = AbortOnDrop(&control);
         let queue = pq.queue::<()>("work")?;
-        let begun = Instant::now();
+        let started = Instant::now();
         while queue.counts()?.live() > 0 {
-            assert!(begun.elapsed() < PATIENCE, "it does not end: {:?}", queue.counts()?);
+            assert!(started.elapsed() < PATIENCE, "jobs are left: {:?}", queue.counts()?);
             std::thread::sleep(Duration::from_millis(5));
         }
         control.stop(StopMode::Drain);
@@ -90,8 +81,8 @@ fn finish(pq: &Pq, transactional: bool) -> Outcome {
 #[test]
 fn a_worker_killed_at_any_step_loses_no_job_and_repeats_none() -> Outcome {
     for transactional in [true, false] {
-        for step in [Step::Begun, Step::Done, Step::Returned] {
-            let (database, pq) = scene()?;
+        for step in [Step::KillBefore, Step::KillAfter, Step::KillAtReturn] {
+            let (database, pq) = setup()?;
             let task = work_task(&pq)?;
             let ids: Vec<i64> = task
                 .call_many(&[Step::Nothing, step, Step::Nothing])?
@@ -99,16 +90,17 @@ fn a_worker_killed_at_any_step_loses_no_job_and_repeats_none() -> Outcome {
                 .map(|put| put.id.0)
                 .collect();
             let mut child = Child::spawn(&database, transactional)?;
-            assert!(!child.wait()?, "it was to be killed");
+            assert!(!child.wait()?, "the child was not killed");
+            expire_leases(&mut database.connect()?)?;
             finish(&pq, transactional)?;
             let effects = effects(&database)?;
             assert_eq!(effects.keys().copied().collect::<Vec<_>>(), ids, "{transactional} {step:?}");
             for attempts in effects.values() {
-                // In a transaction the effect and the completion are one. Under a lease an effect may come
-                // again, from an attempt of its own.
+                // In a transaction the effect commits with the completion. Under a lease the effect may repeat,
+                // in another attempt.
                 let once = attempts.len() == 1;
-                let each_its_own = attempts.windows(2).all(|pair| pair[0] < pair[1]);
-                assert!(if transactional { once } else { each_its_own }, "{step:?}: {attempts:?}");
+                let distinct = attempts.windows(2).all(|pair| pair[0] < pair[1]);
+                assert!(if transactional { once } else { distinct }, "{step:?}: {attempts:?}");
             }
             let counts = pq.queue::<()>("work")?.counts()?;
             assert_eq!((counts.live(), counts.dead), (0, 0));
@@ -119,33 +111,34 @@ fn a_worker_killed_at_any_step_loses_no_job_and_repeats_none() -> Outcome {
 
 #[test]
 fn a_process_that_ends_right_after_its_worker_does_not_crash() -> Outcome {
-    let (database, _pq) = scene()?;
+    let (database, _pq) = setup()?;
     for n in 0..60 {
-        assert!(Child::brief(&database)?.wait()?, "process {n} crashed");
+        assert!(Child::spawn_until_empty(&database)?.wait()?, "process {n} crashed");
     }
     Ok(())
 }
 
 #[test]
 fn a_put_killed_before_its_commit_leaves_nothing() -> Outcome {
-    let (database, pq) = scene()?;
-    let mut child = Child::putting(&database)?;
-    assert!(!child.wait()?, "it was to be killed");
+    let (database, pq) = setup()?;
+    let mut child = Child::spawn_put(&database)?;
+    assert!(!child.wait()?, "the child was not killed");
     assert_eq!(pq.queue::<()>("work")?.counts()?.live(), 0);
-    assert!(effects(&database)?.is_empty(), "the row beside it is not there either");
+    assert!(effects(&database)?.is_empty(), "the effect was committed without the put");
     Ok(())
 }
 
 #[test]
 fn a_job_that_kills_its_process_is_attempted_up_to_its_maximum() -> Outcome {
-    let (database, pq) = scene()?;
-    let id = work_task(&pq)?.max_retries(2).backoff(Backoff::fixed(Duration::ZERO)).call(&Step::Done)?.id;
+    let (database, pq) = setup()?;
+    let id =
+        work_task(&pq)?.max_retries(2).backoff(Backoff::fixed(Duration::ZERO)).call(&Step::KillAfter)?.id;
     let queue = pq.queue::<()>("work")?;
     let mut killed = 0;
     while queue.counts()?.dead == 0 {
-        assert!(killed < 10, "it goes on for ever");
+        assert!(killed < 10, "the job is attempted without limit");
         let mut child = Child::spawn(&database, false)?;
-        // The one that gives it up is not killed, and goes on until it is.
+        // The child that finds the attempts used up is not killed by the job.
         until(
             &mut database.connect()?,
             &format!(
@@ -153,7 +146,8 @@ fn a_job_that_kills_its_process_is_attempted_up_to_its_maximum() -> Outcome {
             ),
         )?;
         if queue.counts()?.dead == 0 {
-            assert!(!child.wait()?, "it was to be killed");
+            assert!(!child.wait()?, "the child was not killed");
+            expire_leases(&mut database.connect()?)?;
             killed += 1;
         }
         child.kill()?;
@@ -166,13 +160,14 @@ fn a_job_that_kills_its_process_is_attempted_up_to_its_maximum() -> Outcome {
 
 #[test]
 fn a_worker_stopped_past_its_lease_cannot_settle() -> Outcome {
-    let (database, pq) = scene()?;
+    let (database, pq) = setup()?;
     let id = work_task(&pq)?.call(&Step::Wait)?.id;
     let mut child = Child::spawn(&database, false)?;
     let mut conn = database.connect()?;
     until(&mut conn, "SELECT count(*) FROM effect WHERE attempt = 1")?;
     child.stop()?;
-    // Another attempt is made, and completes.
+    expire_leases(&mut conn)?;
+    // Another attempt runs and completes.
     let worker =
         Worker::new(&pq).maintain_every(Duration::from_millis(20)).serve(child::handler(&pq, false)?);
     conn.batch_execute("CREATE TABLE go_on ()")?;
@@ -180,7 +175,7 @@ fn a_worker_stopped_past_its_lease_cannot_settle() -> Outcome {
     assert_eq!((report.done, report.lost), (1, 0));
     assert_eq!(effects(&database)?, BTreeMap::from([(id.0, vec![1, 2])]));
     let before = pq.queue::<()>("work")?.counts()?;
-    // The first one wakes, ends, and is told that it came too late.
+    // The first attempt continues, ends, and its outcome is refused.
     child.go_on()?;
     until(&mut conn, "SELECT count(*) FROM effect WHERE attempt = -1")?;
     child.kill()?;
@@ -189,30 +184,30 @@ fn a_worker_stopped_past_its_lease_cannot_settle() -> Outcome {
     Ok(())
 }
 
-/// The server ends the session of one who tells for others and falls silent, or nobody would be told.
+/// The server ends a session that has a notifier lock and is idle. Otherwise no put of the channel would notify.
 #[test]
 fn a_stopped_process_loses_its_notifier_lock() -> Outcome {
-    let (database, _pq) = scene()?;
+    let (database, _pq) = setup()?;
     let child = Child::spawn(&database, true)?;
     let mut conn = database.connect()?;
     until(&mut conn, LISTENING)?;
-    crowd(&database, "work")?;
+    contend(&database, "work")?;
     child.stop()?;
-    until_nobody_tells(&mut conn)
+    until_no_notifier(&mut conn)
 }
 
 #[test]
 fn two_workers_never_run_jobs_of_one_key_at_once() -> Outcome {
     const JOBS: usize = 10_000;
-    let (database, pq) = scene()?;
+    let (database, pq) = setup()?;
     let mut conn = database.connect()?;
     conn.batch_execute("CREATE TABLE counter AS SELECT 0 AS n")?;
     work_task(&pq)?.serialize_by(|_| "one".to_owned()).call_many(&vec![Step::Count; JOBS])?;
-    // Each handler reads the number and writes the next one in another statement: two at a time would lose one.
+    // Each handler reads the number and writes the next one in another statement. Two at the same time would lose one.
     let mut children = [Child::spawn(&database, true)?, Child::spawn(&database, false)?];
-    let begun = Instant::now();
+    let started = Instant::now();
     while pq.queue::<()>("work")?.counts()?.live() > 0 {
-        assert!(begun.elapsed() < 10 * PATIENCE, "{:?}", pq.queue::<()>("work")?.counts()?);
+        assert!(started.elapsed() < 10 * PATIENCE, "{:?}", pq.queue::<()>("work")?.counts()?);
         std::thread::sleep(Duration::from_millis(20));
     }
     children.iter_mut().try_for_each(Child::kill)?;
@@ -221,8 +216,13 @@ fn two_workers_never_run_jobs_of_one_key_at_once() -> Outcome {
     Ok(())
 }
 
-/// Works so many jobs while `harm` is done over and over, and checks what each kind of handler promises.
-fn under(harm: impl Fn() -> Outcome, database: &Database, pq: &Pq, transactional: bool) -> Outcome {
+/// Runs jobs while `disturb` is called repeatedly, and checks the guarantees of each kind of handler.
+fn run_disturbed(
+    disturb: impl Fn() -> Outcome,
+    database: &Database,
+    pq: &Pq,
+    transactional: bool,
+) -> Outcome {
     const JOBS: usize = 3_000;
     let task = work_task(pq)?.max_retries(100).backoff(Backoff::fixed(Duration::from_millis(10)));
     let ids: Vec<i64> = task.call_many(&vec![Step::Nothing; JOBS])?.into_iter().map(|put| put.id.0).collect();
@@ -235,17 +235,17 @@ fn under(harm: impl Fn() -> Outcome, database: &Database, pq: &Pq, transactional
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let working = threads.spawn(|| worker.run());
-        let _stops = Stops(&control);
+        let _abort = AbortOnDrop(&control);
         let queue = pq.queue::<()>("work")?;
-        let (begun, mut harmed) = (Instant::now(), 0);
+        let (started, mut disturbed) = (Instant::now(), 0);
         loop {
-            if harmed < 20 {
-                harm()?;
-                harmed += 1;
+            if disturbed < 20 {
+                disturb()?;
+                disturbed += 1;
             }
             std::thread::sleep(Duration::from_millis(50));
-            assert!(begun.elapsed() < 3 * PATIENCE, "it does not end");
-            // The question itself may fail.
+            assert!(started.elapsed() < 3 * PATIENCE, "jobs are left");
+            // The query itself can fail.
             if queue.counts().is_ok_and(|counts| counts.live() == 0) {
                 break;
             }
@@ -257,7 +257,7 @@ fn under(harm: impl Fn() -> Outcome, database: &Database, pq: &Pq, transactional
     let effects = effects(database)?;
     assert_eq!(effects.keys().copied().collect::<Vec<_>>(), ids, "every job had its effect");
     if transactional {
-        assert!(effects.values().all(|attempts| attempts.len() == 1), "and none twice");
+        assert!(effects.values().all(|attempts| attempts.len() == 1), "no effect is repeated");
     }
     let counts = pq.queue::<()>("work")?.counts()?;
     assert_eq!((counts.live(), counts.dead), (0, 0));
@@ -267,27 +267,27 @@ fn under(harm: impl Fn() -> Outcome, database: &Database, pq: &Pq, transactional
 #[test]
 fn terminated_backends_lose_no_job() -> Outcome {
     for transactional in [true, false] {
-        let (database, pq) = scene()?;
+        let (database, pq) = setup()?;
         let terminate = || {
-            // Its own may be among those, so it is a new one each time.
+            // A new connection each time, because the last one may have been terminated.
             database.connect()?.batch_execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
             )?;
             Ok(())
         };
-        under(terminate, &database, &pq, transactional)?;
+        run_disturbed(terminate, &database, &pq, transactional)?;
     }
     Ok(())
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "whoever runs it should know that nothing was tested")]
+#[allow(clippy::print_stdout, reason = "the reader must know that nothing was tested")]
 fn a_server_restart_under_load_loses_no_job() -> Outcome {
     let server = match Server::start(&Options::durable().kind(Kind::Binaries)) {
         Ok(server) => server,
         Err(error) => {
-            println!("no server can be restarted here, so nothing was tested: {error}");
+            println!("skipped, because no server can be restarted here: {error}");
             return Ok(());
         }
     };
@@ -301,17 +301,17 @@ fn a_server_restart_under_load_loses_no_job() -> Outcome {
         }
         Ok(())
     };
-    under(restart, &database, &pq, true)?;
+    run_disturbed(restart, &database, &pq, true)?;
     database.connect()?.batch_execute("TRUNCATE effect")?;
     restarted.store(false, Ordering::SeqCst);
-    under(restart, &database, &pq, false)
+    run_disturbed(restart, &database, &pq, false)
 }
 
 #[test]
 fn ten_thousand_failing_jobs_use_all_attempts_and_never_run_early() -> Outcome {
     const JOBS: usize = 10_000;
     const DELAY: Duration = Duration::from_millis(300);
-    let (_database, pq) = scene()?;
+    let (_database, pq) = setup()?;
     let task = pq.queue("work")?.task::<()>("fail").max_retries(2).backoff(Backoff::fixed(DELAY));
     let ids = task.call_many(&vec![(); JOBS])?;
     let seen = std::sync::Arc::new(std::sync::Mutex::new(BTreeMap::<i64, Vec<Instant>>::new()));
@@ -330,10 +330,10 @@ fn ten_thousand_failing_jobs_use_all_attempts_and_never_run_early() -> Outcome {
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let working = threads.spawn(|| worker.run());
-        let _stops = Stops(&control);
-        let begun = Instant::now();
+        let _abort = AbortOnDrop(&control);
+        let started = Instant::now();
         while control.status().report.dead < JOBS as u64 {
-            assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", control.status());
+            assert!(started.elapsed() < 3 * PATIENCE, "{:?}", control.status());
             std::thread::sleep(Duration::from_millis(20));
         }
         control.stop(StopMode::Finish);
@@ -345,7 +345,7 @@ fn ten_thousand_failing_jobs_use_all_attempts_and_never_run_early() -> Outcome {
     assert_eq!(seen.len(), ids.len());
     for attempts in seen.values() {
         assert_eq!(attempts.len(), 3);
-        assert!(attempts.windows(2).all(|pair| pair[1] - pair[0] >= DELAY), "one was early");
+        assert!(attempts.windows(2).all(|pair| pair[1] - pair[0] >= DELAY), "an attempt was early");
     }
     let dead = pq.queue::<()>("work")?.archived(EndedAs::Dead, None, JOBS)?;
     assert!(dead.iter().all(|dead| dead.attempt == 3 && dead.error.as_deref() == Some("on purpose")));
@@ -356,7 +356,7 @@ fn ten_thousand_failing_jobs_use_all_attempts_and_never_run_early() -> Outcome {
 fn stopping_under_load_loses_no_job_and_repeats_none() -> Outcome {
     const JOBS: usize = 4_000;
     for transactional in [true, false] {
-        let (database, pq) = scene()?;
+        let (database, pq) = setup()?;
         work_task(&pq)?.call_many(&vec![Step::Nothing; JOBS])?;
         let queue = pq.queue::<()>("work")?;
         for (n, mode) in [StopMode::Finish, StopMode::Abort].into_iter().cycle().take(12).enumerate() {
@@ -364,13 +364,13 @@ fn stopping_under_load_loses_no_job_and_repeats_none() -> Outcome {
             let control = worker.control();
             std::thread::scope(|threads| -> Outcome {
                 let working = threads.spawn(|| worker.run());
-                let _stops = Stops(&control);
+                let _abort = AbortOnDrop(&control);
                 std::thread::sleep(Duration::from_millis(7 * n as u64));
                 control.stop(mode);
                 working.join().map_err(|_| "the worker panicked")??;
                 Ok(())
             })?;
-            assert_eq!(queue.counts()?.leased, 0, "what it held it has given back");
+            assert_eq!(queue.counts()?.leased, 0, "the worker kept jobs");
         }
         let worker = Worker::new(&pq).threads(4).serve(child::handler(&pq, transactional)?);
         worker.control().stop(StopMode::Drain);
@@ -378,20 +378,23 @@ fn stopping_under_load_loses_no_job_and_repeats_none() -> Outcome {
         assert_eq!(queue.counts()?.live(), 0);
         let effects = effects(&database)?;
         assert_eq!(effects.len(), JOBS);
-        assert!(effects.values().all(|attempts| attempts == &[1]), "each once, in its first attempt");
+        assert!(
+            effects.values().all(|attempts| attempts == &[1]),
+            "each job runs once, in its first attempt"
+        );
     }
     Ok(())
 }
 
 #[test]
 fn maintenance_never_overwrites_an_outcome() -> Outcome {
-    let (database, pq) = scene()?;
+    let (database, pq) = setup()?;
     let queue = pq.queue::<u32>("work")?;
     let store = pq.store();
-    // Verdicts are passed while the leases end and are swept: each job is either done or back, never both.
+    // Jobs are settled while their leases expire and maintenance requeues them. Each job is either done or back.
     let done = AtomicBool::new(false);
     std::thread::scope(|threads| -> Outcome {
-        let sweeping = threads.spawn(|| -> Result<(), pq_diesel::Error> {
+        let maintaining = threads.spawn(|| -> Result<(), pq_diesel::Error> {
             let mut conn = database.connect().map_err(|_| pq_core::Error::NoConnection)?;
             while !done.load(Ordering::SeqCst) {
                 store.maintain(&mut conn, &pq_diesel::Retention::default())?;
@@ -399,7 +402,7 @@ fn maintenance_never_overwrites_an_outcome() -> Outcome {
             Ok(())
         });
         let mut conn = database.connect()?;
-        let ends = Ends(&done);
+        let stops = StopOnDrop(&done);
         for n in 0..300 {
             queue.put_many(&[n, n, n])?;
             let jobs = queue.lease(3, Duration::from_micros(500), pq_diesel::Wait::No)?;
@@ -409,9 +412,9 @@ fn maintenance_never_overwrites_an_outcome() -> Outcome {
                 })
                 .is_ok();
             let mut back = 0;
-            let begun = Instant::now();
+            let started = Instant::now();
             while queue.counts()?.leased > 0 {
-                assert!(begun.elapsed() < PATIENCE);
+                assert!(started.elapsed() < PATIENCE);
             }
             while let Some(job) = queue.get(pq_diesel::Wait::No)? {
                 assert_eq!(job.data, n);
@@ -419,8 +422,8 @@ fn maintenance_never_overwrites_an_outcome() -> Outcome {
             }
             assert_eq!(back, if accepted { 2 } else { 3 });
         }
-        drop(ends);
-        sweeping.join().map_err(|_| "the sweeper panicked")??;
+        drop(stops);
+        maintaining.join().map_err(|_| "the maintenance thread panicked")??;
         Ok(())
     })
 }
