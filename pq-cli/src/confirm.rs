@@ -1,21 +1,22 @@
-//! Asking before something is lost.
+//! Asks for confirmation before data is changed or deleted.
 
 use std::io::{self, BufRead, IsTerminal};
 
 use crate::failure::Failure;
 use crate::output;
 
-/// The word that answers beforehand.
+/// The `--yes` option.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Confirmation {
-    /// Do it without asking.
+    /// Do not ask for confirmation.
     #[arg(long, short)]
     yes: bool,
 }
 
 impl Confirmation {
-    /// Asks about what a describe finds, as [`Confirmation::confirm`] does; where it finds nothing there is nothing to ask. Where
-    /// the answer was said beforehand the describe is not made: it may read a whole table.
+    /// Asks for confirmation of what `describe` returns, and returns `true` if there is nothing to confirm.
+    ///
+    /// With `--yes`, `describe` is not called, because it may read a whole table.
     pub(crate) fn confirm_if_any(
         &self,
         describe: impl FnOnce() -> Result<Option<String>, Failure>,
@@ -26,15 +27,15 @@ impl Confirmation {
         describe()?.map_or(Ok(true), |what| self.confirm(&what))
     }
 
-    /// Asks whether this is to be done, where that was not said beforehand. An error where nobody can be asked.
+    /// Returns whether the user confirms `what`, a verb phrase. Fails without `--yes` and a terminal.
     pub(crate) fn confirm(&self, what: &str) -> Result<bool, Failure> {
         if self.yes {
             return Ok(true);
         }
         if !io::stdin().is_terminal() {
-            return Err(Failure::Usage(format!("this {what}; say --yes where nobody can be asked")));
+            return Err(Failure::Usage(format!("not confirmed: this {what}; pass --yes to confirm")));
         }
-        output::print_status(&format!("This {what}. Go on? [y/N]"));
+        output::print_status(&format!("This {what}. Continue? [y/N]"));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::Io(error.to_string()))?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))

@@ -1,4 +1,4 @@
-//! Commands of the operator's that work jobs.
+//! Runs the user's commands for jobs (`pq work --exec`, `pq get --exec`).
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -14,16 +14,16 @@ use wait_timeout::ChildExt;
 
 use crate::output;
 
-/// How much of the end of standard error is kept as the error's text, in bytes.
+/// Bytes kept from the end of standard error, for the error message of the job.
 const STDERR_LIMIT: usize = 1_500;
-/// How long a command that is terminated_at to end may take before it is killed.
+/// Time between SIGTERM and SIGKILL.
 const KILL_AFTER: Duration = Duration::from_secs(5);
-/// How often it is looked at whether a command should end.
+/// Interval at which `should_stop` is checked while a command runs.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long what a command leaves behind may keep its standard error open.
+/// Time to wait for the end of standard error after the command has ended.
 const STDERR_GRACE: Duration = Duration::from_millis(500);
 
-/// A command: a line for the shell, or a program with its words.
+/// A command: a shell command line, or a program with its arguments.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Exec {
@@ -31,11 +31,11 @@ pub(crate) enum Exec {
     Program(Vec<String>),
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Exit {
     status: ExitStatus,
-    /// The end of what it wrote to standard error.
+    /// The end of its standard error.
     stderr: String,
 }
 
@@ -44,7 +44,7 @@ impl Exit {
         self.status.success()
     }
 
-    /// Why it failed.
+    /// Describes the failure: the exit status or signal, and the end of standard error.
     pub(crate) fn reason(&self) -> String {
         let how = match (self.status.code(), self.status.signal()) {
             (Some(code), _) => format!("exit status {code}"),
@@ -57,7 +57,7 @@ impl Exit {
 }
 
 impl Exec {
-    /// Whether there is anything to run.
+    /// Returns `true` if there is nothing to run.
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::Shell(line) => line.trim().is_empty(),
@@ -65,14 +65,16 @@ impl Exec {
         }
     }
 
-    /// Runs the command with this on its standard input, and waits for its end. Its standard output is ours; of its
-    /// standard error, which is passed on, the end is kept. It is a process group of its own, which is terminated_at to
-    /// end as soon as `should_end` says so, and killed five seconds later.
+    /// Runs the command with `input` on its standard input, and waits for its end.
+    ///
+    /// The command inherits standard output. Its standard error is forwarded, and the end of it is kept. The command
+    /// runs in a process group of its own, which gets SIGTERM when `should_stop` returns `true` and SIGKILL five
+    /// seconds later.
     pub(crate) fn run(
         &self,
         input: &str,
         variables: &[(String, String)],
-        should_end: impl Fn() -> bool,
+        should_stop: impl Fn() -> bool,
     ) -> io::Result<Exit> {
         let mut command = match self {
             Self::Shell(line) => {
@@ -94,7 +96,7 @@ impl Exec {
             .spawn()?;
         write_stdin(&mut child, input);
         let stderr = StderrTail::of(&mut child);
-        let status = wait(&mut child, should_end)?;
+        let status = wait(&mut child, should_stop)?;
         Ok(Exit { status, stderr: stderr.end() })
     }
 }
@@ -102,12 +104,12 @@ impl Exec {
 fn write_stdin(child: &mut Child, input: &str) {
     let (stdin, input) = (child.stdin.take(), input.to_owned());
     std::thread::spawn(move || {
-        // A command need not read what it is given.
+        // A write error is ignored: a command may end without reading its input.
         stdin.map(|mut stdin| stdin.write_all(input.as_bytes()))
     });
 }
 
-fn wait(child: &mut Child, should_end: impl Fn() -> bool) -> io::Result<ExitStatus> {
+fn wait(child: &mut Child, should_stop: impl Fn() -> bool) -> io::Result<ExitStatus> {
     let mut terminated_at = None::<Instant>;
     let mut killed = false;
     loop {
@@ -115,7 +117,7 @@ fn wait(child: &mut Child, should_end: impl Fn() -> bool) -> io::Result<ExitStat
             return Ok(status);
         }
         match terminated_at {
-            None if should_end() => {
+            None if should_stop() => {
                 signal(child, Signal::TERM);
                 terminated_at = Some(Instant::now());
             }
@@ -130,12 +132,12 @@ fn wait(child: &mut Child, should_end: impl Fn() -> bool) -> io::Result<ExitStat
 
 fn signal(child: &Child, signal: Signal) {
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        // One that has ended meanwhile needs no signal.
+        // An error means that the process group has ended.
         let _ = kill_process_group(group, signal);
     }
 }
 
-/// What a command writes to standard error.
+/// Collects the end of a command's standard error in a thread.
 struct StderrTail {
     kept: Arc<Mutex<Vec<u8>>>,
     ended: std::sync::mpsc::Receiver<()>,
@@ -162,17 +164,18 @@ impl StderrTail {
         Self { kept, ended }
     }
 
-    /// The end of it. What the command has left running may hold it open for ever, and is not waited for.
+    /// Returns the end of standard error. A process that the command left running may hold the pipe open for ever, so
+    /// the wait is bounded.
     fn end(self) -> String {
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(STDERR_GRACE) {
-            tracing::debug!("the command has left something running that holds its standard error");
+            tracing::debug!("standard error still open after the command ended");
         }
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&kept).into_owned()
     }
 }
 
-/// What a command is terminated_at of its job, by its environment.
+/// Returns the environment variables that describe a job to its command.
 pub(crate) fn variables(job: &RawJob, task: Option<&str>, trace: &Trace) -> Vec<(String, String)> {
     let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(output::format_time_micros);
     let known = [
@@ -189,7 +192,8 @@ pub(crate) fn variables(job: &RawJob, task: Option<&str>, trace: &Trace) -> Vec<
         ("TRACEPARENT", trace.get("traceparent").cloned()),
         ("TRACESTATE", trace.get("tracestate").cloned()),
     ];
-    // The environment of an attempt that ran `pq` itself must not shine through.
+    // If `pq` runs inside a job's command, it inherits that job's variables. Unset values are therefore passed as
+    // empty strings.
     known
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.unwrap_or_default().replace('\0', "")))

@@ -1,23 +1,23 @@
-//! What can go wrong, and the exit status of each.
+//! The errors of the command and their exit statuses.
 
 use std::io;
 use std::process::ExitCode;
 
 use pq_diesel::Error;
 
-/// What every command's help ends with.
+/// The table of exit statuses at the end of every help text.
 pub(crate) const EXIT_CODES: &str = "\
 Exit status:
-  0    done; for get, with a job
-  1    get: there was no job in time; elsewhere: what was named was not there, or stays as it was
-  2    usage: a word, a name, a time or a payload that cannot be used
-  3    the database cannot be reached
-  4    the table is not there: run `pq migrate`
-  5    the database refused
-  6    reading or writing failed; a job whose line could not be written is back in the queue
-  7    doctor: a finding is a failure, or with --strict a warning
-  8    get --exec: the command failed, and the job is back with a failed attempt
-  130  interrupted; jobs that were not written out are back in the queue";
+  0    success; get: at least one job
+  1    get: no job before the timeout; other commands: not found, or not changed
+  2    invalid usage: an argument, a name, a time or a payload
+  3    cannot connect to the database
+  4    the table does not exist: run `pq migrate`
+  5    the database returned an error
+  6    input or output failed; get: jobs that were not printed are requeued
+  7    doctor: a check failed, or with --strict a check warned
+  8    get --exec: the command failed, and the job is requeued with a failed attempt
+  130  interrupted; get: jobs that were not printed are requeued";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -35,7 +35,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(crate) fn writing(error: &io::Error) -> Self {
-        Self::Io(format!("the output cannot be written: {error}; what was not written is back in the queue"))
+        Self::Io(format!("cannot write the output: {error}; jobs that were not printed are requeued"))
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_stands_in_the_table() {
+    fn every_code_is_in_the_table() {
         let failures = [
             Failure::Usage(String::new()),
             Failure::Queue(Error::Unavailable(String::new())),
@@ -91,8 +91,8 @@ mod tests {
         ];
         for failure in failures {
             let code = failure.code();
-            let stands = |line: &str| line.trim_start().starts_with(&format!("{code} "));
-            assert!(EXIT_CODES.lines().any(stands), "{failure:?} is {code}");
+            let is_listed = |line: &str| line.trim_start().starts_with(&format!("{code} "));
+            assert!(EXIT_CODES.lines().any(is_listed), "{failure:?} is {code}");
         }
     }
 }

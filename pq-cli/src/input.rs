@@ -1,4 +1,4 @@
-//! Reading payloads.
+//! Reads payloads from files and standard input.
 
 use std::fs;
 use std::io::{self, Read};
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::failure::Failure;
 
-/// The whole of a file, or of standard input where it is called `-`.
+/// Reads a whole file, or standard input if the path is `-`.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let (name, bytes) = if path == Path::new("-") {
         let mut bytes = Vec::new();
@@ -16,21 +16,21 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     } else {
         (path.display().to_string(), fs::read(path))
     };
-    let bytes = bytes.map_err(|error| Failure::Io(format!("{name} cannot be read: {error}")))?;
+    let bytes = bytes.map_err(|error| Failure::Io(format!("cannot read {name}: {error}")))?;
     String::from_utf8(bytes).map_err(|error| {
         Failure::Usage(format!(
-            "{name} is not UTF-8, as JSON is, at byte {}",
+            "invalid input in {name}: JSON must be UTF-8, and byte {} is not",
             error.utf8_error().valid_up_to()
         ))
     })
 }
 
-/// The JSON documents of a text, byte for byte: the whole of it is one, or each line that is not empty.
+/// Splits a text into JSON documents without changing a byte: one document, or one per non-empty line.
 pub(crate) fn documents(text: &str, lines: bool) -> Result<Vec<Box<RawValue>>, Failure> {
     if !lines {
         let document = serde_json::from_str(text).map_err(|found| {
-            let hint = if text.trim().is_empty() { "; it is empty" } else { "" };
-            Failure::Usage(format!("the input is not one JSON document: {found}{hint}"))
+            let reason = if text.trim().is_empty() { "it is empty".to_owned() } else { found.to_string() };
+            Failure::Usage(format!("invalid input: it must be one JSON document: {reason}"))
         })?;
         return Ok(vec![document]);
     }
@@ -40,7 +40,7 @@ pub(crate) fn documents(text: &str, lines: bool) -> Result<Vec<Box<RawValue>>, F
         .map(|(number, line)| {
             serde_json::from_str(line).map_err(|found| {
                 Failure::Usage(format!(
-                    "line {} is not JSON, at column {}; nothing was put",
+                    "invalid input in line {}: it is not JSON at column {}; no job was put",
                     number + 1,
                     found.column()
                 ))

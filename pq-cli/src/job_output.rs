@@ -1,4 +1,4 @@
-//! Jobs as the commands show them.
+//! Formats jobs for the commands that list and show them.
 
 use pq_diesel::{JobState, Key, Listed, Pq};
 use serde::Serialize;
@@ -7,10 +7,13 @@ use serde_json::value::RawValue;
 use crate::failure::Failure;
 use crate::output;
 
-/// How many jobs are asked for at a time.
+/// Number of jobs read per statement.
 const PAGE: usize = 500;
 
-/// A job as JSON, its payload byte for byte as it is stored.
+/// Why a job id is unknown. Completed jobs are deleted, unless their history is kept.
+pub(crate) const NOT_FOUND: &str = "no such job; it may have completed without history";
+
+/// A job as JSON. The payload has the same bytes as in the table.
 #[derive(Serialize)]
 pub(crate) struct JobJson<'j> {
     id: i64,
@@ -52,21 +55,21 @@ impl<'j> JobJson<'j> {
     }
 }
 
-/// Stored JSON as it is. What PostgreSQL takes for JSON and serde does not is shown as a string.
+/// Returns stored JSON unchanged. JSON that PostgreSQL accepts and serde rejects becomes a string.
 pub(crate) fn raw(json: &str) -> Box<RawValue> {
     let as_it_is = RawValue::from_string(json.to_owned());
     as_it_is.or_else(|_| serde_json::value::to_raw_value(json)).unwrap_or_default()
 }
 
-/// Reads a job's number.
+/// Parses a job id.
 pub(crate) fn parse_id(text: &str) -> Result<i64, String> {
-    text.parse().map_err(|_| "a job's number is wanted, as `pq put` and `pq jobs` print it".to_owned())
+    text.parse().map_err(|_| "a job id is an integer, as printed by `pq put` and `pq jobs`".to_owned())
 }
 
-/// The beginning of a payload, on one line.
+/// Returns the beginning of a payload on one line.
 pub(crate) fn preview(payload: &str) -> String {
     const CHARS: usize = 60;
-    // What lies between the words means nothing.
+    // Surrounding white space has no meaning in JSON.
     let line = serde_json::from_str::<&RawValue>(payload).map_or(payload, |raw| raw.get());
     let mut preview: String = line.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = preview.char_indices().nth(CHARS) {
@@ -76,7 +79,7 @@ pub(crate) fn preview(payload: &str) -> String {
     preview
 }
 
-/// Hands every job that the filter lets through to `each`, page by page.
+/// Calls `each` for every job that matches the filter, and reads them page by page.
 pub(crate) fn for_each(
     pq: &Pq,
     filter: &pq_diesel::Filter,

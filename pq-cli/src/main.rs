@@ -1,4 +1,4 @@
-//! The `pq` command: put, get and work jobs, look after queues and the schema, and see it all work.
+//! The `pq` command: puts, gets and works jobs, and manages queues, workers and the schema.
 
 mod commands;
 mod confirm;

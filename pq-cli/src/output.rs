@@ -1,4 +1,7 @@
-//! The only place that writes to the terminal.
+//! Writes to standard output and standard error, and formats text for people.
+//!
+//! Names, payloads and errors come from the database and may hold control characters. Every function here that prints
+//! them escapes them first.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -12,29 +15,29 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// One line on standard error, whatever stands in it.
+/// Prints an error as one line on standard error.
 pub(crate) fn print_error(message: &str) {
     print_status(&format!("pq: {message}"));
 }
 
-/// A line on standard error about what is going on.
+/// Prints a status message as one line on standard error.
 pub(crate) fn print_status(message: &str) {
-    // Where nobody can read it there is nobody to tell that either.
+    // A failed write is ignored: there is no other place to report it.
     let _ = writeln!(io::stderr(), "{}", escape(message));
 }
 
-/// Several lines on standard error, which are made visible already.
+/// Prints several lines on standard error. They must be escaped already.
 pub(crate) fn print_status_lines(lines: &str) {
     let _ = writeln!(io::stderr(), "{lines}");
 }
 
-/// What a command of the operator's writes to standard error.
+/// Forwards the standard error of a user's command.
 pub(crate) fn forward_stderr(bytes: &[u8]) {
-    // Nobody can be told where this fails.
+    // A failed write is ignored: there is no other place to report it.
     let _ = io::stderr().lock().write_all(bytes);
 }
 
-/// Writes lines to standard output and sees that they have gone out.
+/// Prints lines to standard output and flushes it.
 pub(crate) fn print_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for line in lines {
@@ -44,8 +47,10 @@ pub(crate) fn print_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> io::R
     out.flush()
 }
 
-/// A payload as one line of JSON. Line breaks can stand only between its words, where they mean
-/// nothing. For a terminal the control characters that JSON allows in strings are escaped as well.
+/// Formats JSON on one line.
+///
+/// A line break in valid JSON is white space between tokens, so it can become a space. If standard output is a
+/// terminal, invisible characters inside strings are escaped too.
 pub(crate) fn one_line(json: &str) -> String {
     let terminal = io::stdout().is_terminal();
     let mut line = String::with_capacity(json.len());
@@ -66,29 +71,29 @@ pub(crate) fn one_line(json: &str) -> String {
     line
 }
 
-/// Prints a JSON document on one line.
+/// Prints a JSON document on one line to standard output.
 pub(crate) fn print_json(document: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(document).map_err(|error| Failure::Io(error.to_string()))?;
     print(&one_line(&text))
 }
 
-/// Prints text to standard output. Nothing is lost where it cannot be written.
+/// Prints text to standard output. For commands that lose nothing if the output cannot be written.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    print_lines([text]).map_err(|error| Failure::Io(format!("the output cannot be written: {error}")))
+    print_lines([text]).map_err(|error| Failure::Io(format!("cannot write the output: {error}")))
 }
 
-/// Text in a colour, where standard output wants one.
+/// Colours text if standard output wants colours.
 pub(crate) fn paint(text: &str, colour: AnsiColor) -> String {
     let style = colour.on_default();
     if wants_colour() { format!("{style}{text}{style:#}") } else { text.to_owned() }
 }
 
-/// Whether standard output is a terminal that wants colours.
+/// Returns `true` if standard output is a terminal that wants colours.
 pub(crate) fn wants_colour() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }
 
-/// A table with these heads. Cells are text as it comes; their control characters are made visible.
+/// Formats a table with a header row. Cells are escaped.
 pub(crate) fn format_table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -102,7 +107,7 @@ pub(crate) fn format_table(heads: &[&str], rows: impl IntoIterator<Item = Vec<St
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// A span as people read it: two units at most.
+/// Formats a duration with at most two units.
 pub(crate) fn format_duration(span: Duration) -> String {
     let seconds = span.as_secs();
     let coarse = match seconds {
@@ -114,17 +119,17 @@ pub(crate) fn format_duration(span: Duration) -> String {
     humantime::format_duration(Duration::from_secs(coarse)).to_string()
 }
 
-/// An instant as RFC 3339, to the second.
+/// Formats a time as RFC 3339, in seconds.
 pub(crate) fn format_time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// An instant as RFC 3339, to the microsecond.
+/// Formats a time as RFC 3339, in microseconds.
 pub(crate) fn format_time_micros(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// A bar for so many jobs on standard error, of this template. Nothing is drawn where that is no terminal.
+/// Shows a progress bar on standard error, if that is a terminal.
 pub(crate) fn progress_bar(jobs: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(jobs), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -133,8 +138,7 @@ pub(crate) fn progress_bar(jobs: u64, template: &str) -> ProgressBar {
     bar
 }
 
-/// Does what may take a while and cannot say how far it is, behind something that moves where standard error is a
-/// terminal.
+/// Runs `work` and shows a spinner on standard error meanwhile, if that is a terminal.
 pub(crate) fn with_spinner<R>(what: &'static str, work: impl FnOnce() -> R) -> R {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message(what);
     bar.enable_steady_tick(Duration::from_millis(100));
@@ -143,27 +147,28 @@ pub(crate) fn with_spinner<R>(what: &'static str, work: impl FnOnce() -> R) -> R
     done
 }
 
-/// Text with its control characters made visible, its lines joined to one.
+/// Escapes invisible characters and joins the lines of a text.
 pub(crate) fn escape(text: &str) -> String {
     escape_with_breaks(&text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
 }
 
-/// Text with its control characters made visible, line breaks among them.
+/// Escapes invisible characters, line breaks included.
 pub(crate) fn escape_with_breaks(text: &str) -> String {
     let shown = |c: char| if is_invisible(c) { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
 }
 
-/// Whether a character cannot be seen, and can make others be seen as what they are not: the control characters,
-/// and those of Unicode that break lines, change the direction of writing or have no width. The joiners are left
-/// alone, for some scripts cannot be written without them.
+/// Returns `true` for characters that are invisible and can disguise other text.
+///
+/// These are control characters, and Unicode characters that break lines, change the writing direction or have no
+/// width. Joiners are not among them, because some scripts need them.
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
         || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// So many of something: `1 job`, `2 jobs`.
+/// Formats a number with its noun: `1 job`, `2 jobs`.
 pub(crate) fn plural(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
@@ -173,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_made_visible() {
+    fn control_characters_are_escaped() {
         assert_eq!(escape("a\u{1b}[2Jb\nc\u{7}"), "a\\u{1b}[2Jb c\\u{7}");
         assert_eq!(escape_with_breaks("a\nb\u{202e}c\u{2028}"), "a\\nb\\u{202e}c\\u{2028}");
         assert_eq!(escape_with_breaks("\"é\" 'ü' नमस्ते 👩\u{200d}🔬"), "\"é\" 'ü' नमस्ते 👩\u{200d}🔬");

@@ -1,4 +1,4 @@
-//! What signals do.
+//! Handles signals.
 
 use pq_diesel::CancellationToken;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -6,12 +6,12 @@ use signal_hook::iterator::Signals;
 
 use crate::failure::Failure;
 
-/// These signals, caught from now on.
+/// Starts to catch these signals.
 pub(crate) fn catch(signals: impl IntoIterator<Item = i32>) -> Result<Signals, Failure> {
-    Signals::new(signals).map_err(|error| Failure::Io(format!("signals cannot be handled: {error}")))
+    Signals::new(signals).map_err(|error| Failure::Io(format!("cannot handle signals: {error}")))
 }
 
-/// Ends a wait on the signals that would end the process, so that nothing is left half done.
+/// Returns a token that SIGINT, SIGTERM and SIGHUP cancel, so that the command can clean up.
 pub(crate) fn stop_on_signals() -> Result<CancellationToken, Failure> {
     let mut signals = catch([SIGINT, SIGTERM, SIGHUP])?;
     let stop = CancellationToken::new();

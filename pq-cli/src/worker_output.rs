@@ -1,4 +1,4 @@
-//! Workers as the commands show them.
+//! Formats workers for `pq status` and for the status signal of `pq work`.
 
 use std::fmt::Write;
 
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::output;
 
-/// Whether a worker runs on this host.
+/// Returns `true` if the worker runs on this host.
 pub(crate) fn is_here(worker: &WorkerInfo) -> bool {
     gethostname::gethostname().to_string_lossy() == worker.host
 }
 
-/// What a worker does, in lines.
+/// Formats the status of a worker as indented lines.
 pub(crate) fn describe(status: &Status) -> String {
     let Report { done, failed, dead, cancelled, snoozed, given_back, lost, .. } = status.report;
     let mut text = String::new();
@@ -45,16 +45,16 @@ pub(crate) fn describe(status: &Status) -> String {
     text.trim_end().to_owned()
 }
 
-/// What workers do, in lines.
+/// Formats workers, each as a line followed by its status.
 pub(crate) fn describe_all<'w>(workers: impl IntoIterator<Item = &'w WorkerInfo>) -> String {
     let one = |worker: &WorkerInfo| {
         let stop = worker.stop.map(|mode| format!(", asked to stop: {mode}")).unwrap_or_default();
         let supervised = match worker.supervisor == worker.pid {
             true => String::new(),
-            false => format!(" (looked after by {})", worker.supervisor),
+            false => format!(" (supervised by {})", worker.supervisor),
         };
         format!(
-            "worker {} on {}, process {}{supervised}: {} threads on {}, since {}, heard {} ago{stop}\n{}",
+            "worker {} on {}, process {}{supervised}: {} threads on {}, started {}, last heartbeat {} ago{stop}\n{}",
             worker.id,
             output::escape(&worker.host),
             worker.pid,
@@ -68,7 +68,7 @@ pub(crate) fn describe_all<'w>(workers: impl IntoIterator<Item = &'w WorkerInfo>
     workers.into_iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
-/// A worker as JSON.
+/// Formats a worker as JSON.
 pub(crate) fn as_json(worker: &WorkerInfo) -> Value {
     json!({
         "id": worker.id.0,
@@ -78,7 +78,7 @@ pub(crate) fn as_json(worker: &WorkerInfo) -> Value {
         "queues": worker.queues,
         "threads": worker.threads,
         "started_at": output::format_time_micros(worker.started_at),
-        "heard_seconds": worker.heard.as_secs_f64(),
+        "heartbeat_age_seconds": worker.heard.as_secs_f64(),
         "stop": worker.stop.map(|mode| mode.as_str()),
         "status": serde_json::to_value(&worker.status).unwrap_or_default(),
     })

@@ -1,4 +1,4 @@
-//! `pq bench`: it measures, and leaves everything as it was.
+//! `pq bench`: it measures and leaves the tables unchanged.
 
 mod common;
 
@@ -10,13 +10,13 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 use pq_core::Scan;
 use pq_core::store::Jobs;
-use pq_diesel::Pq;
+use pq_diesel::{Pq, PutOptions};
 use pq_testing::{Database, Server};
 use serde_json::Value;
 
 use self::common::*;
 
-/// Every row of every table of the schema, as text.
+/// Returns every row of every table of the schema as text.
 fn everything(database: &Database, schema: &str) -> Result<String, Box<dyn Error>> {
     let mut conn = database.connect()?;
     let text = |sql: &str, conn: &mut PgConnection| diesel::dsl::sql::<Text>(sql).load::<String>(conn);
@@ -35,19 +35,19 @@ fn everything(database: &Database, schema: &str) -> Result<String, Box<dyn Error
     Ok(all)
 }
 
-/// A database in which others have jobs of every state, some of which a worker's sweep would return or prune.
+/// Returns a database with foreign jobs of every state, some of which maintenance would requeue or delete.
 fn in_use() -> Result<Database, Box<dyn Error>> {
     let database = migrated()?;
     let handle = Pq::connect(database.url())?;
     let queue = handle.queue::<i64>("others")?;
-    queue.put_many(&[1, 2, 3])?;
+    queue.put_many([1, 2, 3])?;
     let store = handle.store();
     handle.transaction(|conn| {
         store.lease(conn, queue.name(), 1, Duration::from_millis(1), Scan::Full).map(drop)
     })?;
     let dead = handle.queue::<String>("others")?.get(pq_diesel::Wait::No)?;
-    assert!(dead.is_none(), "numbers are no strings, so they are dead");
-    queue.put_many(&[4, 5])?;
+    assert!(dead.is_none(), "numbers do not decode as strings, so they become dead");
+    queue.put_many([4, 5])?;
     database.connect()?.batch_execute(
         "UPDATE pq.queue_archive SET ended_at = now() - interval '1 year';
          UPDATE pq.queue SET schedule_at = now() + interval '1 day' WHERE data::text = '5'",
@@ -55,7 +55,7 @@ fn in_use() -> Result<Database, Box<dyn Error>> {
     Ok(database)
 }
 
-/// No figure is missing, and all are above zero.
+/// Checks that no figure is missing and that all are above zero. Returns the number of phases.
 fn figures(shown: &str) -> Result<usize, Box<dyn Error>> {
     let report: Value = serde_json::from_str(shown)?;
     let phases = report["phases"].as_array().ok_or("phases")?;
@@ -77,7 +77,7 @@ fn figures(shown: &str) -> Result<usize, Box<dyn Error>> {
 }
 
 #[test]
-fn all_figures_are_there_and_the_tables_are_as_they_were() -> Outcome {
+fn no_figure_is_missing_and_the_tables_are_unchanged() -> Outcome {
     let database = in_use()?;
     let before = everything(&database, "pq")?;
     let shown = on(&database, &["bench", "--jobs", "200", "--json"]).output()?;
@@ -99,7 +99,7 @@ fn all_figures_are_there_and_the_tables_are_as_they_were() -> Outcome {
 }
 
 #[test]
-fn a_queue_with_jobs_of_any_state_is_refused() -> Outcome {
+fn a_queue_that_is_not_empty_is_rejected() -> Outcome {
     let database = migrated()?;
     for (queue, put, get, state) in [
         ("ready", &["--priority", "1"][..], false, "1 ready"),
@@ -125,13 +125,19 @@ fn an_interrupted_bench_leaves_nothing() -> Outcome {
     use rustix::process::Signal;
     let database = migrated()?;
     let empty = everything(&database, "pq")?;
-    // While it puts, and while its worker holds a lease.
-    for (signal_with, jobs, sign) in [
+    // The end of each lease takes a while, so that a lease can be seen however fast the bench is.
+    database.connect()?.batch_execute(
+        "CREATE FUNCTION public.wait() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END';
+         CREATE TRIGGER wait BEFORE DELETE ON pq.queue_leases FOR EACH STATEMENT EXECUTE FUNCTION public.wait()",
+    )?;
+    // While jobs are put, and while a worker holds a lease.
+    for (signal_with, jobs, condition) in [
         (Signal::INT, "1000000", "SELECT count(*) FROM pq.queue WHERE q_name LIKE 'pq-bench-%'"),
-        (Signal::TERM, "5000", "SELECT count(*) FROM pq.queue_leases WHERE q_name LIKE 'pq-bench-%'"),
+        (Signal::TERM, "2000", "SELECT count(*) FROM pq.queue_leases WHERE q_name LIKE 'pq-bench-%'"),
     ] {
         let running = on(&database, &["bench", "--jobs", jobs]).spawn()?;
-        until(&database, sign)?;
+        wait_until(&database, condition)?;
         signal(&running, signal_with)?;
         let ended = running.wait_with_output()?;
         assert_eq!((status(&ended), stdout(&ended)), (130, String::new()), "{}", stderr(&ended));
@@ -141,14 +147,14 @@ fn an_interrupted_bench_leaves_nothing() -> Outcome {
 }
 
 #[test]
-fn a_bench_that_loses_its_connections_leaves_nothing_all_the_same() -> Outcome {
+fn a_bench_that_loses_its_connections_leaves_nothing() -> Outcome {
     let database = migrated()?;
     let empty = everything(&database, "pq")?;
     let running = on(&database, &["bench", "--jobs", "1000000"]).spawn()?;
-    until(&database, "SELECT count(*) FROM pq.queue")?;
+    wait_until(&database, "SELECT count(*) FROM pq.queue")?;
     let all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    until(&database, all)?;
+    wait_until(&database, all)?;
     let ended = running.wait_with_output()?;
     assert!([3, 5].contains(&status(&ended)), "{}", stderr(&ended));
     assert!(!stderr(&ended).contains("may be left"), "{}", stderr(&ended));
@@ -157,38 +163,43 @@ fn a_bench_that_loses_its_connections_leaves_nothing_all_the_same() -> Outcome {
 }
 
 #[test]
-fn jobs_that_others_put_into_its_queue_meanwhile_are_not_lost() -> Outcome {
+fn foreign_jobs_in_its_queue_are_not_lost() -> Outcome {
     let database = migrated()?;
+    let handle = Pq::connect(database.url())?;
+    let queue = handle.queue::<String>("shared")?;
     let running = on(&database, &["bench", "shared", "--jobs", "2000"]).spawn()?;
-    until(&database, "SELECT count(*) FROM pq.queue WHERE q_name = 'shared'")?;
-    feed(on(&database, &["put", "shared", "--priority", "1"]), "\"theirs\"")?;
-    feed(on(&database, &["put", "shared", "--schedule-at", "1d"]), "\"later\"")?;
+    wait_until(&database, "SELECT count(*) FROM pq.queue WHERE q_name = 'shared'")?;
+    queue.put_with(&"theirs".to_owned(), &PutOptions::new().priority(1))?;
+    queue.put_with(&"later".to_owned(), &PutOptions::new().schedule_at("1d"))?;
     let ended = running.wait_with_output()?;
     assert_eq!(status(&ended), 0, "{}", stderr(&ended));
-    assert!(stderr(&ended).contains("1 of them were set aside"), "{}", stderr(&ended));
+    assert!(stderr(&ended).contains("1 job requeued"), "{}", stderr(&ended));
     let got = on(&database, &["get", "shared", "--count", "10"]).output()?;
     assert_eq!(stdout(&got), "\"theirs\"\n");
-    until(&database, "SELECT count(*) FROM pq.queue WHERE q_name = 'shared' AND data::text = '\"later\"'")
+    wait_until(
+        &database,
+        "SELECT count(*) FROM pq.queue WHERE q_name = 'shared' AND data::text = '\"later\"'",
+    )
 }
 
 #[test]
 fn hostile_names_of_schema_table_and_queue() -> Outcome {
     let database = Server::shared()?.database()?;
-    let place = ["--schema", "My \"own\"; --", "--table", "tab'le $names$"];
-    assert_eq!(status(&on(&database, &[&["migrate"][..], &place].concat()).output()?), 0);
+    let names = ["--schema", "My \"own\"; --", "--table", "tab'le $names$"];
+    assert_eq!(status(&on(&database, &[&["migrate"][..], &names].concat()).output()?), 0);
     let words = ["bench", "que\"ue'; 🍎\u{1b}[2J", "--jobs", "20"];
     let before = everything(&database, "My \"own\"; --")?;
-    let shown = on(&database, &[&words[..], &place].concat()).output()?;
+    let shown = on(&database, &[&words[..], &names].concat()).output()?;
     assert_eq!(status(&shown), 0, "{}", stderr(&shown));
     assert!(!stdout(&shown).contains('\u{1b}') && !stderr(&shown).contains('\u{1b}'));
-    let json = on(&database, &[&words[..], &["--json"], &place].concat()).output()?;
+    let json = on(&database, &[&words[..], &["--json"], &names].concat()).output()?;
     assert_eq!(figures(&stdout(&json))?, 8, "{}", stderr(&json));
     assert_eq!(everything(&database, "My \"own\"; --")?, before);
     Ok(())
 }
 
 #[test]
-fn what_cannot_be_is_told_by_the_exit_status() -> Outcome {
+fn invalid_calls_have_their_exit_statuses() -> Outcome {
     let database = Server::shared()?.database()?;
     let bare = on(&database, &["bench"]).output()?;
     assert_eq!(status(&bare), 4);

@@ -1,4 +1,4 @@
-//! `pq cron`: periodic jobs as an operator sets them.
+//! `pq cron`: periodic jobs.
 
 mod common;
 
@@ -20,10 +20,10 @@ const NIGHTLY: &[&str] = &[
 ];
 
 #[test]
-fn a_periodic_job_is_set_listed_paused_and_removed() -> Outcome {
-    let (database, _timeless) = (migrated()?, timeless());
+fn a_periodic_job_is_added_listed_paused_and_removed() -> Outcome {
+    let (database, _redacted) = (migrated()?, redact_times());
     assert_snapshot!(
-        told(&database, &[
+        transcript(&database, &[
             &["cron", "ls"],
             NIGHTLY,
             &["cron", "add", "bills", "@monthly", "tasks", "--task", "bill", "--data", "[7]", "--catch-up", "--priority", "-2"],
@@ -41,47 +41,47 @@ fn a_periodic_job_is_set_listed_paused_and_removed() -> Outcome {
     $ pq cron ls
     NAME  EXPRESSION  ZONE  QUEUE  NEXT  LAST  MISSED TICKS  PAYLOAD
     $ pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{"b": 1, "a": 1e400}'
-    next at [instant] (At 02:30, Europe/Berlin)
+    next tick [instant] (At 02:30, Europe/Berlin)
     $ pq cron add bills @monthly tasks --task bill --data [7] --catch-up --priority -2
-    next at [instant] (At 00:00, on day 1, UTC)
+    next tick [instant] (At 00:00, on day 1, UTC)
     $ pq cron ls
     NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD
-    bills    @monthly    UTC            tasks    [instant]        once for all  {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
-    nightly  30 2 * * *  Europe/Berlin  reports  [instant]        pass          {"b": 1, "a": 1e400}
+    bills    @monthly    UTC            tasks    [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
+    nightly  30 2 * * *  Europe/Berlin  reports  [instant]        skip          {"b": 1, "a": 1e400}
     $ pq cron pause nightly
     paused
     $ pq cron pause nightly
     paused
     $ pq cron ls
     NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD
-    bills    @monthly    UTC            tasks    [instant]        once for all  {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
-    nightly  30 2 * * *  Europe/Berlin  reports  paused                      pass          {"b": 1, "a": 1e400}
+    bills    @monthly    UTC            tasks    [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
+    nightly  30 2 * * *  Europe/Berlin  reports  paused                      skip          {"b": 1, "a": 1e400}
     $ pq cron resume nightly
-    goes on
+    resumed
     $ pq cron resume nightly
-    goes on
+    resumed
     $ pq cron add nightly '0 3 * * *' reports
-    next at [instant] (At 03:00, UTC); it takes the place of another
+    next tick [instant] (At 03:00, UTC); replaced the previous definition
     $ pq cron rm nightly
     removed
     $ pq cron rm nightly
-    ! pq: there is no periodic job called "nightly"; `pq cron ls` lists them
+    ! pq: no periodic job named "nightly"; list them with `pq cron ls`
     [1]
     $ pq cron ls
     NAME   EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD
-    bills  @monthly    UTC   tasks  [instant]        once for all  {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
+    bills  @monthly    UTC   tasks  [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
     "#);
     Ok(())
 }
 
 #[test]
-fn periodic_jobs_as_json_are_what_was_set() -> Outcome {
+fn periodic_jobs_are_listed_as_json() -> Outcome {
     let database = migrated()?;
     assert_eq!(parsed(&on(&database, &["cron", "ls", "--json"]).output()?)?, json!([]));
     assert_eq!(status(&on(&database, NIGHTLY).output()?), 0);
     assert_eq!(status(&on(&database, &["cron", "pause", "nightly"]).output()?), 0);
     let printed = stdout(&on(&database, &["cron", "ls", "--json"]).output()?);
-    // A number that no parser keeps is in it as it was given.
+    // The payload keeps a number that no parser can represent.
     assert!(printed.contains("{\"b\": 1, \"a\": 1e400}"), "{printed}");
     let entry: serde_json::Value = serde_json::from_str(&printed.replace("1e400", "1"))?;
     for (name, value) in [
@@ -100,34 +100,34 @@ fn periodic_jobs_as_json_are_what_was_set() -> Outcome {
 }
 
 #[test]
-fn a_tick_puts_what_was_set() -> Outcome {
+fn a_tick_puts_the_job() -> Outcome {
     let database = migrated()?;
     let add = &["cron", "add", "beat", "* * * * * *", "heart", "--file", "-", "--priority", "4"];
     assert_eq!(status(&feed(on(&database, add), "{\"n\":\n 1}\n")?), 0);
     let pq = handle(&database)?;
     let served = pq.queue::<serde_json::Value>("heart")?.transactional(|_, _| Ok::<_, pq_diesel::Error>(()));
     let worker = pq_diesel::Worker::new(&pq).threads(1).serve(served);
-    // Whoever works fires what is due; the queue is paused so that the job can be looked at.
+    // The worker fires the tick. The queue is paused, so the job stays in it.
     assert_eq!(status(&on(&database, &["pause", "heart"]).output()?), 0);
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {
         let runs = threads.spawn(move || worker.run());
-        let seen = until(&database, "SELECT count(*) FROM pq.queue WHERE q_name = 'heart'");
+        let seen = wait_until(&database, "SELECT count(*) FROM pq.queue WHERE q_name = 'heart'");
         control.stop(pq_diesel::StopMode::Abort);
         runs.join().map_err(|_| "the worker panicked")??;
         seen
     })?;
     let jobs = parsed(&on(&database, &["jobs", "heart", "--json"]).output()?)?;
     assert_eq!((&jobs[0]["payload"], &jobs[0]["priority"]), (&json!({ "n": 1 }), &json!(4)));
-    assert!(jobs[0]["expected_at"].is_string(), "the tick is when it was wanted: {jobs}");
+    assert!(jobs[0]["expected_at"].is_string(), "the tick is the expected time: {jobs}");
     Ok(())
 }
 
 #[test]
-fn what_cannot_be_a_periodic_job_is_refused_with_what_would_do() -> Outcome {
+fn invalid_periodic_jobs_are_rejected() -> Outcome {
     let database = migrated()?;
     assert_snapshot!(
-        told(&database, &[
+        transcript(&database, &[
             &["cron", "add", "n", "30 2 * *", "q"],
             &["cron", "add", "n", "0 0 6 * * * 2027", "q"],
             &["cron", "add", "n", "61 * * * *", "q"],
@@ -175,19 +175,19 @@ fn what_cannot_be_a_periodic_job_is_refused_with_what_would_do() -> Outcome {
     ! pq: invalid cron entry name "": it must not be empty
     [2]
     $ pq cron add n @hourly q --data {
-    ! pq: the input is not one JSON document: EOF while parsing an object at line 1 column 1
+    ! pq: invalid input: it must be one JSON document: EOF while parsing an object at line 1 column 1
     [2]
     $ pq cron add n @hourly q --file /no/such/file
-    ! pq: /no/such/file cannot be read: No such file or directory (os error 2)
+    ! pq: cannot read /no/such/file: No such file or directory (os error 2)
     [6]
     $ pq cron pause n
-    ! pq: there is no periodic job called "n"; `pq cron ls` lists them
+    ! pq: no periodic job named "n"; list them with `pq cron ls`
     [1]
     $ pq cron resume n
-    ! pq: there is no periodic job called "n"; `pq cron ls` lists them
+    ! pq: no periodic job named "n"; list them with `pq cron ls`
     [1]
     $ pq cron rm n
-    ! pq: there is no periodic job called "n"; `pq cron ls` lists them
+    ! pq: no periodic job named "n"; list them with `pq cron ls`
     [1]
     "#);
     assert_eq!(parsed(&on(&database, &["cron", "ls", "--json"]).output()?)?, json!([]));
@@ -195,24 +195,24 @@ fn what_cannot_be_a_periodic_job_is_refused_with_what_would_do() -> Outcome {
 }
 
 #[test]
-fn a_hostile_name_is_one_line_and_visible() -> Outcome {
-    let (database, _timeless) = (migrated()?, timeless());
+fn a_hostile_name_is_escaped_on_one_line() -> Outcome {
+    let (database, _redacted) = (migrated()?, redact_times());
     let name = "a\u{1b}[2Jb\n\u{202e}c";
     let payload = "\"\u{202e} \u{7f}\"";
     let added = on(&database, &["cron", "add", name, "@daily", "q\nq", "--data", payload]).output()?;
-    assert_eq!(status(&added), 0, "{}", said(&added));
-    assert_snapshot!(said(&on(&database, &["cron", "ls"]).output()?), @r#"
+    assert_eq!(status(&added), 0, "{}", printed(&added));
+    assert_snapshot!(printed(&on(&database, &["cron", "ls"]).output()?), @r#"
     NAME                    EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD
-    a\u{1b}[2Jb\n\u{202e}c  @daily      UTC   q\nq   [instant]        pass          "\u{202e} \u{7f}"
+    a\u{1b}[2Jb\n\u{202e}c  @daily      UTC   q\nq   [instant]        skip          "\u{202e} \u{7f}"
     "#);
     let listed = parsed(&on(&database, &["cron", "ls", "--json"]).output()?)?;
     assert_eq!(
         (&listed[0]["name"], &listed[0]["queue"], &listed[0]["payload"]),
         (&json!(name), &json!("q\nq"), &json!("\u{202e} \u{7f}"))
     );
-    assert_eq!(said(&on(&database, &["cron", "rm", name]).output()?), "removed\n");
-    assert_snapshot!(said(&on(&database, &["cron", "rm", name]).output()?), @r#"
-    ! pq: there is no periodic job called "a\u{1b}[2Jb\n\u{202e}c"; `pq cron ls` lists them
+    assert_eq!(printed(&on(&database, &["cron", "rm", name]).output()?), "removed\n");
+    assert_snapshot!(printed(&on(&database, &["cron", "rm", name]).output()?), @r#"
+    ! pq: no periodic job named "a\u{1b}[2Jb\n\u{202e}c"; list them with `pq cron ls`
     [1]
     "#);
     Ok(())
@@ -232,29 +232,29 @@ fn every_tick_is_fired_once_while_workers_are_killed() -> Outcome {
         "--processes",
         "3",
         "--lease",
-        "300ms",
+        "5s",
         "--max-retries",
         "9",
     ];
     let work = Work::start(on(&database, &words))?;
     let done = |least: u8| {
-        until(&database, &format!("SELECT (count(*) >= {least})::int::bigint FROM pq.queue_archive"))
+        wait_until(&database, &format!("SELECT (count(*) >= {least})::int::bigint FROM pq.queue_archive"))
     };
-    for least in [2, 4, 6] {
+    for least in [1, 2, 3] {
         done(least)?;
-        patiently("a worker process is killed", || {
-            // The last is the youngest: one that was killed is known for a while.
+        wait_for("a worker process is killed", || {
+            // The last worker is the youngest. A killed worker stays registered for a while.
             let known = json(&database, &["status", "--json"])?;
             let pid = known.as_array().and_then(|all| all.last()?["pid"].as_i64()).ok_or("a worker")?;
             let victim = rustix::process::Pid::from_raw(i32::try_from(pid)?).ok_or("a process")?;
             Ok(rustix::process::kill_process(victim, rustix::process::Signal::KILL).is_ok())
         })?;
     }
-    done(8)?;
+    done(5)?;
     assert_eq!(status(&on(&database, &["cron", "rm", "tick"]).output()?), 0);
     signal(&work.child, rustix::process::Signal::HUP)?;
     assert_eq!(work.end()?.0, 0);
-    // Wherever its job is, each second from the first to the last has one.
+    // Each second from the first to the last has exactly one job, in whatever state.
     let gaps = "WITH tick AS (
             SELECT expected_at FROM pq.queue_archive
             UNION ALL SELECT expected_at FROM pq.queue
@@ -262,5 +262,5 @@ fn every_tick_is_fired_once_while_workers_are_killed() -> Outcome {
         SELECT (count(*) = count(DISTINCT expected_at)
             AND count(*) = extract(epoch FROM max(expected_at) - min(expected_at))::bigint + 1)::int::bigint
         FROM tick";
-    until(&database, gaps)
+    wait_until(&database, gaps)
 }

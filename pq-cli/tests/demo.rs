@@ -1,4 +1,4 @@
-//! `pq demo --chaos`: whatever is done to its workers, nothing is lost and nothing is done twice.
+//! `pq demo`, with and without `--chaos`: no job is lost or done twice.
 
 mod common;
 
@@ -15,20 +15,20 @@ fn the_demo_loses_nothing_and_does_nothing_twice() -> Outcome {
     assert_eq!(status(&shown), 0, "{}", stderr(&shown));
     let counted = rows(&shown, ["jobs (one", "results", "killed", "lost", "twice"]);
     assert_eq!(counted, ["60", "60", "1", "0", "0"], "{}", stdout(&shown));
-    nothing_is_left(&database)
+    assert_nothing_left(&database)
 }
 
 #[test]
 fn an_interrupted_demo_leaves_nothing_behind() -> Outcome {
     let database = Server::shared()?.database()?;
-    let folder = folder(20_000)?;
+    let folder = folder(5_000)?;
     let mut running = demo(&database, folder.path()).spawn()?;
-    until(&database, DEMO_WORKS)?;
+    wait_until(&database, DEMO_WORKS)?;
     signal(&running, rustix::process::Signal::INT)?;
     // The demo would block on a full pipe.
     let said = running.stderr.take().map(std::io::read_to_string).transpose()?;
     assert_eq!(running.wait()?.code(), Some(130), "{said:?}");
-    nothing_is_left(&database)
+    assert_nothing_left(&database)
 }
 
 #[test]
@@ -53,19 +53,19 @@ fn chaos_loses_nothing_and_does_nothing_twice() -> Outcome {
     assert_eq!(status(&shown), 0, "{}", stderr(&shown));
     let [jobs, results, seed, lost, twice] = rows(&shown, ["jobs (one", "results", "seed", "lost", "twice"]);
     assert_eq!([jobs, results, seed, lost, twice], ["200", "200", "7", "0", "0"], "{}", stdout(&shown));
-    // Five of each fall in the middle of a job, and others may at random; one of these may hit a worker that
-    // waits for its fate, which is then not met.
+    // Five faults of each kind are injected in the middle of jobs, and others at random. A random fault can hit a
+    // worker that waits for such a fault, so the counts are at least 1.
     let [started, killed, terminated] = rows(&shown, ["started", "killed", "terminated"]);
     let (killed, terminated) = (killed.parse::<usize>()?, terminated.parse::<usize>()?);
     assert!(killed >= 1 && terminated >= 1, "{}", stdout(&shown));
-    assert_eq!(started.parse::<usize>()?, 4 + killed, "each that is killed has another in its place");
+    assert_eq!(started.parse::<usize>()?, 4 + killed, "each killed worker is replaced");
     bystander.batch_execute("SELECT 1")?;
     drop(bystander);
-    nothing_is_left(&database)
+    assert_nothing_left(&database)
 }
 
 #[test]
-fn chaos_with_one_worker_and_few_files_has_one_of_each() -> Outcome {
+fn chaos_with_one_worker_and_few_files_has_one_fault_of_each_kind() -> Outcome {
     let database = Server::shared()?.database()?;
     for files in [1, 10] {
         let folder = folder(files)?;
@@ -76,11 +76,11 @@ fn chaos_with_one_worker_and_few_files_has_one_of_each() -> Outcome {
         assert_eq!([results, lost, twice], [files.to_string().as_str(), "0", "0"], "{}", stdout(&shown));
         assert!(killed.parse::<usize>()? >= 1 && terminated.parse::<usize>()? >= 1, "{}", stdout(&shown));
     }
-    nothing_is_left(&database)
+    assert_nothing_left(&database)
 }
 
 #[test]
-fn a_database_that_names_its_sessions_otherwise_has_chaos_too() -> Outcome {
+fn chaos_works_with_an_application_name_in_the_url() -> Outcome {
     let database = Server::shared()?.database()?;
     let folder = folder(10)?;
     let joint = if database.url().contains('?') { '&' } else { '?' };
@@ -95,7 +95,7 @@ fn a_database_that_names_its_sessions_otherwise_has_chaos_too() -> Outcome {
 }
 
 #[test]
-fn a_seed_is_for_chaos() -> Outcome {
+fn a_seed_requires_chaos() -> Outcome {
     let refused = pq(&["demo", "--seed", "7"]).output()?;
     assert_eq!(status(&refused), 2);
     assert!(stderr(&refused).contains("--chaos"), "{}", stderr(&refused));
@@ -105,12 +105,12 @@ fn a_seed_is_for_chaos() -> Outcome {
 #[test]
 fn an_interrupted_chaos_leaves_nothing_behind() -> Outcome {
     let database = Server::shared()?.database()?;
-    let folder = folder(20_000)?;
+    let folder = folder(5_000)?;
     let mut running = demo(&database, folder.path()).arg("--chaos").spawn()?;
-    until(&database, DEMO_WORKS)?;
+    wait_until(&database, DEMO_WORKS)?;
     signal(&running, rustix::process::Signal::TERM)?;
-    // Or it would write to a pipe that is full.
+    // The demo would block on a full pipe.
     let said = running.stderr.take().map(std::io::read_to_string).transpose()?;
     assert_eq!(running.wait()?.code(), Some(130), "{said:?}");
-    nothing_is_left(&database)
+    assert_nothing_left(&database)
 }

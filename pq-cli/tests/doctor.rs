@@ -1,4 +1,4 @@
-//! `pq doctor` as an operator meets it: a healthy database, and planted faults.
+//! `pq doctor` on a healthy database and with planted faults.
 
 mod common;
 
@@ -12,31 +12,31 @@ use diesel::sql_types::{BigInt, Integer, Text};
 use pq_testing::{Database, Kind, Options, Server};
 use serde_json::Value;
 
-use self::common::{Outcome, status, stdout};
+use self::common::{Outcome, handle, migrated, status, stdout};
 
-/// A server with the settings of one that jobs can be trusted to, and with prepared transactions, if one can be
-/// started here.
-fn own() -> Option<&'static Server> {
-    static OWN: OnceLock<Option<Server>> = OnceLock::new();
+/// A private server with durable settings and prepared transactions, or `None` if it cannot be started here.
+fn durable_server() -> Option<&'static Server> {
+    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let start = || {
         let options = Options::durable().kind(Kind::Binaries).setting("max_prepared_transactions", "10");
         Server::start(&options).ok()
     };
-    OWN.get_or_init(start).as_ref()
+    SERVER.get_or_init(start).as_ref()
 }
 
-/// That one, or the one that other tests share, whose settings are not for a test to judge.
+/// The durable server, or the shared one, whose settings are not durable and must not be tested.
 fn server() -> Result<&'static Server, pq_testing::Error> {
-    own().map_or_else(Server::shared, Ok)
+    durable_server().map_or_else(Server::shared, Ok)
 }
 
 fn pq(url: &str, words: &[&str]) -> Result<Output, std::io::Error> {
     common::pq(words).env("PQ_URL", url).output()
 }
 
-fn migrated() -> Result<Database, Box<dyn Error>> {
+/// A database after `pq migrate`, on the durable server if there is one. Starting that takes seconds.
+fn migrated_durably() -> Result<Database, Box<dyn Error>> {
     let database = server()?.database()?;
-    assert_eq!(status(&pq(database.url(), &["migrate"])?), 0);
+    handle(&database)?.migrate()?;
     Ok(database)
 }
 
@@ -44,7 +44,7 @@ fn run(database: &Database, sql: &str) -> Outcome {
     Ok(database.connect()?.batch_execute(sql)?)
 }
 
-/// What `pq doctor --json` found, and its exit status.
+/// The findings of `pq doctor --json`, and its exit status.
 struct Found {
     status: i32,
     findings: Vec<Value>,
@@ -59,7 +59,7 @@ impl Found {
         Ok(Self { status: status(&output), findings })
     }
 
-    /// What a check found on this level, with what to do about it.
+    /// The findings of a check with this level, with their advice.
     fn of(&self, check: &str, level: &str) -> String {
         let of = |finding: &&Value| finding["check"] == check && finding["level"] == level;
         let text = |finding: &Value| {
@@ -72,7 +72,7 @@ impl Found {
         self.findings.iter().filter(of).map(text).collect::<Vec<_>>().join("\n")
     }
 
-    /// All checks of which something is not fine.
+    /// The checks with findings that are not ok.
     fn bad(&self) -> Vec<&str> {
         let names = self.findings.iter().filter(|finding| finding["level"] != "ok");
         let mut names: Vec<&str> = names.filter_map(|finding| finding["check"].as_str()).collect();
@@ -87,7 +87,7 @@ fn assert_in(text: &str, part: &str) {
 }
 
 #[test]
-fn a_healthy_database_is_fine_whatever_the_names() -> Outcome {
+fn a_healthy_database_is_ok_with_any_names() -> Outcome {
     let database = server()?.database()?;
     let names = [
         ("pq", "queue"),
@@ -99,7 +99,7 @@ fn a_healthy_database_is_fine_whatever_the_names() -> Outcome {
         let named = ["--schema", schema, "--table", table];
         assert_eq!(status(&pq(database.url(), &[&["migrate"][..], &named].concat())?), 0);
         let found = Found::on(database.url(), &[&["--strict"][..], &named].concat())?;
-        if own().is_some() {
+        if durable_server().is_some() {
             assert_eq!((found.status, found.bad()), (0, vec![]), "{schema}.{table}: {:?}", found.findings);
         }
         assert_in(&found.of("catalog", "ok"), "it is what the migrations created");
@@ -120,7 +120,7 @@ fn findings_are_lines_or_objects() -> Outcome {
         assert_in(&text, &format!("  {check}"));
     }
     assert_in(&text, " failed, ");
-    assert!(!text.contains('\u{1b}'), "colours are for terminals");
+    assert!(!text.contains('\u{1b}'), "colours without a terminal");
     let found = Found::on(database.url(), &[])?;
     assert!(found.findings.len() >= 14);
     for finding in &found.findings {
@@ -132,7 +132,7 @@ fn findings_are_lines_or_objects() -> Outcome {
 }
 
 #[test]
-fn help_has_the_exit_status_and_bad_words_are_refused() -> Outcome {
+fn help_has_the_exit_status_and_invalid_options_are_rejected() -> Outcome {
     let help = pq("", &["doctor", "--help"])?;
     assert_eq!(status(&help), 0);
     assert_in(&stdout(&help), "7    doctor");
@@ -144,8 +144,8 @@ fn help_has_the_exit_status_and_bad_words_are_refused() -> Outcome {
 }
 
 #[test]
-fn a_table_that_is_not_there_is_4() -> Outcome {
-    let database = server()?.database()?;
+fn a_missing_table_is_4() -> Outcome {
+    let database = Server::shared()?.database()?;
     let refused = pq(database.url(), &["doctor"])?;
     assert_eq!((status(&refused), stdout(&refused).as_str()), (4, ""));
     assert_in(&String::from_utf8_lossy(&refused.stderr), "pq migrate");
@@ -153,19 +153,19 @@ fn a_table_that_is_not_there_is_4() -> Outcome {
 }
 
 #[test]
-fn a_migration_to_run_and_one_from_the_future_are_told() -> Outcome {
+fn a_pending_and_an_unknown_migration_are_reported() -> Outcome {
     let database = migrated()?;
-    run(&database, "UPDATE pq.queue_migrations SET version = '30000101000000' WHERE version = '0001'")?;
+    run(&database, "UPDATE pq.queue_migrations SET version = '9999' WHERE version = '0001'")?;
     let found = Found::on(database.url(), &[])?;
     assert_eq!(found.status, 7);
     assert_in(&found.of("migrations", "failure"), "0001 → run `pq migrate`");
-    assert_in(&found.of("migrations", "warning"), "30000101000000");
+    assert_in(&found.of("migrations", "warning"), "9999");
     assert_in(&found.of("catalog", "skipped"), "migrations are pending");
     Ok(())
 }
 
 #[test]
-fn a_dropped_index_is_missed_in_the_catalog_and_in_the_plans_and_can_be_made_again() -> Outcome {
+fn a_dropped_index_is_reported_by_catalog_and_plans_and_the_advice_restores_it() -> Outcome {
     let database = migrated()?;
     run(
         &database,
@@ -174,7 +174,7 @@ fn a_dropped_index_is_missed_in_the_catalog_and_in_the_plans_and_can_be_made_aga
     )?;
     let found = Found::on(database.url(), &[])?;
     assert_in(&found.of("plans", "ok"), "use the indexes");
-    // Whether something is due can be read from either index of what is scheduled.
+    // Either of the indexes on scheduled jobs is enough to find due jobs.
     for indexes in [&["queue_ready"][..], &["queue_scheduled", "queue_scheduled_ordered"]] {
         for index in indexes {
             run(&database, &format!("DROP INDEX pq.{index}"))?;
@@ -197,7 +197,7 @@ fn a_dropped_index_is_missed_in_the_catalog_and_in_the_plans_and_can_be_made_aga
 }
 
 #[test]
-fn what_is_added_may_be_fine_and_what_is_changed_is_not() -> Outcome {
+fn additions_may_be_ok_and_changes_are_failures() -> Outcome {
     let database = migrated()?;
     run(
         &database,
@@ -230,13 +230,13 @@ fn what_is_added_may_be_fine_and_what_is_changed_is_not() -> Outcome {
     ] {
         assert_in(&failures, part);
     }
-    assert!(!failures.contains("RETURN false"), "a function's text was shown");
+    assert!(!failures.contains("RETURN false"), "the text of a function was printed");
     assert_in(&found.of("catalog", "warning"), "index one_each was added");
     Ok(())
 }
 
 #[test]
-fn a_session_idle_in_transaction_is_named_and_what_it_said_is_not() -> Outcome {
+fn a_session_idle_in_transaction_is_named_without_its_query() -> Outcome {
     let database = migrated()?;
     let mut holder = database.connect()?;
     holder.batch_execute(
@@ -256,8 +256,8 @@ fn a_session_idle_in_transaction_is_named_and_what_it_said_is_not() -> Outcome {
 }
 
 #[test]
-fn a_prepared_transaction_is_named_and_how_to_end_it() -> Outcome {
-    let database = migrated()?;
+fn a_prepared_transaction_is_named_with_the_statement_that_ends_it() -> Outcome {
+    let database = migrated_durably()?;
     let allowed = "SELECT current_setting('max_prepared_transactions')";
     if diesel::dsl::sql::<Text>(allowed).get_result::<String>(&mut database.connect()?)? == "0" {
         return Ok(());
@@ -274,7 +274,7 @@ fn a_prepared_transaction_is_named_and_how_to_end_it() -> Outcome {
 }
 
 #[test]
-fn a_role_without_rights_is_told_what_it_lacks() -> Outcome {
+fn missing_privileges_of_a_role_are_reported() -> Outcome {
     let database = migrated()?;
     let role = format!("nobody_{}", database.name());
     run(&database, &format!("CREATE ROLE {role}"))?;
@@ -300,7 +300,7 @@ fn a_role_without_rights_is_told_what_it_lacks() -> Outcome {
 }
 
 #[test]
-fn numbers_that_run_out_are_told_before_they_have() -> Outcome {
+fn sequences_are_reported_before_they_run_out() -> Outcome {
     let database = migrated()?;
     run(&database, "SELECT setval('pq.queue_id_seq', 5000000000000000000)")?;
     let found = Found::on(database.url(), &[])?;
@@ -313,8 +313,8 @@ fn numbers_that_run_out_are_told_before_they_have() -> Outcome {
 }
 
 #[test]
-fn settings_of_the_database_and_of_a_table_are_judged() -> Outcome {
-    let database = migrated()?;
+fn settings_of_the_database_and_of_a_table_are_checked() -> Outcome {
+    let database = migrated_durably()?;
     run(
         &database,
         &format!(
@@ -325,7 +325,7 @@ fn settings_of_the_database_and_of_a_table_are_judged() -> Outcome {
     let found = Found::on(database.url(), &[])?;
     assert_in(&found.of("settings", "warning"), "synchronous_commit is off");
     assert_in(&found.of("settings", "warning"), "statement_timeout is 5000 ms");
-    if own().is_some() {
+    if durable_server().is_some() {
         assert_eq!(found.status, 0, "warnings alone do not fail");
         assert_eq!(Found::on(database.url(), &["--strict"])?.status, 7);
     }

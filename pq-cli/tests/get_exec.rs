@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Outcome, Work, json, migrated, on, patiently, put, run, signal, status, stderr, stdout};
+use common::{Outcome, Work, json, migrated, on, put, run, signal, status, stderr, stdout, wait_for};
 use rustix::process::Signal;
 
 #[test]
@@ -21,7 +21,7 @@ fn get_exec_completes_the_job_with_its_command() -> Outcome {
 }
 
 #[test]
-fn get_exec_gives_the_job_back_with_a_failed_attempt() -> Outcome {
+fn get_exec_requeues_the_job_with_a_failed_attempt() -> Outcome {
     let database = migrated()?;
     put(&database, "mail", "1")?;
     let words = ["get", "mail", "--exec", "echo on the way; echo it broke >&2; exit 3"];
@@ -45,7 +45,7 @@ fn the_transaction_of_get_exec_holds_the_job_while_the_command_runs() -> Outcome
     let command =
         format!("touch '{}'; until [ -e '{}' ]; do sleep 0.02; done", begun.display(), go_on.display());
     let getting = Work::start(on(&database, &["get", "mail", "--exec", &command]))?;
-    patiently("the command runs", || Ok(begun.exists()))?;
+    wait_for("the command runs", || Ok(begun.exists()))?;
     assert_eq!(status(&run(&database, &["get", "mail"])?), 1, "nobody else gets it");
     assert_eq!(json(&database, &["ls", "--json"])?[0]["ready"], 1, "it is not gone before the commit");
     fs::write(&go_on, "")?;
@@ -55,7 +55,7 @@ fn the_transaction_of_get_exec_holds_the_job_while_the_command_runs() -> Outcome
 }
 
 #[test]
-fn an_interrupted_get_exec_ends_its_command_and_leaves_the_job_as_it_was() -> Outcome {
+fn an_interrupted_get_exec_ends_its_command_and_leaves_the_job_unchanged() -> Outcome {
     let database = migrated()?;
     put(&database, "mail", "1")?;
     let folder = tempfile::tempdir()?;
@@ -66,7 +66,7 @@ fn an_interrupted_get_exec_ends_its_command_and_leaves_the_job_as_it_was() -> Ou
         begun.display()
     );
     let getting = Work::start(on(&database, &["get", "mail", "--exec", &command]))?;
-    patiently("the command runs", || Ok(begun.exists()))?;
+    wait_for("the command runs", || Ok(begun.exists()))?;
     signal(&getting.child, Signal::INT)?;
     assert_eq!(getting.end()?.0, 130);
     assert!(told.exists());
@@ -76,7 +76,7 @@ fn an_interrupted_get_exec_ends_its_command_and_leaves_the_job_as_it_was() -> Ou
 }
 
 #[test]
-fn a_command_that_reads_nothing_and_leaves_something_running_is_no_trouble() -> Outcome {
+fn a_command_may_ignore_its_input_and_leave_a_process_running() -> Outcome {
     let database = migrated()?;
     let large = format!("\"{}\"", "x".repeat(500_000));
     put(&database, "mail", &large)?;

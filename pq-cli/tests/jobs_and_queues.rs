@@ -1,4 +1,4 @@
-//! The operator's commands: what they say and do where all is well, and that nothing is lost unasked.
+//! The commands for jobs and queues: their output, and that they delete nothing without confirmation.
 
 mod common;
 
@@ -13,8 +13,8 @@ use self::common::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A database with a job in every state in its queue `mail`, numbered in the order below.
-fn scene() -> Result<Database, Box<dyn std::error::Error>> {
+/// Returns a database with a job in every state in its queue `mail`, with ids in the order below.
+fn jobs_in_every_state() -> Result<Database, Box<dyn std::error::Error>> {
     let database = migrated()?;
     let pq = handle(&database)?;
     let mail = pq.queue::<Value>("mail")?;
@@ -37,19 +37,19 @@ fn scene() -> Result<Database, Box<dyn std::error::Error>> {
     Ok(database)
 }
 
-/// How many jobs there are of each state, and the queue's pause.
-fn numbers(database: &Database) -> Result<Value, Box<dyn std::error::Error>> {
-    let mut numbers = parsed(&on(database, &["ls", "--json"]).output()?)?;
-    for queue in numbers.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+/// Counts the jobs of each state.
+fn counts(database: &Database) -> Result<Value, Box<dyn std::error::Error>> {
+    let mut counts = parsed(&on(database, &["ls", "--json"]).output()?)?;
+    for queue in counts.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
         queue.remove("oldest_seconds");
     }
-    Ok(numbers)
+    Ok(counts)
 }
 
 #[test]
-fn queues_are_listed_with_their_numbers() -> Outcome {
-    let (database, _timeless) = (scene()?, timeless());
-    assert_snapshot!(told(&database, &[&["pause", "parcels"], &["ls"]])?, @"
+fn queues_are_listed_with_their_counts() -> Outcome {
+    let (database, _redacted) = (jobs_in_every_state()?, redact_times());
+    assert_snapshot!(transcript(&database, &[&["pause", "parcels"], &["ls"]])?, @"
     $ pq pause parcels
     paused
     $ pq ls
@@ -78,9 +78,9 @@ fn queues_are_listed_with_their_numbers() -> Outcome {
 }
 
 #[test]
-fn jobs_are_listed_by_number_state_key_and_page() -> Outcome {
-    let (database, _timeless) = (scene()?, timeless());
-    assert_snapshot!(told(&database, &[&["jobs", "mail"]])?, @r#"
+fn jobs_are_listed_by_id_state_key_and_page() -> Outcome {
+    let (database, _redacted) = (jobs_in_every_state()?, redact_times());
+    assert_snapshot!(transcript(&database, &[&["jobs", "mail"]])?, @r#"
     $ pq jobs mail
     ID  STATE      PRIORITY  ATTEMPT  PUT                   DUE                   KEY         PAYLOAD                 ERROR
     1   dead       0         1        [instant]                                    "dead"                  no such address
@@ -92,7 +92,7 @@ fn jobs_are_listed_by_number_state_key_and_page() -> Outcome {
     7   scheduled  0         0        [instant]  [instant]              "scheduled"
     "#);
     assert_snapshot!(
-        told(&database, &[
+        transcript(&database, &[
             &["jobs", "mail", "--state", "dead", "--state", "done"],
             &["jobs", "mail", "--key", "customer 7", "--limit", "1"],
             &["jobs", "mail", "--after", "6"],
@@ -105,7 +105,7 @@ fn jobs_are_listed_by_number_state_key_and_page() -> Outcome {
     $ pq jobs mail --key 'customer 7' --limit 1
     ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY         PAYLOAD                 ERROR
     5   ready  3         0        [instant]       customer 7  {"to":"a@example.com"}
-    ! There are more: go on with --after 5
+    ! more jobs follow; continue with --after 5
     $ pq jobs mail --after 6
     ID  STATE      PRIORITY  ATTEMPT  PUT                   DUE                   KEY  PAYLOAD      ERROR
     7   scheduled  0         0        [instant]  [instant]       "scheduled"
@@ -121,9 +121,9 @@ fn jobs_are_listed_by_number_state_key_and_page() -> Outcome {
 }
 
 #[test]
-fn a_job_is_shown_wherever_it_is() -> Outcome {
-    let (database, _timeless) = (scene()?, timeless());
-    assert_snapshot!(told(&database, &[&["show", "1"], &["show", "2"], &["show", "5"], &["show", "99"]])?, @r#"
+fn jobs_of_all_states_are_shown() -> Outcome {
+    let (database, _redacted) = (jobs_in_every_state()?, redact_times());
+    assert_snapshot!(transcript(&database, &[&["show", "1"], &["show", "2"], &["show", "5"], &["show", "99"]])?, @r#"
     $ pq show 1
     id                 1
     queue              mail
@@ -155,7 +155,7 @@ fn a_job_is_shown_wherever_it_is() -> Outcome {
     unique key         welcome
     payload            {"to":"a@example.com"}
     $ pq show 99
-    ! pq: job 99 is done and nothing was kept of it, or was never there
+    ! pq: cannot show job 99: no such job; it may have completed without history
     [1]
     "#);
     let job = parsed(&on(&database, &["show", "5", "--json"]).output()?)?;
@@ -168,32 +168,32 @@ fn a_job_is_shown_wherever_it_is() -> Outcome {
 }
 
 #[test]
-fn dead_and_cancelled_jobs_are_put_back() -> Outcome {
-    let (database, _timeless) = (scene()?, timeless());
+fn dead_and_cancelled_jobs_are_requeued() -> Outcome {
+    let (database, _redacted) = (jobs_in_every_state()?, redact_times());
     assert_snapshot!(
-        told(&database, &[&["retry", "1", "4"], &["retry", "1", "2", "3", "99"]])?, @r#"
+        transcript(&database, &[&["retry", "1", "4"], &["retry", "1", "2", "3", "99"]])?, @r#"
     $ pq retry 1 4
-    1: back in the line of "mail"
-    4: back in the line of "mail"
+    1: requeued in "mail"
+    4: requeued in "mail"
     $ pq retry 1 2 3 99
-    ! pq: 1: is ready, and only a dead or cancelled job can be put back
-    ! pq: 2: is done, and only a dead or cancelled job can be put back
-    ! pq: 3: is running, and only a dead or cancelled job can be put back
-    ! pq: 99: is done and nothing was kept of it, or was never there
+    ! pq: cannot retry job 1: it is ready, not dead or cancelled
+    ! pq: cannot retry job 2: it is done, not dead or cancelled
+    ! pq: cannot retry job 3: it is running, not dead or cancelled
+    ! pq: cannot retry job 99: no such job; it may have completed without history
     [1]
     "#);
     assert_eq!(parsed(&on(&database, &["show", "1", "--json"]).output()?)?["attempt"], 0);
-    assert_snapshot!(told(&scene()?, &[&["retry", "--queue", "mail", "-y"], &["retry", "--queue", "mail"]])?, @"
+    assert_snapshot!(transcript(&jobs_in_every_state()?, &[&["retry", "--queue", "mail", "-y"], &["retry", "--queue", "mail"]])?, @"
     $ pq retry --queue mail -y
-    1 dead job back in the line
+    1 dead job requeued
     $ pq retry --queue mail
-    0 dead jobs back in the line
+    0 dead jobs requeued
     ");
     Ok(())
 }
 
 #[test]
-fn a_dead_job_whose_unique_key_is_in_use_stays() -> Outcome {
+fn a_dead_job_whose_unique_key_is_in_use_is_not_requeued() -> Outcome {
     let database = migrated()?;
     let mail = handle(&database)?.queue::<Value>("mail")?;
     let keyed = PutOptions::new().unique("welcome");
@@ -201,31 +201,31 @@ fn a_dead_job_whose_unique_key_is_in_use_stays() -> Outcome {
     let job = mail.lease(1, HOUR, Wait::No)?.remove(0);
     mail.settle(&job, Settlement::Dead { error: String::new() })?;
     mail.put_with(&json!(2), &keyed)?;
-    assert_snapshot!(told(&database, &[&["retry", "1"], &["retry", "--queue", "mail", "--yes"]])?, @"
+    assert_snapshot!(transcript(&database, &[&["retry", "1"], &["retry", "--queue", "mail", "--yes"]])?, @"
     $ pq retry 1
-    ! pq: 1: stays dead, for its unique key is in use
+    ! pq: cannot retry job 1: its unique key is in use
     [1]
     $ pq retry --queue mail --yes
-    0 dead jobs back in the line
-    ! pq: 1 job stayed dead, for a unique key is in use
+    0 dead jobs requeued
+    ! pq: 1 job not requeued: the unique key is in use
     [1]
     ");
     Ok(())
 }
 
 #[test]
-fn jobs_that_wait_or_run_are_cancelled() -> Outcome {
-    let database = scene()?;
-    assert_snapshot!(told(&database, &[&["cancel", "1", "3", "5", "99"]])?, @"
+fn waiting_and_running_jobs_are_cancelled() -> Outcome {
+    let database = jobs_in_every_state()?;
+    assert_snapshot!(transcript(&database, &[&["cancel", "1", "3", "5", "99"]])?, @"
     $ pq cancel 1 3 5 99
-    3: runs; its handler is told
+    3: running; its handler is asked to stop
     5: cancelled
-    ! pq: 99: is done and nothing was kept of it, or was never there
-    ! pq: 1: is dead and cannot be cancelled
+    ! pq: cannot cancel job 99: no such job; it may have completed without history
+    ! pq: cannot cancel job 1: it is dead
     [1]
     ");
     assert_snapshot!(
-        told(&database, &[
+        transcript(&database, &[
             &["cancel", "--queue", "mail", "--state", "scheduled", "--yes"],
             &["cancel", "--queue", "mail", "--yes"],
             &["cancel", "--queue", "nobody's"],
@@ -233,7 +233,7 @@ fn jobs_that_wait_or_run_are_cancelled() -> Outcome {
     $ pq cancel --queue mail --state scheduled --yes
     7: cancelled
     $ pq cancel --queue mail --yes
-    3: runs; its handler is told
+    3: running; its handler is asked to stop
     6: cancelled
     $ pq cancel --queue nobody's
     0 jobs cancelled
@@ -243,15 +243,15 @@ fn jobs_that_wait_or_run_are_cancelled() -> Outcome {
 
 #[test]
 fn a_job_that_a_transaction_holds_is_not_cancelled() -> Outcome {
-    let database = scene()?;
+    let database = jobs_in_every_state()?;
     let pq = handle(&database)?;
     let mail = pq.queue::<Value>("mail")?;
     pq.transaction(|conn| {
         assert_eq!(mail.on(conn).get()?.map(|job| job.id.0), Some(5));
-        let told = told(&database, &[&["cancel", "5"]]).map_err(|error| error.to_string());
+        let told = transcript(&database, &[&["cancel", "5"]]).map_err(|error| error.to_string());
         assert_snapshot!(told.unwrap_or_else(|error| error), @"
     $ pq cancel 5
-    ! pq: 5: a transaction holds it; it ends with that, or can be cancelled after
+    ! pq: cannot cancel job 5: a transaction holds it; try again when the transaction has ended
     [1]
     ");
         Ok::<_, Error>(())
@@ -260,10 +260,10 @@ fn a_job_that_a_transaction_holds_is_not_cancelled() -> Outcome {
 }
 
 #[test]
-fn waiting_jobs_move_with_all_they_have() -> Outcome {
-    let database = scene()?;
+fn waiting_jobs_are_moved_with_their_attributes() -> Outcome {
+    let database = jobs_in_every_state()?;
     assert_snapshot!(
-        told(&database, &[
+        transcript(&database, &[
             &["move", "mail", "slow-mail", "--id", "5", "--id", "3"],
             &["move", "mail", "slow-mail", "--yes"],
             &["move", "nobody's", "slow-mail"],
@@ -271,14 +271,14 @@ fn waiting_jobs_move_with_all_they_have() -> Outcome {
         ])?, @r#"
     $ pq move mail slow-mail --id 5 --id 3
     1 job moved
-    ! pq: 1 job not moved: not waiting in "mail", or with a unique key that is in use in "slow-mail"
+    ! pq: 1 job not moved: not waiting in "mail", or the unique key is in use in "slow-mail"
     [1]
     $ pq move mail slow-mail --yes
     2 jobs moved
     $ pq move nobody's slow-mail
     0 jobs moved
     $ pq move mail mail
-    ! pq: the two queues are the same
+    ! pq: invalid target queue "mail": it must differ from the source queue
     [2]
     "#);
     let moved = parsed(&on(&database, &["show", "5", "--json"]).output()?)?;
@@ -291,9 +291,9 @@ fn waiting_jobs_move_with_all_they_have() -> Outcome {
 
 #[test]
 fn a_queue_is_cleared_and_its_archive_pruned() -> Outcome {
-    let database = scene()?;
+    let database = jobs_in_every_state()?;
     assert_snapshot!(
-        told(&database, &[
+        transcript(&database, &[
             &["clear", "mail", "--yes"],
             &["prune", "mail", "--state", "dead", "--older-than", "1h", "--yes"],
             &["prune", "mail", "--state", "dead", "--yes"],
@@ -305,27 +305,27 @@ fn a_queue_is_cleared_and_its_archive_pruned() -> Outcome {
     $ pq clear mail --yes
     3 jobs deleted
     $ pq prune mail --state dead --older-than 1h --yes
-    0 jobs removed
+    0 jobs deleted
     $ pq prune mail --state dead --yes
-    1 job removed
+    1 job deleted
     $ pq prune mail --state cancelled --yes
-    1 job removed
+    1 job deleted
     $ pq prune mail --state done --yes
-    1 job removed
+    1 job deleted
     $ pq clear mail
     0 jobs deleted
     $ pq prune mail --state done
-    0 jobs removed
+    0 jobs deleted
     ");
-    assert_eq!(numbers(&database)?[0]["running"], 1, "what is held stays");
+    assert_eq!(counts(&database)?[0]["running"], 1, "the running job stays");
     Ok(())
 }
 
 #[test]
-fn a_paused_queue_gives_no_job_until_it_goes_on() -> Outcome {
-    let database = scene()?;
+fn a_paused_queue_gives_no_job_until_it_is_resumed() -> Outcome {
+    let database = jobs_in_every_state()?;
     assert_snapshot!(
-        told(&database, &[
+        transcript(&database, &[
             &["pause", "mail"],
             &["pause", "mail"],
             &["get", "mail"],
@@ -336,21 +336,21 @@ fn a_paused_queue_gives_no_job_until_it_goes_on() -> Outcome {
     $ pq pause mail
     paused
     $ pq pause mail
-    it was paused already
+    already paused
     $ pq get mail
     [1]
     $ pq resume mail
-    goes on
+    resumed
     $ pq resume mail
-    it was not paused
+    not paused
     $ pq get mail
     {"to":"a@example.com"}
     "#);
     Ok(())
 }
 
-/// Runs a command on a terminal of its own, and answers its question.
-fn asked(
+/// Runs a command in a terminal of its own, and types an answer.
+fn run_in_terminal(
     database: &Database,
     command: &str,
     answer: &str,
@@ -363,24 +363,26 @@ fn asked(
 }
 
 #[test]
-fn on_a_terminal_it_is_asked_and_only_yes_means_yes() -> Outcome {
-    let database = scene()?;
-    let before = numbers(&database)?;
+fn a_terminal_asks_and_accepts_only_yes() -> Outcome {
+    let database = jobs_in_every_state()?;
+    let before = counts(&database)?;
     for no in ["n\n", "\n", "yess\n"] {
-        let asked = asked(&database, "clear mail", no)?;
-        assert_eq!(status(&asked), 1, "{}", said(&asked));
-        assert!(stdout(&asked).contains("This deletes about 3 jobs of \"mail\" for good. Go on? [y/N]"));
-        assert_eq!(numbers(&database)?, before);
+        let asked = run_in_terminal(&database, "clear mail", no)?;
+        assert_eq!(status(&asked), 1, "{}", printed(&asked));
+        assert!(
+            stdout(&asked).contains("This deletes about 3 jobs of \"mail\" permanently. Continue? [y/N]")
+        );
+        assert_eq!(counts(&database)?, before);
     }
-    let asked = asked(&database, "clear mail", "Yes\n")?;
-    assert!(status(&asked) == 0 && stdout(&asked).contains("3 jobs deleted"), "{}", said(&asked));
+    let asked = run_in_terminal(&database, "clear mail", "Yes\n")?;
+    assert!(status(&asked) == 0 && stdout(&asked).contains("3 jobs deleted"), "{}", printed(&asked));
     Ok(())
 }
 
 #[test]
 fn a_queue_with_dead_jobs_is_red_on_a_terminal_that_wants_colours() -> Outcome {
-    let database = scene()?;
-    let coloured = stdout(&asked(&database, "ls", "")?);
+    let database = jobs_in_every_state()?;
+    let coloured = stdout(&run_in_terminal(&database, "ls", "")?);
     assert!(coloured.contains("\u{1b}[31mmail"), "{coloured:?}");
     assert!(!coloured.contains("\u{1b}[31mparcels"), "{coloured:?}");
     let plain = on(&database, &["ls"]).output()?;
@@ -389,11 +391,11 @@ fn a_queue_with_dead_jobs_is_red_on_a_terminal_that_wants_colours() -> Outcome {
 }
 
 #[test]
-fn nothing_is_done_unasked_where_nobody_can_be_asked() -> Outcome {
-    let (database, _timeless) = (scene()?, timeless());
-    let before = numbers(&database)?;
+fn without_a_terminal_nothing_is_changed_without_yes() -> Outcome {
+    let (database, _redacted) = (jobs_in_every_state()?, redact_times());
+    let before = counts(&database)?;
     assert_snapshot!(
-        told(&database, &[
+        transcript(&database, &[
             &["retry", "--queue", "mail"],
             &["cancel", "--queue", "mail"],
             &["cancel", "--queue", "mail", "--state", "scheduled"],
@@ -401,40 +403,35 @@ fn nothing_is_done_unasked_where_nobody_can_be_asked() -> Outcome {
             &["clear", "mail"],
             &["prune", "mail", "--state", "dead"],
             &["migrate", "--down-to", "0"],
-            &["migrate", "--down-to", "20261121000000"],
         ])?, @r#"
     $ pq retry --queue mail
-    ! pq: this puts 1 dead job of "mail" back into the line; say --yes where nobody can be asked
+    ! pq: not confirmed: this requeues 1 dead job of "mail"; pass --yes to confirm
     [2]
     $ pq cancel --queue mail
-    ! pq: this cancels 4 jobs of "mail"; say --yes where nobody can be asked
+    ! pq: not confirmed: this cancels 4 jobs of "mail"; pass --yes to confirm
     [2]
     $ pq cancel --queue mail --state scheduled
-    ! pq: this cancels 1 job of "mail"; say --yes where nobody can be asked
+    ! pq: not confirmed: this cancels 1 job of "mail"; pass --yes to confirm
     [2]
     $ pq move mail slow-mail
-    ! pq: this moves about 3 jobs from "mail" to "slow-mail"; say --yes where nobody can be asked
+    ! pq: not confirmed: this moves about 3 jobs from "mail" to "slow-mail"; pass --yes to confirm
     [2]
     $ pq clear mail
-    ! pq: this deletes about 3 jobs of "mail" for good; say --yes where nobody can be asked
+    ! pq: not confirmed: this deletes about 3 jobs of "mail" permanently; pass --yes to confirm
     [2]
     $ pq prune mail --state dead
-    ! pq: this removes 1 dead job of "mail" for good; say --yes where nobody can be asked
+    ! pq: not confirmed: this deletes 1 dead job of "mail" permanently; pass --yes to confirm
     [2]
     $ pq migrate --down-to 0
-    ! pq: this undoes [n] migrations, drops the tables and deletes 8 jobs for good; say --yes where nobody can be asked
-    [2]
-    $ pq migrate --down-to [versions]
-    ! pq: this undoes [n] migrations, [versions], with what only they can hold; say --yes where nobody can be asked
+    ! pq: not confirmed: this reverts [n] migrations, drops the tables and deletes 8 jobs permanently; pass --yes to confirm
     [2]
     "#);
-    assert_eq!(numbers(&database)?, before);
+    assert_eq!(counts(&database)?, before);
     Ok(())
 }
 
-/// Puts and gets, told like the others. What they do is tested in `command.rs`.
 #[test]
-fn put_and_get_say_ids_and_payloads() -> Outcome {
+fn put_prints_ids_and_get_prints_payloads() -> Outcome {
     let database = migrated()?;
     for (put, get) in [("put", "get"), ("produce", "consume")] {
         let file = tempfile::NamedTempFile::new()?;
@@ -445,20 +442,20 @@ fn put_and_get_say_ids_and_payloads() -> Outcome {
         assert_eq!(ids.len(), 2);
         assert!(ids[0] < ids[1]);
         let got = on(&database, &[get, "orders", "--count", "5"]).output()?;
-        assert_eq!(said(&got), "{\"order\": 42}\n[43]\n");
+        assert_eq!(printed(&got), "{\"order\": 42}\n[43]\n");
     }
     Ok(())
 }
 
 #[test]
-fn bytes_that_are_no_text_are_not_put() -> Outcome {
+fn input_that_is_not_utf_8_is_not_put() -> Outcome {
     let database = migrated()?;
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), b"\"\xc3\x28\"")?;
     let path = file.path().to_str().ok_or("a path")?;
     let refused = on(&database, &["produce", "orders", "--file", path]).output()?;
     assert_eq!(status(&refused), 2);
-    assert!(stderr(&refused).contains("is not UTF-8, as JSON is, at byte 1"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("JSON must be UTF-8, and byte 1 is not"), "{}", stderr(&refused));
     let empty = on(&database, &["produce", "orders", "--file", "/dev/null"]).output()?;
     assert_eq!(status(&empty), 2);
     assert!(stderr(&empty).contains("it is empty"), "{}", stderr(&empty));

@@ -1,4 +1,4 @@
-//! `pq migrate`, `pq schema` and `pq grant`: the tables, and who may use them.
+//! `pq migrate`, `pq schema` and `pq grant`.
 
 mod common;
 
@@ -8,14 +8,14 @@ use pq_testing::Server;
 use self::common::*;
 
 #[test]
-fn migrations_are_shown_run_and_undone() -> Outcome {
-    let (database, _timeless) = (Server::shared()?.database()?, timeless());
+fn migrations_are_printed_run_and_reverted() -> Outcome {
+    let (database, _redacted) = (Server::shared()?.database()?, redact_times());
     let shown = on(&database, &["migrate", "--dry-run"]).output()?;
-    assert!(stdout(&shown).starts_with("-- 0001\n"), "{}", said(&shown));
-    assert!(stdout(&shown).contains("CREATE TABLE \"pq\".\"queue\""), "{}", said(&shown));
+    assert!(stdout(&shown).starts_with("-- 0001\n"), "{}", printed(&shown));
+    assert!(stdout(&shown).contains("CREATE TABLE \"pq\".\"queue\""), "{}", printed(&shown));
     assert_eq!(status(&on(&database, &["ls"]).output()?), 4, "a dry run changed something");
     assert_snapshot!(
-        told(&database, &[
+        transcript(&database, &[
             &["migrate"],
             &["migrate", "--dry-run"],
             &["migrate", "--down-to", "0001", "-y"],
@@ -28,16 +28,16 @@ fn migrations_are_shown_run_and_undone() -> Outcome {
         ])?, @r#"
     $ pq migrate
     $ pq migrate --dry-run
-    ! all migrations have run
+    ! up to date: no migration is pending
     $ pq migrate --down-to [versions] -y
-    [n] migrations undone
+    [n] migrations reverted
     $ pq migrate --down-to 0
-    ! pq: this undoes [n] migrations, drops the tables and deletes 0 jobs for good; say --yes where nobody can be asked
+    ! pq: not confirmed: this reverts [n] migrations, drops the tables and deletes 0 jobs permanently; pass --yes to confirm
     [2]
     $ pq migrate --down-to 0 --yes
-    [n] migrations undone
+    [n] migrations reverted
     $ pq migrate --down-to 0
-    [n] migrations undone
+    [n] migrations reverted
     $ pq ls
     ! pq: cannot use the table pq.queue: it does not exist or is out of date; run `pq migrate` or call `migrate()`
     [4]
@@ -72,7 +72,7 @@ fn schema_prints_sql_without_a_database() -> Outcome {
     Ok(())
 }
 
-/// A client of PostgreSQL's own, wherever Debian keeps it.
+/// Returns psql from PATH, or from the directory where Debian installs it.
 fn psql() -> std::process::Command {
     let found = std::process::Command::new("psql").arg("--version").output().is_ok();
     let kept = || std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|dir| dir.path()).max();
@@ -81,7 +81,7 @@ fn psql() -> std::process::Command {
 }
 
 #[test]
-fn the_printed_sql_makes_in_psql_what_migrate_makes() -> Outcome {
+fn the_printed_sql_creates_the_same_tables_in_psql() -> Outcome {
     let folder = tempfile::tempdir()?;
     for place in [&[][..], &["--schema", "My \"own\"; --", "--table", "tab'le $names$"]] {
         let (one, other) = (Server::shared()?.database()?, Server::shared()?.database()?);
@@ -96,7 +96,7 @@ fn the_printed_sql_makes_in_psql_what_migrate_makes() -> Outcome {
         assert!(run.status.success(), "{}", stderr(&run));
         assert_eq!(catalog::catalog(&mut one.connect()?)?, catalog::catalog(&mut other.connect()?)?);
         let pending = on(&other, &[&["migrate", "--dry-run"], place].concat()).output()?;
-        assert_eq!(said(&pending), "! all migrations have run\n");
+        assert_eq!(printed(&pending), "! up to date: no migration is pending\n");
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ fn the_printed_sql_makes_in_psql_what_migrate_makes() -> Outcome {
 #[test]
 fn a_role_is_granted_what_its_kind_of_process_needs() -> Outcome {
     let database = migrated()?;
-    // Roles belong to the server, which other tests may use as well.
+    // Roles belong to the server, which other tests may use at the same time.
     let name = &format!("o'clock \"{}\"", database.name());
     let mut conn = database.connect()?;
     let run = |conn: &mut _, sql: &str| diesel::connection::SimpleConnection::batch_execute(conn, sql);
@@ -112,15 +112,15 @@ fn a_role_is_granted_what_its_kind_of_process_needs() -> Outcome {
     run(&mut conn, &format!("CREATE ROLE {role} NOLOGIN"))?;
     let shown = on(&database, &["grant", name, "producer", "--dry-run"]).output()?;
     let grants = |line: &str| line.starts_with("GRANT ") && line.ends_with(&format!(" TO {role};"));
-    assert!(stdout(&shown).lines().count() > 3 && stdout(&shown).lines().all(grants), "{}", said(&shown));
+    assert!(stdout(&shown).lines().count() > 3 && stdout(&shown).lines().all(grants), "{}", printed(&shown));
     run(&mut conn, &format!("SET ROLE {role}"))?;
     let put = "INSERT INTO pq.queue (q_name, data) VALUES ('mail', '1')";
     assert!(run(&mut conn, put).is_err(), "a dry run granted something");
-    assert_eq!(said(&on(&database, &["grant", name, "producer"]).output()?), "");
+    assert_eq!(printed(&on(&database, &["grant", name, "producer"]).output()?), "");
     run(&mut conn, put)?;
     assert!(run(&mut conn, "DELETE FROM pq.queue").is_err(), "a producer takes no jobs");
     run(&mut conn, "RESET ROLE")?;
-    assert_snapshot!(told(&database, &[&["grant", "nobody here", "reader"], &["grant", "somebody", "admin"]])?, @r#"
+    assert_snapshot!(transcript(&database, &[&["grant", "nobody here", "reader"], &["grant", "somebody", "admin"]])?, @r#"
     $ pq grant 'nobody here' reader
     ! pq: the database refused: role "nobody here" does not exist
     [5]

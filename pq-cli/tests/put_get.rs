@@ -1,4 +1,4 @@
-//! The command as an operator meets it: the built binary, on a real server.
+//! `pq put` and `pq get`.
 
 mod common;
 
@@ -14,7 +14,7 @@ use pq_testing::Server;
 use self::common::*;
 
 #[test]
-fn what_is_put_is_got_under_both_names_of_each_command() -> Outcome {
+fn put_and_get_work_under_both_names() -> Outcome {
     let database = migrated()?;
     for (put, get) in [("put", "get"), ("produce", "consume")] {
         let ids = feed(on(&database, &[put, "apples"]), "{\"b\": 1,\n \"a\": [ ]}\n")?;
@@ -28,7 +28,7 @@ fn what_is_put_is_got_under_both_names_of_each_command() -> Outcome {
 }
 
 #[test]
-fn empty_payloads_are_jobs_like_any_other() -> Outcome {
+fn empty_payloads_are_jobs() -> Outcome {
     let database = migrated()?;
     let lines = "{}\n[]\n0\nnull\n\"\"\nfalse\n";
     let put = feed(on(&database, &["put", "apples", "--lines"]), &format!("\n{lines}\n \n"))?;
@@ -81,7 +81,7 @@ fn create_migrates_first() -> Outcome {
 }
 
 #[test]
-fn bad_words_are_told_apart_by_their_exit_status() -> Outcome {
+fn invalid_arguments_have_their_exit_statuses() -> Outcome {
     let database = migrated()?;
     let long = "x".repeat(64);
     let usage = [
@@ -114,7 +114,7 @@ fn bad_words_are_told_apart_by_their_exit_status() -> Outcome {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_3_and_shows_no_password() -> Outcome {
+fn an_unreachable_server_is_3_and_shows_no_password() -> Outcome {
     for url in ["postgres://bob:s3cret@127.0.0.1:1/shop", "host=127.0.0.1 port=1 password=s3cret"] {
         for words in [&["get", "apples"][..], &["migrate"], &["--debug", "get", "apples"]] {
             let failed = pq(words).env("PQ_URL", url).output()?;
@@ -148,8 +148,8 @@ fn the_environment_names_the_database_in_this_order() -> Outcome {
 #[test]
 fn hostile_names_of_schema_table_and_queue() -> Outcome {
     let database = Server::shared()?.database()?;
-    let place = ["--schema", "My \"own\"; --", "--table", "tab'le $names$"];
-    let with = |words: &[&'static str]| -> Vec<&str> { words.iter().copied().chain(place).collect() };
+    let names = ["--schema", "My \"own\"; --", "--table", "tab'le $names$"];
+    let with = |words: &[&'static str]| -> Vec<&str> { words.iter().copied().chain(names).collect() };
     let queue = "que\"ue'; 🍎";
     assert_eq!(status(&feed(on(&database, &[&with(&["put", "--create"])[..], &[queue]].concat()), "1")?), 0);
     assert_eq!(stdout(&on(&database, &[&with(&["get"])[..], &[queue]].concat()).output()?), "1\n");
@@ -160,7 +160,7 @@ fn hostile_names_of_schema_table_and_queue() -> Outcome {
 fn a_waiting_get_is_woken_by_a_put() -> Outcome {
     let database = migrated()?;
     let waiter = on(&database, &["get", "apples", "--wait", "0"]).spawn()?;
-    until(&database, LISTENING)?;
+    wait_until(&database, LISTENING)?;
     feed(on(&database, &["put", "apples"]), "\"woken\"")?;
     let got = waiter.wait_with_output()?;
     assert_eq!((status(&got), stdout(&got).as_str()), (0, "\"woken\"\n"));
@@ -174,7 +174,7 @@ fn a_waiting_get_is_woken_by_a_put() -> Outcome {
 fn a_waiting_process_uses_no_cpu() -> Outcome {
     let database = migrated()?;
     let waiter = on(&database, &["get", "apples", "--wait", "0"]).spawn()?;
-    until(&database, LISTENING)?;
+    wait_until(&database, LISTENING)?;
     let used = |child: &Child| -> Result<u64, Box<dyn Error>> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -191,7 +191,7 @@ fn a_waiting_process_uses_no_cpu() -> Outcome {
 }
 
 #[test]
-fn a_job_whose_line_cannot_be_written_is_back() -> Outcome {
+fn a_job_that_cannot_be_printed_is_requeued() -> Outcome {
     let database = migrated()?;
     feed(on(&database, &["put", "apples", "--lines"]), "1\n2\n")?;
     let full =
@@ -209,7 +209,7 @@ fn a_job_whose_line_cannot_be_written_is_back() -> Outcome {
 fn a_signal_ends_a_wait_with_130_and_takes_nothing() -> Outcome {
     let database = migrated()?;
     let mut waiter = on(&database, &["get", "apples", "--wait", "0"]).spawn()?;
-    until(&database, LISTENING)?;
+    wait_until(&database, LISTENING)?;
     signal(&waiter, rustix::process::Signal::INT)?;
     assert_eq!(waiter.wait()?.code(), Some(130));
     feed(on(&database, &["put", "apples"]), "1")?;
@@ -226,8 +226,8 @@ fn more_jobs_than_one_call_takes_are_put_all_or_none() -> Outcome {
     let ids: Vec<i64> = stdout(&put).lines().map(str::parse).collect::<Result<_, _>>()?;
     assert_eq!(ids.len(), 45_000);
     assert!(ids.is_sorted(), "in the order of the lines");
-    assert_eq!(stderr(&put), "", "no bar where there is no terminal");
-    // The last call of the transaction fails, and takes the first ones with it.
+    assert_eq!(stderr(&put), "", "no progress bar without a terminal");
+    // The last call of the transaction fails and rolls back the others.
     let mut conn = database.connect()?;
     let refuse = "ALTER TABLE pq.queue ADD CONSTRAINT no_last CHECK (data::text <> '44999') NOT VALID";
     diesel::sql_query(refuse).execute(&mut conn)?;

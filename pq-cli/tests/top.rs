@@ -1,6 +1,6 @@
-//! `pq top`, in a terminal that tmux plays.
+//! `pq top` in a terminal of tmux.
 
-#![allow(clippy::print_stdout, reason = "a test that cannot be run says so")]
+#![allow(clippy::print_stdout, reason = "a skipped test prints why")]
 
 mod common;
 
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use self::common::*;
 
-/// A terminal of its own, in which `pq top` runs as a child of a shell.
+/// A terminal in which `pq top` runs as the child of a shell.
 struct Terminal {
     folder: TempDir,
     name: String,
@@ -27,7 +27,7 @@ impl Drop for Terminal {
 }
 
 impl Terminal {
-    /// Runs `pq top` with these words. When that has ended the shell says how, and the terminal echoes.
+    /// Runs `pq top` with these arguments. At its end the shell prints its exit status, and the terminal echoes.
     fn with(test: &str, url: &str, words: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let terminal =
             Self { folder: tempfile::tempdir()?, name: format!("pq-{test}-{}", std::process::id()) };
@@ -65,7 +65,9 @@ impl Terminal {
         Ok(())
     }
 
-    /// Looks until the screen is as it should be.
+    /// Polls the screen until it is as expected, and returns it.
+    ///
+    /// A screen can be captured while it is half drawn, so the condition must check all that the test relies on.
     fn until(&self, what: &str, is_so: impl Fn(&str) -> bool) -> Result<String, Box<dyn std::error::Error>> {
         let begun = Instant::now();
         loop {
@@ -73,21 +75,26 @@ impl Terminal {
             if is_so(&screen) {
                 return Ok(screen);
             }
-            assert!(begun.elapsed() < PATIENCE, "{what} was never shown:\n{screen}");
+            assert!(begun.elapsed() < TIMEOUT, "timed out waiting for {what}:\n{screen}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    fn until_shown(&self, what: &str) -> Result<String, Box<dyn std::error::Error>> {
-        self.until(what, |screen| screen.contains(what))
+    fn until_shown(&self, text: &str) -> Outcome {
+        self.until_all_shown(&[text])
     }
 
-    /// The shell has the terminal back, and it is as it was: the first screen, echo, and the cursor.
-    fn is_itself_again(&self, code: i32) -> Outcome {
-        let screen = self.until_shown(&format!("left with {code}"))?;
-        assert!(!screen.contains("Queues"), "{screen}");
+    fn until_all_shown(&self, texts: &[&str]) -> Outcome {
+        self.until(&format!("{texts:?}"), |screen| texts.iter().all(|text| screen.contains(text)))?;
+        Ok(())
+    }
+
+    /// Waits for the end of `pq top`, and checks that the terminal is restored: the main screen, echo and the cursor.
+    fn assert_restored(&self, code: i32) -> Outcome {
+        let left = format!("left with {code}");
+        self.until("the main screen", |screen| screen.contains(&left) && !screen.contains("Queues"))?;
         let state = self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"])?;
-        assert_eq!(state.trim(), "0 1", "{screen}");
+        assert_eq!(state.trim(), "0 1", "{}", self.screen()?);
         self.press(&["once more", "Enter"])?;
         self.until("an echo, and cat's", |screen| screen.matches("once more").count() == 2)?;
         Ok(())
@@ -103,7 +110,7 @@ fn connect(database: &Database) -> Result<Pq, pq_diesel::Error> {
     Pq::connect(database.url())
 }
 
-/// Two queues with jobs, and three dead ones among them.
+/// Puts jobs into two queues. Those of one are dead.
 fn some_jobs(pq: &Pq) -> Outcome {
     let (bills, mail) = (pq.queue::<i64>("bills")?, pq.queue::<String>("mail \u{1b}[31m")?);
     for n in 0..5 {
@@ -112,7 +119,7 @@ fn some_jobs(pq: &Pq) -> Outcome {
     for n in 0..3 {
         mail.put(&format!("{n}@example.com"))?;
     }
-    for job in mail.lease(3, PATIENCE, pq_diesel::Wait::No)? {
+    for job in mail.lease(3, TIMEOUT, pq_diesel::Wait::No)? {
         mail.settle(&job, End::Dead { error: format!("550 no mailbox {}\u{7}", job.data) })?;
     }
     Ok(())
@@ -123,20 +130,18 @@ fn a_queue_is_paused_from_the_view() -> Outcome {
     let database = migrated()?;
     some_jobs(&connect(&database)?)?;
     let terminal = Terminal::with("pause", database.url(), "--interval 200ms")?;
-    let screen = terminal.until_shown("> bills")?;
-    assert!(screen.contains("2 queues, 0 workers, 5 waiting, 3 dead"), "{screen}");
-    assert!(screen.contains("mail \\u{1b}[31m"), "{screen}");
+    terminal.until_all_shown(&["> bills", "2 queues, 0 workers, 5 waiting, 3 dead", "mail \\u{1b}[31m"])?;
     terminal.press(&["p"])?;
-    until(&database, "SELECT count(*) FROM pq.queue_paused WHERE q_name = 'bills'")?;
+    wait_until(&database, "SELECT count(*) FROM pq.queue_paused WHERE q_name = 'bills'")?;
     terminal.until_shown("bills: paused")?;
-    terminal.until("since when it is paused", |screen| {
+    terminal.until("the duration of the pause", |screen| {
         screen.lines().any(|line| line.starts_with("> bills") && line.contains("for "))
     })?;
     terminal.press(&["p"])?;
-    until(&database, "SELECT (count(*) = 0)::int::bigint FROM pq.queue_paused")?;
-    terminal.until_shown("bills: goes on")?;
+    wait_until(&database, "SELECT (count(*) = 0)::int::bigint FROM pq.queue_paused")?;
+    terminal.until_shown("bills: resumed")?;
     terminal.press(&["q"])?;
-    terminal.is_itself_again(0)
+    terminal.assert_restored(0)
 }
 
 #[test]
@@ -146,26 +151,28 @@ fn dead_jobs_are_put_back_from_the_view() -> Outcome {
     let terminal = Terminal::with("retry", database.url(), "--interval 200ms")?;
     terminal.until_shown("> bills")?;
     terminal.press(&["j"])?;
-    let screen = terminal.until_shown("550 no mailbox 2@example.com\\u{7}")?;
-    let place = |error: &str| screen.lines().position(|line| line.contains(error));
-    assert!(place("mailbox 2") < place("mailbox 0"), "the last first: {screen}");
-    // One, without a question.
+    let screen = terminal.until("three dead jobs", |screen| {
+        (0..3).all(|n| screen.contains(&format!("550 no mailbox {n}@example.com\\u{{7}}")))
+    })?;
+    let line = |error: &str| screen.lines().position(|line| line.contains(error));
+    assert!(line("mailbox 2") < line("mailbox 0"), "the latest is first: {screen}");
+    // One job, without a question.
     terminal.press(&["Tab", "Tab", "Tab", "r"])?;
-    until(&database, "SELECT count(*) FROM pq.queue WHERE q_name LIKE 'mail%'")?;
+    wait_until(&database, "SELECT count(*) FROM pq.queue WHERE q_name LIKE 'mail%'")?;
     terminal.until_shown("Dead jobs of mail \\u{1b}[31m (2)")?;
-    // All, with one.
+    // All jobs, with a question.
     terminal.press(&["Tab", "r"])?;
     terminal.until_shown("y/n")?;
     terminal.press(&["n"])?;
-    terminal.until_shown("left as it was")?;
-    until(&database, "SELECT (count(*) = 2)::int::bigint FROM pq.queue_archive")?;
+    terminal.until_shown("not done")?;
+    wait_until(&database, "SELECT (count(*) = 2)::int::bigint FROM pq.queue_archive")?;
     terminal.press(&["r"])?;
-    terminal.until_shown("Put all 2 dead jobs of mail \\u{1b}[31m back into the line? y/n")?;
+    terminal.until_shown("Retry 2 dead jobs of mail \\u{1b}[31m? y/n")?;
     terminal.press(&["y"])?;
-    until(&database, "SELECT (count(*) = 3)::int::bigint FROM pq.queue WHERE q_name LIKE 'mail%'")?;
-    terminal.until_shown("2 dead jobs are back in the line")?;
+    wait_until(&database, "SELECT (count(*) = 3)::int::bigint FROM pq.queue WHERE q_name LIKE 'mail%'")?;
+    terminal.until_shown("2 dead jobs requeued")?;
     terminal.press(&["C-c"])?;
-    terminal.is_itself_again(0)
+    terminal.assert_restored(0)
 }
 
 #[test]
@@ -174,16 +181,15 @@ fn a_running_job_is_cancelled_and_its_worker_stopped_from_the_view() -> Outcome 
     let pq = connect(&database)?;
     let task = pq.queue("slow")?.task::<i64>("wait");
     task.call(&1)?;
-    let worker = Worker::new(&pq)
-        .lease(Duration::from_secs(5))
-        .heartbeat_every(Some(Duration::from_millis(50)))
-        .serve(task.leased(|context, _job| {
+    let worker = Worker::new(&pq).lease(TIMEOUT).heartbeat_every(Some(Duration::from_millis(50))).serve(
+        task.leased(|context, _job| {
             while !context.should_stop() {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            Err::<(), _>("it was told to end")
-        }));
-    // However this ends, the thread that works does too.
+            Err::<(), _>("asked to stop")
+        }),
+    );
+    // Stops the worker's thread even if the test fails.
     struct StopAtEnd<F: Fn()>(F);
     impl<F: Fn()> Drop for StopAtEnd<F> {
         fn drop(&mut self) {
@@ -195,19 +201,18 @@ fn a_running_job_is_cancelled_and_its_worker_stopped_from_the_view() -> Outcome 
         let running = threads.spawn(|| worker.run());
         let at_end = StopAtEnd(|| control.stop(StopMode::Abort));
         let terminal = Terminal::with("stop", database.url(), "--interval 100ms")?;
-        let screen = terminal.until_shown("wait ")?;
-        assert!(screen.contains("Workers (1)") && screen.contains("Running jobs (1)"), "{screen}");
+        terminal.until_all_shown(&["wait ", "Workers (1)", "Running jobs (1)"])?;
         terminal.press(&["Tab", "Tab", "c"])?;
-        terminal.until_shown("Cancel job 1 of slow, which runs at")?;
+        terminal.until_shown("Cancel job 1 of slow, running on")?;
         terminal.press(&["y"])?;
-        terminal.until_shown("1: runs; its handler is told")?;
-        until(&database, "SELECT count(*) FROM pq.queue_archive WHERE error = 'it was told to end'")?;
+        terminal.until_shown("1: running; its handler is asked to stop")?;
+        wait_until(&database, "SELECT count(*) FROM pq.queue_archive WHERE error = 'asked to stop'")?;
         terminal.press(&["BTab", "s"])?;
-        terminal.until_shown("stop when nothing waits? y/n")?;
+        terminal.until_shown("when no job is ready? y/n")?;
         terminal.press(&["y"])?;
-        terminal.until_shown("no worker was heard of")?;
+        terminal.until_shown("no worker has sent a heartbeat")?;
         terminal.press(&["Escape"])?;
-        terminal.is_itself_again(0)?;
+        terminal.assert_restored(0)?;
         let report = running.join().map_err(|_| "the worker panicked")??;
         drop(at_end);
         assert_eq!((report.done, report.failed), (0, 1));
@@ -216,22 +221,31 @@ fn a_running_job_is_cancelled_and_its_worker_stopped_from_the_view() -> Outcome 
 }
 
 #[test]
-fn it_follows_the_size_of_the_terminal() -> Outcome {
+fn the_view_follows_the_size_of_the_terminal() -> Outcome {
     let database = migrated()?;
     some_jobs(&connect(&database)?)?;
     let terminal = Terminal::with("resize", database.url(), "")?;
-    let wide = terminal.until_shown("> bills")?;
-    assert!(wide.contains("SCHEDULED") && wide.contains("Running jobs"), "{wide}");
+    let wide = ["> bills", "SCHEDULED", "Running jobs", "Dead jobs of bills", "q quit"];
+    terminal.until_all_shown(&wide)?;
     terminal.tmux(&["resize-window", "-x", "40", "-y", "10"])?;
-    let small = terminal.until("the small view", |screen| {
-        screen.contains("Queues") && !screen.contains("SCHEDULED") && !screen.contains("Running jobs")
-    })?;
-    assert!(small.lines().all(|line| line.chars().count() <= 40), "{small}");
+    // The whole screen, because a screen that is half drawn has lines of both sizes.
+    let small = "\
+pq top  2 queues, 0 workers, 5 waiting,…
+ Queues (2) ────────────────────────────
+  QUEUE           WAITING  RUNNING  DEAD
+> bills                 5        0     0
+  mail \\u{1b}[3…        0        0     3
+
+
+
+
+p pause or resume, r retry dead, tab ne…
+";
+    terminal.until("the small view", |screen| screen == small)?;
     terminal.tmux(&["resize-window", "-x", "120", "-y", "40"])?;
-    terminal
-        .until("the wide view", |screen| screen.contains("SCHEDULED") && screen.contains("Running jobs"))?;
+    terminal.until_all_shown(&wide)?;
     terminal.press(&["q"])?;
-    terminal.is_itself_again(0)
+    terminal.assert_restored(0)
 }
 
 #[test]
@@ -240,11 +254,11 @@ fn a_signal_gives_the_terminal_back() -> Outcome {
     let terminal = Terminal::with("signal", database.url(), "")?;
     terminal.until_shown("no queue has a job")?;
     rustix::process::kill_process(terminal.pid()?, rustix::process::Signal::TERM)?;
-    terminal.is_itself_again(130)
+    terminal.assert_restored(130)
 }
 
 #[test]
-fn it_ends_with_its_terminal() -> Outcome {
+fn the_view_ends_with_its_terminal() -> Outcome {
     let database = migrated()?;
     let terminal = Terminal::with("closed", database.url(), "")?;
     terminal.until_shown("no queue has a job")?;
@@ -252,18 +266,18 @@ fn it_ends_with_its_terminal() -> Outcome {
     terminal.tmux(&["kill-server"])?;
     let begun = Instant::now();
     while rustix::process::test_kill_process(pid).is_ok() {
-        assert!(begun.elapsed() < PATIENCE, "it goes on without a terminal");
+        assert!(begun.elapsed() < TIMEOUT, "the view runs without a terminal");
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
 
 #[test]
-fn a_lost_server_is_shown_and_found_again() -> Outcome {
+fn a_lost_server_is_shown_until_it_is_back() -> Outcome {
     let server = match Server::start(&Options::throwaway().kind(Kind::Binaries)) {
         Ok(server) => server,
         Err(error) => {
-            println!("no server can be stopped here, so nothing was tested: {error}");
+            println!("skipped, because no private server can be started: {error}");
             return Ok(());
         }
     };
@@ -275,10 +289,10 @@ fn a_lost_server_is_shown_and_found_again() -> Outcome {
     let terminal = Terminal::with("lost", database.url(), "--interval 100ms")?;
     terminal.until_shown("> bills")?;
     server.stop(Stop::Immediate)?;
-    let screen = terminal.until_shown("nothing new for now, again in")?;
-    assert!(screen.contains("> bills"), "what was seen last is shown still: {screen}");
+    // The last snapshot stays on the screen.
+    terminal.until_all_shown(&["no update, retrying in", "> bills"])?;
     terminal.press(&["p"])?;
-    terminal.until("that it could not be paused", |screen| {
+    terminal.until("that the queue cannot be paused", |screen| {
         screen
             .lines()
             .last()
@@ -287,16 +301,16 @@ fn a_lost_server_is_shown_and_found_again() -> Outcome {
     server.start_again()?;
     terminal.until_shown("2 queues, 0 workers")?;
     server.stop(Stop::Immediate)?;
-    terminal.until_shown("nothing new for now, again in")?;
+    terminal.until_shown("no update, retrying in")?;
     terminal.press(&["q"])?;
-    terminal.is_itself_again(0)?;
-    // So that the server ends as it is used to.
+    terminal.assert_restored(0)?;
+    // The server's guard stops a running server.
     server.start_again()?;
     Ok(())
 }
 
 #[test]
-fn without_a_terminal_it_says_what_does() -> Outcome {
+fn without_a_terminal_the_error_names_the_remedy() -> Outcome {
     let database = migrated()?;
     some_jobs(&connect(&database)?)?;
     let refused = on(&database, &["top"]).output()?;
@@ -307,7 +321,7 @@ fn without_a_terminal_it_says_what_does() -> Outcome {
     assert_eq!(status(&once), 0, "{}", stderr(&once));
     let text = stdout(&once);
     assert!(text.starts_with("2 queues, 0 workers, 5 waiting, 3 dead"), "{text}");
-    assert!(text.contains("Dead jobs of mail \\u{1b}[31m (3)"), "the first that has any: {text}");
+    assert!(text.contains("Dead jobs of mail \\u{1b}[31m (3)"), "the first queue with dead jobs: {text}");
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
     let chosen = on(&database, &["top", "--once", "--queue", "bills"]).output()?;
     assert!(stdout(&chosen).contains("Dead jobs of bills\nnone"), "{}", stdout(&chosen));
@@ -315,9 +329,9 @@ fn without_a_terminal_it_says_what_does() -> Outcome {
 }
 
 #[test]
-fn what_is_wrong_from_the_beginning_is_said() -> Outcome {
+fn errors_of_the_first_poll_are_printed() -> Outcome {
     let database = Server::shared()?.database()?;
-    assert_eq!(status(&on(&database, &["top", "--once"]).output()?), 4, "there is no table");
+    assert_eq!(status(&on(&database, &["top", "--once"]).output()?), 4, "the table is missing");
     let nowhere =
         pq(&["top", "--once", "--database-url", "host=127.0.0.1 port=1 password=hidden"]).output()?;
     assert_eq!(status(&nowhere), 3);

@@ -1,4 +1,4 @@
-//! Workers at the shell: commands that work jobs, processes, signals, pid files.
+//! `pq work`, `pq status` and `pq stop`: commands for jobs, processes, signals and pid files.
 
 mod common;
 
@@ -6,8 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use common::{
-    Outcome, Work, json, migrated, on, patiently, pq, put, run, signal, status, stderr, stdout, until,
+    Outcome, Work, json, migrated, on, pq, put, run, signal, status, stderr, stdout, wait_for, wait_until,
 };
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use pq_testing::Database;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -17,7 +19,7 @@ fn lines(path: &Path) -> usize {
 }
 
 #[test]
-fn work_exec_retries_with_backoff_and_buries_what_always_fails() -> Outcome {
+fn work_exec_retries_with_backoff_until_the_job_is_dead() -> Outcome {
     let database = migrated()?;
     put(&database, "mail", "\"good\"\n\"bad\"\n\"late\"")?;
     let command = "read x; case $x in *bad*) echo no >&2; exit 1;; *late*) test $PQ_ATTEMPT = 3;; esac";
@@ -75,18 +77,18 @@ fn handlers_of_a_file_work_tasks_with_options_of_their_own() -> Outcome {
 }
 
 #[test]
-fn handlers_that_cannot_be_are_refused_before_anything_begins() -> Outcome {
+fn invalid_handlers_are_rejected_before_work_begins() -> Outcome {
     let database = migrated()?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("handlers.toml");
     for (text, said) in [
-        ("", "no [tasks.NAME]"),
+        ("", "at least one table [tasks.NAME]"),
         ("[tasks.a]\n", "exec"),
-        ("[tasks.a]\nexec = \"\"\n", "empty exec"),
+        ("[tasks.a]\nexec = \"\"\n", "exec must not be empty"),
         ("[tasks.a]\nexec = \"true\"\nretries = 3\n", "retries"),
         ("[tasks.a]\nexec = \"true\"\nbackoff = \"soon\"\n", "invalid backoff"),
-        ("[tasks.a]\nexec = \"true\"\ntimeout = \"soon\"\n", "is no span"),
-        ("[tasks.a]\nexec = \"true\"\nqueue = \"pears\"\n", "not among those"),
+        ("[tasks.a]\nexec = \"true\"\ntimeout = \"soon\"\n", "invalid timeout"),
+        ("[tasks.a]\nexec = \"true\"\nqueue = \"pears\"\n", "is not an argument of"),
         ("not toml", "expected"),
     ] {
         fs::write(&file, text)?;
@@ -107,7 +109,10 @@ fn handlers_that_cannot_be_are_refused_before_anything_begins() -> Outcome {
     Ok(())
 }
 
-/// A worker whose commands note that they begin, and end when a file is there.
+/// Counts the workers that have handled SIGINT, as their heartbeats say.
+const FINISHING: &str = "SELECT count(*) FROM pq.queue_workers WHERE status ->> 'stopping' = 'finish'";
+
+/// Commands that record their start and run until the gate is open.
 struct Gate {
     folder: tempfile::TempDir,
 }
@@ -132,7 +137,7 @@ impl Gate {
     }
 
     fn begun(&self, jobs: usize) -> Outcome {
-        patiently("the commands run", || Ok(lines(&self.path("begun")) >= jobs))
+        wait_for("the commands run", || Ok(lines(&self.path("begun")) >= jobs))
     }
 
     fn open(&self) -> Outcome {
@@ -145,7 +150,7 @@ impl Gate {
 }
 
 #[test]
-fn hup_stops_when_nothing_waits() -> Outcome {
+fn hup_drains() -> Outcome {
     let (database, gate) = (migrated()?, Gate::new()?);
     put(&database, "mail", "1\n2\n3")?;
     let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
@@ -158,22 +163,26 @@ fn hup_stops_when_nothing_waits() -> Outcome {
 }
 
 #[test]
-fn int_stops_when_the_running_jobs_have_ended() -> Outcome {
+fn int_finishes() -> Outcome {
     let (database, gate) = (migrated()?, Gate::new()?);
     put(&database, "mail", "1\n2\n3")?;
     let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
     gate.begun(1)?;
     signal(&work.child, Signal::INT)?;
+    wait_until(&database, FINISHING)?;
     gate.open()?;
     assert_eq!((work.end()?.0, gate.done()), (0, 1));
     let jobs = json(&database, &["jobs", "mail", "--json"])?;
     assert_eq!(jobs.as_array().map(Vec::len), Some(2));
-    assert!(jobs[0]["attempt"] == 0 && jobs[1]["attempt"] == 0, "what was not begun is as it was: {jobs}");
+    assert!(
+        jobs[0]["attempt"] == 0 && jobs[1]["attempt"] == 0,
+        "a job that was not started is unchanged: {jobs}"
+    );
     Ok(())
 }
 
 #[test]
-fn term_and_a_second_int_stop_now_and_no_job_is_lost_or_failed() -> Outcome {
+fn term_and_a_second_int_abort_without_failing_a_job() -> Outcome {
     for signals in [&[Signal::TERM][..], &[Signal::INT, Signal::INT]] {
         let (database, gate) = (migrated()?, Gate::new()?);
         put(&database, "mail", "1\n2")?;
@@ -181,11 +190,7 @@ fn term_and_a_second_int_stop_now_and_no_job_is_lost_or_failed() -> Outcome {
         gate.begun(1)?;
         for (number, one) in signals.iter().enumerate() {
             if number > 0 {
-                // The first has been heeded when the store knows of it.
-                until(
-                    &database,
-                    "SELECT count(*) FROM pq.queue_workers WHERE status ->> 'stopping' = 'finish'",
-                )?;
+                wait_until(&database, FINISHING)?;
             }
             signal(&work.child, *one)?;
         }
@@ -205,7 +210,7 @@ fn usr1_prints_the_status() -> Outcome {
     let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
     gate.begun(1)?;
     signal(&work.child, Signal::USR1)?;
-    work.says("job 1 of mail: attempt 1")?;
+    work.wait_for_stderr("job 1 of mail: attempt 1")?;
     signal(&work.child, Signal::HUP)?;
     gate.open()?;
     assert_eq!(work.end()?.0, 0);
@@ -213,20 +218,20 @@ fn usr1_prints_the_status() -> Outcome {
 }
 
 #[test]
-fn a_cancelled_job_has_its_command_told() -> Outcome {
+fn cancelling_a_running_job_terminates_its_command() -> Outcome {
     let (database, gate) = (migrated()?, Gate::new()?);
     put(&database, "mail", "1")?;
     let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command(), "--jobs", "1"]))?;
     gate.begun(1)?;
     let cancelled = run(&database, &["cancel", "1"])?;
-    assert!(stdout(&cancelled).contains("its handler is told"), "{}", stdout(&cancelled));
+    assert!(stdout(&cancelled).contains("its handler is asked to stop"), "{}", stdout(&cancelled));
     assert_eq!((work.end()?.0, gate.done()), (0, 0));
     assert_eq!(json(&database, &["show", "1", "--json"])?["state"], "cancelled");
     Ok(())
 }
 
 #[test]
-fn a_command_that_takes_too_long_is_ended_and_its_job_has_failed() -> Outcome {
+fn a_command_that_exceeds_the_timeout_fails_its_job() -> Outcome {
     let (database, gate) = (migrated()?, Gate::new()?);
     put(&database, "mail", "1")?;
     let worked =
@@ -239,7 +244,7 @@ fn a_command_that_takes_too_long_is_ended_and_its_job_has_failed() -> Outcome {
 }
 
 #[test]
-fn a_pid_file_that_a_live_worker_holds_is_refused_and_one_of_a_dead_one_taken_over() -> Outcome {
+fn a_held_pid_file_is_rejected_and_a_stale_one_is_taken_over() -> Outcome {
     let (database, gate) = (migrated()?, Gate::new()?);
     let path = gate.path("pq.pid");
     let file = path.to_string_lossy().into_owned();
@@ -247,7 +252,7 @@ fn a_pid_file_that_a_live_worker_holds_is_refused_and_one_of_a_dead_one_taken_ov
     let words = ["work", "mail", "--exec", &command, "--pid-file", &file];
     let nobody = run(&database, &["stop", "--pid-file", &file])?;
     assert_eq!(status(&nobody), 1, "{}", stderr(&nobody));
-    // The number of a process that lives, and is no worker of ours.
+    // The id of a live process that is not a worker.
     fs::write(&path, "1\n")?;
     assert_eq!(status(&run(&database, &["stop", "--pid-file", &file])?), 1);
     put(&database, "mail", "1")?;
@@ -257,38 +262,27 @@ fn a_pid_file_that_a_live_worker_holds_is_refused_and_one_of_a_dead_one_taken_ov
     let second = run(&database, &words)?;
     assert_eq!(status(&second), 2);
     assert!(stderr(&second).contains(&format!("process {}", work.child.id())), "{}", stderr(&second));
-    until(&database, "SELECT count(*) FROM pq.queue_workers")?;
+    wait_until(&database, "SELECT count(*) FROM pq.queue_workers")?;
     let known = json(&database, &["status", "--pid-file", &file, "--json"])?;
     assert_eq!((&known[0]["pid"], known.as_array().map(Vec::len)), (&work.child.id().into(), Some(1)));
-    let stopped = run(&database, &["stop", "--pid-file", &file, "--mode", "now", "--wait", "30s"])?;
+    let stopped = run(&database, &["stop", "--pid-file", &file, "--mode", "abort", "--wait", "2m"])?;
     assert_eq!(status(&stopped), 0, "{}", stderr(&stopped));
     assert_eq!(work.end()?.0, 0);
-    assert!(!path.exists(), "it is removed at the end");
+    assert!(!path.exists(), "the file is removed at the end");
     Ok(())
 }
 
 #[test]
-fn a_killed_workers_pid_file_is_taken_over_and_its_job_comes_back() -> Outcome {
+fn a_killed_workers_pid_file_is_taken_over_and_its_job_is_requeued() -> Outcome {
     let (database, gate) = (migrated()?, Gate::new()?);
     let path = gate.path("pq.pid");
     let file = path.to_string_lossy().into_owned();
     put(&database, "mail", "1")?;
     let command = gate.command();
-    let words = [
-        "work",
-        "mail",
-        "--exec",
-        &command,
-        "--pid-file",
-        &file,
-        "--lease",
-        "200ms",
-        "--jobs",
-        "1",
-        "--max-retries",
-        "1",
-    ];
-    let mut killed = Work::start(on(&database, &words))?;
+    let words =
+        ["work", "mail", "--exec", &command, "--pid-file", &file, "--jobs", "1", "--max-retries", "1"];
+    // Only the killed worker has a short lease: its job is requeued soon, and the job of the next one is not.
+    let mut killed = Work::start(on(&database, &[&words[..], &["--lease", "200ms"]].concat()))?;
     gate.begun(1)?;
     killed.child.kill()?;
     killed.child.wait()?;
@@ -301,44 +295,47 @@ fn a_killed_workers_pid_file_is_taken_over_and_its_job_comes_back() -> Outcome {
 }
 
 #[test]
-fn processes_that_die_are_started_again_and_signals_are_passed_on() -> Outcome {
+fn killed_processes_are_restarted_and_signals_are_forwarded() -> Outcome {
     let (database, gate) = (migrated()?, Gate::new()?);
     let file = gate.path("pq.pid").to_string_lossy().into_owned();
     let command = gate.command();
     let words =
-        ["work", "mail", "--exec", &command, "--processes", "2", "--pid-file", &file, "--lease", "300ms"];
+        ["work", "mail", "--exec", &command, "--processes", "2", "--pid-file", &file, "--lease", "2s"];
     let work = Work::start(on(&database, &words))?;
     let workers = |database: &Database| json(database, &["status", "--pid-file", &file, "--json"]);
     let pids = |known: &Value| -> Vec<i64> {
         known.as_array().into_iter().flatten().filter_map(|worker| worker["pid"].as_i64()).collect()
     };
-    until(&database, "SELECT (count(*) = 2)::int::bigint FROM pq.queue_workers")?;
+    wait_until(&database, "SELECT (count(*) = 2)::int::bigint FROM pq.queue_workers")?;
     let before = pids(&workers(&database)?);
     put(&database, "mail", "1\n2")?;
     gate.begun(2)?;
     let victim = rustix::process::Pid::from_raw(i32::try_from(before[0])?).ok_or("a pid")?;
     rustix::process::kill_process(victim, Signal::KILL)?;
-    patiently("another takes its place", || {
+    wait_for("another process is started", || {
         let now = pids(&workers(&database)?);
         Ok(now.iter().filter(|pid| !before.contains(pid)).count() == 1)
     })?;
-    work.says("another takes its place")?;
+    work.wait_for_stderr("restarting it")?;
     signal(&work.child, Signal::USR1)?;
-    // One status for all.
-    work.says("looked after by")?;
+    // The supervisor prints one status for all processes.
+    work.wait_for_stderr("supervised by")?;
     gate.open()?;
     signal(&work.child, Signal::HUP)?;
     let (ended, said) = work.end()?;
     assert_eq!(ended, 0, "{said}");
-    // The killed process's job is back when its lease is over, for whoever comes then.
-    let rest = run(&database, &["work", "mail", "--exec", &command, "--burst"])?;
-    assert_eq!(status(&rest), 0);
-    until(&database, "SELECT (count(*) = 0)::int::bigint FROM pq.queue_leases")?;
-    Ok(())
+    // A worker requeues the killed process's job when its lease has expired.
+    wait_for("the lease has expired", || {
+        let rest = run(&database, &["work", "mail", "--exec", &command, "--burst"])?;
+        assert_eq!(status(&rest), 0, "{}", stderr(&rest));
+        let mut conn = database.connect()?;
+        let leases = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pq.queue_leases");
+        Ok(leases.get_result::<i64>(&mut conn)? == 0)
+    })
 }
 
 #[test]
-fn processes_whose_table_is_missing_are_not_started_for_ever() -> Outcome {
+fn processes_without_a_table_are_not_restarted() -> Outcome {
     let database = pq_testing::Server::shared()?.database()?;
     let work = Work::start(on(&database, &["work", "mail", "--exec", "true", "--processes", "2"]))?;
     let (status, said) = work.end()?;
@@ -347,29 +344,29 @@ fn processes_whose_table_is_missing_are_not_started_for_ever() -> Outcome {
 }
 
 #[test]
-fn a_worker_is_seen_and_stopped_through_the_database() -> Outcome {
+fn a_worker_is_listed_and_stopped_through_the_database() -> Outcome {
     let database = migrated()?;
     let none = run(&database, &["status"])?;
     assert_eq!((status(&none), stdout(&none).as_str()), (1, ""));
     let work = Work::start(on(&database, &["work", "mail", "bills", "--exec", "true", "--workers", "3"]))?;
     let stays = Work::start(on(&database, &["work", "pears", "--exec", "true"]))?;
-    until(&database, "SELECT (count(*) = 2)::int::bigint FROM pq.queue_workers")?;
+    wait_until(&database, "SELECT (count(*) = 2)::int::bigint FROM pq.queue_workers")?;
     let shown = stdout(&run(&database, &["status"])?);
     assert!(shown.contains("3 threads on mail, bills"), "{shown}");
     let unsaid = run(&database, &["stop", "--queue", "bills"])?;
     assert_eq!(status(&unsaid), 2, "{}", stderr(&unsaid));
     assert!(
-        stderr(&unsaid).contains("stops 1 workers") && stderr(&unsaid).contains("--yes"),
+        stderr(&unsaid).contains("stops 1 worker;") && stderr(&unsaid).contains("--yes"),
         "{}",
         stderr(&unsaid)
     );
-    let stopped = run(&database, &["stop", "--queue", "bills", "--mode", "all", "--yes", "--wait", "30s"])?;
+    let stopped = run(&database, &["stop", "--queue", "bills", "--mode", "all", "--yes", "--wait", "2m"])?;
     assert_eq!(status(&stopped), 0, "{}", stderr(&stopped));
     assert_eq!(work.end()?.0, 0);
     let left = json(&database, &["status", "--json"])?;
     assert_eq!(left[0]["queues"], serde_json::json!(["pears"]));
     let id = left[0]["id"].to_string();
-    assert_eq!(status(&run(&database, &["stop", &id, "999999"])?), 1, "one of them is not there");
+    assert_eq!(status(&run(&database, &["stop", &id, "999999"])?), 1, "one of them does not exist");
     assert_eq!(stays.end()?.0, 0);
     Ok(())
 }

@@ -10,22 +10,23 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{job_output, output};
 
-/// What can be cancelled.
+/// The states of jobs that can be cancelled.
 const LIVE: [JobState; 4] = [JobState::Ready, JobState::Blocked, JobState::Scheduled, JobState::Running];
 
-/// Cancel jobs: those that wait at once, those that run under a lease by telling their handlers.
+/// Cancel jobs.
 ///
-/// Cancelled jobs are kept, and `pq retry` puts them back.
+/// Waiting jobs are cancelled at once. The handler of a job that runs under a lease is asked to stop. Cancelled jobs
+/// are archived, and `pq retry` requeues them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq cancel 42 43\npq cancel --queue mail --state scheduled --yes"))]
 pub(crate) struct Cancel {
-    /// The jobs' numbers.
+    /// Job ids.
     #[arg(required_unless_present = "queue", value_parser = job_output::parse_id, allow_negative_numbers = true)]
     ids: Vec<i64>,
-    /// The jobs of this queue that wait or run.
+    /// Cancel all waiting and running jobs of this queue.
     #[arg(long, value_name = "QUEUE", conflicts_with = "ids")]
     queue: Option<String>,
-    /// With --queue: only those in this state: ready, blocked, scheduled or running.
+    /// With --queue: only jobs in this state: ready, blocked, scheduled or running.
     #[arg(long, value_name = "STATE", requires = "queue", conflicts_with = "ids", value_parser = live)]
     state: Option<JobState>,
     #[command(flatten)]
@@ -59,9 +60,7 @@ impl Cancel {
                     Some(job) => found.push(job),
                     None => {
                         all = false;
-                        output::print_error(&format!(
-                            "{id}: is done and nothing was kept of it, or was never there"
-                        ));
+                        output::print_error(&format!("cannot cancel job {id}: {}", job_output::NOT_FOUND));
                     }
                 }
             }
@@ -80,15 +79,15 @@ fn cancel(pq: &Pq, job: &Listed) -> Result<bool, Failure> {
     let id = job.id;
     match pq.queue::<()>(job.queue.as_str())?.cancel(id)? {
         Cancelled::Done => output::print(&format!("{id}: cancelled"))?,
-        Cancelled::Asked => output::print(&format!("{id}: runs; its handler is told"))?,
+        Cancelled::Asked => output::print(&format!("{id}: running; its handler is asked to stop"))?,
         Cancelled::Held => {
             output::print_error(&format!(
-                "{id}: a transaction holds it; it ends with that, or can be cancelled after"
+                "cannot cancel job {id}: a transaction holds it; try again when the transaction has ended"
             ));
             return Ok(false);
         }
         Cancelled::NotFound => {
-            output::print_error(&format!("{id}: is {} and cannot be cancelled", job.state));
+            output::print_error(&format!("cannot cancel job {id}: it is {}", job.state));
             return Ok(false);
         }
     }
@@ -98,6 +97,6 @@ fn cancel(pq: &Pq, job: &Listed) -> Result<bool, Failure> {
 fn live(text: &str) -> Result<JobState, String> {
     let state = text.parse().ok().filter(|state| LIVE.contains(state));
     state.ok_or_else(|| {
-        "ready, blocked, scheduled or running is wanted: others cannot be cancelled".to_owned()
+        "expected ready, blocked, scheduled or running; jobs in other states cannot be cancelled".to_owned()
     })
 }

@@ -8,11 +8,13 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
 
-/// Delete every job of a queue that nobody holds, scheduled ones included. Nothing is kept of them.
+/// Delete the waiting jobs of a queue, scheduled ones included.
+///
+/// Running jobs stay. Deleted jobs are not archived.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq clear mail --yes"))]
 pub(crate) struct Clear {
-    /// The queue's name.
+    /// Queue name.
     queue: String,
     #[command(flatten)]
     yes: Confirmation,
@@ -24,7 +26,7 @@ impl Clear {
         let counts = queue.counts()?;
         let jobs = counts.ready + counts.scheduled + counts.dequeued;
         let about = output::plural(jobs, "job");
-        if jobs > 0 && !self.yes.confirm(&format!("deletes about {about} of {:?} for good", self.queue))? {
+        if jobs > 0 && !self.yes.confirm(&format!("deletes about {about} of {:?} permanently", self.queue))? {
             return Ok(ExitCode::from(1));
         }
         output::print(&format!(

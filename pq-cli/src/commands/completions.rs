@@ -1,4 +1,4 @@
-//! `pq completions` and `pq man`: made from the words themselves.
+//! `pq completions` and `pq man`: generated from the definitions of the options.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ use super::examples;
 use crate::Args;
 use crate::failure::Failure;
 
-/// Print what completes pq's words in a shell.
+/// Print a completion script for a shell.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq completions bash > /etc/bash_completion.d/pq"))]
 pub(crate) struct Completions {
-    /// The shell.
+    /// Shell.
     shell: Shell,
 }
 
@@ -28,7 +28,7 @@ impl Completions {
     }
 }
 
-/// The words without the commands that are not for people, which some shells would be told of.
+/// Returns the command without its hidden subcommands, because some shells would complete them.
 fn shown(all: &clap::Command) -> clap::Command {
     clap::Command::new("pq")
         .version(env!("CARGO_PKG_VERSION"))
@@ -36,18 +36,18 @@ fn shown(all: &clap::Command) -> clap::Command {
         .subcommands(all.get_subcommands().filter(|command| !command.is_hide_set()).cloned())
 }
 
-/// Write man pages, one for each command, into a folder.
+/// Write the man pages, one per command, into a directory.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq man /usr/local/share/man/man1"))]
 pub(crate) struct Man {
-    /// The folder.
+    /// Target directory, created if it is missing.
     folder: PathBuf,
 }
 
 impl Man {
     pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
         let failed = |error: io::Error| {
-            Failure::Io(format!("the pages cannot be written to {}: {error}", self.folder.display()))
+            Failure::Io(format!("cannot write the man pages to {}: {error}", self.folder.display()))
         };
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
         clap_mangen::generate_to(Args::command(), &self.folder).map_err(failed)?;

@@ -13,11 +13,11 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{input, job_output, output};
 
-/// Periodic jobs: put at each tick of a cron expression, exactly once, by whichever worker is there.
+/// Manage periodic jobs.
 ///
-/// The tick is the job's expected_at. When clocks go forward, a time of day that does not exist fires at the first
-/// instant after the gap; when they go back, a fixed time of day fires once, and what is due each hour or minute
-/// goes on through both hours.
+/// The workers put one job at each tick of a cron expression, exactly once. The tick is the job's expected_at. When
+/// clocks go forward, a time of day that does not exist fires at the first instant after the gap. When clocks go back,
+/// a fixed time of day fires once, and an hourly or minutely expression fires through both hours.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{\"kind\": \"daily\"}'\n\
@@ -30,7 +30,7 @@ pub(crate) struct Cron {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Set a periodic job, in place of the one of its name.
+    /// Add a periodic job, or replace the one with the same name.
     #[command(after_help = examples(
         "pq cron add hourly @hourly reports --file report.json\n\
          pq cron add bills '0 6 1 * *' tasks --task bill_everybody --data '{\"kind\": \"monthly\"}' --catch-up"
@@ -43,51 +43,51 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove a periodic job. Jobs that it has put stay.
+    /// Remove a periodic job. Jobs that it has put remain.
     #[command(after_help = examples("pq cron rm nightly"))]
     Rm {
-        /// Its name.
+        /// Name of the periodic job.
         name: String,
     },
-    /// Pause a periodic job: its ticks pass, and are not made up for.
+    /// Pause a periodic job. Ticks in the meantime are skipped.
     #[command(after_help = examples("pq cron pause nightly"))]
     Pause {
-        /// Its name.
+        /// Name of the periodic job.
         name: String,
     },
-    /// Have a periodic job go on, with the next tick from now.
+    /// Resume a periodic job with its next tick.
     #[command(after_help = examples("pq cron resume nightly"))]
     Resume {
-        /// Its name.
+        /// Name of the periodic job.
         name: String,
     },
 }
 
 #[derive(Debug, clap::Args)]
 struct Add {
-    /// What it is known by.
+    /// Name of the periodic job.
     name: String,
-    /// When: minute, hour, day of the month, month and day of the week; or six fields with seconds first; or a
-    /// nickname such as @hourly.
+    /// Cron expression: minute, hour, day of the month, month and day of the week; six fields with seconds first; or
+    /// a nickname such as @hourly.
     expression: String,
-    /// The queue where its jobs are put.
+    /// Queue of the jobs.
     queue: String,
-    /// What the jobs carry, as JSON; for a task its arguments. Unless said null.
+    /// Payload of the jobs as JSON, or with --task the arguments. Default: null.
     #[arg(long, value_name = "JSON", conflicts_with = "file")]
     data: Option<String>,
-    /// Where the JSON is; `-` is standard input.
+    /// File that holds the JSON; `-` is standard input.
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
-    /// The jobs call this task.
+    /// Task that the jobs call.
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
-    /// The time zone in which the expression is read, by its IANA name.
+    /// Time zone of the expression, as an IANA name.
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     time_zone: String,
-    /// Higher goes first.
+    /// Priority. Jobs with a higher priority run first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
-    /// Whether one job makes up for all ticks that were missed because no worker was there.
+    /// Put one job for all ticks that were missed because no worker was running.
     #[arg(long)]
     catch_up: bool,
 }
@@ -97,19 +97,19 @@ impl Cron {
         match &self.command {
             Command::Add(add) => add.run(global),
             Command::Ls { json } => list(&global.connect()?, *json),
-            Command::Rm { name } => said(name, global.connect()?.remove_cron(name)?, "removed"),
-            Command::Pause { name } => said(name, global.connect()?.pause_cron(name)?, "paused"),
-            Command::Resume { name } => said(name, global.connect()?.resume_cron(name)?, "goes on"),
+            Command::Rm { name } => print_result(name, global.connect()?.remove_cron(name)?, "removed"),
+            Command::Pause { name } => print_result(name, global.connect()?.pause_cron(name)?, "paused"),
+            Command::Resume { name } => print_result(name, global.connect()?.resume_cron(name)?, "resumed"),
         }
     }
 }
 
-fn said(name: &str, found: bool, done: &str) -> Result<ExitCode, Failure> {
+fn print_result(name: &str, found: bool, done: &str) -> Result<ExitCode, Failure> {
     if found {
         output::print(done)?;
         return Ok(ExitCode::SUCCESS);
     }
-    output::print_error(&format!("there is no periodic job called {name:?}; `pq cron ls` lists them"));
+    output::print_error(&format!("no periodic job named {name:?}; list them with `pq cron ls`"));
     Ok(ExitCode::from(1))
 }
 
@@ -137,8 +137,8 @@ impl Add {
         let next = cron.next_after(pq.now()?)?.map(output::format_time).unwrap_or_default();
         let english = cron.describe();
         let english = english.trim_end_matches('.');
-        let was = if is_new { "" } else { "; it takes the place of another" };
-        output::print(&format!("next at {next} ({}, {}){was}", english, self.time_zone))?;
+        let replaced = if is_new { "" } else { "; replaced the previous definition" };
+        output::print(&format!("next tick {next} ({}, {}){replaced}", english, self.time_zone))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -168,7 +168,7 @@ fn entry_row(entry: &CronEntry) -> Vec<String> {
         cron.queue.to_string(),
         next,
         entry.last_at.map(output::format_time).unwrap_or_default(),
-        if cron.catch_up { "once for all" } else { "pass" }.to_owned(),
+        if cron.catch_up { "catch up" } else { "skip" }.to_owned(),
         job_output::preview(cron.payload.as_str()),
     ]
 }

@@ -12,22 +12,24 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
 
-/// Check the database for problems and advise how to fix them.
+/// Check the database and its settings, and print advice for each finding.
 ///
-/// Checks the server and its settings, old snapshots, dead tuples and bloat, notifications, clocks, poolers, sequences,
-/// privileges, migrations, the catalog and query plans. Changes nothing. The role needs no further privileges, but more
-/// is checked with pg_read_all_stats and the privilege to create a schema.
+/// Checks the server and its settings, long-running snapshots, dead tuples and bloat, notifications, clocks, connection
+/// poolers, sequences, privileges, migrations, the catalog, and the query plans of the statements that take jobs. Changes
+/// nothing. The role needs no further privileges than for its work, but some checks need pg_read_all_stats or the
+/// privilege to create a schema.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq doctor\npq doctor --strict --json | jq '.[] | select(.level != \"ok\")'"))]
 pub(crate) struct Doctor {
-    /// Print the findings as one JSON array of objects with check, level, message and advice.
+    /// Print JSON: an array of objects with check, level, message and advice.
     #[arg(long)]
     json: bool,
-    /// Fail on warnings too.
+    /// Exit with status 7 on warnings too.
     #[arg(long)]
     strict: bool,
-    /// Warn of snapshots older than this span, such as 90s, 5m or 1h30m.
-    #[arg(long, value_name = "SPAN", default_value = "1m", value_parser = span)]
+    /// Warn about snapshots older than this duration, such as 90s, 5m or 1h30m. They keep dead tuples from being
+    /// removed.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
     max_snapshot_age: Duration,
 }
 
@@ -35,10 +37,10 @@ impl Doctor {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let how = Examination::new().max_snapshot_age(self.max_snapshot_age).clock(SystemTime::now);
         let pq = global.connect()?;
-        let findings = output::with_spinner("looking", || pq.examine(&how))?;
+        let findings = output::with_spinner("checking", || pq.examine(&how))?;
         let lines = if self.json { json(&findings)? } else { text(&findings) };
         output::print_lines(lines.iter().map(String::as_str))
-            .map_err(|error| Failure::Io(format!("the findings cannot be written: {error}")))?;
+            .map_err(|error| Failure::Io(format!("cannot write the findings: {error}")))?;
         let enough = if self.strict { Level::Warning } else { Level::Failure };
         let bad = findings.iter().any(|finding| finding.level >= enough);
         Ok(if bad { ExitCode::from(7) } else { ExitCode::SUCCESS })
@@ -47,7 +49,7 @@ impl Doctor {
 
 fn json(findings: &[Finding]) -> Result<Vec<String>, Failure> {
     let array = serde_json::to_string_pretty(findings)
-        .map_err(|error| Failure::Io(format!("the findings cannot be written: {error}")))?;
+        .map_err(|error| Failure::Io(format!("cannot write the findings: {error}")))?;
     Ok(array.lines().map(output::one_line).collect())
 }
 
@@ -64,7 +66,7 @@ fn text(findings: &[Finding]) -> Vec<String> {
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     lines.push(format!(
-        "{} failed, {} to be warned of, {} fine, {} not looked at",
+        "{} failed, {} warnings, {} ok, {} skipped",
         count(Level::Failure),
         count(Level::Warning),
         count(Level::Ok),
@@ -73,7 +75,7 @@ fn text(findings: &[Finding]) -> Vec<String> {
     lines
 }
 
-/// All of one width.
+/// Returns the label and colour of a level. All labels have the same width.
 fn mark(level: Level) -> (&'static str, AnsiColor) {
     match level {
         Level::Ok => ("ok  ", AnsiColor::Green),
@@ -83,9 +85,9 @@ fn mark(level: Level) -> (&'static str, AnsiColor) {
     }
 }
 
-fn span(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     match When::parse(text) {
-        Ok(When::In(span)) => span.to_std().map_err(|_| "it is negative".to_owned()),
-        _ => Err("it is no span like 90s, 5m or 1h30m".to_owned()),
+        Ok(When::In(duration)) => duration.to_std().map_err(|_| "a duration must not be negative".to_owned()),
+        _ => Err("expected a duration such as 90s, 5m or 1h30m".to_owned()),
     }
 }

@@ -15,33 +15,33 @@ use crate::global::Global;
 use crate::output;
 use crate::signals::stop_on_signals;
 
-/// Get jobs, and print the payload of each as one line of JSON.
+/// Get jobs, and print each payload as one line of JSON.
 ///
-/// The jobs are gone when their lines have been written; if they cannot be, they are back.
+/// The jobs are deleted after their lines have been written. If writing fails, they are requeued.
 ///
-/// With --exec the job, the command and the completion are one transaction, which is open while the command runs. The
-/// command has the payload on its standard input and the job's metadata in PQ_ID, PQ_ATTEMPT and so on, as `pq work
-/// --help` says. Exit status 0 completes the job; anything else gives it back with a failed attempt and the end of
-/// standard error as the error's text, and `pq get` ends with exit status 8.
+/// With --exec, taking the job, running the command and completing the job are one transaction, which stays open while
+/// the command runs. The command reads the payload from standard input and the job's metadata from PQ_ID, PQ_ATTEMPT
+/// and the other variables that `pq work --help` lists. Exit status 0 completes the job. Any other exit status requeues
+/// the job with a failed attempt and the end of standard error as its error, and `pq get` exits with status 8.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq get orders\npq get orders --wait 0 --count 100 | while read -r order; do …; done\n\
      pq get orders --wait 60 --exec 'jq .number | xargs ship'"
 ))]
 pub(crate) struct Get {
-    /// The queue's name.
+    /// Queue name.
     pub(crate) queue: String,
-    /// Run this line of the shell for each job, one after the other, and print nothing.
+    /// Run this shell command for each job, one after the other, instead of printing the payloads.
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,
-    /// How long to wait for a job: so many seconds, 0 for ever, negative not at all.
+    /// Seconds to wait for a job. 0 waits for ever, and a negative number does not wait.
     #[arg(long, value_name = "SECONDS", default_value_t = -1.0, action = ArgAction::Set,
           allow_negative_numbers = true, value_parser = seconds)]
     pub(crate) wait: f64,
-    /// Up to so many jobs at once.
+    /// Maximum number of jobs.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) count: NonZeroUsize,
-    /// How payloads are stored: json or pickle.
+    /// Encoding of stored payloads: json or pickle.
     #[arg(long, default_value = "json")]
     pub(crate) codec: String,
 }
@@ -52,7 +52,7 @@ impl Get {
         let stop = stop_on_signals()?;
         let pq = global.connect()?;
         let queue = pq.queue::<Box<RawValue>>(&self.queue)?.with_codec(codec).with_cancellation_token(&stop);
-        // As in tpq: 0 waits for ever, and a negative number not at all.
+        // The same convention as in tpq.
         let wait = match self.wait {
             seconds if seconds < 0.0 => Wait::No,
             0.0 => Wait::Forever,
@@ -61,7 +61,7 @@ impl Get {
         if let Some(line) = &self.exec {
             return self.exec(&queue, &Exec::Shell(line.clone()), wait, &stop);
         }
-        // The jobs are gone when the transaction commits, which is after their lines have been written.
+        // The lines are written before the transaction commits, so a failed write rolls back the take.
         let written = queue.get_many_with(self.count.get(), wait, |_, jobs| {
             let lines: Vec<String> = jobs.iter().map(|job| output::one_line(job.data.get())).collect();
             output::print_lines(lines.iter().map(String::as_str)).map_err(|error| Failure::writing(&error))
@@ -70,11 +70,11 @@ impl Get {
     }
 }
 
-/// What `pq get --exec` ends with where a command failed.
+/// Exit status of `pq get --exec` when a command failed.
 const COMMAND_FAILED: u8 = 8;
 
 impl Get {
-    /// Runs the command for up to so many jobs, each in a transaction of its own.
+    /// Runs the command for up to `count` jobs, each in a transaction of its own.
     fn exec(
         &self,
         queue: &Queue<Box<RawValue>>,
@@ -83,7 +83,7 @@ impl Get {
         stop: &CancellationToken,
     ) -> Result<ExitCode, Failure> {
         if exec.is_empty() {
-            return Err(Failure::Usage("--exec needs a command".to_owned()));
+            return Err(Failure::Usage("invalid --exec: the command must not be empty".to_owned()));
         }
         let mut code = ExitCode::from(1);
         for number in 0..self.count.get() {
@@ -92,7 +92,7 @@ impl Get {
                 let variables = variables(&job, None, &Trace::new());
                 let ended = exec
                     .run(job.data.get(), &variables, || stop.is_cancelled())
-                    .map_err(|error| Failure::Io(format!("the command cannot be run: {error}")))?;
+                    .map_err(|error| Failure::Io(format!("cannot run the command: {error}")))?;
                 if ended.success() {
                     return Ok(true);
                 }
@@ -116,10 +116,10 @@ impl Get {
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "it is no number of seconds".to_owned())?;
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
     if seconds.is_finite() && seconds < 1e9 {
         Ok(seconds)
     } else {
-        Err("it is not below 1000000000 seconds; 0 waits for ever".to_owned())
+        Err("expected less than 1000000000 seconds; 0 waits for ever".to_owned())
     }
 }

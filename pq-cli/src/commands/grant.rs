@@ -9,18 +9,18 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
 
-/// Grant a role of the database what a kind of process needs, and nothing else.
+/// Grant a database role the privileges that one kind of process needs.
 ///
-/// A producer puts; a consumer takes and looks after jobs, as every worker and operator does; a reader counts and
-/// looks. Run it as the owner of the schema.
+/// A producer puts jobs. A consumer takes and manages jobs, as workers and operators do. A reader counts and lists
+/// jobs. Run this command as the owner of the schema.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq grant shop producer\npq grant shop_workers consumer --dry-run"))]
 pub(crate) struct Grant {
-    /// The role of the database, which must be there.
+    /// Database role. It must exist.
     role: String,
-    /// producer, consumer or reader.
+    /// Kind of process: producer, consumer or reader.
     kind: Role,
-    /// Print the statements, and run none.
+    /// Print the statements without running them.
     #[arg(long)]
     dry_run: bool,
 }

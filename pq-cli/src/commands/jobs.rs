@@ -10,25 +10,25 @@ use crate::global::Global;
 use crate::job_output::{self, JobJson};
 use crate::output;
 
-/// List the jobs of a queue, by number.
+/// List the jobs of a queue in the order of their ids.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq jobs mail --state dead --state cancelled\npq jobs mail --after 1200 --limit 50 --json"
 ))]
 pub(crate) struct Jobs {
-    /// The queue's name.
+    /// Queue name.
     queue: String,
-    /// Only those in this state: ready, blocked, scheduled, running, dequeued (by Python's pq), dead, cancelled or
-    /// done. May be said several times.
+    /// Only jobs in this state: ready, blocked, scheduled, running, dequeued (by the Python pq), dead, cancelled or
+    /// done. Can be repeated.
     #[arg(long, value_name = "STATE")]
     state: Vec<JobState>,
-    /// Only those with this serialization key.
+    /// Only jobs with this serialization key.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Only those behind the job of this number: where the page before ended.
+    /// Only jobs with a greater id: the last id of the previous page.
     #[arg(long, value_name = "ID", value_parser = job_output::parse_id, allow_negative_numbers = true)]
     after: Option<i64>,
-    /// At most so many.
+    /// Maximum number of jobs.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// Print JSON: an array of objects.
@@ -58,7 +58,7 @@ impl Jobs {
             let heads = ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "PAYLOAD", "ERROR"];
             output::print(&output::format_table(&heads, found.iter().map(as_row)))?;
             if let Some(last) = found.last().filter(|_| more) {
-                output::print_status(&format!("There are more: go on with --after {}", last.id));
+                output::print_status(&format!("more jobs follow; continue with --after {}", last.id));
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -11,10 +11,11 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
 
-/// List the queues with their numbers.
+/// List the queues and count their jobs.
 ///
-/// Waiting jobs are ready, blocked (behind their serialization key) or scheduled; the oldest is counted from when
-/// it was due; the rate is what the workers last told, in jobs a second. All jobs are read for it.
+/// WAITING is the sum of READY, SCHEDULED and BLOCKED (by another job with the same serialization key). OLDEST is the
+/// time since the oldest ready job became due. RATE is the number of jobs per second that the workers last reported.
+/// This command reads all jobs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq ls\npq ls --json | jq '.[] | select(.dead > 0) | .queue'"))]
 pub(crate) struct Ls {

@@ -10,16 +10,18 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
 
-/// Create the table, or bring it up to date; safe at any time, from any number of processes.
+/// Create the tables, or migrate them to the current version.
+///
+/// Safe to run at any time and from any number of processes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq migrate --schema app --table work\npq migrate --dry-run\npq migrate --down-to 0"
 ))]
 pub(crate) struct Migrate {
-    /// Print the SQL that would be run, and run none.
+    /// Print the SQL without running it.
     #[arg(long, conflicts_with = "down_to")]
     dry_run: bool,
-    /// Undo the migrations after the one of this version; 0 undoes all, and deletes every job.
+    /// Revert the migrations after this version. 0 reverts all of them and deletes every job.
     #[arg(long, value_name = "VERSION")]
     down_to: Option<String>,
     #[command(flatten)]
@@ -32,18 +34,18 @@ impl Migrate {
         if self.dry_run {
             let pending = pq.transaction(|conn| pq.pending_migrations_on(conn))?;
             if pending.is_empty() {
-                output::print_status("all migrations have run");
+                output::print_status("up to date: no migration is pending");
             }
             for step in pending {
                 output::print(&format!("-- {}\n{}", step.version, step.sql.trim_end()))?;
             }
         } else if let Some(version) = &self.down_to {
             let after = pq.transaction(|conn| pq.migrations_after_on(conn, version))?;
-            if !after.is_empty() && !self.yes.confirm(&what_is_lost(&pq, version, &after)?)? {
+            if !after.is_empty() && !self.yes.confirm(&describe_loss(&pq, version, &after)?)? {
                 return Ok(ExitCode::from(1));
             }
             let undone = pq.transaction(|conn| pq.migrate_down_to_on(conn, version))?;
-            output::print(&format!("{} undone", output::plural(undone.len() as u64, "migration")))?;
+            output::print(&format!("{} reverted", output::plural(undone.len() as u64, "migration")))?;
         } else {
             output::with_spinner("migrating", || pq.migrate())?;
         }
@@ -51,19 +53,19 @@ impl Migrate {
     }
 }
 
-fn what_is_lost(pq: &Pq, version: &str, after: &[String]) -> Result<String, Failure> {
+fn describe_loss(pq: &Pq, version: &str, after: &[String]) -> Result<String, Failure> {
     let migrations = output::plural(after.len() as u64, "migration");
     if version != "0" {
         let after = after.join(" and ");
-        return Ok(format!("undoes {migrations}, {after}, with what only they can hold"));
+        return Ok(format!("reverts {migrations} ({after}) and deletes the data that only they can store"));
     }
     let jobs = match pq.overview() {
         Ok(queues) => output::plural(queues.iter().map(all_jobs).sum(), "job"),
-        // Some of the tables that are counted are of a later migration.
+        // Some of the counted tables belong to a later migration.
         Err(Error::NotMigrated { .. }) => "all jobs".to_owned(),
         Err(error) => return Err(error.into()),
     };
-    Ok(format!("undoes {migrations}, drops the tables and deletes {jobs} for good"))
+    Ok(format!("reverts {migrations}, drops the tables and deletes {jobs} permanently"))
 }
 
 fn all_jobs(queue: &Overview) -> u64 {

@@ -1,4 +1,4 @@
-//! The commands: a file each, with its words and what it does.
+//! The subcommands: one file or directory each, with its options and its implementation.
 
 mod bench;
 mod cancel;
@@ -98,7 +98,7 @@ impl Command {
     }
 }
 
-/// What a command's help ends with: how it is called, and what its exit status says.
+/// Returns the end of a command's help text: examples and the table of exit statuses.
 fn examples(lines: &str) -> String {
     let word = if lines.contains('\n') { "Examples" } else { "Example" };
     format!("{word}:\n  {}\n\n{EXIT_CODES}", lines.replace('\n', "\n  "))

@@ -10,17 +10,17 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{job_output, output};
 
-/// Move waiting jobs from one queue to another, with their numbers, times, keys and attempts.
+/// Move waiting jobs from one queue to another. They keep their ids, times, keys and attempts.
 ///
-/// What is held is not moved, nor a job whose unique key is in use there.
+/// Running jobs are not moved, and neither are jobs whose unique key is in use in the target queue.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq move mail slow-mail --id 42 --id 43\npq move mail mail-2 --yes"))]
 pub(crate) struct Move {
-    /// From this queue.
+    /// Source queue.
     from: String,
-    /// To this one.
+    /// Target queue.
     to: String,
-    /// Only the job of this number. May be said several times.
+    /// Only the job with this id. Can be repeated.
     #[arg(long, value_name = "ID", value_parser = job_output::parse_id, allow_negative_numbers = true)]
     id: Vec<i64>,
     #[command(flatten)]
@@ -32,7 +32,10 @@ impl Move {
         let pq = global.connect()?;
         let (from, to) = (pq.queue::<()>(&self.from)?, pq.queue::<()>(&self.to)?);
         if from.name() == to.name() {
-            return Err(Failure::Usage("the two queues are the same".to_owned()));
+            return Err(Failure::Usage(format!(
+                "invalid target queue {:?}: it must differ from the source queue",
+                self.to
+            )));
         }
         let ids: Vec<JobId> = self.id.iter().copied().map(JobId).collect();
         if ids.is_empty() {
@@ -49,7 +52,7 @@ impl Move {
         let all = ids.is_empty() || moved == ids.len() as u64;
         if !all {
             output::print_error(&format!(
-                "{} not moved: not waiting in {:?}, or with a unique key that is in use in {:?}",
+                "{} not moved: not waiting in {:?}, or the unique key is in use in {:?}",
                 output::plural(ids.len() as u64 - moved, "job"),
                 self.from,
                 self.to

@@ -7,20 +7,20 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
 
-/// Have nobody take jobs of a queue from now on. What is held already is not touched.
+/// Pause a queue: workers take no more jobs from it. Running jobs continue.
 ///
-/// A Python pq knows nothing of it.
+/// The Python pq ignores the pause.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq pause mail"))]
 pub(crate) struct Pause {
-    /// The queue's name.
+    /// Queue name.
     queue: String,
 }
 
 impl Pause {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let changed = global.connect()?.queue::<()>(&self.queue)?.pause()?;
-        output::print(if changed { "paused" } else { "it was paused already" })?;
+        output::print(if changed { "paused" } else { "already paused" })?;
         Ok(ExitCode::SUCCESS)
     }
 }

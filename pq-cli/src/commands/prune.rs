@@ -11,17 +11,19 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{job_output, output};
 
-/// Remove jobs that have ended from the archive. Workers do so by themselves, by their retention.
+/// Delete jobs from the archive.
+///
+/// Workers do the same at regular intervals, by their retention settings.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq prune mail --state dead --older-than 30d --yes"))]
 pub(crate) struct Prune {
-    /// The queue's name.
+    /// Queue name.
     queue: String,
-    /// Which: dead, cancelled or done.
+    /// State of the jobs: dead, cancelled or done.
     #[arg(long, value_name = "STATE", value_parser = ended)]
     state: JobState,
-    /// Only those that ended longer ago than this span, such as 12h or 30d.
-    #[arg(long, value_name = "SPAN", default_value = "0s", value_parser = humantime::parse_duration)]
+    /// Only jobs that ended longer ago than this duration, such as 12h or 30d.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     older_than: Duration,
     #[command(flatten)]
     yes: Confirmation,
@@ -39,12 +41,12 @@ impl Prune {
             JobState::Cancelled => EndedAs::Cancelled,
             _ => EndedAs::Done,
         };
-        let removed = output::with_spinner("removing", || queue.prune(ended, self.older_than))?;
-        output::print(&format!("{} removed", output::plural(removed, "job")))?;
+        let removed = output::with_spinner("deleting", || queue.prune(ended, self.older_than))?;
+        output::print(&format!("{} deleted", output::plural(removed, "job")))?;
         Ok(ExitCode::SUCCESS)
     }
 
-    /// What is about to be done, if there is anything to do.
+    /// Describes what would be deleted. Returns `None` if nothing would be.
     fn question(&self, pq: &Pq, queue: &QueueName) -> Result<Option<String>, Failure> {
         let mut old = 0_u64;
         let now = pq.now()?;
@@ -55,13 +57,13 @@ impl Prune {
             Ok(())
         })?;
         let about = output::plural(old, &format!("{} job", self.state));
-        Ok((old > 0).then(|| format!("removes {about} of {:?} for good", self.queue)))
+        Ok((old > 0).then(|| format!("deletes {about} of {:?} permanently", self.queue)))
     }
 }
 
 fn ended(text: &str) -> Result<JobState, String> {
     match text.parse() {
         Ok(state @ (JobState::Dead | JobState::Cancelled | JobState::Done)) => Ok(state),
-        _ => Err("dead, cancelled or done is wanted".to_owned()),
+        _ => Err("expected dead, cancelled or done".to_owned()),
     }
 }

@@ -11,34 +11,34 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{input, output};
 
-/// Put jobs whose payload is JSON, and print their ids, one a line.
+/// Put jobs with JSON payloads, and print their ids, one per line.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "echo '{\"order\": 42}' | pq put orders --schedule-at 5m\n\
      pq put orders --file orders.jsonl --lines --priority 3"
 ))]
 pub(crate) struct Put {
-    /// The queue's name: any text of 1 to 1024 bytes.
+    /// Queue name: any text of 1 to 1024 bytes.
     pub(crate) queue: String,
-    /// Where the JSON is; `-` is standard input.
+    /// File that holds the JSON; `-` is standard input.
     #[arg(long, value_name = "PATH", default_value = "-")]
     pub(crate) file: PathBuf,
-    /// Put each line as a job of its own, all or none; empty lines are passed over.
+    /// Put each non-empty line as a job of its own, all of them or none.
     #[arg(long)]
     pub(crate) lines: bool,
-    /// Not before this time: a span such as 5m, 1h30m or 2d, or an RFC 3339 instant.
+    /// Time before which the job does not run: a duration from now such as 5m, 1h30m or 2d, or an RFC 3339 time.
     #[arg(long, value_name = "TIME")]
     pub(crate) schedule_at: Option<String>,
-    /// Wanted by this time: an ordering hint.
+    /// Time by which the job is expected to run. Among jobs of equal priority, earlier ones run first.
     #[arg(long, value_name = "TIME")]
     pub(crate) expected_at: Option<String>,
-    /// Higher goes first.
+    /// Priority. Jobs with a higher priority run first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) priority: i32,
-    /// Create the table first, if it is not there.
+    /// Create or migrate the tables first.
     #[arg(long)]
     pub(crate) create: bool,
-    /// How payloads are stored: json, or pickle for the `name/pickle` queues of Python's pq.
+    /// Encoding of stored payloads: json, or pickle for the `name/pickle` queues of the Python pq.
     #[arg(long, default_value = "json")]
     pub(crate) codec: String,
 }
@@ -53,7 +53,7 @@ impl Put {
         if let Some(when) = &self.expected_at {
             options = options.expected_at(when);
         }
-        // What can be known to be wrong is said before anything is read or sent.
+        // Options are checked before input is read and before a connection is made.
         options.check()?;
         global.detached()?.queue::<()>(&self.queue)?;
 
@@ -66,18 +66,16 @@ impl Put {
         let ids = put_all(&queue, &documents, &options)?;
 
         let lines: Vec<String> = ids.iter().map(|put| put.id.to_string()).collect();
-        output::print_lines(lines.iter().map(String::as_str)).map_err(|error| {
-            Failure::Io(format!("the jobs were put, but their ids cannot be written: {error}"))
-        })?;
+        output::print_lines(lines.iter().map(String::as_str))
+            .map_err(|error| Failure::Io(format!("cannot write the job ids: {error}; the jobs were put")))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// How many jobs are put by one call. More of them are several calls in one transaction, so that it can be seen how
-/// far they are.
+/// Number of jobs per call. More jobs take several calls in one transaction, so that the progress bar can move.
 const AT_ONCE: usize = 20_000;
 
-/// Puts all, or none.
+/// Puts all jobs, or none of them.
 fn put_all(
     queue: &Queue<Box<RawValue>>,
     documents: &[Box<RawValue>],

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output;
 
-/// Print the SQL that `migrate` runs on an empty database.
+/// Print the SQL that `pq migrate` runs on an empty database.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq schema --schema app | psql -v ON_ERROR_STOP=1"))]
 pub(crate) struct Schema {}

@@ -10,11 +10,11 @@ use crate::global::Global;
 use crate::job_output::{self, JobJson};
 use crate::output;
 
-/// Show all that is known of a job, wherever it is.
+/// Show a job, whether it waits, runs or is archived.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq show 42\npq show 42 --json | jq .payload"))]
 pub(crate) struct Show {
-    /// The job's number.
+    /// Job id.
     #[arg(value_parser = job_output::parse_id, allow_negative_numbers = true)]
     id: i64,
     /// Print JSON: an object.
@@ -25,10 +25,7 @@ pub(crate) struct Show {
 impl Show {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let Some(job) = global.connect()?.find(JobId(self.id))? else {
-            output::print_error(&format!(
-                "job {} is done and nothing was kept of it, or was never there",
-                self.id
-            ));
+            output::print_error(&format!("cannot show job {}: {}", self.id, job_output::NOT_FOUND));
             return Ok(ExitCode::from(1));
         };
         if self.json {

@@ -11,13 +11,13 @@ use crate::global::Global;
 use crate::pid_file::PidFile;
 use crate::{output, worker_output};
 
-/// Show the workers that live, on whichever host: what they run and what they have done.
+/// Show the live workers on all hosts, their running jobs and their counts.
 ///
-/// They tell the database every two seconds. Exit status 1 says that there is none.
+/// Workers send a heartbeat to the database every two seconds. The exit status is 1 if there is no worker.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq status\npq status --pid-file /run/pq.pid --json"))]
 pub(crate) struct Status {
-    /// Only those of the `pq work` on this host that holds this pid file.
+    /// Only the workers of the `pq work` process on this host that holds this pid file.
     #[arg(long, value_name = "PATH")]
     pid_file: Option<PathBuf>,
     /// Print JSON: an array of objects.
@@ -32,7 +32,7 @@ impl Status {
             Some(path) => match PidFile::holder(path)? {
                 Some(pid) => Some(pid.as_raw_nonzero().get().unsigned_abs()),
                 None => {
-                    output::print_error(&format!("no worker holds {}", path.display()));
+                    output::print_error(&format!("no worker holds the pid file {}", path.display()));
                     return Ok(ExitCode::from(1));
                 }
             },
@@ -44,7 +44,7 @@ impl Status {
         if self.json {
             output::print_json(&known.iter().map(worker_output::as_json).collect::<Value>())?;
         } else if known.is_empty() {
-            output::print_error("no worker has told of itself in the last minute");
+            output::print_error("no worker has sent a heartbeat in the last minute");
         } else {
             output::print(&worker_output::describe_all(&known))?;
         }

@@ -1,6 +1,6 @@
-//! How the built binary is run on a real server.
+//! Runs the built binary on a real server.
 
-// No test binary uses all of it.
+// No test binary uses all of these helpers.
 #![allow(dead_code, unreachable_pub)]
 
 use std::error::Error;
@@ -16,17 +16,17 @@ use diesel::sql_types::BigInt;
 use pq_testing::{Database, Server};
 use serde_json::Value;
 
-/// What a test returns.
+/// The result of a test.
 pub type Outcome = Result<(), Box<dyn Error>>;
 
-/// How long something that must happen may take. Nothing is measured by it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Limit for everything that a test waits for. Generous, because the machine may be busy with something else.
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Whether a process waits for jobs in the database.
+/// Counts the processes that wait for jobs in the database.
 pub const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
 
-/// The binary, with nothing of the caller's environment that names a database.
+/// The binary, without the variables of the caller's environment that name a database.
 pub fn pq(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pq"));
     for (name, _) in std::env::vars() {
@@ -38,17 +38,17 @@ pub fn pq(words: &[&str]) -> Command {
     command
 }
 
-/// The binary on this database.
+/// The binary with this database.
 pub fn on(database: &Database, words: &[&str]) -> Command {
     let mut command = pq(words);
     command.env("PQ_URL", database.url());
     command
 }
 
-/// A database with the table in it.
+/// A database with the tables. Creates them without a process, which would take longer.
 pub fn migrated() -> Result<Database, Box<dyn Error>> {
     let database = Server::shared()?.database()?;
-    assert_eq!(status(&on(&database, &["migrate"]).output()?), 0);
+    handle(&database)?.migrate()?;
     Ok(database)
 }
 
@@ -56,7 +56,7 @@ pub fn migrated() -> Result<Database, Box<dyn Error>> {
 pub fn feed(mut command: Command, input: &str) -> Result<Output, Box<dyn Error>> {
     let mut child = command.stdin(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that refuses its words reads nothing.
+        // A command that rejects its arguments does not read its input.
         let _ = stdin.write_all(input.as_bytes());
     }
     Ok(child.wait_with_output()?)
@@ -74,16 +74,17 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Whether a process of the demo works. Who asks has the same words in its own statement.
+/// Counts the working processes of the demo, without the session that runs this statement.
 pub const DEMO_WORKS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%demo_result%'";
 
-/// Asks until the answer is not 0.
-pub fn until(database: &Database, sql: &str) -> Outcome {
+/// Runs a query until its result is not 0.
+pub fn wait_until(database: &Database, sql: &str) -> Outcome {
     let mut conn = database.connect()?;
     let begun = Instant::now();
     while diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(&mut conn)? == 0 {
-        assert!(begun.elapsed() < PATIENCE, "it never came to {sql}");
+        assert!(begun.elapsed() < TIMEOUT, "timed out waiting for {sql}");
+        std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
 }
@@ -94,7 +95,7 @@ pub fn signal(child: &Child, signal: rustix::process::Signal) -> Outcome {
     Ok(rustix::process::kill_process(pid, signal)?)
 }
 
-/// A folder with some files in it.
+/// A directory with some files.
 pub fn folder(files: u32) -> Result<tempfile::TempDir, std::io::Error> {
     let folder = tempfile::tempdir()?;
     for n in 0..files {
@@ -103,14 +104,14 @@ pub fn folder(files: u32) -> Result<tempfile::TempDir, std::io::Error> {
     Ok(folder)
 }
 
-/// The demo on this database and the files of this folder.
+/// The demo with this database and the files of this directory.
 pub fn demo(database: &Database, folder: &Path) -> Command {
     let mut command = pq(&["demo", "--database-url", database.url(), "--jobs-from"]);
     command.arg(folder);
     command
 }
 
-/// What stands in the demo's table beside these words.
+/// The values of these rows of the demo's table.
 pub fn rows<const N: usize>(shown: &Output, words: [&str; N]) -> [String; N] {
     let table = stdout(shown);
     words.map(|word| {
@@ -119,23 +120,23 @@ pub fn rows<const N: usize>(shown: &Output, words: [&str; N]) -> [String; N] {
     })
 }
 
-/// Neither a session nor a schema of pq's.
-pub fn nothing_is_left(database: &Database) -> Outcome {
-    until(
+/// Waits until neither a session nor a schema of `pq` is left.
+pub fn assert_nothing_left(database: &Database) -> Outcome {
+    wait_until(
         database,
         "SELECT (count(*) = 0)::int::bigint FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()",
     )?;
-    until(database, "SELECT (count(*) = 0)::int::bigint FROM pg_namespace WHERE nspname LIKE 'pq%'")
+    wait_until(database, "SELECT (count(*) = 0)::int::bigint FROM pg_namespace WHERE nspname LIKE 'pq%'")
 }
 
-/// A handle of the library's on this database.
+/// A handle of the library for this database.
 pub fn handle(database: &Database) -> Result<pq_diesel::Pq, pq_diesel::Error> {
     pq_diesel::Pq::connect(database.url())
 }
 
-/// All that a command said: its output, its errors behind `!`, and its exit status if that is not 0.
-pub fn said(output: &Output) -> String {
+/// The output of a command, its errors after `!`, and its exit status if it is not 0.
+pub fn printed(output: &Output) -> String {
     let errors = stderr(output)
         .lines()
         .map(|line| format!("! {line}").trim_end().to_owned() + "\n")
@@ -147,27 +148,28 @@ pub fn said(output: &Output) -> String {
     format!("{}{errors}{code}", stdout(output))
 }
 
-/// Runs commands one after the other, and tells what was said.
-pub fn told(database: &Database, commands: &[&[&str]]) -> Result<String, Box<dyn Error>> {
-    let mut told = String::new();
+/// Runs commands one after the other, and returns the commands with their output.
+pub fn transcript(database: &Database, commands: &[&[&str]]) -> Result<String, Box<dyn Error>> {
+    let mut transcript = String::new();
     for words in commands {
         let shown = words.iter().map(|word| match word {
             word if word.is_empty() || word.contains(' ') => format!(" '{word}'"),
             word => format!(" {word}"),
         });
-        told += &format!("$ pq{}\n{}", shown.collect::<String>(), said(&on(database, words).output()?));
+        transcript +=
+            &format!("$ pq{}\n{}", shown.collect::<String>(), printed(&on(database, words).output()?));
     }
-    Ok(told)
+    Ok(transcript)
 }
 
-/// The JSON that a command printed, on one line.
+/// Parses the one line of JSON that a command printed.
 pub fn parsed(output: &Output) -> Result<serde_json::Value, Box<dyn Error>> {
-    assert_eq!((status(output), stdout(output).lines().count()), (0, 1), "{}", said(output));
+    assert_eq!((status(output), stdout(output).lines().count()), (0, 1), "{}", printed(output));
     Ok(serde_json::from_str(&stdout(output))?)
 }
 
-/// Has snapshots show no instant, no span and no version of the schema, for as long as what it returns lives.
-pub fn timeless() -> insta::internals::SettingsBindDropGuard {
+/// Replaces times, durations and schema versions in snapshots while the returned guard lives.
+pub fn redact_times() -> insta::internals::SettingsBindDropGuard {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[instant]");
     settings.add_filter(r"\b\d+(ms|s) +(\d+\.\d/s)", "[span]  $2");
@@ -176,7 +178,7 @@ pub fn timeless() -> insta::internals::SettingsBindDropGuard {
     settings.bind_to_scope()
 }
 
-/// Puts each line as a job.
+/// Puts one job per line.
 pub fn put(database: &Database, queue: &str, jobs: &str) -> Outcome {
     let put = feed(on(database, &["put", queue, "--lines"]), jobs)?;
     assert_eq!(status(&put), 0, "{}", stderr(&put));
@@ -188,54 +190,54 @@ pub fn run(database: &Database, words: &[&str]) -> Result<Output, Box<dyn Error>
     Ok(on(database, words).output()?)
 }
 
-/// What a command prints, as JSON.
+/// Runs a command and parses its output as JSON.
 pub fn json(database: &Database, words: &[&str]) -> Result<Value, Box<dyn Error>> {
     Ok(serde_json::from_str(&stdout(&run(database, words)?))?)
 }
 
-/// A worker, what it says, and its end. It is killed if nobody waited for it.
+/// A running worker and its standard error. Dropping it kills the worker.
 pub struct Work {
     pub child: Child,
-    said: Arc<Mutex<String>>,
-    listening: Option<JoinHandle<()>>,
+    stderr: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Work {
     pub fn start(mut command: Command) -> Result<Self, Box<dyn Error>> {
         let mut child = command.stdout(Stdio::null()).spawn()?;
         let stderr = child.stderr.take().ok_or("its standard error")?;
-        let said = Arc::new(Mutex::new(String::new()));
-        let heard = Arc::clone(&said);
-        let listening = std::thread::spawn(move || {
+        let printed = Arc::new(Mutex::new(String::new()));
+        let lines = Arc::clone(&printed);
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-                heard.push_str(&line);
-                heard.push('\n');
+                let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+                lines.push_str(&line);
+                lines.push('\n');
             }
         });
-        Ok(Self { child, said, listening: Some(listening) })
+        Ok(Self { child, stderr: printed, reader: Some(reader) })
     }
 
-    pub fn said(&self) -> String {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until it has said this.
-    pub fn says(&self, text: &str) -> Outcome {
-        patiently(text, || Ok(self.said().contains(text)))
+    /// Waits until the worker has printed this text.
+    pub fn wait_for_stderr(&self, text: &str) -> Outcome {
+        wait_for(text, || Ok(self.stderr().contains(text)))
     }
 
-    /// Its exit status and all it said, when it has ended by itself.
+    /// Waits for the end of the worker. Returns its exit status and its standard error.
     pub fn end(mut self) -> Result<(i32, String), Box<dyn Error>> {
         let begun = Instant::now();
         while self.child.try_wait()?.is_none() {
-            assert!(begun.elapsed() < PATIENCE, "the worker did not end: {}", self.said());
+            assert!(begun.elapsed() < TIMEOUT, "the worker did not end: {}", self.stderr());
             std::thread::sleep(Duration::from_millis(10));
         }
         let status = self.child.wait()?.code().unwrap_or(-1);
-        let heard = self.listening.take().map(JoinHandle::join);
-        assert!(heard.is_some_and(|heard| heard.is_ok()));
-        Ok((status, self.said()))
+        let joined = self.reader.take().map(JoinHandle::join);
+        assert!(joined.is_some_and(|joined| joined.is_ok()));
+        Ok((status, self.stderr()))
     }
 }
 
@@ -247,11 +249,11 @@ impl Drop for Work {
     }
 }
 
-/// Asks until it is so.
-pub fn patiently(what: &str, mut holds: impl FnMut() -> Result<bool, Box<dyn Error>>) -> Outcome {
+/// Polls until the condition holds.
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> Result<bool, Box<dyn Error>>) -> Outcome {
     let begun = Instant::now();
     while !holds()? {
-        assert!(begun.elapsed() < PATIENCE, "it never came to this: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "timed out waiting for this: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

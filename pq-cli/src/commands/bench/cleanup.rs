@@ -1,4 +1,4 @@
-//! Removing what the bench has put.
+//! Removes the jobs and leases of the bench.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,17 +24,17 @@ impl Leases {
     }
 }
 
-/// A retention that keeps all: the archive is not the bench's.
+/// Returns a retention that deletes nothing, because the archive belongs to other users of the table.
 pub(super) fn keep_everything() -> Retention {
     let mut retention = Retention::default();
     (retention.done, retention.dead, retention.cancelled) = (None, None, None);
     retention
 }
 
-/// How long a server that cannot be reached is tried again: longer than a connection of the pool is trusted.
+/// Time for which an unreachable server is retried. Longer than the pool trusts a connection.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Removes the bench's jobs and leases, and says how many jobs of others were set aside and are back.
+/// Removes the jobs and leases of the bench. Returns the number of foreign jobs that were set aside and requeued.
 pub(super) fn clear(pq: &Pq, queue: &Queue<Payload>, leases: &Leases) -> Result<u64, Error> {
     let begun = Instant::now();
     loop {
@@ -47,10 +47,10 @@ pub(super) fn clear(pq: &Pq, queue: &Queue<Payload>, leases: &Leases) -> Result<
     }
 }
 
-/// Ends the leases that are left, and has their jobs return.
+/// Ends the remaining leases, so that their jobs are requeued.
 fn end_leases(pq: &Pq, leases: &Leases) -> Result<(), Error> {
     let leases = leases.all();
-    // More than enough for a sweep of another process that is under way, and ours is not needed then.
+    // Maintenance may be running in another process, which then does the work. The limit leaves enough time for that.
     for _ in 0..500 {
         let left: Vec<_> = pq.store().with_connection(|conn| {
             let some =
@@ -66,13 +66,13 @@ fn end_leases(pq: &Pq, leases: &Leases) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes what is left of the bench's jobs. Those of others are set aside as dead on the way.
+/// Takes the remaining jobs of the bench. Foreign jobs cannot be decoded and become dead.
 pub(super) fn take_remaining(queue: &Queue<Payload>) -> Result<(), Error> {
     while !queue.get_many(1_000, Wait::No)?.is_empty() {}
     Ok(())
 }
 
-/// Puts back what was set aside. Nothing was dead in the queue when the bench began.
+/// Requeues the dead jobs. The queue had none when the bench began, so they are all foreign.
 fn requeue_dead(queue: &Queue<Payload>) -> Result<u64, Error> {
     let mut back = 0;
     loop {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leases_end_whose_jobs_are_settled_in_parts_or_not_at_all() -> Result<(), Box<dyn std::error::Error>> {
+    fn partly_settled_and_unsettled_leases_end() -> Result<(), Box<dyn std::error::Error>> {
         let database = Server::shared()?.database()?;
         let pq = Pq::connect(database.url())?;
         pq.migrate()?;
@@ -115,7 +115,7 @@ mod tests {
         pq.queue::<i64>("bench")?.put(&7)?;
 
         assert_eq!(clear(&pq, &queue, &leases)?, 1);
-        assert_eq!((queue.counts()?.ready, queue.counts()?.live()), (1, 1), "theirs");
+        assert_eq!((queue.counts()?.ready, queue.counts()?.live()), (1, 1), "the foreign job");
         for table in ["queue_leases", "queue_settled", "queue_archive"] {
             let count = diesel::dsl::sql::<BigInt>(&format!("SELECT count(*) FROM pq.{table}"));
             assert_eq!(count.get_result::<i64>(&mut database.connect()?)?, 0, "{table}");

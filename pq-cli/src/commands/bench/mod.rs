@@ -1,4 +1,4 @@
-//! `pq bench`: a quick load on the user's own server.
+//! `pq bench`: a short benchmark on the user's server.
 
 mod cleanup;
 mod payload;
@@ -21,27 +21,27 @@ use crate::global::Global;
 use crate::output;
 use crate::signals::stop_on_signals;
 
-/// Measure the queue on your server: rates, latencies and WAL, in a queue of the bench's own.
+/// Measure rates, latencies and WAL on your server.
 ///
-/// It puts, gets and works its own jobs in a queue that nobody else uses, and removes them again, also
-/// when it is interrupted. The load is real: do not run it where others would feel it.
+/// Puts, gets and works jobs in a queue that must not be used by others, and removes them at the end, also when it is
+/// interrupted. The load slows down other users of the server.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq bench\npq bench --jobs 50000 --threads 8 --payload 1000 --json"))]
 pub(crate) struct Bench {
-    /// The queue to work in, which must be empty; unless given one named pq-bench- and the process id.
+    /// Empty queue to use. Default: a queue named pq-bench- and the process id.
     pub(crate) queue: Option<String>,
-    /// How many jobs each phase has.
+    /// Number of jobs per phase.
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub(crate) jobs: u64,
-    /// How many threads put, get and work; each has a connection.
+    /// Number of threads that put, get and work jobs. Each has a connection.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) threads: u32,
-    /// How long the JSON of each job is.
+    /// Size of each payload.
     #[arg(long, value_name = "BYTES", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(payload::MIN_BYTES..=1 << 20))]
     pub(crate) payload: u32,
-    /// Print one JSON object in place of the table.
+    /// Print JSON: an object.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -50,16 +50,15 @@ impl Bench {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let stop = stop_on_signals()?;
         let name = self.queue.clone().unwrap_or_else(|| format!("pq-bench-{}", std::process::id()));
-        // What can be known to be wrong is said before anything is sent.
+        // The name is checked before a connection is made.
         global.detached()?.queue::<()>(&name)?;
-        // Workers have one connection more than threads.
+        // A worker needs one connection more than it has threads.
         let pq = global.connect_with(self.threads + 2)?;
         let queue = pq.queue::<Payload>(&name)?.with_cancellation_token(&stop);
         let found = queue.counts()?;
         if found != Counts::default() {
             return Err(Failure::Usage(format!(
-                "the queue {name:?} has jobs ({}); a bench needs an empty one, and without a name it takes one \
-                 of its own",
+                "cannot use the queue {name:?}: it is not empty ({}); omit the name to use a queue of the bench's own",
                 describe_counts(&found)
             )));
         }
@@ -67,7 +66,7 @@ impl Bench {
             let version = diesel::dsl::sql::<Text>("SELECT current_setting('server_version')");
             version.get_result::<String>(conn).map_err(Failure::from)
         })?;
-        output::print_status(&format!("working in the queue {name:?}"));
+        output::print_status(&format!("using the queue {name:?}"));
 
         let leases = Leases::default();
         let runner = Runner {
@@ -98,23 +97,25 @@ impl Bench {
         };
         let text = if self.json { report.json() } else { report.table() };
         output::print_lines([text.as_str()])
-            .map_err(|error| Failure::Io(format!("the figures cannot be written: {error}")))?;
+            .map_err(|error| Failure::Io(format!("cannot write the figures: {error}")))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Removes what the bench has put, and nothing else.
+/// Removes the jobs of the bench, and nothing else.
 fn clear(pq: &Pq, name: &str, leases: &Leases) -> Result<(), Failure> {
-    // Without the stop: what is interrupted is cleared all the same.
+    // A new handle without the cancellation token, because an interrupted bench is cleaned up too.
     let queue = pq.queue::<Payload>(name)?;
     let cleared = cleanup::clear(pq, &queue, leases);
     let others = cleared.map_err(|failure| {
-        Failure::Bench(format!("jobs of this bench may be left in the queue {name:?}: {failure}"))
+        Failure::Bench(format!(
+            "cannot clean up: {failure}; jobs of the bench may be left in the queue {name:?}"
+        ))
     })?;
     if others > 0 {
         output::print_error(&format!(
-            "somebody else has put jobs into the queue {name:?} meanwhile: {others} of them were set aside, and \
-             are back in it"
+            "other sessions put jobs into the queue {name:?} during the bench; {} requeued",
+            output::plural(others, "job")
         ));
     }
     Ok(())
@@ -125,10 +126,10 @@ fn describe_counts(counts: &Counts) -> String {
         (counts.ready, "ready"),
         (counts.scheduled, "scheduled"),
         (counts.leased, "leased"),
-        (counts.dequeued, "taken by a Python pq"),
+        (counts.dequeued, "dequeued by the Python pq"),
         (counts.dead, "dead"),
         (counts.cancelled, "cancelled"),
-        (counts.done, "kept as done"),
+        (counts.done, "done"),
     ];
     let some: Vec<String> =
         all.iter().filter(|(count, _)| *count > 0).map(|(count, state)| format!("{count} {state}")).collect();

@@ -1,24 +1,25 @@
-//! What the bench's jobs carry.
+//! The payload of the bench's jobs.
 
 use serde::{Deserialize, Serialize};
 
-/// The fewest bytes that the JSON of a [`Payload`] can have, whatever the process id.
+/// Minimum size of a payload in bytes, for every process id.
 pub(super) const MIN_BYTES: i64 = 16;
 
-/// The payload: a mark, and as much text as was asked for. Whatever others put into the queue meanwhile is
-/// not of this type, so it is set aside as what cannot be decoded, and can be put back.
+/// A payload: the process id as a mark, and filler text.
+///
+/// Jobs that others put into the queue do not decode to this type. They become dead, and can be requeued.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Payload(ProcessMark, String);
 
 impl Payload {
-    /// A payload whose JSON is so long.
+    /// Returns a payload whose JSON has this size.
     pub(super) fn of(bytes: u32) -> Self {
         let frame = format!("[{},\"\"]", std::process::id()).len();
         Self(ProcessMark, "x".repeat((bytes as usize).saturating_sub(frame)))
     }
 }
 
-/// The mark of this process: its id.
+/// The id of this process. No other id decodes to it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 struct ProcessMark;
@@ -33,7 +34,7 @@ impl TryFrom<u32> for ProcessMark {
     type Error = &'static str;
 
     fn try_from(id: u32) -> Result<Self, Self::Error> {
-        if id == std::process::id() { Ok(Self) } else { Err("it is of another process") }
+        if id == std::process::id() { Ok(Self) } else { Err("the job belongs to another process") }
     }
 }
 
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_is_as_long_as_was_asked_for_and_known_as_our_own() -> Result<(), serde_json::Error> {
+    fn a_payload_has_the_requested_size_and_only_ours_decodes() -> Result<(), serde_json::Error> {
         for bytes in [16, 100, 1 << 20] {
             let json = serde_json::to_string(&Payload::of(bytes))?;
             assert_eq!(json.len(), bytes as usize);

@@ -1,4 +1,4 @@
-//! The phases of the bench: what is done, and how it is measured.
+//! The phases of the bench, and their measurement.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -15,13 +15,13 @@ use super::report::{Latencies, Phase};
 use crate::failure::Failure;
 use crate::output;
 
-/// How many jobs a call of `put_many` puts.
+/// Number of jobs per call of `put_many`.
 const BATCH: u64 = 1_000;
 
-/// How long a job that must be there is looked for.
+/// Time to wait for a job that must be in the queue.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often those who only look on see whether they are to stop.
+/// Interval at which waiting threads check for an interrupt.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 pub(super) struct Runner<'b> {
@@ -36,13 +36,13 @@ pub(super) struct Runner<'b> {
 
 impl Runner<'_> {
     pub(super) fn all(&self) -> Result<Vec<Phase>, Failure> {
-        // Connects and prepares, which is not what is measured.
+        // Warms up the connections and prepared statements.
         self.run_threads("", "", u64::from(self.threads) * 20, || self.put_and_get())?;
         Ok(vec![
             self.run_threads("put", "put, one by one", self.jobs, || self.put())?,
             self.run_threads("get", "get, one by one", self.jobs, || self.get())?,
             self.run_threads("put_get", "put and get, in pairs", self.jobs, || self.put_and_get())?,
-            // The jobs that it puts are worked by the next.
+            // The next phase works the jobs of this one.
             self.put_many()?,
             self.run_worker("worker_transactional", "worker, transactional", false)?,
             self.put_many().and_then(|_| self.run_worker("worker_leased", "worker, leased", true))?,
@@ -51,7 +51,7 @@ impl Runner<'_> {
         ])
     }
 
-    /// Has the threads do something for each job, one at a time.
+    /// Calls `operation` once per job, in all threads.
     fn run_threads(
         &self,
         key: &'static str,
@@ -66,7 +66,7 @@ impl Runner<'_> {
             {
                 let begun = Instant::now();
                 if let Err(failure) = self.check_interrupted().and_then(|()| operation()) {
-                    // The others need not do the rest.
+                    // Stops the other threads.
                     left.store(0, Ordering::Relaxed);
                     return Err(failure);
                 }
@@ -94,7 +94,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Gets a job that is there. The others may hold it when this looks, and leave another that was put after.
+    /// Gets a job. Repeats an empty get: other threads may hold the ready jobs, and put new ones after this one looked.
     fn get(&self) -> Result<(), Failure> {
         let begun = Instant::now();
         while self.queue.get(Wait::No)?.is_none() {
@@ -127,7 +127,7 @@ impl Runner<'_> {
         Ok(Phase { key: "put_many", name, jobs: self.jobs, time: Some(time), wal, latencies: None })
     }
 
-    /// Has a worker do nothing for each job of the queue, until it is empty.
+    /// Works all jobs of the queue with a handler that does nothing.
     fn run_worker(&self, key: &'static str, name: &'static str, leased: bool) -> Result<Phase, Failure> {
         let bar = bar(name, self.jobs);
         let worked = bar.clone();
@@ -141,7 +141,7 @@ impl Runner<'_> {
             });
             while !working.is_finished() {
                 if self.stop.is_cancelled() {
-                    // Handlers take no time, so nothing that runs need be told.
+                    // Handlers return at once, so there is nothing to abort.
                     control.stop(StopMode::Finish);
                 }
                 std::thread::sleep(POLL_INTERVAL);
@@ -151,7 +151,7 @@ impl Runner<'_> {
         bar.finish_and_clear();
         let wal = self.wal_since(wal);
         self.check_interrupted()?;
-        // What a thread gave back when all others had ended, say.
+        // A thread may give jobs back after all others have ended.
         take_remaining(self.queue)?;
         if report.done == 0 {
             return Err(jobs_missing());
@@ -159,7 +159,7 @@ impl Runner<'_> {
         Ok(Phase { key, name, jobs: report.done, time: Some(time), wal, latencies: None })
     }
 
-    /// Measures from before each put until the handler of an idle worker has begun.
+    /// Measures the time from a put to the start of the handler in an idle worker.
     fn measure_pickup(&self, key: &'static str, name: &'static str, leased: bool) -> Result<Phase, Failure> {
         let rounds = (self.jobs / 50).clamp(20, 200);
         let (begins, begun) = channel();
@@ -171,7 +171,7 @@ impl Runner<'_> {
         let (bar, wal) = (bar(name, rounds), self.wal());
         let round = || {
             self.check_interrupted()?;
-            // Long enough for the worker to have looked and gone to sleep.
+            // Gives the worker time to find the queue empty and to wait.
             std::thread::sleep(POLL_INTERVAL);
             let before = Instant::now();
             self.put()?;
@@ -187,7 +187,7 @@ impl Runner<'_> {
         };
         let measured = std::thread::scope(|scope| {
             let working = scope.spawn(move || worker.run());
-            // The first also starts the worker, and is not counted.
+            // The first round includes the start of the worker and is not counted.
             let measured = round().and_then(|_| {
                 for _ in 0..rounds {
                     record(&mut latencies, round()?);
@@ -205,7 +205,7 @@ impl Runner<'_> {
         Ok(Phase { key, name, jobs: rounds, time: None, wal, latencies: Some(latencies) })
     }
 
-    /// A worker that keeps out of all that is not the bench's: it neither sweeps nor prunes.
+    /// Returns a worker that does no maintenance and deletes nothing from the archive.
     fn worker(&self, threads: u32, leased: bool, work: impl Fn() + Send + Sync + 'static) -> Worker {
         let leases = self.leases.clone();
         let handler: Handler = match leased {
@@ -230,7 +230,7 @@ impl Runner<'_> {
         if self.stop.is_cancelled() { Err(pq_core::Error::Stopped.into()) } else { Ok(()) }
     }
 
-    /// How much WAL the server has written, where it says so to this user.
+    /// Returns the server's WAL position, or `None` without the privilege to read it.
     fn wal(&self) -> Option<i64> {
         let position = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint";
         let read = self
@@ -254,7 +254,7 @@ fn bar(name: &str, jobs: u64) -> ProgressBar {
 }
 
 fn latencies() -> Result<Latencies, Failure> {
-    // From a nanosecond to an hour, by three digits.
+    // One nanosecond to one hour, with three significant digits.
     Latencies::new_with_bounds(1, 3_600_000_000_000, 3).map_err(|error| Failure::Bench(error.to_string()))
 }
 
@@ -263,5 +263,7 @@ fn record(latencies: &mut Latencies, time: Duration) {
 }
 
 fn jobs_missing() -> Failure {
-    Failure::Bench("jobs of the bench are missing: does somebody else take from its queue?".to_owned())
+    Failure::Bench(
+        "jobs of the bench are missing: another process may be taking jobs from its queue".to_owned(),
+    )
 }

@@ -1,4 +1,4 @@
-//! What the bench has measured, and how that is shown.
+//! Formats the measurements of the bench as a table or as JSON.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::output::escape;
 /// Latencies in nanoseconds.
 pub(super) type Latencies = Histogram<u64>;
 
-/// One phase.
+/// The measurements of one phase.
 pub(super) struct Phase {
-    /// What JSON calls it.
+    /// Name in the JSON.
     pub(super) key: &'static str,
-    /// What the table calls it.
+    /// Name in the table.
     pub(super) name: &'static str,
     pub(super) jobs: u64,
-    /// None where the phase pauses between its jobs.
+    /// `None` if the phase pauses between its jobs.
     pub(super) time: Option<Duration>,
-    /// None where the server does not say.
+    /// Bytes of WAL, or `None` without the privilege to read it.
     pub(super) wal: Option<u64>,
     pub(super) latencies: Option<Latencies>,
 }
@@ -34,7 +34,7 @@ impl Phase {
         self.wal.map(|wal| wal as f64 / self.jobs.max(1) as f64)
     }
 
-    /// p50, p90, p99 and the most, in milliseconds.
+    /// Returns p50, p90, p99 and the maximum, in milliseconds.
     fn percentiles(&self) -> Option<[(&'static str, f64); 4]> {
         let latencies = self.latencies.as_ref()?;
         let at = |percent| latencies.value_at_quantile(percent) as f64 / 1e6;
@@ -74,7 +74,7 @@ impl Report {
         }
         format!(
             "{table}\nPostgreSQL {}, queue {}: {} jobs of {} bytes, {} threads.\n\
-             WAL/job is in bytes, and the server's: what other sessions have written meanwhile is in it.",
+             WAL/job is in bytes and includes the WAL of other sessions.",
             escape(&self.server),
             escape(&self.queue),
             self.jobs,

@@ -1,4 +1,4 @@
-//! What `pq demo --chaos` does to its workers, all the way through.
+//! Injects random faults for `pq demo --chaos`: kills workers and terminates their backends.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,17 @@ use super::fault::Fault;
 use super::worker_pool::WorkerPool;
 use crate::failure::Failure;
 
-/// The next fault at random falls so many results after the one before, so that work goes on whatever is done to it…
+/// Results between two random faults, so that the work makes progress.
 const RESULTS_BETWEEN: std::ops::Range<i64> = 2..30;
-/// … and not sooner than so many milliseconds after it.
+/// Minimum time between two random faults, in milliseconds.
 const MILLIS_BETWEEN: std::ops::Range<u64> = 20..200;
 
-/// The sessions of the demo's workers in this database. $1 what they are called.
+/// Selects the sessions of the demo's workers in this database. $1 is their application name.
 const SESSIONS: &str = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
     AND application_name = $1 AND pid <> pg_backend_pid() ORDER BY pid";
 
-/// Terminates one of them. It is chosen before anything is done, for conditions are tried in any order. $2 its pid.
+/// Terminates one of these sessions. $2 is its pid. PostgreSQL evaluates conditions in any order, so the session is
+/// selected in a materialized CTE before the function is called.
 const TERMINATE: &str = "WITH chosen AS MATERIALIZED (
         SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 AND pid = $2
     ) SELECT pg_terminate_backend(pid) AS done FROM chosen";
@@ -33,10 +34,10 @@ pub(super) struct Chaos {
     next: Option<RandomFault>,
 }
 
-/// What is done next at random, and when. What is drawn does not depend on how fast the workers are.
+/// The next random fault and when it is due. The random numbers do not depend on the speed of the workers.
 struct RandomFault {
     kills: bool,
-    /// Which worker or backend, counted round.
+    /// Selects the worker or backend, modulo their number.
     number: usize,
     results: i64,
     at: Instant,
@@ -56,13 +57,14 @@ struct Terminated {
 
 impl Chaos {
     pub(super) fn new(seed: Option<u64>) -> Self {
-        // Short enough to be typed again.
+        // Short enough to type.
         let seed = seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
         Self { seed, random: Rng::with_seed(seed), terminated: 0, next: None }
     }
 
-    /// Some blows fall in the middle of a job, from the first ones to the last, so that there is at least one of
-    /// each kind however few jobs there are and however fast they are done.
+    /// Chooses the files in whose jobs a fault is injected, spread over all files.
+    ///
+    /// There is at least one fault of each kind, however few and short the jobs are.
     pub(super) fn faults<'f>(&mut self, files: &'f [String]) -> Vec<(&'f str, Fault)> {
         let of_each = (files.len() / 40).clamp(1, 25);
         let mut faults = Vec::new();
@@ -75,8 +77,10 @@ impl Chaos {
         faults
     }
 
-    /// Strikes whoever is meant, whatever it is doing, if the time has come: not before the first two faults are
-    /// met, lest they never be.
+    /// Injects the next random fault if it is due.
+    ///
+    /// It waits until one fault of each kind has happened in the middle of a job. A random fault could otherwise end the
+    /// worker that waits for such a fault.
     pub(super) fn inject_random(
         &mut self,
         done: i64,
@@ -113,7 +117,7 @@ impl Chaos {
         Ok(())
     }
 
-    /// Terminates this backend, if it is one of the demo's workers'.
+    /// Terminates a backend if it belongs to a worker of the demo.
     pub(super) fn terminate(
         &mut self,
         backend: i32,

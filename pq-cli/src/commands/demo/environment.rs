@@ -1,4 +1,4 @@
-//! Where the demo runs: a server of its own, or a schema of its own in a database that was given.
+//! The database of the demo: a private server, or a schema of its own in the database of `--database-url`.
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -13,19 +13,20 @@ pub(super) struct Environment {
     url: String,
     schema: String,
     origin: String,
-    // The schema is dropped by hand, then the database and the server by these.
+    // `Drop` drops the schema. These two fields then drop the database and the server.
     given: bool,
     _database: Option<Database>,
     _server: Option<Server>,
 }
 
 impl Environment {
-    /// The database of `--database-url`, or a private server. The environment is not asked: what it names
-    /// may be anybody's.
+    /// Connects to the database of `--database-url`, or starts a private server.
+    ///
+    /// Connection strings in environment variables are ignored, because they may name a production database.
     pub(super) fn prepare(global: &Global) -> Result<Self, Failure> {
         let schema = format!("pq_demo_{}", std::process::id());
         let environment = if let Some(url) = global.database_url.clone() {
-            let origin = format!("the database that was given, schema {schema}");
+            let origin = format!("database of --database-url, schema {schema}");
             Self { url, schema, origin, given: true, _database: None, _server: None }
         } else {
             let server = Server::start(&Options::durable().kind(Kind::Binaries)).map_err(|error| {
@@ -47,7 +48,7 @@ impl Environment {
         pq.migrate()?;
         pq.transaction(|conn| {
             environment.set_search_path(conn)?;
-            // No key keeps a file from having two results: what is done twice shows.
+            // demo_result has no unique key, so that a job that is done twice has two rows.
             conn.batch_execute(
                 "CREATE TABLE demo_file (path text PRIMARY KEY);
                  CREATE TABLE demo_fault (path text, fault text, worker integer, PRIMARY KEY (path, fault));
@@ -60,12 +61,12 @@ impl Environment {
         Ok(environment)
     }
 
-    /// A handle to the demo's table, as each worker has one.
+    /// Returns a handle like that of each worker.
     pub(super) fn connect(&self) -> Result<Pq, Failure> {
         connect(&self.url, &self.schema)
     }
 
-    /// Has the transaction find the demo's own tables.
+    /// Sets the search path of the transaction to the demo's schema.
     pub(super) fn set_search_path(&self, conn: &mut PgConnection) -> Result<(), Failure> {
         set_search_path(conn, &self.schema)
     }
@@ -74,8 +75,8 @@ impl Environment {
         &self.origin
     }
 
-    /// What a worker must know, for its environment and not for its command line, where others could
-    /// read the password.
+    /// Returns the environment variables of a worker. Other users can read command lines, so the connection string,
+    /// which may hold a password, is passed in the environment.
     pub(super) fn variables(&self) -> [(&'static str, String); 2] {
         [
             ("PQ_DEMO_URL", with_application_name(&self.url, &self.schema)),
@@ -83,7 +84,7 @@ impl Environment {
         ]
     }
 
-    /// What the sessions of this demo's workers are called, and no others.
+    /// Returns the application name of this demo's workers. No other session has it.
     pub(super) fn application_name(&self) -> &str {
         &self.schema
     }
@@ -93,17 +94,17 @@ pub(super) fn connect(url: &str, schema: &str) -> Result<Pq, Failure> {
     Ok(Pq::builder().url(url).schema(schema).pool_size(4).connect()?)
 }
 
-/// Has the transaction find the tables of this schema, whose name needs no quotes.
+/// Sets the search path of the transaction to a schema whose name needs no quotes.
 pub(super) fn set_search_path(conn: &mut PgConnection, schema: &str) -> Result<(), Failure> {
     Ok(conn.batch_execute(&format!("SET LOCAL search_path TO {schema}"))?)
 }
 
-/// The connection string with a name for its sessions, which needs no quotes. Of two names the last counts.
+/// Adds an application name, which needs no quotes, to a connection string. libpq uses the last of several.
 fn with_application_name(conninfo: &str, name: &str) -> String {
     let Some((_, rest)) = conninfo.split_once("://") else {
         return format!("{conninfo} application_name={name}");
     };
-    // A password may hold a question mark.
+    // A password may contain a question mark.
     let server = match rest.split_once('@') {
         Some((user, server)) if !user.contains('/') => server,
         _ => rest,
@@ -127,7 +128,7 @@ impl Drop for Environment {
                     .map_err(|e| e.to_string())
             });
         if dropped.is_err() {
-            output::print_error(&format!("the schema {} could not be dropped; drop it by hand", self.schema));
+            output::print_error(&format!("cannot drop the schema {}; drop it manually", self.schema));
         }
     }
 }

@@ -1,4 +1,6 @@
-//! What is to happen in the middle of which job, so that it does happen however fast the workers are.
+//! Faults that are injected in the middle of a job.
+//!
+//! They are stored in the database before the jobs are put, so that they happen however fast the workers are.
 
 use std::collections::HashMap;
 
@@ -7,13 +9,12 @@ use diesel::prelude::*;
 use super::report::demo_fault::dsl;
 use crate::failure::Failure;
 
-/// What happens to the first process that comes so far with a file: after it has written the result, and
-/// before it commits.
+/// A fault for the first worker that takes the job of a file. It happens between its result and its commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It is killed.
+    /// The worker process is killed.
     Kill,
-    /// Its backend is terminated.
+    /// The worker's backend is terminated.
     TerminateBackend,
 }
 
@@ -26,7 +27,7 @@ impl Fault {
     }
 }
 
-/// Notes faults, in the transaction that puts the jobs.
+/// Stores faults, in the transaction that puts the jobs.
 pub(super) fn insert(conn: &mut PgConnection, faults: &[(&str, Fault)]) -> Result<(), Failure> {
     let rows: Vec<_> =
         faults.iter().map(|(path, fault)| (dsl::path.eq(path), dsl::fault.eq(fault.as_str()))).collect();
@@ -34,7 +35,7 @@ pub(super) fn insert(conn: &mut PgConnection, faults: &[(&str, Fault)]) -> Resul
     Ok(())
 }
 
-/// The faults of the files that have any.
+/// Returns the faults of the files that have any.
 pub(super) fn all(conn: &mut PgConnection) -> Result<HashMap<String, Vec<Fault>>, Failure> {
     let mut all = HashMap::<String, Vec<Fault>>::new();
     for fault in [Fault::Kill, Fault::TerminateBackend] {
@@ -46,7 +47,7 @@ pub(super) fn all(conn: &mut PgConnection) -> Result<HashMap<String, Vec<Fault>>
     Ok(all)
 }
 
-/// Whether this worker is the first that claimed the fault.
+/// Claims a fault for a worker. Returns `false` if another worker has claimed it.
 pub(super) fn claim(conn: &mut PgConnection, path: &str, fault: Fault, worker: i32) -> Result<bool, Failure> {
     let free = dsl::demo_fault
         .filter(dsl::path.eq(path))

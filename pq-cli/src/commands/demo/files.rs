@@ -1,4 +1,4 @@
-//! The files of the demo: which there are, and what is said of each.
+//! Lists the files of the demo and computes their statistics.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,15 +9,14 @@ use sha2::{Digest, Sha256};
 
 use crate::failure::Failure;
 
-/// The paths of all regular files below a folder, relative to it and in order; without what git
-/// ignores, and without git's own.
+/// Returns the sorted relative paths of all regular files in a directory, without files that git ignores.
 pub(super) fn list(folder: &Path) -> Result<Vec<String>, Failure> {
     let mut files = Vec::new();
     let walk =
         WalkBuilder::new(folder).hidden(false).filter_entry(|entry| entry.file_name() != ".git").build();
     for entry in walk {
         let entry = entry.map_err(|error| Failure::Io(error.to_string()))?;
-        // A name that is not UTF-8 cannot be a payload of JSON.
+        // A name that is not UTF-8 cannot be a JSON payload.
         if let (Some(true), Ok(path)) =
             (entry.file_type().map(|kind| kind.is_file()), entry.path().strip_prefix(folder))
             && let Some(path) = path.to_str()
@@ -29,7 +28,7 @@ pub(super) fn list(folder: &Path) -> Result<Vec<String>, Failure> {
     Ok(files)
 }
 
-/// What the demo finds out about a file.
+/// The statistics of a file.
 pub(super) struct FileStats {
     pub(super) bytes: i64,
     pub(super) lines: i64,
@@ -58,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_are_those_of_wc_and_sha256sum() -> io::Result<()> {
+    fn stats_match_wc_and_sha256sum() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("file");
         std::fs::write(&path, "a\nb\n")?;

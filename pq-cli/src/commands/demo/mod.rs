@@ -1,4 +1,4 @@
-//! `pq demo`: a job for every file of a folder, worked by several processes, one of which is killed.
+//! `pq demo`: puts one job per file of a directory, works them in several processes, and kills one of these.
 
 mod chaos;
 mod environment;
@@ -28,30 +28,32 @@ use crate::global::Global;
 use crate::output;
 use crate::signals::stop_on_signals;
 
-/// The queue of the demo's jobs. A job is a file's path below the folder.
+/// The queue of the demo. The payload of a job is a relative path.
 const QUEUE: &str = "files";
 
-/// How often the parent looks at how far its workers are.
+/// Interval at which the parent checks its workers.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// See the queue work: a job for every file of a folder, a worker killed half way, nothing lost.
+/// Demonstrate that no job is lost or done twice when a worker is killed.
+///
+/// Puts one job per file of a directory. Several worker processes hash the files, and one of them is killed half way.
 ///
 /// Runs on a private PostgreSQL server in a temporary directory, started from the PostgreSQL programs on this machine,
 /// or in the database of --database-url. It removes everything at the end.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq demo --jobs-from ~/project --workers 8\npq demo --chaos"))]
 pub(crate) struct Demo {
-    /// The folder whose files become jobs; what git ignores is passed over.
+    /// Directory whose files become jobs, without files that git ignores.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) jobs_from: PathBuf,
-    /// How many worker processes.
+    /// Number of worker processes.
     #[arg(long, value_name = "N", default_value = "4")]
     pub(crate) workers: NonZeroUsize,
-    /// All the way through, kill workers and start others, and terminate the backends of those that run.
+    /// Keep killing workers and terminating their backends until all jobs are done. Killed workers are replaced.
     #[arg(long)]
     pub(crate) chaos: bool,
-    /// What the chaos is drawn from, to draw the same again; the table shows it. When each fault falls
-    /// depends on how fast the workers are as well.
+    /// Seed of the random faults, to repeat a run. The timing of the faults also depends on the speed of the workers.
+    /// Default: random, and printed at the end.
     #[arg(long, value_name = "N", requires = "chaos")]
     pub(crate) seed: Option<u64>,
 }
@@ -60,13 +62,13 @@ impl Demo {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let stop = stop_on_signals()?;
         let folder = self.jobs_from.canonicalize().map_err(|error| {
-            Failure::Io(format!("the folder {} cannot be read: {error}", self.jobs_from.display()))
+            Failure::Io(format!("cannot read the directory {}: {error}", self.jobs_from.display()))
         })?;
         let files = files::list(&folder)?;
         if files.is_empty() {
-            return Err(Failure::Usage(format!("there is no file below {}", folder.display())));
+            return Err(Failure::Usage(format!("no file in the directory {}", folder.display())));
         }
-        // Dropped last: the server or the schema goes when everybody has left it.
+        // Dropped last, because dropping it removes the server or the schema.
         let environment = Environment::prepare(global)?;
         output::print_status(&format!("PostgreSQL: {}", environment.origin()));
         let pq = environment.connect()?;
@@ -74,7 +76,7 @@ impl Demo {
         let mut chaos = self.chaos.then(|| Chaos::new(self.seed));
         let faults = match &mut chaos {
             Some(chaos) => chaos.faults(&files),
-            // With one worker alone nobody would be left to take over.
+            // A single worker has no other to take over its jobs.
             None if self.workers.get() == 1 => Vec::new(),
             None => vec![(files[files.len() / 2].as_str(), Fault::Kill)],
         };
@@ -85,11 +87,7 @@ impl Demo {
             queue.on(conn).put_many(&files)?;
             Ok::<_, Failure>(())
         })?;
-        output::print_status(&format!(
-            "{} jobs put, one for every file below {}",
-            files.len(),
-            folder.display()
-        ));
+        output::print_status(&format!("{} jobs put, one per file of {}", files.len(), folder.display()));
 
         let began = Instant::now();
         let workers = WorkerPool::start(&environment, &folder, self.workers.get())?;
@@ -110,7 +108,7 @@ impl Demo {
             ProcessCounts { started: workers.started(), killed: workers.killed(), chaos: chaos_counts };
         let table = report.table(elapsed, &processes, environment.origin());
         output::print_lines([table.as_str()])
-            .map_err(|error| Failure::Io(format!("the table cannot be written: {error}")))?;
+            .map_err(|error| Failure::Io(format!("cannot write the table: {error}")))?;
         if report.is_clean() {
             Ok(ExitCode::SUCCESS)
         } else {
@@ -119,7 +117,7 @@ impl Demo {
     }
 }
 
-/// The parent's part while the workers work.
+/// The parent process: supervises the workers and injects faults.
 struct Supervisor<'w> {
     environment: &'w Environment,
     pq: &'w Pq,
@@ -130,7 +128,7 @@ struct Supervisor<'w> {
 }
 
 impl Supervisor<'_> {
-    /// Looks on until no job is left, and deals their faults to the workers.
+    /// Supervises the workers and injects faults until no job is left.
     fn run_until_done(&mut self, jobs: usize, count: usize) -> Result<(), Failure> {
         let bar =
             output::progress_bar(jobs as u64, "{wide_bar} {pos}/{len} files, {per_sec}, {eta} left{msg}");
@@ -147,7 +145,7 @@ impl Supervisor<'_> {
                 let Some(what) = self.inject_fault(&held)? else { continue };
                 bar.suspend(|| {
                     output::print_status(&format!(
-                        "at {done} of {jobs}: {what}, after it wrote a result and before it committed"
+                        "after {done} of {jobs} jobs: {what} between its result and its commit"
                     ));
                 });
             }
@@ -157,8 +155,8 @@ impl Supervisor<'_> {
                 let (killed, terminated) = (self.workers.killed(), chaos.terminated());
                 bar.set_message(format!(", {killed} killed, {terminated} terminated"));
             }
-            // The queue says when to stop, and not the results: a job that was done twice would make up
-            // for one that was lost.
+            // The end is when the queue is empty. The number of results is no substitute: a job that is done twice
+            // would hide one that is lost.
             if self.queue.counts()?.live() == 0 {
                 bar.finish_and_clear();
                 return Ok(());
@@ -168,13 +166,13 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Kills the worker that holds a job and waits for that, or terminates its backend, and says so.
+    /// Kills a worker that waits in the middle of a job, or terminates its backend. Describes what was done.
     fn inject_fault(&mut self, held: &HeldJob) -> Result<Option<&'static str>, Failure> {
         Ok(match (held.backend, &mut self.chaos) {
             (Some(backend), Some(chaos)) => chaos
                 .terminate(backend, self.pq, self.environment)?
-                .then_some("the backend of a worker was terminated"),
-            _ => self.workers.kill_worker(held).then_some("a worker was killed with SIGKILL"),
+                .then_some("terminated the backend of a worker"),
+            _ => self.workers.kill_worker(held).then_some("killed a worker with SIGKILL"),
         })
     }
 }

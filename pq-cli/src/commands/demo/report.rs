@@ -1,4 +1,4 @@
-//! What the demo writes down, and what it counts at the end: from the database and nothing else.
+//! The demo's tables, and the report that counts their rows at the end.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ diesel::table! {
     demo_fault (path, fault) { path -> Text, fault -> Text, worker -> Nullable<Integer>, }
 }
 
-/// Notes the files, in the transaction that puts their jobs.
+/// Stores the paths of the files, in the transaction that puts their jobs.
 pub(super) fn insert_files(conn: &mut PgConnection, files: &[String]) -> Result<(), Failure> {
     for some in files.chunks(10_000) {
         let rows: Vec<_> = some.iter().map(|path| demo_file::path.eq(path)).collect();
@@ -36,21 +36,21 @@ pub(super) fn insert_files(conn: &mut PgConnection, files: &[String]) -> Result<
     Ok(())
 }
 
-/// What the demo did to its workers.
+/// Counts of the worker processes.
 pub(super) struct ProcessCounts {
     pub(super) started: usize,
     pub(super) killed: usize,
     pub(super) chaos: Option<ChaosCounts>,
 }
 
-/// What chaos did besides killing.
+/// Counts of `--chaos`.
 #[derive(Clone, Copy)]
 pub(super) struct ChaosCounts {
     pub(super) terminated: usize,
     pub(super) seed: u64,
 }
 
-/// The counts of the end.
+/// Counts from the demo's tables.
 #[derive(Debug, QueryableByName)]
 pub(super) struct Report {
     #[diesel(sql_type = BigInt)]
@@ -69,7 +69,7 @@ pub(super) struct Report {
     workers: i64,
 }
 
-/// A file is lost if it has no result, and was done twice as often as it has results too many.
+/// A file without a result is lost. Every result after the first counts as done twice.
 const COUNT: &str = "\
 WITH done AS (SELECT path, count(*) AS times FROM demo_result GROUP BY path)
 SELECT
@@ -94,11 +94,11 @@ impl Report {
         let rate = self.results as f64 / elapsed.as_secs_f64().max(0.001);
         let mut rows = vec![
             ("PostgreSQL", origin.to_owned()),
-            ("jobs (one a file)", self.files.to_string()),
+            ("jobs (one per file)", self.files.to_string()),
             ("results", self.results.to_string()),
-            ("  of files that could not be read", self.unreadable.to_string()),
+            ("  of unreadable files", self.unreadable.to_string()),
             ("bytes hashed", self.bytes.to_string()),
-            ("jobs a second", format!("{rate:.0}")),
+            ("jobs per second", format!("{rate:.0}")),
             ("processes started", processes.started.to_string()),
             ("processes with results", self.workers.to_string()),
             ("processes killed", processes.killed.to_string()),
@@ -108,7 +108,7 @@ impl Report {
             rows.push(("seed", seed.to_string()));
         }
         rows.push(("lost", self.lost.to_string()));
-        rows.push(("twice", self.twice.to_string()));
+        rows.push(("done twice", self.twice.to_string()));
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
         for (what, count) in rows {

@@ -1,4 +1,4 @@
-//! The demo's worker processes, from outside.
+//! Starts, kills and ends the worker processes of the demo.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,27 +10,27 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use super::environment::Environment;
 use crate::failure::Failure;
 
-/// The processes. Dropping them ends them.
+/// The running worker processes. Dropping the pool kills them.
 pub(super) struct WorkerPool {
     program: PathBuf,
     environment: Vec<(&'static str, OsString)>,
     running: Vec<Child>,
     started: usize,
     killed: usize,
-    /// Say which of the processes holds a job and waits for its fault.
+    /// Reports of workers that hold a job and wait for a fault.
     held: Sender<HeldJob>,
     holds: Receiver<HeldJob>,
 }
 
-/// A worker stands in the middle of a job, after it has written a result and before it commits.
+/// A worker that waits for a fault, between its result and its commit.
 pub(super) struct HeldJob {
     worker: u32,
-    /// The backend that it waits to lose. Without one it waits to be killed.
+    /// The backend to terminate. Without it, the worker is to be killed.
     pub(super) backend: Option<i32>,
 }
 
 impl WorkerPool {
-    /// Starts so many processes.
+    /// Starts `count` processes.
     pub(super) fn start(environment: &Environment, folder: &Path, count: usize) -> Result<Self, Failure> {
         let mut environment: Vec<(&str, OsString)> =
             environment.variables().into_iter().map(|(name, value)| (name, value.into())).collect();
@@ -51,7 +51,7 @@ impl WorkerPool {
             .arg("demo-worker")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("PQ_DEMO_WORKER", (self.started + 1).to_string())
-            // A worker ends when this is closed, so none outlives its parent.
+            // A worker ends when this pipe is closed, so it cannot outlive its parent.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
@@ -69,18 +69,18 @@ impl WorkerPool {
         Ok(())
     }
 
-    /// The next worker that holds a job and waits.
+    /// Returns the next worker that waits for a fault.
     pub(super) fn next_held(&self) -> Option<HeldJob> {
         self.holds.try_recv().ok()
     }
 
-    /// Kills the worker that holds a job.
+    /// Kills a worker that waits for a fault. Returns `false` if it has ended.
     pub(super) fn kill_worker(&mut self, held: &HeldJob) -> bool {
         let position = self.running.iter().position(|child| child.id() == held.worker);
         position.is_some_and(|position| self.kill(position))
     }
 
-    /// Kills the worker that is meant by a number, whatever it is doing.
+    /// Kills the worker with this number, modulo the number of workers.
     pub(super) fn kill_nth(&mut self, number: usize) -> bool {
         !self.running.is_empty() && self.kill(number % self.running.len())
     }
@@ -94,7 +94,7 @@ impl WorkerPool {
         killed
     }
 
-    /// Starts a worker in the environment of each that was killed.
+    /// Starts workers until there are `count` of them.
     pub(super) fn replace_killed(&mut self, count: usize) -> Result<(), Failure> {
         while self.running.len() < count {
             self.start_one()?;
@@ -102,17 +102,17 @@ impl WorkerPool {
         Ok(())
     }
 
-    /// An error where all workers have ended although there is work.
+    /// Fails if all workers have ended.
     pub(super) fn check(&mut self) -> Result<(), Failure> {
         let ended = self.running.iter_mut().all(|child| matches!(child.try_wait(), Ok(Some(_))));
         if ended {
-            Err(Failure::Demo("all workers have ended before the work was done".to_owned()))
+            Err(Failure::Demo("all workers have ended before all jobs were done".to_owned()))
         } else {
             Ok(())
         }
     }
 
-    /// Tells the workers to end, and waits until they have.
+    /// Ends the workers and waits for them.
     pub(super) fn finish(&mut self) {
         for child in &mut self.running {
             drop(child.stdin.take());
@@ -141,5 +141,5 @@ impl Drop for WorkerPool {
 }
 
 fn failed(error: io::Error) -> Failure {
-    Failure::Io(format!("a worker process cannot be started: {error}"))
+    Failure::Io(format!("cannot start a worker process: {error}"))
 }

@@ -1,4 +1,4 @@
-//! A worker process of the demo, from inside.
+//! The hidden command `pq demo-worker`: a worker process of the demo.
 
 use std::collections::HashMap;
 use std::env;
@@ -16,7 +16,7 @@ use super::{QUEUE, environment, files, report};
 use crate::failure::Failure;
 use crate::output;
 
-/// How long a worker pauses when it has lost its connection: at first, and at most.
+/// First and longest pause after a lost connection.
 const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 struct Worker {
@@ -27,17 +27,18 @@ struct Worker {
     stop: CancellationToken,
 }
 
-/// What a worker has once it could connect.
+/// The state of a connected worker.
 struct Connected {
     pq: Pq,
     queue: Queue<String>,
     faults: HashMap<String, Vec<Fault>>,
 }
 
-/// `pq demo-worker`: gets jobs and writes results until its standard input is closed.
+/// Gets jobs and writes results until standard input is closed.
 pub(crate) fn work() -> Result<ExitCode, Failure> {
     let variable = |name: &str| {
-        env::var(name).map_err(|_| Failure::Usage("`pq demo` starts its workers by itself".to_owned()))
+        env::var(name)
+            .map_err(|_| Failure::Usage("cannot run demo-worker: only `pq demo` starts it".to_owned()))
     };
     let worker = Worker {
         url: variable("PQ_DEMO_URL")?,
@@ -56,7 +57,7 @@ pub(crate) fn work() -> Result<ExitCode, Failure> {
         match worker.run_one(&mut connected) {
             Ok(()) => pause = RECONNECT_PAUSES.0,
             Err(_) if worker.stop.is_cancelled() => return Ok(ExitCode::SUCCESS),
-            // The job is back, or done, whichever the database decided; the next turn finds out.
+            // The job is either requeued or done. The next attempt takes whatever the queue holds.
             Err(Failure::Queue(error)) if error.is_unavailable() => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(RECONNECT_PAUSES.1);
@@ -67,7 +68,7 @@ pub(crate) fn work() -> Result<ExitCode, Failure> {
 }
 
 impl Worker {
-    /// Waits for a job and does it, connecting first where that has not been done.
+    /// Connects if necessary, waits for a job and works it.
     fn run_one(&self, connected: &mut Option<Connected>) -> Result<(), Failure> {
         let Connected { pq, queue, faults } = match connected {
             Some(connected) => connected,
@@ -77,7 +78,7 @@ impl Worker {
             environment::set_search_path(conn, &self.schema)?;
             self.write_result(conn, &job.data)?;
             for fault in faults.get(&job.data).into_iter().flatten() {
-                // In a transaction of its own, which outlives the one that is about to be rolled back.
+                // The claim has a transaction of its own, because the fault rolls back the current one.
                 let claimed = pq.transaction(|conn| {
                     environment::set_search_path(conn, &self.schema)?;
                     fault::claim(conn, &job.data, *fault, self.number)
@@ -103,8 +104,7 @@ impl Worker {
         Ok(Connected { pq, queue, faults })
     }
 
-    /// Takes the measure of one file, in the transaction that holds its job. A file that cannot be read is a
-    /// result too.
+    /// Stores the statistics of a file, or the error of reading it, in the transaction that holds its job.
     fn write_result(&self, conn: &mut PgConnection, path: &str) -> Result<(), Failure> {
         use report::demo_result::dsl;
         let insert = diesel::insert_into(dsl::demo_result);
@@ -123,7 +123,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Says that a job is held on this connection, and waits for its end.
+    /// Reports this connection's backend to the parent, and waits until it is terminated.
     fn hold_until_terminated(&self, conn: &mut PgConnection) -> Result<(), Failure> {
         let backend: i32 = diesel::dsl::sql::<Integer>("SELECT pg_backend_pid()").get_result(conn)?;
         report(&format!("held {backend}"))?;
@@ -135,12 +135,11 @@ impl Worker {
     }
 }
 
-/// Says that a job is held, and waits to be killed. If the parent ends instead, so does this process,
-/// and the job is back all the same.
+/// Reports a held job to the parent, and waits to be killed. If the parent ends first, this process ends too.
 fn hold() -> Result<(), Failure> {
     report("held")?;
     let _ = io::stdin().lock().read(&mut [0]);
-    Err(Failure::Demo("the parent has ended".to_owned()))
+    Err(Failure::Demo("the parent process has ended".to_owned()))
 }
 
 fn report(line: &str) -> Result<(), Failure> {

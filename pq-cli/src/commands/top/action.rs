@@ -1,48 +1,51 @@
-//! What can be done from the view.
+//! Actions: what the user can change from the view.
 
 use pq_diesel::{Cancelled, Error, JobId, Pq, QueueName, StopMode, WorkerId};
 
-/// Something that the user wants done.
+use crate::output;
+
+/// A change to a queue, a job or a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Pause(QueueName),
     Resume(QueueName),
     Retry(QueueName, JobId),
     RetryAllDead(QueueName),
-    /// The queue is as a worker told it.
+    /// The queue name is unchecked: it comes from a worker's heartbeat.
     Cancel(String, JobId),
     Stop(WorkerId, StopMode),
 }
 
 impl Action {
-    /// Does it, and says what came of it.
+    /// Runs the action and describes the result.
     pub(super) fn run(&self, pq: &Pq) -> Result<String, Error> {
         let queue = |name: &str| pq.queue::<()>(name);
         Ok(match self {
             Self::Pause(name) => match queue(name.as_str())?.pause()? {
                 true => format!("{name}: paused"),
-                false => format!("{name}: was paused already"),
+                false => format!("{name}: already paused"),
             },
             Self::Resume(name) => match queue(name.as_str())?.resume()? {
-                true => format!("{name}: goes on"),
-                false => format!("{name}: was not paused"),
+                true => format!("{name}: resumed"),
+                false => format!("{name}: not paused"),
             },
             Self::Retry(name, id) => match queue(name.as_str())?.retry(*id)? {
-                true => format!("{id}: back in the line of {name}"),
-                false => format!("{id}: is not dead any more, or its unique key is in use"),
+                true => format!("{id}: requeued in {name}"),
+                false => format!("cannot retry job {id}: it is no longer dead, or its unique key is in use"),
             },
             Self::RetryAllDead(name) => {
-                format!("{name}: {} dead jobs are back in the line", queue(name.as_str())?.retry_all_dead()?)
+                let requeued = queue(name.as_str())?.retry_all_dead()?;
+                format!("{name}: {} requeued", output::plural(requeued, "dead job"))
             }
             Self::Cancel(name, id) => match queue(name)?.cancel(*id)? {
                 Cancelled::Done => format!("{id}: cancelled"),
-                Cancelled::Asked => format!("{id}: runs; its handler is told"),
-                Cancelled::Held => format!("{id}: a transaction holds it; it can be cancelled after that"),
-                Cancelled::NotFound => format!("{id}: has ended"),
+                Cancelled::Asked => format!("{id}: running; its handler is asked to stop"),
+                Cancelled::Held => format!("cannot cancel job {id}: a transaction holds it"),
+                Cancelled::NotFound => format!("cannot cancel job {id}: it has ended"),
             },
             Self::Stop(worker, mode) => match pq.stop_worker(*worker, *mode)? {
-                true => format!("worker {worker}: told to stop ({mode}) at its next beat"),
-                false => format!("worker {worker}: is gone"),
+                true => format!("worker {worker}: asked to stop ({mode}) at its next heartbeat"),
+                false => format!("worker {worker}: no longer registered"),
             },
         })
     }

@@ -1,4 +1,4 @@
-//! What keys do.
+//! Key bindings.
 
 use pq_diesel::StopMode;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -9,30 +9,30 @@ use super::state::{Question, State};
 use super::table::{self, Pane};
 use crate::output;
 
-/// What the keys are for, for the help.
+/// The keys and their descriptions for the help window.
 pub(super) const HELP: &[(&str, &str)] = &[
-    ("up down k j", "choose a row"),
-    ("PgUp PgDn Home End", "choose a row further away"),
-    ("tab, shift-tab", "go to the next pane, or back"),
-    ("p", "pause the chosen queue, or have it go on"),
-    ("r", "put the chosen dead job back into the line"),
-    ("", "among the queues: all dead jobs of the chosen one"),
-    ("c", "cancel the chosen running job"),
-    ("s", "have the chosen worker stop: when nothing waits;"),
-    ("", "again: when its jobs have ended; again: now"),
-    ("?", "show or leave this"),
+    ("up down k j", "select the previous or next row"),
+    ("PgUp PgDn Home End", "move the selection further"),
+    ("tab, shift-tab", "go to the next or previous pane"),
+    ("p", "pause or resume the selected queue"),
+    ("r", "retry the selected dead job;"),
+    ("", "in the queues pane: all dead jobs of the queue"),
+    ("c", "cancel the selected running job"),
+    ("s", "stop the selected worker: drain its queues;"),
+    ("", "again: finish its running jobs; again: abort"),
+    ("?", "show or close this help"),
     ("q, Esc, Ctrl-C", "quit"),
 ];
 
-/// How far a page goes.
+/// Rows per page.
 const PAGE: isize = 10;
 
-/// A name with room beside it for what is asked.
+/// Shortens a name so that the question fits on the line.
 fn short(name: &str) -> String {
     layout::truncate(&output::escape(name), 32)
 }
 
-/// What a key requests for.
+/// What a key causes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     None,
@@ -50,13 +50,13 @@ impl State {
         if control && key.code == KeyCode::Char('c') {
             return Effect::Quit;
         }
-        // A key that is held with another is not the one that was meant.
+        // A key with Ctrl or Alt is not the plain key.
         let code =
             if control || key.modifiers.contains(KeyModifiers::ALT) { KeyCode::Null } else { key.code };
         if let Some(question) = self.question.take() {
             return match code {
                 KeyCode::Char('y' | 'Y') => Effect::Run(question.action),
-                _ => self.refuse("left as it was"),
+                _ => self.refuse("not done"),
             };
         }
         if self.help {
@@ -99,8 +99,8 @@ impl State {
     }
 
     fn pause_or_resume(&mut self) -> Effect {
-        let chosen = self.selected_index(Pane::Queues).and_then(|place| self.snapshot.queues.get(place));
-        let Some(queue) = chosen else { return self.refuse("there is no queue to pause") };
+        let chosen = self.selected_index(Pane::Queues).and_then(|index| self.snapshot.queues.get(index));
+        let Some(queue) = chosen else { return self.refuse("no queue to pause") };
         let name = queue.queue.clone();
         Effect::Run(if queue.paused_at.is_some() { Action::Resume(name) } else { Action::Pause(name) })
     }
@@ -108,58 +108,56 @@ impl State {
     fn retry(&mut self) -> Effect {
         match self.pane {
             Pane::Dead => {
-                match self.selected_index(Pane::Dead).and_then(|place| self.snapshot.dead.jobs.get(place)) {
+                match self.selected_index(Pane::Dead).and_then(|index| self.snapshot.dead.jobs.get(index)) {
                     Some(job) => Effect::Run(Action::Retry(job.queue.clone(), job.id)),
-                    None => self.refuse("there is no dead job to put back"),
+                    None => self.refuse("no dead job to retry"),
                 }
             }
             Pane::Queues => {
-                match self.selected_index(Pane::Queues).and_then(|place| self.snapshot.queues.get(place)) {
+                match self.selected_index(Pane::Queues).and_then(|index| self.snapshot.queues.get(index)) {
                     Some(queue) if queue.dead > 0 => {
                         let name = short(queue.queue.as_str());
-                        let text = format!("Put all {} dead jobs of {name} back into the line?", queue.dead);
+                        let text = format!("Retry {} of {name}?", output::plural(queue.dead, "dead job"));
                         let action = Action::RetryAllDead(queue.queue.clone());
                         self.question(&text, action)
                     }
-                    _ => self.refuse("there is no dead job to put back"),
+                    _ => self.refuse("no dead job to retry"),
                 }
             }
-            Pane::Workers | Pane::Running => self.refuse("r is for dead jobs, or for all those of a queue"),
+            Pane::Workers | Pane::Running => self.refuse("r works on dead jobs and on queues"),
         }
     }
 
     fn cancel(&mut self) -> Effect {
         if self.pane == Pane::Dead {
-            return self.refuse("a dead job has ended; r puts it back into the line");
+            return self.refuse("a dead job cannot be cancelled; r retries it");
         }
         if self.pane != Pane::Running {
-            return self.refuse("c is for running jobs");
+            return self.refuse("c works on running jobs");
         }
         let all = table::running(&self.snapshot);
-        let Some((worker, job)) = self.selected_index(Pane::Running).and_then(|place| all.get(place)) else {
-            return self.refuse("no job runs");
+        let Some((worker, job)) = self.selected_index(Pane::Running).and_then(|index| all.get(index)) else {
+            return self.refuse("no running job");
         };
         let (host, pid) = (&worker.host, worker.pid);
-        let text = format!("Cancel job {} of {}, which runs at {host} {pid}?", job.id, short(&job.queue));
+        let text = format!("Cancel job {} of {}, running on {host} {pid}?", job.id, short(&job.queue));
         let action = Action::Cancel(job.queue.clone(), job.id);
         self.question(&text, action)
     }
 
     fn stop(&mut self) -> Effect {
         if self.pane != Pane::Workers {
-            return self.refuse("s is for workers");
+            return self.refuse("s works on workers");
         }
-        let chosen = self.selected_index(Pane::Workers).and_then(|place| self.snapshot.workers.get(place));
-        let Some(worker) = chosen else { return self.refuse("there is no worker to stop") };
+        let chosen = self.selected_index(Pane::Workers).and_then(|index| self.snapshot.workers.get(index));
+        let Some(worker) = chosen else { return self.refuse("no worker to stop") };
         let (mode, when) = match worker.stop.max(worker.status.stopping) {
-            None => (StopMode::Drain, "when nothing waits"),
+            None => (StopMode::Drain, "when no job is ready"),
             Some(StopMode::Drain) => (StopMode::Finish, "when its running jobs have ended"),
             Some(StopMode::Finish) => (StopMode::Abort, "now"),
-            Some(StopMode::Abort) => {
-                return self.refuse("it was told to stop now, and nothing is sterner");
-            }
+            Some(StopMode::Abort) => return self.refuse("the worker is already stopping (abort)"),
         };
-        let text = format!("Have worker {} at {} {} stop {when}?", worker.id, worker.host, worker.pid);
+        let text = format!("Stop worker {} on {} {} {when}?", worker.id, worker.host, worker.pid);
         let action = Action::Stop(worker.id, mode);
         self.question(&text, action)
     }

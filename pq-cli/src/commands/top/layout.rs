@@ -1,22 +1,24 @@
-//! Making a table fit a width.
+//! Fits the columns of a table into a width.
 
 use ratatui::text::Span;
 
 use super::table::PaneTable;
 
-/// Between two columns.
+/// Space between two columns.
 pub(super) const GAP: u16 = 2;
 
-/// The columns that are shown, by their place in the table, with their widths. What may be cut is cut first, then
-/// columns go by their rank; where even that is not enough the terminal cuts the last ones off.
+/// Returns the indexes and widths of the columns that are shown.
+///
+/// Text columns are truncated first. Then columns are dropped by their `drop_order`. If the rest is still too wide, the
+/// terminal cuts off the last columns.
 pub(super) fn columns(table: &PaneTable, width: u16) -> Vec<(usize, u16)> {
     let mut shown: Vec<(usize, u16)> =
         (0..table.columns.len()).map(|column| (column, natural(table, column).min(width))).collect();
-    // Words that no row has are not missed. Numbers stay, or the columns beside them would jump.
-    let says_something = |column: usize| {
+    // Empty text columns are hidden. Number columns stay, so that their neighbours do not move between polls.
+    let has_content = |column: usize| {
         table.columns[column].is_number || table.rows.iter().any(|row| !row.cells[column].is_empty())
     };
-    shown.retain(|(column, _)| says_something(*column));
+    shown.retain(|(column, _)| has_content(*column));
     loop {
         let gaps = GAP.saturating_mul(u16::try_from(shown.len().saturating_sub(1)).unwrap_or(u16::MAX));
         let wanted = shown.iter().fold(gaps, |sum, (_, width)| sum.saturating_add(*width));
@@ -26,7 +28,7 @@ pub(super) fn columns(table: &PaneTable, width: u16) -> Vec<(usize, u16)> {
         let slack = |&(column, now): &(usize, u16)| {
             table.columns[column].min_width.map_or(0, |min_width| now.saturating_sub(min_width))
         };
-        // The widest of those that may be cut, so that they come to be alike.
+        // Truncating the widest column each time makes the columns similar in width.
         let cut = shown.iter_mut().filter(|shown| slack(shown) > 0).max_by_key(|(_, now)| *now);
         if let Some((_, now)) = cut {
             *now -= 1;
@@ -36,7 +38,7 @@ pub(super) fn columns(table: &PaneTable, width: u16) -> Vec<(usize, u16)> {
         match shown.iter().map(drop_order).max() {
             Some(highest) if highest > 0 => {
                 shown.retain(|column| drop_order(column) < highest);
-                // What was cut for the sake of those may have its width back.
+                // The truncated columns get the space of the dropped ones.
                 for (column, now) in &mut shown {
                     *now = natural(table, *column).min(width);
                 }
@@ -46,14 +48,14 @@ pub(super) fn columns(table: &PaneTable, width: u16) -> Vec<(usize, u16)> {
     }
 }
 
-/// How wide a column would like to be.
+/// Returns the width of the widest cell of a column.
 fn natural(table: &PaneTable, column: usize) -> u16 {
     let cells = table.rows.iter().map(|row| row.cells[column].as_str());
-    let widest = cells.chain([table.columns[column].head]).map(|text| Span::raw(text).width()).max();
+    let widest = cells.chain([table.columns[column].header]).map(|text| Span::raw(text).width()).max();
     u16::try_from(widest.unwrap_or_default()).unwrap_or(u16::MAX)
 }
 
-/// Text of at most this width, with a mark where it was cut.
+/// Truncates text to a width, and marks the cut with an ellipsis.
 pub(super) fn truncate(text: &str, width: u16) -> String {
     let width = usize::from(width);
     if Span::raw(text).width() <= width {

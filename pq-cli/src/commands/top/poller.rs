@@ -1,4 +1,4 @@
-//! Where the view's numbers come from: a thread of its own, so that keys are heard while the server is asked.
+//! Reads snapshots from the database in a thread of its own, so that a slow server does not delay key presses.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
@@ -10,46 +10,46 @@ use pq_diesel::{Ended, EndedAs, Error, Overview, Pq, QueueName, WorkerInfo};
 use super::action::Action;
 use crate::failure::Failure;
 
-/// How many dead jobs are shown, the last first.
+/// Number of dead jobs in the view, the latest first.
 pub(super) const DEAD_LIMIT: usize = 50;
 
-/// The longest pause between two tries while the server is lost.
+/// Maximum pause between two attempts while the server is unreachable.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
-/// How long the end waits for a look that is under way. libpq must not be at work when the process exits.
+/// Time to wait at the end for the current poll. libpq must not be in use when the process exits.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What one look saw.
+/// The result of one poll.
 #[derive(Clone, Debug)]
 pub(super) struct Snapshot {
-    /// The server's clock.
+    /// Time of the poll by the server's clock.
     pub(super) at: DateTime<Utc>,
     pub(super) queues: Vec<Overview>,
     pub(super) workers: Vec<WorkerInfo>,
-    pub(super) dead: Dead,
+    pub(super) dead: DeadJobs,
 }
 
-/// Dead jobs of one queue.
+/// The latest dead jobs of one queue.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Dead {
+pub(super) struct DeadJobs {
     pub(super) of: Option<QueueName>,
     pub(super) jobs: Vec<Ended>,
 }
 
 impl Snapshot {
-    /// Looks at everything, and at the dead jobs of the queue that is chosen from the numbers.
-    pub(super) fn look(
+    /// Reads queues and workers, and the dead jobs of the queue that `choose` returns.
+    pub(super) fn read(
         pq: &Pq,
         choose: impl FnOnce(&[Overview]) -> Option<QueueName>,
     ) -> Result<Self, Error> {
         let queues = pq.overview()?;
-        let dead = Dead::look(pq, choose(&queues))?;
+        let dead = DeadJobs::read(pq, choose(&queues))?;
         Ok(Self { at: pq.now()?, queues, workers: pq.workers()?, dead })
     }
 }
 
-impl Dead {
-    fn look(pq: &Pq, of: Option<QueueName>) -> Result<Self, Error> {
+impl DeadJobs {
+    fn read(pq: &Pq, of: Option<QueueName>) -> Result<Self, Error> {
         let jobs = match &of {
             Some(name) => pq.queue::<()>(name.as_str())?.archived(EndedAs::Dead, None, DEAD_LIMIT)?,
             None => Vec::new(),
@@ -58,105 +58,111 @@ impl Dead {
     }
 }
 
-/// What the view requests of the poller.
+/// A request from the view to the poller.
 pub(super) enum Request {
-    /// Show the dead jobs of this queue from now on.
+    /// Read the dead jobs of this queue from now on.
     Watch(Option<QueueName>),
     Run(Action),
 }
 
-/// What the poller tells the view.
+/// An update from the poller to the view.
 pub(super) enum Update {
     Snapshot(Snapshot),
-    Dead(Dead),
-    /// The server was not there, or refused; it is tried again after so long.
+    Dead(DeadJobs),
+    /// A poll failed, with the error and the time until the next attempt.
     Lost(String, Duration),
-    /// What came of a action.
+    /// The result of an action.
     ActionDone(Result<String, String>),
 }
 
-/// The thread that looks and does.
+/// The view's handle of the polling thread.
 pub(super) struct Poller {
     requests: Sender<Request>,
-    update: Receiver<Update>,
+    updates: Receiver<Update>,
     thread: JoinHandle<()>,
 }
 
 impl Poller {
-    /// Looks again and again, for the first time after the interval.
+    /// Starts the thread. Its first poll is after `interval`.
     pub(super) fn start(pq: Pq, interval: Duration, watched: Option<QueueName>) -> Result<Self, Failure> {
-        let ((requests, asked), (updates, update)) = (mpsc::channel(), mpsc::channel());
-        let poll_loop = PollLoop { pq, interval, watched, failures: 0, updates };
+        let ((requests, received), (sender, updates)) = (mpsc::channel(), mpsc::channel());
+        let poll_loop = PollLoop { pq, interval, watched, failures: 0, updates: sender };
         let thread = thread::Builder::new()
-            .name("looks".to_owned())
-            .spawn(move || poll_loop.run(&asked))
-            .map_err(|error| Failure::Io(format!("no thread can be started: {error}")))?;
-        Ok(Self { requests, update, thread })
+            .name("poller".to_owned())
+            .spawn(move || poll_loop.run(&received))
+            .map_err(|error| Failure::Io(format!("cannot start a thread: {error}")))?;
+        Ok(Self { requests, updates, thread })
     }
 
-    pub(super) fn ask(&self, ask: Request) {
-        // Where nobody listens any more, `told` says so.
-        let _ = self.requests.send(ask);
+    pub(super) fn request(&self, request: Request) {
+        // If the thread has ended, `next_update` returns the error.
+        let _ = self.requests.send(request);
     }
 
-    /// What was told and not heard yet.
-    pub(super) fn update(&self) -> Result<Option<Update>, Failure> {
-        match self.update.try_recv() {
+    /// Returns the next update, or `None` if there is none yet.
+    pub(super) fn next_update(&self) -> Result<Option<Update>, Failure> {
+        match self.updates.try_recv() {
             Ok(update) => Ok(Some(update)),
             Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(Failure::Io("the thread that looks has ended".to_owned())),
+            Err(TryRecvError::Disconnected) => {
+                Err(Failure::Io("the polling thread has ended unexpectedly".to_owned()))
+            }
         }
     }
 
-    /// Ends the thread, and waits a while for that.
+    /// Ends the thread and waits for it for a bounded time.
     pub(super) fn end(self) {
-        let Self { requests, update, thread } = self;
+        let Self { requests, updates, thread } = self;
         drop(requests);
         let begun = Instant::now();
         while !thread.is_finished() && begun.elapsed() < END_TIMEOUT {
-            // It is over when the last sender is gone.
-            let _ = update.recv_timeout(Duration::from_millis(20));
+            // This returns early when the thread drops its sender.
+            let _ = updates.recv_timeout(Duration::from_millis(20));
         }
     }
 }
 
-/// The thread's own part.
+/// The state of the polling thread.
 struct PollLoop {
     pq: Pq,
     interval: Duration,
     watched: Option<QueueName>,
-    /// Looks that failed since the last that did not.
+    /// Number of consecutive failed polls.
     failures: u32,
     updates: Sender<Update>,
 }
 
 impl PollLoop {
-    fn run(mut self, asked: &Receiver<Request>) {
+    fn run(mut self, requests: &Receiver<Request>) {
         let mut due = Instant::now() + self.interval;
-        // Several steps through the queues are one look at the last.
-        let mut turned = false;
+        // While the user scrolls through the queues, only the dead jobs of the last one are read.
+        let mut selection_changed = false;
         loop {
-            let wait = if turned { Duration::ZERO } else { due.saturating_duration_since(Instant::now()) };
-            let update = match asked.recv_timeout(wait) {
+            let wait = if selection_changed {
+                Duration::ZERO
+            } else {
+                due.saturating_duration_since(Instant::now())
+            };
+            let update = match requests.recv_timeout(wait) {
                 Ok(Request::Watch(queue)) => {
                     self.watched = queue;
-                    turned = true;
+                    selection_changed = true;
                     continue;
                 }
                 Ok(Request::Run(action)) => {
                     due = Instant::now();
                     Update::ActionDone(action.run(&self.pq).map_err(|error| error.to_string()))
                 }
-                Err(RecvTimeoutError::Timeout) if turned && Instant::now() < due => {
-                    turned = false;
-                    // A failure is told by the next look, and while the server is lost that comes soon enough.
-                    let dead = (self.failures == 0).then(|| Dead::look(&self.pq, self.watched.clone()));
+                Err(RecvTimeoutError::Timeout) if selection_changed && Instant::now() < due => {
+                    selection_changed = false;
+                    // An error here is dropped: the next poll reports it.
+                    let dead = (self.failures == 0).then(|| DeadJobs::read(&self.pq, self.watched.clone()));
                     let Some(Ok(dead)) = dead else { continue };
                     Update::Dead(dead)
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    turned = false;
-                    let (update, pause) = self.look();
+                    selection_changed = false;
+                    let (update, pause) = self.poll();
                     due = Instant::now() + pause;
                     update
                 }
@@ -168,10 +174,10 @@ impl PollLoop {
         }
     }
 
-    /// Looks, and says how long to pause after that.
-    fn look(&mut self) -> (Update, Duration) {
+    /// Polls once, and returns the pause before the next poll.
+    fn poll(&mut self) -> (Update, Duration) {
         let begun = Instant::now();
-        match Snapshot::look(&self.pq, |_| self.watched.clone()) {
+        match Snapshot::read(&self.pq, |_| self.watched.clone()) {
             Ok(snapshot) => {
                 self.failures = 0;
                 (Update::Snapshot(snapshot), self.interval.max(begun.elapsed()))

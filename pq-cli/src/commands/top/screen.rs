@@ -1,4 +1,4 @@
-//! The terminal: taken whole, listened to, and given back however the view ends.
+//! The terminal: switches it to the view, reads its events, and restores it however the view ends.
 
 use std::io;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use super::state::State;
 use super::{TICK, view};
 use crate::failure::Failure;
 
-/// The terminal while the view has it.
+/// The terminal while the view is shown.
 pub(super) struct Screen {
-    // Gone before the terminal is restored, for it shows the cursor.
+    // Dropped before `_restored`, because dropping it shows the cursor.
     terminal: DefaultTerminal,
     event_reader: EventReader,
     _restored: RestoreTerminal,
 }
 
 impl Screen {
-    /// Takes the terminal. Should something panic, ratatui gives it back before the panic's words are printed.
+    /// Takes the terminal. After a panic, ratatui restores it before the panic message is printed.
     pub(super) fn take() -> Result<Self, Failure> {
         let restored = RestoreTerminal;
         let terminal = ratatui::try_init().map_err(|error| unusable(&error))?;
@@ -36,37 +36,39 @@ impl Screen {
         Ok(())
     }
 
-    /// What happens next at the terminal, where something does in a short while.
+    /// Returns the next event, or `None` after a short time without one.
     pub(super) fn next_event(&self) -> Result<Option<Event>, Failure> {
         match self.event_reader.events.recv_timeout(TICK) {
             Ok(event) => event.map(Some).map_err(|error| unusable(&error)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => {
-                Err(Failure::Io("the thread that listens to the terminal has ended".to_owned()))
+                Err(Failure::Io("the thread that reads the terminal has ended unexpectedly".to_owned()))
             }
         }
     }
 }
 
 fn unusable(error: &io::Error) -> Failure {
-    Failure::Io(format!("the terminal cannot be used: {error}"))
+    Failure::Io(format!("cannot use the terminal: {error}"))
 }
 
-/// Gives the terminal back.
+/// Restores the terminal when dropped.
 struct RestoreTerminal;
 
 impl Drop for RestoreTerminal {
     fn drop(&mut self) {
-        // In a panic it has been done, and doing it again would put the cursor above the panic's words.
+        // After a panic the terminal is restored already. A second time would move the cursor above the message.
         if !thread::panicking() {
-            // Where this fails there is no terminal any more.
+            // An error means that the terminal is gone.
             let _ = ratatui::try_restore();
         }
     }
 }
 
-/// Listens in a thread of its own. crossterm does not come back from a terminal that has been closed, it reads its
-/// end again and again; whoever waits for a signal must not be caught in that.
+/// Reads terminal events in a thread of its own.
+///
+/// If the terminal is closed, crossterm reads its end in an endless loop and does not return. The main thread must
+/// still react to signals, so it must not call crossterm itself.
 struct EventReader {
     events: Receiver<io::Result<Event>>,
     closed: Arc<AtomicBool>,
@@ -75,23 +77,23 @@ struct EventReader {
 
 impl EventReader {
     fn open() -> io::Result<Self> {
-        let (updates, events) = mpsc::channel();
+        let (sender, events) = mpsc::channel();
         let closed = Arc::new(AtomicBool::new(false));
         let is_closed = Arc::clone(&closed);
         let listen = move || {
             while !is_closed.load(Ordering::Relaxed) {
-                let heard = match event::poll(TICK) {
+                let event = match event::poll(TICK) {
                     Ok(false) => continue,
                     Ok(true) => event::read(),
                     Err(error) => Err(error),
                 };
-                let is_error = heard.is_err();
-                if updates.send(heard).is_err() || is_error {
+                let is_error = event.is_err();
+                if sender.send(event).is_err() || is_error {
                     return;
                 }
             }
         };
-        let thread = thread::Builder::new().name("listens".to_owned()).spawn(listen)?;
+        let thread = thread::Builder::new().name("event-reader".to_owned()).spawn(listen)?;
         Ok(Self { events, closed, thread })
     }
 }
@@ -100,7 +102,7 @@ impl Drop for EventReader {
     fn drop(&mut self) {
         const AT_MOST: Duration = Duration::from_secs(1);
         self.closed.store(true, Ordering::Relaxed);
-        // What is typed from now on is for whoever has the terminal next.
+        // Keys that are typed from now on are for the shell, so the thread must stop reading.
         let begun = Instant::now();
         while !self.thread.is_finished() && begun.elapsed() < AT_MOST {
             thread::sleep(Duration::from_millis(5));

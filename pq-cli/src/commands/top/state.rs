@@ -1,4 +1,4 @@
-//! What the view shows: a struct that learns and is drawn, and knows neither a terminal nor a server.
+//! The state of the view. It depends neither on a terminal nor on a server.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::poller::{Snapshot, Update};
 use super::table::{self, Pane};
 use crate::output;
 
-/// Everything that the view is drawn from.
+/// Everything that the view draws.
 pub(super) struct State {
     pub(super) snapshot: Snapshot,
     pub(super) pane: Pane,
@@ -24,50 +24,52 @@ pub(super) struct State {
     pub(super) colours: bool,
 }
 
-/// Which of several is chosen. It stays with what it was on, wherever that goes; where that is gone, in its place.
+/// The selected row of a pane.
+///
+/// The selection follows its row when rows move. When the row disappears, the row at the same index is selected.
 #[derive(Clone, Debug)]
 pub(super) struct Selection<K> {
     key: Option<K>,
-    place: usize,
+    index: usize,
 }
 
 impl<K: Clone + PartialEq> Selection<K> {
     fn on(key: Option<K>) -> Self {
-        Self { key, place: 0 }
+        Self { key, index: 0 }
     }
 
-    /// Finds its place among these.
-    fn settle(&mut self, keys: &[K]) {
+    /// Finds the selected row among new rows.
+    fn restore(&mut self, keys: &[K]) {
         let found = keys.iter().position(|key| Some(key) == self.key.as_ref());
-        self.place = found.unwrap_or(self.place.min(keys.len().saturating_sub(1)));
-        self.key = keys.get(self.place).cloned();
+        self.index = found.unwrap_or(self.index.min(keys.len().saturating_sub(1)));
+        self.key = keys.get(self.index).cloned();
     }
 
     fn move_selection(&mut self, keys: &[K], by: isize) {
         let last = keys.len().saturating_sub(1);
-        self.place = self.place.saturating_add_signed(by).min(last);
-        self.key = keys.get(self.place).cloned();
+        self.index = self.index.saturating_add_signed(by).min(last);
+        self.key = keys.get(self.index).cloned();
     }
 
-    /// The place of what is chosen.
-    fn place(&self) -> Option<usize> {
-        self.key.as_ref().map(|_| self.place)
+    /// Returns the index of the selected row.
+    fn index(&self) -> Option<usize> {
+        self.key.as_ref().map(|_| self.index)
     }
 }
 
-/// What is asked before something is done.
+/// A question to confirm an action.
 pub(super) struct Question {
     pub(super) text: String,
     pub(super) action: Action,
 }
 
-/// What came of the last key.
+/// The result of the last key.
 pub(super) struct Note {
     pub(super) text: String,
-    pub(super) is_bad: bool,
+    pub(super) is_error: bool,
 }
 
-/// Why nothing new is seen.
+/// The error of the last poll, and the time until the next one.
 pub(super) struct Lost {
     pub(super) why: String,
     pub(super) again: Duration,
@@ -88,11 +90,11 @@ impl State {
             lost: None,
             colours,
         };
-        state.settle();
+        state.restore();
         state
     }
 
-    /// Takes in what the poller has told.
+    /// Applies an update of the poller.
     pub(super) fn apply(&mut self, update: Update) {
         match update {
             Update::Snapshot(snapshot) => {
@@ -103,28 +105,28 @@ impl State {
             Update::Lost(why, again) => self.lost = Some(Lost { why: output::escape(&why), again }),
             Update::ActionDone(Ok(what)) => self.note(&what),
             Update::ActionDone(Err(why)) => {
-                self.note = Some(Note { text: output::escape(&why), is_bad: true });
+                self.note = Some(Note { text: output::escape(&why), is_error: true });
             }
         }
-        self.settle();
+        self.restore();
     }
 
-    /// The queue whose dead jobs are shown, and that is paused and goes on.
+    /// Returns the queue whose dead jobs are shown and that `p` pauses.
     pub(super) fn selected_queue(&self) -> Option<QueueName> {
         self.queue.key.clone()
     }
 
-    /// The place of what is chosen in a pane.
+    /// Returns the index of the selected row in a pane.
     pub(super) fn selected_index(&self, pane: Pane) -> Option<usize> {
         match pane {
-            Pane::Queues => self.queue.place(),
-            Pane::Workers => self.worker.place(),
-            Pane::Running => self.running.place(),
-            Pane::Dead => self.dead.place(),
+            Pane::Queues => self.queue.index(),
+            Pane::Workers => self.worker.index(),
+            Pane::Running => self.running.index(),
+            Pane::Dead => self.dead.index(),
         }
     }
 
-    /// Goes up or down in the pane.
+    /// Moves the selection up or down in the current pane.
     pub(super) fn move_selection(&mut self, by: isize) {
         match self.pane {
             Pane::Queues => self.queue.move_selection(&queues(&self.snapshot), by),
@@ -135,14 +137,14 @@ impl State {
     }
 
     pub(super) fn note(&mut self, text: &str) {
-        self.note = Some(Note { text: output::escape(text), is_bad: false });
+        self.note = Some(Note { text: output::escape(text), is_error: false });
     }
 
-    fn settle(&mut self) {
-        self.queue.settle(&queues(&self.snapshot));
-        self.worker.settle(&workers(&self.snapshot));
-        self.running.settle(&running(&self.snapshot));
-        self.dead.settle(&dead(&self.snapshot));
+    fn restore(&mut self) {
+        self.queue.restore(&queues(&self.snapshot));
+        self.worker.restore(&workers(&self.snapshot));
+        self.running.restore(&running(&self.snapshot));
+        self.dead.restore(&dead(&self.snapshot));
     }
 }
 

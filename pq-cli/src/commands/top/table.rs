@@ -1,4 +1,4 @@
-//! What is seen as rows and columns, for the screen and for plain text.
+//! Tables of the panes: columns and rows, for the screen and for plain text.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::layout;
 use super::poller::{DEAD_LIMIT, Snapshot};
 use crate::{job_output, output};
 
-/// After so long without a beat a worker is shown as one to look at: it beats each two seconds.
+/// Time without a heartbeat after which a worker is highlighted. Workers send one every two seconds.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 
-/// A part of the view.
+/// A pane of the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pane {
     Queues,
@@ -22,31 +22,31 @@ pub(super) enum Pane {
 }
 
 impl Pane {
-    /// From top to bottom.
+    /// All panes from top to bottom.
     pub(super) const ALL: [Self; 4] = [Self::Queues, Self::Workers, Self::Running, Self::Dead];
 }
 
-/// How a column behaves where there is not room for all.
+/// A column, and what happens to it if the screen is too narrow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
-    pub(super) head: &'static str,
+    pub(super) header: &'static str,
     pub(super) is_number: bool,
-    /// Columns of the highest rank go first; those of rank 0 stay.
+    /// Columns with the highest value are dropped first. Columns with 0 always stay.
     pub(super) drop_order: u8,
-    /// It may be cut down to this width.
+    /// Minimum width to which the column can be truncated.
     pub(super) min_width: Option<u16>,
 }
 
-const fn number(head: &'static str, drop_order: u8) -> Column {
-    Column { head, is_number: true, drop_order, min_width: None }
+const fn number(header: &'static str, drop_order: u8) -> Column {
+    Column { header, is_number: true, drop_order, min_width: None }
 }
 
-const fn word(head: &'static str, drop_order: u8) -> Column {
-    Column { head, is_number: false, drop_order, min_width: None }
+const fn word(header: &'static str, drop_order: u8) -> Column {
+    Column { header, is_number: false, drop_order, min_width: None }
 }
 
-const fn text(head: &'static str, drop_order: u8, min_width: u16) -> Column {
-    Column { head, is_number: false, drop_order, min_width: Some(min_width) }
+const fn text(header: &'static str, drop_order: u8, min_width: u16) -> Column {
+    Column { header, is_number: false, drop_order, min_width: Some(min_width) }
 }
 
 const QUEUES: &[Column] = &[
@@ -74,7 +74,7 @@ const WORKERS: &[Column] = &[
     number("FAILED", 6),
     number("DEAD", 4),
     number("RATE", 3),
-    number("HEARD", 0),
+    number("HEARTBEAT", 0),
     word("STOP", 0),
 ];
 
@@ -90,28 +90,28 @@ const RUNNING: &[Column] = &[
 const DEAD: &[Column] =
     &[number("ID", 0), number("ATTEMPT", 2), word("ENDED", 1), text("ERROR", 0, 16), text("PAYLOAD", 3, 16)];
 
-/// What a row is painted for.
+/// What the colour of a row stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
-    /// Something stands still on purpose.
+    /// Something is paused or stopping.
     Paused,
-    /// Something to look at.
+    /// Something needs attention.
     Alert,
 }
 
-/// A row. Control characters in its cells are visible already.
+/// A row of escaped cells.
 pub(super) struct Row {
     pub(super) cells: Vec<String>,
     pub(super) tone: Tone,
 }
 
-/// One pane's rows.
+/// The table of one pane.
 pub(super) struct PaneTable {
     pub(super) title: String,
     pub(super) columns: &'static [Column],
     pub(super) rows: Vec<Row>,
-    /// What is said where there is no row.
+    /// Text in place of the rows if there are none.
     pub(super) empty_text: &'static str,
 }
 
@@ -130,13 +130,13 @@ impl PaneTable {
                 title: many("Workers", snapshot.workers.len()),
                 columns: WORKERS,
                 rows: snapshot.workers.iter().map(worker_row).collect(),
-                empty_text: "no worker was heard of in the last minute",
+                empty_text: "no worker has sent a heartbeat in the last minute",
             },
             Pane::Running => Self {
                 title: many("Running jobs", running(snapshot).len()),
                 columns: RUNNING,
                 rows: running(snapshot).into_iter().map(|(worker, job)| running_row(worker, job)).collect(),
-                empty_text: "no worker has told of a job that runs",
+                empty_text: "no worker reports a running job",
             },
             Pane::Dead => Self {
                 title: dead_title(snapshot),
@@ -148,24 +148,24 @@ impl PaneTable {
     }
 }
 
-/// The jobs that run as far as the workers have told, the longest first.
+/// Returns the running jobs that the workers reported, the oldest first.
 pub(super) fn running(snapshot: &Snapshot) -> Vec<(&WorkerInfo, &Running)> {
     let mut all: Vec<_> = snapshot
         .workers
         .iter()
         .flat_map(|worker| worker.status.running.iter().map(move |job| (worker, job)))
         .collect();
-    // A job is as old as it was when its worker was heard of, and as that is ago.
+    // The age was reported with the last heartbeat, so the time since then is added.
     all.sort_by_key(|(worker, job)| (Reverse(job.age.saturating_add(worker.heard)), job.id));
     all
 }
 
-/// All of it in one line.
+/// Returns the totals in one line.
 pub(super) fn totals(snapshot: &Snapshot) -> String {
     let count =
         |count: u64, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
     let sum = |of: fn(&Overview) -> u64| snapshot.queues.iter().map(of).sum::<u64>();
-    // Not `sum`, for the sum of nothing is less than zero.
+    // `sum` of no `f64` is -0.0, which is printed with its sign.
     let rate = snapshot.queues.iter().fold(0.0, |sum, queue| sum + queue.per_second);
     [
         count(snapshot.queues.len() as u64, "queue", "queues"),
@@ -177,7 +177,7 @@ pub(super) fn totals(snapshot: &Snapshot) -> String {
     .join(", ")
 }
 
-/// Everything, as text for a screen of any width.
+/// Formats all panes as plain text.
 pub(super) fn plain(snapshot: &Snapshot) -> String {
     const WIDEST: u16 = 100;
     let clipped = |row: Row| row.cells.iter().map(|cell| layout::truncate(cell, WIDEST)).collect();
@@ -186,8 +186,8 @@ pub(super) fn plain(snapshot: &Snapshot) -> String {
         let body = if table.rows.is_empty() {
             table.empty_text.to_owned()
         } else {
-            let heads: Vec<&str> = table.columns.iter().map(|column| column.head).collect();
-            output::format_table(&heads, table.rows.into_iter().map(clipped))
+            let headers: Vec<&str> = table.columns.iter().map(|column| column.header).collect();
+            output::format_table(&headers, table.rows.into_iter().map(clipped))
         };
         parts.push(format!("{}\n{body}", table.title));
     }
@@ -267,26 +267,26 @@ fn dead_row(job: &Ended, snapshot: &Snapshot) -> Row {
 
 fn dead_title(snapshot: &Snapshot) -> String {
     let Some(name) = &snapshot.dead.of else { return "Dead jobs".to_owned() };
-    let name_shown = output::escape(name.as_str());
+    let escaped = output::escape(name.as_str());
     let all = snapshot.queues.iter().find(|queue| queue.queue == *name).map_or(0, |queue| queue.dead);
     match snapshot.dead.jobs.len() {
-        0 => format!("Dead jobs of {name_shown}"),
+        0 => format!("Dead jobs of {escaped}"),
         shown if shown == DEAD_LIMIT && all > shown as u64 => {
-            format!("Dead jobs of {name_shown} (the last {shown} of {all})")
+            format!("Dead jobs of {escaped} (latest {shown} of {all})")
         }
-        shown => format!("Dead jobs of {name_shown} ({shown})"),
+        shown => format!("Dead jobs of {escaped} ({shown})"),
     }
 }
 
-/// How long before the look something was. Both are of the server's clock.
+/// Formats the time from `at` to the poll. Both are by the server's clock.
 fn ago(snapshot: &Snapshot, at: chrono::DateTime<chrono::Utc>) -> String {
     format_age((snapshot.at - at).to_std().unwrap_or_default())
 }
 
-/// A span to the second.
-fn format_age(span: Duration) -> String {
-    match span.as_secs() {
+/// Formats an age in seconds or more.
+fn format_age(age: Duration) -> String {
+    match age.as_secs() {
         0 => "0s".to_owned(),
-        _ => output::format_duration(span),
+        _ => output::format_duration(age),
     }
 }

@@ -1,4 +1,4 @@
-//! What keys do, and how the view is drawn.
+//! Tests of the keys and of the drawing.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::action::Action;
 use super::keys::Effect;
-use super::poller::{Dead, Snapshot, Update};
+use super::poller::{DeadJobs, Snapshot, Update};
 use super::state::State;
 use super::table::{self, Pane};
 use super::view;
@@ -34,7 +34,7 @@ fn name(name: &str) -> QueueName {
 }
 
 fn empty() -> Snapshot {
-    Snapshot { at: at(), queues: Vec::new(), workers: Vec::new(), dead: Dead::default() }
+    Snapshot { at: at(), queues: Vec::new(), workers: Vec::new(), dead: DeadJobs::default() }
 }
 
 fn queue(of: &str, ready: u64, dead: u64) -> Overview {
@@ -97,7 +97,7 @@ fn busy() -> Snapshot {
         at: at(),
         queues: vec![queue(HOSTILE, 0, 2), queue("mail", 5, 0), paused],
         workers: vec![worker(1, &running), worker(2, &json!([]))],
-        dead: Dead {
+        dead: DeadJobs {
             of: Some(name(HOSTILE)),
             jobs: vec![dead(42, "550 no\r\nsuch\u{0} mailbox"), dead(41, &"long ".repeat(400))],
         },
@@ -110,7 +110,7 @@ fn drawn(state: &State, width: u16, height: u16) -> Buffer {
     terminal.backend().buffer().clone()
 }
 
-/// The screen as text; a wide character stands for two cells.
+/// The screen as text. A wide character takes two cells.
 fn screen(state: &State, width: u16, height: u16) -> String {
     let buffer = drawn(state, width, height);
     let line = |y| {
@@ -143,7 +143,7 @@ fn keys(state: &mut State, keys: &str) -> Effect {
 }
 
 #[test]
-fn nothing_at_all() {
+fn empty_view() {
     insta::assert_snapshot!(screen(&state(empty()), 80, 16));
 }
 
@@ -158,7 +158,7 @@ fn a_narrow_terminal() {
 }
 
 #[test]
-fn a_low_terminal_has_the_pane_that_is_looked_at() {
+fn a_low_terminal_has_the_focused_pane() {
     let mut state = state(busy());
     keys(&mut state, "\t");
     insta::assert_snapshot!(screen(&state, 80, 8));
@@ -179,7 +179,7 @@ fn the_help() {
     let mut state = state(busy());
     press(&mut state, '?');
     insta::assert_snapshot!(screen(&state, 90, 20));
-    assert_eq!(press(&mut state, '\u{1b}'), Effect::None, "this leaves the help");
+    assert_eq!(press(&mut state, '\u{1b}'), Effect::None, "this closes the help");
     assert!(!screen(&state, 90, 20).contains("Ctrl-C"));
     assert_eq!(press(&mut state, '\u{1b}'), Effect::Quit);
 }
@@ -203,8 +203,8 @@ fn any_size_can_be_drawn() {
     press(&mut states[2], '?');
     keys(&mut states[3], "\tjs");
     for state in &states {
-        for width in [1, 2, 3, 5, 8, 13, 21, 34, 55, 500] {
-            for height in [1, 2, 3, 5, 8, 13, 21, 60] {
+        for width in [1, 2, 3, 5, 8, 13, 34, 55, 200] {
+            for height in [1, 2, 3, 5, 8, 13, 40] {
                 drawn(state, width, height);
             }
         }
@@ -223,7 +223,7 @@ fn no_control_character_is_drawn() {
 }
 
 #[test]
-fn there_are_colours_where_they_are_wanted() {
+fn colours_can_be_switched_off() {
     let is_painted = |colours| {
         let state = State::new(busy(), None, colours);
         drawn(&state, 100, 30).content.iter().any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset)
@@ -233,21 +233,21 @@ fn there_are_colours_where_they_are_wanted() {
 }
 
 #[test]
-fn a_queue_is_paused_and_goes_on() {
+fn a_queue_is_paused_and_resumed() {
     let mut state = state(busy());
     assert_eq!(keys(&mut state, "jp"), Effect::Run(Action::Pause(name("mail"))));
     assert_eq!(keys(&mut state, "jp"), Effect::Run(Action::Resume(name("thumbnails"))));
     assert_eq!(
         keys(&mut state, "jjjp"),
         Effect::Run(Action::Resume(name("thumbnails"))),
-        "there is no other below"
+        "it is the last queue"
     );
     assert_eq!(keys(&mut state, "\tp"), Effect::Run(Action::Resume(name("thumbnails"))), "from any pane");
     assert_eq!(keys(&mut self::state(empty()), "p"), Effect::None);
 }
 
 #[test]
-fn what_loses_something_is_asked_first() {
+fn destructive_actions_ask_for_confirmation() {
     let mut state = state(busy());
     let all = Effect::Run(Action::RetryAllDead(name(HOSTILE)));
     assert_eq!(keys(&mut state, "r"), Effect::None);
@@ -258,7 +258,7 @@ fn what_loses_something_is_asked_first() {
     }
     press(&mut state, 'r');
     let held = KeyEvent::new(KeyCode::Char('y'), KeyModifiers::CONTROL);
-    assert_eq!(state.press(held), Effect::None, "that is another key");
+    assert_eq!(state.press(held), Effect::None, "Ctrl-y is another key");
     assert_eq!(keys(&mut state, "jr"), Effect::None);
     assert!(state.question.is_none(), "a queue without dead jobs");
 }
@@ -267,19 +267,19 @@ fn what_loses_something_is_asked_first() {
 fn a_running_job_is_cancelled_and_a_dead_one_is_retried() {
     let mut state = state(busy());
     assert_eq!(keys(&mut state, "c"), Effect::None);
-    assert!(state.question.is_none(), "not from the queues");
+    assert!(state.question.is_none(), "not in the queues pane");
     assert_eq!(
         keys(&mut state, "\t\tcy"),
         Effect::Run(Action::Cancel(HOSTILE.to_owned(), JobId(9))),
-        "the longest"
+        "the oldest"
     );
     assert_eq!(keys(&mut state, "jcy"), Effect::Run(Action::Cancel("mail".to_owned(), JobId(7))));
     assert_eq!(keys(&mut state, "\tjr"), Effect::Run(Action::Retry(name(HOSTILE), JobId(41))));
-    assert_eq!(keys(&mut state, "cy"), Effect::None, "it has ended");
+    assert_eq!(keys(&mut state, "cy"), Effect::None, "a dead job cannot be cancelled");
 }
 
 #[test]
-fn a_worker_is_stopped_more_and_more_sternly() {
+fn repeated_stops_of_a_worker_escalate() {
     let mut state = state(busy());
     assert_eq!(keys(&mut state, "\tsy"), Effect::Run(Action::Stop(WorkerId(1), StopMode::Drain)));
     assert_eq!(keys(&mut state, "jsy"), Effect::Run(Action::Stop(WorkerId(2), StopMode::Finish)));
@@ -293,7 +293,7 @@ fn a_worker_is_stopped_more_and_more_sternly() {
 }
 
 #[test]
-fn what_is_chosen_stays_chosen() {
+fn the_selection_follows_its_row() {
     let mut state = state(busy());
     keys(&mut state, "j");
     let mut snapshot = busy();
@@ -302,7 +302,7 @@ fn what_is_chosen_stays_chosen() {
     assert_eq!(state.selected_queue(), Some(name("mail")));
     snapshot.queues.retain(|queue| queue.queue != name("mail"));
     state.apply(Update::Snapshot(snapshot.clone()));
-    assert_eq!(state.selected_queue(), Some(name("thumbnails")), "what stands in its place");
+    assert_eq!(state.selected_queue(), Some(name("thumbnails")), "the row at the same index");
     snapshot.queues.truncate(1);
     state.apply(Update::Snapshot(snapshot));
     assert_eq!(state.selected_queue(), Some(name("a new one")));
@@ -313,18 +313,18 @@ fn what_is_chosen_stays_chosen() {
 }
 
 #[test]
-fn it_is_left_by_three_keys() {
+fn three_keys_quit() {
     for key in ['q', '\u{1b}'] {
         assert_eq!(press(&mut state(busy()), key), Effect::Quit);
     }
-    let mut asked = state(busy());
-    press(&mut asked, 'r');
+    let mut requests = state(busy());
+    press(&mut requests, 'r');
     let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(asked.press(interrupt), Effect::Quit, "whatever is asked");
+    assert_eq!(requests.press(interrupt), Effect::Quit, "whatever is requests");
 }
 
 #[test]
-fn what_came_of_a_deed_is_said_until_the_next_key() {
+fn the_result_of_an_action_is_shown_until_the_next_key() {
     let mut state = state(busy());
     state.apply(Update::ActionDone(Err("the database refused: \u{1b}".to_owned())));
     assert!(screen(&state, 80, 20).ends_with("the database refused: \\u{1b}"));

@@ -1,4 +1,4 @@
-//! Drawing: a function of the state and of nothing else.
+//! Draws the view from its state and nothing else.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -12,8 +12,8 @@ use super::state::State;
 use super::table::{self, Pane, PaneTable, Tone};
 use crate::output;
 
-/// The lines of a pane besides its rows: its title and its heads.
-const HEADS: u16 = 2;
+/// Lines of a pane above its rows: the title and the column headers.
+const HEADER_LINES: u16 = 2;
 
 pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
     let [top, middle, bottom] =
@@ -21,9 +21,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
             .areas(frame.area());
     frame.render_widget(headline(state, top.width), top);
     let tables = Pane::ALL.map(|pane| (pane, PaneTable::of(pane, &state.snapshot)));
-    let wants = tables
-        .each_ref()
-        .map(|(_, table)| HEADS.saturating_add(u16::try_from(table.rows.len().max(1)).unwrap_or(u16::MAX)));
+    let wants = tables.each_ref().map(|(_, table)| {
+        HEADER_LINES.saturating_add(u16::try_from(table.rows.len().max(1)).unwrap_or(u16::MAX))
+    });
     let focus = Pane::ALL.iter().position(|pane| *pane == state.pane).unwrap_or_default();
     let mut below = middle;
     for ((pane, table), height) in tables.iter().zip(heights(middle.height, wants, focus)) {
@@ -39,17 +39,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
     }
 }
 
-/// How the lines are shared out: each pane its least, the one that is looked at what it wants, then the others in
-/// turn. Where there is not room for the least of all, there is only the one that is looked at.
+/// Divides the lines among the panes.
+///
+/// Each pane gets its minimum. The focused pane gets what it wants next, then the others in turn. If the minimums do not
+/// fit, only the focused pane is shown.
 fn heights(lines: u16, wants: [u16; 4], focus: usize) -> [u16; 4] {
-    const LEAST: u16 = HEADS + 1;
-    let mut heights = [LEAST; 4];
-    let Some(mut left) = lines.checked_sub(4 * LEAST) else {
+    const MIN_HEIGHT: u16 = HEADER_LINES + 1;
+    let mut heights = [MIN_HEIGHT; 4];
+    let Some(mut left) = lines.checked_sub(4 * MIN_HEIGHT) else {
         heights = [0; 4];
         heights[focus] = lines;
         return heights;
     };
-    let more = wants[focus].saturating_sub(LEAST).min(left);
+    let more = wants[focus].saturating_sub(MIN_HEIGHT).min(left);
     heights[focus] += more;
     left -= more;
     while left > 0 {
@@ -65,7 +67,7 @@ fn heights(lines: u16, wants: [u16; 4], focus: usize) -> [u16; 4] {
             break;
         }
     }
-    // What nobody wants is below the last pane's rows.
+    // The last pane gets the rest.
     heights[3] += left;
     heights
 }
@@ -73,7 +75,7 @@ fn heights(lines: u16, wants: [u16; 4], focus: usize) -> [u16; 4] {
 fn headline(state: &State, width: u16) -> Line<'static> {
     if let Some(lost) = &state.lost {
         let again = output::format_duration(lost.again);
-        let text = format!("pq top  nothing new for now, again in {again}: {}", lost.why);
+        let text = format!("pq top  no update, retrying in {again}: {}", lost.why);
         return Line::styled(
             layout::truncate(&text, width),
             paint(state, Tone::Alert).add_modifier(Modifier::BOLD),
@@ -90,7 +92,7 @@ fn headline(state: &State, width: u16) -> Line<'static> {
 
 fn bottom_line(state: &State, width: u16) -> Line<'static> {
     if let Some(question) = &state.question {
-        // What is to be answered stays, however long the names are.
+        // The answers stay visible, however long the names are.
         let answer = " y/n ";
         let room = width.saturating_sub(answer.len() as u16);
         let text = format!("{}{answer}", layout::truncate(&question.text, room));
@@ -100,14 +102,14 @@ fn bottom_line(state: &State, width: u16) -> Line<'static> {
         );
     }
     if let Some(note) = &state.note {
-        let tone = if note.is_bad { Tone::Alert } else { Tone::Plain };
+        let tone = if note.is_error { Tone::Alert } else { Tone::Plain };
         return Line::styled(
             layout::truncate(&note.text, width),
             paint(state, tone).add_modifier(Modifier::BOLD),
         );
     }
     let own = match state.pane {
-        Pane::Queues => "p pause or go on, r retry dead",
+        Pane::Queues => "p pause or resume, r retry dead",
         Pane::Workers => "s stop",
         Pane::Running => "c cancel",
         Pane::Dead => "r retry",
@@ -135,21 +137,21 @@ fn draw_pane(frame: &mut Frame<'_>, state: &State, pane: Pane, table: &PaneTable
         let line = Line::from(layout::truncate(text, width));
         Cell::from(if table.columns[column].is_number { line.right_aligned() } else { line })
     };
-    let heads = shown.iter().map(|&(column, width)| cell(column, width, table.columns[column].head));
+    let headers = shown.iter().map(|&(column, width)| cell(column, width, table.columns[column].header));
     let rows = table.rows.iter().map(|row| {
         let cells = shown.iter().map(|&(column, width)| cell(column, width, &row.cells[column]));
         Row::new(cells).style(paint(state, row.tone))
     });
     let table = Table::new(rows, shown.iter().map(|(_, width)| Constraint::Length(*width)))
-        .header(Row::new(heads).style(Modifier::BOLD))
+        .header(Row::new(headers).style(Modifier::BOLD))
         .column_spacing(layout::GAP)
         .highlight_symbol(MARK)
         .highlight_spacing(ratatui::widgets::HighlightSpacing::Always)
         .row_highlight_style(if is_focus { Modifier::REVERSED } else { Modifier::empty() })
         .block(block);
-    // Which queue is chosen matters to other panes too.
-    let place = state.selected_index(pane).filter(|_| is_focus || pane == Pane::Queues);
-    frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(place));
+    // The selected queue is always marked, because it determines the dead jobs.
+    let index = state.selected_index(pane).filter(|_| is_focus || pane == Pane::Queues);
+    frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(index));
 }
 
 fn draw_help(frame: &mut Frame<'_>, area: Rect) {
@@ -170,7 +172,7 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// The colour of a tone, where colours are wanted.
+/// Returns the style of a tone, without a colour if colours are off.
 fn paint(state: &State, tone: Tone) -> Style {
     match tone {
         _ if !state.colours => Style::new(),

@@ -1,4 +1,4 @@
-//! The handlers of `pq work`: a command for whatever a queue carries, or one for each task.
+//! The handlers of `pq work`: one command for all jobs of a queue, or one per task.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ struct File {
     tasks: BTreeMap<String, Entry>,
 }
 
-/// What it says of a task. What it does not say is as the command line has it.
+/// A task of the file. The options of the command line are the defaults.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -33,7 +33,7 @@ struct Entry {
     keep_history: Option<bool>,
 }
 
-/// The handlers that the command line asks for.
+/// Builds the handlers of the command line.
 pub(super) fn build(work: &Work, pq: &Pq) -> Result<Vec<Handler>, Failure> {
     match (&work.exec, &work.handlers) {
         (Some(line), _) => {
@@ -41,18 +41,18 @@ pub(super) fn build(work: &Work, pq: &Pq) -> Result<Vec<Handler>, Failure> {
             work.queues.iter().map(|queue| Ok(with_options(work, queue_handler(pq, queue, &exec)?))).collect()
         }
         (None, Some(file)) => task_handlers(work, pq, file),
-        (None, None) => Err(Failure::Usage("--exec or --handlers is wanted".to_owned())),
+        (None, None) => Err(Failure::Usage("missing option: expected --exec or --handlers".to_owned())),
     }
 }
 
 fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Failure> {
-    let wrong = |what: String| Failure::Usage(format!("{}: {what}", path.display()));
-    let file: File = toml::from_str(&input::read(path)?).map_err(|error| wrong(error.to_string()))?;
+    let invalid = |rule: String| Failure::Usage(format!("invalid handlers file {}: {rule}", path.display()));
+    let file: File = toml::from_str(&input::read(path)?).map_err(|error| invalid(error.to_string()))?;
     if file.tasks.is_empty() {
-        return Err(wrong("there is no [tasks.NAME] in it".to_owned()));
+        return Err(invalid("expected at least one table [tasks.NAME]".to_owned()));
     }
     let mut handlers = Vec::new();
-    // By queue first, for queues are served in the order in which their first handlers are given.
+    // The outer loop is over the queues, because workers serve queues in the order of their first handlers.
     for name in &work.queues {
         let queue = pq.queue::<()>(name)?;
         for (task, entry) in &file.tasks {
@@ -60,7 +60,7 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
                 continue;
             }
             if entry.exec.is_empty() {
-                return Err(wrong(format!("the task {task:?} has an empty exec")));
+                return Err(invalid(format!("task {task:?}: exec must not be empty")));
             }
             let (exec, task_name) = (entry.exec.clone(), task.clone());
             let handler =
@@ -73,12 +73,12 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
             }
             if let Some(backoff) = &entry.backoff {
                 let backoff: Backoff =
-                    backoff.parse().map_err(|why| wrong(format!("task {task:?}: {why}")))?;
+                    backoff.parse().map_err(|why| invalid(format!("task {task:?}: {why}")))?;
                 handler = handler.backoff(backoff);
             }
             if let Some(timeout) = &entry.timeout {
                 let timeout = humantime::parse_duration(timeout)
-                    .map_err(|why| wrong(format!("task {task:?}: the timeout is no span: {why}")))?;
+                    .map_err(|why| invalid(format!("task {task:?}: invalid timeout {timeout:?}: {why}")))?;
                 handler = handler.timeout(timeout);
             }
             if let Some(keep) = entry.keep_history {
@@ -88,9 +88,7 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
         }
     }
     if let Some((task, queue)) = unserved_task(work, &file) {
-        return Err(wrong(format!(
-            "the task {task:?} is of queue {queue:?}, which is not among those to work"
-        )));
+        return Err(invalid(format!("task {task:?}: queue {queue:?} is not an argument of `pq work`")));
     }
     Ok(handlers)
 }
@@ -102,7 +100,7 @@ fn unserved_task<'f>(work: &Work, file: &'f File) -> Option<(&'f str, &'f str)> 
         .find(|(_, queue)| !work.queues.iter().any(|served| served == queue))
 }
 
-/// A handler of whatever the queue carries.
+/// Returns a handler for all jobs of a queue.
 fn queue_handler(pq: &Pq, queue: &str, exec: &Exec) -> Result<Handler, Failure> {
     let exec = exec.clone();
     let queue = pq.queue::<Box<RawValue>>(queue)?;
@@ -122,13 +120,13 @@ fn with_options(work: &Work, handler: Handler) -> Handler {
 fn run_command(exec: &Exec, context: &Context, task: Option<&str>, input: &str) -> Result<Outcome, String> {
     let variables = variables(context.job(), task, context.trace());
     let ended = exec.run(input, &variables, || context.should_stop());
-    let ended = ended.map_err(|error| format!("the command cannot be run: {error}"))?;
+    let ended = ended.map_err(|error| format!("cannot run the command: {error}"))?;
     if ended.success() {
         Ok(Outcome::Complete)
     } else if context.is_cancelled() {
-        Ok(Outcome::cancel("cancelled while it ran"))
+        Ok(Outcome::cancel("cancelled while running"))
     } else if context.is_aborting() && !context.is_timed_out() {
-        // It was told to end because the worker ends: that is no failure of the job.
+        // The command was terminated because the worker stops. That is not a failure of the job.
         Ok(Outcome::snooze(Duration::ZERO))
     } else {
         Err(ended.reason())

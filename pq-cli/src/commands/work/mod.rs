@@ -1,4 +1,4 @@
-//! `pq work`: a worker without a line of Rust.
+//! `pq work`: a worker that runs shell commands.
 
 mod handlers;
 mod supervisor;
@@ -20,67 +20,67 @@ use crate::pid_file::PidFile;
 use crate::signals::catch;
 use crate::{output, worker_output};
 
-/// Names, in the environment of a process that another looks after, that other one.
+/// Environment variable that holds the pid of the supervisor, for a supervised process.
 const SUPERVISOR: &str = "PQ_WORK_SUPERVISOR";
 
-/// Work the jobs of one or several queues by running a command for each.
+/// Work the jobs of one or more queues by running a command for each job.
 ///
-/// The command has the payload on its standard input (for a task its arguments), and the job's number, queue, task,
-/// attempt, priority, times and keys in PQ_ID, PQ_QUEUE, PQ_TASK, PQ_ATTEMPT, PQ_PRIORITY, PQ_ENQUEUED_AT,
-/// PQ_SCHEDULE_AT, PQ_EXPECTED_AT, PQ_SERIALIZATION_KEY and PQ_UNIQUE_KEY. Exit status 0 completes the job; anything
-/// else fails it, with the end of standard error as the error's text. Jobs are held under a lease while their
-/// commands run. Queues are served in the order given: while the first has jobs, the second waits.
+/// The command reads the payload (or the arguments of a task) from standard input, and the metadata of the job from
+/// PQ_ID, PQ_QUEUE, PQ_TASK, PQ_ATTEMPT, PQ_PRIORITY, PQ_ENQUEUED_AT, PQ_SCHEDULE_AT, PQ_EXPECTED_AT,
+/// PQ_SERIALIZATION_KEY and PQ_UNIQUE_KEY. Exit status 0 completes the job. Any other exit status fails it, with the end
+/// of standard error as the error. Jobs are held under a lease while their commands run. Queues have strict priority in
+/// the order of the arguments: a queue is polled only while all earlier ones are empty.
 ///
-/// Signals: HUP stops when nothing waits, INT when the running jobs have ended (a second INT now), TERM now: commands
-/// that run are told by TERM, and killed five seconds later, and their jobs go back. USR1 prints the status to
-/// standard error.
+/// Signals: HUP stops when no job is ready (drain). INT stops when the running jobs have ended (finish), and a second INT
+/// aborts. TERM aborts: running commands get TERM, and KILL five seconds later, and their jobs are requeued. USR1 prints
+/// the status to standard error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq work mail --exec 'sendmail -t' --workers 4 --max-retries 5 --backoff 'exponential 1s 1h'\n\
      pq work mail bills --handlers handlers.toml --processes 2 --pid-file /run/pq.pid"
 ))]
 pub(crate) struct Work {
-    /// The queues' names.
+    /// Queue names.
     #[arg(required = true)]
     queues: Vec<String>,
-    /// The command for every job, as a line for the shell.
+    /// Shell command to run for every job.
     #[arg(long, value_name = "CMD", required_unless_present = "handlers")]
     exec: Option<String>,
-    /// A TOML file that names a command, and options, for each task.
+    /// TOML file with a command and options for each task.
     ///
-    /// `[tasks.send_mail]` with `exec = "a line for the shell"` or `exec = ["program", "word"]`, and if wanted
-    /// `queue`, `max_retries`, `backoff`, `timeout` and `keep_history`.
+    /// A table such as `[tasks.send_mail]` holds `exec = "shell command"` or `exec = ["program", "argument"]`, and
+    /// optionally `queue`, `max_retries`, `backoff`, `timeout` and `keep_history`.
     #[arg(long, value_name = "FILE", conflicts_with = "exec")]
     handlers: Option<PathBuf>,
-    /// How many threads, each of which runs one command at a time.
+    /// Number of threads. Each runs one command at a time.
     #[arg(long, value_name = "N", default_value = "1")]
     workers: NonZeroUsize,
-    /// How many processes, each with so many threads. One that dies is started again.
+    /// Number of processes with --workers threads each. A process that dies is restarted.
     #[arg(long, value_name = "N", default_value = "1")]
     processes: NonZeroUsize,
-    /// Keep the process's number in this file, which is removed at the end. A worker that lives is refused to be
-    /// started again; a file that a dead one left is taken over.
+    /// Write the process id to this file, and remove it at the end. Fails if a running worker holds the file. A stale
+    /// file is taken over.
     #[arg(long, value_name = "PATH")]
     pid_file: Option<PathBuf>,
-    /// Stop as soon as no job is ready.
+    /// Stop when no job is ready.
     #[arg(long)]
     burst: bool,
-    /// Stop after so many jobs, in each process.
+    /// Stop after this number of jobs per process.
     #[arg(long, value_name = "N", conflicts_with = "burst")]
     jobs: Option<NonZeroU64>,
-    /// How long a lease is; it is extended while the command runs. After a crash its jobs are back this much later.
-    #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = humantime::parse_duration)]
+    /// Lease duration. The lease is extended while the command runs. After a crash, jobs are requeued when it expires.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     lease: Duration,
-    /// How long a command may run before its job has failed.
-    #[arg(long, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    /// Time limit of a command. The job fails when it is exceeded.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
-    /// How often a failed job is tried again; what a task's call says goes before.
+    /// Maximum number of retries of a failed job. The options of a task's call take precedence.
     #[arg(long, value_name = "N", default_value = "0")]
     max_retries: u32,
-    /// How long a failed job waits: a span, `linear STEP MAX` or `exponential FIRST MAX`.
+    /// Delay before a retry: a duration, `linear STEP MAX` or `exponential FIRST MAX`.
     #[arg(long, value_name = "BACKOFF", default_value = "30s")]
     backoff: Backoff,
-    /// Keep jobs that are done in the archive.
+    /// Keep completed jobs in the archive.
     #[arg(long)]
     keep_history: bool,
 }
@@ -88,10 +88,10 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         if self.exec.as_ref().is_some_and(|line| Exec::Shell(line.clone()).is_empty()) {
-            return Err(Failure::Usage("--exec needs a command".to_owned()));
+            return Err(Failure::Usage("invalid --exec: the command must not be empty".to_owned()));
         }
         let supervisor = std::env::var(SUPERVISOR).ok().and_then(|pid| pid.parse().ok());
-        // What can be known to be wrong is said before anything begins, and once for all processes.
+        // Options are checked before a process is started, so that an error is printed once.
         handlers::build(self, &global.detached()?)?;
         if supervisor.is_some() {
             return self.serve(global, supervisor);
@@ -104,9 +104,9 @@ impl Work {
         }
     }
 
-    /// Works in this process.
+    /// Runs the worker in this process.
     fn serve(&self, global: &Global, supervisor: Option<u32>) -> Result<ExitCode, Failure> {
-        // Each thread has a connection, and so have the keeper of leases and whoever asks for the status.
+        // One connection per thread, one for the maintenance thread and one for status requests.
         let pq =
             global.connect_with(u32::try_from(self.workers.get()).unwrap_or(u32::MAX).saturating_add(2))?;
         let mut worker = Worker::new(&pq).threads(self.workers.get()).lease(self.lease);
@@ -132,7 +132,7 @@ impl Work {
     }
 }
 
-/// Stops the worker on signals, and prints its status.
+/// Stops the worker or prints its status when a signal arrives.
 fn handle_signals(control: &Control) -> Result<(), Failure> {
     let mut signals = handled_signals()?;
     let control = control.clone();
@@ -152,7 +152,7 @@ fn handle_signals(control: &Control) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The signals that a worker heeds, caught.
+/// Starts to catch the signals that a worker handles.
 fn handled_signals() -> Result<Signals, Failure> {
     catch(STOP_SIGNALS.iter().map(|(signal, _)| *signal).chain(STATUS_SIGNALS.iter().copied()))
 }
@@ -160,13 +160,13 @@ fn handled_signals() -> Result<Signals, Failure> {
 const STOP_SIGNALS: [(i32, StopMode); 3] =
     [(SIGHUP, StopMode::Drain), (SIGINT, StopMode::Finish), (SIGTERM, StopMode::Abort)];
 
-/// The signals that ask for the status: USR1, and INFO where it exists.
+/// The signals that print the status: USR1, and INFO on systems that have it.
 #[cfg(any(target_os = "macos", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
 const STATUS_SIGNALS: &[i32] = &[SIGUSR1, signal_hook::consts::SIGINFO];
 #[cfg(not(any(target_os = "macos", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
 const STATUS_SIGNALS: &[i32] = &[SIGUSR1];
 
-/// Stops when the process that looks after this one is gone: it holds the other end of our standard input.
+/// Stops the worker when its supervisor ends, which closes the pipe of standard input.
 fn stop_with_supervisor(control: &Control) {
     let control = control.clone();
     std::thread::spawn(move || {

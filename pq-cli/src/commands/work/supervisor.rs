@@ -1,4 +1,4 @@
-//! Several processes, and the one that looks after them.
+//! Supervises the worker processes of `pq work --processes`.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -14,23 +14,23 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{output, worker_output};
 
-/// How often it is looked at whether the processes live.
+/// Interval at which the processes are checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// The first and the longest pause before a process that died is started again.
+/// First and longest pause before a process is restarted.
 const RESTART_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// Who lives so long did not die of what it was told to do.
+/// A process that ends within this time has failed to start.
 const STARTUP: Duration = Duration::from_secs(10);
 
-/// One of the processes.
+/// A supervised process.
 struct Process {
     child: Option<Child>,
     begun: Instant,
     pause: Duration,
-    /// When it is started again.
+    /// When the process is restarted.
     again: Option<Instant>,
 }
 
-/// Starts the processes, starts those again that die, and passes signals on, until all have ended.
+/// Starts the processes, restarts those that fail and forwards signals, until all have ended.
 pub(super) fn supervise(global: &Global, count: usize) -> Result<ExitCode, Failure> {
     let signals = receive_signals()?;
     let mut processes = Vec::new();
@@ -51,12 +51,12 @@ pub(super) fn supervise(global: &Global, count: usize) -> Result<ExitCode, Failu
         }
         for process in &mut processes {
             let Some(status) = process.ended()? else { continue };
-            if let Some(hopeless) = hopeless(status, process.begun) {
-                // The others are told the same.
-                code = ExitCode::from(hopeless);
+            if let Some(fatal) = fatal_exit(status, process.begun) {
+                // The other processes have the same configuration and exit by themselves.
+                code = ExitCode::from(fatal);
                 stopping = true;
             } else if !status.success() && !stopping {
-                output::print_error(&format!("a worker process ended by {status}; another takes its place"));
+                output::print_error(&format!("a worker process failed ({status}); restarting it"));
                 process.schedule_restart();
             }
         }
@@ -70,8 +70,8 @@ pub(super) fn supervise(global: &Global, count: usize) -> Result<ExitCode, Failu
     Ok(code)
 }
 
-/// The exit code of a process that would fail again: its words or its table are wrong.
-fn hopeless(status: ExitStatus, begun: Instant) -> Option<u8> {
+/// Returns the exit code of a process that would fail again, because its options or its tables are wrong.
+fn fatal_exit(status: ExitStatus, begun: Instant) -> Option<u8> {
     let code = status.code().and_then(|code| u8::try_from(code).ok())?;
     (matches!(code, 2 | 4) && begun.elapsed() < STARTUP).then_some(code)
 }
@@ -89,7 +89,7 @@ fn receive_signals() -> Result<Receiver<i32>, Failure> {
     Ok(told)
 }
 
-/// One status for all: as they have told the store, or each by itself where that cannot be asked.
+/// Prints the status of all processes from their heartbeats, or makes each print its own without the database.
 fn status(global: &Global, processes: &[Process]) {
     let known = global.connect().and_then(|pq| Ok(pq.workers()?));
     match known {
@@ -109,7 +109,7 @@ impl Process {
         Ok(Self { child: Some(spawn()?), begun: Instant::now(), pause: RESTART_PAUSES.0, again: None })
     }
 
-    /// Whether it runs, or will.
+    /// Returns `true` if the process runs or will be restarted.
     fn is_active(&self) -> bool {
         self.child.is_some() || self.again.is_some()
     }
@@ -118,7 +118,7 @@ impl Process {
         let pid =
             self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).and_then(Pid::from_raw);
         if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number)) {
-            // One that has just ended needs no signal.
+            // An error means that the process has ended.
             let _ = kill_process(pid, signal);
         }
     }
@@ -150,10 +150,12 @@ impl Process {
     }
 }
 
-/// The same command line in a process of its own. It is a process group of its own, so that a terminal's signals reach
-/// it once, through us; and it ends when its standard input does, so that it does not outlive us.
+/// Starts a process with the same command line.
+///
+/// The terminal signals its whole foreground process group, so the process gets a group of its own and receives each
+/// signal once, from the supervisor. It ends when its standard input is closed, so it cannot outlive the supervisor.
 fn spawn() -> Result<Child, Failure> {
-    let failed = |error: io::Error| Failure::Io(format!("a worker process cannot be started: {error}"));
+    let failed = |error: io::Error| Failure::Io(format!("cannot start a worker process: {error}"));
     Command::new(std::env::current_exe().map_err(failed)?)
         .args(std::env::args_os().skip(1))
         .env(SUPERVISOR, std::process::id().to_string())
