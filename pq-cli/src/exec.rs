@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pq_diesel::{RawJob, Trace};
+use pq_diesel::{Claim, Trace};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use wait_timeout::ChildExt;
@@ -176,7 +176,7 @@ impl StderrTail {
 }
 
 /// Returns the environment variables that describe a job to its command.
-pub(crate) fn variables(job: &RawJob, task: Option<&str>, trace: &Trace) -> Vec<(String, String)> {
+pub(crate) fn variables(job: &Claim, task: Option<&str>, trace: &Trace) -> Vec<(String, String)> {
     let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(output::format_time_micros);
     let known = [
         ("PQ_ID", Some(job.id.to_string())),

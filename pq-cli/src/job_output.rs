@@ -1,6 +1,6 @@
 //! Formats jobs for the commands that list and show them.
 
-use pq_diesel::{JobState, Key, Listed, Pq};
+use pq_diesel::{JobRecord, JobState, Key, Pq};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -34,7 +34,7 @@ pub(crate) struct JobJson<'j> {
 }
 
 impl<'j> JobJson<'j> {
-    pub(crate) fn of(job: &'j Listed) -> Self {
+    pub(crate) fn of(job: &'j JobRecord) -> Self {
         Self {
             id: job.id.0,
             queue: job.queue.as_str(),
@@ -83,7 +83,7 @@ pub(crate) fn preview(payload: &str) -> String {
 pub(crate) fn for_each(
     pq: &Pq,
     filter: &pq_diesel::Filter,
-    mut each: impl FnMut(Listed) -> Result<(), Failure>,
+    mut each: impl FnMut(JobRecord) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut filter = filter.clone();
     loop {

@@ -1,16 +1,17 @@
-//! A job: before it is put, as a store hands it over, and as a user sees it.
+//! A job before it is put, and a taken job as a user sees it.
 
 use std::fmt;
+use std::num::ParseIntError;
 use std::ops::Deref;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Key, OnConflict, Payload, QueueName, When};
+use crate::{Claim, Key, OnConflict, Payload, When};
 
-/// A job's number. It is unique within its table and never used again; a job that goes back into
-/// the line keeps it.
+/// A job's id. It is unique within its table and never reused. A job that is requeued keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct JobId(pub i64);
 
@@ -20,26 +21,40 @@ impl fmt::Display for JobId {
     }
 }
 
-/// A job on its way into a store, checked already.
-#[derive(Clone, Debug)]
+impl From<i64> for JobId {
+    fn from(id: i64) -> Self {
+        Self(id)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
+/// A job that is to be put. Its parts have been validated.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NewJob {
-    /// What it carries.
+    /// The payload.
     pub payload: Payload,
-    /// Not before this time; at once where there is none.
+    /// When the job falls due. Default: at once.
     pub schedule_at: Option<When>,
-    /// Wanted by this time.
+    /// When the job should be done. Of two jobs of the same priority, the one with the earlier time is taken first.
     pub expected_at: Option<When>,
-    /// Higher goes first.
+    /// The priority. Higher ones are taken first. Default: 0.
     pub priority: i32,
-    /// Of the jobs that share one, one is taken at a time.
+    /// The serialization key: jobs of a queue that share one are taken one at a time.
     pub serialization_key: Option<Key>,
-    /// One job with it waits or runs at a time, and what a put does where there is one.
+    /// The unique key, and what a put does if a job with that key waits or runs.
     pub unique: Option<(Key, OnConflict)>,
 }
 
 impl NewJob {
-    /// A job that is due at once, of priority 0, with no key.
+    /// Creates a job that is due at once, with priority 0 and without keys.
     #[must_use]
     pub fn new(payload: Payload) -> Self {
         Self {
@@ -53,98 +68,33 @@ impl NewJob {
     }
 }
 
-/// What proves that a job is yours: a store compares it before it changes the job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Claim {
-    /// The job.
-    pub id: JobId,
-    /// The store's fencing token: what took the job. It tells a take from every other one of the same job.
-    pub token: i64,
-    /// What it is held by.
-    pub held: Held,
-}
-
-/// What holds a taken job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Held {
-    /// The transaction that took it.
-    Transaction,
-    /// A lease, whose token is the claim's.
-    Lease {
-        /// How many jobs were taken under it.
-        jobs: u32,
-    },
-}
-
-impl Claim {
-    /// The lease that the job is held under, if it is one.
-    #[must_use]
-    pub fn lease(&self) -> Option<i64> {
-        matches!(self.held, Held::Lease { .. }).then_some(self.token)
-    }
-}
-
-/// A taken job as a store hands it over, its payload not decoded.
-#[derive(Clone, Debug)]
-pub struct RawJob {
-    /// The job's number.
-    pub id: JobId,
-    /// The line it stood in.
-    pub queue: QueueName,
-    /// What it carries, byte for byte as it was written.
-    pub payload: Payload,
-    /// When it was put, on the store's clock. Instants that chrono cannot hold (other writers can
-    /// store `infinity`) are shown as the nearest that it can.
-    pub enqueued_at: DateTime<Utc>,
-    /// When it was due.
-    pub schedule_at: Option<DateTime<Utc>>,
-    /// When it was wanted.
-    pub expected_at: Option<DateTime<Utc>>,
-    /// Higher goes first.
-    pub priority: i32,
-    /// How often the job has been taken, this time included.
-    pub attempt: i32,
-    /// Of the jobs that share one, one is taken at a time.
-    pub serialization_key: Option<Key>,
-    /// One job with it waits or runs at a time.
-    pub unique_key: Option<Key>,
-    /// What proves that it is yours.
-    pub claim: Claim,
-}
-
-impl RawJob {
-    /// Bytes of the payload as it is stored.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.payload.as_str().len()
-    }
-}
-
-/// A taken job with its payload decoded. The fields of [`RawJob`] are reached through it: `job.id`,
-/// `job.enqueued_at`, `job.priority` and so on.
+/// A taken job with its payload decoded.
 ///
-/// Its `Debug` and `Display` name the job and its times, never what it carries.
+/// It dereferences to its [`Claim`], and through that to the [`crate::JobRecord`]: `job.id`, `job.enqueued_at`,
+/// `job.priority` and so on.
+///
+/// Its `Debug` and `Display` show the job and its times, but not its payload.
 #[derive(Clone)]
 pub struct Job<T> {
-    /// What the job carries.
+    /// The decoded payload.
     pub data: T,
-    /// A worker has it too, until the handler's verdict is passed.
-    pub(crate) raw: Arc<RawJob>,
+    /// Shared with the worker, which keeps it until the job is settled.
+    pub(crate) claim: Arc<Claim>,
 }
 
 impl<T> Job<T> {
-    /// The job without its decoded payload.
+    /// Returns the job without its decoded payload.
     #[must_use]
-    pub fn into_raw(self) -> RawJob {
-        Arc::unwrap_or_clone(self.raw)
+    pub fn into_claim(self) -> Claim {
+        Arc::unwrap_or_clone(self.claim)
     }
 }
 
 impl<T> Deref for Job<T> {
-    type Target = RawJob;
+    type Target = Claim;
 
-    fn deref(&self) -> &RawJob {
-        &self.raw
+    fn deref(&self) -> &Claim {
+        &self.claim
     }
 }
 

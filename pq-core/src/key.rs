@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::Error;
 
 /// A serialization key or a unique key: any text of 1 to 1024 bytes without NUL.
 ///
 /// Keys of different queues are independent of each other.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Key(String);
 
 impl Key {

@@ -35,10 +35,13 @@
 
 mod backoff;
 mod cancellation;
+mod claim;
 mod codec;
+mod counts;
 mod cron;
 mod envelope;
 mod error;
+mod filter;
 mod handler;
 mod job;
 mod key;
@@ -48,9 +51,9 @@ pub mod memory;
 mod name;
 mod options;
 mod outcome;
-mod overview;
 mod payload;
 mod queue;
+mod record;
 mod registry;
 mod stop;
 pub mod store;
@@ -62,28 +65,29 @@ mod worker;
 
 pub use backoff::Backoff;
 pub use cancellation::CancellationToken;
+pub use claim::{Claim, Extended, Held};
 #[cfg(feature = "pickle")]
 pub use codec::Pickle;
 pub use codec::{Codec, CodecError, Json, codec_by_name};
+pub use counts::QueueCounts;
 #[cfg(feature = "cron")]
 pub use cron::fire_due_crons;
 pub use cron::{Cron, CronEntry};
 pub use envelope::Trace;
 pub use error::Error;
+pub use filter::Filter;
 pub use handler::{Context, Failure, Handler, JobInfo, Next};
-pub use job::{Claim, Held, Job, JobId, NewJob, RawJob};
+pub use job::{Job, JobId, NewJob};
 pub use key::{Key, OnConflict, Put, PutOutcome};
 pub use name::QueueName;
 pub use options::PutOptions;
-pub use outcome::{
-    Cancelled, Ended, EndedAs, Extended, JobStatus, MaintenanceReport, Outcome, Retention, Settlement,
-};
-pub use overview::{Filter, JobState, Listed, Overview};
+pub use outcome::{Cancelled, MaintenanceReport, Outcome, Retention, Settlement};
 pub use payload::{Payload, PayloadLimits};
 pub use queue::{BoundQueue, Iter, Pq, Queue};
+pub use record::{JobRecord, JobState};
 pub use registry::{Heartbeat, HeartbeatReply, WorkerId, WorkerInfo};
 pub use stop::StopMode;
-pub use store::{Counts, Scan, Store, StoreError, Taken, Undecodable};
+pub use store::{Accepted, Scan, Store, StoreError, Taken, Undecodable};
 pub use task::{BoundTask, CallOptions, Task};
 pub use wait::Wait;
 pub use wake_signal::WakeSignal;

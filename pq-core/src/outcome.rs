@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::{CodecError, Error, JobId, JobState, Key, Payload, PayloadLimits, QueueName, RawJob};
+use crate::{Claim, CodecError, Error, JobState, Payload, PayloadLimits};
 
 /// What becomes of a taken job.
 ///
@@ -122,106 +121,9 @@ impl From<()> for Outcome {
 #[derive(Clone, Debug)]
 pub struct Settlement<'a> {
     /// The job, as the store returned it when it was taken.
-    pub job: &'a RawJob,
+    pub job: &'a Claim,
     /// What becomes of the job.
     pub outcome: Outcome,
-}
-
-/// How a job in the archive ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EndedAs {
-    /// It was completed, and its history was to be kept.
-    Done,
-    /// It failed for good.
-    Dead,
-    /// It was cancelled.
-    Cancelled,
-}
-
-impl EndedAs {
-    /// The word for it: `done`, `dead` or `cancelled`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Dead => "dead",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// The end that this word names.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Done, Self::Dead, Self::Cancelled].into_iter().find(|ended| ended.as_str() == word)
-    }
-}
-
-/// A job in the archive.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    /// The job's number.
-    pub id: JobId,
-    /// The line it stood in.
-    pub queue: QueueName,
-    /// What it carried at the end, byte for byte.
-    pub payload: Payload,
-    /// When it was put.
-    pub enqueued_at: DateTime<Utc>,
-    /// When it was due.
-    pub schedule_at: Option<DateTime<Utc>>,
-    /// When it was wanted.
-    pub expected_at: Option<DateTime<Utc>>,
-    /// Higher went first.
-    pub priority: i32,
-    /// How often it was taken.
-    pub attempt: i32,
-    /// Its serialization key.
-    pub serialization_key: Option<Key>,
-    /// Its unique key.
-    pub unique_key: Option<Key>,
-    /// How it ended.
-    pub ended_as: EndedAs,
-    /// Why, where it did not end well.
-    pub error: Option<String>,
-    /// What its handler returned to be kept.
-    pub result: Option<Payload>,
-    /// When it ended.
-    pub ended_at: DateTime<Utc>,
-}
-
-impl From<EndedAs> for JobState {
-    fn from(ended: EndedAs) -> Self {
-        match ended {
-            EndedAs::Done => Self::Done,
-            EndedAs::Dead => Self::Dead,
-            EndedAs::Cancelled => Self::Cancelled,
-        }
-    }
-}
-
-/// Where a job is.
-#[derive(Clone, Debug)]
-pub enum JobStatus {
-    /// In the line, or not due yet, or behind its serialization key; or held by a transaction that
-    /// has not ended.
-    Waiting {
-        /// How often it has been taken.
-        attempt: i32,
-        /// Not before this time.
-        schedule_at: Option<DateTime<Utc>>,
-        /// Why its last attempt failed.
-        error: Option<String>,
-    },
-    /// Held under a lease.
-    Leased {
-        /// Which: the token of the holder's claims.
-        lease: i64,
-        /// How often it has been taken, this time included.
-        attempt: i32,
-    },
-    /// In the archive.
-    Ended(Box<Ended>),
 }
 
 /// What became of the wish to cancel a job.
@@ -239,15 +141,6 @@ pub enum Cancelled {
     NotFound,
 }
 
-/// A lease that was extended.
-#[derive(Clone, Debug)]
-pub struct Extended {
-    /// The token of its claims.
-    pub lease: i64,
-    /// Which of its jobs somebody wants cancelled.
-    pub cancelled: Vec<JobId>,
-}
-
 /// How long the archive keeps what ended, counted from its end. Each bound is `None` for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -263,11 +156,12 @@ pub struct Retention {
 impl Retention {
     /// The bound for this end.
     #[must_use]
-    pub fn of(&self, ended: EndedAs) -> Option<Duration> {
-        match ended {
-            EndedAs::Done => self.done,
-            EndedAs::Dead => self.dead,
-            EndedAs::Cancelled => self.cancelled,
+    pub fn of(&self, state: JobState) -> Option<Duration> {
+        match state {
+            JobState::Done => self.done,
+            JobState::Dead => self.dead,
+            JobState::Cancelled => self.cancelled,
+            _ => None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use memchr::memchr2;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::Error;
@@ -49,6 +50,16 @@ impl Payload {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// The JSON document itself, or its text as a string if it is not valid JSON.
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serde_json::from_str::<&RawValue>(&self.0) {
+            Ok(document) => document.serialize(serializer),
+            Err(_) => serializer.serialize_str(&self.0),
+        }
     }
 }
 

@@ -44,11 +44,10 @@ mod store;
 mod table;
 
 pub use pq_core::{
-    Backoff, CallOptions, CancellationToken, Cancelled, Codec, CodecError, Counts, Cron, CronEntry, Ended,
-    EndedAs, Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobState, JobStatus, Key, Listed,
-    Next, OnConflict, Outcome, Overview, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName,
-    RawJob, Report, Retention, Running, Settlement, Status, StopMode, TimeError, Trace, Wait, When, WorkerId,
-    WorkerInfo, codec_by_name,
+    Accepted, Backoff, CallOptions, CancellationToken, Cancelled, Claim, Codec, CodecError, Cron, CronEntry,
+    Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobRecord, JobState, Key, Next, OnConflict,
+    Outcome, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueCounts, QueueName, Report, Retention,
+    Running, Settlement, Status, StopMode, TimeError, Trace, Wait, When, WorkerId, WorkerInfo, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};

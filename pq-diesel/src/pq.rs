@@ -9,7 +9,7 @@ use pq_core::store::Connect;
 #[cfg(feature = "cron")]
 use pq_core::{Cron, CronEntry};
 use pq_core::{
-    Filter, JobId, Listed, MaintenanceReport, Overview, Retention, StopMode, WorkerId, WorkerInfo,
+    Filter, JobId, JobRecord, MaintenanceReport, QueueCounts, Retention, StopMode, WorkerId, WorkerInfo,
 };
 
 use crate::builder::{Builder, Notify, POLL_INTERVAL};
@@ -148,7 +148,7 @@ impl Pq {
     /// # Errors
     ///
     /// The database's own.
-    pub fn overview(&self) -> Result<Vec<Overview>, Error> {
+    pub fn overview(&self) -> Result<Vec<QueueCounts>, Error> {
         self.0.overview()
     }
 
@@ -157,7 +157,7 @@ impl Pq {
     /// # Errors
     ///
     /// The database's own.
-    pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<Listed>, Error> {
+    pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, Error> {
         self.0.list(filter, count)
     }
 
@@ -166,7 +166,7 @@ impl Pq {
     /// # Errors
     ///
     /// The database's own.
-    pub fn find(&self, id: JobId) -> Result<Option<Listed>, Error> {
+    pub fn find(&self, id: JobId) -> Result<Option<JobRecord>, Error> {
         self.0.find(id)
     }
 

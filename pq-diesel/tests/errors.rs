@@ -9,7 +9,7 @@ use std::time::Instant;
 use common::{LISTENING, Outcome, PATIENCE, database, queue, until};
 use diesel::RunQueryDsl;
 use diesel::connection::SimpleConnection;
-use pq_diesel::{EndedAs, Error, JobId, Pq, Queue, Wait};
+use pq_diesel::{Error, JobId, JobState, Pq, Queue, Wait};
 use pq_testing::{Kind, Options, Server, Stop};
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ fn a_connection_found_lost_is_not_used_again() -> Outcome {
         ("get", |queue| queue.get(Wait::No).map(drop)),
         ("get_many", |queue| queue.get_many(10, Wait::No).map(drop)),
         ("counts", |queue| queue.counts().map(drop)),
-        ("archived", |queue| queue.archived(EndedAs::Dead, None, 10).map(drop)),
+        ("archived", |queue| queue.archived(JobState::Dead, None, 10).map(drop)),
         ("clear", |queue| queue.clear().map(drop)),
     ];
     let database = database()?;

@@ -10,7 +10,7 @@ use common::{Outcome, database};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_diesel::{EndedAs, Error, Pq, Wait, Worker};
+use pq_diesel::{Error, JobState, Pq, Wait, Worker};
 use pq_testing::Database;
 
 /// A database with a table that handlers write to, and a handle on it.
@@ -54,7 +54,7 @@ fn even_calls_fail(
     let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;
     assert_eq!((report.done, report.failed, report.dead), (2, 2, 2), "batches of {size}");
     assert_eq!(notes(&database)?, [1, 3], "batches of {size}");
-    let dead = queue.archived(EndedAs::Dead, None, 9)?;
+    let dead = queue.archived(JobState::Dead, None, 9)?;
     Ok(dead.into_iter().filter_map(|dead| dead.error).collect())
 }
 

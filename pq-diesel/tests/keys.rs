@@ -82,7 +82,7 @@ fn lease_in_rounds<S: Store>(
         if round % 4 != 0 {
             let settlements: Vec<_> =
                 taken.iter().map(|job| pq_core::Settlement { job, outcome: Settlement::Complete }).collect();
-            store.settle(conn, &settlements)?;
+            assert!(store.settle(conn, &settlements)?.all());
         }
         rounds.push(taken.iter().map(|job| job.id.0).collect());
     }

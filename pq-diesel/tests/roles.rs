@@ -11,7 +11,7 @@ use pq_core::Heartbeat;
 use pq_core::store::{Admin, Archive, Connect, Jobs, Schedules, Workers};
 use pq_diesel::doctor::Examination;
 use pq_diesel::{
-    EndedAs, Filter, JobId, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Role, Status, StopMode,
+    Filter, JobId, JobState, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Role, Status, StopMode,
     Wait,
 };
 use pq_testing::{Database, Server};
@@ -96,7 +96,7 @@ fn work(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
     let store = Pq::detached();
     settle(conn, Outcome::GiveBack)?;
     for job in queue.on(conn).lease(1, common::PATIENCE)? {
-        let lease: Vec<i64> = job.claim.lease().into_iter().collect();
+        let lease: Vec<i64> = job.lease().into_iter().collect();
         store.store().extend(conn, &lease, Duration::ZERO)?;
     }
     store.store().maintain(conn, &Retention::default())?;
@@ -113,7 +113,7 @@ fn cancel_and_retry(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(),
     let id = queue.on(conn).put(&json!(1))?.id;
     pq.store().cancel(conn, name, id)?;
     pq.store().requeue(conn, name, Some(&[id]))?;
-    pq.store().prune(conn, name, EndedAs::Cancelled, Duration::ZERO).map(drop)
+    pq.store().prune(conn, name, JobState::Cancelled, Duration::ZERO).map(drop)
 }
 
 fn pause(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {

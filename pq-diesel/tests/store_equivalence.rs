@@ -9,7 +9,8 @@ use diesel::connection::SimpleConnection;
 use pq_core::memory::MemoryStore;
 use pq_core::store::Connect;
 use pq_core::{
-    Key, NewJob, Outcome, Payload, QueueName, RawJob, Retention, Scan, Settlement, Store, Taken, When,
+    Claim, JobRecord, Key, NewJob, Outcome, Payload, QueueName, Retention, Scan, Settlement, Store, Taken,
+    When,
 };
 use pq_diesel::Pq;
 use pq_testing::{Database, Server};
@@ -125,7 +126,7 @@ struct Subject<'a, S: Store> {
     store: &'a S,
     queues: [QueueName; 2],
     /// Every job that was ever taken. Some are still held, and some claims are stale.
-    taken: Vec<RawJob>,
+    taken: Vec<Claim>,
     answers: Vec<String>,
 }
 
@@ -189,7 +190,7 @@ impl<S: Store> Subject<'_, S> {
             },
             Step::Maintain { conn } => {
                 // All leases expire now.
-                let mut leases: Vec<i64> = self.taken.iter().filter_map(|job| job.claim.lease()).collect();
+                let mut leases: Vec<i64> = self.taken.iter().filter_map(|job| job.lease()).collect();
                 leases.dedup();
                 let extended = store.extend(conns[*conn], &leases, Duration::ZERO).map_or(0, |all| all.len());
                 format!("{extended} leases, {:?}", store.maintain(conns[*conn], &Retention::default()).ok())
@@ -201,7 +202,7 @@ impl<S: Store> Subject<'_, S> {
             Step::Update { conn, held, data } => match self.pick_at(*held, depth) {
                 Some(job) => {
                     let payload = Payload::from_stored(format!("[{data}]"));
-                    format!("updated {}", store.update(conns[*conn], &job.claim, &payload).is_ok())
+                    format!("updated {}", store.update(conns[*conn], &job, &payload).is_ok())
                 }
                 None => "nothing to update".to_owned(),
             },
@@ -210,7 +211,12 @@ impl<S: Store> Subject<'_, S> {
                 None => "nothing to give back".to_owned(),
             },
             Step::Counts { conn, queue } => {
-                format!("{:?}", store.counts(conns[*conn], &self.queues[*queue]).ok())
+                let counts = store.counts(conns[*conn], &self.queues[*queue]).ok().map(|mut counts| {
+                    // Each store has a clock of its own.
+                    counts.oldest = None;
+                    counts
+                });
+                format!("{counts:?}")
             }
             Step::Clear { conn, queue } => {
                 format!("cleared {:?}", store.clear(conns[*conn], &self.queues[*queue]).ok())
@@ -222,10 +228,10 @@ impl<S: Store> Subject<'_, S> {
 
     fn took(&mut self, taken: Option<Taken>) -> String {
         let Some(taken) = taken else { return "take failed".to_owned() };
-        let seen = |job: &RawJob| {
-            let RawJob {
+        let seen = |job: &Claim| {
+            let JobRecord {
                 id, payload, schedule_at, expected_at, priority, attempt, serialization_key, ..
-            } = job;
+            } = &job.record;
             // A retry is due after a delay, on the store's own clock.
             let schedule_at = schedule_at.map(|at| at.timestamp() / 86_400);
             let payload = payload.as_str();
@@ -241,11 +247,11 @@ impl<S: Store> Subject<'_, S> {
     }
 
     /// Returns a job, unless it is leased and a transaction is open, like the steps above.
-    fn pick_at(&self, number: usize, depth: usize) -> Option<RawJob> {
-        self.pick(number).filter(|job| depth == 0 || job.claim.lease().is_none())
+    fn pick_at(&self, number: usize, depth: usize) -> Option<Claim> {
+        self.pick(number).filter(|job| depth == 0 || job.lease().is_none())
     }
 
-    fn pick(&self, number: usize) -> Option<RawJob> {
+    fn pick(&self, number: usize) -> Option<Claim> {
         self.taken.get(number.checked_rem(self.taken.len())?).cloned()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Cancelled, Filter, JobId, JobState, Listed, Pq};
+use pq_diesel::{Cancelled, Filter, JobId, JobRecord, JobState, Pq};
 
 use super::examples;
 use crate::confirm::Confirmation;
@@ -75,7 +75,7 @@ impl Cancel {
     }
 }
 
-fn cancel(pq: &Pq, job: &Listed) -> Result<bool, Failure> {
+fn cancel(pq: &Pq, job: &JobRecord) -> Result<bool, Failure> {
     let id = job.id;
     match pq.queue::<()>(job.queue.as_str())?.cancel(id)? {
         Cancelled::Done => output::print(&format!("{id}: cancelled"))?,

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Filter, JobId, JobState, Key, Listed};
+use pq_diesel::{Filter, JobId, JobRecord, JobState, Key};
 
 use super::examples;
 use crate::failure::Failure;
@@ -65,7 +65,7 @@ impl Jobs {
     }
 }
 
-fn as_row(job: &Listed) -> Vec<String> {
+fn as_row(job: &JobRecord) -> Vec<String> {
     let key = job.serialization_key.as_ref().map(|key| key.as_str().to_owned());
     vec![
         job.id.to_string(),

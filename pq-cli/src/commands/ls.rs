@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
-use pq_diesel::Overview;
+use pq_diesel::QueueCounts;
 use serde_json::{Value, json};
 
 use super::examples;
@@ -43,7 +43,7 @@ impl Ls {
                 "RATE",
                 "",
             ];
-            let dead = |row: &Overview| row.dead > 0;
+            let dead = |row: &QueueCounts| row.dead > 0;
             let table = output::format_table(&heads, queues.iter().map(as_row));
             for (number, line) in table.lines().enumerate() {
                 let is_dead = number.checked_sub(1).and_then(|row| queues.get(row)).is_some_and(dead);
@@ -57,7 +57,7 @@ impl Ls {
     }
 }
 
-fn as_row(queue: &Overview) -> Vec<String> {
+fn as_row(queue: &QueueCounts) -> Vec<String> {
     vec![
         queue.queue.to_string(),
         queue.waiting().to_string(),
@@ -72,7 +72,7 @@ fn as_row(queue: &Overview) -> Vec<String> {
     ]
 }
 
-fn as_json(queue: &Overview) -> Value {
+fn as_json(queue: &QueueCounts) -> Value {
     json!({
         "queue": queue.queue.as_str(),
         "waiting": queue.waiting(),

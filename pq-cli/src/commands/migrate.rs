@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Error, Overview, Pq};
+use pq_diesel::{Error, Pq, QueueCounts};
 
 use super::examples;
 use crate::confirm::Confirmation;
@@ -68,6 +68,6 @@ fn describe_loss(pq: &Pq, version: &str, after: &[String]) -> Result<String, Fai
     Ok(format!("reverts {migrations}, drops the tables and deletes {jobs} permanently"))
 }
 
-fn all_jobs(queue: &Overview) -> u64 {
+fn all_jobs(queue: &QueueCounts) -> u64 {
     queue.waiting() + queue.running + queue.dequeued + queue.dead + queue.cancelled + queue.done
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pq_diesel::{EndedAs, Filter, JobState, Pq, QueueName};
+use pq_diesel::{Filter, JobState, Pq, QueueName};
 
 use super::examples;
 use crate::confirm::Confirmation;
@@ -36,12 +36,7 @@ impl Prune {
         if !self.yes.confirm_if_any(|| self.question(&pq, queue.name()))? {
             return Ok(ExitCode::from(1));
         }
-        let ended = match self.state {
-            JobState::Dead => EndedAs::Dead,
-            JobState::Cancelled => EndedAs::Cancelled,
-            _ => EndedAs::Done,
-        };
-        let removed = output::with_spinner("deleting", || queue.prune(ended, self.older_than))?;
+        let removed = output::with_spinner("deleting", || queue.prune(self.state, self.older_than))?;
         output::print(&format!("{} deleted", output::plural(removed, "job")))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -1,6 +1,6 @@
 //! Operations: pausing a queue, the overview, listing jobs and moving them.
 
-use pq_core::{Filter, JobId, JobState, Outcome, Overview, PutOptions, Queue, Wait};
+use pq_core::{Filter, JobId, JobState, Outcome, PutOptions, Queue, QueueCounts, Wait};
 use serde_json::json;
 
 use super::cases;
@@ -24,7 +24,7 @@ cases![
     a_rolled_back_move_has_no_effect: Both,
 ];
 
-fn overview<F: Fixture>(harness: &Harness<F>, queue: &str) -> Option<Overview> {
+fn overview<F: Fixture>(harness: &Harness<F>, queue: &str) -> Option<QueueCounts> {
     harness.pq.overview().unwrap().into_iter().find(|numbers| numbers.queue.as_str() == queue)
 }
 

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use pq_core::{EndedAs, PayloadLimits, PutOptions};
+use pq_core::{JobState, PayloadLimits, PutOptions};
 use serde_json::{Value, json};
 
 use super::cases;
@@ -106,7 +106,7 @@ fn each_job_of_a_large_batch_has_its_own_options_and_id<F: Fixture>(harness: &Ha
     assert_eq!(put.len(), MANY);
     for n in [6, MANY - 1] {
         harness.queue().cancel(put[n].id).unwrap();
-        assert_eq!(harness.archived(EndedAs::Cancelled)[0].payload.as_str(), data[n].to_string());
+        assert_eq!(harness.archived(JobState::Cancelled)[0].payload.as_str(), data[n].to_string());
     }
     assert_various(harness, MANY as u64 - 7);
 }

@@ -66,7 +66,7 @@ fn a_job_given_back_keeps_its_id_times_and_priority<F: Fixture>(harness: &Harnes
         .transaction(|conn| {
             let job = queue.on(conn).get()?.unwrap();
             queue.on(conn).give_back(&job)?;
-            Ok(job.into_raw())
+            Ok(job.into_claim())
         })
         .unwrap();
     let after = harness.get().unwrap();

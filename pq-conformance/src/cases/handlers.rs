@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use pq_core::store::{Archive, Connect, Jobs};
-use pq_core::{Backoff, EndedAs, Failure, Outcome, Trace, Worker};
+use pq_core::{Backoff, Failure, JobState, Outcome, Trace, Worker};
 use serde_json::{Value, json};
 
 use super::cases;
@@ -94,7 +94,7 @@ fn a_late_completion_aborts_the_handlers_transaction<F: Fixture>(harness: &Harne
     let pq = harness.pq.clone();
     let handler = task.leased(move |context, job| {
         // Simulates a process that slept past its lease while another process ran maintenance.
-        let lease = job.claim.lease().unwrap();
+        let lease = job.lease().unwrap();
         let store = pq.store();
         store.with_connection(|conn| store.extend(conn, &[lease], Duration::ZERO)).map(drop)?;
         while store.with_connection(|conn| store.maintain(conn, &pq_core::Retention::default()))?.is_none() {}
@@ -135,7 +135,7 @@ fn a_job_that_its_handler_settled_is_counted_by_that_outcome<F: Fixture>(harness
     task.call(&1).unwrap();
     let report = run_until_empty(harness, handler);
     assert_eq!((report.done, report.failed, report.lost), (1, 0, 0));
-    assert_eq!(harness.counts(), pq_core::Counts::default());
+    assert_eq!(harness.counts().total(), 0);
 }
 
 fn both_kinds_of_handler_can_serve_one_queue<F: Fixture>(harness: &Harness<F>) {
@@ -197,7 +197,9 @@ fn middleware_runs_around_handlers_in_order<F: Fixture>(harness: &Harness<F>) {
     }
     let each = ["begin eat", "attempt 1", "end true", "begin eat", "attempt 1", "end false"];
     assert_eq!(seen.all(), [each, each].concat());
-    assert!(harness.archived(EndedAs::Dead).iter().all(|dead| dead.error.as_deref() == Some("wrapped: odd")));
+    assert!(
+        harness.archived(JobState::Dead).iter().all(|dead| dead.error.as_deref() == Some("wrapped: odd"))
+    );
 }
 
 fn the_trace_context_reaches_the_handler<F: Fixture>(harness: &Harness<F>) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pq_core::store::Jobs;
-use pq_core::{JobStatus, Outcome, PutOptions, Settlement};
+use pq_core::{JobState, Outcome, PutOptions, Settlement};
 use serde_json::json;
 
 use super::cases;
@@ -44,14 +44,15 @@ fn a_leased_job_stays_leased_after_the_commit<F: Fixture>(harness: &Harness<F>) 
     assert!(harness.get().is_none());
     assert!(harness.lease(1, TIMEOUT).is_empty());
     let counts = harness.counts();
-    assert_eq!((counts.leased, counts.ready), (1, 0));
-    assert!(matches!(harness.queue().find(id), Ok(Some(JobStatus::Leased { attempt: 1, .. }))));
+    assert_eq!((counts.running, counts.ready), (1, 0));
+    let found = harness.queue().find(id).unwrap().unwrap();
+    assert_eq!((found.state, found.attempt), (JobState::Running, 1));
 }
 
 fn a_completed_leased_job_is_deleted<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put("a");
     harness.settle(&harness.lease_one(), Outcome::Complete);
-    assert_eq!(harness.counts(), pq_core::Counts::default());
+    assert_eq!(harness.counts().total(), 0);
     assert!(harness.queue().find(id).unwrap().is_none());
 }
 
@@ -114,7 +115,7 @@ fn an_outcome_of_an_earlier_attempt_is_refused_while_a_later_one_runs<F: Fixture
     let second = harness.lease_one();
     assert_eq!((first.attempt, second.attempt), (1, 2));
     assert!(harness.is_lease_lost(harness.try_settle(&first, Outcome::Complete)));
-    assert_eq!(harness.counts().leased, 1);
+    assert_eq!(harness.counts().running, 1);
     harness.settle(&second, Outcome::Complete);
     assert!(harness.is_lease_lost(harness.try_settle(&first, Outcome::Complete)));
     assert_eq!(harness.counts().live(), 0);
@@ -147,7 +148,7 @@ fn each_job_of_a_batch_is_settled_separately<F: Fixture>(harness: &Harness<F>) {
     harness.settle(&jobs[1], Outcome::Dead { error: "broken".to_owned() });
     harness.settle(&jobs[2], Outcome::GiveBack);
     let counts = harness.counts();
-    assert_eq!((counts.ready, counts.leased, counts.dead), (1, 1, 1));
+    assert_eq!((counts.ready, counts.running, counts.dead), (1, 1, 1));
     assert_eq!(harness.get().map(|job| job.id), Some(put[2].id));
     harness.settle(&jobs[3], Outcome::Complete);
     assert_eq!(harness.counts().live(), 0);
@@ -179,7 +180,7 @@ fn a_rolled_back_outcome_has_no_effect<F: Fixture>(harness: &Harness<F>) {
         roll_back::<()>()
     });
     assert!(rolled_back.is_err());
-    assert_eq!(harness.counts().leased, 1);
+    assert_eq!(harness.counts().running, 1);
     harness.settle(&job, Outcome::Complete);
 }
 
@@ -203,7 +204,7 @@ fn a_rolled_back_lease_has_no_effect<F: Fixture>(harness: &Harness<F>) {
         roll_back::<()>()
     });
     assert!(rolled_back.is_err());
-    assert_eq!((harness.counts().leased, harness.lease_one().attempt), (0, 1));
+    assert_eq!((harness.counts().running, harness.lease_one().attempt), (0, 1));
 }
 
 fn concurrent_takers_never_lease_the_same_job<F: Fixture>(harness: &Harness<F>) {
@@ -221,7 +222,7 @@ fn concurrent_takers_never_lease_the_same_job<F: Fixture>(harness: &Harness<F>) 
     });
     ids.sort();
     ids.dedup();
-    assert_eq!((ids.len(), harness.counts().leased), (JOBS, JOBS as u64));
+    assert_eq!((ids.len(), harness.counts().running), (JOBS, JOBS as u64));
 }
 
 fn a_checkpoint_is_stored_immediately<F: Fixture>(harness: &Harness<F>) {
@@ -268,12 +269,9 @@ fn a_retried_job_keeps_its_id_priority_and_expected_at<F: Fixture>(harness: &Har
     let first = harness.lease_one();
     let error = "broken\u{0} for now".to_owned();
     harness.settle(&first, Outcome::Retry { after: Duration::ZERO, error, payload: None });
-    match harness.queue().find(id).unwrap() {
-        Some(JobStatus::Waiting { attempt: 1, error: Some(error), .. }) => {
-            assert!(error.contains("for now"));
-        }
-        other => panic!("the job does not wait for a retry: {other:?}"),
-    }
+    let found = harness.queue().find(id).unwrap().unwrap();
+    assert_eq!((found.state, found.attempt), (JobState::Ready, 1));
+    assert!(found.error.unwrap().contains("for now"));
     let second = harness.lease_one();
     assert_eq!((second.id, second.attempt, second.priority), (id, 2, 3));
     assert_eq!((second.expected_at, second.enqueued_at), (first.expected_at, first.enqueued_at));
@@ -287,7 +285,7 @@ fn a_retry_can_replace_the_payload<F: Fixture>(harness: &Harness<F>) {
     let job = harness.lease_one();
     let payload = Some(pq_core::Payload::from_stored("{\"b\": 1, \"a\":2}".to_owned()));
     harness.settle(&job, Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload });
-    assert_eq!(harness.lease_one().into_raw().payload.as_str(), "{\"b\": 1, \"a\":2}");
+    assert_eq!(harness.lease_one().into_claim().payload.as_str(), "{\"b\": 1, \"a\":2}");
 }
 
 fn a_returned_job_wakes_a_waiter<F: Fixture>(harness: &Harness<F>) {
@@ -312,7 +310,7 @@ fn jobs_are_leased_in_order<F: Fixture>(harness: &Harness<F>) {
     harness
         .transaction(|conn| {
             let accepted = harness.pq.store().settle(conn, &verdicts)?;
-            accepted.iter().all(|accepted| *accepted).then_some(()).ok_or(CaseError("refused".to_owned()))
+            accepted.all().then_some(()).ok_or(CaseError("refused".to_owned()))
         })
         .unwrap();
 }

@@ -49,7 +49,7 @@ fn run_until_empty_runs_all_jobs<F: Fixture>(harness: &Harness<F>) {
     {
         let report = Worker::new(&harness.pq).threads(3).serve(handler).run_until_empty().unwrap();
         assert_eq!(report.failed, 0);
-        assert_eq!(harness.counts(), pq_core::Counts::default());
+        assert_eq!(harness.counts().total(), 0);
     }
 }
 
@@ -162,7 +162,7 @@ fn worker_threads_never_run_jobs_of_one_key_concurrently<F: Fixture>(harness: &H
     let done = Arc::new(AtomicU32::new(0));
     let run = {
         let done = Arc::clone(&done);
-        move |job: &pq_core::RawJob| {
+        move |job: &pq_core::Claim| {
             let key = job.serialization_key.as_ref().unwrap().as_str().to_owned();
             assert_eq!(
                 running.lock().unwrap().insert(key.clone(), 1),
@@ -188,7 +188,7 @@ fn worker_threads_never_run_jobs_of_one_key_concurrently<F: Fixture>(harness: &H
             });
         }
     });
-    assert_eq!(harness.counts(), pq_core::Counts::default());
+    assert_eq!(harness.counts().total(), 0);
 }
 
 fn threads_that_wait_for_one_key_wake_in_turn<F: Fixture>(harness: &Harness<F>) {
@@ -306,7 +306,7 @@ fn jobs_of_a_lost_lease_are_not_started<F: Fixture>(harness: &Harness<F>) {
         note.push((job.data, job.attempt));
         if (job.data, job.attempt) == (0, 1) {
             // Simulates a process that slept past its lease while another process ran maintenance.
-            let (store, leases) = (pq.store(), [job.claim.lease().unwrap()]);
+            let (store, leases) = (pq.store(), [job.lease().unwrap()]);
             store.with_connection(|conn| store.extend(conn, &leases, Duration::ZERO))?;
             while pq.maintain(&pq_core::Retention::default())?.is_none() {}
             while !context.is_lease_lost() {
@@ -354,7 +354,7 @@ fn a_worker_with_maintenance_disabled_returns_no_jobs<F: Fixture>(harness: &Harn
     });
     let worker = Worker::new(&harness.pq).maintain_every(Duration::MAX).serve(handler);
     assert_eq!(worker.run_jobs(1).unwrap().done, 1);
-    assert_eq!((harness.counts().leased, harness.maintain().returned), (1, 1));
+    assert_eq!((harness.counts().running, harness.maintain().returned), (1, 1));
 }
 
 fn a_running_job_is_notified_of_its_cancellation<F: Fixture>(harness: &Harness<F>) {

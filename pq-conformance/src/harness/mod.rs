@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use pq_core::store::{Archive, Connect};
 use pq_core::{
-    Counts, Ended, EndedAs, Job, JobId, MaintenanceReport, Outcome, Pq, Put, PutOptions, Queue, Retention,
-    StoreError, Wait,
+    Job, JobId, JobRecord, JobState, MaintenanceReport, Outcome, Pq, Put, PutOptions, Queue, QueueCounts,
+    Retention, StoreError, Wait,
 };
 use serde_json::Value;
 
@@ -195,7 +195,7 @@ impl<F: Fixture> Harness<F> {
     }
 
     /// Returns the archived jobs that ended in this way, newest first.
-    pub(crate) fn archived(&self, ended: EndedAs) -> Vec<Ended> {
+    pub(crate) fn archived(&self, ended: JobState) -> Vec<JobRecord> {
         self.queue().archived(ended, None, 100).unwrap()
     }
 
@@ -204,7 +204,7 @@ impl<F: Fixture> Harness<F> {
         std::iter::from_fn(|| self.get()).map(|job| job.data).collect()
     }
 
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> QueueCounts {
         match self.access() {
             Access::Own => self.queue().counts().unwrap(),
             Access::Callers => self.queue().on(&mut self.connect()).counts().unwrap(),

@@ -11,7 +11,7 @@ use crate::envelope::{Envelope, Trace};
 use crate::lease_table::LeaseTable;
 use crate::lock::lock;
 use crate::stop::StopSignal;
-use crate::{CodecError, Error, Outcome, Pq, Queue, RawJob, Settlement, Store};
+use crate::{Claim, CodecError, Error, Outcome, Pq, Queue, Settlement, Store};
 
 /// The part of a running worker that the contexts of one queue's handlers share.
 pub(crate) struct ContextAccess<S: Store> {
@@ -30,7 +30,7 @@ pub(crate) struct ContextAccess<S: Store> {
 /// exactly once, complete the job in the same transaction with [`Context::complete_with`].
 pub struct Context<S: Store> {
     access: Arc<ContextAccess<S>>,
-    job: Arc<RawJob>,
+    job: Arc<Claim>,
     trace: Trace,
     is_task: bool,
     deadline: Option<Instant>,
@@ -70,7 +70,7 @@ impl<S: Store> Context<S> {
 
     /// Returns the job with its encoded payload.
     #[must_use]
-    pub fn job(&self) -> &RawJob {
+    pub fn job(&self) -> &Claim {
         &self.job
     }
 
@@ -157,7 +157,7 @@ impl<S: Store> Context<S> {
     pub fn settle_with(&self, conn: &mut S::Conn, outcome: Outcome) -> Result<(), S::Error> {
         let settlement = Settlement { job: &self.job, outcome };
         let accepted = self.access.pq.store().settle(conn, std::slice::from_ref(&settlement))?;
-        if accepted.first() != Some(&true) {
+        if !accepted.all() {
             return Err(Error::lease_lost(self.job.id).into());
         }
         *lock(&self.settled_as) = Some(settlement.outcome);
@@ -184,7 +184,7 @@ impl<S: Store> Context<S> {
         }
         let payload = queue.encode_json(call.as_ref().map_or(Ok(json), Envelope::to_json)?)?;
         let store = self.access.pq.store();
-        store.with_connection(|conn| store.update(conn, &self.job.claim, &payload))?;
+        store.with_connection(|conn| store.update(conn, &self.job, &payload))?;
         *lock(&self.checkpoint) = call;
         Ok(())
     }
@@ -203,7 +203,7 @@ impl<S: Store> Context<S> {
     }
 
     fn lease(&self) -> Option<i64> {
-        self.job.claim.lease()
+        self.job.lease()
     }
 
     /// Returns the outcome with which the handler settled the job, and the call of its last checkpoint.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::envelope::{Envelope, Trace};
-use crate::{Failure, Outcome, RawJob};
+use crate::{Claim, Failure, Outcome};
 
 /// A taken job, and its call if it is a task's.
 pub(crate) struct Incoming {
-    pub(crate) raw: Arc<RawJob>,
+    pub(crate) raw: Arc<Claim>,
     pub(crate) envelope: Option<Envelope>,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::incoming::HandlerResult;
-use crate::{Failure, Outcome, RawJob, Trace};
+use crate::{Claim, Failure, Outcome, Trace};
 
 /// A function that [`crate::Worker::wrap`] was given.
 pub(crate) type Middleware = dyn Fn(&JobInfo<'_>, Next<'_>) -> HandlerResult + Send + Sync;
@@ -14,7 +14,7 @@ pub(crate) type Middleware = dyn Fn(&JobInfo<'_>, Next<'_>) -> HandlerResult + S
 #[non_exhaustive]
 pub struct JobInfo<'a> {
     /// The job with its encoded payload.
-    pub job: &'a RawJob,
+    pub job: &'a Claim,
     /// The name of the task; `None` if the handler serves a whole queue.
     pub task: Option<&'a str>,
     /// The trace context in which the task was called.

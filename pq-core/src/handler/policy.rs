@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::incoming::Incoming;
 use crate::envelope::Envelope;
-use crate::{Backoff, Failure, Outcome, Payload, Queue, RawJob, Store};
+use crate::{Backoff, Claim, Failure, Outcome, Payload, Queue, Store};
 
 /// The retries, the timeout and the history of jobs. What a call says takes precedence.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +22,7 @@ impl Policy {
     }
 
     /// Returns how many retries the job may have, and how many attempts it had before this one.
-    pub(crate) fn retries(&self, job: &RawJob, envelope: Option<&Envelope>) -> (u32, u32) {
+    pub(crate) fn retries(&self, job: &Claim, envelope: Option<&Envelope>) -> (u32, u32) {
         let allowed = envelope.map_or(self.max_retries, Envelope::max_retries);
         let earlier = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
         // In Python each retry is a job of its own, whose envelope has the count.

@@ -4,48 +4,67 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::state::{Row, State, Tx};
-use super::transaction::{MemoryConn, Open};
-use super::{MemoryStore, archive, settle, state};
-use crate::store::{Admin, Counts};
-use crate::{Cancelled, EndedAs, Error, Filter, JobId, JobState, JobStatus, Listed, Overview, QueueName};
+use super::state::{Lease, Row, State, Tx};
+use super::transaction::MemoryConn;
+use super::{MemoryStore, archive};
+use crate::store::Admin;
+use crate::{Cancelled, Error, Filter, JobId, JobRecord, JobState, QueueCounts, QueueName};
 
 impl Admin for MemoryStore {
-    fn counts(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<Counts, Error> {
+    fn counts(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<QueueCounts, Error> {
         let now = Utc::now();
-        conn.operate(|state, open| Ok(archive::counts(state, open.tx, queue, now)))
+        conn.operate(|state, open| {
+            let all = count(state, open.tx, now);
+            Ok(all.into_iter().find(|counts| counts.queue == *queue))
+        })
+        .map(|counts| counts.unwrap_or_else(|| QueueCounts::new(queue.clone())))
     }
 
-    fn overview(&self, conn: &mut MemoryConn) -> Result<Vec<Overview>, Error> {
+    fn overview(&self, conn: &mut MemoryConn) -> Result<Vec<QueueCounts>, Error> {
         let now = Utc::now();
-        conn.operate(|state, open| Ok(overview(state, open.tx, now)))
+        conn.operate(|state, open| Ok(count(state, open.tx, now)))
     }
 
-    fn list(&self, conn: &mut MemoryConn, filter: &Filter, count: usize) -> Result<Vec<Listed>, Error> {
+    fn list(&self, conn: &mut MemoryConn, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, Error> {
         let now = Utc::now();
-        conn.operate(|state, open| Ok(list(state, open.tx, filter, count, now)))
+        conn.operate(|state, open| {
+            let mut jobs = list(state, open.tx, now);
+            jobs.retain(|job| filter.matches(job));
+            jobs.sort_by_key(|job| job.id);
+            jobs.truncate(count);
+            Ok(jobs)
+        })
     }
 
-    fn find(&self, conn: &mut MemoryConn, queue: &QueueName, id: JobId) -> Result<Option<JobStatus>, Error> {
-        conn.operate(|state, open| Ok(archive::find(state, open.tx, queue, id)))
+    fn find(&self, conn: &mut MemoryConn, queue: &QueueName, id: JobId) -> Result<Option<JobRecord>, Error> {
+        let filter = Filter { id: Some(id), ..Filter::queue(queue) };
+        Ok(self.list(conn, &filter, 1)?.pop())
     }
 
     fn cancel(&self, conn: &mut MemoryConn, queue: &QueueName, id: JobId) -> Result<Cancelled, Error> {
         let now = Utc::now();
-        conn.operate(|state, open| Ok(settle::cancel(state, open, queue, id, now)))
+        conn.operate(|state, open| {
+            let seen = state.rows.get(&id).filter(|row| row.job.queue == *queue && row.seen_by(open.tx));
+            let Some(row) = seen.cloned() else { return Ok(Cancelled::NotFound) };
+            if let Some(lease) = row.lease {
+                open.set(state, Row { lease: Some(Lease { cancel_requested: true, ..lease }), ..row });
+                return Ok(Cancelled::Asked);
+            }
+            if !row.free_for(open.tx) {
+                return Ok(Cancelled::Held);
+            }
+            archive::archive(state, open, row, JobState::Cancelled, now);
+            Ok(Cancelled::Done)
+        })
     }
 
     fn clear(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<u64, Error> {
         conn.operate(|state, open| {
-            let rows: Vec<_> = state
-                .rows
-                .iter()
-                .filter(|(_, row)| row.queue == *queue && row.free_for(open.tx))
-                .map(|(id, row)| (*id, row.clone()))
-                .collect();
+            let is_free = |row: &&Row| row.job.queue == *queue && row.free_for(open.tx);
+            let rows: Vec<Row> = state.rows.values().filter(is_free).cloned().collect();
             let cleared = rows.len() as u64;
-            for (id, row) in rows {
-                open.set(state, id, state::Row { held_by: Some(open.tx), ended: true, ..row });
+            for row in rows {
+                open.set(state, Row { held_by: Some(open.tx), ended: true, ..row });
             }
             Ok(cleared)
         })
@@ -53,7 +72,13 @@ impl Admin for MemoryStore {
 
     fn pause(&self, conn: &mut MemoryConn, queue: &QueueName, paused: bool) -> Result<bool, Error> {
         let now = Utc::now();
-        conn.operate(|state, open| Ok(pause(state, open, queue, paused, now)))
+        conn.operate(|state, open| {
+            if state.paused.contains_key(queue) == paused {
+                return Ok(false);
+            }
+            open.set_paused(state, queue, paused.then_some(now));
+            Ok(true)
+        })
     }
 
     fn move_jobs(
@@ -63,147 +88,87 @@ impl Admin for MemoryStore {
         to: &QueueName,
         ids: Option<&[JobId]>,
     ) -> Result<u64, Error> {
-        conn.operate(|state, open| Ok(move_jobs(state, open, from, to, ids)))
+        conn.operate(|state, open| {
+            let is_movable = |row: &&Row| {
+                let unique_key = row.job.unique_key.as_ref();
+                row.job.queue == *from
+                    && row.free_for(open.tx)
+                    && ids.is_none_or(|ids| ids.contains(&row.job.id))
+                    && unique_key.is_none_or(|key| state.unique_job(to, key, open.tx).is_none())
+            };
+            let rows: Vec<Row> = state.rows.values().filter(is_movable).cloned().collect();
+            let moved = rows.len() as u64;
+            for mut row in rows {
+                row.job.queue = to.clone();
+                // Like a returned job: others do not take it from the new queue before the commit.
+                open.set(state, Row { returned_by: Some(open.tx), ..row });
+            }
+            Ok(moved)
+        })
     }
 }
 
-fn state_of(state: &State, id: JobId, row: &Row, tx: Tx, now: DateTime<Utc>) -> JobState {
+/// Returns the state of a live job.
+fn job_state(state: &State, row: &Row, tx: Tx, now: DateTime<Utc>) -> JobState {
     if row.lease.is_some() {
         return JobState::Running;
     }
-    if !row.due(now) {
+    if !row.is_due(now) {
         return JobState::Scheduled;
     }
-    let Some(key) = &row.serialization_key else { return JobState::Ready };
-    let of_key = |other: &Row| other.queue == row.queue && other.serialization_key.as_ref() == Some(key);
-    let before = |(other_id, other): (&JobId, &Row)| {
-        of_key(other)
+    let Some(key) = &row.job.serialization_key else { return JobState::Ready };
+    let precedes = |other: &Row| {
+        other.job.queue == row.job.queue
+            && other.job.serialization_key.as_ref() == Some(key)
             && (other.lease.is_some()
-                || (other.seen_by(tx) && other.due(now) && other.place(*other_id) < row.place(id)))
+                || (other.seen_by(tx) && other.is_due(now) && other.sort_key() < row.sort_key()))
     };
-    if state.rows.iter().any(before) { JobState::Blocked } else { JobState::Ready }
+    if state.rows.values().any(precedes) { JobState::Blocked } else { JobState::Ready }
 }
 
-pub(super) fn overview(state: &State, tx: Tx, now: DateTime<Utc>) -> Vec<Overview> {
-    let mut all = BTreeMap::<QueueName, Overview>::new();
-    fn of<'a>(all: &'a mut BTreeMap<QueueName, Overview>, queue: &QueueName) -> &'a mut Overview {
-        all.entry(queue.clone()).or_insert_with(|| Overview::of(queue.clone()))
+/// Returns all jobs that the transaction sees, live and archived.
+fn list(state: &State, tx: Tx, now: DateTime<Utc>) -> Vec<JobRecord> {
+    let live = state.rows.values().filter(|row| row.seen_by(tx)).map(|row| JobRecord {
+        state: job_state(state, row, tx, now),
+        lease_until: row.lease.map(|lease| lease.until),
+        ..row.job.clone()
+    });
+    let archived = state.archive.values().filter(|archived| archived.seen_by(tx));
+    live.chain(archived.map(|archived| archived.job.clone())).collect()
+}
+
+/// Counts the jobs that the transaction sees, by queue and state.
+fn count(state: &State, tx: Tx, now: DateTime<Utc>) -> Vec<QueueCounts> {
+    let mut all = BTreeMap::<QueueName, QueueCounts>::new();
+    fn of<'a>(all: &'a mut BTreeMap<QueueName, QueueCounts>, queue: &QueueName) -> &'a mut QueueCounts {
+        all.entry(queue.clone()).or_insert_with(|| QueueCounts::new(queue.clone()))
     }
-    for (id, row) in state.rows.iter().filter(|(_, row)| row.seen_by(tx)) {
-        let numbers = of(&mut all, &row.queue);
-        match state_of(state, *id, row, tx, now) {
-            JobState::Running => numbers.running += 1,
-            JobState::Scheduled => numbers.scheduled += 1,
-            due => {
-                *(if due == JobState::Blocked { &mut numbers.blocked } else { &mut numbers.ready }) += 1;
-                let since = row.schedule_at.map_or(row.enqueued_at, |at| at.max(row.enqueued_at));
-                let age = (now - since).to_std().unwrap_or_default();
-                numbers.oldest = numbers.oldest.max(Some(age));
-            }
+    for job in list(state, tx, now) {
+        let counts = of(&mut all, &job.queue);
+        if matches!(job.state, JobState::Ready | JobState::Blocked) {
+            let due_since = job.schedule_at.map_or(job.enqueued_at, |at| at.max(job.enqueued_at));
+            counts.oldest = counts.oldest.max(Some((now - due_since).to_std().unwrap_or_default()));
         }
-    }
-    for kept in state.archive.values().filter(|kept| kept.seen_by(tx)) {
-        let numbers = of(&mut all, &kept.job.queue);
-        *match kept.job.ended_as {
-            EndedAs::Done => &mut numbers.done,
-            EndedAs::Dead => &mut numbers.dead,
-            EndedAs::Cancelled => &mut numbers.cancelled,
+        *match job.state {
+            JobState::Ready => &mut counts.ready,
+            JobState::Blocked => &mut counts.blocked,
+            JobState::Scheduled => &mut counts.scheduled,
+            JobState::Running => &mut counts.running,
+            JobState::Dequeued => &mut counts.dequeued,
+            JobState::Dead => &mut counts.dead,
+            JobState::Cancelled => &mut counts.cancelled,
+            JobState::Done => &mut counts.done,
         } += 1;
     }
     for (queue, since) in &state.paused {
         of(&mut all, queue).paused_at = Some(*since);
     }
-    for known in state.workers.values() {
-        for (queue, rate) in &known.beat.status.rates {
-            if let Some(numbers) = all.iter_mut().find(|(name, _)| name.as_str() == queue) {
-                numbers.1.per_second += rate;
+    for worker in state.workers.values() {
+        for (queue, rate) in &worker.heartbeat.status.rates {
+            if let Some(counts) = all.values_mut().find(|counts| counts.queue.as_str() == queue) {
+                counts.per_second += rate;
             }
         }
     }
     all.into_values().collect()
-}
-
-pub(super) fn list(state: &State, tx: Tx, filter: &Filter, count: usize, now: DateTime<Utc>) -> Vec<Listed> {
-    let live = state.rows.iter().filter(|(_, row)| row.seen_by(tx)).map(|(id, row)| Listed {
-        id: *id,
-        queue: row.queue.clone(),
-        state: state_of(state, *id, row, tx, now),
-        payload: row.payload.clone(),
-        enqueued_at: row.enqueued_at,
-        schedule_at: row.schedule_at,
-        expected_at: row.expected_at,
-        priority: row.priority,
-        attempt: row.attempt,
-        serialization_key: row.serialization_key.clone(),
-        unique_key: row.unique_key.clone(),
-        error: row.error.clone(),
-        result: None,
-        lease_until: row.lease.map(|lease| lease.until),
-        ended_at: None,
-    });
-    let ended = state.archive.values().filter(|kept| kept.seen_by(tx)).map(|kept| Listed {
-        id: kept.job.id,
-        queue: kept.job.queue.clone(),
-        state: kept.job.ended_as.into(),
-        payload: kept.job.payload.clone(),
-        enqueued_at: kept.job.enqueued_at,
-        schedule_at: kept.job.schedule_at,
-        expected_at: kept.job.expected_at,
-        priority: kept.job.priority,
-        attempt: kept.job.attempt,
-        serialization_key: kept.job.serialization_key.clone(),
-        unique_key: kept.job.unique_key.clone(),
-        error: kept.job.error.clone(),
-        result: kept.job.result.clone(),
-        lease_until: None,
-        ended_at: Some(kept.job.ended_at),
-    });
-    let wanted = |job: &Listed| {
-        filter.queue.as_ref().is_none_or(|queue| job.queue == *queue)
-            && filter.id.is_none_or(|id| job.id == id)
-            && filter.after.is_none_or(|after| job.id > after)
-            && (filter.serialization_key.is_none() || job.serialization_key == filter.serialization_key)
-            && (filter.states.is_empty() || filter.states.contains(&job.state))
-    };
-    let mut jobs: Vec<Listed> = live.chain(ended).filter(wanted).collect();
-    jobs.sort_by_key(|job| job.id);
-    jobs.truncate(count);
-    jobs
-}
-
-pub(super) fn move_jobs(
-    state: &mut State,
-    open: &mut Open,
-    from: &QueueName,
-    to: &QueueName,
-    ids: Option<&[JobId]>,
-) -> u64 {
-    let wanted = |(id, row): &(&JobId, &Row)| {
-        row.queue == *from
-            && row.free_for(open.tx)
-            && ids.is_none_or(|ids| ids.contains(id))
-            && row.unique_key.as_ref().is_none_or(|key| state.holder(to, key, open.tx).is_none())
-    };
-    let rows: Vec<(JobId, Row)> =
-        state.rows.iter().filter(wanted).map(|(id, row)| (*id, row.clone())).collect();
-    let moved = rows.len() as u64;
-    for (id, row) in rows {
-        // As if it came back: others do not see it in its new queue before the commit.
-        open.set(state, id, Row { queue: to.clone(), returned_by: Some(open.tx), ..row });
-    }
-    moved
-}
-
-pub(super) fn pause(
-    state: &mut State,
-    open: &mut Open,
-    queue: &QueueName,
-    paused: bool,
-    now: DateTime<Utc>,
-) -> bool {
-    if state.paused.contains_key(queue) == paused {
-        return false;
-    }
-    open.pause(state, queue, paused.then_some(now));
-    true
 }

@@ -1,40 +1,85 @@
-//! Jobs that have ended, and where a job is.
+//! Jobs that have ended, and maintenance.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::state::{Kept, Row, State, Tx};
+use super::state::{Archived, Row, State};
 use super::transaction::{MemoryConn, Open};
 use super::{MemoryStore, settle, take, workers};
-use crate::store::{Archive, Counts, Undecodable};
-use crate::{Ended, EndedAs, Error, JobId, JobStatus, MaintenanceReport, Payload, QueueName, Retention};
+use crate::store::{Archive, Undecodable};
+use crate::{Error, JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention};
 
 impl Archive for MemoryStore {
     fn archived(
         &self,
         conn: &mut MemoryConn,
         queue: &QueueName,
-        ended: EndedAs,
-        before: Option<&Ended>,
+        state: JobState,
+        before: Option<&JobRecord>,
         count: usize,
-    ) -> Result<Vec<Ended>, Error> {
-        conn.operate(|state, open| Ok(list(state, open.tx, queue, ended, before, count)))
+    ) -> Result<Vec<JobRecord>, Error> {
+        let sort_key = |job: &JobRecord| (job.ended_at, job.id);
+        conn.operate(|all, open| {
+            let mut jobs: Vec<JobRecord> = all
+                .archive
+                .values()
+                .filter(|archived| archived.job.queue == *queue && archived.job.state == state)
+                .filter(|archived| archived.seen_by(open.tx))
+                .filter(|archived| before.is_none_or(|before| sort_key(&archived.job) < sort_key(before)))
+                .map(|archived| archived.job.clone())
+                .collect();
+            jobs.sort_by_key(|job| Reverse(sort_key(job)));
+            jobs.truncate(count);
+            Ok(jobs)
+        })
     }
 
     fn requeue(&self, conn: &mut MemoryConn, queue: &QueueName, ids: Option<&[JobId]>) -> Result<u64, Error> {
-        conn.operate(|state, open| Ok(requeue(state, open, queue, ids)))
+        let is_wanted = |job: &JobRecord| match ids {
+            Some(ids) => ids.contains(&job.id) && job.state != JobState::Done,
+            None => job.state == JobState::Dead,
+        };
+        conn.operate(|state, open| {
+            let wanted: Vec<Archived> = state
+                .archive
+                .values()
+                .filter(|archived| archived.job.queue == *queue && is_wanted(&archived.job))
+                .filter(|archived| archived.seen_by(open.tx) && archived.removed_by.is_none())
+                .cloned()
+                .collect();
+            let mut requeued = 0;
+            for archived in wanted {
+                let unique_key = archived.job.unique_key.as_ref();
+                if unique_key.is_some_and(|key| state.unique_job(queue, key, open.tx).is_some()) {
+                    continue;
+                }
+                let job = JobRecord {
+                    state: JobState::Ready,
+                    schedule_at: None,
+                    attempt: 0,
+                    result: None,
+                    ended_at: None,
+                    ..archived.job.clone()
+                };
+                open.set(state, Row::added(job, open.tx));
+                open.set_archived(state, Archived { removed_by: Some(open.tx), ..archived });
+                requeued += 1;
+            }
+            Ok(requeued)
+        })
     }
 
     fn prune(
         &self,
         conn: &mut MemoryConn,
         queue: &QueueName,
-        ended: EndedAs,
+        state: JobState,
         age: Duration,
     ) -> Result<u64, Error> {
         let end = take::before(Utc::now(), age);
-        conn.operate(|state, open| Ok(prune(state, open, Some(queue), ended, end)))
+        conn.operate(|all, open| Ok(prune(all, open, Some(queue), state, end)))
     }
 
     fn maintain(
@@ -43,13 +88,13 @@ impl Archive for MemoryStore {
         retention: &Retention,
     ) -> Result<Option<MaintenanceReport>, Error> {
         let now = Utc::now();
-        conn.operate(|state, open| {
-            workers::forget_silent(state, now);
-            let returned = settle::expire(state, open, now);
+        conn.operate(|all, open| {
+            workers::forget_silent(all, now);
+            let returned = settle::expire_leases(all, open, now);
             let mut pruned = 0;
-            for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
-                if let Some(age) = retention.of(ended) {
-                    pruned += prune(state, open, None, ended, take::before(now, age));
+            for state in JobState::ENDED {
+                if let Some(age) = retention.of(state) {
+                    pruned += prune(all, open, None, state, take::before(now, age));
                 }
             }
             Ok(Some(MaintenanceReport { returned, pruned, more: false }))
@@ -57,176 +102,52 @@ impl Archive for MemoryStore {
     }
 }
 
-/// Ends a job and keeps it.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn keep(
+/// Moves a row to the archive. Its error and its result go with it.
+pub(super) fn archive(state: &mut State, open: &mut Open, row: Row, end: JobState, now: DateTime<Utc>) {
+    let job = JobRecord { state: end, ended_at: Some(now), ..row.job.clone() };
+    open.set_archived(state, Archived { job, added_by: Some(open.tx), removed_by: None });
+    open.set(state, Row { held_by: Some(open.tx), ended: true, ..row });
+}
+
+/// Archives a job as dead whose row is deleted, or is deleted by the commit of this transaction.
+pub(super) fn move_to_dead(
     state: &mut State,
     open: &mut Open,
-    id: JobId,
-    row: Row,
-    ended_as: EndedAs,
-    error: Option<String>,
-    result: Option<Payload>,
+    undecodable: &Undecodable,
     now: DateTime<Utc>,
 ) {
-    let job = Ended {
-        id,
-        queue: row.queue.clone(),
-        payload: row.payload.clone(),
-        enqueued_at: row.enqueued_at,
-        schedule_at: row.schedule_at,
-        expected_at: row.expected_at,
-        priority: row.priority,
-        attempt: row.attempt,
-        serialization_key: row.serialization_key.clone(),
-        unique_key: row.unique_key.clone(),
-        ended_as,
-        error,
-        result,
-        ended_at: now,
-    };
-    open.keep(state, id, Kept { job, added_by: Some(open.tx), removed_by: None });
-    open.set(state, id, Row { held_by: Some(open.tx), ended: true, ..row });
-}
-
-/// Keeps a job whose row is gone, or goes with this transaction.
-pub(super) fn move_to_dead(state: &mut State, open: &mut Open, dead: &Undecodable, now: DateTime<Utc>) {
-    if state.archive.contains_key(&dead.job.id) {
+    let Undecodable { job, reason } = undecodable;
+    if state.archive.contains_key(&job.id) {
         return;
     }
-    let job = Ended {
-        id: dead.job.id,
-        queue: dead.job.queue.clone(),
-        payload: dead.job.payload.clone(),
-        enqueued_at: dead.job.enqueued_at,
-        schedule_at: dead.job.schedule_at,
-        expected_at: dead.job.expected_at,
-        priority: dead.job.priority,
-        attempt: dead.job.attempt,
-        serialization_key: dead.job.serialization_key.clone(),
-        unique_key: dead.job.unique_key.clone(),
-        ended_as: EndedAs::Dead,
-        error: Some(dead.reason.clone()),
-        result: None,
-        ended_at: now,
+    let job = JobRecord {
+        state: JobState::Dead,
+        error: Some(reason.clone()),
+        ended_at: Some(now),
+        ..job.record.clone()
     };
-    open.keep(state, dead.job.id, Kept { job, added_by: Some(open.tx), removed_by: None });
+    open.set_archived(state, Archived { job, added_by: Some(open.tx), removed_by: None });
 }
 
-pub(super) fn find(state: &State, tx: Tx, queue: &QueueName, id: JobId) -> Option<JobStatus> {
-    if let Some(row) = state.rows.get(&id).filter(|row| row.queue == *queue && row.seen_by(tx)) {
-        return Some(match row.lease {
-            Some(lease) => JobStatus::Leased { lease: lease.token, attempt: row.attempt },
-            None => JobStatus::Waiting {
-                attempt: row.attempt,
-                schedule_at: row.schedule_at,
-                error: row.error.clone(),
-            },
-        });
-    }
-    let kept = state.archive.get(&id).filter(|kept| kept.job.queue == *queue && kept.seen_by(tx))?;
-    Some(JobStatus::Ended(Box::new(kept.job.clone())))
-}
-
-pub(super) fn list(
-    state: &State,
-    tx: Tx,
-    queue: &QueueName,
-    ended: EndedAs,
-    before: Option<&Ended>,
-    count: usize,
-) -> Vec<Ended> {
-    let place = |job: &Ended| (job.ended_at, job.id);
-    let mut jobs: Vec<Ended> = state
-        .archive
-        .values()
-        .filter(|kept| kept.is(queue, ended) && kept.seen_by(tx))
-        .map(|kept| kept.job.clone())
-        .filter(|job| before.is_none_or(|before| place(job) < place(before)))
-        .collect();
-    jobs.sort_by_key(|job| std::cmp::Reverse(place(job)));
-    jobs.truncate(count);
-    jobs
-}
-
-pub(super) fn requeue(state: &mut State, open: &mut Open, queue: &QueueName, ids: Option<&[JobId]>) -> u64 {
-    let wanted = |kept: &&Kept| match ids {
-        Some(ids) => ids.contains(&kept.job.id) && kept.job.ended_as != EndedAs::Done,
-        None => kept.job.ended_as == EndedAs::Dead,
-    };
-    let kept: Vec<Kept> = state
-        .archive
-        .values()
-        .filter(|kept| kept.job.queue == *queue && kept.seen_by(open.tx) && kept.removed_by.is_none())
-        .filter(wanted)
-        .cloned()
-        .collect();
-    let mut revived = 0;
-    for kept in kept {
-        let job = &kept.job;
-        let in_use = |key| state.holder(queue, key, open.tx).is_some();
-        if job.unique_key.as_ref().is_some_and(in_use) {
-            continue;
-        }
-        let row = Row {
-            queue: queue.clone(),
-            payload: job.payload.clone(),
-            enqueued_at: job.enqueued_at,
-            schedule_at: None,
-            expected_at: job.expected_at,
-            priority: job.priority,
-            attempt: 0,
-            serialization_key: job.serialization_key.clone(),
-            unique_key: job.unique_key.clone(),
-            error: job.error.clone(),
-            lease: None,
-            added_by: Some(open.tx),
-            returned_by: None,
-            held_by: None,
-            take: 0,
-            ended: false,
-        };
-        open.set(state, job.id, row);
-        open.keep(state, kept.job.id, Kept { removed_by: Some(open.tx), ..kept });
-        revived += 1;
-    }
-    revived
-}
-
-pub(super) fn prune(
-    state: &mut State,
+/// Deletes archived jobs in this state that ended by `end`, and returns their number.
+fn prune(
+    all: &mut State,
     open: &mut Open,
     queue: Option<&QueueName>,
-    ended: EndedAs,
+    state: JobState,
     end: DateTime<Utc>,
 ) -> u64 {
-    let old: Vec<Kept> = state
+    let old: Vec<Archived> = all
         .archive
         .values()
-        .filter(|kept| queue.is_none_or(|queue| kept.job.queue == *queue) && kept.job.ended_as == ended)
-        .filter(|kept| kept.job.ended_at <= end && kept.seen_by(open.tx) && kept.removed_by.is_none())
+        .filter(|archived| queue.is_none_or(|queue| archived.job.queue == *queue))
+        .filter(|archived| archived.job.state == state && archived.job.ended_at.is_some_and(|at| at <= end))
+        .filter(|archived| archived.seen_by(open.tx) && archived.removed_by.is_none())
         .cloned()
         .collect();
     let pruned = old.len() as u64;
-    for kept in old {
-        open.keep(state, kept.job.id, Kept { removed_by: Some(open.tx), ..kept });
+    for archived in old {
+        open.set_archived(all, Archived { removed_by: Some(open.tx), ..archived });
     }
     pruned
-}
-
-pub(super) fn counts(state: &State, tx: Tx, queue: &QueueName, now: DateTime<Utc>) -> Counts {
-    let mut counts = Counts::default();
-    for row in state.rows.values().filter(|row| row.queue == *queue && row.seen_by(tx)) {
-        match row.lease {
-            Some(_) => counts.leased += 1,
-            None if row.due(now) => counts.ready += 1,
-            None => counts.scheduled += 1,
-        }
-    }
-    let kept =
-        |ended| state.archive.values().filter(|kept| kept.is(queue, ended) && kept.seen_by(tx)).count();
-    counts.done = kept(EndedAs::Done) as u64;
-    counts.dead = kept(EndedAs::Dead) as u64;
-    counts.cancelled = kept(EndedAs::Cancelled) as u64;
-    counts
 }

@@ -12,7 +12,7 @@ use crate::store::{Connect, StoreError};
 impl Connect for MemoryStore {
     type Conn = MemoryConn;
     type Error = Error;
-    /// How many changes it had made.
+    /// The number of changes that the transaction had made.
     type Savepoint = usize;
 
     fn with_connection<R, E: From<Error>>(
@@ -28,7 +28,7 @@ impl Connect for MemoryStore {
         work: impl FnOnce(&mut MemoryConn) -> Result<R, E>,
     ) -> Result<R, E> {
         let mark = conn.begin();
-        // The connection is rolled back before the panic goes on, so nobody sees it half changed.
+        // The rollback comes before the panic resumes, so no caller sees half of the changes.
         let done = catch_unwind(AssertUnwindSafe(|| work(conn)));
         match &done {
             Ok(Ok(_)) => conn.commit(mark),
@@ -41,8 +41,8 @@ impl Connect for MemoryStore {
         Ok(conn.changes())
     }
 
-    fn rollback_to(&self, conn: &mut MemoryConn, mark: usize) -> Result<(), Error> {
-        conn.roll_back(Mark::Nested(mark));
+    fn rollback_to(&self, conn: &mut MemoryConn, savepoint: usize) -> Result<(), Error> {
+        conn.roll_back(Mark::Nested(savepoint));
         Ok(())
     }
 

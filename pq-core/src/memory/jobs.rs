@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use chrono::Utc;
 
+use super::state::{Lease, Row};
 use super::transaction::MemoryConn;
-use super::{MemoryStore, Subscription, archive, put, settle, state, take};
-use crate::store::{Jobs, Scan, Taken, Undecodable};
-use crate::{
-    Claim, Error, Extended, Held, NewJob, Outcome, Payload, Put, QueueName, RawJob, Settlement, WakeSignal,
-};
+use super::{MemoryStore, Subscription, archive, put, settle, take};
+use crate::store::{Accepted, Jobs, Scan, Taken, Undecodable};
+use crate::{Claim, Error, Extended, Held, NewJob, Outcome, Payload, Put, QueueName, Settlement, WakeSignal};
 
 impl Jobs for MemoryStore {
     type Subscription = Subscription;
@@ -25,27 +24,29 @@ impl Jobs for MemoryStore {
     fn take(&self, conn: &mut MemoryConn, queue: &QueueName, count: usize, _: Scan) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            let line = take::first(state, queue, count, open.tx, now);
-            let take = state.next_tx();
-            let jobs = line.iter().map(|(id, row)| row.taken(*id, take, Held::Transaction)).collect();
-            let taken = take::taken(state, queue, jobs, open.tx, now);
-            for (id, row) in line {
-                open.set(state, id, state::Row { held_by: Some(open.tx), take, ..row });
+            let rows = take::ready(state, queue, count, open.tx, now);
+            if rows.is_empty() {
+                return Ok(Taken { jobs: Vec::new(), next_due: take::next_due(state, queue, open.tx, now) });
             }
-            Ok(taken)
+            let token = state.next_tx();
+            let jobs = rows.iter().map(|row| row.claim(token, Held::Transaction)).collect();
+            for row in rows {
+                open.set(state, Row { held_by: Some(open.tx), token, ..row });
+            }
+            Ok(Taken { jobs, next_due: None })
         })
     }
 
-    fn retake(&self, conn: &mut MemoryConn, job: &RawJob) -> Result<bool, Error> {
+    fn retake(&self, conn: &mut MemoryConn, claim: &Claim) -> Result<bool, Error> {
         conn.operate(|state, open| {
-            let busy = state.busy_keys(&job.queue, open.tx);
-            let as_it_was = |row: &&state::Row| {
+            let busy = state.busy_keys(&claim.queue, open.tx);
+            let is_unchanged = |row: &&Row| {
                 row.free_for(open.tx)
-                    && (&row.queue, row.attempt + 1) == (&job.queue, job.attempt)
-                    && row.serialization_key.as_ref().is_none_or(|key| !busy.contains(key))
+                    && (&row.job.queue, row.job.attempt + 1) == (&claim.queue, claim.attempt)
+                    && row.job.serialization_key.as_ref().is_none_or(|key| !busy.contains(key))
             };
-            let Some(row) = state.rows.get(&job.id).filter(as_it_was).cloned() else { return Ok(false) };
-            open.set(state, job.id, state::Row { held_by: Some(open.tx), take: job.claim.token, ..row });
+            let Some(row) = state.rows.get(&claim.id).filter(is_unchanged).cloned() else { return Ok(false) };
+            open.set(state, Row { held_by: Some(open.tx), token: claim.token, ..row });
             Ok(true)
         })
     }
@@ -60,15 +61,20 @@ impl Jobs for MemoryStore {
     ) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            let line = take::first(state, queue, count, open.tx, now);
-            let (token, jobs) = (state.next_tx(), line.len() as u32);
-            let raw = line.iter().map(|(id, row)| row.taken(*id, token, Held::Lease { jobs })).collect();
-            let taken = take::taken(state, queue, raw, open.tx, now);
-            let lease = state::Lease { token, until: take::after(now, lease), cancel: false };
-            for (id, row) in line {
-                open.set(state, id, state::Row { lease: Some(lease), attempt: row.attempt + 1, ..row });
+            let rows = take::ready(state, queue, count, open.tx, now);
+            if rows.is_empty() {
+                return Ok(Taken { jobs: Vec::new(), next_due: take::next_due(state, queue, open.tx, now) });
             }
-            Ok(taken)
+            let held = Held::Lease { jobs: u32::try_from(rows.len()).unwrap_or(u32::MAX) };
+            let lease =
+                Lease { token: state.next_tx(), until: take::after(now, lease), cancel_requested: false };
+            let jobs = rows.iter().map(|row| row.claim(lease.token, held)).collect();
+            for mut row in rows {
+                row.job.attempt += 1;
+                row.job.error = None;
+                open.set(state, Row { lease: Some(lease), ..row });
+            }
+            Ok(Taken { jobs, next_due: None })
         })
     }
 
@@ -79,29 +85,32 @@ impl Jobs for MemoryStore {
         })
     }
 
-    fn settle(&self, conn: &mut MemoryConn, verdicts: &[Settlement<'_>]) -> Result<Vec<bool>, Error> {
+    fn settle(&self, conn: &mut MemoryConn, settlements: &[Settlement<'_>]) -> Result<Accepted, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            Ok(verdicts.iter().map(|verdict| settle::settle(state, open, verdict, now)).collect())
+            let accepted = settlements.iter().map(|settlement| settle::settle(state, open, settlement, now));
+            Ok(Accepted::new(accepted.collect()))
         })
     }
 
     fn update(&self, conn: &mut MemoryConn, claim: &Claim, payload: &Payload) -> Result<(), Error> {
         conn.operate(|state, open| {
-            let row = settle::held(state, claim, open.tx).ok_or_else(|| settle::refusal(claim))?;
-            open.set(state, claim.id, state::Row { payload: payload.clone(), ..row });
+            let mut row = settle::held(state, claim, open.tx).ok_or_else(|| settle::refusal(claim))?;
+            row.job.payload = payload.clone();
+            open.set(state, row);
             Ok(())
         })
     }
 
-    fn give_back(&self, conn: &mut MemoryConn, job: &RawJob) -> Result<(), Error> {
+    fn give_back(&self, conn: &mut MemoryConn, claim: &Claim) -> Result<(), Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            let row = settle::held(state, &job.claim, open.tx).ok_or_else(|| settle::refusal(&job.claim))?;
-            if job.claim.lease().is_some() {
-                settle::settle(state, open, &Settlement { job, outcome: Outcome::GiveBack }, now);
+            let mut row = settle::held(state, claim, open.tx).ok_or_else(|| settle::refusal(claim))?;
+            if claim.lease().is_some() {
+                settle::settle(state, open, &Settlement { job: claim, outcome: Outcome::GiveBack }, now);
             } else {
-                settle::put_back(state, open, job.id, state::Row { attempt: job.attempt, ..row });
+                row.job.attempt = claim.attempt;
+                settle::requeue(state, open, row);
             }
             Ok(())
         })
@@ -110,7 +119,7 @@ impl Jobs for MemoryStore {
     fn move_to_dead(&self, conn: &mut MemoryConn, jobs: &[Undecodable]) -> Result<(), Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            jobs.iter().for_each(|dead| archive::move_to_dead(state, open, dead, now));
+            jobs.iter().for_each(|undecodable| archive::move_to_dead(state, open, undecodable, now));
             Ok(())
         })
     }

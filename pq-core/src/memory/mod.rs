@@ -1,12 +1,14 @@
-//! The reference store: jobs in this process's memory.
+//! The reference store, which keeps jobs in the memory of this process.
 //!
-//! Small and obvious rather than fast. It says what the trait means, it is what the property tests
-//! compare PostgreSQL with, and it lets applications test their handlers without a database. Nothing
-//! in it outlives the process.
+//! It is simple rather than fast. It shows what the store traits mean, property tests compare PostgreSQL with it, and
+//! applications test their handlers with it without a database. Its jobs end with the process.
 //!
-//! What it does otherwise than a database: pauses and periodic jobs that a transaction has not committed
-//! are seen by others, workers are noted whatever becomes of the transaction, and a put with a unique key that another transaction has
-//! put and not committed does not wait for that, but keeps it.
+//! Each operation locks the whole state. A change is made in place and marked with its transaction, which keeps a list
+//! of the values before: a rollback restores them, and a commit removes the marks.
+//!
+//! It differs from a database in three ways. Other transactions see pauses and periodic jobs before they are
+//! committed. Workers are registered even if the transaction is rolled back. A put with a unique key that another
+//! open transaction has put does not wait for that transaction, but keeps its job.
 
 mod admin;
 mod archive;
@@ -26,20 +28,20 @@ use self::state::Shared;
 pub use self::state::Subscription;
 pub use self::transaction::MemoryConn;
 
-/// A store in memory. Clones share their jobs.
+/// Keeps jobs in memory. Clones share their jobs.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A connection to the store, such as another process would have.
+    /// Opens another connection to the store, like that of another process.
     #[must_use]
     pub fn connect(&self) -> MemoryConn {
         MemoryConn::new(Arc::clone(&self.shared))

@@ -1,11 +1,12 @@
-//! How a job comes into the line.
+//! Adding one job, or meeting the job that has its unique key.
 
 use chrono::{DateTime, Utc};
 
 use super::state::{Row, State};
 use super::transaction::Open;
-use crate::{JobId, NewJob, OnConflict, Put, PutOutcome, QueueName, When};
+use crate::{JobId, JobRecord, JobState, NewJob, OnConflict, Put, PutOutcome, QueueName, When};
 
+/// Adds a job to a queue.
 pub(super) fn put(
     state: &mut State,
     open: &mut Open,
@@ -14,13 +15,15 @@ pub(super) fn put(
     now: DateTime<Utc>,
 ) -> Put {
     if let Some((key, on_conflict)) = &job.unique
-        && let Some(id) = state.holder(queue, key, open.tx)
+        && let Some(id) = state.unique_job(queue, key, open.tx)
     {
-        return Put { id, outcome: meet(state, open, id, job, *on_conflict, now) };
+        return Put { id, outcome: resolve_conflict(state, open, id, job, *on_conflict, now) };
     }
     let id = state.next_id();
-    let row = Row {
+    let record = JobRecord {
+        id,
         queue: queue.clone(),
+        state: JobState::Ready,
         payload: job.payload.clone(),
         enqueued_at: now,
         schedule_at: job.schedule_at.map(|when| instant(when, now)),
@@ -30,51 +33,44 @@ pub(super) fn put(
         serialization_key: job.serialization_key.clone(),
         unique_key: job.unique.as_ref().map(|(key, _)| key.clone()),
         error: None,
-        lease: None,
-        added_by: Some(open.tx),
-        returned_by: None,
-        held_by: None,
-        take: 0,
-        ended: false,
+        result: None,
+        lease_until: None,
+        ended_at: None,
     };
-    open.set(state, id, row);
+    open.set(state, Row::added(record, open.tx));
     Put::added(id)
 }
 
-/// What becomes of the job `id`, which has the new one's unique key.
-fn meet(
+/// Decides what becomes of the job `id`, which has the unique key of the new one.
+fn resolve_conflict(
     state: &mut State,
     open: &mut Open,
     id: JobId,
-    job: &NewJob,
+    new: &NewJob,
     on_conflict: OnConflict,
     now: DateTime<Utc>,
 ) -> PutOutcome {
-    let free = state.rows.get(&id).filter(|row| row.free_for(open.tx)).cloned();
-    let schedule_at = job.schedule_at.map(|when| instant(when, now));
-    let (row, outcome) = match (free, on_conflict) {
-        (None, _) | (_, OnConflict::Keep) => return PutOutcome::Kept,
-        (Some(old), OnConflict::Replace) => {
-            let row = Row {
-                payload: job.payload.clone(),
-                schedule_at,
-                expected_at: job.expected_at.map(|when| instant(when, now)),
-                priority: job.priority,
-                serialization_key: job.serialization_key.clone(),
-                ..old
-            };
-            (row, PutOutcome::Replaced)
-        }
-        (Some(old), OnConflict::Reschedule) => (Row { schedule_at, ..old }, PutOutcome::Rescheduled),
+    let Some(mut row) = state.rows.get(&id).filter(|row| row.free_for(open.tx)).cloned() else {
+        return PutOutcome::Kept;
     };
-    let added_by = row.added_by;
-    // Others pass it over until this commits, and then they look anew.
-    open.set(state, id, Row { returned_by: Some(open.tx), added_by, ..row });
+    let outcome = match on_conflict {
+        OnConflict::Keep => return PutOutcome::Kept,
+        OnConflict::Replace => {
+            row.job.payload = new.payload.clone();
+            row.job.expected_at = new.expected_at.map(|when| instant(when, now));
+            row.job.priority = new.priority;
+            row.job.serialization_key = new.serialization_key.clone();
+            PutOutcome::Replaced
+        }
+        OnConflict::Reschedule => PutOutcome::Rescheduled,
+    };
+    row.job.schedule_at = new.schedule_at.map(|when| instant(when, now));
+    // Others skip the row until this transaction commits, and then waiters are notified of it.
+    open.set(state, Row { returned_by: Some(open.tx), ..row });
     outcome
 }
 
-/// The instant of a time that was checked when it was given. What leaves chrono's range all the same
-/// is held at its end.
+/// Returns the instant of a time. One outside of chrono's range becomes the first or the last in it.
 fn instant(when: When, now: DateTime<Utc>) -> DateTime<Utc> {
     match when {
         When::At(at) => at,

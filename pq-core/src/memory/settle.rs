@@ -1,26 +1,26 @@
-//! What becomes of taken jobs.
+//! Settling claims, and the leases of held jobs.
 
 use chrono::{DateTime, Utc};
 
 use super::state::{Lease, Row, State, Tx};
 use super::transaction::Open;
 use super::{archive, take};
-use crate::{Cancelled, Claim, EndedAs, Error, Extended, Held, JobId, Outcome, QueueName, Settlement};
+use crate::{Claim, Error, Extended, Held, JobState, Outcome, Payload, Settlement};
 
-/// The row of a claim that is still good.
+/// Returns the row of a claim that is still valid.
 pub(super) fn held(state: &State, claim: &Claim, tx: Tx) -> Option<Row> {
-    let good = |row: &&Row| match claim.held {
-        Held::Transaction => row.held_by == Some(tx) && row.take == claim.token && !row.ended,
+    let is_valid = |row: &&Row| match claim.held {
+        Held::Transaction => row.held_by == Some(tx) && row.token == claim.token && !row.ended,
         Held::Lease { .. } => {
             row.lease.is_some_and(|lease| lease.token == claim.token)
                 && row.held_by.is_none()
                 && row.returned_by.is_none()
         }
     };
-    state.rows.get(&claim.id).filter(good).cloned()
+    state.rows.get(&claim.id).filter(is_valid).cloned()
 }
 
-/// The error for a claim that is not good any more.
+/// Returns the error for a claim that is no longer valid.
 pub(super) fn refusal(claim: &Claim) -> Error {
     match claim.held {
         Held::Transaction => Error::not_yours(claim.id),
@@ -28,115 +28,97 @@ pub(super) fn refusal(claim: &Claim) -> Error {
     }
 }
 
+/// Settles a claim and returns whether its outcome was accepted.
 pub(super) fn settle(
     state: &mut State,
     open: &mut Open,
-    verdict: &Settlement<'_>,
+    settlement: &Settlement<'_>,
     now: DateTime<Utc>,
 ) -> bool {
-    let job = verdict.job;
-    let Some(mut row) = held(state, &job.claim, open.tx) else { return false };
-    row.attempt = job.attempt;
-    let unwanted = row.lease.is_some_and(|lease| lease.cancel);
-    match &verdict.outcome {
+    let claim = settlement.job;
+    let Some(mut row) = held(state, claim, open.tx) else { return false };
+    row.job.attempt = claim.attempt;
+    let cancel_requested = row.lease.is_some_and(|lease| lease.cancel_requested);
+    let mut end = |mut row: Row, end: JobState, error: Option<String>, result: Option<Payload>| {
+        (row.job.error, row.job.result) = (error, result);
+        archive::archive(state, open, row, end, now);
+    };
+    match settlement.outcome.clone() {
         Outcome::Complete => {
-            // One that this transaction took completes with it.
+            // A job of this transaction is deleted by its commit, a leased one is deleted here.
             if row.lease.is_some() {
-                open.set(state, job.id, Row { held_by: Some(open.tx), ended: true, ..row });
+                open.set(state, Row { held_by: Some(open.tx), ended: true, ..row });
             }
         }
-        Outcome::Keep { result } => {
-            archive::keep(state, open, job.id, row, EndedAs::Done, None, result.clone(), now);
-        }
-        Outcome::Dead { error } => {
-            archive::keep(state, open, job.id, row, EndedAs::Dead, Some(error.clone()), None, now);
-        }
-        Outcome::Cancel { reason } => {
-            archive::keep(state, open, job.id, row, EndedAs::Cancelled, reason.clone(), None, now);
-        }
-        Outcome::Retry { error, .. } if unwanted => {
-            archive::keep(state, open, job.id, row, EndedAs::Cancelled, Some(error.clone()), None, now);
-        }
-        Outcome::Snooze { .. } | Outcome::GiveBack if unwanted => {
-            archive::keep(state, open, job.id, row, EndedAs::Cancelled, None, None, now);
+        Outcome::Keep { result } => end(row, JobState::Done, None, result),
+        Outcome::Dead { error } => end(row, JobState::Dead, Some(error), None),
+        Outcome::Cancel { reason } => end(row, JobState::Cancelled, reason, None),
+        Outcome::Retry { error, .. } if cancel_requested => end(row, JobState::Cancelled, Some(error), None),
+        Outcome::Snooze { .. } | Outcome::GiveBack if cancel_requested => {
+            end(row, JobState::Cancelled, None, None);
         }
         Outcome::Retry { after, error, payload } => {
-            row.schedule_at = (!after.is_zero()).then(|| take::after(now, *after));
-            row.error = Some(error.clone());
-            row.payload = payload.clone().unwrap_or(row.payload);
-            put_back(state, open, job.id, row);
+            row.job.schedule_at = (!after.is_zero()).then(|| take::after(now, after));
+            row.job.error = Some(error);
+            row.job.payload = payload.unwrap_or(row.job.payload);
+            requeue(state, open, row);
         }
         Outcome::Snooze { after } => {
-            row.attempt = job.attempt - 1;
-            row.schedule_at = (!after.is_zero()).then(|| take::after(now, *after));
-            put_back(state, open, job.id, row);
+            row.job.attempt -= 1;
+            row.job.schedule_at = (!after.is_zero()).then(|| take::after(now, after));
+            requeue(state, open, row);
         }
         Outcome::GiveBack => {
-            row.attempt = job.attempt - 1;
-            put_back(state, open, job.id, row);
+            row.job.attempt -= 1;
+            requeue(state, open, row);
         }
     }
     true
 }
 
-pub(super) fn put_back(state: &mut State, open: &mut Open, id: JobId, row: Row) {
-    open.set(state, id, Row { held_by: None, lease: None, returned_by: Some(open.tx), ..row });
+/// Returns a held row to the queue.
+pub(super) fn requeue(state: &mut State, open: &mut Open, row: Row) {
+    open.set(state, Row { held_by: None, lease: None, returned_by: Some(open.tx), ..row });
 }
 
+/// Extends a lease, or returns `None` if no job is held under it.
 pub(super) fn extend(
     state: &mut State,
     open: &mut Open,
     token: i64,
     until: DateTime<Utc>,
 ) -> Option<Extended> {
-    let rows: Vec<(JobId, Row, Lease)> = state
+    let rows: Vec<(Row, Lease)> = state
         .rows
-        .iter()
-        .filter_map(|(id, row)| Some((*id, row.clone(), row.lease.filter(|lease| lease.token == token)?)))
+        .values()
+        .filter_map(|row| Some((row.clone(), row.lease.filter(|lease| lease.token == token)?)))
         .collect();
-    let cancelled = rows.iter().filter(|(.., lease)| lease.cancel).map(|(id, ..)| *id).collect();
+    let cancelled =
+        rows.iter().filter(|(_, lease)| lease.cancel_requested).map(|(row, _)| row.job.id).collect();
     let extended = (!rows.is_empty()).then_some(Extended { lease: token, cancelled });
-    for (id, row, lease) in rows {
-        open.set(state, id, Row { lease: Some(Lease { until, ..lease }), ..row });
+    for (row, lease) in rows {
+        open.set(state, Row { lease: Some(Lease { until, ..lease }), ..row });
     }
     extended
 }
 
-pub(super) fn cancel(
-    state: &mut State,
-    open: &mut Open,
-    queue: &QueueName,
-    id: JobId,
-    now: DateTime<Utc>,
-) -> Cancelled {
-    let seen = state.rows.get(&id).filter(|row| row.queue == *queue && row.seen_by(open.tx)).cloned();
-    let Some(row) = seen else { return Cancelled::NotFound };
-    if let Some(lease) = row.lease {
-        open.set(state, id, Row { lease: Some(Lease { cancel: true, ..lease }), ..row });
-        return Cancelled::Asked;
-    }
-    if !row.free_for(open.tx) {
-        return Cancelled::Held;
-    }
-    archive::keep(state, open, id, row, EndedAs::Cancelled, None, None, now);
-    Cancelled::Done
-}
-
-/// Ends the leases that are over, and says how many jobs they held.
-pub(super) fn expire(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> u64 {
-    let over: Vec<(JobId, Row)> = state
+/// Returns the jobs whose lease has expired to the queue, or cancels them if that was requested, and returns their
+/// number.
+pub(super) fn expire_leases(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> u64 {
+    let expired: Vec<(Row, Lease)> = state
         .rows
-        .iter()
-        .filter(|(_, row)| row.held_by.is_none() && row.returned_by.is_none())
-        .filter(|(_, row)| row.lease.is_some_and(|lease| lease.until <= now))
-        .map(|(id, row)| (*id, row.clone()))
+        .values()
+        .filter(|row| row.held_by.is_none() && row.returned_by.is_none())
+        .filter_map(|row| Some((row.clone(), row.lease.filter(|lease| lease.until <= now)?)))
         .collect();
-    let returned = over.len() as u64;
-    for (id, row) in over {
-        match row.lease.is_some_and(|lease| lease.cancel) {
-            true => archive::keep(state, open, id, row, EndedAs::Cancelled, None, None, now),
-            false => put_back(state, open, id, row),
+    let count = expired.len() as u64;
+    for (mut row, lease) in expired {
+        if lease.cancel_requested {
+            row.job.error = None;
+            archive::archive(state, open, row, JobState::Cancelled, now);
+        } else {
+            requeue(state, open, row);
         }
     }
-    returned
+    count
 }

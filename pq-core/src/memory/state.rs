@@ -1,4 +1,4 @@
-//! What the store holds, and who sees which of it.
+//! The rows of the store, and which transaction sees which of them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -7,57 +7,62 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Claim, CronEntry, Ended, EndedAs, Heartbeat, Held, JobId, Key, Payload, QueueName, RawJob, StopMode,
-    WakeSignal, WorkerId,
+    Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, QueueName, StopMode, WakeSignal,
+    WorkerId,
 };
 
-/// A transaction's number.
+/// The id of a transaction.
 pub(super) type Tx = i64;
 
-/// A job's row, as the newest transaction that touched it left it.
+/// A row of a live job, as the newest transaction that changed it left it.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
-    pub(super) queue: QueueName,
-    pub(super) payload: Payload,
-    pub(super) enqueued_at: DateTime<Utc>,
-    pub(super) schedule_at: Option<DateTime<Utc>>,
-    pub(super) expected_at: Option<DateTime<Utc>>,
-    pub(super) priority: i32,
-    pub(super) attempt: i32,
-    pub(super) serialization_key: Option<Key>,
-    pub(super) unique_key: Option<Key>,
-    /// Why the last attempt failed.
-    pub(super) error: Option<String>,
+    /// The job. Its `state` and `lease_until` are computed when it is listed.
+    pub(super) job: JobRecord,
     /// The lease that the job is held under.
     pub(super) lease: Option<Lease>,
-    /// The transaction that put the row, until it commits: nobody else sees it.
+    /// The transaction that put the row, until it commits. No other transaction sees the row.
     pub(super) added_by: Option<Tx>,
-    /// The transaction that took the row and gave it back, until it commits: others still see the row
-    /// as it was, but pass it over.
+    /// The transaction that took or changed the row and returned it, until it commits. Other transactions still see
+    /// the row, but skip it.
     pub(super) returned_by: Option<Tx>,
-    /// The transaction that has deleted the row, until it commits: others see it, but pass it over.
+    /// The transaction that deleted the row, until it commits. Other transactions still see the row, but skip it.
     pub(super) held_by: Option<Tx>,
-    /// The token of the take by which it did, if it took the row.
-    pub(super) take: i64,
-    /// Whether that has cleared the row or passed a last verdict on it, and not only taken it.
+    /// The token of the take by which `held_by` holds the row.
+    pub(super) token: i64,
+    /// Whether `held_by` has deleted the row for good, and does not merely hold it.
     pub(super) ended: bool,
 }
 
-/// A lease, as each of its jobs knows it.
+/// The lease of a job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lease {
     pub(super) token: i64,
     pub(super) until: DateTime<Utc>,
-    /// Whether somebody wants the job cancelled.
-    pub(super) cancel: bool,
+    /// Whether the cancellation of the job was requested.
+    pub(super) cancel_requested: bool,
 }
 
 impl Row {
+    /// Creates the row of a job that this transaction puts.
+    pub(super) fn added(job: JobRecord, tx: Tx) -> Self {
+        Self {
+            job,
+            lease: None,
+            added_by: Some(tx),
+            returned_by: None,
+            held_by: None,
+            token: 0,
+            ended: false,
+        }
+    }
+
+    /// Returns whether the transaction sees the row.
     pub(super) fn seen_by(&self, tx: Tx) -> bool {
         self.added_by.is_none_or(|adder| adder == tx) && self.held_by != Some(tx)
     }
 
-    /// Whether the transaction may take the row, as far as locks go.
+    /// Returns whether nothing holds the row that would keep the transaction from taking it.
     pub(super) fn free_for(&self, tx: Tx) -> bool {
         self.seen_by(tx)
             && self.lease.is_none()
@@ -65,65 +70,59 @@ impl Row {
             && self.returned_by.is_none_or(|by| by == tx)
     }
 
-    /// Whether the row keeps others of its serialization key from being taken by the transaction.
+    /// Returns whether the row keeps the transaction from taking others of the same serialization key.
     pub(super) fn occupies_key_for(&self, tx: Tx) -> bool {
         self.lease.is_some()
             || self.held_by.is_some_and(|by| by != tx || !self.ended)
             || self.returned_by.is_some_and(|by| by != tx)
     }
 
-    /// The row's place in the line.
-    pub(super) fn place(&self, id: JobId) -> (Reverse<i32>, bool, Option<DateTime<Utc>>, JobId) {
-        (Reverse(self.priority), self.expected_at.is_none(), self.expected_at, id)
+    /// Returns the key by which a queue is ordered.
+    pub(super) fn sort_key(&self) -> (Reverse<i32>, bool, Option<DateTime<Utc>>, JobId) {
+        let job = &self.job;
+        (Reverse(job.priority), job.expected_at.is_none(), job.expected_at, job.id)
     }
 
-    pub(super) fn due(&self, now: DateTime<Utc>) -> bool {
-        self.schedule_at.is_none_or(|at| at <= now)
+    /// Returns whether the job is due.
+    pub(super) fn is_due(&self, now: DateTime<Utc>) -> bool {
+        self.job.schedule_at.is_none_or(|at| at <= now)
     }
 
-    pub(super) fn taken(&self, id: JobId, token: i64, held: Held) -> RawJob {
-        RawJob {
-            id,
-            queue: self.queue.clone(),
-            payload: self.payload.clone(),
-            enqueued_at: self.enqueued_at,
-            schedule_at: self.schedule_at,
-            expected_at: self.expected_at,
-            priority: self.priority,
-            attempt: self.attempt + 1,
-            serialization_key: self.serialization_key.clone(),
-            unique_key: self.unique_key.clone(),
-            claim: Claim { id, token, held },
-        }
+    /// Returns the claim of a take of this row.
+    pub(super) fn claim(&self, token: i64, held: Held) -> Claim {
+        let record = JobRecord {
+            state: JobState::Running,
+            attempt: self.job.attempt + 1,
+            error: None,
+            result: None,
+            ..self.job.clone()
+        };
+        Claim { record, token, held }
     }
 }
 
-/// A job in the archive.
+/// An archived job.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
-    pub(super) job: Ended,
+pub(super) struct Archived {
+    pub(super) job: JobRecord,
     /// The transaction that added it, until it commits.
     pub(super) added_by: Option<Tx>,
     /// The transaction that removed it, until it commits.
     pub(super) removed_by: Option<Tx>,
 }
 
-impl Kept {
+impl Archived {
     pub(super) fn seen_by(&self, tx: Tx) -> bool {
         self.added_by.is_none_or(|adder| adder == tx) && self.removed_by != Some(tx)
     }
-
-    pub(super) fn is(&self, queue: &QueueName, ended: EndedAs) -> bool {
-        self.job.queue == *queue && self.job.ended_as == ended
-    }
 }
 
-/// A worker that has told of itself.
+/// A registered worker.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
-    pub(super) beat: Heartbeat,
+pub(super) struct Registered {
+    pub(super) heartbeat: Heartbeat,
     pub(super) started_at: DateTime<Utc>,
-    pub(super) beat_at: DateTime<Utc>,
+    pub(super) heartbeat_at: DateTime<Utc>,
     pub(super) stop: Option<StopMode>,
 }
 
@@ -135,13 +134,14 @@ pub(super) struct Periodic {
     pub(super) held_by: Option<Tx>,
 }
 
+/// Everything that the store holds.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) rows: BTreeMap<JobId, Row>,
-    pub(super) archive: BTreeMap<JobId, Kept>,
+    pub(super) archive: BTreeMap<JobId, Archived>,
     pub(super) paused: BTreeMap<QueueName, DateTime<Utc>>,
     pub(super) crons: BTreeMap<String, Periodic>,
-    pub(super) workers: BTreeMap<WorkerId, Known>,
+    pub(super) workers: BTreeMap<WorkerId, Registered>,
     pub(super) signals: HashMap<QueueName, Vec<Weak<WakeSignal>>>,
     last_id: i64,
     last_tx: Tx,
@@ -153,28 +153,29 @@ impl State {
         JobId(self.last_id)
     }
 
-    /// The next number of a transaction or a lease.
+    /// Returns the next id of a transaction, a lease or a worker.
     pub(super) fn next_tx(&mut self) -> Tx {
         self.last_tx += 1;
         self.last_tx
     }
 
-    /// The keys of the queue whose jobs the transaction cannot take now.
+    /// Returns the serialization keys of the queue whose jobs the transaction cannot take now.
     pub(super) fn busy_keys(&self, queue: &QueueName, tx: Tx) -> BTreeSet<Key> {
         self.rows
             .values()
-            .filter(|row| row.queue == *queue && row.occupies_key_for(tx))
-            .filter_map(|row| row.serialization_key.clone())
+            .filter(|row| row.job.queue == *queue && row.occupies_key_for(tx))
+            .filter_map(|row| row.job.serialization_key.clone())
             .collect()
     }
 
-    /// The job that has the unique key, if one waits or runs.
-    pub(super) fn holder(&self, queue: &QueueName, key: &Key, tx: Tx) -> Option<JobId> {
-        let of_key = |row: &Row| row.queue == *queue && row.unique_key.as_ref() == Some(key);
-        self.rows.iter().find(|(_, row)| of_key(row) && row.held_by != Some(tx)).map(|(id, _)| *id)
+    /// Returns the job that has the unique key, if one waits or runs.
+    pub(super) fn unique_job(&self, queue: &QueueName, key: &Key, tx: Tx) -> Option<JobId> {
+        let has_key = |row: &&Row| row.job.queue == *queue && row.job.unique_key.as_ref() == Some(key);
+        self.rows.values().find(|row| has_key(row) && row.held_by != Some(tx)).map(|row| row.job.id)
     }
 
-    pub(super) fn ring(&mut self, queue: &QueueName) {
+    /// Notifies the signals that are subscribed to the queue.
+    pub(super) fn notify(&mut self, queue: &QueueName) {
         let Some(signals) = self.signals.get_mut(queue) else { return };
         signals.retain(|signal| signal.upgrade().inspect(|signal| signal.notify()).is_some());
         if signals.is_empty() {
@@ -183,18 +184,18 @@ impl State {
     }
 }
 
-/// The state that all connections of a store share.
+/// The state, shared by all connections of a store.
 #[derive(Debug, Default)]
 pub(super) struct Shared(Mutex<State>);
 
 impl Shared {
-    /// No invariant spans a panic under the lock, so a poisoned one is as good as new.
+    /// Locks the state. A poisoned lock is used all the same, because no invariant spans a panic under it.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes a signal off its queue again.
+/// Keeps a signal subscribed to a queue until it is dropped.
 #[derive(Debug)]
 pub struct Subscription {
     pub(super) shared: Arc<Shared>,

@@ -1,56 +1,48 @@
-//! The line: who is first in it, and when the next one falls due.
+//! Finding the ready jobs of a queue.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::state::{Row, State, Tx};
-use crate::{JobId, QueueName, RawJob, Taken};
+use crate::QueueName;
 
-/// The first jobs that the transaction can take, in order: of those that share a serialization key
-/// the first alone, and none while the key is taken.
-pub(super) fn first(
-    state: &State,
-    queue: &QueueName,
-    count: usize,
-    tx: Tx,
-    now: DateTime<Utc>,
-) -> Vec<(JobId, Row)> {
+/// Returns the first `count` jobs that the transaction can take, in the order of the queue.
+///
+/// Of the jobs that share a serialization key only the first is ready, and none while the key is busy.
+pub(super) fn ready(state: &State, queue: &QueueName, count: usize, tx: Tx, now: DateTime<Utc>) -> Vec<Row> {
     if state.paused.contains_key(queue) {
         return Vec::new();
     }
     let mut busy = state.busy_keys(queue, tx);
-    let mut line: Vec<(&JobId, &Row)> =
-        state.rows.iter().filter(|(_, row)| row.queue == *queue && row.seen_by(tx) && row.due(now)).collect();
-    line.sort_by_key(|(id, row)| row.place(**id));
-    let ready = line.into_iter().filter(|(_, row)| row.free_for(tx)).filter(|(_, row)| {
-        let key = row.serialization_key.clone();
-        key.is_none_or(|key| busy.insert(key))
-    });
-    ready.take(count).map(|(id, row)| (*id, row.clone())).collect()
-}
-
-/// What a take answers that found these jobs.
-pub(super) fn taken(
-    state: &State,
-    queue: &QueueName,
-    jobs: Vec<RawJob>,
-    tx: Tx,
-    now: DateTime<Utc>,
-) -> Taken {
-    // What others hold may come back, so it counts for when to look again.
-    let next_due = state
+    let mut due: Vec<&Row> = state
         .rows
         .values()
-        .filter(|row| row.queue == *queue && row.seen_by(tx) && row.lease.is_none())
-        .filter_map(|row| row.schedule_at)
-        .filter(|at| *at > now)
-        .min();
-    let next_due = next_due.filter(|_| jobs.is_empty());
-    Taken { jobs, next_due: next_due.map(|at| (at - now).to_std().unwrap_or(Duration::ZERO)) }
+        .filter(|row| row.job.queue == *queue && row.free_for(tx) && row.is_due(now))
+        .collect();
+    due.sort_by_key(|row| row.sort_key());
+    let ready = due.into_iter().filter(|row| {
+        let key = row.job.serialization_key.clone();
+        key.is_none_or(|key| busy.insert(key))
+    });
+    ready.take(count).cloned().collect()
 }
 
-/// The instant this long after another, or the last that there is.
+/// Returns how long it takes until the next scheduled job of the queue is due.
+///
+/// Jobs that others hold count as well, because they may be returned.
+pub(super) fn next_due(state: &State, queue: &QueueName, tx: Tx, now: DateTime<Utc>) -> Option<Duration> {
+    state
+        .rows
+        .values()
+        .filter(|row| row.job.queue == *queue && row.seen_by(tx) && row.lease.is_none())
+        .filter_map(|row| row.job.schedule_at)
+        .filter(|at| *at > now)
+        .min()
+        .map(|at| (at - now).to_std().unwrap_or(Duration::ZERO))
+}
+
+/// Returns the instant `span` after `now`, or the last that chrono can represent.
 pub(super) fn after(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(span)
         .ok()
@@ -58,7 +50,7 @@ pub(super) fn after(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
         .unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
-/// The instant this long before another, or the first that there is.
+/// Returns the instant `span` before `now`, or the first that chrono can represent.
 pub(super) fn before(now: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(span)
         .ok()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::state::{Kept, Periodic, Row, Shared, State, Tx};
+use super::state::{Archived, Periodic, Row, Shared, State, Tx};
 use crate::{JobId, QueueName};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
@@ -15,19 +15,19 @@ pub struct MemoryConn {
     open: Option<Open>,
 }
 
-/// A transaction under way.
+/// An open transaction.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) tx: Tx,
-    /// How to undo each change, oldest first. A nested transaction is a mark in this list.
+    /// How to undo each change, the oldest first. A nested transaction is a position in this list.
     undo: Vec<Undo>,
 }
 
-/// What was there before a change; none where there was nothing.
+/// The value before a change, or `None` if there was none.
 #[derive(Debug)]
 enum Undo {
     Row(JobId, Option<Row>),
-    Kept(JobId, Option<Kept>),
+    Archived(JobId, Option<Archived>),
     Paused(QueueName, Option<DateTime<Utc>>),
     Cron(String, Option<Periodic>),
 }
@@ -37,25 +37,27 @@ impl Open {
         Self { tx, undo: Vec::new() }
     }
 
-    /// Changes a row so that it can be undone.
-    pub(super) fn set(&mut self, state: &mut State, id: JobId, row: Row) {
+    /// Adds or replaces a row.
+    pub(super) fn set(&mut self, state: &mut State, row: Row) {
+        let id = row.job.id;
         let before = state.rows.insert(id, row);
         self.undo.push(Undo::Row(id, before));
     }
 
-    /// Changes what the archive keeps so that it can be undone.
-    pub(super) fn keep(&mut self, state: &mut State, id: JobId, kept: Kept) {
-        let before = state.archive.insert(id, kept);
-        self.undo.push(Undo::Kept(id, before));
+    /// Adds or replaces an archived job.
+    pub(super) fn set_archived(&mut self, state: &mut State, archived: Archived) {
+        let id = archived.job.id;
+        let before = state.archive.insert(id, archived);
+        self.undo.push(Undo::Archived(id, before));
     }
 
-    /// Pauses a queue since then, or has it go on, so that it can be undone.
-    pub(super) fn pause(&mut self, state: &mut State, queue: &QueueName, since: Option<DateTime<Utc>>) {
+    /// Pauses a queue from `since` on, or resumes it.
+    pub(super) fn set_paused(&mut self, state: &mut State, queue: &QueueName, since: Option<DateTime<Utc>>) {
         let before = set(&mut state.paused, queue.clone(), since);
         self.undo.push(Undo::Paused(queue.clone(), before));
     }
 
-    /// Changes a periodic job so that it can be undone.
+    /// Adds, replaces or removes a periodic job.
     pub(super) fn set_cron(&mut self, state: &mut State, name: &str, periodic: Option<Periodic>) {
         let before = set(&mut state.crons, name.to_owned(), periodic);
         self.undo.push(Undo::Cron(name.to_owned(), before));
@@ -65,7 +67,7 @@ impl Open {
         for undo in self.undo.drain(mark..).rev() {
             match undo {
                 Undo::Row(id, row) => drop(set(&mut state.rows, id, row)),
-                Undo::Kept(id, kept) => drop(set(&mut state.archive, id, kept)),
+                Undo::Archived(id, archived) => drop(set(&mut state.archive, id, archived)),
                 Undo::Paused(queue, since) => drop(set(&mut state.paused, queue, since)),
                 Undo::Cron(name, periodic) => drop(set(&mut state.crons, name, periodic)),
             }
@@ -73,19 +75,21 @@ impl Open {
     }
 
     fn commit(self, state: &mut State) {
-        let mut rung = BTreeSet::<QueueName>::new();
+        let mut notified = BTreeSet::<QueueName>::new();
         for undo in self.undo {
             match undo {
-                Undo::Row(id, before) => rung.extend(settle_row(state, id, before.as_ref(), self.tx)),
-                Undo::Kept(id, _) => {
-                    let Some(kept) = state.archive.get_mut(&id) else { continue };
-                    if kept.removed_by == Some(self.tx) {
+                Undo::Row(id, before) => notified.extend(commit_row(state, id, before.as_ref(), self.tx)),
+                Undo::Archived(id, _) => {
+                    let Some(archived) = state.archive.get_mut(&id) else { continue };
+                    if archived.removed_by == Some(self.tx) {
                         state.archive.remove(&id);
-                    } else if kept.added_by == Some(self.tx) {
-                        kept.added_by = None;
+                    } else if archived.added_by == Some(self.tx) {
+                        archived.added_by = None;
                     }
                 }
-                Undo::Paused(queue, _) => rung.extend((!state.paused.contains_key(&queue)).then_some(queue)),
+                Undo::Paused(queue, _) => {
+                    notified.extend((!state.paused.contains_key(&queue)).then_some(queue))
+                }
                 Undo::Cron(name, _) => {
                     if let Some(periodic) = state.crons.get_mut(&name) {
                         periodic.held_by = None;
@@ -93,13 +97,13 @@ impl Open {
                 }
             }
         }
-        for queue in &rung {
-            state.ring(queue);
+        for queue in &notified {
+            state.notify(queue);
         }
     }
 }
 
-/// Puts a value in its place, or takes it away, and gives what was there.
+/// Sets or removes a value and returns the one before.
 fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<V> {
     match value {
         Some(value) => map.insert(key, value),
@@ -107,11 +111,10 @@ fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<
     }
 }
 
-/// Makes a row what its committed transaction left, and gives the queue whose waiters should look:
-/// where a job came, or where one of a serialization key went.
-fn settle_row(state: &mut State, id: JobId, before: Option<&Row>, tx: Tx) -> Option<QueueName> {
+/// Commits a row, and returns the queue to notify: if a job was added to it, or its serialization key was released.
+fn commit_row(state: &mut State, id: JobId, before: Option<&Row>, tx: Tx) -> Option<QueueName> {
     let row = state.rows.get_mut(&id)?;
-    let frees = row.serialization_key.is_some().then(|| row.queue.clone());
+    let frees = row.job.serialization_key.is_some().then(|| row.job.queue.clone());
     if row.held_by == Some(tx) {
         state.rows.remove(&id);
         return frees;
@@ -119,7 +122,7 @@ fn settle_row(state: &mut State, id: JobId, before: Option<&Row>, tx: Tx) -> Opt
     let was_leased = before.is_some_and(|before| before.lease.is_some());
     if row.added_by == Some(tx) || row.returned_by == Some(tx) || (was_leased && row.lease.is_none()) {
         (row.added_by, row.returned_by) = (None, None);
-        return Some(row.queue.clone());
+        return Some(row.job.queue.clone());
     }
     None
 }
@@ -129,7 +132,7 @@ impl MemoryConn {
         Self { shared, open: None }
     }
 
-    /// Runs one operation in the transaction under way, or in one of its own.
+    /// Runs one operation in the open transaction, or in one of its own.
     pub(super) fn operate<R, E>(
         &mut self,
         operation: impl FnOnce(&mut State, &mut Open) -> Result<R, E>,
@@ -148,7 +151,7 @@ impl MemoryConn {
         done
     }
 
-    /// Begins a transaction, or a nested one, and returns the mark to go back to.
+    /// Begins a transaction, or a nested one.
     pub(super) fn begin(&mut self) -> Mark {
         match &self.open {
             Some(_) => Mark::Nested(self.changes()),
@@ -160,13 +163,13 @@ impl MemoryConn {
         }
     }
 
-    /// How many changes the transaction has made that can be undone.
+    /// Returns how many changes the transaction has made.
     pub(super) fn changes(&self) -> usize {
         self.open.as_ref().map_or(0, |open| open.undo.len())
     }
 
     pub(super) fn commit(&mut self, mark: Mark) {
-        // A nested one is committed by what is around it.
+        // A nested transaction is committed by the outermost one.
         if let Mark::Outermost = mark
             && let Some(open) = self.open.take()
         {

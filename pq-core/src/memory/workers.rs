@@ -5,15 +5,25 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::MemoryStore;
-use super::state::{Known, State};
+use super::state::{Registered, State};
 use super::transaction::MemoryConn;
 use crate::store::Workers;
 use crate::{Error, Heartbeat, HeartbeatReply, StopMode, WorkerId, WorkerInfo};
 
 impl Workers for MemoryStore {
-    fn heartbeat(&self, conn: &mut MemoryConn, beat: &Heartbeat) -> Result<HeartbeatReply, Error> {
+    fn heartbeat(&self, conn: &mut MemoryConn, heartbeat: &Heartbeat) -> Result<HeartbeatReply, Error> {
         let now = Utc::now();
-        conn.operate(|state, _| Ok(heartbeat(state, beat, now)))
+        conn.operate(|state, _| {
+            let id = heartbeat.worker.unwrap_or_else(|| WorkerId(state.next_tx()));
+            let worker = state.workers.entry(id).or_insert_with(|| Registered {
+                heartbeat: heartbeat.clone(),
+                started_at: now,
+                heartbeat_at: now,
+                stop: None,
+            });
+            (worker.heartbeat, worker.heartbeat_at) = (heartbeat.clone(), now);
+            Ok(HeartbeatReply { worker: id, stop: worker.stop })
+        })
     }
 
     fn deregister(&self, conn: &mut MemoryConn, worker: WorkerId) -> Result<(), Error> {
@@ -25,52 +35,36 @@ impl Workers for MemoryStore {
 
     fn workers(&self, conn: &mut MemoryConn) -> Result<Vec<WorkerInfo>, Error> {
         let now = Utc::now();
-        conn.operate(|state, _| Ok(list(state, now)))
+        let info = |(id, worker): (&WorkerId, &Registered)| WorkerInfo {
+            id: *id,
+            host: worker.heartbeat.host.clone(),
+            pid: worker.heartbeat.pid,
+            supervisor: worker.heartbeat.supervisor,
+            queues: worker.heartbeat.queues.iter().map(ToString::to_string).collect(),
+            threads: worker.heartbeat.threads,
+            started_at: worker.started_at,
+            heard: age(worker, now),
+            stop: worker.stop,
+            status: worker.heartbeat.status.clone(),
+        };
+        conn.operate(|state, _| Ok(state.workers.iter().map(info).collect()))
     }
 
     fn stop_worker(&self, conn: &mut MemoryConn, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {
-        conn.operate(|state, _| Ok(stop(state, worker, mode)))
+        conn.operate(|state, _| {
+            let Some(worker) = state.workers.get_mut(&worker) else { return Ok(false) };
+            worker.stop = worker.stop.max(Some(mode));
+            Ok(true)
+        })
     }
 }
 
-fn heartbeat(state: &mut State, beat: &Heartbeat, now: DateTime<Utc>) -> HeartbeatReply {
-    let worker = beat.worker.unwrap_or_else(|| WorkerId(state.next_tx()));
-    let known = state.workers.entry(worker).or_insert_with(|| Known {
-        beat: beat.clone(),
-        started_at: now,
-        beat_at: now,
-        stop: None,
-    });
-    (known.beat, known.beat_at) = (beat.clone(), now);
-    HeartbeatReply { worker, stop: known.stop }
-}
-
+/// Forgets the workers without a recent heartbeat.
 pub(super) fn forget_silent(state: &mut State, now: DateTime<Utc>) {
-    state.workers.retain(|_, known| heard(known, now) < WorkerInfo::FORGOTTEN_AFTER);
+    state.workers.retain(|_, worker| age(worker, now) < WorkerInfo::FORGOTTEN_AFTER);
 }
 
-fn heard(known: &Known, now: DateTime<Utc>) -> Duration {
-    (now - known.beat_at).to_std().unwrap_or_default()
-}
-
-fn list(state: &State, now: DateTime<Utc>) -> Vec<WorkerInfo> {
-    let info = |(id, known): (&WorkerId, &Known)| WorkerInfo {
-        id: *id,
-        host: known.beat.host.clone(),
-        pid: known.beat.pid,
-        supervisor: known.beat.supervisor,
-        queues: known.beat.queues.iter().map(ToString::to_string).collect(),
-        threads: known.beat.threads,
-        started_at: known.started_at,
-        heard: heard(known, now),
-        stop: known.stop,
-        status: known.beat.status.clone(),
-    };
-    state.workers.iter().map(info).collect()
-}
-
-fn stop(state: &mut State, worker: WorkerId, mode: StopMode) -> bool {
-    let Some(known) = state.workers.get_mut(&worker) else { return false };
-    known.stop = known.stop.max(Some(mode));
-    true
+/// Returns the time since the last heartbeat.
+fn age(worker: &Registered, now: DateTime<Utc>) -> Duration {
+    (now - worker.heartbeat_at).to_std().unwrap_or_default()
 }

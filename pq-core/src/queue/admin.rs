@@ -3,9 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Pq, Queue};
-use crate::{
-    Cancelled, Counts, Filter, JobId, JobStatus, Listed, Overview, StopMode, Store, WorkerId, WorkerInfo,
-};
+use crate::{Cancelled, Filter, JobId, JobRecord, QueueCounts, StopMode, Store, WorkerId, WorkerInfo};
 
 impl<S: Store> Pq<S> {
     /// Counts the jobs of every queue by state, ordered by the queues' names.
@@ -15,7 +13,7 @@ impl<S: Store> Pq<S> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn overview(&self) -> Result<Vec<Overview>, S::Error> {
+    pub fn overview(&self) -> Result<Vec<QueueCounts>, S::Error> {
         self.store.with_connection(|conn| self.store.overview(conn))
     }
 
@@ -24,7 +22,7 @@ impl<S: Store> Pq<S> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<Listed>, S::Error> {
+    pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, S::Error> {
         self.store.with_connection(|conn| self.store.list(conn, filter, count))
     }
 
@@ -35,7 +33,7 @@ impl<S: Store> Pq<S> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn find(&self, id: JobId) -> Result<Option<Listed>, S::Error> {
+    pub fn find(&self, id: JobId) -> Result<Option<JobRecord>, S::Error> {
         Ok(self.list(&Filter::id(id), 1)?.pop())
     }
 
@@ -75,7 +73,7 @@ impl<S: Store, T> Queue<S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn counts(&self) -> Result<Counts, S::Error> {
+    pub fn counts(&self) -> Result<QueueCounts, S::Error> {
         self.store().with_connection(|conn| self.on(conn).counts())
     }
 
@@ -86,7 +84,7 @@ impl<S: Store, T> Queue<S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<Listed>, S::Error> {
+    pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, S::Error> {
         self.store().with_connection(|conn| self.on(conn).list(filter, count))
     }
 
@@ -97,7 +95,7 @@ impl<S: Store, T> Queue<S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn find(&self, id: JobId) -> Result<Option<JobStatus>, S::Error> {
+    pub fn find(&self, id: JobId) -> Result<Option<JobRecord>, S::Error> {
         self.store().with_connection(|conn| self.on(conn).find(id))
     }
 

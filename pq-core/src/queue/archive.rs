@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Queue;
-use crate::{Ended, EndedAs, JobId, Store};
+use crate::{JobId, JobRecord, JobState, Store};
 
 impl<S: Store, T> Queue<S, T> {
     /// Lists archived jobs that ended as `ended`, the latest first: at most `count`.
@@ -16,10 +16,10 @@ impl<S: Store, T> Queue<S, T> {
     /// The store's own.
     pub fn archived(
         &self,
-        ended: EndedAs,
-        before: Option<&Ended>,
+        ended: JobState,
+        before: Option<&JobRecord>,
         count: usize,
-    ) -> Result<Vec<Ended>, S::Error> {
+    ) -> Result<Vec<JobRecord>, S::Error> {
         self.store().with_connection(|conn| self.store().archived(conn, &self.name, ended, before, count))
     }
 
@@ -57,7 +57,7 @@ impl<S: Store, T> Queue<S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn prune(&self, ended: EndedAs, age: Duration) -> Result<u64, S::Error> {
+    pub fn prune(&self, ended: JobState, age: Duration) -> Result<u64, S::Error> {
         self.store().with_connection(|conn| self.store().prune(conn, &self.name, ended, age))
     }
 }

@@ -12,7 +12,7 @@ use super::Queue;
 use super::get::Decoded;
 use super::put::without_unique_key;
 use crate::{
-    Cancelled, Counts, Error, Filter, Job, JobId, JobStatus, Listed, NewJob, Outcome, Put, PutOptions, Scan,
+    Cancelled, Error, Filter, Job, JobId, JobRecord, NewJob, Outcome, Put, PutOptions, QueueCounts, Scan,
     Settlement, Store, Undecodable,
 };
 
@@ -41,7 +41,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn counts(&mut self) -> Result<Counts, S::Error> {
+    pub fn counts(&mut self) -> Result<QueueCounts, S::Error> {
         self.queue.store().counts(self.conn, &self.queue.name)
     }
 
@@ -76,7 +76,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// [`Error::NotYours`] if the transaction does not hold the job; the store's own.
     pub fn give_back(&mut self, job: &Job<T>) -> Result<(), S::Error> {
-        self.queue.store().give_back(self.conn, &job.raw)
+        self.queue.store().give_back(self.conn, &job.claim)
     }
 
     /// Lists the jobs of the queue that the filter matches, as [`Queue::list`] does, in this transaction.
@@ -84,8 +84,8 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn list(&mut self, filter: &Filter, count: usize) -> Result<Vec<Listed>, S::Error> {
-        let filter = Filter { queue: Some(self.queue.name.clone()), ..filter.clone() };
+    pub fn list(&mut self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, S::Error> {
+        let filter = Filter { queue: Some(self.queue.name.to_string()), ..filter.clone() };
         self.queue.store().list(self.conn, &filter, count)
     }
 
@@ -94,7 +94,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn find(&mut self, id: JobId) -> Result<Option<JobStatus>, S::Error> {
+    pub fn find(&mut self, id: JobId) -> Result<Option<JobRecord>, S::Error> {
         self.queue.store().find(self.conn, &self.queue.name, id)
     }
 
@@ -213,9 +213,9 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     /// the errors of [`Queue::put`] for the payload. The job is unchanged then.
     pub fn update(&mut self, job: &mut Job<T>, data: T) -> Result<(), S::Error> {
         let payload = self.queue.encode_payload(&data)?;
-        self.queue.store().update(self.conn, &job.raw.claim, &payload)?;
+        self.queue.store().update(self.conn, &job.claim, &payload)?;
         job.data = data;
-        Arc::make_mut(&mut job.raw).payload = payload;
+        Arc::make_mut(&mut job.claim).record.payload = payload;
         Ok(())
     }
 }
@@ -272,7 +272,8 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
                     .iter()
                     .map(|dead| Settlement { job: &dead.job, outcome: outcome(dead) })
                     .collect();
-                store.settle(self.conn, &settlements)?;
+                // The lease is as old as this transaction, so none is refused.
+                let _ = store.settle(self.conn, &settlements)?;
             }
             if !found.jobs.is_empty() || found.dead.is_empty() {
                 return Ok(found);

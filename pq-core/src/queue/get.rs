@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Iter, Queue};
 use crate::wait::{Polled, poll_and_wait};
-use crate::{Error, Job, JobId, RawJob, Scan, Store, Taken, Undecodable, Wait};
+use crate::{Claim, Error, Job, JobId, Scan, Store, Taken, Undecodable, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Takes the next job, waiting for one if necessary. Returns `None` if the wait ended without a job.
@@ -127,7 +127,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         let done = self.get_many_with(count, wait, |conn, jobs| -> Result<Vec<_>, S::Error> {
             let mut mark = store.savepoint(conn, None)?;
             let each = jobs.into_iter().map(|job| {
-                let raw = Arc::clone(&job.raw);
+                let raw = Arc::clone(&job.claim);
                 let kept = work(conn, job).and_then(|done| Ok((done, store.savepoint(conn, Some(mark))?)));
                 let done = match kept {
                     Ok((done, behind)) => {
@@ -189,7 +189,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         let mut found = Decoded { jobs: Vec::new(), dead: Vec::new(), next_due: taken.next_due };
         for raw in taken.jobs {
             match self.decode_payload(&raw) {
-                Ok(data) => found.jobs.push(Job { data, raw: Arc::new(raw) }),
+                Ok(data) => found.jobs.push(Job { data, claim: Arc::new(raw) }),
                 Err(reason) => {
                     tracing::error!(queue = %raw.queue, id = %raw.id, reason, "job undecodable, archived as dead");
                     found.dead.push(Undecodable { job: raw, reason });
@@ -199,20 +199,20 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         found
     }
 
-    fn decode_payload(&self, raw: &RawJob) -> Result<T, String> {
+    fn decode_payload(&self, raw: &Claim) -> Result<T, String> {
         let json = self.json_of(raw)?;
         serde_json::from_str(&json).map_err(|found| unquoted(&found))
     }
 
     /// Decodes the payload of a job, or returns the reason why it cannot be decoded.
-    pub(crate) fn decoded(&self, raw: &Arc<RawJob>) -> Result<Job<T>, String> {
-        Ok(Job { data: self.decode_payload(raw)?, raw: Arc::clone(raw) })
+    pub(crate) fn decoded(&self, raw: &Arc<Claim>) -> Result<Job<T>, String> {
+        Ok(Job { data: self.decode_payload(raw)?, claim: Arc::clone(raw) })
     }
 }
 
 impl<S: Store, T> Queue<S, T> {
     /// Decodes the payload of a job into JSON with the queue's codec.
-    pub(crate) fn json_of<'j>(&self, raw: &'j RawJob) -> Result<Cow<'j, str>, String> {
+    pub(crate) fn json_of<'j>(&self, raw: &'j Claim) -> Result<Cow<'j, str>, String> {
         self.pq.codec.decode(raw.payload.as_str()).map_err(|found| found.to_string())
     }
 }

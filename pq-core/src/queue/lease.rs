@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::{BoundQueue, Queue};
 use crate::wait::Polled;
-use crate::{Error, Extended, Job, Outcome, Scan, Settlement, Store, Wait};
+use crate::{Accepted, Error, Extended, Job, Outcome, Scan, Settlement, Store, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Takes up to `count` jobs under a lease, waiting for the first one if necessary.
@@ -51,7 +51,7 @@ impl<S: Store, T> Queue<S, T> {
     /// # Errors
     ///
     /// The store's own; no job was settled then.
-    pub fn settle_many(&self, settlements: &[Settlement<'_>]) -> Result<Vec<bool>, S::Error> {
+    pub fn settle_many(&self, settlements: &[Settlement<'_>]) -> Result<Accepted, S::Error> {
         self.store().with_connection(|conn| self.store().settle(conn, settlements))
     }
 
@@ -61,7 +61,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// [`Error::LeaseLost`] if the lease has been lost; the store's own.
     pub fn extend(&self, job: &Job<T>, lease: Duration) -> Result<Extended, S::Error> {
-        let Some(token) = job.claim.lease() else { return Err(Error::lease_lost(job.id).into()) };
+        let Some(token) = job.lease() else { return Err(Error::lease_lost(job.id).into()) };
         let extended = self.store().with_connection(|conn| self.store().extend(conn, &[token], lease))?;
         extended.into_iter().next().ok_or_else(|| Error::lease_lost(job.id).into())
     }
@@ -88,12 +88,12 @@ impl<S: Store, T> BoundQueue<'_, S, T> {
     ///
     /// [`Error::LeaseLost`] or [`Error::NotYours`]; the store's own.
     pub fn settle(&mut self, job: &Job<T>, outcome: Outcome) -> Result<(), S::Error> {
-        let settlement = Settlement { job: &job.raw, outcome };
+        let settlement = Settlement { job: &job.claim, outcome };
         let accepted = self.queue.store().settle(self.conn, std::slice::from_ref(&settlement))?;
-        match (accepted.first(), job.claim.lease()) {
-            (Some(true), _) => Ok(()),
-            (_, Some(_)) => Err(Error::lease_lost(job.id).into()),
-            (_, None) => Err(Error::not_yours(job.id).into()),
+        match job.lease() {
+            _ if accepted.all() => Ok(()),
+            Some(_) => Err(Error::lease_lost(job.id).into()),
+            None => Err(Error::not_yours(job.id).into()),
         }
     }
 }

@@ -1,16 +1,16 @@
 //! Counting, listing, cancelling, pausing and moving jobs.
 
 use super::Connect;
-use crate::{Cancelled, Filter, JobId, JobStatus, Listed, Overview, QueueName};
+use crate::{Cancelled, Filter, JobId, JobRecord, QueueCounts, QueueName};
 
 /// Shows and changes queues and jobs for an operator.
 pub trait Admin: Connect {
-    /// Counts a queue's jobs by state, without a lock.
+    /// Counts a queue's jobs by state in one snapshot, without a lock.
     ///
     /// # Errors
     ///
     /// The store's error.
-    fn counts(&self, conn: &mut Self::Conn, queue: &QueueName) -> Result<Counts, Self::Error>;
+    fn counts(&self, conn: &mut Self::Conn, queue: &QueueName) -> Result<QueueCounts, Self::Error>;
 
     /// Counts the jobs of every queue, sorted by name.
     ///
@@ -19,14 +19,19 @@ pub trait Admin: Connect {
     /// # Errors
     ///
     /// The store's error.
-    fn overview(&self, conn: &mut Self::Conn) -> Result<Vec<Overview>, Self::Error>;
+    fn overview(&self, conn: &mut Self::Conn) -> Result<Vec<QueueCounts>, Self::Error>;
 
     /// Returns the first `count` jobs that match the filter, sorted by id.
     ///
     /// # Errors
     ///
     /// The store's error.
-    fn list(&self, conn: &mut Self::Conn, filter: &Filter, count: usize) -> Result<Vec<Listed>, Self::Error>;
+    fn list(
+        &self,
+        conn: &mut Self::Conn,
+        filter: &Filter,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, Self::Error>;
 
     /// Returns a job of the queue, or `None` if there is none of this id: it never existed, or it is done and no
     /// history is kept.
@@ -39,7 +44,7 @@ pub trait Admin: Connect {
         conn: &mut Self::Conn,
         queue: &QueueName,
         id: JobId,
-    ) -> Result<Option<JobStatus>, Self::Error>;
+    ) -> Result<Option<JobRecord>, Self::Error>;
 
     /// Cancels a waiting job, or requests the cancellation of a leased one.
     ///
@@ -79,34 +84,4 @@ pub trait Admin: Connect {
         to: &QueueName,
         ids: Option<&[JobId]>,
     ) -> Result<u64, Self::Error>;
-}
-
-/// A queue's jobs by state, as one snapshot sees them: what a transaction under way holds counts as
-/// what it was before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counts {
-    /// Due, and taken by nobody: what Python's `len(queue)` counts. Those that wait for their
-    /// serialization key are among them.
-    pub ready: u64,
-    /// Not due yet.
-    pub scheduled: u64,
-    /// Held under a lease.
-    pub leased: u64,
-    /// Taken by a Python `pq`, which keeps the row; the outcome is unknown.
-    pub dequeued: u64,
-    /// In the archive: failed for good.
-    pub dead: u64,
-    /// In the archive: cancelled.
-    pub cancelled: u64,
-    /// In the archive: done, where history is kept.
-    pub done: u64,
-}
-
-impl Counts {
-    /// Jobs that are still to be worked, or are being worked under a lease.
-    #[must_use]
-    pub fn live(&self) -> u64 {
-        self.ready + self.scheduled + self.leased
-    }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Connect;
-use crate::{Ended, EndedAs, JobId, MaintenanceReport, QueueName, Retention};
+use crate::{JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention};
 
 /// Keeps jobs that have ended.
 pub trait Archive: Connect {
-    /// Returns up to `count` jobs of the queue that ended so, the latest first.
+    /// Returns up to `count` archived jobs of the queue that are in this state, the latest first.
     ///
     /// With `before`, returns only the jobs that come after it in this order (by end, then by id), so that the last job
     /// of one page starts the next.
@@ -19,10 +19,10 @@ pub trait Archive: Connect {
         &self,
         conn: &mut Self::Conn,
         queue: &QueueName,
-        ended: EndedAs,
-        before: Option<&Ended>,
+        state: JobState,
+        before: Option<&JobRecord>,
         count: usize,
-    ) -> Result<Vec<Ended>, Self::Error>;
+    ) -> Result<Vec<JobRecord>, Self::Error>;
 
     /// Returns archived jobs to the queue and reports how many.
     ///
@@ -39,7 +39,9 @@ pub trait Archive: Connect {
         ids: Option<&[JobId]>,
     ) -> Result<u64, Self::Error>;
 
-    /// Deletes jobs of the archive that ended so at least `age` ago, and returns their number.
+    /// Deletes archived jobs in this state that ended at least `age` ago, and returns their number.
+    ///
+    /// Jobs that have not ended are not in the archive, so a state such as [`JobState::Ready`] deletes nothing.
     ///
     /// # Errors
     ///
@@ -48,7 +50,7 @@ pub trait Archive: Connect {
         &self,
         conn: &mut Self::Conn,
         queue: &QueueName,
-        ended: EndedAs,
+        state: JobState,
         age: Duration,
     ) -> Result<u64, Self::Error>;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Connect;
-use crate::{Claim, Error, Extended, NewJob, Payload, Put, QueueName, RawJob, Settlement, WakeSignal};
+use crate::{Claim, Error, Extended, NewJob, Payload, Put, QueueName, Settlement, WakeSignal};
 
 /// Adds, takes and settles jobs.
 pub trait Jobs: Connect {
@@ -66,7 +66,7 @@ pub trait Jobs: Connect {
     /// # Errors
     ///
     /// As [`Jobs::take`].
-    fn retake(&self, conn: &mut Self::Conn, job: &RawJob) -> Result<bool, Self::Error>;
+    fn retake(&self, conn: &mut Self::Conn, job: &Claim) -> Result<bool, Self::Error>;
 
     /// Takes up to `count` ready jobs under one lease, which expires `lease` after the commit.
     ///
@@ -105,8 +105,7 @@ pub trait Jobs: Connect {
     /// # Errors
     ///
     /// The store's error. No outcome was accepted.
-    fn settle(&self, conn: &mut Self::Conn, settlements: &[Settlement<'_>])
-    -> Result<Vec<bool>, Self::Error>;
+    fn settle(&self, conn: &mut Self::Conn, settlements: &[Settlement<'_>]) -> Result<Accepted, Self::Error>;
 
     /// Replaces the payload of a held job.
     ///
@@ -126,7 +125,7 @@ pub trait Jobs: Connect {
     /// # Errors
     ///
     /// [`Error::NotYours`], [`Error::LeaseLost`], or the store's error.
-    fn give_back(&self, conn: &mut Self::Conn, job: &RawJob) -> Result<(), Self::Error>;
+    fn give_back(&self, conn: &mut Self::Conn, job: &Claim) -> Result<(), Self::Error>;
 
     /// Archives taken jobs as dead that no handler can decode, with the reason and the payload as stored.
     ///
@@ -180,6 +179,39 @@ pub trait Jobs: Connect {
     fn poll_interval(&self) -> Duration;
 }
 
+/// Which settlements were accepted, in the order in which they were passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a refused outcome changes nothing: the job was lost to another holder"]
+pub struct Accepted(Vec<bool>);
+
+impl Accepted {
+    /// Creates the answer to as many settlements.
+    pub fn new(accepted: Vec<bool>) -> Self {
+        Self(accepted)
+    }
+
+    /// Returns whether all of them were accepted.
+    #[must_use]
+    pub fn all(&self) -> bool {
+        self.0.iter().all(|accepted| *accepted)
+    }
+}
+
+impl IntoIterator for Accepted {
+    type Item = bool;
+    type IntoIter = std::vec::IntoIter<bool>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<const N: usize> PartialEq<[bool; N]> for Accepted {
+    fn eq(&self, other: &[bool; N]) -> bool {
+        self.0 == other
+    }
+}
+
 /// How much of a queue a take scans before it reports that nothing is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scan {
@@ -196,7 +228,7 @@ pub enum Scan {
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
     /// The jobs, in the order of the queue.
-    pub jobs: Vec<RawJob>,
+    pub jobs: Vec<Claim>,
     /// If there are no jobs: when the next take is due, measured from now on the store's clock. That is when the next
     /// scheduled job falls due, or earlier if the store has another reason to look again.
     pub next_due: Option<Duration>,
@@ -206,7 +238,7 @@ pub struct Taken {
 #[derive(Clone, Debug)]
 pub struct Undecodable {
     /// The job, with its payload as stored.
-    pub job: RawJob,
+    pub job: Claim,
     /// The error. It does not repeat the payload.
     pub reason: String,
 }

@@ -21,10 +21,10 @@ mod jobs;
 mod schedules;
 mod workers;
 
-pub use admin::{Admin, Counts};
+pub use admin::Admin;
 pub use archive::Archive;
 pub use connect::{Connect, StoreError};
-pub use jobs::{Jobs, Scan, Taken, Undecodable};
+pub use jobs::{Accepted, Jobs, Scan, Taken, Undecodable};
 pub use schedules::Schedules;
 pub use workers::Workers;
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Task;
 use crate::envelope::{Envelope, format_duration};
 use crate::{
-    BoundQueue, CallOptions, Cancelled, CodecError, Error, JobId, JobStatus, Key, NewJob, Payload, Put,
+    BoundQueue, CallOptions, Cancelled, CodecError, Error, JobId, JobRecord, Key, NewJob, Payload, Put,
     Queue, Store,
 };
 
@@ -174,7 +174,7 @@ impl<S: Store, A> BoundTask<'_, S, A> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn find(&mut self, id: JobId) -> Result<Option<JobStatus>, S::Error> {
+    pub fn find(&mut self, id: JobId) -> Result<Option<JobRecord>, S::Error> {
         self.queue.find(id)
     }
 

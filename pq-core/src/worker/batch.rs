@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::RawJob;
+use crate::Claim;
 
 /// A batch of jobs that was taken, or the reason to wait if there was none.
 #[derive(Debug)]
@@ -21,10 +21,10 @@ impl Batch {
         Self { taken: 0, bytes: 0, has_keys: false, unbegun: 0, next_due }
     }
 
-    pub(super) fn of(jobs: &[RawJob]) -> Self {
+    pub(super) fn of(jobs: &[Claim]) -> Self {
         Self {
             taken: jobs.len(),
-            bytes: jobs.iter().map(RawJob::size).sum(),
+            bytes: jobs.iter().map(|job| job.size()).sum(),
             has_keys: jobs.iter().any(|job| job.serialization_key.is_some()),
             unbegun: 0,
             next_due: None,

@@ -12,7 +12,7 @@ use super::thread_slots::{FinishedJob, ThreadSlot};
 use super::worker_run::WorkerRun;
 use crate::handler::{Context, HandlerResult, Incoming, Run};
 use crate::lock::lock;
-use crate::{Error, Failure, Outcome, RawJob, Scan, Settlement, Store};
+use crate::{Claim, Error, Failure, Outcome, Scan, Settlement, Store};
 
 /// How long a finished job with a serialization key may wait for others to be settled with it.
 ///
@@ -43,7 +43,7 @@ pub(super) fn run_batch<S: Store>(
         let _span = tracing::debug_span!("pq.take", queue = %served.queue.name(), want).entered();
         store.with_connection(|conn| store.lease(conn, served.queue.name(), want, length, scan))?
     };
-    let Some(lease) = taken.jobs.first().and_then(|job| job.claim.lease()) else {
+    let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) else {
         return Ok(Batch::empty(taken.next_due));
     };
     found();
@@ -86,7 +86,7 @@ fn next_job<S: Store>(
     slot: &ThreadSlot,
     now: Instant,
     confirmed_at: &mut Option<Instant>,
-) -> Option<RawJob> {
+) -> Option<Claim> {
     if run.stop.is_finishing() {
         give_back_buffer(slot);
     }
@@ -95,7 +95,7 @@ fn next_job<S: Store>(
         if confirmed_at.is_some_and(|at| now - at < CONFIRM_EVERY) {
             return Some(job);
         }
-        if job.claim.lease().is_none_or(|lease| run.leases.confirm(run.store(), lease, now)) {
+        if job.lease().is_none_or(|lease| run.leases.confirm(run.store(), lease, now)) {
             *confirmed_at = Some(now);
             return Some(job);
         }
@@ -113,7 +113,7 @@ fn run_one<S: Store>(
 ) -> FinishedJob {
     let served = &run.queues.all[position];
     let context = Context::new(&run.context_access[position], &prepared.incoming, prepared.timeout());
-    let lease = prepared.incoming.raw.claim.lease().unwrap_or_default();
+    let lease = prepared.incoming.raw.lease().unwrap_or_default();
     let own_length = prepared.incoming.envelope.as_ref().and_then(|envelope| envelope.duration("lease"));
     if let Some(length) = own_length {
         set_lease_length(run, lease, length);
@@ -178,14 +178,11 @@ fn run_in_transaction<S: Store>(
                 store.set_statement_timeout(conn, Some(timeout))?;
             }
             let returned = handler(conn, incoming).map_err(Rollback::Failed)?;
-            let raw = RawJob::clone(&incoming.raw);
+            let raw = Claim::clone(&incoming.raw);
             let (job, outcome) = served.prepare(raw).outcome_for(served, Ok(returned.clone()));
             let settlement = Settlement { job: &job, outcome };
             let accepted = store.settle(conn, std::slice::from_ref(&settlement))?;
-            match accepted.first() {
-                Some(true) => Ok((Ok(returned), settlement.outcome)),
-                _ => Err(Rollback::LeaseLost),
-            }
+            if accepted.all() { Ok((Ok(returned), settlement.outcome)) } else { Err(Rollback::LeaseLost) }
         })
     });
     match done {

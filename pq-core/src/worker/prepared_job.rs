@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::queue_set::ServedQueue;
 use crate::envelope::Envelope;
 use crate::handler::{HandlerResult, Incoming, Policy};
-use crate::{Failure, Handler, Outcome, RawJob, Store};
+use crate::{Claim, Failure, Handler, Outcome, Store};
 
 /// A taken job with its handler, or with the reason why it cannot run.
 pub(super) struct PreparedJob<'h, S: Store> {
@@ -18,7 +18,7 @@ pub(super) struct PreparedJob<'h, S: Store> {
 
 impl<S: Store> ServedQueue<S> {
     /// Finds the handler of a job.
-    pub(super) fn prepare(&self, raw: RawJob) -> PreparedJob<'_, S> {
+    pub(super) fn prepare(&self, raw: Claim) -> PreparedJob<'_, S> {
         if let Some(handler) = &self.raw {
             let incoming = Incoming { raw: Arc::new(raw), envelope: None };
             return PreparedJob { incoming, handler: Ok(handler), task: None }.unless_exhausted();
@@ -59,11 +59,7 @@ impl<S: Store> PreparedJob<'_, S> {
     }
 
     /// Returns the job and the outcome that its handler's result leads to.
-    pub(super) fn outcome_for(
-        self,
-        served: &ServedQueue<S>,
-        result: HandlerResult,
-    ) -> (Arc<RawJob>, Outcome) {
+    pub(super) fn outcome_for(self, served: &ServedQueue<S>, result: HandlerResult) -> (Arc<Claim>, Outcome) {
         let Self { incoming, handler, .. } = self;
         let keeps = handler.as_ref().is_ok_and(|handler| handler.policy.keep_history);
         let (failure, retry) = match result {

@@ -35,7 +35,7 @@ pub(super) fn run_handler<S: Store>(
         queue: job.queue.clone(),
         task: prepared.task.clone(),
         attempt: job.attempt,
-        lease: job.claim.lease(),
+        lease: job.lease(),
         timeout,
         since: now,
     });

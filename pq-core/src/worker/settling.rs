@@ -8,14 +8,14 @@ use super::status::Report;
 use super::thread_slots::{FinishedJob, ThreadSlot};
 use super::worker_run::WorkerRun;
 use crate::lock::lock;
-use crate::{JobStatus, Outcome, RawJob, Settlement, Store, StoreError};
+use crate::{Claim, JobRecord, JobState, Outcome, Settlement, Store, StoreError};
 
 /// How long a finished job may wait for others to be settled with it.
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
 
 /// Moves the jobs that a thread has not begun to those that it settles next, to be given back.
 pub(super) fn give_back_buffer(slot: &ThreadSlot) {
-    let unbegun: Vec<RawJob> = lock(&slot.buffer).drain(..).collect();
+    let unbegun: Vec<Claim> = lock(&slot.buffer).drain(..).collect();
     let given_back = unbegun.into_iter().map(|job| FinishedJob {
         job: Arc::new(job),
         outcome: Outcome::GiveBack,
@@ -105,20 +105,18 @@ fn settle_once<S: Store>(
 }
 
 /// Returns whether an outcome of this attempt was accepted, judged by where the job is now.
-fn was_accepted(job: &RawJob, found: Option<&JobStatus>) -> bool {
-    match found {
-        None => true,
-        Some(JobStatus::Ended(ended)) => ended.attempt == job.attempt,
-        Some(JobStatus::Waiting { attempt, error, .. }) => *attempt == job.attempt && error.is_some(),
-        Some(JobStatus::Leased { .. }) => false,
-    }
+fn was_accepted(job: &Claim, found: Option<&JobRecord>) -> bool {
+    found.is_none_or(|found| match found.state {
+        JobState::Running => false,
+        state => found.attempt == job.attempt && (state.is_ended() || found.error.is_some()),
+    })
 }
 
 /// Passes the outcomes of jobs that the transaction of `conn` has taken, and counts the accepted ones.
 pub(super) fn settle_in_transaction<S: Store>(
     store: &S,
     conn: &mut S::Conn,
-    outcomes: Vec<(Arc<RawJob>, Outcome)>,
+    outcomes: Vec<(Arc<Claim>, Outcome)>,
     report: &mut Report,
 ) -> Result<(), S::Error> {
     let (jobs, outcomes): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
@@ -135,7 +133,7 @@ pub(super) fn settle_in_transaction<S: Store>(
     Ok(())
 }
 
-fn count_refusal(report: &mut Report, job: &RawJob) {
+fn count_refusal(report: &mut Report, job: &Claim) {
     tracing::warn!(queue = %job.queue, job_id = %job.id, attempt = job.attempt, "outcome was refused");
     report.lost += 1;
 }

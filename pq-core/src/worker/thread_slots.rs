@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::statistics::ThreadStatistics;
 use super::status::Running;
 use crate::lock::lock;
-use crate::{JobId, Outcome, QueueName, RawJob};
+use crate::{Claim, JobId, Outcome, QueueName};
 
 /// A handler that is running.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ pub(super) struct RunningHandler {
 
 /// A leased job whose handler has ended, and that is not settled.
 pub(super) struct FinishedJob {
-    pub(super) job: Arc<RawJob>,
+    pub(super) job: Arc<Claim>,
     pub(super) outcome: Outcome,
     pub(super) at: Instant,
     /// The outcome with which the handler settled the job in a transaction of its own.
@@ -39,7 +39,7 @@ pub(super) struct FinishedJob {
 pub(super) struct ThreadSlot {
     running: Mutex<Option<RunningHandler>>,
     /// Leased jobs that are not begun.
-    pub(super) buffer: Mutex<VecDeque<RawJob>>,
+    pub(super) buffer: Mutex<VecDeque<Claim>>,
     /// Leased jobs that are not settled. The maintenance thread settles those that wait too long.
     pub(super) finished: Mutex<Vec<FinishedJob>>,
     /// Jobs of the thread's transaction that are not begun.

@@ -17,7 +17,7 @@ use super::status::Report;
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::handler::{HandlerResult, Run};
-use crate::{Failure, Outcome, RawJob, Scan, Store, StoreError};
+use crate::{Claim, Failure, Outcome, Scan, Store, StoreError};
 
 /// After this long the rest of a batch is given back, so that the transaction and its locks do not last much longer.
 const MAX_DURATION: Duration = Duration::from_millis(200);
@@ -25,7 +25,7 @@ const MAX_DURATION: Duration = Duration::from_millis(200);
 /// Why the transaction is rolled back.
 enum Rollback<E> {
     /// The handler of its only job failed after it had written. The outcome is settled after the rollback.
-    Failed(Arc<RawJob>, Outcome),
+    Failed(Arc<Claim>, Outcome),
     Store(E),
 }
 
@@ -72,7 +72,7 @@ pub(super) fn run_batch<S: Store>(
             (Ok(batch), _) => batch,
             (Err(Rollback::Failed(job, outcome)), _) => work.settle_after_rollback(conn, job, outcome)?,
             (Err(Rollback::Store(error)), Some(job)) if !error.is_unavailable() && !error.is_conflict() => {
-                let prepared = served.prepare(RawJob::clone(&job));
+                let prepared = served.prepare(Claim::clone(&job));
                 let (job, outcome) = prepared.outcome_for(served, Err(not_kept(&error)));
                 work.settle_after_rollback(conn, job, outcome)?
             }
@@ -95,11 +95,11 @@ struct TransactionalBatch<'w, S: Store> {
     served: &'w ServedQueue<S>,
     report: Report,
     /// Outcomes that the store must be told. The commit completes a job, so [`Outcome::Complete`] is not among them.
-    outcomes: Vec<(Arc<RawJob>, Outcome)>,
+    outcomes: Vec<(Arc<Claim>, Outcome)>,
     /// Jobs that are given back because their handlers did not begin.
     unbegun: usize,
     /// The job of a single-job batch once its handler has run. If the transaction fails after that, the handler failed.
-    only_job: Option<Arc<RawJob>>,
+    only_job: Option<Arc<Claim>>,
     /// The statement timeout that is set in the transaction.
     statement_timeout: Option<Duration>,
 }
@@ -125,7 +125,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         }
     }
 
-    fn run_all(&mut self, conn: &mut S::Conn, mut jobs: Vec<RawJob>) -> Result<(), Rollback<S::Error>> {
+    fn run_all(&mut self, conn: &mut S::Conn, mut jobs: Vec<Claim>) -> Result<(), Rollback<S::Error>> {
         if jobs.len() == 1 && !self.run.stop.is_finishing() {
             return jobs.pop().map_or(Ok(()), |job| self.run_only(conn, job));
         }
@@ -152,7 +152,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
     /// Runs the job of a single-job batch without a savepoint, which saves two round trips.
     ///
     /// If the handler fails after it wrote, the whole transaction is rolled back.
-    fn run_only(&mut self, conn: &mut S::Conn, job: RawJob) -> Result<(), Rollback<S::Error>> {
+    fn run_only(&mut self, conn: &mut S::Conn, job: Claim) -> Result<(), Rollback<S::Error>> {
         let prepared = self.served.prepare(job);
         let (result, wrote) = self.run_handler(conn, &prepared, Instant::now())?;
         let failed = result.is_err();
@@ -249,7 +249,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         self.run.store().rollback_to(conn, kept.savepoint)
     }
 
-    fn add(&mut self, job: Arc<RawJob>, outcome: Outcome) {
+    fn add(&mut self, job: Arc<Claim>, outcome: Outcome) {
         match outcome {
             Outcome::Complete => self.report.record(&outcome),
             _ => self.outcomes.push((job, outcome)),
@@ -274,7 +274,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
     fn settle_after_rollback(
         &mut self,
         conn: &mut S::Conn,
-        job: Arc<RawJob>,
+        job: Arc<Claim>,
         outcome: Outcome,
     ) -> Result<Batch, S::Error> {
         let store = self.run.store();

@@ -1,4 +1,4 @@
-//! Where jobs are, and those that have ended.
+//! Jobs that have ended, and jobs that are cancelled.
 
 /// Keeps a job that can never be worked. Twice the same one is once.
 pub(super) const BURY: &str = "\
@@ -7,19 +7,6 @@ INSERT INTO {archive}
     outcome)
 SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'dead'
 ON CONFLICT (id) DO NOTHING";
-
-/// Where a job is: one row, or none. $1 queue, $2 job.
-pub(super) const FIND: &str = "\
-SELECT 'waiting', attempt, schedule_at, error, NULL::bigint
-FROM {jobs} WHERE q_name = $1 AND id = $2
-UNION ALL
-SELECT 'leased', attempt[array_position(jobs, $2)], NULL, NULL, id
-FROM {leases} AS lease
-WHERE q_name = $1 AND $2 = ANY (jobs)
-    AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = $2)
-UNION ALL
-SELECT 'ended', attempt, NULL, NULL, NULL FROM {archive} WHERE q_name = $1 AND id = $2
-LIMIT 1";
 
 /// Archives a job that nobody holds. $1 queue, $2 job.
 pub(super) const CANCEL_WAITING: &str = "\
@@ -46,17 +33,16 @@ WHERE q_name = $2 AND $1 = ANY (jobs)
     AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = $1)
 RETURNING id";
 
-/// The last that ended so, from a place on. $1 queue, $2 outcome, $3 and $4 the end and the id to begin behind
-/// or null, $5 one job or null, $6 the most rows.
+/// The jobs that are in a state, the latest first, with the columns of LIST. $1 queue, $2 state, $3 and $4 the end and
+/// the id of the last job of the previous page or null, $5 the most rows.
 pub(super) const ARCHIVED: &str = "\
-SELECT id, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, outcome,
-    error, result::text, ended_at
+SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+    unique_key, error, result::text, NULL::timestamptz, ended_at
 FROM {archive}
-WHERE q_name = $1 AND outcome = ANY ($2::text[])
+WHERE q_name = $1 AND outcome = $2
     AND ($3::timestamptz IS NULL OR (ended_at, id) < ($3, $4::bigint))
-    AND ($5::bigint IS NULL OR id = $5)
 ORDER BY ended_at DESC, id DESC
-LIMIT $6";
+LIMIT $5";
 
 /// Puts jobs of the archive back into the line. Of those that share a unique key the oldest goes, if none
 /// waits or runs. $1 queue, $2 jobs, or null for all that are dead.
@@ -88,20 +74,6 @@ DELETE FROM {archive} WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM {archive}
     WHERE outcome = $1 AND ended_at <= statement_timestamp() - $2 * interval '1 microsecond'
     ORDER BY ended_at LIMIT 10000 FOR UPDATE SKIP LOCKED))";
-
-/// One snapshot, no locks. $1 queue.
-pub(super) const COUNTS: &str = "\
-SELECT
-    (SELECT count(*) FROM {jobs} WHERE q_name = $1 AND dequeued_at IS NULL
-        AND (schedule_at IS NULL OR schedule_at <= statement_timestamp())),
-    (SELECT count(*) FROM {jobs} WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at > statement_timestamp()),
-    (SELECT coalesce(sum(size), 0) FROM {leases} WHERE q_name = $1)
-        - (SELECT count(*) FROM {settled} AS done JOIN {leases} AS lease ON lease.id = done.lease
-            WHERE lease.q_name = $1),
-    (SELECT count(*) FROM {jobs} WHERE q_name = $1 AND dequeued_at IS NOT NULL),
-    (SELECT count(*) FROM {archive} WHERE q_name = $1 AND outcome = 'dead'),
-    (SELECT count(*) FROM {archive} WHERE q_name = $1 AND outcome = 'cancelled'),
-    (SELECT count(*) FROM {archive} WHERE q_name = $1 AND outcome = 'done')";
 
 /// Deletes what nobody holds; what others hold is passed over, not waited for. $1 queue.
 pub(super) const CLEAR: &str = "\

@@ -10,7 +10,7 @@ pub(super) const PAUSE: &str =
 /// $1 queue.
 pub(super) const RESUME: &str = "DELETE FROM {paused} WHERE q_name = $1 RETURNING q_name";
 
-/// Every queue's numbers, in one snapshot and without a lock. Of the due jobs that share a serialization key one
+/// The counts of a queue, or of every queue, in one snapshot and without a lock. $1 queue or null. Of the due jobs that share a serialization key one
 /// is ready, where no lease holds the key, and the others are blocked.
 pub(super) const OVERVIEW: &str = "\
 WITH line AS (
@@ -18,22 +18,23 @@ WITH line AS (
         dequeued_at IS NULL AND (schedule_at IS NULL OR schedule_at <= statement_timestamp()) AS due,
         busy.lease IS NOT NULL AS busy, greatest(enqueued_at, schedule_at) AS since
     FROM {jobs} AS job LEFT JOIN {keys} AS busy ON busy.q_name = job.q_name AND busy.serial_key = job.serial_key
+    WHERE $1::text IS NULL OR job.q_name = $1
 ), waiting AS (
     SELECT q_name, count(*) FILTER (WHERE due) AS due,
         count(*) FILTER (WHERE due AND serial_key IS NOT NULL) AS keyed,
-        count(DISTINCT serial_key) FILTER (WHERE due AND NOT busy) AS heads,
+        count(DISTINCT serial_key) FILTER (WHERE due AND serial_key IS NOT NULL AND NOT busy) AS heads,
         count(*) FILTER (WHERE NOT due AND NOT dequeued) AS scheduled,
         count(*) FILTER (WHERE dequeued) AS dequeued,
         min(since) FILTER (WHERE due) AS oldest
     FROM line GROUP BY q_name
 ), running AS (
     SELECT q_name, sum(size - (SELECT count(*) FROM {settled} AS done WHERE done.lease = lease.id)) AS running
-    FROM {leases} AS lease GROUP BY q_name
+    FROM {leases} AS lease WHERE $1 IS NULL OR q_name = $1 GROUP BY q_name
 ), ended AS (
     SELECT q_name, count(*) FILTER (WHERE outcome = 'dead') AS dead,
         count(*) FILTER (WHERE outcome = 'cancelled') AS cancelled,
         count(*) FILTER (WHERE outcome = 'done') AS done
-    FROM {archive} GROUP BY q_name
+    FROM {archive} WHERE $1 IS NULL OR q_name = $1 GROUP BY q_name
 ), rates AS (
     SELECT key AS q_name, sum(value::double precision) AS per_second
     FROM {workers}, json_each_text(CASE WHEN json_typeof(status -> 'rates') = 'object' THEN status -> 'rates' END)
@@ -48,6 +49,7 @@ SELECT q_name, coalesce(due - keyed + heads, 0), coalesce(keyed - heads, 0), coa
     paused_at, coalesce(per_second, 0)
 FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FULL JOIN {paused} USING (q_name)
     LEFT JOIN rates USING (q_name)
+WHERE $1 IS NULL OR q_name = $1
 ORDER BY q_name COLLATE \"C\"";
 
 /// Jobs with all that is known of them, by number. $1 queue or null, $2 job or null, $3 behind this job or null,

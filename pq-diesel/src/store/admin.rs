@@ -1,55 +1,42 @@
 //! Counting, listing, cancelling, pausing and moving jobs.
 
 use diesel::pg::PgConnection;
-use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
-use pq_core::store::{Admin, Counts};
-use pq_core::{Cancelled, EndedAs, Filter, JobId, JobState, JobStatus, Key, Listed, Overview, QueueName};
+use diesel::sql_types::{BigInt, Text};
+use pq_core::store::Admin;
+use pq_core::{Cancelled, Filter, JobId, JobRecord, JobState, QueueCounts, QueueName};
 
 use super::PgStore;
 use crate::Error;
 use crate::prepared::Value;
-use crate::rows::desk::{ListedRow, ListedSql, OverviewRow, OverviewSql, listed, overview};
-use crate::rows::nearest;
+use crate::rows::{CountsRow, CountsSql, JobRow, JobSql};
 
-/// How often a job that is between two tables is looked for.
-const LOOKS: usize = 3;
+/// How often a cancellation tries to find a job that moves between the queue and a lease meanwhile.
+const CANCEL_TRIES: usize = 3;
 
 impl Admin for PgStore {
-    fn counts(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<Counts, Error> {
-        type Numbers = (BigInt, BigInt, BigInt, BigInt, BigInt, BigInt, BigInt);
-        let values = [Value::Text(queue.as_str())];
-        let counted = self.statements.counts.with::<Numbers>(&values);
-        let (ready, scheduled, leased, dequeued, dead, cancelled, done): (i64, i64, i64, i64, i64, i64, i64) =
-            counted.get_result(conn).map_err(|e| self.error(e))?;
-        let number = |count: i64| count.max(0).unsigned_abs();
-        let mut counts = Counts::default();
-        (counts.ready, counts.scheduled, counts.leased) = (number(ready), number(scheduled), number(leased));
-        (counts.dead, counts.cancelled, counts.done) = (number(dead), number(cancelled), number(done));
-        counts.dequeued = number(dequeued);
-        Ok(counts)
+    fn counts(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<QueueCounts, Error> {
+        let counts = self.count(conn, Some(queue))?.pop();
+        Ok(counts.unwrap_or_else(|| QueueCounts::new(queue.clone())))
     }
 
-    fn overview(&self, conn: &mut PgConnection) -> Result<Vec<Overview>, Error> {
-        let rows: Vec<OverviewRow> =
-            self.statements.overview.with::<OverviewSql>(&[]).load(conn).map_err(|e| self.error(e))?;
-        Ok(rows.into_iter().filter_map(overview).collect())
+    fn overview(&self, conn: &mut PgConnection) -> Result<Vec<QueueCounts>, Error> {
+        self.count(conn, None)
     }
 
-    fn list(&self, conn: &mut PgConnection, filter: &Filter, count: usize) -> Result<Vec<Listed>, Error> {
-        let states: Vec<&str> = filter.states.iter().map(|state| JobState::as_str(*state)).collect();
+    fn list(&self, conn: &mut PgConnection, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, Error> {
+        let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
         let values = [
-            Value::OptionalText(filter.queue.as_ref().map(QueueName::as_str)),
+            Value::OptionalText(filter.queue.as_deref()),
             Value::OptionalBigInt(filter.id.map(|id| id.0)),
             Value::OptionalBigInt(filter.after.map(|id| id.0)),
-            Value::OptionalText(filter.serialization_key.as_ref().map(Key::as_str)),
+            Value::OptionalText(filter.serialization_key.as_deref()),
             Value::SomeTexts((!states.is_empty()).then_some(states)),
             Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)),
         ];
-        let rows: Vec<ListedRow> =
-            self.statements.list.with::<ListedSql>(&values).load(conn).map_err(|e| self.error(e))?;
-        Ok(rows.into_iter().filter_map(listed).collect())
+        let rows: Vec<JobRow> =
+            self.statements.list.with::<JobSql>(&values).load(conn).map_err(|e| self.error(e))?;
+        Ok(rows.into_iter().filter_map(JobRow::into_record).collect())
     }
 
     fn find(
@@ -57,53 +44,33 @@ impl Admin for PgStore {
         conn: &mut PgConnection,
         queue: &QueueName,
         id: JobId,
-    ) -> Result<Option<JobStatus>, Error> {
-        type Columns = (Text, Integer, Nullable<Timestamptz>, Nullable<Text>, Nullable<BigInt>);
-        type Row = (String, i32, Option<PgTimestamp>, Option<String>, Option<i64>);
-        let values = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
-        for _ in 0..LOOKS {
-            let row: Option<Row> = self.one::<Columns, _>(conn, &self.statements.find, &values)?;
-            let Some((place, attempt, schedule_at, error, lease)) = row else { return Ok(None) };
-            match (place.as_str(), lease) {
-                ("waiting", _) => {
-                    let schedule_at = schedule_at.map(nearest);
-                    return Ok(Some(JobStatus::Waiting { attempt, schedule_at, error }));
-                }
-                ("leased", Some(lease)) => return Ok(Some(JobStatus::Leased { lease, attempt })),
-                _ => {}
-            }
-            let all = [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled];
-            let found = self.list_archive(conn, queue, &all, None, Some(id), 1)?.pop();
-            if let Some(found) = found {
-                return Ok(Some(JobStatus::Ended(Box::new(found))));
-            }
-            // It was put back between the two statements.
-        }
-        Ok(None)
+    ) -> Result<Option<JobRecord>, Error> {
+        let filter = Filter { id: Some(id), ..Filter::queue(queue) };
+        Ok(self.list(conn, &filter, 1)?.pop())
     }
 
     fn cancel(&self, conn: &mut PgConnection, queue: &QueueName, id: JobId) -> Result<Cancelled, Error> {
-        let values = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
-        let mut answer = Cancelled::NotFound;
-        // A job that moves between the line and a lease meanwhile may be missed in both.
-        for _ in 0..LOOKS {
+        let waiting = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
+        let leased = [Value::BigInt(id.0), Value::Text(queue.as_str())];
+        for _ in 0..CANCEL_TRIES {
             let cancelled: Option<i64> =
-                self.one::<BigInt, _>(conn, &self.statements.cancel_waiting, &values)?;
+                self.one::<BigInt, _>(conn, &self.statements.cancel_waiting, &waiting)?;
             if cancelled.is_some() {
                 return Ok(Cancelled::Done);
             }
-            let turned = [Value::BigInt(id.0), Value::Text(queue.as_str())];
-            let told: Option<i64> = self.one::<BigInt, _>(conn, &self.statements.cancel_leased, &turned)?;
-            if told.is_some() {
+            let requested: Option<i64> =
+                self.one::<BigInt, _>(conn, &self.statements.cancel_leased, &leased)?;
+            if requested.is_some() {
                 return Ok(Cancelled::Asked);
             }
-            answer = match self.find(conn, queue, id)? {
-                Some(JobStatus::Waiting { .. }) => Cancelled::Held,
-                Some(JobStatus::Leased { .. }) => continue,
+            // A job that was taken or returned between the two statements may be missed by both.
+            match self.find(conn, queue, id)?.map(|job| job.state) {
+                Some(JobState::Running) => {}
+                Some(state) if !state.is_ended() => return Ok(Cancelled::Held),
                 _ => return Ok(Cancelled::NotFound),
-            };
+            }
         }
-        Ok(answer)
+        Ok(Cancelled::NotFound)
     }
 
     fn clear(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<u64, Error> {
@@ -134,5 +101,15 @@ impl Admin for PgStore {
         self.fast_path.forget_position(to);
         let moved = self.statements.transfer.with::<Text>(&values).execute(conn);
         moved.map(|count| count as u64).map_err(|e| self.error(e))
+    }
+}
+
+impl PgStore {
+    /// Counts the jobs of a queue, or of every queue.
+    fn count(&self, conn: &mut PgConnection, queue: Option<&QueueName>) -> Result<Vec<QueueCounts>, Error> {
+        let values = [Value::OptionalText(queue.map(QueueName::as_str))];
+        let rows: Vec<CountsRow> =
+            self.statements.overview.with::<CountsSql>(&values).load(conn).map_err(|e| self.error(e))?;
+        Ok(rows.into_iter().filter_map(CountsRow::into_counts).collect())
     }
 }

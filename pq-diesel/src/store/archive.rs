@@ -7,26 +7,35 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool};
 use pq_core::store::{Archive, Connect};
-use pq_core::{Ended, EndedAs, JobId, MaintenanceReport, QueueName, Retention, WorkerInfo};
+use pq_core::{JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention, WorkerInfo};
 
 use super::{PgStore, age_micros};
 use crate::Error;
 use crate::prepared::Value;
-use crate::rows::{EndedRow, EndedSql, ended};
+use crate::rows::{JobRow, JobSql};
 
-/// The most leases that one sweep returns, in one transaction.
-const LEASES: usize = 100;
+/// The most expired leases whose jobs one step of maintenance returns, in one transaction.
+const MAX_LEASES: usize = 100;
 
 impl Archive for PgStore {
     fn archived(
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
-        ended: EndedAs,
-        before: Option<&Ended>,
+        state: JobState,
+        before: Option<&JobRecord>,
         count: usize,
-    ) -> Result<Vec<Ended>, Error> {
-        self.list_archive(conn, queue, &[ended], before, None, count)
+    ) -> Result<Vec<JobRecord>, Error> {
+        let values = [
+            Value::Text(queue.as_str()),
+            Value::Text(state.as_str()),
+            Value::Instant(before.and_then(|job| job.ended_at)),
+            Value::OptionalBigInt(before.map(|job| job.id.0)),
+            Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)),
+        ];
+        let rows: Vec<JobRow> =
+            self.statements.archived.with::<JobSql>(&values).load(conn).map_err(|e| self.error(e))?;
+        Ok(rows.into_iter().filter_map(JobRow::into_record).collect())
     }
 
     fn requeue(
@@ -38,19 +47,19 @@ impl Archive for PgStore {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
         self.fast_path.forget_position(queue);
-        let revived = self.statements.revive.with::<BigInt>(&values).execute(conn);
-        revived.map(|count| count as u64).map_err(|e| self.error(e))
+        let requeued = self.statements.revive.with::<BigInt>(&values).execute(conn);
+        requeued.map(|count| count as u64).map_err(|e| self.error(e))
     }
 
     fn prune(
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
-        ended: EndedAs,
+        state: JobState,
         age: Duration,
     ) -> Result<u64, Error> {
         let values =
-            [Value::Text(queue.as_str()), Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];
+            [Value::Text(queue.as_str()), Value::Text(state.as_str()), Value::BigInt(age_micros(age))];
         let pruned = self.statements.prune.with::<BigInt>(&values).execute(conn);
         pruned.map(|count| count as u64).map_err(|e| self.error(e))
     }
@@ -61,59 +70,36 @@ impl Archive for PgStore {
         retention: &Retention,
     ) -> Result<Option<MaintenanceReport>, Error> {
         self.transaction(conn, |conn| {
-            // Each statement must see what was committed before it, whatever the session's default is. And a process
-            // that is put to sleep between two of them must not keep all others from sweeping for as long.
+            // A session's default may be a stricter isolation level, in which a statement does not see what was
+            // committed before it. A process that is suspended here would keep all others from maintenance, so its
+            // transaction must time out.
             conn.batch_execute(
                 "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout TO '5s'",
             )?;
-            let turn = self.statements.sweep_turn.with::<Bool>(&[]).get_result::<bool>(conn);
-            if !turn.map_err(|e| self.error(e))? {
+            let locked = self.statements.sweep_turn.with::<Bool>(&[]).get_result::<bool>(conn);
+            if !locked.map_err(|e| self.error(e))? {
                 return Ok(None);
             }
-            let mut swept = MaintenanceReport::default();
-            let most = [Value::BigInt(LEASES as i64)];
-            let over: Vec<i64> =
-                self.statements.sweep_over.with::<BigInt>(&most).load(conn).map_err(|e| self.error(e))?;
-            swept.more = over.len() == LEASES;
-            if !over.is_empty() {
-                let values = [Value::BigInts(over)];
+            let mut report = MaintenanceReport::default();
+            let limit = [Value::BigInt(MAX_LEASES as i64)];
+            let expired: Vec<i64> =
+                self.statements.sweep_over.with::<BigInt>(&limit).load(conn).map_err(|e| self.error(e))?;
+            report.more = expired.len() == MAX_LEASES;
+            if !expired.is_empty() {
+                let values = [Value::BigInts(expired)];
                 let returned = self.statements.sweep_expire.with::<BigInt>(&values).get_result::<i64>(conn);
-                swept.returned = returned.map_err(|e| self.error(e))?.max(0).unsigned_abs();
+                report.returned = returned.map_err(|e| self.error(e))?.max(0).unsigned_abs();
             }
             let forget = self.statements.sweep_forget.with::<BigInt>(&[]);
             forget.execute(conn).map_err(|e| self.error(e))?;
             self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER)?;
-            for ended in [EndedAs::Done, EndedAs::Dead, EndedAs::Cancelled] {
-                let Some(age) = retention.of(ended) else { continue };
-                let values = [Value::Text(ended.as_str()), Value::BigInt(age_micros(age))];
+            for state in JobState::ENDED {
+                let Some(age) = retention.of(state) else { continue };
+                let values = [Value::Text(state.as_str()), Value::BigInt(age_micros(age))];
                 let pruned = self.statements.prune_all.with::<BigInt>(&values).execute(conn);
-                swept.pruned += pruned.map_err(|e| self.error(e))? as u64;
+                report.pruned += pruned.map_err(|e| self.error(e))? as u64;
             }
-            Ok(Some(swept))
+            Ok(Some(report))
         })
-    }
-}
-
-impl PgStore {
-    pub(super) fn list_archive(
-        &self,
-        conn: &mut PgConnection,
-        queue: &QueueName,
-        outcomes: &[EndedAs],
-        before: Option<&Ended>,
-        id: Option<JobId>,
-        count: usize,
-    ) -> Result<Vec<Ended>, Error> {
-        let values = [
-            Value::Text(queue.as_str()),
-            Value::Texts(outcomes.iter().map(|ended| ended.as_str()).collect()),
-            Value::Instant(before.map(|job| job.ended_at)),
-            Value::OptionalBigInt(before.map(|job| job.id.0)),
-            Value::OptionalBigInt(id.map(|id| id.0)),
-            Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)),
-        ];
-        let list = self.statements.archived.with::<EndedSql>(&values);
-        let rows: Vec<EndedRow> = list.load(conn).map_err(|e| self.error(e))?;
-        Ok(rows.into_iter().map(|row| ended(queue, row)).collect())
     }
 }

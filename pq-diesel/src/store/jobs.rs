@@ -7,9 +7,9 @@ use std::time::Duration;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Text};
-use pq_core::store::{Connect, Jobs, Scan, Taken, Undecodable};
+use pq_core::store::{Accepted, Connect, Jobs, Scan, Taken, Undecodable};
 use pq_core::{
-    Claim, Extended, JobId, Key, NewJob, Outcome, Payload, Put, QueueName, RawJob, Settlement, WakeSignal,
+    Claim, Extended, JobId, Key, NewJob, Outcome, Payload, Put, QueueName, Settlement, WakeSignal,
 };
 
 use super::settle::{is_plain, is_whole};
@@ -48,7 +48,7 @@ impl Jobs for PgStore {
         self.take_for(conn, queue, TakeRequest { count, scan }, Owner::Transaction)
     }
 
-    fn retake(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
+    fn retake(&self, conn: &mut PgConnection, job: &Claim) -> Result<bool, Error> {
         self.take_again(conn, job)
     }
 
@@ -79,59 +79,59 @@ impl Jobs for PgStore {
         Ok(rows.into_iter().map(extended).collect())
     }
 
-    fn settle(&self, conn: &mut PgConnection, verdicts: &[Settlement<'_>]) -> Result<Vec<bool>, Error> {
+    fn settle(&self, conn: &mut PgConnection, settlements: &[Settlement<'_>]) -> Result<Accepted, Error> {
         let mut leased = BTreeMap::<i64, Vec<usize>>::new();
         let mut held = Vec::new();
-        for (position, verdict) in verdicts.iter().enumerate() {
-            match verdict.job.claim.lease() {
+        for (position, settlement) in settlements.iter().enumerate() {
+            match settlement.job.lease() {
                 Some(lease) => leased.entry(lease).or_default().push(position),
                 None => held.push(position),
             }
         }
-        let mut accepted = vec![false; verdicts.len()];
+        let mut accepted = vec![false; settlements.len()];
         if held.is_empty()
             && leased.len() == 1
             && let Some((lease, group)) = leased.first_key_value()
-            && is_whole(verdicts, group)
-            && is_plain(verdicts, group)
+            && is_whole(settlements, group)
+            && is_plain(settlements, group)
             && self.finish(conn, *lease)?
         {
             accepted.fill(true);
-            return Ok(accepted);
+            return Ok(Accepted::new(accepted));
         }
-        let settle = |conn: &mut PgConnection| -> Result<Vec<bool>, Error> {
-            self.settle_held(conn, verdicts, &held, &mut accepted)?;
-            self.settle_leased(conn, verdicts, leased, &mut accepted)?;
-            Ok(accepted)
+        let settle = |conn: &mut PgConnection| -> Result<Accepted, Error> {
+            self.settle_held(conn, settlements, &held, &mut accepted)?;
+            self.settle_leased(conn, settlements, leased, &mut accepted)?;
+            Ok(Accepted::new(accepted))
         };
-        // What takes more than one statement is one transaction all the same.
+        // These are several statements, which must take effect together.
         if depth(conn)? == 0 { self.transaction(conn, settle) } else { settle(conn) }
     }
 
     fn update(&self, conn: &mut PgConnection, claim: &Claim, payload: &Payload) -> Result<(), Error> {
         if let Some(lease) = claim.lease() {
             let values = [Value::BigInt(claim.id.0), Value::Text(payload.as_str()), Value::BigInt(lease)];
-            let stored: Option<i64> = self.one::<BigInt, _>(conn, &self.statements.update_leased, &values)?;
-            return stored.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
+            let updated: Option<i64> =
+                self.one::<BigInt, _>(conn, &self.statements.update_leased, &values)?;
+            return updated.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
         }
         let values = [Value::BigInt(claim.id.0), Value::BigInt(claim.token), Value::Text(payload.as_str())];
-        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.update, &values)?;
-        noted.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
+        let updated: Option<String> = self.one::<Text, _>(conn, &self.statements.update, &values)?;
+        updated.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
     }
 
-    fn give_back(&self, conn: &mut PgConnection, job: &RawJob) -> Result<(), Error> {
-        let refused = || match job.claim.lease() {
-            Some(_) => pq_core::Error::lease_lost(job.id),
-            None => pq_core::Error::not_yours(job.id),
+    fn give_back(&self, conn: &mut PgConnection, job: &Claim) -> Result<(), Error> {
+        let (accepted, refusal) = match job.lease() {
+            Some(_) => {
+                let settlement = Settlement { job, outcome: Outcome::GiveBack };
+                (self.settle(conn, &[settlement])?.all(), pq_core::Error::lease_lost(job.id))
+            }
+            None => (self.give_back_held(conn, job)?, pq_core::Error::not_yours(job.id)),
         };
-        let accepted = match job.claim.lease() {
-            Some(_) => self.settle(conn, &[Settlement { job, outcome: Outcome::GiveBack }])?.contains(&true),
-            None => self.return_held(conn, job)?,
-        };
-        if accepted { Ok(()) } else { Err(refused().into()) }
+        if accepted { Ok(()) } else { Err(refusal.into()) }
     }
 
-    /// One by one, for there may be many and each may be large.
+    /// Archives one job at a time, because there may be many large ones.
     fn move_to_dead(&self, conn: &mut PgConnection, jobs: &[Undecodable]) -> Result<(), Error> {
         for Undecodable { job, reason } in jobs {
             let reason = storable(reason);
@@ -162,7 +162,6 @@ impl Jobs for PgStore {
         queue: &QueueName,
         jobs: &mut dyn Iterator<Item = Result<NewJob, pq_core::Error>>,
     ) -> Result<u64, Error> {
-        // Until the commit, which knows of itself whether its outcome is known, nothing has happened.
         let count = self.with_connection(|conn| self.copy_all(conn, queue, jobs, self.own_trigger()))?;
         self.has_put(queue);
         Ok(count)

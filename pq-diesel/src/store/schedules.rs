@@ -10,7 +10,7 @@ use pq_core::{Cron, CronEntry};
 use super::PgStore;
 use crate::Error;
 use crate::prepared::Value;
-use crate::rows::desk::{CronRow, CronSql, cron};
+use crate::rows::{CronRow, CronSql};
 
 impl Schedules for PgStore {
     fn set_cron(
@@ -73,6 +73,6 @@ impl PgStore {
     pub(super) fn load_crons(&self, conn: &mut PgConnection, due: bool) -> Result<Vec<CronEntry>, Error> {
         let statement = if due { &self.statements.due_crons } else { &self.statements.crons };
         let rows: Vec<CronRow> = statement.with::<CronSql>(&[]).load(conn).map_err(|e| self.error(e))?;
-        Ok(rows.into_iter().filter_map(cron).collect())
+        Ok(rows.into_iter().filter_map(CronRow::into_entry).collect())
     }
 }

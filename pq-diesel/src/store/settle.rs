@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use pq_core::{Held, JobId, Key, Outcome, Payload, QueueName, RawJob, Settlement};
+use pq_core::{Claim, Held, JobId, Key, Outcome, Payload, QueueName, Settlement};
 
 use super::chunks::chunks;
 use super::{PgStore, micros, storable};
@@ -14,7 +14,7 @@ use crate::prepared::Value;
 
 /// A verdict on a job that a transaction has taken, as the statement takes it.
 struct Given<'a> {
-    job: &'a RawJob,
+    job: &'a Claim,
     attempt: i32,
     words: Words<'a>,
 }
@@ -116,7 +116,7 @@ impl PgStore {
             .copied()
             .filter(|position| {
                 let Settlement { job, outcome } = &verdicts[*position];
-                let claim = (job.id, job.claim.token);
+                let claim = (job.id, job.token);
                 match outcome {
                     Outcome::Complete => !over.contains(&claim),
                     _ => over.insert(claim),
@@ -142,13 +142,13 @@ impl PgStore {
     }
 
     /// Gives a job back that this transaction has taken, and counts the attempt; `false` where it does not hold it.
-    pub(super) fn return_held(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
+    pub(super) fn give_back_held(&self, conn: &mut PgConnection, job: &Claim) -> Result<bool, Error> {
         let given = [Given { job, attempt: job.attempt, words: Words::of(&Outcome::GiveBack) }];
         Ok(!self.end_held(conn, &given)?.is_empty())
     }
 
     /// Some of these may be in the line again, before the place where takes of their queue look next.
-    fn come_back<'v>(&self, jobs: impl Iterator<Item = (&'v RawJob, &'v Words<'v>)>) {
+    fn come_back<'v>(&self, jobs: impl Iterator<Item = (&'v Claim, &'v Words<'v>)>) {
         let queues: HashSet<&QueueName> =
             jobs.filter(|(_, words)| words.puts_back()).map(|(job, _)| &job.queue).collect();
         queues.into_iter().for_each(|queue| self.fast_path.forget_position(queue));
@@ -170,7 +170,7 @@ impl PgStore {
         let words = || given.iter().map(|given| &given.words);
         let values = [
             Value::BigInts(job().map(|job| job.id.0).collect()),
-            Value::BigInts(job().map(|job| job.claim.token).collect()),
+            Value::BigInts(job().map(|job| job.token).collect()),
             Value::Texts(words().map(|words| words.verdict).collect()),
             Value::Texts(job().map(|job| job.payload.as_str()).collect()),
             Value::Texts(job().map(|job| job.queue.as_str()).collect()),
@@ -196,7 +196,7 @@ impl PgStore {
 /// Whether the verdicts at these positions are on all jobs of their lease.
 pub(super) fn is_whole(verdicts: &[Settlement<'_>], group: &[usize]) -> bool {
     let Some(first) = group.first() else { return false };
-    let Held::Lease { jobs } = verdicts[*first].job.claim.held else { return false };
+    let Held::Lease { jobs } = verdicts[*first].job.held else { return false };
     // They are in order, mostly, and then this is quicker than a set.
     let mut ids: Vec<JobId> = group.iter().map(|position| verdicts[*position].job.id).collect();
     ids.sort_unstable();

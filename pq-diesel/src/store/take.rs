@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_core::{Key, QueueName, RawJob, Scan, Taken};
+use pq_core::{Claim, Key, QueueName, Scan, Taken};
 
 use super::{PgStore, micros};
 use crate::prepared::Value;
-use crate::rows::{Found, TakenRow, TakenSql, found};
+use crate::rows::{TakeResult, TakeRow, TakeSql};
 use crate::statements::Sized;
 use crate::table::notified_channels;
 use crate::{Error, Notify};
@@ -85,12 +85,12 @@ impl PgStore {
     }
 
     /// Takes a job for the transaction that has just given it back. Returns `false` if the job is not as it was.
-    pub(super) fn take_again(&self, conn: &mut PgConnection, job: &RawJob) -> Result<bool, Error> {
+    pub(super) fn take_again(&self, conn: &mut PgConnection, job: &Claim) -> Result<bool, Error> {
         let values = [
             Value::BigInt(job.id.0),
             Value::Text(job.queue.as_str()),
             Value::Integer(job.attempt - 1),
-            Value::BigInt(job.claim.token),
+            Value::BigInt(job.token),
         ];
         let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.retake, &values)?;
         if noted.is_some() {
@@ -126,12 +126,12 @@ impl PgStore {
             return Ok(taken);
         }
         let scan_begun = Instant::now();
-        let (mut result, mut raced) = (Found::default(), false);
+        let (mut result, mut raced) = (TakeResult::default(), false);
         for (level, statement) in statements.iter().enumerate().skip(first) {
             let begun = Instant::now();
             result = self.take_at_level(conn, statement, queue, request, owner)?;
             raced |= result.raced;
-            if !result.other {
+            if !result.falls_back {
                 if level > first {
                     self.fallback_levels.note(queue, level, begun.elapsed());
                 }
@@ -160,18 +160,18 @@ impl PgStore {
         queue: &QueueName,
         request: TakeRequest,
         owner: Owner,
-    ) -> Result<Found, Error> {
+    ) -> Result<TakeResult, Error> {
         let (statement, is_in_text) = statement.of(request.count);
         let mut values = vec![Value::Text(queue.as_str())];
         values.extend(request.limit(is_in_text));
         if let Owner::Lease(length) = owner {
             values.push(Value::BigInt(micros(length)));
         }
-        let (mut result, mut raced) = (Found::default(), false);
+        let (mut result, mut raced) = (TakeResult::default(), false);
         for _ in 0..MAX_RACES {
-            let rows: Vec<TakenRow> =
-                statement.with::<TakenSql>(&values).load(conn).map_err(|e| self.error(e))?;
-            result = found(queue, rows, matches!(owner, Owner::Lease(_)));
+            let rows: Vec<TakeRow> =
+                statement.with::<TakeSql>(&values).load(conn).map_err(|e| self.error(e))?;
+            result = TakeResult::new(queue, rows, matches!(owner, Owner::Lease(_)));
             raced |= result.raced;
             if !result.raced || !result.jobs.is_empty() {
                 break;
@@ -180,11 +180,11 @@ impl PgStore {
             // finds may be a long one. Other takes could not have those keys for as long. With `Scan::Resume` the
             // caller comes back at once, in a transaction without locks.
             if matches!(owner, Owner::Transaction) && request.scan == Scan::Resume {
-                (result.other, result.next_due) = (false, Some(Duration::ZERO));
+                (result.falls_back, result.next_due) = (false, Some(Duration::ZERO));
                 break;
             }
         }
-        Ok(Found { raced, ..result })
+        Ok(TakeResult { raced, ..result })
     }
 
     /// Releases the keys of jobs whose take has committed. The jobs are the caller's already, so a failure is only
@@ -193,13 +193,13 @@ impl PgStore {
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
-        jobs: &[RawJob],
+        jobs: &[Claim],
     ) {
         warn_unreleased(queue, self.release_keys(conn, queue, jobs));
     }
 
     /// Releases the keys of jobs that were taken without a lease.
-    fn release_keys(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[RawJob]) -> Result<(), Error> {
+    fn release_keys(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[Claim]) -> Result<(), Error> {
         self.release_unique_keys(conn, queue, jobs)?;
         if jobs.iter().any(|job| job.serialization_key.is_some()) {
             // The commit frees the serialization key. After a rollback polling finds the job.
@@ -214,7 +214,7 @@ impl PgStore {
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
-        jobs: &[RawJob],
+        jobs: &[Claim],
     ) -> Result<(), Error> {
         let with_key: Vec<(&Key, i64)> =
             jobs.iter().filter_map(|job| Some((job.unique_key.as_ref()?, job.id.0))).collect();

@@ -11,7 +11,7 @@ use pq_core::{Heartbeat, HeartbeatReply, QueueName, StopMode, WorkerId, WorkerIn
 use super::{PgStore, micros};
 use crate::Error;
 use crate::prepared::Value;
-use crate::rows::desk::{BeatRow, BeatSql, WorkerRow, WorkerSql, worker};
+use crate::rows::{HeartbeatRow, HeartbeatSql, WorkerRow, WorkerSql};
 
 impl Workers for PgStore {
     fn heartbeat(&self, conn: &mut PgConnection, beat: &Heartbeat) -> Result<HeartbeatReply, Error> {
@@ -26,9 +26,9 @@ impl Workers for PgStore {
             Value::Integer(i32::try_from(beat.threads).unwrap_or(i32::MAX)),
             Value::Text(&status),
         ];
-        let (id, stop): BeatRow =
-            self.statements.beat.with::<BeatSql>(&values).get_result(conn).map_err(|e| self.error(e))?;
-        Ok(HeartbeatReply { worker: WorkerId(id), stop: stop.and_then(|mode| mode.parse().ok()) })
+        let row: HeartbeatRow =
+            self.statements.beat.with::<HeartbeatSql>(&values).get_result(conn).map_err(|e| self.error(e))?;
+        Ok(row.into_reply())
     }
 
     fn deregister(&self, conn: &mut PgConnection, worker: WorkerId) -> Result<(), Error> {
@@ -39,7 +39,7 @@ impl Workers for PgStore {
     fn workers(&self, conn: &mut PgConnection) -> Result<Vec<WorkerInfo>, Error> {
         let rows: Vec<WorkerRow> =
             self.statements.workers.with::<WorkerSql>(&[]).load(conn).map_err(|e| self.error(e))?;
-        Ok(rows.into_iter().map(worker).collect())
+        Ok(rows.into_iter().map(WorkerRow::into_info).collect())
     }
 
     fn stop_worker(&self, conn: &mut PgConnection, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {

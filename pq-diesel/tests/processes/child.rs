@@ -61,7 +61,7 @@ fn effect(conn: &mut PgConnection, job: i64, attempt: i32) -> QueryResult<()> {
         .map(drop)
 }
 
-fn act(conn: &mut PgConnection, step: Step, job: &pq_diesel::RawJob) -> QueryResult<()> {
+fn act(conn: &mut PgConnection, step: Step, job: &pq_diesel::Claim) -> QueryResult<()> {
     let first = job.attempt == 1;
     // A transaction that is killed leaves no attempt, so its next one is the first again. It runs in the parent, which
     // has no role and must not kill itself.

@@ -15,7 +15,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer};
 use pq_core::store::Archive;
-use pq_diesel::{Backoff, Control, EndedAs, Pq, StopMode, Worker};
+use pq_diesel::{Backoff, Control, JobState, Pq, StopMode, Worker};
 use pq_testing::{Database, Kind, Options, Server, Stop};
 
 /// Not a test: the entry point of the child processes.
@@ -153,7 +153,7 @@ fn a_job_that_kills_its_process_is_attempted_up_to_its_maximum() -> Outcome {
         child.kill()?;
     }
     assert_eq!(effects(&database)?, BTreeMap::from([(id.0, vec![1, 2, 3])]));
-    let dead = queue.archived(EndedAs::Dead, None, 2)?;
+    let dead = queue.archived(JobState::Dead, None, 2)?;
     assert!(dead[0].error.as_ref().is_some_and(|error| error.contains("3 attempts")), "{dead:?}");
     Ok(())
 }
@@ -347,7 +347,7 @@ fn ten_thousand_failing_jobs_use_all_attempts_and_never_run_early() -> Outcome {
         assert_eq!(attempts.len(), 3);
         assert!(attempts.windows(2).all(|pair| pair[1] - pair[0] >= DELAY), "an attempt was early");
     }
-    let dead = pq.queue::<()>("work")?.archived(EndedAs::Dead, None, JOBS)?;
+    let dead = pq.queue::<()>("work")?.archived(JobState::Dead, None, JOBS)?;
     assert!(dead.iter().all(|dead| dead.attempt == 3 && dead.error.as_deref() == Some("on purpose")));
     Ok(())
 }
@@ -370,7 +370,7 @@ fn stopping_under_load_loses_no_job_and_repeats_none() -> Outcome {
                 working.join().map_err(|_| "the worker panicked")??;
                 Ok(())
             })?;
-            assert_eq!(queue.counts()?.leased, 0, "the worker kept jobs");
+            assert_eq!(queue.counts()?.running, 0, "the worker kept jobs");
         }
         let worker = Worker::new(&pq).threads(4).serve(child::handler(&pq, transactional)?);
         worker.control().stop(StopMode::Drain);
@@ -413,7 +413,7 @@ fn maintenance_never_overwrites_an_outcome() -> Outcome {
                 .is_ok();
             let mut back = 0;
             let started = Instant::now();
-            while queue.counts()?.leased > 0 {
+            while queue.counts()?.running > 0 {
                 assert!(started.elapsed() < PATIENCE);
             }
             while let Some(job) = queue.get(pq_diesel::Wait::No)? {

@@ -160,7 +160,7 @@ impl Run {
     fn depth(&self) -> Result<Depth, Error> {
         if let [queue] = self.queues.as_slice() {
             let counts = queue.counts()?;
-            return Ok(Depth { ready: counts.ready, running: counts.leased, scheduled: counts.scheduled });
+            return Ok(Depth { ready: counts.due(), running: counts.running, scheduled: counts.scheduled });
         }
         let mut all = Depth::default();
         for queue in self.pq.overview()? {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pq_core::store::{Connect, Jobs};
-use pq_diesel::{EndedAs, Error, JobId, Pq, Queue, Retention, Wait};
+use pq_diesel::{Error, JobId, JobState, Pq, Queue, Retention, Wait};
 
 use super::payload::Payload;
 
@@ -76,7 +76,8 @@ pub(super) fn take_remaining(queue: &Queue<Payload>) -> Result<(), Error> {
 fn requeue_dead(queue: &Queue<Payload>) -> Result<u64, Error> {
     let mut back = 0;
     loop {
-        let dead: Vec<JobId> = queue.archived(EndedAs::Dead, None, 1_000)?.iter().map(|job| job.id).collect();
+        let dead: Vec<JobId> =
+            queue.archived(JobState::Dead, None, 1_000)?.iter().map(|job| job.id).collect();
         let some = if dead.is_empty() { 0 } else { queue.retry_many(&dead)? };
         if some == 0 {
             return Ok(back);
@@ -106,10 +107,10 @@ mod tests {
             let jobs = pq
                 .transaction(|conn| store.lease(conn, queue.name(), settled.max(1), an_hour, Scan::Full))?
                 .jobs;
-            leases.record(jobs.first().and_then(|job| job.claim.lease()));
+            leases.record(jobs.first().and_then(|job| job.lease()));
             for job in &jobs[..settled] {
                 let verdict = Settlement { job, outcome: Outcome::Complete };
-                pq.transaction(|conn| store.settle(conn, &[verdict]))?;
+                assert!(pq.transaction(|conn| store.settle(conn, &[verdict]))?.all());
             }
         }
         pq.queue::<i64>("bench")?.put(&7)?;

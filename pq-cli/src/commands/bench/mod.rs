@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use pq_diesel::{Counts, Pq};
+use pq_diesel::{Pq, QueueCounts};
 
 use self::cleanup::Leases;
 use self::payload::Payload;
@@ -56,7 +56,7 @@ impl Bench {
         let pq = global.connect_with(self.threads + 2)?;
         let queue = pq.queue::<Payload>(&name)?.with_cancellation_token(&stop);
         let found = queue.counts()?;
-        if found != Counts::default() {
+        if found.total() > 0 {
             return Err(Failure::Usage(format!(
                 "cannot use the queue {name:?}: it is not empty ({}); omit the name to use a queue of the bench's own",
                 describe_counts(&found)
@@ -121,11 +121,12 @@ fn clear(pq: &Pq, name: &str, leases: &Leases) -> Result<(), Failure> {
     Ok(())
 }
 
-fn describe_counts(counts: &Counts) -> String {
+fn describe_counts(counts: &QueueCounts) -> String {
     let all = [
         (counts.ready, "ready"),
+        (counts.blocked, "blocked"),
         (counts.scheduled, "scheduled"),
-        (counts.leased, "leased"),
+        (counts.running, "running"),
         (counts.dequeued, "dequeued by the Python pq"),
         (counts.dead, "dead"),
         (counts.cancelled, "cancelled"),

@@ -210,7 +210,7 @@ impl Runner<'_> {
         let leases = self.leases.clone();
         let handler: Handler = match leased {
             true => self.queue.leased(move |_, job| {
-                leases.record(job.claim.lease());
+                leases.record(job.lease());
                 work();
                 Ok::<_, Failure>(())
             }),

@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use pq_diesel::{Ended, EndedAs, Error, Overview, Pq, QueueName, WorkerInfo};
+use pq_diesel::{Error, JobRecord, JobState, Pq, QueueCounts, QueueName, WorkerInfo};
 
 use super::action::Action;
 use crate::failure::Failure;
@@ -24,7 +24,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Snapshot {
     /// Time of the poll by the server's clock.
     pub(super) at: DateTime<Utc>,
-    pub(super) queues: Vec<Overview>,
+    pub(super) queues: Vec<QueueCounts>,
     pub(super) workers: Vec<WorkerInfo>,
     pub(super) dead: DeadJobs,
 }
@@ -33,14 +33,14 @@ pub(super) struct Snapshot {
 #[derive(Clone, Debug, Default)]
 pub(super) struct DeadJobs {
     pub(super) of: Option<QueueName>,
-    pub(super) jobs: Vec<Ended>,
+    pub(super) jobs: Vec<JobRecord>,
 }
 
 impl Snapshot {
     /// Reads queues and workers, and the dead jobs of the queue that `choose` returns.
     pub(super) fn read(
         pq: &Pq,
-        choose: impl FnOnce(&[Overview]) -> Option<QueueName>,
+        choose: impl FnOnce(&[QueueCounts]) -> Option<QueueName>,
     ) -> Result<Self, Error> {
         let queues = pq.overview()?;
         let dead = DeadJobs::read(pq, choose(&queues))?;
@@ -51,7 +51,7 @@ impl Snapshot {
 impl DeadJobs {
     fn read(pq: &Pq, of: Option<QueueName>) -> Result<Self, Error> {
         let jobs = match &of {
-            Some(name) => pq.queue::<()>(name.as_str())?.archived(EndedAs::Dead, None, DEAD_LIMIT)?,
+            Some(name) => pq.queue::<()>(name.as_str())?.archived(JobState::Dead, None, DEAD_LIMIT)?,
             None => Vec::new(),
         };
         Ok(Self { of, jobs })

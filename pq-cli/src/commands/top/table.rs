@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use pq_diesel::{Ended, Overview, Running, WorkerInfo};
+use pq_diesel::{JobRecord, QueueCounts, Running, WorkerInfo};
 
 use super::layout;
 use super::poller::{DEAD_LIMIT, Snapshot};
@@ -164,13 +164,13 @@ pub(super) fn running(snapshot: &Snapshot) -> Vec<(&WorkerInfo, &Running)> {
 pub(super) fn totals(snapshot: &Snapshot) -> String {
     let count =
         |count: u64, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
-    let sum = |of: fn(&Overview) -> u64| snapshot.queues.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&QueueCounts) -> u64| snapshot.queues.iter().map(of).sum::<u64>();
     // `sum` of no `f64` is -0.0, which is printed with its sign.
     let rate = snapshot.queues.iter().fold(0.0, |sum, queue| sum + queue.per_second);
     [
         count(snapshot.queues.len() as u64, "queue", "queues"),
         count(snapshot.workers.len() as u64, "worker", "workers"),
-        format!("{} waiting", sum(Overview::waiting)),
+        format!("{} waiting", sum(QueueCounts::waiting)),
         format!("{} dead", sum(|queue| queue.dead)),
         format!("{rate:.1}/s"),
     ]
@@ -194,7 +194,7 @@ pub(super) fn plain(snapshot: &Snapshot) -> String {
     parts.join("\n\n")
 }
 
-fn queue_row(queue: &Overview, snapshot: &Snapshot) -> Row {
+fn queue_row(queue: &QueueCounts, snapshot: &Snapshot) -> Row {
     let paused = queue.paused_at.map(|at| ago(snapshot, at));
     let tone = match (queue.dead > 0, paused.is_some()) {
         (true, _) => Tone::Alert,
@@ -254,11 +254,11 @@ fn running_row(worker: &WorkerInfo, job: &Running) -> Row {
     Row { cells, tone: Tone::Plain }
 }
 
-fn dead_row(job: &Ended, snapshot: &Snapshot) -> Row {
+fn dead_row(job: &JobRecord, snapshot: &Snapshot) -> Row {
     let cells = vec![
         job.id.to_string(),
         job.attempt.to_string(),
-        format!("{} ago", ago(snapshot, job.ended_at)),
+        job.ended_at.map(|at| format!("{} ago", ago(snapshot, at))).unwrap_or_default(),
         output::escape(job.error.as_deref().unwrap_or_default()),
         output::escape(&job_output::preview(job.payload.as_str())),
     ];

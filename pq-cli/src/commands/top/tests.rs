@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use pq_core::Payload;
-use pq_diesel::{Ended, EndedAs, JobId, Overview, QueueName, Status, StopMode, WorkerId, WorkerInfo};
+use pq_diesel::{JobId, JobRecord, JobState, QueueCounts, QueueName, Status, StopMode, WorkerId, WorkerInfo};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
@@ -37,8 +37,8 @@ fn empty() -> Snapshot {
     Snapshot { at: at(), queues: Vec::new(), workers: Vec::new(), dead: DeadJobs::default() }
 }
 
-fn queue(of: &str, ready: u64, dead: u64) -> Overview {
-    let mut queue = Overview::of(name(of));
+fn queue(of: &str, ready: u64, dead: u64) -> QueueCounts {
+    let mut queue = QueueCounts::new(name(of));
     (queue.ready, queue.dead, queue.per_second) = (ready, dead, 12.34);
     queue.oldest = (ready > 0).then_some(Duration::from_secs(4_000));
     queue
@@ -66,8 +66,8 @@ fn worker(id: i64, running: &serde_json::Value) -> WorkerInfo {
     }
 }
 
-fn dead(id: i64, error: &str) -> Ended {
-    Ended {
+fn dead(id: i64, error: &str) -> JobRecord {
+    JobRecord {
         id: JobId(id),
         queue: name(HOSTILE),
         payload: Payload::from_stored("{\n \"to\": \"\u{9b}31mx\" }".to_owned()),
@@ -78,10 +78,11 @@ fn dead(id: i64, error: &str) -> Ended {
         attempt: 3,
         serialization_key: None,
         unique_key: None,
-        ended_as: EndedAs::Dead,
+        state: JobState::Dead,
         error: Some(error.to_owned()),
         result: None,
-        ended_at: at() - Duration::from_secs(90),
+        lease_until: None,
+        ended_at: Some(at() - Duration::from_secs(90)),
     }
 }
 

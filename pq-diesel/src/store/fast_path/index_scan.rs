@@ -8,7 +8,7 @@ use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable};
-use pq_core::{QueueName, RawJob, Scan, Taken};
+use pq_core::{Claim, QueueName, Scan, Taken};
 
 use super::super::take::{Owner, TakeRequest};
 use super::super::{PgStore, micros};
@@ -19,7 +19,7 @@ use super::sort_key::SortKey;
 use crate::Error;
 use crate::prepared::Value;
 use crate::rows::span;
-use crate::rows::walk::{LeasedSql, TakenSql, leased, taken};
+use crate::rows::{LeaseRow, LeaseSql, ScannedRow, ScannedSql};
 use crate::statements::{Sized, Walks};
 
 /// Gives each take in a transaction a token. No two takes of one transaction have the same.
@@ -110,7 +110,7 @@ fn scan(
     owner: Owner,
     after: Option<SortKey>,
     end: Option<RangeEnd>,
-) -> Result<Vec<RawJob>, Error> {
+) -> Result<Vec<Claim>, Error> {
     let statements = statements(store, owner);
     let (statement, end) = match end {
         None if after.is_none() => (&statements.from_start, None),
@@ -139,7 +139,7 @@ fn execute(
     request: TakeRequest,
     owner: Owner,
     bounds: Vec<Value<'_>>,
-) -> Result<Vec<RawJob>, Error> {
+) -> Result<Vec<Claim>, Error> {
     let (statement, is_in_text) = statement.of(request.count);
     let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
     let owned_by = match owner {
@@ -151,13 +151,14 @@ fn execute(
     values.extend(owned_by.map(Value::BigInt).into_iter().chain(bounds).chain(request.limit(is_in_text)));
     let jobs = match owner {
         Owner::Lease(_) => {
-            let row = statement.with::<LeasedSql>(&values).get_result(conn).optional();
-            row.map(|row| row.map_or_else(Vec::new, |row| leased(queue, row)))
+            let row = statement.with::<LeaseSql>(&values).get_result::<LeaseRow>(conn).optional();
+            row.map(|row| row.map_or_else(Vec::new, |row| row.claims(queue)))
         }
         // Rows are read one by one from the result, because a list of wide rows in between is most of the work.
         Owner::Caller | Owner::Transaction => {
-            let rows = statement.with::<TakenSql>(&values);
-            rows.load_iter::<_, DefaultLoadingMode>(conn).and_then(|rows| taken(queue, token, rows))
+            let rows = statement.with::<ScannedSql>(&values);
+            rows.load_iter::<ScannedRow, DefaultLoadingMode>(conn)
+                .and_then(|rows| ScannedRow::claims(queue, token, rows))
         }
     };
     jobs.map_err(|e| store.error(e))

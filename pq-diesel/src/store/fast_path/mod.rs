@@ -25,7 +25,7 @@ mod sort_key;
 use std::borrow::Borrow;
 use std::time::Instant;
 
-use pq_core::{NewJob, QueueName, RawJob};
+use pq_core::{Claim, NewJob, QueueName};
 
 use self::scan_planner::{Plan, ScanPlanner};
 use self::sort_key::SortKey;
@@ -45,7 +45,7 @@ impl FastPath {
     pub(super) fn note_full_scan(
         &self,
         queue: &QueueName,
-        jobs: &[RawJob],
+        jobs: &[Claim],
         request: TakeRequest,
         begun: Instant,
     ) {

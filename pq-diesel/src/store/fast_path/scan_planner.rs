@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pq_core::{NewJob, QueueName, RawJob};
+use pq_core::{Claim, NewJob, QueueName};
 
 use super::scan_checkpoints::KeyRange;
 use super::scan_state::ScanState;
@@ -41,7 +41,7 @@ impl ScanPlanner {
     }
 
     /// Notes a take that began at `begun`, wanted `wanted` jobs and took `jobs`.
-    pub(super) fn note(&self, queue: &QueueName, plan: Plan, jobs: &[RawJob], wanted: usize, begun: Instant) {
+    pub(super) fn note(&self, queue: &QueueName, plan: Plan, jobs: &[Claim], wanted: usize, begun: Instant) {
         let now = Instant::now();
         let mut states = self.lock();
         if let Some(state) = states.get_mut(queue) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pq_core::RawJob;
+use pq_core::Claim;
 
 use super::scan_checkpoints::ScanCheckpoints;
 use super::scan_costs::{self, ScanCosts};
@@ -123,7 +123,7 @@ impl ScanState {
     }
 
     /// Notes a take that began at `begun`, wanted `wanted` jobs and took `jobs`.
-    pub(super) fn note(&mut self, plan: Plan, jobs: &[RawJob], wanted: usize, begun: Instant, now: Instant) {
+    pub(super) fn note(&mut self, plan: Plan, jobs: &[Claim], wanted: usize, begun: Instant, now: Instant) {
         self.last_take = now;
         let micros = i64::try_from(now.saturating_duration_since(begun).as_micros()).unwrap_or(i64::MAX);
         let cost = micros - Self::COST_OF_JOB * i64::try_from(jobs.len()).unwrap_or(i64::MAX);

@@ -1,14 +1,18 @@
 //! Which way takes go, by a clock that only tests move.
 
 use chrono::{DateTime, Utc};
-use pq_core::{Claim, Held, JobId, NewJob, Payload, QueueName, When};
+use pq_core::{Claim, Held, JobId, JobRecord, JobState, NewJob, Payload, QueueName, When};
 
 use super::super::scan_planner::ScanPlanner;
 use super::*;
 
-fn jobs(last: i64) -> Vec<RawJob> {
-    let claim = Claim { id: JobId(last), token: 1, held: Held::Transaction };
-    vec![RawJob {
+fn jobs(last: i64) -> Vec<Claim> {
+    let record = JobRecord {
+        state: JobState::Running,
+        error: None,
+        result: None,
+        lease_until: None,
+        ended_at: None,
         id: JobId(last),
         queue: QueueName::new("q").expect("a name"),
         payload: Payload::from_stored("1".to_owned()),
@@ -19,8 +23,8 @@ fn jobs(last: i64) -> Vec<RawJob> {
         attempt: 1,
         serialization_key: None,
         unique_key: None,
-        claim,
-    }]
+    };
+    vec![Claim { record, token: 1, held: Held::Transaction }]
 }
 
 const MS: Duration = Duration::from_millis(1);

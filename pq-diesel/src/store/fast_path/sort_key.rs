@@ -1,7 +1,7 @@
 //! Positions in the order in which jobs are taken.
 
 use chrono::{DateTime, Utc};
-use pq_core::{NewJob, RawJob};
+use pq_core::{Claim, NewJob};
 
 use crate::rows::since_epoch;
 
@@ -19,7 +19,7 @@ impl SortKey {
     pub(super) const FIRST: Self = Self { neg_priority: i64::MIN, expected_at: i64::MIN, id: i64::MIN };
 
     /// Returns the key of a job, unless its time has no exact number here.
-    pub(super) fn of(job: &RawJob) -> Option<Self> {
+    pub(super) fn of(job: &Claim) -> Option<Self> {
         let expected_at = match job.expected_at {
             None => i64::MAX,
             Some(at) if at == DateTime::<Utc>::MIN_UTC || at == DateTime::<Utc>::MAX_UTC => return None,

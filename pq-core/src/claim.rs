@@ -1,0 +1,55 @@
+//! A taken job and the proof that it is held.
+
+use std::ops::Deref;
+
+use crate::{JobId, JobRecord};
+
+/// A taken job: its record, and the token that proves that its holder may settle it.
+///
+/// It dereferences to the record, so that `claim.id` and `claim.priority` work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The job, as the take found it. Its attempt counts this take.
+    pub record: JobRecord,
+    /// The store's fencing token. It distinguishes this take from every other take of the same job.
+    pub token: i64,
+    /// What holds the job.
+    pub held: Held,
+}
+
+impl Claim {
+    /// Returns the token of the lease, if the job is held under one.
+    #[must_use]
+    pub fn lease(&self) -> Option<i64> {
+        matches!(self.held, Held::Lease { .. }).then_some(self.token)
+    }
+}
+
+impl Deref for Claim {
+    type Target = JobRecord;
+
+    fn deref(&self) -> &JobRecord {
+        &self.record
+    }
+}
+
+/// What holds a taken job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Held {
+    /// The transaction that took it.
+    Transaction,
+    /// A lease, whose token is that of the claim.
+    Lease {
+        /// How many jobs were taken under it.
+        jobs: u32,
+    },
+}
+
+/// A lease that was extended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extended {
+    /// The token of the lease.
+    pub lease: i64,
+    /// The jobs of the lease whose cancellation was requested.
+    pub cancelled: Vec<JobId>,
+}

@@ -1,0 +1,45 @@
+//! Rows of a queue's counts.
+
+use diesel::pg::data_types::PgTimestamp;
+use diesel::sql_types::{BigInt, Double, Nullable, Text, Timestamptz};
+use pq_core::{QueueCounts, QueueName};
+
+use super::{nearest, span};
+
+row! {
+    /// The counts of one queue.
+    CountsRow, CountsSql {
+        queue: String => Text,
+        ready: i64 => BigInt,
+        blocked: i64 => BigInt,
+        scheduled: i64 => BigInt,
+        running: i64 => BigInt,
+        dequeued: i64 => BigInt,
+        dead: i64 => BigInt,
+        cancelled: i64 => BigInt,
+        done: i64 => BigInt,
+        oldest: Option<i64> => Nullable<BigInt>,
+        paused_at: Option<PgTimestamp> => Nullable<Timestamptz>,
+        per_second: f64 => Double,
+    }
+}
+
+impl CountsRow {
+    /// Returns the counts, or `None` if another program put jobs into a queue whose name pq does not allow.
+    pub(crate) fn into_counts(self) -> Option<QueueCounts> {
+        let number = |count: i64| count.max(0).unsigned_abs();
+        let mut counts = QueueCounts::new(QueueName::new(self.queue).ok()?);
+        counts.ready = number(self.ready);
+        counts.blocked = number(self.blocked);
+        counts.scheduled = number(self.scheduled);
+        counts.running = number(self.running);
+        counts.dequeued = number(self.dequeued);
+        counts.dead = number(self.dead);
+        counts.cancelled = number(self.cancelled);
+        counts.done = number(self.done);
+        counts.oldest = self.oldest.map(span);
+        counts.paused_at = self.paused_at.map(nearest);
+        counts.per_second = self.per_second;
+        Some(counts)
+    }
+}

@@ -1,0 +1,79 @@
+//! Rows of a take by the general statements.
+
+use std::time::Duration;
+
+use diesel::pg::data_types::PgTimestamp;
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
+use pq_core::{Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName};
+
+use super::{expected, nearest, sort, span};
+
+row! {
+    /// A taken job. If nothing was taken, the only row has no job, and says why.
+    TakeRow, TakeSql {
+        id: Option<i64> => Nullable<BigInt>,
+        payload: Option<String> => Nullable<Text>,
+        enqueued_at: Option<PgTimestamp> => Nullable<Timestamptz>,
+        schedule_at: Option<PgTimestamp> => Nullable<Timestamptz>,
+        expected_at: Option<PgTimestamp> => Nullable<Timestamptz>,
+        priority: Option<i32> => Nullable<Integer>,
+        attempt: Option<i32> => Nullable<Integer>,
+        serialization_key: Option<String> => Nullable<Text>,
+        unique_key: Option<String> => Nullable<Text>,
+        token: Option<i64> => Nullable<BigInt>,
+        next_due: Option<i64> => Nullable<BigInt>,
+        raced: bool => Bool,
+        falls_back: bool => Bool,
+    }
+}
+
+/// The result of one statement.
+#[derive(Default)]
+pub(crate) struct TakeResult {
+    /// The jobs, in the order of the queue.
+    pub(crate) jobs: Vec<Claim>,
+    /// Without jobs: how long it takes until the next one is due.
+    pub(crate) next_due: Option<Duration>,
+    /// Whether something was locked in vain: a row that the statement could not see, or a key whose job was gone.
+    pub(crate) raced: bool,
+    /// Whether the queue needs the statement of the next fallback level.
+    pub(crate) falls_back: bool,
+}
+
+impl TakeResult {
+    pub(crate) fn new(queue: &QueueName, rows: Vec<TakeRow>, leased: bool) -> Self {
+        let mut result = Self::default();
+        let held = match leased {
+            true => Held::Lease { jobs: u32::try_from(rows.len()).unwrap_or(u32::MAX) },
+            false => Held::Transaction,
+        };
+        for row in rows {
+            result.raced = row.raced;
+            let (Some(id), Some(payload), Some(token)) = (row.id, row.payload, row.token) else {
+                result.next_due = row.next_due.map(span);
+                result.falls_back = row.falls_back;
+                continue;
+            };
+            let record = JobRecord {
+                id: JobId(id),
+                queue: queue.clone(),
+                state: JobState::Running,
+                payload: Payload::from_stored(payload),
+                enqueued_at: row.enqueued_at.map(nearest).unwrap_or_default(),
+                schedule_at: row.schedule_at.map(nearest),
+                expected_at: expected(row.expected_at),
+                priority: row.priority.unwrap_or_default(),
+                attempt: row.attempt.unwrap_or_default().saturating_add(1),
+                serialization_key: row.serialization_key.map(Key::from_stored),
+                unique_key: row.unique_key.map(Key::from_stored),
+                error: None,
+                result: None,
+                lease_until: None,
+                ended_at: None,
+            };
+            result.jobs.push(Claim { record, token, held });
+        }
+        sort(&mut result.jobs);
+        result
+    }
+}
