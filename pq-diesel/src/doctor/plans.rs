@@ -58,15 +58,15 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
 
     conn.batch_execute("SET LOCAL plan_cache_mode TO force_generic_plan")?;
     let explainees = statements(exam);
-    let mut bad: BTreeMap<(Reverse<Level>, &str), Vec<&str>> = BTreeMap::new();
+    let mut bad: BTreeMap<(Reverse<Level>, Problem), Vec<&str>> = BTreeMap::new();
     let mut refused: BTreeMap<String, usize> = BTreeMap::new();
     for one in &explainees {
         match explain(conn, one) {
             Ok(plan) => {
                 tracing::debug!(statement = one.name, %plan, "statement planned");
                 let jobs = Jobs { schema, table: name, rows: size.rows };
-                if matters && let Some((level, how)) = assess(&plan, &jobs, one.in_order) {
-                    bad.entry((Reverse(level), how)).or_default().push(&one.name);
+                if matters && let Some((level, problem)) = assess(&plan, &jobs, one.in_order) {
+                    bad.entry((Reverse(level), problem)).or_default().push(&one.name);
                 }
             }
             Err(Error::Database(error)) => {
@@ -82,8 +82,9 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
     );
     let mut findings: Vec<Finding> = bad
         .iter()
-        .map(|((level, how), names)| {
-            Finding::new(CHECK, level.0, format!("{how}: {}", names.join(", "))).advise(&*advice)
+        .map(|((level, problem), names)| {
+            Finding::new(CHECK, level.0, format!("{}: {}", problem.as_str(), names.join(", ")))
+                .advise(&*advice)
         })
         .collect();
     findings.extend(refused.iter().map(|(error, count)| {
@@ -170,6 +171,22 @@ fn explain(conn: &mut PgConnection, explainee: &Explainee<'_>) -> Result<Value, 
     Ok(explained?.plan)
 }
 
+/// What is wrong with a plan, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Problem {
+    Sort,
+    FullScan,
+}
+
+impl Problem {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sort => "sort of the whole queue",
+            Self::FullScan => "full table scan",
+        }
+    }
+}
+
 /// The table of jobs.
 struct Jobs<'a> {
     schema: &'a str,
@@ -181,7 +198,7 @@ struct Jobs<'a> {
 ///
 /// A full scan is right if the statement needs a large part of the table, or any one row of many. For a large batch it
 /// can be right to sort a queue that is not much longer.
-fn assess(plan: &Value, jobs: &Jobs<'_>, in_order: Option<usize>) -> Option<(Level, &'static str)> {
+fn assess(plan: &Value, jobs: &Jobs<'_>, in_order: Option<usize>) -> Option<(Level, Problem)> {
     let many = in_order.map(|count| 100.0 * count.max(10) as f64);
     let bad = if in_order.is_some() && jobs.rows >= MANY_ROWS { Level::Failure } else { Level::Warning };
     let mut worst = None;
@@ -192,9 +209,9 @@ fn assess(plan: &Value, jobs: &Jobs<'_>, in_order: Option<usize>) -> Option<(Lev
             let found = match node["Node Type"].as_str() {
                 Some("Seq Scan") => {
                     let ours = node["Relation Name"] == jobs.table && node["Schema"] == jobs.schema;
-                    (ours && (too_many || 10.0 * rows < jobs.rows)).then_some((bad, "full table scan"))
+                    (ours && (too_many || 10.0 * rows < jobs.rows)).then_some((bad, Problem::FullScan))
                 }
-                Some("Sort" | "Incremental Sort") if too_many => Some((bad, "sort of the whole queue")),
+                Some("Sort" | "Incremental Sort") if too_many => Some((bad, Problem::Sort)),
                 _ => None,
             };
             worst = worst.max(found);
