@@ -182,7 +182,12 @@ fn a_dropped_index_is_reported_by_catalog_and_plans_and_the_advice_restores_it()
         let found = Found::on(database.url(), &[])?;
         assert_eq!(found.status, 7);
         let plans = found.of("plans", "failure");
-        assert_in(&plans, "full table scan: fast take of 1, resumed fast take of 1");
+        // The planner chooses between a full scan and a sort.
+        assert!(
+            ["full table scan: ", "sort of the whole queue: "].iter().any(|label| plans.contains(label)),
+            "{plans}"
+        );
+        assert_in(&plans, "fast take of 1, resumed fast take of 1");
         assert_in(&plans, "take of 1, lease of 1");
         let missing = found.of("catalog", "failure");
         for (index, missing) in indexes.iter().zip(missing.lines()) {
