@@ -1,4 +1,4 @@
-//! A private cluster: PostgreSQL's own programs, in a directory that goes with it.
+//! A private cluster: the PostgreSQL programs, in a directory that is removed with it.
 
 mod account;
 mod binaries;
@@ -25,13 +25,13 @@ pub(crate) use self::binaries::{Binaries, check_version};
 pub(crate) use self::initdb::last_lines;
 pub use self::postmaster::Stop;
 
-/// How many ports are tried: another process may take one between our look and the server's.
+/// How many ports are tried. Another process may take a port after it was found to be free.
 const PORTS: usize = 10;
 
-/// How long a start waits for what the run before still holds.
+/// How long a start waits for the port and memory of the previous run.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A cluster, running or stopped. Stopped and removed when dropped.
+/// Stops and removes a cluster when dropped.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     /// `None` while stopped.
@@ -48,7 +48,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster and starts it.
+    /// Creates a cluster and starts it.
     pub(crate) fn start(options: &Options, binaries: Binaries) -> Result<Self, Error> {
         let arguments = options.arguments()?;
         let account = Account::find()?;
@@ -88,7 +88,7 @@ impl Cluster {
         self.directory.path()
     }
 
-    /// The main process, while there is one.
+    /// Returns the id of the main process while it runs.
     pub(crate) fn pid(&mut self) -> Option<u32> {
         self.postmaster.as_mut().and_then(|postmaster| postmaster.runs().then(|| postmaster.pid()))
     }

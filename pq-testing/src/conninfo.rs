@@ -1,4 +1,4 @@
-//! Connection strings: another database on the same server, and errors without the password.
+//! Connection strings: switches databases, and removes passwords from errors.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 
 use crate::error::Error;
 
-/// libpq's own prefixes for failures that come from the network or from the server. Its other
-/// texts are about the connection string, and may quote from it.
+/// libpq's prefixes for failures of the network or the server. Its other texts are about the connection
+/// string, and may quote from it.
 const FROM_OUTSIDE: [&str; 4] =
     ["connection to server", "could not connect to server", "could not translate host name", "FATAL"];
 
@@ -18,7 +18,7 @@ const FROM_OUTSIDE: [&str; 4] =
 pub(crate) struct Conninfo(String);
 
 impl Conninfo {
-    /// A string from somebody else, or what is wrong with it.
+    /// Checks a given string, or returns what is wrong with it.
     pub(crate) fn given(text: &str) -> Result<Self, &'static str> {
         if text.contains('\0') {
             return Err("it holds a NUL byte");
@@ -31,7 +31,7 @@ impl Conninfo {
         Ok(conninfo)
     }
 
-    /// The string of a server that we started.
+    /// Returns the string of a server that this crate started.
     pub(crate) fn local(host: &str, port: u16, password: &str) -> Self {
         Self(format!("postgres://postgres:{password}@{host}:{port}/postgres"))
     }
@@ -40,7 +40,7 @@ impl Conninfo {
         &self.0
     }
 
-    /// The same server and user, another database.
+    /// Returns the string of another database on the same server, with the same user.
     pub(crate) fn with_database(&self, name: &str) -> Self {
         let Some(start) = self.after_scheme() else {
             let name = name.replace('\\', r"\\").replace('\'', r"\'");
@@ -59,8 +59,8 @@ impl Conninfo {
         Self(format!("{}/{name}{mark}{}", &head[..path], query.join("&")))
     }
 
-    /// Connects, within ten seconds where the string sets no limit of its own: a server that hangs
-    /// must not hang a test for good.
+    /// Connects within 10 s, unless the string sets another limit, so that a server that hangs does not hang
+    /// a test.
     pub(crate) fn connect(&self, what: &str) -> Result<PgConnection, Error> {
         PgConnection::establish(&self.with_time_limit())
             .map_err(|error| Error::Connect { what: what.to_owned(), reason: self.reason(&error) })
@@ -97,7 +97,7 @@ impl Conninfo {
         }
     }
 
-    /// The text without any part of a password.
+    /// Returns the text without any part of a password.
     fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for secret in self.secrets() {
@@ -106,8 +106,10 @@ impl Conninfo {
         text
     }
 
-    /// All that may be a password, longest first. Where the string is ambiguous (an unescaped `@`
-    /// or `/` in a password), libpq may take a part of it for the host, so parts count too.
+    /// Returns every part that may be a password, longest first.
+    ///
+    /// If the string is ambiguous (an unescaped `@` or `/` in a password), libpq may parse a part of the password
+    /// as the host, so such parts are included.
     fn secrets(&self) -> Vec<String> {
         let mut whole: Vec<&str> = Vec::new();
         if let Some(start) = self.after_scheme() {

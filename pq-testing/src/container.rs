@@ -26,14 +26,14 @@ const PORT: u16 = 5432;
 /// How long Docker may take to pull an image.
 const PULL: Duration = Duration::from_secs(300);
 
-/// What parallel queries share is there; Docker's 64 MB are too little for large ones.
+/// Shared memory of parallel queries. Docker's 64 MB are too little for large ones.
 const SHARED_MEMORY: u64 = 256 * 1024 * 1024;
 
-/// A container that runs for as long as this is kept.
+/// Stops and removes a container when dropped.
 #[derive(Debug)]
 pub(crate) struct Container {
     image: String,
-    /// The thread lets go of the container when this is dropped.
+    /// The thread drops the container when this is dropped.
     hold: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     watchdog: Watchdog,
@@ -42,8 +42,8 @@ pub(crate) struct Container {
 impl Container {
     /// Starts a container and waits until the server in it answers.
     ///
-    /// It lives on a thread of its own: the blocking runner panics on a thread that drives an
-    /// async runtime, as a caller's may.
+    /// It is driven by a thread of its own, because the blocking runner panics on a thread that drives an
+    /// async runtime, and the caller's thread may do so.
     pub(crate) fn start(options: &Options) -> Result<(Self, Conninfo), Error> {
         let plan = Plan::new(options)?;
         let mut watchdog = Watchdog::over(None)?;
@@ -120,11 +120,11 @@ impl Plan {
         format!("{}:{}", self.repository, self.tag)
     }
 
-    /// The life of the thread: start, tell how it went, keep the container until released.
+    /// Runs in the thread: starts the container, reports the result, and keeps the container until released.
     fn carry_out(self, tell: &Sender<Result<Conninfo, Error>>, released: &Receiver<()>) {
         match self.start() {
             Ok((container, conninfo)) => {
-                // Nobody listens any more if it took too long.
+                // If the start took too long, the receiver is gone.
                 if tell.send(Ok(conninfo)).is_ok() {
                     // Nothing is ever sent: this returns when the other end is dropped.
                     let _ = released.recv();
@@ -139,7 +139,7 @@ impl Plan {
 
     fn start(&self) -> Result<(Running, Conninfo), Error> {
         let docker = Docker::connect()?;
-        docker.sweep();
+        docker.remove_stale();
         let started = self
             .request()
             .start()
@@ -166,8 +166,8 @@ impl Plan {
         if is_local() { request.with_host_config_modifier(on_loopback_only) } else { request }
     }
 
-    /// By connecting, not by the log: the official image's first start, which only sets the
-    /// cluster up, logs that it is ready too, but does not listen on TCP.
+    /// Connects instead of reading the log. The official image first starts a server that only sets up the
+    /// cluster. It logs that it is ready as well, but does not listen on TCP.
     fn wait_until_ready(&self, container: Running) -> Result<(Running, Conninfo), Error> {
         let conninfo = self.conninfo(&container)?;
         let deadline = Instant::now() + self.timeout;
@@ -216,9 +216,10 @@ impl Plan {
     }
 }
 
-/// Whether the daemon's 127.0.0.1 is ours: not for a daemon elsewhere, nor, as far as testcontainers
-/// and we can tell, from in a container. Then the port is published as Docker does by default, to
-/// the daemon's whole network, and the random password is what protects it.
+/// Returns `true` if the daemon's 127.0.0.1 is that of this process.
+///
+/// It is not for a daemon on another machine, nor if this process runs in a container. The port is then
+/// published to the daemon's whole network, as Docker does by default, and only the random password protects it.
 fn is_local() -> bool {
     let here = |host: String| host.is_empty() || host.starts_with("unix:");
     env::var("DOCKER_HOST").map_or(true, here) && !Path::new("/.dockerenv").exists()

@@ -1,4 +1,4 @@
-//! A database of one's own, for one test.
+//! A database for one test.
 
 use std::fmt;
 use std::thread;
@@ -12,16 +12,15 @@ use diesel::result::{Error as QueryError, QueryResult};
 use crate::conninfo::Conninfo;
 use crate::error::Error;
 
-/// The longest name that PostgreSQL does not cut short, in bytes.
+/// The longest name that PostgreSQL does not truncate, in bytes.
 const LONGEST_NAME: usize = 63;
 
-/// How often a `CREATE DATABASE` that met another one is tried again.
+/// Maximum number of retries of a `CREATE DATABASE` that conflicts with another one.
 const TRIES: u32 = 8;
 
-/// A fresh database, dropped with this guard, whatever is still connected to it.
+/// Drops its database when dropped, and closes the connections to it.
 ///
-/// It does not keep its [`Server`](crate::Server) alive: keep the server for as long as its
-/// databases.
+/// It does not keep its [`Server`](crate::Server) running: keep the server as long as its databases.
 pub struct Database {
     name: String,
     conninfo: Conninfo,
@@ -36,24 +35,27 @@ impl Database {
         Ok(Self { conninfo: maintenance.with_database(&name), maintenance: maintenance.clone(), name })
     }
 
-    /// Its connection string, password included. A URL, unless the server was given in libpq's
-    /// `key=value` form.
+    /// Returns the connection string, with the password.
+    ///
+    /// It is a URL, unless the server was given in libpq's `key=value` form.
     #[must_use]
     pub fn url(&self) -> &str {
         self.conninfo.as_str()
     }
 
-    /// Its name, such as `pq_test_4711_9f86d081884c7d65`.
+    /// Returns the name, such as `pq_test_4711_9f86d081884c7d65`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Opens a connection to it, which ends when this guard is dropped: bind the guard to a name.
+    /// Opens a connection to the database.
+    ///
+    /// The connection is closed when this guard is dropped, so bind the guard to a name.
     ///
     /// # Errors
     ///
-    /// [`Error::Connect`] if the server does not answer or has no connection to spare.
+    /// [`Error::Connect`] if the server does not answer or has no free connection.
     pub fn connect(&self) -> Result<PgConnection, Error> {
         self.conninfo.connect(&format!("database {}", self.name))
     }
@@ -79,14 +81,14 @@ impl Drop for Database {
     }
 }
 
-/// A name that no other process takes: `prefix` and 64 random bits.
+/// Returns a name that no other process uses: `prefix` and 64 random bits.
 pub(crate) fn random_name(prefix: &str) -> Result<String, Error> {
     let failed =
         |error: getrandom::Error| Error::Io { what: "read random bytes".to_owned(), source: error.into() };
     Ok(format!("{prefix}{:016x}", getrandom::u64().map_err(failed)?))
 }
 
-/// A name for a database that says whose it is.
+/// Returns a database name that contains the process id.
 pub(crate) fn fresh_name() -> Result<String, Error> {
     random_name(&format!("pq_test_{}_", std::process::id()))
 }
@@ -126,8 +128,8 @@ fn met_another(error: &QueryError) -> bool {
     matches!(error, QueryError::DatabaseError(_, info) if info.message().contains("template0"))
 }
 
-/// From `template0`, to which nobody connects, so that many can be made at once, and which is as
-/// PostgreSQL made it.
+/// Copies `template0`, because it accepts no connections and is unmodified: a connection to the template
+/// would make `CREATE DATABASE` fail.
 #[derive(Debug, Clone, Copy)]
 struct CreateDatabase<'a>(&'a str);
 
@@ -141,7 +143,7 @@ impl QueryFragment<Pg> for CreateDatabase<'_> {
     }
 }
 
-/// With those who are still connected: a test that failed may have left threads behind.
+/// Closes open connections, because a failed test may have left threads behind.
 #[derive(Debug, Clone, Copy)]
 struct DropDatabase<'a>(&'a str);
 
@@ -155,7 +157,7 @@ impl QueryFragment<Pg> for DropDatabase<'_> {
     }
 }
 
-/// Neither is a statement to keep: no query id, no result.
+/// Is not cached as a prepared statement: no query id, no result.
 macro_rules! command {
     ($statement:ident) => {
         impl QueryId for $statement<'_> {

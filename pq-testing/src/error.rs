@@ -1,12 +1,12 @@
-//! What can go wrong, in words that say what would be right.
+//! Errors, with their remedies.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a server or a database could not be had.
+/// Reports why a server or a database is not available.
 ///
-/// No text of an error holds a password, even where the connection string did.
+/// No error contains a password, even if the connection string did.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,7 +17,7 @@ pub enum Error {
          or set PQ_TEST_DATABASE_URL to a server's connection string"
     )]
     NoServer {
-        /// Why there is no container either.
+        /// Why no container can be started.
         docker: String,
     },
     /// [`Kind::Url`](crate::Kind::Url) was asked for without a connection string.
@@ -31,18 +31,18 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The PostgreSQL programs are not where they were said to be.
+    /// The given directory does not contain the PostgreSQL programs.
     #[error(
         "{} ({from}) holds no program `{missing}`: name the directory of PostgreSQL's server \
          programs `initdb` and `postgres`, as `pg_config --bindir` prints it",
         dir.display()
     )]
     BinDir {
-        /// The directory looked into.
+        /// The directory.
         dir: PathBuf,
-        /// Who named it.
+        /// The option or environment variable that named it.
         from: &'static str,
-        /// The program that is not there.
+        /// The missing program.
         missing: &'static str,
     },
     /// No PostgreSQL programs were found, and [`Kind::Binaries`](crate::Kind::Binaries) was asked
@@ -52,10 +52,10 @@ pub enum Error {
          (`apt-get install postgresql`), or set PQ_TEST_PG_BIN to the directory of its programs"
     )]
     NoBinaries,
-    /// A PostgreSQL that lacks what this crate uses.
+    /// The PostgreSQL version is too old.
     #[error("{what} is PostgreSQL {version}: 13 or later is needed")]
     TooOld {
-        /// The programs or the server that were looked at.
+        /// The programs or the server.
         what: String,
         /// Their version.
         version: String,
@@ -79,7 +79,7 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// A database name that PostgreSQL would refuse or cut short.
+    /// A database name that PostgreSQL would reject or truncate.
     #[error("database name {name:?}: {why}")]
     DatabaseName {
         /// The name.
@@ -87,10 +87,10 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The operating system refused something.
+    /// A system call failed.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         what: String,
         /// The system's reason.
         source: io::Error,
@@ -111,14 +111,14 @@ pub enum Error {
         /// The end of its log.
         log: String,
     },
-    /// Something took longer than it was given ([`Options::timeout`](crate::Options::timeout)).
+    /// An operation exceeded its limit ([`Options::timeout`](crate::Options::timeout)).
     #[error("{what} took longer than {after:?}: {detail}")]
     Timeout {
-        /// What was waited for.
+        /// The operation.
         what: &'static str,
-        /// How long.
+        /// The limit.
         after: Duration,
-        /// What was seen last.
+        /// The last state.
         detail: String,
     },
     /// The server could not be connected to.
@@ -126,13 +126,13 @@ pub enum Error {
     Connect {
         /// The server or database.
         what: String,
-        /// libpq's reason, without anything secret.
+        /// libpq's reason, without passwords.
         reason: String,
     },
     /// The server refused a statement.
     #[error("cannot {what}: {source}")]
     Statement {
-        /// What was tried.
+        /// The operation that failed.
         what: String,
         /// The server's reason.
         source: diesel::result::Error,
@@ -143,26 +143,26 @@ pub enum Error {
          Kind::Binaries"
     )]
     NotPrivate {
-        /// What was asked for.
+        /// The operation that was refused.
         operation: &'static str,
         /// What the server is.
         origin: String,
     },
-    /// The shared server is not one test's to stop.
+    /// The shared server cannot be stopped.
     #[error("cannot {operation} the shared server, others use it: start one with Server::start")]
     Shared {
-        /// What was asked for.
+        /// The operation that was refused.
         operation: &'static str,
     },
-    /// The server is already stopped, or already runs.
+    /// The server is already stopped or already running.
     #[error("cannot {operation} the server: it {state}")]
     State {
-        /// What was asked for.
+        /// The operation that was refused.
         operation: &'static str,
-        /// What the server does.
+        /// The state of the server.
         state: &'static str,
     },
-    /// No container can be had.
+    /// No container can be started.
     #[error("no container: {why}")]
     NoDocker {
         /// Why.

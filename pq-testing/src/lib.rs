@@ -1,7 +1,7 @@
 //! Throwaway PostgreSQL servers, for tests, benches and demos.
 //!
-//! A [`Server`] is found or started with one call, and each test gets a [`Database`] of its own
-//! on it. What was started is stopped and removed again, however the process ends.
+//! One call finds or starts a [`Server`], and each test creates a [`Database`] of its own on it.
+//! A server that this crate started is stopped and removed when the process ends, also after a crash.
 //!
 //! ```
 //! use diesel::prelude::*;
@@ -10,13 +10,13 @@
 //! fn main() -> Result<(), pq_testing::Error> {
 //!     // One server for all tests of this process, started by the first that asks.
 //!     let server = Server::shared()?;
-//!     // A fresh database, dropped with the guard: tests need not know of one another.
+//!     // An empty database, dropped with its guard, so tests do not affect one another.
 //!     let database = server.database()?;
 //!     let mut conn = database.connect()?;
 //!
 //!     diesel::sql_query("CREATE TABLE greetings (text text NOT NULL)")
 //!         .execute(&mut conn)
-//!         .expect("the database is ours alone");
+//!         .expect("the database is empty");
 //!     // Code that wants a connection string gets this one.
 //!     assert!(database.url().starts_with("postgres"));
 //!     Ok(())
@@ -25,55 +25,55 @@
 //!
 //! # Which server
 //!
-//! [`Server::start`] takes the first of these that there is; [`Server::origin`] tells which.
+//! [`Server::start`] uses the first of these that exists, and [`Server::origin`] says which one it is.
 //!
-//! 1. A server of yours: [`Options::url`], else the environment's `PQ_TEST_DATABASE_URL`. It is
-//!    used as it is and never stopped; databases are created on it, so its user needs `CREATEDB`.
+//! 1. A server that you name: [`Options::url`], else the environment's `PQ_TEST_DATABASE_URL`. It is
+//!    never stopped. Databases are created on it, so its user needs `CREATEDB`.
 //! 2. A private cluster, from the PostgreSQL programs on this machine: those in `PQ_TEST_PG_BIN`
 //!    if that is set, else the first found by `pg_config --bindir`, on `PATH` and in the places
 //!    where packages put them. It listens on 127.0.0.1 at a free port and in a directory of its
 //!    own, with a random password. Under root it runs as `postgres`, else as `nobody`.
 //! 3. A container, if a Docker daemon answers (feature `container`, on by default). The image is
 //!    `PQ_TEST_IMAGE` and `PQ_TEST_IMAGE_TAG`, by default `postgres` and `17-alpine`. It
-//!    is published to 127.0.0.1 only, unless the daemon is on another machine or we are in a
-//!    container ourselves.
+//!    is published to 127.0.0.1 only, unless the daemon is on another machine or this process runs
+//!    in a container itself.
 //!
 //! # Safe or fast
 //!
-//! [`Options::throwaway`] turns `fsync` off: right for tests, since a test outlives a crash of
-//! the server (`synchronous_commit` stays on) but not one of the machine. What is measured or
-//! shown to somebody starts with [`Options::durable`].
+//! [`Options::throwaway`] turns `fsync` off. Commits then survive a crash of the server, because
+//! `synchronous_commit` stays on, but not a crash of the machine. Use [`Options::durable`] for
+//! measurements and demonstrations.
 //!
 //! # One server for a whole test run
 //!
-//! A process that starts a private cluster pays about a second for it. Where a test run is many
-//! processes (`cargo test` with many test binaries, `cargo nextest`, a mix of languages), the
-//! command in this crate starts one server for all of them:
+//! A private cluster takes about a second to start. If a test run has many processes (`cargo test`
+//! with many test binaries, `cargo nextest`, several languages), this crate's command starts one
+//! server for all of them:
 //!
 //! ```text
 //! with-postgres -- cargo test --workspace
 //! with-postgres --durable --database demo -- psql
 //! ```
 //!
-//! It sets `PQ_TEST_DATABASE_URL` for the command, and passes on how the command ended.
+//! It sets `PQ_TEST_DATABASE_URL` for the command, and exits with the command's status.
 //!
 //! # Faults
 //!
-//! A private cluster can be stopped in three ways ([`Stop`]) and started again at the same port,
-//! with its data: [`Server::stop`], [`Server::start_again`].
+//! [`Server::stop`] stops a private cluster in one of three ways ([`Stop`]), and
+//! [`Server::start_again`] starts it on the same port with its data.
 //!
 //! # What is left behind
 //!
-//! Nothing, as a rule. Dropping a [`Server`] stops and removes it. If the process ends without
-//! that, by `exit`, a signal or `kill -9`, a small watchdog process (`sh` at the other end of a
-//! pipe) does so. If the watchdog was killed too, the next start sweeps up what belongs to
-//! processes that are no more. A container is removed by the watchdog only where the `docker`
-//! command is installed, and by the sweep otherwise.
+//! Nothing, as a rule. Dropping a [`Server`] stops and removes it. If the process ends by `exit`, a
+//! signal or `kill -9`, a small watchdog process (`sh` at the other end of a pipe) does the same. If
+//! the watchdog was killed as well, the next start removes the servers of processes that have ended.
+//! The watchdog removes a container only if the `docker` command is installed. Otherwise the next
+//! start removes it.
 //!
 //! # Limits
 //!
-//! Unix only, PostgreSQL 13 or later. Errors and log events carry no password; the connection
-//! strings do.
+//! Unix only, PostgreSQL 13 or later. Errors and log events contain no password. Connection strings
+//! do.
 
 #[cfg(not(unix))]
 compile_error!("pq-testing runs on Unix only");

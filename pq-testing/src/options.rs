@@ -1,4 +1,4 @@
-//! What kind of server is wanted, and with which settings.
+//! Options of a server: its kind, settings and limits.
 
 use std::env;
 use std::fmt;
@@ -15,7 +15,7 @@ const IMAGE_VARIABLE: &str = "PQ_TEST_IMAGE";
 #[cfg(feature = "container")]
 const TAG_VARIABLE: &str = "PQ_TEST_IMAGE_TAG";
 
-/// The settings that this crate has to choose itself.
+/// Settings that this crate chooses itself.
 const RESERVED: [&str; 9] = [
     "port",
     "listen_addresses",
@@ -28,23 +28,22 @@ const RESERVED: [&str; 9] = [
     "log_destination",
 ];
 
-/// One of the three kinds of server; see [`Options::kind`].
+/// Selects one of the three kinds of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// A server that runs already, given by its connection string.
+    /// A running server, given by its connection string.
     Url,
-    /// A private cluster, from PostgreSQL's programs on this machine.
+    /// A private cluster of the PostgreSQL programs on this machine.
     Binaries,
     /// A Docker container.
     Container,
 }
 
-/// What [`Server::start`](crate::Server::start) shall start.
+/// Configures [`Server::start`](crate::Server::start).
 ///
-/// Begins with one of the two presets, [`throwaway`](Self::throwaway) or
-/// [`durable`](Self::durable). What is not set here is read from the environment when the server
-/// starts.
+/// Start from one of the two presets, [`throwaway`](Self::throwaway) or [`durable`](Self::durable).
+/// Options that are not set are read from the environment when the server starts.
 ///
 /// ```
 /// use std::time::Duration;
@@ -70,20 +69,20 @@ pub struct Options {
 }
 
 impl Options {
-    /// For tests: `fsync` and `full_page_writes` are off.
+    /// Returns the preset for tests: `fsync` and `full_page_writes` are off.
     ///
-    /// `synchronous_commit` stays on, so what was committed survives a crash of the server, and a
-    /// test may kill it. It need not survive a crash of the machine.
+    /// `synchronous_commit` stays on, so commits survive a crash of the server, and a test may kill it.
+    /// Commits may be lost in a crash of the machine.
     #[must_use]
     pub fn throwaway() -> Self {
         Self::preset(false, "off")
     }
 
-    /// For what is measured or shown: `fsync`, `full_page_writes` and `synchronous_commit` are on.
+    /// Returns the preset for measurements and demonstrations.
     ///
-    /// This means what it says only if the cluster lies on a disk; see
-    /// [`directory`](Self::directory) where the temporary directory lies in memory. A server given
-    /// by its connection string keeps the settings that it has, and a warning event says so.
+    /// `fsync`, `full_page_writes` and `synchronous_commit` are on. The cluster must be on a disk: if the
+    /// temporary directory is in memory, set [`directory`](Self::directory). A given server keeps its own
+    /// settings, and a warning is logged if they are not durable.
     #[must_use]
     pub fn durable() -> Self {
         Self::preset(true, "on")
@@ -108,38 +107,42 @@ impl Options {
             .setting("max_connections", "200")
     }
 
-    /// Takes this kind of server or none. The default is the first kind that there is.
+    /// Restricts the server to one kind. Default: the first kind that exists.
     #[must_use]
     pub fn kind(mut self, kind: Kind) -> Self {
         self.kind = Some(kind);
         self
     }
 
-    /// Uses the server with this connection string (a `postgres://` URL, or libpq's `key=value`
-    /// form), which comes before `PQ_TEST_DATABASE_URL`.
+    /// Uses the server with this connection string.
+    ///
+    /// It is a `postgres://` URL or libpq's `key=value` form, and precedes `PQ_TEST_DATABASE_URL`.
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = Some(url.into());
         self
     }
 
-    /// Runs the PostgreSQL programs in this directory, which comes before `PQ_TEST_PG_BIN`.
+    /// Runs the PostgreSQL programs in this directory. It precedes `PQ_TEST_PG_BIN`.
     #[must_use]
     pub fn bin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.bin_dir = Some(dir.into());
         self
     }
 
-    /// Makes the cluster's directory in this one; by default in the system's temporary directory.
-    /// Under root, the server's user has to be able to enter it.
+    /// Creates the cluster's directory in `parent`. Default: the system's temporary directory.
+    ///
+    /// Under root, the server's user must be able to enter it.
     #[must_use]
     pub fn directory(mut self, parent: impl Into<PathBuf>) -> Self {
         self.directory = Some(parent.into());
         self
     }
 
-    /// Starts the server with `-c name=value`. The last value for a name holds, so a preset's can
-    /// be replaced. A server given by its connection string keeps its own settings.
+    /// Starts the server with `-c name=value`.
+    ///
+    /// The last value of a name is used, so a preset's value can be replaced. A given server keeps its own
+    /// settings.
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let name = name.into();
@@ -148,10 +151,10 @@ impl Options {
         self
     }
 
-    /// Runs containers of this image and tag, which come before `PQ_TEST_IMAGE` and
-    /// `PQ_TEST_IMAGE_TAG`. It has to behave as Docker's official `postgres` does: honour
-    /// `POSTGRES_PASSWORD`, and take `postgres -c name=value` as its command. The default is
-    /// `postgres` and `17-alpine`.
+    /// Runs containers of this image and tag. Default: `postgres` and `17-alpine`.
+    ///
+    /// They precede `PQ_TEST_IMAGE` and `PQ_TEST_IMAGE_TAG`. The image must behave as Docker's official
+    /// `postgres`: it honours `POSTGRES_PASSWORD` and accepts `postgres -c name=value` as its command.
     #[cfg(feature = "container")]
     #[must_use]
     pub fn image(mut self, name: impl Into<String>, tag: impl Into<String>) -> Self {
@@ -159,15 +162,16 @@ impl Options {
         self
     }
 
-    /// How long the server may take until it answers; 60 seconds by default. The time in which
-    /// Docker pulls an image is not counted, up to five minutes.
+    /// Limits the time until the server answers. Default: 60 s.
+    ///
+    /// The time in which Docker pulls an image is not counted, up to five minutes.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// The connection string, and what gave it.
+    /// Returns the connection string and its source.
     pub(crate) fn given_url(&self) -> Result<Option<(Conninfo, &'static str)>, Error> {
         let (text, from) = match (&self.url, variable(URL_VARIABLE)) {
             (Some(text), _) => (text.clone(), "Options::url"),
@@ -181,7 +185,7 @@ impl Options {
         }
     }
 
-    /// The directory of the programs, and what gave it.
+    /// Returns the directory of the programs and its source.
     pub(crate) fn given_bin_dir(&self) -> Option<(PathBuf, &'static str)> {
         match &self.bin_dir {
             Some(dir) => Some((dir.clone(), "Options::bin_dir")),
@@ -191,7 +195,7 @@ impl Options {
         }
     }
 
-    /// The image and its tag.
+    /// Returns the image and its tag.
     #[cfg(feature = "container")]
     pub(crate) fn given_image(&self) -> (String, String) {
         self.image.clone().unwrap_or_else(|| {
@@ -202,7 +206,7 @@ impl Options {
         })
     }
 
-    /// The server's command line, `-c name=value` each.
+    /// Returns the server's arguments, `-c name=value` for each setting.
     pub(crate) fn arguments(&self) -> Result<Vec<String>, Error> {
         let mut arguments = Vec::with_capacity(2 * self.settings.len());
         for (name, value) in &self.settings {

@@ -1,29 +1,29 @@
-//! Where a server came from, for people to read.
+//! Where a server came from, in a readable form.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// What kind of server this is and where it came from; see [`Server::origin`](crate::Server::origin).
+/// Describes the kind and source of a server; see [`Server::origin`](crate::Server::origin).
 ///
-/// Its `Display` is one line for a log or a report, without anything secret:
+/// `Display` writes one line without passwords for a log or a report:
 /// `private cluster, PostgreSQL 15.18, binaries in /usr/lib/postgresql/15/bin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// A server that was named, not started by us.
+    /// A server that was given, and not started by this crate.
     Url {
         /// Its version.
         version: String,
-        /// What named it: `Options::url` or `PQ_TEST_DATABASE_URL`.
+        /// The source of its connection string: `Options::url` or `PQ_TEST_DATABASE_URL`.
         from: &'static str,
     },
-    /// A cluster of our own, from programs on this machine.
+    /// A private cluster of the programs on this machine.
     PrivateCluster {
         /// Its version.
         version: String,
         /// The directory of the programs.
         bin_dir: PathBuf,
-        /// The user it runs as, if that is not the one that we run as.
+        /// The user that it runs as, if it is not this process's user.
         user: Option<String>,
     },
     /// A container.

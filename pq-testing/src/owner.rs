@@ -1,4 +1,4 @@
-//! Which process something belongs to, and whether that process is no more.
+//! The process that a server belongs to, and whether that process has ended.
 
 use std::fmt;
 use std::fs;
@@ -8,17 +8,17 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-/// A process, so named that no later process is taken for it: a process id alone is used again,
-/// and means something else on another machine or in another container.
+/// Identifies a process uniquely.
+///
+/// A process id alone is reused later, and names another process on another machine or in another container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
     host: String,
-    /// The kernel's start, and the namespace in which `pid` counts. Both empty where the system
-    /// does not tell (anything but Linux).
+    /// The boot id and the pid namespace. Both are empty on systems other than Linux.
     boot: String,
     namespace: String,
     pid: i32,
-    /// When the process started, in the kernel's ticks; 0 where the system does not tell.
+    /// When the process started, in the kernel's ticks; 0 if unknown.
     started: u64,
 }
 
@@ -37,8 +37,9 @@ impl Owner {
         }
     }
 
-    /// Whether the process is surely no more. Where we cannot know, as of a process on another
-    /// machine or in another container, the answer is no.
+    /// Returns `true` if the process has certainly ended.
+    ///
+    /// Returns `false` if that is unknown, as for a process on another machine or in another container.
     pub(crate) fn is_gone(&self) -> bool {
         let here = Self::current();
         if self.host != here.host {
@@ -86,7 +87,7 @@ fn word(text: &str) -> String {
     text.trim().replace(['/', '\n'], "-")
 }
 
-/// Field 22 of `/proc/PID/stat`, counted after the command's name, which may hold anything.
+/// Returns field 22 of `/proc/PID/stat`, counted after the command's name, which may contain spaces.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;

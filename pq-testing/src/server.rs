@@ -1,4 +1,4 @@
-//! A server: found or started, and what can be done with it.
+//! Finds or starts a server, and stops and restarts it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,9 +18,9 @@ use crate::error::Error;
 use crate::options::{Kind, Options};
 use crate::origin::Origin;
 
-/// A PostgreSQL server that answers; stopped and removed when dropped, if we started it.
+/// Stops and removes a PostgreSQL server when dropped, if this crate started it.
 ///
-/// See the [crate's documentation](crate) for where it comes from and what becomes of it.
+/// The [crate's documentation](crate) says which server is used.
 pub struct Server {
     conninfo: Conninfo,
     origin: Origin,
@@ -28,7 +28,7 @@ pub struct Server {
     running: Running,
 }
 
-/// What has to be kept for the server to live.
+/// Keeps the server running.
 enum Running {
     Elsewhere,
     // Boxed: many times the size of the others.
@@ -38,14 +38,15 @@ enum Running {
 }
 
 impl Server {
-    /// Finds or starts a server: the one given by its connection string, else a private cluster,
-    /// else a container; or only the kind that [`Options::kind`] names.
+    /// Finds or starts a server.
+    ///
+    /// Tries a given connection string, then a private cluster, then a container. If [`Options::kind`] is
+    /// set, it tries only that kind.
     ///
     /// # Errors
     ///
-    /// [`Error::NoServer`] (or that kind's own error) if there is none of them on this machine;
-    /// otherwise what went wrong with the one that was taken. A kind that is there but fails is
-    /// not passed over in silence.
+    /// [`Error::NoServer`] (or the error of the kind that was asked for) if this machine has no server.
+    /// If a kind exists but fails, that failure is returned, and the next kind is not tried.
     pub fn start(options: &Options) -> Result<Self, Error> {
         let server = match options.kind {
             Some(Kind::Url) => given(options)?.ok_or(Error::NoUrl)?,
@@ -57,11 +58,11 @@ impl Server {
         Ok(server)
     }
 
-    /// The one server of this process, started by the first call with [`Options::throwaway`].
+    /// Returns the one server of this process, and starts it on the first call.
     ///
-    /// It is never dropped; the watchdog removes it when the process ends. Tests that run in
-    /// parallel share it, each with a [`database`](Self::database) of its own, so it can't be
-    /// [stopped](Self::stop).
+    /// It is started with [`Options::throwaway`] and never dropped. The watchdog removes it when the
+    /// process ends. Tests share it, each with a [`database`](Self::database) of its own, so it cannot
+    /// be [stopped](Self::stop).
     ///
     /// # Errors
     ///
@@ -79,21 +80,23 @@ impl Server {
         Ok(SHARED.get_or_init(|| server))
     }
 
-    /// The connection string of the maintenance database, as a superuser and with the password;
-    /// for a server that was given, the string as it was given.
+    /// Returns the connection string of the maintenance database, with the password.
+    ///
+    /// Its user is a superuser. For a given server it is the string that was given.
     #[must_use]
     pub fn url(&self) -> &str {
         self.conninfo.as_str()
     }
 
-    /// Where the server came from, for people to read.
+    /// Returns where the server came from, in a readable form.
     #[must_use]
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Creates a database with a name of its own: empty, in UTF-8. Safe to call from many threads
-    /// and processes at once.
+    /// Creates an empty UTF-8 database with a unique name.
+    ///
+    /// Many threads and processes may call it at the same time.
     ///
     /// # Errors
     ///
@@ -107,13 +110,13 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`Error::DatabaseName`] if PostgreSQL would not take the name as it is, else as
-    /// [`database`](Self::database), which includes that there is one of that name.
+    /// [`Error::DatabaseName`] if PostgreSQL would reject or truncate the name. Otherwise as
+    /// [`database`](Self::database), also if a database of that name exists.
     pub fn database_named(&self, name: &str) -> Result<Database, Error> {
         Database::create(&self.conninfo, name.to_owned())
     }
 
-    /// Stops a private cluster, keeping its data and its port. Returns when it has stopped.
+    /// Stops a private cluster, keeps its data and its port, and returns when it has stopped.
     ///
     /// # Errors
     ///
@@ -123,13 +126,14 @@ impl Server {
         self.own_cluster("stop")?.stop(how)
     }
 
-    /// Starts a private cluster again after [`stop`](Self::stop), or after somebody killed it,
-    /// with its data, at the same port. Returns when it answers.
+    /// Starts a stopped private cluster on the same port with its data.
+    ///
+    /// Also works after the server was killed. Returns when the server answers.
     ///
     /// # Errors
     ///
-    /// As [`stop`](Self::stop), with [`Error::State`] if it runs; and as [`start`](Self::start) if
-    /// it does not come up, for instance because another process has taken the port.
+    /// As [`stop`](Self::stop), with [`Error::State`] if the server runs. As [`start`](Self::start) if the
+    /// server does not start, for example because another process uses the port.
     pub fn start_again(&self) -> Result<(), Error> {
         self.own_cluster("start")?.start_again()
     }
@@ -145,14 +149,16 @@ impl Server {
         cluster.start_again()
     }
 
-    /// The process id of a private cluster's main process, while it runs.
+    /// Returns the process id of a private cluster's main process while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.cluster().and_then(|cluster| lock(cluster).pid())
     }
 
-    /// The directory of a private cluster. It holds the Unix socket, the server's `log` and its
-    /// `data`, and only the server's user (and root) can read it.
+    /// Returns the directory of a private cluster.
+    ///
+    /// It contains the Unix socket, the server's `log` and its `data`. Only the server's user and root can
+    /// read it.
     #[must_use]
     pub fn directory(&self) -> Option<PathBuf> {
         self.cluster().map(|cluster| lock(cluster).directory().to_path_buf())
@@ -184,7 +190,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// A panic elsewhere leaves nothing half-done behind these locks.
+/// Ignores poisoning: a panic leaves nothing inconsistent behind these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The process that cleans up when ours ends without doing so.
+//! The process that cleans up if this one ends without doing so.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -9,10 +9,10 @@ use crate::error::Error;
 
 const SCRIPT: &str = include_str!("watchdog.sh");
 
-/// A shell that waits for the other end of a pipe to close, which the kernel does however this
-/// process ends.
+/// Runs a shell that waits until this process's end of a pipe closes.
 ///
-/// The standard library opens our end close-on-exec, so that no child of ours keeps it open.
+/// The kernel closes it however this process ends. The standard library opens it close-on-exec, so no child
+/// process keeps it open.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     shell: Child,
@@ -21,17 +21,17 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts watching over `directory`, which is removed at the end.
+    /// Starts a watchdog that removes `directory` at the end.
     pub(crate) fn over(directory: Option<&Path>) -> Result<Self, Error> {
         let mut shell = Command::new("/bin/sh")
             .args(["-c", SCRIPT, "pq-testing-watchdog"])
             .args(directory)
             .stdin(Stdio::piped())
-            // Not ours: whoever reads our output to its end would wait for the watchdog's.
+            // If the watchdog inherited the output, a reader such as `tee` would wait for the watchdog to end.
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .current_dir("/")
-            // A terminal's Ctrl-C goes to our group, and the watchdog has to outlive it.
+            // A terminal sends Ctrl-C to the process group, and the watchdog must survive it.
             .process_group(0)
             .spawn()
             .map_err(Error::io("start the watchdog, /bin/sh"))?;
@@ -39,25 +39,25 @@ impl Watchdog {
         Ok(Self { shell, pipe })
     }
 
-    /// From now on there is this process to end.
+    /// Makes the watchdog end this process.
     pub(crate) fn process(&mut self, pid: u32) -> Result<(), Error> {
-        self.tell(&format!("process {pid}\n"))
+        self.send(&format!("process {pid}\n"))
     }
 
-    /// From now on there is this container to remove, if there is one of that name by then.
+    /// Makes the watchdog remove this container, if it exists by then.
     #[cfg(feature = "container")]
     pub(crate) fn container(&mut self, name: &str) -> Result<(), Error> {
-        self.tell(&format!("container {name}\n"))
+        self.send(&format!("container {name}\n"))
     }
 
-    /// From now on there is nothing but the directory.
+    /// Makes the watchdog remove only the directory.
     pub(crate) fn nothing(&mut self) -> Result<(), Error> {
-        self.tell("nothing\n")
+        self.send("nothing\n")
     }
 
-    fn tell(&mut self, line: &str) -> Result<(), Error> {
+    fn send(&mut self, line: &str) -> Result<(), Error> {
         match &mut self.pipe {
-            // One write, which a pipe takes whole: the watchdog never sees half a line.
+            // One write to a pipe is atomic, so the watchdog never reads half a line.
             Some(pipe) => pipe.write_all(line.as_bytes()).map_err(Error::io("write to the watchdog")),
             None => Ok(()),
         }

@@ -1,8 +1,8 @@
 # The watchdog of pq-testing: run as `sh -c <this> pq-testing-watchdog [DIRECTORY]`.
 #
-# Its input is a pipe of which the process it watches holds the only other end. It reads what
-# there is to stop, one line each time that changes: "process PID", "container NAME" or "nothing".
-# When the pipe ends, that process is no more (or has cleaned up itself): stop it, remove DIRECTORY.
+# Its input is a pipe, and the watched process holds the only other end. Each line replaces what the watchdog has to
+# stop: "process PID", "container NAME" or "nothing". When the pipe ends, the watched process has ended or has cleaned
+# up itself. The watchdog then stops that process or container and removes DIRECTORY.
 trap '' HUP INT QUIT TERM
 what=nothing
 which=
@@ -13,13 +13,13 @@ done
 
 ended() {
   kill -0 "$1" 2>/dev/null || return 0
-  # Where nobody reaps orphans, an ended process stays on as a zombie.
+  # If no process reaps orphans, an ended process remains as a zombie.
   grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
 }
 
 case $what in
 process)
-  # Immediate shutdown. CONT, for a test may have paused the server.
+  # Immediate shutdown. CONT, because a test may have paused the server.
   kill -QUIT "$which" 2>/dev/null
   kill -CONT "$which" 2>/dev/null
   tries=0

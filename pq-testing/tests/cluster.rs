@@ -168,7 +168,7 @@ fn a_server_that_was_killed_by_others_starts_again() {
     let server = start(&private_in(parent.path()));
     let pid = nix::unistd::Pid::from_raw(server.pid().expect("it runs").cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("ours to kill");
-    common::within(std::time::Duration::from_secs(5), "it is dead", || server.pid().is_none());
+    common::within(std::time::Duration::from_secs(60), "it is dead", || server.pid().is_none());
     server.start_again().expect("it starts");
     server.database().expect("a database");
 }

@@ -115,7 +115,7 @@ fn a_killed_owner_leaves_no_container() {
     assert_eq!(containers().len(), 1);
     killed.kill().expect("SIGKILL");
     killed.wait().expect("it ended");
-    common::within(Duration::from_secs(20), "the watchdog removed it", || containers().is_empty());
+    common::within(Duration::from_secs(60), "the watchdog removed it", || containers().is_empty());
 
     let mut both = owner();
     let watchdog = Pid::from_raw(watchdog_of(both.id()).cast_signed());

@@ -56,7 +56,7 @@ fn no_error_about_a_connection_string_shows_its_password() {
         "mysql://u:s3cr3t@127.0.0.1:1/d",
         "s3cr3t",
     ] {
-        let error = Server::start(&Options::throwaway().url(url)).expect_err("nobody is there");
+        let error = Server::start(&Options::throwaway().url(url)).expect_err("no server listens there");
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("s3cr3t"), "{shown}");
     }

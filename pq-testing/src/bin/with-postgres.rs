@@ -17,21 +17,21 @@ use signal_hook::iterator::Signals;
 const VARIABLE: &str = "PQ_TEST_DATABASE_URL";
 
 const HELP: &str = "\
-Runs a command with a throwaway PostgreSQL server, whose connection string it finds in
-PQ_TEST_DATABASE_URL. If that is set already, just runs the command.
+Runs a command with a throwaway PostgreSQL server. The command finds its connection string in
+PQ_TEST_DATABASE_URL. If that is set already, no server is started.
 
 Usage: with-postgres [--durable] [--database NAME] [--] COMMAND [ARGUMENT]...
 
-  --durable        fsync on, for what is measured or shown (default: off, for tests)
+  --durable        fsync on, for measurements (default: off, for tests)
   --database NAME  create this database, and let the connection string name it
                    (default: the maintenance database `postgres`)
   -h, --help       this text
   -V, --version    the version
 
-The exit status is the command's, 128 + N if signal N ended it, 127 if there is no such command,
-126 if it can't be run, 125 if there is no server to be had, and 2 for a mistake in the usage.";
+The exit status is the command's, 128 + N if signal N ended it, 127 if the command does not exist,
+126 if it cannot be run, 125 if no server is available, and 2 for a usage error.";
 
-/// What the user asked for.
+/// The parsed command line.
 enum Request {
     Help,
     Version,
@@ -80,7 +80,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Request, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Err("which command shall run?".into())
+    Err("missing command to run".into())
 }
 
 impl Run {
@@ -99,7 +99,7 @@ impl Run {
 
     /// The server and the database are dropped when this returns.
     fn with_server(&self, mut command: Command) -> Result<ExitCode, Error> {
-        // From here on a signal must not end us before we have cleaned up.
+        // From here on a signal must not end this process before the server is removed.
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
             .map_err(|source| Error::Io { what: "catch signals".to_owned(), source })?;
         let server = Server::start(&self.options())?;
@@ -165,7 +165,7 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     }
 }
 
-/// As shells tell it.
+/// Returns 128 + the signal, as shells do.
 fn ended_by(signal: i32) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(125))
 }

@@ -10,7 +10,7 @@ use nix::unistd::{Uid, User};
 
 use crate::error::Error;
 
-/// PostgreSQL refuses to run as root, so under root somebody else has to.
+/// The user that runs the server, because PostgreSQL refuses to run as root.
 #[derive(Debug, Clone, Copy)]
 enum Runs {
     AsWeDo,
@@ -25,7 +25,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// `postgres`, else `nobody`, under root; ourselves otherwise.
+    /// Returns `postgres` or else `nobody` under root, and otherwise the current user.
     pub(crate) fn find() -> Result<Self, Error> {
         if !Uid::effective().is_root() {
             return Ok(Self { runs: Runs::AsWeDo, name: None });
@@ -41,7 +41,7 @@ impl Account {
             .ok_or(Error::NoAccount)
     }
 
-    /// The user's name, if it is not the one that we run as.
+    /// Returns the user's name, if it is not the current user.
     pub(crate) fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
@@ -70,7 +70,7 @@ impl Account {
         }
     }
 
-    /// Whether the user can reach what lies in this directory.
+    /// Returns `true` if the user can enter this directory.
     pub(crate) fn can_enter(&self, directory: &Path) -> bool {
         let Runs::As { uid, gid } = self.runs else {
             return true;

@@ -10,8 +10,8 @@ use crate::error::Error;
 
 const OLDEST: u32 = 13;
 
-/// Where packages put the programs: the directories in the first, sorted by the number in their
-/// names, highest first, and the second below each.
+/// Where packages install the programs: subdirectories of the first path, highest version first, and the
+/// second path below each.
 const PLACES: [(&str, &str, &str); 7] = [
     ("/usr/lib/postgresql", "", "bin"),
     ("/usr", "pgsql-", "bin"),
@@ -29,8 +29,7 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
-    /// The programs in the directory that was named, and nowhere else; without one, the first
-    /// found on this machine.
+    /// Finds the programs in the given directory, or else the first on this machine.
     pub(crate) fn find(named: Option<(PathBuf, &'static str)>) -> Result<Option<Self>, Error> {
         let found = match named {
             Some((dir, from)) => {
@@ -68,7 +67,7 @@ impl Binaries {
     }
 }
 
-/// Refuses a version that is too old; one that says nothing we know is left to its luck.
+/// Refuses a version that is too old. A version that cannot be parsed is accepted.
 pub(crate) fn check_version(what: &str, version: &str) -> Result<(), Error> {
     match leading_number(version) {
         Some(major) if major < OLDEST => {

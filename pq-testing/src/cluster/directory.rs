@@ -1,4 +1,4 @@
-//! A cluster's directory, and the sweep of those whose owners are no more.
+//! A cluster's directory, and the removal of stale ones.
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -18,23 +18,25 @@ use crate::owner::Owner;
 
 const PREFIX: &str = "pq-testing-";
 
-/// The longest parent directory: the path of a Unix socket has to fit in 103 bytes (107 on Linux),
-/// and ours is `PARENT/pq-testing-XXXXXX/.s.PGSQL.65535`.
+/// The longest parent directory: the path of a Unix socket must fit in 103 bytes (107 on Linux), and
+/// it is `PARENT/pq-testing-XXXXXX/.s.PGSQL.65535`.
 const LONGEST_PARENT: usize = 103 - "/pq-testing-XXXXXX/.s.PGSQL.65535".len();
 
-/// A directory that nobody else can enter, with the name of its owner in the file `owner`. Removed
-/// when dropped.
+/// Removes its directory when dropped.
+///
+/// Only the server's user can enter it. The file `owner` names the process that it belongs to.
 #[derive(Debug)]
 pub(crate) struct Directory {
     dir: TempDir,
 }
 
 impl Directory {
-    /// Makes one in `parent`, or in the system's temporary directory, for the server's user.
-    /// Sweeps up its dead neighbours first.
+    /// Creates a directory in `parent`, or in the system's temporary directory, for the server's user.
+    ///
+    /// Removes stale directories beside it first.
     pub(crate) fn create(parent: Option<&Path>, account: &Account) -> Result<Self, Error> {
         let parent = choose_parent(parent, account)?;
-        sweep(&parent, account);
+        remove_stale(&parent, account);
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(Permissions::from_mode(0o700))
@@ -84,9 +86,10 @@ fn choose_parent(named: Option<&Path>, account: &Account) -> Result<PathBuf, Err
     Err(problem)
 }
 
-/// Removes the clusters in `parent` whose owners are gone, with their servers. What is not surely
-/// ours and surely dead is left alone, and so is what resists.
-fn sweep(parent: &Path, account: &Account) {
+/// Removes the clusters in `parent` whose owners have ended, and their servers.
+///
+/// Leaves a directory alone if it may belong to others, if its owner may run, or if it cannot be removed.
+fn remove_stale(parent: &Path, account: &Account) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
     };
@@ -100,7 +103,7 @@ fn sweep(parent: &Path, account: &Account) {
 
 fn is_stale(dir: &Path, account: &Account) -> bool {
     let me = Uid::effective().as_raw();
-    // Not the target of a link: anybody may leave one in a shared directory.
+    // Links are not followed, because any user can create one in a shared directory.
     let Ok(found) = fs::symlink_metadata(dir) else {
         return false;
     };
@@ -114,7 +117,7 @@ fn is_stale(dir: &Path, account: &Account) -> bool {
             .and_then(|text| text.parse::<Owner>().ok())
             .is_some_and(|owner| owner.is_gone()),
         Ok(_) => false,
-        // Made a moment ago, or its owner was killed in that moment.
+        // It was just created, or its owner was killed before it wrote the file.
         Err(_) => older_than_an_hour(&found),
     }
 }
@@ -136,8 +139,9 @@ fn remove(dir: &Path) {
     }
 }
 
-/// The server that runs on this data, if the system says that it is one. Where the system does not
-/// tell (no `/proc`), the server ends by itself within a minute of losing its directory.
+/// Returns the server that runs on this data, if `/proc` confirms it.
+///
+/// Without `/proc`, the server ends by itself within a minute after its directory was removed.
 fn postmaster_of(data: &Path) -> Option<Pid> {
     let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let pid: i32 = file.lines().next()?.trim().parse().ok()?;

@@ -1,4 +1,4 @@
-//! Making a cluster's files.
+//! Creates a cluster's files.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -11,12 +11,12 @@ use super::directory::Directory;
 use crate::error::Error;
 use crate::watchdog::Watchdog;
 
-/// The first that the system knows is taken: one that sorts by code point and knows the letters of
-/// all alphabets, or else plain `C`.
+/// Locales in order of preference: sorting by code point with the letters of all alphabets, or else `C`.
 const LOCALES: [&str; 2] = ["C.UTF-8", "C"];
 
-/// A command as the server's user, in its directory, with an environment that means nothing to
-/// PostgreSQL, in a process group of its own: a terminal's Ctrl-C is for us, not for the server.
+/// Returns a command that runs as the server's user, in its directory, without PostgreSQL's environment.
+///
+/// It gets a process group of its own, so that a terminal's Ctrl-C does not reach the server.
 pub(super) fn command(program: PathBuf, account: &Account, directory: &Directory) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -92,7 +92,7 @@ fn watched(command: &mut Command, account: &Account, watchdog: &mut Watchdog) ->
     Ok(output)
 }
 
-/// The end of a program's output, on one line.
+/// Returns the end of a program's output on one line.
 pub(crate) fn last_lines(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

@@ -1,4 +1,4 @@
-//! One run of the server: from its start until it has ended.
+//! One run of the server, from its start to its end.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -16,15 +16,15 @@ use crate::error::Error;
 
 const POLL: Duration = Duration::from_millis(15);
 
-/// How a server is stopped; see [`Server::stop`](crate::Server::stop).
+/// Selects how [`Server::stop`](crate::Server::stop) stops a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stop {
     /// Ends the sessions and writes everything out, as an administrator's restart does.
     Fast,
-    /// Ends at once; the next start recovers from the log, as after a failed-over server.
+    /// Ends at once. The next start recovers from the write-ahead log.
     Immediate,
-    /// `kill -9` of the main process; its sessions end when they notice.
+    /// Kills the main process with SIGKILL. Its sessions end when they notice.
     Kill,
 }
 
@@ -44,16 +44,15 @@ pub(super) struct Postmaster {
     child: Child,
 }
 
-/// Why a start did not end in a server that answers.
+/// Why a start failed.
 pub(super) enum Failure {
-    /// The port, or the memory of the run before, is not free yet.
+    /// The port or the memory of the previous run is not free yet.
     Occupied(Error),
     Other(Error),
 }
 
 impl Postmaster {
-    /// Starts the command and waits until the server answers to `conninfo`. `begun` hears the
-    /// process id at once.
+    /// Starts the command, calls `begun` with the process id, and waits until the server answers.
     pub(super) fn start(
         mut command: Command,
         directory: &Directory,
@@ -87,12 +86,12 @@ impl Postmaster {
         self.child.id()
     }
 
-    /// Whether the process is still there.
+    /// Returns `true` while the process exists.
     pub(super) fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Ends the server and waits for that; if it takes longer than 30 seconds, by force.
+    /// Ends the server and waits for its end. Kills it after 30 s.
     pub(super) fn stop(mut self, how: Stop) {
         self.signal(how);
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -145,7 +144,7 @@ impl Postmaster {
         Err(Failure::Other(Error::Timeout { what: "starting the server", after: timeout, detail: seen }))
     }
 
-    /// The last line of `postmaster.pid` is the server's state; `pg_ctl` goes by it too.
+    /// Reads the server's state from the last line of `postmaster.pid`, as `pg_ctl` does.
     fn says_ready(&self, directory: &Directory) -> bool {
         let file = fs::read_to_string(directory.data().join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<&str> = file.lines().map(str::trim).collect();
@@ -153,7 +152,7 @@ impl Postmaster {
     }
 }
 
-/// The log, and how much the runs before wrote into it.
+/// The log, and its length before this run.
 fn open_log(directory: &Directory) -> Result<(File, u64), Error> {
     let path = directory.log();
     let open = || {

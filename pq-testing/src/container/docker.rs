@@ -1,4 +1,4 @@
-//! The Docker daemon: whether it answers, and the sweep of containers whose owners are no more.
+//! The Docker daemon: whether it answers, and the removal of stale containers.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -15,20 +15,20 @@ use tokio::time::timeout;
 use crate::error::Error;
 use crate::owner::Owner;
 
-/// The label that says which process a container belongs to.
+/// The label that names the process a container belongs to.
 pub(super) const OWNER_LABEL: &str = "pq-testing.owner";
 
-/// A daemon that is there answers within milliseconds.
-const ANSWER: Duration = Duration::from_secs(3);
+/// A running daemon answers within milliseconds, on a busy machine within seconds.
+const ANSWER: Duration = Duration::from_secs(10);
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// This process, for the label.
+/// Returns the value of the label for this process.
 pub(super) fn owner() -> String {
     Owner::current().to_string()
 }
 
-/// An error with its causes; many of Docker's say nothing without them.
+/// Returns an error's text with its causes, without which many of Docker's errors say nothing.
 pub(super) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -43,7 +43,7 @@ pub(super) fn chain(error: &dyn StdError) -> String {
     text
 }
 
-/// A daemon that answered.
+/// A Docker daemon that answered.
 pub(super) struct Docker {
     runtime: Runtime,
     client: bollard::Docker,
@@ -68,7 +68,7 @@ impl Docker {
         Ok(Self { runtime, client })
     }
 
-    /// Removes a container and its volumes, if there is one of that name.
+    /// Removes a container and its volumes, if it exists.
     pub(super) fn remove(&self, name: &str) {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         let removed = self
@@ -81,8 +81,8 @@ impl Docker {
         }
     }
 
-    /// Removes the containers whose owners are gone.
-    pub(super) fn sweep(&self) {
+    /// Removes the containers whose owners have ended.
+    pub(super) fn remove_stale(&self) {
         let filters = HashMap::from([("label", vec![OWNER_LABEL])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let listed = self

@@ -46,7 +46,7 @@ pub fn entries(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// A process that runs: not gone, and not a zombie that nobody reaped.
+/// Returns `true` if a process runs: it exists and is not a zombie.
 pub fn lives(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z")))
