@@ -70,12 +70,12 @@ impl Codec for Pickle {
 }
 
 /// Returns the error for a value that is not plain data.
-fn refused(what: impl AsRef<str>) -> CodecError {
+fn unsupported(what: impl AsRef<str>) -> CodecError {
     CodecError::new(format!("unsupported pickle: it contains {}, which is not plain data", what.as_ref()))
 }
 
 /// Returns the error for bytes that Python does not read either.
-fn damaged(why: &str) -> CodecError {
+fn invalid(why: &str) -> CodecError {
     CodecError::new(format!("invalid pickle: {why}"))
 }
 

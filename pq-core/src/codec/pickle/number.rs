@@ -1,13 +1,13 @@
-//! Numbers as Python and JSON write them.
+//! Numbers: conversion between Python's and JSON's text.
 
-use super::{CodecError, MAX_INT_DIGITS, damaged, refused, too_many_digits};
+use super::{CodecError, MAX_INT_DIGITS, invalid, too_many_digits, unsupported};
 
-/// A base that JSON's digits come in directly, and that two of multiply within a `u64`.
+/// A power of ten whose square fits in a `u64`.
 const BILLION: u64 = 1_000_000_000;
 
-/// The JSON of an integer that a pickle has as decimal text.
+/// Converts an integer in decimal text to JSON.
 ///
-/// Python also takes other bases, underscores and spaces there, but never writes them.
+/// Python also reads other bases, underscores and spaces here, but never writes them.
 pub(super) fn integer(text: &[u8]) -> Result<String, CodecError> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
@@ -19,7 +19,7 @@ pub(super) fn integer(text: &[u8]) -> Result<String, CodecError> {
         _ => false,
     };
     if !well_formed {
-        return Err(damaged("an integer is not decimal digits"));
+        return Err(invalid("an integer must be decimal digits"));
     }
     if digits.len() > MAX_INT_DIGITS {
         return Err(too_many_digits());
@@ -28,9 +28,9 @@ pub(super) fn integer(text: &[u8]) -> Result<String, CodecError> {
     Ok(format!("{sign}{}", String::from_utf8_lossy(digits)))
 }
 
-/// The JSON of an integer of little-endian bytes in two's complement; of none, it is zero.
+/// Converts an integer in little-endian two's complement to JSON. No bytes are zero.
 pub(super) fn binary_integer(bytes: &[u8]) -> Result<String, CodecError> {
-    // 12 bits hold at least three digits, so longer ones need not be converted to be refused.
+    // 12 bits hold at least three digits, so longer integers are refused before the conversion.
     if bytes.len() > MAX_INT_DIGITS / 2 {
         return Err(too_many_digits());
     }
@@ -57,7 +57,7 @@ pub(super) fn binary_integer(bytes: &[u8]) -> Result<String, CodecError> {
     integer(text.as_bytes())
 }
 
-/// Minus the number of these little-endian bytes in two's complement.
+/// Negates an integer in little-endian two's complement.
 fn negated(bytes: &[u8]) -> Vec<u8> {
     let mut carry = true;
     let negate = |byte: &u8| {
@@ -68,18 +68,18 @@ fn negated(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().map(negate).collect()
 }
 
-/// The number of a float's text, which Python writes as JSON does but for NaN and the infinities.
+/// Parses the text of a float, which is JSON except for NaN and the infinities.
 pub(super) fn parse_float(text: &[u8]) -> Result<f64, CodecError> {
     let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| damaged("a float is not a number's text"))
+    number.ok_or_else(|| invalid("a float must be a number"))
 }
 
-/// What Python's `repr` gives, which is JSON, and which is what its dict keys become there.
+/// Formats a float as Python's `repr` does. The result is JSON, and is used for dict keys too.
 pub(super) fn float(number: f64) -> Result<String, CodecError> {
     if !number.is_finite() {
-        return Err(refused("a float that is NaN or infinite"));
+        return Err(unsupported("a float that is NaN or infinite"));
     }
-    // Rust turns to exponents where Python does, and writes them without a plus or a leading zero.
+    // Rust uses exponents for the same numbers as Python, but without a plus or a leading zero.
     let text = format!("{number:?}");
     let Some((mantissa, exponent)) = text.split_once('e') else {
         return Ok(text);

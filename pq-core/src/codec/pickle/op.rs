@@ -1,4 +1,4 @@
-//! The opcodes, by the names they have in CPython's `pickletools`.
+//! The opcodes, by their names in CPython's `pickletools`.
 
 pub(super) const MARK: u8 = b'(';
 pub(super) const STOP: u8 = b'.';

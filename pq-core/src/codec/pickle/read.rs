@@ -1,14 +1,14 @@
-//! The machine that a pickle is a program of, without the opcodes that import or call.
+//! Reads a pickle: a stack machine without the opcodes that import or call.
 
 use std::collections::HashMap;
 
 use super::tree::{Id, Tree};
-use super::{CodecError, MAX_VALUES, damaged, number, op, refused, text, too_many};
+use super::{CodecError, MAX_VALUES, invalid, number, op, text, too_many, unsupported};
 
-/// The longest module or class name that an error repeats, in characters.
+/// Maximum length of a module or class name in an error, in characters.
 const MAX_NAME: usize = 80;
 
-/// The JSON of the value that a pickle holds. As in Python, what is after its end does not matter.
+/// Decodes a pickle to JSON. As in Python, bytes after its end are ignored.
 pub(super) fn json(pickle: &[u8]) -> Result<String, CodecError> {
     let mut machine = Machine::new(pickle)?;
     let root = machine.run()?;
@@ -19,9 +19,9 @@ struct Machine<'a> {
     rest: &'a [u8],
     tree: Tree,
     stack: Vec<Id>,
-    /// How high the stack was at each MARK that is open.
+    /// The height of the stack at each open MARK.
     marks: Vec<usize>,
-    /// A map, since a pickle may claim any number as a place.
+    /// A map, since a pickle may use any number as an index.
     memo: HashMap<u64, Id>,
     none: Id,
     no: Id,
@@ -58,7 +58,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Frames say where to read ahead to, which need not be heeded, but may not be past the end.
+    /// Checks that a frame ends within the pickle. Frames only serve to read ahead.
     fn frame(&mut self) -> Result<(), CodecError> {
         let length = self.number(8)?;
         match usize::try_from(length) {
@@ -104,7 +104,8 @@ impl<'a> Machine<'a> {
             op::BINGET => self.number(1)?,
             _ => self.number(4)?,
         };
-        let known = self.memo.get(&place).ok_or_else(|| damaged("it refers to what it has not put"))?;
+        let known =
+            self.memo.get(&place).ok_or_else(|| invalid("it refers to a value that is not in the memo"))?;
         self.stack.push(*known);
         Ok(())
     }
@@ -203,18 +204,19 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Refuses what is imported here, by its name; but for the functions that Python's copyreg makes
-    /// objects with, after which the pickle names the class.
+    /// Refuses an import by its name.
+    ///
+    /// Accepts the functions of Python's copyreg that make objects: the pickle then names the class.
     fn global(&mut self, opcode: u8) -> Result<(), CodecError> {
         let (module, name) = if opcode == op::STACK_GLOBAL {
             let (name, module) = (self.pop()?, self.pop()?);
-            let is_string = |id| self.tree.string(id).ok_or_else(|| damaged("a class name is not a string"));
+            let is_string = |id| self.tree.string(id).ok_or_else(|| invalid("a class name is not a string"));
             (printable(is_string(module)?), printable(is_string(name)?))
         } else {
             (self.name()?, self.name()?)
         };
         if opcode == op::INST || !matches!(module.as_str(), "copy_reg" | "copyreg") {
-            return Err(refused(kind(&module, &name)));
+            return Err(unsupported(kind(&module, &name)));
         }
         self.stack.push(self.tree.helper()?);
         Ok(())
@@ -227,7 +229,10 @@ impl<'a> Machine<'a> {
 
     fn top(&self) -> Result<Id, CodecError> {
         let floor = self.marks.last().copied().unwrap_or(0);
-        self.stack[floor..].last().copied().ok_or_else(|| damaged("it takes more values than it has"))
+        self.stack[floor..]
+            .last()
+            .copied()
+            .ok_or_else(|| invalid("it takes more values than there are on the stack"))
     }
 
     fn pop(&mut self) -> Result<Id, CodecError> {
@@ -237,7 +242,7 @@ impl<'a> Machine<'a> {
     }
 
     fn since_mark(&mut self) -> Result<Vec<Id>, CodecError> {
-        let mark = self.marks.pop().ok_or_else(|| damaged("it has no mark where it needs one"))?;
+        let mark = self.marks.pop().ok_or_else(|| invalid("a mark is missing"))?;
         Ok(self.stack.drain(mark..).collect())
     }
 
@@ -253,13 +258,14 @@ impl<'a> Machine<'a> {
         Ok(*byte)
     }
 
-    /// A little-endian number without a sign.
+    /// Reads an unsigned little-endian number.
     fn number(&mut self, length: usize) -> Result<u64, CodecError> {
         Ok(self.take(length)?.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
     }
 
-    /// As many bytes as the number before them says. Where Python has a sign in that number, a
-    /// negative one is an error, and is here as well: it is past the end.
+    /// Reads a length and as many bytes.
+    ///
+    /// Some lengths are signed in Python. A negative one is an error here too, since it is past the end.
     fn counted(&mut self, length: usize) -> Result<&'a [u8], CodecError> {
         let count = self.number(length)?;
         self.take(usize::try_from(count).map_err(|_| truncated())?)
@@ -272,25 +278,26 @@ impl<'a> Machine<'a> {
         Ok(line)
     }
 
-    /// A place in the memo, as decimal text.
+    /// Reads an index of the memo in decimal text.
     fn place(&mut self) -> Result<u64, CodecError> {
         let place = std::str::from_utf8(self.line()?).ok().and_then(|line| line.parse().ok());
-        place.ok_or_else(|| damaged("a place in the memo is not a number"))
+        place.ok_or_else(|| invalid("an index of the memo must be a number"))
     }
 }
 
 fn truncated() -> CodecError {
-    damaged("it ends too early")
+    invalid("it ends too early")
 }
 
-/// A name as an error may repeat it. What is after its first few hundred characters is not looked at,
-/// since a long name can be referred to many times.
+/// Shortens a name for an error.
+///
+/// Reads only its first few hundred characters, since a pickle can refer to a long name many times.
 fn printable(name: &str) -> String {
     let may = |char: &char| char.is_alphanumeric() || matches!(char, '_' | '.' | '<' | '>');
     name.chars().take(4 * MAX_NAME).filter(may).take(MAX_NAME).collect()
 }
 
-/// What a pickle makes that starts with this import.
+/// Describes the object that a pickle makes with this import.
 fn kind(module: &str, name: &str) -> String {
     match (module, name) {
         ("__builtin__" | "builtins", "set") => "a set".to_owned(),
@@ -303,9 +310,9 @@ fn kind(module: &str, name: &str) -> String {
     }
 }
 
-/// The error for an opcode that plain data does without.
+/// Returns the error for an opcode that plain data does not need.
 fn not_plain(opcode: u8) -> CodecError {
-    refused(match opcode {
+    unsupported(match opcode {
         op::BINBYTES | op::SHORT_BINBYTES | op::BINBYTES8 => "a bytes object",
         op::BYTEARRAY8 => "a bytearray object",
         op::EMPTY_SET | op::ADDITEMS => "a set",
@@ -318,6 +325,6 @@ fn not_plain(opcode: u8) -> CodecError {
         op::PERSID | op::BINPERSID => "a persistent id",
         op::EXT1 | op::EXT2 | op::EXT4 => "an object of a registered extension",
         op::NEXT_BUFFER | op::READONLY_BUFFER => "an out-of-band buffer",
-        _ => return damaged("it has an unknown opcode"),
+        _ => return invalid("it has an unknown opcode"),
     })
 }

@@ -1,11 +1,10 @@
-//! Strings: from what pickles hold to JSON, and from code points to what pickles hold.
+//! Strings: conversion between pickles and JSON.
 //!
-//! Python's strings may hold lone surrogates, which Rust's may not, so that the characters are code
-//! points here.
+//! Python's strings can contain lone surrogates, and Rust's cannot. Therefore characters are code points here.
 
-use super::{CodecError, damaged, refused};
+use super::{CodecError, invalid, unsupported};
 
-/// A JSON string that is being written.
+/// Writes a JSON string.
 pub(super) struct Quoted(String);
 
 impl Quoted {
@@ -37,7 +36,7 @@ impl Quoted {
     }
 }
 
-/// The JSON of UTF-8 in which surrogates are encoded as if they were characters (`surrogatepass`).
+/// Converts UTF-8 with encoded surrogates (`surrogatepass`) to JSON.
 pub(super) fn utf8(mut bytes: &[u8]) -> Result<String, CodecError> {
     let mut quoted = Quoted::new();
     loop {
@@ -55,13 +54,14 @@ pub(super) fn utf8(mut bytes: &[u8]) -> Result<String, CodecError> {
                 quoted.push(0xd000 | u32::from(second & 0x3f) << 6 | u32::from(third & 0x3f));
                 bytes = rest;
             }
-            _ => return Err(damaged("a string is not UTF-8")),
+            _ => return Err(invalid("a string must be UTF-8")),
         }
     }
 }
 
-/// The JSON of Python's `raw-unicode-escape`: bytes are characters, but for `\uXXXX` and
-/// `\UXXXXXXXX`; a backslash takes the byte after it along, whatever that is.
+/// Converts Python's `raw-unicode-escape` to JSON.
+///
+/// Bytes are characters, except for `\uXXXX` and `\UXXXXXXXX`. Any other byte after a backslash is kept with it.
 pub(super) fn raw_unicode(line: &[u8]) -> Result<String, CodecError> {
     let mut quoted = Quoted::new();
     let mut rest = line;
@@ -82,13 +82,13 @@ pub(super) fn raw_unicode(line: &[u8]) -> Result<String, CodecError> {
             }
         };
         let code = after.get(1..=digits).and_then(hex).filter(|code| *code <= u32::from(char::MAX));
-        quoted.push(code.ok_or_else(|| damaged("a string has a broken escape"))?);
+        quoted.push(code.ok_or_else(|| invalid("a string has an invalid escape"))?);
         rest = &after[1 + digits..];
     }
     Ok(quoted.end())
 }
 
-/// The JSON of what Python 2 called a string, which Python 3 reads if it is ASCII.
+/// Converts a string of Python 2 to JSON. Python 3 reads it if it is ASCII.
 pub(super) fn ascii(bytes: &[u8]) -> Result<String, CodecError> {
     match std::str::from_utf8(bytes) {
         Ok(text) if text.is_ascii() => {
@@ -96,16 +96,16 @@ pub(super) fn ascii(bytes: &[u8]) -> Result<String, CodecError> {
             quoted.push_str(text);
             Ok(quoted.end())
         }
-        _ => Err(refused("a Python 2 string of bytes")),
+        _ => Err(unsupported("a Python 2 string of bytes")),
     }
 }
 
-/// As [`ascii`], of the quotes and escapes that Python 2's `repr` writes.
+/// Converts a quoted string of Python 2's `repr` to JSON, as [`ascii`] does.
 pub(super) fn repr(line: &[u8]) -> Result<String, CodecError> {
-    let broken = || damaged("a string has a broken escape");
+    let broken = || invalid("a string has an invalid escape");
     let mut rest = match line {
         [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
-        _ => return Err(damaged("a string has no quotes")),
+        _ => return Err(invalid("a string has no quotes")),
     };
     let mut bytes = Vec::with_capacity(rest.len());
     while let [first, after @ ..] = rest {
@@ -127,9 +127,9 @@ pub(super) fn repr(line: &[u8]) -> Result<String, CodecError> {
     ascii(&bytes)
 }
 
-/// Adds a code point as Python's protocol 0 does, which keeps the line one line and free of NUL.
+/// Appends a code point as Python's protocol 0 does, without line breaks and NUL.
 ///
-/// The text stands for bytes: its characters are all below 256.
+/// The text represents bytes: all of its characters are below 256.
 pub(super) fn push_raw_unicode(pickle: &mut String, code: u32) {
     match char::from_u32(code) {
         Some('\\' | '\0' | '\n' | '\r' | '\x1a') => pickle.push_str(&format!("\\u{code:04x}")),
@@ -139,7 +139,7 @@ pub(super) fn push_raw_unicode(pickle: &mut String, code: u32) {
     }
 }
 
-/// The number of these hexadecimal digits, all of which must be digits.
+/// Parses hexadecimal digits.
 pub(super) fn hex(digits: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0_u32, |sum, digit| {
         let digit = char::from(*digit).to_digit(16)?;

@@ -1,33 +1,34 @@
-//! What a pickle holds, as an arena: nothing in it is nested, so that neither building nor dropping
-//! it recurses, and what a pickle refers to twice is there once.
+//! The values of a pickle in an arena.
+//!
+//! No value contains another, so building and dropping do not recurse. A value with several references exists once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::{
-    CodecError, MAX_DEPTH, MAX_JSON_BYTES, MAX_VALUES, damaged, refused, too_deep, too_large, too_many,
+    CodecError, MAX_DEPTH, MAX_JSON_BYTES, MAX_VALUES, invalid, too_deep, too_large, too_many, unsupported,
 };
 
-/// A value's place in the tree.
+/// The index of a value in the arena.
 pub(super) type Id = u32;
 
 enum Node {
-    /// The JSON of a string, a number, a bool or `None`.
+    /// A string, a number, a bool or `None`, as JSON.
     Scalar(Box<str>),
     List(Vec<Id>),
     Tuple(Box<[Id]>),
-    /// Keys, which are scalars, and their values.
+    /// Scalar keys and their values.
     Dict(Vec<(Id, Id)>),
-    /// A function that makes objects and does not say which.
+    /// A function that makes objects of a class that is not known yet.
     Helper,
 }
 
-/// The values, and which dict has which key where.
+/// The values, and an index of the dicts' keys.
 #[derive(Default)]
 pub(super) struct Tree {
     nodes: Vec<Node>,
-    /// Equal keys get one number. It is found by the value's place first, so that a long key is
-    /// looked at once however many dicts share it.
+    /// Equal keys have one number. It is cached by the value's index, so that a long key is compared only once even if
+    /// many dicts share it.
     key_by_id: HashMap<Id, u32>,
     key_by_text: HashMap<String, u32>,
     positions: HashMap<(Id, u32), usize>,
@@ -63,7 +64,7 @@ impl Tree {
         Ok(id)
     }
 
-    /// The JSON of a string.
+    /// Returns the JSON of a string.
     pub(super) fn string(&self, id: Id) -> Option<&str> {
         match self.node(id) {
             Node::Scalar(json) if json.starts_with('"') => Some(json),
@@ -77,19 +78,19 @@ impl Tree {
                 all.extend_from_slice(items);
                 Ok(())
             }
-            _ => Err(damaged("it appends to what is not a list")),
+            _ => Err(invalid("it appends to a value that is not a list")),
         }
     }
 
-    /// Sets the keys and values that these are in turn. A key that is there keeps its place.
+    /// Sets alternating keys and values. An existing key keeps its position.
     pub(super) fn set_items(&mut self, dict: Id, items: &[Id]) -> Result<(), CodecError> {
         let (pairs, []) = items.as_chunks::<2>() else {
-            return Err(damaged("a dict has a key without a value"));
+            return Err(invalid("a dict has a key without a value"));
         };
         for &[key, value] in pairs {
             let number = self.key_number(key)?;
             let Node::Dict(entries) = &mut self.nodes[dict as usize] else {
-                return Err(damaged("it sets a key of what is not a dict"));
+                return Err(invalid("it sets a key of a value that is not a dict"));
             };
             match self.positions.entry((dict, number)) {
                 Entry::Occupied(position) => entries[*position.get()].1 = value,
@@ -114,7 +115,7 @@ impl Tree {
         Ok(number)
     }
 
-    /// The JSON of a key: of what is not a string, its JSON in quotes, as from `json.dumps`.
+    /// Returns the JSON of a key. If it is not a string, its JSON is quoted, as `json.dumps` does.
     fn push_key(&self, key: Id, out: &mut String) -> Result<(), CodecError> {
         match self.node(key) {
             Node::Scalar(json) if json.starts_with('"') => push(out, json),
@@ -123,25 +124,25 @@ impl Tree {
                 push(out, json)?;
                 push(out, "\"")
             }
-            Node::Tuple(_) => Err(refused("a dict key that is a tuple")),
-            _ => Err(damaged("a dict key is not hashable")),
+            Node::Tuple(_) => Err(unsupported("a dict key that is a tuple")),
+            _ => Err(invalid("a dict key is not hashable")),
         }
     }
 
-    /// The JSON of a value.
+    /// Returns the JSON of a value.
     pub(super) fn json(&self, root: Id) -> Result<String, CodecError> {
         let mut out = String::new();
         self.push_value(root, &mut Vec::new(), &mut out)?;
         Ok(out)
     }
 
-    /// Every call writes at least one byte, so that the limit on those is one on time as well; the
-    /// limit on the path is one on the calls in one another.
+    /// Every call writes at least one byte, so the limit on bytes bounds the time too. The limit on the path bounds the
+    /// recursion.
     fn push_value(&self, id: Id, path: &mut Vec<Id>, out: &mut String) -> Result<(), CodecError> {
         match self.node(id) {
             Node::Scalar(json) => return push(out, json),
-            Node::Helper => return Err(refused("a function of Python's copyreg module")),
-            _ if path.contains(&id) => return Err(refused("a list or dict that contains itself")),
+            Node::Helper => return Err(unsupported("a function of Python's copyreg module")),
+            _ if path.contains(&id) => return Err(unsupported("a list or dict that contains itself")),
             _ if path.len() >= MAX_DEPTH => return Err(too_deep()),
             _ => path.push(id),
         }

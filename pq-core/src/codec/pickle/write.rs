@@ -1,5 +1,6 @@
-//! JSON into a pickle of protocol 0: the one that Python's `pq` writes, in which no byte is NUL, so
-//! that Postgres has no `\u0000` to stumble over.
+//! Writes JSON as a pickle of protocol 0, as Python's `pq` does.
+//!
+//! Protocol 0 has no NUL bytes. Others would need `\u0000`, which PostgreSQL's JSON functions refuse.
 
 use std::str::Chars;
 
@@ -7,10 +8,10 @@ use serde_json::value::RawValue;
 
 use super::{CodecError, MAX_DEPTH, MAX_JSON_BYTES, MAX_VALUES, number, text, too_deep, too_large, too_many};
 
-/// The pickle of a JSON text, as characters that stand for bytes.
+/// Encodes a JSON text as a pickle, with one character for each byte.
 ///
-/// The text is not made into values: these would not keep large integers nor lone surrogates. And
-/// neither need the pickle be free of keys that are twice in an object, since Python keeps the last.
+/// The text is not parsed into values, since these do not keep large integers and lone surrogates. Keys that an object
+/// has twice are written twice: Python keeps the last one.
 pub(super) fn pickle(json: &str) -> Result<String, CodecError> {
     if json.len() > MAX_JSON_BYTES {
         return Err(too_large());
@@ -24,7 +25,7 @@ pub(super) fn pickle(json: &str) -> Result<String, CodecError> {
 
 struct Writer<'a> {
     rest: Chars<'a>,
-    /// The opcode that puts a value into each array or object that is open: APPEND or SETITEM.
+    /// The opcode that adds a value to each open array or object: APPEND or SETITEM.
     open: Vec<char>,
     pickle: String,
     values: usize,
@@ -68,7 +69,7 @@ impl<'a> Writer<'a> {
         if self.values > MAX_VALUES { Err(too_many()) } else { Ok(()) }
     }
 
-    /// A value is complete, and goes into what it is in.
+    /// Adds a complete value to the array or object around it.
     fn end(&mut self) {
         self.pickle.extend(self.open.last());
     }
@@ -131,7 +132,7 @@ impl<'a> Writer<'a> {
         }))
     }
 
-    /// The code point of `\uXXXX`, or of two of them that are a surrogate pair.
+    /// Reads the code point of `\uXXXX`, or of two of them that are a surrogate pair.
     fn unicode(&mut self) -> Result<u32, CodecError> {
         let (first, rest) = unit(self.rest.as_str()).ok_or_else(not_json)?;
         let second = rest.strip_prefix("\\u").and_then(unit);
@@ -146,7 +147,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Four hexadecimal digits, and what is after them.
+/// Splits off four hexadecimal digits.
 fn unit(text: &str) -> Option<(u32, &str)> {
     let (digits, rest) = text.split_at_checked(4)?;
     Some((text::hex(digits.as_bytes())?, rest))
