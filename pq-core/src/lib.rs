@@ -33,6 +33,8 @@
 //! # }
 //! ```
 
+#![warn(missing_debug_implementations)]
+
 mod backoff;
 mod cancellation;
 mod claim;

@@ -1,6 +1,7 @@
 //! Calls of tasks: enqueueing a job that names the task and carries its arguments.
 
 use std::borrow::Borrow;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -15,6 +16,12 @@ use crate::{
 pub struct BoundTask<'a, S: Store, A> {
     task: &'a Task<S, A>,
     queue: BoundQueue<'a, S, ()>,
+}
+
+impl<S: Store, A> fmt::Debug for BoundTask<'_, S, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundTask").field("name", &self.task.name).finish_non_exhaustive()
+    }
 }
 
 impl<S: Store, A> Task<S, A> {

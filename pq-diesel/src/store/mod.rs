@@ -52,6 +52,12 @@ pub struct PgStore {
 /// The longest error that is stored with a job, in characters.
 const ERROR_CHARS: usize = 2_000;
 
+impl std::fmt::Debug for PgStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PgStore({})", self.table)
+    }
+}
+
 impl PgStore {
     pub(crate) fn new(
         table: Table,
