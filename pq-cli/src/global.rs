@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pq_diesel::{Error, Pq, Settings, Table};
+use pq_diesel::store::Table;
+use pq_diesel::{Error, Pq, Settings};
 
 use crate::failure::Failure;
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use pq_diesel::{Report, Status, WorkerInfo};
+use pq_diesel::admin::WorkerInfo;
+use pq_diesel::{Report, Status};
 use serde_json::{Value, json};
 
 use crate::output;

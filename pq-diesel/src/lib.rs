@@ -1,8 +1,18 @@
 //! A transactional job queue on PostgreSQL, for applications built on diesel.
 //!
-//! A put commits with your business data, and a handler's writes commit with its job: on your own
-//! `&mut PgConnection`, inside your own transaction, without two-phase anything. See [`Pq`] for the
-//! handle, [`pq_core::Queue`] for what a queue does, [`schema`] to query the table with diesel's DSL.
+//! A put commits with the application's own writes, and a handler's writes commit with its job: on the application's
+//! `&mut PgConnection`, in its own transaction.
+//!
+//! | for | start with |
+//! |---|---|
+//! | a handle to the queues of a table | [`Pq`], [`Builder`] |
+//! | enqueueing and taking jobs | [`Queue`], [`BoundQueue`], [`PutOptions`], [`Wait`] |
+//! | named work with typed arguments | [`Task`], [`BoundTask`], [`CallOptions`], [`Backoff`] |
+//! | running handlers in threads | [`Worker`], [`Handler`], [`Context`], [`Outcome`] |
+//! | operating queues: listing, cron, migrations, grants | [`admin`], [`doctor`] |
+//! | queries with diesel's DSL | [`schema`] |
+//! | single calls without a handle | [`direct`] |
+//! | the traits of a store | [`store`] |
 //!
 //! ```no_run
 //! use pq_diesel::{Pq, Wait};
@@ -20,7 +30,16 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Which types are `#[non_exhaustive]`
+//!
+//! The rule of [`pq_core`] applies: types that only this crate creates and that may grow are non-exhaustive, such as
+//! [`Error`]. Types that an application creates, or must match completely, are exhaustive. [`Notify`] is an exception,
+//! since an application never matches it.
 
+#![warn(missing_debug_implementations)]
+
+pub mod admin;
 mod builder;
 mod conninfo;
 mod copy;
@@ -40,26 +59,21 @@ pub mod schema;
 mod settings;
 mod shutdown_guard;
 mod statements;
-mod store;
+pub mod store;
 mod table;
 
 pub use pq_core::{
-    Accepted, Backoff, CallOptions, CancellationToken, Cancelled, Claim, Codec, CodecError, Cron, CronEntry,
-    Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobRecord, JobState, Key, Next, OnConflict,
-    Outcome, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueCounts, QueueName, Report, Retention,
-    Running, Settlement, Status, StopMode, TimeError, Trace, Wait, When, WorkerId, WorkerInfo, codec_by_name,
+    Accepted, Backoff, CallOptions, CancellationToken, Cancelled, Claim, Codec, CodecError, Cron, Extended,
+    Failure, IntoWhen, Job, JobId, JobInfo, JobRecord, JobState, Key, Next, OnConflict, Outcome, Payload,
+    PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Report, Retention, Running, Settlement, Status,
+    StopMode, TimeError, Trace, Wait, When, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};
 pub use error::Error;
-pub use grants::Role;
-pub use listener::Subscription;
-pub use migrate::{MIGRATIONS, Pending};
 pub use pq::{BoundQueue, BoundTask, Context, Control, Handler, Pq, Queue, Task, Worker};
 pub use pq_core;
 pub use settings::Settings;
-pub use store::PgStore;
-pub use table::Table;
 
 /// The examples of the README and of the pages are compiled with the documentation's.
 #[cfg(doctest)]

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use diesel::PgConnection;
 use diesel::r2d2::ConnectionManager;
 use pq_conformance::{Fixture, Suite};
-use pq_diesel::{Builder, Error, Notify, PgStore, Pq};
+use pq_diesel::store::PgStore;
+use pq_diesel::{Builder, Error, Notify, Pq};
 use pq_testing::{Database, Server};
 
 /// The way in which a fixture builds its handles.

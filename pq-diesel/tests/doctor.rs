@@ -94,7 +94,7 @@ fn a_table_created_by_diesels_harness_passes() -> Outcome {
     use diesel_migrations::MigrationHarness;
     let database = Server::shared()?.database()?;
     let mut conn = database.connect()?;
-    conn.run_pending_migrations(pq_diesel::MIGRATIONS).map_err(|error| error.to_string())?;
+    conn.run_pending_migrations(pq_diesel::admin::MIGRATIONS).map_err(|error| error.to_string())?;
     let findings = Pq::detached().examine_on(&mut conn, &Examination::new())?;
     assert_eq!(of(&findings, "migrations")[0].level, Level::Ok);
     let drift: Vec<_> =

@@ -10,7 +10,8 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_migrations::MigrationHarness;
-use pq_diesel::{MIGRATIONS, Pq};
+use pq_diesel::Pq;
+use pq_diesel::admin::MIGRATIONS;
 use pq_testing::{Database, Server};
 use serde_json::{Value, json};
 

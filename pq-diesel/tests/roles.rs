@@ -9,10 +9,10 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_core::Heartbeat;
 use pq_core::store::{Admin, Archive, Connect, Jobs, Schedules, Workers};
+use pq_diesel::admin::{Filter, Role};
 use pq_diesel::doctor::Examination;
 use pq_diesel::{
-    Filter, JobId, JobState, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Role, Status, StopMode,
-    Wait,
+    JobId, JobState, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Status, StopMode, Wait,
 };
 use pq_testing::{Database, Server};
 use serde_json::{Value, json};

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Cancelled, Filter, JobId, JobRecord, JobState, Pq};
+use pq_diesel::admin::Filter;
+use pq_diesel::{Cancelled, JobId, JobRecord, JobState, Pq};
 
 use super::examples;
 use crate::confirm::Confirmation;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use pq_diesel::{CronEntry, Pq};
+use pq_diesel::Pq;
+use pq_diesel::admin::CronEntry;
 use serde::Serialize;
 use serde_json::value::RawValue;
 

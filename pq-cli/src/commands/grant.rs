@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Pq, Role};
+use pq_diesel::Pq;
+use pq_diesel::admin::Role;
 
 use super::examples;
 use crate::failure::Failure;

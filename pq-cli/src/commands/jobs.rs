@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Filter, JobId, JobRecord, JobState, Key};
+use pq_diesel::admin::Filter;
+use pq_diesel::{JobId, JobRecord, JobState, Key};
 
 use super::examples;
 use crate::failure::Failure;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
-use pq_diesel::QueueCounts;
+use pq_diesel::admin::QueueCounts;
 use serde_json::{Value, json};
 
 use super::examples;

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Error, Pq, QueueCounts};
+use pq_diesel::admin::QueueCounts;
+use pq_diesel::{Error, Pq};
 
 use super::examples;
 use crate::confirm::Confirmation;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pq_diesel::{Filter, JobState, Pq, QueueName};
+use pq_diesel::admin::Filter;
+use pq_diesel::{JobState, Pq, QueueName};
 
 use super::examples;
 use crate::confirm::Confirmation;

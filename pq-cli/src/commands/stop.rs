@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use pq_diesel::{Pq, StopMode, WorkerId, WorkerInfo};
+use pq_diesel::admin::{WorkerId, WorkerInfo};
+use pq_diesel::{Pq, StopMode};
 use rustix::process::{Signal, kill_process};
 
 use super::examples;

@@ -1,4 +1,7 @@
-//! The store: what the core's trait asks for, on PostgreSQL.
+//! The PostgreSQL store, and the traits that it implements.
+//!
+//! For implementors of stores and for measurements. Not covered by semantic versioning. Applications use
+//! [`crate::Pq`] and [`crate::Queue`].
 
 mod admin;
 mod archive;
@@ -24,15 +27,18 @@ use diesel::query_dsl::methods::LoadQuery;
 use diesel::sql_types::Text;
 use pq_core::{NewJob, QueueName};
 
+pub use pq_core::store::{Admin, Archive, Connect, Jobs, Schedules, Store, StoreError, Workers};
+
 use self::fast_path::FastPath;
 use self::group_take::GroupTakes;
 use self::put::{GroupPuts, may_be_told_later};
 use self::take::FallbackLevels;
 use crate::listener::Listener;
+pub use crate::listener::Subscription;
 use crate::pool::Pool;
 use crate::prepared::{Bound, Statement, Value};
 use crate::statements::{Statements, Trigger};
-use crate::table::Table;
+pub use crate::table::Table;
 use crate::{Error, Notify};
 
 /// Jobs in a table of PostgreSQL. Made by [`crate::Builder`].

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use pq_diesel::{Pq, QueueCounts};
+use pq_diesel::Pq;
+use pq_diesel::admin::QueueCounts;
 
 use self::cleanup::Leases;
 use self::payload::Payload;

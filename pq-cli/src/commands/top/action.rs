@@ -1,6 +1,7 @@
 //! Actions: what the user can change from the view.
 
-use pq_diesel::{Cancelled, Error, JobId, Pq, QueueName, StopMode, WorkerId};
+use pq_diesel::admin::WorkerId;
+use pq_diesel::{Cancelled, Error, JobId, Pq, QueueName, StopMode};
 
 use crate::output;
 

@@ -5,7 +5,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use pq_diesel::{Error, JobRecord, JobState, Pq, QueueCounts, QueueName, WorkerInfo};
+use pq_diesel::admin::{QueueCounts, WorkerInfo};
+use pq_diesel::{Error, JobRecord, JobState, Pq, QueueName};
 
 use super::action::Action;
 use crate::failure::Failure;

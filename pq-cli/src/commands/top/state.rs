@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pq_diesel::{JobId, QueueName, WorkerId};
+use pq_diesel::admin::WorkerId;
+use pq_diesel::{JobId, QueueName};
 
 use super::action::Action;
 use super::poller::{Snapshot, Update};

@@ -3,7 +3,8 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use pq_diesel::{JobRecord, QueueCounts, Running, WorkerInfo};
+use pq_diesel::admin::{QueueCounts, WorkerInfo};
+use pq_diesel::{JobRecord, Running};
 
 use super::layout;
 use super::poller::{DEAD_LIMIT, Snapshot};

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use pq_core::Payload;
-use pq_diesel::{JobId, JobRecord, JobState, QueueCounts, QueueName, Status, StopMode, WorkerId, WorkerInfo};
+use pq_diesel::admin::{QueueCounts, WorkerId, WorkerInfo};
+use pq_diesel::{JobId, JobRecord, JobState, QueueName, Status, StopMode};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
