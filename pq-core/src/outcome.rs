@@ -1,10 +1,10 @@
-//! How a taken job ends, and what is kept of it.
+//! The outcomes of jobs, and of requests to cancel them.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{Claim, CodecError, Error, JobState, Payload, PayloadLimits};
+use crate::{Claim, CodecError, Error, Payload, PayloadLimits};
 
 /// What becomes of a taken job.
 ///
@@ -126,84 +126,17 @@ pub struct Settlement<'a> {
     pub outcome: Outcome,
 }
 
-/// What became of the wish to cancel a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The result of a request to cancel a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cancelled {
-    /// It was waiting, and is in the archive now: no handler will start.
+    /// The job waited, and was archived as cancelled. No handler will begin.
     Done,
-    /// It runs under a lease. Its handler will be told through its context; whatever comes of this
-    /// attempt but completion, there will be no other.
+    /// The job runs under a lease. Its handler learns of the request by [`crate::Context::is_cancelled`].
+    ///
+    /// If this attempt does not complete the job, it is archived as cancelled and not retried.
     Asked,
-    /// A transaction holds it. Nothing was done: it completes with the transaction, or can be
-    /// cancelled after it.
+    /// A transaction holds the job, so nothing was done. Ask again when that transaction has ended.
     Held,
-    /// No job of this id waits or runs in the queue.
+    /// The queue has no live job with this id.
     NotFound,
-}
-
-/// How long the archive keeps what ended, counted from its end. Each bound is `None` for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Retention {
-    /// Jobs that are done; seven days unless said.
-    pub done: Option<Duration>,
-    /// Dead jobs; ninety days unless said.
-    pub dead: Option<Duration>,
-    /// Cancelled jobs; seven days unless said.
-    pub cancelled: Option<Duration>,
-}
-
-impl Retention {
-    /// The bound for this end.
-    #[must_use]
-    pub fn of(&self, state: JobState) -> Option<Duration> {
-        match state {
-            JobState::Done => self.done,
-            JobState::Dead => self.dead,
-            JobState::Cancelled => self.cancelled,
-            _ => None,
-        }
-    }
-
-    /// Keeps jobs that are done for so many days.
-    #[must_use]
-    pub fn done_days(mut self, days: u16) -> Self {
-        self.done = Some(days_long(days));
-        self
-    }
-
-    /// Keeps dead jobs for so many days.
-    #[must_use]
-    pub fn dead_days(mut self, days: u16) -> Self {
-        self.dead = Some(days_long(days));
-        self
-    }
-
-    /// Keeps cancelled jobs for so many days.
-    #[must_use]
-    pub fn cancelled_days(mut self, days: u16) -> Self {
-        self.cancelled = Some(days_long(days));
-        self
-    }
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { done: Some(days_long(7)), dead: Some(days_long(90)), cancelled: Some(days_long(7)) }
-    }
-}
-
-fn days_long(days: u16) -> Duration {
-    Duration::from_secs(u64::from(days) * 86_400)
-}
-
-/// What a sweep did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MaintenanceReport {
-    /// Jobs whose lease was over and that are in the line again, or cancelled as was asked.
-    pub returned: u64,
-    /// Jobs that were removed from the archive.
-    pub pruned: u64,
-    /// Whether it returned as many leases as one sweep does, so that there may be more that are over.
-    pub more: bool,
 }

@@ -59,7 +59,7 @@ impl<S: Store> Context<S> {
     ) -> Self {
         Self {
             access: Arc::clone(access),
-            job: Arc::clone(&incoming.raw),
+            job: Arc::clone(&incoming.claim),
             trace: incoming.trace(),
             is_task: incoming.envelope.is_some(),
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),

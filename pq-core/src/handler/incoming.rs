@@ -7,7 +7,7 @@ use crate::{Claim, Failure, Outcome};
 
 /// A taken job, and its call if it is a task's.
 pub(crate) struct Incoming {
-    pub(crate) raw: Arc<Claim>,
+    pub(crate) claim: Arc<Claim>,
     pub(crate) envelope: Option<Envelope>,
 }
 

@@ -120,7 +120,7 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
     ) -> Handler<S> {
         let queue = self.clone();
         self.handler(Run::Transactional(Box::new(move |conn, incoming| {
-            let job = queue.decoded(&incoming.raw).map_err(Failure::Undecodable)?;
+            let job = queue.decoded(&incoming.claim).map_err(Failure::Undecodable)?;
             erase_types(handler(conn, job))
         })))
     }
@@ -135,7 +135,7 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
     ) -> Handler<S> {
         let queue = self.clone();
         self.handler(Run::Leased(Box::new(move |context, incoming| {
-            let job = queue.decoded(&incoming.raw).map_err(Failure::Undecodable)?;
+            let job = queue.decoded(&incoming.claim).map_err(Failure::Undecodable)?;
             erase_types(handler(context, job))
         })))
     }

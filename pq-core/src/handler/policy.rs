@@ -40,9 +40,9 @@ impl Policy {
         failure: &Failure,
         retry: Option<(Duration, Option<Payload>)>,
     ) -> Outcome {
-        let Incoming { raw, envelope } = job;
+        let Incoming { claim, envelope } = job;
         let error = failure.to_string();
-        let (allowed, tried) = self.retries(&raw, envelope.as_ref());
+        let (allowed, tried) = self.retries(&claim, envelope.as_ref());
         let is_final = matches!(failure, Failure::Undecodable(_) | Failure::Exhausted { .. });
         if is_final || tried >= allowed {
             return Outcome::Dead { error };
@@ -50,7 +50,7 @@ impl Policy {
         let failures = tried.saturating_add(1);
         let (after, payload) = retry.unwrap_or_else(|| {
             let of_call = envelope.as_ref().and_then(Envelope::backoff);
-            (of_call.as_ref().unwrap_or(&self.backoff).delay(failures, raw.id), None)
+            (of_call.as_ref().unwrap_or(&self.backoff).delay(failures, claim.id), None)
         });
         let count_failure = |mut envelope: Envelope| {
             envelope.put("retried", &failures).ok()?;

@@ -63,5 +63,5 @@ fn decode_call<A: DeserializeOwned>(incoming: &Incoming) -> Result<Job<A>, Failu
     let arguments =
         envelope.ok_or_else(|| "the payload is not a task".to_owned()).and_then(Envelope::arguments);
     let data = arguments.map_err(Failure::Undecodable)?;
-    Ok(Job { data, claim: Arc::clone(&incoming.raw) })
+    Ok(Job { data, claim: Arc::clone(&incoming.claim) })
 }

@@ -113,7 +113,7 @@ fn run_one<S: Store>(
 ) -> FinishedJob {
     let served = &run.queues.all[position];
     let context = Context::new(&run.context_access[position], &prepared.incoming, prepared.timeout());
-    let lease = prepared.incoming.raw.lease().unwrap_or_default();
+    let lease = prepared.incoming.claim.lease().unwrap_or_default();
     let own_length = prepared.incoming.envelope.as_ref().and_then(|envelope| envelope.duration("lease"));
     if let Some(length) = own_length {
         set_lease_length(run, lease, length);
@@ -178,8 +178,8 @@ fn run_in_transaction<S: Store>(
                 store.set_statement_timeout(conn, Some(timeout))?;
             }
             let returned = handler(conn, incoming).map_err(Rollback::Failed)?;
-            let raw = Claim::clone(&incoming.raw);
-            let (job, outcome) = served.prepare(raw).outcome_for(served, Ok(returned.clone()));
+            let claim = Claim::clone(&incoming.claim);
+            let (job, outcome) = served.prepare(claim).outcome_for(served, Ok(returned.clone()));
             let settlement = Settlement { job: &job, outcome };
             let accepted = store.settle(conn, std::slice::from_ref(&settlement))?;
             if accepted.all() { Ok((Ok(returned), settlement.outcome)) } else { Err(Rollback::LeaseLost) }
@@ -191,7 +191,7 @@ fn run_in_transaction<S: Store>(
             result
         }
         Err(Rollback::Failed(failure)) => Err(failure),
-        Err(Rollback::LeaseLost) => Err(Failure::Error(Error::lease_lost(incoming.raw.id).to_string())),
+        Err(Rollback::LeaseLost) => Err(Failure::Error(Error::lease_lost(incoming.claim.id).to_string())),
         Err(Rollback::Store(error)) => Err(Failure::Error(error.to_string())),
     }
 }

@@ -18,22 +18,22 @@ pub(super) struct PreparedJob<'h, S: Store> {
 
 impl<S: Store> ServedQueue<S> {
     /// Finds the handler of a job.
-    pub(super) fn prepare(&self, raw: Claim) -> PreparedJob<'_, S> {
-        if let Some(handler) = &self.raw {
-            let incoming = Incoming { raw: Arc::new(raw), envelope: None };
+    pub(super) fn prepare(&self, claim: Claim) -> PreparedJob<'_, S> {
+        if let Some(handler) = &self.whole_queue {
+            let incoming = Incoming { claim: Arc::new(claim), envelope: None };
             return PreparedJob { incoming, handler: Ok(handler), task: None }.unless_exhausted();
         }
-        let call = self.queue.json_of(&raw).and_then(|json| Envelope::read(&json));
-        let raw = Arc::new(raw);
+        let call = self.queue.json_of(&claim).and_then(|json| Envelope::read(&json));
+        let claim = Arc::new(claim);
         match call {
             Ok(call) => {
                 let name = call.function().unwrap_or_default();
                 let handler = self.tasks.get(&name).ok_or_else(|| Failure::UnknownTask(name.clone()));
-                let incoming = Incoming { raw, envelope: Some(call) };
+                let incoming = Incoming { claim, envelope: Some(call) };
                 PreparedJob { incoming, handler, task: Some(name) }.unless_exhausted()
             }
             Err(reason) => {
-                let incoming = Incoming { raw, envelope: None };
+                let incoming = Incoming { claim, envelope: None };
                 PreparedJob { incoming, handler: Err(Failure::Undecodable(reason)), task: None }
             }
         }
@@ -44,8 +44,8 @@ impl<S: Store> PreparedJob<'_, S> {
     /// Removes the handler if all allowed attempts began and none was settled, because workers crashed or leases expired.
     fn unless_exhausted(mut self) -> Self {
         if let Ok(handler) = self.handler {
-            let Incoming { raw, envelope } = &self.incoming;
-            let (allowed, tried) = handler.policy.retries(raw, envelope.as_ref());
+            let Incoming { claim, envelope } = &self.incoming;
+            let (allowed, tried) = handler.policy.retries(claim, envelope.as_ref());
             if tried > allowed {
                 self.handler = Err(Failure::Exhausted { attempts: tried });
             }
@@ -63,24 +63,24 @@ impl<S: Store> PreparedJob<'_, S> {
         let Self { incoming, handler, .. } = self;
         let keeps = handler.as_ref().is_ok_and(|handler| handler.policy.keep_history);
         let (failure, retry) = match result {
-            Ok(Outcome::Complete) if keeps => return (incoming.raw, Outcome::Keep { result: None }),
+            Ok(Outcome::Complete) if keeps => return (incoming.claim, Outcome::Keep { result: None }),
             Ok(Outcome::Retry { after, error, payload }) => (Failure::Error(error), Some((after, payload))),
-            Ok(outcome) => return (incoming.raw, outcome),
+            Ok(outcome) => return (incoming.claim, outcome),
             Err(failure) => (failure, None),
         };
         let without_handler = Policy::default();
         let policy = handler.as_ref().map_or(&without_handler, |handler| &handler.policy);
-        let raw = Arc::clone(&incoming.raw);
+        let claim = Arc::clone(&incoming.claim);
         let outcome = policy.after_failure(&served.queue, incoming, &failure, retry);
         let dead = matches!(outcome, Outcome::Dead { .. });
         tracing::warn!(
-            queue = %raw.queue,
-            job_id = %raw.id,
-            attempt = raw.attempt,
+            queue = %claim.queue,
+            job_id = %claim.id,
+            attempt = claim.attempt,
             %failure,
             dead,
             "job failed"
         );
-        (raw, outcome)
+        (claim, outcome)
     }
 }

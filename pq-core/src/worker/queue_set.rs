@@ -12,7 +12,7 @@ use crate::{Error, Handler, Queue, QueueName, Store};
 pub(super) struct ServedQueue<S: Store> {
     pub(super) queue: Queue<S, ()>,
     /// The handler of the whole queue. A queue has either this or handlers of tasks.
-    pub(super) raw: Option<Handler<S>>,
+    pub(super) whole_queue: Option<Handler<S>>,
     /// The handlers of tasks, by the tasks' names.
     pub(super) tasks: HashMap<String, Handler<S>>,
     weight: u32,
@@ -24,7 +24,7 @@ impl<S: Store> ServedQueue<S> {
     ///
     /// If some handlers are leased, the queue is leased, and the transactional ones get a transaction each.
     pub(super) fn is_transactional(&self) -> bool {
-        self.raw.iter().chain(self.tasks.values()).all(Handler::is_transactional)
+        self.whole_queue.iter().chain(self.tasks.values()).all(Handler::is_transactional)
     }
 }
 
@@ -51,7 +51,7 @@ impl<S: Store> QueueSet<S> {
             None => {
                 self.all.push(ServedQueue {
                     queue: handler.queue.clone(),
-                    raw: None,
+                    whole_queue: None,
                     tasks: HashMap::new(),
                     weight: 1,
                     limiter: TakeLimiter::default(),
@@ -62,7 +62,7 @@ impl<S: Store> QueueSet<S> {
         let served = &mut self.all[position];
         let replaced = match handler.task.clone() {
             Some(task) => served.tasks.insert(task.clone(), handler).map(|_| format!("task {task:?} of ")),
-            None => served.raw.replace(handler).map(|_| String::new()),
+            None => served.whole_queue.replace(handler).map(|_| String::new()),
         };
         if let Some(task) = replaced {
             self.conflict = Some(format!("{task}queue {:?} has two handlers", served.queue.name()));
@@ -75,7 +75,7 @@ impl<S: Store> QueueSet<S> {
 
     pub(super) fn check(&self) -> Result<(), Error> {
         let is_served = |queue: &String| self.all.iter().any(|served| served.queue.name().as_str() == queue);
-        let is_mixed = |served: &&ServedQueue<S>| served.raw.is_some() && !served.tasks.is_empty();
+        let is_mixed = |served: &&ServedQueue<S>| served.whole_queue.is_some() && !served.tasks.is_empty();
         let wrong = if let Some(conflict) = &self.conflict {
             format!("invalid handlers: {conflict}")
         } else if self.all.is_empty() {

@@ -21,7 +21,7 @@ pub(super) fn run_handler<S: Store>(
     if let Err(failure) = &prepared.handler {
         return Err(failure.clone());
     }
-    let (job, timeout) = (&prepared.incoming.raw, prepared.timeout());
+    let (job, timeout) = (&prepared.incoming.claim, prepared.timeout());
     let span = tracing::info_span!(
         "pq.run",
         queue = %job.queue,

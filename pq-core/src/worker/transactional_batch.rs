@@ -138,7 +138,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             let now = Instant::now();
             if now - began > MAX_DURATION || self.run.stop.is_finishing() {
                 let unbegun_jobs = 1 + jobs.len();
-                let unbegun = iter::once(prepared.incoming.raw).chain(jobs.map(Arc::new));
+                let unbegun = iter::once(prepared.incoming.claim).chain(jobs.map(Arc::new));
                 self.outcomes.extend(unbegun.map(|job| (job, Outcome::GiveBack)));
                 self.unbegun = unbegun_jobs;
                 return Ok(());

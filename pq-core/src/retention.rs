@@ -1,0 +1,78 @@
+//! How long archived jobs are kept, and what maintenance did.
+
+use std::time::Duration;
+
+use crate::JobState;
+
+/// How long the archive keeps jobs, counted from when they ended. `None` keeps them for ever.
+///
+/// ```
+/// use pq_core::Retention;
+///
+/// let retention = Retention::default().dead_days(30);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Retention {
+    /// How long completed jobs are kept. Default: 7 days.
+    pub done: Option<Duration>,
+    /// How long dead jobs are kept. Default: 90 days.
+    pub dead: Option<Duration>,
+    /// How long cancelled jobs are kept. Default: 7 days.
+    pub cancelled: Option<Duration>,
+}
+
+impl Retention {
+    /// Returns how long jobs in this state are kept; `None` for ever, and for the states of live jobs.
+    #[must_use]
+    pub fn of(&self, state: JobState) -> Option<Duration> {
+        match state {
+            JobState::Done => self.done,
+            JobState::Dead => self.dead,
+            JobState::Cancelled => self.cancelled,
+            _ => None,
+        }
+    }
+
+    /// Keeps completed jobs for this many days.
+    #[must_use]
+    pub fn done_days(mut self, days: u16) -> Self {
+        self.done = Some(from_days(days));
+        self
+    }
+
+    /// Keeps dead jobs for this many days.
+    #[must_use]
+    pub fn dead_days(mut self, days: u16) -> Self {
+        self.dead = Some(from_days(days));
+        self
+    }
+
+    /// Keeps cancelled jobs for this many days.
+    #[must_use]
+    pub fn cancelled_days(mut self, days: u16) -> Self {
+        self.cancelled = Some(from_days(days));
+        self
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { done: Some(from_days(7)), dead: Some(from_days(90)), cancelled: Some(from_days(7)) }
+    }
+}
+
+fn from_days(days: u16) -> Duration {
+    Duration::from_secs(u64::from(days) * 86_400)
+}
+
+/// What one run of maintenance did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MaintenanceReport {
+    /// Jobs of expired leases that were requeued, or archived as cancelled if that was requested.
+    pub returned: u64,
+    /// Jobs that were deleted from the archive.
+    pub pruned: u64,
+    /// Whether the run reached its limit of leases, so that more of them may have expired.
+    pub more: bool,
+}
