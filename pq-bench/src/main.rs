@@ -9,7 +9,7 @@ use clap::Parser;
 
 use commands::Command;
 
-/// How fast the queue is, beside the bare SQL on the same server
+/// How fast the queue is, beside the baseline SQL on the same server
 #[derive(Parser)]
 #[command(name = "pq-bench", version)]
 struct Arguments {

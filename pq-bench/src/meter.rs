@@ -11,7 +11,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Double};
 use serde::{Deserialize, Serialize};
 
-use crate::bare::Script;
+use crate::baseline::Script;
 use crate::{Bench, median};
 
 /// What a run cost, for each of its jobs.

@@ -41,13 +41,15 @@ pub struct Figure {
     /// What it is compared with: `pgbench, the same INSERT, prepared`.
     pub beside: Option<String>,
     /// The other side of each round.
-    pub bare: Vec<f64>,
+    #[serde(alias = "bare")]
+    pub baseline: Vec<f64>,
     /// What is asked of the median, if anything.
     pub target: Option<Target>,
     /// What ours cost besides time, as the median of the rounds.
     pub cost: Option<Cost>,
     /// What the other side cost.
-    pub bare_cost: Option<Cost>,
+    #[serde(alias = "bare_cost")]
+    pub baseline_cost: Option<Cost>,
     /// Percentiles of single times, in ascending order: 50.0, 90.0, 99.0 and so on.
     pub percentiles: Vec<(f64, f64)>,
     /// How it went over time.
@@ -57,9 +59,9 @@ pub struct Figure {
 /// What is asked of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub enum Target {
-    /// The median of ours : bare is at least this.
+    /// The median of ours : baseline is at least this.
     RatioAtLeast(f64),
-    /// The median of ours : bare is at most this.
+    /// The median of ours : baseline is at most this.
     RatioAtMost(f64),
     /// The median of ours is at most this, in the figure's unit.
     AtMost(f64),
@@ -136,7 +138,7 @@ impl Figure {
         let mut line =
             format!("{} ({}): {:.1} {}", self.name, with.join(", "), median(&self.ours), self.unit);
         if let Some(ratio) = self.ratio() {
-            line += &format!(", {ratio:.2} of {:.1}", median(&self.bare));
+            line += &format!(", {ratio:.2} of {:.1}", median(&self.baseline));
         }
         match self.reached() {
             Some(true) => line += ", as asked",
@@ -149,7 +151,8 @@ impl Figure {
     /// The median of the ratios of the rounds, ours to the other side's; `None` where nothing stands beside it.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
-        let ratios: Vec<f64> = self.ours.iter().zip(&self.bare).map(|(ours, bare)| ours / bare).collect();
+        let ratios: Vec<f64> =
+            self.ours.iter().zip(&self.baseline).map(|(ours, baseline)| ours / baseline).collect();
         (!ratios.is_empty()).then(|| median(&ratios))
     }
 

@@ -12,7 +12,7 @@ fn figure(
     with: &[(&str, &str)],
     unit: &str,
     ours: &[f64],
-    bare: &[f64],
+    baseline: &[f64],
 ) -> Figure {
     Figure {
         scenario: scenario.to_owned(),
@@ -20,8 +20,8 @@ fn figure(
         parameters: with.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         unit: unit.to_owned(),
         ours: ours.to_vec(),
-        beside: (!bare.is_empty()).then(|| "the server | alone".to_owned()),
-        bare: bare.to_vec(),
+        beside: (!baseline.is_empty()).then(|| "the server | alone".to_owned()),
+        baseline: baseline.to_vec(),
         ..Figure::default()
     }
 }
@@ -32,18 +32,18 @@ const PUTS: [(&str, f64, f64); 3] =
 
 fn run() -> Results {
     let mut figures = Vec::new();
-    for (threads, ours, bare) in PUTS {
+    for (threads, ours, baseline) in PUTS {
         let mut put = figure(
             "puts",
             "put",
             &[("threads", threads)],
             "jobs/s",
             &[ours - 10.0, ours, ours + 10.0],
-            &[bare],
+            &[baseline],
         );
         put.target = Some(Target::RatioAtLeast(0.95));
         put.cost = Some(Cost { rate: ours, trips: 1.0, commits: 0.5, wal: 300.0, ..Cost::default() });
-        put.bare_cost = Some(Cost { rate: bare, commits: 1.0, wal: 280.0, ..Cost::default() });
+        put.baseline_cost = Some(Cost { rate: baseline, commits: 1.0, wal: 280.0, ..Cost::default() });
         figures.push(put);
     }
     let mut pickup = figure("pickups", "pickup <idle>", &[], "ms", &[0.5], &[0.4]);
@@ -86,6 +86,11 @@ fn page_of(output: Output, out: &Path) -> String {
     fs::read_to_string(out.join("benchmarks.md")).expect("the page")
 }
 
+/// Reads the appendix of a scenario.
+fn appendix(out: &Path, scenario: &str) -> String {
+    fs::read_to_string(out.join("benchmarks").join(format!("{scenario}.md"))).expect("the appendix")
+}
+
 /// Where the circles of a plot are: those are its points.
 fn circles(svg: &str) -> Vec<(f64, f64)> {
     let value = |tag: &str, name: &str| -> f64 {
@@ -96,23 +101,25 @@ fn circles(svg: &str) -> Vec<(f64, f64)> {
 }
 
 #[test]
-fn the_page_has_all_figures_and_says_what_falls_short() {
+fn the_page_shows_the_targets_and_the_appendix_all_figures() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("run.json");
     run().write(&file).expect("a run");
     let page = reported(&[&file], folder.path());
     insta::assert_snapshot!(page);
+    insta::assert_snapshot!(appendix(folder.path(), "puts"));
     assert!(page.contains("short by"), "{page}");
 }
 
 #[test]
-fn the_plots_hold_the_points_at_their_places() {
+fn plots_have_their_points_in_the_right_places() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("run.json");
     run().write(&file).expect("a run");
-    let page = reported(&[&file], folder.path());
+    reported(&[&file], folder.path());
+    let pages = ["puts", "pickups", "held"].map(|scenario| appendix(folder.path(), scenario)).concat();
     let plot = |name: &str| {
-        assert!(page.contains(&format!("(benchmarks/{name})")), "{name} is not shown");
+        assert!(pages.contains(&format!("({name})")), "{name} is not shown");
         fs::read_to_string(folder.path().join("benchmarks").join(name)).expect(name)
     };
 
@@ -147,7 +154,7 @@ fn the_plots_hold_the_points_at_their_places() {
 }
 
 #[test]
-fn the_same_runs_give_the_same_page_and_what_is_written_by_hand_stays() {
+fn the_same_runs_give_the_same_pages_and_manual_text_is_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("run.json");
     run().write(&file).expect("a run");
@@ -160,31 +167,42 @@ fn the_same_runs_give_the_same_page_and_what_is_written_by_hand_stays() {
     assert_eq!(fs::read(&plot).expect("the plot"), drawn);
     assert!(!others.exists(), "nothing shows it any more");
 
-    let mark = "<!-- by hand: puts -->\n";
+    let mark = "<!-- manual: notes -->\n";
+    let page = folder.path().join("benchmarks/puts.md");
+    let first = appendix(folder.path(), "puts");
     let edited = first.replace(mark, &format!("{mark}Limited by fsync.\n\nAnd by nothing else.\n"));
     assert_ne!(edited, first);
-    let page = folder.path().join("benchmarks.md");
     fs::write(&page, &edited).expect("the page");
-    assert_eq!(reported(&[&file], folder.path()), edited);
+    reported(&[&file], folder.path());
+    assert_eq!(appendix(folder.path(), "puts"), edited);
+    let redrawn = Command::new(env!("CARGO_BIN_EXE_pq-bench"))
+        .args(["report", "--redraw", "--out"])
+        .arg(folder.path())
+        .output()
+        .expect("it runs");
+    assert!(redrawn.status.success(), "{}", String::from_utf8_lossy(&redrawn.stderr));
+    assert_eq!(appendix(folder.path(), "puts"), edited);
 
-    // A run without the scenario keeps what was written of it.
+    // Manual text of a scenario without runs is kept.
     let mut fewer = run();
     fewer.figures.retain(|figure| figure.scenario != "puts");
     fewer.write(&file).expect("a run");
-    let left = reported_anew(&[&file], folder.path());
+    reported_anew(&[&file], folder.path());
+    let left = appendix(folder.path(), "puts");
     assert!(!left.contains("| put"), "{left}");
     assert!(left.contains("Limited by fsync.\n\nAnd by nothing else.\n<!-- end -->"), "{left}");
 
+    run().write(&file).expect("a run");
     let unclear = edited.replace("<!-- end -->", "");
     fs::write(&page, &unclear).expect("the page");
     let refused = report(&[&file], folder.path(), &[]);
     assert!(!refused.status.success());
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("is left as it is"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot replace"));
     assert_eq!(fs::read_to_string(&page).expect("the page"), unclear);
 }
 
 #[test]
-fn of_several_runs_the_later_one_wins() {
+fn a_later_run_replaces_an_earlier_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let (earlier, later) = (folder.path().join("earlier.json"), folder.path().join("later.json"));
     run().write(&earlier).expect("a run");
@@ -194,13 +212,14 @@ fn of_several_runs_the_later_one_wins() {
     again.figures[0].ours = vec![5_432.0];
     again.write(&later).expect("a run");
     let page = reported(&[&earlier, &later], folder.path());
-    assert!(page.contains("5,432") && !page.contains("4,000"), "{page}");
-    assert!(page.contains("9,000"), "{page}");
+    let puts = appendix(folder.path(), "puts");
+    assert!(puts.contains("5,432") && !puts.contains("4,000"), "{puts}");
+    assert!(puts.contains("9,000"), "{puts}");
     assert!(page.contains("`abc1234`: puts, pickups, held") && page.contains("`def5678`: puts\n"), "{page}");
 }
 
 #[test]
-fn what_a_run_has_not_measured_stays_on_the_page() {
+fn figures_that_a_run_did_not_measure_are_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("run.json");
     run().write(&file).expect("a run");
@@ -220,12 +239,12 @@ fn what_a_run_has_not_measured_stays_on_the_page() {
     let refused = report(&[&file], folder.path(), &[]);
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("runs.json holds no runs of pq-bench") && said.contains("--anew"), "{said}");
+    assert!(said.contains("cannot read the runs in") && said.contains("--anew"), "{said}");
     assert!(reported_anew(&[&file], folder.path()).contains("`def5678`: pickups\n"));
 }
 
 #[test]
-fn a_scenario_that_is_measured_again_stays_in_its_place() {
+fn a_scenario_measured_again_keeps_its_place() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("run.json");
     let measured = |scenario: &str, revision: &str| {
@@ -244,17 +263,19 @@ fn a_scenario_that_is_measured_again_stays_in_its_place() {
 }
 
 #[test]
-fn a_page_whose_runs_are_not_kept_is_not_cut() {
+fn an_appendix_whose_runs_are_not_kept_is_not_removed() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("run.json");
     run().write(&file).expect("a run");
-    let page = folder.path().join("benchmarks.md");
-    let before = "# Benchmarks\n\n## drain\n\nFast.\n";
+    let page = folder.path().join("benchmarks/drain.md");
+    let before = "# drain\n\nFast.\n";
+    fs::create_dir(folder.path().join("benchmarks")).expect("a folder");
     fs::write(&page, before).expect("the page");
     let refused = report(&[&file], folder.path(), &[]);
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("shows drain") && said.contains("--run") && said.contains("--anew"), "{said}");
+    assert!(said.contains("no runs of drain") && said.contains("--run") && said.contains("--anew"), "{said}");
     assert_eq!(fs::read_to_string(&page).expect("the page"), before);
-    assert!(!reported_anew(&[&file], folder.path()).contains("drain"));
+    reported_anew(&[&file], folder.path());
+    assert!(!page.exists());
 }

@@ -28,7 +28,7 @@ fn measured(scenarios: &[&str]) -> Vec<Figure> {
     for figure in &figures {
         assert!(!figure.ours.is_empty() && figure.ours.iter().all(|ours| *ours > 0.0), "{figure:?}");
         let rounds = if figure.beside.is_some() { figure.ours.len() } else { 0 };
-        assert_eq!(figure.bare.len(), rounds, "{figure:?}");
+        assert_eq!(figure.baseline.len(), rounds, "{figure:?}");
         assert!(figure.target.is_none() || figure.reached().is_some(), "{figure:?}");
     }
     figures

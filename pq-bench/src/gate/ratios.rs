@@ -8,7 +8,7 @@ use pq_diesel::{Pq, Worker};
 use serde_json::value::RawValue;
 
 use super::{Group, Measured, QUEUE, fill, middle};
-use crate::bare::{Script, pgbench, plain_take};
+use crate::baseline::{Script, pgbench, plain_take};
 use crate::{Bench, PAYLOAD};
 
 const ROUNDS: usize = 3;
@@ -39,7 +39,7 @@ fn put(bench: &Bench) -> Result<f64> {
     let [(_, sql), ..] = bench.pq.store().hot_statements();
     let sql = sql.replace("$1", &format!("'{QUEUE}'")).replace("$2", &format!("'{PAYLOAD}'"));
     drop(fill(bench, 0)?);
-    let bare = pgbench(bench.url(), &sql, 1, TIME)?;
+    let baseline = pgbench(bench.url(), &sql, 1, TIME)?;
     let mut conn = fill(bench, 0)?;
     let queue = bench.queue(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
@@ -49,14 +49,14 @@ fn put(bench: &Bench) -> Result<f64> {
         queue.on(&mut conn).put(&payload)?;
         puts += 1;
     }
-    Ok(f64::from(puts) / begun.elapsed().as_secs_f64() / bare)
+    Ok(f64::from(puts) / begun.elapsed().as_secs_f64() / baseline)
 }
 
 fn drain(bench: &Bench) -> Result<f64> {
     drop(fill(bench, JOBS)?);
     let runs = JOBS / 500;
-    let bare = Script::new(&plain_take(QUEUE, 500)).run_times(bench.url(), 1, runs)?;
-    let bare = Duration::from_secs_f64(runs as f64 / bare.rate);
+    let baseline = Script::new(&plain_take(QUEUE, 500)).run_times(bench.url(), 1, runs)?;
+    let baseline = Duration::from_secs_f64(runs as f64 / baseline.rate);
     drop(fill(bench, JOBS)?);
     let pq = Pq::builder().url(bench.url()).pool_size(4).connect()?;
     let queue = pq.queue::<Box<RawValue>>(QUEUE)?;
@@ -65,5 +65,5 @@ fn drain(bench: &Bench) -> Result<f64> {
     let report = worker.run_until_empty()?;
     let ours = begun.elapsed();
     ensure!(report.done == JOBS as u64, "{report:?}");
-    Ok(bare.as_secs_f64() / ours.as_secs_f64())
+    Ok(baseline.as_secs_f64() / ours.as_secs_f64())
 }

@@ -1,4 +1,4 @@
-//! Many jobs at once, and what our table costs beside a bare one.
+//! Many jobs at once, and what our table costs beside a baseline one.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,11 @@ use diesel::connection::SimpleConnection;
 use pq_diesel::Queue;
 use serde_json::value::RawValue;
 
-use super::sides::{Sides, figure};
+use super::comparison::{Comparison, figure};
 use super::{Plan, Scenario};
 use crate::{Bench, Cost, Figure, Meter, PAYLOAD, Target, psql_copy};
 
-/// Puts of many jobs beside psql's COPY, and that into our table and into a bare one.
+/// Puts of many jobs beside psql's COPY, and that into our table and into a baseline one.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "bulk",
     about: "many jobs put at once, beside psql's COPY; COPY into our table and into a bare one",
@@ -63,12 +63,12 @@ fn puts(bench: &Bench, plan: &Plan, name: &str, way: Way, size: usize) -> Result
     let queue = bench.queue(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     let times = (plan.jobs(MOST) / size).clamp(1, 1_000);
-    let mut sides = Sides::default();
+    let mut comparison = Comparison::default();
     for _ in 0..plan.rounds {
         bench.refill(&queue, 0)?;
-        sides.bare.push(copy(bench, OURS, size, times)?);
+        comparison.baseline.push(copy(bench, OURS, size, times)?);
         bench.refill(&queue, 0)?;
-        sides.ours.push(counted(bench, size * times, || {
+        comparison.ours.push(counted(bench, size * times, || {
             // The first is not measured, so that the handle has its connection and the statement is prepared.
             way(&queue, &payload, 2)?;
             let begun = Instant::now();
@@ -76,7 +76,7 @@ fn puts(bench: &Bench, plan: &Plan, name: &str, way: Way, size: usize) -> Result
             Ok(begun.elapsed())
         })?);
     }
-    Ok(sides.rates(Figure {
+    Ok(comparison.rates(Figure {
         parameters: [("jobs".to_owned(), size.to_string())].into(),
         ..figure(SCENARIO.name, name, "psql, \\copy of as many rows into the same table")
     }))
@@ -84,16 +84,16 @@ fn puts(bench: &Bench, plan: &Plan, name: &str, way: Way, size: usize) -> Result
 
 fn table(bench: &Bench, plan: &Plan) -> Result<Figure> {
     let queue = bench.queue(QUEUE)?;
-    let mut sides = Sides::default();
+    let mut comparison = Comparison::default();
     for _ in 0..plan.rounds {
         bench.connect()?.batch_execute(MAKE_BARE)?;
         bench.refill(&queue, 0)?;
-        sides.bare.push(copy(bench, BARE, MOST, 1)?);
+        comparison.baseline.push(copy(bench, BARE, MOST, 1)?);
         bench.refill(&queue, 0)?;
-        sides.ours.push(copy(bench, OURS, MOST, 1)?);
+        comparison.ours.push(copy(bench, OURS, MOST, 1)?);
     }
     bench.connect()?.batch_execute("DROP TABLE public.pq_bench_bare")?;
-    Ok(sides.rates(Figure {
+    Ok(comparison.rates(Figure {
         parameters: [("rows".to_owned(), MOST.to_string())].into(),
         unit: "rows/s".to_owned(),
         target: Some(Target::RatioAtLeast(0.6)),

@@ -106,10 +106,10 @@ fn compare(
     Ok(Figure {
         ours: parts(&deep, |cost| cost.rate),
         beside: Some("the same with nothing else in the table".to_owned()),
-        bare: parts(&empty, |cost| cost.rate),
+        baseline: parts(&empty, |cost| cost.rate),
         target: Some(Target::RatioAtLeast(0.95)),
         cost: counted(&deep),
-        bare_cost: counted(&empty),
+        baseline_cost: counted(&empty),
         ..figure(SCENARIO.name, name, "jobs/s", [("beside", beside.words(plan)), ("jobs", jobs.to_string())])
     })
 }

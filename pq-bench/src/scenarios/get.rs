@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use pq_diesel::Wait;
 
-use super::sides::{Sides, delete, figure, not_dry};
+use super::comparison::{Comparison, delete, figure, not_dry};
 use super::{Plan, Scenario};
-use crate::bare::plain_take;
+use crate::baseline::plain_take;
 use crate::{Bench, Cost, Figure, Script, Target, pool};
 
 /// One get a commit, alone and by many threads through one handle.
@@ -19,14 +19,15 @@ const QUEUE: &str = "get";
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let same = Script::new(&delete(bench, QUEUE));
     let plain = Script::new(&plain_take(QUEUE, 1));
-    let (mut callers, mut one, mut many) = (Sides::default(), Sides::default(), Sides::default());
+    let (mut callers, mut one, mut many) =
+        (Comparison::default(), Comparison::default(), Comparison::default());
     for _ in 0..plan.rounds {
-        let bare = pgbench_gets(bench, plan, 1, &same)?;
-        callers.bare.push(bare);
+        let baseline = pgbench_gets(bench, plan, 1, &same)?;
+        callers.baseline.push(baseline);
         callers.ours.push(callers_gets(bench, plan)?);
-        one.bare.push(bare);
+        one.baseline.push(baseline);
         one.ours.push(gets(bench, plan, 1)?);
-        many.bare.push(pgbench_gets(bench, plan, 16, &plain)?);
+        many.baseline.push(pgbench_gets(bench, plan, 16, &plain)?);
         many.ours.push(gets(bench, plan, 16)?);
     }
     let same = "pgbench, the same DELETE, prepared";

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::working::{Kind, figure};
 use super::{Plan, Scenario};
-use crate::bare::plain_take;
+use crate::baseline::plain_take;
 use crate::{Bench, Figure, PAYLOAD, Target, Track};
 
 /// One producer and one consumer, and a backlog that stays small.
@@ -97,7 +97,7 @@ fn rates(who: &str, why: Why, time: Duration, rounds: &[Round]) -> Figure {
         |round: &Round| Track { name: format!("{who}, {}", why.word()), points: round.points.clone() };
     Figure {
         ours: rounds.iter().map(last).collect(),
-        bare: rounds.iter().map(first).collect(),
+        baseline: rounds.iter().map(first).collect(),
         tracks: rounds.last().map(track).into_iter().collect(),
         ..beside_its_first(&format!("{who}, last tenth of the run"), "jobs/s", why, time)
     }
@@ -107,7 +107,7 @@ fn rates(who: &str, why: Why, time: Duration, rounds: &[Round]) -> Figure {
 fn blocks(who: &str, why: Why, time: Duration, rounds: &[Round]) -> Option<Figure> {
     (time / 10 >= LONG_ENOUGH).then(|| Figure {
         ours: rounds.iter().map(|round| round.blocks[1]).collect(),
-        bare: rounds.iter().map(|round| round.blocks[0]).collect(),
+        baseline: rounds.iter().map(|round| round.blocks[0]).collect(),
         ..beside_its_first(&format!("{who}, blocks read or hit in the last tenth"), "blocks/job", why, time)
     })
 }

@@ -44,9 +44,9 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
                 figures.push(Figure {
                     ours: parts(&with, |cost| cost.rate),
                     beside: Some("as many jobs without keys".to_owned()),
-                    bare: parts(&without, |cost| cost.rate),
+                    baseline: parts(&without, |cost| cost.rate),
                     cost: Cost::median(&with),
-                    bare_cost: Cost::median(&without),
+                    baseline_cost: Cost::median(&without),
                     ..figure(SCENARIO.name, "drain of jobs with serialization keys", "jobs/s", parameters)
                 });
             }

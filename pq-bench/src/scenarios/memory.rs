@@ -51,7 +51,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         };
         peak.ours.push(samples.last().map_or(0.0, |sample| sample.peak));
         flat.ours.push(quarter(3));
-        flat.bare.push(quarter(1));
+        flat.baseline.push(quarter(1));
         let points = samples.iter().map(|sample| (sample.at, sample.now)).collect();
         peak.tracks.push(Track { name: format!("round {round}"), points });
     }

@@ -1,6 +1,7 @@
 //! What is measured, a file a scenario.
 
 mod bulk;
+mod comparison;
 mod deep;
 mod drain;
 mod get;
@@ -12,7 +13,6 @@ mod pairs;
 mod payload;
 mod put;
 mod scaling;
-mod sides;
 mod wake;
 mod working;
 

@@ -54,7 +54,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let mut figures = vec![Figure {
         ours: vec![median(&delayed)],
         beside: Some("a server without the delay".to_owned()),
-        bare: vec![median(&alone)],
+        baseline: vec![median(&alone)],
         percentiles: [50.0, 90.0, 99.0].map(|percent| (percent, percentile(&delayed, percent))).into(),
         ..figure(SCENARIO.name, "a commit while nobody else commits", "ms", [("log", log.clone())])
     }];
@@ -75,7 +75,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         figures.push(Figure {
             ours: notifying.rates,
             beside: Some("the same writers with no notification at all".to_owned()),
-            bare: silent.rates,
+            baseline: silent.rates,
             target: Some(Target::RatioAtLeast(0.95)),
             ..figure(SCENARIO.name, "puts while a worker waits", "puts/s", parameters())
         });

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use pq_diesel::Wait;
 use serde_json::value::RawValue;
 
-use super::sides::{Sides, delete, figure, insert};
+use super::comparison::{Comparison, delete, figure, insert};
 use super::{Plan, Scenario};
 use crate::{Bench, Cost, Figure, PAYLOAD, Target, pool};
 
@@ -22,20 +22,20 @@ const BACKLOG: usize = 1_000;
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let script = insert(bench, QUEUE).then(&delete(bench, QUEUE));
-    let mut by_threads: [Sides; THREADS.len()] = Default::default();
+    let mut by_threads: [Comparison; THREADS.len()] = Default::default();
     for _ in 0..plan.rounds {
-        for (threads, sides) in THREADS.into_iter().zip(&mut by_threads) {
+        for (threads, comparison) in THREADS.into_iter().zip(&mut by_threads) {
             bench.fill_by_sql(QUEUE, BACKLOG)?;
-            sides.bare.push(script.cost_of(bench, threads, plan.time(2.0))?);
-            sides.ours.push(pairs(bench, plan, threads)?);
+            comparison.baseline.push(script.cost_of(bench, threads, plan.time(2.0))?);
+            comparison.ours.push(pairs(bench, plan, threads)?);
         }
     }
     let steps = steps(&by_threads);
     let mut figures: Vec<Figure> = THREADS
         .into_iter()
         .zip(by_threads)
-        .map(|(threads, sides)| {
-            sides.rates(Figure {
+        .map(|(threads, comparison)| {
+            comparison.rates(Figure {
                 parameters: [("threads".to_owned(), threads.to_string())].into(),
                 unit: "pairs/s".to_owned(),
                 ..figure(
@@ -62,16 +62,16 @@ fn pairs(bench: &Bench, plan: &Plan, threads: usize) -> Result<Cost> {
 }
 
 /// Each step from one number of threads to the next.
-fn steps(by_threads: &[Sides]) -> Vec<Figure> {
-    let rates = |sides: &Sides| sides.ours.iter().map(|cost| cost.rate).collect();
+fn steps(by_threads: &[Comparison]) -> Vec<Figure> {
+    let rates = |comparison: &Comparison| comparison.ours.iter().map(|cost| cost.rate).collect();
     let steps = by_threads.windows(2).zip(THREADS.windows(2));
     steps
-        .map(|(sides, threads)| Figure {
+        .map(|(comparison, threads)| Figure {
             parameters: [("step".to_owned(), format!("{} to {} threads", threads[0], threads[1]))].into(),
             unit: "pairs/s".to_owned(),
             target: Some(Target::RatioAtLeast(0.97)),
-            ours: rates(&sides[1]),
-            bare: rates(&sides[0]),
+            ours: rates(&comparison[1]),
+            baseline: rates(&comparison[0]),
             ..figure(
                 SCENARIO.name,
                 "put and get, as threads are added",

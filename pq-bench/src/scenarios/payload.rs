@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::value::RawValue;
 
-use super::sides::{Sides, bare_drain, figure};
+use super::comparison::{Comparison, baseline_drain, figure};
 use super::working::Kind;
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, PAYLOAD, Script, payload_of, pool};
@@ -26,7 +26,7 @@ const PIECE: usize = 100_000;
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (name, size) in SIZES {
-        let (mut puts, mut drains) = (Sides::default(), Sides::default());
+        let (mut puts, mut drains) = (Comparison::default(), Comparison::default());
         for _ in 0..plan.rounds {
             put_side(bench, plan, &payload_of(size), &mut puts)?;
             drain_side(bench, plan, &payload_of(size), &mut drains)?;
@@ -37,7 +37,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
 }
 
 /// The rates, and the WAL from the put to the end.
-fn three(size: &str, puts: &Sides, drains: &Sides) -> [Figure; 3] {
+fn three(size: &str, puts: &Comparison, drains: &Comparison) -> [Figure; 3] {
     let with = BTreeMap::from([("payload".to_owned(), size.to_owned())]);
     let figure = |name, beside| Figure { parameters: with.clone(), ..figure(SCENARIO.name, name, beside) };
     let put = figure("put by size of the payload", "pgbench, the same INSERT, prepared");
@@ -55,33 +55,33 @@ fn three(size: &str, puts: &Sides, drains: &Sides) -> [Figure; 3] {
     let wal = Figure {
         unit: "bytes/job".to_owned(),
         ours: sum(&put_wal.ours, &drain_wal.ours),
-        bare: sum(&put_wal.bare, &drain_wal.bare),
+        baseline: sum(&put_wal.baseline, &drain_wal.baseline),
         ..wal
     };
     [puts.rates(put), drains.rates(drain), wal]
 }
 
-fn put_side(bench: &Bench, plan: &Plan, payload: &str, sides: &mut Sides) -> Result<()> {
+fn put_side(bench: &Bench, plan: &Plan, payload: &str, comparison: &mut Comparison) -> Result<()> {
     let queue = bench.queue(QUEUE)?;
     let data = RawValue::from_string(payload.to_owned())?;
     bench.refill(&queue, 0)?;
-    sides.bare.push(insert_of(bench, payload)?.cost_of(bench, 1, plan.time(2.0))?);
+    comparison.baseline.push(insert_of(bench, payload)?.cost_of(bench, 1, plan.time(2.0))?);
     bench.refill(&queue, 0)?;
-    sides.ours.push(pool::cost_of(bench, 1, plan.time(2.0), |_| {
+    comparison.ours.push(pool::cost_of(bench, 1, plan.time(2.0), |_| {
         queue.put(&data)?;
         Ok(())
     })?);
     Ok(())
 }
 
-fn drain_side(bench: &Bench, plan: &Plan, payload: &str, sides: &mut Sides) -> Result<()> {
+fn drain_side(bench: &Bench, plan: &Plan, payload: &str, comparison: &mut Comparison) -> Result<()> {
     // As many as make 64 MiB, of small ones fifty thousand.
     let jobs = ((64 << 20) / payload.len()).min(50_000);
     let jobs = ((jobs as f64 * plan.scale) as usize).max(100);
     bench.fill_in_use_by_sql(QUEUE, jobs, payload)?;
-    sides.bare.push(bare_drain(bench, QUEUE, 1, jobs)?);
+    comparison.baseline.push(baseline_drain(bench, QUEUE, 1, jobs)?);
     bench.fill_in_use_by_sql(QUEUE, jobs, payload)?;
-    sides.ours.push(Kind::Transactional.drain(bench, QUEUE, 1, jobs)?);
+    comparison.ours.push(Kind::Transactional.drain(bench, QUEUE, 1, jobs)?);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use diesel::PgConnection;
 use serde_json::value::RawValue;
 
-use super::sides::{Sides, figure, insert};
+use super::comparison::{Comparison, figure, insert};
 use super::{Plan, Scenario};
 use crate::{Bench, Cost, Figure, Meter, PAYLOAD, Script, Target, pool};
 
@@ -33,10 +33,10 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
 fn puts(bench: &Bench, plan: &Plan, clients: usize, script: &Script) -> Result<[Figure; 2]> {
     let queue = bench.queue(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
-    let (mut callers, mut handle) = (Sides::default(), Sides::default());
+    let (mut callers, mut handle) = (Comparison::default(), Comparison::default());
     for _ in 0..plan.rounds {
         bench.refill(&queue, 0)?;
-        let bare = script.cost_of(bench, clients, plan.time(2.0))?;
+        let baseline = script.cost_of(bench, clients, plan.time(2.0))?;
         bench.refill(&queue, 0)?;
         callers.ours.push(on_connections(bench, plan, clients)?);
         bench.refill(&queue, 0)?;
@@ -44,8 +44,8 @@ fn puts(bench: &Bench, plan: &Plan, clients: usize, script: &Script) -> Result<[
             queue.put(&payload)?;
             Ok(())
         })?);
-        callers.bare.push(bare);
-        handle.bare.push(bare);
+        callers.baseline.push(baseline);
+        handle.baseline.push(baseline);
     }
     let by_connections = Figure {
         parameters: [("connections".to_owned(), clients.to_string())].into(),
@@ -84,17 +84,17 @@ fn in_a_transaction(bench: &Bench, plan: &Plan, clients: usize, script: &Script)
     let queue = bench.queue(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     let script = script.in_a_transaction();
-    let mut sides = Sides::default();
+    let mut comparison = Comparison::default();
     for _ in 0..plan.rounds {
         bench.refill(&queue, 0)?;
-        sides.bare.push(script.cost_of(bench, clients, plan.time(2.0))?);
+        comparison.baseline.push(script.cost_of(bench, clients, plan.time(2.0))?);
         bench.refill(&queue, 0)?;
-        sides.ours.push(pool::cost_of(bench, clients, plan.time(2.0), |_| {
+        comparison.ours.push(pool::cost_of(bench, clients, plan.time(2.0), |_| {
             bench.pq.transaction(|conn| queue.on(conn).put(&payload))?;
             Ok(())
         })?);
     }
-    Ok(sides.rates(Figure {
+    Ok(comparison.rates(Figure {
         parameters: [("threads".to_owned(), clients.to_string())].into(),
         ..figure(
             SCENARIO.name,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use pq_diesel::Wait;
 use serde_json::value::RawValue;
 
-use super::sides::{BARE_BATCH, Sides, bare_drain, delete, figure, insert, not_dry};
+use super::comparison::{BASELINE_BATCH, Comparison, baseline_drain, delete, figure, insert, not_dry};
 use super::working::Kind;
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, PAYLOAD, Script, pool};
@@ -24,10 +24,10 @@ const THREADS: [usize; 5] = [1, 2, 4, 8, 16];
 /// What one number of threads has reached.
 #[derive(Default)]
 struct Step {
-    puts: Sides,
-    gets: Sides,
-    transactional: Sides,
-    leased: Sides,
+    puts: Comparison,
+    gets: Comparison,
+    transactional: Comparison,
+    leased: Comparison,
 }
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
@@ -41,10 +41,14 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     }
     let (insert, delete) = ("pgbench, the same INSERT, prepared", "pgbench, the same DELETE, prepared");
     let batch = "pgbench, a plain DELETE of 500 a commit, prepared";
-    let of = |name: &str, beside: &str, sides: fn(&Step) -> &Sides| -> Vec<Figure> {
+    let of = |name: &str, beside: &str, comparison: fn(&Step) -> &Comparison| -> Vec<Figure> {
         let with = |threads: usize| BTreeMap::from([("threads".to_owned(), threads.to_string())]);
         let figure = |threads| Figure { parameters: with(threads), ..figure(SCENARIO.name, name, beside) };
-        THREADS.into_iter().zip(&steps).map(|(threads, step)| sides(step).rates(figure(threads))).collect()
+        THREADS
+            .into_iter()
+            .zip(&steps)
+            .map(|(threads, step)| comparison(step).rates(figure(threads)))
+            .collect()
     };
     Ok([
         of("put through one handle", insert, |step| &step.puts),
@@ -55,29 +59,29 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     .concat())
 }
 
-fn puts(bench: &Bench, plan: &Plan, threads: usize, sides: &mut Sides) -> Result<()> {
+fn puts(bench: &Bench, plan: &Plan, threads: usize, comparison: &mut Comparison) -> Result<()> {
     let queue = bench.queue(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     bench.refill(&queue, 0)?;
-    sides.bare.push(insert(bench, QUEUE).cost_of(bench, threads, plan.time(1.0))?);
+    comparison.baseline.push(insert(bench, QUEUE).cost_of(bench, threads, plan.time(1.0))?);
     bench.refill(&queue, 0)?;
-    sides.ours.push(pool::cost_of(bench, threads, plan.time(1.0), |_| {
+    comparison.ours.push(pool::cost_of(bench, threads, plan.time(1.0), |_| {
         queue.put(&payload)?;
         Ok(())
     })?);
     Ok(())
 }
 
-fn gets(bench: &Bench, plan: &Plan, threads: usize, sides: &mut Sides) -> Result<()> {
+fn gets(bench: &Bench, plan: &Plan, threads: usize, comparison: &mut Comparison) -> Result<()> {
     let queue = bench.queue(QUEUE)?;
     // Enough for 60,000 a second, and for the whole second that pgbench runs at least.
     let jobs = plan.jobs(100_000).max(30_000);
     bench.fill_by_sql(QUEUE, jobs)?;
-    let bare = Script::new(&delete(bench, QUEUE)).cost_of(bench, threads, plan.time(1.0))?;
+    let baseline = Script::new(&delete(bench, QUEUE)).cost_of(bench, threads, plan.time(1.0))?;
     not_dry(bench, &queue, "pgbench")?;
-    sides.bare.push(bare);
+    comparison.baseline.push(baseline);
     bench.fill_by_sql(QUEUE, jobs)?;
-    sides.ours.push(pool::cost_of(bench, threads, plan.time(1.0), |_| {
+    comparison.ours.push(pool::cost_of(bench, threads, plan.time(1.0), |_| {
         queue.get(Wait::No)?.context("the queue ran dry: the machine is faster than the plan thought")?;
         Ok(())
     })?);
@@ -85,13 +89,15 @@ fn gets(bench: &Bench, plan: &Plan, threads: usize, sides: &mut Sides) -> Result
 }
 
 fn drains(bench: &Bench, plan: &Plan, threads: usize, step: &mut Step) -> Result<()> {
-    let jobs = plan.batches(480_000, BARE_BATCH);
+    let jobs = plan.batches(480_000, BASELINE_BATCH);
     bench.fill_by_sql(QUEUE, jobs)?;
-    let bare = bare_drain(bench, QUEUE, threads, jobs)?;
-    for (kind, sides) in [(Kind::Transactional, &mut step.transactional), (Kind::Leased, &mut step.leased)] {
+    let baseline = baseline_drain(bench, QUEUE, threads, jobs)?;
+    for (kind, comparison) in
+        [(Kind::Transactional, &mut step.transactional), (Kind::Leased, &mut step.leased)]
+    {
         bench.fill_by_sql(QUEUE, jobs)?;
-        sides.ours.push(kind.drain(bench, QUEUE, threads, jobs)?);
-        sides.bare.push(bare);
+        comparison.ours.push(kind.drain(bench, QUEUE, threads, jobs)?);
+        comparison.baseline.push(baseline);
     }
     Ok(())
 }

@@ -44,18 +44,18 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         // What a machine takes to wake anybody changes within seconds, so what is compared is measured side by side.
         for ((kind, _, producer), [ours, told, taken]) in &mut cases {
             ours.push(pickups(&bench.pq, producer, *kind, times)?);
-            told.push(bare(bench, times, |_| Ok(()))?);
-            taken.push(bare(bench, times, |conn| Ok(conn.batch_execute("EXECUTE take")?))?);
+            told.push(baseline(bench, times, |_| Ok(()))?);
+            taken.push(baseline(bench, times, |conn| Ok(conn.batch_execute("EXECUTE take")?))?);
         }
     }
     let notified = "the same INSERT on one connection, its NOTIFY by another that sleeps in poll(2)";
     let deleted = "the same INSERT and NOTIFY, and a bare DELETE of the job by whoever was notified";
     let mut figures = Vec::new();
     for ((kind, producer, _), [ours, told, taken]) in &cases {
-        let of = |percent: f64, beside: &str, bare: &[Vec<f64>], target: Option<Target>| Figure {
+        let of = |percent: f64, beside: &str, baseline: &[Vec<f64>], target: Option<Target>| Figure {
             ours: ours.iter().map(|times| percentile(times, percent)).collect(),
             beside: Some(beside.to_owned()),
-            bare: bare.iter().map(|times| percentile(times, percent)).collect(),
+            baseline: baseline.iter().map(|times| percentile(times, percent)).collect(),
             target,
             percentiles: percentiles(ours),
             ..figure(
@@ -110,7 +110,7 @@ fn percentiles(rounds: &[Vec<f64>]) -> Vec<(f64, f64)> {
 }
 
 /// How long after each INSERT began whoever listens has done `then`, in milliseconds.
-fn bare(
+fn baseline(
     bench: &Bench,
     times: usize,
     mut then: impl FnMut(&mut PgConnection) -> Result<()> + Send,

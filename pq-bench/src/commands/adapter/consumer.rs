@@ -60,9 +60,9 @@ fn begun(figures: &Figures, work: &Work) {
     let now = now_us();
     if let Some(run_at_ms) = work.run_at_ms {
         let late = now.saturating_sub(run_at_ms.saturating_mul(1_000));
-        figures.herd.begun.add(1);
-        figures.herd.early.add(u64::from(late < 0));
-        let mut lateness = figures.herd.lateness.lock().unwrap_or_else(PoisonError::into_inner);
+        figures.load_group.begun.add(1);
+        figures.load_group.early.add(u64::from(late < 0));
+        let mut lateness = figures.load_group.lateness.lock().unwrap_or_else(PoisonError::into_inner);
         lateness.saturating_record(late.max(0).unsigned_abs());
     }
     if !work.is_marked() {
@@ -78,7 +78,7 @@ fn ended(figures: &Figures, work: &Work) {
         figures.retried.add(1);
     }
     match work.run_at_ms {
-        Some(_) => figures.herd.completed.add(1),
+        Some(_) => figures.load_group.completed.add(1),
         None => figures.completed.add(1),
     }
 }

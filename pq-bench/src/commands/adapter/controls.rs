@@ -50,7 +50,7 @@ impl FailurePlan {
 
 /// Many jobs that are to be put now and to run later.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Herd {
+pub(super) struct LoadGroup {
     pub(super) id: String,
     pub(super) count: u64,
     pub(super) run_at_ms: i64,
@@ -58,7 +58,7 @@ pub(super) struct Herd {
     pub(super) spread_ms: i64,
 }
 
-impl Herd {
+impl LoadGroup {
     /// How many jobs are put at a time, and when each such batch is to run.
     pub(super) fn batches(&self) -> impl Iterator<Item = (u64, i64)> + use<> {
         const MOST: u64 = 500;
@@ -124,11 +124,18 @@ mod tests {
 
     #[test]
     fn a_herd_is_put_in_batches_that_cover_its_spread() {
-        let herd = |count, spread_ms| Herd { id: "h".to_owned(), count, run_at_ms: 1_000, spread_ms };
-        assert_eq!(herd(1_100, 0).batches().collect::<Vec<_>>(), [(500, 1_000), (500, 1_000), (100, 1_000)]);
-        let spread: Vec<_> = herd(1_000, 1_000).batches().collect();
+        let load_group =
+            |count, spread_ms| LoadGroup { id: "h".to_owned(), count, run_at_ms: 1_000, spread_ms };
+        assert_eq!(
+            load_group(1_100, 0).batches().collect::<Vec<_>>(),
+            [(500, 1_000), (500, 1_000), (100, 1_000)]
+        );
+        let spread: Vec<_> = load_group(1_000, 1_000).batches().collect();
         assert_eq!((spread.len(), spread[0], spread[9]), (10, (100, 1_000), (100, 1_900)));
-        assert_eq!(herd(3, 60_000).batches().collect::<Vec<_>>(), [(1, 1_000), (1, 21_000), (1, 41_000)]);
-        assert_eq!(herd(0, 10).batches().count(), 0);
+        assert_eq!(
+            load_group(3, 60_000).batches().collect::<Vec<_>>(),
+            [(1, 1_000), (1, 21_000), (1, 41_000)]
+        );
+        assert_eq!(load_group(0, 10).batches().count(), 0);
     }
 }

@@ -100,7 +100,7 @@ pub(super) struct Figures {
     pub(super) failed: Count,
     pub(super) retried: Count,
     pub(super) exhausted: Count,
-    pub(super) herd: HerdFigures,
+    pub(super) load_group: HerdFigures,
     depth: Mutex<Depth>,
     target: Mutex<f64>,
 }
@@ -128,7 +128,7 @@ impl Figures {
             failed: Count::default(),
             retried: Count::default(),
             exhausted: Count::default(),
-            herd: HerdFigures {
+            load_group: HerdFigures {
                 put: Count::default(),
                 begun: Count::default(),
                 early: Count::default(),

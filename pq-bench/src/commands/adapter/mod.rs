@@ -7,8 +7,8 @@ mod consumer;
 mod controls;
 mod end;
 mod figures;
-mod herd;
 mod lines;
+mod load_group;
 mod producer;
 mod sampler;
 mod settings;
@@ -67,7 +67,7 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
     let report = run.all(Sampler::new(&run, lines))?;
     eprintln!(
         "put {} jobs, completed {}, given back {}",
-        run.figures.put.get() + run.figures.herd.put.get(),
+        run.figures.put.get() + run.figures.load_group.put.get(),
         report.done,
         report.given_back + report.snoozed,
     );
@@ -76,7 +76,7 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
 
 impl Run {
     fn start(settings: Settings, end: Arc<End>) -> Result<Self> {
-        // The worker has one connection more than threads; producer, herd and observer have one each.
+        // The worker has one connection more than threads; producer, load group and observer have one each.
         let connections = u32::try_from(settings.workers + 4)?;
         let pq = Pq::builder().url(&settings.database_url).pool_size(connections).connect();
         let pq = pq.context("DATABASE_URL names no database that can be used")?;
@@ -116,7 +116,7 @@ impl Run {
                 if self.settings.schedule_file.is_some() {
                     others.push(scope.spawn(|| {
                         let _ends = Ends(&self.end);
-                        herd::run(self);
+                        load_group::run(self);
                     }));
                 }
             }

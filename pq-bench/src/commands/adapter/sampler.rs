@@ -92,20 +92,21 @@ impl<'r, W: Write> Sampler<'r, W> {
             all.push(self.rate("retried_completion_rate", figures.retried.get(), window));
             all.push(self.rate("poison_exhausted_rate", figures.exhausted.get(), window));
         }
-        self.herd(&mut all, window);
+        self.load_group(&mut all, window);
         Ok(all)
     }
 
     /// Nothing before there is one.
-    fn herd(&mut self, all: &mut Vec<Metric>, window: f64) {
-        let herd = &self.run.figures.herd;
-        let (put, begun) = (herd.put.get(), herd.begun.get());
+    fn load_group(&mut self, all: &mut Vec<Metric>, window: f64) {
+        let load_group = &self.run.figures.load_group;
+        let (put, begun) = (load_group.put.get(), load_group.begun.get());
         if self.run.settings.schedule_file.is_none() || put + begun == 0 {
             return;
         }
-        all.push(self.rate("scheduled_completion_rate", herd.completed.get(), window));
+        all.push(self.rate("scheduled_completion_rate", load_group.completed.get(), window));
         if begun > 0 {
-            let late = Percentiles(herd.lateness.lock().unwrap_or_else(PoisonError::into_inner).clone());
+            let late =
+                Percentiles(load_group.lateness.lock().unwrap_or_else(PoisonError::into_inner).clone());
             push(
                 all,
                 ["schedule_lateness_p50_ms", "schedule_lateness_p95_ms", "schedule_lateness_p99_ms"],
@@ -117,9 +118,9 @@ impl<'r, W: Write> Sampler<'r, W> {
         all.extend([
             ("schedule_started_total", begun as f64, 0.0),
             ("schedule_enqueued_total", put as f64, 0.0),
-            ("schedule_early_total", herd.early.get() as f64, 0.0),
+            ("schedule_early_total", load_group.early.get() as f64, 0.0),
         ]);
-        let took = *herd.took.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = *load_group.took.lock().unwrap_or_else(PoisonError::into_inner);
         all.extend(took.map(|took| ("schedule_preload_s", took.as_secs_f64(), 0.0)));
     }
 

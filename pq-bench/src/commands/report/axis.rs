@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 
-use super::words::tick;
+use super::format::tick;
 
 /// From where to where, and the labels.
 #[derive(Clone)]

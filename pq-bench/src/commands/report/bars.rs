@@ -5,8 +5,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::Axis;
+use super::format::number;
 use super::lines::{Area, COLOURS, Drawn, FAINT, INK, WIDTH, clipped, font, title};
-use super::words::number;
 
 const HEAD: u32 = 44;
 const ROW: u32 = 62;
@@ -18,7 +18,7 @@ pub(super) struct Row {
     pub(super) name: String,
     pub(super) ours: f64,
     /// The other side, and what it is.
-    pub(super) bare: Option<(f64, String)>,
+    pub(super) baseline: Option<(f64, String)>,
 }
 
 /// The plot.
@@ -45,7 +45,7 @@ impl Bars {
         root.fill(&WHITE)?;
         let (top, below) = root.split_vertically(HEAD);
         title(&top, &self.title)?;
-        let most = |row: &Row| row.bare.as_ref().map_or(row.ours, |(bare, _)| bare.max(row.ours));
+        let most = |row: &Row| row.baseline.as_ref().map_or(row.ours, |(baseline, _)| baseline.max(row.ours));
         let axis = Axis::from_zero(&self.label, self.rows.iter().map(most).fold(0.0, f64::max));
         let rows = self.rows.len() as f64;
         let mut chart = ChartBuilder::on(&below)
@@ -69,7 +69,7 @@ impl Bars {
             let place = |pixels: f64| at as f64 + pixels / f64::from(ROW);
             area.draw(&Text::new(clipped(&row.name, 96), (0.0, place(6.0)), font(13.0)))?;
             let mut bars = vec![(23.0, row.ours, COLOURS[0], "ours")];
-            bars.extend(row.bare.iter().map(|(bare, what)| (40.0, *bare, PALE, what.as_str())));
+            bars.extend(row.baseline.iter().map(|(baseline, what)| (40.0, *baseline, PALE, what.as_str())));
             for (from, value, colour, whose) in bars {
                 let corners = [(0.0, place(from)), (value, place(from + 15.0))];
                 area.draw(&Rectangle::new(corners, colour.filled()))?;

@@ -1,14 +1,15 @@
-//! `pq-bench report`: writes the page of benchmarks, and its plots, from the files of runs.
+//! `pq-bench report`: writes docs/benchmarks.md, its appendices and its plots from the files of runs.
 
 mod axis;
 mod bars;
-mod hand;
+mod format;
 mod lines;
+mod manual_sections;
 mod merge;
 mod page;
 mod plots;
-mod words;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -16,24 +17,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use pq_bench::{Results, scenarios};
 
-use hand::Hand;
+use manual_sections::ManualSections;
 use merge::Merged;
 
-/// The page, and the folder beside it with its plots and the runs that it was made of.
+/// The page, and the folder of its appendices, plots and runs.
 const PAGE: &str = "benchmarks.md";
 const FOLDER: &str = "benchmarks";
 const RUNS: &str = "runs.json";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A run, as `pq-bench run` keeps it; of several, the later ones win where both measured the same, and all of
-    /// them win against those that the page was made of before
+    /// The file of a run. A later run replaces what earlier runs and the kept runs have of the same figures
     #[arg(long = "run", value_name = "FILE", default_value = "target/pq-bench.json")]
     runs: Vec<PathBuf>,
-    /// Leaves out what the page was made of before
-    #[arg(long)]
+    /// Ignores the kept runs
+    #[arg(long, conflicts_with = "redraw")]
     anew: bool,
-    /// Where the page and its plots are written
+    /// Writes the pages from the kept runs alone
+    #[arg(long, conflicts_with = "runs")]
+    redraw: bool,
+    /// The folder of the page
     #[arg(long, value_name = "FOLDER", default_value = "docs")]
     out: PathBuf,
 }
@@ -42,69 +45,96 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.out.join(FOLDER);
     let kept = folder.join(RUNS);
     let mut runs = if arguments.anew { Vec::new() } else { runs_in(&kept)? };
-    for file in &arguments.runs {
-        runs.push(Results::read(file)?);
+    if !arguments.redraw {
+        for file in &arguments.runs {
+            runs.push(Results::read(file)?);
+        }
     }
     let merged = Merged::of(runs);
     let file = arguments.out.join(PAGE);
-    let page = there_is(&file)?;
-    let lost = without_runs(&page, &merged);
+    let lost = without_runs(&folder, &merged);
     ensure!(
         arguments.anew || lost.is_empty(),
-        "{} is left as it is: it shows {}, of which no runs are kept; give them with --run, or leave it out with --anew",
+        "cannot replace {}: no runs of {} are kept; pass them with --run, or drop them with --anew",
         file.display(),
         lost.join(", ")
     );
-    // What is written by hand is never lost: a page that cannot be understood stays as it is.
-    let hand = Hand::of(&page).with_context(|| format!("{} is left as it is", file.display()))?;
     let plots = plots::of(&merged)?;
+    // All pages are made before any is written. A manual section that cannot be read would be lost otherwise.
+    let mut pages = vec![(file.clone(), page::summary(&merged, &plots, manual_of(&file)?))];
+    for scenario in merged.scenarios() {
+        let file = appendix(&folder, scenario);
+        let page = page::appendix(&merged, scenario, &plots, manual_of(&file)?);
+        pages.push((file, page));
+    }
 
-    fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    remove_stale(&folder, &plots, &pages)?;
     for plot in &plots {
         write(&folder.join(&plot.file), &plot.svg)?;
     }
-    remove_others(&folder, &plots)?;
     write(&kept, &serde_json::to_string(&merged.runs)?)?;
-    write(&file, &page::of(&merged, &plots, hand))?;
-    println!("{} figures are in {}, with {} plots", merged.figures().len(), file.display(), plots.len());
+    for (file, page) in &pages {
+        write(file, page)?;
+    }
+    println!("wrote {} figures and {} plots to {}", merged.figures().len(), plots.len(), file.display());
     Ok(())
 }
 
-/// Scenarios that the page has a section of, and no run.
-fn without_runs(page: &str, merged: &Merged) -> Vec<&'static str> {
-    let there = merged.scenarios();
-    let is_lost = |name: &&str| page.contains(&format!("\n## {name}\n")) && !there.contains(name);
+fn appendix(folder: &Path, scenario: &str) -> PathBuf {
+    folder.join(format!("{}.md", format::file_name(scenario)))
+}
+
+/// Reads the manual sections of a page. There are none if the page does not exist.
+fn manual_of(file: &Path) -> Result<ManualSections> {
+    ManualSections::of(&read_if_exists(file)?).with_context(|| format!("cannot replace {}", file.display()))
+}
+
+/// Returns the known scenarios that have an appendix and no run.
+fn without_runs(folder: &Path, merged: &Merged) -> Vec<&'static str> {
+    let measured = merged.scenarios();
+    let is_lost = |name: &&str| appendix(folder, name).exists() && !measured.contains(name);
     scenarios::ALL.iter().map(|scenario| scenario.name).filter(is_lost).collect()
 }
 
-/// The runs of an earlier report; none where there was none.
+/// Returns the kept runs of earlier reports.
 fn runs_in(file: &Path) -> Result<Vec<Results>> {
-    match there_is(file)?.as_str() {
+    match read_if_exists(file)?.as_str() {
         "" => Ok(Vec::new()),
-        text => serde_json::from_str(text).with_context(|| {
-            format!("{} holds no runs of pq-bench; --anew makes the page without them", file.display())
-        }),
+        text => serde_json::from_str(text)
+            .with_context(|| format!("cannot read the runs in {}; --anew ignores them", file.display())),
     }
 }
 
-fn there_is(file: &Path) -> Result<String> {
+fn read_if_exists(file: &Path) -> Result<String> {
     match fs::read_to_string(file) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
-        read => read.with_context(|| format!("{} cannot be read", file.display())),
+        read => read.with_context(|| format!("cannot read {}", file.display())),
     }
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
-    fs::write(file, text).with_context(|| format!("{} cannot be written", file.display()))
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Removes the plots of an earlier report that no page shows any more.
-fn remove_others(folder: &Path, plots: &[plots::Plot]) -> Result<()> {
+/// Removes plots and appendices of an earlier report that have no figures any more. Manual text is kept.
+fn remove_stale(folder: &Path, plots: &[plots::Plot], pages: &[(PathBuf, String)]) -> Result<()> {
     for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let is_plot = entry.path().extension().is_some_and(|extension| extension == "svg");
-        if is_plot && !plots.iter().any(|plot| entry.file_name() == *plot.file) {
-            fs::remove_file(entry.path())?;
+        let file = entry?.path();
+        let extension = file.extension().and_then(OsStr::to_str).unwrap_or_default();
+        let is_stale = match extension {
+            "svg" => !plots.iter().any(|plot| file.ends_with(&plot.file)),
+            "md" => !pages.iter().any(|(page, _)| *page == file),
+            _ => false,
+        };
+        if !is_stale {
+            continue;
+        }
+        let scenario = file.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+        let page = if extension == "md" { page::without_figures(scenario, manual_of(&file)?) } else { None };
+        match page {
+            Some(page) => write(&file, &page)?,
+            None => fs::remove_file(&file)?,
         }
     }
     Ok(())

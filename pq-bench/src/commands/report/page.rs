@@ -1,53 +1,84 @@
-//! The page, as Markdown.
+//! The page and its appendices, as Markdown.
 
 use std::fmt::Write;
 
-use pq_bench::{Cost, Figure, Results, Track, median, scenarios};
+use pq_bench::{Cost, Figure, Results, Target, Track, median, scenarios};
 
-use super::hand::Hand;
+use super::format::{asked, file_name, name, number, reached, spread, time_unit};
+use super::manual_sections::ManualSections;
 use super::merge::{Merged, scenarios_of};
 use super::plots::Plot;
-use super::words::{asked, name, number, parameters, reached, spread, time_unit};
 use super::{FOLDER, RUNS};
 
-/// The page of these figures and plots, with what was written into it by hand.
-pub(super) fn of(merged: &Merged, plots: &[Plot], mut hand: Hand) -> String {
+/// The plots that the page shows. The others are in the appendices.
+const PLOTS: [&str; 5] =
+    ["put-scaling.svg", "get-scaling.svg", "drain-scaling.svg", "wake-latency.svg", "horizon-over-time.svg"];
+
+/// Returns the page: targets, main plots, what limits the figures, and where they were measured.
+pub(super) fn summary(merged: &Merged, plots: &[Plot], mut manual: ManualSections) -> String {
     let mut page = String::from(
         "# Benchmarks\n\n\
-        Written by `pq-bench report` from the files of runs; what people add stands between its comments \
-        \"by hand\" and \"end\", and stays. A figure is the median of its rounds, with the least and the most of \
-        them; a ratio is the median of the rounds' ratios, where each round measured both sides one after the \
-        other. Rates say more of the machine than of the queue: read the ratios.\n\n",
+        Each figure is measured beside a baseline: the same work by plain SQL, `pgbench` or `psql` on the same \
+        server. Each round measures both, one after the other. A ratio is the median of the rounds' ratios. Rates \
+        depend on the machine, ratios much less.\n\n",
     );
-    page += "## Where it ran\n\n";
+    page += "## Targets\n\n";
+    page += &targets(merged);
+    page += &main_plots(plots);
+    page += "## What limits each figure\n\n";
+    page += &manual.take("limits");
+    page += "\n## All figures\n\n";
+    page += &index(merged);
+    page += "\n## Environment\n\n";
     page += &places(&merged.runs);
     let _ = write!(
         page,
-        "## How to repeat it\n\n```sh\ncargo run --release -p pq-bench -- run\n\
+        "## Repeat it\n\n```sh\ncargo run --release -p pq-bench -- run\n\
         cargo run --release -p pq-bench -- report\n```\n\n\
-        `run` takes the names of scenarios, to measure only those. `report` takes several `--run FILE`; what they do \
-        not have stays as it is, for the runs that a page is made of are kept in `{FOLDER}/{RUNS}`.\n\n"
+        `run` takes the names of scenarios to measure. `report` writes this page and the pages in `{FOLDER}/` from \
+        `{FOLDER}/{RUNS}` and the new run; `report --redraw` needs no new run. Text between the comments `manual` \
+        and `end` is kept.\n"
     );
-    page += "## What is asked, and what is reached\n\n";
-    page += &targets(merged);
-    page += &hand.take("targets");
-    for scenario in merged.scenarios() {
-        page.push('\n');
-        page += &section(merged, scenario, plots);
-        page += &hand.take(scenario);
-    }
-    // What was written of scenarios that are not here now stays too.
-    let left = hand.left();
-    if !left.is_empty() {
-        page += "\n## Notes\n\n";
-    }
-    for name in left {
-        page += &hand.take(&name);
-    }
+    page += &leftover(manual);
     page
 }
 
-/// Each place once, with the runs that were there.
+/// Returns the appendix of a scenario: all of its figures, costs and plots.
+pub(super) fn appendix(
+    merged: &Merged,
+    scenario: &str,
+    plots: &[Plot],
+    mut manual: ManualSections,
+) -> String {
+    let mut page = section(merged, scenario, plots);
+    page += "## Notes\n\n";
+    page += &manual.take("notes");
+    page += &leftover(manual);
+    page
+}
+
+/// Returns the appendix of a scenario of which no run is kept, if it has manual text.
+pub(super) fn without_figures(scenario: &str, mut manual: ManualSections) -> Option<String> {
+    if manual.left().is_empty() {
+        return None;
+    }
+    let mut page = format!("# {scenario}\n\nNo run of this scenario is kept.\n\n");
+    page += &manual.take("notes");
+    page += &leftover(manual);
+    Some(page)
+}
+
+/// Returns the manual sections whose place is gone.
+fn leftover(mut manual: ManualSections) -> String {
+    let names = manual.left();
+    if names.is_empty() {
+        return String::new();
+    }
+    let sections: String = names.iter().map(|name| manual.take(name)).collect();
+    format!("\n## Other notes\n\n{sections}")
+}
+
+/// Returns each place once, with the runs that were measured there.
 fn places(runs: &[Results]) -> String {
     let mut places: Vec<(String, String)> = Vec::new();
     for about in runs {
@@ -67,38 +98,83 @@ fn places(runs: &[Results]) -> String {
     places.iter().map(|(place, runs)| format!("{place}- runs:\n{runs}\n")).collect()
 }
 
+/// Returns a table of the targets, a row for each kind of figure: the measurement that is furthest from its target.
 fn targets(merged: &Merged) -> String {
     let figures = merged.figures();
-    let asked_of: Vec<&Figure> = figures.into_iter().filter(|figure| figure.target.is_some()).collect();
-    if asked_of.is_empty() {
-        return "Nothing is asked of these figures.\n\n".to_owned();
+    let with_target: Vec<&Figure> = figures.into_iter().filter(|figure| figure.target.is_some()).collect();
+    if with_target.is_empty() {
+        return "No figure has a target.\n\n".to_owned();
     }
-    let rows = asked_of.iter().map(|figure| {
+    let mut kinds: Vec<Vec<&Figure>> = Vec::new();
+    for figure in &with_target {
+        let same = |kind: &&mut Vec<&Figure>| {
+            let known = kind[0];
+            (&known.scenario, &known.name, asked(known), &known.beside)
+                == (&figure.scenario, &figure.name, asked(figure), &figure.beside)
+        };
+        match kinds.iter_mut().find(same) {
+            Some(kind) => kind.push(figure),
+            None => kinds.push(vec![figure]),
+        }
+    }
+    let rows = kinds.iter().map(|kind| {
+        let worst = kind.iter().min_by(|one, other| score(one).total_cmp(&score(other))).unwrap_or(&kind[0]);
+        let count = kind.iter().filter(|figure| figure.reached() == Some(true)).count();
         vec![
-            figure.name.clone(),
-            parameters(&figure.parameters),
-            format!("{} {}", number(median(&figure.ours)), figure.unit),
-            match figure.bare.is_empty() {
+            format!("[{}]({FOLDER}/{}.md)", worst.scenario, file_name(&worst.scenario)),
+            name(worst),
+            format!("{} {}", number(median(&worst.ours)), worst.unit),
+            match worst.baseline.is_empty() {
                 true => String::new(),
-                false => number(median(&figure.bare)),
+                false => number(median(&worst.baseline)),
             },
-            figure.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
-            asked(figure),
-            reached(figure),
+            worst.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+            asked(worst),
+            match count == kind.len() {
+                true => "yes".to_owned(),
+                false if kind.len() == 1 => reached(worst),
+                false => format!("{} ({count} of {})", reached(worst), kind.len()),
+            },
         ]
     });
-    let short = asked_of.iter().filter(|figure| figure.reached() != Some(true)).count();
+    let count = with_target.iter().filter(|figure| figure.reached() == Some(true)).count();
     format!(
-        "{}\n{} of {} are reached.\n\n",
-        table(&["what", "with", "ours", "beside", "ratio", "asked", "reached"], rows),
-        asked_of.len() - short,
-        asked_of.len()
+        "{count} of {} targets are reached. Each row shows the measurement that is furthest from its target, of all \
+        thread counts and settings. \"2 of 3\" says that two of three such measurements reach the target.\n\n{}\n",
+        with_target.len(),
+        table(&["scenario", "figure", "pq", "baseline", "ratio", "target", "reached"], rows),
     )
+}
+
+/// Returns how far a figure is above its target: 1 is just reached, less is missed.
+fn score(figure: &Figure) -> f64 {
+    match figure.target {
+        Some(Target::RatioAtLeast(least)) => figure.ratio().unwrap_or_default() / least,
+        Some(Target::RatioAtMost(most)) => most / figure.ratio().unwrap_or(f64::INFINITY),
+        Some(Target::AtMost(most)) => most / median(&figure.ours),
+        None => f64::INFINITY,
+    }
+}
+
+fn main_plots(plots: &[Plot]) -> String {
+    let shown = PLOTS.iter().filter_map(|file| plots.iter().find(|plot| plot.file == *file));
+    let images: String = shown.map(|plot| format!("![{}]({FOLDER}/{})\n\n", plot.title, plot.file)).collect();
+    if images.is_empty() { images } else { format!("## Plots\n\n{images}") }
+}
+
+/// Returns a list of the appendices.
+fn index(merged: &Merged) -> String {
+    let line = |scenario: &&str| {
+        let about = scenarios::ALL.iter().find(|known| known.name == *scenario).map(|known| known.about);
+        let about = about.map(|about| format!(": {}", about)).unwrap_or_default();
+        format!("- [{scenario}]({FOLDER}/{}.md){about}\n", file_name(scenario))
+    };
+    merged.scenarios().iter().map(line).collect()
 }
 
 fn section(merged: &Merged, scenario: &str, plots: &[Plot]) -> String {
     let figures: Vec<&Figure> = merged.of_scenario(scenario).collect();
-    let mut text = format!("## {scenario}\n\n");
+    let mut text = format!("# {scenario}\n\n");
     if let Some(known) = scenarios::ALL.iter().find(|known| known.name == scenario) {
         let _ = writeln!(text, "{}.\n", sentence(known.about));
     }
@@ -107,17 +183,20 @@ fn section(merged: &Merged, scenario: &str, plots: &[Plot]) -> String {
             name(figure),
             figure.unit.clone(),
             spread(&figure.ours),
-            spread(&figure.bare),
+            spread(&figure.baseline),
             figure.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+            asked(figure),
+            figure.target.map(|_| reached(figure)).unwrap_or_default(),
             figure.beside.clone().unwrap_or_default(),
         ]
     });
-    text += &some_table(&["what", "unit", "ours", "beside", "ratio", "beside what"], rows.collect());
+    let heads = ["figure", "unit", "pq", "baseline", "ratio", "target", "reached", "the baseline"];
+    text += &some_table(&heads, rows.collect());
     text += &percentiles(&figures);
     text += &tracks(&figures);
     text += &costs(&figures);
     for plot in plots.iter().filter(|plot| plot.scenario == scenario) {
-        let _ = writeln!(text, "![{}]({FOLDER}/{})\n", plot.title, plot.file);
+        let _ = writeln!(text, "![{}]({})\n", plot.title, plot.file);
     }
     text
 }
@@ -143,7 +222,7 @@ fn percentiles(figures: &[&Figure]) -> String {
     let heads: Vec<String> =
         percents.iter().map(|percent| format!("p{percent}").replace("p100", "max")).collect();
     let heads: Vec<&str> =
-        ["single times", "unit"].into_iter().chain(heads.iter().map(String::as_str)).collect();
+        ["percentiles", "unit"].into_iter().chain(heads.iter().map(String::as_str)).collect();
     some_table(&heads, rows.collect())
 }
 
@@ -162,11 +241,13 @@ fn tracks(figures: &[&Figure]) -> String {
             ])
         })
     });
-    let table = some_table(&["over time", "whose", "unit", "first", "last", "last to first"], rows.collect());
+    let table =
+        some_table(&["over time", "series", "unit", "first", "last", "last to first"], rows.collect());
     match table.is_empty() {
         true => table,
         false => {
-            table + "The means of the first and of the last minute; of a tenth where a run was shorter.\n\n"
+            table
+                + "Means of the first and the last minute, or of a tenth of a run of less than ten minutes.\n\n"
         }
     }
 }
@@ -202,13 +283,13 @@ fn costs(figures: &[&Figure]) -> String {
         if let Some(cost) = figure.cost {
             rows.push(row(name(figure), cost, true));
         }
-        if let Some(cost) = figure.bare_cost {
-            let beside = figure.beside.as_deref().unwrap_or("the other side");
+        if let Some(cost) = figure.baseline_cost {
+            let beside = figure.beside.as_deref().unwrap_or("baseline");
             rows.push(row(format!("{}: {beside}", name(figure)), cost, cost.trips > 0.0));
         }
     }
     let heads = [
-        "cost of a job",
+        "cost per job",
         "round trips",
         "commits",
         "WAL, bytes",

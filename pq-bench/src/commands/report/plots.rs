@@ -8,9 +8,9 @@ use pq_bench::{Figure, Track, median};
 
 use super::axis::Axis;
 use super::bars::{Bars, Row};
+use super::format::{file_name, name, tick, time_unit};
 use super::lines::{COLOURS, GREY, Lines, Series};
 use super::merge::Merged;
-use super::words::{name, tick, time_unit};
 
 /// A plot, and where it belongs.
 pub(super) struct Plot {
@@ -58,10 +58,6 @@ pub(super) fn of(merged: &Merged) -> Result<Vec<Plot>> {
         }
     }
     Ok(plots)
-}
-
-fn file_name(scenario: &str) -> String {
-    scenario.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
 fn colour(at: usize) -> RGBColor {
@@ -134,14 +130,15 @@ fn scaling_plot(title: &str, label: &str, groups: &[(String, Vec<(f64, &Figure)>
             points: points_of_ours,
             spread,
         });
-        let (points_of_bare, spread) = line(|figure| &figure.bare);
-        if points_of_bare.is_empty() {
+        let (points_of_baseline, spread) = line(|figure| &figure.baseline);
+        if points_of_baseline.is_empty() {
             continue;
         }
         let what = points.iter().find_map(|(_, figure)| figure.beside.clone());
         let what = what.unwrap_or_else(|| "the other side".to_owned());
         // Several of ours may have been measured beside the same.
-        match beside.iter_mut().find(|(known, series)| *known == what && series.points == points_of_bare) {
+        match beside.iter_mut().find(|(known, series)| *known == what && series.points == points_of_baseline)
+        {
             Some((_, series)) => series.colour = GREY,
             None => {
                 let twice = beside.iter().any(|(known, _)| *known == what);
@@ -153,7 +150,7 @@ fn scaling_plot(title: &str, label: &str, groups: &[(String, Vec<(f64, &Figure)>
                         colour: if groups.len() == 1 { GREY } else { colour(at) },
                         dashed: true,
                         marked: true,
-                        points: points_of_bare,
+                        points: points_of_baseline,
                         spread,
                     },
                 ));
@@ -275,13 +272,13 @@ fn over_time(figure: &Figure) -> Option<Lines> {
 fn bytes(scenario: &str, figures: &[&Figure]) -> Vec<Bars> {
     let row = |figure: &&Figure| {
         let beside = figure.beside.clone().unwrap_or_else(|| "the other side".to_owned());
-        let (ours, bare) = if figure.unit.starts_with("bytes") {
-            (median(&figure.ours), (!figure.bare.is_empty()).then(|| median(&figure.bare)))
+        let (ours, baseline) = if figure.unit.starts_with("bytes") {
+            (median(&figure.ours), (!figure.baseline.is_empty()).then(|| median(&figure.baseline)))
         } else {
-            (figure.cost?.wal, figure.bare_cost.map(|cost| cost.wal))
+            (figure.cost?.wal, figure.baseline_cost.map(|cost| cost.wal))
         };
-        let bare = bare.filter(|bare| *bare > 0.0).map(|bare| (bare, beside));
-        (ours > 0.0).then(|| Row { name: name(figure), ours, bare })
+        let baseline = baseline.filter(|baseline| *baseline > 0.0).map(|baseline| (baseline, beside));
+        (ours > 0.0).then(|| Row { name: name(figure), ours, baseline })
     };
     let rows: Vec<Row> = figures.iter().filter_map(row).collect();
     let parts = rows.len().div_ceil(ROWS);

@@ -1,6 +1,6 @@
 //! Workers that empty a queue.
 
-mod bare;
+mod baseline;
 
 use anyhow::Result;
 use diesel::PgConnection;
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::working::{self, Kind, parts};
 use super::{Plan, Scenario};
-use crate::bare::plain_take;
+use crate::baseline::plain_take;
 use crate::{Bench, Cost, Figure, Meter, PAYLOAD, Target, pgbench_drain};
 
 /// Workers with handlers that do nothing.
@@ -31,7 +31,7 @@ struct Beside {
 }
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
-    bench.connect()?.batch_execute(bare::LEASES)?;
+    bench.connect()?.batch_execute(baseline::LEASES)?;
     let mut figures = Vec::new();
     for kind in Kind::BOTH {
         for threads in [1, 2, 4, 16] {
@@ -61,12 +61,12 @@ fn besides(kind: Kind, threads: usize) -> Vec<Beside> {
         Kind::Leased => vec![
             Beside {
                 words: format!("pgbench, {BATCH} at a time into one row, which is then deleted"),
-                script: bare::batch_lease(QUEUE, BATCH),
+                script: baseline::batch_lease(QUEUE, BATCH),
                 target: Some(Target::RatioAtLeast(0.9)),
             },
             Beside {
                 words: format!("pgbench, UPDATE of {BATCH}, then DELETE of them"),
-                script: bare::update_then_delete(QUEUE, BATCH),
+                script: baseline::update_then_delete(QUEUE, BATCH),
                 target: Some(Target::RatioAtLeast(1.5)),
             },
         ],
@@ -90,7 +90,7 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
     let queue = bench.queue(QUEUE)?;
     let jobs = plan.batches(480_000, BATCH);
     let besides = besides(kind, threads);
-    let (mut ours, mut bare) = (Vec::new(), vec![Vec::new(); besides.len()]);
+    let (mut ours, mut baseline) = (Vec::new(), vec![Vec::new(); besides.len()]);
     let (mut put, mut bare_put) = (Vec::new(), Vec::new());
     // What a job writes does not depend on threads, so puts are counted once.
     let with_puts = threads == 1;
@@ -101,7 +101,7 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
             bench.refill_in_use(&queue, jobs)?;
         }
         ours.push(drain(bench, kind, threads, jobs, None)?);
-        for (position, (beside, costs)) in besides.iter().zip(&mut bare).enumerate() {
+        for (position, (beside, costs)) in besides.iter().zip(&mut baseline).enumerate() {
             if with_puts && position == 0 {
                 bare_put.push(fill(bench, &queue, jobs, insert)?);
             } else {
@@ -113,7 +113,7 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
     let name = format!("{} drain", kind.word());
     let mut figures: Vec<Figure> = besides
         .iter()
-        .zip(&bare)
+        .zip(&baseline)
         .map(|(beside, costs)| Figure {
             target: beside.target,
             ..with_costs(figure(&name, "jobs/s", kind, threads), &ours, &beside.words, costs)
@@ -122,7 +122,7 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
     figures.push(Figure {
         ours: parts(&ours, |cost| cost.commits),
         beside: Some(besides[0].words.clone()),
-        bare: parts(&bare[0], |cost| cost.commits),
+        baseline: parts(&baseline[0], |cost| cost.commits),
         target: Some(Target::AtMost(0.01)),
         ..figure("commits to drain", "commits/job", kind, threads)
     });
@@ -138,7 +138,7 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
             figures.push(Figure {
                 ours: sum(&put, &ours, part),
                 beside: Some(beside.clone()),
-                bare: sum(&bare_put, &bare[0], part),
+                baseline: sum(&bare_put, &baseline[0], part),
                 target,
                 ..figure(name, unit, kind, threads)
             });
@@ -190,49 +190,50 @@ fn by_size(bench: &Bench, plan: &Plan, kind: Kind, size: usize) -> Result<Figure
     let jobs = (plan.jobs((size * 4_000).min(96_000)) / size).max(1) * size;
     let (words, script) = match kind {
         Kind::Transactional => ("pgbench, DELETE of as many a commit", plain_take(QUEUE, size) + ";"),
-        Kind::Leased => {
-            ("pgbench, as many at a time into one row, which is then deleted", bare::batch_lease(QUEUE, size))
-        }
+        Kind::Leased => (
+            "pgbench, as many at a time into one row, which is then deleted",
+            baseline::batch_lease(QUEUE, size),
+        ),
     };
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let (mut ours, mut baseline) = (Vec::new(), Vec::new());
     // They have no target, and there are many.
     for _ in 0..plan.rounds.min(2) {
         bench.refill_in_use(&queue, jobs)?;
         ours.push(drain(bench, kind, 1, jobs, Some(size))?);
         bench.refill_in_use(&queue, jobs)?;
-        bare.push(pgbench_drain(bench, &script, 1, jobs, size)?);
+        baseline.push(pgbench_drain(bench, &script, 1, jobs, size)?);
     }
     let mut figure = figure(&format!("{} drain by batch", kind.word()), "jobs/s", kind, 1);
     figure.parameters.insert("batch".to_owned(), size.to_string());
-    Ok(with_costs(figure, &ours, words, &bare))
+    Ok(with_costs(figure, &ours, words, &baseline))
 }
 
 /// Every job leaves its history in the archive, so that each has a verdict.
 fn kept(bench: &Bench, plan: &Plan, kind: Kind) -> Result<Figure> {
     let queue = bench.queue(QUEUE)?;
     let jobs = plan.batches(96_000, BATCH);
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let (mut ours, mut baseline) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
         bench.refill_in_use(&queue, jobs)?;
         ours.push(working::drain(bench, Pq::builder(), 1, jobs, |pq| {
             Ok(Worker::new(pq).serve(kind.idle(&pq.queue(QUEUE)?).keep_history(true)))
         })?);
         bench.refill_in_use(&queue, jobs)?;
-        bare.push(pgbench_drain(bench, &bare::archive(QUEUE, BATCH), 1, jobs, BATCH)?);
+        baseline.push(pgbench_drain(bench, &baseline::archive(QUEUE, BATCH), 1, jobs, BATCH)?);
         bench.connect()?.batch_execute("TRUNCATE pq.queue_archive")?;
     }
     let words = format!("pgbench, DELETE of {BATCH} that are INSERTed into the archive, a commit");
     let figure = figure(&format!("{} drain, history kept", kind.word()), "jobs/s", kind, 1);
-    Ok(with_costs(figure, &ours, &words, &bare))
+    Ok(with_costs(figure, &ours, &words, &baseline))
 }
 
-fn with_costs(figure: Figure, ours: &[Cost], beside: &str, bare: &[Cost]) -> Figure {
+fn with_costs(figure: Figure, ours: &[Cost], beside: &str, baseline: &[Cost]) -> Figure {
     Figure {
         ours: parts(ours, |cost| cost.rate),
         beside: Some(beside.to_owned()),
-        bare: parts(bare, |cost| cost.rate),
+        baseline: parts(baseline, |cost| cost.rate),
         cost: Cost::median(ours),
-        bare_cost: Cost::median(bare),
+        baseline_cost: Cost::median(baseline),
         ..figure
     }
 }

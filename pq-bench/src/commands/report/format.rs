@@ -46,6 +46,11 @@ fn grouped(digits: &str) -> String {
     text
 }
 
+/// Returns the name of a scenario's files, without the extension.
+pub(super) fn file_name(scenario: &str) -> String {
+    scenario.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}
+
 /// `threads 4, batch 500`.
 pub(super) fn parameters(parameters: &BTreeMap<String, String>) -> String {
     let each: Vec<String> = parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();
@@ -126,9 +131,13 @@ mod tests {
 
     #[test]
     fn what_is_missed_is_told_by_how_much() {
-        let of = |ours, bare: &[f64], target| {
-            let figure =
-                Figure { ours: vec![ours], bare: bare.to_vec(), target: Some(target), ..Figure::default() };
+        let of = |ours, baseline: &[f64], target| {
+            let figure = Figure {
+                ours: vec![ours],
+                baseline: baseline.to_vec(),
+                target: Some(target),
+                ..Figure::default()
+            };
             reached(&figure)
         };
         assert_eq!(of(95.0, &[100.0], Target::RatioAtLeast(0.95)), "yes");

@@ -7,17 +7,17 @@ use pq_diesel::Queue;
 use serde_json::value::RawValue;
 
 use super::working;
-use crate::bare::{Script, plain_take};
+use crate::baseline::{Script, plain_take};
 use crate::{Bench, Cost, Figure, PAYLOAD};
 
 /// What each round cost, ours and the other's.
 #[derive(Debug, Default)]
-pub(super) struct Sides {
+pub(super) struct Comparison {
     pub(super) ours: Vec<Cost>,
-    pub(super) bare: Vec<Cost>,
+    pub(super) baseline: Vec<Cost>,
 }
 
-impl Sides {
+impl Comparison {
     /// The rates of the rounds, in the figure.
     pub(super) fn rates(&self, figure: Figure) -> Figure {
         self.parts(figure, |cost| cost.rate)
@@ -27,9 +27,9 @@ impl Sides {
     pub(super) fn parts(&self, figure: Figure, part: fn(&Cost) -> f64) -> Figure {
         Figure {
             ours: self.ours.iter().map(part).collect(),
-            bare: self.bare.iter().map(part).collect(),
+            baseline: self.baseline.iter().map(part).collect(),
             cost: Cost::median(&self.ours),
-            bare_cost: Cost::median(&self.bare),
+            baseline_cost: Cost::median(&self.baseline),
             ..figure
         }
     }
@@ -65,13 +65,13 @@ pub(super) fn not_dry(bench: &Bench, queue: &Queue<Box<RawValue>>, whose: &str) 
     Ok(())
 }
 
-/// How many jobs a bare drain takes at a time.
-pub(super) const BARE_BATCH: usize = 500;
+/// How many jobs a baseline drain takes at a time.
+pub(super) const BASELINE_BATCH: usize = 500;
 
 /// Takes all jobs by a plain DELETE of 500 a commit, through pgbench with so many clients.
-pub(super) fn bare_drain(bench: &Bench, queue: &str, clients: usize, jobs: usize) -> Result<Cost> {
-    let script = Script::new(&plain_take(queue, BARE_BATCH));
-    let cost = script.cost_of_jobs(bench, clients, jobs, BARE_BATCH)?;
+pub(super) fn baseline_drain(bench: &Bench, queue: &str, clients: usize, jobs: usize) -> Result<Cost> {
+    let script = Script::new(&plain_take(queue, BASELINE_BATCH));
+    let cost = script.cost_of_jobs(bench, clients, jobs, BASELINE_BATCH)?;
     let left = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pq.queue");
     let left: i64 = left.get_result(&mut bench.connect()?)?;
     ensure!(left <= i64::try_from(jobs / 100)?, "pgbench left {left} of {jobs} jobs");

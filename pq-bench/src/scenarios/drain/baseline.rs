@@ -1,6 +1,6 @@
-//! How jobs are taken and ended by bare SQL on the same table, as scripts of pgbench.
+//! How jobs are taken and ended by baseline SQL on the same table, as scripts of pgbench.
 
-use crate::bare::picks;
+use crate::baseline::picks;
 
 /// The table of [`batch_lease`].
 pub(super) const LEASES: &str = "CREATE TABLE IF NOT EXISTS bench_leases \

@@ -1,22 +1,22 @@
-//! What people wrote into the page, which outlives each report.
+//! Manual sections: text in a page that each report keeps.
 
 use anyhow::{Context, Result};
 
-const BEGIN: &str = "<!-- by hand";
+const BEGIN: &str = "<!-- manual";
 const END: &str = "<!-- end -->";
 
-/// The parts that were written by hand, by the name of their place.
+/// The manual sections of a page, by name.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Hand(Vec<(String, String)>);
+pub(super) struct ManualSections(Vec<(String, String)>);
 
-impl Hand {
-    /// Reads them from a page.
+impl ManualSections {
+    /// Reads the manual sections of a page.
     pub(super) fn of(page: &str) -> Result<Self> {
         let mut parts = Vec::new();
         let mut rest = page;
         while let Some(at) = rest.find(BEGIN) {
             let begun = &rest[at + BEGIN.len()..];
-            let (name, text) = begun.split_once("-->").context("a `<!-- by hand` is not closed by `-->`")?;
+            let (name, text) = begun.split_once("-->").context("`<!-- manual` must be closed by `-->`")?;
             let name = name.trim().trim_start_matches(':').trim();
             let (text, after) =
                 text.split_once(END).with_context(|| format!("no `{END}` follows `{BEGIN}: {name} -->`"))?;
@@ -27,7 +27,7 @@ impl Hand {
         Ok(Self(parts))
     }
 
-    /// The place of this name, with what stood there.
+    /// Removes the section of this name, and returns it with its markers.
     pub(super) fn take(&mut self, name: &str) -> String {
         let (here, others) = std::mem::take(&mut self.0).into_iter().partition(|(known, _)| known == name);
         self.0 = others;
@@ -40,7 +40,7 @@ impl Hand {
         }
     }
 
-    /// The names of places that hold something and were not taken.
+    /// Returns the names of the sections that have text and were not taken.
     pub(super) fn left(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for (name, text) in &self.0 {
@@ -57,16 +57,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_kept_and_what_is_unclear_is_refused() {
-        let page = "a\n<!-- by hand: put -->\nfsync limits it.\n\nTwice.\n<!-- end -->\nb<!-- by hand -->x<!-- end -->";
-        let mut hand = Hand::of(page).expect("it is clear");
-        assert_eq!(hand.take("put"), "<!-- by hand: put -->\nfsync limits it.\n\nTwice.\n<!-- end -->\n");
-        assert_eq!(hand.take("get"), "<!-- by hand: get -->\n<!-- end -->\n");
-        assert_eq!(hand.left(), [""]);
+    fn sections_are_kept_and_malformed_ones_are_refused() {
+        let page = "a\n<!-- manual: put -->\nfsync limits it.\n\nTwice.\n<!-- end -->\nb<!-- manual -->x<!-- end -->";
+        let mut manual = ManualSections::of(page).expect("it is clear");
+        assert_eq!(manual.take("put"), "<!-- manual: put -->\nfsync limits it.\n\nTwice.\n<!-- end -->\n");
+        assert_eq!(manual.take("get"), "<!-- manual: get -->\n<!-- end -->\n");
+        assert_eq!(manual.left(), [""]);
         for unclear in
-            ["<!-- by hand: put", "<!-- by hand: put --> a", "<!-- by hand --><!-- by hand --><!-- end -->"]
+            ["<!-- manual: put", "<!-- manual: put --> a", "<!-- manual --><!-- manual --><!-- end -->"]
         {
-            assert!(Hand::of(unclear).is_err(), "{unclear}");
+            assert!(ManualSections::of(unclear).is_err(), "{unclear}");
         }
     }
 }

@@ -8,48 +8,48 @@ use chrono::DateTime;
 use pq_diesel::PutOptions;
 
 use super::Run;
-use super::controls::{Herd, LOOK, Watched};
+use super::controls::{LOOK, LoadGroup, Watched};
 use super::producer::AFTER_FAILURE;
 use super::work::{Work, now_us};
 
-/// Puts each herd that the harness asks for, until the end.
+/// Puts each load group that the harness asks for, until the end.
 pub(super) fn run(run: &Run) {
-    let mut asked: Watched<'_, Herd> = Watched::new(run.settings.schedule_file.as_deref());
+    let mut asked: Watched<'_, LoadGroup> = Watched::new(run.settings.schedule_file.as_deref());
     let mut last = String::new();
     while !run.end.sleep(LOOK) {
-        let Some(herd) = asked.now().filter(|herd| herd.id != last) else { continue };
-        last.clone_from(&herd.id);
-        if let Err(error) = put(run, &herd) {
-            eprintln!("the herd {:?} cannot be put: {error}", herd.id);
+        let Some(load_group) = asked.now().filter(|load_group| load_group.id != last) else { continue };
+        last.clone_from(&load_group.id);
+        if let Err(error) = put(run, &load_group) {
+            eprintln!("the herd {:?} cannot be put: {error}", load_group.id);
         }
     }
 }
 
-fn put(run: &Run, herd: &Herd) -> Result<()> {
+fn put(run: &Run, load_group: &LoadGroup) -> Result<()> {
     let pattern = Work::of(run.settings.payload, run.settings.random)?;
     let (begun, mut seq) = (Instant::now(), 0);
-    *run.figures.herd.took.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    for (batch, (size, run_at_ms)) in herd.batches().enumerate() {
+    *run.figures.load_group.took.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    for (batch, (size, run_at_ms)) in load_group.batches().enumerate() {
         let at = DateTime::from_timestamp_millis(run_at_ms).context("its time is none")?;
         let options = PutOptions::new().schedule_at(at);
         let (put_at_us, run_at_ms) = (now_us(), Some(run_at_ms));
         let works: Vec<Work> =
             (seq..seq + size).map(|seq| Work { seq, put_at_us, run_at_ms, ..pattern.clone() }).collect();
         let queue = &run.queues[batch % run.queues.len()];
-        // A herd is whole, or what is measured of it says nothing.
+        // A load group is whole, or what is measured of it says nothing.
         while let Err(error) = queue.put_many_with(works.iter().map(|work| (work, &options))) {
-            eprintln!("jobs of the herd {:?} cannot be put: {error}", herd.id);
+            eprintln!("jobs of the herd {:?} cannot be put: {error}", load_group.id);
             if run.end.sleep(AFTER_FAILURE) {
                 return Ok(());
             }
         }
         seq += size;
-        run.figures.herd.put.add(size);
+        run.figures.load_group.put.add(size);
         if run.end.is_told() {
             return Ok(());
         }
     }
-    *run.figures.herd.took.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun.elapsed());
-    eprintln!("the herd {:?} is put: {seq} jobs", herd.id);
+    *run.figures.load_group.took.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun.elapsed());
+    eprintln!("the herd {:?} is put: {seq} jobs", load_group.id);
     Ok(())
 }
