@@ -1,4 +1,4 @@
-//! Statements that are prepared by name, although their tables are chosen at run time.
+//! Statements that diesel prepares by their text, because their tables are chosen at run time.
 
 use std::marker::PhantomData;
 
@@ -10,41 +10,53 @@ use diesel::sql_types::{Array, BigInt, Integer, Interval, Nullable, Text, Timest
 
 use chrono::{DateTime, Utc};
 
-/// A statement's text, cut at the first use of each of its parameters `$1`, `$2` and so on, which
-/// must stand in that order. diesel writes those itself; later uses are plain text.
+/// A statement's text, cut at the first use of each parameter.
+///
+/// diesel writes a parameter when its value is bound, so the first uses of `$1`, `$2` and so on must stand in this
+/// order. Later uses are plain text.
 #[derive(Debug)]
 pub(crate) struct Statement {
     pieces: Vec<String>,
 }
 
+impl Default for Statement {
+    fn default() -> Self {
+        Self { pieces: vec![String::new()] }
+    }
+}
+
 impl Statement {
-    pub(crate) fn new(sql: &str) -> Self {
-        let mut pieces = Vec::new();
-        let mut rest = sql;
-        while let Some(at) = rest.find(&format!("${}", pieces.len() + 1)) {
-            let (piece, tail) = rest.split_at(at);
-            rest = &tail[1 + (pieces.len() + 1).to_string().len()..];
-            pieces.push(piece.to_owned());
+    /// Appends text, which may contain anything.
+    pub(crate) fn push_text(&mut self, text: &str) {
+        if let Some(last) = self.pieces.last_mut() {
+            last.push_str(text);
         }
-        pieces.push(rest.to_owned());
-        debug_assert!(!sql.contains(&format!("${}", pieces.len())), "parameters out of order: {sql}");
-        Self { pieces }
     }
 
-    /// The statement as PostgreSQL is sent it.
+    /// Appends the parameter `$number`.
+    pub(crate) fn push_param(&mut self, number: usize) {
+        if number == self.pieces.len() {
+            self.pieces.push(String::new());
+        } else {
+            debug_assert!(number < self.pieces.len(), "${number} out of order in {}", self.text());
+            self.push_text(&format!("${number}"));
+        }
+    }
+
+    /// Returns the text that PostgreSQL is sent.
     pub(crate) fn text(&self) -> String {
         let (first, rest) = self.pieces.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
         rest.iter().zip(1..).fold(first.to_owned(), |text, (piece, number)| format!("{text}${number}{piece}"))
     }
 
-    /// The statement with its values, as a query of rows of the SQL type `Row`.
+    /// Binds values to the parameters. The result is a query for rows of the SQL type `Row`.
     pub(crate) fn with<'a, Row>(&'a self, values: &'a [Value<'a>]) -> Bound<'a, Row> {
         debug_assert_eq!(values.len() + 1, self.pieces.len(), "a value for each parameter");
         Bound { statement: self, values, row: PhantomData }
     }
 }
 
-/// A parameter's value.
+/// The value of a parameter.
 pub(crate) enum Value<'a> {
     Text(&'a str),
     BigInt(i64),
@@ -101,8 +113,8 @@ impl<Row> QueryFragment<Pg> for Bound<'_, Row> {
     }
 }
 
-/// No static id: diesel would cache by the Rust type, and a handle on another table would be given
-/// this one's statement. Without one it caches by the SQL text.
+/// diesel caches a statement with a static id by its Rust type, so a handle on another table would be given this one's
+/// statement. Without a static id it caches by the text.
 impl<Row> QueryId for Bound<'_, Row> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
@@ -120,7 +132,11 @@ mod tests {
 
     #[test]
     fn a_parameter_that_is_used_twice_is_bound_once() {
-        let statement = Statement::new("SELECT $1, $2 WHERE a = $1");
+        let mut statement = Statement::default();
+        for (text, number) in [("SELECT ", 1), (", ", 2), (" WHERE a = ", 1)] {
+            statement.push_text(text);
+            statement.push_param(number);
+        }
         assert_eq!(statement.pieces, ["SELECT ", ", ", " WHERE a = $1"]);
         assert_eq!(statement.text(), "SELECT $1, $2 WHERE a = $1");
         let values = [Value::Text("a"), Value::BigInt(1)];

@@ -46,9 +46,9 @@ impl Postgres {
             }
             Way::HostileNames => builder
                 .url(url)
-                .schema("The \"own\" schema's; 🍎")
+                .schema("The \"own\" schema's; 🍎 $3 {leases} -- ")
                 // 63 bytes with a common prefix.
-                .table(&format!("{}\"{number:04} '$names0$%s abc", "ж".repeat(21))),
+                .table(&format!("{}\"{number:04} '$names0$%s {{count}}$2", "ж".repeat(18))),
             Way::Polling => builder
                 .url(url)
                 .table(&format!("queue_{number}"))

@@ -99,7 +99,7 @@ fn a_take_among_many_jobs_neither_scans_nor_sorts_them() -> Outcome {
     )?;
     let pq = Pq::detached();
     let [_, _, (_, take), _] = pq.store().hot_statements();
-    conn.batch_execute(&format!("PREPARE take (text, bigint) AS {take}"))?;
+    conn.batch_execute(&format!("PREPARE take (text, bigint, bigint) AS {take}"))?;
     for due in [false, true] {
         if due {
             conn.batch_execute(
@@ -107,7 +107,7 @@ fn a_take_among_many_jobs_neither_scans_nor_sorts_them() -> Outcome {
             )?;
         }
         let plan: Vec<Line> =
-            diesel::sql_query("EXPLAIN (ANALYZE, BUFFERS, TIMING off) EXECUTE take('apples', 1)")
+            diesel::sql_query("EXPLAIN (ANALYZE, BUFFERS, TIMING off) EXECUTE take('apples', NULL, 1)")
                 .load(&mut conn)?;
         let plan: Vec<String> = plan.into_iter().map(|line| line.text).collect();
         let read = plan.iter().filter_map(|line| line.trim().strip_prefix("Buffers: shared hit=")).next();

@@ -51,7 +51,7 @@ fn explain(
 ) -> Result<()> {
     for (name, text, jobs) in [
         ("a take of 1", one.replace("$2", "1"), 1),
-        ("a take of 500", many.replace("$2", &BATCH.to_string()), BATCH),
+        ("a take of 500", many.replace("$2", "NULL").replace("$3", &BATCH.to_string()), BATCH),
     ] {
         // As those who take all the time have it: planned once, for any queue.
         conn.batch_execute(&format!(

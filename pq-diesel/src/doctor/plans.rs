@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Exam, Finding, Level};
 use crate::Error;
 use crate::prepared::Statement;
-use crate::statements::Trigger;
+use crate::statements::{Sized, Trigger};
 
 pub(super) const CHECK: &str = "plans";
 
@@ -40,8 +40,8 @@ struct Explainee<'a> {
     /// The number of jobs, if the statement takes them in index order. Nearly all takes do.
     in_order: Option<usize>,
     statement: &'a Statement,
-    types: &'static str,
-    values: &'static str,
+    types: String,
+    values: String,
 }
 
 pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Finding>, Error> {
@@ -104,58 +104,37 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
 fn statements<'a>(exam: &Exam<'a>) -> Vec<Explainee<'a>> {
     const LEVELS: [&str; 4] =
         ["", " with merged indexes", " with many keys in use", " with very many keys in use"];
+    const KEY: [&str; 2] = ["text, bigint, bigint, timestamptz, bigint", "'', 1, 0, 'infinity', 0"];
     let statements = &exam.store.statements;
+    let (fast_take, fast_lease) = (&statements.fast_take, &statements.fast_lease);
     let mut explainees = Vec::new();
     for count in [1, 512] {
-        let fast = Explainee {
-            name: format!("fast take of {count}"),
-            in_order: Some(count),
-            statement: statements.walk.from_start.of(count).0,
-            types: "text, bigint",
-            values: "'', 1",
-        };
-        let resumed = Explainee {
-            name: format!("resumed fast take of {count}"),
-            statement: statements.walk.from_place.of(count).0,
-            types: "text, bigint, bigint, timestamptz, bigint",
-            values: "'', 1, 0, 'infinity', 0",
-            ..fast
-        };
-        let leased = Explainee {
-            name: format!("fast lease of {count}"),
-            statement: statements.walk_leased.from_start.of(count).0,
-            ..fast
-        };
-        let leased_resumed = Explainee {
-            name: format!("resumed fast lease of {count}"),
-            statement: statements.walk_leased.from_place.of(count).0,
-            ..resumed
-        };
-        explainees.extend([fast, resumed, leased, leased_resumed]);
-        for (level, words) in LEVELS.iter().enumerate() {
-            let take = Explainee {
-                name: format!("take of {count}{words}"),
-                in_order: (level == 0).then_some(count),
-                statement: statements.take[level].of(count).0,
-                types: "text",
-                values: "''",
+        let explainee = |name, in_order: bool, sized: &'a Sized, [types, values]: [&str; 2]| {
+            let (statement, limit) = sized.of(count);
+            let (types, values) = match limit {
+                Some(_) => (format!("{types}, bigint"), format!("{values}, {count}")),
+                None => (types.to_owned(), values.to_owned()),
             };
-            let lease = Explainee {
-                name: format!("lease of {count}{words}"),
-                statement: statements.lease[level].of(count).0,
-                types: "text, bigint",
-                values: "'', 1",
-                ..take
-            };
-            explainees.extend([take, lease]);
+            Explainee { name, in_order: in_order.then_some(count), statement, types, values }
+        };
+        let plain = ["text, bigint", "'', 1"];
+        explainees.extend([
+            explainee(format!("fast take of {count}"), true, &fast_take.from_start, plain),
+            explainee(format!("resumed fast take of {count}"), true, &fast_take.resume, KEY),
+            explainee(format!("fast lease of {count}"), true, &fast_lease.from_start, plain),
+            explainee(format!("resumed fast lease of {count}"), true, &fast_lease.resume, KEY),
+        ]);
+        for (level, (fallback, words)) in statements.fallbacks.iter().zip(LEVELS).enumerate() {
+            let name = format!("take of {count}{words}");
+            explainees.push(explainee(name, level == 0, fallback, ["text, bigint", "'', NULL"]));
         }
     }
     let put = Explainee {
         name: "put".to_owned(),
         in_order: None,
         statement: statements.put_one.of(Trigger::Fires),
-        types: "text, text",
-        values: "'', 'null'",
+        types: "text, text".to_owned(),
+        values: "'', 'null'".to_owned(),
     };
     explainees.push(put);
     explainees

@@ -104,7 +104,10 @@ fn test(conn: &mut PgConnection, second: Option<Second<'_>>) -> Result<Features,
 
 /// Executes a statement that diesel prepares by name at the first call and executes by that name later.
 fn runs_prepared(conn: &mut PgConnection) -> bool {
-    let statement = Statement::new("SELECT $1::bigint + 0");
+    let mut statement = Statement::default();
+    statement.push_text("SELECT ");
+    statement.push_param(1);
+    statement.push_text("::bigint + 0");
     let values = [Value::BigInt(1)];
     statement.with::<BigInt>(&values).get_result::<i64>(conn).is_ok()
 }

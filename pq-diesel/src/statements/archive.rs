@@ -1,22 +1,24 @@
-//! Jobs that have ended, and jobs that are cancelled.
+//! Statements that archive, requeue, prune and delete jobs.
 
-/// Keeps a job that can never be worked. Twice the same one is once.
-pub(super) const BURY: &str = "\
+/// Archives a job as dead whose payload cannot be decoded. Does nothing if the job is archived already.
+pub(super) const INSERT_DEAD: &str = "\
 INSERT INTO {archive}
     (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, error,
     outcome)
 SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'dead'
 ON CONFLICT (id) DO NOTHING";
 
-/// Archives a job that nobody holds. $1 queue, $2 job.
+/// Archives a job that is neither leased nor locked. $1 queue, $2 job.
+///
+/// Locks: the row of the job. SKIP LOCKED passes a job that a transaction has taken.
 pub(super) const CANCEL_WAITING: &str = "\
 WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} WHERE q_name = $1 AND id = $2 AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
 ), cleared AS (
-    DELETE FROM {unique} AS had USING gone
-    WHERE had.q_name = gone.q_name AND had.unique_key = gone.unique_key AND had.job = gone.id
+    DELETE FROM {unique} AS claimed USING gone
+    WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
 )
 INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
     unique_key, outcome, error)
@@ -25,7 +27,9 @@ SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attemp
 FROM gone
 RETURNING id";
 
-/// Tells the holder of a job's lease that it is unwanted. $1 job, $2 queue.
+/// Requests that the owner of a job's lease cancels the job. $1 job, $2 queue.
+///
+/// Locks: the row of the lease.
 pub(super) const CANCEL_LEASED: &str = "\
 UPDATE {leases} AS lease
 SET cancelled = CASE WHEN $1 = ANY (cancelled) THEN cancelled ELSE array_append(cancelled, $1::bigint) END
@@ -33,8 +37,8 @@ WHERE q_name = $2 AND $1 = ANY (jobs)
     AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = $1)
 RETURNING id";
 
-/// The jobs that are in a state, the latest first, with the columns of LIST. $1 queue, $2 state, $3 and $4 the end and
-/// the id of the last job of the previous page or null, $5 the most rows.
+/// Lists the archived jobs of a queue in a state, the last ended first, with the columns of LIST. $1 queue, $2 state,
+/// $3 and $4 `ended_at` and id of the last job of the page before or null, $5 most rows.
 pub(super) const ARCHIVED: &str = "\
 SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
     unique_key, error, result::text, NULL::timestamptz, ended_at
@@ -44,15 +48,18 @@ WHERE q_name = $1 AND outcome = $2
 ORDER BY ended_at DESC, id DESC
 LIMIT $5";
 
-/// Puts jobs of the archive back into the line. Of those that share a unique key the oldest goes, if none
-/// waits or runs. $1 queue, $2 jobs, or null for all that are dead.
-pub(super) const REVIVE: &str = "\
+/// Requeues archived jobs. $1 queue, $2 jobs, or null for all dead ones.
+///
+/// Order: by id. Of jobs with the same unique key only the oldest is requeued, and none if a job with the key waits or
+/// runs. Locks: the archived rows. SKIP LOCKED passes jobs that another session requeues or prunes.
+pub(super) const REQUEUE: &str = "\
 WITH wanted AS MATERIALIZED (
     SELECT id, unique_key FROM {archive}
     WHERE q_name = $1
         AND CASE WHEN $2::bigint[] IS NULL THEN outcome = 'dead' ELSE id = ANY ($2) AND outcome <> 'done' END
-        AND NOT EXISTS (SELECT FROM {unique} AS had
-            WHERE had.q_name = $1 AND had.unique_key = {archive}.unique_key AND {is_live}(had.job, had.lease))
+        AND NOT EXISTS (SELECT FROM {unique} AS claimed
+            WHERE claimed.q_name = $1 AND claimed.unique_key = {archive}.unique_key
+                AND {is_live}(claimed.job, claimed.lease))
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {archive}
@@ -63,26 +70,30 @@ WITH wanted AS MATERIALIZED (
 INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error)
 SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error FROM gone ORDER BY id";
 
-/// $1 queue, $2 outcome, $3 age in microseconds.
+/// Deletes archived jobs of a queue. $1 queue, $2 outcome, $3 least age in microseconds.
 pub(super) const PRUNE: &str = "\
 DELETE FROM {archive}
 WHERE q_name = $1 AND outcome = $2 AND ended_at <= statement_timestamp() - $3 * interval '1 microsecond'";
 
-/// Of all queues, some at a time. $1 outcome, $2 age in microseconds.
+/// Deletes up to 10,000 archived jobs of any queue. $1 outcome, $2 least age in microseconds.
+///
+/// Order: the oldest first. SKIP LOCKED passes rows that another session has locked.
 pub(super) const PRUNE_ALL: &str = "\
 DELETE FROM {archive} WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM {archive}
     WHERE outcome = $1 AND ended_at <= statement_timestamp() - $2 * interval '1 microsecond'
     ORDER BY ended_at LIMIT 10000 FOR UPDATE SKIP LOCKED))";
 
-/// Deletes what nobody holds; what others hold is passed over, not waited for. $1 queue.
+/// Deletes the jobs of a queue that are neither leased nor locked. $1 queue.
+///
+/// Locks: the rows of the jobs. SKIP LOCKED passes jobs that transactions have taken.
 pub(super) const CLEAR: &str = "\
 WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} WHERE q_name = $1 FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING id, unique_key
 ), cleared AS (
-    DELETE FROM {unique} AS had USING gone
-    WHERE had.q_name = $1 AND had.unique_key = gone.unique_key AND had.job = gone.id
+    DELETE FROM {unique} AS claimed USING gone
+    WHERE claimed.q_name = $1 AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
 )
 SELECT count(*) FROM gone";

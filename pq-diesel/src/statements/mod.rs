@@ -1,16 +1,21 @@
-//! All of the SQL that touches jobs, each statement with its order and its locks.
+//! The SQL of the store: whole statements, each with its order and its locks.
+//!
+//! A statement stands in a constant or in a file, with placeholders for names such as `{jobs}`. [`template`]
+//! substitutes them. Long statements are files in `take/` and `put/`.
 
+mod admin;
 mod archive;
-mod desk;
+mod names;
 mod put;
+mod settle;
 mod take;
-mod verdict;
-mod walk;
+mod template;
 
-use std::sync::OnceLock;
-
+use self::names::Names;
+use self::put::ByTrigger;
 pub(crate) use self::put::Trigger;
-pub(crate) use self::walk::Walks;
+pub(crate) use self::take::{FastStatements, Sized};
+use self::template::{Limit, Template};
 use crate::prepared::Statement;
 use crate::table::Table;
 
@@ -18,39 +23,37 @@ use crate::table::Table;
 #[derive(Debug)]
 pub(crate) struct Statements {
     pub(crate) put_one: ByTrigger,
-    pub(crate) put: ByTrigger,
+    pub(crate) put_many: ByTrigger,
     pub(crate) put_unique: Statement,
-    pub(crate) walk_gone: Walks,
-    pub(crate) walk: Walks,
-    pub(crate) walk_leased: Walks,
-    pub(crate) beside: Statement,
-    pub(crate) put_numbers: Statement,
-    pub(crate) put_numbers_quietly: Statement,
-    pub(crate) put_clock: Statement,
-    pub(crate) put_clock_quietly: Statement,
-    /// Tables with columns, for COPY.
+    pub(crate) draw_ids: Statement,
+    pub(crate) draw_ids_quietly: Statement,
+    pub(crate) clock: Statement,
+    pub(crate) clock_quietly: Statement,
+    /// The targets of a COPY.
     pub(crate) copy: String,
-    pub(crate) copy_numbered: String,
-    pub(crate) take: [Sized; 4],
-    pub(crate) lease: [Sized; 4],
+    pub(crate) copy_with_ids: String,
+    pub(crate) fast_take: FastStatements,
+    pub(crate) fast_lease: FastStatements,
+    pub(crate) beyond_index: Statement,
+    pub(crate) fallbacks: [Sized; 4],
     pub(crate) retake: Statement,
-    pub(crate) free_unique: Statement,
-    pub(crate) ring: Statement,
-    pub(crate) update: Statement,
+    pub(crate) release_unique: Statement,
+    pub(crate) notify: Statement,
+    pub(crate) update_held: Statement,
     pub(crate) update_leased: Statement,
     pub(crate) settle_held: Statement,
-    pub(crate) finish: Statement,
-    pub(crate) settle: Statement,
+    pub(crate) complete_lease: Statement,
+    pub(crate) settle_leased: Statement,
     pub(crate) extend: Statement,
-    pub(crate) sweep_turn: Statement,
-    pub(crate) sweep_over: Statement,
-    pub(crate) sweep_expire: Statement,
-    pub(crate) sweep_forget: Statement,
-    pub(crate) bury: Statement,
+    pub(crate) maintenance_lock: Statement,
+    pub(crate) expired_leases: Statement,
+    pub(crate) return_expired: Statement,
+    pub(crate) forget_settled: Statement,
+    pub(crate) insert_dead: Statement,
     pub(crate) cancel_waiting: Statement,
     pub(crate) cancel_leased: Statement,
     pub(crate) archived: Statement,
-    pub(crate) revive: Statement,
+    pub(crate) requeue: Statement,
     pub(crate) prune: Statement,
     pub(crate) prune_all: Statement,
     pub(crate) clear: Statement,
@@ -59,10 +62,10 @@ pub(crate) struct Statements {
     pub(crate) resume: Statement,
     pub(crate) overview: Statement,
     pub(crate) list: Statement,
-    pub(crate) transfer: Statement,
-    pub(crate) beat: Statement,
-    pub(crate) leave: Statement,
-    pub(crate) forget_silent: Statement,
+    pub(crate) move_jobs: Statement,
+    pub(crate) heartbeat: Statement,
+    pub(crate) deregister: Statement,
+    pub(crate) forget_workers: Statement,
     pub(crate) workers: Statement,
     pub(crate) stop_worker: Statement,
     pub(crate) set_cron: Statement,
@@ -73,155 +76,72 @@ pub(crate) struct Statements {
     pub(crate) advance_cron: Statement,
 }
 
-/// A statement that takes jobs: for a number that is a parameter, and for some that stand in the text.
-///
-/// What a LIMIT in the text costs is known without the parameters, so PostgreSQL plans the statement once for
-/// all. With a parameter there it plans anew at each call, which takes longer than to take one job.
-#[derive(Debug)]
-pub(crate) struct Sized {
-    text: String,
-    position: usize,
-    any: Statement,
-    fixed: [(usize, OnceLock<Statement>); Self::SIZES.len()],
-}
-
-impl Sized {
-    /// The sizes by which workers take, and those of a few threads that take together.
-    const SIZES: [usize; 26] = [
-        1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 32, 64, 128, 256, 500, 512, 1024, 2048, 4096,
-        8192,
-    ];
-
-    /// A statement in whose text `{count}` stands for the number; where it is a parameter, it is the one of this
-    /// position.
-    fn new(text: String, position: usize) -> Self {
-        Self {
-            any: Statement::new(&text.replace("{count}", &format!("${position}"))),
-            text,
-            position,
-            fixed: Self::SIZES.map(|size| (size, OnceLock::new())),
-        }
-    }
-
-    /// Whether there is a statement with this number in its text.
-    pub(crate) fn is_fixed(count: usize) -> bool {
-        Self::SIZES.contains(&count)
-    }
-
-    /// The statement for so many, and whether the number stands in its text.
-    pub(crate) fn of(&self, count: usize) -> (&Statement, bool) {
-        let Some((_, statement)) = self.fixed.iter().find(|(size, _)| *size == count) else {
-            return (&self.any, false);
-        };
-        let made = statement.get_or_init(|| {
-            // The parameters behind it move up by one.
-            let sized = self.text.replace("{count}", &count.to_string());
-            Statement::new(&sized.replace(&format!("${}", self.position + 1), &format!("${}", self.position)))
-        });
-        (made, true)
-    }
-}
-
-/// A statement that puts, for each thing that the table's trigger may do about it.
-#[derive(Debug)]
-pub(crate) struct ByTrigger([Statement; 3]);
-
-impl ByTrigger {
-    fn new(statement: impl Fn(Trigger) -> Statement) -> Self {
-        Self([Trigger::Fires, Trigger::Off, Trigger::OffForThis].map(statement))
-    }
-
-    pub(crate) fn of(&self, trigger: Trigger) -> &Statement {
-        let [fires, off, off_for_this] = &self.0;
-        match trigger {
-            Trigger::Fires => fires,
-            Trigger::Off => off,
-            Trigger::OffForThis => off_for_this,
-        }
-    }
+/// Makes a statement without a count.
+fn statement(sql: &str, names: &Names) -> Statement {
+    Template::parse(sql, names).statement(Limit::Any)
 }
 
 impl Statements {
     pub(crate) fn new(table: &Table) -> Self {
-        // diesel finds a prepared statement by its text, so a text is as short as it can be. (No literal of ours has
-        // two spaces; names may.)
-        let squeezed = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
-        let names = |sql: &str| {
-            squeezed(sql)
-                .replace("{jobs}", &table.jobs())
-                .replace("{archive}", &table.archive())
-                .replace("{leases}", &table.beside("leases"))
-                .replace("{settled}", &table.beside("settled"))
-                .replace("{keys}", &table.beside("keys"))
-                .replace("{unique}", &table.beside("unique"))
-                .replace("{paused}", &table.beside("paused"))
-                .replace("{workers}", &table.beside("workers"))
-                .replace("{cron}", &table.beside("cron"))
-                .replace("{lock_keyed_job}", &table.beside("lock_keyed_job"))
-                .replace("{is_live}", &table.beside("is_live"))
-                .replace("{put_unique}", &table.beside("put_unique"))
-                .replace("{jobs_name}", &table.jobs_literal())
-                .replace("{tokens_name}", &table.literal("lease_tokens"))
-                .replace("{notifier_lock}", &table.channel_lock("notifier", "channel"))
-                .replace("{writers_lock}", &table.channel_lock("writers", "channel"))
-        };
-        let statement = |sql: &str| Statement::new(&names(sql));
-        let levels = |hold| take::levels(hold).map(|sql| Sized::new(names(&sql), 2));
-        let walks = |hold| walk::walks(hold, names);
+        let names = Names::new(table);
+        let statement = |sql| statement(sql, &names);
+        let [draw_ids, draw_ids_quietly] = put::DRAW_IDS.map(statement);
+        let [clock, clock_quietly] = put::CLOCK.map(statement);
         Self {
-            put_one: ByTrigger::new(|trigger| statement(&put::one(trigger))),
-            put: ByTrigger::new(|trigger| statement(&put::many(trigger))),
+            put_one: ByTrigger::new(put::ONE, &names),
+            put_many: ByTrigger::new(put::MANY, &names),
             put_unique: statement(put::UNIQUE),
-            walk_gone: walks(take::Hold::Nothing),
-            walk: walks(take::Hold::Transaction),
-            walk_leased: walks(take::Hold::Lease),
-            beside: statement(&walk::beside()),
-            take: levels(take::Hold::Transaction),
-            lease: levels(take::Hold::Lease),
-            put_numbers: statement(&put::numbers(false)),
-            put_numbers_quietly: statement(&put::numbers(true)),
-            put_clock: statement(&put::clock(false)),
-            put_clock_quietly: statement(&put::clock(true)),
-            copy: names(put::COPY),
-            copy_numbered: names(put::COPY_NUMBERED),
+            draw_ids,
+            draw_ids_quietly,
+            clock,
+            clock_quietly,
+            copy: statement(put::COPY).text(),
+            copy_with_ids: statement(put::COPY_WITH_IDS).text(),
+            fast_take: FastStatements::for_transaction(&names),
+            fast_lease: FastStatements::for_lease(&names),
+            beyond_index: statement(take::BEYOND_INDEX),
+            fallbacks: take::fallbacks(&names),
             retake: statement(take::RETAKE),
-            free_unique: statement(take::FREE_UNIQUE),
-            ring: statement(take::RING),
-            update: statement(verdict::UPDATE),
-            update_leased: statement(verdict::UPDATE_LEASED),
-            settle_held: statement(verdict::SETTLE_HELD),
-            finish: statement(verdict::FINISH),
-            settle: statement(verdict::SETTLE),
-            extend: statement(verdict::EXTEND),
-            sweep_turn: statement(verdict::SWEEP_TURN),
-            sweep_over: statement(verdict::SWEEP_OVER),
-            sweep_expire: statement(verdict::SWEEP_EXPIRE),
-            sweep_forget: statement(verdict::SWEEP_FORGET),
-            bury: statement(archive::BURY),
+            release_unique: statement(take::RELEASE_UNIQUE),
+            notify: statement(take::NOTIFY),
+            update_held: statement(settle::UPDATE_HELD),
+            update_leased: statement(settle::UPDATE_LEASED),
+            settle_held: statement(settle::SETTLE_HELD),
+            complete_lease: statement(settle::COMPLETE_LEASE),
+            settle_leased: statement(settle::SETTLE_LEASED),
+            extend: statement(settle::EXTEND),
+            maintenance_lock: statement(settle::MAINTENANCE_LOCK),
+            expired_leases: statement(settle::EXPIRED_LEASES),
+            return_expired: statement(settle::RETURN_EXPIRED),
+            forget_settled: statement(settle::FORGET_SETTLED),
+            insert_dead: statement(archive::INSERT_DEAD),
             cancel_waiting: statement(archive::CANCEL_WAITING),
             cancel_leased: statement(archive::CANCEL_LEASED),
             archived: statement(archive::ARCHIVED),
-            revive: statement(archive::REVIVE),
+            requeue: statement(archive::REQUEUE),
             prune: statement(archive::PRUNE),
             prune_all: statement(archive::PRUNE_ALL),
             clear: statement(archive::CLEAR),
-            now: statement(desk::NOW),
-            pause: statement(desk::PAUSE),
-            resume: statement(desk::RESUME),
-            overview: statement(desk::OVERVIEW),
-            list: statement(desk::LIST),
-            transfer: statement(desk::TRANSFER),
-            beat: statement(desk::BEAT),
-            leave: statement(desk::LEAVE),
-            forget_silent: statement(desk::FORGET_SILENT),
-            workers: statement(desk::WORKERS),
-            stop_worker: statement(desk::STOP_WORKER),
-            set_cron: statement(desk::SET_CRON),
-            crons: statement(desk::CRONS),
-            remove_cron: statement(desk::REMOVE_CRON),
-            pause_cron: statement(desk::PAUSE_CRON),
-            due_crons: statement(desk::DUE_CRONS),
-            advance_cron: statement(desk::ADVANCE_CRON),
+            now: statement(admin::NOW),
+            pause: statement(admin::PAUSE),
+            resume: statement(admin::RESUME),
+            overview: statement(admin::OVERVIEW),
+            list: statement(admin::LIST),
+            move_jobs: statement(admin::MOVE_JOBS),
+            heartbeat: statement(admin::HEARTBEAT),
+            deregister: statement(admin::DEREGISTER),
+            forget_workers: statement(admin::FORGET_WORKERS),
+            workers: statement(admin::WORKERS),
+            stop_worker: statement(admin::STOP_WORKER),
+            set_cron: statement(admin::SET_CRON),
+            crons: statement(admin::CRONS),
+            remove_cron: statement(admin::REMOVE_CRON),
+            pause_cron: statement(admin::PAUSE_CRON),
+            due_crons: statement(admin::DUE_CRONS),
+            advance_cron: statement(admin::ADVANCE_CRON),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

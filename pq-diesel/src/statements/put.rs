@@ -1,119 +1,102 @@
-//! How jobs come in.
+//! Statements that put jobs.
+//!
+//! A put notifies waiters by the trigger of the table, which reads the setting `pq.notify` once all rows are in. There
+//! are up to three texts of each statement: with the trigger, with the trigger off for the rest of the transaction, and
+//! with the trigger off for the statement alone.
 
-/// What the trigger that tells waiters does about a put.
+use super::{Names, statement};
+use crate::prepared::Statement;
+
+/// What the trigger does that notifies waiters.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Trigger {
     Fires,
-    /// It is switched off for the rest of the transaction: for statements that are a transaction of their own.
+    /// It is off for the rest of the transaction. For statements that are a transaction of their own.
     Off,
-    /// It is switched off for this statement, and back to what it was: whatever else the transaction puts is told as
-    /// if this had not been.
+    /// It is off for this statement, and then as it was. Other puts of the transaction notify as ever.
     OffForThis,
 }
 
-/// Switches the trigger off for this transaction, before it asks.
-const QUIET: &str = " FROM (SELECT set_config('pq.notify', 'off', true)) AS quiet";
-
-/// A job that is due at once, of priority 0, without keys. $1 queue, $2 payload.
-pub(super) fn one(trigger: Trigger) -> String {
-    put("INSERT INTO {jobs} (q_name, data) SELECT $1, $2::json{quiet} RETURNING id", trigger)
+/// A statement that puts, with a text for each thing that the trigger can do.
+#[derive(Debug)]
+pub(crate) struct ByTrigger {
+    fires: Statement,
+    off: Statement,
+    off_for_this: Statement,
 }
 
-/// Many jobs, in order: the ids ascend as they are inserted, and they are returned as inserted.
-/// A delay is added to the clock at the statement's start, not at the transaction's.
-/// $1 queue; arrays of a value a job: $2 payloads, $3 and $4 `schedule_at` as instant or delay, $5 and $6
-/// `expected_at` likewise, $7 priorities, $8 serialization keys.
-pub(super) fn many(trigger: Trigger) -> String {
-    put(PUT, trigger)
-}
+impl ByTrigger {
+    pub(super) fn new([fires, off, off_for_this]: [&str; 3], names: &Names) -> Self {
+        Self {
+            fires: statement(fires, names),
+            off: statement(off, names),
+            off_for_this: statement(off_for_this, names),
+        }
+    }
 
-fn put(insert: &str, trigger: Trigger) -> String {
-    match trigger {
-        Trigger::Fires => insert.replace("{quiet}", ""),
-        Trigger::Off => insert.replace("{quiet}", QUIET),
-        // The trigger asks when all rows are in, which is before the sum of them is there.
-        Trigger::OffForThis => format!(
-            "WITH before AS (\
-                SELECT value, set_config('pq.notify', 'off', true) FROM current_setting('pq.notify', true) AS value\
-            ), put AS ({}) \
-            SELECT unnest(ids) FROM (\
-                SELECT ids, set_config('pq.notify', coalesce(value, ''), true) \
-                FROM (SELECT array_agg(id) AS ids FROM put) AS done CROSS JOIN before\
-            ) AS told",
-            insert.replace("{quiet}", " FROM before")
-        ),
+    pub(crate) fn of(&self, trigger: Trigger) -> &Statement {
+        match trigger {
+            Trigger::Fires => &self.fires,
+            Trigger::Off => &self.off,
+            Trigger::OffForThis => &self.off_for_this,
+        }
     }
 }
 
-const PUT: &str = "\
-INSERT INTO {jobs} (q_name, data, schedule_at, expected_at, priority, serial_key)
-SELECT $1, put.data::json,
-    coalesce(put.schedule_at, statement_timestamp() + put.schedule_in),
-    coalesce(put.expected_at, statement_timestamp() + put.expected_in),
-    put.priority, put.serial_key
-FROM (
-    SELECT * FROM unnest($2::text[], $3::timestamptz[], $4::interval[], $5::timestamptz[], $6::interval[],
-        $7::integer[], $8::text[])
-    WITH ORDINALITY AS given (data, schedule_at, schedule_in, expected_at, expected_in, priority, serial_key, position)
-    CROSS JOIN (SELECT true{quiet}) AS quietly
-    ORDER BY position
-) AS put
-RETURNING id";
-
-/// The numbers of so many jobs, ascending, and the clock from which their delays begin, for a COPY that follows. None
-/// where policies decide which rows this role may put, for then PostgreSQL refuses a COPY. $1 how many.
-pub(super) fn numbers(quietly: bool) -> String {
-    // The sequence is looked up in a subquery of its own, for elsewhere it would be for each number.
-    let quiet = if quietly { QUIET } else { " FROM (SELECT true) AS aloud" };
-    format!(
-        "SELECT array_agg(nextval((SELECT pg_get_serial_sequence({{jobs_name}}, 'id')::regclass))), \
-             statement_timestamp(){quiet}, \
-             generate_series(1, CASE WHEN row_security_active({{jobs_name}}) THEN 0 ELSE $1 END)"
+/// Puts a job that is due at once, with priority 0 and without keys. $1 queue, $2 payload.
+pub(super) const ONE: [&str; 3] = [
+    "INSERT INTO {jobs} (q_name, data) SELECT $1, $2::json RETURNING id",
+    "INSERT INTO {jobs} (q_name, data)
+    SELECT $1, $2::json FROM (SELECT set_config('pq.notify', 'off', true)) AS quiet
+    RETURNING id",
+    // The setting goes back once all ids are aggregated, and so after the trigger has read it.
+    "WITH before AS (
+        SELECT value, set_config('pq.notify', 'off', true) FROM current_setting('pq.notify', true) AS value
+    ), put AS (
+        INSERT INTO {jobs} (q_name, data) SELECT $1, $2::json FROM before RETURNING id
     )
-}
+    SELECT unnest(ids) FROM (
+        SELECT ids, set_config('pq.notify', coalesce(value, ''), true)
+        FROM (SELECT array_agg(id) AS ids FROM put) AS done CROSS JOIN before
+    ) AS restored",
+];
 
-/// The clock alone, and whether there are such policies.
-pub(super) fn clock(quietly: bool) -> String {
-    let quiet = if quietly { QUIET } else { "" };
-    format!("SELECT statement_timestamp(), row_security_active({{jobs_name}}){quiet}")
-}
+/// Puts many jobs. $1 queue, and then arrays with a value for each job: $2 payloads, $3 and $4 `schedule_at` as
+/// instant or delay, $5 and $6 `expected_at` likewise, $7 priorities, $8 serialization keys.
+///
+/// Order: ids ascend in the order of the arrays, and are returned in this order. A delay begins at the start of the
+/// statement, not of the transaction.
+pub(super) const MANY: [&str; 3] = [
+    include_str!("put/many.sql"),
+    include_str!("put/many_quiet.sql"),
+    include_str!("put/many_quiet_for_this.sql"),
+];
 
-/// What many jobs are copied into.
+/// Puts many jobs of which some have a unique key. As [`MANY`]; $9 unique keys, $10 what to do if a key is in use.
+pub(super) const UNIQUE: &str = include_str!("put/unique.sql");
+
+/// Draws ids for a COPY that follows, ascending, and reads the clock from which its delays begin. $1 how many.
+///
+/// Returns no id if row security applies to this role, because PostgreSQL then refuses COPY. The sequence is looked up
+/// in a subquery, or it would be looked up for each id.
+pub(super) const DRAW_IDS: [&str; 2] = [
+    "SELECT array_agg(nextval((SELECT pg_get_serial_sequence({jobs_name}, 'id')::regclass))), statement_timestamp()
+    FROM generate_series(1, CASE WHEN row_security_active({jobs_name}) THEN 0 ELSE $1 END)",
+    "SELECT array_agg(nextval((SELECT pg_get_serial_sequence({jobs_name}, 'id')::regclass))), statement_timestamp()
+    FROM (SELECT set_config('pq.notify', 'off', true)) AS quiet,
+        generate_series(1, CASE WHEN row_security_active({jobs_name}) THEN 0 ELSE $1 END)",
+];
+
+/// Reads the clock, and whether row security applies to this role.
+pub(super) const CLOCK: [&str; 2] = [
+    "SELECT statement_timestamp(), row_security_active({jobs_name})",
+    "SELECT statement_timestamp(), row_security_active({jobs_name})
+    FROM (SELECT set_config('pq.notify', 'off', true)) AS quiet",
+];
+
+/// The target of a COPY of jobs whose ids the table gives.
 pub(super) const COPY: &str = "{jobs} (q_name, data, schedule_at, expected_at, priority, serial_key)";
 
-/// As the one above, where their numbers are known.
-pub(super) const COPY_NUMBERED: &str =
+/// The target of a COPY of jobs whose ids have been drawn.
+pub(super) const COPY_WITH_IDS: &str =
     "{jobs} (id, q_name, data, schedule_at, expected_at, priority, serial_key)";
-
-/// Many jobs of which some have a unique key. The ids are given out in the order of the jobs, and the keys are
-/// claimed in the order of the keys, so that two batches with the same keys wait for one another and do not
-/// deadlock.
-/// As the one above; $9 unique keys, $10 what to do where one is in use.
-pub(super) const UNIQUE: &str = "\
-WITH numbered AS MATERIALIZED (
-    SELECT nextval((SELECT pg_get_serial_sequence({jobs_name}, 'id')::regclass)) AS id, $1::text AS q_name, put.*
-    FROM (
-        SELECT * FROM unnest($2::text[], $3::timestamptz[], $4::interval[], $5::timestamptz[], $6::interval[],
-            $7::integer[], $8::text[], $9::text[], $10::text[])
-        WITH ORDINALITY AS given (data, schedule_at, schedule_in, expected_at, expected_in, priority, serial_key,
-            unique_key, on_conflict, position)
-        ORDER BY position
-    ) AS put
-), plain AS (
-    INSERT INTO {jobs} (id, q_name, data, schedule_at, expected_at, priority, serial_key)
-    SELECT id, q_name, data::json,
-        coalesce(schedule_at, statement_timestamp() + schedule_in),
-        coalesce(expected_at, statement_timestamp() + expected_in),
-        priority, serial_key
-    FROM numbered WHERE unique_key IS NULL
-), claimed AS MATERIALIZED (
-    SELECT sorted.position, put.job, put.outcome
-    FROM (SELECT * FROM numbered WHERE unique_key IS NOT NULL ORDER BY unique_key, position) AS sorted
-    CROSS JOIN LATERAL {put_unique}(q_name, unique_key, on_conflict, id, data::json,
-        coalesce(schedule_at, statement_timestamp() + schedule_in),
-        coalesce(expected_at, statement_timestamp() + expected_in),
-        priority, serial_key) AS put
-)
-SELECT coalesce(claimed.job, numbered.id), coalesce(claimed.outcome, 'added')
-FROM numbered LEFT JOIN claimed USING (position)
-ORDER BY position";

@@ -1,129 +1,151 @@
-//! How jobs are taken.
+//! Statements that take jobs.
 //!
-//! A take deletes the rows of the jobs: one dead row a job and no second statement. In a transaction a
-//! rollback brings them back in their place. Under a lease the same statement keeps them in one row of the
-//! table of leases.
+//! A take deletes the rows of its jobs: one dead tuple for each job, and no second statement. If a transaction holds
+//! the jobs, its rollback restores them in their place. If a lease holds them, the same statement moves them into one
+//! row of the table of leases.
 //!
-//! Four statements do it (and a fifth in `walk.rs`, which does nothing but the first one's part), and each but the
-//! last says in its last column, where it took nothing, whether the next should be asked. The first walks the index of
-//! the line from its start, and takes nothing where that is not the whole line: where scheduled jobs are due, or where
-//! there are jobs with serialization keys. The second and the third sort those in, and of each kind of jobs they look
-//! at the first few, or the first many: nothing behind them is taken. If all those belong to busy keys, or are held by
-//! others, the fourth enumerates the keys and looks at all.
+//! There are two sets of statements. Those of the fast path serve a queue that has only ready jobs without keys, return
+//! four columns, and do nothing that helps only if there is nothing to take. If they take nothing, the fallbacks run
+//! in order until one takes jobs or has seen the whole queue.
 //!
-//! SKIP LOCKED passes over what others hold. The picks are materialised and gathered into an array
-//! before the DELETE, for a subquery that locks may otherwise be run more than once and take too many.
-//! A row that was locked in a newer version than this statement may see (somebody has just updated
-//! it) is not deleted; the column before the last then says that a new look is due. It says so as well where a
-//! key's lock was had and its job was gone: until the transaction ends nobody else can have the key, and those
-//! who tried meanwhile are told by nothing but the end of a job.
-//!
-//! A take in a transaction notes a token in a setting that is local to the transaction. It is there exactly
-//! as long as the transaction holds the jobs: a savepoint that is rolled back takes it away, and so does the
-//! end. A lease's token is its row's number.
-//!
-//! Where nothing was taken, one row says after how many microseconds the next job falls due.
-//! $1 queue, {count} the most jobs; for a lease $3 its length in microseconds.
+//! A transaction's take notes a token in a setting that is local to the transaction. The setting stands exactly as long
+//! as the transaction holds the jobs: a rollback, to a savepoint or altogether, removes both. The token of a lease is
+//! its id.
 
-/// What holds the jobs that are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
-    /// Nothing: the take commits by itself.
-    Nothing,
-    Transaction,
-    Lease,
+use std::sync::OnceLock;
+
+use super::names::Names;
+use super::template::{Limit, Template};
+use crate::prepared::{Statement, Value};
+
+/// The size classes of takes. [`Sized`] says why each is eight times the one before.
+const SIZES: [usize; 5] = [1, 8, 64, 512, 4_096];
+
+/// A statement that takes jobs, with a text for each size class.
+///
+/// PostgreSQL plans a statement at each call if a parameter limits its rows, which takes longer than to take a job. So
+/// the number in the text is that of the size class, and the parameter limits the rows of the query around it. Without
+/// its value PostgreSQL expects a tenth of the rows. The value is more than an eighth, so a plan for the value never
+/// looks cheaper, and the plan without it is kept.
+///
+/// The one text for larger counts is planned at each call.
+#[derive(Debug)]
+pub(crate) struct Sized {
+    template: Template,
+    by_size: [OnceLock<Statement>; SIZES.len()],
+    larger: OnceLock<Statement>,
 }
 
-/// The statements, in the order in which they are asked.
-pub(super) fn levels(hold: Hold) -> [String; 4] {
-    let plain = assemble(
-        "WITH ",
-        &format!("{}{PLAIN}", others(ANY_KEY)),
-        "(SELECT cardinality(places) > 0 FROM first)",
-        "(SELECT other FROM others)",
-        "false",
-        hold,
-    );
-    let reaching = |statement: String, reach: &str, few: &str| {
-        statement.replace("{free}", FREE).replace("{reach}", reach).replace("{few}", few)
-    };
-    let within = |window: &str, reach: &str, few: &str| {
-        let heads = WINDOW.replace("{window}", window);
-        let line = MERGED.replace("{within}", WITHIN).replace("{full}", " OR EXISTS (SELECT FROM edge)");
-        let statement = assemble("WITH ", &format!("{heads}{line}"), RACED, BEYOND, MISSED, hold);
-        reaching(statement, reach, few)
-    };
-    let line = MERGED.replace("{within}", "").replace("{full}", "");
-    let all = assemble("WITH RECURSIVE ", &format!("{KEYS}), {HEADS}{line}"), RACED, "false", MISSED, hold);
+impl Sized {
+    fn new(sql: &str, names: &Names) -> Self {
+        Self {
+            template: Template::parse(sql, names),
+            by_size: [const { OnceLock::new() }; SIZES.len()],
+            larger: OnceLock::new(),
+        }
+    }
+
+    /// Returns the statement that takes `count` jobs at most, and the value of its last parameter if it has one for the
+    /// count.
+    pub(crate) fn of(&self, count: usize) -> (&Statement, Option<Value<'static>>) {
+        let class = SIZES.iter().zip(&self.by_size).find(|(size, _)| count <= **size);
+        let (statement, limit) = match class {
+            Some((1, statement)) => (statement, Limit::Exact(1)),
+            Some((size, statement)) => (statement, Limit::AtMost(*size)),
+            None => (&self.larger, Limit::Any),
+        };
+        let parameter = match limit {
+            Limit::Exact(_) => None,
+            _ => Some(Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX))),
+        };
+        (statement.get_or_init(|| self.template.statement(limit)), parameter)
+    }
+
+    /// Returns all texts of the statement.
+    #[cfg(test)]
+    pub(super) fn texts(&self) -> Vec<String> {
+        let sizes = SIZES.into_iter().chain([SIZES[SIZES.len() - 1] + 1]);
+        sizes.map(|size| self.of(size).0.text()).collect()
+    }
+}
+
+/// The statements of the fast path, for one kind of owner.
+#[derive(Debug)]
+pub(crate) struct FastStatements {
+    pub(crate) from_start: Sized,
+    pub(crate) resume: Sized,
+    pub(crate) past_keys: Sized,
+    /// Scans of a range are rare, so this has no size classes: it is planned at each call.
+    pub(crate) range: Statement,
+}
+
+impl FastStatements {
+    /// For a transaction, or for a take that commits by itself.
+    pub(super) fn for_transaction(names: &Names) -> Self {
+        Self {
+            from_start: Sized::new(include_str!("take/take_fast.sql"), names),
+            resume: Sized::new(include_str!("take/take_fast_resume.sql"), names),
+            past_keys: Sized::new(include_str!("take/take_fast_past_keys.sql"), names),
+            range: Template::parse(include_str!("take/take_fast_range.sql"), names).statement(Limit::Any),
+        }
+    }
+
+    pub(super) fn for_lease(names: &Names) -> Self {
+        Self {
+            from_start: Sized::new(include_str!("take/lease_fast.sql"), names),
+            resume: Sized::new(include_str!("take/lease_fast_resume.sql"), names),
+            past_keys: Sized::new(include_str!("take/lease_fast_past_keys.sql"), names),
+            range: Template::parse(include_str!("take/lease_fast_range.sql"), names).statement(Limit::Any),
+        }
+    }
+}
+
+/// Returns the fallbacks, in the order in which they run. The second and the third differ in how far they look.
+pub(super) fn fallbacks(names: &Names) -> [Sized; 4] {
+    const MERGED: &str = include_str!("take/fallback_merged.sql");
+    let few =
+        names.with([("window_limit", 500), ("window_per_job", 60), ("due_limit", 500), ("reach", 10_000)]);
+    let many = names.with([
+        ("window_limit", 20_000),
+        ("window_per_job", 20_000),
+        ("due_limit", 5_000),
+        ("reach", 100_000),
+    ]);
     [
-        plain,
-        within("least(500, 60 * {count}) + 2 * {count}", "(10000 + {count})", "least(500, 60 * {count})"),
-        within("20000", "(100000 + {count})", "5000"),
-        reaching(all, "1000000000", "1000000000"),
+        Sized::new(include_str!("take/fallback_ready.sql"), names),
+        Sized::new(MERGED, &few),
+        Sized::new(MERGED, &many),
+        Sized::new(include_str!("take/fallback_all_keys.sql"), names),
     ]
 }
 
-/// Whether something was locked, or a key was had for nothing.
-const RACED: &str = "(SELECT cardinality(first.places || merged.places) > 0 FROM first, merged) OR {missed}";
-
-/// Whether there is more behind what was looked at.
-const BEYOND: &str = "(SELECT open FROM open) AND (EXISTS (SELECT FROM edge)
-        OR EXISTS (
-            SELECT FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-            OFFSET {reach} - 1)
-        OR (SELECT are_many FROM many) AND EXISTS (
+/// Says whether the queue has jobs outside of the index of ready jobs without keys, and in how many microseconds its
+/// next scheduled job is due. $1 queue.
+///
+/// No locks.
+pub(super) const BEYOND_INDEX: &str = "\
+SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AND (
+        EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-            OFFSET {reach} - 1))";
+                AND schedule_at <= statement_timestamp())
+        OR EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)),
+    (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+        AND schedule_at > statement_timestamp() AND schedule_at < 'infinity')";
 
-/// Whether a key was had for nothing, and is this transaction's until it ends.
-const MISSED: &str =
-    "(SELECT coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false))";
-
-fn assemble(with: &str, line: &str, raced: &str, other: &str, missed: &str, hold: Hold) -> String {
-    let (token, kept, noted) = match hold {
-        Hold::Nothing | Hold::Transaction => (TOKEN, NOTED, "noted"),
-        Hold::Lease => (LEASE_TOKEN, LEASED, "given"),
-    };
-    let tail = TAIL
-        .replace("{due}", DUE)
-        .replace("{raced}", raced)
-        .replace("{missed}", missed)
-        .replace("{other}", other)
-        .replace("{noted}", noted);
-    let lease = if hold == Hold::Lease { "(SELECT token FROM given)" } else { "NULL::bigint" };
-    let line =
-        line.replace("{first}", &format!("), {}", FIRST.replace("{from}", ""))).replace("{lease}", lease);
-    format!("{with}{token}{OPEN}{line}{kept}\n{tail}")
-}
-
-const TOKEN: &str = "given AS MATERIALIZED (
-    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS token
-), ";
-
-/// Whether the queue goes on. Where it is paused no candidate is looked for.
-pub(super) const OPEN: &str = "open AS MATERIALIZED (
-    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS open
-), ";
-
-const LEASE_TOKEN: &str = "given AS MATERIALIZED (
-    SELECT nextval({tokens_name}) AS token
-), ";
-
-const NOTED: &str = ", noted AS MATERIALIZED (
-    SELECT token, set_config('pq.takes',
-        coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true)
-    FROM given
-)";
-
-/// Takes one job anew that stands in the line as it did, and notes the token that it was taken with. No row where it
-/// does not, or is held. $1 job, $2 queue, $3 attempt, $4 the token.
+/// Takes one job again that stands in the queue as it did, and notes the token of its first take. Returns no row if
+/// the job has changed or is locked. $1 job, $2 queue, $3 attempt, $4 token.
+///
+/// Locks: the job's row and its serialization key. SKIP LOCKED leaves the job to a transaction that has it by now.
 pub(super) const RETAKE: &str = "\
 WITH place AS MATERIALIZED (
     SELECT ctid FROM {jobs}
     WHERE id = $1 AND q_name = $2 AND attempt = $3 AND dequeued_at IS NULL
-        AND (serial_key IS NULL OR {lock_keyed_job}(ctid, q_name, serial_key,
+        AND (serial_key IS NULL OR {pick}(ctid, q_name, serial_key,
             hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)), NULL))
     FOR UPDATE SKIP LOCKED
 ), taken AS (
@@ -133,215 +155,22 @@ SELECT set_config('pq.takes',
     coalesce(nullif(current_setting('pq.takes', true), ''), ',') || $4::bigint || ',', true)
 FROM taken";
 
-/// The start of the index, if that is the whole line, or what comes next `{from}` a place in it.
-pub(super) const FIRST: &str = "first AS MATERIALIZED (
-    SELECT ARRAY(
-        SELECT ctid FROM {jobs}
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL{from}
-            AND (SELECT open FROM open) AND NOT (SELECT other FROM others)
-        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-        LIMIT {count}
-        FOR UPDATE SKIP LOCKED) AS places
-)";
-
-/// What keeps it from being that: jobs that are due, and what `keyed` finds.
-pub(super) fn others(keyed: &str) -> String {
-    format!(
-        "others AS MATERIALIZED (
-    SELECT (SELECT open FROM open) AND (
-        EXISTS (
-            SELECT FROM {{jobs}}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-                AND schedule_at <= statement_timestamp())
-        OR EXISTS ({keyed})) AS other
-"
-    )
-}
-
-pub(super) const ANY_KEY: &str = "
-            SELECT FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL";
-
-const PLAIN: &str = "{first}, taken AS (
-    DELETE FROM {jobs}
-    WHERE ctid = ANY ((SELECT places FROM first)::tid[])
-    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
-)";
-
-/// The first jobs that have keys, and of those each first of a key that no lease holds. Where there are more than
-/// are looked at, the last of them is the edge.
-const WINDOW: &str = "seen AS MATERIALIZED (
-    SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
-        coalesce(expected_at, 'infinity'::timestamptz) AS wanted
-    FROM {jobs}
-    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
-    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-    LIMIT {window}
-), heads AS MATERIALIZED (
-    SELECT DISTINCT ON (seen.serial_key) seen.*
-    FROM seen
-    WHERE NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = seen.serial_key)
-    ORDER BY seen.serial_key, rank, wanted, id
-), edge AS MATERIALIZED (
-    SELECT rank, wanted, id FROM seen
-    WHERE (SELECT count(*) FROM seen) = {window}
-    ORDER BY rank DESC, wanted DESC, id DESC LIMIT 1
-";
-
-/// What lies behind the edge is not taken, for a job before it that was not looked at may be ready.
-const WITHIN: &str = "
-            AND (NOT EXISTS (SELECT FROM edge)
-                OR (line.rank, line.wanted, line.id) <= (SELECT rank, wanted, id FROM edge))";
-
-/// The keys are enumerated by jumping through their index from one to the next.
-pub(super) const KEYS: &str = "keys AS (
-    (SELECT serial_key FROM {jobs}
-    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
-    ORDER BY serial_key LIMIT 1)
-    UNION ALL
-    SELECT (
-        SELECT job.serial_key FROM {jobs} AS job
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND job.serial_key > keys.serial_key
-        ORDER BY job.serial_key LIMIT 1)
-    FROM keys WHERE keys.serial_key IS NOT NULL
-";
-
-/// Each key that no lease holds sends its first job.
-const HEADS: &str = "heads AS MATERIALIZED (
-    SELECT head.*
-    FROM keys CROSS JOIN LATERAL (
-        SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
-            coalesce(expected_at, 'infinity'::timestamptz) AS wanted
-        FROM {jobs}
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key = keys.serial_key
-        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-        LIMIT 1
-    ) AS head
-    WHERE keys.serial_key IS NOT NULL
-        AND NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = keys.serial_key)
-";
-
-/// Where no key sends a job and nothing scheduled is due, the line is the index as above: jobs behind busy keys
-/// cost nothing. Otherwise candidates are read in order without a lock, and locked one by one until there are
-/// enough, so that nothing is ever locked that is not taken. Of those that wait without a key the first `reach` are
-/// read: PostgreSQL walks an index for some where it would sort the whole line for all. It does not see how many are
-/// some, for where they are about as many as there are it would sort them too. The last of them is an edge.
+/// Releases the unique keys of jobs that were taken without a lease, which complete with their transaction. $1 keys,
+/// $2 jobs, $3 queue.
 ///
-/// Where few are due they are found by their time, and sorted. Where more are, the first `reach` of all that are
-/// scheduled are read in the same way, and those of them that are due are candidates.
-const MERGED: &str = "), few AS MATERIALIZED (
-    SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
-        coalesce(expected_at, 'infinity'::timestamptz) AS wanted
-    FROM {jobs}
-    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL AND schedule_at <= statement_timestamp()
-    ORDER BY schedule_at
-    LIMIT {few}
-), many AS MATERIALIZED (
-    SELECT count(*) = {few} AS are_many FROM few
-), others AS MATERIALIZED (
-    SELECT (SELECT open FROM open) AND (EXISTS (SELECT FROM heads){full} OR EXISTS (SELECT FROM few)) AS other
-{first}, merged AS MATERIALIZED (
-    SELECT ARRAY(
-        SELECT held.ctid
-        FROM (
-            SELECT *, count(waiting) OVER before AS waited, count(scheduled) OVER before AS passed
-            FROM (
-                (SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
-                    coalesce(expected_at, 'infinity'::timestamptz) AS wanted, true AS waiting, NULL::boolean AS scheduled,
-                    true AS ready
-                FROM {jobs}
-                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                LIMIT (SELECT {reach}))
-                UNION ALL
-                (SELECT few.*, NULL, true, true
-                FROM few
-                WHERE NOT (SELECT are_many FROM many)
-                    AND {free}
-                ORDER BY rank, wanted, id)
-                UNION ALL
-                SELECT place, home, id, serial_key, rank, wanted, NULL, true,
-                    schedule_at <= statement_timestamp() AND {free}
-                FROM (
-                    SELECT ctid AS place, tableoid AS home, id, serial_key, -priority::bigint AS rank,
-                        coalesce(expected_at, 'infinity'::timestamptz) AS wanted, schedule_at
-                    FROM {jobs}
-                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-                        AND (SELECT are_many FROM many)
-                    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                    LIMIT (SELECT {reach})
-                ) AS scheduled
-                UNION ALL
-                SELECT *, NULL, NULL, true FROM heads
-            ) AS candidates
-            WINDOW before AS (ORDER BY rank, wanted, id ROWS UNBOUNDED PRECEDING)
-            ORDER BY rank, wanted, id
-        ) AS line
-        CROSS JOIN LATERAL (
-            SELECT ctid FROM {jobs} WHERE id = line.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
-        ) AS held
-        WHERE (SELECT other FROM others) AND line.ready AND line.waited < {reach} AND line.passed < {reach}{within}
-            AND (line.serial_key IS NULL OR {lock_keyed_job}(line.place, $1, line.serial_key,
-                hashtextextended(line.serial_key, hashtextextended($1, line.home::bigint)), {lease}))
-        LIMIT {count}) AS places
-), taken AS (
-    DELETE FROM {jobs}
-    WHERE ctid = ANY ((SELECT first.places || merged.places FROM first, merged)::tid[])
-    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
-)";
+/// Locks: the rows of the keys. A transaction that puts one of the keys is waited for.
+pub(super) const RELEASE_UNIQUE: &str = "\
+DELETE FROM {unique} AS claimed USING unnest($1::text[], $2::bigint[]) AS taken (unique_key, job)
+WHERE claimed.q_name = $3 AND claimed.unique_key = taken.unique_key AND claimed.job = taken.job";
 
-/// Of those that are due, the ones whose key no lease has.
-const FREE: &str = "(serial_key IS NULL OR serial_key NOT IN (
-                        SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))";
-
-/// One row for the batch. An array of nothing but nulls is null.
-const LEASED: &str = ", leased AS (
-    INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
-        attempt, serial_key, unique_key)
-    SELECT given.token, $1, statement_timestamp() + $3 * interval '1 microsecond', count(*),
-        array_agg(id), array_agg(data::text), array_agg(enqueued_at),
-        CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
-        CASE WHEN count(expected_at) > 0 THEN array_agg(expected_at) END,
-        array_agg(priority), array_agg(attempt + 1),
-        CASE WHEN count(serial_key) > 0 THEN array_agg(serial_key) END,
-        CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END
-    FROM taken CROSS JOIN given GROUP BY given.token
-), marked AS (
-    UPDATE {unique} AS had SET lease = given.token
-    FROM taken CROSS JOIN given
-    WHERE taken.unique_key IS NOT NULL AND had.q_name = $1 AND had.unique_key = taken.unique_key
-        AND had.job = taken.id
-)";
-
-/// How many microseconds it is until the queue's next scheduled job falls due.
-pub(super) const DUE: &str =
-    "(SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
-    FROM {jobs}
-    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-        AND schedule_at > statement_timestamp() AND schedule_at < 'infinity')";
-
-const TAIL: &str = "\
-SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
-    (SELECT token FROM {noted}), NULL::bigint, {missed}, false
-FROM taken
-UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    {due},
-    {raced}, {other}
-WHERE NOT EXISTS (SELECT FROM taken)";
-
-/// Unique keys of jobs that were taken without a lease, which complete with their transaction.
-/// $1 keys, $2 jobs, $3 queue.
-pub(super) const FREE_UNIQUE: &str = "\
-DELETE FROM {unique} AS had USING unnest($1::text[], $2::bigint[]) AS taken (unique_key, job)
-WHERE had.q_name = $3 AND had.unique_key = taken.unique_key AND had.job = taken.job";
-
-/// Wakes waiters at the commit: a serialization key has come free. $1 channels. Where a listener tells for all, it is
-/// left to it, as by the table's trigger.
-pub(super) const RING: &str = "\
+/// Notifies waiters at the commit that a serialization key is free. $1 channels.
+///
+/// If a listener notifies on behalf of all sessions, it holds the first advisory lock, and the transaction shares the
+/// second one until its end. The trigger of the table does the same.
+pub(super) const NOTIFY: &str = "\
 SELECT CASE
-    WHEN CASE WHEN pg_try_advisory_lock_shared(notifier_lock) THEN pg_advisory_unlock_shared(notifier_lock) ELSE false END
+    WHEN CASE WHEN pg_try_advisory_lock_shared(telling) THEN pg_advisory_unlock_shared(telling) ELSE false END
     THEN pg_notify(channel, '')::text
-    ELSE pg_advisory_xact_lock_shared(writers_lock)::text
+    ELSE pg_advisory_xact_lock_shared(putting)::text
     END
-FROM unnest($1::text[]) AS channel, {notifier_lock} AS notifier_lock, {writers_lock} AS writers_lock";
+FROM unnest($1::text[]) AS channel, {telling} AS telling, {putting} AS putting";

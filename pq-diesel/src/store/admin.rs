@@ -99,7 +99,7 @@ impl Admin for PgStore {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(from.as_str()), Value::Text(to.as_str()), Value::OptionalBigInts(ids)];
         self.fast_path.forget_position(to);
-        let moved = self.statements.transfer.with::<Text>(&values).execute(conn);
+        let moved = self.statements.move_jobs.with::<Text>(&values).execute(conn);
         moved.map(|count| count as u64).map_err(|e| self.error(e))
     }
 }

@@ -47,7 +47,7 @@ impl Archive for PgStore {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
         self.fast_path.forget_position(queue);
-        let requeued = self.statements.revive.with::<BigInt>(&values).execute(conn);
+        let requeued = self.statements.requeue.with::<BigInt>(&values).execute(conn);
         requeued.map(|count| count as u64).map_err(|e| self.error(e))
     }
 
@@ -76,21 +76,21 @@ impl Archive for PgStore {
             conn.batch_execute(
                 "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout TO '5s'",
             )?;
-            let locked = self.statements.sweep_turn.with::<Bool>(&[]).get_result::<bool>(conn);
+            let locked = self.statements.maintenance_lock.with::<Bool>(&[]).get_result::<bool>(conn);
             if !locked.map_err(|e| self.error(e))? {
                 return Ok(None);
             }
             let mut report = MaintenanceReport::default();
             let limit = [Value::BigInt(MAX_LEASES as i64)];
             let expired: Vec<i64> =
-                self.statements.sweep_over.with::<BigInt>(&limit).load(conn).map_err(|e| self.error(e))?;
+                self.statements.expired_leases.with::<BigInt>(&limit).load(conn).map_err(|e| self.error(e))?;
             report.more = expired.len() == MAX_LEASES;
             if !expired.is_empty() {
                 let values = [Value::BigInts(expired)];
-                let returned = self.statements.sweep_expire.with::<BigInt>(&values).get_result::<i64>(conn);
+                let returned = self.statements.return_expired.with::<BigInt>(&values).get_result::<i64>(conn);
                 report.returned = returned.map_err(|e| self.error(e))?.max(0).unsigned_abs();
             }
-            let forget = self.statements.sweep_forget.with::<BigInt>(&[]);
+            let forget = self.statements.forget_settled.with::<BigInt>(&[]);
             forget.execute(conn).map_err(|e| self.error(e))?;
             self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER)?;
             for state in JobState::ENDED {

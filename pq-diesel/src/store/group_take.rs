@@ -7,7 +7,6 @@ use super::PgStore;
 use super::take::{Owner, TakeRequest, warn_unreleased};
 use crate::Error;
 use crate::group_commit::{GroupCommit, Leader, Reply, Turn};
-use crate::statements::Sized;
 
 /// The most jobs that a call may want to be grouped with others.
 const MAX_REQUEST: usize = 64;
@@ -93,21 +92,13 @@ impl PgStore {
     }
 }
 
-/// Returns how many queued calls a leader that wants `count` jobs takes along: the most for whose total there is a
-/// statement that is planned once, or all if there is none.
+/// Returns how many queued calls a leader that wants `count` jobs takes along.
 fn followers(count: usize, queued: &mut dyn Iterator<Item = &TakeRequest>) -> usize {
     let totals = queued.scan(count, |total, request| {
         *total += request.count;
-        (*total <= MAX_GROUP).then_some(*total)
+        Some(*total)
     });
-    let (mut all, mut fixed) = (0, Sized::is_fixed(count).then_some(0));
-    for (calls, total) in (1..).zip(totals) {
-        all = calls;
-        if Sized::is_fixed(total) {
-            fixed = Some(calls);
-        }
-    }
-    fixed.unwrap_or(all)
+    totals.take_while(|total| *total <= MAX_GROUP).count()
 }
 
 /// Leaves the first `count` jobs to the leader, and distributes the others in the order of the followers.

@@ -116,7 +116,7 @@ impl Jobs for PgStore {
             return updated.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
         }
         let values = [Value::BigInt(claim.id.0), Value::BigInt(claim.token), Value::Text(payload.as_str())];
-        let updated: Option<String> = self.one::<Text, _>(conn, &self.statements.update, &values)?;
+        let updated: Option<String> = self.one::<Text, _>(conn, &self.statements.update_held, &values)?;
         updated.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
     }
 
@@ -148,7 +148,7 @@ impl Jobs for PgStore {
                 Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
                 Value::Text(&reason),
             ];
-            self.statements.bury.with::<BigInt>(&values).execute(conn).map_err(|e| self.error(e))?;
+            self.statements.insert_dead.with::<BigInt>(&values).execute(conn).map_err(|e| self.error(e))?;
         }
         Ok(())
     }

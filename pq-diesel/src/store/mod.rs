@@ -86,17 +86,19 @@ impl PgStore {
         }
     }
 
-    /// The text of the statements that put a job, take one, take many, and take many with scheduled jobs sorted in: for
-    /// EXPLAIN, and to measure what the bare SQL costs. `$1` is the queue's name; `$2` is the payload, a number by which
-    /// the transaction knows the take, and the number of jobs.
+    /// Returns the texts of the most frequent statements, for EXPLAIN and to measure what bare SQL costs.
+    ///
+    /// They put a job, take one, take many of a queue that has only ready jobs, and take many of any queue. `$1` is the
+    /// name of the queue. `$2` is the payload of the put, a number that identifies the take of one job, and null in the
+    /// takes of many, whose `$3` is the number of jobs.
     #[must_use]
     pub fn hot_statements(&self) -> [(&'static str, String); 4] {
-        let Statements { put_one, walk, take, .. } = &self.statements;
+        let Statements { put_one, fast_take, fallbacks, .. } = &self.statements;
         [
             ("put", put_one.of(Trigger::Fires).text()),
-            ("take one", walk.from_start.of(1).0.text()),
-            ("take", take[0].of(0).0.text()),
-            ("take with jobs sorted in", take[1].of(0).0.text()),
+            ("take one", fast_take.from_start.of(1).0.text()),
+            ("take", fallbacks[0].of(usize::MAX).0.text()),
+            ("take with jobs sorted in", fallbacks[1].of(usize::MAX).0.text()),
         ]
     }
 

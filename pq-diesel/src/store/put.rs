@@ -60,7 +60,7 @@ impl PgStore {
         let sizes: Vec<usize> = leader.requests().map(Vec::len).collect();
         let wanted = jobs.len() + sizes.iter().sum::<usize>();
         let put = self.commit_put(queue, |conn, trigger| {
-            let statement = self.statements.put.of(trigger);
+            let statement = self.statements.put_many.of(trigger);
             let all: Vec<&NewJob> = jobs.iter().chain(leader.requests().flatten()).collect();
             self.fast_path.note_put(queue, &all);
             self.insert_chunk(conn, statement, queue, &all)
@@ -125,7 +125,7 @@ impl PgStore {
         jobs: &[NewJob],
         trigger: Trigger,
     ) -> Result<Vec<Put>, Error> {
-        let many = self.statements.put.of(trigger);
+        let many = self.statements.put_many.of(trigger);
         let chunks = chunks(jobs, size);
         if let [chunk] = chunks[..] {
             return self.insert_chunk(conn, many, queue, chunk);
@@ -151,14 +151,14 @@ impl PgStore {
         let quietly = trigger == Trigger::Off;
         let copy = |conn: &mut PgConnection| {
             let statements = &self.statements;
-            let numbers = if quietly { &statements.put_numbers_quietly } else { &statements.put_numbers };
+            let numbers = if quietly { &statements.draw_ids_quietly } else { &statements.draw_ids };
             let values = [Value::BigInt(jobs.len() as i64)];
             let (ids, now): (Option<Vec<i64>>, DateTime<Utc>) = numbers
                 .with::<(Nullable<Array<BigInt>>, Timestamptz)>(&values)
                 .get_result(conn)
                 .map_err(|e| self.error(e))?;
             let Some(ids) = ids else { return self.insert_chunks(conn, queue, jobs, trigger) };
-            copy_in(conn, &self.table, &statements.copy_numbered, |rows| {
+            copy_in(conn, &self.table, &statements.copy_with_ids, |rows| {
                 ids.iter().zip(jobs).try_for_each(|(id, job)| rows.job(Some(*id), queue, job, now))
             })?;
             Ok(ids.into_iter().map(|id| Put::added(JobId(id))).collect())
@@ -179,8 +179,7 @@ impl PgStore {
         let position = self.fast_path.position(queue);
         let mut comes_before = false;
         let statements = &self.statements;
-        let clock =
-            if trigger == Trigger::Off { &statements.put_clock_quietly } else { &statements.put_clock };
+        let clock = if trigger == Trigger::Off { &statements.clock_quietly } else { &statements.clock };
         let copied = self.transaction(conn, |conn| {
             let clock = clock.with::<(Timestamptz, Bool)>(&[]);
             let (now, is_refused): (DateTime<Utc>, bool) =

@@ -32,7 +32,7 @@ impl PgStore {
     /// lost, or has verdicts already.
     pub(super) fn finish(&self, conn: &mut PgConnection, lease: i64) -> Result<bool, Error> {
         let gone: Option<i64> =
-            self.one::<BigInt, _>(conn, &self.statements.finish, &[Value::BigInt(lease)])?;
+            self.one::<BigInt, _>(conn, &self.statements.complete_lease, &[Value::BigInt(lease)])?;
         Ok(gone.is_some())
     }
 
@@ -92,7 +92,7 @@ impl PgStore {
             Value::OptionalBigInt(whole.then_some(lease)),
             Value::OptionalBigInt((!whole).then_some(lease)),
         ];
-        let settle = self.statements.settle.with::<BigInt>(&values);
+        let settle = self.statements.settle_leased.with::<BigInt>(&values);
         let ended: Vec<i64> = settle.load(conn).map_err(|e| self.error(e))?;
         let ended: HashSet<i64> = ended.into_iter().collect();
         for position in given {

@@ -62,9 +62,9 @@ pub(crate) struct TakeRequest {
 }
 
 impl TakeRequest {
-    /// Returns the parameter for the count, if the text of the statement does not contain it.
-    pub(super) fn limit(self, is_in_text: bool) -> Option<Value<'static>> {
-        (!is_in_text).then(|| Value::BigInt(i64::try_from(self.count).unwrap_or(i64::MAX)))
+    /// Returns the count as a parameter.
+    pub(super) fn limit(self) -> Value<'static> {
+        Value::BigInt(i64::try_from(self.count).unwrap_or(i64::MAX))
     }
 }
 
@@ -110,10 +110,7 @@ impl PgStore {
         request: TakeRequest,
         owner: Owner,
     ) -> Result<Taken, Error> {
-        let statements = match owner {
-            Owner::Lease(_) => &self.statements.lease,
-            Owner::Caller | Owner::Transaction => &self.statements.take,
-        };
+        let statements = &self.statements.fallbacks;
         let first = self.fallback_levels.of(queue);
         let taken = match first {
             0 => self.fast_path.take(self, conn, queue, request, owner)?,
@@ -161,12 +158,13 @@ impl PgStore {
         request: TakeRequest,
         owner: Owner,
     ) -> Result<TakeResult, Error> {
-        let (statement, is_in_text) = statement.of(request.count);
-        let mut values = vec![Value::Text(queue.as_str())];
-        values.extend(request.limit(is_in_text));
-        if let Owner::Lease(length) = owner {
-            values.push(Value::BigInt(micros(length)));
-        }
+        let (statement, limit) = statement.of(request.count);
+        let lease = match owner {
+            Owner::Caller | Owner::Transaction => None,
+            Owner::Lease(length) => Some(micros(length)),
+        };
+        let mut values = vec![Value::Text(queue.as_str()), Value::OptionalBigInt(lease)];
+        values.extend(limit);
         let (mut result, mut raced) = (TakeResult::default(), false);
         for _ in 0..MAX_RACES {
             let rows: Vec<TakeRow> =
@@ -226,7 +224,7 @@ impl PgStore {
             Value::BigInts(with_key.iter().map(|(_, id)| *id).collect()),
             Value::Text(queue.as_str()),
         ];
-        let freed = self.statements.free_unique.with::<BigInt>(&values).execute(conn);
+        let freed = self.statements.release_unique.with::<BigInt>(&values).execute(conn);
         freed.map(drop).map_err(|e| self.error(e))
     }
 
@@ -242,7 +240,7 @@ impl PgStore {
         let channels: Vec<_> =
             queues.into_iter().flat_map(|queue| notified_channels(queue.as_str())).collect();
         let values = [Value::Texts(channels.iter().map(|channel| channel.as_str()).collect())];
-        let notified: Result<Vec<String>, _> = self.statements.ring.with::<Text>(&values).load(conn);
+        let notified: Result<Vec<String>, _> = self.statements.notify.with::<Text>(&values).load(conn);
         notified.map(drop).map_err(|e| self.error(e))
     }
 }

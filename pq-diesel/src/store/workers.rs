@@ -27,12 +27,12 @@ impl Workers for PgStore {
             Value::Text(&status),
         ];
         let row: HeartbeatRow =
-            self.statements.beat.with::<HeartbeatSql>(&values).get_result(conn).map_err(|e| self.error(e))?;
+            self.statements.heartbeat.with::<HeartbeatSql>(&values).get_result(conn).map_err(|e| self.error(e))?;
         Ok(row.into_reply())
     }
 
     fn deregister(&self, conn: &mut PgConnection, worker: WorkerId) -> Result<(), Error> {
-        let left = self.statements.leave.with::<Text>(&[Value::BigInt(worker.0)]).execute(conn);
+        let left = self.statements.deregister.with::<Text>(&[Value::BigInt(worker.0)]).execute(conn);
         left.map(drop).map_err(|e| self.error(e))
     }
 
@@ -50,7 +50,7 @@ impl Workers for PgStore {
 impl PgStore {
     pub(super) fn forget_silent(&self, conn: &mut PgConnection, after: Duration) -> Result<(), Error> {
         let values = [Value::BigInt(micros(after))];
-        let forgotten = self.statements.forget_silent.with::<Text>(&values).execute(conn);
+        let forgotten = self.statements.forget_workers.with::<Text>(&values).execute(conn);
         forgotten.map(drop).map_err(|e| self.error(e))
     }
 }

@@ -13,14 +13,14 @@ use pq_core::{Claim, QueueName, Scan, Taken};
 use super::super::take::{Owner, TakeRequest};
 use super::super::{PgStore, micros};
 use super::FastPath;
-use super::scan_checkpoints::RangeEnd;
+use super::scan_checkpoints::KeyRange;
 use super::scan_planner::Plan;
 use super::sort_key::SortKey;
 use crate::Error;
 use crate::prepared::Value;
 use crate::rows::span;
 use crate::rows::{LeaseRow, LeaseSql, ScannedRow, ScannedSql};
-use crate::statements::{Sized, Walks};
+use crate::statements::FastStatements;
 
 /// Gives each take in a transaction a token. No two takes of one transaction have the same.
 static NEXT_TOKEN: AtomicI64 = AtomicI64::new(1);
@@ -39,26 +39,26 @@ impl FastPath {
     ) -> Result<Option<Taken>, Error> {
         loop {
             let plan = self.planner.plan(queue);
-            let (after, end) = match plan {
+            let start = match plan {
                 Plan::Full => return Ok(None),
-                Plan::FromStart => (None, None),
-                Plan::Backfill(range) => (Some(range.after), Some(range.end)),
-                Plan::ResumeEarlier(key) | Plan::Resume(key) => (Some(key), None),
+                Plan::FromStart => Start::Queue,
+                Plan::Backfill(range) => Start::Range(range),
+                Plan::ResumeEarlier(key) | Plan::Resume(key) => Start::Behind(key),
             };
             let begun = Instant::now();
-            let jobs = scan(store, conn, queue, request, owner, after, end)?;
+            let jobs = scan(store, conn, queue, request, owner, start)?;
             self.planner.note(queue, plan, &jobs, request.count, begun);
             if !jobs.is_empty() {
                 return Ok(Some(Taken { jobs, next_due: None }));
             }
-            // A take that finds nothing in a range goes on to look behind the position.
-            if end.is_some() {
-                continue;
+            match start {
+                // The next plan looks behind the position.
+                Start::Range(_) => {}
+                Start::Behind(_) if request.scan == Scan::Resume => {
+                    return self.nothing_behind_position(store, conn, queue);
+                }
+                _ => return Ok(None),
             }
-            if after.is_none() || request.scan == Scan::Full {
-                return Ok(None);
-            }
-            return self.nothing_behind_position(store, conn, queue);
         }
     }
 
@@ -72,8 +72,7 @@ impl FastPath {
         request: TakeRequest,
         owner: Owner,
     ) -> Result<Option<Taken>, Error> {
-        let statement = &statements(store, owner).past_keys;
-        let jobs = execute(store, conn, statement, queue, request, owner, Vec::new())?;
+        let jobs = scan(store, conn, queue, request, owner, Start::QueuePastKeys)?;
         Ok((!jobs.is_empty()).then_some(Taken { jobs, next_due: None }))
     }
 
@@ -86,20 +85,23 @@ impl FastPath {
         queue: &QueueName,
     ) -> Result<Option<Taken>, Error> {
         let values = [Value::Text(queue.as_str())];
-        let beside = store.statements.beside.with::<(Bool, Nullable<BigInt>)>(&values);
-        let (other, due): (bool, Option<i64>) = beside.get_result(conn).map_err(|e| store.error(e))?;
+        let statement = store.statements.beyond_index.with::<(Bool, Nullable<BigInt>)>(&values);
+        let (has_jobs, due): (bool, Option<i64>) = statement.get_result(conn).map_err(|e| store.error(e))?;
         let again = self.planner.due_in(queue);
         let next_due = Some(due.map_or(again, |due| span(due).min(again)));
-        Ok((!other).then_some(Taken { jobs: Vec::new(), next_due }))
+        Ok((!has_jobs).then_some(Taken { jobs: Vec::new(), next_due }))
     }
 }
 
-fn statements(store: &PgStore, owner: Owner) -> &Walks {
-    match owner {
-        Owner::Caller => &store.statements.walk_gone,
-        Owner::Transaction => &store.statements.walk,
-        Owner::Lease(_) => &store.statements.walk_leased,
-    }
+/// Where an index scan starts.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    Queue,
+    /// At the start of the queue, if the keys of all jobs that have one are busy.
+    QueuePastKeys,
+    Behind(SortKey),
+    /// At the start of a range, and it stops at the end of the range.
+    Range(KeyRange),
 }
 
 fn scan(
@@ -108,47 +110,31 @@ fn scan(
     queue: &QueueName,
     request: TakeRequest,
     owner: Owner,
-    after: Option<SortKey>,
-    end: Option<RangeEnd>,
+    start: Start,
 ) -> Result<Vec<Claim>, Error> {
-    let statements = statements(store, owner);
-    let (statement, end) = match end {
-        None if after.is_none() => (&statements.from_start, None),
-        None => (&statements.from_place, None),
-        Some(RangeEnd::Priority(neg_priority)) => {
-            (&statements.before_rank, Some(Value::BigInt(neg_priority)))
-        }
-        Some(RangeEnd::ExpectedAt(expected_at)) => {
-            (&statements.before_wanted, Some(Value::Timestamp(PgTimestamp(expected_at))))
-        }
-        Some(RangeEnd::Id(id)) => (&statements.to_id, Some(Value::BigInt(id))),
+    let FastStatements { from_start, resume, past_keys, range } = match owner {
+        Owner::Caller | Owner::Transaction => &store.statements.fast_take,
+        Owner::Lease(_) => &store.statements.fast_lease,
     };
-    let after = after.map(|key| {
-        let expected_at = Value::Timestamp(PgTimestamp(key.expected_at));
-        [Value::BigInt(key.neg_priority), expected_at, Value::BigInt(key.id)]
-    });
-    let bounds: Vec<Value<'_>> = after.into_iter().flatten().chain(end).collect();
-    execute(store, conn, statement, queue, request, owner, bounds)
-}
-
-fn execute(
-    store: &PgStore,
-    conn: &mut PgConnection,
-    statement: &Sized,
-    queue: &QueueName,
-    request: TakeRequest,
-    owner: Owner,
-    bounds: Vec<Value<'_>>,
-) -> Result<Vec<Claim>, Error> {
-    let (statement, is_in_text) = statement.of(request.count);
     let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
     let owned_by = match owner {
-        Owner::Caller => None,
-        Owner::Transaction => Some(token),
-        Owner::Lease(length) => Some(micros(length)),
+        Owner::Caller | Owner::Transaction => token,
+        Owner::Lease(length) => micros(length),
     };
-    let mut values = vec![Value::Text(queue.as_str())];
-    values.extend(owned_by.map(Value::BigInt).into_iter().chain(bounds).chain(request.limit(is_in_text)));
+    let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(owned_by)];
+    let (statement, limit) = match start {
+        Start::Queue => from_start.of(request.count),
+        Start::QueuePastKeys => past_keys.of(request.count),
+        Start::Behind(key) => {
+            values.extend(key_values(key));
+            resume.of(request.count)
+        }
+        Start::Range(KeyRange { after, upto }) => {
+            values.extend(key_values(after).into_iter().chain(key_values(upto)));
+            (range, Some(request.limit()))
+        }
+    };
+    values.extend(limit);
     let jobs = match owner {
         Owner::Lease(_) => {
             let row = statement.with::<LeaseSql>(&values).get_result::<LeaseRow>(conn).optional();
@@ -162,4 +148,9 @@ fn execute(
         }
     };
     jobs.map_err(|e| store.error(e))
+}
+
+fn key_values(key: SortKey) -> [Value<'static>; 3] {
+    let expected_at = Value::Timestamp(PgTimestamp(key.expected_at));
+    [Value::BigInt(key.neg_priority), expected_at, Value::BigInt(key.id)]
 }

@@ -1,140 +1,107 @@
-//! The way that takes have gone along the line, in pieces that can be walked one by one.
+//! Sort keys that takes have passed, and the ranges between them.
 
 use std::time::{Duration, Instant};
 
 use super::scan_costs;
 use super::sort_key::SortKey;
 
-/// A part of the line that an index scan leaves at its end. (One that is bounded by a comparison of rows does not
-/// stop where the comparison fails, PostgreSQL 15 at least: it goes on to the end of the index.)
+/// The part of the queue behind one sort key, up to and including another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct KeyRange {
     pub(super) after: SortKey,
-    pub(super) end: RangeEnd,
+    pub(super) upto: SortKey,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum RangeEnd {
-    /// All that is behind the place and of a rank before this one.
-    Priority(i64),
-    /// All that is behind it, of the same rank, and wanted before this.
-    ExpectedAt(i64),
-    /// All that is behind it, alike in both, to this number and with it.
-    Id(i64),
-}
-
-/// From behind the one place to the other, in at most three pieces.
-fn ranges(after: SortKey, upto: SortKey) -> Vec<KeyRange> {
-    let (mut pieces, mut after) = (Vec::new(), after);
-    if after.neg_priority != upto.neg_priority {
-        pieces.push(KeyRange { after, end: RangeEnd::Priority(upto.neg_priority) });
-        after = SortKey { neg_priority: upto.neg_priority, ..SortKey::FIRST };
-    }
-    if after.expected_at != upto.expected_at {
-        pieces.push(KeyRange { after, end: RangeEnd::ExpectedAt(upto.expected_at) });
-        after = SortKey { expected_at: upto.expected_at, id: i64::MIN, ..after };
-    }
-    pieces.push(KeyRange { after, end: RangeEnd::Id(upto.id) });
-    pieces
-}
-
-/// SortKeys that takes have come by, about as many jobs apart.
+/// Sort keys that takes have passed, about as many jobs apart. The range between two of them is scanned at a time.
 #[derive(Debug)]
 pub(super) struct ScanCheckpoints {
-    places: Vec<SortKey>,
-    apart: usize,
-    /// How many jobs were taken since the last place.
-    beyond: usize,
-    /// The place to which the line is walked next, and how many pieces of the way there were.
+    keys: Vec<SortKey>,
+    /// After how many jobs the next checkpoint follows.
+    distance: usize,
+    /// How many jobs were taken since the last checkpoint.
+    taken: usize,
+    /// The checkpoint at the end of the range that is scanned next.
     next: usize,
-    step: usize,
-    /// What the last one cost in microseconds, and when it ended.
-    cost: i64,
-    at: Instant,
-    /// What the pieces of this round have cost.
-    round: i64,
+    /// What the last scan of a range cost, in microseconds.
+    last_cost: i64,
+    last_scan: Instant,
+    /// What the ranges have cost beyond a resumed scan since the first one was last scanned, in microseconds.
+    round_cost: i64,
 }
 
 impl ScanCheckpoints {
-    /// So many remains are passed by in a few milliseconds.
-    const APART: usize = 16_384;
-    /// When there are so many places every other is given up.
-    const MOST: usize = 512;
+    /// So many dead tuples are passed in a few milliseconds.
+    const DISTANCE: usize = 16_384;
+    /// At this many checkpoints every other one is dropped.
+    const MAX: usize = 512;
 
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            places: Vec::new(),
-            apart: Self::APART,
-            beyond: 0,
+            keys: Vec::new(),
+            distance: Self::DISTANCE,
+            taken: 0,
             next: 0,
-            step: 0,
-            cost: 0,
-            at: now,
-            round: 0,
+            last_cost: 0,
+            last_scan: now,
+            round_cost: 0,
         }
     }
 
-    /// A take of so many jobs ended there.
-    pub(super) fn advance(&mut self, place: SortKey, jobs: usize) {
-        self.beyond += jobs;
-        if self.beyond < self.apart || self.places.last().is_some_and(|last| *last >= place) {
+    /// Notes that a take of `jobs` jobs ended at this key.
+    pub(super) fn advance(&mut self, key: SortKey, jobs: usize) {
+        self.taken += jobs;
+        if self.taken < self.distance || self.keys.last().is_some_and(|last| *last >= key) {
             return;
         }
-        self.places.push(place);
-        self.beyond = 0;
-        if self.places.len() == Self::MOST {
-            self.places = self.places.iter().skip(1).step_by(2).copied().collect();
-            self.apart *= 2;
-            (self.next, self.step) = (self.next / 2, 0);
+        self.keys.push(key);
+        self.taken = 0;
+        if self.keys.len() == Self::MAX {
+            self.keys = self.keys.iter().skip(1).step_by(2).copied().collect();
+            self.distance *= 2;
+            self.next /= 2;
         }
     }
 
-    /// How many places there are, and so about how many pieces.
+    /// Returns how many ranges there are.
     pub(super) fn count(&self) -> i64 {
-        i64::try_from(self.places.len()).unwrap_or(i64::MAX)
+        i64::try_from(self.keys.len()).unwrap_or(i64::MAX)
     }
 
-    /// The piece that is walked next.
+    /// Returns the range that is scanned next.
     pub(super) fn next_range(&self) -> Option<KeyRange> {
-        self.ranges().get(self.step).copied()
+        let upto = *self.keys.get(self.next)?;
+        let after = self.next.checked_sub(1).map_or(SortKey::FIRST, |before| self.keys[before]);
+        Some(KeyRange { after, upto })
     }
 
-    fn ranges(&self) -> Vec<KeyRange> {
-        let Some(upto) = self.places.get(self.next) else { return Vec::new() };
-        let after = self.next.checked_sub(1).map_or(SortKey::FIRST, |before| self.places[before]);
-        ranges(after, *upto)
-    }
-
-    /// How long it is until that is due.
+    /// Returns how long it is until that scan is due.
     pub(super) fn due_in(&self, now: Instant) -> Duration {
-        scan_costs::due_in(self.cost, self.at, now)
+        scan_costs::due_in(self.last_cost, self.last_scan, now)
     }
 
-    /// The piece was walked, to its end or not; gives what it has cost on average from place to place when it was the
-    /// last.
+    /// Notes a scan of a range that cost `micros`, and `beyond_resume` more than a resumed scan. It has not reached the
+    /// end of the range if it found as many jobs as it wanted. If the range is the last one, returns what ranges cost
+    /// beyond a resumed scan on average.
     pub(super) fn note_scan(
         &mut self,
-        piece: KeyRange,
-        cost: i64,
-        to_its_end: bool,
+        range: KeyRange,
+        micros: i64,
+        beyond_resume: i64,
+        has_reached_end: bool,
         now: Instant,
     ) -> Option<i64> {
-        (self.cost, self.at) = (cost, now);
-        self.round += cost;
-        // Another thread may have been there as well.
-        if !to_its_end || self.next_range() != Some(piece) {
+        (self.last_cost, self.last_scan) = (micros, now);
+        self.round_cost += beyond_resume;
+        // Another thread may have scanned the same range meanwhile.
+        if !has_reached_end || self.next_range() != Some(range) {
             return None;
         }
-        self.step += 1;
-        if self.step < self.ranges().len() {
-            return None;
-        }
-        (self.next, self.step) = (self.next + 1, 0);
-        if self.next < self.places.len() {
+        self.next += 1;
+        if self.next < self.keys.len() {
             return None;
         }
         self.next = 0;
-        Some(std::mem::take(&mut self.round) / self.count())
+        Some(std::mem::take(&mut self.round_cost) / self.count())
     }
 }
 
@@ -142,85 +109,79 @@ impl ScanCheckpoints {
 mod tests {
     use super::*;
 
-    fn place(id: i64) -> SortKey {
+    fn key(id: i64) -> SortKey {
         SortKey { neg_priority: 0, expected_at: i64::MAX, id }
     }
 
-    /// Walks all pieces of a round, each for so long.
-    fn round(trail: &mut ScanCheckpoints, cost: i64) -> (Vec<KeyRange>, i64) {
-        let (now, mut walked) = (Instant::now(), Vec::new());
+    /// Scans all ranges of a round, each for `cost`. Returns them and their mean cost.
+    fn round(checkpoints: &mut ScanCheckpoints, cost: i64) -> (Vec<KeyRange>, i64) {
+        let (now, mut scanned) = (Instant::now(), Vec::new());
         loop {
-            let piece = trail.next_range().expect("a piece");
-            // One that has found as much as was asked for may have more.
-            assert_eq!(trail.note_scan(piece, 0, false, now), None);
-            assert_eq!(trail.next_range(), Some(piece));
-            walked.push(piece);
-            if let Some(mean) = trail.note_scan(piece, cost, true, now) {
-                return (walked, mean);
+            let range = checkpoints.next_range().expect("a range");
+            // A scan that found as many jobs as it wanted may have left some.
+            assert_eq!(checkpoints.note_scan(range, 0, 0, false, now), None);
+            assert_eq!(checkpoints.next_range(), Some(range));
+            scanned.push(range);
+            if let Some(mean) = checkpoints.note_scan(range, cost, cost, true, now) {
+                return (scanned, mean);
             }
         }
     }
 
     #[test]
-    fn the_pieces_are_the_whole_way_one_after_the_other() {
-        let mut trail = ScanCheckpoints::new(Instant::now());
-        assert_eq!(trail.next_range(), None);
-        // Back there, and on again.
+    fn ranges_cover_the_queue_up_to_the_last_checkpoint() {
+        let mut checkpoints = ScanCheckpoints::new(Instant::now());
+        assert_eq!(checkpoints.next_range(), None);
+        // Takes go back once, and on again.
         for id in [9_000, 18_000, 27_000, 10, 36_000, 45_000, 54_000] {
-            trail.advance(place(id), 9_000);
+            checkpoints.advance(key(id), 9_000);
         }
-        let to = |after, id| KeyRange { after, end: RangeEnd::Id(id) };
-        let of_rank = SortKey { neg_priority: 0, ..SortKey::FIRST };
-        let wanted = vec![
-            KeyRange { after: SortKey::FIRST, end: RangeEnd::Priority(0) },
-            KeyRange { after: of_rank, end: RangeEnd::ExpectedAt(i64::MAX) },
-            to(SortKey { expected_at: i64::MAX, ..of_rank }, 18_000),
-            to(place(18_000), 36_000),
-            to(place(36_000), 54_000),
-        ];
+        let range = |after, upto| KeyRange { after, upto: key(upto) };
+        let expected =
+            vec![range(SortKey::FIRST, 18_000), range(key(18_000), 36_000), range(key(36_000), 54_000)];
         for _ in 0..2 {
-            assert_eq!(round(&mut trail, 300), (wanted.clone(), 500));
+            assert_eq!(round(&mut checkpoints, 300), (expected.clone(), 300));
         }
     }
 
     #[test]
-    fn what_another_thread_has_walked_as_well_is_not_walked_twice() {
+    fn a_range_that_another_thread_has_scanned_is_not_counted_twice() {
         let now = Instant::now();
-        let mut trail = ScanCheckpoints::new(now);
-        trail.advance(place(20_000), 20_000);
-        let piece = trail.next_range().expect("a piece");
-        trail.note_scan(piece, 1, true, now);
-        let next = trail.next_range();
-        assert_ne!(next, Some(piece));
-        trail.note_scan(piece, 1, true, now);
-        assert_eq!(trail.next_range(), next);
+        let mut checkpoints = ScanCheckpoints::new(now);
+        checkpoints.advance(key(20_000), 20_000);
+        checkpoints.advance(key(40_000), 20_000);
+        let range = checkpoints.next_range().expect("a range");
+        checkpoints.note_scan(range, 1, 1, true, now);
+        let next = checkpoints.next_range();
+        assert_ne!(next, Some(range));
+        checkpoints.note_scan(range, 1, 1, true, now);
+        assert_eq!(checkpoints.next_range(), next);
     }
 
     #[test]
-    fn a_piece_is_forty_times_its_cost_after_the_last_one() {
+    fn a_range_is_due_forty_times_its_cost_after_the_last_one() {
         let now = Instant::now();
-        let mut trail = ScanCheckpoints::new(now);
-        trail.advance(place(20_000), 20_000);
-        assert_eq!(trail.due_in(now), Duration::ZERO);
-        trail.note_scan(trail.next_range().expect("a piece"), 5_000, true, now);
-        assert_eq!(trail.due_in(now), Duration::from_millis(200));
-        assert_eq!(trail.due_in(now + Duration::from_millis(200)), Duration::ZERO);
+        let mut checkpoints = ScanCheckpoints::new(now);
+        checkpoints.advance(key(20_000), 20_000);
+        assert_eq!(checkpoints.due_in(now), Duration::ZERO);
+        checkpoints.note_scan(checkpoints.next_range().expect("a range"), 5_000, 0, true, now);
+        assert_eq!(checkpoints.due_in(now), Duration::from_millis(200));
+        assert_eq!(checkpoints.due_in(now + Duration::from_millis(200)), Duration::ZERO);
     }
 
     #[test]
-    fn a_long_way_has_longer_pieces_and_no_gap() {
-        let mut trail = ScanCheckpoints::new(Instant::now());
+    fn many_jobs_make_longer_ranges_without_a_gap() {
+        let mut checkpoints = ScanCheckpoints::new(Instant::now());
         for id in 1..=3_000 {
-            trail.advance(place(id * 20_000), 20_000);
+            checkpoints.advance(key(id * 20_000), 20_000);
         }
-        let (pieces, _) = round(&mut trail, 1);
-        assert!((258..515).contains(&pieces.len()), "{}", pieces.len());
-        let mut at = i64::MIN;
-        for piece in &pieces[2..] {
-            assert_eq!(piece.after.id, at);
-            let RangeEnd::Id(end) = piece.end else { panic!("{piece:?}") };
-            at = end;
+        let (ranges, _) = round(&mut checkpoints, 1);
+        assert!((256..512).contains(&ranges.len()), "{}", ranges.len());
+        let mut end = SortKey::FIRST;
+        for range in &ranges {
+            assert_eq!(range.after, end);
+            end = range.upto;
         }
-        assert!(at >= 2_980 * 20_000, "{at}");
+        assert!(end.id >= 2_980 * 20_000, "{end:?}");
     }
 }

@@ -129,11 +129,12 @@ impl ScanState {
         let cost = micros - Self::COST_OF_JOB * i64::try_from(jobs.len()).unwrap_or(i64::MAX);
         match plan {
             Plan::Backfill(range) => {
-                let mean = self.checkpoints.note_scan(range, micros, jobs.len() < wanted, now);
-                let resume = self.resume.least().unwrap_or_default();
-                self.from_start.raise(micros.saturating_sub(resume).saturating_mul(self.checkpoints.count()));
-                // If a range costs little more than any scan, the dead tuples may be gone.
-                if mean.is_some_and(|mean| mean <= resume + Self::EXPENSIVE) {
+                let beyond_resume = micros.saturating_sub(self.resume.least().unwrap_or_default());
+                let has_reached_end = jobs.len() < wanted;
+                let mean = self.checkpoints.note_scan(range, micros, beyond_resume, has_reached_end, now);
+                self.from_start.raise(beyond_resume.saturating_mul(self.checkpoints.count()));
+                // If ranges cost little more than any scan, the dead tuples may be gone.
+                if mean.is_some_and(|mean| mean <= Self::EXPENSIVE) {
                     self.from_start.forget();
                     self.position = None;
                 }

@@ -1,4 +1,4 @@
-//! Which way takes go, by a clock that only tests move.
+//! Which plans takes get, by a clock that only the tests move.
 
 use chrono::{DateTime, Utc};
 use pq_core::{Claim, Held, JobId, JobRecord, JobState, NewJob, Payload, QueueName, When};
@@ -29,188 +29,189 @@ fn jobs(last: i64) -> Vec<Claim> {
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A queue's head, and a clock that only tests move.
-struct Line {
+/// The scan state of a queue, and a clock.
+struct Simulation {
     state: ScanState,
     now: Instant,
     last: i64,
 }
 
-/// What walks cost from the start, from a while ago, and from the last place.
+/// What scans cost by where they begin. A scan of a range costs as much as one that resumes earlier.
 struct Costs {
-    start: Duration,
-    since: Duration,
-    on: Duration,
+    from_start: Duration,
+    resume_earlier: Duration,
+    resume: Duration,
 }
 
-impl Line {
+impl Simulation {
     fn new() -> Self {
         let now = Instant::now();
         Self { state: ScanState::new(now), now, last: 0 }
     }
 
-    /// A take of one job; gives its way.
+    /// Takes one job. Returns the plan.
     fn take(&mut self, costs: &Costs) -> Plan {
-        let (way, begun) = (self.state.plan(self.now), self.now);
-        self.now += match way {
-            Plan::FromStart | Plan::Full => costs.start,
-            Plan::ResumeEarlier(_) | Plan::Backfill(..) => costs.since,
-            Plan::Resume(_) => costs.on,
+        let (plan, begun) = (self.state.plan(self.now), self.now);
+        self.now += match plan {
+            Plan::FromStart | Plan::Full => costs.from_start,
+            Plan::ResumeEarlier(_) | Plan::Backfill(..) => costs.resume_earlier,
+            Plan::Resume(_) => costs.resume,
         };
         self.last += 1;
-        // There is never anything but at the end of the line.
-        let found = if let Plan::Backfill(..) = way { Vec::new() } else { jobs(self.last) };
-        self.state.note(way, &found, 1, begun, self.now);
-        way
+        // The only job is behind the position.
+        let found = if let Plan::Backfill(..) = plan { Vec::new() } else { jobs(self.last) };
+        self.state.note(plan, &found, 1, begun, self.now);
+        plan
     }
 
-    /// Takes so often; gives how many walks were from the start, and from a while ago.
+    /// Takes `times` jobs. Returns how many scans began at the start, and how many resumed earlier.
     fn takes(&mut self, times: usize, costs: &Costs) -> (usize, usize) {
-        let ways: Vec<Plan> = (0..times).map(|_| self.take(costs)).collect();
+        let plans: Vec<Plan> = (0..times).map(|_| self.take(costs)).collect();
         (
-            count(&ways, |way| *way == Plan::FromStart),
-            count(&ways, |way| matches!(way, Plan::ResumeEarlier(_))),
+            count(&plans, |plan| *plan == Plan::FromStart),
+            count(&plans, |plan| matches!(plan, Plan::ResumeEarlier(_))),
         )
     }
 }
 
-fn count(ways: &[Plan], is: fn(&Plan) -> bool) -> usize {
-    ways.iter().filter(|way| is(way)).count()
+fn count(plans: &[Plan], is: fn(&Plan) -> bool) -> usize {
+    plans.iter().filter(|plan| is(plan)).count()
 }
 
-fn costs(start: Duration, since: Duration, on: Duration) -> Costs {
-    Costs { start, since, on }
+fn costs(from_start: Duration, resume_earlier: Duration, resume: Duration) -> Costs {
+    Costs { from_start, resume_earlier, resume }
 }
 
 #[test]
-fn while_walks_are_cheap_all_are_from_the_start() {
-    let mut line = Line::new();
-    assert_eq!(line.takes(100, &costs(MS, MS, MS)), (100, 0));
-    // A dear one now and then is none of the index's doing.
+fn every_scan_begins_at_the_start_while_that_is_cheap() {
+    let mut queue = Simulation::new();
+    assert_eq!(queue.takes(100, &costs(MS, MS, MS)), (100, 0));
+    // A single expensive scan is not due to the index.
     for _ in 0..50 {
-        let first = line.takes(1, &costs(30 * MS, MS, MS));
-        assert_eq!((first, line.takes(10, &costs(MS, MS, MS))), ((1, 0), (10, 0)));
+        let first = queue.takes(1, &costs(30 * MS, MS, MS));
+        assert_eq!((first, queue.takes(10, &costs(MS, MS, MS))), ((1, 0), (10, 0)));
     }
 }
 
 #[test]
-fn dear_walks_are_forty_times_their_cost_apart() {
-    let mut line = Line::new();
-    let dear = costs(21 * MS, 3 * MS, MS);
-    line.takes(40, &dear);
-    // They cost 20 more than the others, and so there are 800 ms between them; 80 ms between those from a
-    // while ago.
-    let (start, since) = line.takes(10_000, &dear);
-    assert!((12..=13).contains(&start), "{start}");
-    assert!((100..=130).contains(&since), "{since}");
-    // Once they are cheap again all are from the start.
+fn expensive_scans_are_forty_times_their_cost_apart() {
+    let mut queue = Simulation::new();
+    let expensive = costs(21 * MS, 3 * MS, MS);
+    queue.takes(40, &expensive);
+    // They cost 20 ms more than resumed ones, so there are 800 ms between them. Those that resume earlier cost 2 ms
+    // more, so there are 80 ms between them.
+    let (from_start, earlier) = queue.takes(10_000, &expensive);
+    assert!((12..=13).contains(&from_start), "{from_start}");
+    assert!((100..=130).contains(&earlier), "{earlier}");
+    // Once they are cheap again, all begin at the start.
     let cheap = costs(MS, MS, MS);
-    line.takes(1_000, &cheap);
-    assert_eq!(line.takes(100, &cheap), (100, 0));
+    queue.takes(1_000, &cheap);
+    assert_eq!(queue.takes(100, &cheap), (100, 0));
 }
 
 #[test]
-fn a_walk_that_gets_dearer_is_believed_at_once() {
-    let mut line = Line::new();
-    line.takes(40, &costs(21 * MS, MS, MS));
-    let dearer = costs(201 * MS, MS, MS);
-    while line.take(&dearer) != Plan::FromStart {}
-    while line.take(&dearer) != Plan::FromStart {}
-    assert_eq!(line.takes(7_500, &dearer).0, 0, "it is eight seconds until the next");
+fn a_scan_that_gets_more_expensive_is_skipped_at_once() {
+    let mut queue = Simulation::new();
+    queue.takes(40, &costs(21 * MS, MS, MS));
+    let slower = costs(201 * MS, MS, MS);
+    while queue.take(&slower) != Plan::FromStart {}
+    while queue.take(&slower) != Plan::FromStart {}
+    assert_eq!(queue.takes(7_500, &slower).0, 0, "the next is due in eight seconds");
 }
 
 #[test]
-fn a_long_line_is_walked_piece_by_piece() {
-    let mut line = Line::new();
-    let dear = costs(2_000 * MS, 6 * MS, MS);
-    line.takes(100_000, &dear);
-    // From the start no more, now that there are pieces; they are 240 ms apart, and those from a while ago too.
-    let ways: Vec<Plan> = (0..10_000).map(|_| line.take(&dear)).collect();
-    assert_eq!(count(&ways, |way| matches!(way, Plan::FromStart | Plan::Full)), 0);
-    let (between, since) = (
-        count(&ways, |way| matches!(way, Plan::Backfill(..))),
-        count(&ways, |way| matches!(way, Plan::ResumeEarlier(_))),
+fn a_long_queue_is_scanned_range_by_range() {
+    let mut queue = Simulation::new();
+    let expensive = costs(2_000 * MS, 6 * MS, MS);
+    queue.takes(100_000, &expensive);
+    // None begins at the start now that there are ranges. Their scans are 240 ms apart, and those that resume earlier
+    // too.
+    let plans: Vec<Plan> = (0..10_000).map(|_| queue.take(&expensive)).collect();
+    assert_eq!(count(&plans, |plan| matches!(plan, Plan::FromStart | Plan::Full)), 0);
+    let (ranges, earlier) = (
+        count(&plans, |plan| matches!(plan, Plan::Backfill(..))),
+        count(&plans, |plan| matches!(plan, Plan::ResumeEarlier(_))),
     );
-    assert!((38..=48).contains(&between), "{between}");
-    assert!((38..=58).contains(&since), "{since}");
-    // When the remains are gone each is from the start again.
+    assert!((38..=48).contains(&ranges), "{ranges}");
+    assert!((38..=58).contains(&earlier), "{earlier}");
+    // When the dead tuples are gone, all begin at the start again.
     let cheap = costs(MS, MS, MS);
-    line.takes(2_000, &cheap);
-    assert_eq!(line.takes(100, &cheap), (100, 0));
+    queue.takes(2_000, &cheap);
+    assert_eq!(queue.takes(100, &cheap), (100, 0));
 }
 
 #[test]
-fn who_is_slow_for_a_while_does_not_walk_all_of_it_again() {
-    let mut line = Line::new();
-    line.takes(100_000, &costs(3 * MS, 6 * MS, MS));
-    // What a walk from the start would cost now is known by the pieces.
-    assert_eq!(line.takes(500, &costs(2_000 * MS, 20 * MS, 20 * MS)).0, 0);
+fn a_slow_machine_does_not_make_a_scan_begin_at_the_start() {
+    let mut queue = Simulation::new();
+    queue.takes(100_000, &costs(3 * MS, 6 * MS, MS));
+    // The ranges show what a scan from the start would cost.
+    assert_eq!(queue.takes(500, &costs(2_000 * MS, 25 * MS, 20 * MS)).0, 0);
 }
 
 #[test]
-fn a_machine_that_is_slow_at_all_walks_saves_none() {
-    let mut line = Line::new();
+fn no_scan_is_skipped_if_all_are_equally_slow() {
+    let mut queue = Simulation::new();
     let slow = costs(20 * MS, 20 * MS, 20 * MS);
-    line.takes(100, &slow);
-    assert_eq!(line.takes(1_000, &slow), (1_000, 0));
+    queue.takes(100, &slow);
+    assert_eq!(queue.takes(1_000, &slow), (1_000, 0));
 }
 
 #[test]
-fn a_commit_that_is_late_is_found_where_takes_were_a_while_ago() {
-    let mut line = Line::new();
-    let dear = costs(301 * MS, 2 * MS, MS);
-    line.takes(5_000, &dear);
-    let last = line.last;
-    let walks: Vec<Plan> = (0..1_000).map(|_| line.take(&dear)).collect();
-    let since =
-        walks.iter().find_map(|way| if let Plan::ResumeEarlier(place) = way { Some(place.id) } else { None });
-    // A take is a millisecond, and a mark is between one second old and two.
-    assert!(since.is_some_and(|id| (600..=2_000).contains(&(last - id))), "{last}: {since:?}");
+fn a_scan_resumes_one_to_two_seconds_earlier() {
+    let mut queue = Simulation::new();
+    let expensive = costs(301 * MS, 2 * MS, MS);
+    queue.takes(5_000, &expensive);
+    let last = queue.last;
+    let plans: Vec<Plan> = (0..1_000).map(|_| queue.take(&expensive)).collect();
+    let earlier =
+        plans.iter().find_map(|plan| if let Plan::ResumeEarlier(key) = plan { Some(key.id) } else { None });
+    // A take is a millisecond.
+    assert!(earlier.is_some_and(|id| (600..=2_000).contains(&(last - id))), "{last}: {earlier:?}");
 }
 
 #[test]
-fn what_is_put_before_the_place_is_looked_for_at_once() {
+fn a_job_that_is_put_before_the_position_is_found_at_once() {
     let queue = QueueName::new("q").expect("a name");
-    let dear = || {
-        let mut line = Line::new();
-        line.takes(17, &costs(22 * MS, MS, MS));
-        ScanPlanner::with(queue.clone(), line.state)
+    let expensive = || {
+        let mut simulation = Simulation::new();
+        simulation.takes(17, &costs(22 * MS, MS, MS));
+        ScanPlanner::with(queue.clone(), simulation.state)
     };
     let at = Some(When::At(DateTime::<Utc>::default()));
     for (priority, expected_at, is_from_start) in [(2, None, false), (3, None, true), (2, at, true)] {
         let mut job = NewJob::new(Payload::from_stored("1".to_owned()));
         (job.priority, job.expected_at) = (priority, expected_at);
-        let planner = dear();
+        let planner = expensive();
         planner.note_put(&queue, &[job]);
         assert_eq!(planner.plan(&queue) == Plan::FromStart, is_from_start, "{priority} {expected_at:?}");
     }
-    let planner = dear();
+    let planner = expensive();
     planner.forget_position(&queue);
     assert_eq!(planner.plan(&queue), Plan::FromStart);
 }
 
 #[test]
-fn who_found_less_than_was_asked_for_asks_why() {
+fn a_take_that_found_fewer_jobs_than_it_wanted_is_followed_by_a_full_scan() {
     let now = Instant::now();
     let mut state = ScanState::new(now);
     state.note(Plan::FromStart, &jobs(1), 5, now, now);
     assert_eq!(state.plan(now), Plan::Full);
-    assert_eq!(state.plan(now + 2 * MS), Plan::FromStart, "something has woken it");
+    assert_eq!(state.plan(now + 2 * MS), Plan::FromStart, "it was probably notified");
     state.note(Plan::Full, &jobs(2), 1, now, now);
     assert_eq!(state.plan(now), Plan::FromStart);
 }
 
 #[test]
-fn a_line_that_is_never_long_is_walked_on_as_well() {
-    let mut line = Line::new();
-    line.takes(17, &costs(22 * MS, MS, MS));
-    let begun = line.now;
-    line.now += 22 * MS;
-    line.state.note(Plan::FromStart, &jobs(70), 5, begun, line.now);
-    let place = SortKey { neg_priority: -2, expected_at: i64::MAX, id: 70 };
-    assert_eq!(line.state.plan(line.now), Plan::Resume(place));
-    line.state.note(Plan::Resume(place), &[], 5, line.now, line.now);
-    assert_eq!(line.state.plan(line.now), Plan::Resume(place));
-    line.now += line.state.before_position_due_in(line.now);
-    assert_eq!(line.state.plan(line.now), Plan::FromStart);
+fn a_short_queue_is_resumed_as_well() {
+    let mut queue = Simulation::new();
+    queue.takes(17, &costs(22 * MS, MS, MS));
+    let begun = queue.now;
+    queue.now += 22 * MS;
+    queue.state.note(Plan::FromStart, &jobs(70), 5, begun, queue.now);
+    let key = SortKey { neg_priority: -2, expected_at: i64::MAX, id: 70 };
+    assert_eq!(queue.state.plan(queue.now), Plan::Resume(key));
+    queue.state.note(Plan::Resume(key), &[], 5, queue.now, queue.now);
+    assert_eq!(queue.state.plan(queue.now), Plan::Resume(key));
+    queue.now += queue.state.before_position_due_in(queue.now);
+    assert_eq!(queue.state.plan(queue.now), Plan::FromStart);
 }

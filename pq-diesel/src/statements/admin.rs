@@ -1,19 +1,20 @@
-//! What an operator sees and does: queues, workers, periodic jobs.
+//! Statements of administration: queues, workers and schedules.
 
-/// The server's clock.
+/// Reads the server's clock.
 pub(super) const NOW: &str = "SELECT clock_timestamp()";
 
-/// $1 queue.
+/// Pauses a queue. Returns no row if it is paused already. $1 queue.
 pub(super) const PAUSE: &str =
     "INSERT INTO {paused} (q_name) VALUES ($1) ON CONFLICT (q_name) DO NOTHING RETURNING q_name";
 
-/// $1 queue.
+/// Resumes a queue. Returns no row if it is not paused. $1 queue.
 pub(super) const RESUME: &str = "DELETE FROM {paused} WHERE q_name = $1 RETURNING q_name";
 
-/// The counts of a queue, or of every queue, in one snapshot and without a lock. $1 queue or null. Of the due jobs that share a serialization key one
-/// is ready, where no lease holds the key, and the others are blocked.
+/// Counts the jobs of a queue, or of all queues, by state, in one snapshot and without locks. $1 queue or null.
+///
+/// Of due jobs with the same serialization key one is ready if no lease has the key, and the others are blocked.
 pub(super) const OVERVIEW: &str = "\
-WITH line AS (
+WITH live AS (
     SELECT job.q_name, job.serial_key, dequeued_at IS NOT NULL AS dequeued,
         dequeued_at IS NULL AND (schedule_at IS NULL OR schedule_at <= statement_timestamp()) AS due,
         busy.lease IS NOT NULL AS busy, greatest(enqueued_at, schedule_at) AS since
@@ -22,11 +23,11 @@ WITH line AS (
 ), waiting AS (
     SELECT q_name, count(*) FILTER (WHERE due) AS due,
         count(*) FILTER (WHERE due AND serial_key IS NOT NULL) AS keyed,
-        count(DISTINCT serial_key) FILTER (WHERE due AND serial_key IS NOT NULL AND NOT busy) AS heads,
+        count(DISTINCT serial_key) FILTER (WHERE due AND serial_key IS NOT NULL AND NOT busy) AS first_per_key,
         count(*) FILTER (WHERE NOT due AND NOT dequeued) AS scheduled,
         count(*) FILTER (WHERE dequeued) AS dequeued,
         min(since) FILTER (WHERE due) AS oldest
-    FROM line GROUP BY q_name
+    FROM live GROUP BY q_name
 ), running AS (
     SELECT q_name, sum(size - (SELECT count(*) FROM {settled} AS done WHERE done.lease = lease.id)) AS running
     FROM {leases} AS lease WHERE $1 IS NULL OR q_name = $1 GROUP BY q_name
@@ -41,7 +42,7 @@ WITH line AS (
     WHERE heartbeat_at > statement_timestamp() - interval '10 seconds'
     GROUP BY key
 )
-SELECT q_name, coalesce(due - keyed + heads, 0), coalesce(keyed - heads, 0), coalesce(scheduled, 0),
+SELECT q_name, coalesce(due - keyed + first_per_key, 0), coalesce(keyed - first_per_key, 0), coalesce(scheduled, 0),
     coalesce(running, 0)::bigint, coalesce(dequeued, 0), coalesce(dead, 0), coalesce(cancelled, 0),
     coalesce(done, 0),
     CASE WHEN oldest IS NOT NULL
@@ -52,11 +53,10 @@ FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FUL
 WHERE $1 IS NULL OR q_name = $1
 ORDER BY q_name COLLATE \"C\"";
 
-/// Jobs with all that is known of them, by number. $1 queue or null, $2 job or null, $3 behind this job or null,
-/// $4 serialization key or null, $5 states or null, $6 the most rows.
+/// Lists jobs by id, without locks. $1 queue or null, $2 job or null, $3 last job of the page before or null,
+/// $4 serialization key or null, $5 states or null, $6 most rows.
 ///
-/// A state that nobody asked for costs nothing: its part of the union is cut off by a condition that is known
-/// before it begins.
+/// A state that is not asked for costs nothing: the condition on its part of the union is known before the scan begins.
 pub(super) const LIST: &str = "\
 WITH wanted AS MATERIALIZED (
     SELECT $1::text AS queue, $2::bigint AS job, $3::bigint AS behind, $4::text AS key, $5::text[] AS states
@@ -109,78 +109,86 @@ WHERE $5 IS NULL OR state = ANY ($5)
 ORDER BY id
 LIMIT $6";
 
-/// Moves jobs that nobody holds. $1 from, $2 to, $3 jobs, or null for all.
-pub(super) const TRANSFER: &str = "\
+/// Moves jobs that are neither leased nor locked. $1 from, $2 to, $3 jobs, or null for all.
+///
+/// A job whose unique key is in use in the other queue stays. Locks: the rows of the jobs. SKIP LOCKED passes jobs that
+/// transactions have taken.
+pub(super) const MOVE_JOBS: &str = "\
 WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} AS job
     WHERE q_name = $1 AND $2::text <> $1 AND dequeued_at IS NULL AND ($3::bigint[] IS NULL OR id = ANY ($3))
-        AND NOT EXISTS (SELECT FROM {unique} AS had
-            WHERE had.q_name = $2 AND had.unique_key = job.unique_key AND {is_live}(had.job, had.lease))
+        AND NOT EXISTS (SELECT FROM {unique} AS claimed
+            WHERE claimed.q_name = $2 AND claimed.unique_key = job.unique_key AND {is_live}(claimed.job, claimed.lease))
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
 ), cleared AS (
-    DELETE FROM {unique} AS had USING gone
-    WHERE had.q_name = $1 AND had.unique_key = gone.unique_key AND had.job = gone.id
+    DELETE FROM {unique} AS claimed USING gone
+    WHERE claimed.q_name = $1 AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
 )
 INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
     unique_key, error)
 SELECT id, $2, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, error
 FROM gone ORDER BY id";
 
-/// $1 worker, or null where it has no number yet, $2 host, $3 process, $4 its supervisor, $5 queues, $6 threads,
-/// $7 status.
-pub(super) const BEAT: &str = "\
+/// Registers a worker, or updates its heartbeat. $1 worker, or null if it has no id yet, $2 host, $3 process,
+/// $4 supervisor, $5 queues, $6 threads, $7 status.
+pub(super) const HEARTBEAT: &str = "\
 INSERT INTO {workers} AS known (id, host, pid, supervisor, queues, threads, status)
 VALUES (coalesce($1::bigint, nextval({tokens_name})), $2, $3, $4, $5, $6, $7::text::json)
 ON CONFLICT (id) DO UPDATE SET heartbeat_at = statement_timestamp(), status = EXCLUDED.status
 RETURNING id, stop";
 
-/// $1 worker.
-pub(super) const LEAVE: &str = "DELETE FROM {workers} WHERE id = $1";
+/// Deregisters a worker. $1 worker.
+pub(super) const DEREGISTER: &str = "DELETE FROM {workers} WHERE id = $1";
 
-/// Workers that have not been heard of. $1 for how long, in microseconds.
-pub(super) const FORGET_SILENT: &str = "\
+/// Deletes workers without a recent heartbeat. $1 longest silence in microseconds.
+///
+/// SKIP LOCKED passes a worker whose heartbeat is being written.
+pub(super) const FORGET_WORKERS: &str = "\
 DELETE FROM {workers} WHERE id IN (
     SELECT id FROM {workers}
     WHERE heartbeat_at < statement_timestamp() - $1 * interval '1 microsecond' FOR UPDATE SKIP LOCKED)";
 
+/// Lists workers, without locks.
 pub(super) const WORKERS: &str = "\
 SELECT id, host, pid, supervisor, queues, threads, started_at,
     (extract(epoch FROM statement_timestamp() - heartbeat_at) * 1000000)::bigint, stop, status::text
 FROM {workers} ORDER BY id";
 
-/// $1 mode, $2 worker.
+/// Requests that a worker stops. A stronger mode that was requested before is kept. $1 mode, $2 worker.
 pub(super) const STOP_WORKER: &str = "\
 UPDATE {workers}
 SET stop = CASE WHEN array_position(ARRAY['drain', 'finish', 'abort'], stop)
         > array_position(ARRAY['drain', 'finish', 'abort'], $1::text) THEN stop ELSE $1 END
 WHERE id = $2 RETURNING id";
 
-/// $1 name, $2 expression, $3 zone, $4 queue, $5 payload, $6 priority, $7 whether it catches up (0 or 1), $8 next
-/// tick.
+/// Adds or replaces a schedule. Returns whether it is new. $1 name, $2 expression, $3 time zone, $4 queue, $5 payload,
+/// $6 priority, $7 whether it catches up (0 or 1), $8 next tick.
 pub(super) const SET_CRON: &str = "\
-INSERT INTO {cron} AS had (name, expression, time_zone, q_name, data, priority, catch_up, next_at)
+INSERT INTO {cron} AS claimed (name, expression, time_zone, q_name, data, priority, catch_up, next_at)
 VALUES ($1, $2, $3, $4, $5::text::json, $6, $7 <> 0, $8)
 ON CONFLICT (name) DO UPDATE SET expression = EXCLUDED.expression, time_zone = EXCLUDED.time_zone,
     q_name = EXCLUDED.q_name, data = EXCLUDED.data, priority = EXCLUDED.priority, catch_up = EXCLUDED.catch_up,
     paused = false, next_at = EXCLUDED.next_at
 RETURNING xmax = 0";
 
+/// Lists schedules, without locks.
 pub(super) const CRONS: &str = "\
 SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at
 FROM {cron} ORDER BY name COLLATE \"C\"";
 
-/// $1 name.
+/// Removes a schedule. $1 name.
 pub(super) const REMOVE_CRON: &str = "DELETE FROM {cron} WHERE name = $1 RETURNING name";
 
-/// $1 whether it is paused (0 or 1), $2 next tick, $3 name.
+/// Pauses or resumes a schedule. $1 whether it is paused (0 or 1), $2 next tick, $3 name.
 pub(super) const PAUSE_CRON: &str =
     "UPDATE {cron} SET paused = $1 <> 0, next_at = $2 WHERE name = $3 RETURNING name";
 
+/// Locks the due schedules. SKIP LOCKED passes those that another session is processing.
 pub(super) const DUE_CRONS: &str = "\
 SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at
 FROM {cron} WHERE next_at <= statement_timestamp() ORDER BY name FOR UPDATE SKIP LOCKED";
 
-/// $1 last tick, $2 next, $3 name.
+/// Notes the last and the next tick of a schedule. $1 last tick, $2 next tick, $3 name.
 pub(super) const ADVANCE_CRON: &str = "UPDATE {cron} SET last_at = $1, next_at = $2 WHERE name = $3";

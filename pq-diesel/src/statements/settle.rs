@@ -1,10 +1,11 @@
-//! What becomes of taken jobs.
+//! Statements that settle taken jobs, extend leases and return the jobs of expired ones.
 
-/// Notes a new payload for a job that this transaction has taken. Its row is deleted, so the payload
-/// is kept in a setting that is local to the transaction: it follows savepoints, and is gone when the
-/// transaction ends. No row where the transaction does not hold the job: where its take does not stand, or the job has
-/// ended or gone back since. $1 job, $2 the take's token, $3 payload.
-pub(super) const UPDATE: &str = "\
+/// Notes a new payload for a job that this transaction holds. $1 job, $2 token of the take, $3 payload.
+///
+/// The row of the job is deleted, so the payload stands in a setting that is local to the transaction: it follows
+/// savepoints and ends with the transaction. Returns no row if the transaction does not hold the job, because its take
+/// was rolled back or the job has been settled.
+pub(super) const UPDATE_HELD: &str = "\
 WITH claim AS MATERIALIZED (
     SELECT $1::bigint || ':' || $2::bigint AS claim, $2 AS token
 )
@@ -15,27 +16,31 @@ FROM claim
 WHERE strpos(current_setting('pq.takes', true), ',' || claim.token || ',') > 0
     AND strpos(coalesce(current_setting('pq.ended', true), ''), ',' || claim.claim || ',') = 0";
 
-/// A checkpoint: the lease keeps the new payload. No row where the lease is lost. $1 job, $2 payload,
-/// $3 lease.
+/// Replaces the payload of a leased job. Returns no row if the lease is lost. $1 job, $2 payload, $3 lease.
+///
+/// Locks: the row of the lease.
 pub(super) const UPDATE_LEASED: &str = "\
 UPDATE {leases} SET data[array_position(jobs, $1)] = $2
 WHERE id = $3 AND $1 = ANY (jobs)
     AND NOT EXISTS (SELECT FROM {settled} WHERE lease = $3 AND job = $1)
 RETURNING id";
 
-/// Passes any verdicts on jobs that this transaction has taken, and returns the positions, from one, of those that it
-/// holds. What goes back is inserted anew under its id, with the payload noted last, and the trigger tells waiters at the
-/// commit. What is complete needs nothing but the transaction's commit. Of any other the claim is not good any more,
-/// and the serialization key is no more the transaction's.
-/// Arrays of a value a verdict: $1 job, $2 the take's token, $3 verdict, $4 payload where none was noted, $5 queue, then
-/// the job's columns; $13 delay in microseconds, $14 error, $15 a payload in place of all, $16 result.
+/// Settles jobs that this transaction holds, and returns the positions, from one, of those that it does hold.
+///
+/// Arrays with a value for each job: $1 job, $2 token of the take, $3 outcome, $4 payload if none was noted, $5 queue,
+/// $6 to $12 the columns of the job, $13 delay in microseconds, $14 error, $15 payload that replaces all others,
+/// $16 result.
+///
+/// A job that goes back is inserted again under its id, with the payload that was noted last, and the trigger notifies
+/// waiters at the commit. A complete job needs only the commit. The claim of any other job is no longer valid, and its
+/// serialization key is no longer the transaction's. Order: jobs go back in the order of their ids. No locks.
 pub(super) const SETTLE_HELD: &str = "\
 WITH given AS MATERIALIZED (
     SELECT given.*, given.job || ':' || given.token AS claim
     FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
             $8::timestamptz[], $9::integer[], $10::integer[], $11::text[], $12::text[], $13::bigint[], $14::text[],
             $15::text[], $16::text[]) WITH ORDINALITY
-        AS given (job, token, verdict, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt,
+        AS given (job, token, outcome, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt,
             serial_key, unique_key, after, error, new_data, result, position)
 ), noted AS MATERIALIZED (
     SELECT nullif(current_setting('pq.payloads', true), '')::jsonb AS payloads
@@ -49,24 +54,24 @@ WITH given AS MATERIALIZED (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, error)
     SELECT job, q_name, coalesce(new_data, noted, data)::json, enqueued_at,
-        CASE WHEN verdict = 'back' THEN schedule_at
+        CASE WHEN outcome = 'back' THEN schedule_at
             WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
         expected_at, priority, attempt, serial_key, unique_key, error
-    FROM held WHERE verdict IN ('retry', 'snooze', 'back')
+    FROM held WHERE outcome IN ('retry', 'snooze', 'back')
     ORDER BY job
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, outcome, error, result)
     SELECT job, q_name, coalesce(noted, data)::json, enqueued_at, schedule_at, expected_at, priority, attempt,
-        serial_key, unique_key, verdict, error, result::json
-    FROM held WHERE verdict IN ('done', 'dead', 'cancelled')
+        serial_key, unique_key, outcome, error, result::json
+    FROM held WHERE outcome IN ('done', 'dead', 'cancelled')
 ), ended AS MATERIALIZED (
     SELECT CASE WHEN count(*) > 0 THEN set_config('pq.ended',
         coalesce(nullif(current_setting('pq.ended', true), ''), ',') || string_agg(claim, ',') || ',', true) END
-    FROM held WHERE verdict <> 'complete'
+    FROM held WHERE outcome <> 'complete'
 ), freed AS MATERIALIZED (
     SELECT hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint))::text AS lock
-    FROM held WHERE verdict <> 'complete' AND serial_key IS NOT NULL
+    FROM held WHERE outcome <> 'complete' AND serial_key IS NOT NULL
 ), keys AS MATERIALIZED (
     SELECT CASE WHEN EXISTS (SELECT FROM freed)
         THEN set_config('pq.locked_keys', coalesce(',' || string_agg(lock, ',') || ',', ''), true) END
@@ -75,26 +80,28 @@ WITH given AS MATERIALIZED (
 )
 SELECT held.position FROM held, ended, keys";
 
-/// Completes all jobs of a whole lease of which nothing need be kept or freed. Like the next one it is of one lease
-/// and not of an array of them, for which PostgreSQL would read a table whole that is new or was never analyzed:
-/// each verdict would read past all leases that ended since the last vacuum. $1 lease.
-pub(super) const FINISH: &str = "\
+/// Completes all jobs of a lease at once, if nothing has to be kept and no key released. $1 lease.
+///
+/// This statement and the next are for one lease. For an array of them PostgreSQL would scan the whole table if it was
+/// never analyzed, past the dead tuples of all leases since the last VACUUM. Locks: the row of the lease.
+pub(super) const COMPLETE_LEASE: &str = "\
 DELETE FROM {leases} AS lease
 WHERE id = $1 AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
 RETURNING id";
 
-/// Passes any verdicts on jobs of one lease, and returns the accepted ones.
+/// Settles jobs of one lease, and returns the accepted ones.
 ///
-/// A lease all of whose jobs have a verdict here is deleted. Of another the verdicts are noted by
-/// inserts, under a share lock on the lease that the sweep's lock excludes; the unique index refuses a
-/// second verdict. So an accepted verdict is final, and verdicts on jobs of one lease do not wait for one
-/// another.
-/// Arrays of a value a verdict: $1 job, $2 verdict, $3 delay in microseconds, $4 error, $5 new payload, $6 result;
-/// $7 the lease where all of its jobs are here, $8 the lease where they are not; the other one is null.
-pub(super) const SETTLE: &str = "\
+/// Arrays with a value for each job: $1 job, $2 outcome, $3 delay in microseconds, $4 error, $5 new payload, $6 result.
+/// $7 the lease if all of its jobs are settled here, or $8 the lease if they are not. The other one is null.
+///
+/// Order: jobs go back in the order of their ids. Locks: the row of the lease. A lease whose jobs are all settled is
+/// deleted. For another the settled jobs are inserted into a table, under a share lock on the lease that excludes
+/// maintenance, and the unique index refuses a second outcome. So an accepted outcome is final, and sessions that
+/// settle jobs of one lease do not wait for each other.
+pub(super) const SETTLE_LEASED: &str = "\
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])
-        AS given (job, verdict, after, error, data, result)
+        AS given (job, outcome, after, error, data, result)
 ), whole AS (
     DELETE FROM {leases} AS lease
     WHERE id = $7 AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
@@ -108,8 +115,8 @@ WITH given AS MATERIALIZED (
     RETURNING job
 ), ended AS MATERIALIZED (
     SELECT lease.id AS lease, lease.q_name, held.*, given.after, given.error, given.data AS new_data, given.result,
-        CASE WHEN given.verdict IN ('retry', 'snooze', 'back') AND held.job = ANY (lease.cancelled) THEN 'cancelled'
-            ELSE given.verdict END AS verdict
+        CASE WHEN given.outcome IN ('retry', 'snooze', 'back') AND held.job = ANY (lease.cancelled) THEN 'cancelled'
+            ELSE given.outcome END AS outcome
     FROM (SELECT * FROM whole UNION ALL SELECT * FROM part) AS lease
     CROSS JOIN LATERAL unnest(lease.jobs, lease.data, lease.enqueued_at, lease.schedule_at, lease.expected_at,
             lease.priority, lease.attempt, lease.serial_key, lease.unique_key)
@@ -120,27 +127,27 @@ WITH given AS MATERIALIZED (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, error)
     SELECT job, q_name, coalesce(new_data, data)::json, enqueued_at,
-        CASE WHEN verdict = 'back' THEN schedule_at
+        CASE WHEN outcome = 'back' THEN schedule_at
             WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
-        expected_at, priority, CASE verdict WHEN 'retry' THEN attempt ELSE attempt - 1 END, serial_key, unique_key,
+        expected_at, priority, CASE outcome WHEN 'retry' THEN attempt ELSE attempt - 1 END, serial_key, unique_key,
         error
-    FROM ended WHERE verdict IN ('retry', 'snooze', 'back')
+    FROM ended WHERE outcome IN ('retry', 'snooze', 'back')
     ORDER BY job
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, outcome, error, result)
     SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-        unique_key, verdict, error, result::json
-    FROM ended WHERE verdict IN ('done', 'dead', 'cancelled')
+        unique_key, outcome, error, result::json
+    FROM ended WHERE outcome IN ('done', 'dead', 'cancelled')
     ON CONFLICT (id) DO NOTHING
 ), freed AS (
     DELETE FROM {keys} AS busy USING ended
     WHERE busy.q_name = ended.q_name AND busy.serial_key = ended.serial_key AND busy.lease = ended.lease
 ), cleared AS (
-    DELETE FROM {unique} AS had USING ended
-    WHERE ended.verdict IN ('complete', 'done', 'dead', 'cancelled')
-        AND had.q_name = ended.q_name AND had.unique_key = ended.unique_key AND had.job = ended.job
-), over AS (
+    DELETE FROM {unique} AS claimed USING ended
+    WHERE ended.outcome IN ('complete', 'done', 'dead', 'cancelled')
+        AND claimed.q_name = ended.q_name AND claimed.unique_key = ended.unique_key AND claimed.job = ended.job
+), completed AS (
     DELETE FROM {leases} AS lease
     USING (SELECT count(*) AS settled FROM noted) AS now
     WHERE lease.id = $8 AND now.settled > 0
@@ -148,9 +155,11 @@ WITH given AS MATERIALIZED (
 )
 SELECT job FROM ended";
 
-/// Has leases end later, and tells which of their jobs are unwanted. A lease that is over and that nobody
-/// has swept is still its holder's. One whose row is locked is not waited for: its only job is being settled in a
-/// transaction that is open, and until that ends no sweep can have it. $1 leases, $2 microseconds from now.
+/// Extends leases, and returns their jobs for which cancellation was requested. $1 leases, $2 microseconds from now.
+///
+/// A lease that has expired and whose jobs have not been returned yet is still valid. Locks: the rows of the leases.
+/// SKIP LOCKED passes a lease whose only job is being settled in an open transaction: until that ends, maintenance
+/// cannot return the job either.
 pub(super) const EXTEND: &str = "\
 WITH free AS MATERIALIZED (
     SELECT id FROM {leases} WHERE id = ANY ($1::bigint[]) FOR NO KEY UPDATE SKIP LOCKED
@@ -163,50 +172,54 @@ SELECT id, cancelled FROM extended
 UNION ALL
 SELECT id, '{}' FROM {leases} WHERE id = ANY ($1) AND id NOT IN (SELECT id FROM free)";
 
-/// One sweeps at a time; who comes meanwhile goes away.
-pub(super) const SWEEP_TURN: &str = "\
-SELECT pg_try_advisory_xact_lock(hashtextextended('pq sweep', {jobs_name}::regclass::oid::bigint))";
+/// Takes the lock of maintenance until the end of the transaction. Returns false if another session has it.
+pub(super) const MAINTENANCE_LOCK: &str = "\
+SELECT pg_try_advisory_xact_lock(hashtextextended('pq maintenance', {jobs_name}::regclass::oid::bigint))";
 
-/// The leases that are over. A verdict under way holds its lease's row, which is then passed over. $1 the most.
-pub(super) const SWEEP_OVER: &str = "\
+/// Locks expired leases. $1 most rows.
+///
+/// SKIP LOCKED passes a lease whose jobs are being settled.
+pub(super) const EXPIRED_LEASES: &str = "\
 SELECT id FROM {leases} WHERE lease_until <= statement_timestamp() LIMIT $1 FOR UPDATE SKIP LOCKED";
 
-/// Returns the jobs of leases that this transaction has locked in the statement before. It is a statement of
-/// its own so that its snapshot is younger than the locks: no verdict that was accepted before them can
-/// be overlooked. $1 leases.
-pub(super) const SWEEP_EXPIRE: &str = "\
-WITH over AS (
+/// Returns the jobs of expired leases to their queues. $1 leases, which [`EXPIRED_LEASES`] has locked.
+///
+/// This is a statement of its own so that its snapshot is younger than the locks. Otherwise it could overlook an
+/// outcome that was accepted before them. Order: jobs go back in the order of their ids.
+pub(super) const RETURN_EXPIRED: &str = "\
+WITH expired AS (
     DELETE FROM {leases} WHERE id = ANY ($1::bigint[]) RETURNING *
 ), held AS MATERIALIZED (
-    SELECT over.id AS lease, over.q_name, held.*, held.job = ANY (over.cancelled) AS unwanted
-    FROM over CROSS JOIN LATERAL unnest(over.jobs, over.data, over.enqueued_at, over.schedule_at,
-            over.expected_at, over.priority, over.attempt, over.serial_key, over.unique_key)
+    SELECT expired.id AS lease, expired.q_name, held.*, held.job = ANY (expired.cancelled) AS cancel_requested
+    FROM expired CROSS JOIN LATERAL unnest(expired.jobs, expired.data, expired.enqueued_at, expired.schedule_at,
+            expired.expected_at, expired.priority, expired.attempt, expired.serial_key, expired.unique_key)
         AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key)
-    WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = over.id AND done.job = held.job)
+    WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = expired.id AND done.job = held.job)
 ), back AS (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, error)
     SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
-        'the lease of attempt ' || attempt || ' ended without a verdict'
-    FROM held WHERE NOT unwanted
+        'the lease of attempt ' || attempt || ' expired'
+    FROM held WHERE NOT cancel_requested
     ORDER BY job
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, outcome)
     SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, 'cancelled'
-    FROM held WHERE unwanted
+    FROM held WHERE cancel_requested
     ON CONFLICT (id) DO NOTHING
 ), freed AS (
     DELETE FROM {keys} WHERE lease = ANY ($1)
 ), cleared AS (
-    DELETE FROM {unique} AS had USING held
-    WHERE held.unwanted AND had.q_name = held.q_name AND had.unique_key = held.unique_key AND had.job = held.job
+    DELETE FROM {unique} AS claimed USING held
+    WHERE held.cancel_requested
+        AND claimed.q_name = held.q_name AND claimed.unique_key = held.unique_key AND claimed.job = held.job
 ), forgotten AS (
     DELETE FROM {settled} WHERE lease = ANY ($1)
 )
 SELECT count(*) FROM held";
 
-/// Verdicts whose lease is gone.
-pub(super) const SWEEP_FORGET: &str = "\
+/// Deletes notes of settled jobs whose lease is gone.
+pub(super) const FORGET_SETTLED: &str = "\
 DELETE FROM {settled} AS done WHERE NOT EXISTS (SELECT FROM {leases} AS lease WHERE lease.id = done.lease)";

@@ -1,0 +1,41 @@
+//! What stands in statements for the names of one table and of what is named after it.
+
+use crate::table::Table;
+
+/// The values of placeholders.
+#[derive(Clone, Debug)]
+pub(super) struct Names(Vec<(&'static str, String)>);
+
+impl Names {
+    /// Returns the names of a table.
+    pub(super) fn new(table: &Table) -> Self {
+        Self(vec![
+            ("jobs", table.jobs()),
+            ("archive", table.archive()),
+            ("leases", table.beside("leases")),
+            ("settled", table.beside("settled")),
+            ("keys", table.beside("keys")),
+            ("unique", table.beside("unique")),
+            ("paused", table.beside("paused")),
+            ("workers", table.beside("workers")),
+            ("cron", table.beside("cron")),
+            ("pick", table.beside("pick")),
+            ("is_live", table.beside("is_live")),
+            ("put_unique", table.beside("put_unique")),
+            ("jobs_name", table.jobs_literal()),
+            ("tokens_name", table.literal("lease_tokens")),
+            ("telling", table.channel_lock("telling", "channel")),
+            ("putting", table.channel_lock("putting", "channel")),
+        ])
+    }
+
+    /// Adds numbers.
+    pub(super) fn with(&self, numbers: impl IntoIterator<Item = (&'static str, usize)>) -> Self {
+        let numbers = numbers.into_iter().map(|(name, number)| (name, number.to_string()));
+        Self(self.0.iter().cloned().chain(numbers).collect())
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+}

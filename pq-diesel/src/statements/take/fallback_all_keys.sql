@@ -1,0 +1,135 @@
+-- Fallback 3. Takes jobs of all kinds, and looks at all of them.
+-- $1 queue, $2 length of the lease in microseconds, or null if a transaction is to hold the jobs.
+--
+-- Result: a row for each job. If there is none, one row says in how many microseconds the next job is due, whether
+-- the take locked something in vain and must look again, and whether the next statement must be asked.
+--
+-- Order: ready jobs without keys, due jobs, and the first job of each key that no lease holds are merged by sort key.
+-- If there are only ready jobs without keys, they are taken by the index scan as in fallback 0.
+--
+-- Locks: candidates are read in order without a lock and locked one by one until there are enough, so that no lock is
+-- held on a job that is not taken. A key is an advisory lock of a transaction, or a row of a lease. A row that another
+-- transaction has just updated, or a key whose job is gone by then, is locked in vain.
+--
+-- The recursion jumps through the index from one key to the next, so that jobs behind busy keys cost nothing.
+-- PostgreSQL would sort the whole queue if it knew that all ready jobs are read, so it is given their number in a
+-- subquery.
+WITH RECURSIVE unpaused AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+), take AS MATERIALIZED (
+    SELECT lease_length, CASE WHEN lease_length IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+        ELSE nextval({tokens_name}) END AS token
+    FROM (SELECT $2::bigint AS lease_length) AS request
+), waiting_keys AS (
+    (SELECT serial_key FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
+    ORDER BY serial_key LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT job.serial_key FROM {jobs} AS job
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL
+            AND job.serial_key > waiting_keys.serial_key
+        ORDER BY job.serial_key LIMIT 1)
+    FROM waiting_keys WHERE waiting_keys.serial_key IS NOT NULL
+), first_per_key AS MATERIALIZED (
+    SELECT first.*
+    FROM waiting_keys CROSS JOIN LATERAL (
+        SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
+            coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+        FROM {jobs}
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key = waiting_keys.serial_key
+        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+        LIMIT 1
+    ) AS first
+    WHERE waiting_keys.serial_key IS NOT NULL
+        AND NOT EXISTS (
+            SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = waiting_keys.serial_key)
+), due AS MATERIALIZED (
+    SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
+        coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL AND schedule_at <= statement_timestamp()
+), beyond_index AS MATERIALIZED (
+    SELECT (SELECT unpaused FROM unpaused)
+        AND (EXISTS (SELECT FROM first_per_key) OR EXISTS (SELECT FROM due)) AS has_jobs
+), picked AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT ctid FROM (
+            SELECT ctid FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT {size} FOR UPDATE SKIP LOCKED
+        ) AS locked
+        LIMIT {count}) AS ctids
+), merged AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT locked.ctid
+        FROM (
+            SELECT * FROM (
+                (SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
+                    coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+                FROM {jobs}
+                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                LIMIT (SELECT 1000000000))
+                UNION ALL
+                (SELECT * FROM due
+                WHERE (serial_key IS NULL OR serial_key NOT IN (
+                    SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                ORDER BY neg_priority, expected_at, id)
+                UNION ALL
+                SELECT * FROM first_per_key
+            ) AS candidates
+            ORDER BY neg_priority, expected_at, id
+        ) AS candidate
+        CROSS JOIN LATERAL (
+            SELECT ctid FROM {jobs} WHERE id = candidate.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+        ) AS locked
+        WHERE (SELECT has_jobs FROM beyond_index)
+            AND (candidate.serial_key IS NULL OR {pick}(candidate.tid, $1, candidate.serial_key,
+                hashtextextended(candidate.serial_key, hashtextextended($1, candidate.relation::bigint)),
+                (SELECT CASE WHEN lease_length IS NOT NULL THEN token END FROM take)))
+        LIMIT {count}) AS ctids
+), taken AS (
+    DELETE FROM {jobs}
+    WHERE ctid = ANY ((SELECT picked.ctids || merged.ctids FROM picked, merged)::tid[])
+    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
+), leased AS (
+    INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
+        attempt, serial_key, unique_key)
+    SELECT take.token, $1, statement_timestamp() + $2 * interval '1 microsecond', count(*),
+        array_agg(id), array_agg(data::text), array_agg(enqueued_at),
+        CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
+        CASE WHEN count(expected_at) > 0 THEN array_agg(expected_at) END,
+        array_agg(priority), array_agg(attempt + 1),
+        CASE WHEN count(serial_key) > 0 THEN array_agg(serial_key) END,
+        CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END
+    FROM taken CROSS JOIN take
+    WHERE $2 IS NOT NULL
+    GROUP BY take.token
+), marked AS (
+    UPDATE {unique} AS claimed SET lease = take.token
+    FROM taken CROSS JOIN take
+    WHERE $2 IS NOT NULL AND taken.unique_key IS NOT NULL
+        AND claimed.q_name = $1 AND claimed.unique_key = taken.unique_key AND claimed.job = taken.id
+), noted AS MATERIALIZED (
+    SELECT token, CASE WHEN lease_length IS NULL THEN set_config('pq.takes',
+        coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END
+    FROM take
+)
+SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+    (SELECT token FROM noted), NULL::bigint,
+    (SELECT coalesce(current_setting('pq.missed', true) = statement_timestamp()::text, false)),
+    false
+FROM taken
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+        AND schedule_at > statement_timestamp() AND schedule_at < 'infinity'),
+    (SELECT cardinality(picked.ctids || merged.ctids) > 0 FROM picked, merged)
+        OR (SELECT coalesce(current_setting('pq.missed', true) = statement_timestamp()::text, false)),
+    false
+WHERE NOT EXISTS (SELECT FROM taken)

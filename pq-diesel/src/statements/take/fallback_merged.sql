@@ -1,0 +1,164 @@
+-- Fallbacks 1 and 2. Takes jobs of all kinds, and looks at the first few or the first many of each kind.
+-- $1 queue, $2 length of the lease in microseconds, or null if a transaction is to hold the jobs.
+--
+-- Result: a row for each job. If there is none, one row says in how many microseconds the next job is due, whether
+-- the take locked something in vain and must look again, and whether the next statement must be asked.
+--
+-- Order: ready jobs without keys, due jobs, and the first job of each key that no lease holds are merged by sort key.
+-- If there are only ready jobs without keys, they are taken by the index scan as in fallback 0.
+--
+-- Locks: candidates are read in order without a lock and locked one by one until there are enough, so that no lock is
+-- held on a job that is not taken. A key is an advisory lock of a transaction, or a row of a lease. A row that another
+-- transaction has just updated, or a key whose job is gone by then, is locked in vain.
+--
+-- Of ready jobs without keys the first {reach} are read. PostgreSQL would sort the whole queue for all of them, and for
+-- a number that it knows to be about as many, so it is given the number in a subquery. If fewer than {due_limit} jobs
+-- are due they are found by their time and sorted. Otherwise the first {reach} scheduled jobs are read in order.
+--
+-- Of jobs with keys the first in order are read, as many as the window holds. The last of a full window is the edge:
+-- nothing behind it is taken, because a job before it that was not read may be ready.
+WITH unpaused AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+), take AS MATERIALIZED (
+    SELECT lease_length, CASE WHEN lease_length IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+        ELSE nextval({tokens_name}) END AS token
+    FROM (SELECT $2::bigint AS lease_length) AS request
+), keyed AS MATERIALIZED (
+    SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
+        coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
+    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+    LIMIT least({window_limit}, {window_per_job} * {size}) + 2 * {size}
+), first_per_key AS MATERIALIZED (
+    SELECT DISTINCT ON (keyed.serial_key) keyed.*
+    FROM keyed
+    WHERE NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = keyed.serial_key)
+    ORDER BY keyed.serial_key, neg_priority, expected_at, id
+), edge AS MATERIALIZED (
+    SELECT neg_priority, expected_at, id FROM keyed
+    WHERE (SELECT count(*) FROM keyed) = least({window_limit}, {window_per_job} * {size}) + 2 * {size}
+    ORDER BY neg_priority DESC, expected_at DESC, id DESC LIMIT 1
+), due AS MATERIALIZED (
+    SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
+        coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL AND schedule_at <= statement_timestamp()
+    ORDER BY schedule_at
+    LIMIT least({due_limit}, {window_per_job} * {size})
+), many AS MATERIALIZED (
+    SELECT count(*) = least({due_limit}, {window_per_job} * {size}) AS are_due FROM due
+), beyond_index AS MATERIALIZED (
+    SELECT (SELECT unpaused FROM unpaused)
+        AND (EXISTS (SELECT FROM first_per_key) OR EXISTS (SELECT FROM edge) OR EXISTS (SELECT FROM due)) AS has_jobs
+), picked AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT ctid FROM (
+            SELECT ctid FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT {size} FOR UPDATE SKIP LOCKED
+        ) AS locked
+        LIMIT {count}) AS ctids
+), merged AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT locked.ctid
+        FROM (
+            SELECT *, count(is_ready) OVER before AS ready_before, count(is_scheduled) OVER before AS scheduled_before
+            FROM (
+                (SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
+                    coalesce(expected_at, 'infinity'::timestamptz) AS expected_at,
+                    true AS is_ready, NULL::boolean AS is_scheduled, true AS may_be_taken
+                FROM {jobs}
+                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                LIMIT (SELECT ({reach} + {size})))
+                UNION ALL
+                (SELECT due.*, NULL, true, true
+                FROM due
+                WHERE NOT (SELECT are_due FROM many)
+                    AND (serial_key IS NULL OR serial_key NOT IN (
+                        SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                ORDER BY neg_priority, expected_at, id)
+                UNION ALL
+                SELECT tid, relation, id, serial_key, neg_priority, expected_at, NULL, true,
+                    schedule_at <= statement_timestamp() AND (serial_key IS NULL OR serial_key NOT IN (
+                        SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                FROM (
+                    SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
+                        coalesce(expected_at, 'infinity'::timestamptz) AS expected_at, schedule_at
+                    FROM {jobs}
+                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                        AND (SELECT are_due FROM many)
+                    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                    LIMIT (SELECT ({reach} + {size}))
+                ) AS scheduled
+                UNION ALL
+                SELECT *, NULL, NULL, true FROM first_per_key
+            ) AS candidates
+            WINDOW before AS (ORDER BY neg_priority, expected_at, id ROWS UNBOUNDED PRECEDING)
+            ORDER BY neg_priority, expected_at, id
+        ) AS candidate
+        CROSS JOIN LATERAL (
+            SELECT ctid FROM {jobs} WHERE id = candidate.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+        ) AS locked
+        WHERE (SELECT has_jobs FROM beyond_index) AND candidate.may_be_taken
+            AND candidate.ready_before < ({reach} + {size}) AND candidate.scheduled_before < ({reach} + {size})
+            AND (NOT EXISTS (SELECT FROM edge)
+                OR (candidate.neg_priority, candidate.expected_at, candidate.id)
+                    <= (SELECT neg_priority, expected_at, id FROM edge))
+            AND (candidate.serial_key IS NULL OR {pick}(candidate.tid, $1, candidate.serial_key,
+                hashtextextended(candidate.serial_key, hashtextextended($1, candidate.relation::bigint)),
+                (SELECT CASE WHEN lease_length IS NOT NULL THEN token END FROM take)))
+        LIMIT {count}) AS ctids
+), taken AS (
+    DELETE FROM {jobs}
+    WHERE ctid = ANY ((SELECT picked.ctids || merged.ctids FROM picked, merged)::tid[])
+    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
+), leased AS (
+    INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
+        attempt, serial_key, unique_key)
+    SELECT take.token, $1, statement_timestamp() + $2 * interval '1 microsecond', count(*),
+        array_agg(id), array_agg(data::text), array_agg(enqueued_at),
+        CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
+        CASE WHEN count(expected_at) > 0 THEN array_agg(expected_at) END,
+        array_agg(priority), array_agg(attempt + 1),
+        CASE WHEN count(serial_key) > 0 THEN array_agg(serial_key) END,
+        CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END
+    FROM taken CROSS JOIN take
+    WHERE $2 IS NOT NULL
+    GROUP BY take.token
+), marked AS (
+    UPDATE {unique} AS claimed SET lease = take.token
+    FROM taken CROSS JOIN take
+    WHERE $2 IS NOT NULL AND taken.unique_key IS NOT NULL
+        AND claimed.q_name = $1 AND claimed.unique_key = taken.unique_key AND claimed.job = taken.id
+), noted AS MATERIALIZED (
+    SELECT token, CASE WHEN lease_length IS NULL THEN set_config('pq.takes',
+        coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END
+    FROM take
+)
+SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+    (SELECT token FROM noted), NULL::bigint,
+    (SELECT coalesce(current_setting('pq.missed', true) = statement_timestamp()::text, false)),
+    false
+FROM taken
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+        AND schedule_at > statement_timestamp() AND schedule_at < 'infinity'),
+    (SELECT cardinality(picked.ctids || merged.ctids) > 0 FROM picked, merged)
+        OR (SELECT coalesce(current_setting('pq.missed', true) = statement_timestamp()::text, false)),
+    (SELECT unpaused FROM unpaused) AND (EXISTS (SELECT FROM edge)
+        OR EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+            OFFSET ({reach} + {size}) - 1)
+        OR (SELECT are_due FROM many) AND EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+            OFFSET ({reach} + {size}) - 1))
+WHERE NOT EXISTS (SELECT FROM taken)

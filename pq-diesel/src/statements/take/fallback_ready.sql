@@ -1,0 +1,74 @@
+-- Fallback 0. Takes ready jobs without keys from the start of the queue, if it has nothing else.
+-- $1 queue, $2 length of the lease in microseconds, or null if a transaction is to hold the jobs.
+--
+-- Result: a row for each job. If there is none, one row says in how many microseconds the next job is due, whether
+-- the take locked something in vain and must look again, and whether the next statement must be asked.
+--
+-- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
+-- locked rows are gathered in an array first, because a subquery that locks may run more than once. A row that another
+-- transaction has just updated is locked in its new version, which this snapshot cannot delete: locked in vain.
+WITH unpaused AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+), take AS MATERIALIZED (
+    SELECT lease_length, CASE WHEN lease_length IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+        ELSE nextval({tokens_name}) END AS token
+    FROM (SELECT $2::bigint AS lease_length) AS request
+), beyond_index AS MATERIALIZED (
+    SELECT (SELECT unpaused FROM unpaused) AND (
+        EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                AND schedule_at <= statement_timestamp())
+        OR EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS has_jobs
+), picked AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT ctid FROM (
+            SELECT ctid FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT {size} FOR UPDATE SKIP LOCKED
+        ) AS locked
+        LIMIT {count}) AS ctids
+), taken AS (
+    DELETE FROM {jobs}
+    WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[])
+    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
+), leased AS (
+    INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
+        attempt, serial_key, unique_key)
+    SELECT take.token, $1, statement_timestamp() + $2 * interval '1 microsecond', count(*),
+        array_agg(id), array_agg(data::text), array_agg(enqueued_at),
+        CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
+        CASE WHEN count(expected_at) > 0 THEN array_agg(expected_at) END,
+        array_agg(priority), array_agg(attempt + 1),
+        CASE WHEN count(serial_key) > 0 THEN array_agg(serial_key) END,
+        CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END
+    FROM taken CROSS JOIN take
+    WHERE $2 IS NOT NULL
+    GROUP BY take.token
+), marked AS (
+    UPDATE {unique} AS claimed SET lease = take.token
+    FROM taken CROSS JOIN take
+    WHERE $2 IS NOT NULL AND taken.unique_key IS NOT NULL
+        AND claimed.q_name = $1 AND claimed.unique_key = taken.unique_key AND claimed.job = taken.id
+), noted AS MATERIALIZED (
+    SELECT token, CASE WHEN lease_length IS NULL THEN set_config('pq.takes',
+        coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END
+    FROM take
+)
+SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+    (SELECT token FROM noted), NULL::bigint, false,
+    false
+FROM taken
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+        AND schedule_at > statement_timestamp() AND schedule_at < 'infinity'),
+    (SELECT cardinality(ctids) > 0 FROM picked),
+    (SELECT has_jobs FROM beyond_index)
+WHERE NOT EXISTS (SELECT FROM taken)

@@ -1,0 +1,64 @@
+-- Takes ready jobs without keys for a lease, behind a sort key.
+-- $1 queue, $2 length of the lease in microseconds, $3 neg_priority, $4 expected_at, $5 id of that key.
+--
+-- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may come first.
+-- All columns of the index ascend and none is null, so the comparison of rows begins the scan at the key.
+--
+-- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
+-- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
+-- the inner query is a number, so the plan depends on no parameter and is made once.
+-- The jobs move into one row of the leases, which is the result. Columns that few jobs have are gathered only if
+-- a job of the batch has one.
+WITH unpaused AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+), take AS MATERIALIZED (
+    SELECT nextval({tokens_name}) AS token, $2::bigint AS lease_length
+), beyond_index AS MATERIALIZED (
+    SELECT (SELECT unpaused FROM unpaused) AND (
+        EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                AND schedule_at <= statement_timestamp())
+        OR EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS has_jobs
+), picked AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT ctid FROM (
+            SELECT ctid FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
+                    > ($3::bigint, $4::timestamptz, $5::bigint)
+                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT {size} FOR UPDATE SKIP LOCKED
+        ) AS locked
+        LIMIT {count}) AS ctids
+), taken AS (
+    DELETE FROM {jobs}
+    WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[])
+    RETURNING id, data, enqueued_at, expected_at, priority, attempt, unique_key
+), batch AS MATERIALIZED (
+    SELECT count(*)::integer AS size, array_agg(id) AS jobs, array_agg(data::text) AS data,
+        array_agg(enqueued_at) AS enqueued_at,
+        bool_or(attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL) AS has_options
+    FROM taken
+), marked AS (
+    UPDATE {unique} AS claimed SET lease = take.token
+    FROM taken CROSS JOIN take
+    WHERE (SELECT has_options FROM batch) AND taken.unique_key IS NOT NULL
+        AND claimed.q_name = $1 AND claimed.unique_key = taken.unique_key AND claimed.job = taken.id
+)
+INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, expected_at, priority, attempt,
+    unique_key)
+SELECT take.token, $1, statement_timestamp() + take.lease_length * interval '1 microsecond',
+    batch.size, batch.jobs, batch.data, batch.enqueued_at,
+    CASE WHEN has_options
+        THEN (SELECT CASE WHEN count(expected_at) > 0 THEN array_agg(expected_at) END FROM taken) END,
+    CASE WHEN has_options THEN (SELECT array_agg(priority) FROM taken) ELSE array_fill(0, ARRAY[batch.size]) END,
+    CASE WHEN has_options THEN (SELECT array_agg(attempt + 1) FROM taken) ELSE array_fill(1, ARRAY[batch.size]) END,
+    CASE WHEN has_options
+        THEN (SELECT CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END FROM taken) END
+FROM batch CROSS JOIN take
+WHERE batch.size > 0
+RETURNING id, jobs, data, enqueued_at, expected_at, priority, attempt, unique_key

@@ -1,0 +1,56 @@
+-- Takes ready jobs without keys for a transaction, from the start of the queue past jobs of busy keys.
+-- $1 queue, $2 token of the take.
+--
+-- Takes nothing if a job is due, or a key is free: its first job may come first. The recursion jumps through the
+-- index from one key to the next.
+--
+-- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
+-- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
+-- the inner query is a number, so the plan depends on no parameter and is made once.
+-- The token stands in a setting of the transaction exactly as long as the transaction holds the jobs.
+WITH RECURSIVE unpaused AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+), take AS MATERIALIZED (
+    SELECT $2::bigint AS token
+), waiting_keys AS (
+    (SELECT serial_key FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
+    ORDER BY serial_key LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT job.serial_key FROM {jobs} AS job
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL
+            AND job.serial_key > waiting_keys.serial_key
+        ORDER BY job.serial_key LIMIT 1)
+    FROM waiting_keys WHERE waiting_keys.serial_key IS NOT NULL
+), beyond_index AS MATERIALIZED (
+    SELECT (SELECT unpaused FROM unpaused) AND (
+        EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                AND schedule_at <= statement_timestamp())
+        OR EXISTS (
+            SELECT FROM waiting_keys
+            WHERE serial_key IS NOT NULL AND NOT EXISTS (
+                SELECT FROM {keys} AS busy
+                WHERE busy.q_name = $1 AND busy.serial_key = waiting_keys.serial_key))) AS has_jobs
+), picked AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT ctid FROM (
+            SELECT ctid FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT {size} FOR UPDATE SKIP LOCKED
+        ) AS locked
+        LIMIT {count}) AS ctids
+), noted AS MATERIALIZED (
+    SELECT CASE WHEN cardinality(ctids) > 0 THEN set_config('pq.takes',
+        coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END AS takes
+    FROM picked, take
+)
+DELETE FROM {jobs}
+WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[]) AND (SELECT takes FROM noted) IS NOT NULL
+RETURNING id, data, enqueued_at,
+    CASE WHEN attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
+        THEN ROW(attempt, priority, expected_at, unique_key) END

@@ -1,0 +1,71 @@
+-- Takes ready jobs without keys for a transaction, between two sort keys.
+-- $1 queue, $2 token of the take, $3 to $5 the sort key before the range,
+-- $6 to $8 the last sort key in it.
+--
+-- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may come first.
+-- An index scan stops at the end of a range only if its upper bound is on one column. So there is one scan up to
+-- the last priority, one from there up to the last expected_at, and one from there up to the last id. The bounds
+-- are a query of their own only to name their types; it is never run.
+--
+-- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
+-- locked rows are gathered in an array first, because a subquery that locks may run more than once.
+-- The token stands in a setting of the transaction exactly as long as the transaction holds the jobs.
+WITH unpaused AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+), take AS MATERIALIZED (
+    SELECT $2::bigint AS token
+), bounds AS (
+    SELECT $3::bigint, $4::timestamptz, $5::bigint, $6::bigint, $7::timestamptz, $8::bigint
+), beyond_index AS MATERIALIZED (
+    SELECT (SELECT unpaused FROM unpaused) AND (
+        EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                AND schedule_at <= statement_timestamp())
+        OR EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS has_jobs
+), picked AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT ctid FROM (
+            (SELECT ctid FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
+                    > ($3::bigint, $4::timestamptz, $5::bigint)
+                AND -priority::bigint < $6::bigint
+                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT {size} FOR UPDATE SKIP LOCKED)
+            UNION ALL
+            (SELECT ctid FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                AND -priority::bigint = $6::bigint
+                AND (coalesce(expected_at, 'infinity'::timestamptz), id)
+                    > (CASE WHEN $3 = $6 THEN $4 ELSE '-infinity' END,
+                        CASE WHEN $3 = $6 THEN $5 ELSE '-9223372036854775808'::bigint END)
+                AND coalesce(expected_at, 'infinity'::timestamptz) < $7::timestamptz
+                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT {size} FOR UPDATE SKIP LOCKED)
+            UNION ALL
+            (SELECT ctid FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                AND -priority::bigint = $6
+                AND coalesce(expected_at, 'infinity'::timestamptz) = $7
+                AND id > CASE WHEN $3 = $6 AND $4 = $7 THEN $5 ELSE '-9223372036854775808'::bigint END
+                AND id <= $8::bigint
+                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT {size} FOR UPDATE SKIP LOCKED)
+        ) AS locked
+        LIMIT {count}) AS ctids
+), noted AS MATERIALIZED (
+    SELECT CASE WHEN cardinality(ctids) > 0 THEN set_config('pq.takes',
+        coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END AS takes
+    FROM picked, take
+)
+DELETE FROM {jobs}
+WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[]) AND (SELECT takes FROM noted) IS NOT NULL
+RETURNING id, data, enqueued_at,
+    CASE WHEN attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
+        THEN ROW(attempt, priority, expected_at, unique_key) END

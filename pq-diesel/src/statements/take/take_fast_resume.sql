@@ -1,0 +1,45 @@
+-- Takes ready jobs without keys for a transaction, behind a sort key.
+-- $1 queue, $2 token of the take, $3 neg_priority, $4 expected_at, $5 id of that key.
+--
+-- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may come first.
+-- All columns of the index ascend and none is null, so the comparison of rows begins the scan at the key.
+--
+-- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
+-- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
+-- the inner query is a number, so the plan depends on no parameter and is made once.
+-- The token stands in a setting of the transaction exactly as long as the transaction holds the jobs.
+WITH unpaused AS MATERIALIZED (
+    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+), take AS MATERIALIZED (
+    SELECT $2::bigint AS token
+), beyond_index AS MATERIALIZED (
+    SELECT (SELECT unpaused FROM unpaused) AND (
+        EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                AND schedule_at <= statement_timestamp())
+        OR EXISTS (
+            SELECT FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS has_jobs
+), picked AS MATERIALIZED (
+    SELECT ARRAY(
+        SELECT ctid FROM (
+            SELECT ctid FROM {jobs}
+            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
+                    > ($3::bigint, $4::timestamptz, $5::bigint)
+                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            LIMIT {size} FOR UPDATE SKIP LOCKED
+        ) AS locked
+        LIMIT {count}) AS ctids
+), noted AS MATERIALIZED (
+    SELECT CASE WHEN cardinality(ctids) > 0 THEN set_config('pq.takes',
+        coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END AS takes
+    FROM picked, take
+)
+DELETE FROM {jobs}
+WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[]) AND (SELECT takes FROM noted) IS NOT NULL
+RETURNING id, data, enqueued_at,
+    CASE WHEN attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
+        THEN ROW(attempt, priority, expected_at, unique_key) END

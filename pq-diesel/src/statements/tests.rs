@@ -1,0 +1,168 @@
+//! How many statements a store prepares, and that their texts are complete.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::Error;
+
+impl Statements {
+    /// Returns the texts of all statements that a store of one table can prepare.
+    fn texts(&self) -> BTreeSet<String> {
+        // A statement that is added to the struct has to be added here.
+        let Self {
+            put_one,
+            put_many,
+            put_unique,
+            draw_ids,
+            draw_ids_quietly,
+            clock,
+            clock_quietly,
+            copy: _,
+            copy_with_ids: _,
+            fast_take,
+            fast_lease,
+            beyond_index,
+            fallbacks,
+            retake,
+            release_unique,
+            notify,
+            update_held,
+            update_leased,
+            settle_held,
+            complete_lease,
+            settle_leased,
+            extend,
+            maintenance_lock,
+            expired_leases,
+            return_expired,
+            forget_settled,
+            insert_dead,
+            cancel_waiting,
+            cancel_leased,
+            archived,
+            requeue,
+            prune,
+            prune_all,
+            clear,
+            now,
+            pause,
+            resume,
+            overview,
+            list,
+            move_jobs,
+            heartbeat,
+            deregister,
+            forget_workers,
+            workers,
+            stop_worker,
+            set_cron,
+            crons,
+            remove_cron,
+            pause_cron,
+            due_crons,
+            advance_cron,
+        } = self;
+        let one_text = [
+            put_unique,
+            draw_ids,
+            draw_ids_quietly,
+            clock,
+            clock_quietly,
+            &fast_take.range,
+            &fast_lease.range,
+            beyond_index,
+            retake,
+            release_unique,
+            notify,
+            update_held,
+            update_leased,
+            settle_held,
+            complete_lease,
+            settle_leased,
+            extend,
+            maintenance_lock,
+            expired_leases,
+            return_expired,
+            forget_settled,
+            insert_dead,
+            cancel_waiting,
+            cancel_leased,
+            archived,
+            requeue,
+            prune,
+            prune_all,
+            clear,
+            now,
+            pause,
+            resume,
+            overview,
+            list,
+            move_jobs,
+            heartbeat,
+            deregister,
+            forget_workers,
+            workers,
+            stop_worker,
+            set_cron,
+            crons,
+            remove_cron,
+            pause_cron,
+            due_crons,
+            advance_cron,
+        ];
+        let triggers = [Trigger::Fires, Trigger::Off, Trigger::OffForThis];
+        let puts = [put_one, put_many].into_iter().flat_map(|put| triggers.map(|trigger| put.of(trigger)));
+        let mut texts: BTreeSet<String> = puts.chain(one_text).map(Statement::text).collect();
+        texts.extend(self.take_texts());
+        let sized = fallbacks.len() + [fast_take, fast_lease].len() * 3;
+        println!(
+            "{} texts: {sized} templates of takes in {} sizes, and {} others",
+            texts.len(),
+            fallbacks[0].texts().len(),
+            texts.len() - self.take_texts().len()
+        );
+        texts
+    }
+
+    fn take_texts(&self) -> BTreeSet<String> {
+        let fast = [&self.fast_take, &self.fast_lease];
+        let fast = fast.into_iter().flat_map(|fast| [&fast.from_start, &fast.resume, &fast.past_keys]);
+        fast.chain(&self.fallbacks).flat_map(Sized::texts).collect()
+    }
+}
+
+/// Each text is planned and kept by each connection. Run with `--nocapture` to see the numbers.
+#[test]
+fn a_table_has_a_bounded_number_of_statements() {
+    let statements = Statements::new(&Table::default());
+    assert_eq!(statements.take_texts().len(), 60);
+    assert_eq!(statements.texts().len(), 114);
+}
+
+#[test]
+fn every_placeholder_is_substituted() {
+    let statements = Statements::new(&Table::default());
+    let targets = [statements.copy.clone(), statements.copy_with_ids.clone()];
+    for text in statements.texts().into_iter().chain(targets) {
+        let mut rest = text.as_str();
+        while let Some(at) = rest.find('{') {
+            rest = &rest[at + 1..];
+            assert!(rest.starts_with('}'), "{text}");
+        }
+        assert!(!text.contains("--") && !text.contains('\n'), "{text}");
+    }
+}
+
+/// The statements that were affected are those that take, for their texts were made in several passes.
+#[test]
+fn names_that_look_like_placeholders_are_only_names() -> Result<(), Error> {
+    let texts = |table: &Table| Statements::new(table).texts();
+    let plain = Table::new("s", "t")?;
+    let hostile = Table::new("$3 {leases} -- ", "{count} $2 '")?;
+    let renamed = |text: String| {
+        // Outside of names no text contains these.
+        text.replace("$3 {leases} -- ", "s").replace("{count} $2 ''", "t").replace("{count} $2 '", "t")
+    };
+    assert_eq!(texts(&hostile).into_iter().map(renamed).collect::<BTreeSet<_>>(), texts(&plain));
+    Ok(())
+}
