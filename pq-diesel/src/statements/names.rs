@@ -19,13 +19,13 @@ impl Names {
             ("paused", table.beside("paused")),
             ("workers", table.beside("workers")),
             ("cron", table.beside("cron")),
-            ("pick", table.beside("pick")),
+            ("lock_keyed_job", table.beside("lock_keyed_job")),
             ("is_live", table.beside("is_live")),
             ("put_unique", table.beside("put_unique")),
             ("jobs_name", table.jobs_literal()),
             ("tokens_name", table.literal("lease_tokens")),
-            ("telling", table.channel_lock("telling", "channel")),
-            ("putting", table.channel_lock("putting", "channel")),
+            ("notifier_lock", table.channel_lock("notifier", "channel")),
+            ("writers_lock", table.channel_lock("writers", "channel")),
         ])
     }
 

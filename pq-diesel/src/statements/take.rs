@@ -145,7 +145,7 @@ pub(super) const RETAKE: &str = "\
 WITH place AS MATERIALIZED (
     SELECT ctid FROM {jobs}
     WHERE id = $1 AND q_name = $2 AND attempt = $3 AND dequeued_at IS NULL
-        AND (serial_key IS NULL OR {pick}(ctid, q_name, serial_key,
+        AND (serial_key IS NULL OR {lock_keyed_job}(ctid, q_name, serial_key,
             hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)), NULL))
     FOR UPDATE SKIP LOCKED
 ), taken AS (
@@ -169,8 +169,9 @@ WHERE claimed.q_name = $3 AND claimed.unique_key = taken.unique_key AND claimed.
 /// second one until its end. The trigger of the table does the same.
 pub(super) const NOTIFY: &str = "\
 SELECT CASE
-    WHEN CASE WHEN pg_try_advisory_lock_shared(telling) THEN pg_advisory_unlock_shared(telling) ELSE false END
+    WHEN CASE WHEN pg_try_advisory_lock_shared(notifier_lock)
+        THEN pg_advisory_unlock_shared(notifier_lock) ELSE false END
     THEN pg_notify(channel, '')::text
-    ELSE pg_advisory_xact_lock_shared(putting)::text
+    ELSE pg_advisory_xact_lock_shared(writers_lock)::text
     END
-FROM unnest($1::text[]) AS channel, {telling} AS telling, {putting} AS putting";
+FROM unnest($1::text[]) AS channel, {notifier_lock} AS notifier_lock, {writers_lock} AS writers_lock";

@@ -87,7 +87,7 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
             SELECT ctid FROM {jobs} WHERE id = candidate.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
         ) AS locked
         WHERE (SELECT has_jobs FROM beyond_index)
-            AND (candidate.serial_key IS NULL OR {pick}(candidate.tid, $1, candidate.serial_key,
+            AND (candidate.serial_key IS NULL OR {lock_keyed_job}(candidate.tid, $1, candidate.serial_key,
                 hashtextextended(candidate.serial_key, hashtextextended($1, candidate.relation::bigint)),
                 (SELECT CASE WHEN lease_length IS NOT NULL THEN token END FROM take)))
         LIMIT {count}) AS ctids
@@ -120,7 +120,7 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
 )
 SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
     (SELECT token FROM noted), NULL::bigint,
-    (SELECT coalesce(current_setting('pq.missed', true) = statement_timestamp()::text, false)),
+    (SELECT coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false)),
     false
 FROM taken
 UNION ALL
@@ -130,6 +130,6 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
         AND schedule_at > statement_timestamp() AND schedule_at < 'infinity'),
     (SELECT cardinality(picked.ctids || merged.ctids) > 0 FROM picked, merged)
-        OR (SELECT coalesce(current_setting('pq.missed', true) = statement_timestamp()::text, false)),
+        OR (SELECT coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false)),
     false
 WHERE NOT EXISTS (SELECT FROM taken)
