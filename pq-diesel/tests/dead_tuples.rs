@@ -76,7 +76,7 @@ fn a_job_that_commits_late_is_found_behind_the_scan_position() -> Outcome {
     let pq = Pq::detached();
     let queue = pq.queue::<i64>("apples")?;
     let scanned_a_range = |conn: &mut PgConnection| {
-        let sql = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%id <= $6::bigint%'";
+        let sql = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%id <= $8%'";
         diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(conn).map(|count| count > 0)
     };
     let started = Instant::now();

@@ -48,7 +48,9 @@ impl Sized {
     /// Returns the statement that takes `count` jobs at most, and the value of its last parameter if it has one for the
     /// count.
     pub(crate) fn of(&self, count: usize) -> (&Statement, Option<Value<'static>>) {
-        let class = SIZES.iter().zip(&self.by_size).find(|(size, _)| count <= **size);
+        // A take of no jobs is of the second class, because the text of the first has no parameter.
+        let at_least = if count == 0 { SIZES[1] } else { count };
+        let class = SIZES.iter().zip(&self.by_size).find(|(size, _)| at_least <= **size);
         let (statement, limit) = match class {
             Some((1, statement)) => (statement, Limit::Exact(1)),
             Some((size, statement)) => (statement, Limit::AtMost(*size)),
