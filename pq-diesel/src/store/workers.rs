@@ -26,8 +26,12 @@ impl Workers for PgStore {
             Value::Integer(i32::try_from(beat.threads).unwrap_or(i32::MAX)),
             Value::Text(&status),
         ];
-        let row: HeartbeatRow =
-            self.statements.heartbeat.with::<HeartbeatSql>(&values).get_result(conn).map_err(|e| self.error(e))?;
+        let row: HeartbeatRow = self
+            .statements
+            .heartbeat
+            .with::<HeartbeatSql>(&values)
+            .get_result(conn)
+            .map_err(|e| self.error(e))?;
         Ok(row.into_reply())
     }
 
