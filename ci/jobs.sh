@@ -3,6 +3,7 @@
 # `job NAME COMMAND...` starts a command when a slot is free, `jobs_end` waits for all, and `report` prints the table.
 # The output of a job goes to target/ci/NAME.log, and is printed if the job fails.
 
+set -m
 job_slots=${CI_JOBS:-$(($(nproc) + 2))}
 job_logs=target/ci
 job_times=$job_logs/times
@@ -53,10 +54,12 @@ jobs_end() {
     fi
 }
 
-# Bash starts jobs that ignore the interrupt key.
+# Each job has a process group of its own, and the interrupt key does not reach it.
 stop_jobs() {
-    local pids=("${!job_name[@]}")
-    [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true
+    local pid
+    for pid in "${!job_name[@]}"; do
+        kill -- "-$pid" 2>/dev/null || true
+    done
 }
 trap 'stop_jobs; exit 130' INT TERM
 
