@@ -1,14 +1,17 @@
-//! Workers as they are known in the store, to those on other hosts.
+//! Registered workers, as the store and other hosts see them.
 
 use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::{QueueName, Status, StopMode};
 
-/// A worker's number in the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The id of a registered worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WorkerId(pub i64);
 
 impl fmt::Display for WorkerId {
@@ -17,61 +20,89 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// What a worker tells of itself.
-#[derive(Clone, Debug)]
+impl From<i64> for WorkerId {
+    fn from(id: i64) -> Self {
+        Self(id)
+    }
+}
+
+impl FromStr for WorkerId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
+/// What a worker reports about itself.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Heartbeat {
-    /// The number that it was given at its first beat.
+    /// The id from the reply to its first heartbeat.
     pub worker: Option<WorkerId>,
-    /// The host that it runs on.
+    /// The name of its host.
     pub host: String,
-    /// Its process there.
+    /// The id of its process.
     pub pid: u32,
-    /// The process that looks after it; itself where there is none.
+    /// The id of the process that supervises it, or of its own process if none does.
     pub supervisor: u32,
     /// The queues that it serves.
     pub queues: Vec<QueueName>,
-    /// How many threads run its handlers.
+    /// The number of threads that run its handlers.
     pub threads: usize,
-    /// What it does.
+    /// What it does at the moment.
     pub status: Status,
 }
 
-/// What a worker is told at its beat.
-#[derive(Clone, Copy, Debug)]
+/// The store's reply to a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatReply {
-    /// Its number.
+    /// The id of the worker.
     pub worker: WorkerId,
-    /// How somebody wants it to stop, if anybody does.
+    /// How the worker should stop, if it was asked to.
     pub stop: Option<StopMode>,
 }
 
-/// A worker that is known in the store. One that has not been heard of for [`WorkerInfo::FORGOTTEN_AFTER`] is
-/// forgotten by the next sweep.
-#[derive(Clone, Debug)]
+/// A registered worker.
+///
+/// Maintenance forgets a worker that has sent no heartbeat for [`WorkerInfo::FORGOTTEN_AFTER`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WorkerInfo {
-    /// Its number.
+    /// Its id.
     pub id: WorkerId,
-    /// The host that it runs on.
+    /// The name of its host.
     pub host: String,
-    /// Its process there.
+    /// The id of its process.
     pub pid: u32,
-    /// The process that looks after it; itself where there is none.
+    /// The id of the process that supervises it, or of its own process if none does.
     pub supervisor: u32,
     /// The queues that it serves.
     pub queues: Vec<String>,
-    /// How many threads run its handlers.
+    /// The number of threads that run its handlers.
     pub threads: usize,
-    /// When it began.
+    /// When it started.
     pub started_at: DateTime<Utc>,
-    /// How long ago it was last heard of, on the store's clock.
+    /// The time since its last heartbeat, on the store's clock.
     pub heard: Duration,
-    /// How somebody wants it to stop, if anybody does.
+    /// How it should stop, if it was asked to.
     pub stop: Option<StopMode>,
-    /// What it did when it was last heard of.
+    /// What it did at its last heartbeat.
     pub status: Status,
 }
 
 impl WorkerInfo {
-    /// After so long without a beat a worker is taken for dead: sixty seconds.
+    /// The time without a heartbeat after which a worker is considered dead: 60 s.
     pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_parsed_and_converted() {
+        assert_eq!("7".parse(), Ok(WorkerId(7)));
+        assert_eq!("7".parse(), Ok(crate::JobId(7)));
+        assert_eq!(crate::JobId::from(7).to_string(), "7");
+        assert!("seven".parse::<WorkerId>().is_err());
+    }
 }

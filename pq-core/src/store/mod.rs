@@ -13,6 +13,14 @@
 //! | [`Admin`] | counting, listing, cancelling, pausing and moving jobs |
 //! | [`Workers`] | registered workers |
 //! | [`Schedules`] | periodic jobs |
+//!
+//! # Which types are `#[non_exhaustive]`
+//!
+//! A type that applications only receive or build by methods is `#[non_exhaustive]`, so that fields can be added:
+//! [`crate::QueueCounts`], [`crate::Retention`], [`crate::Status`]. A type that a store constructs field by field is
+//! not, so that a new field makes an implementor's code fail to compile instead of being left out:
+//! [`crate::JobRecord`], [`crate::Claim`], [`crate::WorkerInfo`], [`Taken`]. [`crate::NewJob`] is the exception that
+//! applications build by [`crate::NewJob::new`].
 
 mod admin;
 mod archive;

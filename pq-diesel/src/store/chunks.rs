@@ -1,16 +1,16 @@
-//! How much goes with one statement.
+//! Splits jobs into as many as one statement takes.
 
-/// The most bytes and jobs that go with one statement. More are split, inside one transaction: PostgreSQL takes no
-/// array of a gigabyte.
-const BYTES: usize = 16 << 20;
-const JOBS: usize = 1 << 17;
+/// The most bytes and jobs of one statement. PostgreSQL cannot take an array of 1 GiB, so more jobs are split into
+/// several statements of one transaction.
+const MAX_BYTES: usize = 16 << 20;
+const MAX_JOBS: usize = 1 << 17;
 
-/// All of them in their order, by as many as go with one statement.
+/// Splits jobs into chunks that one statement takes, in their order.
 pub(super) fn chunks<T>(jobs: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
     let (mut chunks, mut start, mut sum) = (Vec::new(), 0, 0);
     for (position, job) in jobs.iter().enumerate() {
         let size = bytes(job);
-        if position > start && (sum + size > BYTES || position - start == JOBS) {
+        if position > start && (sum + size > MAX_BYTES || position - start == MAX_JOBS) {
             chunks.push(&jobs[start..position]);
             (start, sum) = (position, 0);
         }
@@ -22,14 +22,14 @@ pub(super) fn chunks<T>(jobs: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
     chunks
 }
 
-/// The next ones of those that come, about as many as go with one statement.
+/// Collects the next jobs of an iterator, about as many as one statement takes.
 pub(super) fn gather<T, E>(
     jobs: &mut dyn Iterator<Item = Result<T, E>>,
     bytes: impl Fn(&T) -> usize,
 ) -> Result<Vec<T>, E> {
     let (mut gathered, mut sum) = (Vec::new(), 0);
-    while sum < BYTES
-        && gathered.len() < JOBS
+    while sum < MAX_BYTES
+        && gathered.len() < MAX_JOBS
         && let Some(job) = jobs.next()
     {
         let job = job?;

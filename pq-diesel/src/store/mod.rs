@@ -2,6 +2,8 @@
 //!
 //! For implementors of stores and for measurements. Not covered by semantic versioning. Applications use
 //! [`crate::Pq`] and [`crate::Queue`].
+//!
+//! Each store trait of the core is implemented in the file of its name, and `Connect` in `transaction.rs`.
 
 mod admin;
 mod archive;
@@ -41,7 +43,7 @@ use crate::statements::{Statements, Trigger};
 pub use crate::table::Table;
 use crate::{Error, Notify};
 
-/// Jobs in a table of PostgreSQL. Made by [`crate::Builder`].
+/// Keeps jobs in a table of PostgreSQL. [`crate::Builder`] creates it.
 pub struct PgStore {
     pub(crate) table: Table,
     pub(crate) statements: Statements,
@@ -55,7 +57,7 @@ pub struct PgStore {
     pub(crate) group_takes: GroupTakes,
 }
 
-/// The longest error that is stored with a job, in characters.
+/// The maximum length of an error that is stored with a job, in characters.
 const ERROR_CHARS: usize = 2_000;
 
 impl std::fmt::Debug for PgStore {
@@ -102,21 +104,22 @@ impl PgStore {
         ]
     }
 
-    /// What the table's trigger does about puts that are a transaction of their own.
+    /// Returns whether the table's trigger fires for puts that are a transaction of their own.
     fn own_trigger(&self) -> Trigger {
         if self.notify == Notify::InCommit { Trigger::Fires } else { Trigger::Off }
     }
 
-    /// What it does about a put of these jobs in a transaction of the connection's, which is noted if it is one that
-    /// this handle commits.
+    /// Returns whether the trigger fires for a put of these jobs in the transaction of the connection, and records the
+    /// put if this handle commits that transaction.
     fn trigger_in(&self, conn: &PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Trigger {
-        let is_ours = may_be_told_later(jobs) && transaction_tracker::note(self, conn, queue);
+        let is_ours = may_be_told_later(jobs) && transaction_tracker::record_put(self, conn, queue);
         let later = self.notify == Notify::AfterCommit && self.listener.is_some();
         if is_ours && later { Trigger::OffForThis } else { Trigger::Fires }
     }
 
-    /// A put into the queue has committed: wakes those who wait for it by this handle, who need not wait for the
-    /// server's word, and has the others told if the commit did not.
+    /// Notifies waiters of a committed put.
+    ///
+    /// Waiters of this handle need no notification of the server. Others get one here if the commit sent none.
     fn has_put(&self, queue: &QueueName) {
         let Some(listener) = self.listener.as_ref().filter(|_| self.notify != Notify::Off) else { return };
         listener.wake_own_waiters(queue);
@@ -129,7 +132,7 @@ impl PgStore {
         Error::of(&self.table, error)
     }
 
-    /// What a statement returns that has one row or none.
+    /// Runs a statement that returns at most one row.
     fn one<'q, Row, T>(
         &self,
         conn: &mut PgConnection,
@@ -154,18 +157,18 @@ impl PgStore {
     }
 }
 
-/// Error text as PostgreSQL can hold it, which is without NUL, and not longer than it is of use.
+/// Returns the error as PostgreSQL can store it: without NUL, and at most [`ERROR_CHARS`] long.
 fn storable(error: &str) -> String {
     error.chars().filter(|c| *c != '\0').take(ERROR_CHARS).collect()
 }
 
-/// A duration as microseconds, at most some ten thousand years.
+/// Returns a time span in microseconds, at most 10,000 years.
 fn micros(span: Duration) -> i64 {
-    const MOST: i64 = 315_360_000_000 * 1_000_000;
-    i64::try_from(span.as_micros()).map_or(MOST, |micros| micros.min(MOST))
+    const MAX: i64 = 315_360_000_000 * 1_000_000;
+    i64::try_from(span.as_micros()).map_or(MAX, |micros| micros.min(MAX))
 }
 
-/// An age as microseconds: at most so much that there were timestamps already.
+/// Returns an age in microseconds, limited so that PostgreSQL can subtract it from a timestamp.
 fn age_micros(age: Duration) -> i64 {
     micros(age).min(189_216_000_000 * 1_000_000)
 }

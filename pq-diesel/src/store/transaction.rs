@@ -1,4 +1,4 @@
-//! How a transaction on a connection is begun, marked, undone and committed.
+//! Connections, transactions and savepoints.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use pq_core::store::Connect;
 impl Connect for PgStore {
     type Conn = PgConnection;
     type Error = Error;
-    /// How many transactions were open in one another.
+    /// The number of nested transactions that were open.
     type Savepoint = u32;
 
     fn with_connection<R, E: From<Error>>(
@@ -31,8 +31,8 @@ impl Connect for PgStore {
         }
     }
 
-    /// A transaction is begun and ended through diesel, so one that was begun with plain SQL
-    /// (`BEGIN` by `batch_execute`) is not recognised as one to nest in.
+    /// Begins and ends transactions through diesel. A transaction that plain SQL began (`BEGIN` by `batch_execute`) is
+    /// not recognised, so this does not nest in it.
     fn transaction<R, E: From<Error>>(
         &self,
         conn: &mut PgConnection,
@@ -41,7 +41,7 @@ impl Connect for PgStore {
         let around = depth(conn).map_err(Error::from)?;
         AnsiTransactionManager::begin_transaction(conn).map_err(Error::from)?;
         let open = (around == 0).then(|| Open::new(self, conn));
-        // What the panic may have left half done on the connection is rolled back before it goes on.
+        // A panic may leave changes half done. They are rolled back before it resumes.
         match catch_unwind(AssertUnwindSafe(|| work(conn))) {
             Ok(Ok(done)) => match commit(conn, around) {
                 Ok(()) => {
@@ -55,8 +55,8 @@ impl Connect for PgStore {
                 }
             },
             Ok(Err(error)) => {
-                // The error that `work` returned says more than one of the rollback, which fails only
-                // where the connection is lost, and then the server rolls back.
+                // A rollback fails only if the connection is lost, and then the server rolls back. So its error is
+                // ignored in favour of the one of `work`.
                 let _ = roll_back_to(conn, around);
                 Err(error)
             }
@@ -67,7 +67,7 @@ impl Connect for PgStore {
         }
     }
 
-    /// A savepoint that diesel knows nothing of. One that takes the place of another goes with its release.
+    /// Sets a savepoint by plain SQL, without diesel. The earlier one is released in the same round trip.
     fn savepoint(&self, conn: &mut PgConnection, earlier: Option<u32>) -> Result<u32, Error> {
         self.save(conn, earlier, "")
     }
@@ -76,19 +76,19 @@ impl Connect for PgStore {
         &self,
         conn: &mut PgConnection,
         earlier: Option<u32>,
-        limit: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> Result<u32, Error> {
-        self.save(conn, earlier, &format!("{}; ", set_limit(limit)))
+        self.save(conn, earlier, &format!("{}; ", set_timeout(timeout)))
     }
 
-    fn rollback_to(&self, conn: &mut PgConnection, mark: u32) -> Result<(), Error> {
-        roll_back_to(conn, mark)?;
-        conn.batch_execute("ROLLBACK TO SAVEPOINT pq_mark").map_err(|e| self.error(e))
+    fn rollback_to(&self, conn: &mut PgConnection, savepoint: u32) -> Result<(), Error> {
+        roll_back_to(conn, savepoint)?;
+        conn.batch_execute("ROLLBACK TO SAVEPOINT pq_savepoint").map_err(|e| self.error(e))
     }
 
-    /// By `statement_timeout`, for the rest of the transaction.
-    fn set_statement_timeout(&self, conn: &mut PgConnection, limit: Option<Duration>) -> Result<(), Error> {
-        conn.batch_execute(&set_limit(limit)).map_err(|e| self.error(e))
+    /// Sets `statement_timeout` for the rest of the transaction.
+    fn set_statement_timeout(&self, conn: &mut PgConnection, timeout: Option<Duration>) -> Result<(), Error> {
+        conn.batch_execute(&set_timeout(timeout)).map_err(|e| self.error(e))
     }
 
     fn activity(&self, conn: &mut PgConnection) -> Option<u64> {
@@ -101,7 +101,7 @@ impl Connect for PgStore {
 }
 
 impl PgStore {
-    /// Moves the savepoint behind what was done, or makes it, with these settings in what follows it.
+    /// Sets the savepoint, or moves it to the current position, with these settings after it.
     pub(super) fn save(
         &self,
         conn: &mut PgConnection,
@@ -109,39 +109,38 @@ impl PgStore {
         settings: &str,
     ) -> Result<u32, Error> {
         let Some(around) = earlier else {
-            conn.batch_execute(&format!("{settings}SAVEPOINT pq_mark")).map_err(|e| self.error(e))?;
+            conn.batch_execute(&format!("{settings}SAVEPOINT pq_savepoint")).map_err(|e| self.error(e))?;
             return Ok(depth(conn)?);
         };
         while depth(conn)? > around {
             commit(conn, around).map_err(|e| self.error(e))?;
         }
-        let moved = format!("RELEASE SAVEPOINT pq_mark; {settings}SAVEPOINT pq_mark");
+        let moved = format!("RELEASE SAVEPOINT pq_savepoint; {settings}SAVEPOINT pq_savepoint");
         conn.batch_execute(&moved).map_err(|e| self.error(e))?;
         Ok(around)
     }
 }
 
-/// A limit of more milliseconds than PostgreSQL knows is the longest that it knows.
-pub(super) fn set_limit(limit: Option<Duration>) -> String {
+/// Returns the statement that sets the timeout, limited to the longest that PostgreSQL knows.
+pub(super) fn set_timeout(timeout: Option<Duration>) -> String {
     let most = Duration::from_millis(i32::MAX.unsigned_abs().into());
-    let value = limit.map_or("DEFAULT".to_owned(), |limit| {
-        limit.clamp(Duration::from_millis(1), most).as_millis().to_string()
+    let value = timeout.map_or("DEFAULT".to_owned(), |timeout| {
+        timeout.clamp(Duration::from_millis(1), most).as_millis().to_string()
     });
     format!("SET LOCAL statement_timeout TO {value}")
 }
 
-/// How many transactions are open on the connection, in one another.
+/// Returns the number of nested transactions that are open on the connection.
 pub(super) fn depth(conn: &mut PgConnection) -> QueryResult<u32> {
     let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
     Ok(status.transaction_depth()?.map_or(0, |depth| depth.get()))
 }
 
-/// Commits the innermost transaction, within which `around` others are open.
+/// Commits the innermost transaction, which is nested in `around` others.
 ///
-/// PostgreSQL answers COMMIT with success where the transaction had failed before, and rolls back; diesel
-/// does not see the difference. A handler that overlooked a failed statement would be told that its job is
-/// done. The empty SELECT goes with the COMMIT, fails where the transaction has, and costs no round trip.
-/// diesel learns from the connection's state that the transaction is over.
+/// PostgreSQL rolls back a transaction in which a statement had failed, and yet reports COMMIT as a success, which diesel
+/// does not detect. A handler that ignored the failed statement would then see its job reported as done. The empty SELECT
+/// in the same round trip fails in such a transaction. diesel learns from the connection's state that it has ended.
 fn commit(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
     if around == 0 {
         conn.batch_execute("SELECT; COMMIT")
@@ -150,7 +149,7 @@ fn commit(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
     }
 }
 
-/// Rolls back until `around` transactions are open: a panic may have left nested ones behind.
+/// Rolls back until `around` transactions are open, because a panic may have left nested ones open.
 fn roll_back_to(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
     while depth(conn)? > around {
         AnsiTransactionManager::rollback_transaction(conn)?;

@@ -1,5 +1,6 @@
-//! The transactions that handles have begun, and the queues that they have put into: whoever waits for those is
-//! told once the commit is through, for only then is there anything to find.
+//! Tracks the transactions that handles have begun, and the queues that each has put jobs into.
+//!
+//! Waiters of those queues are notified when the transaction has committed, because only then can they take the jobs.
 
 use std::cell::RefCell;
 
@@ -9,7 +10,7 @@ use pq_core::QueueName;
 use super::PgStore;
 
 thread_local! {
-    /// Those of this thread, each within the one before.
+    /// The open transactions of this thread, the innermost last.
     static OPEN: RefCell<Vec<Transaction>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -19,7 +20,7 @@ struct Transaction {
     queues: Vec<QueueName>,
 }
 
-/// An open transaction; it is over when this is dropped.
+/// Keeps a transaction tracked until it is dropped.
 pub(super) struct Open(());
 
 impl Open {
@@ -28,7 +29,7 @@ impl Open {
         Self(())
     }
 
-    /// The queues that were put into.
+    /// Removes and returns the queues that the transaction has put jobs into.
     pub(super) fn queues(&self) -> Vec<QueueName> {
         OPEN.with_borrow_mut(|open| {
             open.last_mut().map(|last| std::mem::take(&mut last.queues)).unwrap_or_default()
@@ -42,17 +43,15 @@ impl Drop for Open {
     }
 }
 
-/// Notes a put into the queue, and says whether this store has begun the transaction that it is in, so that its
-/// commit is the store's as well.
-pub(super) fn note(store: &PgStore, conn: &PgConnection, queue: &QueueName) -> bool {
+/// Records a put into the queue, and returns whether this store began the transaction of the connection.
+///
+/// If it did, the store also commits it, and can notify waiters afterwards.
+pub(super) fn record_put(store: &PgStore, conn: &PgConnection, queue: &QueueName) -> bool {
     OPEN.with_borrow_mut(|open| {
-        let mut all = open.iter_mut().rev();
-        let Some(ours) = all.find(|one| std::ptr::eq(one.store, store) && std::ptr::eq(one.conn, conn))
-        else {
-            return false;
-        };
-        if !ours.queues.contains(queue) {
-            ours.queues.push(queue.clone());
+        let is_ours = |one: &&mut Transaction| std::ptr::eq(one.store, store) && std::ptr::eq(one.conn, conn);
+        let Some(transaction) = open.iter_mut().rev().find(is_ours) else { return false };
+        if !transaction.queues.contains(queue) {
+            transaction.queues.push(queue.clone());
         }
         true
     })
