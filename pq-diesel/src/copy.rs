@@ -21,8 +21,8 @@ use crate::schema::queue;
 use crate::table::Table;
 
 thread_local! {
-    /// What the COPY that runs on this thread is into. diesel asks the target's type, which knows no names
-    /// that are chosen at run time.
+    /// The target of the COPY that runs on this thread. diesel asks a type for the target, and a type cannot know a name
+    /// that is chosen at run time.
     static TARGET: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -38,7 +38,7 @@ impl CopyTarget for Target {
     }
 }
 
-/// Names the target for as long as it lives. What gives the rows may itself run a COPY elsewhere.
+/// Sets the target until it is dropped, and then the one before: the source of the rows may run a COPY elsewhere.
 struct Named(String);
 
 impl Named {
@@ -53,16 +53,17 @@ impl Drop for Named {
     }
 }
 
-/// Why rows ended before their end.
+/// Why a COPY stopped early.
 enum Stopped {
     Refused(Error),
     Panicked(Box<dyn Any + Send>),
-    /// They could not be sent.
+    /// A row could not be sent.
     Lost(String),
 }
 
-/// Copies what `rows` writes into `target`, which is the table with its columns. Where `rows` fails or panics nothing was
-/// copied, the connection can be used again, and its failure or panic goes on.
+/// Copies the rows that `rows` writes into `target`, a table with its columns.
+///
+/// If `rows` fails or panics, nothing is copied, the connection can be used again, and the failure or panic continues.
 pub(crate) fn copy_in(
     conn: &mut PgConnection,
     table: &Table,
@@ -74,7 +75,7 @@ pub(crate) fn copy_in(
     let stopped = RefCell::new(None);
     let write = |out: &mut dyn Write| {
         let Some(rows) = rows.take() else { return Ok(()) };
-        // A panic that went on through diesel would leave the connection in the middle of the COPY.
+        // A panic that passed through diesel would leave the connection in the middle of the COPY.
         let written = catch_unwind(AssertUnwindSafe(|| {
             let mut sheet = Rows::new(out);
             rows(&mut sheet)?;
@@ -102,31 +103,31 @@ pub(crate) fn copy_in(
     }
 }
 
-/// The connection's loss, if that is why a COPY failed: libpq gives no code for it while it sends.
+/// Returns the error of a lost connection, if that is why a COPY failed. libpq gives no code for it while it sends.
 fn lost(conn: &mut PgConnection) -> Option<Error> {
     conn.batch_execute("SELECT").err().map(Error::from).filter(|error| matches!(error, Error::Unavailable(_)))
 }
 
-/// Rows of jobs in PostgreSQL's binary form, which are sent as they come.
+/// Rows of jobs in PostgreSQL's binary format, which are sent page by page.
 pub(crate) struct Rows<'a> {
     out: &'a mut dyn Write,
     page: Vec<u8>,
 }
 
-/// How much is gathered before it is sent.
+/// How many bytes are gathered before they are sent.
 const PAGE_BYTES: usize = 64 << 10;
 
 impl<'a> Rows<'a> {
     fn new(out: &'a mut dyn Write) -> Self {
         let mut page = Vec::with_capacity(PAGE_BYTES + (PAGE_BYTES >> 2));
-        // The form's mark, no flags, and no more header.
+        // The signature of the format, no flags, and no header extension.
         page.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
         page.extend_from_slice(&[0; 8]);
         Self { out, page }
     }
 
-    /// A row of the columns that [`crate::statements`] names for a COPY, with the number or without. Delays begin
-    /// at `now`.
+    /// Writes a row with the columns that [`crate::statements`] names for a COPY, with or without an id. Delays begin at
+    /// `now`.
     pub(crate) fn job(
         &mut self,
         id: Option<i64>,
@@ -179,8 +180,8 @@ fn unsent(error: io::Error) -> Error {
     DieselError::DatabaseError(kind, Box::new(error.to_string())).into()
 }
 
-/// A time as PostgreSQL's microseconds. What is beyond them is left to be refused there; the last of all means
-/// infinity, which no time of ours is.
+/// Returns a time in PostgreSQL's microseconds. PostgreSQL refuses one that is out of its range. The greatest number
+/// means infinity, so it is never returned.
 fn micros(when: When, now: DateTime<Utc>) -> i64 {
     match when {
         When::At(instant) => since_epoch(instant),

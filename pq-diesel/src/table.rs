@@ -1,4 +1,4 @@
-//! Names of schemas, tables and what is named after them: the one place that quotes.
+//! Names of schemas, tables and derived objects, and their quoting. No other module quotes names.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use md5::{Digest, Md5};
 
 use crate::Error;
 
-/// PostgreSQL's longest identifier, in bytes; it cuts longer ones without an error.
+/// The longest identifier of PostgreSQL, in bytes. It truncates longer ones without an error.
 pub(crate) const MAX_IDENTIFIER_BYTES: usize = 63;
 
-/// One SQL identifier. Its [`fmt::Display`] is the identifier quoted for SQL.
+/// A SQL identifier. Its [`fmt::Display`] quotes it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ident(String);
 
 impl Ident {
-    /// Checks an identifier; `what` says in the error what it names.
+    /// Checks an identifier. `what` is the kind of object for the error.
     pub(crate) fn new(what: &'static str, name: &str) -> Result<Self, Error> {
         let reason = if name.is_empty() {
             "it is empty".to_owned()
@@ -31,9 +31,10 @@ impl Ident {
         Err(Error::InvalidIdentifier { what, name: name.chars().take(40).collect(), reason })
     }
 
-    /// The identifier of what belongs to this one: `base_suffix`, or where that would be cut, the
-    /// beginning of the base, eight digits of its md5, and the suffix, so that two long names that
-    /// begin alike stay apart.
+    /// Returns the identifier of an object that belongs to this one: `base_suffix`.
+    ///
+    /// PostgreSQL would truncate a long one, and two long names with a common prefix would collide. So a long one is the
+    /// start of the base, eight digits of its md5, and the suffix.
     fn derived(&self, suffix: &str) -> Self {
         let plain = format!("{}_{suffix}", self.0);
         if plain.len() <= MAX_IDENTIFIER_BYTES {
@@ -53,7 +54,7 @@ impl Ident {
         &self.0
     }
 
-    /// The name as a SQL string.
+    /// Returns the name as a SQL string literal.
     pub(crate) fn literal(&self) -> String {
         literal(&self.0)
     }
@@ -65,9 +66,9 @@ impl fmt::Display for Ident {
     }
 }
 
-/// Where a queue's jobs are kept: a table in a schema. By default `queue` in `pq`.
+/// The table of jobs and its schema. Default: `queue` in `pq`.
 ///
-/// Any name of 1 to 63 bytes without NUL is allowed, and quoted.
+/// Any name of 1 to 63 bytes without NUL is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Table {
     pub(crate) schema: Ident,
@@ -75,15 +76,15 @@ pub struct Table {
 }
 
 impl Table {
-    /// The schema unless said.
+    /// The default schema.
     pub const DEFAULT_SCHEMA: &'static str = "pq";
-    /// The table unless said.
+    /// The default table.
     pub const DEFAULT_NAME: &'static str = "queue";
-    /// What the other tables that the migrations make are called after the table.
+    /// The suffixes of the other tables that the migrations create.
     const BESIDE: [&'static str; 9] =
         ["archive", "leases", "settled", "keys", "unique", "paused", "workers", "cron", "migrations"];
 
-    /// Checks the two names. Nothing is looked up.
+    /// Checks the two names, without a connection.
     ///
     /// # Errors
     ///
@@ -92,38 +93,38 @@ impl Table {
         Ok(Self { schema: Ident::new("schema", schema)?, name: Ident::new("table", name)? })
     }
 
-    /// The quoted name of the table, with its schema.
+    /// Returns the quoted name of the table, with its schema.
     pub(crate) fn jobs(&self) -> String {
         self.qualified(&self.name)
     }
 
-    /// The quoted name of the table of jobs that ended, with its schema.
+    /// Returns the quoted name of the archive, with its schema.
     pub(crate) fn archive(&self) -> String {
         self.qualified(&self.named("archive"))
     }
 
-    /// The quoted name of the table of the migrations that have run, with its schema.
+    /// Returns the quoted name of the table of applied migrations, with its schema.
     pub(crate) fn ledger(&self) -> String {
         self.qualified(&self.named("migrations"))
     }
 
-    /// The quoted name of what is named after the table, with its schema.
+    /// Returns the quoted name of a derived object, with its schema.
     pub(crate) fn beside(&self, suffix: &str) -> String {
         self.qualified(&self.named(suffix))
     }
 
-    /// The names of all tables that the migrations make, without quotes.
+    /// Returns the unquoted names of all tables that the migrations create.
     pub(crate) fn family(&self) -> Vec<String> {
         let names = Self::BESIDE.map(|suffix| self.named(suffix).0);
         std::iter::once(self.name.0.clone()).chain(names).collect()
     }
 
-    /// The quoted name of the table as a SQL string, for functions that take a name.
+    /// Returns the quoted name of the table as a SQL string literal, for functions that take a name.
     pub(crate) fn jobs_literal(&self) -> String {
         literal(&self.jobs())
     }
 
-    /// The quoted name of what is named after the table as a SQL string.
+    /// Returns the quoted name of a derived object as a SQL string literal.
     pub(crate) fn literal(&self, suffix: &str) -> String {
         literal(&self.beside(suffix))
     }
@@ -137,7 +138,7 @@ impl Table {
         )
     }
 
-    /// The table, its schema and the tables beside it, as the server's messages name them.
+    /// Returns the table, its schema and the derived tables as the server's messages name them.
     pub(crate) fn all_in_messages(&self) -> impl Iterator<Item = String> {
         let names = Self::BESIDE
             .map(|suffix| format!("\"{}.{}\"", self.schema.as_str(), self.named(suffix).as_str()));
@@ -145,7 +146,7 @@ impl Table {
         [format!("\"{self}\""), schema].into_iter().chain(names)
     }
 
-    /// What is named after the table.
+    /// Returns the name of a derived object.
     pub(crate) fn named(&self, suffix: &str) -> Ident {
         self.name.derived(suffix)
     }
@@ -161,7 +162,7 @@ impl Default for Table {
     }
 }
 
-/// The table as an error message of PostgreSQL's names it, without quotes.
+/// Displays the table as PostgreSQL's error messages do, without quotes.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.schema.as_str(), self.name.as_str())
@@ -188,7 +189,7 @@ pub(crate) fn notified_channels(queue: &str) -> Vec<Ident> {
     channels
 }
 
-/// A SQL string. The form that knows escapes means the same whatever the server's settings are.
+/// Returns a SQL string literal, in the form whose meaning does not depend on the server's settings.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
@@ -197,7 +198,7 @@ fn md5_hex(text: &str) -> String {
     Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// At most the first `bytes` of a text, on a character's boundary.
+/// Returns at most the first `bytes` bytes of a text, up to a character boundary.
 fn cut(text: &str, bytes: usize) -> &str {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {

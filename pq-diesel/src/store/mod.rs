@@ -33,7 +33,7 @@ pub use pq_core::store::{Admin, Archive, Connect, Jobs, Schedules, Store, StoreE
 
 use self::fast_path::FastPath;
 use self::group_take::GroupTakes;
-use self::put::{GroupPuts, may_be_told_later};
+use self::put::{GroupPuts, may_be_notified_later};
 use self::take::FallbackLevels;
 use crate::listener::Listener;
 pub use crate::listener::Subscription;
@@ -112,7 +112,7 @@ impl PgStore {
     /// Returns whether the trigger fires for a put of these jobs in the transaction of the connection, and records the
     /// put if this handle commits that transaction.
     fn trigger_in(&self, conn: &PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Trigger {
-        let is_ours = may_be_told_later(jobs) && transaction_tracker::record_put(self, conn, queue);
+        let is_ours = may_be_notified_later(jobs) && transaction_tracker::record_put(self, conn, queue);
         let later = self.notify == Notify::AfterCommit && self.listener.is_some();
         if is_ours && later { Trigger::OffForThis } else { Trigger::Fires }
     }

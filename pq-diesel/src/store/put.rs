@@ -18,18 +18,17 @@ use crate::group_commit::{GroupCommit, Leader, MAX_FOLLOWERS, Reply, Turn};
 use crate::prepared::{Statement, Value};
 use crate::statements::Trigger;
 
-/// What goes together with the puts of other threads: no more jobs and bytes than this in one call.
+/// The most jobs and bytes of a put that is grouped with those of other threads.
 const SHARED_JOBS: usize = 64;
 const SHARED_BYTES: usize = 64 << 10;
 
-/// The puts of a handle's own that are under way: jobs, and what was done with them.
+/// The puts of a handle that commit by themselves.
 pub(crate) type GroupPuts = GroupCommit<QueueName, Vec<NewJob>, Result<Vec<Put>, Error>>;
-/// So many jobs are put by COPY. It is cheaper by the job and has one more round trip: at a thousand jobs there is no
-/// difference yet.
+/// From this many jobs on a put is a COPY, which costs less per job and one more round trip.
 const COPY_JOBS: usize = 2_000;
 
 impl PgStore {
-    /// Puts, together with the threads that put into the queue at the same time.
+    /// Puts and commits, grouped with the threads that put into the queue at the same time.
     pub(super) fn put_grouped(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         if !may_be_shared(jobs) {
             return self.put_alone(queue, jobs);
@@ -39,7 +38,7 @@ impl PgStore {
             Turn::Answered(answer) => answer,
             Turn::RunAlone => self.put_alone(queue, jobs),
             Turn::LeaderPanicked => {
-                Err(Error::OutcomeUnknown("the thread that put the job has panicked".to_owned()))
+                Err(Error::OutcomeUnknown("the thread that led the group of puts panicked".to_owned()))
             }
         }
     }
@@ -67,7 +66,7 @@ impl PgStore {
         });
         let put = put.and_then(|put| match put.len() {
             given if given == wanted => Ok(put),
-            // A trigger of somebody's has left some out, and nobody can say whose.
+            // A foreign trigger has left out rows, and it is unknown of which call.
             given => Err(Error::OutcomeUnknown(format!("{given} jobs were added of {wanted}"))),
         });
         match put {
@@ -82,7 +81,7 @@ impl PgStore {
         }
     }
 
-    /// Puts on a connection of the handle's own, where the statement is a transaction of its own.
+    /// Puts on a connection of the handle, where the statement is a transaction of its own.
     fn commit_put(
         &self,
         queue: &QueueName,
@@ -113,7 +112,7 @@ impl PgStore {
             return Ok(vec![Put::added(JobId(id))]);
         }
         if jobs.len() >= COPY_JOBS && none_is_unique(jobs) {
-            return self.copy_numbered(conn, queue, jobs, trigger);
+            return self.copy_with_ids(conn, queue, jobs, trigger);
         }
         self.insert_chunks(conn, queue, jobs, trigger)
     }
@@ -139,9 +138,9 @@ impl PgStore {
         })
     }
 
-    /// Copies jobs under numbers that are drawn for them. The numbers ascend as the jobs come, and what is drawn and
-    /// not used is skipped, as by any put that is rolled back. Where PostgreSQL would refuse a COPY they are inserted.
-    fn copy_numbered(
+    /// Copies jobs under ids that are drawn for them, ascending in the order of the jobs. A rollback leaves a gap, as for
+    /// any put. If PostgreSQL would refuse a COPY, inserts the jobs.
+    fn copy_with_ids(
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
@@ -151,9 +150,9 @@ impl PgStore {
         let quietly = trigger == Trigger::Off;
         let copy = |conn: &mut PgConnection| {
             let statements = &self.statements;
-            let numbers = if quietly { &statements.draw_ids_quietly } else { &statements.draw_ids };
+            let draw_ids = if quietly { &statements.draw_ids_quietly } else { &statements.draw_ids };
             let values = [Value::BigInt(jobs.len() as i64)];
-            let (ids, now): (Option<Vec<i64>>, DateTime<Utc>) = numbers
+            let (ids, now): (Option<Vec<i64>>, DateTime<Utc>) = draw_ids
                 .with::<(Nullable<Array<BigInt>>, Timestamptz)>(&values)
                 .get_result(conn)
                 .map_err(|e| self.error(e))?;
@@ -163,12 +162,12 @@ impl PgStore {
             })?;
             Ok(ids.into_iter().map(|id| Put::added(JobId(id))).collect())
         };
-        // What keeps it quiet ends with the transaction.
+        // The setting that switches the trigger off ends with the transaction.
         if quietly { self.transaction(conn, copy) } else { copy(conn) }
     }
 
-    /// Copies jobs as they come, in a transaction, and says how many there were. Where PostgreSQL would refuse a COPY
-    /// they are inserted, some at a time.
+    /// Copies the jobs of an iterator in a transaction, and returns their number. If PostgreSQL would refuse a COPY,
+    /// inserts them in chunks.
     pub(super) fn copy_all(
         &self,
         conn: &mut PgConnection,
@@ -256,7 +255,7 @@ impl PgStore {
     }
 }
 
-/// The word for the database of what to do where a unique key is in use.
+/// Returns the database's word for what to do if a unique key is in use.
 fn word(on_conflict: OnConflict) -> &'static str {
     match on_conflict {
         OnConflict::Keep => "keep",
@@ -265,7 +264,7 @@ fn word(on_conflict: OnConflict) -> &'static str {
     }
 }
 
-/// What the database says it has done.
+/// Returns the outcome for the database's word.
 fn done(word: &str) -> PutOutcome {
     match word {
         "kept" => PutOutcome::Kept,
@@ -275,21 +274,21 @@ fn done(word: &str) -> PutOutcome {
     }
 }
 
-/// Whether waiters can be told of a put in a transaction by who commits it, and not by the trigger: a COPY, and the
-/// function that puts jobs with unique keys, leave that to the trigger.
-pub(super) fn may_be_told_later(jobs: &[NewJob]) -> bool {
+/// Returns `true` if the trigger can be off for a put in a transaction because the handle notifies after the commit. A
+/// COPY, and the function that puts jobs with unique keys, need the trigger.
+pub(super) fn may_be_notified_later(jobs: &[NewJob]) -> bool {
     jobs.len() < COPY_JOBS && none_is_unique(jobs)
 }
 
-/// Whether a put may go together with others: it is small, and waits for nobody's open transaction, as a put with
-/// a unique key may.
+/// Returns `true` if a put can be grouped: it is small, and waits for no other transaction, as a put with a unique key
+/// may.
 fn may_be_shared(jobs: &[NewJob]) -> bool {
     (1..=SHARED_JOBS).contains(&jobs.len())
         && none_is_unique(jobs)
         && jobs.iter().map(size).sum::<usize>() <= SHARED_BYTES
 }
 
-/// The bytes of a job that are counted.
+/// Returns the bytes of a job that count toward the limits.
 fn size(job: &NewJob) -> usize {
     job.payload.as_str().len()
 }
@@ -298,7 +297,7 @@ fn none_is_unique(jobs: &[NewJob]) -> bool {
     jobs.iter().all(|job| job.unique.is_none())
 }
 
-/// Times as two arrays: the instants, and the delays.
+/// Returns times as two arrays: the instants and the delays.
 fn split<'a>(times: impl Iterator<Item = Option<When>>) -> (Value<'a>, Value<'a>) {
     let (mut instants, mut delays) = (Vec::new(), Vec::new());
     for time in times {
