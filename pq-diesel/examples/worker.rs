@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stop = CancellationToken::new();
     let queue = pq.queue::<i64>("numbers")?.with_cancellation_token(&stop);
     queue.clear()?;
-    queue.put_many(&(1..=100).collect::<Vec<i64>>())?;
+    queue.put_many((1..=100).collect::<Vec<i64>>())?;
 
     let results = std::thread::scope(|threads| {
         let workers: Vec<_> = (0..2).map(|_| threads.spawn(|| work(&queue))).collect();

@@ -52,7 +52,7 @@ fn a_connection_found_lost_is_not_used_again() -> Outcome {
     type Call = fn(&Queue<Value>) -> Result<(), Error>;
     let calls: [(&str, Call); 8] = [
         ("put", |queue| queue.put(&json!("a")).map(drop)),
-        ("put_many", |queue| queue.put_many(&vec![json!("a"); 3_000]).map(drop)),
+        ("put_many", |queue| queue.put_many(vec![json!("a"); 3_000]).map(drop)),
         ("put_all", |queue| queue.put_all([json!("a")]).map(drop)),
         ("get", |queue| queue.get(Wait::No).map(drop)),
         ("get_many", |queue| queue.get_many(10, Wait::No).map(drop)),

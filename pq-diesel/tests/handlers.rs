@@ -42,7 +42,7 @@ fn even_calls_fail(
     database.connect()?.batch_execute(prepare)?;
     let queue = pq.queue::<()>("apples")?;
     let task = queue.task::<i64>("note");
-    task.call_many(&[1, 2, 3, 4])?;
+    task.call_many([1, 2, 3, 4])?;
     let runs = AtomicU32::new(0);
     let handler = task.transactional(move |conn, job| {
         // Endless retries would keep the worker from ending.
@@ -91,7 +91,7 @@ fn a_handler_whose_writes_fail_at_commit_fails_alone() -> Outcome {
 fn a_job_whose_closure_ignores_a_failed_statement_returns_alone() -> Outcome {
     let (database, pq) = with_notes()?;
     let queue = pq.queue::<i64>("apples")?;
-    queue.put_many(&[1, 2, 3])?;
+    queue.put_many([1, 2, 3])?;
     let done = queue.get_each_with(3, Wait::No, |conn, job| {
         note(conn, job.data)?;
         if job.data == 2 {
@@ -115,7 +115,7 @@ fn a_serialization_failure_at_commit_is_retried_and_not_counted() -> Outcome {
             END $$",
         )?;
         let task = pq.queue::<()>("apples")?.task::<i64>("note");
-        task.call_many(&[1, 2])?;
+        task.call_many([1, 2])?;
         let (other, tries) = (Mutex::new(database.connect()?), Arc::new(AtomicU32::new(0)));
         let tried = Arc::clone(&tries);
         // Each of two transactions reads what the other writes, and the other one commits first. Under SERIALIZABLE the
@@ -217,7 +217,7 @@ fn a_handlers_timeout_does_not_apply_to_settling() -> Outcome {
             )?;
             let queue = pq.queue::<()>("apples")?;
             let task = queue.task::<i64>("note").timeout(Duration::from_secs(2)).keep_history(true);
-            task.call_many(&[1, 2])?;
+            task.call_many([1, 2])?;
             let handler = task.transactional(|conn, job| note(conn, job.data));
             let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;
             Ok((report.done, queue.counts()?.done))

@@ -233,7 +233,7 @@ fn with_notify_after_commit_the_transaction_itself_does_not_notify() -> Outcome 
     listener.batch_execute("LISTEN apples; LISTEN pears; LISTEN plums")?;
     queue.on(&mut writer).transaction(|conn| -> Result<(), Error> {
         let one = queue.on(conn).put(&1)?;
-        let some = queue.on(conn).transaction(|conn| queue.on(conn).put_many(&[2, 3]))?;
+        let some = queue.on(conn).transaction(|conn| queue.on(conn).put_many([2, 3]))?;
         assert!(one.id < some[0].id && some[0].id < some[1].id, "{one:?} {some:?}");
         // A plain INSERT notifies at commit as usual.
         conn.batch_execute("INSERT INTO pq.queue (q_name, data) VALUES ('pears', '1')")?;

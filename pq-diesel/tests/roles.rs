@@ -246,7 +246,7 @@ fn a_table_with_hostile_names_can_be_granted() -> Result<(), Box<dyn Error>> {
     pq.grant_on(&mut owner, Role::Producer, &roles.named("pq_producer"))?;
     let mut conn = roles.connect_as("pq_producer")?;
     let queue = pq.queue::<u8>("apples")?;
-    queue.on(&mut conn).put_many(&[1, 2])?;
+    queue.on(&mut conn).put_many([1, 2])?;
     assert!(queue.on(&mut conn).get().is_err());
     let nobody = pq.grant_on(&mut owner, Role::Reader, "nobody at \"all\"");
     assert!(nobody.is_err_and(|error| error.to_string().contains("nobody at")));
@@ -345,13 +345,13 @@ fn bulk_puts_work_under_row_level_security() -> Result<(), Box<dyn Error>> {
     ))?;
     let mut conn = roles.connect_as("pq_producer")?;
     let (apples, pears) = (Pq::detached().queue::<i32>("apples")?, Pq::detached().queue::<i32>("pears")?);
-    let ids = apples.on(&mut conn).put_many(&(0..MANY).collect::<Vec<_>>())?;
+    let ids = apples.on(&mut conn).put_many((0..MANY).collect::<Vec<_>>())?;
     assert!(ids.len() == MANY as usize && ids.is_sorted_by_key(|put| put.id));
     assert_eq!(apples.on(&mut conn).put_all(MANY..2 * MANY)?, MANY as u64);
     let own = roles.handle_of("pq_producer")?.queue::<i32>("apples")?;
     assert_eq!(own.put_all(2 * MANY..3 * MANY)?, MANY as u64);
     for refused in [
-        pears.on(&mut conn).put_many(&vec![0; MANY as usize]).map(drop),
+        pears.on(&mut conn).put_many(vec![0; MANY as usize]).map(drop),
         pears.on(&mut conn).put_all(0..MANY).map(drop),
     ] {
         assert!(refused.is_err_and(|error| error.to_string().contains("row-level security policy")));

@@ -168,7 +168,7 @@ fn puts_whose_connection_is_lost_are_all_told_that_the_outcome_is_unknown() -> T
 #[test]
 fn gets_whose_connection_is_lost_are_all_told_and_no_job_is_gone() -> TestResult {
     let (database, pq, queue) = scene()?;
-    queue.put_many(&(0..THREADS).map(|n| json!(n)).collect::<Vec<_>>())?;
+    queue.put_many((0..THREADS).map(|n| json!(n)))?;
     let waiting = || pq.store().group_takes.queued(queue.name());
     let got = behind_a_lock(
         &database,

@@ -27,7 +27,7 @@ pub(crate) fn database() -> Result<Database, Box<dyn StdError>> {
 }
 
 pub(crate) fn queue(database: &Database) -> Result<Queue<Value>, Error> {
-    Ok(Pq::builder().url(database.url()).pool_size(4).build()?.queue("apples")?)
+    Pq::builder().url(database.url()).pool_size(4).build()?.queue("apples")
 }
 
 /// Runs a query that counts until it counts at least one.

@@ -85,7 +85,7 @@ fn a_worker_killed_at_any_step_loses_no_job_and_repeats_none() -> Outcome {
             let (database, pq) = setup()?;
             let task = work_task(&pq)?;
             let ids: Vec<i64> = task
-                .call_many(&[Step::Nothing, step, Step::Nothing])?
+                .call_many([Step::Nothing, step, Step::Nothing])?
                 .into_iter()
                 .map(|put| put.id.0)
                 .collect();
@@ -202,7 +202,7 @@ fn two_workers_never_run_jobs_of_one_key_at_once() -> Outcome {
     let (database, pq) = setup()?;
     let mut conn = database.connect()?;
     conn.batch_execute("CREATE TABLE counter AS SELECT 0 AS n")?;
-    work_task(&pq)?.serialize_by(|_| "one".to_owned()).call_many(&vec![Step::Count; JOBS])?;
+    work_task(&pq)?.serialize_by(|_| "one".to_owned()).call_many(vec![Step::Count; JOBS])?;
     // Each handler reads the number and writes the next one in another statement. Two at the same time would lose one.
     let mut children = [Child::spawn(&database, true)?, Child::spawn(&database, false)?];
     let started = Instant::now();
@@ -225,7 +225,7 @@ fn run_disturbed(
 ) -> Outcome {
     const JOBS: usize = 3_000;
     let task = work_task(pq)?.max_retries(100).backoff(Backoff::fixed(Duration::from_millis(10)));
-    let ids: Vec<i64> = task.call_many(&vec![Step::Nothing; JOBS])?.into_iter().map(|put| put.id.0).collect();
+    let ids: Vec<i64> = task.call_many(vec![Step::Nothing; JOBS])?.into_iter().map(|put| put.id.0).collect();
     let worker = Worker::new(pq)
         .threads(4)
         .batch(1, 16)
@@ -313,7 +313,7 @@ fn ten_thousand_failing_jobs_use_all_attempts_and_never_run_early() -> Outcome {
     const DELAY: Duration = Duration::from_millis(300);
     let (_database, pq) = setup()?;
     let task = pq.queue("work")?.task::<()>("fail").max_retries(2).backoff(Backoff::fixed(DELAY));
-    let ids = task.call_many(&vec![(); JOBS])?;
+    let ids = task.call_many(vec![(); JOBS])?;
     let seen = std::sync::Arc::new(std::sync::Mutex::new(BTreeMap::<i64, Vec<Instant>>::new()));
     let note = std::sync::Arc::clone(&seen);
     let handler = task.leased(move |_, job| {
@@ -357,7 +357,7 @@ fn stopping_under_load_loses_no_job_and_repeats_none() -> Outcome {
     const JOBS: usize = 4_000;
     for transactional in [true, false] {
         let (database, pq) = setup()?;
-        work_task(&pq)?.call_many(&vec![Step::Nothing; JOBS])?;
+        work_task(&pq)?.call_many(vec![Step::Nothing; JOBS])?;
         let queue = pq.queue::<()>("work")?;
         for (n, mode) in [StopMode::Finish, StopMode::Abort].into_iter().cycle().take(12).enumerate() {
             let worker = Worker::new(&pq).threads(4).serve(child::handler(&pq, transactional)?);
@@ -404,7 +404,7 @@ fn maintenance_never_overwrites_an_outcome() -> Outcome {
         let mut conn = database.connect()?;
         let stops = StopOnDrop(&done);
         for n in 0..300 {
-            queue.put_many(&[n, n, n])?;
+            queue.put_many([n, n, n])?;
             let jobs = queue.lease(3, Duration::from_micros(500), pq_diesel::Wait::No)?;
             let accepted = conn
                 .transaction(|conn| {
