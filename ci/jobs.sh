@@ -1,4 +1,4 @@
-# Runs jobs beside one another, and reports how long each took. Sourced, not run.
+# Runs jobs in parallel and reports their durations. To be sourced.
 #
 # `job NAME COMMAND...` starts a command when a slot is free, `jobs_end` waits for all, and `report` prints the table.
 # The output of a job goes to target/ci/NAME.log, and is printed if the job fails.

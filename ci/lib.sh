@@ -1,6 +1,6 @@
-# Functions that the scripts share. Sourced, not run.
+# Functions that the scripts share. To be sourced.
 
-# Prints what is being done, and how long the step before took.
+# Prints the name of the step that begins, and the duration of the previous one.
 step() {
     step_end
     step_name=$1
@@ -18,7 +18,7 @@ step_end() {
     step_name=
 }
 
-# The folder of PostgreSQL's server binaries, newest first; nothing where there is none.
+# Prints the directory of the newest installed PostgreSQL server, or nothing if there is none.
 postgres_bin() {
     if [ -n "${PQ_TEST_PG_BIN:-}" ]; then
         echo "$PQ_TEST_PG_BIN"
@@ -36,16 +36,16 @@ postgres_bin() {
     fi
 }
 
-# Installs packages of Debian that are named after what is missing.
+# Installs Debian packages.
 install_packages() {
     [ $# -gt 0 ] || return 0
     if ! command -v apt-get >/dev/null; then
-        echo "missing here: $*. Install them (these are Debian's names) and run this again." >&2
+        echo "missing packages (Debian names): $*; install them and run this again" >&2
         exit 1
     fi
     local root=()
     if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || { echo "missing here: $*. Run as root: apt-get install $*" >&2; exit 1; }
+        command -v sudo >/dev/null || { echo "missing packages: $*; run as root: apt-get install $*" >&2; exit 1; }
         root=(sudo)
     fi
     echo "installing: $*"
@@ -53,13 +53,13 @@ install_packages() {
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
-# A tool that cargo builds, at this version, kept below target/.
+# Installs a tool with cargo, in this version, below target/. Sets tool_path.
 cargo_tool() {
     local crate=$1 version=$2 command=$3
     shift 3
     tool_path="$PWD/target/tools/$crate-$version/bin/$command"
     if [ ! -x "$tool_path" ]; then
-        echo "building $crate $version; once, and kept in target/tools"
+        echo "building $crate $version in target/tools (once)"
         cargo install --quiet --locked --root "target/tools/$crate-$version" --target-dir target/tools/build \
             --version "$version" "$crate" "$@"
     fi

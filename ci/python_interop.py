@@ -1,6 +1,6 @@
-"""Python's pq and the `pq` command on one table, both ways.
+"""Tests that Python's pq and this pq put into and take from one table.
 
-Run by ci/python, which sets up the interpreter, below a server of with-postgres.
+ci/python sets up the interpreter and runs it under with-postgres.
 """
 
 import json
@@ -21,8 +21,8 @@ SERVER = os.environ["PQ_TEST_DATABASE_URL"]
 COMMAND = os.path.abspath("target/debug/pq")
 TASKS = os.path.abspath("target/debug/examples/tasks")
 
-# How long something that must happen may take. Nothing is measured by it.
-PATIENCE = 20
+# The longest time, in seconds, that a test waits for something that must happen.
+TIMEOUT = 20
 
 NAMES = {
     "plain": "apples",
@@ -36,10 +36,10 @@ NAMES = {
 
 
 def rust(*words, text=None):
-    """Runs the command and gives what it printed, and its exit status."""
+    """Runs the `pq` command and returns its output and exit status."""
     done = subprocess.run(
         [COMMAND, *words], input=text, capture_output=True, encoding="utf-8",
-        env={**os.environ, "PQ_URL": Base.url}, timeout=2 * PATIENCE,
+        env={**os.environ, "PQ_URL": Base.url}, timeout=2 * TIMEOUT,
     )
     if done.returncode > 1:
         raise AssertionError(done.stderr)
@@ -47,9 +47,9 @@ def rust(*words, text=None):
 
 
 def tasks(*words):
-    """Runs the example that has the Rust half of the tasks, and gives what it printed."""
+    """Runs the example `tasks` and returns its output."""
     done = subprocess.run([TASKS, *words], capture_output=True, encoding="utf-8",
-                          env={**os.environ, "PQ_URL": Base.url}, timeout=2 * PATIENCE)
+                          env={**os.environ, "PQ_URL": Base.url}, timeout=2 * TIMEOUT)
     if done.returncode:
         raise AssertionError(done.stderr)
     return done.stdout.strip()
@@ -87,7 +87,7 @@ class Base(unittest.TestCase):
 
 
 class Interop(Base):
-    def test_rust_gets_byte_for_byte_what_python_puts(self):
+    def test_rust_gets_the_bytes_that_python_puts(self):
         for data in [{}, [], None, 0, "", {"b": 1, "a": [1.5, "é 🍎 \u0000"]}, "\ud800", 10**40, [[[]]]]:
             self.pq["apples"].put(data)
             line, _ = rust("get", "apples")
@@ -98,7 +98,7 @@ class Interop(Base):
             rust("put", "apples", text=json.dumps(data))
             self.assertEqual(self.pq["apples"].get(block=False).data, data)
 
-    def test_any_name_goes_both_ways(self):
+    def test_all_queue_names_work_in_both_directions(self):
         for what, name in NAMES.items():
             with self.subTest(what):
                 self.pq[name].put(1)
@@ -117,35 +117,35 @@ class Interop(Base):
 
         def wait():
             began = time.monotonic()
-            got.append((queue.get(timeout=PATIENCE), time.monotonic() - began))
+            got.append((queue.get(timeout=TIMEOUT), time.monotonic() - began))
 
         waiter = threading.Thread(target=wait)
         waiter.start()
-        # Python listens in the transaction that found nothing, and then its connection is idle.
+        # Python executes LISTEN in the transaction that finds no job, and then its connection is idle.
         self.until("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND query = 'COMMIT' AND state = 'idle'",
                    conn.get_backend_pid())
         put()
-        waiter.join(2 * PATIENCE)
+        waiter.join(2 * TIMEOUT)
         conn.close()
         (job, waited), = got
         self.assertEqual(job.data, "wake")
-        self.assertLess(waited, PATIENCE, "it was not woken, it polled")
+        self.assertLess(waited, TIMEOUT, "the wait ended by polling, not by the notification")
 
     def until(self, statement, *values):
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not self.sql(statement, *values):
-            self.assertLess(time.monotonic(), deadline, "it never came to " + statement)
+            self.assertLess(time.monotonic(), deadline, "timed out waiting for " + statement)
             time.sleep(0.01)
 
     def test_a_put_of_python_wakes_a_waiting_rust(self):
         for what, name in NAMES.items():
             with self.subTest(what):
-                waiter = subprocess.Popen([COMMAND, "get", name, "--wait", str(PATIENCE)], stdout=subprocess.PIPE,
+                waiter = subprocess.Popen([COMMAND, "get", name, "--wait", str(TIMEOUT)], stdout=subprocess.PIPE,
                                           env={**os.environ, "PQ_URL": self.url})
                 self.until("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND datname = %s",
                            self.database)
                 self.pq[name].put("wake")
-                self.assertEqual(waiter.communicate(timeout=2 * PATIENCE)[0], b'"wake"\n')
+                self.assertEqual(waiter.communicate(timeout=2 * TIMEOUT)[0], b'"wake"\n')
 
     def test_neither_takes_a_job_before_it_is_due(self):
         self.pq["apples"].put("python", schedule_at="1h")
@@ -161,24 +161,24 @@ class Interop(Base):
         rust("put", "apples", "--schedule-at", "2001-01-01T00:00:00Z", text='"rust"')
         self.assertEqual(self.pq["apples"].get(block=False).data, "rust")
 
-    def test_expected_at_orders_both(self):
+    def test_both_order_by_expected_at(self):
         for get in [lambda: rust("get", "apples")[0].strip(), lambda: json.dumps(self.pq["apples"].get(block=False).data)]:
             self.pq["apples"].put(3)
             self.pq["apples"].put(2, expected_at="2h")
             rust("put", "apples", "--expected-at", "1h", text="1")
             self.assertEqual([get() for _ in range(3)], ["1", "2", "3"])
 
-    def test_times_are_the_same_instants(self):
+    def test_times_are_equal_in_both_languages(self):
         rust("put", "apples", "--schedule-at", "2001-02-03T04:05:06.5+02:00", text="1")
         self.assertEqual(self.pq["apples"].get(block=False).schedule_at, datetime(2001, 2, 3, 2, 5, 6, 500000))
 
-    def test_what_python_has_taken_is_never_taken_again(self):
+    def test_a_job_that_python_took_is_not_taken_again(self):
         self.pq["apples"].put(1)
         self.assertEqual(self.pq["apples"].get(block=False).data, 1)
         self.assertEqual(rust("get", "apples"), ("", 1))
         self.assertEqual(self.sql("SELECT count(*) FROM pq.queue")[0][0], 1)
 
-    def test_what_python_holds_is_passed_over_and_comes_back(self):
+    def test_a_job_that_python_holds_is_skipped_and_returned_by_rollback(self):
         self.pq["apples"].put(1)
         self.pq["apples"].put(2)
         with self.assertRaises(ZeroDivisionError):
@@ -188,9 +188,9 @@ class Interop(Base):
                 raise ZeroDivisionError
         self.assertEqual(rust("get", "apples"), ("1\n", 0))
 
-    def test_what_rust_holds_is_passed_over_by_python_and_comes_back(self):
+    def test_a_job_that_rust_holds_is_skipped_and_returned_by_rollback(self):
         rust("put", "apples", "--lines", text="1\n2\n")
-        # What a take of Rust's does to the row, for as long as its transaction is open.
+        # A take in Rust deletes the row like this, and its transaction stays open.
         with psycopg2.connect(self.url) as conn, conn.cursor() as cursor:
             cursor.execute("DELETE FROM pq.queue WHERE data::text = '1'")
             self.assertEqual(self.pq["apples"].get(block=False).data, 2)
@@ -204,7 +204,7 @@ class Interop(Base):
         self.pq["apples"].clear()
         self.assertEqual(rust("get", "apples"), ("", 1))
 
-    def test_pickles_go_both_ways(self):
+    def test_pickles_work_in_both_directions(self):
         data = {"b": [1, 2.5, None, True], "a": "é 🍎", "big": 10**30}
         self.pq["apples/pickle"].put(data)
         line, _ = rust("get", "apples", "--codec", "pickle")
@@ -212,7 +212,7 @@ class Interop(Base):
         rust("put", "apples", "--codec", "pickle", text=json.dumps(data))
         self.assertEqual(self.pq["apples/pickle"].get(block=False).data, data)
 
-    def test_an_object_in_a_pickle_goes_dead_and_runs_nothing(self):
+    def test_a_pickle_with_an_object_is_dead_and_executes_nothing(self):
         self.pq["apples/pickle"].put(datetime(2001, 1, 1))
         self.pq["apples/pickle"].put("good")
         self.assertEqual(rust("get", "apples", "--codec", "pickle"), ('"good"\n', 0))
@@ -220,7 +220,7 @@ class Interop(Base):
         self.assertIn("datetime", error)
         self.sql("TRUNCATE pq.queue_archive")
 
-    def test_pythons_create_takes_nothing_away(self):
+    def test_create_of_python_keeps_the_table_usable(self):
         for _ in range(2):
             PQ(self.conn, schema="pq", table="queue").create()
         rust("put", "apples", text="1")
@@ -232,12 +232,12 @@ class Interop(Base):
             "SELECT tgname FROM pg_trigger WHERE tgrelid = 'pq.queue'::regclass AND NOT tgisinternal ORDER BY 1")]
         self.assertEqual(triggers, ["pq_insert", "queue_claim_unique", "queue_notify"])
         rust("migrate")
-        # What Python made besides is its own; without it, the table is as it was.
+        # Removes the objects that Python created.
         self.sql("DROP FUNCTION pq_notify() CASCADE; DROP INDEX pq.priority_idx_, pq.priority_idx_no_")
 
 
 class Tasks(Base):
-    """One queue of tasks that both languages know."""
+    """One queue of tasks that exist in both languages."""
 
     def setUp(self):
         super().setUp()
@@ -266,36 +266,36 @@ class Tasks(Base):
     def ran(self):
         return self.sql("SELECT task, job, what FROM ran ORDER BY job, what")
 
-    def test_rust_works_what_python_calls(self):
+    def test_rust_runs_calls_of_python(self):
         one, two = self.add(2, 3), self.mail(to="a@é.com", subject="it")
         report = tasks("work")
         self.assertIn("done: 2", report)
         self.assertEqual(self.ran(), [("add", one, "5"), ("mail", two, "a@é.com: it")])
 
-    def test_python_works_what_rust_calls(self):
+    def test_python_runs_calls_of_rust(self):
         one = int(tasks("call", "shop.add", "[2, 3]"))
         two = int(tasks("call", "shop.mail", '{"to": "a@é.com", "subject": "it"}'))
         self.shop.work(burst=True)
         self.assertEqual(self.seen, [("add", one, 5), ("mail", two, "a@é.com", "it")])
 
-    def test_rust_retries_what_python_calls_as_often_as_python_says(self):
+    def test_rust_follows_the_retries_of_a_python_call(self):
         job = self.flaky(-1)
         self.assertIn("failed: 3", tasks("work"))
         self.assertEqual(self.ran(), [("flaky", job, "attempt %d" % n) for n in (1, 2, 3)])
         (data,), = self.sql("SELECT data FROM pq.queue_archive WHERE outcome = 'dead'")
         self.assertEqual((data["retried"], data["max_retries"], data["args"]), (2, 2, [-1]))
 
-    def test_python_retries_what_rust_calls_as_often_as_rust_says(self):
+    def test_python_follows_the_retries_of_a_rust_call(self):
         tasks("call", "shop.flaky", "[-1]", "2")
         with self.assertLogs("pq.tasks"):
             self.shop.work(burst=True)
         self.assertEqual([name for name, *_ in self.seen], ["flaky"] * 3)
-        # Keys that are not Python's survive its retries.
+        # Python's retries keep keys that Python does not know.
         rows = [data for data, in self.sql("SELECT data FROM pq.queue WHERE q_name = 'shop' ORDER BY id")]
         self.assertEqual([data["retried"] for data in rows], [0, 1, 2])
         self.assertEqual({json.dumps(data["backoff"]) for data in rows}, {json.dumps(rows[0]["backoff"])})
 
-    def test_both_work_one_queue_and_count_each_others_failures(self):
+    def test_each_counts_the_failures_of_the_other(self):
         tasks("call", "shop.flaky", "[-1]", "2")
         self.assertIn("failed: 1", tasks("work", "1"))
         data = self.shop.get(block=False)
@@ -305,17 +305,17 @@ class Tasks(Base):
         self.assertIn("dead: 1", tasks("work"))
         self.assertEqual((len(self.ran()), len(self.seen)), (2, 1))
 
-    def test_both_at_once_lose_nothing_and_do_nothing_twice(self):
+    def test_concurrent_workers_run_each_job_once(self):
         jobs = [self.add(n, 0) for n in range(300)]
         workers = [subprocess.Popen([TASKS, "work"], stdout=subprocess.DEVNULL,
                                     env={**os.environ, "PQ_URL": self.url}) for _ in range(2)]
         self.shop.work(burst=True)
         for worker in workers:
-            self.assertEqual(worker.wait(2 * PATIENCE), 0)
+            self.assertEqual(worker.wait(2 * TIMEOUT), 0)
         done = [job for _, job, _ in self.ran()] + [job for _, job, _ in self.seen]
         self.assertEqual(sorted(done), jobs)
 
-    def test_an_unknown_task_of_python_fails_alone(self):
+    def test_an_unknown_task_fails_without_affecting_others(self):
         self.shop.put({"function": "no.such", "args": [], "kwargs": {}, "retried": 0, "retry_in": "10s",
                        "max_retries": 0})
         job = self.add(1, 1)

@@ -40,7 +40,7 @@ fn possible() -> bool {
     } else {
         return true;
     };
-    assert!(env::var_os("PQ_TEST_CONTAINER").is_none(), "a container is demanded, but {why_not}");
+    assert!(env::var_os("PQ_TEST_CONTAINER").is_none(), "a container is required, but {why_not}");
     eprintln!("passed over: {why_not}");
     false
 }
