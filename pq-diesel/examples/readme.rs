@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     pq.migrate()?; // safe to call at every start, from every process
     let orders = pq.queue::<i64>("orders")?;
 
-    // Put on your own connection, inside your own transaction: the job exists if the order does.
+    // Put on your own connection, inside your own transaction. The job exists if and only if the order does.
     let mut conn = PgConnection::establish(Settings::from_env().conninfo())?;
     conn.batch_execute("CREATE TEMP TABLE IF NOT EXISTS shop_order (no bigint)")?;
     conn.batch_execute("CREATE TABLE IF NOT EXISTS parcels (order_no bigint PRIMARY KEY)")?;
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok::<_, Error>(())
     })?;
 
-    // Get, waiting up to a second. What the closure writes commits with the job, or not at all.
+    // Get, and wait up to a second. The closure's writes commit with the job, or not at all.
     let sent = orders.get_with(Wait::default(), |conn, job| {
         diesel::insert_into(parcels::table).values(parcels::order_no.eq(job.data)).execute(conn)?;
         Ok::<_, Error>(job.data)

@@ -1,6 +1,6 @@
-//! A shop that puts a job with its order, in one transaction, on the application's own connection.
+//! A shop that stores an order and puts its job in one transaction, on the application's own connection.
 //!
-//! An order whose payment is refused leaves no job behind, and a job never runs ahead of its order.
+//! If the payment is refused, neither the order nor the job exists. The job cannot run before the order is committed.
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
@@ -26,9 +26,9 @@ struct Confirmation {
     to: String,
 }
 
-/// Stores an order and puts the job that confirms it. Neither is there without the other.
+/// Stores an order and puts the job that confirms it, or does neither.
 fn place_order(conn: &mut PgConnection, customer: &str, cents: i32) -> Result<i64, Error> {
-    // A handle without a connection of its own is enough to work on the application's.
+    // A detached handle has no connection. It works on those of the application.
     let confirmations = Pq::detached().queue::<Confirmation>("confirmations")?;
     conn.transaction(|conn| {
         let id = diesel::insert_into(shop_orders::table)
@@ -38,7 +38,7 @@ fn place_order(conn: &mut PgConnection, customer: &str, cents: i32) -> Result<i6
         let job = Confirmation { order: id, to: customer.to_owned() };
         // Large orders are confirmed first.
         confirmations.on(conn).put_with(&job, &PutOptions::new().priority(cents / 10_000))?;
-        // The payment comes last. Where it is refused, the order and its job are gone together.
+        // The payment comes last. If it is refused, the order and its job are rolled back together.
         if !charge(customer, cents) {
             return Err(diesel::result::Error::RollbackTransaction.into());
         }
@@ -46,7 +46,7 @@ fn place_order(conn: &mut PgConnection, customer: &str, cents: i32) -> Result<i6
     })
 }
 
-/// Stands for the payment.
+/// Simulates the payment. Returns whether it succeeded.
 fn charge(_customer: &str, cents: i32) -> bool {
     cents > 0
 }
@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!((orders, jobs.ready), (2, 2));
 
     let first = confirmations.on(&mut conn).get()?.ok_or("two jobs were put")?;
-    println!("first in line: {first}, for {}", first.data.to);
+    println!("next job: {first}, for {}", first.data.to);
     assert_eq!(first.data.to, "grace@example.org");
     confirmations.on(&mut conn).clear()?;
     conn.batch_execute("DROP TABLE shop_orders")?;

@@ -1,8 +1,8 @@
-//! Tasks in both kinds, and a worker that runs them.
+//! Tasks with transactional and leased handlers, and a worker that runs them.
 //!
-//! Without arguments it puts some calls and works them. With arguments it is one half of that, for trying the
-//! other half in another language: `tasks call NAME JSON [RETRIES]` puts a call, and `tasks work [JOBS]` works
-//! until there is nothing to do, or so many jobs.
+//! Without arguments the example puts calls and runs them. With arguments it does one of the two, so that a program in
+//! another language can do the other: `tasks call NAME JSON [RETRIES]` puts a call, and `tasks work [JOBS]` runs a
+//! worker until the queue is empty or it has run that many jobs.
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
@@ -15,7 +15,7 @@ use pq_diesel::{Backoff, CallOptions, Error, Outcome, Pq, Queue, Settings, Task,
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Arguments with names: keyword arguments to Python.
+/// Named arguments. Python receives them as keyword arguments.
 #[derive(Debug, Serialize, Deserialize)]
 struct Mail {
     to: String,
@@ -31,7 +31,7 @@ fn ran(conn: &mut PgConnection, task: &str, job: i64, what: &str) -> QueryResult
         .map(drop)
 }
 
-/// What can be called: whoever calls needs these alone, and not the handlers.
+/// The tasks. A caller needs only these, and not the handlers.
 struct Shop {
     add: Task<(i64, i64)>,
     mail: Task<Mail>,
@@ -49,13 +49,13 @@ fn tasks(pq: &Pq) -> Result<Shop, Error> {
 
 fn worker(pq: &Pq) -> Result<Worker, Error> {
     let Shop { add, mail, flaky } = tasks(pq)?;
-    // What it writes commits with its job. The queue has leased handlers too, so it is taken by leases.
+    // The handler's writes commit with its job. The queue also has leased handlers, so its jobs are taken under leases.
     let add = add.transactional(|conn, job| {
         let (a, b) = job.data;
         ran(conn, "add", job.id.0, &format!("{}", a + b))
     });
-    // Sending a mail is no work of the database: no transaction is open meanwhile. What must be known of it is
-    // written together with the verdict.
+    // Sending a mail takes long, so no transaction is open meanwhile. The record of it is written in the transaction
+    // that completes the job.
     let mail = mail.leased(|context, job| {
         let Mail { to, subject } = &job.data;
         context.transaction(|conn| {
@@ -69,7 +69,7 @@ fn worker(pq: &Pq) -> Result<Worker, Error> {
         other
             .transaction(|conn| Ok::<_, Error>(ran(conn, "flaky", job.id.0, &format!("attempt {attempt}"))?))
             .map_err(|error| error.to_string())?;
-        if wanted > 0 && attempt > wanted { Ok(Outcome::Complete) } else { Err("it is flaky".to_owned()) }
+        if wanted > 0 && attempt > wanted { Ok(Outcome::Complete) } else { Err("the task is flaky".to_owned()) }
     });
     Ok(Worker::new(pq).threads(2).serve(add).serve(mail).serve(flaky))
 }
@@ -110,9 +110,9 @@ fn all(pq: &Pq) -> Result<(), Box<dyn std::error::Error>> {
     mail.call(&Mail { to: "a@example.com".to_owned(), subject: "Your order".to_owned() })?;
     flaky.call(&2)?;
     let report = worker(pq)?.run_until_empty()?;
-    println!("done {}, failed and tried again {}", report.done, report.failed);
+    println!("done {}, failed and retried {}", report.done, report.failed);
     if (report.done, report.failed) != (3, 2) {
-        return Err("that is not what the calls come to".into());
+        return Err("the calls had other outcomes than expected".into());
     }
     Ok(())
 }

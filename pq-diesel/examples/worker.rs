@@ -1,7 +1,7 @@
-//! A worker loop that takes a job, works, and writes its result, in one transaction each time.
+//! A worker loop that takes a job and writes its result in one transaction.
 //!
-//! Two threads share one handle. One job fails at first: its half-written result is rolled back, and
-//! the job is there again at once. The loop ends when a second thread says stop.
+//! Two threads share one handle. The first attempt of one job fails: its result is rolled back, and the job is ready again
+//! at once. The loops end when the main thread cancels their token.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example shows what it does")]
 
@@ -23,7 +23,7 @@ use tables::squares;
 
 static FAILED_ONCE: AtomicBool = AtomicBool::new(false);
 
-/// What the worker does with one job, on the connection whose transaction holds the job.
+/// Runs one job, on the connection whose transaction holds it.
 fn square(conn: &mut PgConnection, number: i64) -> Result<(), Error> {
     diesel::insert_into(squares::table)
         .values((squares::number.eq(number), squares::square.eq(number * number)))
@@ -39,7 +39,7 @@ fn work(queue: &Queue<i64>) -> Result<(), Error> {
         match queue.get_with(Wait::Forever, |conn, job| square(conn, job.data)) {
             Ok(_) => {}
             Err(error) if error.is_stopped() => return Ok(()),
-            Err(error) => eprintln!("a job failed and went back into the line: {error}"),
+            Err(error) => eprintln!("a job failed and was requeued: {error}"),
         }
     }
 }
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pq = Pq::connect(Settings::from_env().conninfo())?;
     pq.migrate()?;
     let mut conn = PgConnection::establish(Settings::from_env().conninfo())?;
-    // The table has no unique number: a job that ran twice would show.
+    // The number is not unique, so that a job that ran twice is noticed.
     conn.batch_execute(
         "DROP TABLE IF EXISTS squares; CREATE TABLE squares (number bigint NOT NULL, square bigint NOT NULL)",
     )?;
