@@ -69,7 +69,11 @@ fn worker(pq: &Pq) -> Result<Worker, Error> {
         other
             .transaction(|conn| Ok::<_, Error>(ran(conn, "flaky", job.id.0, &format!("attempt {attempt}"))?))
             .map_err(|error| error.to_string())?;
-        if wanted > 0 && attempt > wanted { Ok(Outcome::Complete) } else { Err("the task is flaky".to_owned()) }
+        if wanted > 0 && attempt > wanted {
+            Ok(Outcome::Complete)
+        } else {
+            Err("the task is flaky".to_owned())
+        }
     });
     Ok(Worker::new(pq).threads(2).serve(add).serve(mail).serve(flaky))
 }
