@@ -22,7 +22,7 @@ pub struct Script {
 
 /// What pgbench says that it did.
 #[derive(Clone, Copy, Debug)]
-pub struct Ran {
+pub struct PgbenchReport {
     /// How often the script was run a second, without the time that it takes to connect.
     pub rate: f64,
     /// How often it was run.
@@ -70,7 +70,7 @@ impl Script {
     /// # Errors
     ///
     /// Where there is no pgbench, or it fails.
-    pub fn run_for(&self, url: &str, clients: usize, time: Duration) -> Result<Ran> {
+    pub fn run_for(&self, url: &str, clients: usize, time: Duration) -> Result<PgbenchReport> {
         self.run(url, clients, ["--time".to_owned(), (time.as_secs_f64().round() as u64).max(1).to_string()])
     }
 
@@ -79,7 +79,7 @@ impl Script {
     /// # Errors
     ///
     /// Where there is no pgbench, or it fails.
-    pub fn run_times(&self, url: &str, clients: usize, each: usize) -> Result<Ran> {
+    pub fn run_times(&self, url: &str, clients: usize, each: usize) -> Result<PgbenchReport> {
         self.run(url, clients, ["--transactions".to_owned(), each.to_string()])
     }
 
@@ -99,29 +99,34 @@ impl Script {
     /// Where there is no pgbench, or it fails; the database's.
     pub fn cost_of_jobs(&self, bench: &Bench, clients: usize, jobs: usize, batch: usize) -> Result<Cost> {
         let each = jobs.div_ceil(batch).div_ceil(clients);
-        let jobs_a_run = jobs as f64 / (each * clients) as f64;
-        self.counted(bench, jobs_a_run, || self.run_times(bench.url(), clients, each))
+        let jobs_per_run = jobs as f64 / (each * clients) as f64;
+        self.counted(bench, jobs_per_run, || self.run_times(bench.url(), clients, each))
     }
 
-    fn counted(&self, bench: &Bench, jobs_a_run: f64, run: impl FnOnce() -> Result<Ran>) -> Result<Cost> {
+    fn counted(
+        &self,
+        bench: &Bench,
+        jobs_per_run: f64,
+        run: impl FnOnce() -> Result<PgbenchReport>,
+    ) -> Result<Cost> {
         let mut conn = bench.connect()?;
         let meter = Meter::start(&mut conn)?;
-        let processor = processor_of_children()?;
+        let cpu = child_cpu_seconds()?;
         let ran = run()?;
-        let processor = processor_of_children()? - processor;
-        let jobs = (ran.times as f64 * jobs_a_run).max(1.0);
+        let cpu = child_cpu_seconds()? - cpu;
+        let jobs = (ran.times as f64 * jobs_per_run).max(1.0);
         let cost = meter.stop(&mut conn, jobs.round() as usize)?;
         Ok(Cost {
-            rate: ran.rate * jobs_a_run,
-            trips: self.lines.len() as f64 / jobs_a_run,
-            client_cpu: processor * 1e6 / jobs,
+            rate: ran.rate * jobs_per_run,
+            trips: self.lines.len() as f64 / jobs_per_run,
+            client_cpu: cpu * 1e6 / jobs,
             // What this process needs to start another says nothing of that one.
             peak_memory: 0.0,
             ..cost
         })
     }
 
-    fn run(&self, url: &str, clients: usize, how_long: [String; 2]) -> Result<Ran> {
+    fn run(&self, url: &str, clients: usize, limit: [String; 2]) -> Result<PgbenchReport> {
         let mut script = tempfile::NamedTempFile::new()?;
         for line in &self.lines {
             writeln!(script, "{line}")?;
@@ -133,27 +138,27 @@ impl Script {
             command.arg(format!("--define={name}={value}"));
         }
         let run = command
-            .args(how_long)
+            .args(limit)
             .arg(url)
             .output()
             .context("pgbench cannot be run; it comes with PostgreSQL's server or contrib package")?;
-        let said = String::from_utf8_lossy(&run.stdout);
+        let output = String::from_utf8_lossy(&run.stdout);
         if !run.status.success() {
             bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
         }
         let number = |before: &str| -> Option<f64> {
-            let rest = said.lines().find_map(|line| line.strip_prefix(before))?;
+            let rest = output.lines().find_map(|line| line.strip_prefix(before))?;
             rest.trim().split([' ', '/']).next()?.parse().ok()
         };
-        let rate = number("tps =").with_context(|| format!("pgbench printed no tps: {said}"))?;
+        let rate = number("tps =").with_context(|| format!("pgbench printed no tps: {output}"))?;
         let times = number("number of transactions actually processed:")
-            .with_context(|| format!("pgbench did not say how often it ran: {said}"))?;
-        Ok(Ran { rate, times: times as u64 })
+            .with_context(|| format!("pgbench did not say how often it ran: {output}"))?;
+        Ok(PgbenchReport { rate, times: times as u64 })
     }
 }
 
 /// Seconds of processor time of the programs that this process has run to their end.
-fn processor_of_children() -> Result<f64> {
+fn child_cpu_seconds() -> Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").context("no /proc/self/stat")?;
     // The second field is a name in parentheses, which may hold anything; the 16th and 17th are the children's time,
     // in hundredths of a second whatever the kernel's own clock ticks.
@@ -164,7 +169,7 @@ fn processor_of_children() -> Result<f64> {
 }
 
 /// The first jobs of a queue, locked, by the index that workers use.
-pub(crate) fn picks(queue: &str, jobs: usize) -> String {
+pub(crate) fn first_jobs(queue: &str, jobs: usize) -> String {
     format!(
         "ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
             WHERE q_name = '{queue}' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
@@ -175,7 +180,7 @@ pub(crate) fn picks(queue: &str, jobs: usize) -> String {
 
 /// A take of so many jobs as anybody would write it who has no other jobs than those that are ready.
 pub(crate) fn plain_take(queue: &str, jobs: usize) -> String {
-    format!("DELETE FROM pq.queue WHERE {} RETURNING id, data", picks(queue, jobs))
+    format!("DELETE FROM pq.queue WHERE {} RETURNING id, data", first_jobs(queue, jobs))
 }
 
 /// Transactions a second of `pgbench -M prepared` with so many clients, each running `sql`.
@@ -208,17 +213,17 @@ pub fn psql_copy(url: &str, target: &str, row: &str, rows: usize, times: usize) 
         .arg(url)
         .output()
         .context("psql cannot be run; it comes with PostgreSQL's client package")?;
-    let said = String::from_utf8_lossy(&run.stdout);
+    let output = String::from_utf8_lossy(&run.stdout);
     if !run.status.success() {
         bail!("psql failed: {}", String::from_utf8_lossy(&run.stderr));
     }
-    let copied = said.lines().filter(|line| *line == format!("COPY {rows}")).count();
-    ensure!(copied == times, "psql copied {copied} times and not {times}: {said}");
-    let milliseconds: Vec<f64> = said
+    let copied = output.lines().filter(|line| *line == format!("COPY {rows}")).count();
+    ensure!(copied == times, "psql copied {copied} times and not {times}: {output}");
+    let milliseconds: Vec<f64> = output
         .lines()
         .filter_map(|line| line.strip_prefix("Time: ")?.split(' ').next()?.parse().ok())
         .collect();
-    ensure!(milliseconds.len() == times, "psql did not say how long each COPY took: {said}");
+    ensure!(milliseconds.len() == times, "psql did not say how long each COPY took: {output}");
     Ok(Duration::from_secs_f64(milliseconds.iter().sum::<f64>() / 1_000.0))
 }
 

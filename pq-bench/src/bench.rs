@@ -37,7 +37,7 @@ pub struct Bench {
     database: Database,
     server: Server,
     /// Why it is no container, where a daemon answered.
-    instead: Option<Error>,
+    container_error: Option<Error>,
 }
 
 impl Bench {
@@ -48,8 +48,8 @@ impl Bench {
     ///
     /// Where no server can be had, or the table cannot be made.
     pub fn start() -> Result<Self> {
-        let (server, instead) = server(&common(Options::durable()))?;
-        Self::on(server, instead)
+        let (server, container_error) = server(&common(Options::durable()))?;
+        Self::on(server, container_error)
     }
 
     /// As [`Bench::start`], but commits need not reach the disk: for what is counted and not timed.
@@ -58,8 +58,8 @@ impl Bench {
     ///
     /// As [`Bench::start`].
     pub fn throwaway() -> Result<Self> {
-        let (server, instead) = server(&common(Options::throwaway()))?;
-        Self::on(server, instead)
+        let (server, container_error) = server(&common(Options::throwaway()))?;
+        Self::on(server, container_error)
     }
 
     /// Starts a second server, with settings of its own: of the same kind as this one, or from the programs on
@@ -78,17 +78,17 @@ impl Bench {
         Self::on(Server::start(&options)?, None)
     }
 
-    fn on(server: Server, instead: Option<Error>) -> Result<Self> {
+    fn on(server: Server, container_error: Option<Error>) -> Result<Self> {
         let database = server.database()?;
         let pq = Pq::builder().url(database.url()).pool_size(POOL).connect()?;
         pq.migrate()?;
-        Ok(Self { pq, database, server, instead })
+        Ok(Self { pq, database, server, container_error })
     }
 
     /// Which server it is, and why it is no container where a daemon answered that gave none.
     #[must_use]
     pub fn origin(&self) -> String {
-        match &self.instead {
+        match &self.container_error {
             Some(error) => format!("{} (a Docker daemon answers, but: {error})", self.server.origin()),
             None => self.server.origin().to_string(),
         }
@@ -101,11 +101,12 @@ impl Bench {
     ///
     /// The database's.
     pub fn settings(&self) -> Result<BTreeMap<String, String>> {
-        const TOLD: &str = "SELECT name, current_setting(name) FROM pg_settings WHERE name IN ('fsync', \
+        const SETTINGS: &str = "SELECT name, current_setting(name) FROM pg_settings WHERE name IN ('fsync', \
             'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'wal_level', \
             'wal_compression', 'wal_sync_method', 'commit_delay', 'autovacuum', 'jit', 'max_connections')";
-        let told = diesel::dsl::sql::<(Text, Text)>(TOLD).load::<(String, String)>(&mut self.connect()?)?;
-        Ok(told.into_iter().collect())
+        let rows =
+            diesel::dsl::sql::<(Text, Text)>(SETTINGS).load::<(String, String)>(&mut self.connect()?)?;
+        Ok(rows.into_iter().collect())
     }
 
     /// The database's URL.
@@ -133,18 +134,18 @@ impl Bench {
     }
 
     /// Sends a statement on each connection of the handle, which must all be free.
-    pub(crate) fn ask_each_session(&self) -> Result<()> {
+    pub(crate) fn query_each_session(&self) -> Result<()> {
         // Who holds one is given another.
-        fn ask(pq: &Pq, connections: u32) -> Result<()> {
+        fn query_on(pq: &Pq, connections: u32) -> Result<()> {
             if connections == 0 {
                 return Ok(());
             }
             pq.store().with_connection(|conn| {
                 conn.batch_execute("SELECT 1")?;
-                ask(pq, connections - 1)
+                query_on(pq, connections - 1)
             })
         }
-        ask(&self.pq, POOL)
+        query_on(&self.pq, POOL)
     }
 
     /// A connection to the server's own database: what is done on it is not counted with what is done here.
@@ -152,7 +153,7 @@ impl Bench {
     /// # Errors
     ///
     /// Where none can be had.
-    pub fn connect_beside(&self) -> Result<PgConnection> {
+    pub fn connect_to_server_database(&self) -> Result<PgConnection> {
         // libpq's own text may quote the URL, and with it the password.
         PgConnection::establish(self.server.url())
             .map_err(|_| anyhow!("the server's own database cannot be reached"))
@@ -171,7 +172,7 @@ impl Bench {
     /// The database's.
     pub fn refill(&self, queue: &Queue<Box<RawValue>>, jobs: usize) -> Result<()> {
         let mut conn = self.connect()?;
-        conn.batch_execute(EMPTY)?;
+        conn.batch_execute(TRUNCATE_ALL)?;
         let payload = RawValue::from_string(PAYLOAD.to_owned())?;
         queue.put_many(std::iter::repeat_n(&payload, jobs))?;
         // The next measurement begins with statistics, and without the dirty pages of this one.
@@ -201,7 +202,7 @@ impl Bench {
     /// The database's.
     pub fn fill_by_sql(&self, queue: &str, jobs: usize) -> Result<()> {
         let mut conn = self.connect()?;
-        conn.batch_execute(EMPTY)?;
+        conn.batch_execute(TRUNCATE_ALL)?;
         put_by_sql(&mut conn, queue, jobs, PAYLOAD)?;
         conn.batch_execute("VACUUM ANALYZE pq.queue")?;
         conn.batch_execute("CHECKPOINT")?;
@@ -215,7 +216,7 @@ impl Bench {
     /// The database's.
     pub fn fill_in_use_by_sql(&self, queue: &str, jobs: usize, payload: &str) -> Result<()> {
         let mut conn = self.connect()?;
-        conn.batch_execute(EMPTY)?;
+        conn.batch_execute(TRUNCATE_ALL)?;
         conn.batch_execute("CHECKPOINT")?;
         put_by_sql(&mut conn, queue, jobs, payload)?;
         conn.batch_execute("VACUUM ANALYZE pq.queue")?;
@@ -255,5 +256,5 @@ fn common(options: Options) -> Options {
     options.setting("shared_buffers", "512MB").setting("max_wal_size", "4GB")
 }
 
-pub(crate) const EMPTY: &str =
+pub(crate) const TRUNCATE_ALL: &str =
     "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique";

@@ -8,7 +8,7 @@ use crate::{Cost, Figure, Results, median};
 
 /// One figure of both revisions.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Compared {
+pub struct FigureChange {
     /// What it is, and with what it was measured.
     pub what: String,
     /// Of what the numbers are.
@@ -27,13 +27,13 @@ pub enum Change {
     /// Worse in every round.
     Worse,
     /// Some rounds say this and some that, or all that nothing changed.
-    NotShown,
+    Inconclusive,
 }
 
 /// Compares runs of a base with those of another revision: the first with the first, and so on, as they took turns.
 /// What only one of them measured is left out.
 #[must_use]
-pub fn compare(base: &[Results], with: &[Results]) -> Vec<Compared> {
+pub fn compare(base: &[Results], with: &[Results]) -> Vec<FigureChange> {
     let (base, with) = (series(base), series(with));
     let named = |key: &Key| with.iter().find(|(other, _)| other == key).map(|(_, figures)| figures.clone());
     base.into_iter()
@@ -44,7 +44,7 @@ pub fn compare(base: &[Results], with: &[Results]) -> Vec<Compared> {
             let with_what =
                 if parameters.is_empty() { String::new() } else { format!(" ({})", parameters.join(", ")) };
             let what = format!("{}: {}{with_what}", key.scenario, key.name);
-            Some(Compared { what, unit: key.unit, base, with })
+            Some(FigureChange { what, unit: key.unit, base, with })
         })
         .collect()
 }
@@ -92,7 +92,7 @@ fn series(runs: &[Results]) -> Vec<(Key, Vec<f64>)> {
     all
 }
 
-impl Compared {
+impl FigureChange {
     /// The ratios of the rounds, ascending: the other revision's to the base's. None where the base had none of it.
     #[must_use]
     pub fn ratios(&self) -> Vec<f64> {
@@ -106,14 +106,14 @@ impl Compared {
     #[must_use]
     pub fn change(&self) -> Change {
         let ratios = self.ratios();
-        let (Some(least), Some(most)) = (ratios.first(), ratios.last()) else { return Change::NotShown };
+        let (Some(least), Some(most)) = (ratios.first(), ratios.last()) else { return Change::Inconclusive };
         let more_is_better = self.unit.ends_with("/s");
         if *least > 1.0 {
             if more_is_better { Change::Better } else { Change::Worse }
         } else if *most < 1.0 {
             if more_is_better { Change::Worse } else { Change::Better }
         } else {
-            Change::NotShown
+            Change::Inconclusive
         }
     }
 
@@ -123,8 +123,8 @@ impl Compared {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["what", "unit", "base", "with", "ratio", "from .. to", "so it is"]);
-        for one in compared {
-            let ratios = one.ratios();
+        for figure in compared {
+            let ratios = figure.ratios();
             let (ratio, spread) = match (ratios.first(), ratios.last()) {
                 (Some(least), Some(most)) => {
                     (format!("{:.3}", median(&ratios)), format!("{least:.3} .. {most:.3}"))
@@ -132,13 +132,13 @@ impl Compared {
                 _ => ("-".to_owned(), "-".to_owned()),
             };
             table.add_row([
-                one.what.clone(),
-                one.unit.clone(),
-                shown(median(&one.base)),
-                shown(median(&one.with)),
+                figure.what.clone(),
+                figure.unit.clone(),
+                format_value(median(&figure.base)),
+                format_value(median(&figure.with)),
                 ratio,
                 spread,
-                one.change().to_string(),
+                figure.change().to_string(),
             ]);
         }
         for column in 2..=5 {
@@ -150,7 +150,7 @@ impl Compared {
     }
 }
 
-fn shown(value: f64) -> String {
+fn format_value(value: f64) -> String {
     if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.4}") }
 }
 
@@ -159,7 +159,7 @@ impl std::fmt::Display for Change {
         f.write_str(match self {
             Self::Better => "better in every round",
             Self::Worse => "worse in every round",
-            Self::NotShown => "no change shown",
+            Self::Inconclusive => "no change shown",
         })
     }
 }
@@ -198,12 +198,12 @@ mod tests {
     fn a_change_is_one_that_every_round_shows() {
         let change =
             |unit, base: &[f64], with: &[f64]| compare(&runs(unit, base), &runs(unit, with))[0].change();
-        assert_eq!(change("jobs/s", &[10.0, 10.0, 10.0], &[12.0, 12.0, 9.0]), Change::NotShown);
+        assert_eq!(change("jobs/s", &[10.0, 10.0, 10.0], &[12.0, 12.0, 9.0]), Change::Inconclusive);
         assert_eq!(change("jobs/s", &[10.0, 10.0], &[9.0, 8.0]), Change::Worse);
         assert_eq!(change("ms", &[10.0, 10.0], &[9.0, 8.0]), Change::Better);
         assert_eq!(change("bytes/job", &[10.0, 10.0], &[11.0, 12.0]), Change::Worse);
-        assert_eq!(change("bytes/job", &[10.0, 10.0], &[10.0, 10.0]), Change::NotShown);
-        assert_eq!(change("commits/job", &[0.0], &[0.0]), Change::NotShown);
+        assert_eq!(change("bytes/job", &[10.0, 10.0], &[10.0, 10.0]), Change::Inconclusive);
+        assert_eq!(change("commits/job", &[0.0], &[0.0]), Change::Inconclusive);
     }
 
     #[test]
@@ -215,10 +215,10 @@ mod tests {
         let mut with = run("jobs/s", "1", &[2.0, 3.0, 4.0]);
         with.figures[0].cost = Some(Cost { wal: 150.0, ..cost });
         let compared = compare(&[base], &[with]);
-        let units: Vec<&str> = compared.iter().map(|one| one.unit.as_str()).collect();
+        let units: Vec<&str> = compared.iter().map(|figure| figure.unit.as_str()).collect();
         assert_eq!(units, ["jobs/s", "trips/job", "commits/job", "WAL bytes/job", "client µs/job"]);
         assert_eq!((compared[0].ratios(), compared[3].ratios()), (vec![3.0], vec![0.5]));
         assert_eq!(compared[3].change(), Change::Better);
-        assert!(Compared::table(&compared).to_string().contains("better in every round"));
+        assert!(FigureChange::table(&compared).to_string().contains("better in every round"));
     }
 }

@@ -19,9 +19,9 @@ mod results;
 pub mod scenarios;
 mod stats;
 
-pub use baseline::{Ran, Script, copy_rate, pgbench, psql_copy};
+pub use baseline::{PgbenchReport, Script, copy_rate, pgbench, psql_copy};
 pub use bench::{Bench, PAYLOAD, payload_of};
-pub use compare::{Change, Compared, compare};
+pub use compare::{Change, FigureChange, compare};
 pub use listening::Listening;
 pub use meter::{Cost, Meter, count_statements, memory_now, peak_memory, pgbench_drain, statements_sent};
 pub use results::{Figure, Results, Target, Track};

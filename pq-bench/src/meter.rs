@@ -170,7 +170,7 @@ impl<'a> Meter<'a> {
 fn settled(conn: &mut PgConnection, bench: Option<&Bench>) -> Result<Counters> {
     std::thread::sleep(Duration::from_millis(1_100));
     if let Some(bench) = bench {
-        bench.ask_each_session()?;
+        bench.query_each_session()?;
     }
     Counters::read(conn)
 }

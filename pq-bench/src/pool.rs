@@ -11,7 +11,7 @@ use crate::{Bench, Cost, Meter};
 
 /// What threads have done together.
 #[derive(Clone, Copy, Debug)]
-pub struct Done {
+pub struct PoolReport {
     /// Operations a second, of all threads.
     pub rate: f64,
     /// How many there were, with each thread's first, which is not measured.
@@ -32,11 +32,11 @@ pub fn threads(count: usize) -> Result<ThreadPool> {
 /// # Errors
 ///
 /// The first error of an operation; the other threads end then too.
-pub fn for_time(
+pub fn run_for_duration(
     pool: &ThreadPool,
     time: Duration,
     operation: impl Fn(usize) -> Result<()> + Sync,
-) -> Result<Done> {
+) -> Result<PoolReport> {
     let (start, failed) = (Barrier::new(pool.current_num_threads()), AtomicBool::new(false));
     let done = pool.broadcast(|thread| {
         // One call before the start, so that every thread has its connection and its statement. Who fails in it
@@ -51,10 +51,10 @@ pub fn for_time(
             operation(thread.index()).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
             operations += 1;
         }
-        Ok(Done { rate: operations as f64 / begun.elapsed().as_secs_f64(), operations: operations + 1 })
+        Ok(PoolReport { rate: operations as f64 / begun.elapsed().as_secs_f64(), operations: operations + 1 })
     });
-    let done: Vec<Done> = done.into_iter().collect::<Result<_>>()?;
-    Ok(Done {
+    let done: Vec<PoolReport> = done.into_iter().collect::<Result<_>>()?;
+    Ok(PoolReport {
         rate: done.iter().map(|thread| thread.rate).sum(),
         operations: done.iter().map(|thread| thread.operations).sum(),
     })
@@ -80,7 +80,7 @@ pub fn times(
     Ok(begun.elapsed())
 }
 
-/// As [`for_time`] with a pool of its own, and counts what each operation cost.
+/// As [`run_for_duration`] with a pool of its own, and counts what each operation cost.
 ///
 /// # Errors
 ///
@@ -94,6 +94,6 @@ pub fn cost_of(
     let pool = threads(count)?;
     let mut conn = bench.connect()?;
     let meter = Meter::of(bench, &mut conn)?;
-    let done = for_time(&pool, time, operation)?;
+    let done = run_for_duration(&pool, time, operation)?;
     Ok(Cost { rate: done.rate, ..meter.stop(&mut conn, done.operations)? })
 }

@@ -384,9 +384,9 @@ fn what_cannot_be_used_is_named_and_nothing_is_started() -> Outcome {
         (&[("DATABASE_URL", "postgres://me:secret@127.0.0.1:1/nowhere")], "DATABASE_URL"),
     ] {
         let refused = command(settings).output()?;
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert_eq!(refused.status.code(), Some(1), "{said}");
-        assert!(said.contains(name) && !said.contains("secret"), "{said}");
+        let output = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{output}");
+        assert!(output.contains(name) && !output.contains("secret"), "{output}");
         assert!(refused.stdout.is_empty());
     }
     assert_eq!(count(&database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pq'")?, 0);

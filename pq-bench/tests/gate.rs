@@ -7,11 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use diesel::connection::SimpleConnection;
 use pq_bench::Bench;
-use pq_bench::gate::{Group, Judged, Thresholds, measure};
+use pq_bench::gate::{Check, Group, Thresholds, measure};
 use pq_testing::Server;
 
 /// The server's WAL and this process's statements are counted whole, so these tests run one at a time.
-fn alone() -> MutexGuard<'static, ()> {
+fn run_alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -24,16 +24,16 @@ fn gate(thresholds: &Path, arguments: &[&str]) -> Result<Output> {
     Ok(command.arg("--thresholds").arg(thresholds).output()?)
 }
 
-fn said(output: &Output) -> String {
+fn output_of(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// The lines of the table that fail.
-fn failures(said: &str) -> Vec<&str> {
-    said.lines().filter(|line| line.contains("FAILED")).collect()
+fn failures(output: &str) -> Vec<&str> {
+    output.lines().filter(|line| line.contains("FAILED")).collect()
 }
 
-fn place() -> Result<(tempfile::TempDir, PathBuf)> {
+fn temporary_file() -> Result<(tempfile::TempDir, PathBuf)> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("gate.toml");
     Ok((folder, file))
@@ -41,14 +41,14 @@ fn place() -> Result<(tempfile::TempDir, PathBuf)> {
 
 #[test]
 fn a_clean_run_passes_and_one_trip_more_than_is_allowed_fails() -> Result<()> {
-    let _alone = alone();
-    let (_folder, file) = place()?;
+    let _guard = run_alone();
+    let (_folder, file) = temporary_file()?;
     let written = gate(&file, &["--only", "counts", "--write"])?;
-    ensure!(written.status.success(), "{}", said(&written));
+    ensure!(written.status.success(), "{}", output_of(&written));
 
     let clean = gate(&file, &["--only", "counts"])?;
-    assert_eq!(clean.status.code(), Some(0), "{}", said(&clean));
-    assert!(said(&clean).contains("a put: statements"), "{}", said(&clean));
+    assert_eq!(clean.status.code(), Some(0), "{}", output_of(&clean));
+    assert!(output_of(&clean).contains("a put: statements"), "{}", output_of(&clean));
 
     // As though a leased drain had needed one statement less for its batch of 500.
     let text = std::fs::read_to_string(&file)?;
@@ -60,8 +60,8 @@ fn a_clean_run_passes_and_one_trip_more_than_is_allowed_fails() -> Result<()> {
     ensure!(demanding != line, "{line}");
     std::fs::write(&file, text.replace(line, &demanding))?;
     let failed = gate(&file, &["--only", "counts"])?;
-    assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
-    let output = said(&failed);
+    assert_eq!(failed.status.code(), Some(1), "{}", output_of(&failed));
+    let output = output_of(&failed);
     assert!(
         matches!(failures(&output)[..], [line] if line.contains("a leased drain: statements")),
         "{output}"
@@ -70,7 +70,7 @@ fn a_clean_run_passes_and_one_trip_more_than_is_allowed_fails() -> Result<()> {
 
     // And what nobody looks at is not let through in silence.
     std::fs::write(&file, text.replace("a leased drain: statements", "a leased drian: statements"))?;
-    let output = said(&gate(&file, &["--only", "counts"])?);
+    let output = output_of(&gate(&file, &["--only", "counts"])?);
     assert_eq!(failures(&output).len(), 2, "{output}");
     Ok(())
 }
@@ -78,15 +78,15 @@ fn a_clean_run_passes_and_one_trip_more_than_is_allowed_fails() -> Result<()> {
 #[test]
 fn more_wal_and_a_lost_index_are_caught() -> Result<()> {
     const GROUPS: [Group; 3] = [Group::Counts, Group::Wal, Group::Rows];
-    let _alone = alone();
+    let _guard = run_alone();
     let bench = Bench::throwaway()?;
     let mut thresholds = Thresholds::default();
-    thresholds.take_over(&GROUPS, &measure(&bench, &GROUPS, Path::new(COMMAND))?);
+    thresholds.update(&GROUPS, &measure(&bench, &GROUPS, Path::new(COMMAND))?);
     let failing = |groups: &[Group]| -> Result<Vec<String>> {
-        let judged = thresholds.judge(groups, &measure(&bench, groups, Path::new(COMMAND))?);
-        ensure!(!judged.is_empty(), "nothing was measured");
-        let failing = judged.into_iter().filter(|one| one.fails(true));
-        Ok(failing.map(|Judged { group, name, .. }| format!("{group:?}, {name}")).collect())
+        let checks = thresholds.check(groups, &measure(&bench, groups, Path::new(COMMAND))?);
+        ensure!(!checks.is_empty(), "nothing was measured");
+        let failing = checks.into_iter().filter(|one| one.fails(true));
+        Ok(failing.map(|Check { group, name, .. }| format!("{group:?}, {name}")).collect())
     };
     assert_eq!(failing(&GROUPS)?, [""; 0], "nothing was planted yet");
 
@@ -112,8 +112,8 @@ fn more_wal_and_a_lost_index_are_caught() -> Result<()> {
 
 #[test]
 fn where_there_is_no_valgrind_it_says_so_and_fails_only_where_it_must_not_lack() -> Result<()> {
-    let _alone = alone();
-    let (folder, file) = place()?;
+    let _guard = run_alone();
+    let (folder, file) = temporary_file()?;
     let without = |arguments: &[&str]| -> Result<Output> {
         let mut command = Command::new(COMMAND);
         command.env("PQ_TEST_DATABASE_URL", Server::shared()?.url()).env("PATH", folder.path());
@@ -121,10 +121,10 @@ fn where_there_is_no_valgrind_it_says_so_and_fails_only_where_it_must_not_lack()
         Ok(command.output()?)
     };
     let lenient = without(&[])?;
-    assert_eq!(lenient.status.code(), Some(0), "{}", said(&lenient));
-    assert!(said(&lenient).contains("not measured: there is no valgrind"), "{}", said(&lenient));
+    assert_eq!(lenient.status.code(), Some(0), "{}", output_of(&lenient));
+    assert!(output_of(&lenient).contains("not measured: there is no valgrind"), "{}", output_of(&lenient));
     let strict = without(&["--require-callgrind"])?;
-    assert_eq!(strict.status.code(), Some(1), "{}", said(&strict));
-    assert_eq!(failures(&said(&strict)).len(), 2, "{}", said(&strict));
+    assert_eq!(strict.status.code(), Some(1), "{}", output_of(&strict));
+    assert_eq!(failures(&output_of(&strict)).len(), 2, "{}", output_of(&strict));
     Ok(())
 }

@@ -238,8 +238,8 @@ fn figures_that_a_run_did_not_measure_are_kept() {
     fs::write(&kept, "[{").expect("the runs");
     let refused = report(&[&file], folder.path(), &[]);
     assert!(!refused.status.success());
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("cannot read the runs in") && said.contains("--anew"), "{said}");
+    let output = String::from_utf8_lossy(&refused.stderr);
+    assert!(output.contains("cannot read the runs in") && output.contains("--anew"), "{output}");
     assert!(reported_anew(&[&file], folder.path()).contains("`def5678`: pickups\n"));
 }
 
@@ -273,8 +273,11 @@ fn an_appendix_whose_runs_are_not_kept_is_not_removed() {
     fs::write(&page, before).expect("the page");
     let refused = report(&[&file], folder.path(), &[]);
     assert!(!refused.status.success());
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("no runs of drain") && said.contains("--run") && said.contains("--anew"), "{said}");
+    let output = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        output.contains("no runs of drain") && output.contains("--run") && output.contains("--anew"),
+        "{output}"
+    );
     assert_eq!(fs::read_to_string(&page).expect("the page"), before);
     reported_anew(&[&file], folder.path());
     assert!(!page.exists());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use pq_bench::{Compared, Results, compare};
+use pq_bench::{FigureChange, Results, compare};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -23,6 +23,6 @@ pub(crate) fn run(Arguments { base, with }: &Arguments) -> Result<()> {
     ensure!(!compared.is_empty(), "the runs have no figure in common");
     let revision = |runs: &[Results]| runs.first().map_or(String::new(), |run| run.revision.clone());
     println!("base: {}; with: {}; {} rounds", revision(&base), revision(&with), base.len());
-    println!("{}", Compared::table(&compared));
+    println!("{}", FigureChange::table(&compared));
     Ok(())
 }

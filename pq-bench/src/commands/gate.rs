@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use pq_bench::Bench;
-use pq_bench::gate::{Counted, Group, Judged, Thresholds, Verdict, child, measure};
+use pq_bench::gate::{Check, CheckResult, CountedOperation, Group, Thresholds, child, measure};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Args)]
 pub(crate) struct ChildArguments {
-    what: Counted,
+    what: CountedOperation,
     times: usize,
 }
 
@@ -38,21 +38,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     println!("measured on: {}", bench.origin());
     let measured = measure(&bench, &groups, &std::env::current_exe()?)?;
     if *write {
-        thresholds.take_over(&groups, &measured);
+        thresholds.update(&groups, &measured);
         std::fs::write(path, thresholds.text())
             .with_context(|| format!("{} cannot be written", path.display()))?;
     }
-    let judged = thresholds.judge(&groups, &measured);
-    println!("{}", Judged::table(&judged, *require_callgrind));
-    let failed = judged.iter().filter(|one| one.fails(*require_callgrind)).count();
-    let tighter = judged.iter().any(|one| one.verdict == Verdict::CanBeTightened);
+    let checks = thresholds.check(&groups, &measured);
+    println!("{}", Check::table(&checks, *require_callgrind));
+    let failed = checks.iter().filter(|one| one.fails(*require_callgrind)).count();
+    let tighter = checks.iter().any(|one| one.result == CheckResult::Improved);
     let again = again(path, only);
     if failed > 0 {
         println!(
             "\nWhere that is meant to be so, take it for the threshold from now on, commit {}, and say why:\n    {again}",
             path.display()
         );
-        bail!("{failed} of {} figures fail", judged.len());
+        bail!("{failed} of {} figures fail", checks.len());
     }
     if tighter {
         println!(

@@ -3,7 +3,7 @@
 mod adapter;
 mod compare;
 mod gate;
-mod million;
+mod memory_child;
 mod report;
 mod run;
 
@@ -21,7 +21,7 @@ pub(crate) enum Command {
     Report(report::Arguments),
     /// Is the process whose memory the scenario `memory` measures
     #[command(hide = true)]
-    Million(million::Arguments),
+    MemoryChild(memory_child::Arguments),
     /// Tells what changed from the runs of one revision to those of another
     Compare(compare::Arguments),
     /// Holds what a put and a take cost against the committed thresholds
@@ -37,7 +37,7 @@ impl Command {
             Self::Adapter(arguments) => adapter::run(&arguments),
             Self::Run(arguments) => run::run(&arguments),
             Self::Report(arguments) => report::run(&arguments),
-            Self::Million(arguments) => million::run(&arguments),
+            Self::MemoryChild(arguments) => memory_child::run(&arguments),
             Self::Compare(arguments) => compare::run(&arguments),
             Self::Gate(arguments) => gate::run(&arguments),
             Self::GateChild(arguments) => gate::run_child(&arguments),

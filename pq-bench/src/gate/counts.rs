@@ -12,7 +12,7 @@ use diesel::sql_types::{Array, BigInt, Double, Integer, Text};
 use pq_diesel::{Handler, Pq, Queue, Wait, Worker};
 use serde_json::value::RawValue;
 
-use super::{Group, Measured, QUEUE, fill, middle};
+use super::{Group, Measured, QUEUE, fill, median_of};
 use crate::{Bench, PAYLOAD, count_statements, statements_sent};
 
 /// Something whose cost is counted.
@@ -21,10 +21,10 @@ struct Operation {
     /// How often it is done in the short run, and in the long one.
     times: (usize, usize),
     /// How many jobs each time needs that are ready.
-    needs: usize,
+    ready_jobs: usize,
     /// How many jobs the WAL of one time is divided by; none where its WAL is not looked at.
-    wal_by: Option<usize>,
-    run: fn(&Place<'_>, usize) -> Result<()>,
+    wal_jobs: Option<usize>,
+    run: fn(&Environment<'_>, usize) -> Result<()>,
 }
 
 /// The jobs a time of what takes or puts many.
@@ -32,49 +32,55 @@ const PUT_MANY: usize = 1_000;
 const GET_MANY: usize = 500;
 
 const OPERATIONS: [Operation; 9] = [
-    Operation { name: "a put", times: (500, 2_500), needs: 0, wal_by: Some(1), run: put },
+    Operation { name: "a put", times: (500, 2_500), ready_jobs: 0, wal_jobs: Some(1), run: put },
     Operation {
         name: "a put in the caller's transaction",
         times: (100, 600),
-        needs: 0,
-        wal_by: None,
+        ready_jobs: 0,
+        wal_jobs: None,
         run: put_in_transaction,
     },
     Operation {
         name: "a put_many of 1,000",
         times: (2, 12),
-        needs: 0,
-        wal_by: Some(PUT_MANY),
+        ready_jobs: 0,
+        wal_jobs: Some(PUT_MANY),
         run: put_many,
     },
-    Operation { name: "a get", times: (100, 600), needs: 1, wal_by: None, run: get },
-    Operation { name: "a get_many of 500", times: (2, 12), needs: GET_MANY, wal_by: None, run: get_many },
+    Operation { name: "a get", times: (100, 600), ready_jobs: 1, wal_jobs: None, run: get },
+    Operation {
+        name: "a get_many of 500",
+        times: (2, 12),
+        ready_jobs: GET_MANY,
+        wal_jobs: None,
+        run: get_many,
+    },
     Operation {
         name: "a transactional drain",
         times: (1_000, 11_000),
-        needs: 1,
-        wal_by: Some(1),
+        ready_jobs: 1,
+        wal_jobs: Some(1),
         run: drain_transactional,
     },
     Operation {
         name: "a leased drain",
         times: (1_000, 11_000),
-        needs: 1,
-        wal_by: Some(1),
+        ready_jobs: 1,
+        wal_jobs: Some(1),
         run: drain_leased,
     },
     Operation {
         name: "a transactional drain, history kept",
         times: (1_000, 11_000),
-        needs: 1,
-        wal_by: Some(1),
+        ready_jobs: 1,
+        wal_jobs: Some(1),
         run: drain_kept,
     },
     Operation {
         name: "a transactional drain, one statement and a time limit each",
         times: (1_000, 6_000),
-        needs: 1,
-        wal_by: None,
+        ready_jobs: 1,
+        wal_jobs: None,
         run: drain_limited,
     },
 ];
@@ -89,7 +95,7 @@ const STRAY_COMMITS: f64 = 1.0;
 
 /// By the clock a worker looks once more before it says that there is nothing, and a look in a transaction with a
 /// time limit is so many statements.
-const LAST_LOOK: f64 = 5.0;
+const FINAL_POLL: f64 = 5.0;
 
 /// Counts what each operation costs. Where others use the server at the same time, its WAL is theirs as well.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
@@ -103,25 +109,25 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
         for _ in 0..REPEATS {
             let short = reader.cost_of(bench, operation, operation.times.0)?;
             let long = reader.cost_of(bench, operation, operation.times.1)?;
-            costs.push(long.less(&short));
+            costs.push(long.minus(&short));
         }
         let more = (operation.times.1 - operation.times.0) as f64;
-        let a_time =
-            |part: fn(&Counters) -> f64| Ok::<_, anyhow::Error>(middle(costs.iter().map(part))? / more);
+        let per_run =
+            |part: fn(&Counters) -> f64| Ok::<_, anyhow::Error>(median_of(costs.iter().map(part))? / more);
         let is_drain = operation.name.contains("drain");
         let a_job = if is_drain { ", a job" } else { "" };
         // In per cent, by a tenth too much and not too little.
-        let of_all =
+        let tolerance =
             |stray: f64, value: f64| ((1_000.0 * stray / (value * more).max(1.0)).floor() + 1.0) / 10.0;
         let mut add = |group, what: &str, value, margin| {
             measured.push(Measured::new(group, format!("{}: {what}", operation.name), value, margin));
         };
-        let (statements, commits) = (a_time(|cost| cost.statements)?, a_time(|cost| cost.commits)?);
-        let looks = if is_drain { of_all(LAST_LOOK, statements) } else { 0.0 };
-        add(Group::Counts, &format!("statements{a_job}"), statements, looks);
-        add(Group::Counts, &format!("commits{a_job}"), commits, of_all(STRAY_COMMITS, commits));
-        if let Some(jobs) = operation.wal_by {
-            add(Group::Wal, "bytes a job", a_time(|cost| cost.wal)? / jobs as f64, 3.0);
+        let (statements, commits) = (per_run(|cost| cost.statements)?, per_run(|cost| cost.commits)?);
+        let final_poll = if is_drain { tolerance(FINAL_POLL, statements) } else { 0.0 };
+        add(Group::Counts, &format!("statements{a_job}"), statements, final_poll);
+        add(Group::Counts, &format!("commits{a_job}"), commits, tolerance(STRAY_COMMITS, commits));
+        if let Some(jobs) = operation.wal_jobs {
+            add(Group::Wal, "bytes a job", per_run(|cost| cost.wal)? / jobs as f64, 3.0);
         }
     }
     Ok(measured)
@@ -135,7 +141,7 @@ struct Counters {
 }
 
 impl Counters {
-    fn less(&self, other: &Self) -> Self {
+    fn minus(&self, other: &Self) -> Self {
         Self {
             statements: self.statements - other.statements,
             commits: self.commits - other.commits,
@@ -151,16 +157,16 @@ struct Reader {
     /// Sessions that were there before; they do nothing meanwhile.
     others: Vec<i32>,
     /// Before PostgreSQL 15 what a session has committed is told to a process that counts, which takes a moment.
-    late: bool,
+    delayed_statistics: bool,
 }
 
 impl Reader {
     fn new(bench: &Bench) -> Result<Self> {
-        let mut conn = bench.connect_beside()?;
+        let mut conn = bench.connect_to_server_database()?;
         let version = diesel::dsl::sql::<Integer>("SELECT current_setting('server_version_num')::int4")
             .get_result::<i32>(&mut conn)?;
         let database = bench.database_name().to_owned();
-        let mut reader = Self { conn, database, others: Vec::new(), late: version < 150_000 };
+        let mut reader = Self { conn, database, others: Vec::new(), delayed_statistics: version < 150_000 };
         reader.others = reader.sessions()?;
         Ok(reader)
     }
@@ -175,13 +181,13 @@ impl Reader {
 
     /// Sessions tell what they have committed at the latest when they end; so they are waited for, and no longer.
     fn settle(&mut self) -> Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(30);
+        const TIMEOUT: Duration = Duration::from_secs(30);
         let begun = Instant::now();
         while self.sessions()?.iter().any(|pid| !self.others.contains(pid)) {
-            ensure!(begun.elapsed() < PATIENCE, "somebody else is connected to {}", self.database);
+            ensure!(begun.elapsed() < TIMEOUT, "somebody else is connected to {}", self.database);
             thread::sleep(Duration::from_millis(2));
         }
-        if self.late {
+        if self.delayed_statistics {
             thread::sleep(Duration::from_millis(1_100));
         }
         Ok(())
@@ -199,12 +205,12 @@ impl Reader {
     }
 
     fn cost_of(&mut self, bench: &Bench, operation: &Operation, times: usize) -> Result<Counters> {
-        drop(fill(bench, times * operation.needs)?);
+        drop(fill(bench, times * operation.ready_jobs)?);
         self.settle()?;
         let (commits, wal) = (self.commits()?, self.wal()?);
         let statements = statements_sent();
         let payload = RawValue::from_string(PAYLOAD.to_owned())?;
-        (operation.run)(&Place { bench, payload: &payload }, times)?;
+        (operation.run)(&Environment { bench, payload: &payload }, times)?;
         let statements = statements_sent() - statements;
         let wal = self.wal()? - wal;
         self.settle()?;
@@ -225,12 +231,12 @@ struct Commits {
 }
 
 /// Where an operation runs, and what it puts.
-struct Place<'p> {
+struct Environment<'p> {
     bench: &'p Bench,
     payload: &'p RawValue,
 }
 
-impl Place<'_> {
+impl Environment<'_> {
     /// A handle of the operation's own, whose sessions end with it.
     fn queue(&self) -> Result<(Pq, Queue<Box<RawValue>>)> {
         let pq = Pq::builder().url(self.bench.url()).pool_size(4).connect()?;
@@ -243,17 +249,17 @@ impl Place<'_> {
     }
 }
 
-fn put(place: &Place<'_>, times: usize) -> Result<()> {
-    let ((_pq, queue), payload) = (place.queue()?, place.payload());
+fn put(environment: &Environment<'_>, times: usize) -> Result<()> {
+    let ((_pq, queue), payload) = (environment.queue()?, environment.payload());
     for _ in 0..times {
         queue.put(&payload)?;
     }
     Ok(())
 }
 
-fn put_in_transaction(place: &Place<'_>, times: usize) -> Result<()> {
-    let ((_pq, queue), payload) = (place.queue()?, place.payload());
-    place.bench.connect()?.transaction(|conn| {
+fn put_in_transaction(environment: &Environment<'_>, times: usize) -> Result<()> {
+    let ((_pq, queue), payload) = (environment.queue()?, environment.payload());
+    environment.bench.connect()?.transaction(|conn| {
         for _ in 0..times {
             queue.on(conn).put(&payload)?;
         }
@@ -261,47 +267,47 @@ fn put_in_transaction(place: &Place<'_>, times: usize) -> Result<()> {
     })
 }
 
-fn put_many(place: &Place<'_>, times: usize) -> Result<()> {
-    let ((_pq, queue), payload) = (place.queue()?, place.payload());
+fn put_many(environment: &Environment<'_>, times: usize) -> Result<()> {
+    let ((_pq, queue), payload) = (environment.queue()?, environment.payload());
     for _ in 0..times {
         queue.put_many(std::iter::repeat_n(&payload, PUT_MANY))?;
     }
     Ok(())
 }
 
-fn get(place: &Place<'_>, times: usize) -> Result<()> {
-    let (_pq, queue) = place.queue()?;
+fn get(environment: &Environment<'_>, times: usize) -> Result<()> {
+    let (_pq, queue) = environment.queue()?;
     for _ in 0..times {
         ensure!(queue.get(Wait::No)?.is_some(), "there was no job to get");
     }
     Ok(())
 }
 
-fn get_many(place: &Place<'_>, times: usize) -> Result<()> {
-    let (_pq, queue) = place.queue()?;
+fn get_many(environment: &Environment<'_>, times: usize) -> Result<()> {
+    let (_pq, queue) = environment.queue()?;
     for _ in 0..times {
         ensure!(queue.get_many(GET_MANY, Wait::No)?.len() == GET_MANY, "there were too few jobs to get");
     }
     Ok(())
 }
 
-fn drain_transactional(place: &Place<'_>, jobs: usize) -> Result<()> {
-    let (pq, queue) = place.queue()?;
+fn drain_transactional(environment: &Environment<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = environment.queue()?;
     drain(&pq, queue.transactional(|_, _| Ok::<_, Infallible>(())), jobs)
 }
 
-fn drain_leased(place: &Place<'_>, jobs: usize) -> Result<()> {
-    let (pq, queue) = place.queue()?;
+fn drain_leased(environment: &Environment<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = environment.queue()?;
     drain(&pq, queue.leased(|_, _| Ok::<_, Infallible>(())), jobs)
 }
 
-fn drain_kept(place: &Place<'_>, jobs: usize) -> Result<()> {
-    let (pq, queue) = place.queue()?;
+fn drain_kept(environment: &Environment<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = environment.queue()?;
     drain(&pq, queue.transactional(|_, _| Ok::<_, Infallible>(())).keep_history(true), jobs)
 }
 
-fn drain_limited(place: &Place<'_>, jobs: usize) -> Result<()> {
-    let (pq, queue) = place.queue()?;
+fn drain_limited(environment: &Environment<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = environment.queue()?;
     let handler = queue.transactional(|conn, _| conn.batch_execute("SELECT 1"));
     drain(&pq, handler.timeout(Duration::from_secs(60)), jobs)
 }

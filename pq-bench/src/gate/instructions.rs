@@ -13,7 +13,7 @@ use crate::{Bench, PAYLOAD};
 
 /// What the child does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Counted {
+pub enum CountedOperation {
     /// Puts, a job each
     Put,
     /// Gets, a job each
@@ -25,8 +25,10 @@ const TIMES: (usize, usize) = (100, 600);
 
 pub(super) fn measure(bench: &Bench, command: &Path) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
-    for (counted, name) in [(Counted::Put, "a put: instructions"), (Counted::Take, "a take: instructions")] {
-        let value = if there_is_valgrind() {
+    for (counted, name) in
+        [(CountedOperation::Put, "a put: instructions"), (CountedOperation::Take, "a take: instructions")]
+    {
+        let value = if has_valgrind() {
             let short = instructions(bench, command, counted, TIMES.0)?;
             let long = instructions(bench, command, counted, TIMES.1)?;
             Ok((long - short) / (TIMES.1 - TIMES.0) as f64)
@@ -38,12 +40,12 @@ pub(super) fn measure(bench: &Bench, command: &Path) -> Result<Vec<Measured>> {
     Ok(measured)
 }
 
-fn there_is_valgrind() -> bool {
+fn has_valgrind() -> bool {
     Command::new("valgrind").arg("--version").output().is_ok_and(|said| said.status.success())
 }
 
-fn instructions(bench: &Bench, command: &Path, counted: Counted, times: usize) -> Result<f64> {
-    drop(fill(bench, if counted == Counted::Take { times } else { 0 })?);
+fn instructions(bench: &Bench, command: &Path, counted: CountedOperation, times: usize) -> Result<f64> {
+    drop(fill(bench, if counted == CountedOperation::Take { times } else { 0 })?);
     let out = tempfile::NamedTempFile::new()?;
     let what = counted.to_possible_value().context("it has no name")?;
     let ran = Command::new("valgrind")
@@ -52,7 +54,7 @@ fn instructions(bench: &Bench, command: &Path, counted: Counted, times: usize) -
         .arg(command)
         .args(["gate-child", what.get_name(), &times.to_string()])
         // Not as an argument, where others can read it: it may hold a password.
-        .env(CHILDS_URL, bench.url())
+        .env(CHILD_URL, bench.url())
         .output()?;
     ensure!(ran.status.success(), "valgrind failed: {}", String::from_utf8_lossy(&ran.stderr));
     total(&std::fs::read_to_string(out.path())?)
@@ -65,22 +67,22 @@ fn total(file: &str) -> Result<f64> {
     totals.trim().parse().context("callgrind's total is no number")
 }
 
-const CHILDS_URL: &str = "PQ_GATE_URL";
+const CHILD_URL: &str = "PQ_GATE_URL";
 
 /// What the child process does: so many puts or takes.
 ///
 /// # Errors
 ///
 /// The database's.
-pub fn child(counted: Counted, times: usize) -> Result<()> {
-    let url = std::env::var(CHILDS_URL).context("only the gate runs this")?;
+pub fn child(counted: CountedOperation, times: usize) -> Result<()> {
+    let url = std::env::var(CHILD_URL).context("only the gate runs this")?;
     let pq = Pq::builder().url(&url).pool_size(1).connect()?;
     let queue = pq.queue::<Box<RawValue>>(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     for _ in 0..times {
         match counted {
-            Counted::Put => drop(queue.put(&payload)?),
-            Counted::Take => ensure!(queue.get(Wait::No)?.is_some(), "there was no job to take"),
+            CountedOperation::Put => drop(queue.put(&payload)?),
+            CountedOperation::Take => ensure!(queue.get(Wait::No)?.is_some(), "there was no job to take"),
         }
     }
     Ok(())

@@ -16,9 +16,9 @@ use clap::ValueEnum;
 use diesel::PgConnection;
 use diesel::connection::SimpleConnection;
 
-pub use self::instructions::{Counted, child};
-pub use self::thresholds::{Judged, Threshold, Thresholds, Verdict};
-use crate::bench::EMPTY;
+pub use self::instructions::{CountedOperation, child};
+pub use self::thresholds::{Check, CheckResult, Threshold, Thresholds};
+use crate::bench::TRUNCATE_ALL;
 use crate::{Bench, PAYLOAD};
 
 /// What the gate looks at. The words are those of `--only`.
@@ -60,7 +60,7 @@ impl Group {
     /// Whether more is better. A ratio has a bound that is set by hand, far below what is reached; of all else the
     /// file holds what was measured.
     #[must_use]
-    pub fn is_bound(self) -> bool {
+    pub fn is_lower_bound(self) -> bool {
         self == Self::Ratios
     }
 }
@@ -121,7 +121,7 @@ const QUEUE: &str = "gate";
 fn fill(bench: &Bench, jobs: usize) -> Result<PgConnection> {
     let mut conn = bench.connect()?;
     conn.batch_execute(&format!(
-        "{EMPTY};
+        "{TRUNCATE_ALL};
          INSERT INTO pq.queue (q_name, data) SELECT '{QUEUE}', '{PAYLOAD}' FROM generate_series(1, {jobs});
          ANALYZE pq.queue"
     ))?;
@@ -129,7 +129,7 @@ fn fill(bench: &Bench, jobs: usize) -> Result<PgConnection> {
 }
 
 /// The middle one of an odd number of figures, of which at least one is needed.
-fn middle(figures: impl IntoIterator<Item = f64>) -> Result<f64> {
+fn median_of(figures: impl IntoIterator<Item = f64>) -> Result<f64> {
     let figures: Vec<f64> = figures.into_iter().collect();
     ensure!(!figures.is_empty(), "nothing was measured");
     Ok(crate::median(&figures))

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use pq_diesel::{Pq, Worker};
 use serde_json::value::RawValue;
 
-use super::{Group, Measured, QUEUE, fill, middle};
+use super::{Group, Measured, QUEUE, fill, median_of};
 use crate::baseline::{Script, pgbench, plain_take};
 use crate::{Bench, PAYLOAD};
 
@@ -25,11 +25,16 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     // Without optimisations a client is slower by some times, and a drain is mostly the client's work.
     let (least_put, least_drain) = if cfg!(debug_assertions) { (0.25, 0.1) } else { (0.5, 0.25) };
     Ok(vec![
-        Measured::new(Group::Ratios, "puts on one connection : pgbench's INSERT", middle(puts)?, least_put),
+        Measured::new(
+            Group::Ratios,
+            "puts on one connection : pgbench's INSERT",
+            median_of(puts)?,
+            least_put,
+        ),
         Measured::new(
             Group::Ratios,
             "a transactional drain : the bare DELETE of 500",
-            middle(drains)?,
+            median_of(drains)?,
             least_drain,
         ),
     ])

@@ -34,8 +34,8 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     explain(&mut conn, "10,000 due beside", sorted, &mut measured)?;
 
     let mut conn = fill(bench, 2 * JOBS)?;
-    let mut elsewhere = bench.connect()?;
-    elsewhere.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pq.queue LIMIT 1")?;
+    let mut snapshot_conn = bench.connect()?;
+    snapshot_conn.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pq.queue LIMIT 1")?;
     conn.batch_execute(&format!(
         "DELETE FROM pq.queue WHERE id <= (SELECT min(id) + {JOBS} - 1 FROM pq.queue); ANALYZE pq.queue"
     ))?;
@@ -58,8 +58,8 @@ fn explain(
             "DEALLOCATE ALL; SET plan_cache_mode = force_generic_plan; PREPARE take (text) AS {text}"
         ))?;
         // The first look at a table that was just filled notes in its rows who has committed.
-        read_by(conn)?;
-        let read = read_by(conn)?;
+        measure_take(conn)?;
+        let read = measure_take(conn)?;
         let jobs = jobs as f64;
         measured.push(Measured::new(
             Group::Rows,
@@ -89,7 +89,7 @@ struct Plan {
 }
 
 /// Takes, looks at what was read, and takes it back.
-fn read_by(conn: &mut PgConnection) -> Result<Read> {
+fn measure_take(conn: &mut PgConnection) -> Result<Read> {
     let explain = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) EXECUTE take('{QUEUE}')");
     let found = conn.test_transaction::<_, diesel::result::Error, _>(|conn| {
         diesel::sql_query(&explain).get_result::<Plan>(conn)
@@ -112,8 +112,9 @@ fn rows_of(node: &Value) -> f64 {
         text("Node Type").is_some_and(|kind| kind.ends_with("Scan")) && text("Relation Name").is_some();
     let own = ["Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck"];
     let own = own.iter().map(|key| number(node, key)).sum::<f64>() * number(node, "Actual Loops");
-    let below = node.get("Plans").and_then(Value::as_array).into_iter().flatten().map(rows_of).sum::<f64>();
-    if is_scan { own + below } else { below }
+    let children =
+        node.get("Plans").and_then(Value::as_array).into_iter().flatten().map(rows_of).sum::<f64>();
+    if is_scan { own + children } else { children }
 }
 
 #[cfg(test)]

@@ -27,11 +27,11 @@ pub struct Thresholds(BTreeMap<String, BTreeMap<String, Threshold>>);
 
 /// What the gate says of a figure.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum CheckResult {
     /// It is as it should be.
-    Holds,
+    Within,
     /// It is so much better that the threshold no longer guards it.
-    CanBeTightened,
+    Improved,
     /// It is worse than is allowed, by so many per cent of the threshold.
     Worse(f64),
     /// It could not be measured, for this reason.
@@ -39,12 +39,12 @@ pub enum Verdict {
     /// The file has no threshold for it.
     NoThreshold,
     /// The file has a threshold, but nothing of this name is measured.
-    NothingMeasures,
+    Unused,
 }
 
 /// A figure with its verdict.
 #[derive(Clone, Debug)]
-pub struct Judged {
+pub struct Check {
     /// To what it belongs.
     pub group: Group,
     /// What it is.
@@ -54,23 +54,27 @@ pub struct Judged {
     /// What it may be.
     pub threshold: Option<Threshold>,
     /// What is said of it.
-    pub verdict: Verdict,
+    pub result: CheckResult,
 }
 
 /// What the file's digits leave out, as a part of the value.
 const ROUNDING: f64 = 5e-4;
 
 impl Threshold {
-    fn judge(&self, value: f64, bound: bool) -> Verdict {
+    fn check(&self, value: f64, bound: bool) -> CheckResult {
         let slack = self.value.abs() * (self.tolerance / 100.0 + ROUNDING);
         let worse = if bound { self.value - value } else { value - self.value };
         if worse > slack {
             // Of nothing there is no per cent.
-            Verdict::Worse(if self.value == 0.0 { f64::INFINITY } else { worse / self.value.abs() * 100.0 })
+            CheckResult::Worse(if self.value == 0.0 {
+                f64::INFINITY
+            } else {
+                worse / self.value.abs() * 100.0
+            })
         } else if !bound && -worse > slack {
-            Verdict::CanBeTightened
+            CheckResult::Improved
         } else {
-            Verdict::Holds
+            CheckResult::Within
         }
     }
 }
@@ -92,8 +96,8 @@ impl Thresholds {
 
     /// Holds what was measured of these groups against the thresholds.
     #[must_use]
-    pub fn judge(&self, groups: &[Group], measured: &[Measured]) -> Vec<Judged> {
-        let mut judged = Vec::new();
+    pub fn check(&self, groups: &[Group], measured: &[Measured]) -> Vec<Check> {
+        let mut checks = Vec::new();
         for &group in groups {
             let empty = BTreeMap::new();
             let section = self.0.get(group.section()).unwrap_or(&empty);
@@ -102,45 +106,45 @@ impl Thresholds {
             for one in ours {
                 names.insert(one.name.as_str());
                 let threshold = section.get(&one.name).copied();
-                let verdict = match (&one.value, threshold) {
-                    (Err(why), _) => Verdict::NotMeasured(why.clone()),
-                    (Ok(_), None) => Verdict::NoThreshold,
-                    (Ok(value), Some(threshold)) => threshold.judge(*value, group.is_bound()),
+                let result = match (&one.value, threshold) {
+                    (Err(reason), _) => CheckResult::NotMeasured(reason.clone()),
+                    (Ok(_), None) => CheckResult::NoThreshold,
+                    (Ok(value), Some(threshold)) => threshold.check(*value, group.is_lower_bound()),
                 };
                 let value = one.value.as_ref().ok().copied();
-                judged.push(Judged { group, name: one.name.clone(), value, threshold, verdict });
+                checks.push(Check { group, name: one.name.clone(), value, threshold, result });
             }
             // A threshold that nothing is held against guards nothing, and nobody would notice.
             for (name, threshold) in section.iter().filter(|(name, _)| !names.contains(name.as_str())) {
-                judged.push(Judged {
+                checks.push(Check {
                     group,
                     name: name.clone(),
                     value: None,
                     threshold: Some(*threshold),
-                    verdict: Verdict::NothingMeasures,
+                    result: CheckResult::Unused,
                 });
             }
         }
-        judged
+        checks
     }
 
     /// Takes what was measured of these groups for the thresholds from now on. Tolerances stay as they are, and
     /// so do bounds of ratios, and what was not measured this time.
-    pub fn take_over(&mut self, groups: &[Group], measured: &[Measured]) {
+    pub fn update(&mut self, groups: &[Group], measured: &[Measured]) {
         for &group in groups {
             let old = self.0.remove(group.section()).unwrap_or_default();
             let mut new = BTreeMap::new();
             for one in measured.iter().filter(|one| one.group == group) {
-                let had = old.get(&one.name).copied();
-                let threshold = match (&one.value, had) {
-                    (Ok(_), None) if group.is_bound() => {
+                let previous = old.get(&one.name).copied();
+                let threshold = match (&one.value, previous) {
+                    (Ok(_), None) if group.is_lower_bound() => {
                         Some(Threshold { value: one.margin, tolerance: 0.0 })
                     }
                     (Ok(value), None) => Some(Threshold { value: rounded(*value), tolerance: one.margin }),
-                    (Ok(value), Some(had)) if !group.is_bound() => {
-                        Some(Threshold { value: rounded(*value), ..had })
+                    (Ok(value), Some(previous)) if !group.is_lower_bound() => {
+                        Some(Threshold { value: rounded(*value), ..previous })
                     }
-                    (_, had) => had,
+                    (_, previous) => previous,
                 };
                 new.extend(threshold.map(|threshold| (one.name.clone(), threshold)));
             }
@@ -151,7 +155,7 @@ impl Thresholds {
     /// The file's text.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = HEAD.to_owned();
+        let mut text = HEADER.to_owned();
         for (section, thresholds) in self.0.iter().filter(|(_, thresholds)| !thresholds.is_empty()) {
             let _ = writeln!(text, "\n[{section}]");
             for (name, Threshold { value, tolerance }) in thresholds {
@@ -163,7 +167,7 @@ impl Thresholds {
     }
 }
 
-const HEAD: &str = "\
+const HEADER: &str = "\
 # What `pq-bench gate` holds a put and a take against; `pq-bench gate --write` writes it anew.
 # A figure fails where it is worse than its value by more than its tolerance, which is in per cent and is kept when
 # the file is written anew. The bounds of the ratios are set by hand, and kept as well.
@@ -178,39 +182,39 @@ fn rounded(value: f64) -> f64 {
     (value * factor).round() / factor
 }
 
-impl Judged {
+impl Check {
     /// Whether the gate is shut because of it. What cannot be measured here shuts it where it is `required`.
     #[must_use]
     pub fn fails(&self, required: bool) -> bool {
-        match self.verdict {
-            Verdict::Holds | Verdict::CanBeTightened => false,
-            Verdict::NotMeasured(_) => required,
-            Verdict::Worse(_) | Verdict::NoThreshold | Verdict::NothingMeasures => true,
+        match self.result {
+            CheckResult::Within | CheckResult::Improved => false,
+            CheckResult::NotMeasured(_) => required,
+            CheckResult::Worse(_) | CheckResult::NoThreshold | CheckResult::Unused => true,
         }
     }
 
     /// All of them as a table.
     #[must_use]
-    pub fn table(judged: &[Self], required: bool) -> Table {
+    pub fn table(checks: &[Self], required: bool) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["what", "measured", "threshold", "verdict"]);
-        for one in judged {
+        for one in checks {
             let threshold = one.threshold.map_or("none".to_owned(), |it| {
-                let side = if one.group.is_bound() { "at least " } else { "" };
+                let side = if one.group.is_lower_bound() { "at least " } else { "" };
                 let tolerance = match it.tolerance {
                     0.0 => String::new(),
-                    tolerance if one.group.is_bound() => format!(" - {tolerance} %"),
+                    tolerance if one.group.is_lower_bound() => format!(" - {tolerance} %"),
                     tolerance => format!(" + {tolerance} %"),
                 };
-                format!("{side}{}{tolerance}", shown(it.value))
+                format!("{side}{}{tolerance}", format_value(it.value))
             });
             let mark = if one.fails(required) { "FAILED: " } else { "" };
             table.add_row([
                 format!("{}, {}", one.group.section(), one.name),
-                one.value.map_or("-".to_owned(), shown),
+                one.value.map_or("-".to_owned(), format_value),
                 threshold,
-                format!("{mark}{}", one.verdict),
+                format!("{mark}{}", one.result),
             ]);
         }
         for column in [1, 2] {
@@ -223,20 +227,20 @@ impl Judged {
 }
 
 /// A number as far as it means something.
-fn shown(value: f64) -> String {
+fn format_value(value: f64) -> String {
     format!("{}", rounded(value))
 }
 
-impl std::fmt::Display for Verdict {
+impl std::fmt::Display for CheckResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Holds => write!(f, "ok"),
-            Self::CanBeTightened => write!(f, "ok, and can be tightened"),
+            Self::Within => write!(f, "ok"),
+            Self::Improved => write!(f, "ok, and can be tightened"),
             Self::Worse(by) if by.is_finite() => write!(f, "{by:.1} % worse than the threshold"),
             Self::Worse(_) => write!(f, "there should be none"),
-            Self::NotMeasured(why) => write!(f, "not measured: {why}"),
+            Self::NotMeasured(reason) => write!(f, "not measured: {reason}"),
             Self::NoThreshold => write!(f, "the file has no threshold for it"),
-            Self::NothingMeasures => write!(f, "nothing of this name is measured"),
+            Self::Unused => write!(f, "nothing of this name is measured"),
         }
     }
 }
@@ -249,24 +253,24 @@ mod tests {
         toml::from_str(text).expect("it is such a file")
     }
 
-    fn verdicts(thresholds: &Thresholds, measured: &[Measured]) -> Vec<Verdict> {
+    fn results(thresholds: &Thresholds, measured: &[Measured]) -> Vec<CheckResult> {
         let groups: BTreeSet<Group> = measured.iter().map(|one| one.group).collect();
         let groups: Vec<Group> = groups.into_iter().collect();
-        thresholds.judge(&groups, measured).into_iter().map(|one| one.verdict).collect()
+        thresholds.check(&groups, measured).into_iter().map(|one| one.result).collect()
     }
 
     #[test]
     fn what_is_worse_than_its_tolerance_fails_and_what_is_much_better_is_told() {
         let thresholds = thresholds("[wal]\n\"a put\" = { value = 200, tolerance = 5 }");
-        for (value, verdict) in [
-            (200.0, Verdict::Holds),
-            (210.0, Verdict::Holds),
-            (220.0, Verdict::Worse(10.0)),
-            (190.0, Verdict::Holds),
-            (150.0, Verdict::CanBeTightened),
+        for (value, result) in [
+            (200.0, CheckResult::Within),
+            (210.0, CheckResult::Within),
+            (220.0, CheckResult::Worse(10.0)),
+            (190.0, CheckResult::Within),
+            (150.0, CheckResult::Improved),
         ] {
             let measured = Measured::new(Group::Wal, "a put", value, 1.0);
-            assert_eq!(verdicts(&thresholds, &[measured]), [verdict], "{value}");
+            assert_eq!(results(&thresholds, &[measured]), [result], "{value}");
         }
     }
 
@@ -274,38 +278,38 @@ mod tests {
     fn an_exact_count_of_none_allows_none() {
         let thresholds = thresholds("[counts]\n\"commits\" = { value = 0, tolerance = 0 }");
         let measured = |value| [Measured::new(Group::Counts, "commits", value, 0.0)];
-        assert_eq!(verdicts(&thresholds, &measured(0.0)), [Verdict::Holds]);
-        assert_eq!(verdicts(&thresholds, &measured(0.01)), [Verdict::Worse(f64::INFINITY)]);
+        assert_eq!(results(&thresholds, &measured(0.0)), [CheckResult::Within]);
+        assert_eq!(results(&thresholds, &measured(0.01)), [CheckResult::Worse(f64::INFINITY)]);
     }
 
     #[test]
     fn numbers_have_the_digits_that_mean_something() {
         let numbers = [0.0, 0.000_123_456, 0.002, 1.0 / 3.0, 99.996, 323.4567, 141_898.4, -0.5];
         let expected = [0.0, 0.000_123_5, 0.002, 0.3333, 100.0, 323.5, 141_898.0, -0.5];
-        assert_eq!(numbers.map(shown), expected.map(|number: f64| number.to_string()));
+        assert_eq!(numbers.map(format_value), expected.map(|number: f64| number.to_string()));
         // What is written down holds for what it was written down for.
-        let exact = |number: f64| Threshold { value: rounded(number), tolerance: 0.0 }.judge(number, false);
-        assert!(numbers.iter().all(|number| exact(*number) == Verdict::Holds));
+        let exact = |number: f64| Threshold { value: rounded(number), tolerance: 0.0 }.check(number, false);
+        assert!(numbers.iter().all(|number| exact(*number) == CheckResult::Within));
     }
 
     #[test]
     fn a_ratio_fails_below_its_bound_and_is_never_too_good() {
         let mut thresholds = Thresholds::default();
         let measured = |value| [Measured::new(Group::Ratios, "puts", value, 0.5)];
-        thresholds.take_over(&[Group::Ratios], &measured(0.97));
-        assert_eq!(verdicts(&thresholds, &measured(0.51)), [Verdict::Holds]);
-        assert_eq!(verdicts(&thresholds, &measured(9.0)), [Verdict::Holds]);
-        assert_eq!(verdicts(&thresholds, &measured(0.25)), [Verdict::Worse(50.0)]);
+        thresholds.update(&[Group::Ratios], &measured(0.97));
+        assert_eq!(results(&thresholds, &measured(0.51)), [CheckResult::Within]);
+        assert_eq!(results(&thresholds, &measured(9.0)), [CheckResult::Within]);
+        assert_eq!(results(&thresholds, &measured(0.25)), [CheckResult::Worse(50.0)]);
     }
 
     #[test]
     fn what_only_one_side_knows_fails() {
         let thresholds = thresholds("[wal]\n\"an old name\" = { value = 200, tolerance = 5 }");
         let measured = Measured::new(Group::Wal, "a new name", 200.0, 5.0);
-        let judged = thresholds.judge(&[Group::Wal], &[measured]);
-        let verdicts: Vec<_> = judged.iter().map(|one| one.verdict.clone()).collect();
-        assert_eq!(verdicts, [Verdict::NoThreshold, Verdict::NothingMeasures]);
-        assert!(judged.iter().all(|one| one.fails(false)));
+        let checks = thresholds.check(&[Group::Wal], &[measured]);
+        let results: Vec<_> = checks.iter().map(|one| one.result.clone()).collect();
+        assert_eq!(results, [CheckResult::NoThreshold, CheckResult::Unused]);
+        assert!(checks.iter().all(|one| one.fails(false)));
     }
 
     #[test]
@@ -314,17 +318,17 @@ mod tests {
             value: Err("there is no valgrind".to_owned()),
             ..Measured::new(Group::Instructions, "a put", 0.0, 5.0)
         };
-        let judged = Thresholds::default().judge(&[Group::Instructions], &[one]);
-        assert!(!judged[0].fails(false));
-        assert!(judged[0].fails(true));
+        let checks = Thresholds::default().check(&[Group::Instructions], &[one]);
+        assert!(!checks[0].fails(false));
+        assert!(checks[0].fails(true));
         assert!(
-            Judged::table(&judged, true).to_string().contains("FAILED: not measured: there is no valgrind")
+            Check::table(&checks, true).to_string().contains("FAILED: not measured: there is no valgrind")
         );
     }
 
     #[test]
     fn writing_anew_keeps_tolerances_bounds_and_what_was_not_measured() {
-        let mut had = thresholds(
+        let mut previous = thresholds(
             "[counts]\n\"kept\" = { value = 1, tolerance = 0 }\n\
              [wal]\n\"a put\" = { value = 200, tolerance = 7 }\n\"gone\" = { value = 1, tolerance = 1 }\n\
              [ratios-debug]\nputs = { value = 0.3, tolerance = 0 }\n\
@@ -335,9 +339,9 @@ mod tests {
             Measured::new(Group::Wal, "a \"new\" one", 0.123_456, 3.0),
             Measured::new(Group::Ratios, "puts", 0.9, 0.5),
         ];
-        had.take_over(&[Group::Wal, Group::Ratios], &measured);
-        let again = thresholds(&had.text());
-        assert_eq!(again, had);
+        previous.update(&[Group::Wal, Group::Ratios], &measured);
+        let again = thresholds(&previous.text());
+        assert_eq!(again, previous);
         let expected = thresholds(
             "[counts]\n\"kept\" = { value = 1, tolerance = 0 }\n\
              [wal]\n\"a put\" = { value = 250.1, tolerance = 7 }\n'a \"new\" one' = { value = 0.1235, tolerance = 3 }\n\

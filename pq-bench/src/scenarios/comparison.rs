@@ -55,7 +55,7 @@ pub(super) fn delete(bench: &Bench, queue: &str) -> String {
 }
 
 /// Fails where the queue ran dry: takes that find nothing are quicker than those that are to be measured.
-pub(super) fn not_dry(bench: &Bench, queue: &Queue<Box<RawValue>>, whose: &str) -> Result<()> {
+pub(super) fn ensure_jobs_left(bench: &Bench, queue: &Queue<Box<RawValue>>, whose: &str) -> Result<()> {
     let left = diesel::sql_query("SELECT 1 FROM pq.queue WHERE q_name = $1 LIMIT 1");
     let left = left.bind::<Text, _>(queue.name().as_str()).execute(&mut bench.connect()?)?;
     ensure!(

@@ -22,21 +22,21 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const QUEUE: &str = "deep";
 
 /// More than this in one statement would keep the table of new rows, which the trigger asks for, on disk.
-const AT_ONCE: usize = 200_000;
+const MAX_ROWS_PER_INSERT: usize = 200_000;
 
 /// Longer than everything that is measured.
-const HELD: Duration = Duration::from_secs(24 * 3_600);
+const LEASE: Duration = Duration::from_secs(24 * 3_600);
 
 /// What else stands in the queue.
 #[derive(Clone, Copy)]
-enum Beside {
+enum OtherJobs {
     Ready,
     Scheduled,
     Due,
     BusyKey,
 }
 
-impl Beside {
+impl OtherJobs {
     fn jobs(self, plan: &Plan) -> usize {
         plan.jobs(match self {
             Self::Ready | Self::Due => 1_000_000,
@@ -45,7 +45,7 @@ impl Beside {
         })
     }
 
-    fn words(self, plan: &Plan) -> String {
+    fn label(self, plan: &Plan) -> String {
         let jobs = self.jobs(plan);
         match self {
             Self::Ready => format!("{jobs} ready behind"),
@@ -58,12 +58,12 @@ impl Beside {
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for beside in [Beside::Ready, Beside::Scheduled, Beside::Due, Beside::BusyKey] {
+    for beside in [OtherJobs::Ready, OtherJobs::Scheduled, OtherJobs::Due, OtherJobs::BusyKey] {
         let (empty, deep) = (Table::new(bench, "bench_empty")?, Table::new(bench, "bench_deep")?);
-        deep.lay(beside, beside.jobs(plan))?;
+        deep.fill(beside, beside.jobs(plan))?;
         let jobs = plan.jobs(100_000);
         for kind in Kind::BOTH {
-            let name = format!("{} drain", kind.word());
+            let name = format!("{} drain", kind.name());
             figures.push(compare(plan, beside, &name, jobs, [&deep, &empty], |table| {
                 working::drain(bench, Pq::builder().schema(table.schema), 1, jobs, |pq| {
                     Ok(Worker::new(pq).serve(kind.idle(&pq.queue(QUEUE)?)))
@@ -87,7 +87,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
 /// The same on both tables in turn: the first with what stands in it, the second with nothing else.
 fn compare(
     plan: &Plan,
-    beside: Beside,
+    beside: OtherJobs,
     name: &str,
     jobs: usize,
     tables: [&Table; 2],
@@ -110,7 +110,7 @@ fn compare(
         target: Some(Target::RatioAtLeast(0.95)),
         cost: counted(&deep),
         baseline_cost: counted(&empty),
-        ..figure(SCENARIO.name, name, "jobs/s", [("beside", beside.words(plan)), ("jobs", jobs.to_string())])
+        ..figure(SCENARIO.name, name, "jobs/s", [("beside", beside.label(plan)), ("jobs", jobs.to_string())])
     })
 }
 
@@ -147,23 +147,23 @@ impl Table {
         self.execute("CHECKPOINT")
     }
 
-    fn lay(&self, beside: Beside, jobs: usize) -> Result<()> {
+    fn fill(&self, beside: OtherJobs, jobs: usize) -> Result<()> {
         let (columns, values) = match beside {
-            Beside::Ready => ("", ""),
-            Beside::Scheduled => (", schedule_at", ", now() + interval '1 year'"),
-            Beside::Due => (", schedule_at, priority", ", now(), -1"),
-            Beside::BusyKey => {
+            OtherJobs::Ready => ("", ""),
+            OtherJobs::Scheduled => (", schedule_at", ", now() + interval '1 year'"),
+            OtherJobs::Due => (", schedule_at, priority", ", now(), -1"),
+            OtherJobs::BusyKey => {
                 let payload = RawValue::from_string(PAYLOAD.to_owned())?;
                 let options = PutOptions::new().serialization_key("busy").priority(1);
                 self.queue.put_with(&payload, &options)?;
-                let held = self.queue.lease(1, HELD, Wait::No)?;
+                let held = self.queue.lease(1, LEASE, Wait::No)?;
                 ensure!(held.len() == 1, "the job with the key is not leased");
                 (", serial_key, priority", ", 'busy', 1")
             }
         };
         let mut left = jobs;
         while left > 0 {
-            let now = left.min(AT_ONCE);
+            let now = left.min(MAX_ROWS_PER_INSERT);
             self.execute(&format!(
                 "INSERT INTO {{jobs}} (q_name, data{columns}) SELECT '{QUEUE}', '{PAYLOAD}'{values} \
                 FROM generate_series(1, {now})"

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use pq_diesel::Wait;
 
-use super::comparison::{Comparison, delete, figure, not_dry};
+use super::comparison::{Comparison, delete, ensure_jobs_left, figure};
 use super::{Plan, Scenario};
 use crate::baseline::plain_take;
 use crate::{Bench, Cost, Figure, Script, Target, pool};
@@ -83,6 +83,6 @@ fn gets(bench: &Bench, plan: &Plan, threads: usize) -> Result<Cost> {
 fn pgbench_gets(bench: &Bench, plan: &Plan, clients: usize, script: &Script) -> Result<Cost> {
     fill(bench, plan)?;
     let cost = script.cost_of(bench, clients, plan.time(2.0))?;
-    not_dry(bench, &bench.queue(QUEUE)?, "pgbench")?;
+    ensure_jobs_left(bench, &bench.queue(QUEUE)?, "pgbench")?;
     Ok(cost)
 }

@@ -36,7 +36,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
                     }
                 }
                 let parameters = [
-                    ("handlers", kind.word().to_owned()),
+                    ("handlers", kind.name().to_owned()),
                     ("keys", keys.to_string()),
                     ("jobs", jobs.to_string()),
                     ("threads", threads.to_string()),

@@ -23,7 +23,7 @@ pub const DATABASE: &str = "PQ_BENCH_URL";
 
 const QUEUE: &str = "memory";
 const BATCH: usize = 1_000;
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The memory of a process at one time, in megabytes.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -63,12 +63,12 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
 
 fn child(bench: &Bench, jobs: usize) -> Result<Vec<Sample>> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["million", "--jobs", &jobs.to_string()])
+        .args(["memory-child", "--jobs", &jobs.to_string()])
         .env(DATABASE, bench.url())
         .stdout(Stdio::piped())
         .spawn()?;
-    let said = child.stdout.take().context("the child has no output")?;
-    let samples = BufReader::new(said)
+    let output = child.stdout.take().context("the child has no output")?;
+    let samples = BufReader::new(output)
         .lines()
         .map(|line| Ok(serde_json::from_str(&line?)?))
         .collect::<Result<Vec<Sample>>>();
@@ -84,15 +84,19 @@ fn child(bench: &Bench, jobs: usize) -> Result<Vec<Sample>> {
 /// # Errors
 ///
 /// The database's, those of `tell`, and where the system does not know the memory.
-pub fn put_and_work(url: &str, jobs: u64, mut tell: impl FnMut(&Sample) -> Result<()> + Send) -> Result<()> {
+pub fn put_and_work(
+    url: &str,
+    jobs: u64,
+    mut report_sample: impl FnMut(&Sample) -> Result<()> + Send,
+) -> Result<()> {
     let pq = Pq::connect(url)?;
     let queue = pq.queue::<Box<RawValue>>(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     let worker = Worker::new(&pq).threads(4).serve(Kind::Leased.idle(&queue));
     let control = worker.control();
-    let (begun, over) = (Instant::now(), AtomicBool::new(false));
-    let mut look = || -> Result<()> {
-        tell(&Sample { at: begun.elapsed().as_secs_f64(), now: memory_now()?, peak: peak_memory()? })
+    let (begun, stopped) = (Instant::now(), AtomicBool::new(false));
+    let mut record = || -> Result<()> {
+        report_sample(&Sample { at: begun.elapsed().as_secs_f64(), now: memory_now()?, peak: peak_memory()? })
     };
     std::thread::scope(|scope| {
         let putting = scope.spawn(|| -> Result<()> {
@@ -109,17 +113,17 @@ pub fn put_and_work(url: &str, jobs: u64, mut tell: impl FnMut(&Sample) -> Resul
             }
             Ok(())
         });
-        let looking = scope.spawn(|| -> Result<()> {
-            while !over.load(Ordering::SeqCst) {
-                look()?;
-                std::thread::sleep(LOOK_EVERY);
+        let sampling = scope.spawn(|| -> Result<()> {
+            while !stopped.load(Ordering::SeqCst) {
+                record()?;
+                std::thread::sleep(SAMPLE_INTERVAL);
             }
-            look()
+            record()
         });
         let report = worker.run_jobs(jobs);
-        over.store(true, Ordering::SeqCst);
+        stopped.store(true, Ordering::SeqCst);
         putting.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
-        looking.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
+        sampling.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
         let report = report?;
         ensure!(report.done == jobs, "{report:?}");
         Ok(())

@@ -24,20 +24,20 @@ const QUEUE: &str = "notify";
 const WRITERS: usize = 16;
 
 /// What a sync of the log shall take at least.
-const SYNC: Duration = Duration::from_millis(2);
+const MIN_SYNC: Duration = Duration::from_millis(2);
 
 /// How the writers put.
 #[derive(Clone, Copy, PartialEq)]
 enum Writers {
     /// One statement each, on connections of the handle's.
-    Together,
+    SharedHandle,
     /// Each on a connection of its own, in a transaction of its own that the handle commits.
-    Apart,
+    OwnConnections,
 }
 
 /// What a run found: puts a second, and the milliseconds from each put's beginning to its handler's start.
 #[derive(Default)]
-struct Found {
+struct Measurement {
     rates: Vec<f64>,
     pickups: Vec<Vec<f64>>,
 }
@@ -46,8 +46,11 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let alone = commit_times(bench)?;
     // The server itself waits before it syncs the log, with the lock that a sync holds, whoever else commits. Those
     // who commit meanwhile go with this sync and not with the next, which a slow disk would not allow.
-    let delay =
-        if median(&alone) < SYNC.as_secs_f64() * 1e3 { SYNC.as_micros().to_string() } else { "0".to_owned() };
+    let delay = if median(&alone) < MIN_SYNC.as_secs_f64() * 1e3 {
+        MIN_SYNC.as_micros().to_string()
+    } else {
+        "0".to_owned()
+    };
     let slow = bench.another(&[("commit_delay", &delay), ("commit_siblings", "0")])?;
     let log = format!("commit_delay {delay} µs");
     let delayed = commit_times(&slow)?;
@@ -58,20 +61,20 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         percentiles: [50.0, 90.0, 99.0].map(|percent| (percent, percentile(&delayed, percent))).into(),
         ..figure(SCENARIO.name, "a commit while nobody else commits", "ms", [("log", log.clone())])
     }];
-    let together = ("through one handle", Writers::Together);
-    let apart = ("on connections of their own, in their transactions", Writers::Apart);
+    let shared = ("through one handle", Writers::SharedHandle);
+    let separate = ("on connections of their own, in their transactions", Writers::OwnConnections);
     let in_commit = ("in the commit", Notify::InCommit);
     let after = ("after the commit", Notify::AfterCommit);
-    for ((how, who), (told, notify)) in
-        [(together, in_commit), (together, after), (apart, in_commit), (apart, after)]
+    for ((how, who), (mode, notify)) in
+        [(shared, in_commit), (shared, after), (separate, in_commit), (separate, after)]
     {
-        let (mut notifying, mut silent) = (Found::default(), Found::default());
+        let (mut notifying, mut silent) = (Measurement::default(), Measurement::default());
         for _ in 0..plan.rounds {
             writers(&slow, plan, who, Notify::Off, &mut silent)?;
             writers(&slow, plan, who, notify, &mut notifying)?;
         }
         let parameters =
-            || [("writers", format!("{WRITERS}, {how}")), ("told", told.to_owned()), ("log", log.clone())];
+            || [("writers", format!("{WRITERS}, {how}")), ("told", mode.to_owned()), ("log", log.clone())];
         figures.push(Figure {
             ours: notifying.rates,
             beside: Some("the same writers with no notification at all".to_owned()),
@@ -105,17 +108,23 @@ fn commit_times(bench: &Bench) -> Result<Vec<f64>> {
 }
 
 /// One run: the writers at full speed, and one worker of another handle that waits for what they put.
-fn writers(bench: &Bench, plan: &Plan, writers: Writers, notify: Notify, found: &mut Found) -> Result<()> {
+fn writers(
+    bench: &Bench,
+    plan: &Plan,
+    writers: Writers,
+    notify: Notify,
+    measurement: &mut Measurement,
+) -> Result<()> {
     bench.refill(&bench.queue(QUEUE)?, 0)?;
     let epoch = Instant::now();
     let pickups = Arc::new(Mutex::new(Vec::new()));
-    let noted = Arc::clone(&pickups);
+    let recorded = Arc::clone(&pickups);
     let handler = Kind::Transactional.handler(&bench.queue(QUEUE)?, move |data| {
         // The payload is when its put began.
         let begun: f64 = data.get().parse().unwrap_or_default();
-        let times: &Mutex<Vec<f64>> = &noted;
-        let late = epoch.elapsed().as_secs_f64() - begun;
-        times.lock().unwrap_or_else(PoisonError::into_inner).push(late * 1e3);
+        let times: &Mutex<Vec<f64>> = &recorded;
+        let latency = epoch.elapsed().as_secs_f64() - begun;
+        times.lock().unwrap_or_else(PoisonError::into_inner).push(latency * 1e3);
     });
     let worker = Worker::new(&bench.pq).serve(handler);
     let control = worker.control();
@@ -126,12 +135,12 @@ fn writers(bench: &Bench, plan: &Plan, writers: Writers, notify: Notify, found: 
     std::thread::scope(|scope| {
         let working = scope.spawn(move || worker.run());
         let rate = match writers {
-            Writers::Together => pool::for_time(&threads, time, |_| {
+            Writers::SharedHandle => pool::run_for_duration(&threads, time, |_| {
                 queue.put(&payload()?)?;
                 Ok(())
             }),
-            Writers::Apart => own(bench, notify).and_then(|connections| {
-                pool::for_time(&threads, time, |thread| {
+            Writers::OwnConnections => writer_connections(bench, notify).and_then(|connections| {
+                pool::run_for_duration(&threads, time, |thread| {
                     let mut conn = connections[thread].lock().unwrap_or_else(PoisonError::into_inner);
                     let payload = payload()?;
                     let put = |conn: &mut PgConnection| queue.on(conn).put(&payload).map(drop);
@@ -141,14 +150,14 @@ fn writers(bench: &Bench, plan: &Plan, writers: Writers, notify: Notify, found: 
         };
         control.stop(StopMode::Drain);
         working.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?;
-        found.rates.push(rate?.rate);
+        measurement.rates.push(rate?.rate);
         let times = std::mem::take(&mut *pickups.lock().unwrap_or_else(PoisonError::into_inner));
-        found.pickups.push(times);
+        measurement.pickups.push(times);
         Ok(())
     })
 }
 
-fn own(bench: &Bench, notify: Notify) -> Result<Vec<Mutex<PgConnection>>> {
+fn writer_connections(bench: &Bench, notify: Notify) -> Result<Vec<Mutex<PgConnection>>> {
     (0..WRITERS)
         .map(|_| {
             let mut conn = bench.connect()?;

@@ -70,7 +70,7 @@ fn on_connections(bench: &Bench, plan: &Plan, clients: usize) -> Result<Cost> {
         (0..clients).map(|_| Ok(Mutex::new(bench.connect()?))).collect::<Result<_>>()?;
     let mut conn = bench.connect()?;
     let meter = Meter::start(&mut conn)?;
-    let done = pool::for_time(&threads, plan.time(2.0), |thread| {
+    let done = pool::run_for_duration(&threads, plan.time(2.0), |thread| {
         let mut conn = connections[thread].lock().unwrap_or_else(PoisonError::into_inner);
         queue.on(&mut conn).put(&payload)?;
         Ok(())

@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 use pq_diesel::Wait;
 use serde_json::value::RawValue;
 
-use super::comparison::{BASELINE_BATCH, Comparison, baseline_drain, delete, figure, insert, not_dry};
+use super::comparison::{
+    BASELINE_BATCH, Comparison, baseline_drain, delete, ensure_jobs_left, figure, insert,
+};
 use super::working::Kind;
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, PAYLOAD, Script, pool};
@@ -78,7 +80,7 @@ fn gets(bench: &Bench, plan: &Plan, threads: usize, comparison: &mut Comparison)
     let jobs = plan.jobs(100_000).max(30_000);
     bench.fill_by_sql(QUEUE, jobs)?;
     let baseline = Script::new(&delete(bench, QUEUE)).cost_of(bench, threads, plan.time(1.0))?;
-    not_dry(bench, &queue, "pgbench")?;
+    ensure_jobs_left(bench, &queue, "pgbench")?;
     comparison.baseline.push(baseline);
     bench.fill_by_sql(QUEUE, jobs)?;
     comparison.ours.push(pool::cost_of(bench, threads, plan.time(1.0), |_| {

@@ -21,12 +21,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 const QUEUE: &str = "wake";
-const BARE: &str = "wake-bare";
+const BASELINE: &str = "wake-bare";
 const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
 /// Long enough for whoever waits to have looked and gone to sleep, and for a slow machine.
 const PAUSE: Duration = Duration::from_millis(5);
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who puts what the worker picks up.
 const PRODUCERS: [&str; 2] = ["another handle", "the worker's own handle"];
@@ -42,16 +42,16 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     for _ in 0..plan.rounds {
         bench.refill(&bench.queue(QUEUE)?, 0)?;
         // What a machine takes to wake anybody changes within seconds, so what is compared is measured side by side.
-        for ((kind, _, producer), [ours, told, taken]) in &mut cases {
+        for ((kind, _, producer), [ours, notified, deleted]) in &mut cases {
             ours.push(pickups(&bench.pq, producer, *kind, times)?);
-            told.push(baseline(bench, times, |_| Ok(()))?);
-            taken.push(baseline(bench, times, |conn| Ok(conn.batch_execute("EXECUTE take")?))?);
+            notified.push(baseline(bench, times, |_| Ok(()))?);
+            deleted.push(baseline(bench, times, |conn| Ok(conn.batch_execute("EXECUTE take")?))?);
         }
     }
-    let notified = "the same INSERT on one connection, its NOTIFY by another that sleeps in poll(2)";
-    let deleted = "the same INSERT and NOTIFY, and a bare DELETE of the job by whoever was notified";
+    let notified_label = "the same INSERT on one connection, its NOTIFY by another that sleeps in poll(2)";
+    let deleted_label = "the same INSERT and NOTIFY, and a bare DELETE of the job by whoever was notified";
     let mut figures = Vec::new();
-    for ((kind, producer, _), [ours, told, taken]) in &cases {
+    for ((kind, producer, _), [ours, notified, deleted]) in &cases {
         let of = |percent: f64, beside: &str, baseline: &[Vec<f64>], target: Option<Target>| Figure {
             ours: ours.iter().map(|times| percentile(times, percent)).collect(),
             beside: Some(beside.to_owned()),
@@ -62,14 +62,14 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
                 SCENARIO.name,
                 &format!("pickup on an idle worker, p{percent}"),
                 "ms",
-                [("handlers", kind.word().to_owned()), ("put by", (*producer).to_owned())],
+                [("handlers", kind.name().to_owned()), ("put by", (*producer).to_owned())],
             )
         };
         figures.extend([
-            of(50.0, notified, told, Some(Target::RatioAtMost(1.2))),
-            of(50.0, deleted, taken, None),
-            of(99.0, notified, told, Some(Target::AtMost(3.0))),
-            of(99.9, notified, told, None),
+            of(50.0, notified_label, notified, Some(Target::RatioAtMost(1.2))),
+            of(50.0, deleted_label, deleted, None),
+            of(99.0, notified_label, notified, Some(Target::AtMost(3.0))),
+            of(99.9, notified_label, notified, None),
         ]);
     }
     Ok(figures)
@@ -93,7 +93,7 @@ fn pickups(pq: &Pq, producer: &Pq, kind: Kind, times: usize) -> Result<Vec<f64>>
             std::thread::sleep(PAUSE);
             let put = Instant::now();
             puts.put(&payload)?;
-            let began = begins.recv_timeout(PATIENCE)?;
+            let began = begins.recv_timeout(TIMEOUT)?;
             Ok(began.saturating_duration_since(put).as_secs_f64() * 1_000.0)
         });
         let latencies = latencies.collect();
@@ -115,15 +115,15 @@ fn baseline(
     times: usize,
     mut then: impl FnMut(&mut PgConnection) -> Result<()> + Send,
 ) -> Result<Vec<f64>> {
-    let mut listening = Listening::on(bench, BARE)?;
+    let mut listening = Listening::on(bench, BASELINE)?;
     let mut writer = bench.connect()?;
     writer.batch_execute(&format!(
-        "TRUNCATE pq.queue; PREPARE put AS INSERT INTO pq.queue (q_name, data) SELECT '{BARE}', '{PAYLOAD}'::json RETURNING id"
+        "TRUNCATE pq.queue; PREPARE put AS INSERT INTO pq.queue (q_name, data) SELECT '{BASELINE}', '{PAYLOAD}'::json RETURNING id"
     ))?;
     // With one job at a time in the table, the simplest DELETE is the one to beat.
     listening.conn().batch_execute(&format!(
         "PREPARE take AS DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
-        WHERE q_name = '{BARE}' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
+        WHERE q_name = '{BASELINE}' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
         ORDER BY (-priority::bigint), coalesce(expected_at, 'infinity'::timestamptz), id \
         LIMIT 1 FOR UPDATE SKIP LOCKED)) RETURNING id, data"
     ))?;
@@ -131,7 +131,7 @@ fn baseline(
     std::thread::scope(|scope| {
         let waiter = scope.spawn(move || -> Result<()> {
             for _ in 0..times {
-                ensure!(listening.wait(PATIENCE)?, "no notification came");
+                ensure!(listening.wait(TIMEOUT)?, "no notification came");
                 then(listening.conn())?;
                 woken.send(Instant::now())?;
             }

@@ -20,7 +20,7 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) const BOTH: [Self; 2] = [Self::Transactional, Self::Leased];
 
-    pub(super) fn word(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Transactional => "transactional",
             Self::Leased => "leased",

@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::work::{Fail, Injected, Work, now_us};
 
 /// How often work that takes long sees whether it is to end, and a closed gate whether it is open.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A leased worker that serves all queues in turns: a thread for each consumer that the harness wants.
 pub(super) fn worker(run: &Run) -> Worker {
@@ -27,7 +27,7 @@ pub(super) fn worker(run: &Run) -> Worker {
 pub(super) fn run(run: &Run, worker: Worker) -> Result<Report, Error> {
     if let Some(gate) = &run.settings.gate_file {
         while !controls::is_open(gate) {
-            if run.end.sleep(LOOK) {
+            if run.shutdown.sleep(POLL_INTERVAL) {
                 return Ok(Report::default());
             }
         }
@@ -38,7 +38,7 @@ pub(super) fn run(run: &Run, worker: Worker) -> Result<Report, Error> {
 fn handler(queue: &Queue<Work>, settings: &Settings, figures: &Arc<Figures>) -> Handler {
     let (figures, time, attempts) = (Arc::clone(figures), settings.work, settings.attempts);
     let handle = move |context: &Context, job: Job<Work>| {
-        begun(&figures, &job.data);
+        record_start(&figures, &job.data);
         let attempt = u32::try_from(job.attempt).unwrap_or_default();
         if job.data.fails(attempt) {
             figures.failed.add(1);
@@ -50,13 +50,13 @@ fn handler(queue: &Queue<Work>, settings: &Settings, figures: &Arc<Figures>) -> 
         if !work(context, time) {
             return Ok(Outcome::snooze(Duration::ZERO));
         }
-        ended(&figures, &job.data);
+        record_end(&figures, &job.data);
         Ok(Outcome::Complete)
     };
     queue.leased(handle).max_retries(attempts - 1)
 }
 
-fn begun(figures: &Figures, work: &Work) {
+fn record_start(figures: &Figures, work: &Work) {
     let now = now_us();
     if let Some(run_at_ms) = work.run_at_ms {
         let late = now.saturating_sub(run_at_ms.saturating_mul(1_000));
@@ -65,13 +65,13 @@ fn begun(figures: &Figures, work: &Work) {
         let mut lateness = figures.load_group.lateness.lock().unwrap_or_else(PoisonError::into_inner);
         lateness.saturating_record(late.max(0).unsigned_abs());
     }
-    if !work.is_marked() {
+    if !work.is_special() {
         figures.claim.record_us(now - work.put_at_us, 1);
     }
 }
 
-fn ended(figures: &Figures, work: &Work) {
-    if !work.is_marked() {
+fn record_end(figures: &Figures, work: &Work) {
+    if !work.is_special() {
         figures.end_to_end.record_us(now_us() - work.put_at_us, 1);
     }
     if work.fail == Some(Fail::Transient) {
@@ -94,6 +94,6 @@ fn work(context: &Context, time: Duration) -> bool {
         if context.is_aborting() {
             return false;
         }
-        std::thread::sleep(left.min(LOOK));
+        std::thread::sleep(left.min(POLL_INTERVAL));
     }
 }

@@ -9,14 +9,14 @@ use serde::de::DeserializeOwned;
 use super::settings::Settings;
 use super::work::{Fail, Work};
 
-/// How often a file of the scenarios is looked at.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// How often a file of the scenarios is polled at.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The rate that holds now. A file that is not there, or being written, says nothing.
 pub(super) fn rate(settings: &Settings) -> f64 {
-    let told = settings.rate_file.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
-    let told = told.and_then(|text| text.trim().parse::<f64>().ok()).filter(|rate| rate.is_finite());
-    told.unwrap_or(settings.rate).max(0.0)
+    let text = settings.rate_file.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+    let rate = text.and_then(|text| text.trim().parse::<f64>().ok()).filter(|rate| rate.is_finite());
+    rate.unwrap_or(settings.rate).max(0.0)
 }
 
 /// Whether jobs may be taken.
@@ -78,22 +78,22 @@ impl LoadGroup {
     }
 }
 
-/// A file that is looked at once a second. It says nothing where it is not there, or is no such JSON.
+/// A file that is polled at once a second. It says nothing where it is not there, or is no such JSON.
 pub(super) struct Watched<'s, C> {
     path: Option<&'s Path>,
-    looked: Option<Instant>,
+    polled: Option<Instant>,
     found: Option<C>,
 }
 
 impl<'s, C: DeserializeOwned + Clone> Watched<'s, C> {
     pub(super) fn new(path: Option<&'s Path>) -> Self {
-        Self { path, looked: None, found: None }
+        Self { path, polled: None, found: None }
     }
 
     pub(super) fn now(&mut self) -> Option<C> {
         let path = self.path?;
-        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
-            self.looked = Some(Instant::now());
+        if self.polled.is_none_or(|polled| polled.elapsed() >= POLL_INTERVAL) {
+            self.polled = Some(Instant::now());
             let text = std::fs::read_to_string(path).ok();
             self.found = text.and_then(|text| serde_json::from_str(&text).ok());
         }
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!((poison, transient), (100, 3_000));
         let mut work = Work { seq: 0, ..Work::of(0, false)? };
         serde_json::from_str::<FailurePlan>("{}")?.mark(&mut work);
-        assert!(!work.is_marked());
+        assert!(!work.is_special());
         Ok(())
     }
 

@@ -36,7 +36,7 @@ impl Window {
     }
 
     /// The latencies of the window that ends now, and begins the next sample.
-    pub(super) fn turn(&self) -> Result<Percentiles> {
+    pub(super) fn rotate(&self) -> Result<Percentiles> {
         let mut all = histogram()?;
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         for slot in slots.iter() {
@@ -100,13 +100,13 @@ pub(super) struct Figures {
     pub(super) failed: Count,
     pub(super) retried: Count,
     pub(super) exhausted: Count,
-    pub(super) load_group: HerdFigures,
+    pub(super) load_group: LoadGroupFigures,
     depth: Mutex<Depth>,
     target: Mutex<f64>,
 }
 
 /// What became of the jobs that were put to run later.
-pub(super) struct HerdFigures {
+pub(super) struct LoadGroupFigures {
     pub(super) put: Count,
     pub(super) begun: Count,
     pub(super) early: Count,
@@ -128,7 +128,7 @@ impl Figures {
             failed: Count::default(),
             retried: Count::default(),
             exhausted: Count::default(),
-            load_group: HerdFigures {
+            load_group: LoadGroupFigures {
                 put: Count::default(),
                 begun: Count::default(),
                 early: Count::default(),
@@ -154,7 +154,7 @@ impl Figures {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn aims_at(&self, rate: f64) {
+    pub(super) fn set_target(&self, rate: f64) {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = rate;
     }
 }
@@ -169,11 +169,11 @@ mod tests {
         assert_eq!(window.length, Duration::from_secs(30));
         window.record(Duration::from_millis(7), 1);
         for _ in 0..3 {
-            assert!((window.turn()?.at(0.99) - 7.0).abs() < 0.01);
+            assert!((window.rotate()?.at(0.99) - 7.0).abs() < 0.01);
         }
-        assert_eq!(window.turn()?.at(0.99), 0.0);
+        assert_eq!(window.rotate()?.at(0.99), 0.0);
         window.record_us(-5, 3);
-        assert_eq!(window.turn()?.at(0.5), 0.0);
+        assert_eq!(window.rotate()?.at(0.5), 0.0);
         assert_eq!(Window::new(Duration::from_secs(45))?.length, Duration::from_secs(45));
         assert_eq!(Window::new(Duration::from_secs(7))?.length, Duration::from_secs(28));
         Ok(())
@@ -185,7 +185,7 @@ mod tests {
         for ms in 1..=100 {
             window.record(Duration::from_millis(ms), 2);
         }
-        let all = window.turn()?;
+        let all = window.rotate()?;
         for (quantile, wanted) in [(0.5, 50.0), (0.95, 95.0), (0.99, 99.0)] {
             assert!((all.at(quantile) - wanted).abs() < 0.1, "{}", all.at(quantile));
         }

@@ -70,7 +70,7 @@ impl<W: Write> Lines<W> {
             version: concat!("pq@", env!("CARGO_PKG_VERSION")),
             schema_version,
             db_name,
-            started_at: told(Utc::now()),
+            started_at: timestamp(Utc::now()),
         };
         writeln!(self.to, "{}", serde_json::to_string(&descriptor)?)?;
         Ok(self.to.flush()?)
@@ -78,7 +78,7 @@ impl<W: Write> Lines<W> {
 
     /// All figures of one moment.
     pub(super) fn sample(&mut self, at: DateTime<Utc>, metrics: &[Metric]) -> Result<()> {
-        let t = told(at);
+        let t = timestamp(at);
         for &(metric, value, window_s) in metrics {
             let sample = Sample {
                 t: &t,
@@ -97,6 +97,6 @@ impl<W: Write> Lines<W> {
     }
 }
 
-fn told(at: DateTime<Utc>) -> String {
+fn timestamp(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

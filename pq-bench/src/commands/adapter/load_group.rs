@@ -8,16 +8,16 @@ use chrono::DateTime;
 use pq_diesel::PutOptions;
 
 use super::Run;
-use super::controls::{LOOK, LoadGroup, Watched};
+use super::controls::{LoadGroup, POLL_INTERVAL, Watched};
 use super::producer::AFTER_FAILURE;
 use super::work::{Work, now_us};
 
 /// Puts each load group that the harness asks for, until the end.
 pub(super) fn run(run: &Run) {
-    let mut asked: Watched<'_, LoadGroup> = Watched::new(run.settings.schedule_file.as_deref());
+    let mut requested: Watched<'_, LoadGroup> = Watched::new(run.settings.schedule_file.as_deref());
     let mut last = String::new();
-    while !run.end.sleep(LOOK) {
-        let Some(load_group) = asked.now().filter(|load_group| load_group.id != last) else { continue };
+    while !run.shutdown.sleep(POLL_INTERVAL) {
+        let Some(load_group) = requested.now().filter(|load_group| load_group.id != last) else { continue };
         last.clone_from(&load_group.id);
         if let Err(error) = put(run, &load_group) {
             eprintln!("the herd {:?} cannot be put: {error}", load_group.id);
@@ -39,13 +39,13 @@ fn put(run: &Run, load_group: &LoadGroup) -> Result<()> {
         // A load group is whole, or what is measured of it says nothing.
         while let Err(error) = queue.put_many_with(works.iter().map(|work| (work, &options))) {
             eprintln!("jobs of the herd {:?} cannot be put: {error}", load_group.id);
-            if run.end.sleep(AFTER_FAILURE) {
+            if run.shutdown.sleep(AFTER_FAILURE) {
                 return Ok(());
             }
         }
         seq += size;
         run.figures.load_group.put.add(size);
-        if run.end.is_told() {
+        if run.shutdown.is_requested() {
             return Ok(());
         }
     }

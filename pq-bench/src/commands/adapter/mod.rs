@@ -5,13 +5,13 @@
 
 mod consumer;
 mod controls;
-mod end;
 mod figures;
 mod lines;
 mod load_group;
 mod producer;
 mod sampler;
 mod settings;
+mod shutdown;
 mod work;
 
 use std::io::stdout;
@@ -26,12 +26,12 @@ use pq_diesel::{Control, Error, Pq, Queue, Report, StopMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use self::end::{End, Ends};
 use self::figures::{Depth, Figures};
 use self::lines::{Lines, Manifest};
 use self::producer::Producer;
 use self::sampler::Sampler;
 use self::settings::Settings;
+use self::shutdown::{Shutdown, ShutdownOnDrop};
 use self::work::Work;
 
 /// How long handlers may go on after the end. What is left is given back then: the harness waits five seconds.
@@ -50,16 +50,16 @@ struct Run {
     queues: Vec<Queue<Work>>,
     figures: Arc<Figures>,
     /// Whether the last observation was one.
-    observed: AtomicBool,
-    end: Arc<End>,
+    is_observed: AtomicBool,
+    shutdown: Arc<Shutdown>,
 }
 
 pub(crate) fn run(_: &Arguments) -> Result<()> {
     let settings = Settings::from_env()?;
     // Caught before there is anything that could be left half done.
-    let end = Arc::new(End::default());
-    end_on_signals(&end)?;
-    let run = Run::start(settings, end)?;
+    let shutdown = Arc::new(Shutdown::default());
+    shut_down_on_signals(&shutdown)?;
+    let run = Run::start(settings, shutdown)?;
     let mut lines =
         Lines { to: stdout().lock(), manifest: Manifest::read()?, instance: run.settings.instance };
     let (database, version) = run.names()?;
@@ -75,7 +75,7 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
 }
 
 impl Run {
-    fn start(settings: Settings, end: Arc<End>) -> Result<Self> {
+    fn start(settings: Settings, shutdown: Arc<Shutdown>) -> Result<Self> {
         // The worker has one connection more than threads; producer, load group and observer have one each.
         let connections = u32::try_from(settings.workers + 4)?;
         let pq = Pq::builder().url(&settings.database_url).pool_size(connections).connect();
@@ -84,14 +84,14 @@ impl Run {
         let name = |number| if number == 0 { "bench".to_owned() } else { format!("bench_{number}") };
         let queues: Result<_, _> = (0..settings.queues).map(|number| pq.queue(name(number))).collect();
         let figures = Arc::new(Figures::new(settings.sample_every)?);
-        Ok(Self { settings, pq, queues: queues?, figures, observed: AtomicBool::new(false), end })
+        Ok(Self { settings, pq, queues: queues?, figures, is_observed: AtomicBool::new(false), shutdown })
     }
 
     /// The database, and the version of what is in it.
     fn names(&self) -> Result<(String, String)> {
-        let asked = "SELECT current_database()::text, (SELECT max(version)::text FROM pq.queue_migrations)";
-        let ask = |conn: &mut PgConnection| diesel::dsl::sql::<(Text, Text)>(asked).get_result(conn);
-        Ok(self.pq.transaction(|conn| ask(conn).map_err(Error::from))?)
+        let sql = "SELECT current_database()::text, (SELECT max(version)::text FROM pq.queue_migrations)";
+        let query = |conn: &mut PgConnection| diesel::dsl::sql::<(Text, Text)>(sql).get_result(conn);
+        Ok(self.pq.transaction(|conn| query(conn).map_err(Error::from))?)
     }
 
     /// Runs all threads until the end, and tells what they did.
@@ -101,27 +101,27 @@ impl Run {
         let producer = Producer::new(self)?;
         let report = std::thread::scope(|scope| {
             let working = scope.spawn(|| {
-                let _ends = Ends(&self.end);
+                let _guard = ShutdownOnDrop(&self.shutdown);
                 consumer::run(self, worker)
             });
             let mut others = vec![scope.spawn(|| {
-                let _ends = Ends(&self.end);
+                let _guard = ShutdownOnDrop(&self.shutdown);
                 producer.run();
             })];
             if self.settings.observes() {
                 others.push(scope.spawn(|| {
-                    let _ends = Ends(&self.end);
+                    let _guard = ShutdownOnDrop(&self.shutdown);
                     self.observe();
                 }));
                 if self.settings.schedule_file.is_some() {
                     others.push(scope.spawn(|| {
-                        let _ends = Ends(&self.end);
+                        let _guard = ShutdownOnDrop(&self.shutdown);
                         load_group::run(self);
                     }));
                 }
             }
             let sampled = sampler.run();
-            self.end.tell();
+            self.shutdown.request();
             for other in others {
                 other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
@@ -130,8 +130,8 @@ impl Run {
             sampled.and_then(|()| Ok(report?))
         })?;
         // Whoever reads the last depth may add it to what was completed. A server that is gone is not waited for.
-        if self.observed.load(Ordering::Relaxed) && self.settings.observes() {
-            self.look();
+        if self.is_observed.load(Ordering::Relaxed) && self.settings.observes() {
+            self.update_depth();
         }
         sampler.rest()?;
         Ok(report)
@@ -140,17 +140,17 @@ impl Run {
     /// Observes how many jobs there are, until the end, and is busy with that for a small part of the time.
     fn observe(&self) {
         let mut took = Duration::ZERO;
-        while !self.end.sleep(OBSERVE.max(took * 10)) {
+        while !self.shutdown.sleep(OBSERVE.max(took * 10)) {
             let begun = Instant::now();
-            self.look();
+            self.update_depth();
             took = begun.elapsed();
         }
     }
 
-    fn look(&self) {
-        let looked = self.depth();
-        self.observed.store(looked.is_ok(), Ordering::Relaxed);
-        match looked {
+    fn update_depth(&self) {
+        let polled = self.depth();
+        self.is_observed.store(polled.is_ok(), Ordering::Relaxed);
+        match polled {
             Ok(depth) => self.figures.observed(depth),
             Err(error) => eprintln!("the jobs cannot be counted: {error}"),
         }
@@ -185,12 +185,12 @@ fn stop(control: &Control, is_finished: impl Fn() -> bool) {
     }
 }
 
-fn end_on_signals(end: &Arc<End>) -> Result<()> {
+fn shut_down_on_signals(shutdown: &Arc<Shutdown>) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be handled")?;
-    let end = Arc::clone(end);
+    let shutdown = Arc::clone(shutdown);
     std::thread::spawn(move || {
         for _ in signals.forever() {
-            end.tell();
+            shutdown.request();
         }
     });
     Ok(())

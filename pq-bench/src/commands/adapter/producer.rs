@@ -9,14 +9,14 @@ use pq_diesel::Error;
 
 use super::Run;
 use super::controls::{self, FailurePlan, Watched};
-use super::settings::Producing;
+use super::settings::ProducerMode;
 use super::work::{Work, now_us};
 
 /// How long nobody tries again what has just failed.
 pub(super) const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
 /// How often a producer that has nothing to do sees whether that is still so.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Producer<'r> {
     run: &'r Run,
@@ -35,11 +35,11 @@ impl<'r> Producer<'r> {
 
     /// Puts jobs until the end.
     pub(super) fn run(mut self) {
-        match self.run.settings.producing {
-            _ if !self.run.settings.produces => while !self.run.end.sleep(LOOK) {},
-            Producing::AtRate => self.at_rate(),
-            Producing::AsTold => self.as_told(&tokens()),
-            Producing::ToDepth(depth) => self.keep_depth(depth),
+        match self.run.settings.producer_mode {
+            _ if !self.run.settings.produces => while !self.run.shutdown.sleep(POLL_INTERVAL) {},
+            ProducerMode::AtRate => self.at_rate(),
+            ProducerMode::OnRequest => self.on_request(&tokens()),
+            ProducerMode::ToDepth(depth) => self.keep_depth(depth),
         }
     }
 
@@ -47,7 +47,7 @@ impl<'r> Producer<'r> {
     /// than a batch by then is not made up for: a server that was away is not met with all at once.
     fn at_rate(&mut self) {
         let (mut credit, mut credited) = (0.0, Instant::now());
-        while !self.run.end.sleep(self.run.settings.batch_every.saturating_sub(credited.elapsed())) {
+        while !self.run.shutdown.sleep(self.run.settings.batch_every.saturating_sub(credited.elapsed())) {
             let rate = self.rate();
             let now = Instant::now();
             credit = if rate > 0.0 { credit + rate * (now - credited).as_secs_f64() } else { 0.0 };
@@ -59,16 +59,16 @@ impl<'r> Producer<'r> {
     }
 
     /// Puts as many as each line says, in one call where they are no more than a batch.
-    fn as_told(&mut self, tokens: &Receiver<u64>) {
-        while !self.run.end.is_told() {
-            let told = tokens.recv_timeout(LOOK);
-            if told == Err(RecvTimeoutError::Disconnected) {
-                self.run.end.sleep(LOOK);
+    fn on_request(&mut self, tokens: &Receiver<u64>) {
+        while !self.run.shutdown.is_requested() {
+            let request = tokens.recv_timeout(POLL_INTERVAL);
+            if request == Err(RecvTimeoutError::Disconnected) {
+                self.run.shutdown.sleep(POLL_INTERVAL);
             }
             // What was said while nothing was to be put is not made up for later.
-            let stops = self.rate() <= 0.0;
-            let mut left = told.ok().filter(|_| !stops).unwrap_or_default();
-            while left > 0 && !self.run.end.is_told() {
+            let is_paused = self.rate() <= 0.0;
+            let mut left = request.ok().filter(|_| !is_paused).unwrap_or_default();
+            while left > 0 && !self.run.shutdown.is_requested() {
                 let some = left.min(self.run.settings.batch);
                 self.put(some);
                 left -= some;
@@ -78,10 +78,10 @@ impl<'r> Producer<'r> {
 
     fn keep_depth(&mut self, target: u64) {
         let pause = self.run.settings.batch_every;
-        while !self.run.end.is_told() {
-            let stops = self.rate() <= 0.0;
+        while !self.run.shutdown.is_requested() {
+            let is_paused = self.rate() <= 0.0;
             let missing = match self.run.depth() {
-                Ok(depth) if !stops => target.saturating_sub(depth.ready),
+                Ok(depth) if !is_paused => target.saturating_sub(depth.ready),
                 Ok(_) => 0,
                 Err(error) => {
                     self.failed(&error);
@@ -90,7 +90,7 @@ impl<'r> Producer<'r> {
             };
             self.put(missing.min(self.run.settings.batch));
             if missing <= self.run.settings.batch {
-                self.run.end.sleep(pause);
+                self.run.shutdown.sleep(pause);
             }
         }
     }
@@ -98,8 +98,9 @@ impl<'r> Producer<'r> {
     fn rate(&self) -> f64 {
         let rate = controls::rate(&self.run.settings);
         // A depth has no rate.
-        let shown = if matches!(self.run.settings.producing, Producing::ToDepth(_)) { 0.0 } else { rate };
-        self.run.figures.aims_at(shown);
+        let shown =
+            if matches!(self.run.settings.producer_mode, ProducerMode::ToDepth(_)) { 0.0 } else { rate };
+        self.run.figures.set_target(shown);
         rate
     }
 
@@ -138,20 +139,20 @@ impl<'r> Producer<'r> {
 
     fn failed(&self, error: &Error) {
         eprintln!("jobs cannot be put: {error}");
-        self.run.end.sleep(AFTER_FAILURE);
+        self.run.shutdown.sleep(AFTER_FAILURE);
     }
 }
 
 /// How many jobs are to be put, by the lines `ENQUEUE n` of the standard input. What is said faster than it is done
 /// waits there.
 fn tokens() -> Receiver<u64> {
-    let (told, tokens) = sync_channel(1_024);
+    let (requests, tokens) = sync_channel(1_024);
     // It may wait for a line for ever, so nobody waits for it.
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             match line.trim().strip_prefix("ENQUEUE ").map(str::parse) {
                 Some(Ok(jobs)) => {
-                    if told.send(jobs).is_err() {
+                    if requests.send(jobs).is_err() {
                         return;
                     }
                 }

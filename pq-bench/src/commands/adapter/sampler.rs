@@ -28,15 +28,15 @@ impl<'r, W: Write> Sampler<'r, W> {
     /// Samples whenever the clock on the wall shows a multiple of the interval, until the end. What was missed while
     /// the process stood still is in the next sample, whose window is longer.
     pub(super) fn run(&mut self) -> Result<()> {
-        let every = i64::try_from(self.run.settings.sample_every.as_millis())?;
+        let interval = i64::try_from(self.run.settings.sample_every.as_millis())?;
         loop {
-            let due = now() / every * every + every;
+            let due = now() / interval * interval + interval;
             let left = u64::try_from(due - now()).unwrap_or_default();
-            if self.run.end.sleep(Duration::from_millis(left)) {
+            if self.run.shutdown.sleep(Duration::from_millis(left)) {
                 return Ok(());
             }
             // The two clocks differ by a little, and that on the wall may have been set.
-            let at = now() / every * every;
+            let at = now() / interval * interval;
             if at >= due && at > self.last {
                 self.sample(at)?;
             }
@@ -132,7 +132,7 @@ impl<'r, W: Write> Sampler<'r, W> {
 }
 
 fn percentiles(all: &mut Vec<Metric>, names: [&'static str; 3], of: &Window) -> Result<Percentiles> {
-    let latencies = of.turn()?;
+    let latencies = of.rotate()?;
     push(all, names, &latencies, of.length.as_secs_f64());
     Ok(latencies)
 }

@@ -10,11 +10,11 @@ use anyhow::{Context, Result, bail};
 
 /// Who says when jobs are put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Producing {
+pub(super) enum ProducerMode {
     /// This process, at a rate.
     AtRate,
     /// The harness, by a line on the standard input for each batch.
-    AsTold,
+    OnRequest,
     /// This process, as many as are missing from a number of jobs that wait.
     ToDepth(u64),
 }
@@ -24,7 +24,7 @@ pub(super) struct Settings {
     pub(super) database_url: String,
     /// Which of the processes of one run this is; the first alone observes what is common to all.
     pub(super) instance: u32,
-    pub(super) producing: Producing,
+    pub(super) producer_mode: ProducerMode,
     /// Jobs a second.
     pub(super) rate: f64,
     /// Where the rate is found that goes before the other one.
@@ -53,37 +53,37 @@ impl Settings {
 
     /// What is empty counts as not said.
     pub(super) fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let said = |name: &str| lookup(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
-        let one_of = |name: &str, words: &[&'static str]| word(name, said(name), words);
-        let path = |name: &str| said(name).map(PathBuf::from);
-        let whole = |name: &str, default: u64, range| number(name, said(name), default, range);
+        let value = |name: &str| lookup(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+        let one_of = |name: &str, choices: &[&'static str]| choice(name, value(name), choices);
+        let path = |name: &str| value(name).map(PathBuf::from);
+        let whole = |name: &str, default: u64, range| number(name, value(name), default, range);
 
         one_of("SCENARIO", &["long_horizon"])?;
         let mode = one_of("PRODUCER_MODE", &["fixed", "depth-target"])?;
         let pacing = one_of("PRODUCER_PACING", &["adapter", "harness"])?;
         let depth = whole("TARGET_DEPTH", 1_000, 0..=1_000_000_000)?;
-        let instance = number("BENCH_INSTANCE_ID", said("BENCH_INSTANCE_ID"), 0, 0..=9_999)?;
+        let instance = number("BENCH_INSTANCE_ID", value("BENCH_INSTANCE_ID"), 0, 0..=9_999)?;
         let only_first = whole("PRODUCER_ONLY_INSTANCE_ZERO", 0, 0..=1)? == 1;
         Ok(Self {
-            database_url: said("DATABASE_URL")
+            database_url: value("DATABASE_URL")
                 .context("DATABASE_URL is not set: it names the database to work in")?,
             instance,
-            producing: match (mode, pacing) {
-                ("depth-target", _) => Producing::ToDepth(depth),
-                (_, "harness") => Producing::AsTold,
-                _ => Producing::AtRate,
+            producer_mode: match (mode, pacing) {
+                ("depth-target", _) => ProducerMode::ToDepth(depth),
+                (_, "harness") => ProducerMode::OnRequest,
+                _ => ProducerMode::AtRate,
             },
-            rate: number("PRODUCER_RATE", said("PRODUCER_RATE"), 800.0, 0.0..=10_000_000.0)?,
+            rate: number("PRODUCER_RATE", value("PRODUCER_RATE"), 800.0, 0.0..=10_000_000.0)?,
             rate_file: path("PRODUCER_RATE_CONTROL_FILE"),
             produces: instance == 0 || !only_first,
             batch: whole("PRODUCER_BATCH_MAX", 128, 1..=100_000)?,
             batch_every: Duration::from_millis(whole("PRODUCER_BATCH_MS", 25, 1..=60_000)?),
-            workers: number("WORKER_COUNT", said("WORKER_COUNT"), 32, 1..=4_096)?,
-            queues: number("BENCH_QUEUE_COUNT", said("BENCH_QUEUE_COUNT"), 1, 1..=100_000)?,
-            payload: number("JOB_PAYLOAD_BYTES", said("JOB_PAYLOAD_BYTES"), 256, 0..=1 << 20)?,
+            workers: number("WORKER_COUNT", value("WORKER_COUNT"), 32, 1..=4_096)?,
+            queues: number("BENCH_QUEUE_COUNT", value("BENCH_QUEUE_COUNT"), 1, 1..=100_000)?,
+            payload: number("JOB_PAYLOAD_BYTES", value("JOB_PAYLOAD_BYTES"), 256, 0..=1 << 20)?,
             random: one_of("JOB_PAYLOAD_KIND", &["plain", "random"])? == "random",
             work: Duration::from_millis(whole("JOB_WORK_MS", 1, 0..=3_600_000)?),
-            attempts: number("JOB_MAX_ATTEMPTS", said("JOB_MAX_ATTEMPTS"), 25, 1..=1_000_000)?,
+            attempts: number("JOB_MAX_ATTEMPTS", value("JOB_MAX_ATTEMPTS"), 25, 1..=1_000_000)?,
             sample_every: Duration::from_secs(whole("SAMPLE_EVERY_S", 5, 1..=3_600)?),
             gate_file: path("CONSUMER_GATE_FILE"),
             failure_file: path("JOB_FAILURE_CONTROL_FILE"),
@@ -98,24 +98,24 @@ impl Settings {
 }
 
 /// One of these words, the first where none is said.
-fn word(name: &str, said: Option<String>, words: &[&'static str]) -> Result<&'static str> {
-    let said = said.as_deref().unwrap_or(words[0]);
-    match words.iter().find(|word| **word == said) {
-        Some(word) => Ok(word),
-        None => bail!("{name} is {said:?}; there is {}", words.join(" and ")),
+fn choice(name: &str, value: Option<String>, choices: &[&'static str]) -> Result<&'static str> {
+    let value = value.as_deref().unwrap_or(choices[0]);
+    match choices.iter().find(|choice| **choice == value) {
+        Some(choice) => Ok(choice),
+        None => bail!("{name} is {value:?}; there is {}", choices.join(" and ")),
     }
 }
 
 fn number<N: FromStr + PartialOrd + Display + Copy>(
     name: &str,
-    said: Option<String>,
+    value: Option<String>,
     default: N,
     range: RangeInclusive<N>,
 ) -> Result<N> {
-    let Some(said) = said else { return Ok(default) };
-    match said.parse() {
+    let Some(value) = value else { return Ok(default) };
+    match value.parse() {
         Ok(number) if range.contains(&number) => Ok(number),
-        _ => bail!("{name} is {said:?}, which is no number from {} to {}", range.start(), range.end()),
+        _ => bail!("{name} is {value:?}, which is no number from {} to {}", range.start(), range.end()),
     }
 }
 
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn what_is_not_said_is_as_the_harness_has_it() -> Result<()> {
         let settings = read(&[("WORKER_COUNT", ""), ("PRODUCER_BATCH_MAX", " 7 ")])?;
-        assert_eq!((settings.producing, settings.rate, settings.batch), (Producing::AtRate, 800.0, 7));
+        assert_eq!((settings.producer_mode, settings.rate, settings.batch), (ProducerMode::AtRate, 800.0, 7));
         assert_eq!((settings.workers, settings.payload, settings.work.as_millis()), (32, 256, 1));
         assert_eq!(settings.sample_every, Duration::from_secs(5));
         assert!(settings.observes() && settings.produces && !settings.random);
@@ -143,8 +143,8 @@ mod tests {
     fn a_depth_goes_before_the_pacing_of_the_harness() -> Result<()> {
         let of =
             |mode| read(&[("PRODUCER_MODE", mode), ("PRODUCER_PACING", "harness"), ("TARGET_DEPTH", "5")]);
-        assert_eq!(of("depth-target")?.producing, Producing::ToDepth(5));
-        assert_eq!(of("fixed")?.producing, Producing::AsTold);
+        assert_eq!(of("depth-target")?.producer_mode, ProducerMode::ToDepth(5));
+        assert_eq!(of("fixed")?.producer_mode, ProducerMode::OnRequest);
         Ok(())
     }
 

@@ -63,7 +63,7 @@ impl Work {
     }
 
     /// Whether the job is one of a scenario of the harness, and no measure of those that are not.
-    pub(super) fn is_marked(&self) -> bool {
+    pub(super) fn is_special(&self) -> bool {
         self.fail.is_some() || self.run_at_ms.is_some()
     }
 
@@ -91,7 +91,7 @@ mod tests {
             let json = serde_json::to_string(&Work::of(256, random)?)?;
             assert_eq!((json.len(), json.contains("xxxxxxxx")), (256, !random));
             let read: Work = serde_json::from_str(&json)?;
-            assert!(read.padding.is_empty() && !read.is_marked() && !json.contains("fail"));
+            assert!(read.padding.is_empty() && !read.is_special() && !json.contains("fail"));
         }
         assert_eq!(Work::of(0, false)?.padding, "");
         Ok(())

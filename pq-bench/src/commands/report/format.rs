@@ -79,7 +79,7 @@ pub(super) fn spread(values: &[f64]) -> String {
 }
 
 /// What is asked of a figure.
-pub(super) fn asked(figure: &Figure) -> String {
+pub(super) fn target_text(figure: &Figure) -> String {
     match figure.target {
         Some(Target::RatioAtLeast(least)) => format!("at least {least} times"),
         Some(Target::RatioAtMost(most)) => format!("at most {most} times"),

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use pq_bench::{Cost, Figure, Results, Target, Track, median, scenarios};
 
-use super::format::{asked, file_name, name, number, reached, spread, time_unit};
+use super::format::{file_name, name, number, reached, spread, target_text, time_unit};
 use super::manual_sections::ManualSections;
 use super::merge::{Merged, scenarios_of};
 use super::plots::Plot;
@@ -30,7 +30,7 @@ pub(super) fn summary(merged: &Merged, plots: &[Plot], mut manual: ManualSection
     page += "\n## All figures\n\n";
     page += &index(merged);
     page += "\n## Environment\n\n";
-    page += &places(&merged.runs);
+    page += &environments(&merged.runs);
     let _ = write!(
         page,
         "## Repeat it\n\n```sh\ncargo run --release -p pq-bench -- run\n\
@@ -79,8 +79,8 @@ fn leftover(mut manual: ManualSections) -> String {
 }
 
 /// Returns each place once, with the runs that were measured there.
-fn places(runs: &[Results]) -> String {
-    let mut places: Vec<(String, String)> = Vec::new();
+fn environments(runs: &[Results]) -> String {
+    let mut environments: Vec<(String, String)> = Vec::new();
     for about in runs {
         let scenarios = scenarios_of(&about.figures);
         let settings: Vec<String> =
@@ -90,12 +90,12 @@ fn places(runs: &[Results]) -> String {
             format!("- machine: {}\n- server: {}\n- settings: {settings}\n", about.machine, about.server);
         let revision = if about.revision.is_empty() { "unknown" } else { &about.revision };
         let run = format!("  - {}, revision `{revision}`: {}\n", about.began_at, scenarios.join(", "));
-        match places.iter_mut().find(|(known, _)| *known == place) {
+        match environments.iter_mut().find(|(known, _)| *known == place) {
             Some((_, runs)) => *runs += &run,
-            None => places.push((place, run)),
+            None => environments.push((place, run)),
         }
     }
-    places.iter().map(|(place, runs)| format!("{place}- runs:\n{runs}\n")).collect()
+    environments.iter().map(|(place, runs)| format!("{place}- runs:\n{runs}\n")).collect()
 }
 
 /// Returns a table of the targets, a row for each kind of figure: the measurement that is furthest from its target.
@@ -109,8 +109,8 @@ fn targets(merged: &Merged) -> String {
     for figure in &with_target {
         let same = |kind: &&mut Vec<&Figure>| {
             let known = kind[0];
-            (&known.scenario, &known.name, asked(known), &known.beside)
-                == (&figure.scenario, &figure.name, asked(figure), &figure.beside)
+            (&known.scenario, &known.name, target_text(known), &known.beside)
+                == (&figure.scenario, &figure.name, target_text(figure), &figure.beside)
         };
         match kinds.iter_mut().find(same) {
             Some(kind) => kind.push(figure),
@@ -129,7 +129,7 @@ fn targets(merged: &Merged) -> String {
                 false => number(median(&worst.baseline)),
             },
             worst.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
-            asked(worst),
+            target_text(worst),
             match count == kind.len() {
                 true => "yes".to_owned(),
                 false if kind.len() == 1 => reached(worst),
@@ -185,7 +185,7 @@ fn section(merged: &Merged, scenario: &str, plots: &[Plot]) -> String {
             spread(&figure.ours),
             spread(&figure.baseline),
             figure.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
-            asked(figure),
+            target_text(figure),
             figure.target.map(|_| reached(figure)).unwrap_or_default(),
             figure.beside.clone().unwrap_or_default(),
         ]

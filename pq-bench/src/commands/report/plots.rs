@@ -158,15 +158,15 @@ fn scaling_plot(title: &str, label: &str, groups: &[(String, Vec<(f64, &Figure)>
         }
     }
     series.extend(beside.into_iter().map(|(_, series)| series));
-    let mut places: BTreeMap<String, f64> = BTreeMap::new();
+    let mut positions: BTreeMap<String, f64> = BTreeMap::new();
     for (place, _) in groups.iter().flat_map(|(_, points)| points) {
-        places.insert(tick(*place), place.log2());
+        positions.insert(tick(*place), place.log2());
     }
     let most = series.iter().flat_map(|series| &series.spread).map(|(_, _, most)| *most).fold(0.0, f64::max);
     let unit = &groups[0].1[0].1.unit;
     Lines {
         title: title.to_owned(),
-        x: Axis::at(label, places.into_iter().map(|(words, at)| (at, words)).collect()),
+        x: Axis::at(label, positions.into_iter().map(|(words, at)| (at, words)).collect()),
         y: Axis::from_zero(unit, most),
         series,
     }
@@ -204,18 +204,18 @@ fn latency_plot(title: &str, unit: &str, figures: &[&Figure]) -> Lines {
         all if all >= 100.0 => -(1.0 - below / 100.0).log10() + 1.0,
         percent => -(1.0 - percent / 100.0).log10(),
     };
-    let mut places: Vec<(f64, String)> = Vec::new();
+    let mut positions: Vec<(f64, String)> = Vec::new();
     for (percent, _) in all() {
         let words = if *percent >= 100.0 { "max".to_owned() } else { format!("p{percent}") };
-        if !places.iter().any(|(_, known)| *known == words) {
-            places.push((place(*percent), words));
+        if !positions.iter().any(|(_, known)| *known == words) {
+            positions.push((place(*percent), words));
         }
     }
-    places.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    positions.sort_by(|(one, _), (other, _)| one.total_cmp(other));
     // Labels that would touch give way to those of the longer times.
-    let room = places.last().map_or(0.0, |(last, _)| *last) / 16.0;
+    let room = positions.last().map_or(0.0, |(last, _)| *last) / 16.0;
     let mut labels: Vec<(f64, String)> = Vec::new();
-    for (at, words) in places.into_iter().rev() {
+    for (at, words) in positions.into_iter().rev() {
         if labels.last().is_none_or(|(next, _)| next - at >= room) {
             labels.push((at, words));
         }

@@ -1,6 +1,6 @@
 //! How jobs are taken and ended by baseline SQL on the same table, as scripts of pgbench.
 
-use crate::baseline::picks;
+use crate::baseline::first_jobs;
 
 /// The table of [`batch_lease`].
 pub(super) const LEASES: &str = "CREATE TABLE IF NOT EXISTS bench_leases \
@@ -14,7 +14,7 @@ pub(super) fn batch_lease(queue: &str, size: usize) -> String {
         SELECT coalesce(array_agg(id), '{{}}'), coalesce(array_agg(data::text), '{{}}') FROM taken \
         RETURNING id, jobs, data \\gset\n\
         DELETE FROM bench_leases WHERE id = :id;",
-        picks(queue, size)
+        first_jobs(queue, size)
     )
 }
 
@@ -25,7 +25,7 @@ pub(super) fn update_then_delete(queue: &str, size: usize) -> String {
         RETURNING id, data) \
         SELECT coalesce(array_agg(id), '{{}}') AS ids, array_agg(data::text) AS data FROM taken \\gset\n\
         DELETE FROM pq.queue WHERE id = ANY (:ids::bigint[]);",
-        picks(queue, size)
+        first_jobs(queue, size)
     )
 }
 
@@ -37,6 +37,6 @@ pub(super) fn archive(queue: &str, size: usize) -> String {
             serial_key, unique_key, outcome) \
         SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt + 1, serial_key, \
             unique_key, 'done' FROM taken RETURNING id, data;",
-        picks(queue, size)
+        first_jobs(queue, size)
     )
 }

@@ -24,8 +24,8 @@ const QUEUE: &str = "drain";
 const BATCH: usize = 500;
 
 /// Something that is measured beside ours.
-struct Beside {
-    words: String,
+struct Baseline {
+    label: String,
     script: String,
     target: Option<Target>,
 }
@@ -47,25 +47,25 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
 }
 
 fn figure(name: &str, unit: &str, kind: Kind, threads: usize) -> Figure {
-    let parameters = [("handlers", kind.word().to_owned()), ("threads", threads.to_string())];
+    let parameters = [("handlers", kind.name().to_owned()), ("threads", threads.to_string())];
     working::figure(SCENARIO.name, name, unit, parameters)
 }
 
-fn besides(kind: Kind, threads: usize) -> Vec<Beside> {
+fn baselines_for(kind: Kind, threads: usize) -> Vec<Baseline> {
     match kind {
-        Kind::Transactional => vec![Beside {
-            words: format!("pgbench, DELETE of {BATCH} a commit"),
+        Kind::Transactional => vec![Baseline {
+            label: format!("pgbench, DELETE of {BATCH} a commit"),
             script: plain_take(QUEUE, BATCH) + ";",
             target: (threads <= 2).then_some(Target::RatioAtLeast(0.9)),
         }],
         Kind::Leased => vec![
-            Beside {
-                words: format!("pgbench, {BATCH} at a time into one row, which is then deleted"),
+            Baseline {
+                label: format!("pgbench, {BATCH} at a time into one row, which is then deleted"),
                 script: baseline::batch_lease(QUEUE, BATCH),
                 target: Some(Target::RatioAtLeast(0.9)),
             },
-            Beside {
-                words: format!("pgbench, UPDATE of {BATCH}, then DELETE of them"),
+            Baseline {
+                label: format!("pgbench, UPDATE of {BATCH}, then DELETE of them"),
                 script: baseline::update_then_delete(QUEUE, BATCH),
                 target: Some(Target::RatioAtLeast(1.5)),
             },
@@ -89,9 +89,9 @@ fn drain(bench: &Bench, kind: Kind, threads: usize, jobs: usize, size: Option<us
 fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<Vec<Figure>> {
     let queue = bench.queue(QUEUE)?;
     let jobs = plan.batches(480_000, BATCH);
-    let besides = besides(kind, threads);
-    let (mut ours, mut baseline) = (Vec::new(), vec![Vec::new(); besides.len()]);
-    let (mut put, mut bare_put) = (Vec::new(), Vec::new());
+    let baselines_for = baselines_for(kind, threads);
+    let (mut ours, mut baseline) = (Vec::new(), vec![Vec::new(); baselines_for.len()]);
+    let (mut put, mut baseline_put) = (Vec::new(), Vec::new());
     // What a job writes does not depend on threads, so puts are counted once.
     let with_puts = threads == 1;
     for _ in 0..plan.rounds {
@@ -101,27 +101,27 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
             bench.refill_in_use(&queue, jobs)?;
         }
         ours.push(drain(bench, kind, threads, jobs, None)?);
-        for (position, (beside, costs)) in besides.iter().zip(&mut baseline).enumerate() {
+        for (position, (beside, costs)) in baselines_for.iter().zip(&mut baseline).enumerate() {
             if with_puts && position == 0 {
-                bare_put.push(fill(bench, &queue, jobs, insert)?);
+                baseline_put.push(fill(bench, &queue, jobs, insert)?);
             } else {
                 bench.refill_in_use(&queue, jobs)?;
             }
             costs.push(pgbench_drain(bench, &beside.script, threads, jobs, BATCH)?);
         }
     }
-    let name = format!("{} drain", kind.word());
-    let mut figures: Vec<Figure> = besides
+    let name = format!("{} drain", kind.name());
+    let mut figures: Vec<Figure> = baselines_for
         .iter()
         .zip(&baseline)
         .map(|(beside, costs)| Figure {
             target: beside.target,
-            ..with_costs(figure(&name, "jobs/s", kind, threads), &ours, &beside.words, costs)
+            ..with_costs(figure(&name, "jobs/s", kind, threads), &ours, &beside.label, costs)
         })
         .collect();
     figures.push(Figure {
         ours: parts(&ours, |cost| cost.commits),
-        beside: Some(besides[0].words.clone()),
+        beside: Some(baselines_for[0].label.clone()),
         baseline: parts(&baseline[0], |cost| cost.commits),
         target: Some(Target::AtMost(0.01)),
         ..figure("commits to drain", "commits/job", kind, threads)
@@ -130,15 +130,15 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
         let sum = |put: &[Cost], drained: &[Cost], part: fn(&Cost) -> f64| -> Vec<f64> {
             put.iter().zip(drained).map(|(put, drained)| part(put) + part(drained)).collect()
         };
-        let beside = format!("bare INSERT of {BATCH} a commit; {}", besides[0].words);
+        let beside = format!("bare INSERT of {BATCH} a commit; {}", baselines_for[0].label);
         for (name, unit, part, target) in [
-            ("WAL, put and drain", "bytes/job", (|cost| cost.wal) as fn(&Cost) -> f64, Some(most_wal(kind))),
+            ("WAL, put and drain", "bytes/job", (|cost| cost.wal) as fn(&Cost) -> f64, Some(max_wal(kind))),
             ("dead rows, put and drain", "rows/job", |cost| cost.dead_rows, None),
         ] {
             figures.push(Figure {
                 ours: sum(&put, &ours, part),
                 beside: Some(beside.clone()),
-                baseline: sum(&bare_put, &baseline[0], part),
+                baseline: sum(&baseline_put, &baseline[0], part),
                 target,
                 ..figure(name, unit, kind, threads)
             });
@@ -147,7 +147,7 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
     Ok(figures)
 }
 
-fn most_wal(kind: Kind) -> Target {
+fn max_wal(kind: Kind) -> Target {
     Target::AtMost(match kind {
         Kind::Transactional => 420.0,
         Kind::Leased => 460.0,
@@ -188,7 +188,7 @@ fn insert(conn: &mut PgConnection) -> Result<()> {
 fn by_size(bench: &Bench, plan: &Plan, kind: Kind, size: usize) -> Result<Figure> {
     let queue = bench.queue(QUEUE)?;
     let jobs = (plan.jobs((size * 4_000).min(96_000)) / size).max(1) * size;
-    let (words, script) = match kind {
+    let (label, script) = match kind {
         Kind::Transactional => ("pgbench, DELETE of as many a commit", plain_take(QUEUE, size) + ";"),
         Kind::Leased => (
             "pgbench, as many at a time into one row, which is then deleted",
@@ -203,9 +203,9 @@ fn by_size(bench: &Bench, plan: &Plan, kind: Kind, size: usize) -> Result<Figure
         bench.refill_in_use(&queue, jobs)?;
         baseline.push(pgbench_drain(bench, &script, 1, jobs, size)?);
     }
-    let mut figure = figure(&format!("{} drain by batch", kind.word()), "jobs/s", kind, 1);
+    let mut figure = figure(&format!("{} drain by batch", kind.name()), "jobs/s", kind, 1);
     figure.parameters.insert("batch".to_owned(), size.to_string());
-    Ok(with_costs(figure, &ours, words, &baseline))
+    Ok(with_costs(figure, &ours, label, &baseline))
 }
 
 /// Every job leaves its history in the archive, so that each has a verdict.
@@ -222,9 +222,9 @@ fn kept(bench: &Bench, plan: &Plan, kind: Kind) -> Result<Figure> {
         baseline.push(pgbench_drain(bench, &baseline::archive(QUEUE, BATCH), 1, jobs, BATCH)?);
         bench.connect()?.batch_execute("TRUNCATE pq.queue_archive")?;
     }
-    let words = format!("pgbench, DELETE of {BATCH} that are INSERTed into the archive, a commit");
-    let figure = figure(&format!("{} drain, history kept", kind.word()), "jobs/s", kind, 1);
-    Ok(with_costs(figure, &ours, &words, &baseline))
+    let label = format!("pgbench, DELETE of {BATCH} that are INSERTed into the archive, a commit");
+    let figure = figure(&format!("{} drain, history kept", kind.name()), "jobs/s", kind, 1);
+    Ok(with_costs(figure, &ours, &label, &baseline))
 }
 
 fn with_costs(figure: Figure, ours: &[Cost], beside: &str, baseline: &[Cost]) -> Figure {
