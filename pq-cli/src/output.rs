@@ -94,10 +94,10 @@ pub(crate) fn wants_colour() -> bool {
 }
 
 /// Formats a table with a header row. Cells are escaped.
-pub(crate) fn format_table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn format_table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(heads.iter().map(Cell::new));
+    table.set_header(header.iter().map(Cell::new));
     for row in rows {
         table.add_row(row.iter().map(|cell| Cell::new(escape_with_breaks(cell))));
     }

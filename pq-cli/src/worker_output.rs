@@ -62,7 +62,7 @@ pub(crate) fn describe_all<'w>(workers: impl IntoIterator<Item = &'w WorkerInfo>
             worker.threads,
             output::escape(&worker.queues.join(", ")),
             output::format_time(worker.started_at),
-            output::format_duration(worker.heard),
+            output::format_duration(worker.heartbeat_age),
             describe(&worker.status),
         )
     };
@@ -79,7 +79,7 @@ pub(crate) fn as_json(worker: &WorkerInfo) -> Value {
         "queues": worker.queues,
         "threads": worker.threads,
         "started_at": output::format_time_micros(worker.started_at),
-        "heartbeat_age_seconds": worker.heard.as_secs_f64(),
+        "heartbeat_age_seconds": worker.heartbeat_age.as_secs_f64(),
         "stop": worker.stop.map(|mode| mode.as_str()),
         "status": serde_json::to_value(&worker.status).unwrap_or_default(),
     })

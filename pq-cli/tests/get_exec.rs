@@ -59,17 +59,17 @@ fn an_interrupted_get_exec_ends_its_command_and_leaves_the_job_unchanged() -> Ou
     let database = migrated()?;
     put(&database, "mail", "1")?;
     let folder = tempfile::tempdir()?;
-    let (begun, told) = (folder.path().join("begun"), folder.path().join("told"));
+    let (begun, ended) = (folder.path().join("begun"), folder.path().join("ended"));
     let command = format!(
         "trap 'touch {}; exit 1' TERM; touch '{}'; while :; do sleep 0.02; done",
-        told.display(),
+        ended.display(),
         begun.display()
     );
     let getting = Work::start(on(&database, &["get", "mail", "--exec", &command]))?;
     wait_for("the command runs", || Ok(begun.exists()))?;
     signal(&getting.child, Signal::INT)?;
     assert_eq!(getting.end()?.0, 130);
-    assert!(told.exists());
+    assert!(ended.exists());
     let job = json(&database, &["show", "1", "--json"])?;
     assert_eq!((&job["state"], &job["attempt"]), (&"ready".into(), &0.into()));
     Ok(())

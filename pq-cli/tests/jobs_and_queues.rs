@@ -248,8 +248,8 @@ fn a_job_that_a_transaction_holds_is_not_cancelled() -> Outcome {
     let mail = pq.queue::<Value>("mail")?;
     pq.transaction(|conn| {
         assert_eq!(mail.on(conn).get()?.map(|job| job.id.0), Some(5));
-        let told = transcript(&database, &[&["cancel", "5"]]).map_err(|error| error.to_string());
-        assert_snapshot!(told.unwrap_or_else(|error| error), @"
+        let cancelled = transcript(&database, &[&["cancel", "5"]]).map_err(|error| error.to_string());
+        assert_snapshot!(cancelled.unwrap_or_else(|error| error), @"
     $ pq cancel 5
     ! pq: cannot cancel job 5: a transaction holds it; try again when the transaction has ended
     [1]

@@ -84,7 +84,7 @@ pub use job::{Job, JobId, NewJob};
 pub use key::{Key, OnConflict, Put, PutOutcome};
 pub use name::QueueName;
 pub use options::PutOptions;
-pub use outcome::{Cancelled, Outcome, Settlement};
+pub use outcome::{CancelOutcome, Outcome, Settlement};
 pub use payload::{Payload, PayloadLimits};
 pub use queue::{BoundQueue, Iter, Pq, Queue};
 pub use record::{JobRecord, JobState};

@@ -128,13 +128,13 @@ pub struct Settlement<'a> {
 
 /// The result of a request to cancel a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cancelled {
+pub enum CancelOutcome {
     /// The job waited, and was archived as cancelled. No handler will begin.
-    Done,
+    Cancelled,
     /// The job runs under a lease. Its handler learns of the request by [`crate::Context::is_cancelled`].
     ///
     /// If this attempt does not complete the job, it is archived as cancelled and not retried.
-    Asked,
+    Requested,
     /// A transaction holds the job, so nothing was done. Ask again when that transaction has ended.
     Held,
     /// The queue has no live job with this id.

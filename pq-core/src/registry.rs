@@ -82,7 +82,7 @@ pub struct WorkerInfo {
     /// When it started.
     pub started_at: DateTime<Utc>,
     /// The time since its last heartbeat, on the store's clock.
-    pub heard: Duration,
+    pub heartbeat_age: Duration,
     /// How it should stop, if it was asked to.
     pub stop: Option<StopMode>,
     /// What it did at its last heartbeat.

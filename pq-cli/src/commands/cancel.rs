@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pq_diesel::admin::Filter;
-use pq_diesel::{Cancelled, JobId, JobRecord, JobState, Pq};
+use pq_diesel::{CancelOutcome, JobId, JobRecord, JobState, Pq};
 
 use super::examples;
 use crate::confirm::Confirmation;
@@ -79,15 +79,15 @@ impl Cancel {
 fn cancel(pq: &Pq, job: &JobRecord) -> Result<bool, Failure> {
     let id = job.id;
     match pq.queue::<()>(job.queue.as_str())?.cancel(id)? {
-        Cancelled::Done => output::print(&format!("{id}: cancelled"))?,
-        Cancelled::Asked => output::print(&format!("{id}: running; its handler is asked to stop"))?,
-        Cancelled::Held => {
+        CancelOutcome::Cancelled => output::print(&format!("{id}: cancelled"))?,
+        CancelOutcome::Requested => output::print(&format!("{id}: running; its handler is asked to stop"))?,
+        CancelOutcome::Held => {
             output::print_error(&format!(
                 "cannot cancel job {id}: a transaction holds it; try again when the transaction has ended"
             ));
             return Ok(false);
         }
-        Cancelled::NotFound => {
+        CancelOutcome::NotFound => {
             output::print_error(&format!("cannot cancel job {id}: it is {}", job.state));
             return Ok(false);
         }

@@ -149,8 +149,8 @@ fn list(pq: &Pq, as_json: bool) -> Result<ExitCode, Failure> {
     if as_json {
         output::print_json(&entries.iter().map(entry_json).collect::<Vec<_>>())?;
     } else {
-        let heads = ["NAME", "EXPRESSION", "ZONE", "QUEUE", "NEXT", "LAST", "MISSED TICKS", "PAYLOAD"];
-        output::print(&output::format_table(&heads, entries.iter().map(entry_row)))?;
+        let header = ["NAME", "EXPRESSION", "ZONE", "QUEUE", "NEXT", "LAST", "MISSED TICKS", "PAYLOAD"];
+        output::print(&output::format_table(&header, entries.iter().map(entry_row)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

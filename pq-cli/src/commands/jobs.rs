@@ -56,8 +56,8 @@ impl Jobs {
         if self.json {
             output::print_json(&found.iter().map(JobJson::of).collect::<Vec<_>>())?;
         } else {
-            let heads = ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "PAYLOAD", "ERROR"];
-            output::print(&output::format_table(&heads, found.iter().map(as_row)))?;
+            let header = ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "PAYLOAD", "ERROR"];
+            output::print(&output::format_table(&header, found.iter().map(as_row)))?;
             if let Some(last) = found.last().filter(|_| more) {
                 output::print_status(&format!("more jobs follow; continue with --after {}", last.id));
             }

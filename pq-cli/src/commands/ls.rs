@@ -31,7 +31,7 @@ impl Ls {
         if self.json {
             output::print_json(&queues.iter().map(as_json).collect::<Value>())?;
         } else {
-            let heads = [
+            let header = [
                 "QUEUE",
                 "WAITING",
                 "READY",
@@ -44,7 +44,7 @@ impl Ls {
                 "",
             ];
             let dead = |row: &QueueCounts| row.dead > 0;
-            let table = output::format_table(&heads, queues.iter().map(as_row));
+            let table = output::format_table(&header, queues.iter().map(as_row));
             for (number, line) in table.lines().enumerate() {
                 let is_dead = number.checked_sub(1).and_then(|row| queues.get(row)).is_some_and(dead);
                 match is_dead {

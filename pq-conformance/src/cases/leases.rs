@@ -71,11 +71,11 @@ fn maintenance_reports_that_more_leases_may_have_expired<F: Fixture>(harness: &H
     const LEASES: usize = 250;
     harness.queue().put_many(vec![json!("a"); LEASES]).unwrap();
     (0..LEASES).for_each(|_| assert_eq!(harness.lease(1, Duration::ZERO).len(), 1));
-    let mut sweeps = vec![harness.maintain()];
-    while sweeps.last().is_some_and(|swept| swept.more) {
-        sweeps.push(harness.maintain());
+    let mut reports = vec![harness.maintain()];
+    while reports.last().is_some_and(|report| report.more) {
+        reports.push(harness.maintain());
     }
-    assert_eq!(sweeps.iter().map(|swept| swept.returned).sum::<u64>(), LEASES as u64);
+    assert_eq!(reports.iter().map(|report| report.returned).sum::<u64>(), LEASES as u64);
     assert_eq!(harness.counts().ready, LEASES as u64);
 }
 
@@ -135,9 +135,9 @@ fn a_second_outcome_is_refused<F: Fixture>(harness: &Harness<F>) {
     let dead = Outcome::Dead { error: "no".to_owned() };
     assert!(harness.is_lease_lost(harness.try_settle(&jobs[0], dead)));
     // It is refused in a batch as well, and does not affect the other outcomes.
-    let verdict = |job| Settlement { job, outcome: Outcome::Complete };
-    let verdicts: Vec<Settlement<'_>> = jobs.iter().map(|job| verdict(&**job)).collect();
-    assert_eq!(harness.queue().settle_many(&verdicts).unwrap(), [false, true]);
+    let complete = |job| Settlement { job, outcome: Outcome::Complete };
+    let settlements: Vec<Settlement<'_>> = jobs.iter().map(|job| complete(&**job)).collect();
+    assert_eq!(harness.queue().settle_many(&settlements).unwrap(), [false, true]);
     assert_eq!((harness.counts().live(), harness.counts().dead), (0, 0));
 }
 
@@ -167,8 +167,8 @@ fn settle_many_answers_for_each_job<F: Fixture>(harness: &Harness<F>) {
     let lost = harness.lease_one();
     harness.lose_lease(&lost);
     let (one, other) = (harness.lease_one(), harness.lease_one());
-    let verdicts = [&lost, &one, &other].map(|job| Settlement { job, outcome: Outcome::Complete });
-    assert_eq!(harness.queue().settle_many(&verdicts).unwrap(), [false, true, true]);
+    let settlements = [&lost, &one, &other].map(|job| Settlement { job, outcome: Outcome::Complete });
+    assert_eq!(harness.queue().settle_many(&settlements).unwrap(), [false, true, true]);
     assert_eq!(harness.queue().settle_many(&[]).unwrap(), [false; 0]);
 }
 
@@ -305,11 +305,11 @@ fn jobs_are_leased_in_order<F: Fixture>(harness: &Harness<F>) {
     harness.put_with(0, &PutOptions::new().priority(1));
     let jobs = harness.lease(4, TIMEOUT);
     assert_eq!(jobs.iter().map(|job| job.data.clone()).collect::<Vec<_>>(), [0, 1, 2, 3]);
-    let verdicts: Vec<Settlement<'_>> =
+    let settlements: Vec<Settlement<'_>> =
         jobs.iter().map(|job| Settlement { job, outcome: Outcome::Complete }).collect();
     harness
         .transaction(|conn| {
-            let accepted = harness.pq.store().settle(conn, &verdicts)?;
+            let accepted = harness.pq.store().settle(conn, &settlements)?;
             accepted.all().then_some(()).ok_or(CaseError("refused".to_owned()))
         })
         .unwrap();

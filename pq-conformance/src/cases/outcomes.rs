@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pq_core::store::{Archive, Connect, Jobs};
-use pq_core::{Cancelled, JobId, JobState, Outcome, Payload, PutOptions, Settlement};
+use pq_core::{CancelOutcome, JobId, JobState, Outcome, Payload, PutOptions, Settlement};
 use serde_json::json;
 
 use super::cases;
@@ -158,8 +158,8 @@ fn a_dead_job_whose_unique_key_is_in_use_is_not_requeued<F: Fixture>(harness: &H
 fn a_waiting_job_can_be_cancelled<F: Fixture>(harness: &Harness<F>) {
     let ids = [harness.put(1), harness.put_with(2, &PutOptions::new().schedule_at("1h"))];
     for id in ids {
-        assert_eq!(harness.queue().cancel(id).unwrap(), Cancelled::Done);
-        assert_eq!(harness.queue().cancel(id).unwrap(), Cancelled::NotFound);
+        assert_eq!(harness.queue().cancel(id).unwrap(), CancelOutcome::Cancelled);
+        assert_eq!(harness.queue().cancel(id).unwrap(), CancelOutcome::NotFound);
     }
     assert!(harness.get().is_none());
     assert_eq!((harness.counts().cancelled, harness.counts().live()), (2, 0));
@@ -176,8 +176,8 @@ fn cancelling_a_leased_job_notifies_its_holder<F: Fixture>(harness: &Harness<F>)
     harness.queue().put_many(&[json!(1), json!(2)]).unwrap();
     let jobs = harness.lease(2, TIMEOUT);
     assert!(harness.queue().extend(&jobs[0], TIMEOUT).unwrap().cancelled.is_empty());
-    assert_eq!(harness.queue().cancel(jobs[1].id).unwrap(), Cancelled::Asked);
-    assert_eq!(harness.queue().cancel(jobs[1].id).unwrap(), Cancelled::Asked);
+    assert_eq!(harness.queue().cancel(jobs[1].id).unwrap(), CancelOutcome::Requested);
+    assert_eq!(harness.queue().cancel(jobs[1].id).unwrap(), CancelOutcome::Requested);
     assert_eq!(harness.queue().extend(&jobs[0], TIMEOUT).unwrap().cancelled, [jobs[1].id]);
     assert_eq!(harness.counts().running, 2);
 }
@@ -222,7 +222,7 @@ fn a_job_that_a_transaction_holds_cannot_be_cancelled<F: Fixture>(harness: &Harn
     harness
         .transaction(|conn| {
             queue.on(conn).get()?;
-            assert_eq!(harness.queue().cancel(id)?, Cancelled::Held);
+            assert_eq!(harness.queue().cancel(id)?, CancelOutcome::Held);
             Ok(())
         })
         .unwrap();
@@ -231,8 +231,8 @@ fn a_job_that_a_transaction_holds_cannot_be_cancelled<F: Fixture>(harness: &Harn
 
 fn a_missing_job_cannot_be_cancelled<F: Fixture>(harness: &Harness<F>) {
     let id = harness.put(1);
-    assert_eq!(harness.named::<()>("pears").cancel(id).unwrap(), Cancelled::NotFound);
-    assert_eq!(harness.queue().cancel(JobId(id.0 + 1)).unwrap(), Cancelled::NotFound);
+    assert_eq!(harness.named::<()>("pears").cancel(id).unwrap(), CancelOutcome::NotFound);
+    assert_eq!(harness.queue().cancel(JobId(id.0 + 1)).unwrap(), CancelOutcome::NotFound);
     assert_eq!(harness.drain(), [1]);
 }
 
@@ -263,8 +263,8 @@ fn maintenance_prunes_by_its_retention<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(harness.maintain().pruned, 0);
     let store = harness.pq.store();
     let retention = pq_core::Retention::default().done_days(0);
-    let swept: Result<_, crate::harness::Error<F>> =
+    let report: Result<_, crate::harness::Error<F>> =
         store.with_connection(|conn| store.maintain(conn, &retention));
-    assert_eq!(swept.unwrap().unwrap().pruned, 1);
+    assert_eq!(report.unwrap().unwrap().pruned, 1);
     assert_eq!((harness.counts().dead, harness.counts().done), (1, 0));
 }

@@ -31,7 +31,7 @@ fn a_worker_is_registered_while_it_runs<F: Fixture>(harness: &Harness<F>) {
         assert_eq!(known.len(), 1);
         assert_eq!((known[0].pid, known[0].threads, known[0].stop), (std::process::id(), 3, None));
         assert_eq!(known[0].queues, ["apples"]);
-        assert!(!known[0].host.is_empty() && known[0].heard < TIMEOUT);
+        assert!(!known[0].host.is_empty() && known[0].heartbeat_age < TIMEOUT);
         let running = &known[0].status.running[0];
         assert_eq!((running.id, running.queue.as_str(), running.attempt), (id, "apples", 1));
         gate.proceed.send(()).unwrap();

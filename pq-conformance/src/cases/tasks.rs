@@ -290,8 +290,8 @@ fn a_handler_can_return_every_outcome<F: Fixture>(harness: &Harness<F>) {
 
 fn a_handler_that_exceeds_its_timeout_fails<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness).timeout(Duration::from_millis(20));
-    let told = Seen::new();
-    let note = told.clone();
+    let seen = Seen::new();
+    let note = seen.clone();
     let leased = task.leased(move |context, _| {
         while !context.should_stop() {
             std::thread::yield_now();
@@ -308,7 +308,7 @@ fn a_handler_that_exceeds_its_timeout_fails<F: Fixture>(harness: &Harness<F>) {
         let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.dead), (0, 1));
     }
-    assert_eq!(told.all(), [(true, false)]);
+    assert_eq!(seen.all(), [(true, false)]);
     assert!(
         harness.archived(JobState::Dead).iter().all(|dead| dead
             .error

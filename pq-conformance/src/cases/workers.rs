@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pq_core::store::{Connect, Jobs};
-use pq_core::{Cancelled, PutOptions, StopMode, Wait, Worker};
+use pq_core::{CancelOutcome, PutOptions, StopMode, Wait, Worker};
 use serde_json::{Value, json};
 
 use super::cases;
@@ -371,7 +371,7 @@ fn a_running_job_is_notified_of_its_cancellation<F: Fixture>(harness: &Harness<F
     let worker = Worker::new(&harness.pq).lease(SHORT_LEASE).maintain_every(Duration::MAX).serve(handler);
     run_beside::<F>(worker, |control| {
         started.recv_timeout(TIMEOUT).unwrap();
-        assert_eq!(harness.queue().cancel(id).unwrap(), Cancelled::Asked);
+        assert_eq!(harness.queue().cancel(id).unwrap(), CancelOutcome::Requested);
         wait_until("the job is cancelled", || harness.counts().cancelled == 1);
         control.stop(StopMode::Drain);
     });

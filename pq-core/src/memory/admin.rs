@@ -8,7 +8,7 @@ use super::state::{Lease, Row, State, Tx};
 use super::transaction::MemoryConn;
 use super::{MemoryStore, archive};
 use crate::store::Admin;
-use crate::{Cancelled, Error, Filter, JobId, JobRecord, JobState, QueueCounts, QueueName};
+use crate::{CancelOutcome, Error, Filter, JobId, JobRecord, JobState, QueueCounts, QueueName};
 
 impl Admin for MemoryStore {
     fn counts(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<QueueCounts, Error> {
@@ -41,20 +41,20 @@ impl Admin for MemoryStore {
         Ok(self.list(conn, &filter, 1)?.pop())
     }
 
-    fn cancel(&self, conn: &mut MemoryConn, queue: &QueueName, id: JobId) -> Result<Cancelled, Error> {
+    fn cancel(&self, conn: &mut MemoryConn, queue: &QueueName, id: JobId) -> Result<CancelOutcome, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
             let seen = state.rows.get(&id).filter(|row| row.job.queue == *queue && row.seen_by(open.tx));
-            let Some(row) = seen.cloned() else { return Ok(Cancelled::NotFound) };
+            let Some(row) = seen.cloned() else { return Ok(CancelOutcome::NotFound) };
             if let Some(lease) = row.lease {
                 open.set(state, Row { lease: Some(Lease { cancel_requested: true, ..lease }), ..row });
-                return Ok(Cancelled::Asked);
+                return Ok(CancelOutcome::Requested);
             }
             if !row.free_for(open.tx) {
-                return Ok(Cancelled::Held);
+                return Ok(CancelOutcome::Held);
             }
             archive::archive(state, open, row, JobState::Cancelled, now);
-            Ok(Cancelled::Done)
+            Ok(CancelOutcome::Cancelled)
         })
     }
 

@@ -43,7 +43,7 @@ impl Workers for MemoryStore {
             queues: worker.heartbeat.queues.iter().map(ToString::to_string).collect(),
             threads: worker.heartbeat.threads,
             started_at: worker.started_at,
-            heard: age(worker, now),
+            heartbeat_age: age(worker, now),
             stop: worker.stop,
             status: worker.heartbeat.status.clone(),
         };

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Pq, Queue};
-use crate::{Cancelled, Filter, JobId, JobRecord, QueueCounts, StopMode, Store, WorkerId, WorkerInfo};
+use crate::{CancelOutcome, Filter, JobId, JobRecord, QueueCounts, StopMode, Store, WorkerId, WorkerInfo};
 
 impl<S: Store> Pq<S> {
     /// Counts the jobs of every queue by state, ordered by the queues' names.
@@ -104,7 +104,7 @@ impl<S: Store, T> Queue<S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn cancel(&self, id: JobId) -> Result<Cancelled, S::Error> {
+    pub fn cancel(&self, id: JobId) -> Result<CancelOutcome, S::Error> {
         self.store().with_connection(|conn| self.on(conn).cancel(id))
     }
 

@@ -12,7 +12,7 @@ use super::Queue;
 use super::get::Decoded;
 use super::put::without_unique_key;
 use crate::{
-    Cancelled, Error, Filter, Job, JobId, JobRecord, NewJob, Outcome, Put, PutOptions, QueueCounts, Scan,
+    CancelOutcome, Error, Filter, Job, JobId, JobRecord, NewJob, Outcome, Put, PutOptions, QueueCounts, Scan,
     Settlement, Store, Undecodable,
 };
 
@@ -103,7 +103,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn cancel(&mut self, id: JobId) -> Result<Cancelled, S::Error> {
+    pub fn cancel(&mut self, id: JobId) -> Result<CancelOutcome, S::Error> {
         self.queue.store().cancel(self.conn, &self.queue.name, id)
     }
 

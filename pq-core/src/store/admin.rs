@@ -1,7 +1,7 @@
 //! Counting, listing, cancelling, pausing and moving jobs.
 
 use super::Connect;
-use crate::{Cancelled, Filter, JobId, JobRecord, QueueCounts, QueueName};
+use crate::{CancelOutcome, Filter, JobId, JobRecord, QueueCounts, QueueName};
 
 /// Shows and changes queues and jobs for an operator.
 pub trait Admin: Connect {
@@ -51,7 +51,12 @@ pub trait Admin: Connect {
     /// # Errors
     ///
     /// The store's error.
-    fn cancel(&self, conn: &mut Self::Conn, queue: &QueueName, id: JobId) -> Result<Cancelled, Self::Error>;
+    fn cancel(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        id: JobId,
+    ) -> Result<CancelOutcome, Self::Error>;
 
     /// Deletes every job of a queue that nobody holds, and returns their number. The archive is not changed.
     ///

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Task;
 use crate::envelope::{Envelope, format_duration};
 use crate::{
-    BoundQueue, CallOptions, Cancelled, CodecError, Error, JobId, JobRecord, Key, NewJob, Payload, Put,
+    BoundQueue, CallOptions, CancelOutcome, CodecError, Error, JobId, JobRecord, Key, NewJob, Payload, Put,
     Queue, Store,
 };
 
@@ -190,7 +190,7 @@ impl<S: Store, A> BoundTask<'_, S, A> {
     /// # Errors
     ///
     /// The store's own.
-    pub fn cancel(&mut self, id: JobId) -> Result<Cancelled, S::Error> {
+    pub fn cancel(&mut self, id: JobId) -> Result<CancelOutcome, S::Error> {
         self.queue.cancel(id)
     }
 }

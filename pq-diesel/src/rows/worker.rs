@@ -46,7 +46,7 @@ impl WorkerRow {
             queues: self.queues,
             threads: usize::try_from(self.threads).unwrap_or_default(),
             started_at: nearest(self.started_at),
-            heard: span(self.silent_for),
+            heartbeat_age: span(self.silent_for),
             stop: self.stop.and_then(|mode| mode.parse().ok()),
             // A worker of another version may report a status that this one cannot read.
             status: serde_json::from_str(&self.status).unwrap_or_default(),

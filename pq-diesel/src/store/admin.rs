@@ -4,7 +4,7 @@ use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use pq_core::store::Admin;
-use pq_core::{Cancelled, Filter, JobId, JobRecord, JobState, QueueCounts, QueueName};
+use pq_core::{CancelOutcome, Filter, JobId, JobRecord, JobState, QueueCounts, QueueName};
 
 use super::PgStore;
 use crate::Error;
@@ -49,28 +49,28 @@ impl Admin for PgStore {
         Ok(self.list(conn, &filter, 1)?.pop())
     }
 
-    fn cancel(&self, conn: &mut PgConnection, queue: &QueueName, id: JobId) -> Result<Cancelled, Error> {
+    fn cancel(&self, conn: &mut PgConnection, queue: &QueueName, id: JobId) -> Result<CancelOutcome, Error> {
         let waiting = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
         let leased = [Value::BigInt(id.0), Value::Text(queue.as_str())];
         for _ in 0..CANCEL_TRIES {
             let cancelled: Option<i64> =
                 self.one::<BigInt, _>(conn, &self.statements.cancel_waiting, &waiting)?;
             if cancelled.is_some() {
-                return Ok(Cancelled::Done);
+                return Ok(CancelOutcome::Cancelled);
             }
             let requested: Option<i64> =
                 self.one::<BigInt, _>(conn, &self.statements.cancel_leased, &leased)?;
             if requested.is_some() {
-                return Ok(Cancelled::Asked);
+                return Ok(CancelOutcome::Requested);
             }
             // A job that was taken or returned between the two statements may be missed by both.
             match self.find(conn, queue, id)?.map(|job| job.state) {
                 Some(JobState::Running) => {}
-                Some(state) if !state.is_ended() => return Ok(Cancelled::Held),
-                _ => return Ok(Cancelled::NotFound),
+                Some(state) if !state.is_ended() => return Ok(CancelOutcome::Held),
+                _ => return Ok(CancelOutcome::NotFound),
             }
         }
-        Ok(Cancelled::NotFound)
+        Ok(CancelOutcome::NotFound)
     }
 
     fn clear(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<u64, Error> {

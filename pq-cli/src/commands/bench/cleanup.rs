@@ -9,8 +9,10 @@ use pq_diesel::{Error, JobId, JobState, Pq, Queue, Retention, Wait};
 
 use super::payload::Payload;
 
-/// The leases that the bench's workers have had. Some may outlive their worker: one whose jobs were settled
-/// in parts until a sweep finds it over, and one whose verdicts the server never got.
+/// The leases that the bench's workers have had.
+///
+/// A lease may outlive its worker: if its jobs were settled in parts, until maintenance removes it, or if the outcomes
+/// did not reach the server.
 #[derive(Clone, Default)]
 pub(super) struct Leases(Arc<Mutex<BTreeSet<i64>>>);
 
@@ -109,8 +111,8 @@ mod tests {
                 .jobs;
             leases.record(jobs.first().and_then(|job| job.lease()));
             for job in &jobs[..settled] {
-                let verdict = Settlement { job, outcome: Outcome::Complete };
-                assert!(pq.transaction(|conn| store.settle(conn, &[verdict]))?.all());
+                let settlement = Settlement { job, outcome: Outcome::Complete };
+                assert!(pq.transaction(|conn| store.settle(conn, &[settlement]))?.all());
             }
         }
         pq.queue::<i64>("bench")?.put(&7)?;

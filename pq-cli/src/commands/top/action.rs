@@ -1,7 +1,7 @@
 //! Actions: what the user can change from the view.
 
 use pq_diesel::admin::WorkerId;
-use pq_diesel::{Cancelled, Error, JobId, Pq, QueueName, StopMode};
+use pq_diesel::{CancelOutcome, Error, JobId, Pq, QueueName, StopMode};
 
 use crate::output;
 
@@ -39,10 +39,10 @@ impl Action {
                 format!("{name}: {} requeued", output::plural(requeued, "dead job"))
             }
             Self::Cancel(name, id) => match queue(name)?.cancel(*id)? {
-                Cancelled::Done => format!("{id}: cancelled"),
-                Cancelled::Asked => format!("{id}: running; its handler is asked to stop"),
-                Cancelled::Held => format!("cannot cancel job {id}: a transaction holds it"),
-                Cancelled::NotFound => format!("cannot cancel job {id}: it has ended"),
+                CancelOutcome::Cancelled => format!("{id}: cancelled"),
+                CancelOutcome::Requested => format!("{id}: running; its handler is asked to stop"),
+                CancelOutcome::Held => format!("cannot cancel job {id}: a transaction holds it"),
+                CancelOutcome::NotFound => format!("cannot cancel job {id}: it has ended"),
             },
             Self::Stop(worker, mode) => match pq.stop_worker(*worker, *mode)? {
                 true => format!("worker {worker}: asked to stop ({mode}) at its next heartbeat"),

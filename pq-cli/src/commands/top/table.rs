@@ -157,7 +157,7 @@ pub(super) fn running(snapshot: &Snapshot) -> Vec<(&WorkerInfo, &Running)> {
         .flat_map(|worker| worker.status.running.iter().map(move |job| (worker, job)))
         .collect();
     // The age was reported with the last heartbeat, so the time since then is added.
-    all.sort_by_key(|(worker, job)| (Reverse(job.age.saturating_add(worker.heard)), job.id));
+    all.sort_by_key(|(worker, job)| (Reverse(job.age.saturating_add(worker.heartbeat_age)), job.id));
     all
 }
 
@@ -220,7 +220,7 @@ fn queue_row(queue: &QueueCounts, snapshot: &Snapshot) -> Row {
 fn worker_row(worker: &WorkerInfo) -> Row {
     let status = &worker.status;
     let stop = worker.stop.max(status.stopping);
-    let tone = match (worker.heard >= SILENT_AFTER, stop.is_some()) {
+    let tone = match (worker.heartbeat_age >= SILENT_AFTER, stop.is_some()) {
         (true, _) => Tone::Alert,
         (false, true) => Tone::Paused,
         (false, false) => Tone::Plain,
@@ -237,7 +237,7 @@ fn worker_row(worker: &WorkerInfo) -> Row {
         status.report.failed.to_string(),
         status.report.dead.to_string(),
         format!("{:.1}/s", status.per_second),
-        format!("{} ago", format_age(worker.heard)),
+        format!("{} ago", format_age(worker.heartbeat_age)),
         stop.map(|mode| mode.to_string()).unwrap_or_default(),
     ];
     Row { cells, tone }
@@ -249,7 +249,7 @@ fn running_row(worker: &WorkerInfo, job: &Running) -> Row {
         output::escape(&job.queue),
         output::escape(job.task.as_deref().unwrap_or_default()),
         job.attempt.to_string(),
-        format_age(job.age.saturating_add(worker.heard)),
+        format_age(job.age.saturating_add(worker.heartbeat_age)),
         output::escape(&format!("{} {}", worker.host, worker.pid)),
     ];
     Row { cells, tone: Tone::Plain }

@@ -61,7 +61,7 @@ fn worker(id: i64, running: &serde_json::Value) -> WorkerInfo {
         queues: vec!["mail".to_owned(), HOSTILE.to_owned()],
         threads: 4,
         started_at: at(),
-        heard: Duration::from_secs(if id == 1 { 1 } else { 40 }),
+        heartbeat_age: Duration::from_secs(if id == 1 { 1 } else { 40 }),
         stop: (id == 2).then_some(StopMode::Drain),
         status,
     }
@@ -322,7 +322,7 @@ fn three_keys_quit() {
     let mut requests = state(busy());
     press(&mut requests, 'r');
     let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(requests.press(interrupt), Effect::Quit, "whatever is requests");
+    assert_eq!(requests.press(interrupt), Effect::Quit, "with any state of the view");
 }
 
 #[test]

@@ -78,15 +78,15 @@ fn fatal_exit(status: ExitStatus, begun: Instant) -> Option<u8> {
 
 fn receive_signals() -> Result<Receiver<i32>, Failure> {
     let mut signals = handled_signals()?;
-    let (tell, told) = channel();
+    let (sender, received) = channel();
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            if tell.send(signal).is_err() {
+            if sender.send(signal).is_err() {
                 return;
             }
         }
     });
-    Ok(told)
+    Ok(received)
 }
 
 /// Prints the status of all processes from their heartbeats, or makes each print its own without the database.
