@@ -42,7 +42,7 @@ pub(crate) struct Cluster {
     conninfo: Conninfo,
     arguments: Vec<String>,
     timeout: Duration,
-    // Dropped in this order: the watchdog finds nothing left to do, and ends.
+    // Dropped in this order, so that the watchdog has nothing left to do.
     directory: Directory,
     watchdog: Watchdog,
 }
@@ -125,7 +125,7 @@ impl Cluster {
             match self.run() {
                 Ok(()) => return Ok(()),
                 Err(Failure::Occupied(error)) if tried < PORTS => {
-                    tracing::debug!(port = self.port, %error, "the port is taken, trying another");
+                    tracing::debug!(port = self.port, %error, "port is in use; trying another one");
                 }
                 Err(Failure::Occupied(error) | Failure::Other(error)) => return Err(error),
             }
@@ -179,7 +179,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if let Some(postmaster) = self.postmaster.take() {
-            // Nothing of it is kept, so nothing need be written out.
+            // The data is deleted, so no checkpoint is needed.
             postmaster.stop(Stop::Immediate);
         }
     }

@@ -46,17 +46,17 @@ impl Conninfo {
             let name = name.replace('\\', r"\\").replace('\'', r"\'");
             return Self(format!("{} dbname='{name}'", self.0));
         };
-        let (head, query) = match self.0.split_once('?') {
-            Some((head, query)) => (head, query),
+        let (base, query) = match self.0.split_once('?') {
+            Some((base, query)) => (base, query),
             None => (self.0.as_str(), ""),
         };
-        let path = head[start..].find('/').map_or(head.len(), |at| start + at);
+        let path = base[start..].find('/').map_or(base.len(), |at| start + at);
         let name = utf8_percent_encode(name, NON_ALPHANUMERIC).to_string();
         // A `dbname` among the parameters would win over the path.
         let query: Vec<&str> =
             query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("dbname=")).collect();
         let mark = if query.is_empty() { "" } else { "?" };
-        Self(format!("{}/{name}{mark}{}", &head[..path], query.join("&")))
+        Self(format!("{}/{name}{mark}{}", &base[..path], query.join("&")))
     }
 
     /// Connects within 10 s, unless the string sets another limit, so that a server that hangs does not hang
@@ -135,7 +135,7 @@ impl Conninfo {
     }
 }
 
-/// The value at the head of `text`: quoted, or up to the next separator.
+/// Returns the value at the start of `text`: quoted, or up to the next separator.
 fn parameter_value(text: &str) -> &str {
     let text = text.trim_start();
     match text.strip_prefix('\'') {

@@ -51,12 +51,12 @@ impl Container {
         let image = plan.image();
         let after = plan.timeout + PULL;
         let (hold, released) = mpsc::channel();
-        let (tell, told) = mpsc::channel();
+        let (started, result) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("pq-testing-container".to_owned())
-            .spawn(move || plan.carry_out(&tell, &released))
+            .spawn(move || plan.carry_out(&started, &released))
             .map_err(Error::io("start a thread"))?;
-        let conninfo = match told.recv_timeout(after) {
+        let conninfo = match result.recv_timeout(after) {
             Ok(result) => result?,
             Err(RecvTimeoutError::Timeout) => {
                 return Err(Error::Timeout {
@@ -86,12 +86,12 @@ impl Drop for Container {
         let removed = self.thread.take().is_none_or(|thread| thread.join().is_ok());
         // Otherwise the watchdog removes it.
         if removed && let Err(error) = self.watchdog.nothing() {
-            tracing::debug!(%error, "the watchdog could not be told of the container's end");
+            tracing::debug!(%error, "cannot notify the watchdog that the container was removed");
         }
     }
 }
 
-/// What is to be started.
+/// The container to start.
 struct Plan {
     name: String,
     repository: String,
@@ -121,18 +121,18 @@ impl Plan {
     }
 
     /// Runs in the thread: starts the container, reports the result, and keeps the container until released.
-    fn carry_out(self, tell: &Sender<Result<Conninfo, Error>>, released: &Receiver<()>) {
+    fn carry_out(self, started: &Sender<Result<Conninfo, Error>>, released: &Receiver<()>) {
         match self.start() {
             Ok((container, conninfo)) => {
                 // If the start took too long, the receiver is gone.
-                if tell.send(Ok(conninfo)).is_ok() {
+                if started.send(Ok(conninfo)).is_ok() {
                     // Nothing is ever sent: this returns when the other end is dropped.
                     let _ = released.recv();
                 }
                 drop(container);
             }
             Err(error) => {
-                let _ = tell.send(Err(error));
+                let _ = started.send(Err(error));
             }
         }
     }

@@ -75,8 +75,8 @@ impl Drop for Database {
                 .map_err(|source| Error::Statement { what: format!("drop database {}", self.name), source })
         });
         if let Err(error) = dropped {
-            // As when the server was stopped before its databases were dropped.
-            tracing::debug!(database = %self.name, %error, "the database stays");
+            // The server may have been stopped before its databases were dropped.
+            tracing::debug!(database = %self.name, %error, "cannot drop the database");
         }
     }
 }

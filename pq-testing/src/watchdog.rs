@@ -68,7 +68,7 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         drop(self.pipe.take());
         if let Err(error) = self.shell.wait() {
-            tracing::warn!(%error, "the watchdog could not be waited for");
+            tracing::warn!(%error, "cannot wait for the watchdog");
         }
     }
 }

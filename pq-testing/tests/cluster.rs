@@ -1,4 +1,4 @@
-//! Private clusters: what they are, and how they are stopped.
+//! Private clusters: their settings, databases and ways to stop.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::{entries, lives, parent, private_in, run, start, value};
 use pq_testing::{Error, Kind, Options, Origin, Server, Stop};
 
 #[test]
-fn a_private_cluster_answers_and_says_what_it_is() {
+fn a_private_cluster_runs_with_its_settings() {
     let parent = parent();
     let server = start(&private_in(parent.path()).setting("work_mem", "7MB"));
 
@@ -47,7 +47,7 @@ fn a_durable_cluster_syncs() {
 }
 
 #[test]
-fn nobody_else_can_read_a_cluster_or_log_in_without_the_password() {
+fn a_cluster_is_private_and_requires_the_password() {
     let parent = parent();
     let server = start(&private_in(parent.path()));
     let dir = server.directory().expect("a private cluster's directory");
@@ -83,7 +83,7 @@ fn debug_shows_no_password() {
 }
 
 #[test]
-fn databases_are_isolated_and_sixteen_threads_create_them_at_once() {
+fn sixteen_threads_create_isolated_databases_concurrently() {
     let parent = parent();
     let server = start(&private_in(parent.path()));
     let together = Barrier::new(16);
@@ -94,7 +94,7 @@ fn databases_are_isolated_and_sixteen_threads_create_them_at_once() {
                 together.wait();
                 let database = server.database().expect("a database");
                 let mut conn = database.connect().expect("a connection");
-                // The same table in all of them.
+                // All databases have a table of this name.
                 run(&mut conn, &format!("CREATE TABLE t AS SELECT {number} AS n"));
                 together.wait();
                 assert_eq!(value(&mut conn, "(SELECT string_agg(n::text, ',') FROM t)"), number.to_string());
@@ -109,7 +109,7 @@ fn databases_are_isolated_and_sixteen_threads_create_them_at_once() {
 }
 
 #[test]
-fn a_database_is_dropped_with_those_who_are_connected() {
+fn dropping_a_database_ends_its_sessions() {
     let parent = parent();
     let server = start(&private_in(parent.path()));
     let database = server.database_named("it's \"odd\" ☃").expect("a database");
@@ -139,7 +139,7 @@ fn dropping_a_server_removes_its_directory_and_its_process() {
 }
 
 #[test]
-fn what_was_committed_survives_every_way_to_stop() {
+fn committed_data_survives_every_way_to_stop() {
     let parent = parent();
     let server = start(&private_in(parent.path()));
     let url = server.url().to_owned();
@@ -163,7 +163,7 @@ fn what_was_committed_survives_every_way_to_stop() {
 }
 
 #[test]
-fn a_server_that_was_killed_by_others_starts_again() {
+fn a_killed_server_starts_again() {
     let parent = parent();
     let server = start(&private_in(parent.path()));
     let pid = nix::unistd::Pid::from_raw(server.pid().expect("it runs").cast_signed());
@@ -174,7 +174,7 @@ fn a_server_that_was_killed_by_others_starts_again() {
 }
 
 #[test]
-fn the_shared_server_is_one_and_nobody_stops_it() {
+fn the_shared_server_is_one_and_cannot_be_stopped() {
     let first = Server::shared().expect("a server");
     let second = thread::spawn(|| Server::shared().expect("a server")).join().expect("no panic");
     assert_eq!(first.url(), second.url());
@@ -183,7 +183,7 @@ fn the_shared_server_is_one_and_nobody_stops_it() {
 }
 
 #[test]
-fn an_impossible_directory_of_programs_is_named() {
+fn an_error_names_a_directory_without_programs() {
     let options = Options::throwaway().kind(Kind::Binaries).bin_dir("/nowhere/bin");
     let error = Server::start(&options).expect_err("there is nothing");
     assert!(matches!(error, Error::BinDir { .. }));
@@ -194,7 +194,7 @@ fn an_impossible_directory_of_programs_is_named() {
 }
 
 #[test]
-fn a_setting_that_the_server_refuses_is_told_from_its_log() {
+fn an_error_has_the_log_of_a_server_that_refuses_a_setting() {
     let parent = parent();
     let error =
         Server::start(&private_in(parent.path()).setting("work_mem", "much")).expect_err("no such amount");

@@ -1,7 +1,7 @@
-//! A server in a container. Needs a Docker daemon that answers, and the image: nothing is pulled
-//! for a test. Where PQ_TEST_CONTAINER is set, as ci/docker does, a test that cannot run fails.
+//! Servers in containers. The tests require a running Docker daemon and the image, which they do not pull. Without them
+//! a test is skipped. If `PQ_TEST_CONTAINER` is set, as in ci/docker, it fails.
 #![cfg(feature = "container")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test that is passed over says why")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a skipped test prints why")]
 
 mod common;
 
@@ -24,24 +24,24 @@ fn image() -> String {
     format!("{name}:{}", variable("PQ_TEST_IMAGE_TAG", "17-alpine"))
 }
 
-/// What a `docker` command prints, if it succeeds.
+/// Runs a `docker` command and returns its output, or `None` if it fails.
 fn docker(arguments: &[&str]) -> Option<String> {
     let output = Command::new("docker").args(arguments).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     output.status.success().then_some(text)
 }
 
-/// Whether the test can run here; says why not.
-fn possible() -> bool {
-    let why_not = if docker(&["info"]).is_none() {
-        "no Docker daemon answers".to_owned()
+/// Returns whether the test can run on this machine, and prints the reason if it cannot.
+fn can_run() -> bool {
+    let reason = if docker(&["info"]).is_none() {
+        "no Docker daemon is running".to_owned()
     } else if docker(&["image", "inspect", &image()]).is_none() {
-        format!("the image {} is not here; ci/postgres-image makes one", image())
+        format!("the image {} is missing; build it with ci/postgres-image", image())
     } else {
         return true;
     };
-    assert!(env::var_os("PQ_TEST_CONTAINER").is_none(), "a container is required, but {why_not}");
-    eprintln!("passed over: {why_not}");
+    assert!(env::var_os("PQ_TEST_CONTAINER").is_none(), "a container is required, but {reason}");
+    eprintln!("skipped: {reason}");
     false
 }
 
@@ -50,12 +50,12 @@ fn containers() -> Vec<String> {
     listed.expect("docker ps").lines().map(str::to_owned).collect()
 }
 
-/// The tests count all containers.
+/// Held by each test, because the tests count all containers.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 #[test]
-fn a_container_answers_and_goes_with_its_guard() {
-    if !possible() {
+fn a_container_is_removed_with_its_guard() {
+    if !can_run() {
         return;
     }
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +74,7 @@ fn a_container_answers_and_goes_with_its_guard() {
     let all = containers();
     assert_eq!(all.len(), 1);
     let ports = docker(&["port", &all[0]]).expect("docker port");
-    // From in a container, the daemon's 127.0.0.1 would not be ours.
+    // Inside a container 127.0.0.1 is not that of the daemon.
     let in_container = Path::new("/.dockerenv").exists();
     assert!(in_container || ports.lines().all(|line| line.contains("-> 127.0.0.1:")), "{ports}");
     drop((database, server));
@@ -87,7 +87,7 @@ fn a_container_answers_and_goes_with_its_guard() {
 
 #[test]
 #[ignore = "the process that a_killed_owner_leaves_no_container kills"]
-fn an_owner_that_waits() {
+fn owner_process() {
     let _server = Server::start(&Options::throwaway().kind(Kind::Container)).expect("the image works");
     println!("begun");
     thread::sleep(Duration::from_secs(60));
@@ -95,7 +95,7 @@ fn an_owner_that_waits() {
 
 fn owner() -> Child {
     let mut owner = Command::new(env::current_exe().expect("this program"))
-        .args(["an_owner_that_waits", "--exact", "--ignored", "--nocapture"])
+        .args(["owner_process", "--exact", "--ignored", "--nocapture"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("it starts");
@@ -107,7 +107,7 @@ fn owner() -> Child {
 
 #[test]
 fn a_killed_owner_leaves_no_container() {
-    if !possible() {
+    if !can_run() {
         return;
     }
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,10 +132,10 @@ fn a_killed_owner_leaves_no_container() {
 #[test]
 fn without_a_daemon_there_is_a_clear_error() {
     if docker(&["info"]).is_some() {
-        eprintln!("passed over: a Docker daemon answers");
+        eprintln!("skipped: a Docker daemon is running");
         return;
     }
     let error = Server::start(&Options::throwaway().kind(Kind::Container)).expect_err("no daemon");
     assert!(matches!(error, Error::NoDocker { .. }), "{error:?}");
-    assert!(error.to_string().contains("no Docker daemon answers"), "{error}");
+    assert!(error.to_string().contains("no Docker daemon is reachable"), "{error}");
 }

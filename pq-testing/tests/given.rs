@@ -1,4 +1,4 @@
-//! A server given by its connection string: used, never stopped.
+//! Servers given by a connection string. They are used and never stopped.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn a_given_server_is_used_and_never_stopped() {
 }
 
 #[test]
-fn libpq_s_own_form_of_a_connection_string_works_too() {
+fn a_keyword_value_connection_string_works() {
     let parent = parent();
     let theirs = start(&private_in(parent.path()));
     let url = theirs.url().strip_prefix("postgres://postgres:").expect("its form");

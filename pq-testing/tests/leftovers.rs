@@ -15,10 +15,10 @@ use common::{entries, lives, parent, private_in, start, watchdog_of, within};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-/// Long enough for a busy machine.
+/// The longest time to wait for something. It is long enough for a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The command, with its clusters in `parent`.
+/// Returns the command `with-postgres`, with its clusters in `parent`.
 fn with_postgres(parent: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_with-postgres"));
     command.args(arguments).env_remove("PQ_TEST_DATABASE_URL").env("TMPDIR", parent).stdin(Stdio::null());
@@ -71,7 +71,7 @@ fn an_owner_killed_with_its_whole_process_group_leaves_nothing() {
     let parent = parent();
     let (mut child, _output) = waiting(parent.path(), "echo begun; exec sleep 60");
     let server = postmaster(parent.path());
-    // As a terminal's Ctrl-\, or a CI system that kills the group.
+    // Like Ctrl-\ in a terminal, or a CI system that kills the group.
     killpg(pid_of(&child), Signal::SIGKILL).expect("ours to kill");
     child.wait().expect("it ended");
     within(SOON, "the server ended", || !lives(server));
@@ -95,7 +95,7 @@ fn an_owner_killed_during_initdb_leaves_nothing() {
 }
 
 #[test]
-fn a_signal_is_passed_on_and_cleaned_up_after() {
+fn a_signal_ends_the_command_and_the_server() {
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
         let parent = parent();
         let (mut child, _output) = waiting(parent.path(), "echo begun; exec sleep 60");

@@ -1,4 +1,4 @@
-//! The command `with-postgres`: what it gives to the command that it runs, and what comes back.
+//! The command `with-postgres`: the environment of the command that it runs, and exit statuses.
 #![cfg(feature = "command")]
 
 mod common;
@@ -25,7 +25,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn the_command_gets_a_server_with_the_database_and_its_status_comes_back() {
+fn the_command_gets_a_database_and_its_status_is_returned() {
     let parent = parent();
     let tmpdir = parent.path().to_str().expect("a readable name");
     let script = "echo $PQ_TEST_DATABASE_URL $0 $1; exit 7";
@@ -34,13 +34,13 @@ fn the_command_gets_a_server_with_the_database_and_its_status_comes_back() {
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
     let line = stdout(&output);
     assert!(line.starts_with("postgres://postgres:"), "{line}");
-    // What follows the command is the command's.
+    // Arguments after the command belong to the command.
     assert!(line.ends_with("/de%20mo --durable -x"), "{line}");
     assert_eq!(entries(parent.path()), Vec::<String>::new());
 }
 
 #[test]
-fn a_server_that_is_there_already_is_used() {
+fn a_given_server_is_used() {
     let parent = parent();
     let theirs = start(&private_in(parent.path()));
     let environment = [("PQ_TEST_DATABASE_URL", theirs.url())];

@@ -149,11 +149,11 @@ fn wait(mut child: Child, mut signals: Signals) -> ExitCode {
 }
 
 fn pass_on(pid: Pid, signal: Signal) {
-    // A terminal sends Ctrl-C to all of its foreground group, to the command as well.
+    // A terminal sends Ctrl-C to its whole foreground group, which includes the command.
     if signal == Signal::SIGINT && io::stdin().is_terminal() {
         return;
     }
-    // It may have ended a moment ago.
+    // The command may have ended already.
     let _ = kill(pid, signal);
 }
 

@@ -41,7 +41,7 @@ impl Binaries {
             None => candidates().find(|dir| missing(dir).is_none()),
         };
         let Some(dir) = found else { return Ok(None) };
-        // What stands on PATH is often a link to one program of many.
+        // An entry on PATH is often a link to one of the programs.
         let dir = fs::canonicalize(dir.join("initdb"))
             .ok()
             .and_then(|program| program.parent().map(Path::to_path_buf))
@@ -82,10 +82,11 @@ fn missing(dir: &Path) -> Option<&'static str> {
 }
 
 fn candidates() -> impl Iterator<Item = PathBuf> {
-    let told = output(Command::new("pg_config").arg("--bindir")).map(|dir| PathBuf::from(dir.trim()));
+    let configured = output(Command::new("pg_config").arg("--bindir")).map(|dir| PathBuf::from(dir.trim()));
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path: Vec<PathBuf> = env::split_paths(&path).filter(|dir| dir.is_absolute()).collect();
-    told.into_iter()
+    configured
+        .into_iter()
         .chain(on_path)
         .chain(PLACES.into_iter().flat_map(|(base, prefix, below)| versions(base, prefix, below)))
         .chain([PathBuf::from("/usr/local/pgsql/bin")])

@@ -134,7 +134,7 @@ fn remove(dir: &Path) {
     match fs::remove_dir_all(dir) {
         Ok(()) => tracing::info!(dir = %dir.display(), "removed a stale cluster"),
         Err(error) => {
-            tracing::debug!(dir = %dir.display(), %error, "could not remove a stale cluster");
+            tracing::debug!(dir = %dir.display(), %error, "cannot remove a stale cluster");
         }
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn run(
     watchdog: &mut Watchdog,
     password: &str,
 ) -> Result<(), Error> {
-    // In a file, since arguments are for all to read in `ps`.
+    // The password is in a file, because every user can read arguments in `ps`.
     let file = directory.path().join("password");
     fs::write(&file, password).map_err(Error::io(format!("write {}", file.display())))?;
     account.give(&file)?;
@@ -75,7 +75,7 @@ fn arguments(locale: &str, directory: &Directory, password_file: &Path) -> Vec<S
         "--encoding=UTF8".to_owned(),
         format!("--locale={locale}"),
         "--lc-messages=C".to_owned(),
-        // The files need not survive a crash of the machine, only what is committed later on.
+        // The new files need not survive a crash of the machine.
         "--no-sync".to_owned(),
     ]
 }

@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(15);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stop {
-    /// Ends the sessions and writes everything out, as an administrator's restart does.
+    /// Ends the sessions and writes a checkpoint, like a regular restart.
     Fast,
     /// Ends at once. The next start recovers from the write-ahead log.
     Immediate,
@@ -99,23 +99,23 @@ impl Postmaster {
             thread::sleep(POLL);
         }
         if self.runs() {
-            tracing::warn!(pid = self.pid(), ?how, "the server did not stop and is killed");
+            tracing::warn!(pid = self.pid(), ?how, "server did not stop; killing it");
             self.signal(Stop::Kill);
         }
         if let Err(error) = self.child.wait() {
-            tracing::warn!(pid = self.pid(), %error, "the server could not be waited for");
+            tracing::warn!(pid = self.pid(), %error, "cannot wait for the server");
         }
     }
 
     fn signal(&mut self, how: Stop) {
-        // Only while it is unreaped is its id surely its own.
+        // The process id cannot be reused before the process is reaped.
         if let (true, Ok(pid)) = (self.runs(), i32::try_from(self.pid())) {
             let pid = Pid::from_raw(pid);
             let sent = kill(pid, how.signal());
-            // A test may have paused it, and a paused process heeds no signal but KILL.
+            // A test may have paused the process, and a paused process handles no signal except SIGKILL.
             let continued = kill(pid, Signal::SIGCONT);
             if let Err(error) = sent.and(continued) {
-                tracing::debug!(%pid, %error, "the server could not be signalled");
+                tracing::debug!(%pid, %error, "cannot signal the server");
             }
         }
     }

@@ -34,7 +34,7 @@ pub(super) fn chain(error: &dyn StdError) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        // Some repeat their cause in their own text.
+        // Some errors repeat their cause in their own text.
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
@@ -63,7 +63,7 @@ impl Docker {
             })
             .await
         });
-        let no = |detail: String| Error::NoDocker { why: format!("no Docker daemon answers ({detail})") };
+        let no = |detail: String| Error::NoDocker { why: format!("no Docker daemon is reachable ({detail})") };
         let client = answer.map_err(|_| no(format!("nothing within {ANSWER:?}")))?.map_err(no)?;
         Ok(Self { runtime, client })
     }
@@ -76,8 +76,8 @@ impl Docker {
             .block_on(async { timeout(PATIENCE, self.client.remove_container(name, Some(options))).await });
         match removed {
             Ok(Ok(())) => tracing::debug!(name, "removed a container"),
-            Ok(Err(error)) => tracing::debug!(name, %error, "could not remove a container"),
-            Err(_) => tracing::debug!(name, "Docker takes too long to remove a container"),
+            Ok(Err(error)) => tracing::debug!(name, %error, "cannot remove a container"),
+            Err(_) => tracing::debug!(name, "timed out removing a container"),
         }
     }
 
@@ -89,7 +89,7 @@ impl Docker {
             .runtime
             .block_on(async { timeout(PATIENCE, self.client.list_containers(Some(options))).await });
         let Ok(Ok(containers)) = listed else {
-            tracing::debug!("Docker does not list its containers");
+            tracing::debug!("cannot list the containers");
             return;
         };
         for container in containers {

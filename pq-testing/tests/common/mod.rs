@@ -1,5 +1,5 @@
-//! What the tests of servers share.
-#![allow(dead_code, unreachable_pub, reason = "each test binary takes what it needs, from inside itself")]
+//! Helpers of the tests.
+#![allow(dead_code, unreachable_pub, reason = "no test binary uses all of these helpers")]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ use diesel::sql_types::Text;
 use pq_testing::{Kind, Options, Server};
 use tempfile::TempDir;
 
-/// A directory for clusters, which the server's user can enter under root too.
+/// Creates a directory for clusters that the server's user can enter, also when the tests run as root.
 pub fn parent() -> TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).expect("ours to open");
@@ -38,7 +38,7 @@ pub fn value(conn: &mut PgConnection, expression: &str) -> String {
     diesel::select(sql::<Text>(expression)).get_result(conn).expect(expression)
 }
 
-/// What lies in a directory.
+/// Returns the names of a directory's entries.
 pub fn entries(dir: &Path) -> Vec<String> {
     fs::read_dir(dir)
         .expect("a readable directory")
@@ -52,7 +52,7 @@ pub fn lives(pid: u32) -> bool {
         .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z")))
 }
 
-/// Waits until it holds, at most this long.
+/// Waits until the condition holds. Panics after `limit`.
 pub fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !holds() {
@@ -61,7 +61,7 @@ pub fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The shell that watches over a process.
+/// Returns the process id of the watchdog of a process.
 pub fn watchdog_of(process: u32) -> u32 {
     let is_watchdog = |pid: &u32| {
         let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
