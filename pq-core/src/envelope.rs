@@ -23,7 +23,7 @@ pub(crate) struct Object(Vec<(String, Box<RawValue>)>);
 
 impl Object {
     fn get(&self, key: &str) -> Option<&RawValue> {
-        // The last of duplicate keys holds, as in Python.
+        // The last of duplicate keys takes precedence, as in Python.
         self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| &**value)
     }
 
@@ -92,11 +92,11 @@ impl Envelope {
     /// Reads the JSON of a job. The error text does not repeat the payload.
     pub(crate) fn read(json: &str) -> Result<Self, String> {
         let object: Object = serde_json::from_str(json)
-            .map_err(|_| "the payload is not a task: it is not an object".to_owned())?;
+            .map_err(|_| "invalid task payload: it must be a JSON object".to_owned())?;
         let envelope = Self(object);
         match envelope.function() {
             Some(_) => Ok(envelope),
-            None => Err("the payload is not a task: it has no text under \"function\"".to_owned()),
+            None => Err("invalid task payload: \"function\" must be a string".to_owned()),
         }
     }
 
@@ -113,7 +113,7 @@ impl Envelope {
         self.0.read("max_retries").unwrap_or_default()
     }
 
-    /// Returns the delays of the call; `None` if those of the task hold.
+    /// Returns the backoff of the call, or `None` if that of the task applies.
     pub(crate) fn backoff(&self) -> Option<Backoff> {
         if let Some(ours) = self.0.get("backoff") {
             return Backoff::from_wire(ours.get());
@@ -135,14 +135,15 @@ impl Envelope {
 
     /// Decodes the arguments: keyword arguments from an object, positional ones from an array.
     ///
-    /// A single positional argument is also tried by itself. If there are both kinds, the object is the last item of the
-    /// array.
+    /// A single positional argument is also decoded without the array. If there are both kinds, the object is the last item
+    /// of the array.
     pub(crate) fn arguments<A: DeserializeOwned>(&self) -> Result<A, String> {
         let args: Vec<Box<RawValue>> = self.0.read("args").unwrap_or_default();
         let kwargs: Object = self.0.read("kwargs").unwrap_or_default();
         let listed = |items: &[&str]| format!("[{}]", items.join(","));
         let mut items: Vec<&str> = args.iter().map(|arg| arg.get()).collect();
-        let named = serde_json::to_string(&kwargs).map_err(|_| "the arguments cannot be read".to_owned())?;
+        let named =
+            serde_json::to_string(&kwargs).map_err(|_| "invalid arguments: they must be JSON".to_owned())?;
         let tries: Vec<String> = match (items.len(), kwargs.0.len()) {
             (0, 0) => vec!["null".to_owned(), "{}".to_owned(), "[]".to_owned()],
             (0, _) => vec![named],
@@ -154,7 +155,7 @@ impl Envelope {
             }
         };
         let read = tries.iter().find_map(|json| serde_json::from_str(json).ok());
-        read.ok_or_else(|| "the arguments do not match the task's type".to_owned())
+        read.ok_or_else(|| "invalid arguments: they must match the task's type".to_owned())
     }
 
     pub(crate) fn set_arguments(&mut self, json: &str) -> Result<(), Error> {
@@ -262,14 +263,14 @@ mod tests {
     fn a_payload_that_is_not_a_task_is_refused() {
         for json in ["1", "[]", "{}", r#"{"function": 7}"#, "{"] {
             let read = Envelope::read(json).map(drop);
-            assert!(read.is_err_and(|reason| reason.contains("not a task")), "{json}");
+            assert!(read.is_err_and(|reason| reason.starts_with("invalid task payload")), "{json}");
         }
     }
 
     #[test]
     fn durations_round_trip() {
-        for span_of in [Duration::ZERO, Duration::from_millis(1_500), Duration::from_secs(90)] {
-            assert_eq!(parse_duration(&format_duration(span_of)), Some(span_of));
+        for duration in [Duration::ZERO, Duration::from_millis(1_500), Duration::from_secs(90)] {
+            assert_eq!(parse_duration(&format_duration(duration)), Some(duration));
         }
     }
 }

@@ -81,13 +81,13 @@ pub(crate) fn copy_in(
             rows(&mut sheet)?;
             sheet.end()
         }));
-        let why = match written {
+        let reason = match written {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Error::Unavailable(reason))) => Stopped::Lost(reason),
             Ok(Err(error)) => Stopped::Refused(error),
             Err(panic) => Stopped::Panicked(panic),
         };
-        stopped.replace(Some(why));
+        stopped.replace(Some(reason));
         Err(DieselError::RollbackTransaction)
     };
     let copied = diesel::copy_from(queue::table)

@@ -17,35 +17,32 @@ impl Ident {
     /// Checks an identifier. `what` is the kind of object for the error.
     pub(crate) fn new(what: &'static str, name: &str) -> Result<Self, Error> {
         let reason = if name.is_empty() {
-            "it is empty".to_owned()
+            "it must not be empty".to_owned()
         } else if name.len() > MAX_IDENTIFIER_BYTES {
-            format!(
-                "it has {} bytes, and PostgreSQL keeps only {MAX_IDENTIFIER_BYTES} of an identifier",
-                name.len()
-            )
+            format!("it must have at most {MAX_IDENTIFIER_BYTES} bytes, and has {}", name.len())
         } else if name.contains('\0') {
-            "it holds a NUL character".to_owned()
+            "it must not contain a NUL character".to_owned()
         } else {
             return Ok(Self(name.to_owned()));
         };
         Err(Error::InvalidIdentifier { what, name: name.chars().take(40).collect(), reason })
     }
 
-    /// Returns the identifier of an object that belongs to this one: `base_suffix`.
+    /// Returns the identifier of a derived object: `base_suffix`.
     ///
-    /// PostgreSQL would truncate a long one, and two long names with a common prefix would collide. So a long one is the
-    /// start of the base, eight digits of its md5, and the suffix.
+    /// PostgreSQL truncates long identifiers, and two of them with a common prefix would collide. A long one therefore
+    /// consists of the start of the base, eight digits of its md5, and the suffix.
     fn derived(&self, suffix: &str) -> Self {
         let plain = format!("{}_{suffix}", self.0);
         if plain.len() <= MAX_IDENTIFIER_BYTES {
             return Self(plain);
         }
         let tail = format!("_{}_{suffix}", &md5_hex(&self.0)[..8]);
-        let head = cut(&self.0, MAX_IDENTIFIER_BYTES - tail.len());
-        Self(format!("{head}{tail}"))
+        let start = cut(&self.0, MAX_IDENTIFIER_BYTES - tail.len());
+        Self(format!("{start}{tail}"))
     }
 
-    /// A channel's name as it was given by [`channel`] or [`notified_channels`].
+    /// Returns the identifier of a channel, from a name that [`channel`] or [`notified_channels`] returned.
     pub(crate) fn of_channel(name: &str) -> Self {
         Self(name.to_owned())
     }
@@ -81,7 +78,7 @@ impl Table {
     /// The default table.
     pub const DEFAULT_NAME: &'static str = "queue";
     /// The suffixes of the other tables that the migrations create.
-    const BESIDE: [&'static str; 9] =
+    const DERIVED: [&'static str; 9] =
         ["archive", "leases", "settled", "keys", "unique", "paused", "workers", "cron", "migrations"];
 
     /// Checks the two names, without a connection.
@@ -115,7 +112,7 @@ impl Table {
 
     /// Returns the unquoted names of all tables that the migrations create.
     pub(crate) fn family(&self) -> Vec<String> {
-        let names = Self::BESIDE.map(|suffix| self.named(suffix).0);
+        let names = Self::DERIVED.map(|suffix| self.named(suffix).0);
         std::iter::once(self.name.0.clone()).chain(names).collect()
     }
 
@@ -129,8 +126,8 @@ impl Table {
         literal(&self.beside(suffix))
     }
 
-    /// The number of the advisory lock that stands for `what` (`notifier`, `writers`) on a channel, as SQL; the channel
-    /// is an expression of SQL. The table's trigger makes the same.
+    /// Returns a SQL expression for the number of a channel's advisory lock. `what` is `notifier` or `writers`, and
+    /// `channel` is a SQL expression. The table's trigger computes the same number.
     pub(crate) fn channel_lock(&self, what: &str, channel: &str) -> String {
         format!(
             "hashtextextended(concat('pq {what} ', {channel}), {}::regclass::oid::bigint)",
@@ -138,9 +135,9 @@ impl Table {
         )
     }
 
-    /// Returns the table, its schema and the derived tables as the server's messages name them.
+    /// Returns the table, its schema and the derived tables in the form of the server's messages.
     pub(crate) fn all_in_messages(&self) -> impl Iterator<Item = String> {
-        let names = Self::BESIDE
+        let names = Self::DERIVED
             .map(|suffix| format!("\"{}.{}\"", self.schema.as_str(), self.named(suffix).as_str()));
         let schema = format!("\"{}\"", self.schema.as_str());
         [format!("\"{self}\""), schema].into_iter().chain(names)
@@ -219,24 +216,24 @@ mod tests {
     }
 
     #[test]
-    fn names_in_strings_are_escaped_too() -> Result<(), Error> {
+    fn names_in_string_literals_are_escaped() -> Result<(), Error> {
         let table = Table::new("a\\b", "it's")?;
         assert_eq!(table.jobs_literal(), "E'\"a\\\\b\".\"it''s\"'");
         Ok(())
     }
 
     #[test]
-    fn what_postgres_would_cut_is_refused() {
+    fn identifiers_that_postgres_would_truncate_are_refused() {
         let long = "x".repeat(64);
         let message = Table::new("pq", &long).map_err(|e| e.to_string());
-        assert!(message.is_err_and(|m| m.contains("64 bytes") && m.contains("table")));
+        assert!(message.is_err_and(|m| m.contains("at most 63 bytes, and has 64") && m.contains("table")));
         assert!(Table::new("", "queue").is_err());
         assert!(Table::new("p\0q", "queue").is_err());
         assert!(Table::new("pq", &"ж".repeat(31)).is_ok());
     }
 
     #[test]
-    fn derived_names_of_long_tables_stay_apart_and_fit() -> Result<(), Error> {
+    fn derived_names_of_long_tables_are_distinct_and_fit() -> Result<(), Error> {
         let (one, two) = ("ж".repeat(31), format!("{}a", "ж".repeat(31)));
         let (one, two) = (Table::new("pq", &one)?, Table::new("pq", &two)?);
         assert_ne!(one.archive(), two.archive());

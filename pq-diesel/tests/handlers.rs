@@ -68,7 +68,7 @@ fn a_handler_that_ignores_a_failed_statement_fails_alone() -> Outcome {
             }
             Ok(())
         })?;
-        let all = errors.iter().all(|error| error.contains("the handler's writes could not be kept"));
+        let all = errors.iter().all(|error| error.contains("cannot keep the handler's writes"));
         assert!(all && errors.len() == 2, "{errors:?}");
     }
     Ok(())

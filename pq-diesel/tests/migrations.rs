@@ -220,7 +220,9 @@ fn a_table_that_pq_did_not_create_is_refused_and_unchanged() -> Outcome {
     )?;
     let before = catalog(&mut conn)?;
     let refused = named(&database, "pq", "queue")?.migrate_on(&mut conn).map_err(|error| error.to_string());
-    assert!(refused.is_err_and(|why| why.contains("pq.queue") && why.contains("was not created by pq")));
+    assert!(
+        refused.is_err_and(|reason| reason.contains("pq.queue") && reason.contains("was not created by pq"))
+    );
     assert!(named(&database, "pq", "queue")?.revert_migrations_on(&mut conn).is_err());
     assert_eq!(catalog(&mut conn)?, before);
     let jobs: i64 = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pq.queue").get_result(&mut conn)?;

@@ -13,20 +13,20 @@ use crate::error::Error;
 const FROM_OUTSIDE: [&str; 4] =
     ["connection to server", "could not connect to server", "could not translate host name", "FATAL"];
 
-/// A connection string, as a URL or in libpq's `key=value` form. Its `Debug` shows nothing of it.
+/// A connection string, as a URL or in libpq's `key=value` form. `Debug` does not show it.
 #[derive(Clone)]
 pub(crate) struct Conninfo(String);
 
 impl Conninfo {
-    /// Checks a given string, or returns what is wrong with it.
+    /// Checks a given string, or returns the rule that it breaks.
     pub(crate) fn given(text: &str) -> Result<Self, &'static str> {
         if text.contains('\0') {
-            return Err("it holds a NUL byte");
+            return Err("it must not contain a NUL byte");
         }
         let text = text.trim();
         let conninfo = Self(text.to_owned());
         if text.contains("://") && conninfo.after_scheme().is_none() && !text.contains('=') {
-            return Err("a URL has to begin with `postgres://` or `postgresql://`");
+            return Err("a URL must begin with `postgres://` or `postgresql://`");
         }
         Ok(conninfo)
     }

@@ -94,16 +94,16 @@ pub(crate) fn fresh_name() -> Result<String, Error> {
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
-    let why = if name.is_empty() {
-        "a name has at least one letter"
+    let reason = if name.is_empty() {
+        "it must not be empty"
     } else if name.len() > LONGEST_NAME {
-        "PostgreSQL cuts names to 63 bytes"
+        "it must have at most 63 bytes"
     } else if name.contains('\0') {
-        "PostgreSQL's names hold no NUL byte"
+        "it must not contain a NUL byte"
     } else {
         return Ok(());
     };
-    Err(Error::DatabaseName { name: name.to_owned(), why })
+    Err(Error::DatabaseName { name: name.to_owned(), reason })
 }
 
 fn create(conn: &mut PgConnection, name: &str) -> Result<(), Error> {

@@ -10,31 +10,31 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No server was named, and neither PostgreSQL nor Docker is here.
+    /// No server was given, and this machine has neither PostgreSQL nor Docker.
     #[error(
-        "no PostgreSQL to test with: PQ_TEST_DATABASE_URL is not set, this machine has no `initdb` \
-         and `postgres`, and {docker}. Install PostgreSQL (`apt-get install postgresql`) or Docker, \
+        "cannot find a PostgreSQL server: PQ_TEST_DATABASE_URL is not set, this machine has no `initdb` \
+         and `postgres`, and {docker}; install PostgreSQL (`apt-get install postgresql`) or Docker, \
          or set PQ_TEST_DATABASE_URL to a server's connection string"
     )]
     NoServer {
         /// Why no container can be started.
         docker: String,
     },
-    /// [`Kind::Url`](crate::Kind::Url) was asked for without a connection string.
-    #[error("no connection string: call Options::url, or set PQ_TEST_DATABASE_URL")]
+    /// [`Kind::Url`](crate::Kind::Url) was requested without a connection string.
+    #[error("missing connection string: call Options::url or set PQ_TEST_DATABASE_URL")]
     NoUrl,
-    /// A connection string that cannot be used as it is.
-    #[error("unusable connection string from {from}: {why}")]
+    /// The connection string is invalid.
+    #[error("invalid connection string from {from}: {reason}")]
     BadUrl {
         /// The option or environment variable that held it.
         from: &'static str,
-        /// What is wrong with it.
-        why: &'static str,
+        /// The rule that it breaks.
+        reason: &'static str,
     },
     /// The given directory does not contain the PostgreSQL programs.
     #[error(
-        "{} ({from}) holds no program `{missing}`: name the directory of PostgreSQL's server \
-         programs `initdb` and `postgres`, as `pg_config --bindir` prints it",
+        "cannot find `{missing}` in {} ({from}): set the directory of PostgreSQL's server programs \
+         `initdb` and `postgres`, which `pg_config --bindir` prints",
         dir.display()
     )]
     BinDir {
@@ -45,15 +45,15 @@ pub enum Error {
         /// The missing program.
         missing: &'static str,
     },
-    /// No PostgreSQL programs were found, and [`Kind::Binaries`](crate::Kind::Binaries) was asked
-    /// for.
+    /// No PostgreSQL programs were found, and [`Kind::Binaries`](crate::Kind::Binaries) was
+    /// requested.
     #[error(
-        "no `initdb` and `postgres` on this machine: install PostgreSQL's server \
+        "cannot find `initdb` and `postgres` on this machine: install PostgreSQL's server \
          (`apt-get install postgresql`), or set PQ_TEST_PG_BIN to the directory of its programs"
     )]
     NoBinaries,
     /// The PostgreSQL version is too old.
-    #[error("{what} is PostgreSQL {version}: 13 or later is needed")]
+    #[error("unsupported PostgreSQL {version} of {what}: the version must be at least 13")]
     TooOld {
         /// The programs or the server.
         what: String,
@@ -61,31 +61,31 @@ pub enum Error {
         version: String,
     },
     /// PostgreSQL refuses to run as root, and there is no other user to run it as.
-    #[error("running as root, and PostgreSQL refuses to: create a user `postgres` (or `nobody`) for it")]
+    #[error("cannot run PostgreSQL as root: create a user `postgres` or `nobody`")]
     NoAccount,
     /// No directory can hold the cluster.
-    #[error("{} cannot hold a cluster: {why}", dir.display())]
+    #[error("cannot create a cluster in {}: {reason}", dir.display())]
     Directory {
         /// The directory that was tried last.
         dir: PathBuf,
-        /// What is wrong with it.
-        why: String,
+        /// The reason.
+        reason: String,
     },
-    /// A server setting that cannot be given.
-    #[error("server setting {name:?}: {why}")]
+    /// The server setting is invalid.
+    #[error("invalid server setting {name:?}: {reason}")]
     Setting {
         /// The setting's name.
         name: String,
-        /// What is wrong with it.
-        why: &'static str,
+        /// The rule that it breaks.
+        reason: &'static str,
     },
-    /// A database name that PostgreSQL would reject or truncate.
-    #[error("database name {name:?}: {why}")]
+    /// PostgreSQL would reject or truncate the database name.
+    #[error("invalid database name {name:?}: {reason}")]
     DatabaseName {
         /// The name.
         name: String,
-        /// What is wrong with it.
-        why: &'static str,
+        /// The rule that it breaks.
+        reason: &'static str,
     },
     /// A system call failed.
     #[error("cannot {what}: {source}")]
@@ -98,7 +98,7 @@ pub enum Error {
     /// `initdb` ran and failed.
     #[error("initdb failed ({status}): {output}")]
     Initdb {
-        /// How it ended.
+        /// Its exit status.
         status: String,
         /// The end of what it printed.
         output: String,
@@ -106,13 +106,13 @@ pub enum Error {
     /// The server ended while it was starting.
     #[error("the server ended while starting ({status}); its log ends: {log}")]
     Exited {
-        /// How it ended.
+        /// Its exit status.
         status: String,
         /// The end of its log.
         log: String,
     },
     /// An operation exceeded its limit ([`Options::timeout`](crate::Options::timeout)).
-    #[error("{what} took longer than {after:?}: {detail}")]
+    #[error("timed out {what} after {after:?}: {detail}")]
     Timeout {
         /// The operation.
         what: &'static str,
@@ -139,17 +139,17 @@ pub enum Error {
     },
     /// Only a private cluster can be stopped and started again.
     #[error(
-        "cannot {operation} this server ({origin}): only a private cluster can be, so ask for \
+        "cannot {operation} this server ({origin}): it is not a private cluster; use \
          Kind::Binaries"
     )]
     NotPrivate {
         /// The operation that was refused.
         operation: &'static str,
-        /// What the server is.
+        /// The origin of the server.
         origin: String,
     },
     /// The shared server cannot be stopped.
-    #[error("cannot {operation} the shared server, others use it: start one with Server::start")]
+    #[error("cannot {operation} the shared server: other tests use it; use Server::start")]
     Shared {
         /// The operation that was refused.
         operation: &'static str,
@@ -163,10 +163,10 @@ pub enum Error {
         state: &'static str,
     },
     /// No container can be started.
-    #[error("no container: {why}")]
+    #[error("cannot start a container: {reason}")]
     NoDocker {
-        /// Why.
-        why: String,
+        /// The reason.
+        reason: String,
     },
     /// The container could not be started.
     #[error("cannot start a container of {image}: {reason}")]

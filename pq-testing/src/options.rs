@@ -178,10 +178,10 @@ impl Options {
             (None, Some(text)) => (text, URL_VARIABLE),
             (None, None) => return Ok(None),
         };
-        let bad = |why| Error::BadUrl { from, why };
+        let bad = |reason| Error::BadUrl { from, reason };
         match Conninfo::given(&text) {
             Ok(conninfo) => Ok(Some((conninfo, from))),
-            Err(why) => Err(bad(why)),
+            Err(reason) => Err(bad(reason)),
         }
     }
 
@@ -236,16 +236,16 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn check_setting(name: &str, value: &str) -> Result<(), Error> {
-    let bad = |why| Error::Setting { name: name.to_owned(), why };
+    let bad = |reason| Error::Setting { name: name.to_owned(), reason };
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
     if name.is_empty() || !name.chars().all(plain) {
-        return Err(bad("a name is made of letters, digits, `_` and `.`"));
+        return Err(bad("the name must consist of letters, digits, `_` and `.`"));
     }
     if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
-        return Err(bad("this one is chosen by pq-testing"));
+        return Err(bad("pq-testing sets it"));
     }
     if value.contains('\0') {
-        return Err(bad("its value holds a NUL byte"));
+        return Err(bad("the value must not contain a NUL byte"));
     }
     Ok(())
 }

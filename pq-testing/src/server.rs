@@ -203,7 +203,7 @@ fn first_there_is(options: &Options) -> Result<Server, Error> {
         return Ok(server);
     }
     container(options).map_err(|error| match error {
-        Error::NoDocker { why } => Error::NoServer { docker: why },
+        Error::NoDocker { reason } => Error::NoServer { docker: reason },
         other => other,
     })
 }
@@ -249,7 +249,7 @@ fn container(options: &Options) -> Result<Server, Error> {
 
 #[cfg(not(feature = "container"))]
 fn container(_: &Options) -> Result<Server, Error> {
-    Err(Error::NoDocker { why: "pq-testing was built without its feature `container`".to_owned() })
+    Err(Error::NoDocker { reason: "pq-testing was built without its feature `container`".to_owned() })
 }
 
 /// "15.18" of "15.18 (Debian 15.18-0+deb12u1)".

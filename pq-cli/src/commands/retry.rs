@@ -62,7 +62,7 @@ impl Retry {
             all &= result.is_ok();
             match result {
                 Ok(done) => output::print(&done)?,
-                Err(why) => output::print_error(&why),
+                Err(reason) => output::print_error(&reason),
             }
         }
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -123,7 +123,7 @@ fn get_with_returns_the_job_if_the_work_fails<F: Fixture>(harness: &Harness<F>) 
         results.on(conn).put(&json!("half written"))?;
         roll_back::<()>()
     });
-    assert!(failed.is_err_and(|why| why.0 == "on purpose"), "the error of the work is returned");
+    assert!(failed.is_err_and(|error| error.0 == "on purpose"), "the error of the work is returned");
     assert_eq!(harness.get().map(|job| job.id), Some(id));
     assert!(results.get(Wait::No).unwrap().is_none());
 }

@@ -60,8 +60,7 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
 
 fn decode_call<A: DeserializeOwned>(incoming: &Incoming) -> Result<Job<A>, Failure> {
     let envelope = incoming.envelope.as_ref();
-    let arguments =
-        envelope.ok_or_else(|| "the payload is not a task".to_owned()).and_then(Envelope::arguments);
+    let arguments = envelope.ok_or_else(|| "invalid task payload".to_owned()).and_then(Envelope::arguments);
     let data = arguments.map_err(Failure::Undecodable)?;
     Ok(Job { data, claim: Arc::clone(&incoming.claim) })
 }

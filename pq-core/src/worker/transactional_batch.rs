@@ -86,7 +86,7 @@ pub(super) fn run_batch<S: Store>(
 
 /// The failure of a handler that ignored the error of one of its statements, or whose commit failed.
 fn not_kept(error: &impl std::error::Error) -> Failure {
-    Failure::Error(format!("the handler's writes could not be kept: {error}"))
+    Failure::Error(format!("cannot keep the handler's writes: {error}"))
 }
 
 struct TransactionalBatch<'w, S: Store> {

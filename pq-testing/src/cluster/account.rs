@@ -58,7 +58,7 @@ impl Account {
         match self.runs {
             Runs::AsWeDo => Ok(()),
             Runs::As { uid, gid } => std::os::unix::fs::chown(path, Some(uid), Some(gid))
-                .map_err(Error::io(format!("give {} to the server's user", path.display()))),
+                .map_err(Error::io(format!("change the owner of {}", path.display()))),
         }
     }
 

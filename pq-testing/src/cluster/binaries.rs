@@ -59,8 +59,8 @@ impl Binaries {
     fn check_version(&self) -> Result<(), Error> {
         let program = self.program("postgres");
         let printed = output(Command::new(&program).arg("--version"))
-            .ok_or_else(|| std::io::Error::other("it does not run"))
-            .map_err(Error::io(format!("ask {} for its version", program.display())))?;
+            .ok_or_else(|| std::io::Error::other("it cannot be executed"))
+            .map_err(Error::io(format!("read the version of {}", program.display())))?;
         // "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"
         let version = printed.split_whitespace().nth(2).unwrap_or(&printed);
         check_version(&program.display().to_string(), version)

@@ -70,15 +70,15 @@ fn choose_parent(named: Option<&Path>, account: &Account) -> Result<PathBuf, Err
     };
     let mut problem = Error::NoAccount;
     for dir in tried {
-        let refused = |why: String| Error::Directory { dir: dir.clone(), why };
+        let refused = |reason: String| Error::Directory { dir: dir.clone(), reason };
         problem = match fs::canonicalize(&dir) {
             Err(error) => refused(error.to_string()),
-            Ok(real) if real.as_os_str().as_bytes().len() > LONGEST_PARENT => {
-                refused(format!("its path is longer than {LONGEST_PARENT} bytes, too long for a Unix socket"))
-            }
+            Ok(real) if real.as_os_str().as_bytes().len() > LONGEST_PARENT => refused(format!(
+                "its path must have at most {LONGEST_PARENT} bytes, because of the Unix socket"
+            )),
             Ok(real) if !account.can_enter(&real) => refused(format!(
                 "the server's user, {}, cannot enter it",
-                account.name().unwrap_or("our own")
+                account.name().unwrap_or("the current user")
             )),
             Ok(real) => return Ok(real),
         };

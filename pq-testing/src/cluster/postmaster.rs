@@ -128,7 +128,7 @@ impl Postmaster {
         written: u64,
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + timeout;
-        let mut seen = "it does not say that it is ready".to_owned();
+        let mut seen = "it is not ready".to_owned();
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(exited(status, &read_log(directory, written)));

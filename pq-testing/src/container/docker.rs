@@ -64,7 +64,7 @@ impl Docker {
             .await
         });
         let no =
-            |detail: String| Error::NoDocker { why: format!("no Docker daemon is reachable ({detail})") };
+            |detail: String| Error::NoDocker { reason: format!("no Docker daemon is reachable ({detail})") };
         let client = answer.map_err(|_| no(format!("nothing within {ANSWER:?}")))?.map_err(no)?;
         Ok(Self { runtime, client })
     }

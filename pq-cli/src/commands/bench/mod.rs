@@ -90,8 +90,8 @@ impl Bench {
             phases: match (measured, cleared) {
                 (Ok(phases), cleared) => cleared.map(|()| phases)?,
                 (Err(failure), Ok(())) => return Err(failure),
-                (Err(failure), Err(why)) => {
-                    output::print_error(&why.to_string());
+                (Err(failure), Err(reason)) => {
+                    output::print_error(&reason.to_string());
                     return Err(failure);
                 }
             },

@@ -88,8 +88,8 @@ impl State {
         self.pane = Pane::ALL[(now + by) % Pane::ALL.len()];
     }
 
-    fn refuse(&mut self, why: &str) -> Effect {
-        self.note(why);
+    fn refuse(&mut self, reason: &str) -> Effect {
+        self.note(reason);
         Effect::None
     }
 

@@ -68,8 +68,8 @@ impl Top {
             None => None,
         };
         if !self.once && !io::stdout().is_terminal() {
-            let why = "cannot show the view: standard output is not a terminal; use --once for plain text";
-            return Err(Failure::Usage(why.to_owned()));
+            let reason = "cannot show the view: standard output is not a terminal; use --once for plain text";
+            return Err(Failure::Usage(reason.to_owned()));
         }
         let pq = global.connect_within(2, CONNECT_TIMEOUT)?;
         // The first poll runs before the terminal is taken, so that its error is printed and not drawn.

@@ -72,7 +72,7 @@ pub(super) struct Note {
 
 /// The error of the last poll, and the time until the next one.
 pub(super) struct Lost {
-    pub(super) why: String,
+    pub(super) reason: String,
     pub(super) again: Duration,
 }
 
@@ -103,10 +103,10 @@ impl State {
                 self.lost = None;
             }
             Update::Dead(dead) => self.snapshot.dead = dead,
-            Update::Lost(why, again) => self.lost = Some(Lost { why: output::escape(&why), again }),
+            Update::Lost(reason, again) => self.lost = Some(Lost { reason: output::escape(&reason), again }),
             Update::ActionDone(Ok(what)) => self.note(&what),
-            Update::ActionDone(Err(why)) => {
-                self.note = Some(Note { text: output::escape(&why), is_error: true });
+            Update::ActionDone(Err(reason)) => {
+                self.note = Some(Note { text: output::escape(&reason), is_error: true });
             }
         }
         self.restore();

@@ -169,8 +169,8 @@ fn a_low_terminal_has_the_focused_pane() {
 #[test]
 fn a_lost_server() {
     let mut state = state(busy());
-    let why = "cannot connect to db.example:5432: connection\nrefused".to_owned();
-    state.apply(Update::Lost(why, Duration::from_secs(4)));
+    let reason = "cannot connect to db.example:5432: connection\nrefused".to_owned();
+    state.apply(Update::Lost(reason, Duration::from_secs(4)));
     insta::assert_snapshot!(screen(&state, 100, 20));
     state.apply(Update::Snapshot(empty()));
     assert!(!screen(&state, 100, 20).contains("refused"));

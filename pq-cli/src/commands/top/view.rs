@@ -75,7 +75,7 @@ fn heights(lines: u16, wants: [u16; 4], focus: usize) -> [u16; 4] {
 fn headline(state: &State, width: u16) -> Line<'static> {
     if let Some(lost) = &state.lost {
         let again = output::format_duration(lost.again);
-        let text = format!("pq top  no update, retrying in {again}: {}", lost.why);
+        let text = format!("pq top  no update, retrying in {again}: {}", lost.reason);
         return Line::styled(
             layout::truncate(&text, width),
             paint(state, Tone::Alert).add_modifier(Modifier::BOLD),

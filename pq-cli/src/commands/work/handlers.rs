@@ -73,12 +73,13 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
             }
             if let Some(backoff) = &entry.backoff {
                 let backoff: Backoff =
-                    backoff.parse().map_err(|why| invalid(format!("task {task:?}: {why}")))?;
+                    backoff.parse().map_err(|reason| invalid(format!("task {task:?}: {reason}")))?;
                 handler = handler.backoff(backoff);
             }
             if let Some(timeout) = &entry.timeout {
-                let timeout = humantime::parse_duration(timeout)
-                    .map_err(|why| invalid(format!("task {task:?}: invalid timeout {timeout:?}: {why}")))?;
+                let timeout = humantime::parse_duration(timeout).map_err(|reason| {
+                    invalid(format!("task {task:?}: invalid timeout {timeout:?}: {reason}"))
+                })?;
                 handler = handler.timeout(timeout);
             }
             if let Some(keep) = entry.keep_history {

@@ -75,8 +75,8 @@ fn unsupported(what: impl AsRef<str>) -> CodecError {
 }
 
 /// Returns the error for bytes that Python does not read either.
-fn invalid(why: &str) -> CodecError {
-    CodecError::new(format!("invalid pickle: {why}"))
+fn invalid(reason: &str) -> CodecError {
+    CodecError::new(format!("invalid pickle: {reason}"))
 }
 
 fn too_deep() -> CodecError {

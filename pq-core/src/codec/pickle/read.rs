@@ -42,7 +42,7 @@ impl<'a> Machine<'a> {
             match opcode {
                 op::STOP => return self.pop(),
                 op::PROTO if self.byte()? > 5 => {
-                    return Err(CodecError::new("the pickle is of a protocol above 5"));
+                    return Err(CodecError::new("unsupported pickle: the protocol must be at most 5"));
                 }
                 op::PROTO => {}
                 op::FRAME => self.frame()?,
@@ -105,7 +105,7 @@ impl<'a> Machine<'a> {
             _ => self.number(4)?,
         };
         let known =
-            self.memo.get(&place).ok_or_else(|| invalid("it refers to a value that is not in the memo"))?;
+            self.memo.get(&place).ok_or_else(|| invalid("a reference to the memo must have a value"))?;
         self.stack.push(*known);
         Ok(())
     }
@@ -210,7 +210,7 @@ impl<'a> Machine<'a> {
     fn global(&mut self, opcode: u8) -> Result<(), CodecError> {
         let (module, name) = if opcode == op::STACK_GLOBAL {
             let (name, module) = (self.pop()?, self.pop()?);
-            let is_string = |id| self.tree.string(id).ok_or_else(|| invalid("a class name is not a string"));
+            let is_string = |id| self.tree.string(id).ok_or_else(|| invalid("a class name must be a string"));
             (printable(is_string(module)?), printable(is_string(name)?))
         } else {
             (self.name()?, self.name()?)
@@ -229,10 +229,7 @@ impl<'a> Machine<'a> {
 
     fn top(&self) -> Result<Id, CodecError> {
         let floor = self.marks.last().copied().unwrap_or(0);
-        self.stack[floor..]
-            .last()
-            .copied()
-            .ok_or_else(|| invalid("it takes more values than there are on the stack"))
+        self.stack[floor..].last().copied().ok_or_else(|| invalid("the stack has too few values"))
     }
 
     fn pop(&mut self) -> Result<Id, CodecError> {
@@ -286,7 +283,7 @@ impl<'a> Machine<'a> {
 }
 
 fn truncated() -> CodecError {
-    invalid("it ends too early")
+    invalid("it ends early")
 }
 
 /// Shortens a name for an error.

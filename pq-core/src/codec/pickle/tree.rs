@@ -78,19 +78,19 @@ impl Tree {
                 all.extend_from_slice(items);
                 Ok(())
             }
-            _ => Err(invalid("it appends to a value that is not a list")),
+            _ => Err(invalid("it can append only to a list")),
         }
     }
 
     /// Sets alternating keys and values. An existing key keeps its position.
     pub(super) fn set_items(&mut self, dict: Id, items: &[Id]) -> Result<(), CodecError> {
         let (pairs, []) = items.as_chunks::<2>() else {
-            return Err(invalid("a dict has a key without a value"));
+            return Err(invalid("each key of a dict must have a value"));
         };
         for &[key, value] in pairs {
             let number = self.key_number(key)?;
             let Node::Dict(entries) = &mut self.nodes[dict as usize] else {
-                return Err(invalid("it sets a key of a value that is not a dict"));
+                return Err(invalid("it can set keys only of a dict"));
             };
             match self.positions.entry((dict, number)) {
                 Entry::Occupied(position) => entries[*position.get()].1 = value,
@@ -125,7 +125,7 @@ impl Tree {
                 push(out, "\"")
             }
             Node::Tuple(_) => Err(unsupported("a dict key that is a tuple")),
-            _ => Err(invalid("a dict key is not hashable")),
+            _ => Err(invalid("a dict key must be hashable")),
         }
     }
 

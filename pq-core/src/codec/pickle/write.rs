@@ -90,7 +90,9 @@ impl<'a> Writer<'a> {
         if text.contains(['.', 'e', 'E']) {
             let number = number::parse_float(text.as_bytes())?;
             if number.is_infinite() {
-                return Err(CodecError::new("a number is beyond what a float can hold"));
+                return Err(CodecError::new(
+                    "cannot pickle the payload: a number exceeds the range of a float",
+                ));
             }
             self.pickle.push_str(&format!("F{}\n", number::float(number)?));
         } else {
@@ -154,5 +156,5 @@ fn unit(text: &str) -> Option<(u32, &str)> {
 }
 
 fn not_json() -> CodecError {
-    CodecError::new("what is to be pickled is not JSON")
+    CodecError::new("cannot pickle the payload: it is not JSON")
 }
