@@ -157,7 +157,7 @@ pub(crate) fn statements(
 }
 
 fn statement(table: &Table, Grant { privileges, on }: &Grant, ids: &str, to: &Ident) -> Option<String> {
-    let named = |suffix: &str| if suffix.is_empty() { table.jobs() } else { table.beside(suffix) };
+    let named = |suffix: &str| if suffix.is_empty() { table.jobs() } else { table.derived(suffix) };
     let (columns, object) = match on {
         On::Schema => (None, format!("SCHEMA {}", table.schema)),
         On::Table(suffix) => (None, named(suffix)),

@@ -101,17 +101,17 @@ impl Table {
     }
 
     /// Returns the quoted name of the table of applied migrations, with its schema.
-    pub(crate) fn ledger(&self) -> String {
+    pub(crate) fn migrations(&self) -> String {
         self.qualified(&self.named("migrations"))
     }
 
     /// Returns the quoted name of a derived object, with its schema.
-    pub(crate) fn beside(&self, suffix: &str) -> String {
+    pub(crate) fn derived(&self, suffix: &str) -> String {
         self.qualified(&self.named(suffix))
     }
 
     /// Returns the unquoted names of all tables that the migrations create.
-    pub(crate) fn family(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let names = Self::DERIVED.map(|suffix| self.named(suffix).0);
         std::iter::once(self.name.0.clone()).chain(names).collect()
     }
@@ -123,7 +123,7 @@ impl Table {
 
     /// Returns the quoted name of a derived object as a SQL string literal.
     pub(crate) fn literal(&self, suffix: &str) -> String {
-        literal(&self.beside(suffix))
+        literal(&self.derived(suffix))
     }
 
     /// Returns a SQL expression for the number of a channel's advisory lock. `what` is `notifier` or `writers`, and

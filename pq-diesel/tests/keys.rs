@@ -1,4 +1,4 @@
-//! Serialization and unique keys beside plain SQL, other isolation levels and concurrent takes.
+//! Serialization and unique keys with plain SQL, other isolation levels and concurrent takes.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! The table beside plain SQL: rows of other writers, diesel's DSL, raw payloads and the one-call helpers.
+//! Plain SQL on the table: rows of other writers, diesel's DSL, raw payloads and the one-call helpers.
 
 mod common;
 

@@ -2,8 +2,8 @@
 //!
 //! The modules from the leaves up: statistics, thread slots and progress hold what threads do and have done. `worker_run`
 //! ties the state of one run together. `leased_batch` and `transactional_batch` run the two kinds of batch, with
-//! `run_handler` and `settling` below them. `poll` chooses a queue, `threads` loops over polls, and `maintenance` runs
-//! beside them.
+//! `run_handler` and `settling` below them. `poll` chooses a queue, `threads` loops over polls, and `maintenance` runs in
+//! a thread of its own.
 
 mod batch;
 mod batch_sizer;

@@ -56,7 +56,7 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
     let table = &exam.store.table;
     let sizes: Vec<Size> = diesel::sql_query(SIZES)
         .bind::<Text, _>(table.schema.as_str())
-        .bind::<Array<Text>, _>(table.family())
+        .bind::<Array<Text>, _>(table.names())
         .load(conn)?;
     let mut findings: Vec<Finding> = sizes.iter().filter_map(assess).collect();
     if findings.is_empty() {

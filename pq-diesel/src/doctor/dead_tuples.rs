@@ -43,7 +43,7 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
     let table = &exam.store.table;
     let tables: Vec<TableStats> = diesel::sql_query(STATS)
         .bind::<Text, _>(table.schema.as_str())
-        .bind::<Array<Text>, _>(table.family())
+        .bind::<Array<Text>, _>(table.names())
         .load(conn)?;
     let mut findings: Vec<Finding> = tables.iter().flat_map(assess).collect();
     if findings.is_empty() {

@@ -31,7 +31,7 @@ const THRESHOLD: usize = 3;
 /// A call that takes this long mostly waits for a disk. One call then runs at a time, however few threads call.
 const SLOW: Duration = Duration::from_millis(1);
 
-/// A call that takes this many times as long as the last one is stalled, and new calls run beside it.
+/// A call that takes this many times as long as the last one is stalled, and new calls run in parallel.
 const STALL_FACTOR: u32 = 10;
 
 /// How long the next leader lingers for each call that was just answered, because threads wake one after the other.

@@ -18,7 +18,7 @@ use crate::table::Table;
 /// with the application's migrations. Their versions are four digits, so an application that numbers its migrations
 /// in the same way must use [`crate::Pq::migrate`].
 ///
-/// [`crate::Pq::migrate`] takes any schema and table, and records the versions in a table beside the jobs.
+/// [`crate::Pq::migrate`] takes any schema and table, and records the versions in a table of their own.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
 /// A migration that has not run.

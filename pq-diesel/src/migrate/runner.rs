@@ -1,4 +1,4 @@
-//! Runs and reverts migrations, and records their versions in a table beside the jobs.
+//! Runs and reverts migrations, and records their versions in a table of their own.
 
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
@@ -33,7 +33,7 @@ impl<'a> Runner<'a> {
     /// Runs all pending migrations in one transaction.
     pub(super) fn migrate(&mut self) -> Result<(), Error> {
         // Without the lock, so that a call with nothing to do never waits.
-        if self.exists(&self.table.ledger())? && self.status()?.pending.is_empty() {
+        if self.exists(&self.table.migrations())? && self.status()?.pending.is_empty() {
             return Ok(());
         }
         self.locked(|runner| {
@@ -41,7 +41,7 @@ impl<'a> Runner<'a> {
             let applied = runner.recorded()?;
             for migration in runner.migrations.iter().filter(|one| !has(&applied, one.version)) {
                 runner.conn.batch_execute(&substitute(migration.up, runner.table))?;
-                runner.conn.batch_execute(&create_ledger(runner.table))?;
+                runner.conn.batch_execute(&create_migrations_table(runner.table))?;
                 runner.record(migration.version)?;
             }
             Ok(())
@@ -145,20 +145,20 @@ impl<'a> Runner<'a> {
                 "a newer version of pq ran migration {version}; use that version to revert it"
             )));
         };
-        let ledger = self.table.ledger();
-        diesel::sql_query(format!("DELETE FROM {ledger} WHERE version = $1"))
+        let migrations = self.table.migrations();
+        diesel::sql_query(format!("DELETE FROM {migrations} WHERE version = $1"))
             .bind::<Text, _>(version)
             .execute(self.conn)?;
         if self.recorded()?.is_empty() {
             // Before the migration, which drops the schema only if the schema is empty.
-            self.conn.batch_execute(&format!("DROP TABLE {ledger}"))?;
+            self.conn.batch_execute(&format!("DROP TABLE {migrations}"))?;
         }
         Ok(self.conn.batch_execute(&substitute(migration.down, self.table))?)
     }
 
     /// Takes over a table that diesel's own tools created, and refuses one that pq did not create.
     fn adopt(&mut self) -> Result<(), Error> {
-        if self.exists(&self.table.ledger())? || !self.table_exists()? {
+        if self.exists(&self.table.migrations())? || !self.table_exists()? {
             return Ok(());
         }
         let recorded = self.recorded_by_diesel()?;
@@ -169,21 +169,21 @@ impl<'a> Runner<'a> {
                 self.table
             )));
         }
-        self.conn.batch_execute(&create_ledger(self.table))?;
+        self.conn.batch_execute(&create_migrations_table(self.table))?;
         recorded.iter().try_for_each(|version| self.record(version))
     }
 
     /// Returns the recorded versions, or those that diesel recorded if the table was never adopted.
     fn recorded_by_either(&mut self) -> Result<Vec<String>, Error> {
-        if self.exists(&self.table.ledger())? { self.recorded() } else { self.recorded_by_diesel() }
+        if self.exists(&self.table.migrations())? { self.recorded() } else { self.recorded_by_diesel() }
     }
 
-    /// Returns the recorded versions, the oldest first; none if there is no ledger.
+    /// Returns the recorded versions, the oldest first; none if there is no table of migrations.
     fn recorded(&mut self) -> Result<Vec<String>, Error> {
-        if !self.exists(&self.table.ledger())? {
+        if !self.exists(&self.table.migrations())? {
             return Ok(Vec::new());
         }
-        let versions = format!("SELECT version FROM {} ORDER BY version", self.table.ledger());
+        let versions = format!("SELECT version FROM {} ORDER BY version", self.table.migrations());
         Ok(diesel::dsl::sql::<Text>(&versions).load(self.conn)?)
     }
 
@@ -198,7 +198,7 @@ impl<'a> Runner<'a> {
     }
 
     fn record(&mut self, version: &str) -> Result<(), Error> {
-        let insert = format!("INSERT INTO {} (version) VALUES ($1)", self.table.ledger());
+        let insert = format!("INSERT INTO {} (version) VALUES ($1)", self.table.migrations());
         diesel::sql_query(insert).bind::<Text, _>(version).execute(self.conn)?;
         Ok(())
     }
@@ -225,20 +225,20 @@ pub(super) fn script(table: &Table, migrations: &[Migration]) -> String {
         script.push('\n');
     }
     script.push_str("-- Records which migrations have run.\n");
-    script.push_str(&create_ledger(table));
+    script.push_str(&create_migrations_table(table));
     for migration in migrations {
-        let (ledger, version) = (table.ledger(), migration.version);
-        script.push_str(&format!("INSERT INTO {ledger} (version) VALUES ('{version}');\n"));
+        let (migrations, version) = (table.migrations(), migration.version);
+        script.push_str(&format!("INSERT INTO {migrations} (version) VALUES ('{version}');\n"));
     }
     script.push_str("\nCOMMIT;\n");
     script
 }
 
-fn create_ledger(table: &Table) -> String {
+fn create_migrations_table(table: &Table) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (\n    version text CONSTRAINT {} PRIMARY KEY,\n    \
          run_on timestamptz NOT NULL DEFAULT current_timestamp\n);\n",
-        table.ledger(),
+        table.migrations(),
         table.named("migrations_pkey"),
     )
 }
