@@ -293,7 +293,7 @@ fn every_command_works_in_a_schema_and_a_table_of_any_name() -> Outcome {
 }
 
 #[test]
-fn a_closed_pipe_is_no_panic() -> Outcome {
+fn a_closed_pipe_does_not_panic() -> Outcome {
     let database = migrated()?;
     feed(on(&database, &["put", "mail", "--lines"]), &"1\n".repeat(2_000))?;
     let closed = || -> Result<Stdio, std::io::Error> { Ok(std::io::pipe()?.1.into()) };

@@ -322,7 +322,7 @@ fn a_queue_is_cleared_and_its_archive_pruned() -> Outcome {
 }
 
 #[test]
-fn a_paused_queue_gives_no_job_until_it_is_resumed() -> Outcome {
+fn a_paused_queue_returns_no_job_until_it_is_resumed() -> Outcome {
     let database = jobs_in_every_state()?;
     assert_snapshot!(
         transcript(&database, &[

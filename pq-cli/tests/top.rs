@@ -145,7 +145,7 @@ fn a_queue_is_paused_from_the_view() -> Outcome {
 }
 
 #[test]
-fn dead_jobs_are_put_back_from_the_view() -> Outcome {
+fn dead_jobs_are_requeued_from_the_view() -> Outcome {
     let database = migrated()?;
     some_jobs(&connect(&database)?)?;
     let terminal = Terminal::with("retry", database.url(), "--interval 200ms")?;
@@ -249,7 +249,7 @@ p pause or resume, r retry dead, tab ne…
 }
 
 #[test]
-fn a_signal_gives_the_terminal_back() -> Outcome {
+fn a_signal_restores_the_terminal() -> Outcome {
     let database = migrated()?;
     let terminal = Terminal::with("signal", database.url(), "")?;
     terminal.until_shown("no queue has a job")?;

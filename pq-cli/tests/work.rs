@@ -51,7 +51,7 @@ fn work_exec_retries_with_backoff_until_the_job_is_dead() -> Outcome {
 }
 
 #[test]
-fn handlers_of_a_file_work_tasks_with_options_of_their_own() -> Outcome {
+fn handlers_of_a_file_run_tasks_with_their_own_options() -> Outcome {
     let database = migrated()?;
     let folder = tempfile::tempdir()?;
     let (file, out) = (folder.path().join("handlers.toml"), folder.path().join("out"));

@@ -34,7 +34,7 @@ impl FromStr for WorkerId {
     }
 }
 
-/// What a worker reports about itself.
+/// The report that a worker sends regularly.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heartbeat {
     /// The id from the reply to its first heartbeat.
@@ -49,7 +49,7 @@ pub struct Heartbeat {
     pub queues: Vec<QueueName>,
     /// The number of threads that run its handlers.
     pub threads: usize,
-    /// What it does at the moment.
+    /// Its current status.
     pub status: Status,
 }
 
@@ -64,7 +64,7 @@ pub struct HeartbeatReply {
 
 /// A registered worker.
 ///
-/// Maintenance forgets a worker that has sent no heartbeat for [`WorkerInfo::FORGOTTEN_AFTER`].
+/// Maintenance deletes a worker that has sent no heartbeat for [`WorkerInfo::FORGOTTEN_AFTER`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WorkerInfo {
     /// Its id.
@@ -85,7 +85,7 @@ pub struct WorkerInfo {
     pub heartbeat_age: Duration,
     /// How it should stop, if it was asked to.
     pub stop: Option<StopMode>,
-    /// What it did at its last heartbeat.
+    /// Its status at its last heartbeat.
     pub status: Status,
 }
 

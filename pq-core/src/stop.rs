@@ -16,7 +16,7 @@ pub enum StopMode {
     Drain = 1,
     /// Finishes the running jobs. Jobs that were taken and not begun are given back.
     Finish = 2,
-    /// Gives back jobs that were taken and not begun, and tells running handlers to end through their contexts. A job
+    /// Gives back jobs that were taken and not begun, and requests through their contexts that running handlers end. A job
     /// that is still running keeps its lease or its transaction until its handler returns, so nothing runs twice.
     Abort = 3,
 }

@@ -79,7 +79,7 @@ fn an_exhausted_pool_is_reported_with_its_size() -> Outcome {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_no_exhausted_pool() -> Outcome {
+fn an_unreachable_server_is_not_reported_as_an_exhausted_pool() -> Outcome {
     let url = "host=127.0.0.1 port=1 dbname='größe' password=s3cret";
     let pq = Pq::builder().url(url).connect_timeout(TIMEOUT).build()?;
     let error = pq.now().err().ok_or("there is a server")?;
@@ -89,7 +89,7 @@ fn a_server_that_is_not_there_is_no_exhausted_pool() -> Outcome {
 }
 
 #[test]
-fn a_pool_without_a_url_is_warned_of() -> Outcome {
+fn a_pool_without_a_url_logs_a_warning() -> Outcome {
     let database = database()?;
     let warnings = Warnings::default();
     let with =

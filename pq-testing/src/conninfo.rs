@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn another_database_on_the_same_server() {
+    fn with_database_replaces_the_database() {
         for (given, wanted) in [
             ("postgres://u:p@h:1/old", "postgres://u:p@h:1/new%20x"),
             ("postgres://u@h", "postgres://u@h/new%20x"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_cut_out_of_texts() {
+    fn passwords_are_removed_from_texts() {
         for (given, text) in [
             ("postgres://u:hush@h/d", "no user hush"),
             ("postgres://u:hush@er@h/d", r#"translate host name "er@h""#),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_libpq_says_of_a_malformed_string_is_not_shown() {
+    fn libpqs_error_for_a_malformed_string_is_not_shown() {
         for given in ["host=h password=a hush", "postgres://u:hush@h:port/d"] {
             let Err(error) = conninfo(given).connect("it") else {
                 panic!("{given} was accepted");

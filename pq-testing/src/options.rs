@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_value_of_a_setting_holds() {
+    fn the_last_value_of_a_setting_is_used() {
         let arguments = Options::throwaway().setting("fsync", "on").arguments();
         let arguments = arguments.expect("good settings").join(" ");
         assert!(arguments.contains("-c fsync=on"));

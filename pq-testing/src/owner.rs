@@ -99,14 +99,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_lives_is_not_gone() {
+    fn a_live_process_has_not_ended() {
         let me = Owner::current();
         assert_eq!(me.to_string().parse(), Ok(me.clone()));
         assert!(!me.is_gone());
     }
 
     #[test]
-    fn an_ended_process_and_a_reused_id_are_gone() {
+    fn an_ended_process_and_a_reused_id_have_ended() {
         let mut child = std::process::Command::new("true").spawn().expect("true");
         let pid = i32::try_from(child.id()).expect("a process id");
         child.wait().expect("it ends");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_processes_elsewhere() {
+    fn processes_elsewhere_are_unknown() {
         let elsewhere = Owner { host: "elsewhere".into(), pid: 1, started: 1, ..Owner::current() };
         assert!(!elsewhere.is_gone());
         assert!("".parse::<Owner>().is_err());

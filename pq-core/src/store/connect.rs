@@ -95,7 +95,7 @@ pub trait Connect: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Returns a number that grows with each use of the connection, or `None` if the store cannot tell.
+    /// Returns a number that grows with each use of the connection, or `None` if the store does not count.
     ///
     /// If the number has not changed, nothing has to be rolled back.
     fn activity(&self, conn: &mut Self::Conn) -> Option<u64> {

@@ -230,7 +230,7 @@ pub struct Taken {
     /// The jobs, in the order of the queue.
     pub jobs: Vec<Claim>,
     /// If there are no jobs: when the next take is due, measured from now on the store's clock. That is when the next
-    /// scheduled job falls due, or earlier if the store has another reason to look again.
+    /// scheduled job falls due, or earlier if the store has another reason to poll again.
     pub next_due: Option<Duration>,
 }
 

@@ -94,7 +94,7 @@ struct TransactionalBatch<'w, S: Store> {
     slot: &'w ThreadSlot,
     served: &'w ServedQueue<S>,
     report: Report,
-    /// Outcomes that the store must be told. The commit completes a job, so [`Outcome::Complete`] is not among them.
+    /// The outcomes to pass to the store. The commit completes a job, so [`Outcome::Complete`] is not among them.
     outcomes: Vec<(Arc<Claim>, Outcome)>,
     /// Jobs that are given back because their handlers did not begin.
     unbegun: usize,

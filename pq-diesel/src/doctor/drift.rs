@@ -211,7 +211,7 @@ fn compare(
             ),
             _ => {
                 findings.push(Finding::new(CHECK, Level::Warning, format!("{kind} {name} was added")).advise(
-                    "it affects every job; make sure that it neither refuses nor changes jobs, and that it is cheap",
+                    "it affects every job; make sure that it neither refuses nor changes jobs, and that it is fast",
                 ))
             }
         }

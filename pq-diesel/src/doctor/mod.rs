@@ -42,7 +42,7 @@ use serde::Serialize;
 use crate::store::PgStore;
 use crate::{Error, Pq, migrate};
 
-/// Tells how severe a finding is, in ascending order.
+/// The severity of a finding, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

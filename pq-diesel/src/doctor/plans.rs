@@ -173,7 +173,7 @@ struct Jobs<'a> {
     rows: f64,
 }
 
-/// Returns what is wrong with a plan: it reads the whole table for a few rows, or sorts many rows for a few of them.
+/// Returns the defect of a plan: it reads the whole table for a few rows, or sorts many rows for a few of them.
 ///
 /// A full scan is right if the statement needs a large part of the table, or any one row of many. For a large batch it
 /// can be right to sort a queue that is not much longer.
@@ -199,7 +199,7 @@ fn assess(plan: &Value, jobs: &Jobs<'_>, in_order: Option<usize>) -> Option<(Lev
     worst
 }
 
-/// Visits each node of a plan, and tells whether it finds the rows that are locked or deleted.
+/// Visits each node of a plan, and passes whether it finds the rows that are locked or deleted.
 fn visit<'p>(node: &'p Value, selects: bool, show: &mut impl FnMut(&'p Value, bool)) {
     let selects = selects || matches!(node["Node Type"].as_str(), Some("LockRows" | "ModifyTable"));
     show(node, selects);

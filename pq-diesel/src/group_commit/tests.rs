@@ -1,4 +1,4 @@
-//! Which calls run, which of them lead, and what the followers are told.
+//! Which calls run, which of them lead, and the replies of the followers.
 
 use std::error::Error as StdError;
 use std::panic::resume_unwind;
@@ -12,12 +12,12 @@ type Groups = GroupCommit<&'static str, (), ()>;
 
 const KEY: &str = "apples";
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn until(mut is_true: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_true() {
-        assert!(begun.elapsed() < PATIENCE, "the condition did not become true in time");
+        assert!(begun.elapsed() < TIMEOUT, "the condition did not become true in time");
         std::thread::yield_now();
     }
 }
@@ -68,7 +68,7 @@ fn one_call_runs_at_a_time_if_many_threads_call() -> TestResult {
 
 #[test]
 fn the_last_of_the_answered_threads_leads_when_it_calls_again() -> TestResult {
-    let group_commit = Groups { threshold: MAX_CONCURRENCY, linger: PATIENCE, ..GroupCommit::default() };
+    let group_commit = Groups { threshold: MAX_CONCURRENCY, linger: TIMEOUT, ..GroupCommit::default() };
     let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
     let mut leads: Vec<_> = (0..MAX_CONCURRENCY).map(|_| turn()).collect();
     std::thread::scope(|threads| {
@@ -76,7 +76,7 @@ fn the_last_of_the_answered_threads_leads_when_it_calls_again() -> TestResult {
         until(|| group_commit.queued(&KEY) == 1);
         for lead in &mut leads {
             if let Turn::Lead(lead) = lead {
-                lead.begun -= 10 * PATIENCE;
+                lead.begun -= 10 * TIMEOUT;
             }
         }
         drop(leads);
@@ -95,10 +95,10 @@ fn the_last_of_the_answered_threads_leads_when_it_calls_again() -> TestResult {
 
 #[test]
 fn a_queued_call_leads_when_the_linger_time_has_passed() -> TestResult {
-    let group_commit = Groups { threshold: 1, linger: PATIENCE, ..GroupCommit::default() };
+    let group_commit = Groups { threshold: 1, linger: TIMEOUT, ..GroupCommit::default() };
     let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
     let Turn::Lead(mut lead) = turn() else { return Err("a first call does not lead".into()) };
-    lead.begun -= PATIENCE;
+    lead.begun -= TIMEOUT;
     drop(lead);
     let mut lead = turn();
     std::thread::scope(|threads| {
@@ -112,7 +112,10 @@ fn a_queued_call_leads_when_the_linger_time_has_passed() -> TestResult {
             lead.begun -= Duration::from_millis(20);
         }
         drop(lead);
-        assert!(second.join().is_ok_and(|alone| alone == Some(true)), "it still lingers, or has a follower");
+        assert!(
+            second.join().is_ok_and(|alone| alone == Some(true)),
+            "the call still lingers, or has a follower"
+        );
     });
     // A call that queues while none runs lingers as well, if two were answered.
     let Turn::Lead(mut lead) = turn() else { return Err("the only call does not lead".into()) };
@@ -125,7 +128,7 @@ fn a_queued_call_leads_when_the_linger_time_has_passed() -> TestResult {
 
 #[test]
 fn a_requeued_call_is_counted_once() -> TestResult {
-    let group_commit = Groups { threshold: MAX_CONCURRENCY, linger: 2 * PATIENCE, ..GroupCommit::default() };
+    let group_commit = Groups { threshold: MAX_CONCURRENCY, linger: 2 * TIMEOUT, ..GroupCommit::default() };
     let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
     let followers = || match turn() {
         Turn::Lead(lead) => Some(lead.requests().count()),
@@ -135,7 +138,7 @@ fn a_requeued_call_is_counted_once() -> TestResult {
     std::thread::scope(|threads| {
         let first = threads.spawn(|| {
             let Turn::Lead(mut lead) = turn() else { return };
-            lead.begun -= 100 * PATIENCE;
+            lead.begun -= 100 * TIMEOUT;
             lead.reply([Reply::Answer(()), Reply::Requeue]);
         });
         until(|| group_commit.queued(&KEY) == 1);
@@ -165,7 +168,7 @@ fn many_answered_threads_are_still_many_when_they_call_again() -> TestResult {
     let mut leads: Vec<_> = (0..MAX_CONCURRENCY).map(|_| turn()).collect();
     for lead in &mut leads {
         if let Turn::Lead(lead) = lead {
-            lead.begun -= PATIENCE;
+            lead.begun -= TIMEOUT;
         }
     }
     drop(leads);
@@ -174,7 +177,7 @@ fn many_answered_threads_are_still_many_when_they_call_again() -> TestResult {
         let next = threads.spawn(|| matches!(turn(), Turn::Lead(lead) if lead.is_alone()));
         until(|| group_commit.queued(&KEY) == 1);
         drop(lead);
-        assert!(next.join().is_ok_and(|leads| leads), "it does not lead alone");
+        assert!(next.join().is_ok_and(|leads| leads), "the call does not lead alone");
     });
     Ok(())
 }
@@ -199,7 +202,7 @@ fn followers_fail_when_their_leader_panics_and_the_next_call_runs() -> TestResul
             (0..2).map(|_| threads.spawn(|| matches!(turn(), Turn::LeaderPanicked))).collect();
         until(|| group_commit.queued(&KEY) == 3);
         drop(leads.pop());
-        assert!(first.join().is_err(), "it did not lead");
+        assert!(first.join().is_err(), "the call did not lead");
         let failed: Vec<_> = others.into_iter().map(|other| other.join().ok()).collect();
         assert_eq!(failed, [Some(true), Some(true)]);
     });

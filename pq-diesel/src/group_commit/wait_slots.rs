@@ -18,7 +18,7 @@ pub(super) struct Slot<A> {
     index: usize,
 }
 
-/// What a queued call is told to do.
+/// The signal to a queued call.
 pub(super) enum Signal<A> {
     /// Lead at this instant, unless a leader has taken the call along by then.
     LeadAt(Instant),

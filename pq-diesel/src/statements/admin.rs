@@ -56,7 +56,7 @@ ORDER BY q_name COLLATE \"C\"";
 /// Lists jobs by id, without locks. $1 queue or null, $2 job or null, $3 last job of the page before or null,
 /// $4 serialization key or null, $5 states or null, $6 most rows.
 ///
-/// A state that is not asked for costs nothing: the condition on its part of the union is known before the scan begins.
+/// A state that is not requested costs nothing: the condition on its part of the union is known before the scan begins.
 pub(super) const LIST: &str = "\
 WITH wanted AS MATERIALIZED (
     SELECT $1::text AS queue, $2::bigint AS job, $3::bigint AS behind, $4::text AS key, $5::text[] AS states
@@ -190,5 +190,5 @@ pub(super) const DUE_CRONS: &str = "\
 SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at
 FROM {cron} WHERE next_at <= statement_timestamp() ORDER BY name FOR UPDATE SKIP LOCKED";
 
-/// Notes the last and the next tick of a schedule. $1 last tick, $2 next tick, $3 name.
+/// Stores the last and the next tick of a schedule. $1 last tick, $2 next tick, $3 name.
 pub(super) const ADVANCE_CRON: &str = "UPDATE {cron} SET last_at = $1, next_at = $2 WHERE name = $3";

@@ -1,7 +1,6 @@
 //! The SQL of the store: whole statements, each with its order and its locks.
 //!
-//! A statement stands in a constant or in a file, with placeholders for names such as `{jobs}`. [`template`]
-//! substitutes them. Long statements are files in `take/` and `put/`.
+//! A statement is a constant or a file, with placeholders for names such as `{jobs}`, which [`template`] substitutes. Long statements are files in `take/` and `put/`.
 
 mod admin;
 mod archive;
@@ -76,7 +75,7 @@ pub(crate) struct Statements {
     pub(crate) advance_cron: Statement,
 }
 
-/// Makes a statement without a count.
+/// Creates a statement without a count.
 fn statement(sql: &str, names: &Names) -> Statement {
     Template::parse(sql, names).statement(Limit::Any)
 }

@@ -1,4 +1,4 @@
-//! What stands in statements for the names of one table and of what is named after it.
+//! The placeholders in statements for the names of one table and its derived objects.
 
 use crate::table::Table;
 

@@ -7,17 +7,17 @@
 use super::{Names, statement};
 use crate::prepared::Statement;
 
-/// What the trigger does that notifies waiters.
+/// The state of the trigger that notifies waiters.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Trigger {
     Fires,
-    /// It is off for the rest of the transaction. For statements that are a transaction of their own.
+    /// It is off for the rest of the transaction, for statements that are a transaction of their own.
     Off,
-    /// It is off for this statement, and then as it was. Other puts of the transaction notify as ever.
+    /// It is off for this statement only. Other puts of the transaction notify.
     OffForThis,
 }
 
-/// A statement that puts, with a text for each thing that the trigger can do.
+/// A statement that puts, with a text for each state of the trigger.
 #[derive(Debug)]
 pub(crate) struct ByTrigger {
     fires: Statement,
@@ -49,7 +49,7 @@ pub(super) const ONE: [&str; 3] = [
     "INSERT INTO {jobs} (q_name, data)
     SELECT $1, $2::json FROM (SELECT set_config('pq.notify', 'off', true)) AS quiet
     RETURNING id",
-    // The setting goes back once all ids are aggregated, and so after the trigger has read it.
+    // The setting is restored when all ids are aggregated, which is after the trigger has read it.
     "WITH before AS (
         SELECT value, set_config('pq.notify', 'off', true) FROM current_setting('pq.notify', true) AS value
     ), put AS (
@@ -72,13 +72,14 @@ pub(super) const MANY: [&str; 3] = [
     include_str!("put/many_quiet_for_this.sql"),
 ];
 
-/// Puts many jobs of which some have a unique key. As [`MANY`]; $9 unique keys, $10 what to do if a key is in use.
+/// Puts many jobs of which some have a unique key. Like [`MANY`], with $9 unique keys and $10 what to do if
+/// a key is in use.
 pub(super) const UNIQUE: &str = include_str!("put/unique.sql");
 
-/// Draws ids for a COPY that follows, ascending, and reads the clock from which its delays begin. $1 how many.
+/// Draws ids for a COPY that follows, ascending, and reads the clock from which its delays begin. $1 their number.
 ///
 /// Returns no id if row security applies to this role, because PostgreSQL then refuses COPY. The sequence is looked up
-/// in a subquery, or it would be looked up for each id.
+/// in a subquery. Otherwise it would be looked up for each id.
 pub(super) const DRAW_IDS: [&str; 2] = [
     "SELECT array_agg(nextval((SELECT pg_get_serial_sequence({jobs_name}, 'id')::regclass))), statement_timestamp()
     FROM generate_series(1, CASE WHEN row_security_active({jobs_name}) THEN 0 ELSE $1 END)",

@@ -1,8 +1,8 @@
 //! Statements that settle taken jobs, extend leases and return the jobs of expired ones.
 
-/// Notes a new payload for a job that this transaction holds. $1 job, $2 token of the take, $3 payload.
+/// Stores a new payload for a job that this transaction holds. $1 job, $2 token of the take, $3 payload.
 ///
-/// The row of the job is deleted, so the payload stands in a setting that is local to the transaction: it follows
+/// The row of the job is deleted, so a setting that is local to the transaction stores the payload: it follows
 /// savepoints and ends with the transaction. Returns no row if the transaction does not hold the job, because its take
 /// was rolled back or the job has been settled.
 pub(super) const UPDATE_HELD: &str = "\
@@ -25,15 +25,15 @@ WHERE id = $3 AND $1 = ANY (jobs)
     AND NOT EXISTS (SELECT FROM {settled} WHERE lease = $3 AND job = $1)
 RETURNING id";
 
-/// Settles jobs that this transaction holds, and returns the positions, from one, of those that it does hold.
+/// Settles jobs that this transaction holds, and returns the positions, from one, of those that it holds.
 ///
-/// Arrays with a value for each job: $1 job, $2 token of the take, $3 outcome, $4 payload if none was noted, $5 queue,
+/// Arrays with a value for each job: $1 job, $2 token of the take, $3 outcome, $4 payload if none was stored, $5 queue,
 /// $6 to $12 the columns of the job, $13 delay in microseconds, $14 error, $15 payload that replaces all others,
 /// $16 result.
 ///
-/// A job that goes back is inserted again under its id, with the payload that was noted last, and the trigger notifies
+/// A requeued job is inserted again under its id, with the payload that was stored last, and the trigger notifies
 /// waiters at the commit. A complete job needs only the commit. The claim of any other job is no longer valid, and its
-/// serialization key is no longer the transaction's. Order: jobs go back in the order of their ids. No locks.
+/// serialization key is no longer the transaction's. Order: jobs are requeued in the order of their ids. No locks.
 pub(super) const SETTLE_HELD: &str = "\
 WITH given AS MATERIALIZED (
     SELECT given.*, given.job || ':' || given.token AS claim
@@ -94,7 +94,7 @@ RETURNING id";
 /// Arrays with a value for each job: $1 job, $2 outcome, $3 delay in microseconds, $4 error, $5 new payload, $6 result.
 /// $7 the lease if all of its jobs are settled here, or $8 the lease if they are not. The other one is null.
 ///
-/// Order: jobs go back in the order of their ids. Locks: the row of the lease. A lease whose jobs are all settled is
+/// Order: jobs are requeued in the order of their ids. Locks: the row of the lease. A lease whose jobs are all settled is
 /// deleted. For another the settled jobs are inserted into a table, under a share lock on the lease that excludes
 /// maintenance, and the unique index refuses a second outcome. So an accepted outcome is final, and sessions that
 /// settle jobs of one lease do not wait for each other.
@@ -185,7 +185,7 @@ SELECT id FROM {leases} WHERE lease_until <= statement_timestamp() LIMIT $1 FOR 
 /// Returns the jobs of expired leases to their queues. $1 leases, which [`EXPIRED_LEASES`] has locked.
 ///
 /// This is a statement of its own so that its snapshot is younger than the locks. Otherwise it could overlook an
-/// outcome that was accepted before them. Order: jobs go back in the order of their ids.
+/// outcome that was accepted before them. Order: jobs are requeued in the order of their ids.
 pub(super) const RETURN_EXPIRED: &str = "\
 WITH expired AS (
     DELETE FROM {leases} WHERE id = ANY ($1::bigint[]) RETURNING *
@@ -220,6 +220,6 @@ WITH expired AS (
 )
 SELECT count(*) FROM held";
 
-/// Deletes notes of settled jobs whose lease is gone.
+/// Deletes the records of settled jobs whose lease no longer exists.
 pub(super) const FORGET_SETTLED: &str = "\
 DELETE FROM {settled} AS done WHERE NOT EXISTS (SELECT FROM {leases} AS lease WHERE lease.id = done.lease)";

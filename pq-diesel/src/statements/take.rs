@@ -8,8 +8,8 @@
 //! four columns, and do nothing that helps only if there is nothing to take. If they take nothing, the fallbacks run
 //! in order until one takes jobs or has seen the whole queue.
 //!
-//! A transaction's take notes a token in a setting that is local to the transaction. The setting stands exactly as long
-//! as the transaction holds the jobs: a rollback, to a savepoint or altogether, removes both. The token of a lease is
+//! A transaction's take stores a token in a setting that is local to the transaction. The setting exists exactly as
+//! long as the transaction holds the jobs: a rollback, to a savepoint or altogether, removes both. The token of a lease is
 //! its id.
 
 use std::sync::OnceLock;
@@ -18,7 +18,7 @@ use super::names::Names;
 use super::template::{Limit, Template};
 use crate::prepared::{Statement, Value};
 
-/// The size classes of takes. [`Sized`] says why each is eight times the one before.
+/// The size classes of takes. Each is eight times the one before, for the reason given at [`Sized`].
 const SIZES: [usize; 5] = [1, 8, 64, 512, 4_096];
 
 /// A statement that takes jobs, with a text for each size class.
@@ -26,7 +26,7 @@ const SIZES: [usize; 5] = [1, 8, 64, 512, 4_096];
 /// PostgreSQL plans a statement at each call if a parameter limits its rows, which takes longer than to take a job. So
 /// the number in the text is that of the size class, and the parameter limits the rows of the query around it. Without
 /// its value PostgreSQL expects a tenth of the rows. The value is more than an eighth, so a plan for the value never
-/// looks cheaper, and the plan without it is kept.
+/// seems less expensive, and the plan without it is kept.
 ///
 /// The one text for larger counts is planned at each call.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl FastStatements {
     }
 }
 
-/// Returns the fallbacks, in the order in which they run. The second and the third differ in how far they look.
+/// Returns the fallbacks, in the order in which they run. The second and the third differ in how many jobs they read.
 pub(super) fn fallbacks(names: &Names) -> [Sized; 4] {
     const MERGED: &str = include_str!("take/fallback_merged.sql");
     let few =
@@ -121,8 +121,8 @@ pub(super) fn fallbacks(names: &Names) -> [Sized; 4] {
     ]
 }
 
-/// Says whether the queue has jobs outside of the index of ready jobs without keys, and in how many microseconds its
-/// next scheduled job is due. $1 queue.
+/// Returns whether the queue has jobs outside of the index of ready jobs without keys, and the time in microseconds
+/// until its next scheduled job is due. $1 queue.
 ///
 /// No locks.
 pub(super) const BEYOND_INDEX: &str = "\
@@ -139,10 +139,10 @@ SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AND (
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
         AND schedule_at > statement_timestamp() AND schedule_at < 'infinity')";
 
-/// Takes one job again that stands in the queue as it did, and notes the token of its first take. Returns no row if
-/// the job has changed or is locked. $1 job, $2 queue, $3 attempt, $4 token.
+/// Takes one job again if it is unchanged in the queue, and stores the token of its first take. Returns no row if the
+/// job has changed or is locked. $1 job, $2 queue, $3 attempt, $4 token.
 ///
-/// Locks: the job's row and its serialization key. SKIP LOCKED leaves the job to a transaction that has it by now.
+/// Locks: the job's row and its serialization key. SKIP LOCKED leaves the job to another transaction that has taken it meanwhile.
 pub(super) const RETAKE: &str = "\
 WITH place AS MATERIALIZED (
     SELECT ctid FROM {jobs}
@@ -160,7 +160,7 @@ FROM taken";
 /// Releases the unique keys of jobs that were taken without a lease, which complete with their transaction. $1 keys,
 /// $2 jobs, $3 queue.
 ///
-/// Locks: the rows of the keys. A transaction that puts one of the keys is waited for.
+/// Locks: the rows of the keys. The statement waits for a transaction that puts one of the keys.
 pub(super) const RELEASE_UNIQUE: &str = "\
 DELETE FROM {unique} AS claimed USING unnest($1::text[], $2::bigint[]) AS taken (unique_key, job)
 WHERE claimed.q_name = $3 AND claimed.unique_key = taken.unique_key AND claimed.job = taken.job";

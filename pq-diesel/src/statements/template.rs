@@ -5,7 +5,7 @@ use crate::prepared::Statement;
 
 /// A statement's text in which names have been substituted, and counts have not.
 ///
-/// The text is read once. Whatever is substituted is never read again, so a table may be called `$3` or `{count}`.
+/// The text is parsed once, and substituted names are not parsed again, so a table may be called `$3` or `{count}`.
 /// Placeholders are not recognised within quotes.
 #[derive(Debug)]
 pub(super) struct Template {
@@ -25,7 +25,7 @@ enum Segment {
     Size,
 }
 
-/// What stands in a text for `{count}` and `{size}`.
+/// The replacement of `{count}` and `{size}` in a text.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Limit {
     /// The number, for both.

@@ -1,4 +1,4 @@
-//! How many statements a store prepares, and that their texts are complete.
+//! The number of statements that a store prepares, and their completeness.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::Error;
 impl Statements {
     /// Returns the texts of all statements that a store of one table can prepare.
     fn texts(&self) -> BTreeSet<String> {
-        // A statement that is added to the struct has to be added here.
+        // A statement that is added to the struct must be added here.
         let Self {
             put_one,
             put_many,
@@ -156,7 +156,7 @@ fn every_placeholder_is_substituted() {
     }
 }
 
-/// The statements that were affected are those that take, for their texts were made in several passes.
+/// A hostile name must not be parsed again when later placeholders are substituted.
 #[test]
 fn names_that_look_like_placeholders_are_only_names() -> Result<(), Error> {
     let texts = |table: &Table| Statements::new(table).texts();

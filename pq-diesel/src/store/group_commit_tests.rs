@@ -1,4 +1,4 @@
-//! Puts and gets of many threads share statements, and each call gets its own answer when a statement fails.
+//! Puts and gets of many threads share statements. Each call returns its own error if a statement fails.
 
 use std::error::Error as StdError;
 use std::time::{Duration, Instant};
@@ -16,12 +16,12 @@ use crate::{Error, Pq, Queue};
 
 type TestResult = Result<(), Box<dyn StdError>>;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const THREADS: usize = 16;
 
-/// A table that notes each statement that adds or removes jobs, a handle, and a queue.
-fn scene() -> Result<(Database, Pq, Queue<Value>), Box<dyn StdError>> {
+/// Returns a database that records each statement that adds or removes jobs, a handle, and a queue.
+fn recorded_database() -> Result<(Database, Pq, Queue<Value>), Box<dyn StdError>> {
     let database = Server::shared()?.database()?;
     let pq = Pq::builder().url(database.url()).listen(false).build()?;
     pq.migrate()?;
@@ -35,8 +35,9 @@ fn scene() -> Result<(Database, Pq, Queue<Value>), Box<dyn StdError>> {
     Ok((database, pq, queue))
 }
 
-/// Has so many threads make their calls while the table is locked against them, does `meanwhile` when all are under
-/// way or in line, and gives what they did.
+/// Makes a call on each of [`THREADS`] threads while the table is locked, and returns their results.
+///
+/// Runs `meanwhile` when all calls run or are queued, and unlocks the table afterwards.
 fn behind_a_lock<R: Send>(
     database: &Database,
     waiting: impl Fn() -> usize,
@@ -46,24 +47,24 @@ fn behind_a_lock<R: Send>(
     let (mut lock, mut conn) = (database.connect()?, database.connect()?);
     lock.batch_execute("BEGIN; LOCK TABLE pq.queue IN SHARE MODE")?;
     std::thread::scope(|threads| {
-        // Whatever fails, the calls can end, for the lock goes with this.
+        // Dropped if anything fails, which releases the lock and lets the calls end.
         let mut lock = lock;
         let call = &call;
         let calls: Vec<_> = (0..THREADS).map(|n| threads.spawn(move || call(n))).collect();
-        until(|| waiting() == THREADS - MAX_CONCURRENCY);
+        wait_until(|| waiting() == THREADS - MAX_CONCURRENCY);
         let blocked = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        until(|| count(&mut conn, blocked) == MAX_CONCURRENCY as i64);
+        wait_until(|| count(&mut conn, blocked) == MAX_CONCURRENCY as i64);
         meanwhile(&mut conn, &|| calls.iter().all(|call| call.is_finished()))?;
         lock.batch_execute("COMMIT")?;
         Ok(calls.into_iter().filter_map(|call| call.join().ok()).collect())
     })
 }
 
-fn until(is: impl FnMut() -> bool) {
-    let (begun, mut is) = (Instant::now(), is);
-    while !is() {
-        assert!(begun.elapsed() < PATIENCE, "it never came to that");
+fn wait_until(mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < TIMEOUT, "the condition did not become true in time");
         std::thread::yield_now();
     }
 }
@@ -72,31 +73,31 @@ fn count(conn: &mut PgConnection, sql: &str) -> i64 {
     diesel::dsl::sql::<BigInt>(sql).get_result(conn).unwrap_or(-1)
 }
 
-fn noted(database: &Database, what: &str) -> Result<i64, Box<dyn StdError>> {
+fn recorded(database: &Database, what: &str) -> Result<i64, Box<dyn StdError>> {
     let sql = format!("SELECT count(*) FROM statements WHERE what = '{what}'");
     Ok(count(&mut database.connect()?, &sql))
 }
 
 #[test]
 fn puts_that_wait_share_a_statement() -> TestResult {
-    let (database, pq, queue) = scene()?;
+    let (database, pq, queue) = recorded_database()?;
     let waiting = || pq.store().group_puts.queued(queue.name());
     let put = |n| queue.put(&json!(n)).map(|put| (put.id, json!(n)));
     let put = behind_a_lock(&database, waiting, put, |_, _| Ok(()))?;
     let mut put = put.into_iter().collect::<Result<Vec<_>, _>>()?;
     put.sort_by_key(|(id, _)| *id);
-    // Those that were under way, and as many for all others at most.
-    let statements = noted(&database, "INSERT")?;
+    // The calls that ran at once, and at most as many statements for all others.
+    let statements = recorded(&database, "INSERT")?;
     assert!((MAX_CONCURRENCY as i64 + 1..=2 * MAX_CONCURRENCY as i64).contains(&statements), "{statements}");
-    let there: Vec<_> = queue.get_many(100, Wait::No)?.into_iter().map(|job| (job.id, job.data)).collect();
-    assert_eq!(there, put);
+    let stored: Vec<_> = queue.get_many(100, Wait::No)?.into_iter().map(|job| (job.id, job.data)).collect();
+    assert_eq!(stored, put);
     assert_eq!(put.len(), THREADS);
     Ok(())
 }
 
 #[test]
 fn gets_that_wait_share_statements() -> TestResult {
-    let (database, pq, queue) = scene()?;
+    let (database, pq, queue) = recorded_database()?;
     let numbers: Vec<Value> = (0..THREADS).map(|n| json!(n)).collect();
     let ids: Vec<_> = queue.put_many(&numbers)?.into_iter().map(|put| put.id).collect();
     let waiting = || pq.store().group_takes.queued(queue.name());
@@ -105,77 +106,77 @@ fn gets_that_wait_share_statements() -> TestResult {
     let mut got: Vec<_> = got.into_iter().flatten().map(|job| job.id).collect();
     got.sort();
     assert_eq!(got, ids);
-    // Those that were under way, and as many for all others at most.
-    let statements = noted(&database, "DELETE")?;
+    // The calls that ran at once, and at most as many statements for all others.
+    let statements = recorded(&database, "DELETE")?;
     assert!((MAX_CONCURRENCY as i64 + 1..=2 * MAX_CONCURRENCY as i64).contains(&statements), "{statements}");
     Ok(())
 }
 
 #[test]
-fn a_job_that_the_database_refuses_spoils_none_beside_it() -> TestResult {
-    let (database, pq, queue) = scene()?;
+fn a_refused_job_does_not_affect_the_rest_of_its_group() -> TestResult {
+    let (database, pq, queue) = recorded_database()?;
     database.connect()?.batch_execute("ALTER TABLE pq.queue ADD CHECK (data::text <> '5')")?;
     let waiting = || pq.store().group_puts.queued(queue.name());
     let put = behind_a_lock(&database, waiting, |n| (n, queue.put(&json!(n))), |_, _| Ok(()))?;
     for (n, put) in &put {
         assert_eq!(matches!(put, Err(Error::Database(_))), *n == 5, "{n}: {put:?}");
     }
-    let mut there: Vec<_> =
+    let mut stored: Vec<_> =
         queue.get_many(100, Wait::No)?.into_iter().map(|job| (job.id, job.data)).collect();
-    there.sort_by_key(|(id, _)| *id);
+    stored.sort_by_key(|(id, _)| *id);
     let mut put: Vec<_> =
         put.into_iter().filter_map(|(n, put)| put.ok().map(|put| (put.id, json!(n)))).collect();
     put.sort_by_key(|(id, _)| *id);
-    assert_eq!(there, put);
+    assert_eq!(stored, put);
     Ok(())
 }
 
-/// Ends every session that waits for the lock, until no call is left, and says how many those were.
-fn cut(conn: &mut PgConnection, over: &dyn Fn() -> bool) -> i64 {
-    let mut cut = 0;
-    until(|| {
-        cut += count(
+/// Terminates all sessions that wait for the lock until all calls have ended, and returns their number.
+fn terminate_waiting(conn: &mut PgConnection, all_ended: &dyn Fn() -> bool) -> i64 {
+    let mut terminated = 0;
+    wait_until(|| {
+        terminated += count(
             conn,
             "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
              WHERE datname = current_database() AND wait_event_type = 'Lock'",
         );
-        over()
+        all_ended()
     });
-    cut
+    terminated
 }
 
 #[test]
-fn puts_whose_connection_is_lost_are_all_told_that_the_outcome_is_unknown() -> TestResult {
-    let (database, pq, queue) = scene()?;
+fn all_puts_of_a_lost_connection_report_an_unknown_outcome() -> TestResult {
+    let (database, pq, queue) = recorded_database()?;
     let waiting = || pq.store().group_puts.queued(queue.name());
     let mut lost = 0;
     let put = behind_a_lock(
         &database,
         waiting,
         |n| queue.put(&json!(n)),
-        |conn, over| {
-            lost = cut(conn, over);
+        |conn, all_ended| {
+            lost = terminate_waiting(conn, all_ended);
             Ok(())
         },
     )?;
     assert_eq!(put.len(), THREADS);
     assert!(put.iter().all(|put| matches!(put, Err(Error::OutcomeUnknown(_)))), "{put:?}");
     assert_eq!(queue.on(&mut database.connect()?).counts()?.ready, 0);
-    assert!(lost <= 2 * MAX_CONCURRENCY as i64, "{lost} statements were cut, so calls were tried again");
+    assert!(lost <= 2 * MAX_CONCURRENCY as i64, "{lost} statements failed, so calls were repeated");
     Ok(())
 }
 
 #[test]
-fn gets_whose_connection_is_lost_are_all_told_and_no_job_is_gone() -> TestResult {
-    let (database, pq, queue) = scene()?;
+fn all_gets_of_a_lost_connection_fail_and_lose_no_job() -> TestResult {
+    let (database, pq, queue) = recorded_database()?;
     queue.put_many((0..THREADS).map(|n| json!(n)))?;
     let waiting = || pq.store().group_takes.queued(queue.name());
     let got = behind_a_lock(
         &database,
         waiting,
         |_| queue.get(Wait::No),
-        |conn, over| {
-            cut(conn, over);
+        |conn, all_ended| {
+            terminate_waiting(conn, all_ended);
             Ok(())
         },
     )?;

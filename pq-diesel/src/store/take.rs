@@ -54,7 +54,7 @@ pub(super) enum Owner {
     Lease(Duration),
 }
 
-/// How many jobs a take wants at most, and how thoroughly it looks if there are none.
+/// The maximum number of jobs of a take, and how thoroughly it scans if there are none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TakeRequest {
     pub(super) count: usize,
@@ -84,7 +84,7 @@ impl PgStore {
         Ok(taken)
     }
 
-    /// Takes a job for the transaction that has just given it back. Returns `false` if the job is not as it was.
+    /// Takes a job for the transaction that has just given it back. Returns `false` if the job has changed.
     pub(super) fn take_again(&self, conn: &mut PgConnection, job: &Claim) -> Result<bool, Error> {
         let values = [
             Value::BigInt(job.id.0),
@@ -139,7 +139,7 @@ impl PgStore {
             self.fast_path.note_full_scan(queue, &result.jobs, request, scan_begun);
         }
         if raced {
-            // Other takes may have skipped what this one locked in vain, and found nothing. They must look again.
+            // Other takes may have skipped what this one locked in vain, and found nothing. They must poll again.
             let notified = self.notify_queues(conn, [queue]);
             match owner {
                 Owner::Transaction => notified?,

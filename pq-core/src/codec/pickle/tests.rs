@@ -68,7 +68,7 @@ fn writes_what_cpython_writes() {
 }
 
 #[test]
-fn brings_back_what_it_writes() {
+fn reads_what_it_writes() {
     comes_back(fixtures::JSON);
     let edges =
         ["null", "true", "0", "-0.0", "\"\"", "[]", "{}", r#"[[],{"":[{}]}]"#, r#"":""#, r#"{":":":"}"#];
@@ -391,17 +391,17 @@ fn is_json_or_a_short_error(pickle: &[u8]) {
 
 proptest! {
     #[test]
-    fn any_bytes_end_well(pickle in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_decode_or_fail(pickle in prop::collection::vec(any::<u8>(), 0..200)) {
         is_json_or_a_short_error(&pickle);
     }
 
     #[test]
-    fn any_program_ends_well(pickle in any_program()) {
+    fn any_opcodes_decode_or_fail(pickle in any_program()) {
         is_json_or_a_short_error(&pickle);
     }
 
     #[test]
-    fn any_damage_ends_well(which in 0..6_usize, at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn any_damaged_pickle_decodes_or_fails(which in 0..6_usize, at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let mut pickle = hex(fixtures::PICKLES[which]);
         let at = at.index(pickle.len());
         is_json_or_a_short_error(&pickle[..at]);
@@ -410,12 +410,12 @@ proptest! {
     }
 
     #[test]
-    fn any_text_ends_well(stored in any::<String>(), json in any::<String>()) {
+    fn any_text_decodes_or_fails(stored in any::<String>(), json in any::<String>()) {
         let _ = (Pickle.decode(&stored), Pickle.encode(json));
     }
 
     #[test]
-    fn any_value_comes_back(value in any_json()) {
+    fn any_value_round_trips(value in any_json()) {
         let json = value.to_string();
         let stored = encode(&json).expect("it is plain");
         let back = Pickle.decode(&stored).expect("it was written here");

@@ -1,4 +1,4 @@
--- As many.sql, with the trigger off for the rest of the transaction.
+-- Like many.sql, with the trigger off for the rest of the transaction.
 INSERT INTO {jobs} (q_name, data, schedule_at, expected_at, priority, serial_key)
 SELECT $1, put.data::json,
     coalesce(put.schedule_at, statement_timestamp() + put.schedule_in),

@@ -1,5 +1,5 @@
--- As many.sql, with the trigger off for this statement. The setting goes back once all ids are aggregated, and so
--- after the trigger has read it.
+-- Like many.sql, with the trigger off for this statement. The setting is restored when all ids are aggregated, which
+-- is after the trigger has read it.
 WITH before AS (
     SELECT value, set_config('pq.notify', 'off', true) FROM current_setting('pq.notify', true) AS value
 ), put AS (

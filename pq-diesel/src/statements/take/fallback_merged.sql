@@ -1,8 +1,8 @@
--- Fallbacks 1 and 2. Takes jobs of all kinds, and looks at the first few or the first many of each kind.
--- $1 queue, $2 length of the lease in microseconds, or null if a transaction is to hold the jobs.
+-- Fallbacks 1 and 2. Takes jobs of all kinds, and reads the first few or the first many of each kind.
+-- $1 queue, $2 length of the lease in microseconds, or null if a transaction owns the jobs.
 --
--- Result: a row for each job. If there is none, one row says in how many microseconds the next job is due, whether
--- the take locked something in vain and must look again, and whether the next statement must be asked.
+-- Result: a row for each job. If there is none, one row has the time in microseconds until the next job is due,
+-- whether the take locked something in vain and must be repeated, and whether the next statement must run.
 --
 -- Order: ready jobs without keys, due jobs, and the first job of each key that no lease holds are merged by sort key.
 -- If there are only ready jobs without keys, they are taken by the index scan as in fallback 0.

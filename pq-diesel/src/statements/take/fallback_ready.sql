@@ -1,8 +1,8 @@
 -- Fallback 0. Takes ready jobs without keys from the start of the queue, if it has nothing else.
--- $1 queue, $2 length of the lease in microseconds, or null if a transaction is to hold the jobs.
+-- $1 queue, $2 length of the lease in microseconds, or null if a transaction owns the jobs.
 --
--- Result: a row for each job. If there is none, one row says in how many microseconds the next job is due, whether
--- the take locked something in vain and must look again, and whether the next statement must be asked.
+-- Result: a row for each job. If there is none, one row has the time in microseconds until the next job is due,
+-- whether the take locked something in vain and must be repeated, and whether the next statement must run.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. A row that another

@@ -1,7 +1,7 @@
 -- Takes ready jobs without keys for a lease, from the start of the queue past jobs of busy keys.
 -- $1 queue, $2 length of the lease in microseconds.
 --
--- Takes nothing if a job is due, or a key is free: its first job may come first. The recursion jumps through the
+-- Takes nothing if a job is due, or a key is free: its first job may precede the others. The recursion jumps through the
 -- index from one key to the next.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The

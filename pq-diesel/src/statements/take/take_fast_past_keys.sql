@@ -1,13 +1,13 @@
 -- Takes ready jobs without keys for a transaction, from the start of the queue past jobs of busy keys.
 -- $1 queue, $2 token of the take.
 --
--- Takes nothing if a job is due, or a key is free: its first job may come first. The recursion jumps through the
+-- Takes nothing if a job is due, or a key is free: its first job may precede the others. The recursion jumps through the
 -- index from one key to the next.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
 -- the inner query is a number, so the plan depends on no parameter and is made once.
--- The token stands in a setting of the transaction exactly as long as the transaction holds the jobs.
+-- A setting of the transaction contains the token for exactly as long as the transaction holds the jobs.
 WITH RECURSIVE unpaused AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
 ), take AS MATERIALIZED (

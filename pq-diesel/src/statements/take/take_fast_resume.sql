@@ -1,13 +1,13 @@
 -- Takes ready jobs without keys for a transaction, behind a sort key.
 -- $1 queue, $2 token of the take, $3 neg_priority, $4 expected_at, $5 id of that key.
 --
--- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may come first.
+-- Takes nothing if the queue has jobs outside of the index: due jobs, or jobs with a key. They may precede those in the index.
 -- All columns of the index ascend and none is null, so the comparison of rows begins the scan at the key.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
 -- the inner query is a number, so the plan depends on no parameter and is made once.
--- The token stands in a setting of the transaction exactly as long as the transaction holds the jobs.
+-- A setting of the transaction contains the token for exactly as long as the transaction holds the jobs.
 WITH unpaused AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
 ), take AS MATERIALIZED (

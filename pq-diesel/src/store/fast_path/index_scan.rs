@@ -28,7 +28,7 @@ static NEXT_TOKEN: AtomicI64 = AtomicI64::new(1);
 impl FastPath {
     /// Takes jobs by an index scan. Returns `None` if it took none, or the plan is a full scan.
     ///
-    /// With [`Scan::Resume`], returns the time of the next look before the position if nothing was behind it.
+    /// With [`Scan::Resume`], returns the time until the next scan before the position if nothing was behind it.
     pub(in crate::store) fn take(
         &self,
         store: &PgStore,
@@ -52,7 +52,7 @@ impl FastPath {
                 return Ok(Some(Taken { jobs, next_due: None }));
             }
             match start {
-                // The next plan looks behind the position.
+                // The next plan resumes behind the position.
                 Start::Range(_) => {}
                 Start::Behind(_) if request.scan == Scan::Resume => {
                     return self.nothing_behind_position(store, conn, queue);
@@ -76,7 +76,7 @@ impl FastPath {
         Ok((!jobs.is_empty()).then_some(Taken { jobs, next_due: None }))
     }
 
-    /// Returns when to look again if nothing is behind the position. Returns `None` if the queue has jobs that are not
+    /// Returns the time until the next poll if nothing is behind the position. Returns `None` if the queue has jobs that are not
     /// in the index.
     fn nothing_behind_position(
         &self,

@@ -1,19 +1,19 @@
 //! The fast path of a take: an index scan that skips dead tuples.
 //!
 //! Nearly all takes are served here. A reader of the rest of the store can skip this folder: [`FastPath::take`] returns
-//! either jobs or `None`, and then the fallback statements of `take.rs` decide. The store tells the fast path of jobs
+//! either jobs or `None`, and then the fallback statements of `take.rs` decide. The store notifies the fast path of jobs
 //! that it puts or gives back.
 //!
 //! The index keeps the entries of deleted jobs until VACUUM removes them, which it cannot do while any transaction of
 //! the database may still see the jobs. A scan from the start of the queue passes all dead entries, so each take gets
-//! slower. If that has become expensive, a take resumes where the last one ended, and three other scans look for what
+//! slower. If that has become expensive, a take resumes where the last one ended, and three other scans find what
 //! has become ready before that position: a job that was given back, has a higher priority, or was committed late.
 //!
 //! - The range between two checkpoints is scanned, one after the other, at intervals of forty times its cost.
 //! - The scan resumes where takes were one to two seconds ago, by the same rule. It finds late commits sooner.
 //! - If this handle itself puts such a job, the next take begins at the start.
 //!
-//! If a scan from the start is cheap, every take is one, and jobs are taken in exact order.
+//! If a scan from the start is inexpensive, every take is one, and jobs are taken in exact order.
 
 mod index_scan;
 mod scan_checkpoints;

@@ -34,7 +34,7 @@ impl ScanCosts {
         self.ended = ended;
     }
 
-    /// Returns the least recent cost, or `None` while there are too few scans to tell.
+    /// Returns the least recent cost, or `None` if there were too few scans.
     pub(super) fn least(&self) -> Option<i64> {
         self.recent.iter().min().copied().filter(|_| self.count >= Self::KEPT)
     }

@@ -11,7 +11,7 @@ use super::scan_checkpoints::KeyRange;
 use super::scan_state::ScanState;
 use super::sort_key::SortKey;
 
-/// How the next take of a queue looks for jobs.
+/// How the next take of a queue finds jobs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Plan {
     /// By the full scan: the last one found no more than a few jobs, and a full scan also says when the next is due.
@@ -26,7 +26,8 @@ pub(super) enum Plan {
     Resume(SortKey),
 }
 
-/// The scan state of each queue. It holds hints: whatever they say, the jobs that a take returns are its own.
+/// The scan state of each queue. It contains only hints: wrong ones cost time, and never
+/// return a job twice.
 #[derive(Debug, Default)]
 pub(super) struct ScanPlanner(Mutex<HashMap<QueueName, ScanState>>);
 
@@ -35,7 +36,7 @@ impl ScanPlanner {
         self.lock().get(queue).map_or(Plan::FromStart, |state| state.plan(Instant::now()))
     }
 
-    /// Returns how long it is until a take of this queue looks before the last position again.
+    /// Returns how long it is until a take of this queue scans before the last position again.
     pub(super) fn due_in(&self, queue: &QueueName) -> Duration {
         self.lock().get(queue).map_or(Duration::ZERO, |state| state.due_in(Instant::now()))
     }

@@ -1,4 +1,4 @@
-//! What is known of the index scans of one queue.
+//! The recent index scans of one queue.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::scan_costs::{self, ScanCosts};
 use super::scan_planner::Plan;
 use super::sort_key::SortKey;
 
-/// What is known of the index scans of one queue, and the plan that follows from it.
+/// The recent index scans of one queue, and the plan that follows from them.
 #[derive(Debug)]
 pub(super) struct ScanState {
     last_result: LastResult,
@@ -133,7 +133,7 @@ impl ScanState {
                 let has_reached_end = jobs.len() < wanted;
                 let mean = self.checkpoints.note_scan(range, micros, beyond_resume, has_reached_end, now);
                 self.from_start.raise(beyond_resume.saturating_mul(self.checkpoints.count()));
-                // If ranges cost little more than any scan, the dead tuples may be gone.
+                // If ranges cost little more than any scan, vacuum may have removed the dead tuples.
                 if mean.is_some_and(|mean| mean <= Self::EXPENSIVE) {
                     self.from_start.forget();
                     self.position = None;

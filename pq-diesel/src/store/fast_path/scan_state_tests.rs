@@ -83,7 +83,7 @@ fn costs(from_start: Duration, resume_earlier: Duration, resume: Duration) -> Co
 }
 
 #[test]
-fn every_scan_begins_at_the_start_while_that_is_cheap() {
+fn every_scan_begins_at_the_start_while_that_is_inexpensive() {
     let mut queue = Simulation::new();
     assert_eq!(queue.takes(100, &costs(MS, MS, MS)), (100, 0));
     // A single expensive scan is not due to the index.
@@ -103,10 +103,10 @@ fn expensive_scans_are_forty_times_their_cost_apart() {
     let (from_start, earlier) = queue.takes(10_000, &expensive);
     assert!((12..=13).contains(&from_start), "{from_start}");
     assert!((100..=130).contains(&earlier), "{earlier}");
-    // Once they are cheap again, all begin at the start.
-    let cheap = costs(MS, MS, MS);
-    queue.takes(1_000, &cheap);
-    assert_eq!(queue.takes(100, &cheap), (100, 0));
+    // When they are inexpensive again, all begin at the start.
+    let inexpensive = costs(MS, MS, MS);
+    queue.takes(1_000, &inexpensive);
+    assert_eq!(queue.takes(100, &inexpensive), (100, 0));
 }
 
 #[test]
@@ -135,9 +135,9 @@ fn a_long_queue_is_scanned_range_by_range() {
     assert!((38..=48).contains(&ranges), "{ranges}");
     assert!((38..=58).contains(&earlier), "{earlier}");
     // When the dead tuples are gone, all begin at the start again.
-    let cheap = costs(MS, MS, MS);
-    queue.takes(2_000, &cheap);
-    assert_eq!(queue.takes(100, &cheap), (100, 0));
+    let inexpensive = costs(MS, MS, MS);
+    queue.takes(2_000, &inexpensive);
+    assert_eq!(queue.takes(100, &inexpensive), (100, 0));
 }
 
 #[test]
