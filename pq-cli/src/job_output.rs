@@ -10,7 +10,7 @@ use crate::output;
 /// Number of jobs read per statement.
 const PAGE: usize = 500;
 
-/// Why a job id is unknown. Completed jobs are deleted, unless their history is kept.
+/// The reason why a job id is unknown. Completed jobs are deleted, unless their history is kept.
 pub(crate) const NOT_FOUND: &str = "no such job; it may have completed without history";
 
 /// A job as JSON. The payload has the same bytes as in the table.

@@ -45,7 +45,7 @@ use pq_core::{Pq, Store};
 
 use self::harness::Harness;
 
-/// Makes the handles and connections of a store under test.
+/// Creates the handles and connections of a store under test.
 pub trait Fixture: Send + Sync + 'static {
     /// The store.
     type Store: Store<Conn: Send>;

@@ -49,7 +49,8 @@ impl Backoff {
         Self(Kind::Plain(Plain::Fixed { ms: millis(delay) }))
     }
 
-    /// Waits for `step` after the first failure, twice as long after the second, three times after the third, at most `max`.
+    /// Waits for `step` after the first failure, twice as long after the second, three times after the third, at most
+    /// `max`.
     #[must_use]
     pub fn linear(step: Duration, max: Duration) -> Self {
         Self(Kind::Plain(Plain::Linear { step_ms: millis(step), max_ms: millis(max) }))

@@ -42,7 +42,7 @@ impl CancellationToken {
         self.0.cancelled.load(Ordering::SeqCst)
     }
 
-    /// Has [`CancellationToken::cancel`] notify `signal` while the guard lives.
+    /// Makes [`CancellationToken::cancel`] notify `signal` while the guard lives.
     ///
     /// The caller must read [`CancellationToken::is_cancelled`] after this call, or it misses a cancellation that came
     /// before.

@@ -13,7 +13,7 @@ pub struct Claim {
     pub record: JobRecord,
     /// The store's fencing token. It distinguishes this take from every other take of the same job.
     pub token: i64,
-    /// What holds the job.
+    /// The owner of the job.
     pub held: Held,
 }
 
@@ -33,14 +33,14 @@ impl Deref for Claim {
     }
 }
 
-/// What holds a taken job.
+/// The owner of a taken job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Held {
     /// The transaction that took it.
     Transaction,
     /// A lease, whose token is that of the claim.
     Lease {
-        /// How many jobs were taken under it.
+        /// The number of jobs that were taken under it.
         jobs: u32,
     },
 }

@@ -31,7 +31,7 @@ pub struct QueueCounts {
     pub cancelled: u64,
     /// In the archive: done.
     pub done: u64,
-    /// How long the longest-waiting due job has been due.
+    /// The longest time that a job has been due.
     pub oldest: Option<Duration>,
     /// Since when the queue is paused, if it is.
     pub paused_at: Option<DateTime<Utc>>,

@@ -1,7 +1,7 @@
 //! The payload of a task's job: the JSON object that Python's `pq.tasks` writes and reads.
 //!
-//! The keys `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Both implementations keep
-//! unknown keys when they retry a job. This one adds `backoff`, `timeout`, `lease` and `trace`.
+//! The keys `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Both implementations
+//! keep unknown keys when they retry a job. This one adds `backoff`, `timeout`, `lease` and `trace`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -135,8 +135,8 @@ impl Envelope {
 
     /// Decodes the arguments: keyword arguments from an object, positional ones from an array.
     ///
-    /// A single positional argument is also decoded without the array. If there are both kinds, the object is the last item
-    /// of the array.
+    /// A single positional argument is also decoded without the array. If there are both kinds, the object is the last
+    /// item of the array.
     pub(crate) fn arguments<A: DeserializeOwned>(&self) -> Result<A, String> {
         let args: Vec<Box<RawValue>> = self.0.read("args").unwrap_or_default();
         let kwargs: Object = self.0.read("kwargs").unwrap_or_default();

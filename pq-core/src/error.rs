@@ -44,7 +44,7 @@ pub enum Error {
     #[error("invalid JSON payload: {reason}")]
     #[non_exhaustive]
     NotJson {
-        /// What the parser found, and where.
+        /// The parser's message, with its position.
         reason: String,
     },
     /// The value could not be encoded as a payload.

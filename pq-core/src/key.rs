@@ -60,7 +60,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// What a put does if a job with the same unique key is waiting or running.
+/// The action of a put if a job with the same unique key is waiting or running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnConflict {
     /// Keeps the existing job unchanged and puts nothing.
@@ -76,7 +76,7 @@ pub enum OnConflict {
     Reschedule,
 }
 
-/// What a put did. Returned in [`Put::outcome`].
+/// The outcome of a put. Returned in [`Put::outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PutOutcome {
     /// A job was added.
@@ -94,7 +94,7 @@ pub enum PutOutcome {
 pub struct Put {
     /// The id of the added job, or of the existing one with the same unique key.
     pub id: crate::JobId,
-    /// What was done.
+    /// The outcome.
     pub outcome: PutOutcome,
 }
 

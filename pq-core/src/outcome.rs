@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{Claim, CodecError, Error, Payload, PayloadLimits};
 
-/// What becomes of a taken job.
+/// The outcome of a taken job.
 ///
 /// A handler returns it, or `()` for [`Outcome::Complete`], and [`crate::Queue::settle`] takes it. An attempt that ends
 /// without one, because the process crashed or the lease expired, counts, and the job is requeued.
@@ -47,7 +47,7 @@ pub enum Outcome {
     Retry {
         /// The delay before the next attempt, on the store's clock.
         after: Duration,
-        /// Why the attempt failed; stored with the job.
+        /// The error of the attempt, which is stored with the job.
         error: String,
         /// The payload of the next attempt; unchanged if `None`.
         payload: Option<Payload>,
@@ -59,12 +59,12 @@ pub enum Outcome {
     },
     /// The job failed for good, and is archived as dead, whatever retries are left.
     Dead {
-        /// Why the job failed; stored with the job.
+        /// The error of the job, which is stored with it.
         error: String,
     },
     /// The job is archived as cancelled.
     Cancel {
-        /// Why the job was cancelled; stored with the job.
+        /// The reason of the cancellation, which is stored with the job.
         reason: Option<String>,
     },
     /// The job is requeued at its former position, as if it had not been taken.
@@ -122,7 +122,7 @@ impl From<()> for Outcome {
 pub struct Settlement<'a> {
     /// The job, as the store returned it when it was taken.
     pub job: &'a Claim,
-    /// What becomes of the job.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 

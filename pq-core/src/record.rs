@@ -33,7 +33,7 @@ pub struct JobRecord {
     pub expected_at: Option<DateTime<Utc>>,
     /// The priority. Higher ones are taken first.
     pub priority: i32,
-    /// How many times the job has been taken, the current one included.
+    /// The number of times the job has been taken, including the current one.
     pub attempt: i32,
     /// Its serialization key: jobs of a queue that share one are taken one at a time.
     pub serialization_key: Option<Key>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::JobState;
 
-/// How long the archive keeps jobs, counted from when they ended. `None` keeps them for ever.
+/// The time for which the archive keeps jobs after their end. `None` keeps them forever.
 ///
 /// ```
 /// use pq_core::Retention;
@@ -14,11 +14,11 @@ use crate::JobState;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Retention {
-    /// How long completed jobs are kept. Default: 7 days.
+    /// The time for completed jobs. Default: 7 days.
     pub done: Option<Duration>,
-    /// How long dead jobs are kept. Default: 90 days.
+    /// The time for dead jobs. Default: 90 days.
     pub dead: Option<Duration>,
-    /// How long cancelled jobs are kept. Default: 7 days.
+    /// The time for cancelled jobs. Default: 7 days.
     pub cancelled: Option<Duration>,
 }
 
@@ -66,7 +66,7 @@ fn from_days(days: u16) -> Duration {
     Duration::from_secs(u64::from(days) * 86_400)
 }
 
-/// What one run of maintenance did.
+/// The results of one run of maintenance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MaintenanceReport {
     /// Jobs of expired leases that were requeued, or archived as cancelled if that was requested.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CancellationToken, Error};
 
-/// How a worker stops. Modes are ordered by urgency, and a later request never makes the mode less urgent.
+/// The way in which a worker stops. Modes are ordered by urgency, and a later request never makes the mode less urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopMode {
@@ -16,8 +16,8 @@ pub enum StopMode {
     Drain = 1,
     /// Finishes the running jobs. Jobs that were taken and not begun are given back.
     Finish = 2,
-    /// Gives back jobs that were taken and not begun, and requests through their contexts that running handlers end. A job
-    /// that is still running keeps its lease or its transaction until its handler returns, so nothing runs twice.
+    /// Gives back jobs that were taken and not begun, and requests through their contexts that running handlers end. A
+    /// job that is still running keeps its lease or its transaction until its handler returns, so nothing runs twice.
     Abort = 3,
 }
 

@@ -6,7 +6,7 @@ use crate::store::{Scan, Store, StoreError};
 use crate::{CancellationToken, WakeSignal};
 use crate::{Error, QueueName};
 
-/// How long a call waits for a job. Default: 1 s, as in Python's `pq`.
+/// The time that a call waits for a job. Default: 1 s, as in Python's `pq`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wait {
     /// Polls once and does not wait.

@@ -1,7 +1,7 @@
 //! A worker loop that takes a job and writes its result in one transaction.
 //!
-//! Two threads share one handle. The first attempt of one job fails: its result is rolled back, and the job is ready again
-//! at once. The loops end when the main thread cancels their token.
+//! Two threads share one handle. The first attempt of one job fails: its result is rolled back, and the job is ready
+//! again at once. The loops end when the main thread cancels their token.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example shows what it does")]
 

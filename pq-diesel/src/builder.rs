@@ -15,16 +15,16 @@ use crate::store::PgStore;
 use crate::table::Table;
 use crate::{Error, Pq};
 
-/// How often a wait polls when the handle listens.
+/// The interval at which a wait polls when the handle listens.
 const POLL_INTERVAL_LISTENING: Duration = Duration::from_secs(5);
 
-/// How often a wait polls when the handle does not listen.
+/// The interval at which a wait polls when the handle does not listen.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How waiters are notified of a put that the handle commits.
+/// The way in which waiters are notified of a put that the handle commits.
 ///
-/// A put in a transaction of the caller's, or by plain SQL, is notified by the table's trigger at its commit, unless its
-/// session has set `pq.notify` to `off`.
+/// A put in a transaction of the caller's, or by plain SQL, is notified by the table's trigger at its commit, unless
+/// its session has set `pq.notify` to `off`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Notify {
@@ -198,8 +198,8 @@ impl Builder {
 
     /// Sets a function that returns the caller's trace context. Default: none.
     ///
-    /// Each call of a task carries the context. The handler reads it by [`pq_core::Context::trace`], and middleware gets
-    /// it too.
+    /// Each call of a task carries the context. The handler reads it by [`pq_core::Context::trace`], and middleware
+    /// gets it too.
     pub fn trace(mut self, trace: impl Fn() -> Trace + Send + Sync + 'static) -> Self {
         self.trace = Some(Arc::new(trace));
         self
@@ -244,7 +244,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// As [`Builder::build`], and [`Error::Unreachable`].
+    /// The errors of [`Builder::build`], and [`Error::Unreachable`].
     pub fn connect(self) -> Result<Pq, Error> {
         if let Some(url) = &self.url {
             PgConnection::establish(url.as_str()).map_err(|found| Error::Unreachable {

@@ -14,7 +14,7 @@ pub(crate) struct ConnInfo {
     shown: Result<String, Unshown>,
 }
 
-/// Why nothing of a connection string can be shown.
+/// The reason why a connection string cannot be shown.
 #[derive(Clone)]
 enum Unshown {
     /// libpq cannot parse it. Holds the reason, without any part of the string.
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// What libpq says when it fails to connect with a connection string, or to parse it.
+    /// The message of libpq if it cannot connect with a connection string or parse it.
     fn message(text: &str) -> String {
         PgConnection::establish(text).map_err(|error| error.to_string()).err().unwrap_or_default()
     }

@@ -21,8 +21,8 @@ use crate::schema::queue;
 use crate::table::Table;
 
 thread_local! {
-    /// The target of the COPY that runs on this thread. diesel asks a type for the target, and a type cannot know a name
-    /// that is chosen at run time.
+    /// The target of the COPY that runs on this thread. diesel asks a type for the target, and a type cannot know a
+    /// name that is chosen at run time.
     static TARGET: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -53,7 +53,7 @@ impl Drop for Named {
     }
 }
 
-/// Why a COPY stopped early.
+/// The reason why a COPY stopped early.
 enum Stopped {
     Refused(Error),
     Panicked(Box<dyn Any + Send>),
@@ -114,7 +114,7 @@ pub(crate) struct Rows<'a> {
     page: Vec<u8>,
 }
 
-/// How many bytes are gathered before they are sent.
+/// The number of bytes that are collected before they are sent.
 const PAGE_BYTES: usize = 64 << 10;
 
 impl<'a> Rows<'a> {
@@ -126,8 +126,8 @@ impl<'a> Rows<'a> {
         Self { out, page }
     }
 
-    /// Writes a row with the columns that [`crate::statements`] names for a COPY, with or without an id. Delays begin at
-    /// `now`.
+    /// Writes a row with the columns that [`crate::statements`] names for a COPY, with or without an id. Delays begin
+    /// at `now`.
     pub(crate) fn job(
         &mut self,
         id: Option<i64>,

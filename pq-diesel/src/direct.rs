@@ -26,7 +26,7 @@ use crate::{Error, Pq};
 ///
 /// # Errors
 ///
-/// As [`Pq::migrate`].
+/// The errors of [`Pq::migrate`].
 pub fn create(conn: &mut PgConnection) -> Result<(), Error> {
     Pq::detached().migrate_on(conn)
 }
@@ -35,7 +35,7 @@ pub fn create(conn: &mut PgConnection) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// As [`pq_core::Queue::put`].
+/// The errors of [`pq_core::Queue::put`].
 pub fn put<T: Serialize + ?Sized>(conn: &mut PgConnection, queue: &str, data: &T) -> Result<Put, Error> {
     let queue = Pq::detached().queue::<&T>(queue)?;
     queue.on(conn).put(data)
@@ -47,7 +47,7 @@ pub fn put<T: Serialize + ?Sized>(conn: &mut PgConnection, queue: &str, data: &T
 ///
 /// # Errors
 ///
-/// As [`pq_core::BoundQueue::get`].
+/// The errors of [`pq_core::BoundQueue::get`].
 pub fn get<T: DeserializeOwned>(conn: &mut PgConnection, queue: &str) -> Result<Option<T>, Error> {
     let queue = Pq::detached().queue::<T>(queue)?;
     Ok(queue.on(conn).get()?.map(|job| job.data))

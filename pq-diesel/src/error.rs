@@ -48,7 +48,7 @@ pub enum Error {
     PoolExhausted {
         /// The maximum number of connections in the pool.
         size: u32,
-        /// How long the call waited.
+        /// The time that the call waited.
         waited: Duration,
     },
     /// The table does not exist, or lacks a migration.

@@ -82,7 +82,7 @@ const CALL: &[&str] = &["EXECUTE"];
 /// For rows that are never updated.
 const WRITE_ONCE: &[&str] = &["SELECT", "INSERT", "DELETE"];
 const CHANGE: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
-/// What PostgreSQL requires for a row lock. No row is updated.
+/// The privilege that PostgreSQL requires for a row lock. No row is updated.
 const LOCK: &[&str] = &["UPDATE"];
 
 const PRODUCER: &[Grant] = &[

@@ -141,7 +141,7 @@ extern "C" fn ignore(_: *mut c_void, _: *const c_char) {}
 ///
 /// # Errors
 ///
-/// Why libpq cannot parse it, without any part of the string.
+/// The reason why libpq cannot parse it, without any part of the string.
 pub(crate) fn parse_conninfo(text: &str) -> Result<Vec<(String, String)>, String> {
     let text = CString::new(text).map_err(|_| "it holds a NUL character".to_owned())?;
     let mut message = std::ptr::null_mut();

@@ -108,7 +108,7 @@ pub(crate) struct Lent {
     _guarded: Guarded,
 }
 
-/// How long after a success a connection is lent without a check.
+/// The time after a success for which a connection is lent without a check.
 ///
 /// The check costs a round trip. An idle connection needs it, since a restart of the server or a firewall may have
 /// closed it.

@@ -38,7 +38,7 @@ pub type Worker = pq_core::Worker<PgStore>;
 /// [`Task::transactional`](pq_core::Task::transactional), and by the methods of the same names of a queue.
 pub type Handler = pq_core::Handler<PgStore>;
 
-/// What a leased handler can do with its job and its lease.
+/// The access of a leased handler to its job and its lease.
 pub type Context = pq_core::Context<PgStore>;
 
 /// Stops a worker and reports its status. Created by [`Worker::control`](pq_core::Worker::control).
@@ -81,7 +81,7 @@ impl Pq {
     ///
     /// # Errors
     ///
-    /// As [`Pq::connect`].
+    /// The errors of [`Pq::connect`].
     pub fn from_env() -> Result<Self, Error> {
         Self::connect(Settings::from_env().conninfo())
     }
@@ -273,7 +273,7 @@ impl Pq {
     ///
     /// # Errors
     ///
-    /// As [`Pq::migrate`].
+    /// The errors of [`Pq::migrate`].
     pub fn migrate_on(&self, conn: &mut PgConnection) -> Result<(), Error> {
         migrate::migrate(conn, &self.store().table)
     }
@@ -295,7 +295,7 @@ impl Pq {
     ///
     /// # Errors
     ///
-    /// As [`Pq::migrate`].
+    /// The errors of [`Pq::migrate`].
     pub fn pending_migrations_on(&self, conn: &mut PgConnection) -> Result<Vec<Pending>, Error> {
         migrate::pending(conn, &self.store().table)
     }
@@ -335,7 +335,7 @@ impl Pq {
     ///
     /// # Errors
     ///
-    /// As [`Pq::grant_sql_on`].
+    /// The errors of [`Pq::grant_sql_on`].
     pub fn grant_on(&self, conn: &mut PgConnection, role: Role, to: &str) -> Result<(), Error> {
         conn.transaction(|conn| {
             let all = self.grant_sql_on(conn, role, to)?.join("\n");

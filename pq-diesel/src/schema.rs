@@ -19,7 +19,7 @@ diesel::table! {
         data -> Json,
         /// Jobs of higher priority are taken first.
         priority -> Integer,
-        /// How often the job was taken.
+        /// The number of times the job was taken.
         attempt -> Integer,
         /// The serialization key: at most one job with it runs at any time.
         serial_key -> Nullable<Text>,
@@ -47,9 +47,9 @@ diesel::table! {
         expected_at -> Nullable<Timestamptz>,
         /// Jobs of higher priority are taken first.
         priority -> Integer,
-        /// How often the job was taken.
+        /// The number of times the job was taken.
         attempt -> Integer,
-        /// How the job ended: `done`, `dead` or `cancelled`.
+        /// The state in which the job ended: `done`, `dead` or `cancelled`.
         outcome -> Text,
         /// The error or the reason.
         error -> Nullable<Text>,

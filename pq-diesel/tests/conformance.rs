@@ -108,8 +108,8 @@ fn main() -> ExitCode {
     outcome
 }
 
-/// Waits for the threads of an application's pool, which end some time after the pool. A thread that closes a connection
-/// while the process exits crashes in the TLS library.
+/// Waits for the threads of an application's pool, which end some time after the pool. A thread that closes a
+/// connection while the process exits crashes in the TLS library.
 fn wait_for_other_threads() {
     let begun = Instant::now();
     let others = || std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1);

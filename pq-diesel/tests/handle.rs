@@ -17,7 +17,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// How long a call waits for a connection. Long enough to open two on a busy machine.
+/// The time that a call waits for a connection. It is long enough to open two on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 #[test]

@@ -152,8 +152,8 @@ fn takes_do_not_read_the_jobs_behind_a_key_in_use() -> Outcome {
     Ok(())
 }
 
-/// A take that tries a key whose job has just ended holds the key's lock until its transaction ends. Other takes skip the
-/// key meanwhile, so this take must return the key's next job.
+/// A take that tries a key whose job has just ended holds the key's lock until its transaction ends. Other takes skip
+/// the key meanwhile, so this take must return the key's next job.
 #[test]
 fn a_key_whose_job_ended_after_the_snapshot_yields_its_next_job() -> Outcome {
     let database = database()?;

@@ -25,10 +25,10 @@ pub(crate) use self::binaries::{Binaries, check_version};
 pub(crate) use self::initdb::last_lines;
 pub use self::postmaster::Stop;
 
-/// How many ports are tried. Another process may take a port after it was found to be free.
+/// The number of ports to try. Another process may take a port after it was found to be free.
 const PORTS: usize = 10;
 
-/// How long a start waits for the port and memory of the previous run.
+/// The time that a start waits for the port and memory of the previous run.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Stops and removes a cluster when dropped.

@@ -23,7 +23,7 @@ use crate::watchdog::Watchdog;
 
 const PORT: u16 = 5432;
 
-/// How long Docker may take to pull an image.
+/// The time that Docker may take to pull an image.
 const PULL: Duration = Duration::from_secs(300);
 
 /// Shared memory of parallel queries. Docker's 64 MB are too little for large ones.

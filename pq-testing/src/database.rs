@@ -157,7 +157,7 @@ impl QueryFragment<Pg> for DropDatabase<'_> {
     }
 }
 
-/// Is not cached as a prepared statement: no query id, no result.
+/// A statement without a query id is not cached as a prepared statement.
 macro_rules! command {
     ($statement:ident) => {
         impl QueryId for $statement<'_> {

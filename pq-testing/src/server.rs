@@ -66,7 +66,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start). The next call tries again.
+    /// The errors of [`start`](Self::start). The next call tries again.
     pub fn shared() -> Result<&'static Self, Error> {
         static SHARED: OnceLock<Server> = OnceLock::new();
         static STARTING: Mutex<()> = Mutex::new(());
@@ -132,8 +132,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// As [`stop`](Self::stop), with [`Error::State`] if the server runs. As [`start`](Self::start) if the
-    /// server does not start, for example because another process uses the port.
+    /// The errors of [`stop`](Self::stop), with [`Error::State`] if the server runs. Those of [`start`](Self::start) if
+    /// the server does not start, for example because another process uses the port.
     pub fn start_again(&self) -> Result<(), Error> {
         self.own_cluster("start")?.start_again()
     }
@@ -142,7 +142,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// As [`stop`](Self::stop) and [`start_again`](Self::start_again).
+    /// The errors of [`stop`](Self::stop) and [`start_again`](Self::start_again).
     pub fn restart(&self, how: Stop) -> Result<(), Error> {
         let mut cluster = self.own_cluster("restart")?;
         cluster.stop(how)?;

@@ -39,18 +39,18 @@ impl Watchdog {
         Ok(Self { shell, pipe })
     }
 
-    /// Makes the watchdog end this process.
+    /// Has the watchdog end this process.
     pub(crate) fn process(&mut self, pid: u32) -> Result<(), Error> {
         self.send(&format!("process {pid}\n"))
     }
 
-    /// Makes the watchdog remove this container, if it exists by then.
+    /// Has the watchdog remove this container, if it exists by then.
     #[cfg(feature = "container")]
     pub(crate) fn container(&mut self, name: &str) -> Result<(), Error> {
         self.send(&format!("container {name}\n"))
     }
 
-    /// Makes the watchdog remove only the directory.
+    /// Has the watchdog remove only the directory.
     pub(crate) fn nothing(&mut self) -> Result<(), Error> {
         self.send("nothing\n")
     }

@@ -15,9 +15,9 @@ use crate::output;
 /// Check the database and its settings, and print advice for each finding.
 ///
 /// Checks the server and its settings, long-running snapshots, dead tuples and bloat, notifications, clocks, connection
-/// poolers, sequences, privileges, migrations, the catalog, and the query plans of the statements that take jobs. Changes
-/// nothing. The role needs no further privileges than for its work, but some checks need pg_read_all_stats or the
-/// privilege to create a schema.
+/// poolers, sequences, privileges, migrations, the catalog, and the query plans of the statements that take jobs.
+/// Changes nothing. The role needs no further privileges than for its work, but some checks need pg_read_all_stats or
+/// the privilege to create a schema.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq doctor\npq doctor --strict --json | jq '.[] | select(.level != \"ok\")'"))]
 pub(crate) struct Doctor {

@@ -57,7 +57,7 @@ impl fmt::Display for Access {
     }
 }
 
-/// How long a case waits for an event that must happen. It is generous: a slow machine must not fail a case.
+/// The longest time that a case waits for an event. It is long, so that no case fails on a slow machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) type Conn<F> = <<F as Fixture>::Store as Connect>::Conn;

@@ -11,7 +11,7 @@ use pq_core::{Control, Handler, JobId, Outcome, Pq, Report, StopMode, Task, Work
 use super::{Harness, TIMEOUT};
 use crate::Fixture;
 
-/// What handlers recorded, in order.
+/// The records of handlers, in order.
 pub(crate) struct Seen<T>(Arc<Mutex<Vec<T>>>);
 
 impl<T> Clone for Seen<T> {

@@ -6,7 +6,7 @@ use super::CronEntry;
 use super::expression::Ticks;
 use crate::{NewJob, Store, When};
 
-/// How late a tick may fire. A tick that is not fired for longer than this is missed.
+/// The maximum delay of a tick. A tick that has not fired by then is missed.
 const GRACE: TimeDelta = TimeDelta::minutes(1);
 
 /// The ticks of an entry that fire now, and the next tick.

@@ -124,7 +124,7 @@ impl<S: Store> Context<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] if the lease has expired; the store's own errors.
+    /// [`Error::LeaseLost`] if the lease has expired; the store's errors.
     pub fn extend_lease(&self) -> Result<(), S::Error> {
         let lost = || Error::lease_lost(self.job.id);
         let lease = self.lease().ok_or_else(lost)?;
@@ -144,7 +144,7 @@ impl<S: Store> Context<S> {
     /// # Errors
     ///
     /// [`Error::LeaseLost`] if the lease has expired. Return it from the transaction, so that it is rolled back: the
-    /// next attempt does the work. The store's own errors.
+    /// next attempt does the work. The store's errors.
     pub fn complete_with(&self, conn: &mut S::Conn) -> Result<(), S::Error> {
         self.settle_with(conn, Outcome::Complete)
     }
@@ -170,7 +170,7 @@ impl<S: Store> Context<S> {
     ///
     /// # Errors
     ///
-    /// Those of [`Queue::put`] for the payload; [`Error::LeaseLost`] if the lease has expired; the store's own errors.
+    /// The errors of [`Queue::put`] for the payload; [`Error::LeaseLost`] if the lease has expired; the store's errors.
     pub fn checkpoint<T: Serialize>(&self, data: &T) -> Result<(), S::Error> {
         let json =
             serde_json::to_string(data).map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
@@ -194,7 +194,7 @@ impl<S: Store> Context<S> {
     ///
     /// # Errors
     ///
-    /// The error of `work`, which rolls the transaction back; the store's own errors.
+    /// The error of `work`, which rolls the transaction back; the store's errors.
     pub fn transaction<R, E: From<S::Error>>(
         &self,
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,

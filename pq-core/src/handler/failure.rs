@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Why an attempt failed.
+/// The reason why an attempt failed.
 ///
 /// Its text is stored with the job. The job is retried if retries are left, and is archived as dead otherwise.
-/// [`Failure::Undecodable`] and [`Failure::Exhausted`] are never retried. A transactional handler's writes are rolled back.
+/// [`Failure::Undecodable`] and [`Failure::Exhausted`] are never retried. A transactional handler's writes are rolled
+/// back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failure {

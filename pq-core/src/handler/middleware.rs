@@ -50,7 +50,8 @@ impl<'a> Next<'a> {
 
     /// Runs the rest of the chain and returns its result.
     ///
-    /// The caller may return another result in its place. A middleware that drops this without a call skips the handler.
+    /// The caller may return another result in its place. A middleware that drops this without a call skips the
+    /// handler.
     ///
     /// # Errors
     ///

@@ -41,7 +41,8 @@ pub(crate) enum Run<S: Store> {
 /// | effect | exactly once in the database | at least once |
 /// | after a crash | rolled back, ready at once | ready when the lease has expired |
 ///
-/// A handler returns `Ok` of an [`Outcome`], or of `()` for [`Outcome::Complete`]. An error or a panic fails the attempt.
+/// A handler returns `Ok` of an [`Outcome`], or of `()` for [`Outcome::Complete`]. An error or a panic fails the
+/// attempt.
 ///
 /// The settings of a handler made from a task are the task's. What a task's call says takes precedence over both.
 pub struct Handler<S: Store> {
@@ -110,7 +111,7 @@ impl<S: Store> Handler<S> {
 }
 
 impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
-    /// Makes a transactional handler of all jobs of the queue. See [`crate::Task::transactional`].
+    /// Creates a transactional handler of all jobs of the queue. See [`crate::Task::transactional`].
     ///
     /// A failed job is archived as dead. See [`Handler::max_retries`].
     #[must_use]
@@ -125,7 +126,7 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
         })))
     }
 
-    /// Makes a leased handler of all jobs of the queue. See [`crate::Task::leased`].
+    /// Creates a leased handler of all jobs of the queue. See [`crate::Task::leased`].
     ///
     /// A failed job is archived as dead. See [`Handler::max_retries`].
     #[must_use]

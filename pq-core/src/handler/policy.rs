@@ -29,10 +29,11 @@ impl Policy {
         (allowed, earlier.max(envelope.map_or(0, Envelope::retried)))
     }
 
-    /// Returns the outcome of a failed attempt: [`Outcome::Retry`] if retries are left, and [`Outcome::Dead`] otherwise.
+    /// Returns the outcome of a failed attempt: [`Outcome::Retry`] if retries are left, and [`Outcome::Dead`]
+    /// otherwise.
     ///
-    /// `retry` is the delay and the payload that a handler returned in [`Outcome::Retry`]. Without it the delay is that of
-    /// the call or of this policy. Without a payload the call's envelope is rewritten to count the failure.
+    /// `retry` is the delay and the payload that a handler returned in [`Outcome::Retry`]. Without it the delay is that
+    /// of the call or of this policy. Without a payload the call's envelope is rewritten to count the failure.
     pub(crate) fn after_failure<S: Store>(
         &self,
         queue: &Queue<S, ()>,

@@ -200,7 +200,7 @@ impl Drop for MemoryConn {
     }
 }
 
-/// Where a transaction began.
+/// The start of a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Mark {
     Outermost,

@@ -12,7 +12,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn overview(&self) -> Result<Vec<QueueCounts>, S::Error> {
         self.store.with_connection(|conn| self.store.overview(conn))
     }
@@ -21,7 +21,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, S::Error> {
         self.store.with_connection(|conn| self.store.list(conn, filter, count))
     }
@@ -32,7 +32,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn find(&self, id: JobId) -> Result<Option<JobRecord>, S::Error> {
         Ok(self.list(&Filter::id(id), 1)?.pop())
     }
@@ -41,7 +41,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn now(&self) -> Result<DateTime<Utc>, S::Error> {
         self.store.with_connection(|conn| self.store.now(conn))
     }
@@ -50,7 +50,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn workers(&self) -> Result<Vec<WorkerInfo>, S::Error> {
         self.store.with_connection(|conn| self.store.workers(conn))
     }
@@ -61,7 +61,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn stop_worker(&self, worker: WorkerId, mode: StopMode) -> Result<bool, S::Error> {
         self.store.with_connection(|conn| self.store.stop_worker(conn, worker, mode))
     }
@@ -72,7 +72,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn counts(&self) -> Result<QueueCounts, S::Error> {
         self.store().with_connection(|conn| self.on(conn).counts())
     }
@@ -83,7 +83,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn list(&self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, S::Error> {
         self.store().with_connection(|conn| self.on(conn).list(filter, count))
     }
@@ -94,7 +94,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn find(&self, id: JobId) -> Result<Option<JobRecord>, S::Error> {
         self.store().with_connection(|conn| self.on(conn).find(id))
     }
@@ -103,7 +103,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn cancel(&self, id: JobId) -> Result<CancelOutcome, S::Error> {
         self.store().with_connection(|conn| self.on(conn).cancel(id))
     }
@@ -112,7 +112,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own; no job was deleted then.
+    /// The store's errors; no job was deleted then.
     pub fn clear(&self) -> Result<u64, S::Error> {
         self.store().with_connection(|conn| self.on(conn).clear())
     }
@@ -123,7 +123,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn pause(&self) -> Result<bool, S::Error> {
         self.store().with_connection(|conn| self.store().pause(conn, &self.name, true))
     }
@@ -132,7 +132,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn resume(&self) -> Result<bool, S::Error> {
         self.store().with_connection(|conn| self.store().pause(conn, &self.name, false))
     }
@@ -144,7 +144,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own; no job was moved then.
+    /// The store's errors; no job was moved then.
     pub fn move_to<U>(&self, to: &Queue<S, U>, ids: Option<&[JobId]>) -> Result<u64, S::Error> {
         self.store().with_connection(|conn| self.store().move_jobs(conn, &self.name, &to.name, ids))
     }

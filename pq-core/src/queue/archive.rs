@@ -13,7 +13,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn archived(
         &self,
         ended: JobState,
@@ -29,7 +29,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn retry(&self, id: JobId) -> Result<bool, S::Error> {
         Ok(self.retry_many(&[id])? == 1)
     }
@@ -38,7 +38,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own; no job was requeued then.
+    /// The store's errors; no job was requeued then.
     pub fn retry_many(&self, ids: &[JobId]) -> Result<u64, S::Error> {
         self.store().with_connection(|conn| self.store().requeue(conn, &self.name, Some(ids)))
     }
@@ -47,7 +47,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own; no job was requeued then.
+    /// The store's errors; no job was requeued then.
     pub fn retry_all_dead(&self) -> Result<u64, S::Error> {
         self.store().with_connection(|conn| self.store().requeue(conn, &self.name, None))
     }
@@ -56,7 +56,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn prune(&self, ended: JobState, age: Duration) -> Result<u64, S::Error> {
         self.store().with_connection(|conn| self.store().prune(conn, &self.name, ended, age))
     }

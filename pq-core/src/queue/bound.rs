@@ -40,7 +40,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn counts(&mut self) -> Result<QueueCounts, S::Error> {
         self.queue.store().counts(self.conn, &self.queue.name)
     }
@@ -49,7 +49,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn clear(&mut self) -> Result<u64, S::Error> {
         self.queue.store().clear(self.conn, &self.queue.name)
     }
@@ -60,7 +60,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// # Errors
     ///
-    /// The error of `work`, or the store's own.
+    /// The error of `work`, or the store's error.
     pub fn transaction<R, E: From<S::Error>>(
         &mut self,
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,
@@ -74,7 +74,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotYours`] if the transaction does not hold the job; the store's own.
+    /// [`Error::NotYours`] if the transaction does not hold the job; the store's errors.
     pub fn give_back(&mut self, job: &Job<T>) -> Result<(), S::Error> {
         self.queue.store().give_back(self.conn, &job.claim)
     }
@@ -83,7 +83,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn list(&mut self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, S::Error> {
         let filter = Filter { queue: Some(self.queue.name.to_string()), ..filter.clone() };
         self.queue.store().list(self.conn, &filter, count)
@@ -93,7 +93,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn find(&mut self, id: JobId) -> Result<Option<JobRecord>, S::Error> {
         self.queue.store().find(self.conn, &self.queue.name, id)
     }
@@ -102,7 +102,7 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn cancel(&mut self, id: JobId) -> Result<CancelOutcome, S::Error> {
         self.queue.store().cancel(self.conn, &self.queue.name, id)
     }
@@ -135,7 +135,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put`]. If the payload is refused, the transaction can go on.
+    /// The errors of [`Queue::put`]. If the payload is refused, the transaction can go on.
     pub fn put<Q: Serialize + ?Sized>(&mut self, data: &Q) -> Result<Put, S::Error>
     where
         T: Borrow<Q>,
@@ -147,7 +147,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_with`].
+    /// The errors of [`Queue::put_with`].
     pub fn put_with<Q: Serialize + ?Sized>(&mut self, data: &Q, options: &PutOptions) -> Result<Put, S::Error>
     where
         T: Borrow<Q>,
@@ -160,7 +160,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_many`].
+    /// The errors of [`Queue::put_many`].
     pub fn put_many(&mut self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<Vec<Put>, S::Error> {
         let jobs: Result<Vec<_>, _> = self.queue.encode_each(data).collect();
         self.put_jobs(&jobs?)
@@ -170,7 +170,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_many_with`].
+    /// The errors of [`Queue::put_many_with`].
     pub fn put_many_with(
         &mut self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
@@ -183,7 +183,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_all`]. The transaction is then as it was before the call.
+    /// The errors of [`Queue::put_all`]. The transaction is then as it was before the call.
     pub fn put_all(&mut self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<u64, S::Error> {
         let queue = self.queue;
         self.put_all_jobs(&mut queue.encode_each(data))
@@ -193,7 +193,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_all_with`]. The transaction is then as it was before the call.
+    /// The errors of [`Queue::put_all_with`]. The transaction is then as it was before the call.
     pub fn put_all_with(
         &mut self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
@@ -209,8 +209,8 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotYours`] if the transaction does not hold the job, [`Error::LeaseLost`] if its lease has been lost, and
-    /// the errors of [`Queue::put`] for the payload. The job is unchanged then.
+    /// [`Error::NotYours`] if the transaction does not hold the job, [`Error::LeaseLost`] if its lease has been lost,
+    /// and the errors of [`Queue::put`] for the payload. The job is unchanged then.
     pub fn update(&mut self, job: &mut Job<T>, data: T) -> Result<(), S::Error> {
         let payload = self.queue.encode_payload(&data)?;
         self.queue.store().update(self.conn, &job.claim, &payload)?;
@@ -227,7 +227,7 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn get(&mut self) -> Result<Option<Job<T>>, S::Error> {
         Ok(self.get_many(1)?.pop())
     }
@@ -236,7 +236,7 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn get_many(&mut self, count: usize) -> Result<Vec<Job<T>>, S::Error> {
         Ok(self.take(count, Scan::Full)?.jobs)
     }

@@ -12,7 +12,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if the expression has no future tick; the store's own.
+    /// [`Error::InvalidSetting`] if the expression has no future tick; the store's errors.
     pub fn set_cron(&self, cron: &Cron) -> Result<bool, S::Error> {
         self.transaction(|conn| {
             let next = cron.next_after(self.store.now(conn)?)?;
@@ -29,7 +29,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn crons(&self) -> Result<Vec<CronEntry>, S::Error> {
         self.store.with_connection(|conn| self.store.crons(conn))
     }
@@ -40,7 +40,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn remove_cron(&self, name: &str) -> Result<bool, S::Error> {
         self.store.with_connection(|conn| self.store.remove_cron(conn, name))
     }
@@ -51,7 +51,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn pause_cron(&self, name: &str) -> Result<bool, S::Error> {
         self.store.with_connection(|conn| self.store.pause_cron(conn, name, true, None))
     }
@@ -62,7 +62,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn resume_cron(&self, name: &str) -> Result<bool, S::Error> {
         self.transaction(|conn| {
             let entry = self.store.crons(conn)?.into_iter().find(|entry| entry.cron.name == name);
@@ -89,7 +89,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::cron`].
+    /// The errors of [`Queue::cron`].
     pub fn cron(&self, name: &str, expression: &str, arguments: &A) -> Result<Cron, Error> {
         let job = self.periodic(arguments)?;
         Ok(Cron::new(name, expression, self.queue().name(), job.payload)?.priority(job.priority))

@@ -21,7 +21,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Stopped`] if a [`crate::CancellationToken`] ended the wait; the store's own.
+    /// [`Error::Stopped`] if a [`crate::CancellationToken`] ended the wait; the store's errors.
     pub fn get(&self, wait: Wait) -> Result<Option<Job<T>>, S::Error> {
         Ok(self.get_many(1, wait)?.pop())
     }
@@ -32,7 +32,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::get`].
+    /// The errors of [`Queue::get`].
     pub fn get_many(&self, count: usize, wait: Wait) -> Result<Vec<Job<T>>, S::Error> {
         let found = self.wait(wait, |scan| {
             let found = self.take_now(count, scan)?;
@@ -54,7 +54,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The error of `work`; [`Error::Stopped`]; the store's own.
+    /// The error of `work`; [`Error::Stopped`]; the store's errors.
     pub fn get_with<R, E: From<S::Error>>(
         &self,
         wait: Wait,
@@ -71,7 +71,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::get_with`].
+    /// The errors of [`Queue::get_with`].
     pub fn get_many_with<R, E: From<S::Error>>(
         &self,
         count: usize,
@@ -114,7 +114,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own, and then nothing has changed; [`Error::Stopped`]. Errors of `work` are in the list. A panic
+    /// The store's errors; nothing has changed then; [`Error::Stopped`]. Errors of `work` are in the list. A panic
     /// rolls everything back and propagates.
     #[allow(clippy::type_complexity)]
     pub fn get_each_with<R, E: From<S::Error>>(

@@ -113,7 +113,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The error of `work`, or the store's own.
+    /// The error of `work`, or the store's error.
     pub fn transaction<R, E: From<S::Error>>(
         &self,
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,
@@ -129,7 +129,7 @@ impl<S: Store> Pq<S> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn maintain(&self, retention: &Retention) -> Result<Option<MaintenanceReport>, S::Error> {
         self.store.with_connection(|conn| {
             #[cfg(feature = "cron")]

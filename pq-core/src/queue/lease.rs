@@ -19,7 +19,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::get`].
+    /// The errors of [`Queue::get`].
     pub fn lease(&self, count: usize, lease: Duration, wait: Wait) -> Result<Vec<Job<T>>, S::Error> {
         let found = self.wait(wait, |scan| {
             self.store().with_connection(|conn| {
@@ -39,7 +39,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] if the lease has been lost; nothing was changed then. The store's own.
+    /// [`Error::LeaseLost`] if the lease has been lost; nothing was changed then. The store's errors.
     pub fn settle(&self, job: &Job<T>, outcome: Outcome) -> Result<(), S::Error> {
         self.store().with_connection(|conn| self.on(conn).settle(job, outcome))
     }
@@ -50,7 +50,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own; no job was settled then.
+    /// The store's errors; no job was settled then.
     pub fn settle_many(&self, settlements: &[Settlement<'_>]) -> Result<Accepted, S::Error> {
         self.store().with_connection(|conn| self.store().settle(conn, settlements))
     }
@@ -59,7 +59,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] if the lease has been lost; the store's own.
+    /// [`Error::LeaseLost`] if the lease has been lost; the store's errors.
     pub fn extend(&self, job: &Job<T>, lease: Duration) -> Result<Extended, S::Error> {
         let Some(token) = job.lease() else { return Err(Error::lease_lost(job.id).into()) };
         let extended = self.store().with_connection(|conn| self.store().extend(conn, &[token], lease))?;
@@ -72,7 +72,7 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn lease(&mut self, count: usize, lease: Duration) -> Result<Vec<Job<T>>, S::Error> {
         Ok(self.take_leased(count, lease, Scan::Full)?.jobs)
     }
@@ -81,12 +81,12 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
 impl<S: Store, T> BoundQueue<'_, S, T> {
     /// Settles a leased job, or a job that this transaction holds, in this transaction.
     ///
-    /// If the lease has been lost, roll the transaction back: otherwise its other writes commit, although another worker
-    /// may run the job too.
+    /// If the lease has been lost, roll the transaction back: otherwise its other writes commit, although another
+    /// worker may run the job too.
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] or [`Error::NotYours`]; the store's own.
+    /// [`Error::LeaseLost`] or [`Error::NotYours`]; the store's errors.
     pub fn settle(&mut self, job: &Job<T>, outcome: Outcome) -> Result<(), S::Error> {
         let settlement = Settlement { job: &job.claim, outcome };
         let accepted = self.queue.store().settle(self.conn, std::slice::from_ref(&settlement))?;

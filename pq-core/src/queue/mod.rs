@@ -75,7 +75,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The error of `work`, or the store's own.
+    /// The error of `work`, or the store's error.
     pub fn transaction<R, E: From<S::Error>>(
         &self,
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,

@@ -26,7 +26,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// An [`Error`] if the payload is refused; nothing was sent then. Otherwise the store's own error. If the connection
+    /// An [`Error`] if the payload is refused; nothing was sent then. Otherwise the store's error. If the connection
     /// was lost during the commit, the outcome is unknown, and the error says so.
     pub fn put<Q: Serialize + ?Sized>(&self, data: &Q) -> Result<Put, S::Error>
     where
@@ -41,7 +41,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put`], and [`Error::InvalidTime`] or [`Error::InvalidKey`] for an invalid option.
+    /// The errors of [`Queue::put`], and [`Error::InvalidTime`] or [`Error::InvalidKey`] for an invalid option.
     pub fn put_with<Q: Serialize + ?Sized>(&self, data: &Q, options: &PutOptions) -> Result<Put, S::Error>
     where
         T: Borrow<Q>,
@@ -55,7 +55,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put`]; no job was added then.
+    /// The errors of [`Queue::put`]; no job was added then.
     pub fn put_many(&self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<Vec<Put>, S::Error> {
         let jobs: Result<Vec<_>, _> = self.encode_each(data).collect();
         self.put_now(&jobs?)
@@ -65,7 +65,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_with`]; no job was added then.
+    /// The errors of [`Queue::put_with`]; no job was added then.
     pub fn put_many_with(
         &self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
@@ -76,8 +76,8 @@ impl<S: Store, T: Serialize> Queue<S, T> {
 
     /// Enqueues all jobs of an iterator, all or none, and returns their number.
     ///
-    /// This is the fastest way to enqueue very many jobs. They are streamed to the store, never collected in memory, and
-    /// their ids are not returned. Other sessions see them when the last one has been sent.
+    /// This is the fastest way to enqueue very many jobs. They are streamed to the store, never collected in memory,
+    /// and their ids are not returned. Other sessions see them when the last one has been sent.
     ///
     /// ```
     /// # use pq_core::{Pq, memory::MemoryStore};
@@ -89,7 +89,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put`]; no job was added then.
+    /// The errors of [`Queue::put`]; no job was added then.
     pub fn put_all(&self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<u64, S::Error> {
         self.put_all_now(&mut self.encode_each(data))
     }
@@ -98,7 +98,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_with`], and [`Error::UniqueKey`] if a job has a unique key; no job was added then.
+    /// The errors of [`Queue::put_with`], and [`Error::UniqueKey`] if a job has a unique key; no job was added then.
     pub fn put_all_with(
         &self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,

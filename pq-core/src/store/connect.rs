@@ -61,7 +61,7 @@ pub trait Connect: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As [`Connect::savepoint`].
+    /// The errors of [`Connect::savepoint`].
     fn savepoint_and_timeout(
         &self,
         conn: &mut Self::Conn,

@@ -65,14 +65,14 @@ pub trait Jobs: Connect {
     ///
     /// # Errors
     ///
-    /// As [`Jobs::take`].
+    /// The errors of [`Jobs::take`].
     fn retake(&self, conn: &mut Self::Conn, job: &Claim) -> Result<bool, Self::Error>;
 
     /// Takes up to `count` ready jobs under one lease, which expires `lease` after the commit.
     ///
     /// # Errors
     ///
-    /// As [`Jobs::take`].
+    /// The errors of [`Jobs::take`].
     fn lease(
         &self,
         conn: &mut Self::Conn,
@@ -142,7 +142,7 @@ pub trait Jobs: Connect {
     ///
     /// # Errors
     ///
-    /// As [`Jobs::put`] and [`Connect::with_connection`].
+    /// The errors of [`Jobs::put`] and [`Connect::with_connection`].
     fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Self::Error> {
         self.with_connection(|conn| self.put(conn, queue, jobs))
     }
@@ -151,7 +151,7 @@ pub trait Jobs: Connect {
     ///
     /// # Errors
     ///
-    /// As [`Jobs::put_all`] and [`Connect::with_connection`].
+    /// The errors of [`Jobs::put_all`] and [`Connect::with_connection`].
     fn put_all_now(
         &self,
         queue: &QueueName,
@@ -164,7 +164,7 @@ pub trait Jobs: Connect {
     ///
     /// # Errors
     ///
-    /// As [`Jobs::take`] and [`Connect::with_connection`].
+    /// The errors of [`Jobs::take`] and [`Connect::with_connection`].
     fn take_now(&self, queue: &QueueName, count: usize, scan: Scan) -> Result<Taken, Self::Error> {
         self.with_connection(|conn| self.take(conn, queue, count, scan))
     }
@@ -212,7 +212,7 @@ impl<const N: usize> PartialEq<[bool; N]> for Accepted {
     }
 }
 
-/// How much of a queue a take scans before it reports that nothing is ready.
+/// The part of a queue that a take scans before it reports that no job is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scan {
     /// Scans the whole queue. An empty result means that no job was ready.

@@ -44,7 +44,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put`].
+    /// The errors of [`Queue::put`].
     pub fn call(&self, arguments: &A) -> Result<Put, S::Error> {
         self.call_with(arguments, &CallOptions::new())
     }
@@ -53,8 +53,8 @@ impl<S: Store, A: Serialize> Task<S, A> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_with`], and [`Error::InvalidSetting`] for a backoff that is a function: it cannot be stored
-    /// with the call.
+    /// The errors of [`Queue::put_with`], and [`Error::InvalidSetting`] for a backoff that is a function: it cannot be
+    /// stored with the call.
     pub fn call_with(&self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
         self.queue.put_one(&self.job(arguments, options)?)
     }
@@ -63,7 +63,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_many`]; no job was added then.
+    /// The errors of [`Queue::put_many`]; no job was added then.
     pub fn call_many(
         &self,
         arguments: impl IntoIterator<Item = impl Borrow<A>>,
@@ -78,7 +78,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     ///
     /// # Errors
     ///
-    /// As [`Queue::put_all_with`]; no job was added then.
+    /// The errors of [`Queue::put_all_with`]; no job was added then.
     pub fn call_all(&self, arguments: impl IntoIterator<Item = impl Borrow<A>>) -> Result<u64, S::Error> {
         self.queue.put_all_now(&mut self.jobs(arguments))
     }
@@ -137,7 +137,7 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
     ///
     /// # Errors
     ///
-    /// As [`BoundQueue::put`].
+    /// The errors of [`BoundQueue::put`].
     pub fn call(&mut self, arguments: &A) -> Result<Put, S::Error> {
         self.call_with(arguments, &CallOptions::new())
     }
@@ -146,7 +146,7 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
     ///
     /// # Errors
     ///
-    /// As [`Task::call_with`].
+    /// The errors of [`Task::call_with`].
     pub fn call_with(&mut self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
         let job = self.task.job(arguments, options)?;
         self.queue.put_one(&job)
@@ -156,7 +156,7 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
     ///
     /// # Errors
     ///
-    /// As [`Task::call_many`].
+    /// The errors of [`Task::call_many`].
     pub fn call_many(
         &mut self,
         arguments: impl IntoIterator<Item = impl Borrow<A>>,
@@ -169,7 +169,7 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
     ///
     /// # Errors
     ///
-    /// As [`Task::call_all`]. The transaction is then as it was before the call.
+    /// The errors of [`Task::call_all`]. The transaction is then as it was before the call.
     pub fn call_all(&mut self, arguments: impl IntoIterator<Item = impl Borrow<A>>) -> Result<u64, S::Error> {
         self.queue.put_all_jobs(&mut self.task.jobs(arguments))
     }
@@ -180,7 +180,7 @@ impl<S: Store, A> BoundTask<'_, S, A> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn find(&mut self, id: JobId) -> Result<Option<JobRecord>, S::Error> {
         self.queue.find(id)
     }
@@ -189,7 +189,7 @@ impl<S: Store, A> BoundTask<'_, S, A> {
     ///
     /// # Errors
     ///
-    /// The store's own.
+    /// The store's errors.
     pub fn cancel(&mut self, id: JobId) -> Result<CancelOutcome, S::Error> {
         self.queue.cancel(id)
     }

@@ -69,8 +69,8 @@ impl CallOptions {
 
     /// Sets the delay before a retry.
     ///
-    /// A [`Backoff::custom`] cannot be stored with a job, so the call returns [`crate::Error::InvalidSetting`]. Set it at
-    /// the task or the handler.
+    /// A [`Backoff::custom`] cannot be stored with a job, so the call returns [`crate::Error::InvalidSetting`]. Set it
+    /// at the task or the handler.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = Some(backoff);
         self

@@ -11,14 +11,14 @@ use crate::handler::{Incoming, Run, erase_types};
 use crate::{Context, Failure, Handler, Job, Outcome, Store};
 
 impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
-    /// Makes a handler that runs in the transaction that takes its job, on the connection that it receives.
+    /// Creates a handler that runs in the transaction that takes its job, on the connection that it receives.
     ///
     /// The handler's writes on that connection and the job's completion commit together, or not at all. Use it for work
     /// that lives in the database.
     ///
     /// Several jobs may share the transaction, each behind a savepoint of its own. An error or a panic rolls back what
-    /// this handler wrote, and the attempt has failed. After a crash everything is rolled back, the job is ready again as
-    /// soon as the server notices, and the attempt is not counted.
+    /// this handler wrote, and the attempt has failed. After a crash everything is rolled back, the job is ready again
+    /// as soon as the server notices, and the attempt is not counted.
     ///
     /// The handler must not commit or roll back the transaction.
     #[must_use]
@@ -31,7 +31,7 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
         })))
     }
 
-    /// Makes a handler that runs under a lease, while no transaction is open.
+    /// Creates a handler that runs under a lease, while no transaction is open.
     ///
     /// The worker extends the lease while the handler runs. Use it for work that lives outside of the database.
     ///

@@ -15,12 +15,12 @@ use crate::{Backoff, Queue, Store};
 
 /// A task: a name, the type of its arguments, and the defaults of its calls.
 ///
-/// [`Task::call`] enqueues a job. A [`crate::Worker`] that serves a handler of the task runs it, see [`Task::leased`] and
-/// [`Task::transactional`].
+/// [`Task::call`] enqueues a job. A [`crate::Worker`] that serves a handler of the task runs it, see [`Task::leased`]
+/// and [`Task::transactional`].
 ///
-/// A call is stored as the JSON object of Python's `pq.tasks`, so each language can call tasks whose handlers are written
-/// in the other. There the name is the dotted path of a function; the fields of a struct are its keyword arguments, and
-/// the items of a tuple its positional arguments.
+/// A call is stored as the JSON object of Python's `pq.tasks`, so each language can call tasks whose handlers are
+/// written in the other. There the name is the dotted path of a function; the fields of a struct are its keyword
+/// arguments, and the items of a tuple its positional arguments.
 ///
 /// ```
 /// use pq_core::{Pq, Worker, memory::MemoryStore};
@@ -118,8 +118,8 @@ impl<S: Store, A> Task<S, A> {
     /// Sets how long a handler may run. Default: without limit.
     ///
     /// An attempt that takes longer has failed, whatever the handler returns. A leased handler learns of it by
-    /// [`crate::Context::is_timed_out`]. A statement of a transactional handler is cancelled, if the store can do that. A
-    /// leased handler that does not return keeps its thread, and its lease is no longer extended.
+    /// [`crate::Context::is_timed_out`]. A statement of a transactional handler is cancelled, if the store can do that.
+    /// A leased handler that does not return keeps its thread, and its lease is no longer extended.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.policy.timeout = Some(timeout);

@@ -22,7 +22,7 @@ pub struct Control<S> {
     running: Arc<Mutex<Option<RunningWorker<S>>>>,
 }
 
-/// What a control needs to ask the store.
+/// The parts of a worker that a control needs to query the store.
 struct RunningWorker<S> {
     queues: Vec<QueueName>,
     pq: Pq<S>,
@@ -49,7 +49,7 @@ impl<S: Store> Control<S> {
         Self { stop: Arc::default(), progress: Arc::default(), running: Arc::default() }
     }
 
-    /// Lets the control ask the store while the returned guard lives.
+    /// Allows the control to query the store while the returned guard lives.
     pub(super) fn attach(&self, queues: Vec<QueueName>, pq: &Pq<S>) -> Attached<'_, S> {
         *lock(&self.running) = Some(RunningWorker { queues, pq: pq.clone() });
         Attached(self)

@@ -14,13 +14,13 @@ use crate::handler::{Context, HandlerResult, Incoming, Run};
 use crate::lock::lock;
 use crate::{Claim, Error, Failure, Outcome, Scan, Settlement, Store};
 
-/// How long a finished job with a serialization key may wait for others to be settled with it.
+/// The time that a finished job with a serialization key may wait for others to be settled with it.
 ///
 /// Jobs with the same key wait for it. This is checked after each handler; if the next one is slow, the maintenance
 /// thread settles.
 const SETTLE_KEYED_WITHIN: Duration = Duration::from_millis(2);
 
-/// How often a thread with quick handlers checks that its lease is still held.
+/// The interval at which a thread with quick handlers checks that it still holds its lease.
 ///
 /// If the process was suspended, the lease may have expired before the maintenance thread could notice.
 const CONFIRM_EVERY: Duration = Duration::from_millis(1);
@@ -147,7 +147,7 @@ fn set_lease_length<S: Store>(run: &WorkerRun<S>, lease: i64, length: Duration) 
     }
 }
 
-/// Why the transaction of a handler is rolled back.
+/// The reason why the transaction of a handler is rolled back.
 enum Rollback<E> {
     Failed(Failure),
     LeaseLost,

@@ -17,7 +17,7 @@ use crate::{MaintenanceReport, Store, StoreError};
 /// After a handler has run for this long the jobs that its thread has not begun are given back.
 const SLOW_HANDLER: Duration = Duration::from_millis(100);
 
-/// How long the thread sleeps at most while the worker holds no lease.
+/// The longest time that the thread sleeps while the worker holds no lease.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs maintenance until `ended` is set.
@@ -51,8 +51,8 @@ pub(super) fn run_until<S: Store>(run: &WorkerRun<S>, ended: &AtomicBool) {
 
 /// Relieves the threads whose handlers are slow.
 ///
-/// Settles what such a thread has finished, gives back what it has not begun, and lets the lease of a handler that hangs
-/// expire.
+/// Settles what such a thread has finished, gives back what it has not begun, and lets the lease of a handler that
+/// hangs expire.
 fn relieve_threads<S: Store>(run: &WorkerRun<S>) {
     let is_aborting = run.stop.is_aborting();
     for slot in run.slots() {

@@ -1,9 +1,9 @@
 //! Workers: threads that take jobs and run their handlers.
 //!
-//! The modules from the leaves up: statistics, thread slots and progress hold what threads do and have done. `worker_run`
-//! ties the state of one run together. `leased_batch` and `transactional_batch` run the two kinds of batch, with
-//! `run_handler` and `settling` below them. `poll` chooses a queue, `threads` loops over polls, and `maintenance` runs in
-//! a thread of its own.
+//! The modules from the leaves up: statistics, thread slots and progress hold what threads do and have done.
+//! `worker_run` ties the state of one run together. `leased_batch` and `transactional_batch` run the two kinds of
+//! batch, with `run_handler` and `settling` below them. `poll` chooses a queue, `threads` loops over polls, and
+//! `maintenance` runs in a thread of its own.
 
 mod batch;
 mod batch_sizer;
@@ -63,21 +63,21 @@ use crate::{Outcome, Pq, Retention, Store};
 ///
 /// Each thread takes and settles jobs in batches, so that many small jobs need few round trips and commits. The first
 /// batch is of the minimum size. While batches are full and take less than 50 ms, the size grows by a factor of 8, 4 or
-/// 2, the more the quicker the last batch was. When a batch takes longer than 100 ms or the queue runs short, the size is
-/// halved, so that other workers can take the jobs. See [`Worker::batch`] for the limits.
+/// 2, the more the quicker the last batch was. When a batch takes longer than 100 ms or the queue runs short, the size
+/// is halved, so that other workers can take the jobs. See [`Worker::batch`] for the limits.
 ///
 /// The jobs of transactional handlers share a transaction. A savepoint separates the handlers that write, so that a
-/// failure rolls back the writes of one handler. The jobs of leased handlers share a lease, which the worker extends while
-/// they run. If a queue has handlers of both kinds, its jobs are leased, and each transactional handler completes its job
-/// in a transaction of its own.
+/// failure rolls back the writes of one handler. The jobs of leased handlers share a lease, which the worker extends
+/// while they run. If a queue has handlers of both kinds, its jobs are leased, and each transactional handler completes
+/// its job in a transaction of its own.
 ///
 /// # Failures
 ///
-/// An error, a panic or a timeout of a handler fails the attempt. See [`crate::Failure`] for what follows. While the store
-/// cannot be reached, the worker retries with backoff.
+/// An error, a panic or a timeout of a handler fails the attempt. See [`crate::Failure`] for what follows. While the
+/// store cannot be reached, the worker retries with backoff.
 ///
-/// If the process crashes, leased jobs are requeued when their lease expires, and the attempt counts. Jobs in a transaction
-/// are ready again as soon as the server notices, and the attempt does not count.
+/// If the process crashes, leased jobs are requeued when their lease expires, and the attempt counts. Jobs in a
+/// transaction are ready again as soon as the server notices, and the attempt does not count.
 ///
 /// # Maintenance
 ///
@@ -134,8 +134,8 @@ where
 
     /// Serves the queues by weight instead of in registration order.
     ///
-    /// A queue of weight 3 gets three batches for each batch of a queue of weight 1. Default: 1 for each queue, once any
-    /// weight is set.
+    /// A queue of weight 3 gets three batches for each batch of a queue of weight 1. Default: 1 for each queue, once
+    /// any weight is set.
     #[must_use]
     pub fn weight(mut self, queue: &str, weight: u32) -> Self {
         self.queues.set_weight(queue, weight);
@@ -162,8 +162,8 @@ where
 
     /// Sets the length of leases. Default: 30 s. Minimum: 10 ms.
     ///
-    /// While the worker runs it extends a lease when a third of it has passed, and at least every 2 s. After a crash the
-    /// jobs are requeued when the lease has expired.
+    /// While the worker runs it extends a lease when a third of it has passed, and at least every 2 s. After a crash
+    /// the jobs are requeued when the lease has expired.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
@@ -172,9 +172,9 @@ where
 
     /// Sets the interval of maintenance. Default: 1 s.
     ///
-    /// Maintenance requeues the jobs of expired leases, prunes the archive, and puts the periodic jobs that are due. After
-    /// a slow search for expired leases that found none, the next search waits for 40 times as long as it took, at most
-    /// 10 s. Periodic jobs are put at each interval all the same.
+    /// Maintenance requeues the jobs of expired leases, prunes the archive, and puts the periodic jobs that are due.
+    /// After a slow search for expired leases that found none, the next search waits for 40 times as long as it took,
+    /// at most 10 s. Periodic jobs are put at each interval all the same.
     ///
     /// With [`Duration::MAX`] this worker runs no maintenance, and relies on others.
     #[must_use]
@@ -185,8 +185,8 @@ where
 
     /// Sets the interval of heartbeats. Default: 2 s.
     ///
-    /// A heartbeat stores the worker's status, and receives a request to stop. With `None` the worker is not registered,
-    /// so it is not listed and can be stopped by its [`Control`] only.
+    /// A heartbeat stores the worker's status, and receives a request to stop. With `None` the worker is not
+    /// registered, so it is not listed and can be stopped by its [`Control`] only.
     #[must_use]
     pub fn heartbeat_every(mut self, interval: Option<Duration>) -> Self {
         self.settings.heartbeat_every = interval;
@@ -241,9 +241,9 @@ where
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidSetting`] if a setting or the set of handlers is invalid. The store's own error if the first
-    /// poll fails and a retry cannot succeed, for example because the table does not exist. Later errors are logged, and
-    /// the worker retries.
+    /// [`crate::Error::InvalidSetting`] if a setting or the set of handlers is invalid. The store's error if the first
+    /// poll fails and a retry cannot succeed, for example because the table does not exist. Later errors are logged,
+    /// and the worker retries.
     pub fn run(self) -> Result<Report, S::Error> {
         self.run_until(RunUntil::Stopped)
     }

@@ -10,14 +10,14 @@ use super::worker_run::WorkerRun;
 use super::{leased_batch, transactional_batch};
 use crate::{Scan, Store, StoreError};
 
-/// What a poll came to.
+/// The result of a poll.
 #[derive(Debug)]
 pub(super) enum PollResult {
     /// A batch was run.
     Ran,
     /// No queue has a ready job; the next scheduled one is due after this time, if there is one.
     Empty { next_due: Option<Duration> },
-    /// As many jobs have begun as the run is limited to.
+    /// The run has begun its maximum number of jobs.
     LimitReached,
 }
 

@@ -41,7 +41,8 @@ impl<S: Store> ServedQueue<S> {
 }
 
 impl<S: Store> PreparedJob<'_, S> {
-    /// Removes the handler if all allowed attempts began and none was settled, because workers crashed or leases expired.
+    /// Removes the handler if all allowed attempts began and none was settled, because workers crashed or leases
+    /// expired.
     fn unless_exhausted(mut self) -> Self {
         if let Ok(handler) = self.handler {
             let Incoming { claim, envelope } = &self.incoming;

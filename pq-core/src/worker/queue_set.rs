@@ -32,7 +32,7 @@ impl<S: Store> ServedQueue<S> {
 pub(super) struct QueueSet<S: Store> {
     pub(super) all: Vec<ServedQueue<S>>,
     weights: HashMap<String, u32>,
-    /// Why a handler could not be added. Reported when the worker runs.
+    /// The reason why a handler could not be added. Reported when the worker runs.
     conflict: Option<String>,
     /// By how many turns each queue is behind its share, times the sum of all weights.
     deficits: Mutex<Vec<i64>>,

@@ -52,7 +52,7 @@ impl Settings {
     }
 }
 
-/// When a run ends without a request to stop.
+/// The condition under which a run ends without a request to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RunUntil {
     Stopped,
@@ -60,7 +60,7 @@ pub(super) enum RunUntil {
     Jobs(u64),
 }
 
-/// How many more jobs the threads of a run may begin.
+/// The number of jobs that the threads of a run may still begin.
 #[derive(Debug)]
 pub(super) struct JobLimit(Option<AtomicI64>);
 

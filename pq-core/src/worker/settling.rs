@@ -10,7 +10,7 @@ use super::worker_run::WorkerRun;
 use crate::lock::lock;
 use crate::{Claim, JobRecord, JobState, Outcome, Settlement, Store, StoreError};
 
-/// How long a finished job may wait for others to be settled with it.
+/// The time that a finished job may wait for others to be settled with it.
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
 
 /// Moves the jobs that a thread has not begun to those that it settles next, to be given back.

@@ -20,7 +20,7 @@ pub struct Running {
     pub task: Option<String>,
     /// The number of this attempt; 1 for the first.
     pub attempt: i32,
-    /// How long the handler has been running. As JSON, in seconds.
+    /// The time for which the handler has been running. As JSON, in seconds.
     #[serde(with = "seconds")]
     pub age: Duration,
 }
@@ -47,7 +47,7 @@ pub struct Status {
     pub rates: BTreeMap<String, f64>,
 }
 
-/// What became of a worker's jobs.
+/// The outcomes of a worker's jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]

@@ -5,15 +5,15 @@
 //! commits are faster side by side if the log's sync is slow, so small takes are not limited.
 //!
 //! A take returns at most one job of each serialization key. If a thread has taken a job of every key and finishes
-//! quickly, a second thread finds only the few keys that are free by chance, and both pay a commit for less work. Such a
-//! queue is left to one thread: the keyed-queue affinity.
+//! quickly, a second thread finds only the few keys that are free by chance, and both pay a commit for less work. Such
+//! a queue is left to one thread: the keyed-queue affinity.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::lock::lock;
 
-/// How many large takes may run at the same time.
+/// The number of large takes that may run at the same time.
 const MAX_CONCURRENT: usize = 4;
 
 /// The number of jobs from which a take is large. Only threads with very quick handlers take so many.
@@ -22,7 +22,8 @@ const LARGE_TAKE: usize = 512;
 /// A keyed batch that takes longer than this is not quick: other threads do not wait for it.
 const QUICK_BATCH: Duration = Duration::from_millis(10);
 
-/// How long the queue is left to a thread after its batch. If it does not take again by then, another thread does.
+/// The time for which the queue is left to a thread after its batch. If it does not take again by then, another thread
+/// does.
 const RETURN_WITHIN: Duration = Duration::from_millis(1);
 
 /// Limits the takes of one queue.

@@ -50,12 +50,12 @@ where
     Ok(run.progress.report())
 }
 
-/// Makes glibc keep the memory of a freed batch for the next one.
+/// Has glibc keep the memory of a freed batch for the next one.
 ///
-/// By default glibc returns free memory at the top of a heap to the system from 128 kB on. Each batch would then get its
-/// memory page by page from the system. When a block that was mapped directly is freed, glibc raises both thresholds to
-/// its size, see `M_MMAP_THRESHOLD` in mallopt(3). This block is never written to, so it uses no memory. Thresholds that
-/// the application has set are kept.
+/// By default glibc returns free memory at the top of a heap to the system from 128 kB on. Each batch would then get
+/// its memory page by page from the system. When a block that was mapped directly is freed, glibc raises both
+/// thresholds to its size, see `M_MMAP_THRESHOLD` in mallopt(3). This block is never written to, so it uses no memory.
+/// Thresholds that the application has set are kept.
 fn keep_freed_memory() {
     const BLOCK: usize = 4 << 20;
     static ONCE: Once = Once::new();

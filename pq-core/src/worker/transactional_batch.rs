@@ -22,7 +22,7 @@ use crate::{Claim, Failure, Outcome, Scan, Store, StoreError};
 /// After this long the rest of a batch is given back, so that the transaction and its locks do not last much longer.
 const MAX_DURATION: Duration = Duration::from_millis(200);
 
-/// Why the transaction is rolled back.
+/// The reason why the transaction is rolled back.
 enum Rollback<E> {
     /// The handler of its only job failed after it had written. The outcome is settled after the rollback.
     Failed(Arc<Claim>, Outcome),
@@ -167,8 +167,8 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
 
     /// Runs one job of several.
     ///
-    /// A savepoint separates its writes from those of the handlers before it, so that a failure rolls back the writes of
-    /// one handler. A handler that does not use the connection costs no savepoint.
+    /// A savepoint separates its writes from those of the handlers before it, so that a failure rolls back the writes
+    /// of one handler. A handler that does not use the connection costs no savepoint.
     fn run_one(
         &mut self,
         conn: &mut S::Conn,

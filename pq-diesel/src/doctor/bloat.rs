@@ -25,8 +25,8 @@ struct Size {
 /// Estimates the needed size of each table and index from the statistics, without an extension.
 ///
 /// A row has 28 bytes of overhead, an index entry 12, and index pages are 90 % full. A column without statistics counts
-/// 32 bytes in an index. A table without statistics is skipped. Dead tuples count as needed, because vacuum reuses their
-/// space. $1 schema, $2 names of tables.
+/// 32 bytes in an index. A table without statistics is skipped. Dead tuples count as needed, because vacuum reuses
+/// their space. $1 schema, $2 names of tables.
 const SIZES: &str = "
     WITH ours AS (
         SELECT pg_class.oid, relname, nspname, reltuples,

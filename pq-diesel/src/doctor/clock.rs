@@ -44,7 +44,7 @@ fn seconds(time: SystemTime) -> f64 {
     }
 }
 
-/// Makes the finding for a clock that is `ahead` of the server's, give or take `uncertainty`, in seconds.
+/// Returns the finding for a clock that is `ahead` of the server's, give or take `uncertainty`, in seconds.
 fn assess(ahead: f64, uncertainty: f64) -> Finding {
     let milliseconds = |seconds: f64| format!("{:.0} ms", seconds * 1000.0);
     let side = if ahead < 0.0 { "behind" } else { "ahead of" };

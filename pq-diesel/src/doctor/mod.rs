@@ -63,12 +63,12 @@ pub enum Level {
 pub struct Finding {
     /// The name of the check, such as `old snapshots`.
     pub check: &'static str,
-    /// How severe it is.
+    /// Its severity.
     pub level: Level,
-    /// What the check found. It can contain names of database objects and sessions, unescaped and with their control
+    /// The finding. It can contain names of database objects and sessions, unescaped and with their control
     /// characters.
     pub message: String,
-    /// How to fix it.
+    /// The advice how to fix it.
     pub advice: Option<String>,
 }
 
@@ -100,7 +100,7 @@ pub struct Examination {
 }
 
 impl Examination {
-    /// Makes the default options.
+    /// Creates the default options.
     pub fn new() -> Self {
         Self { max_snapshot_age: Duration::from_secs(60), clock: None }
     }
@@ -154,7 +154,7 @@ impl Pq {
     ///
     /// # Errors
     ///
-    /// As [`Pq::examine`].
+    /// The errors of [`Pq::examine`].
     pub fn examine_on(&self, conn: &mut PgConnection, how: &Examination) -> Result<Vec<Finding>, Error> {
         let store = self.store();
         let pooler = pooler::examine(store, conn, false);

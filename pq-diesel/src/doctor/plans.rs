@@ -150,7 +150,7 @@ fn explain(conn: &mut PgConnection, explainee: &Explainee<'_>) -> Result<Value, 
     Ok(explained?.plan)
 }
 
-/// What is wrong with a plan, the worst last.
+/// The defects of a plan, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Problem {
     Sort,

@@ -15,13 +15,13 @@ use crate::store::PgStore;
 
 pub(super) const CHECK: &str = "pooler";
 
-/// How long the second connection holds its session.
+/// The time for which the second connection holds its session.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// How long a notification of the session to itself may take.
+/// The time that a notification of the session to itself may take.
 const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What works on the connection.
+/// The features that work on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Features {
     /// The next transactions have the same settings and the same server process.

@@ -1,7 +1,7 @@
 //! Checks for long-running snapshots.
 //!
-//! Vacuum cannot remove a dead tuple that is younger than the oldest snapshot. Each take reads past such tuples, so takes
-//! slow down. Sessions, prepared transactions, replication slots and standbys can hold a snapshot.
+//! Vacuum cannot remove a dead tuple that is younger than the oldest snapshot. Each take reads past such tuples, so
+//! takes slow down. Sessions, prepared transactions, replication slots and standbys can hold a snapshot.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ const FAILURE_XIDS: i64 = 50_000_000;
 /// The number of holders that are reported one by one. The rest is counted.
 const NAMED: usize = 10;
 
-/// Lists what holds a snapshot. Vacuum has one and does not count. A standby's sender is listed as the standby. A slot's
-/// catalog_xmin affects only the system catalogs. A role without pg_read_all_stats does not see the times of other
-/// roles' sessions.
+/// Lists what holds a snapshot. Vacuum has one and does not count. A standby's sender is listed as the standby. A
+/// slot's catalog_xmin affects only the system catalogs. A role without pg_read_all_stats does not see the times of
+/// other roles' sessions.
 const HOLDERS: &str = "
     SELECT 'session' AS kind, pid::text AS name, coalesce(usename::text, backend_type) AS role,
         nullif(application_name, '') AS application, state,

@@ -6,7 +6,7 @@ use super::queue_group::{self, Completed, Queued};
 use super::wait_slots::{self, Signal, Slot};
 use super::{GroupCommit, STALL_FACTOR};
 
-/// How a follower's request went.
+/// The result of a follower's request.
 pub(crate) enum Reply<A> {
     /// It was executed, with this answer.
     Answer(A),
@@ -21,7 +21,7 @@ pub(crate) struct Leader<'g, K: Eq, R, A> {
     group_commit: &'g GroupCommit<K, R, A>,
     key: &'g K,
     followers: Vec<Queued<R, A>>,
-    /// How many calls it executes, its own included.
+    /// The number of calls that it executes, including its own.
     pub(super) executes: usize,
     pub(super) begun: Instant,
     has_ended: bool,

@@ -21,7 +21,8 @@ pub(crate) use self::leader::{Leader, Reply};
 use self::queue_group::QueueGroup;
 use self::wait_slots::{Signal, Slot};
 
-/// How many calls of a group run at a time while few threads call. With a limit of one, two threads would take turns.
+/// The maximum number of concurrent calls of a group while few threads call. With a limit of one, two threads would
+/// take turns.
 pub(crate) const MAX_CONCURRENCY: usize = 2;
 
 /// From this many calling threads on, one call runs at a time. Two leaders would share no sync of the log but take
@@ -34,8 +35,8 @@ const SLOW: Duration = Duration::from_millis(1);
 /// A call that takes this many times as long as the last one is stalled, and new calls run in parallel.
 const STALL_FACTOR: u32 = 10;
 
-/// How long the next leader lingers for each call that was just answered, because threads wake one after the other.
-/// It lingers for at most half of the time that the answered call took.
+/// The time that the next leader lingers for each call that was just answered, because threads wake one after the
+/// other. It lingers for at most half of the time that the answered call took.
 const LINGER: Duration = Duration::from_micros(25);
 
 /// The most calls that a leader takes along.
@@ -51,7 +52,7 @@ pub(crate) struct GroupCommit<K, R, A> {
 
 type Groups<'g, K, R, A> = MutexGuard<'g, Vec<QueueGroup<K, R, A>>>;
 
-/// What a call has to do.
+/// The next step of a call.
 pub(crate) enum Turn<'g, K: Eq, R, A> {
     /// Execute its own request and those of its followers. It counts as running until the leader is dropped.
     Lead(Leader<'g, K, R, A>),

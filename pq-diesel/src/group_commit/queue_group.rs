@@ -10,17 +10,17 @@ use super::{MAX_CONCURRENCY, MAX_FOLLOWERS};
 /// The calls of one key. A group is removed once it has neither calls nor a limit of one that still matters.
 pub(super) struct QueueGroup<K, R, A> {
     key: K,
-    /// How many calls run.
+    /// The number of running calls.
     pub(super) running: usize,
-    /// How many calls the running ones execute, followers included.
+    /// The number of calls that the running ones execute, including followers.
     pub(super) executing: usize,
-    /// When the last of the running calls began.
+    /// The start of the last running call.
     begun: Instant,
     /// For how long that call runs alone. Zero, unless the previous call was slow or one of many.
     alone_for: Duration,
     /// Until when the next leader lingers for the calls that were just answered.
     linger_until: Instant,
-    /// How many threads called when the last call completed: those that it answered, and those that were queued.
+    /// The number of threads that called when the last call completed: answered and queued ones.
     callers: usize,
     pub(super) queue: VecDeque<Queued<R, A>>,
     /// The slots of the calls that queue from now on.
@@ -33,11 +33,11 @@ pub(super) struct Queued<R, A> {
     pub(super) slot: Slot<A>,
 }
 
-/// How a call went that has completed.
+/// The result of a completed call.
 pub(super) struct Completed {
     pub(super) at: Instant,
     pub(super) took: Duration,
-    /// How many calls it executed.
+    /// The number of calls that it executed.
     pub(super) executed: usize,
 }
 

@@ -182,7 +182,7 @@ fn many_answered_threads_are_still_many_when_they_call_again() -> TestResult {
     Ok(())
 }
 
-/// Makes groups in which a call that runs until the end of the test does not make others queue.
+/// Creates groups in which a call that runs until the end of the test does not make others queue.
 fn never_alone<T>() -> GroupCommit<&'static str, T, T> {
     GroupCommit { slow: Duration::MAX, threshold: usize::MAX, ..GroupCommit::default() }
 }

@@ -45,14 +45,14 @@ const MAX_GAP: Duration = Duration::from_secs(1);
 const TICKS_PER_CHECK: u32 = 125;
 const COOLDOWN: Duration = Duration::from_secs(2);
 
-/// How long the listener goes on notifying after a lease at least. A writer that found the notifier lock taken acquires
-/// its share of the other lock a moment later, so that lock alone does not prove that no writer is left.
+/// The minimum time for which the listener continues to notify after a lease. A writer that found the notifier lock
+/// taken acquires its share of the other lock a moment later, so that lock alone does not prove that no writer is left.
 const MIN_DRAIN: Duration = Duration::from_millis(500);
 
 /// The longest interval between two notifications after a lease.
 const MAX_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the session must do for a channel.
+/// The next action of the session for a channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Try to acquire the notifier lock, then call [`Coalescing::lock_attempted`].

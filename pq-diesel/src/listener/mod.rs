@@ -27,7 +27,7 @@ use crate::table::{Table, channel, notified_channels};
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const MAX_RETRY: Duration = Duration::from_secs(5);
 
-/// How long a new wait blocks until the server confirms LISTEN. Afterwards it polls.
+/// The longest time that a new wait blocks until the server confirms LISTEN. Afterwards it polls.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 
 /// The handle's side of the listener.
@@ -53,7 +53,7 @@ impl Drop for Subscription {
 }
 
 impl Listener {
-    /// Makes a listener. Nothing is connected before the first wait.
+    /// Creates a listener. It connects at the first wait.
     pub(crate) fn new(conninfo: ConnInfo, table: Table) -> Self {
         Self { conninfo, table, registry: Arc::default(), shutdown_guard: ShutdownGuard::default() }
     }

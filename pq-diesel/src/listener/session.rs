@@ -10,7 +10,7 @@ use super::subscription_registry::{PendingActions, SubscriptionRegistry};
 use crate::libpq::Connection;
 use crate::table::{Ident, Table};
 
-/// How long a session that has a notifier lock may be idle before the server ends it.
+/// The time that a session with a notifier lock may be idle before the server ends it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The first version of PostgreSQL with `idle_session_timeout`.

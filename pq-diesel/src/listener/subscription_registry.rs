@@ -10,11 +10,11 @@ use pq_core::{QueueName, WakeSignal};
 use super::wake_thread;
 use crate::table::{Ident, notified_channels};
 
-/// How long the thread listens to a channel without waiters. A loop of short waits would otherwise LISTEN and UNLISTEN
-/// each time.
+/// The time for which the thread listens to a channel without waiters. A loop of short waits would otherwise LISTEN and
+/// UNLISTEN each time.
 const KEEP_UNUSED: Duration = Duration::from_secs(60);
 
-/// What the handle and the listener's thread share.
+/// The state that the handle and the listener's thread share.
 #[derive(Debug, Default)]
 pub(super) struct SubscriptionRegistry {
     state: Mutex<State>,
@@ -53,7 +53,7 @@ struct Channel {
     unused_since: Option<Instant>,
 }
 
-/// What the listener's thread must do before it sleeps.
+/// The pending actions of the listener's thread.
 pub(super) struct PendingActions {
     pub(super) closed: bool,
     pub(super) listen: Vec<Listen>,

@@ -112,7 +112,7 @@ pub(crate) fn script(table: &Table) -> String {
     runner::script(table, ALL)
 }
 
-/// How far a table has been migrated.
+/// The state of a table's migrations.
 pub(crate) struct Status {
     /// Versions that have not run.
     pub(crate) pending: Vec<String>,

@@ -14,7 +14,7 @@ use crate::table::Table;
 /// create the same schema.
 const LOCK: i64 = 0x7071_6d69_6772_6174;
 
-/// Where diesel's own harness records versions.
+/// The table in which diesel's own harness records versions.
 const RECORDED_BY_DIESEL: &str = "public.__diesel_schema_migrations";
 
 /// A list of migrations, applied to one table.
@@ -25,7 +25,7 @@ pub(super) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// Makes a runner of these migrations, which are in the order of their versions.
+    /// Creates a runner of these migrations, which are in the order of their versions.
     pub(super) fn new(conn: &'a mut PgConnection, table: &'a Table, migrations: &'a [Migration]) -> Self {
         Self { conn, table, migrations }
     }

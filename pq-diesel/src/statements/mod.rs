@@ -1,6 +1,7 @@
 //! The SQL of the store: whole statements, each with its order and its locks.
 //!
-//! A statement is a constant or a file, with placeholders for names such as `{jobs}`, which [`template`] substitutes. Long statements are files in `take/` and `put/`.
+//! A statement is a constant or a file, with placeholders for names such as `{jobs}`, which [`template`] substitutes.
+//! Long statements are files in `take/` and `put/`.
 
 mod admin;
 mod archive;

@@ -94,8 +94,8 @@ RETURNING id";
 /// Arrays with a value for each job: $1 job, $2 outcome, $3 delay in microseconds, $4 error, $5 new payload, $6 result.
 /// $7 the lease if all of its jobs are settled here, or $8 the lease if they are not. The other one is null.
 ///
-/// Order: jobs are requeued in the order of their ids. Locks: the row of the lease. A lease whose jobs are all settled is
-/// deleted. For another the settled jobs are inserted into a table, under a share lock on the lease that excludes
+/// Order: jobs are requeued in the order of their ids. Locks: the row of the lease. A lease whose jobs are all settled
+/// is deleted. For another the settled jobs are inserted into a table, under a share lock on the lease that excludes
 /// maintenance, and the unique index refuses a second outcome. So an accepted outcome is final, and sessions that
 /// settle jobs of one lease do not wait for each other.
 pub(super) const SETTLE_LEASED: &str = "\

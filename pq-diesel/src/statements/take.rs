@@ -9,8 +9,8 @@
 //! in order until one takes jobs or has seen the whole queue.
 //!
 //! A transaction's take stores a token in a setting that is local to the transaction. The setting exists exactly as
-//! long as the transaction holds the jobs: a rollback, to a savepoint or altogether, removes both. The token of a lease is
-//! its id.
+//! long as the transaction holds the jobs: a rollback, to a savepoint or altogether, removes both. The token of a lease
+//! is its id.
 
 use std::sync::OnceLock;
 
@@ -142,7 +142,8 @@ SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AND (
 /// Takes one job again if it is unchanged in the queue, and stores the token of its first take. Returns no row if the
 /// job has changed or is locked. $1 job, $2 queue, $3 attempt, $4 token.
 ///
-/// Locks: the job's row and its serialization key. SKIP LOCKED leaves the job to another transaction that has taken it meanwhile.
+/// Locks: the job's row and its serialization key. SKIP LOCKED leaves the job to another transaction that has taken it
+/// meanwhile.
 pub(super) const RETAKE: &str = "\
 WITH place AS MATERIALIZED (
     SELECT ctid FROM {jobs}

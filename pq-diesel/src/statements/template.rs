@@ -10,7 +10,7 @@ use crate::prepared::Statement;
 #[derive(Debug)]
 pub(super) struct Template {
     segments: Vec<Segment>,
-    /// How many parameters `$1`, `$2` and so on there are.
+    /// The number of parameters `$1`, `$2` and so on.
     params: usize,
 }
 

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::prepared::Value;
 use crate::rows::{CountsRow, CountsSql, JobRow, JobSql};
 
-/// How often a cancellation tries to find a job that moves between the queue and a lease meanwhile.
+/// The number of times a cancellation tries to find a job that moves between the queue and a lease meanwhile.
 const CANCEL_TRIES: usize = 3;
 
 impl Admin for PgStore {

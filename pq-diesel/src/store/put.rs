@@ -138,8 +138,8 @@ impl PgStore {
         })
     }
 
-    /// Copies jobs under ids that are drawn for them, ascending in the order of the jobs. A rollback leaves a gap, as for
-    /// any put. If PostgreSQL would refuse a COPY, inserts the jobs.
+    /// Copies jobs under ids that are drawn for them, ascending in the order of the jobs. A rollback leaves a gap, as
+    /// for any put. If PostgreSQL would refuse a COPY, inserts the jobs.
     fn copy_with_ids(
         &self,
         conn: &mut PgConnection,

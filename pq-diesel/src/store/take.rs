@@ -16,7 +16,7 @@ use crate::statements::Sized;
 use crate::table::notified_channels;
 use crate::{Error, Notify};
 
-/// How often a take is repeated that lost its jobs to other transactions and took none.
+/// The number of times a take is repeated that lost all of its jobs to other transactions.
 const MAX_RACES: usize = 8;
 
 /// Which fallback statement the last full scan of each queue needed.
@@ -44,7 +44,7 @@ impl FallbackLevels {
     }
 }
 
-/// What owns the jobs that are taken.
+/// The owner of the jobs of a take.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Owner {
     /// The caller: the take commits by itself and completes its jobs.

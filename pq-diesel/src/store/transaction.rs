@@ -138,9 +138,10 @@ pub(super) fn depth(conn: &mut PgConnection) -> QueryResult<u32> {
 
 /// Commits the innermost transaction, which is nested in `around` others.
 ///
-/// PostgreSQL rolls back a transaction in which a statement had failed, and yet reports COMMIT as a success, which diesel
-/// does not detect. A handler that ignored the failed statement would then see its job reported as done. The empty SELECT
-/// in the same round trip fails in such a transaction. diesel learns from the connection's state that it has ended.
+/// PostgreSQL rolls back a transaction in which a statement had failed, and yet reports COMMIT as a success, which
+/// diesel does not detect. A handler that ignored the failed statement would then see its job reported as done. The
+/// empty SELECT in the same round trip fails in such a transaction. diesel learns from the connection's state that it
+/// has ended.
 fn commit(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
     if around == 0 {
         conn.batch_execute("SELECT; COMMIT")

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{Outcome, PATIENCE};
 
-/// What a job does besides its effect, which is a row.
+/// The action of a job besides its effect, which is a row.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq)]
 pub(crate) enum Step {
     Nothing,

@@ -46,14 +46,14 @@ impl Account {
         self.name.as_deref()
     }
 
-    /// Makes the command run as this user.
+    /// Has the command run as this user.
     pub(crate) fn apply(&self, command: &mut Command) {
         if let Runs::As { uid, gid } = self.runs {
             command.uid(uid).gid(gid);
         }
     }
 
-    /// Gives the user a file or directory.
+    /// Changes the owner of a file or directory to the user.
     pub(crate) fn give(&self, path: &Path) -> Result<(), Error> {
         match self.runs {
             Runs::AsWeDo => Ok(()),

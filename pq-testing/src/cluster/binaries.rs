@@ -10,8 +10,8 @@ use crate::error::Error;
 
 const OLDEST: u32 = 13;
 
-/// Where packages install the programs: subdirectories of the first path, highest version first, and the
-/// second path below each.
+/// The directories in which packages install the programs: subdirectories of the first path, highest version first, and
+/// the second path below each.
 const PLACES: [(&str, &str, &str); 7] = [
     ("/usr/lib/postgresql", "", "bin"),
     ("/usr", "pgsql-", "bin"),

@@ -44,7 +44,7 @@ pub(super) struct Postmaster {
     child: Child,
 }
 
-/// Why a start failed.
+/// The reason why a start failed.
 pub(super) enum Failure {
     /// The port or the memory of the previous run is not free yet.
     Occupied(Error),

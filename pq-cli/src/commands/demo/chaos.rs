@@ -79,8 +79,8 @@ impl Chaos {
 
     /// Injects the next random fault if it is due.
     ///
-    /// It waits until one fault of each kind has happened in the middle of a job. A random fault could otherwise end the
-    /// worker that waits for such a fault.
+    /// It waits until one fault of each kind has happened in the middle of a job. A random fault could otherwise end
+    /// the worker that waits for such a fault.
     pub(super) fn inject_random(
         &mut self,
         done: i64,

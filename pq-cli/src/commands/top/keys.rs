@@ -32,7 +32,7 @@ fn short(name: &str) -> String {
     layout::truncate(&output::escape(name), 32)
 }
 
-/// What a key causes.
+/// The effect of a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     None,

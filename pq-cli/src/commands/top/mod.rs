@@ -120,7 +120,7 @@ fn watch(state: &mut State, poller: &Poller, stop: &CancellationToken) -> Result
     Ok(ExitCode::from(130))
 }
 
-/// Makes the poller read the dead jobs of the selected queue.
+/// Has the poller read the dead jobs of the selected queue.
 fn choose(state: &State, poller: &Poller, watched: &mut Option<QueueName>) {
     let chosen = state.selected_queue();
     if chosen != *watched {

@@ -91,7 +91,7 @@ const RUNNING: &[Column] = &[
 const DEAD: &[Column] =
     &[number("ID", 0), number("ATTEMPT", 2), word("ENDED", 1), text("ERROR", 0, 16), text("PAYLOAD", 3, 16)];
 
-/// What the colour of a row stands for.
+/// The meaning of a row's colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,

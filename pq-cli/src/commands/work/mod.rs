@@ -27,13 +27,13 @@ const SUPERVISOR: &str = "PQ_WORK_SUPERVISOR";
 ///
 /// The command reads the payload (or the arguments of a task) from standard input, and the metadata of the job from
 /// PQ_ID, PQ_QUEUE, PQ_TASK, PQ_ATTEMPT, PQ_PRIORITY, PQ_ENQUEUED_AT, PQ_SCHEDULE_AT, PQ_EXPECTED_AT,
-/// PQ_SERIALIZATION_KEY and PQ_UNIQUE_KEY. Exit status 0 completes the job. Any other exit status fails it, with the end
-/// of standard error as the error. Jobs are held under a lease while their commands run. Queues have strict priority in
-/// the order of the arguments: a queue is polled only while all earlier ones are empty.
+/// PQ_SERIALIZATION_KEY and PQ_UNIQUE_KEY. Exit status 0 completes the job. Any other exit status fails it, with the
+/// end of standard error as the error. Jobs are held under a lease while their commands run. Queues have strict
+/// priority in the order of the arguments: a queue is polled only while all earlier ones are empty.
 ///
-/// Signals: HUP stops when no job is ready (drain). INT stops when the running jobs have ended (finish), and a second INT
-/// aborts. TERM aborts: running commands get TERM, and KILL five seconds later, and their jobs are requeued. USR1 prints
-/// the status to standard error.
+/// Signals: HUP stops when no job is ready (drain). INT stops when the running jobs have ended (finish), and a second
+/// INT aborts. TERM aborts: running commands get TERM, and KILL five seconds later, and their jobs are requeued. USR1
+/// prints the status to standard error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq work mail --exec 'sendmail -t' --workers 4 --max-retries 5 --backoff 'exponential 1s 1h'\n\

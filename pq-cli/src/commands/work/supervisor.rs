@@ -26,7 +26,7 @@ struct Process {
     child: Option<Child>,
     begun: Instant,
     pause: Duration,
-    /// When the process is restarted.
+    /// The time of the next restart.
     again: Option<Instant>,
 }
 

@@ -43,9 +43,9 @@ const MAX_INT_DIGITS: usize = 4300;
 
 /// The codec of Python's `name/pickle` queues: a JSON string with one character for each byte of a pickle.
 ///
-/// Supports plain data: `None`, `bool`, `int`, `float`, `str`, `list`, `tuple` (as an array) and `dict` in its order. The
-/// keys of a `dict` are converted as by Python's `json.dumps`. If two keys are then equal, such as `1` and `"1"`, the
-/// last value is kept. Everything else is refused with its kind. Nothing is imported or executed.
+/// Supports plain data: `None`, `bool`, `int`, `float`, `str`, `list`, `tuple` (as an array) and `dict` in its order.
+/// The keys of a `dict` are converted as by Python's `json.dumps`. If two keys are then equal, such as `1` and `"1"`,
+/// the last value is kept. Everything else is refused with its kind. Nothing is imported or executed.
 ///
 /// Reads protocols 0 to 5 and writes protocol 0, as Python's `pq` does. Refuses more than 127 levels of nesting,
 /// integers of more than 4300 digits, floats that JSON cannot represent, more than 4 Mi values, and more than 64 MiB of

@@ -22,7 +22,7 @@ use crate::rows::span;
 use crate::rows::{LeaseRow, LeaseSql, ScannedRow, ScannedSql};
 use crate::statements::FastStatements;
 
-/// Gives each take in a transaction a token. No two takes of one transaction have the same.
+/// Numbers the takes in transactions, so that no two takes of one transaction have the same token.
 static NEXT_TOKEN: AtomicI64 = AtomicI64::new(1);
 
 impl FastPath {
@@ -76,8 +76,8 @@ impl FastPath {
         Ok((!jobs.is_empty()).then_some(Taken { jobs, next_due: None }))
     }
 
-    /// Returns the time until the next poll if nothing is behind the position. Returns `None` if the queue has jobs that are not
-    /// in the index.
+    /// Returns the time until the next poll if nothing is behind the position. Returns `None` if the queue has jobs
+    /// that are not in the index.
     fn nothing_behind_position(
         &self,
         store: &PgStore,
@@ -93,7 +93,7 @@ impl FastPath {
     }
 }
 
-/// Where an index scan starts.
+/// The start of an index scan.
 #[derive(Clone, Copy, Debug)]
 enum Start {
     Queue,

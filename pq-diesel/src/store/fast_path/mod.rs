@@ -1,8 +1,8 @@
 //! The fast path of a take: an index scan that skips dead tuples.
 //!
 //! Nearly all takes are served here. A reader of the rest of the store can skip this folder: [`FastPath::take`] returns
-//! either jobs or `None`, and then the fallback statements of `take.rs` decide. The store notifies the fast path of jobs
-//! that it puts or gives back.
+//! either jobs or `None`, and then the fallback statements of `take.rs` decide. The store notifies the fast path of
+//! jobs that it puts or gives back.
 //!
 //! The index keeps the entries of deleted jobs until VACUUM removes them, which it cannot do while any transaction of
 //! the database may still see the jobs. A scan from the start of the queue passes all dead entries, so each take gets
@@ -57,7 +57,7 @@ impl FastPath {
         self.planner.note_put(queue, jobs);
     }
 
-    /// Makes the next take begin at the start, because jobs may have come into the queue anywhere.
+    /// Has the next take begin at the start, because jobs may have come into the queue anywhere.
     pub(super) fn forget_position(&self, queue: &QueueName) {
         self.planner.forget_position(queue);
     }

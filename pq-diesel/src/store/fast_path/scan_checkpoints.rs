@@ -18,14 +18,14 @@ pub(super) struct ScanCheckpoints {
     keys: Vec<SortKey>,
     /// After how many jobs the next checkpoint follows.
     distance: usize,
-    /// How many jobs were taken since the last checkpoint.
+    /// The number of jobs that were taken since the last checkpoint.
     taken: usize,
     /// The checkpoint at the end of the range that is scanned next.
     next: usize,
-    /// What the last scan of a range cost, in microseconds.
+    /// The cost of the last scan of a range, in microseconds.
     last_cost: i64,
     last_scan: Instant,
-    /// What the ranges have cost beyond a resumed scan since the first one was last scanned, in microseconds.
+    /// The cost of the ranges beyond a resumed scan since the first one was last scanned, in microseconds.
     round_cost: i64,
 }
 

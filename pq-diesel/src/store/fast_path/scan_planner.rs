@@ -11,7 +11,7 @@ use super::scan_checkpoints::KeyRange;
 use super::scan_state::ScanState;
 use super::sort_key::SortKey;
 
-/// How the next take of a queue finds jobs.
+/// The plan of the next take of a queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Plan {
     /// By the full scan: the last one found no more than a few jobs, and a full scan also says when the next is due.
@@ -68,7 +68,7 @@ impl ScanPlanner {
         }
     }
 
-    /// Makes the next take begin at the start.
+    /// Has the next take begin at the start.
     pub(super) fn forget_position(&self, queue: &QueueName) {
         if let Some(state) = self.lock().get_mut(queue) {
             state.position = None;

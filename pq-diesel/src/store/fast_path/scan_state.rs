@@ -13,12 +13,12 @@ use super::sort_key::SortKey;
 #[derive(Debug)]
 pub(super) struct ScanState {
     last_result: LastResult,
-    /// Where the last take ended, unless the next one must begin at the start.
+    /// The position at which the last take ended, unless the next one must begin at the start.
     pub(super) position: Option<SortKey>,
-    /// Where takes ended about a second ago, and a second before that.
+    /// The positions at which takes ended about a second ago, and a second before that.
     earlier: [Option<SortKey>; 2],
     earlier_noted: Instant,
-    /// Where takes have been since the first one.
+    /// The positions of takes since the first one.
     checkpoints: ScanCheckpoints,
     from_start: ScanCosts,
     resume_earlier: ScanCosts,
@@ -45,7 +45,7 @@ impl ScanState {
     const COST_OF_JOB: i64 = 5;
     /// Within this time of a take that found fewer jobs than it wanted there are probably no more.
     const JUST_NOW: Duration = Duration::from_millis(1);
-    /// How far apart the earlier positions are.
+    /// The time between the earlier positions.
     const EARLIER: Duration = Duration::from_secs(1);
 
     pub(super) fn new(now: Instant) -> Self {
@@ -142,7 +142,8 @@ impl ScanState {
             }
             Plan::Resume(_) => self.resume.add(cost, now),
             Plan::ResumeEarlier(_) => self.resume_earlier.add(cost, now),
-            // A full scan begins at the start as well, but if it finds nothing most of its cost is not the index scan's.
+            // A full scan begins at the start as well, but if it finds nothing most of its cost is not the index
+            // scan's.
             Plan::Full if jobs.is_empty() => self.from_start.ended = now,
             Plan::FromStart | Plan::Full => self.from_start.add(cost, now),
         }

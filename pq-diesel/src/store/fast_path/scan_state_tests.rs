@@ -36,7 +36,7 @@ struct Simulation {
     last: i64,
 }
 
-/// What scans cost by where they begin. A scan of a range costs as much as one that resumes earlier.
+/// The costs of scans by their start. A scan of a range costs as much as one that resumes earlier.
 struct Costs {
     from_start: Duration,
     resume_earlier: Duration,
