@@ -52,7 +52,7 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
         return Err(invalid("expected at least one table [tasks.NAME]".to_owned()));
     }
     let mut handlers = Vec::new();
-    // The outer loop is over the queues, because workers serve queues in the order of their first handlers.
+    // The outer loop iterates over the queues, because workers serve queues in the order of their first handlers.
     for name in &work.queues {
         let queue = pq.queue::<()>(name)?;
         for (task, entry) in &file.tasks {
