@@ -1,4 +1,4 @@
-//! What the server does without us: pgbench and COPY.
+//! Baselines that run without `pq`: pgbench scripts and COPY.
 
 use std::io::Write;
 use std::process::Command;
@@ -12,52 +12,54 @@ use diesel::prelude::*;
 
 use crate::{Bench, Cost, Meter, PAYLOAD};
 
-/// A script for `pgbench -M prepared`: statements with `;` between them, which are one transaction where they say so.
+/// A script for `pgbench -M prepared`.
+///
+/// Each statement is a transaction of its own unless the script has BEGIN and COMMIT.
 #[derive(Clone, Debug)]
 pub struct Script {
-    /// A statement a line, or lines of pgbench's own.
+    /// One statement, or one pgbench meta-command, per line.
     lines: Vec<String>,
     values: Vec<(String, String)>,
 }
 
-/// What pgbench says that it did.
+/// The rate and the number of runs that pgbench reports.
 #[derive(Clone, Copy, Debug)]
 pub struct PgbenchReport {
-    /// How often the script was run a second, without the time that it takes to connect.
+    /// Runs of the script per second, without the time to connect.
     pub rate: f64,
-    /// How often it was run.
+    /// Number of runs.
     pub times: u64,
 }
 
 impl Script {
-    /// These statements.
+    /// Creates a script of statements separated by `;`.
     #[must_use]
     pub fn new(sql: &str) -> Self {
         let line = |statement: &str| format!("{};", statement.trim().replace('\n', " "));
         Self { lines: sql.split(';').map(line).collect(), values: Vec::new() }
     }
 
-    /// A script as pgbench has it, whose lines may end in `\gset`.
+    /// Creates a script in pgbench's syntax, whose lines may end in `\gset`.
     #[must_use]
     pub fn raw(text: &str) -> Self {
         Self { lines: text.lines().map(str::to_owned).collect(), values: Vec::new() }
     }
 
-    /// Binds `:name` to this value: it is sent with each statement, as ours are, and not once with its text.
+    /// Binds `:name` to a value, which is sent with each statement as a parameter.
     #[must_use]
     pub fn bind(mut self, name: &str, value: &str) -> Self {
         self.values.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With another statement behind it.
+    /// Appends a statement.
     #[must_use]
     pub fn then(mut self, sql: &str) -> Self {
         self.lines.extend(Self::new(sql).lines);
         self
     }
 
-    /// The same between BEGIN and COMMIT.
+    /// Returns the same script between BEGIN and COMMIT.
     #[must_use]
     pub fn in_a_transaction(&self) -> Self {
         let (begin, commit) = (["BEGIN;".to_owned()], ["COMMIT;".to_owned()]);
@@ -65,38 +67,38 @@ impl Script {
         Self { lines, values: self.values.clone() }
     }
 
-    /// Runs it over and over for this time, which pgbench rounds to whole seconds.
+    /// Runs the script repeatedly for a time, rounded to whole seconds.
     ///
     /// # Errors
     ///
-    /// Where there is no pgbench, or it fails.
+    /// If pgbench is missing or fails.
     pub fn run_for(&self, url: &str, clients: usize, time: Duration) -> Result<PgbenchReport> {
         self.run(url, clients, ["--time".to_owned(), (time.as_secs_f64().round() as u64).max(1).to_string()])
     }
 
-    /// Runs it so often with each client.
+    /// Runs the script `each` times on each client.
     ///
     /// # Errors
     ///
-    /// Where there is no pgbench, or it fails.
+    /// If pgbench is missing or fails.
     pub fn run_times(&self, url: &str, clients: usize, each: usize) -> Result<PgbenchReport> {
         self.run(url, clients, ["--transactions".to_owned(), each.to_string()])
     }
 
-    /// As [`Script::run_for`], and counts what it cost: each run of the script is a job.
+    /// Runs the script as [`Script::run_for`] does and counts the cost; each run of the script is a job.
     ///
     /// # Errors
     ///
-    /// Where there is no pgbench, or it fails; the database's.
+    /// If pgbench is missing or fails; database errors.
     pub fn cost_of(&self, bench: &Bench, clients: usize, time: Duration) -> Result<Cost> {
         self.counted(bench, 1.0, || self.run_for(bench.url(), clients, time))
     }
 
-    /// Works so many jobs, of which each run of the script takes up to `batch`, and counts what that cost.
+    /// Processes `jobs` jobs, at most `batch` per run of the script, and counts the cost.
     ///
     /// # Errors
     ///
-    /// Where there is no pgbench, or it fails; the database's.
+    /// If pgbench is missing or fails; database errors.
     pub fn cost_of_jobs(&self, bench: &Bench, clients: usize, jobs: usize, batch: usize) -> Result<Cost> {
         let each = jobs.div_ceil(batch).div_ceil(clients);
         let jobs_per_run = jobs as f64 / (each * clients) as f64;
@@ -120,7 +122,7 @@ impl Script {
             rate: ran.rate * jobs_per_run,
             trips: self.lines.len() as f64 / jobs_per_run,
             client_cpu: cpu * 1e6 / jobs,
-            // What this process needs to start another says nothing of that one.
+            // The memory of this process does not include that of pgbench.
             peak_memory: 0.0,
             ..cost
         })
@@ -141,7 +143,7 @@ impl Script {
             .args(limit)
             .arg(url)
             .output()
-            .context("pgbench cannot be run; it comes with PostgreSQL's server or contrib package")?;
+            .context("cannot run pgbench; install PostgreSQL's server or contrib package")?;
         let output = String::from_utf8_lossy(&run.stdout);
         if !run.status.success() {
             bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
@@ -152,23 +154,23 @@ impl Script {
         };
         let rate = number("tps =").with_context(|| format!("pgbench printed no tps: {output}"))?;
         let times = number("number of transactions actually processed:")
-            .with_context(|| format!("pgbench did not say how often it ran: {output}"))?;
+            .with_context(|| format!("pgbench printed no number of transactions: {output}"))?;
         Ok(PgbenchReport { rate, times: times as u64 })
     }
 }
 
-/// Seconds of processor time of the programs that this process has run to their end.
+/// Returns the processor seconds of the child processes that have ended.
 fn child_cpu_seconds() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").context("no /proc/self/stat")?;
-    // The second field is a name in parentheses, which may hold anything; the 16th and 17th are the children's time,
-    // in hundredths of a second whatever the kernel's own clock ticks.
-    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat names no program")?;
+    let stat = std::fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
+    // The second field is a name in parentheses that may contain spaces. Fields 16 and 17 are the user and system
+    // time of children, in hundredths of a second.
+    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat contains no program name")?;
     let ticks: Vec<f64> =
         fields.split_whitespace().skip(13).take(2).map(str::parse).collect::<Result<_, _>>()?;
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
-/// The first jobs of a queue, locked, by the index that workers use.
+/// Returns a condition that selects and locks the first ready jobs, by the index that workers use.
 pub(crate) fn first_jobs(queue: &str, jobs: usize) -> String {
     format!(
         "ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
@@ -178,26 +180,27 @@ pub(crate) fn first_jobs(queue: &str, jobs: usize) -> String {
     )
 }
 
-/// A take of so many jobs as anybody would write it who has no other jobs than those that are ready.
+/// Returns a plain DELETE that takes ready jobs and ignores schedules and keys.
 pub(crate) fn plain_take(queue: &str, jobs: usize) -> String {
     format!("DELETE FROM pq.queue WHERE {} RETURNING id, data", first_jobs(queue, jobs))
 }
 
-/// Transactions a second of `pgbench -M prepared` with so many clients, each running `sql`.
+/// Returns the transactions per second of `pgbench -M prepared`, each running `sql`.
 ///
 /// # Errors
 ///
-/// Where there is no pgbench, or it fails.
+/// If pgbench is missing or fails.
 pub fn pgbench(url: &str, sql: &str, clients: usize, time: Duration) -> Result<f64> {
     Ok(Script::new(sql).run_for(url, clients, time)?.rate)
 }
 
-/// How long psql takes to `\copy` these rows into `target` (a table with its columns) so often, by its own clock:
-/// without the time that it takes to start and to connect.
+/// Returns how long psql takes to `\copy` these rows `times` times.
+///
+/// `target` is a table with its columns. The time is psql's own, without starting and connecting.
 ///
 /// # Errors
 ///
-/// Where there is no psql, or it fails.
+/// If psql is missing or fails.
 pub fn psql_copy(url: &str, target: &str, row: &str, rows: usize, times: usize) -> Result<Duration> {
     let mut data = tempfile::NamedTempFile::new()?;
     data.write_all(format!("{row}\n").repeat(rows).as_bytes())?;
@@ -212,26 +215,26 @@ pub fn psql_copy(url: &str, target: &str, row: &str, rows: usize, times: usize) 
         .arg(script.path())
         .arg(url)
         .output()
-        .context("psql cannot be run; it comes with PostgreSQL's client package")?;
+        .context("cannot run psql; install PostgreSQL's client package")?;
     let output = String::from_utf8_lossy(&run.stdout);
     if !run.status.success() {
         bail!("psql failed: {}", String::from_utf8_lossy(&run.stderr));
     }
     let copied = output.lines().filter(|line| *line == format!("COPY {rows}")).count();
-    ensure!(copied == times, "psql copied {copied} times and not {times}: {output}");
+    ensure!(copied == times, "psql copied {copied} times, expected {times}: {output}");
     let milliseconds: Vec<f64> = output
         .lines()
         .filter_map(|line| line.strip_prefix("Time: ")?.split(' ').next()?.parse().ok())
         .collect();
-    ensure!(milliseconds.len() == times, "psql did not say how long each COPY took: {output}");
+    ensure!(milliseconds.len() == times, "psql did not print the time of each COPY: {output}");
     Ok(Duration::from_secs_f64(milliseconds.iter().sum::<f64>() / 1_000.0))
 }
 
-/// Rows a second of COPY into the queue's table.
+/// Returns the rows per second of COPY into the queue's table.
 ///
 /// # Errors
 ///
-/// The database's.
+/// Database errors.
 pub fn copy_rate(conn: &mut PgConnection, rows: usize) -> Result<f64> {
     conn.batch_execute("TRUNCATE pq.queue")?;
     let row = format!("copied\t{PAYLOAD}\n");
@@ -243,6 +246,6 @@ pub fn copy_rate(conn: &mut PgConnection, rows: usize) -> Result<f64> {
         })
         .with_format(CopyFormat::Text)
         .execute(conn)?;
-    anyhow::ensure!(copied == rows, "{copied} rows were copied of {rows}");
+    anyhow::ensure!(copied == rows, "copied {copied} rows, expected {rows}");
     Ok(rows as f64 / begun.elapsed().as_secs_f64())
 }

@@ -12,11 +12,12 @@ use pq_diesel::{Pq, Queue};
 use pq_testing::{Database, Error, Kind, Options, Origin, Server};
 use serde_json::value::RawValue;
 
-/// What each job carries: 24 bytes.
+/// The payload of each job: 24 bytes.
 pub const PAYLOAD: &str = "{\"n\":1234567,\"s\":\"abcd\"}";
 
-/// A payload of so many bytes, or of [`PAYLOAD`]'s where that is more. It is of letters at random, always the same
-/// ones, which PostgreSQL cannot compress.
+/// Returns a payload of `bytes` bytes, at least as long as [`PAYLOAD`].
+///
+/// It consists of random letters from a fixed seed, which PostgreSQL cannot compress.
 #[must_use]
 pub fn payload_of(bytes: usize) -> String {
     const AROUND: &str = "{\"n\":1234567,\"s\":\"\"}";
@@ -26,48 +27,51 @@ pub fn payload_of(bytes: usize) -> String {
     format!("{{\"n\":1234567,\"s\":\"{letters}\"}}")
 }
 
-/// How many connections the handle has at most.
+/// Maximum number of connections of the handle.
 const POOL: u32 = 32;
 
-/// A throwaway server whose commits reach the disk, and the queue's table on it.
+/// A temporary server with durable commits and the queue's table.
 pub struct Bench {
-    // Dropped in this order: connections, database, server.
+    // Field order is drop order: connections, database, server.
     /// The handle.
     pub pq: Pq,
     database: Database,
     server: Server,
-    /// Why it is no container, where a daemon answered.
+    /// Why the server is not a container although a Docker daemon answered.
     container_error: Option<Error>,
 }
 
 impl Bench {
-    /// Uses the server of `PQ_TEST_DATABASE_URL` where that is set; else starts a container of `PQ_TEST_IMAGE` and
-    /// `PQ_TEST_IMAGE_TAG` where a Docker daemon answers, else a private cluster.
+    /// Starts a server, or uses that of `PQ_TEST_DATABASE_URL` if it is set.
+    ///
+    /// The server is a container of `PQ_TEST_IMAGE` and `PQ_TEST_IMAGE_TAG` if a Docker daemon answers, otherwise
+    /// a private cluster.
     ///
     /// # Errors
     ///
-    /// Where no server can be had, or the table cannot be made.
+    /// If no server can be started or the table cannot be created.
     pub fn start() -> Result<Self> {
         let (server, container_error) = server(&common(Options::durable()))?;
         Self::on(server, container_error)
     }
 
-    /// As [`Bench::start`], but commits need not reach the disk: for what is counted and not timed.
+    /// Starts a server whose commits need not be durable, for counts rather than times.
     ///
     /// # Errors
     ///
-    /// As [`Bench::start`].
+    /// The same as [`Bench::start`].
     pub fn throwaway() -> Result<Self> {
         let (server, container_error) = server(&common(Options::throwaway()))?;
         Self::on(server, container_error)
     }
 
-    /// Starts a second server, with settings of its own: of the same kind as this one, or from the programs on
-    /// this machine where this one was given.
+    /// Starts a second server with settings of its own.
+    ///
+    /// It is of the same kind as this one, or a private cluster if this one was given by URL.
     ///
     /// # Errors
     ///
-    /// Where none can be started, or the table cannot be made.
+    /// If no server can be started or the table cannot be created.
     pub fn another(&self, settings: &[(&str, &str)]) -> Result<Self> {
         let kind = match self.server.origin() {
             Origin::Container { .. } => Kind::Container,
@@ -85,7 +89,7 @@ impl Bench {
         Ok(Self { pq, database, server, container_error })
     }
 
-    /// Which server it is, and why it is no container where a daemon answered that gave none.
+    /// Describes the server, and why it is not a container although a daemon answered.
     #[must_use]
     pub fn origin(&self) -> String {
         match &self.container_error {
@@ -94,12 +98,11 @@ impl Bench {
         }
     }
 
-    /// The settings of the server that say how durable it is, and how much memory it has: the same for all that is
-    /// compared.
+    /// Returns the settings that determine durability and memory. They apply to `pq` and to the baseline.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn settings(&self) -> Result<BTreeMap<String, String>> {
         const SETTINGS: &str = "SELECT name, current_setting(name) FROM pg_settings WHERE name IN ('fsync', \
             'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'wal_level', \
@@ -109,33 +112,33 @@ impl Bench {
         Ok(rows.into_iter().collect())
     }
 
-    /// The database's URL.
+    /// Returns the database's URL.
     #[must_use]
     pub fn url(&self) -> &str {
         self.database.url()
     }
 
-    /// The queue of this name.
+    /// Returns the queue of this name.
     ///
     /// # Errors
     ///
-    /// Where it is no name.
+    /// If the name is invalid.
     pub fn queue(&self, name: &str) -> Result<Queue<Box<RawValue>>> {
         Ok(self.pq.queue(name)?)
     }
 
-    /// A connection beside the handle's.
+    /// Opens a connection that does not belong to the handle.
     ///
     /// # Errors
     ///
-    /// Where none can be had.
+    /// If the connection cannot be opened.
     pub fn connect(&self) -> Result<PgConnection> {
         Ok(self.database.connect()?)
     }
 
-    /// Sends a statement on each connection of the handle, which must all be free.
+    /// Sends a statement on each connection of the handle, all of which must be idle.
     pub(crate) fn query_each_session(&self) -> Result<()> {
-        // Who holds one is given another.
+        // The pool gives another connection while this one is held.
         fn query_on(pq: &Pq, connections: u32) -> Result<()> {
             if connections == 0 {
                 return Ok(());
@@ -148,45 +151,46 @@ impl Bench {
         query_on(&self.pq, POOL)
     }
 
-    /// A connection to the server's own database: what is done on it is not counted with what is done here.
+    /// Opens a connection to the server's own database, whose work is not counted with that of the bench.
     ///
     /// # Errors
     ///
-    /// Where none can be had.
+    /// If the connection cannot be opened.
     pub fn connect_to_server_database(&self) -> Result<PgConnection> {
-        // libpq's own text may quote the URL, and with it the password.
+        // libpq's message may contain the URL, and with it the password.
         PgConnection::establish(self.server.url())
-            .map_err(|_| anyhow!("the server's own database cannot be reached"))
+            .map_err(|_| anyhow!("cannot connect to the server's own database"))
     }
 
-    /// The database's name.
+    /// Returns the database's name.
     #[must_use]
     pub fn database_name(&self) -> &str {
         self.database.name()
     }
 
-    /// Empties the table, and fills the queue with so many jobs.
+    /// Empties the table and puts `jobs` jobs into the queue.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn refill(&self, queue: &Queue<Box<RawValue>>, jobs: usize) -> Result<()> {
         let mut conn = self.connect()?;
         conn.batch_execute(TRUNCATE_ALL)?;
         let payload = RawValue::from_string(PAYLOAD.to_owned())?;
         queue.put_many(std::iter::repeat_n(&payload, jobs))?;
-        // The next measurement begins with statistics, and without the dirty pages of this one.
+        // The next measurement starts with fresh statistics and without dirty pages of this one.
         conn.batch_execute("VACUUM ANALYZE pq.queue")?;
         conn.batch_execute("CHECKPOINT")?;
         Ok(())
     }
 
-    /// As [`Bench::refill`], but with the checkpoint before the jobs are put: their pages have been written to the
-    /// WAL whole by then, as those of a queue in use have mostly.
+    /// Fills the queue as [`Bench::refill`] does, with the checkpoint before the puts.
+    ///
+    /// Full-page images of the pages are then already in the WAL, as for most pages of a queue in use.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn refill_in_use(&self, queue: &Queue<Box<RawValue>>, jobs: usize) -> Result<()> {
         self.refill(queue, 0)?;
         let payload = RawValue::from_string(PAYLOAD.to_owned())?;
@@ -195,11 +199,11 @@ impl Bench {
         Ok(())
     }
 
-    /// Empties the table, and fills the queue with so many jobs without this process holding them.
+    /// Empties the table and inserts `jobs` jobs by SQL, so that this process does not hold them.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn fill_by_sql(&self, queue: &str, jobs: usize) -> Result<()> {
         let mut conn = self.connect()?;
         conn.batch_execute(TRUNCATE_ALL)?;
@@ -209,11 +213,11 @@ impl Bench {
         Ok(())
     }
 
-    /// As [`Bench::fill_by_sql`], with this payload, and as [`Bench::refill_in_use`] with the checkpoint before.
+    /// Inserts jobs with a payload by SQL, with the checkpoint before, as [`Bench::refill_in_use`] does.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn fill_in_use_by_sql(&self, queue: &str, jobs: usize, payload: &str) -> Result<()> {
         let mut conn = self.connect()?;
         conn.batch_execute(TRUNCATE_ALL)?;
@@ -234,9 +238,9 @@ fn put_by_sql(conn: &mut PgConnection, queue: &str, jobs: usize, payload: &str) 
     Ok(())
 }
 
-/// The server, and why it is no container.
+/// Starts the server, and returns why it is not a container.
 fn server(options: &Options) -> Result<(Server, Option<Error>)> {
-    // What is given is meant, and asks for nothing else.
+    // A server given by URL is always used.
     match Server::start(&options.clone().kind(Kind::Url)) {
         Err(Error::NoUrl) => {}
         given => return Ok((given?, None)),
@@ -244,7 +248,7 @@ fn server(options: &Options) -> Result<(Server, Option<Error>)> {
     match Server::start(&options.clone().kind(Kind::Container)) {
         Ok(server) => Ok((server, None)),
         Err(Error::NoDocker { .. }) => Ok((Server::start(&options.clone().kind(Kind::Binaries))?, None)),
-        // An image that cannot be pulled is no reason to measure nothing, and none to hide.
+        // An image that cannot be pulled does not prevent measuring, but the reason is reported.
         Err(error) => match Server::start(&options.clone().kind(Kind::Binaries)) {
             Err(Error::NoBinaries) => Err(error.into()),
             server => Ok((server?, Some(error))),

@@ -1,4 +1,4 @@
-//! Two revisions beside each other: what changed between runs that took turns.
+//! Compares the runs of two revisions that ran in turns.
 
 use std::collections::BTreeMap;
 
@@ -9,29 +9,30 @@ use crate::{Cost, Figure, Results, median};
 /// One figure of both revisions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FigureChange {
-    /// What it is, and with what it was measured.
+    /// Scenario, name and parameters.
     pub what: String,
-    /// Of what the numbers are.
+    /// Unit of the values.
     pub unit: String,
-    /// The base's, one a round.
+    /// Values of the base, one per round.
     pub base: Vec<f64>,
-    /// The other revision's, one a round.
+    /// Values of the other revision, one per round.
     pub with: Vec<f64>,
 }
 
-/// What the rounds say.
+/// Whether a figure changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Better in every round.
+    /// Better in each round.
     Better,
-    /// Worse in every round.
+    /// Worse in each round.
     Worse,
-    /// Some rounds say this and some that, or all that nothing changed.
+    /// The rounds differ in direction, or nothing changed.
     Inconclusive,
 }
 
-/// Compares runs of a base with those of another revision: the first with the first, and so on, as they took turns.
-/// What only one of them measured is left out.
+/// Compares each run of a base with the run of another revision beside it.
+///
+/// Figures that only one of them measured are left out.
 #[must_use]
 pub fn compare(base: &[Results], with: &[Results]) -> Vec<FigureChange> {
     let (base, with) = (series(base), series(with));
@@ -49,7 +50,7 @@ pub fn compare(base: &[Results], with: &[Results]) -> Vec<FigureChange> {
         .collect()
 }
 
-/// What makes a figure of one run the same as one of another.
+/// The parts that identify a figure in several runs.
 #[derive(Clone, PartialEq)]
 struct Key {
     scenario: String,
@@ -58,7 +59,7 @@ struct Key {
     unit: String,
 }
 
-/// What a figure costs besides time is told as well, where it was metered.
+/// Returns the costs that are compared besides the figure itself.
 fn costs(cost: &Cost) -> [(&'static str, f64); 4] {
     [
         ("trips/job", cost.trips),
@@ -68,7 +69,7 @@ fn costs(cost: &Cost) -> [(&'static str, f64); 4] {
     ]
 }
 
-/// The figures of all runs, one a run, in the order in which they were measured.
+/// Returns the values of each figure, one per run, in the order of measurement.
 fn series(runs: &[Results]) -> Vec<(Key, Vec<f64>)> {
     let mut all: Vec<(Key, Vec<f64>)> = Vec::new();
     let mut add = |figure: &Figure, unit: &str, value: f64| {
@@ -93,7 +94,9 @@ fn series(runs: &[Results]) -> Vec<(Key, Vec<f64>)> {
 }
 
 impl FigureChange {
-    /// The ratios of the rounds, ascending: the other revision's to the base's. None where the base had none of it.
+    /// Returns the ratios of the rounds, other revision to base, in ascending order.
+    ///
+    /// Rounds in which the base is 0 are left out.
     #[must_use]
     pub fn ratios(&self) -> Vec<f64> {
         let pairs = self.base.iter().zip(&self.with).filter(|(base, _)| **base != 0.0);
@@ -102,7 +105,7 @@ impl FigureChange {
         ratios
     }
 
-    /// What the rounds say. Of what is counted by the second more is better, and of all else less.
+    /// Returns the direction of the change. More is better for rates per second, less for all other units.
     #[must_use]
     pub fn change(&self) -> Change {
         let ratios = self.ratios();
@@ -117,12 +120,12 @@ impl FigureChange {
         }
     }
 
-    /// All of them as a table.
+    /// Formats them as a table.
     #[must_use]
     pub fn table(compared: &[Self]) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_header(["what", "unit", "base", "with", "ratio", "from .. to", "so it is"]);
+        table.set_header(["figure", "unit", "base", "with", "ratio", "from .. to", "change"]);
         for figure in compared {
             let ratios = figure.ratios();
             let (ratio, spread) = match (ratios.first(), ratios.last()) {
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_are_compared_with_those_that_ran_beside_them() {
+    fn each_round_is_compared_with_the_round_beside_it() {
         // The machine became twice as slow in the second round, for both.
         let compared = compare(&runs("jobs/s", &[1_000.0, 500.0]), &runs("jobs/s", &[1_100.0, 550.0]));
         assert_eq!(compared.len(), 1);
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_one_that_every_round_shows() {
+    fn a_change_must_appear_in_each_round() {
         let change =
             |unit, base: &[f64], with: &[f64]| compare(&runs(unit, base), &runs(unit, with))[0].change();
         assert_eq!(change("jobs/s", &[10.0, 10.0, 10.0], &[12.0, 12.0, 9.0]), Change::Inconclusive);
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_side_has_is_left_out_and_costs_are_told() {
+    fn costs_are_compared_and_unmatched_figures_are_left_out() {
         let cost = Cost { wal: 300.0, ..Cost::default() };
         let mut base = run("jobs/s", "1", &[1.0]);
         base.figures[0].cost = Some(cost);

@@ -1,12 +1,12 @@
-//! How fast the queue is, beside the baseline SQL on the same server and in the same run.
+//! Measures the queue beside baseline SQL on the same server.
 //!
-//! `cargo bench -p pq-bench` follows puts, gets, pairs, drains and payloads by criterion. The command `pq-bench`
-//! measures those and much else beside the baseline SQL, in interleaved pairs, and prints the medians as ratios:
-//! absolute figures say more of the machine than of the queue.
+//! `cargo bench -p pq-bench` measures puts, gets, pairs, drains and payloads with criterion. The command
+//! `pq-bench` measures these and more beside baseline SQL, in interleaved pairs. It prints medians as ratios,
+//! because absolute rates depend on the machine more than on the queue.
 //!
-//! [`Bench`] is a server to measure on and a queue there, [`scenarios`] are what is measured, each giving [`Figure`]s with
-//! what they cost by [`Meter`], and [`Results`] are what a run leaves, for the page, for [`compare`] and to look at.
-//! [`gate`] is CI's: counts against thresholds.
+//! [`Bench`] is a server and a queue to measure. Each of the [`scenarios`] returns [`Figure`]s, with costs
+//! counted by [`Meter`]. [`Results`] are the figures of a run; `pq-bench report` and [`compare`] read them.
+//! [`gate`] checks counts against thresholds in CI.
 
 mod baseline;
 mod bench;

@@ -1,4 +1,4 @@
-//! A connection that sleeps until it is notified, as a program without a queue would write it.
+//! A connection that waits for notifications, as a program without a queue would.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -18,29 +18,29 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Connects, and listens. No other thread may connect at the same time.
+    /// Connects and listens. No other thread may connect at the same time.
     ///
     /// # Errors
     ///
-    /// The database's, and where the system does not say which socket it is.
+    /// Database errors, or if the socket of the connection cannot be found.
     pub fn on(bench: &Bench, channel: &str) -> Result<Self> {
-        // diesel does not show libpq's socket. It is the one that was not there before; Linux gives us a second
-        // descriptor for it, which may be used without asking for trust.
+        // diesel does not expose libpq's socket. The only new socket of this process is that of the connection.
+        // `pidfd_getfd` duplicates its descriptor without unsafe code.
         let before = sockets()?;
         let mut conn = bench.connect()?;
         let new: Vec<i32> = sockets()?.into_iter().filter(|socket| !before.contains(socket)).collect();
-        let [number] = new[..] else { anyhow::bail!("{} sockets are new, and not one", new.len()) };
+        let [number] = new[..] else { anyhow::bail!("{} new sockets, expected 1", new.len()) };
         let ourselves = pidfd_open(getpid(), PidfdFlags::empty())?;
         let socket = pidfd_getfd(&ourselves, number, PidfdGetfdFlags::empty())?;
         conn.batch_execute(&format!("LISTEN \"{channel}\""))?;
         Ok(Self { conn, socket })
     }
 
-    /// Sleeps until it is notified; false where the time is over before.
+    /// Waits for a notification; returns `false` if none arrives in time.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn wait(&mut self, at_most: Duration) -> Result<bool> {
         let until = Instant::now() + at_most;
         loop {
@@ -56,18 +56,18 @@ impl Listening {
         }
     }
 
-    /// The connection, to take with once it is notified.
+    /// Returns the connection, to take a job after a notification.
     pub fn conn(&mut self) -> &mut PgConnection {
         &mut self.conn
     }
 }
 
-/// The numbers of this process's descriptors that are sockets.
+/// Returns the descriptors of this process that are sockets.
 fn sockets() -> Result<Vec<i32>> {
     let mut numbers = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd").context("no /proc/self/fd")? {
+    for entry in std::fs::read_dir("/proc/self/fd").context("cannot read /proc/self/fd")? {
         let entry = entry?;
-        // The descriptor of the directory itself is gone by the time that it is asked for.
+        // The descriptor of the directory itself is already closed.
         let Ok(target) = std::fs::read_link(entry.path()) else { continue };
         if target.to_string_lossy().starts_with("socket:") {
             numbers.push(entry.file_name().to_string_lossy().parse()?);

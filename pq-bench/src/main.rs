@@ -1,6 +1,6 @@
-//! The command `pq-bench`: see `pq-bench --help`.
+//! The command `pq-bench`; see `pq-bench --help`.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its results")]
 
 mod commands;
 
@@ -9,7 +9,7 @@ use clap::Parser;
 
 use commands::Command;
 
-/// How fast the queue is, beside the baseline SQL on the same server
+/// Measure the queue beside baseline SQL on the same server
 #[derive(Parser)]
 #[command(name = "pq-bench", version)]
 struct Arguments {

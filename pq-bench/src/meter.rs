@@ -1,4 +1,4 @@
-//! What a run cost: counted by the server, by the connections, and by the system for this process.
+//! Counts the cost of a run: by the server, by connections, and by the operating system.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,28 +14,28 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::Script;
 use crate::{Bench, median};
 
-/// What a run cost, for each of its jobs.
+/// The cost of a run, per job.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct Cost {
-    /// Jobs a second.
+    /// Jobs per second.
     pub rate: f64,
-    /// Statements sent a job.
+    /// Statements sent per job.
     pub trips: f64,
-    /// Transactions that wrote something a job, by the numbers that PostgreSQL gives them: one that only reads has
-    /// nothing to commit.
+    /// Writing transactions per job, by the transaction ids that PostgreSQL assigned. Transactions that only read
+    /// have none.
     pub commits: f64,
-    /// Bytes of WAL a job.
+    /// Bytes of WAL per job.
     pub wal: f64,
-    /// Dead rows left a job, in all tables of the database.
+    /// Dead tuples left per job, in all tables of the database.
     pub dead_rows: f64,
-    /// Microseconds of processor time a job, of this process and its threads.
+    /// Microseconds of processor time per job, of all threads of this process.
     pub client_cpu: f64,
-    /// The most memory that this process has had at once, in megabytes, since the meter was started.
+    /// Peak memory of this process in megabytes, since the meter was started.
     pub peak_memory: f64,
 }
 
 impl Cost {
-    /// The median of each part; `None` where there is nothing.
+    /// Returns the median of each part, or `None` if there are no costs.
     #[must_use]
     pub fn median(costs: &[Self]) -> Option<Self> {
         let of = |part: fn(&Self) -> f64| median(&costs.iter().map(part).collect::<Vec<_>>());
@@ -51,7 +51,7 @@ impl Cost {
     }
 }
 
-/// The counters at the beginning of a run.
+/// The counters at the start of a run.
 #[derive(Clone, Copy)]
 pub struct Meter<'a> {
     began: Instant,
@@ -68,15 +68,17 @@ struct Counters {
     dead: i64,
 }
 
-/// Statements that connections of this process have sent.
+/// Number of statements sent by connections of this process.
 static SENT: AtomicU64 = AtomicU64::new(0);
 
-/// Counts statements from now on. Before the first connection, for each one takes its counter when it is made;
-/// the handle's own connections count for it as well.
+/// Starts to count statements.
+///
+/// Call it before the first connection, because a connection gets its counter when it is opened. Connections of
+/// the handle are counted as well.
 ///
 /// # Errors
 ///
-/// Where diesel has no instrumentation.
+/// If diesel has no instrumentation.
 pub fn count_statements() -> Result<()> {
     set_default_instrumentation(|| {
         Some(Box::new(|event: InstrumentationEvent<'_>| {
@@ -88,66 +90,68 @@ pub fn count_statements() -> Result<()> {
     Ok(())
 }
 
-/// How many statements this process has sent, since [`count_statements`].
+/// Returns the number of statements that this process has sent since [`count_statements`].
 #[must_use]
 pub fn statements_sent() -> u64 {
     SENT.load(Ordering::Relaxed)
 }
 
 impl<'a> Meter<'a> {
-    /// Reads the counters; the clock runs from the return. Dead rows are those of sessions that end before
-    /// the meter is stopped.
+    /// Reads the counters and starts the clock.
+    ///
+    /// Dead tuples are counted for sessions that end before the meter is stopped.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn start(conn: &mut PgConnection) -> Result<Self> {
         Self::begin(conn, None)
     }
 
-    /// As [`Meter::start`], for what is done through the handle of the bench, whose sessions live on. Nobody may use
-    /// the handle while the meter is started and stopped.
+    /// Starts a meter for work through the handle of the bench, whose sessions stay open.
+    ///
+    /// The handle must be idle while the meter is started and stopped.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn of(bench: &'a Bench, conn: &mut PgConnection) -> Result<Self> {
         Self::begin(conn, Some(bench))
     }
 
     fn begin(conn: &mut PgConnection, bench: Option<&'a Bench>) -> Result<Self> {
         let counters = settled(conn, bench)?;
-        // Where Linux does not let us forget the peak of before, what is told is that of the process.
+        // If Linux does not allow a reset, the peak is that of the whole process.
         drop(std::fs::write("/proc/self/clear_refs", "5"));
         let cpu = ProcessTime::now().as_duration();
         Ok(Self { began: Instant::now(), counters, cpu, sent: statements_sent(), bench })
     }
 
-    /// How long the clock has run.
+    /// Returns the time since the start.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// What so many jobs have cost since.
+    /// Returns the cost of these jobs since the start.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn stop(self, conn: &mut PgConnection, jobs: usize) -> Result<Cost> {
         let time = self.began.elapsed();
         self.stop_after(conn, jobs, time)
     }
 
-    /// What so many jobs have cost since, of which this long was spent on them.
+    /// Returns the cost of these jobs since the start, of which `time` was spent on them.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn stop_after(self, conn: &mut PgConnection, jobs: usize, time: Duration) -> Result<Cost> {
         let cpu = ProcessTime::now().as_duration().saturating_sub(self.cpu);
         let sent = statements_sent() - self.sent;
-        // The WAL at once, before anything else writes to it.
+        // The WAL position is read first, before anything else writes to it.
         let (wal, commits) = (wal_position(conn)?, transactions(conn)?);
         let after = settled(conn, self.bench)?;
         let jobs = jobs as f64;
@@ -163,10 +167,10 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// The counters with all that was done before.
+/// Reads the counters after all sessions have reported their statistics.
 ///
-/// A session reports the rows that it has left dead when it ends, and else with its next statement once a second has
-/// gone by since its last report. Without a statement it would sit on it for ten seconds.
+/// A session reports its dead tuples when it ends. Otherwise it reports with its next statement, at least one
+/// second after its last report. An idle session reports only after ten seconds, so each one is sent a statement.
 fn settled(conn: &mut PgConnection, bench: Option<&Bench>) -> Result<Counters> {
     std::thread::sleep(Duration::from_millis(1_100));
     if let Some(bench) = bench {
@@ -175,8 +179,7 @@ fn settled(conn: &mut PgConnection, bench: Option<&Bench>) -> Result<Counters> {
     Counters::read(conn)
 }
 
-/// How many transactions have been given a number. (The statistics would know of those that only read, but a second
-/// or ten too late.)
+/// Returns the number of transaction ids assigned. Statistics of commits would arrive one to ten seconds later.
 fn transactions(conn: &mut PgConnection) -> Result<i64> {
     let next = diesel::dsl::sql::<BigInt>("SELECT txid_snapshot_xmax(txid_current_snapshot())");
     Ok(next.get_result(conn)?)
@@ -196,37 +199,39 @@ impl Counters {
     }
 }
 
-/// Takes all jobs by a script of pgbench that takes `size` of them each time it is run, with so many clients.
+/// Takes all jobs with a pgbench script that takes `size` jobs per run.
 ///
 /// # Errors
 ///
-/// Where there is no pgbench, or it fails.
+/// If pgbench is missing or fails.
 pub fn pgbench_drain(bench: &Bench, script: &str, clients: usize, jobs: usize, size: usize) -> Result<Cost> {
     Script::raw(script).cost_of_jobs(bench, clients, jobs, size)
 }
 
-/// The most memory that this process has had at once, in megabytes, as Linux counts it; since a [`Meter`] was last
-/// started, if one was.
+/// Returns the peak memory of this process in megabytes, since a [`Meter`] was last started.
 ///
 /// # Errors
 ///
-/// Where there is no `/proc`.
+/// If `/proc` is not available.
 pub fn peak_memory() -> Result<f64> {
     memory("VmHWM:")
 }
 
-/// The memory that this process has now, in megabytes, as Linux counts it.
+/// Returns the current memory of this process in megabytes.
 ///
 /// # Errors
 ///
-/// Where there is no `/proc`.
+/// If `/proc` is not available.
 pub fn memory_now() -> Result<f64> {
     memory("VmRSS:")
 }
 
 fn memory(of: &str) -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("no /proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(of)).context("no such line in it")?;
+    let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(of))
+        .context("/proc/self/status does not report the memory")?;
     let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kilobytes / 1_024.0)
 }

@@ -1,4 +1,4 @@
-//! Many threads that do the same, by a pool of rayon's.
+//! Runs an operation on many threads of a rayon pool.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,29 +9,31 @@ use rayon::ThreadPool;
 
 use crate::{Bench, Cost, Meter};
 
-/// What threads have done together.
+/// The work that all threads of a pool did.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolReport {
-    /// Operations a second, of all threads.
+    /// Operations per second, of all threads together.
     pub rate: f64,
-    /// How many there were, with each thread's first, which is not measured.
+    /// Number of operations, including the first of each thread, which is not timed.
     pub operations: usize,
 }
 
-/// A pool of so many threads.
+/// Creates a pool of threads.
 ///
 /// # Errors
 ///
-/// Where the system gives none.
+/// If the threads cannot be started.
 pub fn threads(count: usize) -> Result<ThreadPool> {
-    rayon::ThreadPoolBuilder::new().num_threads(count).build().context("there are no threads to be had")
+    rayon::ThreadPoolBuilder::new().num_threads(count).build().context("cannot start threads")
 }
 
-/// Calls `operation` over and over on every thread of the pool for this time; it is given the thread's number.
+/// Calls `operation` repeatedly on each thread of the pool for a time.
+///
+/// The argument of `operation` is the thread's index.
 ///
 /// # Errors
 ///
-/// The first error of an operation; the other threads end then too.
+/// The first error of an operation. The other threads stop as well.
 pub fn run_for_duration(
     pool: &ThreadPool,
     time: Duration,
@@ -39,8 +41,8 @@ pub fn run_for_duration(
 ) -> Result<PoolReport> {
     let (start, failed) = (Barrier::new(pool.current_num_threads()), AtomicBool::new(false));
     let done = pool.broadcast(|thread| {
-        // One call before the start, so that every thread has its connection and its statement. Who fails in it
-        // must still come to the start, where the others wait.
+        // The first call is not timed: it opens the thread's connection and prepares the statement. A thread
+        // whose first call fails must still reach the barrier, because the other threads wait there.
         let first = operation(thread.index());
         failed.fetch_or(first.is_err(), Ordering::Relaxed);
         start.wait();
@@ -60,7 +62,9 @@ pub fn run_for_duration(
     })
 }
 
-/// Calls `operation` so often, shared out among the threads of the pool, and says how long that took.
+/// Calls `operation` `times` times in total and returns how long that took.
+///
+/// The calls are divided evenly among the threads of the pool.
 ///
 /// # Errors
 ///
@@ -80,11 +84,11 @@ pub fn times(
     Ok(begun.elapsed())
 }
 
-/// As [`run_for_duration`] with a pool of its own, and counts what each operation cost.
+/// Calls [`run_for_duration`] with a new pool and counts the cost of each operation.
 ///
 /// # Errors
 ///
-/// Those of an operation; the database's.
+/// Errors of the operation; database errors.
 pub fn cost_of(
     bench: &Bench,
     count: usize,

@@ -1,4 +1,4 @@
-//! What a run found, as it is kept in a file and read by reports.
+//! The results of a run, as stored in a file and read by reports.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,80 +8,80 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Bench, Cost, median};
 
-/// A run: where it ran, and its figures.
+/// A run: its environment and its figures.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Results {
-    /// When it began, as RFC 3339.
+    /// Start time, as RFC 3339.
     pub began_at: String,
-    /// The revision of the sources, where git knows it.
+    /// Source revision, or empty if git does not know it.
     pub revision: String,
-    /// Which server it was: the words of [`crate::Bench::origin`].
+    /// Description of the server: [`crate::Bench::origin`].
     pub server: String,
-    /// The server's settings that matter, by name, as the server itself told them.
+    /// Relevant settings of the server, by name.
     pub settings: BTreeMap<String, String>,
     /// Processor, cores and memory.
     pub machine: String,
-    /// What was found, in the order in which it was measured.
+    /// Figures in the order in which they were measured.
     pub figures: Vec<Figure>,
 }
 
-/// One thing that was measured, over and over, beside what the server does without us.
+/// One measurement, repeated in rounds, beside its baseline.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Figure {
-    /// The scenario that measured it, by which `pq-bench run` knows it: `put`, `drain`.
+    /// Scenario that measured it, such as `put` or `drain`.
     pub scenario: String,
-    /// What it is: `put on the caller's connection`.
+    /// Name, such as `put on the caller's connection`.
     pub name: String,
-    /// What it was measured with: `threads` = `4`.
+    /// Parameters, such as `threads` = `4`.
     pub parameters: BTreeMap<String, String>,
-    /// Of what the numbers are: `jobs/s`, `ms`, `bytes/job`.
+    /// Unit of the values: `jobs/s`, `ms`, `bytes/job`.
     pub unit: String,
-    /// Ours, one a round.
+    /// Values of `pq`, one per round.
     pub ours: Vec<f64>,
-    /// What it is compared with: `pgbench, the same INSERT, prepared`.
+    /// Description of the baseline, such as `pgbench, the same INSERT, prepared`.
     pub beside: Option<String>,
-    /// The other side of each round.
+    /// Values of the baseline, one per round.
     #[serde(alias = "bare")]
     pub baseline: Vec<f64>,
-    /// What is asked of the median, if anything.
+    /// Target of the median, if there is one.
     pub target: Option<Target>,
-    /// What ours cost besides time, as the median of the rounds.
+    /// Cost of `pq` besides time: the median of the rounds.
     pub cost: Option<Cost>,
-    /// What the other side cost.
+    /// Cost of the baseline: the median of the rounds.
     #[serde(alias = "bare_cost")]
     pub baseline_cost: Option<Cost>,
-    /// Percentiles of single times, in ascending order: 50.0, 90.0, 99.0 and so on.
+    /// Percentiles of single times in ascending order, such as 50.0, 90.0, 99.0.
     pub percentiles: Vec<(f64, f64)>,
-    /// How it went over time.
+    /// Values over time.
     pub tracks: Vec<Track>,
 }
 
-/// What is asked of a figure.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub enum Target {
-    /// The median of ours : baseline is at least this.
+    /// The median ratio of `pq` to the baseline is at least this.
     RatioAtLeast(f64),
-    /// The median of ours : baseline is at most this.
+    /// The median ratio of `pq` to the baseline is at most this.
     RatioAtMost(f64),
-    /// The median of ours is at most this, in the figure's unit.
+    /// The median of `pq` is at most this, in the figure's unit.
     AtMost(f64),
 }
 
-/// A line of a plot over time.
+/// A series of values over time.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Track {
-    /// Whose it is.
+    /// Name of the series.
     pub name: String,
-    /// Seconds since the beginning, and the figure's unit.
+    /// Seconds since the start, and the value in the figure's unit.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Results {
-    /// A run that is about to begin on this server.
+    /// Creates the results of a run that starts now on this server.
     ///
     /// # Errors
     ///
-    /// The database's.
+    /// Database errors.
     pub fn about(bench: &Bench) -> Result<Self> {
         let revision = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
         let revision = revision.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
@@ -95,28 +95,28 @@ impl Results {
         })
     }
 
-    /// Reads a run from its file.
+    /// Reads a run from a file.
     ///
     /// # Errors
     ///
-    /// Where it cannot be read, or is no run.
+    /// If the file cannot be read or is not a run.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} holds no run of pq-bench", path.display()))
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a run of pq-bench", path.display()))
     }
 
     /// Writes a run to a file.
     ///
     /// # Errors
     ///
-    /// Where it cannot be written.
+    /// If the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self)?;
-        std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
-/// Processor, cores and memory, as Linux tells them.
+/// Returns processor, cores and memory as Linux reports them.
 fn machine() -> String {
     let first = |file: &str, key: &str| -> Option<String> {
         let text = std::fs::read_to_string(file).ok()?;
@@ -130,7 +130,7 @@ fn machine() -> String {
 }
 
 impl Figure {
-    /// The figure in a line, for whoever watches.
+    /// Formats the figure as one line.
     #[must_use]
     pub fn line(&self) -> String {
         let with: Vec<String> =
@@ -141,14 +141,14 @@ impl Figure {
             line += &format!(", {ratio:.2} of {:.1}", median(&self.baseline));
         }
         match self.reached() {
-            Some(true) => line += ", as asked",
-            Some(false) => line += ", short of what is asked",
+            Some(true) => line += ", target reached",
+            Some(false) => line += ", target missed",
             None => {}
         }
         line
     }
 
-    /// The median of the ratios of the rounds, ours to the other side's; `None` where nothing stands beside it.
+    /// Returns the median of the rounds' ratios of `pq` to the baseline; `None` without a baseline.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
         let ratios: Vec<f64> =
@@ -156,7 +156,7 @@ impl Figure {
         (!ratios.is_empty()).then(|| median(&ratios))
     }
 
-    /// Whether what is asked of it is reached; `None` where nothing is asked.
+    /// Returns whether the target is reached; `None` without a target.
     #[must_use]
     pub fn reached(&self) -> Option<bool> {
         Some(match self.target? {

@@ -1,12 +1,12 @@
-//! The middle and the tail of a few figures.
+//! Medians and percentiles.
 
-/// The median; 0 where there are no figures.
+/// Returns the median, or 0 if there are no figures.
 #[must_use]
 pub fn median(figures: &[f64]) -> f64 {
     percentile(figures, 50.0)
 }
 
-/// The figure below which `percent` of all lie, by the nearest rank; 0 where there are none.
+/// Returns the percentile by nearest rank, or 0 if there are no figures.
 #[must_use]
 pub fn percentile(figures: &[f64], percent: f64) -> f64 {
     let mut sorted = figures.to_vec();
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_are_the_nearest() {
+    fn percentiles_use_the_nearest_rank() {
         let figures: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!((median(&figures), percentile(&figures, 99.0)), (50.0, 99.0));
         assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[])), (2.0, 0.0));

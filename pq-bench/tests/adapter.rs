@@ -1,4 +1,4 @@
-//! `pq-bench adapter`, as the harness runs it: settings in the environment, lines of JSON, and SIGTERM.
+//! Runs `pq-bench adapter` as the harness does: environment variables, lines of JSON, and SIGTERM.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,13 +17,13 @@ use serde_json::Value;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// How long something that must happen may take. Nothing is measured by it.
+/// Timeout of events that must happen. It is generous, because nothing is measured by it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const REQUIRED: [&str; 6] =
     ["claim_p50_ms", "claim_p95_ms", "claim_p99_ms", "enqueue_rate", "completion_rate", "queue_depth"];
 
-/// The figures of one moment, by name, each with its window.
+/// The metrics of one sample, by name: value and window.
 #[derive(Debug)]
 struct Sample {
     at_ms: i64,
@@ -83,7 +83,7 @@ impl Adapter {
         Ok(writeln!(self.stdin.as_mut().ok_or("stdin")?, "{line}")?)
     }
 
-    /// Reads until a sample is whole. False at the end of the output.
+    /// Reads a complete sample. Returns `false` at the end of the output.
     fn sample(&mut self) -> Result<bool, Box<dyn Error>> {
         let Some(first) = self.ahead.take().or_else(|| self.lines.recv_timeout(PATIENCE).ok()) else {
             return Ok(false);
@@ -120,28 +120,28 @@ impl Adapter {
         Ok(true)
     }
 
-    /// Reads samples until they are as they should be.
+    /// Reads samples until the condition holds.
     fn until(&mut self, is_so: impl Fn(&Self) -> bool) -> Outcome {
         for _ in 0..PATIENCE.as_secs() {
-            assert!(self.sample()?, "the output has ended");
+            assert!(self.sample()?, "the output ended");
             if is_so(self) {
                 return Ok(());
             }
         }
-        Err(format!("it never came to that: {:?}", self.samples.last()).into())
+        Err(format!("timed out; last sample: {:?}", self.samples.last()).into())
     }
 
     fn last(&self, name: &str) -> f64 {
         self.samples.last().map_or(-1.0, |sample| sample.of(name))
     }
 
-    /// How many of these there were in all samples together.
+    /// Returns the total of a rate over all samples.
     fn total(&self, rate: &str) -> i64 {
         let of = |sample: &Sample| sample.figures.get(rate).map_or(0.0, |(value, window)| value * window);
         self.samples.iter().map(of).sum::<f64>().round() as i64
     }
 
-    /// Tells it to end, as the harness does, and reads what is left. What it said beside its lines.
+    /// Sends SIGTERM, as the harness does, reads the remaining samples, and returns standard error.
     fn end(&mut self) -> Result<String, Box<dyn Error>> {
         drop(self.stdin.take());
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id())?).ok_or("a pid")?;
@@ -157,7 +157,7 @@ impl Adapter {
         }
         for pair in self.samples.windows(2) {
             assert!(pair[0].at_ms < pair[1].at_ms, "{pair:?}");
-            // No time is missing and none is told twice.
+            // The windows are contiguous and do not overlap.
             let window = pair[1].figures["enqueue_rate"].1;
             assert_eq!((window * 1_000.0).round() as i64, pair[1].at_ms - pair[0].at_ms);
         }
@@ -171,7 +171,7 @@ impl Adapter {
 }
 
 impl Drop for Adapter {
-    /// A test that fails leaves no process behind.
+    /// A failed test leaves no process behind.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -184,7 +184,7 @@ fn count(database: &Database, sql: &str) -> Result<i64, Box<dyn Error>> {
 
 const WAITING: &str = "SELECT count(*) FROM pq.queue";
 
-/// Nothing is held, and of all numbers that were ever given to jobs none is missing.
+/// Checks that no job is leased and that all ids that were assigned are accounted for.
 fn adds_up(database: &Database, put: i64, gone: i64) -> Outcome {
     assert_eq!(count(database, "SELECT count(*) FROM pq.queue_leases")?, 0);
     assert_eq!(
@@ -199,7 +199,7 @@ fn adds_up(database: &Database, put: i64, gone: i64) -> Outcome {
 }
 
 #[test]
-fn it_says_what_it_is_and_what_it_does_and_ends_when_told() -> Outcome {
+fn adapter_describes_itself_reports_metrics_and_ends_on_sigterm() -> Outcome {
     let database = Server::shared()?.database()?;
     let mut adapter = Adapter::start(&database, &[("PRODUCER_RATE", "300"), ("SCENARIO", "long_horizon")])?;
     let manifest: Value = serde_json::from_str(include_str!("../adapter.json"))?;
@@ -241,11 +241,11 @@ fn it_says_what_it_is_and_what_it_does_and_ends_when_told() -> Outcome {
 }
 
 #[test]
-fn several_processes_share_a_run_and_one_observes() -> Outcome {
+fn only_the_first_of_several_processes_observes() -> Outcome {
     let database = Server::shared()?.database()?;
     let one = [("PRODUCER_ONLY_INSTANCE_ZERO", "1"), ("PRODUCER_RATE", "500"), ("JOB_WORK_MS", "3")];
     let two = [&one[..], &[("BENCH_INSTANCE_ID", "1")]].concat();
-    // Both make the table, if they can.
+    // Both try to create the table.
     let (mut first, mut second) = (Adapter::start(&database, &one)?, Adapter::start(&database, &two)?);
     assert_eq!(second.descriptor["instance_id"], 1);
     second.until(|second| second.last("completion_rate") > 0.0)?;
@@ -263,20 +263,20 @@ fn several_processes_share_a_run_and_one_observes() -> Outcome {
 }
 
 #[test]
-fn the_harness_says_when_jobs_are_put_and_a_rate_of_nothing_stops_that() -> Outcome {
+fn harness_requests_jobs_and_a_rate_of_zero_pauses() -> Outcome {
     let (database, folder) = (Server::shared()?.database()?, tempfile::tempdir()?);
     let file = folder.path().join("rate");
     std::fs::write(&file, "0")?;
-    let told =
+    let settings =
         [("PRODUCER_PACING", "harness"), ("PRODUCER_RATE_CONTROL_FILE", file.to_str().ok_or("a path")?)];
-    let mut adapter = Adapter::start(&database, &told)?;
+    let mut adapter = Adapter::start(&database, &settings)?;
     adapter.say("ENQUEUE 7")?;
     adapter.until(|adapter| adapter.samples.len() == 3)?;
     assert_eq!((adapter.total("enqueue_rate"), adapter.last("producer_target_rate")), (0, 0.0));
 
     std::fs::write(&file, "40.5")?;
     adapter.until(|adapter| adapter.last("producer_target_rate") == 40.5)?;
-    // The second is more than a batch, and the third is none.
+    // The second is larger than a batch, and the third is invalid.
     for line in ["ENQUEUE 5", "ENQUEUE 300", "ENQUEUE all"] {
         adapter.say(line)?;
     }
@@ -284,12 +284,12 @@ fn the_harness_says_when_jobs_are_put_and_a_rate_of_nothing_stops_that() -> Outc
     drop(adapter.stdin.take());
     adapter.until(|_| true)?;
     let errors = adapter.end()?;
-    assert!(errors.contains("ENQUEUE all") && errors.contains("the standard input has ended"), "{errors}");
+    assert!(errors.contains("ENQUEUE all") && errors.contains("standard input ended"), "{errors}");
     adds_up(&database, 305, 305)
 }
 
 #[test]
-fn a_depth_is_kept_and_jobs_that_take_too_long_are_given_back() -> Outcome {
+fn depth_is_kept_and_long_jobs_are_given_back() -> Outcome {
     let (database, folder) = (Server::shared()?.database()?, tempfile::tempdir()?);
     let gate = folder.path().join("gate");
     let settings = [
@@ -332,7 +332,7 @@ fn jobs_fail_as_planned() -> Outcome {
     adapter.until(|adapter| adapter.total("injected_failure_rate") == poison + transient)?;
     adapter.until(|adapter| adapter.total("completion_rate") == 1_000 - poison - transient)?;
     assert_eq!(adapter.total("poison_exhausted_rate"), 0);
-    // They would be tried again much later.
+    // Their retries are scheduled much later.
     database
         .connect()?
         .batch_execute("UPDATE pq.queue SET schedule_at = now(); SELECT pg_notify('bench', '')")?;
@@ -346,9 +346,9 @@ fn jobs_fail_as_planned() -> Outcome {
 }
 
 #[test]
-fn a_herd_is_put_once_and_does_not_count_among_the_others() -> Outcome {
+fn a_load_group_is_put_once_and_counted_separately() -> Outcome {
     let (database, folder) = (Server::shared()?.database()?, tempfile::tempdir()?);
-    let file = folder.path().join("herd");
+    let file = folder.path().join("load-group");
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     std::fs::write(&file, format!(r#"{{"id": "a", "count": 700, "run_at_ms": {now}}}"#))?;
     let settings = [
@@ -374,7 +374,7 @@ fn a_herd_is_put_once_and_does_not_count_among_the_others() -> Outcome {
 }
 
 #[test]
-fn what_cannot_be_used_is_named_and_nothing_is_started() -> Outcome {
+fn invalid_settings_are_reported_before_the_start() -> Outcome {
     let database = Server::shared()?.database()?;
     let url = ("DATABASE_URL", database.url());
     for (settings, name) in [

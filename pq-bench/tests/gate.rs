@@ -1,4 +1,4 @@
-//! The gate lets through what is as it should be, and catches what is planted.
+//! The gate passes an unchanged table, and detects regressions that the tests introduce.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use pq_bench::Bench;
 use pq_bench::gate::{Check, Group, Thresholds, measure};
 use pq_testing::Server;
 
-/// The server's WAL and this process's statements are counted whole, so these tests run one at a time.
+/// The counts include all WAL of the server and all statements of this process, so these tests run one at a time.
 fn run_alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -28,7 +28,7 @@ fn output_of(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The lines of the table that fail.
+/// Returns the failed rows of the table.
 fn failures(output: &str) -> Vec<&str> {
     output.lines().filter(|line| line.contains("FAILED")).collect()
 }
@@ -40,7 +40,7 @@ fn temporary_file() -> Result<(tempfile::TempDir, PathBuf)> {
 }
 
 #[test]
-fn a_clean_run_passes_and_one_trip_more_than_is_allowed_fails() -> Result<()> {
+fn an_unchanged_table_passes_and_one_more_statement_fails() -> Result<()> {
     let _guard = run_alone();
     let (_folder, file) = temporary_file()?;
     let written = gate(&file, &["--only", "counts", "--write"])?;
@@ -50,10 +50,10 @@ fn a_clean_run_passes_and_one_trip_more_than_is_allowed_fails() -> Result<()> {
     assert_eq!(clean.status.code(), Some(0), "{}", output_of(&clean));
     assert!(output_of(&clean).contains("a put: statements"), "{}", output_of(&clean));
 
-    // As though a leased drain had needed one statement less for its batch of 500.
+    // Lower the threshold by one statement per batch of 500.
     let text = std::fs::read_to_string(&file)?;
     let line = text.lines().find(|line| line.starts_with("\"a leased drain: statements, a job\""));
-    let line = line.context("the file has no such threshold")?;
+    let line = line.context("the threshold is missing")?;
     let value = line.split(['=', ',']).find_map(|part| part.trim().parse::<f64>().ok());
     let value = value.context("the threshold has no value")?;
     let demanding = line.replace(&format!("value = {value}"), &format!("value = {}", value - 0.002));
@@ -66,9 +66,9 @@ fn a_clean_run_passes_and_one_trip_more_than_is_allowed_fails() -> Result<()> {
         matches!(failures(&output)[..], [line] if line.contains("a leased drain: statements")),
         "{output}"
     );
-    assert!(output.contains("--write"), "it says what to do where that is meant: {output}");
+    assert!(output.contains("--write"), "the output does not explain how to update: {output}");
 
-    // And what nobody looks at is not let through in silence.
+    // A threshold without a figure, and a figure without a threshold, fail.
     std::fs::write(&file, text.replace("a leased drain: statements", "a leased drian: statements"))?;
     let output = output_of(&gate(&file, &["--only", "counts"])?);
     assert_eq!(failures(&output).len(), 2, "{output}");
@@ -76,7 +76,7 @@ fn a_clean_run_passes_and_one_trip_more_than_is_allowed_fails() -> Result<()> {
 }
 
 #[test]
-fn more_wal_and_a_lost_index_are_caught() -> Result<()> {
+fn more_wal_and_a_missing_index_fail() -> Result<()> {
     const GROUPS: [Group; 3] = [Group::Counts, Group::Wal, Group::Rows];
     let _guard = run_alone();
     let bench = Bench::throwaway()?;
@@ -88,14 +88,14 @@ fn more_wal_and_a_lost_index_are_caught() -> Result<()> {
         let failing = checks.into_iter().filter(|one| one.fails(true));
         Ok(failing.map(|Check { group, name, .. }| format!("{group:?}, {name}")).collect())
     };
-    assert_eq!(failing(&GROUPS)?, [""; 0], "nothing was planted yet");
+    assert_eq!(failing(&GROUPS)?, [""; 0], "an unchanged table must pass");
 
     let mut conn = bench.connect()?;
     conn.batch_execute("CREATE INDEX planted ON pq.queue (q_name, enqueued_at, (data::text))")?;
     let found = failing(&[Group::Counts, Group::Wal])?;
     conn.batch_execute("DROP INDEX pq.planted")?;
     let puts = ["Wal, a put: bytes a job", "Wal, a put_many of 1,000: bytes a job"];
-    assert_eq!(found, puts, "a wider index costs those who put, and nothing is sent or committed for it");
+    assert_eq!(found, puts, "an additional index must only increase the WAL of puts");
 
     conn.batch_execute(
         "DO $$ DECLARE lost record; BEGIN
@@ -111,7 +111,7 @@ fn more_wal_and_a_lost_index_are_caught() -> Result<()> {
 }
 
 #[test]
-fn where_there_is_no_valgrind_it_says_so_and_fails_only_where_it_must_not_lack() -> Result<()> {
+fn missing_valgrind_is_reported_and_fails_only_if_required() -> Result<()> {
     let _guard = run_alone();
     let (folder, file) = temporary_file()?;
     let without = |arguments: &[&str]| -> Result<Output> {
@@ -122,7 +122,11 @@ fn where_there_is_no_valgrind_it_says_so_and_fails_only_where_it_must_not_lack()
     };
     let lenient = without(&[])?;
     assert_eq!(lenient.status.code(), Some(0), "{}", output_of(&lenient));
-    assert!(output_of(&lenient).contains("not measured: there is no valgrind"), "{}", output_of(&lenient));
+    assert!(
+        output_of(&lenient).contains("not measured: valgrind is not installed"),
+        "{}",
+        output_of(&lenient)
+    );
     let strict = without(&["--require-callgrind"])?;
     assert_eq!(strict.status.code(), Some(1), "{}", output_of(&strict));
     assert_eq!(failures(&output_of(&strict)).len(), 2, "{}", output_of(&strict));

@@ -1,4 +1,4 @@
-//! `pq-bench report`: the page and the plots that it writes of a run.
+//! The page and the plots that `pq-bench report` writes from runs.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn figure(
     }
 }
 
-/// What `put` is said to have done with so many threads.
+/// Threads, rate and baseline rate of the `put` figures.
 const PUTS: [(&str, f64, f64); 3] =
     [("1", 1_000.0, 2_000.0), ("4", 4_000.0, 3_000.0), ("16", 9_000.0, 2_500.0)];
 
@@ -70,7 +70,7 @@ fn report(runs: &[&Path], out: &Path, more: &[&str]) -> Output {
     for run in runs {
         command.arg("--run").arg(run);
     }
-    command.output().expect("it runs")
+    command.output().expect("output")
 }
 
 fn reported(runs: &[&Path], out: &Path) -> String {
@@ -91,7 +91,7 @@ fn appendix(out: &Path, scenario: &str) -> String {
     fs::read_to_string(out.join("benchmarks").join(format!("{scenario}.md"))).expect("the appendix")
 }
 
-/// Where the circles of a plot are: those are its points.
+/// Returns the centres of the circles of a plot, which are its points.
 fn circles(svg: &str) -> Vec<(f64, f64)> {
     let value = |tag: &str, name: &str| -> f64 {
         let from = tag.find(&format!("{name}=\"")).expect("the attribute") + name.len() + 2;
@@ -126,9 +126,9 @@ fn plots_have_their_points_in_the_right_places() {
     let scaling = plot("puts-scaling.svg");
     let points = circles(&scaling);
     assert_eq!(points.len(), 2 * PUTS.len());
-    // From 1 to 4 threads is as far as from 4 to 16, and heights go as rates do.
+    // The x axis is logarithmic, and heights are proportional to rates.
     let height = |at: usize| points[at].1;
-    let rates = PUTS.iter().map(|(_, ours, _)| ours).chain(PUTS.iter().map(|(_, _, bare)| bare));
+    let rates = PUTS.iter().map(|(_, ours, _)| ours).chain(PUTS.iter().map(|(_, _, baseline)| baseline));
     for (at, rate) in rates.enumerate() {
         assert_eq!(points[at].0, points[at % PUTS.len()].0);
         let expected = height(0) + (rate - PUTS[0].1) / (PUTS[2].1 - PUTS[0].1) * (height(2) - height(0));
@@ -165,7 +165,7 @@ fn the_same_runs_give_the_same_pages_and_manual_text_is_kept() {
     fs::write(&others, "<svg/>").expect("a plot of an earlier report");
     assert_eq!(reported(&[&file], folder.path()), first);
     assert_eq!(fs::read(&plot).expect("the plot"), drawn);
-    assert!(!others.exists(), "nothing shows it any more");
+    assert!(!others.exists(), "no page shows it any more");
 
     let mark = "<!-- manual: notes -->\n";
     let page = folder.path().join("benchmarks/puts.md");
@@ -179,7 +179,7 @@ fn the_same_runs_give_the_same_pages_and_manual_text_is_kept() {
         .args(["report", "--redraw", "--out"])
         .arg(folder.path())
         .output()
-        .expect("it runs");
+        .expect("output");
     assert!(redrawn.status.success(), "{}", String::from_utf8_lossy(&redrawn.stderr));
     assert_eq!(appendix(folder.path(), "puts"), edited);
 
@@ -244,7 +244,7 @@ fn figures_that_a_run_did_not_measure_are_kept() {
 }
 
 #[test]
-fn a_scenario_measured_again_keeps_its_place() {
+fn a_scenario_measured_again_keeps_its_position() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("run.json");
     let measured = |scenario: &str, revision: &str| {

@@ -1,4 +1,4 @@
-//! Scenarios run, on a real server, and find something.
+//! Runs scenarios on a server and checks that they return figures.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use pq_bench::{Bench, Figure, Results};
 
-/// Runs the command with so little to do that it does not take long, and reads what it kept.
+/// Runs the command with little work, and reads the figures that it writes.
 fn measured(scenarios: &[&str]) -> Vec<Figure> {
     let directory = tempfile::tempdir().unwrap();
     let kept = directory.path().join("run.json");
@@ -24,7 +24,7 @@ fn measured(scenarios: &[&str]) -> Vec<Figure> {
     assert_eq!(found, scenarios.iter().copied().collect());
     let names: BTreeSet<_> =
         figures.iter().map(|figure| (&figure.name, &figure.parameters, &figure.beside)).collect();
-    assert_eq!(names.len(), figures.len(), "two figures cannot be told apart: {figures:#?}");
+    assert_eq!(names.len(), figures.len(), "two figures are identical: {figures:#?}");
     for figure in &figures {
         assert!(!figure.ours.is_empty() && figure.ours.iter().all(|ours| *ours > 0.0), "{figure:?}");
         let rounds = if figure.beside.is_some() { figure.ours.len() } else { 0 };
@@ -35,7 +35,7 @@ fn measured(scenarios: &[&str]) -> Vec<Figure> {
 }
 
 #[test]
-fn waking_and_notifying_tell_single_times() {
+fn wake_and_notify_report_percentiles() {
     let figures = measured(&["notify", "wake"]);
     let timed: Vec<_> = figures.iter().filter(|figure| figure.unit == "ms").collect();
     assert!(!timed.is_empty());
@@ -46,7 +46,7 @@ fn waking_and_notifying_tell_single_times() {
 }
 
 #[test]
-fn memory_and_a_horizon_are_told_over_time() {
+fn horizon_and_memory_report_tracks() {
     for figure in measured(&["horizon", "memory"]) {
         let expected = if figure.beside.as_deref() == Some("its own second quarter") { 0 } else { 1 };
         assert!(figure.tracks.len() >= expected, "{figure:?}");
@@ -57,7 +57,7 @@ fn memory_and_a_horizon_are_told_over_time() {
 }
 
 #[test]
-fn a_second_server_has_settings_of_its_own() {
+fn a_second_server_has_its_own_settings() {
     let first = Bench::start().unwrap();
     let second = first.another(&[("commit_delay", "1500")]).unwrap();
     assert_ne!(first.url(), second.url());

@@ -1,7 +1,9 @@
-//! Which server is measured on. What needs Docker is passed over where no daemon answers, or fails there where
-//! PQ_TEST_CONTAINER is set, as ci/docker does.
+//! The server that is measured.
+//!
+//! Tests that need Docker are skipped if no daemon answers. If PQ_TEST_CONTAINER is set, as in ci/docker, they
+//! fail instead.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test that is passed over says why")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a skipped test prints the reason")]
 
 use std::env;
 use std::process::Command;
@@ -10,18 +12,18 @@ use pq_bench::Bench;
 
 #[test]
 #[ignore = "the process whose environment the others choose"]
-fn it_says_where_it_is() {
+fn print_origin() {
     println!("origin: {}", Bench::start().expect("a server").origin());
 }
 
-/// Where a process with this environment measures.
+/// Returns the origin of the server in a process with this environment.
 fn origin(environment: &[(&str, &str)]) -> String {
     let said = Command::new(env::current_exe().expect("this program"))
-        .args(["it_says_where_it_is", "--exact", "--ignored", "--nocapture"])
+        .args(["print_origin", "--exact", "--ignored", "--nocapture"])
         .env_remove("PQ_TEST_DATABASE_URL")
         .envs(environment.iter().copied())
         .output()
-        .expect("it runs");
+        .expect("output");
     let text = String::from_utf8_lossy(&said.stdout);
     let origin = text.split_once("origin: ").and_then(|(_, origin)| origin.lines().next());
     origin.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&said.stderr))).to_owned()
@@ -31,24 +33,27 @@ fn docker(arguments: &[&str]) -> bool {
     Command::new("docker").args(arguments).output().is_ok_and(|output| output.status.success())
 }
 
-/// Whether a daemon answers; says so if not.
+/// Returns whether a Docker daemon answers, and prints if not.
 fn possible() -> bool {
     if docker(&["info"]) {
         return true;
     }
-    assert!(env::var_os("PQ_TEST_CONTAINER").is_none(), "a container is demanded, but no daemon answers");
-    eprintln!("passed over: no Docker daemon answers");
+    assert!(
+        env::var_os("PQ_TEST_CONTAINER").is_none(),
+        "PQ_TEST_CONTAINER requires a container, but no Docker daemon answers"
+    );
+    eprintln!("skipped: no Docker daemon answers");
     false
 }
 
 #[test]
-fn without_a_daemon_it_is_a_private_cluster() {
+fn server_is_a_private_cluster_without_a_docker_daemon() {
     let origin = origin(&[("DOCKER_HOST", "unix:///nonexistent/docker.sock")]);
     assert!(origin.starts_with("private cluster, ") && !origin.contains("Docker"), "{origin}");
 }
 
 #[test]
-fn with_a_daemon_it_is_a_container() {
+fn server_is_a_container_with_a_docker_daemon() {
     let variable = |name| env::var(name).unwrap_or_default();
     let image = format!("{}:{}", variable("PQ_TEST_IMAGE"), variable("PQ_TEST_IMAGE_TAG"));
     if possible() && (docker(&["image", "inspect", &image]) || env::var_os("PQ_TEST_CONTAINER").is_some()) {
@@ -58,9 +63,9 @@ fn with_a_daemon_it_is_a_container() {
 }
 
 #[test]
-fn a_daemon_without_the_image_is_told_of() {
+fn origin_reports_an_image_that_cannot_be_pulled() {
     if possible() {
-        // No registry is there, so that nothing is asked of the network.
+        // Without a registry at this address, no request reaches the network.
         let origin = origin(&[("PQ_TEST_IMAGE", "localhost:1/pq-none"), ("PQ_TEST_IMAGE_TAG", "none")]);
         assert!(origin.starts_with("private cluster, "), "{origin}");
         assert!(

@@ -1,4 +1,4 @@
-//! Workers whose handlers do nothing, by threads and by the most jobs that a thread takes at a time.
+//! Drains with handlers that do nothing, by threads and by maximum batch size.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use pq_diesel::Worker;
 
 use crate::measure;
 
-/// How many jobs are there for each drain.
+/// Number of jobs per drain.
 const JOBS: usize = 10_000;
 
 pub(crate) fn group(criterion: &mut Criterion, bench: &Bench) {

@@ -1,4 +1,4 @@
-//! One get a commit.
+//! One get per commit.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::measure;
 
 pub(crate) fn group(criterion: &mut Criterion, bench: &Bench) {
     let queue = bench.queue("get").unwrap();
-    let get = |_: usize| queue.get(Wait::No)?.map(drop).context("the queue ran dry");
+    let get = |_: usize| queue.get(Wait::No)?.map(drop).context("the queue is empty");
     let filled = |threads: &ThreadPool, times: usize| -> Duration {
         bench.fill_by_sql("get", times).unwrap();
         pool::times(threads, times, get).unwrap()

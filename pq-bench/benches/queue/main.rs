@@ -1,9 +1,9 @@
-//! What `cargo bench` follows: puts, takes and drains, by criterion, a module a group.
+//! The groups of `cargo bench`: puts, takes and drains with criterion, one module per group.
 //!
-//! After each group a line says what its jobs cost besides time.
+//! The costs per job are printed after each group.
 
-#![allow(clippy::print_stderr, reason = "whoever runs it should know where it ran, and what it cost")]
-#![allow(clippy::unwrap_used, reason = "a bench that cannot go on has nothing else to say")]
+#![allow(clippy::print_stderr, reason = "a benchmark prints its environment and costs")]
+#![allow(clippy::unwrap_used, reason = "a benchmark cannot continue after an error")]
 
 mod drain;
 mod get;
@@ -17,7 +17,7 @@ use criterion::Criterion;
 use pq_bench::{Bench, count_statements};
 
 fn main() {
-    // Before the first connection, for each takes its counter when it is made.
+    // Before the first connection, because a connection gets its counter when it is opened.
     count_statements().unwrap();
     let bench = Bench::start().expect("a server to measure on");
     eprintln!("measured on: {}", bench.origin());

@@ -1,4 +1,4 @@
-//! What the groups share.
+//! Helpers of all groups.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use pq_bench::{Bench, Cost, Meter, PAYLOAD};
 use serde_json::value::RawValue;
 
-/// A group of which it is known whether any of it ran, for criterion can be told to run only some.
+/// A group that records whether any of it ran, because criterion can run a selection.
 pub(crate) struct Group<'a> {
     name: &'static str,
     bench: &'a Bench,
@@ -16,10 +16,10 @@ pub(crate) struct Group<'a> {
     ran: Cell<bool>,
 }
 
-/// A short group: ten samples in two seconds.
+/// Creates a short group: ten samples in two seconds.
 pub(crate) fn group<'a>(criterion: &'a mut Criterion, bench: &'a Bench, name: &'static str) -> Group<'a> {
     let mut group = criterion.benchmark_group(name);
-    // Whatever fills the queue before a sample does not count, but it takes time: no sample is longer than another.
+    // Filling the queue is not timed but takes time, so all samples have the same length.
     group
         .sampling_mode(SamplingMode::Flat)
         .sample_size(10)
@@ -29,7 +29,7 @@ pub(crate) fn group<'a>(criterion: &'a mut Criterion, bench: &'a Bench, name: &'
 }
 
 impl Group<'_> {
-    /// Measures `work`, which does something so often and says how long that took; `jobs` each time.
+    /// Measures `work`, which does `jobs` jobs the given number of times and returns how long that took.
     pub(crate) fn bench(&mut self, name: impl Into<String>, jobs: usize, work: impl Fn(usize) -> Duration) {
         let ran = &self.ran;
         self.group.throughput(Throughput::Elements(jobs as u64));
@@ -39,7 +39,7 @@ impl Group<'_> {
         });
     }
 
-    /// Ends the group, and says what each of these jobs cost that `work` does in the time that it returns.
+    /// Ends the group, and prints the cost of the jobs that `work` does in the time that it returns.
     pub(crate) fn cost_of(self, jobs: usize, work: impl FnOnce() -> Duration) {
         self.group.finish();
         if !self.ran.get() {
@@ -58,7 +58,7 @@ impl Group<'_> {
     }
 }
 
-/// The payload of most.
+/// Returns the default payload.
 pub(crate) fn payload() -> Box<RawValue> {
     RawValue::from_string(PAYLOAD.to_owned()).expect("the payload is JSON")
 }

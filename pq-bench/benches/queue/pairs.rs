@@ -1,4 +1,4 @@
-//! A put and a get, over and over.
+//! A put and a get in a loop.
 
 use anyhow::Context;
 use criterion::Criterion;
@@ -12,10 +12,10 @@ pub(crate) fn group(criterion: &mut Criterion, bench: &Bench) {
     let payload = measure::payload();
     let pair = |_: usize| {
         queue.put(&payload)?;
-        queue.get(Wait::No)?.map(drop).context("the queue ran dry in spite of its backlog")
+        queue.get(Wait::No)?.map(drop).context("the queue is empty despite its backlog")
     };
     let mut group = measure::group(criterion, bench, "put and get");
-    // With a backlog nobody's get finds the queue empty because others are quicker.
+    // With a backlog, no get finds the queue empty because other threads are faster.
     bench.fill_by_sql("pairs", 1_000).unwrap();
     for threads in [1, 2, 4, 8, 16] {
         let threads = pool::threads(threads).unwrap();

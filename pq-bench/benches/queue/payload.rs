@@ -1,4 +1,4 @@
-//! What the size of the payload does.
+//! The effect of the payload's size.
 
 use anyhow::Context;
 use criterion::Criterion;
@@ -15,7 +15,7 @@ pub(crate) fn group(criterion: &mut Criterion, bench: &Bench) {
         let queue = &queue;
         move |_: usize| {
             queue.put(&payload)?;
-            queue.get(Wait::No)?.map(drop).context("what was put is not there")
+            queue.get(Wait::No)?.map(drop).context("the job that was put is not in the queue")
         }
     };
     let one = pool::threads(1).unwrap();

@@ -1,4 +1,4 @@
-//! One put a commit.
+//! One put per commit.
 
 use criterion::Criterion;
 use pq_bench::{Bench, pool};

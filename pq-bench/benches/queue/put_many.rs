@@ -1,4 +1,4 @@
-//! Many jobs at once, and COPY into the same table.
+//! Puts of many jobs per call, and COPY into the same table.
 
 use std::time::{Duration, Instant};
 

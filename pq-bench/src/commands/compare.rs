@@ -1,4 +1,4 @@
-//! `pq-bench compare`: what changed from the runs of one revision to those of another; see `ci/bench-compare`.
+//! `pq-bench compare`: compares the runs of two revisions; see `ci/bench-compare`.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use pq_bench::{FigureChange, Results, compare};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Runs of the base, as `pq-bench run` keeps them
+    /// Runs of the base, as written by `pq-bench run`
     #[arg(required = true)]
     base: Vec<PathBuf>,
     /// As many runs of the other revision, in the same order
@@ -16,11 +16,16 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(Arguments { base, with }: &Arguments) -> Result<()> {
-    ensure!(base.len() == with.len(), "{} runs cannot be compared with {}", base.len(), with.len());
+    ensure!(
+        base.len() == with.len(),
+        "cannot compare {} runs with {}; pass as many runs to --with",
+        base.len(),
+        with.len()
+    );
     let read = |paths: &[PathBuf]| paths.iter().map(|path| Results::read(path)).collect::<Result<Vec<_>>>();
     let (base, with) = (read(base)?, read(with)?);
     let compared = compare(&base, &with);
-    ensure!(!compared.is_empty(), "the runs have no figure in common");
+    ensure!(!compared.is_empty(), "cannot compare the runs: they have no figure in common");
     let revision = |runs: &[Results]| runs.first().map_or(String::new(), |run| run.revision.clone());
     println!("base: {}; with: {}; {} rounds", revision(&base), revision(&with), base.len());
     println!("{}", FigureChange::table(&compared));

@@ -1,4 +1,4 @@
-//! `pq-bench gate`: whether a put and a take still cost what they should.
+//! `pq-bench gate`: checks the cost of puts and takes against thresholds.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use pq_bench::gate::{Check, CheckResult, CountedOperation, Group, Thresholds, ch
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Looks at these alone
+    /// Check only these groups [default: all]
     #[arg(long, value_name = "GROUP", num_args = 1..)]
     only: Vec<Group>,
-    /// The committed thresholds
+    /// The thresholds file
     #[arg(long, value_name = "FILE", default_value = "pq-bench/gate.toml")]
     thresholds: PathBuf,
-    /// Writes what was measured into the thresholds' file, instead of holding it against it
+    /// Write the measured values to the thresholds file before the check
     #[arg(long)]
     write: bool,
-    /// Fails where there is no valgrind to count instructions with
+    /// Fail if valgrind is missing and instructions cannot be counted
     #[arg(long)]
     require_callgrind: bool,
 }
@@ -33,37 +33,35 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let groups: Vec<Group> =
         Group::ALL.into_iter().filter(|group| only.is_empty() || only.contains(group)).collect();
     let mut thresholds = Thresholds::read(path)?;
-    // A disk that is slow or shared says nothing of the queue, and the ratios are of the client's work.
+    // Counts do not depend on the disk, and the ratios measure the client, so commits need not be durable.
     let bench = Bench::throwaway()?;
     println!("measured on: {}", bench.origin());
     let measured = measure(&bench, &groups, &std::env::current_exe()?)?;
     if *write {
         thresholds.update(&groups, &measured);
         std::fs::write(path, thresholds.text())
-            .with_context(|| format!("{} cannot be written", path.display()))?;
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let checks = thresholds.check(&groups, &measured);
     println!("{}", Check::table(&checks, *require_callgrind));
     let failed = checks.iter().filter(|one| one.fails(*require_callgrind)).count();
-    let tighter = checks.iter().any(|one| one.result == CheckResult::Improved);
-    let again = again(path, only);
+    let can_tighten = checks.iter().any(|one| one.result == CheckResult::Improved);
+    let update = update_command(path, only);
     if failed > 0 {
         println!(
-            "\nWhere that is meant to be so, take it for the threshold from now on, commit {}, and say why:\n    {again}",
+            "\nIf the change is intended, update the thresholds, commit {} and explain the change:\n    {update}",
             path.display()
         );
         bail!("{failed} of {} figures fail", checks.len());
     }
-    if tighter {
-        println!(
-            "\nSome figures have become better than their thresholds guard. To hold what was won:\n    {again}"
-        );
+    if can_tighten {
+        println!("\nSome figures are better than their thresholds. To tighten the thresholds:\n    {update}");
     }
     Ok(())
 }
 
-/// How the file is written anew.
-fn again(path: &std::path::Path, only: &[Group]) -> String {
+/// Returns the command that updates the thresholds file.
+fn update_command(path: &std::path::Path, only: &[Group]) -> String {
     use clap::ValueEnum;
     let names: Vec<_> = only.iter().filter_map(Group::to_possible_value).collect();
     let names: Vec<_> = names.iter().map(|name| name.get_name()).collect();

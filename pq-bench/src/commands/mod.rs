@@ -1,4 +1,4 @@
-//! The subcommands, a file or folder each.
+//! The subcommands, one module each.
 
 mod adapter;
 mod compare;
@@ -10,23 +10,23 @@ mod run;
 use anyhow::Result;
 use clap::Subcommand;
 
-/// What `pq-bench` does.
+/// A subcommand.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Is one of the queues that a public harness compares: see docs/harness.md
+    /// Run as a system of a public harness that compares queues; see docs/harness.md
     Adapter(adapter::Arguments),
-    /// Measures, and keeps what it found in a file
+    /// Measure scenarios and write the figures to a file
     Run(run::Arguments),
-    /// Writes the page of benchmarks and its plots from what runs have found
+    /// Write the benchmark pages and plots from the files of runs
     Report(report::Arguments),
-    /// Is the process whose memory the scenario `memory` measures
+    /// The process whose memory the scenario `memory` measures
     #[command(hide = true)]
     MemoryChild(memory_child::Arguments),
-    /// Tells what changed from the runs of one revision to those of another
+    /// Compare the runs of two revisions
     Compare(compare::Arguments),
-    /// Holds what a put and a take cost against the committed thresholds
+    /// Check the cost of puts and takes against the committed thresholds
     Gate(gate::Arguments),
-    /// What the gate counts the instructions of
+    /// The process whose instructions the gate counts
     #[command(hide = true)]
     GateChild(gate::ChildArguments),
 }

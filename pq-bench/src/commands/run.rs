@@ -1,4 +1,4 @@
-//! `pq-bench run`: measures the scenarios that are named, or all.
+//! `pq-bench run`: measures scenarios.
 
 use std::path::PathBuf;
 
@@ -7,18 +7,18 @@ use pq_bench::{Bench, Results, count_statements, scenarios};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// What to measure; all that there is unless said
+    /// Scenarios to measure [default: all]
     scenarios: Vec<String>,
-    /// How many rounds each figure is the median of; of the scenario `horizon` three at the most
+    /// Rounds per figure; at most 3 in the scenario `horizon`
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Shortens everything that is measured by time to this part of it, to try out a scenario
+    /// Factor that shortens times and numbers of jobs, to try a scenario
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
-    /// How many seconds each run of the scenario `horizon` takes
+    /// Seconds of each run of the scenario `horizon`
     #[arg(long, default_value_t = 600.0)]
     horizon_seconds: f64,
-    /// Where to keep what was found, as JSON
+    /// File to write the figures to, as JSON
     #[arg(long, value_name = "FILE", default_value = "target/pq-bench.json")]
     out: PathBuf,
 }
@@ -40,9 +40,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             println!("{}", figure.line());
             results.figures.push(figure);
         }
-        // Whoever interrupts a long run keeps what it had.
+        // Written after each scenario, so that an interrupted run keeps what it has measured.
         results.write(&arguments.out)?;
     }
-    println!("kept in {}", arguments.out.display());
+    println!("wrote {}", arguments.out.display());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Statements, commits and WAL bytes.
+//! Counts statements, commits and WAL bytes.
 
 use std::convert::Infallible;
 use std::thread;
@@ -15,19 +15,19 @@ use serde_json::value::RawValue;
 use super::{Group, Measured, QUEUE, fill, median_of};
 use crate::{Bench, PAYLOAD, count_statements, statements_sent};
 
-/// Something whose cost is counted.
+/// An operation whose cost is counted.
 struct Operation {
     name: &'static str,
-    /// How often it is done in the short run, and in the long one.
+    /// Number of runs in the short and in the long measurement.
     times: (usize, usize),
-    /// How many jobs each time needs that are ready.
+    /// Number of ready jobs that each run needs.
     ready_jobs: usize,
-    /// How many jobs the WAL of one time is divided by; none where its WAL is not looked at.
+    /// Number of jobs that the WAL of one run is divided by; `None` if WAL is not checked.
     wal_jobs: Option<usize>,
     run: fn(&Environment<'_>, usize) -> Result<()>,
 }
 
-/// The jobs a time of what takes or puts many.
+/// Jobs per run of the operations that put or take many.
 const PUT_MANY: usize = 1_000;
 const GET_MANY: usize = 500;
 
@@ -85,23 +85,22 @@ const OPERATIONS: [Operation; 9] = [
     },
 ];
 
-/// How often each run is repeated. Whatever else goes on, on the server or in sessions that tell late what they
-/// have committed, disturbs one of them and not the median.
+/// Number of repetitions of each measurement. Other work on the server, or sessions that report their commits
+/// late, disturbs one of them but not the median.
 const REPEATS: usize = 3;
 
-/// Two of them may be disturbed all the same: autovacuum commits in the database as well. So many more commits are
-/// let pass, of the whole run.
+/// Commits that autovacuum may add to a whole measurement, because it can disturb two of the repetitions.
 const STRAY_COMMITS: f64 = 1.0;
 
-/// By the clock a worker looks once more before it says that there is nothing, and a look in a transaction with a
-/// time limit is so many statements.
+/// Statements of a last poll. A worker that works by the clock polls once more before it reports an empty queue,
+/// and a poll in a transaction with a time limit sends this many statements.
 const FINAL_POLL: f64 = 5.0;
 
-/// Counts what each operation costs. Where others use the server at the same time, its WAL is theirs as well.
+/// Counts the cost of each operation. The WAL includes that of other users of the server.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     count_statements()?;
     let mut reader = Reader::new(bench)?;
-    // So that none comes in the middle, and pages are not written whole again.
+    // A checkpoint during a measurement would add full-page images to the WAL.
     bench.connect()?.batch_execute("CHECKPOINT")?;
     let mut measured = Vec::new();
     for operation in &OPERATIONS {
@@ -116,7 +115,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
             |part: fn(&Counters) -> f64| Ok::<_, anyhow::Error>(median_of(costs.iter().map(part))? / more);
         let is_drain = operation.name.contains("drain");
         let a_job = if is_drain { ", a job" } else { "" };
-        // In per cent, by a tenth too much and not too little.
+        // In per cent, rounded up to a tenth.
         let tolerance =
             |stray: f64, value: f64| ((1_000.0 * stray / (value * more).max(1.0)).floor() + 1.0) / 10.0;
         let mut add = |group, what: &str, value, margin| {
@@ -150,13 +149,13 @@ impl Counters {
     }
 }
 
-/// Reads the server's counters from another database, so that its own commits are not among them.
+/// Reads the server's counters from another database, so that its own commits are not counted.
 struct Reader {
     conn: PgConnection,
     database: String,
-    /// Sessions that were there before; they do nothing meanwhile.
+    /// Sessions that existed before and stay idle.
     others: Vec<i32>,
-    /// Before PostgreSQL 15 what a session has committed is told to a process that counts, which takes a moment.
+    /// Before PostgreSQL 15, sessions report commits to a statistics process, which adds a delay.
     delayed_statistics: bool,
 }
 
@@ -179,12 +178,17 @@ impl Reader {
         Ok(sessions.bind::<Text, _>(&self.database).get_result::<Sessions>(&mut self.conn)?.pids)
     }
 
-    /// Sessions tell what they have committed at the latest when they end; so they are waited for, and no longer.
+    /// Waits until the sessions of the operation have ended, because a session reports its commits at the latest
+    /// then.
     fn settle(&mut self) -> Result<()> {
         const TIMEOUT: Duration = Duration::from_secs(30);
         let begun = Instant::now();
         while self.sessions()?.iter().any(|pid| !self.others.contains(pid)) {
-            ensure!(begun.elapsed() < TIMEOUT, "somebody else is connected to {}", self.database);
+            ensure!(
+                begun.elapsed() < TIMEOUT,
+                "cannot count commits: another client is connected to {}",
+                self.database
+            );
             thread::sleep(Duration::from_millis(2));
         }
         if self.delayed_statistics {
@@ -230,14 +234,14 @@ struct Commits {
     commits: i64,
 }
 
-/// Where an operation runs, and what it puts.
+/// The server that an operation runs on, and the payload that it puts.
 struct Environment<'p> {
     bench: &'p Bench,
     payload: &'p RawValue,
 }
 
 impl Environment<'_> {
-    /// A handle of the operation's own, whose sessions end with it.
+    /// Returns a handle of its own, whose sessions end with it.
     fn queue(&self) -> Result<(Pq, Queue<Box<RawValue>>)> {
         let pq = Pq::builder().url(self.bench.url()).pool_size(4).connect()?;
         let queue = pq.queue(QUEUE)?;
@@ -278,7 +282,7 @@ fn put_many(environment: &Environment<'_>, times: usize) -> Result<()> {
 fn get(environment: &Environment<'_>, times: usize) -> Result<()> {
     let (_pq, queue) = environment.queue()?;
     for _ in 0..times {
-        ensure!(queue.get(Wait::No)?.is_some(), "there was no job to get");
+        ensure!(queue.get(Wait::No)?.is_some(), "the queue is empty");
     }
     Ok(())
 }
@@ -286,7 +290,7 @@ fn get(environment: &Environment<'_>, times: usize) -> Result<()> {
 fn get_many(environment: &Environment<'_>, times: usize) -> Result<()> {
     let (_pq, queue) = environment.queue()?;
     for _ in 0..times {
-        ensure!(queue.get_many(GET_MANY, Wait::No)?.len() == GET_MANY, "there were too few jobs to get");
+        ensure!(queue.get_many(GET_MANY, Wait::No)?.len() == GET_MANY, "the queue holds too few jobs");
     }
     Ok(())
 }
@@ -312,10 +316,10 @@ fn drain_limited(environment: &Environment<'_>, jobs: usize) -> Result<()> {
     drain(&pq, handler.timeout(Duration::from_secs(60)), jobs)
 }
 
-/// With batches of one size, and without what a worker does by the clock.
+/// Drains with batches of one size, and without maintenance and heartbeats, which depend on time.
 fn drain(pq: &Pq, handler: Handler, jobs: usize) -> Result<()> {
     let worker = Worker::new(pq).batch(500, 500).maintain_every(Duration::MAX).heartbeat_every(None);
     let report = worker.serve(handler).run_until_empty()?;
-    ensure!(report.done == jobs as u64, "of {jobs} jobs {} were done", report.done);
+    ensure!(report.done == jobs as u64, "worked {} jobs, expected {jobs}", report.done);
     Ok(())
 }

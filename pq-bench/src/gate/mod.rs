@@ -1,9 +1,8 @@
-//! The regression gate: what a put and a take cost, held against thresholds that are committed.
+//! The regression gate: checks what a put and a take cost against committed thresholds.
 //!
-//! Time differs from machine to machine and from run to run, so nearly all that the gate looks at is counted and
-//! not timed: statements, commits, WAL bytes, instructions of the client, rows and pages that a take reads. Each
-//! count is the difference of a long run and a short one, divided by what the long one does more, so that
-//! connecting, preparing and ending cancel.
+//! Times differ between machines and runs, so the gate mostly counts: statements, commits, WAL bytes,
+//! instructions of the client, and rows and pages that a take reads. Each count is the difference of a long and a
+//! short run, divided by the additional operations. Connecting, preparing and closing cancel out.
 
 mod counts;
 mod instructions;
@@ -21,29 +20,30 @@ pub use self::thresholds::{Check, CheckResult, Threshold, Thresholds};
 use crate::bench::TRUNCATE_ALL;
 use crate::{Bench, PAYLOAD};
 
-/// What the gate looks at. The words are those of `--only`.
+/// A group of figures, as named by `--only`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Group {
     /// Statements sent and commits, exactly
     Counts,
-    /// WAL bytes a job, full-page writes apart
+    /// WAL bytes per job, without full-page images
     Wal,
     /// Rows and pages that a take reads
     Rows,
-    /// Instructions of the client a put and a take, by callgrind
+    /// Instructions of the client per put and per take, by callgrind
     Instructions,
-    /// Jobs a second beside pgbench in the same run, within wide bounds
+    /// Jobs per second relative to pgbench in the same run, with wide bounds
     Ratios,
 }
 
 impl Group {
-    /// All of them, the cheap ones first.
+    /// All groups, the fastest ones first.
     pub const ALL: [Self; 5] = [Self::Counts, Self::Wal, Self::Rows, Self::Instructions, Self::Ratios];
 
-    /// The section of the thresholds' file. What our own code costs differs by many times between a build with
-    /// optimisations and one without, so such groups have a section each. CI holds the build without against
-    /// its own: it has that anyway, and one with optimisations would take it longer than all of the gate. A copy
-    /// too many or a search that has become a scan shows in either.
+    /// Returns the section of the thresholds file.
+    ///
+    /// The client's own cost differs by a large factor between debug and release builds, so these groups have a
+    /// section for each. CI checks the debug build, because it exists already and a release build takes longer
+    /// than the gate. A redundant copy or an accidental full scan shows in both.
     #[must_use]
     pub fn section(self) -> &'static str {
         match (self, cfg!(debug_assertions)) {
@@ -57,24 +57,25 @@ impl Group {
         }
     }
 
-    /// Whether more is better. A ratio has a bound that is set by hand, far below what is reached; of all else the
-    /// file holds what was measured.
+    /// Returns whether the threshold is a lower bound.
+    ///
+    /// Bounds of ratios are set by hand, far below the values reached. All other thresholds are measured values.
     #[must_use]
     pub fn is_lower_bound(self) -> bool {
         self == Self::Ratios
     }
 }
 
-/// Something that was measured.
+/// A measured value.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// To what it belongs.
+    /// The group of the figure.
     pub group: Group,
-    /// What it is, as the thresholds' file names it.
+    /// The figure's name in the thresholds file.
     pub name: String,
-    /// How much it is, or why it could not be measured.
+    /// The value, or why it could not be measured.
     pub value: Result<f64, String>,
-    /// The tolerance in per cent that a new threshold gets; for a ratio, the bound itself.
+    /// Tolerance of a new threshold in per cent; for a ratio, the bound itself.
     pub margin: f64,
 }
 
@@ -84,13 +85,14 @@ impl Measured {
     }
 }
 
-/// Measures these groups in the database of the bench. It empties the tables, and takes them from autovacuum,
-/// whose WAL would be counted as well. `command` is the path of the command `pq-bench`, which is run as a child to
-/// count instructions.
+/// Measures these groups in the database of the bench.
+///
+/// Empties the tables and turns autovacuum off for them, because its WAL would be counted as well. `command` is
+/// the path of the command `pq-bench`, which runs as a child process to count instructions.
 ///
 /// # Errors
 ///
-/// The database's. That there is no valgrind is none.
+/// Database errors. A missing valgrind is not an error.
 pub fn measure(bench: &Bench, groups: &[Group], command: &std::path::Path) -> Result<Vec<Measured>> {
     let mut conn = bench.connect()?;
     for table in ["queue", "queue_leases", "queue_settled", "queue_keys", "queue_unique"] {
@@ -116,8 +118,9 @@ pub fn measure(bench: &Bench, groups: &[Group], command: &std::path::Path) -> Re
 
 const QUEUE: &str = "gate";
 
-/// Empties the table and fills the queue with so many jobs, by SQL and on a connection of its own, without a
-/// checkpoint: the pages of a table that has just been emptied are new, and are not written to the WAL whole.
+/// Empties the table and inserts `jobs` jobs by SQL, without a checkpoint.
+///
+/// The pages of a truncated table are new, so they cause no full-page images.
 fn fill(bench: &Bench, jobs: usize) -> Result<PgConnection> {
     let mut conn = bench.connect()?;
     conn.batch_execute(&format!(
@@ -128,7 +131,7 @@ fn fill(bench: &Bench, jobs: usize) -> Result<PgConnection> {
     Ok(conn)
 }
 
-/// The middle one of an odd number of figures, of which at least one is needed.
+/// Returns the median of at least one value.
 fn median_of(figures: impl IntoIterator<Item = f64>) -> Result<f64> {
     let figures: Vec<f64> = figures.into_iter().collect();
     ensure!(!figures.is_empty(), "nothing was measured");

@@ -1,4 +1,4 @@
-//! Jobs a second beside pgbench: they only catch disasters, for machines that many share are noisy.
+//! Rates relative to pgbench, which detect only large regressions, because shared machines are noisy.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -15,14 +15,14 @@ const ROUNDS: usize = 3;
 const JOBS: usize = 20_000;
 const TIME: Duration = Duration::from_secs(1);
 
-/// Medians of interleaved pairs.
+/// Returns the medians of interleaved pairs.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     let (mut puts, mut drains) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         puts.push(put(bench)?);
         drains.push(drain(bench)?);
     }
-    // Without optimisations a client is slower by some times, and a drain is mostly the client's work.
+    // A debug build of the client is several times slower, and a drain is mostly work of the client.
     let (least_put, least_drain) = if cfg!(debug_assertions) { (0.25, 0.1) } else { (0.5, 0.25) };
     Ok(vec![
         Measured::new(

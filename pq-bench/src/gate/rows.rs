@@ -1,4 +1,4 @@
-//! What a take reads, as EXPLAIN tells it.
+//! Counts what a take reads, as EXPLAIN reports it.
 
 use anyhow::{Context, Result};
 use diesel::PgConnection;
@@ -13,9 +13,10 @@ use crate::{Bench, PAYLOAD};
 const JOBS: usize = 10_000;
 const BATCH: usize = 500;
 
-/// Explains the plain take of one job and of a batch where there are only ready jobs, where there are scheduled
-/// ones beside them, and where the head of the line is dead rows that a snapshot elsewhere keeps; and the take with
-/// jobs sorted in where very many of them are due.
+/// Explains takes of one job and of a batch, in several states of the table.
+///
+/// The plain take: with ready jobs alone, with scheduled jobs beside them, and behind dead tuples that a snapshot
+/// of another session keeps. The take that merges due scheduled jobs: with many of them due.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
     let mut conn = fill(bench, JOBS)?;
@@ -53,11 +54,11 @@ fn explain(
         ("a take of 1", one.replace("$2", "1"), 1),
         ("a take of 500", many.replace("$2", "NULL").replace("$3", &BATCH.to_string()), BATCH),
     ] {
-        // As those who take all the time have it: planned once, for any queue.
+        // As for a worker: planned once, for any queue.
         conn.batch_execute(&format!(
             "DEALLOCATE ALL; SET plan_cache_mode = force_generic_plan; PREPARE take (text) AS {text}"
         ))?;
-        // The first look at a table that was just filled notes in its rows who has committed.
+        // The first read of new tuples sets hint bits, which dirties pages.
         measure_take(conn)?;
         let read = measure_take(conn)?;
         let jobs = jobs as f64;
@@ -88,13 +89,13 @@ struct Plan {
     plan: Value,
 }
 
-/// Takes, looks at what was read, and takes it back.
+/// Runs a take in a transaction that is rolled back, and returns what it read.
 fn measure_take(conn: &mut PgConnection) -> Result<Read> {
     let explain = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT JSON) EXECUTE take('{QUEUE}')");
     let found = conn.test_transaction::<_, diesel::result::Error, _>(|conn| {
         diesel::sql_query(&explain).get_result::<Plan>(conn)
     });
-    let root = found.plan.get(0).and_then(|all| all.get("Plan")).context("EXPLAIN told no plan")?;
+    let root = found.plan.get(0).and_then(|all| all.get("Plan")).context("EXPLAIN returned no plan")?;
     Ok(Read {
         rows: rows_of(root),
         pages: number(root, "Shared Hit Blocks") + number(root, "Shared Read Blocks"),
@@ -105,7 +106,7 @@ fn number(node: &Value, key: &str) -> f64 {
     node.get(key).and_then(Value::as_f64).unwrap_or_default()
 }
 
-/// The rows that scans of tables have read, whether they were wanted or not.
+/// Returns the rows that table scans have read, including rows removed by filters.
 fn rows_of(node: &Value) -> f64 {
     let text = |key: &str| node.get(key).and_then(Value::as_str);
     let is_scan =
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_those_of_scans_of_tables_at_any_depth() {
+    fn rows_of_table_scans_are_counted_at_any_depth() {
         let plan = serde_json::json!({
             "Node Type": "ModifyTable", "Relation Name": "queue", "Actual Rows": 7, "Actual Loops": 1,
             "Plans": [

@@ -1,4 +1,4 @@
-//! What is committed, and what has become of it.
+//! Committed thresholds, and the checks of measured values against them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,54 +10,54 @@ use serde::Deserialize;
 
 use super::{Group, Measured};
 
-/// What a figure may be.
+/// The threshold of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Threshold {
-    /// What it was when it was written down; of a ratio, the least that it may be.
+    /// The value when it was written; for a ratio, the lower bound.
     pub value: f64,
-    /// By how many per cent it may be worse.
+    /// How much worse the value may be, in per cent.
     pub tolerance: f64,
 }
 
-/// The thresholds' file.
+/// The thresholds file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(transparent)]
 pub struct Thresholds(BTreeMap<String, BTreeMap<String, Threshold>>);
 
-/// What the gate says of a figure.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckResult {
-    /// It is as it should be.
+    /// The value is within the tolerance.
     Within,
-    /// It is so much better that the threshold no longer guards it.
+    /// The value is so much better that the threshold can be tightened.
     Improved,
-    /// It is worse than is allowed, by so many per cent of the threshold.
+    /// The value is worse than the tolerance allows, by this many per cent of the threshold.
     Worse(f64),
-    /// It could not be measured, for this reason.
+    /// The figure could not be measured, for this reason.
     NotMeasured(String),
-    /// The file has no threshold for it.
+    /// The file has no threshold for the figure.
     NoThreshold,
-    /// The file has a threshold, but nothing of this name is measured.
+    /// The file has a threshold, but no figure of this name is measured.
     Unused,
 }
 
-/// A figure with its verdict.
+/// A figure and the result of its check.
 #[derive(Clone, Debug)]
 pub struct Check {
-    /// To what it belongs.
+    /// The group of the figure.
     pub group: Group,
-    /// What it is.
+    /// The figure's name.
     pub name: String,
-    /// How much it is, where it was measured.
+    /// The value, if it was measured.
     pub value: Option<f64>,
-    /// What it may be.
+    /// The threshold, if there is one.
     pub threshold: Option<Threshold>,
-    /// What is said of it.
+    /// The result.
     pub result: CheckResult,
 }
 
-/// What the file's digits leave out, as a part of the value.
+/// Largest relative error of a value that was rounded for the file.
 const ROUNDING: f64 = 5e-4;
 
 impl Threshold {
@@ -65,7 +65,7 @@ impl Threshold {
         let slack = self.value.abs() * (self.tolerance / 100.0 + ROUNDING);
         let worse = if bound { self.value - value } else { value - self.value };
         if worse > slack {
-            // Of nothing there is no per cent.
+            // A relative difference to zero is undefined.
             CheckResult::Worse(if self.value == 0.0 {
                 f64::INFINITY
             } else {
@@ -80,21 +80,21 @@ impl Threshold {
 }
 
 impl Thresholds {
-    /// Reads the file; nothing is in it where there is none.
+    /// Reads the file. There are no thresholds if it does not exist.
     ///
     /// # Errors
     ///
-    /// Where it cannot be read, or is no such file.
+    /// If the file cannot be read or is not a thresholds file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        toml::from_str(&text).with_context(|| format!("{} holds no thresholds", path.display()))
+        toml::from_str(&text).with_context(|| format!("{} is not a thresholds file", path.display()))
     }
 
-    /// Holds what was measured of these groups against the thresholds.
+    /// Checks the measured values of these groups against the thresholds.
     #[must_use]
     pub fn check(&self, groups: &[Group], measured: &[Measured]) -> Vec<Check> {
         let mut checks = Vec::new();
@@ -114,7 +114,7 @@ impl Thresholds {
                 let value = one.value.as_ref().ok().copied();
                 checks.push(Check { group, name: one.name.clone(), value, threshold, result });
             }
-            // A threshold that nothing is held against guards nothing, and nobody would notice.
+            // A threshold without a figure checks nothing, so it fails.
             for (name, threshold) in section.iter().filter(|(name, _)| !names.contains(name.as_str())) {
                 checks.push(Check {
                     group,
@@ -128,8 +128,9 @@ impl Thresholds {
         checks
     }
 
-    /// Takes what was measured of these groups for the thresholds from now on. Tolerances stay as they are, and
-    /// so do bounds of ratios, and what was not measured this time.
+    /// Sets the thresholds of these groups to the measured values.
+    ///
+    /// Keeps tolerances, bounds of ratios, and thresholds of figures that could not be measured.
     pub fn update(&mut self, groups: &[Group], measured: &[Measured]) {
         for &group in groups {
             let old = self.0.remove(group.section()).unwrap_or_default();
@@ -152,7 +153,7 @@ impl Thresholds {
         }
     }
 
-    /// The file's text.
+    /// Formats the file.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = HEADER.to_owned();
@@ -168,12 +169,12 @@ impl Thresholds {
 }
 
 const HEADER: &str = "\
-# What `pq-bench gate` holds a put and a take against; `pq-bench gate --write` writes it anew.
-# A figure fails where it is worse than its value by more than its tolerance, which is in per cent and is kept when
-# the file is written anew. The bounds of the ratios are set by hand, and kept as well.
+# Thresholds of `pq-bench gate`; `pq-bench gate --write` updates them.
+# A figure fails if it is worse than its value by more than its tolerance in per cent. An update keeps tolerances.
+# Bounds of ratios are set by hand, and an update keeps them as well.
 ";
 
-/// Four digits, and all that stand before the point: the file should have no more than mean something.
+/// Rounds to four digits, or to a whole number from 1,000 on.
 fn rounded(value: f64) -> f64 {
     if value == 0.0 || value.abs() >= 1_000.0 {
         return value.round();
@@ -183,7 +184,8 @@ fn rounded(value: f64) -> f64 {
 }
 
 impl Check {
-    /// Whether the gate is shut because of it. What cannot be measured here shuts it where it is `required`.
+    /// Returns whether the check fails the gate. A figure that could not be measured fails only if it is
+    /// `required`.
     #[must_use]
     pub fn fails(&self, required: bool) -> bool {
         match self.result {
@@ -193,12 +195,12 @@ impl Check {
         }
     }
 
-    /// All of them as a table.
+    /// Formats them as a table.
     #[must_use]
     pub fn table(checks: &[Self], required: bool) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_header(["what", "measured", "threshold", "verdict"]);
+        table.set_header(["figure", "measured", "threshold", "result"]);
         for one in checks {
             let threshold = one.threshold.map_or("none".to_owned(), |it| {
                 let side = if one.group.is_lower_bound() { "at least " } else { "" };
@@ -226,7 +228,7 @@ impl Check {
     }
 }
 
-/// A number as far as it means something.
+/// Formats a rounded value.
 fn format_value(value: f64) -> String {
     format!("{}", rounded(value))
 }
@@ -237,10 +239,10 @@ impl std::fmt::Display for CheckResult {
             Self::Within => write!(f, "ok"),
             Self::Improved => write!(f, "ok, and can be tightened"),
             Self::Worse(by) if by.is_finite() => write!(f, "{by:.1} % worse than the threshold"),
-            Self::Worse(_) => write!(f, "there should be none"),
+            Self::Worse(_) => write!(f, "must be 0"),
             Self::NotMeasured(reason) => write!(f, "not measured: {reason}"),
             Self::NoThreshold => write!(f, "the file has no threshold for it"),
-            Self::Unused => write!(f, "nothing of this name is measured"),
+            Self::Unused => write!(f, "no figure of this name is measured"),
         }
     }
 }
@@ -250,7 +252,7 @@ mod tests {
     use super::*;
 
     fn thresholds(text: &str) -> Thresholds {
-        toml::from_str(text).expect("it is such a file")
+        toml::from_str(text).expect("valid thresholds")
     }
 
     fn results(thresholds: &Thresholds, measured: &[Measured]) -> Vec<CheckResult> {
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_worse_than_its_tolerance_fails_and_what_is_much_better_is_told() {
+    fn values_beyond_the_tolerance_are_worse_or_improved() {
         let thresholds = thresholds("[wal]\n\"a put\" = { value = 200, tolerance = 5 }");
         for (value, result) in [
             (200.0, CheckResult::Within),
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_count_of_none_allows_none() {
+    fn a_threshold_of_zero_is_exact() {
         let thresholds = thresholds("[counts]\n\"commits\" = { value = 0, tolerance = 0 }");
         let measured = |value| [Measured::new(Group::Counts, "commits", value, 0.0)];
         assert_eq!(results(&thresholds, &measured(0.0)), [CheckResult::Within]);
@@ -283,17 +285,17 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_the_digits_that_mean_something() {
+    fn values_are_rounded_to_four_digits() {
         let numbers = [0.0, 0.000_123_456, 0.002, 1.0 / 3.0, 99.996, 323.4567, 141_898.4, -0.5];
         let expected = [0.0, 0.000_123_5, 0.002, 0.3333, 100.0, 323.5, 141_898.0, -0.5];
         assert_eq!(numbers.map(format_value), expected.map(|number: f64| number.to_string()));
-        // What is written down holds for what it was written down for.
+        // A written threshold passes for the value that it was written for.
         let exact = |number: f64| Threshold { value: rounded(number), tolerance: 0.0 }.check(number, false);
         assert!(numbers.iter().all(|number| exact(*number) == CheckResult::Within));
     }
 
     #[test]
-    fn a_ratio_fails_below_its_bound_and_is_never_too_good() {
+    fn a_ratio_fails_only_below_its_bound() {
         let mut thresholds = Thresholds::default();
         let measured = |value| [Measured::new(Group::Ratios, "puts", value, 0.5)];
         thresholds.update(&[Group::Ratios], &measured(0.97));
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_side_knows_fails() {
+    fn a_figure_without_threshold_or_a_threshold_without_figure_fails() {
         let thresholds = thresholds("[wal]\n\"an old name\" = { value = 200, tolerance = 5 }");
         let measured = Measured::new(Group::Wal, "a new name", 200.0, 5.0);
         let checks = thresholds.check(&[Group::Wal], &[measured]);
@@ -313,21 +315,23 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_measured_fails_only_where_it_is_required() {
+    fn an_unmeasured_figure_fails_only_if_required() {
         let one = Measured {
-            value: Err("there is no valgrind".to_owned()),
+            value: Err("valgrind is not installed".to_owned()),
             ..Measured::new(Group::Instructions, "a put", 0.0, 5.0)
         };
         let checks = Thresholds::default().check(&[Group::Instructions], &[one]);
         assert!(!checks[0].fails(false));
         assert!(checks[0].fails(true));
         assert!(
-            Check::table(&checks, true).to_string().contains("FAILED: not measured: there is no valgrind")
+            Check::table(&checks, true)
+                .to_string()
+                .contains("FAILED: not measured: valgrind is not installed")
         );
     }
 
     #[test]
-    fn writing_anew_keeps_tolerances_bounds_and_what_was_not_measured() {
+    fn update_keeps_tolerances_bounds_and_unmeasured_figures() {
         let mut previous = thresholds(
             "[counts]\n\"kept\" = { value = 1, tolerance = 0 }\n\
              [wal]\n\"a put\" = { value = 200, tolerance = 7 }\n\"gone\" = { value = 1, tolerance = 1 }\n\

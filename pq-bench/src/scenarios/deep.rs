@@ -1,4 +1,4 @@
-//! Taking from a queue in which very much else stands.
+//! Takes from a queue that contains many other jobs.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,22 @@ use super::working::{self, Kind, figure, parts};
 use super::{Plan, Scenario};
 use crate::{Bench, Cost, Figure, PAYLOAD, Target};
 
-/// Drains and single gets beside a million ready jobs, ten million scheduled ones, a million due ones, and a busy key.
+/// Drains and single gets beside ready jobs, scheduled jobs, due jobs, or jobs of a leased key.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "deep",
-    about: "taking beside a million ready jobs, ten million scheduled or a million due ones, or a busy key, and beside nothing",
+    about: "takes beside a million ready jobs, ten million scheduled jobs, a million due jobs or a leased key, compared with a queue without them",
     run,
 };
 
 const QUEUE: &str = "deep";
 
-/// More than this in one statement would keep the table of new rows, which the trigger asks for, on disk.
+/// Maximum number of rows per INSERT. The transition table of the trigger would spill to disk beyond it.
 const MAX_ROWS_PER_INSERT: usize = 200_000;
 
-/// Longer than everything that is measured.
+/// A lease that is longer than the whole measurement.
 const LEASE: Duration = Duration::from_secs(24 * 3_600);
 
-/// What else stands in the queue.
+/// The other jobs in the queue.
 #[derive(Clone, Copy)]
 enum OtherJobs {
     Ready,
@@ -74,7 +74,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         figures.push(compare(plan, beside, "gets one at a time", jobs, [&deep, &empty], |table| {
             let begun = Instant::now();
             for _ in 0..jobs {
-                ensure!(table.queue.get(Wait::No)?.is_some(), "there is no job to get");
+                ensure!(table.queue.get(Wait::No)?.is_some(), "the queue is empty");
             }
             Ok(Cost { rate: jobs as f64 / begun.elapsed().as_secs_f64(), ..Cost::default() })
         })?);
@@ -84,7 +84,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The same on both tables in turn: the first with what stands in it, the second with nothing else.
+/// Runs the same on both tables in turn: the first with other jobs, the second without.
 fn compare(
     plan: &Plan,
     beside: OtherJobs,
@@ -101,7 +101,7 @@ fn compare(
         }
     }
     let [deep, empty] = costs;
-    // Gets have no cost but their time.
+    // Gets are only timed.
     let counted = |costs: &[Cost]| Cost::median(costs).filter(|cost| cost.trips > 0.0);
     Ok(Figure {
         ours: parts(&deep, |cost| cost.rate),
@@ -114,7 +114,7 @@ fn compare(
     })
 }
 
-/// A table of jobs in a schema of its own, which keeps what stands in it while another is measured.
+/// A table in a schema of its own, which keeps its jobs while another one is measured.
 struct Table {
     queue: Queue<Box<RawValue>>,
     schema: &'static str,
@@ -134,14 +134,14 @@ impl Table {
         Ok(self.conn.borrow_mut().batch_execute(&sql.replace("{jobs}", &format!("{}.queue", self.schema)))?)
     }
 
-    /// Puts jobs at the end of the line.
+    /// Puts jobs behind those in the queue.
     fn put(&self, jobs: usize) -> Result<()> {
         let payload = RawValue::from_string(PAYLOAD.to_owned())?;
         self.queue.put_many(std::iter::repeat_n(&payload, jobs))?;
         self.settle()
     }
 
-    /// Statistics are as of now, the dead are gone, and what was written is on disk.
+    /// Updates statistics, removes dead tuples and writes dirty pages.
     fn settle(&self) -> Result<()> {
         self.execute("VACUUM ANALYZE {jobs}")?;
         self.execute("CHECKPOINT")
@@ -157,7 +157,7 @@ impl Table {
                 let options = PutOptions::new().serialization_key("busy").priority(1);
                 self.queue.put_with(&payload, &options)?;
                 let held = self.queue.lease(1, LEASE, Wait::No)?;
-                ensure!(held.len() == 1, "the job with the key is not leased");
+                ensure!(held.len() == 1, "cannot lease the job with the key");
                 (", serial_key, priority", ", 'busy', 1")
             }
         };

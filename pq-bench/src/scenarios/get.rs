@@ -1,4 +1,4 @@
-//! One take a commit.
+//! One take per commit.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,9 +10,9 @@ use super::{Plan, Scenario};
 use crate::baseline::plain_take;
 use crate::{Bench, Cost, Figure, Script, Target, pool};
 
-/// One get a commit, alone and by many threads through one handle.
+/// One get per commit, by one thread and by many threads through one handle.
 pub(super) const SCENARIO: Scenario =
-    Scenario { name: "get", about: "one get a commit, by one thread and by sixteen, beside pgbench", run };
+    Scenario { name: "get", about: "one get per commit, by one thread and by sixteen, beside pgbench", run };
 
 const QUEUE: &str = "get";
 
@@ -52,7 +52,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(vec![callers, one, many])
 }
 
-/// Enough for the fastest that is hoped for, 60,000 a second, and for the whole second that pgbench runs at least.
+/// Fills the queue for 60,000 gets per second, and for the second that pgbench runs at least.
 fn fill(bench: &Bench, plan: &Plan) -> Result<()> {
     bench.fill_by_sql(QUEUE, plan.jobs(200_000).max(30_000))
 }
@@ -63,10 +63,7 @@ fn callers_gets(bench: &Bench, plan: &Plan) -> Result<Cost> {
     let conn = Mutex::new(bench.connect()?);
     pool::cost_of(bench, 1, plan.time(2.0), |_| {
         let mut conn = conn.lock().unwrap_or_else(PoisonError::into_inner);
-        queue
-            .on(&mut conn)
-            .get()?
-            .context("the queue ran dry: the machine is faster than the plan thought")?;
+        queue.on(&mut conn).get()?.context("the queue ran empty: the machine is faster than planned for")?;
         Ok(())
     })
 }
@@ -75,7 +72,7 @@ fn gets(bench: &Bench, plan: &Plan, threads: usize) -> Result<Cost> {
     let queue = bench.queue(QUEUE)?;
     fill(bench, plan)?;
     pool::cost_of(bench, threads, plan.time(2.0), |_| {
-        queue.get(Wait::No)?.context("the queue ran dry: the machine is faster than the plan thought")?;
+        queue.get(Wait::No)?.context("the queue ran empty: the machine is faster than planned for")?;
         Ok(())
     })
 }

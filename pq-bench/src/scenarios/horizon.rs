@@ -1,4 +1,4 @@
-//! Full speed for a long time while dead rows are not removed.
+//! Full load for a long time while dead tuples are not removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,10 +17,10 @@ use super::{Plan, Scenario};
 use crate::baseline::plain_take;
 use crate::{Bench, Figure, PAYLOAD, Target, Track};
 
-/// One producer and one consumer, and a backlog that stays small.
+/// One producer and one consumer, with a small backlog.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "horizon",
-    about: "rates over time while a snapshot keeps the dead rows, or autovacuum is off",
+    about: "rates over time while a snapshot keeps dead tuples, or while autovacuum is off",
     run,
 };
 
@@ -28,20 +28,20 @@ const QUEUE: &str = "horizon";
 const BATCH: usize = 500;
 const BACKLOG: u64 = 2_000;
 
-/// In how many windows a run is divided: five seconds each of ten minutes.
+/// Number of windows of a run: five seconds each in a run of ten minutes.
 const WINDOWS: u32 = 120;
 
-/// How many of them are its first minute, and its last.
+/// Number of windows in the first and in the last minute.
 const MINUTE: usize = 12;
 
-/// A round of all takes three quarters of an hour.
+/// Maximum number of rounds. A round of all cases takes three quarters of an hour.
 const MAX_ROUNDS: usize = 3;
 
-/// The server's processes tell what they read once a second, so that of the first tenth up to a second's is missing: of
-/// one shorter than this that would be too much.
+/// Minimum length of a tenth of a run for counts of blocks. The server's processes report their reads once a
+/// second, so up to one second of the first tenth is missing.
 const MIN_TENTH: Duration = Duration::from_secs(30);
 
-/// Why dead rows stay.
+/// Why dead tuples are not removed.
 #[derive(Clone, Copy)]
 enum Cause {
     HeldSnapshot,
@@ -71,7 +71,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
             figures.extend(blocks(&label, cause, long, &rounds));
         }
     }
-    // A fifth of the time is enough to see where it goes.
+    // A fifth of the time shows the trend.
     let short = plan.time(plan.horizon / 5.0);
     let plain_loop = [with_dead_tuples(bench, Cause::HeldSnapshot, || plain_loop(bench, short))?];
     let label = "plain SKIP LOCKED loop";
@@ -80,11 +80,11 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// How a run went.
+/// The figures of a run.
 struct Round {
-    /// The rates over time, by the seconds at the end of each window.
+    /// Rates, by the seconds at the end of each window.
     points: Vec<(f64, f64)>,
-    /// Blocks of the tables and their indexes that the server asked for, a job: in the first minute, and in the last.
+    /// Blocks of tables and indexes that were requested per job, in the first and in the last minute.
     blocks: [f64; 2],
 }
 
@@ -103,7 +103,9 @@ fn rates(label: &str, cause: Cause, time: Duration, rounds: &[Round]) -> Figure 
     }
 }
 
-/// What does not change with the pace of the machine. A vacuum's are among them. Nothing of a run too short to tell.
+/// Returns blocks per job, which do not depend on the machine's speed; `None` if the run is too short.
+///
+/// Blocks that vacuum reads are included.
 fn blocks(label: &str, cause: Cause, time: Duration, rounds: &[Round]) -> Option<Figure> {
     (time / 10 >= MIN_TENTH).then(|| Figure {
         ours: rounds.iter().map(|round| round.blocks[1]).collect(),
@@ -122,7 +124,7 @@ fn compared_with_start(name: &str, unit: &str, cause: Cause, time: Duration) -> 
     Figure { beside: Some("its own first tenth".to_owned()), ..figure(SCENARIO.name, name, unit, parameters) }
 }
 
-/// Runs something while the dead rows of all tables stay where they are.
+/// Calls `run` while dead tuples of all tables are kept.
 fn with_dead_tuples<T>(bench: &Bench, cause: Cause, run: impl FnOnce() -> Result<T>) -> Result<T> {
     bench.refill(&bench.queue(QUEUE)?, BACKLOG as usize)?;
     let mut conn = bench.connect()?;
@@ -130,7 +132,7 @@ fn with_dead_tuples<T>(bench: &Bench, cause: Cause, run: impl FnOnce() -> Result
         Cause::HeldSnapshot => {
             conn.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
             let pins = "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = pg_backend_pid()";
-            ensure!(sql::<Bool>(pins).get_result::<bool>(&mut conn)?, "the snapshot holds nothing back");
+            ensure!(sql::<Bool>(pins).get_result::<bool>(&mut conn)?, "the session holds no snapshot");
             let ran = run();
             conn.batch_execute("ROLLBACK")?;
             ran
@@ -180,10 +182,10 @@ fn ours(bench: &Bench, kind: Kind, time: Duration) -> Result<Round> {
     })
 }
 
-/// What a queue of one statement does.
+/// Runs a queue of one plain DELETE statement.
 fn plain_loop(bench: &Bench, time: Duration) -> Result<Round> {
     let (mut producer, mut consumer) = (bench.connect()?, bench.connect()?);
-    // Nobody listens.
+    // No session listens.
     producer.batch_execute("SET pq.notify = 'off'")?;
     let insert = format!(
         "INSERT INTO pq.queue (q_name, data) SELECT '{QUEUE}', '{PAYLOAD}' FROM generate_series(1, {BATCH})"
@@ -210,7 +212,7 @@ fn plain_loop(bench: &Bench, time: Duration) -> Result<Round> {
     })
 }
 
-/// Puts a batch after the other, as long as no more than the backlog waits.
+/// Puts batches until stopped, while the queue holds at most the backlog.
 fn produce(stopped: &AtomicBool, done: &AtomicU64, mut put: impl FnMut() -> Result<()>) -> Result<()> {
     let mut there = BACKLOG;
     while !stopped.load(Ordering::SeqCst) {
@@ -228,11 +230,11 @@ fn produce(stopped: &AtomicBool, done: &AtomicU64, mut put: impl FnMut() -> Resu
     Ok(())
 }
 
-/// How far a run has come.
+/// Counters at one point of a run.
 struct Progress {
     seconds: f64,
     jobs: u64,
-    /// How many blocks the tables have been asked for, as far as the server's processes have told.
+    /// Blocks of the tables that were requested, as far as the server's processes have reported.
     blocks: i64,
 }
 

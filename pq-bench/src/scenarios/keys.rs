@@ -10,7 +10,7 @@ use crate::{Bench, Cost, Figure, PAYLOAD};
 /// Jobs of few and of many serialization keys.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "keys",
-    about: "draining jobs of 1, 100 and 10,000 serialization keys, beside jobs without keys",
+    about: "drains of jobs with 1, 100 and 10,000 serialization keys, beside jobs without keys",
     run,
 };
 
@@ -19,8 +19,8 @@ const QUEUE: &str = "keys";
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for kind in Kind::BOTH {
-        // A batch holds one job of a key, so of one key each job is a batch; and under a lease each job of a key is
-        // settled by itself.
+        // A batch holds one job per key, so with one key each job is a batch. A leased worker settles each keyed
+        // job by itself.
         let all = match kind {
             Kind::Transactional => [(1, 2_000), (100, 20_000), (10_000, 100_000)],
             Kind::Leased => [(1, 1_000), (100, 5_000), (10_000, 20_000)],
@@ -55,7 +55,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Fills the queue with jobs whose keys take turns.
+/// Fills the queue with jobs of `keys` keys in rotation.
 fn fill(bench: &Bench, jobs: usize, keys: Option<usize>) -> Result<()> {
     bench.refill(&bench.queue(QUEUE)?, 0)?;
     let key = keys.map_or("NULL".to_owned(), |keys| format!("'key ' || n % {keys}"));

@@ -1,4 +1,4 @@
-//! How much memory a process needs that puts and works very many jobs.
+//! The memory of a process that puts and works many jobs.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -14,11 +14,11 @@ use super::working::{Kind, figure};
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, PAYLOAD, Target, Track, median, memory_now, peak_memory};
 
-/// The memory of a process of its own.
+/// The memory of a child process.
 pub(super) const SCENARIO: Scenario =
     Scenario { name: "memory", about: "the memory of a process that puts and works a million jobs", run };
 
-/// The variable of the environment that names the database to [`put_and_work`]'s process.
+/// Environment variable with the database's URL for the process of [`put_and_work`].
 pub const DATABASE: &str = "PQ_BENCH_URL";
 
 const QUEUE: &str = "memory";
@@ -28,15 +28,15 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 /// The memory of a process at one time, in megabytes.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Sample {
-    /// Seconds since it began.
+    /// Seconds since the start.
     pub at: f64,
-    /// What it has now.
+    /// Current memory.
     pub now: f64,
-    /// The most that it had at once until now.
+    /// Peak memory so far.
     pub peak: f64,
 }
 
-/// Measures this program itself, started once more.
+/// Runs this program as a child process and samples its memory.
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let jobs = plan.jobs(1_000_000) / BATCH * BATCH;
     let parameters = || [("jobs", jobs.to_string()), ("handlers", "leased, 4 threads".to_owned())];
@@ -73,17 +73,17 @@ fn child(bench: &Bench, jobs: usize) -> Result<Vec<Sample>> {
         .map(|line| Ok(serde_json::from_str(&line?)?))
         .collect::<Result<Vec<Sample>>>();
     let ended = child.wait()?;
-    ensure!(ended.success(), "the process that is measured failed: {ended}");
+    ensure!(ended.success(), "the measured process failed: {ended}");
     let samples = samples?;
-    ensure!(samples.len() >= 4, "the process that is measured told {} times of its memory", samples.len());
+    ensure!(samples.len() >= 4, "the measured process reported only {} samples", samples.len());
     Ok(samples)
 }
 
-/// Puts so many jobs and works them meanwhile, and tells of this process's memory until it ends.
+/// Puts jobs and works them at the same time, and reports this process's memory until all are done.
 ///
 /// # Errors
 ///
-/// The database's, those of `tell`, and where the system does not know the memory.
+/// Database errors, errors of `report_sample`, and if the memory cannot be read.
 pub fn put_and_work(
     url: &str,
     jobs: u64,
@@ -105,7 +105,7 @@ pub fn put_and_work(
                 let now = left.min(BATCH as u64);
                 let put = queue.put_many(std::iter::repeat_n(&payload, now as usize));
                 if put.is_err() {
-                    // Nobody else would end the worker.
+                    // The worker waits for jobs that will not come, so it is stopped.
                     control.stop(pq_diesel::StopMode::Drain);
                 }
                 put?;

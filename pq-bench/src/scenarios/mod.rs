@@ -1,4 +1,4 @@
-//! What is measured, a file a scenario.
+//! The scenarios, one module each.
 
 mod bulk;
 mod comparison;
@@ -21,50 +21,49 @@ use anyhow::{Result, bail};
 pub use self::memory::{DATABASE, Sample, put_and_work};
 use crate::{Bench, Figure};
 
-/// How much is measured.
+/// The amount of work to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// How many rounds each figure is the median of.
+    /// Number of rounds per figure.
     pub rounds: usize,
-    /// What is measured by time is shortened to this part of it.
+    /// Factor by which times and numbers of jobs are shortened.
     pub scale: f64,
-    /// How many seconds are measured with a horizon that does not move, before they are scaled.
+    /// Seconds of each run of the scenario `horizon`, before scaling.
     pub horizon: f64,
 }
 
 impl Plan {
-    /// So long, scaled.
+    /// Returns the scaled time.
     #[must_use]
     pub fn time(&self, seconds: f64) -> std::time::Duration {
         std::time::Duration::from_secs_f64((seconds * self.scale).max(0.1))
     }
 
-    /// So many jobs, scaled.
+    /// Returns the scaled number of jobs.
     #[must_use]
     pub fn jobs(&self, jobs: usize) -> usize {
         ((jobs as f64 * self.scale) as usize).max(1_000)
     }
 
-    /// About so many jobs, scaled: the same number of whole batches for each of sixteen clients, or of fewer by powers
-    /// of two.
+    /// Returns a scaled number of jobs that is the same number of whole batches for 1, 2, 4, 8 or 16 clients.
     #[must_use]
     pub fn batches(&self, jobs: usize, batch: usize) -> usize {
         (self.jobs(jobs) / (16 * batch)).max(1) * 16 * batch
     }
 }
 
-/// Something that can be measured by name.
+/// A named set of measurements.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// What it measures, in a line.
+    /// What it measures, in one line.
     pub about: &'static str,
-    /// Measures it.
+    /// Measures the figures.
     pub run: fn(&Bench, &Plan) -> Result<Vec<Figure>>,
 }
 
-/// All scenarios, in the order in which they are measured.
+/// All scenarios in the order in which they are measured.
 pub const ALL: &[Scenario] = &[
     put::SCENARIO,
     bulk::SCENARIO,
@@ -81,11 +80,11 @@ pub const ALL: &[Scenario] = &[
     memory::SCENARIO,
 ];
 
-/// The scenarios of these names; all where none is given.
+/// Returns the scenarios of these names, or all if there are no names.
 ///
 /// # Errors
 ///
-/// Where there is none of a name.
+/// If a name is unknown.
 pub fn named(names: &[String]) -> Result<Vec<Scenario>> {
     if names.is_empty() {
         return Ok(ALL.to_vec());
@@ -94,7 +93,7 @@ pub fn named(names: &[String]) -> Result<Vec<Scenario>> {
         Some(scenario) => Ok(*scenario),
         None => {
             let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
-            bail!("there is no scenario {name:?}; there are {}", known.join(", "))
+            bail!("unknown scenario {name:?}; expected {}", known.join(", "))
         }
     };
     names.iter().map(find).collect()

@@ -1,4 +1,4 @@
-//! Many writers with a waiting listener, where a commit's sync takes long.
+//! Many writers that notify a listener, with slow log syncs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,26 +16,26 @@ use crate::{Bench, Figure, Target, median, percentile, pool};
 /// Sixteen writers and one worker.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "notify",
-    about: "sixteen writers that notify an idle worker, beside the same that do not, while a sync takes 2 ms",
+    about: "sixteen writers that notify an idle worker, beside sixteen that do not, with log syncs of 2 ms",
     run,
 };
 
 const QUEUE: &str = "notify";
 const WRITERS: usize = 16;
 
-/// What a sync of the log shall take at least.
+/// Minimum duration of a log sync.
 const MIN_SYNC: Duration = Duration::from_millis(2);
 
 /// How the writers put.
 #[derive(Clone, Copy, PartialEq)]
 enum Writers {
-    /// One statement each, on connections of the handle's.
+    /// One statement each, through one handle.
     SharedHandle,
-    /// Each on a connection of its own, in a transaction of its own that the handle commits.
+    /// On a connection and in a transaction of their own, which the handle commits.
     OwnConnections,
 }
 
-/// What a run found: puts a second, and the milliseconds from each put's beginning to its handler's start.
+/// Puts per second, and the milliseconds from the start of each put to the start of its handler.
 #[derive(Default)]
 struct Measurement {
     rates: Vec<f64>,
@@ -44,8 +44,8 @@ struct Measurement {
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let alone = commit_times(bench)?;
-    // The server itself waits before it syncs the log, with the lock that a sync holds, whoever else commits. Those
-    // who commit meanwhile go with this sync and not with the next, which a slow disk would not allow.
+    // `commit_delay` makes the server wait before a log sync while it holds the lock of the sync. Transactions
+    // that commit during the delay are synced with this one, which a slow disk would not allow.
     let delay = if median(&alone) < MIN_SYNC.as_secs_f64() * 1e3 {
         MIN_SYNC.as_micros().to_string()
     } else {
@@ -93,7 +93,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// What each of a hundred commits takes while nobody else commits, in milliseconds.
+/// Returns the milliseconds of each of a hundred commits without concurrent commits.
 fn commit_times(bench: &Bench) -> Result<Vec<f64>> {
     let mut conn = bench.connect()?;
     conn.batch_execute("CREATE TABLE IF NOT EXISTS bench_commits (n integer)")?;
@@ -107,7 +107,7 @@ fn commit_times(bench: &Bench) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// One run: the writers at full speed, and one worker of another handle that waits for what they put.
+/// Runs the writers at full speed, with one worker of another handle that waits for their jobs.
 fn writers(
     bench: &Bench,
     plan: &Plan,
@@ -120,7 +120,7 @@ fn writers(
     let pickups = Arc::new(Mutex::new(Vec::new()));
     let recorded = Arc::clone(&pickups);
     let handler = Kind::Transactional.handler(&bench.queue(QUEUE)?, move |data| {
-        // The payload is when its put began.
+        // The payload is the start time of its put.
         let begun: f64 = data.get().parse().unwrap_or_default();
         let times: &Mutex<Vec<f64>> = &recorded;
         let latency = epoch.elapsed().as_secs_f64() - begun;
@@ -130,7 +130,8 @@ fn writers(
     let control = worker.control();
     let pq = Pq::builder().url(bench.url()).pool_size(WRITERS as u32 * 2).notify(notify).connect()?;
     let queue: Queue<Box<RawValue>> = pq.queue(QUEUE)?;
-    let payload = || RawValue::from_string(epoch.elapsed().as_secs_f64().to_string()).context("a number");
+    let payload =
+        || RawValue::from_string(epoch.elapsed().as_secs_f64().to_string()).context("the number is not JSON");
     let (threads, time) = (pool::threads(WRITERS)?, plan.time(5.0));
     std::thread::scope(|scope| {
         let working = scope.spawn(move || worker.run());

@@ -1,4 +1,4 @@
-//! A put and a get, over and over: what `pq` calls an operation.
+//! A put and a get in a loop.
 
 use anyhow::{Result, ensure};
 use pq_diesel::Wait;
@@ -8,16 +8,16 @@ use super::comparison::{Comparison, delete, figure, insert};
 use super::{Plan, Scenario};
 use crate::{Bench, Cost, Figure, PAYLOAD, Target, pool};
 
-/// Pairs by more and more threads.
+/// Pairs by 1 to 16 threads.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "pairs",
-    about: "a put and a get, over and over, by 1 to 16 threads through one handle, beside pgbench",
+    about: "a put and a get in a loop, by 1 to 16 threads through one handle, beside pgbench",
     run,
 };
 
 const QUEUE: &str = "pairs";
 const THREADS: [usize; 5] = [1, 2, 4, 8, 16];
-/// What waits all the while, so that nobody's get finds the queue empty because others are quicker.
+/// Jobs that stay in the queue, so that no get finds it empty because other threads are faster.
 const BACKLOG: usize = 1_000;
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
@@ -56,12 +56,12 @@ fn pairs(bench: &Bench, plan: &Plan, threads: usize) -> Result<Cost> {
     bench.fill_by_sql(QUEUE, BACKLOG)?;
     pool::cost_of(bench, threads, plan.time(2.0), |_| {
         queue.put(&payload)?;
-        ensure!(queue.get(Wait::No)?.is_some(), "the queue ran dry in spite of its backlog");
+        ensure!(queue.get(Wait::No)?.is_some(), "the queue is empty despite its backlog");
         Ok(())
     })
 }
 
-/// Each step from one number of threads to the next.
+/// Returns a figure for each step from one number of threads to the next.
 fn steps(by_threads: &[Comparison]) -> Vec<Figure> {
     let rates = |comparison: &Comparison| comparison.ours.iter().map(|cost| cost.rate).collect();
     let steps = by_threads.windows(2).zip(THREADS.windows(2));

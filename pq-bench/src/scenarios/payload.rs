@@ -1,4 +1,4 @@
-//! What the size of the payload does.
+//! The effect of the payload's size.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use super::working::Kind;
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, PAYLOAD, Script, payload_of, pool};
 
-/// Puts and drains of jobs from a few bytes to a quarter of a megabyte.
+/// Puts and drains of jobs from 24 bytes to 256 KiB.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "payload",
-    about: "puts and drains of payloads from 24 B to 256 KiB, and the WAL of a job",
+    about: "puts and drains of payloads from 24 B to 256 KiB, and the WAL per job",
     run,
 };
 
 const QUEUE: &str = "payload";
 const SIZES: [(&str, usize); 4] =
     [("24 B", PAYLOAD.len()), ("1 KiB", 1 << 10), ("16 KiB", 16 << 10), ("256 KiB", 256 << 10)];
-/// The longest argument that a program is given on Linux is 128 KiB.
+/// Linux limits an argument of a program to 128 KiB.
 const PIECE: usize = 100_000;
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
@@ -36,7 +36,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The rates, and the WAL from the put to the end.
+/// Returns the rates, and the WAL of put and drain together.
 fn three(size: &str, puts: &Comparison, drains: &Comparison) -> [Figure; 3] {
     let with = BTreeMap::from([("payload".to_owned(), size.to_owned())]);
     let figure = |name, beside| Figure { parameters: with.clone(), ..figure(SCENARIO.name, name, beside) };
@@ -75,7 +75,7 @@ fn put_side(bench: &Bench, plan: &Plan, payload: &str, comparison: &mut Comparis
 }
 
 fn drain_side(bench: &Bench, plan: &Plan, payload: &str, comparison: &mut Comparison) -> Result<()> {
-    // As many as make 64 MiB, of small ones fifty thousand.
+    // 64 MiB in total, at most 50,000 jobs.
     let jobs = ((64 << 20) / payload.len()).min(50_000);
     let jobs = ((jobs as f64 * plan.scale) as usize).max(100);
     bench.fill_in_use_by_sql(QUEUE, jobs, payload)?;
@@ -85,7 +85,7 @@ fn drain_side(bench: &Bench, plan: &Plan, payload: &str, comparison: &mut Compar
     Ok(())
 }
 
-/// The INSERT with this payload. Each statement sends it, in pieces where it is longer than an argument can be.
+/// Returns the INSERT with this payload, sent in pieces that fit into a program's argument.
 fn insert_of(bench: &Bench, payload: &str) -> Result<Script> {
     let [(_, sql), ..] = bench.pq.store().hot_statements();
     let pieces: Vec<&str> =

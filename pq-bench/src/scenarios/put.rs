@@ -1,4 +1,4 @@
-//! One put a commit.
+//! One put per commit.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,10 +10,10 @@ use super::comparison::{Comparison, figure, insert};
 use super::{Plan, Scenario};
 use crate::{Bench, Cost, Figure, Meter, PAYLOAD, Script, Target, pool};
 
-/// One put a commit, on the caller's connection and through a handle.
+/// One put per commit, on the caller's connection and through a handle.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "put",
-    about: "one put a commit, on the caller's connection and through one handle, beside pgbench",
+    about: "one put per commit, on the caller's connection and through one handle, beside pgbench",
     run,
 };
 
@@ -60,12 +60,12 @@ fn puts(bench: &Bench, plan: &Plan, clients: usize, script: &Script) -> Result<[
     Ok([callers.rates(by_connections), handle.rates(by_threads)])
 }
 
-/// A thread a connection.
+/// Runs one thread per connection.
 fn on_connections(bench: &Bench, plan: &Plan, clients: usize) -> Result<Cost> {
     let queue = bench.queue(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     let threads = pool::threads(clients)?;
-    // Nobody else wants a thread's connection: the lock is there for the compiler.
+    // Each connection belongs to one thread; the lock only satisfies the borrow checker.
     let connections: Vec<Mutex<PgConnection>> =
         (0..clients).map(|_| Ok(Mutex::new(bench.connect()?))).collect::<Result<_>>()?;
     let mut conn = bench.connect()?;
@@ -75,7 +75,7 @@ fn on_connections(bench: &Bench, plan: &Plan, clients: usize) -> Result<Cost> {
         queue.on(&mut conn).put(&payload)?;
         Ok(())
     })?;
-    // With its end each session reports what it has done.
+    // A session reports its statistics when it ends.
     drop(connections);
     Ok(Cost { rate: done.rate, ..meter.stop(&mut conn, done.operations)? })
 }

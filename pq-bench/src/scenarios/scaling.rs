@@ -1,4 +1,4 @@
-//! What more threads bring, beside what more clients bring to the server itself.
+//! Throughput by number of threads, beside pgbench with as many clients.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::working::Kind;
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, PAYLOAD, Script, pool};
 
-/// Puts, gets and drains by more and more threads.
+/// Puts, gets and drains by 1 to 16 threads.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "scaling",
     about: "puts, gets and drains by 1 to 16 threads, beside pgbench with as many clients",
@@ -23,7 +23,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const QUEUE: &str = "scaling";
 const THREADS: [usize; 5] = [1, 2, 4, 8, 16];
 
-/// What one number of threads has reached.
+/// The comparisons of one number of threads.
 #[derive(Default)]
 struct Step {
     puts: Comparison,
@@ -76,7 +76,7 @@ fn puts(bench: &Bench, plan: &Plan, threads: usize, comparison: &mut Comparison)
 
 fn gets(bench: &Bench, plan: &Plan, threads: usize, comparison: &mut Comparison) -> Result<()> {
     let queue = bench.queue(QUEUE)?;
-    // Enough for 60,000 a second, and for the whole second that pgbench runs at least.
+    // Enough for 60,000 gets per second, and for the second that pgbench runs at least.
     let jobs = plan.jobs(100_000).max(30_000);
     bench.fill_by_sql(QUEUE, jobs)?;
     let baseline = Script::new(&delete(bench, QUEUE)).cost_of(bench, threads, plan.time(1.0))?;
@@ -84,7 +84,7 @@ fn gets(bench: &Bench, plan: &Plan, threads: usize, comparison: &mut Comparison)
     comparison.baseline.push(baseline);
     bench.fill_by_sql(QUEUE, jobs)?;
     comparison.ours.push(pool::cost_of(bench, threads, plan.time(1.0), |_| {
-        queue.get(Wait::No)?.context("the queue ran dry: the machine is faster than the plan thought")?;
+        queue.get(Wait::No)?.context("the queue ran empty: the machine is faster than planned for")?;
         Ok(())
     })?);
     Ok(())

@@ -1,4 +1,4 @@
-//! How soon an idle worker has a job.
+//! The latency from a put to an idle worker.
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -13,22 +13,22 @@ use super::working::{Kind, figure};
 use super::{Plan, Scenario};
 use crate::{Bench, Figure, Listening, PAYLOAD, Target, percentile};
 
-/// From the put's beginning to the handler's start.
+/// Time from the start of a put to the start of its handler.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "wake",
-    about: "from a put to the handler's start on an idle worker, beside a bare LISTEN and NOTIFY",
+    about: "latency from a put to the handler's start on an idle worker, beside plain LISTEN and NOTIFY",
     run,
 };
 
 const QUEUE: &str = "wake";
-const BASELINE: &str = "wake-bare";
+const BASELINE: &str = "wake-baseline";
 const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
-/// Long enough for whoever waits to have looked and gone to sleep, and for a slow machine.
+/// Pause before each put, so that the worker has polled and waits again.
 const PAUSE: Duration = Duration::from_millis(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who puts what the worker picks up.
+/// The handle that puts the jobs.
 const PRODUCERS: [&str; 2] = ["another handle", "the worker's own handle"];
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
@@ -41,7 +41,8 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let mut cases: Vec<_> = cases.map(|case| (case, [const { Vec::new() }; 3])).collect();
     for _ in 0..plan.rounds {
         bench.refill(&bench.queue(QUEUE)?, 0)?;
-        // What a machine takes to wake anybody changes within seconds, so what is compared is measured side by side.
+        // The machine's wake-up latency changes within seconds, so compared figures are measured one after the
+        // other.
         for ((kind, _, producer), [ours, notified, deleted]) in &mut cases {
             ours.push(pickups(&bench.pq, producer, *kind, times)?);
             notified.push(baseline(bench, times, |_| Ok(()))?);
@@ -49,7 +50,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         }
     }
     let notified_label = "the same INSERT on one connection, its NOTIFY by another that sleeps in poll(2)";
-    let deleted_label = "the same INSERT and NOTIFY, and a bare DELETE of the job by whoever was notified";
+    let deleted_label = "the same INSERT and NOTIFY, and a DELETE of the job by the notified session";
     let mut figures = Vec::new();
     for ((kind, producer, _), [ours, notified, deleted]) in &cases {
         let of = |percent: f64, beside: &str, baseline: &[Vec<f64>], target: Option<Target>| Figure {
@@ -75,14 +76,15 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// How long after each put of the producer a worker's handler has begun, in milliseconds; so many, one at a time,
-/// with a worker of one thread that has nothing else to do.
+/// Returns the milliseconds from each put to the start of its handler.
+///
+/// Puts one job at a time, to a worker of one thread that is otherwise idle.
 fn pickups(pq: &Pq, producer: &Pq, kind: Kind, times: usize) -> Result<Vec<f64>> {
     let (queue, puts) = (pq.queue::<Box<RawValue>>(QUEUE)?, producer.queue::<Box<RawValue>>(QUEUE)?);
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     let (begun, begins) = channel();
     let handler = kind.handler(&queue, move |_| {
-        // Where nobody receives the run is over.
+        // The receiver is gone when the run has ended.
         let _ = begun.send(Instant::now());
     });
     let worker = Worker::new(pq).serve(handler);
@@ -103,13 +105,13 @@ fn pickups(pq: &Pq, producer: &Pq, kind: Kind, times: usize) -> Result<Vec<f64>>
     })
 }
 
-/// The percentiles of all rounds together.
+/// Returns the percentiles of all rounds together.
 fn percentiles(rounds: &[Vec<f64>]) -> Vec<(f64, f64)> {
     let all = rounds.concat();
     PERCENTILES.iter().map(|percent| (*percent, percentile(&all, *percent))).collect()
 }
 
-/// How long after each INSERT began whoever listens has done `then`, in milliseconds.
+/// Returns the milliseconds from each INSERT until the notified connection has completed `then`.
 fn baseline(
     bench: &Bench,
     times: usize,
@@ -120,7 +122,7 @@ fn baseline(
     writer.batch_execute(&format!(
         "TRUNCATE pq.queue; PREPARE put AS INSERT INTO pq.queue (q_name, data) SELECT '{BASELINE}', '{PAYLOAD}'::json RETURNING id"
     ))?;
-    // With one job at a time in the table, the simplest DELETE is the one to beat.
+    // With at most one job in the table, the simplest DELETE is the fastest baseline.
     listening.conn().batch_execute(&format!(
         "PREPARE take AS DELETE FROM pq.queue WHERE ctid = ANY (ARRAY(SELECT ctid FROM pq.queue \
         WHERE q_name = '{BASELINE}' AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL \
@@ -142,7 +144,7 @@ fn baseline(
             std::thread::sleep(PAUSE);
             let begun = Instant::now();
             writer.batch_execute("EXECUTE put")?;
-            // Where none comes the waiter has failed, and says why.
+            // The channel closes if the waiting thread fails; joining it returns the error.
             let Ok(woken) = wakes.recv() else { break };
             latencies.push(woken.saturating_duration_since(begun).as_secs_f64() * 1_000.0);
         }

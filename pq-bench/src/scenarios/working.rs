@@ -1,4 +1,4 @@
-//! What several scenarios do: jobs that do nothing, and the workers that work them.
+//! Handlers that do nothing, and the workers that run them, for several scenarios.
 
 use std::convert::Infallible;
 use std::sync::Barrier;
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::{Bench, Cost, Figure, Meter};
 
-/// How a handler has its job.
+/// The kind of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Transactional,
@@ -27,7 +27,7 @@ impl Kind {
         }
     }
 
-    /// A handler that calls this for each job, and does nothing else.
+    /// Returns a handler that only calls `each`.
     pub(super) fn handler(
         self,
         queue: &Queue<Box<RawValue>>,
@@ -43,22 +43,24 @@ impl Kind {
         }
     }
 
-    /// [`drain`] of a queue of the usual table, by handlers that do nothing.
+    /// Drains a queue of the default table with handlers that do nothing; see [`drain`].
     pub(super) fn drain(self, bench: &Bench, queue: &str, threads: usize, jobs: usize) -> Result<Cost> {
         drain(bench, Pq::builder(), threads, jobs, |pq| {
             Ok(Worker::new(pq).serve(self.idle(&pq.queue(queue)?)))
         })
     }
 
-    /// A handler that does nothing.
+    /// Returns a handler that does nothing.
     pub(super) fn idle(self, queue: &Queue<Box<RawValue>>) -> Handler {
         self.handler(queue, |_| {})
     }
 }
 
-/// Works so many jobs, which are there; no more, if there are more. The worker has a handle of its own, made by
-/// `builder`: it begins with connections that know no statement yet, as those of pgbench do, and they are closed
-/// before the end is counted, for a session that lives on may keep what it has done to itself for ten seconds.
+/// Works exactly `jobs` jobs, which must be in the queue, and counts the cost.
+///
+/// The worker has a handle of its own, made by `builder`. Its connections have prepared no statements, like those
+/// of pgbench. They are closed before the counters are read, because an open session can report its statistics up
+/// to ten seconds late.
 pub(super) fn drain(
     bench: &Bench,
     builder: Builder,
@@ -78,7 +80,7 @@ pub(super) fn drain(
     meter.stop_after(&mut conn, jobs, time)
 }
 
-/// Has the handle open so many connections.
+/// Opens this many connections of the handle.
 fn connected(pq: &Pq, connections: usize) -> Result<()> {
     let all = Barrier::new(connections);
     std::thread::scope(|scope| {
@@ -96,7 +98,7 @@ fn connected(pq: &Pq, connections: usize) -> Result<()> {
     Ok(())
 }
 
-/// A figure that nothing is in yet.
+/// Returns a figure without values.
 pub(super) fn figure<const N: usize>(
     scenario: &str,
     name: &str,
@@ -112,7 +114,7 @@ pub(super) fn figure<const N: usize>(
     }
 }
 
-/// Of each run's cost one part, as a figure's rounds.
+/// Returns one part of each cost.
 pub(super) fn parts(costs: &[Cost], part: fn(&Cost) -> f64) -> Vec<f64> {
     costs.iter().map(part).collect()
 }

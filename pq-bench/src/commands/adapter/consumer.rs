@@ -1,4 +1,4 @@
-//! Who works the jobs.
+//! The worker that processes the jobs.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,19 +11,21 @@ use super::figures::Figures;
 use super::settings::Settings;
 use super::work::{Fail, Injected, Work, now_us};
 
-/// How often work that takes long sees whether it is to end, and a closed gate whether it is open.
+/// Interval at which a long job checks for an abort, and at which a closed gate file is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A leased worker that serves all queues in turns: a thread for each consumer that the harness wants.
+/// Creates a leased worker that serves all queues, with one thread per consumer.
 pub(super) fn worker(run: &Run) -> Worker {
     let serve = |worker: Worker, queue: &Queue<Work>| {
-        // By weight, so that no queue waits until another is empty.
+        // By weight, because with strict priority a queue waits until all earlier ones are empty.
         worker.serve(handler(queue, &run.settings, &run.figures)).weight(queue.name().as_str(), 1)
     };
     run.queues.iter().fold(Worker::new(&run.pq).threads(run.settings.workers), serve)
 }
 
-/// Works from when that is allowed until it is stopped. Nothing was worked where that never was.
+/// Waits for the gate file, then runs the worker until it is stopped.
+///
+/// Returns an empty report if the run ends before the gate opens.
 pub(super) fn run(run: &Run, worker: Worker) -> Result<Report, Error> {
     if let Some(gate) = &run.settings.gate_file {
         while !controls::is_open(gate) {
@@ -83,7 +85,7 @@ fn record_end(figures: &Figures, work: &Work) {
     }
 }
 
-/// Takes this time. Whether it was allowed to.
+/// Simulates work for this time. Returns `false` if the job was aborted.
 fn work(context: &Context, time: Duration) -> bool {
     let until = Instant::now() + time;
     loop {

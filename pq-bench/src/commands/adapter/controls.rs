@@ -1,4 +1,4 @@
-//! The files by which the harness changes the load while it runs.
+//! The control files with which the harness changes the load of a running adapter.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,22 +9,22 @@ use serde::de::DeserializeOwned;
 use super::settings::Settings;
 use super::work::{Fail, Work};
 
-/// How often a file of the scenarios is polled at.
+/// Interval at which a control file is read.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The rate that holds now. A file that is not there, or being written, says nothing.
+/// Returns the current rate. A rate file that is missing or incomplete is ignored.
 pub(super) fn rate(settings: &Settings) -> f64 {
     let text = settings.rate_file.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
     let rate = text.and_then(|text| text.trim().parse::<f64>().ok()).filter(|rate| rate.is_finite());
     rate.unwrap_or(settings.rate).max(0.0)
 }
 
-/// Whether jobs may be taken.
+/// Returns whether the gate file allows takes.
 pub(super) fn is_open(gate: &Path) -> bool {
     std::fs::read_to_string(gate).is_ok_and(|text| text.trim() == "open")
 }
 
-/// Which parts of the jobs are to fail.
+/// The percentages of jobs that fail.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct FailurePlan {
@@ -34,8 +34,9 @@ pub(super) struct FailurePlan {
 }
 
 impl FailurePlan {
-    /// Marks the job, if it is of the part that is to fail. All processes and all systems of the harness mark the
-    /// same numbers, evenly among the others.
+    /// Marks the job if it is to fail.
+    ///
+    /// All processes, and all systems of the harness, mark the same sequence numbers, evenly distributed.
     pub(super) fn mark(&self, work: &mut Work) {
         let bucket = (work.seq % 10_000 * 7_919 % 10_000) as f64;
         let poison = (self.poison_pct * 100.0).round();
@@ -48,7 +49,7 @@ impl FailurePlan {
     }
 }
 
-/// Many jobs that are to be put now and to run later.
+/// Jobs that are put now and scheduled for later.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct LoadGroup {
     pub(super) id: String,
@@ -59,10 +60,10 @@ pub(super) struct LoadGroup {
 }
 
 impl LoadGroup {
-    /// How many jobs are put at a time, and when each such batch is to run.
+    /// Returns the size and the schedule time of each batch.
     pub(super) fn batches(&self) -> impl Iterator<Item = (u64, i64)> + use<> {
         const MOST: u64 = 500;
-        /// A batch has one time, and covers this much of the spread at most.
+        /// A batch has one schedule time, and covers at most this much of the spread.
         const COVERED_MS: u64 = 100;
         let (count, begin) = (self.count, self.run_at_ms);
         let spread = self.spread_ms.max(0).unsigned_abs();
@@ -78,7 +79,7 @@ impl LoadGroup {
     }
 }
 
-/// A file that is polled at once a second. It says nothing where it is not there, or is no such JSON.
+/// A JSON file that is read once a second. It has no content if it is missing or invalid.
 pub(super) struct Watched<'s, C> {
     path: Option<&'s Path>,
     polled: Option<Instant>,
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_of_a_hundred_fail() -> anyhow::Result<()> {
+    fn percentages_of_jobs_are_marked_to_fail() -> anyhow::Result<()> {
         let plan: FailurePlan = serde_json::from_str(r#"{"transient_pct": 30, "poison_pct": 1}"#)?;
         let (mut poison, mut transient) = (0, 0);
         for seq in 20_000..30_000 {
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_herd_is_put_in_batches_that_cover_its_spread() {
+    fn batches_of_a_load_group_cover_its_spread() {
         let load_group =
             |count, spread_ms| LoadGroup { id: "h".to_owned(), count, run_at_ms: 1_000, spread_ms };
         assert_eq!(

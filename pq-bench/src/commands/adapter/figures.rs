@@ -1,4 +1,4 @@
-//! What is counted and timed, by all threads.
+//! Counters and latencies that all threads record.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use hdrhistogram::Histogram;
 
-/// Latencies of the last thirty seconds, or of as many whole samples as fit into them: one at least.
+/// Latencies of the last 30 seconds, or of as many whole samples as fit, at least one.
 pub(super) struct Window {
     slots: Mutex<VecDeque<Histogram<u32>>>,
     pub(super) length: Duration,
@@ -27,7 +27,7 @@ impl Window {
         self.record_us(i64::try_from(latency.as_micros()).unwrap_or(i64::MAX), times);
     }
 
-    /// What is below zero is of clocks that differ, and counts as nothing.
+    /// Records a latency in microseconds. A negative one comes from clocks that differ, and counts as 0.
     pub(super) fn record_us(&self, latency: i64, times: u32) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = slots.back_mut() {
@@ -35,7 +35,7 @@ impl Window {
         }
     }
 
-    /// The latencies of the window that ends now, and begins the next sample.
+    /// Returns the latencies of the window that ends now, and starts the next sample.
     pub(super) fn rotate(&self) -> Result<Percentiles> {
         let mut all = histogram()?;
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,12 +50,12 @@ impl Window {
     }
 }
 
-/// From a microsecond to an hour, by three digits.
+/// Creates a histogram from 1 µs to one hour, with three significant digits.
 pub(super) fn histogram() -> Result<Histogram<u32>> {
     Ok(Histogram::new_with_bounds(1, 3_600_000_000, 3)?)
 }
 
-/// Latencies in microseconds, to be read in milliseconds. Without any they are zero.
+/// Latencies in microseconds, read in milliseconds. Percentiles of no latencies are 0.
 pub(super) struct Percentiles(pub(super) Histogram<u32>);
 
 impl Percentiles {
@@ -64,7 +64,7 @@ impl Percentiles {
     }
 }
 
-/// How many jobs are in which state, over all queues.
+/// Numbers of jobs by state, over all queues.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Depth {
     pub(super) ready: u64,
@@ -72,7 +72,7 @@ pub(super) struct Depth {
     pub(super) scheduled: u64,
 }
 
-/// A number that only grows.
+/// A counter.
 #[derive(Default)]
 pub(super) struct Count(AtomicU64);
 
@@ -89,13 +89,13 @@ impl Count {
 pub(super) struct Figures {
     pub(super) put: Count,
     pub(super) completed: Count,
-    /// Of each call that puts a batch.
+    /// Latency of each call that puts a batch.
     pub(super) call: Window,
-    /// The same, by the job.
+    /// The same, per job.
     pub(super) producer: Window,
-    /// From before the put until the handler begins.
+    /// From the start of the put to the start of the handler.
     pub(super) claim: Window,
-    /// From before the put until the handler has ended.
+    /// From the start of the put to the end of the handler.
     pub(super) end_to_end: Window,
     pub(super) failed: Count,
     pub(super) retried: Count,
@@ -105,13 +105,13 @@ pub(super) struct Figures {
     target: Mutex<f64>,
 }
 
-/// What became of the jobs that were put to run later.
+/// Counts and latencies of the load group.
 pub(super) struct LoadGroupFigures {
     pub(super) put: Count,
     pub(super) begun: Count,
     pub(super) early: Count,
     pub(super) completed: Count,
-    /// In microseconds, from the beginning of the run.
+    /// In microseconds, since the start of the run.
     pub(super) lateness: Mutex<Histogram<u32>>,
     pub(super) took: Mutex<Option<Duration>>,
 }
@@ -149,7 +149,7 @@ impl Figures {
         *self.depth.lock().unwrap_or_else(PoisonError::into_inner) = depth;
     }
 
-    /// The rate at which jobs are to be put.
+    /// Returns the target rate of the producer.
     pub(super) fn target(&self) -> f64 {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_forgets_what_is_older_than_it() -> Result<()> {
+    fn a_window_drops_old_latencies() -> Result<()> {
         let window = Window::new(Duration::from_secs(10))?;
         assert_eq!(window.length, Duration::from_secs(30));
         window.record(Duration::from_millis(7), 1);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_of_all_that_was_recorded() -> Result<()> {
+    fn percentiles_cover_all_recorded_latencies() -> Result<()> {
         let window = Window::new(Duration::from_secs(5))?;
         for ms in 1..=100 {
             window.record(Duration::from_millis(ms), 2);

@@ -1,4 +1,4 @@
-//! What the harness is told: lines of JSON.
+//! The output for the harness: lines of JSON.
 
 use std::io::Write;
 
@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-/// What the harness calls us, and what it looks at, as the file says that it reads before it starts us. The line that
-/// is printed at the start says the same, or the harness refuses the run.
+/// The system and its relations, as the harness reads them from adapter.json. The descriptor must contain the
+/// same values, or the harness rejects the run.
 #[derive(Deserialize)]
 pub(super) struct Manifest {
     system: String,
@@ -49,7 +49,7 @@ struct Sample<'l> {
     window_s: f64,
 }
 
-/// A figure with the seconds that it is of; none of what is so at the moment.
+/// Name, value, and window in seconds; the window of a gauge is 0.
 pub(super) type Metric = (&'static str, f64, f64);
 
 pub(super) struct Lines<W> {
@@ -76,7 +76,7 @@ impl<W: Write> Lines<W> {
         Ok(self.to.flush()?)
     }
 
-    /// All figures of one moment.
+    /// Writes all metrics of one sample.
     pub(super) fn sample(&mut self, at: DateTime<Utc>, metrics: &[Metric]) -> Result<()> {
         let t = timestamp(at);
         for &(metric, value, window_s) in metrics {

@@ -1,4 +1,4 @@
-//! Jobs that are put long before they are to run.
+//! Puts jobs that are scheduled for later.
 
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::controls::{LoadGroup, POLL_INTERVAL, Watched};
 use super::producer::AFTER_FAILURE;
 use super::work::{Work, now_us};
 
-/// Puts each load group that the harness asks for, until the end.
+/// Puts each load group that the harness requests, until shutdown.
 pub(super) fn run(run: &Run) {
     let mut requested: Watched<'_, LoadGroup> = Watched::new(run.settings.schedule_file.as_deref());
     let mut last = String::new();
@@ -20,7 +20,7 @@ pub(super) fn run(run: &Run) {
         let Some(load_group) = requested.now().filter(|load_group| load_group.id != last) else { continue };
         last.clone_from(&load_group.id);
         if let Err(error) = put(run, &load_group) {
-            eprintln!("the herd {:?} cannot be put: {error}", load_group.id);
+            eprintln!("cannot put load group {:?}: {error}", load_group.id);
         }
     }
 }
@@ -30,15 +30,15 @@ fn put(run: &Run, load_group: &LoadGroup) -> Result<()> {
     let (begun, mut seq) = (Instant::now(), 0);
     *run.figures.load_group.took.lock().unwrap_or_else(PoisonError::into_inner) = None;
     for (batch, (size, run_at_ms)) in load_group.batches().enumerate() {
-        let at = DateTime::from_timestamp_millis(run_at_ms).context("its time is none")?;
+        let at = DateTime::from_timestamp_millis(run_at_ms).context("its run_at_ms is out of range")?;
         let options = PutOptions::new().schedule_at(at);
         let (put_at_us, run_at_ms) = (now_us(), Some(run_at_ms));
         let works: Vec<Work> =
             (seq..seq + size).map(|seq| Work { seq, put_at_us, run_at_ms, ..pattern.clone() }).collect();
         let queue = &run.queues[batch % run.queues.len()];
-        // A load group is whole, or what is measured of it says nothing.
+        // Figures of an incomplete load group are worthless, so a failed put is repeated.
         while let Err(error) = queue.put_many_with(works.iter().map(|work| (work, &options))) {
-            eprintln!("jobs of the herd {:?} cannot be put: {error}", load_group.id);
+            eprintln!("cannot put jobs of load group {:?}: {error}", load_group.id);
             if run.shutdown.sleep(AFTER_FAILURE) {
                 return Ok(());
             }
@@ -50,6 +50,6 @@ fn put(run: &Run, load_group: &LoadGroup) -> Result<()> {
         }
     }
     *run.figures.load_group.took.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun.elapsed());
-    eprintln!("the herd {:?} is put: {seq} jobs", load_group.id);
+    eprintln!("put load group {:?}: {seq} jobs", load_group.id);
     Ok(())
 }

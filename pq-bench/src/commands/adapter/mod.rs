@@ -1,7 +1,7 @@
-//! `pq-bench adapter`: our part in a public harness that compares queues on PostgreSQL.
+//! `pq-bench adapter`: an adapter for a public harness that compares queues on PostgreSQL.
 //!
-//! The harness starts it as a process, says in the environment what is to be put and worked, and reads lines of JSON
-//! until it sends SIGTERM. See `docs/harness.md`.
+//! The harness starts it as a process, configures it by environment variables, and reads lines of JSON until it
+//! sends SIGTERM. See `docs/harness.md`.
 
 mod consumer;
 mod controls;
@@ -34,29 +34,30 @@ use self::settings::Settings;
 use self::shutdown::{Shutdown, ShutdownOnDrop};
 use self::work::Work;
 
-/// How long handlers may go on after the end. What is left is given back then: the harness waits five seconds.
+/// How long handlers may continue after the end. Then their jobs are given back, because the harness waits five
+/// seconds.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often it is observed how many jobs there are.
+/// Minimum interval between counts of the jobs.
 const OBSERVE: Duration = Duration::from_millis(250);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {}
 
-/// What the threads of a run share.
+/// State that the threads of a run share.
 struct Run {
     settings: Settings,
     pq: Pq,
     queues: Vec<Queue<Work>>,
     figures: Arc<Figures>,
-    /// Whether the last observation was one.
+    /// Whether the last count of the jobs succeeded.
     is_observed: AtomicBool,
     shutdown: Arc<Shutdown>,
 }
 
 pub(crate) fn run(_: &Arguments) -> Result<()> {
     let settings = Settings::from_env()?;
-    // Caught before there is anything that could be left half done.
+    // Signals are handled before any work that they could interrupt.
     let shutdown = Arc::new(Shutdown::default());
     shut_down_on_signals(&shutdown)?;
     let run = Run::start(settings, shutdown)?;
@@ -76,25 +77,25 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
 
 impl Run {
     fn start(settings: Settings, shutdown: Arc<Shutdown>) -> Result<Self> {
-        // The worker has one connection more than threads; producer, load group and observer have one each.
+        // The worker needs one connection more than threads. Producer, load group and observer need one each.
         let connections = u32::try_from(settings.workers + 4)?;
         let pq = Pq::builder().url(&settings.database_url).pool_size(connections).connect();
-        let pq = pq.context("DATABASE_URL names no database that can be used")?;
-        pq.migrate().context("the table cannot be made in the database of DATABASE_URL")?;
+        let pq = pq.context("cannot connect to the database of DATABASE_URL")?;
+        pq.migrate().context("cannot create the table in the database of DATABASE_URL")?;
         let name = |number| if number == 0 { "bench".to_owned() } else { format!("bench_{number}") };
         let queues: Result<_, _> = (0..settings.queues).map(|number| pq.queue(name(number))).collect();
         let figures = Arc::new(Figures::new(settings.sample_every)?);
         Ok(Self { settings, pq, queues: queues?, figures, is_observed: AtomicBool::new(false), shutdown })
     }
 
-    /// The database, and the version of what is in it.
+    /// Returns the database's name and the schema version.
     fn names(&self) -> Result<(String, String)> {
         let sql = "SELECT current_database()::text, (SELECT max(version)::text FROM pq.queue_migrations)";
         let query = |conn: &mut PgConnection| diesel::dsl::sql::<(Text, Text)>(sql).get_result(conn);
         Ok(self.pq.transaction(|conn| query(conn).map_err(Error::from))?)
     }
 
-    /// Runs all threads until the end, and tells what they did.
+    /// Runs all threads until shutdown, and returns the worker's report.
     fn all(&self, mut sampler: Sampler<'_, impl std::io::Write>) -> Result<Report> {
         let worker = consumer::worker(self);
         let control = worker.control();
@@ -129,7 +130,8 @@ impl Run {
             let report = working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             sampled.and_then(|()| Ok(report?))
         })?;
-        // Whoever reads the last depth may add it to what was completed. A server that is gone is not waited for.
+        // The last depth is counted after the worker has stopped, so that it adds up with the completions. It is
+        // skipped if the last count failed, because the server may be gone.
         if self.is_observed.load(Ordering::Relaxed) && self.settings.observes() {
             self.update_depth();
         }
@@ -137,7 +139,7 @@ impl Run {
         Ok(report)
     }
 
-    /// Observes how many jobs there are, until the end, and is busy with that for a small part of the time.
+    /// Counts the jobs repeatedly, for at most a tenth of the time.
     fn observe(&self) {
         let mut took = Duration::ZERO;
         while !self.shutdown.sleep(OBSERVE.max(took * 10)) {
@@ -152,11 +154,11 @@ impl Run {
         self.is_observed.store(polled.is_ok(), Ordering::Relaxed);
         match polled {
             Ok(depth) => self.figures.observed(depth),
-            Err(error) => eprintln!("the jobs cannot be counted: {error}"),
+            Err(error) => eprintln!("cannot count the jobs: {error}"),
         }
     }
 
-    /// One statement, however many queues there are.
+    /// Counts the jobs of all queues with one statement.
     fn depth(&self) -> Result<Depth, Error> {
         if let [queue] = self.queues.as_slice() {
             let counts = queue.counts()?;
@@ -172,7 +174,7 @@ impl Run {
     }
 }
 
-/// Lets the handlers that run end, and tells those that take too long to give their jobs back.
+/// Stops the worker; aborts handlers that run longer than the grace period.
 fn stop(control: &Control, is_finished: impl Fn() -> bool) {
     control.stop(StopMode::Finish);
     let begun = Instant::now();
@@ -186,7 +188,7 @@ fn stop(control: &Control, is_finished: impl Fn() -> bool) {
 }
 
 fn shut_down_on_signals(shutdown: &Arc<Shutdown>) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be handled")?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot handle signals")?;
     let shutdown = Arc::clone(shutdown);
     std::thread::spawn(move || {
         for _ in signals.forever() {

@@ -1,4 +1,4 @@
-//! Who puts the jobs.
+//! Puts the jobs.
 
 use std::io::BufRead;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -12,10 +12,10 @@ use super::controls::{self, FailurePlan, Watched};
 use super::settings::ProducerMode;
 use super::work::{Work, now_us};
 
-/// How long nobody tries again what has just failed.
+/// Pause after a failed put.
 pub(super) const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
-/// How often a producer that has nothing to do sees whether that is still so.
+/// Interval at which an idle producer checks for shutdown.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Producer<'r> {
@@ -33,7 +33,7 @@ impl<'r> Producer<'r> {
         Ok(Self { run, work, plan, seq: 0, batches: 0 })
     }
 
-    /// Puts jobs until the end.
+    /// Puts jobs until shutdown.
     pub(super) fn run(mut self) {
         match self.run.settings.producer_mode {
             _ if !self.run.settings.produces => while !self.run.shutdown.sleep(POLL_INTERVAL) {},
@@ -43,8 +43,10 @@ impl<'r> Producer<'r> {
         }
     }
 
-    /// Owes jobs for the time that has really passed, so that a slow put is made up for by the next. What is more
-    /// than a batch by then is not made up for: a server that was away is not met with all at once.
+    /// Puts jobs at a rate.
+    ///
+    /// The credit grows with elapsed time, so the next put compensates for a slow one. Credit beyond one batch is
+    /// dropped, so that a server that was away is not flooded.
     fn at_rate(&mut self) {
         let (mut credit, mut credited) = (0.0, Instant::now());
         while !self.run.shutdown.sleep(self.run.settings.batch_every.saturating_sub(credited.elapsed())) {
@@ -58,14 +60,14 @@ impl<'r> Producer<'r> {
         }
     }
 
-    /// Puts as many as each line says, in one call where they are no more than a batch.
+    /// Puts as many jobs as each line requests, in calls of at most one batch.
     fn on_request(&mut self, tokens: &Receiver<u64>) {
         while !self.run.shutdown.is_requested() {
             let request = tokens.recv_timeout(POLL_INTERVAL);
             if request == Err(RecvTimeoutError::Disconnected) {
                 self.run.shutdown.sleep(POLL_INTERVAL);
             }
-            // What was said while nothing was to be put is not made up for later.
+            // Requests that arrive while the producer is paused are dropped.
             let is_paused = self.rate() <= 0.0;
             let mut left = request.ok().filter(|_| !is_paused).unwrap_or_default();
             while left > 0 && !self.run.shutdown.is_requested() {
@@ -97,14 +99,14 @@ impl<'r> Producer<'r> {
 
     fn rate(&self) -> f64 {
         let rate = controls::rate(&self.run.settings);
-        // A depth has no rate.
+        // In this mode there is no rate.
         let shown =
             if matches!(self.run.settings.producer_mode, ProducerMode::ToDepth(_)) { 0.0 } else { rate };
         self.run.figures.set_target(shown);
         rate
     }
 
-    /// Puts so many jobs in one call. The queues take turns.
+    /// Puts jobs in one call, and uses the queues in rotation.
     fn put(&mut self, jobs: u64) {
         if jobs == 0 {
             return;
@@ -112,7 +114,7 @@ impl<'r> Producer<'r> {
         let plan = self.plan.now();
         let put_at_us = now_us();
         let begin = self.seq;
-        // What was sent may be there though the answer never came, so no number is used twice.
+        // A put that failed may have been committed, so sequence numbers are not reused.
         self.seq += jobs;
         let works: Vec<Work> = (begin..self.seq)
             .map(|seq| {
@@ -138,16 +140,15 @@ impl<'r> Producer<'r> {
     }
 
     fn failed(&self, error: &Error) {
-        eprintln!("jobs cannot be put: {error}");
+        eprintln!("cannot put jobs: {error}");
         self.run.shutdown.sleep(AFTER_FAILURE);
     }
 }
 
-/// How many jobs are to be put, by the lines `ENQUEUE n` of the standard input. What is said faster than it is done
-/// waits there.
+/// Reads the numbers of jobs from lines `ENQUEUE n` on standard input. Excess lines stay in the pipe.
 fn tokens() -> Receiver<u64> {
     let (requests, tokens) = sync_channel(1_024);
-    // It may wait for a line for ever, so nobody waits for it.
+    // The thread may block on standard input for ever, so it is not joined.
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             match line.trim().strip_prefix("ENQUEUE ").map(str::parse) {
@@ -156,10 +157,10 @@ fn tokens() -> Receiver<u64> {
                         return;
                     }
                 }
-                _ => eprintln!("the standard input says {line:?}, which is no ENQUEUE with a number"),
+                _ => eprintln!("invalid line {line:?} on standard input; expected `ENQUEUE` and a number"),
             }
         }
-        eprintln!("the standard input has ended: no more jobs are put");
+        eprintln!("standard input ended; no more jobs are put");
     });
     tokens
 }

@@ -1,4 +1,4 @@
-//! When the figures are told, and which.
+//! Writes samples of the figures at fixed times.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -15,7 +15,7 @@ use super::lines::{Lines, Metric};
 pub(super) struct Sampler<'r, W> {
     run: &'r Run,
     lines: Lines<W>,
-    /// When the last sample was, in milliseconds since the epoch.
+    /// Time of the last sample, in milliseconds since the epoch.
     last: i64,
     counted: HashMap<&'static str, u64>,
 }
@@ -25,8 +25,9 @@ impl<'r, W: Write> Sampler<'r, W> {
         Self { run, lines, last: now(), counted: HashMap::new() }
     }
 
-    /// Samples whenever the clock on the wall shows a multiple of the interval, until the end. What was missed while
-    /// the process stood still is in the next sample, whose window is longer.
+    /// Samples at each multiple of the interval by the wall clock, until shutdown.
+    ///
+    /// If the process was suspended, the window of the next sample is longer.
     pub(super) fn run(&mut self) -> Result<()> {
         let interval = i64::try_from(self.run.settings.sample_every.as_millis())?;
         loop {
@@ -35,7 +36,7 @@ impl<'r, W: Write> Sampler<'r, W> {
             if self.run.shutdown.sleep(Duration::from_millis(left)) {
                 return Ok(());
             }
-            // The two clocks differ by a little, and that on the wall may have been set.
+            // The wall clock and the monotonic clock differ, and the wall clock may have been set.
             let at = now() / interval * interval;
             if at >= due && at > self.last {
                 self.sample(at)?;
@@ -43,7 +44,7 @@ impl<'r, W: Write> Sampler<'r, W> {
         }
     }
 
-    /// What has happened since the last sample.
+    /// Samples what happened since the last sample.
     pub(super) fn rest(&mut self) -> Result<()> {
         self.sample(now().max(self.last + 1))
     }
@@ -52,7 +53,8 @@ impl<'r, W: Write> Sampler<'r, W> {
         let window = (at - self.last) as f64 / 1_000.0;
         self.last = at;
         let metrics = self.metrics(window)?;
-        self.lines.sample(DateTime::<Utc>::from_timestamp_millis(at).context("a time")?, &metrics)
+        self.lines
+            .sample(DateTime::<Utc>::from_timestamp_millis(at).context("the time is out of range")?, &metrics)
     }
 
     fn metrics(&mut self, window: f64) -> Result<Vec<Metric>> {
@@ -67,7 +69,7 @@ impl<'r, W: Write> Sampler<'r, W> {
         percentiles(&mut all, ["producer_p50_ms", "producer_p95_ms", "producer_p99_ms"], &figures.producer)?;
         let claims = percentiles(&mut all, ["claim_p50_ms", "claim_p95_ms", "claim_p99_ms"], &figures.claim)?;
         let length = figures.claim.length.as_secs_f64();
-        // The harness knows the same latency by two names.
+        // The harness has two names for this latency.
         push(&mut all, ["subscriber_p50_ms", "subscriber_p95_ms", "subscriber_p99_ms"], &claims, length);
         percentiles(
             &mut all,
@@ -96,7 +98,7 @@ impl<'r, W: Write> Sampler<'r, W> {
         Ok(all)
     }
 
-    /// Nothing before there is one.
+    /// Adds the metrics of the load group, if there is one.
     fn load_group(&mut self, all: &mut Vec<Metric>, window: f64) {
         let load_group = &self.run.figures.load_group;
         let (put, begun) = (load_group.put.get(), load_group.begun.get());
@@ -124,7 +126,7 @@ impl<'r, W: Write> Sampler<'r, W> {
         all.extend(took.map(|took| ("schedule_preload_s", took.as_secs_f64(), 0.0)));
     }
 
-    /// A second of the window, by what a count has grown since the last sample.
+    /// Returns the growth of a counter per second since the last sample.
     fn rate(&mut self, name: &'static str, count: u64, window: f64) -> Metric {
         let before = self.counted.insert(name, count).unwrap_or_default();
         (name, (count - before) as f64 / window, window)

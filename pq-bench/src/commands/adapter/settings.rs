@@ -1,4 +1,4 @@
-//! What the harness says, in the environment.
+//! Settings from environment variables.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -8,28 +8,28 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// Who says when jobs are put.
+/// When jobs are put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProducerMode {
-    /// This process, at a rate.
+    /// At a rate.
     AtRate,
-    /// The harness, by a line on the standard input for each batch.
+    /// When the harness requests a batch on standard input.
     OnRequest,
-    /// This process, as many as are missing from a number of jobs that wait.
+    /// Whenever fewer than this number of jobs are ready.
     ToDepth(u64),
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) database_url: String,
-    /// Which of the processes of one run this is; the first alone observes what is common to all.
+    /// Number of this process in the run. Only the first one counts the jobs of all.
     pub(super) instance: u32,
     pub(super) producer_mode: ProducerMode,
-    /// Jobs a second.
+    /// Jobs per second.
     pub(super) rate: f64,
-    /// Where the rate is found that goes before the other one.
+    /// File with a rate that overrides `rate`.
     pub(super) rate_file: Option<PathBuf>,
-    /// Whether this process puts any jobs.
+    /// Whether this process puts jobs.
     pub(super) produces: bool,
     pub(super) batch: u64,
     pub(super) batch_every: Duration,
@@ -40,7 +40,7 @@ pub(super) struct Settings {
     pub(super) work: Duration,
     pub(super) attempts: u32,
     pub(super) sample_every: Duration,
-    /// Nothing is taken before this file says that it may be.
+    /// File that must contain `open` before jobs are taken.
     pub(super) gate_file: Option<PathBuf>,
     pub(super) failure_file: Option<PathBuf>,
     pub(super) schedule_file: Option<PathBuf>,
@@ -51,7 +51,7 @@ impl Settings {
         Self::from_lookup(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
-    /// What is empty counts as not said.
+    /// Reads the settings; an empty value counts as not set.
     pub(super) fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let value = |name: &str| lookup(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let one_of = |name: &str, choices: &[&'static str]| choice(name, value(name), choices);
@@ -66,7 +66,7 @@ impl Settings {
         let only_first = whole("PRODUCER_ONLY_INSTANCE_ZERO", 0, 0..=1)? == 1;
         Ok(Self {
             database_url: value("DATABASE_URL")
-                .context("DATABASE_URL is not set: it names the database to work in")?,
+                .context("DATABASE_URL is not set; set it to the database's URL")?,
             instance,
             producer_mode: match (mode, pacing) {
                 ("depth-target", _) => ProducerMode::ToDepth(depth),
@@ -91,18 +91,18 @@ impl Settings {
         })
     }
 
-    /// Whether this process observes what is common to all of a run.
+    /// Returns whether this process counts the jobs of the whole run.
     pub(super) fn observes(&self) -> bool {
         self.instance == 0
     }
 }
 
-/// One of these words, the first where none is said.
+/// Returns the choice with this name, or the first one if there is no value.
 fn choice(name: &str, value: Option<String>, choices: &[&'static str]) -> Result<&'static str> {
     let value = value.as_deref().unwrap_or(choices[0]);
     match choices.iter().find(|choice| **choice == value) {
         Some(choice) => Ok(choice),
-        None => bail!("{name} is {value:?}; there is {}", choices.join(" and ")),
+        None => bail!("invalid {name} {value:?}; expected {}", choices.join(" or ")),
     }
 }
 
@@ -115,7 +115,7 @@ fn number<N: FromStr + PartialOrd + Display + Copy>(
     let Some(value) = value else { return Ok(default) };
     match value.parse() {
         Ok(number) if range.contains(&number) => Ok(number),
-        _ => bail!("{name} is {value:?}, which is no number from {} to {}", range.start(), range.end()),
+        _ => bail!("invalid {name} {value:?}: must be a number from {} to {}", range.start(), range.end()),
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_as_the_harness_has_it() -> Result<()> {
+    fn defaults_are_those_of_the_harness() -> Result<()> {
         let settings = read(&[("WORKER_COUNT", ""), ("PRODUCER_BATCH_MAX", " 7 ")])?;
         assert_eq!((settings.producer_mode, settings.rate, settings.batch), (ProducerMode::AtRate, 800.0, 7));
         assert_eq!((settings.workers, settings.payload, settings.work.as_millis()), (32, 256, 1));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_depth_goes_before_the_pacing_of_the_harness() -> Result<()> {
+    fn a_target_depth_overrides_the_pacing_of_the_harness() -> Result<()> {
         let of =
             |mode| read(&[("PRODUCER_MODE", mode), ("PRODUCER_PACING", "harness"), ("TARGET_DEPTH", "5")]);
         assert_eq!(of("depth-target")?.producer_mode, ProducerMode::ToDepth(5));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn one_process_alone_may_put() -> Result<()> {
+    fn only_the_first_process_puts_if_configured() -> Result<()> {
         let second = [("BENCH_INSTANCE_ID", "1"), ("PRODUCER_ONLY_INSTANCE_ZERO", "1")];
         assert!(!read(&second)?.produces && !read(&second)?.observes());
         assert!(read(&second[..1])?.produces);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn errors_name_the_invalid_setting() {
         for (name, value) in [
             ("SCENARIO", "enqueue"),
             ("PRODUCER_MODE", "burst"),
@@ -172,7 +172,7 @@ mod tests {
             ("BENCH_INSTANCE_ID", "-1"),
         ] {
             let error = read(&[(name, value)]).map(drop).expect_err(name).to_string();
-            assert!(error.starts_with(name) && error.contains(value), "{error}");
+            assert!(error.contains(&format!("{name} {value:?}")), "{error}");
         }
         let error = Settings::from_lookup(|_| None).map(drop).expect_err("no database").to_string();
         assert!(error.starts_with("DATABASE_URL"), "{error}");

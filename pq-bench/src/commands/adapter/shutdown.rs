@@ -1,4 +1,4 @@
-//! The end of the run, of which all threads are requested.
+//! The signal that ends all threads of a run.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ impl Shutdown {
         *self.requested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps this long, and no longer than until the end. Whether the end has come.
+    /// Sleeps for this time or until shutdown. Returns whether shutdown was requested.
     pub(super) fn sleep(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let mut requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +35,8 @@ impl Shutdown {
     }
 }
 
-/// Tells of the end when a thread is over, also by a panic: a run in which a part has ended measures nothing.
+/// Requests shutdown when a thread ends, also by a panic, because a run without one of its threads measures
+/// nothing.
 pub(super) struct ShutdownOnDrop<'e>(pub(super) &'e Shutdown);
 
 impl Drop for ShutdownOnDrop<'_> {

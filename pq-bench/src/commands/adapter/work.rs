@@ -1,4 +1,4 @@
-//! What the jobs carry.
+//! The payload of the jobs.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use anyhow::Result;
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 
-/// A job's payload. What has no mark carries nothing but its number, its time and the padding.
+/// A job's payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Work {
     pub(super) seq: u64,
-    /// When it was put, in microseconds of the clock on the wall, which all processes of a run share.
+    /// Time of the put in microseconds of the wall clock, which all processes of a run share.
     pub(super) put_at_us: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) fail: Option<Fail>,
@@ -18,33 +18,33 @@ pub(super) struct Work {
     pub(super) fail_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) run_at_ms: Option<i64>,
-    /// Whoever works the job has no use for it.
+    /// Handlers do not read it.
     #[serde(skip_deserializing)]
     pub(super) padding: String,
 }
 
-/// How a job is to fail, so that it is seen what the queue does then.
+/// How a job fails on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Fail {
-    /// Always.
+    /// In each attempt.
     Poison,
     /// In its first attempts.
     Transient,
 }
 
-/// The failure of a job that is to fail.
+/// The error of a job that fails on purpose.
 #[derive(Debug)]
 pub(super) struct Injected;
 
 impl fmt::Display for Injected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the harness wants this attempt to fail")
+        f.write_str("attempt fails as planned by the harness")
     }
 }
 
 impl Work {
-    /// What all jobs of a run are made from: their JSON is about so long.
+    /// Creates the template of all jobs of a run, whose JSON is about `bytes` long.
     pub(super) fn of(bytes: usize, random: bool) -> Result<Self> {
         let mut work = Self {
             seq: 0,
@@ -62,12 +62,12 @@ impl Work {
         Ok(work)
     }
 
-    /// Whether the job is one of a scenario of the harness, and no measure of those that are not.
+    /// Returns whether the job belongs to a scenario of the harness, and is excluded from the common latencies.
     pub(super) fn is_special(&self) -> bool {
         self.fail.is_some() || self.run_at_ms.is_some()
     }
 
-    /// Whether this attempt is to fail.
+    /// Returns whether this attempt fails on purpose.
     pub(super) fn fails(&self, attempt: u32) -> bool {
         match self.fail {
             Some(Fail::Poison) => true,
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payloads_are_as_long_as_was_asked_for_and_of_no_one_letter_where_they_are_random() -> Result<()> {
+    fn payloads_have_the_requested_length_and_kind() -> Result<()> {
         for random in [false, true] {
             let json = serde_json::to_string(&Work::of(256, random)?)?;
             assert_eq!((json.len(), json.contains("xxxxxxxx")), (256, !random));
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_fail_as_long_as_they_are_to() -> Result<()> {
+    fn marked_jobs_fail_the_planned_attempts() -> Result<()> {
         let marked =
             |fail| -> Result<Work> { Ok(Work { fail, fail_attempts: Some(2), ..Work::of(0, false)? }) };
         assert_eq!(

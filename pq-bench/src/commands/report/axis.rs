@@ -1,4 +1,4 @@
-//! An axis, with the places where it is labelled.
+//! A plot axis with given labels.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 
 use super::format::tick;
 
-/// From where to where, and the labels.
+/// The range of an axis, and its labels.
 #[derive(Clone)]
 pub(super) struct Axis {
     pub(super) label: String,
@@ -16,7 +16,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// From zero to a little more than the most, with about five labels.
+    /// Creates an axis from zero to slightly above the maximum, with about five labels.
     pub(super) fn from_zero(label: &str, most: f64) -> Self {
         let most = if most > 0.0 { most } else { 1.0 };
         let rough = most / 5.0;
@@ -29,10 +29,10 @@ impl Axis {
         Self { label: label.to_owned(), from: 0.0, to: steps * step, ticks }
     }
 
-    /// By powers of ten; the axis is that of the logarithms.
+    /// Creates a logarithmic axis with labels at powers of ten.
     pub(super) fn logarithmic(label: &str, least: f64, most: f64) -> Self {
         let powers = least.log10().floor() as i32..=most.log10().ceil() as i32;
-        // Where there is room, between the powers too.
+        // If there is room, with labels between the powers.
         let parts: &[f64] = if most > 10_000.0 * least { &[1.0] } else { &[1.0, 2.0, 5.0] };
         let values: Vec<f64> =
             powers.flat_map(|power| parts.iter().map(move |part| part * 10f64.powi(power))).collect();
@@ -44,7 +44,7 @@ impl Axis {
         Self { label: label.to_owned(), from: from.log10(), to: to.log10(), ticks }
     }
 
-    /// Labelled at these places only.
+    /// Creates an axis that is labelled only at these values.
     pub(super) fn at(label: &str, ticks: Vec<(f64, String)>) -> Self {
         let least = ticks.iter().map(|(at, _)| *at).fold(f64::INFINITY, f64::min);
         let most = ticks.iter().map(|(at, _)| *at).fold(f64::NEG_INFINITY, f64::max);
@@ -52,13 +52,13 @@ impl Axis {
         Self { label: label.to_owned(), from: least - margin, to: most + margin, ticks }
     }
 
-    fn words(&self, value: f64) -> String {
+    fn text(&self, value: f64) -> String {
         let near = |(at, _): &&(f64, String)| (at - value).abs() <= 1e-9 * (self.to - self.from).abs();
-        self.ticks.iter().find(near).map(|(_, words)| words.clone()).unwrap_or_default()
+        self.ticks.iter().find(near).map(|(_, text)| text.clone()).unwrap_or_default()
     }
 }
 
-/// The labels of plotters' own ranges are wherever it finds them to be round; ours are given.
+/// plotters chooses the labels of its own ranges, so this range provides its own.
 impl Ranged for Axis {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
@@ -82,6 +82,6 @@ impl Ranged for Axis {
 
 impl ValueFormatter<f64> for Axis {
     fn format_ext(&self, value: &f64) -> String {
-        self.words(*value)
+        self.text(*value)
     }
 }

@@ -1,4 +1,4 @@
-//! A plot of bars, drawn as SVG: two a row, ours and the other side's.
+//! A bar plot, drawn as SVG: two bars per row, `pq` and the baseline.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -13,15 +13,15 @@ const ROW: u32 = 62;
 const FOOT: u32 = 52;
 const PALE: RGBColor = RGBColor(190, 190, 190);
 
-/// A figure's bars.
+/// The bars of a figure.
 pub(super) struct Row {
     pub(super) name: String,
     pub(super) ours: f64,
-    /// The other side, and what it is.
+    /// Value and description of the baseline.
     pub(super) baseline: Option<(f64, String)>,
 }
 
-/// The plot.
+/// A bar plot.
 pub(super) struct Bars {
     pub(super) title: String,
     pub(super) label: String,
@@ -29,7 +29,7 @@ pub(super) struct Bars {
 }
 
 impl Bars {
-    /// The plot as SVG.
+    /// Draws the plot as SVG.
     pub(super) fn svg(&self) -> Result<String> {
         let mut svg = String::new();
         {
@@ -52,7 +52,7 @@ impl Bars {
             .margin_left(14)
             .margin_right(40)
             .x_label_area_size(FOOT)
-            // Downwards, as one reads.
+            // Rows go from top to bottom.
             .build_cartesian_2d(axis.clone(), rows..0.0)?;
         chart
             .configure_mesh()
@@ -70,13 +70,13 @@ impl Bars {
             area.draw(&Text::new(clipped(&row.name, 96), (0.0, place(6.0)), font(13.0)))?;
             let mut bars = vec![(23.0, row.ours, COLOURS[0], "ours")];
             bars.extend(row.baseline.iter().map(|(baseline, what)| (40.0, *baseline, PALE, what.as_str())));
-            for (from, value, colour, whose) in bars {
+            for (from, value, colour, side) in bars {
                 let corners = [(0.0, place(from)), (value, place(from + 15.0))];
                 area.draw(&Rectangle::new(corners, colour.filled()))?;
-                let words = clipped(&format!("{} {whose}", number(value)), 100);
-                // About as wide as letters are; the bar's own end may leave no room.
+                let text = clipped(&format!("{} {side}", number(value)), 100);
+                // Estimated width of the text. It moves to the left of the bar's end if there is no room.
                 let (wide, pixel) =
-                    (words.chars().count() as f64 * 6.8 + 12.0, axis.to / f64::from(WIDTH - 54));
+                    (text.chars().count() as f64 * 6.8 + 12.0, axis.to / f64::from(WIDTH - 54));
                 let (x, side, inside) = if value + wide * pixel <= axis.to {
                     (value + 6.0 * pixel, HPos::Left, false)
                 } else if value >= wide * pixel {
@@ -86,7 +86,7 @@ impl Bars {
                 };
                 let ink = if inside && colour == COLOURS[0] { WHITE } else { INK };
                 let style = font(12.0).color(&ink).pos(Pos::new(side, VPos::Center));
-                area.draw(&Text::new(words, (x, place(from + 8.0)), style))?;
+                area.draw(&Text::new(text, (x, place(from + 8.0)), style))?;
             }
         }
         Ok(())

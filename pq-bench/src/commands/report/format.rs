@@ -1,10 +1,10 @@
-//! Numbers and names as the page and the plots write them.
+//! Formats numbers and names for pages and plots.
 
 use std::collections::BTreeMap;
 
 use pq_bench::{Figure, Target, median};
 
-/// As many digits as say something: `12,345`, `123`, `12.3`, `1.23`, `0.0012`.
+/// Formats a number with its significant digits: `12,345`, `123`, `12.3`, `1.23`, `0.0012`.
 pub(super) fn number(value: f64) -> String {
     let size = value.abs();
     let decimals = match size {
@@ -23,9 +23,9 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
-/// A number on an axis: `0.5`, `20`, `12,000`.
+/// Formats a number on an axis: `0.5`, `20`, `12,000`.
 pub(super) fn tick(value: f64) -> String {
-    // What is left of the arithmetic is no digit of the tick.
+    // Rounding removes floating-point noise.
     let text = format!("{value:.6}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     match text.split_once('.') {
@@ -51,13 +51,13 @@ pub(super) fn file_name(scenario: &str) -> String {
     scenario.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
-/// `threads 4, batch 500`.
+/// Formats parameters: `threads 4, batch 500`.
 pub(super) fn parameters(parameters: &BTreeMap<String, String>) -> String {
     let each: Vec<String> = parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();
     each.join(", ")
 }
 
-/// `put through one handle, threads 4`.
+/// Formats a figure's name: `put through one handle, threads 4`.
 pub(super) fn name(figure: &Figure) -> String {
     match figure.parameters.is_empty() {
         true => figure.name.clone(),
@@ -65,7 +65,7 @@ pub(super) fn name(figure: &Figure) -> String {
     }
 }
 
-/// `12,345 (11,900 to 13,000)`; nothing where there is nothing.
+/// Formats median and range: `12,345 (11,900 to 13,000)`; empty without values.
 pub(super) fn spread(values: &[f64]) -> String {
     let least = values.iter().copied().reduce(f64::min);
     let most = values.iter().copied().reduce(f64::max);
@@ -78,7 +78,7 @@ pub(super) fn spread(values: &[f64]) -> String {
     }
 }
 
-/// What is asked of a figure.
+/// Formats the target of a figure.
 pub(super) fn target_text(figure: &Figure) -> String {
     match figure.target {
         Some(Target::RatioAtLeast(least)) => format!("at least {least} times"),
@@ -88,7 +88,7 @@ pub(super) fn target_text(figure: &Figure) -> String {
     }
 }
 
-/// Whether that was reached, or by how much not.
+/// Formats whether the target is reached, or by how much it is missed.
 pub(super) fn reached(figure: &Figure) -> String {
     let percent = |part: f64| match part * 100.0 {
         much if much >= 10.0 => format!("{much:.0} %"),
@@ -109,7 +109,7 @@ pub(super) fn reached(figure: &Figure) -> String {
     }
 }
 
-/// The unit of a figure's single times: its own where that is one of time.
+/// Returns the unit of a figure's single times: its own if that is a time, otherwise ms.
 pub(super) fn time_unit(figure: &Figure) -> &str {
     match figure.unit.as_str() {
         unit @ ("s" | "ms" | "µs" | "us" | "ns") => unit,
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_the_digits_that_matter() {
+    fn numbers_have_significant_digits() {
         let written: Vec<String> =
             [1_234_567.8, 1_000.0, 999.6, 12.34, 1.234, 0.0021, 0.0, -1_234.0].map(number).into();
         assert_eq!(written, ["1,234,568", "1,000", "1,000", "12.3", "1.23", "0.0021", "0", "-1,234"]);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missed_is_told_by_how_much() {
+    fn a_missed_target_shows_by_how_much() {
         let of = |ours, baseline: &[f64], target| {
             let figure = Figure {
                 ours: vec![ours],

@@ -1,11 +1,11 @@
-//! A plot of lines, drawn as SVG.
+//! A line plot, drawn as SVG.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 use super::axis::Axis;
 
-/// Told apart by most eyes, on white.
+/// Colours that most readers can tell apart on white.
 pub(super) const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -15,7 +15,7 @@ pub(super) const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(120, 94, 60),
 ];
-/// What stands beside all of a plot's lines.
+/// Space around the lines of a plot.
 pub(super) const GREY: RGBColor = RGBColor(90, 90, 90);
 pub(super) const INK: RGBColor = RGBColor(40, 40, 40);
 pub(super) const FAINT: RGBColor = RGBColor(225, 225, 225);
@@ -25,18 +25,18 @@ const HEIGHT: u32 = 360;
 const TITLE: u32 = 36;
 const ROW: u32 = 20;
 
-/// A line, its points marked or not.
+/// A line, with or without marked points.
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) colour: RGBColor,
     pub(super) dashed: bool,
     pub(super) marked: bool,
     pub(super) points: Vec<(f64, f64)>,
-    /// From where to where each point's rounds went: x, least, most.
+    /// The range of each point's rounds: x, minimum, maximum.
     pub(super) spread: Vec<(f64, f64, f64)>,
 }
 
-/// The plot.
+/// A line plot.
 pub(super) struct Lines {
     pub(super) title: String,
     pub(super) x: Axis,
@@ -45,7 +45,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// The plot as SVG.
+    /// Draws the plot as SVG.
     pub(super) fn svg(&self) -> Result<String> {
         let head = TITLE + ROW * u32::try_from(self.series.len())? + 6;
         let mut svg = String::new();
@@ -62,7 +62,7 @@ impl Lines {
         let (top, below) = root.split_vertically(head);
         title(&top, &self.title)?;
         for (row, series) in (0i32..).zip(&self.series) {
-            // Above the plot, where no line can run into it.
+            // Above the plot, so that no line crosses the key.
             let y = TITLE.cast_signed() + row * ROW.cast_signed() + 10;
             series.draw_key(&top, y)?;
         }
@@ -113,7 +113,7 @@ impl Series {
             area.draw(&PathElement::new([(from, y), (to, y)], line))?;
         }
         if self.marked {
-            // Not a circle: those are the points of the plot.
+            // A square, because circles are the points of the plot.
             area.draw(&Rectangle::new([(94, y - 3), (100, y + 3)], self.colour.filled()))?;
         }
         area.draw(&Text::new(clipped(&self.name, 88), (118, y - 6), font(13.0)))
@@ -123,25 +123,25 @@ impl Series {
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 pub(super) type Drawn = Result<(), DrawingAreaErrorKind<<SVGBackend<'static> as DrawingBackend>::ErrorType>>;
 
-/// The title of a plot, at the top left; smaller where it would not fit.
-pub(super) fn title(area: &Area<'_>, words: &str) -> Drawn {
-    let size = (1_300.0 / words.chars().count() as f64).clamp(9.0, 16.0);
+/// Draws the title at the top left, in a smaller font if it does not fit.
+pub(super) fn title(area: &Area<'_>, text: &str) -> Drawn {
+    let size = (1_300.0 / text.chars().count() as f64).clamp(9.0, 16.0);
     let style = TextStyle::from(("sans-serif", size * 1.24, FontStyle::Bold).into_font()).color(&INK);
-    area.draw(&Text::new(words.to_owned(), (14, 10), style))
+    area.draw(&Text::new(text.to_owned(), (14, 10), style))
 }
 
-/// What has room for so many letters: the middle is left out, as parameters stand at the end.
-pub(super) fn clipped(words: &str, letters: usize) -> String {
-    let count = words.chars().count();
+/// Shortens text to this many letters by leaving out the middle, because parameters are at the end.
+pub(super) fn clipped(text: &str, letters: usize) -> String {
+    let count = text.chars().count();
     if count <= letters {
-        return words.to_owned();
+        return text.to_owned();
     }
     let end = letters / 3;
-    let begin = words.chars().take(letters - end - 1);
-    begin.chain(['…']).chain(words.chars().skip(count - end)).collect()
+    let begin = text.chars().take(letters - end - 1);
+    begin.chain(['…']).chain(text.chars().skip(count - end)).collect()
 }
 
-/// Plain text, so many pixels high: the backend divides the size by the factor that it is given here.
+/// Returns a font of this height in pixels. The backend divides the size by this factor.
 pub(super) fn font(size: f64) -> TextStyle<'static> {
     TextStyle::from(("sans-serif", size * 1.24).into_font()).color(&INK)
 }

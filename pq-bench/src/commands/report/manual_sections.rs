@@ -57,9 +57,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sections_are_kept_and_malformed_ones_are_refused() {
+    fn sections_are_kept_and_malformed_ones_are_rejected() {
         let page = "a\n<!-- manual: put -->\nfsync limits it.\n\nTwice.\n<!-- end -->\nb<!-- manual -->x<!-- end -->";
-        let mut manual = ManualSections::of(page).expect("it is clear");
+        let mut manual = ManualSections::of(page).expect("valid sections");
         assert_eq!(manual.take("put"), "<!-- manual: put -->\nfsync limits it.\n\nTwice.\n<!-- end -->\n");
         assert_eq!(manual.take("get"), "<!-- manual: get -->\n<!-- end -->\n");
         assert_eq!(manual.left(), [""]);

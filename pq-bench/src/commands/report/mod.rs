@@ -1,4 +1,4 @@
-//! `pq-bench report`: writes docs/benchmarks.md, its appendices and its plots from the files of runs.
+//! `pq-bench report`: writes docs/benchmarks.md, its appendices and its plots from runs.
 
 mod axis;
 mod bars;
@@ -20,23 +20,23 @@ use pq_bench::{Results, scenarios};
 use manual_sections::ManualSections;
 use merge::Merged;
 
-/// The page, and the folder of its appendices, plots and runs.
+/// The page, and the folder with its appendices, plots and runs.
 const PAGE: &str = "benchmarks.md";
 const FOLDER: &str = "benchmarks";
 const RUNS: &str = "runs.json";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The file of a run. A later run replaces what earlier runs and the kept runs have of the same figures
+    /// File of a run, side figures replace those of earlier runs
     #[arg(long = "run", value_name = "FILE", default_value = "target/pq-bench.json")]
     runs: Vec<PathBuf>,
-    /// Ignores the kept runs
+    /// Ignore the kept runs
     #[arg(long, conflicts_with = "redraw")]
     anew: bool,
-    /// Writes the pages from the kept runs alone
+    /// Write the pages from the kept runs alone
     #[arg(long, conflicts_with = "runs")]
     redraw: bool,
-    /// The folder of the page
+    /// Folder of the page
     #[arg(long, value_name = "FOLDER", default_value = "docs")]
     out: PathBuf,
 }
@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         lost.join(", ")
     );
     let plots = plots::of(&merged)?;
-    // All pages are made before any is written. A manual section that cannot be read would be lost otherwise.
+    // All pages are made before one is written. Otherwise a manual section that cannot be read would be lost.
     let mut pages = vec![(file.clone(), page::summary(&merged, &plots, manual_of(&file)?))];
     for scenario in merged.scenarios() {
         let file = appendix(&folder, scenario);
@@ -117,7 +117,7 @@ fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Removes plots and appendices of an earlier report that have no figures any more. Manual text is kept.
+/// Removes plots and appendices of an earlier report that have no figures any more. Keeps manual text.
 fn remove_stale(folder: &Path, plots: &[plots::Plot], pages: &[(PathBuf, String)]) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let file = entry?.path();

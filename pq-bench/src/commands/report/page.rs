@@ -1,4 +1,4 @@
-//! The page and its appendices, as Markdown.
+//! The page and its appendices as Markdown.
 
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ use super::{FOLDER, RUNS};
 const PLOTS: [&str; 5] =
     ["put-scaling.svg", "get-scaling.svg", "drain-scaling.svg", "wake-latency.svg", "horizon-over-time.svg"];
 
-/// Returns the page: targets, main plots, what limits the figures, and where they were measured.
+/// Returns the page: targets, main plots, limits, and environments.
 pub(super) fn summary(merged: &Merged, plots: &[Plot], mut manual: ManualSections) -> String {
     let mut page = String::from(
         "# Benchmarks\n\n\
@@ -68,7 +68,7 @@ pub(super) fn without_figures(scenario: &str, mut manual: ManualSections) -> Opt
     Some(page)
 }
 
-/// Returns the manual sections whose place is gone.
+/// Returns the manual sections side place in the page is gone.
 fn leftover(mut manual: ManualSections) -> String {
     let names = manual.left();
     if names.is_empty() {
@@ -78,7 +78,7 @@ fn leftover(mut manual: ManualSections) -> String {
     format!("\n## Other notes\n\n{sections}")
 }
 
-/// Returns each place once, with the runs that were measured there.
+/// Returns each environment once, with the runs that were measured in it.
 fn environments(runs: &[Results]) -> String {
     let mut environments: Vec<(String, String)> = Vec::new();
     for about in runs {
@@ -98,7 +98,9 @@ fn environments(runs: &[Results]) -> String {
     environments.iter().map(|(place, runs)| format!("{place}- runs:\n{runs}\n")).collect()
 }
 
-/// Returns a table of the targets, a row for each kind of figure: the measurement that is furthest from its target.
+/// Returns the table of targets.
+///
+/// It has one row per kind of figure, with the measurement that is furthest from its target.
 fn targets(merged: &Merged) -> String {
     let figures = merged.figures();
     let with_target: Vec<&Figure> = figures.into_iter().filter(|figure| figure.target.is_some()).collect();
@@ -201,8 +203,8 @@ fn section(merged: &Merged, scenario: &str, plots: &[Plot]) -> String {
     text
 }
 
-fn sentence(words: &str) -> String {
-    let mut letters = words.chars();
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
@@ -252,7 +254,7 @@ fn tracks(figures: &[&Figure]) -> String {
     }
 }
 
-/// The means of a track's beginning and end.
+/// Returns the means of the first and of the last part of a track.
 fn ends(track: &Track) -> Option<(f64, f64)> {
     let (begin, end) = (track.points.first()?.0, track.points.last()?.0);
     let part = ((end - begin) / 10.0).min(60.0);
@@ -266,7 +268,7 @@ fn ends(track: &Track) -> Option<(f64, f64)> {
 
 fn costs(figures: &[&Figure]) -> String {
     let row = |what: String, cost: Cost, whole: bool| {
-        // What another process did is not known here.
+        // The client's costs are unknown if another process did the work.
         let own = |value: f64| if whole { number(value) } else { String::new() };
         vec![
             what,
@@ -300,12 +302,12 @@ fn costs(figures: &[&Figure]) -> String {
     some_table(&heads, rows)
 }
 
-/// A table and an empty line; nothing where it has no rows.
+/// Returns a table and an empty line, or nothing if there are no rows.
 fn some_table(heads: &[&str], rows: Vec<Vec<String>>) -> String {
     if rows.is_empty() { String::new() } else { table(heads, rows.into_iter()) + "\n" }
 }
 
-/// The first columns are words, to the left; those that hold numbers alone stand to the right.
+/// Returns a table. Columns of numbers are aligned to the right.
 fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let rows: Vec<Vec<String>> = rows.collect();
     let numeric = |at: usize| {

@@ -1,4 +1,4 @@
-//! Which plots a run gives: what is drawn of its figures, and how it is called.
+//! Selects the plots of a run, their series and their names.
 
 use std::collections::BTreeMap;
 
@@ -12,31 +12,31 @@ use super::format::{file_name, name, tick, time_unit};
 use super::lines::{COLOURS, GREY, Lines, Series};
 use super::merge::Merged;
 
-/// A plot, and where it belongs.
+/// A plot and its scenario.
 pub(super) struct Plot {
     pub(super) scenario: String,
     pub(super) title: String,
-    /// Its file's name.
+    /// File name.
     pub(super) file: String,
     pub(super) svg: String,
 }
 
-/// The parameters that a rate is drawn over.
+/// Parameters that rates are plotted over.
 const OVER: [&str; 4] = ["threads", "connections", "clients", "workers"];
-/// More lines than this are not told apart.
+/// Maximum number of lines that readers can tell apart.
 const LINES: usize = 4;
-/// More bars than this are not read.
+/// Maximum number of bars per plot.
 const ROWS: usize = 12;
-/// Longer runs are drawn in minutes.
+/// Longer runs are plotted in minutes.
 const MINUTES: f64 = 180.0;
 
-/// All plots of a run.
+/// Returns all plots of a run.
 pub(super) fn of(merged: &Merged) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     for scenario in merged.scenarios() {
         let figures: Vec<&Figure> = merged.of_scenario(scenario).collect();
         let mut add = |title: String, kind: &str, svg: String| {
-            // A scenario may have several of a kind.
+            // A scenario may have several plots of a kind.
             let same = |plot: &&Plot| plot.file.starts_with(&format!("{}-{kind}", file_name(scenario)));
             let file = match plots.iter().filter(same).count() {
                 0 => format!("{}-{kind}.svg", file_name(scenario)),
@@ -64,14 +64,14 @@ fn colour(at: usize) -> RGBColor {
     COLOURS[at % COLOURS.len()]
 }
 
-/// What a figure is drawn over, and where it is there.
+/// Returns the parameter that a figure is plotted over, and its value.
 fn over(figure: &Figure) -> Option<(&'static str, f64)> {
     OVER.iter().find_map(|over| Some((*over, figure.parameters.get(*over)?.parse().ok()?)))
 }
 
-/// Rates over threads, ours and the other side's.
+/// Plots rates over threads, for `pq` and the baseline.
 fn scaling(scenario: &str, figures: &[&Figure]) -> Vec<Lines> {
-    // What is the same but for the number of threads is a line.
+    // Figures that differ only in the number of threads form a line.
     let mut groups: Vec<(String, Vec<(f64, &Figure)>)> = Vec::new();
     let mut axes: Vec<&str> = Vec::new();
     for figure in figures.iter().filter(|figure| figure.unit.ends_with("/s") && !figure.ours.is_empty()) {
@@ -100,7 +100,7 @@ fn scaling(scenario: &str, figures: &[&Figure]) -> Vec<Lines> {
         .collect()
 }
 
-/// The title of a plot that may have been split.
+/// Returns the title of a plot that may have been split.
 fn part_title(scenario: &str, of: &str, part: usize, parts: usize) -> String {
     match parts {
         1 => format!("{scenario}: {of}"),
@@ -136,17 +136,17 @@ fn scaling_plot(title: &str, label: &str, groups: &[(String, Vec<(f64, &Figure)>
         }
         let what = points.iter().find_map(|(_, figure)| figure.beside.clone());
         let what = what.unwrap_or_else(|| "the other side".to_owned());
-        // Several of ours may have been measured beside the same.
+        // Several figures may share a baseline.
         match beside.iter_mut().find(|(known, series)| *known == what && series.points == points_of_baseline)
         {
             Some((_, series)) => series.colour = GREY,
             None => {
                 let twice = beside.iter().any(|(known, _)| *known == what);
-                let words = if twice { format!("{what} (beside {name})") } else { what.clone() };
+                let text = if twice { format!("{what} (beside {name})") } else { what.clone() };
                 beside.push((
                     what,
                     Series {
-                        name: words,
+                        name: text,
                         colour: if groups.len() == 1 { GREY } else { colour(at) },
                         dashed: true,
                         marked: true,
@@ -166,13 +166,13 @@ fn scaling_plot(title: &str, label: &str, groups: &[(String, Vec<(f64, &Figure)>
     let unit = &groups[0].1[0].1.unit;
     Lines {
         title: title.to_owned(),
-        x: Axis::at(label, positions.into_iter().map(|(words, at)| (at, words)).collect()),
+        x: Axis::at(label, positions.into_iter().map(|(text, at)| (at, text)).collect()),
         y: Axis::from_zero(unit, most),
         series,
     }
 }
 
-/// Percentiles, by how many nines they have.
+/// Plots percentiles by their number of nines.
 fn latencies(scenario: &str, figures: &[&Figure]) -> Vec<Lines> {
     let mut by_unit: Vec<(&str, Vec<&Figure>)> = Vec::new();
     for figure in figures.iter().filter(|figure| figure.percentiles.len() > 1) {
@@ -199,25 +199,25 @@ fn latencies(scenario: &str, figures: &[&Figure]) -> Vec<Lines> {
 fn latency_plot(title: &str, unit: &str, figures: &[&Figure]) -> Lines {
     let all = || figures.iter().flat_map(|figure| &figure.percentiles);
     let below = all().map(|(percent, _)| *percent).filter(|percent| *percent < 100.0).fold(0.0, f64::max);
-    // The longest time of all has a place one nine further on.
+    // The maximum is placed one nine beyond the highest percentile.
     let place = |percent: f64| match percent {
         all if all >= 100.0 => -(1.0 - below / 100.0).log10() + 1.0,
         percent => -(1.0 - percent / 100.0).log10(),
     };
     let mut positions: Vec<(f64, String)> = Vec::new();
     for (percent, _) in all() {
-        let words = if *percent >= 100.0 { "max".to_owned() } else { format!("p{percent}") };
-        if !positions.iter().any(|(_, known)| *known == words) {
-            positions.push((place(*percent), words));
+        let text = if *percent >= 100.0 { "max".to_owned() } else { format!("p{percent}") };
+        if !positions.iter().any(|(_, known)| *known == text) {
+            positions.push((place(*percent), text));
         }
     }
     positions.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-    // Labels that would touch give way to those of the longer times.
+    // If labels would overlap, the one of the longer time stays.
     let room = positions.last().map_or(0.0, |(last, _)| *last) / 16.0;
     let mut labels: Vec<(f64, String)> = Vec::new();
-    for (at, words) in positions.into_iter().rev() {
+    for (at, text) in positions.into_iter().rev() {
         if labels.last().is_none_or(|(next, _)| next - at >= room) {
-            labels.push((at, words));
+            labels.push((at, text));
         }
     }
     let times = || all().map(|(_, time)| *time).filter(|time| *time > 0.0);
@@ -243,7 +243,7 @@ fn latency_plot(title: &str, unit: &str, figures: &[&Figure]) -> Lines {
     }
 }
 
-/// How a figure went over time.
+/// Plots a figure over time.
 fn over_time(figure: &Figure) -> Option<Lines> {
     let points = || figure.tracks.iter().flat_map(|track| &track.points);
     let long = points().map(|(at, _)| *at).fold(0.0, f64::max);
@@ -255,7 +255,7 @@ fn over_time(figure: &Figure) -> Option<Lines> {
         name: track.name.clone(),
         colour: colour(at),
         dashed: false,
-        // So many marks would hide the line.
+        // Too many marks would hide the line.
         marked: track.points.len() <= 40,
         points: track.points.iter().map(|(at, value)| (at / each, *value)).collect(),
         spread: Vec::new(),
@@ -268,7 +268,7 @@ fn over_time(figure: &Figure) -> Option<Lines> {
     })
 }
 
-/// Bytes of WAL a job.
+/// Plots the bytes of WAL per job.
 fn bytes(scenario: &str, figures: &[&Figure]) -> Vec<Bars> {
     let row = |figure: &&Figure| {
         let beside = figure.beside.clone().unwrap_or_else(|| "the other side".to_owned());

@@ -1,12 +1,12 @@
-//! How jobs are taken and ended by baseline SQL on the same table, as scripts of pgbench.
+//! Baseline SQL that takes and settles jobs of the queue's table, as pgbench scripts.
 
 use crate::baseline::first_jobs;
 
-/// The table of [`batch_lease`].
+/// Creates the table of [`batch_lease`].
 pub(super) const LEASES: &str = "CREATE TABLE IF NOT EXISTS bench_leases \
     (id bigserial PRIMARY KEY, jobs bigint[] NOT NULL, data text[] NOT NULL); TRUNCATE bench_leases";
 
-/// Takes so many jobs into one row that holds them as arrays, and ends them by deleting that row.
+/// Takes jobs into one row that holds them as arrays, and settles them by deleting that row.
 pub(super) fn batch_lease(queue: &str, size: usize) -> String {
     format!(
         "WITH taken AS (DELETE FROM pq.queue WHERE {} RETURNING id, data) \
@@ -18,7 +18,7 @@ pub(super) fn batch_lease(queue: &str, size: usize) -> String {
     )
 }
 
-/// Marks each of so many jobs as taken, and deletes them afterwards.
+/// Marks jobs as taken, and deletes them afterwards.
 pub(super) fn update_then_delete(queue: &str, size: usize) -> String {
     format!(
         "WITH taken AS (UPDATE pq.queue SET dequeued_at = now(), attempt = attempt + 1 WHERE {} \
@@ -29,7 +29,7 @@ pub(super) fn update_then_delete(queue: &str, size: usize) -> String {
     )
 }
 
-/// Moves so many jobs to the archive.
+/// Moves jobs to the archive.
 pub(super) fn archive(queue: &str, size: usize) -> String {
     format!(
         "WITH taken AS (DELETE FROM pq.queue WHERE {} RETURNING *) \

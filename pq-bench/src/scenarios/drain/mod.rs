@@ -1,4 +1,4 @@
-//! Workers that empty a queue.
+//! Workers that drain a queue.
 
 mod baseline;
 
@@ -16,14 +16,14 @@ use crate::{Bench, Cost, Figure, Meter, PAYLOAD, Target, pgbench_drain};
 /// Workers with handlers that do nothing.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "drain",
-    about: "workers that empty a queue, by threads and by batch, beside the bare SQL by pgbench",
+    about: "workers that drain a queue, by threads and by batch size, beside plain SQL in pgbench",
     run,
 };
 
 const QUEUE: &str = "drain";
 const BATCH: usize = 500;
 
-/// Something that is measured beside ours.
+/// A baseline of a drain.
 struct Baseline {
     label: String,
     script: String,
@@ -73,7 +73,7 @@ fn baselines_for(kind: Kind, threads: usize) -> Vec<Baseline> {
     }
 }
 
-/// Works them all; by batches of this size, if one is given.
+/// Drains the queue; by batches of exactly `size` if it is given.
 fn drain(bench: &Bench, kind: Kind, threads: usize, jobs: usize, size: Option<usize>) -> Result<Cost> {
     working::drain(bench, Pq::builder(), threads, jobs, |pq| {
         let worker = Worker::new(pq).serve(kind.idle(&pq.queue(QUEUE)?));
@@ -84,8 +84,9 @@ fn drain(bench: &Bench, kind: Kind, threads: usize, jobs: usize, size: Option<us
     })
 }
 
-/// The queue is filled without a checkpoint afterwards, so that what is counted as WAL is what the queue writes
-/// and not the first change of each page.
+/// Measures drains by a number of threads.
+///
+/// There is no checkpoint after the queue is filled. Otherwise the WAL would consist mostly of full-page images.
 fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<Vec<Figure>> {
     let queue = bench.queue(QUEUE)?;
     let jobs = plan.batches(480_000, BATCH);
@@ -130,7 +131,7 @@ fn by_threads(bench: &Bench, plan: &Plan, kind: Kind, threads: usize) -> Result<
         let sum = |put: &[Cost], drained: &[Cost], part: fn(&Cost) -> f64| -> Vec<f64> {
             put.iter().zip(drained).map(|(put, drained)| part(put) + part(drained)).collect()
         };
-        let beside = format!("bare INSERT of {BATCH} a commit; {}", baselines_for[0].label);
+        let beside = format!("INSERT of {BATCH} a commit; {}", baselines_for[0].label);
         for (name, unit, part, target) in [
             ("WAL, put and drain", "bytes/job", (|cost| cost.wal) as fn(&Cost) -> f64, Some(max_wal(kind))),
             ("dead rows, put and drain", "rows/job", |cost| cost.dead_rows, None),
@@ -154,7 +155,7 @@ fn max_wal(kind: Kind) -> Target {
     })
 }
 
-/// Puts jobs by batches into an empty table, and says what that cost.
+/// Puts jobs in batches into an empty table, and returns the cost.
 fn fill(
     bench: &Bench,
     queue: &Queue<Box<RawValue>>,
@@ -196,7 +197,7 @@ fn by_size(bench: &Bench, plan: &Plan, kind: Kind, size: usize) -> Result<Figure
         ),
     };
     let (mut ours, mut baseline) = (Vec::new(), Vec::new());
-    // They have no target, and there are many.
+    // There are many of these figures and they have no target.
     for _ in 0..plan.rounds.min(2) {
         bench.refill_in_use(&queue, jobs)?;
         ours.push(drain(bench, kind, 1, jobs, Some(size))?);
@@ -208,7 +209,7 @@ fn by_size(bench: &Bench, plan: &Plan, kind: Kind, size: usize) -> Result<Figure
     Ok(with_costs(figure, &ours, label, &baseline))
 }
 
-/// Every job leaves its history in the archive, so that each has a verdict.
+/// Measures a drain that keeps each job in the archive with its outcome.
 fn kept(bench: &Bench, plan: &Plan, kind: Kind) -> Result<Figure> {
     let queue = bench.queue(QUEUE)?;
     let jobs = plan.batches(96_000, BATCH);
