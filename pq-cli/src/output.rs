@@ -82,13 +82,13 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     print_lines([text]).map_err(|error| Failure::Io(format!("cannot write the output: {error}")))
 }
 
-/// Colours text if standard output wants colours.
+/// Colours text if standard output is a terminal that supports colours.
 pub(crate) fn paint(text: &str, colour: AnsiColor) -> String {
     let style = colour.on_default();
     if wants_colour() { format!("{style}{text}{style:#}") } else { text.to_owned() }
 }
 
-/// Returns `true` if standard output is a terminal that wants colours.
+/// Returns `true` if standard output is a terminal that supports colours.
 pub(crate) fn wants_colour() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }

@@ -36,7 +36,7 @@ impl PidFile {
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
             // The previous holder may have removed the file after this process opened it and before it locked it.
-            // The lock would then be on a file that nobody else finds, so the file must be opened again.
+            // The lock would then be on a file that no other process finds, so the file must be opened again.
             let is_there = fs::metadata(path)
                 .is_ok_and(|there| file.metadata().is_ok_and(|ours| there.ino() == ours.ino()));
             if !is_there {

@@ -70,7 +70,7 @@ impl LeaseTable {
         }
     }
 
-    /// Extends the leases of which a third has passed, or [`EXTEND_WITHIN`] if that is shorter.
+    /// Extends the leases after a third of their length, or after [`EXTEND_WITHIN`] if that is shorter.
     pub(crate) fn extend_due<S: Store>(&self, store: &S) {
         let mut due = HashMap::<Duration, Vec<i64>>::new();
         for (lease, state) in lock(&self.0).iter() {

@@ -32,7 +32,7 @@ use crate::{Claim, CodecError, Error, Payload, PayloadLimits};
 pub enum Outcome {
     /// The job is done, and its row is removed.
     ///
-    /// A handler of which [`crate::Handler::keep_history`] is set keeps it in the archive, as [`Outcome::Keep`] without
+    /// A handler with [`crate::Handler::keep_history`] keeps it in the archive, as [`Outcome::Keep`] without
     /// a result does.
     Complete,
     /// The job is done, and is kept in the archive.

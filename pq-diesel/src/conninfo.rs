@@ -66,7 +66,7 @@ fn show(text: &str) -> Result<String, Unshown> {
     let host = value("host").or(value("hostaddr")).unwrap_or_default();
     let (port, database) = (value("port").unwrap_or_default(), value("dbname").unwrap_or_default());
     // libpq ends the user part of a URL at the first "@" or "/". If the password holds one of them, its rest becomes
-    // host, port or database, together with the "@" that was meant to end the user part.
+    // host, port or database, together with the "@" that should end the user part.
     let after_user = text.split_once("://").and_then(|(_, rest)| rest.split_once(['@', '/']));
     let is_ambiguous = [host, port, database].iter().any(|value| value.contains('@'))
         || after_user.is_some_and(|(_, rest)| rest.contains('@'))

@@ -63,7 +63,7 @@ pub fn len(conn: &mut PgConnection, queue: &str) -> Result<u64, Error> {
     Ok(queue.on(conn).counts()?.ready)
 }
 
-/// Deletes all jobs that nobody holds, and returns their number.
+/// Deletes all jobs that are not held, and returns their number.
 ///
 /// # Errors
 ///

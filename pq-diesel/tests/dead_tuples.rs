@@ -52,7 +52,7 @@ fn takes_resume_behind_dead_tuples_that_vacuum_cannot_remove() -> Outcome {
     let (mut conn, _elsewhere) = put_behind_dead_tuples(&database, 2_000)?;
     let queue = Pq::detached().queue::<i64>("apples")?;
     let mut taken = take_until_resumed(&mut conn, &queue)?;
-    // This job sorts before the position where the next take resumes. Its own handle knows of it.
+    // This job sorts before the position where the next take resumes. Its own handle is notified of it.
     let first = pq_diesel::PutOptions::new().priority(5);
     queue.on(&mut conn).put_with(&-1, &first)?;
     assert_eq!(queue.on(&mut conn).get()?.map(|job| job.data), Some(-1));

@@ -88,7 +88,7 @@ fn a_bulk_put_that_loses_its_connection_puts_nothing() -> Outcome {
     let queue = queue(&database)?;
     let mut conn = database.connect()?;
     let mut cut = 0;
-    // Enough to be sent in many parts, some of which the server has received by then.
+    // There is enough data for many parts, some of which the server has received by then.
     let jobs = (0..200_000).inspect(|n| {
         if *n == 100_000 {
             let ended = diesel::sql_query(

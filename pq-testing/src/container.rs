@@ -124,7 +124,7 @@ impl Plan {
     fn carry_out(self, started: &Sender<Result<Conninfo, Error>>, released: &Receiver<()>) {
         match self.start() {
             Ok((container, conninfo)) => {
-                // If the start took too long, the receiver is gone.
+                // The receiver was dropped if the start took too long.
                 if started.send(Ok(conninfo)).is_ok() {
                     // Nothing is ever sent: this returns when the other end is dropped.
                     let _ = released.recv();

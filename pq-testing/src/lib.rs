@@ -17,7 +17,7 @@
 //!     diesel::sql_query("CREATE TABLE greetings (text text NOT NULL)")
 //!         .execute(&mut conn)
 //!         .expect("the database is empty");
-//!     // Code that wants a connection string gets this one.
+//!     // Pass this connection string to the code under test.
 //!     assert!(database.url().starts_with("postgres"));
 //!     Ok(())
 //! }

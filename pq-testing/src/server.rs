@@ -45,7 +45,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`Error::NoServer`] (or the error of the kind that was asked for) if this machine has no server.
+    /// [`Error::NoServer`] (or the error of the requested kind) if this machine has no server.
     /// If a kind exists but fails, that failure is returned, and the next kind is not tried.
     pub fn start(options: &Options) -> Result<Self, Error> {
         let server = match options.kind {

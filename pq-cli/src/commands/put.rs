@@ -75,7 +75,7 @@ impl Put {
 /// Number of jobs per call. More jobs take several calls in one transaction, so that the progress bar can move.
 const AT_ONCE: usize = 20_000;
 
-/// Puts all jobs, or none of them.
+/// Puts all jobs or none.
 fn put_all(
     queue: &Queue<Box<RawValue>>,
     documents: &[Box<RawValue>],

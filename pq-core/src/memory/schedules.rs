@@ -79,7 +79,7 @@ impl Schedules for MemoryStore {
     }
 }
 
-/// Changes a periodic job, and returns `false` if there is none of the name.
+/// Changes a periodic job, and returns `false` if there is none of that name.
 fn change_entry(state: &mut State, open: &mut Open, name: &str, change: impl FnOnce(&mut CronEntry)) -> bool {
     let Some(mut periodic) = state.crons.get(name).cloned() else { return false };
     change(&mut periodic.entry);

@@ -108,7 +108,7 @@ impl<S: Store, T> Queue<S, T> {
         self.store().with_connection(|conn| self.on(conn).cancel(id))
     }
 
-    /// Deletes all jobs of the queue that nobody holds, scheduled ones included, and returns their number.
+    /// Deletes all jobs of the queue that are not held, including scheduled ones, and returns their number.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl<S: Store, T> Queue<S, T> {
         self.store().with_connection(|conn| self.on(conn).clear())
     }
 
-    /// Pauses the queue: no job of it is taken until [`Queue::resume`]. Jobs that are held already go on.
+    /// Pauses the queue: no job of it is taken until [`Queue::resume`]. Held jobs continue.
     ///
     /// Returns `false` if the queue was paused already. Python's `pq` ignores the pause.
     ///
@@ -137,7 +137,7 @@ impl<S: Store, T> Queue<S, T> {
         self.store().with_connection(|conn| self.store().pause(conn, &self.name, false))
     }
 
-    /// Moves jobs that nobody holds to another queue, and returns their number.
+    /// Moves jobs that are not held to another queue, and returns their number.
     ///
     /// Moves the jobs with these ids, or all if `ids` is `None`. They keep their ids, times, priorities and keys. A job
     /// whose unique key is in use in the other queue stays.

@@ -45,7 +45,8 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
         self.queue.store().counts(self.conn, &self.queue.name)
     }
 
-    /// Deletes all jobs of the queue that nobody else holds, in this transaction, and returns their number.
+    /// Deletes all jobs of the queue that no other transaction or lease holds, in this transaction, and returns their
+    /// number.
     ///
     /// # Errors
     ///
@@ -135,7 +136,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`Queue::put`]. If the payload is refused, the transaction can go on.
+    /// The errors of [`Queue::put`]. If the payload is refused, the transaction remains usable.
     pub fn put<Q: Serialize + ?Sized>(&mut self, data: &Q) -> Result<Put, S::Error>
     where
         T: Borrow<Q>,

@@ -36,7 +36,7 @@ impl<S: Store> Pq<S> {
 
     /// Removes a periodic job. Jobs that it has enqueued stay.
     ///
-    /// Returns `false` if there is none of this name.
+    /// Returns `false` if there is none of that name.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl<S: Store> Pq<S> {
 
     /// Pauses a periodic job. Ticks that pass meanwhile are skipped.
     ///
-    /// Returns `false` if there is none of this name.
+    /// Returns `false` if there is none of that name.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl<S: Store> Pq<S> {
 
     /// Resumes a periodic job, from its next tick on the store's clock.
     ///
-    /// Returns `false` if there is none of this name.
+    /// Returns `false` if there is none of that name.
     ///
     /// # Errors
     ///

@@ -51,7 +51,8 @@ impl<S: Store, T: Serialize> Queue<S, T> {
 
     /// Enqueues many jobs in one round trip, all or none, and returns their ids in the same order.
     ///
-    /// Costs much less than as many calls of [`Queue::put`]. For more jobs than fit in memory, use [`Queue::put_all`].
+    /// Is much faster than one call of [`Queue::put`] for each job. For more jobs than fit in memory, use
+    /// [`Queue::put_all`].
     ///
     /// # Errors
     ///

@@ -33,7 +33,7 @@ pub trait Admin: Connect {
         count: usize,
     ) -> Result<Vec<JobRecord>, Self::Error>;
 
-    /// Returns a job of the queue, or `None` if there is none of this id: it never existed, or it is done and no
+    /// Returns a job of the queue, or `None` if there is none with this id: it never existed, or it is done and no
     /// history is kept.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ pub trait Admin: Connect {
         id: JobId,
     ) -> Result<CancelOutcome, Self::Error>;
 
-    /// Deletes every job of a queue that nobody holds, and returns their number. The archive is not changed.
+    /// Deletes every job of a queue that is not held, and returns their number. The archive is not changed.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ pub trait Admin: Connect {
     /// The store's error.
     fn pause(&self, conn: &mut Self::Conn, queue: &QueueName, paused: bool) -> Result<bool, Self::Error>;
 
-    /// Moves jobs that nobody holds to another queue, with all their attributes, and returns their number.
+    /// Moves jobs that are not held to another queue, with all their attributes, and returns their number.
     ///
     /// With `ids`, these jobs; without, all. A job whose unique key is in use in the other queue stays.
     ///

@@ -42,7 +42,7 @@ pub trait Connect: Send + Sync + 'static {
 
     /// Sets a savepoint in the transaction of `conn` and releases `earlier`.
     ///
-    /// For a sequence of steps of which each can be undone alone. It takes about half the round trips of a nested
+    /// For a sequence of steps that can be undone one by one. It takes about half the round trips of a nested
     /// transaction for each step.
     ///
     /// # Errors

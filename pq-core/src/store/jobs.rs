@@ -61,7 +61,7 @@ pub trait Jobs: Connect {
     /// Takes a job again that an earlier transaction took and returned by its rollback.
     ///
     /// The claim stays the same, so the job can be settled by it. Returns `false` if the job has changed, or if the job
-    /// or its serialization key is held by another by now. A paused queue does not prevent it.
+    /// or its serialization key is held by another transaction or lease. A paused queue does not prevent it.
     ///
     /// # Errors
     ///
@@ -185,7 +185,7 @@ pub trait Jobs: Connect {
 pub struct Accepted(Vec<bool>);
 
 impl Accepted {
-    /// Creates the answer to as many settlements.
+    /// Creates the answer to settlements, in their order.
     pub fn new(accepted: Vec<bool>) -> Self {
         Self(accepted)
     }

@@ -53,7 +53,7 @@ pub use workers::Workers;
 ///   when it commits. The commit, not the put, notifies every [`crate::WakeSignal`] that is subscribed to the queue.
 ///   A job that another program adds by the store's own means, such as plain SQL, counts as put.
 /// - **Take.** A take returns the first ready jobs in this order: higher priority, then earlier `expected_at` with
-///   absent ones last, then lower id. A job is ready if it is due and nobody holds it. It is due if `schedule_at` is
+///   absent ones last, then lower id. A job is ready if it is due and not held. It is due if `schedule_at` is
 ///   absent or has passed on the store's clock at the moment of the call, not at the start of the transaction. A take
 ///   skips jobs that others hold and never waits for them. No job is returned to two holders, and none is held that
 ///   was not returned. A taken job is deleted when the transaction commits. A rollback, a lost connection or a dead

@@ -28,7 +28,7 @@ pub trait Schedules: Connect {
     /// The store's error.
     fn crons(&self, conn: &mut Self::Conn) -> Result<Vec<CronEntry>, Self::Error>;
 
-    /// Removes a periodic job, and returns `false` if there is none of the name. Jobs that it has put stay.
+    /// Removes a periodic job, and returns `false` if there is none of that name. Jobs that it has put stay.
     ///
     /// # Errors
     ///
@@ -37,7 +37,7 @@ pub trait Schedules: Connect {
 
     /// Pauses a periodic job, or resumes it with the tick `next_at`.
     ///
-    /// Returns `false` if there is none of the name.
+    /// Returns `false` if there is none of that name.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
-    /// Creates options of which none is set.
+    /// Creates options without any value set.
     pub fn new() -> Self {
         Self::default()
     }

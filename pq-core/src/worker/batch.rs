@@ -1,4 +1,4 @@
-//! What one take of jobs came to.
+//! The result of one take of jobs.
 
 use std::time::Duration;
 

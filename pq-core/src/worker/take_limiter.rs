@@ -70,7 +70,7 @@ impl TakeLimiter {
         } else if batch.taken < batch.want {
             affinity.is_active = true;
         } else if batch.want >= LARGE_TAKE {
-            // A full batch of the largest size leaves work for others. After a smaller one the thread wants more.
+            // A full batch of the largest size leaves work for others. After a smaller one the thread can take more.
             affinity.is_active = false;
         }
         if affinity.thread == thread {
@@ -132,7 +132,7 @@ mod tests {
     const QUICK: TakenBatch =
         TakenBatch { has_keys: true, taken: 10, want: 64, took: Duration::from_millis(3) };
 
-    /// Returns a limiter after such a batch of thread 0, and the time of it.
+    /// Returns a limiter after such a batch of thread 0, and the time of the batch.
     fn for_thread_0() -> (TakeLimiter, Instant) {
         let (limiter, now) = (TakeLimiter::default(), Instant::now());
         for thread in [1, 0] {

@@ -120,7 +120,7 @@ fn run_next_batch<S: Store>(
     }
 }
 
-/// Pauses after an error. A request to stop ends the pause, unless the worker drains and has to go on.
+/// Pauses after an error. A request to stop ends the pause, unless the worker drains and must continue.
 fn pause<S: Store>(run: &WorkerRun<S>, pause: Duration) {
     let signal = WakeSignal::new();
     let _registration = run.stop.waits().notifies(&signal);

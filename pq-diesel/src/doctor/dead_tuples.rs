@@ -89,7 +89,8 @@ fn assess(table: &TableStats) -> Vec<Finding> {
     findings
 }
 
-/// Returns how severe a number of dead tuples is. A queue always has as many as jobs were taken since the last vacuum.
+/// Returns the severity of a number of dead tuples. A queue always has as many as jobs were taken since the last
+/// vacuum.
 fn dead_tuples_level(live: i64, dead: i64) -> Level {
     if dead > 10_000_000 && dead / 10 > live {
         Level::Failure

@@ -84,7 +84,7 @@ impl<K: Eq + Clone, R, A> GroupCommit<K, R, A> {
         let mut groups = self.groups();
         if !queue_group::of(&mut groups, key).may_run() {
             drop(groups);
-            // A request may take long to copy. Without the lock other calls go on meanwhile.
+            // A request may take long to copy. Without the lock other calls continue meanwhile.
             let request = request();
             groups = self.groups();
             let group = queue_group::of(&mut groups, key);
@@ -115,7 +115,7 @@ impl<K: Eq + Clone, R, A> GroupCommit<K, R, A> {
                     if queue_group::of(&mut groups, key).dequeue_to_lead(slot) {
                         return None;
                     }
-                    // Another call runs by now, and signals this one when it completes.
+                    // Another call runs, and signals this one when it completes.
                     deadline = None;
                 }
             }

@@ -13,7 +13,7 @@
 //! in-flight-writers lock. Two decisions depend on it:
 //!
 //! * If the lock is free most of the time, the channel is no longer contended and the notifier lock is released.
-//! * After the release the listener goes on notifying until every writer that did not notify has ended.
+//! * After the release the listener continues to notify until every writer that did not notify has ended.
 //!
 //! One long transaction can hold the in-flight-writers lock all the time. Therefore a lease of the notifier lock has a
 //! term. If the writers are still contended at its end, another lease follows.

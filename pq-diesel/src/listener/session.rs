@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
                     }
                     Action::ReleaseLock => release_lock(&mut self.conn, &lock("notifier"))?,
                     Action::AcquireLock => {
-                        // The table may be dropped or hidden from this role. Its writers then go on notifying.
+                        // The table may be dropped or hidden from this role. Its writers then continue to notify.
                         let acquired =
                             self.conn.ask(&format!("SELECT pg_try_advisory_lock({})", lock("notifier")));
                         if let Err(reason) = &acquired {

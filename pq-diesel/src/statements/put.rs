@@ -72,7 +72,7 @@ pub(super) const MANY: [&str; 3] = [
     include_str!("put/many_quiet_for_this.sql"),
 ];
 
-/// Puts many jobs of which some have a unique key. Like [`MANY`], with $9 unique keys and $10 what to do if
+/// Puts many jobs, some of which have a unique key. Like [`MANY`], with $9 unique keys and $10 what to do if
 /// a key is in use.
 pub(super) const UNIQUE: &str = include_str!("put/unique.sql");
 

@@ -19,7 +19,7 @@ enum Segment {
     Text(String),
     /// `$1` and so on.
     Param(usize),
-    /// `{count}`: the number of jobs that a take wants at most.
+    /// `{count}`: the maximum number of jobs of a take.
     Count,
     /// `{size}`: the size class of that number.
     Size,

@@ -14,7 +14,7 @@ use crate::Error;
 use crate::prepared::Value;
 use crate::rows::{JobRow, JobSql};
 
-/// The most expired leases whose jobs one step of maintenance returns, in one transaction.
+/// The maximum number of expired leases whose jobs one run of maintenance returns.
 const MAX_LEASES: usize = 100;
 
 impl Archive for PgStore {

@@ -1,11 +1,11 @@
-//! Splits jobs into as many as one statement takes.
+//! Splits jobs into chunks for one statement each.
 
-/// The most bytes and jobs of one statement. PostgreSQL cannot take an array of 1 GiB, so more jobs are split into
-/// several statements of one transaction.
+/// The maximum number of bytes and jobs of one statement. PostgreSQL cannot take an array of 1 GiB, so more jobs are
+/// split into several statements of one transaction.
 const MAX_BYTES: usize = 16 << 20;
 const MAX_JOBS: usize = 1 << 17;
 
-/// Splits jobs into chunks that one statement takes, in their order.
+/// Splits jobs into chunks for one statement each, in their order.
 pub(super) fn chunks<T>(jobs: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
     let (mut chunks, mut start, mut sum) = (Vec::new(), 0, 0);
     for (position, job) in jobs.iter().enumerate() {
@@ -22,7 +22,7 @@ pub(super) fn chunks<T>(jobs: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
     chunks
 }
 
-/// Collects the next jobs of an iterator, about as many as one statement takes.
+/// Collects the next chunk of an iterator's jobs, for one statement.
 pub(super) fn gather<T, E>(
     jobs: &mut dyn Iterator<Item = Result<T, E>>,
     bytes: impl Fn(&T) -> usize,

@@ -8,10 +8,10 @@ use super::take::{Owner, TakeRequest, warn_unreleased};
 use crate::Error;
 use crate::group_commit::{GroupCommit, Leader, Reply, Turn};
 
-/// The most jobs that a call may want to be grouped with others.
+/// The maximum number of jobs of a call that can be grouped with others.
 const MAX_REQUEST: usize = 64;
 
-/// The most jobs that a group takes.
+/// The maximum number of jobs that a group takes.
 const MAX_GROUP: usize = 1024;
 
 /// The takes of a handle that commit by themselves.
@@ -92,7 +92,7 @@ impl PgStore {
     }
 }
 
-/// Returns how many queued calls a leader that wants `count` jobs takes along.
+/// Returns the number of followers of a leader that requests `count` jobs.
 fn followers(count: usize, queued: &mut dyn Iterator<Item = &TakeRequest>) -> usize {
     let totals = queued.scan(count, |total, request| {
         *total += request.count;

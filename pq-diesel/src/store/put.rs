@@ -18,7 +18,7 @@ use crate::group_commit::{GroupCommit, Leader, MAX_FOLLOWERS, Reply, Turn};
 use crate::prepared::{Statement, Value};
 use crate::statements::Trigger;
 
-/// The most jobs and bytes of a put that is grouped with those of other threads.
+/// The maximum number of jobs and bytes of a put that can be grouped with those of other threads.
 const SHARED_JOBS: usize = 64;
 const SHARED_BYTES: usize = 64 << 10;
 
@@ -66,7 +66,7 @@ impl PgStore {
         });
         let put = put.and_then(|put| match put.len() {
             given if given == wanted => Ok(put),
-            // A foreign trigger has left out rows, and it is unknown of which call.
+            // A foreign trigger has skipped rows, and it is unknown to which call they belonged.
             given => Err(Error::OutcomeUnknown(format!("{given} jobs were added of {wanted}"))),
         });
         match put {

@@ -28,7 +28,7 @@ impl HeldSettlement<'_> {
 }
 
 impl PgStore {
-    /// Completes a whole lease of which nothing is kept by deleting its row.
+    /// Completes all jobs of a lease by deleting its row, if none of them is kept.
     ///
     /// Returns `false` if the lease was lost, or if some of its jobs were settled before.
     pub(super) fn finish(&self, conn: &mut PgConnection, lease: i64) -> Result<bool, Error> {

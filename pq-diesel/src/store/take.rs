@@ -207,7 +207,7 @@ impl PgStore {
     }
 
     /// Releases the unique keys of jobs that were taken without a lease: the jobs complete with the transaction. If
-    /// the release is lost, the next put of the key finds that its job is gone.
+    /// the release is lost, the next put of the key finds that its job has ended.
     fn release_unique_keys(
         &self,
         conn: &mut PgConnection,

@@ -44,7 +44,7 @@ pub(crate) fn until(conn: &mut PgConnection, sql: &str) -> Outcome {
 pub(crate) const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
 
-/// Selects the sessions that have or want a notifier lock.
+/// Selects the sessions that hold or request a notifier lock.
 pub(crate) const NOTIFIERS: &str =
     "SELECT pg_locks.pid FROM pg_locks JOIN pg_database ON pg_database.oid = database
     WHERE datname = current_database() AND locktype = 'advisory' AND mode = 'ExclusiveLock'";

@@ -102,7 +102,7 @@ fn watch(state: &mut State, poller: &Poller, stop: &CancellationToken) -> Result
             changed = true;
         }
         choose(state, poller, &mut watched);
-        // Drawing fails if the terminal is gone, so the view is drawn even if nothing has changed.
+        // Drawing fails if the terminal was closed, so the view is drawn even if nothing has changed.
         if changed || drawn.elapsed() > Duration::from_secs(1) {
             screen.draw(state)?;
             (drawn, changed) = (Instant::now(), false);

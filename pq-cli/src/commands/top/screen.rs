@@ -59,7 +59,7 @@ impl Drop for RestoreTerminal {
     fn drop(&mut self) {
         // After a panic the terminal is restored already. A second time would move the cursor above the message.
         if !thread::panicking() {
-            // An error means that the terminal is gone.
+            // An error means that the terminal was closed.
             let _ = ratatui::try_restore();
         }
     }

@@ -41,8 +41,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
 
 /// Divides the lines among the panes.
 ///
-/// Each pane gets its minimum. The focused pane gets what it wants next, then the others in turn. If the minimums do
-/// not fit, only the focused pane is shown.
+/// Each pane gets its minimum. The focused pane gets the rows that it needs next, then the others in turn. If the
+/// minimums do not fit, only the focused pane is shown.
 fn heights(lines: u16, wants: [u16; 4], focus: usize) -> [u16; 4] {
     const MIN_HEIGHT: u16 = HEADER_LINES + 1;
     let mut heights = [MIN_HEIGHT; 4];

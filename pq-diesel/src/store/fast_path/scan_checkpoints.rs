@@ -12,7 +12,8 @@ pub(super) struct KeyRange {
     pub(super) upto: SortKey,
 }
 
-/// Sort keys that takes have passed, about as many jobs apart. The range between two of them is scanned at a time.
+/// Sort keys that takes have passed, at roughly equal numbers of jobs. The range between two of them is scanned at a
+/// time.
 #[derive(Debug)]
 pub(super) struct ScanCheckpoints {
     keys: Vec<SortKey>,

@@ -134,7 +134,7 @@ fn a_long_queue_is_scanned_range_by_range() {
     );
     assert!((38..=48).contains(&ranges), "{ranges}");
     assert!((38..=58).contains(&earlier), "{earlier}");
-    // When the dead tuples are gone, all begin at the start again.
+    // When the dead tuples have been removed, all begin at the start again.
     let inexpensive = costs(MS, MS, MS);
     queue.takes(2_000, &inexpensive);
     assert_eq!(queue.takes(100, &inexpensive), (100, 0));
