@@ -91,7 +91,7 @@ impl<'a> Writer<'a> {
             let number = number::parse_float(text.as_bytes())?;
             if number.is_infinite() {
                 return Err(CodecError::new(
-                    "cannot pickle the payload: a number exceeds the range of a float",
+                    "unsupported JSON: a number exceeds the range of a float",
                 ));
             }
             self.pickle.push_str(&format!("F{}\n", number::float(number)?));
@@ -156,5 +156,5 @@ fn unit(text: &str) -> Option<(u32, &str)> {
 }
 
 fn not_json() -> CodecError {
-    CodecError::new("cannot pickle the payload: it is not JSON")
+    CodecError::new("invalid JSON: it cannot be parsed")
 }
