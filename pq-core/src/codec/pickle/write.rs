@@ -90,9 +90,7 @@ impl<'a> Writer<'a> {
         if text.contains(['.', 'e', 'E']) {
             let number = number::parse_float(text.as_bytes())?;
             if number.is_infinite() {
-                return Err(CodecError::new(
-                    "unsupported JSON: a number exceeds the range of a float",
-                ));
+                return Err(CodecError::new("unsupported JSON: a number exceeds the range of a float"));
             }
             self.pickle.push_str(&format!("F{}\n", number::float(number)?));
         } else {
