@@ -51,7 +51,7 @@ impl Group<'_> {
         let Cost { trips, commits, wal, dead_rows, client_cpu, peak_memory, .. } =
             meter.stop_after(&mut conn, jobs, time).unwrap();
         eprintln!(
-            "{}, a job: {trips:.3} trips, {commits:.3} commits, {wal:.0} B of WAL, {dead_rows:.2} dead rows, \
+            "{}, per job: {trips:.3} trips, {commits:.3} commits, {wal:.0} B of WAL, {dead_rows:.2} dead tuples, \
             {client_cpu:.1} µs of client CPU; {peak_memory:.0} MB of memory at most\n",
             self.name
         );

@@ -295,7 +295,7 @@ fn costs(figures: &[&Figure]) -> String {
         "round trips",
         "commits",
         "WAL, bytes",
-        "dead rows",
+        "dead tuples",
         "client CPU, µs",
         "peak memory of the process, MB",
     ];

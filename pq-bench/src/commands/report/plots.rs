@@ -285,8 +285,8 @@ fn bytes(scenario: &str, figures: &[&Figure]) -> Vec<Bars> {
     let mut plots: Vec<Bars> = Vec::new();
     for (at, row) in rows.into_iter().enumerate() {
         if at % ROWS == 0 {
-            let title = part_title(scenario, "bytes of WAL a job", at / ROWS, parts);
-            plots.push(Bars { title, label: "bytes a job".to_owned(), rows: Vec::new() });
+            let title = part_title(scenario, "bytes of WAL per job", at / ROWS, parts);
+            plots.push(Bars { title, label: "bytes per job".to_owned(), rows: Vec::new() });
         }
         if let Some(plot) = plots.last_mut() {
             plot.rows.push(row);
