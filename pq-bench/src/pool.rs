@@ -49,9 +49,13 @@ pub fn run_for_duration(
         first?;
         let begun = Instant::now();
         let mut operations = 0;
-        while begun.elapsed() < time && !failed.load(Ordering::Relaxed) {
+        // At least once, also if the thread was suspended for the whole time.
+        loop {
             operation(thread.index()).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
             operations += 1;
+            if begun.elapsed() >= time || failed.load(Ordering::Relaxed) {
+                break;
+            }
         }
         Ok(PoolReport { rate: operations as f64 / begun.elapsed().as_secs_f64(), operations: operations + 1 })
     });

@@ -26,7 +26,10 @@ fn measured(scenarios: &[&str]) -> Vec<Figure> {
         figures.iter().map(|figure| (&figure.name, &figure.parameters, &figure.beside)).collect();
     assert_eq!(names.len(), figures.len(), "two figures are identical: {figures:#?}");
     for figure in &figures {
-        assert!(!figure.ours.is_empty() && figure.ours.iter().all(|ours| *ours > 0.0), "{figure:?}");
+        assert!(!figure.ours.is_empty(), "{figure:?}");
+        // The last tenth of a horizon run is a few milliseconds here. A loaded machine may work no job in it.
+        let is_positive = |value: f64| value > 0.0 || figure.scenario == "horizon" && value == 0.0;
+        assert!(figure.ours.iter().all(|ours| is_positive(*ours)), "{figure:?}");
         let rounds = if figure.beside.is_some() { figure.ours.len() } else { 0 };
         assert_eq!(figure.baseline.len(), rounds, "{figure:?}");
         assert!(figure.target.is_none() || figure.reached().is_some(), "{figure:?}");
@@ -51,6 +54,7 @@ fn horizon_and_memory_report_tracks() {
         let expected = if figure.beside.as_deref() == Some("its own second quarter") { 0 } else { 1 };
         assert!(figure.tracks.len() >= expected, "{figure:?}");
         for track in &figure.tracks {
+            assert!(track.points.iter().any(|(_, value)| *value > 0.0), "{track:?}");
             assert!(track.points.len() >= 4 && track.points.is_sorted_by(|a, b| a.0 < b.0), "{track:?}");
         }
     }

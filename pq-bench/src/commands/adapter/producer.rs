@@ -69,7 +69,11 @@ impl<'r> Producer<'r> {
             }
             // Requests that arrive while the producer is paused are dropped.
             let is_paused = self.rate() <= 0.0;
-            let mut left = request.ok().filter(|_| !is_paused).unwrap_or_default();
+            let mut left = request.unwrap_or_default();
+            if is_paused && left > 0 {
+                eprintln!("dropped a request for {left} jobs: the rate is 0");
+                left = 0;
+            }
             while left > 0 && !self.run.shutdown.is_requested() {
                 let some = left.min(self.run.settings.batch);
                 self.put(some);
