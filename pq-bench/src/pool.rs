@@ -73,7 +73,7 @@ pub fn run_for_duration(
 /// # Errors
 ///
 /// The first error of an operation.
-pub fn times(
+pub fn run_times(
     pool: &ThreadPool,
     times: usize,
     operation: impl Fn(usize) -> Result<()> + Sync,

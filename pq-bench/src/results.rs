@@ -84,7 +84,7 @@ impl Results {
     /// Database errors.
     pub fn about(bench: &Bench) -> Result<Self> {
         let revision = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
-        let revision = revision.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
+        let revision = revision.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
         Ok(Self {
             began_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
             revision: revision.unwrap_or_default(),

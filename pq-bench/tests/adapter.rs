@@ -84,7 +84,7 @@ impl Adapter {
         Ok(Self { child, stdin, lines, errors, errors_end, descriptor, ahead: None, samples: Vec::new() })
     }
 
-    fn say(&mut self, line: &str) -> Outcome {
+    fn send_line(&mut self, line: &str) -> Outcome {
         Ok(writeln!(self.stdin.as_mut().ok_or("stdin")?, "{line}")?)
     }
 
@@ -311,7 +311,7 @@ fn harness_requests_jobs_and_a_rate_of_zero_pauses() -> Outcome {
     let settings =
         [("PRODUCER_PACING", "harness"), ("PRODUCER_RATE_CONTROL_FILE", file.to_str().ok_or("a path")?)];
     let mut adapter = Adapter::start(&database, &settings)?;
-    adapter.say("ENQUEUE 7")?;
+    adapter.send_line("ENQUEUE 7")?;
     adapter.until_error("dropped a request for 7 jobs")?;
     adapter.until(|adapter| adapter.samples.len() >= 3)?;
     assert_eq!((adapter.total("enqueue_rate"), adapter.last("producer_target_rate")), (0, 0.0));
@@ -320,7 +320,7 @@ fn harness_requests_jobs_and_a_rate_of_zero_pauses() -> Outcome {
     adapter.until(|adapter| adapter.last("producer_target_rate") == 40.5)?;
     // The second is larger than a batch, and the third is invalid.
     for line in ["ENQUEUE 5", "ENQUEUE 300", "ENQUEUE all"] {
-        adapter.say(line)?;
+        adapter.send_line(line)?;
     }
     adapter.until(|adapter| adapter.total("completion_rate") == 305)?;
     drop(adapter.stdin.take());
@@ -366,7 +366,7 @@ fn jobs_fail_as_planned() -> Outcome {
         ("JOB_WORK_MS", "0"),
     ];
     let mut adapter = Adapter::start(&database, &settings)?;
-    adapter.say("ENQUEUE 1000")?;
+    adapter.send_line("ENQUEUE 1000")?;
     let bucket = |seq: i64| seq % 10_000 * 7_919 % 10_000;
     let poison = (0..1_000).filter(|seq| bucket(*seq) < 1_000).count() as i64;
     let transient = (0..1_000).filter(|seq| (1_000..3_000).contains(&bucket(*seq))).count() as i64;

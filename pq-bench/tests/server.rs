@@ -18,15 +18,15 @@ fn print_origin() {
 
 /// Returns the origin of the server in a process with this environment.
 fn origin(environment: &[(&str, &str)]) -> String {
-    let said = Command::new(env::current_exe().expect("this program"))
+    let output = Command::new(env::current_exe().expect("this program"))
         .args(["print_origin", "--exact", "--ignored", "--nocapture"])
         .env_remove("PQ_TEST_DATABASE_URL")
         .envs(environment.iter().copied())
         .output()
         .expect("output");
-    let text = String::from_utf8_lossy(&said.stdout);
+    let text = String::from_utf8_lossy(&output.stdout);
     let origin = text.split_once("origin: ").and_then(|(_, origin)| origin.lines().next());
-    origin.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&said.stderr))).to_owned()
+    origin.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr))).to_owned()
 }
 
 fn docker(arguments: &[&str]) -> bool {

@@ -15,7 +15,7 @@ pub(crate) fn group(criterion: &mut Criterion, bench: &Bench) {
     let get = |_: usize| queue.get(Wait::No)?.map(drop).context("the queue is empty");
     let filled = |threads: &ThreadPool, times: usize| -> Duration {
         bench.fill_by_sql("get", times).unwrap();
-        pool::times(threads, times, get).unwrap()
+        pool::run_times(threads, times, get).unwrap()
     };
     let mut group = measure::group(criterion, bench, "get");
     for threads in [1, 4, 16] {
@@ -25,5 +25,5 @@ pub(crate) fn group(criterion: &mut Criterion, bench: &Bench) {
     }
     let one = pool::threads(1).unwrap();
     bench.fill_by_sql("get", 200).unwrap();
-    group.cost_of(200, || pool::times(&one, 200, get).unwrap());
+    group.cost_of(200, || pool::run_times(&one, 200, get).unwrap());
 }

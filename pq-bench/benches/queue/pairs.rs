@@ -20,9 +20,9 @@ pub(crate) fn group(criterion: &mut Criterion, bench: &Bench) {
     for threads in [1, 2, 4, 8, 16] {
         let threads = pool::threads(threads).unwrap();
         let name = format!("through one handle/{} threads", threads.current_num_threads());
-        group.bench(name, 1, |times| pool::times(&threads, times, pair).unwrap());
+        group.bench(name, 1, |times| pool::run_times(&threads, times, pair).unwrap());
     }
     let one = pool::threads(1).unwrap();
     bench.fill_by_sql("pairs", 1_000).unwrap();
-    group.cost_of(200, || pool::times(&one, 200, pair).unwrap());
+    group.cost_of(200, || pool::run_times(&one, 200, pair).unwrap());
 }

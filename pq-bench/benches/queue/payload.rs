@@ -23,9 +23,9 @@ pub(crate) fn group(criterion: &mut Criterion, bench: &Bench) {
     for (name, size) in [("24 B", 24), ("1 KiB", 1 << 10), ("16 KiB", 16 << 10), ("256 KiB", 256 << 10)] {
         bench.refill(&queue, 0).unwrap();
         let pair = pair_of(size);
-        group.bench(name, 1, |times| pool::times(&one, times, &pair).unwrap());
+        group.bench(name, 1, |times| pool::run_times(&one, times, &pair).unwrap());
     }
     let pair = pair_of(16 << 10);
     bench.refill(&queue, 0).unwrap();
-    group.cost_of(100, || pool::times(&one, 100, &pair).unwrap());
+    group.cost_of(100, || pool::run_times(&one, 100, &pair).unwrap());
 }

@@ -16,10 +16,12 @@ pub(crate) fn group(criterion: &mut Criterion, bench: &Bench) {
     for threads in [1, 2, 4, 8, 16] {
         let threads = pool::threads(threads).unwrap();
         let name = format!("through one handle/{} threads", threads.current_num_threads());
-        group.bench(name, 1, |times| pool::times(&threads, times, put).unwrap());
+        group.bench(name, 1, |times| pool::run_times(&threads, times, put).unwrap());
     }
     let one = pool::threads(1).unwrap();
-    group.bench("in the caller's transaction", 1, |times| pool::times(&one, times, with_the_caller).unwrap());
+    group.bench("in the caller's transaction", 1, |times| {
+        pool::run_times(&one, times, with_the_caller).unwrap()
+    });
     bench.refill(&queue, 0).unwrap();
-    group.cost_of(200, || pool::times(&one, 200, put).unwrap());
+    group.cost_of(200, || pool::run_times(&one, 200, put).unwrap());
 }

@@ -41,7 +41,7 @@ pub(super) fn measure(bench: &Bench, command: &Path) -> Result<Vec<Measured>> {
 }
 
 fn has_valgrind() -> bool {
-    Command::new("valgrind").arg("--version").output().is_ok_and(|said| said.status.success())
+    Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 fn instructions(bench: &Bench, command: &Path, counted: CountedOperation, times: usize) -> Result<f64> {

@@ -99,18 +99,18 @@ pub fn measure(bench: &Bench, groups: &[Group], command: &std::path::Path) -> Re
         conn.batch_execute(&format!("ALTER TABLE pq.{table} SET (autovacuum_enabled = off)"))?;
     }
     drop(conn);
-    let wanted = |group| groups.contains(&group);
+    let is_selected = |group| groups.contains(&group);
     let mut measured = Vec::new();
-    if wanted(Group::Counts) || wanted(Group::Wal) {
-        measured.extend(counts::measure(bench)?.into_iter().filter(|one| wanted(one.group)));
+    if is_selected(Group::Counts) || is_selected(Group::Wal) {
+        measured.extend(counts::measure(bench)?.into_iter().filter(|one| is_selected(one.group)));
     }
-    if wanted(Group::Rows) {
+    if is_selected(Group::Rows) {
         measured.extend(rows::measure(bench)?);
     }
-    if wanted(Group::Instructions) {
+    if is_selected(Group::Instructions) {
         measured.extend(instructions::measure(bench, command)?);
     }
-    if wanted(Group::Ratios) {
+    if is_selected(Group::Ratios) {
         measured.extend(ratios::measure(bench)?);
     }
     Ok(measured)

@@ -65,16 +65,16 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let separate = ("on connections of their own, in their transactions", Writers::OwnConnections);
     let in_commit = ("in the commit", Notify::InCommit);
     let after = ("after the commit", Notify::AfterCommit);
-    for ((how, who), (mode, notify)) in
+    for ((label, writer_kind), (mode, notify)) in
         [(shared, in_commit), (shared, after), (separate, in_commit), (separate, after)]
     {
         let (mut notifying, mut silent) = (Measurement::default(), Measurement::default());
         for _ in 0..plan.rounds {
-            writers(&slow, plan, who, Notify::Off, &mut silent)?;
-            writers(&slow, plan, who, notify, &mut notifying)?;
+            writers(&slow, plan, writer_kind, Notify::Off, &mut silent)?;
+            writers(&slow, plan, writer_kind, notify, &mut notifying)?;
         }
         let parameters =
-            || [("writers", format!("{WRITERS}, {how}")), ("told", mode.to_owned()), ("log", log.clone())];
+            || [("writers", format!("{WRITERS}, {label}")), ("told", mode.to_owned()), ("log", log.clone())];
         figures.push(Figure {
             ours: notifying.rates,
             beside: Some("the same writers with no notification at all".to_owned()),

@@ -75,9 +75,9 @@ impl<'r> Producer<'r> {
                 left = 0;
             }
             while left > 0 && !self.run.shutdown.is_requested() {
-                let some = left.min(self.run.settings.batch);
-                self.put(some);
-                left -= some;
+                let batch = left.min(self.run.settings.batch);
+                self.put(batch);
+                left -= batch;
             }
         }
     }

@@ -56,14 +56,14 @@ impl Settings {
         let value = |name: &str| lookup(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let one_of = |name: &str, choices: &[&'static str]| choice(name, value(name), choices);
         let path = |name: &str| value(name).map(PathBuf::from);
-        let whole = |name: &str, default: u64, range| number(name, value(name), default, range);
+        let integer = |name: &str, default: u64, range| number(name, value(name), default, range);
 
         one_of("SCENARIO", &["long_horizon"])?;
         let mode = one_of("PRODUCER_MODE", &["fixed", "depth-target"])?;
         let pacing = one_of("PRODUCER_PACING", &["adapter", "harness"])?;
-        let depth = whole("TARGET_DEPTH", 1_000, 0..=1_000_000_000)?;
+        let depth = integer("TARGET_DEPTH", 1_000, 0..=1_000_000_000)?;
         let instance = number("BENCH_INSTANCE_ID", value("BENCH_INSTANCE_ID"), 0, 0..=9_999)?;
-        let only_first = whole("PRODUCER_ONLY_INSTANCE_ZERO", 0, 0..=1)? == 1;
+        let only_first = integer("PRODUCER_ONLY_INSTANCE_ZERO", 0, 0..=1)? == 1;
         Ok(Self {
             database_url: value("DATABASE_URL")
                 .context("DATABASE_URL is not set; set it to the database's URL")?,
@@ -76,15 +76,15 @@ impl Settings {
             rate: number("PRODUCER_RATE", value("PRODUCER_RATE"), 800.0, 0.0..=10_000_000.0)?,
             rate_file: path("PRODUCER_RATE_CONTROL_FILE"),
             produces: instance == 0 || !only_first,
-            batch: whole("PRODUCER_BATCH_MAX", 128, 1..=100_000)?,
-            batch_every: Duration::from_millis(whole("PRODUCER_BATCH_MS", 25, 1..=60_000)?),
+            batch: integer("PRODUCER_BATCH_MAX", 128, 1..=100_000)?,
+            batch_every: Duration::from_millis(integer("PRODUCER_BATCH_MS", 25, 1..=60_000)?),
             workers: number("WORKER_COUNT", value("WORKER_COUNT"), 32, 1..=4_096)?,
             queues: number("BENCH_QUEUE_COUNT", value("BENCH_QUEUE_COUNT"), 1, 1..=100_000)?,
             payload: number("JOB_PAYLOAD_BYTES", value("JOB_PAYLOAD_BYTES"), 256, 0..=1 << 20)?,
             random: one_of("JOB_PAYLOAD_KIND", &["plain", "random"])? == "random",
-            work: Duration::from_millis(whole("JOB_WORK_MS", 1, 0..=3_600_000)?),
+            work: Duration::from_millis(integer("JOB_WORK_MS", 1, 0..=3_600_000)?),
             attempts: number("JOB_MAX_ATTEMPTS", value("JOB_MAX_ATTEMPTS"), 25, 1..=1_000_000)?,
-            sample_every: Duration::from_secs(whole("SAMPLE_EVERY_S", 5, 1..=3_600)?),
+            sample_every: Duration::from_secs(integer("SAMPLE_EVERY_S", 5, 1..=3_600)?),
             gate_file: path("CONSUMER_GATE_FILE"),
             failure_file: path("JOB_FAILURE_CONTROL_FILE"),
             schedule_file: path("SCHEDULE_CONTROL_FILE"),

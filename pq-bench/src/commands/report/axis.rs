@@ -39,8 +39,8 @@ impl Axis {
         let from = values.iter().copied().filter(|value| *value <= least).fold(values[0], f64::max);
         let to =
             values.iter().copied().filter(|value| *value >= most).fold(values[values.len() - 1], f64::min);
-        let there = values.into_iter().filter(|value| (from..=to).contains(value));
-        let ticks = there.map(|value| (value.log10(), tick(value))).collect();
+        let within = values.into_iter().filter(|value| (from..=to).contains(value));
+        let ticks = within.map(|value| (value.log10(), tick(value))).collect();
         Self { label: label.to_owned(), from: from.log10(), to: to.log10(), ticks }
     }
 

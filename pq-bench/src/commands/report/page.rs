@@ -259,8 +259,8 @@ fn ends(track: &Track) -> Option<(f64, f64)> {
     let (begin, end) = (track.points.first()?.0, track.points.last()?.0);
     let part = ((end - begin) / 10.0).min(60.0);
     let mean = |from: f64, to: f64| {
-        let there = track.points.iter().filter(|(at, _)| (from..=to).contains(at)).map(|(_, value)| *value);
-        let (count, sum) = there.fold((0.0, 0.0), |(count, sum), value| (count + 1.0, sum + value));
+        let within = track.points.iter().filter(|(at, _)| (from..=to).contains(at)).map(|(_, value)| *value);
+        let (count, sum) = within.fold((0.0, 0.0), |(count, sum), value| (count + 1.0, sum + value));
         sum / count
     };
     Some((mean(begin, begin + part), mean(end - part, end)))

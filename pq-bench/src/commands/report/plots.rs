@@ -113,12 +113,12 @@ fn scaling_plot(title: &str, label: &str, groups: &[(String, Vec<(f64, &Figure)>
     let mut beside: Vec<(String, Series)> = Vec::new();
     for (at, (name, points)) in groups.iter().enumerate() {
         let line = |values: fn(&Figure) -> &[f64]| {
-            let there = points.iter().filter(move |(_, figure)| !values(figure).is_empty());
-            let there = there.map(move |(at, figure)| (at.log2(), values(figure)));
-            let points: Vec<(f64, f64)> = there.clone().map(|(at, values)| (at, median(values))).collect();
+            let measured = points.iter().filter(move |(_, figure)| !values(figure).is_empty());
+            let measured = measured.map(move |(at, figure)| (at.log2(), values(figure)));
+            let points: Vec<(f64, f64)> = measured.clone().map(|(at, values)| (at, median(values))).collect();
             let least = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
             let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
-            let spread = there.map(|(at, values)| (at, least(values), most(values))).collect();
+            let spread = measured.map(|(at, values)| (at, least(values), most(values))).collect();
             (points, spread)
         };
         let (points_of_ours, spread) = line(|figure| &figure.ours);
@@ -224,14 +224,14 @@ fn latency_plot(title: &str, unit: &str, figures: &[&Figure]) -> Lines {
     let (least, most) = (times().fold(f64::INFINITY, f64::min), times().fold(0.0, f64::max));
     let logarithmic = most > 10.0 * least;
     let series = figures.iter().enumerate().map(|(at, figure)| {
-        let there = figure.percentiles.iter().filter(|(_, time)| *time > 0.0);
+        let positive = figure.percentiles.iter().filter(|(_, time)| *time > 0.0);
         let height = |time: f64| if logarithmic { time.log10() } else { time };
         Series {
             name: name(figure),
             colour: colour(at),
             dashed: false,
             marked: true,
-            points: there.map(|(percent, time)| (place(*percent), height(*time))).collect(),
+            points: positive.map(|(percent, time)| (place(*percent), height(*time))).collect(),
             spread: Vec::new(),
         }
     });
