@@ -25,7 +25,7 @@ impl Listening {
     /// Database errors, or if the socket of the connection cannot be found.
     pub fn on(bench: &Bench, channel: &str) -> Result<Self> {
         // diesel does not expose libpq's socket. The only new socket of this process is that of the connection.
-        // `pidfd_getfd` duplicates its descriptor without unsafe code.
+        // `pidfd_getfd` duplicates its descriptor without `unsafe`.
         let before = sockets()?;
         let mut conn = bench.connect()?;
         let new: Vec<i32> = sockets()?.into_iter().filter(|socket| !before.contains(socket)).collect();
