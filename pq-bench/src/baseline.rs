@@ -139,24 +139,34 @@ impl Script {
         for (name, value) in &self.values {
             command.arg(format!("--define={name}={value}"));
         }
-        let run = command
-            .args(limit)
-            .arg(url)
-            .output()
-            .context("cannot run pgbench; install PostgreSQL's server or contrib package")?;
-        let output = String::from_utf8_lossy(&run.stdout);
-        if !run.status.success() {
-            bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
-        }
-        let number = |before: &str| -> Option<f64> {
-            let rest = output.lines().find_map(|line| line.strip_prefix(before))?;
-            rest.trim().split([' ', '/']).next()?.parse().ok()
+        command.args(limit).arg(url);
+        // On a busy machine a short run may end before its clients are connected. It then reports no rate.
+        let mut attempts = 1;
+        let (output, rate) = loop {
+            let run = command
+                .output()
+                .context("cannot run pgbench; install PostgreSQL's server or contrib package")?;
+            if !run.status.success() {
+                bail!("pgbench failed: {}", String::from_utf8_lossy(&run.stderr));
+            }
+            let output = String::from_utf8_lossy(&run.stdout).into_owned();
+            match number_after(&output, "tps =") {
+                Some(rate) => break (output, rate),
+                None if attempts < 5 => attempts += 1,
+                None => bail!("pgbench printed no tps: {output}"),
+            }
         };
-        let rate = number("tps =").with_context(|| format!("pgbench printed no tps: {output}"))?;
+        let number = |before: &str| number_after(&output, before);
         let times = number("number of transactions actually processed:")
             .with_context(|| format!("pgbench printed no number of transactions: {output}"))?;
         Ok(PgbenchReport { rate, times: times as u64 })
     }
+}
+
+/// Returns the number that follows this text at the start of a line of pgbench's report.
+fn number_after(output: &str, before: &str) -> Option<f64> {
+    let rest = output.lines().find_map(|line| line.strip_prefix(before))?;
+    rest.trim().split([' ', '/']).next()?.parse().ok()
 }
 
 /// Returns the processor seconds of the child processes that have ended.

@@ -53,14 +53,14 @@ pub fn get<T: DeserializeOwned>(conn: &mut PgConnection, queue: &str) -> Result<
     Ok(queue.on(conn).get()?.map(|job| job.data))
 }
 
-/// Counts the ready jobs. Takes no lock.
+/// Counts the due jobs, as Python's `len(queue)` does. Takes no lock.
 ///
 /// # Errors
 ///
 /// The database's own.
 pub fn len(conn: &mut PgConnection, queue: &str) -> Result<u64, Error> {
     let queue = Pq::detached().queue::<()>(queue)?;
-    Ok(queue.on(conn).counts()?.ready)
+    Ok(queue.on(conn).counts()?.due())
 }
 
 /// Deletes all jobs that are not held, and returns their number.

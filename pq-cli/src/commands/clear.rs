@@ -24,7 +24,7 @@ impl Clear {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let queue = global.connect()?.queue::<()>(&self.queue)?;
         let counts = queue.counts()?;
-        let jobs = counts.ready + counts.scheduled + counts.dequeued;
+        let jobs = counts.waiting() + counts.dequeued;
         let about = output::plural(jobs, "job");
         if jobs > 0 && !self.yes.confirm(&format!("deletes about {about} of {:?} permanently", self.queue))? {
             return Ok(ExitCode::from(1));

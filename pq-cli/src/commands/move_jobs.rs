@@ -40,7 +40,7 @@ impl Move {
         let ids: Vec<JobId> = self.id.iter().copied().map(JobId).collect();
         if ids.is_empty() {
             let counts = from.counts()?;
-            let jobs = counts.ready + counts.scheduled;
+            let jobs = counts.waiting();
             let about = output::plural(jobs, "job");
             let what = format!("moves about {about} from {:?} to {:?}", self.from, self.to);
             if jobs > 0 && !self.yes.confirm(&what)? {

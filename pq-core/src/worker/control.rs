@@ -70,7 +70,7 @@ impl<S: Store> Control<S> {
             let store = pq.store();
             let count = |queue: &QueueName| {
                 let counts: Result<_, S::Error> = store.with_connection(|conn| store.counts(conn, queue));
-                counts.ok().map(|counts| counts.ready + counts.scheduled)
+                counts.ok().map(|counts| counts.waiting())
             };
             queues.iter().map(count).sum()
         });
