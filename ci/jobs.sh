@@ -43,11 +43,16 @@ reap() {
     fi
 }
 
-# Waits for all jobs. Fails if one of them has failed.
-jobs_end() {
+# Waits for all jobs that run.
+jobs_wait() {
     while [ ${#job_name[@]} -gt 0 ]; do
         reap
     done
+}
+
+# Waits for all jobs. Fails if one of them has failed.
+jobs_end() {
+    jobs_wait
     if [ ${#failed_jobs[@]} -gt 0 ]; then
         echo "failed: ${failed_jobs[*]}; the whole output is in $job_logs/NAME.log" >&2
         return 1

@@ -82,7 +82,7 @@ pub(crate) fn preview(payload: &str) -> String {
 /// Calls `each` for every job that matches the filter, and reads them page by page.
 pub(crate) fn for_each(
     pq: &Pq,
-    filter: &pq_diesel::admin::Filter,
+    filter: &pq_diesel::Filter,
     mut each: impl FnMut(JobRecord) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut filter = filter.clone();

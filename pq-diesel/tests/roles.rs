@@ -9,7 +9,8 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_core::Heartbeat;
 use pq_core::store::{Admin, Archive, Connect, Jobs, Schedules, Workers};
-use pq_diesel::admin::{Filter, Role};
+use pq_diesel::Filter;
+use pq_diesel::admin::Role;
 use pq_diesel::doctor::Examination;
 use pq_diesel::{
     JobId, JobState, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Status, StopMode, Wait,

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::admin::Filter;
+use pq_diesel::Filter;
 use pq_diesel::{CancelOutcome, JobId, JobRecord, JobState, Pq};
 
 use super::examples;

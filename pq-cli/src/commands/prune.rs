@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pq_diesel::admin::Filter;
+use pq_diesel::Filter;
 use pq_diesel::{JobState, Pq, QueueName};
 
 use super::examples;
