@@ -9,7 +9,7 @@ use pq_diesel::Error;
 pub(crate) const EXIT_CODES: &str = "\
 Exit status:
   0    success; get: at least one job
-  1    get: no job before the timeout; other commands: not found, or not changed
+  1    get: no job before the timeout; other commands: not found, or declined
   2    invalid usage: an argument, a name, a time or a payload
   3    cannot connect to the database
   4    the table does not exist: run `pq migrate`

@@ -23,7 +23,7 @@ pub struct JobInfo<'a> {
 
 /// Runs the rest of the chain: the inner middleware, and then the handler.
 ///
-/// [`Next::run`] consumes it, so a handler runs at most once for each attempt:
+/// [`Next::run`] consumes it, so a middleware cannot run the handler twice:
 ///
 /// ```compile_fail,E0382
 /// # use pq_core::{Pq, Worker, memory::MemoryStore};

@@ -83,7 +83,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
         self.queue.put_all_now(&mut self.jobs(arguments))
     }
 
-    /// Returns the job of a periodic call. It carries no trace context, since many calls come of it.
+    /// Returns the job of a periodic call. It carries no trace context, because it puts many calls.
     #[cfg(feature = "cron")]
     pub(crate) fn periodic(&self, arguments: &A) -> Result<NewJob, Error> {
         self.job(arguments, &CallOptions::new())
