@@ -164,7 +164,7 @@ impl StderrTail {
         Self { kept, ended }
     }
 
-    /// Returns the end of standard error. A process that the command left running may hold the pipe open for ever, so
+    /// Returns the end of standard error. A process that the command left running may hold the pipe open without end, so
     /// the wait is bounded.
     fn end(self) -> String {
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(STDERR_GRACE) {

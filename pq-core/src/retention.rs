@@ -23,7 +23,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Returns how long jobs in this state are kept; `None` for ever, and for the states of live jobs.
+    /// Returns how long jobs in this state are kept; `None` if they are never pruned, and for live jobs.
     #[must_use]
     pub fn of(&self, state: JobState) -> Option<Duration> {
         match state {

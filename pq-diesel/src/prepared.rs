@@ -75,6 +75,13 @@ pub(crate) enum Value<'a> {
     Delays(Vec<Option<PgInterval>>),
 }
 
+impl Value<'_> {
+    /// Returns a number of rows as a `bigint`. A larger number is no limit in practice.
+    pub(crate) fn count(count: usize) -> Self {
+        Self::BigInt(i64::try_from(count).unwrap_or(i64::MAX))
+    }
+}
+
 pub(crate) struct Bound<'a, Row> {
     statement: &'a Statement,
     values: &'a [Value<'a>],

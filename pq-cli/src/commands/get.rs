@@ -34,7 +34,7 @@ pub(crate) struct Get {
     /// Run this shell command for each job, one after the other, instead of printing the payloads.
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,
-    /// Seconds to wait for a job. 0 waits for ever, and a negative number does not wait.
+    /// Seconds to wait for a job. 0 waits without a limit, and a negative number does not wait.
     #[arg(long, value_name = "SECONDS", default_value_t = -1.0, action = ArgAction::Set,
           allow_negative_numbers = true, value_parser = seconds)]
     pub(crate) wait: f64,
@@ -120,6 +120,6 @@ fn seconds(text: &str) -> Result<f64, String> {
     if seconds.is_finite() && seconds < 1e9 {
         Ok(seconds)
     } else {
-        Err("expected less than 1000000000 seconds; 0 waits for ever".to_owned())
+        Err("expected less than 1000000000 seconds; 0 waits without a limit".to_owned())
     }
 }

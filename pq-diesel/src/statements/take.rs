@@ -58,7 +58,7 @@ impl Sized {
         };
         let parameter = match limit {
             Limit::Exact(_) => None,
-            _ => Some(Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX))),
+            _ => Some(Value::count(count)),
         };
         (statement.get_or_init(|| self.template.statement(limit)), parameter)
     }

@@ -32,7 +32,7 @@ impl Admin for PgStore {
             Value::OptionalBigInt(filter.after.map(|id| id.0)),
             Value::OptionalText(filter.serialization_key.as_deref()),
             Value::SomeTexts((!states.is_empty()).then_some(states)),
-            Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)),
+            Value::count(count),
         ];
         let rows: Vec<JobRow> =
             self.statements.list.with::<JobSql>(&values).load(conn).map_err(|e| self.error(e))?;

@@ -31,7 +31,7 @@ impl Archive for PgStore {
             Value::Text(state.as_str()),
             Value::Instant(before.and_then(|job| job.ended_at)),
             Value::OptionalBigInt(before.map(|job| job.id.0)),
-            Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)),
+            Value::count(count),
         ];
         let rows: Vec<JobRow> =
             self.statements.archived.with::<JobSql>(&values).load(conn).map_err(|e| self.error(e))?;

@@ -49,7 +49,17 @@ impl Jobs for PgStore {
     }
 
     fn retake(&self, conn: &mut PgConnection, job: &Claim) -> Result<bool, Error> {
-        self.take_again(conn, job)
+        let values = [
+            Value::BigInt(job.id.0),
+            Value::Text(job.queue.as_str()),
+            Value::Integer(job.attempt - 1),
+            Value::BigInt(job.token),
+        ];
+        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.retake, &values)?;
+        if noted.is_some() {
+            self.release_keys(conn, &job.queue, std::slice::from_ref(job))?;
+        }
+        Ok(noted.is_some())
     }
 
     fn lease(

@@ -61,13 +61,6 @@ pub(crate) struct TakeRequest {
     pub(super) scan: Scan,
 }
 
-impl TakeRequest {
-    /// Returns the count as a parameter.
-    pub(super) fn limit(self) -> Value<'static> {
-        Value::BigInt(i64::try_from(self.count).unwrap_or(i64::MAX))
-    }
-}
-
 impl PgStore {
     /// Takes jobs for a transaction or a lease.
     pub(super) fn take_for(
@@ -82,21 +75,6 @@ impl PgStore {
             self.release_keys(conn, queue, &taken.jobs)?;
         }
         Ok(taken)
-    }
-
-    /// Takes a job for the transaction that has just given it back. Returns `false` if the job has changed.
-    pub(super) fn take_again(&self, conn: &mut PgConnection, job: &Claim) -> Result<bool, Error> {
-        let values = [
-            Value::BigInt(job.id.0),
-            Value::Text(job.queue.as_str()),
-            Value::Integer(job.attempt - 1),
-            Value::BigInt(job.token),
-        ];
-        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.retake, &values)?;
-        if noted.is_some() {
-            self.release_keys(conn, &job.queue, std::slice::from_ref(job))?;
-        }
-        Ok(noted.is_some())
     }
 
     /// Takes jobs without releasing their keys.
@@ -197,7 +175,12 @@ impl PgStore {
     }
 
     /// Releases the keys of jobs that were taken without a lease.
-    fn release_keys(&self, conn: &mut PgConnection, queue: &QueueName, jobs: &[Claim]) -> Result<(), Error> {
+    pub(super) fn release_keys(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        jobs: &[Claim],
+    ) -> Result<(), Error> {
         self.release_unique_keys(conn, queue, jobs)?;
         if jobs.iter().any(|job| job.serialization_key.is_some()) {
             // The commit frees the serialization key. After a rollback polling finds the job.

@@ -152,7 +152,7 @@ impl<'r> Producer<'r> {
 /// Reads the numbers of jobs from lines `ENQUEUE n` on standard input. Excess lines stay in the pipe.
 fn tokens() -> Receiver<u64> {
     let (requests, tokens) = sync_channel(1_024);
-    // The thread may block on standard input for ever, so it is not joined.
+    // The thread may block on standard input until the process ends, so it is not joined.
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             match line.trim().strip_prefix("ENQUEUE ").map(str::parse) {

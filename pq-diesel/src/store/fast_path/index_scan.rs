@@ -131,7 +131,7 @@ fn scan(
         }
         Start::Range(KeyRange { after, upto }) => {
             values.extend(key_values(after).into_iter().chain(key_values(upto)));
-            (range, Some(request.limit()))
+            (range, Some(Value::count(request.count)))
         }
     };
     values.extend(limit);
