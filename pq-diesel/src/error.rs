@@ -5,6 +5,7 @@ use std::time::Duration;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use pq_core::StoreError;
 
+use crate::libpq::sqlstate;
 use crate::table::Table;
 
 /// An error of a call on PostgreSQL.
@@ -81,8 +82,15 @@ pub enum Error {
         known: String,
     },
     /// Any other error of the database.
-    #[error("the database refused: {0}")]
-    Database(#[source] DieselError),
+    #[error("the database refused: {source}")]
+    #[non_exhaustive]
+    Database {
+        /// The SQLSTATE, five characters. `None` if the error is not the server's. The error of a caller's own
+        /// statement has none either, unless diesel knows its kind.
+        sqlstate: Option<String>,
+        /// diesel's error.
+        source: DieselError,
+    },
 }
 
 impl Error {
@@ -115,9 +123,32 @@ impl Error {
     }
 
     /// Returns `true` if the transaction conflicted with another one, so that running it again may succeed.
+    ///
+    /// This is a serialization failure or a deadlock.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)))
+        matches!(self.sqlstate(), Some("40001" | "40P01"))
+    }
+
+    /// Returns `true` if the same call may succeed later, although nothing else changes.
+    ///
+    /// That is so if [`Error::is_unavailable`] or [`Error::is_conflict`] is `true`, and for a lock or statement
+    /// timeout, a cancelled statement, and a lack of memory, disk space or connections.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        let passes = |sqlstate: &str| {
+            matches!(sqlstate, "55P03" | "57014" | "57P01" | "57P02" | "57P03") || sqlstate.starts_with("53")
+        };
+        self.is_unavailable() || self.is_conflict() || self.sqlstate().is_some_and(passes)
+    }
+
+    /// Returns the SQLSTATE of the server's error, if it is known.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Database { sqlstate, .. } => sqlstate.as_deref(),
+            _ => None,
+        }
     }
 
     /// Returns `true` if the connection was lost during a commit: the change may have been committed or not.
@@ -140,6 +171,13 @@ impl Error {
                 if table.all_in_messages().any(|name| info.message().contains(&name)) =>
             {
                 Self::NotMigrated { table: table.to_string() }
+            }
+            DieselError::DatabaseError(_, info) => {
+                let sqlstate = sqlstate(&**info);
+                match Self::from(error) {
+                    Self::Database { source, .. } => Self::Database { sqlstate, source },
+                    other => other,
+                }
             }
             _ => Self::from(error),
         }
@@ -169,8 +207,8 @@ impl Error {
                 Some(Self::PoolExhausted { size: *size, waited: *waited })
             }
             // The server answered, so the statement was executed.
-            Self::Database(DieselError::DeserializationError(found)) => {
-                Some(Self::Database(DieselError::DeserializationError(found.to_string().into())))
+            Self::Database { source: DieselError::DeserializationError(found), .. } => {
+                Some(DieselError::DeserializationError(found.to_string().into()).into())
             }
             _ => None,
         }
@@ -189,7 +227,13 @@ impl From<DieselError> for Error {
             DieselError::BrokenTransactionManager => {
                 Self::Unavailable("the connection broke inside a transaction".to_owned())
             }
-            other => Self::Database(other),
+            source => {
+                let is_conflict = matches!(
+                    source,
+                    DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)
+                );
+                Self::Database { sqlstate: is_conflict.then(|| "40001".to_owned()), source }
+            }
         }
     }
 }
@@ -201,5 +245,9 @@ impl StoreError for Error {
 
     fn is_conflict(&self) -> bool {
         Self::is_conflict(self)
+    }
+
+    fn is_passing(&self) -> bool {
+        Self::is_passing(self)
     }
 }

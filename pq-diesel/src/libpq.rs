@@ -1,4 +1,5 @@
-//! The part of libpq that the listener needs and diesel does not expose: the socket and its notifications.
+//! The parts of libpq that diesel does not expose: the socket and the notifications, for the listener, and the SQLSTATE
+//! of an error.
 
 #![allow(unsafe_code)]
 
@@ -6,7 +7,8 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-use pq_sys::{ConnStatusType, ExecStatusType, PGconn};
+use diesel::result::DatabaseErrorInformation;
+use pq_sys::{ConnStatusType, ExecStatusType, PGconn, PGresult};
 
 use crate::conninfo::ConnInfo;
 
@@ -136,6 +138,30 @@ impl Drop for Connection {
 }
 
 extern "C" fn ignore(_: *mut c_void, _: *const c_char) {}
+
+/// Returns the SQLSTATE of an error that diesel returned for a statement.
+///
+/// diesel reads the SQLSTATE and keeps only a kind, which does not tell a lock timeout from invalid data. Its messages
+/// are in the server's language.
+///
+/// `info` must come from a statement on a [`diesel::pg::PgConnection`].
+pub(crate) fn sqlstate(info: &(dyn DatabaseErrorInformation + Send + Sync)) -> Option<String> {
+    // The other type that diesel uses, for errors without a result, is `String`.
+    if size_of_val(info) != size_of::<NonNull<PGresult>>()
+        || align_of_val(info) != align_of::<NonNull<PGresult>>()
+    {
+        return None;
+    }
+    // SAFETY: diesel implements the trait for `String` and for a private type whose only field, through one more type,
+    // is a `NonNull<PGresult>`. A test of each SQLSTATE that decides something fails if that changes. Of the two only
+    // the latter has the size of a pointer, so the value is one, and it is valid while `info` is borrowed. libpq
+    // returns null or a terminated string that belongs to the result and is copied at once.
+    unsafe {
+        let result = std::ptr::from_ref(info).cast::<NonNull<PGresult>>().read();
+        let field = pq_sys::PQresultErrorField(result.as_ptr(), i32::from(b'C'));
+        (!field.is_null()).then(|| CStr::from_ptr(field).to_string_lossy().into_owned())
+    }
+}
 
 /// Parses a connection string and returns the options that it sets, with their values.
 ///

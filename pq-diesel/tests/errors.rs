@@ -28,6 +28,32 @@ fn a_transaction_aborted_by_the_server_is_an_error() -> Outcome {
     Ok(())
 }
 
+/// The trigger raises the SQLSTATE that is the payload. diesel does not expose it, so this also tests that it is read
+/// from where diesel keeps it.
+#[test]
+fn the_sqlstate_decides_whether_an_error_is_passing() -> Outcome {
+    let database = database()?;
+    let queue = queue(&database)?;
+    database.connect()?.batch_execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE 'no' USING ERRCODE = (SELECT data #>> '{}' FROM added LIMIT 1); END $$;
+        CREATE TRIGGER refuse AFTER INSERT ON pq.queue REFERENCING NEW TABLE AS added
+            FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+    )?;
+    let passing = ["40001", "40P01", "55P03", "57014", "53100", "53200", "57P01", "57P03"];
+    let permanent = ["22021", "23514", "42501", "54000", "XX000"];
+    for sqlstate in passing.into_iter().chain(permanent) {
+        let refused = queue.put(&json!(sqlstate)).err().ok_or(sqlstate)?;
+        assert_eq!(refused.sqlstate(), Some(sqlstate), "{refused}");
+        assert_eq!(refused.is_passing(), passing.contains(&sqlstate), "{sqlstate}");
+        assert_eq!(refused.is_conflict(), sqlstate.starts_with("40"), "{sqlstate}");
+    }
+    // An error of diesel without a result of the server has no SQLSTATE.
+    let none = Error::from(diesel::result::Error::NotFound);
+    assert_eq!((none.sqlstate(), none.is_passing()), (None, false));
+    Ok(())
+}
+
 #[test]
 fn a_lost_connection_fails_one_call_and_is_replaced() -> Outcome {
     let database = database()?;

@@ -122,4 +122,12 @@ pub trait StoreError: std::error::Error + From<Error> + Send + Sync + 'static {
     fn is_conflict(&self) -> bool {
         false
     }
+
+    /// Returns whether the same call may succeed later, although nothing else changes.
+    ///
+    /// Every error that is unavailable or a conflict is passing, and so is, for example, a lock timeout. A worker
+    /// repeats the call and drops no outcome.
+    fn is_passing(&self) -> bool {
+        self.is_unavailable() || self.is_conflict()
+    }
 }

@@ -213,8 +213,8 @@ impl Exam<'_> {
             check(self, conn)
         });
         match findings {
-            Err(Error::Database(error)) => {
-                let skipped = Finding::new(name, Level::Skipped, format!("cannot check: {error}"));
+            Err(Error::Database { source, .. }) => {
+                let skipped = Finding::new(name, Level::Skipped, format!("cannot check: {source}"));
                 Ok(vec![skipped])
             }
             other => other,

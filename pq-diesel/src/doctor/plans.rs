@@ -69,8 +69,8 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
                     bad.entry((Reverse(level), problem)).or_default().push(&one.name);
                 }
             }
-            Err(Error::Database(error)) => {
-                *refused.entry(error.to_string()).or_default() += 1;
+            Err(Error::Database { source, .. }) => {
+                *refused.entry(source.to_string()).or_default() += 1;
             }
             Err(error) => return Err(error),
         }

@@ -134,7 +134,7 @@ impl<'a> Runner<'a> {
             Err::<(), _>(diesel::result::Error::RollbackTransaction.into())
         });
         match result {
-            Err(Error::Database(diesel::result::Error::RollbackTransaction)) => Ok(applied),
+            Err(Error::Database { source: diesel::result::Error::RollbackTransaction, .. }) => Ok(applied),
             other => other.map(|()| applied),
         }
     }

@@ -119,7 +119,7 @@ fn a_refused_job_does_not_affect_the_rest_of_its_group() -> TestResult {
     let waiting = || pq.store().group_puts.queued(queue.name());
     let put = behind_a_lock(&database, waiting, |n| (n, queue.put(&json!(n))), |_, _| Ok(()))?;
     for (n, put) in &put {
-        assert_eq!(matches!(put, Err(Error::Database(_))), *n == 5, "{n}: {put:?}");
+        assert_eq!(matches!(put, Err(Error::Database { .. })), *n == 5, "{n}: {put:?}");
     }
     let mut stored: Vec<_> =
         queue.get_many(100, Wait::No)?.into_iter().map(|job| (job.id, job.data)).collect();

@@ -39,7 +39,7 @@ impl Connect for PgStore {
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
     ) -> Result<R, E> {
         let around = depth(conn).map_err(Error::from)?;
-        AnsiTransactionManager::begin_transaction(conn).map_err(Error::from)?;
+        AnsiTransactionManager::begin_transaction(conn).map_err(|e| self.error(e))?;
         let open = (around == 0).then(|| Open::new(self, conn));
         // A panic may leave changes half done. They are rolled back before it resumes.
         match catch_unwind(AssertUnwindSafe(|| work(conn))) {
@@ -50,7 +50,7 @@ impl Connect for PgStore {
                 }
                 Err(error) => {
                     let _ = roll_back_to(conn, around);
-                    let error = Error::from(error);
+                    let error = self.error(error);
                     Err(if around == 0 { error.unless_committed() } else { error }.into())
                 }
             },
