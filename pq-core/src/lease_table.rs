@@ -71,7 +71,10 @@ impl LeaseTable {
     }
 
     /// Extends the leases after a third of their length, or after [`EXTEND_WITHIN`] if that is shorter.
-    pub(crate) fn extend_due<S: Store>(&self, store: &S) {
+    ///
+    /// Returns `false` if the store did not answer for some of them.
+    pub(crate) fn extend_due<S: Store>(&self, store: &S) -> bool {
+        let mut answered = true;
         let mut due = HashMap::<Duration, Vec<i64>>::new();
         for (lease, state) in lock(&self.0).iter() {
             if !state.lost && state.extended_at.elapsed() >= (state.length / 3).min(EXTEND_WITHIN) {
@@ -80,9 +83,11 @@ impl LeaseTable {
         }
         for (length, leases) in due {
             if let Err(error) = self.extend(store, &leases, length) {
+                answered = false;
                 tracing::warn!(%error, leases = leases.len(), "extending leases failed; the worker will retry");
             }
         }
+        answered
     }
 
     /// Extends these leases. Returns whether the store still knew all of them; the others are marked as lost.

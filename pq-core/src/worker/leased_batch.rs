@@ -12,7 +12,7 @@ use super::thread_slots::{FinishedJob, ThreadSlot};
 use super::worker_run::WorkerRun;
 use crate::handler::{Context, HandlerResult, Incoming, Run};
 use crate::lock::lock;
-use crate::{Claim, Error, Failure, Outcome, Scan, Settlement, Store};
+use crate::{Claim, Error, Failure, Outcome, Scan, Settlement, Store, StoreError};
 
 /// The time that a finished job with a serialization key may wait for others to be settled with it.
 ///
@@ -24,6 +24,9 @@ const SETTLE_KEYED_WITHIN: Duration = Duration::from_millis(2);
 ///
 /// If the process was suspended, the lease may have expired before the maintenance thread could notice.
 const CONFIRM_EVERY: Duration = Duration::from_millis(1);
+
+/// The delay before a transactional handler runs again whose transaction the store refused for a reason that may pass.
+const RUN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Takes up to `want` jobs of the queue at `position` under a lease, and runs them.
 ///
@@ -162,7 +165,8 @@ impl<E> From<E> for Rollback<E> {
 
 /// Runs a transactional handler of a leased queue. Its writes and its job's outcome commit together.
 ///
-/// Sets `committed` to the outcome if they did.
+/// Sets `committed` to the outcome if they did, or if the connection was lost so that they may have. If the store
+/// refuses the transaction for a reason that may pass, the job runs again, and the attempt is not counted.
 fn run_in_transaction<S: Store>(
     run: &WorkerRun<S>,
     served: &ServedQueue<S>,
@@ -171,8 +175,8 @@ fn run_in_transaction<S: Store>(
     handler: &(dyn Fn(&mut S::Conn, &Incoming) -> HandlerResult + Send + Sync),
     committed: &mut Option<Outcome>,
 ) -> HandlerResult {
-    let store = run.store();
-    let done: Result<(HandlerResult, Outcome), Rollback<S::Error>> = store.with_connection(|conn| {
+    let (store, mut settled_as) = (run.store(), None);
+    let done: Result<HandlerResult, Rollback<S::Error>> = store.with_connection(|conn| {
         store.transaction(conn, |conn| {
             if let Some(timeout) = prepared.timeout() {
                 store.set_statement_timeout(conn, Some(timeout))?;
@@ -182,16 +186,23 @@ fn run_in_transaction<S: Store>(
             let (job, outcome) = served.prepare(claim).outcome_for(served, Ok(returned.clone()));
             let settlement = Settlement { job: &job, outcome };
             let accepted = store.settle(conn, std::slice::from_ref(&settlement))?;
-            if accepted.all() { Ok((Ok(returned), settlement.outcome)) } else { Err(Rollback::LeaseLost) }
+            settled_as = Some(settlement.outcome);
+            if accepted.all() { Ok(Ok(returned)) } else { Err(Rollback::LeaseLost) }
         })
     });
     match done {
-        Ok((result, outcome)) => {
-            *committed = Some(outcome);
+        Ok(result) => {
+            *committed = settled_as;
             result
         }
         Err(Rollback::Failed(failure)) => Err(failure),
         Err(Rollback::LeaseLost) => Err(Failure::Error(Error::lease_lost(incoming.claim.id).to_string())),
+        Err(Rollback::Store(error)) if error.is_passing() => {
+            tracing::warn!(job_id = %incoming.claim.id, %error, "transaction was refused; the job will run again");
+            // The commit may have succeeded although its answer was lost.
+            *committed = settled_as.filter(|_| error.is_unavailable());
+            Ok(Outcome::snooze(RUN_AGAIN_AFTER))
+        }
         Err(Rollback::Store(error)) => Err(Failure::Error(error.to_string())),
     }
 }

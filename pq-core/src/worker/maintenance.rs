@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::heartbeat::HeartbeatSender;
 use super::maintenance_schedule::MaintenanceSchedule;
-use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_finished};
+use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_for_thread};
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::lock::lock;
@@ -30,8 +30,10 @@ pub(super) fn run_until<S: Store>(run: &WorkerRun<S>, ended: &AtomicBool) {
         run.progress.sample();
         relieve_threads(run);
         let holds_leases = !run.leases.is_empty();
-        run.leases.extend_due(run.store());
-        if schedule.due_in(Instant::now()).is_zero() && !run.stop.is_finishing() {
+        // Maintenance requeues the jobs of expired leases. While this worker could not extend its own, for example after
+        // the store was unavailable, they must not be among them.
+        let holds_own = run.leases.extend_due(run.store());
+        if holds_own && schedule.due_in(Instant::now()).is_zero() && !run.stop.is_finishing() {
             maintain(run, &mut schedule);
         }
         heartbeat.send_if_due(run);
@@ -63,7 +65,7 @@ fn relieve_threads<S: Store>(run: &WorkerRun<S>) {
             give_back_buffer(slot);
         }
         if is_slow || has_finished_keys(slot) {
-            settle_finished(run, slot);
+            settle_for_thread(run, slot);
         }
         // A handler that ignores its timeout keeps its thread. Its job must not be kept as well.
         let hangs = handler

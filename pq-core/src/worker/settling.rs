@@ -1,11 +1,12 @@
 //! Settling: passing the outcomes of jobs to the store, and counting those that it accepted.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{fmt, mem, thread};
 
-use super::error_backoff::ErrorBackoff;
 use super::status::Report;
-use super::thread_slots::{FinishedJob, ThreadSlot};
+use super::thread_slots::{FinishedJob, SettleRetries, ThreadSlot};
 use super::worker_run::WorkerRun;
 use crate::lock::lock;
 use crate::{Claim, JobRecord, JobState, Outcome, Settlement, Store, StoreError};
@@ -27,44 +28,82 @@ pub(super) fn give_back_buffer(slot: &ThreadSlot) {
 
 /// Settles the leased jobs that a thread has finished.
 ///
-/// While the store cannot be reached it tries again, until the worker aborts and the lease has expired anyway.
+/// While the store refuses for a reason that may pass, for example because it cannot be reached, this tries again. The
+/// maintenance thread extends the lease meanwhile. This gives up when the worker aborts and a lease length has passed.
 pub(super) fn settle_finished<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot) {
-    let finished = std::mem::take(&mut *lock(&slot.finished));
-    let Some(first) = finished.first() else { return };
-    // All of them are of one batch, and so of one queue.
-    let queue = &first.job.queue;
-    let _span = tracing::debug_span!("pq.settle", jobs = finished.len()).entered();
+    let mut retries = lock(&slot.settling);
     let began = Instant::now();
-    let (mut backoff, mut may_be_settled) = (ErrorBackoff::default(), false);
-    loop {
-        match settle_once(run, &finished, may_be_settled) {
-            Ok(report) => return slot.statistics.add(queue, &report),
-            Err(error) if error.is_unavailable() => {
-                tracing::warn!(%error, jobs = finished.len(), "settling failed; the worker will retry");
-                may_be_settled = true;
-            }
-            // The store may be unable to store one of the outcomes. The others must not fail with it.
-            Err(_) if finished.len() > 1 => {
-                for job in &finished {
-                    match settle_once(run, std::slice::from_ref(job), true) {
-                        Ok(report) => slot.statistics.add(queue, &report),
-                        Err(error) => log_refusal(job, &error),
-                    }
-                }
-                return;
-            }
-            Err(error) => return finished.iter().for_each(|job| log_refusal(job, &error)),
-        }
+    while !pass_outcomes(run, slot, &mut retries) {
         if run.stop.is_aborting() && began.elapsed() > run.settings.lease {
-            tracing::error!(jobs = finished.len(), "settling was given up; the leases will expire");
+            for lost in mem::take(&mut *lock(&slot.finished)) {
+                count_loss(slot, &lost, &"the worker stopped while the store refused it");
+            }
+            *retries = SettleRetries::default();
             return;
         }
-        std::thread::sleep(backoff.next_pause());
+        let pause = retries.next_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        thread::sleep(pause);
     }
 }
 
-fn log_refusal(finished: &FinishedJob, error: &impl std::error::Error) {
-    tracing::error!(job_id = %finished.job.id, %error, "settling failed; the job's lease will expire");
+/// Tries once to settle the leased jobs that another thread has finished.
+///
+/// Does nothing while that thread settles them itself, or soon after the store refused them. Jobs that the store
+/// refuses for now stay with the thread.
+pub(super) fn settle_for_thread<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot) {
+    if let Ok(mut retries) = slot.settling.try_lock()
+        && retries.next_at.is_none_or(|at| at <= Instant::now())
+    {
+        pass_outcomes(run, slot, &mut retries);
+    }
+}
+
+/// Passes the outcomes of a thread's finished jobs to the store. Returns `false` if some must be passed again.
+///
+/// If the store refuses several for good, they are passed in two halves, so that one of them does not take the others
+/// with it.
+fn pass_outcomes<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, retries: &mut SettleRetries) -> bool {
+    let finished = mem::take(&mut *lock(&slot.finished));
+    let Some(first) = finished.first() else { return true };
+    // All of them are of one batch, and so of one queue.
+    let queue = first.job.queue.clone();
+    let _span = tracing::debug_span!("pq.settle", jobs = finished.len()).entered();
+    let mut parts = VecDeque::from([finished]);
+    while let Some(mut part) = parts.pop_front() {
+        match settle_once(run, &part, retries.may_be_settled) {
+            Ok(report) => slot.statistics.add(&queue, &report),
+            Err(error) if error.is_passing() => {
+                retries.may_be_settled |= error.is_unavailable();
+                retries.next_at = Some(Instant::now() + retries.backoff.next_pause());
+                let mut waiting = lock(&slot.finished);
+                part.extend(parts.into_iter().flatten().chain(waiting.drain(..)));
+                tracing::warn!(%queue, jobs = part.len(), %error, "settling failed; the worker will retry");
+                *waiting = part;
+                return false;
+            }
+            Err(error) if part.len() == 1 => part.iter().for_each(|job| count_loss(slot, job, &error)),
+            Err(_) => {
+                let half = part.split_off(part.len() / 2);
+                parts.push_front(half);
+                parts.push_front(part);
+            }
+        }
+    }
+    *retries = SettleRetries::default();
+    true
+}
+
+/// Reports an outcome that no try will pass to the store any more. Its job runs again when the lease has expired.
+fn count_loss(slot: &ThreadSlot, lost: &FinishedJob, error: &dyn fmt::Display) {
+    let FinishedJob { job, .. } = lost;
+    tracing::warn!(
+        queue = %job.queue,
+        job_id = %job.id,
+        attempt = job.attempt,
+        %error,
+        "outcome was lost; the job's lease will expire"
+    );
+    slot.statistics.add(&job.queue, &Report { lost: 1, ..Report::default() });
 }
 
 /// Passes the outcomes of leased jobs to the store once, and counts the accepted ones.

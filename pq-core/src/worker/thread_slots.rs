@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::error_backoff::ErrorBackoff;
 use super::statistics::ThreadStatistics;
 use super::status::Running;
 use crate::lock::lock;
@@ -34,6 +35,16 @@ pub(super) struct FinishedJob {
     pub(super) settled_as: Option<Outcome>,
 }
 
+/// The retries of outcomes that the store refused for a reason that may pass.
+#[derive(Debug, Default)]
+pub(super) struct SettleRetries {
+    pub(super) backoff: ErrorBackoff,
+    /// The earliest time of the next try; `None` if nothing was refused.
+    pub(super) next_at: Option<Instant>,
+    /// Whether the connection was lost, so that an earlier try may have been committed.
+    pub(super) may_be_settled: bool,
+}
+
 /// One thread's jobs and statistics. Every lock is the slot's own, so threads do not contend.
 #[derive(Default)]
 pub(super) struct ThreadSlot {
@@ -42,6 +53,8 @@ pub(super) struct ThreadSlot {
     pub(super) buffer: Mutex<VecDeque<Claim>>,
     /// Leased jobs that are not settled. The maintenance thread settles those that wait too long.
     pub(super) finished: Mutex<Vec<FinishedJob>>,
+    /// Locked while jobs of `finished` are passed to the store. Those that it refuses for now are put back first.
+    pub(super) settling: Mutex<SettleRetries>,
     /// Jobs of the thread's transaction that are not begun.
     in_transaction: AtomicU64,
     pub(super) statistics: ThreadStatistics,

@@ -73,7 +73,7 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
             }
             Ok(false) => return Ok(()),
             Err(error) => {
-                let is_fatal = !error.is_unavailable() && !run.reached.load(Ordering::Relaxed);
+                let is_fatal = !error.is_passing() && !run.reached.load(Ordering::Relaxed);
                 if is_fatal {
                     run.stop.request(StopMode::Abort);
                     return Err(error);

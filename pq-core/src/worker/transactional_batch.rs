@@ -71,7 +71,7 @@ pub(super) fn run_batch<S: Store>(
         let batch = match (done, work.only_job.take()) {
             (Ok(batch), _) => batch,
             (Err(Rollback::Failed(job, outcome)), _) => work.settle_after_rollback(conn, job, outcome)?,
-            (Err(Rollback::Store(error)), Some(job)) if !error.is_unavailable() && !error.is_conflict() => {
+            (Err(Rollback::Store(error)), Some(job)) if !error.is_passing() => {
                 let prepared = served.prepare(Claim::clone(&job));
                 let (job, outcome) = prepared.outcome_for(served, Err(not_kept(&error)));
                 work.settle_after_rollback(conn, job, outcome)?
@@ -185,7 +185,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         };
         let result = match done {
             Ok(()) => result,
-            Err(error) if error.is_unavailable() => return Err(error),
+            Err(error) if error.is_passing() => return Err(error),
             Err(error) => {
                 self.roll_back_to(conn, kept)?;
                 Err(not_kept(&error))
