@@ -1,7 +1,8 @@
 //! The payload of a task's job: the JSON object that Python's `pq.tasks` writes and reads.
 //!
 //! The keys `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Both implementations
-//! keep unknown keys when they retry a job. This one adds `backoff`, `timeout`, `lease` and `trace`.
+//! keep unknown keys when they retry a job. This one adds `retries`, `backoff`, `timeout`, `lease` and `trace`, and reads
+//! `max_retries` and `retry_in` only from calls of others: in its own they tell Python the policy of the task.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -109,18 +110,25 @@ impl Envelope {
         self.0.read("retried").unwrap_or_default()
     }
 
-    pub(crate) fn max_retries(&self) -> u32 {
-        self.0.read("max_retries").unwrap_or_default()
+    /// Returns the maximum number of retries that the call states, or `None` if that of the task applies.
+    ///
+    /// Python writes its task's default, 0, into each call, so 0 states nothing.
+    pub(crate) fn max_retries(&self) -> Option<u32> {
+        match self.0.get("backoff") {
+            Some(_) => self.0.read("retries"),
+            None => self.0.read("max_retries").filter(|retries| *retries > 0),
+        }
     }
 
-    /// Returns the backoff of the call, or `None` if that of the task applies.
+    /// Returns the backoff that the call states, or `None` if that of the task applies.
     pub(crate) fn backoff(&self) -> Option<Backoff> {
         if let Some(ours) = self.0.get("backoff") {
             return Backoff::from_wire(ours.get());
         }
-        let delay = match self.0.read::<Option<String>>("retry_in").flatten() {
-            Some(text) => parse_duration(&text).unwrap_or_default(),
-            None => Duration::ZERO,
+        let delay = match (self.0.read("max_retries"), self.0.read::<Option<String>>("retry_in").flatten()) {
+            // Python writes a delay into each call, also if there are no retries.
+            (Some(0), _) | (None, None) => return None,
+            (_, text) => text.and_then(|text| parse_duration(&text)).unwrap_or_default(),
         };
         Some(Backoff::fixed(delay))
     }
@@ -217,10 +225,28 @@ mod tests {
     fn a_python_call_is_read() -> Result<(), String> {
         let envelope = Envelope::read(PYTHON_CALL)?;
         assert_eq!(envelope.function().as_deref(), Some("shop.mail"));
-        assert_eq!((envelope.retried(), envelope.max_retries()), (2, 3));
+        assert_eq!((envelope.retried(), envelope.max_retries()), (2, Some(3)));
         assert_eq!(envelope.arguments::<(u8, String)>()?, (1, "é".to_owned()));
         let delay = envelope.backoff().map(|backoff| backoff.delay(1, crate::JobId(1)));
         assert_eq!(delay, Some(Duration::from_secs(10)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_call_that_states_no_policy_has_none() -> Result<(), String> {
+        for (policy, retries, delay) in [
+            ("", None, None),
+            (r#", "max_retries": 0, "retry_in": "30s""#, None, None),
+            (r#", "retry_in": null"#, None, None),
+            (r#", "retry_in": "5s""#, None, Some(5)),
+            (r#", "max_retries": 2, "retry_in": null"#, Some(2), Some(0)),
+            (r#", "max_retries": 2, "retry_in": "1s", "backoff": "task""#, None, None),
+            (r#", "max_retries": 2, "retries": 0, "backoff": {"fixed": {"ms": 7000}}"#, Some(0), Some(7)),
+        ] {
+            let call = Envelope::read(&format!(r#"{{"function": "f"{policy}}}"#))?;
+            let stated = call.backoff().map(|backoff| backoff.delay(1, crate::JobId(1)).as_secs());
+            assert_eq!((call.max_retries(), stated), (retries, delay), "{policy}");
+        }
         Ok(())
     }
 

@@ -20,6 +20,8 @@ cases![
     a_failed_job_is_retried_until_its_retries_are_exhausted: Own,
     a_retry_waits_for_its_backoff: Own,
     options_of_the_call_override_those_of_the_task: Own,
+    a_call_that_states_no_policy_gets_that_of_the_task_that_works_it: Own,
+    a_call_of_another_program_can_state_its_policy: Own,
     an_unknown_task_fails_that_job_only: Own,
     a_payload_that_is_not_a_task_is_moved_to_dead: Own,
     a_job_with_undecodable_arguments_is_moved_to_dead: Own,
@@ -212,6 +214,33 @@ fn options_of_the_call_override_those_of_the_task<F: Fixture>(harness: &Harness<
     assert_eq!(seen.all(), vec![(2, Some("of the task".to_owned())); 4]);
     let own = CallOptions::new().backoff(Backoff::custom(|_| Duration::ZERO));
     assert!(task.call_with(&(), &own).is_err(), "a custom backoff cannot be stored with a call");
+}
+
+fn a_call_that_states_no_policy_gets_that_of_the_task_that_works_it<F: Fixture>(harness: &Harness<F>) {
+    let old = task::<F, ()>(harness).backoff(Backoff::fixed(10 * TIMEOUT));
+    let new = task::<F, ()>(harness).max_retries(2).backoff(Backoff::fixed(Duration::ZERO));
+    for handler in both::<F, _, _, _>(&new, |_| Err::<(), _>("no")) {
+        // By plain SQL, by Python with its defaults, and by an older version of the program.
+        harness.put(json!({ "function": "eat" }));
+        harness.put(json!({
+            "function": "eat", "args": [], "kwargs": {}, "retried": 0, "max_retries": 0, "retry_in": "30s"
+        }));
+        old.call(&()).unwrap();
+        old.call_with(&(), &CallOptions::new().max_retries(0)).unwrap();
+        let report = run_until_empty(harness, handler);
+        assert_eq!((report.failed, report.dead), (3 + 3 + 3 + 1, 4));
+    }
+    assert_eq!(harness.counts().live(), 0);
+}
+
+fn a_call_of_another_program_can_state_its_policy<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness).max_retries(5).backoff(Backoff::fixed(10 * TIMEOUT));
+    for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("no")) {
+        harness.put(json!({ "function": "eat", "max_retries": 1, "retry_in": null }));
+        harness.put(json!({ "function": "eat", "retry_in": "0s", "retried": 4 }));
+        let report = run_until_empty(harness, handler);
+        assert_eq!((report.failed, report.dead), (2 + 2, 2));
+    }
 }
 
 fn an_unknown_task_fails_that_job_only<F: Fixture>(harness: &Harness<F>) {

@@ -23,7 +23,7 @@ impl Policy {
 
     /// Returns how many retries the job may have, and how many attempts it had before this one.
     pub(crate) fn retries(&self, job: &Claim, envelope: Option<&Envelope>) -> (u32, u32) {
-        let allowed = envelope.map_or(self.max_retries, Envelope::max_retries);
+        let allowed = envelope.and_then(Envelope::max_retries).unwrap_or(self.max_retries);
         let earlier = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
         // In Python each retry is a job of its own, whose envelope has the count.
         (allowed, earlier.max(envelope.map_or(0, Envelope::retried)))

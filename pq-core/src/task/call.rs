@@ -113,6 +113,9 @@ impl<S: Store, A: Serialize> Task<S, A> {
             None => "\"task\"".to_owned(),
         };
         envelope.set_backoff(wire)?;
+        if let Some(retries) = options.max_retries {
+            envelope.put("retries", &retries)?;
+        }
         if let Some(timeout) = options.timeout {
             envelope.put("timeout", &format_duration(timeout))?;
         }

@@ -5,6 +5,10 @@ use std::time::Duration;
 use crate::{Backoff, IntoWhen, OnConflict, PutOptions};
 
 /// The options of a call of a task. An option that is not set is as the task has it.
+///
+/// The retries, the backoff, the timeout and the lease that are not set are those of the task of the worker that runs
+/// the job, so that a new version of a program can change them for jobs that wait already. All others are those of the
+/// task that is called.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct CallOptions {

@@ -15,6 +15,9 @@ use crate::{Backoff, Queue, Store};
 
 /// A task: a name, the type of its arguments, and the defaults of its calls.
 ///
+/// Retries, backoff and timeout are those of the task of the worker that runs a job, wherever the job was put from. A
+/// call can state its own, see [`CallOptions`].
+///
 /// [`Task::call`] enqueues a job. A [`crate::Worker`] that serves a handler of the task runs it, see [`Task::leased`]
 /// and [`Task::transactional`].
 ///
@@ -93,6 +96,8 @@ impl<S: Store, A> Task<S, A> {
     }
 
     /// Sets options for every call. The options of a call take precedence.
+    ///
+    /// They are stored with each call, as if the call had them.
     #[must_use]
     pub fn with_defaults(mut self, defaults: CallOptions) -> Self {
         self.defaults = defaults;

@@ -15,7 +15,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer};
 use pq_core::store::Archive;
-use pq_diesel::{Backoff, Control, JobState, Pq, StopMode, Worker};
+use pq_diesel::{Backoff, CallOptions, Control, JobState, Pq, StopMode, Worker};
 use pq_testing::{Database, Kind, Options, Server, Stop};
 
 /// Not a test: the entry point of the child processes.
@@ -131,8 +131,8 @@ fn a_put_killed_before_its_commit_leaves_nothing() -> Outcome {
 #[test]
 fn a_job_that_kills_its_process_is_attempted_up_to_its_maximum() -> Outcome {
     let (database, pq) = setup()?;
-    let id =
-        work_task(&pq)?.max_retries(2).backoff(Backoff::fixed(Duration::ZERO)).call(&Step::KillAfter)?.id;
+    let options = CallOptions::new().max_retries(2).retry_in(Duration::ZERO);
+    let id = work_task(&pq)?.call_with(&Step::KillAfter, &options)?.id;
     let queue = pq.queue::<()>("work")?;
     let mut killed = 0;
     while queue.counts()?.dead == 0 {
@@ -224,7 +224,8 @@ fn run_disturbed(
     transactional: bool,
 ) -> Outcome {
     const JOBS: usize = 3_000;
-    let task = work_task(pq)?.max_retries(100).backoff(Backoff::fixed(Duration::from_millis(10)));
+    let retries = CallOptions::new().max_retries(100).retry_in(Duration::from_millis(10));
+    let task = work_task(pq)?.with_defaults(retries);
     let ids: Vec<i64> = task.call_many(vec![Step::Nothing; JOBS])?.into_iter().map(|put| put.id.0).collect();
     let worker = Worker::new(pq)
         .threads(4)
