@@ -315,14 +315,15 @@ class Tasks(Base):
         done = [job for _, job, _ in self.ran()] + [job for _, job, _ in self.seen]
         self.assertEqual(sorted(done), jobs)
 
-    def test_an_unknown_task_fails_without_affecting_others(self):
+    def test_an_unknown_task_is_left_to_others_without_affecting_them(self):
         self.shop.put({"function": "no.such", "args": [], "kwargs": {}, "retried": 0, "retry_in": "10s",
                        "max_retries": 0})
         job = self.add(1, 1)
         report = tasks("work")
         self.assertIn("done: 1", report)
-        self.assertIn("dead: 1", report)
+        self.assertIn("dead: 0", report)
         self.assertEqual(self.ran(), [("add", job, "2")])
+        self.assertEqual(self.sql("SELECT attempt, error ~ 'no.such' FROM pq.queue"), [(0, True)])
 
 
 if __name__ == "__main__":

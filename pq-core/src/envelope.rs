@@ -1,7 +1,7 @@
 //! The payload of a task's job: the JSON object that Python's `pq.tasks` writes and reads.
 //!
 //! The keys `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Both implementations
-//! keep unknown keys when they retry a job. This one adds `retries`, `backoff`, `timeout`, `lease` and `trace`, and reads
+//! keep unknown keys when they retry a job. This one adds `retries`, `backoff`, `timeout`, `lease`, `trace` and `unknown`, and reads
 //! `max_retries` and `retry_in` only from calls of others: in its own they tell Python the policy of the task.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::{Backoff, CodecError, Error, IntoWhen, When};
 pub type Trace = BTreeMap<String, String>;
 
 /// A JSON object that keeps the order of its keys, and its values byte for byte.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Object(Vec<(String, Box<RawValue>)>);
 
 impl Object {
@@ -69,7 +69,7 @@ impl Serialize for Object {
 }
 
 /// The payload of a task's job.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Envelope(Object);
 
 impl Envelope {
@@ -131,6 +131,11 @@ impl Envelope {
             (_, text) => text.and_then(|text| parse_duration(&text)).unwrap_or_default(),
         };
         Some(Backoff::fixed(delay))
+    }
+
+    /// Returns how often a worker without a handler for the task has left the job to others.
+    pub(crate) fn times_unknown(&self) -> u32 {
+        self.0.read("unknown").unwrap_or_default()
     }
 
     pub(crate) fn duration(&self, key: &str) -> Option<Duration> {

@@ -56,6 +56,10 @@ pub enum Outcome {
     Snooze {
         /// The delay before the next attempt, on the store's clock.
         after: Duration,
+        /// The reason, which is stored as the error of the job.
+        reason: Option<String>,
+        /// The payload of the next attempt; unchanged if `None`.
+        payload: Option<Payload>,
     },
     /// The job failed for good, and is archived as dead, whatever retries are left.
     Dead {
@@ -92,10 +96,10 @@ impl Outcome {
         Self::Retry { after, error: error.into(), payload: None }
     }
 
-    /// Returns [`Outcome::Snooze`].
+    /// Returns [`Outcome::Snooze`] without a reason, with the payload unchanged.
     #[must_use]
     pub fn snooze(after: Duration) -> Self {
-        Self::Snooze { after }
+        Self::Snooze { after, reason: None, payload: None }
     }
 
     /// Returns [`Outcome::Dead`].

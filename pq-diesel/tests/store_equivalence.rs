@@ -267,7 +267,7 @@ fn outcome(number: usize) -> Outcome {
         1 => Outcome::Keep { result: None },
         2 => Outcome::Dead { error: "broken".to_owned() },
         3 => Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None },
-        4 => Outcome::Snooze { after: LEASE },
+        4 => Outcome::snooze(LEASE),
         _ => Outcome::GiveBack,
     }
 }

@@ -94,7 +94,7 @@ fn an_outcome_after_the_lease_is_lost_is_refused_and_changes_nothing<F: Fixture>
         Outcome::Keep { result: None },
         Outcome::Dead { error: "late".to_owned() },
         Outcome::Retry { after: Duration::ZERO, error: "late".to_owned(), payload: None },
-        Outcome::Snooze { after: TIMEOUT },
+        Outcome::snooze(TIMEOUT),
         Outcome::Cancel { reason: None },
         Outcome::GiveBack,
     ] {
@@ -254,12 +254,12 @@ fn a_leased_job_given_back_is_unchanged<F: Fixture>(harness: &Harness<F>) {
 
 fn a_snoozed_job_waits_and_its_attempt_does_not_count<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
-    harness.settle(&harness.lease_one(), Outcome::Snooze { after: Duration::from_secs(3_600) });
+    harness.settle(&harness.lease_one(), Outcome::snooze(Duration::from_secs(3_600)));
     let counts = harness.counts();
     assert_eq!((counts.scheduled, counts.ready), (1, 0));
     assert!(harness.get().is_none());
     harness.put("b");
-    harness.settle(&harness.lease_one(), Outcome::Snooze { after: Duration::ZERO });
+    harness.settle(&harness.lease_one(), Outcome::snooze(Duration::ZERO));
     assert_eq!(harness.lease_one().attempt, 1);
 }
 

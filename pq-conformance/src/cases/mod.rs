@@ -6,6 +6,7 @@ mod claims;
 mod concurrency;
 mod counts;
 mod cron;
+mod failures;
 mod handlers;
 mod leases;
 mod order;
@@ -53,7 +54,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 24] = [
+    let topics: [fn() -> Vec<Case<F>>; 25] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -73,6 +74,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         outcomes::cases,
         tasks::cases,
         handlers::cases,
+        failures::cases,
         workers::cases,
         stop::cases,
         status::cases,

@@ -88,7 +88,7 @@ fn a_transaction_accepts_every_outcome<F: Fixture>(harness: &Harness<F>) {
         Outcome::Dead { error: "broken".to_owned() },
         Outcome::Cancel { reason: Some("no more".to_owned()) },
         Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None },
-        Outcome::Snooze { after: 10 * TIMEOUT },
+        Outcome::snooze(10 * TIMEOUT),
         Outcome::GiveBack,
     ];
     let queue = harness.queue();
@@ -185,7 +185,7 @@ fn cancelling_a_leased_job_notifies_its_holder<F: Fixture>(harness: &Harness<F>)
 fn a_leased_job_with_a_cancel_request_is_not_retried<F: Fixture>(harness: &Harness<F>) {
     for outcome in [
         Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None },
-        Outcome::Snooze { after: Duration::ZERO },
+        Outcome::snooze(Duration::ZERO),
         Outcome::GiveBack,
     ] {
         let id = harness.put(1);

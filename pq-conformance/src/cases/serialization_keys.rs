@@ -127,7 +127,7 @@ fn every_outcome_of_a_leased_job_releases_its_key<F: Fixture>(harness: &Harness<
         Outcome::Keep { result: None },
         Outcome::Dead { error: "broken".to_owned() },
         Outcome::Cancel { reason: None },
-        Outcome::Snooze { after: 10 * TIMEOUT },
+        Outcome::snooze(10 * TIMEOUT),
         Outcome::Retry { after: 10 * TIMEOUT, error: "broken".to_owned(), payload: None },
     ] {
         harness.put_with(1, &keyed("a"));

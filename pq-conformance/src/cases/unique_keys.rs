@@ -149,7 +149,7 @@ fn a_returned_job_keeps_its_key<F: Fixture>(harness: &Harness<F>) {
     for outcome in [
         Outcome::GiveBack,
         Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None },
-        Outcome::Snooze { after: Duration::ZERO },
+        Outcome::snooze(Duration::ZERO),
     ] {
         harness.settle(&harness.lease_one(), outcome);
         assert_eq!(try_put(harness, 2, &unique("a")), kept(first.id));

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pq_core::store::{Connect, Jobs};
-use pq_core::{CancelOutcome, PutOptions, StopMode, Wait, Worker};
+use pq_core::{CallOptions, CancelOutcome, PutOptions, StopMode, Wait, Worker};
 use serde_json::{Value, json};
 
 use super::cases;
@@ -325,7 +325,7 @@ fn jobs_of_a_lost_lease_are_not_started<F: Fixture>(harness: &Harness<F>) {
 
 fn a_worker_returns_the_jobs_of_a_dead_worker<F: Fixture>(harness: &Harness<F>) {
     let (handler, gate) = gate(harness);
-    task::<F, u32>(harness).call(&7).unwrap();
+    task::<F, u32>(harness).call_with(&7, &CallOptions::new().max_retries(0)).unwrap();
     // The consumer of this lease is dead: it never settles or extends.
     assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
     let worker =

@@ -9,7 +9,10 @@ use crate::{Claim, Failure, Outcome, Trace};
 /// A function that [`crate::Worker::wrap`] was given.
 pub(crate) type Middleware = dyn Fn(&JobInfo<'_>, Next<'_>) -> HandlerResult + Send + Sync;
 
-/// Describes a job to middleware.
+/// A function that [`crate::Worker::on_failure`] was given.
+pub(crate) type OnFailure = dyn Fn(&JobInfo<'_>, &Failure, bool) + Send + Sync;
+
+/// Describes a job to middleware and to the functions of [`crate::Worker::on_failure`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct JobInfo<'a> {
@@ -19,6 +22,12 @@ pub struct JobInfo<'a> {
     pub task: Option<&'a str>,
     /// The trace context in which the task was called.
     pub trace: Trace,
+    /// The number of this attempt, 1 for the first. Attempts by a Python `pq` count.
+    pub attempt: u32,
+    /// The maximum number of retries of the job.
+    pub max_retries: u32,
+    /// Whether the job is archived as dead if this attempt fails.
+    pub is_last: bool,
 }
 
 /// Runs the rest of the chain: the inner middleware, and then the handler.
@@ -55,7 +64,8 @@ impl<'a> Next<'a> {
     ///
     /// # Errors
     ///
-    /// The [`Failure`] of the attempt. A panic of the handler unwinds through the middleware.
+    /// The [`Failure`] of the attempt: the handler's error, its panic, which does not unwind through the middleware, its
+    /// timeout, or the reason why the job has no handler.
     pub fn run(self) -> Result<Outcome, Failure> {
         let Self { middleware, info, handler } = self;
         match middleware.split_first() {

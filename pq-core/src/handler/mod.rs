@@ -5,6 +5,7 @@ mod failure;
 mod incoming;
 mod middleware;
 mod policy;
+mod unknown_task;
 
 use std::fmt;
 use std::time::Duration;
@@ -15,9 +16,10 @@ pub use self::context::Context;
 pub(crate) use self::context::ContextAccess;
 pub use self::failure::Failure;
 pub(crate) use self::incoming::{HandlerResult, Incoming};
-pub(crate) use self::middleware::Middleware;
 pub use self::middleware::{JobInfo, Next};
+pub(crate) use self::middleware::{Middleware, OnFailure};
 pub(crate) use self::policy::Policy;
+pub(crate) use self::unknown_task::{after_unknown_task, is_left_for};
 use crate::store::Connect;
 use crate::{Backoff, Job, Outcome, Queue, QueueName, Store};
 

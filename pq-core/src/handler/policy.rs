@@ -37,13 +37,13 @@ impl Policy {
     pub(crate) fn after_failure<S: Store>(
         &self,
         queue: &Queue<S, ()>,
-        job: Incoming,
+        job: &Incoming,
         failure: &Failure,
         retry: Option<(Duration, Option<Payload>)>,
     ) -> Outcome {
         let Incoming { claim, envelope } = job;
         let error = failure.to_string();
-        let (allowed, tried) = self.retries(&claim, envelope.as_ref());
+        let (allowed, tried) = self.retries(claim, envelope.as_ref());
         let is_final = matches!(failure, Failure::Undecodable(_) | Failure::Exhausted { .. });
         if is_final || tried >= allowed {
             return Outcome::Dead { error };
@@ -57,6 +57,6 @@ impl Policy {
             envelope.put("retried", &failures).ok()?;
             queue.encode_json(envelope.to_json().ok()?).ok()
         };
-        Outcome::Retry { after, error, payload: payload.or_else(|| envelope.and_then(count_failure)) }
+        Outcome::Retry { after, error, payload: payload.or_else(|| envelope.clone().and_then(count_failure)) }
     }
 }

@@ -63,9 +63,11 @@ pub(super) fn settle(
             row.job.payload = payload.unwrap_or(row.job.payload);
             requeue(state, open, row);
         }
-        Outcome::Snooze { after } => {
+        Outcome::Snooze { after, reason, payload } => {
             row.job.attempt -= 1;
             row.job.schedule_at = (!after.is_zero()).then(|| take::after(now, after));
+            row.job.error = reason;
+            row.job.payload = payload.unwrap_or(row.job.payload);
             requeue(state, open, row);
         }
         Outcome::GiveBack => {

@@ -139,7 +139,7 @@ fn run_one<S: Store>(
         // A retry begins with the arguments of the last checkpoint.
         prepared.incoming.envelope = checkpoint;
     }
-    let (job, outcome) = prepared.outcome_for(served, result);
+    let (job, outcome) = prepared.end(run, served, result);
     FinishedJob { job, outcome, at: Instant::now(), settled_as: committed.or(settled_as) }
 }
 
@@ -182,9 +182,8 @@ fn run_in_transaction<S: Store>(
                 store.set_statement_timeout(conn, Some(timeout))?;
             }
             let returned = handler(conn, incoming).map_err(Rollback::Failed)?;
-            let claim = Claim::clone(&incoming.claim);
-            let (job, outcome) = served.prepare(claim).outcome_for(served, Ok(returned.clone()));
-            let settlement = Settlement { job: &job, outcome };
+            let (outcome, _) = prepared.outcome_of(run, served, Ok(returned.clone()));
+            let settlement = Settlement { job: &incoming.claim, outcome };
             let accepted = store.settle(conn, std::slice::from_ref(&settlement))?;
             settled_as = Some(settlement.outcome);
             if accepted.all() { Ok(Ok(returned)) } else { Err(Rollback::LeaseLost) }

@@ -7,6 +7,7 @@
 
 mod batch;
 mod batch_sizer;
+mod catch_panic;
 mod control;
 mod error_backoff;
 mod heartbeat;
@@ -37,7 +38,7 @@ use self::queue_set::QueueSet;
 use self::settings::{RunUntil, Settings};
 pub use self::status::{Report, Running, Status};
 use self::worker_run::WorkerRun;
-use crate::handler::{Failure, Handler, JobInfo, Middleware, Next};
+use crate::handler::{Failure, Handler, JobInfo, Middleware, Next, OnFailure};
 use crate::{Outcome, Pq, Retention, Store};
 
 /// Runs the handlers of one or several queues in its own threads.
@@ -94,6 +95,7 @@ pub struct Worker<S: Store> {
     queues: QueueSet<S>,
     settings: Settings,
     middleware: Vec<Arc<Middleware>>,
+    on_failure: Vec<Box<OnFailure>>,
     control: Control<S>,
 }
 
@@ -118,6 +120,7 @@ where
             queues: QueueSet::default(),
             settings: Settings::default(),
             middleware: Vec::new(),
+            on_failure: Vec::new(),
             control: Control::new(),
         }
     }
@@ -209,9 +212,49 @@ where
         self
     }
 
+    /// Sets for how long jobs are left to other workers if this one has no handler for their tasks. Default: 24 h.
+    ///
+    /// Another worker may have a handler, for example a newer version of the program. Such a job goes back with an error
+    /// that names the task, and no attempt is counted. Workers look at it again after a second, and then after delays
+    /// that double up to a minute. Once workers without a handler have left it to others for this long, it is archived as
+    /// dead. Time in which no worker takes it does not count.
+    #[must_use]
+    pub fn leave_unknown_tasks_for(mut self, duration: Duration) -> Self {
+        self.settings.leave_unknown_tasks_for = duration;
+        self
+    }
+
+    /// Calls `on_failure` after each failed attempt, with the failure and whether the job is archived as dead.
+    ///
+    /// An attempt fails by an error, a panic or a timeout of its handler, or by [`Outcome::Retry`] or [`Outcome::Dead`].
+    /// It also fails without a handler: for an unknown task, a payload that cannot be decoded, and a job whose workers
+    /// died. Functions are called in the order in which they were added, on the thread of the handler, before the
+    /// outcome is stored. If the store refuses the outcome, or a transaction runs again, the function may be called again
+    /// for the same attempt. A panic of the function is logged.
+    ///
+    /// ```
+    /// # use pq_core::{Pq, Worker, memory::MemoryStore};
+    /// # let pq = Pq::new(MemoryStore::new());
+    /// let worker = Worker::new(&pq).on_failure(|info, failure, is_last| {
+    ///     if is_last {
+    ///         eprintln!("job {} is dead after {} attempts: {failure}", info.job.id, info.attempt);
+    ///     }
+    /// });
+    /// ```
+    #[must_use]
+    pub fn on_failure(
+        mut self,
+        on_failure: impl Fn(&JobInfo<'_>, &Failure, bool) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_failure.push(Box::new(on_failure));
+        self
+    }
+
     /// Runs `middleware` around every handler. The first one added is outermost.
     ///
-    /// It receives the job and the rest of the chain, and its result is the attempt's.
+    /// It receives the job and the rest of the chain, and its result is the attempt's. It also runs for a job that has no
+    /// handler: the rest of the chain then returns the reason, such as [`Failure::UnknownTask`]. A panic of the
+    /// middleware fails the attempt.
     ///
     /// ```
     /// # use pq_core::{Pq, Worker, memory::MemoryStore};
@@ -269,8 +312,8 @@ where
     fn run_until(self, until: RunUntil) -> Result<Report, S::Error> {
         self.settings.check()?;
         self.queues.check()?;
-        let Self { pq, queues, settings, middleware, control } = self;
+        let Self { pq, queues, settings, middleware, on_failure, control } = self;
         let _attached = control.attach(queues.names(), &pq);
-        threads::run_threads(&WorkerRun::new(pq, queues, settings, middleware, &control, until))
+        threads::run_threads(&WorkerRun::new(pq, queues, settings, middleware, on_failure, &control, until))
     }
 }

@@ -1,12 +1,17 @@
 //! A taken job with the handler that runs it, and the outcome of its attempt.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use super::catch_panic::catch_panic;
 use super::queue_set::ServedQueue;
+use super::worker_run::WorkerRun;
 use crate::envelope::Envelope;
-use crate::handler::{HandlerResult, Incoming, Policy};
-use crate::{Claim, Failure, Handler, Outcome, Store};
+use crate::handler::{HandlerResult, Incoming, Policy, after_unknown_task, is_left_for};
+use crate::{Claim, Failure, Handler, JobInfo, Outcome, Store};
+
+/// The policy of a job that has no handler.
+static WITHOUT_HANDLER: LazyLock<Policy> = LazyLock::new(Policy::default);
 
 /// A taken job with its handler, or with the reason why it cannot run.
 pub(super) struct PreparedJob<'h, S: Store> {
@@ -59,29 +64,72 @@ impl<S: Store> PreparedJob<'_, S> {
         handler.policy.timeout(self.incoming.envelope.as_ref())
     }
 
+    /// Describes the job to middleware and to the functions that are called for each failure.
+    pub(super) fn info(&self, run: &WorkerRun<S>) -> JobInfo<'_> {
+        let Incoming { claim, envelope } = &self.incoming;
+        let (max_retries, tried) = self.policy().retries(claim, envelope.as_ref());
+        let is_last = match &self.handler {
+            Ok(_) => tried >= max_retries,
+            Err(Failure::UnknownTask(_)) => is_left_for(&self.incoming, run.settings.leave_unknown_tasks_for),
+            Err(_) => true,
+        };
+        let (task, trace) = (self.task.as_deref(), self.incoming.trace());
+        JobInfo { job: claim, task, trace, attempt: tried.saturating_add(1), max_retries, is_last }
+    }
+
     /// Returns the job and the outcome that its handler's result leads to.
-    pub(super) fn outcome_for(self, served: &ServedQueue<S>, result: HandlerResult) -> (Arc<Claim>, Outcome) {
-        let Self { incoming, handler, .. } = self;
-        let keeps = handler.as_ref().is_ok_and(|handler| handler.policy.keep_history);
+    ///
+    /// Logs a failure, and passes it to the functions of [`crate::Worker::on_failure`].
+    pub(super) fn end(
+        self,
+        run: &WorkerRun<S>,
+        served: &ServedQueue<S>,
+        result: HandlerResult,
+    ) -> (Arc<Claim>, Outcome) {
+        let (outcome, failure) = self.outcome_of(run, served, result);
+        if let Some(failure) = failure {
+            let dead = matches!(outcome, Outcome::Dead { .. });
+            let job = &self.incoming.claim;
+            let attempt = job.attempt;
+            tracing::warn!(queue = %job.queue, job_id = %job.id, attempt, %failure, dead, "job failed");
+            if !run.on_failure.is_empty() {
+                let info = self.info(run);
+                for on_failure in &run.on_failure {
+                    if let Err(panic) = catch_panic(|| on_failure(&info, &failure, dead)) {
+                        tracing::error!(job_id = %job.id, %panic, "a function for failures panicked");
+                    }
+                }
+            }
+        }
+        (self.incoming.claim, outcome)
+    }
+
+    /// Returns the outcome that a handler's result leads to, and the failure if the attempt failed.
+    pub(super) fn outcome_of(
+        &self,
+        run: &WorkerRun<S>,
+        served: &ServedQueue<S>,
+        result: HandlerResult,
+    ) -> (Outcome, Option<Failure>) {
+        let keeps = self.policy().keep_history;
         let (failure, retry) = match result {
-            Ok(Outcome::Complete) if keeps => return (incoming.claim, Outcome::Keep { result: None }),
+            Ok(Outcome::Complete) if keeps => return (Outcome::Keep { result: None }, None),
+            Ok(Outcome::Dead { error }) => {
+                return (Outcome::Dead { error: error.clone() }, Some(Failure::Error(error)));
+            }
             Ok(Outcome::Retry { after, error, payload }) => (Failure::Error(error), Some((after, payload))),
-            Ok(outcome) => return (incoming.claim, outcome),
+            Ok(outcome) => return (outcome, None),
             Err(failure) => (failure, None),
         };
-        let without_handler = Policy::default();
-        let policy = handler.as_ref().map_or(&without_handler, |handler| &handler.policy);
-        let claim = Arc::clone(&incoming.claim);
-        let outcome = policy.after_failure(&served.queue, incoming, &failure, retry);
-        let dead = matches!(outcome, Outcome::Dead { .. });
-        tracing::warn!(
-            queue = %claim.queue,
-            job_id = %claim.id,
-            attempt = claim.attempt,
-            %failure,
-            dead,
-            "job failed"
-        );
-        (claim, outcome)
+        let (queue, bound) = (&served.queue, run.settings.leave_unknown_tasks_for);
+        let outcome = match &failure {
+            Failure::UnknownTask(_) => after_unknown_task(queue, &self.incoming, &failure, bound),
+            _ => self.policy().after_failure(queue, &self.incoming, &failure, retry),
+        };
+        (outcome, Some(failure))
+    }
+
+    fn policy(&self) -> &Policy {
+        self.handler.as_ref().map_or(&WITHOUT_HANDLER, |handler| &handler.policy)
     }
 }

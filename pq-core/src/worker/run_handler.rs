@@ -1,16 +1,17 @@
 //! Running one handler: its middleware, its span, its timeout and its panics.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::catch_panic::catch_panic;
 use super::prepared_job::PreparedJob;
 use super::thread_slots::{RunningHandler, ThreadSlot};
 use super::worker_run::WorkerRun;
-use crate::handler::{HandlerResult, Incoming, JobInfo, Next};
+use crate::handler::{HandlerResult, Incoming, Next};
 use crate::{Failure, Store};
 
 /// Runs a handler inside its middleware. A panic and an exceeded timeout are failures.
+///
+/// The middleware also runs for a job without a handler, so that it sees how every job ends.
 pub(super) fn run_handler<S: Store>(
     run: &WorkerRun<S>,
     slot: &ThreadSlot,
@@ -18,9 +19,6 @@ pub(super) fn run_handler<S: Store>(
     now: Instant,
     handler: &mut dyn FnMut(&Incoming) -> HandlerResult,
 ) -> HandlerResult {
-    if let Err(failure) = &prepared.handler {
-        return Err(failure.clone());
-    }
     let (job, timeout) = (&prepared.incoming.claim, prepared.timeout());
     let span = tracing::info_span!(
         "pq.run",
@@ -39,29 +37,29 @@ pub(super) fn run_handler<S: Store>(
         timeout,
         since: now,
     });
-    // A panic cannot leave shared state half written: the handler's connection is rolled back, and no lock of the
-    // worker is held here.
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        if run.middleware.is_empty() {
-            return handler(&prepared.incoming);
-        }
-        let info = JobInfo { job, task: prepared.task.as_deref(), trace: prepared.incoming.trace() };
-        Next::new(&run.middleware, &info, &mut || handler(&prepared.incoming)).run()
-    }));
+    let mut attempt = || run_attempt(prepared, timeout, now, handler);
+    let result = if run.middleware.is_empty() {
+        attempt()
+    } else {
+        let info = prepared.info(run);
+        catch_panic(|| Next::new(&run.middleware, &info, &mut attempt).run()).flatten()
+    };
     slot.end();
-    match (result, timeout) {
-        (Err(panic), _) => Err(Failure::Panic(panic_text(panic))),
-        (Ok(_), Some(limit)) if now.elapsed() > limit => Err(Failure::Timeout(limit)),
-        (Ok(result), _) => result,
-    }
+    result
 }
 
-fn panic_text(panic: Box<dyn Any + Send>) -> String {
-    match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => match panic.downcast::<&'static str>() {
-            Ok(text) => (*text).to_owned(),
-            Err(_) => "(the panic's payload is not text)".to_owned(),
-        },
+fn run_attempt<S: Store>(
+    prepared: &PreparedJob<'_, S>,
+    timeout: Option<Duration>,
+    now: Instant,
+    handler: &mut dyn FnMut(&Incoming) -> HandlerResult,
+) -> HandlerResult {
+    if let Err(failure) = &prepared.handler {
+        return Err(failure.clone());
+    }
+    let result = catch_panic(|| handler(&prepared.incoming))?;
+    match timeout {
+        Some(limit) if now.elapsed() > limit => Err(Failure::Timeout(limit)),
+        _ => result,
     }
 }

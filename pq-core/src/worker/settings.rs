@@ -19,6 +19,7 @@ pub(super) struct Settings {
     /// `None` if the worker does not register itself.
     pub(super) heartbeat_every: Option<Duration>,
     pub(super) supervisor: Option<u32>,
+    pub(super) leave_unknown_tasks_for: Duration,
 }
 
 impl Default for Settings {
@@ -32,6 +33,7 @@ impl Default for Settings {
             retention: Retention::default(),
             heartbeat_every: Some(Duration::from_secs(2)),
             supervisor: None,
+            leave_unknown_tasks_for: Duration::from_secs(24 * 3_600),
         }
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn run_batch<S: Store>(
             (Err(Rollback::Failed(job, outcome)), _) => work.settle_after_rollback(conn, job, outcome)?,
             (Err(Rollback::Store(error)), Some(job)) if !error.is_passing() => {
                 let prepared = served.prepare(Claim::clone(&job));
-                let (job, outcome) = prepared.outcome_for(served, Err(not_kept(&error)));
+                let (job, outcome) = prepared.end(run, served, Err(not_kept(&error)));
                 work.settle_after_rollback(conn, job, outcome)?
             }
             (Err(Rollback::Store(error)), _) => return Err(error),
@@ -156,7 +156,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         let prepared = self.served.prepare(job);
         let (result, wrote) = self.run_handler(conn, &prepared, Instant::now())?;
         let failed = result.is_err();
-        let (job, outcome) = prepared.outcome_for(self.served, result);
+        let (job, outcome) = prepared.end(self.run, self.served, result);
         if failed && wrote {
             return Err(Rollback::Failed(job, outcome));
         }
@@ -191,7 +191,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
                 Err(not_kept(&error))
             }
         };
-        let (job, outcome) = prepared.outcome_for(self.served, result);
+        let (job, outcome) = prepared.end(self.run, self.served, result);
         self.add(job, outcome);
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::progress::Progress;
 use super::queue_set::QueueSet;
 use super::settings::{JobLimit, RunUntil, Settings};
 use super::thread_slots::ThreadSlot;
-use crate::handler::{ContextAccess, Middleware};
+use crate::handler::{ContextAccess, Middleware, OnFailure};
 use crate::lease_table::LeaseTable;
 use crate::stop::StopSignal;
 use crate::{Pq, Store, WakeSignal};
@@ -19,6 +19,7 @@ pub(super) struct WorkerRun<S: Store> {
     pub(super) queues: QueueSet<S>,
     pub(super) settings: Settings,
     pub(super) middleware: Vec<Arc<Middleware>>,
+    pub(super) on_failure: Vec<Box<OnFailure>>,
     pub(super) until: RunUntil,
     pub(super) job_limit: JobLimit,
     pub(super) stop: Arc<StopSignal>,
@@ -39,6 +40,7 @@ impl<S: Store> WorkerRun<S> {
         queues: QueueSet<S>,
         settings: Settings,
         middleware: Vec<Arc<Middleware>>,
+        on_failure: Vec<Box<OnFailure>>,
         control: &Control<S>,
         until: RunUntil,
     ) -> Self {
@@ -63,6 +65,7 @@ impl<S: Store> WorkerRun<S> {
             queues,
             settings,
             middleware,
+            on_failure,
             until,
             job_limit: JobLimit::new(until),
             stop,

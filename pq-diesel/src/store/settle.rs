@@ -240,7 +240,12 @@ impl<'a> OutcomeValues<'a> {
                 payload: payload.as_ref().map(Payload::as_str),
                 ..plain("retry")
             },
-            Outcome::Snooze { after } => Self { after: micros(*after), ..plain("snooze") },
+            Outcome::Snooze { after, reason, payload } => Self {
+                after: micros(*after),
+                error: reason.as_deref().map(storable),
+                payload: payload.as_ref().map(Payload::as_str),
+                ..plain("snooze")
+            },
             Outcome::Dead { error } => Self { error: Some(storable(error)), ..plain("dead") },
             Outcome::Cancel { reason } => {
                 Self { error: reason.as_deref().map(storable), ..plain("cancelled") }
