@@ -1,10 +1,11 @@
 //! Runs the user's commands for jobs (`pq work --exec`, `pq get --exec`).
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pq_diesel::{Claim, Trace};
@@ -96,9 +97,23 @@ impl Exec {
             .spawn()?;
         write_stdin(&mut child, input);
         let stderr = StderrTail::of(&mut child);
-        let status = wait(&mut child, should_stop)?;
+        running().insert(child.id());
+        let status = wait(&mut child, should_stop);
+        running().remove(&child.id());
+        let status = status?;
         Ok(Exit { status, stderr: stderr.end() })
     }
+}
+
+/// Returns the process groups of the commands that run.
+fn running() -> MutexGuard<'static, HashSet<u32>> {
+    static RUNNING: LazyLock<Mutex<HashSet<u32>>> = LazyLock::new(Mutex::default);
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills the commands that still run, because the process ends.
+pub(crate) fn kill_running() {
+    running().iter().for_each(|group| signal(*group, Signal::KILL));
 }
 
 fn write_stdin(child: &mut Child, input: &str) {
@@ -118,11 +133,11 @@ fn wait(child: &mut Child, should_stop: impl Fn() -> bool) -> io::Result<ExitSta
         }
         match terminated_at {
             None if should_stop() => {
-                signal(child, Signal::TERM);
+                signal(child.id(), Signal::TERM);
                 terminated_at = Some(Instant::now());
             }
             Some(at) if !killed && at.elapsed() > KILL_AFTER => {
-                signal(child, Signal::KILL);
+                signal(child.id(), Signal::KILL);
                 killed = true;
             }
             _ => {}
@@ -130,8 +145,8 @@ fn wait(child: &mut Child, should_stop: impl Fn() -> bool) -> io::Result<ExitSta
     }
 }
 
-fn signal(child: &Child, signal: Signal) {
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+fn signal(group: u32, signal: Signal) {
+    if let Some(group) = i32::try_from(group).ok().and_then(Pid::from_raw) {
         // An error means that the process group has ended.
         let _ = kill_process_group(group, signal);
     }

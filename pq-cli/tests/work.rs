@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use common::{
     Outcome, Work, json, migrated, on, pq, put, run, signal, status, stderr, stdout, wait_for, wait_until,
@@ -201,6 +202,25 @@ fn term_and_a_second_int_abort_without_failing_a_job() -> Outcome {
         assert_eq!(states, [(&Value::from("ready"), &Value::from(0)); 2], "{jobs}");
     }
     Ok(())
+}
+
+#[test]
+fn a_stop_ends_at_its_deadline_and_kills_a_command_that_ignores_it() -> Outcome {
+    let (database, folder) = (migrated()?, tempfile::tempdir()?);
+    let beats = folder.path().join("beats");
+    put(&database, "mail", "1")?;
+    let command = format!("trap '' TERM; while :; do echo >> '{}'; sleep 0.02; done", beats.display());
+    let words = ["work", "mail", "--exec", &command, "--stop-within", "500ms"];
+    let work = Work::start(on(&database, &words))?;
+    wait_for("the command to begin", || Ok(lines(&beats) > 0))?;
+    signal(&work.child, Signal::INT)?;
+    assert_eq!(work.end()?.0, 0);
+    assert_eq!(json(&database, &["jobs", "mail", "--json"])?[0]["state"], "running");
+    wait_for("the command to end", || {
+        let before = lines(&beats);
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(lines(&beats) == before)
+    })
 }
 
 #[test]

@@ -73,7 +73,8 @@ pub enum Outcome {
     },
     /// The job is requeued at its former position, as if it had not been taken.
     ///
-    /// It is ready at once, so a handler that always returns this runs again and again. Prefer [`Outcome::Snooze`].
+    /// It is ready at once, so a handler that always returns this runs again and again. Return it if the worker is
+    /// stopping ([`crate::Context::is_aborting`]), and otherwise prefer [`Outcome::Snooze`].
     GiveBack,
 }
 

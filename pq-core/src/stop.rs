@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,7 @@ pub enum StopMode {
     Finish = 2,
     /// Gives back jobs that were taken and not begun, and requests through their contexts that running handlers end. A
     /// job that is still running keeps its lease or its transaction until its handler returns, so nothing runs twice.
+    /// If a leased handler then returns an error, its job is given back and the attempt is not counted.
     Abort = 3,
 }
 
@@ -58,11 +61,14 @@ impl FromStr for StopMode {
 #[derive(Debug, Default)]
 pub(crate) struct StopSignal {
     mode: AtomicU8,
+    /// When the first request came.
+    requested_at: OnceLock<Instant>,
     waits: CancellationToken,
 }
 
 impl StopSignal {
     pub(crate) fn request(&self, mode: StopMode) {
+        self.requested_at.get_or_init(Instant::now);
         self.mode.fetch_max(mode as u8, Ordering::SeqCst);
         self.waits.cancel();
     }
@@ -74,6 +80,11 @@ impl StopSignal {
             2 => Some(StopMode::Finish),
             _ => Some(StopMode::Abort),
         }
+    }
+
+    /// Returns how much of `within` is left since the first request, or `None` before it.
+    pub(crate) fn time_left(&self, within: Duration) -> Option<Duration> {
+        self.requested_at.get().map(|at| within.saturating_sub(at.elapsed()))
     }
 
     /// Returns whether no further handler may start.

@@ -228,10 +228,8 @@ impl From<DieselError> for Error {
                 Self::Unavailable("the connection broke inside a transaction".to_owned())
             }
             source => {
-                let is_conflict = matches!(
-                    source,
-                    DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)
-                );
+                let is_conflict =
+                    matches!(source, DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _));
                 Self::Database { sqlstate: is_conflict.then(|| "40001".to_owned()), source }
             }
         }

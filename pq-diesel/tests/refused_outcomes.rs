@@ -15,7 +15,8 @@ use pq_testing::Database;
 
 const LOCK_TIMEOUT: Duration = Duration::from_millis(300);
 
-const WAITING_FOR_A_TABLE: &str = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+const WAITING_FOR_A_TABLE: &str =
+    "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
     WHERE datname = current_database() AND locktype = 'relation' AND NOT granted";
 
 fn pq_with_lock_timeout(database: &Database) -> Result<Pq, Error> {
@@ -106,9 +107,7 @@ fn a_transaction_under_a_lease_that_a_lock_timeout_refuses_runs_again_uncounted(
 #[test]
 fn an_outcome_that_is_refused_for_good_is_lost_alone() -> Outcome {
     let database = database()?;
-    database
-        .connect()?
-        .batch_execute("ALTER TABLE pq.queue_archive ADD CHECK (error <> 'a bad outcome')")?;
+    database.connect()?.batch_execute("ALTER TABLE pq.queue_archive ADD CHECK (error <> 'a bad outcome')")?;
     let pq = Pq::builder().url(database.url()).build()?;
     let task = pq.queue::<()>("apples")?.task::<i64>("eat");
     task.call_many([1, 2, 3, 4, 5])?;
@@ -135,7 +134,8 @@ fn a_worker_does_not_requeue_the_jobs_of_its_own_leases() -> Outcome {
     let task = pq.queue::<()>("apples")?.task::<i64>("eat").max_retries(5);
     task.clone().backoff(Backoff::fixed(Duration::ZERO)).call(&1)?;
     let lease = Duration::from_millis(200);
-    let expired = "SELECT count(*) FROM pq.queue_leases WHERE lease_until < clock_timestamp() - interval '300 ms'";
+    let expired =
+        "SELECT count(*) FROM pq.queue_leases WHERE lease_until < clock_timestamp() - interval '300 ms'";
     let url = database.url().to_owned();
     let handler = task.leased(move |_, _| {
         let mut conn = PgConnection::establish(&url).map_err(|error| error.to_string())?;

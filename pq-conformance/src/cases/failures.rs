@@ -65,7 +65,8 @@ fn middleware_and_on_failure_see_how_every_attempt_ends<F: Fixture>(harness: &Ha
         std::thread::sleep(Duration::from_millis(80));
         Ok::<_, CaseError>(())
     };
-    let (eat, sleep) = (queue.task::<u8>("eat"), queue.task::<()>("sleep").timeout(Duration::from_millis(50)));
+    let (eat, sleep) =
+        (queue.task::<u8>("eat"), queue.task::<()>("sleep").timeout(Duration::from_millis(50)));
     let handlers = both::<F, _, _, _>(&eat, work).into_iter().zip(both::<F, _, _, _>(&sleep, slow));
     for (eats, sleeps) in handlers {
         eat.call_many([0, 1, 2, 3]).unwrap();
@@ -128,7 +129,10 @@ fn the_information_of_a_job_says_which_attempt_is_the_last<F: Fixture>(harness: 
         let mut all = seen.all();
         all.sort_unstable();
         let both = |ending| [ending, ending];
-        assert_eq!(all, [both((1, 1, false)), both((2, 1, true)), both((2, 2, false)), both((3, 2, true))].concat());
+        assert_eq!(
+            all,
+            [both((1, 1, false)), both((2, 1, true)), both((2, 2, false)), both((3, 2, true))].concat()
+        );
     }
 }
 

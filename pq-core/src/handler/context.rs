@@ -82,6 +82,9 @@ impl<S: Store> Context<S> {
 
     /// Returns whether the handler should return early.
     ///
+    /// If the worker is stopping, the handler can return [`Outcome::GiveBack`] or an error: the job is ready again at
+    /// once, and the attempt is not counted.
+    ///
     /// That is so if [`Context::is_cancelled`], [`Context::is_timed_out`], [`Context::is_lease_lost`] or
     /// [`Context::is_aborting`] returns `true`.
     #[must_use]

@@ -134,6 +134,14 @@ fn run_one<S: Store>(
     if own_length.is_some() {
         set_lease_length(run, lease, run.settings.lease);
     }
+    let result = match result {
+        Err(Failure::Error(error)) if run.stop.is_aborting() && prepared.is_leased() => {
+            // The handler was asked to end, so its error says nothing about the job.
+            tracing::info!(job_id = %prepared.incoming.claim.id, error, "handler ended early; its job is given back");
+            Ok(Outcome::GiveBack)
+        }
+        result => result,
+    };
     let (settled_as, checkpoint) = context.into_effects();
     if checkpoint.is_some() {
         // A retry begins with the arguments of the last checkpoint.
@@ -182,6 +190,9 @@ fn run_in_transaction<S: Store>(
                 store.set_statement_timeout(conn, Some(timeout))?;
             }
             let returned = handler(conn, incoming).map_err(Rollback::Failed)?;
+            if run.is_abandoned() {
+                return Err(Rollback::LeaseLost);
+            }
             let (outcome, _) = prepared.outcome_of(run, served, Ok(returned.clone()));
             let settlement = Settlement { job: &incoming.claim, outcome };
             let accepted = store.settle(conn, std::slice::from_ref(&settlement))?;

@@ -3,7 +3,7 @@
 //! It extends leases, settles what threads with slow handlers have finished, sends heartbeats, puts the periodic jobs
 //! that are due, requeues the jobs of expired leases, and prunes the archive.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::heartbeat::HeartbeatSender;
@@ -20,12 +20,12 @@ const SLOW_HANDLER: Duration = Duration::from_millis(100);
 /// The longest time that the thread sleeps while the worker holds no lease.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs maintenance until `ended` is set.
-pub(super) fn run_until<S: Store>(run: &WorkerRun<S>, ended: &AtomicBool) {
+/// Runs maintenance until it is asked to end.
+pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
     let mut heartbeat = HeartbeatSender::default();
     let mut schedule = MaintenanceSchedule::new(run.settings.maintain_every, Instant::now());
     let signal = &run.maintenance;
-    while !ended.load(Ordering::SeqCst) {
+    while !signal.ended.load(Ordering::SeqCst) {
         let seen = signal.wake.generation();
         run.progress.sample();
         relieve_threads(run);
@@ -39,7 +39,7 @@ pub(super) fn run_until<S: Store>(run: &WorkerRun<S>, ended: &AtomicBool) {
         heartbeat.send_if_due(run);
         // A lease that is taken from here on finds the flag set, and wakes this thread.
         signal.idle.store(!holds_leases, Ordering::SeqCst);
-        if ended.load(Ordering::SeqCst) {
+        if signal.ended.load(Ordering::SeqCst) {
             break;
         }
         let is_idle = !holds_leases && run.leases.is_empty();

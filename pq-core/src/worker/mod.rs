@@ -274,13 +274,27 @@ where
         self
     }
 
+    /// Sets how long a stop may take. Default: without limit.
+    ///
+    /// The time is counted from the first request to stop, of any mode. A tenth of it before the end, running handlers
+    /// are asked to end, as by [`crate::StopMode::Abort`]. At the end the worker returns although a handler has not. That
+    /// handler continues on its thread until it returns or the process ends. The lease of its job is not extended, its
+    /// outcome is not stored, and its transaction is rolled back, so the job runs again.
+    ///
+    /// Set it to less than the time after which the process is killed.
+    #[must_use]
+    pub fn stop_within(mut self, limit: Duration) -> Self {
+        self.settings.stop_within = Some(limit);
+        self
+    }
+
     /// Returns a handle that stops this worker and returns its status.
     #[must_use]
     pub fn control(&self) -> Control<S> {
         self.control.clone()
     }
 
-    /// Runs until the worker is stopped.
+    /// Runs until the worker is stopped, and its handlers have returned or [`Worker::stop_within`] has passed.
     ///
     /// # Errors
     ///
@@ -314,6 +328,8 @@ where
         self.queues.check()?;
         let Self { pq, queues, settings, middleware, on_failure, control } = self;
         let _attached = control.attach(queues.names(), &pq);
-        threads::run_threads(&WorkerRun::new(pq, queues, settings, middleware, on_failure, &control, until))
+        threads::run_threads(&Arc::new(WorkerRun::new(
+            pq, queues, settings, middleware, on_failure, &control, until,
+        )))
     }
 }

@@ -59,6 +59,11 @@ impl<S: Store> PreparedJob<'_, S> {
         self
     }
 
+    /// Returns whether the handler has a context, by which it learns that the worker stops.
+    pub(super) fn is_leased(&self) -> bool {
+        self.handler.as_ref().is_ok_and(|handler| !handler.is_transactional())
+    }
+
     pub(super) fn timeout(&self) -> Option<Duration> {
         let handler = self.handler.as_ref().ok()?;
         handler.policy.timeout(self.incoming.envelope.as_ref())

@@ -20,6 +20,8 @@ pub(super) struct Settings {
     pub(super) heartbeat_every: Option<Duration>,
     pub(super) supervisor: Option<u32>,
     pub(super) leave_unknown_tasks_for: Duration,
+    /// `None` if a stopped worker waits for its handlers without limit.
+    pub(super) stop_within: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -34,6 +36,7 @@ impl Default for Settings {
             heartbeat_every: Some(Duration::from_secs(2)),
             supervisor: None,
             leave_unknown_tasks_for: Duration::from_secs(24 * 3_600),
+            stop_within: None,
         }
     }
 }

@@ -64,6 +64,10 @@ pub(super) fn settle_for_thread<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot)
 /// with it.
 fn pass_outcomes<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, retries: &mut SettleRetries) -> bool {
     let finished = mem::take(&mut *lock(&slot.finished));
+    if run.is_abandoned() {
+        finished.iter().for_each(|job| count_loss(slot, job, &"the worker has ended"));
+        return true;
+    }
     let Some(first) = finished.first() else { return true };
     // All of them are of one batch, and so of one queue.
     let queue = first.job.queue.clone();

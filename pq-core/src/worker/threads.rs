@@ -1,53 +1,143 @@
 //! The threads of a worker. Each polls, runs what it took, and polls again.
 
 use std::hint::black_box;
-use std::sync::Once;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::batch_sizer::BatchSizer;
+use super::catch_panic::catch_panic;
 use super::error_backoff::ErrorBackoff;
 use super::maintenance;
 use super::poll::{PollResult, poll};
 use super::settings::RunUntil;
 use super::status::Report;
+use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::lock::lock;
 use crate::stop::StopMode;
 use crate::wait::{Polled, poll_and_wait};
 use crate::{Scan, Store, StoreError, Wait, WakeSignal};
 
-/// Runs the threads of a worker until all of them have ended.
-pub(super) fn run_threads<S: Store>(run: &WorkerRun<S>) -> Result<Report, S::Error>
-where
-    S::Conn: Send,
-{
+/// Runs the threads of a worker until all of them have ended, or until the deadline of a stop.
+///
+/// The threads are not scoped, because a thread whose handler does not return would keep its scope from ending.
+pub(super) fn run_threads<S: Store>(run: &Arc<WorkerRun<S>>) -> Result<Report, S::Error> {
     keep_freed_memory();
-    let ended = AtomicBool::new(false);
-    let end_maintenance = || {
-        ended.store(true, Ordering::SeqCst);
-        run.maintenance.wake.notify();
-    };
-    std::thread::scope(|scope| {
-        let maintenance_thread = scope.spawn(|| maintenance::run_until(run, &ended));
-        let threads: Vec<_> =
-            (0..run.settings.threads).map(|thread| scope.spawn(move || run_thread(run, thread))).collect();
-        let mut result = Ok(());
-        for thread in threads {
-            match thread.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => result = Err(error),
-                Err(panic) => {
-                    end_maintenance();
-                    std::panic::resume_unwind(panic);
-                }
-            }
+    let endings = Arc::new(Endings::default());
+    let _registration = run.stop.waits().notifies(&endings.signal);
+    let mut threads = vec![endings.spawn(run, |endings, run| {
+        if let Err(panic) = catch_panic(|| maintenance::run_maintenance(run)) {
+            tracing::error!(%panic, "the maintenance thread panicked");
         }
-        end_maintenance();
-        let _ = maintenance_thread.join();
-        result
-    })?;
-    Ok(run.progress.report())
+        endings.maintenance.store(true, Ordering::SeqCst);
+    })];
+    threads.extend((0..run.settings.threads).map(|thread| {
+        endings.spawn(run, move |endings, run| {
+            let ended = catch_unwind(AssertUnwindSafe(|| run_thread(run, thread)));
+            if ended.is_err() {
+                run.stop.request(StopMode::Abort);
+            }
+            lock(&endings.threads).push(ended);
+        })
+    }));
+    let have_all_ended =
+        endings.wait(run, Duration::ZERO, || lock(&endings.threads).len() == run.settings.threads);
+    if !have_all_ended {
+        abandon(run);
+    }
+    run.maintenance.end();
+    if endings.wait(run, DEREGISTER_WITHIN, || endings.maintenance.load(Ordering::SeqCst)) && have_all_ended {
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+    }
+    let mut result = Ok(run.progress.report());
+    for ended in mem::take(&mut *lock(&endings.threads)) {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => result = Err(error),
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+    result
+}
+
+/// The time after the deadline of a stop for which the run waits until the maintenance thread has deregistered it.
+const DEREGISTER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Ends the run although handlers have not returned.
+///
+/// Their leases are no longer extended, and their outcomes are not passed to the store.
+fn abandon<S: Store>(run: &WorkerRun<S>) {
+    run.abandoned.store(true, Ordering::SeqCst);
+    run.stop.request(StopMode::Abort);
+    for handler in run.slots().iter().filter_map(ThreadSlot::running) {
+        tracing::error!(
+            queue = %handler.queue,
+            job_id = %handler.id,
+            attempt = handler.attempt,
+            "the worker ended although a handler had not; the job will run again"
+        );
+    }
+}
+
+/// The threads of a run that have ended.
+struct Endings<E> {
+    threads: Mutex<Vec<thread::Result<Result<(), E>>>>,
+    /// Whether the maintenance thread has ended.
+    maintenance: AtomicBool,
+    /// Notified by each thread that has ended, and by requests to stop.
+    signal: Arc<WakeSignal>,
+}
+
+impl<E> Default for Endings<E> {
+    fn default() -> Self {
+        Self { threads: Mutex::default(), maintenance: AtomicBool::new(false), signal: WakeSignal::new() }
+    }
+}
+
+impl<E: Send + 'static> Endings<E> {
+    /// Spawns a thread that notifies the signal when it has ended.
+    fn spawn<S: Store>(
+        self: &Arc<Self>,
+        run: &Arc<WorkerRun<S>>,
+        work: impl FnOnce(&Self, &WorkerRun<S>) + Send + 'static,
+    ) -> JoinHandle<()> {
+        let (endings, run) = (Arc::clone(self), Arc::clone(run));
+        thread::spawn(move || {
+            work(&endings, &run);
+            endings.signal.notify();
+        })
+    }
+
+    /// Waits until `have_ended` returns `true`. Returns `false` if the deadline of a stop, and `grace`, came first.
+    ///
+    /// A tenth of the time before the deadline, running handlers are asked to end.
+    fn wait<S: Store>(&self, run: &WorkerRun<S>, grace: Duration, have_ended: impl Fn() -> bool) -> bool {
+        let time_left = || {
+            let within = run.settings.stop_within?.saturating_add(grace);
+            Some((run.stop.time_left(within)?, within / 10))
+        };
+        loop {
+            let seen = self.signal.generation();
+            if have_ended() {
+                return true;
+            }
+            let pause = match time_left() {
+                None => Duration::MAX,
+                Some((Duration::ZERO, _)) => return false,
+                Some((left, _)) if run.stop.is_aborting() => left,
+                Some((left, last)) if left > last => left - last,
+                Some((left, _)) => {
+                    run.stop.request(StopMode::Abort);
+                    left
+                }
+            };
+            self.signal.wait_past(seen, pause);
+        }
+    }
 }
 
 /// Has glibc keep the memory of a freed batch for the next one.
@@ -72,6 +162,7 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
                 run.reached.store(true, Ordering::Relaxed);
             }
             Ok(false) => return Ok(()),
+            Err(_) if run.is_abandoned() => return Ok(()),
             Err(error) => {
                 let is_fatal = !error.is_passing() && !run.reached.load(Ordering::Relaxed);
                 if is_fatal {

@@ -17,7 +17,7 @@ use super::status::Report;
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::handler::{HandlerResult, Run};
-use crate::{Claim, Failure, Outcome, Scan, Store, StoreError};
+use crate::{Claim, Error, Failure, Outcome, Scan, Store, StoreError};
 
 /// After this long the rest of a batch is given back, so that the transaction and its locks do not last much longer.
 const MAX_DURATION: Duration = Duration::from_millis(200);
@@ -218,6 +218,9 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
                 },
                 Err(failure) => Err(failure.clone()),
             });
+        if self.run.is_abandoned() {
+            return Err(Error::Stopped.into());
+        }
         Ok((result, before.is_none() || store.activity(conn) != before))
     }
 

@@ -30,6 +30,8 @@ pub(super) struct WorkerRun<S: Store> {
     /// Held by the thread that waits for jobs on behalf of the others.
     pub(super) waiter: Mutex<()>,
     pub(super) maintenance: MaintenanceSignal,
+    /// Whether the run has ended although handlers have not. Their outcomes are no longer passed to the store.
+    pub(super) abandoned: AtomicBool,
     /// Whether the store has ever answered. Until then an error ends the worker if a retry cannot succeed.
     pub(super) reached: AtomicBool,
 }
@@ -74,6 +76,7 @@ impl<S: Store> WorkerRun<S> {
             context_access,
             waiter: Mutex::default(),
             maintenance: MaintenanceSignal::default(),
+            abandoned: AtomicBool::new(false),
             reached: AtomicBool::new(false),
         }
     }
@@ -82,20 +85,31 @@ impl<S: Store> WorkerRun<S> {
         self.pq.store()
     }
 
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::SeqCst)
+    }
+
     pub(super) fn slots(&self) -> &[ThreadSlot] {
         self.progress.threads.all()
     }
 }
 
-/// Wakes the maintenance thread.
+/// Wakes the maintenance thread, and ends it.
 #[derive(Debug, Default)]
 pub(super) struct MaintenanceSignal {
     pub(super) wake: WakeSignal,
     /// Whether the maintenance thread sleeps for longer than a new lease may wait for it.
     pub(super) idle: AtomicBool,
+    pub(super) ended: AtomicBool,
 }
 
 impl MaintenanceSignal {
+    /// Asks the maintenance thread to end.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.wake.notify();
+    }
+
     /// Wakes the maintenance thread if it sleeps for long. Must be called when a lease needs to be extended soon.
     pub(super) fn lease_added(&self) {
         if self.idle.swap(false, Ordering::SeqCst) {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use pq_diesel::{Backoff, Context, Handler, Job, Outcome, Pq};
 use serde::Deserialize;
@@ -126,10 +125,8 @@ fn run_command(exec: &Exec, context: &Context, task: Option<&str>, input: &str) 
         Ok(Outcome::Complete)
     } else if context.is_cancelled() {
         Ok(Outcome::cancel("cancelled while running"))
-    } else if context.is_aborting() && !context.is_timed_out() {
-        // The command was terminated because the worker stops. That is not a failure of the job.
-        Ok(Outcome::snooze(Duration::ZERO))
     } else {
+        // If the command was terminated because the worker stops, the worker gives the job back.
         Err(ended.reason())
     }
 }

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::pid_file::PidFile;
 use crate::signals::catch;
-use crate::{output, worker_output};
+use crate::{exec, output, worker_output};
 
 /// Environment variable that holds the pid of the supervisor, for a supervised process.
 const SUPERVISOR: &str = "PQ_WORK_SUPERVISOR";
@@ -71,6 +71,11 @@ pub(crate) struct Work {
     /// Lease duration. The lease is extended while the command runs. After a crash, jobs are requeued when it expires.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     lease: Duration,
+    /// Time limit of a stop, counted from the first signal. A tenth of it before the end, running commands get TERM. At
+    /// the end they get KILL, the process ends, and their jobs are requeued when their leases expire. Without it a stop
+    /// waits for the commands.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    stop_within: Option<Duration>,
     /// Time limit of a command. The job fails when it is exceeded.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
@@ -113,6 +118,9 @@ impl Work {
         if let Some(process) = supervisor {
             worker = worker.supervised_by(process);
         }
+        if let Some(limit) = self.stop_within {
+            worker = worker.stop_within(limit);
+        }
         for handler in handlers::build(self, &pq)? {
             worker = worker.serve(handler);
         }
@@ -126,6 +134,7 @@ impl Work {
             (false, Some(jobs)) => worker.run_jobs(jobs.get()),
             (false, None) => worker.run(),
         }?;
+        exec::kill_running();
         let Report { done, failed, dead, cancelled, .. } = report;
         output::print_status(&format!("done {done}, failed {failed}, dead {dead}, cancelled {cancelled}"));
         Ok(ExitCode::SUCCESS)
