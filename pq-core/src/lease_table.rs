@@ -10,6 +10,14 @@ use crate::{JobId, Store};
 /// The longest time between two extensions of a lease, and so until a handler learns that its job shall be cancelled.
 const EXTEND_WITHIN: Duration = Duration::from_secs(2);
 
+/// The longest time that an extension waits for the store's answer.
+const EXTENSION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Returns how long an extension by `length` waits for the store's answer. It leaves time for other attempts.
+pub(crate) fn extension_timeout(length: Duration) -> Duration {
+    (length / 6).min(EXTENSION_TIMEOUT)
+}
+
 /// A lease that the worker holds.
 #[derive(Debug)]
 struct LeaseState {
@@ -20,6 +28,12 @@ struct LeaseState {
     lost: bool,
     /// Jobs of the lease for which cancellation was requested.
     cancel_requested: HashSet<JobId>,
+}
+
+impl LeaseState {
+    fn is_due(&self) -> bool {
+        !self.lost && self.extended_at.elapsed() >= (self.length / 3).min(EXTEND_WITHIN)
+    }
 }
 
 /// The leases of a worker by their tokens.
@@ -70,24 +84,24 @@ impl LeaseTable {
         }
     }
 
+    /// Returns whether a lease is due to be extended, or could not be.
+    pub(crate) fn is_extension_due(&self) -> bool {
+        lock(&self.0).values().any(LeaseState::is_due)
+    }
+
     /// Extends the leases after a third of their length, or after [`EXTEND_WITHIN`] if that is shorter.
-    ///
-    /// Returns `false` if the store did not answer for some of them.
-    pub(crate) fn extend_due<S: Store>(&self, store: &S) -> bool {
-        let mut answered = true;
+    pub(crate) fn extend_due<S: Store>(&self, store: &S) {
         let mut due = HashMap::<Duration, Vec<i64>>::new();
         for (lease, state) in lock(&self.0).iter() {
-            if !state.lost && state.extended_at.elapsed() >= (state.length / 3).min(EXTEND_WITHIN) {
+            if state.is_due() {
                 due.entry(state.length).or_default().push(*lease);
             }
         }
         for (length, leases) in due {
             if let Err(error) = self.extend(store, &leases, length) {
-                answered = false;
                 tracing::warn!(%error, leases = leases.len(), "extending leases failed; the worker will retry");
             }
         }
-        answered
     }
 
     /// Extends these leases. Returns whether the store still knew all of them; the others are marked as lost.
@@ -97,7 +111,10 @@ impl LeaseTable {
         leases: &[i64],
         length: Duration,
     ) -> Result<bool, S::Error> {
-        let extended = store.with_connection(|conn| store.extend(conn, leases, length))?;
+        let extended = store.with_connection(|conn| {
+            let timeout = Some(extension_timeout(length));
+            store.with_call_timeout(conn, timeout, |conn| store.extend(conn, leases, length))
+        })?;
         let mut table = lock(&self.0);
         for lease in leases {
             let Some(state) = table.get_mut(lease) else { continue };

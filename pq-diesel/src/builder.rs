@@ -21,6 +21,13 @@ const POLL_INTERVAL_LISTENING: Duration = Duration::from_secs(5);
 /// The interval at which a wait polls when the handle does not listen.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
+/// The longest time that a statement of the handle remains without an answer.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The limits of the call timeout.
+const MIN_CALL_TIMEOUT: Duration = Duration::from_millis(10);
+const MAX_CALL_TIMEOUT: Duration = Duration::from_secs(30 * 86_400);
+
 /// The way in which waiters are notified of a put that the handle commits.
 ///
 /// A put in a transaction of the caller's, or by plain SQL, is notified by the table's trigger at its commit, unless
@@ -60,6 +67,7 @@ pub struct Builder {
     poll_interval: Option<Duration>,
     pool_size: u32,
     connect_timeout: Duration,
+    call_timeout: Duration,
     codec: Arc<dyn Codec>,
     limits: PayloadLimits,
     cancellation_token: Option<CancellationToken>,
@@ -79,6 +87,7 @@ impl Default for Builder {
             poll_interval: None,
             pool_size: 16,
             connect_timeout: Duration::from_secs(5),
+            call_timeout: CALL_TIMEOUT,
             codec: Arc::new(Json),
             limits: PayloadLimits::default(),
             cancellation_token: None,
@@ -105,6 +114,10 @@ impl Builder {
     ///
     /// The handle makes a pool of connections from it and listens on a connection of its own. With [`Builder::pool`] it
     /// only listens.
+    ///
+    /// The connections of the handle do not wait without limit for a server that is gone. Unless the string, a service
+    /// or an environment variable sets them, these options of libpq have the values `connect_timeout=10`,
+    /// `keepalives_idle=30`, `keepalives_interval=10`, `keepalives_count=3` and `tcp_user_timeout=30000`.
     pub fn url(mut self, url: &str) -> Self {
         self.url = Some(ConnInfo::new(url));
         self
@@ -174,6 +187,21 @@ impl Builder {
         self
     }
 
+    /// Sets how long a statement of the handle may remain without an answer of the server. Default: 30 s.
+    ///
+    /// After this time the connection is closed, and the call returns [`Error::Unavailable`], or
+    /// [`Error::OutcomeUnknown`] if a change may have been committed. The time is measured for each statement, so a call
+    /// of several may take longer, and a bulk put may take as long as it makes progress.
+    ///
+    /// Statements that you send have no such limit, nor have calls on a connection of yours: in a transactional handler,
+    /// in [`Pq::transaction`], on a pool of the application ([`Builder::pool`]). Neither have calls whose work grows with
+    /// the queue: migrations, `clear`, `prune`, requeueing and moving jobs. The limit is enforced on Linux; elsewhere
+    /// only the settings of TCP limit a wait ([`Builder::url`]). Values are limited to 10 ms and 30 days.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout.clamp(MIN_CALL_TIMEOUT, MAX_CALL_TIMEOUT);
+        self
+    }
+
     /// Sets the codec of all queues of the handle. Default: JSON as it is.
     ///
     /// To set it for one queue, use [`pq_core::Queue::with_codec`].
@@ -213,7 +241,7 @@ impl Builder {
     pub fn build(self) -> Result<Pq, Error> {
         let table = Table::new(&self.schema, &self.table)?;
         let url = self.url.clone().filter(|_| self.listen);
-        let listener = url.map(|url| Listener::new(url, table.clone()));
+        let listener = url.map(|url| Listener::new(url, table.clone(), self.call_timeout));
         let default_interval = if listener.is_some() { POLL_INTERVAL_LISTENING } else { POLL_INTERVAL };
         let poll_interval = self.poll_interval.unwrap_or(default_interval).max(Duration::from_millis(1));
         if self.pool.is_some() && self.listen && listener.is_none() {
@@ -226,10 +254,12 @@ impl Builder {
         }
         let pool = match (self.pool, self.url) {
             (Some(pool), _) => Some(Pool::Given(pool)),
-            (None, Some(url)) => Some(Pool::new(url, self.pool_size, self.connect_timeout, self.prepare)),
+            (None, Some(url)) => {
+                Some(Pool::new(url, self.pool_size, self.connect_timeout, self.call_timeout, self.prepare))
+            }
             (None, None) => None,
         };
-        let store = PgStore::new(table, pool, listener, self.notify, poll_interval);
+        let store = PgStore::new(table, pool, listener, self.notify, poll_interval, self.call_timeout);
         let mut pq = pq_core::Pq::new(store).with_codec(self.codec).with_limits(self.limits);
         if let Some(token) = &self.cancellation_token {
             pq = pq.with_cancellation_token(token);
@@ -247,7 +277,7 @@ impl Builder {
     /// The errors of [`Builder::build`], and [`Error::Unreachable`].
     pub fn connect(self) -> Result<Pq, Error> {
         if let Some(url) = &self.url {
-            PgConnection::establish(url.as_str()).map_err(|found| Error::Unreachable {
+            PgConnection::establish(url.complete()).map_err(|found| Error::Unreachable {
                 server: url.server(),
                 reason: url.redact(&found.to_string()),
             })?;

@@ -10,6 +10,8 @@ use crate::libpq;
 #[derive(Clone)]
 pub(crate) struct ConnInfo {
     text: String,
+    /// The text with [`DEFAULTS`] for what it leaves open.
+    complete: String,
     /// The server and the database, or why neither can be shown.
     shown: Result<String, Unshown>,
 }
@@ -26,12 +28,20 @@ enum Unshown {
 impl ConnInfo {
     pub(crate) fn new(text: impl Into<String>) -> Self {
         let text = text.into();
-        let shown = show(&text);
-        Self { text, shown }
+        let options = libpq::parse_conninfo(&text);
+        let complete = options.as_ref().map_or_else(|_| text.clone(), |options| complete(options));
+        let shown = options.map_err(Unshown::Invalid).and_then(|options| show(&text, &options));
+        Self { text, complete, shown }
     }
 
+    /// Returns the text as it was given.
     pub(crate) fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Returns the connection string to connect with.
+    pub(crate) fn complete(&self) -> &str {
+        &self.complete
     }
 
     /// Returns the server and the database, without user names and passwords.
@@ -60,8 +70,37 @@ impl ConnInfo {
     }
 }
 
-fn show(text: &str) -> Result<String, Unshown> {
-    let options = libpq::parse_conninfo(text).map_err(Unshown::Invalid)?;
+/// Options of libpq that a connection string gets unless it, a service or an environment variable sets them.
+///
+/// libpq's own defaults wait without limit for a server that does not answer, and for hours for one that is gone.
+const DEFAULTS: [(&str, &str); 5] = [
+    // Seconds.
+    ("connect_timeout", "10"),
+    ("keepalives_idle", "30"),
+    ("keepalives_interval", "10"),
+    ("keepalives_count", "3"),
+    // Milliseconds.
+    ("tcp_user_timeout", "30000"),
+];
+
+/// Returns these options as `key=value` words, completed by [`DEFAULTS`].
+fn complete(options: &[(String, String)]) -> String {
+    let is_set = |keyword: &str| options.iter().any(|(key, _)| key == keyword);
+    // What a service sets is unknown here, and libpq prefers the string to the service.
+    let (preset, names_service) = (libpq::preset_options(), is_set("service"));
+    let is_open =
+        |keyword: &str| !names_service && !is_set(keyword) && !preset.iter().any(|key| key == keyword);
+    let given = options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let words = given.chain(DEFAULTS.into_iter().filter(|(keyword, _)| is_open(keyword)));
+    words.map(|(key, value)| format!("{key}={}", quote(value))).collect::<Vec<_>>().join(" ")
+}
+
+/// Quotes a value for a `key=value` connection string.
+pub(crate) fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+fn show(text: &str, options: &[(String, String)]) -> Result<String, Unshown> {
     let value = |keyword: &str| options.iter().find(|(key, _)| key == keyword).map(|(_, value)| &**value);
     let host = value("host").or(value("hostaddr")).unwrap_or_default();
     let (port, database) = (value("port").unwrap_or_default(), value("dbname").unwrap_or_default());
@@ -106,6 +145,30 @@ mod tests {
     fn a_message_is_shown_without_a_connection_string() {
         assert_eq!(ConnInfo::new("").redact("no server there\n"), "no server there");
         assert_eq!(ConnInfo::new("").server(), "the default server");
+    }
+
+    #[test]
+    fn what_a_connection_string_leaves_open_gets_a_default() {
+        let all = "connect_timeout='10' keepalives_idle='30' keepalives_interval='10' keepalives_count='3' \
+                   tcp_user_timeout='30000'";
+        assert_eq!(ConnInfo::new("").complete(), all);
+        let url = "postgres://bob:it%27s%20%5C%20x@db/shop?connect_timeout=3&tcp_user_timeout=0";
+        let complete = ConnInfo::new(url).complete().to_owned();
+        let options = libpq::parse_conninfo(&complete).unwrap_or_default();
+        let value = |key: &str| options.iter().find(|(found, _)| found == key).map(|(_, value)| &**value);
+        for (key, expected) in [
+            ("user", "bob"),
+            ("password", "it's \\ x"),
+            ("host", "db"),
+            ("dbname", "shop"),
+            ("connect_timeout", "3"),
+            ("tcp_user_timeout", "0"),
+            ("keepalives_idle", "30"),
+        ] {
+            assert_eq!(value(key), Some(expected), "{key}");
+        }
+        assert_eq!(ConnInfo::new("service=shop").complete(), "service='shop'");
+        assert_eq!(ConnInfo::new("no such").complete(), "no such", "libpq reports what it cannot parse");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::ExecuteCopyFromDsl;
@@ -16,6 +17,8 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use pq_core::{Key, NewJob, QueueName, When};
 
 use crate::Error;
+use crate::call_timer::CallTimer;
+use crate::pool::call_timer;
 use crate::rows::since_epoch;
 use crate::schema::queue;
 use crate::table::Table;
@@ -64,6 +67,7 @@ enum Stopped {
 /// Copies the rows that `rows` writes into `target`, a table with its columns.
 ///
 /// If `rows` fails or panics, nothing is copied, the connection can be used again, and the failure or panic continues.
+/// The call timeout applies to each page that is sent, and not to the time that `rows` takes.
 pub(crate) fn copy_in(
     conn: &mut PgConnection,
     table: &Table,
@@ -71,16 +75,20 @@ pub(crate) fn copy_in(
     rows: impl FnOnce(&mut Rows<'_>) -> Result<(), Error>,
 ) -> Result<u64, Error> {
     let _named = Named::new(target);
+    let timer = call_timer(conn);
     let rows = RefCell::new(Some(rows));
     let stopped = RefCell::new(None);
     let write = |out: &mut dyn Write| {
         let Some(rows) = rows.take() else { return Ok(()) };
         // A panic that passed through diesel would leave the connection in the middle of the COPY.
         let written = catch_unwind(AssertUnwindSafe(|| {
-            let mut sheet = Rows::new(out);
+            stop(&timer);
+            let mut sheet = Rows::new(out, timer.clone());
             rows(&mut sheet)?;
             sheet.end()
         }));
+        // The server answers now.
+        start(&timer);
         let reason = match written {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Error::Unavailable(reason))) => Stopped::Lost(reason),
@@ -112,18 +120,19 @@ fn lost(conn: &mut PgConnection) -> Option<Error> {
 pub(crate) struct Rows<'a> {
     out: &'a mut dyn Write,
     page: Vec<u8>,
+    timer: Option<Arc<CallTimer>>,
 }
 
 /// The number of bytes that are collected before they are sent.
 const PAGE_BYTES: usize = 64 << 10;
 
 impl<'a> Rows<'a> {
-    fn new(out: &'a mut dyn Write) -> Self {
+    fn new(out: &'a mut dyn Write, timer: Option<Arc<CallTimer>>) -> Self {
         let mut page = Vec::with_capacity(PAGE_BYTES + (PAGE_BYTES >> 2));
         // The signature of the format, no flags, and no header extension.
         page.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
         page.extend_from_slice(&[0; 8]);
-        Self { out, page }
+        Self { out, page, timer }
     }
 
     /// Writes a row with the columns that [`crate::statements`] names for a COPY, with or without an id. Delays begin
@@ -169,10 +178,20 @@ impl<'a> Rows<'a> {
     }
 
     fn send(&mut self) -> Result<(), Error> {
+        start(&self.timer);
         let sent = self.out.write_all(&self.page);
+        stop(&self.timer);
         self.page.clear();
         sent.map_err(unsent)
     }
+}
+
+fn start(timer: &Option<Arc<CallTimer>>) {
+    timer.iter().for_each(|timer| timer.start());
+}
+
+fn stop(timer: &Option<Arc<CallTimer>>) {
+    timer.iter().for_each(|timer| timer.stop());
 }
 
 fn unsent(error: io::Error) -> Error {

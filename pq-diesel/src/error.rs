@@ -5,6 +5,7 @@ use std::time::Duration;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use pq_core::StoreError;
 
+use crate::call_timer::take_cut_off;
 use crate::libpq::sqlstate;
 use crate::table::Table;
 
@@ -223,7 +224,10 @@ impl From<DieselError> for Error {
                 | DatabaseErrorKind::UnableToSendCommand
                 | DatabaseErrorKind::ReadOnlyTransaction,
                 info,
-            ) => Self::Unavailable(info.message().trim().to_owned()),
+            ) => Self::Unavailable(match take_cut_off() {
+                Some(limit) => format!("the server did not answer within {limit:?}"),
+                None => info.message().trim().to_owned(),
+            }),
             DieselError::BrokenTransactionManager => {
                 Self::Unavailable("the connection broke inside a transaction".to_owned())
             }

@@ -41,6 +41,7 @@
 
 pub mod admin;
 mod builder;
+mod call_timer;
 mod conninfo;
 mod copy;
 pub mod direct;

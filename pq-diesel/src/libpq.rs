@@ -1,14 +1,16 @@
-//! The parts of libpq that diesel does not expose: the socket and the notifications, for the listener, and the SQLSTATE
-//! of an error.
+//! The parts of libpq that diesel does not expose: the listener's socket and its notifications, connection strings, the
+//! SQLSTATE of an error, and the end of a call that hangs.
 
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use diesel::result::DatabaseErrorInformation;
 use pq_sys::{ConnStatusType, ExecStatusType, PGconn, PGresult};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::conninfo::ConnInfo;
 
@@ -23,7 +25,11 @@ pub(super) struct Notification {
 }
 
 /// A connection that one thread uses at a time. It is closed when it is dropped.
-pub(super) struct Connection(NonNull<PGconn>);
+pub(super) struct Connection {
+    conn: NonNull<PGconn>,
+    /// The longest time that a statement waits for the server's answer.
+    timeout: Duration,
+}
 
 // SAFETY: libpq allows a connection to be used from any thread, one at a time; every method that
 // touches it takes `&mut self` or, for the socket's number, reads a field that does not change.
@@ -31,18 +37,20 @@ unsafe impl Send for Connection {}
 
 impl Connection {
     /// Connects with all TLS and socket settings of the connection string. The error contains no password.
-    pub(super) fn open(conninfo: &ConnInfo) -> Result<Self, String> {
+    ///
+    /// A statement fails if the server does not answer it within `timeout`. The connection must then be dropped.
+    pub(super) fn open(conninfo: &ConnInfo, timeout: Duration) -> Result<Self, String> {
         let text =
-            CString::new(conninfo.as_str()).map_err(|_| "the connection string contains NUL".to_owned())?;
+            CString::new(conninfo.complete()).map_err(|_| "the connection string contains NUL".to_owned())?;
         // SAFETY: the string is terminated and outlives the call. The result is checked for null and
         // then owned by `Self`, which closes it.
         let conn = unsafe { pq_sys::PQconnectdb(text.as_ptr()) };
-        let conn = Self(NonNull::new(conn).ok_or("libpq is out of memory")?);
+        let conn = Self { conn: NonNull::new(conn).ok_or("libpq is out of memory")?, timeout };
         // SAFETY: the connection is open or failed, but not null. The processor ignores its arguments.
         // Without a processor libpq writes notices to standard error.
         let ok = unsafe {
-            pq_sys::PQsetNoticeProcessor(conn.0.as_ptr(), Some(ignore), std::ptr::null_mut());
-            pq_sys::PQstatus(conn.0.as_ptr()) == ConnStatusType::CONNECTION_OK
+            pq_sys::PQsetNoticeProcessor(conn.conn.as_ptr(), Some(ignore), std::ptr::null_mut());
+            pq_sys::PQstatus(conn.conn.as_ptr()) == ConnStatusType::CONNECTION_OK
         };
         if ok { Ok(conn) } else { Err(conninfo.redact(&conn.message())) }
     }
@@ -66,35 +74,63 @@ impl Connection {
         })
     }
 
-    /// Runs a command and reads its result. The command has failed if `read` returns `None`.
+    /// Runs a command and reads its last result. The command has failed if `read` returns `None`.
     fn exec<R>(
         &mut self,
         sql: &str,
-        read: impl FnOnce(*const pq_sys::PGresult) -> Option<R>,
+        read: impl Fn(*const pq_sys::PGresult) -> Option<R>,
     ) -> Result<R, String> {
         let text = CString::new(sql).map_err(|_| "the command contains NUL".to_owned())?;
-        // SAFETY: connection and string are valid for the call. The result belongs to this function, may be null (which
-        // PQclear ignores), and is freed once, after it was read.
-        let read = unsafe {
-            let result = pq_sys::PQexec(self.0.as_ptr(), text.as_ptr());
-            let read = read(result);
-            pq_sys::PQclear(result);
-            read
-        };
-        read.ok_or_else(|| self.message())
+        let deadline = Instant::now() + self.timeout;
+        // SAFETY: connection and string are valid for the call.
+        if unsafe { pq_sys::PQsendQuery(self.conn.as_ptr(), text.as_ptr()) } == 0 {
+            return Err(self.message());
+        }
+        let mut last = None;
+        loop {
+            self.await_result(deadline)?;
+            // SAFETY: the connection is valid. The result belongs to this function and is freed once, after it was
+            // read.
+            unsafe {
+                let Some(result) = NonNull::new(pq_sys::PQgetResult(self.conn.as_ptr())) else { break };
+                last = read(result.as_ptr());
+                pq_sys::PQclear(result.as_ptr());
+            }
+        }
+        last.ok_or_else(|| self.message())
+    }
+
+    /// Waits until the next result has arrived completely.
+    fn await_result(&mut self, deadline: Instant) -> Result<(), String> {
+        // SAFETY: the connection is valid.
+        while unsafe { pq_sys::PQisBusy(self.conn.as_ptr()) } != 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(format!("the server did not answer within {:?}", self.timeout));
+            }
+            let socket = self.socket().ok_or("the connection has no socket")?;
+            let timeout = Timespec::try_from(left).ok();
+            // An interrupted poll counts as a wake-up.
+            let _ = poll(&mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)], timeout.as_ref());
+            // SAFETY: as above.
+            if unsafe { pq_sys::PQconsumeInput(self.conn.as_ptr()) } == 0 {
+                return Err(self.message());
+            }
+        }
+        Ok(())
     }
 
     /// Reads the data that has arrived and returns the notifications in it, without blocking.
     pub(super) fn notifications(&mut self) -> Result<Vec<Notification>, String> {
         // SAFETY: the connection is valid.
-        if unsafe { pq_sys::PQconsumeInput(self.0.as_ptr()) } == 0 {
+        if unsafe { pq_sys::PQconsumeInput(self.conn.as_ptr()) } == 0 {
             return Err(self.message());
         }
         let mut notifications = Vec::new();
         // SAFETY: each notification belongs to this function until it is freed, once. Its channel and its payload are
         // terminated strings inside of it, which are copied and compared before.
         unsafe {
-            while let Some(notify) = NonNull::new(pq_sys::PQnotifies(self.0.as_ptr())) {
+            while let Some(notify) = NonNull::new(pq_sys::PQnotifies(self.conn.as_ptr())) {
                 let notification = notify.as_ref();
                 notifications.push(Notification {
                     channel: CStr::from_ptr(notification.relname).to_string_lossy().into_owned(),
@@ -110,7 +146,7 @@ impl Connection {
     /// Returns the server's version: 150018 is 15.18.
     pub(super) fn server_version(&self) -> i32 {
         // SAFETY: the connection is valid.
-        unsafe { pq_sys::PQserverVersion(self.0.as_ptr()) }
+        unsafe { pq_sys::PQserverVersion(self.conn.as_ptr()) }
     }
 
     /// Returns the socket to sleep on, or `None` if the connection is lost.
@@ -118,7 +154,7 @@ impl Connection {
         // SAFETY: the connection is valid. A descriptor that is not negative is open until the connection
         // is reset or closed, which the borrow of `self` prevents.
         unsafe {
-            let fd = pq_sys::PQsocket(self.0.as_ptr());
+            let fd = pq_sys::PQsocket(self.conn.as_ptr());
             (fd >= 0).then(|| BorrowedFd::borrow_raw(fd))
         }
     }
@@ -126,14 +162,16 @@ impl Connection {
     fn message(&self) -> String {
         // SAFETY: libpq returns a terminated string that lives until the next call on the connection.
         // It is copied at once.
-        unsafe { CStr::from_ptr(pq_sys::PQerrorMessage(self.0.as_ptr())).to_string_lossy().trim().to_owned() }
+        unsafe {
+            CStr::from_ptr(pq_sys::PQerrorMessage(self.conn.as_ptr())).to_string_lossy().trim().to_owned()
+        }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         // SAFETY: the connection is valid and not used afterwards.
-        unsafe { pq_sys::PQfinish(self.0.as_ptr()) }
+        unsafe { pq_sys::PQfinish(self.conn.as_ptr()) }
     }
 }
 
@@ -189,6 +227,23 @@ pub(crate) fn parse_conninfo(text: &str) -> Result<Vec<(String, String)>, String
             reason => reason.to_owned(),
         });
     };
+    // SAFETY: libpq returned the array, which nothing else uses.
+    Ok(unsafe { take_options(options) })
+}
+
+/// Returns the names of the options that environment variables or a service set.
+pub(crate) fn preset_options() -> Vec<String> {
+    // SAFETY: libpq returns null or an array that belongs to us.
+    let options = unsafe { NonNull::new(pq_sys::PQconndefaults()).map(|options| take_options(options)) };
+    options.unwrap_or_default().into_iter().map(|(keyword, _)| keyword).collect()
+}
+
+/// Copies the options of an array that have a value, and frees the array.
+///
+/// # Safety
+///
+/// libpq must have returned the array, and nothing may use it afterwards.
+unsafe fn take_options(options: NonNull<pq_sys::PQconninfoOption>) -> Vec<(String, String)> {
     let mut set = Vec::new();
     // SAFETY: the array belongs to us, ends at the option without a keyword, and is freed once, after its terminated
     // strings were copied.
@@ -203,5 +258,14 @@ pub(crate) fn parse_conninfo(text: &str) -> Result<Vec<(String, String)>, String
         }
         pq_sys::PQconninfoFree(options.as_ptr());
     }
-    Ok(set)
+    set
+}
+
+/// Shuts down a socket for which another thread waits inside of libpq, so that its call fails.
+///
+/// The thread must not return from libpq, where it might close the socket, before this does.
+pub(crate) fn shut_down(socket: RawFd) -> bool {
+    // SAFETY: the descriptor is not closed during the call, see above.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    rustix::net::shutdown(socket, rustix::net::Shutdown::Both).is_ok()
 }

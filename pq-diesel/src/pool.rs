@@ -1,12 +1,15 @@
 //! The pool of a handle's connections.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent, get_default_instrumentation};
 use diesel::r2d2::{ConnectionManager, R2D2Connection};
+use diesel::result::Error as DieselError;
 use diesel::{Connection, PgConnection};
 
 use crate::Error;
+use crate::call_timer::{CallTimer, CallTimers, take_cut_off};
 use crate::conninfo::ConnInfo;
 use crate::shutdown_guard::{Guarded, ShutdownGuard};
 
@@ -22,6 +25,8 @@ pub(crate) struct Own {
     /// `None` only while it is dropped.
     pool: Option<r2d2::Pool<Manager>>,
     conninfo: ConnInfo,
+    /// The longest time that a statement remains without an answer.
+    call_timeout: Duration,
     /// Waits for the connections, and for the threads of r2d2 that open them.
     shutdown_guard: ShutdownGuard,
 }
@@ -35,11 +40,19 @@ impl Drop for Own {
 
 impl Pool {
     /// Creates a pool of up to `size` connections. None is opened yet.
-    pub(crate) fn new(conninfo: ConnInfo, size: u32, timeout: Duration, prepare: bool) -> Self {
+    pub(crate) fn new(
+        conninfo: ConnInfo,
+        size: u32,
+        timeout: Duration,
+        call_timeout: Duration,
+        prepare: bool,
+    ) -> Self {
         let shutdown_guard = ShutdownGuard::default();
         let manager = Manager {
             conninfo: conninfo.clone(),
             prepare,
+            timers: CallTimers::new(call_timeout),
+            unanswered: Mutex::default(),
             _guarded: shutdown_guard.enter(),
             shutdown_guard: shutdown_guard.clone(),
         };
@@ -49,7 +62,7 @@ impl Pool {
             .connection_timeout(timeout)
             .error_handler(Box::new(Quiet))
             .build_unchecked(manager);
-        Self::Own(Own { pool: Some(pool), conninfo, shutdown_guard })
+        Self::Own(Own { pool: Some(pool), conninfo, call_timeout, shutdown_guard })
     }
 
     /// Lends a connection. A connection that is returned in a transaction, or broken, is closed.
@@ -58,7 +71,7 @@ impl Pool {
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
     ) -> Result<R, E> {
         match self {
-            Self::Own(Own { pool, conninfo, .. }) => {
+            Self::Own(Own { pool, conninfo, call_timeout, .. }) => {
                 let pool = pool.as_ref().ok_or(pq_core::Error::NoConnection).map_err(Error::from)?;
                 let mut lent = pool.get().map_err(|found| {
                     exhausted(pool).unwrap_or_else(|| Error::Unreachable {
@@ -67,7 +80,10 @@ impl Pool {
                     })
                 })?;
                 lent.answered = None;
+                lent.timer.set_limit(Some(*call_timeout));
+                take_cut_off();
                 let done = work(&mut lent.conn);
+                lent.timer.stop();
                 lent.answered = done.is_ok().then(Instant::now);
                 done
             }
@@ -95,6 +111,9 @@ fn exhausted<M: r2d2::ManageConnection>(pool: &r2d2::Pool<M>) -> Option<Error> {
 pub(crate) struct Manager {
     conninfo: ConnInfo,
     prepare: bool,
+    timers: CallTimers,
+    /// When a check was last not answered. The connections that were idle then are not checked one after the other.
+    unanswered: Mutex<Option<Instant>>,
     shutdown_guard: ShutdownGuard,
     /// Each thread that connects shares the manager, and thereby this.
     _guarded: Guarded,
@@ -105,6 +124,9 @@ pub(crate) struct Lent {
     conn: PgConnection,
     /// When the server last answered. `None` after an error, since a broken connection may have caused it.
     answered: Option<Instant>,
+    /// When it was last returned to the pool, or opened.
+    idle_since: Instant,
+    timer: Arc<CallTimer>,
     _guarded: Guarded,
 }
 
@@ -114,45 +136,72 @@ pub(crate) struct Lent {
 /// closed it.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
+/// The longest time that a check waits for its answer. It is short, because the caller can open another connection.
+const CHECK_WITHIN: Duration = Duration::from_secs(2);
+
 impl r2d2::ManageConnection for Manager {
     type Connection = Lent;
     type Error = diesel::r2d2::Error;
 
     fn connect(&self) -> Result<Lent, Self::Error> {
-        let connected = PgConnection::establish(self.conninfo.as_str());
+        let connected = PgConnection::establish(self.conninfo.complete());
         let mut conn = connected.map_err(diesel::r2d2::Error::ConnectionError)?;
-        conn.set_instrumentation(Counting { sent: 0, applications: get_default_instrumentation() });
+        let timer = self.timers.add();
+        let (sent, applications) = (0, get_default_instrumentation());
+        conn.set_instrumentation(Counting { sent, timer: Arc::clone(&timer), applications });
         if !self.prepare {
             conn.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
-        Ok(Lent { conn, answered: Some(Instant::now()), _guarded: self.shutdown_guard.enter() })
+        let now = Instant::now();
+        Ok(Lent { conn, answered: Some(now), idle_since: now, timer, _guarded: self.shutdown_guard.enter() })
     }
 
     fn is_valid(&self, lent: &mut Lent) -> Result<(), Self::Error> {
         if lent.answered.is_some_and(|at| at.elapsed() < TRUSTED_FOR) {
             return Ok(());
         }
-        lent.conn.ping().map_err(diesel::r2d2::Error::QueryError)
+        if lock(&self.unanswered).is_some_and(|at| lent.idle_since < at) {
+            return Err(diesel::r2d2::Error::QueryError(DieselError::BrokenTransactionManager));
+        }
+        lent.timer.set_limit(Some(CHECK_WITHIN.min(self.timers.limit())));
+        let answered = lent.conn.ping();
+        if lent.timer.is_cut_off() {
+            *lock(&self.unanswered) = Some(Instant::now());
+        }
+        answered.map_err(diesel::r2d2::Error::QueryError)
     }
 
     fn has_broken(&self, lent: &mut Lent) -> bool {
-        lent.conn.is_broken()
+        lent.idle_since = Instant::now();
+        lent.timer.is_cut_off() || lent.conn.is_broken()
     }
 }
 
-/// Counts the statements that are sent on a connection, and forwards all events to the application's instrumentation.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts and times the statements that are sent on a connection, and forwards all events to the application's
+/// instrumentation.
 struct Counting {
     sent: u64,
+    timer: Arc<CallTimer>,
     applications: Option<Box<dyn Instrumentation>>,
 }
 
 impl Instrumentation for Counting {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
-        if matches!(event, InstrumentationEvent::StartQuery { .. }) {
-            self.sent += 1;
+        let starts = matches!(event, InstrumentationEvent::StartQuery { .. });
+        if matches!(event, InstrumentationEvent::FinishQuery { .. }) {
+            self.timer.stop();
         }
         if let Some(applications) = &mut self.applications {
             applications.on_connection_event(event);
+        }
+        // The time of the application's code is not the server's.
+        if starts {
+            self.sent += 1;
+            self.timer.start();
         }
     }
 }
@@ -162,6 +211,40 @@ impl Instrumentation for Counting {
 /// Returns `None` for a connection that the handle's own pool did not open, or whose instrumentation was replaced.
 pub(crate) fn statements_sent(conn: &mut PgConnection) -> Option<u64> {
     conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.sent)
+}
+
+/// Runs `work` with another limit of the time that each statement on the connection may remain without an answer. It
+/// can be lowered or removed.
+///
+/// Has no effect on a connection that the handle's own pool did not open.
+pub(crate) fn with_call_timeout<R>(
+    conn: &mut PgConnection,
+    limit: Option<Duration>,
+    work: impl FnOnce(&mut PgConnection) -> R,
+) -> R {
+    let _limited = call_timer(conn).map(|timer| {
+        let before = timer.limit();
+        timer.set_limit(limit.map(|limit| before.map_or(limit, |before| before.min(limit))));
+        Limited { timer, before }
+    });
+    work(conn)
+}
+
+/// Returns the timer of a connection that the handle's own pool opened.
+pub(crate) fn call_timer(conn: &mut PgConnection) -> Option<Arc<CallTimer>> {
+    conn.instrumentation().downcast_ref::<Counting>().map(|counting| Arc::clone(&counting.timer))
+}
+
+/// Restores the limit of a timer when it is dropped.
+struct Limited {
+    timer: Arc<CallTimer>,
+    before: Option<Duration>,
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.timer.set_limit(self.before);
+    }
 }
 
 /// Ignores failed attempts to connect.

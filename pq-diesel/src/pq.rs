@@ -12,7 +12,7 @@ use pq_core::{
     Filter, JobId, JobRecord, MaintenanceReport, QueueCounts, Retention, StopMode, WorkerId, WorkerInfo,
 };
 
-use crate::builder::{Builder, Notify, POLL_INTERVAL};
+use crate::builder::{Builder, CALL_TIMEOUT, Notify, POLL_INTERVAL};
 use crate::grants::{self, Role};
 use crate::migrate::{self, Pending};
 use crate::store::PgStore;
@@ -92,7 +92,8 @@ impl Pq {
     #[must_use]
     pub fn detached() -> Self {
         let table = Table::default();
-        Self(pq_core::Pq::new(PgStore::new(table, None, None, Notify::default(), POLL_INTERVAL)))
+        let notify = Notify::default();
+        Self(pq_core::Pq::new(PgStore::new(table, None, None, notify, POLL_INTERVAL, CALL_TIMEOUT)))
     }
 
     /// Returns a builder for a handle with other settings.
@@ -266,7 +267,8 @@ impl Pq {
     ///
     /// [`Error::Migration`] if there is a table of this name that pq did not create; the database's own.
     pub fn migrate(&self) -> Result<(), Error> {
-        self.store().with_connection(|conn| self.migrate_on(conn))
+        let store = self.store();
+        store.with_connection(|conn| store.with_call_timeout(conn, None, |conn| self.migrate_on(conn)))
     }
 
     /// Creates or migrates the table on the caller's connection, inside its transaction if it is in one.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::conninfo::ConnInfo;
+use crate::conninfo::{ConnInfo, quote};
 
 /// The connection string that the environment defines.
 ///
@@ -53,11 +53,6 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Settings({})", self.0.server())
     }
-}
-
-/// Quotes a value for a `key=value` connection string.
-fn quote(value: &str) -> String {
-    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 #[cfg(test)]

@@ -212,8 +212,11 @@ fn a_put_wakes_waiters_of_its_own_handle_without_the_server() -> Outcome {
     let queue = pq.queue::<Value>("apples")?;
     std::thread::scope(|threads| {
         let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE)));
-        let polled = "SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND query LIKE '%SKIP LOCKED%' AND state = 'idle'";
+        // The wait polls once more when the server has confirmed LISTEN.
+        let polled = "SELECT count(*) FROM pg_stat_activity AS poll, pg_stat_activity AS listener
+            WHERE poll.datname = current_database() AND listener.datname = poll.datname
+                AND listener.query LIKE 'LISTEN%' AND listener.state = 'idle' AND poll.state = 'idle'
+                AND poll.query_start > listener.state_change";
         until(&mut database.connect()?, polled)?;
         let started = Instant::now();
         queue.put(&json!(1))?;

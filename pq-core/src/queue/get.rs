@@ -78,11 +78,24 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         wait: Wait,
         work: impl FnOnce(&mut S::Conn, Vec<Job<T>>) -> Result<R, E>,
     ) -> Result<Option<R>, E> {
-        let mut work = Some(work);
+        let store = self.store();
+        self.take_and_run(count, wait, |conn, jobs| {
+            store.with_call_timeout(conn, None, |conn| work(conn, jobs))
+        })
+    }
+
+    /// Takes up to `count` jobs and runs `work` on them, in one transaction.
+    fn take_and_run<R, E: From<S::Error>>(
+        &self,
+        count: usize,
+        wait: Wait,
+        work: impl FnOnce(&mut S::Conn, Vec<Job<T>>) -> Result<R, E>,
+    ) -> Result<Option<R>, E> {
+        let (store, mut work) = (self.store(), Some(work));
         let found = self.wait(wait, |scan| {
             let mut started = false;
             let mut failed = None;
-            let polled = self.transaction(|conn| {
+            let take_and_run = |conn: &mut S::Conn| {
                 let found = self.on(conn).take(count, scan)?;
                 let work = match work.take_if(|_| !found.jobs.is_empty()) {
                     Some(work) => work,
@@ -94,7 +107,8 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
                     failed = Some(error);
                     S::Error::from(Error::Stopped)
                 })
-            });
+            };
+            let polled = store.with_connection(|conn| store.transaction(conn, take_and_run));
             // After `work` has run, an error must not be retried by the wait: the commit may have succeeded.
             match (failed, polled) {
                 (Some(error), _) => Ok(Polled::Found(Err(error))),
@@ -124,11 +138,12 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         mut work: impl FnMut(&mut S::Conn, Job<T>) -> Result<R, E>,
     ) -> Result<Vec<(JobId, Result<R, E>)>, S::Error> {
         let store = self.store();
-        let done = self.get_many_with(count, wait, |conn, jobs| -> Result<Vec<_>, S::Error> {
+        let done = self.take_and_run(count, wait, |conn, jobs| -> Result<Vec<_>, S::Error> {
             let mut mark = store.savepoint(conn, None)?;
             let each = jobs.into_iter().map(|job| {
                 let raw = Arc::clone(&job.claim);
-                let kept = work(conn, job).and_then(|done| Ok((done, store.savepoint(conn, Some(mark))?)));
+                let kept = store.with_call_timeout(conn, None, |conn| work(conn, job));
+                let kept = kept.and_then(|done| Ok((done, store.savepoint(conn, Some(mark))?)));
                 let done = match kept {
                     Ok((done, behind)) => {
                         mark = behind;

@@ -118,7 +118,9 @@ impl<S: Store> Pq<S> {
         &self,
         work: impl FnOnce(&mut S::Conn) -> Result<R, E>,
     ) -> Result<R, E> {
-        self.store.with_connection(|conn| self.store.transaction(conn, work))
+        let store = &*self.store;
+        store
+            .with_connection(|conn| store.transaction(conn, |conn| store.with_call_timeout(conn, None, work)))
     }
 
     /// Runs the maintenance that every [`crate::Worker`] runs: for programs without a worker.

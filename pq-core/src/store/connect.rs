@@ -95,6 +95,20 @@ pub trait Connect: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Runs `work`, in which the store waits at most for `timeout` for the answer to each statement on the connection.
+    ///
+    /// After that time the statement fails as if the connection had been lost. `None` is no limit: the code of an
+    /// application runs with it. Outside of this call a store has a limit of its own, if it can be cut off at all.
+    fn with_call_timeout<R>(
+        &self,
+        conn: &mut Self::Conn,
+        timeout: Option<Duration>,
+        work: impl FnOnce(&mut Self::Conn) -> R,
+    ) -> R {
+        let _ = timeout;
+        work(conn)
+    }
+
     /// Returns a number that grows with each use of the connection, or `None` if the store does not count.
     ///
     /// If the number has not changed, nothing has to be rolled back.

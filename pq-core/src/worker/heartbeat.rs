@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::worker_run::WorkerRun;
+use crate::lease_table::extension_timeout;
 use crate::{Heartbeat, HeartbeatReply, Store, StoreError, WorkerId};
 
 /// Sends the heartbeats of a worker.
@@ -34,7 +35,7 @@ impl HeartbeatSender {
         };
         let store = run.store();
         let reply: Result<HeartbeatReply, S::Error> =
-            store.with_connection(|conn| store.heartbeat(conn, &heartbeat));
+            call_within(run, |conn| store.heartbeat(conn, &heartbeat));
         match reply {
             Ok(HeartbeatReply { worker, stop }) => {
                 self.worker = Some(worker);
@@ -57,9 +58,20 @@ impl HeartbeatSender {
     pub(super) fn deregister<S: Store>(&self, run: &WorkerRun<S>) {
         let Some(worker) = self.worker else { return };
         let store = run.store();
-        let removed: Result<(), S::Error> = store.with_connection(|conn| store.deregister(conn, worker));
+        let removed = call_within(run, |conn| store.deregister(conn, worker));
         if let Err(error) = removed {
             tracing::debug!(%error, %worker, "deregistering failed; maintenance will remove the worker");
         }
     }
+}
+
+/// Runs `work` on a connection of the store, with the call timeout of an extension of the worker's leases.
+///
+/// The thread extends leases too, so it must not wait longer.
+fn call_within<S: Store, R>(
+    run: &WorkerRun<S>,
+    work: impl FnOnce(&mut S::Conn) -> Result<R, S::Error>,
+) -> Result<R, S::Error> {
+    let (store, timeout) = (run.store(), extension_timeout(run.settings.lease));
+    store.with_connection(|conn| store.with_call_timeout(conn, Some(timeout), work))
 }

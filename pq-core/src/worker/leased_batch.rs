@@ -42,7 +42,7 @@ pub(super) fn run_batch<S: Store>(
     let (store, served) = (run.store(), &run.queues.all[position]);
     let length = run.settings.lease;
     let taken = {
-        let _permit = served.limiter.acquire(thread, want);
+        let _permit = served.limiter.acquire(want);
         let _span = tracing::debug_span!("pq.take", queue = %served.queue.name(), want).entered();
         store.with_connection(|conn| store.lease(conn, served.queue.name(), want, length, scan))?
     };
@@ -52,7 +52,7 @@ pub(super) fn run_batch<S: Store>(
     found();
     let batch = Batch::of(&taken.jobs);
     run.leases.insert(lease, length);
-    run.maintenance.lease_added();
+    run.lease_added();
     let slot = &run.slots()[thread];
     lock(&slot.buffer).extend(taken.jobs);
     let (mut begun, mut keyed_since) = (0, None);
@@ -154,7 +154,7 @@ fn run_one<S: Store>(
 /// Sets by how much the lease is extended, for a job whose call has a lease length of its own.
 fn set_lease_length<S: Store>(run: &WorkerRun<S>, lease: i64, length: Duration) {
     if run.leases.set_length(lease, length) {
-        run.maintenance.lease_added();
+        run.lease_added();
     }
 }
 
@@ -189,7 +189,8 @@ fn run_in_transaction<S: Store>(
             if let Some(timeout) = prepared.timeout() {
                 store.set_statement_timeout(conn, Some(timeout))?;
             }
-            let returned = handler(conn, incoming).map_err(Rollback::Failed)?;
+            let returned = store.with_call_timeout(conn, None, |conn| handler(conn, incoming));
+            let returned = returned.map_err(Rollback::Failed)?;
             if run.is_abandoned() {
                 return Err(Rollback::LeaseLost);
             }

@@ -1,12 +1,12 @@
 //! The maintenance thread of a worker.
 //!
-//! It extends leases, settles what threads with slow handlers have finished, sends heartbeats, puts the periodic jobs
-//! that are due, requeues the jobs of expired leases, and prunes the archive.
+//! It settles what threads with slow handlers have finished, puts the periodic jobs that are due, requeues the jobs of
+//! expired leases, and prunes the archive. Each of these may hang for as long as a call may, so the leases of running
+//! handlers are extended elsewhere ([`super::lease_keeper`]).
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::heartbeat::HeartbeatSender;
 use super::maintenance_schedule::MaintenanceSchedule;
 use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_for_thread};
 use super::thread_slots::ThreadSlot;
@@ -22,21 +22,18 @@ const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs maintenance until it is asked to end.
 pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
-    let mut heartbeat = HeartbeatSender::default();
     let mut schedule = MaintenanceSchedule::new(run.settings.maintain_every, Instant::now());
     let signal = &run.maintenance;
     while !signal.ended.load(Ordering::SeqCst) {
         let seen = signal.wake.generation();
-        run.progress.sample();
-        relieve_threads(run);
         let holds_leases = !run.leases.is_empty();
+        relieve_threads(run);
         // Maintenance requeues the jobs of expired leases. While this worker could not extend its own, for example after
         // the store was unavailable, they must not be among them.
-        let holds_own = run.leases.extend_due(run.store());
+        let holds_own = !run.leases.is_extension_due();
         if holds_own && schedule.due_in(Instant::now()).is_zero() && !run.stop.is_finishing() {
             maintain(run, &mut schedule);
         }
-        heartbeat.send_if_due(run);
         // A lease that is taken from here on finds the flag set, and wakes this thread.
         signal.idle.store(!holds_leases, Ordering::SeqCst);
         if signal.ended.load(Ordering::SeqCst) {
@@ -48,7 +45,6 @@ pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
         signal.wake.wait_past(seen, due_in.clamp(SETTLE_WITHIN, longest));
         signal.idle.store(false, Ordering::SeqCst);
     }
-    heartbeat.deregister(run);
 }
 
 /// Relieves the threads whose handlers are slow.

@@ -2,8 +2,8 @@
 //!
 //! The modules from the leaves up: statistics, thread slots and progress hold what threads do and have done.
 //! `worker_run` ties the state of one run together. `leased_batch` and `transactional_batch` run the two kinds of
-//! batch, with `run_handler` and `settling` below them. `poll` chooses a queue, `threads` loops over polls, and
-//! `maintenance` runs in a thread of its own.
+//! batch, with `run_handler` and `settling` below them. `poll` chooses a queue and `threads` loops over polls.
+//! `lease_keeper` and `maintenance` each run in a thread of their own.
 
 mod batch;
 mod batch_sizer;
@@ -11,6 +11,7 @@ mod catch_panic;
 mod control;
 mod error_backoff;
 mod heartbeat;
+mod lease_keeper;
 mod leased_batch;
 mod maintenance;
 mod maintenance_schedule;
@@ -27,6 +28,7 @@ mod take_limiter;
 mod thread_slots;
 mod threads;
 mod transactional_batch;
+mod wait_turn;
 mod worker_run;
 
 use std::fmt;
@@ -88,8 +90,9 @@ use crate::{Outcome, Pq, Retention, Store};
 ///
 /// # Connections
 ///
-/// Each thread uses a connection of the handle while it takes jobs, settles them, or runs a transactional handler. The
-/// maintenance thread uses one more. A pool should have as many connections as threads plus one.
+/// Each thread uses a connection of the handle while it takes jobs, settles them, or runs a transactional handler. Two
+/// more threads use one at times: one extends leases and sends heartbeats, one runs maintenance. A pool should have as
+/// many connections as threads plus two.
 pub struct Worker<S: Store> {
     pq: Pq<S>,
     queues: QueueSet<S>,

@@ -8,7 +8,7 @@
 //! quickly, a second thread finds only the few keys that are free by chance, and both pay a commit for less work. Such
 //! a queue is left to one thread: the keyed-queue affinity.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::lock::lock;
@@ -18,6 +18,9 @@ const MAX_CONCURRENT: usize = 4;
 
 /// The number of jobs from which a take is large. Only threads with very quick handlers take so many.
 const LARGE_TAKE: usize = 512;
+
+/// The longest time that a large take waits for others.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// A keyed batch that takes longer than this is not quick: other threads do not wait for it.
 const QUICK_BATCH: Duration = Duration::from_millis(10);
@@ -29,7 +32,9 @@ const RETURN_WITHIN: Duration = Duration::from_millis(1);
 /// Limits the takes of one queue.
 #[derive(Debug, Default)]
 pub(super) struct TakeLimiter {
-    permits: [Mutex<()>; MAX_CONCURRENT],
+    /// The number of large takes that run.
+    large: Mutex<usize>,
+    ended: Condvar,
     affinity: Mutex<Affinity>,
 }
 
@@ -44,9 +49,15 @@ struct Affinity {
 }
 
 impl TakeLimiter {
-    /// Waits until the thread may take `want` jobs. Returns a permit to hold during the take, if one is needed.
-    pub(super) fn acquire(&self, thread: usize, want: usize) -> Option<MutexGuard<'_, ()>> {
-        (want >= LARGE_TAKE).then(|| lock(&self.permits[thread % MAX_CONCURRENT]))
+    /// Waits until `want` jobs may be taken, at most [`MAX_WAIT`]: the takes that run may hang. Returns a permit to hold
+    /// during the take, if one is needed.
+    pub(super) fn acquire(&self, want: usize) -> Option<Permit<'_>> {
+        (want >= LARGE_TAKE).then(|| {
+            let (large, is_full) = (lock(&self.large), |large: &mut usize| *large >= MAX_CONCURRENT);
+            let waited = self.ended.wait_timeout_while(large, MAX_WAIT, is_full);
+            *waited.unwrap_or_else(PoisonError::into_inner).0 += 1;
+            Permit(self)
+        })
     }
 
     /// Returns how long the thread must leave the queue to another one.
@@ -87,6 +98,17 @@ impl TakeLimiter {
     }
 }
 
+/// The permit for a large take, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Permit<'l>(&'l TakeLimiter);
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.large) -= 1;
+        self.0.ended.notify_one();
+    }
+}
+
 /// A batch that was taken and run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TakenBatch {
@@ -106,14 +128,14 @@ mod tests {
     #[test]
     fn large_takes_are_limited_and_small_ones_do_not_wait() {
         let (limiter, running) = (TakeLimiter::default(), AtomicUsize::new(0));
-        let held: Vec<_> = (0..MAX_CONCURRENT).map(|thread| limiter.acquire(thread, LARGE_TAKE)).collect();
+        let held: Vec<_> = (0..MAX_CONCURRENT).map(|_| limiter.acquire(LARGE_TAKE)).collect();
         assert!(held.iter().all(Option::is_some));
-        assert!(limiter.acquire(0, LARGE_TAKE - 1).is_none());
+        assert!(limiter.acquire(LARGE_TAKE - 1).is_none());
         std::thread::scope(|scope| {
-            for thread in 0..4 * MAX_CONCURRENT {
+            for _ in 0..4 * MAX_CONCURRENT {
                 let (limiter, running) = (&limiter, &running);
                 scope.spawn(move || {
-                    let _permit = limiter.acquire(thread, LARGE_TAKE);
+                    let _permit = limiter.acquire(LARGE_TAKE);
                     assert!(
                         running.fetch_add(1, Ordering::SeqCst) < MAX_CONCURRENT,
                         "more takes than allowed are running"
@@ -126,6 +148,17 @@ mod tests {
             drop(held);
         });
         assert_eq!(running.into_inner(), 0);
+    }
+
+    #[test]
+    fn takes_that_hang_delay_others_for_a_limited_time() {
+        let limiter = TakeLimiter::default();
+        let hung: Vec<_> = (0..MAX_CONCURRENT).map(|_| limiter.acquire(LARGE_TAKE)).collect();
+        let begun = Instant::now();
+        assert!(limiter.acquire(LARGE_TAKE).is_some());
+        assert!(begun.elapsed() >= MAX_WAIT, "the take did not wait");
+        drop(hung);
+        assert_eq!(*lock(&limiter.large), 0);
     }
 
     /// A quick batch of jobs with ten keys.

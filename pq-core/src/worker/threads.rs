@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -11,12 +11,13 @@ use std::time::Duration;
 use super::batch_sizer::BatchSizer;
 use super::catch_panic::catch_panic;
 use super::error_backoff::ErrorBackoff;
-use super::maintenance;
 use super::poll::{PollResult, poll};
 use super::settings::RunUntil;
 use super::status::Report;
 use super::thread_slots::ThreadSlot;
+use super::wait_turn::Turn;
 use super::worker_run::WorkerRun;
+use super::{lease_keeper, maintenance};
 use crate::lock::lock;
 use crate::stop::StopMode;
 use crate::wait::{Polled, poll_and_wait};
@@ -29,12 +30,19 @@ pub(super) fn run_threads<S: Store>(run: &Arc<WorkerRun<S>>) -> Result<Report, S
     keep_freed_memory();
     let endings = Arc::new(Endings::default());
     let _registration = run.stop.waits().notifies(&endings.signal);
-    let mut threads = vec![endings.spawn(run, |endings, run| {
-        if let Err(panic) = catch_panic(|| maintenance::run_maintenance(run)) {
-            tracing::error!(%panic, "the maintenance thread panicked");
-        }
-        endings.maintenance.store(true, Ordering::SeqCst);
-    })];
+    let others: [(&str, fn(&WorkerRun<S>)); OTHERS] =
+        [("lease keeper", lease_keeper::keep_leases), ("maintenance", maintenance::run_maintenance)];
+    let mut threads: Vec<_> = others
+        .into_iter()
+        .map(|(thread, work)| {
+            endings.spawn(run, move |endings, run| {
+                if let Err(panic) = catch_panic(|| work(run)) {
+                    tracing::error!(%panic, thread, "a thread of the worker panicked");
+                }
+                endings.others.fetch_add(1, Ordering::SeqCst);
+            })
+        })
+        .collect();
     threads.extend((0..run.settings.threads).map(|thread| {
         endings.spawn(run, move |endings, run| {
             let ended = catch_unwind(AssertUnwindSafe(|| run_thread(run, thread)));
@@ -49,8 +57,11 @@ pub(super) fn run_threads<S: Store>(run: &Arc<WorkerRun<S>>) -> Result<Report, S
     if !have_all_ended {
         abandon(run);
     }
+    run.lease_keeper.end();
     run.maintenance.end();
-    if endings.wait(run, DEREGISTER_WITHIN, || endings.maintenance.load(Ordering::SeqCst)) && have_all_ended {
+    if endings.wait(run, DEREGISTER_WITHIN, || endings.others.load(Ordering::SeqCst) == OTHERS)
+        && have_all_ended
+    {
         threads.into_iter().for_each(|thread| drop(thread.join()));
     }
     let mut result = Ok(run.progress.report());
@@ -64,7 +75,10 @@ pub(super) fn run_threads<S: Store>(run: &Arc<WorkerRun<S>>) -> Result<Report, S
     result
 }
 
-/// The time after the deadline of a stop for which the run waits until the maintenance thread has deregistered it.
+/// The number of threads that run no handlers.
+const OTHERS: usize = 2;
+
+/// The time after the deadline of a stop for which the run waits until the lease keeper has deregistered it.
 const DEREGISTER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Ends the run although handlers have not returned.
@@ -86,15 +100,15 @@ fn abandon<S: Store>(run: &WorkerRun<S>) {
 /// The threads of a run that have ended.
 struct Endings<E> {
     threads: Mutex<Vec<thread::Result<Result<(), E>>>>,
-    /// Whether the maintenance thread has ended.
-    maintenance: AtomicBool,
+    /// How many of the [`OTHERS`] have ended.
+    others: AtomicUsize,
     /// Notified by each thread that has ended, and by requests to stop.
     signal: Arc<WakeSignal>,
 }
 
 impl<E> Default for Endings<E> {
     fn default() -> Self {
-        Self { threads: Mutex::default(), maintenance: AtomicBool::new(false), signal: WakeSignal::new() }
+        Self { threads: Mutex::default(), others: AtomicUsize::new(0), signal: WakeSignal::new() }
     }
 }
 
@@ -194,12 +208,18 @@ fn run_next_batch<S: Store>(
     }
     run.reached.store(true, Ordering::Relaxed);
     // One thread polls on behalf of those that wait. When it has taken jobs it lets the next one wait, and runs them.
-    let mut waiter = Some(lock(&run.waiter));
+    let Some(turn) = run.wait_turn.take(run.stop.waits()) else { return Ok(true) };
+    let mut turn = Some(turn);
     let names = run.queues.names();
     let waited = poll_and_wait(run.store(), &names, Wait::Forever, Some(run.stop.waits()), |scan| {
-        Ok(match poll(run, thread, sizer, scan, &mut || drop(waiter.take()))? {
+        turn.iter().for_each(Turn::begin_poll);
+        let polled = poll(run, thread, sizer, scan, &mut || drop(turn.take()));
+        let is_held = turn.as_ref().is_some_and(Turn::end_poll);
+        Ok(match polled? {
             PollResult::Ran => Polled::Found(true),
             PollResult::LimitReached => Polled::Found(false),
+            // The poll took so long that another thread waits now.
+            PollResult::Empty { .. } if !is_held => Polled::Found(true),
             PollResult::Empty { next_due } => Polled::Nothing { next_due },
         })
     });

@@ -48,7 +48,7 @@ pub(super) fn run_batch<S: Store>(
 ) -> Result<Batch, S::Error> {
     let store = run.store();
     // Acquired before the transaction begins, which would be idle while it waits.
-    let permit = served.limiter.acquire(thread, want);
+    let permit = served.limiter.acquire(want);
     store.with_connection(|conn| {
         let mut work = TransactionalBatch::new(run, &run.slots()[thread], served);
         let done = store.transaction(conn, |conn| -> Result<Batch, Rollback<S::Error>> {
@@ -213,7 +213,9 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         let result =
             run_handler(self.run, self.slot, prepared, now, &mut |incoming| match &prepared.handler {
                 Ok(handler) => match &handler.run {
-                    Run::Transactional(handler) => handler(conn, incoming),
+                    Run::Transactional(handler) => {
+                        store.with_call_timeout(conn, None, |conn| handler(conn, incoming))
+                    }
                     Run::Leased(_) => Err(Failure::Error("the handler is not transactional".to_owned())),
                 },
                 Err(failure) => Err(failure.clone()),

@@ -1,13 +1,14 @@
 //! What the threads of a running worker share.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use super::control::Control;
 use super::progress::Progress;
 use super::queue_set::QueueSet;
 use super::settings::{JobLimit, RunUntil, Settings};
 use super::thread_slots::ThreadSlot;
+use super::wait_turn::WaitTurn;
 use crate::handler::{ContextAccess, Middleware, OnFailure};
 use crate::lease_table::LeaseTable;
 use crate::stop::StopSignal;
@@ -27,9 +28,10 @@ pub(super) struct WorkerRun<S: Store> {
     pub(super) leases: Arc<LeaseTable>,
     /// For each queue of `queues` what its leased handlers may touch.
     pub(super) context_access: Vec<Arc<ContextAccess<S>>>,
-    /// Held by the thread that waits for jobs on behalf of the others.
-    pub(super) waiter: Mutex<()>,
-    pub(super) maintenance: MaintenanceSignal,
+    /// Belongs to the thread that waits for jobs on behalf of the others.
+    pub(super) wait_turn: WaitTurn,
+    pub(super) lease_keeper: ThreadSignal,
+    pub(super) maintenance: ThreadSignal,
     /// Whether the run has ended although handlers have not. Their outcomes are no longer passed to the store.
     pub(super) abandoned: AtomicBool,
     /// Whether the store has ever answered. Until then an error ends the worker if a retry cannot succeed.
@@ -74,8 +76,9 @@ impl<S: Store> WorkerRun<S> {
             progress,
             leases,
             context_access,
-            waiter: Mutex::default(),
-            maintenance: MaintenanceSignal::default(),
+            wait_turn: WaitTurn::default(),
+            lease_keeper: ThreadSignal::default(),
+            maintenance: ThreadSignal::default(),
             abandoned: AtomicBool::new(false),
             reached: AtomicBool::new(false),
         }
@@ -89,29 +92,35 @@ impl<S: Store> WorkerRun<S> {
         self.abandoned.load(Ordering::SeqCst)
     }
 
+    /// Wakes the threads that care for leases if they sleep for long. Must be called when a lease was taken or needs to
+    /// be extended soon.
+    pub(super) fn lease_added(&self) {
+        self.lease_keeper.lease_added();
+        self.maintenance.lease_added();
+    }
+
     pub(super) fn slots(&self) -> &[ThreadSlot] {
         self.progress.threads.all()
     }
 }
 
-/// Wakes the maintenance thread, and ends it.
+/// Wakes the lease keeper or the maintenance thread, and ends it.
 #[derive(Debug, Default)]
-pub(super) struct MaintenanceSignal {
+pub(super) struct ThreadSignal {
     pub(super) wake: WakeSignal,
-    /// Whether the maintenance thread sleeps for longer than a new lease may wait for it.
+    /// Whether the thread sleeps for longer than a new lease may wait for it.
     pub(super) idle: AtomicBool,
     pub(super) ended: AtomicBool,
 }
 
-impl MaintenanceSignal {
-    /// Asks the maintenance thread to end.
+impl ThreadSignal {
+    /// Asks the thread to end.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.wake.notify();
     }
 
-    /// Wakes the maintenance thread if it sleeps for long. Must be called when a lease needs to be extended soon.
-    pub(super) fn lease_added(&self) {
+    fn lease_added(&self) {
         if self.idle.swap(false, Ordering::SeqCst) {
             self.wake.notify();
         }

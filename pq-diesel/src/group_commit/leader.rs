@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::queue_group::{self, Completed, Queued};
 use super::wait_slots::{self, Signal, Slot};
-use super::{GroupCommit, STALL_FACTOR};
+use super::{GroupCommit, MAX_STALL, STALL_FACTOR};
 
 /// The result of a follower's request.
 pub(crate) enum Reply<A> {
@@ -24,6 +24,8 @@ pub(crate) struct Leader<'g, K: Eq, R, A> {
     /// The number of calls that it executes, including its own.
     pub(super) executes: usize,
     pub(super) begun: Instant,
+    /// The start by which the group knows it.
+    started: Instant,
     has_ended: bool,
 }
 
@@ -31,10 +33,11 @@ impl<'g, K: Eq, R, A> Leader<'g, K, R, A> {
     pub(super) fn new(
         group_commit: &'g GroupCommit<K, R, A>,
         key: &'g K,
+        started: Instant,
         followers: Vec<Queued<R, A>>,
     ) -> Self {
         let executes = followers.len() + 1;
-        Self { group_commit, key, followers, executes, begun: Instant::now(), has_ended: false }
+        Self { group_commit, key, followers, executes, begun: started, started, has_ended: false }
     }
 
     /// Returns the requests of the followers.
@@ -57,7 +60,7 @@ impl<'g, K: Eq, R, A> Leader<'g, K, R, A> {
                 Some(Reply::Answer(answer)) => signals.push((follower.slot, Signal::Answer(answer))),
                 Some(Reply::RunAlone) => signals.push((follower.slot, Signal::RunAlone)),
                 Some(Reply::Requeue) => requeued.push(follower),
-                None => signals.push((follower.slot, Signal::LeaderPanicked)),
+                None => signals.push((follower.slot, Signal::LeaderLost)),
             }
         }
         self.end(requeued, signals);
@@ -67,15 +70,22 @@ impl<'g, K: Eq, R, A> Leader<'g, K, R, A> {
     /// once, and must find how many calls there are.
     fn end(&mut self, requeued: Vec<Queued<R, A>>, mut signals: Vec<(Slot<A>, Signal<A>)>) {
         self.has_ended = true;
-        let GroupCommit { slow, threshold, linger, .. } = *self.group_commit;
+        let GroupCommit { slow, threshold, linger, min_stall, .. } = *self.group_commit;
         let mut groups = self.group_commit.groups();
         if let Some(group) = queue_group::find(&mut groups, self.key) {
             let at = Instant::now();
-            let completed = Completed { at, took: at - self.begun, executed: self.executes };
+            let took = at - self.begun;
+            let stall = took.saturating_mul(STALL_FACTOR);
+            let completed = Completed {
+                begun: self.started,
+                at,
+                stalled_after: stall.clamp(min_stall, min_stall.saturating_mul(MAX_STALL)),
+                executed: self.executes,
+            };
             group.complete(&completed, requeued, |calls| {
-                (completed.took >= slow || calls >= threshold).then(|| {
+                (took >= slow || calls >= threshold).then(|| {
                     let linger = linger.saturating_mul(u32::try_from(self.executes).unwrap_or(u32::MAX));
-                    (completed.took.saturating_mul(STALL_FACTOR), linger.min(completed.took / 2))
+                    (stall, linger.min(took / 2))
                 })
             });
             signals.extend(group.next_signal());
@@ -112,7 +122,7 @@ impl<K: Eq, R, A> Drop for Leader<'_, K, R, A> {
     fn drop(&mut self) {
         if !self.has_ended {
             let followers = std::mem::take(&mut self.followers);
-            let failed = followers.into_iter().map(|follower| (follower.slot, Signal::LeaderPanicked));
+            let failed = followers.into_iter().map(|follower| (follower.slot, Signal::LeaderLost));
             self.end(Vec::new(), failed.collect());
         }
     }

@@ -8,6 +8,9 @@
 //! call again, so the next leader lingers for them: the last of them leads, or the first queued call once the linger
 //! time has passed. No thread leads twice for others. A thread that calls alone pays for two uncontended locks.
 //!
+//! A call may hang, for example because its server process is stopped. It then counts as stalled and no longer as
+//! running, so that the queued calls run beside it. Its followers wait for its deadline.
+//!
 //! Calls are grouped by a key, here the name of a queue. This module knows neither the requests nor the database.
 
 mod leader;
@@ -18,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::leader::{Leader, Reply};
-use self::queue_group::QueueGroup;
+use self::queue_group::{Dequeued, QueueGroup};
 use self::wait_slots::{Signal, Slot};
 
 /// The maximum number of concurrent calls of a group while few threads call. With a limit of one, two threads would
@@ -35,6 +38,14 @@ const SLOW: Duration = Duration::from_millis(1);
 /// A call that takes this many times as long as the last one is stalled, and new calls run in parallel.
 const STALL_FACTOR: u32 = 10;
 
+/// A call is stalled at the earliest after this fraction of the handle's call timeout, and at the latest after so many
+/// times as long.
+const MIN_STALL: u32 = 100;
+const MAX_STALL: u32 = 5;
+
+/// A follower waits for its leader for the call timeout and this fraction of it: the leader should know first.
+const FOLLOW_MARGIN: u32 = 10;
+
 /// The time that the next leader lingers for each call that was just answered, because threads wake one after the
 /// other. It lingers for at most half of the time that the answered call took.
 const LINGER: Duration = Duration::from_micros(25);
@@ -48,6 +59,9 @@ pub(crate) struct GroupCommit<K, R, A> {
     slow: Duration,
     threshold: usize,
     linger: Duration,
+    min_stall: Duration,
+    /// The longest time that a follower waits for its leader.
+    follow_for: Duration,
 }
 
 type Groups<'g, K, R, A> = MutexGuard<'g, Vec<QueueGroup<K, R, A>>>;
@@ -60,13 +74,21 @@ pub(crate) enum Turn<'g, K: Eq, R, A> {
     Answered(A),
     /// Execute its own request only: the group did not succeed together.
     RunAlone,
-    /// Fail: its leader panicked, and it is unknown what the leader has executed.
-    LeaderPanicked,
+    /// Fail: its leader panicked or does not answer, and it is unknown what the leader has executed.
+    LeaderLost,
 }
 
-impl<K, R, A> Default for GroupCommit<K, R, A> {
-    fn default() -> Self {
-        Self { groups: Mutex::default(), slow: SLOW, threshold: THRESHOLD, linger: LINGER }
+impl<K, R, A> GroupCommit<K, R, A> {
+    /// Creates groups whose calls should end within `call_timeout`.
+    pub(crate) fn new(call_timeout: Duration) -> Self {
+        Self {
+            groups: Mutex::default(),
+            slow: SLOW,
+            threshold: THRESHOLD,
+            linger: LINGER,
+            min_stall: call_timeout / MIN_STALL,
+            follow_for: call_timeout.saturating_add(call_timeout / FOLLOW_MARGIN),
+        }
     }
 }
 
@@ -82,41 +104,44 @@ impl<K: Eq + Clone, R, A> GroupCommit<K, R, A> {
         choose: impl Fn(&mut dyn Iterator<Item = &R>) -> usize,
     ) -> Turn<'g, K, R, A> {
         let mut groups = self.groups();
-        if !queue_group::of(&mut groups, key).may_run() {
+        if !queue_group::of(&mut groups, key, self.min_stall).may_run() {
             drop(groups);
             // A request may take long to copy. Without the lock other calls continue meanwhile.
             let request = request();
             groups = self.groups();
-            let group = queue_group::of(&mut groups, key);
+            let group = queue_group::of(&mut groups, key, self.min_stall);
             if !group.may_run() {
                 let (slot, deadline) = group.enqueue(request);
                 drop(groups);
                 return match self.wait(key, &slot, deadline) {
-                    Some(Signal::Answer(answer)) => Turn::Answered(answer),
-                    Some(Signal::RunAlone) => Turn::RunAlone,
-                    Some(Signal::LeaderPanicked) => Turn::LeaderPanicked,
-                    Some(Signal::Lead | Signal::LeadAt(_)) | None => self.lead(key, self.groups(), choose),
+                    Signal::Answer(answer) => Turn::Answered(answer),
+                    Signal::RunAlone => Turn::RunAlone,
+                    Signal::LeaderLost => Turn::LeaderLost,
+                    Signal::Lead | Signal::LeadAt(_) => self.lead(key, self.groups(), choose),
                 };
             }
         }
-        queue_group::of(&mut groups, key).running += 1;
+        queue_group::of(&mut groups, key, self.min_stall).grant();
         self.lead(key, groups, choose)
     }
 
-    /// Waits for the signal that ends the waiting. Returns `None` if this call has become the leader because the linger
-    /// time has passed.
-    fn wait(&self, key: &K, slot: &Slot<A>, mut deadline: Option<Instant>) -> Option<Signal<A>> {
+    /// Waits for the signal that ends the waiting. At `deadline` the call leads if none runs: because the linger time
+    /// has passed, or because those that ran are stalled.
+    fn wait(&self, key: &K, slot: &Slot<A>, mut deadline: Instant) -> Signal<A> {
+        let mut follows = false;
         loop {
-            match slot.wait(deadline) {
-                Some(Signal::LeadAt(instant)) => deadline = Some(instant),
-                Some(signal) => return Some(signal),
+            // A call that another one has taken along must notice.
+            match slot.wait(deadline.min(Instant::now() + self.follow_for)) {
+                Some(Signal::LeadAt(instant)) => deadline = instant,
+                Some(signal) => return signal,
+                None if follows => return Signal::LeaderLost,
                 None => {
                     let mut groups = self.groups();
-                    if queue_group::of(&mut groups, key).dequeue_to_lead(slot) {
-                        return None;
+                    match queue_group::of(&mut groups, key, self.min_stall).dequeue_to_lead(slot) {
+                        Dequeued::Leads => return Signal::Lead,
+                        Dequeued::StillQueued(next) => deadline = next,
+                        Dequeued::Follows => (follows, deadline) = (true, Instant::now() + self.follow_for),
                     }
-                    // Another call runs, and signals this one when it completes.
-                    deadline = None;
                 }
             }
         }
@@ -128,9 +153,9 @@ impl<K: Eq + Clone, R, A> GroupCommit<K, R, A> {
         mut groups: Groups<'g, K, R, A>,
         choose: impl Fn(&mut dyn Iterator<Item = &R>) -> usize,
     ) -> Turn<'g, K, R, A> {
-        let followers = queue_group::of(&mut groups, key).begin(choose);
+        let (started, followers) = queue_group::of(&mut groups, key, self.min_stall).begin(choose);
         drop(groups);
-        Turn::Lead(Leader::new(self, key, followers))
+        Turn::Lead(Leader::new(self, key, started, followers))
     }
 
     /// Returns how many calls are queued in the group of `key`.

@@ -10,8 +10,12 @@ use super::{MAX_CONCURRENCY, MAX_FOLLOWERS};
 /// The calls of one key. A group is removed once it has neither calls nor a limit of one that still matters.
 pub(super) struct QueueGroup<K, R, A> {
     key: K,
-    /// The number of running calls.
-    pub(super) running: usize,
+    /// The number of calls that were told to run and have not begun.
+    granted: usize,
+    /// The starts of the running calls.
+    running: Vec<Instant>,
+    /// After this long a running call is stalled, and others run beside it.
+    stalled_after: Duration,
     /// The number of calls that the running ones execute, including followers.
     pub(super) executing: usize,
     /// The start of the last running call.
@@ -33,10 +37,21 @@ pub(super) struct Queued<R, A> {
     pub(super) slot: Slot<A>,
 }
 
+/// What becomes of a queued call that was not signalled in time.
+pub(super) enum Dequeued {
+    Leads,
+    /// Another call has taken it along.
+    Follows,
+    /// It asks again at this time.
+    StillQueued(Instant),
+}
+
 /// The result of a completed call.
 pub(super) struct Completed {
+    pub(super) begun: Instant,
     pub(super) at: Instant,
-    pub(super) took: Duration,
+    /// After this long the next calls are stalled.
+    pub(super) stalled_after: Duration,
     /// The number of calls that it executed.
     pub(super) executed: usize,
 }
@@ -49,16 +64,17 @@ pub(super) fn find<'g, K: Eq, R, A>(
     groups.iter_mut().find(|group| group.key == *key)
 }
 
-/// Returns the group of the key, and makes it if there is none.
+/// Returns the group of the key, and makes it if there is none. Its first calls are stalled after `min_stall`.
 pub(super) fn of<'g, K: Eq + Clone, R, A>(
     groups: &'g mut Vec<QueueGroup<K, R, A>>,
     key: &K,
+    min_stall: Duration,
 ) -> &'g mut QueueGroup<K, R, A> {
     let index = match groups.iter().position(|group| group.key == *key) {
         Some(index) => index,
         None => {
             groups.retain(|group| !group.is_idle());
-            groups.push(QueueGroup::new(key.clone()));
+            groups.push(QueueGroup::new(key.clone(), min_stall));
             groups.len() - 1
         }
     };
@@ -71,11 +87,13 @@ pub(super) fn remove_if_idle<K: Eq, R, A>(groups: &mut Vec<QueueGroup<K, R, A>>,
 }
 
 impl<K, R, A> QueueGroup<K, R, A> {
-    fn new(key: K) -> Self {
+    fn new(key: K, min_stall: Duration) -> Self {
         let now = Instant::now();
         Self {
             key,
-            running: 0,
+            granted: 0,
+            running: Vec::new(),
+            stalled_after: min_stall,
             executing: 0,
             begun: now,
             alone_for: Duration::ZERO,
@@ -86,13 +104,26 @@ impl<K, R, A> QueueGroup<K, R, A> {
         }
     }
 
+    /// Returns the number of running calls, without those that are stalled.
+    fn live(&self) -> usize {
+        self.granted + self.running.iter().filter(|begun| begun.elapsed() < self.stalled_after).count()
+    }
+
+    /// Returns when the next running call is stalled, unless it completes.
+    fn next_stall(&self) -> Instant {
+        let stalls = self.running.iter().map(|begun| *begun + self.stalled_after);
+        let now = Instant::now();
+        stalls.filter(|at| *at > now).min().unwrap_or(now + self.stalled_after)
+    }
+
     fn max_concurrency(&self) -> usize {
         if self.begun.elapsed() < self.alone_for { 1 } else { MAX_CONCURRENCY }
     }
 
     /// Returns `true` if the group has no calls and nothing worth remembering.
     fn is_idle(&self) -> bool {
-        self.running == 0 && self.queue.is_empty() && self.max_concurrency() == MAX_CONCURRENCY
+        let runs = self.granted > 0 || !self.running.is_empty();
+        !runs && self.queue.is_empty() && self.max_concurrency() == MAX_CONCURRENCY
     }
 
     /// Returns `true` if with `more` calls the queue is as long as it is expected to get.
@@ -102,39 +133,54 @@ impl<K, R, A> QueueGroup<K, R, A> {
 
     /// Returns `true` if a new call runs at once. If no call runs, the queued ones linger for others.
     pub(super) fn may_run(&self) -> bool {
-        match self.running {
+        match self.live() {
             0 => self.is_complete_with(1) || Instant::now() >= self.linger_until,
-            running => running < self.max_concurrency(),
+            live => live < self.max_concurrency(),
         }
     }
 
-    /// Queues a call. Returns its slot, and the deadline at which it leads if it is the first of those that linger.
-    pub(super) fn enqueue(&mut self, request: R) -> (Slot<A>, Option<Instant>) {
+    /// Counts a call that runs next.
+    pub(super) fn grant(&mut self) {
+        self.granted += 1;
+    }
+
+    /// Queues a call. Returns its slot, and when it must call [`QueueGroup::dequeue_to_lead`] unless it is signalled.
+    pub(super) fn enqueue(&mut self, request: R) -> (Slot<A>, Instant) {
         let slot = Slot::new(&self.slots);
-        let is_first = self.running == 0 && self.queue.is_empty();
+        let is_first = self.live() == 0 && self.queue.is_empty();
         self.queue.push_back(Queued { request, slot: slot.clone() });
-        (slot, is_first.then_some(self.linger_until))
+        (slot, if is_first { self.linger_until } else { self.next_stall() })
     }
 
-    /// Lets a queued call run. Returns `false` if another call runs, or has taken this one along.
-    pub(super) fn dequeue_to_lead(&mut self, slot: &Slot<A>) -> bool {
-        let index = self.queue.iter().position(|queued| queued.slot == *slot);
-        let leads = self.running == 0 && index.and_then(|index| self.queue.remove(index)).is_some();
-        self.running += usize::from(leads);
-        leads
+    /// Lets a queued call run if none runs or those that run are stalled.
+    pub(super) fn dequeue_to_lead(&mut self, slot: &Slot<A>) -> Dequeued {
+        let Some(index) = self.queue.iter().position(|queued| queued.slot == *slot) else {
+            return Dequeued::Follows;
+        };
+        let live = self.live();
+        // Without a stalled call, one that runs signals the queued ones when it completes.
+        let all_are_live = live == self.granted + self.running.len();
+        if live >= if all_are_live { 1 } else { self.max_concurrency() } {
+            return Dequeued::StillQueued(self.next_stall());
+        }
+        self.queue.remove(index);
+        self.grant();
+        Dequeued::Leads
     }
 
-    /// Begins a running call. Returns its followers.
+    /// Begins a call that was granted. Returns its start and its followers.
     pub(super) fn begin(
         &mut self,
         choose: impl Fn(&mut dyn Iterator<Item = &R>) -> usize,
-    ) -> Vec<Queued<R, A>> {
+    ) -> (Instant, Vec<Queued<R, A>>) {
         self.begun = Instant::now();
+        self.granted -= 1;
+        self.running.push(self.begun);
         let most = self.queue.len().min(MAX_FOLLOWERS);
         let chosen = choose(&mut self.queue.iter().take(most).map(|queued| &queued.request)).min(most);
         self.executing += 1 + chosen;
         self.slots = Arc::default();
-        self.queue.drain(..chosen).collect()
+        (self.begun, self.queue.drain(..chosen).collect())
     }
 
     /// Completes a running call, puts `requeued` in front of the queue, and sets how the next calls run: alone for
@@ -145,7 +191,10 @@ impl<K, R, A> QueueGroup<K, R, A> {
         requeued: Vec<Queued<R, A>>,
         limit: impl FnOnce(usize) -> Option<(Duration, Duration)>,
     ) {
-        self.running -= 1;
+        if let Some(index) = self.running.iter().position(|begun| *begun == completed.begun) {
+            self.running.swap_remove(index);
+        }
+        self.stalled_after = completed.stalled_after;
         self.executing -= completed.executed;
         self.callers = completed.executed + self.queue.len();
         for queued in requeued.into_iter().rev() {
@@ -157,15 +206,16 @@ impl<K, R, A> QueueGroup<K, R, A> {
 
     /// Returns the signal for the first queued call, if it can run now or has to linger.
     pub(super) fn next_signal(&mut self) -> Option<(Slot<A>, Signal<A>)> {
-        if self.running >= self.max_concurrency() {
+        let live = self.live();
+        if live >= self.max_concurrency() {
             // The call that still runs signals the queued ones when it completes.
             return None;
         }
-        if self.running == 0 && !self.is_complete_with(0) && Instant::now() < self.linger_until {
+        if live == 0 && !self.is_complete_with(0) && Instant::now() < self.linger_until {
             return self.queue.front().map(|first| (first.slot.clone(), Signal::LeadAt(self.linger_until)));
         }
         let first = self.queue.pop_front()?;
-        self.running += 1;
+        self.grant();
         Some((first.slot, Signal::Lead))
     }
 }

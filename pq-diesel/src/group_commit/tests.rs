@@ -14,6 +14,13 @@ const KEY: &str = "apples";
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Groups whose calls are never stalled and whose followers wait for ever, as far as a test can tell.
+impl<K, R, A> Default for GroupCommit<K, R, A> {
+    fn default() -> Self {
+        Self::new(1_000 * TIMEOUT)
+    }
+}
+
 fn until(mut is_true: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_true() {
@@ -198,8 +205,7 @@ fn followers_fail_when_their_leader_panics_and_the_next_call_runs() -> TestResul
             _ => (),
         });
         until(|| group_commit.queued(&KEY) == 1);
-        let others: Vec<_> =
-            (0..2).map(|_| threads.spawn(|| matches!(turn(), Turn::LeaderPanicked))).collect();
+        let others: Vec<_> = (0..2).map(|_| threads.spawn(|| matches!(turn(), Turn::LeaderLost))).collect();
         until(|| group_commit.queued(&KEY) == 3);
         drop(leads.pop());
         assert!(first.join().is_err(), "the call did not lead");
@@ -218,7 +224,7 @@ fn a_requeued_call_precedes_the_calls_that_queued_later() -> TestResult {
     let lead = |request| match group_commit.turn(&KEY, || request, |queued| queued.take(2).count()) {
         Turn::Lead(lead) => Ok(lead),
         Turn::Answered(answer) => Err(answer),
-        Turn::RunAlone | Turn::LeaderPanicked => Err(0),
+        Turn::RunAlone | Turn::LeaderLost => Err(0),
     };
     let leads: Vec<_> = (0..MAX_CONCURRENCY).map(|_| lead(0)).collect();
     std::thread::scope(|threads| {
@@ -243,4 +249,66 @@ fn a_requeued_call_precedes_the_calls_that_queued_later() -> TestResult {
         assert_eq!(results, [(1, vec![2, 3]), (2, vec![101]), (3, vec![4]), (4, vec![103])]);
     });
     Ok(())
+}
+
+/// Whatever the number of calls that hang, the next one leads and answers those that queue behind it.
+#[test]
+fn calls_that_hang_do_not_stop_the_others() -> TestResult {
+    let group_commit = Groups { min_stall: Duration::from_millis(10), ..GroupCommit::default() };
+    let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
+    let mut hung = Vec::new();
+    for n in 0..4 * MAX_CONCURRENCY {
+        let call = std::thread::scope(|threads| {
+            let call = threads.spawn(turn);
+            until(|| call.is_finished());
+            call.join()
+        });
+        let Ok(Turn::Lead(lead)) = call else { return Err(format!("call {n} does not lead").into()) };
+        hung.push(lead);
+    }
+    for _ in 0..2 {
+        std::thread::scope(|threads| {
+            let calls: Vec<_> = (0..8)
+                .map(|_| {
+                    threads.spawn(|| match turn() {
+                        Turn::Lead(lead) => {
+                            let followers = lead.requests().count();
+                            lead.reply((0..followers).map(|_| Reply::Answer(())));
+                            true
+                        }
+                        Turn::Answered(()) => true,
+                        _ => false,
+                    })
+                })
+                .collect();
+            until(|| calls.iter().all(|call| call.is_finished()));
+            assert!(calls.into_iter().all(|call| call.join().is_ok_and(|done| done)));
+        });
+    }
+    drop(hung);
+    assert_eq!(group_commit.groups().iter().map(|group| group.executing).sum::<usize>(), 0);
+    Ok(())
+}
+
+#[test]
+fn a_follower_leaves_a_leader_that_does_not_answer() -> TestResult {
+    let group_commit = GroupCommit { follow_for: Duration::from_millis(10), ..never_alone::<()>() };
+    let turn = || group_commit.turn(&KEY, || (), |queued| queued.count());
+    let mut leads: Vec<_> = (0..MAX_CONCURRENCY).map(|_| turn()).collect();
+    std::thread::scope(|threads| {
+        let calls: Vec<_> = (1..=2)
+            .map(|n| {
+                let call = threads.spawn(turn);
+                until(|| group_commit.queued(&KEY) == n);
+                call
+            })
+            .collect();
+        drop(leads.pop());
+        let mut turns: Vec<_> = calls.into_iter().filter_map(|call| call.join().ok()).collect();
+        assert!(matches!(turns.pop(), Some(Turn::LeaderLost)), "the follower still waits");
+        let Some(Turn::Lead(lead)) = turns.pop() else { return Err("the first call does not lead".into()) };
+        // The answer is late. Nobody waits for it.
+        lead.reply([Reply::Answer(())]);
+        Ok(())
+    })
 }

@@ -28,8 +28,8 @@ pub(super) enum Signal<A> {
     Answer(A),
     /// Run without followers.
     RunAlone,
-    /// Fail: the leader panicked.
-    LeaderPanicked,
+    /// Fail: the leader panicked or does not answer.
+    LeaderLost,
 }
 
 impl<A> Default for WaitSlots<A> {
@@ -66,18 +66,18 @@ impl<A> Slot<A> {
     }
 
     /// Waits for a signal. Returns `None` if there is none by `deadline`.
-    pub(super) fn wait(&self, deadline: Option<Instant>) -> Option<Signal<A>> {
+    pub(super) fn wait(&self, deadline: Instant) -> Option<Signal<A>> {
         let mut signals = self.slots.signals();
         loop {
             if let Some(signal) = signals[self.index].take() {
                 return Some(signal);
             }
-            let changed = &self.slots.changed;
-            signals = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => changed.wait(signals).unwrap_or_else(PoisonError::into_inner),
-                Some(left) if left.is_zero() => return None,
-                Some(left) => changed.wait_timeout(signals, left).unwrap_or_else(PoisonError::into_inner).0,
-            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            signals =
+                self.slots.changed.wait_timeout(signals, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -27,14 +27,13 @@ use crate::table::{Table, channel, notified_channels};
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const MAX_RETRY: Duration = Duration::from_secs(5);
 
-/// The longest time that a new wait blocks until the server confirms LISTEN. Afterwards it polls.
-const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
-
 /// The handle's side of the listener.
 pub(crate) struct Listener {
     conninfo: ConnInfo,
     table: Table,
     registry: Arc<SubscriptionRegistry>,
+    /// The longest time that a statement of the listener waits for the server.
+    call_timeout: Duration,
     shutdown_guard: ShutdownGuard,
 }
 
@@ -54,18 +53,19 @@ impl Drop for Subscription {
 
 impl Listener {
     /// Creates a listener. It connects at the first wait.
-    pub(crate) fn new(conninfo: ConnInfo, table: Table) -> Self {
-        Self { conninfo, table, registry: Arc::default(), shutdown_guard: ShutdownGuard::default() }
+    pub(crate) fn new(conninfo: ConnInfo, table: Table, call_timeout: Duration) -> Self {
+        let (registry, shutdown_guard) = (Arc::default(), ShutdownGuard::default());
+        Self { conninfo, table, registry, call_timeout, shutdown_guard }
     }
 
-    /// Subscribes a signal to a queue and waits until the server listens for it.
+    /// Subscribes a signal to a queue.
     ///
-    /// A put that commits after this call notifies the signal. If the server cannot be reached, this returns at once,
-    /// and the signal is notified when the server can be reached again.
+    /// Returns at once, because the listener may hang. When the server has confirmed LISTEN, the signal is notified, so
+    /// that a put that committed before is found. Later puts notify it at their commit.
     pub(crate) fn subscribe(&self, queue: &QueueName, signal: &Arc<WakeSignal>) -> Subscription {
         let channel = channel(queue.as_str()).as_str().to_owned();
         self.start();
-        self.registry.subscribe(queue, &channel, signal, CONFIRM_WITHIN);
+        self.registry.subscribe(queue, &channel, signal);
         Subscription { registry: Arc::clone(&self.registry), channel, signal: Arc::downgrade(signal) }
     }
 
@@ -88,9 +88,9 @@ impl Listener {
             let (conninfo, table, registry) =
                 (self.conninfo.clone(), self.table.clone(), Arc::clone(&self.registry));
             let thread = std::thread::Builder::new().name("pq-listener".to_owned());
-            let guarded = self.shutdown_guard.enter();
+            let (call_timeout, guarded) = (self.call_timeout, self.shutdown_guard.enter());
             let run = move || {
-                run(&conninfo, &table, &registry, reader);
+                run(&conninfo, &table, &registry, call_timeout, reader);
                 drop(guarded);
             };
             thread.spawn(run).map(|_| writer)
@@ -113,12 +113,18 @@ impl Drop for Listener {
 }
 
 /// Runs the listener's thread: one session after the other until the handle is closed.
-fn run(conninfo: &ConnInfo, table: &Table, registry: &SubscriptionRegistry, mut pipe: PipeReader) {
+fn run(
+    conninfo: &ConnInfo,
+    table: &Table,
+    registry: &SubscriptionRegistry,
+    call_timeout: Duration,
+    mut pipe: PipeReader,
+) {
     let mut retry_in = FIRST_RETRY;
     while !registry.is_closed() {
         let started = Instant::now();
-        let served =
-            Connection::open(conninfo).and_then(|conn| Session::new(conn, table, registry).serve(&mut pipe));
+        let served = Connection::open(conninfo, call_timeout)
+            .and_then(|conn| Session::new(conn, table, registry).serve(&mut pipe));
         if let Err(reason) = served {
             tracing::warn!(reason, server = conninfo.server(), "listener lost its connection; waits poll");
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::PipeWriter;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use pq_core::{QueueName, WakeSignal};
@@ -11,22 +11,19 @@ use super::wake_thread;
 use crate::table::{Ident, notified_channels};
 
 /// The time for which the thread listens to a channel without waiters. A loop of short waits would otherwise LISTEN and
-/// UNLISTEN each time.
+/// UNLISTEN each time, or never LISTEN, if each wait ends before the server confirms it.
 const KEEP_UNUSED: Duration = Duration::from_secs(60);
 
 /// The state that the handle and the listener's thread share.
 #[derive(Debug, Default)]
 pub(super) struct SubscriptionRegistry {
     state: Mutex<State>,
-    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     thread: Thread,
     closed: bool,
-    /// The last attempt to connect failed, so a new wait does not block until LISTEN is confirmed.
-    disconnected: bool,
     channels: HashMap<String, Channel>,
     /// Channels to notify of the handle's own puts.
     notify: BTreeSet<Ident>,
@@ -71,31 +68,15 @@ pub(super) struct Listen {
 }
 
 impl SubscriptionRegistry {
-    /// Subscribes a signal, and waits until the server has confirmed LISTEN or this wait is pointless.
-    pub(super) fn subscribe(
-        &self,
-        queue: &QueueName,
-        channel: &str,
-        signal: &Arc<WakeSignal>,
-        confirm_within: Duration,
-    ) {
-        let until = Instant::now() + confirm_within;
+    /// Subscribes a signal, and has the thread listen to its channel.
+    pub(super) fn subscribe(&self, queue: &QueueName, channel: &str, signal: &Arc<WakeSignal>) {
         let mut state = self.lock();
         let new = || Channel { notified: notified_channels(queue.as_str()), ..Channel::default() };
         let entry = state.channels.entry(channel.to_owned()).or_insert_with(new);
         entry.signals.push(Arc::downgrade(signal));
         entry.unused_since = None;
-        if entry.listening {
-            return;
-        }
-        state.wake_thread();
-        loop {
-            let unconfirmed = state.channels.get(channel).is_some_and(|entry| !entry.listening);
-            let left = until.saturating_duration_since(Instant::now());
-            if !unconfirmed || state.disconnected || state.closed || left.is_zero() {
-                return;
-            }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        if !entry.listening {
+            state.wake_thread();
         }
     }
 
@@ -135,20 +116,16 @@ impl SubscriptionRegistry {
     /// A put that committed before was not notified, so the waiters are woken to poll once more.
     pub(super) fn listening(&self, channel: &str) {
         let mut state = self.lock();
-        state.disconnected = false;
         if let Some(entry) = state.channels.get_mut(channel) {
             entry.listening = true;
             entry.wake_waiters();
         }
-        self.changed.notify_all();
     }
 
     /// Records that the connection is lost.
     pub(super) fn disconnected(&self) {
         let mut state = self.lock();
-        state.disconnected = true;
         state.channels.values_mut().for_each(|entry| entry.listening = false);
-        self.changed.notify_all();
     }
 
     /// Takes what must be done now. Notifications are held back until `notify_at`, except when the handle closes.
@@ -169,7 +146,7 @@ impl SubscriptionRegistry {
         let listen = state
             .channels
             .iter()
-            .filter(|(_, entry)| !entry.listening && !entry.signals.is_empty())
+            .filter(|(_, entry)| !entry.listening)
             .map(|(name, entry)| Listen {
                 channel: Ident::of_channel(name),
                 notified: entry.notified.clone(),
@@ -194,7 +171,6 @@ impl SubscriptionRegistry {
         let mut state = self.lock();
         state.closed = true;
         state.wake_thread();
-        self.changed.notify_all();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -247,7 +223,5 @@ impl Starting<'_> {
     pub(super) fn failed(self) {
         let mut state = self.0.lock();
         state.thread = Thread::None;
-        state.disconnected = true;
-        self.0.changed.notify_all();
     }
 }

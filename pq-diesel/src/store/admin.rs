@@ -8,6 +8,7 @@ use pq_core::{CancelOutcome, Filter, JobId, JobRecord, JobState, QueueCounts, Qu
 
 use super::PgStore;
 use crate::Error;
+use crate::pool::with_call_timeout;
 use crate::prepared::Value;
 use crate::rows::{CountsRow, CountsSql, JobRow, JobSql};
 
@@ -75,8 +76,9 @@ impl Admin for PgStore {
 
     fn clear(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<u64, Error> {
         let values = [Value::Text(queue.as_str())];
+        let clear = self.statements.clear.with::<BigInt>(&values);
         let cleared: i64 =
-            self.statements.clear.with::<BigInt>(&values).get_result(conn).map_err(|e| self.error(e))?;
+            with_call_timeout(conn, None, |conn| clear.get_result(conn)).map_err(|e| self.error(e))?;
         Ok(cleared.max(0).unsigned_abs())
     }
 
@@ -99,7 +101,8 @@ impl Admin for PgStore {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(from.as_str()), Value::Text(to.as_str()), Value::OptionalBigInts(ids)];
         self.fast_path.forget_position(to);
-        let moved = self.statements.move_jobs.with::<Text>(&values).execute(conn);
+        let move_jobs = self.statements.move_jobs.with::<Text>(&values);
+        let moved = with_call_timeout(conn, None, |conn| move_jobs.execute(conn));
         moved.map(|count| count as u64).map_err(|e| self.error(e))
     }
 }

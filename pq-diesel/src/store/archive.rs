@@ -11,6 +11,7 @@ use pq_core::{JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retentio
 
 use super::{PgStore, age_micros};
 use crate::Error;
+use crate::pool::with_call_timeout;
 use crate::prepared::Value;
 use crate::rows::{JobRow, JobSql};
 
@@ -47,7 +48,8 @@ impl Archive for PgStore {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
         self.fast_path.forget_position(queue);
-        let requeued = self.statements.requeue.with::<BigInt>(&values).execute(conn);
+        let requeue = self.statements.requeue.with::<BigInt>(&values);
+        let requeued = with_call_timeout(conn, None, |conn| requeue.execute(conn));
         requeued.map(|count| count as u64).map_err(|e| self.error(e))
     }
 
@@ -60,7 +62,8 @@ impl Archive for PgStore {
     ) -> Result<u64, Error> {
         let values =
             [Value::Text(queue.as_str()), Value::Text(state.as_str()), Value::BigInt(age_micros(age))];
-        let pruned = self.statements.prune.with::<BigInt>(&values).execute(conn);
+        let prune = self.statements.prune.with::<BigInt>(&values);
+        let pruned = with_call_timeout(conn, None, |conn| prune.execute(conn));
         pruned.map(|count| count as u64).map_err(|e| self.error(e))
     }
 

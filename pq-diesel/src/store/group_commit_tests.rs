@@ -23,7 +23,9 @@ const THREADS: usize = 16;
 /// Returns a database that records each statement that adds or removes jobs, a handle, and a queue.
 fn recorded_database() -> Result<(Database, Pq, Queue<Value>), Box<dyn StdError>> {
     let database = Server::shared()?.database()?;
-    let pq = Pq::builder().url(database.url()).listen(false).build()?;
+    // No call is stalled for as long as a test takes.
+    let hour = Duration::from_secs(3_600);
+    let pq = Pq::builder().url(database.url()).listen(false).call_timeout(hour).build()?;
     pq.migrate()?;
     database.connect()?.batch_execute(
         "CREATE TABLE statements (what text);

@@ -37,8 +37,8 @@ impl PgStore {
                 Ok(taken)
             }
             Turn::RunAlone => self.take_alone(queue, request),
-            Turn::LeaderPanicked => {
-                Err(Error::Unavailable("the thread that led the group of takes panicked".to_owned()))
+            Turn::LeaderLost => {
+                Err(Error::Unavailable("the thread that led the group of takes panicked or hangs".to_owned()))
             }
         }
     }

@@ -73,6 +73,7 @@ impl PgStore {
         listener: Option<Listener>,
         notify: Notify,
         poll_interval: Duration,
+        call_timeout: Duration,
     ) -> Self {
         Self {
             statements: Statements::new(&table),
@@ -83,8 +84,8 @@ impl PgStore {
             poll_interval,
             fallback_levels: FallbackLevels::default(),
             fast_path: FastPath::default(),
-            group_puts: GroupPuts::default(),
-            group_takes: GroupTakes::default(),
+            group_puts: GroupPuts::new(call_timeout),
+            group_takes: GroupTakes::new(call_timeout),
         }
     }
 

@@ -37,9 +37,9 @@ impl PgStore {
             Turn::Lead(leader) => self.put_as_leader(queue, jobs, leader),
             Turn::Answered(answer) => answer,
             Turn::RunAlone => self.put_alone(queue, jobs),
-            Turn::LeaderPanicked => {
-                Err(Error::OutcomeUnknown("the thread that led the group of puts panicked".to_owned()))
-            }
+            Turn::LeaderLost => Err(Error::OutcomeUnknown(
+                "the thread that led the group of puts panicked or hangs".to_owned(),
+            )),
         }
     }
 

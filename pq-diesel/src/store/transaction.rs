@@ -91,6 +91,15 @@ impl Connect for PgStore {
         conn.batch_execute(&set_timeout(timeout)).map_err(|e| self.error(e))
     }
 
+    fn with_call_timeout<R>(
+        &self,
+        conn: &mut PgConnection,
+        timeout: Option<Duration>,
+        work: impl FnOnce(&mut PgConnection) -> R,
+    ) -> R {
+        pool::with_call_timeout(conn, timeout, work)
+    }
+
     fn activity(&self, conn: &mut PgConnection) -> Option<u64> {
         pool::statements_sent(conn)
     }

@@ -111,9 +111,9 @@ impl Work {
 
     /// Runs the worker in this process.
     fn serve(&self, global: &Global, supervisor: Option<u32>) -> Result<ExitCode, Failure> {
-        // One connection per thread, one for the maintenance thread and one for status requests.
+        // One connection per thread, two for the worker's other threads and one for status requests.
         let pq =
-            global.connect_with(u32::try_from(self.workers.get()).unwrap_or(u32::MAX).saturating_add(2))?;
+            global.connect_with(u32::try_from(self.workers.get()).unwrap_or(u32::MAX).saturating_add(3))?;
         let mut worker = Worker::new(&pq).threads(self.workers.get()).lease(self.lease);
         if let Some(process) = supervisor {
             worker = worker.supervised_by(process);
