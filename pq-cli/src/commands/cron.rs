@@ -16,9 +16,9 @@ use crate::{input, job_output, output};
 
 /// Manage periodic jobs.
 ///
-/// The workers put one job at each tick of a cron expression, exactly once. The tick is the job's expected_at. When
-/// clocks go forward, a time of day that does not exist fires at the first instant after the gap. When clocks go back,
-/// a fixed time of day fires once, and an hourly or minutely expression fires through both hours.
+/// The workers put one job at each tick of a cron expression, exactly once. The tick is the job's expected_at. Hours and
+/// minutes that are numbers, lists or ranges are fixed times of day, which fire once per date: after the gap when clocks
+/// go forward, and at the first occurrence when they go back. With `*` or `*/n` the expression follows real time.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{\"kind\": \"daily\"}'\n\
@@ -69,7 +69,7 @@ struct Add {
     /// Name of the periodic job.
     name: String,
     /// Cron expression: minute, hour, day of the month, month and day of the week; six fields with seconds first; or
-    /// a nickname such as @hourly.
+    /// a nickname: @yearly, @monthly, @weekly, @daily, @midnight, @hourly or @minutely.
     expression: String,
     /// Queue of the jobs.
     queue: String,

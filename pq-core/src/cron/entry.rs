@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::Cron;
-use super::expression::Ticks;
+use super::ticks::Ticks;
 use crate::{Error, Payload, QueueName};
 
 /// The longest name, in bytes.

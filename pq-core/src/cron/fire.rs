@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::CronEntry;
-use super::expression::Ticks;
+use super::ticks::Ticks;
 use crate::{NewJob, Store, When};
 
 /// The maximum delay of a tick. A tick that has not fired by then is missed.

@@ -9,6 +9,8 @@ mod entry;
 mod expression;
 #[cfg(feature = "cron")]
 mod fire;
+#[cfg(feature = "cron")]
+mod ticks;
 
 use chrono::{DateTime, Utc};
 
@@ -24,9 +26,14 @@ use crate::{Payload, QueueName};
 /// one job for all of them if [`Cron::catch_up`] is set.
 ///
 /// The expression has five fields (minute, hour, day of the month, month, day of the week), or six with seconds
-/// first, or is a nickname such as `@hourly`. It is read in a time zone of the IANA database. When clocks go
-/// forward, a time of day that does not exist fires at the first instant after the gap. When they go back, a fixed
-/// time of day fires at the first of its two instants only. Entries that fire every hour or minute fire in both.
+/// first, or is a nickname: `@yearly`, `@annually`, `@monthly`, `@weekly`, `@daily`, `@midnight`, `@hourly` or
+/// `@minutely`. A step must be smaller than the number of values of its field, so `*/90` is no valid minute.
+///
+/// The expression is read in a time zone of the IANA database. An hour and a minute that are numbers, lists or ranges
+/// name fixed times of day, each of which fires once per date. When clocks go forward, times that do not exist fire at
+/// the first instant after the gap, together as one tick. When clocks go back, a time that exists twice fires at the
+/// first of its two instants. An expression whose hour or minute is `*` or `*/n` follows real time instead: it fires
+/// at each instant whose local time matches, twice in a repeated hour and not at all in a gap.
 ///
 /// Entries can be set and fired only with the feature `cron`, which is on by default.
 ///
