@@ -31,6 +31,7 @@ fn a_periodic_job_is_added_listed_paused_and_removed() -> Outcome {
             &["cron", "pause", "nightly"],
             &["cron", "pause", "nightly"],
             &["cron", "ls"],
+            NIGHTLY,
             &["cron", "resume", "nightly"],
             &["cron", "resume", "nightly"],
             &["cron", "add", "nightly", "0 3 * * *", "reports"],
@@ -56,6 +57,8 @@ fn a_periodic_job_is_added_listed_paused_and_removed() -> Outcome {
     NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD
     bills    @monthly    UTC            tasks    [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
     nightly  30 2 * * *  Europe/Berlin  reports  paused                      skip          {"b": 1, "a": 1e400}
+    $ pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{"b": 1, "a": 1e400}'
+    paused (At 02:30, Europe/Berlin); replaced the previous definition
     $ pq cron resume nightly
     resumed
     $ pq cron resume nightly

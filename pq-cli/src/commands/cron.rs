@@ -31,7 +31,7 @@ pub(crate) struct Cron {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Add a periodic job, or replace the one with the same name.
+    /// Add a periodic job, or replace the one with the same name, which stays paused if it is.
     #[command(after_help = examples(
         "pq cron add hourly @hourly reports --file report.json\n\
          pq cron add bills '0 6 1 * *' tasks --task bill_everybody --data '{\"kind\": \"monthly\"}' --catch-up"
@@ -135,11 +135,14 @@ impl Add {
         let cron = cron.time_zone(&self.time_zone)?.priority(self.priority).catch_up(self.catch_up);
         let pq = global.connect()?;
         let is_new = pq.set_cron(&cron)?;
-        let next = cron.next_after(pq.now()?)?.map(output::format_time).unwrap_or_default();
-        let english = cron.describe();
-        let english = english.trim_end_matches('.');
+        let set = pq.crons()?.into_iter().find(|entry| entry.cron.name == self.name);
+        let next = match set {
+            Some(CronEntry { next_at: Some(next), .. }) => format!("next tick {}", output::format_time(next)),
+            Some(CronEntry { paused: true, .. }) => "paused".to_owned(),
+            _ => "no next tick".to_owned(),
+        };
         let replaced = if is_new { "" } else { "; replaced the previous definition" };
-        output::print(&format!("next tick {next} ({}, {}){replaced}", english, self.time_zone))?;
+        output::print(&format!("{next} ({}, {}){replaced}", cron.describe(), self.time_zone))?;
         Ok(ExitCode::SUCCESS)
     }
 }

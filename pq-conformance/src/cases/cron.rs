@@ -20,6 +20,9 @@ cases![
     missed_ticks_do_not_fire_by_default: Own,
     catch_up_puts_one_job_for_all_missed_ticks: Own,
     set_cron_replaces_the_entry_of_the_same_name: Own,
+    setting_an_unchanged_entry_keeps_its_due_tick: Own,
+    setting_an_entry_keeps_its_pause: Own,
+    a_changed_payload_keeps_the_due_tick_and_a_changed_expression_does_not: Own,
     a_paused_entry_does_not_fire: Own,
     a_removed_entry_does_not_fire: Own,
     an_invalid_entry_does_not_block_others: Own,
@@ -151,6 +154,49 @@ fn set_cron_replaces_the_entry_of_the_same_name<F: Fixture>(harness: &Harness<F>
     assert_eq!((expression.as_str(), time_zone.as_str()), ("0 6 * * mon", "Europe/Berlin"));
     assert_eq!((payload.as_str(), *priority, *catch_up), ("2", 5, true));
     assert!(all[0].next_at.unwrap() > now(harness));
+}
+
+fn setting_an_unchanged_entry_keeps_its_due_tick<F: Fixture>(harness: &Harness<F>) {
+    let cron = yearly(harness, "bills");
+    let tick = due(harness, &cron, Duration::milliseconds(1));
+    assert!(!harness.pq.set_cron(&cron).unwrap());
+    assert_eq!(entry(harness, "bills").unwrap().next_at, Some(tick));
+    maintain(harness);
+    assert_eq!(harness.get().unwrap().expected_at, Some(tick));
+    let next = entry(harness, "bills").unwrap().next_at;
+    assert!(!harness.pq.set_cron(&cron).unwrap());
+    let again = entry(harness, "bills").unwrap();
+    assert_eq!((again.next_at, again.last_at), (next, Some(tick)));
+}
+
+fn setting_an_entry_keeps_its_pause<F: Fixture>(harness: &Harness<F>) {
+    let cron = yearly(harness, "bills");
+    due(harness, &cron, Duration::milliseconds(1));
+    assert!(harness.pq.pause_cron("bills").unwrap());
+    let changed = harness.queue().cron("bills", "* * * * * *", &json!(2)).unwrap();
+    for cron in [&cron, &changed] {
+        assert!(!harness.pq.set_cron(cron).unwrap());
+        let set = entry(harness, "bills").unwrap();
+        assert_eq!((set.paused, set.next_at, &set.cron.expression), (true, None, &cron.expression));
+        maintain(harness);
+        assert!(harness.get().is_none());
+    }
+    assert!(harness.pq.resume_cron("bills").unwrap());
+    let resumed = entry(harness, "bills").unwrap();
+    assert!(!resumed.paused && resumed.next_at.is_some());
+}
+
+fn a_changed_payload_keeps_the_due_tick_and_a_changed_expression_does_not<F: Fixture>(harness: &Harness<F>) {
+    let cron = yearly(harness, "bills");
+    let tick = due(harness, &cron, Duration::milliseconds(1));
+    let other = harness.queue().cron("bills", &cron.expression, &json!(2)).unwrap().priority(3);
+    assert!(!harness.pq.set_cron(&other).unwrap());
+    assert_eq!(entry(harness, "bills").unwrap().next_at, Some(tick));
+    let other = harness.queue().cron("bills", "@yearly", &json!(2)).unwrap();
+    assert!(!harness.pq.set_cron(&other).unwrap());
+    assert_eq!(entry(harness, "bills").unwrap().next_at, other.next_after(now(harness)).unwrap());
+    maintain(harness);
+    assert!(harness.get().is_none());
 }
 
 fn a_paused_entry_does_not_fire<F: Fixture>(harness: &Harness<F>) {

@@ -16,9 +16,15 @@ impl Schedules for MemoryStore {
         next_at: Option<DateTime<Utc>>,
     ) -> Result<bool, Error> {
         conn.operate(|state, open| {
-            let old = state.crons.get(&cron.name);
-            let (is_new, last_at) = (old.is_none(), old.and_then(|old| old.entry.last_at));
-            let entry = CronEntry { cron: cron.clone(), paused: false, next_at, last_at };
+            let mut entry = CronEntry { cron: cron.clone(), paused: false, next_at, last_at: None };
+            let old = state.crons.get(&cron.name).map(|old| &old.entry);
+            let is_new = old.is_none();
+            if let Some(old) = old {
+                let has_same_ticks =
+                    (&old.cron.expression, &old.cron.time_zone) == (&cron.expression, &cron.time_zone);
+                (entry.paused, entry.last_at) = (old.paused, old.last_at);
+                entry.next_at = old.next_at.filter(|_| has_same_ticks).or(next_at).filter(|_| !old.paused);
+            }
             open.set_cron(state, &cron.name, Some(Periodic { entry, held_by: None }));
             Ok(is_new)
         })

@@ -8,6 +8,9 @@ use crate::{Cron, CronEntry, Error, Store, Task};
 impl<S: Store> Pq<S> {
     /// Sets a periodic job, replacing one of the same name. Its first tick is the next on the store's clock.
     ///
+    /// A program can set its periodic jobs at each start. One that is paused stays paused, and as long as its
+    /// expression and its time zone stay the same it keeps its next tick, which may be due already.
+    ///
     /// Returns `false` if it replaced one.
     ///
     /// # Errors

@@ -7,9 +7,10 @@ use crate::{Cron, CronEntry};
 
 /// Stores periodic jobs.
 pub trait Schedules: Connect {
-    /// Creates or replaces a periodic job whose next tick is `next_at`, and returns whether it is new.
+    /// Creates or replaces a periodic job, and returns whether it is new.
     ///
-    /// It is not paused.
+    /// A replaced one stays paused if it was, and keeps its next tick if its expression and its time zone are
+    /// unchanged. Otherwise its next tick is `next_at`.
     ///
     /// # Errors
     ///

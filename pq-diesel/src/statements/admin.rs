@@ -164,13 +164,18 @@ SET stop = CASE WHEN array_position(ARRAY['drain', 'finish', 'abort'], stop)
 WHERE id = $2 RETURNING id";
 
 /// Adds or replaces a schedule. Returns whether it is new. $1 name, $2 expression, $3 time zone, $4 queue, $5 payload,
-/// $6 priority, $7 whether it catches up (0 or 1), $8 next tick.
+/// $6 priority, $7 whether it catches up (0 or 1), $8 next tick if it is new or has another expression or time zone.
+///
+/// A schedule that is paused stays paused and has no next tick.
 pub(super) const SET_CRON: &str = "\
-INSERT INTO {cron} AS claimed (name, expression, time_zone, q_name, data, priority, catch_up, next_at)
+INSERT INTO {cron} AS old (name, expression, time_zone, q_name, data, priority, catch_up, next_at)
 VALUES ($1, $2, $3, $4, $5::text::json, $6, $7 <> 0, $8)
 ON CONFLICT (name) DO UPDATE SET expression = EXCLUDED.expression, time_zone = EXCLUDED.time_zone,
     q_name = EXCLUDED.q_name, data = EXCLUDED.data, priority = EXCLUDED.priority, catch_up = EXCLUDED.catch_up,
-    paused = false, next_at = EXCLUDED.next_at
+    next_at = CASE WHEN old.paused THEN NULL
+        WHEN (old.expression, old.time_zone) = (EXCLUDED.expression, EXCLUDED.time_zone)
+            THEN coalesce(old.next_at, EXCLUDED.next_at)
+        ELSE EXCLUDED.next_at END
 RETURNING xmax = 0";
 
 /// Lists schedules, without locks.
