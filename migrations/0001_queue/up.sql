@@ -171,7 +171,7 @@ CREATE TABLE "pq"."queue_workers" (
 ) WITH (fillfactor = 50);
 
 -- Periodic jobs. A worker that fires a schedule locks its row until it has put the job and stored the next tick, so
--- no tick fires twice.
+-- no tick fires twice. If its job cannot be put, the error is stored, and it is tried again at retry_at.
 CREATE TABLE "pq"."queue_cron" (
     name       text        CONSTRAINT "queue_cron_pkey" PRIMARY KEY,
     expression text        NOT NULL,
@@ -183,7 +183,10 @@ CREATE TABLE "pq"."queue_cron" (
     catch_up   boolean     NOT NULL DEFAULT false,
     paused     boolean     NOT NULL DEFAULT false,
     next_at    timestamptz,
-    last_at    timestamptz
+    last_at    timestamptz,
+    failures   integer     NOT NULL DEFAULT 0,
+    error      text,
+    retry_at   timestamptz
 );
 
 -- Acquires the serialization key of a ready job and locks the job's row. Returns false if the key is in use or the

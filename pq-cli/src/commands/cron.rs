@@ -152,7 +152,8 @@ fn list(pq: &Pq, as_json: bool) -> Result<ExitCode, Failure> {
     if as_json {
         output::print_json(&entries.iter().map(entry_json).collect::<Vec<_>>())?;
     } else {
-        let header = ["NAME", "EXPRESSION", "ZONE", "QUEUE", "NEXT", "LAST", "MISSED TICKS", "PAYLOAD"];
+        let header =
+            ["NAME", "EXPRESSION", "ZONE", "QUEUE", "NEXT", "LAST", "MISSED TICKS", "PAYLOAD", "ERROR"];
         output::print(&output::format_table(&header, entries.iter().map(entry_row)))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -174,6 +175,7 @@ fn entry_row(entry: &CronEntry) -> Vec<String> {
         entry.last_at.map(output::format_time).unwrap_or_default(),
         if cron.catch_up { "catch up" } else { "skip" }.to_owned(),
         job_output::preview(cron.payload.as_str()),
+        entry.error.as_deref().map(job_output::preview).unwrap_or_default(),
     ]
 }
 
@@ -190,6 +192,8 @@ struct Shown<'a> {
     paused: bool,
     next_at: Option<String>,
     last_at: Option<String>,
+    failures: u32,
+    error: Option<&'a str>,
 }
 
 fn entry_json(entry: &CronEntry) -> Shown<'_> {
@@ -205,5 +209,7 @@ fn entry_json(entry: &CronEntry) -> Shown<'_> {
         paused: entry.paused,
         next_at: entry.next_at.map(output::format_time_micros),
         last_at: entry.last_at.map(output::format_time_micros),
+        failures: entry.failures,
+        error: entry.error.as_deref(),
     }
 }

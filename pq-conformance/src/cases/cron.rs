@@ -26,6 +26,8 @@ cases![
     a_paused_entry_does_not_fire: Own,
     a_removed_entry_does_not_fire: Own,
     an_invalid_entry_does_not_block_others: Own,
+    an_entry_that_failed_is_tried_again_after_a_pause: Own,
+    a_next_tick_of_a_clock_that_was_ahead_is_brought_forward: Own,
     an_entry_can_call_a_task: Own,
     invalid_entries_are_refused: Own,
 ];
@@ -78,16 +80,16 @@ fn concurrent_maintenance_puts_one_job_for_a_tick<F: Fixture>(harness: &Harness<
 fn due_entries_locked_by_a_transaction_are_skipped<F: Fixture>(harness: &Harness<F>) {
     due(harness, &yearly(harness, "bills"), Duration::milliseconds(1));
     let store = harness.pq.store();
-    let due_to = |conn: &mut crate::harness::Conn<F>| {
-        harness.nested(conn, |conn| Ok(store.due_crons(conn)?.len())).unwrap()
+    let is_due_to = |conn: &mut crate::harness::Conn<F>| {
+        harness.nested(conn, |conn| Ok(store.due_cron(conn, None)?.is_some())).unwrap()
     };
     let done = harness.transaction(|conn| {
-        assert_eq!(store.due_crons(conn)?.len(), 1);
-        assert_eq!(due_to(&mut harness.connect()), 0, "others skip the locked entry and do not wait");
+        assert!(store.due_cron(conn, None)?.is_some());
+        assert!(!is_due_to(&mut harness.connect()), "others skip the locked entry and do not wait");
         roll_back::<()>()
     });
     assert!(done.is_err());
-    assert_eq!(due_to(&mut harness.connect()), 1);
+    assert!(is_due_to(&mut harness.connect()));
 }
 
 fn a_jobs_expected_at_is_its_tick<F: Fixture>(harness: &Harness<F>) {
@@ -225,10 +227,50 @@ fn a_removed_entry_does_not_fire<F: Fixture>(harness: &Harness<F>) {
 
 fn an_invalid_entry_does_not_block_others<F: Fixture>(harness: &Harness<F>) {
     let broken = Cron { expression: "often".to_owned(), ..yearly(harness, "a") };
-    due(harness, &broken, Duration::milliseconds(1));
+    let tick = due(harness, &broken, Duration::milliseconds(1));
     due(harness, &yearly(harness, "b"), Duration::milliseconds(1));
     maintain(harness);
     assert_eq!(harness.drain().len(), 1);
+    let failed = entry(harness, "a").unwrap();
+    assert_eq!((failed.failures, failed.next_at), (1, Some(tick)), "the tick is kept");
+    assert!(failed.error.unwrap().contains("cron expression"));
+    assert_eq!(entry(harness, "b").unwrap().error, None);
+}
+
+fn an_entry_that_failed_is_tried_again_after_a_pause<F: Fixture>(harness: &Harness<F>) {
+    let tick = due(harness, &yearly(harness, "bills"), Duration::milliseconds(1));
+    let store = harness.pq.store();
+    let fail = |tick, pause| {
+        store.fail_cron(&mut harness.connect(), "bills", tick, "no room", pause).unwrap();
+        entry(harness, "bills").unwrap()
+    };
+    let hour = std::time::Duration::from_secs(3600);
+    assert_eq!(fail(tick + Duration::seconds(1), hour).failures, 0, "this is not the next tick");
+    let failed = fail(tick, hour);
+    assert_eq!((failed.failures, failed.error.as_deref()), (1, Some("no room")));
+    maintain(harness);
+    assert!(harness.get().is_none(), "the pause has not ended");
+    assert_eq!(fail(tick, std::time::Duration::ZERO).failures, 2);
+    maintain(harness);
+    assert_eq!(harness.get().unwrap().expected_at, Some(tick));
+    let fired = entry(harness, "bills").unwrap();
+    assert_eq!((fired.failures, fired.error), (0, None));
+}
+
+fn a_next_tick_of_a_clock_that_was_ahead_is_brought_forward<F: Fixture>(harness: &Harness<F>) {
+    let minutely = harness.queue().cron("minutely", "* * * * *", &json!(1)).unwrap();
+    due(harness, &minutely, Duration::hours(-25));
+    maintain(harness);
+    let next = entry(harness, "minutely").unwrap().next_at.unwrap();
+    assert!(next <= now(harness) + Duration::minutes(1), "{next}");
+    // The next minute has fired already, by a clock that was a little ahead.
+    let store = harness.pq.store();
+    let fired = minutely.next_after(now(harness) + Duration::seconds(1)).unwrap().unwrap();
+    let after = fired + Duration::minutes(1);
+    store.advance_cron(&mut harness.connect(), "minutely", Some(fired), Some(after)).unwrap();
+    maintain(harness);
+    assert_eq!(entry(harness, "minutely").unwrap().next_at, Some(after), "no tick fires twice");
+    assert!(harness.get().is_none());
 }
 
 fn an_entry_can_call_a_task<F: Fixture>(harness: &Harness<F>) {

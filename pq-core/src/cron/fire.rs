@@ -1,13 +1,19 @@
 //! Firing: puts a job for each tick that is due.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::CronEntry;
 use super::ticks::Ticks;
-use crate::{NewJob, Store, When};
+use crate::{NewJob, Store, StoreError, When};
 
 /// The maximum delay of a tick. A tick that has not fired by then is missed.
 const GRACE: TimeDelta = TimeDelta::minutes(1);
+
+/// The pause before an entry that could not be fired is tried again. It doubles with each failure, up to the maximum.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// The ticks of an entry that fire now, and the next tick.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,44 +43,82 @@ fn due(ticks: &Ticks, catch_up: bool, next_at: DateTime<Utc>, now: DateTime<Utc>
 /// Workers and [`Pq::maintain`](crate::Pq::maintain) call this. Call it yourself to fire ticks in a transaction of
 /// your own. If that rolls back, the ticks are due again.
 ///
+/// Each entry is fired in a transaction of its own, or in a savepoint if a transaction is open. If its job cannot be
+/// put, the error is stored and logged, the entry is tried again after a pause, and the other entries are fired.
+///
+/// # Errors
+///
+/// The store's error if the entries cannot be read, or if the store is unavailable.
+pub fn fire_due_crons<S: Store>(store: &S, conn: &mut S::Conn) -> Result<u64, S::Error> {
+    let mut fired = 0;
+    let mut last: Option<CronEntry> = None;
+    loop {
+        let after = last.take().map(|entry| entry.cron.name);
+        let done = store.transaction(conn, |conn| {
+            let Some(entry) = store.due_cron(conn, after.as_deref())? else { return Ok(0) };
+            fire(store, conn, last.insert(entry))
+        });
+        let Some(entry) = &last else { return done.map(|_: u64| fired) };
+        match done {
+            Ok(count) => fired += count,
+            Err(error) if error.is_unavailable() => return Err(error),
+            Err(error) => fail(store, conn, entry, &error.to_string())?,
+        }
+    }
+}
+
+/// Fires an entry that is due.
+fn fire<S: Store>(store: &S, conn: &mut S::Conn, entry: &CronEntry) -> Result<u64, S::Error> {
+    let CronEntry { cron, last_at, .. } = entry;
+    let Some(next_at) = entry.next_at else { return Ok(0) };
+    let ticks = Ticks::new(&cron.expression, &cron.time_zone)?;
+    let due = due(&ticks, cron.catch_up, next_at, store.now(conn)?);
+    let jobs: Vec<NewJob> = due
+        .fire
+        .iter()
+        .map(|tick| NewJob {
+            priority: cron.priority,
+            expected_at: Some(When::At(*tick)),
+            ..NewJob::new(cron.payload.clone())
+        })
+        .collect();
+    if !jobs.is_empty() {
+        store.put(conn, &cron.queue, &jobs)?;
+    }
+    store.advance_cron(conn, &cron.name, due.fire.last().copied().or(*last_at), due.next)?;
+    Ok(jobs.len() as u64)
+}
+
+/// Stores and logs that an entry could not be fired.
+fn fail<S: Store>(store: &S, conn: &mut S::Conn, entry: &CronEntry, error: &str) -> Result<(), S::Error> {
+    let Some(tick) = entry.next_at else { return Ok(()) };
+    let pause = MAX_PAUSE.min(FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(entry.failures)));
+    tracing::error!(name = entry.cron.name, queue = %entry.cron.queue, error, ?pause, "periodic job not put");
+    store.fail_cron(conn, &entry.cron.name, tick, error, pause)
+}
+
+/// Replaces each next tick by the one that follows from the store's clock now, if that is earlier.
+///
+/// A clock that was ahead for a moment leaves entries whose next tick is far in the future. A tick that has fired is
+/// not fired again, unless the clock was ahead by more than a minute when it fired.
+///
 /// # Errors
 ///
 /// The store's error.
-pub fn fire_due_crons<S: Store>(store: &S, conn: &mut S::Conn) -> Result<u64, S::Error> {
-    store.transaction(conn, |conn| {
-        let mut fired = 0;
-        let entries = store.due_crons(conn)?;
-        let Some(now) = (!entries.is_empty()).then(|| store.now(conn)).transpose()? else { return Ok(0) };
-        for CronEntry { cron, next_at, last_at, .. } in entries {
-            let Some(next_at) = next_at else { continue };
-            let ticks = match Ticks::new(&cron.expression, &cron.time_zone) {
-                Ok(ticks) => ticks,
-                Err(error) => {
-                    // The entry was written without this library. If it failed the transaction, no other entry
-                    // would fire, so it is disabled instead.
-                    tracing::error!(name = cron.name, %error, "cron entry disabled: it is invalid");
-                    store.advance_cron(conn, &cron.name, last_at, None)?;
-                    continue;
-                }
-            };
-            let due = due(&ticks, cron.catch_up, next_at, now);
-            let jobs: Vec<NewJob> = due
-                .fire
-                .iter()
-                .map(|tick| NewJob {
-                    priority: cron.priority,
-                    expected_at: Some(When::At(*tick)),
-                    ..NewJob::new(cron.payload.clone())
-                })
-                .collect();
-            if !jobs.is_empty() {
-                store.put(conn, &cron.queue, &jobs)?;
-            }
-            fired += jobs.len() as u64;
-            store.advance_cron(conn, &cron.name, due.fire.last().copied().or(last_at), due.next)?;
+pub(crate) fn bring_crons_forward<S: Store>(store: &S, conn: &mut S::Conn) -> Result<(), S::Error> {
+    let entries = store.crons(conn)?;
+    let now = store.now(conn)?;
+    for CronEntry { cron, next_at, last_at, .. } in entries {
+        let Some(stored) = next_at.filter(|next| *next > now) else { continue };
+        let Ok(ticks) = Ticks::new(&cron.expression, &cron.time_zone) else { continue };
+        let fired = last_at.filter(|last| *last <= now + GRACE);
+        let next = ticks.after(fired.map_or(now, |last| last.max(now)));
+        let Some(earlier) = next.filter(|next| *next < stored) else { continue };
+        if store.bring_cron_forward(conn, &cron.name, stored, earlier)? {
+            tracing::warn!(name = cron.name, from = %stored, to = %earlier, "next tick of a periodic job corrected");
         }
-        Ok(fired)
-    })
+    }
+    Ok(())
 }
 
 #[cfg(test)]

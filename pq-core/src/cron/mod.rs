@@ -15,6 +15,8 @@ mod ticks;
 use chrono::{DateTime, Utc};
 
 #[cfg(feature = "cron")]
+pub(crate) use self::fire::bring_crons_forward;
+#[cfg(feature = "cron")]
 pub use self::fire::fire_due_crons;
 use crate::{Payload, QueueName};
 
@@ -24,6 +26,10 @@ use crate::{Payload, QueueName};
 /// put of the job and the record that the tick was fired commit together, so no tick fires twice. The tick is the
 /// `expected_at` of its job. A tick that no process fires within a minute is missed. Missed ticks put no job, or
 /// one job for all of them if [`Cron::catch_up`] is set.
+///
+/// Each entry fires in a transaction of its own. If its job cannot be put, because the database refuses it or this
+/// program cannot read the expression, the error is stored ([`CronEntry::error`]) and logged, other entries are not
+/// affected, and the entry is tried again after a pause that grows from 1 s to 30 s.
 ///
 /// The expression has five fields (minute, hour, day of the month, month, day of the week), or six with seconds
 /// first, or is a nickname: `@yearly`, `@annually`, `@monthly`, `@weekly`, `@daily`, `@midnight`, `@hourly` or
@@ -83,4 +89,8 @@ pub struct CronEntry {
     pub next_at: Option<DateTime<Utc>>,
     /// The last tick for which a job was put.
     pub last_at: Option<DateTime<Utc>>,
+    /// How many times in succession the job of the next tick could not be put.
+    pub failures: u32,
+    /// The error of the last of these failures. `None` if there was none.
+    pub error: Option<String>,
 }

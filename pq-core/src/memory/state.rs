@@ -130,6 +130,8 @@ pub(super) struct Registered {
 #[derive(Clone, Debug)]
 pub(super) struct Periodic {
     pub(super) entry: CronEntry,
+    /// When it is tried again after a failure.
+    pub(super) retry_at: Option<DateTime<Utc>>,
     /// The transaction that fires it, until that ends.
     pub(super) held_by: Option<Tx>,
 }

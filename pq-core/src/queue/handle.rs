@@ -129,14 +129,20 @@ impl<S: Store> Pq<S> {
     /// ([`MaintenanceReport::more`]), and prunes the archive by `retention`. Any number of processes may call it at any
     /// time. Returns `None` if another process is returning jobs and pruning now.
     ///
+    /// A periodic job that cannot be put prevents nothing else ([`crate::fire_due_crons`]).
+    ///
     /// # Errors
     ///
     /// The store's errors.
     pub fn maintain(&self, retention: &Retention) -> Result<Option<MaintenanceReport>, S::Error> {
         self.store.with_connection(|conn| {
             #[cfg(feature = "cron")]
-            crate::cron::fire_due_crons(&*self.store, conn)?;
-            self.store.maintain(conn, retention)
+            let fired = crate::cron::bring_crons_forward(&*self.store, conn)
+                .and_then(|()| crate::cron::fire_due_crons(&*self.store, conn));
+            let report = self.store.maintain(conn, retention)?;
+            #[cfg(feature = "cron")]
+            fired?;
+            Ok(report)
         })
     }
 

@@ -1,5 +1,7 @@
 //! Periodic jobs.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use super::Connect;
@@ -51,16 +53,17 @@ pub trait Schedules: Connect {
         next_at: Option<DateTime<Utc>>,
     ) -> Result<bool, Self::Error>;
 
-    /// Returns the periodic jobs that are due, locked for the transaction of `conn`, which fires them.
+    /// Returns the first periodic job by name that is due, and locks it for the transaction of `conn`, which fires it.
     ///
-    /// Until that ends, no other caller gets them, and no other caller waits.
+    /// With `after`, considers only names after that one. Until the transaction ends, no other caller gets the
+    /// periodic job, and no other caller waits. One that has failed is not due before its pause has ended.
     ///
     /// # Errors
     ///
     /// The store's error.
-    fn due_crons(&self, conn: &mut Self::Conn) -> Result<Vec<CronEntry>, Self::Error>;
+    fn due_cron(&self, conn: &mut Self::Conn, after: Option<&str>) -> Result<Option<CronEntry>, Self::Error>;
 
-    /// Stores the last tick of a periodic job that was fired, and the next.
+    /// Stores the last tick of a periodic job that was fired, and the next. Its failures are forgotten.
     ///
     /// # Errors
     ///
@@ -72,4 +75,35 @@ pub trait Schedules: Connect {
         last_at: Option<DateTime<Utc>>,
         next_at: Option<DateTime<Utc>>,
     ) -> Result<(), Self::Error>;
+
+    /// Stores that the job of a tick could not be put, and that it is tried again after `pause`.
+    ///
+    /// Does nothing if `tick` is no longer the next tick.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn fail_cron(
+        &self,
+        conn: &mut Self::Conn,
+        name: &str,
+        tick: DateTime<Utc>,
+        error: &str,
+        pause: Duration,
+    ) -> Result<(), Self::Error>;
+
+    /// Replaces the next tick of a periodic job by an earlier one.
+    ///
+    /// Returns `false` and does nothing if `tick` is no longer the next tick.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn bring_cron_forward(
+        &self,
+        conn: &mut Self::Conn,
+        name: &str,
+        tick: DateTime<Utc>,
+        earlier: DateTime<Utc>,
+    ) -> Result<bool, Self::Error>;
 }

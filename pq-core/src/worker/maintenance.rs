@@ -88,7 +88,7 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
     let store = run.store();
     let report: Result<Option<MaintenanceReport>, S::Error> = store.with_connection(|conn| {
         #[cfg(feature = "cron")]
-        crate::cron::fire_due_crons(store, conn)?;
+        fire_crons(store, conn, schedule)?;
         let began = Instant::now();
         if !schedule.is_search_due(began) {
             return Ok(None);
@@ -107,5 +107,29 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
         Ok(_) => {}
         Err(error) if error.is_unavailable() => tracing::debug!(%error, "maintenance failed"),
         Err(error) => tracing::error!(%error, "maintenance failed"),
+    }
+}
+
+/// Puts the periodic jobs that are due. Only an unavailable store keeps the rest of maintenance from its run.
+#[cfg(feature = "cron")]
+fn fire_crons<S: Store>(
+    store: &S,
+    conn: &mut S::Conn,
+    schedule: &mut MaintenanceSchedule,
+) -> Result<(), S::Error> {
+    let now = Instant::now();
+    let corrected = if schedule.is_tick_check_due(now) {
+        schedule.record_tick_check(now);
+        crate::cron::bring_crons_forward(store, conn)
+    } else {
+        Ok(())
+    };
+    match corrected.and_then(|()| crate::cron::fire_due_crons(store, conn)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_unavailable() => Err(error),
+        Err(error) => {
+            tracing::error!(%error, "periodic jobs not put");
+            Ok(())
+        }
     }
 }

@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 /// Searches that find nothing take at most one part in this many of the time.
 const MAX_SEARCH_SHARE: u32 = 40;
 
+/// The interval at which the next ticks of all periodic jobs are compared with the store's clock.
+#[cfg(feature = "cron")]
+const CHECK_TICKS_EVERY: Duration = Duration::from_secs(60);
+
 /// The longest pause after a search. A single slow search may only have been held up.
 const MAX_SEARCH_PAUSE: Duration = Duration::from_secs(10);
 
@@ -19,12 +23,21 @@ pub(super) struct MaintenanceSchedule {
     last: Option<Instant>,
     /// The earliest time of the next search for expired leases.
     search_at: Option<Instant>,
+    /// When the next ticks of the periodic jobs were last compared with the clock.
+    #[cfg(feature = "cron")]
+    ticks_checked_at: Option<Instant>,
 }
 
 impl MaintenanceSchedule {
     /// An interval of [`Duration::MAX`] means never.
     pub(super) fn new(every: Duration, now: Instant) -> Self {
-        Self { every, last: (every == Duration::MAX).then_some(now), search_at: None }
+        Self {
+            every,
+            last: (every == Duration::MAX).then_some(now),
+            search_at: None,
+            #[cfg(feature = "cron")]
+            ticks_checked_at: None,
+        }
     }
 
     /// Returns the time until the next run.
@@ -35,6 +48,18 @@ impl MaintenanceSchedule {
     /// Returns whether the next run shall search for expired leases.
     pub(super) fn is_search_due(&self, now: Instant) -> bool {
         self.search_at.is_none_or(|at| at <= now)
+    }
+
+    /// Returns whether the next run shall compare the next ticks of all periodic jobs with the store's clock.
+    #[cfg(feature = "cron")]
+    pub(super) fn is_tick_check_due(&self, now: Instant) -> bool {
+        self.ticks_checked_at.is_none_or(|at| now.saturating_duration_since(at) >= CHECK_TICKS_EVERY)
+    }
+
+    /// Records that the next ticks were compared.
+    #[cfg(feature = "cron")]
+    pub(super) fn record_tick_check(&mut self, now: Instant) {
+        self.ticks_checked_at = Some(now);
     }
 
     /// Records how long a search took. After one that found something there may be more to find at once.

@@ -19,6 +19,8 @@ row! {
         paused: bool => Bool,
         next_at: Option<PgTimestamp> => Nullable<Timestamptz>,
         last_at: Option<PgTimestamp> => Nullable<Timestamptz>,
+        failures: i32 => Integer,
+        error: Option<String> => Nullable<Text>,
     }
 }
 
@@ -35,6 +37,7 @@ impl CronRow {
             catch_up: self.catch_up,
         };
         let (next_at, last_at) = (self.next_at.map(nearest), self.last_at.map(nearest));
-        Some(CronEntry { cron, paused: self.paused, next_at, last_at })
+        let failures = self.failures.max(0).unsigned_abs();
+        Some(CronEntry { cron, paused: self.paused, next_at, last_at, failures, error: self.error })
     }
 }

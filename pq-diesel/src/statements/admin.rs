@@ -180,7 +180,7 @@ RETURNING xmax = 0";
 
 /// Lists schedules, without locks.
 pub(super) const CRONS: &str = "\
-SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at
+SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at, failures, error
 FROM {cron} ORDER BY name COLLATE \"C\"";
 
 /// Removes a schedule. $1 name.
@@ -190,10 +190,29 @@ pub(super) const REMOVE_CRON: &str = "DELETE FROM {cron} WHERE name = $1 RETURNI
 pub(super) const PAUSE_CRON: &str =
     "UPDATE {cron} SET paused = $1 <> 0, next_at = $2 WHERE name = $3 RETURNING name";
 
-/// Locks the due schedules. SKIP LOCKED passes those that another session is processing.
-pub(super) const DUE_CRONS: &str = "\
-SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at
-FROM {cron} WHERE next_at <= statement_timestamp() ORDER BY name FOR UPDATE SKIP LOCKED";
+/// Locks the first due schedule by name. $1 name of the schedule before it, or an empty text.
+///
+/// SKIP LOCKED passes those that another session is processing.
+pub(super) const DUE_CRON: &str = "\
+SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at, failures, error
+FROM {cron}
+WHERE name > $1 AND next_at <= statement_timestamp() AND (retry_at IS NULL OR retry_at <= statement_timestamp())
+ORDER BY name LIMIT 1 FOR UPDATE SKIP LOCKED";
 
-/// Stores the last and the next tick of a schedule. $1 last tick, $2 next tick, $3 name.
-pub(super) const ADVANCE_CRON: &str = "UPDATE {cron} SET last_at = $1, next_at = $2 WHERE name = $3";
+/// Stores the last and the next tick of a schedule, which has not failed. $1 last tick, $2 next tick, $3 name.
+pub(super) const ADVANCE_CRON: &str = "\
+UPDATE {cron} SET last_at = $1, next_at = $2, failures = 0, error = NULL, retry_at = NULL WHERE name = $3";
+
+/// Stores that the job of a schedule could not be put. $1 error, $2 microseconds until the next try, $3 name, $4 tick.
+///
+/// Does nothing if another session has put the job since.
+pub(super) const FAIL_CRON: &str = "\
+UPDATE {cron} SET failures = failures + 1, error = $1,
+    retry_at = statement_timestamp() + $2 * interval '1 microsecond'
+WHERE name = $3 AND next_at = $4";
+
+/// Replaces the next tick of a schedule by an earlier one. $1 earlier tick, $2 name, $3 tick.
+///
+/// Returns no row if another session has changed the tick since.
+pub(super) const BRING_CRON_FORWARD: &str = "\
+UPDATE {cron} SET next_at = $1 WHERE name = $2 AND next_at = $3 RETURNING name";

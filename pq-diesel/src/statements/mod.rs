@@ -72,8 +72,10 @@ pub(crate) struct Statements {
     pub(crate) crons: Statement,
     pub(crate) remove_cron: Statement,
     pub(crate) pause_cron: Statement,
-    pub(crate) due_crons: Statement,
+    pub(crate) due_cron: Statement,
     pub(crate) advance_cron: Statement,
+    pub(crate) fail_cron: Statement,
+    pub(crate) bring_cron_forward: Statement,
 }
 
 /// Creates a statement without a count.
@@ -137,8 +139,10 @@ impl Statements {
             crons: statement(admin::CRONS),
             remove_cron: statement(admin::REMOVE_CRON),
             pause_cron: statement(admin::PAUSE_CRON),
-            due_crons: statement(admin::DUE_CRONS),
+            due_cron: statement(admin::DUE_CRON),
             advance_cron: statement(admin::ADVANCE_CRON),
+            fail_cron: statement(admin::FAIL_CRON),
+            bring_cron_forward: statement(admin::BRING_CRON_FORWARD),
         }
     }
 }

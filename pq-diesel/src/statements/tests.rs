@@ -59,8 +59,10 @@ impl Statements {
             crons,
             remove_cron,
             pause_cron,
-            due_crons,
+            due_cron,
             advance_cron,
+            fail_cron,
+            bring_cron_forward,
         } = self;
         let one_text = [
             put_unique,
@@ -107,8 +109,10 @@ impl Statements {
             crons,
             remove_cron,
             pause_cron,
-            due_crons,
+            due_cron,
             advance_cron,
+            fail_cron,
+            bring_cron_forward,
         ];
         let triggers = [Trigger::Fires, Trigger::Off, Trigger::OffForThis];
         let puts = [put_one, put_many].into_iter().flat_map(|put| triggers.map(|trigger| put.of(trigger)));

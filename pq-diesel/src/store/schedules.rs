@@ -1,5 +1,7 @@
 //! Periodic jobs.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -7,7 +9,7 @@ use diesel::sql_types::{Bool, Text};
 use pq_core::store::Schedules;
 use pq_core::{Cron, CronEntry};
 
-use super::PgStore;
+use super::{PgStore, micros, storable};
 use crate::Error;
 use crate::prepared::Value;
 use crate::rows::{CronRow, CronSql};
@@ -34,7 +36,9 @@ impl Schedules for PgStore {
     }
 
     fn crons(&self, conn: &mut PgConnection) -> Result<Vec<CronEntry>, Error> {
-        self.load_crons(conn, false)
+        let rows: Vec<CronRow> =
+            self.statements.crons.with::<CronSql>(&[]).load(conn).map_err(|e| self.error(e))?;
+        Ok(rows.into_iter().filter_map(CronRow::into_entry).collect())
     }
 
     fn remove_cron(&self, conn: &mut PgConnection, name: &str) -> Result<bool, Error> {
@@ -52,8 +56,13 @@ impl Schedules for PgStore {
         self.any(conn, &self.statements.pause_cron, &values)
     }
 
-    fn due_crons(&self, conn: &mut PgConnection) -> Result<Vec<CronEntry>, Error> {
-        self.load_crons(conn, true)
+    fn due_cron(&self, conn: &mut PgConnection, after: Option<&str>) -> Result<Option<CronEntry>, Error> {
+        let row: Option<CronRow> = self.one::<CronSql, _>(
+            conn,
+            &self.statements.due_cron,
+            &[Value::Text(after.unwrap_or_default())],
+        )?;
+        Ok(row.and_then(CronRow::into_entry))
     }
 
     fn advance_cron(
@@ -67,12 +76,33 @@ impl Schedules for PgStore {
         let noted = self.statements.advance_cron.with::<Text>(&values).execute(conn);
         noted.map(drop).map_err(|e| self.error(e))
     }
-}
 
-impl PgStore {
-    pub(super) fn load_crons(&self, conn: &mut PgConnection, due: bool) -> Result<Vec<CronEntry>, Error> {
-        let statement = if due { &self.statements.due_crons } else { &self.statements.crons };
-        let rows: Vec<CronRow> = statement.with::<CronSql>(&[]).load(conn).map_err(|e| self.error(e))?;
-        Ok(rows.into_iter().filter_map(CronRow::into_entry).collect())
+    fn fail_cron(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        tick: DateTime<Utc>,
+        error: &str,
+        pause: Duration,
+    ) -> Result<(), Error> {
+        let error = storable(error);
+        let values = [
+            Value::Text(&error),
+            Value::BigInt(micros(pause)),
+            Value::Text(name),
+            Value::Instant(Some(tick)),
+        ];
+        self.any(conn, &self.statements.fail_cron, &values).map(drop)
+    }
+
+    fn bring_cron_forward(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        tick: DateTime<Utc>,
+        earlier: DateTime<Utc>,
+    ) -> Result<bool, Error> {
+        let values = [Value::Instant(Some(earlier)), Value::Text(name), Value::Instant(Some(tick))];
+        self.any(conn, &self.statements.bring_cron_forward, &values)
     }
 }
