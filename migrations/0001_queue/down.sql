@@ -12,6 +12,7 @@ DROP TABLE "pq"."queue";
 DROP FUNCTION "pq"."queue_notify"();
 DROP FUNCTION "pq"."queue_put_unique"(text, text, text, bigint, json, timestamptz, timestamptz, integer, text);
 DROP FUNCTION "pq"."queue_claim_unique"();
+DROP FUNCTION "pq"."queue_try_claim_unique"(text, text, bigint);
 DROP FUNCTION "pq"."queue_is_live"(bigint, bigint);
 DROP FUNCTION "pq"."queue_lock_keyed_job"(tid, text, text, bigint, bigint);
 

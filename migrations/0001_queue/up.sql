@@ -77,9 +77,10 @@ CREATE INDEX "queue_scheduled_ordered" ON "pq"."queue"
     WITH (deduplicate_items = off)
     WHERE dequeued_at IS NULL AND schedule_at IS NOT NULL;
 
--- Jobs that ended and were kept, with their outcome and their unchanged payload.
+-- Jobs that ended and were kept, with their outcome and their unchanged payload. A sequence that was restarted or
+-- restored gives ids again, so a job's id is not unique here.
 CREATE TABLE "pq"."queue_archive" (
-    id          bigint      CONSTRAINT "queue_archive_pkey" PRIMARY KEY,
+    id          bigint      NOT NULL,
     q_name      text        NOT NULL,
     data        json        NOT NULL,
     enqueued_at timestamptz NOT NULL,
@@ -93,8 +94,12 @@ CREATE TABLE "pq"."queue_archive" (
     ended_at    timestamptz NOT NULL DEFAULT statement_timestamp(),
     serial_key  text,
     unique_key  text,
-    result      json
+    result      json,
+    entry       bigint      GENERATED ALWAYS AS IDENTITY CONSTRAINT "queue_archive_pkey" PRIMARY KEY
 );
+
+-- For finding a job by its id.
+CREATE INDEX "queue_archive_id" ON "pq"."queue_archive" (id);
 
 -- For listing and counting a queue's archive.
 CREATE INDEX "queue_archive_ended" ON "pq"."queue_archive" (q_name, outcome, ended_at);
@@ -287,6 +292,25 @@ BEGIN
 END
 $names$;
 
+-- Claims a unique key for a job that is about to be inserted. Returns false if a live job owns the key, or if another
+-- transaction is claiming it. It waits for that transaction for a moment only.
+CREATE FUNCTION "pq"."queue_try_claim_unique"(queue_name text, key text, job_id bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '10ms'
+AS $names$
+BEGIN
+    DELETE FROM "pq"."queue_unique" AS claim
+    WHERE claim.q_name = queue_name AND claim.unique_key = key
+        AND NOT "pq"."queue_is_live"(claim.job, claim.lease);
+    INSERT INTO "pq"."queue_unique" (q_name, unique_key, job) VALUES (queue_name, key, job_id)
+    ON CONFLICT DO NOTHING;
+    RETURN FOUND;
+EXCEPTION
+    WHEN lock_not_available THEN RETURN false;
+END
+$names$;
+
 -- A BEFORE trigger would make COPY write row by row instead of page by page, with six times the time and WAL. An AFTER
 -- trigger refuses a row within the same statement as well.
 CREATE TRIGGER "queue_claim_unique" AFTER INSERT ON "pq"."queue"
@@ -341,6 +365,8 @@ BEGIN
                 waiting.expected_at := new_expected_at;
                 waiting.priority := new_priority;
                 waiting.serial_key := new_serial_key;
+                waiting.attempt := 0;
+                waiting.error := NULL;
                 outcome := 'replaced';
             END IF;
             INSERT INTO "pq"."queue" SELECT waiting.*;

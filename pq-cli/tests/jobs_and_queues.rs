@@ -207,7 +207,7 @@ fn a_dead_job_whose_unique_key_is_in_use_is_not_requeued() -> Outcome {
     [1]
     $ pq retry --queue mail --yes
     0 dead jobs requeued
-    ! pq: 1 job not requeued: the unique key is in use
+    ! pq: 1 job not requeued: the unique key or the id is in use
     [1]
     ");
     Ok(())

@@ -115,6 +115,7 @@ const CONSUMER: &[Grant] = &[
     grant(READ, On::Table("migrations")),
     grant(CALL, On::Function("is_live")),
     grant(CALL, On::Function("lock_keyed_job")),
+    grant(CALL, On::Function("try_claim_unique")),
 ];
 
 const READER: &[Grant] = &[

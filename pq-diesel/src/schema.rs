@@ -32,8 +32,8 @@ diesel::table! {
 
 diesel::table! {
     /// Archived jobs: `pq.queue_archive`.
-    pq.queue_archive (id) {
-        /// The job's id.
+    pq.queue_archive (entry) {
+        /// The job's id. Several archived jobs have the same one if the sequence of ids was restarted.
         id -> BigInt,
         /// The queue's name.
         q_name -> Text,
@@ -61,6 +61,8 @@ diesel::table! {
         unique_key -> Nullable<Text>,
         /// The result that the handler returned.
         result -> Nullable<Json>,
+        /// The number of the archived job. It is unique.
+        entry -> BigInt,
     }
 }
 

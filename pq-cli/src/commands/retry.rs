@@ -13,7 +13,7 @@ use crate::{job_output, output};
 
 /// Requeue dead or cancelled jobs. They are due at once, and their attempts start from 0.
 ///
-/// A job whose unique key is in use is not requeued.
+/// A job is not requeued if its unique key is in use, or its id by a job that waits or runs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq retry 42 43\npq retry --queue mail --yes"))]
 pub(crate) struct Retry {
@@ -40,7 +40,7 @@ impl Retry {
             output::print(&format!("{} requeued", plural(back, "dead job")))?;
             if back < dead {
                 let stay = plural(dead - back, "job");
-                output::print_error(&format!("{stay} not requeued: the unique key is in use"));
+                output::print_error(&format!("{stay} not requeued: the unique key or the id is in use"));
                 return Ok(ExitCode::from(1));
             }
             return Ok(ExitCode::SUCCESS);

@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{JobId, Key};
+use pq_diesel::{Filter, JobId, Key};
 
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::job_output::{self, JobJson};
-use crate::output;
+use crate::output::{self, plural};
+
+/// The maximum number of jobs with the same id that are counted.
+const MAX_SAME_ID: usize = 100;
 
 /// Show a job, whether it waits, runs or is archived.
 #[derive(Debug, clap::Args)]
@@ -24,12 +27,20 @@ pub(crate) struct Show {
 
 impl Show {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let Some(job) = global.connect()?.find(JobId(self.id))? else {
+        let same_id = global.connect()?.list(&Filter::id(JobId(self.id)), MAX_SAME_ID)?;
+        let Some(job) = same_id.first() else {
             output::print_error(&format!("cannot show job {}: {}", self.id, job_output::NOT_FOUND));
             return Ok(ExitCode::from(1));
         };
+        if same_id.len() > 1 {
+            let older = plural(same_id.len() as u64 - 1, "older job");
+            output::print_error(&format!(
+                "{older} had the id {}, because the sequence of ids was restarted; `pq doctor` says how to advance it",
+                self.id
+            ));
+        }
         if self.json {
-            output::print_json(&JobJson::of(&job))?;
+            output::print_json(&JobJson::of(job))?;
             return Ok(ExitCode::SUCCESS);
         }
         let text = |key: &Key| key.as_str().to_owned();

@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
-use pq_core::store::Connect;
+use pq_core::store::{Archive, Connect};
 use pq_core::{JobId, OnConflict, Outcome, Put, PutOptions, PutOutcome};
 use serde_json::{Value, json};
 
@@ -14,7 +14,10 @@ use crate::harness::{Harness, TIMEOUT, roll_back};
 cases![
     a_second_put_of_a_key_keeps_the_first_job: Both,
     a_put_can_replace_the_waiting_job: Own,
+    a_replaced_job_starts_its_attempts_anew: Own,
+    a_rescheduled_job_keeps_its_attempts: Own,
     a_put_can_reschedule_the_waiting_job: Own,
+    a_retry_passes_a_job_whose_key_is_in_an_uncommitted_put: Both,
     a_leased_job_keeps_its_key: Both,
     a_running_job_is_not_replaced: Both,
     a_finished_job_releases_its_key: Both,
@@ -58,6 +61,54 @@ fn a_put_can_replace_the_waiting_job<F: Fixture>(harness: &Harness<F>) {
     let job = harness.get().unwrap();
     assert_eq!((job.id, job.data.clone(), job.priority), (first.id, json!(2), 5));
     assert!(harness.get().is_none());
+}
+
+/// Puts a job of the key whose first attempt fails.
+fn put_failed<F: Fixture>(harness: &Harness<F>) -> JobId {
+    let id = try_put(harness, 1, &unique("a")).id;
+    let again =
+        Outcome::Retry { after: Duration::from_secs(3600), error: "broken".to_owned(), payload: None };
+    harness.settle(&harness.lease_one(), again);
+    let failed = harness.queue().find(id).unwrap().unwrap();
+    assert_eq!((failed.attempt, failed.error.as_deref()), (1, Some("broken")));
+    id
+}
+
+fn a_replaced_job_starts_its_attempts_anew<F: Fixture>(harness: &Harness<F>) {
+    let id = put_failed(harness);
+    let replaced = try_put(harness, 2, &PutOptions::new().unique_or("a", OnConflict::Replace));
+    assert_eq!(replaced, Put { id, outcome: PutOutcome::Replaced });
+    let job = harness.queue().find(id).unwrap().unwrap();
+    assert_eq!((job.attempt, job.error), (0, None));
+    assert_eq!(harness.lease_one().attempt, 1);
+}
+
+fn a_rescheduled_job_keeps_its_attempts<F: Fixture>(harness: &Harness<F>) {
+    let id = put_failed(harness);
+    try_put(harness, 2, &PutOptions::new().unique_or("a", OnConflict::Reschedule));
+    let job = harness.queue().find(id).unwrap().unwrap();
+    assert_eq!((job.attempt, job.error.as_deref()), (1, Some("broken")));
+}
+
+fn a_retry_passes_a_job_whose_key_is_in_an_uncommitted_put<F: Fixture>(harness: &Harness<F>) {
+    for options in [unique("a"), PutOptions::new(), unique("b"), unique("c")] {
+        try_put(harness, 1, &options);
+        harness.settle(&harness.lease_one(), Outcome::Dead { error: "broken".to_owned() });
+    }
+    let queue = harness.queue();
+    let retry_all = || harness.pq.store().requeue(&mut harness.connect(), queue.name(), None).unwrap();
+    harness
+        .transaction(|conn| {
+            queue.on(conn).put_with(&json!(2), &unique("b"))?;
+            assert_eq!(retry_all(), 3, "all but the job whose key the open transaction claims");
+            Ok(())
+        })
+        .unwrap();
+    let counts = harness.counts();
+    assert_eq!((counts.ready, counts.dead), (4, 1));
+    assert_eq!(retry_all(), 0, "the key belongs to a waiting job now");
+    assert_eq!(harness.drain().len(), 4);
+    assert_eq!(retry_all(), 1);
 }
 
 fn a_put_can_reschedule_the_waiting_job<F: Fixture>(harness: &Harness<F>) {

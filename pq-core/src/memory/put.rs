@@ -60,6 +60,7 @@ fn resolve_conflict(
             row.job.expected_at = new.expected_at.map(|when| instant(when, now));
             row.job.priority = new.priority;
             row.job.serialization_key = new.serialization_key.clone();
+            (row.job.attempt, row.job.error) = (0, None);
             PutOutcome::Replaced
         }
         OnConflict::Reschedule => PutOutcome::Rescheduled,

@@ -28,7 +28,8 @@ impl<S: Store> Pq<S> {
 
     /// Finds a job of any queue by its id.
     ///
-    /// Returns `None` if there was no such job, or if it ended and was not kept.
+    /// Returns `None` if there was no such job, or if it ended and was not kept. If several jobs had the id, because the
+    /// sequence of ids was restarted, returns the one that waits or runs, or else the one that ended last.
     ///
     /// # Errors
     ///
@@ -90,7 +91,8 @@ impl<S: Store, T> Queue<S, T> {
 
     /// Finds a job of the queue by its id.
     ///
-    /// Returns `None` if there was no such job, or if it ended and was not kept.
+    /// Returns `None` if there was no such job, or if it ended and was not kept. If several jobs had the id, because the
+    /// sequence of ids was restarted, returns the one that waits or runs, or else the one that ended last.
     ///
     /// # Errors
     ///

@@ -25,7 +25,9 @@ impl<S: Store, T> Queue<S, T> {
 
     /// Requeues a dead or cancelled job: it is due at once, with its attempts counted from 0.
     ///
-    /// Returns `false` if there is no such job in the archive, or if its unique key is in use.
+    /// Returns `false` if there is no such job in the archive, if its unique key is in use, or if a job with its id
+    /// waits or runs. Of several archived jobs with this id (after a restart of the sequence of ids) the latest is
+    /// requeued.
     ///
     /// # Errors
     ///

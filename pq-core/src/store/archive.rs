@@ -27,7 +27,8 @@ pub trait Archive: Connect {
     /// Returns archived jobs to the queue and reports how many.
     ///
     /// With `ids`, these dead or cancelled jobs; without, all dead jobs of the queue. They are due at once, keep their
-    /// ids, and their attempts start at zero. A job whose unique key is in use stays in the archive.
+    /// ids, and their attempts start at zero. A job stays in the archive if its unique key is in use or in an uncommitted
+    /// put, or if a job with its id waits or runs. Of several with the same id the latest is returned.
     ///
     /// # Errors
     ///

@@ -1,7 +1,10 @@
-//! Checks how much of the sequences of job and lease ids is used up.
+//! Checks how much of the sequences of job and lease ids is used up, and whether they give ids that exist.
+//!
+//! A sequence gives ids again after `TRUNCATE … RESTART IDENTITY`, after a restore, or if rows were replicated or inserted
+//! with their ids.
 
 use diesel::prelude::*;
-use diesel::sql_types::{Double, Nullable, Text};
+use diesel::sql_types::{BigInt, Double, Nullable, Text};
 
 use super::{Exam, Finding, Level, percent};
 use crate::Error;
@@ -16,6 +19,18 @@ struct Sequence {
     quoted: String,
     #[diesel(sql_type = Nullable<Double>)]
     used: Option<f64>,
+}
+
+/// The next value of a sequence and the greatest ids that exist.
+#[derive(QueryableByName)]
+struct Ids {
+    #[diesel(sql_type = BigInt)]
+    next: i64,
+    /// Of jobs that wait or run, or of leases and workers.
+    #[diesel(sql_type = Nullable<BigInt>)]
+    live: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    archived: Option<i64>,
 }
 
 /// Reads the used part of each sequence, or NULL if the role may not see it. A sequence that was never used has no
@@ -46,6 +61,32 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
         .load(conn)?;
     let mut findings: Vec<Finding> =
         sequences.iter().map(assess).filter(|finding| finding.level > Level::Ok).collect();
+    for sequence in sequences.iter().filter(|sequence| sequence.used.is_some()) {
+        let is_of_leases = sequence.name == table.named("lease_tokens").as_str();
+        let live = if is_of_leases {
+            format!(
+                "SELECT greatest((SELECT max(id) FROM {}), (SELECT max(id) FROM {}))",
+                table.derived("leases"),
+                table.derived("workers")
+            )
+        } else {
+            format!(
+                "SELECT greatest((SELECT max(id) FROM {}), (SELECT max(job) FROM {}, unnest(jobs) AS job))",
+                table.jobs(),
+                table.derived("leases")
+            )
+        };
+        let archived =
+            if is_of_leases { "NULL".to_owned() } else { format!("SELECT max(id) FROM {}", table.archive()) };
+        let ids: Ids = diesel::sql_query(format!(
+            "SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END AS next, ({live}) AS live,
+                ({archived})::bigint AS archived
+            FROM {}",
+            sequence.quoted
+        ))
+        .get_result(conn)?;
+        findings.extend(assess_ids(sequence, &ids));
+    }
     if findings.is_empty() {
         let used = sequences.iter().filter_map(|sequence| sequence.used).fold(0.0, f64::max);
         findings.push(Finding::ok(CHECK, format!("{} of the ids are used up", percent(used))));
@@ -70,9 +111,43 @@ fn assess(sequence: &Sequence) -> Finding {
     ))
 }
 
+/// Returns a finding if the sequence will give an id that exists.
+fn assess_ids(sequence: &Sequence, ids: &Ids) -> Option<Finding> {
+    let greatest = ids.live.max(ids.archived).filter(|greatest| *greatest >= ids.next)?;
+    let (level, consequence) = if ids.live.is_some_and(|live| live >= ids.next) {
+        (Level::Failure, "puts and takes fail when it gives an id that is in use")
+    } else {
+        (Level::Warning, "it will give the ids of archived jobs again, so an id will name several jobs")
+    };
+    let name = &sequence.name;
+    let message = format!("{name} will give {} next, and {greatest} exists: {consequence}", ids.next);
+    let advice =
+        format!("advance it: ALTER SEQUENCE {} RESTART WITH {}", sequence.quoted, greatest.saturating_add(1));
+    Some(Finding::new(CHECK, level, message).advise(advice))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_that_exist_are_a_failure_if_live_and_a_warning_if_archived() {
+        let sequence = Sequence { name: "s".to_owned(), quoted: "pq.s".to_owned(), used: Some(0.0) };
+        let level = |next, live, archived| {
+            assess_ids(&sequence, &Ids { next, live, archived }).map(|finding| finding.level)
+        };
+        assert_eq!(level(1, None, None), None);
+        assert_eq!(level(8, Some(7), Some(7)), None);
+        assert_eq!(level(7, None, Some(7)), Some(Level::Warning));
+        assert_eq!(level(7, Some(6), Some(7)), Some(Level::Warning));
+        assert_eq!(level(7, Some(7), Some(9)), Some(Level::Failure));
+        let advice = assess_ids(&sequence, &Ids { next: 1, live: Some(4), archived: Some(9) });
+        assert!(
+            advice
+                .and_then(|finding| finding.advice)
+                .is_some_and(|advice| advice.ends_with("RESTART WITH 10"))
+        );
+    }
 
     #[test]
     fn half_used_is_a_warning_and_nine_tenths_a_failure() {

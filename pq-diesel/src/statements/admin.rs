@@ -53,7 +53,8 @@ FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FUL
 WHERE $1 IS NULL OR q_name = $1
 ORDER BY q_name COLLATE \"C\"";
 
-/// Lists jobs by id, without locks. $1 queue or null, $2 job or null, $3 last job of the page before or null,
+/// Lists jobs by id, without locks. Of several with the same id the one that waits or runs comes first, then the one
+/// that ended last. $1 queue or null, $2 job or null, $3 last job of the page before or null,
 /// $4 serialization key or null, $5 states or null, $6 most rows.
 ///
 /// A state that is not requested costs nothing: the condition on its part of the union is known before the scan begins.
@@ -106,7 +107,7 @@ SELECT * FROM (
     WHERE (SELECT states IS NULL OR states && ARRAY['dead', 'cancelled', 'done'] FROM wanted)
 ) AS job
 WHERE $5 IS NULL OR state = ANY ($5)
-ORDER BY id
+ORDER BY id, ended_at DESC NULLS FIRST
 LIMIT $6";
 
 /// Moves jobs that are neither leased nor locked. $1 from, $2 to, $3 jobs, or null for all.

@@ -1,12 +1,13 @@
 //! Statements that archive, requeue, prune and delete jobs.
 
-/// Archives a job as dead whose payload cannot be decoded. Does nothing if the job is archived already.
+/// Archives a job as dead whose payload cannot be decoded. Does nothing if that was done already.
 pub(super) const INSERT_DEAD: &str = "\
 INSERT INTO {archive}
     (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, error,
     outcome)
 SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'dead'
-ON CONFLICT (id) DO NOTHING";
+WHERE NOT EXISTS (SELECT FROM {archive} AS same
+    WHERE same.id = $1 AND same.enqueued_at = $4 AND same.attempt = $8 AND same.outcome = 'dead')";
 
 /// Archives a job that is neither leased nor locked. $1 queue, $2 job.
 ///
@@ -50,22 +51,29 @@ LIMIT $5";
 
 /// Requeues archived jobs. $1 queue, $2 jobs, or null for all dead ones.
 ///
-/// Order: by id. Of jobs with the same unique key only the oldest is requeued, and none if a job with the key waits or
-/// runs. Locks: the archived rows. SKIP LOCKED passes jobs that another session requeues or prunes.
+/// A job is passed if its unique key belongs to a job that waits or runs or is in an uncommitted put, or if a job of its
+/// id waits or runs. Of several with the same id the newest is requeued, and of several with the same unique key the one
+/// with the lowest id. Order: by id. Locks: the archived rows. SKIP LOCKED passes jobs that another session requeues or
+/// prunes. No lock is waited for.
 pub(super) const REQUEUE: &str = "\
 WITH wanted AS MATERIALIZED (
-    SELECT id, unique_key FROM {archive}
+    SELECT entry, id, unique_key FROM {archive} AS job
     WHERE q_name = $1
         AND CASE WHEN $2::bigint[] IS NULL THEN outcome = 'dead' ELSE id = ANY ($2) AND outcome <> 'done' END
-        AND NOT EXISTS (SELECT FROM {unique} AS claimed
-            WHERE claimed.q_name = $1 AND claimed.unique_key = {archive}.unique_key
-                AND {is_live}(claimed.job, claimed.lease))
+        AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
+        AND id NOT IN (SELECT held FROM {leases} AS lease, unnest(lease.jobs) AS held
+            WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held))
     FOR UPDATE SKIP LOCKED
+), newest AS MATERIALIZED (
+    SELECT max(entry) AS entry, id FROM wanted GROUP BY id
+), chosen AS MATERIALIZED (
+    SELECT DISTINCT ON (unique_key, CASE WHEN unique_key IS NULL THEN id END) entry, id, unique_key
+    FROM newest JOIN wanted USING (entry, id)
+    ORDER BY unique_key, CASE WHEN unique_key IS NULL THEN id END, id
+), claimed AS MATERIALIZED (
+    SELECT entry FROM chosen WHERE unique_key IS NULL OR {try_claim_unique}($1, unique_key, id)
 ), gone AS (
-    DELETE FROM {archive}
-    WHERE id IN (SELECT id FROM wanted WHERE unique_key IS NULL
-        UNION ALL SELECT min(id) FROM wanted WHERE unique_key IS NOT NULL GROUP BY unique_key)
-    RETURNING *
+    DELETE FROM {archive} WHERE entry IN (SELECT entry FROM claimed) RETURNING *
 )
 INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error)
 SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error FROM gone ORDER BY id";

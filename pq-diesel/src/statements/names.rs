@@ -22,6 +22,7 @@ impl Names {
             ("lock_keyed_job", table.derived("lock_keyed_job")),
             ("is_live", table.derived("is_live")),
             ("put_unique", table.derived("put_unique")),
+            ("try_claim_unique", table.derived("try_claim_unique")),
             ("jobs_name", table.jobs_literal()),
             ("tokens_name", table.literal("lease_tokens")),
             ("notifier_lock", table.channel_lock("notifier", "channel")),

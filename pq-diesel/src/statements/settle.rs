@@ -139,7 +139,6 @@ WITH given AS MATERIALIZED (
     SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, outcome, error, result::json
     FROM ended WHERE outcome IN ('done', 'dead', 'cancelled')
-    ON CONFLICT (id) DO NOTHING
 ), freed AS (
     DELETE FROM {keys} AS busy USING ended
     WHERE busy.q_name = ended.q_name AND busy.serial_key = ended.serial_key AND busy.lease = ended.lease
@@ -208,7 +207,6 @@ WITH expired AS (
     SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, 'cancelled'
     FROM held WHERE cancel_requested
-    ON CONFLICT (id) DO NOTHING
 ), freed AS (
     DELETE FROM {keys} WHERE lease = ANY ($1)
 ), cleared AS (
