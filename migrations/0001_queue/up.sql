@@ -6,6 +6,10 @@
 
 DO $names$
 BEGIN
+    -- Such a database stores any bytes as text, and a row with bytes that are no text could not be read.
+    IF current_setting('server_encoding') = 'SQL_ASCII' THEN
+        RAISE 'the encoding of this database is SQL_ASCII; pq needs one with ENCODING UTF8';
+    END IF;
     CREATE SCHEMA "pq";
     COMMENT ON SCHEMA "pq" IS 'created by pq';
 EXCEPTION

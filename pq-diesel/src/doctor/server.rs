@@ -44,11 +44,22 @@ pub(super) fn version(_: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Findi
                 .advise("connect to the primary, for example with target_session_attrs=read-write"),
         );
     }
-    if server.encoding != "UTF8" {
+    if server.encoding == "SQL_ASCII" {
+        let message = "the database's encoding is SQL_ASCII, which stores any bytes as text: a row whose bytes are no \
+            UTF-8 cannot be read and stops its queue";
+        findings.push(
+            Finding::new(VERSION, Level::Failure, message).advise(
+                "move the jobs to a database with ENCODING 'UTF8', and delete rows that cannot be read",
+            ),
+        );
+    } else if server.encoding != "UTF8" {
         let message = format!("the database's encoding is {}, and payloads are UTF-8", server.encoding);
         findings.push(
             Finding::new(VERSION, Level::Warning, message)
-                .advise("payloads with other characters are refused; use a database with encoding UTF8"),
+                .advise(
+                    "payloads with other characters are refused, and such characters of an error's text are replaced; \
+                     use a database with encoding UTF8",
+                ),
         );
     }
     Ok(findings)

@@ -1,9 +1,11 @@
 //! Runs and reverts migrations, and records their versions in a table of their own.
 
+use std::time::{Duration, Instant};
+
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Text};
 
 use super::names::substitute;
 use super::{Migration, Pending, Status};
@@ -14,6 +16,37 @@ use crate::table::Table;
 /// create the same schema.
 const LOCK: i64 = 0x7071_6d69_6772_6174;
 
+/// How long a migration tries to lock the tables, and its pauses between the tries.
+///
+/// Statements of other sessions queue behind a lock that waits, so each try waits for [`LOCK_TABLES`]'s timeout only.
+const LOCK_WITHIN: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// Puts the existing tables, the table of jobs last, into a setting. $1 schema, $2 tables, $3 table of jobs.
+const NAME_TABLES: &str = "
+    SELECT set_config('pq.lock_tables', coalesce(
+        string_agg(format('%I.%I', nspname, relname), ', ' ORDER BY relname = $3, relname), ''), true)
+    FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON relnamespace = pg_namespace.oid
+    WHERE nspname = $1 AND relname = ANY ($2) AND relkind = 'r'";
+
+/// Locks the tables that the setting names, and empties it. It keeps its value if a lock is not granted in time.
+const LOCK_TABLES: &str = "
+    DO $$
+    DECLARE
+        tables text := current_setting('pq.lock_tables');
+        timeout_before text := current_setting('lock_timeout');
+    BEGIN
+        IF tables <> '' THEN
+            PERFORM set_config('lock_timeout', '200ms', true);
+            EXECUTE 'LOCK TABLE ' || tables || ' IN ACCESS EXCLUSIVE MODE';
+            PERFORM set_config('lock_timeout', timeout_before, true), set_config('pq.lock_tables', '', true);
+        END IF;
+    EXCEPTION
+        WHEN lock_not_available OR deadlock_detected THEN NULL;
+    END
+    $$";
+
 /// The table in which diesel's own harness records versions.
 const RECORDED_BY_DIESEL: &str = "public.__diesel_schema_migrations";
 
@@ -22,12 +55,13 @@ pub(super) struct Runner<'a> {
     conn: &'a mut PgConnection,
     table: &'a Table,
     migrations: &'a [Migration],
+    pub(super) lock_within: Duration,
 }
 
 impl<'a> Runner<'a> {
     /// Creates a runner of these migrations, which are in the order of their versions.
     pub(super) fn new(conn: &'a mut PgConnection, table: &'a Table, migrations: &'a [Migration]) -> Self {
-        Self { conn, table, migrations }
+        Self { conn, table, migrations, lock_within: LOCK_WITHIN }
     }
 
     /// Runs all pending migrations in one transaction.
@@ -36,8 +70,8 @@ impl<'a> Runner<'a> {
         if self.exists(&self.table.migrations())? && self.status()?.pending.is_empty() {
             return Ok(());
         }
-        self.locked(|runner| {
-            runner.adopt()?;
+        self.check_encoding()?;
+        self.changing_tables(|runner| {
             let applied = runner.recorded()?;
             for migration in runner.migrations.iter().filter(|one| !has(&applied, one.version)) {
                 runner.conn.batch_execute(&substitute(migration.up, runner.table))?;
@@ -46,6 +80,19 @@ impl<'a> Runner<'a> {
             }
             Ok(())
         })
+    }
+
+    /// Refuses a database in which a text can be any bytes, so that reading a row may fail.
+    fn check_encoding(&mut self) -> Result<(), Error> {
+        let encoding = diesel::dsl::sql::<Text>("SELECT current_setting('server_encoding')");
+        if encoding.get_result::<String>(self.conn)? == "SQL_ASCII" {
+            return Err(Error::Migration(
+                "the database's encoding is SQL_ASCII, which stores any bytes as text; create a database with \
+                 ENCODING 'UTF8' TEMPLATE template0"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     /// Returns the migrations that [`Runner::migrate`] would run, in order.
@@ -71,8 +118,7 @@ impl<'a> Runner<'a> {
     /// Reverts the migrations after this version in one transaction, the newest first, and returns their versions.
     pub(super) fn revert_after(&mut self, version: &str) -> Result<Vec<String>, Error> {
         self.check_version(version)?;
-        self.locked(|runner| {
-            runner.adopt()?;
+        self.changing_tables(|runner| {
             let mut reverted = runner.recorded()?;
             reverted.retain(|one| one.as_str() > version);
             reverted.reverse();
@@ -120,8 +166,48 @@ impl<'a> Runner<'a> {
         let (table, migrations) = (self.table, self.migrations);
         self.conn.transaction(|conn| {
             diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(conn)?;
-            work(&mut Runner { conn, table, migrations })
+            work(&mut Runner::new(conn, table, migrations))
         })
+    }
+
+    /// Runs `work`, which changes the tables, when it has locked all of them.
+    ///
+    /// A lock that waits for another session's transaction would stop all other sessions at the table. So a try ends
+    /// soon, rolls back and is repeated after a pause, in which they go on.
+    fn changing_tables<T>(&mut self, work: impl Fn(&mut Runner<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            let done = self.locked(|runner| {
+                runner.adopt()?;
+                if !runner.lock_tables()? {
+                    return Err(diesel::result::Error::RollbackTransaction.into());
+                }
+                work(runner)
+            });
+            if !matches!(done, Err(Error::Database(diesel::result::Error::RollbackTransaction))) {
+                return done;
+            }
+            if started.elapsed() >= self.lock_within {
+                return Err(Error::Migration(format!(
+                    "other sessions have used the tables of {} for {:?} without a break; end their transactions, which \
+                     pg_stat_activity lists, and run it again",
+                    self.table, self.lock_within
+                )));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Locks the tables that exist against all other sessions. Returns `false` if others use them.
+    fn lock_tables(&mut self) -> Result<bool, Error> {
+        diesel::sql_query(NAME_TABLES)
+            .bind::<Text, _>(self.table.schema.as_str())
+            .bind::<Array<Text>, _>(self.table.names())
+            .bind::<Text, _>(self.table.name.as_str())
+            .execute(self.conn)?;
+        self.conn.batch_execute(LOCK_TABLES)?;
+        Ok(diesel::dsl::sql::<Bool>("SELECT current_setting('pq.lock_tables') = ''").get_result(self.conn)?)
     }
 
     /// Returns the versions that have run, the oldest first, as if the table had been adopted.

@@ -1,10 +1,11 @@
 //! The runner with synthetic migrations, and the files of the real ones.
 
 use std::error::Error;
+use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_types::Text;
+use diesel::sql_types::{Integer, Text};
 use pq_testing::{Database, Server};
 
 use super::names::substitute;
@@ -206,5 +207,52 @@ fn hostile_names_stay_inside_their_quotes() -> Outcome {
     let table = Table::new("a\"; DROP $names0$", "b'$function$ %")?;
     let sql = substitute(ALL[0].up, &table);
     assert!(sql.contains("DO $names1$") && sql.contains("CREATE SCHEMA \"a\"\"; DROP $names0$\""));
+    Ok(())
+}
+
+#[test]
+fn a_migration_that_waits_for_a_transaction_stops_no_other_session() -> Outcome {
+    let (database, mut conn) = database()?;
+    let (table, mut reader) = (&Table::default(), database.connect()?);
+    Runner::new(&mut conn, table, &THREE[..1]).migrate()?;
+    let mut long = database.connect()?;
+    long.batch_execute("BEGIN; SELECT FROM pq.queue")?;
+    reader.batch_execute("SET statement_timeout TO '20s'")?;
+    std::thread::scope(|threads| -> Outcome {
+        let migrates = threads.spawn(|| Runner::new(&mut conn, table, THREE).migrate());
+        let waiting = "SELECT (count(*) > 0)::int FROM pg_locks WHERE NOT granted AND locktype = 'relation'";
+        for _ in 0..3 {
+            while diesel::dsl::sql::<Integer>(waiting).get_result::<i32>(&mut reader)? == 0 {
+                assert!(!migrates.is_finished(), "the migration waits for the transaction");
+            }
+            // The migration's lock waits, so this queues behind it until the migration's try ends.
+            reader.batch_execute("INSERT INTO pq.queue SELECT coalesce(max(id), 0) + 1 FROM pq.queue")?;
+        }
+        long.batch_execute("COMMIT")?;
+        migrates.join().map_err(|_| "the migration panicked")??;
+        Ok(())
+    })?;
+    assert!(Runner::new(&mut reader, table, THREE).pending()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_migration_gives_up_when_the_tables_stay_in_use() -> Outcome {
+    let (database, mut conn) = database()?;
+    let table = &Table::default();
+    Runner::new(&mut conn, table, &THREE[..1]).migrate()?;
+    let mut long = database.connect()?;
+    long.batch_execute("BEGIN; SELECT FROM pq.queue")?;
+    let before = objects(&mut conn, table)?;
+    let mut runner = Runner::new(&mut conn, table, THREE);
+    runner.lock_within = Duration::from_millis(1);
+    for done in [runner.migrate(), runner.revert_after("0").map(drop)] {
+        let error = done.map_err(|error| error.to_string());
+        assert!(error.clone().is_err_and(|error| error.contains("end their transactions")), "{error:?}");
+    }
+    assert_eq!(objects(&mut conn, table)?, before);
+    // A dry run and a call with nothing to do need no lock.
+    assert_eq!(versions(&Runner::new(&mut conn, table, THREE).pending()?), ["0002", "0003"]);
+    Runner::new(&mut conn, table, &THREE[..1]).migrate()?;
     Ok(())
 }

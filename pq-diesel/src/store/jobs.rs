@@ -15,7 +15,7 @@ use pq_core::{
 use super::settle::{is_plain, is_whole};
 use super::take::{Owner, TakeRequest};
 use super::transaction::depth;
-use super::{PgStore, micros, storable};
+use super::{PgStore, micros};
 use crate::Error;
 use crate::listener::Subscription;
 use crate::prepared::Value;
@@ -144,7 +144,7 @@ impl Jobs for PgStore {
     /// Archives one job at a time, because there may be many large ones.
     fn move_to_dead(&self, conn: &mut PgConnection, jobs: &[Undecodable]) -> Result<(), Error> {
         for Undecodable { job, reason } in jobs {
-            let reason = storable(reason);
+            let reason = self.storable_on(conn, reason)?;
             let values = [
                 Value::BigInt(job.id.0),
                 Value::Text(job.payload.as_str()),

@@ -8,6 +8,7 @@
 mod admin;
 mod archive;
 mod chunks;
+mod encoding;
 mod fast_path;
 #[cfg(test)]
 mod group_commit_tests;

@@ -9,7 +9,7 @@ use diesel::sql_types::{Bool, Text};
 use pq_core::store::Schedules;
 use pq_core::{Cron, CronEntry};
 
-use super::{PgStore, micros, storable};
+use super::{PgStore, micros};
 use crate::Error;
 use crate::prepared::Value;
 use crate::rows::{CronRow, CronSql};
@@ -85,7 +85,7 @@ impl Schedules for PgStore {
         error: &str,
         pause: Duration,
     ) -> Result<(), Error> {
-        let error = storable(error);
+        let error = self.storable_on(conn, error)?;
         let values = [
             Value::Text(&error),
             Value::BigInt(micros(pause)),

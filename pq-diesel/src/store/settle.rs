@@ -1,13 +1,15 @@
 //! Settling claims, of leases and of transactions.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use pq_core::{Claim, Held, JobId, Key, Outcome, Payload, QueueName, Settlement};
+use pq_core::{Claim, Held, JobId, Key, Outcome, QueueName, Settlement};
 
 use super::chunks::chunks;
+use super::encoding::Encoding;
 use super::{PgStore, micros, storable};
 use crate::Error;
 use crate::prepared::Value;
@@ -22,7 +24,7 @@ struct HeldSettlement<'a> {
 impl HeldSettlement<'_> {
     fn bytes(&self) -> usize {
         let OutcomeValues { error, payload, result, .. } = &self.outcome;
-        let texts = [error.as_deref(), *payload, *result].into_iter().flatten();
+        let texts = [error.as_deref(), payload.as_deref(), result.as_deref()].into_iter().flatten();
         self.job.payload.as_str().len() + texts.map(str::len).sum::<usize>()
     }
 }
@@ -81,16 +83,17 @@ impl PgStore {
         let given: Vec<usize> =
             positions.iter().copied().filter(|position| seen.insert(settlements[*position].job.id)).collect();
         let chosen = || given.iter().map(|position| &settlements[*position]);
-        let outcomes: Vec<OutcomeValues<'_>> =
+        let mut outcomes: Vec<OutcomeValues<'_>> =
             chosen().map(|settlement| OutcomeValues::of(&settlement.outcome)).collect();
+        self.make_storable(conn, outcomes.iter_mut().collect())?;
         self.forget_positions(chosen().map(|settlement| settlement.job).zip(&outcomes));
         let values = [
             Value::BigInts(chosen().map(|settlement| settlement.job.id.0).collect()),
             Value::Texts(outcomes.iter().map(|outcome| outcome.word).collect()),
             Value::BigInts(outcomes.iter().map(|outcome| outcome.after).collect()),
             Value::OptionalTexts(outcomes.iter().map(|outcome| outcome.error.as_deref()).collect()),
-            Value::OptionalTexts(outcomes.iter().map(|outcome| outcome.payload).collect()),
-            Value::OptionalTexts(outcomes.iter().map(|outcome| outcome.result).collect()),
+            Value::OptionalTexts(outcomes.iter().map(|outcome| outcome.payload.as_deref()).collect()),
+            Value::OptionalTexts(outcomes.iter().map(|outcome| outcome.result.as_deref()).collect()),
             Value::OptionalBigInt(whole.then_some(lease)),
             Value::OptionalBigInt((!whole).then_some(lease)),
         ];
@@ -125,7 +128,7 @@ impl PgStore {
                 }
             })
             .collect();
-        let given: Vec<HeldSettlement<'_>> = positions
+        let mut given: Vec<HeldSettlement<'_>> = positions
             .iter()
             .map(|position| &settlements[*position])
             .map(|settlement| HeldSettlement {
@@ -137,6 +140,7 @@ impl PgStore {
                 outcome: OutcomeValues::of(&settlement.outcome),
             })
             .collect();
+        self.make_storable(conn, given.iter_mut().map(|given| &mut given.outcome).collect())?;
         for position in self.end_held(conn, &given)? {
             accepted[positions[position]] = true;
         }
@@ -150,6 +154,30 @@ impl PgStore {
         let given =
             [HeldSettlement { job, attempt: job.attempt, outcome: OutcomeValues::of(&Outcome::GiveBack) }];
         Ok(!self.end_held(conn, &given)?.is_empty())
+    }
+
+    /// Changes characters of the outcomes' texts that the database cannot store.
+    fn make_storable(
+        &self,
+        conn: &mut PgConnection,
+        mut outcomes: Vec<&mut OutcomeValues<'_>>,
+    ) -> Result<(), Error> {
+        let texts = outcomes.iter().flat_map(|outcome| {
+            [outcome.error.as_deref(), outcome.payload.as_deref(), outcome.result.as_deref()]
+        });
+        let encoding = self.encoding_for(conn, texts.flatten())?;
+        if encoding == Encoding::Utf8 {
+            return Ok(());
+        }
+        for outcome in &mut outcomes {
+            outcome.error = outcome.error.take().map(|error| encoding.reduce(error));
+            for json in [&mut outcome.payload, &mut outcome.result] {
+                if let Some(Cow::Borrowed(text)) = *json {
+                    *json = Some(encoding.escape_json(text));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes takes scan from the start again, because requeued jobs may precede the position of the last take.
@@ -188,8 +216,8 @@ impl PgStore {
             Value::OptionalTexts(job().map(|job| job.unique_key.as_ref().map(Key::as_str)).collect()),
             Value::BigInts(outcomes().map(|outcome| outcome.after).collect()),
             Value::OptionalTexts(outcomes().map(|outcome| outcome.error.as_deref()).collect()),
-            Value::OptionalTexts(outcomes().map(|outcome| outcome.payload).collect()),
-            Value::OptionalTexts(outcomes().map(|outcome| outcome.result).collect()),
+            Value::OptionalTexts(outcomes().map(|outcome| outcome.payload.as_deref()).collect()),
+            Value::OptionalTexts(outcomes().map(|outcome| outcome.result.as_deref()).collect()),
         ];
         let statement = self.statements.settle_held.with::<BigInt>(&values);
         let held: Vec<i64> = statement.load(conn).map_err(|e| self.error(e))?;
@@ -222,8 +250,8 @@ struct OutcomeValues<'a> {
     word: &'static str,
     after: i64,
     error: Option<String>,
-    payload: Option<&'a str>,
-    result: Option<&'a str>,
+    payload: Option<Cow<'a, str>>,
+    result: Option<Cow<'a, str>>,
 }
 
 impl<'a> OutcomeValues<'a> {
@@ -232,12 +260,12 @@ impl<'a> OutcomeValues<'a> {
         match outcome {
             Outcome::Complete => plain("complete"),
             Outcome::Keep { result } => {
-                Self { result: result.as_ref().map(Payload::as_str), ..plain("done") }
+                Self { result: result.as_ref().map(|result| result.as_str().into()), ..plain("done") }
             }
             Outcome::Retry { after, error, payload } => Self {
                 after: micros(*after),
                 error: Some(storable(error)),
-                payload: payload.as_ref().map(Payload::as_str),
+                payload: payload.as_ref().map(|payload| payload.as_str().into()),
                 ..plain("retry")
             },
             Outcome::Snooze { after, reason, payload } => Self {
