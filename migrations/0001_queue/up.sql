@@ -225,6 +225,12 @@ DECLARE
     key_is_free boolean;
     job_is_locked boolean := false;
 BEGIN
+    -- Each lock uses shared memory of the server, which has room for several thousand by default.
+    IF octet_length(locked_keys) > 80000 THEN
+        RAISE program_limit_exceeded USING
+            MESSAGE = 'this transaction holds the locks of about 4000 serialization keys; '
+                'commit it and take the other jobs in another transaction';
+    END IF;
     IF strpos(locked_keys, ',' || key_lock || ',') > 0 OR NOT pg_try_advisory_xact_lock(key_lock) THEN
         RETURN false;
     END IF;

@@ -198,3 +198,32 @@ fn a_key_whose_job_ended_after_the_snapshot_yields_its_next_job() -> Outcome {
     }
     Ok(())
 }
+
+#[test]
+fn one_statement_and_one_transaction_lock_a_bounded_number_of_keys() -> Outcome {
+    let database = database()?;
+    let (queue, mut conn) = (queue(&database)?, database.connect()?);
+    conn.batch_execute(
+        "INSERT INTO pq.queue (q_name, data, serial_key)
+            SELECT 'apples', '1', n::text FROM generate_series(1, 20000) AS n;
+        ANALYZE pq.queue",
+    )?;
+    assert_eq!(queue.get_many(20_000, Wait::No)?.len(), 512);
+    assert_eq!(queue.lease(20_000, PATIENCE, Wait::No)?.len(), 512);
+    let mut taken = 0;
+    let refused = conn.transaction(|conn| {
+        loop {
+            taken += queue.on(conn).get_many(20_000)?.len();
+            assert!(taken < 20_000, "the keys of a transaction are bounded");
+        }
+        #[allow(unreachable_code, reason = "names the type of the error")]
+        Ok::<(), pq_diesel::Error>(())
+    });
+    assert!((3_000..5_000).contains(&taken), "{taken}");
+    let refused = refused.map_err(|error| error.to_string());
+    assert!(refused.clone().is_err_and(|error| error.contains("commit it")), "{refused:?}");
+    // Nothing is lost, and another transaction goes on.
+    assert_eq!(queue.counts()?.ready, 20_000 - 1_024);
+    assert_eq!(queue.get_many(20_000, Wait::No)?.len(), 512);
+    Ok(())
+}

@@ -233,11 +233,14 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
         Ok(self.get_many(1)?.pop())
     }
 
-    /// Takes up to `count` ready jobs in this transaction, in queue order.
+    /// Takes up to `count` ready jobs in this transaction, in queue order, as [`Queue::get_many`] does.
+    ///
+    /// A transaction can hold jobs of about 4,000 serialization keys, because each holds a lock until the transaction
+    /// ends.
     ///
     /// # Errors
     ///
-    /// The store's errors.
+    /// The store's errors, also if the transaction holds too many keys: commit it and take the rest in another one.
     pub fn get_many(&mut self, count: usize) -> Result<Vec<Job<T>>, S::Error> {
         Ok(self.take(count, Scan::Full)?.jobs)
     }

@@ -28,7 +28,9 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
 
     /// Takes up to `count` jobs in one round trip, in queue order, waiting for the first one if necessary.
     ///
-    /// Returns an empty list if the wait ended without a job. **At most once**, as [`Queue::get`].
+    /// Returns an empty list if the wait ended without a job. **At most once**, as [`Queue::get`]. A list with fewer jobs
+    /// does not mean that no more are ready: at most 512 are returned at once if some have serialization keys or were
+    /// scheduled.
     ///
     /// # Errors
     ///

@@ -102,9 +102,13 @@ impl FastStatements {
     }
 }
 
+/// The maximum number of jobs of a take that meets jobs with serialization keys.
+const MAX_KEYED: usize = 512;
+
 /// Returns the fallbacks, in the order in which they run. The second and the third differ in how many jobs they read.
 pub(super) fn fallbacks(names: &Names) -> [Sized; 4] {
     const MERGED: &str = include_str!("take/fallback_merged.sql");
+    let names = &names.with([("max_keyed", MAX_KEYED)]);
     let few =
         names.with([("window_limit", 500), ("window_per_job", 60), ("due_limit", 500), ("reach", 10_000)]);
     let many = names.with([

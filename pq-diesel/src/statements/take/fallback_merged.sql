@@ -9,7 +9,8 @@
 --
 -- Locks: candidates are read in order without a lock and locked one by one until there are enough, so that no lock is
 -- held on a job that is not taken. A key is an advisory lock of a transaction, or a row of a lease. A row that another
--- transaction has just updated, or a key whose job is gone by then, is locked in vain.
+-- transaction has just updated, or a key whose job is gone by then, is locked in vain. Each key is a lock in memory that
+-- all sessions share, so at most {max_keyed} jobs are taken if some have keys.
 --
 -- Of ready jobs without keys the first {reach} are read. PostgreSQL would sort the whole queue for all of them, and for
 -- a number that it knows to be about as many, so it is given the number in a subquery. If fewer than {due_limit} jobs
@@ -111,7 +112,14 @@ WITH unpaused AS MATERIALIZED (
             AND (candidate.serial_key IS NULL OR {lock_keyed_job}(candidate.tid, $1, candidate.serial_key,
                 hashtextextended(candidate.serial_key, hashtextextended($1, candidate.relation::bigint)),
                 (SELECT CASE WHEN lease_length IS NOT NULL THEN token END FROM take)))
-        LIMIT {count}) AS ctids
+        LIMIT CASE WHEN {count} <= {max_keyed} THEN {count}
+            WHEN EXISTS (SELECT FROM first_per_key)
+                OR EXISTS (SELECT FROM due WHERE serial_key IS NOT NULL)
+                OR (SELECT are_due FROM many) AND EXISTS (
+                    SELECT FROM {jobs}
+                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at <= statement_timestamp()
+                        AND serial_key IS NOT NULL) THEN {max_keyed}
+            ELSE {count} END) AS ctids
 ), taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT picked.ctids || merged.ctids FROM picked, merged)::tid[])
