@@ -10,6 +10,7 @@ DROP SEQUENCE "pq"."queue_lease_tokens";
 DROP TABLE "pq"."queue_archive";
 DROP TABLE "pq"."queue";
 DROP FUNCTION "pq"."queue_notify"();
+DROP FUNCTION "pq"."queue_refuse_hidden_pause"();
 DROP FUNCTION "pq"."queue_put_unique"(text, text, text, bigint, json, timestamptz, timestamptz, integer, text);
 DROP FUNCTION "pq"."queue_claim_unique"();
 DROP FUNCTION "pq"."queue_try_claim_unique"(text, text, bigint);

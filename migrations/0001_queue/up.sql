@@ -164,6 +164,18 @@ CREATE TABLE "pq"."queue_paused" (
     paused_at timestamptz NOT NULL DEFAULT statement_timestamp()
 );
 
+-- Refuses a take of a role from which row-level security may hide a paused queue.
+CREATE FUNCTION "pq"."queue_refuse_hidden_pause"() RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    RAISE insufficient_privilege USING
+        MESSAGE = 'row-level security applies to role ' || current_user || ' on the table of paused queues, '
+            'so it could take jobs of a paused queue; disable it there, or exempt the role by BYPASSRLS';
+END
+$function$;
+
 -- Workers with their last heartbeat, and the stop mode that an operator asked for. Each row is updated every few
 -- seconds. The fill factor leaves room for the new row version on the same page, so no index is updated.
 CREATE TABLE "pq"."queue_workers" (

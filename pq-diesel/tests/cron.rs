@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_core::store::{Connect, Schedules};
-use pq_diesel::{Pq, Queue, Retention, StopMode, Worker};
+use pq_diesel::{Pq, Queue, Retention, StopMode, Wait, Worker};
 use serde_json::{Value, json};
 
 use self::common::*;
@@ -48,7 +48,7 @@ fn an_entry_that_cannot_be_put_stops_neither_others_nor_maintenance() -> Outcome
 
         let report = pq.maintain(&Retention::default())?;
         assert_eq!(report.map(|report| report.returned), Some(1), "{refusal}");
-        let mut payloads: Vec<Value> = queue.get_many(10)?.into_iter().map(|job| job.data).collect();
+        let mut payloads: Vec<Value> = queue.get_many(10, Wait::No)?.into_iter().map(|job| job.data).collect();
         payloads.sort_by_key(Value::to_string);
         assert_eq!(payloads, [json!("a"), json!("c"), json!("leased")], "{refusal}");
         let entries = pq.crons()?;
@@ -58,10 +58,10 @@ fn an_entry_that_cannot_be_put_stops_neither_others_nor_maintenance() -> Outcome
         // It is tried again at its time, and then forgets its error.
         assert_eq!(pq.maintain(&Retention::default())?.map(|report| report.returned), Some(0));
         assert_eq!(pq.crons()?[1].failures, 1, "its pause has not ended");
-        conn.batch_execute("ALTER TABLE pq.queue DROP CONSTRAINT IF EXISTS tested; DROP TRIGGER IF EXISTS tested ON pq.queue")?;
+        conn.batch_execute("DROP TRIGGER IF EXISTS tested ON pq.queue; ALTER TABLE pq.queue DROP CONSTRAINT IF EXISTS tested")?;
         conn.batch_execute("UPDATE pq.queue_cron SET retry_at = now() WHERE name = 'b'")?;
         pq.maintain(&Retention::default())?;
-        assert_eq!(refused.get()?.map(|job| job.data), Some(json!("b")), "{refusal}");
+        assert_eq!(refused.get(Wait::No)?.map(|job| job.data), Some(json!("b")), "{refusal}");
         assert_eq!(pq.crons()?[1].error, None, "{refusal}");
     }
     Ok(())
@@ -75,7 +75,7 @@ fn a_worker_that_may_not_read_periodic_jobs_still_returns_expired_leases() -> Ou
     queue.put(&json!(1))?;
     assert_eq!(queue.on(&mut conn).lease(1, Duration::ZERO)?.len(), 1);
     conn.batch_execute("ALTER TABLE pq.queue_cron RENAME TO hidden")?;
-    let handler = queue.leased(|_: Value, _| Ok::<_, pq_diesel::Error>(()));
+    let handler = queue.leased(|_, _| Ok::<_, pq_diesel::Error>(()));
     let worker = Worker::new(&pq).threads(1).serve(handler);
     let control = worker.control();
     std::thread::scope(|threads| -> Outcome {

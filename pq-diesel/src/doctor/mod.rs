@@ -27,6 +27,7 @@ mod notifications;
 mod plans;
 mod pooler;
 mod privileges;
+mod row_security;
 mod sequences;
 mod server;
 mod settings;
@@ -171,7 +172,7 @@ struct Exam<'a> {
 type Check = fn(&Exam<'_>, &mut PgConnection) -> Result<Vec<Finding>, Error>;
 
 /// All checks, in the order of their findings.
-const CHECKS: [(&str, Check); 13] = [
+const CHECKS: [(&str, Check); 14] = [
     (server::VERSION, server::version),
     (server::CONNECTIONS, server::connections),
     (settings::CHECK, settings::examine),
@@ -182,6 +183,7 @@ const CHECKS: [(&str, Check); 13] = [
     (notifications::CHECK, notifications::examine),
     (sequences::CHECK, sequences::examine),
     (privileges::CHECK, privileges::examine),
+    (row_security::CHECK, row_security::examine),
     (migrations::CHECK, migrations::examine),
     (drift::CHECK, drift::examine),
     (plans::CHECK, plans::examine),

@@ -143,7 +143,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 60);
-    assert_eq!(statements.texts().len(), 112);
+    assert_eq!(statements.texts().len(), 114);
 }
 
 #[test]

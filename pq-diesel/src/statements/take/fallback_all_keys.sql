@@ -16,7 +16,8 @@
 -- PostgreSQL would sort the whole queue if it knew that all ready jobs are read, so it is given their number in a
 -- subquery.
 WITH RECURSIVE unpaused AS MATERIALIZED (
-    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
+        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
 ), take AS MATERIALIZED (
     SELECT lease_length, CASE WHEN lease_length IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
         ELSE nextval({tokens_name}) END AS token

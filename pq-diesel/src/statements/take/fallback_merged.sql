@@ -19,7 +19,8 @@
 -- Of jobs with keys the first in order are read, as many as the window holds. The last of a full window is the edge:
 -- nothing behind it is taken, because a job before it that was not read may be ready.
 WITH unpaused AS MATERIALIZED (
-    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
+        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
 ), take AS MATERIALIZED (
     SELECT lease_length, CASE WHEN lease_length IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
         ELSE nextval({tokens_name}) END AS token

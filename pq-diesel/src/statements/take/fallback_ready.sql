@@ -8,7 +8,8 @@
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. A row that another
 -- transaction has just updated is locked in its new version, which this snapshot cannot delete: locked in vain.
 WITH unpaused AS MATERIALIZED (
-    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
+        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
 ), take AS MATERIALIZED (
     SELECT lease_length, CASE WHEN lease_length IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
         ELSE nextval({tokens_name}) END AS token

@@ -10,7 +10,8 @@
 -- The jobs move into one row of the leases, which is the result. Columns that few jobs have are gathered only if
 -- a job of the batch has one.
 WITH RECURSIVE unpaused AS MATERIALIZED (
-    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
+        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
 ), take AS MATERIALIZED (
     SELECT nextval({tokens_name}) AS token, $2::bigint AS lease_length
 ), waiting_keys AS (

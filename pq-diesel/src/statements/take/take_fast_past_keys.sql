@@ -9,7 +9,8 @@
 -- the inner query is a number, so the plan depends on no parameter and is made once.
 -- A setting of the transaction contains the token for exactly as long as the transaction holds the jobs.
 WITH RECURSIVE unpaused AS MATERIALIZED (
-    SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AS unpaused
+    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
+        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
 ), take AS MATERIALIZED (
     SELECT $2::bigint AS token
 ), waiting_keys AS (
