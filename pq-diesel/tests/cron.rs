@@ -48,7 +48,8 @@ fn an_entry_that_cannot_be_put_stops_neither_others_nor_maintenance() -> Outcome
 
         let report = pq.maintain(&Retention::default())?;
         assert_eq!(report.map(|report| report.returned), Some(1), "{refusal}");
-        let mut payloads: Vec<Value> = queue.get_many(10, Wait::No)?.into_iter().map(|job| job.data).collect();
+        let mut payloads: Vec<Value> =
+            queue.get_many(10, Wait::No)?.into_iter().map(|job| job.data).collect();
         payloads.sort_by_key(Value::to_string);
         assert_eq!(payloads, [json!("a"), json!("c"), json!("leased")], "{refusal}");
         let entries = pq.crons()?;

@@ -4,9 +4,9 @@ mod common;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
+use pq_diesel::Pq;
 use pq_diesel::admin::Role;
 use pq_diesel::doctor::{Examination, Level};
-use pq_diesel::Pq;
 use pq_testing::Database;
 use serde_json::json;
 
