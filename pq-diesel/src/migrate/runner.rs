@@ -184,7 +184,10 @@ impl<'a> Runner<'a> {
                 }
                 work(runner)
             });
-            if !matches!(done, Err(Error::Database(diesel::result::Error::RollbackTransaction))) {
+            if !matches!(
+                done,
+                Err(Error::Database { source: diesel::result::Error::RollbackTransaction, .. })
+            ) {
                 return done;
             }
             if started.elapsed() >= self.lock_within {

@@ -271,7 +271,7 @@ impl<'a> OutcomeValues<'a> {
             Outcome::Snooze { after, reason, payload } => Self {
                 after: micros(*after),
                 error: reason.as_deref().map(storable),
-                payload: payload.as_ref().map(Payload::as_str),
+                payload: payload.as_ref().map(|payload| payload.as_str().into()),
                 ..plain("snooze")
             },
             Outcome::Dead { error } => Self { error: Some(storable(error)), ..plain("dead") },
