@@ -46,7 +46,7 @@ fn a_periodic_job_is_added_listed_paused_and_removed() -> Outcome {
     $ pq cron add bills @monthly tasks --task bill --data [7] --catch-up --priority -2
     next tick [instant] (At 00:00, on day 1, UTC)
     $ pq cron ls
-    NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD  ERROR
+    NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD                                                        ERROR
     bills    @monthly    UTC            tasks    [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
     nightly  30 2 * * *  Europe/Berlin  reports  [instant]        skip          {"b": 1, "a": 1e400}
     $ pq cron pause nightly
@@ -54,7 +54,7 @@ fn a_periodic_job_is_added_listed_paused_and_removed() -> Outcome {
     $ pq cron pause nightly
     paused
     $ pq cron ls
-    NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD  ERROR
+    NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD                                                        ERROR
     bills    @monthly    UTC            tasks    [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
     nightly  30 2 * * *  Europe/Berlin  reports  paused                      skip          {"b": 1, "a": 1e400}
     $ pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{"b": 1, "a": 1e400}'
@@ -71,7 +71,7 @@ fn a_periodic_job_is_added_listed_paused_and_removed() -> Outcome {
     ! pq: no periodic job named "nightly"; list them with `pq cron ls`
     [1]
     $ pq cron ls
-    NAME   EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD  ERROR
+    NAME   EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD                                                        ERROR
     bills  @monthly    UTC   tasks  [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
     "#);
     Ok(())
@@ -213,7 +213,7 @@ fn a_hostile_name_is_escaped_on_one_line() -> Outcome {
     let added = on(&database, &["cron", "add", name, "@daily", "q\nq", "--data", payload]).output()?;
     assert_eq!(status(&added), 0, "{}", printed(&added));
     assert_snapshot!(printed(&on(&database, &["cron", "ls"]).output()?), @r#"
-    NAME                    EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD  ERROR
+    NAME                    EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD            ERROR
     a\u{1b}[2Jb\n\u{202e}c  @daily      UTC   q\nq   [instant]        skip          "\u{202e} \u{7f}"
     "#);
     let listed = parsed(&on(&database, &["cron", "ls", "--json"]).output()?)?;
