@@ -260,7 +260,11 @@ fn a_poll_that_hangs_stops_no_other_thread() -> Outcome {
         let _abort = AbortOnDrop(&control);
         put(&mut conn, "apples")?;
         until(&mut conn, NOTHING_LEFT)?;
-        // Nothing but polls uses the connections of the handle now.
+        // Only the thread that has the turn to wait polls now. Each thread polls once for itself at its start.
+        let one_polls = "SELECT (count(*) < 2)::int::bigint FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid() AND query NOT LIKE 'LISTEN%'
+                AND state_change > clock_timestamp() - interval '1 s'";
+        until(&mut conn, one_polls)?;
         let stopped = stop(&mut conn, "query NOT LIKE 'LISTEN%'")?;
         assert!(!stopped.is_empty());
         std::thread::sleep(Duration::from_millis(300));
@@ -294,9 +298,11 @@ fn maintenance_that_hangs_costs_no_lease() -> Outcome {
     });
     let worker = Worker::new(&pq).lease(LEASE).maintain_every(Duration::from_millis(20)).serve(handler);
     let control = worker.control();
-    let (mut lock, mut conn) = (database.connect()?, database.connect()?);
+    let (lock, mut conn) = (database.connect()?, database.connect()?);
     std::thread::scope(|threads| {
         let working = threads.spawn(|| worker.run_jobs(1));
+        // Dropped if anything fails, which releases the lock and lets the worker end.
+        let mut lock = lock;
         let _go_on = common::StopOnDrop(&GO_ON);
         let _abort = AbortOnDrop(&control);
         until(&mut conn, "SELECT count(*) FROM pq.queue_leases")?;
