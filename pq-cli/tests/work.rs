@@ -78,6 +78,20 @@ fn handlers_of_a_file_run_tasks_with_their_own_options() -> Outcome {
 }
 
 #[test]
+fn a_task_that_no_worker_knows_is_shown() -> Outcome {
+    let (database, folder) = (migrated()?, tempfile::tempdir()?);
+    let file = folder.path().join("handlers.toml");
+    fs::write(&file, "[tasks.known]\nexec = \"true\"\n")?;
+    put(&database, "tasks", r#"{"function": "new"}"#)?;
+    let words = ["work", "tasks", "--handlers", &file.to_string_lossy(), "--burst"];
+    assert_eq!(status(&run(&database, &words)?), 0);
+    let listed = stdout(&run(&database, &["ls"])?);
+    assert!(listed.contains("unknown task \"new\""), "{listed}");
+    assert_eq!(json(&database, &["ls", "--json"])?[0]["scheduled"], 1);
+    Ok(())
+}
+
+#[test]
 fn invalid_handlers_are_rejected_before_work_begins() -> Outcome {
     let database = migrated()?;
     let folder = tempfile::tempdir()?;

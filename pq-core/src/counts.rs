@@ -33,6 +33,8 @@ pub struct QueueCounts {
     pub done: u64,
     /// The longest time that a job has been due.
     pub oldest: Option<Duration>,
+    /// The error of a waiting job, such as an unknown task; of several the last in the order of their bytes.
+    pub error: Option<String>,
     /// Since when the queue is paused, if it is.
     pub paused_at: Option<DateTime<Utc>>,
     /// Jobs that ended per second, by the last heartbeats of the queue's workers.
@@ -54,6 +56,7 @@ impl QueueCounts {
             cancelled: 0,
             done: 0,
             oldest: None,
+            error: None,
             paused_at: None,
             per_second: 0.0,
         }

@@ -1,8 +1,9 @@
 //! The payload of a task's job: the JSON object that Python's `pq.tasks` writes and reads.
 //!
 //! The keys `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Both implementations
-//! keep unknown keys when they retry a job. This one adds `retries`, `backoff`, `timeout`, `lease`, `trace` and `unknown`, and reads
-//! `max_retries` and `retry_in` only from calls of others: in its own they tell Python the policy of the task.
+//! keep unknown keys when they retry a job. This one adds `retries`, `counted`, `backoff`, `timeout`, `lease`, `trace` and
+//! `unknown`, and reads `max_retries` and `retry_in` only from calls of others: in its own they tell Python the policy of
+//! the task.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +14,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::{Backoff, CodecError, Error, IntoWhen, When};
+use crate::{Backoff, CodecError, Error, IntoWhen, JobId, When};
 
 /// The trace context that is stored with a call, by header name: `traceparent`, `tracestate` and so on.
 pub type Trace = BTreeMap<String, String>;
@@ -105,9 +106,23 @@ impl Envelope {
         self.0.read("function")
     }
 
-    /// Returns how many attempts have failed.
-    pub(crate) fn retried(&self) -> u32 {
-        self.0.read("retried").unwrap_or_default()
+    /// Returns how many attempts failed as other jobs: in Python each retry is a job of its own.
+    ///
+    /// `retried` also counts the failures of this job here, and a job that is requeued from the archive starts anew.
+    /// `counted` says which job failed here, and how often.
+    pub(crate) fn retried_before(&self, id: JobId) -> u32 {
+        let retried: u32 = self.0.read("retried").unwrap_or_default();
+        match self.0.read::<(i64, u32)>("counted") {
+            Some((job, failures)) if job == id.0 => retried.saturating_sub(failures),
+            _ => retried,
+        }
+    }
+
+    /// Stores that the job has failed `failures` times, those as other jobs included.
+    pub(crate) fn count_failures(&mut self, id: JobId, failures: u32) -> Result<(), Error> {
+        let here = failures.saturating_sub(self.retried_before(id));
+        self.put("retried", &failures)?;
+        self.put("counted", &(id.0, here))
     }
 
     /// Returns the maximum number of retries that the call states, or `None` if that of the task applies.
@@ -230,7 +245,7 @@ mod tests {
     fn a_python_call_is_read() -> Result<(), String> {
         let envelope = Envelope::read(PYTHON_CALL)?;
         assert_eq!(envelope.function().as_deref(), Some("shop.mail"));
-        assert_eq!((envelope.retried(), envelope.max_retries()), (2, Some(3)));
+        assert_eq!((envelope.retried_before(JobId(1)), envelope.max_retries()), (2, Some(3)));
         assert_eq!(envelope.arguments::<(u8, String)>()?, (1, "é".to_owned()));
         let delay = envelope.backoff().map(|backoff| backoff.delay(1, crate::JobId(1)));
         assert_eq!(delay, Some(Duration::from_secs(10)));
@@ -252,6 +267,19 @@ mod tests {
             let stated = call.backoff().map(|backoff| backoff.delay(1, crate::JobId(1)).as_secs());
             assert_eq!((call.max_retries(), stated), (retries, delay), "{policy}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn failures_here_and_in_python_add_up() -> Result<(), Box<dyn std::error::Error>> {
+        let mut envelope = Envelope::read(PYTHON_CALL)?;
+        for failures in 3..=5 {
+            envelope.count_failures(JobId(5), failures)?;
+            assert_eq!(envelope.0.read("retried"), Some(failures));
+            assert_eq!(envelope.retried_before(JobId(5)), 2);
+        }
+        // Python's next retry is another job.
+        assert_eq!(envelope.retried_before(JobId(6)), 5);
         Ok(())
     }
 

@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::output;
+use crate::{job_output, output};
 
 /// List the queues and count their jobs.
 ///
 /// WAITING is the sum of READY, SCHEDULED and BLOCKED (by another job with the same serialization key). OLDEST is the
 /// time since the oldest ready job became due. RATE is the number of jobs per second that the workers last reported.
-/// This command reads all jobs.
+/// The last column says since when the queue is paused, or has the error of a waiting job, for example a task that no
+/// worker knows. This command reads all jobs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq ls\npq ls --json | jq '.[] | select(.dead > 0) | .queue'"))]
 pub(crate) struct Ls {
@@ -68,7 +69,10 @@ fn as_row(queue: &QueueCounts) -> Vec<String> {
         queue.dead.to_string(),
         queue.oldest.map(output::format_duration).unwrap_or_default(),
         format!("{:.1}/s", queue.per_second),
-        queue.paused_at.map(|at| format!("paused since {}", output::format_time(at))).unwrap_or_default(),
+        match (queue.paused_at, &queue.error) {
+            (Some(at), _) => format!("paused since {}", output::format_time(at)),
+            (None, error) => job_output::preview(error.as_deref().unwrap_or_default()),
+        },
     ]
 }
 
@@ -85,6 +89,7 @@ fn as_json(queue: &QueueCounts) -> Value {
         "cancelled": queue.cancelled,
         "done": queue.done,
         "oldest_seconds": queue.oldest.map(|age| age.as_secs_f64()),
+        "error": queue.error,
         "per_second": queue.per_second,
         "paused_at": queue.paused_at.map(output::format_time_micros),
     })

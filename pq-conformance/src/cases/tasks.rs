@@ -20,6 +20,7 @@ cases![
     an_error_is_stored_with_the_job: Own,
     a_panic_is_a_failure_and_the_worker_continues: Own,
     a_failed_job_is_retried_until_its_retries_are_exhausted: Own,
+    a_requeued_job_has_all_of_its_retries_again: Own,
     a_retry_waits_for_its_backoff: Own,
     options_of_the_call_override_those_of_the_task: Own,
     a_call_that_states_no_policy_gets_that_of_the_task_that_works_it: Own,
@@ -186,6 +187,17 @@ fn a_failed_job_is_retried_until_its_retries_are_exhausted<F: Fixture>(harness: 
     assert!(harness.archived(JobState::Dead).iter().all(|dead| dead.attempt == 3));
 }
 
+fn a_requeued_job_has_all_of_its_retries_again<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness).max_retries(2).backoff(Backoff::fixed(Duration::ZERO));
+    for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("again")) {
+        let id = task.call(&()).unwrap().id;
+        let worker = |handler| Worker::new(&harness.pq).serve(handler).run_until_empty().unwrap();
+        assert_eq!(worker(handler).failed, 3);
+        assert!(harness.queue().retry(id).unwrap());
+        assert_eq!(worker(task.leased(|_, _| Err::<(), _>("again"))).failed, 3);
+    }
+}
+
 fn a_retry_waits_for_its_backoff<F: Fixture>(harness: &Harness<F>) {
     let task = task::<F, ()>(harness).max_retries(1).backoff(Backoff::custom(|attempt| TIMEOUT * attempt));
     for handler in both::<F, _, _, _>(&task, |_| Err::<(), _>("again")) {
@@ -255,6 +267,7 @@ fn an_unknown_task_goes_back_uncounted_with_a_growing_delay<F: Fixture>(harness:
         let sixth = harness.put(json!({ "function": "drink", "unknown": 5 }));
         let report = run_until_empty(harness, handler);
         assert_eq!((report.done, report.failed, report.snoozed), (1, 0, 2));
+        assert!(harness.counts().error.unwrap().contains("unknown task \"drink\""));
         for (id, seconds) in [(first, 1), (sixth, 32)] {
             let job = harness.queue().find(id).unwrap().unwrap();
             assert_eq!((job.state, job.attempt), (JobState::Scheduled, 0));

@@ -17,7 +17,8 @@ pub enum Failure {
     Panic(String),
     /// The handler ran for longer than this timeout, whatever it returned.
     Timeout(Duration),
-    /// The worker has no handler for the task of this name. Another worker may have one.
+    /// The worker has no handler for the task of this name. Another worker may have one, so the job goes back uncounted,
+    /// see [`crate::Worker::leave_unknown_tasks_for`].
     UnknownTask(String),
     /// The payload cannot be decoded to the type that the handler takes.
     Undecodable(String),

@@ -22,11 +22,13 @@ impl Policy {
     }
 
     /// Returns how many retries the job may have, and how many attempts it had before this one.
+    ///
+    /// In Python each retry is a job of its own, whose envelope has the count.
     pub(crate) fn retries(&self, job: &Claim, envelope: Option<&Envelope>) -> (u32, u32) {
         let allowed = envelope.and_then(Envelope::max_retries).unwrap_or(self.max_retries);
         let earlier = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
-        // In Python each retry is a job of its own, whose envelope has the count.
-        (allowed, earlier.max(envelope.map_or(0, Envelope::retried)))
+        let before = envelope.map_or(0, |envelope| envelope.retried_before(job.id));
+        (allowed, earlier.saturating_add(before))
     }
 
     /// Returns the outcome of a failed attempt: [`Outcome::Retry`] if retries are left, and [`Outcome::Dead`]
@@ -54,7 +56,7 @@ impl Policy {
             (of_call.as_ref().unwrap_or(&self.backoff).delay(failures, claim.id), None)
         });
         let count_failure = |mut envelope: Envelope| {
-            envelope.put("retried", &failures).ok()?;
+            envelope.count_failures(claim.id, failures).ok()?;
             queue.encode_json(envelope.to_json().ok()?).ok()
         };
         Outcome::Retry { after, error, payload: payload.or_else(|| envelope.clone().and_then(count_failure)) }

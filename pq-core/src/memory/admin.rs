@@ -145,6 +145,9 @@ fn count(state: &State, tx: Tx, now: DateTime<Utc>) -> Vec<QueueCounts> {
     }
     for job in list(state, tx, now) {
         let counts = of(&mut all, &job.queue);
+        if matches!(job.state, JobState::Ready | JobState::Blocked | JobState::Scheduled) {
+            counts.error = counts.error.take().max(job.error);
+        }
         if matches!(job.state, JobState::Ready | JobState::Blocked) {
             let due_since = job.schedule_at.map_or(job.enqueued_at, |at| at.max(job.enqueued_at));
             counts.oldest = counts.oldest.max(Some((now - due_since).to_std().unwrap_or_default()));

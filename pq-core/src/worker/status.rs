@@ -60,7 +60,7 @@ pub struct Report {
     pub dead: u64,
     /// Jobs that their handlers cancelled.
     pub cancelled: u64,
-    /// Jobs that their handlers snoozed.
+    /// Jobs that their handlers snoozed, or that were left to other workers because their task is unknown.
     pub snoozed: u64,
     /// Jobs that were given back, most of them before their handler began.
     pub given_back: u64,

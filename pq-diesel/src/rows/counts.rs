@@ -19,6 +19,7 @@ row! {
         cancelled: i64 => BigInt,
         done: i64 => BigInt,
         oldest: Option<i64> => Nullable<BigInt>,
+        error: Option<String> => Nullable<Text>,
         paused_at: Option<PgTimestamp> => Nullable<Timestamptz>,
         per_second: f64 => Double,
     }
@@ -38,6 +39,7 @@ impl CountsRow {
         counts.cancelled = number(self.cancelled);
         counts.done = number(self.done);
         counts.oldest = self.oldest.map(span);
+        counts.error = self.error;
         counts.paused_at = self.paused_at.map(nearest);
         counts.per_second = self.per_second;
         Some(counts)

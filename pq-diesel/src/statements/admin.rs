@@ -17,7 +17,7 @@ pub(super) const OVERVIEW: &str = "\
 WITH live AS (
     SELECT job.q_name, job.serial_key, dequeued_at IS NOT NULL AS dequeued,
         dequeued_at IS NULL AND (schedule_at IS NULL OR schedule_at <= statement_timestamp()) AS due,
-        busy.lease IS NOT NULL AS busy, greatest(enqueued_at, schedule_at) AS since
+        busy.lease IS NOT NULL AS busy, greatest(enqueued_at, schedule_at) AS since, error
     FROM {jobs} AS job LEFT JOIN {keys} AS busy ON busy.q_name = job.q_name AND busy.serial_key = job.serial_key
     WHERE $1::text IS NULL OR job.q_name = $1
 ), waiting AS (
@@ -26,7 +26,7 @@ WITH live AS (
         count(DISTINCT serial_key) FILTER (WHERE due AND serial_key IS NOT NULL AND NOT busy) AS first_per_key,
         count(*) FILTER (WHERE NOT due AND NOT dequeued) AS scheduled,
         count(*) FILTER (WHERE dequeued) AS dequeued,
-        min(since) FILTER (WHERE due) AS oldest
+        min(since) FILTER (WHERE due) AS oldest, max(error COLLATE \"C\") FILTER (WHERE NOT dequeued) AS error
     FROM live GROUP BY q_name
 ), running AS (
     SELECT q_name, sum(size - (SELECT count(*) FROM {settled} AS done WHERE done.lease = lease.id)) AS running
@@ -47,7 +47,7 @@ SELECT q_name, coalesce(due - keyed + first_per_key, 0), coalesce(keyed - first_
     coalesce(done, 0),
     CASE WHEN oldest IS NOT NULL
         THEN (extract(epoch FROM statement_timestamp() - greatest(oldest, '2000-01-01')) * 1000000)::bigint END,
-    paused_at, coalesce(per_second, 0)
+    error, paused_at, coalesce(per_second, 0)
 FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FULL JOIN {paused} USING (q_name)
     LEFT JOIN rates USING (q_name)
 WHERE $1 IS NULL OR q_name = $1
