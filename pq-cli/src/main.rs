@@ -15,6 +15,7 @@ mod worker_output;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::commands::Command;
 use crate::failure::EXIT_CODES;
@@ -32,13 +33,13 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if args.global.debug {
-        tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_ansi(false)
-            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
-            .init();
-    }
+    let level = match args.command {
+        _ if args.global.debug => LevelFilter::DEBUG,
+        // A worker runs unattended, so it reports why it does nothing.
+        Command::Work(_) => LevelFilter::WARN,
+        _ => LevelFilter::OFF,
+    };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level).init();
     match args.command.run(&args.global) {
         Ok(code) => code,
         Err(failure) => {

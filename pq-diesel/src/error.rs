@@ -62,7 +62,10 @@ pub enum Error {
         /// The table.
         table: String,
     },
-    /// The server is shutting down, starting up or read-only, or the connection was lost before a change was sent.
+    /// The server refuses changes: it is a standby, or its transactions are read-only by default. Nothing was changed.
+    #[error("the server is read-only: {0}; connect to the primary")]
+    ReadOnly(String),
+    /// The server is shutting down or starting up, or the connection was lost before a change was sent.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
     /// The connection was lost after a change was sent and before the commit was confirmed.
@@ -117,6 +120,7 @@ impl Error {
         matches!(
             self,
             Self::Unavailable(_)
+                | Self::ReadOnly(_)
                 | Self::Unreachable { .. }
                 | Self::PoolExhausted { .. }
                 | Self::OutcomeUnknown(_)
@@ -200,6 +204,7 @@ impl Error {
     pub(crate) fn for_another(&self) -> Option<Self> {
         match self {
             Self::Unavailable(reason) => Some(Self::Unavailable(reason.clone())),
+            Self::ReadOnly(reason) => Some(Self::ReadOnly(reason.clone())),
             Self::OutcomeUnknown(reason) => Some(Self::OutcomeUnknown(reason.clone())),
             Self::Unreachable { server, reason } => {
                 Some(Self::Unreachable { server: server.clone(), reason: reason.clone() })
@@ -219,10 +224,11 @@ impl Error {
 impl From<DieselError> for Error {
     fn from(error: DieselError) -> Self {
         match error {
+            DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, info) => {
+                Self::ReadOnly(info.message().to_owned())
+            }
             DieselError::DatabaseError(
-                DatabaseErrorKind::ClosedConnection
-                | DatabaseErrorKind::UnableToSendCommand
-                | DatabaseErrorKind::ReadOnlyTransaction,
+                DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
                 info,
             ) => Self::Unavailable(match take_cut_off() {
                 Some(limit) => format!("the server did not answer within {limit:?}"),
@@ -251,5 +257,9 @@ impl StoreError for Error {
 
     fn is_passing(&self) -> bool {
         Self::is_passing(self)
+    }
+
+    fn is_read_only(&self) -> bool {
+        matches!(self, Self::ReadOnly(_))
     }
 }

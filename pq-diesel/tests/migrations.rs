@@ -326,3 +326,34 @@ fn the_trigger_calls_no_function_of_another_schema() -> Outcome {
     assert_eq!(called, 0);
     Ok(())
 }
+
+#[test]
+fn a_renamed_schema_is_reported_as_not_migrated() -> Outcome {
+    let database = database()?;
+    let pq = Pq::connect(database.url())?;
+    pq.migrate()?;
+    let queue = pq.queue::<serde_json::Value>("apples")?;
+    // The second round uses statements that were prepared before the schema was renamed.
+    for used in [false, true] {
+        if used {
+            database.connect()?.batch_execute("ALTER SCHEMA renamed RENAME TO pq")?;
+            queue.put(&serde_json::json!(1))?;
+            queue.get(pq_diesel::Wait::No)?;
+            queue.counts()?;
+        }
+        database.connect()?.batch_execute("ALTER SCHEMA pq RENAME TO renamed")?;
+        let pq = if used { pq.clone() } else { Pq::connect(database.url())? };
+        let queue = pq.queue::<serde_json::Value>("apples")?;
+        for refused in [
+            queue.put(&serde_json::json!(1)).map(drop),
+            queue.get(pq_diesel::Wait::No).map(drop),
+            queue.lease(1, std::time::Duration::from_secs(9), pq_diesel::Wait::No).map(drop),
+            queue.counts().map(drop),
+            pq.maintain(&pq_diesel::Retention::default()).map(drop),
+        ] {
+            let named = refused.as_ref().is_err_and(|error| error.to_string().contains("pq migrate"));
+            assert!(named && refused.as_ref().is_err_and(pq_diesel::Error::is_not_migrated), "{refused:?}");
+        }
+    }
+    Ok(())
+}

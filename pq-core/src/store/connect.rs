@@ -144,4 +144,11 @@ pub trait StoreError: std::error::Error + From<Error> + Send + Sync + 'static {
     fn is_passing(&self) -> bool {
         self.is_unavailable() || self.is_conflict()
     }
+
+    /// Returns whether the store can be read and refuses changes, as a standby does.
+    ///
+    /// A worker that ends when its queues are empty returns such an error, because it would never find them empty.
+    fn is_read_only(&self) -> bool {
+        false
+    }
 }

@@ -178,7 +178,8 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
             Ok(false) => return Ok(()),
             Err(_) if run.is_abandoned() => return Ok(()),
             Err(error) => {
-                let is_fatal = !error.is_passing() && !run.reached.load(Ordering::Relaxed);
+                let is_fatal = !error.is_passing() && !run.reached.load(Ordering::Relaxed)
+                    || error.is_read_only() && ends_when_empty(run);
                 if is_fatal {
                     run.stop.request(StopMode::Abort);
                     return Err(error);
@@ -191,13 +192,18 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
     Ok(())
 }
 
+/// Returns whether the run ends when its queues are empty.
+fn ends_when_empty<S: Store>(run: &WorkerRun<S>) -> bool {
+    run.until == RunUntil::Empty || run.stop.mode() == Some(StopMode::Drain)
+}
+
 /// Runs one batch, and waits for it if need be. Returns `false` if the thread shall end.
 fn run_next_batch<S: Store>(
     run: &WorkerRun<S>,
     thread: usize,
     sizer: &mut BatchSizer,
 ) -> Result<bool, S::Error> {
-    let ends_when_empty = run.until == RunUntil::Empty || run.stop.mode() == Some(StopMode::Drain);
+    let ends_when_empty = ends_when_empty(run);
     // A worker that exits when its queues are empty needs a full scan first.
     let scan = if ends_when_empty { Scan::Full } else { Scan::Resume };
     match poll(run, thread, sizer, scan, &mut || ())? {

@@ -215,8 +215,8 @@ impl Exam<'_> {
             check(self, conn)
         });
         match findings {
-            Err(Error::Database { source, .. }) => {
-                let skipped = Finding::new(name, Level::Skipped, format!("cannot check: {source}"));
+            Err(error @ (Error::Database { .. } | Error::ReadOnly(_))) => {
+                let skipped = Finding::new(name, Level::Skipped, format!("cannot check: {error}"));
                 Ok(vec![skipped])
             }
             other => other,
