@@ -285,6 +285,57 @@ BEGIN
 END
 $names$;
 
+-- Returns whether jobs of a lease may be settled already. The caller has locked the lease's row with FOR UPDATE.
+--
+-- A transaction that settles some jobs of a lease holds a key-share lock on the lease's row, for which the caller has
+-- waited. The snapshot of the caller's statement may be older than that transaction's commit, so the statement cannot
+-- look for settled jobs itself. A volatile function has a new snapshot for each query (READ COMMITTED). In a snapshot of
+-- the whole transaction the function cannot see them, and returns true: then the jobs are settled one by one.
+CREATE FUNCTION "pq"."queue_is_partly_settled"(lease_id bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+BEGIN
+    RETURN current_setting('transaction_isolation') <> 'read committed'
+        OR EXISTS (SELECT FROM "pq"."queue_settled" AS done WHERE done.lease = lease_id);
+END
+$names$;
+
+-- Requests that the owner of a job's lease cancels the job. Returns requested; held, if an open transaction holds the
+-- lease for longer than the timeout; or null, if no lease holds the job.
+--
+-- FOR UPDATE waits for transactions that settle jobs of the lease. What they have committed is decided by the unique
+-- index, because a snapshot of the whole transaction would not show it: the function inserts a row and deletes it.
+-- A settle whose snapshot is older than the request finds it, too. A key-share lock returns a row as the snapshot has
+-- it, unless the row was locked with FOR UPDATE by the transaction that updated it.
+CREATE FUNCTION "pq"."queue_cancel_leased"(job_id bigint, queue_name text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '500ms'
+AS $names$
+DECLARE
+    lease_id bigint;
+BEGIN
+    FOR lease_id IN
+        SELECT lease.id FROM "pq"."queue_leases" AS lease
+        WHERE lease.q_name = queue_name AND job_id = ANY (lease.jobs)
+    LOOP
+        PERFORM FROM "pq"."queue_leases" AS lease WHERE lease.id = lease_id FOR UPDATE;
+        CONTINUE WHEN NOT FOUND;
+        INSERT INTO "pq"."queue_settled" (lease, job) VALUES (lease_id, job_id) ON CONFLICT DO NOTHING;
+        CONTINUE WHEN NOT FOUND;
+        DELETE FROM "pq"."queue_settled" AS done WHERE done.lease = lease_id AND done.job = job_id;
+        UPDATE "pq"."queue_leases" AS lease SET cancelled = array_append(lease.cancelled, job_id)
+        WHERE lease.id = lease_id AND job_id <> ALL (lease.cancelled);
+        RETURN 'requested';
+    END LOOP;
+    RETURN NULL;
+EXCEPTION
+    WHEN lock_not_available THEN
+        RETURN 'held';
+END
+$names$;
+
 -- Claims the unique key of an inserted row, or raises unique_violation if a live job owns it. A job that returns to
 -- the queue keeps its claim.
 CREATE FUNCTION "pq"."queue_claim_unique"() RETURNS trigger

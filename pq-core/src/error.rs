@@ -82,6 +82,15 @@ pub enum Error {
         /// The job's id.
         id: JobId,
     },
+    /// The lease was not extended, because an open transaction has locked it.
+    ///
+    /// That transaction settles jobs of the lease or requeues them, and its end decides whether the lease is lost.
+    #[error("cannot extend the lease of job {id}: an open transaction settles or requeues its jobs")]
+    #[non_exhaustive]
+    LeaseLocked {
+        /// The job's id.
+        id: JobId,
+    },
     /// A setting of a task, a worker or a periodic job is invalid.
     #[error("{0}")]
     InvalidSetting(String),
@@ -115,6 +124,11 @@ impl Error {
     #[must_use]
     pub fn lease_lost(id: JobId) -> Self {
         Self::LeaseLost { id }
+    }
+
+    /// Returns [`Error::LeaseLocked`].
+    pub(crate) fn lease_locked(id: JobId) -> Self {
+        Self::LeaseLocked { id }
     }
 
     /// Returns `true` for [`Error::LeaseLost`].

@@ -4,12 +4,12 @@
 
 mod common;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{LISTENING, Outcome, PATIENCE, database, queue, until};
 use diesel::RunQueryDsl;
 use diesel::connection::SimpleConnection;
-use pq_diesel::{Error, JobId, JobState, Pq, Queue, Wait};
+use pq_diesel::{Error, Job, JobId, JobState, Outcome as Ending, Pq, Queue, Wait};
 use pq_testing::{Kind, Options, Server, Stop};
 use serde_json::{Value, json};
 
@@ -104,6 +104,56 @@ fn a_connection_found_lost_is_not_used_again() -> Outcome {
             let (first, second) = (call(&queue), call(&queue));
             assert!(second.is_ok(), "{name}, warm: {warm}: {first:?}, then {second:?}");
         }
+    }
+    Ok(())
+}
+
+/// The server commits the change, or ends the session instead. The call cannot know which.
+#[test]
+fn a_change_whose_connection_breaks_has_an_unknown_outcome() -> Outcome {
+    type Call = fn(&Queue<Value>, &Job<Value>) -> Result<(), Error>;
+    let calls: [(&str, Call); 7] = [
+        ("settle", |queue, job| queue.settle(job, Ending::Complete)),
+        ("settle and keep", |queue, job| queue.settle(job, Ending::Keep { result: None })),
+        ("extend", |queue, job| queue.extend(job, PATIENCE).map(drop)),
+        ("cancel", |queue, job| queue.cancel(job.id).map(drop)),
+        ("clear", |queue, _| queue.clear().map(drop)),
+        ("retry", |queue, _| queue.retry_all_dead().map(drop)),
+        ("prune", |queue, _| queue.prune(JobState::Dead, Duration::ZERO).map(drop)),
+    ];
+    for (name, call) in calls {
+        let database = database()?;
+        let queue = queue(&database)?;
+        let (mut gate, mut conn) = (database.connect()?, database.connect()?);
+        queue.put_many([json!(1), json!(2), json!(3)])?;
+        queue.settle(&queue.lease(1, PATIENCE, Wait::No)?[0], Ending::Dead { error: String::new() })?;
+        let job = queue.lease(1, PATIENCE, Wait::No)?.remove(0);
+        gate.batch_execute(
+            "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM pg_advisory_xact_lock_shared(1);
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER hang AFTER DELETE OR UPDATE ON pq.queue_leases FOR EACH STATEMENT EXECUTE FUNCTION hang();
+             CREATE TRIGGER hang AFTER DELETE ON pq.queue FOR EACH STATEMENT EXECUTE FUNCTION hang();
+             CREATE TRIGGER hang AFTER DELETE ON pq.queue_archive FOR EACH STATEMENT EXECUTE FUNCTION hang();
+             SELECT pg_advisory_lock(1)",
+        )?;
+        let lost = std::thread::scope(|threads| {
+            let calls = threads.spawn(|| call(&queue, &job));
+            until(
+                &mut conn,
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event = 'advisory'",
+            )?;
+            Ok::<_, Box<dyn std::error::Error>>(calls.join().map_err(|_| "the call panicked")?)
+        })?;
+        let expected = if name == "settle and keep" {
+            // It is a transaction of several statements, whose commit was not sent.
+            matches!(lost, Err(Error::Unavailable(_)))
+        } else {
+            matches!(lost, Err(Error::OutcomeUnknown(_)))
+        };
+        assert!(expected, "{name}: {lost:?}");
     }
     Ok(())
 }

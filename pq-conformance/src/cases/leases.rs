@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use pq_core::store::Jobs;
-use pq_core::{JobState, Outcome, PutOptions, Settlement};
+use pq_core::store::{Connect, Extension, Jobs};
+use pq_core::{CancelOutcome, JobState, Outcome, PutOptions, Settlement};
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{CaseError, Harness, TIMEOUT, roll_back};
+use crate::harness::{CaseError, Error, Harness, TIMEOUT, roll_back};
 
 cases![
     a_leased_job_stays_leased_after_the_commit: Both,
@@ -23,6 +23,10 @@ cases![
     each_job_of_a_batch_is_settled_separately: Both,
     settled_jobs_of_a_batch_are_not_returned_with_the_rest: Both,
     settle_many_answers_for_each_job: Both,
+    of_two_outcomes_of_a_job_only_one_is_accepted: Both,
+    a_lease_whose_jobs_a_transaction_settles_is_neither_extended_nor_lost: Both,
+    a_lease_is_extended_while_a_transaction_settles_one_of_its_jobs: Both,
+    a_cancellation_of_a_job_that_a_transaction_settles_changes_nothing: Both,
     a_rolled_back_outcome_has_no_effect: Both,
     a_late_outcome_aborts_its_transaction: Both,
     a_rolled_back_lease_has_no_effect: Both,
@@ -170,6 +174,82 @@ fn settle_many_answers_for_each_job<F: Fixture>(harness: &Harness<F>) {
     let settlements = [&lost, &one, &other].map(|job| Settlement { job, outcome: Outcome::Complete });
     assert_eq!(harness.queue().settle_many(&settlements).unwrap(), [false, true, true]);
     assert_eq!(harness.queue().settle_many(&[]).unwrap(), [false; 0]);
+}
+
+/// The second one may wait for the transaction of the first.
+fn of_two_outcomes_of_a_job_only_one_is_accepted<F: Fixture>(harness: &Harness<F>) {
+    let retry = Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None };
+    for late in [Outcome::Complete, retry] {
+        harness.queue().put_many(&[json!(0), json!(1)]).unwrap();
+        let (queue, jobs) = (harness.queue(), harness.lease(2, TIMEOUT));
+        let settlements: Vec<Settlement<'_>> =
+            jobs.iter().map(|job| Settlement { job, outcome: late.clone() }).collect();
+        let accepted = std::thread::scope(|threads| {
+            let late = harness.transaction(|conn| {
+                queue.on(conn).settle(&jobs[0], Outcome::Complete)?;
+                let late = threads.spawn(|| queue.settle_many(&settlements).unwrap());
+                // It most likely waits by then, or is answered at once.
+                std::thread::sleep(Duration::from_millis(50));
+                Ok(late)
+            });
+            late.unwrap().join().unwrap()
+        });
+        assert_eq!(accepted, [false, true]);
+        assert_eq!(harness.drain().len(), usize::from(matches!(late, Outcome::Retry { .. })));
+        assert_eq!(harness.counts().live(), 0);
+    }
+}
+
+fn a_lease_whose_jobs_a_transaction_settles_is_neither_extended_nor_lost<F: Fixture>(harness: &Harness<F>) {
+    for outcome in [Outcome::Complete, Outcome::GiveBack] {
+        harness.put("a");
+        let (queue, job) = (harness.queue(), harness.lease_one());
+        let extend = || -> Result<_, Error<F>> {
+            let store = harness.pq.store();
+            store.with_connection(|conn| store.extend(conn, &[job.token], TIMEOUT))
+        };
+        let rolled_back = harness.transaction(|conn| {
+            queue.on(conn).settle(&job, outcome.clone())?;
+            assert_eq!(extend()?, [Extension::Locked(job.token)]);
+            roll_back::<()>()
+        });
+        assert!(rolled_back.is_err());
+        assert!(matches!(extend().unwrap()[..], [Extension::Extended(_)]));
+        harness.settle(&job, outcome);
+        assert_eq!(extend().unwrap(), []);
+        harness.clear();
+    }
+}
+
+fn a_lease_is_extended_while_a_transaction_settles_one_of_its_jobs<F: Fixture>(harness: &Harness<F>) {
+    harness.queue().put_many(&[json!(0), json!(1)]).unwrap();
+    let (queue, jobs) = (harness.queue(), harness.lease(2, Duration::ZERO));
+    harness
+        .transaction(|conn| {
+            queue.on(conn).settle(&jobs[0], Outcome::Complete)?;
+            Ok(queue.extend(&jobs[1], TIMEOUT)?)
+        })
+        .unwrap();
+    assert_eq!(harness.maintain().returned, 0);
+    harness.settle(&jobs[1], Outcome::Complete);
+    assert_eq!(harness.counts().live(), 0);
+}
+
+fn a_cancellation_of_a_job_that_a_transaction_settles_changes_nothing<F: Fixture>(harness: &Harness<F>) {
+    for outcome in [Outcome::Complete, Outcome::GiveBack] {
+        let id = harness.put("a");
+        let (queue, job) = (harness.queue(), harness.lease_one());
+        let rolled_back = harness.transaction(|conn| {
+            queue.on(conn).settle(&job, outcome.clone())?;
+            assert_eq!(harness.queue().cancel(id)?, CancelOutcome::Held);
+            roll_back::<()>()
+        });
+        assert!(rolled_back.is_err());
+        assert_eq!(harness.queue().cancel(id).unwrap(), CancelOutcome::Requested);
+        harness.settle(&job, Outcome::GiveBack);
+        assert_eq!((harness.counts().live(), harness.counts().cancelled), (0, 1));
+        harness.queue().prune(JobState::Cancelled, Duration::ZERO).unwrap();
+    }
 }
 
 fn a_rolled_back_outcome_has_no_effect<F: Fixture>(harness: &Harness<F>) {

@@ -11,6 +11,7 @@ use crate::envelope::{Envelope, Trace};
 use crate::lease_table::LeaseTable;
 use crate::lock::lock;
 use crate::stop::StopSignal;
+use crate::store::Extension;
 use crate::{Claim, CodecError, Error, Outcome, Pq, Queue, Settlement, Store};
 
 /// The part of a running worker that the contexts of one queue's handlers share.
@@ -106,9 +107,12 @@ impl<S: Store> Context<S> {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Returns whether the lease expired before it was extended.
+    /// Returns whether the lease was lost, or must be assumed to be lost.
     ///
-    /// Another worker may run the job, and the store will refuse this attempt's outcome.
+    /// That is so if the store has answered that it no longer has the lease, or if the worker could not extend the lease
+    /// before it must have expired, for example because it cannot reach the store. Another worker may run the job, and
+    /// the store may refuse this attempt's outcome. It is not so while a transaction has the lease locked, such as the
+    /// one in which the handler calls [`Context::complete_with`].
     #[must_use]
     pub fn is_lease_lost(&self) -> bool {
         self.lease().is_some_and(|lease| self.access.leases.is_lost(lease))
@@ -127,15 +131,15 @@ impl<S: Store> Context<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] if the lease has expired; the store's errors.
+    /// [`Error::LeaseLost`] if the lease has expired. [`Error::LeaseLocked`] if an open transaction settles the job and
+    /// does not end within half a second; the lease was not extended then. The store's errors.
     pub fn extend_lease(&self) -> Result<(), S::Error> {
-        let lost = || Error::lease_lost(self.job.id);
-        let lease = self.lease().ok_or_else(lost)?;
-        let leases = &self.access.leases;
-        let length = leases.length(lease).ok_or_else(lost)?;
-        match leases.extend(self.access.pq.store(), &[lease], length)? {
-            true => Ok(()),
-            false => Err(lost().into()),
+        let id = self.job.id;
+        let lease = self.lease().ok_or_else(|| Error::lease_lost(id))?;
+        match self.access.leases.extend_now(self.access.pq.store(), lease)? {
+            Some(Extension::Extended(_)) => Ok(()),
+            Some(Extension::Locked(_)) => Err(Error::lease_locked(id).into()),
+            None => Err(Error::lease_lost(id).into()),
         }
     }
 

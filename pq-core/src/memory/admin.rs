@@ -46,7 +46,7 @@ impl Admin for MemoryStore {
         conn.operate(|state, open| {
             let seen = state.rows.get(&id).filter(|row| row.job.queue == *queue && row.seen_by(open.tx));
             let Some(row) = seen.cloned() else { return Ok(CancelOutcome::NotFound) };
-            if let Some(lease) = row.lease {
+            if let Some(lease) = row.lease.filter(|_| row.held_by.is_none() && row.returned_by.is_none()) {
                 open.set(state, Row { lease: Some(Lease { cancel_requested: true, ..lease }), ..row });
                 return Ok(CancelOutcome::Requested);
             }

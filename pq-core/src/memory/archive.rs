@@ -82,6 +82,15 @@ impl Archive for MemoryStore {
         conn.operate(|all, open| Ok(prune(all, open, Some(queue), state, end)))
     }
 
+    fn has_expired_leases(&self, conn: &mut MemoryConn, queues: &[QueueName]) -> Result<bool, Error> {
+        let now = Utc::now();
+        // A transaction that settles the job may be rolled back.
+        let is_expired = |row: &Row| row.lease.or(row.returned_from).is_some_and(|lease| lease.until <= now);
+        conn.operate(|state, _| {
+            Ok(state.rows.values().any(|row| queues.contains(&row.job.queue) && is_expired(row)))
+        })
+    }
+
     fn maintain(
         &self,
         conn: &mut MemoryConn,

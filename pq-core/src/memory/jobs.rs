@@ -8,8 +8,8 @@ use chrono::Utc;
 use super::state::{Lease, Row};
 use super::transaction::MemoryConn;
 use super::{MemoryStore, Subscription, archive, put, settle, take};
-use crate::store::{Accepted, Jobs, Scan, Taken, Undecodable};
-use crate::{Claim, Error, Extended, Held, NewJob, Outcome, Payload, Put, QueueName, Settlement, WakeSignal};
+use crate::store::{Accepted, Extension, Jobs, Scan, Taken, Undecodable};
+use crate::{Claim, Error, Held, NewJob, Outcome, Payload, Put, QueueName, Settlement, WakeSignal};
 
 impl Jobs for MemoryStore {
     type Subscription = Subscription;
@@ -78,7 +78,12 @@ impl Jobs for MemoryStore {
         })
     }
 
-    fn extend(&self, conn: &mut MemoryConn, leases: &[i64], lease: Duration) -> Result<Vec<Extended>, Error> {
+    fn extend(
+        &self,
+        conn: &mut MemoryConn,
+        leases: &[i64],
+        lease: Duration,
+    ) -> Result<Vec<Extension>, Error> {
         let until = take::after(Utc::now(), lease);
         conn.operate(|state, open| {
             Ok(leases.iter().filter_map(|token| settle::extend(state, open, *token, until)).collect())

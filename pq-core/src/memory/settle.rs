@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use super::state::{Lease, Row, State, Tx};
 use super::transaction::Open;
 use super::{archive, take};
+use crate::store::Extension;
 use crate::{Claim, Error, Extended, Held, JobState, Outcome, Payload, Settlement};
 
 /// Returns the row of a claim that is still valid.
@@ -80,28 +81,38 @@ pub(super) fn settle(
 
 /// Returns a held row to the queue.
 pub(super) fn requeue(state: &mut State, open: &mut Open, row: Row) {
-    open.set(state, Row { held_by: None, lease: None, returned_by: Some(open.tx), ..row });
+    let returned_from = row.lease;
+    open.set(state, Row { held_by: None, lease: None, returned_by: Some(open.tx), returned_from, ..row });
 }
 
-/// Extends a lease, or returns `None` if no job is held under it.
+/// Extends a lease, unless transactions settle or requeue all of its jobs. Returns `None` if it has no job.
 pub(super) fn extend(
     state: &mut State,
     open: &mut Open,
     token: i64,
     until: DateTime<Utc>,
-) -> Option<Extended> {
+) -> Option<Extension> {
+    let under_lease = |row: &Row| row.lease.filter(|lease| lease.token == token);
+    let is_locked = state.rows.values().any(|row| {
+        let by = row.held_by.or(row.returned_by);
+        by.is_some_and(|by| by != open.tx)
+            && row.lease.or(row.returned_from).is_some_and(|lease| lease.token == token)
+    });
     let rows: Vec<(Row, Lease)> = state
         .rows
         .values()
-        .filter_map(|row| Some((row.clone(), row.lease.filter(|lease| lease.token == token)?)))
+        .filter(|row| row.held_by.is_none() && row.returned_by.is_none())
+        .filter_map(|row| Some((row.clone(), under_lease(row)?)))
         .collect();
+    if rows.is_empty() {
+        return is_locked.then_some(Extension::Locked(token));
+    }
     let cancelled =
         rows.iter().filter(|(_, lease)| lease.cancel_requested).map(|(row, _)| row.job.id).collect();
-    let extended = (!rows.is_empty()).then_some(Extended { lease: token, cancelled });
     for (row, lease) in rows {
         open.set(state, Row { lease: Some(Lease { until, ..lease }), ..row });
     }
-    extended
+    Some(Extension::Extended(Extended { lease: token, cancelled }))
 }
 
 /// Returns the jobs whose lease has expired to the queue, or cancels them if that was requested, and returns their

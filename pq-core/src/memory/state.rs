@@ -26,6 +26,8 @@ pub(super) struct Row {
     /// The transaction that took or changed the row and returned it, until it commits. Other transactions still see
     /// the row, but skip it.
     pub(super) returned_by: Option<Tx>,
+    /// The lease from which `returned_by` has returned the job.
+    pub(super) returned_from: Option<Lease>,
     /// The transaction that deleted the row, until it commits. Other transactions still see the row, but skip it.
     pub(super) held_by: Option<Tx>,
     /// The token of the take by which `held_by` holds the row.
@@ -51,6 +53,7 @@ impl Row {
             lease: None,
             added_by: Some(tx),
             returned_by: None,
+            returned_from: None,
             held_by: None,
             token: 0,
             ended: false,

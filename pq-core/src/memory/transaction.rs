@@ -121,7 +121,7 @@ fn commit_row(state: &mut State, id: JobId, before: Option<&Row>, tx: Tx) -> Opt
     }
     let was_leased = before.is_some_and(|before| before.lease.is_some());
     if row.added_by == Some(tx) || row.returned_by == Some(tx) || (was_leased && row.lease.is_none()) {
-        (row.added_by, row.returned_by) = (None, None);
+        (row.added_by, row.returned_by, row.returned_from) = (None, None, None);
         return Some(row.job.queue.clone());
     }
     None

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::{BoundQueue, Queue};
+use crate::lease_table::ask_until_unlocked;
+use crate::store::Extension;
 use crate::wait::Polled;
 use crate::{Accepted, Error, Extended, Job, Outcome, Scan, Settlement, Store, Wait};
 
@@ -59,11 +61,20 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// [`Error::LeaseLost`] if the lease has been lost; the store's errors.
+    /// [`Error::LeaseLost`] if the lease has been lost. [`Error::LeaseLocked`] if an open transaction settles the jobs
+    /// of the lease and does not end within half a second; the lease was not extended then. The store's errors.
     pub fn extend(&self, job: &Job<T>, lease: Duration) -> Result<Extended, S::Error> {
         let Some(token) = job.lease() else { return Err(Error::lease_lost(job.id).into()) };
-        let extended = self.store().with_connection(|conn| self.store().extend(conn, &[token], lease))?;
-        extended.into_iter().next().ok_or_else(|| Error::lease_lost(job.id).into())
+        let store = self.store();
+        let answer = ask_until_unlocked(|| {
+            let answers = store.with_connection(|conn| store.extend(conn, &[token], lease))?;
+            Ok::<_, S::Error>(answers.into_iter().next())
+        })?;
+        match answer {
+            Some(Extension::Extended(extended)) => Ok(extended),
+            Some(Extension::Locked(_)) => Err(Error::lease_locked(job.id).into()),
+            None => Err(Error::lease_lost(job.id).into()),
+        }
     }
 }
 

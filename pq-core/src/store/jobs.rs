@@ -82,19 +82,20 @@ pub trait Jobs: Connect {
         scan: Scan,
     ) -> Result<Taken, Self::Error>;
 
-    /// Extends the leases to expire `lease` from now.
+    /// Extends the leases to expire `lease` from now, and returns an answer for each that the store still has.
     ///
-    /// A lease that is absent from the result has been lost.
+    /// A lease that is absent from the result has been lost. It never waits for another transaction: a lease that one
+    /// has locked is not extended.
     ///
     /// # Errors
     ///
-    /// The store's error.
+    /// The store's error. Unless it says that the outcome is unknown, no lease was extended.
     fn extend(
         &self,
         conn: &mut Self::Conn,
         leases: &[i64],
         lease: Duration,
-    ) -> Result<Vec<Extended>, Self::Error>;
+    ) -> Result<Vec<Extension>, Self::Error>;
 
     /// Settles taken jobs and returns for each whether its outcome was accepted.
     ///
@@ -177,6 +178,18 @@ pub trait Jobs: Connect {
 
     /// Returns the longest time that a wait sleeps between two takes.
     fn poll_interval(&self) -> Duration;
+}
+
+/// The answer to the extension of a lease that the store has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extension {
+    /// The lease was extended.
+    Extended(Extended),
+    /// The lease with this token was not extended, because a transaction has locked it.
+    ///
+    /// That transaction settles the jobs of the lease or requeues them. Its end decides whether the lease is lost, so
+    /// the caller must not rely on the lease and must ask again.
+    Locked(i64),
 }
 
 /// Which settlements were accepted, in the order in which they were passed.

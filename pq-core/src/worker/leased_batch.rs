@@ -22,7 +22,8 @@ const SETTLE_KEYED_WITHIN: Duration = Duration::from_millis(2);
 
 /// The interval at which a thread with quick handlers checks that it still holds its lease.
 ///
-/// If the process was suspended, the lease may have expired before the maintenance thread could notice.
+/// If the process was suspended, the lease may have expired before the maintenance thread could notice. No job begins
+/// under a lease that may expire within this interval, unless an extension confirms the lease.
 const CONFIRM_EVERY: Duration = Duration::from_millis(1);
 
 /// The delay before a transactional handler runs again whose transaction the store refused for a reason that may pass.
@@ -41,17 +42,20 @@ pub(super) fn run_batch<S: Store>(
 ) -> Result<Batch, S::Error> {
     let (store, served) = (run.store(), &run.queues.all[position]);
     let length = run.settings.lease;
-    let taken = {
+    let (asked_at, taken) = {
         let _permit = served.limiter.acquire(want);
         let _span = tracing::debug_span!("pq.take", queue = %served.queue.name(), want).entered();
-        store.with_connection(|conn| store.lease(conn, served.queue.name(), want, length, scan))?
+        store.with_connection(|conn| {
+            let asked_at = Instant::now();
+            Ok::<_, S::Error>((asked_at, store.lease(conn, served.queue.name(), want, length, scan)?))
+        })?
     };
     let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) else {
         return Ok(Batch::empty(taken.next_due));
     };
     found();
     let batch = Batch::of(&taken.jobs);
-    run.leases.insert(lease, length);
+    run.leases.insert(lease, length, asked_at);
     run.lease_added();
     let slot = &run.slots()[thread];
     lock(&slot.buffer).extend(taken.jobs);
@@ -98,7 +102,7 @@ fn next_job<S: Store>(
         if confirmed_at.is_some_and(|at| now - at < CONFIRM_EVERY) {
             return Some(job);
         }
-        if job.lease().is_none_or(|lease| run.leases.confirm(run.store(), lease, now)) {
+        if job.lease().is_none_or(|lease| run.leases.confirm(run.store(), lease, now, CONFIRM_EVERY)) {
             *confirmed_at = Some(now);
             return Some(job);
         }

@@ -28,15 +28,11 @@ SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attemp
 FROM gone
 RETURNING id";
 
-/// Requests that the owner of a job's lease cancels the job. $1 job, $2 queue.
+/// Requests that the owner of a job's lease cancels the job. Returns `requested`; `held` if an open transaction holds the
+/// lease for longer than half a second; or null if no lease holds the job. $1 job, $2 queue.
 ///
 /// Locks: the row of the lease.
-pub(super) const CANCEL_LEASED: &str = "\
-UPDATE {leases} AS lease
-SET cancelled = CASE WHEN $1 = ANY (cancelled) THEN cancelled ELSE array_append(cancelled, $1::bigint) END
-WHERE q_name = $2 AND $1 = ANY (jobs)
-    AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = $1)
-RETURNING id";
+pub(super) const CANCEL_LEASED: &str = "SELECT {cancel_leased}($1, $2)";
 
 /// Lists the archived jobs of a queue in a state, the last ended first, with the columns of LIST. $1 queue, $2 state,
 /// $3 and $4 `ended_at` and id of the last job of the page before or null, $5 most rows.

@@ -21,6 +21,8 @@ impl Names {
             ("cron", table.derived("cron")),
             ("lock_keyed_job", table.derived("lock_keyed_job")),
             ("is_live", table.derived("is_live")),
+            ("is_partly_settled", table.derived("is_partly_settled")),
+            ("cancel_leased", table.derived("cancel_leased")),
             ("put_unique", table.derived("put_unique")),
             ("try_claim_unique", table.derived("try_claim_unique")),
             ("refuse_hidden_pause", table.derived("refuse_hidden_pause")),

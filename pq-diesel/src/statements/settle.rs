@@ -83,11 +83,17 @@ SELECT held.position FROM held, ended, keys";
 /// Completes all jobs of a lease at once, if nothing has to be kept and no key released. $1 lease.
 ///
 /// This statement and the next are for one lease. For an array of them PostgreSQL would scan the whole table if it was
-/// never analyzed, past the dead tuples of all leases since the last VACUUM. Locks: the row of the lease.
+/// never analyzed, past the dead tuples of all leases since the last VACUUM.
+///
+/// Locks: the row of the lease. A transaction that has settled some of its jobs may commit while this statement waits
+/// for the lock. Its snapshot would overlook those jobs, so a function looks for them after the lock.
 pub(super) const COMPLETE_LEASE: &str = "\
-DELETE FROM {leases} AS lease
-WHERE id = $1 AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
-RETURNING id";
+WITH locked AS MATERIALIZED (
+    SELECT id FROM {leases} WHERE id = $1 FOR UPDATE
+)
+DELETE FROM {leases} AS lease USING locked
+WHERE lease.id = $1 AND NOT {is_partly_settled}(locked.id)
+RETURNING lease.id";
 
 /// Settles jobs of one lease, and returns the accepted ones.
 ///
@@ -95,16 +101,20 @@ RETURNING id";
 /// $7 the lease if all of its jobs are settled here, or $8 the lease if they are not. The other one is null.
 ///
 /// Order: jobs are requeued in the order of their ids. Locks: the row of the lease. A lease whose jobs are all settled
-/// is deleted. For another the settled jobs are inserted into a table, under a share lock on the lease that excludes
-/// maintenance, and the unique index refuses a second outcome. So an accepted outcome is final, and sessions that
-/// settle jobs of one lease do not wait for each other.
+/// here is locked and deleted as by [`COMPLETE_LEASE`]. For another the settled jobs are inserted into a table, under a
+/// key-share lock on the lease that excludes maintenance, and the unique index refuses a second outcome. So an accepted
+/// outcome is final, and sessions that settle jobs of one lease do not wait for each other.
+///
+/// The payloads of a lease are one value, which may be large. It is read only if a job moves to another table.
 pub(super) const SETTLE_LEASED: &str = "\
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])
         AS given (job, outcome, after, error, data, result)
+), locked AS MATERIALIZED (
+    SELECT id FROM {leases} WHERE id = $7 FOR UPDATE
 ), whole AS (
-    DELETE FROM {leases} AS lease
-    WHERE id = $7 AND NOT EXISTS (SELECT FROM {settled} WHERE lease = lease.id)
+    DELETE FROM {leases} AS lease USING locked
+    WHERE lease.id = $7 AND NOT {is_partly_settled}(locked.id)
     RETURNING lease.*
 ), part AS MATERIALIZED (
     SELECT * FROM {leases} WHERE id = $8 FOR KEY SHARE
@@ -113,16 +123,23 @@ WITH given AS MATERIALIZED (
     SELECT part.id, given.job FROM given, part
     ON CONFLICT DO NOTHING
     RETURNING job
+), lease AS MATERIALIZED (
+    SELECT * FROM whole UNION ALL SELECT * FROM part
 ), ended AS MATERIALIZED (
     SELECT lease.id AS lease, lease.q_name, held.*, given.after, given.error, given.data AS new_data, given.result,
         CASE WHEN given.outcome IN ('retry', 'snooze', 'back') AND held.job = ANY (lease.cancelled) THEN 'cancelled'
             ELSE given.outcome END AS outcome
-    FROM (SELECT * FROM whole UNION ALL SELECT * FROM part) AS lease
-    CROSS JOIN LATERAL unnest(lease.jobs, lease.data, lease.enqueued_at, lease.schedule_at, lease.expected_at,
-            lease.priority, lease.attempt, lease.serial_key, lease.unique_key)
-        AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key)
+    FROM lease
+    CROSS JOIN LATERAL unnest(lease.jobs, lease.enqueued_at, lease.schedule_at, lease.expected_at, lease.priority,
+            lease.attempt, lease.serial_key, lease.unique_key) WITH ORDINALITY
+        AS held (job, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, position)
     JOIN given ON given.job = held.job
     WHERE lease.id = $7 OR EXISTS (SELECT FROM noted WHERE noted.job = held.job)
+), moved AS MATERIALIZED (
+    SELECT ended.*, held.data
+    FROM lease CROSS JOIN LATERAL unnest(lease.data) WITH ORDINALITY AS held (data, position)
+    JOIN ended ON ended.position = held.position AND ended.outcome <> 'complete'
+    WHERE (SELECT bool_or(outcome <> 'complete') FROM ended)
 ), back AS (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, error)
@@ -131,14 +148,14 @@ WITH given AS MATERIALIZED (
             WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
         expected_at, priority, CASE outcome WHEN 'retry' THEN attempt ELSE attempt - 1 END, serial_key, unique_key,
         error
-    FROM ended WHERE outcome IN ('retry', 'snooze', 'back')
+    FROM moved WHERE outcome IN ('retry', 'snooze', 'back')
     ORDER BY job
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, outcome, error, result)
     SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
         unique_key, outcome, error, result::json
-    FROM ended WHERE outcome IN ('done', 'dead', 'cancelled')
+    FROM moved WHERE outcome IN ('done', 'dead', 'cancelled')
 ), freed AS (
     DELETE FROM {keys} AS busy USING ended
     WHERE busy.q_name = ended.q_name AND busy.serial_key = ended.serial_key AND busy.lease = ended.lease
@@ -154,11 +171,12 @@ WITH given AS MATERIALIZED (
 )
 SELECT job FROM ended";
 
-/// Extends leases, and returns their jobs for which cancellation was requested. $1 leases, $2 microseconds from now.
+/// Extends leases, and returns their jobs for which cancellation was requested, or null for a lease that is locked.
+/// $1 leases, $2 microseconds from now.
 ///
 /// A lease that has expired and whose jobs have not been returned yet is still valid. Locks: the rows of the leases.
-/// SKIP LOCKED passes a lease whose only job is being settled in an open transaction: until that ends, maintenance
-/// cannot return the job either.
+/// SKIP LOCKED passes a lease whose jobs are all being settled or returned by an open transaction. Its end decides
+/// whether the lease is lost, so such a lease is neither extended nor reported as lost.
 pub(super) const EXTEND: &str = "\
 WITH free AS MATERIALIZED (
     SELECT id FROM {leases} WHERE id = ANY ($1::bigint[]) FOR NO KEY UPDATE SKIP LOCKED
@@ -169,11 +187,16 @@ WITH free AS MATERIALIZED (
 )
 SELECT id, cancelled FROM extended
 UNION ALL
-SELECT id, '{}' FROM {leases} WHERE id = ANY ($1) AND id NOT IN (SELECT id FROM free)";
+SELECT id, NULL FROM {leases} WHERE id = ANY ($1) AND id NOT IN (SELECT id FROM free)";
 
 /// Takes the lock of maintenance until the end of the transaction. Returns false if another session has it.
 pub(super) const MAINTENANCE_LOCK: &str = "\
 SELECT pg_try_advisory_xact_lock(hashtextextended('pq maintenance', {jobs_name}::regclass::oid::bigint))";
+
+/// Returns whether a lease has expired and its jobs have not been returned. $1 queues. No locks.
+pub(super) const HAS_EXPIRED_LEASES: &str = "\
+SELECT EXISTS (
+    SELECT FROM {leases} WHERE q_name = ANY ($1::text[]) AND lease_until <= statement_timestamp())";
 
 /// Locks expired leases. $1 most rows.
 ///

@@ -33,6 +33,7 @@ impl Statements {
             settle_leased,
             extend,
             maintenance_lock,
+            has_expired_leases,
             expired_leases,
             return_expired,
             forget_settled,
@@ -83,6 +84,7 @@ impl Statements {
             settle_leased,
             extend,
             maintenance_lock,
+            has_expired_leases,
             expired_leases,
             return_expired,
             forget_settled,
@@ -143,7 +145,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 60);
-    assert_eq!(statements.texts().len(), 114);
+    assert_eq!(statements.texts().len(), 115);
 }
 
 #[test]

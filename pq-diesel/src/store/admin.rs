@@ -2,9 +2,9 @@
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Nullable, Text};
 use pq_core::store::Admin;
-use pq_core::{CancelOutcome, Filter, JobId, JobRecord, JobState, QueueCounts, QueueName};
+use pq_core::{CancelOutcome, Filter, JobId, JobRecord, QueueCounts, QueueName};
 
 use super::PgStore;
 use crate::Error;
@@ -12,7 +12,7 @@ use crate::pool::with_call_timeout;
 use crate::prepared::Value;
 use crate::rows::{CountsRow, CountsSql, JobRow, JobSql};
 
-/// The number of times a cancellation tries to find a job that moves between the queue and a lease meanwhile.
+/// The number of times that a cancellation tries to find a job that moves between the queue and a lease meanwhile.
 const CANCEL_TRIES: usize = 3;
 
 impl Admin for PgStore {
@@ -54,31 +54,34 @@ impl Admin for PgStore {
         let waiting = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
         let leased = [Value::BigInt(id.0), Value::Text(queue.as_str())];
         for _ in 0..CANCEL_TRIES {
-            let cancelled: Option<i64> =
-                self.one::<BigInt, _>(conn, &self.statements.cancel_waiting, &waiting)?;
+            let cancelled: Option<i64> = self.autocommit(conn, |conn| {
+                self.one::<BigInt, _>(conn, &self.statements.cancel_waiting, &waiting)
+            })?;
             if cancelled.is_some() {
                 return Ok(CancelOutcome::Cancelled);
             }
-            let requested: Option<i64> =
-                self.one::<BigInt, _>(conn, &self.statements.cancel_leased, &leased)?;
-            if requested.is_some() {
-                return Ok(CancelOutcome::Requested);
+            let answer: Option<Option<String>> = self.autocommit(conn, |conn| {
+                self.one::<Nullable<Text>, _>(conn, &self.statements.cancel_leased, &leased)
+            })?;
+            match answer.flatten().as_deref() {
+                Some("requested") => return Ok(CancelOutcome::Requested),
+                Some(_) => return Ok(CancelOutcome::Held),
+                None => {}
             }
-            // A job that was taken or returned between the two statements may be missed by both.
-            match self.find(conn, queue, id)?.map(|job| job.state) {
-                Some(JobState::Running) => {}
-                Some(state) if !state.is_ended() => return Ok(CancelOutcome::Held),
-                _ => return Ok(CancelOutcome::NotFound),
+            // Both statements miss a job that is taken or returned between them.
+            if self.find(conn, queue, id)?.is_none_or(|job| job.state.is_ended()) {
+                return Ok(CancelOutcome::NotFound);
             }
         }
-        Ok(CancelOutcome::NotFound)
+        Ok(CancelOutcome::Held)
     }
 
     fn clear(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<u64, Error> {
         let values = [Value::Text(queue.as_str())];
         let clear = self.statements.clear.with::<BigInt>(&values);
-        let cleared: i64 =
-            with_call_timeout(conn, None, |conn| clear.get_result(conn)).map_err(|e| self.error(e))?;
+        let cleared: i64 = self.autocommit(conn, |conn| {
+            with_call_timeout(conn, None, |conn| clear.get_result(conn)).map_err(|e| self.error(e))
+        })?;
         Ok(cleared.max(0).unsigned_abs())
     }
 

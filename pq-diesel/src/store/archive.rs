@@ -49,8 +49,10 @@ impl Archive for PgStore {
         let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
         self.fast_path.forget_position(queue);
         let requeue = self.statements.requeue.with::<BigInt>(&values);
-        let requeued = with_call_timeout(conn, None, |conn| requeue.execute(conn));
-        requeued.map(|count| count as u64).map_err(|e| self.error(e))
+        let requeued = self.autocommit(conn, |conn| {
+            with_call_timeout(conn, None, |conn| requeue.execute(conn)).map_err(|e| self.error(e))
+        })?;
+        Ok(requeued as u64)
     }
 
     fn prune(
@@ -63,8 +65,16 @@ impl Archive for PgStore {
         let values =
             [Value::Text(queue.as_str()), Value::Text(state.as_str()), Value::BigInt(age_micros(age))];
         let prune = self.statements.prune.with::<BigInt>(&values);
-        let pruned = with_call_timeout(conn, None, |conn| prune.execute(conn));
-        pruned.map(|count| count as u64).map_err(|e| self.error(e))
+        let pruned = self.autocommit(conn, |conn| {
+            with_call_timeout(conn, None, |conn| prune.execute(conn)).map_err(|e| self.error(e))
+        })?;
+        Ok(pruned as u64)
+    }
+
+    fn has_expired_leases(&self, conn: &mut PgConnection, queues: &[QueueName]) -> Result<bool, Error> {
+        let values = [Value::Texts(queues.iter().map(QueueName::as_str).collect())];
+        let found = self.statements.has_expired_leases.with::<Bool>(&values).get_result(conn);
+        found.map_err(|e| self.error(e))
     }
 
     fn maintain(

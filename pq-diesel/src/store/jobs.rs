@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Text};
-use pq_core::store::{Accepted, Connect, Jobs, Scan, Taken, Undecodable};
+use diesel::sql_types::{Array, BigInt, Nullable, Text};
+use pq_core::store::{Accepted, Connect, Extension, Jobs, Scan, Taken, Undecodable};
 use pq_core::{
     Claim, Extended, JobId, Key, NewJob, Outcome, Payload, Put, QueueName, Settlement, WakeSignal,
 };
@@ -78,15 +78,18 @@ impl Jobs for PgStore {
         conn: &mut PgConnection,
         leases: &[i64],
         lease: Duration,
-    ) -> Result<Vec<Extended>, Error> {
+    ) -> Result<Vec<Extension>, Error> {
         let values = [Value::BigInts(leases.to_vec()), Value::BigInt(micros(lease))];
-        let statement = self.statements.extend.with::<(BigInt, Array<BigInt>)>(&values);
-        let rows: Vec<(i64, Vec<i64>)> = statement.load(conn).map_err(|e| self.error(e))?;
-        let extended = |(lease, cancelled): (i64, Vec<i64>)| Extended {
-            lease,
-            cancelled: cancelled.into_iter().map(JobId).collect(),
+        let statement = self.statements.extend.with::<(BigInt, Nullable<Array<BigInt>>)>(&values);
+        let rows: Vec<(i64, Option<Vec<i64>>)> =
+            self.autocommit(conn, |conn| statement.load(conn).map_err(|e| self.error(e)))?;
+        let answer = |(lease, cancelled): (i64, Option<Vec<i64>>)| match cancelled {
+            Some(jobs) => {
+                Extension::Extended(Extended { lease, cancelled: jobs.into_iter().map(JobId).collect() })
+            }
+            None => Extension::Locked(lease),
         };
-        Ok(rows.into_iter().map(extended).collect())
+        Ok(rows.into_iter().map(answer).collect())
     }
 
     fn settle(&self, conn: &mut PgConnection, settlements: &[Settlement<'_>]) -> Result<Accepted, Error> {
@@ -121,8 +124,9 @@ impl Jobs for PgStore {
     fn update(&self, conn: &mut PgConnection, claim: &Claim, payload: &Payload) -> Result<(), Error> {
         if let Some(lease) = claim.lease() {
             let values = [Value::BigInt(claim.id.0), Value::Text(payload.as_str()), Value::BigInt(lease)];
-            let updated: Option<i64> =
-                self.one::<BigInt, _>(conn, &self.statements.update_leased, &values)?;
+            let updated: Option<i64> = self.autocommit(conn, |conn| {
+                self.one::<BigInt, _>(conn, &self.statements.update_leased, &values)
+            })?;
             return updated.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
         }
         let values = [Value::BigInt(claim.id.0), Value::BigInt(claim.token), Value::Text(payload.as_str())];

@@ -34,8 +34,9 @@ impl PgStore {
     ///
     /// Returns `false` if the lease was lost, or if some of its jobs were settled before.
     pub(super) fn finish(&self, conn: &mut PgConnection, lease: i64) -> Result<bool, Error> {
-        let gone: Option<i64> =
-            self.one::<BigInt, _>(conn, &self.statements.complete_lease, &[Value::BigInt(lease)])?;
+        let values = [Value::BigInt(lease)];
+        let gone: Option<i64> = self
+            .autocommit(conn, |conn| self.one::<BigInt, _>(conn, &self.statements.complete_lease, &values))?;
         Ok(gone.is_some())
     }
 

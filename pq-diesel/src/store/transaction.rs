@@ -110,6 +110,18 @@ impl Connect for PgStore {
 }
 
 impl PgStore {
+    /// Runs one statement that is a transaction of its own, unless the connection is in one.
+    ///
+    /// If it is and its connection is lost, it may have been committed.
+    pub(super) fn autocommit<R>(
+        &self,
+        conn: &mut PgConnection,
+        work: impl FnOnce(&mut PgConnection) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let commits = depth(conn)? == 0;
+        work(conn).map_err(|error| if commits { error.unless_committed() } else { error })
+    }
+
     /// Sets the savepoint, or moves it to the current position, with these settings after it.
     pub(super) fn save(
         &self,
