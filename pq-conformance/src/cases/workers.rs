@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pq_core::store::{Connect, Jobs};
-use pq_core::{CallOptions, CancelOutcome, PutOptions, StopMode, Wait, Worker};
+use pq_core::{CallOptions, CancelOutcome, Outcome, PutOptions, StopMode, Wait, Worker};
 use serde_json::{Value, json};
 
 use super::cases;
@@ -19,6 +19,7 @@ use crate::harness::{
 
 cases![
     run_until_empty_runs_all_jobs: Own,
+    run_until_empty_first_runs_the_jobs_of_expired_leases: Own,
     run_jobs_runs_the_requested_number_of_jobs: Own,
     a_put_wakes_an_idle_worker: Own,
     an_idle_worker_wakes_when_a_job_falls_due: Own,
@@ -51,6 +52,28 @@ fn run_until_empty_runs_all_jobs<F: Fixture>(harness: &Harness<F>) {
         assert_eq!(report.failed, 0);
         assert_eq!(harness.counts().total(), 0);
     }
+}
+
+/// Maintenance cannot return the expired lease before the transaction that has locked it ends. A live lease of another
+/// worker does not keep the run from ending.
+fn run_until_empty_first_runs_the_jobs_of_expired_leases<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u32>(harness).max_retries(1);
+    task.call_many([0, 1]).unwrap();
+    let (queue, expired) = (harness.queue(), harness.queue().lease(2, Duration::ZERO, Wait::No).unwrap());
+    task.call(&2).unwrap();
+    assert_eq!(queue.lease(1, TIMEOUT, Wait::No).unwrap().len(), 1);
+    let worker = Worker::new(&harness.pq).serve(task.leased(|_, _| Ok::<_, CaseError>(())));
+    let report = std::thread::scope(|threads| {
+        let running = harness.nested(&mut harness.connect(), |conn| {
+            queue.on(conn).settle(&expired[0], Outcome::GiveBack)?;
+            let (report, ended) = channel();
+            threads.spawn(move || report.send(worker.run_until_empty().unwrap()));
+            assert!(ended.recv_timeout(Duration::from_millis(100)).is_err(), "the run ended before its jobs");
+            Ok(ended)
+        });
+        running.unwrap().recv_timeout(TIMEOUT).unwrap()
+    });
+    assert_eq!((report.done, queue.counts().unwrap().running), (2, 1));
 }
 
 fn run_jobs_runs_the_requested_number_of_jobs<F: Fixture>(harness: &Harness<F>) {

@@ -308,7 +308,10 @@ where
         self.run_until(RunUntil::Stopped)
     }
 
-    /// Runs until no job of the queues is ready, or the worker is stopped.
+    /// Runs until no job of the queues is ready or under an expired lease, or the worker is stopped.
+    ///
+    /// The jobs of expired leases are returned and run first, unless [`Worker::maintain_every`] is [`Duration::MAX`]. A
+    /// lease that another worker still holds is not waited for.
     ///
     /// # Errors
     ///

@@ -23,6 +23,9 @@ use crate::stop::StopMode;
 use crate::wait::{Polled, poll_and_wait};
 use crate::{Scan, Store, StoreError, Wait, WakeSignal};
 
+/// The time after which a run that ends when its queues are empty looks again for expired leases that it cannot return.
+const EXPIRED_PAUSE: Duration = Duration::from_millis(20);
+
 /// Runs the threads of a worker until all of them have ended, or until the deadline of a stop.
 ///
 /// The threads are not scoped, because a thread whose handler does not return would keep its scope from ending.
@@ -209,6 +212,10 @@ fn run_next_batch<S: Store>(
     match poll(run, thread, sizer, scan, &mut || ())? {
         PollResult::Ran => return Ok(true),
         PollResult::LimitReached => return Ok(false),
+        PollResult::Empty { .. } if run.until == RunUntil::Empty => {
+            return Ok(requeue_expired(run)?
+                || matches!(poll(run, thread, sizer, scan, &mut || ())?, PollResult::Ran));
+        }
         PollResult::Empty { .. } if ends_when_empty => return Ok(false),
         PollResult::Empty { .. } => {}
     }
@@ -235,6 +242,27 @@ fn run_next_batch<S: Store>(
         Err(_) if run.stop.waits().is_cancelled() => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+/// Returns the jobs of expired leases to their queues, for a run that ends when its queues are empty.
+///
+/// Returns `false` if there was no expired lease. Even then another process may have returned its jobs since the last
+/// poll, so the queues must be polled again.
+fn requeue_expired<S: Store>(run: &WorkerRun<S>) -> Result<bool, S::Error> {
+    if run.settings.maintain_every == Duration::MAX {
+        return Ok(false);
+    }
+    let (store, queues) = (run.store(), run.queues.names());
+    let expired = store.with_connection(|conn| match store.has_expired_leases(conn, &queues)? {
+        true => store.maintain(conn, &run.settings.retention).map(Some),
+        false => Ok::<_, S::Error>(None),
+    })?;
+    let Some(report) = expired else { return Ok(false) };
+    if report.is_none_or(|report| report.returned == 0) {
+        // Another process returns the jobs, or a transaction settles them.
+        pause(run, EXPIRED_PAUSE);
+    }
+    Ok(true)
 }
 
 /// Pauses after an error. A request to stop ends the pause, unless the worker drains and must continue.
