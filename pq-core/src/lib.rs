@@ -79,7 +79,7 @@ pub use cron::{Cron, CronEntry};
 pub use envelope::Trace;
 pub use error::Error;
 pub use filter::Filter;
-pub use handler::{Context, Failure, Handler, JobInfo, Next};
+pub use handler::{Context, Failure, Handler, Isolation, JobInfo, Next};
 pub use job::{Job, JobId, NewJob};
 pub use key::{Key, OnConflict, Put, PutOutcome};
 pub use name::QueueName;

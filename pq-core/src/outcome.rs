@@ -8,7 +8,8 @@ use crate::{Claim, CodecError, Error, Payload, PayloadLimits};
 
 /// The outcome of a taken job.
 ///
-/// A handler returns it, or `()` for [`Outcome::Complete`], and [`crate::Queue::settle`] takes it. An attempt that ends
+/// A handler returns it, or `()` for [`Outcome::Complete`], and [`crate::Queue::settle`] takes it. Any outcome that a
+/// transactional handler returns commits what the handler wrote, except [`Outcome::RolledBack`]. An attempt that ends
 /// without one, because the process crashed or the lease expired, counts, and the job is requeued.
 ///
 /// ```
@@ -42,8 +43,7 @@ pub enum Outcome {
     },
     /// The attempt failed, and the job waits for the next one with the same id, priority and `expected_at`.
     ///
-    /// A worker archives the job as dead instead if no retries are left. It keeps what a transactional handler wrote
-    /// before it returned this; an error rolls the writes back.
+    /// A worker archives the job as dead instead if no retries are left.
     Retry {
         /// The delay before the next attempt, on the store's clock.
         after: Duration,
@@ -76,6 +76,9 @@ pub enum Outcome {
     /// It is ready at once, so a handler that always returns this runs again and again. Return it if the worker is
     /// stopping ([`crate::Context::is_aborting`]), and otherwise prefer [`Outcome::Snooze`].
     GiveBack,
+    /// The job has this outcome, and what a transactional handler wrote is rolled back before. See
+    /// [`Outcome::rolled_back`].
+    RolledBack(Box<Outcome>),
 }
 
 impl Outcome {
@@ -107,6 +110,44 @@ impl Outcome {
     #[must_use]
     pub fn dead(error: impl Into<String>) -> Self {
         Self::Dead { error: error.into() }
+    }
+
+    /// Returns this outcome without the writes of the transactional handler that returns it.
+    ///
+    /// The job is settled in a transaction after theirs. If the process crashes in between, the job is ready again, as if
+    /// the handler had not run. Everywhere else than in a transactional handler this is the outcome itself.
+    ///
+    /// ```
+    /// # use pq_core::{Outcome, Pq, Worker, memory::MemoryStore};
+    /// # let pq = Pq::new(MemoryStore::new());
+    /// # let orders = pq.queue::<u32>("orders")?;
+    /// # let audit = pq.queue::<u32>("audit")?;
+    /// # orders.put(&0)?;
+    /// let handler = orders.transactional(move |conn, job| {
+    ///     audit.on(conn).put(&job.data)?;
+    ///     match job.data {
+    ///         0 => Ok::<_, pq_core::Error>(Outcome::cancel("an empty order").rolled_back()),
+    ///         _ => Ok(Outcome::Complete),
+    ///     }
+    /// });
+    /// assert_eq!(Worker::new(&pq).serve(handler).run_until_empty()?.cancelled, 1);
+    /// assert_eq!(pq.queue::<u32>("audit")?.counts()?.ready, 0);
+    /// # Ok::<_, pq_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn rolled_back(self) -> Self {
+        match self {
+            Self::RolledBack(_) => self,
+            outcome => Self::RolledBack(Box::new(outcome)),
+        }
+    }
+
+    /// Returns the outcome of the job, and whether a transactional handler's writes are kept.
+    pub(crate) fn into_parts(self) -> (Self, bool) {
+        match self {
+            Self::RolledBack(outcome) => (outcome.into_parts().0, false),
+            outcome => (outcome, true),
+        }
     }
 
     /// Returns [`Outcome::Cancel`] with a reason.

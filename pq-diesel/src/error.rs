@@ -133,6 +133,7 @@ impl Error {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self.sqlstate(), Some("40001" | "40P01"))
+            || matches!(self, Self::Database { source, .. } if is_conflict(source))
     }
 
     /// Returns `true` if the same call may succeed later, although nothing else changes.
@@ -171,15 +172,14 @@ impl Error {
     /// Converts an error of a statement that used this table.
     pub(crate) fn of(table: &Table, error: DieselError) -> Self {
         match &error {
-            // diesel drops the SQLSTATE. But the message contains the name of what is missing, in every language.
-            DieselError::DatabaseError(DatabaseErrorKind::Unknown, info)
-                if table.all_in_messages().any(|name| info.message().contains(&name)) =>
-            {
-                Self::NotMigrated { table: table.to_string() }
-            }
             DieselError::DatabaseError(_, info) => {
                 let sqlstate = sqlstate(&**info);
+                // A name in a trigger's statement has no position in this one.
+                let is_of_this = info.statement_position().is_some();
                 match Self::from(error) {
+                    Self::Database { .. } if is_of_this && sqlstate.as_deref().is_some_and(is_missing) => {
+                        Self::NotMigrated { table: table.to_string() }
+                    }
                     Self::Database { source, .. } => Self::Database { sqlstate, source },
                     other => other,
                 }
@@ -218,6 +218,26 @@ impl Error {
             }
             _ => None,
         }
+    }
+}
+
+/// Returns whether the SQLSTATE says that a schema, a table, a column or a function does not exist.
+fn is_missing(sqlstate: &str) -> bool {
+    matches!(sqlstate, "3F000" | "42P01" | "42703" | "42883")
+}
+
+/// Returns whether a statement failed because of a conflict with another transaction.
+///
+/// This works for errors of any origin, of which the SQLSTATE cannot be read. A deadlock is reported with the processes in
+/// the detail, a hint to the server's log, and no position in the statement. The few other errors like that are permanent,
+/// and to repeat one of them a few times does no harm.
+pub(crate) fn is_conflict(error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => true,
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
+            info.details().is_some() && info.hint().is_some() && info.statement_position().is_none()
+        }
+        _ => false,
     }
 }
 

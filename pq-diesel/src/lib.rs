@@ -49,6 +49,7 @@ pub mod doctor;
 mod error;
 mod grants;
 mod group_commit;
+mod isolation;
 mod libpq;
 mod listener;
 mod migrate;
@@ -65,9 +66,9 @@ mod table;
 
 pub use pq_core::{
     Accepted, Backoff, CallOptions, CancelOutcome, CancellationToken, Claim, Codec, CodecError, Cron,
-    Extended, Failure, Filter, IntoWhen, Job, JobId, JobInfo, JobRecord, JobState, Key, Next, OnConflict,
-    Outcome, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Report, Retention, Running,
-    Settlement, Status, StopMode, TimeError, Trace, Wait, When, codec_by_name,
+    Extended, Failure, Filter, IntoWhen, Isolation, Job, JobId, JobInfo, JobRecord, JobState, Key, Next,
+    OnConflict, Outcome, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Report, Retention,
+    Running, Settlement, Status, StopMode, TimeError, Trace, Wait, When, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};

@@ -11,6 +11,8 @@ use diesel::{Connection, PgConnection};
 use crate::Error;
 use crate::call_timer::{CallTimer, CallTimers, take_cut_off};
 use crate::conninfo::ConnInfo;
+use crate::error::is_conflict;
+use crate::isolation;
 use crate::shutdown_guard::{Guarded, ShutdownGuard};
 
 /// Lends connections to the calls of a handle.
@@ -147,8 +149,17 @@ impl r2d2::ManageConnection for Manager {
         let connected = PgConnection::establish(self.conninfo.complete());
         let mut conn = connected.map_err(diesel::r2d2::Error::ConnectionError)?;
         let timer = self.timers.add();
-        let (sent, applications) = (0, get_default_instrumentation());
-        conn.set_instrumentation(Counting { sent, timer: Arc::clone(&timer), applications });
+        conn.set_instrumentation(Counting {
+            counts: Counts::default(),
+            is_read_committed: true,
+            timer: Arc::clone(&timer),
+            applications: get_default_instrumentation(),
+        });
+        let is_read_committed =
+            isolation::is_read_committed(&mut conn).map_err(diesel::r2d2::Error::QueryError)?;
+        if let Some(counting) = conn.instrumentation().downcast_mut::<Counting>() {
+            counting.is_read_committed = is_read_committed;
+        }
         if !self.prepare {
             conn.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
@@ -181,10 +192,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The statements of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) sent: u64,
+    /// Those that failed because of a conflict with another transaction.
+    pub(crate) conflicts: u64,
+}
+
 /// Counts and times the statements that are sent on a connection, and forwards all events to the application's
 /// instrumentation.
 struct Counting {
-    sent: u64,
+    counts: Counts,
+    /// Whether the connection's default isolation level is READ COMMITTED.
+    is_read_committed: bool,
     timer: Arc<CallTimer>,
     applications: Option<Box<dyn Instrumentation>>,
 }
@@ -192,25 +213,31 @@ struct Counting {
 impl Instrumentation for Counting {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
         let starts = matches!(event, InstrumentationEvent::StartQuery { .. });
-        if matches!(event, InstrumentationEvent::FinishQuery { .. }) {
+        if let InstrumentationEvent::FinishQuery { error, .. } = &event {
             self.timer.stop();
+            self.counts.conflicts += u64::from(error.is_some_and(is_conflict));
         }
         if let Some(applications) = &mut self.applications {
             applications.on_connection_event(event);
         }
         // The time of the application's code is not the server's.
         if starts {
-            self.sent += 1;
+            self.counts.sent += 1;
             self.timer.start();
         }
     }
 }
 
-/// Returns the number of statements that were sent on the connection.
+/// Returns the counts of the connection's statements.
 ///
 /// Returns `None` for a connection that the handle's own pool did not open, or whose instrumentation was replaced.
-pub(crate) fn statements_sent(conn: &mut PgConnection) -> Option<u64> {
-    conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.sent)
+pub(crate) fn counts(conn: &mut PgConnection) -> Option<Counts> {
+    conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.counts)
+}
+
+/// Returns whether the connection's default isolation level is READ COMMITTED. Returns `None` as [`counts`] does.
+pub(crate) fn is_read_committed(conn: &mut PgConnection) -> Option<bool> {
+    conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.is_read_committed)
 }
 
 /// Runs `work` with another limit of the time that each statement on the connection may remain without an answer. It

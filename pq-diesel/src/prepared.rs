@@ -9,6 +9,9 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Integer, Interval, Nullable, Text, Timestamptz};
 
 use chrono::{DateTime, Utc};
+use diesel::query_dsl::methods::LoadQuery;
+
+use crate::isolation::run_single;
 
 /// A statement's text, cut at the first use of each parameter.
 ///
@@ -130,6 +133,47 @@ impl<Row> QueryId for Bound<'_, Row> {
 impl<Row> Query for Bound<'_, Row> {
     type SqlType = Row;
 }
+
+/// Runs the statement by [`run_single`]. These methods are found before those of [`RunQueryDsl`], which lack that.
+impl<'a, Row> Bound<'a, Row> {
+    /// Runs the statement by `run`.
+    pub(crate) fn run<T>(
+        self,
+        conn: &mut PgConnection,
+        run: impl Fn(Self, &mut PgConnection) -> QueryResult<T>,
+    ) -> QueryResult<T> {
+        run_single(conn, |conn| run(self, conn))
+    }
+
+    /// Returns all rows.
+    pub(crate) fn load<T>(self, conn: &mut PgConnection) -> QueryResult<Vec<T>>
+    where
+        Self: LoadQuery<'a, PgConnection, T>,
+    {
+        self.run(conn, |statement, conn| RunQueryDsl::load(statement, conn))
+    }
+
+    /// Returns the first row.
+    pub(crate) fn get_result<T>(self, conn: &mut PgConnection) -> QueryResult<T>
+    where
+        Self: LoadQuery<'a, PgConnection, T>,
+    {
+        self.run(conn, |statement, conn| RunQueryDsl::get_result(statement, conn))
+    }
+
+    /// Returns the number of rows.
+    pub(crate) fn execute(self, conn: &mut PgConnection) -> QueryResult<usize> {
+        self.run(conn, |statement, conn| RunQueryDsl::execute(statement, conn))
+    }
+}
+
+impl<Row> Clone for Bound<'_, Row> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<Row> Copy for Bound<'_, Row> {}
 
 impl<Row> RunQueryDsl<PgConnection> for Bound<'_, Row> {}
 

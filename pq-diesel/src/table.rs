@@ -135,14 +135,6 @@ impl Table {
         )
     }
 
-    /// Returns the table, its schema and the derived tables in the form of the server's messages.
-    pub(crate) fn all_in_messages(&self) -> impl Iterator<Item = String> {
-        let names = Self::DERIVED
-            .map(|suffix| format!("\"{}.{}\"", self.schema.as_str(), self.named(suffix).as_str()));
-        let schema = format!("\"{}\"", self.schema.as_str());
-        [format!("\"{self}\""), schema].into_iter().chain(names)
-    }
-
     /// Returns the name of a derived object.
     pub(crate) fn named(&self, suffix: &str) -> Ident {
         self.name.derived(suffix)

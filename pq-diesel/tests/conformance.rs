@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
 use diesel::r2d2::ConnectionManager;
 use pq_conformance::{Fixture, Suite};
 use pq_diesel::store::PgStore;
@@ -17,10 +18,31 @@ use pq_testing::{Database, Server};
 #[derive(Clone, Copy)]
 enum Way {
     DefaultSchema,
-    HostileNames,
+    /// Names and defaults of the database that the library must not depend on.
+    Hostile,
     Polling,
     AfterCommit,
     ApplicationsPool,
+}
+
+/// The timeouts are longer than any case waits for a lock.
+const HOSTILE_DEFAULTS: [(&str, &str); 9] = [
+    ("default_transaction_isolation", "serializable"),
+    ("lock_timeout", "15s"),
+    ("statement_timeout", "20s"),
+    ("DateStyle", "SQL, DMY"),
+    ("TimeZone", "America/St_Johns"),
+    ("IntervalStyle", "sql_standard"),
+    ("standard_conforming_strings", "off"),
+    ("bytea_output", "escape"),
+    ("search_path", ""),
+];
+
+/// Sets a default of the database, for later sessions.
+fn set_default(conn: &mut PgConnection, setting: &str, value: &str) -> diesel::QueryResult<()> {
+    conn.batch_execute(&format!(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {setting} TO %L', current_database(), '{value}'); END $$"
+    ))
 }
 
 struct Postgres {
@@ -30,8 +52,19 @@ struct Postgres {
 }
 
 impl Postgres {
-    fn new(server: &Server, way: Way) -> Result<Self, pq_testing::Error> {
-        Ok(Self { database: server.database()?, way, made: AtomicU32::new(0) })
+    fn new(server: &Server, way: Way) -> Result<Self, Box<dyn std::error::Error>> {
+        let database = server.database()?;
+        if matches!(way, Way::Hostile) {
+            let mut conn = database.connect()?;
+            for (setting, value) in HOSTILE_DEFAULTS {
+                set_default(&mut conn, setting, value)?;
+            }
+            // Not every server has the German messages.
+            let german = ["de_DE.UTF-8", "de_DE.utf8", "de_DE"];
+            let is_set = german.iter().any(|name| set_default(&mut conn, "lc_messages", name).is_ok());
+            println!("messages of the hostile database: {}", if is_set { "German" } else { "the server's" });
+        }
+        Ok(Self { database, way, made: AtomicU32::new(0) })
     }
 
     /// Returns the settings of a handle with a table of its own.
@@ -44,7 +77,7 @@ impl Postgres {
             Way::DefaultSchema => {
                 builder.url(url).table(&format!("queue_{number}")).poll_interval(Duration::from_secs(120))
             }
-            Way::HostileNames => builder
+            Way::Hostile => builder
                 .url(url)
                 .schema("The \"own\" schema's; 🍎 $3 {leases} -- ")
                 // 63 bytes with a common prefix.
@@ -95,7 +128,7 @@ fn main() -> ExitCode {
     println!("PostgreSQL: {}", server.origin());
     let ways = [
         ("default schema", Way::DefaultSchema),
-        ("hostile names", Way::HostileNames),
+        ("hostile", Way::Hostile),
         ("polling", Way::Polling),
         ("notified after the commit", Way::AfterCommit),
         ("application's pool", Way::ApplicationsPool),

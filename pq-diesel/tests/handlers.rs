@@ -10,7 +10,7 @@ use common::{Outcome, database};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_diesel::{Error, JobState, Pq, Wait, Worker};
+use pq_diesel::{Error, Isolation, JobState, Pq, Wait, Worker};
 use pq_testing::Database;
 
 /// A database with a table that handlers write to, and a handle on it.
@@ -41,7 +41,7 @@ fn even_calls_fail(
     let (database, pq) = with_notes()?;
     database.connect()?.batch_execute(prepare)?;
     let queue = pq.queue::<()>("apples")?;
-    let task = queue.task::<i64>("note");
+    let task = queue.task::<i64>("note").share_transaction(size);
     task.call_many([1, 2, 3, 4])?;
     let runs = AtomicU32::new(0);
     let handler = task.transactional(move |conn, job| {
@@ -114,7 +114,7 @@ fn a_serialization_failure_at_commit_is_retried_and_not_counted() -> Outcome {
                 EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation TO serializable', current_database());
             END $$",
         )?;
-        let task = pq.queue::<()>("apples")?.task::<i64>("note");
+        let task = pq.queue::<()>("apples")?.task::<i64>("note").isolation(Isolation::Serializable);
         task.call_many([1, 2])?;
         let (other, tries) = (Mutex::new(database.connect()?), Arc::new(AtomicU32::new(0)));
         let tried = Arc::clone(&tries);
@@ -169,7 +169,7 @@ fn each_handler_has_its_own_statement_timeout() -> Outcome {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut worker = Worker::new(&pq).batch(500, 500);
     for (name, limit, seconds) in limits {
-        let task = queue.task::<String>(name);
+        let task = queue.task::<String>(name).share_transaction(500);
         let task = match seconds {
             Some(seconds) => task.timeout(Duration::from_secs(seconds)),
             None => task,
@@ -217,6 +217,7 @@ fn a_handlers_timeout_does_not_apply_to_settling() -> Outcome {
             )?;
             let queue = pq.queue::<()>("apples")?;
             let task = queue.task::<i64>("note").timeout(Duration::from_secs(2)).keep_history(true);
+            let task = task.share_transaction(size);
             task.call_many([1, 2])?;
             let handler = task.transactional(|conn, job| note(conn, job.data));
             let report = Worker::new(&pq).batch(size, size).serve(handler).run_until_empty()?;

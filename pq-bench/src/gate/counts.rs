@@ -30,8 +30,10 @@ struct Operation {
 /// Jobs per run of the operations that put or take many.
 const PUT_MANY: usize = 1_000;
 const GET_MANY: usize = 500;
+/// Jobs per batch of the drains.
+const BATCH: usize = 500;
 
-const OPERATIONS: [Operation; 9] = [
+const OPERATIONS: [Operation; 10] = [
     Operation { name: "a put", times: (500, 2_500), ready_jobs: 0, wal_jobs: Some(1), run: put },
     Operation {
         name: "a put in the caller's transaction",
@@ -77,7 +79,14 @@ const OPERATIONS: [Operation; 9] = [
         run: drain_kept,
     },
     Operation {
-        name: "a transactional drain, one statement and a time limit each",
+        name: "a transactional drain, one statement each",
+        times: (1_000, 6_000),
+        ready_jobs: 1,
+        wal_jobs: None,
+        run: drain_alone,
+    },
+    Operation {
+        name: "a transactional drain, shared, one statement and a time limit each",
         times: (1_000, 6_000),
         ready_jobs: 1,
         wal_jobs: None,
@@ -310,15 +319,21 @@ fn drain_kept(environment: &Environment<'_>, jobs: usize) -> Result<()> {
     drain(&pq, queue.transactional(|_, _| Ok::<_, Infallible>(())).keep_history(true), jobs)
 }
 
+/// Each handler is alone in its transaction.
+fn drain_alone(environment: &Environment<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = environment.queue()?;
+    drain(&pq, queue.transactional(|conn, _| conn.batch_execute("SELECT 1")), jobs)
+}
+
 fn drain_limited(environment: &Environment<'_>, jobs: usize) -> Result<()> {
     let (pq, queue) = environment.queue()?;
     let handler = queue.transactional(|conn, _| conn.batch_execute("SELECT 1"));
-    drain(&pq, handler.timeout(Duration::from_secs(60)), jobs)
+    drain(&pq, handler.timeout(Duration::from_secs(60)).share_transaction(BATCH), jobs)
 }
 
 /// Drains with batches of one size, and without maintenance and heartbeats, which depend on time.
 fn drain(pq: &Pq, handler: Handler, jobs: usize) -> Result<()> {
-    let worker = Worker::new(pq).batch(500, 500).maintain_every(Duration::MAX).heartbeat_every(None);
+    let worker = Worker::new(pq).batch(BATCH, BATCH).maintain_every(Duration::MAX).heartbeat_every(None);
     let report = worker.serve(handler).run_until_empty()?;
     ensure!(report.done == jobs as u64, "worked {} jobs, expected {jobs}", report.done);
     Ok(())

@@ -165,7 +165,8 @@ fn an_outcome_that_the_store_refused_is_not_counted<F: Fixture>(harness: &Harnes
             own.on(conn).give_back(&job).map_err(|error| error.to_string())?;
             Ok::<_, String>(Outcome::cancel("the job was given back before"))
         });
-        let worker = Worker::new(&harness.pq).batch(jobs, jobs).serve(handler);
+        let worker =
+            Worker::new(&harness.pq).batch(jobs, jobs).serve(handler.share_transaction(jobs).max_retries(9));
         let report = worker.run_jobs(jobs as u64).unwrap();
         assert_eq!((report.cancelled, report.lost), (0, jobs as u64));
         let counts = harness.counts();

@@ -21,6 +21,7 @@ mod status;
 mod stop;
 mod take;
 mod tasks;
+mod transactional_handlers;
 mod transactions;
 mod unique_keys;
 mod wait;
@@ -54,7 +55,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 25] = [
+    let topics: [fn() -> Vec<Case<F>>; 26] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -75,6 +76,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         tasks::cases,
         handlers::cases,
         failures::cases,
+        transactional_handlers::cases,
         workers::cases,
         stop::cases,
         status::cases,

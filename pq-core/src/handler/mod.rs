@@ -3,6 +3,7 @@
 mod context;
 mod failure;
 mod incoming;
+mod isolation;
 mod middleware;
 mod policy;
 mod unknown_task;
@@ -16,6 +17,7 @@ pub use self::context::Context;
 pub(crate) use self::context::ContextAccess;
 pub use self::failure::Failure;
 pub(crate) use self::incoming::{HandlerResult, Incoming};
+pub use self::isolation::Isolation;
 pub use self::middleware::{JobInfo, Next};
 pub(crate) use self::middleware::{Middleware, OnFailure};
 pub(crate) use self::policy::Policy;
@@ -104,6 +106,24 @@ impl<S: Store> Handler<S> {
     #[must_use]
     pub fn keep_history(mut self, keep: bool) -> Self {
         self.policy.keep_history = keep;
+        self
+    }
+
+    /// Lets up to `max` handlers that send statements share a transaction. Default: 1.
+    ///
+    /// Has no effect on a leased handler. See [`crate::Task::share_transaction`].
+    #[must_use]
+    pub fn share_transaction(mut self, max: usize) -> Self {
+        self.policy.max_sharing = max;
+        self
+    }
+
+    /// Sets the isolation level of a transactional handler's transaction. Default: [`Isolation::ReadCommitted`].
+    ///
+    /// Has no effect on a leased handler. See [`crate::Task::isolation`].
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.policy.isolation = isolation;
         self
     }
 

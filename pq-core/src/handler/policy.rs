@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::incoming::Incoming;
+use super::isolation::Isolation;
 use crate::envelope::Envelope;
 use crate::{Backoff, Claim, Failure, Outcome, Payload, Queue, Store};
 
@@ -14,9 +15,21 @@ pub(crate) struct Policy {
     pub(crate) timeout: Option<Duration>,
     /// Whether completed jobs are archived.
     pub(crate) keep_history: bool,
+    /// How many handlers that send statements may share a transaction, see [`Policy::max_senders`].
+    pub(crate) max_sharing: usize,
+    pub(crate) isolation: Isolation,
 }
 
 impl Policy {
+    /// Returns how many handlers that send statements may share a transaction at the default isolation level, including
+    /// this one. Returns 0 if this one needs another level.
+    pub(crate) fn max_senders(&self) -> usize {
+        match self.isolation {
+            Isolation::ReadCommitted => self.max_sharing.max(1),
+            Isolation::RepeatableRead | Isolation::Serializable => 0,
+        }
+    }
+
     pub(crate) fn timeout(&self, envelope: Option<&Envelope>) -> Option<Duration> {
         envelope.and_then(|envelope| envelope.duration("timeout")).or(self.timeout)
     }

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 
 use super::MemoryStore;
 use super::transaction::{Mark, MemoryConn};
-use crate::Error;
 use crate::store::{Connect, StoreError};
+use crate::{Error, Isolation};
 
 impl Connect for MemoryStore {
     type Conn = MemoryConn;
@@ -22,9 +22,11 @@ impl Connect for MemoryStore {
         work(&mut self.connect())
     }
 
-    fn transaction<R, E: From<Error>>(
+    /// Ignores the isolation level: each operation sees what was committed before it.
+    fn transaction_at<R, E: From<Error>>(
         &self,
         conn: &mut MemoryConn,
+        _: Isolation,
         work: impl FnOnce(&mut MemoryConn) -> Result<R, E>,
     ) -> Result<R, E> {
         let mark = conn.begin();
@@ -44,6 +46,15 @@ impl Connect for MemoryStore {
     fn rollback_to(&self, conn: &mut MemoryConn, savepoint: usize) -> Result<(), Error> {
         conn.roll_back(Mark::Nested(savepoint));
         Ok(())
+    }
+
+    fn activity(&self, conn: &mut MemoryConn) -> Option<u64> {
+        Some(conn.operations())
+    }
+
+    /// Returns zero, because nothing waits for another transaction here.
+    fn conflicts(&self, _: &mut MemoryConn) -> Option<u64> {
+        Some(0)
     }
 
     fn now(&self, _conn: &mut MemoryConn) -> Result<DateTime<Utc>, Error> {

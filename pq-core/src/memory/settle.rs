@@ -75,6 +75,9 @@ pub(super) fn settle(
             row.job.attempt -= 1;
             requeue(state, open, row);
         }
+        Outcome::RolledBack(outcome) => {
+            return settle(state, open, &Settlement { job: claim, outcome: *outcome }, now);
+        }
     }
     true
 }

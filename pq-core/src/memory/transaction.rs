@@ -13,6 +13,8 @@ use crate::{JobId, QueueName};
 pub struct MemoryConn {
     shared: Arc<Shared>,
     open: Option<Open>,
+    /// The number of operations on this connection.
+    operations: u64,
 }
 
 /// An open transaction.
@@ -129,7 +131,7 @@ fn commit_row(state: &mut State, id: JobId, before: Option<&Row>, tx: Tx) -> Opt
 
 impl MemoryConn {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, open: None }
+        Self { shared, open: None, operations: 0 }
     }
 
     /// Runs one operation in the open transaction, or in one of its own.
@@ -137,6 +139,7 @@ impl MemoryConn {
         &mut self,
         operation: impl FnOnce(&mut State, &mut Open) -> Result<R, E>,
     ) -> Result<R, E> {
+        self.operations += 1;
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         if let Some(open) = &mut self.open {
@@ -161,6 +164,10 @@ impl MemoryConn {
                 Mark::Outermost
             }
         }
+    }
+
+    pub(super) fn operations(&self) -> u64 {
+        self.operations
     }
 
     /// Returns how many changes the transaction has made.

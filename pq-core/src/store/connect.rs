@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::Error;
+use crate::{Error, Isolation};
 
 /// Provides connections and runs transactions.
 pub trait Connect: Send + Sync + 'static {
@@ -26,7 +26,20 @@ pub trait Connect: Send + Sync + 'static {
         work: impl FnOnce(&mut Self::Conn) -> Result<R, E>,
     ) -> Result<R, E>;
 
-    /// Runs `work` in a transaction, or in a nested one if `conn` is in one already.
+    /// Runs `work` in a transaction at [`Isolation::ReadCommitted`]. See [`Connect::transaction_at`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Connect::transaction_at`].
+    fn transaction<R, E: From<Self::Error>>(
+        &self,
+        conn: &mut Self::Conn,
+        work: impl FnOnce(&mut Self::Conn) -> Result<R, E>,
+    ) -> Result<R, E> {
+        self.transaction_at(conn, Isolation::ReadCommitted, work)
+    }
+
+    /// Runs `work` in a transaction at this level, or in a nested one if `conn` is in one already, whose level holds.
     ///
     /// `Ok` commits. An error or a panic rolls back, and the panic is resumed. The connection is usable after all
     /// three.
@@ -34,9 +47,10 @@ pub trait Connect: Send + Sync + 'static {
     /// # Errors
     ///
     /// The error of `work`, or the store's error if the transaction could not begin or commit.
-    fn transaction<R, E: From<Self::Error>>(
+    fn transaction_at<R, E: From<Self::Error>>(
         &self,
         conn: &mut Self::Conn,
+        isolation: Isolation,
         work: impl FnOnce(&mut Self::Conn) -> Result<R, E>,
     ) -> Result<R, E>;
 
@@ -117,6 +131,13 @@ pub trait Connect: Send + Sync + 'static {
         None
     }
 
+    /// Returns how many uses of the connection failed because of a conflict with another transaction, or `None` if the
+    /// store does not count. See [`StoreError::is_conflict`].
+    fn conflicts(&self, conn: &mut Self::Conn) -> Option<u64> {
+        let _ = conn;
+        None
+    }
+
     /// Returns the time of the store's clock at the moment of the call.
     ///
     /// # Errors
@@ -132,7 +153,7 @@ pub trait StoreError: std::error::Error + From<Error> + Send + Sync + 'static {
 
     /// Returns whether the transaction conflicted with another one, so that running it again may succeed.
     ///
-    /// A worker runs it again and counts no failure.
+    /// A worker runs it again at once, a few times.
     fn is_conflict(&self) -> bool {
         false
     }

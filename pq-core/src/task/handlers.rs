@@ -16,9 +16,16 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
     /// The handler's writes on that connection and the job's completion commit together, or not at all. Use it for work
     /// that lives in the database.
     ///
-    /// Several jobs may share the transaction, each behind a savepoint of its own. An error or a panic rolls back what
-    /// this handler wrote, and the attempt has failed. After a crash everything is rolled back, the job is ready again
-    /// as soon as the server notices, and the attempt is not counted.
+    /// The transaction is at [`crate::Isolation::ReadCommitted`], see [`Task::isolation`]. If the handler sends a
+    /// statement, it is the only one of its transaction that does, see [`Task::share_transaction`]. Handlers that send
+    /// nothing share a transaction.
+    ///
+    /// `Ok` of any outcome commits what the handler wrote. An error or a panic rolls it back, and the attempt has failed.
+    /// [`Outcome::rolled_back`] rolls it back without a failure.
+    ///
+    /// After a conflict with another transaction, a deadlock or a serialization failure, the handler is run again at once,
+    /// three times at most, within the same attempt. After a crash everything is rolled back, the job is ready again as
+    /// soon as the server notices, and the attempt is not counted.
     ///
     /// The handler must not commit or roll back the transaction.
     #[must_use]

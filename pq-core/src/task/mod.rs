@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub use self::call::BoundTask;
 pub use self::call_options::CallOptions;
-use crate::handler::Policy;
+use crate::handler::{Isolation, Policy};
 use crate::{Backoff, Queue, Store};
 
 /// A task: a name, the type of its arguments, and the defaults of its calls.
@@ -137,6 +137,34 @@ impl<S: Store, A> Task<S, A> {
     #[must_use]
     pub fn keep_history(mut self, keep: bool) -> Self {
         self.policy.keep_history = keep;
+        self
+    }
+
+    /// Lets up to `max` transactional handlers that send statements share a transaction. Default: 1.
+    ///
+    /// A shared transaction saves the round trips and the commit of each job. Handlers that share one also share
+    ///
+    /// - its locks: a row that one handler has changed stays locked until the last of them has ended, and two shared
+    ///   transactions that change the same rows in a different order deadlock;
+    /// - its settings, such as those of `SET LOCAL` and `set_config(…, true)`, its temporary tables and its advisory locks;
+    /// - its deferred constraints, which are checked at the commit of all;
+    /// - its time: `now()` is the start of the first.
+    ///
+    /// A failure still undoes the writes of one handler only. A deadlock, a serialization failure or a failed commit is
+    /// nobody's failure: the jobs run again, one by one, and the worker shares fewer for a while.
+    #[must_use]
+    pub fn share_transaction(mut self, max: usize) -> Self {
+        self.policy.max_sharing = max;
+        self
+    }
+
+    /// Sets the isolation level of a transactional handler's transaction. Default: [`Isolation::ReadCommitted`].
+    ///
+    /// Such a handler has a transaction of its own. If it conflicts with another one it is run again at once, three times
+    /// at most, before the conflict counts as a failure. All handlers of the queue must be transactional.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.policy.isolation = isolation;
         self
     }
 

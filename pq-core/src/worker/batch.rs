@@ -1,11 +1,12 @@
 //! The result of one take of jobs.
 
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use crate::Claim;
 
 /// A batch of jobs that was taken, or the reason to wait if there was none.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Batch {
     pub(super) taken: usize,
     pub(super) bytes: usize,
@@ -21,11 +22,12 @@ impl Batch {
         Self { taken: 0, bytes: 0, has_keys: false, unbegun: 0, next_due }
     }
 
-    pub(super) fn of(jobs: &[Claim]) -> Self {
+    pub(super) fn of(jobs: &[impl Borrow<Claim>]) -> Self {
+        let jobs = || jobs.iter().map(Borrow::borrow);
         Self {
-            taken: jobs.len(),
-            bytes: jobs.iter().map(|job| job.size()).sum(),
-            has_keys: jobs.iter().any(|job| job.serialization_key.is_some()),
+            taken: jobs().count(),
+            bytes: jobs().map(|job| job.size()).sum(),
+            has_keys: jobs().any(|job| job.serialization_key.is_some()),
             unbegun: 0,
             next_due: None,
         }

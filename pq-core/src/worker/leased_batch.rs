@@ -9,6 +9,7 @@ use super::run_handler::run_handler;
 use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_finished};
 use super::status::Report;
 use super::thread_slots::{FinishedJob, ThreadSlot};
+use super::transactional_batch::MAX_RERUNS;
 use super::worker_run::WorkerRun;
 use crate::handler::{Context, HandlerResult, Incoming, Run};
 use crate::lock::lock;
@@ -164,7 +165,8 @@ fn set_lease_length<S: Store>(run: &WorkerRun<S>, lease: i64, length: Duration) 
 
 /// The reason why the transaction of a handler is rolled back.
 enum Rollback<E> {
-    Failed(Failure),
+    /// The handler ended with this result, and keeps no writes.
+    Ended(HandlerResult),
     LeaseLost,
     Store(E),
 }
@@ -175,10 +177,11 @@ impl<E> From<E> for Rollback<E> {
     }
 }
 
-/// Runs a transactional handler of a leased queue. Its writes and its job's outcome commit together.
+/// Runs a transactional handler of a leased queue. Its writes and its job's outcome commit together. After a conflict
+/// with another transaction it is run again at once, a few times.
 ///
 /// Sets `committed` to the outcome if they did, or if the connection was lost so that they may have. If the store
-/// refuses the transaction for a reason that may pass, the job runs again, and the attempt is not counted.
+/// refuses the transaction for another reason that may pass, the job runs again, and the attempt is not counted.
 fn run_in_transaction<S: Store>(
     run: &WorkerRun<S>,
     served: &ServedQueue<S>,
@@ -187,37 +190,57 @@ fn run_in_transaction<S: Store>(
     handler: &(dyn Fn(&mut S::Conn, &Incoming) -> HandlerResult + Send + Sync),
     committed: &mut Option<Outcome>,
 ) -> HandlerResult {
-    let (store, mut settled_as) = (run.store(), None);
-    let done: Result<HandlerResult, Rollback<S::Error>> = store.with_connection(|conn| {
-        store.transaction(conn, |conn| {
-            if let Some(timeout) = prepared.timeout() {
-                store.set_statement_timeout(conn, Some(timeout))?;
+    let (store, mut reruns) = (run.store(), 0);
+    loop {
+        let (mut settled_as, mut is_conflict) = (None, false);
+        let done: Result<HandlerResult, Rollback<S::Error>> = store.with_connection(|conn| {
+            let conflicts = store.conflicts(conn);
+            let done = store.transaction(conn, |conn| {
+                if let Some(timeout) = prepared.timeout() {
+                    store.set_statement_timeout(conn, Some(timeout))?;
+                }
+                let returned = store.with_call_timeout(conn, None, |conn| handler(conn, incoming));
+                let returned = match returned.map(Outcome::into_parts) {
+                    Ok((outcome, true)) => outcome,
+                    Ok((outcome, false)) => return Err(Rollback::Ended(Ok(outcome))),
+                    Err(failure) => return Err(Rollback::Ended(Err(failure))),
+                };
+                if run.is_abandoned() {
+                    return Err(Rollback::LeaseLost);
+                }
+                let (outcome, _) = prepared.outcome_of(run, served, Ok(returned.clone()));
+                let settlement = Settlement { job: &incoming.claim, outcome };
+                let accepted = store.settle(conn, std::slice::from_ref(&settlement))?;
+                settled_as = Some(settlement.outcome);
+                if accepted.all() { Ok(Ok(returned)) } else { Err(Rollback::LeaseLost) }
+            });
+            is_conflict = store.conflicts(conn) != conflicts;
+            done
+        });
+        let (result, is_conflict) = match done {
+            Ok(result) => {
+                *committed = settled_as;
+                return result;
             }
-            let returned = store.with_call_timeout(conn, None, |conn| handler(conn, incoming));
-            let returned = returned.map_err(Rollback::Failed)?;
-            if run.is_abandoned() {
-                return Err(Rollback::LeaseLost);
+            Err(Rollback::Ended(Ok(outcome))) => return Ok(outcome),
+            Err(Rollback::Ended(Err(failure))) => (Err(failure), is_conflict),
+            Err(Rollback::LeaseLost) => {
+                return Err(Failure::Error(Error::lease_lost(incoming.claim.id).to_string()));
             }
-            let (outcome, _) = prepared.outcome_of(run, served, Ok(returned.clone()));
-            let settlement = Settlement { job: &incoming.claim, outcome };
-            let accepted = store.settle(conn, std::slice::from_ref(&settlement))?;
-            settled_as = Some(settlement.outcome);
-            if accepted.all() { Ok(Ok(returned)) } else { Err(Rollback::LeaseLost) }
-        })
-    });
-    match done {
-        Ok(result) => {
-            *committed = settled_as;
-            result
+            Err(Rollback::Store(error)) if error.is_passing() && !error.is_conflict() => {
+                tracing::warn!(job_id = %incoming.claim.id, %error, "transaction was refused; the job will run again");
+                // The commit may have succeeded although its answer was lost.
+                *committed = settled_as.filter(|_| error.is_unavailable());
+                return Ok(Outcome::snooze(RUN_AGAIN_AFTER));
+            }
+            Err(Rollback::Store(error)) => {
+                (Err(Failure::Error(error.to_string())), is_conflict || error.is_conflict())
+            }
+        };
+        if !is_conflict || reruns == MAX_RERUNS {
+            return result;
         }
-        Err(Rollback::Failed(failure)) => Err(failure),
-        Err(Rollback::LeaseLost) => Err(Failure::Error(Error::lease_lost(incoming.claim.id).to_string())),
-        Err(Rollback::Store(error)) if error.is_passing() => {
-            tracing::warn!(job_id = %incoming.claim.id, %error, "transaction was refused; the job will run again");
-            // The commit may have succeeded although its answer was lost.
-            *committed = settled_as.filter(|_| error.is_unavailable());
-            Ok(Outcome::snooze(RUN_AGAIN_AFTER))
-        }
-        Err(Rollback::Store(error)) => Err(Failure::Error(error.to_string())),
+        reruns += 1;
+        tracing::info!(job_id = %incoming.claim.id, reruns, "handler conflicted with another transaction");
     }
 }

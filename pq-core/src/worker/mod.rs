@@ -22,6 +22,7 @@ mod queue_set;
 mod run_handler;
 mod settings;
 mod settling;
+mod sharing;
 mod statistics;
 mod status;
 mod take_limiter;
@@ -69,9 +70,10 @@ use crate::{Outcome, Pq, Retention, Store};
 /// 2, the more the quicker the last batch was. When a batch takes longer than 100 ms or the queue runs short, the size
 /// is halved, so that other workers can take the jobs. See [`Worker::batch`] for the limits.
 ///
-/// The jobs of transactional handlers share a transaction. A savepoint separates the handlers that write, so that a
-/// failure rolls back the writes of one handler. The jobs of leased handlers share a lease, which the worker extends
-/// while they run. If a queue has handlers of both kinds, its jobs are leased, and each transactional handler completes
+/// The jobs of transactional handlers that send no statement share a transaction. After a handler that did, the transaction
+/// commits, the jobs that have not begun are given back, and jobs are taken one by one until handlers send nothing for a
+/// while. [`crate::Task::share_transaction`] lets handlers that send statements share one. The jobs of leased handlers share
+/// a lease, which the worker extends while they run. If a queue has handlers of both kinds, its jobs are leased, and each transactional handler completes
 /// its job in a transaction of its own.
 ///
 /// # Failures
@@ -157,9 +159,10 @@ where
 
     /// Sets the minimum and maximum number of jobs that a thread takes at a time. Default: 1 and 4,096.
     ///
-    /// Within these limits the size follows the duration of the batches, see [`Worker`]. Three further limits apply: a
-    /// thread holds about 8 MiB of payload; a batch with serialization keys has at most 512 jobs, or `min` if that is
-    /// more; and after a batch that the store refused the next one is an eighth of its size, down to one job.
+    /// Within these limits the size follows the duration of the batches, see [`Worker`]. Further limits apply: a thread
+    /// holds about 8 MiB of payload; a batch with serialization keys has at most 512 jobs, or `min` if that is more; after a
+    /// batch that the store refused the next one is an eighth of its size, down to one job; and of jobs whose transactional
+    /// handlers send statements a thread takes as many as may share a transaction, by default one.
     #[must_use]
     pub fn batch(mut self, min: usize, max: usize) -> Self {
         (self.settings.min_batch, self.settings.max_batch) = (min, max);
@@ -301,9 +304,9 @@ where
     ///
     /// # Errors
     ///
-    /// [`crate::Error::InvalidSetting`] if a setting or the set of handlers is invalid. The store's error if the first
-    /// poll fails and a retry cannot succeed, for example because the table does not exist. Later errors are logged,
-    /// and the worker retries.
+    /// [`crate::Error::InvalidSetting`] if a setting or the set of handlers is invalid. The store's error if no poll has
+    /// succeeded yet and a retry cannot succeed, for example because the table does not exist. Other errors are logged,
+    /// and the worker retries with backoff.
     pub fn run(self) -> Result<Report, S::Error> {
         self.run_until(RunUntil::Stopped)
     }

@@ -43,13 +43,15 @@ pub(super) fn poll<S: Store>(
             next_due = earlier(next_due, Some(delay));
             continue;
         }
-        let want = run.job_limit.reserve(sizer.size());
+        let max_jobs = if served.is_transactional() { served.sharing_limit.max_jobs() } else { usize::MAX };
+        let want = run.job_limit.reserve(sizer.size().min(max_jobs));
         if want == 0 {
             return Ok(PollResult::LimitReached);
         }
         let mut began_at = None;
         let mut began = || {
             began_at = Some(Instant::now());
+            run.reached.store(true, Ordering::Relaxed);
             found();
         };
         let batch = match served.is_transactional() {
@@ -60,9 +62,6 @@ pub(super) fn poll<S: Store>(
             Ok(batch) => batch,
             Err(error) => {
                 run.job_limit.release(want);
-                if began_at.is_some() {
-                    run.reached.store(true, Ordering::Relaxed);
-                }
                 if !error.is_unavailable() {
                     sizer.shrink_after_error();
                 }

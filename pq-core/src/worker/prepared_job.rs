@@ -8,7 +8,7 @@ use super::queue_set::ServedQueue;
 use super::worker_run::WorkerRun;
 use crate::envelope::Envelope;
 use crate::handler::{HandlerResult, Incoming, Policy, after_unknown_task, is_left_for};
-use crate::{Claim, Failure, Handler, JobInfo, Outcome, Store};
+use crate::{Claim, Failure, Handler, Isolation, JobInfo, Outcome, Store};
 
 /// The policy of a job that has no handler.
 static WITHOUT_HANDLER: LazyLock<Policy> = LazyLock::new(Policy::default);
@@ -69,6 +69,17 @@ impl<S: Store> PreparedJob<'_, S> {
         handler.policy.timeout(self.incoming.envelope.as_ref())
     }
 
+    /// Returns how many handlers that send statements may share a transaction with this one. See
+    /// [`Policy::max_senders`].
+    pub(super) fn max_senders(&self) -> usize {
+        self.handler.as_ref().map_or(usize::MAX, |handler| handler.policy.max_senders())
+    }
+
+    /// Returns the isolation level of a transactional handler.
+    pub(super) fn isolation(&self) -> Isolation {
+        self.policy().isolation
+    }
+
     /// Describes the job to middleware and to the functions that are called for each failure.
     pub(super) fn info(&self, run: &WorkerRun<S>) -> JobInfo<'_> {
         let Incoming { claim, envelope } = &self.incoming;
@@ -117,7 +128,7 @@ impl<S: Store> PreparedJob<'_, S> {
         result: HandlerResult,
     ) -> (Outcome, Option<Failure>) {
         let keeps = self.policy().keep_history;
-        let (failure, retry) = match result {
+        let (failure, retry) = match result.map(|outcome| outcome.into_parts().0) {
             Ok(Outcome::Complete) if keeps => return (Outcome::Keep { result: None }, None),
             Ok(Outcome::Dead { error }) => {
                 return (Outcome::Dead { error: error.clone() }, Some(Failure::Error(error)));

@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use super::sharing::SharingLimit;
 use super::take_limiter::TakeLimiter;
 use crate::lock::lock;
-use crate::{Error, Handler, Queue, QueueName, Store};
+use crate::{Error, Handler, Isolation, Queue, QueueName, Store};
 
 /// A queue with the handlers of its jobs.
 pub(super) struct ServedQueue<S: Store> {
@@ -17,6 +18,7 @@ pub(super) struct ServedQueue<S: Store> {
     pub(super) tasks: HashMap<String, Handler<S>>,
     weight: u32,
     pub(super) limiter: TakeLimiter,
+    pub(super) sharing_limit: SharingLimit,
 }
 
 impl<S: Store> ServedQueue<S> {
@@ -24,7 +26,19 @@ impl<S: Store> ServedQueue<S> {
     ///
     /// If some handlers are leased, the queue is leased, and the transactional ones get a transaction each.
     pub(super) fn is_transactional(&self) -> bool {
-        self.whole_queue.iter().chain(self.tasks.values()).all(Handler::is_transactional)
+        self.handlers().all(Handler::is_transactional)
+    }
+
+    /// Returns whether a transactional handler needs another isolation level than a lease is settled at.
+    ///
+    /// Its transaction would conflict with the extension of its lease.
+    fn has_leased_isolation(&self) -> bool {
+        let has_level = |handler: &Handler<S>| handler.policy.isolation != Isolation::ReadCommitted;
+        !self.is_transactional() && self.handlers().any(|one| one.is_transactional() && has_level(one))
+    }
+
+    fn handlers(&self) -> impl Iterator<Item = &Handler<S>> {
+        self.whole_queue.iter().chain(self.tasks.values())
     }
 }
 
@@ -55,6 +69,7 @@ impl<S: Store> QueueSet<S> {
                     tasks: HashMap::new(),
                     weight: 1,
                     limiter: TakeLimiter::default(),
+                    sharing_limit: SharingLimit::default(),
                 });
                 self.all.len() - 1
             }
@@ -83,6 +98,9 @@ impl<S: Store> QueueSet<S> {
         } else if let Some(served) = self.all.iter().find(is_mixed) {
             let queue = served.queue.name();
             format!("invalid handlers: queue {queue:?} must have either one handler or handlers of tasks")
+        } else if let Some(served) = self.all.iter().find(|served| served.has_leased_isolation()) {
+            let queue = served.queue.name();
+            format!("invalid isolation level: queue {queue:?} has leased handlers, too; use another queue")
         } else if let Some(queue) = self.weights.keys().find(|queue| !is_served(queue)) {
             format!("invalid weight of queue {queue:?}: the queue has no handler")
         } else if let Some((queue, _)) = self.weights.iter().find(|(_, weight)| **weight == 0) {

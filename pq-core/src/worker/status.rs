@@ -82,6 +82,7 @@ impl Report {
             Outcome::Snooze { .. } => self.snoozed += 1,
             Outcome::Cancel { .. } => self.cancelled += 1,
             Outcome::GiveBack => self.given_back += 1,
+            Outcome::RolledBack(outcome) => self.record(outcome),
         }
     }
 

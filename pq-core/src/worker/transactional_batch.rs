@@ -2,6 +2,9 @@
 //!
 //! The transaction holds the jobs, and its commit completes them. A crash rolls it back, so the jobs are ready again at
 //! once and no write of their handlers remains.
+//!
+//! After a handler that sent a statement, the transaction ends, unless the handler's task shares it. The jobs that did
+//! not begin are given back in it.
 
 use std::iter;
 use std::mem;
@@ -13,19 +16,29 @@ use super::prepared_job::PreparedJob;
 use super::queue_set::ServedQueue;
 use super::run_handler::run_handler;
 use super::settling::settle_in_transaction;
+use super::sharing::SharedTransaction;
 use super::status::Report;
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::handler::{HandlerResult, Run};
-use crate::{Claim, Error, Failure, Outcome, Scan, Store, StoreError};
+use crate::{Claim, Error, Failure, Isolation, Outcome, Scan, Store, StoreError};
 
 /// After this long the rest of a batch is given back, so that the transaction and its locks do not last much longer.
 const MAX_DURATION: Duration = Duration::from_millis(200);
 
+/// How often a handler is run again at once after conflicts with other transactions, before that is its failure.
+pub(super) const MAX_RERUNS: u32 = 3;
+
 /// The reason why the transaction is rolled back.
 enum Rollback<E> {
-    /// The handler of its only job failed after it had written. The outcome is settled after the rollback.
-    Failed(Arc<Claim>, Outcome),
+    /// The handler of its only job ended with this result, and keeps no writes. The job is settled after the rollback.
+    Ended {
+        job: Arc<Claim>,
+        result: HandlerResult,
+        is_conflict: bool,
+    },
+    /// The handler of its only job needs a transaction at another isolation level.
+    WrongIsolation(Arc<Claim>),
     Store(E),
 }
 
@@ -51,6 +64,7 @@ pub(super) fn run_batch<S: Store>(
     let permit = served.limiter.acquire(want);
     store.with_connection(|conn| {
         let mut work = TransactionalBatch::new(run, &run.slots()[thread], served);
+        let mut several = None;
         let done = store.transaction(conn, |conn| -> Result<Batch, Rollback<S::Error>> {
             let taken = {
                 let _span = tracing::debug_span!("pq.take", queue = %served.queue.name(), want).entered();
@@ -62,22 +76,23 @@ pub(super) fn run_batch<S: Store>(
             }
             found();
             let batch = Batch::of(&taken.jobs);
+            several = (batch.taken > 1).then_some(batch);
             let ran = work.run_all(conn, taken.jobs);
             work.slot.set_buffered_in_transaction(0);
             ran?;
             work.settle(conn)?;
             Ok(Batch { unbegun: work.unbegun, ..batch })
         });
-        let batch = match (done, work.only_job.take()) {
-            (Ok(batch), _) => batch,
-            (Err(Rollback::Failed(job, outcome)), _) => work.settle_after_rollback(conn, job, outcome)?,
-            (Err(Rollback::Store(error)), Some(job)) if !error.is_passing() => {
-                let prepared = served.prepare(Claim::clone(&job));
-                let (job, outcome) = prepared.end(run, served, Err(not_kept(&error)));
-                work.settle_after_rollback(conn, job, outcome)?
+        let batch = match (done, several) {
+            (Err(Rollback::Store(error)), Some(batch)) if !error.is_unavailable() && !run.is_abandoned() => {
+                tracing::warn!(%error, jobs = batch.taken, "batch was rolled back; its jobs will run one by one");
+                work.shared.fail();
+                work.report = Report::default();
+                Batch { unbegun: batch.taken, ..batch }
             }
-            (Err(Rollback::Store(error)), _) => return Err(error),
+            (done, _) => work.conclude(conn, done)?,
         };
+        served.sharing_limit.record(&work.shared);
         // Counted after the commit.
         work.slot.statistics.add(served.queue.name(), &work.report);
         Ok(batch)
@@ -96,12 +111,29 @@ struct TransactionalBatch<'w, S: Store> {
     report: Report,
     /// The outcomes to pass to the store. The commit completes a job, so [`Outcome::Complete`] is not among them.
     outcomes: Vec<(Arc<Claim>, Outcome)>,
-    /// Jobs that are given back because their handlers did not begin.
+    /// Jobs that are given back because their handlers did not begin, or because they run again alone.
     unbegun: usize,
     /// The job of a single-job batch once its handler has run. If the transaction fails after that, the handler failed.
-    only_job: Option<Arc<Claim>>,
+    only_job: Option<OnlyJob>,
     /// The statement timeout that is set in the transaction.
     statement_timeout: Option<Duration>,
+    shared: SharedTransaction,
+}
+
+struct OnlyJob {
+    job: Arc<Claim>,
+    /// Whether one of the handler's statements conflicted with another transaction, and the handler ignored that.
+    is_conflict: bool,
+}
+
+/// What a handler returned and did.
+struct Ran {
+    result: HandlerResult,
+    /// Whether it may have used the connection.
+    has_sent: bool,
+    keeps_writes: bool,
+    /// Whether one of its statements conflicted with another transaction.
+    is_conflict: bool,
 }
 
 /// A savepoint after the last handler that wrote.
@@ -122,25 +154,34 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             unbegun: 0,
             only_job: None,
             statement_timeout: None,
+            shared: SharedTransaction::default(),
         }
     }
 
     fn run_all(&mut self, conn: &mut S::Conn, mut jobs: Vec<Claim>) -> Result<(), Rollback<S::Error>> {
-        if jobs.len() == 1 && !self.run.stop.is_finishing() {
-            return jobs.pop().map_or(Ok(()), |job| self.run_only(conn, job));
-        }
         let (began, served) = (Instant::now(), self.served);
+        if jobs.len() == 1
+            && !self.run.stop.is_finishing()
+            && let Some(job) = jobs.pop()
+        {
+            let prepared = served.prepare(job);
+            return match prepared.isolation() {
+                Isolation::ReadCommitted => self.run_only(conn, prepared),
+                _ => Err(Rollback::WrongIsolation(prepared.incoming.claim)),
+            };
+        }
         let mut jobs = jobs.into_iter();
         let mut next = jobs.next().map(|job| served.prepare(job));
         let mut kept = self.set_savepoint(conn, None, next.as_ref())?;
         while let Some(prepared) = next {
             self.slot.set_buffered_in_transaction(jobs.len());
             let now = Instant::now();
-            if now - began > MAX_DURATION || self.run.stop.is_finishing() {
-                let unbegun_jobs = 1 + jobs.len();
+            let may_begin = now - began <= MAX_DURATION
+                && !self.run.stop.is_finishing()
+                && self.shared.admits(prepared.max_senders());
+            if !may_begin {
                 let unbegun = iter::once(prepared.incoming.claim).chain(jobs.map(Arc::new));
-                self.outcomes.extend(unbegun.map(|job| (job, Outcome::GiveBack)));
-                self.unbegun = unbegun_jobs;
+                unbegun.for_each(|job| self.give_back(job));
                 return Ok(());
             }
             next = jobs.next().map(|job| served.prepare(job));
@@ -151,16 +192,20 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
 
     /// Runs the job of a single-job batch without a savepoint, which saves two round trips.
     ///
-    /// If the handler fails after it wrote, the whole transaction is rolled back.
-    fn run_only(&mut self, conn: &mut S::Conn, job: Claim) -> Result<(), Rollback<S::Error>> {
-        let prepared = self.served.prepare(job);
-        let (result, wrote) = self.run_handler(conn, &prepared, Instant::now())?;
-        let failed = result.is_err();
-        let (job, outcome) = prepared.end(self.run, self.served, result);
-        if failed && wrote {
-            return Err(Rollback::Failed(job, outcome));
+    /// If the handler does not keep its writes, the whole transaction is rolled back.
+    fn run_only(
+        &mut self,
+        conn: &mut S::Conn,
+        prepared: PreparedJob<'_, S>,
+    ) -> Result<(), Rollback<S::Error>> {
+        let Ran { result, has_sent, keeps_writes, is_conflict } =
+            self.run_handler(conn, &prepared, Instant::now())?;
+        let job = Arc::clone(&prepared.incoming.claim);
+        if has_sent && !keeps_writes {
+            return Err(Rollback::Ended { job, result, is_conflict });
         }
-        self.only_job = Some(Arc::clone(&job));
+        self.only_job = Some(OnlyJob { job, is_conflict });
+        let (job, outcome) = prepared.end(self.run, self.served, result);
         self.add(job, outcome);
         Ok(())
     }
@@ -168,7 +213,8 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
     /// Runs one job of several.
     ///
     /// A savepoint separates its writes from those of the handlers before it, so that a failure rolls back the writes
-    /// of one handler. A handler that does not use the connection costs no savepoint.
+    /// of one handler. A handler that does not use the connection costs no savepoint. After a conflict the job is given
+    /// back, and the transaction ends with what the handlers before it did.
     fn run_one(
         &mut self,
         conn: &mut S::Conn,
@@ -177,11 +223,11 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         kept: &mut SavepointState<S::Savepoint>,
         next: Option<&PreparedJob<'_, S>>,
     ) -> Result<(), S::Error> {
-        let (result, wrote) = self.run_handler(conn, &prepared, now)?;
-        let done = match (wrote, &result) {
+        let Ran { result, has_sent, keeps_writes, is_conflict } = self.run_handler(conn, &prepared, now)?;
+        let done = match (has_sent, keeps_writes) {
             (false, _) => Ok(()),
-            (true, Err(_)) => self.roll_back_to(conn, kept),
-            (true, Ok(_)) => self.set_savepoint(conn, Some(kept.savepoint), next).map(|moved| *kept = moved),
+            (true, false) => self.roll_back_to(conn, kept),
+            (true, true) => self.set_savepoint(conn, Some(kept.savepoint), next).map(|moved| *kept = moved),
         };
         let result = match done {
             Ok(()) => result,
@@ -191,25 +237,31 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
                 Err(not_kept(&error))
             }
         };
+        if is_conflict && result.is_err() {
+            tracing::info!(job_id = %prepared.incoming.claim.id, "handler conflicted with another transaction");
+            self.shared.fail();
+            self.give_back(prepared.incoming.claim);
+            return Ok(());
+        }
         let (job, outcome) = prepared.end(self.run, self.served, result);
         self.add(job, outcome);
         Ok(())
     }
 
-    /// Runs a handler. Returns its result, and whether it may have written on the connection.
+    /// Runs a handler.
     fn run_handler(
         &mut self,
         conn: &mut S::Conn,
         prepared: &PreparedJob<'_, S>,
         now: Instant,
-    ) -> Result<(HandlerResult, bool), S::Error> {
+    ) -> Result<Ran, S::Error> {
         let store = self.run.store();
         let timeout = prepared.timeout();
         if self.statement_timeout != timeout {
             store.set_statement_timeout(conn, timeout)?;
             self.statement_timeout = timeout;
         }
-        let before = store.activity(conn);
+        let (sent, conflicts) = (store.activity(conn), store.conflicts(conn));
         let result =
             run_handler(self.run, self.slot, prepared, now, &mut |incoming| match &prepared.handler {
                 Ok(handler) => match &handler.run {
@@ -223,7 +275,20 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         if self.run.is_abandoned() {
             return Err(Error::Stopped.into());
         }
-        Ok((result, before.is_none() || store.activity(conn) != before))
+        let has_sent = sent.is_none() || store.activity(conn) != sent;
+        let has_timed_out = matches!(result, Err(Failure::Timeout(_)));
+        // Without a count a failure in a shared transaction may be a conflict. Alone the handler shows what it is.
+        let is_conflict = match conflicts {
+            _ if has_timed_out => false,
+            Some(_) => store.conflicts(conn) != conflicts,
+            None => self.shared.has_senders() && result.is_err(),
+        };
+        self.shared.record(has_sent, prepared.max_senders());
+        let (result, keeps_writes) = match result.map(Outcome::into_parts) {
+            Ok((outcome, keeps_writes)) => (Ok(outcome), keeps_writes),
+            Err(failure) => (Err(failure), false),
+        };
+        Ok(Ran { result, has_sent, keeps_writes, is_conflict })
     }
 
     /// Sets a savepoint in place of `earlier`, and the statement timeout of the next job.
@@ -261,6 +326,11 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         }
     }
 
+    fn give_back(&mut self, job: Arc<Claim>) {
+        self.unbegun += 1;
+        self.outcomes.push((job, Outcome::GiveBack));
+    }
+
     fn settle(&mut self, conn: &mut S::Conn) -> Result<(), S::Error> {
         if self.outcomes.is_empty() {
             return Ok(());
@@ -272,6 +342,56 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         settle_in_transaction(store, conn, mem::take(&mut self.outcomes), &mut self.report)
     }
 
+    /// Follows up on the transaction of a single-job batch: runs the job again or settles it in another transaction.
+    fn conclude(
+        &mut self,
+        conn: &mut S::Conn,
+        mut done: Result<Batch, Rollback<S::Error>>,
+    ) -> Result<Batch, S::Error> {
+        let mut reruns = 0;
+        loop {
+            let (job, result, is_conflict) = match done {
+                Ok(batch) => return Ok(batch),
+                Err(Rollback::WrongIsolation(job)) => {
+                    done = self.run_retaken(conn, &job);
+                    continue;
+                }
+                Err(Rollback::Ended { job, result, is_conflict }) => (job, result, is_conflict),
+                Err(Rollback::Store(error)) => match self.only_job.take() {
+                    Some(OnlyJob { job, is_conflict })
+                        if is_conflict || error.is_conflict() || !error.is_passing() =>
+                    {
+                        (job, Err(not_kept(&error)), is_conflict || error.is_conflict())
+                    }
+                    _ => return Err(error),
+                },
+            };
+            if !is_conflict || reruns == MAX_RERUNS {
+                return self.settle_after_rollback(conn, job, result);
+            }
+            reruns += 1;
+            tracing::info!(job_id = %job.id, reruns, "handler conflicted with another transaction");
+            done = self.run_retaken(conn, &job);
+        }
+    }
+
+    /// Runs the only job in a new transaction at the handler's isolation level, if no other worker has taken it since
+    /// the rollback.
+    fn run_retaken(&mut self, conn: &mut S::Conn, job: &Arc<Claim>) -> Result<Batch, Rollback<S::Error>> {
+        *self = Self::new(self.run, self.slot, self.served);
+        let store = self.run.store();
+        let batch = Batch::of(std::slice::from_ref(job));
+        let prepared = self.served.prepare(Claim::clone(job));
+        store.transaction_at(conn, prepared.isolation(), |conn| {
+            if !store.retake(conn, job)? {
+                return Ok(Batch { unbegun: 1, ..batch });
+            }
+            self.run_only(conn, prepared)?;
+            self.settle(conn)?;
+            Ok(batch)
+        })
+    }
+
     /// Settles the only job in a new transaction after the rollback.
     ///
     /// If another worker has taken the job meanwhile, this attempt has no effect, as after a crash: the other worker's
@@ -280,10 +400,12 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         &mut self,
         conn: &mut S::Conn,
         job: Arc<Claim>,
-        outcome: Outcome,
+        result: HandlerResult,
     ) -> Result<Batch, S::Error> {
         let store = self.run.store();
         let batch = Batch::of(std::slice::from_ref(&job));
+        let prepared = self.served.prepare(Claim::clone(&job));
+        let (job, outcome) = prepared.end(self.run, self.served, result);
         self.report = store.transaction(conn, |conn| -> Result<Report, S::Error> {
             let mut report = Report::default();
             if store.retake(conn, &job)? {

@@ -87,8 +87,8 @@ const RULES: [Rule; 15] = [
         "default_transaction_isolation",
         Bad::IsNot("read committed"),
         Level::Warning,
-        "concurrent takes fail with serialization errors and must be retried; use read committed for the roles that \
-         work",
+        "each call of a handle takes two more round trips, to work at read committed; set it to read committed for the \
+         queue's roles",
     ),
     rule(
         "statement_timeout",

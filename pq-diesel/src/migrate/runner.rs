@@ -10,6 +10,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Text};
 use super::names::substitute;
 use super::{Migration, Pending, Status};
 use crate::Error;
+use crate::isolation;
 use crate::table::Table;
 
 /// The advisory lock that migrations take. It is one for the database, because the migrations of two tables may
@@ -164,7 +165,7 @@ impl<'a> Runner<'a> {
     /// Runs `work` in a transaction while no other process migrates.
     fn locked<T>(&mut self, work: impl FnOnce(&mut Runner<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let (table, migrations) = (self.table, self.migrations);
-        self.conn.transaction(|conn| {
+        isolation::transaction(self.conn, |conn| {
             diesel::sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(conn)?;
             work(&mut Runner::new(conn, table, migrations))
         })

@@ -1,7 +1,6 @@
 //! Counting, listing, cancelling, pausing and moving jobs.
 
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use pq_core::store::Admin;
 use pq_core::{CancelOutcome, Filter, JobId, JobRecord, QueueCounts, QueueName};

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool};
 use pq_core::store::{Archive, Connect};
 use pq_core::{JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention, WorkerInfo};
@@ -83,20 +82,21 @@ impl Archive for PgStore {
         retention: &Retention,
     ) -> Result<Option<MaintenanceReport>, Error> {
         self.transaction(conn, |conn| {
-            // A session's default may be a stricter isolation level, in which a statement does not see what was
-            // committed before it. A process that is suspended here would keep all others from maintenance, so its
-            // transaction must time out.
-            conn.batch_execute(
-                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout TO '5s'",
-            )?;
+            // A process that is suspended here would keep all others from maintenance, so its transaction must time
+            // out.
+            conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout TO '5s'")?;
             let locked = self.statements.maintenance_lock.with::<Bool>(&[]).get_result::<bool>(conn);
             if !locked.map_err(|e| self.error(e))? {
                 return Ok(None);
             }
             let mut report = MaintenanceReport::default();
             let limit = [Value::BigInt(MAX_LEASES as i64)];
-            let expired: Vec<i64> =
-                self.statements.expired_leases.with::<BigInt>(&limit).load(conn).map_err(|e| self.error(e))?;
+            let expired: Vec<i64> = self
+                .statements
+                .expired_leases
+                .with::<BigInt>(&limit)
+                .load(conn)
+                .map_err(|e| self.error(e))?;
             report.more = expired.len() == MAX_LEASES;
             if !expired.is_empty() {
                 let values = [Value::BigInts(expired)];

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use pq_core::store::{Accepted, Connect, Extension, Jobs, Scan, Taken, Undecodable};
 use pq_core::{

@@ -5,7 +5,6 @@ use std::borrow::Borrow;
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgInterval;
-use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use pq_core::store::Connect;
 use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, When};
@@ -15,6 +14,7 @@ use super::chunks::{chunks, gather};
 use crate::Error;
 use crate::copy::copy_in;
 use crate::group_commit::{GroupCommit, Leader, MAX_FOLLOWERS, Reply, Turn};
+use crate::isolation::needs_transaction;
 use crate::prepared::{Statement, Value};
 use crate::statements::Trigger;
 
@@ -163,7 +163,7 @@ impl PgStore {
             Ok(ids.into_iter().map(|id| Put::added(JobId(id))).collect())
         };
         // The setting that switches the trigger off ends with the transaction.
-        if quietly { self.transaction(conn, copy) } else { copy(conn) }
+        if quietly || needs_transaction(conn)? { self.transaction(conn, copy) } else { copy(conn) }
     }
 
     /// Copies the jobs of an iterator in a transaction, and returns their number. If PostgreSQL would refuse a COPY,

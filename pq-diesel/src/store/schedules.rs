@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text};
 use pq_core::store::Schedules;
 use pq_core::{Cron, CronEntry};

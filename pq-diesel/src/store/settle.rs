@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use pq_core::{Claim, Held, JobId, Key, Outcome, QueueName, Settlement};
 
@@ -132,13 +131,10 @@ impl PgStore {
         let mut given: Vec<HeldSettlement<'_>> = positions
             .iter()
             .map(|position| &settlements[*position])
-            .map(|settlement| HeldSettlement {
-                job: settlement.job,
-                attempt: match settlement.outcome {
-                    Outcome::Snooze { .. } | Outcome::GiveBack => settlement.job.attempt - 1,
-                    _ => settlement.job.attempt,
-                },
-                outcome: OutcomeValues::of(&settlement.outcome),
+            .map(|Settlement { job, outcome }| {
+                let outcome = OutcomeValues::of(outcome);
+                let attempt = if outcome.is_counted() { job.attempt } else { job.attempt - 1 };
+                HeldSettlement { job, attempt, outcome }
             })
             .collect();
         self.make_storable(conn, given.iter_mut().map(|given| &mut given.outcome).collect())?;
@@ -280,7 +276,13 @@ impl<'a> OutcomeValues<'a> {
                 Self { error: reason.as_deref().map(storable), ..plain("cancelled") }
             }
             Outcome::GiveBack => plain("back"),
+            Outcome::RolledBack(outcome) => Self::of(outcome),
         }
+    }
+
+    /// Returns whether the attempt is counted.
+    fn is_counted(&self) -> bool {
+        !matches!(self.word, "snooze" | "back")
     }
 
     /// Returns whether the outcome requeues the job.

@@ -5,7 +5,6 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use pq_core::{Claim, Key, QueueName, Scan, Taken};
 

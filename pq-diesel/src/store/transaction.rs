@@ -10,9 +10,12 @@ use diesel::prelude::*;
 use super::PgStore;
 use super::transaction_tracker::Open;
 use crate::Error;
+use crate::isolation::begin;
+pub(super) use crate::isolation::depth;
 use crate::pool;
 use chrono::{DateTime, Utc};
 use diesel::sql_types::Timestamptz;
+use pq_core::Isolation;
 use pq_core::store::Connect;
 
 impl Connect for PgStore {
@@ -33,13 +36,14 @@ impl Connect for PgStore {
 
     /// Begins and ends transactions through diesel. A transaction that plain SQL began (`BEGIN` by `batch_execute`) is
     /// not recognised, so this does not nest in it.
-    fn transaction<R, E: From<Error>>(
+    fn transaction_at<R, E: From<Error>>(
         &self,
         conn: &mut PgConnection,
+        isolation: Isolation,
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
     ) -> Result<R, E> {
         let around = depth(conn).map_err(Error::from)?;
-        AnsiTransactionManager::begin_transaction(conn).map_err(|e| self.error(e))?;
+        begin(conn, around, isolation).map_err(|e| self.error(e))?;
         let open = (around == 0).then(|| Open::new(self, conn));
         // A panic may leave changes half done. They are rolled back before it resumes.
         match catch_unwind(AssertUnwindSafe(|| work(conn))) {
@@ -101,7 +105,11 @@ impl Connect for PgStore {
     }
 
     fn activity(&self, conn: &mut PgConnection) -> Option<u64> {
-        pool::statements_sent(conn)
+        pool::counts(conn).map(|counts| counts.sent)
+    }
+
+    fn conflicts(&self, conn: &mut PgConnection) -> Option<u64> {
+        pool::counts(conn).map(|counts| counts.conflicts)
     }
 
     fn now(&self, conn: &mut PgConnection) -> Result<DateTime<Utc>, Error> {
@@ -149,12 +157,6 @@ pub(super) fn set_timeout(timeout: Option<Duration>) -> String {
         timeout.clamp(Duration::from_millis(1), most).as_millis().to_string()
     });
     format!("SET LOCAL statement_timeout TO {value}")
-}
-
-/// Returns the number of nested transactions that are open on the connection.
-pub(super) fn depth(conn: &mut PgConnection) -> QueryResult<u32> {
-    let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
-    Ok(status.transaction_depth()?.map_or(0, |depth| depth.get()))
 }
 
 /// Commits the innermost transaction, which is nested in `around` others.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
 use diesel::sql_types::Text;
 use pq_core::store::Workers;
 use pq_core::{Heartbeat, HeartbeatReply, QueueName, StopMode, WorkerId, WorkerInfo};

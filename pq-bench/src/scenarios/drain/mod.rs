@@ -13,15 +13,18 @@ use super::{Plan, Scenario};
 use crate::baseline::plain_take;
 use crate::{Bench, Cost, Figure, Meter, PAYLOAD, Target, pgbench_drain};
 
-/// Workers with handlers that do nothing.
+/// Workers with handlers that do nothing, and with transactional handlers that send one statement.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "drain",
-    about: "workers that drain a queue, by threads and by batch size, beside plain SQL in pgbench",
+    about: "workers that drain a queue, by threads and by batch size, beside plain SQL in pgbench; the handlers send no \
+        statement, or one each, alone in their transactions or sharing them",
     run,
 };
 
 const QUEUE: &str = "drain";
 const BATCH: usize = 500;
+/// Number of handlers with statements that share a transaction.
+const SHARED_BY: usize = 64;
 
 /// A baseline of a drain.
 struct Baseline {
@@ -41,6 +44,11 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
             figures.push(by_size(bench, plan, kind, size)?);
         }
         figures.push(kept(bench, plan, kind)?);
+    }
+    for threads in [1, 4] {
+        for shared_by in [1, SHARED_BY] {
+            figures.push(with_statements(bench, plan, shared_by, threads)?);
+        }
     }
     bench.connect()?.batch_execute("DROP TABLE bench_leases")?;
     Ok(figures)
@@ -226,6 +234,33 @@ fn kept(bench: &Bench, plan: &Plan, kind: Kind) -> Result<Figure> {
     let label = format!("pgbench, DELETE of {BATCH} that are INSERTed into the archive, a commit");
     let figure = figure(&format!("{} drain, history kept", kind.name()), "jobs/s", kind, 1);
     Ok(with_costs(figure, &ours, &label, &baseline))
+}
+
+/// Measures a drain whose handlers send one statement each, `shared_by` of them in a transaction.
+fn with_statements(bench: &Bench, plan: &Plan, shared_by: usize, threads: usize) -> Result<Figure> {
+    let queue = bench.queue(QUEUE)?;
+    let jobs = plan.batches(12_000 + 1_000 * shared_by, shared_by * threads);
+    let statements = "SELECT 1; ".repeat(shared_by);
+    let script = format!("BEGIN; {}; {statements}COMMIT;", plain_take(QUEUE, shared_by));
+    let (mut ours, mut baseline) = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        bench.refill_in_use(&queue, jobs)?;
+        ours.push(working::drain(bench, Pq::builder(), threads, jobs, |pq| {
+            let queue = pq.queue::<Box<RawValue>>(QUEUE)?;
+            let handler = queue.transactional(|conn, _| conn.batch_execute("SELECT 1"));
+            Ok(Worker::new(pq).serve(handler.share_transaction(shared_by)))
+        })?);
+        bench.refill_in_use(&queue, jobs)?;
+        baseline.push(pgbench_drain(bench, &script, threads, jobs, shared_by)?);
+    }
+    let handlers = match shared_by {
+        1 => "transactional, alone in their transactions".to_owned(),
+        shared_by => format!("transactional, {shared_by} to a transaction"),
+    };
+    let parameters = [("handlers", handlers), ("threads", threads.to_string())];
+    let figure =
+        working::figure(SCENARIO.name, "transactional drain, one statement a job", "jobs/s", parameters);
+    Ok(with_costs(figure, &ours, "pgbench, DELETE of as many and a statement for each, a commit", &baseline))
 }
 
 fn with_costs(figure: Figure, ours: &[Cost], beside: &str, baseline: &[Cost]) -> Figure {

@@ -143,8 +143,10 @@ fn scan(
         // Rows are read one by one from the result, because a list of wide rows in between is most of the work.
         Owner::Caller | Owner::Transaction => {
             let rows = statement.with::<ScannedSql>(&values);
-            rows.load_iter::<ScannedRow, DefaultLoadingMode>(conn)
-                .and_then(|rows| ScannedRow::claims(queue, token, rows))
+            rows.run(conn, |rows, conn| {
+                rows.load_iter::<ScannedRow, DefaultLoadingMode>(conn)
+                    .and_then(|rows| ScannedRow::claims(queue, token, rows))
+            })
         }
     };
     jobs.map_err(|e| store.error(e))
