@@ -246,11 +246,11 @@ mod tests {
     /// Returns a store with one job under a lease, the lease, and its table. The take was sent at `asked_at`.
     fn leased(asked_at: Instant) -> (MemoryStore, crate::Claim, LeaseTable) {
         let store = MemoryStore::new();
-        let queue = QueueName::new("apples").unwrap();
+        let queue = QueueName::new("apples").expect("a valid name");
         let job = NewJob::new(Payload::from_stored("1".to_owned()));
-        store.put(&mut store.connect(), &queue, &[job]).unwrap();
-        let taken = store.lease(&mut store.connect(), &queue, 1, LENGTH, Scan::Full).unwrap();
-        let claim = taken.jobs.into_iter().next().unwrap();
+        store.put(&mut store.connect(), &queue, &[job]).expect("a put");
+        let taken = store.lease(&mut store.connect(), &queue, 1, LENGTH, Scan::Full).expect("a lease");
+        let claim = taken.jobs.into_iter().next().expect("a job");
         let table = LeaseTable::default();
         table.insert(claim.token, LENGTH, asked_at);
         (store, claim, table)
@@ -270,7 +270,7 @@ mod tests {
         let now = Instant::now();
         let (store, claim, table) = leased(now - LENGTH);
         let settlement = Settlement { job: &claim, outcome: Outcome::GiveBack };
-        assert!(store.settle(&mut store.connect(), &[settlement]).unwrap().all());
+        assert!(store.settle(&mut store.connect(), &[settlement]).expect("an answer").all());
         assert!(!table.confirm(&store, claim.token, now, Duration::ZERO));
         assert!(table.is_lost(claim.token));
     }
@@ -281,7 +281,7 @@ mod tests {
         let (store, claim, table) = leased(now);
         assert!(table.confirm(&store, claim.token, now, LENGTH - Duration::from_secs(1)));
         let settlement = Settlement { job: &claim, outcome: Outcome::Complete };
-        assert!(store.settle(&mut store.connect(), &[settlement]).unwrap().all());
+        assert!(store.settle(&mut store.connect(), &[settlement]).expect("an answer").all());
         assert!(table.confirm(&store, claim.token, now, LENGTH - Duration::from_secs(1)));
         assert!(!table.confirm(&store, claim.token, now, LENGTH));
     }

@@ -163,7 +163,7 @@ impl<'a, Row> Bound<'a, Row> {
 
     /// Returns the number of rows.
     pub(crate) fn execute(self, conn: &mut PgConnection) -> QueryResult<usize> {
-        self.run(conn, |statement, conn| RunQueryDsl::execute(statement, conn))
+        self.run(conn, RunQueryDsl::execute)
     }
 }
 

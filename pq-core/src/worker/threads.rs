@@ -33,7 +33,7 @@ pub(super) fn run_threads<S: Store>(run: &Arc<WorkerRun<S>>) -> Result<Report, S
     keep_freed_memory();
     let endings = Arc::new(Endings::default());
     let _registration = run.stop.waits().notifies(&endings.signal);
-    let others: [(&str, fn(&WorkerRun<S>)); OTHERS] =
+    let others: [OtherThread<S>; OTHERS] =
         [("lease keeper", lease_keeper::keep_leases), ("maintenance", maintenance::run_maintenance)];
     let mut threads: Vec<_> = others
         .into_iter()
@@ -77,6 +77,9 @@ pub(super) fn run_threads<S: Store>(run: &Arc<WorkerRun<S>>) -> Result<Report, S
     }
     result
 }
+
+/// The name of a thread that runs no handlers, and its work.
+type OtherThread<S> = (&'static str, fn(&WorkerRun<S>));
 
 /// The number of threads that run no handlers.
 const OTHERS: usize = 2;
