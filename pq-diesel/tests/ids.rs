@@ -24,7 +24,9 @@ fn dead(error: &str) -> Settlement {
     Settlement::Dead { error: error.to_owned() }
 }
 
-fn setup() -> Result<(Database, Pq, Queue<Value>, PgConnection), Box<dyn std::error::Error>> {
+type Setup = (Database, Pq, Queue<Value>, PgConnection);
+
+fn setup() -> Result<Setup, Box<dyn std::error::Error>> {
     let database = database()?;
     let pq = Pq::builder().url(database.url()).build()?;
     let (queue, conn) = (pq.queue("apples")?, database.connect()?);

@@ -40,10 +40,11 @@ fn begin(conn: &mut PgConnection, isolation: &str) -> Outcome {
 }
 
 fn end_by(conn: &mut PgConnection, end: &str) -> Outcome {
-    Ok(match end {
+    match end {
         "COMMIT" => AnsiTransactionManager::commit_transaction(conn)?,
         _ => AnsiTransactionManager::rollback_transaction(conn)?,
-    })
+    }
+    Ok(())
 }
 
 fn retry() -> Ending {
