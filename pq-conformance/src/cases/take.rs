@@ -159,7 +159,11 @@ fn jobs_behind_many_held_jobs_are_taken_in_order<F: Fixture>(harness: &Harness<F
         }
         harness
             .transaction(|conn| {
-                assert_eq!(queue.on(conn).get_many(HELD)?.len(), HELD);
+                // A take that meets jobs with keys returns a part of them.
+                let mut held = 0;
+                while held < HELD {
+                    held += queue.on(conn).get_many(HELD - held)?.len();
+                }
                 assert_eq!(queue.get(Wait::No).unwrap().map(|job| job.data), Some(json!("a")));
                 let rest = queue.get_many(2, Wait::No).unwrap();
                 let rest: Vec<Value> = rest.into_iter().map(|job| job.data).collect();
