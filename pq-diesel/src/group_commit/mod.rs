@@ -132,14 +132,16 @@ impl<K: Eq + Clone, R, A> GroupCommit<K, R, A> {
         loop {
             // A call that another one has taken along must notice.
             match slot.wait(deadline.min(Instant::now() + self.follow_for)) {
-                Some(Signal::LeadAt(instant)) => deadline = instant,
+                Some(Signal::LeadAt(instant)) => (follows, deadline) = (false, instant),
                 Some(signal) => return signal,
-                None if follows => return Signal::LeaderLost,
                 None => {
                     let mut groups = self.groups();
+                    // A call that fails must not be in the queue: another one would take jobs for it. Its leader may
+                    // have put it back.
                     match queue_group::of(&mut groups, key, self.min_stall).dequeue_to_lead(slot) {
                         Dequeued::Leads => return Signal::Lead,
-                        Dequeued::StillQueued(next) => deadline = next,
+                        Dequeued::StillQueued(next) => (follows, deadline) = (false, next),
+                        Dequeued::Follows if follows => return Signal::LeaderLost,
                         Dequeued::Follows => (follows, deadline) = (true, Instant::now() + self.follow_for),
                     }
                 }
