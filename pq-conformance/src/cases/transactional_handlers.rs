@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use pq_core::store::Connect;
 use pq_core::{Isolation, JobState, Outcome, Worker};
 use serde_json::{Value, json};
 
@@ -86,8 +87,12 @@ fn a_handler_that_does_not_share_ends_a_shared_transaction_before_it_begins<F: F
 }
 
 fn handlers_that_send_nothing_share_a_transaction<F: Fixture>(harness: &Harness<F>) {
-    let (task, queue) = (task::<F, u8>(harness), harness.queue());
-    at_last(&vec![3, 3, 3], || {
+    let (task, queue, store) = (task::<F, u8>(harness), harness.queue(), harness.pq.store());
+    let is_counted =
+        store.with_connection(|conn| Ok::<_, <F::Store as Connect>::Error>(store.activity(conn).is_some()));
+    // If the store does not count what a connection sends, each handler may have sent something.
+    let expected = if is_counted.unwrap() { vec![3, 3, 3] } else { vec![3, 2, 1] };
+    at_last(&expected, || {
         let (seen, queue) = (Seen::new(), queue.clone());
         let note = seen.clone();
         // The handler looks on another connection, where no job has been taken yet.
