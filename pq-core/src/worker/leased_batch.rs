@@ -127,14 +127,9 @@ fn run_one<S: Store>(
         set_lease_length(run, lease, length);
     }
     let mut committed = None;
-    let result = run_handler(run, slot, &prepared, now, &mut |incoming| match &prepared.handler {
-        Ok(handler) => match &handler.run {
-            Run::Leased(handler) => handler(&context, incoming),
-            Run::Transactional(handler) => {
-                run_in_transaction(run, served, &prepared, incoming, handler, &mut committed)
-            }
-        },
-        Err(failure) => Err(failure.clone()),
+    let result = run_handler(run, slot, &prepared, now, &mut |handler| match handler {
+        Run::Leased(handler) => handler(&context, &prepared.incoming),
+        Run::Transactional(handler) => run_in_transaction(run, served, &prepared, handler, &mut committed),
     });
     if own_length.is_some() {
         set_lease_length(run, lease, run.settings.lease);
@@ -186,11 +181,10 @@ fn run_in_transaction<S: Store>(
     run: &WorkerRun<S>,
     served: &ServedQueue<S>,
     prepared: &PreparedJob<'_, S>,
-    incoming: &Incoming,
     handler: &(dyn Fn(&mut S::Conn, &Incoming) -> HandlerResult + Send + Sync),
     committed: &mut Option<Outcome>,
 ) -> HandlerResult {
-    let (store, mut reruns) = (run.store(), 0);
+    let (store, incoming, mut reruns) = (run.store(), &prepared.incoming, 0);
     loop {
         let (mut settled_as, mut is_conflict) = (None, false);
         let done: Result<HandlerResult, Rollback<S::Error>> = store.with_connection(|conn| {

@@ -6,10 +6,11 @@ use super::catch_panic::catch_panic;
 use super::prepared_job::PreparedJob;
 use super::thread_slots::{RunningHandler, ThreadSlot};
 use super::worker_run::WorkerRun;
-use crate::handler::{HandlerResult, Incoming, Next};
+use crate::handler::{HandlerResult, Next, Run};
 use crate::{Failure, Store};
 
-/// Runs a handler inside its middleware. A panic and an exceeded timeout are failures.
+/// Calls `handler` with the closure of the job's handler, inside its middleware. A panic and an exceeded timeout are
+/// failures.
 ///
 /// The middleware also runs for a job without a handler, so that it sees how every job ends.
 pub(super) fn run_handler<S: Store>(
@@ -17,7 +18,7 @@ pub(super) fn run_handler<S: Store>(
     slot: &ThreadSlot,
     prepared: &PreparedJob<'_, S>,
     now: Instant,
-    handler: &mut dyn FnMut(&Incoming) -> HandlerResult,
+    handler: &mut dyn FnMut(&Run<S>) -> HandlerResult,
 ) -> HandlerResult {
     let (job, timeout) = (&prepared.incoming.claim, prepared.timeout());
     let span = tracing::info_span!(
@@ -52,12 +53,10 @@ fn run_attempt<S: Store>(
     prepared: &PreparedJob<'_, S>,
     timeout: Option<Duration>,
     now: Instant,
-    handler: &mut dyn FnMut(&Incoming) -> HandlerResult,
+    handler: &mut dyn FnMut(&Run<S>) -> HandlerResult,
 ) -> HandlerResult {
-    if let Err(failure) = &prepared.handler {
-        return Err(failure.clone());
-    }
-    let result = catch_panic(|| handler(&prepared.incoming))?;
+    let found = prepared.handler.as_ref().map_err(Clone::clone)?;
+    let result = catch_panic(|| handler(&found.run))?;
     match timeout {
         Some(limit) if now.elapsed() > limit => Err(Failure::Timeout(limit)),
         _ => result,

@@ -262,16 +262,12 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             self.statement_timeout = timeout;
         }
         let (sent, conflicts) = (store.activity(conn), store.conflicts(conn));
-        let result =
-            run_handler(self.run, self.slot, prepared, now, &mut |incoming| match &prepared.handler {
-                Ok(handler) => match &handler.run {
-                    Run::Transactional(handler) => {
-                        store.with_call_timeout(conn, None, |conn| handler(conn, incoming))
-                    }
-                    Run::Leased(_) => Err(Failure::Error("the handler is not transactional".to_owned())),
-                },
-                Err(failure) => Err(failure.clone()),
-            });
+        let result = run_handler(self.run, self.slot, prepared, now, &mut |handler| match handler {
+            Run::Transactional(handler) => {
+                store.with_call_timeout(conn, None, |conn| handler(conn, &prepared.incoming))
+            }
+            Run::Leased(_) => Err(Failure::Error("the handler is not transactional".to_owned())),
+        });
         if self.run.is_abandoned() {
             return Err(Error::Stopped.into());
         }
