@@ -4,11 +4,10 @@
 //! expired leases, and prunes the archive. Each of these may hang for as long as a call may, so the leases of running
 //! handlers are extended elsewhere ([`super::lease_keeper`]).
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::maintenance_schedule::MaintenanceSchedule;
-use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_for_thread};
+use super::settling::{give_back_buffer, settle_for_thread};
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::lock::lock;
@@ -17,16 +16,10 @@ use crate::{MaintenanceReport, Store, StoreError};
 /// After a handler has run for this long the jobs that its thread has not begun are given back.
 const SLOW_HANDLER: Duration = Duration::from_millis(100);
 
-/// The longest time that the thread sleeps while the worker holds no lease.
-const IDLE_PAUSE: Duration = Duration::from_secs(1);
-
 /// Runs maintenance until it is asked to end.
 pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
     let mut schedule = MaintenanceSchedule::new(run.settings.maintain_every, Instant::now());
-    let signal = &run.maintenance;
-    while !signal.ended.load(Ordering::SeqCst) {
-        let seen = signal.wake.generation();
-        let holds_leases = !run.leases.is_empty();
+    run.maintenance.repeat(&run.leases, || {
         relieve_threads(run);
         // Maintenance requeues the jobs of expired leases. While this worker could not extend its own, for example after
         // the store was unavailable, they must not be among them.
@@ -34,17 +27,8 @@ pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
         if holds_own && schedule.due_in(Instant::now()).is_zero() && !run.stop.is_finishing() {
             maintain(run, &mut schedule);
         }
-        // A lease that is taken from here on finds the flag set, and wakes this thread.
-        signal.idle.store(!holds_leases, Ordering::SeqCst);
-        if signal.ended.load(Ordering::SeqCst) {
-            break;
-        }
-        let is_idle = !holds_leases && run.leases.is_empty();
-        let longest = if is_idle { IDLE_PAUSE } else { SETTLE_WITHIN };
-        let due_in = schedule.due_in(Instant::now());
-        signal.wake.wait_past(seen, due_in.clamp(SETTLE_WITHIN, longest));
-        signal.idle.store(false, Ordering::SeqCst);
-    }
+        schedule.due_in(Instant::now())
+    });
 }
 
 /// Relieves the threads whose handlers are slow.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::control::Control;
 use super::progress::Progress;
 use super::queue_set::QueueSet;
 use super::settings::{JobLimit, RunUntil, Settings};
+use super::settling::SETTLE_WITHIN;
 use super::thread_slots::ThreadSlot;
 use super::wait_turn::WaitTurn;
 use crate::handler::{ContextAccess, Middleware, OnFailure};
@@ -107,13 +109,37 @@ impl<S: Store> WorkerRun<S> {
 /// Wakes the lease keeper or the maintenance thread, and ends it.
 #[derive(Debug, Default)]
 pub(super) struct ThreadSignal {
-    pub(super) wake: WakeSignal,
+    wake: WakeSignal,
     /// Whether the thread sleeps for longer than a new lease may wait for it.
-    pub(super) idle: AtomicBool,
-    pub(super) ended: AtomicBool,
+    idle: AtomicBool,
+    ended: AtomicBool,
 }
 
+/// The longest time that the thread sleeps while the worker holds a lease, and while it holds none.
+const BUSY_PAUSE: Duration = SETTLE_WITHIN;
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
 impl ThreadSignal {
+    /// Calls `work` until the thread is asked to end, and sleeps in between.
+    ///
+    /// `work` returns after which time it must be called again. It is called earlier while the worker holds a lease.
+    pub(super) fn repeat(&self, leases: &LeaseTable, mut work: impl FnMut() -> Duration) {
+        while !self.ended.load(Ordering::SeqCst) {
+            let seen = self.wake.generation();
+            let holds_leases = !leases.is_empty();
+            let due_in = work();
+            // A lease that is taken from here on finds the flag set, and wakes this thread.
+            self.idle.store(!holds_leases, Ordering::SeqCst);
+            if self.ended.load(Ordering::SeqCst) {
+                break;
+            }
+            let is_idle = !holds_leases && leases.is_empty();
+            let longest = if is_idle { IDLE_PAUSE } else { BUSY_PAUSE };
+            self.wake.wait_past(seen, due_in.clamp(BUSY_PAUSE, longest));
+            self.idle.store(false, Ordering::SeqCst);
+        }
+    }
+
     /// Asks the thread to end.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
