@@ -4,7 +4,8 @@ use std::error::Error as StdError;
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
-use super::{GroupCommit, MAX_CONCURRENCY, Reply, Turn};
+use super::wait_slots::{self, Signal};
+use super::{GroupCommit, MAX_CONCURRENCY, Reply, Turn, queue_group};
 
 type TestResult = Result<(), Box<dyn StdError>>;
 
@@ -14,7 +15,7 @@ const KEY: &str = "apples";
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Groups whose calls are never stalled and whose followers wait for ever, as far as a test can tell.
+/// Groups in which no call stalls and no follower gives up while a test runs.
 impl<K, R, A> Default for GroupCommit<K, R, A> {
     fn default() -> Self {
         Self::new(1_000 * TIMEOUT)
@@ -288,6 +289,29 @@ fn calls_that_hang_do_not_stop_the_others() -> TestResult {
     drop(hung);
     assert_eq!(group_commit.groups().iter().map(|group| group.executing).sum::<usize>(), 0);
     Ok(())
+}
+
+/// Its leader puts it back after it has begun to wait for that leader's answer, and it is told when to lead.
+#[test]
+fn a_requeued_follower_that_is_told_when_to_lead_leads_then() {
+    let group_commit = Groups::default();
+    let (slot, taken_along) = {
+        let mut groups = group_commit.groups();
+        let group = queue_group::of(&mut groups, &KEY, TIMEOUT);
+        let (slot, _) = group.enqueue(());
+        (slot, group.queue.pop_front())
+    };
+    std::thread::scope(|threads| {
+        let call = threads.spawn(|| group_commit.wait(&KEY, &slot, Instant::now()));
+        // By now it waits for its leader.
+        for _ in 0..10_000 {
+            std::thread::yield_now();
+        }
+        queue_group::of(&mut group_commit.groups(), &KEY, TIMEOUT).queue.extend(taken_along);
+        wait_slots::send([(slot.clone(), Signal::LeadAt(Instant::now()))]);
+        assert!(matches!(call.join(), Ok(Signal::Lead)), "it failed or still waits");
+    });
+    assert_eq!(group_commit.queued(&KEY), 0, "it leads and is still queued");
 }
 
 #[test]
