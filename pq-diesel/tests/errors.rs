@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{LISTENING, Outcome, PATIENCE, database, queue, until};
+use common::{LISTENING, Outcome, PATIENCE, close_gate, database, queue, until};
 use diesel::RunQueryDsl;
 use diesel::connection::SimpleConnection;
 use pq_diesel::{Error, Job, JobId, JobState, Outcome as Ending, Pq, Queue, Wait};
@@ -128,15 +128,13 @@ fn a_change_whose_connection_breaks_has_an_unknown_outcome() -> Outcome {
         queue.put_many([json!(1), json!(2), json!(3)])?;
         queue.settle(&queue.lease(1, PATIENCE, Wait::No)?[0], Ending::Dead { error: String::new() })?;
         let job = queue.lease(1, PATIENCE, Wait::No)?.remove(0);
-        gate.batch_execute(
-            "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                 PERFORM pg_advisory_xact_lock_shared(1);
-                 RETURN NULL;
-             END $$;
-             CREATE TRIGGER hang AFTER DELETE OR UPDATE ON pq.queue_leases FOR EACH STATEMENT EXECUTE FUNCTION hang();
-             CREATE TRIGGER hang AFTER DELETE ON pq.queue FOR EACH STATEMENT EXECUTE FUNCTION hang();
-             CREATE TRIGGER hang AFTER DELETE ON pq.queue_archive FOR EACH STATEMENT EXECUTE FUNCTION hang();
-             SELECT pg_advisory_lock(1)",
+        close_gate(
+            &mut gate,
+            &[
+                "CREATE TRIGGER wait AFTER DELETE OR UPDATE ON pq.queue_leases FOR EACH STATEMENT",
+                "CREATE TRIGGER wait AFTER DELETE ON pq.queue FOR EACH STATEMENT",
+                "CREATE TRIGGER wait AFTER DELETE ON pq.queue_archive FOR EACH STATEMENT",
+            ],
         )?;
         let lost = std::thread::scope(|threads| {
             let calls = threads.spawn(|| call(&queue, &job));

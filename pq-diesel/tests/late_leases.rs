@@ -5,7 +5,7 @@ mod common;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::{Outcome, PATIENCE, database, until};
+use common::{Outcome, PATIENCE, close_gate, database, open_gate, until};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
@@ -55,14 +55,7 @@ fn a_handler_learns_by_the_clock_that_its_lease_could_not_be_extended() -> Outco
     let database = database()?;
     let pq = handle(&database)?;
     let (mut gate, mut watcher) = (database.connect()?, database.connect()?);
-    gate.batch_execute(
-        "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             PERFORM pg_advisory_xact_lock_shared(1);
-             RETURN NULL;
-         END $$;
-         CREATE TRIGGER hang BEFORE UPDATE ON pq.queue_leases FOR EACH STATEMENT EXECUTE FUNCTION hang();
-         SELECT pg_advisory_lock(1)",
-    )?;
+    close_gate(&mut gate, &["CREATE TRIGGER wait BEFORE UPDATE ON pq.queue_leases FOR EACH STATEMENT"])?;
     let task = pq.queue::<()>("apples")?.task::<()>("eat");
     task.call(&())?;
     let (sees, seen) = channel();
@@ -90,7 +83,7 @@ fn a_handler_learns_by_the_clock_that_its_lease_could_not_be_extended() -> Outco
                 AND datname = current_database()",
         );
         let told = seen.recv_timeout(PATIENCE);
-        gate.batch_execute("SELECT pg_advisory_unlock(1)")?;
+        open_gate(&mut gate)?;
         control.stop(StopMode::Abort);
         let report = works.join().map_err(|_| "the worker panicked")??;
         is_hanging?;

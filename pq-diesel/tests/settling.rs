@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Outcome, PATIENCE, database, queue, until};
+use common::{Outcome, PATIENCE, close_gate, database, open_gate, queue, until};
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
@@ -58,6 +58,14 @@ fn settle(conn: &mut PgConnection, outcomes: &[(&Job<Value>, Ending)]) -> Result
     Ok(Pq::detached().store().settle(conn, &settlements)?.into_iter().collect())
 }
 
+/// Returns a connection with an open transaction in which these outcomes were accepted.
+fn open_with(database: &Database, outcomes: &[(&Job<Value>, Ending)]) -> Tested<PgConnection> {
+    let mut open = database.connect()?;
+    begin(&mut open, "READ COMMITTED")?;
+    assert_eq!(settle(&mut open, outcomes)?, vec![true; outcomes.len()]);
+    Ok(open)
+}
+
 /// Runs `late` on a connection of its own until it waits for the transaction of `open`, then ends that transaction by
 /// `end`, and returns what `late` returned.
 fn run_late<T: Send>(
@@ -88,9 +96,7 @@ fn a_settle_of_a_whole_lease_that_waited_for_an_outcome_respects_it() -> Outcome
         for end in ["COMMIT", "ROLLBACK"] {
             let database = database()?;
             let (queue, jobs) = leased(&database, 2)?;
-            let mut open = database.connect()?;
-            begin(&mut open, "READ COMMITTED")?;
-            assert_eq!(settle(&mut open, &[(&jobs[0], Ending::Complete)])?, [true]);
+            let open = open_with(&database, &[(&jobs[0], Ending::Complete)])?;
             let accepted = run_late(
                 &database,
                 open,
@@ -116,9 +122,7 @@ fn a_settle_that_waited_while_the_lease_was_extended_respects_the_outcome_before
     for end in ["COMMIT", "ROLLBACK"] {
         let database = database()?;
         let (queue, jobs) = leased(&database, 2)?;
-        let mut open = database.connect()?;
-        begin(&mut open, "READ COMMITTED")?;
-        assert_eq!(settle(&mut open, &[(&jobs[0], Ending::Complete)])?, [true]);
+        let open = open_with(&database, &[(&jobs[0], Ending::Complete)])?;
         let accepted = run_late(
             &database,
             open,
@@ -139,10 +143,8 @@ fn an_outcome_that_waited_for_a_settle_of_the_whole_lease_respects_it() -> Outco
     for end in ["COMMIT", "ROLLBACK"] {
         let database = database()?;
         let (queue, jobs) = leased(&database, 2)?;
-        let mut open = database.connect()?;
-        begin(&mut open, "READ COMMITTED")?;
         let whole = [(&jobs[0], Ending::Complete), (&jobs[1], Ending::Complete)];
-        assert_eq!(settle(&mut open, &whole)?, [true, true]);
+        let open = open_with(&database, &whole)?;
         let accepted =
             run_late(&database, open, |conn| settle(conn, &[(&jobs[0], retry())]), |open| end_by(open, end))?;
         let rolled_back = end == "ROLLBACK";
@@ -157,9 +159,7 @@ fn of_two_outcomes_of_one_job_the_one_that_waited_is_refused() -> Outcome {
     for end in ["COMMIT", "ROLLBACK"] {
         let database = database()?;
         let (queue, jobs) = leased(&database, 2)?;
-        let mut open = database.connect()?;
-        begin(&mut open, "READ COMMITTED")?;
-        assert_eq!(settle(&mut open, &[(&jobs[0], Ending::Complete)])?, [true]);
+        let open = open_with(&database, &[(&jobs[0], Ending::Complete)])?;
         let accepted =
             run_late(&database, open, |conn| settle(conn, &[(&jobs[0], retry())]), |open| end_by(open, end))?;
         let rolled_back = end == "ROLLBACK";
@@ -177,15 +177,10 @@ fn a_batch_settled_while_a_commit_of_one_of_its_jobs_is_in_progress_does_not_rep
     let database = database()?;
     let (queue, jobs) = leased(&database, 2)?;
     let mut gate = database.connect()?;
-    gate.batch_execute(
-        "CREATE TABLE effect (job integer);
-         CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             PERFORM pg_advisory_xact_lock_shared(1);
-             RETURN NULL;
-         END $$;
-         CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON effect DEFERRABLE INITIALLY DEFERRED
-             FOR EACH ROW EXECUTE FUNCTION wait();
-         SELECT pg_advisory_lock(1)",
+    gate.batch_execute("CREATE TABLE effect (job integer)")?;
+    close_gate(
+        &mut gate,
+        &["CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON effect DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"],
     )?;
     let mut handlers = database.connect()?;
     let accepted = std::thread::scope(|threads| {
@@ -213,7 +208,7 @@ fn a_batch_settled_while_a_commit_of_one_of_its_jobs_is_in_progress_does_not_rep
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event <> 'advisory'
                 AND datname = current_database()",
         )?;
-        gate.batch_execute("SELECT pg_advisory_unlock(1)")?;
+        open_gate(&mut gate)?;
         assert_eq!(commits.join().map_err(|_| "the handler panicked")??, [true]);
         Ok::<_, Box<dyn std::error::Error>>(settled.join().map_err(|_| "the worker panicked")??)
     })?;
@@ -262,9 +257,7 @@ fn a_cancellation_that_waited_for_an_outcome_is_not_forgotten() -> Outcome {
         for end in ["COMMIT", "ROLLBACK"] {
             let database = database()?;
             let (queue, jobs) = leased(&database, 2)?;
-            let mut open = database.connect()?;
-            begin(&mut open, "READ COMMITTED")?;
-            assert_eq!(settle(&mut open, &[(&jobs[0], outcome.clone())])?, [true]);
+            let open = open_with(&database, &[(&jobs[0], outcome.clone())])?;
             let answer = run_late(
                 &database,
                 open,
@@ -340,9 +333,7 @@ fn a_cancellation_in_an_old_snapshot_is_not_forgotten() -> Outcome {
 fn a_cancellation_does_not_wait_for_a_long_transaction() -> Outcome {
     let database = database()?;
     let (queue, jobs) = leased(&database, 1)?;
-    let mut open = database.connect()?;
-    begin(&mut open, "READ COMMITTED")?;
-    assert_eq!(settle(&mut open, &[(&jobs[0], Ending::Complete)])?, [true]);
+    let mut open = open_with(&database, &[(&jobs[0], Ending::Complete)])?;
     let mut conn = database.connect()?;
     // A timeout of the session, which would be an error, is longer.
     conn.batch_execute("SET lock_timeout = '20s'")?;
@@ -362,14 +353,7 @@ fn a_lease_that_is_being_reclaimed_is_not_extended() -> Outcome {
     let database = database()?;
     let (queue, jobs) = leased(&database, 2)?;
     let (mut gate, mut conn) = (database.connect()?, database.connect()?);
-    gate.batch_execute(
-        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             PERFORM pg_advisory_xact_lock_shared(1);
-             RETURN NULL;
-         END $$;
-         CREATE TRIGGER wait AFTER DELETE ON pq.queue_leases FOR EACH ROW EXECUTE FUNCTION wait();
-         SELECT pg_advisory_lock(1)",
-    )?;
+    close_gate(&mut gate, &["CREATE TRIGGER wait AFTER DELETE ON pq.queue_leases FOR EACH ROW"])?;
     let (pq, token) = (Pq::builder().url(database.url()).build()?, jobs[0].token);
     queue.extend(&jobs[0], Duration::ZERO)?;
     std::thread::scope(|threads| {
@@ -378,7 +362,7 @@ fn a_lease_that_is_being_reclaimed_is_not_extended() -> Outcome {
         let reclaims = threads.spawn(|| pq.maintain(&Retention::default()));
         until(&mut conn, WAITING)?;
         assert_eq!(pq.store().extend(&mut conn, &[token], PATIENCE)?, [Extension::Locked(token)]);
-        gate.batch_execute("SELECT pg_advisory_unlock(1)")?;
+        open_gate(&mut gate)?;
         let report = reclaims.join().map_err(|_| "the reclaim panicked")??;
         assert_eq!(report.map(|report| report.returned), Some(2));
         assert_eq!(pq.store().extend(&mut conn, &[token], PATIENCE)?, []);

@@ -40,6 +40,24 @@ pub(crate) fn until(conn: &mut PgConnection, sql: &str) -> Outcome {
     Ok(())
 }
 
+/// Makes statements that fire one of the triggers wait until the gate is opened or its connection ends.
+///
+/// Each is the start of a definition: `CREATE TRIGGER wait AFTER DELETE ON t FOR EACH ROW`.
+pub(crate) fn close_gate(gate: &mut PgConnection, triggers: &[&str]) -> QueryResult<()> {
+    gate.batch_execute(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM pg_advisory_xact_lock_shared(1);
+             RETURN NULL;
+         END $$;
+         SELECT pg_advisory_lock(1)",
+    )?;
+    triggers.iter().try_for_each(|trigger| gate.batch_execute(&format!("{trigger} EXECUTE FUNCTION wait()")))
+}
+
+pub(crate) fn open_gate(gate: &mut PgConnection) -> QueryResult<()> {
+    gate.batch_execute("SELECT pg_advisory_unlock(1)")
+}
+
 /// Counts the sessions that listen.
 pub(crate) const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
