@@ -34,7 +34,8 @@ pub(crate) struct TakeResult {
     pub(crate) jobs: Vec<Claim>,
     /// Without jobs: how long it takes until the next one is due.
     pub(crate) next_due: Option<Duration>,
-    /// Whether something was locked in vain: a row that the statement could not see, or a key whose job had ended.
+    /// Whether the statement locked something without taking a job: a row that it could not see, or a key whose job had
+    /// ended.
     pub(crate) raced: bool,
     /// Whether the queue needs the statement of the next fallback level.
     pub(crate) falls_back: bool,

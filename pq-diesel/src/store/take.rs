@@ -116,7 +116,7 @@ impl PgStore {
             self.fast_path.note_full_scan(queue, &result.jobs, request, scan_begun);
         }
         if raced {
-            // Other takes may have skipped what this one locked in vain, and found nothing. They must poll again.
+            // Other takes may have skipped what this one locked without taking it, and found nothing. They must poll again.
             let notified = self.notify_queues(conn, [queue]);
             match owner {
                 Owner::Transaction => notified?,
@@ -151,9 +151,9 @@ impl PgStore {
             if !result.raced || !result.jobs.is_empty() {
                 break;
             }
-            // The transaction keeps the key locks that it got in vain until it ends, and a job that a repeated take
-            // finds may be a long one. Other takes could not have those keys for as long. With `Scan::Resume` the
-            // caller comes back at once, in a transaction without locks.
+            // The transaction keeps the locks of keys without a job until it ends, and a job that a repeated take finds
+            // may be a long one. Other takes could not have those keys for as long. With `Scan::Resume` the caller
+            // comes back at once, in a transaction without locks.
             if matches!(owner, Owner::Transaction) && request.scan == Scan::Resume {
                 (result.falls_back, result.next_due) = (false, Some(Duration::ZERO));
                 break;

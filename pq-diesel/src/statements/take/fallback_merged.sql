@@ -2,15 +2,16 @@
 -- $1 queue, $2 length of the lease in microseconds, or null if a transaction owns the jobs.
 --
 -- Result: a row for each job. If there is none, one row has the time in microseconds until the next job is due,
--- whether the take locked something in vain and must be repeated, and whether the next statement must run.
+-- whether the take raced and must be repeated, and whether the next statement must run.
 --
 -- Order: ready jobs without keys, due jobs, and the first job of each key that no lease holds are merged by sort key.
 -- If there are only ready jobs without keys, they are taken by the index scan as in fallback 0.
 --
 -- Locks: candidates are read in order without a lock and locked one by one until there are enough, so that no lock is
--- held on a job that is not taken. A key is an advisory lock of a transaction, or a row of a lease. A row that another
--- transaction has just updated, or a key whose job is gone by then, is locked in vain. Each key is a lock in memory that
--- all sessions share, so at most {max_keyed} jobs are taken if some have keys.
+-- held on a job that is not taken. A key is an advisory lock of a transaction, or a row of a lease. If another
+-- transaction has just updated the row, or the job of the key is gone by then, the take holds a lock without a job: it
+-- has raced. Each key is a lock in memory that all sessions share, so at most {max_keyed} jobs are taken if some have
+-- keys.
 --
 -- Of ready jobs without keys the first {reach} are read. PostgreSQL would sort the whole queue for all of them, and for
 -- a number that it knows to be about as many, so it is given the number in a subquery. If fewer than {due_limit} jobs

@@ -2,11 +2,11 @@
 -- $1 queue, $2 length of the lease in microseconds, or null if a transaction owns the jobs.
 --
 -- Result: a row for each job. If there is none, one row has the time in microseconds until the next job is due,
--- whether the take locked something in vain and must be repeated, and whether the next statement must run.
+-- whether the take raced and must be repeated, and whether the next statement must run.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. A row that another
--- transaction has just updated is locked in its new version, which this snapshot cannot delete: locked in vain.
+-- transaction has just updated is locked in its new version, which this snapshot cannot delete: the take has raced.
 WITH unpaused AS MATERIALIZED (
     SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
         ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
