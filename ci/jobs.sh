@@ -1,7 +1,8 @@
 # Runs jobs in parallel and reports their durations. To be sourced.
 #
 # `job NAME COMMAND...` starts a command when a slot is free, `jobs_end` waits for all, and `report` prints the table.
-# The output of a job goes to target/ci/NAME.log, and is printed if the job fails.
+# The output of a job goes to target/ci/NAME.log, and its end is printed if the job fails, with the names of all
+# failed tests.
 
 set -m
 job_slots=${CI_JOBS:-$(($(nproc) + 2))}
@@ -38,7 +39,10 @@ reap() {
         grep '^SKIPPED' "$job_logs/$name.log" || true
     else
         echo "FAILED  $name ($seconds s, exit status $status)"
-        tail -n 200 "$job_logs/$name.log" | sed 's/^/    /'
+        {
+            tail -n 80 "$job_logs/$name.log"
+            grep -E '^test .* FAILED$' "$job_logs/$name.log" || true
+        } | sed 's/^/    /'
         failed_jobs+=("$name")
     fi
 }
