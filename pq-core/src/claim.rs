@@ -9,12 +9,17 @@ use crate::{JobId, JobRecord};
 /// It dereferences to the record, so that `claim.id` and `claim.priority` work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The job, as the take found it. Its attempt counts this take.
+    /// The job, as the take found it. Its attempt is the number of the attempt that begins now.
     pub record: JobRecord,
     /// The store's fencing token. It distinguishes this take from every other take of the same job.
     pub token: i64,
     /// The owner of the job.
     pub held: Held,
+    /// The maximum number of jobs of a lease that has this one, because an earlier lease with it was lost.
+    ///
+    /// A worker gives back the other jobs of the lease before it begins one. So of the jobs of a lost lease, one that
+    /// kills its worker is alone at last.
+    pub lease_limit: Option<u32>,
 }
 
 impl Claim {

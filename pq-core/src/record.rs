@@ -33,8 +33,13 @@ pub struct JobRecord {
     pub expected_at: Option<DateTime<Utc>>,
     /// The priority. Higher ones are taken first.
     pub priority: i32,
-    /// The number of times the job has been taken, including the current one.
+    /// The number of attempts that were begun, including the current one.
+    ///
+    /// An attempt does not count if it is given back or snoozed, if its transaction was rolled back, or if a lease of
+    /// several jobs was lost.
     pub attempt: i32,
+    /// The number of these attempts in which the worker died or lost its lease. They are not failures.
+    pub crashes: i32,
     /// Its serialization key: jobs of a queue that share one are taken one at a time.
     pub serialization_key: Option<Key>,
     /// Its unique key: at most one job of a queue that has it waits or runs.

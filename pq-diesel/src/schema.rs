@@ -19,8 +19,12 @@ diesel::table! {
         data -> Json,
         /// Jobs of higher priority are taken first.
         priority -> Integer,
-        /// The number of times the job was taken.
+        /// The number of attempts that were begun and counted.
         attempt -> Integer,
+        /// The number of attempts in which the worker died.
+        crashes -> Integer,
+        /// The maximum number of jobs of the next lease with this job.
+        lease_limit -> Nullable<Integer>,
         /// The serialization key: at most one job with it runs at any time.
         serial_key -> Nullable<Text>,
         /// The unique key: at most one job with it waits or runs at any time.
@@ -47,8 +51,10 @@ diesel::table! {
         expected_at -> Nullable<Timestamptz>,
         /// Jobs of higher priority are taken first.
         priority -> Integer,
-        /// The number of times the job was taken.
+        /// The number of attempts that were begun and counted.
         attempt -> Integer,
+        /// The number of attempts in which the worker died.
+        crashes -> Integer,
         /// The state in which the job ended: `done`, `dead` or `cancelled`.
         outcome -> Text,
         /// The error or the reason.

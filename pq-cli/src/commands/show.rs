@@ -49,6 +49,7 @@ impl Show {
             ("queue", Some(job.queue.to_string())),
             ("state", Some(job.state.to_string())),
             ("attempt", Some(job.attempt.to_string())),
+            ("crashes", (job.crashes > 0).then(|| job.crashes.to_string())),
             ("priority", Some(job.priority.to_string())),
             ("put", Some(output::format_time_micros(job.enqueued_at))),
             ("schedule_at", job.schedule_at.map(output::format_time_micros)),

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use pq_core::store::{Admin, Jobs};
-use pq_core::{Job, Outcome, PutOptions};
+use pq_core::{Job, Outcome, PutOptions, Scan, Settlement};
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{CaseError, Harness, TIMEOUT, roll_back};
+use crate::harness::{CaseError, Conn, Harness, TIMEOUT, roll_back};
 
 cases![
     a_job_given_back_has_its_updated_payload: Both,
@@ -24,6 +24,7 @@ cases![
     a_job_given_back_and_cleared_has_no_claim: Both,
     a_claim_from_a_rolled_back_get_is_not_valid_for_the_next_get: Both,
     a_rolled_back_get_ends_its_claim: Both,
+    a_take_reports_jobs_whose_transaction_was_rolled_back: Both,
     a_job_can_be_retaken_after_a_rollback_to_settle_it: Both,
     a_changed_job_cannot_be_retaken: Both,
     a_job_held_by_others_or_whose_key_is_held_cannot_be_retaken: Both,
@@ -231,6 +232,47 @@ fn a_rolled_back_get_ends_its_claim<F: Fixture>(harness: &Harness<F>) {
         })
         .unwrap();
     assert_eq!(harness.drain(), [json!("a")]);
+}
+
+fn a_take_reports_jobs_whose_transaction_was_rolled_back<F: Fixture>(harness: &Harness<F>) {
+    let (store, queue) = (harness.pq.store(), harness.queue());
+    let take = |conn: &mut Conn<F>| store.take(conn, queue.name(), 2, Scan::Full);
+    let options = [
+        PutOptions::new(),
+        PutOptions::new().priority(1),
+        PutOptions::new().schedule_at("2001-01-01T00:00:00Z"),
+        PutOptions::new().serialization_key("one"),
+        PutOptions::new().serialization_key("one").schedule_at("2001-01-01T00:00:00Z"),
+        PutOptions::new().unique("one"),
+    ];
+    for options in options {
+        harness.put_with("a", &options);
+        harness.put_with("b", &PutOptions::new().priority(-1));
+        let mut reported = Vec::new();
+        for end in [false, false, true] {
+            let _ = harness.transaction(|conn| {
+                let taken = take(conn)?;
+                assert_eq!(taken.jobs.len(), 2);
+                reported.push(taken.rolled_back);
+                if end {
+                    let back = |job| Settlement { job, outcome: Outcome::GiveBack };
+                    let accepted = store.settle(conn, &taken.jobs.iter().map(back).collect::<Vec<_>>())?;
+                    assert!(accepted.all());
+                    return Ok(());
+                }
+                roll_back()
+            });
+        }
+        assert_eq!(reported, [false, true, true], "{options:?}");
+        // A job that was returned by a commit is a new row.
+        harness
+            .transaction(|conn| {
+                let taken = take(conn)?;
+                assert_eq!((taken.jobs.len(), taken.rolled_back), (2, false), "{options:?}");
+                Ok(())
+            })
+            .unwrap();
+    }
 }
 
 /// Gets the first job in a transaction that is rolled back, and returns it.

@@ -3,17 +3,20 @@
 use std::time::Duration;
 
 use pq_core::store::{Connect, Extension, Jobs};
-use pq_core::{CancelOutcome, JobState, Outcome, PutOptions, Settlement};
+use pq_core::{CancelOutcome, JobId, JobState, Outcome, PutOptions, Settlement};
 use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{CaseError, Error, Harness, TIMEOUT, roll_back};
+use crate::harness::{CaseError, Error, Harness, TIMEOUT, ids, roll_back};
 
 cases![
     a_leased_job_stays_leased_after_the_commit: Both,
     a_completed_leased_job_is_deleted: Both,
     an_expired_lease_returns_the_job_and_counts_the_attempt: Both,
+    a_lost_lease_of_several_jobs_counts_no_attempt: Both,
+    jobs_of_lost_leases_are_alone_at_last: Both,
+    only_the_return_of_an_attempt_that_did_not_begin_keeps_the_limit: Both,
     maintenance_reports_that_more_leases_may_have_expired: Both,
     an_extended_lease_does_not_expire: Both,
     an_outcome_after_the_lease_is_lost_is_refused_and_changes_nothing: Both,
@@ -67,8 +70,94 @@ fn an_expired_lease_returns_the_job_and_counts_the_attempt<F: Fixture>(harness: 
     assert_eq!(harness.maintain().returned, 1);
     let job = harness.lease_one();
     assert_eq!((job.id, job.attempt, job.priority), (id, 2, 4));
+    assert_eq!((job.crashes, job.lease_limit), (1, Some(1)), "a job that was alone in its lease has crashed");
     assert!(job.expected_at.is_some());
     assert_eq!(harness.maintain().returned, 0);
+}
+
+/// Returns the attempt, the crashes and the error of the job.
+fn history<F: Fixture>(harness: &Harness<F>, id: JobId) -> (i32, i32, String) {
+    let found = harness.queue().find(id).unwrap().unwrap();
+    (found.attempt, found.crashes, found.error.unwrap_or_default())
+}
+
+fn a_lost_lease_of_several_jobs_counts_no_attempt<F: Fixture>(harness: &Harness<F>) {
+    let ids = [harness.put("a"), harness.put("b"), harness.put("c")];
+    let jobs = harness.lease(3, Duration::ZERO);
+    assert!(jobs.iter().all(|job| (job.attempt, job.lease_limit) == (1, None)));
+    assert_eq!(harness.maintain().returned, 3);
+    for id in ids {
+        let (attempt, crashes, error) = history(harness, id);
+        assert_eq!((attempt, crashes), (0, 0), "nobody knows whether it began");
+        assert!(error.contains("lease of 3"), "{error}");
+    }
+    let jobs = harness.lease(3, TIMEOUT);
+    assert!(jobs.iter().all(|job| (job.attempt, job.crashes, job.lease_limit) == (1, 0, Some(1))));
+}
+
+/// One of 64 jobs kills each worker that begins it, and it is the last of each lease.
+fn jobs_of_lost_leases_are_alone_at_last<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    let put = ids(queue.put_many(vec![json!("a"); 64]).unwrap());
+    assert_eq!(harness.lease(64, Duration::ZERO).len(), 64);
+    assert_eq!(harness.maintain().returned, 64);
+    // Of the second lease only the first eight were kept.
+    let jobs = harness.lease(64, Duration::ZERO);
+    assert!(jobs.iter().all(|job| job.lease_limit == Some(8)));
+    jobs[8..].iter().for_each(|job| harness.settle(job, Outcome::GiveBack));
+    assert_eq!(harness.maintain().returned, 8);
+    let jobs = harness.lease(64, Duration::ZERO);
+    let limits = |limit| jobs.iter().filter(|job| job.lease_limit == Some(limit)).count();
+    assert_eq!((limits(1), limits(8)), (8, 56));
+    assert_eq!(history(harness, put[0]).0, 1, "the first of them runs");
+    // Only the first was kept, and it is known to have been begun alone.
+    jobs[1..].iter().for_each(|job| harness.settle(job, Outcome::GiveBack));
+    assert_eq!(harness.maintain().returned, 1);
+    let (attempt, crashes, error) = history(harness, put[0]);
+    assert_eq!((attempt, crashes), (1, 1));
+    assert!(error.contains("attempt 1"), "{error}");
+    assert!(put[1..].iter().all(|id| history(harness, *id).1 == 0));
+    // A lease of several jobs of which one is left does not prove that this one began.
+    let jobs = harness.lease(64, Duration::ZERO);
+    jobs[..63].iter().for_each(|job| harness.settle(job, Outcome::Complete));
+    assert_eq!(harness.maintain().returned, 1);
+    assert_eq!((history(harness, put[63]).0, history(harness, put[63]).1), (0, 0));
+    assert_eq!(harness.lease_one().lease_limit, Some(1));
+}
+
+fn only_the_return_of_an_attempt_that_did_not_begin_keeps_the_limit<F: Fixture>(harness: &Harness<F>) {
+    let retry = Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None };
+    let cases = [
+        (Outcome::GiveBack, (2, 1, Some(1))),
+        (Outcome::snooze(Duration::ZERO), (2, 1, None)),
+        (retry, (3, 1, None)),
+    ];
+    for (outcome, expected) in cases {
+        for lease in [true, false] {
+            harness.put("a");
+            harness.lease(1, Duration::ZERO);
+            assert_eq!(harness.maintain().returned, 1);
+            if lease {
+                harness.settle(&harness.lease_one(), outcome.clone());
+            } else {
+                let queue = harness.queue();
+                let settled = harness.transaction(|conn| {
+                    let job = queue.on(conn).get()?.unwrap();
+                    Ok(queue.on(conn).settle(&job, outcome.clone())?)
+                });
+                settled.unwrap();
+            }
+            let job = harness.lease_one();
+            assert_eq!((job.attempt, job.crashes, job.lease_limit), expected, "{outcome:?}");
+            harness.settle(&job, Outcome::Dead { error: "no".to_owned() });
+            let dead = harness.archived(JobState::Dead).remove(0);
+            assert_eq!((dead.attempt, dead.crashes), (expected.0, 1));
+            assert_eq!(harness.queue().retry_all_dead().unwrap(), 1);
+            let job = harness.lease_one();
+            assert_eq!((job.attempt, job.crashes, job.lease_limit), (1, 0, None), "requeueing resets them");
+            harness.settle(&job, Outcome::Complete);
+        }
+    }
 }
 
 fn maintenance_reports_that_more_leases_may_have_expired<F: Fixture>(harness: &Harness<F>) {

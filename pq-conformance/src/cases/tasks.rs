@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::cases;
 use crate::Fixture;
 use crate::harness::{
-    CaseError, Conn, Harness, Seen, TIMEOUT, both, run_beside, run_until_empty, task, wait_until,
+    CaseError, Conn, Harness, Seen, TIMEOUT, both, roll_back, run_beside, run_until_empty, task, wait_until,
 };
 
 cases![
@@ -34,6 +34,8 @@ cases![
     a_handler_can_return_retry_until_its_retries_are_exhausted: Own,
     a_handler_that_exceeds_its_timeout_fails: Own,
     a_job_whose_worker_dies_on_every_attempt_is_moved_to_dead: Own,
+    crashes_use_up_no_retries: Own,
+    a_job_whose_transaction_was_rolled_back_runs_under_a_lease: Own,
     a_worker_can_serve_a_plain_queue: Own,
     a_handler_can_put_jobs: Own,
 ];
@@ -224,8 +226,7 @@ fn options_of_the_call_override_those_of_the_task<F: Fixture>(harness: &Harness<
         Err::<(), _>("no")
     }) {
         task.call_with(&(), &options).unwrap();
-        let report = run_until_empty(harness, handler);
-        assert_eq!((report.failed, report.dead), (2, 1));
+        assert_eq!(run_until_empty(harness, handler).failed, 2);
     }
     assert_eq!(seen.all(), vec![(2, Some("of the task".to_owned())); 4]);
     let own = CallOptions::new().backoff(Backoff::custom(|_| Duration::ZERO));
@@ -406,16 +407,58 @@ fn a_handler_that_exceeds_its_timeout_fails<F: Fixture>(harness: &Harness<F>) {
 }
 
 fn a_job_whose_worker_dies_on_every_attempt_is_moved_to_dead<F: Fixture>(harness: &Harness<F>) {
-    let task = task::<F, ()>(harness).max_retries(1);
-    task.call(&()).unwrap();
-    for _ in 0..2 {
-        assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
-        harness.maintain();
+    let task = task::<F, ()>(harness).max_retries(9).max_crashes(2);
+    let too_often = |_| -> Result<(), CaseError> { panic!("it was started once too often") };
+    for handler in both::<F, _, _, _>(&task, too_often) {
+        task.call(&()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
+            harness.maintain();
+        }
+        assert_eq!(run_until_empty(harness, handler).dead, 1);
+        let dead = harness.archived(JobState::Dead).remove(0);
+        assert!(dead.crashes == 2 && dead.error.unwrap().contains("died 2 times while it ran"));
     }
-    let handler = task.leased(|_, _| -> Result<(), CaseError> { panic!("it was started once too often") });
-    let report = run_until_empty(harness, handler);
-    assert_eq!((report.dead, harness.counts().dead), (1, 1));
-    assert!(harness.archived(JobState::Dead)[0].error.as_ref().unwrap().contains("2 attempts"));
+}
+
+fn crashes_use_up_no_retries<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u32>(harness).max_retries(1).backoff(Backoff::fixed(Duration::ZERO));
+    let seen = Seen::new();
+    let note = seen.clone();
+    let fail = move |job: pq_core::Job<u32>| {
+        note.push((job.data, job.attempt));
+        Err::<(), _>("always")
+    };
+    for (handler, data) in both::<F, _, _, _>(&task, fail).into_iter().zip(0..) {
+        task.call(&data).unwrap();
+        for _ in 0..2 {
+            assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
+            harness.maintain();
+        }
+        assert_eq!(run_until_empty(harness, handler).failed, 2);
+    }
+    assert_eq!(seen.all(), [(0, 3), (0, 4), (1, 3), (1, 4)]);
+}
+
+fn a_job_whose_transaction_was_rolled_back_runs_under_a_lease<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u32>(harness).max_retries(1).backoff(Backoff::fixed(Duration::ZERO));
+    task.call_many(0..3).unwrap();
+    let (queue, seen) = (harness.queue(), Seen::new());
+    harness
+        .transaction(|conn| {
+            assert!(queue.on(conn).get()?.is_some());
+            roll_back::<()>()
+        })
+        .unwrap_err();
+    let note = seen.clone();
+    let handler = task.transactional(move |_, job| {
+        note.push((job.data, job.attempt, job.lease().is_some()));
+        if job.data == 0 { Err("no") } else { Ok(()) }
+    });
+    Worker::new(&harness.pq).batch(1, 1).serve(handler).run_until_empty().unwrap();
+    let mut runs = seen.all();
+    runs.sort_unstable();
+    assert_eq!(runs, [(0, 1, true), (0, 2, true), (1, 1, false), (2, 1, false)]);
 }
 
 fn a_worker_can_serve_a_plain_queue<F: Fixture>(harness: &Harness<F>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The reason why an attempt failed.
 ///
 /// Its text is stored with the job. The job is retried if retries are left, and is archived as dead otherwise.
-/// [`Failure::Undecodable`] and [`Failure::Exhausted`] are never retried. A transactional handler's writes are rolled
+/// [`Failure::Undecodable`] and [`Failure::Crashed`] are never retried. A transactional handler's writes are rolled
 /// back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -22,10 +22,10 @@ pub enum Failure {
     UnknownTask(String),
     /// The payload cannot be decoded to the type that the handler takes.
     Undecodable(String),
-    /// All attempts began, and none was settled: workers crashed, or leases expired.
-    Exhausted {
-        /// The number of attempts.
-        attempts: u32,
+    /// The worker died, or lost its lease, in as many attempts as [`crate::Handler::max_crashes`] allows.
+    Crashed {
+        /// The number of these attempts.
+        times: u32,
     },
 }
 
@@ -37,8 +37,8 @@ impl fmt::Display for Failure {
             Self::Timeout(limit) => write!(f, "the handler took longer than {limit:?}"),
             Self::UnknownTask(name) => write!(f, "unknown task {name:?}: this worker has no handler for it"),
             Self::Undecodable(reason) => f.write_str(reason),
-            Self::Exhausted { attempts } => {
-                write!(f, "the worker crashed or the lease expired in each of {attempts} attempts")
+            Self::Crashed { times } => {
+                write!(f, "the job's worker died {times} times while it ran, or lost its lease")
             }
         }
     }

@@ -84,6 +84,16 @@ impl<S: Store> Handler<S> {
         self
     }
 
+    /// Sets in how many attempts the worker may die, before the job is archived as dead. Default: 3. Minimum: 1.
+    ///
+    /// A lost lease is not a failure of the handler, so it uses up no retry. It counts only for a job that was alone in
+    /// its lease. After the loss of a lease of several jobs they are taken in smaller leases, at last alone.
+    #[must_use]
+    pub fn max_crashes(mut self, crashes: u32) -> Self {
+        self.policy.max_crashes = crashes;
+        self
+    }
+
     /// Sets the delay before a retry. Default: 30 s.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {

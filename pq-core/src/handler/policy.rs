@@ -8,9 +8,10 @@ use crate::envelope::Envelope;
 use crate::{Backoff, Claim, Failure, Outcome, Payload, Queue, Store};
 
 /// The retries, the timeout and the history of jobs. What a call says takes precedence.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(crate) max_retries: u32,
+    pub(crate) max_crashes: u32,
     pub(crate) backoff: Backoff,
     pub(crate) timeout: Option<Duration>,
     /// Whether completed jobs are archived.
@@ -18,6 +19,20 @@ pub(crate) struct Policy {
     /// How many handlers that send statements may share a transaction, see [`Policy::max_senders`].
     pub(crate) max_sharing: usize,
     pub(crate) isolation: Isolation,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_retries: 0,
+            max_crashes: 3,
+            backoff: Backoff::default(),
+            timeout: None,
+            keep_history: false,
+            max_sharing: 1,
+            isolation: Isolation::default(),
+        }
+    }
 }
 
 impl Policy {
@@ -34,14 +49,21 @@ impl Policy {
         envelope.and_then(|envelope| envelope.duration("timeout")).or(self.timeout)
     }
 
-    /// Returns how many retries the job may have, and how many attempts it had before this one.
+    /// Returns the failure of a job whose worker died in as many attempts as allowed.
+    pub(crate) fn crashed(&self, job: &Claim) -> Option<Failure> {
+        let times = u32::try_from(job.crashes).unwrap_or_default();
+        (times >= self.max_crashes.max(1)).then_some(Failure::Crashed { times })
+    }
+
+    /// Returns how many retries the job may have, and how many of its attempts failed before this one. A crash is not a
+    /// failure.
     ///
     /// In Python each retry is a job of its own, whose envelope has the count.
     pub(crate) fn retries(&self, job: &Claim, envelope: Option<&Envelope>) -> (u32, u32) {
         let allowed = envelope.and_then(Envelope::max_retries).unwrap_or(self.max_retries);
-        let earlier = u32::try_from(job.attempt).unwrap_or_default().saturating_sub(1);
+        let earlier = u32::try_from(job.attempt.saturating_sub(job.crashes)).unwrap_or_default();
         let before = envelope.map_or(0, |envelope| envelope.retried_before(job.id));
-        (allowed, earlier.saturating_add(before))
+        (allowed, earlier.saturating_sub(1).saturating_add(before))
     }
 
     /// Returns the outcome of a failed attempt: [`Outcome::Retry`] if retries are left, and [`Outcome::Dead`]
@@ -59,7 +81,7 @@ impl Policy {
         let Incoming { claim, envelope } = job;
         let error = failure.to_string();
         let (allowed, tried) = self.retries(claim, envelope.as_ref());
-        let is_final = matches!(failure, Failure::Undecodable(_) | Failure::Exhausted { .. });
+        let is_final = matches!(failure, Failure::Undecodable(_) | Failure::Crashed { .. });
         if is_final || tried >= allowed {
             return Outcome::Dead { error };
         }

@@ -59,6 +59,7 @@ impl Archive for MemoryStore {
                     state: JobState::Ready,
                     schedule_at: None,
                     attempt: 0,
+                    crashes: 0,
                     result: None,
                     ended_at: None,
                     ..archived.job.clone()

@@ -26,14 +26,16 @@ impl Jobs for MemoryStore {
         conn.operate(|state, open| {
             let rows = take::ready(state, queue, count, open.tx, now);
             if rows.is_empty() {
-                return Ok(Taken { jobs: Vec::new(), next_due: take::next_due(state, queue, open.tx, now) });
+                let next_due = take::next_due(state, queue, open.tx, now);
+                return Ok(Taken { next_due, ..Taken::default() });
             }
             let token = state.next_tx();
             let jobs = rows.iter().map(|row| row.claim(token, Held::Transaction)).collect();
+            let rolled_back = rows.iter().any(|row| row.rolled_back);
             for row in rows {
                 open.set(state, Row { held_by: Some(open.tx), token, ..row });
             }
-            Ok(Taken { jobs, next_due: None })
+            Ok(Taken { jobs, next_due: None, rolled_back })
         })
     }
 
@@ -63,18 +65,19 @@ impl Jobs for MemoryStore {
         conn.operate(|state, open| {
             let rows = take::ready(state, queue, count, open.tx, now);
             if rows.is_empty() {
-                return Ok(Taken { jobs: Vec::new(), next_due: take::next_due(state, queue, open.tx, now) });
+                let next_due = take::next_due(state, queue, open.tx, now);
+                return Ok(Taken { next_due, ..Taken::default() });
             }
-            let held = Held::Lease { jobs: u32::try_from(rows.len()).unwrap_or(u32::MAX) };
-            let lease =
-                Lease { token: state.next_tx(), until: take::after(now, lease), cancel_requested: false };
-            let jobs = rows.iter().map(|row| row.claim(lease.token, held)).collect();
+            let size = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+            let (token, until) = (state.next_tx(), take::after(now, lease));
+            let lease = Lease { token, until, size, cancel_requested: false };
+            let jobs = rows.iter().map(|row| row.claim(token, Held::Lease { jobs: size })).collect();
             for mut row in rows {
                 row.job.attempt += 1;
                 row.job.error = None;
                 open.set(state, Row { lease: Some(lease), ..row });
             }
-            Ok(Taken { jobs, next_due: None })
+            Ok(Taken { jobs, ..Taken::default() })
         })
     }
 

@@ -30,6 +30,7 @@ pub(super) fn put(
         expected_at: job.expected_at.map(|when| instant(when, now)),
         priority: job.priority,
         attempt: 0,
+        crashes: 0,
         serialization_key: job.serialization_key.clone(),
         unique_key: job.unique.as_ref().map(|(key, _)| key.clone()),
         error: None,
@@ -60,7 +61,7 @@ fn resolve_conflict(
             row.job.expected_at = new.expected_at.map(|when| instant(when, now));
             row.job.priority = new.priority;
             row.job.serialization_key = new.serialization_key.clone();
-            (row.job.attempt, row.job.error) = (0, None);
+            (row.job.attempt, row.job.crashes, row.job.error, row.lease_limit) = (0, 0, None, None);
             PutOutcome::Replaced
         }
         OnConflict::Reschedule => PutOutcome::Rescheduled,

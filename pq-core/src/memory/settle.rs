@@ -1,5 +1,7 @@
 //! Settling claims, and the leases of held jobs.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 use super::state::{Lease, Row, State, Tx};
@@ -62,14 +64,14 @@ pub(super) fn settle(
             row.job.schedule_at = (!after.is_zero()).then(|| take::after(now, after));
             row.job.error = Some(error);
             row.job.payload = payload.unwrap_or(row.job.payload);
-            requeue(state, open, row);
+            requeue(state, open, Row { lease_limit: None, ..row });
         }
         Outcome::Snooze { after, reason, payload } => {
             row.job.attempt -= 1;
             row.job.schedule_at = (!after.is_zero()).then(|| take::after(now, after));
             row.job.error = reason;
             row.job.payload = payload.unwrap_or(row.job.payload);
-            requeue(state, open, row);
+            requeue(state, open, Row { lease_limit: None, ..row });
         }
         Outcome::GiveBack => {
             row.job.attempt -= 1;
@@ -84,8 +86,9 @@ pub(super) fn settle(
 
 /// Returns a held row to the queue.
 pub(super) fn requeue(state: &mut State, open: &mut Open, row: Row) {
-    let returned_from = row.lease;
-    open.set(state, Row { held_by: None, lease: None, returned_by: Some(open.tx), returned_from, ..row });
+    let (returned_by, returned_from) = (Some(open.tx), row.lease);
+    let row = Row { held_by: None, lease: None, returned_by, returned_from, rolled_back: false, ..row };
+    open.set(state, row);
 }
 
 /// Extends a lease, unless transactions settle or requeue all of its jobs. Returns `None` if it has no job.
@@ -118,6 +121,23 @@ pub(super) fn extend(
     Some(Extension::Extended(Extended { lease: token, cancelled }))
 }
 
+/// Counts the attempt of a job of an expired lease as a crash, if the job was alone in it or had to be run alone.
+///
+/// Of several jobs it is not known which were begun. Their attempts do not count, and an eighth of them may be begun
+/// under the next lease, so that a job that kills its worker is alone at last.
+fn charge(row: &mut Row, lease: Lease, lost: u32) {
+    let attempt = row.job.attempt;
+    if lost == 1 && (lease.size == 1 || row.lease_limit == Some(1)) {
+        row.job.crashes += 1;
+        row.job.error = Some(format!("the worker died or lost its lease in attempt {attempt}"));
+    } else {
+        row.job.attempt -= 1;
+        row.job.error = Some(format!("the worker died or lost its lease of {lost} unsettled jobs"));
+    }
+    let limit = (lost / 8).max(1);
+    row.lease_limit = Some(row.lease_limit.map_or(limit, |before| before.min(limit)));
+}
+
 /// Returns the jobs whose lease has expired to the queue, or cancels them if that was requested, and returns their
 /// number.
 pub(super) fn expire_leases(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> u64 {
@@ -127,8 +147,13 @@ pub(super) fn expire_leases(state: &mut State, open: &mut Open, now: DateTime<Ut
         .filter(|row| row.held_by.is_none() && row.returned_by.is_none())
         .filter_map(|row| Some((row.clone(), row.lease.filter(|lease| lease.until <= now)?)))
         .collect();
+    let mut lost = BTreeMap::<Tx, u32>::new();
+    for (_, lease) in &expired {
+        *lost.entry(lease.token).or_default() += 1;
+    }
     let count = expired.len() as u64;
     for (mut row, lease) in expired {
+        charge(&mut row, lease, lost[&lease.token]);
         if lease.cancel_requested {
             row.job.error = None;
             archive::archive(state, open, row, JobState::Cancelled, now);

@@ -21,6 +21,10 @@ pub(super) struct Row {
     pub(super) job: JobRecord,
     /// The lease that the job is held under.
     pub(super) lease: Option<Lease>,
+    /// The maximum number of jobs of the next lease with this one.
+    pub(super) lease_limit: Option<u32>,
+    /// Whether a transaction that had changed the row was rolled back.
+    pub(super) rolled_back: bool,
     /// The transaction that put the row, until it commits. No other transaction sees the row.
     pub(super) added_by: Option<Tx>,
     /// The transaction that took or changed the row and returned it, until it commits. Other transactions still see
@@ -41,6 +45,8 @@ pub(super) struct Row {
 pub(super) struct Lease {
     pub(super) token: i64,
     pub(super) until: DateTime<Utc>,
+    /// The number of jobs that were taken under it.
+    pub(super) size: u32,
     /// Whether the cancellation of the job was requested.
     pub(super) cancel_requested: bool,
 }
@@ -51,6 +57,8 @@ impl Row {
         Self {
             job,
             lease: None,
+            lease_limit: None,
+            rolled_back: false,
             added_by: Some(tx),
             returned_by: None,
             returned_from: None,
@@ -100,7 +108,7 @@ impl Row {
             result: None,
             ..self.job.clone()
         };
-        Claim { record, token, held }
+        Claim { record, token, held, lease_limit: self.lease_limit }
     }
 }
 

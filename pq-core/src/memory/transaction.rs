@@ -68,7 +68,10 @@ impl Open {
     fn roll_back_to(&mut self, state: &mut State, mark: usize) {
         for undo in self.undo.drain(mark..).rev() {
             match undo {
-                Undo::Row(id, row) => drop(set(&mut state.rows, id, row)),
+                Undo::Row(id, row) => {
+                    let row = row.map(|row| Row { rolled_back: true, ..row });
+                    drop(set(&mut state.rows, id, row));
+                }
                 Undo::Archived(id, archived) => drop(set(&mut state.archive, id, archived)),
                 Undo::Paused(queue, since) => drop(set(&mut state.paused, queue, since)),
                 Undo::Cron(name, periodic) => drop(set(&mut state.crons, name, periodic)),

@@ -245,6 +245,11 @@ pub struct Taken {
     /// If there are no jobs: when the next take is due, measured from now on the store's clock. That is when the next
     /// scheduled job falls due, or earlier if the store has another reason to poll again.
     pub next_due: Option<Duration>,
+    /// Whether a transaction that had taken one of the jobs before was rolled back.
+    ///
+    /// Such a rollback leaves no other trace. A worker runs these jobs under a lease, where each attempt counts. Only a
+    /// take for a transaction reports it, and it may report it of a job that another transaction had only locked.
+    pub rolled_back: bool,
 }
 
 /// A taken job that no handler can decode.

@@ -25,7 +25,8 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
     ///
     /// After a conflict with another transaction, a deadlock or a serialization failure, the handler is run again at once,
     /// three times at most, within the same attempt. After a crash everything is rolled back, the job is ready again as
-    /// soon as the server notices, and the attempt is not counted.
+    /// soon as the server notices, and the attempt is not counted. The next attempt runs under a lease, in a transaction
+    /// of its own, so that it counts.
     ///
     /// The handler must not commit or roll back the transaction.
     #[must_use]
@@ -42,8 +43,7 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
     ///
     /// The worker extends the lease while the handler runs. Use it for work that lives outside of the database.
     ///
-    /// The job runs at least once. After a crash it is requeued when the lease has expired, and the attempt counts. The
-    /// handler must therefore be safe to repeat, or complete the job together with its writes by
+    /// The job runs at least once. After a crash it is requeued when the lease has expired. The handler must therefore be safe to repeat, or complete the job together with its writes by
     /// [`Context::complete_with`].
     #[must_use]
     pub fn leased<R: Into<Outcome>, E: fmt::Display>(

@@ -36,6 +36,11 @@ impl BatchSizer {
         self.size = self.size.min(Self::MAX_KEYED).max(self.min);
     }
 
+    /// Limits the next batch, because the last one had jobs of lost leases.
+    pub(super) fn limit_for_lost_lease(&mut self, limit: usize) {
+        self.size = self.size.min(limit).max(1);
+    }
+
     /// Shrinks the next batch, because one could not be taken or committed.
     ///
     /// A smaller batch needs less of the store. A batch of one job shows whether that job is the cause: then it fails.
@@ -118,6 +123,17 @@ mod tests {
         let mut minimum = BatchSizer::new(1_000, 4_096);
         minimum.limit_for_keys();
         assert_eq!(minimum.size(), 1_000);
+    }
+
+    #[test]
+    fn batches_with_jobs_of_lost_leases_are_small_even_below_the_minimum() {
+        let mut sizer = after_many(BatchSizer::new(16, 4_096), 0, |_| Duration::from_millis(1));
+        sizer.limit_for_lost_lease(512);
+        assert_eq!(sizer.size(), 512);
+        sizer.limit_for_lost_lease(1);
+        assert_eq!(sizer.size(), 1);
+        sizer.record(1, 0, Duration::from_millis(1));
+        assert_eq!(sizer.size(), 16);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::batch::Batch;
 use super::prepared_job::PreparedJob;
 use super::queue_set::ServedQueue;
-use super::run_handler::run_handler;
+use super::run_handler::{not_kept, run_handler};
 use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_finished};
 use super::status::Report;
 use super::thread_slots::{FinishedJob, ThreadSlot};
@@ -58,8 +58,14 @@ pub(super) fn run_batch<S: Store>(
     let batch = Batch::of(&taken.jobs);
     run.leases.insert(lease, length, asked_at);
     run.lease_added();
-    let slot = &run.slots()[thread];
-    lock(&slot.buffer).extend(taken.jobs);
+    let (slot, mut jobs) = (&run.slots()[thread], taken.jobs);
+    if let Some(limit) = batch.lease_limit.filter(|limit| *limit < jobs.len()) {
+        // A job that kills its worker must not take more than this many others with it.
+        lock(&slot.buffer).extend(jobs.split_off(limit));
+        give_back_buffer(slot);
+        settle_finished(run, slot);
+    }
+    lock(&slot.buffer).extend(jobs);
     let (mut begun, mut keyed_since) = (0, None);
     // Reading the clock is a large part of the cost of an empty handler. It is read once for each job.
     let (mut now, mut confirmed_at) = (Instant::now(), None);
@@ -172,7 +178,7 @@ impl<E> From<E> for Rollback<E> {
     }
 }
 
-/// Runs a transactional handler of a leased queue. Its writes and its job's outcome commit together. After a conflict
+/// Runs a transactional handler under a lease. Its writes and its job's outcome commit together. After a conflict
 /// with another transaction it is run again at once, a few times.
 ///
 /// Sets `committed` to the outcome if they did, or if the connection was lost so that they may have. If the store
@@ -189,7 +195,7 @@ fn run_in_transaction<S: Store>(
         let (mut settled_as, mut is_conflict) = (None, false);
         let done: Result<HandlerResult, Rollback<S::Error>> = store.with_connection(|conn| {
             let conflicts = store.conflicts(conn);
-            let done = store.transaction(conn, |conn| {
+            let done = store.transaction_at(conn, prepared.isolation(), |conn| {
                 if let Some(timeout) = prepared.timeout() {
                     store.set_statement_timeout(conn, Some(timeout))?;
                 }
@@ -209,6 +215,10 @@ fn run_in_transaction<S: Store>(
                 if accepted.all() { Ok(Ok(returned)) } else { Err(Rollback::LeaseLost) }
             });
             is_conflict = store.conflicts(conn) != conflicts;
+            if let Err(Rollback::Ended(Err(_))) = done {
+                // The handler may have failed because the connection was lost. This call then fails, too.
+                store.now(conn)?;
+            }
             done
         });
         let (result, is_conflict) = match done {
@@ -227,9 +237,7 @@ fn run_in_transaction<S: Store>(
                 *committed = settled_as.filter(|_| error.is_unavailable());
                 return Ok(Outcome::snooze(RUN_AGAIN_AFTER));
             }
-            Err(Rollback::Store(error)) => {
-                (Err(Failure::Error(error.to_string())), is_conflict || error.is_conflict())
-            }
+            Err(Rollback::Store(error)) => (Err(not_kept(&error)), is_conflict || error.is_conflict()),
         };
         if !is_conflict || reruns == MAX_RERUNS {
             return result;

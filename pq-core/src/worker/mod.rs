@@ -81,8 +81,10 @@ use crate::{Outcome, Pq, Retention, Store};
 /// An error, a panic or a timeout of a handler fails the attempt. See [`crate::Failure`] for what follows. While the
 /// store cannot be reached, the worker retries with backoff.
 ///
-/// If the process crashes, leased jobs are requeued when their lease expires, and the attempt counts. Jobs in a
-/// transaction are ready again as soon as the server notices, and the attempt does not count.
+/// If the process crashes, leased jobs are requeued when their lease expires. That is not a failure and uses up no
+/// retry. A job that was alone in its lease has crashed, see [`Handler::max_crashes`]. Of several jobs no attempt counts,
+/// and they are taken again in smaller leases, at last alone. Jobs in a transaction are ready again as soon as the
+/// server notices. The attempt does not count, and the next one runs under a lease.
 ///
 /// # Maintenance
 ///

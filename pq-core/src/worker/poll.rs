@@ -55,7 +55,7 @@ pub(super) fn poll<S: Store>(
             found();
         };
         let batch = match served.is_transactional() {
-            true => transactional_batch::run_batch(run, thread, served, want, scan, &mut began),
+            true => transactional_batch::run_batch(run, thread, position, want, scan, &mut began),
             false => leased_batch::run_batch(run, thread, position, want, scan, &mut began),
         };
         let batch = match batch {
@@ -68,7 +68,7 @@ pub(super) fn poll<S: Store>(
                 return Err(error);
             }
         };
-        let Batch { taken, bytes, has_keys, unbegun, .. } = batch;
+        let Batch { taken, bytes, has_keys, lease_limit, unbegun, .. } = batch;
         run.job_limit.release(want - (taken - unbegun));
         if taken > 0 {
             let took = began_at.map_or(Duration::ZERO, |began_at| began_at.elapsed());
@@ -77,6 +77,9 @@ pub(super) fn poll<S: Store>(
             sizer.record(taken, bytes, took);
             if has_keys {
                 sizer.limit_for_keys();
+            }
+            if let Some(limit) = lease_limit {
+                sizer.limit_for_lost_lease(limit);
             }
             return Ok(PollResult::Ran);
         }

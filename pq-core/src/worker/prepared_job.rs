@@ -26,7 +26,7 @@ impl<S: Store> ServedQueue<S> {
     pub(super) fn prepare(&self, claim: Claim) -> PreparedJob<'_, S> {
         if let Some(handler) = &self.whole_queue {
             let incoming = Incoming { claim: Arc::new(claim), envelope: None };
-            return PreparedJob { incoming, handler: Ok(handler), task: None }.unless_exhausted();
+            return PreparedJob { incoming, handler: Ok(handler), task: None }.unless_crashed();
         }
         let call = self.queue.json_of(&claim).and_then(|json| Envelope::read(&json));
         let claim = Arc::new(claim);
@@ -35,7 +35,7 @@ impl<S: Store> ServedQueue<S> {
                 let name = call.function().unwrap_or_default();
                 let handler = self.tasks.get(&name).ok_or_else(|| Failure::UnknownTask(name.clone()));
                 let incoming = Incoming { claim, envelope: Some(call) };
-                PreparedJob { incoming, handler, task: Some(name) }.unless_exhausted()
+                PreparedJob { incoming, handler, task: Some(name) }.unless_crashed()
             }
             Err(reason) => {
                 let incoming = Incoming { claim, envelope: None };
@@ -46,15 +46,12 @@ impl<S: Store> ServedQueue<S> {
 }
 
 impl<S: Store> PreparedJob<'_, S> {
-    /// Removes the handler if all allowed attempts began and none was settled, because workers crashed or leases
-    /// expired.
-    fn unless_exhausted(mut self) -> Self {
-        if let Ok(handler) = self.handler {
-            let Incoming { claim, envelope } = &self.incoming;
-            let (allowed, tried) = handler.policy.retries(claim, envelope.as_ref());
-            if tried > allowed {
-                self.handler = Err(Failure::Exhausted { attempts: tried });
-            }
+    /// Removes the handler if the worker died in as many attempts as allowed.
+    fn unless_crashed(mut self) -> Self {
+        if let Ok(handler) = self.handler
+            && let Some(failure) = handler.policy.crashed(&self.incoming.claim)
+        {
+            self.handler = Err(failure);
         }
         self
     }
@@ -90,7 +87,9 @@ impl<S: Store> PreparedJob<'_, S> {
             Err(_) => true,
         };
         let (task, trace) = (self.task.as_deref(), self.incoming.trace());
-        JobInfo { job: claim, task, trace, attempt: tried.saturating_add(1), max_retries, is_last }
+        let attempt =
+            tried.saturating_add(u32::try_from(claim.crashes).unwrap_or_default()).saturating_add(1);
+        JobInfo { job: claim, task, trace, attempt, max_retries, is_last }
     }
 
     /// Returns the job and the outcome that its handler's result leads to.

@@ -151,7 +151,11 @@ fn settle_once<S: Store>(
 fn was_accepted(job: &Claim, found: Option<&JobRecord>) -> bool {
     found.is_none_or(|found| match found.state {
         JobState::Running => false,
-        state => found.attempt == job.attempt && (state.is_ended() || found.error.is_some()),
+        // An attempt whose lease was lost counts as a crash, and that of a lost lease of several jobs does not count.
+        state => {
+            (found.attempt, found.crashes) == (job.attempt, job.crashes)
+                && (state.is_ended() || found.error.is_some())
+        }
     })
 }
 

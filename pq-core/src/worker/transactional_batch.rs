@@ -12,16 +12,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
+use super::leased_batch;
 use super::prepared_job::PreparedJob;
 use super::queue_set::ServedQueue;
-use super::run_handler::run_handler;
+use super::run_handler::{not_kept, run_handler};
 use super::settling::settle_in_transaction;
 use super::sharing::SharedTransaction;
 use super::status::Report;
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::handler::{HandlerResult, Run};
-use crate::{Claim, Error, Failure, Isolation, Outcome, Scan, Store, StoreError};
+use crate::{Claim, Error, Failure, Isolation, Outcome, Scan, Store, StoreError, Taken};
 
 /// After this long the rest of a batch is given back, so that the transaction and its locks do not last much longer.
 const MAX_DURATION: Duration = Duration::from_millis(200);
@@ -31,6 +32,8 @@ pub(super) const MAX_RERUNS: u32 = 3;
 
 /// The reason why the transaction is rolled back.
 enum Rollback<E> {
+    /// The jobs must be run under a lease.
+    NeedsLease,
     /// The handler of its only job ended with this result, and keeps no writes. The job is settled after the rollback.
     Ended {
         job: Arc<Claim>,
@@ -54,15 +57,15 @@ impl<E> From<E> for Rollback<E> {
 pub(super) fn run_batch<S: Store>(
     run: &WorkerRun<S>,
     thread: usize,
-    served: &ServedQueue<S>,
+    position: usize,
     want: usize,
     scan: Scan,
     found: &mut dyn FnMut(),
 ) -> Result<Batch, S::Error> {
-    let store = run.store();
+    let (store, served) = (run.store(), &run.queues.all[position]);
     // Acquired before the transaction begins, which would be idle while it waits.
     let permit = served.limiter.acquire(want);
-    store.with_connection(|conn| {
+    let ran = store.with_connection(|conn| -> Result<Option<Batch>, S::Error> {
         let mut work = TransactionalBatch::new(run, &run.slots()[thread], served);
         let mut several = None;
         let done = store.transaction(conn, |conn| -> Result<Batch, Rollback<S::Error>> {
@@ -73,6 +76,9 @@ pub(super) fn run_batch<S: Store>(
             drop(permit);
             if taken.jobs.is_empty() {
                 return Ok(Batch::empty(taken.next_due));
+            }
+            if needs_lease(&taken) {
+                return Err(Rollback::NeedsLease);
             }
             found();
             let batch = Batch::of(&taken.jobs);
@@ -90,18 +96,32 @@ pub(super) fn run_batch<S: Store>(
                 work.report = Report::default();
                 Batch { unbegun: batch.taken, ..batch }
             }
-            (done, _) => work.conclude(conn, done)?,
+            (done, _) => match work.conclude(conn, done)? {
+                Some(batch) => batch,
+                None => return Ok(None),
+            },
         };
         served.sharing_limit.record(&work.shared);
         // Counted after the commit.
         work.slot.statistics.add(served.queue.name(), &work.report);
-        Ok(batch)
-    })
+        Ok(Some(batch))
+    })?;
+    match ran {
+        Some(batch) => Ok(batch),
+        None => leased_batch::run_batch(run, thread, position, want, scan, found),
+    }
 }
 
-/// The failure of a handler that ignored the error of one of its statements, or whose commit failed.
-fn not_kept(error: &impl std::error::Error) -> Failure {
-    Failure::Error(format!("cannot keep the handler's writes: {error}"))
+/// Returns whether an attempt of these jobs must be recorded even if their transaction does not commit.
+///
+/// A rollback leaves no trace but [`Taken::rolled_back`]. So after an attempt that was rolled back, the next one runs
+/// under a lease, where a failure is recorded for certain and the death of the worker is counted: of a job that kills
+/// its worker, one attempt is not counted. The same holds for a job that has crashed or been in a lost lease before,
+/// and for the retry of a single job, whose failure could be lost between its rollback and [`crate::store::Jobs::retake`].
+fn needs_lease(taken: &Taken) -> bool {
+    taken.rolled_back
+        || taken.jobs.iter().any(|job| job.crashes > 0 || job.lease_limit.is_some())
+        || matches!(taken.jobs.as_slice(), [job] if job.attempt > 1)
 }
 
 struct TransactionalBatch<'w, S: Store> {
@@ -339,15 +359,17 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
     }
 
     /// Follows up on the transaction of a single-job batch: runs the job again or settles it in another transaction.
+    /// Returns `None` if the jobs must be run under a lease.
     fn conclude(
         &mut self,
         conn: &mut S::Conn,
         mut done: Result<Batch, Rollback<S::Error>>,
-    ) -> Result<Batch, S::Error> {
+    ) -> Result<Option<Batch>, S::Error> {
         let mut reruns = 0;
         loop {
             let (job, result, is_conflict) = match done {
-                Ok(batch) => return Ok(batch),
+                Ok(batch) => return Ok(Some(batch)),
+                Err(Rollback::NeedsLease) => return Ok(None),
                 Err(Rollback::WrongIsolation(job)) => {
                     done = self.run_retaken(conn, &job);
                     continue;
@@ -363,7 +385,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
                 },
             };
             if !is_conflict || reruns == MAX_RERUNS {
-                return self.settle_after_rollback(conn, job, result);
+                return self.settle_after_rollback(conn, job, result).map(Some);
             }
             reruns += 1;
             tracing::info!(job_id = %job.id, reruns, "handler conflicted with another transaction");

@@ -2,10 +2,16 @@
 
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::QueryResult;
-use diesel::sql_types::{Array, BigInt, Integer, Nullable, Record, Text, Timestamptz};
-use pq_core::{Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Record, Text, Timestamptz};
+use pq_core::{Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName, Taken};
 
-use super::{expected, nearest, sort};
+use super::{expected, limit, nearest, sort};
+
+/// The attributes that few jobs have: attempt, priority, `expected_at`, unique key, crashes, the limit of the next lease,
+/// and whether a job of the take was taken before by a transaction that did not commit.
+type Rare = (i32, i32, Option<PgTimestamp>, Option<String>, i32, Option<i32>, bool);
+
+type RareSql = (Integer, Integer, Nullable<Timestamptz>, Nullable<Text>, Integer, Nullable<Integer>, Bool);
 
 row! {
     /// A job that was taken in a transaction.
@@ -13,29 +19,31 @@ row! {
         id: i64 => BigInt,
         payload: String => Text,
         enqueued_at: PgTimestamp => Timestamptz,
-        // Attempt, priority, `expected_at` and unique key, or null if all have their defaults, as for most jobs.
-        rare: Option<(i32, i32, Option<PgTimestamp>, Option<String>)>
-            => Nullable<Record<(Integer, Integer, Nullable<Timestamptz>, Nullable<Text>)>>,
+        // Null if all have their defaults, as for most jobs.
+        rare: Option<Rare> => Nullable<Record<RareSql>>,
     }
 }
 
 impl ScannedRow {
-    /// Returns the claims of the rows, in the order of the queue.
-    pub(crate) fn claims(
+    /// Returns the jobs of the rows, in the order of the queue.
+    pub(crate) fn taken(
         queue: &QueueName,
         token: i64,
         rows: impl ExactSizeIterator<Item = QueryResult<Self>>,
-    ) -> QueryResult<Vec<Claim>> {
-        let mut jobs = Vec::with_capacity(rows.len());
+    ) -> QueryResult<Taken> {
+        let (mut jobs, mut rolled_back) = (Vec::with_capacity(rows.len()), false);
         for row in rows {
             let row = row?;
-            let (attempt, priority, expected_at, unique_key) = row.rare.unwrap_or_default();
+            let (attempt, priority, expected_at, unique_key, crashes, lease_limit, was_taken) =
+                row.rare.unwrap_or_default();
+            rolled_back |= was_taken;
             let record = record(queue, JobId(row.id), row.payload, row.enqueued_at, expected_at, unique_key);
-            let record = JobRecord { priority, attempt: attempt.saturating_add(1), ..record };
-            jobs.push(Claim { record, token, held: Held::Transaction });
+            let record = JobRecord { priority, attempt: attempt.saturating_add(1), crashes, ..record };
+            let lease_limit = lease_limit.map(limit);
+            jobs.push(Claim { record, token, held: Held::Transaction, lease_limit });
         }
         sort(&mut jobs);
-        Ok(jobs)
+        Ok(Taken { jobs, next_due: None, rolled_back })
     }
 }
 
@@ -50,6 +58,8 @@ row! {
         priority: Vec<i32> => Array<Integer>,
         attempt: Vec<i32> => Array<Integer>,
         unique_key: Option<Vec<Option<String>>> => Nullable<Array<Nullable<Text>>>,
+        crashes: Option<Vec<i32>> => Nullable<Array<Integer>>,
+        lease_limit: Option<Vec<Option<i32>>> => Nullable<Array<Nullable<Integer>>>,
     }
 }
 
@@ -59,6 +69,8 @@ impl LeaseRow {
         let held = Held::Lease { jobs: u32::try_from(self.ids.len()).unwrap_or(u32::MAX) };
         let mut expected_at = self.expected_at.unwrap_or_default().into_iter();
         let mut unique_key = self.unique_key.unwrap_or_default().into_iter();
+        let mut crashes = self.crashes.unwrap_or_default().into_iter();
+        let mut lease_limit = self.lease_limit.unwrap_or_default().into_iter();
         let numbers =
             self.ids.into_iter().zip(self.enqueued_at).zip(self.priority.into_iter().zip(self.attempt));
         let mut jobs: Vec<Claim> = numbers
@@ -66,7 +78,10 @@ impl LeaseRow {
             .map(|(((id, enqueued_at), (priority, attempt)), payload)| {
                 let (expected_at, unique_key) = (expected_at.next().flatten(), unique_key.next().flatten());
                 let record = record(queue, JobId(id), payload, enqueued_at, expected_at, unique_key);
-                Claim { record: JobRecord { priority, attempt, ..record }, token: self.token, held }
+                let crashes = crashes.next().unwrap_or_default();
+                let record = JobRecord { priority, attempt, crashes, ..record };
+                let lease_limit = lease_limit.next().flatten().map(limit);
+                Claim { record, token: self.token, held, lease_limit }
             })
             .collect();
         sort(&mut jobs);
@@ -93,6 +108,7 @@ fn record(
         expected_at: expected(expected_at),
         priority: 0,
         attempt: 1,
+        crashes: 0,
         serialization_key: None,
         unique_key: unique_key.map(Key::from_stored),
         error: None,

@@ -67,6 +67,11 @@ pub(crate) fn nearest(at: PgTimestamp) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
+/// Returns the limit of a lease.
+fn limit(stored: i32) -> u32 {
+    stored.max(1).unsigned_abs()
+}
+
 /// Returns the `expected_at` of a job. The store writes infinity for none in some columns.
 fn expected(at: Option<PgTimestamp>) -> Option<DateTime<Utc>> {
     at.filter(|at| at.0 != i64::MAX).map(nearest)

@@ -6,7 +6,7 @@ use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
 use pq_core::{Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName};
 
-use super::{expected, nearest, sort, span};
+use super::{expected, limit, nearest, sort, span};
 
 row! {
     /// A taken job. If nothing was taken, the only row has no job, and says why.
@@ -20,6 +20,9 @@ row! {
         attempt: Option<i32> => Nullable<Integer>,
         serialization_key: Option<String> => Nullable<Text>,
         unique_key: Option<String> => Nullable<Text>,
+        crashes: Option<i32> => Nullable<Integer>,
+        lease_limit: Option<i32> => Nullable<Integer>,
+        rolled_back: Option<bool> => Nullable<Bool>,
         token: Option<i64> => Nullable<BigInt>,
         next_due: Option<i64> => Nullable<BigInt>,
         raced: bool => Bool,
@@ -32,6 +35,8 @@ row! {
 pub(crate) struct TakeResult {
     /// The jobs, in the order of the queue.
     pub(crate) jobs: Vec<Claim>,
+    /// Whether one of the jobs was taken before by a transaction that did not commit.
+    pub(crate) rolled_back: bool,
     /// Without jobs: how long it takes until the next one is due.
     pub(crate) next_due: Option<Duration>,
     /// Whether the statement locked something without taking a job: a row that it could not see, or a key whose job had
@@ -55,6 +60,8 @@ impl TakeResult {
                 result.falls_back = row.falls_back;
                 continue;
             };
+            result.rolled_back |= row.rolled_back.unwrap_or_default();
+            let lease_limit = row.lease_limit.map(limit);
             let record = JobRecord {
                 id: JobId(id),
                 queue: queue.clone(),
@@ -65,6 +72,7 @@ impl TakeResult {
                 expected_at: expected(row.expected_at),
                 priority: row.priority.unwrap_or_default(),
                 attempt: row.attempt.unwrap_or_default().saturating_add(1),
+                crashes: row.crashes.unwrap_or_default(),
                 serialization_key: row.serialization_key.map(Key::from_stored),
                 unique_key: row.unique_key.map(Key::from_stored),
                 error: None,
@@ -72,7 +80,7 @@ impl TakeResult {
                 lease_until: None,
                 ended_at: None,
             };
-            result.jobs.push(Claim { record, token, held });
+            result.jobs.push(Claim { record, token, held, lease_limit });
         }
         sort(&mut result.jobs);
         result

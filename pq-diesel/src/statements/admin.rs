@@ -76,23 +76,24 @@ WITH wanted AS MATERIALIZED (
                             < (-job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id)))
                 THEN 'blocked'
             ELSE 'ready' END AS state,
-        data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, error,
+        data::text, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key, error,
         NULL::text AS result, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at
     FROM {jobs} AS job
     WHERE ($2 IS NULL OR id = $2) AND ($1 IS NULL OR q_name = $1) AND ($3 IS NULL OR id > $3)
         AND ($4 IS NULL OR serial_key = $4)
 ), leased AS (
     SELECT held.job, q_name, 'running', held.data, held.enqueued_at, held.schedule_at, held.expected_at,
-        held.priority, held.attempt, held.serial_key, held.unique_key, NULL, NULL, lease_until, NULL::timestamptz
+        held.priority, held.attempt, coalesce(held.crashes, 0), held.serial_key, held.unique_key, NULL, NULL,
+        lease_until, NULL::timestamptz
     FROM {leases} AS lease, unnest(jobs, data, enqueued_at, schedule_at, expected_at, priority, attempt,
-            lease.serial_key, lease.unique_key)
-        AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key)
+            lease.crashes, lease.serial_key, lease.unique_key)
+        AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key)
     WHERE ($2 IS NULL OR held.job = $2) AND ($1 IS NULL OR q_name = $1) AND ($3 IS NULL OR held.job > $3)
         AND ($4 IS NULL OR held.serial_key = $4)
         AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
 ), kept AS (
-    SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-        unique_key, error, result::text, NULL::timestamptz, ended_at
+    SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+        serial_key, unique_key, error, result::text, NULL::timestamptz, ended_at
     FROM {archive}
     WHERE ($2 IS NULL OR id = $2) AND ($1 IS NULL OR q_name = $1) AND ($3 IS NULL OR id > $3)
         AND ($4 IS NULL OR serial_key = $4)
@@ -127,9 +128,10 @@ WITH free AS MATERIALIZED (
     DELETE FROM {unique} AS claimed USING gone
     WHERE claimed.q_name = $1 AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
 )
-INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-    unique_key, error)
-SELECT id, $2, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, error
+INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+    lease_limit, serial_key, unique_key, error)
+SELECT id, $2, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit, serial_key,
+    unique_key, error
 FROM gone ORDER BY id";
 
 /// Registers a worker, or updates its heartbeat. $1 worker, or null if it has no id yet, $2 host, $3 process,

@@ -3,9 +3,9 @@
 /// Archives a job as dead whose payload cannot be decoded. Does nothing if that was done already.
 pub(super) const INSERT_DEAD: &str = "\
 INSERT INTO {archive}
-    (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, error,
-    outcome)
-SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'dead'
+    (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
+    error, outcome)
+SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'dead'
 WHERE NOT EXISTS (SELECT FROM {archive} AS same
     WHERE same.id = $1 AND same.enqueued_at = $4 AND same.attempt = $8 AND same.outcome = 'dead')";
 
@@ -21,9 +21,9 @@ WITH free AS MATERIALIZED (
     DELETE FROM {unique} AS claimed USING gone
     WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
 )
-INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-    unique_key, outcome, error)
-SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+    serial_key, unique_key, outcome, error)
+SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
     'cancelled', error
 FROM gone
 RETURNING id";
@@ -37,8 +37,8 @@ pub(super) const CANCEL_LEASED: &str = "SELECT {cancel_leased}($1, $2)";
 /// Lists the archived jobs of a queue in a state, the last ended first, with the columns of LIST. $1 queue, $2 state,
 /// $3 and $4 `ended_at` and id of the last job of the page before or null, $5 most rows.
 pub(super) const ARCHIVED: &str = "\
-SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-    unique_key, error, result::text, NULL::timestamptz, ended_at
+SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+    serial_key, unique_key, error, result::text, NULL::timestamptz, ended_at
 FROM {archive}
 WHERE q_name = $1 AND outcome = $2
     AND ($3::timestamptz IS NULL OR (ended_at, id) < ($3, $4::bigint))

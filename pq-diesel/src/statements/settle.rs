@@ -29,7 +29,7 @@ RETURNING id";
 ///
 /// Arrays with a value for each job: $1 job, $2 token of the take, $3 outcome, $4 payload if none was stored, $5 queue,
 /// $6 to $12 the columns of the job, $13 delay in microseconds, $14 error, $15 payload that replaces all others,
-/// $16 result.
+/// $16 result, $17 crashes, $18 limit of the next lease or 0.
 ///
 /// A requeued job is inserted again under its id, with the payload that was stored last, and the trigger notifies
 /// waiters at the commit. A complete job needs only the commit. The claim of any other job is no longer valid, and its
@@ -39,9 +39,9 @@ WITH given AS MATERIALIZED (
     SELECT given.*, given.job || ':' || given.token AS claim
     FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
             $8::timestamptz[], $9::integer[], $10::integer[], $11::text[], $12::text[], $13::bigint[], $14::text[],
-            $15::text[], $16::text[]) WITH ORDINALITY
+            $15::text[], $16::text[], $17::integer[], $18::integer[]) WITH ORDINALITY
         AS given (job, token, outcome, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt,
-            serial_key, unique_key, after, error, new_data, result, position)
+            serial_key, unique_key, after, error, new_data, result, crashes, lease_limit, position)
 ), noted AS MATERIALIZED (
     SELECT nullif(current_setting('pq.payloads', true), '')::jsonb AS payloads
 ), held AS MATERIALIZED (
@@ -51,19 +51,19 @@ WITH given AS MATERIALIZED (
         AND given.claim NOT IN (
             SELECT unnest(string_to_array(coalesce(current_setting('pq.ended', true), ''), ',')))
 ), back AS (
-    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-        unique_key, error)
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+        lease_limit, serial_key, unique_key, error)
     SELECT job, q_name, coalesce(new_data, noted, data)::json, enqueued_at,
         CASE WHEN outcome = 'back' THEN schedule_at
             WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
-        expected_at, priority, attempt, serial_key, unique_key, error
+        expected_at, priority, attempt, crashes, nullif(lease_limit, 0), serial_key, unique_key, error
     FROM held WHERE outcome IN ('retry', 'snooze', 'back')
     ORDER BY job
 ), kept AS (
-    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-        unique_key, outcome, error, result)
+    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+        serial_key, unique_key, outcome, error, result)
     SELECT job, q_name, coalesce(noted, data)::json, enqueued_at, schedule_at, expected_at, priority, attempt,
-        serial_key, unique_key, outcome, error, result::json
+        crashes, serial_key, unique_key, outcome, error, result::json
     FROM held WHERE outcome IN ('done', 'dead', 'cancelled')
 ), ended AS MATERIALIZED (
     SELECT CASE WHEN count(*) > 0 THEN set_config('pq.ended',
@@ -131,8 +131,9 @@ WITH given AS MATERIALIZED (
             ELSE given.outcome END AS outcome
     FROM lease
     CROSS JOIN LATERAL unnest(lease.jobs, lease.enqueued_at, lease.schedule_at, lease.expected_at, lease.priority,
-            lease.attempt, lease.serial_key, lease.unique_key) WITH ORDINALITY
-        AS held (job, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, position)
+            lease.attempt, lease.crashes, lease.lease_limit, lease.serial_key, lease.unique_key) WITH ORDINALITY
+        AS held (job, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit, serial_key,
+            unique_key, position)
     JOIN given ON given.job = held.job
     WHERE lease.id = $7 OR EXISTS (SELECT FROM noted WHERE noted.job = held.job)
 ), moved AS MATERIALIZED (
@@ -141,20 +142,20 @@ WITH given AS MATERIALIZED (
     JOIN ended ON ended.position = held.position AND ended.outcome <> 'complete'
     WHERE (SELECT bool_or(outcome <> 'complete') FROM ended)
 ), back AS (
-    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-        unique_key, error)
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+        lease_limit, serial_key, unique_key, error)
     SELECT job, q_name, coalesce(new_data, data)::json, enqueued_at,
         CASE WHEN outcome = 'back' THEN schedule_at
             WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
-        expected_at, priority, CASE outcome WHEN 'retry' THEN attempt ELSE attempt - 1 END, serial_key, unique_key,
-        error
+        expected_at, priority, CASE outcome WHEN 'retry' THEN attempt ELSE attempt - 1 END, coalesce(crashes, 0),
+        CASE outcome WHEN 'back' THEN lease_limit END, serial_key, unique_key, error
     FROM moved WHERE outcome IN ('retry', 'snooze', 'back')
     ORDER BY job
 ), kept AS (
-    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-        unique_key, outcome, error, result)
-    SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-        unique_key, outcome, error, result::json
+    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+        serial_key, unique_key, outcome, error, result)
+    SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, coalesce(crashes, 0),
+        serial_key, unique_key, outcome, error, result::json
     FROM moved WHERE outcome IN ('done', 'dead', 'cancelled')
 ), freed AS (
     DELETE FROM {keys} AS busy USING ended
@@ -208,28 +209,44 @@ SELECT id FROM {leases} WHERE lease_until <= statement_timestamp() LIMIT $1 FOR 
 ///
 /// This is a statement of its own so that its snapshot is younger than the locks. Otherwise it could overlook an
 /// outcome that was accepted before them. Order: jobs are requeued in the order of their ids.
+///
+/// If the only job that is left of a lease was alone in it, or had to be run alone, its attempt counts as a crash. Of
+/// several jobs it is not known which were begun. Their attempts do not count, and an eighth of them may be begun under
+/// the next lease, so that a job that kills its worker is alone at last.
 pub(super) const RETURN_EXPIRED: &str = "\
 WITH expired AS (
     DELETE FROM {leases} WHERE id = ANY ($1::bigint[]) RETURNING *
 ), held AS MATERIALIZED (
-    SELECT expired.id AS lease, expired.q_name, held.*, held.job = ANY (expired.cancelled) AS cancel_requested
+    SELECT expired.id AS lease, expired.q_name, expired.size, held.*,
+        held.job = ANY (expired.cancelled) AS cancel_requested, count(*) OVER (PARTITION BY expired.id) AS lost
     FROM expired CROSS JOIN LATERAL unnest(expired.jobs, expired.data, expired.enqueued_at, expired.schedule_at,
-            expired.expected_at, expired.priority, expired.attempt, expired.serial_key, expired.unique_key)
-        AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key)
+            expired.expected_at, expired.priority, expired.attempt, expired.crashes, expired.lease_limit,
+            expired.serial_key, expired.unique_key)
+        AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit, serial_key,
+            unique_key)
     WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = expired.id AND done.job = held.job)
+), judged AS MATERIALIZED (
+    SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority,
+        attempt - CASE WHEN crashed THEN 0 ELSE 1 END AS attempt,
+        coalesce(crashes, 0) + CASE WHEN crashed THEN 1 ELSE 0 END AS crashes,
+        least(lease_limit, greatest(lost / 8, 1))::integer AS lease_limit, serial_key, unique_key,
+        CASE WHEN crashed THEN 'the worker died or lost its lease in attempt ' || attempt
+            ELSE 'the worker died or lost its lease of ' || lost || ' unsettled jobs' END AS error,
+        cancel_requested
+    FROM (SELECT *, lost = 1 AND (size = 1 OR lease_limit IS NOT DISTINCT FROM 1) AS crashed FROM held) AS held
 ), back AS (
-    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-        unique_key, error)
-    SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
-        'the lease of attempt ' || attempt || ' expired'
-    FROM held WHERE NOT cancel_requested
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+        lease_limit, serial_key, unique_key, error)
+    SELECT job, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit,
+        serial_key, unique_key, error
+    FROM judged WHERE NOT cancel_requested
     ORDER BY job
 ), kept AS (
-    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
-        unique_key, outcome)
-    SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key,
+    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+        serial_key, unique_key, outcome)
+    SELECT job, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,
         unique_key, 'cancelled'
-    FROM held WHERE cancel_requested
+    FROM judged WHERE cancel_requested
 ), freed AS (
     DELETE FROM {keys} WHERE lease = ANY ($1)
 ), cleared AS (

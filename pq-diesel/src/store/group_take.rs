@@ -103,14 +103,14 @@ fn followers(count: usize, queued: &mut dyn Iterator<Item = &TakeRequest>) -> us
 
 /// Leaves the first `count` jobs to the leader, and distributes the others in the order of the followers.
 fn distribute(taken: &mut Taken, count: usize, counts: &[usize]) -> Vec<Reply<Result<Taken, Error>>> {
-    let next_due = taken.next_due;
+    let (next_due, rolled_back) = (taken.next_due, taken.rolled_back);
     let mut others = taken.jobs.split_off(taken.jobs.len().min(count)).into_iter();
     let is_empty = taken.jobs.is_empty();
     let reply = |count: &usize| {
         let jobs: Vec<Claim> = others.by_ref().take(*count).collect();
         // A take that found jobs does not know when the next one is due, nor whether a key has become free by now.
         let is_unknown = jobs.is_empty() && !is_empty;
-        if is_unknown { Reply::Requeue } else { Reply::Answer(Ok(Taken { jobs, next_due })) }
+        if is_unknown { Reply::Requeue } else { Reply::Answer(Ok(Taken { jobs, next_due, rolled_back })) }
     };
     counts.iter().map(reply).collect()
 }

@@ -157,6 +157,7 @@ impl Jobs for PgStore {
                 Value::Instant(job.expected_at),
                 Value::Integer(job.priority),
                 Value::Integer(job.attempt),
+                Value::Integer(job.crashes),
                 Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
                 Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
                 Value::Text(&reason),

@@ -21,6 +21,12 @@ struct HeldSettlement<'a> {
 }
 
 impl HeldSettlement<'_> {
+    /// Returns the limit of the next lease with this job, or 0 if there is none.
+    fn lease_limit(&self) -> i32 {
+        let limit = if self.outcome.word == "back" { self.job.lease_limit } else { None };
+        limit.map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX))
+    }
+
     fn bytes(&self) -> usize {
         let OutcomeValues { error, payload, result, .. } = &self.outcome;
         let texts = [error.as_deref(), payload.as_deref(), result.as_deref()].into_iter().flatten();
@@ -215,6 +221,8 @@ impl PgStore {
             Value::OptionalTexts(outcomes().map(|outcome| outcome.error.as_deref()).collect()),
             Value::OptionalTexts(outcomes().map(|outcome| outcome.payload.as_deref()).collect()),
             Value::OptionalTexts(outcomes().map(|outcome| outcome.result.as_deref()).collect()),
+            Value::Integers(job().map(|job| job.crashes).collect()),
+            Value::Integers(given.iter().map(HeldSettlement::lease_limit).collect()),
         ];
         let statement = self.statements.settle_held.with::<BigInt>(&values);
         let held: Vec<i64> = statement.load(conn).map_err(|e| self.error(e))?;

@@ -73,6 +73,10 @@ impl PgStore {
         if matches!(owner, Owner::Transaction) {
             self.release_keys(conn, queue, &taken.jobs)?;
         }
+        if taken.rolled_back {
+            // A caller that rolls this take back, too, must find the jobs again at once.
+            self.fast_path.forget_position(queue);
+        }
         Ok(taken)
     }
 
@@ -124,7 +128,7 @@ impl PgStore {
                 Owner::Caller | Owner::Lease(_) => warn_unreleased(queue, notified),
             }
         }
-        Ok(Taken { jobs: result.jobs, next_due: result.next_due })
+        Ok(Taken { jobs: result.jobs, next_due: result.next_due, rolled_back: result.rolled_back })
     }
 
     fn take_at_level(

@@ -138,6 +138,10 @@ impl Child {
         Ok(self.process.wait()?.success())
     }
 
+    pub(crate) fn is_running(&mut self) -> Result<bool, Box<dyn std::error::Error>> {
+        Ok(self.process.try_wait()?.is_none())
+    }
+
     fn signal(&self, signal: Signal) -> Outcome {
         let pid = Pid::from_raw(i32::try_from(self.process.id())?).ok_or("no process")?;
         Ok(kill_process(pid, signal)?)

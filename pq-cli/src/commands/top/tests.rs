@@ -77,6 +77,7 @@ fn dead(id: i64, error: &str) -> JobRecord {
         expected_at: None,
         priority: 0,
         attempt: 3,
+        crashes: 0,
         serialization_key: None,
         unique_key: None,
         state: JobState::Dead,

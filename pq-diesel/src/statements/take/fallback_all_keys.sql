@@ -3,6 +3,7 @@
 --
 -- Result: a row for each job. If there is none, one row has the time in microseconds until the next job is due,
 -- whether the take raced and must be repeated, and whether the next statement must run.
+-- A row whose xmax is set was locked before by a transaction that did not commit. It is read before the row is locked.
 --
 -- Order: ready jobs without keys, due jobs, and the first job of each key that no lease holds are merged by sort key.
 -- If there are only ready jobs without keys, they are taken by the index scan as in fallback 0.
@@ -37,8 +38,8 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
 ), first_per_key AS MATERIALIZED (
     SELECT first.*
     FROM waiting_keys CROSS JOIN LATERAL (
-        SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
-            coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+        SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+            -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
         FROM {jobs}
         WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key = waiting_keys.serial_key
         ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
@@ -48,30 +49,31 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
         AND NOT EXISTS (
             SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = waiting_keys.serial_key)
 ), due AS MATERIALIZED (
-    SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
-        coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+    SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+        -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
     FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL AND schedule_at <= statement_timestamp()
 ), beyond_index AS MATERIALIZED (
     SELECT (SELECT unpaused FROM unpaused)
         AND (EXISTS (SELECT FROM first_per_key) OR EXISTS (SELECT FROM due)) AS has_jobs
 ), picked AS MATERIALIZED (
-    SELECT ARRAY(
-        SELECT ctid FROM (
-            SELECT ctid FROM {jobs}
+    SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(xmax <> 0) AS rolled_back FROM (
+        SELECT ctid, xmax FROM (
+            SELECT ctid, xmax FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                 AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
             ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
             LIMIT {size} FOR UPDATE SKIP LOCKED
         ) AS locked
-        LIMIT {count}) AS ctids
+        LIMIT {count}
+    ) AS counted
 ), merged AS MATERIALIZED (
-    SELECT ARRAY(
-        SELECT locked.ctid
+    SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(rolled_back) AS rolled_back FROM (
+        SELECT locked.ctid, candidate.rolled_back
         FROM (
             SELECT * FROM (
-                (SELECT ctid AS tid, tableoid AS relation, id, serial_key, -priority::bigint AS neg_priority,
-                    coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+                (SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+                    -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
                 FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
@@ -96,21 +98,25 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
         LIMIT CASE WHEN {count} <= {max_keyed} THEN {count}
             WHEN EXISTS (SELECT FROM first_per_key)
                 OR EXISTS (SELECT FROM due WHERE serial_key IS NOT NULL) THEN {max_keyed}
-            ELSE {count} END) AS ctids
+            ELSE {count} END
+    ) AS counted
 ), taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT picked.ctids || merged.ctids FROM picked, merged)::tid[])
-    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
+    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+        crashes, lease_limit
 ), leased AS (
     INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
-        attempt, serial_key, unique_key)
+        attempt, serial_key, unique_key, crashes, lease_limit)
     SELECT take.token, $1, statement_timestamp() + $2 * interval '1 microsecond', count(*),
         array_agg(id), array_agg(data::text), array_agg(enqueued_at),
         CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
         CASE WHEN count(expected_at) > 0 THEN array_agg(expected_at) END,
         array_agg(priority), array_agg(attempt + 1),
         CASE WHEN count(serial_key) > 0 THEN array_agg(serial_key) END,
-        CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END
+        CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END,
+        CASE WHEN max(crashes) > 0 THEN array_agg(crashes) END,
+        CASE WHEN count(lease_limit) > 0 THEN array_agg(lease_limit) END
     FROM taken CROSS JOIN take
     WHERE $2 IS NOT NULL
     GROUP BY take.token
@@ -124,13 +130,14 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
         coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END
     FROM take
 )
-SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, crashes, lease_limit,
+    (SELECT picked.rolled_back IS TRUE OR merged.rolled_back IS TRUE FROM picked, merged),
     (SELECT token FROM noted), NULL::bigint,
     (SELECT coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false)),
     false
 FROM taken
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
     FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL

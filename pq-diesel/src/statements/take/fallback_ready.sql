@@ -3,6 +3,7 @@
 --
 -- Result: a row for each job. If there is none, one row has the time in microseconds until the next job is due,
 -- whether the take raced and must be repeated, and whether the next statement must run.
+-- A row whose xmax is set was locked before by a transaction that did not commit. It is read before the row is locked.
 --
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. A row that another
@@ -24,29 +25,33 @@ WITH unpaused AS MATERIALIZED (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS has_jobs
 ), picked AS MATERIALIZED (
-    SELECT ARRAY(
-        SELECT ctid FROM (
-            SELECT ctid FROM {jobs}
+    SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(xmax <> 0) AS rolled_back FROM (
+        SELECT ctid, xmax FROM (
+            SELECT ctid, xmax FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                 AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
             ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
             LIMIT {size} FOR UPDATE SKIP LOCKED
         ) AS locked
-        LIMIT {count}) AS ctids
+        LIMIT {count}
+    ) AS counted
 ), taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[])
-    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key
+    RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+        crashes, lease_limit
 ), leased AS (
     INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
-        attempt, serial_key, unique_key)
+        attempt, serial_key, unique_key, crashes, lease_limit)
     SELECT take.token, $1, statement_timestamp() + $2 * interval '1 microsecond', count(*),
         array_agg(id), array_agg(data::text), array_agg(enqueued_at),
         CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
         CASE WHEN count(expected_at) > 0 THEN array_agg(expected_at) END,
         array_agg(priority), array_agg(attempt + 1),
         CASE WHEN count(serial_key) > 0 THEN array_agg(serial_key) END,
-        CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END
+        CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END,
+        CASE WHEN max(crashes) > 0 THEN array_agg(crashes) END,
+        CASE WHEN count(lease_limit) > 0 THEN array_agg(lease_limit) END
     FROM taken CROSS JOIN take
     WHERE $2 IS NOT NULL
     GROUP BY take.token
@@ -60,12 +65,12 @@ WITH unpaused AS MATERIALIZED (
         coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END
     FROM take
 )
-SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
-    (SELECT token FROM noted), NULL::bigint, false,
+SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, crashes, lease_limit,
+    (SELECT rolled_back FROM picked), (SELECT token FROM noted), NULL::bigint, false,
     false
 FROM taken
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
     FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL

@@ -8,6 +8,7 @@
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. The limit of
 -- the inner query is a number, so the plan depends on no parameter and is made once.
 -- A setting of the transaction contains the token for exactly as long as the transaction holds the jobs.
+-- A row whose xmax is set was locked before by a transaction that did not commit. The scan reads xmax before it locks.
 WITH unpaused AS MATERIALIZED (
     SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
         ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
@@ -23,9 +24,9 @@ WITH unpaused AS MATERIALIZED (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS has_jobs
 ), picked AS MATERIALIZED (
-    SELECT ARRAY(
-        SELECT ctid FROM (
-            SELECT ctid FROM {jobs}
+    SELECT array_agg(ctid) AS ctids, bool_or(xmax <> 0) AS rolled_back FROM (
+        SELECT ctid, xmax FROM (
+            SELECT ctid, xmax FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                 AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
                     > ($3::bigint, $4::timestamptz, $5::bigint)
@@ -33,7 +34,8 @@ WITH unpaused AS MATERIALIZED (
             ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
             LIMIT {size} FOR UPDATE SKIP LOCKED
         ) AS locked
-        LIMIT {count}) AS ctids
+        LIMIT {count}
+    ) AS counted
 ), noted AS MATERIALIZED (
     SELECT CASE WHEN cardinality(ctids) > 0 THEN set_config('pq.takes',
         coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END AS takes
@@ -43,4 +45,5 @@ DELETE FROM {jobs}
 WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[]) AND (SELECT takes FROM noted) IS NOT NULL
 RETURNING id, data, enqueued_at,
     CASE WHEN attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
-        THEN ROW(attempt, priority, expected_at, unique_key) END
+            OR lease_limit IS NOT NULL OR (SELECT rolled_back FROM picked)
+        THEN ROW(attempt, priority, expected_at, unique_key, crashes, lease_limit, (SELECT rolled_back FROM picked)) END

@@ -8,7 +8,7 @@ use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable};
-use pq_core::{Claim, QueueName, Scan, Taken};
+use pq_core::{QueueName, Scan, Taken};
 
 use super::super::take::{Owner, TakeRequest};
 use super::super::{PgStore, micros};
@@ -46,10 +46,10 @@ impl FastPath {
                 Plan::ResumeEarlier(key) | Plan::Resume(key) => Start::Behind(key),
             };
             let begun = Instant::now();
-            let jobs = scan(store, conn, queue, request, owner, start)?;
-            self.planner.note(queue, plan, &jobs, request.count, begun);
-            if !jobs.is_empty() {
-                return Ok(Some(Taken { jobs, next_due: None }));
+            let taken = scan(store, conn, queue, request, owner, start)?;
+            self.planner.note(queue, plan, &taken.jobs, request.count, begun);
+            if !taken.jobs.is_empty() {
+                return Ok(Some(taken));
             }
             match start {
                 // The next plan resumes behind the position.
@@ -72,8 +72,8 @@ impl FastPath {
         request: TakeRequest,
         owner: Owner,
     ) -> Result<Option<Taken>, Error> {
-        let jobs = scan(store, conn, queue, request, owner, Start::QueuePastKeys)?;
-        Ok((!jobs.is_empty()).then_some(Taken { jobs, next_due: None }))
+        let taken = scan(store, conn, queue, request, owner, Start::QueuePastKeys)?;
+        Ok((!taken.jobs.is_empty()).then_some(taken))
     }
 
     /// Returns the time until the next poll if nothing is behind the position. Returns `None` if the queue has jobs
@@ -89,7 +89,7 @@ impl FastPath {
         let (has_jobs, due): (bool, Option<i64>) = statement.get_result(conn).map_err(|e| store.error(e))?;
         let again = self.planner.due_in(queue);
         let next_due = Some(due.map_or(again, |due| span(due).min(again)));
-        Ok((!has_jobs).then_some(Taken { jobs: Vec::new(), next_due }))
+        Ok((!has_jobs).then_some(Taken { next_due, ..Taken::default() }))
     }
 }
 
@@ -111,7 +111,7 @@ fn scan(
     request: TakeRequest,
     owner: Owner,
     start: Start,
-) -> Result<Vec<Claim>, Error> {
+) -> Result<Taken, Error> {
     let FastStatements { from_start, resume, past_keys, range } = match owner {
         Owner::Caller | Owner::Transaction => &store.statements.fast_take,
         Owner::Lease(_) => &store.statements.fast_lease,
@@ -135,21 +135,24 @@ fn scan(
         }
     };
     values.extend(limit);
-    let jobs = match owner {
+    let taken = match owner {
         Owner::Lease(_) => {
             let row = statement.with::<LeaseSql>(&values).get_result::<LeaseRow>(conn).optional();
-            row.map(|row| row.map_or_else(Vec::new, |row| row.claims(queue)))
+            row.map(|row| Taken {
+                jobs: row.map_or_else(Vec::new, |row| row.claims(queue)),
+                ..Taken::default()
+            })
         }
         // Rows are read one by one from the result, because a list of wide rows in between is most of the work.
         Owner::Caller | Owner::Transaction => {
             let rows = statement.with::<ScannedSql>(&values);
             rows.run(conn, |rows, conn| {
                 rows.load_iter::<ScannedRow, DefaultLoadingMode>(conn)
-                    .and_then(|rows| ScannedRow::claims(queue, token, rows))
+                    .and_then(|rows| ScannedRow::taken(queue, token, rows))
             })
         }
     };
-    jobs.map_err(|e| store.error(e))
+    taken.map_err(|e| store.error(e))
 }
 
 fn key_values(key: SortKey) -> [Value<'static>; 3] {

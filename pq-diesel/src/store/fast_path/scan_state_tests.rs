@@ -21,10 +21,11 @@ fn jobs(last: i64) -> Vec<Claim> {
         expected_at: None,
         priority: 2,
         attempt: 1,
+        crashes: 0,
         serialization_key: None,
         unique_key: None,
     };
-    vec![Claim { record, token: 1, held: Held::Transaction }]
+    vec![Claim { record, token: 1, held: Held::Transaction, lease_limit: None }]
 }
 
 const MS: Duration = Duration::from_millis(1);
