@@ -54,13 +54,15 @@ install_packages() {
 }
 
 # Installs a tool with cargo, in this version, below target/. Sets tool_path.
+#
+# It is built without optimisation: each tool runs for a few seconds, and an optimised build takes minutes.
 cargo_tool() {
     local crate=$1 version=$2 command=$3
     shift 3
     tool_path="$PWD/target/tools/$crate-$version/bin/$command"
     if [ ! -x "$tool_path" ]; then
         echo "building $crate $version in target/tools (once)"
-        cargo install --quiet --locked --root "target/tools/$crate-$version" --target-dir target/tools/build \
-            --version "$version" "$crate" "$@"
+        CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root "target/tools/$crate-$version" \
+            --target-dir target/tools/build --version "$version" "$crate" "$@"
     fi
 }

@@ -1,5 +1,6 @@
 //! Counts instructions of the client with callgrind in a child process.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::process::Command;
 
@@ -8,6 +9,7 @@ use clap::ValueEnum;
 use pq_diesel::{Pq, Wait};
 use serde_json::value::RawValue;
 
+use super::counts::{BATCH, drain};
 use super::{Group, Measured, QUEUE, fill};
 use crate::{Bench, PAYLOAD};
 
@@ -18,20 +20,33 @@ pub enum CountedOperation {
     Put,
     /// Gets one job at a time
     Take,
+    /// Drains in batches by transactional handlers that do nothing
+    TransactionalDrain,
+    /// Drains in batches by leased handlers that do nothing
+    LeasedDrain,
 }
 
-/// Number of operations in the short and in the long run.
-const TIMES: (usize, usize) = (100, 600);
+impl CountedOperation {
+    /// The figure's name, and the number of jobs of the short and of the long run.
+    fn figure(self) -> (&'static str, (usize, usize)) {
+        let batches = (2 * BATCH, 12 * BATCH);
+        match self {
+            Self::Put => ("a put: instructions", (100, 600)),
+            Self::Take => ("a take: instructions", (100, 600)),
+            Self::TransactionalDrain => ("a transactional drain: instructions, a job", batches),
+            Self::LeasedDrain => ("a leased drain: instructions, a job", batches),
+        }
+    }
+}
 
 pub(super) fn measure(bench: &Bench, command: &Path) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
-    for (counted, name) in
-        [(CountedOperation::Put, "a put: instructions"), (CountedOperation::Take, "a take: instructions")]
-    {
+    for counted in CountedOperation::value_variants() {
+        let (name, (few, many)) = counted.figure();
         let value = if has_valgrind() {
-            let short = instructions(bench, command, counted, TIMES.0)?;
-            let long = instructions(bench, command, counted, TIMES.1)?;
-            Ok((long - short) / (TIMES.1 - TIMES.0) as f64)
+            let short = instructions(bench, command, *counted, few)?;
+            let long = instructions(bench, command, *counted, many)?;
+            Ok((long - short) / (many - few) as f64)
         } else {
             Err("valgrind is not installed".to_owned())
         };
@@ -45,7 +60,7 @@ fn has_valgrind() -> bool {
 }
 
 fn instructions(bench: &Bench, command: &Path, counted: CountedOperation, times: usize) -> Result<f64> {
-    drop(fill(bench, if counted == CountedOperation::Take { times } else { 0 })?);
+    drop(fill(bench, if counted == CountedOperation::Put { 0 } else { times })?);
     let out = tempfile::NamedTempFile::new()?;
     let what = counted.to_possible_value().context("the operation has no name")?;
     let ran = Command::new("valgrind")
@@ -76,14 +91,24 @@ const CHILD_URL: &str = "PQ_GATE_URL";
 /// Database errors.
 pub fn child(counted: CountedOperation, times: usize) -> Result<()> {
     let url = std::env::var(CHILD_URL).context("PQ_GATE_URL is not set; only the gate runs this command")?;
-    let pq = Pq::builder().url(&url).pool_size(1).connect()?;
+    let pq = Pq::builder().url(&url).pool_size(2).connect()?;
     let queue = pq.queue::<Box<RawValue>>(QUEUE)?;
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
-    for _ in 0..times {
-        match counted {
-            CountedOperation::Put => drop(queue.put(&payload)?),
-            CountedOperation::Take => ensure!(queue.get(Wait::No)?.is_some(), "the queue is empty"),
+    match counted {
+        CountedOperation::Put => {
+            for _ in 0..times {
+                queue.put(&payload)?;
+            }
         }
+        CountedOperation::Take => {
+            for _ in 0..times {
+                ensure!(queue.get(Wait::No)?.is_some(), "the queue is empty");
+            }
+        }
+        CountedOperation::TransactionalDrain => {
+            drain(&pq, queue.transactional(|_, _| Ok::<_, Infallible>(())), times)?;
+        }
+        CountedOperation::LeasedDrain => drain(&pq, queue.leased(|_, _| Ok::<_, Infallible>(())), times)?,
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ pub enum Group {
     Wal,
     /// Rows and pages that a take reads
     Rows,
-    /// Instructions of the client per put and per take, by callgrind
+    /// Instructions of the client per put, per take and per drained job, by callgrind
     Instructions,
     /// Jobs per second relative to pgbench in the same run, with wide bounds
     Ratios,
