@@ -344,6 +344,31 @@ EXCEPTION
 END
 $names$;
 
+-- Returns the id under which a leased job returns to the queue, and moves the job's unique key to it: its own, or a new
+-- one if the row of another job has it, because the sequence was restarted or restored.
+--
+-- A volatile function also sees what the calling statement has inserted, so two jobs of one id get different ones.
+CREATE FUNCTION "pq"."queue_free_id"(job_id bigint, lease_id bigint, queue_name text, key text) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+DECLARE
+    free_id bigint := job_id;
+    jobs text;
+BEGIN
+    LOOP
+        SELECT other.tableoid::regclass::text INTO jobs FROM "pq"."queue" AS other WHERE other.id = free_id;
+        EXIT WHEN NOT FOUND;
+        free_id := nextval(pg_get_serial_sequence(jobs, 'id'));
+    END LOOP;
+    IF free_id <> job_id THEN
+        UPDATE "pq"."queue_unique" AS claim SET job = free_id
+        WHERE claim.q_name = queue_name AND claim.unique_key = key AND claim.job = job_id AND claim.lease = lease_id;
+    END IF;
+    RETURN free_id;
+END
+$names$;
+
 -- Claims the unique key of an inserted row, or raises unique_violation if a live job owns it. A job that returns to
 -- the queue keeps its claim.
 CREATE FUNCTION "pq"."queue_claim_unique"() RETURNS trigger

@@ -116,6 +116,7 @@ const CONSUMER: &[Grant] = &[
     grant(CALL, On::Function("is_live")),
     grant(CALL, On::Function("is_partly_settled")),
     grant(CALL, On::Function("cancel_leased")),
+    grant(CALL, On::Function("free_id")),
     grant(CALL, On::Function("lock_keyed_job")),
     grant(CALL, On::Function("try_claim_unique")),
     grant(CALL, On::Function("refuse_hidden_pause")),

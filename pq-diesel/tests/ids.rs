@@ -7,7 +7,9 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_diesel::doctor::{Examination, Level};
-use pq_diesel::{Filter, Job, JobId, JobState, Outcome as Settlement, Pq, Queue, Retention, Wait};
+use pq_diesel::{
+    Filter, Job, JobId, JobState, Outcome as Settlement, Pq, PutOptions, Queue, Retention, Wait,
+};
 use pq_testing::Database;
 use serde_json::{Value, json};
 
@@ -120,5 +122,69 @@ fn the_doctor_compares_the_sequences_with_the_ids() -> Outcome {
     )?;
     conn.batch_execute("ALTER SEQUENCE pq.queue_lease_tokens RESTART")?;
     assert_eq!(sequences()?[0].0, Level::Failure);
+    Ok(())
+}
+
+#[test]
+fn expired_jobs_whose_id_waits_again_return_under_new_ids() -> Outcome {
+    let (_database, pq, queue, mut conn) = setup()?;
+    // Two leases have a job of the id 1, and the new ids that the sequence gives wait, too.
+    for data in ["first", "second"] {
+        put_first(&queue, &mut conn, data)?;
+        lease(&queue, Duration::ZERO)?;
+    }
+    conn.batch_execute("TRUNCATE pq.queue RESTART IDENTITY")?;
+    conn.batch_execute("ALTER TABLE pq.queue ALTER COLUMN id RESTART WITH 9")?;
+    queue.put(&json!("innocent"))?;
+    lease(&queue, Duration::ZERO)?;
+    conn.batch_execute("ALTER TABLE pq.queue ALTER COLUMN id RESTART")?;
+    queue.put_many(&[json!("waits"), json!("waits")])?;
+    conn.batch_execute("ALTER TABLE pq.queue ALTER COLUMN id RESTART")?;
+
+    let report = pq.maintain(&Retention::default())?.ok_or("maintenance ran")?;
+    assert_eq!(report.returned, 3);
+    let found = pq.list(&Filter::queue("apples"), 9)?;
+    let renumbered = |job: &pq_diesel::JobRecord| {
+        job.error.as_deref().is_some_and(|error| error.ends_with("; another job has the id 1"))
+    };
+    let mut found: Vec<(String, i64, bool)> = found
+        .iter()
+        .map(|job| (job.payload.as_str().trim_matches('"').to_owned(), job.id.0, renumbered(job)))
+        .collect();
+    found.sort();
+    let expected = [
+        ("first", 3, true),
+        ("innocent", 9, false),
+        ("second", 4, true),
+        ("waits", 1, false),
+        ("waits", 2, false),
+    ];
+    assert_eq!(found, expected.map(|(data, id, renumbered)| (data.to_owned(), id, renumbered)));
+    Ok(())
+}
+
+#[test]
+fn a_job_whose_id_waits_again_returns_by_any_outcome_with_its_unique_key() -> Outcome {
+    let outcomes = [
+        Settlement::Retry { after: Duration::ZERO, error: "broken".to_owned(), payload: None },
+        Settlement::Snooze { after: Duration::ZERO, reason: None, payload: None },
+        Settlement::GiveBack,
+    ];
+    let errors = ["broken; another job has the id 1", "another job has the id 1", "another job has the id 1"];
+    for (outcome, error) in outcomes.into_iter().zip(errors) {
+        let (_database, pq, queue, mut conn) = setup()?;
+        queue.put_with(&json!("leased"), &PutOptions::new().unique("key"))?;
+        let leased = lease(&queue, PATIENCE)?;
+        put_first(&queue, &mut conn, "waits")?;
+        queue.settle(&leased, outcome)?;
+
+        let kept = queue.put_with(&json!("refused"), &PutOptions::new().unique("key"))?;
+        assert_ne!(kept.id, JobId(1));
+        let found = pq.find(kept.id)?.ok_or("a job")?;
+        assert_eq!((found.payload.as_str(), found.error.as_deref()), ("\"leased\"", Some(error)));
+        assert_eq!(queue.get_many(9, Wait::No)?.len(), 2);
+        queue.put_with(&json!("after"), &PutOptions::new().unique("key"))?;
+        assert_eq!(queue.get(Wait::No)?.ok_or("the key is free")?.data, json!("after"));
+    }
     Ok(())
 }

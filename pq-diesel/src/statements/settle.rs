@@ -100,10 +100,11 @@ RETURNING lease.id";
 /// Arrays with a value for each job: $1 job, $2 outcome, $3 delay in microseconds, $4 error, $5 new payload, $6 result.
 /// $7 the lease if all of its jobs are settled here, or $8 the lease if they are not. The other one is null.
 ///
-/// Order: jobs are requeued in the order of their ids. Locks: the row of the lease. A lease whose jobs are all settled
-/// here is locked and deleted as by [`COMPLETE_LEASE`]. For another the settled jobs are inserted into a table, under a
-/// key-share lock on the lease that excludes maintenance, and the unique index refuses a second outcome. So an accepted
-/// outcome is final, and sessions that settle jobs of one lease do not wait for each other.
+/// Order: jobs are requeued in the order of their ids. A job whose id another job has got meanwhile is requeued under a
+/// new one. Locks: the row of the lease. A lease whose jobs are all settled here is locked and deleted as by
+/// [`COMPLETE_LEASE`]. For another the settled jobs are inserted into a table, under a key-share lock on the lease that
+/// excludes maintenance, and the unique index refuses a second outcome. So an accepted outcome is final, and sessions
+/// that settle jobs of one lease do not wait for each other.
 ///
 /// The payloads of a lease are one value, which may be large. It is read only if a job moves to another table.
 pub(super) const SETTLE_LEASED: &str = "\
@@ -144,13 +145,17 @@ WITH given AS MATERIALIZED (
 ), back AS (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
         lease_limit, serial_key, unique_key, error)
-    SELECT job, q_name, coalesce(new_data, data)::json, enqueued_at,
+    SELECT id, q_name, coalesce(new_data, data)::json, enqueued_at,
         CASE WHEN outcome = 'back' THEN schedule_at
             WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
         expected_at, priority, CASE outcome WHEN 'retry' THEN attempt ELSE attempt - 1 END, coalesce(crashes, 0),
-        CASE outcome WHEN 'back' THEN lease_limit END, serial_key, unique_key, error
-    FROM moved WHERE outcome IN ('retry', 'snooze', 'back')
-    ORDER BY job
+        CASE outcome WHEN 'back' THEN lease_limit END, serial_key, unique_key,
+        CASE WHEN id = job THEN error ELSE concat_ws('; ', error, 'another job has the id ' || job) END
+    FROM (
+        SELECT *, {free_id}(job, lease, q_name, unique_key) AS id
+        FROM moved WHERE outcome IN ('retry', 'snooze', 'back')
+        ORDER BY job
+    ) AS returned
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
         serial_key, unique_key, outcome, error, result)
@@ -208,7 +213,8 @@ SELECT id FROM {leases} WHERE lease_until <= statement_timestamp() LIMIT $1 FOR 
 /// Returns the jobs of expired leases to their queues. $1 leases, which [`EXPIRED_LEASES`] has locked.
 ///
 /// This is a statement of its own so that its snapshot is younger than the locks. Otherwise it could overlook an
-/// outcome that was accepted before them. Order: jobs are requeued in the order of their ids.
+/// outcome that was accepted before them. Order: jobs are requeued in the order of their ids. A job whose id another job
+/// has got meanwhile is requeued under a new one.
 ///
 /// If the only job that is left of a lease was alone in it, or had to be run alone, its attempt counts as a crash. Of
 /// several jobs it is not known which were begun. Their attempts do not count, and an eighth of them may be begun under
@@ -226,7 +232,7 @@ WITH expired AS (
             unique_key)
     WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = expired.id AND done.job = held.job)
 ), judged AS MATERIALIZED (
-    SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority,
+    SELECT job, lease, q_name, data::json, enqueued_at, schedule_at, expected_at, priority,
         attempt - CASE WHEN crashed THEN 0 ELSE 1 END AS attempt,
         coalesce(crashes, 0) + CASE WHEN crashed THEN 1 ELSE 0 END AS crashes,
         least(lease_limit, greatest(lost / 8, 1))::integer AS lease_limit, serial_key, unique_key,
@@ -237,10 +243,11 @@ WITH expired AS (
 ), back AS (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
         lease_limit, serial_key, unique_key, error)
-    SELECT job, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit,
-        serial_key, unique_key, error
-    FROM judged WHERE NOT cancel_requested
-    ORDER BY job
+    SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit,
+        serial_key, unique_key, CASE WHEN id = job THEN error ELSE error || '; another job has the id ' || job END
+    FROM (
+        SELECT *, {free_id}(job, lease, q_name, unique_key) AS id FROM judged WHERE NOT cancel_requested ORDER BY job
+    ) AS returned
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
         serial_key, unique_key, outcome)
