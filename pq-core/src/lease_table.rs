@@ -244,7 +244,7 @@ mod tests {
     const LENGTH: Duration = Duration::from_secs(30);
 
     /// Returns a store with one job under a lease, the lease, and its table. The take was sent at `asked_at`.
-    fn leased(asked_at: Instant) -> (MemoryStore, crate::Claim, LeaseTable) {
+    fn leased(asked_at: Instant) -> (MemoryStore, std::sync::Arc<crate::Claim>, LeaseTable) {
         let store = MemoryStore::new();
         let queue = QueueName::new("apples").expect("a valid name");
         let job = NewJob::new(Payload::from_stored("1".to_owned()));

@@ -2,6 +2,7 @@
 //! Both stores must give the same answers. `PQ_SEQUENCES` sets the number of sequences and makes them new each time.
 
 use std::env;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -126,7 +127,7 @@ struct Subject<'a, S: Store> {
     store: &'a S,
     queues: [QueueName; 2],
     /// Every job that was ever taken. Some are still held, and some claims are stale.
-    taken: Vec<Claim>,
+    taken: Vec<Arc<Claim>>,
     answers: Vec<String>,
 }
 
@@ -228,7 +229,7 @@ impl<S: Store> Subject<'_, S> {
 
     fn took(&mut self, taken: Option<Taken>) -> String {
         let Some(taken) = taken else { return "take failed".to_owned() };
-        let seen = |job: &Claim| {
+        let seen = |job: &Arc<Claim>| {
             let JobRecord {
                 id, payload, schedule_at, expected_at, priority, attempt, serialization_key, ..
             } = &job.record;
@@ -247,11 +248,11 @@ impl<S: Store> Subject<'_, S> {
     }
 
     /// Returns a job, unless it is leased and a transaction is open, like the steps above.
-    fn pick_at(&self, number: usize, depth: usize) -> Option<Claim> {
+    fn pick_at(&self, number: usize, depth: usize) -> Option<Arc<Claim>> {
         self.pick(number).filter(|job| depth == 0 || job.lease().is_none())
     }
 
-    fn pick(&self, number: usize) -> Option<Claim> {
+    fn pick(&self, number: usize) -> Option<Arc<Claim>> {
         self.taken.get(number.checked_rem(self.taken.len())?).cloned()
     }
 }

@@ -255,8 +255,8 @@ fn a_take_reports_jobs_whose_transaction_was_rolled_back<F: Fixture>(harness: &H
                 assert_eq!(taken.jobs.len(), 2);
                 reported.push(taken.rolled_back);
                 if end {
-                    let back = |job| Settlement { job, outcome: Outcome::GiveBack };
-                    let accepted = store.settle(conn, &taken.jobs.iter().map(back).collect::<Vec<_>>())?;
+                    let back = taken.jobs.iter().map(|job| Settlement { job, outcome: Outcome::GiveBack });
+                    let accepted = store.settle(conn, &back.collect::<Vec<_>>())?;
                     assert!(accepted.all());
                     return Ok(());
                 }

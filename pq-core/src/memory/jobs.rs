@@ -30,7 +30,7 @@ impl Jobs for MemoryStore {
                 return Ok(Taken { next_due, ..Taken::default() });
             }
             let token = state.next_tx();
-            let jobs = rows.iter().map(|row| row.claim(token, Held::Transaction)).collect();
+            let jobs = rows.iter().map(|row| Arc::new(row.claim(token, Held::Transaction))).collect();
             let rolled_back = rows.iter().any(|row| row.rolled_back);
             for row in rows {
                 open.set(state, Row { held_by: Some(open.tx), token, ..row });
@@ -71,7 +71,8 @@ impl Jobs for MemoryStore {
             let size = u32::try_from(rows.len()).unwrap_or(u32::MAX);
             let (token, until) = (state.next_tx(), take::after(now, lease));
             let lease = Lease { token, until, size, cancel_requested: false };
-            let jobs = rows.iter().map(|row| row.claim(token, Held::Lease { jobs: size })).collect();
+            let jobs =
+                rows.iter().map(|row| Arc::new(row.claim(token, Held::Lease { jobs: size }))).collect();
             for mut row in rows {
                 row.job.attempt += 1;
                 row.job.error = None;

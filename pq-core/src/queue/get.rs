@@ -206,7 +206,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         let mut found = Decoded { jobs: Vec::new(), dead: Vec::new(), next_due: taken.next_due };
         for raw in taken.jobs {
             match self.decode_payload(&raw) {
-                Ok(data) => found.jobs.push(Job { data, claim: Arc::new(raw) }),
+                Ok(data) => found.jobs.push(Job { data, claim: raw }),
                 Err(reason) => {
                     tracing::error!(queue = %raw.queue, id = %raw.id, reason, "job undecodable, archived as dead");
                     found.dead.push(Undecodable { job: raw, reason });

@@ -241,7 +241,7 @@ pub enum Scan {
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
     /// The jobs, in the order of the queue.
-    pub jobs: Vec<Claim>,
+    pub jobs: Vec<Arc<Claim>>,
     /// If there are no jobs: when the next take is due, measured from now on the store's clock. That is when the next
     /// scheduled job falls due, or earlier if the store has another reason to poll again.
     pub next_due: Option<Duration>,
@@ -256,7 +256,7 @@ pub struct Taken {
 #[derive(Clone, Debug)]
 pub struct Undecodable {
     /// The job, with its payload as stored.
-    pub job: Claim,
+    pub job: Arc<Claim>,
     /// The error. It does not repeat the payload.
     pub reason: String,
 }

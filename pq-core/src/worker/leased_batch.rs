@@ -1,5 +1,6 @@
 //! A batch of jobs that are taken under one lease, while no transaction is open.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
@@ -100,7 +101,7 @@ fn next_job<S: Store>(
     slot: &ThreadSlot,
     now: Instant,
     confirmed_at: &mut Option<Instant>,
-) -> Option<Claim> {
+) -> Option<Arc<Claim>> {
     if run.stop.is_finishing() {
         give_back_buffer(slot);
     }
@@ -154,7 +155,7 @@ fn run_one<S: Store>(
         prepared.incoming.envelope = checkpoint;
     }
     let (job, outcome) = prepared.end(run, served, result);
-    FinishedJob { job, outcome, at: Instant::now(), settled_as: committed.or(settled_as) }
+    FinishedJob { job, outcome, at: Instant::now(), settled_as: committed.or(settled_as).map(Box::new) }
 }
 
 /// Sets by how much the lease is extended, for a job whose call has a lease length of its own.

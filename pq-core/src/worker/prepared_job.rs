@@ -23,13 +23,12 @@ pub(super) struct PreparedJob<'h, S: Store> {
 
 impl<S: Store> ServedQueue<S> {
     /// Finds the handler of a job.
-    pub(super) fn prepare(&self, claim: Claim) -> PreparedJob<'_, S> {
+    pub(super) fn prepare(&self, claim: Arc<Claim>) -> PreparedJob<'_, S> {
         if let Some(handler) = &self.whole_queue {
-            let incoming = Incoming { claim: Arc::new(claim), envelope: None };
+            let incoming = Incoming { claim, envelope: None };
             return PreparedJob { incoming, handler: Ok(handler), task: None }.unless_crashed();
         }
         let call = self.queue.json_of(&claim).and_then(|json| Envelope::read(&json));
-        let claim = Arc::new(claim);
         match call {
             Ok(call) => {
                 let name = call.function().unwrap_or_default();

@@ -16,9 +16,9 @@ pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
 
 /// Moves the jobs that a thread has not begun to those that it settles next, to be given back.
 pub(super) fn give_back_buffer(slot: &ThreadSlot) {
-    let unbegun: Vec<Claim> = lock(&slot.buffer).drain(..).collect();
+    let unbegun = mem::take(&mut *lock(&slot.buffer));
     let given_back = unbegun.into_iter().map(|job| FinishedJob {
-        job: Arc::new(job),
+        job,
         outcome: Outcome::GiveBack,
         at: Instant::now(),
         settled_as: None,
@@ -131,7 +131,7 @@ fn settle_once<S: Store>(
             let FinishedJob { job, outcome, settled_as, .. } = finished;
             let counted = match settled_as {
                 _ if accepted => Some(outcome),
-                Some(outcome) => Some(outcome),
+                Some(outcome) => Some(outcome.as_ref()),
                 None if may_be_settled => {
                     let found = store.find(conn, &job.queue, job.id)?;
                     was_accepted(job, found.as_ref()).then_some(outcome)

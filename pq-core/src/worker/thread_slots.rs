@@ -32,7 +32,7 @@ pub(super) struct FinishedJob {
     ///
     /// That transaction may have been rolled back, so `outcome` is passed to the store all the same. If the store
     /// refuses it, this one has been committed.
-    pub(super) settled_as: Option<Outcome>,
+    pub(super) settled_as: Option<Box<Outcome>>,
 }
 
 /// The retries of outcomes that the store refused for a reason that may pass.
@@ -50,7 +50,7 @@ pub(super) struct SettleRetries {
 pub(super) struct ThreadSlot {
     running: Mutex<Option<RunningHandler>>,
     /// Leased jobs that are not begun.
-    pub(super) buffer: Mutex<VecDeque<Claim>>,
+    pub(super) buffer: Mutex<VecDeque<Arc<Claim>>>,
     /// Leased jobs that are not settled. The maintenance thread settles those that wait too long.
     pub(super) finished: Mutex<Vec<FinishedJob>>,
     /// Locked while jobs of `finished` are passed to the store. Those that it refuses for now are put back first.

@@ -178,7 +178,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         }
     }
 
-    fn run_all(&mut self, conn: &mut S::Conn, mut jobs: Vec<Claim>) -> Result<(), Rollback<S::Error>> {
+    fn run_all(&mut self, conn: &mut S::Conn, mut jobs: Vec<Arc<Claim>>) -> Result<(), Rollback<S::Error>> {
         let (began, served) = (Instant::now(), self.served);
         if jobs.len() == 1
             && !self.run.stop.is_finishing()
@@ -200,7 +200,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
                 && !self.run.stop.is_finishing()
                 && self.shared.admits(prepared.max_senders());
             if !may_begin {
-                let unbegun = iter::once(prepared.incoming.claim).chain(jobs.map(Arc::new));
+                let unbegun = iter::once(prepared.incoming.claim).chain(jobs);
                 unbegun.for_each(|job| self.give_back(job));
                 return Ok(());
             }
@@ -399,7 +399,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         *self = Self::new(self.run, self.slot, self.served);
         let store = self.run.store();
         let batch = Batch::of(std::slice::from_ref(job));
-        let prepared = self.served.prepare(Claim::clone(job));
+        let prepared = self.served.prepare(Arc::clone(job));
         store.transaction_at(conn, prepared.isolation(), |conn| {
             if !store.retake(conn, job)? {
                 return Ok(Batch { unbegun: 1, ..batch });
@@ -422,7 +422,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
     ) -> Result<Batch, S::Error> {
         let store = self.run.store();
         let batch = Batch::of(std::slice::from_ref(&job));
-        let prepared = self.served.prepare(Claim::clone(&job));
+        let prepared = self.served.prepare(Arc::clone(&job));
         let (job, outcome) = prepared.end(self.run, self.served, result);
         self.report = store.transaction(conn, |conn| -> Result<Report, S::Error> {
             let mut report = Report::default();

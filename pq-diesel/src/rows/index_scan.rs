@@ -4,6 +4,7 @@ use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Record, Text, Timestamptz};
 use pq_core::{Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName, Taken};
+use std::sync::Arc;
 
 use super::{expected, limit, nearest, sort};
 
@@ -37,10 +38,12 @@ impl ScannedRow {
             let (attempt, priority, expected_at, unique_key, crashes, lease_limit, was_taken) =
                 row.rare.unwrap_or_default();
             rolled_back |= was_taken;
-            let record = record(queue, JobId(row.id), row.payload, row.enqueued_at, expected_at, unique_key);
-            let record = JobRecord { priority, attempt: attempt.saturating_add(1), crashes, ..record };
+            let mut record =
+                record(queue, JobId(row.id), row.payload, row.enqueued_at, expected_at, unique_key);
+            (record.priority, record.attempt, record.crashes) =
+                (priority, attempt.saturating_add(1), crashes);
             let lease_limit = lease_limit.map(limit);
-            jobs.push(Claim { record, token, held: Held::Transaction, lease_limit });
+            jobs.push(Arc::new(Claim { record, token, held: Held::Transaction, lease_limit }));
         }
         sort(&mut jobs);
         Ok(Taken { jobs, next_due: None, rolled_back })
@@ -65,7 +68,7 @@ row! {
 
 impl LeaseRow {
     /// Returns the claims of the lease, in the order of the queue.
-    pub(crate) fn claims(self, queue: &QueueName) -> Vec<Claim> {
+    pub(crate) fn claims(self, queue: &QueueName) -> Vec<Arc<Claim>> {
         let held = Held::Lease { jobs: u32::try_from(self.ids.len()).unwrap_or(u32::MAX) };
         let mut expected_at = self.expected_at.unwrap_or_default().into_iter();
         let mut unique_key = self.unique_key.unwrap_or_default().into_iter();
@@ -73,15 +76,15 @@ impl LeaseRow {
         let mut lease_limit = self.lease_limit.unwrap_or_default().into_iter();
         let numbers =
             self.ids.into_iter().zip(self.enqueued_at).zip(self.priority.into_iter().zip(self.attempt));
-        let mut jobs: Vec<Claim> = numbers
+        let mut jobs: Vec<Arc<Claim>> = numbers
             .zip(self.payloads)
             .map(|(((id, enqueued_at), (priority, attempt)), payload)| {
                 let (expected_at, unique_key) = (expected_at.next().flatten(), unique_key.next().flatten());
-                let record = record(queue, JobId(id), payload, enqueued_at, expected_at, unique_key);
-                let crashes = crashes.next().unwrap_or_default();
-                let record = JobRecord { priority, attempt, crashes, ..record };
+                let mut record = record(queue, JobId(id), payload, enqueued_at, expected_at, unique_key);
+                record.crashes = crashes.next().unwrap_or_default();
+                (record.priority, record.attempt) = (priority, attempt);
                 let lease_limit = lease_limit.next().flatten().map(limit);
-                Claim { record, token: self.token, held, lease_limit }
+                Arc::new(Claim { record, token: self.token, held, lease_limit })
             })
             .collect();
         sort(&mut jobs);

@@ -25,6 +25,7 @@ mod take;
 mod worker;
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -39,7 +40,7 @@ pub(crate) use self::take::{TakeResult, TakeRow, TakeSql};
 pub(crate) use self::worker::{HeartbeatRow, HeartbeatSql, WorkerRow, WorkerSql};
 
 /// Sorts jobs in the order of their queue, because DELETE returns rows in no defined order.
-fn sort(jobs: &mut [Claim]) {
+fn sort(jobs: &mut [Arc<Claim>]) {
     jobs.sort_by_key(|job| (Reverse(job.priority), job.expected_at.is_none(), job.expected_at, job.id));
 }
 

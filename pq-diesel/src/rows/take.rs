@@ -1,5 +1,6 @@
 //! Rows of a take by the general statements.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::pg::data_types::PgTimestamp;
@@ -34,7 +35,7 @@ row! {
 #[derive(Default)]
 pub(crate) struct TakeResult {
     /// The jobs, in the order of the queue.
-    pub(crate) jobs: Vec<Claim>,
+    pub(crate) jobs: Vec<Arc<Claim>>,
     /// Whether one of the jobs was taken before by a transaction that did not commit.
     pub(crate) rolled_back: bool,
     /// Without jobs: how long it takes until the next one is due.
@@ -80,7 +81,7 @@ impl TakeResult {
                 lease_until: None,
                 ended_at: None,
             };
-            result.jobs.push(Claim { record, token, held, lease_limit });
+            result.jobs.push(Arc::new(Claim { record, token, held, lease_limit }));
         }
         sort(&mut result.jobs);
         result

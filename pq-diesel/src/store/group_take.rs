@@ -2,6 +2,7 @@
 
 use pq_core::store::Connect;
 use pq_core::{Claim, QueueName, Scan, Taken};
+use std::sync::Arc;
 
 use super::PgStore;
 use super::take::{Owner, TakeRequest, warn_unreleased};
@@ -107,7 +108,7 @@ fn distribute(taken: &mut Taken, count: usize, counts: &[usize]) -> Vec<Reply<Re
     let mut others = taken.jobs.split_off(taken.jobs.len().min(count)).into_iter();
     let is_empty = taken.jobs.is_empty();
     let reply = |count: &usize| {
-        let jobs: Vec<Claim> = others.by_ref().take(*count).collect();
+        let jobs: Vec<Arc<Claim>> = others.by_ref().take(*count).collect();
         // A take that found jobs does not know when the next one is due, nor whether a key has become free by now.
         let is_unknown = jobs.is_empty() && !is_empty;
         if is_unknown { Reply::Requeue } else { Reply::Answer(Ok(Taken { jobs, next_due, rolled_back })) }
@@ -115,6 +116,6 @@ fn distribute(taken: &mut Taken, count: usize, counts: &[usize]) -> Vec<Reply<Re
     counts.iter().map(reply).collect()
 }
 
-fn has_keys(jobs: &[Claim]) -> bool {
+fn has_keys(jobs: &[Arc<Claim>]) -> bool {
     jobs.iter().any(|job| job.unique_key.is_some() || job.serialization_key.is_some())
 }

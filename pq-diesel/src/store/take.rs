@@ -1,6 +1,8 @@
 //! Taking jobs for an owner, and releasing the keys of jobs that no lease holds.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -172,7 +174,7 @@ impl PgStore {
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
-        jobs: &[Claim],
+        jobs: &[Arc<Claim>],
     ) {
         warn_unreleased(queue, self.release_keys(conn, queue, jobs));
     }
@@ -182,10 +184,10 @@ impl PgStore {
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
-        jobs: &[Claim],
+        jobs: &[impl Borrow<Claim>],
     ) -> Result<(), Error> {
         self.release_unique_keys(conn, queue, jobs)?;
-        if jobs.iter().any(|job| job.serialization_key.is_some()) {
+        if jobs.iter().any(|job| job.borrow().serialization_key.is_some()) {
             // The commit frees the serialization key. After a rollback polling finds the job.
             self.notify_queues(conn, [queue])?;
         }
@@ -198,10 +200,13 @@ impl PgStore {
         &self,
         conn: &mut PgConnection,
         queue: &QueueName,
-        jobs: &[Claim],
+        jobs: &[impl Borrow<Claim>],
     ) -> Result<(), Error> {
-        let with_key: Vec<(&Key, i64)> =
-            jobs.iter().filter_map(|job| Some((job.unique_key.as_ref()?, job.id.0))).collect();
+        let with_key: Vec<(&Key, i64)> = jobs
+            .iter()
+            .map(Borrow::borrow)
+            .filter_map(|job| Some((job.unique_key.as_ref()?, job.id.0)))
+            .collect();
         if with_key.is_empty() {
             return Ok(());
         }

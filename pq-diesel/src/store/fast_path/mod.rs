@@ -23,6 +23,7 @@ mod scan_state;
 mod sort_key;
 
 use std::borrow::Borrow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use pq_core::{Claim, NewJob, QueueName};
@@ -45,7 +46,7 @@ impl FastPath {
     pub(super) fn note_full_scan(
         &self,
         queue: &QueueName,
-        jobs: &[Claim],
+        jobs: &[Arc<Claim>],
         request: TakeRequest,
         begun: Instant,
     ) {

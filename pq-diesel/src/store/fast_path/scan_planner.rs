@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,14 @@ impl ScanPlanner {
     }
 
     /// Notes a take that began at `begun`, wanted `wanted` jobs and took `jobs`.
-    pub(super) fn note(&self, queue: &QueueName, plan: Plan, jobs: &[Claim], wanted: usize, begun: Instant) {
+    pub(super) fn note(
+        &self,
+        queue: &QueueName,
+        plan: Plan,
+        jobs: &[Arc<Claim>],
+        wanted: usize,
+        begun: Instant,
+    ) {
         let now = Instant::now();
         let mut states = self.lock();
         if let Some(state) = states.get_mut(queue) {

@@ -1,5 +1,6 @@
 //! The recent index scans of one queue.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pq_core::Claim;
@@ -123,7 +124,14 @@ impl ScanState {
     }
 
     /// Notes a take that began at `begun`, wanted `wanted` jobs and took `jobs`.
-    pub(super) fn note(&mut self, plan: Plan, jobs: &[Claim], wanted: usize, begun: Instant, now: Instant) {
+    pub(super) fn note(
+        &mut self,
+        plan: Plan,
+        jobs: &[Arc<Claim>],
+        wanted: usize,
+        begun: Instant,
+        now: Instant,
+    ) {
         self.last_take = now;
         let micros = i64::try_from(now.saturating_duration_since(begun).as_micros()).unwrap_or(i64::MAX);
         let cost = micros - Self::COST_OF_JOB * i64::try_from(jobs.len()).unwrap_or(i64::MAX);
@@ -153,7 +161,7 @@ impl ScanState {
             _ => LastResult::AsManyAsWanted,
         };
         // A scan that began earlier may have found jobs before the position, and there may be more of them.
-        self.position = jobs.last().and_then(SortKey::of).or(self.position);
+        self.position = jobs.last().and_then(|job| SortKey::of(job)).or(self.position);
         if let Some(position) = self.position {
             self.checkpoints.advance(position, jobs.len());
         }

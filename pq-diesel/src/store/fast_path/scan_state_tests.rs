@@ -2,11 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use pq_core::{Claim, Held, JobId, JobRecord, JobState, NewJob, Payload, QueueName, When};
+use std::sync::Arc;
 
 use super::super::scan_planner::ScanPlanner;
 use super::*;
 
-fn jobs(last: i64) -> Vec<Claim> {
+fn jobs(last: i64) -> Vec<Arc<Claim>> {
     let record = JobRecord {
         state: JobState::Running,
         error: None,
@@ -25,7 +26,7 @@ fn jobs(last: i64) -> Vec<Claim> {
         serialization_key: None,
         unique_key: None,
     };
-    vec![Claim { record, token: 1, held: Held::Transaction, lease_limit: None }]
+    vec![Arc::new(Claim { record, token: 1, held: Held::Transaction, lease_limit: None })]
 }
 
 const MS: Duration = Duration::from_millis(1);
