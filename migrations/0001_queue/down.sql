@@ -17,7 +17,8 @@ DROP FUNCTION "pq"."queue_try_claim_unique"(text, text, bigint);
 DROP FUNCTION "pq"."queue_is_live"(bigint, bigint);
 DROP FUNCTION "pq"."queue_is_partly_settled"(bigint);
 DROP FUNCTION "pq"."queue_cancel_leased"(bigint, text);
-DROP FUNCTION "pq"."queue_free_id"(bigint, bigint, text, text);
+DROP FUNCTION "pq"."queue_return"(bigint, bigint, text, text);
+DROP FUNCTION "pq"."queue_keeps_unique"(text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_lock_keyed_job"(tid, text, text, bigint, bigint);
 
 -- Drops the schema if the migration created it and nothing else is in it.

@@ -344,28 +344,49 @@ EXCEPTION
 END
 $names$;
 
--- Returns the id under which a leased job returns to the queue, and moves the job's unique key to it: its own, or a new
--- one if the row of another job has it, because the sequence was restarted or restored.
+-- Returns whether a job of a lease still owns its unique key, and locks the key. If a put of one more job has moved the
+-- key, it does not. An open put counts as committed after a moment, so that it does not stop the settling of jobs.
+CREATE FUNCTION "pq"."queue_keeps_unique"(queue_name text, key text, job_id bigint, lease_id bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '10ms'
+AS $names$
+BEGIN
+    PERFORM FROM "pq"."queue_unique" AS claim
+    WHERE claim.q_name = queue_name AND claim.unique_key = key AND claim.job = job_id AND claim.lease = lease_id
+    FOR UPDATE;
+    RETURN FOUND;
+EXCEPTION
+    WHEN lock_not_available THEN RETURN false;
+END
+$names$;
+
+-- Returns the id and the unique key with which a leased job returns to the queue. The id is its own, or a new one if the
+-- row of another job has it, because the sequence was restarted or restored. The key is null if a put of one more job
+-- has it now.
 --
 -- A volatile function also sees what the calling statement has inserted, so two jobs of one id get different ones.
-CREATE FUNCTION "pq"."queue_free_id"(job_id bigint, lease_id bigint, queue_name text, key text) RETURNS bigint
+CREATE FUNCTION "pq"."queue_return"(
+    job_id bigint, lease_id bigint, queue_name text, key text, OUT new_id bigint, OUT kept_key text)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
 DECLARE
-    free_id bigint := job_id;
     jobs text;
 BEGIN
-    LOOP
-        SELECT other.tableoid::regclass::text INTO jobs FROM "pq"."queue" AS other WHERE other.id = free_id;
-        EXIT WHEN NOT FOUND;
-        free_id := nextval(pg_get_serial_sequence(jobs, 'id'));
-    END LOOP;
-    IF free_id <> job_id THEN
-        UPDATE "pq"."queue_unique" AS claim SET job = free_id
-        WHERE claim.q_name = queue_name AND claim.unique_key = key AND claim.job = job_id AND claim.lease = lease_id;
+    new_id := job_id;
+    IF key IS NOT NULL AND "pq"."queue_keeps_unique"(queue_name, key, job_id, lease_id) THEN
+        kept_key := key;
     END IF;
-    RETURN free_id;
+    LOOP
+        SELECT other.tableoid::regclass::text INTO jobs FROM "pq"."queue" AS other WHERE other.id = new_id;
+        EXIT WHEN NOT FOUND;
+        new_id := nextval(pg_get_serial_sequence(jobs, 'id'));
+    END LOOP;
+    IF new_id <> job_id THEN
+        UPDATE "pq"."queue_unique" AS claim SET job = new_id
+        WHERE claim.q_name = queue_name AND claim.unique_key = kept_key;
+    END IF;
 END
 $names$;
 
@@ -425,8 +446,8 @@ CREATE TRIGGER "queue_claim_unique" AFTER INSERT ON "pq"."queue"
     EXECUTE FUNCTION "pq"."queue_claim_unique"();
 
 -- Puts a job whose unique key may be in use. Returns the id of the job that owns the key afterwards, and what was done:
--- added, kept, rescheduled or replaced. It waits for another put of the key that has not committed, and never for the
--- worker that runs the owner.
+-- added, kept, rescheduled or replaced. It waits for another put of the key that has not committed, and to put one more
+-- for a transaction that runs the owner, but never for a worker that runs it under a lease.
 CREATE FUNCTION "pq"."queue_put_unique"(
     queue_name text, key text, on_conflict text, new_job bigint, new_data json, new_schedule_at timestamptz,
     new_expected_at timestamptz, new_priority integer, new_serial_key text, OUT job bigint, OUT outcome text)
@@ -456,16 +477,35 @@ BEGIN
             IF on_conflict = 'keep' THEN
                 RETURN;
             END IF;
+            IF on_conflict = 'keep_waiting' THEN
+                PERFORM FROM "pq"."queue_unique" AS claim
+                WHERE claim.q_name = queue_name AND claim.unique_key = key AND claim.job = old.job
+                FOR UPDATE;
+                CONTINUE WHEN NOT FOUND;
+            END IF;
             SELECT * INTO waiting FROM "pq"."queue" AS owner
             WHERE owner.id = old.job AND owner.dequeued_at IS NULL
             FOR UPDATE SKIP LOCKED;
             IF NOT FOUND THEN
+                IF on_conflict = 'keep_waiting' THEN
+                    UPDATE "pq"."queue_unique" AS claim SET job = new_job, lease = NULL
+                    WHERE claim.q_name = queue_name AND claim.unique_key = key;
+                    INSERT INTO "pq"."queue"
+                        (id, q_name, data, schedule_at, expected_at, priority, serial_key, unique_key)
+                    VALUES (new_job, queue_name, new_data, new_schedule_at, new_expected_at, new_priority,
+                        new_serial_key, key);
+                    job := new_job;
+                    outcome := 'added';
+                END IF;
                 RETURN;
             END IF;
-            -- Only an insert fires the trigger that notifies waiting sessions, so the row is not updated.
+            -- Only an insert fires the trigger that notifies waiting sessions, so the row is not updated. A job that is
+            -- kept is inserted again, too: until this transaction ends no worker sees it, and then they are notified.
             DELETE FROM "pq"."queue" AS owner WHERE owner.id = old.job;
-            waiting.schedule_at := new_schedule_at;
-            outcome := 'rescheduled';
+            IF on_conflict <> 'keep_waiting' THEN
+                waiting.schedule_at := new_schedule_at;
+                outcome := 'rescheduled';
+            END IF;
             IF on_conflict = 'replace' THEN
                 waiting.data := new_data;
                 waiting.expected_at := new_expected_at;

@@ -74,6 +74,14 @@ pub enum OnConflict {
     ///
     /// A running job is kept unchanged.
     Reschedule,
+    /// Keeps the existing job if it waits, and puts one more if it runs.
+    ///
+    /// For events: a handler that begins after this put sees everything that was committed with it, because the kept
+    /// job is not begun before the put's transaction ends. The new job owns the key from then on. If the running job
+    /// returns to the queue, it does so without a key, so both may wait or run at the same time.
+    ///
+    /// The put waits for a transactional handler that runs the job, and not for a leased one.
+    KeepWaiting,
 }
 
 /// The outcome of a put. Returned in [`Put::outcome`].

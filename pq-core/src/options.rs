@@ -63,6 +63,8 @@ impl PutOptions {
     }
 
     /// Sets the unique key, and what to do if a job with it is waiting or running.
+    ///
+    /// For an event that a handler must see, choose [`OnConflict::KeepWaiting`].
     pub fn unique_or(mut self, key: impl Into<String>, on_conflict: OnConflict) -> Self {
         self.unique = Some((key.into(), on_conflict));
         self

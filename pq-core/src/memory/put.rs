@@ -16,6 +16,7 @@ pub(super) fn put(
 ) -> Put {
     if let Some((key, on_conflict)) = &job.unique
         && let Some(id) = state.unique_job(queue, key, open.tx)
+        && !(*on_conflict == OnConflict::KeepWaiting && state.rows[&id].is_running())
     {
         return Put { id, outcome: resolve_conflict(state, open, id, job, *on_conflict, now) };
     }
@@ -65,8 +66,11 @@ fn resolve_conflict(
             PutOutcome::Replaced
         }
         OnConflict::Reschedule => PutOutcome::Rescheduled,
+        OnConflict::KeepWaiting => PutOutcome::Kept,
     };
-    row.job.schedule_at = new.schedule_at.map(|when| instant(when, now));
+    if on_conflict != OnConflict::KeepWaiting {
+        row.job.schedule_at = new.schedule_at.map(|when| instant(when, now));
+    }
     // Others skip the row until this transaction commits, and then waiters are notified of it.
     open.set(state, Row { returned_by: Some(open.tx), ..row });
     outcome

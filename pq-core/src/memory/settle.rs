@@ -84,8 +84,14 @@ pub(super) fn settle(
     true
 }
 
-/// Returns a held row to the queue.
-pub(super) fn requeue(state: &mut State, open: &mut Open, row: Row) {
+/// Returns a held row to the queue. It loses its unique key if a put of one more job has it now.
+pub(super) fn requeue(state: &mut State, open: &mut Open, mut row: Row) {
+    let key = row.job.unique_key.as_ref();
+    if key
+        .is_some_and(|key| state.unique_job(&row.job.queue, key, open.tx).is_some_and(|id| id != row.job.id))
+    {
+        row.job.unique_key = None;
+    }
     let (returned_by, returned_from) = (Some(open.tx), row.lease);
     let row = Row { held_by: None, lease: None, returned_by, returned_from, rolled_back: false, ..row };
     open.set(state, row);

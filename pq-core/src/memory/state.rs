@@ -81,6 +81,11 @@ impl Row {
             && self.returned_by.is_none_or(|by| by == tx)
     }
 
+    /// Returns whether another transaction or a lease holds the row.
+    pub(super) fn is_running(&self) -> bool {
+        self.lease.is_some() || self.held_by.is_some()
+    }
+
     /// Returns whether the row keeps the transaction from taking others of the same serialization key.
     pub(super) fn occupies_key_for(&self, tx: Tx) -> bool {
         self.lease.is_some()
@@ -181,10 +186,10 @@ impl State {
             .collect()
     }
 
-    /// Returns the job that has the unique key, if one waits or runs.
+    /// Returns the job that owns the unique key, if one waits or runs: the newest that has it.
     pub(super) fn unique_job(&self, queue: &QueueName, key: &Key, tx: Tx) -> Option<JobId> {
         let has_key = |row: &&Row| row.job.queue == *queue && row.job.unique_key.as_ref() == Some(key);
-        self.rows.values().find(|row| has_key(row) && row.held_by != Some(tx)).map(|row| row.job.id)
+        self.rows.values().rfind(|row| has_key(row) && row.held_by != Some(tx)).map(|row| row.job.id)
     }
 
     /// Notifies the signals that are subscribed to the queue.

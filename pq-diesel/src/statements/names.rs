@@ -23,7 +23,7 @@ impl Names {
             ("is_live", table.derived("is_live")),
             ("is_partly_settled", table.derived("is_partly_settled")),
             ("cancel_leased", table.derived("cancel_leased")),
-            ("free_id", table.derived("free_id")),
+            ("return", table.derived("return")),
             ("put_unique", table.derived("put_unique")),
             ("try_claim_unique", table.derived("try_claim_unique")),
             ("refuse_hidden_pause", table.derived("refuse_hidden_pause")),

@@ -104,7 +104,8 @@ RETURNING lease.id";
 /// new one. Locks: the row of the lease. A lease whose jobs are all settled here is locked and deleted as by
 /// [`COMPLETE_LEASE`]. For another the settled jobs are inserted into a table, under a key-share lock on the lease that
 /// excludes maintenance, and the unique index refuses a second outcome. So an accepted outcome is final, and sessions
-/// that settle jobs of one lease do not wait for each other.
+/// that settle jobs of one lease do not wait for each other. SKIP LOCKED passes unique keys that an open put moves to
+/// one more job: if it is rolled back, the next put finds that the key's job has ended.
 ///
 /// The payloads of a lease are one value, which may be large. It is read only if a job moves to another table.
 pub(super) const SETTLE_LEASED: &str = "\
@@ -149,13 +150,10 @@ WITH given AS MATERIALIZED (
         CASE WHEN outcome = 'back' THEN schedule_at
             WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
         expected_at, priority, CASE outcome WHEN 'retry' THEN attempt ELSE attempt - 1 END, coalesce(crashes, 0),
-        CASE outcome WHEN 'back' THEN lease_limit END, serial_key, unique_key,
+        CASE outcome WHEN 'back' THEN lease_limit END, serial_key, kept_key,
         CASE WHEN id = job THEN error ELSE concat_ws('; ', error, 'another job has the id ' || job) END
-    FROM (
-        SELECT *, {free_id}(job, lease, q_name, unique_key) AS id
-        FROM moved WHERE outcome IN ('retry', 'snooze', 'back')
-        ORDER BY job
-    ) AS returned
+    FROM (SELECT * FROM moved WHERE outcome IN ('retry', 'snooze', 'back') ORDER BY job) AS moved
+    CROSS JOIN LATERAL {return}(job, lease, q_name, unique_key) AS returned (id, kept_key)
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
         serial_key, unique_key, outcome, error, result)
@@ -165,10 +163,15 @@ WITH given AS MATERIALIZED (
 ), freed AS (
     DELETE FROM {keys} AS busy USING ended
     WHERE busy.q_name = ended.q_name AND busy.serial_key = ended.serial_key AND busy.lease = ended.lease
-), cleared AS (
-    DELETE FROM {unique} AS claimed USING ended
+), unclaimed AS MATERIALIZED (
+    SELECT claimed.q_name, claimed.unique_key FROM ended
+    JOIN {unique} AS claimed
+        ON claimed.q_name = ended.q_name AND claimed.unique_key = ended.unique_key AND claimed.job = ended.job
     WHERE ended.outcome IN ('complete', 'done', 'dead', 'cancelled')
-        AND claimed.q_name = ended.q_name AND claimed.unique_key = ended.unique_key AND claimed.job = ended.job
+    FOR UPDATE OF claimed SKIP LOCKED
+), cleared AS (
+    DELETE FROM {unique} AS claimed USING unclaimed
+    WHERE claimed.q_name = unclaimed.q_name AND claimed.unique_key = unclaimed.unique_key
 ), completed AS (
     DELETE FROM {leases} AS lease
     USING (SELECT count(*) AS settled FROM noted) AS now
@@ -244,10 +247,9 @@ WITH expired AS (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
         lease_limit, serial_key, unique_key, error)
     SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit,
-        serial_key, unique_key, CASE WHEN id = job THEN error ELSE error || '; another job has the id ' || job END
-    FROM (
-        SELECT *, {free_id}(job, lease, q_name, unique_key) AS id FROM judged WHERE NOT cancel_requested ORDER BY job
-    ) AS returned
+        serial_key, kept_key, CASE WHEN id = job THEN error ELSE error || '; another job has the id ' || job END
+    FROM (SELECT * FROM judged WHERE NOT cancel_requested ORDER BY job) AS judged
+    CROSS JOIN LATERAL {return}(job, lease, q_name, unique_key) AS returned (id, kept_key)
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
         serial_key, unique_key, outcome)
@@ -256,10 +258,15 @@ WITH expired AS (
     FROM judged WHERE cancel_requested
 ), freed AS (
     DELETE FROM {keys} WHERE lease = ANY ($1)
-), cleared AS (
-    DELETE FROM {unique} AS claimed USING held
+), unclaimed AS MATERIALIZED (
+    SELECT claimed.q_name, claimed.unique_key FROM held
+    JOIN {unique} AS claimed
+        ON claimed.q_name = held.q_name AND claimed.unique_key = held.unique_key AND claimed.job = held.job
     WHERE held.cancel_requested
-        AND claimed.q_name = held.q_name AND claimed.unique_key = held.unique_key AND claimed.job = held.job
+    FOR UPDATE OF claimed SKIP LOCKED
+), cleared AS (
+    DELETE FROM {unique} AS claimed USING unclaimed
+    WHERE claimed.q_name = unclaimed.q_name AND claimed.unique_key = unclaimed.unique_key
 ), forgotten AS (
     DELETE FROM {settled} WHERE lease = ANY ($1)
 )

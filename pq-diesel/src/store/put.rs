@@ -261,6 +261,7 @@ fn word(on_conflict: OnConflict) -> &'static str {
         OnConflict::Keep => "keep",
         OnConflict::Replace => "replace",
         OnConflict::Reschedule => "reschedule",
+        OnConflict::KeepWaiting => "keep_waiting",
     }
 }
 
