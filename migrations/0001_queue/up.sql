@@ -297,15 +297,14 @@ $names$;
 --
 -- A transaction that settles some jobs of a lease holds a key-share lock on the lease's row, for which the caller has
 -- waited. The snapshot of the caller's statement may be older than that transaction's commit, so the statement cannot
--- look for settled jobs itself. A volatile function has a new snapshot for each query (READ COMMITTED). In a snapshot of
--- the whole transaction the function cannot see them, and returns true: then the jobs are settled one by one.
+-- look for settled jobs itself. A volatile function has a new snapshot for each query, except in a transaction that has
+-- one snapshot: there the callers lock no lease.
 CREATE FUNCTION "pq"."queue_is_partly_settled"(lease_id bigint) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
 BEGIN
-    RETURN current_setting('transaction_isolation') <> 'read committed'
-        OR EXISTS (SELECT FROM "pq"."queue_settled" AS done WHERE done.lease = lease_id);
+    RETURN EXISTS (SELECT FROM "pq"."queue_settled" AS done WHERE done.lease = lease_id);
 END
 $names$;
 

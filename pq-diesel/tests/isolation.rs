@@ -122,3 +122,31 @@ fn concurrent_calls_do_not_conflict() -> Outcome {
     }
     Ok(())
 }
+
+/// A worker extends the lease of a long handler meanwhile, so each run of the handler would conflict with it.
+#[test]
+fn a_lease_that_was_extended_can_be_settled_in_an_older_snapshot() -> Outcome {
+    let database = database()?;
+    let queue = Pq::builder().url(database.url()).build()?.queue::<i64>("apples")?;
+    let mut conn = database.connect()?;
+    let again = pq_diesel::Outcome::Retry { after: Duration::ZERO, error: "again".to_owned(), payload: None };
+    for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+        for (outcome, ready) in
+            [(pq_diesel::Outcome::Complete, 0), (pq_diesel::Outcome::dead("broken"), 0), (again.clone(), 1)]
+        {
+            queue.put(&1)?;
+            let leased = queue.lease(1, Duration::from_secs(60), Wait::No)?;
+            conn.build_transaction().run(|conn| -> Outcome {
+                let begin =
+                    format!("SET TRANSACTION ISOLATION LEVEL {isolation}; SELECT FROM pq.queue_leases");
+                conn.batch_execute(&begin)?;
+                queue.extend(&leased[0], Duration::from_secs(60))?;
+                Ok(queue.on(conn).settle(&leased[0], outcome)?)
+            })?;
+            let counts = queue.counts()?;
+            assert_eq!((counts.running, counts.ready), (0, ready), "{isolation}");
+            queue.clear()?;
+        }
+    }
+    Ok(())
+}

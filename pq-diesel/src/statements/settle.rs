@@ -86,10 +86,13 @@ SELECT held.position FROM held, ended, keys";
 /// never analyzed, past the dead tuples of all leases since the last VACUUM.
 ///
 /// Locks: the row of the lease. A transaction that has settled some of its jobs may commit while this statement waits
-/// for the lock. Its snapshot would overlook those jobs, so a function looks for them after the lock.
+/// for the lock. Its snapshot would overlook those jobs, so a function looks for them after the lock. A transaction that
+/// has one snapshot would still overlook them, and an extension of the lease since the snapshot would refuse it the lock.
 pub(super) const COMPLETE_LEASE: &str = "\
 WITH locked AS MATERIALIZED (
-    SELECT id FROM {leases} WHERE id = $1 FOR UPDATE
+    SELECT id FROM {leases}
+    WHERE id = $1 AND current_setting('transaction_isolation') = 'read committed'
+    FOR UPDATE
 )
 DELETE FROM {leases} AS lease USING locked
 WHERE lease.id = $1 AND NOT {is_partly_settled}(locked.id)
@@ -107,13 +110,18 @@ RETURNING lease.id";
 /// that settle jobs of one lease do not wait for each other. SKIP LOCKED passes unique keys that an open put moves to
 /// one more job: if it is rolled back, the next put finds that the key's job has ended.
 ///
+/// In a transaction that has one snapshot the row is never locked nor deleted: the lock would be refused if the lease was
+/// extended since. It stays until the lease expires.
+///
 /// The payloads of a lease are one value, which may be large. It is read only if a job moves to another table.
 pub(super) const SETTLE_LEASED: &str = "\
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])
         AS given (job, outcome, after, error, data, result)
 ), locked AS MATERIALIZED (
-    SELECT id FROM {leases} WHERE id = $7 FOR UPDATE
+    SELECT id FROM {leases}
+    WHERE id = $7 AND current_setting('transaction_isolation') = 'read committed'
+    FOR UPDATE
 ), whole AS (
     DELETE FROM {leases} AS lease USING locked
     WHERE lease.id = $7 AND NOT {is_partly_settled}(locked.id)
@@ -175,7 +183,7 @@ WITH given AS MATERIALIZED (
 ), completed AS (
     DELETE FROM {leases} AS lease
     USING (SELECT count(*) AS settled FROM noted) AS now
-    WHERE lease.id = $8 AND now.settled > 0
+    WHERE lease.id = $8 AND now.settled > 0 AND current_setting('transaction_isolation') = 'read committed'
         AND lease.size = now.settled + (SELECT count(*) FROM {settled} AS before WHERE before.lease = $8)
 )
 SELECT job FROM ended";
