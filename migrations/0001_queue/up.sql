@@ -532,11 +532,12 @@ $names$;
 -- characters instead of bytes, and LISTEN truncates its argument to 63 bytes. A name of at most 63 characters and more
 -- than 63 bytes is therefore notified on the truncated name as well.
 --
--- PostgreSQL takes a database-wide lock to commit a transaction that issued NOTIFY, so many notifying writers commit
--- one after the other. Under contention a listener takes the channel's notifier lock and notifies on behalf of all
--- writers (see listener/coalescing.rs of pq-diesel). The lock belongs to the listener's session, so it is free again
--- if the listener dies. While the notifier lock is taken, a put does not notify. Instead it holds a share of the
--- channel's in-flight-writers lock until it ends, so the listener knows when no writer without a notification is left.
+-- PostgreSQL takes a lock that all databases share to commit a transaction that issued NOTIFY, so many notifying writers
+-- commit one after the other. Under contention a handle takes the channel's notifier lock and notifies on behalf of all
+-- writers (see listener/coalescing.rs of pq-diesel). The lock belongs to the handle's session, so it is free again if
+-- the session ends. While the notifier lock is taken, a put does not notify. The handle finds by their transaction ids
+-- when all transactions have ended that did not notify, so a transaction must have an id when it looks at the lock. The
+-- insert has assigned it.
 --
 -- The function runs once per put. A SET search_path clause would take as long as the rest of it, so every object is
 -- qualified with its schema instead. Nearly all statements put into one queue, so the distinct queues are computed
@@ -572,9 +573,6 @@ BEGIN
                 AND pg_catalog.char_length(queue) OPERATOR(pg_catalog.<=) 63 THEN
                 PERFORM pg_catalog.pg_notify(queue::pg_catalog.name::pg_catalog.text, '');
             END IF;
-        ELSE
-            PERFORM pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtextextended(
-                pg_catalog.concat('pq writers ', channel), TG_RELID::pg_catalog.int8));
         END IF;
     END LOOP;
     RETURN NULL;

@@ -37,9 +37,10 @@ const MAX_CALL_TIMEOUT: Duration = Duration::from_secs(30 * 86_400);
 pub enum Notify {
     /// In the commit: the waiter is notified as soon as the job can be taken.
     ///
-    /// PostgreSQL takes a database-wide lock to commit a transaction that issued NOTIFY. Therefore, when at least four
-    /// sessions put sixteen times to one queue within 100 ms, a handle that listens to the queue sends one notification
-    /// every 4 ms on their behalf. If that handle crashes, waiters find the jobs at their next poll.
+    /// PostgreSQL takes a lock for all databases to commit a transaction that issued NOTIFY. Therefore, when writers wait
+    /// for each other, a handle that puts often, or listens, sends one notification every 4 ms on their behalf. If that
+    /// handle crashes, waiters find the jobs at their next poll. A handle that puts at least sixteen times within 2 s
+    /// opens a connection for this.
     #[default]
     InCommit,
     /// After the commit: one notification for many puts, at most every 4 ms, on the listener's connection.

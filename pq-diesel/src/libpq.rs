@@ -17,8 +17,6 @@ use crate::conninfo::ConnInfo;
 /// A notification that has arrived.
 pub(super) struct Notification {
     pub(super) channel: String,
-    /// The server process of the session that sent it.
-    pub(super) sender: i32,
     /// Whether a listener sent it on behalf of many writers. Such a notification has a payload, and those of the
     /// table's trigger have none.
     pub(super) is_coalesced: bool,
@@ -64,13 +62,21 @@ impl Connection {
         })
     }
 
-    /// Runs a query and returns its first column, a boolean.
+    /// Runs a query that returns one boolean.
     pub(super) fn ask(&mut self, sql: &str) -> Result<bool, String> {
-        // SAFETY: as in `run`. A value is read only if there is one. It is a terminated string inside of the result.
+        Ok(self.row(sql)?.first().is_some_and(|value| value == "t"))
+    }
+
+    /// Runs a query and returns the columns of its only row. Null is an empty text.
+    pub(super) fn row(&mut self, sql: &str) -> Result<Vec<String>, String> {
+        // SAFETY: as in `run`. The values are those of the first row, if there is one. Each is a terminated string
+        // inside of the result, which is copied.
         self.exec(sql, |result| unsafe {
-            let has_value = pq_sys::PQresultStatus(result) == ExecStatusType::PGRES_TUPLES_OK
+            let has_row = pq_sys::PQresultStatus(result) == ExecStatusType::PGRES_TUPLES_OK
                 && pq_sys::PQntuples(result) == 1;
-            has_value.then(|| CStr::from_ptr(pq_sys::PQgetvalue(result, 0, 0)) == c"t")
+            let value =
+                |column| CStr::from_ptr(pq_sys::PQgetvalue(result, 0, column)).to_string_lossy().into_owned();
+            has_row.then(|| (0..pq_sys::PQnfields(result)).map(value).collect())
         })
     }
 
@@ -134,7 +140,6 @@ impl Connection {
                 let notification = notify.as_ref();
                 notifications.push(Notification {
                     channel: CStr::from_ptr(notification.relname).to_string_lossy().into_owned(),
-                    sender: notification.be_pid,
                     is_coalesced: !CStr::from_ptr(notification.extra).is_empty(),
                 });
                 pq_sys::PQfreemem(notify.as_ptr().cast());

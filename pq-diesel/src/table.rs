@@ -126,11 +126,11 @@ impl Table {
         literal(&self.derived(suffix))
     }
 
-    /// Returns a SQL expression for the number of a channel's advisory lock. `what` is `notifier` or `writers`, and
-    /// `channel` is a SQL expression. The table's trigger computes the same number.
-    pub(crate) fn channel_lock(&self, what: &str, channel: &str) -> String {
+    /// Returns a SQL expression for the number of a channel's notifier lock, an advisory lock. `channel` is a SQL
+    /// expression. The table's trigger computes the same number.
+    pub(crate) fn notifier_lock(&self, channel: &str) -> String {
         format!(
-            "hashtextextended(concat('pq {what} ', {channel}), {}::regclass::oid::bigint)",
+            "hashtextextended(concat('pq notifier ', {channel}), {}::regclass::oid::bigint)",
             self.jobs_literal()
         )
     }

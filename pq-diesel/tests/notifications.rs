@@ -3,10 +3,12 @@
 mod common;
 
 use std::error::Error as StdError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use common::{
-    LISTENING, NOTIFIERS, Outcome, PATIENCE, contend, database, put, queue, until, until_no_notifier,
+    LISTENING, NOTIFIERS, Outcome, PATIENCE, contend, contend_by, database, put, queue, until,
+    until_no_notifier,
 };
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -15,10 +17,10 @@ use pq_diesel::{Error, Notify, Pq, PutOptions, Wait};
 use pq_testing::Database;
 use serde_json::{Value, json};
 
-/// Tries to acquire a lock of a channel: `notifier` or `writers`.
-fn take_lock(conn: &mut PgConnection, what: &str, channel: &str) -> QueryResult<bool> {
+/// Tries to acquire the notifier lock of a channel.
+fn take_lock(conn: &mut PgConnection, channel: &str) -> QueryResult<bool> {
     diesel::dsl::sql::<Bool>(&format!(
-        "SELECT pg_try_advisory_lock(hashtextextended('pq {what} {channel}', 'pq.queue'::regclass::oid::bigint))"
+        "SELECT pg_try_advisory_lock(hashtextextended('pq notifier {channel}', 'pq.queue'::regclass::oid::bigint))"
     ))
     .get_result(conn)
 }
@@ -67,7 +69,7 @@ fn a_put_does_not_notify_while_the_notifier_lock_is_taken() -> Outcome {
     end(&mut writer)?;
     assert_eq!(received(&mut listener)?, expected(&["apples", &md5, &cut]));
 
-    assert!(take_lock(&mut notifier, "notifier", "apples")? && take_lock(&mut notifier, "notifier", &md5)?);
+    assert!(take_lock(&mut notifier, "apples")? && take_lock(&mut notifier, &md5)?);
     for queue in ["apples", &long] {
         put(&mut writer, queue)?;
     }
@@ -76,13 +78,6 @@ fn a_put_does_not_notify_while_the_notifier_lock_is_taken() -> Outcome {
     Pq::builder().table("other").build()?.migrate_on(&mut writer)?;
     writer.batch_execute("INSERT INTO pq.other (q_name, data) VALUES ('apples', '1'); NOTIFY \"end\"")?;
     assert_eq!(received(&mut listener)?, expected(&["pears", "apples"]));
-
-    // The listener can see that a writer is in flight.
-    writer.batch_execute("BEGIN")?;
-    put(&mut writer, "apples")?;
-    assert!(!take_lock(&mut notifier, "writers", "apples")?);
-    writer.batch_execute("COMMIT")?;
-    assert!(take_lock(&mut notifier, "writers", "apples")?);
 
     // The lock ends with the session of the listener.
     drop(notifier);
@@ -104,7 +99,7 @@ fn releasing_a_key_does_not_notify_while_the_notifier_lock_is_taken() -> Outcome
         queue.put_with(&n, &keyed)?;
     }
     listener.batch_execute("LISTEN apples; LISTEN \"end\"")?;
-    assert!(take_lock(&mut notifier, "notifier", "apples")?);
+    assert!(take_lock(&mut notifier, "apples")?);
     let take = |taker: &mut PgConnection| -> Result<Option<i64>, Error> {
         let job = queue.on(taker).transaction(|conn| queue.on(conn).get())?;
         end(taker)?;
@@ -126,37 +121,61 @@ fn listening(database: &Database) -> Result<Pq, Error> {
     Ok(pq)
 }
 
-#[test]
-fn a_listener_notifies_for_contending_writers_and_for_those_that_commit_later() -> Outcome {
-    let database = database()?;
-    let pq = listening(&database)?;
-    let queue = pq.queue::<i64>("apples")?;
+/// Checks that a writer's put, which did not notify, is notified although the notifier lock is released before its
+/// commit.
+fn notifies_for_writer(database: &Database, mut writer: PgConnection) -> Outcome {
+    let hour = Duration::from_secs(3600);
+    let queue = Pq::builder().url(database.url()).poll_interval(hour).build()?.queue::<i64>("apples")?;
+    // A session that only listens, like those of Python's pq.
     let mut plain = database.connect()?;
     plain.batch_execute("LISTEN apples")?;
-    contend(&database, "apples")?;
-
-    // Sessions that only listen, like those of Python's pq, are notified too.
-    let started = Instant::now();
-    let mut notified = false;
-    while !notified {
-        assert!(started.elapsed() < PATIENCE, "no listener notifies");
-        plain.batch_execute("SELECT")?;
-        notified = plain.notifications_iter().filter_map(Result::ok).any(|one| one.payload == "coalesced");
-    }
-
-    let mut writer = database.connect()?;
     queue.clear()?;
-    writer.batch_execute("BEGIN")?;
-    put(&mut writer, "apples")?;
     std::thread::scope(|threads| {
         let waiter = threads.spawn(|| queue.get(Wait::For(PATIENCE * 2)));
         until_no_notifier(&mut plain)?;
+        plain.notifications_iter().for_each(drop);
+        let (started, mut notified) = (Instant::now(), 0);
+        while notified < 4 {
+            assert!(started.elapsed() < PATIENCE, "no handle notifies for a writer that is left");
+            plain.batch_execute("SELECT")?;
+            notified += plain.notifications_iter().flatten().filter(|one| one.payload == "coalesced").count();
+        }
         writer.batch_execute("COMMIT")?;
         let started = Instant::now();
         assert!(waiter.join().map_err(|_| "the waiter panicked")??.is_some());
         assert!(started.elapsed() < PATIENCE, "the job was found by the last poll of the wait");
         Ok(())
     })
+}
+
+#[test]
+fn a_listener_notifies_for_contending_writers_and_for_those_that_commit_later() -> Outcome {
+    let database = database()?;
+    let _listener = listening(&database)?;
+    let writer = contend(&database, "apples")?;
+    notifies_for_writer(&database, writer)
+}
+
+#[test]
+fn a_handle_that_puts_notifies_for_contending_writers_although_nobody_waits() -> Outcome {
+    let database = database()?;
+    // All writers put through handles, or all but one on connections of their own.
+    for handles in [6, 1] {
+        let handles = (0..handles).map(|_| Pq::builder().url(database.url()).pool_size(1).build());
+        let queues = handles.map(|pq| pq?.queue::<i64>("apples")).collect::<Result<Vec<_>, Error>>()?;
+        let writer = contend_by(&database, "apples", |n, stop| {
+            let mut conn = database.connect()?;
+            while !stop.load(Ordering::Relaxed) {
+                match queues.get(n) {
+                    Some(queue) => drop(queue.put(&1)?),
+                    None => put(&mut conn, "apples")?,
+                }
+            }
+            Ok(())
+        })?;
+        notifies_for_writer(&database, writer)?;
+    }
+    Ok(())
 }
 
 #[test]

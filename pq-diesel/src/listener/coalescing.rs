@@ -1,24 +1,24 @@
-//! Decides when a listener notifies on behalf of a channel's writers.
+//! Decides when a handle notifies on behalf of a channel's writers.
 //!
-//! PostgreSQL takes a database-wide lock to commit a transaction that issued NOTIFY (`PreCommit_Notify` in its
-//! `async.c`), and holds it until the WAL is synced. Sixteen writers that notify therefore commit one after the other
-//! with a sync each, while sixteen writers that do not notify share a sync.
+//! PostgreSQL takes a lock that all databases share to commit a transaction that issued NOTIFY (`PreCommit_Notify` in
+//! its `async.c`), and holds it until the WAL is synced. Sixteen writers that notify therefore commit one after the
+//! other with a sync each, while sixteen writers that do not notify share a sync.
 //!
-//! A channel is contended if several sessions notify it often. One of the listeners then acquires the channel's
-//! notifier lock, an advisory lock. While it is taken, the table's trigger does not notify. The listener notifies
+//! A channel is busy if it often receives notifications, or if the handle often puts into its queue. While a channel is
+//! busy, the session looks for transactions that wait for that lock. If it finds some, it acquires the channel's
+//! notifier lock, an advisory lock. While that is taken, the table's trigger does not notify. The session notifies
 //! instead, every [`TICK`] and without a sync, so every session that listens is woken as before. The lock ends with the
-//! listener's session. Waiters find jobs that were put between the session's end and the next notification by polling.
+//! session. Waiters find jobs that were put between the session's end and the next notification by polling.
 //!
-//! A writer that does not notify holds a share of a second lock until its transaction ends: the channel's
-//! in-flight-writers lock. Two decisions depend on it:
+//! The lock is held for a lease. At the end of a lease writers notify again until they are seen to wait for each other.
+//! A lease ends early if the server is nearly idle.
 //!
-//! * If the lock is free most of the time, the channel is no longer contended and the notifier lock is released.
-//! * After the release the listener continues to notify until every writer that did not notify has ended.
-//!
-//! One long transaction can hold the in-flight-writers lock all the time. Therefore a lease of the notifier lock has a
-//! term. If the writers are still contended at its end, another lease follows.
+//! After a lease the session notifies until every writer that did not notify has ended. A writer has a transaction id
+//! before it looks at the notifier lock. So each of them has a lower id than a transaction that begins when the lock is
+//! released: the fence. When no transaction with a lower id runs, one notification covers all their jobs, and one more
+//! the serialization keys that they release a moment after they leave the list of running transactions. Another long
+//! transaction delays this end and costs one notification every [`MAX_INTERVAL`].
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// The payload of coalesced notifications. The trigger's payload is empty.
@@ -27,27 +27,16 @@ pub(super) const PAYLOAD: &str = "coalesced";
 /// The interval of coalesced notifications.
 pub(super) const TICK: Duration = Duration::from_millis(4);
 
-/// A channel is contended if it receives this many notifications from this many sessions within the window. The writers
-/// of one handle share their commits, so a few sessions do not slow each other, however often they notify.
-const CONTENTION_WINDOW: Duration = Duration::from_millis(100);
-const CONTENDED_NOTIFICATIONS: usize = 16;
-const MIN_SESSIONS: usize = 4;
+/// A channel is busy, until the end of the next window, if it has this many puts within a window.
+pub(super) const BUSY_WINDOW: Duration = Duration::from_secs(2);
+pub(super) const BUSY_PUTS: usize = 16;
 
-/// The term of the first lease, and the longest one. Each consecutive lease is four times as long as the one before.
-const FIRST_TERM: Duration = Duration::from_secs(4);
-const MAX_TERM: Duration = Duration::from_secs(64);
+/// The duration of a lease of the notifier lock.
+const LEASE: Duration = Duration::from_secs(16);
 
-/// The longest time between two consecutive leases.
-const MAX_GAP: Duration = Duration::from_secs(1);
-
-/// A lease ends early if the in-flight-writers lock was free in three quarters of this many ticks. No lease starts
-/// during the cooldown after that, nor after the notifier lock was found taken.
-const TICKS_PER_CHECK: u32 = 125;
-const COOLDOWN: Duration = Duration::from_secs(2);
-
-/// The minimum time for which the listener continues to notify after a lease. A writer that found the notifier lock
-/// taken acquires its share of the other lock a moment later, so that lock alone does not prove that no writer is left.
-const MIN_DRAIN: Duration = Duration::from_millis(500);
+/// A lease ends early if fewer than this many transactions of others began in this many ticks.
+const TICKS_PER_CHECK: u64 = 125;
+const MIN_TRANSACTIONS: u64 = 64;
 
 /// The longest interval between two notifications after a lease.
 const MAX_INTERVAL: Duration = Duration::from_secs(2);
@@ -55,12 +44,19 @@ const MAX_INTERVAL: Duration = Duration::from_secs(2);
 /// The next action of the session for a channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Try to acquire the notifier lock, then call [`Coalescing::lock_attempted`].
-    AcquireLock,
     /// Notify all listeners, then call [`Coalescing::notified`].
     Notify,
     /// Release the notifier lock.
     ReleaseLock,
+}
+
+/// The server's transactions at a notification.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transactions {
+    /// The id of the transaction that notifies. Ids ascend in the order in which they are assigned.
+    pub(super) own: u64,
+    /// The lowest id of a transaction that was running when the statement began, or an id above all that had ended.
+    pub(super) oldest: u64,
 }
 
 /// The state of one channel.
@@ -68,107 +64,134 @@ pub(super) enum Action {
 pub(super) struct Coalescing {
     window_start: Instant,
     notifications: usize,
-    senders: BTreeSet<i32>,
-    /// No lease starts before.
-    cooldown_until: Instant,
-    term: Duration,
-    /// The end of the lease, while there is one.
-    lease_until: Option<Instant>,
-    released_at: Option<Instant>,
-    notify_at: Option<Instant>,
-    interval: Duration,
-    ticks: u32,
-    idle_ticks: u32,
+    busy_until: Instant,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Writers notify for themselves.
+    Off,
+    /// The session has the notifier lock.
+    Leased {
+        until: Instant,
+        notify_at: Instant,
+        ticks: u64,
+        /// The id of the first transaction of these ticks.
+        first: Option<u64>,
+    },
+    /// The lock is released, and writers that did not notify may be running.
+    Draining {
+        notify_at: Instant,
+        interval: Duration,
+        fence: Option<u64>,
+        /// Whether those writers have ended. One more notification follows.
+        have_ended: bool,
+    },
 }
 
 impl Coalescing {
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            window_start: now,
-            notifications: 0,
-            senders: BTreeSet::new(),
-            cooldown_until: now,
-            term: FIRST_TERM,
-            lease_until: None,
-            released_at: None,
-            notify_at: None,
-            interval: TICK,
-            ticks: 0,
-            idle_ticks: 0,
-        }
+        Self { window_start: now, notifications: 0, busy_until: now, state: State::Off }
     }
 
     /// Records a notification that a writer sent for itself.
-    pub(super) fn record_notification(&mut self, sender: i32, now: Instant) {
-        if now.saturating_duration_since(self.window_start) > CONTENTION_WINDOW {
-            self.reset_window(now);
+    pub(super) fn record_notification(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.window_start) > BUSY_WINDOW {
+            (self.window_start, self.notifications) = (now, 0);
         }
         self.notifications += 1;
-        self.senders.insert(sender);
+        if self.notifications >= BUSY_PUTS {
+            self.record_busy(now);
+        }
+    }
+
+    /// Records that the channel is busy.
+    pub(super) fn record_busy(&mut self, now: Instant) {
+        self.busy_until = now + BUSY_WINDOW * 2;
+    }
+
+    fn is_busy(&self, now: Instant) -> bool {
+        now < self.busy_until
+    }
+
+    /// Returns whether the notifier lock should be acquired if writers wait for each other.
+    pub(super) fn wants_lock(&self, now: Instant) -> bool {
+        self.is_busy(now) && !self.has_lock()
+    }
+
+    /// Starts a lease.
+    pub(super) fn lock_acquired(&mut self, now: Instant) {
+        self.state = State::Leased { until: now + LEASE, notify_at: now + TICK, ticks: 0, first: None };
     }
 
     /// Returns an action that is due. The session calls it until it returns `None`.
     pub(super) fn next_action(&mut self, now: Instant) -> Option<Action> {
-        if self.lease_until.is_some_and(|until| until <= now) {
-            (self.lease_until, self.released_at) = (None, Some(now));
-            self.reset_window(now);
-            return Some(Action::ReleaseLock);
-        }
-        let contended = self.notifications >= CONTENDED_NOTIFICATIONS && self.senders.len() >= MIN_SESSIONS;
-        if contended && self.lease_until.is_none() && self.cooldown_until <= now {
-            return Some(Action::AcquireLock);
-        }
-        (self.notify_at? <= now).then_some(Action::Notify)
-    }
-
-    /// Starts a lease if the notifier lock was acquired, and a cooldown if not.
-    pub(super) fn lock_attempted(&mut self, acquired: bool, now: Instant) {
-        self.reset_window(now);
-        if !acquired {
-            self.cooldown_until = now + COOLDOWN;
-            return;
-        }
-        let consecutive = self.released_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_GAP);
-        self.term = if consecutive { (self.term * 4).min(MAX_TERM) } else { FIRST_TERM };
-        self.lease_until = Some(now + self.term);
-        (self.ticks, self.idle_ticks) = (0, 0);
-        self.interval = TICK;
-        self.notify_at = Some(now + TICK);
-    }
-
-    /// Records a notification that the session sent, and whether no writer was in flight before it.
-    pub(super) fn notified(&mut self, no_writers: bool, now: Instant) {
-        if self.lease_until.is_some() {
-            self.ticks += 1;
-            self.idle_ticks += u32::from(no_writers);
-            if self.ticks == TICKS_PER_CHECK {
-                if self.idle_ticks * 4 >= TICKS_PER_CHECK * 3 {
-                    (self.lease_until, self.cooldown_until) = (Some(now), now + COOLDOWN);
-                }
-                (self.ticks, self.idle_ticks) = (0, 0);
+        match self.state {
+            State::Leased { until, .. } if until <= now => {
+                self.lock_released(now);
+                Some(Action::ReleaseLock)
             }
-        } else {
-            self.interval = (self.interval * 2).min(MAX_INTERVAL);
+            State::Leased { notify_at, .. } | State::Draining { notify_at, .. } if notify_at <= now => {
+                Some(Action::Notify)
+            }
+            _ => None,
         }
-        let drained = no_writers
-            && self.lease_until.is_none()
-            && self.released_at.is_none_or(|at| now.saturating_duration_since(at) >= MIN_DRAIN);
-        self.notify_at = (!drained).then(|| now + self.interval);
+    }
+
+    /// Ends the lease.
+    pub(super) fn lock_released(&mut self, now: Instant) {
+        self.state = State::Draining { notify_at: now, interval: TICK, fence: None, have_ended: false };
+    }
+
+    /// Records a notification that the session sent, with the transactions that its statement saw.
+    pub(super) fn notified(&mut self, transactions: Transactions, now: Instant) {
+        match &mut self.state {
+            State::Off => {}
+            State::Leased { until, notify_at, ticks, first } => {
+                *notify_at = now + TICK;
+                let Some(first) = first else {
+                    *first = Some(transactions.own);
+                    return;
+                };
+                *ticks += 1;
+                if *ticks == TICKS_PER_CHECK {
+                    if transactions.own.saturating_sub(*first) < TICKS_PER_CHECK + MIN_TRANSACTIONS {
+                        *until = now;
+                    }
+                    (*ticks, *first) = (0, transactions.own);
+                }
+            }
+            State::Draining { notify_at, interval, fence, have_ended } => {
+                if *have_ended {
+                    self.state = State::Off;
+                    return;
+                }
+                // The first of these transactions began after the lock was released.
+                *have_ended = transactions.oldest >= *fence.get_or_insert(transactions.own);
+                *notify_at = now + if *have_ended { TICK } else { *interval };
+                *interval = (*interval * 2).min(MAX_INTERVAL);
+            }
+        }
     }
 
     /// Returns whether the session has the notifier lock.
     pub(super) fn has_lock(&self) -> bool {
-        self.lease_until.is_some()
+        matches!(self.state, State::Leased { .. })
+    }
+
+    /// Returns whether nothing is to be done while no put is recorded.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        matches!(self.state, State::Off) && !self.is_busy(now)
     }
 
     /// Returns when the next action is due if no notification arrives.
     pub(super) fn next_action_at(&self) -> Option<Instant> {
-        self.lease_until.into_iter().chain(self.notify_at).min()
-    }
-
-    fn reset_window(&mut self, now: Instant) {
-        (self.window_start, self.notifications) = (now, 0);
-        self.senders.clear();
+        match self.state {
+            State::Off => None,
+            State::Leased { until, notify_at, .. } => Some(until.min(notify_at)),
+            State::Draining { notify_at, .. } => Some(notify_at),
+        }
     }
 }
 
@@ -176,37 +199,30 @@ impl Coalescing {
 mod tests {
     use super::*;
 
-    fn contend(coalescing: &mut Coalescing, now: Instant) {
-        (0..CONTENDED_NOTIFICATIONS)
-            .for_each(|n| coalescing.record_notification((n % MIN_SESSIONS) as i32, now));
-    }
-
-    /// Returns the state of a channel whose lock was acquired now.
-    fn leased(now: Instant) -> Coalescing {
-        let mut coalescing = Coalescing::new(now);
-        contend(&mut coalescing, now);
-        assert_eq!(coalescing.next_action(now), Some(Action::AcquireLock));
-        coalescing.lock_attempted(true, now);
-        coalescing
-    }
-
-    /// Returns when it notifies and releases the lock before `until`.
+    /// Runs a channel whose lock was acquired now, and returns when it notified, and when it released the lock.
+    ///
+    /// `others` is the number of transactions of others that begin between two notifications, and `oldest_of` returns
+    /// the oldest running transaction for the time and the next id.
     fn simulate(
-        coalescing: &mut Coalescing,
-        until: Instant,
-        no_writers: impl Fn(Instant) -> bool,
-    ) -> (Vec<Instant>, Option<Instant>) {
-        let (mut notified, mut released) = (Vec::new(), None);
-        while let Some(now) = coalescing.next_action_at().filter(|at| *at < until) {
+        duration: Duration,
+        others: u64,
+        oldest_of: impl Fn(Duration, u64) -> u64,
+    ) -> (Vec<Duration>, Option<Duration>) {
+        let start = Instant::now();
+        let mut coalescing = Coalescing::new(start);
+        coalescing.lock_acquired(start);
+        let (mut notified, mut released, mut next) = (Vec::new(), None, 1_000);
+        while let Some(now) = coalescing.next_action_at().filter(|at| *at < start + duration) {
+            let time = now - start;
             while let Some(action) = coalescing.next_action(now) {
-                match action {
-                    Action::Notify => {
-                        notified.push(now);
-                        coalescing.notified(no_writers(now), now);
-                    }
-                    Action::ReleaseLock => released = Some(now),
-                    Action::AcquireLock => panic!("the channel is not contended"),
+                if action == Action::ReleaseLock {
+                    released = Some(time);
+                    continue;
                 }
+                notified.push(time);
+                let transactions = Transactions { own: next, oldest: oldest_of(time, next) };
+                coalescing.notified(transactions, now);
+                next += 1 + others;
             }
         }
         (notified, released)
@@ -215,91 +231,49 @@ mod tests {
     const LONG: Duration = Duration::from_secs(100);
 
     #[test]
-    fn only_frequent_notifications_of_several_sessions_are_contention() {
+    fn a_channel_is_busy_for_a_while_after_frequent_notifications() {
         let now = Instant::now();
         let mut coalescing = Coalescing::new(now);
-        (0..CONTENDED_NOTIFICATIONS * 2)
-            .for_each(|n| coalescing.record_notification((n % (MIN_SESSIONS - 1)) as i32, now));
-        assert_eq!(coalescing.next_action(now), None, "too few sessions");
-        let mut coalescing = Coalescing::new(now);
-        (0..CONTENDED_NOTIFICATIONS as u32 * 2)
-            .for_each(|n| coalescing.record_notification(n as i32, now + CONTENTION_WINDOW / 10 * n));
-        assert_eq!(coalescing.next_action(now), None, "too seldom");
-        let later = now + CONTENTION_WINDOW * 9;
-        contend(&mut coalescing, later);
-        assert_eq!(coalescing.next_action(later), Some(Action::AcquireLock));
+        (0..BUSY_PUTS as u32 * 2)
+            .for_each(|n| coalescing.record_notification(now + BUSY_WINDOW / BUSY_PUTS as u32 * 2 * n));
+        assert!(!coalescing.is_busy(now), "too seldom");
+        let later = now + BUSY_WINDOW * 9;
+        (0..BUSY_PUTS).for_each(|_| coalescing.record_notification(later));
+        assert!(coalescing.wants_lock(later + BUSY_WINDOW));
+        assert!(coalescing.is_idle(later + BUSY_WINDOW * 2));
+        coalescing.lock_acquired(later);
+        assert!(!coalescing.wants_lock(later) && coalescing.has_lock());
     }
 
     #[test]
-    fn a_contended_channel_is_notified_every_tick_until_the_term_ends() {
-        let start = Instant::now();
-        let end = start + FIRST_TERM;
-        let (notified, released) = simulate(&mut leased(start), end + MIN_DRAIN * 2, |now| now > end);
-        assert_eq!(released, Some(end));
-        let during = notified.iter().filter(|at| **at <= end).count();
-        assert_eq!(during as u128, FIRST_TERM.as_millis() / TICK.as_millis());
+    fn a_channel_is_notified_every_tick_until_the_lease_ends() {
+        let (notified, released) = simulate(LONG, 10, |_, next| next);
+        assert_eq!(released, Some(LEASE));
+        let during = notified.iter().filter(|at| **at < LEASE).count() as u128;
+        assert_eq!(during, LEASE.as_millis() / TICK.as_millis() - 1);
+        // No writer was left.
+        assert_eq!(notified.len() as u128, during + 2);
     }
 
     #[test]
-    fn a_lease_without_writers_ends_early_and_a_cooldown_follows() {
-        let start = Instant::now();
-        let mut coalescing = leased(start);
-        let (_, released) = simulate(&mut coalescing, start + LONG, |_| true);
-        assert_eq!(released, Some(start + TICK * TICKS_PER_CHECK));
-        let soon = start + TICK * TICKS_PER_CHECK + COOLDOWN / 2;
-        contend(&mut coalescing, soon);
-        assert_eq!(coalescing.next_action(soon), None);
+    fn a_lease_ends_early_on_an_idle_server() {
+        let (_, released) = simulate(LONG, 0, |_, next| next);
+        assert_eq!(released, Some(TICK * (TICKS_PER_CHECK as u32 + 1)));
     }
 
     #[test]
     fn after_a_lease_the_interval_grows_until_no_writer_is_left() {
-        let start = Instant::now();
-        let last_writer = start + FIRST_TERM + Duration::from_secs(60);
-        let (notified, released) = simulate(&mut leased(start), start + LONG, |now| now > last_writer);
-        let after: Vec<Instant> = notified.into_iter().filter(|at| Some(*at) > released).collect();
+        let last_writer = LEASE + Duration::from_secs(60);
+        // The writer is the last that began before the fence.
+        let (notified, released) =
+            simulate(LONG, 10, |time, next| if time > last_writer { next } else { next.min(1_500) });
+        let mut after: Vec<Duration> = notified.into_iter().filter(|at| Some(*at) > released).collect();
+        let last = after.pop();
         let intervals: Vec<Duration> = after.windows(2).map(|two| two[1] - two[0]).collect();
         assert!(intervals.iter().all(|interval| (TICK..=MAX_INTERVAL).contains(interval)), "{intervals:?}");
         assert!(intervals.windows(2).all(|two| two[0] <= two[1]), "{intervals:?}");
-        let end = after.last().copied().unwrap_or(start);
-        assert!(last_writer < end && end <= last_writer + MAX_INTERVAL, "{:?}", end - last_writer);
-    }
-
-    #[test]
-    fn after_a_lease_without_writers_it_notifies_for_the_minimum_drain_time() {
-        let start = Instant::now();
-        let (notified, released) = simulate(&mut leased(start), start + LONG, |_| true);
-        let drained = notified.last().copied().zip(released).map(|(last, released)| last - released);
-        assert!(drained.is_some_and(|drained| drained >= MIN_DRAIN), "{drained:?}");
-    }
-
-    #[test]
-    fn only_consecutive_leases_have_growing_terms() {
-        let mut now = Instant::now();
-        let mut coalescing = Coalescing::new(now);
-        let mut term = |gap: Duration| {
-            now += gap;
-            contend(&mut coalescing, now);
-            assert_eq!(coalescing.next_action(now), Some(Action::AcquireLock));
-            coalescing.lock_attempted(true, now);
-            let length = coalescing.lease_until.map(|until| until - now).unwrap_or_default();
-            now += length;
-            assert_eq!(coalescing.next_action(now), Some(Action::ReleaseLock));
-            length.as_secs()
-        };
-        let terms = [1, 10, 10, 10, 1000, 10].map(|millis| term(Duration::from_millis(millis)));
-        assert_eq!(terms, [4, 16, 64, 64, 4, 16]);
-    }
-
-    #[test]
-    fn a_cooldown_follows_if_another_session_has_the_lock() {
-        let now = Instant::now();
-        let mut coalescing = Coalescing::new(now);
-        contend(&mut coalescing, now);
-        assert_eq!(coalescing.next_action(now), Some(Action::AcquireLock));
-        coalescing.lock_attempted(false, now);
-        contend(&mut coalescing, now);
-        assert_eq!((coalescing.next_action(now), coalescing.has_lock()), (None, false));
-        contend(&mut coalescing, now + COOLDOWN);
-        assert_eq!(coalescing.next_action(now + COOLDOWN), Some(Action::AcquireLock));
+        let end = after.last().copied().unwrap_or_default();
+        assert!(last_writer < end && end <= last_writer + MAX_INTERVAL, "{end:?}");
+        assert_eq!(last, Some(end + TICK));
     }
 }

@@ -1,8 +1,9 @@
 //! Receives notifications: one connection and one thread for all queues and waiters of a handle.
 //!
-//! The first wait starts the thread. It sleeps on the connection's socket and on a pipe by which the handle wakes it.
-//! Notifications that are sent while the connection is down are lost. Therefore the thread reconnects with backoff,
-//! listens to all channels again and then wakes every waiter.
+//! The first wait starts the thread, or frequent puts, because the thread may notify on behalf of all writers. It sleeps
+//! on the connection's socket and on a pipe by which the handle wakes it. Notifications that are sent while the
+//! connection is down are lost. Therefore the thread reconnects with backoff, listens to all channels again and then
+//! wakes every waiter.
 
 mod coalescing;
 mod session;
@@ -72,6 +73,15 @@ impl Listener {
     /// Wakes this handle's own waiters of a queue.
     pub(crate) fn wake_own_waiters(&self, queue: &QueueName) {
         self.registry.wake_waiters(channel(queue.as_str()).as_str());
+    }
+
+    /// Records a put that notifies in its commit.
+    ///
+    /// If there are many, the thread looks whether writers wait for each other, and may notify on their behalf.
+    pub(crate) fn record_put(&self, queue: &QueueName) {
+        if self.registry.record_put(queue, channel(queue.as_str()).as_str()) {
+            self.start();
+        }
     }
 
     /// Notifies all waiters of a queue of a put that has committed.

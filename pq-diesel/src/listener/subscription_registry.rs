@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pq_core::{QueueName, WakeSignal};
 
+use super::coalescing::{BUSY_PUTS, BUSY_WINDOW};
 use super::wake_thread;
 use crate::table::{Ident, notified_channels};
 
@@ -27,6 +28,11 @@ struct State {
     channels: HashMap<String, Channel>,
     /// Channels to notify of the handle's own puts.
     notify: BTreeSet<Ident>,
+    /// The number of puts of the handle that notified in their commit since `puts_since`, by channel.
+    puts: HashMap<String, usize>,
+    puts_since: Option<Instant>,
+    /// Channels whose number of such puts has reached [`BUSY_PUTS`].
+    busy: Vec<ChannelNames>,
     /// Whether the pipe already has a byte.
     woken: bool,
 }
@@ -53,15 +59,18 @@ struct Channel {
 /// The pending actions of the listener's thread.
 pub(super) struct PendingActions {
     pub(super) closed: bool,
-    pub(super) listen: Vec<Listen>,
+    pub(super) listen: Vec<ChannelNames>,
     pub(super) unlisten: Vec<Ident>,
+    /// Channels of queues into which the handle often puts.
+    pub(super) busy: Vec<ChannelNames>,
     pub(super) notify: BTreeSet<Ident>,
     /// The time until another action may become pending by itself.
     pub(super) recheck_in: Option<Duration>,
 }
 
-/// A channel to listen to.
-pub(super) struct Listen {
+/// A channel to listen to or to notify for.
+#[derive(Debug)]
+pub(super) struct ChannelNames {
     pub(super) channel: Ident,
     /// All channels on which puts of the same queue are notified.
     pub(super) notified: Vec<Ident>,
@@ -102,6 +111,29 @@ impl SubscriptionRegistry {
         if is_first {
             state.wake_thread();
         }
+    }
+
+    /// Records a put that notifies in its commit. Returns whether the queue has become busy, which the thread handles.
+    pub(super) fn record_put(&self, queue: &QueueName, channel: &str) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.puts_since.is_none_or(|since| now.saturating_duration_since(since) > BUSY_WINDOW) {
+            state.puts_since = Some(now);
+            state.puts.clear();
+        }
+        let puts = match state.puts.get_mut(channel) {
+            Some(puts) => puts,
+            None => state.puts.entry(channel.to_owned()).or_default(),
+        };
+        *puts += 1;
+        // Once in each window.
+        let is_busy = *puts == BUSY_PUTS;
+        if is_busy {
+            let notified = notified_channels(queue.as_str());
+            state.busy.push(ChannelNames { channel: Ident::of_channel(channel), notified });
+            state.wake_thread();
+        }
+        is_busy
     }
 
     /// Notifies the signals of a channel.
@@ -147,7 +179,7 @@ impl SubscriptionRegistry {
             .channels
             .iter()
             .filter(|(_, entry)| !entry.listening)
-            .map(|(name, entry)| Listen {
+            .map(|(name, entry)| ChannelNames {
                 channel: Ident::of_channel(name),
                 notified: entry.notified.clone(),
             })
@@ -161,6 +193,7 @@ impl SubscriptionRegistry {
             closed: state.closed,
             listen,
             unlisten,
+            busy: std::mem::take(&mut state.busy),
             notify,
             recheck_in: next.map(|at| at.saturating_duration_since(now)),
         }

@@ -30,8 +30,7 @@ impl Names {
             ("jobs_name", table.jobs_literal()),
             ("paused_name", table.literal("paused")),
             ("tokens_name", table.literal("lease_tokens")),
-            ("notifier_lock", table.channel_lock("notifier", "channel")),
-            ("writers_lock", table.channel_lock("writers", "channel")),
+            ("notifier_lock", table.notifier_lock("channel")),
         ])
     }
 

@@ -172,13 +172,15 @@ WHERE claimed.q_name = $3 AND claimed.unique_key = taken.unique_key AND claimed.
 
 /// Notifies waiters at the commit that a serialization key is free. $1 channels.
 ///
-/// If a listener notifies on behalf of all sessions, it holds the first advisory lock, and the transaction shares the
-/// second one until its end. The trigger of the table does the same.
+/// If a handle notifies on behalf of all sessions, it holds the notifier lock. The transaction must have an id before it
+/// looks at that lock, and a take that took nothing has none. For the reason see the trigger of the table, which does the
+/// same.
 pub(super) const NOTIFY: &str = "\
 SELECT CASE
+    WHEN pg_current_xact_id() IS NULL THEN ''
     WHEN CASE WHEN pg_try_advisory_lock_shared(notifier_lock)
         THEN pg_advisory_unlock_shared(notifier_lock) ELSE false END
     THEN pg_notify(channel, '')::text
-    ELSE pg_advisory_xact_lock_shared(writers_lock)::text
+    ELSE ''
     END
-FROM unnest($1::text[]) AS channel, {notifier_lock} AS notifier_lock, {writers_lock} AS writers_lock";
+FROM unnest($1::text[]) AS channel, {notifier_lock} AS notifier_lock";

@@ -116,6 +116,9 @@ impl PgStore {
     fn trigger_in(&self, conn: &PgConnection, queue: &QueueName, jobs: &[NewJob]) -> Trigger {
         let is_ours = may_be_notified_later(jobs) && transaction_tracker::record_put(self, conn, queue);
         let later = self.notify == Notify::AfterCommit && self.listener.is_some();
+        if !is_ours && let Some(listener) = &self.listener {
+            listener.record_put(queue);
+        }
         if is_ours && later { Trigger::OffForThis } else { Trigger::Fires }
     }
 
@@ -127,6 +130,8 @@ impl PgStore {
         listener.wake_own_waiters(queue);
         if self.notify == Notify::AfterCommit {
             listener.notify(queue);
+        } else {
+            listener.record_put(queue);
         }
     }
 

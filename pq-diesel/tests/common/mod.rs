@@ -77,28 +77,39 @@ pub(crate) fn put(conn: &mut PgConnection, queue: &str) -> QueryResult<()> {
     conn.batch_execute(&format!("INSERT INTO pq.queue (q_name, data) VALUES ('{queue}', '1')"))
 }
 
-/// Puts from six sessions that notify, until a listener notifies on their behalf.
-pub(crate) fn contend(database: &Database, queue: &str) -> Outcome {
+/// Puts from six sessions that notify, until a handle notifies on their behalf. Returns a session that has put since
+/// then and has not committed.
+pub(crate) fn contend(database: &Database, queue: &str) -> Result<PgConnection, Box<dyn StdError>> {
+    contend_by(database, queue, |_, stop| {
+        let mut conn = database.connect()?;
+        while !stop.load(Ordering::Relaxed) {
+            put(&mut conn, queue)?;
+        }
+        Ok(())
+    })
+}
+
+/// Does the same with six writers. Each is called once with its number, and puts until the flag is set.
+pub(crate) fn contend_by(
+    database: &Database,
+    queue: &str,
+    write: impl Fn(usize, &AtomicBool) -> Outcome + Sync,
+) -> Result<PgConnection, Box<dyn StdError>> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|threads| {
-        let write = || -> Result<(), String> {
-            let mut conn = database.connect().map_err(|e| e.to_string())?;
-            while !stop.load(Ordering::Relaxed) {
-                put(&mut conn, queue).map_err(|e| e.to_string())?;
-            }
-            Ok(())
-        };
-        let writers: Vec<_> = (0..6).map(|_| threads.spawn(write)).collect();
-        let stops = StopOnDrop(&stop);
-        until(
-            &mut database.connect()?,
-            &format!("SELECT count(*) FROM ({NOTIFIERS} AND granted) AS notifier"),
-        )?;
+        let (write, stop) = (&write, &stop);
+        let write = move |n| write(n, stop).map_err(|e| e.to_string());
+        let writers: Vec<_> = (0..6).map(|n| threads.spawn(move || write(n))).collect();
+        let stops = StopOnDrop(stop);
+        let mut conn = database.connect()?;
+        until(&mut conn, &format!("SELECT count(*) FROM ({NOTIFIERS} AND granted) AS notifier"))?;
+        conn.batch_execute("BEGIN")?;
+        put(&mut conn, queue)?;
         drop(stops);
         for writer in writers {
             writer.join().map_err(|_| "a writer panicked")??;
         }
-        Ok(())
+        Ok(conn)
     })
 }
 
