@@ -9,7 +9,7 @@ use common::{Outcome, PATIENCE, database};
 use diesel::connection::{InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
-use pq_core::store::Jobs;
+use pq_core::store::{Jobs, MAX_TAKE_BYTES};
 use pq_core::{Outcome as Ended, Scan, Settlement};
 use pq_diesel::Pq;
 use serde_json::{Value, json};
@@ -34,11 +34,15 @@ fn a_put_and_a_get_are_one_statement_each() -> Outcome {
     queue.on(&mut conn).get()?;
     assert_eq!(sent.swap(0, Ordering::Relaxed), 1, "a get");
     queue.on(&mut conn).get_many(500)?;
-    assert_eq!(sent.swap(0, Ordering::Relaxed), 1, "a get of many");
+    assert_eq!(
+        sent.swap(0, Ordering::Relaxed),
+        2,
+        "a get of many, and whether the table has many large payloads"
+    );
     let prepared: i64 =
         diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%pq%'")
             .get_result(&mut conn)?;
-    assert_eq!(prepared, 4, "each statement is prepared once, by name");
+    assert_eq!(prepared, 5, "each statement is prepared once, by name");
     Ok(())
 }
 
@@ -172,5 +176,37 @@ fn settling_finds_the_lease_by_index_in_a_table_without_statistics() -> Outcome 
             Ok(())
         })?;
     }
+    Ok(())
+}
+
+/// A take locks no job that it does not take, so that others take it while its transaction is open.
+#[test]
+fn a_take_does_not_lock_jobs_beyond_its_bytes() -> Outcome {
+    let database = database()?;
+    let (mut conn, mut other) = (database.connect()?, database.connect()?);
+    let queue = Pq::detached().queue::<Value>("apples")?;
+    // Whether a store can compress a payload does not matter here.
+    conn.batch_execute(
+        "ALTER TABLE pq.queue ALTER data SET STORAGE EXTERNAL;
+         INSERT INTO pq.queue (q_name, data, priority) SELECT 'apples', to_json(1), 1 FROM generate_series(1, 5000);
+         INSERT INTO pq.queue (q_name, data) SELECT 'apples', to_json(repeat('a', 320000)) FROM generate_series(1, 100)",
+    )?;
+    let fitting = MAX_TAKE_BYTES.div_ceil(320_000);
+    for taken in [4_096, 904 + fitting] {
+        assert_eq!(queue.on(&mut conn).get_many(4_096)?.len(), taken);
+    }
+    conn.transaction(|conn| -> Outcome {
+        assert_eq!(queue.on(conn).get_many(4_096)?.len(), 100 - fitting);
+        Ok(())
+    })?;
+    conn.batch_execute(
+        "INSERT INTO pq.queue (q_name, data) SELECT 'apples', to_json(repeat('a', 320000)) FROM generate_series(1, 100)",
+    )?;
+    conn.transaction(|conn| -> Outcome {
+        assert_eq!(queue.on(conn).get_many(4_096)?.len(), fitting);
+        assert_eq!(queue.on(&mut other).get_many(8)?.len(), 8, "a few are not measured");
+        assert_eq!(queue.on(&mut other).get_many(4_096)?.len(), 100 - fitting - 8);
+        Ok(())
+    })?;
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::sync::mpsc::channel;
 
-use pq_core::{PutOptions, Queue, Wait};
+use pq_core::store::MAX_TAKE_BYTES;
+use pq_core::{Outcome, PutOptions, Queue, Wait};
 use serde_json::{Value, json};
 
 use super::cases;
@@ -15,6 +16,7 @@ cases![
     an_empty_queue_returns_nothing: Both,
     a_job_is_returned_once: Both,
     a_take_returns_at_most_the_requested_number: Both,
+    a_take_is_bounded_in_bytes: Both,
     a_rolled_back_get_returns_the_job_to_another_consumer: Both,
     a_lost_connection_returns_its_jobs: Own,
     concurrent_takers_never_share_a_job: Both,
@@ -48,6 +50,44 @@ fn a_take_returns_at_most_the_requested_number<F: Fixture>(harness: &Harness<F>)
     assert_eq!(harness.get_many(3).len(), 3);
     assert_eq!(harness.counts().ready, 4, "jobs that were not returned are not held");
     assert_eq!(harness.get_many(100).len(), 4);
+}
+
+/// Returns text of this length that a store cannot compress.
+fn noise(length: usize) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(LETTERS[(state % 64) as usize])
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+/// The sizes of the jobs that were taken before do not matter.
+fn a_take_is_bounded_in_bytes<F: Fixture>(harness: &Harness<F>) {
+    const BYTES: usize = 1_000_000;
+    let (payload, fitting) = (noise(BYTES), MAX_TAKE_BYTES / BYTES + 1);
+    let due = PutOptions::new().schedule_at("2001-01-01T00:00:00Z");
+    let kinds: [&dyn Fn(usize) -> PutOptions; 3] =
+        [&|_| PutOptions::new(), &|n| PutOptions::new().serialization_key(format!("key {n}")), &|_| {
+            due.clone()
+        }];
+    for (kind, options) in ["ready", "keyed", "due"].into_iter().zip(kinds) {
+        for n in 0..fitting + 3 {
+            harness.put_with(payload.as_str(), &options(n));
+        }
+        assert_eq!(harness.get_many(1_000).len(), fitting, "{kind}");
+        assert_eq!(harness.counts().ready, 3, "{kind}: jobs that were not returned are not held");
+        let small = PutOptions::new().priority(1);
+        for n in 0..20 {
+            harness.put_with(n, &small);
+        }
+        let leased = harness.lease(1_000, TIMEOUT);
+        assert_eq!(leased.len(), 23, "{kind}: small jobs before large ones");
+        leased.iter().for_each(|job| harness.settle(job, Outcome::Complete));
+    }
 }
 
 fn a_rolled_back_get_returns_the_job_to_another_consumer<F: Fixture>(harness: &Harness<F>) {

@@ -6,8 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::state::{Row, State, Tx};
 use crate::QueueName;
+use crate::store::MAX_TAKE_BYTES;
 
-/// Returns the first `count` jobs that the transaction can take, in the order of the queue.
+/// Returns the first `count` jobs that the transaction can take, in the order of the queue, up to the one with which
+/// their payloads reach [`MAX_TAKE_BYTES`].
 ///
 /// Of the jobs that share a serialization key only the first is ready, and none while the key is busy.
 pub(super) fn ready(state: &State, queue: &QueueName, count: usize, tx: Tx, now: DateTime<Utc>) -> Vec<Row> {
@@ -25,7 +27,13 @@ pub(super) fn ready(state: &State, queue: &QueueName, count: usize, tx: Tx, now:
         let key = row.job.serialization_key.clone();
         key.is_none_or(|key| busy.insert(key))
     });
-    ready.take(count).cloned().collect()
+    let mut bytes = 0;
+    let bounded = ready.take(count).take_while(|row| {
+        let is_below = bytes < MAX_TAKE_BYTES;
+        bytes += row.job.payload.as_str().len();
+        is_below
+    });
+    bounded.cloned().collect()
 }
 
 /// Returns how long it takes until the next scheduled job of the queue is due.

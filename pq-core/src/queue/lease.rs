@@ -13,7 +13,8 @@ use crate::{Accepted, Error, Extended, Job, Outcome, Scan, Settlement, Store, Wa
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Takes up to `count` jobs under a lease, waiting for the first one if necessary.
     ///
-    /// Returns an empty list if the wait ended without a job. The jobs are held for `lease`, or until they are settled
+    /// Returns an empty list if the wait ended without a job, and may return fewer jobs than are ready, as
+    /// [`Queue::get_many`] does. The jobs are held for `lease`, or until they are settled
     /// by [`Queue::settle`]. [`Queue::extend`] extends the lease.
     ///
     /// **At least once**: after a crash the lease expires, on the store's clock. The next maintenance, by any

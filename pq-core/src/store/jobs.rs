@@ -6,6 +6,12 @@ use std::time::Duration;
 use super::Connect;
 use crate::{Claim, Error, Extended, NewJob, Payload, Put, QueueName, Settlement, WakeSignal};
 
+/// The bytes of payload, as they are stored, at which a take ends: 16 MiB.
+///
+/// The job that reaches them is the last one of the take. Without this bound, a take of many large jobs could last longer
+/// than their lease and use all memory.
+pub const MAX_TAKE_BYTES: usize = 16 << 20;
+
 /// Adds, takes and settles jobs.
 pub trait Jobs: Connect {
     /// Keeps a [`WakeSignal`] subscribed until it is dropped.
@@ -47,6 +53,9 @@ pub trait Jobs: Connect {
 
     /// Takes up to `count` ready jobs of a queue for the transaction of `conn`.
     ///
+    /// Takes none after the job with which the payloads reach [`MAX_TAKE_BYTES`]. A store may leave this out if `count` is
+    /// at most 8, or while it can be expected to hold fewer bytes.
+    ///
     /// # Errors
     ///
     /// The store's error. The end of the transaction returns any job that was taken.
@@ -68,7 +77,8 @@ pub trait Jobs: Connect {
     /// The errors of [`Jobs::take`].
     fn retake(&self, conn: &mut Self::Conn, job: &Claim) -> Result<bool, Self::Error>;
 
-    /// Takes up to `count` ready jobs under one lease, which expires `lease` after the commit.
+    /// Takes up to `count` ready jobs under one lease, which expires `lease` after the commit. The bytes are bounded as
+    /// by [`Jobs::take`].
     ///
     /// # Errors
     ///

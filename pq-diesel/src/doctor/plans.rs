@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Exam, Finding, Level};
 use crate::Error;
 use crate::prepared::Statement;
-use crate::statements::{Sized, Trigger};
+use crate::statements::{Measure, Sized, Trigger};
 
 pub(super) const CHECK: &str = "plans";
 
@@ -110,7 +110,7 @@ fn statements<'a>(exam: &Exam<'a>) -> Vec<Explainee<'a>> {
     let mut explainees = Vec::new();
     for count in [1, 512] {
         let explainee = |name, in_order: bool, sized: &'a Sized, [types, values]: [&str; 2]| {
-            let (statement, limit) = sized.of(count);
+            let (statement, limit) = sized.of(count, Measure::No);
             let (types, values) = match limit {
                 Some(_) => (format!("{types}, bigint"), format!("{values}, {count}")),
                 None => (types.to_owned(), values.to_owned()),

@@ -14,7 +14,7 @@ mod template;
 use self::names::Names;
 use self::put::ByTrigger;
 pub(crate) use self::put::Trigger;
-pub(crate) use self::take::{FastStatements, Sized};
+pub(crate) use self::take::{FastStatements, Measure, Sized};
 use self::template::{Limit, Template};
 use crate::prepared::Statement;
 use crate::table::Table;
@@ -34,6 +34,7 @@ pub(crate) struct Statements {
     pub(crate) copy_with_ids: String,
     pub(crate) fast_take: FastStatements,
     pub(crate) fast_lease: FastStatements,
+    pub(crate) large_payloads: Statement,
     pub(crate) beyond_index: Statement,
     pub(crate) fallbacks: [Sized; 4],
     pub(crate) retake: Statement,
@@ -102,6 +103,7 @@ impl Statements {
             copy_with_ids: statement(put::COPY_WITH_IDS).text(),
             fast_take: FastStatements::for_transaction(&names),
             fast_lease: FastStatements::for_lease(&names),
+            large_payloads: statement(take::LARGE_PAYLOADS),
             beyond_index: statement(take::BEYOND_INDEX),
             fallbacks: take::fallbacks(&names),
             retake: statement(take::RETAKE),

@@ -14,6 +14,8 @@
 
 use std::sync::OnceLock;
 
+use pq_core::store::MAX_TAKE_BYTES;
+
 use super::names::Names;
 use super::template::{Limit, Template};
 use crate::prepared::{Statement, Value};
@@ -29,45 +31,95 @@ const SIZES: [usize; 5] = [1, 8, 64, 512, 4_096];
 /// seems less expensive, and the plan without it is kept.
 ///
 /// The one text for larger counts is planned at each call.
+///
+/// Each text exists in two forms. The second one measures the payloads, which takes a tenth longer, and is for tables
+/// with large ones.
 #[derive(Debug)]
 pub(crate) struct Sized {
+    plain: Texts,
+    measuring: Texts,
+}
+
+/// The texts of one form of a statement.
+#[derive(Debug)]
+struct Texts {
     template: Template,
     by_size: [OnceLock<Statement>; SIZES.len()],
     larger: OnceLock<Statement>,
 }
 
+/// Whether a take measures the payloads of its jobs, and takes none after the one that reaches [`MAX_TAKE_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Measure {
+    No,
+    Yes,
+}
+
+/// Returns the template of a take.
+///
+/// Its jobs are selected between `{bounded}` and `{end_bounded}`, with their bytes as stored. A take that measures reads
+/// them through a query that is materialised on demand, so it locks no job that it does not take: the first query reads
+/// up to the job that reaches the bound, and the second one returns what the first has read. A window that contains the
+/// current row would read one job more.
+fn template(sql: &str, names: &Names, measure: Measure) -> Template {
+    let (begin, end) = match measure {
+        Measure::No => ("(", ") AS bounded".to_owned()),
+        Measure::Yes => (
+            "(WITH locked AS MATERIALIZED (",
+            format!(
+                ") SELECT * FROM locked LIMIT (
+                    SELECT position FROM (
+                        SELECT row_number() OVER before AS position, bytes, coalesce(sum(bytes) OVER before, 0) AS sum
+                        FROM locked WINDOW before AS (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                    ) AS measured
+                    WHERE sum + bytes >= {MAX_TAKE_BYTES} LIMIT 1)) AS bounded"
+            ),
+        ),
+    };
+    Template::parse(&sql.replace("{bounded}", begin).replace("{end_bounded}", &end), names)
+}
+
 impl Sized {
+    /// The largest number of jobs whose payloads need not be measured.
+    pub(crate) const UNMEASURED: usize = SIZES[1];
+
     fn new(sql: &str, names: &Names) -> Self {
-        Self {
-            template: Template::parse(sql, names),
+        let texts = |measure| Texts {
+            template: template(sql, names, measure),
             by_size: [const { OnceLock::new() }; SIZES.len()],
             larger: OnceLock::new(),
-        }
+        };
+        Self { plain: texts(Measure::No), measuring: texts(Measure::Yes) }
     }
 
     /// Returns the statement that takes `count` jobs at most, and the value of its last parameter if it has one for the
     /// count.
-    pub(crate) fn of(&self, count: usize) -> (&Statement, Option<Value<'static>>) {
+    pub(crate) fn of(&self, count: usize, measure: Measure) -> (&Statement, Option<Value<'static>>) {
+        let texts = match measure {
+            Measure::Yes if count > Self::UNMEASURED => &self.measuring,
+            _ => &self.plain,
+        };
         // A take of no jobs is of the second class, because the text of the first has no parameter.
         let at_least = if count == 0 { SIZES[1] } else { count };
-        let class = SIZES.iter().zip(&self.by_size).find(|(size, _)| at_least <= **size);
+        let class = SIZES.iter().zip(&texts.by_size).find(|(size, _)| at_least <= **size);
         let (statement, limit) = match class {
             Some((1, statement)) => (statement, Limit::Exact(1)),
             Some((size, statement)) => (statement, Limit::AtMost(*size)),
-            None => (&self.larger, Limit::Any),
+            None => (&texts.larger, Limit::Any),
         };
         let parameter = match limit {
             Limit::Exact(_) => None,
             _ => Some(Value::count(count)),
         };
-        (statement.get_or_init(|| self.template.statement(limit)), parameter)
+        (statement.get_or_init(|| texts.template.statement(limit)), parameter)
     }
 
     /// Returns all texts of the statement.
     #[cfg(test)]
     pub(super) fn texts(&self) -> Vec<String> {
-        let sizes = SIZES.into_iter().chain([SIZES[SIZES.len() - 1] + 1]);
-        sizes.map(|size| self.of(size).0.text()).collect()
+        let sizes = || SIZES.into_iter().chain([SIZES[SIZES.len() - 1] + 1]);
+        let of = |measure| sizes().map(move |size| self.of(size, measure).0.text());
+        of(Measure::No).chain(of(Measure::Yes)).collect()
     }
 }
 
@@ -77,7 +129,7 @@ pub(crate) struct FastStatements {
     pub(crate) from_start: Sized,
     pub(crate) resume: Sized,
     pub(crate) past_keys: Sized,
-    /// Scans of a range are rare, so this has no size classes: it is planned at each call.
+    /// Scans of a range are rare, so this has no size classes: it is planned at each call. It always measures.
     pub(crate) range: Statement,
 }
 
@@ -88,7 +140,8 @@ impl FastStatements {
             from_start: Sized::new(include_str!("take/take_fast.sql"), names),
             resume: Sized::new(include_str!("take/take_fast_resume.sql"), names),
             past_keys: Sized::new(include_str!("take/take_fast_past_keys.sql"), names),
-            range: Template::parse(include_str!("take/take_fast_range.sql"), names).statement(Limit::Any),
+            range: template(include_str!("take/take_fast_range.sql"), names, Measure::Yes)
+                .statement(Limit::Any),
         }
     }
 
@@ -97,7 +150,8 @@ impl FastStatements {
             from_start: Sized::new(include_str!("take/lease_fast.sql"), names),
             resume: Sized::new(include_str!("take/lease_fast_resume.sql"), names),
             past_keys: Sized::new(include_str!("take/lease_fast_past_keys.sql"), names),
-            range: Template::parse(include_str!("take/lease_fast_range.sql"), names).statement(Limit::Any),
+            range: template(include_str!("take/lease_fast_range.sql"), names, Measure::Yes)
+                .statement(Limit::Any),
         }
     }
 }
@@ -124,6 +178,10 @@ pub(super) fn fallbacks(names: &Names) -> [Sized; 4] {
         Sized::new(include_str!("take/fallback_all_keys.sql"), names),
     ]
 }
+
+/// Returns the bytes of the payloads of the table that are stored out of line, which all larger ones are. No locks.
+pub(super) const LARGE_PAYLOADS: &str = "\
+SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = {jobs_name}::regclass";
 
 /// Returns whether the queue has jobs outside of the index of ready jobs without keys, and the time in microseconds
 /// until its next scheduled job is due. $1 queue.

@@ -21,6 +21,7 @@ impl Statements {
             copy_with_ids: _,
             fast_take,
             fast_lease,
+            large_payloads,
             beyond_index,
             fallbacks,
             retake,
@@ -73,6 +74,7 @@ impl Statements {
             clock_quietly,
             &fast_take.range,
             &fast_lease.range,
+            large_payloads,
             beyond_index,
             retake,
             release_unique,
@@ -144,8 +146,8 @@ impl Statements {
 #[test]
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
-    assert_eq!(statements.take_texts().len(), 60);
-    assert_eq!(statements.texts().len(), 115);
+    assert_eq!(statements.take_texts().len(), 100);
+    assert_eq!(statements.texts().len(), 156);
 }
 
 #[test]

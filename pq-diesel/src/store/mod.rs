@@ -35,12 +35,12 @@ pub use pq_core::store::{Admin, Archive, Connect, Jobs, Schedules, Store, StoreE
 use self::fast_path::FastPath;
 use self::group_take::GroupTakes;
 use self::put::{GroupPuts, may_be_notified_later};
-use self::take::FallbackLevels;
+use self::take::{FallbackLevels, PayloadStorage};
 use crate::listener::Listener;
 pub use crate::listener::Subscription;
 use crate::pool::Pool;
 use crate::prepared::{Bound, Statement, Value};
-use crate::statements::{Statements, Trigger};
+use crate::statements::{Measure, Statements, Trigger};
 pub use crate::table::Table;
 use crate::{Error, Notify};
 
@@ -53,6 +53,7 @@ pub struct PgStore {
     pub(crate) notify: Notify,
     pub(crate) poll_interval: Duration,
     pub(crate) fallback_levels: FallbackLevels,
+    pub(crate) payload_storage: PayloadStorage,
     pub(crate) fast_path: FastPath,
     pub(crate) group_puts: GroupPuts,
     pub(crate) group_takes: GroupTakes,
@@ -84,6 +85,7 @@ impl PgStore {
             notify,
             poll_interval,
             fallback_levels: FallbackLevels::default(),
+            payload_storage: PayloadStorage::default(),
             fast_path: FastPath::default(),
             group_puts: GroupPuts::new(call_timeout),
             group_takes: GroupTakes::new(call_timeout),
@@ -100,9 +102,9 @@ impl PgStore {
         let Statements { put_one, fast_take, fallbacks, .. } = &self.statements;
         [
             ("put", put_one.of(Trigger::Fires).text()),
-            ("take one", fast_take.from_start.of(1).0.text()),
-            ("take", fallbacks[0].of(usize::MAX).0.text()),
-            ("take with jobs sorted in", fallbacks[1].of(usize::MAX).0.text()),
+            ("take one", fast_take.from_start.of(1, Measure::No).0.text()),
+            ("take", fallbacks[0].of(usize::MAX, Measure::No).0.text()),
+            ("take with jobs sorted in", fallbacks[1].of(usize::MAX, Measure::No).0.text()),
         ]
     }
 

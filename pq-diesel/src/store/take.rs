@@ -2,18 +2,18 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use diesel::pg::PgConnection;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Nullable, Text};
+use pq_core::store::MAX_TAKE_BYTES;
 use pq_core::{Claim, Key, QueueName, Scan, Taken};
 
 use super::{PgStore, micros};
-use crate::prepared::Value;
+use crate::prepared::{Statement, Value};
 use crate::rows::{TakeResult, TakeRow, TakeSql};
-use crate::statements::Sized;
+use crate::statements::{Measure, Sized};
 use crate::table::notified_channels;
 use crate::{Error, Notify};
 
@@ -44,6 +44,15 @@ impl FallbackLevels {
         levels.insert(queue.clone(), (level, until));
     }
 }
+
+/// Whether the table stored so many bytes of large payloads that a take of many jobs has to measure them.
+///
+/// This is known for a moment only: a take of many jobs could meet what was put since.
+#[derive(Debug, Default)]
+pub(crate) struct PayloadStorage(Mutex<Option<(Measure, Instant)>>);
+
+/// The time after which a table without many large payloads is looked at again, and one with them.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
 /// The owner of the jobs of a take.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +150,7 @@ impl PgStore {
         request: TakeRequest,
         owner: Owner,
     ) -> Result<TakeResult, Error> {
-        let (statement, limit) = statement.of(request.count);
+        let (statement, limit) = self.of_size(conn, statement, request.count)?;
         let lease = match owner {
             Owner::Caller | Owner::Transaction => None,
             Owner::Lease(length) => Some(micros(length)),
@@ -166,6 +175,32 @@ impl PgStore {
             }
         }
         Ok(TakeResult { raced, ..result })
+    }
+
+    /// Returns the form of a take that takes `count` jobs at most, and the value of its last parameter.
+    pub(super) fn of_size<'s>(
+        &self,
+        conn: &mut PgConnection,
+        sized: &'s Sized,
+        count: usize,
+    ) -> Result<(&'s Statement, Option<Value<'static>>), Error> {
+        let measure = if count > Sized::UNMEASURED { self.measure(conn)? } else { Measure::No };
+        Ok(sized.of(count, measure))
+    }
+
+    fn measure(&self, conn: &mut PgConnection) -> Result<Measure, Error> {
+        let known = *self.payload_storage.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((measure, _)) = known.filter(|(_, until)| Instant::now() < *until) {
+            return Ok(measure);
+        }
+        let bytes: Option<Option<i64>> =
+            self.one::<Nullable<BigInt>, _>(conn, &self.statements.large_payloads, &[])?;
+        let is_large = bytes.flatten().is_some_and(|bytes| bytes >= MAX_TAKE_BYTES as i64);
+        let (measure, again) =
+            if is_large { (Measure::Yes, LOOK_AGAIN[1]) } else { (Measure::No, LOOK_AGAIN[0]) };
+        let known = Some((measure, Instant::now() + again));
+        *self.payload_storage.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(measure)
     }
 
     /// Releases the keys of jobs whose take has committed. The jobs are the caller's already, so a failure is only

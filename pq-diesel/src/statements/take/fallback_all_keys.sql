@@ -58,47 +58,52 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
         AND (EXISTS (SELECT FROM first_per_key) OR EXISTS (SELECT FROM due)) AS has_jobs
 ), picked AS MATERIALIZED (
     SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(xmax <> 0) AS rolled_back FROM (
-        SELECT ctid, xmax FROM (
-            SELECT ctid, xmax FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
-            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-            LIMIT {size} FOR UPDATE SKIP LOCKED
-        ) AS locked
-        LIMIT {count}
+        SELECT ctid, xmax FROM {bounded}
+            SELECT ctid, xmax, bytes FROM (
+                SELECT ctid, xmax, pg_column_size(data) AS bytes FROM {jobs}
+                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                LIMIT {size} FOR UPDATE SKIP LOCKED
+            ) AS scanned
+            LIMIT {count}
+        {end_bounded}
     ) AS counted
 ), merged AS MATERIALIZED (
     SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(rolled_back) AS rolled_back FROM (
-        SELECT locked.ctid, candidate.rolled_back
-        FROM (
-            SELECT * FROM (
-                (SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
-                    -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
-                FROM {jobs}
-                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                LIMIT (SELECT 1000000000))
-                UNION ALL
-                (SELECT * FROM due
-                WHERE (serial_key IS NULL OR serial_key NOT IN (
-                    SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
-                ORDER BY neg_priority, expected_at, id)
-                UNION ALL
-                SELECT * FROM first_per_key
-            ) AS candidates
-            ORDER BY neg_priority, expected_at, id
-        ) AS candidate
-        CROSS JOIN LATERAL (
-            SELECT ctid FROM {jobs} WHERE id = candidate.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
-        ) AS locked
-        WHERE (SELECT has_jobs FROM beyond_index)
-            AND (candidate.serial_key IS NULL OR {lock_keyed_job}(candidate.tid, $1, candidate.serial_key,
-                hashtextextended(candidate.serial_key, hashtextextended($1, candidate.relation::bigint)),
-                (SELECT CASE WHEN lease_length IS NOT NULL THEN token END FROM take)))
-        LIMIT CASE WHEN {count} <= {max_keyed} THEN {count}
-            WHEN EXISTS (SELECT FROM first_per_key)
-                OR EXISTS (SELECT FROM due WHERE serial_key IS NOT NULL) THEN {max_keyed}
-            ELSE {count} END
+        SELECT ctid, rolled_back FROM {bounded}
+            SELECT locked.ctid, candidate.rolled_back, locked.bytes
+            FROM (
+                SELECT * FROM (
+                    (SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+                        -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+                    FROM {jobs}
+                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                    LIMIT (SELECT 1000000000))
+                    UNION ALL
+                    (SELECT * FROM due
+                    WHERE (serial_key IS NULL OR serial_key NOT IN (
+                        SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                    ORDER BY neg_priority, expected_at, id)
+                    UNION ALL
+                    SELECT * FROM first_per_key
+                ) AS candidates
+                ORDER BY neg_priority, expected_at, id
+            ) AS candidate
+            CROSS JOIN LATERAL (
+                SELECT ctid, pg_column_size(data) AS bytes
+                FROM {jobs} WHERE id = candidate.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+            ) AS locked
+            WHERE (SELECT has_jobs FROM beyond_index)
+                AND (candidate.serial_key IS NULL OR {lock_keyed_job}(candidate.tid, $1, candidate.serial_key,
+                    hashtextextended(candidate.serial_key, hashtextextended($1, candidate.relation::bigint)),
+                    (SELECT CASE WHEN lease_length IS NOT NULL THEN token END FROM take)))
+            LIMIT CASE WHEN {count} <= {max_keyed} THEN {count}
+                WHEN EXISTS (SELECT FROM first_per_key)
+                    OR EXISTS (SELECT FROM due WHERE serial_key IS NOT NULL) THEN {max_keyed}
+                ELSE {count} END
+        {end_bounded}
     ) AS counted
 ), taken AS (
     DELETE FROM {jobs}

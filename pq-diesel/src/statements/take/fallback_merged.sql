@@ -57,74 +57,79 @@ WITH unpaused AS MATERIALIZED (
         AND (EXISTS (SELECT FROM first_per_key) OR EXISTS (SELECT FROM edge) OR EXISTS (SELECT FROM due)) AS has_jobs
 ), picked AS MATERIALIZED (
     SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(xmax <> 0) AS rolled_back FROM (
-        SELECT ctid, xmax FROM (
-            SELECT ctid, xmax FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
-            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-            LIMIT {size} FOR UPDATE SKIP LOCKED
-        ) AS locked
-        LIMIT {count}
+        SELECT ctid, xmax FROM {bounded}
+            SELECT ctid, xmax, bytes FROM (
+                SELECT ctid, xmax, pg_column_size(data) AS bytes FROM {jobs}
+                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                LIMIT {size} FOR UPDATE SKIP LOCKED
+            ) AS scanned
+            LIMIT {count}
+        {end_bounded}
     ) AS counted
 ), merged AS MATERIALIZED (
     SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(rolled_back) AS rolled_back FROM (
-        SELECT locked.ctid, candidate.rolled_back
-        FROM (
-            SELECT *, count(is_ready) OVER before AS ready_before, count(is_scheduled) OVER before AS scheduled_before
+        SELECT ctid, rolled_back FROM {bounded}
+            SELECT locked.ctid, candidate.rolled_back, locked.bytes
             FROM (
-                (SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
-                    -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at,
-                    true AS is_ready, NULL::boolean AS is_scheduled, true AS may_be_taken
-                FROM {jobs}
-                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                LIMIT (SELECT ({reach} + {size})))
-                UNION ALL
-                (SELECT due.*, NULL, true, true
-                FROM due
-                WHERE NOT (SELECT are_due FROM many)
-                    AND (serial_key IS NULL OR serial_key NOT IN (
-                        SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
-                ORDER BY neg_priority, expected_at, id)
-                UNION ALL
-                SELECT tid, rolled_back, relation, id, serial_key, neg_priority, expected_at, NULL, true,
-                    schedule_at <= statement_timestamp() AND (serial_key IS NULL OR serial_key NOT IN (
-                        SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                SELECT *, count(is_ready) OVER before AS ready_before, count(is_scheduled) OVER before AS scheduled_before
                 FROM (
-                    SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+                    (SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
                         -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at,
-                        schedule_at
+                        true AS is_ready, NULL::boolean AS is_scheduled, true AS may_be_taken
                     FROM {jobs}
-                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
-                        AND (SELECT are_due FROM many)
+                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                     ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                    LIMIT (SELECT ({reach} + {size}))
-                ) AS scheduled
-                UNION ALL
-                SELECT *, NULL, NULL, true FROM first_per_key
-            ) AS candidates
-            WINDOW before AS (ORDER BY neg_priority, expected_at, id ROWS UNBOUNDED PRECEDING)
-            ORDER BY neg_priority, expected_at, id
-        ) AS candidate
-        CROSS JOIN LATERAL (
-            SELECT ctid FROM {jobs} WHERE id = candidate.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
-        ) AS locked
-        WHERE (SELECT has_jobs FROM beyond_index) AND candidate.may_be_taken
-            AND candidate.ready_before < ({reach} + {size}) AND candidate.scheduled_before < ({reach} + {size})
-            AND (NOT EXISTS (SELECT FROM edge)
-                OR (candidate.neg_priority, candidate.expected_at, candidate.id)
-                    <= (SELECT neg_priority, expected_at, id FROM edge))
-            AND (candidate.serial_key IS NULL OR {lock_keyed_job}(candidate.tid, $1, candidate.serial_key,
-                hashtextextended(candidate.serial_key, hashtextextended($1, candidate.relation::bigint)),
-                (SELECT CASE WHEN lease_length IS NOT NULL THEN token END FROM take)))
-        LIMIT CASE WHEN {count} <= {max_keyed} THEN {count}
-            WHEN EXISTS (SELECT FROM first_per_key)
-                OR EXISTS (SELECT FROM due WHERE serial_key IS NOT NULL)
-                OR (SELECT are_due FROM many) AND EXISTS (
-                    SELECT FROM {jobs}
-                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at <= statement_timestamp()
-                        AND serial_key IS NOT NULL) THEN {max_keyed}
-            ELSE {count} END
+                    LIMIT (SELECT ({reach} + {size})))
+                    UNION ALL
+                    (SELECT due.*, NULL, true, true
+                    FROM due
+                    WHERE NOT (SELECT are_due FROM many)
+                        AND (serial_key IS NULL OR serial_key NOT IN (
+                            SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                    ORDER BY neg_priority, expected_at, id)
+                    UNION ALL
+                    SELECT tid, rolled_back, relation, id, serial_key, neg_priority, expected_at, NULL, true,
+                        schedule_at <= statement_timestamp() AND (serial_key IS NULL OR serial_key NOT IN (
+                            SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                    FROM (
+                        SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+                            -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at,
+                            schedule_at
+                        FROM {jobs}
+                        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
+                            AND (SELECT are_due FROM many)
+                        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                        LIMIT (SELECT ({reach} + {size}))
+                    ) AS scheduled
+                    UNION ALL
+                    SELECT *, NULL, NULL, true FROM first_per_key
+                ) AS candidates
+                WINDOW before AS (ORDER BY neg_priority, expected_at, id ROWS UNBOUNDED PRECEDING)
+                ORDER BY neg_priority, expected_at, id
+            ) AS candidate
+            CROSS JOIN LATERAL (
+                SELECT ctid, pg_column_size(data) AS bytes
+                FROM {jobs} WHERE id = candidate.id AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+            ) AS locked
+            WHERE (SELECT has_jobs FROM beyond_index) AND candidate.may_be_taken
+                AND candidate.ready_before < ({reach} + {size}) AND candidate.scheduled_before < ({reach} + {size})
+                AND (NOT EXISTS (SELECT FROM edge)
+                    OR (candidate.neg_priority, candidate.expected_at, candidate.id)
+                        <= (SELECT neg_priority, expected_at, id FROM edge))
+                AND (candidate.serial_key IS NULL OR {lock_keyed_job}(candidate.tid, $1, candidate.serial_key,
+                    hashtextextended(candidate.serial_key, hashtextextended($1, candidate.relation::bigint)),
+                    (SELECT CASE WHEN lease_length IS NOT NULL THEN token END FROM take)))
+            LIMIT CASE WHEN {count} <= {max_keyed} THEN {count}
+                WHEN EXISTS (SELECT FROM first_per_key)
+                    OR EXISTS (SELECT FROM due WHERE serial_key IS NOT NULL)
+                    OR (SELECT are_due FROM many) AND EXISTS (
+                        SELECT FROM {jobs}
+                        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at <= statement_timestamp()
+                            AND serial_key IS NOT NULL) THEN {max_keyed}
+                ELSE {count} END
+        {end_bounded}
     ) AS counted
 ), taken AS (
     DELETE FROM {jobs}

@@ -26,14 +26,16 @@ WITH unpaused AS MATERIALIZED (
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS has_jobs
 ), picked AS MATERIALIZED (
     SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(xmax <> 0) AS rolled_back FROM (
-        SELECT ctid, xmax FROM (
-            SELECT ctid, xmax FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
-            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-            LIMIT {size} FOR UPDATE SKIP LOCKED
-        ) AS locked
-        LIMIT {count}
+        SELECT ctid, xmax FROM {bounded}
+            SELECT ctid, xmax, bytes FROM (
+                SELECT ctid, xmax, pg_column_size(data) AS bytes FROM {jobs}
+                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                LIMIT {size} FOR UPDATE SKIP LOCKED
+            ) AS scanned
+            LIMIT {count}
+        {end_bounded}
     ) AS counted
 ), taken AS (
     DELETE FROM {jobs}

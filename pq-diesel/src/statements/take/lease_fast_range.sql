@@ -29,44 +29,46 @@ WITH unpaused AS MATERIALIZED (
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS has_jobs
 ), picked AS MATERIALIZED (
     SELECT ARRAY(
-        SELECT ctid FROM (
-            SELECT ctid FROM (
-                SELECT ctid FROM {jobs}
-                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                    AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
-                        > ($3::bigint, $4::timestamptz, $5::bigint)
-                    AND -priority::bigint < $6
-                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
-                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                LIMIT {size} FOR UPDATE SKIP LOCKED
-            ) AS before_last_priority
-            UNION ALL
-            SELECT ctid FROM (
-                SELECT ctid FROM {jobs}
-                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                    AND -priority::bigint = $6
-                    AND (coalesce(expected_at, 'infinity'::timestamptz), id)
-                        > (CASE WHEN $3 = $6 THEN $4 ELSE '-infinity' END,
-                            CASE WHEN $3 = $6 THEN $5 ELSE '-9223372036854775808'::bigint END)
-                    AND coalesce(expected_at, 'infinity'::timestamptz) < $7
-                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
-                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                LIMIT {size} FOR UPDATE SKIP LOCKED
-            ) AS before_last_expected_at
-            UNION ALL
-            SELECT ctid FROM (
-                SELECT ctid FROM {jobs}
-                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                    AND -priority::bigint = $6
-                    AND coalesce(expected_at, 'infinity'::timestamptz) = $7
-                    AND id > CASE WHEN $3 = $6 AND $4 = $7 THEN $5 ELSE '-9223372036854775808'::bigint END
-                    AND id <= $8
-                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
-                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-                LIMIT {size} FOR UPDATE SKIP LOCKED
-            ) AS upto_last_id
-        ) AS locked
-        LIMIT {count}) AS ctids
+        SELECT ctid FROM {bounded}
+            SELECT ctid, bytes FROM (
+                SELECT ctid, bytes FROM (
+                    SELECT ctid, pg_column_size(data) AS bytes FROM {jobs}
+                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                        AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
+                            > ($3::bigint, $4::timestamptz, $5::bigint)
+                        AND -priority::bigint < $6
+                        AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                    LIMIT {size} FOR UPDATE SKIP LOCKED
+                ) AS before_last_priority
+                UNION ALL
+                SELECT ctid, bytes FROM (
+                    SELECT ctid, pg_column_size(data) AS bytes FROM {jobs}
+                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                        AND -priority::bigint = $6
+                        AND (coalesce(expected_at, 'infinity'::timestamptz), id)
+                            > (CASE WHEN $3 = $6 THEN $4 ELSE '-infinity' END,
+                                CASE WHEN $3 = $6 THEN $5 ELSE '-9223372036854775808'::bigint END)
+                        AND coalesce(expected_at, 'infinity'::timestamptz) < $7
+                        AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                    LIMIT {size} FOR UPDATE SKIP LOCKED
+                ) AS before_last_expected_at
+                UNION ALL
+                SELECT ctid, bytes FROM (
+                    SELECT ctid, pg_column_size(data) AS bytes FROM {jobs}
+                    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                        AND -priority::bigint = $6
+                        AND coalesce(expected_at, 'infinity'::timestamptz) = $7
+                        AND id > CASE WHEN $3 = $6 AND $4 = $7 THEN $5 ELSE '-9223372036854775808'::bigint END
+                        AND id <= $8
+                        AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                    ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                    LIMIT {size} FOR UPDATE SKIP LOCKED
+                ) AS upto_last_id
+            ) AS scanned
+            LIMIT {count}
+        {end_bounded}) AS ctids
 ), taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[])

@@ -25,16 +25,18 @@ WITH unpaused AS MATERIALIZED (
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL)) AS has_jobs
 ), picked AS MATERIALIZED (
     SELECT ARRAY(
-        SELECT ctid FROM (
-            SELECT ctid FROM {jobs}
-            WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
-                    > ($3::bigint, $4::timestamptz, $5::bigint)
-                AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
-            ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-            LIMIT {size} FOR UPDATE SKIP LOCKED
-        ) AS locked
-        LIMIT {count}) AS ctids
+        SELECT ctid FROM {bounded}
+            SELECT ctid, bytes FROM (
+                SELECT ctid, pg_column_size(data) AS bytes FROM {jobs}
+                WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
+                    AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
+                        > ($3::bigint, $4::timestamptz, $5::bigint)
+                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+                LIMIT {size} FOR UPDATE SKIP LOCKED
+            ) AS scanned
+            LIMIT {count}
+        {end_bounded}) AS ctids
 ), taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[])

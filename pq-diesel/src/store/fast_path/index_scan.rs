@@ -123,11 +123,11 @@ fn scan(
     };
     let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(owned_by)];
     let (statement, limit) = match start {
-        Start::Queue => from_start.of(request.count),
-        Start::QueuePastKeys => past_keys.of(request.count),
+        Start::Queue => store.of_size(conn, from_start, request.count)?,
+        Start::QueuePastKeys => store.of_size(conn, past_keys, request.count)?,
         Start::Behind(key) => {
             values.extend(key_values(key));
-            resume.of(request.count)
+            store.of_size(conn, resume, request.count)?
         }
         Start::Range(KeyRange { after, upto }) => {
             values.extend(key_values(after).into_iter().chain(key_values(upto)));
