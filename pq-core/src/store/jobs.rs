@@ -6,6 +6,12 @@ use std::time::Duration;
 use super::Connect;
 use crate::{Claim, Error, Extended, NewJob, Payload, Put, QueueName, Settlement, WakeSignal};
 
+/// The maximum number of jobs of a take that meets jobs with serialization keys.
+///
+/// Each key may be a lock in the store until the transaction ends. PostgreSQL's lock table is shared by all sessions and
+/// has a fixed size, see `max_locks_per_transaction`. A take must not fill it.
+pub const MAX_KEYED_TAKE: usize = 512;
+
 /// The bytes of payload, as they are stored, at which a take ends: 16 MiB.
 ///
 /// The job that reaches them is the last one of the take. Without this bound, a take of many large jobs could last longer

@@ -32,7 +32,7 @@ mod workers;
 pub use admin::Admin;
 pub use archive::Archive;
 pub use connect::{Connect, StoreError};
-pub use jobs::{Accepted, Extension, Jobs, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
+pub use jobs::{Accepted, Extension, Jobs, MAX_KEYED_TAKE, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
 pub use schedules::Schedules;
 pub use workers::Workers;
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::store::MAX_KEYED_TAKE;
+
 /// Chooses how many jobs a thread takes at a time, by the time and the bytes that its last batches took.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchSizer {
@@ -17,12 +19,6 @@ impl BatchSizer {
     /// The intended number of payload bytes that a thread holds.
     const BYTES: usize = 8 << 20;
 
-    /// The largest batch of jobs with serialization keys.
-    ///
-    /// Each key may be a lock in the store until the batch ends. PostgreSQL's lock table is shared by all sessions and
-    /// has a fixed size, see `max_locks_per_transaction`. A batch must not fill it.
-    const MAX_KEYED: usize = 512;
-
     pub(super) fn new(min: usize, max: usize) -> Self {
         Self { size: min, min, max }
     }
@@ -33,7 +29,7 @@ impl BatchSizer {
 
     /// Limits the next batch, because the last one had jobs with serialization keys.
     pub(super) fn limit_for_keys(&mut self) {
-        self.size = self.size.min(Self::MAX_KEYED).max(self.min);
+        self.size = self.size.min(MAX_KEYED_TAKE).max(self.min);
     }
 
     /// Limits the next batch, because the last one had jobs of lost leases.

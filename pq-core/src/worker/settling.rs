@@ -113,7 +113,7 @@ fn count_loss(slot: &ThreadSlot, lost: &FinishedJob, error: &dyn fmt::Display) {
 /// Passes the outcomes of leased jobs to the store once, and counts the accepted ones.
 ///
 /// After a lost connection an earlier call may have been committed. With `may_be_settled` the jobs that the store
-/// refuses are looked up by id and attempt to find out.
+/// refuses are looked up by id to find out.
 fn settle_once<S: Store>(
     run: &WorkerRun<S>,
     finished: &[FinishedJob],

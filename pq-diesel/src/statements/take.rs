@@ -14,7 +14,7 @@
 
 use std::sync::OnceLock;
 
-use pq_core::store::MAX_TAKE_BYTES;
+use pq_core::store::{MAX_KEYED_TAKE, MAX_TAKE_BYTES};
 
 use super::names::Names;
 use super::template::{Limit, Template};
@@ -156,13 +156,10 @@ impl FastStatements {
     }
 }
 
-/// The maximum number of jobs of a take that meets jobs with serialization keys.
-const MAX_KEYED: usize = 512;
-
 /// Returns the fallbacks, in the order in which they run. The second and the third differ in how many jobs they read.
 pub(super) fn fallbacks(names: &Names) -> [Sized; 4] {
     const MERGED: &str = include_str!("take/fallback_merged.sql");
-    let names = &names.with([("max_keyed", MAX_KEYED)]);
+    let names = &names.with([("max_keyed", MAX_KEYED_TAKE)]);
     let few =
         names.with([("window_limit", 500), ("window_per_job", 60), ("due_limit", 500), ("reach", 10_000)]);
     let many = names.with([
