@@ -106,9 +106,11 @@ pub fn child(counted: CountedOperation, times: usize) -> Result<()> {
             }
         }
         CountedOperation::TransactionalDrain => {
-            drain(&pq, queue.transactional(|_, _| Ok::<_, Infallible>(())), times)?;
+            drain(&pq, queue.transactional(|_, _| Ok::<_, Infallible>(())), BATCH, times)?;
         }
-        CountedOperation::LeasedDrain => drain(&pq, queue.leased(|_, _| Ok::<_, Infallible>(())), times)?,
+        CountedOperation::LeasedDrain => {
+            drain(&pq, queue.leased(|_, _| Ok::<_, Infallible>(())), BATCH, times)?
+        }
     }
     Ok(())
 }

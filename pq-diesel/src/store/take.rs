@@ -51,8 +51,8 @@ impl FallbackLevels {
 #[derive(Debug, Default)]
 pub(crate) struct PayloadStorage(Mutex<Option<(Measure, Instant)>>);
 
-/// The time after which a table without many large payloads is looked at again, and one with them.
-const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+/// The time after which the table is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The owner of the jobs of a take.
 #[derive(Clone, Copy, Debug)]
@@ -196,9 +196,8 @@ impl PgStore {
         let bytes: Option<Option<i64>> =
             self.one::<Nullable<BigInt>, _>(conn, &self.statements.large_payloads, &[])?;
         let is_large = bytes.flatten().is_some_and(|bytes| bytes >= MAX_TAKE_BYTES as i64);
-        let (measure, again) =
-            if is_large { (Measure::Yes, LOOK_AGAIN[1]) } else { (Measure::No, LOOK_AGAIN[0]) };
-        let known = Some((measure, Instant::now() + again));
+        let measure = if is_large { Measure::Yes } else { Measure::No };
+        let known = Some((measure, Instant::now() + LOOK_AGAIN));
         *self.payload_storage.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
         Ok(measure)
     }

@@ -1,6 +1,7 @@
 //! The handlers of `pq work`: one command for all jobs of a queue, or one per task.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use pq_diesel::{Backoff, Context, Handler, Job, Outcome, Pq};
@@ -27,6 +28,7 @@ struct Entry {
     exec: Exec,
     queue: Option<String>,
     max_retries: Option<u32>,
+    max_crashes: Option<NonZeroU32>,
     backoff: Option<String>,
     timeout: Option<String>,
     keep_history: Option<bool>,
@@ -70,6 +72,9 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
             if let Some(retries) = entry.max_retries {
                 handler = handler.max_retries(retries);
             }
+            if let Some(crashes) = entry.max_crashes {
+                handler = handler.max_crashes(crashes.get());
+            }
             if let Some(backoff) = &entry.backoff {
                 let backoff: Backoff =
                     backoff.parse().map_err(|reason| invalid(format!("task {task:?}: {reason}")))?;
@@ -108,8 +113,11 @@ fn queue_handler(pq: &Pq, queue: &str, exec: &Exec) -> Result<Handler, Failure> 
 }
 
 fn with_options(work: &Work, handler: Handler) -> Handler {
-    let handler =
-        handler.max_retries(work.max_retries).backoff(work.backoff.clone()).keep_history(work.keep_history);
+    let handler = handler
+        .max_retries(work.max_retries)
+        .max_crashes(work.max_crashes.get())
+        .backoff(work.backoff.clone())
+        .keep_history(work.keep_history);
     match work.timeout {
         Some(timeout) => handler.timeout(timeout),
         None => handler,

@@ -3,7 +3,7 @@
 mod handlers;
 mod supervisor;
 
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(crate) struct Work {
     /// TOML file with a command and options for each task.
     ///
     /// A table such as `[tasks.send_mail]` holds `exec = "shell command"` or `exec = ["program", "argument"]`, and
-    /// optionally `queue`, `max_retries`, `backoff`, `timeout` and `keep_history`.
+    /// optionally `queue`, `max_retries`, `max_crashes`, `backoff`, `timeout` and `keep_history`.
     #[arg(long, value_name = "FILE", conflicts_with = "exec")]
     handlers: Option<PathBuf>,
     /// Number of threads. Each runs one command at a time.
@@ -82,6 +82,9 @@ pub(crate) struct Work {
     /// Maximum number of retries of a failed job. The options of a task's call take precedence.
     #[arg(long, value_name = "N", default_value = "0")]
     max_retries: u32,
+    /// Number of times that the worker may die while it runs a job, before the job is dead. This uses up no retry.
+    #[arg(long, value_name = "N", default_value = "3")]
+    max_crashes: NonZeroU32,
     /// Delay before a retry: a duration, `linear STEP MAX` or `exponential FIRST MAX`.
     #[arg(long, value_name = "BACKOFF", default_value = "30s")]
     backoff: Backoff,
