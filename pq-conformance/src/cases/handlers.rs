@@ -168,7 +168,8 @@ fn an_outcome_that_the_store_refused_is_not_counted<F: Fixture>(harness: &Harnes
         let worker =
             Worker::new(&harness.pq).batch(jobs, jobs).serve(handler.share_transaction(jobs).max_retries(9));
         let report = worker.run_jobs(jobs as u64).unwrap();
-        assert_eq!((report.cancelled, report.lost), (0, jobs as u64));
+        // A busy machine may give jobs back that have not begun.
+        assert!(report.cancelled == 0 && (1..=jobs as u64).contains(&report.lost), "{report:?}");
         let counts = harness.counts();
         assert_eq!((counts.ready, counts.cancelled), (jobs as u64, 0));
         harness.clear();
