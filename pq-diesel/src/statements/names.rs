@@ -34,10 +34,10 @@ impl Names {
         ])
     }
 
-    /// Adds numbers.
-    pub(super) fn with(&self, numbers: impl IntoIterator<Item = (&'static str, usize)>) -> Self {
-        let numbers = numbers.into_iter().map(|(name, number)| (name, number.to_string()));
-        Self(self.0.iter().cloned().chain(numbers).collect())
+    /// Adds values.
+    pub(super) fn with(&self, values: impl IntoIterator<Item = (&'static str, impl ToString)>) -> Self {
+        let values = values.into_iter().map(|(name, value)| (name, value.to_string()));
+        Self(self.0.iter().cloned().chain(values).collect())
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {

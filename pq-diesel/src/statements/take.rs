@@ -67,16 +67,17 @@ fn template(sql: &str, names: &Names, measure: Measure) -> Template {
         Measure::Yes => (
             "(WITH locked AS MATERIALIZED (",
             format!(
-                ") SELECT * FROM locked LIMIT (
-                    SELECT position FROM (
-                        SELECT row_number() OVER before AS position, bytes, coalesce(sum(bytes) OVER before, 0) AS sum
-                        FROM locked WINDOW before AS (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-                    ) AS measured
+                ") SELECT * FROM locked LIMIT (\
+                    SELECT position FROM (\
+                        SELECT row_number() OVER before AS position, bytes, \
+                            coalesce(sum(bytes) OVER before, 0) AS sum \
+                        FROM locked WINDOW before AS (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)\
+                    ) AS measured \
                     WHERE sum + bytes >= {MAX_TAKE_BYTES} LIMIT 1)) AS bounded"
             ),
         ),
     };
-    Template::parse(&sql.replace("{bounded}", begin).replace("{end_bounded}", &end), names)
+    Template::parse(sql, &names.with([("bounded", begin.to_owned()), ("end_bounded", end)]))
 }
 
 impl Sized {
