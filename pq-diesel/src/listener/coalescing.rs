@@ -129,7 +129,8 @@ impl Coalescing {
     pub(super) fn next_action(&mut self, now: Instant) -> Option<Action> {
         match self.state {
             State::Leased { until, .. } if until <= now => {
-                self.lock_released(now);
+                self.state =
+                    State::Draining { notify_at: now, interval: TICK, fence: None, have_ended: false };
                 Some(Action::ReleaseLock)
             }
             State::Leased { notify_at, .. } | State::Draining { notify_at, .. } if notify_at <= now => {
@@ -139,9 +140,11 @@ impl Coalescing {
         }
     }
 
-    /// Ends the lease.
-    pub(super) fn lock_released(&mut self, now: Instant) {
-        self.state = State::Draining { notify_at: now, interval: TICK, fence: None, have_ended: false };
+    /// Ends the lease, if there is one: releasing the lock is the next action.
+    pub(super) fn end_lease(&mut self, now: Instant) {
+        if let State::Leased { until, .. } = &mut self.state {
+            *until = now;
+        }
     }
 
     /// Records a notification that the session sent, with the transactions that its statement saw.

@@ -151,7 +151,10 @@ impl<'a> Session<'a> {
                         let transactions = notify_for_writers(&mut self.conn, &channel.notified)?;
                         coalescing.notified(transactions, Instant::now());
                     }
-                    Action::ReleaseLock => release_lock(&mut self.conn, self.table, name)?,
+                    Action::ReleaseLock => {
+                        let lock = notifier_lock(self.table, name);
+                        self.conn.ask(&format!("SELECT pg_advisory_unlock({lock})"))?;
+                    }
                 }
             }
         }
@@ -199,13 +202,9 @@ impl<'a> Session<'a> {
 
     /// Releases all locks and notifies until no writer that did not notify is left, for a moment at most.
     fn stop_coalescing(&mut self) -> Result<(), String> {
-        for (name, channel) in &mut self.channels {
-            if channel.coalescing.has_lock() {
-                release_lock(&mut self.conn, self.table, name)?;
-                channel.coalescing.lock_released(Instant::now());
-            }
-        }
-        let until = Instant::now() + MAX_CLOSING;
+        let now = Instant::now();
+        self.channels.values_mut().for_each(|channel| channel.coalescing.end_lease(now));
+        let until = now + MAX_CLOSING;
         self.acquire_at = until + MAX_CLOSING;
         while let Some(at) = self.coalesce()?.filter(|at| *at <= until) {
             std::thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -237,8 +236,4 @@ fn notify_for_writers(conn: &mut Connection, channels: &[Ident]) -> Result<Trans
 /// Returns a SQL expression for the number of a channel's notifier lock.
 fn notifier_lock(table: &Table, channel: &str) -> String {
     table.notifier_lock(&Ident::of_channel(channel).literal())
-}
-
-fn release_lock(conn: &mut Connection, table: &Table, channel: &str) -> Result<(), String> {
-    conn.ask(&format!("SELECT pg_advisory_unlock({})", notifier_lock(table, channel))).map(drop)
 }
