@@ -485,17 +485,13 @@ BEGIN
             SELECT * INTO waiting FROM "pq"."queue" AS owner
             WHERE owner.id = old.job AND owner.dequeued_at IS NULL
             FOR UPDATE SKIP LOCKED;
+            IF NOT FOUND AND on_conflict = 'keep_waiting' THEN
+                -- The next turn of the loop finds the key free.
+                DELETE FROM "pq"."queue_unique" AS claim
+                WHERE claim.q_name = queue_name AND claim.unique_key = key AND claim.job = old.job;
+                CONTINUE;
+            END IF;
             IF NOT FOUND THEN
-                IF on_conflict = 'keep_waiting' THEN
-                    UPDATE "pq"."queue_unique" AS claim SET job = new_job, lease = NULL
-                    WHERE claim.q_name = queue_name AND claim.unique_key = key;
-                    INSERT INTO "pq"."queue"
-                        (id, q_name, data, schedule_at, expected_at, priority, serial_key, unique_key)
-                    VALUES (new_job, queue_name, new_data, new_schedule_at, new_expected_at, new_priority,
-                        new_serial_key, key);
-                    job := new_job;
-                    outcome := 'added';
-                END IF;
                 RETURN;
             END IF;
             -- Only an insert fires the trigger that notifies waiting sessions, so the row is not updated. A job that is
