@@ -1,8 +1,9 @@
 //! Takes that commit by themselves, grouped over the threads of a handle.
 
+use std::sync::Arc;
+
 use pq_core::store::Connect;
 use pq_core::{Claim, QueueName, Scan, Taken};
-use std::sync::Arc;
 
 use super::PgStore;
 use super::take::{Owner, TakeRequest, warn_unreleased};

@@ -1,8 +1,9 @@
 //! Which plans takes get, by a clock that only the tests move.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use pq_core::{Claim, Held, JobId, JobRecord, JobState, NewJob, Payload, QueueName, When};
-use std::sync::Arc;
 
 use super::super::scan_planner::ScanPlanner;
 use super::*;
