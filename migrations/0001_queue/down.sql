@@ -11,6 +11,11 @@ DROP TABLE "pq"."queue_archive";
 DROP TABLE "pq"."queue";
 DROP FUNCTION "pq"."queue_notify"();
 DROP FUNCTION "pq"."queue_refuse_hidden_pause"();
+DROP FUNCTION "pq"."queue_call"(
+    text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
+    interval, interval, json);
+DROP FUNCTION "pq"."queue_put"(
+    text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text);
 DROP FUNCTION "pq"."queue_put_unique"(text, text, text, bigint, json, timestamptz, timestamptz, integer, text);
 DROP FUNCTION "pq"."queue_claim_unique"();
 DROP FUNCTION "pq"."queue_try_claim_unique"(text, text, bigint);

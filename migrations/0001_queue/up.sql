@@ -522,6 +522,173 @@ BEGIN
 END
 $names$;
 
+-- Puts a job for a program that does not use the library, and returns its id. With a unique key it is the id of the job
+-- that owns the key afterwards. An argument that is null has its default.
+--
+-- Each time is an instant or a delay. A delay begins at the start of the statement, and its days have 24 hours in every
+-- time zone.
+CREATE FUNCTION "pq"."queue_put"(
+    queue text, data json,
+    schedule_at timestamptz DEFAULT NULL, schedule_in interval DEFAULT NULL,
+    expected_at timestamptz DEFAULT NULL, expected_in interval DEFAULT NULL,
+    priority integer DEFAULT 0, serialization_key text DEFAULT NULL,
+    unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep') RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+DECLARE
+    first_instant CONSTANT timestamptz := '0001-01-01 00:00:00+00';
+    end_instant CONSTANT timestamptz := '10000-01-01 00:00:00+00';
+    longest_delay CONSTANT interval := '3650000 days';
+    now_utc CONSTANT timestamp := statement_timestamp() AT TIME ZONE 'UTC';
+    job bigint;
+    refusal text;
+BEGIN
+    on_conflict := coalesce(on_conflict, 'keep');
+    refusal := CASE
+        WHEN queue IS NULL OR octet_length(queue) NOT BETWEEN 1 AND 1024 THEN
+            format('invalid queue name %L: it must have 1 to 1024 bytes, and has %s',
+                left(queue, 40), coalesce(octet_length(queue), 0))
+        WHEN data IS NULL THEN
+            'invalid data: it must be a JSON document; for the JSON null write ''null'''
+        WHEN num_nonnulls(schedule_at, schedule_in) = 2 THEN
+            'cannot use schedule_at and schedule_in together: one is an instant and one a delay; remove one'
+        WHEN num_nonnulls(expected_at, expected_in) = 2 THEN
+            'cannot use expected_at and expected_in together: one is an instant and one a delay; remove one'
+        WHEN schedule_at < first_instant OR schedule_at >= end_instant THEN
+            format('invalid schedule_at %L: it must be in the years 1 to 9999', schedule_at)
+        WHEN expected_at < first_instant OR expected_at >= end_instant THEN
+            format('invalid expected_at %L: it must be in the years 1 to 9999', expected_at)
+        WHEN schedule_in NOT BETWEEN -longest_delay AND longest_delay THEN
+            format('invalid schedule_in %L: it must be at most 3650000 days from now', schedule_in)
+        WHEN expected_in NOT BETWEEN -longest_delay AND longest_delay THEN
+            format('invalid expected_in %L: it must be at most 3650000 days from now', expected_in)
+        WHEN octet_length(serialization_key) NOT BETWEEN 1 AND 1024 THEN
+            format('invalid serialization_key %L: it must have 1 to 1024 bytes, and has %s',
+                left(serialization_key, 40), octet_length(serialization_key))
+        WHEN octet_length(unique_key) NOT BETWEEN 1 AND 1024 THEN
+            format('invalid unique_key %L: it must have 1 to 1024 bytes, and has %s',
+                left(unique_key, 40), octet_length(unique_key))
+        WHEN on_conflict NOT IN ('keep', 'replace', 'reschedule', 'keep_waiting') THEN
+            format('invalid on_conflict %L: it must be keep, replace, reschedule or keep_waiting', on_conflict)
+        WHEN unique_key IS NULL AND on_conflict <> 'keep' THEN
+            format('invalid on_conflict %L: it must come with a unique_key', on_conflict)
+    END;
+    IF refusal IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = refusal;
+    END IF;
+    schedule_at := coalesce(schedule_at, (now_utc + schedule_in) AT TIME ZONE 'UTC');
+    expected_at := coalesce(expected_at, (now_utc + expected_in) AT TIME ZONE 'UTC');
+    priority := coalesce(priority, 0);
+    IF unique_key IS NULL THEN
+        INSERT INTO "pq"."queue" (q_name, data, schedule_at, expected_at, priority, serial_key)
+        VALUES (queue, data, schedule_at, expected_at, priority, serialization_key)
+        RETURNING id INTO job;
+    ELSE
+        -- The name of the table is the one of its row type. A string could not hold it.
+        job := nextval(pg_get_serial_sequence(pg_typeof(NULL::"pq"."queue")::text, 'id'));
+        SELECT put.job INTO job
+        FROM "pq"."queue_put_unique"(queue, unique_key, on_conflict, job, data, schedule_at, expected_at, priority,
+            serialization_key) AS put;
+    END IF;
+    RETURN job;
+END
+$names$;
+
+-- Puts a call of a task, as the library does, and returns the id of its job. An argument that is null has its default.
+--
+-- args are positional and kwargs are keyword arguments. max_retries, backoff, timeout and lease that are not given are
+-- those of the task of the worker that runs the job. backoff is a delay in ms, s, m, h, d and w, such as 1h30m; or linear
+-- with a step and a maximum; or exponential with a first delay and a maximum.
+CREATE FUNCTION "pq"."queue_call"(
+    queue text, task text, args json DEFAULT '[]', kwargs json DEFAULT '{}',
+    schedule_at timestamptz DEFAULT NULL, schedule_in interval DEFAULT NULL,
+    expected_at timestamptz DEFAULT NULL, expected_in interval DEFAULT NULL,
+    priority integer DEFAULT 0, serialization_key text DEFAULT NULL,
+    unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep',
+    max_retries integer DEFAULT NULL, backoff text DEFAULT NULL,
+    timeout interval DEFAULT NULL, lease interval DEFAULT NULL, trace json DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+DECLARE
+    longest CONSTANT interval := '3650000 days';
+    timeout_ms CONSTANT numeric := trunc(extract(epoch FROM timeout)::numeric * 1000);
+    lease_ms CONSTANT numeric := trunc(extract(epoch FROM lease)::numeric * 1000);
+    -- backoff as its kind and its delays, as they are written and in milliseconds.
+    words text[] := regexp_split_to_array(btrim(backoff), '[[:space:]]+');
+    kind CONSTANT text := CASE WHEN words[1] IN ('linear', 'exponential') THEN words[1] ELSE 'fixed' END;
+    delays bigint[];
+    stored_backoff json := to_json('task'::text);
+    payload text;
+    refusal text;
+BEGIN
+    words := CASE kind WHEN 'fixed' THEN ARRAY[array_to_string(words, '')] ELSE words[2:] END;
+    refusal := CASE
+        WHEN coalesce(task, '') = '' THEN
+            format('invalid task %L: it must be the name of a task', task)
+        WHEN json_typeof(args) <> 'array' THEN
+            format('invalid args: they must be a JSON array, and are of type %s', json_typeof(args))
+        WHEN json_typeof(kwargs) <> 'object' THEN
+            format('invalid kwargs: they must be a JSON object, and are of type %s', json_typeof(kwargs))
+        WHEN max_retries < 0 THEN
+            format('invalid max_retries %s: it must be at least 0', max_retries)
+        WHEN backoff IS NOT NULL AND (cardinality(words) <> CASE kind WHEN 'fixed' THEN 1 ELSE 2 END
+            OR EXISTS (SELECT FROM unnest(words) AS word WHERE word !~ '^([0-9]+([.][0-9]+)?(ms|[smhdw]))+$')) THEN
+            format('invalid backoff %L: it must be a delay such as 30s, or linear 10s 5m, or exponential 1s 1h',
+                left(backoff, 60))
+        WHEN timeout NOT BETWEEN interval '0' AND longest THEN
+            format('invalid timeout %L: it must be 0 to 3650000 days', timeout)
+        WHEN lease NOT BETWEEN interval '0' AND longest THEN
+            format('invalid lease %L: it must be 0 to 3650000 days', lease)
+        WHEN json_typeof(trace) <> 'object' THEN
+            format('invalid trace: it must be a JSON object of strings, and is of type %s', json_typeof(trace))
+        WHEN EXISTS (SELECT FROM json_each(trace) AS header WHERE json_typeof(header.value) <> 'string') THEN
+            'invalid trace: it must be a JSON object of strings, and has other values'
+    END;
+    IF refusal IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = refusal;
+    END IF;
+    IF backoff IS NOT NULL THEN
+        -- The longest delay is a year.
+        delays := ARRAY(
+            SELECT (SELECT least(trunc(sum(span.part[1]::numeric * CASE span.part[2]
+                    WHEN 'ms' THEN 1 WHEN 's' THEN 1000 WHEN 'm' THEN 60000 WHEN 'h' THEN 3600000
+                    WHEN 'd' THEN 86400000 ELSE 604800000 END)), 31536000000)
+                FROM regexp_matches(given.word, '([0-9.]+)(ms|[smhdw])', 'g') AS span (part))
+            FROM unnest(words) WITH ORDINALITY AS given (word, position) ORDER BY given.position);
+        stored_backoff := format('{%s:%s}', to_json(kind), CASE kind
+            WHEN 'fixed' THEN (SELECT row_to_json(plain) FROM (SELECT delays[1] AS ms) AS plain)
+            WHEN 'linear' THEN
+                (SELECT row_to_json(plain) FROM (SELECT delays[1] AS step_ms, delays[2] AS max_ms) AS plain)
+            ELSE (SELECT row_to_json(plain)
+                FROM (SELECT delays[1] AS first_ms, delays[2] AS max_ms, true AS jitter) AS plain)
+        END);
+    END IF;
+    -- Python reads max_retries and retry_in, a delay in whole seconds. Null members are left out.
+    SELECT format('{%s}', string_agg(format('%s:%s', to_json(member.key), member.value), ',' ORDER BY member.position))
+    INTO payload
+    FROM (VALUES
+        (1, 'function', to_json(task)),
+        (2, 'args', coalesce(args, '[]')),
+        (3, 'kwargs', coalesce(kwargs, '{}')),
+        (4, 'retried', to_json(0)),
+        (5, 'retry_in', to_json(ceil(coalesce(least(delays[1], delays[2]), 30000) / 1000.0) || 's')),
+        (6, 'max_retries', to_json(coalesce(max_retries, 0))),
+        (7, 'backoff', stored_backoff),
+        (8, 'retries', to_json(max_retries)),
+        (9, 'timeout', to_json(
+            CASE WHEN timeout_ms % 1000 = 0 THEN div(timeout_ms, 1000) || 's' ELSE timeout_ms || 'ms' END)),
+        (10, 'lease', to_json(
+            CASE WHEN lease_ms % 1000 = 0 THEN div(lease_ms, 1000) || 's' ELSE lease_ms || 'ms' END)),
+        (11, 'trace', trace)
+    ) AS member (position, key, value)
+    WHERE member.value IS NOT NULL;
+    RETURN "pq"."queue_put"(queue, payload::json, schedule_at, schedule_in, expected_at, expected_in, priority,
+        serialization_key, unique_key, on_conflict);
+END
+$names$;
+
 -- Notifies the sessions that wait for jobs of the queues into which a statement put.
 --
 -- Channel: the queue's name, or pq_ and its md5 if the name exceeds the 63 bytes of an identifier. Python's pq counts

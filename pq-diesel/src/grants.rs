@@ -62,7 +62,8 @@ pub(crate) enum On {
     /// The sequence of the jobs' ids.
     Ids,
     Sequence(&'static str),
-    /// Every role may execute functions by default, so this is checked and not granted.
+    /// A function that the role calls. PostgreSQL lets every role execute functions, unless the database's owner has
+    /// changed that.
     Function(&'static str),
 }
 
@@ -93,8 +94,10 @@ const PRODUCER: &[Grant] = &[
     grant(CHANGE, On::Table("unique")),
     grant(READ, On::Columns("leases", &["id"])),
     grant(READ, On::Table("migrations")),
-    grant(CALL, On::Function("is_live")),
+    grant(CALL, On::Function("put")),
+    grant(CALL, On::Function("call")),
     grant(CALL, On::Function("put_unique")),
+    grant(CALL, On::Function("is_live")),
 ];
 
 const CONSUMER: &[Grant] = &[
@@ -113,6 +116,9 @@ const CONSUMER: &[Grant] = &[
     grant(CHANGE, On::Table("workers")),
     grant(CHANGE, On::Table("cron")),
     grant(READ, On::Table("migrations")),
+    grant(CALL, On::Function("put")),
+    grant(CALL, On::Function("call")),
+    grant(CALL, On::Function("put_unique")),
     grant(CALL, On::Function("is_live")),
     grant(CALL, On::Function("is_partly_settled")),
     grant(CALL, On::Function("cancel_leased")),
@@ -159,10 +165,10 @@ pub(crate) fn statements(
         .sql(&format!(", 'id') FROM (SELECT count(*) FROM {} WHERE false) AS one", table.jobs()));
     let ids: Option<String> = serial.get_result(conn).map_err(|error| Error::of(table, error))?;
     let ids = ids.unwrap_or_default();
-    Ok(grants(role).iter().filter_map(|grant| statement(table, grant, &ids, &to)).collect())
+    Ok(grants(role).iter().map(|grant| statement(table, grant, &ids, &to)).collect())
 }
 
-fn statement(table: &Table, Grant { privileges, on }: &Grant, ids: &str, to: &Ident) -> Option<String> {
+fn statement(table: &Table, Grant { privileges, on }: &Grant, ids: &str, to: &Ident) -> String {
     let named = |suffix: &str| if suffix.is_empty() { table.jobs() } else { table.derived(suffix) };
     let (columns, object) = match on {
         On::Schema => (None, format!("SCHEMA {}", table.schema)),
@@ -170,7 +176,7 @@ fn statement(table: &Table, Grant { privileges, on }: &Grant, ids: &str, to: &Id
         On::Columns(suffix, columns) => (Some(columns.join(", ")), named(suffix)),
         On::Ids => (None, format!("SEQUENCE {ids}")),
         On::Sequence(suffix) => (None, format!("SEQUENCE {}", named(suffix))),
-        On::Function(_) => return None,
+        On::Function(suffix) => (None, format!("FUNCTION {}", named(suffix))),
     };
     let privileges: Vec<String> = privileges
         .iter()
@@ -179,5 +185,5 @@ fn statement(table: &Table, Grant { privileges, on }: &Grant, ids: &str, to: &Id
             None => (*privilege).to_owned(),
         })
         .collect();
-    Some(format!("GRANT {} ON {object} TO {to};", privileges.join(", ")))
+    format!("GRANT {} ON {object} TO {to};", privileges.join(", "))
 }

@@ -112,3 +112,19 @@ fn examine_does_not_wait_for_a_locked_table() -> Outcome {
     assert!(of(&findings, "plans").iter().any(|found| found.level == Level::Skipped), "{findings:?}");
     Ok(())
 }
+
+#[test]
+fn a_changed_default_of_a_function_is_reported() -> Outcome {
+    let (database, pq) = migrated()?;
+    let mut conn = database.connect()?;
+    let definition = "SELECT pg_get_functiondef('pq.queue_put'::regproc)";
+    let definition: String = diesel::dsl::sql::<Text>(definition).get_result(&mut conn)?;
+    conn.batch_execute(&definition.replace("priority integer DEFAULT 0", "priority integer DEFAULT 7"))?;
+    conn.batch_execute("DROP FUNCTION pq.queue_call")?;
+    let findings = pq.examine_on(&mut conn, &Examination::new())?;
+    let drift: Vec<&str> = of(&findings, "catalog").iter().map(|found| found.message.as_str()).collect();
+    assert_eq!(drift.len(), 2, "{drift:?}");
+    assert!(drift[0].starts_with("function queue_call(") && drift[0].ends_with("is missing"), "{drift:?}");
+    assert!(drift[1].starts_with("function queue_put(") && drift[1].ends_with("was changed"), "{drift:?}");
+    Ok(())
+}

@@ -53,9 +53,11 @@ const OPERATIONS: [Operation; 21] = [
 ];
 
 /// Plain statements, and whether producer, consumer and reader may execute them.
-const STATEMENTS: [(&str, [bool; 3]); 11] = [
+const STATEMENTS: [(&str, [bool; 3]); 13] = [
     ("LISTEN apples", [true, true, true]),
     ("SELECT pg_notify('apples', '')", [true, true, true]),
+    ("SELECT pq.queue_put('apples', '1')", [true, true, false]),
+    ("SELECT pq.queue_call('apples', 'shop.mail', unique_key => 'one')", [true, true, false]),
     ("SELECT id FROM pq.queue", [true, true, true]),
     ("SELECT data FROM pq.queue", [false, true, true]),
     ("SELECT data FROM pq.queue_archive", [false, true, true]),
@@ -186,6 +188,8 @@ impl Roles {
         for block in include_str!("../../docs/roles.md").split("```sql\n").skip(1) {
             conn.batch_execute(&roles.named(block.split("```").next().unwrap_or_default()))?;
         }
+        // By default every role may execute every function, which would hide a grant that is missing.
+        conn.batch_execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA pq FROM PUBLIC")?;
         Ok(roles)
     }
 
@@ -325,7 +329,11 @@ fn the_doctor_reports_the_rights_of_each_role() -> Result<(), Box<dyn Error>> {
             "consumer lacks USAGE on queue_lease_tokens",
         ),
         ("SELECT ON pq.queue_settled FROM pq_reader", "reader lacks SELECT on queue_settled"),
-        ("EXECUTE ON FUNCTION pq.queue_lock_keyed_job FROM PUBLIC", "consumer lacks"),
+        (
+            "EXECUTE ON FUNCTION pq.queue_call FROM pq_producer",
+            "producer lacks SELECT (dequeued_at) on queue and 1 more",
+        ),
+        ("EXECUTE ON FUNCTION pq.queue_lock_keyed_job FROM pq_consumer", "consumer lacks"),
     ] {
         owner.batch_execute(&roles.named(&format!("REVOKE {taken}")))?;
         let role = ROLES.into_iter().find(|role| taken.ends_with(role)).unwrap_or("pq_consumer");

@@ -101,7 +101,8 @@ impl<S: Store, A: Serialize> Task<S, A> {
             .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
         let options = options.or(&self.defaults);
         let backoff = options.backoff.as_ref();
-        let first = backoff.unwrap_or(&self.policy.backoff).delay(1, JobId(0));
+        // The jitter would be that of no job.
+        let first = backoff.unwrap_or(&self.policy.backoff).clone().without_jitter().delay(1, JobId(0));
         let max_retries = options.max_retries.unwrap_or(self.policy.max_retries);
         let mut envelope = Envelope::new(&self.name, &json, max_retries, first)?;
         let wire = match backoff {

@@ -90,7 +90,7 @@ SELECT 'rule', format('%s on %s', rulename, relname), pg_get_ruledef(pg_rewrite.
 FROM tables JOIN pg_rewrite ON ev_class = tables.oid
 UNION ALL
 SELECT 'function', format('%s(%s)', proname, pg_get_function_identity_arguments(pg_proc.oid)), concat_ws(' ',
-    pg_get_function_result(pg_proc.oid), lanname, provolatile, prosecdef, proisstrict, proparallel, proconfig::text,
+    pg_get_function_arguments(pg_proc.oid), pg_get_function_result(pg_proc.oid), lanname, provolatile, prosecdef, proisstrict, proparallel, proconfig::text,
     prosrc), false
 FROM pg_proc JOIN here ON pronamespace = here.oid JOIN pg_language ON prolang = pg_language.oid
 WHERE proname IN (SELECT name FROM made) AND prokind = 'f'";
