@@ -69,15 +69,34 @@ impl Serialize for Object {
     }
 }
 
+/// The arguments of a call as JSON: an array of positional and an object of keyword arguments.
+pub(crate) struct Arguments {
+    pub(crate) args: String,
+    pub(crate) kwargs: String,
+}
+
+impl Arguments {
+    /// Returns the arguments of a call whose JSON is of any kind.
+    pub(crate) fn of(json: &str) -> Self {
+        let (args, kwargs) = match json.as_bytes().first() {
+            Some(b'{') => ("[]".to_owned(), json.to_owned()),
+            Some(b'[') => (json.to_owned(), "{}".to_owned()),
+            _ if json == "null" => ("[]".to_owned(), "{}".to_owned()),
+            _ => (format!("[{json}]"), "{}".to_owned()),
+        };
+        Self { args, kwargs }
+    }
+}
+
 /// The payload of a task's job.
 #[derive(Clone, Debug)]
 pub(crate) struct Envelope(Object);
 
 impl Envelope {
-    /// Creates the call of a task by its name, with arguments as JSON.
+    /// Creates the call of a task by its name.
     pub(crate) fn new(
         function: &str,
-        arguments: &str,
+        arguments: Arguments,
         max_retries: u32,
         retry_in: Duration,
     ) -> Result<Self, Error> {
@@ -186,13 +205,7 @@ impl Envelope {
         read.ok_or_else(|| "invalid arguments: they must match the task's type".to_owned())
     }
 
-    pub(crate) fn set_arguments(&mut self, json: &str) -> Result<(), Error> {
-        let (args, kwargs) = match json.as_bytes().first() {
-            Some(b'{') => ("[]".to_owned(), json.to_owned()),
-            Some(b'[') => (json.to_owned(), "{}".to_owned()),
-            _ if json == "null" => ("[]".to_owned(), "{}".to_owned()),
-            _ => (format!("[{json}]"), "{}".to_owned()),
-        };
+    pub(crate) fn set_arguments(&mut self, Arguments { args, kwargs }: Arguments) -> Result<(), Error> {
         self.0.set("args", RawValue::from_string(args).map_err(encode_error)?);
         self.0.set("kwargs", RawValue::from_string(kwargs).map_err(encode_error)?);
         Ok(())
@@ -301,7 +314,7 @@ mod tests {
         }
         fn round_trip<A: Serialize + DeserializeOwned>(value: &A) -> Result<A, Box<dyn std::error::Error>> {
             let json = serde_json::to_string(value)?;
-            let envelope = Envelope::new("f", &json, 0, Duration::ZERO)?.to_json()?;
+            let envelope = Envelope::new("f", Arguments::of(&json), 0, Duration::ZERO)?.to_json()?;
             Ok(Envelope::read(&envelope)?.arguments()?)
         }
         assert_eq!(round_trip(&Mail { to: "é".to_owned() })?, Mail { to: "é".to_owned() });

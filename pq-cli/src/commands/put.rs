@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use pq_diesel::{PutOptions, Queue, codec_by_name};
+use clap::ValueEnum;
+use diesel::PgConnection;
+use pq_diesel::{Backoff, CallOptions, Error, OnConflict, Pq, PutOptions, PutOutcome, codec_by_name};
 use serde_json::value::RawValue;
 
 use super::examples;
@@ -11,11 +13,13 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{input, output};
 
-/// Put jobs with JSON payloads, and print their ids, one per line.
+/// Put jobs with JSON payloads, or call a task, and print the ids, one per line.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "echo '{\"order\": 42}' | pq put orders --schedule-at 5m\n\
-     pq put orders --file orders.jsonl --lines --priority 3"
+     pq put orders --file orders.jsonl --lines --priority 3\n\
+     pq put mail --task send --kwargs '{\"to\": \"ada@example.com\"}' --max-retries 5 --backoff 'exponential 1s 1h'\n\
+     pq put reports --task rebuild --args '[]' --unique rebuild --on-conflict keep-waiting"
 ))]
 pub(crate) struct Put {
     /// Queue name: any text of 1 to 1024 bytes.
@@ -35,6 +39,33 @@ pub(crate) struct Put {
     /// Priority. Jobs with a higher priority run first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) priority: i32,
+    /// Serialization key: of the queue's jobs with this key, one at a time runs.
+    #[arg(long, value_name = "KEY")]
+    serialization_key: Option<String>,
+    /// Unique key: of the queue's jobs with this key, at most one waits or runs. If there is one, it is kept, its id is
+    /// printed, and a message on standard error says so.
+    #[arg(long, value_name = "KEY", conflicts_with = "lines")]
+    unique: Option<String>,
+    /// What to do with a job that has the unique key.
+    #[arg(long, value_name = "MODE", default_value = "keep", requires = "unique")]
+    on_conflict: ConflictMode,
+    /// Task to call. Each JSON document of the input is the arguments of a call: an object is keyword arguments, an
+    /// array is positional ones, null is none, and any other value is a single argument.
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+    /// Positional arguments of the call: a JSON array. The input is not read.
+    #[arg(long, value_name = "JSON", requires = "task", conflicts_with_all = ["file", "lines"])]
+    args: Option<String>,
+    /// Keyword arguments of the call: a JSON object. The input is not read.
+    #[arg(long, value_name = "JSON", requires = "task", conflicts_with_all = ["file", "lines"])]
+    kwargs: Option<String>,
+    /// Maximum number of retries of the call. Default: that of the task of the worker that runs it.
+    #[arg(long, value_name = "N", requires = "task")]
+    max_retries: Option<u32>,
+    /// Delay before a retry of the call: a duration, `linear STEP MAX` or `exponential FIRST MAX`. Default: that of the
+    /// task of the worker that runs it.
+    #[arg(long, requires = "task")]
+    backoff: Option<Backoff>,
     /// Create or migrate the tables first.
     #[arg(long)]
     pub(crate) create: bool,
@@ -43,9 +74,90 @@ pub(crate) struct Put {
     pub(crate) codec: String,
 }
 
+/// What happens to a job that has the unique key.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ConflictMode {
+    /// It is kept unchanged.
+    Keep,
+    /// If it waits, it gets the new payload and options.
+    Replace,
+    /// If it waits, it gets the new time.
+    Reschedule,
+    /// It is kept if it waits. If it runs, one more job is put, so that the event that this put announces is seen.
+    KeepWaiting,
+}
+
+impl From<ConflictMode> for OnConflict {
+    fn from(mode: ConflictMode) -> Self {
+        match mode {
+            ConflictMode::Keep => Self::Keep,
+            ConflictMode::Replace => Self::Replace,
+            ConflictMode::Reschedule => Self::Reschedule,
+            ConflictMode::KeepWaiting => Self::KeepWaiting,
+        }
+    }
+}
+
 impl Put {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let codec = codec_by_name(&self.codec)?;
+        let options = self.options();
+        // Everything is checked before input is read and before a connection is made.
+        options.check()?;
+        global.detached()?.queue::<()>(&self.queue)?;
+        let arguments = self.arguments()?;
+        let documents = match &arguments {
+            Some(_) => Vec::new(),
+            None => input::documents(&input::read(&self.file)?, self.lines)?,
+        };
+
+        let pq = global.connect()?;
+        if self.create {
+            pq.migrate()?;
+        }
+        let puts = match &self.task {
+            None => {
+                let queue = pq.queue::<Box<RawValue>>(&self.queue)?.with_codec(codec);
+                put_all(
+                    &pq,
+                    &documents,
+                    |some| queue.put_many_with(some.iter().map(|document| (document, &options))),
+                    |conn, some| {
+                        queue.on(conn).put_many_with(some.iter().map(|document| (document, &options)))
+                    },
+                )?
+            }
+            Some(name) => {
+                let task = pq.queue(&self.queue)?.with_codec(codec).task::<Box<RawValue>>(name);
+                let task = task.with_defaults(self.call_options(options));
+                match &arguments {
+                    Some([args, kwargs]) => vec![task.call_json(args, kwargs, &CallOptions::new())?],
+                    None => put_all(
+                        &pq,
+                        &documents,
+                        |some| task.call_many(some),
+                        |conn, some| task.on(conn).call_many(some),
+                    )?,
+                }
+            }
+        };
+
+        let lines: Vec<String> = puts.iter().map(|put| put.id.to_string()).collect();
+        output::print_lines(lines.iter().map(String::as_str))
+            .map_err(|error| Failure::Io(format!("cannot write the job ids: {error}; the jobs were put")))?;
+        for put in &puts {
+            let what = match put.outcome {
+                PutOutcome::Added => continue,
+                PutOutcome::Kept => "kept",
+                PutOutcome::Replaced => "replaced",
+                PutOutcome::Rescheduled => "rescheduled",
+            };
+            output::print_status(&format!("{what} job {}, which has this unique key", put.id));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn options(&self) -> PutOptions {
         let mut options = PutOptions::new().priority(self.priority);
         if let Some(when) = &self.schedule_at {
             options = options.schedule_at(when);
@@ -53,47 +165,67 @@ impl Put {
         if let Some(when) = &self.expected_at {
             options = options.expected_at(when);
         }
-        // Options are checked before input is read and before a connection is made.
-        options.check()?;
-        global.detached()?.queue::<()>(&self.queue)?;
-
-        let documents = input::documents(&input::read(&self.file)?, self.lines)?;
-        let pq = global.connect()?;
-        if self.create {
-            pq.migrate()?;
+        if let Some(key) = &self.serialization_key {
+            options = options.serialization_key(key);
         }
-        let queue = pq.queue::<Box<RawValue>>(&self.queue)?.with_codec(codec);
-        let ids = put_all(&queue, &documents, &options)?;
+        if let Some(key) = &self.unique {
+            options = options.unique_or(key, self.on_conflict.into());
+        }
+        options
+    }
 
-        let lines: Vec<String> = ids.iter().map(|put| put.id.to_string()).collect();
-        output::print_lines(lines.iter().map(String::as_str))
-            .map_err(|error| Failure::Io(format!("cannot write the job ids: {error}; the jobs were put")))?;
-        Ok(ExitCode::SUCCESS)
+    fn call_options(&self, options: PutOptions) -> CallOptions {
+        let mut options = CallOptions::from(options);
+        if let Some(retries) = self.max_retries {
+            options = options.max_retries(retries);
+        }
+        if let Some(backoff) = &self.backoff {
+            options = options.backoff(backoff.clone());
+        }
+        options
+    }
+
+    /// Returns the positional and the keyword arguments if one of them is given as an option.
+    fn arguments(&self) -> Result<Option<[Box<RawValue>; 2]>, Failure> {
+        if self.args.is_none() && self.kwargs.is_none() {
+            return Ok(None);
+        }
+        let read = |option: &str, given: &Option<String>, default: &str, first: char, kind: &str| {
+            let text = given.as_deref().unwrap_or(default);
+            match serde_json::from_str::<Box<RawValue>>(text) {
+                Ok(json) if json.get().starts_with(first) => Ok(json),
+                _ => Err(Failure::Usage(format!("invalid {option}: it must be a JSON {kind}"))),
+            }
+        };
+        let args = read("--args", &self.args, "[]", '[', "array")?;
+        let kwargs = read("--kwargs", &self.kwargs, "{}", '{', "object")?;
+        Ok(Some([args, kwargs]))
     }
 }
 
 /// Number of jobs per call. More jobs take several calls in one transaction, so that the progress bar can move.
 const AT_ONCE: usize = 20_000;
 
-/// Puts all jobs or none.
+/// Puts all jobs or none, by one call of `put`, or by several of `put_on` in a transaction.
 fn put_all(
-    queue: &Queue<Box<RawValue>>,
+    pq: &Pq,
     documents: &[Box<RawValue>],
-    options: &PutOptions,
-) -> Result<Vec<pq_diesel::Put>, pq_diesel::Error> {
+    put: impl Fn(&[Box<RawValue>]) -> Result<Vec<pq_diesel::Put>, Error>,
+    put_on: impl Fn(&mut PgConnection, &[Box<RawValue>]) -> Result<Vec<pq_diesel::Put>, Error>,
+) -> Result<Vec<pq_diesel::Put>, Error> {
     if documents.len() <= AT_ONCE {
-        return queue.put_many_with(documents.iter().map(|document| (document, options)));
+        return put(documents);
     }
     let bar =
         output::progress_bar(documents.len() as u64, "{wide_bar} {pos}/{len} jobs, {per_sec}, {eta} left");
-    let put = queue.transaction(|conn| {
-        let mut put = Vec::with_capacity(documents.len());
+    let puts = pq.transaction(|conn| {
+        let mut puts = Vec::with_capacity(documents.len());
         for some in documents.chunks(AT_ONCE) {
-            put.extend(queue.on(conn).put_many_with(some.iter().map(|document| (document, options)))?);
+            puts.extend(put_on(conn, some)?);
             bar.inc(some.len() as u64);
         }
-        Ok(put)
+        Ok(puts)
     });
     bar.finish_and_clear();
-    put
+    puts
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bulk_put;
+mod calls;
 mod claims;
 mod concurrency;
 mod counts;
@@ -55,7 +56,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 26] = [
+    let topics: [fn() -> Vec<Case<F>>; 27] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -74,6 +75,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         unique_keys::cases,
         outcomes::cases,
         tasks::cases,
+        calls::cases,
         handlers::cases,
         failures::cases,
         transactional_handlers::cases,

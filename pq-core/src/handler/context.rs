@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::incoming::Incoming;
-use crate::envelope::{Envelope, Trace};
+use crate::envelope::{Arguments, Envelope, Trace};
 use crate::lease_table::LeaseTable;
 use crate::lock::lock;
 use crate::stop::StopSignal;
@@ -186,7 +186,7 @@ impl<S: Store> Context<S> {
         if self.is_task {
             let read = queue.json_of(&self.job).and_then(|json| Envelope::read(&json));
             let mut changed = read.map_err(|reason| Error::Encode(CodecError::new(reason)))?;
-            changed.set_arguments(&json)?;
+            changed.set_arguments(Arguments::of(&json))?;
             call = Some(changed);
         }
         let payload = queue.encode_json(call.as_ref().map_or(Ok(json), Envelope::to_json)?)?;

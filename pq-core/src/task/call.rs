@@ -4,12 +4,13 @@ use std::borrow::Borrow;
 use std::fmt;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::Task;
-use crate::envelope::{Envelope, format_duration};
+use crate::envelope::{Arguments, Envelope, format_duration};
 use crate::{
-    BoundQueue, CallOptions, CancelOutcome, CodecError, Error, JobId, JobRecord, Key, NewJob, Payload, Put,
-    Queue, Store,
+    BoundQueue, CallOptions, CancelOutcome, CodecError, Error, JobId, JobRecord, Key, NewJob, Put, Queue,
+    Store,
 };
 
 /// A task on the caller's connection, inside whatever transaction that is in. See [`Task::on`].
@@ -99,12 +100,49 @@ impl<S: Store, A: Serialize> Task<S, A> {
     fn job(&self, arguments: &A, options: &CallOptions) -> Result<NewJob, Error> {
         let json = serde_json::to_string(arguments)
             .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
+        let mut job = self.encode(Arguments::of(&json), options)?;
+        if let (None, Some(key)) = (&job.serialization_key, &self.key) {
+            job.serialization_key = Some(Key::new(key(arguments))?);
+        }
+        Ok(job)
+    }
+}
+
+impl<S: Store, A> Task<S, A> {
+    /// Enqueues a call whose arguments are JSON: an array of positional and an object of keyword arguments.
+    ///
+    /// For callers that do not have the type of the arguments, and for tasks of Python that take both kinds. The key of
+    /// [`Task::serialize_by`] is not computed.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::call_with`], and [`Error::InvalidSetting`] if `args` is not an array or `kwargs` is not an
+    /// object.
+    pub fn call_json(
+        &self,
+        args: &RawValue,
+        kwargs: &RawValue,
+        options: &CallOptions,
+    ) -> Result<Put, S::Error> {
+        let refused = |what: &str| Error::InvalidSetting(format!("invalid {what}"));
+        if !args.get().starts_with('[') {
+            return Err(refused("args: they must be a JSON array").into());
+        }
+        if !kwargs.get().starts_with('{') {
+            return Err(refused("kwargs: they must be a JSON object").into());
+        }
+        let arguments = Arguments { args: args.get().to_owned(), kwargs: kwargs.get().to_owned() };
+        self.queue.put_one(&self.encode(arguments, options)?)
+    }
+
+    /// Builds the job of a call, without the key of [`Task::serialize_by`].
+    fn encode(&self, arguments: Arguments, options: &CallOptions) -> Result<NewJob, Error> {
         let options = options.or(&self.defaults);
         let backoff = options.backoff.as_ref();
         // The jitter would be that of no job.
         let first = backoff.unwrap_or(&self.policy.backoff).clone().without_jitter().delay(1, JobId(0));
         let max_retries = options.max_retries.unwrap_or(self.policy.max_retries);
-        let mut envelope = Envelope::new(&self.name, &json, max_retries, first)?;
+        let mut envelope = Envelope::new(&self.name, arguments, max_retries, first)?;
         let wire = match backoff {
             Some(backoff) => backoff.to_wire().ok_or_else(|| {
                 Error::InvalidSetting(
@@ -127,12 +165,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
         if !trace.is_empty() {
             envelope.put("trace", &trace)?;
         }
-        let payload: Payload = self.queue.encode_json(envelope.to_json()?)?;
-        let mut job = options.put.job(payload)?;
-        if let (None, Some(key)) = (&job.serialization_key, &self.key) {
-            job.serialization_key = Some(Key::new(key(arguments))?);
-        }
-        Ok(job)
+        options.put.job(self.queue.encode_json(envelope.to_json()?)?)
     }
 }
 

@@ -19,6 +19,13 @@ pub struct CallOptions {
     pub(super) lease: Option<Duration>,
 }
 
+/// Takes over the options of a put.
+impl From<PutOptions> for CallOptions {
+    fn from(put: PutOptions) -> Self {
+        Self { put, ..Self::default() }
+    }
+}
+
 impl CallOptions {
     /// Creates options without any value set.
     pub fn new() -> Self {

@@ -1,0 +1,169 @@
+//! `pq put` with a task, its arguments and its retries, and with keys.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use pq_diesel::{JobId, JobState, Worker};
+use pq_testing::Database;
+use serde_json::{Value, json};
+
+use self::common::*;
+
+/// Runs `pq put` with this input, and returns the printed ids.
+fn ids(database: &Database, words: &[&str], input: &str) -> Result<Vec<JobId>, Box<dyn std::error::Error>> {
+    let put = feed(on(database, words), input)?;
+    assert_eq!(status(&put), 0, "{words:?}: {}", stderr(&put));
+    Ok(stdout(&put).lines().map(str::parse).collect::<Result<_, _>>()?)
+}
+
+/// Returns the payload of a job that waits.
+fn payload(database: &Database, id: JobId) -> Result<Value, Box<dyn std::error::Error>> {
+    let job = handle(database)?.find(id)?.ok_or("no such job")?;
+    Ok(serde_json::from_str(job.payload.as_str())?)
+}
+
+#[test]
+fn a_task_is_called_with_its_arguments() -> Outcome {
+    let database = migrated()?;
+    // A task in Rust reads keyword arguments behind positional ones as the last member of a tuple.
+    let words =
+        ["put", "shop", "--task", "shop.mail", "--args", " [7, \"ж\"]", "--kwargs", "{\"to\": \"ada\"}"];
+    // Standard input is not read.
+    assert_eq!(ids(&database, &words, "{")?.len(), 1);
+    let pq = handle(&database)?;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&seen);
+    let mail = pq.queue("shop")?.task::<(u8, String, Value)>("shop.mail").leased(move |_context, job| {
+        note.lock().map_err(|error| error.to_string())?.push(job.data);
+        Ok::<_, String>(())
+    });
+    assert_eq!(Worker::new(&pq).serve(mail).run_until_empty()?.done, 1);
+    let seen = seen.lock().map_err(|error| error.to_string())?;
+    assert_eq!(*seen, [(7, "ж".to_owned(), json!({ "to": "ada" }))]);
+    Ok(())
+}
+
+#[test]
+fn one_kind_of_arguments_is_enough() -> Outcome {
+    let database = migrated()?;
+    for (option, given, args, kwargs) in [
+        ("--args", "[]", json!([]), json!({})),
+        ("--args", "[1]", json!([1]), json!({})),
+        ("--kwargs", "{\"a\":1}", json!([]), json!({ "a": 1 })),
+    ] {
+        let put = ids(&database, &["put", "shop", "--task", "f", option, given], "")?;
+        let call = payload(&database, put[0])?;
+        assert_eq!((&call["args"], &call["kwargs"]), (&args, &kwargs), "{option} {given}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_input_of_a_task_is_its_arguments() -> Outcome {
+    let database = migrated()?;
+    let lines = "{\"to\":\"ada\"}\n[1,2]\n7\n\nnull\n";
+    let put = ids(&database, &["put", "shop", "--task", "f", "--lines", "--priority", "3"], lines)?;
+    let mut calls = Vec::new();
+    for id in put {
+        let call = payload(&database, id)?;
+        assert_eq!(call["function"], "f");
+        calls.push((call["args"].clone(), call["kwargs"].clone()));
+    }
+    let expected = [
+        (json!([]), json!({ "to": "ada" })),
+        (json!([1, 2]), json!({})),
+        (json!([7]), json!({})),
+        (json!([]), json!({})),
+    ];
+    assert_eq!(calls, expected);
+    let listed = handle(&database)?.queue::<Value>("shop")?.get_many(9, pq_diesel::Wait::No)?;
+    assert!(listed.iter().all(|job| job.priority == 3));
+    Ok(())
+}
+
+#[test]
+fn a_call_has_the_retries_and_the_backoff_that_it_states() -> Outcome {
+    let database = migrated()?;
+    let words = ["put", "shop", "--task", "fails", "--args", "[]", "--max-retries", "2", "--backoff", "0s"];
+    let put = ids(&database, &words, "")?;
+    let pq = handle(&database)?;
+    // The task's own backoff would take longer than the test.
+    let fails = pq.queue("shop")?.task::<()>("fails");
+    let handler = fails.leased(|_context, _job| Err::<(), _>("it fails".to_owned()));
+    let report = Worker::new(&pq).serve(handler).run_until_empty()?;
+    assert_eq!((report.failed, report.dead), (3, 1), "{report:?}");
+    assert_eq!(pq.find(put[0])?.map(|job| (job.state, job.attempt)), Some((JobState::Dead, 3)));
+    let words = ["put", "shop", "--task", "f", "--args", "[]", "--backoff", "exponential 1s 1h"];
+    let call = payload(&database, ids(&database, &words, "")?[0])?;
+    assert_eq!(
+        call["backoff"],
+        json!({ "exponential": { "first_ms": 1_000, "max_ms": 3_600_000, "jitter": true } })
+    );
+    Ok(())
+}
+
+#[test]
+fn a_unique_key_keeps_replaces_or_reschedules() -> Outcome {
+    let database = migrated()?;
+    let put = |mode: &[&str], input: &str| {
+        let words = [&["put", "shop", "--unique", "one", "--serialization-key", "s"], mode].concat();
+        feed(on(&database, &words), input)
+    };
+    let first = put(&[], "1")?;
+    assert_eq!((status(&first), stderr(&first).as_str()), (0, ""));
+    let id: JobId = stdout(&first).trim().parse()?;
+    let job = handle(&database)?.find(id)?.ok_or("no such job")?;
+    let keys = [job.unique_key, job.serialization_key].map(|key| key.map(|key| key.to_string()));
+    assert_eq!(keys, [Some("one".to_owned()), Some("s".to_owned())]);
+    for (mode, what, stored) in [
+        (&[][..], "kept", json!(1)),
+        (&["--on-conflict", "keep"], "kept", json!(1)),
+        (&["--on-conflict", "replace"], "replaced", json!(2)),
+        (&["--on-conflict", "reschedule", "--schedule-at", "1h"], "rescheduled", json!(2)),
+        (&["--on-conflict", "keep-waiting"], "kept", json!(2)),
+    ] {
+        let again = put(mode, "2")?;
+        assert_eq!((status(&again), stdout(&again)), (0, format!("{id}\n")), "{}", stderr(&again));
+        assert_eq!(stderr(&again), format!("{what} job {id}, which has this unique key\n"));
+        assert_eq!(payload(&database, id)?, stored, "{mode:?}");
+    }
+    let call = ids(&database, &["put", "shop", "--task", "f", "--args", "[]", "--unique", "one"], "")?;
+    assert_eq!(call, [id], "a call has the same keys");
+    Ok(())
+}
+
+#[test]
+fn options_that_do_not_fit_are_refused_before_a_connection_is_made() -> Outcome {
+    for (words, reason) in [
+        (&["--args", "[]"][..], "--task"),
+        (&["--kwargs", "{}"], "--task"),
+        (&["--max-retries", "1"], "--task"),
+        (&["--backoff", "1s"], "--task"),
+        (&["--on-conflict", "replace"], "--unique"),
+        (&["--unique", "k", "--on-conflict", "later"], "keep-waiting"),
+        (&["--unique", "k", "--lines"], "cannot be used with"),
+        (&["--unique", ""], "invalid key"),
+        (&["--serialization-key", ""], "invalid key"),
+        (&["--task", "f", "--args", "[]", "--lines"], "cannot be used with"),
+        (&["--task", "f", "--kwargs", "{}", "--file", "x"], "cannot be used with"),
+        (&["--task", "f", "--args", "{}"], "invalid --args: it must be a JSON array"),
+        (&["--task", "f", "--args", "[1"], "invalid --args: it must be a JSON array"),
+        (&["--task", "f", "--kwargs", "[]"], "invalid --kwargs: it must be a JSON object"),
+        (&["--task", "f", "--max-retries=-1"], "--max-retries"),
+        (&["--task", "f", "--backoff", "soon"], "invalid backoff"),
+    ] {
+        let words = [&["put", "shop"], words].concat();
+        let refused = feed(
+            {
+                let mut command = pq(&words);
+                command.env("PQ_URL", "postgres://127.0.0.1:1/nowhere");
+                command
+            },
+            "1",
+        )?;
+        assert_eq!(status(&refused), 2, "{words:?}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains(reason), "{words:?}: {}", stderr(&refused));
+    }
+    Ok(())
+}
