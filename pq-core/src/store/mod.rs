@@ -14,6 +14,8 @@
 //! | [`Workers`] | registered workers |
 //! | [`Schedules`] | periodic jobs |
 //!
+//! [`Rows`] is not part of it: only stores with statements of the application implement it.
+//!
 //! # Which types are `#[non_exhaustive]`
 //!
 //! A type that applications only receive or build by methods is `#[non_exhaustive]`, so that fields can be added:
@@ -26,6 +28,7 @@ mod admin;
 mod archive;
 mod connect;
 mod jobs;
+mod rows;
 mod schedules;
 mod workers;
 
@@ -33,6 +36,7 @@ pub use admin::Admin;
 pub use archive::Archive;
 pub use connect::{Connect, StoreError};
 pub use jobs::{Accepted, Extension, Jobs, MAX_KEYED_TAKE, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
+pub use rows::Rows;
 pub use schedules::Schedules;
 pub use workers::Workers;
 

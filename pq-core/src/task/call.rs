@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::Task;
 use crate::envelope::{Arguments, Envelope, format_duration};
+use crate::store::Rows;
 use crate::{
     BoundQueue, CallOptions, CancelOutcome, CodecError, Error, JobId, JobRecord, Key, NewJob, Put, Queue,
     Store,
@@ -82,6 +83,33 @@ impl<S: Store, A: Serialize> Task<S, A> {
     /// The errors of [`Queue::put_all_with`]; no job was added then.
     pub fn call_all(&self, arguments: impl IntoIterator<Item = impl Borrow<A>>) -> Result<u64, S::Error> {
         self.queue.put_all_now(&mut self.jobs(arguments))
+    }
+
+    /// Returns the row of a call, for a statement of the application that inserts it, perhaps with other rows.
+    ///
+    /// The row carries what the call would: arguments, options, trace context, serialization key. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::row_with`].
+    pub fn row(&self, arguments: &A) -> Result<S::Row, S::Error>
+    where
+        S: Rows,
+    {
+        self.row_with(arguments, &CallOptions::new())
+    }
+
+    /// Returns the row of a call whose options take precedence over the task's own.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::call_with`] for the arguments and the options, and [`Error::InvalidSetting`] if a row
+    /// cannot carry them: an insert cannot keep or replace a job that has the same unique key.
+    pub fn row_with(&self, arguments: &A, options: &CallOptions) -> Result<S::Row, S::Error>
+    where
+        S: Rows,
+    {
+        self.queue.store().row(self.queue.name(), self.job(arguments, options)?)
     }
 
     /// Returns the job of a periodic call. It carries no trace context, because it puts many calls.

@@ -30,7 +30,7 @@ use diesel::query_dsl::methods::LoadQuery;
 use diesel::sql_types::Text;
 use pq_core::{NewJob, QueueName};
 
-pub use pq_core::store::{Admin, Archive, Connect, Jobs, Schedules, Store, StoreError, Workers};
+pub use pq_core::store::{Admin, Archive, Connect, Jobs, Rows, Schedules, Store, StoreError, Workers};
 
 use self::fast_path::FastPath;
 use self::group_take::GroupTakes;

@@ -1,4 +1,8 @@
-//! The default tables for diesel's query DSL, for applications that query their jobs.
+//! The default tables for diesel's query DSL, for applications that query their jobs or insert them.
+
+mod new_row;
+
+pub use new_row::NewRow;
 
 diesel::table! {
     /// Jobs that have not ended: `pq.queue`.
