@@ -278,6 +278,14 @@ class Tasks(Base):
         self.shop.work(burst=True)
         self.assertEqual(self.seen, [("add", one, 5), ("mail", two, "a@é.com", "it")])
 
+    def test_python_runs_calls_by_sql(self):
+        (one,), = self.sql("SELECT pq.queue_call('shop', 'shop.mail', '[\"a@é.com\"]', '{\"subject\": \"it\"}')")
+        self.sql("SELECT pq.queue_call('shop', 'shop.flaky', '[-1]', max_retries => 2, backoff => '0s')")
+        with self.assertLogs("pq.tasks"):
+            self.shop.work(burst=True)
+        self.assertEqual(self.seen[0], ("mail", one, "a@é.com", "it"))
+        self.assertEqual([name for name, *_ in self.seen[1:]], ["flaky"] * 3)
+
     def test_rust_follows_the_retries_of_a_python_call(self):
         job = self.flaky(-1)
         self.assertIn("failed: 3", tasks("work"))
