@@ -185,13 +185,19 @@ impl Envelope {
     /// A single positional argument is also decoded without the array. If there are both kinds, the object is the last
     /// item of the array.
     pub(crate) fn arguments<A: DeserializeOwned>(&self) -> Result<A, String> {
+        let read = self.argument_forms()?.iter().find_map(|json| serde_json::from_str(json).ok());
+        read.ok_or_else(|| "invalid arguments: they must match the task's type".to_owned())
+    }
+
+    /// Returns the JSON texts that the arguments may be decoded from, the most natural first.
+    pub(crate) fn argument_forms(&self) -> Result<Vec<String>, String> {
         let args: Vec<Box<RawValue>> = self.0.read("args").unwrap_or_default();
         let kwargs: Object = self.0.read("kwargs").unwrap_or_default();
         let listed = |items: &[&str]| format!("[{}]", items.join(","));
         let mut items: Vec<&str> = args.iter().map(|arg| arg.get()).collect();
         let named =
             serde_json::to_string(&kwargs).map_err(|_| "invalid arguments: they must be JSON".to_owned())?;
-        let tries: Vec<String> = match (items.len(), kwargs.0.len()) {
+        Ok(match (items.len(), kwargs.0.len()) {
             (0, 0) => vec!["null".to_owned(), "{}".to_owned(), "[]".to_owned()],
             (0, _) => vec![named],
             (1, 0) => vec![items[0].to_owned(), listed(&items)],
@@ -200,9 +206,7 @@ impl Envelope {
                 items.push(&named);
                 vec![listed(&items)]
             }
-        };
-        let read = tries.iter().find_map(|json| serde_json::from_str(json).ok());
-        read.ok_or_else(|| "invalid arguments: they must match the task's type".to_owned())
+        })
     }
 
     pub(crate) fn set_arguments(&mut self, Arguments { args, kwargs }: Arguments) -> Result<(), Error> {

@@ -92,7 +92,7 @@ pub use registry::{Heartbeat, HeartbeatReply, WorkerId, WorkerInfo};
 pub use retention::{MaintenanceReport, Retention};
 pub use stop::StopMode;
 pub use store::{Accepted, Scan, Store, StoreError, Taken, Undecodable};
-pub use task::{BoundTask, CallOptions, Task};
+pub use task::{BoundTask, CallOptions, StoredCall, Task};
 pub use wait::Wait;
 pub use wake_signal::WakeSignal;
 pub use when::{IntoWhen, TimeError, When};

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Iter, Queue};
 use crate::wait::{Polled, poll_and_wait};
-use crate::{Claim, Error, Job, JobId, Scan, Store, Taken, Undecodable, Wait};
+use crate::{Claim, Error, Job, JobId, JobRecord, Scan, Store, Taken, Undecodable, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Takes the next job, waiting for one if necessary. Returns `None` if the wait ended without a job.
@@ -229,7 +229,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
 
 impl<S: Store, T> Queue<S, T> {
     /// Decodes the payload of a job into JSON with the queue's codec.
-    pub(crate) fn json_of<'j>(&self, raw: &'j Claim) -> Result<Cow<'j, str>, String> {
+    pub(crate) fn json_of<'j>(&self, raw: &'j JobRecord) -> Result<Cow<'j, str>, String> {
         self.pq.codec.decode(raw.payload.as_str()).map_err(|found| found.to_string())
     }
 }

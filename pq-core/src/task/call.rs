@@ -10,7 +10,7 @@ use super::Task;
 use crate::envelope::{Arguments, Envelope, format_duration};
 use crate::store::Rows;
 use crate::{
-    BoundQueue, CallOptions, CancelOutcome, CodecError, Error, JobId, JobRecord, Key, NewJob, Put, Queue,
+    BoundQueue, CallOptions, CancelOutcome, CodecError, Error, Filter, JobId, JobRecord, Key, NewJob, Put, Queue,
     Store,
 };
 
@@ -240,7 +240,22 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
     }
 }
 
-impl<S: Store, A> BoundTask<'_, S, A> {
+impl<'a, S: Store, A> BoundTask<'a, S, A> {
+    /// Returns the task.
+    #[must_use]
+    pub fn task(&self) -> &'a Task<S, A> {
+        self.task
+    }
+
+    /// Lists the jobs of the task's queue, of all its tasks, as [`Queue::list`] does, in this transaction.
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn list(&mut self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, S::Error> {
+        self.queue.list(filter, count)
+    }
+
     /// Finds a job of the task's queue by its id, in this transaction.
     ///
     /// # Errors

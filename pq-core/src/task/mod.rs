@@ -3,6 +3,7 @@
 mod call;
 mod call_options;
 mod handlers;
+mod stored_call;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use self::call::BoundTask;
 pub use self::call_options::CallOptions;
+pub use self::stored_call::StoredCall;
 use crate::handler::{Isolation, Policy};
 use crate::{Backoff, Queue, Store};
 
