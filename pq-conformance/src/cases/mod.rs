@@ -22,6 +22,7 @@ mod status;
 mod stop;
 mod take;
 mod tasks;
+mod time_travel;
 mod transactional_handlers;
 mod transactions;
 mod unique_keys;
@@ -56,7 +57,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 27] = [
+    let topics: [fn() -> Vec<Case<F>>; 28] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -66,6 +67,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         claims::cases,
         wait::cases,
         schedule::cases,
+        time_travel::cases,
         payloads::cases,
         counts::cases,
         queue_names::cases,

@@ -19,6 +19,7 @@ mod schedules;
 mod settle;
 mod state;
 mod take;
+mod time_travel;
 mod transaction;
 mod workers;
 

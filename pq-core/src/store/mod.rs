@@ -13,6 +13,7 @@
 //! | [`Admin`] | counting, listing, cancelling, pausing and moving jobs |
 //! | [`Workers`] | registered workers |
 //! | [`Schedules`] | periodic jobs |
+//! | [`TimeTravel`] | letting time pass, for tests |
 //!
 //! [`Rows`] is not part of it: only stores with statements of the application implement it.
 //!
@@ -30,6 +31,7 @@ mod connect;
 mod jobs;
 mod rows;
 mod schedules;
+mod time_travel;
 mod workers;
 
 pub use admin::Admin;
@@ -38,11 +40,12 @@ pub use connect::{Connect, StoreError};
 pub use jobs::{Accepted, Extension, Jobs, MAX_KEYED_TAKE, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
 pub use rows::Rows;
 pub use schedules::Schedules;
+pub use time_travel::TimeTravel;
 pub use workers::Workers;
 
 /// Stores jobs.
 ///
-/// A type that implements [`Jobs`], [`Archive`], [`Admin`], [`Workers`] and [`Schedules`] is a store. Each method that
+/// A type that implements [`Jobs`], [`Archive`], [`Admin`], [`Workers`], [`Schedules`] and [`TimeTravel`] is a store. Each method that
 /// reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
 /// caller's connection. A store never commits a transaction that a caller began.
 ///
@@ -78,6 +81,6 @@ pub use workers::Workers;
 ///
 /// No method needs a transaction to stay open while a caller sleeps: a wait consists of takes and of
 /// [`Jobs::subscribe`].
-pub trait Store: Jobs + Archive + Admin + Workers + Schedules {}
+pub trait Store: Jobs + Archive + Admin + Workers + Schedules + TimeTravel {}
 
-impl<S: Jobs + Archive + Admin + Workers + Schedules> Store for S {}
+impl<S: Jobs + Archive + Admin + Workers + Schedules + TimeTravel> Store for S {}

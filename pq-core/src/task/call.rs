@@ -10,8 +10,8 @@ use super::Task;
 use crate::envelope::{Arguments, Envelope, format_duration};
 use crate::store::Rows;
 use crate::{
-    BoundQueue, CallOptions, CancelOutcome, CodecError, Error, Filter, JobId, JobRecord, Key, NewJob, Put, Queue,
-    Store,
+    BoundQueue, CallOptions, CancelOutcome, CodecError, Error, Filter, JobId, JobRecord, Key, NewJob, Put,
+    Queue, Store,
 };
 
 /// A task on the caller's connection, inside whatever transaction that is in. See [`Task::on`].

@@ -10,6 +10,7 @@ mod put;
 mod settle;
 mod take;
 mod template;
+mod time_travel;
 
 use self::names::Names;
 use self::put::ByTrigger;
@@ -78,6 +79,7 @@ pub(crate) struct Statements {
     pub(crate) advance_cron: Statement,
     pub(crate) fail_cron: Statement,
     pub(crate) bring_cron_forward: Statement,
+    pub(crate) advance: Statement,
 }
 
 /// Creates a statement without a count.
@@ -147,6 +149,7 @@ impl Statements {
             advance_cron: statement(admin::ADVANCE_CRON),
             fail_cron: statement(admin::FAIL_CRON),
             bring_cron_forward: statement(admin::BRING_CRON_FORWARD),
+            advance: statement(time_travel::ADVANCE),
         }
     }
 }

@@ -65,6 +65,7 @@ impl Statements {
             advance_cron,
             fail_cron,
             bring_cron_forward,
+            advance,
         } = self;
         let one_text = [
             put_unique,
@@ -117,6 +118,7 @@ impl Statements {
             advance_cron,
             fail_cron,
             bring_cron_forward,
+            advance,
         ];
         let triggers = [Trigger::Fires, Trigger::Off, Trigger::OffForThis];
         let puts = [put_one, put_many].into_iter().flat_map(|put| triggers.map(|trigger| put.of(trigger)));
@@ -147,7 +149,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 156);
+    assert_eq!(statements.texts().len(), 157);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod put;
 mod schedules;
 mod settle;
 mod take;
+mod time_travel;
 mod transaction;
 mod transaction_tracker;
 mod workers;
@@ -30,7 +31,9 @@ use diesel::query_dsl::methods::LoadQuery;
 use diesel::sql_types::Text;
 use pq_core::{NewJob, QueueName};
 
-pub use pq_core::store::{Admin, Archive, Connect, Jobs, Rows, Schedules, Store, StoreError, Workers};
+pub use pq_core::store::{
+    Admin, Archive, Connect, Jobs, Rows, Schedules, Store, StoreError, TimeTravel, Workers,
+};
 
 use self::fast_path::FastPath;
 use self::group_take::GroupTakes;

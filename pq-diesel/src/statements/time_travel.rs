@@ -1,0 +1,35 @@
+//! The statement that lets time pass, for tests.
+
+/// Moves all stored times back, and returns the queues that have waiting jobs. $1 microseconds.
+///
+/// A tick of a schedule that has passed by more than a minute would be missed, so a tick that would pass is due now.
+/// Locks: all rows that have times. Waits for transactions that hold them.
+pub(super) const ADVANCE: &str = "\
+WITH passed AS MATERIALIZED (
+    SELECT $1 * interval '1 microsecond' AS span
+), waiting AS (
+    UPDATE {jobs} SET enqueued_at = enqueued_at - span, schedule_at = schedule_at - span,
+        expected_at = expected_at - span, dequeued_at = dequeued_at - span
+    FROM passed RETURNING q_name
+), leased AS (
+    UPDATE {leases} SET lease_until = lease_until - span,
+        enqueued_at = ARRAY(SELECT at - span FROM unnest(enqueued_at) WITH ORDINALITY AS job (at, place) ORDER BY place),
+        schedule_at = CASE WHEN schedule_at IS NOT NULL THEN
+            ARRAY(SELECT at - span FROM unnest(schedule_at) WITH ORDINALITY AS job (at, place) ORDER BY place) END,
+        expected_at = CASE WHEN expected_at IS NOT NULL THEN
+            ARRAY(SELECT at - span FROM unnest(expected_at) WITH ORDINALITY AS job (at, place) ORDER BY place) END
+    FROM passed
+), archived AS (
+    UPDATE {archive} SET enqueued_at = enqueued_at - span, schedule_at = schedule_at - span,
+        expected_at = expected_at - span, ended_at = ended_at - span
+    FROM passed
+), periodic AS (
+    UPDATE {cron} SET next_at = least(next_at, greatest(next_at - span, statement_timestamp())),
+        last_at = last_at - span, retry_at = retry_at - span
+    FROM passed
+), paused AS (
+    UPDATE {paused} SET paused_at = paused_at - span FROM passed
+), working AS (
+    UPDATE {workers} SET started_at = started_at - span, heartbeat_at = heartbeat_at - span FROM passed
+)
+SELECT DISTINCT q_name FROM waiting";
