@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use pq_core::store::Connect;
-use pq_core::{Isolation, JobState, Outcome, Worker};
+use pq_core::{Backoff, Failure, Isolation, JobState, Outcome, Wait, Worker};
 use serde_json::{Value, json};
 
 use super::cases;
@@ -18,6 +18,7 @@ cases![
     handlers_that_send_nothing_share_a_transaction: Own,
     a_failure_in_a_shared_transaction_undoes_the_writes_of_one_handler: Own,
     every_outcome_of_a_handler_keeps_its_writes_unless_it_is_rolled_back: Own,
+    a_failure_in_place_of_a_result_undoes_what_the_handler_wrote: Own,
     a_handler_can_ask_for_another_isolation_level: Own,
     a_queue_with_leased_handlers_refuses_other_isolation_levels: Own,
 ];
@@ -159,6 +160,32 @@ fn every_outcome_of_a_handler_keeps_its_writes_unless_it_is_rolled_back<F: Fixtu
             pears.clear().unwrap();
         }
     }
+}
+
+fn a_failure_in_place_of_a_result_undoes_what_the_handler_wrote<F: Fixture>(harness: &Harness<F>) {
+    let (task, pears) = (task::<F, u8>(harness), harness.named::<Value>("pears"));
+    let (task, runs) = (task.max_retries(2).backoff(Backoff::fixed(Duration::ZERO)), Seen::new());
+    let (note, writes) = (runs.clone(), pears.clone());
+    let handler = task.transactional(move |conn: &mut Conn<F>, job| {
+        note.push(job.attempt);
+        writes.on(conn).put(&json!(job.attempt)).map(drop).map_err(|error| error.to_string())
+    });
+    task.call(&1).unwrap();
+    // The first attempt runs in the transaction that takes the job, the others under a lease.
+    let worker = Worker::new(&harness.pq).serve(handler).map_results(|job, result| {
+        assert!(result.is_ok());
+        match job.attempt {
+            1 => Err(Failure::Error("as if the handler had failed".to_owned())),
+            2 => panic!("as if the handler had panicked"),
+            _ => result,
+        }
+    });
+    let report = worker.run_until_empty().unwrap();
+    assert_eq!((report.failed, report.done, runs.all()), (2, 1, vec![1, 2, 3]));
+    assert_eq!(
+        pears.get_many(9, Wait::No).unwrap().into_iter().map(|job| job.data).collect::<Vec<_>>(),
+        [json!(3)]
+    );
 }
 
 fn a_handler_can_ask_for_another_isolation_level<F: Fixture>(harness: &Harness<F>) {

@@ -9,6 +9,7 @@ mod policy;
 mod unknown_task;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -23,10 +24,13 @@ pub(crate) use self::middleware::{Middleware, OnFailure};
 pub(crate) use self::policy::Policy;
 pub(crate) use self::unknown_task::{after_unknown_task, is_left_for};
 use crate::store::Connect;
-use crate::{Backoff, Job, Outcome, Queue, QueueName, Store};
+use crate::{Backoff, Claim, Job, Outcome, Queue, QueueName, Store};
 
 type Transactional<S> = dyn Fn(&mut <S as Connect>::Conn, &Incoming) -> HandlerResult + Send + Sync;
 type Leased<S> = dyn Fn(&Context<S>, &Incoming) -> HandlerResult + Send + Sync;
+
+/// A function that [`crate::Worker::map_results`] was given.
+pub(crate) type MapResult = dyn Fn(&Claim, HandlerResult) -> HandlerResult + Send + Sync;
 
 /// The closure of a handler, with the type of its jobs erased.
 pub(crate) enum Run<S: Store> {
@@ -135,6 +139,20 @@ impl<S: Store> Handler<S> {
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.policy.isolation = isolation;
         self
+    }
+
+    /// Passes each result of the closure through `map`, in the same transaction if there is one.
+    pub(crate) fn map_results(self, map: &Arc<MapResult>) -> Self {
+        let map = Arc::clone(map);
+        let run = match self.run {
+            Run::Transactional(run) => {
+                Run::Transactional(Box::new(move |conn, incoming| map(&incoming.claim, run(conn, incoming))))
+            }
+            Run::Leased(run) => {
+                Run::Leased(Box::new(move |context, incoming| map(&incoming.claim, run(context, incoming))))
+            }
+        };
+        Self { run, ..self }
     }
 
     pub(crate) fn is_transactional(&self) -> bool {

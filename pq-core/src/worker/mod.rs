@@ -41,8 +41,8 @@ use self::queue_set::QueueSet;
 use self::settings::{RunUntil, Settings};
 pub use self::status::{Report, Running, Status};
 use self::worker_run::WorkerRun;
-use crate::handler::{Failure, Handler, JobInfo, Middleware, Next, OnFailure};
-use crate::{Outcome, Pq, Retention, Store};
+use crate::handler::{Failure, Handler, JobInfo, MapResult, Middleware, Next, OnFailure};
+use crate::{Claim, Outcome, Pq, Retention, Store};
 
 /// Runs the handlers of one or several queues in its own threads.
 ///
@@ -279,6 +279,29 @@ where
         middleware: impl Fn(&JobInfo<'_>, Next<'_>) -> Result<Outcome, Failure> + Send + Sync + 'static,
     ) -> Self {
         self.middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Passes the result of each handler that was registered so far through `map`, for tests that inject failures.
+    ///
+    /// `map` runs where the handler has run: in its transaction, if it is transactional. So an error or a panic of `map`
+    /// rolls back what the handler wrote. Middleware sees the result of `map`. It does not run for a job without a handler.
+    ///
+    /// ```
+    /// # use pq_core::{Failure, Pq, Worker, memory::MemoryStore};
+    /// # let pq = Pq::new(MemoryStore::new());
+    /// let worker = Worker::new(&pq).map_results(|job, result| match job.attempt {
+    ///     1 => Err(Failure::Error("the first attempt fails".to_owned())),
+    ///     _ => result,
+    /// });
+    /// ```
+    #[must_use]
+    pub fn map_results(
+        mut self,
+        map: impl Fn(&Claim, Result<Outcome, Failure>) -> Result<Outcome, Failure> + Send + Sync + 'static,
+    ) -> Self {
+        let map: Arc<MapResult> = Arc::new(map);
+        self.queues.map_results(&map);
         self
     }
 

@@ -2,10 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::mem;
+use std::sync::{Arc, Mutex};
 
 use super::sharing::SharingLimit;
 use super::take_limiter::TakeLimiter;
+use crate::handler::MapResult;
 use crate::lock::lock;
 use crate::{Error, Handler, Isolation, Queue, QueueName, Store};
 
@@ -81,6 +83,15 @@ impl<S: Store> QueueSet<S> {
         };
         if let Some(task) = replaced {
             self.conflict = Some(format!("{task}queue {:?} has two handlers", served.queue.name()));
+        }
+    }
+
+    /// Passes the results of all handlers through `map`.
+    pub(super) fn map_results(&mut self, map: &Arc<MapResult>) {
+        for served in &mut self.all {
+            let tasks = mem::take(&mut served.tasks).into_iter();
+            served.tasks = tasks.map(|(name, handler)| (name, handler.map_results(map))).collect();
+            served.whole_queue = served.whole_queue.take().map(|handler| handler.map_results(map));
         }
     }
 
