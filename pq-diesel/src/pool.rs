@@ -1,5 +1,6 @@
 //! The pool of a handle's connections.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,11 @@ impl Pool {
                         Error::Unavailable("the application's pool cannot connect to the server".to_owned())
                     })
                 })?;
-                work(&mut lent)
+                // r2d2 closes a connection that is returned by a panic, and with it a test's transaction. A transaction of
+                // this handle has been rolled back by then.
+                let done = catch_unwind(AssertUnwindSafe(|| work(&mut lent)));
+                drop(lent);
+                done.unwrap_or_else(|panic| resume_unwind(panic))
             }
         }
     }

@@ -65,8 +65,8 @@ pub trait Archive: Connect {
     /// Runs one bounded step of maintenance on all queues.
     ///
     /// Returns jobs whose lease has expired, prunes the archive by `retention`, and forgets workers without a recent
-    /// heartbeat. Any process may call it at any time. Returns `None` if another process is running it. `conn` must not
-    /// be in a transaction.
+    /// heartbeat. Any process may call it at any time. Returns `None` if another process is running it. In a caller's
+    /// transaction it does not keep others from running it meanwhile.
     ///
     /// # Errors
     ///

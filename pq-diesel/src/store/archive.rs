@@ -8,6 +8,7 @@ use diesel::sql_types::{BigInt, Bool};
 use pq_core::store::{Archive, Connect};
 use pq_core::{JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention, WorkerInfo};
 
+use super::transaction::depth;
 use super::{PgStore, age_micros};
 use crate::Error;
 use crate::pool::with_call_timeout;
@@ -81,13 +82,17 @@ impl Archive for PgStore {
         conn: &mut PgConnection,
         retention: &Retention,
     ) -> Result<Option<MaintenanceReport>, Error> {
+        // The transaction of a caller, such as a test, would keep the lock and the setting.
+        let is_own = depth(conn)? == 0;
         self.transaction(conn, |conn| {
             // A process that is suspended here would keep all others from maintenance, so its transaction must time
             // out.
-            conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout TO '5s'")?;
-            let locked = self.statements.maintenance_lock.with::<Bool>(&[]).get_result::<bool>(conn);
-            if !locked.map_err(|e| self.error(e))? {
-                return Ok(None);
+            if is_own {
+                conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout TO '5s'")?;
+                let locked = self.statements.maintenance_lock.with::<Bool>(&[]).get_result::<bool>(conn);
+                if !locked.map_err(|e| self.error(e))? {
+                    return Ok(None);
+                }
             }
             let mut report = MaintenanceReport::default();
             let limit = [Value::BigInt(MAX_LEASES as i64)];
