@@ -1,4 +1,17 @@
-//! Throwaway PostgreSQL servers, for tests, benches and demos.
+//! Tests of an application's jobs, and throwaway PostgreSQL servers for them.
+//!
+//! | for | functions |
+//! |---|---|
+//! | asserting that a task was called | [`assert_called`], [`assert_not_called`], [`calls_of`], [`Expected`] |
+//! | working jobs inside a test | [`work_all`], [`work_one`] |
+//! | failures, panics and workers that die | [`work_one_with`], [`Fault`] |
+//! | letting time pass | [`advance`], [`advance_on`] |
+//! | a test whose transaction is rolled back | [`test_transaction`] |
+//! | PostgreSQL servers | [`Server`], [`Database`] |
+//!
+//! All but the last two take any store, for example the memory store of [`pq_core`].
+//!
+//! # Servers
 //!
 //! One call finds or starts a [`Server`], and each test creates a [`Database`] of its own on it.
 //! A server that this crate started is stopped and removed when the process ends, also after a crash.
@@ -23,7 +36,7 @@
 //! }
 //! ```
 //!
-//! # Which server
+//! ## Which server
 //!
 //! [`Server::start`] uses the first of these that exists, and [`Server::origin`] says which one it is.
 //!
@@ -33,18 +46,18 @@
 //!    if that is set, else the first found by `pg_config --bindir`, on `PATH` and in the places
 //!    where packages put them. It listens on 127.0.0.1 at a free port and in a directory of its
 //!    own, with a random password. Under root it runs as `postgres`, else as `nobody`.
-//! 3. A container, if a Docker daemon answers (feature `container`, on by default). The image is
+//! 3. A container, if a Docker daemon answers (feature `container`, off by default). The image is
 //!    `PQ_TEST_IMAGE` and `PQ_TEST_IMAGE_TAG`, by default `postgres` and `17-alpine`. It
 //!    is published to 127.0.0.1 only, unless the daemon is on another machine or this process runs
 //!    in a container itself.
 //!
-//! # Safe or fast
+//! ## Safe or fast
 //!
 //! [`Options::throwaway`] turns `fsync` off. Commits then survive a crash of the server, because
 //! `synchronous_commit` stays on, but not a crash of the machine. Use [`Options::durable`] for
 //! measurements and demonstrations.
 //!
-//! # One server for a whole test run
+//! ## One server for a whole test run
 //!
 //! A private cluster takes about a second to start. If a test run has many processes (`cargo test`
 //! with many test binaries, `cargo nextest`, several languages), this crate's command starts one
@@ -57,12 +70,12 @@
 //!
 //! It sets `PQ_TEST_DATABASE_URL` for the command, and exits with the command's status.
 //!
-//! # Faults
+//! ## Faults
 //!
 //! [`Server::stop`] stops a private cluster in one of three ways ([`Stop`]), and
 //! [`Server::start_again`] starts it on the same port with its data.
 //!
-//! # What is left behind
+//! ## What is left behind
 //!
 //! Nothing, as a rule. Dropping a [`Server`] stops and removes it. If the process ends by `exit`, a
 //! signal or `kill -9`, a small watchdog process (`sh` at the other end of a pipe) does the same. If
@@ -70,7 +83,7 @@
 //! The watchdog removes a container only if the `docker` command is installed. Otherwise the next
 //! start removes it.
 //!
-//! # Limits
+//! ## Limits
 //!
 //! Unix only, PostgreSQL 13 or later. Errors and log events contain no password. Connection strings
 //! do.
@@ -78,21 +91,31 @@
 #[cfg(not(unix))]
 compile_error!("pq-testing runs on Unix only");
 
+mod calls;
 mod cluster;
 mod conninfo;
 #[cfg(feature = "container")]
 mod container;
 mod database;
 mod error;
+mod expected;
 mod options;
 mod origin;
 mod owner;
 mod server;
+mod test_transaction;
+mod time;
 mod watchdog;
+mod work;
 
+pub use calls::{Call, Calls, ListCalls, assert_called, assert_not_called, calls_of};
 pub use cluster::Stop;
 pub use database::Database;
 pub use error::Error;
+pub use expected::Expected;
 pub use options::{Kind, Options};
 pub use origin::Origin;
 pub use server::Server;
+pub use test_transaction::test_transaction;
+pub use time::{advance, advance_on};
+pub use work::{Attempt, Fault, Worked, work_all, work_one, work_one_with};
