@@ -127,7 +127,8 @@ impl Error {
     }
 
     /// Returns [`Error::LeaseLocked`].
-    pub(crate) fn lease_locked(id: JobId) -> Self {
+    #[must_use]
+    pub fn lease_locked(id: JobId) -> Self {
         Self::LeaseLocked { id }
     }
 

@@ -18,6 +18,7 @@ use pq_core::{Key, NewJob, QueueName, When};
 
 use crate::Error;
 use crate::call_timer::CallTimer;
+use crate::connection::Failed;
 use crate::pool::call_timer;
 use crate::rows::since_epoch;
 use crate::schema::queue;
@@ -107,7 +108,7 @@ pub(crate) fn copy_in(
         (Some(Stopped::Panicked(panic)), _) => resume_unwind(panic),
         (Some(Stopped::Lost(reason)), _) => Err(Error::Unavailable(reason)),
         (None, Ok(count)) => Ok(count as u64),
-        (None, Err(error)) => Err(lost(conn).unwrap_or_else(|| Error::of(table, error))),
+        (None, Err(error)) => Err(lost(conn).unwrap_or_else(|| Error::of(table, Failed::on_blocking(error)))),
     }
 }
 

@@ -6,7 +6,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use pq_core::StoreError;
 
 use crate::call_timer::take_cut_off;
-use crate::libpq::sqlstate;
+use crate::connection::Failed;
 use crate::table::Table;
 
 /// An error of a call on PostgreSQL.
@@ -169,11 +169,22 @@ impl Error {
         matches!(self, Self::NotMigrated { .. })
     }
 
+    /// Returns the error for a server that cannot be reached. Neither text may contain a password.
+    #[must_use]
+    pub fn unreachable(server: &str, reason: &str) -> Self {
+        Self::Unreachable { server: server.to_owned(), reason: reason.to_owned() }
+    }
+
+    /// Returns the error for a pool whose connections all stayed in use.
+    #[must_use]
+    pub fn pool_exhausted(size: u32, waited: Duration) -> Self {
+        Self::PoolExhausted { size, waited }
+    }
+
     /// Converts an error of a statement that used this table.
-    pub(crate) fn of(table: &Table, error: DieselError) -> Self {
+    pub(crate) fn of(table: &Table, Failed { sqlstate, source: error }: Failed) -> Self {
         match &error {
             DieselError::DatabaseError(_, info) => {
-                let sqlstate = sqlstate(&**info);
                 // A name in a trigger's statement has no position in this one.
                 let is_of_this = info.statement_position().is_some();
                 match Self::from(error) {
@@ -191,7 +202,8 @@ impl Error {
     /// Converts the error of a statement that was a transaction of its own.
     ///
     /// If its connection was lost, it may have been committed.
-    pub(crate) fn unless_committed(self) -> Self {
+    #[must_use]
+    pub fn unless_committed(self) -> Self {
         match self {
             Self::Unavailable(reason) => Self::OutcomeUnknown(reason),
             other => other,
@@ -201,7 +213,8 @@ impl Error {
     /// Copies the error of a statement that several calls shared, for another of these calls.
     ///
     /// Returns `None` if nothing was changed and one of the calls may be at fault: each call then runs alone.
-    pub(crate) fn for_another(&self) -> Option<Self> {
+    #[must_use]
+    pub fn for_another(&self) -> Option<Self> {
         match self {
             Self::Unavailable(reason) => Some(Self::Unavailable(reason.clone())),
             Self::ReadOnly(reason) => Some(Self::ReadOnly(reason.clone())),
@@ -263,6 +276,12 @@ impl From<DieselError> for Error {
                 Self::Database { sqlstate: is_conflict.then(|| "40001".to_owned()), source }
             }
         }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(Failed { source, .. }: Failed) -> Self {
+        Self::from(source)
     }
 }
 

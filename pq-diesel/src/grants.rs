@@ -8,6 +8,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Nullable, Text};
 
 use crate::Error;
+use crate::connection::Failed;
 use crate::table::{Ident, Table};
 
 /// A kind of process, which determines the privileges that it needs.
@@ -163,7 +164,8 @@ pub(crate) fn statements(
         .bind::<Text, _>(table.jobs())
         // The subquery fails first if the table does not exist.
         .sql(&format!(", 'id') FROM (SELECT count(*) FROM {} WHERE false) AS one", table.jobs()));
-    let ids: Option<String> = serial.get_result(conn).map_err(|error| Error::of(table, error))?;
+    let ids: Option<String> =
+        serial.get_result(conn).map_err(|error| Error::of(table, Failed::on_blocking(error)))?;
     let ids = ids.unwrap_or_default();
     Ok(grants(role).iter().map(|grant| statement(table, grant, &ids, &to)).collect())
 }

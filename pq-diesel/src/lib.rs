@@ -42,6 +42,7 @@
 pub mod admin;
 mod builder;
 mod call_timer;
+mod connection;
 mod conninfo;
 mod copy;
 pub mod direct;

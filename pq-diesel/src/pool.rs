@@ -245,21 +245,27 @@ pub(crate) fn is_read_committed(conn: &mut PgConnection) -> Option<bool> {
     conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.is_read_committed)
 }
 
-/// Runs `work` with another limit of the time that each statement on the connection may remain without an answer. It
-/// can be lowered or removed.
-///
-/// Has no effect on a connection that the handle's own pool did not open.
+/// Runs `work` with another limit of the time that each statement on the connection may remain without an answer. See
+/// [`limit_calls`].
 pub(crate) fn with_call_timeout<R>(
     conn: &mut PgConnection,
     limit: Option<Duration>,
     work: impl FnOnce(&mut PgConnection) -> R,
 ) -> R {
-    let _limited = call_timer(conn).map(|timer| {
+    let _limited = limit_calls(conn, limit);
+    work(conn)
+}
+
+/// Sets another limit of the time that each statement on the connection may remain without an answer, until the result is
+/// dropped. The limit can be lowered or removed.
+///
+/// Has no effect on a connection that the handle's own pool did not open.
+pub(crate) fn limit_calls(conn: &mut PgConnection, limit: Option<Duration>) -> Option<Limited> {
+    call_timer(conn).map(|timer| {
         let before = timer.limit();
         timer.set_limit(limit.map(|limit| before.map_or(limit, |before| before.min(limit))));
         Limited { timer, before }
-    });
-    work(conn)
+    })
 }
 
 /// Returns the timer of a connection that the handle's own pool opened.
@@ -268,7 +274,8 @@ pub(crate) fn call_timer(conn: &mut PgConnection) -> Option<Arc<CallTimer>> {
 }
 
 /// Restores the limit of a timer when it is dropped.
-struct Limited {
+#[derive(Debug)]
+pub struct Limited {
     timer: Arc<CallTimer>,
     before: Option<Duration>,
 }

@@ -9,7 +9,6 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Integer, Interval, Nullable, Text, Timestamptz};
 
 use chrono::{DateTime, Utc};
-use diesel::query_dsl::methods::LoadQuery;
 
 use crate::isolation::run_single;
 
@@ -85,10 +84,12 @@ impl Value<'_> {
     }
 }
 
-pub(crate) struct Bound<'a, Row> {
+/// A statement with the values of its parameters, which returns rows of the SQL type `Row`.
+#[allow(missing_debug_implementations, reason = "the values may hold payloads")]
+pub struct Bound<'a, Row> {
     statement: &'a Statement,
     values: &'a [Value<'a>],
-    row: PhantomData<Row>,
+    row: PhantomData<fn() -> Row>,
 }
 
 impl<Row> QueryFragment<Pg> for Bound<'_, Row> {
@@ -134,36 +135,14 @@ impl<Row> Query for Bound<'_, Row> {
     type SqlType = Row;
 }
 
-/// Runs the statement by [`run_single`]. These methods are found before those of [`RunQueryDsl`], which lack that.
-impl<'a, Row> Bound<'a, Row> {
-    /// Runs the statement by `run`.
+impl<Row> Bound<'_, Row> {
+    /// Runs the statement by `run`, as [`run_single`] does.
     pub(crate) fn run<T>(
         self,
         conn: &mut PgConnection,
         run: impl Fn(Self, &mut PgConnection) -> QueryResult<T>,
     ) -> QueryResult<T> {
         run_single(conn, |conn| run(self, conn))
-    }
-
-    /// Returns all rows.
-    pub(crate) fn load<T>(self, conn: &mut PgConnection) -> QueryResult<Vec<T>>
-    where
-        Self: LoadQuery<'a, PgConnection, T>,
-    {
-        self.run(conn, |statement, conn| RunQueryDsl::load(statement, conn))
-    }
-
-    /// Returns the first row.
-    pub(crate) fn get_result<T>(self, conn: &mut PgConnection) -> QueryResult<T>
-    where
-        Self: LoadQuery<'a, PgConnection, T>,
-    {
-        self.run(conn, |statement, conn| RunQueryDsl::get_result(statement, conn))
-    }
-
-    /// Returns the number of rows.
-    pub(crate) fn execute(self, conn: &mut PgConnection) -> QueryResult<usize> {
-        self.run(conn, RunQueryDsl::execute)
     }
 }
 

@@ -8,7 +8,8 @@ macro_rules! row {
     ($(#[$meta:meta])* $row:ident, $sql:ident { $($field:ident: $type:ty => $sql_type:ty,)* }) => {
         $(#[$meta])*
         #[derive(diesel::Queryable)]
-        pub(crate) struct $row {
+        #[allow(missing_debug_implementations, reason = "payloads are not shown")]
+        pub struct $row {
             $($field: $type,)*
         }
 

@@ -3,6 +3,9 @@
 /// Reads the server's clock.
 pub(super) const NOW: &str = "SELECT clock_timestamp()";
 
+/// Returns the name of the database's encoding.
+pub(super) const ENCODING: &str = "SELECT pg_catalog.current_setting('server_encoding')";
+
 /// Pauses a queue. Returns no row if it is paused already. $1 queue.
 pub(super) const PAUSE: &str =
     "INSERT INTO {paused} (q_name) VALUES ($1) ON CONFLICT (q_name) DO NOTHING RETURNING q_name";

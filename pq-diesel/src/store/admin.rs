@@ -5,9 +5,10 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use pq_core::store::Admin;
 use pq_core::{CancelOutcome, Filter, JobId, JobRecord, QueueCounts, QueueName};
 
-use super::PgStore;
+use super::transaction::single_statement;
+use super::{PgStore, SqlConnection};
 use crate::Error;
-use crate::pool::with_call_timeout;
+use crate::connection::blocking;
 use crate::prepared::Value;
 use crate::rows::{CountsRow, CountsSql, JobRow, JobSql};
 
@@ -16,27 +17,15 @@ const CANCEL_TRIES: usize = 3;
 
 impl Admin for PgStore {
     fn counts(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<QueueCounts, Error> {
-        let counts = self.count(conn, Some(queue))?.pop();
-        Ok(counts.unwrap_or_else(|| QueueCounts::new(queue.clone())))
+        blocking(self.counts_on(conn, queue))
     }
 
     fn overview(&self, conn: &mut PgConnection) -> Result<Vec<QueueCounts>, Error> {
-        self.count(conn, None)
+        blocking(self.overview_on(conn))
     }
 
     fn list(&self, conn: &mut PgConnection, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, Error> {
-        let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
-        let values = [
-            Value::OptionalText(filter.queue.as_deref()),
-            Value::OptionalBigInt(filter.id.map(|id| id.0)),
-            Value::OptionalBigInt(filter.after.map(|id| id.0)),
-            Value::OptionalText(filter.serialization_key.as_deref()),
-            Value::SomeTexts((!states.is_empty()).then_some(states)),
-            Value::count(count),
-        ];
-        let rows: Vec<JobRow> =
-            self.statements.list.with::<JobSql>(&values).load(conn).map_err(|e| self.error(e))?;
-        Ok(rows.into_iter().filter_map(JobRow::into_record).collect())
+        blocking(self.list_on(conn, filter, count))
     }
 
     fn find(
@@ -45,52 +34,19 @@ impl Admin for PgStore {
         queue: &QueueName,
         id: JobId,
     ) -> Result<Option<JobRecord>, Error> {
-        let filter = Filter { id: Some(id), ..Filter::queue(queue) };
-        Ok(self.list(conn, &filter, 1)?.pop())
+        blocking(self.find_on(conn, queue, id))
     }
 
     fn cancel(&self, conn: &mut PgConnection, queue: &QueueName, id: JobId) -> Result<CancelOutcome, Error> {
-        let waiting = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
-        let leased = [Value::BigInt(id.0), Value::Text(queue.as_str())];
-        for _ in 0..CANCEL_TRIES {
-            let cancelled: Option<i64> = self.autocommit(conn, |conn| {
-                self.one::<BigInt, _>(conn, &self.statements.cancel_waiting, &waiting)
-            })?;
-            if cancelled.is_some() {
-                return Ok(CancelOutcome::Cancelled);
-            }
-            let answer: Option<Option<String>> = self.autocommit(conn, |conn| {
-                self.one::<Nullable<Text>, _>(conn, &self.statements.cancel_leased, &leased)
-            })?;
-            match answer.flatten().as_deref() {
-                Some("requested") => return Ok(CancelOutcome::Requested),
-                Some(_) => return Ok(CancelOutcome::Held),
-                None => {}
-            }
-            // Both statements miss a job that is taken or returned between them.
-            if self.find(conn, queue, id)?.is_none_or(|job| job.state.is_ended()) {
-                return Ok(CancelOutcome::NotFound);
-            }
-        }
-        Ok(CancelOutcome::Held)
+        blocking(self.cancel_on(conn, queue, id))
     }
 
     fn clear(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<u64, Error> {
-        let values = [Value::Text(queue.as_str())];
-        let clear = self.statements.clear.with::<BigInt>(&values);
-        let cleared: i64 = self.autocommit(conn, |conn| {
-            with_call_timeout(conn, None, |conn| clear.get_result(conn)).map_err(|e| self.error(e))
-        })?;
-        Ok(cleared.max(0).unsigned_abs())
+        blocking(self.clear_on(conn, queue))
     }
 
     fn pause(&self, conn: &mut PgConnection, queue: &QueueName, paused: bool) -> Result<bool, Error> {
-        let statement = if paused { &self.statements.pause } else { &self.statements.resume };
-        let changed = self.any(conn, statement, &[Value::Text(queue.as_str())])?;
-        if changed && !paused {
-            self.notify_queues(conn, [queue])?;
-        }
-        Ok(changed)
+        blocking(self.pause_on(conn, queue, paused))
     }
 
     fn move_jobs(
@@ -100,21 +56,136 @@ impl Admin for PgStore {
         to: &QueueName,
         ids: Option<&[JobId]>,
     ) -> Result<u64, Error> {
-        let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
-        let values = [Value::Text(from.as_str()), Value::Text(to.as_str()), Value::OptionalBigInts(ids)];
-        self.fast_path.forget_position(to);
-        let move_jobs = self.statements.move_jobs.with::<Text>(&values);
-        let moved = with_call_timeout(conn, None, |conn| move_jobs.execute(conn));
-        moved.map(|count| count as u64).map_err(|e| self.error(e))
+        blocking(self.move_jobs_on(conn, from, to, ids))
     }
 }
 
+/// The methods of [`Admin`], on a connection of any kind.
+#[allow(missing_docs, clippy::missing_errors_doc)]
 impl PgStore {
+    pub async fn counts_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+    ) -> Result<QueueCounts, Error> {
+        let counts = self.count(conn, Some(queue)).await?.pop();
+        Ok(counts.unwrap_or_else(|| QueueCounts::new(queue.clone())))
+    }
+
+    pub async fn overview_on(&self, conn: &mut impl SqlConnection) -> Result<Vec<QueueCounts>, Error> {
+        self.count(conn, None).await
+    }
+
     /// Counts the jobs of a queue, or of every queue.
-    fn count(&self, conn: &mut PgConnection, queue: Option<&QueueName>) -> Result<Vec<QueueCounts>, Error> {
+    async fn count(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: Option<&QueueName>,
+    ) -> Result<Vec<QueueCounts>, Error> {
         let values = [Value::OptionalText(queue.map(QueueName::as_str))];
         let rows: Vec<CountsRow> =
-            self.statements.overview.with::<CountsSql>(&values).load(conn).map_err(|e| self.error(e))?;
+            self.rows::<CountsSql, _>(conn, &self.statements.overview, &values).await?;
         Ok(rows.into_iter().filter_map(CountsRow::into_counts).collect())
+    }
+
+    pub async fn list_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        filter: &Filter,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, Error> {
+        let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
+        let values = [
+            Value::OptionalText(filter.queue.as_deref()),
+            Value::OptionalBigInt(filter.id.map(|id| id.0)),
+            Value::OptionalBigInt(filter.after.map(|id| id.0)),
+            Value::OptionalText(filter.serialization_key.as_deref()),
+            Value::SomeTexts((!states.is_empty()).then_some(states)),
+            Value::count(count),
+        ];
+        let rows: Vec<JobRow> = self.rows::<JobSql, _>(conn, &self.statements.list, &values).await?;
+        Ok(rows.into_iter().filter_map(JobRow::into_record).collect())
+    }
+
+    pub async fn find_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        id: JobId,
+    ) -> Result<Option<JobRecord>, Error> {
+        let filter = Filter { id: Some(id), ..Filter::queue(queue) };
+        Ok(self.list_on(conn, &filter, 1).await?.pop())
+    }
+
+    pub async fn cancel_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        id: JobId,
+    ) -> Result<CancelOutcome, Error> {
+        let waiting = [Value::Text(queue.as_str()), Value::BigInt(id.0)];
+        let leased = [Value::BigInt(id.0), Value::Text(queue.as_str())];
+        let as_single = single_statement(conn)?;
+        for _ in 0..CANCEL_TRIES {
+            let cancelled: Option<i64> = self
+                .one::<BigInt, _>(conn, &self.statements.cancel_waiting, &waiting)
+                .await
+                .map_err(&as_single)?;
+            if cancelled.is_some() {
+                return Ok(CancelOutcome::Cancelled);
+            }
+            let answer: Option<Option<String>> = self
+                .one::<Nullable<Text>, _>(conn, &self.statements.cancel_leased, &leased)
+                .await
+                .map_err(&as_single)?;
+            match answer.flatten().as_deref() {
+                Some("requested") => return Ok(CancelOutcome::Requested),
+                Some(_) => return Ok(CancelOutcome::Held),
+                None => {}
+            }
+            // Both statements miss a job that is taken or returned between them.
+            if self.find_on(conn, queue, id).await?.is_none_or(|job| job.state.is_ended()) {
+                return Ok(CancelOutcome::NotFound);
+            }
+        }
+        Ok(CancelOutcome::Held)
+    }
+
+    pub async fn clear_on(&self, conn: &mut impl SqlConnection, queue: &QueueName) -> Result<u64, Error> {
+        let as_single = single_statement(conn)?;
+        let _unlimited = conn.without_time_limit();
+        let cleared = self
+            .only::<BigInt, i64>(conn, &self.statements.clear, &[Value::Text(queue.as_str())])
+            .await
+            .map_err(as_single)?;
+        Ok(cleared.max(0).unsigned_abs())
+    }
+
+    pub async fn pause_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        paused: bool,
+    ) -> Result<bool, Error> {
+        let statement = if paused { &self.statements.pause } else { &self.statements.resume };
+        let changed = self.changed(conn, statement, &[Value::Text(queue.as_str())]).await? > 0;
+        if changed && !paused {
+            self.notify_queues(conn, [queue]).await?;
+        }
+        Ok(changed)
+    }
+
+    pub async fn move_jobs_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        from: &QueueName,
+        to: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Error> {
+        let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
+        let values = [Value::Text(from.as_str()), Value::Text(to.as_str()), Value::OptionalBigInts(ids)];
+        self.fast_path.forget_position(to);
+        let _unlimited = conn.without_time_limit();
+        Ok(self.changed(conn, &self.statements.move_jobs, &values).await? as u64)
     }
 }

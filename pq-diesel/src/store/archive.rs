@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::sql_types::{BigInt, Bool};
-use pq_core::store::{Archive, Connect};
+use pq_core::store::Archive;
 use pq_core::{JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention, WorkerInfo};
 
-use super::transaction::depth;
-use super::{PgStore, age_micros};
+use super::transaction::single_statement;
+use super::{PgStore, SqlConnection, age_micros};
 use crate::Error;
-use crate::pool::with_call_timeout;
+use crate::connection::blocking;
 use crate::prepared::Value;
 use crate::rows::{JobRow, JobSql};
 
@@ -27,16 +26,7 @@ impl Archive for PgStore {
         before: Option<&JobRecord>,
         count: usize,
     ) -> Result<Vec<JobRecord>, Error> {
-        let values = [
-            Value::Text(queue.as_str()),
-            Value::Text(state.as_str()),
-            Value::Instant(before.and_then(|job| job.ended_at)),
-            Value::OptionalBigInt(before.map(|job| job.id.0)),
-            Value::count(count),
-        ];
-        let rows: Vec<JobRow> =
-            self.statements.archived.with::<JobSql>(&values).load(conn).map_err(|e| self.error(e))?;
-        Ok(rows.into_iter().filter_map(JobRow::into_record).collect())
+        blocking(self.archived_on(conn, queue, state, before, count))
     }
 
     fn requeue(
@@ -45,14 +35,7 @@ impl Archive for PgStore {
         queue: &QueueName,
         ids: Option<&[JobId]>,
     ) -> Result<u64, Error> {
-        let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
-        let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
-        self.fast_path.forget_position(queue);
-        let requeue = self.statements.requeue.with::<BigInt>(&values);
-        let requeued = self.autocommit(conn, |conn| {
-            with_call_timeout(conn, None, |conn| requeue.execute(conn)).map_err(|e| self.error(e))
-        })?;
-        Ok(requeued as u64)
+        blocking(self.requeue_on(conn, queue, ids))
     }
 
     fn prune(
@@ -62,19 +45,11 @@ impl Archive for PgStore {
         state: JobState,
         age: Duration,
     ) -> Result<u64, Error> {
-        let values =
-            [Value::Text(queue.as_str()), Value::Text(state.as_str()), Value::BigInt(age_micros(age))];
-        let prune = self.statements.prune.with::<BigInt>(&values);
-        let pruned = self.autocommit(conn, |conn| {
-            with_call_timeout(conn, None, |conn| prune.execute(conn)).map_err(|e| self.error(e))
-        })?;
-        Ok(pruned as u64)
+        blocking(self.prune_on(conn, queue, state, age))
     }
 
     fn has_expired_leases(&self, conn: &mut PgConnection, queues: &[QueueName]) -> Result<bool, Error> {
-        let values = [Value::Texts(queues.iter().map(QueueName::as_str).collect())];
-        let found = self.statements.has_expired_leases.with::<Bool>(&values).get_result(conn);
-        found.map_err(|e| self.error(e))
+        blocking(self.has_expired_leases_on(conn, queues))
     }
 
     fn maintain(
@@ -82,42 +57,112 @@ impl Archive for PgStore {
         conn: &mut PgConnection,
         retention: &Retention,
     ) -> Result<Option<MaintenanceReport>, Error> {
+        blocking(self.maintain_on(conn, retention))
+    }
+}
+
+/// The methods of [`Archive`], on a connection of any kind.
+#[allow(missing_docs, clippy::missing_errors_doc)]
+impl PgStore {
+    pub async fn archived_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        state: JobState,
+        before: Option<&JobRecord>,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, Error> {
+        let values = [
+            Value::Text(queue.as_str()),
+            Value::Text(state.as_str()),
+            Value::Instant(before.and_then(|job| job.ended_at)),
+            Value::OptionalBigInt(before.map(|job| job.id.0)),
+            Value::count(count),
+        ];
+        let rows: Vec<JobRow> = self.rows::<JobSql, _>(conn, &self.statements.archived, &values).await?;
+        Ok(rows.into_iter().filter_map(JobRow::into_record).collect())
+    }
+
+    pub async fn requeue_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        ids: Option<&[JobId]>,
+    ) -> Result<u64, Error> {
+        let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
+        let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
+        self.fast_path.forget_position(queue);
+        let as_single = single_statement(conn)?;
+        let _unlimited = conn.without_time_limit();
+        let requeued = self.changed(conn, &self.statements.requeue, &values).await.map_err(as_single)?;
+        Ok(requeued as u64)
+    }
+
+    pub async fn prune_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        state: JobState,
+        age: Duration,
+    ) -> Result<u64, Error> {
+        let values =
+            [Value::Text(queue.as_str()), Value::Text(state.as_str()), Value::BigInt(age_micros(age))];
+        let as_single = single_statement(conn)?;
+        let _unlimited = conn.without_time_limit();
+        let pruned = self.changed(conn, &self.statements.prune, &values).await.map_err(as_single)?;
+        Ok(pruned as u64)
+    }
+
+    pub async fn has_expired_leases_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queues: &[QueueName],
+    ) -> Result<bool, Error> {
+        let values = [Value::Texts(queues.iter().map(QueueName::as_str).collect())];
+        self.only::<Bool, bool>(conn, &self.statements.has_expired_leases, &values).await
+    }
+
+    pub async fn maintain_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        retention: &Retention,
+    ) -> Result<Option<MaintenanceReport>, Error> {
+        let around = self.begin(conn).await?;
+        let done = self.maintain_in_transaction(conn, retention, around == 0).await;
+        self.end(conn, around, done).await
+    }
+
+    async fn maintain_in_transaction(
+        &self,
+        conn: &mut impl SqlConnection,
+        retention: &Retention,
+        is_own: bool,
+    ) -> Result<Option<MaintenanceReport>, Error> {
+        let statements = &self.statements;
         // The transaction of a caller, such as a test, would keep the lock and the setting.
-        let is_own = depth(conn)? == 0;
-        self.transaction(conn, |conn| {
-            // A process that is suspended here would keep all others from maintenance, so its transaction must time
-            // out.
-            if is_own {
-                conn.batch_execute("SET LOCAL idle_in_transaction_session_timeout TO '5s'")?;
-                let locked = self.statements.maintenance_lock.with::<Bool>(&[]).get_result::<bool>(conn);
-                if !locked.map_err(|e| self.error(e))? {
-                    return Ok(None);
-                }
+        if is_own {
+            // A process that is suspended here would keep all others from maintenance, so its transaction must time out.
+            conn.run("SET LOCAL idle_in_transaction_session_timeout TO '5s'").await?;
+            if !self.only::<Bool, bool>(conn, &statements.maintenance_lock, &[]).await? {
+                return Ok(None);
             }
-            let mut report = MaintenanceReport::default();
-            let limit = [Value::BigInt(MAX_LEASES as i64)];
-            let expired: Vec<i64> = self
-                .statements
-                .expired_leases
-                .with::<BigInt>(&limit)
-                .load(conn)
-                .map_err(|e| self.error(e))?;
-            report.more = expired.len() == MAX_LEASES;
-            if !expired.is_empty() {
-                let values = [Value::BigInts(expired)];
-                let returned = self.statements.return_expired.with::<BigInt>(&values).get_result::<i64>(conn);
-                report.returned = returned.map_err(|e| self.error(e))?.max(0).unsigned_abs();
-            }
-            let forget = self.statements.forget_settled.with::<BigInt>(&[]);
-            forget.execute(conn).map_err(|e| self.error(e))?;
-            self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER)?;
-            for state in JobState::ENDED {
-                let Some(age) = retention.of(state) else { continue };
-                let values = [Value::Text(state.as_str()), Value::BigInt(age_micros(age))];
-                let pruned = self.statements.prune_all.with::<BigInt>(&values).execute(conn);
-                report.pruned += pruned.map_err(|e| self.error(e))? as u64;
-            }
-            Ok(Some(report))
-        })
+        }
+        let mut report = MaintenanceReport::default();
+        let limit = [Value::BigInt(MAX_LEASES as i64)];
+        let expired: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.expired_leases, &limit).await?;
+        report.more = expired.len() == MAX_LEASES;
+        if !expired.is_empty() {
+            let values = [Value::BigInts(expired)];
+            let returned = self.only::<BigInt, i64>(conn, &statements.return_expired, &values).await?;
+            report.returned = returned.max(0).unsigned_abs();
+        }
+        self.changed(conn, &statements.forget_settled, &[]).await?;
+        self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER).await?;
+        for state in JobState::ENDED {
+            let Some(age) = retention.of(state) else { continue };
+            let values = [Value::Text(state.as_str()), Value::BigInt(age_micros(age))];
+            report.pruned += self.changed(conn, &statements.prune_all, &values).await? as u64;
+        }
+        Ok(Some(report))
     }
 }

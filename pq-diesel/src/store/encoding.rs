@@ -7,11 +7,9 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use diesel::pg::PgConnection;
-use diesel::prelude::*;
 use diesel::sql_types::Text;
 
-use super::{PgStore, storable};
+use super::{PgStore, SqlConnection, storable};
 use crate::Error;
 
 /// The characters that a database can store.
@@ -71,26 +69,29 @@ impl Encoding {
 }
 
 impl PgStore {
-    /// Returns the encoding of the connection's database if one of the texts is not ASCII.
+    /// Returns the encoding of the connection's database. It is not asked for if the texts to store are ASCII.
     ///
     /// It is read each time and not remembered, because one handle can be used on connections to several databases.
-    pub(super) fn encoding_for<'t>(
+    pub(super) async fn encoding_for(
         &self,
-        conn: &mut PgConnection,
-        mut texts: impl Iterator<Item = &'t str>,
+        conn: &mut impl SqlConnection,
+        is_ascii: bool,
     ) -> Result<Encoding, Error> {
-        if texts.all(str::is_ascii) {
+        if is_ascii {
             return Ok(Encoding::Utf8);
         }
-        let name = diesel::dsl::sql::<Text>("SELECT pg_catalog.current_setting('server_encoding')");
-        let name: String = name.get_result(conn).map_err(|e| self.error(e))?;
+        let name: String = self.only::<Text, _>(conn, &self.statements.encoding, &[]).await?;
         Ok(Encoding::of(&name))
     }
 
     /// Returns an error's text as the connection's database can store it.
-    pub(super) fn storable_on(&self, conn: &mut PgConnection, error: &str) -> Result<String, Error> {
+    pub(super) async fn storable_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        error: &str,
+    ) -> Result<String, Error> {
         let error = storable(error);
-        Ok(self.encoding_for(conn, std::iter::once(error.as_str()))?.reduce(error))
+        Ok(self.encoding_for(conn, error.is_ascii()).await?.reduce(error))
     }
 }
 

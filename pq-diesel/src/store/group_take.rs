@@ -8,6 +8,7 @@ use pq_core::{Claim, QueueName, Scan, Taken};
 use super::PgStore;
 use super::take::{Owner, TakeRequest, warn_unreleased};
 use crate::Error;
+use crate::connection::blocking;
 use crate::group_commit::{GroupCommit, Leader, Reply, Turn};
 
 /// The maximum number of jobs of a call that can be grouped with others.
@@ -31,7 +32,7 @@ impl PgStore {
                 let taken = taken?;
                 if has_keys(&taken.jobs) {
                     let released = self.with_connection(|conn| {
-                        self.release_keys_after_commit(conn, queue, &taken.jobs);
+                        blocking(self.release_keys_after_commit(conn, queue, &taken.jobs));
                         Ok(())
                     });
                     warn_unreleased(queue, released);
@@ -59,14 +60,14 @@ impl PgStore {
         };
         let mut leader = Some(leader);
         let taken: Result<_, Error> = self.with_connection(|conn| {
-            let mut taken = self.take_only(conn, queue, group, Owner::Caller)?;
+            let mut taken = blocking(self.take_only(conn, queue, group, Owner::Caller))?;
             let mut replies = distribute(&mut taken, request.count, &counts);
             if has_keys(&taken.jobs) {
                 // Releasing a unique key waits for a transaction that puts the same key. The followers must not.
                 if let Some(leader) = leader.take() {
                     leader.reply(std::mem::take(&mut replies));
                 }
-                self.release_keys_after_commit(conn, queue, &taken.jobs);
+                blocking(self.release_keys_after_commit(conn, queue, &taken.jobs));
             }
             Ok((taken, replies))
         });
@@ -87,9 +88,11 @@ impl PgStore {
 
     fn take_alone(&self, queue: &QueueName, request: TakeRequest) -> Result<Taken, Error> {
         self.with_connection(|conn| {
-            let taken = self.take_only(conn, queue, request, Owner::Caller)?;
-            self.release_keys_after_commit(conn, queue, &taken.jobs);
-            Ok(taken)
+            blocking(async {
+                let taken = self.take_only(conn, queue, request, Owner::Caller).await?;
+                self.release_keys_after_commit(conn, queue, &taken.jobs).await;
+                Ok(taken)
+            })
         })
     }
 }

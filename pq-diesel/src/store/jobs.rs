@@ -13,9 +13,10 @@ use pq_core::{
 
 use super::settle::{is_plain, is_whole};
 use super::take::{Owner, TakeRequest};
-use super::transaction::depth;
-use super::{PgStore, micros};
+use super::transaction::single_statement;
+use super::{PgStore, SqlConnection, micros};
 use crate::Error;
+use crate::connection::blocking;
 use crate::listener::Subscription;
 use crate::prepared::Value;
 use crate::statements::Trigger;
@@ -44,21 +45,11 @@ impl Jobs for PgStore {
         count: usize,
         scan: Scan,
     ) -> Result<Taken, Error> {
-        self.take_for(conn, queue, TakeRequest { count, scan }, Owner::Transaction)
+        blocking(self.take_on(conn, queue, count, scan))
     }
 
     fn retake(&self, conn: &mut PgConnection, job: &Claim) -> Result<bool, Error> {
-        let values = [
-            Value::BigInt(job.id.0),
-            Value::Text(job.queue.as_str()),
-            Value::Integer(job.attempt - 1),
-            Value::BigInt(job.token),
-        ];
-        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.retake, &values)?;
-        if noted.is_some() {
-            self.release_keys(conn, &job.queue, std::slice::from_ref(job))?;
-        }
-        Ok(noted.is_some())
+        blocking(self.retake_on(conn, job))
     }
 
     fn lease(
@@ -69,7 +60,7 @@ impl Jobs for PgStore {
         lease: Duration,
         scan: Scan,
     ) -> Result<Taken, Error> {
-        self.take_for(conn, queue, TakeRequest { count, scan }, Owner::Lease(lease))
+        blocking(self.lease_on(conn, queue, count, lease, scan))
     }
 
     fn extend(
@@ -78,93 +69,23 @@ impl Jobs for PgStore {
         leases: &[i64],
         lease: Duration,
     ) -> Result<Vec<Extension>, Error> {
-        let values = [Value::BigInts(leases.to_vec()), Value::BigInt(micros(lease))];
-        let statement = self.statements.extend.with::<(BigInt, Nullable<Array<BigInt>>)>(&values);
-        let rows: Vec<(i64, Option<Vec<i64>>)> =
-            self.autocommit(conn, |conn| statement.load(conn).map_err(|e| self.error(e)))?;
-        let answer = |(lease, cancelled): (i64, Option<Vec<i64>>)| match cancelled {
-            Some(jobs) => {
-                Extension::Extended(Extended { lease, cancelled: jobs.into_iter().map(JobId).collect() })
-            }
-            None => Extension::Locked(lease),
-        };
-        Ok(rows.into_iter().map(answer).collect())
+        blocking(self.extend_on(conn, leases, lease))
     }
 
     fn settle(&self, conn: &mut PgConnection, settlements: &[Settlement<'_>]) -> Result<Accepted, Error> {
-        let mut leased = BTreeMap::<i64, Vec<usize>>::new();
-        let mut held = Vec::new();
-        for (position, settlement) in settlements.iter().enumerate() {
-            match settlement.job.lease() {
-                Some(lease) => leased.entry(lease).or_default().push(position),
-                None => held.push(position),
-            }
-        }
-        let mut accepted = vec![false; settlements.len()];
-        if held.is_empty()
-            && leased.len() == 1
-            && let Some((lease, group)) = leased.first_key_value()
-            && is_whole(settlements, group)
-            && is_plain(settlements, group)
-            && self.finish(conn, *lease)?
-        {
-            accepted.fill(true);
-            return Ok(Accepted::new(accepted));
-        }
-        let settle = |conn: &mut PgConnection| -> Result<Accepted, Error> {
-            self.settle_held(conn, settlements, &held, &mut accepted)?;
-            self.settle_leased(conn, settlements, leased, &mut accepted)?;
-            Ok(Accepted::new(accepted))
-        };
-        // These are several statements, which must take effect together.
-        if depth(conn)? == 0 { self.transaction(conn, settle) } else { settle(conn) }
+        blocking(self.settle_on(conn, settlements))
     }
 
     fn update(&self, conn: &mut PgConnection, claim: &Claim, payload: &Payload) -> Result<(), Error> {
-        if let Some(lease) = claim.lease() {
-            let values = [Value::BigInt(claim.id.0), Value::Text(payload.as_str()), Value::BigInt(lease)];
-            let updated: Option<i64> = self.autocommit(conn, |conn| {
-                self.one::<BigInt, _>(conn, &self.statements.update_leased, &values)
-            })?;
-            return updated.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
-        }
-        let values = [Value::BigInt(claim.id.0), Value::BigInt(claim.token), Value::Text(payload.as_str())];
-        let updated: Option<String> = self.one::<Text, _>(conn, &self.statements.update_held, &values)?;
-        updated.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
+        blocking(self.update_on(conn, claim, payload))
     }
 
     fn give_back(&self, conn: &mut PgConnection, job: &Claim) -> Result<(), Error> {
-        let (accepted, refusal) = match job.lease() {
-            Some(_) => {
-                let settlement = Settlement { job, outcome: Outcome::GiveBack };
-                (self.settle(conn, &[settlement])?.all(), pq_core::Error::lease_lost(job.id))
-            }
-            None => (self.give_back_held(conn, job)?, pq_core::Error::not_yours(job.id)),
-        };
-        if accepted { Ok(()) } else { Err(refusal.into()) }
+        blocking(self.give_back_on(conn, job))
     }
 
-    /// Archives one job at a time, because there may be many large ones.
     fn move_to_dead(&self, conn: &mut PgConnection, jobs: &[Undecodable]) -> Result<(), Error> {
-        for Undecodable { job, reason } in jobs {
-            let reason = self.storable_on(conn, reason)?;
-            let values = [
-                Value::BigInt(job.id.0),
-                Value::Text(job.payload.as_str()),
-                Value::Text(job.queue.as_str()),
-                Value::Instant(Some(job.enqueued_at)),
-                Value::Instant(job.schedule_at),
-                Value::Instant(job.expected_at),
-                Value::Integer(job.priority),
-                Value::Integer(job.attempt),
-                Value::Integer(job.crashes),
-                Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
-                Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
-                Value::Text(&reason),
-            ];
-            self.statements.insert_dead.with::<BigInt>(&values).execute(conn).map_err(|e| self.error(e))?;
-        }
-        Ok(())
+        blocking(self.move_to_dead_on(conn, jobs))
     }
 
     fn put_now(&self, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
@@ -191,5 +112,181 @@ impl Jobs for PgStore {
 
     fn poll_interval(&self) -> Duration {
         self.poll_interval
+    }
+}
+
+/// The methods of [`Jobs`], on a connection of any kind.
+#[allow(missing_docs, clippy::missing_errors_doc)]
+impl PgStore {
+    /// Puts jobs in the transaction of an application, whose end this handle does not see.
+    pub async fn put_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        jobs: &[NewJob],
+    ) -> Result<Vec<Put>, Error> {
+        if let Some(listener) = &self.listener {
+            listener.record_put(queue);
+        }
+        self.insert_on(conn, queue, jobs, Trigger::Fires).await
+    }
+
+    pub async fn take_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        count: usize,
+        scan: Scan,
+    ) -> Result<Taken, Error> {
+        self.take_for(conn, queue, TakeRequest { count, scan }, Owner::Transaction).await
+    }
+
+    pub async fn retake_on(&self, conn: &mut impl SqlConnection, job: &Claim) -> Result<bool, Error> {
+        let values = [
+            Value::BigInt(job.id.0),
+            Value::Text(job.queue.as_str()),
+            Value::Integer(job.attempt - 1),
+            Value::BigInt(job.token),
+        ];
+        let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.retake, &values).await?;
+        if noted.is_some() {
+            self.release_keys(conn, &job.queue, std::slice::from_ref(job)).await?;
+        }
+        Ok(noted.is_some())
+    }
+
+    pub async fn lease_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        count: usize,
+        lease: Duration,
+        scan: Scan,
+    ) -> Result<Taken, Error> {
+        self.take_for(conn, queue, TakeRequest { count, scan }, Owner::Lease(lease)).await
+    }
+
+    pub async fn extend_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        leases: &[i64],
+        lease: Duration,
+    ) -> Result<Vec<Extension>, Error> {
+        let values = [Value::BigInts(leases.to_vec()), Value::BigInt(micros(lease))];
+        let as_single = single_statement(conn)?;
+        let rows: Vec<(i64, Option<Vec<i64>>)> = self
+            .rows::<(BigInt, Nullable<Array<BigInt>>), _>(conn, &self.statements.extend, &values)
+            .await
+            .map_err(as_single)?;
+        let answer = |(lease, cancelled): (i64, Option<Vec<i64>>)| match cancelled {
+            Some(jobs) => {
+                Extension::Extended(Extended { lease, cancelled: jobs.into_iter().map(JobId).collect() })
+            }
+            None => Extension::Locked(lease),
+        };
+        Ok(rows.into_iter().map(answer).collect())
+    }
+
+    pub async fn settle_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        settlements: &[Settlement<'_>],
+    ) -> Result<Accepted, Error> {
+        let mut leased = BTreeMap::<i64, Vec<usize>>::new();
+        let mut held = Vec::new();
+        for (position, settlement) in settlements.iter().enumerate() {
+            match settlement.job.lease() {
+                Some(lease) => leased.entry(lease).or_default().push(position),
+                None => held.push(position),
+            }
+        }
+        if held.is_empty()
+            && leased.len() == 1
+            && let Some((lease, group)) = leased.first_key_value()
+            && is_whole(settlements, group)
+            && is_plain(settlements, group)
+            && self.finish(conn, *lease).await?
+        {
+            return Ok(Accepted::new(vec![true; settlements.len()]));
+        }
+        if conn.depth()? > 0 {
+            return self.settle_all(conn, settlements, &held, leased).await;
+        }
+        // These are several statements, which must take effect together.
+        let around = self.begin(conn).await?;
+        let done = self.settle_all(conn, settlements, &held, leased).await;
+        self.end(conn, around, done).await
+    }
+
+    /// Settles the jobs that the transaction holds, at the positions `held`, and those of each lease.
+    async fn settle_all(
+        &self,
+        conn: &mut impl SqlConnection,
+        settlements: &[Settlement<'_>],
+        held: &[usize],
+        leased: BTreeMap<i64, Vec<usize>>,
+    ) -> Result<Accepted, Error> {
+        let mut accepted = vec![false; settlements.len()];
+        self.settle_held(conn, settlements, held, &mut accepted).await?;
+        self.settle_leased(conn, settlements, leased, &mut accepted).await?;
+        Ok(Accepted::new(accepted))
+    }
+
+    pub async fn update_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        claim: &Claim,
+        payload: &Payload,
+    ) -> Result<(), Error> {
+        if let Some(lease) = claim.lease() {
+            let values = [Value::BigInt(claim.id.0), Value::Text(payload.as_str()), Value::BigInt(lease)];
+            let as_single = single_statement(conn)?;
+            let update = &self.statements.update_leased;
+            let updated: Option<i64> =
+                self.one::<BigInt, _>(conn, update, &values).await.map_err(as_single)?;
+            return updated.map(drop).ok_or_else(|| pq_core::Error::lease_lost(claim.id).into());
+        }
+        let values = [Value::BigInt(claim.id.0), Value::BigInt(claim.token), Value::Text(payload.as_str())];
+        let updated: Option<String> =
+            self.one::<Text, _>(conn, &self.statements.update_held, &values).await?;
+        updated.map(drop).ok_or_else(|| pq_core::Error::not_yours(claim.id).into())
+    }
+
+    pub async fn give_back_on(&self, conn: &mut impl SqlConnection, job: &Claim) -> Result<(), Error> {
+        let (accepted, refusal) = match job.lease() {
+            Some(_) => {
+                let settlement = Settlement { job, outcome: Outcome::GiveBack };
+                (self.settle_on(conn, &[settlement]).await?.all(), pq_core::Error::lease_lost(job.id))
+            }
+            None => (self.give_back_held(conn, job).await?, pq_core::Error::not_yours(job.id)),
+        };
+        if accepted { Ok(()) } else { Err(refusal.into()) }
+    }
+
+    /// Archives one job at a time, because there may be many large ones.
+    pub async fn move_to_dead_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        jobs: &[Undecodable],
+    ) -> Result<(), Error> {
+        for Undecodable { job, reason } in jobs {
+            let reason = self.storable_on(conn, reason).await?;
+            let values = [
+                Value::BigInt(job.id.0),
+                Value::Text(job.payload.as_str()),
+                Value::Text(job.queue.as_str()),
+                Value::Instant(Some(job.enqueued_at)),
+                Value::Instant(job.schedule_at),
+                Value::Instant(job.expected_at),
+                Value::Integer(job.priority),
+                Value::Integer(job.attempt),
+                Value::Integer(job.crashes),
+                Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
+                Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
+                Value::Text(&reason),
+            ];
+            self.changed(conn, &self.statements.insert_dead, &values).await?;
+        }
+        Ok(())
     }
 }

@@ -26,10 +26,8 @@ mod workers;
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
-use diesel::query_dsl::methods::LoadQuery;
 use diesel::sql_types::Text;
-use pq_core::{NewJob, QueueName};
+use pq_core::{Isolation, NewJob, QueueName};
 
 pub use pq_core::store::{
     Admin, Archive, Connect, Jobs, Rows, Schedules, Store, StoreError, TimeTravel, Workers,
@@ -37,12 +35,15 @@ pub use pq_core::store::{
 
 use self::fast_path::FastPath;
 use self::group_take::GroupTakes;
+pub use self::put::may_be_shared;
 use self::put::{GroupPuts, may_be_notified_later};
 use self::take::{FallbackLevels, PayloadStorage};
+pub use crate::connection::{Answer, Failed, Limited, Load, SqlConnection};
 use crate::listener::Listener;
 pub use crate::listener::Subscription;
 use crate::pool::Pool;
-use crate::prepared::{Bound, Statement, Value};
+pub use crate::prepared::Bound;
+use crate::prepared::{Statement, Value};
 use crate::statements::{Measure, Statements, Trigger};
 pub use crate::table::Table;
 use crate::{Error, Notify};
@@ -140,32 +141,78 @@ impl PgStore {
         }
     }
 
-    pub(crate) fn error(&self, error: diesel::result::Error) -> Error {
+    /// Converts the error of a statement that used the table.
+    #[must_use]
+    pub fn error(&self, error: Failed) -> Error {
         Error::of(&self.table, error)
     }
 
-    /// Runs a statement that returns at most one row.
-    fn one<'q, Row, T>(
+    /// Runs a statement and returns its rows.
+    async fn rows<Row, T>(
         &self,
-        conn: &mut PgConnection,
-        statement: &'q Statement,
-        values: &'q [Value<'q>],
-    ) -> Result<Option<T>, Error>
-    where
-        Bound<'q, Row>: LoadQuery<'q, PgConnection, T>,
-    {
-        statement.with(values).get_result(conn).optional().map_err(|e| self.error(e))
-    }
-
-    /// Returns whether the statement changed a row.
-    fn any(
-        &self,
-        conn: &mut PgConnection,
+        conn: &mut impl Load<Row, T>,
         statement: &Statement,
         values: &[Value<'_>],
-    ) -> Result<bool, Error> {
-        let rows = statement.with::<Text>(values).execute(conn).map_err(|e| self.error(e))?;
-        Ok(rows > 0)
+    ) -> Result<Vec<T>, Error> {
+        conn.load(statement.with::<Row>(values)).await.map_err(|e| self.error(e))
+    }
+
+    /// Runs a statement that returns at most one row.
+    async fn one<Row, T>(
+        &self,
+        conn: &mut impl Load<Row, T>,
+        statement: &Statement,
+        values: &[Value<'_>],
+    ) -> Result<Option<T>, Error> {
+        Ok(self.rows::<Row, T>(conn, statement, values).await?.into_iter().next())
+    }
+
+    /// Runs a statement that returns one row.
+    async fn only<Row, T>(
+        &self,
+        conn: &mut impl Load<Row, T>,
+        statement: &Statement,
+        values: &[Value<'_>],
+    ) -> Result<T, Error> {
+        let row = self.one::<Row, T>(conn, statement, values).await?;
+        row.ok_or_else(|| diesel::result::Error::NotFound.into())
+    }
+
+    /// Runs a statement and returns the number of its rows.
+    async fn changed(
+        &self,
+        conn: &mut impl SqlConnection,
+        statement: &Statement,
+        values: &[Value<'_>],
+    ) -> Result<usize, Error> {
+        conn.execute(statement.with::<Text>(values)).await.map_err(|e| self.error(e))
+    }
+
+    /// Begins a transaction at READ COMMITTED, or a nested one, and returns in how many others it is.
+    async fn begin(&self, conn: &mut impl SqlConnection) -> Result<u32, Error> {
+        let around = conn.depth()?;
+        conn.begin(around, Isolation::ReadCommitted).await.map_err(|e| self.error(e))?;
+        Ok(around)
+    }
+
+    /// Commits the transaction that is in `around` others, or rolls it back after an error, and returns the result.
+    async fn end<R>(
+        &self,
+        conn: &mut impl SqlConnection,
+        around: u32,
+        done: Result<R, Error>,
+    ) -> Result<R, Error> {
+        let error = match done {
+            Ok(done) => match conn.commit(around).await.map_err(|e| self.error(e)) {
+                Ok(()) => return Ok(done),
+                Err(error) if around == 0 => error.unless_committed(),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        // A rollback fails only if the connection is lost, and then the server rolls back.
+        let _ = conn.roll_back_to(around).await;
+        Err(error)
     }
 }
 

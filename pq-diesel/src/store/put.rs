@@ -9,9 +9,10 @@ use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use pq_core::store::Connect;
 use pq_core::{JobId, Key, NewJob, OnConflict, Put, PutOutcome, QueueName, When};
 
-use super::PgStore;
 use super::chunks::{chunks, gather};
+use super::{PgStore, SqlConnection};
 use crate::Error;
+use crate::connection::blocking;
 use crate::copy::copy_in;
 use crate::group_commit::{GroupCommit, Leader, MAX_FOLLOWERS, Reply, Turn};
 use crate::isolation::needs_transaction;
@@ -56,29 +57,62 @@ impl PgStore {
         if leader.is_alone() {
             return self.put_alone(queue, jobs);
         }
-        let sizes: Vec<usize> = leader.requests().map(Vec::len).collect();
-        let wanted = jobs.len() + sizes.iter().sum::<usize>();
-        let put = self.commit_put(queue, |conn, trigger| {
-            let statement = self.statements.put_many.of(trigger);
-            let all: Vec<&NewJob> = jobs.iter().chain(leader.requests().flatten()).collect();
-            self.fast_path.note_put(queue, &all);
-            self.insert_chunk(conn, statement, queue, &all)
-        });
-        let put = put.and_then(|put| match put.len() {
-            given if given == wanted => Ok(put),
-            // A foreign trigger has skipped rows, and it is unknown to which call they belonged.
-            given => Err(Error::OutcomeUnknown(format!("{given} jobs were added of {wanted}"))),
-        });
+        let put = {
+            let calls: Vec<&[NewJob]> =
+                std::iter::once(jobs).chain(leader.requests().map(Vec::as_slice)).collect();
+            self.with_connection(|conn| blocking(self.put_calls_on(conn, queue, &calls)))
+        };
         match put {
-            Ok(mut put) => {
-                let others = put.split_off(jobs.len());
-                let mut others = others.into_iter();
-                leader
-                    .reply(sizes.iter().map(|size| Reply::Answer(Ok(others.by_ref().take(*size).collect()))));
-                Ok(put)
+            Ok(put) => {
+                let mut put = put.into_iter();
+                let own = put.next().unwrap_or_default();
+                leader.reply(put.map(|put| Reply::Answer(Ok(put))));
+                Ok(own)
             }
             Err(error) => leader.fail(error, Error::for_another, || self.put_alone(queue, jobs)),
         }
+    }
+
+    /// Puts the jobs of several calls by one statement that is a transaction of its own, and returns the results of each
+    /// call.
+    ///
+    /// # Errors
+    ///
+    /// The database's own. No job was added, unless the outcome is unknown.
+    pub async fn put_calls_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        calls: &[&[NewJob]],
+    ) -> Result<Vec<Vec<Put>>, Error> {
+        let all: Vec<&NewJob> = calls.iter().copied().flatten().collect();
+        self.fast_path.note_put(queue, &all);
+        let statement = self.statements.put_many.of(self.own_trigger());
+        let put = self.insert_chunk(conn, statement, queue, &all).await.map_err(Error::unless_committed)?;
+        self.has_put(queue);
+        if put.len() != all.len() {
+            // A foreign trigger has skipped rows, and it is unknown to which call they belonged.
+            return Err(Error::OutcomeUnknown(format!("{} jobs were added of {}", put.len(), all.len())));
+        }
+        let mut put = put.into_iter();
+        Ok(calls.iter().map(|jobs| put.by_ref().take(jobs.len()).collect()).collect())
+    }
+
+    /// Puts jobs in a transaction of their own.
+    ///
+    /// # Errors
+    ///
+    /// The database's own. No job was added, unless the outcome is unknown.
+    pub async fn put_now_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        jobs: &[NewJob],
+    ) -> Result<Vec<Put>, Error> {
+        let put = self.insert_on(conn, queue, jobs, self.own_trigger()).await;
+        let put = put.map_err(Error::unless_committed)?;
+        self.has_put(queue);
+        Ok(put)
     }
 
     /// Puts on a connection of the handle, where the statement is a transaction of its own.
@@ -100,6 +134,20 @@ impl PgStore {
         jobs: &[NewJob],
         trigger: Trigger,
     ) -> Result<Vec<Put>, Error> {
+        if jobs.len() >= COPY_JOBS && none_is_unique(jobs) {
+            self.fast_path.note_put(queue, jobs);
+            return self.copy_with_ids(conn, queue, jobs, trigger);
+        }
+        blocking(self.insert_on(conn, queue, jobs, trigger))
+    }
+
+    pub(super) async fn insert_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        jobs: &[NewJob],
+        trigger: Trigger,
+    ) -> Result<Vec<Put>, Error> {
         self.fast_path.note_put(queue, jobs);
         if let [job] = jobs
             && (job.schedule_at, job.expected_at, job.priority) == (None, None, 0)
@@ -108,18 +156,15 @@ impl PgStore {
         {
             let values = [Value::Text(queue.as_str()), Value::Text(job.payload.as_str())];
             let one = self.statements.put_one.of(trigger);
-            let id: i64 = one.with::<BigInt>(&values).get_result(conn).map_err(|e| self.error(e))?;
+            let id: i64 = self.only::<BigInt, _>(conn, one, &values).await?;
             return Ok(vec![Put::added(JobId(id))]);
         }
-        if jobs.len() >= COPY_JOBS && none_is_unique(jobs) {
-            return self.copy_with_ids(conn, queue, jobs, trigger);
-        }
-        self.insert_chunks(conn, queue, jobs, trigger)
+        self.insert_chunks(conn, queue, jobs, trigger).await
     }
 
-    fn insert_chunks(
+    async fn insert_chunks(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queue: &QueueName,
         jobs: &[NewJob],
         trigger: Trigger,
@@ -127,15 +172,18 @@ impl PgStore {
         let many = self.statements.put_many.of(trigger);
         let chunks = chunks(jobs, size);
         if let [chunk] = chunks[..] {
-            return self.insert_chunk(conn, many, queue, chunk);
+            return self.insert_chunk(conn, many, queue, chunk).await;
         }
-        self.transaction(conn, |conn| {
-            let mut ids = Vec::with_capacity(jobs.len());
-            for chunk in chunks {
-                ids.extend(self.insert_chunk(conn, many, queue, chunk)?);
+        let around = self.begin(conn).await?;
+        let mut put = Ok(Vec::with_capacity(jobs.len()));
+        for chunk in chunks {
+            let Ok(ids) = &mut put else { break };
+            match self.insert_chunk(conn, many, queue, chunk).await {
+                Ok(some) => ids.extend(some),
+                Err(error) => put = Err(error),
             }
-            Ok(ids)
-        })
+        }
+        self.end(conn, around, put).await
     }
 
     /// Copies jobs under ids that are drawn for them, ascending in the order of the jobs. A rollback leaves a gap, as
@@ -152,11 +200,9 @@ impl PgStore {
             let statements = &self.statements;
             let draw_ids = if quietly { &statements.draw_ids_quietly } else { &statements.draw_ids };
             let values = [Value::BigInt(jobs.len() as i64)];
-            let (ids, now): (Option<Vec<i64>>, DateTime<Utc>) = draw_ids
-                .with::<(Nullable<Array<BigInt>>, Timestamptz)>(&values)
-                .get_result(conn)
-                .map_err(|e| self.error(e))?;
-            let Some(ids) = ids else { return self.insert_chunks(conn, queue, jobs, trigger) };
+            let (ids, now): (Option<Vec<i64>>, DateTime<Utc>) =
+                blocking(self.only::<(Nullable<Array<BigInt>>, Timestamptz), _>(conn, draw_ids, &values))?;
+            let Some(ids) = ids else { return blocking(self.insert_chunks(conn, queue, jobs, trigger)) };
             copy_in(conn, &self.table, &statements.copy_with_ids, |rows| {
                 ids.iter().zip(jobs).try_for_each(|(id, job)| rows.job(Some(*id), queue, job, now))
             })?;
@@ -180,9 +226,8 @@ impl PgStore {
         let statements = &self.statements;
         let clock = if trigger == Trigger::Off { &statements.clock_quietly } else { &statements.clock };
         let copied = self.transaction(conn, |conn| {
-            let clock = clock.with::<(Timestamptz, Bool)>(&[]);
             let (now, is_refused): (DateTime<Utc>, bool) =
-                clock.get_result(conn).map_err(|e| self.error(e))?;
+                blocking(self.only::<(Timestamptz, Bool), _>(conn, clock, &[]))?;
             if is_refused {
                 comes_before = true;
                 return self.insert_all(conn, queue, jobs, trigger);
@@ -215,16 +260,16 @@ impl PgStore {
             if some.is_empty() {
                 return Ok(count);
             }
-            count += self.insert_chunks(conn, queue, &some, trigger)?.len() as u64;
+            count += blocking(self.insert_chunks(conn, queue, &some, trigger))?.len() as u64;
         }
     }
 
-    fn insert_chunk(
+    async fn insert_chunk(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         statement: &Statement,
         queue: &QueueName,
-        jobs: &[impl Borrow<NewJob>],
+        jobs: &[impl Borrow<NewJob> + Sync],
     ) -> Result<Vec<Put>, Error> {
         let jobs = || jobs.iter().map(Borrow::borrow);
         let (schedule_at, schedule_in) = split(jobs().map(|job| job.schedule_at));
@@ -240,7 +285,7 @@ impl PgStore {
             Value::OptionalTexts(jobs().map(|job| job.serialization_key.as_ref().map(Key::as_str)).collect()),
         ];
         if jobs().all(|job| job.unique.is_none()) {
-            let ids: Vec<i64> = statement.with::<BigInt>(&values).load(conn).map_err(|e| self.error(e))?;
+            let ids: Vec<i64> = self.rows::<BigInt, _>(conn, statement, &values).await?;
             return Ok(ids.into_iter().map(|id| Put::added(JobId(id))).collect());
         }
         values.push(Value::OptionalTexts(
@@ -249,8 +294,8 @@ impl PgStore {
         values.push(Value::OptionalTexts(
             jobs().map(|job| job.unique.as_ref().map(|(_, on_conflict)| word(*on_conflict))).collect(),
         ));
-        let put = self.statements.put_unique.with::<(BigInt, Text)>(&values);
-        let put: Vec<(i64, String)> = put.load(conn).map_err(|e| self.error(e))?;
+        let put: Vec<(i64, String)> =
+            self.rows::<(BigInt, Text), _>(conn, &self.statements.put_unique, &values).await?;
         Ok(put.into_iter().map(|(id, outcome)| Put { id: JobId(id), outcome: done(&outcome) }).collect())
     }
 }
@@ -283,7 +328,8 @@ pub(super) fn may_be_notified_later(jobs: &[NewJob]) -> bool {
 
 /// Returns `true` if a put can be grouped: it is small, and waits for no other transaction, as a put with a unique key
 /// may.
-fn may_be_shared(jobs: &[NewJob]) -> bool {
+#[must_use]
+pub fn may_be_shared(jobs: &[NewJob]) -> bool {
     (1..=SHARED_JOBS).contains(&jobs.len())
         && none_is_unique(jobs)
         && jobs.iter().map(size).sum::<usize>() <= SHARED_BYTES

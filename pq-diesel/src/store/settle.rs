@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
-use diesel::pg::PgConnection;
 use diesel::sql_types::BigInt;
 use pq_core::{Claim, Held, JobId, Key, Outcome, QueueName, Settlement};
 
 use super::chunks::chunks;
 use super::encoding::Encoding;
-use super::{PgStore, micros, storable};
+use super::transaction::single_statement;
+use super::{PgStore, SqlConnection, micros, storable};
 use crate::Error;
 use crate::prepared::Value;
 
@@ -38,16 +38,17 @@ impl PgStore {
     /// Completes all jobs of a lease by deleting its row, if none of them is kept.
     ///
     /// Returns `false` if the lease was lost, or if some of its jobs were settled before.
-    pub(super) fn finish(&self, conn: &mut PgConnection, lease: i64) -> Result<bool, Error> {
-        let values = [Value::BigInt(lease)];
-        let gone: Option<i64> = self
-            .autocommit(conn, |conn| self.one::<BigInt, _>(conn, &self.statements.complete_lease, &values))?;
+    pub(super) async fn finish(&self, conn: &mut impl SqlConnection, lease: i64) -> Result<bool, Error> {
+        let as_single = single_statement(conn)?;
+        let complete = &self.statements.complete_lease;
+        let gone: Option<i64> =
+            self.one::<BigInt, _>(conn, complete, &[Value::BigInt(lease)]).await.map_err(as_single)?;
         Ok(gone.is_some())
     }
 
-    pub(super) fn settle_leased(
+    pub(super) async fn settle_leased(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         settlements: &[Settlement<'_>],
         leased: BTreeMap<i64, Vec<usize>>,
         accepted: &mut [bool],
@@ -57,13 +58,13 @@ impl PgStore {
         }
         for (lease, mut positions) in leased {
             if is_whole(settlements, &positions) {
-                self.settle_lease(conn, settlements, &positions, lease, true, accepted)?;
+                self.settle_lease(conn, settlements, &positions, lease, true, accepted).await?;
                 // If nothing was accepted, some of its jobs were settled before, or the lease was lost. The rest
                 // may still be settled as jobs of an incomplete lease.
                 positions.retain(|position| !accepted[*position]);
             }
             if !positions.is_empty() {
-                self.settle_lease(conn, settlements, &positions, lease, false, accepted)?;
+                self.settle_lease(conn, settlements, &positions, lease, false, accepted).await?;
             }
         }
         let freed: HashSet<&QueueName> = settlements
@@ -72,13 +73,13 @@ impl PgStore {
             .filter(|(settlement, accepted)| **accepted && settlement.job.serialization_key.is_some())
             .map(|(settlement, _)| &settlement.job.queue)
             .collect();
-        if freed.is_empty() { Ok(()) } else { self.notify_queues(conn, freed) }
+        if freed.is_empty() { Ok(()) } else { self.notify_queues(conn, freed).await }
     }
 
     /// Settles jobs of one lease. If `whole`, they should be all of its jobs.
-    fn settle_lease(
+    async fn settle_lease(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         settlements: &[Settlement<'_>],
         positions: &[usize],
         lease: i64,
@@ -91,7 +92,7 @@ impl PgStore {
         let chosen = || given.iter().map(|position| &settlements[*position]);
         let mut outcomes: Vec<OutcomeValues<'_>> =
             chosen().map(|settlement| OutcomeValues::of(&settlement.outcome)).collect();
-        self.make_storable(conn, outcomes.iter_mut().collect())?;
+        self.make_storable(conn, outcomes.iter_mut().collect()).await?;
         self.forget_positions(chosen().map(|settlement| settlement.job).zip(&outcomes));
         let values = [
             Value::BigInts(chosen().map(|settlement| settlement.job.id.0).collect()),
@@ -103,8 +104,7 @@ impl PgStore {
             Value::OptionalBigInt(whole.then_some(lease)),
             Value::OptionalBigInt((!whole).then_some(lease)),
         ];
-        let settle = self.statements.settle_leased.with::<BigInt>(&values);
-        let ended: Vec<i64> = settle.load(conn).map_err(|e| self.error(e))?;
+        let ended: Vec<i64> = self.rows::<BigInt, _>(conn, &self.statements.settle_leased, &values).await?;
         let ended: HashSet<i64> = ended.into_iter().collect();
         for position in given {
             accepted[position] = ended.contains(&settlements[position].job.id.0);
@@ -113,9 +113,9 @@ impl PgStore {
     }
 
     /// Settles jobs that this transaction holds.
-    pub(super) fn settle_held(
+    pub(super) async fn settle_held(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         settlements: &[Settlement<'_>],
         positions: &[usize],
         accepted: &mut [bool],
@@ -143,8 +143,8 @@ impl PgStore {
                 HeldSettlement { job, attempt, outcome }
             })
             .collect();
-        self.make_storable(conn, given.iter_mut().map(|given| &mut given.outcome).collect())?;
-        for position in self.end_held(conn, &given)? {
+        self.make_storable(conn, given.iter_mut().map(|given| &mut given.outcome).collect()).await?;
+        for position in self.end_held(conn, &given).await? {
             accepted[positions[position]] = true;
         }
         Ok(())
@@ -153,22 +153,27 @@ impl PgStore {
     /// Returns a job of this transaction to the queue and counts the attempt.
     ///
     /// Returns `false` if the transaction does not hold the job.
-    pub(super) fn give_back_held(&self, conn: &mut PgConnection, job: &Claim) -> Result<bool, Error> {
+    pub(super) async fn give_back_held(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: &Claim,
+    ) -> Result<bool, Error> {
         let given =
             [HeldSettlement { job, attempt: job.attempt, outcome: OutcomeValues::of(&Outcome::GiveBack) }];
-        Ok(!self.end_held(conn, &given)?.is_empty())
+        Ok(!self.end_held(conn, &given).await?.is_empty())
     }
 
     /// Changes characters of the outcomes' texts that the database cannot store.
-    fn make_storable(
+    async fn make_storable(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         mut outcomes: Vec<&mut OutcomeValues<'_>>,
     ) -> Result<(), Error> {
         let texts = outcomes.iter().flat_map(|outcome| {
             [outcome.error.as_deref(), outcome.payload.as_deref(), outcome.result.as_deref()]
         });
-        let encoding = self.encoding_for(conn, texts.flatten())?;
+        let is_ascii = texts.flatten().all(str::is_ascii);
+        let encoding = self.encoding_for(conn, is_ascii).await?;
         if encoding == Encoding::Utf8 {
             return Ok(());
         }
@@ -191,17 +196,25 @@ impl PgStore {
     }
 
     /// Settles jobs, and returns the positions of those that this transaction held.
-    fn end_held(&self, conn: &mut PgConnection, given: &[HeldSettlement<'_>]) -> Result<Vec<usize>, Error> {
+    async fn end_held(
+        &self,
+        conn: &mut impl SqlConnection,
+        given: &[HeldSettlement<'_>],
+    ) -> Result<Vec<usize>, Error> {
         self.forget_positions(given.iter().map(|given| (given.job, &given.outcome)));
         let (mut held, mut before) = (Vec::new(), 0);
         for chunk in chunks(given, HeldSettlement::bytes) {
-            held.extend(self.end_chunk(conn, chunk)?.into_iter().map(|position| before + position));
+            held.extend(self.end_chunk(conn, chunk).await?.into_iter().map(|position| before + position));
             before += chunk.len();
         }
         Ok(held)
     }
 
-    fn end_chunk(&self, conn: &mut PgConnection, given: &[HeldSettlement<'_>]) -> Result<Vec<usize>, Error> {
+    async fn end_chunk(
+        &self,
+        conn: &mut impl SqlConnection,
+        given: &[HeldSettlement<'_>],
+    ) -> Result<Vec<usize>, Error> {
         let job = || given.iter().map(|given| given.job);
         let outcomes = || given.iter().map(|given| &given.outcome);
         let values = [
@@ -224,8 +237,7 @@ impl PgStore {
             Value::Integers(job().map(|job| job.crashes).collect()),
             Value::Integers(given.iter().map(HeldSettlement::lease_limit).collect()),
         ];
-        let statement = self.statements.settle_held.with::<BigInt>(&values);
-        let held: Vec<i64> = statement.load(conn).map_err(|e| self.error(e))?;
+        let held: Vec<i64> = self.rows::<BigInt, _>(conn, &self.statements.settle_held, &values).await?;
         // PostgreSQL numbers positions from 1.
         Ok(held.into_iter().filter_map(|position| usize::try_from(position - 1).ok()).collect())
     }

@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use diesel::pg::PgConnection;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use pq_core::store::MAX_TAKE_BYTES;
 use pq_core::{Claim, Key, QueueName, Scan, Taken};
 
-use super::{PgStore, micros};
+use super::{PgStore, SqlConnection, micros};
 use crate::prepared::{Statement, Value};
 use crate::rows::{TakeResult, TakeRow, TakeSql};
 use crate::statements::{Measure, Sized};
@@ -73,16 +72,16 @@ pub(crate) struct TakeRequest {
 
 impl PgStore {
     /// Takes jobs for a transaction or a lease.
-    pub(super) fn take_for(
+    pub(super) async fn take_for(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queue: &QueueName,
         request: TakeRequest,
         owner: Owner,
     ) -> Result<Taken, Error> {
-        let taken = self.take_only(conn, queue, request, owner)?;
+        let taken = self.take_only(conn, queue, request, owner).await?;
         if matches!(owner, Owner::Transaction) {
-            self.release_keys(conn, queue, &taken.jobs)?;
+            self.release_keys(conn, queue, &taken.jobs).await?;
         }
         if taken.rolled_back {
             // A caller that rolls this take back, too, must find the jobs again at once.
@@ -95,9 +94,9 @@ impl PgStore {
     ///
     /// The fast path runs first. If it takes nothing, or cannot serve the queue, the fallback statements run in order
     /// until one of them takes jobs or has seen the whole queue.
-    pub(super) fn take_only(
+    pub(super) async fn take_only(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queue: &QueueName,
         request: TakeRequest,
         owner: Owner,
@@ -105,9 +104,9 @@ impl PgStore {
         let statements = &self.statements.fallbacks;
         let first = self.fallback_levels.of(queue);
         let taken = match first {
-            0 => self.fast_path.take(self, conn, queue, request, owner)?,
+            0 => self.fast_path.take(self, conn, queue, request, owner).await?,
             level if level + 1 == statements.len() => {
-                self.fast_path.take_past_keys(self, conn, queue, request, owner)?
+                self.fast_path.take_past_keys(self, conn, queue, request, owner).await?
             }
             _ => None,
         };
@@ -118,7 +117,7 @@ impl PgStore {
         let (mut result, mut raced) = (TakeResult::default(), false);
         for (level, statement) in statements.iter().enumerate().skip(first) {
             let begun = Instant::now();
-            result = self.take_at_level(conn, statement, queue, request, owner)?;
+            result = self.take_at_level(conn, statement, queue, request, owner).await?;
             raced |= result.raced;
             if !result.falls_back {
                 if level > first {
@@ -132,7 +131,7 @@ impl PgStore {
         }
         if raced {
             // Other takes may have skipped what this one locked without taking it, and found nothing. They must poll again.
-            let notified = self.notify_queues(conn, [queue]);
+            let notified = self.notify_queues(conn, [queue]).await;
             match owner {
                 Owner::Transaction => notified?,
                 // The jobs are the caller's already, so this must not fail.
@@ -142,15 +141,15 @@ impl PgStore {
         Ok(Taken { jobs: result.jobs, next_due: result.next_due, rolled_back: result.rolled_back })
     }
 
-    fn take_at_level(
+    async fn take_at_level(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         statement: &Sized,
         queue: &QueueName,
         request: TakeRequest,
         owner: Owner,
     ) -> Result<TakeResult, Error> {
-        let (statement, limit) = self.of_size(conn, statement, request.count)?;
+        let (statement, limit) = self.of_size(conn, statement, request.count).await?;
         let lease = match owner {
             Owner::Caller | Owner::Transaction => None,
             Owner::Lease(length) => Some(micros(length)),
@@ -159,8 +158,7 @@ impl PgStore {
         values.extend(limit);
         let (mut result, mut raced) = (TakeResult::default(), false);
         for _ in 0..MAX_RACES {
-            let rows: Vec<TakeRow> =
-                statement.with::<TakeSql>(&values).load(conn).map_err(|e| self.error(e))?;
+            let rows: Vec<TakeRow> = self.rows::<TakeSql, _>(conn, statement, &values).await?;
             result = TakeResult::new(queue, rows, matches!(owner, Owner::Lease(_)));
             raced |= result.raced;
             if !result.raced || !result.jobs.is_empty() {
@@ -178,23 +176,23 @@ impl PgStore {
     }
 
     /// Returns the form of a take that takes `count` jobs at most, and the value of its last parameter.
-    pub(super) fn of_size<'s>(
+    pub(super) async fn of_size<'s>(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         sized: &'s Sized,
         count: usize,
     ) -> Result<(&'s Statement, Option<Value<'static>>), Error> {
-        let measure = if count > Sized::UNMEASURED { self.measure(conn)? } else { Measure::No };
+        let measure = if count > Sized::UNMEASURED { self.measure(conn).await? } else { Measure::No };
         Ok(sized.of(count, measure))
     }
 
-    fn measure(&self, conn: &mut PgConnection) -> Result<Measure, Error> {
+    async fn measure(&self, conn: &mut impl SqlConnection) -> Result<Measure, Error> {
         let known = *self.payload_storage.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((measure, _)) = known.filter(|(_, until)| Instant::now() < *until) {
             return Ok(measure);
         }
         let bytes: Option<Option<i64>> =
-            self.one::<Nullable<BigInt>, _>(conn, &self.statements.large_payloads, &[])?;
+            self.one::<Nullable<BigInt>, _>(conn, &self.statements.large_payloads, &[]).await?;
         let is_large = bytes.flatten().is_some_and(|bytes| bytes >= MAX_TAKE_BYTES as i64);
         let measure = if is_large { Measure::Yes } else { Measure::No };
         let known = Some((measure, Instant::now() + LOOK_AGAIN));
@@ -204,37 +202,37 @@ impl PgStore {
 
     /// Releases the keys of jobs whose take has committed. The jobs are the caller's already, so a failure is only
     /// logged: the next put of a unique key finds the key free, and polling finds the serialization key free.
-    pub(super) fn release_keys_after_commit(
+    pub(super) async fn release_keys_after_commit(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queue: &QueueName,
         jobs: &[Arc<Claim>],
     ) {
-        warn_unreleased(queue, self.release_keys(conn, queue, jobs));
+        warn_unreleased(queue, self.release_keys(conn, queue, jobs).await);
     }
 
     /// Releases the keys of jobs that were taken without a lease.
-    pub(super) fn release_keys(
+    pub(super) async fn release_keys(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queue: &QueueName,
-        jobs: &[impl Borrow<Claim>],
+        jobs: &[impl Borrow<Claim> + Sync],
     ) -> Result<(), Error> {
-        self.release_unique_keys(conn, queue, jobs)?;
+        self.release_unique_keys(conn, queue, jobs).await?;
         if jobs.iter().any(|job| job.borrow().serialization_key.is_some()) {
             // The commit frees the serialization key. After a rollback polling finds the job.
-            self.notify_queues(conn, [queue])?;
+            self.notify_queues(conn, [queue]).await?;
         }
         Ok(())
     }
 
     /// Releases the unique keys of jobs that were taken without a lease: the jobs complete with the transaction. If
     /// the release is lost, the next put of the key finds that its job has ended.
-    fn release_unique_keys(
+    async fn release_unique_keys(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queue: &QueueName,
-        jobs: &[impl Borrow<Claim>],
+        jobs: &[impl Borrow<Claim> + Sync],
     ) -> Result<(), Error> {
         let with_key: Vec<(&Key, i64)> = jobs
             .iter()
@@ -249,14 +247,13 @@ impl PgStore {
             Value::BigInts(with_key.iter().map(|(_, id)| *id).collect()),
             Value::Text(queue.as_str()),
         ];
-        let freed = self.statements.release_unique.with::<BigInt>(&values).execute(conn);
-        freed.map(drop).map_err(|e| self.error(e))
+        self.changed(conn, &self.statements.release_unique, &values).await.map(drop)
     }
 
     /// Notifies the waiters of the queues when the transaction commits.
-    pub(super) fn notify_queues<'q>(
+    pub(super) async fn notify_queues<'q>(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queues: impl IntoIterator<Item = &'q QueueName>,
     ) -> Result<(), Error> {
         if self.notify == Notify::Off {
@@ -265,8 +262,9 @@ impl PgStore {
         let channels: Vec<_> =
             queues.into_iter().flat_map(|queue| notified_channels(queue.as_str())).collect();
         let values = [Value::Texts(channels.iter().map(|channel| channel.as_str()).collect())];
-        let notified: Result<Vec<String>, _> = self.statements.notify.with::<Text>(&values).load(conn);
-        notified.map(drop).map_err(|e| self.error(e))
+        let notified: Result<Vec<String>, _> =
+            self.rows::<Text, _>(conn, &self.statements.notify, &values).await;
+        notified.map(drop)
     }
 }
 

@@ -3,15 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::pg::PgConnection;
-use diesel::prelude::*;
 
-use super::PgStore;
 use super::transaction_tracker::Open;
+use super::{PgStore, SqlConnection};
 use crate::Error;
-use crate::isolation::begin;
-pub(super) use crate::isolation::depth;
+use crate::connection::blocking;
 use crate::pool;
 use chrono::{DateTime, Utc};
 use diesel::sql_types::Timestamptz;
@@ -42,18 +39,18 @@ impl Connect for PgStore {
         isolation: Isolation,
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
     ) -> Result<R, E> {
-        let around = depth(conn).map_err(Error::from)?;
-        begin(conn, around, isolation).map_err(|e| self.error(e))?;
+        let around = conn.depth().map_err(Error::from)?;
+        blocking(conn.begin(around, isolation)).map_err(|e| self.error(e))?;
         let open = (around == 0).then(|| Open::new(self, conn));
         // A panic may leave changes half done. They are rolled back before it resumes.
         match catch_unwind(AssertUnwindSafe(|| work(conn))) {
-            Ok(Ok(done)) => match commit(conn, around) {
+            Ok(Ok(done)) => match blocking(conn.commit(around)) {
                 Ok(()) => {
                     open.iter().flat_map(Open::queues).for_each(|queue| self.has_put(&queue));
                     Ok(done)
                 }
                 Err(error) => {
-                    let _ = roll_back_to(conn, around);
+                    let _ = blocking(conn.roll_back_to(around));
                     let error = self.error(error);
                     Err(if around == 0 { error.unless_committed() } else { error }.into())
                 }
@@ -61,11 +58,11 @@ impl Connect for PgStore {
             Ok(Err(error)) => {
                 // A rollback fails only if the connection is lost, and then the server rolls back. So its error is
                 // ignored in favour of the one of `work`.
-                let _ = roll_back_to(conn, around);
+                let _ = blocking(conn.roll_back_to(around));
                 Err(error)
             }
             Err(panic) => {
-                let _ = roll_back_to(conn, around);
+                let _ = blocking(conn.roll_back_to(around));
                 resume_unwind(panic)
             }
         }
@@ -73,7 +70,7 @@ impl Connect for PgStore {
 
     /// Sets a savepoint by plain SQL, without diesel. The earlier one is released in the same round trip.
     fn savepoint(&self, conn: &mut PgConnection, earlier: Option<u32>) -> Result<u32, Error> {
-        self.save(conn, earlier, "")
+        blocking(self.save_on(conn, earlier, ""))
     }
 
     fn savepoint_and_timeout(
@@ -82,17 +79,16 @@ impl Connect for PgStore {
         earlier: Option<u32>,
         timeout: Option<Duration>,
     ) -> Result<u32, Error> {
-        self.save(conn, earlier, &format!("{}; ", set_timeout(timeout)))
+        blocking(self.save_on(conn, earlier, &format!("{}; ", set_timeout(timeout))))
     }
 
     fn rollback_to(&self, conn: &mut PgConnection, savepoint: u32) -> Result<(), Error> {
-        roll_back_to(conn, savepoint)?;
-        conn.batch_execute("ROLLBACK TO SAVEPOINT pq_savepoint").map_err(|e| self.error(e))
+        blocking(self.roll_back_to_savepoint(conn, savepoint))
     }
 
     /// Sets `statement_timeout` for the rest of the transaction.
     fn set_statement_timeout(&self, conn: &mut PgConnection, timeout: Option<Duration>) -> Result<(), Error> {
-        conn.batch_execute(&set_timeout(timeout)).map_err(|e| self.error(e))
+        blocking(conn.run(&set_timeout(timeout))).map_err(|e| self.error(e))
     }
 
     fn with_call_timeout<R>(
@@ -113,41 +109,57 @@ impl Connect for PgStore {
     }
 
     fn now(&self, conn: &mut PgConnection) -> Result<DateTime<Utc>, Error> {
-        self.statements.now.with::<Timestamptz>(&[]).get_result(conn).map_err(|e| self.error(e))
+        blocking(self.now_on(conn))
     }
 }
 
 impl PgStore {
-    /// Runs one statement that is a transaction of its own, unless the connection is in one.
-    ///
-    /// If it is and its connection is lost, it may have been committed.
-    pub(super) fn autocommit<R>(
-        &self,
-        conn: &mut PgConnection,
-        work: impl FnOnce(&mut PgConnection) -> Result<R, Error>,
-    ) -> Result<R, Error> {
-        let commits = depth(conn)? == 0;
-        work(conn).map_err(|error| if commits { error.unless_committed() } else { error })
-    }
-
     /// Sets the savepoint, or moves it to the current position, with these settings after it.
-    pub(super) fn save(
+    #[allow(clippy::missing_errors_doc)]
+    pub async fn save_on(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         earlier: Option<u32>,
         settings: &str,
     ) -> Result<u32, Error> {
         let Some(around) = earlier else {
-            conn.batch_execute(&format!("{settings}SAVEPOINT pq_savepoint")).map_err(|e| self.error(e))?;
-            return Ok(depth(conn)?);
+            conn.run(&format!("{settings}SAVEPOINT pq_savepoint")).await.map_err(|e| self.error(e))?;
+            return Ok(conn.depth()?);
         };
-        while depth(conn)? > around {
-            commit(conn, around).map_err(|e| self.error(e))?;
+        while conn.depth()? > around {
+            conn.commit(around).await.map_err(|e| self.error(e))?;
         }
         let moved = format!("RELEASE SAVEPOINT pq_savepoint; {settings}SAVEPOINT pq_savepoint");
-        conn.batch_execute(&moved).map_err(|e| self.error(e))?;
+        conn.run(&moved).await.map_err(|e| self.error(e))?;
         Ok(around)
     }
+
+    /// Rolls back to the savepoint. See [`Connect::rollback_to`].
+    #[allow(clippy::missing_errors_doc)]
+    pub async fn roll_back_to_savepoint(
+        &self,
+        conn: &mut impl SqlConnection,
+        savepoint: u32,
+    ) -> Result<(), Error> {
+        conn.roll_back_to(savepoint).await?;
+        conn.run("ROLLBACK TO SAVEPOINT pq_savepoint").await.map_err(|e| self.error(e))
+    }
+
+    /// Returns the time of the database's clock. See [`Connect::now`].
+    #[allow(clippy::missing_errors_doc)]
+    pub async fn now_on(&self, conn: &mut impl SqlConnection) -> Result<DateTime<Utc>, Error> {
+        self.only::<Timestamptz, _>(conn, &self.statements.now, &[]).await
+    }
+}
+
+/// Returns how to convert the errors of single statements on the connection.
+///
+/// Outside of a transaction each is one of its own. If its connection is lost, it may have been committed.
+pub(super) fn single_statement<C: SqlConnection>(
+    conn: &mut C,
+) -> Result<impl Fn(Error) -> Error + Send + use<C>, Error> {
+    let commits = conn.depth()? == 0;
+    Ok(move |error: Error| if commits { error.unless_committed() } else { error })
 }
 
 /// Returns the statement that sets the timeout, limited to the longest that PostgreSQL knows.
@@ -157,26 +169,4 @@ pub(super) fn set_timeout(timeout: Option<Duration>) -> String {
         timeout.clamp(Duration::from_millis(1), most).as_millis().to_string()
     });
     format!("SET LOCAL statement_timeout TO {value}")
-}
-
-/// Commits the innermost transaction, which is nested in `around` others.
-///
-/// PostgreSQL rolls back a transaction in which a statement had failed, and yet reports COMMIT as a success, which
-/// diesel does not detect. A handler that ignored the failed statement would then see its job reported as done. The
-/// empty SELECT in the same round trip fails in such a transaction. diesel learns from the connection's state that it
-/// has ended.
-fn commit(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
-    if around == 0 {
-        conn.batch_execute("SELECT; COMMIT")
-    } else {
-        AnsiTransactionManager::commit_transaction(conn)
-    }
-}
-
-/// Rolls back until `around` transactions are open, because a panic may have left nested ones open.
-fn roll_back_to(conn: &mut PgConnection, around: u32) -> QueryResult<()> {
-    while depth(conn)? > around {
-        AnsiTransactionManager::rollback_transaction(conn)?;
-    }
-    Ok(())
 }

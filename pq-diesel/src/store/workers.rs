@@ -3,17 +3,41 @@
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
-use diesel::sql_types::Text;
 use pq_core::store::Workers;
 use pq_core::{Heartbeat, HeartbeatReply, QueueName, StopMode, WorkerId, WorkerInfo};
 
-use super::{PgStore, micros};
+use super::{PgStore, SqlConnection, micros};
 use crate::Error;
+use crate::connection::blocking;
 use crate::prepared::Value;
 use crate::rows::{HeartbeatRow, HeartbeatSql, WorkerRow, WorkerSql};
 
 impl Workers for PgStore {
     fn heartbeat(&self, conn: &mut PgConnection, beat: &Heartbeat) -> Result<HeartbeatReply, Error> {
+        blocking(self.heartbeat_on(conn, beat))
+    }
+
+    fn deregister(&self, conn: &mut PgConnection, worker: WorkerId) -> Result<(), Error> {
+        blocking(self.deregister_on(conn, worker))
+    }
+
+    fn workers(&self, conn: &mut PgConnection) -> Result<Vec<WorkerInfo>, Error> {
+        blocking(self.workers_on(conn))
+    }
+
+    fn stop_worker(&self, conn: &mut PgConnection, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {
+        blocking(self.stop_worker_on(conn, worker, mode))
+    }
+}
+
+/// The methods of [`Workers`], on a connection of any kind.
+#[allow(missing_docs, clippy::missing_errors_doc)]
+impl PgStore {
+    pub async fn heartbeat_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        beat: &Heartbeat,
+    ) -> Result<HeartbeatReply, Error> {
         let status = serde_json::to_string(&beat.status)
             .map_err(|error| pq_core::Error::Encode(pq_core::CodecError::new(error.to_string())))?;
         let values = [
@@ -25,35 +49,36 @@ impl Workers for PgStore {
             Value::Integer(i32::try_from(beat.threads).unwrap_or(i32::MAX)),
             Value::Text(&status),
         ];
-        let row: HeartbeatRow = self
-            .statements
-            .heartbeat
-            .with::<HeartbeatSql>(&values)
-            .get_result(conn)
-            .map_err(|e| self.error(e))?;
+        let heartbeat = &self.statements.heartbeat;
+        let row: HeartbeatRow = self.only::<HeartbeatSql, _>(conn, heartbeat, &values).await?;
         Ok(row.into_reply())
     }
 
-    fn deregister(&self, conn: &mut PgConnection, worker: WorkerId) -> Result<(), Error> {
-        let left = self.statements.deregister.with::<Text>(&[Value::BigInt(worker.0)]).execute(conn);
-        left.map(drop).map_err(|e| self.error(e))
+    pub async fn deregister_on(&self, conn: &mut impl SqlConnection, worker: WorkerId) -> Result<(), Error> {
+        self.changed(conn, &self.statements.deregister, &[Value::BigInt(worker.0)]).await.map(drop)
     }
 
-    fn workers(&self, conn: &mut PgConnection) -> Result<Vec<WorkerInfo>, Error> {
-        let rows: Vec<WorkerRow> =
-            self.statements.workers.with::<WorkerSql>(&[]).load(conn).map_err(|e| self.error(e))?;
+    pub async fn workers_on(&self, conn: &mut impl SqlConnection) -> Result<Vec<WorkerInfo>, Error> {
+        let rows: Vec<WorkerRow> = self.rows::<WorkerSql, _>(conn, &self.statements.workers, &[]).await?;
         Ok(rows.into_iter().map(WorkerRow::into_info).collect())
     }
 
-    fn stop_worker(&self, conn: &mut PgConnection, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {
-        self.any(conn, &self.statements.stop_worker, &[Value::Text(mode.as_str()), Value::BigInt(worker.0)])
+    pub async fn stop_worker_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        worker: WorkerId,
+        mode: StopMode,
+    ) -> Result<bool, Error> {
+        let values = [Value::Text(mode.as_str()), Value::BigInt(worker.0)];
+        Ok(self.changed(conn, &self.statements.stop_worker, &values).await? > 0)
     }
-}
 
-impl PgStore {
-    pub(super) fn forget_silent(&self, conn: &mut PgConnection, after: Duration) -> Result<(), Error> {
+    pub(super) async fn forget_silent(
+        &self,
+        conn: &mut impl SqlConnection,
+        after: Duration,
+    ) -> Result<(), Error> {
         let values = [Value::BigInt(micros(after))];
-        let forgotten = self.statements.forget_workers.with::<Text>(&values).execute(conn);
-        forgotten.map(drop).map_err(|e| self.error(e))
+        self.changed(conn, &self.statements.forget_workers, &values).await.map(drop)
     }
 }

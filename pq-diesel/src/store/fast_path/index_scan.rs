@@ -3,15 +3,12 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
-use diesel::connection::DefaultLoadingMode;
-use diesel::pg::PgConnection;
 use diesel::pg::data_types::PgTimestamp;
-use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable};
 use pq_core::{QueueName, Scan, Taken};
 
 use super::super::take::{Owner, TakeRequest};
-use super::super::{PgStore, micros};
+use super::super::{PgStore, SqlConnection, micros};
 use super::FastPath;
 use super::scan_checkpoints::KeyRange;
 use super::scan_planner::Plan;
@@ -19,7 +16,7 @@ use super::sort_key::SortKey;
 use crate::Error;
 use crate::prepared::Value;
 use crate::rows::span;
-use crate::rows::{LeaseRow, LeaseSql, ScannedRow, ScannedSql};
+use crate::rows::{LeaseRow, LeaseSql, ScannedSql};
 use crate::statements::FastStatements;
 
 /// Numbers the takes in transactions, so that no two takes of one transaction have the same token.
@@ -29,10 +26,10 @@ impl FastPath {
     /// Takes jobs by an index scan. Returns `None` if it took none, or the plan is a full scan.
     ///
     /// With [`Scan::Resume`], returns the time until the next scan before the position if nothing was behind it.
-    pub(in crate::store) fn take(
+    pub(in crate::store) async fn take(
         &self,
         store: &PgStore,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queue: &QueueName,
         request: TakeRequest,
         owner: Owner,
@@ -46,7 +43,7 @@ impl FastPath {
                 Plan::ResumeEarlier(key) | Plan::Resume(key) => Start::Behind(key),
             };
             let begun = Instant::now();
-            let taken = scan(store, conn, queue, request, owner, start)?;
+            let taken = scan(store, conn, queue, request, owner, start).await?;
             self.planner.note(queue, plan, &taken.jobs, request.count, begun);
             if !taken.jobs.is_empty() {
                 return Ok(Some(taken));
@@ -55,7 +52,7 @@ impl FastPath {
                 // The next plan resumes behind the position.
                 Start::Range(_) => {}
                 Start::Behind(_) if request.scan == Scan::Resume => {
-                    return self.nothing_behind_position(store, conn, queue);
+                    return self.nothing_behind_position(store, conn, queue).await;
                 }
                 _ => return Ok(None),
             }
@@ -64,29 +61,30 @@ impl FastPath {
 
     /// Takes jobs without keys by an index scan, if the keys of all jobs that have one are busy. Returns `None` if it
     /// took none.
-    pub(in crate::store) fn take_past_keys(
+    pub(in crate::store) async fn take_past_keys(
         &self,
         store: &PgStore,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queue: &QueueName,
         request: TakeRequest,
         owner: Owner,
     ) -> Result<Option<Taken>, Error> {
-        let taken = scan(store, conn, queue, request, owner, Start::QueuePastKeys)?;
+        let taken = scan(store, conn, queue, request, owner, Start::QueuePastKeys).await?;
         Ok((!taken.jobs.is_empty()).then_some(taken))
     }
 
     /// Returns the time until the next poll if nothing is behind the position. Returns `None` if the queue has jobs
     /// that are not in the index.
-    fn nothing_behind_position(
+    async fn nothing_behind_position(
         &self,
         store: &PgStore,
-        conn: &mut PgConnection,
+        conn: &mut impl SqlConnection,
         queue: &QueueName,
     ) -> Result<Option<Taken>, Error> {
         let values = [Value::Text(queue.as_str())];
-        let statement = store.statements.beyond_index.with::<(Bool, Nullable<BigInt>)>(&values);
-        let (has_jobs, due): (bool, Option<i64>) = statement.get_result(conn).map_err(|e| store.error(e))?;
+        let beyond_index = &store.statements.beyond_index;
+        let (has_jobs, due): (bool, Option<i64>) =
+            store.only::<(Bool, Nullable<BigInt>), _>(conn, beyond_index, &values).await?;
         let again = self.planner.due_in(queue);
         let next_due = Some(due.map_or(again, |due| span(due).min(again)));
         Ok((!has_jobs).then_some(Taken { next_due, ..Taken::default() }))
@@ -104,9 +102,9 @@ enum Start {
     Range(KeyRange),
 }
 
-fn scan(
+async fn scan(
     store: &PgStore,
-    conn: &mut PgConnection,
+    conn: &mut impl SqlConnection,
     queue: &QueueName,
     request: TakeRequest,
     owner: Owner,
@@ -123,11 +121,11 @@ fn scan(
     };
     let mut values = vec![Value::Text(queue.as_str()), Value::BigInt(owned_by)];
     let (statement, limit) = match start {
-        Start::Queue => store.of_size(conn, from_start, request.count)?,
-        Start::QueuePastKeys => store.of_size(conn, past_keys, request.count)?,
+        Start::Queue => store.of_size(conn, from_start, request.count).await?,
+        Start::QueuePastKeys => store.of_size(conn, past_keys, request.count).await?,
         Start::Behind(key) => {
             values.extend(key_values(key));
-            store.of_size(conn, resume, request.count)?
+            store.of_size(conn, resume, request.count).await?
         }
         Start::Range(KeyRange { after, upto }) => {
             values.extend(key_values(after).into_iter().chain(key_values(upto)));
@@ -135,24 +133,17 @@ fn scan(
         }
     };
     values.extend(limit);
-    let taken = match owner {
+    match owner {
         Owner::Lease(_) => {
-            let row = statement.with::<LeaseSql>(&values).get_result::<LeaseRow>(conn).optional();
-            row.map(|row| Taken {
-                jobs: row.map_or_else(Vec::new, |row| row.claims(queue)),
-                ..Taken::default()
-            })
+            let row: Option<LeaseRow> = store.one::<LeaseSql, _>(conn, statement, &values).await?;
+            let jobs = row.map_or_else(Vec::new, |row| row.claims(queue));
+            Ok(Taken { jobs, ..Taken::default() })
         }
-        // Rows are read one by one from the result, because a list of wide rows in between is most of the work.
         Owner::Caller | Owner::Transaction => {
             let rows = statement.with::<ScannedSql>(&values);
-            rows.run(conn, |rows, conn| {
-                rows.load_iter::<ScannedRow, DefaultLoadingMode>(conn)
-                    .and_then(|rows| ScannedRow::taken(queue, token, rows))
-            })
+            conn.scan(rows, queue, token).await.map_err(|e| store.error(e))
         }
-    };
-    taken.map_err(|e| store.error(e))
+    }
 }
 
 fn key_values(key: SortKey) -> [Value<'static>; 3] {
