@@ -1,4 +1,4 @@
-//! A token that ends waits from another thread.
+//! A token that ends waits from another thread or task.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -42,18 +42,28 @@ impl CancellationToken {
         self.0.cancelled.load(Ordering::SeqCst)
     }
 
+    /// Waits until [`CancellationToken::cancel`] is called. The future can be dropped at any time.
+    pub async fn cancelled(&self) {
+        let signal = WakeSignal::new();
+        let _registration = self.notifies(&signal);
+        while !self.is_cancelled() {
+            signal.passed(0).await;
+        }
+    }
+
     /// Makes [`CancellationToken::cancel`] notify `signal` while the guard lives.
     ///
     /// The caller must read [`CancellationToken::is_cancelled`] after this call, or it misses a cancellation that came
     /// before.
-    pub(crate) fn notifies(&self, signal: &Arc<WakeSignal>) -> Registration<'_> {
+    pub fn notifies(&self, signal: &Arc<WakeSignal>) -> Registration<'_> {
         lock(&self.0.signals).push(Arc::downgrade(signal));
         Registration { token: self, signal: Arc::downgrade(signal) }
     }
 }
 
 /// Removes the signal from its [`CancellationToken`] when it is dropped.
-pub(crate) struct Registration<'t> {
+#[derive(Debug)]
+pub struct Registration<'t> {
     token: &'t CancellationToken,
     signal: Weak<WakeSignal>,
 }

@@ -83,6 +83,12 @@ pub struct Job<T> {
 }
 
 impl<T> Job<T> {
+    /// Replaces the data and the encoded payload, after the store has accepted them.
+    pub fn replace(&mut self, data: T, payload: Payload) {
+        self.data = data;
+        Arc::make_mut(&mut self.claim).record.payload = payload;
+    }
+
     /// Returns the job without its decoded payload.
     #[must_use]
     pub fn into_claim(self) -> Claim {

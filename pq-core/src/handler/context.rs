@@ -1,7 +1,7 @@
 //! What a leased handler can ask and do while it runs.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::lease_table::LeaseTable;
 use crate::lock::lock;
 use crate::stop::StopSignal;
 use crate::store::Extension;
-use crate::{Claim, CodecError, Error, Outcome, Pq, Queue, Settlement, Store};
+use crate::{CancellationToken, Claim, CodecError, Error, Outcome, Payload, Pq, Queue, Settlement, Store};
 
 /// The part of a running worker that the contexts of one queue's handlers share.
 pub(crate) struct ContextAccess<S: Store> {
@@ -38,6 +38,23 @@ pub struct Context<S: Store> {
     settled_as: Mutex<Option<Outcome>>,
     /// The task's call with the arguments of the last checkpoint.
     checkpoint: Mutex<Option<Envelope>>,
+    /// Exists once the handler has asked for it.
+    token: OnceLock<CancellationToken>,
+}
+
+/// A checkpoint that is not stored yet. Created by [`Context::encode_checkpoint`].
+#[derive(Debug)]
+pub struct Checkpoint {
+    payload: Payload,
+    call: Option<Envelope>,
+}
+
+impl Checkpoint {
+    /// Returns the payload to store.
+    #[must_use]
+    pub fn payload(&self) -> &Payload {
+        &self.payload
+    }
 }
 
 impl<S: Store> fmt::Debug for Context<S> {
@@ -66,6 +83,7 @@ impl<S: Store> Context<S> {
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             settled_as: Mutex::default(),
             checkpoint: Mutex::default(),
+            token: OnceLock::new(),
         }
     }
 
@@ -91,6 +109,25 @@ impl<S: Store> Context<S> {
     #[must_use]
     pub fn should_stop(&self) -> bool {
         self.is_cancelled() || self.is_timed_out() || self.is_lease_lost() || self.is_aborting()
+    }
+
+    /// Returns a token that is cancelled when [`Context::should_stop`] becomes true, within a tenth of a second.
+    ///
+    /// For an asynchronous handler, which can wait for it. It is not cancelled by a timeout, because the handler's future is
+    /// dropped then.
+    #[must_use]
+    pub fn cancellation_token(&self) -> CancellationToken {
+        self.token.get_or_init(CancellationToken::new).clone()
+    }
+
+    /// Cancels the token if the handler has asked for it and should stop.
+    pub(crate) fn cancel_if_stopped(&self) {
+        if let Some(token) = self.token.get()
+            && !token.is_cancelled()
+            && self.should_stop()
+        {
+            token.cancel();
+        }
     }
 
     /// Returns whether cancellation of the job was requested.
@@ -167,8 +204,13 @@ impl<S: Store> Context<S> {
         if !accepted.all() {
             return Err(Error::lease_lost(self.job.id).into());
         }
-        *lock(&self.settled_as) = Some(settlement.outcome);
+        self.note_settled(settlement.outcome);
         Ok(())
+    }
+
+    /// Notes that the handler settled the job in a transaction of its own, other than by [`Context::settle_with`].
+    pub fn note_settled(&self, outcome: Outcome) {
+        *lock(&self.settled_as) = Some(outcome);
     }
 
     /// Replaces the job's payload at once, and commits. The next attempt begins with it.
@@ -179,6 +221,24 @@ impl<S: Store> Context<S> {
     ///
     /// The errors of [`Queue::put`] for the payload; [`Error::LeaseLost`] if the lease has expired; the store's errors.
     pub fn checkpoint<T: Serialize>(&self, data: &T) -> Result<(), S::Error> {
+        let checkpoint = self.encode_checkpoint(data)?;
+        let store = self.access.pq.store();
+        store.with_connection(|conn| store.update(conn, &self.job, &checkpoint.payload))?;
+        self.note_checkpoint(checkpoint);
+        Ok(())
+    }
+
+    /// Notes that a checkpoint was stored, other than by [`Context::checkpoint`].
+    pub fn note_checkpoint(&self, checkpoint: Checkpoint) {
+        *lock(&self.checkpoint) = checkpoint.call;
+    }
+
+    /// Encodes a checkpoint without storing it.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Queue::put`] for the payload.
+    pub fn encode_checkpoint<T: Serialize>(&self, data: &T) -> Result<Checkpoint, Error> {
         let json =
             serde_json::to_string(data).map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
         let queue = &self.access.queue;
@@ -190,10 +250,13 @@ impl<S: Store> Context<S> {
             call = Some(changed);
         }
         let payload = queue.encode_json(call.as_ref().map_or(Ok(json), Envelope::to_json)?)?;
-        let store = self.access.pq.store();
-        store.with_connection(|conn| store.update(conn, &self.job, &payload))?;
-        *lock(&self.checkpoint) = call;
-        Ok(())
+        Ok(Checkpoint { payload, call })
+    }
+
+    /// Returns the handle of the worker.
+    #[must_use]
+    pub fn pq(&self) -> &Pq<S> {
+        &self.access.pq
     }
 
     /// Runs `work` in a transaction on a connection of the worker's handle, for example to call
@@ -214,10 +277,7 @@ impl<S: Store> Context<S> {
     }
 
     /// Returns the outcome with which the handler settled the job, and the call of its last checkpoint.
-    pub(crate) fn into_effects(self) -> (Option<Outcome>, Option<Envelope>) {
-        (
-            self.settled_as.into_inner().unwrap_or_else(PoisonError::into_inner),
-            self.checkpoint.into_inner().unwrap_or_else(PoisonError::into_inner),
-        )
+    pub(crate) fn take_effects(&self) -> (Option<Outcome>, Option<Envelope>) {
+        (lock(&self.settled_as).take(), lock(&self.checkpoint).take())
     }
 }

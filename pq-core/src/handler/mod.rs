@@ -1,6 +1,7 @@
 //! Handlers: what runs a job, what it may touch, and what follows.
 
 mod context;
+mod executor;
 mod failure;
 mod incoming;
 mod isolation;
@@ -9,13 +10,15 @@ mod policy;
 mod unknown_task;
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-pub use self::context::Context;
 pub(crate) use self::context::ContextAccess;
+pub use self::context::{Checkpoint, Context};
+pub use self::executor::Executor;
 pub use self::failure::Failure;
 pub(crate) use self::incoming::{HandlerResult, Incoming};
 pub use self::isolation::Isolation;
@@ -32,10 +35,17 @@ type Leased<S> = dyn Fn(&Context<S>, &Incoming) -> HandlerResult + Send + Sync;
 /// A function that [`crate::Worker::map_results`] was given.
 pub(crate) type MapResult = dyn Fn(&Claim, HandlerResult) -> HandlerResult + Send + Sync;
 
+/// The future of an asynchronous handler.
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
+
+type Asynchronous<S> = dyn Fn(&Arc<Context<S>>, &Incoming) -> Result<HandlerFuture, Failure> + Send + Sync;
+
 /// The closure of a handler, with the type of its jobs erased.
 pub(crate) enum Run<S: Store> {
     Transactional(Box<Transactional<S>>),
     Leased(Box<Leased<S>>),
+    /// Runs under a lease, as the jobs of `Leased` do.
+    Asynchronous(Box<Asynchronous<S>>),
 }
 
 /// Runs the jobs of a task, or all jobs of a queue. A [`crate::Worker`] serves it.
@@ -132,6 +142,16 @@ impl<S: Store> Handler<S> {
         self
     }
 
+    /// Sets the maximum number of jobs that an asynchronous handler runs at the same time in one worker. Default: no limit
+    /// of its own, see [`crate::Worker::concurrency`].
+    ///
+    /// Has no effect on other handlers. Minimum: 1.
+    #[must_use]
+    pub fn concurrency(mut self, jobs: usize) -> Self {
+        self.policy.concurrency = jobs.max(1);
+        self
+    }
+
     /// Sets the isolation level of a transactional handler's transaction. Default: [`Isolation::ReadCommitted`].
     ///
     /// Has no effect on a leased handler. See [`crate::Task::isolation`].
@@ -151,12 +171,21 @@ impl<S: Store> Handler<S> {
             Run::Leased(run) => {
                 Run::Leased(Box::new(move |context, incoming| map(&incoming.claim, run(context, incoming))))
             }
+            Run::Asynchronous(run) => Run::Asynchronous(Box::new(move |context, incoming| {
+                let (map, claim, future) =
+                    (Arc::clone(&map), Arc::clone(&incoming.claim), run(context, incoming)?);
+                Ok(Box::pin(async move { map(&claim, future.await) }))
+            })),
         };
         Self { run, ..self }
     }
 
     pub(crate) fn is_transactional(&self) -> bool {
         matches!(self.run, Run::Transactional(_))
+    }
+
+    pub(crate) fn is_asynchronous(&self) -> bool {
+        matches!(self.run, Run::Asynchronous(_))
     }
 }
 
@@ -188,6 +217,27 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
         self.handler(Run::Leased(Box::new(move |context, incoming| {
             let job = queue.decoded(&incoming.claim).map_err(Failure::Undecodable)?;
             erase_types(handler(context, job))
+        })))
+    }
+
+    /// Creates an asynchronous leased handler of all jobs of the queue. See [`crate::Task::leased_async`].
+    ///
+    /// A failed job is archived as dead. See [`Handler::max_retries`].
+    #[must_use]
+    pub fn leased_async<R, E, F>(
+        &self,
+        handler: impl Fn(Arc<Context<S>>, Job<T>) -> F + Send + Sync + 'static,
+    ) -> Handler<S>
+    where
+        R: Into<Outcome>,
+        E: fmt::Display,
+        F: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        let queue = self.clone();
+        self.handler(Run::Asynchronous(Box::new(move |context, incoming| {
+            let job = queue.decoded(&incoming.claim).map_err(Failure::Undecodable)?;
+            let future = handler(Arc::clone(context), job);
+            Ok(Box::pin(async move { erase_types(future.await) }))
         })))
     }
 

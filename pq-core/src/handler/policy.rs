@@ -19,6 +19,8 @@ pub(crate) struct Policy {
     /// How many handlers that send statements may share a transaction, see [`Policy::max_senders`].
     pub(crate) max_sharing: usize,
     pub(crate) isolation: Isolation,
+    /// How many jobs an asynchronous handler runs at the same time.
+    pub(crate) concurrency: usize,
 }
 
 impl Default for Policy {
@@ -31,6 +33,7 @@ impl Default for Policy {
             keep_history: false,
             max_sharing: 1,
             isolation: Isolation::default(),
+            concurrency: usize::MAX,
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -215,8 +214,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     pub fn update(&mut self, job: &mut Job<T>, data: T) -> Result<(), S::Error> {
         let payload = self.queue.encode_payload(&data)?;
         self.queue.store().update(self.conn, &job.claim, &payload)?;
-        job.data = data;
-        Arc::make_mut(&mut job.claim).record.payload = payload;
+        job.replace(data, payload);
         Ok(())
     }
 }

@@ -202,7 +202,8 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
         }
     }
 
-    pub(super) fn decode(&self, taken: Taken) -> Decoded<T> {
+    /// Decodes the jobs of a take. Logs those that cannot be decoded.
+    pub fn decode(&self, taken: Taken) -> Decoded<T> {
         let mut found = Decoded { jobs: Vec::new(), dead: Vec::new(), next_due: taken.next_due };
         for raw in taken.jobs {
             match self.decode_payload(&raw) {
@@ -235,10 +236,14 @@ impl<S: Store, T> Queue<S, T> {
 }
 
 /// The result of a take, decoded.
-pub(super) struct Decoded<T> {
-    pub(super) jobs: Vec<Job<T>>,
-    pub(super) dead: Vec<Undecodable>,
-    pub(super) next_due: Option<Duration>,
+#[derive(Debug)]
+pub struct Decoded<T> {
+    /// The jobs, in queue order.
+    pub jobs: Vec<Job<T>>,
+    /// The jobs that cannot be decoded. They must be archived as dead.
+    pub dead: Vec<Undecodable>,
+    /// When the next scheduled job is due, if there was no job to take.
+    pub next_due: Option<Duration>,
 }
 
 /// Describes a decoding error without the values of the payload, which serde_json's own text repeats.

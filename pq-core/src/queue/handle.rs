@@ -146,6 +146,12 @@ impl<S: Store> Pq<S> {
         })
     }
 
+    /// Returns the token that ends the waits of the queues, if one was set.
+    #[must_use]
+    pub fn cancellation_token(&self) -> Option<&CancellationToken> {
+        self.cancellation_token.as_ref()
+    }
+
     /// Returns the store behind the handle.
     #[must_use]
     pub fn store(&self) -> &S {

@@ -16,6 +16,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 pub use bound::BoundQueue;
+pub use get::Decoded;
 pub use handle::Pq;
 pub use iter::Iter;
 
@@ -48,6 +49,12 @@ impl<S: Store, T> Queue<S, T> {
     #[must_use]
     pub fn name(&self) -> &QueueName {
         &self.name
+    }
+
+    /// Returns the handle that the queue belongs to.
+    #[must_use]
+    pub fn pq(&self) -> &Pq<S> {
+        &self.pq
     }
 
     /// Replaces the codec of the payloads. Default: the handle's.

@@ -121,15 +121,21 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         jobs.into_iter().map(|(data, options)| self.encode::<T>(data.borrow(), options.borrow()))
     }
 
-    pub(super) fn encode<Q: Serialize + ?Sized>(
-        &self,
-        data: &Q,
-        options: &PutOptions,
-    ) -> Result<NewJob, Error> {
+    /// Encodes a job without enqueueing it.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Queue::put_with`] that are not the store's.
+    pub fn encode<Q: Serialize + ?Sized>(&self, data: &Q, options: &PutOptions) -> Result<NewJob, Error> {
         options.job(self.encode_payload(data)?)
     }
 
-    pub(super) fn encode_payload<Q: Serialize + ?Sized>(&self, data: &Q) -> Result<Payload, Error> {
+    /// Encodes the payload of a job.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] if the payload is refused.
+    pub fn encode_payload<Q: Serialize + ?Sized>(&self, data: &Q) -> Result<Payload, Error> {
         let refused = |found: serde_json::Error| Error::Encode(CodecError::new(found.to_string()));
         self.encode_json(serde_json::to_string(data).map_err(refused)?)
     }

@@ -58,7 +58,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     /// The errors of [`Queue::put_with`], and [`Error::InvalidSetting`] for a backoff that is a function: it cannot be
     /// stored with the call.
     pub fn call_with(&self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
-        self.queue.put_one(&self.job(arguments, options)?)
+        self.queue.put_one(&self.encode(arguments, options)?)
     }
 
     /// Enqueues many calls in one round trip, all or none, and returns their ids in the same order.
@@ -109,26 +109,31 @@ impl<S: Store, A: Serialize> Task<S, A> {
     where
         S: Rows,
     {
-        self.queue.store().row(self.queue.name(), self.job(arguments, options)?)
+        self.queue.store().row(self.queue.name(), self.encode(arguments, options)?)
     }
 
     /// Returns the job of a periodic call. It carries no trace context, because it puts many calls.
     #[cfg(feature = "cron")]
     pub(crate) fn periodic(&self, arguments: &A) -> Result<NewJob, Error> {
-        self.job(arguments, &CallOptions::new())
+        self.encode(arguments, &CallOptions::new())
     }
 
     fn jobs(
         &self,
         arguments: impl IntoIterator<Item = impl Borrow<A>>,
     ) -> impl Iterator<Item = Result<NewJob, Error>> {
-        arguments.into_iter().map(|arguments| self.job(arguments.borrow(), &CallOptions::new()))
+        arguments.into_iter().map(|arguments| self.encode(arguments.borrow(), &CallOptions::new()))
     }
 
-    fn job(&self, arguments: &A, options: &CallOptions) -> Result<NewJob, Error> {
+    /// Encodes a call without enqueueing it.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::call_with`] that are not the store's.
+    pub fn encode(&self, arguments: &A, options: &CallOptions) -> Result<NewJob, Error> {
         let json = serde_json::to_string(arguments)
             .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
-        let mut job = self.encode(Arguments::of(&json), options)?;
+        let mut job = self.encode_arguments(Arguments::of(&json), options)?;
         if let (None, Some(key)) = (&job.serialization_key, &self.key) {
             job.serialization_key = Some(Key::new(key(arguments))?);
         }
@@ -160,11 +165,11 @@ impl<S: Store, A> Task<S, A> {
             return Err(refused("kwargs: they must be a JSON object").into());
         }
         let arguments = Arguments { args: args.get().to_owned(), kwargs: kwargs.get().to_owned() };
-        self.queue.put_one(&self.encode(arguments, options)?)
+        self.queue.put_one(&self.encode_arguments(arguments, options)?)
     }
 
     /// Builds the job of a call, without the key of [`Task::serialize_by`].
-    fn encode(&self, arguments: Arguments, options: &CallOptions) -> Result<NewJob, Error> {
+    fn encode_arguments(&self, arguments: Arguments, options: &CallOptions) -> Result<NewJob, Error> {
         let options = options.or(&self.defaults);
         let backoff = options.backoff.as_ref();
         // The jitter would be that of no job.
@@ -213,7 +218,7 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
     ///
     /// The errors of [`Task::call_with`].
     pub fn call_with(&mut self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
-        let job = self.task.job(arguments, options)?;
+        let job = self.task.encode(arguments, options)?;
         self.queue.put_one(&job)
     }
 

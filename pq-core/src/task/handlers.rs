@@ -55,6 +55,30 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
         })))
     }
 
+    /// Creates an asynchronous handler that runs under a lease, while no transaction is open.
+    ///
+    /// The worker runs many at the same time, see [`crate::Worker::concurrency`], on an [`crate::Executor`], and needs no
+    /// thread for each. It extends the leases while the futures run. A future that exceeds the task's timeout is dropped,
+    /// and the attempt has failed. A panic fails the attempt.
+    ///
+    /// The job runs at least once, as by [`Task::leased`]. The handler learns through [`Context::cancellation_token`] that it
+    /// should end.
+    #[must_use]
+    pub fn leased_async<R, E, F>(
+        &self,
+        handler: impl Fn(Arc<Context<S>>, Job<A>) -> F + Send + Sync + 'static,
+    ) -> Handler<S>
+    where
+        R: Into<Outcome>,
+        E: fmt::Display,
+        F: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        self.handler(Run::Asynchronous(Box::new(move |context, incoming| {
+            let future = handler(Arc::clone(context), decode_call(incoming)?);
+            Ok(Box::pin(async move { erase_types(future.await) }))
+        })))
+    }
+
     fn handler(&self, run: Run<S>) -> Handler<S> {
         Handler {
             queue: self.queue.clone(),

@@ -10,10 +10,11 @@ use crate::Failure;
 /// A panic cannot leave shared state half written: a handler's connection is rolled back, and no lock of the worker is
 /// held while application code runs.
 pub(super) fn catch_panic<R>(work: impl FnOnce() -> R) -> Result<R, Failure> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Failure::Panic(text(panic)))
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Failure::Panic(panic_text(panic)))
 }
 
-fn text(panic: Box<dyn Any + Send>) -> String {
+/// Returns the text of a panic.
+pub(super) fn panic_text(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(panic) => match panic.downcast::<&'static str>() {

@@ -137,6 +137,7 @@ fn run_one<S: Store>(
     let result = run_handler(run, slot, &prepared, now, &mut |handler| match handler {
         Run::Leased(handler) => handler(&context, &prepared.incoming),
         Run::Transactional(handler) => run_in_transaction(run, served, &prepared, handler, &mut committed),
+        Run::Asynchronous(_) => Err(Failure::Error("the handler is asynchronous".to_owned())),
     });
     if own_length.is_some() {
         set_lease_length(run, lease, run.settings.lease);
@@ -149,7 +150,7 @@ fn run_one<S: Store>(
         }
         result => result,
     };
-    let (settled_as, checkpoint) = context.into_effects();
+    let (settled_as, checkpoint) = context.take_effects();
     if checkpoint.is_some() {
         // A retry begins with the arguments of the last checkpoint.
         prepared.incoming.envelope = checkpoint;
@@ -159,7 +160,7 @@ fn run_one<S: Store>(
 }
 
 /// Sets by how much the lease is extended, for a job whose call has a lease length of its own.
-fn set_lease_length<S: Store>(run: &WorkerRun<S>, lease: i64, length: Duration) {
+pub(super) fn set_lease_length<S: Store>(run: &WorkerRun<S>, lease: i64, length: Duration) {
     if run.leases.set_length(lease, length) {
         run.lease_added();
     }

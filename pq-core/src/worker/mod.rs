@@ -5,6 +5,7 @@
 //! batch, with `run_handler` and `settling` below them. `poll` chooses a queue and `threads` loops over polls.
 //! `lease_keeper` and `maintenance` each run in a thread of their own.
 
+mod async_jobs;
 mod batch;
 mod batch_sizer;
 mod catch_panic;
@@ -41,7 +42,7 @@ use self::queue_set::QueueSet;
 use self::settings::{RunUntil, Settings};
 pub use self::status::{Report, Running, Status};
 use self::worker_run::WorkerRun;
-use crate::handler::{Failure, Handler, JobInfo, MapResult, Middleware, Next, OnFailure};
+use crate::handler::{Executor, Failure, Handler, JobInfo, MapResult, Middleware, Next, OnFailure};
 use crate::{Claim, Outcome, Pq, Retention, Store};
 
 /// Runs the handlers of one or several queues in its own threads.
@@ -156,6 +157,23 @@ where
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.settings.threads = threads;
+        self
+    }
+
+    /// Sets how many asynchronous handlers run at the same time. Default: 100. See [`crate::Task::leased_async`].
+    ///
+    /// [`Handler::concurrency`] limits the handlers of one task. While handlers are quick, a few more jobs than that are
+    /// taken ahead: as many as end in 50 ms.
+    #[must_use]
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.settings.concurrency = handlers;
+        self
+    }
+
+    /// Sets what runs the futures of asynchronous handlers. Default: none.
+    #[must_use]
+    pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.settings.executor = Some(executor);
         self
     }
 
@@ -360,6 +378,14 @@ where
     fn run_until(self, until: RunUntil) -> Result<Report, S::Error> {
         self.settings.check()?;
         self.queues.check()?;
+        if self.queues.has_asynchronous() && self.settings.executor.is_none() {
+            let wrong = "asynchronous handlers need an executor: use the worker of `pq-diesel-async`";
+            return Err(crate::Error::InvalidSetting(wrong.to_owned()).into());
+        }
+        if self.queues.has_asynchronous() && !self.middleware.is_empty() {
+            let wrong = "middleware of `Worker::wrap` blocks, so it cannot run around asynchronous handlers";
+            return Err(crate::Error::InvalidSetting(wrong.to_owned()).into());
+        }
         let Self { pq, queues, settings, middleware, on_failure, control } = self;
         let _attached = control.attach(queues.names(), &pq);
         threads::run_threads(&Arc::new(WorkerRun::new(

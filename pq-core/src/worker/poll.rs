@@ -10,6 +10,9 @@ use super::worker_run::WorkerRun;
 use super::{leased_batch, transactional_batch};
 use crate::{Scan, Store, StoreError};
 
+/// The time after which a thread looks again whether there are jobs for it to begin, if others have reserved the last ones.
+const RESERVED_PAUSE: Duration = Duration::from_millis(10);
+
 /// The result of a poll.
 #[derive(Debug)]
 pub(super) enum PollResult {
@@ -35,6 +38,9 @@ pub(super) fn poll<S: Store>(
     let mut empty = Vec::new();
     for position in run.queues.order() {
         let served = &run.queues.all[position];
+        if served.is_asynchronous() {
+            continue;
+        }
         // A full scan must be certain that the queue is empty, so it does not leave the queue to another thread.
         if let Some(delay) = served.limiter.affinity_delay(thread, Instant::now())
             && scan == Scan::Resume
@@ -45,8 +51,11 @@ pub(super) fn poll<S: Store>(
         }
         let max_jobs = if served.is_transactional() { served.sharing_limit.max_jobs() } else { usize::MAX };
         let want = run.job_limit.reserve(sizer.size().min(max_jobs));
-        if want == 0 {
+        if want == 0 && run.job_limit.is_reached() {
             return Ok(PollResult::LimitReached);
+        }
+        if want == 0 {
+            return Ok(PollResult::Empty { next_due: Some(RESERVED_PAUSE) });
         }
         let mut began_at = None;
         let mut began = || {
@@ -70,6 +79,7 @@ pub(super) fn poll<S: Store>(
         };
         let Batch { taken, bytes, has_keys, lease_limit, unbegun, .. } = batch;
         run.job_limit.release(want - (taken - unbegun));
+        run.record_begun(taken - unbegun);
         if taken > 0 {
             let took = began_at.map_or(Duration::ZERO, |began_at| began_at.elapsed());
             served.limiter.record_batch(thread, TakenBatch { has_keys, taken, want, took }, Instant::now());

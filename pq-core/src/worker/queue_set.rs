@@ -31,12 +31,21 @@ impl<S: Store> ServedQueue<S> {
         self.handlers().all(Handler::is_transactional)
     }
 
+    fn has_both_kinds(&self) -> bool {
+        self.is_asynchronous() && !self.handlers().all(Handler::is_asynchronous)
+    }
+
     /// Returns whether a transactional handler needs another isolation level than a lease is settled at.
     ///
     /// Its transaction would conflict with the extension of its lease.
     fn has_leased_isolation(&self) -> bool {
         let has_level = |handler: &Handler<S>| handler.policy.isolation != Isolation::ReadCommitted;
         !self.is_transactional() && self.handlers().any(|one| one.is_transactional() && has_level(one))
+    }
+
+    /// Returns whether the handlers are asynchronous. Then all are.
+    pub(super) fn is_asynchronous(&self) -> bool {
+        self.handlers().any(Handler::is_asynchronous)
     }
 
     fn handlers(&self) -> impl Iterator<Item = &Handler<S>> {
@@ -112,6 +121,11 @@ impl<S: Store> QueueSet<S> {
         } else if let Some(served) = self.all.iter().find(|served| served.has_leased_isolation()) {
             let queue = served.queue.name();
             format!("invalid isolation level: queue {queue:?} has leased handlers, too; use another queue")
+        } else if let Some(served) = self.all.iter().find(|served| served.has_both_kinds()) {
+            let queue = served.queue.name();
+            format!(
+                "invalid handlers: queue {queue:?} has asynchronous and blocking handlers; use a queue for each kind"
+            )
         } else if let Some(queue) = self.weights.keys().find(|queue| !is_served(queue)) {
             format!("invalid weight of queue {queue:?}: the queue has no handler")
         } else if let Some((queue, _)) = self.weights.iter().find(|(_, weight)| **weight == 0) {
@@ -129,6 +143,16 @@ impl<S: Store> QueueSet<S> {
         }
         self.deficits = Mutex::new(vec![0; self.all.len()]);
         self
+    }
+
+    pub(super) fn has_asynchronous(&self) -> bool {
+        self.all.iter().any(ServedQueue::is_asynchronous)
+    }
+
+    /// Returns the names of the queues that threads with blocking handlers serve.
+    pub(super) fn blocking_names(&self) -> Vec<QueueName> {
+        let blocking = self.all.iter().filter(|served| !served.is_asynchronous());
+        blocking.map(|served| served.queue.name().clone()).collect()
     }
 
     pub(super) fn names(&self) -> Vec<QueueName> {

@@ -1,9 +1,10 @@
 //! The settings of a worker.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::{Error, Retention};
+use crate::{Error, Executor, Retention};
 
 const MIN_LEASE: Duration = Duration::from_millis(10);
 
@@ -22,6 +23,9 @@ pub(super) struct Settings {
     pub(super) leave_unknown_tasks_for: Duration,
     /// `None` if a stopped worker waits for its handlers without limit.
     pub(super) stop_within: Option<Duration>,
+    /// How many asynchronous handlers run at the same time.
+    pub(super) concurrency: usize,
+    pub(super) executor: Option<Arc<dyn Executor>>,
 }
 
 impl Default for Settings {
@@ -37,6 +41,8 @@ impl Default for Settings {
             supervisor: None,
             leave_unknown_tasks_for: Duration::from_secs(24 * 3_600),
             stop_within: None,
+            concurrency: 100,
+            executor: None,
         }
     }
 }
@@ -50,6 +56,8 @@ impl Settings {
             format!("invalid batch size {min_batch}..={max_batch}: min must be at least 1 and not exceed max")
         } else if lease < MIN_LEASE {
             format!("invalid lease {lease:?}: it must be at least {MIN_LEASE:?}")
+        } else if self.concurrency == 0 {
+            "invalid concurrency 0: a worker must run at least one asynchronous handler".to_owned()
         } else {
             return Ok(());
         };
@@ -65,32 +73,54 @@ pub(super) enum RunUntil {
     Jobs(u64),
 }
 
-/// The number of jobs that the threads of a run may still begin.
+/// The number of jobs that the threads of a run begin in all.
 #[derive(Debug)]
-pub(super) struct JobLimit(Option<AtomicI64>);
+pub(super) struct JobLimit(Option<Limit>);
+
+#[derive(Debug)]
+struct Limit {
+    jobs: u64,
+    /// Jobs that no thread has reserved.
+    left: AtomicU64,
+    begun: AtomicU64,
+}
 
 impl JobLimit {
     pub(super) fn new(until: RunUntil) -> Self {
         Self(match until {
-            RunUntil::Jobs(jobs) => Some(AtomicI64::new(i64::try_from(jobs).unwrap_or(i64::MAX))),
+            RunUntil::Jobs(jobs) => Some(Limit { jobs, left: jobs.into(), begun: 0.into() }),
             RunUntil::Stopped | RunUntil::Empty => None,
         })
     }
 
     /// Reserves up to `wanted` of the jobs, and returns how many.
+    ///
+    /// None may be left although the limit is not reached, because another thread has reserved more than it will find.
     pub(super) fn reserve(&self, wanted: usize) -> usize {
-        let Some(left) = &self.0 else { return wanted };
-        let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
-        let before = left.fetch_sub(wanted, Ordering::SeqCst);
-        let reserved = before.clamp(0, wanted);
-        left.fetch_add(wanted - reserved, Ordering::SeqCst);
-        usize::try_from(reserved).unwrap_or_default()
+        let Some(limit) = &self.0 else { return wanted };
+        let take = |left: u64| Some(left.saturating_sub(wanted as u64));
+        let before = limit.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+        let before = before.unwrap_or_else(|left| left);
+        usize::try_from(before).unwrap_or(usize::MAX).min(wanted)
     }
 
     /// Returns reserved jobs that were not begun.
     pub(super) fn release(&self, jobs: usize) {
-        if let Some(left) = &self.0 {
-            left.fetch_add(i64::try_from(jobs).unwrap_or_default(), Ordering::SeqCst);
+        if let Some(limit) = &self.0 {
+            limit.left.fetch_add(jobs as u64, Ordering::SeqCst);
         }
+    }
+
+    /// Records that reserved jobs were begun. Returns `true` if they were the last ones.
+    pub(super) fn record_begun(&self, jobs: usize) -> bool {
+        self.0.as_ref().is_some_and(|limit| {
+            let before = limit.begun.fetch_add(jobs as u64, Ordering::SeqCst);
+            before < limit.jobs && before + jobs as u64 >= limit.jobs
+        })
+    }
+
+    /// Returns whether no more jobs may be begun.
+    pub(super) fn is_reached(&self) -> bool {
+        self.0.as_ref().is_some_and(|limit| limit.begun.load(Ordering::SeqCst) >= limit.jobs)
     }
 }

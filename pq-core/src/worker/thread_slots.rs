@@ -1,6 +1,6 @@
 //! What each thread of a worker has in hand, where the maintenance thread and the status can see it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -49,6 +49,8 @@ pub(super) struct SettleRetries {
 #[derive(Default)]
 pub(super) struct ThreadSlot {
     running: Mutex<Option<RunningHandler>>,
+    /// The asynchronous handlers that the thread has started, by their numbers.
+    concurrent: Mutex<HashMap<u64, RunningHandler>>,
     /// Leased jobs that are not begun.
     pub(super) buffer: Mutex<VecDeque<Arc<Claim>>>,
     /// Leased jobs that are not settled. The maintenance thread settles those that wait too long.
@@ -69,8 +71,22 @@ impl ThreadSlot {
         *lock(&self.running) = None;
     }
 
+    pub(super) fn begin_concurrent(&self, number: u64, handler: RunningHandler) {
+        lock(&self.concurrent).insert(number, handler);
+    }
+
+    pub(super) fn end_concurrent(&self, number: u64) {
+        lock(&self.concurrent).remove(&number);
+    }
+
+    /// Returns the blocking handler that the thread runs.
     pub(super) fn running(&self) -> Option<RunningHandler> {
         lock(&self.running).clone()
+    }
+
+    /// Returns all handlers that the thread runs or has started.
+    pub(super) fn all_running(&self) -> Vec<RunningHandler> {
+        self.running().into_iter().chain(lock(&self.concurrent).values().cloned()).collect()
     }
 
     pub(super) fn set_buffered_in_transaction(&self, jobs: usize) {
@@ -106,7 +122,7 @@ impl ThreadSlots {
             age: handler.since.elapsed(),
         };
         let mut running: Vec<Running> =
-            self.all().iter().filter_map(ThreadSlot::running).map(describe).collect();
+            self.all().iter().flat_map(ThreadSlot::all_running).map(describe).collect();
         running.sort_by_key(|running| running.id);
         running
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::async_jobs::run_dispatcher;
 use super::batch_sizer::BatchSizer;
 use super::catch_panic::catch_panic;
 use super::error_backoff::ErrorBackoff;
@@ -46,17 +47,19 @@ pub(super) fn run_threads<S: Store>(run: &Arc<WorkerRun<S>>) -> Result<Report, S
             })
         })
         .collect();
-    threads.extend((0..run.settings.threads).map(|thread| {
+    let total = run.slots().len();
+    threads.extend((0..total).map(|thread| {
         endings.spawn(run, move |endings, run| {
-            let ended = catch_unwind(AssertUnwindSafe(|| run_thread(run, thread)));
+            // The thread behind those that run blocking handlers serves the queues with asynchronous ones.
+            let work = if thread < run.blocking_threads() { run_thread } else { run_dispatcher };
+            let ended = catch_unwind(AssertUnwindSafe(|| work(run, thread)));
             if ended.is_err() {
                 run.stop.request(StopMode::Abort);
             }
             lock(&endings.threads).push(ended);
         })
     }));
-    let have_all_ended =
-        endings.wait(run, Duration::ZERO, || lock(&endings.threads).len() == run.settings.threads);
+    let have_all_ended = endings.wait(run, Duration::ZERO, || lock(&endings.threads).len() == total);
     if !have_all_ended {
         abandon(run);
     }
@@ -93,7 +96,7 @@ const DEREGISTER_WITHIN: Duration = Duration::from_secs(1);
 fn abandon<S: Store>(run: &WorkerRun<S>) {
     run.abandoned.store(true, Ordering::SeqCst);
     run.stop.request(StopMode::Abort);
-    for handler in run.slots().iter().filter_map(ThreadSlot::running) {
+    for handler in run.slots().iter().flat_map(ThreadSlot::all_running) {
         tracing::error!(
             queue = %handler.queue,
             job_id = %handler.id,
@@ -199,7 +202,7 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
 }
 
 /// Returns whether the run ends when its queues are empty.
-fn ends_when_empty<S: Store>(run: &WorkerRun<S>) -> bool {
+pub(super) fn ends_when_empty<S: Store>(run: &WorkerRun<S>) -> bool {
     run.until == RunUntil::Empty || run.stop.mode() == Some(StopMode::Drain)
 }
 
@@ -226,7 +229,7 @@ fn run_next_batch<S: Store>(
     // One thread polls on behalf of those that wait. When it has taken jobs it lets the next one wait, and runs them.
     let Some(turn) = run.wait_turn.take(run.stop.waits()) else { return Ok(true) };
     let mut turn = Some(turn);
-    let names = run.queues.names();
+    let names = run.queues.blocking_names();
     let waited = poll_and_wait(run.store(), &names, Wait::Forever, Some(run.stop.waits()), |scan| {
         turn.iter().for_each(Turn::begin_poll);
         let polled = poll(run, thread, sizer, scan, &mut || drop(turn.take()));
@@ -251,7 +254,7 @@ fn run_next_batch<S: Store>(
 ///
 /// Returns `false` if there was no expired lease. Even then another process may have returned its jobs since the last
 /// poll, so the queues must be polled again.
-fn requeue_expired<S: Store>(run: &WorkerRun<S>) -> Result<bool, S::Error> {
+pub(super) fn requeue_expired<S: Store>(run: &WorkerRun<S>) -> Result<bool, S::Error> {
     if run.settings.maintain_every == Duration::MAX {
         return Ok(false);
     }

@@ -286,7 +286,9 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             Run::Transactional(handler) => {
                 store.with_call_timeout(conn, None, |conn| handler(conn, &prepared.incoming))
             }
-            Run::Leased(_) => Err(Failure::Error("the handler is not transactional".to_owned())),
+            Run::Leased(_) | Run::Asynchronous(_) => {
+                Err(Failure::Error("the handler is not transactional".to_owned()))
+            }
         });
         if self.run.is_abandoned() {
             return Err(Error::Stopped.into());

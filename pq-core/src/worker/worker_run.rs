@@ -21,6 +21,7 @@ pub(super) struct WorkerRun<S: Store> {
     pub(super) pq: Pq<S>,
     pub(super) queues: QueueSet<S>,
     pub(super) settings: Settings,
+    blocking_threads: usize,
     pub(super) middleware: Vec<Arc<Middleware>>,
     pub(super) on_failure: Vec<Box<OnFailure>>,
     pub(super) until: RunUntil,
@@ -52,8 +53,9 @@ impl<S: Store> WorkerRun<S> {
     ) -> Self {
         let (stop, progress, leases) =
             (Arc::clone(&control.stop), Arc::clone(&control.progress), Arc::<LeaseTable>::default());
-        progress.threads.create(settings.threads);
         let queues = queues.ready();
+        let blocking_threads = if queues.blocking_names().is_empty() { 0 } else { settings.threads };
+        progress.threads.create(blocking_threads + usize::from(queues.has_asynchronous()));
         let context_access = queues
             .all
             .iter()
@@ -70,6 +72,7 @@ impl<S: Store> WorkerRun<S> {
             pq,
             queues,
             settings,
+            blocking_threads,
             middleware,
             on_failure,
             until,
@@ -83,6 +86,18 @@ impl<S: Store> WorkerRun<S> {
             maintenance: ThreadSignal::default(),
             abandoned: AtomicBool::new(false),
             reached: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns how many threads run blocking handlers. One more serves the queues with asynchronous ones.
+    pub(super) fn blocking_threads(&self) -> usize {
+        self.blocking_threads
+    }
+
+    /// Records that reserved jobs were begun. After the last ones, threads that wait for jobs end.
+    pub(super) fn record_begun(&self, jobs: usize) {
+        if self.job_limit.record_begun(jobs) {
+            self.stop.waits().cancel();
         }
     }
 

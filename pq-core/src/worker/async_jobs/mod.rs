@@ -1,0 +1,451 @@
+//! The thread that serves queues with asynchronous handlers.
+//!
+//! It takes jobs under leases, starts their handlers on the [`Executor`], and settles the jobs of a lease together when
+//! their handlers have ended. It does not wait for handlers: while they run it takes more, as long as fewer than
+//! [`crate::Worker::concurrency`] run. Jobs that are taken and cannot begin yet wait in the thread.
+
+mod pace;
+mod running;
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context as TaskContext, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use tracing::Instrument;
+
+use self::pace::Pace;
+use self::running::{Ended, ResultSender, run_guarded};
+use super::batch::Batch;
+use super::catch_panic::panic_text;
+use super::error_backoff::ErrorBackoff;
+use super::leased_batch::set_lease_length;
+use super::prepared_job::PreparedJob;
+use super::settings::RunUntil;
+use super::settling::{SETTLE_WITHIN, settle_finished};
+use super::status::Report;
+use super::thread_slots::{FinishedJob, RunningHandler, ThreadSlot};
+use super::threads::{ends_when_empty, requeue_expired};
+use super::worker_run::WorkerRun;
+use crate::handler::{Context, Executor, HandlerFuture, Run};
+use crate::lock::lock;
+use crate::stop::StopMode;
+use crate::{Claim, Error, Failure, Outcome, Scan, Store, StoreError, Taken, WakeSignal};
+
+/// The interval at which running handlers are told through their tokens that they should end, and at which jobs of leases
+/// that still have running handlers are settled.
+const TELL_EVERY: Duration = Duration::from_millis(25);
+
+/// A lease is confirmed before a job begins if it was not within this time.
+const CONFIRM_EVERY: Duration = Duration::from_millis(1);
+
+/// A job whose handler runs.
+struct Flight<'r, S: Store> {
+    position: usize,
+    prepared: PreparedJob<'r, S>,
+    context: Arc<Context<S>>,
+}
+
+/// A lease of this thread.
+#[derive(Default)]
+struct OwnLease {
+    /// The number of jobs that are not settled.
+    unsettled: usize,
+    finished: Vec<FinishedJob>,
+    confirmed_at: Option<Instant>,
+}
+
+/// The state of the thread.
+struct Dispatcher<'r, S: Store> {
+    run: &'r WorkerRun<S>,
+    slot: &'r ThreadSlot,
+    executor: Arc<dyn Executor>,
+    ended: Arc<Ended>,
+    next_number: u64,
+    flights: HashMap<u64, Flight<'r, S>>,
+    /// How many handlers run of each task, and of each whole queue.
+    running: HashMap<(usize, Option<String>), usize>,
+    /// Jobs that are taken and not begun.
+    waiting: VecDeque<(usize, PreparedJob<'r, S>)>,
+    leases: HashMap<i64, OwnLease>,
+    pace: Pace,
+    told_at: Instant,
+}
+
+/// Forwards a wake-up to a signal.
+struct Forward(Arc<WakeSignal>);
+
+impl Wake for Forward {
+    fn wake(self: Arc<Self>) {
+        self.0.notify();
+    }
+}
+
+/// Serves the queues with asynchronous handlers until the worker is stopped, and their handlers have ended.
+pub(super) fn run_dispatcher<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Error> {
+    let executor = run.settings.executor.clone();
+    let executor =
+        executor.ok_or_else(|| Error::InvalidSetting("a worker without an executor".to_owned()))?;
+    let (signal, now) = (WakeSignal::new(), Instant::now());
+    Dispatcher {
+        run,
+        slot: &run.slots()[thread],
+        executor,
+        ended: Ended::new(&signal),
+        next_number: 0,
+        flights: HashMap::new(),
+        running: HashMap::new(),
+        waiting: VecDeque::new(),
+        leases: HashMap::new(),
+        pace: Pace::new(now),
+        told_at: now,
+    }
+    .run_until_stopped(&signal)
+}
+
+impl<'r, S: Store> Dispatcher<'r, S> {
+    fn run_until_stopped(&mut self, signal: &Arc<WakeSignal>) -> Result<(), S::Error> {
+        let run = self.run;
+        let arrivals = WakeSignal::new();
+        let _subscriptions: Vec<_> = run
+            .queues
+            .all
+            .iter()
+            .filter(|served| served.is_asynchronous())
+            .map(|served| run.store().subscribe(served.queue.name(), &arrivals))
+            .collect();
+        let _registration = run.stop.waits().notifies(signal);
+        let waker = Waker::from(Arc::new(Forward(Arc::clone(signal))));
+        let (mut backoff, mut poll_at, mut seen_arrivals) = (ErrorBackoff::default(), Instant::now(), None);
+        // After an error nothing is polled before this time.
+        let mut retry_at = poll_at;
+        loop {
+            let seen = signal.generation();
+            self.record_ended();
+            if run.is_abandoned() {
+                return Ok(());
+            }
+            let is_finishing = run.stop.is_finishing();
+            if is_finishing {
+                self.give_back_waiting();
+            }
+            self.start_waiting();
+            self.settle(is_finishing);
+            let want = if is_finishing { 0 } else { self.want() };
+            let mut is_empty = false;
+            let now = Instant::now();
+            let is_due = seen_arrivals != Some(arrivals.generation()) || now >= poll_at;
+            if want > 0 && is_due && now >= retry_at {
+                seen_arrivals = Some(arrivals.generation());
+                match self.poll(want) {
+                    Ok(Some(next_due)) => {
+                        let interval = run.store().poll_interval();
+                        poll_at = Instant::now() + next_due.map_or(interval, |due| due.min(interval));
+                        is_empty = true;
+                    }
+                    Ok(None) => poll_at = Instant::now(),
+                    Err(error) => {
+                        if self.is_fatal(&error) {
+                            run.stop.request(StopMode::Abort);
+                            return Err(error);
+                        }
+                        tracing::warn!(%error, "polling failed; the worker will retry");
+                        retry_at = Instant::now() + backoff.next_pause();
+                        poll_at = retry_at;
+                        continue;
+                    }
+                }
+                backoff.reset();
+                run.reached.store(true, Ordering::Relaxed);
+                if !is_empty {
+                    continue;
+                }
+            }
+            if self.flights.is_empty() && self.waiting.is_empty() {
+                self.settle(true);
+                if is_finishing || run.job_limit.is_reached() {
+                    return Ok(());
+                }
+                if ends_when_empty(run) {
+                    // The last poll was while handlers ran, which may have put more jobs.
+                    let ends = is_empty && (run.until != RunUntil::Empty || !requeue_expired(run)?);
+                    if ends {
+                        return Ok(());
+                    }
+                    poll_at = now;
+                    if now >= retry_at {
+                        continue;
+                    }
+                }
+            }
+            // Has an arrival notify the signal. One that came since the poll ends the wait at once.
+            let arrived = seen_arrivals.is_some_and(|seen| {
+                pin!(arrivals.passed(seen)).poll(&mut TaskContext::from_waker(&waker)).is_ready()
+            });
+            if !(arrived && want > 0) || now < retry_at {
+                signal.wait_past(seen, self.pause(poll_at.max(retry_at), want > 0));
+            }
+        }
+    }
+
+    /// Returns whether the error of a poll ends the worker.
+    fn is_fatal(&self, error: &S::Error) -> bool {
+        let has_answered = self.run.reached.load(Ordering::Relaxed);
+        !error.is_passing() && !has_answered || error.is_read_only() && ends_when_empty(self.run)
+    }
+
+    /// Returns how long to sleep if nothing happens.
+    fn pause(&self, poll_at: Instant, polls: bool) -> Duration {
+        let now = Instant::now();
+        let until_poll = if polls { poll_at.saturating_duration_since(now) } else { Duration::MAX };
+        if self.leases.is_empty() { until_poll } else { until_poll.min(TELL_EVERY) }
+    }
+
+    /// Returns how many jobs to take now.
+    fn want(&mut self) -> usize {
+        let settings = &self.run.settings;
+        let ahead = self.pace.of_period(Instant::now());
+        let room = (settings.concurrency + ahead).saturating_sub(self.flights.len() + self.waiting.len());
+        // While many handlers run, room for a few jobs is not worth a take of its own.
+        if room < (ahead / 4).clamp(1, settings.concurrency) { 0 } else { room.min(settings.max_batch) }
+    }
+
+    /// Takes jobs of the first queue that has any. If none has, returns when the next scheduled one is due.
+    fn poll(&mut self, want: usize) -> Result<Option<Option<Duration>>, S::Error> {
+        let run = self.run;
+        let scan = if ends_when_empty(run) { Scan::Full } else { Scan::Resume };
+        let (mut next_due, mut empty) = (None, Vec::new());
+        for position in run.queues.order() {
+            if !run.queues.all[position].is_asynchronous() {
+                continue;
+            }
+            let reserved = run.job_limit.reserve(want);
+            if reserved == 0 {
+                break;
+            }
+            let taken = self.take(position, reserved, scan);
+            let count = taken.as_ref().map_or(0, |taken| taken.jobs.len());
+            run.job_limit.release(reserved - count);
+            let taken = taken?;
+            if count > 0 {
+                run.queues.record_turn(position, &empty);
+                self.add(position, taken);
+                return Ok(None);
+            }
+            empty.push(position);
+            next_due = next_due.into_iter().chain(taken.next_due).min();
+        }
+        Ok(Some(next_due))
+    }
+
+    fn take(&self, position: usize, want: usize, scan: Scan) -> Result<Taken, S::Error> {
+        let run = self.run;
+        let (store, queue, length) = (run.store(), run.queues.all[position].queue.name(), run.settings.lease);
+        let _span = tracing::debug_span!("pq.take", %queue, want).entered();
+        let (asked_at, taken) = store.with_connection(|conn| {
+            let asked_at = Instant::now();
+            Ok::<_, S::Error>((asked_at, store.lease(conn, queue, want, length, scan)?))
+        })?;
+        if let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) {
+            run.leases.insert(lease, length, asked_at);
+            run.lease_added();
+        }
+        Ok(taken)
+    }
+
+    /// Adds the jobs of a take to those that wait.
+    fn add(&mut self, position: usize, mut taken: Taken) {
+        let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) else { return };
+        self.leases.insert(lease, OwnLease { unsettled: taken.jobs.len(), ..OwnLease::default() });
+        let limit = Batch::of(&taken.jobs).lease_limit.unwrap_or(usize::MAX);
+        if limit < taken.jobs.len() {
+            // A job that kills its worker must not take more than this many others with it.
+            taken.jobs.split_off(limit).into_iter().for_each(|job| self.give_back(job));
+        }
+        let served = &self.run.queues.all[position];
+        self.waiting.extend(taken.jobs.into_iter().map(|job| (position, served.prepare(job))));
+    }
+
+    /// Starts the jobs that wait, in order, as far as the limits allow.
+    fn start_waiting(&mut self) {
+        let mut passed_over = VecDeque::new();
+        while self.flights.len() < self.run.settings.concurrency
+            && let Some((position, prepared)) = self.waiting.pop_front()
+        {
+            let limit = prepared.handler.as_ref().map_or(usize::MAX, |handler| handler.policy.concurrency);
+            let key = (position, prepared.task.clone());
+            if limit < usize::MAX && self.running.get(&key).is_some_and(|running| *running >= limit) {
+                passed_over.push_back((position, prepared));
+            } else {
+                self.start(position, prepared);
+            }
+        }
+        passed_over.append(&mut self.waiting);
+        self.waiting = passed_over;
+        self.slot.set_buffered_in_transaction(self.waiting.len());
+    }
+
+    fn start(&mut self, position: usize, prepared: PreparedJob<'r, S>) {
+        let (run, now, job) = (self.run, Instant::now(), Arc::clone(&prepared.incoming.claim));
+        let lease = job.lease().unwrap_or_default();
+        if !self.is_held(lease, now) {
+            tracing::warn!(queue = %job.queue, job_id = %job.id, "job was skipped because its lease was lost");
+            self.slot.statistics.add(&job.queue, &Report { lost: 1, ..Report::default() });
+            return self.forget(lease, 1);
+        }
+        run.record_begun(1);
+        let timeout = prepared.timeout();
+        let context = Arc::new(Context::new(&run.context_access[position], &prepared.incoming, timeout));
+        let own_length = prepared.incoming.envelope.as_ref().and_then(|envelope| envelope.duration("lease"));
+        if let Some(length) = own_length {
+            set_lease_length(run, lease, length);
+        }
+        let future = match future_of(&prepared, &context) {
+            Ok(future) => future,
+            Err(failure) => {
+                let (job, outcome) = prepared.end(run, &run.queues.all[position], Err(failure));
+                return self.finish(FinishedJob { job, outcome, at: now, settled_as: None });
+            }
+        };
+        let number = self.next_number;
+        self.next_number += 1;
+        *self.running.entry((position, prepared.task.clone())).or_default() += 1;
+        let handler = RunningHandler {
+            id: job.id,
+            queue: job.queue.clone(),
+            task: prepared.task.clone(),
+            attempt: job.attempt,
+            lease: None,
+            timeout,
+            since: now,
+        };
+        self.slot.begin_concurrent(number, handler);
+        let span = tracing::info_span!(
+            "pq.run",
+            queue = %job.queue,
+            job_id = %job.id,
+            task = prepared.task.as_deref(),
+            attempt = job.attempt
+        );
+        let sender = ResultSender::new(&self.ended, number);
+        let timeout = timeout.map(|limit| (limit, self.executor.sleep(limit)));
+        let run_handler = async move { sender.send(run_guarded(future, timeout).await) };
+        self.flights.insert(number, Flight { position, prepared, context });
+        self.executor.spawn(Box::pin(run_handler.instrument(span)));
+    }
+
+    /// Returns whether the lease is held. It is extended first if it may expire soon.
+    fn is_held(&mut self, lease: i64, now: Instant) -> bool {
+        let Some(own) = self.leases.get_mut(&lease) else { return false };
+        if own.confirmed_at.is_none_or(|at| now - at >= CONFIRM_EVERY) {
+            let is_held = self.run.leases.confirm(self.run.store(), lease, now, CONFIRM_EVERY);
+            own.confirmed_at = is_held.then_some(now);
+        }
+        own.confirmed_at.is_some()
+    }
+
+    /// Records the handlers that have ended, and tells others that they should.
+    fn record_ended(&mut self) {
+        let (run, now, ended) = (self.run, Instant::now(), self.ended.take());
+        self.pace.record(ended.len(), now);
+        for (number, result) in ended {
+            let Some(Flight { position, mut prepared, context }) = self.flights.remove(&number) else {
+                continue;
+            };
+            self.slot.end_concurrent(number);
+            if let Some(running) = self.running.get_mut(&(position, prepared.task.clone())) {
+                *running -= 1;
+            }
+            let result = match result {
+                Err(Failure::Error(error)) if run.stop.is_aborting() => {
+                    // The handler was asked to end, so its error says nothing about the job.
+                    let job_id = prepared.incoming.claim.id;
+                    tracing::info!(%job_id, error, "handler ended early; its job is given back");
+                    Ok(Outcome::GiveBack)
+                }
+                result => result,
+            };
+            let (settled_as, checkpoint) = context.take_effects();
+            if checkpoint.is_some() {
+                // A retry begins with the arguments of the last checkpoint.
+                prepared.incoming.envelope = checkpoint;
+            }
+            let (job, outcome) = prepared.end(run, &run.queues.all[position], result);
+            self.finish(FinishedJob { job, outcome, at: now, settled_as: settled_as.map(Box::new) });
+        }
+        if now - self.told_at >= TELL_EVERY {
+            self.told_at = now;
+            self.flights.values().for_each(|flight| flight.context.cancel_if_stopped());
+        }
+    }
+
+    fn finish(&mut self, finished: FinishedJob) {
+        let lease = finished.job.lease().unwrap_or_default();
+        if let Some(own) = self.leases.get_mut(&lease) {
+            own.finished.push(finished);
+        }
+    }
+
+    /// Settles the leases all of whose handlers have ended, and others whose jobs have waited for long, or all finished
+    /// jobs.
+    fn settle(&mut self, all: bool) {
+        let now = Instant::now();
+        let due: Vec<i64> = self
+            .leases
+            .iter()
+            .filter(|(_, own)| {
+                let has_waited = || own.finished.first().is_some_and(|first| now - first.at >= SETTLE_WITHIN);
+                !own.finished.is_empty() && (all || own.finished.len() == own.unsettled || has_waited())
+            })
+            .map(|(lease, _)| *lease)
+            .collect();
+        for lease in due {
+            let Some(own) = self.leases.get_mut(&lease) else { continue };
+            let finished = mem::take(&mut own.finished);
+            let count = finished.len();
+            lock(&self.slot.finished).extend(finished);
+            settle_finished(self.run, self.slot);
+            self.forget(lease, count);
+        }
+    }
+
+    /// Forgets jobs of a lease that are settled or lost.
+    fn forget(&mut self, lease: i64, jobs: usize) {
+        if let Some(own) = self.leases.get_mut(&lease) {
+            own.unsettled -= jobs;
+            if own.unsettled == 0 {
+                self.leases.remove(&lease);
+                self.run.leases.remove(lease);
+            }
+        }
+    }
+
+    fn give_back(&mut self, job: Arc<Claim>) {
+        self.run.job_limit.release(1);
+        self.finish(FinishedJob { job, outcome: Outcome::GiveBack, at: Instant::now(), settled_as: None });
+    }
+
+    fn give_back_waiting(&mut self) {
+        for (_, prepared) in mem::take(&mut self.waiting) {
+            self.give_back(prepared.incoming.claim);
+        }
+        self.slot.set_buffered_in_transaction(0);
+    }
+}
+
+/// Returns the future of a job's handler. The function that makes it may fail or panic.
+fn future_of<S: Store>(
+    prepared: &PreparedJob<'_, S>,
+    context: &Arc<Context<S>>,
+) -> Result<HandlerFuture, Failure> {
+    let handler = prepared.handler.as_ref().map_err(Clone::clone)?;
+    let Run::Asynchronous(handler) = &handler.run else {
+        return Err(Failure::Error("the handler is not asynchronous".to_owned()));
+    };
+    catch_unwind(AssertUnwindSafe(|| handler(context, &prepared.incoming)))
+        .unwrap_or_else(|panic| Err(Failure::Panic(panic_text(panic))))
+}
