@@ -1,0 +1,83 @@
+//! A transactional job queue on PostgreSQL, for asynchronous applications built on diesel-async and tokio.
+//!
+//! A put commits with the application's own writes, on the application's `&mut AsyncPgConnection`, in its own transaction.
+//! Thousands of asynchronous handlers run in one worker, in the application's runtime. Tables, statements and semantics
+//! are those of [`pq_diesel`], so blocking and asynchronous programs share queues.
+//!
+//! | for | start with |
+//! |---|---|
+//! | a handle to the queues of a table | [`Pq`], [`Builder`] |
+//! | enqueueing and taking jobs | [`Queue`], [`BoundQueue`], [`JobStream`] |
+//! | named work with typed arguments | [`Task`], [`BoundTask`] |
+//! | running handlers | [`Worker`], [`Context`] |
+//! | everything else, from threads | [`Pq::blocking`] |
+//!
+//! ```no_run
+//! use pq_diesel_async::{Pq, Wait};
+//!
+//! # async fn orders() -> Result<(), pq_diesel_async::Error> {
+//! let pq = Pq::connect("postgres://localhost/shop").await?;
+//! pq.migrate().await?;
+//! let orders = pq.queue::<u64>("orders")?;
+//! orders.put(&42).await?;
+//! orders
+//!     .get_with(Wait::default(), async |_conn, job| {
+//!         // What is written on the connection here commits with the job.
+//!         assert_eq!(job.data, 42);
+//!         Ok::<_, pq_diesel_async::Error>(())
+//!     })
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Dropping futures
+//!
+//! A future of this crate can be dropped at any await, for example by a timeout or a `select!`. No job is lost: a job that
+//! was being taken is back in its queue, a job that was being put is added or not, and a lease ends at its time. A
+//! connection of the handle whose call was not finished is closed, never returned to its pool, and its statement is
+//! cancelled. A future that runs on **your** connection leaves it in an unknown state: drop the connection, too.
+
+#![warn(missing_debug_implementations)]
+
+mod bound;
+mod builder;
+mod connection;
+mod context;
+mod group_put;
+mod handlers;
+mod pool;
+mod pq;
+mod queue;
+mod shared;
+mod sqlstate;
+mod stream;
+mod take;
+mod task;
+mod transaction;
+mod wait;
+mod worker;
+
+/// The parts that this crate's own conformance tests call.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::connection::OnAsync;
+    pub use crate::pool::Lent;
+    pub use crate::shared::Shared;
+}
+
+pub use bound::{BoundQueue, BoundTask};
+pub use builder::Builder;
+pub use context::Context;
+pub use pq::Pq;
+pub use pq_diesel;
+pub use pq_diesel::{
+    Accepted, Backoff, CallOptions, CancelOutcome, CancellationToken, Claim, Control, Error, Extended,
+    Failure, Filter, Handler, IntoWhen, Job, JobId, JobRecord, JobState, Notify, OnConflict, Outcome,
+    PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Report, Retention, StopMode, Trace, Wait, When,
+};
+pub use queue::Queue;
+pub use stream::JobStream;
+pub use task::Task;
+pub use transaction::AsyncFunc;
+pub use worker::Worker;

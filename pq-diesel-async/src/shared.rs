@@ -1,0 +1,145 @@
+//! What the clones of a handle share: the store, the pool, and the puts that wait to be grouped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pq_core::Isolation;
+use pq_diesel::Error;
+use pq_diesel::store::{PgStore, SqlConnection};
+use tokio::sync::OnceCell;
+
+use crate::group_put::GroupPuts;
+use crate::pool::{BoxFuture, Lend, Lent};
+
+/// The state that the clones of a handle share.
+#[allow(missing_debug_implementations, reason = "users do not see it")]
+pub struct Shared {
+    /// The handle that listens, and that workers use from their own threads.
+    pub(crate) blocking: pq_diesel::Pq,
+    pool: Option<Arc<dyn Lend>>,
+    pub(crate) call_timeout: Duration,
+    pub(crate) group_puts: GroupPuts,
+    /// Whether the default isolation level of the pool's connections is another one than READ COMMITTED.
+    has_other_isolation: OnceCell<bool>,
+}
+
+impl Shared {
+    pub(crate) fn new(blocking: pq_diesel::Pq, pool: Option<Arc<dyn Lend>>, call_timeout: Duration) -> Self {
+        let group_puts = GroupPuts::default();
+        Self { blocking, pool, call_timeout, group_puts, has_other_isolation: OnceCell::new() }
+    }
+
+    pub(crate) fn store(&self) -> &PgStore {
+        self.blocking.store()
+    }
+
+    /// Borrows a connection of the pool.
+    #[allow(clippy::missing_errors_doc)]
+    pub async fn lend(&self) -> Result<Lent, Error> {
+        let pool = self.pool.as_ref().ok_or(pq_core::Error::NoConnection)?;
+        let mut borrowed = pool.lend().await?;
+        let other = self
+            .has_other_isolation
+            .get_or_try_init(|| async {
+                let conn = borrowed.connection();
+                self.within_limit(crate::connection::has_other_isolation(conn)).await
+            })
+            .await;
+        match other {
+            Ok(other) => Ok(Lent::new(borrowed, *other)),
+            Err(error) => {
+                drop(Lent::new(borrowed, false));
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for a call on a connection, at most for the call timeout. A connection whose call did not end must not be
+    /// released.
+    pub(crate) async fn within_limit<R>(
+        &self,
+        call: impl Future<Output = Result<R, Error>>,
+    ) -> Result<R, Error> {
+        match tokio::time::timeout(self.call_timeout, call).await {
+            Ok(done) => done,
+            Err(_) => {
+                let limit = self.call_timeout;
+                Err(Error::Unavailable(format!("the server did not answer within {limit:?}")))
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Borrows a connection and begins a transaction on it, at READ COMMITTED.
+    pub(crate) fn begin(&self) -> BoxFuture<'_, Result<Lent, Error>> {
+        Box::pin(async move {
+            let mut lent = self.lend().await?;
+            let begin = async { Ok(lent.sql().begin(0, Isolation::ReadCommitted).await?) };
+            match self.within_limit(begin).await {
+                Ok(()) => Ok(lent),
+                Err(error) => finish(lent, Err(error)),
+            }
+        })
+    }
+
+    /// Commits the transaction on the connection, or rolls it back after an error, and returns the result.
+    pub(crate) fn end<'a, R, E>(&'a self, lent: Lent, done: Result<R, E>) -> BoxFuture<'a, Result<R, E>>
+    where
+        R: Send + 'a,
+        E: From<Error> + Send + 'a,
+    {
+        // The futures of these functions have a type without parameters of the caller's function, which the compiler could
+        // otherwise not show to be `Send`.
+        Box::pin(self.commit_or_roll_back(lent, done))
+    }
+
+    async fn commit_or_roll_back<R, E: From<Error>>(
+        &self,
+        mut lent: Lent,
+        done: Result<R, E>,
+    ) -> Result<R, E> {
+        let error = match done {
+            Ok(done) => {
+                let mut sql = lent.sql();
+                let commit = async { sql.commit(0).await.map_err(|error| self.store().error(error)) };
+                match self.within_limit(commit).await {
+                    Ok(()) => {
+                        lent.release();
+                        return Ok(done);
+                    }
+                    Err(error) => error.unless_committed().into(),
+                }
+            }
+            Err(error) => error,
+        };
+        let rolled_back = self.within_limit(async { Ok(lent.sql().roll_back_to(0).await?) }).await;
+        // If the rollback fails, the connection is closed, and the server rolls back.
+        drop(finish(lent, rolled_back));
+        Err(error)
+    }
+}
+
+/// Releases the connection of a call that has ended, and returns its result. After an error of the connection it is
+/// closed.
+pub(crate) fn finish<R>(conn: Lent, done: Result<R, Error>) -> Result<R, Error> {
+    match &done {
+        Err(error) if error.is_unavailable() => drop(conn),
+        _ => conn.release(),
+    }
+    done
+}
+
+/// Runs a call of the store on a connection of the handle, within the call timeout.
+macro_rules! on_connection {
+    ($shared:expr, |$conn:ident| $call:expr) => {{
+        let mut lent = $shared.lend().await?;
+        let done = {
+            let mut sql = lent.sql();
+            let $conn = &mut sql;
+            $shared.within_limit($call).await
+        };
+        $crate::shared::finish(lent, done)
+    }};
+}
+pub(crate) use on_connection;

@@ -1,0 +1,82 @@
+//! Waiting for jobs without a thread.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pq_core::store::Jobs;
+use pq_core::{CancellationToken, QueueName, Scan, Wait, WakeSignal};
+use pq_diesel::Error;
+
+use crate::shared::Shared;
+
+/// The result of a poll.
+pub(crate) enum Polled<R> {
+    Found(R),
+    /// No job is ready. The next scheduled job, if any, is due after `next_due`.
+    Nothing {
+        next_due: Option<Duration>,
+    },
+}
+
+/// The first pause after the database became unavailable. It doubles up to the poll interval.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+
+/// Polls, and sleeps between polls, until a poll finds jobs, the wait ends or `token` is cancelled.
+///
+/// While the database is unavailable, polls are repeated with backoff. If the wait ends meanwhile, the last error is
+/// returned, since it is unknown whether the queue is empty.
+pub(crate) async fn poll_and_wait<R, F: Future<Output = Result<Polled<R>, Error>>>(
+    shared: &Shared,
+    queue: &QueueName,
+    wait: Wait,
+    token: Option<&CancellationToken>,
+    mut poll: impl FnMut(Scan) -> F,
+) -> Result<Option<R>, Error> {
+    let deadline = match wait {
+        Wait::No => {
+            return Ok(match poll(Scan::Full).await? {
+                Polled::Found(jobs) => Some(jobs),
+                Polled::Nothing { .. } => None,
+            });
+        }
+        Wait::For(duration) => Instant::now().checked_add(duration),
+        Wait::Forever => None,
+    };
+    // Subscribe before the first poll. A job that commits after the poll then ends the sleep below at once.
+    let signal = WakeSignal::new();
+    let _subscription = shared.store().subscribe(queue, &signal);
+    let _registration = token.map(|token| token.notifies(&signal));
+    let interval = shared.store().poll_interval();
+    let mut retry_in = FIRST_RETRY;
+    loop {
+        if token.is_some_and(CancellationToken::is_cancelled) {
+            return Err(pq_core::Error::Stopped.into());
+        }
+        let generation = signal.generation();
+        // Read before the poll, so that a final poll that finds nothing began after the deadline.
+        let remaining = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let is_last = remaining == Some(Duration::ZERO);
+        let pause = match poll(if is_last { Scan::Full } else { Scan::Resume }).await {
+            Ok(Polled::Found(jobs)) => return Ok(Some(jobs)),
+            Ok(Polled::Nothing { .. }) if is_last => return Ok(None),
+            Ok(Polled::Nothing { next_due }) => {
+                retry_in = FIRST_RETRY;
+                next_due.map_or(interval, |due| due.min(interval))
+            }
+            Err(error) if error.is_unavailable() && !is_last => {
+                tracing::warn!(%error, %queue, "store unavailable, polling again");
+                let pause = retry_in;
+                retry_in = (retry_in * 2).min(interval.max(FIRST_RETRY));
+                pause
+            }
+            Err(error) => return Err(error),
+        };
+        // The poll may have taken long, so the remaining time is measured again.
+        let remaining = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        sleep_until_notified(&signal, generation, remaining.map_or(pause, |left| left.min(pause))).await;
+    }
+}
+
+async fn sleep_until_notified(signal: &Arc<WakeSignal>, seen: u64, at_most: Duration) {
+    drop(tokio::time::timeout(at_most, signal.passed(seen)).await);
+}

@@ -1,0 +1,278 @@
+//! The handle, its queues and its tasks, from asynchronous tasks that may move between threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use diesel::sql_types::BigInt;
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use pq_diesel_async::{Error, Job, Outcome, Pq, PutOptions, Wait, Worker};
+use pq_testing::{Database, Server};
+
+type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+async fn fresh() -> (Database, Pq) {
+    let database = Server::shared().expect("a server").database().expect("a database");
+    let pq = Pq::builder().url(database.url()).build().expect("a handle");
+    pq.migrate().await.expect("a table");
+    (database, pq)
+}
+
+async fn connect(database: &Database) -> AsyncPgConnection {
+    AsyncPgConnection::establish(database.url()).await.expect("a connection")
+}
+
+async fn count(conn: &mut AsyncPgConnection, sql: &str) -> i64 {
+    diesel::dsl::sql::<BigInt>(sql).get_result(conn).await.expect("a count")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_commits_and_rolls_back_with_the_callers_transaction() -> TestResult {
+    let (database, pq) = fresh().await;
+    let apples = pq.queue::<String>("apples")?;
+    let mut conn = connect(&database).await;
+    conn.batch_execute("CREATE TABLE eaten (name text)").await?;
+    let queue = apples.clone();
+    // In a task of its own, so that the future must be `Send`.
+    let conn = tokio::spawn(async move {
+        conn.transaction::<_, Error, _>(async |conn| {
+            queue.on(conn).put("Granny Smith").await?;
+            diesel::sql_query("INSERT INTO eaten VALUES ('Granny Smith')").execute(conn).await?;
+            Ok(())
+        })
+        .await?;
+        let undone: Result<(), Error> = conn
+            .transaction(async |conn| {
+                queue.on(conn).put("Braeburn").await?;
+                Err(pq_core::Error::Stopped.into())
+            })
+            .await;
+        assert!(undone.is_err_and(|error| error.is_stopped()));
+        Ok::<_, Error>(conn)
+    });
+    let mut conn = conn.await??;
+    assert_eq!(apples.counts().await?.waiting(), 1);
+    assert_eq!(count(&mut conn, "SELECT count(*) FROM eaten").await, 1);
+    let job = apples.get(Wait::No).await?.expect("the job of the committed transaction");
+    assert_eq!(job.data, "Granny Smith");
+    assert!(apples.get(Wait::No).await?.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_concurrent_puts_are_a_few_commits() -> TestResult {
+    let (database, pq) = fresh().await;
+    let numbers = pq.queue::<usize>("numbers")?;
+    numbers.put(&0).await?;
+    let mut conn = connect(&database).await;
+    let commits = "SELECT count(DISTINCT xmin::text) FROM pq.queue";
+    let puts: Vec<_> = (1..1_000)
+        .map(|number| {
+            let numbers = numbers.clone();
+            tokio::spawn(async move { numbers.put(&number).await })
+        })
+        .collect();
+    let mut ids = Vec::new();
+    for put in puts {
+        ids.push(put.await??.id);
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 999, "each put has an id of its own");
+    let transactions = count(&mut conn, commits).await;
+    assert!(transactions < 100, "{transactions} commits");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_when_a_job_is_put() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let apples = pq.queue::<String>("apples")?;
+    let waiting = apples.clone();
+    let waiter = tokio::spawn(async move { waiting.get(Wait::For(Duration::from_secs(20))).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let put = Instant::now();
+    apples.put("Granny Smith").await?;
+    assert_eq!(waiter.await??.expect("a job").data, "Granny Smith");
+    assert!(put.elapsed() < Duration::from_secs(4), "found by a notification, not by the poll after 5 s");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn get_with_commits_the_take_with_the_writes() -> TestResult {
+    let (database, pq) = fresh().await;
+    let apples = pq.queue::<String>("apples")?;
+    let mut conn = connect(&database).await;
+    conn.batch_execute("CREATE TABLE eaten (name text)").await?;
+    apples.put("Granny Smith").await?;
+    let queue = apples.clone();
+    tokio::spawn(async move {
+        let failed: Result<Option<()>, Error> = queue
+            .get_with(Wait::No, async |conn, job: Job<String>| {
+                diesel::sql_query("INSERT INTO eaten VALUES ('half')").execute(conn).await?;
+                Err(pq_core::Error::lease_lost(job.id).into())
+            })
+            .await;
+        assert!(failed.is_err());
+        let done = queue
+            .get_with(Wait::No, async |conn, job: Job<String>| {
+                diesel::sql_query("INSERT INTO eaten VALUES ('whole')").execute(conn).await?;
+                Ok::<_, Error>(job.data)
+            })
+            .await;
+        assert_eq!(done.expect("done").as_deref(), Some("Granny Smith"));
+    })
+    .await?;
+    assert_eq!(apples.counts().await?.waiting(), 0);
+    assert_eq!(count(&mut conn, "SELECT count(*) FROM eaten WHERE name = 'whole'").await, 1);
+    assert_eq!(count(&mut conn, "SELECT count(*) FROM eaten").await, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asynchronous_handlers_run_concurrently() -> TestResult {
+    const JOBS: usize = 300;
+    let (_database, pq) = fresh().await;
+    let nap = pq.queue("naps")?.task::<usize>("nap");
+    nap.call_many(0..JOBS).await?;
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let highest = Arc::clone(&most);
+    let handler = nap.leased_async(move |_context, _job| {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        async move {
+            most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            running.fetch_sub(1, Ordering::SeqCst);
+            Ok::<_, Error>(())
+        }
+    });
+    let report = Worker::new(&pq).serve(handler).concurrency(50).run_until_empty().await?;
+    assert_eq!(report.done, JOBS as u64);
+    assert_eq!(highest.as_ref().load(Ordering::SeqCst), 50, "the limit is reached and not exceeded");
+    assert_eq!(pq.queue::<()>("naps")?.counts().await?.waiting(), 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_panics_and_timeouts_of_asynchronous_handlers_are_counted() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let queue = pq.queue("work")?;
+    let fails = queue.task::<String>("fails").keep_history(true);
+    let slow = queue.task::<String>("slow").timeout(Duration::from_millis(50));
+    fails.call_many(["error", "panic", "fine"].map(str::to_owned)).await?;
+    slow.call(&"sleep".to_owned()).await?;
+    let handler = fails.leased_async(|_context, job| async move {
+        match job.data.as_str() {
+            "panic" => panic!("this is a test"),
+            "error" => Err("an error".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&dropped);
+    let sleeps = slow.leased_async(move |_context, _job| {
+        let guard = CountDrop(Arc::clone(&count));
+        async move {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            drop(guard);
+            Ok::<_, Error>(())
+        }
+    });
+    let begun = Instant::now();
+    let report = Worker::new(&pq).serve(handler).serve(sleeps).run_until_empty().await?;
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert_eq!((report.done, report.failed, report.dead), (1, 3, 3));
+    assert_eq!(dropped.as_ref().load(Ordering::SeqCst), 1, "the future of the slow handler was dropped");
+    let dead = queue.archived(pq_diesel_async::JobState::Dead, 10).await?;
+    let mut errors: Vec<_> = dead.into_iter().filter_map(|job| job.error).collect();
+    errors.sort_unstable();
+    assert_eq!(
+        errors,
+        ["an error", "the handler panicked: this is a test", "the handler took longer than 50ms"]
+    );
+    Ok(())
+}
+
+struct CountDrop(Arc<AtomicUsize>);
+
+impl Drop for CountDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transactional_handler_commits_its_writes_with_its_job() -> TestResult {
+    let (database, pq) = fresh().await;
+    let mut conn = connect(&database).await;
+    conn.batch_execute("CREATE TABLE paid (id bigint PRIMARY KEY)").await?;
+    let pay = pq.queue("orders")?.task::<i64>("pay");
+    pay.call_many(1..=20).await?;
+    let handler = pay.transactional_async(async |conn, job| {
+        diesel::sql_query("INSERT INTO paid VALUES ($1)").bind::<BigInt, _>(job.data).execute(conn).await?;
+        if job.data % 10 == 0 {
+            return Err(diesel::result::Error::RollbackTransaction);
+        }
+        Ok(())
+    });
+    let report = Worker::new(&pq).serve(handler.concurrency(4)).run_until_empty().await?;
+    assert_eq!((report.done, report.dead), (18, 2));
+    assert_eq!(count(&mut conn, "SELECT count(*) FROM paid").await, 18);
+    assert_eq!(count(&mut conn, "SELECT count(*) FROM paid WHERE id % 10 = 0").await, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_cancels_the_token_and_gives_the_job_back_uncounted() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let long = pq.queue("long")?.task::<()>("wait");
+    long.call(&()).await?;
+    let started = Arc::new(tokio::sync::Notify::new());
+    let notify = Arc::clone(&started);
+    let handler = long.leased_async(move |context, _job| {
+        notify.notify_one();
+        async move {
+            context.cancelled().await;
+            Err::<(), _>("cancelled")
+        }
+    });
+    let worker = Worker::new(&pq).serve(handler);
+    let control = worker.control();
+    let run = tokio::spawn(worker.run());
+    started.notified().await;
+    control.stop(pq_diesel_async::StopMode::Abort);
+    let report = tokio::time::timeout(Duration::from_secs(10), run).await???;
+    assert_eq!((report.given_back, report.failed), (1, 0));
+    let waiting = pq.queue::<()>("long")?.counts().await?;
+    assert_eq!(waiting.waiting(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_of_both_kinds_serve_in_one_worker() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let blocking = pq.queue("blocking")?.task::<u32>("count");
+    let asynchronous = pq.queue("asynchronous")?.task::<u32>("count");
+    blocking.call_many(0..30).await?;
+    asynchronous.call_many(0..30).await?;
+    let report = Worker::new(&pq)
+        .serve(blocking.blocking().leased(|_context, _job| Ok::<_, Error>(())))
+        .serve(asynchronous.leased_async(|_context, _job| async { Ok::<_, Error>(Outcome::Complete) }))
+        .run_jobs(60)
+        .await?;
+    assert_eq!(report.done, 60);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unique_key_and_a_priority_work_as_on_the_blocking_queue() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let apples = pq.queue::<String>("apples")?;
+    let low = apples.put_with("low", &PutOptions::new().unique("one")).await?;
+    let again = apples.put_with("again", &PutOptions::new().unique("one")).await?;
+    assert_eq!(low.id, again.id);
+    apples.put_with("high", &PutOptions::new().priority(5)).await?;
+    let jobs = apples.get_many(10, Wait::No).await?;
+    assert_eq!(jobs.iter().map(|job| job.data.as_str()).collect::<Vec<_>>(), ["high", "low"]);
+    Ok(())
+}
