@@ -106,6 +106,12 @@ impl SqlConnection for OnAsync<'_> {
         depth(self.conn).map_err(failed)
     }
 
+    fn is_in_test_transaction(&mut self) -> bool {
+        // Of the open transactions, a pool takes only a test's back.
+        depth(self.conn).is_ok_and(|depth| depth > 0)
+            && !AnsiTransactionManager::is_broken_transaction_manager(self.conn)
+    }
+
     fn begin(&mut self, around: u32, isolation: Isolation) -> Answer<'_, ()> {
         Answer::later(async move {
             let begun = match around {

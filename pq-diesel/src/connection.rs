@@ -15,7 +15,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use diesel::{QueryResult, RunQueryDsl};
 use pq_core::{Isolation, QueueName, Taken};
 
-use crate::isolation::{begin, depth};
+use crate::isolation::{begin, depth, is_in_test_transaction};
 use crate::libpq;
 pub use crate::pool::Limited;
 use crate::pool::limit_calls;
@@ -85,6 +85,9 @@ pub trait SqlConnection:
     ///
     /// If the connection broke inside a transaction.
     fn depth(&mut self) -> Result<u32, Failed>;
+
+    /// Returns whether the open transaction is a test's (diesel's `begin_test_transaction`), which is never committed.
+    fn is_in_test_transaction(&mut self) -> bool;
 
     /// Begins a transaction that is nested in `around` others. A nested one has the level of the outermost.
     fn begin(&mut self, around: u32, isolation: Isolation) -> Answer<'_, ()>;
@@ -214,6 +217,10 @@ impl SqlConnection for PgConnection {
 
     fn depth(&mut self) -> Result<u32, Failed> {
         depth(self).map_err(Failed::on_blocking)
+    }
+
+    fn is_in_test_transaction(&mut self) -> bool {
+        is_in_test_transaction(self)
     }
 
     fn begin(&mut self, around: u32, isolation: Isolation) -> Answer<'_, ()> {

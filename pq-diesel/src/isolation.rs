@@ -6,6 +6,7 @@
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
+use diesel::r2d2::R2D2Connection;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::Text;
 use pq_core::Isolation;
@@ -16,6 +17,12 @@ use crate::pool;
 pub(crate) fn depth(conn: &mut PgConnection) -> QueryResult<u32> {
     let status = AnsiTransactionManager::transaction_manager_status_mut(conn);
     Ok(status.transaction_depth()?.map_or(0, |depth| depth.get()))
+}
+
+/// Returns whether the open transaction is a test's (diesel's `begin_test_transaction`), which is never committed.
+pub(crate) fn is_in_test_transaction(conn: &mut PgConnection) -> bool {
+    // Of the open transactions, a pool takes only a test's back.
+    depth(conn).is_ok_and(|depth| depth > 0) && !conn.is_broken()
 }
 
 /// Begins a transaction that is nested in `around` others. A nested one has the level of the outermost.

@@ -214,16 +214,15 @@ fn the_transaction_of_a_dead_worker_is_rolled_back_before_the_call_returns() -> 
 }
 
 #[test]
-fn a_transaction_works_one_job_of_a_serialization_key() -> Outcome {
+fn jobs_of_one_serialization_key_run_in_a_transaction_that_is_rolled_back() -> Outcome {
     let database = with_notes()?;
     for worker in [transactional as fn(&Pq) -> _, leased] {
         let (pool, pq) = in_test_transaction(&database)?;
         let task = task(&pq)?.serialize_by(|_| "all".to_owned());
         task.call_many([1, 2, 3])?;
         work_all(&pq, worker(&pq)?)?;
-        // A transaction keeps the keys of the jobs that it has taken until it ends, and it ends with the test.
-        assert_eq!(notes(&mut *pool.get()?)?, [1]);
-        assert_eq!(calls_of(&task)?.len(), 2);
+        assert_eq!(notes(&mut *pool.get()?)?, [1, 2, 3]);
+        assert_nothing_is_committed(&database)?;
     }
     Ok(())
 }
@@ -291,5 +290,27 @@ fn a_handler_that_uses_the_handle_instead_of_its_connection_gets_an_error() -> O
     let attempt = work_one(&pq, worker)?.ok_or("no job is ready")?;
     let failure = attempt.result.err().map(|failure| failure.to_string()).unwrap_or_default();
     assert!(failure.contains("all connections") || failure.contains("pool"), "{failure}");
+    Ok(())
+}
+
+#[test]
+fn a_nested_transaction_of_a_test_takes_one_job_of_a_serialization_key() -> Outcome {
+    let database = with_notes()?;
+    let (_pool, pq) = in_test_transaction(&database)?;
+    let values = pq.queue::<serde_json::Value>("notes")?;
+    task(&pq)?.serialize_by(|_| "all".to_owned()).call_many([1, 2, 3])?;
+    for _ in 1..=2 {
+        pq.transaction(|conn| {
+            assert!(values.on(conn).get()?.is_some());
+            assert!(values.on(conn).get()?.is_none(), "the transaction holds the key");
+            Ok::<_, Error>(())
+        })?;
+    }
+    // The job of a lease holds the key, also in the transaction that has taken it.
+    let leased = values.lease(1, MINUTE, pq_diesel::Wait::No)?;
+    task(&pq)?.serialize_by(|_| "all".to_owned()).call(&4)?;
+    assert!(values.get(pq_diesel::Wait::No)?.is_none());
+    values.settle(&leased[0], pq_diesel::Outcome::Complete)?;
+    assert!(values.get(pq_diesel::Wait::No)?.is_some());
     Ok(())
 }

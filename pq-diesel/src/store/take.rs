@@ -101,6 +101,7 @@ impl PgStore {
         request: TakeRequest,
         owner: Owner,
     ) -> Result<Taken, Error> {
+        self.forget_keys_in_test(conn).await?;
         let statements = &self.statements.fallbacks;
         let first = self.fallback_levels.of(queue);
         let taken = match first {

@@ -40,6 +40,7 @@ impl Connect for PgStore {
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
     ) -> Result<R, E> {
         let around = conn.depth().map_err(Error::from)?;
+        blocking(self.forget_keys_in_test(conn))?;
         blocking(conn.begin(around, isolation)).map_err(|e| self.error(e))?;
         let open = (around == 0).then(|| Open::new(self, conn));
         // A panic may leave changes half done. They are rolled back before it resumes.
@@ -114,6 +115,18 @@ impl Connect for PgStore {
 }
 
 impl PgStore {
+    /// Forgets which serialization keys earlier takes have locked, directly in a test's transaction.
+    ///
+    /// There each nested transaction stands for one of its own, and so does each single statement. The locks remain, but
+    /// this session passes them.
+    #[allow(clippy::missing_errors_doc)]
+    pub async fn forget_keys_in_test(&self, conn: &mut impl SqlConnection) -> Result<(), Error> {
+        if conn.depth()? == 1 && conn.is_in_test_transaction() {
+            conn.run("SET LOCAL pq.locked_keys TO ''").await.map_err(|e| self.error(e))?;
+        }
+        Ok(())
+    }
+
     /// Sets the savepoint, or moves it to the current position, with these settings after it.
     #[allow(clippy::missing_errors_doc)]
     pub async fn save_on(
