@@ -81,3 +81,10 @@ pub use stream::JobStream;
 pub use task::Task;
 pub use transaction::AsyncFunc;
 pub use worker::Worker;
+
+/// The examples of the pages are compiled with the documentation's.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../docs/testing.md")]
+    struct Testing;
+}

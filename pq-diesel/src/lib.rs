@@ -91,6 +91,4 @@ mod pages {
     struct Operations;
     #[doc = include_str!("../../docs/guarantees.md")]
     struct Guarantees;
-    #[doc = include_str!("../../docs/testing.md")]
-    struct Testing;
 }

@@ -48,7 +48,8 @@ pub enum Fault {
 /// First it runs maintenance: puts the periodic jobs that are due and returns the jobs of expired leases. Jobs that the
 /// handlers put are worked too. What is scheduled or backs off is left, see [`advance`](crate::advance).
 ///
-/// The worker runs in one thread, whatever its settings, sends no heartbeats, and prunes nothing.
+/// The worker runs in one thread, whatever its settings, sends no heartbeats, and prunes nothing. Its handlers must be
+/// blocking ones.
 ///
 /// ```
 /// use pq_core::{Pq, Worker, memory::MemoryStore};
