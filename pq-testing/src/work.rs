@@ -104,7 +104,7 @@ where
 /// Works the first ready job as [`work_one`] does, and has the attempt fail.
 ///
 /// What follows is as after a real fault: the job's next attempt comes by its retries and its backoff, or after a crash.
-/// A job that has no handler in this worker fails for that reason.
+/// A job that has no handler in this worker fails for that reason, unless the worker dies.
 ///
 /// ```
 /// use std::time::Duration;
