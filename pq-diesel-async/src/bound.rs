@@ -293,6 +293,15 @@ impl<'a, A> BoundTask<'a, A> {
         Self { task, queue }
     }
 
+    /// Lists the jobs of the task's queue that the filter matches, in this transaction: at most `count`.
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn list(&mut self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, Error> {
+        self.queue.list(filter, count).await
+    }
+
     /// Finds a job of the task's queue by its id, in this transaction.
     ///
     /// # Errors

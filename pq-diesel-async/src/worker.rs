@@ -69,6 +69,12 @@ impl Worker {
         self.with(|worker| worker.concurrency(handlers))
     }
 
+    /// Sets how many asynchronous handlers of one queue run at the same time. Default: as many as of all queues.
+    #[must_use]
+    pub fn queue_concurrency(self, queue: &str, handlers: usize) -> Self {
+        self.with(|worker| worker.queue_concurrency(queue, handlers))
+    }
+
     /// Sets the number of threads that run blocking handlers. Default: 1.
     #[must_use]
     pub fn threads(self, threads: usize) -> Self {

@@ -1,11 +1,13 @@
 //! The handle, its queues and its tasks, from asynchronous tasks that may move between threads.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_core::Stream;
 use pq_diesel_async::{Error, Job, Outcome, Pq, PutOptions, Wait, Worker};
 use pq_testing::{Database, Server};
 
@@ -274,5 +276,86 @@ async fn a_unique_key_and_a_priority_work_as_on_the_blocking_queue() -> TestResu
     apples.put_with("high", &PutOptions::new().priority(5)).await?;
     let jobs = apples.get_many(10, Wait::No).await?;
     assert_eq!(jobs.iter().map(|job| job.data.as_str()).collect::<Vec<_>>(), ["high", "low"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limits_of_a_queue_and_of_a_task_hold_beside_that_of_the_worker() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let (first, second) = (pq.queue("first")?, pq.queue("second")?);
+    let tasks = [first.task::<u32>("few"), first.task("many"), second.task("some")];
+    for task in &tasks {
+        task.call_many(0..40).await?;
+    }
+    let most: [Arc<AtomicUsize>; 3] = Default::default();
+    let mut worker = Worker::new(&pq).concurrency(30).queue_concurrency("second", 5);
+    for (task, most) in tasks.iter().zip(&most) {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::clone(most));
+        let handler = task.leased_async(move |_context, _job| {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok::<_, Error>(())
+            }
+        });
+        worker = worker.serve(if task.name() == "few" { handler.concurrency(2) } else { handler });
+    }
+    let report = tokio::time::timeout(Duration::from_secs(60), worker.run_until_empty()).await??;
+    assert_eq!(report.done, 120);
+    let most = most.map(|most| most.as_ref().load(Ordering::SeqCst));
+    assert!(most[0] <= 2 && most[1] > 2 && most[1] <= 30 && most[2] <= 5, "{most:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_with_a_deadline_drops_the_futures_that_have_not_ended() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let long = pq.queue("long")?.task::<()>("sleep");
+    long.call(&()).await?;
+    let (started, dropped) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (notify, count) = (Arc::clone(&started), Arc::clone(&dropped));
+    let handler = long.leased_async(move |_context, _job| {
+        let guard = CountDrop(Arc::clone(&count));
+        notify.notify_one();
+        async move {
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+            drop(guard);
+            Ok::<_, Error>(())
+        }
+    });
+    let worker = Worker::new(&pq).serve(handler).stop_within(Duration::from_millis(500));
+    let control = worker.control();
+    let run = tokio::spawn(worker.run());
+    started.notified().await;
+    control.stop(pq_diesel_async::StopMode::Finish);
+    tokio::time::timeout(Duration::from_secs(20), run).await???;
+    let begun = Instant::now();
+    while dropped.as_ref().load(Ordering::SeqCst) == 0 && begun.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(dropped.as_ref().load(Ordering::SeqCst), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_token_is_cancelled() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let token = pq_diesel_async::CancellationToken::new();
+    let apples = pq.queue::<String>("apples")?.with_cancellation_token(&token);
+    apples.put_many(["one", "two"].map(str::to_owned)).await?;
+    let mut stream = apples.stream();
+    let mut next =
+        async || std::future::poll_fn(|context| Stream::poll_next(Pin::new(&mut stream), context)).await;
+    for wanted in ["one", "two"] {
+        assert_eq!(next().await.expect("a job")?.data, wanted);
+    }
+    let canceller = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        token.cancel();
+    });
+    assert!(tokio::time::timeout(Duration::from_secs(10), next()).await?.is_none());
+    canceller.await?;
     Ok(())
 }

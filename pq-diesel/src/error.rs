@@ -182,20 +182,17 @@ impl Error {
     }
 
     /// Converts an error of a statement that used this table.
-    pub(crate) fn of(table: &Table, Failed { sqlstate, source: error }: Failed) -> Self {
-        match &error {
-            DieselError::DatabaseError(_, info) => {
-                // A name in a trigger's statement has no position in this one.
-                let is_of_this = info.statement_position().is_some();
-                match Self::from(error) {
-                    Self::Database { .. } if is_of_this && sqlstate.as_deref().is_some_and(is_missing) => {
-                        Self::NotMigrated { table: table.to_string() }
-                    }
-                    Self::Database { source, .. } => Self::Database { sqlstate, source },
-                    other => other,
-                }
+    pub(crate) fn of(table: &Table, error: Failed) -> Self {
+        // A name in a trigger's statement has no position in this one.
+        let is_of_this = matches!(
+            &error.source,
+            DieselError::DatabaseError(_, info) if info.statement_position().is_some()
+        );
+        match Self::from(error) {
+            Self::Database { sqlstate: Some(sqlstate), .. } if is_of_this && is_missing(&sqlstate) => {
+                Self::NotMigrated { table: table.to_string() }
             }
-            _ => Self::from(error),
+            other => other,
         }
     }
 
@@ -280,8 +277,11 @@ impl From<DieselError> for Error {
 }
 
 impl From<Failed> for Error {
-    fn from(Failed { source, .. }: Failed) -> Self {
-        Self::from(source)
+    fn from(Failed { sqlstate, source }: Failed) -> Self {
+        match Self::from(source) {
+            Self::Database { source, .. } => Self::Database { sqlstate, source },
+            other => other,
+        }
     }
 }
 

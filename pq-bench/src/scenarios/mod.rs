@@ -1,5 +1,6 @@
 //! The scenarios, one module each.
 
+mod asynchronous;
 mod bulk;
 mod comparison;
 mod deep;
@@ -78,6 +79,7 @@ pub const ALL: &[Scenario] = &[
     notify::SCENARIO,
     horizon::SCENARIO,
     memory::SCENARIO,
+    asynchronous::SCENARIO,
 ];
 
 /// Returns the scenarios of these names, or all if there are no names.

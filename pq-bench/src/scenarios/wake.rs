@@ -25,8 +25,8 @@ const BASELINE: &str = "wake-baseline";
 const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
 /// Pause before each put, so that the worker has polled and waits again.
-const PAUSE: Duration = Duration::from_millis(5);
-const TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The handle that puts the jobs.
 const PRODUCERS: [&str; 2] = ["another handle", "the worker's own handle"];
@@ -79,7 +79,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
 /// Returns the milliseconds from each put to the start of its handler.
 ///
 /// Puts one job at a time, to a worker of one thread that is otherwise idle.
-fn pickups(pq: &Pq, producer: &Pq, kind: Kind, times: usize) -> Result<Vec<f64>> {
+pub(super) fn pickups(pq: &Pq, producer: &Pq, kind: Kind, times: usize) -> Result<Vec<f64>> {
     let (queue, puts) = (pq.queue::<Box<RawValue>>(QUEUE)?, producer.queue::<Box<RawValue>>(QUEUE)?);
     let payload = RawValue::from_string(PAYLOAD.to_owned())?;
     let (begun, begins) = channel();

@@ -162,11 +162,18 @@ where
 
     /// Sets how many asynchronous handlers run at the same time. Default: 100. See [`crate::Task::leased_async`].
     ///
-    /// [`Handler::concurrency`] limits the handlers of one task. While handlers are quick, a few more jobs than that are
+    /// [`Worker::queue_concurrency`] limits the handlers of one queue, and [`Handler::concurrency`] those of one task. While handlers are quick, a few more jobs than that are
     /// taken ahead: as many as end in 50 ms.
     #[must_use]
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.settings.concurrency = handlers;
+        self
+    }
+
+    /// Sets how many asynchronous handlers of one queue run at the same time. Default: as many as of all queues.
+    #[must_use]
+    pub fn queue_concurrency(mut self, queue: &str, handlers: usize) -> Self {
+        self.queues.set_concurrency(queue, handlers);
         self
     }
 

@@ -19,6 +19,8 @@ pub(super) struct ServedQueue<S: Store> {
     /// The handlers of tasks, by the tasks' names.
     pub(super) tasks: HashMap<String, Handler<S>>,
     weight: u32,
+    /// How many asynchronous handlers of the queue run at the same time.
+    pub(super) concurrency: usize,
     pub(super) limiter: TakeLimiter,
     pub(super) sharing_limit: SharingLimit,
 }
@@ -57,6 +59,7 @@ impl<S: Store> ServedQueue<S> {
 pub(super) struct QueueSet<S: Store> {
     pub(super) all: Vec<ServedQueue<S>>,
     weights: HashMap<String, u32>,
+    concurrency: HashMap<String, usize>,
     /// The reason why a handler could not be added. Reported when the worker runs.
     conflict: Option<String>,
     /// By how many turns each queue is behind its share, times the sum of all weights.
@@ -65,7 +68,13 @@ pub(super) struct QueueSet<S: Store> {
 
 impl<S: Store> Default for QueueSet<S> {
     fn default() -> Self {
-        Self { all: Vec::new(), weights: HashMap::new(), conflict: None, deficits: Mutex::default() }
+        Self {
+            all: Vec::new(),
+            weights: HashMap::new(),
+            concurrency: HashMap::new(),
+            conflict: None,
+            deficits: Mutex::default(),
+        }
     }
 }
 
@@ -79,6 +88,7 @@ impl<S: Store> QueueSet<S> {
                     whole_queue: None,
                     tasks: HashMap::new(),
                     weight: 1,
+                    concurrency: usize::MAX,
                     limiter: TakeLimiter::default(),
                     sharing_limit: SharingLimit::default(),
                 });
@@ -108,6 +118,10 @@ impl<S: Store> QueueSet<S> {
         self.weights.insert(queue.to_owned(), weight);
     }
 
+    pub(super) fn set_concurrency(&mut self, queue: &str, handlers: usize) {
+        self.concurrency.insert(queue.to_owned(), handlers);
+    }
+
     pub(super) fn check(&self) -> Result<(), Error> {
         let is_served = |queue: &String| self.all.iter().any(|served| served.queue.name().as_str() == queue);
         let is_mixed = |served: &&ServedQueue<S>| served.whole_queue.is_some() && !served.tasks.is_empty();
@@ -128,6 +142,10 @@ impl<S: Store> QueueSet<S> {
             )
         } else if let Some(queue) = self.weights.keys().find(|queue| !is_served(queue)) {
             format!("invalid weight of queue {queue:?}: the queue has no handler")
+        } else if let Some(queue) = self.concurrency.keys().find(|queue| !self.is_asynchronous(queue)) {
+            format!("invalid concurrency of queue {queue:?}: the queue has no asynchronous handler")
+        } else if let Some((queue, _)) = self.concurrency.iter().find(|(_, handlers)| **handlers == 0) {
+            format!("invalid concurrency 0 of queue {queue:?}: it must be at least 1")
         } else if let Some((queue, _)) = self.weights.iter().find(|(_, weight)| **weight == 0) {
             format!("invalid weight 0 of queue {queue:?}: it must be at least 1")
         } else {
@@ -136,13 +154,19 @@ impl<S: Store> QueueSet<S> {
         Err(Error::InvalidSetting(wrong))
     }
 
-    /// Applies the weights, before the worker runs.
+    /// Applies the weights and limits, before the worker runs.
     pub(super) fn ready(mut self) -> Self {
         for served in &mut self.all {
-            served.weight = self.weights.get(served.queue.name().as_str()).copied().unwrap_or(1);
+            let queue = served.queue.name().as_str();
+            served.weight = self.weights.get(queue).copied().unwrap_or(1);
+            served.concurrency = self.concurrency.get(queue).copied().unwrap_or(usize::MAX);
         }
         self.deficits = Mutex::new(vec![0; self.all.len()]);
         self
+    }
+
+    fn is_asynchronous(&self, queue: &str) -> bool {
+        self.all.iter().any(|served| served.queue.name().as_str() == queue && served.is_asynchronous())
     }
 
     pub(super) fn has_asynchronous(&self) -> bool {

@@ -43,6 +43,16 @@ const TELL_EVERY: Duration = Duration::from_millis(25);
 /// A lease is confirmed before a job begins if it was not within this time.
 const CONFIRM_EVERY: Duration = Duration::from_millis(1);
 
+/// Jobs that were taken and cannot begin within this time are given back, so that other workers can take them.
+const WAIT_AT_MOST: Duration = Duration::from_secs(1);
+
+/// A job that is taken and not begun.
+struct WaitingJob<'r, S: Store> {
+    position: usize,
+    prepared: PreparedJob<'r, S>,
+    since: Instant,
+}
+
 /// A job whose handler runs.
 struct Flight<'r, S: Store> {
     position: usize,
@@ -67,10 +77,14 @@ struct Dispatcher<'r, S: Store> {
     ended: Arc<Ended>,
     next_number: u64,
     flights: HashMap<u64, Flight<'r, S>>,
+    /// How many jobs of each queue run or wait here.
+    taken: Vec<usize>,
+    /// Whether the last poll left out a queue because of its limit.
+    is_limited: bool,
     /// How many handlers run of each task, and of each whole queue.
     running: HashMap<(usize, Option<String>), usize>,
     /// Jobs that are taken and not begun.
-    waiting: VecDeque<(usize, PreparedJob<'r, S>)>,
+    waiting: VecDeque<WaitingJob<'r, S>>,
     leases: HashMap<i64, OwnLease>,
     pace: Pace,
     told_at: Instant,
@@ -98,6 +112,8 @@ pub(super) fn run_dispatcher<S: Store>(run: &WorkerRun<S>, thread: usize) -> Res
         ended: Ended::new(&signal),
         next_number: 0,
         flights: HashMap::new(),
+        taken: vec![0; run.queues.all.len()],
+        is_limited: false,
         running: HashMap::new(),
         waiting: VecDeque::new(),
         leases: HashMap::new(),
@@ -125,20 +141,21 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let mut retry_at = poll_at;
         loop {
             let seen = signal.generation();
-            self.record_ended();
+            let has_ended = self.record_ended();
             if run.is_abandoned() {
                 return Ok(());
             }
             let is_finishing = run.stop.is_finishing();
             if is_finishing {
-                self.give_back_waiting();
+                mem::take(&mut self.waiting).into_iter().for_each(|job| self.give_back_waiting(job));
             }
             self.start_waiting();
             self.settle(is_finishing);
             let want = if is_finishing { 0 } else { self.want() };
             let mut is_empty = false;
             let now = Instant::now();
-            let is_due = seen_arrivals != Some(arrivals.generation()) || now >= poll_at;
+            let has_room_again = has_ended && self.is_limited;
+            let is_due = seen_arrivals != Some(arrivals.generation()) || now >= poll_at || has_room_again;
             if want > 0 && is_due && now >= retry_at {
                 seen_arrivals = Some(arrivals.generation());
                 match self.poll(want) {
@@ -219,13 +236,17 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let run = self.run;
         let scan = if ends_when_empty(run) { Scan::Full } else { Scan::Resume };
         let (mut next_due, mut empty) = (None, Vec::new());
+        self.is_limited = false;
         for position in run.queues.order() {
             if !run.queues.all[position].is_asynchronous() {
                 continue;
             }
-            let reserved = run.job_limit.reserve(want);
+            // What a queue's limit does not let begin is left to other workers.
+            let room = run.queues.all[position].concurrency.saturating_sub(self.taken[position]);
+            self.is_limited |= room == 0;
+            let reserved = run.job_limit.reserve(want.min(room));
             if reserved == 0 {
-                break;
+                continue;
             }
             let taken = self.take(position, reserved, scan);
             let count = taken.as_ref().map_or(0, |taken| taken.jobs.len());
@@ -267,25 +288,32 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             taken.jobs.split_off(limit).into_iter().for_each(|job| self.give_back(job));
         }
         let served = &self.run.queues.all[position];
-        self.waiting.extend(taken.jobs.into_iter().map(|job| (position, served.prepare(job))));
+        self.taken[position] += taken.jobs.len();
+        let since = Instant::now();
+        let waits = |job| WaitingJob { position, prepared: served.prepare(job), since };
+        self.waiting.extend(taken.jobs.into_iter().map(waits));
     }
 
-    /// Starts the jobs that wait, in order, as far as the limits allow.
+    /// Starts the jobs that wait, in order, as far as the limits allow. Gives back those that have waited for long.
     fn start_waiting(&mut self) {
         let mut passed_over = VecDeque::new();
         while self.flights.len() < self.run.settings.concurrency
-            && let Some((position, prepared)) = self.waiting.pop_front()
+            && let Some(job) = self.waiting.pop_front()
         {
+            let WaitingJob { position, prepared, .. } = &job;
             let limit = prepared.handler.as_ref().map_or(usize::MAX, |handler| handler.policy.concurrency);
-            let key = (position, prepared.task.clone());
+            let key = (*position, prepared.task.clone());
             if limit < usize::MAX && self.running.get(&key).is_some_and(|running| *running >= limit) {
-                passed_over.push_back((position, prepared));
+                passed_over.push_back(job);
             } else {
-                self.start(position, prepared);
+                self.start(job.position, job.prepared);
             }
         }
         passed_over.append(&mut self.waiting);
         self.waiting = passed_over;
+        while self.waiting.front().is_some_and(|job| job.since.elapsed() > WAIT_AT_MOST) {
+            self.waiting.pop_front().into_iter().for_each(|job| self.give_back_waiting(job));
+        }
         self.slot.set_buffered_in_transaction(self.waiting.len());
     }
 
@@ -295,6 +323,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         if !self.is_held(lease, now) {
             tracing::warn!(queue = %job.queue, job_id = %job.id, "job was skipped because its lease was lost");
             self.slot.statistics.add(&job.queue, &Report { lost: 1, ..Report::default() });
+            self.taken[position] -= 1;
             return self.forget(lease, 1);
         }
         run.record_begun(1);
@@ -307,6 +336,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let future = match future_of(&prepared, &context) {
             Ok(future) => future,
             Err(failure) => {
+                self.taken[position] -= 1;
                 let (job, outcome) = prepared.end(run, &run.queues.all[position], Err(failure));
                 return self.finish(FinishedJob { job, outcome, at: now, settled_as: None });
             }
@@ -348,15 +378,17 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         own.confirmed_at.is_some()
     }
 
-    /// Records the handlers that have ended, and tells others that they should.
-    fn record_ended(&mut self) {
+    /// Records the handlers that have ended, and tells others that they should. Returns whether any has.
+    fn record_ended(&mut self) -> bool {
         let (run, now, ended) = (self.run, Instant::now(), self.ended.take());
+        let has_ended = !ended.is_empty();
         self.pace.record(ended.len(), now);
         for (number, result) in ended {
             let Some(Flight { position, mut prepared, context }) = self.flights.remove(&number) else {
                 continue;
             };
             self.slot.end_concurrent(number);
+            self.taken[position] -= 1;
             if let Some(running) = self.running.get_mut(&(position, prepared.task.clone())) {
                 *running -= 1;
             }
@@ -381,6 +413,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             self.told_at = now;
             self.flights.values().for_each(|flight| flight.context.cancel_if_stopped());
         }
+        has_ended
     }
 
     fn finish(&mut self, finished: FinishedJob) {
@@ -429,11 +462,9 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         self.finish(FinishedJob { job, outcome: Outcome::GiveBack, at: Instant::now(), settled_as: None });
     }
 
-    fn give_back_waiting(&mut self) {
-        for (_, prepared) in mem::take(&mut self.waiting) {
-            self.give_back(prepared.incoming.claim);
-        }
-        self.slot.set_buffered_in_transaction(0);
+    fn give_back_waiting(&mut self, job: WaitingJob<'r, S>) {
+        self.taken[job.position] -= 1;
+        self.give_back(job.prepared.incoming.claim);
     }
 }
 
