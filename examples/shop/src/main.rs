@@ -21,13 +21,14 @@
 mod shop;
 mod web;
 
-use std::future::{Future, IntoFuture};
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pq_diesel_async::{CancellationToken, StopMode};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use crate::shop::Shop;
 
@@ -55,6 +56,8 @@ async fn main() -> anyhow::Result<()> {
     let mut serving = tokio::spawn(server.into_future());
 
     tokio::select! {
+        // After a stop the server may end before this is polled.
+        biased;
         () = stop.cancelled() => {}
         served = &mut serving => bail!("the server ended: {served:?}"),
         // It ends by itself only if something is wrong, or if `pq stop` asked it to.
@@ -62,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
     }
     // Both stop at the same time: no connection is accepted, and no job is begun.
     control.stop(StopMode::Finish);
-    if within(stop_within, serving).await.is_none() {
+    if timeout(stop_within, serving).await.is_err() {
         tracing::warn!("a request did not end in time");
     }
     // The worker keeps its limit itself.
@@ -85,10 +88,6 @@ fn stop_on_sigterm() -> anyhow::Result<CancellationToken> {
         token.cancel();
     });
     Ok(stop)
-}
-
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    tokio::time::timeout(limit, future).await.ok()
 }
 
 fn variable(name: &str, default: &str) -> String {
