@@ -85,6 +85,10 @@ pub use worker::Worker;
 /// The examples of the pages are compiled with the documentation's.
 #[cfg(doctest)]
 mod pages {
+    #[doc = include_str!("../../docs/async.md")]
+    struct Async;
+    #[doc = include_str!("../../docs/embedding.md")]
+    struct Embedding;
     #[doc = include_str!("../../docs/testing.md")]
     struct Testing;
 }
