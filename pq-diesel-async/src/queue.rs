@@ -430,7 +430,7 @@ impl<T> Queue<T> {
         })
     }
 
-    /// Requeues dead jobs, those with these ids or all, and returns their number. See [`pq_core::Queue::requeue`].
+    /// Requeues dead jobs, those with these ids or all, and returns their number. See [`pq_core::Queue::retry`].
     ///
     /// It takes as long as it needs: the call timeout does not apply.
     ///
