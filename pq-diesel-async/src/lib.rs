@@ -87,6 +87,8 @@ pub use worker::Worker;
 mod pages {
     #[doc = include_str!("../../docs/async.md")]
     struct Async;
+    #[doc = include_str!("../../docs/coming-from.md")]
+    struct ComingFrom;
     #[doc = include_str!("../../docs/embedding.md")]
     struct Embedding;
     #[doc = include_str!("../../docs/testing.md")]

@@ -85,8 +85,6 @@ mod pages {
     struct Readme;
     #[doc = include_str!("../../docs/tour.md")]
     struct Tour;
-    #[doc = include_str!("../../docs/coming-from.md")]
-    struct ComingFrom;
     #[doc = include_str!("../../docs/operations.md")]
     struct Operations;
     #[doc = include_str!("../../docs/guarantees.md")]
