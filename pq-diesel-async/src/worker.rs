@@ -1,14 +1,17 @@
 //! The worker of asynchronous handlers, and the executor that runs their futures on tokio.
 
 use std::fmt;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use pq_core::{Executor, Report, Retention, StopMode};
 use pq_diesel::{Control, Error, Handler};
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 
 use crate::Pq;
 
@@ -169,25 +172,42 @@ impl Drop for AbortOnDrop {
 /// Runs the futures of handlers on a runtime.
 struct Tokio {
     handle: Handle,
-    tasks: Mutex<JoinSet<()>>,
+    ended: Arc<Ended>,
+}
+
+/// Whether the worker has ended, and its futures must be dropped.
+#[derive(Default)]
+struct Ended {
+    has_ended: AtomicBool,
+    notify: Notify,
 }
 
 impl Tokio {
     fn new(handle: Handle) -> Self {
-        Self { handle, tasks: Mutex::default() }
+        Self { handle, ended: Arc::default() }
     }
 
     /// Drops the futures that have not ended.
     fn drop_futures(&self) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        self.ended.has_ended.store(true, Ordering::SeqCst);
+        self.ended.notify.notify_waiters();
     }
 }
 
 impl Executor for Tokio {
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn_on(future, &self.handle);
+        let (ended, mut future) = (Arc::clone(&self.ended), future);
+        self.handle.spawn(async move {
+            let mut dropped = pin!(ended.notify.notified());
+            poll_fn(|context| match future.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(()),
+                // The first poll registers the task for the notification, so the flag must be read after it.
+                Poll::Pending if dropped.as_mut().poll(context).is_ready() => Poll::Ready(()),
+                Poll::Pending if ended.has_ended.load(Ordering::SeqCst) => Poll::Ready(()),
+                Poll::Pending => Poll::Pending,
+            })
+            .await;
+        });
     }
 
     fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {

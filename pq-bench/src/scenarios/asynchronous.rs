@@ -100,7 +100,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         figures[6].ours.push(percentile(&pickups(bench, &runtime, &pq, times)?, 50.0));
         figures[6]
             .baseline
-            .push(percentile(&wake::pickups(&bench.pq, &bench.pq, Kind::Leased, times)?, 50.0));
+            .push(percentile(&wake::pickups(pq.blocking(), &bench.pq, Kind::Leased, times)?, 50.0));
     }
     ensure!(median(&figures[4].ours) > 0.0, "no job was done");
     Ok(figures)

@@ -71,6 +71,11 @@ impl<S: Store> PreparedJob<'_, S> {
         self.handler.as_ref().map_or(usize::MAX, |handler| handler.policy.max_senders())
     }
 
+    /// Returns how many jobs of its handler run at the same time in one worker.
+    pub(super) fn concurrency(&self) -> usize {
+        self.handler.as_ref().map_or(usize::MAX, |handler| handler.policy.concurrency)
+    }
+
     /// Returns the isolation level of a transactional handler.
     pub(super) fn isolation(&self) -> Isolation {
         self.policy().isolation

@@ -1,6 +1,6 @@
 //! What each thread of a worker has in hand, where the maintenance thread and the status can see it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -49,8 +49,8 @@ pub(super) struct SettleRetries {
 #[derive(Default)]
 pub(super) struct ThreadSlot {
     running: Mutex<Option<RunningHandler>>,
-    /// The asynchronous handlers that the thread has started, by their numbers.
-    concurrent: Mutex<HashMap<u64, RunningHandler>>,
+    /// The asynchronous handlers that the thread has started, at their numbers.
+    concurrent: Mutex<Vec<Option<RunningHandler>>>,
     /// Leased jobs that are not begun.
     pub(super) buffer: Mutex<VecDeque<Arc<Claim>>>,
     /// Leased jobs that are not settled. The maintenance thread settles those that wait too long.
@@ -71,12 +71,18 @@ impl ThreadSlot {
         *lock(&self.running) = None;
     }
 
-    pub(super) fn begin_concurrent(&self, number: u64, handler: RunningHandler) {
-        lock(&self.concurrent).insert(number, handler);
+    pub(super) fn begin_concurrent(&self, number: usize, handler: RunningHandler) {
+        let mut concurrent = lock(&self.concurrent);
+        if concurrent.len() <= number {
+            concurrent.resize(number + 1, None);
+        }
+        concurrent[number] = Some(handler);
     }
 
-    pub(super) fn end_concurrent(&self, number: u64) {
-        lock(&self.concurrent).remove(&number);
+    pub(super) fn end_concurrent(&self, number: usize) {
+        if let Some(ended) = lock(&self.concurrent).get_mut(number) {
+            *ended = None;
+        }
     }
 
     /// Returns the blocking handler that the thread runs.
@@ -86,7 +92,7 @@ impl ThreadSlot {
 
     /// Returns all handlers that the thread runs or has started.
     pub(super) fn all_running(&self) -> Vec<RunningHandler> {
-        self.running().into_iter().chain(lock(&self.concurrent).values().cloned()).collect()
+        self.running().into_iter().chain(lock(&self.concurrent).iter().flatten().cloned()).collect()
     }
 
     pub(super) fn set_buffered_in_transaction(&self, jobs: usize) {

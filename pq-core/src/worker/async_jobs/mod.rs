@@ -4,6 +4,8 @@
 //! their handlers have ended. It does not wait for handlers: while they run it takes more, as long as fewer than
 //! [`crate::Worker::concurrency`] run. Jobs that are taken and cannot begin yet wait in the thread.
 
+mod flights;
+mod in_hand;
 mod pace;
 mod running;
 
@@ -18,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
+use self::flights::Flights;
+use self::in_hand::InHand;
 use self::pace::Pace;
 use self::running::{Ended, ResultSender, run_guarded};
 use super::batch::Batch;
@@ -34,11 +38,15 @@ use super::worker_run::WorkerRun;
 use crate::handler::{Context, Executor, HandlerFuture, Run};
 use crate::lock::lock;
 use crate::stop::StopMode;
+use crate::wait::Polled;
 use crate::{Claim, Error, Failure, Outcome, Scan, Store, StoreError, Taken, WakeSignal};
 
 /// The interval at which running handlers are told through their tokens that they should end, and at which jobs of leases
 /// that still have running handlers are settled.
 const TELL_EVERY: Duration = Duration::from_millis(25);
+
+/// The time after which the queues are polled again when they had fewer jobs than were wanted.
+const POLL_AFTER_FEW: Duration = Duration::from_millis(10);
 
 /// A lease is confirmed before a job begins if it was not within this time.
 const CONFIRM_EVERY: Duration = Duration::from_millis(1);
@@ -75,14 +83,12 @@ struct Dispatcher<'r, S: Store> {
     slot: &'r ThreadSlot,
     executor: Arc<dyn Executor>,
     ended: Arc<Ended>,
-    next_number: u64,
-    flights: HashMap<u64, Flight<'r, S>>,
-    /// How many jobs of each queue run or wait here.
-    taken: Vec<usize>,
+    flights: Flights<Flight<'r, S>>,
+    in_hand: InHand,
     /// Whether the last poll left out a queue because of its limit.
     is_limited: bool,
-    /// How many handlers run of each task, and of each whole queue.
-    running: HashMap<(usize, Option<String>), usize>,
+    /// The largest number of jobs to take at a time. Smaller after a take that the store refused, and after a lost lease.
+    max_take: usize,
     /// Jobs that are taken and not begun.
     waiting: VecDeque<WaitingJob<'r, S>>,
     leases: HashMap<i64, OwnLease>,
@@ -110,11 +116,10 @@ pub(super) fn run_dispatcher<S: Store>(run: &WorkerRun<S>, thread: usize) -> Res
         slot: &run.slots()[thread],
         executor,
         ended: Ended::new(&signal),
-        next_number: 0,
-        flights: HashMap::new(),
-        taken: vec![0; run.queues.all.len()],
+        flights: Flights::default(),
+        in_hand: InHand::new(run.queues.all.len()),
         is_limited: false,
-        running: HashMap::new(),
+        max_take: run.settings.max_batch,
         waiting: VecDeque::new(),
         leases: HashMap::new(),
         pace: Pace::new(now),
@@ -159,18 +164,24 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             if want > 0 && is_due && now >= retry_at {
                 seen_arrivals = Some(arrivals.generation());
                 match self.poll(want) {
-                    Ok(Some(next_due)) => {
+                    Ok(Polled::Nothing { next_due }) => {
                         let interval = run.store().poll_interval();
                         poll_at = Instant::now() + next_due.map_or(interval, |due| due.min(interval));
                         is_empty = true;
                     }
-                    Ok(None) => poll_at = Instant::now(),
+                    // Another job notifies, so the handlers of these go first.
+                    Ok(Polled::Found(count)) if count < want => poll_at = Instant::now() + POLL_AFTER_FEW,
+                    Ok(Polled::Found(_)) => poll_at = Instant::now(),
                     Err(error) => {
                         if self.is_fatal(&error) {
                             run.stop.request(StopMode::Abort);
                             return Err(error);
                         }
                         tracing::warn!(%error, "polling failed; the worker will retry");
+                        if !error.is_unavailable() {
+                            // A smaller take needs less of the store.
+                            self.max_take = (self.max_take / 8).max(1);
+                        }
                         retry_at = Instant::now() + backoff.next_pause();
                         poll_at = retry_at;
                         continue;
@@ -224,15 +235,15 @@ impl<'r, S: Store> Dispatcher<'r, S> {
 
     /// Returns how many jobs to take now.
     fn want(&mut self) -> usize {
-        let settings = &self.run.settings;
         let ahead = self.pace.of_period(Instant::now());
-        let room = (settings.concurrency + ahead).saturating_sub(self.flights.len() + self.waiting.len());
-        // While many handlers run, room for a few jobs is not worth a take of its own.
-        if room < (ahead / 4).clamp(1, settings.concurrency) { 0 } else { room.min(settings.max_batch) }
+        let most = self.run.settings.concurrency.saturating_add(ahead);
+        let room = most.saturating_sub(self.flights.len() + self.waiting.len());
+        // While handlers are quick, room for a few jobs is not worth a take of its own.
+        if room < (ahead / 2).max(1) || self.in_hand.is_full() { 0 } else { room.min(self.max_take) }
     }
 
-    /// Takes jobs of the first queue that has any. If none has, returns when the next scheduled one is due.
-    fn poll(&mut self, want: usize) -> Result<Option<Option<Duration>>, S::Error> {
+    /// Takes jobs of the first queue that has any, and returns their number.
+    fn poll(&mut self, want: usize) -> Result<Polled<usize>, S::Error> {
         let run = self.run;
         let scan = if ends_when_empty(run) { Scan::Full } else { Scan::Resume };
         let (mut next_due, mut empty) = (None, Vec::new());
@@ -242,7 +253,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                 continue;
             }
             // What a queue's limit does not let begin is left to other workers.
-            let room = run.queues.all[position].concurrency.saturating_sub(self.taken[position]);
+            let room = self.in_hand.room(position, run.queues.all[position].concurrency);
             self.is_limited |= room == 0;
             let reserved = run.job_limit.reserve(want.min(room));
             if reserved == 0 {
@@ -255,12 +266,12 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             if count > 0 {
                 run.queues.record_turn(position, &empty);
                 self.add(position, taken);
-                return Ok(None);
+                return Ok(Polled::Found(count));
             }
             empty.push(position);
             next_due = next_due.into_iter().chain(taken.next_due).min();
         }
-        Ok(Some(next_due))
+        Ok(Polled::Nothing { next_due })
     }
 
     fn take(&self, position: usize, want: usize, scan: Scan) -> Result<Taken, S::Error> {
@@ -283,12 +294,13 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) else { return };
         self.leases.insert(lease, OwnLease { unsettled: taken.jobs.len(), ..OwnLease::default() });
         let limit = Batch::of(&taken.jobs).lease_limit.unwrap_or(usize::MAX);
+        self.max_take = limit.min(self.max_take.saturating_mul(2)).clamp(1, self.run.settings.max_batch);
         if limit < taken.jobs.len() {
             // A job that kills its worker must not take more than this many others with it.
             taken.jobs.split_off(limit).into_iter().for_each(|job| self.give_back(job));
         }
         let served = &self.run.queues.all[position];
-        self.taken[position] += taken.jobs.len();
+        taken.jobs.iter().for_each(|job| self.in_hand.add(position, job));
         let since = Instant::now();
         let waits = |job| WaitingJob { position, prepared: served.prepare(job), since };
         self.waiting.extend(taken.jobs.into_iter().map(waits));
@@ -300,13 +312,10 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         while self.flights.len() < self.run.settings.concurrency
             && let Some(job) = self.waiting.pop_front()
         {
-            let WaitingJob { position, prepared, .. } = &job;
-            let limit = prepared.handler.as_ref().map_or(usize::MAX, |handler| handler.policy.concurrency);
-            let key = (*position, prepared.task.clone());
-            if limit < usize::MAX && self.running.get(&key).is_some_and(|running| *running >= limit) {
-                passed_over.push_back(job);
-            } else {
+            if self.in_hand.may_begin(job.position, &job.prepared) {
                 self.start(job.position, job.prepared);
+            } else {
+                passed_over.push_back(job);
             }
         }
         passed_over.append(&mut self.waiting);
@@ -323,7 +332,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         if !self.is_held(lease, now) {
             tracing::warn!(queue = %job.queue, job_id = %job.id, "job was skipped because its lease was lost");
             self.slot.statistics.add(&job.queue, &Report { lost: 1, ..Report::default() });
-            self.taken[position] -= 1;
+            self.in_hand.remove(position, &job);
             return self.forget(lease, 1);
         }
         run.record_begun(1);
@@ -336,14 +345,12 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let future = match future_of(&prepared, &context) {
             Ok(future) => future,
             Err(failure) => {
-                self.taken[position] -= 1;
+                self.in_hand.remove(position, &job);
                 let (job, outcome) = prepared.end(run, &run.queues.all[position], Err(failure));
                 return self.finish(FinishedJob { job, outcome, at: now, settled_as: None });
             }
         };
-        let number = self.next_number;
-        self.next_number += 1;
-        *self.running.entry((position, prepared.task.clone())).or_default() += 1;
+        self.in_hand.begin(position, &prepared);
         let handler = RunningHandler {
             id: job.id,
             queue: job.queue.clone(),
@@ -353,7 +360,6 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             timeout,
             since: now,
         };
-        self.slot.begin_concurrent(number, handler);
         let span = tracing::info_span!(
             "pq.run",
             queue = %job.queue,
@@ -361,10 +367,11 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             task = prepared.task.as_deref(),
             attempt = job.attempt
         );
+        let number = self.flights.insert(Flight { position, prepared, context });
+        self.slot.begin_concurrent(number, handler);
         let sender = ResultSender::new(&self.ended, number);
         let timeout = timeout.map(|limit| (limit, self.executor.sleep(limit)));
         let run_handler = async move { sender.send(run_guarded(future, timeout).await) };
-        self.flights.insert(number, Flight { position, prepared, context });
         self.executor.spawn(Box::pin(run_handler.instrument(span)));
     }
 
@@ -384,14 +391,12 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let has_ended = !ended.is_empty();
         self.pace.record(ended.len(), now);
         for (number, result) in ended {
-            let Some(Flight { position, mut prepared, context }) = self.flights.remove(&number) else {
+            let Some(Flight { position, mut prepared, context }) = self.flights.remove(number) else {
                 continue;
             };
             self.slot.end_concurrent(number);
-            self.taken[position] -= 1;
-            if let Some(running) = self.running.get_mut(&(position, prepared.task.clone())) {
-                *running -= 1;
-            }
+            self.in_hand.end(position, &prepared);
+            self.in_hand.remove(position, &prepared.incoming.claim);
             let result = match result {
                 Err(Failure::Error(error)) if run.stop.is_aborting() => {
                     // The handler was asked to end, so its error says nothing about the job.
@@ -411,7 +416,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         }
         if now - self.told_at >= TELL_EVERY {
             self.told_at = now;
-            self.flights.values().for_each(|flight| flight.context.cancel_if_stopped());
+            self.flights.iter().for_each(|flight| flight.context.cancel_if_stopped());
         }
         has_ended
     }
@@ -463,7 +468,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
     }
 
     fn give_back_waiting(&mut self, job: WaitingJob<'r, S>) {
-        self.taken[job.position] -= 1;
+        self.in_hand.remove(job.position, &job.prepared.incoming.claim);
         self.give_back(job.prepared.incoming.claim);
     }
 }

@@ -14,7 +14,7 @@ use crate::{Failure, Outcome, WakeSignal};
 
 /// The results of handlers that have ended, and the signal that wakes the thread.
 pub(super) struct Ended {
-    results: Mutex<Vec<(u64, HandlerResult)>>,
+    results: Mutex<Vec<(usize, HandlerResult)>>,
     signal: Arc<WakeSignal>,
 }
 
@@ -24,11 +24,11 @@ impl Ended {
     }
 
     /// Returns the results since the last call, each with the number of its handler.
-    pub(super) fn take(&self) -> Vec<(u64, HandlerResult)> {
+    pub(super) fn take(&self) -> Vec<(usize, HandlerResult)> {
         std::mem::take(&mut lock(&self.results))
     }
 
-    fn push(&self, number: u64, result: HandlerResult) {
+    fn push(&self, number: usize, result: HandlerResult) {
         let is_first = {
             let mut results = lock(&self.results);
             results.push((number, result));
@@ -44,12 +44,12 @@ impl Ended {
 /// Sends the result of one handler. If the handler is dropped before it ends, its job is given back.
 pub(super) struct ResultSender {
     ended: Arc<Ended>,
-    number: u64,
+    number: usize,
     is_sent: bool,
 }
 
 impl ResultSender {
-    pub(super) fn new(ended: &Arc<Ended>, number: u64) -> Self {
+    pub(super) fn new(ended: &Arc<Ended>, number: usize) -> Self {
         Self { ended: Arc::clone(ended), number, is_sent: false }
     }
 
