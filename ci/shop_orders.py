@@ -56,7 +56,13 @@ def start():
     )
     # If a check below fails, nothing stays behind.
     atexit.register(shop.kill)
-    until("the shop is healthy", lambda: get_health() == 200)
+
+    def is_healthy():
+        if shop.poll() is not None:
+            sys.exit(f"the shop ended with status {shop.returncode} instead of opening")
+        return get_health() == 200
+
+    until("the shop is healthy", is_healthy)
     return shop
 
 
