@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
 use pq_core::{Job, Outcome};
@@ -14,6 +15,9 @@ use crate::queue::Queue;
 use crate::shared::Shared;
 use crate::task::Task;
 use crate::transaction::AsyncFunc;
+
+/// The delay before a job runs again whose transaction was refused for a reason that may pass.
+const RUN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl<A: DeserializeOwned + Send + 'static> Task<A> {
     /// Creates an asynchronous handler that runs under a lease, while no transaction is open.
@@ -53,7 +57,8 @@ impl<A: DeserializeOwned + Send + 'static> Task<A> {
     /// committed. After a crash everything is rolled back, and the job is requeued when the lease has expired.
     ///
     /// Each running handler has a connection of the handle's pool. Limit them by [`pq_core::Handler::concurrency`] to fewer than
-    /// the pool has. An error of the handler rolls back its writes and fails the attempt. The handler must not commit or
+    /// the pool has. An error of the handler rolls back its writes and fails the attempt. If the connection is lost, or the
+    /// pool lends none, the job runs again after a second, and the attempt is not counted. The handler must not commit or
     /// roll back the transaction itself.
     ///
     /// ```no_run
@@ -121,7 +126,10 @@ where
     R: Into<Outcome>,
     E: fmt::Display,
 {
-    let mut lent = shared.begin().await.map_err(|error| error.to_string())?;
+    let mut lent = match shared.begin().await {
+        Ok(lent) => lent,
+        Err(error) => return ended_by(&context, &error),
+    };
     let returned = handler.call((lent.connection(), job)).await;
     let returned = returned.map(Into::into).map_err(|error| format!("{error:#}"));
     settle_and_end(&shared, &context, lent, returned).await
@@ -135,22 +143,37 @@ fn settle_and_end<'a>(
     returned: Result<Outcome, String>,
 ) -> BoxFuture<'a, Result<Outcome, String>> {
     Box::pin(async move {
-        let kept = match returned {
-            Ok(outcome) => {
-                let settled = context.settle_with(lent.connection(), outcome.clone());
-                shared.within_limit(settled).await.map(|()| outcome).map_err(|error| error.to_string())
+        let outcome = match returned {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                // The handler may have failed because the connection was lost. The rollback fails then, too.
+                return match shared.roll_back(lent).await {
+                    Ok(()) => Err(failure),
+                    Err(error) => Ok(run_again(context, &error)),
+                };
             }
-            Err(error) => Err(error),
         };
-        shared.end(lent, kept.map_err(Kept)).await.map_err(|Kept(error)| error)
+        let settled = shared.within_limit(context.settle_with(lent.connection(), outcome.clone())).await;
+        match shared.end(lent, settled.map(|()| outcome)).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => ended_by(context, &error),
+        }
     })
 }
 
-/// The text of an error that rolls a transaction back.
-struct Kept(String);
-
-impl From<Error> for Kept {
-    fn from(error: Error) -> Self {
-        Self(format!("cannot keep the handler's writes: {error}"))
+/// Returns how an attempt ends whose transaction ended by an error of the handle's own calls.
+fn ended_by(context: &Context, error: &Error) -> Result<Outcome, String> {
+    if error.is_passing() && !error.is_conflict() {
+        Ok(run_again(context, error))
+    } else {
+        Err(format!("cannot keep the handler's writes: {error}"))
     }
+}
+
+/// Returns the outcome of a job that runs again, without counting the attempt.
+///
+/// If the commit has succeeded although its answer was lost, the store refuses this outcome.
+fn run_again(context: &Context, error: &Error) -> Outcome {
+    tracing::warn!(job_id = %context.job().id, %error, "transaction was refused; the job will run again");
+    Outcome::snooze(RUN_AGAIN_AFTER)
 }

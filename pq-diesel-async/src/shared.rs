@@ -113,10 +113,17 @@ impl Shared {
             }
             Err(error) => error,
         };
-        let rolled_back = self.within_limit(async { Ok(lent.sql().roll_back_to(0).await?) }).await;
-        // If the rollback fails, the connection is closed, and the server rolls back.
-        drop(finish(lent, rolled_back));
+        // If the rollback fails, the server has rolled back.
+        drop(self.roll_back(lent).await);
         Err(error)
+    }
+
+    /// Rolls back the transaction on the connection. If that fails, the connection is closed, and the server rolls back.
+    pub(crate) fn roll_back(&self, mut lent: Lent) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let rolled_back = self.within_limit(async { Ok(lent.sql().roll_back_to(0).await?) }).await;
+            finish(lent, rolled_back)
+        })
     }
 }
 

@@ -359,3 +359,35 @@ async fn a_stream_ends_when_its_token_is_cancelled() -> TestResult {
     canceller.await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_of_a_transactional_handler_is_not_a_failed_attempt() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let task = pq.queue("work")?.task::<bool>("lose");
+    task.call_many([true, false]).await?;
+    let handler = task.transactional_async(async |conn, job| {
+        let lost = diesel::sql_query("SELECT pg_terminate_backend(pg_backend_pid())").execute(conn).await;
+        // Both a handler that notices and one that does not.
+        if job.data { lost.map(drop) } else { Ok(()) }
+    });
+    let report = Worker::new(&pq).serve(handler).run_until_empty().await?;
+    assert_eq!((report.snoozed, report.failed, report.done), (2, 0, 0), "{report:?}");
+    assert_eq!(task.queue().counts().await?.scheduled, 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_with_too_few_connections_fails_no_attempt() -> TestResult {
+    const JOBS: u64 = 4;
+    let (database, pq) = fresh().await;
+    pq.queue("work")?.task::<u64>("nap").call_many(0..JOBS).await?;
+    let small = Pq::builder().url(database.url()).pool_size(1).connect_timeout(Duration::from_millis(100));
+    let handler = small.build()?.queue("work")?.task::<u64>("nap").transactional_async(async |conn, _job| {
+        diesel::sql_query("SELECT pg_sleep(0.5)").execute(conn).await.map(drop)
+    });
+    // The worker's own connections are those of a larger handle.
+    let report = Worker::new(&pq).serve(handler).run_until_empty().await?;
+    assert!(report.snoozed > 0, "no handler was without a connection: {report:?}");
+    assert_eq!((report.failed, report.done + report.snoozed), (0, JOBS), "{report:?}");
+    Ok(())
+}
