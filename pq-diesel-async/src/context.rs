@@ -10,7 +10,7 @@ use pq_diesel::store::PgStore;
 use serde::Serialize;
 
 use crate::connection::OnAsync;
-use crate::shared::{Shared, on_connection};
+use crate::shared::{Shared, change_on_connection};
 
 /// An asynchronous leased handler's view of its job. Cheap to clone.
 ///
@@ -86,6 +86,11 @@ impl Context {
         self.context.cancellation_token()
     }
 
+    /// Returns the outcome with which the job is settled, by the rules of its task.
+    pub(crate) fn outcome_of(&self, outcome: Outcome) -> Outcome {
+        self.context.outcome_of(outcome)
+    }
+
     /// Extends the lease at once. See [`pq_core::Context::extend_lease`].
     ///
     /// # Errors
@@ -136,7 +141,11 @@ impl Context {
     pub async fn checkpoint<T: Serialize>(&self, data: &T) -> Result<(), Error> {
         let checkpoint = self.context.encode_checkpoint(data)?;
         let job = self.context.job();
-        on_connection!(self.shared, |conn| self.shared.store().update_on(conn, job, checkpoint.payload()))?;
+        change_on_connection!(self.shared, |conn| self.shared.store().update_on(
+            conn,
+            job,
+            checkpoint.payload()
+        ))?;
         self.context.note_checkpoint(checkpoint);
         Ok(())
     }

@@ -46,8 +46,12 @@ impl<A: DeserializeOwned + Send + 'static> Task<A> {
         E: fmt::Display,
         F: Future<Output = Result<R, E>> + Send + 'static,
     {
-        let shared = Arc::clone(&self.queue.shared);
-        self.task.leased_async(move |context, job| handler(Context::new(&shared, context), job))
+        let (shared, handler) = (Arc::clone(&self.queue.shared), Arc::new(handler));
+        // The handler is called inside its future, so that it runs in the runtime.
+        self.task.leased_async(move |context, job| {
+            let (handler, context) = (Arc::clone(&handler), Context::new(&shared, context));
+            async move { handler(context, job).await }
+        })
     }
 
     /// Creates an asynchronous handler that runs in a transaction, on the connection that it receives.
@@ -109,8 +113,11 @@ impl<T: DeserializeOwned + Send + 'static> Queue<T> {
         E: fmt::Display,
         F: Future<Output = Result<R, E>> + Send + 'static,
     {
-        let shared = Arc::clone(&self.shared);
-        self.queue.leased_async(move |context, job| handler(Context::new(&shared, context), job))
+        let (shared, handler) = (Arc::clone(&self.shared), Arc::new(handler));
+        self.queue.leased_async(move |context, job| {
+            let (handler, context) = (Arc::clone(&handler), Context::new(&shared, context));
+            async move { handler(context, job).await }
+        })
     }
 }
 
@@ -144,6 +151,13 @@ fn settle_and_end<'a>(
 ) -> BoxFuture<'a, Result<Outcome, String>> {
     Box::pin(async move {
         let outcome = match returned {
+            Ok(Outcome::RolledBack(outcome)) => {
+                // The worker settles the job.
+                return match shared.roll_back(lent).await {
+                    Ok(()) => Ok(*outcome),
+                    Err(error) => Ok(run_again(context, &error)),
+                };
+            }
             Ok(outcome) => outcome,
             Err(failure) => {
                 // The handler may have failed because the connection was lost. The rollback fails then, too.
@@ -153,7 +167,8 @@ fn settle_and_end<'a>(
                 };
             }
         };
-        let settled = shared.within_limit(context.settle_with(lent.connection(), outcome.clone())).await;
+        let settled_as = context.outcome_of(outcome.clone());
+        let settled = shared.within_limit(context.settle_with(lent.connection(), settled_as)).await;
         match shared.end(lent, settled.map(|()| outcome)).await {
             Ok(outcome) => Ok(outcome),
             Err(error) => ended_by(context, &error),

@@ -12,7 +12,7 @@ use pq_diesel::Error;
 
 use crate::builder::Builder;
 use crate::queue::Queue;
-use crate::shared::{Shared, on_connection};
+use crate::shared::{Shared, change_on_connection, finish, on_connection};
 use crate::transaction::AsyncFunc;
 
 /// A handle to the queues of one table.
@@ -168,18 +168,20 @@ impl Pq {
     ///
     /// The database's own.
     pub async fn stop_worker(&self, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {
-        on_connection!(self.shared, |conn| self.shared.store().stop_worker_on(conn, worker, mode))
+        change_on_connection!(self.shared, |conn| self.shared.store().stop_worker_on(conn, worker, mode))
     }
 
     /// Returns the jobs of expired leases to their queues and prunes the archive: for programs without a worker.
     ///
-    /// It does not put the periodic jobs that are due: [`pq_diesel::Pq::maintain`] of [`Pq::blocking`] does.
+    /// It takes as long as it needs: the call timeout does not apply. It does not put the periodic jobs that are due: [`pq_diesel::Pq::maintain`] of [`Pq::blocking`] does.
     ///
     /// # Errors
     ///
     /// The database's own.
     pub async fn maintain(&self, retention: &Retention) -> Result<Option<MaintenanceReport>, Error> {
-        on_connection!(self.shared, |conn| self.shared.store().maintain_on(conn, retention))
+        let mut lent = self.shared.lend().await?;
+        let done = self.shared.store().maintain_on(&mut lent.sql(), retention).await;
+        finish(lent, done)
     }
 
     /// Creates the table or migrates it to this version, on a connection of [`Pq::blocking`] in a thread of its own.

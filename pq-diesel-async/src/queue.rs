@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::bound::BoundQueue;
 use crate::group_put::{put_alone, put_grouped};
 use crate::pool::{BoxFuture, Lent};
-use crate::shared::{Shared, finish, on_connection};
+use crate::shared::{Shared, change_on_connection, finish, on_connection};
 use crate::stream::JobStream;
 use crate::take::take_and_commit;
 use crate::task::Task;
@@ -117,7 +117,9 @@ impl<T> Queue<T> {
     #[doc(hidden)]
     #[allow(clippy::missing_errors_doc)]
     pub async fn take_encoded(&self, count: usize, scan: pq_core::Scan) -> Result<Taken, Error> {
-        take_and_commit(&self.shared, self.name(), count, scan).await
+        let mut delivery = take_and_commit(&self.shared, self.name(), count, scan).await?;
+        delivery.accept();
+        Ok(delivery.taken())
     }
 
     pub(crate) async fn put_job(&self, job: NewJob) -> Result<Put, Error> {
@@ -216,14 +218,16 @@ impl<T: DeserializeOwned + Send> Queue<T> {
     pub async fn get_many(&self, count: usize, wait: Wait) -> Result<Vec<Job<T>>, Error> {
         let found = poll_and_wait(&self.shared, self.name(), wait, self.token(), |scan| async move {
             loop {
-                let taken = take_and_commit(&self.shared, self.name(), count, scan).await?;
-                let found = self.queue.decode(taken);
+                // If this future is dropped before the jobs are returned, they are put again.
+                let mut delivery = take_and_commit(&self.shared, self.name(), count, scan).await?;
+                let found = self.queue.decode(delivery.taken());
                 if !found.dead.is_empty() {
                     on_connection!(self.shared, |conn| self
                         .shared
                         .store()
                         .move_to_dead_on(conn, &found.dead))?;
                 }
+                delivery.accept();
                 if !found.jobs.is_empty() {
                     return Ok(Polled::Found(found.jobs));
                 }
@@ -355,7 +359,8 @@ impl<T> Queue<T> {
     /// [`pq_core::Error::LeaseLost`] if the lease has been lost; nothing was changed then. The database's own.
     pub async fn settle(&self, job: &Job<T>, outcome: Outcome) -> Result<(), Error> {
         let settlements = [Settlement { job, outcome }];
-        let accepted = on_connection!(self.shared, |conn| self.shared.store().settle_on(conn, &settlements))?;
+        let accepted =
+            change_on_connection!(self.shared, |conn| self.shared.store().settle_on(conn, &settlements))?;
         if accepted.all() { Ok(()) } else { Err(pq_core::Error::lease_lost(job.id).into()) }
     }
 
@@ -371,8 +376,10 @@ impl<T> Queue<T> {
         let Some(token) = job.lease() else { return Err(pq_core::Error::lease_lost(job.id).into()) };
         let tokens = [token];
         for _ in 0..TRIES {
-            let answers =
-                on_connection!(self.shared, |conn| self.shared.store().extend_on(conn, &tokens, lease))?;
+            let answers = change_on_connection!(self.shared, |conn| self
+                .shared
+                .store()
+                .extend_on(conn, &tokens, lease))?;
             match answers.into_iter().next() {
                 Some(Extension::Extended(extended)) => return Ok(extended),
                 Some(Extension::Locked(_)) => tokio::time::sleep(PAUSE).await,
@@ -416,7 +423,7 @@ impl<T> Queue<T> {
     ///
     /// The database's own.
     pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, Error> {
-        on_connection!(self.shared, |conn| self.shared.store().cancel_on(conn, self.name(), id))
+        change_on_connection!(self.shared, |conn| self.shared.store().cancel_on(conn, self.name(), id))
     }
 
     /// Lists jobs that have ended in this state, the newest first: at most `count`.
@@ -462,7 +469,7 @@ impl<T> Queue<T> {
     ///
     /// The database's own.
     pub async fn pause(&self) -> Result<bool, Error> {
-        on_connection!(self.shared, |conn| self.shared.store().pause_on(conn, self.name(), true))
+        change_on_connection!(self.shared, |conn| self.shared.store().pause_on(conn, self.name(), true))
     }
 
     /// Resumes the queue. Returns whether anything changed.
@@ -471,7 +478,7 @@ impl<T> Queue<T> {
     ///
     /// The database's own.
     pub async fn resume(&self) -> Result<bool, Error> {
-        on_connection!(self.shared, |conn| self.shared.store().pause_on(conn, self.name(), false))
+        change_on_connection!(self.shared, |conn| self.shared.store().pause_on(conn, self.name(), false))
     }
 }
 

@@ -8,6 +8,7 @@ use pq_diesel::Error;
 use pq_diesel::store::{PgStore, SqlConnection};
 use tokio::sync::OnceCell;
 
+use crate::connection::depth;
 use crate::group_put::GroupPuts;
 use crate::pool::{BoxFuture, Lend, Lent};
 
@@ -99,6 +100,12 @@ impl Shared {
         mut lent: Lent,
         done: Result<R, E>,
     ) -> Result<R, E> {
+        if depth(lent.connection()).is_ok_and(|depth| depth > 1) {
+            // The future of a nested transaction was dropped. What it wrote must not be committed.
+            drop(lent);
+            let nested = "a nested transaction was left open, so the transaction was rolled back";
+            return Err(done.err().unwrap_or_else(|| Error::Unavailable(nested.to_owned()).into()));
+        }
         let error = match done {
             Ok(done) => {
                 let mut sql = lent.sql();
@@ -150,3 +157,18 @@ macro_rules! on_connection {
     }};
 }
 pub(crate) use on_connection;
+
+/// Runs a call of the store that changes something, as [`on_connection`] does. If the answer did not come in time, the change
+/// may have been made.
+macro_rules! change_on_connection {
+    ($shared:expr, |$conn:ident| $call:expr) => {{
+        let mut lent = $shared.lend().await?;
+        let done = {
+            let mut sql = lent.sql();
+            let $conn = &mut sql;
+            $shared.within_limit($call).await.map_err(pq_diesel::Error::unless_committed)
+        };
+        $crate::shared::finish(lent, done)
+    }};
+}
+pub(crate) use change_on_connection;

@@ -14,18 +14,53 @@ use tokio::sync::oneshot;
 use crate::connection::OnAsync;
 use crate::shared::{Shared, finish};
 
+/// Jobs whose take has committed. They are put again when this is dropped before [`Delivery::accept`].
+pub(crate) struct Delivery {
+    shared: Arc<Shared>,
+    queue: QueueName,
+    taken: Taken,
+    is_accepted: bool,
+}
+
+impl Delivery {
+    /// Returns the jobs, which are still to be accepted.
+    pub(crate) fn taken(&self) -> Taken {
+        self.taken.clone()
+    }
+
+    /// Leaves the jobs to the caller.
+    pub(crate) fn accept(&mut self) {
+        self.is_accepted = true;
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if self.is_accepted || self.taken.jobs.is_empty() {
+            return;
+        }
+        let (shared, queue) = (Arc::clone(&self.shared), self.queue.clone());
+        let jobs = std::mem::take(&mut self.taken.jobs);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { put_again(&shared, &queue, &jobs).await })),
+            Err(_) => jobs.iter().for_each(|job| {
+                tracing::error!(%queue, job_id = %job.id, "job lost: its call was dropped outside of a runtime");
+            }),
+        }
+    }
+}
+
 /// Takes up to `count` jobs and commits. No job is lost if the future is dropped.
 pub(crate) async fn take_and_commit(
     shared: &Arc<Shared>,
     queue: &QueueName,
     count: usize,
     scan: Scan,
-) -> Result<Taken, Error> {
+) -> Result<Delivery, Error> {
     let (deliver, delivered) = oneshot::channel();
     tokio::spawn(take_for(Arc::clone(shared), queue.clone(), count, scan, deliver));
-    delivered
-        .await
-        .unwrap_or_else(|_| Err(Error::Unavailable("the task that took the jobs panicked".to_owned())))
+    let panicked = || Error::Unavailable("the task that took the jobs panicked".to_owned());
+    delivered.await.unwrap_or_else(|_| Err(panicked()))
 }
 
 async fn take_for(
@@ -33,14 +68,12 @@ async fn take_for(
     queue: QueueName,
     count: usize,
     scan: Scan,
-    deliver: oneshot::Sender<Result<Taken, Error>>,
+    deliver: oneshot::Sender<Result<Delivery, Error>>,
 ) {
     let taken = take(&shared, &queue, count, scan, &deliver).await;
-    let Err(undelivered) = deliver.send(taken) else { return };
-    let jobs = undelivered.map_or_else(|_| Vec::new(), |taken| taken.jobs);
-    if !jobs.is_empty() {
-        put_again(&shared, &queue, &jobs).await;
-    }
+    let delivery = taken.map(|taken| Delivery { shared, queue, taken, is_accepted: false });
+    // What cannot be sent is dropped, and so is what was sent and never received.
+    drop(deliver.send(delivery));
 }
 
 async fn take(
@@ -48,7 +81,7 @@ async fn take(
     queue: &QueueName,
     count: usize,
     scan: Scan,
-    deliver: &oneshot::Sender<Result<Taken, Error>>,
+    deliver: &oneshot::Sender<Result<Delivery, Error>>,
 ) -> Result<Taken, Error> {
     let mut lent = shared.lend().await?;
     let done =
@@ -62,12 +95,12 @@ async fn take_in_transaction(
     queue: &QueueName,
     count: usize,
     scan: Scan,
-    deliver: &oneshot::Sender<Result<Taken, Error>>,
+    deliver: &oneshot::Sender<Result<Delivery, Error>>,
 ) -> Result<Taken, Error> {
     conn.begin(0, Isolation::ReadCommitted).await?;
     let taken = shared.store().take_on(conn, queue, count, scan).await;
-    let is_wanted = taken.as_ref().is_ok_and(|taken| !taken.jobs.is_empty()) && !deliver.is_closed();
-    if !is_wanted {
+    // A take without jobs commits, too: it may have to notify others.
+    if taken.is_err() || deliver.is_closed() {
         conn.roll_back_to(0).await?;
         return taken.map(|taken| Taken { jobs: Vec::new(), ..taken });
     }

@@ -162,6 +162,25 @@ async fn a_get_that_is_dropped_while_its_take_commits_puts_the_job_again() -> Te
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_get_that_is_dropped_when_its_job_has_arrived_puts_the_job_again() -> TestResult {
+    let mut fixture = Fixture::new().await;
+    let apples = fixture.apples.clone();
+    apples.put("Granny Smith").await?;
+    let mut get = Box::pin(apples.get(Wait::No));
+    poll_fn(|context| {
+        assert!(get.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    // The take commits, and its job waits to be received.
+    fixture.expect(WAITING, 0, "a get").await;
+    fixture.expect_idle("a get").await;
+    drop(get);
+    fixture.expect(WAITING, 1, "a get that was dropped when its job had arrived").await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_lease_ends_at_its_time() -> TestResult {
     const LEASE: Duration = Duration::from_millis(50);
     let mut fixture = Fixture::new().await;
@@ -310,5 +329,71 @@ async fn a_dropped_call_on_the_callers_connection_commits_nothing_of_the_transac
             fixture.expect(WAITING, 1, "a transaction of the caller's that was dropped").await;
         }
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_futures_of_a_context_can_be_dropped_and_the_job_is_done() -> TestResult {
+    let fixture = Fixture::new().await;
+    let url = fixture.database.url().to_owned();
+    fixture.eat.call(&"first".to_owned()).await?;
+    let handler = fixture.eat.leased_async(move |context, _job| {
+        let url = url.clone();
+        async move {
+            for awaits in 0.. {
+                let ended = [
+                    drop_after(context.extend_lease(), awaits).await.transpose()?.is_some(),
+                    drop_after(context.checkpoint(&"later"), awaits).await.transpose()?.is_some(),
+                    drop_after(context.cancelled(), 0).await.is_none(),
+                    // The connection is dropped with the future, so the job is not completed.
+                    drop_after(
+                        async {
+                            let mut conn = AsyncPgConnection::establish(&url)
+                                .await
+                                .map_err(|_| pq_core::Error::Stopped)?;
+                            let undone = conn.transaction::<(), Error, _>(async |conn| {
+                                context.complete_with(conn).await?;
+                                Err(pq_core::Error::Stopped.into())
+                            });
+                            assert!(undone.await.is_err_and(|error| error.is_stopped()));
+                            Ok::<_, Error>(())
+                        },
+                        awaits,
+                    )
+                    .await
+                    .transpose()?
+                    .is_some(),
+                ];
+                if ended.iter().all(|ended| *ended) {
+                    return Ok::<_, Error>(());
+                }
+            }
+            Ok(())
+        }
+    });
+    let report = pq_diesel_async::Worker::new(&fixture.pq).serve(handler).run_until_empty().await?;
+    assert_eq!((report.done, report.failed, report.lost), (1, 0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_run_tells_its_handlers_to_end_and_gives_their_jobs_back() -> TestResult {
+    let mut fixture = Fixture::new().await;
+    fixture.eat.call(&"first".to_owned()).await?;
+    let started = std::sync::Arc::new(tokio::sync::Notify::new());
+    let notify = std::sync::Arc::clone(&started);
+    let handler = fixture.eat.leased_async(move |context, _job| {
+        notify.notify_one();
+        async move {
+            context.cancelled().await;
+            Err::<(), _>("told to end")
+        }
+    });
+    let running = tokio::spawn(pq_diesel_async::Worker::new(&fixture.pq).serve(handler).run());
+    started.notified().await;
+    running.abort();
+    let ready =
+        "SELECT count(*) FROM pq.queue WHERE q_name = 'tasks' AND dequeued_at IS NULL AND attempt = 0";
+    fixture.expect(ready, 1, "a run").await;
     Ok(())
 }

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::incoming::Incoming;
+use super::policy::Policy;
 use crate::envelope::{Arguments, Envelope, Trace};
 use crate::lease_table::LeaseTable;
 use crate::lock::lock;
 use crate::stop::StopSignal;
 use crate::store::Extension;
-use crate::{CancellationToken, Claim, CodecError, Error, Outcome, Payload, Pq, Queue, Settlement, Store};
+use crate::{
+    CancellationToken, Claim, CodecError, Error, Failure, Outcome, Payload, Pq, Queue, Settlement, Store,
+};
 
 /// The part of a running worker that the contexts of one queue's handlers share.
 pub(crate) struct ContextAccess<S: Store> {
@@ -40,6 +43,8 @@ pub struct Context<S: Store> {
     checkpoint: Mutex<Option<Envelope>>,
     /// Exists once the handler has asked for it.
     token: OnceLock<CancellationToken>,
+    /// The policy of the handler, for [`Context::outcome_of`]. `None` for a blocking one.
+    policy: Option<Policy>,
 }
 
 /// A checkpoint that is not stored yet. Created by [`Context::encode_checkpoint`].
@@ -84,6 +89,37 @@ impl<S: Store> Context<S> {
             settled_as: Mutex::default(),
             checkpoint: Mutex::default(),
             token: OnceLock::new(),
+            policy: None,
+        }
+    }
+
+    /// Creates the context of an asynchronous handler.
+    pub(crate) fn with_policy(
+        access: &Arc<ContextAccess<S>>,
+        incoming: &Incoming,
+        timeout: Option<Duration>,
+        policy: &Policy,
+    ) -> Self {
+        Self { policy: Some(policy.clone()), ..Self::new(access, incoming, timeout) }
+    }
+
+    /// Returns the outcome with which a job is settled whose asynchronous handler returned this one.
+    ///
+    /// For a handler that settles its job in a transaction of its own, as [`Context::settle_with`] does: completed jobs are
+    /// kept if the task says so, and a retry is bounded by the task's retries.
+    #[must_use]
+    pub fn outcome_of(&self, outcome: Outcome) -> Outcome {
+        let Some(policy) = &self.policy else { return outcome };
+        match outcome {
+            Outcome::Complete if policy.keep_history => Outcome::Keep { result: None },
+            Outcome::Retry { after, error, payload } => {
+                let queue = &self.access.queue;
+                let call = queue.json_of(&self.job).and_then(|json| Envelope::read(&json));
+                let envelope = call.ok().filter(|_| self.is_task);
+                let incoming = Incoming { claim: Arc::clone(&self.job), envelope };
+                policy.after_failure(queue, &incoming, &Failure::Error(error), Some((after, payload)))
+            }
+            outcome => outcome,
         }
     }
 

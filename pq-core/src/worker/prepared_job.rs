@@ -148,7 +148,7 @@ impl<S: Store> PreparedJob<'_, S> {
         (outcome, Some(failure))
     }
 
-    fn policy(&self) -> &Policy {
+    pub(super) fn policy(&self) -> &Policy {
         self.handler.as_ref().map_or(&WITHOUT_HANDLER, |handler| &handler.policy)
     }
 }

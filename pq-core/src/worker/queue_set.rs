@@ -33,6 +33,12 @@ impl<S: Store> ServedQueue<S> {
         self.handlers().all(Handler::is_transactional)
     }
 
+    /// Returns whether an asynchronous handler needs a level that it cannot have.
+    fn has_asynchronous_isolation(&self) -> bool {
+        let has_level = |handler: &Handler<S>| handler.policy.isolation != Isolation::ReadCommitted;
+        self.handlers().any(|one| one.is_asynchronous() && has_level(one))
+    }
+
     fn has_both_kinds(&self) -> bool {
         self.is_asynchronous() && !self.handlers().all(Handler::is_asynchronous)
     }
@@ -135,6 +141,11 @@ impl<S: Store> QueueSet<S> {
         } else if let Some(served) = self.all.iter().find(|served| served.has_leased_isolation()) {
             let queue = served.queue.name();
             format!("invalid isolation level: queue {queue:?} has leased handlers, too; use another queue")
+        } else if let Some(served) = self.all.iter().find(|served| served.has_asynchronous_isolation()) {
+            let queue = served.queue.name();
+            format!(
+                "invalid isolation level: asynchronous handlers run at READ COMMITTED; see queue {queue:?}"
+            )
         } else if let Some(served) = self.all.iter().find(|served| served.has_both_kinds()) {
             let queue = served.queue.name();
             format!(

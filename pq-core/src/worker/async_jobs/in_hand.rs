@@ -1,6 +1,6 @@
 //! The jobs that a thread with asynchronous handlers has in hand: those that run, and those that wait to begin.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::worker::prepared_job::PreparedJob;
 use crate::{Claim, Store};
@@ -12,14 +12,44 @@ const MAX_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub(super) struct InHand {
     by_queue: Vec<usize>,
+    /// How many jobs of each queue wait only for others of their task.
+    blocked: Vec<usize>,
+    /// How many handlers run.
+    running: usize,
     /// How many handlers run of each task that has a limit, and of each whole queue that has one.
-    running: HashMap<(usize, Option<String>), usize>,
+    by_task: HashMap<(usize, Option<String>), usize>,
+    /// The caps of the running handlers that have one, with their numbers, see [`cap`].
+    caps: BTreeMap<usize, usize>,
     bytes: usize,
+}
+
+/// Whether a job may begin.
+#[derive(Debug, PartialEq)]
+pub(super) enum MayBegin {
+    Now,
+    /// Others may begin before it, because its task has reached its limit.
+    AfterItsTask,
+    /// Nothing may begin, because this job or a running one may kill the worker.
+    AfterAll,
+}
+
+/// Returns beside how many handlers, itself included, a job may run. `None` is no limit.
+///
+/// A job whose lease was lost before may kill the worker. The others that run would crash with it.
+pub(super) fn cap(job: &Claim) -> Option<usize> {
+    if job.crashes > 0 { Some(1) } else { job.lease_limit.map(|limit| (limit as usize).max(1)) }
 }
 
 impl InHand {
     pub(super) fn new(queues: usize) -> Self {
-        Self { by_queue: vec![0; queues], running: HashMap::new(), bytes: 0 }
+        Self {
+            by_queue: vec![0; queues],
+            blocked: vec![0; queues],
+            running: 0,
+            by_task: HashMap::new(),
+            caps: BTreeMap::new(),
+            bytes: 0,
+        }
     }
 
     /// Records a job of the queue at this position that was taken.
@@ -34,31 +64,61 @@ impl InHand {
         self.bytes -= job.size();
     }
 
-    /// Returns how many more jobs of the queue may be taken, if `limit` are allowed.
-    pub(super) fn room(&self, position: usize, limit: usize) -> usize {
-        limit.saturating_sub(self.by_queue[position])
+    /// Returns how many more jobs of the queue may be taken. `limit` may be in hand, and `most_blocked` may wait for others of
+    /// their task.
+    pub(super) fn room(&self, position: usize, limit: usize, most_blocked: usize) -> usize {
+        if self.blocked[position] >= most_blocked { 0 } else { limit.saturating_sub(self.by_queue[position]) }
     }
 
-    /// Returns whether the jobs in hand take so much memory that no more are taken.
+    /// Returns whether no more jobs are taken: those in hand take too much memory, or one that runs may kill the worker.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= MAX_BYTES
+        self.bytes >= MAX_BYTES || !self.caps.is_empty()
     }
 
-    /// Returns whether the limit of the job's task lets its handler begin.
-    pub(super) fn may_begin<S: Store>(&self, position: usize, job: &PreparedJob<'_, S>) -> bool {
+    /// Sets the queues of the jobs that wait only for others of their task.
+    pub(super) fn set_blocked(&mut self, positions: impl Iterator<Item = usize>) {
+        self.blocked.fill(0);
+        positions.for_each(|position| self.blocked[position] += 1);
+    }
+
+    /// Returns how many jobs wait only for others of their task.
+    pub(super) fn blocked(&self) -> usize {
+        self.blocked.iter().sum()
+    }
+
+    pub(super) fn may_begin<S: Store>(&self, position: usize, job: &PreparedJob<'_, S>) -> MayBegin {
+        let caps = self.caps.keys().next().copied().into_iter().chain(cap(&job.incoming.claim));
+        if caps.min().is_some_and(|cap| self.running >= cap) {
+            return MayBegin::AfterAll;
+        }
         let limit = job.concurrency();
-        limit == usize::MAX || self.running.get(&(position, job.task.clone())).is_none_or(|now| *now < limit)
+        let has_room = limit == usize::MAX
+            || self.by_task.get(&(position, job.task.clone())).is_none_or(|now| *now < limit);
+        if has_room { MayBegin::Now } else { MayBegin::AfterItsTask }
     }
 
     pub(super) fn begin<S: Store>(&mut self, position: usize, job: &PreparedJob<'_, S>) {
+        self.running += 1;
+        if let Some(cap) = cap(&job.incoming.claim) {
+            *self.caps.entry(cap).or_default() += 1;
+        }
         if job.concurrency() < usize::MAX {
-            *self.running.entry((position, job.task.clone())).or_default() += 1;
+            *self.by_task.entry((position, job.task.clone())).or_default() += 1;
         }
     }
 
     pub(super) fn end<S: Store>(&mut self, position: usize, job: &PreparedJob<'_, S>) {
+        self.running -= 1;
+        if let Some(cap) = cap(&job.incoming.claim)
+            && let Some(running) = self.caps.get_mut(&cap)
+        {
+            *running -= 1;
+            if *running == 0 {
+                self.caps.remove(&cap);
+            }
+        }
         if job.concurrency() < usize::MAX
-            && let Some(running) = self.running.get_mut(&(position, job.task.clone()))
+            && let Some(running) = self.by_task.get_mut(&(position, job.task.clone()))
         {
             *running -= 1;
         }

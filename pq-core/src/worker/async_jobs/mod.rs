@@ -8,34 +8,29 @@ mod flights;
 mod in_hand;
 mod pace;
 mod running;
+mod start;
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use tracing::Instrument;
-
 use self::flights::Flights;
-use self::in_hand::InHand;
+use self::in_hand::{InHand, MayBegin, cap};
 use self::pace::Pace;
-use self::running::{Ended, ResultSender, run_guarded};
+use self::running::Ended;
 use super::batch::Batch;
-use super::catch_panic::panic_text;
 use super::error_backoff::ErrorBackoff;
-use super::leased_batch::set_lease_length;
 use super::prepared_job::PreparedJob;
 use super::settings::RunUntil;
 use super::settling::{SETTLE_WITHIN, settle_finished};
-use super::status::Report;
-use super::thread_slots::{FinishedJob, RunningHandler, ThreadSlot};
+use super::thread_slots::{FinishedJob, ThreadSlot};
 use super::threads::{ends_when_empty, requeue_expired};
 use super::worker_run::WorkerRun;
-use crate::handler::{Context, Executor, HandlerFuture, Run};
+use crate::handler::{Context, Executor};
 use crate::lock::lock;
 use crate::stop::StopMode;
 use crate::wait::Polled;
@@ -48,11 +43,14 @@ const TELL_EVERY: Duration = Duration::from_millis(25);
 /// The time after which the queues are polled again when they had fewer jobs than were wanted.
 const POLL_AFTER_FEW: Duration = Duration::from_millis(10);
 
-/// A lease is confirmed before a job begins if it was not within this time.
-const CONFIRM_EVERY: Duration = Duration::from_millis(1);
-
 /// Jobs that were taken and cannot begin within this time are given back, so that other workers can take them.
 const WAIT_AT_MOST: Duration = Duration::from_secs(1);
+
+/// The same for jobs that wait for others of their task, or until so few handlers run that they may begin.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(10);
+
+/// The time after which the thread looks again whether there are jobs to begin, if others have reserved the last ones.
+const RESERVED_PAUSE: Duration = Duration::from_millis(10);
 
 /// A job that is taken and not begun.
 struct WaitingJob<'r, S: Store> {
@@ -87,6 +85,8 @@ struct Dispatcher<'r, S: Store> {
     in_hand: InHand,
     /// Whether the last poll left out a queue because of its limit.
     is_limited: bool,
+    /// Whether nothing may begin until handlers have ended, because a job may kill the worker.
+    is_held_back: bool,
     /// The largest number of jobs to take at a time. Smaller after a take that the store refused, and after a lost lease.
     max_take: usize,
     /// Jobs that are taken and not begun.
@@ -119,6 +119,7 @@ pub(super) fn run_dispatcher<S: Store>(run: &WorkerRun<S>, thread: usize) -> Res
         flights: Flights::default(),
         in_hand: InHand::new(run.queues.all.len()),
         is_limited: false,
+        is_held_back: false,
         max_take: run.settings.max_batch,
         waiting: VecDeque::new(),
         leases: HashMap::new(),
@@ -199,12 +200,18 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                     return Ok(());
                 }
                 if ends_when_empty(run) {
-                    // The last poll was while handlers ran, which may have put more jobs.
-                    let ends = is_empty && (run.until != RunUntil::Empty || !requeue_expired(run)?);
-                    if ends {
-                        return Ok(());
+                    // The last poll may have been while handlers ran, which may have put more jobs.
+                    let expired = is_empty && run.until == RunUntil::Empty;
+                    match if expired { requeue_expired(run) } else { Ok(!is_empty) } {
+                        Ok(false) => return Ok(()),
+                        Ok(true) => poll_at = now,
+                        Err(error) if self.is_fatal(&error) => return Err(error),
+                        Err(error) => {
+                            tracing::warn!(%error, "looking for expired leases failed; the worker will retry");
+                            retry_at = Instant::now() + backoff.next_pause();
+                            poll_at = retry_at;
+                        }
                     }
-                    poll_at = now;
                     if now >= retry_at {
                         continue;
                     }
@@ -237,9 +244,11 @@ impl<'r, S: Store> Dispatcher<'r, S> {
     fn want(&mut self) -> usize {
         let ahead = self.pace.of_period(Instant::now());
         let most = self.run.settings.concurrency.saturating_add(ahead);
-        let room = most.saturating_sub(self.flights.len() + self.waiting.len());
+        let in_hand = self.flights.len() + self.waiting.len() - self.in_hand.blocked();
+        let room = most.saturating_sub(in_hand);
         // While handlers are quick, room for a few jobs is not worth a take of its own.
-        if room < (ahead / 2).max(1) || self.in_hand.is_full() { 0 } else { room.min(self.max_take) }
+        let is_too_little = room < (ahead / 2).max(1);
+        if is_too_little || self.is_held_back || self.in_hand.is_full() { 0 } else { room.min(self.max_take) }
     }
 
     /// Takes jobs of the first queue that has any, and returns their number.
@@ -253,10 +262,13 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                 continue;
             }
             // What a queue's limit does not let begin is left to other workers.
-            let room = self.in_hand.room(position, run.queues.all[position].concurrency);
+            let limit = run.queues.all[position].concurrency;
+            let room = self.in_hand.room(position, limit, run.settings.concurrency);
             self.is_limited |= room == 0;
             let reserved = run.job_limit.reserve(want.min(room));
             if reserved == 0 {
+                let is_reserved = room > 0 && !run.job_limit.is_reached();
+                next_due = next_due.into_iter().chain(is_reserved.then_some(RESERVED_PAUSE)).min();
                 continue;
             }
             let taken = self.take(position, reserved, scan);
@@ -297,7 +309,9 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         self.max_take = limit.min(self.max_take.saturating_mul(2)).clamp(1, self.run.settings.max_batch);
         if limit < taken.jobs.len() {
             // A job that kills its worker must not take more than this many others with it.
+            // They are settled before one begins.
             taken.jobs.split_off(limit).into_iter().for_each(|job| self.give_back(job));
+            self.settle(true);
         }
         let served = &self.run.queues.all[position];
         taken.jobs.iter().for_each(|job| self.in_hand.add(position, job));
@@ -309,80 +323,38 @@ impl<'r, S: Store> Dispatcher<'r, S> {
     /// Starts the jobs that wait, in order, as far as the limits allow. Gives back those that have waited for long.
     fn start_waiting(&mut self) {
         let mut passed_over = VecDeque::new();
+        self.is_held_back = false;
         while self.flights.len() < self.run.settings.concurrency
             && let Some(job) = self.waiting.pop_front()
         {
-            if self.in_hand.may_begin(job.position, &job.prepared) {
-                self.start(job.position, job.prepared);
-            } else {
-                passed_over.push_back(job);
+            match self.in_hand.may_begin(job.position, &job.prepared) {
+                MayBegin::Now => self.start(job.position, job.prepared),
+                MayBegin::AfterItsTask => passed_over.push_back(job),
+                MayBegin::AfterAll => {
+                    self.waiting.push_front(job);
+                    self.is_held_back = true;
+                    break;
+                }
             }
         }
+        self.in_hand.set_blocked(passed_over.iter().map(|job| job.position));
         passed_over.append(&mut self.waiting);
         self.waiting = passed_over;
-        while self.waiting.front().is_some_and(|job| job.since.elapsed() > WAIT_AT_MOST) {
-            self.waiting.pop_front().into_iter().for_each(|job| self.give_back_waiting(job));
+        let blocked = self.in_hand.blocked();
+        let mut position = 0;
+        while let Some(job) = self.waiting.get(position) {
+            let waits_for_others = position < blocked || cap(&job.prepared.incoming.claim).is_some();
+            let longest = if waits_for_others { WAIT_FOR_OTHERS } else { WAIT_AT_MOST };
+            if job.since.elapsed() <= longest {
+                if position >= blocked {
+                    break;
+                }
+                position = blocked;
+                continue;
+            }
+            self.waiting.remove(position).into_iter().for_each(|job| self.give_back_waiting(job));
         }
         self.slot.set_buffered_in_transaction(self.waiting.len());
-    }
-
-    fn start(&mut self, position: usize, prepared: PreparedJob<'r, S>) {
-        let (run, now, job) = (self.run, Instant::now(), Arc::clone(&prepared.incoming.claim));
-        let lease = job.lease().unwrap_or_default();
-        if !self.is_held(lease, now) {
-            tracing::warn!(queue = %job.queue, job_id = %job.id, "job was skipped because its lease was lost");
-            self.slot.statistics.add(&job.queue, &Report { lost: 1, ..Report::default() });
-            self.in_hand.remove(position, &job);
-            return self.forget(lease, 1);
-        }
-        run.record_begun(1);
-        let timeout = prepared.timeout();
-        let context = Arc::new(Context::new(&run.context_access[position], &prepared.incoming, timeout));
-        let own_length = prepared.incoming.envelope.as_ref().and_then(|envelope| envelope.duration("lease"));
-        if let Some(length) = own_length {
-            set_lease_length(run, lease, length);
-        }
-        let future = match future_of(&prepared, &context) {
-            Ok(future) => future,
-            Err(failure) => {
-                self.in_hand.remove(position, &job);
-                let (job, outcome) = prepared.end(run, &run.queues.all[position], Err(failure));
-                return self.finish(FinishedJob { job, outcome, at: now, settled_as: None });
-            }
-        };
-        self.in_hand.begin(position, &prepared);
-        let handler = RunningHandler {
-            id: job.id,
-            queue: job.queue.clone(),
-            task: prepared.task.clone(),
-            attempt: job.attempt,
-            lease: None,
-            timeout,
-            since: now,
-        };
-        let span = tracing::info_span!(
-            "pq.run",
-            queue = %job.queue,
-            job_id = %job.id,
-            task = prepared.task.as_deref(),
-            attempt = job.attempt
-        );
-        let number = self.flights.insert(Flight { position, prepared, context });
-        self.slot.begin_concurrent(number, handler);
-        let sender = ResultSender::new(&self.ended, number);
-        let timeout = timeout.map(|limit| (limit, self.executor.sleep(limit)));
-        let run_handler = async move { sender.send(run_guarded(future, timeout).await) };
-        self.executor.spawn(Box::pin(run_handler.instrument(span)));
-    }
-
-    /// Returns whether the lease is held. It is extended first if it may expire soon.
-    fn is_held(&mut self, lease: i64, now: Instant) -> bool {
-        let Some(own) = self.leases.get_mut(&lease) else { return false };
-        if own.confirmed_at.is_none_or(|at| now - at >= CONFIRM_EVERY) {
-            let is_held = self.run.leases.confirm(self.run.store(), lease, now, CONFIRM_EVERY);
-            own.confirmed_at = is_held.then_some(now);
-        }
-        own.confirmed_at.is_some()
     }
 
     /// Records the handlers that have ended, and tells others that they should. Returns whether any has.
@@ -471,17 +443,4 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         self.in_hand.remove(job.position, &job.prepared.incoming.claim);
         self.give_back(job.prepared.incoming.claim);
     }
-}
-
-/// Returns the future of a job's handler. The function that makes it may fail or panic.
-fn future_of<S: Store>(
-    prepared: &PreparedJob<'_, S>,
-    context: &Arc<Context<S>>,
-) -> Result<HandlerFuture, Failure> {
-    let handler = prepared.handler.as_ref().map_err(Clone::clone)?;
-    let Run::Asynchronous(handler) = &handler.run else {
-        return Err(Failure::Error("the handler is not asynchronous".to_owned()));
-    };
-    catch_unwind(AssertUnwindSafe(|| handler(context, &prepared.incoming)))
-        .unwrap_or_else(|panic| Err(Failure::Panic(panic_text(panic))))
 }
