@@ -11,6 +11,7 @@ const MAX_BYTES: usize = 32 << 20;
 /// Counts jobs, for the limits of queues, of tasks and of memory.
 #[derive(Debug)]
 pub(super) struct InHand {
+    concurrency: usize,
     by_queue: Vec<usize>,
     /// How many jobs of each queue wait only for others of their task.
     blocked: Vec<usize>,
@@ -18,7 +19,7 @@ pub(super) struct InHand {
     running: usize,
     /// How many handlers run of each task that has a limit, and of each whole queue that has one.
     by_task: HashMap<(usize, Option<String>), usize>,
-    /// The caps of the running handlers that have one, with their numbers, see [`cap`].
+    /// The caps of the running handlers that have one, with their numbers, see [`InHand::cap`].
     caps: BTreeMap<usize, usize>,
     bytes: usize,
 }
@@ -33,16 +34,11 @@ pub(super) enum MayBegin {
     AfterAll,
 }
 
-/// Returns beside how many handlers, itself included, a job may run. `None` is no limit.
-///
-/// A job whose lease was lost before may kill the worker. The others that run would crash with it.
-pub(super) fn cap(job: &Claim) -> Option<usize> {
-    if job.crashes > 0 { Some(1) } else { job.lease_limit.map(|limit| (limit as usize).max(1)) }
-}
-
 impl InHand {
-    pub(super) fn new(queues: usize) -> Self {
+    /// Counts the jobs of this many queues, in a worker that runs `concurrency` handlers at the same time.
+    pub(super) fn new(queues: usize, concurrency: usize) -> Self {
         Self {
+            concurrency,
             by_queue: vec![0; queues],
             blocked: vec![0; queues],
             running: 0,
@@ -50,6 +46,18 @@ impl InHand {
             caps: BTreeMap::new(),
             bytes: 0,
         }
+    }
+
+    /// Returns beside how many handlers, itself included, a job may run. `None` is no limit.
+    ///
+    /// A job whose lease was lost before may kill the worker, and the others that run would crash with it. Each crash makes
+    /// the cap of a job an eighth, so that those which crashed only beside another are done soon, and none of them ends as
+    /// dead for it.
+    pub(super) fn cap(&self, job: &Claim) -> Option<usize> {
+        let crashes = u32::try_from(job.crashes).unwrap_or_default();
+        let of_crashes = (crashes > 0).then(|| self.concurrency.checked_shr(3 * crashes).unwrap_or_default());
+        let of_lease = job.lease_limit.map(|limit| limit as usize);
+        of_crashes.into_iter().chain(of_lease).min().map(|cap| cap.max(1))
     }
 
     /// Records a job of the queue at this position that was taken.
@@ -87,7 +95,7 @@ impl InHand {
     }
 
     pub(super) fn may_begin<S: Store>(&self, position: usize, job: &PreparedJob<'_, S>) -> MayBegin {
-        let caps = self.caps.keys().next().copied().into_iter().chain(cap(&job.incoming.claim));
+        let caps = self.caps.keys().next().copied().into_iter().chain(self.cap(&job.incoming.claim));
         if caps.min().is_some_and(|cap| self.running >= cap) {
             return MayBegin::AfterAll;
         }
@@ -99,7 +107,7 @@ impl InHand {
 
     pub(super) fn begin<S: Store>(&mut self, position: usize, job: &PreparedJob<'_, S>) {
         self.running += 1;
-        if let Some(cap) = cap(&job.incoming.claim) {
+        if let Some(cap) = self.cap(&job.incoming.claim) {
             *self.caps.entry(cap).or_default() += 1;
         }
         if job.concurrency() < usize::MAX {
@@ -109,7 +117,7 @@ impl InHand {
 
     pub(super) fn end<S: Store>(&mut self, position: usize, job: &PreparedJob<'_, S>) {
         self.running -= 1;
-        if let Some(cap) = cap(&job.incoming.claim)
+        if let Some(cap) = self.cap(&job.incoming.claim)
             && let Some(running) = self.caps.get_mut(&cap)
         {
             *running -= 1;
@@ -122,5 +130,31 @@ impl InHand {
         {
             *running -= 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStore;
+    use crate::store::Jobs;
+    use crate::{NewJob, Payload, QueueName, Scan};
+
+    /// A worker that dies with a hundred handlers leaves a crash with each. The one that killed it must be found before
+    /// another one has three.
+    #[test]
+    fn each_crash_makes_the_cap_an_eighth() -> Result<(), crate::Error> {
+        let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
+        store.put(&mut store.connect(), &queue, &[NewJob::new(Payload::from_stored("1".to_owned()))])?;
+        let taken = store.take(&mut store.connect(), &queue, 1, Scan::Full)?;
+        let mut job = Claim::clone(&taken.jobs[0]);
+        let in_hand = InHand::new(1, 100);
+        let mut cap_after = |crashes, limit| {
+            (job.record.crashes, job.lease_limit) = (crashes, limit);
+            in_hand.cap(&job)
+        };
+        assert_eq!([0, 1, 2, 40].map(|crashes| cap_after(crashes, None)), [None, Some(12), Some(1), Some(1)]);
+        assert_eq!([cap_after(0, Some(64)), cap_after(1, Some(8))], [Some(64), Some(8)]);
+        Ok(())
     }
 }

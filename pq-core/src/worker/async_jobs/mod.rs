@@ -19,7 +19,7 @@ use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use self::flights::Flights;
-use self::in_hand::{InHand, MayBegin, cap};
+use self::in_hand::{InHand, MayBegin};
 use self::pace::Pace;
 use self::running::Ended;
 use super::batch::Batch;
@@ -117,7 +117,7 @@ pub(super) fn run_dispatcher<S: Store>(run: &WorkerRun<S>, thread: usize) -> Res
         executor,
         ended: Ended::new(&signal),
         flights: Flights::default(),
-        in_hand: InHand::new(run.queues.all.len()),
+        in_hand: InHand::new(run.queues.all.len(), run.settings.concurrency),
         is_limited: false,
         is_held_back: false,
         max_take: run.settings.max_batch,
@@ -343,7 +343,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let blocked = self.in_hand.blocked();
         let mut position = 0;
         while let Some(job) = self.waiting.get(position) {
-            let waits_for_others = position < blocked || cap(&job.prepared.incoming.claim).is_some();
+            let waits_for_others =
+                position < blocked || self.in_hand.cap(&job.prepared.incoming.claim).is_some();
             let longest = if waits_for_others { WAIT_FOR_OTHERS } else { WAIT_AT_MOST };
             if job.since.elapsed() <= longest {
                 if position >= blocked {
