@@ -12,7 +12,7 @@ use pq_core::{NewJob, Put, QueueName};
 use pq_diesel::Error;
 use tokio::sync::oneshot;
 
-use crate::shared::{Shared, on_connection};
+use crate::shared::{Shared, change_on_connection};
 
 /// The most calls and bytes of payload of a group.
 const MAX_CALLS: usize = 1_024;
@@ -164,8 +164,7 @@ async fn put_group(shared: &Shared, queue: &QueueName, calls: Vec<Call>) {
 }
 
 async fn put_calls(shared: &Shared, queue: &QueueName, calls: &[&[NewJob]]) -> Result<Vec<Vec<Put>>, Error> {
-    on_connection!(shared, |conn| shared.store().put_calls_on(conn, queue, calls))
-        .map_err(Error::unless_committed)
+    change_on_connection!(shared, |conn| shared.store().put_calls_on(conn, queue, calls))
 }
 
 /// Puts jobs in a transaction of their own.
@@ -174,6 +173,5 @@ pub(crate) async fn put_alone(
     queue: &QueueName,
     jobs: &[NewJob],
 ) -> Result<Vec<Put>, Error> {
-    on_connection!(shared, |conn| shared.store().put_now_on(conn, queue, jobs))
-        .map_err(Error::unless_committed)
+    change_on_connection!(shared, |conn| shared.store().put_now_on(conn, queue, jobs))
 }

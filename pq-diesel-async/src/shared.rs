@@ -161,14 +161,8 @@ pub(crate) use on_connection;
 /// Runs a call of the store that changes something, as [`on_connection`] does. If the answer did not come in time, the change
 /// may have been made.
 macro_rules! change_on_connection {
-    ($shared:expr, |$conn:ident| $call:expr) => {{
-        let mut lent = $shared.lend().await?;
-        let done = {
-            let mut sql = lent.sql();
-            let $conn = &mut sql;
-            $shared.within_limit($call).await.map_err(pq_diesel::Error::unless_committed)
-        };
-        $crate::shared::finish(lent, done)
-    }};
+    ($shared:expr, |$conn:ident| $call:expr) => {
+        $crate::shared::on_connection!($shared, |$conn| $call).map_err(pq_diesel::Error::unless_committed)
+    };
 }
 pub(crate) use change_on_connection;

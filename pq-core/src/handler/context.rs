@@ -289,12 +289,6 @@ impl<S: Store> Context<S> {
         Ok(Checkpoint { payload, call })
     }
 
-    /// Returns the handle of the worker.
-    #[must_use]
-    pub fn pq(&self) -> &Pq<S> {
-        &self.access.pq
-    }
-
     /// Runs `work` in a transaction on a connection of the worker's handle, for example to call
     /// [`Context::complete_with`].
     ///

@@ -142,14 +142,7 @@ fn run_one<S: Store>(
     if own_length.is_some() {
         set_lease_length(run, lease, run.settings.lease);
     }
-    let result = match result {
-        Err(Failure::Error(error)) if run.stop.is_aborting() && prepared.is_leased() => {
-            // The handler was asked to end, so its error says nothing about the job.
-            tracing::info!(job_id = %prepared.incoming.claim.id, error, "handler ended early; its job is given back");
-            Ok(Outcome::GiveBack)
-        }
-        result => result,
-    };
+    let result = prepared.unless_asked_to_end(run, result);
     let (settled_as, checkpoint) = context.take_effects();
     if checkpoint.is_some() {
         // A retry begins with the arguments of the last checkpoint.

@@ -1,10 +1,11 @@
 //! A taken job with the handler that runs it, and the outcome of its attempt.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::catch_panic::catch_panic;
 use super::queue_set::ServedQueue;
+use super::thread_slots::RunningHandler;
 use super::worker_run::WorkerRun;
 use crate::envelope::Envelope;
 use crate::handler::{HandlerResult, Incoming, Policy, after_unknown_task, is_left_for};
@@ -74,6 +75,50 @@ impl<S: Store> PreparedJob<'_, S> {
     /// Returns how many jobs of its handler run at the same time in one worker.
     pub(super) fn concurrency(&self) -> usize {
         self.handler.as_ref().map_or(usize::MAX, |handler| handler.policy.concurrency)
+    }
+
+    /// Returns the span in which its handler runs.
+    pub(super) fn span(&self) -> tracing::Span {
+        let job = &self.incoming.claim;
+        tracing::info_span!(
+            "pq.run",
+            queue = %job.queue,
+            job_id = %job.id,
+            task = self.task.as_deref(),
+            attempt = job.attempt
+        )
+    }
+
+    /// Describes its handler, which begins at `since`, to the status. `lease` is the lease that expires if a blocking handler hangs.
+    pub(super) fn running(
+        &self,
+        lease: Option<i64>,
+        timeout: Option<Duration>,
+        since: Instant,
+    ) -> RunningHandler {
+        let job = &self.incoming.claim;
+        RunningHandler {
+            id: job.id,
+            queue: job.queue.clone(),
+            task: self.task.clone(),
+            attempt: job.attempt,
+            lease,
+            timeout,
+            since,
+        }
+    }
+
+    /// Gives the job back if its handler, which has a context, returned an error after it was asked to end.
+    pub(super) fn unless_asked_to_end(&self, run: &WorkerRun<S>, result: HandlerResult) -> HandlerResult {
+        match result {
+            Err(Failure::Error(error)) if run.stop.is_aborting() && self.is_leased() => {
+                // The error says nothing about the job.
+                let job_id = self.incoming.claim.id;
+                tracing::info!(%job_id, error, "handler ended early; its job is given back");
+                Ok(Outcome::GiveBack)
+            }
+            result => result,
+        }
     }
 
     /// Returns the isolation level of a transactional handler.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::catch_panic::catch_panic;
 use super::prepared_job::PreparedJob;
-use super::thread_slots::{RunningHandler, ThreadSlot};
+use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::handler::{HandlerResult, Next, Run};
 use crate::{Failure, Store};
@@ -20,24 +20,10 @@ pub(super) fn run_handler<S: Store>(
     now: Instant,
     handler: &mut dyn FnMut(&Run<S>) -> HandlerResult,
 ) -> HandlerResult {
-    let (job, timeout) = (&prepared.incoming.claim, prepared.timeout());
-    let span = tracing::info_span!(
-        "pq.run",
-        queue = %job.queue,
-        job_id = %job.id,
-        task = prepared.task.as_deref(),
-        attempt = job.attempt
-    );
+    let timeout = prepared.timeout();
+    let span = prepared.span();
     let _entered = span.enter();
-    slot.begin(RunningHandler {
-        id: job.id,
-        queue: job.queue.clone(),
-        task: prepared.task.clone(),
-        attempt: job.attempt,
-        lease: job.lease(),
-        timeout,
-        since: now,
-    });
+    slot.begin(prepared.running(prepared.incoming.claim.lease(), timeout, now));
     let mut attempt = || run_attempt(prepared, timeout, now, handler);
     let result = if run.middleware.is_empty() {
         attempt()

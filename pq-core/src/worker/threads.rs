@@ -187,9 +187,7 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
             Ok(false) => return Ok(()),
             Err(_) if run.is_abandoned() => return Ok(()),
             Err(error) => {
-                let is_fatal = !error.is_passing() && !run.reached.load(Ordering::Relaxed)
-                    || error.is_read_only() && ends_when_empty(run);
-                if is_fatal {
+                if is_fatal(run, &error) {
                     run.stop.request(StopMode::Abort);
                     return Err(error);
                 }
@@ -199,6 +197,12 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
         }
     }
     Ok(())
+}
+
+/// Returns whether the error of a poll ends the worker.
+pub(super) fn is_fatal<S: Store>(run: &WorkerRun<S>, error: &S::Error) -> bool {
+    !error.is_passing() && !run.reached.load(Ordering::Relaxed)
+        || error.is_read_only() && ends_when_empty(run)
 }
 
 /// Returns whether the run ends when its queues are empty.

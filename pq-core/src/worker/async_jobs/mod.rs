@@ -28,13 +28,13 @@ use super::prepared_job::PreparedJob;
 use super::settings::RunUntil;
 use super::settling::{SETTLE_WITHIN, settle_finished};
 use super::thread_slots::{FinishedJob, ThreadSlot};
-use super::threads::{ends_when_empty, requeue_expired};
+use super::threads::{ends_when_empty, is_fatal, requeue_expired};
 use super::worker_run::WorkerRun;
 use crate::handler::{Context, Executor};
 use crate::lock::lock;
 use crate::stop::StopMode;
 use crate::wait::Polled;
-use crate::{Claim, Error, Failure, Outcome, Scan, Store, StoreError, Taken, WakeSignal};
+use crate::{Claim, Error, Outcome, Scan, Store, StoreError, Taken, WakeSignal};
 
 /// The interval at which running handlers are told through their tokens that they should end, and at which jobs of leases
 /// that still have running handlers are settled.
@@ -174,7 +174,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                     Ok(Polled::Found(count)) if count < want => poll_at = Instant::now() + POLL_AFTER_FEW,
                     Ok(Polled::Found(_)) => poll_at = Instant::now(),
                     Err(error) => {
-                        if self.is_fatal(&error) {
+                        if is_fatal(run, &error) {
                             run.stop.request(StopMode::Abort);
                             return Err(error);
                         }
@@ -205,7 +205,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                     match if expired { requeue_expired(run) } else { Ok(!is_empty) } {
                         Ok(false) => return Ok(()),
                         Ok(true) => poll_at = now,
-                        Err(error) if self.is_fatal(&error) => return Err(error),
+                        Err(error) if is_fatal(run, &error) => return Err(error),
                         Err(error) => {
                             tracing::warn!(%error, "looking for expired leases failed; the worker will retry");
                             retry_at = Instant::now() + backoff.next_pause();
@@ -225,12 +225,6 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                 signal.wait_past(seen, self.pause(poll_at.max(retry_at), want > 0));
             }
         }
-    }
-
-    /// Returns whether the error of a poll ends the worker.
-    fn is_fatal(&self, error: &S::Error) -> bool {
-        let has_answered = self.run.reached.load(Ordering::Relaxed);
-        !error.is_passing() && !has_answered || error.is_read_only() && ends_when_empty(self.run)
     }
 
     /// Returns how long to sleep if nothing happens.
@@ -370,15 +364,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             self.slot.end_concurrent(number);
             self.in_hand.end(position, &prepared);
             self.in_hand.remove(position, &prepared.incoming.claim);
-            let result = match result {
-                Err(Failure::Error(error)) if run.stop.is_aborting() => {
-                    // The handler was asked to end, so its error says nothing about the job.
-                    let job_id = prepared.incoming.claim.id;
-                    tracing::info!(%job_id, error, "handler ended early; its job is given back");
-                    Ok(Outcome::GiveBack)
-                }
-                result => result,
-            };
+            let result = prepared.unless_asked_to_end(run, result);
             let (settled_as, checkpoint) = context.take_effects();
             if checkpoint.is_some() {
                 // A retry begins with the arguments of the last checkpoint.

@@ -13,7 +13,7 @@ use crate::worker::catch_panic::panic_text;
 use crate::worker::leased_batch::set_lease_length;
 use crate::worker::prepared_job::PreparedJob;
 use crate::worker::status::Report;
-use crate::worker::thread_slots::{FinishedJob, RunningHandler};
+use crate::worker::thread_slots::FinishedJob;
 use crate::{Failure, Store};
 
 /// A lease is confirmed before a job begins if it was not within this time.
@@ -50,22 +50,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             }
         };
         self.in_hand.begin(position, &prepared);
-        let handler = RunningHandler {
-            id: job.id,
-            queue: job.queue.clone(),
-            task: prepared.task.clone(),
-            attempt: job.attempt,
-            lease: None,
-            timeout,
-            since: now,
-        };
-        let span = tracing::info_span!(
-            "pq.run",
-            queue = %job.queue,
-            job_id = %job.id,
-            task = prepared.task.as_deref(),
-            attempt = job.attempt
-        );
+        let (handler, span) = (prepared.running(None, timeout, now), prepared.span());
         let number = self.flights.insert(Flight { position, prepared, context });
         self.slot.begin_concurrent(number, handler);
         let sender = ResultSender::new(&self.ended, number);
