@@ -48,6 +48,19 @@ impl Global {
         Ok(builder.connect_timeout(timeout).connect()?)
     }
 
+    /// Returns a handle to this database without connecting yet. Its calls wait at most `connect` for a connection, and
+    /// at most `call` for each answer of the server.
+    pub(crate) fn handle(
+        &self,
+        conninfo: &str,
+        connections: u32,
+        connect: Duration,
+        call: Duration,
+    ) -> Result<Pq, Failure> {
+        let builder = self.builder().url(conninfo).pool_size(connections);
+        Ok(builder.connect_timeout(connect).call_timeout(call).build()?)
+    }
+
     /// Returns a handle without a connection, to check names before connecting.
     pub(crate) fn detached(&self) -> Result<Pq, Error> {
         self.builder().build()

@@ -23,6 +23,7 @@ mod show;
 mod status;
 mod stop;
 mod top;
+mod web;
 mod work;
 
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Stop(stop::Stop),
     Ls(ls::Ls),
     Top(top::Top),
+    Web(web::Web),
     Jobs(jobs::Jobs),
     Show(show::Show),
     Retry(retry::Retry),
@@ -78,6 +80,7 @@ impl Command {
             Self::Stop(command) => command.run(global),
             Self::Ls(command) => command.run(global),
             Self::Top(command) => command.run(global),
+            Self::Web(command) => command.run(global),
             Self::Jobs(command) => command.run(global),
             Self::Show(command) => command.run(global),
             Self::Retry(command) => command.run(global),

@@ -1,0 +1,73 @@
+//! Puts the job of the form.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use pq_diesel::{CallOptions, Error, Pq, Put, PutOptions, PutOutcome};
+use serde_json::value::RawValue;
+
+use super::{Reply, reply, run};
+use crate::dashboard::App;
+use crate::database::Unread;
+use crate::guard::Fields;
+use crate::page::Visit;
+use crate::pages;
+
+pub(crate) async fn act(
+    Extension(app): Extension<App>,
+    Extension(visit): Extension<Visit>,
+    Extension(fields): Extension<Arc<Fields>>,
+) -> Reply {
+    let wrong = |reason: &str| pages::put::form(&visit, &fields, Some(reason)).into();
+    let payload = match serde_json::from_str::<Box<RawValue>>(fields.get("payload").trim()) {
+        Ok(payload) => payload,
+        Err(error) => return wrong(&format!("invalid payload: it must be JSON ({error})")),
+    };
+    let options = match options(&fields) {
+        Ok(options) => options,
+        Err(reason) => return wrong(&reason),
+    };
+    let (queue, task) = (fields.get("queue").to_owned(), fields.get("task").to_owned());
+    match run(&app, move |pq| put(pq, &queue, &task, &payload, options)).await {
+        Ok(put) => reply(format!("/job/{}", put.id), Ok(describe(put))),
+        Err(Unread(reason)) => wrong(&reason),
+    }
+}
+
+fn options(fields: &Fields) -> Result<PutOptions, String> {
+    let mut options = PutOptions::new();
+    let priority = fields.get("priority").trim();
+    if !priority.is_empty() {
+        let number =
+            priority.parse().map_err(|_| format!("invalid priority {priority:?}: it must be a number"))?;
+        options = options.priority(number);
+    }
+    let [schedule, key, unique] = ["schedule", "key", "unique"].map(|name| fields.get(name).trim());
+    if !schedule.is_empty() {
+        options = options.schedule_at(schedule);
+    }
+    if !key.is_empty() {
+        options = options.serialization_key(key);
+    }
+    if !unique.is_empty() {
+        options = options.unique(unique);
+    }
+    options.check().map_err(|error| error.to_string())?;
+    Ok(options)
+}
+
+fn put(pq: &Pq, queue: &str, task: &str, payload: &RawValue, options: PutOptions) -> Result<Put, Error> {
+    if task.is_empty() {
+        return pq.queue::<Box<RawValue>>(queue)?.put_with(payload, &options);
+    }
+    let task = pq.queue(queue)?.task::<Box<RawValue>>(task);
+    task.call_with(&payload.to_owned(), &CallOptions::from(options))
+}
+
+fn describe(put: Put) -> String {
+    match put.outcome {
+        PutOutcome::Added => "The job is put.",
+        _ => "Nothing was put: this job has the same unique key.",
+    }
+    .to_owned()
+}

@@ -1,0 +1,89 @@
+//! Calls of the database, for pages and for actions: few at a time, and each statement with a time limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::PgConnection;
+use diesel::connection::SimpleConnection;
+use pq_diesel::store::Connect;
+use pq_diesel::{Error, Pq};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// The number of calls at a time.
+const CALLS: usize = 2;
+
+/// How long a call waits for others, beyond the time of one statement.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Calls a handle on threads of tokio's pool for blocking work.
+#[derive(Clone)]
+pub(crate) struct Database {
+    pq: Pq,
+    permits: Arc<Semaphore>,
+    statement_timeout: Duration,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unread(pub(crate) String);
+
+impl Database {
+    pub(crate) fn new(pq: &Pq, statement_timeout: Duration) -> Self {
+        Self { pq: pq.clone(), permits: Arc::new(Semaphore::new(CALLS)), statement_timeout }
+    }
+
+    /// Returns the handle, to name queues by.
+    pub(crate) fn pq(&self) -> &Pq {
+        &self.pq
+    }
+
+    /// Runs `work` in a read-only transaction.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Pq, &mut PgConnection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Unread> {
+        let limit = self.statement_timeout;
+        let settings = format!(
+            "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout TO {}; SET LOCAL jit TO off",
+            limit.as_millis()
+        );
+        self.run(limit, move |pq| {
+            pq.store().with_connection(|conn| {
+                pq.store().transaction(conn, |conn| {
+                    conn.batch_execute(&settings)?;
+                    work(pq, conn)
+                })
+            })
+        })
+        .await
+    }
+
+    /// Runs `work`, which may take this long. Its statements have the limits of the handle.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce(&Pq) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Unread> {
+        let permit = timeout(limit + GRACE, Arc::clone(&self.permits).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
+            return Err(Unread("the connections of the dashboard are in use; try again".to_owned()));
+        };
+        let pq = self.pq.clone();
+        // If the server does not answer, the thread keeps the permit until the handle's call timeout.
+        let running = tokio::task::spawn_blocking(move || {
+            let done = work(&pq);
+            drop(permit);
+            done
+        });
+        match timeout(limit + GRACE, running).await {
+            Ok(Ok(Ok(done))) => Ok(done),
+            Ok(Ok(Err(error))) if error.sqlstate() == Some("57014") => {
+                Err(Unread(format!("the database needs more than {limit:?} for this")))
+            }
+            Ok(Ok(Err(error))) => Err(Unread(error.to_string())),
+            Ok(Err(_)) => Err(Unread("reading failed unexpectedly".to_owned())),
+            Err(_) => Err(Unread("the database does not answer".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Parts of forms.
+
+use maud::{Markup, html};
+
+use crate::html::text;
+use crate::page::{Page, Section, Visit};
+
+/// Draws a form that consists of a button.
+pub(crate) fn button(visit: &Visit, path: &str, fields: &[(&str, &str)], words: &str, class: &str) -> Markup {
+    html! {
+        form method="post" action=(visit.url(path)) class="inline" {
+            (visit.token_field())
+            @for (name, value) in fields { input type="hidden" name=(name) value=(value); }
+            button class=[(!class.is_empty()).then_some(class)] { (words) }
+        }
+    }
+}
+
+/// Draws an input with its label.
+pub(crate) fn field(name: &str, label: &str, kind: &str, value: &str) -> Markup {
+    html! {
+        label { (label) input name=(name) type=(kind) value=(value); }
+    }
+}
+
+/// Draws the question whether to do what cannot be undone.
+pub(crate) fn confirmation(
+    visit: &Visit,
+    question: &str,
+    details: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+    back: &str,
+) -> Page {
+    let fields: Vec<(&str, &str)> = fields.iter().copied().chain([("confirmed", "yes")]).collect();
+    let content = html! {
+        p { (text(details)) }
+        div class="buttons" {
+            (button(visit, path, &fields, "Yes, do it", "danger"))
+            a class="button" href=(visit.url(back)) { "No, go back" }
+        }
+    };
+    Page::new(Section::None, question, content)
+}

@@ -1,0 +1,49 @@
+//! Live updates: parts of pages as server-sent events, which end when the server stops.
+
+use std::convert::Infallible;
+
+use axum::Extension;
+use axum::extract::Path;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::stream;
+use maud::Markup;
+
+use crate::dashboard::App;
+use crate::page::Visit;
+use crate::pages;
+use crate::sampler::Samples;
+
+/// Sends the live part of a page.
+pub(crate) async fn updates(
+    Extension(app): Extension<App>,
+    Extension(visit): Extension<Visit>,
+    Path(page): Path<String>,
+) -> Response {
+    match page.as_str() {
+        "overview" => stream_of(&app, visit, pages::overview::live),
+        "queues" => stream_of(&app, visit, pages::queues::live),
+        "workers" => stream_of(&app, visit, pages::workers::live),
+        _ => pages::not_found().await.into_response(),
+    }
+}
+
+/// Sends what `draw` makes of each new sample, as an event `update`.
+fn stream_of(app: &App, visit: Visit, draw: fn(&Visit, &Samples) -> Markup) -> Response {
+    let watching = app.sampler.watch();
+    let closing = app.sampler.closing();
+    let events =
+        stream::unfold((watching, closing, visit), move |(mut watching, mut closing, visit)| async move {
+            tokio::select! {
+                changed = watching.changed() => changed.ok()?,
+                _ = closing.wait_for(|closing| *closing) => return None,
+            }
+            let drawn = draw(&visit, &watching.borrow_and_update()).into_string();
+            Some((
+                Ok::<_, Infallible>(Event::default().event("update").data(drawn)),
+                (watching, closing, visit),
+            ))
+        });
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}

@@ -1,0 +1,141 @@
+//! One job: its attributes, payload, result and history.
+
+use axum::Extension;
+use axum::extract::Path;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use maud::{Markup, html};
+use pq_diesel::store::Admin;
+use pq_diesel::{Filter, JobId, JobRecord, JobState, Payload};
+
+use super::job_table::task_name;
+use crate::dashboard::App;
+use crate::database::Unread;
+use crate::form::{button, field};
+use crate::html::{Layout, Mask, number, text, time, with_query};
+use crate::page::{Page, Section, Visit, panel};
+
+/// The largest part of a payload on the page, in bytes.
+const SHOWN_BYTES: usize = 16 << 10;
+
+/// The maximum number of jobs with the same id that are counted.
+const MAX_SAME_ID: usize = 100;
+
+pub(crate) async fn page(
+    Extension(app): Extension<App>,
+    Extension(visit): Extension<Visit>,
+    Path(id): Path<String>,
+) -> Page {
+    let same_id = match find(&app, &id).await {
+        Ok(jobs) => jobs,
+        Err(unread) => return Page::new(Section::Jobs, format!("Job {id}"), crate::page::failure(&unread)),
+    };
+    let Some(job) = same_id.first() else { return missing(&id) };
+    let content = html! {
+        @if same_id.len() > 1 {
+            p class="failure" { (same_id.len() - 1) " older jobs had this id, because the sequence of ids was restarted." }
+        }
+        @if visit.can_act { (actions(&visit, job)) }
+        (panel("job", "Attributes", Ok(attributes(&visit, job))))
+        @if let Some(error) = &job.error { (panel("error", "Error", Ok(html! { pre { (text(error)) } }))) }
+        (panel("payload", "Payload", Ok(payload(&visit, &app.mask, job.id, "payload", &job.payload))))
+        @if let Some(result) = &job.result {
+            (panel("result", "Result", Ok(payload(&visit, &app.mask, job.id, "result", result))))
+        }
+        (panel("timeline", "Timeline", Ok(timeline(job))))
+    };
+    Page::new(Section::Jobs, format!("Job {id}"), content)
+}
+
+/// Sends a whole payload or result as text, without the values of masked fields.
+pub(crate) async fn whole(
+    Extension(app): Extension<App>,
+    Path((id, part)): Path<(String, String)>,
+) -> Response {
+    let found = match find(&app, &id).await {
+        Ok(jobs) => jobs.into_iter().next(),
+        Err(Unread(reason)) => {
+            return Page::error(StatusCode::SERVICE_UNAVAILABLE, "Not available", &reason).into_response();
+        }
+    };
+    let payload = found.and_then(|job| match part.as_str() {
+        "payload" => Some(job.payload),
+        "result" => job.result,
+        _ => None,
+    });
+    let Some(payload) = payload else { return missing(&id).into_response() };
+    let (text, _) = app.mask.format(payload.as_str(), Layout::Indented, usize::MAX);
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+}
+
+async fn find(app: &App, id: &str) -> Result<Vec<JobRecord>, Unread> {
+    let Ok(id) = id.parse() else { return Ok(Vec::new()) };
+    app.reads.read(move |pq, conn| pq.store().list(conn, &Filter::id(JobId(id)), MAX_SAME_ID)).await
+}
+
+fn missing(id: &str) -> Page {
+    let reason = format!("There is no job {id}. It may have completed without history, or was deleted.");
+    Page::error(StatusCode::NOT_FOUND, "No such job", &reason)
+}
+
+fn attributes(visit: &Visit, job: &JobRecord) -> Markup {
+    let queue = job.queue.as_str();
+    html! { dl {
+        dt { "state" } dd { span class={ "tag " (job.state.as_str()) } { (job.state.as_str()) } }
+        dt { "queue" } dd { a href=(visit.url(&with_query("/queue", &[("name", queue)]))) { (text(queue)) } }
+        @if let Some(task) = task_name(job) { dt { "task" } dd { (task) } }
+        dt { "attempt" } dd { (job.attempt) @if job.crashes > 0 { " (" (job.crashes) " crashed)" } }
+        dt { "priority" } dd { (job.priority) }
+        @if let Some(at) = job.expected_at { dt { "expected" } dd { (time(at)) } }
+        @if let Some(key) = &job.serialization_key {
+            dt { "serialization key" }
+            dd { a href=(visit.url(&with_query("/jobs", &[("queue", queue), ("key", key.as_str())]))) { (text(key.as_str())) } }
+        }
+        @if let Some(key) = &job.unique_key { dt { "unique key" } dd { (text(key.as_str())) } }
+    } }
+}
+
+fn payload(visit: &Visit, mask: &Mask, id: JobId, part: &str, payload: &Payload) -> Markup {
+    let (shown, complete) = mask.format(payload.as_str(), Layout::Indented, SHOWN_BYTES);
+    html! {
+        pre tabindex="0" { (text(&shown)) @if !complete { "…" } }
+        @if !complete {
+            p { a href=(visit.url(&format!("/job/{id}/{part}"))) { "Show all " (number(payload.as_str().len() as u64)) " bytes" } }
+        }
+    }
+}
+
+fn timeline(job: &JobRecord) -> Markup {
+    html! { ol {
+        li { "put at " (time(job.enqueued_at)) }
+        @if let Some(at) = job.schedule_at { li { "due at " (time(at)) } }
+        @if job.attempt > 0 {
+            li {
+                (job.attempt) @if job.attempt == 1 { " attempt" } @else { " attempts" } " begun"
+                @if job.crashes > 0 { ", in " (job.crashes) " of them the worker died or lost its lease" }
+            }
+        }
+        @if let Some(at) = job.lease_until { li { "runs under a lease until " (time(at)) ", which its worker extends" } }
+        @if let Some(at) = job.ended_at { li { (job.state.as_str()) " at " (time(at)) } }
+    } }
+}
+
+fn actions(visit: &Visit, job: &JobRecord) -> Markup {
+    let to = |action: &str| format!("/job/{}/{action}", job.id);
+    let is_waiting = matches!(job.state, JobState::Ready | JobState::Blocked | JobState::Scheduled);
+    html! {
+        section aria-label="Actions" {
+            div class="buttons" {
+                @if matches!(job.state, JobState::Dead | JobState::Cancelled) { (button(visit, &to("retry"), &[], "Retry", "")) }
+                @if is_waiting || job.state == JobState::Running { (button(visit, &to("cancel"), &[], "Cancel…", "danger")) }
+            }
+            @if is_waiting {
+                form method="post" action=(visit.url(&to("move"))) class="filters" {
+                    (visit.token_field())
+                    (field("to", "Move to the queue", "text", ""))
+                    button { "Move" }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The table of jobs.
+
+use maud::{Markup, html};
+use pq_diesel::JobRecord;
+use serde::Deserialize;
+
+use crate::html::{Layout, Mask, beginning, text, time, with_query};
+use crate::page::Visit;
+
+/// The longest preview of a payload, in characters.
+const PREVIEW: usize = 120;
+
+/// Draws jobs, each with a checkbox if they can be selected in the form around the table.
+pub(crate) fn job_table(visit: &Visit, mask: &Mask, jobs: &[JobRecord], select: bool) -> Markup {
+    if jobs.is_empty() {
+        return html! { p { "There are no jobs." } };
+    }
+    html! {
+        div class="wide" tabindex="0" role="region" aria-label="Jobs" { table {
+            thead { tr {
+                @if select { th scope="col" { input type="checkbox" data-select-all hidden aria-label="Select all jobs of this page"; } }
+                @for name in ["Id", "Queue", "State", "Task", "Attempt", "Put", "Due", "Payload", "Error"] {
+                    th scope="col" { (name) }
+                }
+            } }
+            tbody { @for job in jobs { (row(visit, mask, job, select)) } }
+        } }
+    }
+}
+
+fn row(visit: &Visit, mask: &Mask, job: &JobRecord, select: bool) -> Markup {
+    let queue = job.queue.as_str();
+    let (payload, _) = mask.format(job.payload.as_str(), Layout::Line, PREVIEW * 4);
+    html! { tr {
+        @if select {
+            td class="select" { input type="checkbox" name="id" value=(job.id) aria-label={ "Select job " (job.id) }; }
+        }
+        th scope="row" { a href=(visit.url(&format!("/job/{}", job.id))) { (job.id) } }
+        td { a href=(visit.url(&with_query("/queue", &[("name", queue)]))) { (beginning(queue, 60)) } }
+        td { span class={ "tag " (job.state.as_str()) } { (job.state.as_str()) } }
+        td { @if let Some(task) = task(job) { (beginning(&task, 60)) } }
+        td class="number" { (job.attempt) }
+        td { (time(job.enqueued_at)) }
+        td { @if let Some(at) = job.schedule_at { (time(at)) } }
+        td { (beginning(&payload, PREVIEW)) }
+        td { @if let Some(error) = &job.error { (beginning(error, PREVIEW)) } }
+    } }
+}
+
+/// Returns the task of a job, if its payload is a call.
+pub(crate) fn task(job: &JobRecord) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Call {
+        function: Option<String>,
+    }
+    let call: Call = serde_json::from_str(job.payload.as_str()).ok()?;
+    call.function
+}
+
+/// Draws the name of a task.
+pub(crate) fn task_name(job: &JobRecord) -> Option<Markup> {
+    task(job).map(|task| text(&task))
+}

@@ -1,0 +1,25 @@
+//! The pages, one file each. Pages of limits, workflows, progress and logs get their files here.
+
+pub(crate) mod dead;
+pub(crate) mod health;
+pub(crate) mod job;
+pub(crate) mod job_table;
+pub(crate) mod jobs;
+pub(crate) mod login;
+pub(crate) mod overview;
+pub(crate) mod pauses;
+pub(crate) mod periodic;
+pub(crate) mod put;
+pub(crate) mod queue;
+mod queue_table;
+pub(crate) mod queues;
+pub(crate) mod workers;
+
+use axum::http::StatusCode;
+
+use crate::page::Page;
+
+/// The page of a path that does not exist.
+pub(crate) async fn not_found() -> Page {
+    Page::error(StatusCode::NOT_FOUND, "Not found", "This page does not exist.")
+}

@@ -1,0 +1,90 @@
+//! Workers, with the processes and hosts that they run on.
+
+use axum::Extension;
+use maud::{Markup, html};
+use pq_diesel::admin::WorkerInfo;
+
+use crate::dashboard::App;
+use crate::form::button;
+use crate::html::{beginning, duration, number, text, time};
+use crate::page::{Page, Section, Visit, panel};
+use crate::sampler::Samples;
+
+/// A worker sends a heartbeat every two seconds. After this time without one it is shown as silent.
+const SILENT_AFTER_SECONDS: u64 = 10;
+
+/// The number of running jobs that are listed for a worker.
+const JOBS: usize = 20;
+
+pub(crate) async fn page(Extension(app): Extension<App>, Extension(visit): Extension<Visit>) -> Page {
+    let samples = app.sampler.samples().await;
+    let content = html! {
+        div hx-ext="sse" sse-connect=(visit.url("/live/workers")) sse-swap="update" { (live(&visit, &samples)) }
+    };
+    Page::new(Section::Workers, "Workers", content)
+}
+
+/// Draws what changes with each sample.
+pub(crate) fn live(visit: &Visit, samples: &Samples) -> Markup {
+    let content = samples.newest().map(|sample| match sample.workers.as_slice() {
+        [] => html! { p { "No worker is registered. A worker that was lost is listed for up to a minute." } },
+        workers => html! { @for worker in workers { (one(visit, worker)) } },
+    });
+    panel("workers", "Workers of all hosts", content)
+}
+
+fn one(visit: &Visit, worker: &WorkerInfo) -> Markup {
+    let report = &worker.status.report;
+    let title = format!("worker-{}", worker.id);
+    html! {
+        article class="card" aria-labelledby=(title) {
+            h3 id=(title) { "Worker " (worker.id) " on " (text(&worker.host)) ", process " (worker.pid) }
+            dl {
+                dt { "state" }
+                dd {
+                    @if worker.heartbeat_age.as_secs() >= SILENT_AFTER_SECONDS { span class="tag fail" { "silent" } }
+                    @else if let Some(mode) = worker.stop.or(worker.status.stopping) { span class="tag warn" { "stopping: " (mode.as_str()) } }
+                    @else { span class="tag ok" { "live" } }
+                    " last heartbeat " (duration(worker.heartbeat_age)) " ago"
+                }
+                dt { "started" } dd { (time(worker.started_at)) }
+                @if worker.supervisor != worker.pid { dt { "supervisor" } dd { "process " (worker.supervisor) } }
+                dt { "queues" } dd { @for (index, queue) in worker.queues.iter().enumerate() { @if index > 0 { ", " } (beginning(queue, 60)) } }
+                dt { "threads" } dd { (worker.threads) }
+                dt { "taken and not begun" } dd { (number(worker.status.buffered)) }
+                dt { "outcomes" }
+                dd {
+                    (number(report.done)) " done, " (number(report.failed)) " failed, " (number(report.dead)) " dead, "
+                    (number(report.cancelled)) " cancelled, " (number(report.lost)) " lost; "
+                    (format!("{:.1}", worker.status.per_second)) " per second"
+                }
+                dt { "running" }
+                dd { (running(visit, worker)) }
+            }
+            @if visit.can_act {
+                @let path = format!("/worker/{}/stop", worker.id);
+                div class="buttons" {
+                    (button(visit, &path, &[("mode", "drain")], "Stop when its queues are empty", ""))
+                    (button(visit, &path, &[("mode", "finish")], "Stop after the running jobs", ""))
+                    (button(visit, &path, &[("mode", "abort")], "Abort…", "danger"))
+                }
+            }
+        }
+    }
+}
+
+fn running(visit: &Visit, worker: &WorkerInfo) -> Markup {
+    let running = &worker.status.running;
+    html! {
+        @if running.is_empty() { "no job" }
+        @else { ul {
+            @for job in running.iter().take(JOBS) { li {
+                a href=(visit.url(&format!("/job/{}", job.id))) { "job " (job.id) }
+                " of " (beginning(&job.queue, 60))
+                @if let Some(task) = &job.task { ", task " (beginning(task, 60)) }
+                ", attempt " (job.attempt) ", for " (duration(job.age))
+            } }
+            @if running.len() > JOBS { li { "and " (running.len() - JOBS) " more" } }
+        } }
+    }
+}
