@@ -96,4 +96,4 @@ pub use task::{BoundTask, CallOptions, StoredCall, Task};
 pub use wait::Wait;
 pub use wake_signal::{Passed, WakeSignal};
 pub use when::{IntoWhen, TimeError, When};
-pub use worker::{Control, Report, Running, Status, Worker};
+pub use worker::{Attempt, AttemptFuture, Control, Report, Running, Status, Worker};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use diesel_async::AsyncPgConnection;
-use pq_core::{CancellationToken, Claim, Error as Refused, Outcome, Settlement, Trace};
+use pq_core::{CancellationToken, Claim, Error as Refused, Isolation, Outcome, Settlement, Trace};
 use pq_diesel::Error;
 use pq_diesel::store::PgStore;
 use serde::Serialize;
@@ -40,6 +40,10 @@ impl Context {
     #[must_use]
     pub fn job(&self) -> &Claim {
         self.context.job()
+    }
+
+    pub(crate) fn isolation_level(&self) -> Isolation {
+        self.context.isolation()
     }
 
     /// Returns the trace context in which the task was called.

@@ -2,22 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
 use pq_core::{Job, Outcome};
-use pq_diesel::{Error, Handler};
+use pq_diesel::Handler;
 use serde::de::DeserializeOwned;
 
 use crate::context::Context;
-use crate::pool::{BoxFuture, Lent};
 use crate::queue::Queue;
-use crate::shared::Shared;
 use crate::task::Task;
 use crate::transaction::AsyncFunc;
-
-/// The delay before a job runs again whose transaction was refused for a reason that may pass.
-const RUN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+use crate::transactional::{OnConnection, outcome_of, run_attempt, run_under_lease};
 
 impl<A: DeserializeOwned + Send + 'static> Task<A> {
     /// Creates an asynchronous handler that runs under a lease, while no transaction is open.
@@ -56,14 +51,20 @@ impl<A: DeserializeOwned + Send + 'static> Task<A> {
 
     /// Creates an asynchronous handler that runs in a transaction, on the connection that it receives.
     ///
-    /// The handler's writes on that connection and the job's completion commit together, or not at all: exactly once, for
-    /// effects in the database. While the handler runs, the job is under a lease. If the lease is lost, nothing is
-    /// committed. After a crash everything is rolled back, and the job is requeued when the lease has expired.
+    /// The take, the handler's writes on that connection and the job's completion are one commit, or nothing of them
+    /// happened: exactly once, for effects in the database. After a crash everything is rolled back, and the job is ready
+    /// again as soon as the server notices. The next attempt runs under a lease, so that a job that kills its worker is found:
+    /// its writes and its completion then commit together in a transaction of their own. So do those of a queue that has
+    /// leased handlers, too.
     ///
-    /// Each running handler has a connection of the handle's pool. Limit them by [`pq_core::Handler::concurrency`] to fewer than
-    /// the pool has. An error of the handler rolls back its writes and fails the attempt. If the connection is lost, or the
-    /// pool lends none, the job runs again after a second, and the attempt is not counted. The handler must not commit or
-    /// roll back the transaction itself.
+    /// Each running handler has a connection of the handle's pool. Default of [`pq_core::Handler::concurrency`]: the size of
+    /// a deadpool pool, else no limit. Set it to fewer, so that connections are left for the rest of the application. The
+    /// smallest limit of the tasks of a queue is that of the queue.
+    ///
+    /// An error of the handler rolls back its writes and fails the attempt. At a timeout its statement is cancelled, and the
+    /// connection is closed. After a conflict with another transaction the handler is run again at once, three times at most,
+    /// if its error is diesel's or this crate's, or if the commit conflicts. If the connection is lost, or the pool lends none,
+    /// the job runs again, and the attempt is not counted. The handler must not commit or roll back the transaction itself.
     ///
     /// ```no_run
     /// # use diesel_async::RunQueryDsl;
@@ -91,11 +92,19 @@ impl<A: DeserializeOwned + Send + 'static> Task<A> {
         R: Into<Outcome> + Send + 'static,
         E: fmt::Display + Send + 'static,
     {
-        let shared = Arc::clone(&self.queue.shared);
-        self.task.leased_async(move |context, job| {
-            let context = Context::new(&shared, context);
-            run_in_transaction(Arc::clone(&shared), context, handler.clone(), job)
-        })
+        let (shared, task) = (Arc::clone(&self.queue.shared), self.task.clone());
+        let connections = shared.pool_size().unwrap_or(usize::MAX);
+        let handler: Arc<OnConnection> = Arc::new(Box::new(move |conn, claim, conflicts| {
+            let (handler, job) = (handler.clone(), task.decode(claim)?);
+            Ok(Box::pin(async move { outcome_of(handler.call((conn, job)).await, conflicts) }))
+        }));
+        let (on_lease, of_attempts) = (Arc::clone(&handler), Arc::clone(&shared));
+        self.task
+            .leased_async(move |context, _job| {
+                run_under_lease(Arc::clone(&shared), Context::new(&shared, context), Arc::clone(&on_lease))
+            })
+            .in_transactions(handler, move |attempt| run_attempt(Arc::clone(&of_attempts), attempt))
+            .concurrency(connections)
     }
 }
 
@@ -119,76 +128,4 @@ impl<T: DeserializeOwned + Send + 'static> Queue<T> {
             async move { handler(context, job).await }
         })
     }
-}
-
-/// Runs a transactional handler under a lease. Its writes and its job's outcome commit together.
-async fn run_in_transaction<H, A, R, E>(
-    shared: Arc<Shared>,
-    context: Context,
-    handler: H,
-    job: Job<A>,
-) -> Result<Outcome, String>
-where
-    H: for<'c> AsyncFunc<(&'c mut AsyncPgConnection, Job<A>), Result<R, E>>,
-    R: Into<Outcome>,
-    E: fmt::Display,
-{
-    let mut lent = match shared.begin().await {
-        Ok(lent) => lent,
-        Err(error) => return ended_by(&context, &error),
-    };
-    let returned = handler.call((lent.connection(), job)).await;
-    let returned = returned.map(Into::into).map_err(|error| format!("{error:#}"));
-    settle_and_end(&shared, &context, lent, returned).await
-}
-
-/// Settles the job in the handler's transaction and commits, or rolls back after an error.
-fn settle_and_end<'a>(
-    shared: &'a Shared,
-    context: &'a Context,
-    mut lent: Lent,
-    returned: Result<Outcome, String>,
-) -> BoxFuture<'a, Result<Outcome, String>> {
-    Box::pin(async move {
-        let outcome = match returned {
-            Ok(Outcome::RolledBack(outcome)) => {
-                // The worker settles the job.
-                return match shared.roll_back(lent).await {
-                    Ok(()) => Ok(*outcome),
-                    Err(error) => Ok(run_again(context, &error)),
-                };
-            }
-            Ok(outcome) => outcome,
-            Err(failure) => {
-                // The handler may have failed because the connection was lost. The rollback fails then, too.
-                return match shared.roll_back(lent).await {
-                    Ok(()) => Err(failure),
-                    Err(error) => Ok(run_again(context, &error)),
-                };
-            }
-        };
-        let settled_as = context.outcome_of(outcome.clone());
-        let settled = shared.within_limit(context.settle_with(lent.connection(), settled_as)).await;
-        match shared.end(lent, settled.map(|()| outcome)).await {
-            Ok(outcome) => Ok(outcome),
-            Err(error) => ended_by(context, &error),
-        }
-    })
-}
-
-/// Returns how an attempt ends whose transaction ended by an error of the handle's own calls.
-fn ended_by(context: &Context, error: &Error) -> Result<Outcome, String> {
-    if error.is_passing() && !error.is_conflict() {
-        Ok(run_again(context, error))
-    } else {
-        Err(format!("cannot keep the handler's writes: {error}"))
-    }
-}
-
-/// Returns the outcome of a job that runs again, without counting the attempt.
-///
-/// If the commit has succeeded although its answer was lost, the store refuses this outcome.
-fn run_again(context: &Context, error: &Error) -> Outcome {
-    tracing::warn!(job_id = %context.job().id, %error, "transaction was refused; the job will run again");
-    Outcome::snooze(RUN_AGAIN_AFTER)
 }

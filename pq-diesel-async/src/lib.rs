@@ -55,6 +55,7 @@ mod stream;
 mod take;
 mod task;
 mod transaction;
+mod transactional;
 mod wait;
 mod worker;
 

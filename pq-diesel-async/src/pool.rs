@@ -15,6 +15,11 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(crate) trait Lend: Send + Sync {
     /// Lends a connection.
     fn lend(&self) -> BoxFuture<'_, Result<Box<dyn Borrowed>, Error>>;
+
+    /// Returns how many connections it has at most, if it says so.
+    fn size(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A connection that a pool has lent, and that it gets back when this is dropped.
@@ -141,6 +146,10 @@ mod deadpool {
     }
 
     impl Lend for Pool<AsyncPgConnection> {
+        fn size(&self) -> Option<usize> {
+            Some(self.status().max_size)
+        }
+
         fn lend(&self) -> BoxFuture<'_, Result<Box<dyn Borrowed>, Error>> {
             Box::pin(async move {
                 match self.get().await {

@@ -34,6 +34,11 @@ impl Shared {
         self.blocking.store()
     }
 
+    /// Returns how many connections the pool has at most, if it says so.
+    pub(crate) fn pool_size(&self) -> Option<usize> {
+        self.pool.as_ref()?.size()
+    }
+
     /// Borrows a connection of the pool.
     #[allow(clippy::missing_errors_doc)]
     pub async fn lend(&self) -> Result<Lent, Error> {
@@ -74,9 +79,14 @@ impl Shared {
 impl Shared {
     /// Borrows a connection and begins a transaction on it, at READ COMMITTED.
     pub(crate) fn begin(&self) -> BoxFuture<'_, Result<Lent, Error>> {
+        self.begin_at(Isolation::ReadCommitted)
+    }
+
+    /// Borrows a connection and begins a transaction on it.
+    pub(crate) fn begin_at(&self, isolation: Isolation) -> BoxFuture<'_, Result<Lent, Error>> {
         Box::pin(async move {
             let mut lent = self.lend().await?;
-            let begin = async { Ok(lent.sql().begin(0, Isolation::ReadCommitted).await?) };
+            let begin = async { Ok(lent.sql().begin(0, isolation).await?) };
             match self.within_limit(begin).await {
                 Ok(()) => Ok(lent),
                 Err(error) => finish(lent, Err(error)),

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use pq_core::Isolation;
 use pq_diesel_async::{Backoff, Error, JobState, Outcome, Pq, Retention, Wait, Worker};
 use pq_testing::{Database, Server};
 use tokio::sync::Notify;
@@ -54,16 +53,6 @@ async fn a_transactional_handler_follows_the_rules_of_its_task() -> TestResult {
     assert_eq!(queue.archived(JobState::Dead, 9).await?.len(), 1, "a retry is bounded by the task's retries");
     assert_eq!(number(&mut conn, "SELECT count(*) FROM written WHERE what = 'undo'").await, 0);
     assert_eq!(number(&mut conn, "SELECT count(*) FROM written WHERE what = 'complete'").await, 1);
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_isolation_level_that_an_asynchronous_handler_cannot_have_is_refused() -> TestResult {
-    let (_database, pq, _conn) = fresh().await;
-    let task = pq.queue("work")?.task::<()>("write").with(|task| task.isolation(Isolation::Serializable));
-    let handler = task.transactional_async(async |_conn, _job| Ok::<_, Error>(()));
-    let refused = Worker::new(&pq).serve(handler).run_until_empty().await.expect_err("READ COMMITTED only");
-    assert!(refused.to_string().contains("READ COMMITTED"), "{refused}");
     Ok(())
 }
 

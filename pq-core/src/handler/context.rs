@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::incoming::Incoming;
+use super::isolation::Isolation;
 use super::policy::Policy;
 use crate::envelope::{Arguments, Envelope, Trace};
 use crate::lease_table::LeaseTable;
@@ -121,6 +122,14 @@ impl<S: Store> Context<S> {
             }
             outcome => outcome,
         }
+    }
+
+    /// Returns the isolation level that the task asks for. See [`crate::Task::isolation`].
+    ///
+    /// For an asynchronous handler that begins a transaction.
+    #[must_use]
+    pub fn isolation(&self) -> Isolation {
+        self.policy.as_ref().map_or(Isolation::ReadCommitted, |policy| policy.isolation)
     }
 
     /// Returns the job with its encoded payload.

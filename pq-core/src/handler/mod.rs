@@ -9,6 +9,7 @@ mod middleware;
 mod policy;
 mod unknown_task;
 
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub(crate) use self::middleware::{Middleware, OnFailure};
 pub(crate) use self::policy::Policy;
 pub(crate) use self::unknown_task::{after_unknown_task, is_left_for};
 use crate::store::Connect;
+use crate::worker::Attempt;
 use crate::{Backoff, Claim, Job, Outcome, Queue, QueueName, Store};
 
 type Transactional<S> = dyn Fn(&mut <S as Connect>::Conn, &Incoming) -> HandlerResult + Send + Sync;
@@ -68,7 +70,20 @@ pub struct Handler<S: Store> {
     /// The name of the task; `None` for a handler of a whole queue.
     pub(crate) task: Option<String>,
     pub(crate) run: Run<S>,
+    /// How an asynchronous handler runs in the transaction that takes its job, if it does.
+    pub(crate) in_transaction: Option<InTransaction<S>>,
     pub(crate) policy: Policy,
+}
+
+/// A function that runs one attempt. See [`Handler::in_transactions`].
+type RunAttempt<S> = dyn Fn(Attempt<S>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+
+/// How an asynchronous handler runs in the transaction that takes its job.
+pub(crate) struct InTransaction<S: Store> {
+    pub(crate) attempt: Box<RunAttempt<S>>,
+    /// The handler, of a type that `attempt` knows.
+    pub(crate) handler: Box<dyn Any + Send + Sync>,
+    pub(crate) maps: Vec<Arc<MapResult>>,
 }
 
 impl<S: Store> fmt::Debug for Handler<S> {
@@ -161,8 +176,27 @@ impl<S: Store> Handler<S> {
         self
     }
 
+    /// Has an asynchronous handler run in the transactions that take its jobs, for a crate that has asynchronous connections.
+    ///
+    /// `attempt` is called for each job that may be ready, and runs `handler` by [`Attempt::run`]. The handler's own function
+    /// runs a job that must be run under a lease, because its worker may have died, and all jobs of a queue that has other
+    /// handlers, too.
+    #[must_use]
+    pub fn in_transactions<H: Send + Sync + 'static>(
+        mut self,
+        handler: H,
+        attempt: impl Fn(Attempt<S>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync + 'static,
+    ) -> Self {
+        let (attempt, handler) = (Box::new(attempt), Box::new(handler));
+        self.in_transaction = Some(InTransaction { attempt, handler, maps: Vec::new() });
+        self
+    }
+
     /// Passes each result of the closure through `map`, in the same transaction if there is one.
-    pub(crate) fn map_results(self, map: &Arc<MapResult>) -> Self {
+    pub(crate) fn map_results(mut self, map: &Arc<MapResult>) -> Self {
+        if let Some(in_transaction) = &mut self.in_transaction {
+            in_transaction.maps.push(Arc::clone(map));
+        }
         let map = Arc::clone(map);
         let run = match self.run {
             Run::Transactional(run) => {
@@ -242,7 +276,8 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
     }
 
     fn handler(&self, run: Run<S>) -> Handler<S> {
-        Handler { queue: self.untyped(), task: None, run, policy: Policy::default() }
+        let policy = Policy::default();
+        Handler { queue: self.untyped(), task: None, run, in_transaction: None, policy }
     }
 }
 

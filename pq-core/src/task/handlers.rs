@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::Task;
 use crate::envelope::Envelope;
 use crate::handler::{Incoming, Run, erase_types};
-use crate::{Context, Failure, Handler, Job, Outcome, Store};
+use crate::{Claim, Context, Failure, Handler, Job, Outcome, Store};
 
 impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
     /// Creates a handler that runs in the transaction that takes its job, on the connection that it receives.
@@ -79,11 +79,23 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
         })))
     }
 
+    /// Decodes a job of this task, for a crate that runs its handlers by [`Handler::in_transactions`].
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Undecodable`].
+    pub fn decode(&self, claim: &Arc<Claim>) -> Result<Job<A>, Failure> {
+        let call = self.queue.json_of(claim).and_then(|json| Envelope::read(&json));
+        let envelope = Some(call.map_err(Failure::Undecodable)?);
+        decode_call(&Incoming { claim: Arc::clone(claim), envelope })
+    }
+
     fn handler(&self, run: Run<S>) -> Handler<S> {
         Handler {
             queue: self.queue.clone(),
             task: Some(self.name.to_string()),
             run,
+            in_transaction: None,
             policy: self.policy.clone(),
         }
     }

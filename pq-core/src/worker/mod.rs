@@ -37,6 +37,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::async_jobs::{Attempt, AttemptFuture};
 pub use self::control::Control;
 use self::queue_set::QueueSet;
 use self::settings::{RunUntil, Settings};

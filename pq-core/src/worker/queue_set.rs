@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::sharing::SharingLimit;
 use super::take_limiter::TakeLimiter;
-use crate::handler::MapResult;
+use crate::handler::{InTransaction, MapResult};
 use crate::lock::lock;
 use crate::{Error, Handler, Isolation, Queue, QueueName, Store};
 
@@ -33,12 +33,6 @@ impl<S: Store> ServedQueue<S> {
         self.handlers().all(Handler::is_transactional)
     }
 
-    /// Returns whether an asynchronous handler needs a level that it cannot have.
-    fn has_asynchronous_isolation(&self) -> bool {
-        let has_level = |handler: &Handler<S>| handler.policy.isolation != Isolation::ReadCommitted;
-        self.handlers().any(|one| one.is_asynchronous() && has_level(one))
-    }
-
     fn has_both_kinds(&self) -> bool {
         self.is_asynchronous() && !self.handlers().all(Handler::is_asynchronous)
     }
@@ -48,12 +42,30 @@ impl<S: Store> ServedQueue<S> {
     /// Its transaction would conflict with the extension of its lease.
     fn has_leased_isolation(&self) -> bool {
         let has_level = |handler: &Handler<S>| handler.policy.isolation != Isolation::ReadCommitted;
-        !self.is_transactional() && self.handlers().any(|one| one.is_transactional() && has_level(one))
+        let is_transactional = |one: &Handler<S>| one.is_transactional() || one.in_transaction.is_some();
+        !self.handlers().all(is_transactional)
+            && self.handlers().any(|one| is_transactional(one) && has_level(one))
     }
 
     /// Returns whether the handlers are asynchronous. Then all are.
     pub(super) fn is_asynchronous(&self) -> bool {
         self.handlers().any(Handler::is_asynchronous)
+    }
+
+    /// Returns how many attempts may run at the same time that take their jobs in their transactions. `None` if a handler
+    /// of the queue runs under a lease.
+    ///
+    /// An attempt learns the task of its job when it has taken it. So the smallest limit of the tasks is that of the queue.
+    pub(super) fn attempts(&self) -> Option<usize> {
+        let limit =
+            |handler: &Handler<S>| handler.in_transaction.is_some().then_some(handler.policy.concurrency);
+        let limits: Option<Vec<usize>> = self.handlers().map(limit).collect();
+        limits?.into_iter().min()
+    }
+
+    /// Returns how handlers run in the transactions that take their jobs. All of a queue are of one crate.
+    pub(super) fn in_transaction(&self) -> Option<&InTransaction<S>> {
+        self.handlers().find_map(|handler| handler.in_transaction.as_ref())
     }
 
     fn handlers(&self) -> impl Iterator<Item = &Handler<S>> {
@@ -141,11 +153,6 @@ impl<S: Store> QueueSet<S> {
         } else if let Some(served) = self.all.iter().find(|served| served.has_leased_isolation()) {
             let queue = served.queue.name();
             format!("invalid isolation level: queue {queue:?} has leased handlers, too; use another queue")
-        } else if let Some(served) = self.all.iter().find(|served| served.has_asynchronous_isolation()) {
-            let queue = served.queue.name();
-            format!(
-                "invalid isolation level: asynchronous handlers run at READ COMMITTED; see queue {queue:?}"
-            )
         } else if let Some(served) = self.all.iter().find(|served| served.has_both_kinds()) {
             let queue = served.queue.name();
             format!(

@@ -51,8 +51,10 @@ pub(super) fn run_threads<S: Store>(run: &Arc<WorkerRun<S>>) -> Result<Report, S
     threads.extend((0..total).map(|thread| {
         endings.spawn(run, move |endings, run| {
             // The thread behind those that run blocking handlers serves the queues with asynchronous ones.
-            let work = if thread < run.blocking_threads() { run_thread } else { run_dispatcher };
-            let ended = catch_unwind(AssertUnwindSafe(|| work(run, thread)));
+            let ended = catch_unwind(AssertUnwindSafe(|| match thread < run.blocking_threads() {
+                true => run_thread(run, thread),
+                false => run_dispatcher(run, thread),
+            }));
             if ended.is_err() {
                 run.stop.request(StopMode::Abort);
             }
@@ -126,7 +128,7 @@ impl<E: Send + 'static> Endings<E> {
     fn spawn<S: Store>(
         self: &Arc<Self>,
         run: &Arc<WorkerRun<S>>,
-        work: impl FnOnce(&Self, &WorkerRun<S>) + Send + 'static,
+        work: impl FnOnce(&Self, &Arc<WorkerRun<S>>) + Send + 'static,
     ) -> JoinHandle<()> {
         let (endings, run) = (Arc::clone(self), Arc::clone(run));
         thread::spawn(move || {

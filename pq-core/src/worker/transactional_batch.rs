@@ -118,7 +118,7 @@ pub(super) fn run_batch<S: Store>(
 /// under a lease, where a failure is recorded for certain and the death of the worker is counted: of a job that kills
 /// its worker, one attempt is not counted. The same holds for a job that has crashed or been in a lost lease before,
 /// and for the retry of a single job, whose failure could be lost between its rollback and [`crate::store::Jobs::retake`].
-fn needs_lease(taken: &Taken) -> bool {
+pub(super) fn needs_lease(taken: &Taken) -> bool {
     taken.rolled_back
         || taken.jobs.iter().any(|job| job.crashes > 0 || job.lease_limit.is_some())
         || matches!(taken.jobs.as_slice(), [job] if job.attempt > 1)

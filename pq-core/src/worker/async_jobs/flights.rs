@@ -35,6 +35,10 @@ impl<T> Flights<T> {
         Some(value)
     }
 
+    pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut T> {
+        self.values.get_mut(number)?.as_mut()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.values.iter().flatten()
     }

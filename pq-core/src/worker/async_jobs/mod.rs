@@ -3,12 +3,19 @@
 //! It takes jobs under leases, starts their handlers on the [`Executor`], and settles the jobs of a lease together when
 //! their handlers have ended. It does not wait for handlers: while they run it takes more, as long as fewer than
 //! [`crate::Worker::concurrency`] run. Jobs that are taken and cannot begin yet wait in the thread.
+//!
+//! Of a queue whose handlers are transactional it takes no job itself: it starts attempts, which take their jobs in
+//! their transactions (`transactional`).
 
+mod attempt;
+mod events;
+mod finish;
 mod flights;
 mod in_hand;
 mod pace;
 mod running;
 mod start;
+mod transactional;
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -18,23 +25,23 @@ use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::{Duration, Instant};
 
+pub use self::attempt::{Attempt, AttemptFuture};
+use self::events::{Event, Events};
 use self::flights::Flights;
 use self::in_hand::{InHand, MayBegin};
 use self::pace::Pace;
-use self::running::Ended;
+use self::transactional::TransactionalQueue;
 use super::batch::Batch;
 use super::error_backoff::ErrorBackoff;
 use super::prepared_job::PreparedJob;
 use super::settings::RunUntil;
-use super::settling::{SETTLE_WITHIN, settle_finished};
 use super::thread_slots::{FinishedJob, ThreadSlot};
 use super::threads::{ends_when_empty, is_fatal, requeue_expired};
 use super::worker_run::WorkerRun;
-use crate::handler::{Context, Executor};
-use crate::lock::lock;
+use crate::handler::{Context, Executor, HandlerResult};
 use crate::stop::StopMode;
 use crate::wait::Polled;
-use crate::{Claim, Error, Outcome, Scan, Store, StoreError, Taken, WakeSignal};
+use crate::{Error, Scan, Store, StoreError, Taken, WakeSignal};
 
 /// The interval at which running handlers are told through their tokens that they should end, and at which jobs of leases
 /// that still have running handlers are settled.
@@ -59,11 +66,12 @@ struct WaitingJob<'r, S: Store> {
     since: Instant,
 }
 
-/// A job whose handler runs.
-struct Flight<'r, S: Store> {
-    position: usize,
-    prepared: PreparedJob<'r, S>,
-    context: Arc<Context<S>>,
+/// What runs on the executor.
+enum Flight<'r, S: Store> {
+    /// The handler of a leased job.
+    Leased { position: usize, prepared: PreparedJob<'r, S>, context: Arc<Context<S>> },
+    /// An attempt that takes its job in its transaction.
+    Attempt { position: usize, has_job: bool },
 }
 
 /// A lease of this thread.
@@ -77,10 +85,11 @@ struct OwnLease {
 
 /// The state of the thread.
 struct Dispatcher<'r, S: Store> {
-    run: &'r WorkerRun<S>,
+    run: &'r Arc<WorkerRun<S>>,
+    thread: usize,
     slot: &'r ThreadSlot,
     executor: Arc<dyn Executor>,
-    ended: Arc<Ended>,
+    events: Arc<Events<S::Error>>,
     flights: Flights<Flight<'r, S>>,
     in_hand: InHand,
     /// Whether the last poll left out a queue because of its limit.
@@ -92,6 +101,8 @@ struct Dispatcher<'r, S: Store> {
     /// Jobs that are taken and not begun.
     waiting: VecDeque<WaitingJob<'r, S>>,
     leases: HashMap<i64, OwnLease>,
+    /// The state of each queue whose handlers are transactional, at its position.
+    transactional: Vec<Option<TransactionalQueue>>,
     pace: Pace,
     told_at: Instant,
 }
@@ -106,16 +117,17 @@ impl Wake for Forward {
 }
 
 /// Serves the queues with asynchronous handlers until the worker is stopped, and their handlers have ended.
-pub(super) fn run_dispatcher<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Error> {
+pub(super) fn run_dispatcher<S: Store>(run: &Arc<WorkerRun<S>>, thread: usize) -> Result<(), S::Error> {
     let executor = run.settings.executor.clone();
     let executor =
         executor.ok_or_else(|| Error::InvalidSetting("a worker without an executor".to_owned()))?;
     let (signal, now) = (WakeSignal::new(), Instant::now());
     Dispatcher {
         run,
+        thread,
         slot: &run.slots()[thread],
         executor,
-        ended: Ended::new(&signal),
+        events: Events::new(&signal),
         flights: Flights::default(),
         in_hand: InHand::new(run.queues.all.len(), run.settings.concurrency),
         is_limited: false,
@@ -123,6 +135,7 @@ pub(super) fn run_dispatcher<S: Store>(run: &WorkerRun<S>, thread: usize) -> Res
         max_take: run.settings.max_batch,
         waiting: VecDeque::new(),
         leases: HashMap::new(),
+        transactional: TransactionalQueue::all_of(&run.queues.all, now),
         pace: Pace::new(now),
         told_at: now,
     }
@@ -145,9 +158,16 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let (mut backoff, mut poll_at, mut seen_arrivals) = (ErrorBackoff::default(), Instant::now(), None);
         // After an error nothing is polled before this time.
         let mut retry_at = poll_at;
+        let mut attempts_seen = None;
         loop {
             let seen = signal.generation();
-            let has_ended = self.record_ended();
+            let has_ended = match self.record_events() {
+                Ok(has_ended) => has_ended,
+                Err(error) => {
+                    retry_at = self.retry_at(error, &mut backoff)?;
+                    false
+                }
+            };
             if run.is_abandoned() {
                 return Ok(());
             }
@@ -160,8 +180,17 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             let want = if is_finishing { 0 } else { self.want() };
             let mut is_empty = false;
             let now = Instant::now();
+            if attempts_seen != Some(arrivals.generation()) {
+                attempts_seen = Some(arrivals.generation());
+                self.transactional.iter_mut().flatten().for_each(TransactionalQueue::look_again);
+            }
+            if !is_finishing && now >= retry_at {
+                self.start_attempts();
+            }
             let has_room_again = has_ended && self.is_limited;
-            let is_due = seen_arrivals != Some(arrivals.generation()) || now >= poll_at || has_room_again;
+            let needs_lease = self.transactional.iter().flatten().any(|queue| queue.needs_lease);
+            let has_arrival = seen_arrivals != Some(arrivals.generation());
+            let is_due = has_arrival || now >= poll_at || has_room_again || needs_lease;
             if want > 0 && is_due && now >= retry_at {
                 seen_arrivals = Some(arrivals.generation());
                 match self.poll(want) {
@@ -174,16 +203,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                     Ok(Polled::Found(count)) if count < want => poll_at = Instant::now() + POLL_AFTER_FEW,
                     Ok(Polled::Found(_)) => poll_at = Instant::now(),
                     Err(error) => {
-                        if is_fatal(run, &error) {
-                            run.stop.request(StopMode::Abort);
-                            return Err(error);
-                        }
-                        tracing::warn!(%error, "polling failed; the worker will retry");
-                        if !error.is_unavailable() {
-                            // A smaller take needs less of the store.
-                            self.max_take = (self.max_take / 8).max(1);
-                        }
-                        retry_at = Instant::now() + backoff.next_pause();
+                        retry_at = self.retry_at(error, &mut backoff)?;
                         poll_at = retry_at;
                         continue;
                     }
@@ -201,10 +221,19 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                 }
                 if ends_when_empty(run) {
                     // The last poll may have been while handlers ran, which may have put more jobs.
+                    is_empty &= self.transactional.iter().flatten().all(TransactionalQueue::is_empty);
                     let expired = is_empty && run.until == RunUntil::Empty;
                     match if expired { requeue_expired(run) } else { Ok(!is_empty) } {
                         Ok(false) => return Ok(()),
-                        Ok(true) => poll_at = now,
+                        Ok(true) => {
+                            poll_at = now;
+                            if expired {
+                                self.transactional
+                                    .iter_mut()
+                                    .flatten()
+                                    .for_each(TransactionalQueue::look_again);
+                            }
+                        }
                         Err(error) if is_fatal(run, &error) => return Err(error),
                         Err(error) => {
                             tracing::warn!(%error, "looking for expired leases failed; the worker will retry");
@@ -222,15 +251,35 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                 pin!(arrivals.passed(seen)).poll(&mut TaskContext::from_waker(&waker)).is_ready()
             });
             if !(arrived && want > 0) || now < retry_at {
-                signal.wait_past(seen, self.pause(poll_at.max(retry_at), want > 0));
+                signal.wait_past(seen, self.pause(poll_at, retry_at, want > 0));
             }
         }
     }
 
+    /// Ends the worker if it cannot reach what it needs. Otherwise returns when to poll again after an error.
+    fn retry_at(&mut self, error: S::Error, backoff: &mut ErrorBackoff) -> Result<Instant, S::Error> {
+        if is_fatal(self.run, &error) {
+            self.run.stop.request(StopMode::Abort);
+            return Err(error);
+        }
+        tracing::warn!(%error, "polling failed; the worker will retry");
+        if !error.is_unavailable() {
+            // A smaller take needs less of the store.
+            self.max_take = (self.max_take / 8).max(1);
+        }
+        Ok(Instant::now() + backoff.next_pause())
+    }
+
     /// Returns how long to sleep if nothing happens.
-    fn pause(&self, poll_at: Instant, polls: bool) -> Duration {
+    fn pause(&self, poll_at: Instant, retry_at: Instant, polls: bool) -> Duration {
         let now = Instant::now();
-        let until_poll = if polls { poll_at.saturating_duration_since(now) } else { Duration::MAX };
+        let next = if polls { Some(poll_at) } else { None };
+        let next = if self.run.stop.is_finishing() {
+            None
+        } else {
+            next.into_iter().chain(self.next_attempt()).min()
+        };
+        let until_poll = next.map_or(Duration::MAX, |next| next.max(retry_at).saturating_duration_since(now));
         if self.leases.is_empty() { until_poll } else { until_poll.min(TELL_EVERY) }
     }
 
@@ -255,6 +304,12 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             if !run.queues.all[position].is_asynchronous() {
                 continue;
             }
+            // Of such a queue only a job is leased that an attempt has found and left.
+            let leased = self.transactional[position].as_mut().map(|queue| mem::take(&mut queue.needs_lease));
+            if leased == Some(false) {
+                continue;
+            }
+            let want = leased.map_or(want, |_| 1);
             // What a queue's limit does not let begin is left to other workers.
             let limit = run.queues.all[position].concurrency;
             let room = self.in_hand.room(position, limit, run.settings.concurrency);
@@ -352,82 +407,49 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         self.slot.set_buffered_in_transaction(self.waiting.len());
     }
 
-    /// Records the handlers that have ended, and tells others that they should. Returns whether any has.
-    fn record_ended(&mut self) -> bool {
-        let (run, now, ended) = (self.run, Instant::now(), self.ended.take());
-        let has_ended = !ended.is_empty();
-        self.pace.record(ended.len(), now);
-        for (number, result) in ended {
-            let Some(Flight { position, mut prepared, context }) = self.flights.remove(number) else {
-                continue;
-            };
-            self.slot.end_concurrent(number);
-            self.in_hand.end(position, &prepared);
-            self.in_hand.remove(position, &prepared.incoming.claim);
-            let result = prepared.unless_asked_to_end(run, result);
-            let (settled_as, checkpoint) = context.take_effects();
-            if checkpoint.is_some() {
-                // A retry begins with the arguments of the last checkpoint.
-                prepared.incoming.envelope = checkpoint;
+    /// Handles what the futures have reported, and tells handlers that they should end. Returns whether a leased handler has
+    /// ended.
+    fn record_events(&mut self) -> Result<bool, S::Error> {
+        let (now, events) = (Instant::now(), self.events.take());
+        let (mut ended, mut failed) = (0, Ok(()));
+        for (number, event) in events {
+            match event {
+                Event::HandlerEnded(result) => {
+                    ended += 1;
+                    self.record_ended(number, result, now);
+                }
+                Event::JobFound => self.record_found(number),
+                Event::AttemptEnded(end) => failed = failed.and(self.record_attempt(number, end)),
             }
-            let (job, outcome) = prepared.end(run, &run.queues.all[position], result);
-            self.finish(FinishedJob { job, outcome, at: now, settled_as: settled_as.map(Box::new) });
         }
+        self.pace.record(ended, now);
         if now - self.told_at >= TELL_EVERY {
             self.told_at = now;
-            self.flights.iter().for_each(|flight| flight.context.cancel_if_stopped());
-        }
-        has_ended
-    }
-
-    fn finish(&mut self, finished: FinishedJob) {
-        let lease = finished.job.lease().unwrap_or_default();
-        if let Some(own) = self.leases.get_mut(&lease) {
-            own.finished.push(finished);
-        }
-    }
-
-    /// Settles the leases all of whose handlers have ended, and others whose jobs have waited for long, or all finished
-    /// jobs.
-    fn settle(&mut self, all: bool) {
-        let now = Instant::now();
-        let due: Vec<i64> = self
-            .leases
-            .iter()
-            .filter(|(_, own)| {
-                let has_waited = || own.finished.first().is_some_and(|first| now - first.at >= SETTLE_WITHIN);
-                !own.finished.is_empty() && (all || own.finished.len() == own.unsettled || has_waited())
-            })
-            .map(|(lease, _)| *lease)
-            .collect();
-        for lease in due {
-            let Some(own) = self.leases.get_mut(&lease) else { continue };
-            let finished = mem::take(&mut own.finished);
-            let count = finished.len();
-            lock(&self.slot.finished).extend(finished);
-            settle_finished(self.run, self.slot);
-            self.forget(lease, count);
-        }
-    }
-
-    /// Forgets jobs of a lease that are settled or lost.
-    fn forget(&mut self, lease: i64, jobs: usize) {
-        if let Some(own) = self.leases.get_mut(&lease) {
-            own.unsettled -= jobs;
-            if own.unsettled == 0 {
-                self.leases.remove(&lease);
-                self.run.leases.remove(lease);
+            for flight in self.flights.iter() {
+                if let Flight::Leased { context, .. } = flight {
+                    context.cancel_if_stopped();
+                }
             }
         }
+        failed.map(|()| ended > 0)
     }
 
-    fn give_back(&mut self, job: Arc<Claim>) {
-        self.run.job_limit.release(1);
-        self.finish(FinishedJob { job, outcome: Outcome::GiveBack, at: Instant::now(), settled_as: None });
-    }
-
-    fn give_back_waiting(&mut self, job: WaitingJob<'r, S>) {
-        self.in_hand.remove(job.position, &job.prepared.incoming.claim);
-        self.give_back(job.prepared.incoming.claim);
+    fn record_ended(&mut self, number: usize, result: HandlerResult, now: Instant) {
+        let run = self.run;
+        let Some(Flight::Leased { position, mut prepared, context }) = self.flights.remove(number) else {
+            return;
+        };
+        self.slot.end_concurrent(number);
+        self.in_hand.end(position, &prepared);
+        self.in_hand.remove(position, &prepared.incoming.claim);
+        let result = prepared.unless_asked_to_end(run, result);
+        let (settled_as, checkpoint) = context.take_effects();
+        if checkpoint.is_some() {
+            // A retry begins with the arguments of the last checkpoint.
+            prepared.incoming.envelope = checkpoint;
+        }
+        let (job, outcome) = prepared.end(run, &run.queues.all[position], result);
+        self.finish(FinishedJob { job, outcome, at: now, settled_as: settled_as.map(Box::new) });
+        self.look_again_everywhere(position);
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
-use super::running::{ResultSender, run_guarded};
+use super::events::ResultSender;
+use super::running::run_guarded;
 use super::{Dispatcher, Flight};
 use crate::handler::{Context, HandlerFuture, Run};
 use crate::worker::catch_panic::panic_text;
@@ -51,9 +52,9 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         };
         self.in_hand.begin(position, &prepared);
         let (handler, span) = (prepared.running(None, timeout, now), prepared.span());
-        let number = self.flights.insert(Flight { position, prepared, context });
+        let number = self.flights.insert(Flight::Leased { position, prepared, context });
         self.slot.begin_concurrent(number, handler);
-        let sender = ResultSender::new(&self.ended, number);
+        let sender = ResultSender::new(&self.events, number);
         let timeout = timeout.map(|limit| (limit, self.executor.sleep(limit)));
         let run_handler = async move { sender.send(run_guarded(future, timeout).await) };
         self.executor.spawn(Box::pin(run_handler.instrument(span)));

@@ -1,0 +1,87 @@
+//! What the futures on the executor report to the thread that started them.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::handler::HandlerResult;
+use crate::lock::lock;
+use crate::{Outcome, WakeSignal};
+
+/// What has happened to a future.
+pub(super) enum Event<E> {
+    /// The handler of a leased job has ended.
+    HandlerEnded(HandlerResult),
+    /// An attempt has taken a job in its transaction.
+    JobFound,
+    /// The transaction of an attempt has ended.
+    AttemptEnded(AttemptEnd<E>),
+}
+
+/// How an attempt ended that took its job in its transaction.
+pub(super) enum AttemptEnd<E> {
+    /// There was no job; the next scheduled one is due after this time, if there is one.
+    Empty { next_due: Option<Duration> },
+    /// The job must be run under a lease.
+    NeedsLease,
+    /// A job was run, and its outcome is stored.
+    Ran,
+    /// The transaction was rolled back, or it is not known whether it was committed.
+    Failed(E),
+    /// Its future was dropped, and the transaction was rolled back.
+    Dropped,
+}
+
+/// The events that the thread has not handled, and the signal that wakes it.
+pub(super) struct Events<E> {
+    events: Mutex<Vec<(usize, Event<E>)>>,
+    signal: Arc<WakeSignal>,
+}
+
+impl<E> Events<E> {
+    pub(super) fn new(signal: &Arc<WakeSignal>) -> Arc<Self> {
+        Arc::new(Self { events: Mutex::default(), signal: Arc::clone(signal) })
+    }
+
+    /// Returns the events since the last call, each with the number of its future.
+    pub(super) fn take(&self) -> Vec<(usize, Event<E>)> {
+        std::mem::take(&mut lock(&self.events))
+    }
+
+    pub(super) fn push(&self, number: usize, event: Event<E>) {
+        let is_first = {
+            let mut events = lock(&self.events);
+            events.push((number, event));
+            events.len() == 1
+        };
+        // The thread takes all events when it wakes.
+        if is_first {
+            self.signal.notify();
+        }
+    }
+}
+
+/// Sends the result of one handler. If the handler is dropped before it ends, its job is given back.
+pub(super) struct ResultSender<E> {
+    events: Arc<Events<E>>,
+    number: usize,
+    is_sent: bool,
+}
+
+impl<E> ResultSender<E> {
+    pub(super) fn new(events: &Arc<Events<E>>, number: usize) -> Self {
+        Self { events: Arc::clone(events), number, is_sent: false }
+    }
+
+    pub(super) fn send(mut self, result: HandlerResult) {
+        self.is_sent = true;
+        self.events.push(self.number, Event::HandlerEnded(result));
+    }
+}
+
+impl<E> Drop for ResultSender<E> {
+    fn drop(&mut self) {
+        if !self.is_sent {
+            self.events.push(self.number, Event::HandlerEnded(Ok(Outcome::GiveBack)));
+        }
+    }
+}
