@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, html};
 use crate::access::User;
 use crate::assets;
 use crate::database::Unread;
-use crate::html::text;
+use crate::html::{text, visible};
 
 /// Who requests a page, and where from.
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ impl Page {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
                     meta name="htmx-config" content=(HTMX_CONFIG);
-                    title { (text(&self.title)) " – pq" }
+                    title { (visible(&self.title)) " – pq" }
                     link rel="stylesheet" href=(asset("style.css"));
                     link rel="icon" href=(asset("icon.svg")) type="image/svg+xml";
                     script src=(asset("htmx.js")) defer {}

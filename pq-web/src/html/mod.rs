@@ -20,6 +20,13 @@ pub(crate) fn text(text: &str) -> Markup {
     }
 }
 
+/// Returns a text as [`text`] draws it, without markup.
+pub(crate) fn visible(text: &str) -> String {
+    parts(text).fold(String::with_capacity(text.len()), |shown, (part, invisible)| {
+        shown + part + &invisible.map(escape).unwrap_or_default()
+    })
+}
+
 /// Draws at most this many characters of a text.
 pub(crate) fn beginning(whole: &str, chars: usize) -> Markup {
     match whole.char_indices().nth(chars) {

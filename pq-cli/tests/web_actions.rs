@@ -1,0 +1,214 @@
+//! The dashboard's actions: each changes the database, and asks first if it loses something.
+
+mod common;
+
+#[path = "common/http.rs"]
+mod http;
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use pq_testing::Database;
+
+use self::common::*;
+use self::http::{Answer, Web, request};
+
+type Failed = Box<dyn std::error::Error>;
+
+/// A dashboard with actions, and a browser's session on it.
+struct Operator {
+    web: Web,
+    cookie: String,
+    token: String,
+}
+
+impl Operator {
+    fn start(database: &Database) -> Result<Self, Failed> {
+        let web = Web::start(database, &["--allow-actions"], &[])?;
+        let form = web.get("/put")?;
+        let cookie = form.session().ok_or("a session")?.to_owned();
+        let token = form.form_token().ok_or("a token")?.to_owned();
+        Ok(Self { web, cookie, token })
+    }
+
+    fn post(&self, path: &str, fields: &str) -> Result<Answer, Failed> {
+        let fields = format!("form_token={}&{fields}", self.token);
+        request(&self.web.address, "POST", path, &[("Cookie", &self.cookie)], &fields)
+    }
+
+    /// Sends a form, follows to the next page, and returns the notice there.
+    fn act(&self, path: &str, fields: &str) -> Result<String, Failed> {
+        let done = self.post(path, fields)?;
+        assert_eq!(done.status, 303, "{path} {fields}: {}", done.body);
+        let notice = done.headers("set-cookie").into_iter().find(|cookie| cookie.starts_with("pq_notice="));
+        let notice = notice.and_then(|cookie| cookie.split(';').next()).ok_or("a notice")?.to_owned();
+        let next = done.headers("location").join("");
+        let page = request(&self.web.address, "GET", &next, &[("Cookie", &notice)], "")?;
+        assert_eq!(page.status, 200, "{next}");
+        let (_, rest) = page.body.split_once("class=\"notice\">").ok_or_else(|| page.body.clone())?;
+        Ok(rest.split("</p>").next().unwrap_or_default().to_owned())
+    }
+
+    /// Sends a form that asks first, checks that nothing has changed, and confirms.
+    fn confirm(&self, database: &Database, path: &str, fields: &str) -> Result<String, Failed> {
+        let before = fingerprint(database)?;
+        let question = self.post(path, fields)?;
+        assert_eq!(question.status, 200, "{path}");
+        assert!(
+            question.body.contains("Yes, do it") && question.body.contains("No, go back"),
+            "{}",
+            question.body
+        );
+        assert_eq!(fingerprint(database)?, before, "{path} asks before it changes anything");
+        self.act(path, &format!("{fields}&confirmed=yes"))
+    }
+}
+
+fn number(database: &Database, sql: &str) -> Result<i64, Failed> {
+    Ok(diesel::dsl::sql::<BigInt>(sql).get_result(&mut database.connect()?)?)
+}
+
+/// Returns a number for the content of the tables.
+fn fingerprint(database: &Database) -> Result<i64, Failed> {
+    number(
+        database,
+        "SELECT hashtextextended(concat((SELECT json_agg(job ORDER BY id) FROM pq.queue AS job),
+            (SELECT json_agg(job ORDER BY entry) FROM pq.queue_archive AS job),
+            (SELECT json_agg(cron ORDER BY name) FROM pq.queue_cron AS cron),
+            (SELECT json_agg(stop ORDER BY id) FROM pq.queue_workers)), 0)",
+    )
+}
+
+/// Counts the jobs that wait in a queue.
+fn waiting(database: &Database, queue: &str) -> Result<i64, Failed> {
+    number(database, &format!("SELECT count(*) FROM pq.queue WHERE q_name = '{queue}'"))
+}
+
+/// Archives dead jobs with these ids.
+fn dead(database: &Database, queue: &str, ids: std::ops::RangeInclusive<i64>) -> Outcome {
+    database.connect()?.batch_execute(&format!(
+        "INSERT INTO pq.queue_archive (id, q_name, data, enqueued_at, priority, attempt, outcome, error)
+         SELECT id, '{queue}', '1', now(), 0, 1, 'dead', 'failed' FROM generate_series({}, {}) AS id",
+        ids.start(),
+        ids.end()
+    ))?;
+    Ok(())
+}
+
+#[test]
+fn a_job_is_put_from_the_form() -> Outcome {
+    let database = migrated()?;
+    let operator = Operator::start(&database)?;
+    let fields = "queue=a%2Fb&payload=%7B%22n%22%3A1%7D&priority=3&schedule=1h&key=k&unique=u";
+    assert_eq!(operator.act("/put", fields)?, "The job is put.");
+    let exact =
+        "SELECT count(*) FROM pq.queue WHERE q_name = 'a/b' AND data::text = '{\"n\":1}' AND priority = 3
+        AND schedule_at > now() + interval '59 minutes' AND serial_key = 'k' AND unique_key = 'u'";
+    assert_eq!(number(&database, exact)?, 1);
+    assert!(operator.act("/put", fields)?.starts_with("Nothing was put"));
+    operator.act("/put", "queue=mail&task=send&payload=%7B%22to%22%3A%22ann%22%7D")?;
+    let call =
+        "SELECT count(*) FROM pq.queue WHERE data->>'function' = 'send' AND data->'kwargs'->>'to' = 'ann'";
+    assert_eq!(number(&database, call)?, 1);
+    for wrong in [
+        "queue=&payload=1",
+        "queue=a&payload=%7B",
+        "queue=a&payload=1&priority=x",
+        "queue=a&payload=1&schedule=soon",
+    ] {
+        let form = operator.post("/put", wrong)?;
+        assert!(form.status == 422 && form.body.contains("role=\"alert\""), "{wrong}: {}", form.status);
+    }
+    assert_eq!(waiting(&database, "a")?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_queue_is_paused_resumed_emptied_and_moved() -> Outcome {
+    let database = migrated()?;
+    let operator = Operator::start(&database)?;
+    // A name that a path or a field of a form would change.
+    let name = "..%2F%0Ax";
+    let of = |action: &str| format!("/queue/{action}?name={name}");
+    operator.act("/put", &format!("queue={name}&payload=1"))?;
+    let paused = "SELECT count(*) FROM pq.queue_paused WHERE q_name = E'../\\nx'";
+    operator.act(&of("pause"), "")?;
+    assert_eq!(number(&database, paused)?, 1);
+    operator.act(&of("resume"), "")?;
+    assert_eq!(number(&database, paused)?, 0);
+    operator.confirm(&database, &of("move"), "to=other")?;
+    assert_eq!(waiting(&database, "other")?, 1);
+    operator.confirm(&database, "/queue/clear?name=other", "")?;
+    assert_eq!(waiting(&database, "other")?, 0);
+    dead(&database, "mail", 100..=102)?;
+    operator.act("/queue/retry-dead?name=mail", "")?;
+    assert_eq!(waiting(&database, "mail")?, 3);
+    assert_eq!(operator.post("/queue/explode?name=mail", "")?.status, 404);
+    Ok(())
+}
+
+#[test]
+fn a_job_is_cancelled_retried_and_moved() -> Outcome {
+    let database = migrated()?;
+    put(&database, "mail", "1")?;
+    let operator = Operator::start(&database)?;
+    operator.act("/job/1/move", "to=other")?;
+    assert_eq!(waiting(&database, "other")?, 1);
+    assert_eq!(operator.confirm(&database, "/job/1/cancel", "")?, "The job is cancelled.");
+    assert_eq!(waiting(&database, "other")?, 0);
+    assert_eq!(operator.act("/job/1/retry", "")?, "The job is requeued.");
+    assert_eq!(waiting(&database, "other")?, 1);
+    assert_eq!(operator.post("/job/1/explode", "")?.status, 404);
+    assert_eq!(operator.post("/job/x/cancel", "")?.status, 404);
+    Ok(())
+}
+
+#[test]
+fn selected_jobs_are_changed_together() -> Outcome {
+    let database = migrated()?;
+    put(&database, "a", "1\n2\n3\n")?;
+    put(&database, "b", "4\n")?;
+    let operator = Operator::start(&database)?;
+    assert_eq!(operator.post("/jobs/bulk", "action=cancel")?.status, 409, "nothing is selected");
+    operator.confirm(&database, "/jobs/bulk", "action=cancel&id=1&id=2&id=4")?;
+    assert_eq!((waiting(&database, "a")?, waiting(&database, "b")?), (1, 0));
+    operator.act("/jobs/bulk", "action=retry&id=1&id=4")?;
+    assert_eq!((waiting(&database, "a")?, waiting(&database, "b")?), (2, 1));
+    operator.confirm(&database, "/jobs/bulk", "action=move&to=c&id=1&id=3&id=4")?;
+    assert_eq!(waiting(&database, "c")?, 3);
+    Ok(())
+}
+
+#[test]
+fn a_periodic_job_is_paused_resumed_and_removed() -> Outcome {
+    let database = migrated()?;
+    assert_eq!(status(&run(&database, &["cron", "add", "nightly", "30 2 * * *", "mail", "--data", "1"])?), 0);
+    let operator = Operator::start(&database)?;
+    let page = operator.web.get("/periodic")?;
+    assert!(page.body.matches("<li><time datetime=").count() >= 10, "ten ticks: {}", page.body);
+    let paused = "SELECT count(*) FROM pq.queue_cron WHERE paused AND next_at IS NULL";
+    operator.act("/periodic/pause?name=nightly", "")?;
+    assert_eq!(number(&database, paused)?, 1);
+    operator.act("/periodic/resume?name=nightly", "")?;
+    assert_eq!(number(&database, paused)?, 0);
+    operator.confirm(&database, "/periodic/remove?name=nightly", "")?;
+    assert_eq!(number(&database, "SELECT count(*) FROM pq.queue_cron")?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_worker_is_asked_to_stop() -> Outcome {
+    let database = migrated()?;
+    database.connect()?.batch_execute(
+        "INSERT INTO pq.queue_workers (id, host, pid, supervisor, queues, threads, status)
+         SELECT id, 'host', id, id, '{mail}', 1, '{}' FROM generate_series(1, 3) AS id",
+    )?;
+    let operator = Operator::start(&database)?;
+    operator.act("/worker/1/stop", "mode=drain")?;
+    operator.act("/worker/2/stop", "mode=finish")?;
+    operator.confirm(&database, "/worker/3/stop", "mode=abort")?;
+    let asked = "SELECT count(*) FROM pq.queue_workers WHERE (id, stop) IN ((1, 'drain'), (2, 'finish'), (3, 'abort'))";
+    assert_eq!(number(&database, asked)?, 3);
+    assert!(operator.act("/worker/4/stop", "mode=drain")?.contains("no longer registered"));
+    Ok(())
+}
