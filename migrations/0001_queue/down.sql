@@ -1,5 +1,6 @@
 -- Drops every object of pq and deletes all jobs. Without CASCADE it fails if other objects depend on the tables.
 DROP TABLE "pq"."queue_cron";
+DROP TABLE "pq"."queue_counters";
 DROP TABLE "pq"."queue_workers";
 DROP TABLE "pq"."queue_paused";
 DROP TABLE "pq"."queue_unique";

@@ -199,6 +199,15 @@ CREATE TABLE "pq"."queue_workers" (
     status       json        NOT NULL
 ) WITH (fillfactor = 50);
 
+-- What became of jobs, by queue and task, as JSON. The counters of a task are the sums over its rows. An update of one
+-- row would make transactions wait for each other, so each of them inserts one, and maintenance merges rows.
+CREATE TABLE "pq"."queue_counters" (
+    entry  bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT "queue_counters_pkey" PRIMARY KEY,
+    q_name text   NOT NULL,
+    task   text   NOT NULL,
+    counts json   NOT NULL
+);
+
 -- Periodic jobs. A worker that fires a schedule locks its row until it has put the job and stored the next tick, so
 -- no tick fires twice. If its job cannot be put, the error is stored, and it is tried again at retry_at.
 CREATE TABLE "pq"."queue_cron" (

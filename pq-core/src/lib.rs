@@ -39,6 +39,7 @@ mod backoff;
 mod cancellation;
 mod claim;
 mod codec;
+mod counters;
 mod counts;
 mod cron;
 mod envelope;
@@ -72,6 +73,7 @@ pub use claim::{Claim, Extended, Held};
 #[cfg(feature = "pickle")]
 pub use codec::Pickle;
 pub use codec::{Codec, CodecError, Json, codec_by_name};
+pub use counters::{Counters, Histogram, TaskCounters};
 pub use counts::QueueCounts;
 #[cfg(feature = "cron")]
 pub use cron::fire_due_crons;

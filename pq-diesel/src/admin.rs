@@ -3,7 +3,9 @@
 //! The operations themselves are methods of [`crate::Pq`] and [`crate::Queue`]. Checks of the database are in
 //! [`crate::doctor`].
 
-pub use pq_core::{CronEntry, MaintenanceReport, QueueCounts, WorkerId, WorkerInfo};
+pub use pq_core::{
+    Counters, CronEntry, Histogram, MaintenanceReport, QueueCounts, TaskCounters, WorkerId, WorkerInfo,
+};
 
 pub use crate::grants::Role;
 pub use crate::migrate::{MIGRATIONS, Pending};

@@ -21,8 +21,9 @@ pub use crate::pool::Limited;
 use crate::pool::limit_calls;
 use crate::prepared::Bound;
 use crate::rows::{
-    CountsRow, CountsSql, CronRow, CronSql, HeartbeatRow, HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql,
-    ScannedRow, ScannedSql, TakeRow, TakeSql, WorkerRow, WorkerSql,
+    CountersRow, CountersSql, CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow,
+    GaugesSql, HeartbeatRow, HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, ScannedRow, ScannedSql,
+    TakeRow, TakeSql, WorkerRow, WorkerSql,
 };
 
 /// Runs statements that return rows of the SQL type `Row`, and reads them as `T`.
@@ -50,8 +51,11 @@ pub trait SqlConnection:
     + Load<(Bool, Nullable<BigInt>), (bool, Option<i64>)>
     + Load<(Nullable<Array<BigInt>>, Timestamptz), (Option<Vec<i64>>, DateTime<Utc>)>
     + Load<(Timestamptz, Bool), (DateTime<Utc>, bool)>
+    + Load<CountersSql, CountersRow>
     + Load<CountsSql, CountsRow>
     + Load<CronSql, CronRow>
+    + Load<DatabaseSql, DatabaseRow>
+    + Load<GaugesSql, GaugesRow>
     + Load<HeartbeatSql, HeartbeatRow>
     + Load<JobSql, JobRow>
     + Load<LeaseSql, LeaseRow>

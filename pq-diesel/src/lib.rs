@@ -10,6 +10,7 @@
 //! | named work with typed arguments | [`Task`], [`BoundTask`], [`CallOptions`], [`Backoff`] |
 //! | running handlers in threads | [`Worker`], [`Handler`], [`Context`], [`Outcome`] |
 //! | operating queues: listing, cron, migrations, grants | [`admin`], [`doctor`] |
+//! | measuring queues, the database and the handle | [`metrics`] |
 //! | queries with diesel's DSL | [`schema`] |
 //! | single calls without a handle | [`direct`] |
 //! | the traits of a store | [`store`] |
@@ -53,6 +54,7 @@ mod group_commit;
 mod isolation;
 mod libpq;
 mod listener;
+pub mod metrics;
 mod migrate;
 mod pool;
 mod pq;

@@ -1,6 +1,7 @@
 //! The pool of a handle's connections.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::call_timer::{CallTimer, CallTimers, take_cut_off};
 use crate::conninfo::ConnInfo;
 use crate::error::is_conflict;
 use crate::isolation;
+use crate::metrics::PoolGauges;
 use crate::shutdown_guard::{Guarded, ShutdownGuard};
 
 /// Lends connections to the calls of a handle.
@@ -30,6 +32,8 @@ pub(crate) struct Own {
     conninfo: ConnInfo,
     /// The longest time that a statement remains without an answer.
     call_timeout: Duration,
+    /// The number of calls that wait for a connection.
+    waiting: AtomicU32,
     /// Waits for the connections, and for the threads of r2d2 that open them.
     shutdown_guard: ShutdownGuard,
 }
@@ -65,7 +69,13 @@ impl Pool {
             .connection_timeout(timeout)
             .error_handler(Box::new(Quiet))
             .build_unchecked(manager);
-        Self::Own(Own { pool: Some(pool), conninfo, call_timeout, shutdown_guard })
+        Self::Own(Own {
+            pool: Some(pool),
+            conninfo,
+            call_timeout,
+            waiting: AtomicU32::new(0),
+            shutdown_guard,
+        })
     }
 
     /// Lends a connection. A connection that is returned in a transaction, or broken, is closed.
@@ -74,9 +84,12 @@ impl Pool {
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
     ) -> Result<R, E> {
         match self {
-            Self::Own(Own { pool, conninfo, call_timeout, .. }) => {
+            Self::Own(Own { pool, conninfo, call_timeout, waiting, .. }) => {
                 let pool = pool.as_ref().ok_or(pq_core::Error::NoConnection).map_err(Error::from)?;
-                let mut lent = pool.get().map_err(|found| {
+                waiting.fetch_add(1, Ordering::Relaxed);
+                let lent = pool.get();
+                waiting.fetch_sub(1, Ordering::Relaxed);
+                let mut lent = lent.map_err(|found| {
                     exhausted(pool).unwrap_or_else(|| Error::Unreachable {
                         server: conninfo.server(),
                         reason: conninfo.redact(&found.to_string()),
@@ -104,6 +117,21 @@ impl Pool {
                 done.unwrap_or_else(|panic| resume_unwind(panic))
             }
         }
+    }
+}
+
+impl Pool {
+    /// Returns the numbers of connections and of waiting calls.
+    pub(crate) fn gauges(&self) -> PoolGauges {
+        let (size, state, waiting) = match self {
+            Self::Own(Own { pool, waiting, .. }) => {
+                let waiting = waiting.load(Ordering::Relaxed);
+                (pool.as_ref().map_or(0, r2d2::Pool::max_size), pool.as_ref().map(r2d2::Pool::state), waiting)
+            }
+            Self::Given(pool) => (pool.max_size(), Some(pool.state()), 0),
+        };
+        let (open, idle) = state.map_or((0, 0), |state| (state.connections, state.idle_connections));
+        PoolGauges { size, open, idle, waiting }
     }
 }
 

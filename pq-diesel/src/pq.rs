@@ -9,7 +9,8 @@ use pq_core::store::Connect;
 #[cfg(feature = "cron")]
 use pq_core::{Cron, CronEntry};
 use pq_core::{
-    Filter, JobId, JobRecord, MaintenanceReport, QueueCounts, Retention, StopMode, WorkerId, WorkerInfo,
+    Filter, JobId, JobRecord, MaintenanceReport, QueueCounts, Retention, StopMode, TaskCounters, WorkerId,
+    WorkerInfo,
 };
 
 use crate::builder::{Builder, CALL_TIMEOUT, Notify, POLL_INTERVAL};
@@ -151,6 +152,15 @@ impl Pq {
     /// The database's own.
     pub fn overview(&self) -> Result<Vec<QueueCounts>, Error> {
         self.0.overview()
+    }
+
+    /// Returns what became of jobs, by queue and task. See [`pq_core::Pq::counters`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub fn counters(&self) -> Result<Vec<TaskCounters>, Error> {
+        self.0.counters()
     }
 
     /// Lists the jobs of all queues that the filter matches: at most `count`. See [`pq_core::Pq::list`].

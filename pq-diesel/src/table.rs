@@ -78,8 +78,18 @@ impl Table {
     /// The default table.
     pub const DEFAULT_NAME: &'static str = "queue";
     /// The suffixes of the other tables that the migrations create.
-    const DERIVED: [&'static str; 9] =
-        ["archive", "leases", "settled", "keys", "unique", "paused", "workers", "cron", "migrations"];
+    const DERIVED: [&'static str; 10] = [
+        "archive",
+        "leases",
+        "settled",
+        "keys",
+        "unique",
+        "paused",
+        "workers",
+        "counters",
+        "cron",
+        "migrations",
+    ];
 
     /// Checks the two names, without a connection.
     ///

@@ -5,6 +5,7 @@ mod bulk_put;
 mod calls;
 mod claims;
 mod concurrency;
+mod counters;
 mod counts;
 mod cron;
 mod failures;
@@ -57,7 +58,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 28] = [
+    let topics: [fn() -> Vec<Case<F>>; 29] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -69,6 +70,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         schedule::cases,
         time_travel::cases,
         payloads::cases,
+        counters::cases,
         counts::cases,
         queue_names::cases,
         panics::cases,

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Lease, Row, State, Tx};
 use super::transaction::MemoryConn;
-use super::{MemoryStore, archive};
+use super::{MemoryStore, archive, counting};
 use crate::store::Admin;
 use crate::{CancelOutcome, Error, Filter, JobId, JobRecord, JobState, QueueCounts, QueueName};
 
@@ -53,6 +53,7 @@ impl Admin for MemoryStore {
             if !row.free_for(open.tx) {
                 return Ok(CancelOutcome::Held);
             }
+            counting::count(open, &row.job, |counters| counters.cancelled += 1);
             archive::archive(state, open, row, JobState::Cancelled, now);
             Ok(CancelOutcome::Cancelled)
         })

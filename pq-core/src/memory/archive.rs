@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Archived, Row, State};
 use super::transaction::{MemoryConn, Open};
-use super::{MemoryStore, settle, take, workers};
+use super::{MemoryStore, counting, settle, take, workers};
 use crate::store::{Archive, Undecodable};
 use crate::{Error, JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention};
 
@@ -136,6 +136,7 @@ pub(super) fn move_to_dead(
         ended_at: Some(now),
         ..job.record.clone()
     };
+    counting::count(open, &job, |counters| counters.dead += 1);
     open.set_archived(state, Archived { job, added_by: Some(open.tx), removed_by: None });
 }
 

@@ -13,6 +13,7 @@
 mod admin;
 mod archive;
 mod connect;
+mod counting;
 mod jobs;
 mod put;
 mod schedules;

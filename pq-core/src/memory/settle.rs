@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Lease, Row, State, Tx};
 use super::transaction::Open;
-use super::{archive, take};
+use super::{archive, counting, take};
 use crate::store::Extension;
 use crate::{Claim, Error, Extended, Held, JobState, Outcome, Payload, Settlement};
 
@@ -160,6 +160,10 @@ pub(super) fn expire_leases(state: &mut State, open: &mut Open, now: DateTime<Ut
     let count = expired.len() as u64;
     for (mut row, lease) in expired {
         charge(&mut row, lease, lost[&lease.token]);
+        counting::count(open, &row.job, |counters| {
+            counters.lost += 1;
+            counters.cancelled += u64::from(lease.cancel_requested);
+        });
         if lease.cancel_requested {
             row.job.error = None;
             archive::archive(state, open, row, JobState::Cancelled, now);

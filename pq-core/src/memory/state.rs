@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, QueueName, StopMode, WakeSignal,
-    WorkerId,
+    Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, QueueName, StopMode, TaskCounters,
+    WakeSignal, WorkerId,
 };
 
 /// The id of a transaction.
@@ -160,6 +160,8 @@ pub(super) struct State {
     pub(super) paused: BTreeMap<QueueName, DateTime<Utc>>,
     pub(super) crons: BTreeMap<String, Periodic>,
     pub(super) workers: BTreeMap<WorkerId, Registered>,
+    /// What was counted, in no order. See [`TaskCounters::merge`].
+    pub(super) counters: Vec<TaskCounters>,
     pub(super) signals: HashMap<QueueName, Vec<Weak<WakeSignal>>>,
     last_id: i64,
     last_tx: Tx,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::state::{Archived, Periodic, Row, Shared, State, Tx};
-use crate::{JobId, QueueName};
+use crate::{JobId, QueueName, TaskCounters};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ enum Undo {
     Archived(JobId, Option<Archived>),
     Paused(QueueName, Option<DateTime<Utc>>),
     Cron(String, Option<Periodic>),
+    /// What the commit adds to the counters.
+    Counted(TaskCounters),
 }
 
 impl Open {
@@ -65,6 +67,11 @@ impl Open {
         self.undo.push(Undo::Cron(name.to_owned(), before));
     }
 
+    /// Adds to the counters when the transaction commits.
+    pub(super) fn count(&mut self, counted: TaskCounters) {
+        self.undo.push(Undo::Counted(counted));
+    }
+
     fn roll_back_to(&mut self, state: &mut State, mark: usize) {
         for undo in self.undo.drain(mark..).rev() {
             match undo {
@@ -75,6 +82,7 @@ impl Open {
                 Undo::Archived(id, archived) => drop(set(&mut state.archive, id, archived)),
                 Undo::Paused(queue, since) => drop(set(&mut state.paused, queue, since)),
                 Undo::Cron(name, periodic) => drop(set(&mut state.crons, name, periodic)),
+                Undo::Counted(_) => {}
             }
         }
     }
@@ -95,6 +103,7 @@ impl Open {
                 Undo::Paused(queue, _) => {
                     notified.extend((!state.paused.contains_key(&queue)).then_some(queue))
                 }
+                Undo::Counted(counted) => state.counters.push(counted),
                 Undo::Cron(name, _) => {
                     if let Some(periodic) = state.crons.get_mut(&name) {
                         periodic.held_by = None;

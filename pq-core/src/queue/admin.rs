@@ -3,7 +3,9 @@
 use chrono::{DateTime, Utc};
 
 use super::{Pq, Queue};
-use crate::{CancelOutcome, Filter, JobId, JobRecord, QueueCounts, StopMode, Store, WorkerId, WorkerInfo};
+use crate::{
+    CancelOutcome, Filter, JobId, JobRecord, QueueCounts, StopMode, Store, TaskCounters, WorkerId, WorkerInfo,
+};
 
 impl<S: Store> Pq<S> {
     /// Counts the jobs of every queue by state, ordered by the queues' names.
@@ -15,6 +17,17 @@ impl<S: Store> Pq<S> {
     /// The store's errors.
     pub fn overview(&self) -> Result<Vec<QueueCounts>, S::Error> {
         self.store.with_connection(|conn| self.store.overview(conn))
+    }
+
+    /// Returns what became of jobs, by queue and task, since the table was created. See [`crate::Counters`].
+    ///
+    /// Workers add what they have counted with their heartbeats, so a crash of a worker loses what it has counted since.
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn counters(&self) -> Result<Vec<TaskCounters>, S::Error> {
+        self.store.with_connection(|conn| self.store.counted(conn))
     }
 
     /// Lists the jobs of all queues that the filter matches, in order of their ids: at most `count`.

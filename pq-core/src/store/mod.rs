@@ -12,6 +12,7 @@
 //! | [`Archive`] | jobs that have ended, and maintenance |
 //! | [`Admin`] | counting, listing, cancelling, pausing and moving jobs |
 //! | [`Workers`] | registered workers |
+//! | [`Counting`] | counters of what became of jobs |
 //! | [`Schedules`] | periodic jobs |
 //! | [`TimeTravel`] | letting time pass, for tests |
 //!
@@ -28,6 +29,7 @@
 mod admin;
 mod archive;
 mod connect;
+mod counting;
 mod jobs;
 mod rows;
 mod schedules;
@@ -37,6 +39,7 @@ mod workers;
 pub use admin::Admin;
 pub use archive::Archive;
 pub use connect::{Connect, StoreError};
+pub use counting::{Counting, MAX_COUNTED_QUEUES, MAX_COUNTED_TASKS};
 pub use jobs::{Accepted, Extension, Jobs, MAX_KEYED_TAKE, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
 pub use rows::Rows;
 pub use schedules::Schedules;
@@ -45,8 +48,8 @@ pub use workers::Workers;
 
 /// Stores jobs.
 ///
-/// A type that implements [`Jobs`], [`Archive`], [`Admin`], [`Workers`], [`Schedules`] and [`TimeTravel`] is a store. Each method that
-/// reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
+/// A type that implements [`Jobs`], [`Archive`], [`Admin`], [`Workers`], [`Counting`], [`Schedules`] and [`TimeTravel`] is a store.
+/// Each method that reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
 /// caller's connection. A store never commits a transaction that a caller began.
 ///
 /// # Contract
@@ -81,6 +84,6 @@ pub use workers::Workers;
 ///
 /// No method needs a transaction to stay open while a caller sleeps: a wait consists of takes and of
 /// [`Jobs::subscribe`].
-pub trait Store: Jobs + Archive + Admin + Workers + Schedules + TimeTravel {}
+pub trait Store: Jobs + Archive + Admin + Workers + Counting + Schedules + TimeTravel {}
 
-impl<S: Jobs + Archive + Admin + Workers + Schedules + TimeTravel> Store for S {}
+impl<S: Jobs + Archive + Admin + Workers + Counting + Schedules + TimeTravel> Store for S {}

@@ -148,8 +148,10 @@ fn run_one<S: Store>(
         // A retry begins with the arguments of the last checkpoint.
         prepared.incoming.envelope = checkpoint;
     }
+    let at = Instant::now();
+    let attempt = Some(prepared.ended_attempt(&run.clock, now, at));
     let (job, outcome) = prepared.end(run, served, result);
-    FinishedJob { job, outcome, at: Instant::now(), settled_as: committed.or(settled_as).map(Box::new) }
+    FinishedJob { job, outcome, at, attempt, settled_as: committed.or(settled_as).map(Box::new) }
 }
 
 /// Sets by how much the lease is extended, for a job whose call has a lease length of its own.

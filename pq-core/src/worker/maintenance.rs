@@ -1,11 +1,12 @@
 //! The maintenance thread of a worker.
 //!
 //! It settles what threads with slow handlers have finished, puts the periodic jobs that are due, requeues the jobs of
-//! expired leases, and prunes the archive. Each of these may hang for as long as a call may, so the leases of running
+//! expired leases, prunes the archive, and passes the worker's counters to the store. Each of these may hang for as long as a call may, so the leases of running
 //! handlers are extended elsewhere ([`super::lease_keeper`]).
 
 use std::time::{Duration, Instant};
 
+use super::counting::CounterFlush;
 use super::maintenance_schedule::MaintenanceSchedule;
 use super::settling::{give_back_buffer, settle_for_thread};
 use super::thread_slots::ThreadSlot;
@@ -16,11 +17,13 @@ use crate::{MaintenanceReport, Store, StoreError};
 /// After a handler has run for this long the jobs that its thread has not begun are given back.
 const SLOW_HANDLER: Duration = Duration::from_millis(100);
 
-/// Runs maintenance until it is asked to end.
+/// Runs maintenance, and passes counters to the store, until it is asked to end.
 pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
     let mut schedule = MaintenanceSchedule::new(run.settings.maintain_every, Instant::now());
+    let mut counters = CounterFlush::default();
     run.maintenance.repeat(&run.leases, || {
         relieve_threads(run);
+        counters.flush_if_due(run);
         // Maintenance requeues the jobs of expired leases. While this worker could not extend its own, for example after
         // the store was unavailable, they must not be among them.
         let holds_own = !run.leases.is_extension_due();
@@ -29,6 +32,7 @@ pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
         }
         schedule.due_in(Instant::now())
     });
+    counters.flush(run);
 }
 
 /// Relieves the threads whose handlers are slow.

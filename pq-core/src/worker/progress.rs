@@ -3,6 +3,7 @@
 use super::statistics::{EndedByQueue, Throughput};
 use super::status::{Report, Status};
 use super::thread_slots::{ThreadSlot, ThreadSlots};
+use crate::TaskCounters;
 use crate::stop::StopMode;
 
 /// The threads' slots, and samples of their statistics. A [`super::Control`] shares it with the worker.
@@ -23,6 +24,11 @@ impl Progress {
         let mut report = Report::default();
         self.threads.all().iter().for_each(|slot| slot.statistics.add_to(&mut report));
         report
+    }
+
+    /// Removes and returns the counters of all threads that the store does not contain yet.
+    pub(super) fn take_counters(&self) -> Vec<TaskCounters> {
+        self.threads.all().iter().flat_map(|slot| slot.statistics.take_counters()).collect()
     }
 
     /// Returns the status without the number of waiting jobs, which only the store knows.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, mem, thread};
 
 use super::status::Report;
+use super::tally::{EndedAttempt, Tally};
 use super::thread_slots::{FinishedJob, SettleRetries, ThreadSlot};
 use super::worker_run::WorkerRun;
 use crate::lock::lock;
@@ -21,6 +22,7 @@ pub(super) fn give_back_buffer(slot: &ThreadSlot) {
         job,
         outcome: Outcome::GiveBack,
         at: Instant::now(),
+        attempt: None,
         settled_as: None,
     });
     lock(&slot.finished).extend(given_back);
@@ -75,7 +77,7 @@ fn pass_outcomes<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, retries: &mut 
     let mut parts = VecDeque::from([finished]);
     while let Some(mut part) = parts.pop_front() {
         match settle_once(run, &part, retries.may_be_settled) {
-            Ok(report) => slot.statistics.add(&queue, &report),
+            Ok(tally) => slot.statistics.add_tally(&queue, tally),
             Err(error) if error.is_passing() => {
                 retries.may_be_settled |= error.is_unavailable();
                 retries.next_at = Some(Instant::now() + retries.backoff.next_pause());
@@ -118,17 +120,17 @@ fn settle_once<S: Store>(
     run: &WorkerRun<S>,
     finished: &[FinishedJob],
     may_be_settled: bool,
-) -> Result<Report, S::Error> {
+) -> Result<Tally, S::Error> {
     let store = run.store();
     let settlements: Vec<Settlement<'_>> = finished
         .iter()
         .map(|finished| Settlement { job: &finished.job, outcome: finished.outcome.clone() })
         .collect();
     store.with_connection(|conn| {
-        let mut report = Report::default();
+        let mut tally = Tally::default();
         let accepted = store.settle(conn, &settlements)?;
         for (finished, accepted) in finished.iter().zip(accepted) {
-            let FinishedJob { job, outcome, settled_as, .. } = finished;
+            let FinishedJob { job, outcome, attempt, settled_as, .. } = finished;
             let counted = match settled_as {
                 _ if accepted => Some(outcome),
                 Some(outcome) => Some(outcome.as_ref()),
@@ -139,11 +141,11 @@ fn settle_once<S: Store>(
                 None => None,
             };
             match counted {
-                Some(outcome) => report.record(outcome),
-                None => count_refusal(&mut report, job),
+                Some(outcome) => tally.record(outcome, attempt.as_ref()),
+                None => count_refusal(&mut tally.report, job),
             }
         }
-        Ok(report)
+        Ok(tally)
     })
 }
 
@@ -159,22 +161,24 @@ fn was_accepted(job: &Claim, found: Option<&JobRecord>) -> bool {
     })
 }
 
+/// A job of a transaction, its outcome, and its attempt if it was begun.
+pub(super) type SettledJob = (Arc<Claim>, Outcome, Option<EndedAttempt>);
+
 /// Passes the outcomes of jobs that the transaction of `conn` has taken, and counts the accepted ones.
 pub(super) fn settle_in_transaction<S: Store>(
     store: &S,
     conn: &mut S::Conn,
-    outcomes: Vec<(Arc<Claim>, Outcome)>,
-    report: &mut Report,
+    outcomes: &[SettledJob],
+    tally: &mut Tally,
 ) -> Result<(), S::Error> {
-    let (jobs, outcomes): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
     let settlements: Vec<Settlement<'_>> =
-        jobs.iter().zip(outcomes).map(|(job, outcome)| Settlement { job, outcome }).collect();
+        outcomes.iter().map(|(job, outcome, _)| Settlement { job, outcome: outcome.clone() }).collect();
     let _span = tracing::debug_span!("pq.settle", jobs = settlements.len()).entered();
     let accepted = store.settle(conn, &settlements)?;
-    for (settlement, accepted) in settlements.iter().zip(accepted) {
+    for ((job, outcome, attempt), accepted) in outcomes.iter().zip(accepted) {
         match accepted {
-            true => report.record(&settlement.outcome),
-            false => count_refusal(report, settlement.job),
+            true => tally.record(outcome, attempt.as_ref()),
+            false => count_refusal(&mut tally.report, job),
         }
     }
     Ok(())

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::status::Report;
-use crate::QueueName;
+use super::tally::Tally;
 use crate::lock::lock;
+use crate::{Counters, QueueName, TaskCounters};
 
 /// The span over which rates are averaged.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -24,6 +25,8 @@ pub(super) struct ThreadStatistics(Mutex<Counts>);
 struct Counts {
     report: Report,
     ended: EndedByQueue,
+    /// What the store's counters do not contain yet.
+    by_task: BTreeMap<(QueueName, String), Counters>,
 }
 
 impl ThreadStatistics {
@@ -35,6 +38,21 @@ impl ThreadStatistics {
             Some(ended) => *ended += report.ended(),
             None => drop(counts.ended.insert(queue.clone(), report.ended())),
         }
+    }
+
+    /// Adds what became of a batch of one queue.
+    pub(super) fn add_tally(&self, queue: &QueueName, tally: Tally) {
+        self.add(queue, &tally.report);
+        let mut counts = lock(&self.0);
+        for (task, counters) in tally.into_counters() {
+            counts.by_task.entry((queue.clone(), task)).or_default().add(&counters);
+        }
+    }
+
+    /// Removes and returns the counters that the store does not contain yet.
+    pub(super) fn take_counters(&self) -> impl Iterator<Item = TaskCounters> {
+        let by_task = std::mem::take(&mut lock(&self.0).by_task);
+        by_task.into_iter().map(|((queue, task), counters)| TaskCounters { queue, task, counters })
     }
 
     pub(super) fn add_to(&self, report: &mut Report) {

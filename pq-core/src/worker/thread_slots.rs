@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::error_backoff::ErrorBackoff;
 use super::statistics::ThreadStatistics;
 use super::status::Running;
+use super::tally::EndedAttempt;
 use crate::lock::lock;
 use crate::{Claim, JobId, Outcome, QueueName};
 
@@ -28,6 +29,8 @@ pub(super) struct FinishedJob {
     pub(super) job: Arc<Claim>,
     pub(super) outcome: Outcome,
     pub(super) at: Instant,
+    /// `None` if the job was not begun.
+    pub(super) attempt: Option<EndedAttempt>,
     /// The outcome with which the handler settled the job in a transaction of its own.
     ///
     /// That transaction may have been rolled back, so `outcome` is passed to the store all the same. If the store

@@ -16,9 +16,9 @@ use super::leased_batch;
 use super::prepared_job::PreparedJob;
 use super::queue_set::ServedQueue;
 use super::run_handler::{not_kept, run_handler};
-use super::settling::settle_in_transaction;
+use super::settling::{SettledJob, settle_in_transaction};
 use super::sharing::SharedTransaction;
-use super::status::Report;
+use super::tally::{EndedAttempt, Tally};
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::handler::{HandlerResult, Run};
@@ -37,6 +37,7 @@ enum Rollback<E> {
     /// The handler of its only job ended with this result, and keeps no writes. The job is settled after the rollback.
     Ended {
         job: Arc<Claim>,
+        attempt: EndedAttempt,
         result: HandlerResult,
         is_conflict: bool,
     },
@@ -93,7 +94,7 @@ pub(super) fn run_batch<S: Store>(
             (Err(Rollback::Store(error)), Some(batch)) if !error.is_unavailable() && !run.is_abandoned() => {
                 tracing::warn!(%error, jobs = batch.taken, "batch was rolled back; its jobs will run one by one");
                 work.shared.fail();
-                work.report = Report::default();
+                work.tally = Tally::default();
                 Batch { unbegun: batch.taken, ..batch }
             }
             (done, _) => match work.conclude(conn, done)? {
@@ -103,7 +104,7 @@ pub(super) fn run_batch<S: Store>(
         };
         served.sharing_limit.record(&work.shared);
         // Counted after the commit.
-        work.slot.statistics.add(served.queue.name(), &work.report);
+        work.slot.statistics.add_tally(served.queue.name(), mem::take(&mut work.tally));
         Ok(Some(batch))
     })?;
     match ran {
@@ -128,9 +129,9 @@ struct TransactionalBatch<'w, S: Store> {
     run: &'w WorkerRun<S>,
     slot: &'w ThreadSlot,
     served: &'w ServedQueue<S>,
-    report: Report,
+    tally: Tally,
     /// The outcomes to pass to the store. The commit completes a job, so [`Outcome::Complete`] is not among them.
-    outcomes: Vec<(Arc<Claim>, Outcome)>,
+    outcomes: Vec<SettledJob>,
     /// Jobs that are given back because their handlers did not begin, or because they run again alone.
     unbegun: usize,
     /// The job of a single-job batch once its handler has run. If the transaction fails after that, the handler failed.
@@ -142,6 +143,7 @@ struct TransactionalBatch<'w, S: Store> {
 
 struct OnlyJob {
     job: Arc<Claim>,
+    attempt: EndedAttempt,
     /// Whether one of the handler's statements conflicted with another transaction, and the handler ignored that.
     is_conflict: bool,
 }
@@ -149,6 +151,7 @@ struct OnlyJob {
 /// What a handler returned and did.
 struct Ran {
     result: HandlerResult,
+    attempt: EndedAttempt,
     /// Whether it may have used the connection.
     has_sent: bool,
     keeps_writes: bool,
@@ -169,7 +172,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             run,
             slot,
             served,
-            report: Report::default(),
+            tally: Tally::default(),
             outcomes: Vec::new(),
             unbegun: 0,
             only_job: None,
@@ -218,15 +221,15 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         conn: &mut S::Conn,
         prepared: PreparedJob<'_, S>,
     ) -> Result<(), Rollback<S::Error>> {
-        let Ran { result, has_sent, keeps_writes, is_conflict } =
+        let Ran { result, attempt, has_sent, keeps_writes, is_conflict } =
             self.run_handler(conn, &prepared, Instant::now())?;
         let job = Arc::clone(&prepared.incoming.claim);
         if has_sent && !keeps_writes {
-            return Err(Rollback::Ended { job, result, is_conflict });
+            return Err(Rollback::Ended { job, attempt, result, is_conflict });
         }
-        self.only_job = Some(OnlyJob { job, is_conflict });
+        self.only_job = Some(OnlyJob { job, attempt: attempt.clone(), is_conflict });
         let (job, outcome) = prepared.end(self.run, self.served, result);
-        self.add(job, outcome);
+        self.add(job, outcome, attempt);
         Ok(())
     }
 
@@ -243,7 +246,8 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         kept: &mut SavepointState<S::Savepoint>,
         next: Option<&PreparedJob<'_, S>>,
     ) -> Result<(), S::Error> {
-        let Ran { result, has_sent, keeps_writes, is_conflict } = self.run_handler(conn, &prepared, now)?;
+        let Ran { result, attempt, has_sent, keeps_writes, is_conflict } =
+            self.run_handler(conn, &prepared, now)?;
         let done = match (has_sent, keeps_writes) {
             (false, _) => Ok(()),
             (true, false) => self.roll_back_to(conn, kept),
@@ -264,7 +268,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             return Ok(());
         }
         let (job, outcome) = prepared.end(self.run, self.served, result);
-        self.add(job, outcome);
+        self.add(job, outcome, attempt);
         Ok(())
     }
 
@@ -293,6 +297,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         if self.run.is_abandoned() {
             return Err(Error::Stopped.into());
         }
+        let attempt = prepared.ended_attempt(&self.run.clock, now, Instant::now());
         let has_sent = sent.is_none() || store.activity(conn) != sent;
         let has_timed_out = matches!(result, Err(Failure::Timeout(_)));
         // Without a count a failure in a shared transaction may be a conflict. Alone the handler shows what it is.
@@ -306,7 +311,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             Ok((outcome, keeps_writes)) => (Ok(outcome), keeps_writes),
             Err(failure) => (Err(failure), false),
         };
-        Ok(Ran { result, has_sent, keeps_writes, is_conflict })
+        Ok(Ran { result, attempt, has_sent, keeps_writes, is_conflict })
     }
 
     /// Sets a savepoint in place of `earlier`, and the statement timeout of the next job.
@@ -337,16 +342,16 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         self.run.store().rollback_to(conn, kept.savepoint)
     }
 
-    fn add(&mut self, job: Arc<Claim>, outcome: Outcome) {
+    fn add(&mut self, job: Arc<Claim>, outcome: Outcome, attempt: EndedAttempt) {
         match outcome {
-            Outcome::Complete => self.report.record(&outcome),
-            _ => self.outcomes.push((job, outcome)),
+            Outcome::Complete => self.tally.record(&outcome, Some(&attempt)),
+            _ => self.outcomes.push((job, outcome, Some(attempt))),
         }
     }
 
     fn give_back(&mut self, job: Arc<Claim>) {
         self.unbegun += 1;
-        self.outcomes.push((job, Outcome::GiveBack));
+        self.outcomes.push((job, Outcome::GiveBack, None));
     }
 
     fn settle(&mut self, conn: &mut S::Conn) -> Result<(), S::Error> {
@@ -357,7 +362,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         if self.statement_timeout.is_some() {
             store.set_statement_timeout(conn, None)?;
         }
-        settle_in_transaction(store, conn, mem::take(&mut self.outcomes), &mut self.report)
+        settle_in_transaction(store, conn, &mem::take(&mut self.outcomes), &mut self.tally)
     }
 
     /// Follows up on the transaction of a single-job batch: runs the job again or settles it in another transaction.
@@ -369,25 +374,27 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
     ) -> Result<Option<Batch>, S::Error> {
         let mut reruns = 0;
         loop {
-            let (job, result, is_conflict) = match done {
+            let (job, attempt, result, is_conflict) = match done {
                 Ok(batch) => return Ok(Some(batch)),
                 Err(Rollback::NeedsLease) => return Ok(None),
                 Err(Rollback::WrongIsolation(job)) => {
                     done = self.run_retaken(conn, &job);
                     continue;
                 }
-                Err(Rollback::Ended { job, result, is_conflict }) => (job, result, is_conflict),
+                Err(Rollback::Ended { job, attempt, result, is_conflict }) => {
+                    (job, attempt, result, is_conflict)
+                }
                 Err(Rollback::Store(error)) => match self.only_job.take() {
-                    Some(OnlyJob { job, is_conflict })
+                    Some(OnlyJob { job, attempt, is_conflict })
                         if is_conflict || error.is_conflict() || !error.is_passing() =>
                     {
-                        (job, Err(not_kept(&error)), is_conflict || error.is_conflict())
+                        (job, attempt, Err(not_kept(&error)), is_conflict || error.is_conflict())
                     }
                     _ => return Err(error),
                 },
             };
             if !is_conflict || reruns == MAX_RERUNS {
-                return self.settle_after_rollback(conn, job, result).map(Some);
+                return self.settle_after_rollback(conn, job, attempt, result).map(Some);
             }
             reruns += 1;
             tracing::info!(job_id = %job.id, reruns, "handler conflicted with another transaction");
@@ -420,21 +427,22 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         &mut self,
         conn: &mut S::Conn,
         job: Arc<Claim>,
+        attempt: EndedAttempt,
         result: HandlerResult,
     ) -> Result<Batch, S::Error> {
         let store = self.run.store();
         let batch = Batch::of(std::slice::from_ref(&job));
         let prepared = self.served.prepare(Arc::clone(&job));
         let (job, outcome) = prepared.end(self.run, self.served, result);
-        self.report = store.transaction(conn, |conn| -> Result<Report, S::Error> {
-            let mut report = Report::default();
+        self.tally = store.transaction(conn, |conn| -> Result<Tally, S::Error> {
+            let mut tally = Tally::default();
             if store.retake(conn, &job)? {
-                settle_in_transaction(store, conn, vec![(job, outcome)], &mut report)?;
+                settle_in_transaction(store, conn, &[(job, outcome, Some(attempt))], &mut tally)?;
             } else {
                 tracing::warn!(job_id = %job.id, attempt = job.attempt, "failed job was taken by another worker");
-                report.lost += 1;
+                tally.report.lost += 1;
             }
-            Ok(report)
+            Ok(tally)
         })?;
         Ok(batch)
     }

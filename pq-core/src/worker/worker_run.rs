@@ -9,6 +9,7 @@ use super::progress::Progress;
 use super::queue_set::QueueSet;
 use super::settings::{JobLimit, RunUntil, Settings};
 use super::settling::SETTLE_WITHIN;
+use super::store_clock::StoreClock;
 use super::thread_slots::ThreadSlot;
 use super::wait_turn::WaitTurn;
 use crate::handler::{ContextAccess, Middleware, OnFailure};
@@ -29,6 +30,7 @@ pub(super) struct WorkerRun<S: Store> {
     pub(super) stop: Arc<StopSignal>,
     pub(super) progress: Arc<Progress>,
     pub(super) leases: Arc<LeaseTable>,
+    pub(super) clock: StoreClock,
     /// For each queue of `queues` what its leased handlers may touch.
     pub(super) context_access: Vec<Arc<ContextAccess<S>>>,
     /// Belongs to the thread that waits for jobs on behalf of the others.
@@ -80,6 +82,7 @@ impl<S: Store> WorkerRun<S> {
             stop,
             progress,
             leases,
+            clock: StoreClock::new(),
             context_access,
             wait_turn: WaitTurn::default(),
             lease_keeper: ThreadSignal::default(),

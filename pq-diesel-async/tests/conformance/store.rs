@@ -7,13 +7,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use pq_core::store::{
-    Accepted, Admin, Archive, Connect, Extension, Jobs, Scan, Schedules, Taken, TimeTravel, Undecodable,
-    Workers,
+    Accepted, Admin, Archive, Connect, Counting, Extension, Jobs, Scan, Schedules, Taken, TimeTravel,
+    Undecodable, Workers,
 };
 use pq_core::{
     CancelOutcome, Claim, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply, Isolation, JobId, JobRecord,
     JobState, MaintenanceReport, NewJob, Payload, Put, QueueCounts, QueueName, Retention, Settlement,
-    StopMode, WakeSignal, WorkerId, WorkerInfo,
+    StopMode, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
 };
 use pq_diesel::store::{PgStore, SqlConnection};
 use pq_diesel_async::testing::{Lent, OnAsync, Shared};
@@ -291,6 +291,16 @@ impl Workers for Blocking {
 
     fn stop_worker(&self, conn: &mut Conn, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {
         wait!(self, conn, |store, sql| store.stop_worker_on(sql, worker, mode))
+    }
+}
+
+impl Counting for Blocking {
+    fn count(&self, conn: &mut Conn, counted: &[TaskCounters]) -> Result<(), Error> {
+        wait!(self, conn, |store, sql| store.count_tasks_on(sql, counted))
+    }
+
+    fn counted(&self, conn: &mut Conn) -> Result<Vec<TaskCounters>, Error> {
+        wait!(self, conn, |store, sql| store.counted_on(sql))
     }
 }
 

@@ -21,6 +21,7 @@ use self::session::Session;
 use self::subscription_registry::SubscriptionRegistry;
 use crate::conninfo::ConnInfo;
 use crate::libpq::Connection;
+use crate::metrics::ListenerGauges;
 use crate::shutdown_guard::ShutdownGuard;
 use crate::table::{Table, channel, notified_channels};
 
@@ -92,6 +93,10 @@ impl Listener {
         self.registry.notify(notified_channels(queue.as_str()));
     }
 
+    pub(crate) fn gauges(&self) -> ListenerGauges {
+        self.registry.gauges()
+    }
+
     fn start(&self) {
         let Some(starting) = self.registry.claim_start() else { return };
         let started = pipe().and_then(|(reader, writer)| {
@@ -133,8 +138,10 @@ fn run(
     let mut retry_in = FIRST_RETRY;
     while !registry.is_closed() {
         let started = Instant::now();
-        let served = Connection::open(conninfo, call_timeout)
-            .and_then(|conn| Session::new(conn, table, registry).serve(&mut pipe));
+        let served = Connection::open(conninfo, call_timeout).and_then(|conn| {
+            registry.connected();
+            Session::new(conn, table, registry).serve(&mut pipe)
+        });
         if let Err(reason) = served {
             tracing::warn!(reason, server = conninfo.server(), "listener lost its connection; waits poll");
         }

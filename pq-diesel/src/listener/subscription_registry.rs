@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::PipeWriter;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use pq_core::{QueueName, WakeSignal};
 
 use super::coalescing::{BUSY_PUTS, BUSY_WINDOW};
 use super::wake_thread;
+use crate::metrics::ListenerGauges;
 use crate::table::{Ident, notified_channels};
 
 /// The time for which the thread listens to a channel without waiters. A loop of short waits would otherwise LISTEN and
@@ -19,6 +21,9 @@ const KEEP_UNUSED: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct SubscriptionRegistry {
     state: Mutex<State>,
+    is_connected: AtomicBool,
+    /// How often the thread has connected.
+    connects: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -154,8 +159,23 @@ impl SubscriptionRegistry {
         }
     }
 
+    pub(super) fn gauges(&self) -> ListenerGauges {
+        ListenerGauges {
+            is_started: !matches!(self.lock().thread, Thread::None),
+            is_connected: self.is_connected.load(Ordering::Relaxed),
+            reconnects: self.connects.load(Ordering::Relaxed).saturating_sub(1),
+        }
+    }
+
+    /// Records that the thread has connected.
+    pub(super) fn connected(&self) {
+        self.is_connected.store(true, Ordering::Relaxed);
+        self.connects.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Records that the connection is lost.
     pub(super) fn disconnected(&self) {
+        self.is_connected.store(false, Ordering::Relaxed);
         let mut state = self.lock();
         state.channels.values_mut().for_each(|entry| entry.listening = false);
     }

@@ -18,10 +18,12 @@ macro_rules! row {
     };
 }
 
+mod counters;
 mod counts;
 mod cron;
 mod index_scan;
 mod job;
+mod metrics;
 mod take;
 mod worker;
 
@@ -33,10 +35,12 @@ use chrono::{DateTime, Utc};
 use diesel::pg::data_types::PgTimestamp;
 use pq_core::Claim;
 
+pub(crate) use self::counters::{CountersRow, CountersSql};
 pub(crate) use self::counts::{CountsRow, CountsSql};
 pub(crate) use self::cron::{CronRow, CronSql};
 pub(crate) use self::index_scan::{LeaseRow, LeaseSql, ScannedRow, ScannedSql};
 pub(crate) use self::job::{JobRow, JobSql};
+pub(crate) use self::metrics::{BoundedCounts, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql};
 pub(crate) use self::take::{TakeResult, TakeRow, TakeSql};
 pub(crate) use self::worker::{HeartbeatRow, HeartbeatSql, WorkerRow, WorkerSql};
 

@@ -1,15 +1,19 @@
 //! Statements that archive, requeue, prune and delete jobs.
 
-/// Archives a job as dead whose payload cannot be decoded. Does nothing if that was done already.
+/// Archives a job as dead whose payload cannot be decoded, and counts it. Does nothing if that was done already.
 pub(super) const INSERT_DEAD: &str = "\
-INSERT INTO {archive}
-    (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
-    error, outcome)
-SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'dead'
-WHERE NOT EXISTS (SELECT FROM {archive} AS same
-    WHERE same.id = $1 AND same.enqueued_at = $4 AND same.attempt = $8 AND same.outcome = 'dead')";
+WITH kept AS (
+    INSERT INTO {archive}
+        (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
+        error, outcome)
+    SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'dead'
+    WHERE NOT EXISTS (SELECT FROM {archive} AS same
+        WHERE same.id = $1 AND same.enqueued_at = $4 AND same.attempt = $8 AND same.outcome = 'dead')
+    RETURNING q_name, data
+)
+INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_object('dead', 1) FROM kept";
 
-/// Archives a job that is neither leased nor locked. $1 queue, $2 job.
+/// Archives a job that is neither leased nor locked as cancelled, and counts it. $1 queue, $2 job.
 ///
 /// Locks: the row of the job. SKIP LOCKED passes a job that a transaction has taken.
 pub(super) const CANCEL_WAITING: &str = "\
@@ -20,6 +24,8 @@ WITH free AS MATERIALIZED (
 ), cleared AS (
     DELETE FROM {unique} AS claimed USING gone
     WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
+), counted AS (
+    INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_object('cancelled', 1) FROM gone
 )
 INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
     serial_key, unique_key, outcome, error)

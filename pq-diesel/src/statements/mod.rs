@@ -5,6 +5,8 @@
 
 mod admin;
 mod archive;
+mod counting;
+mod metrics;
 mod names;
 mod put;
 mod settle;
@@ -72,6 +74,12 @@ pub(crate) struct Statements {
     pub(crate) forget_workers: Statement,
     pub(crate) workers: Statement,
     pub(crate) stop_worker: Statement,
+    pub(crate) count: Statement,
+    pub(crate) counted: Statement,
+    pub(crate) take_counted: Statement,
+    pub(crate) gauges: Statement,
+    pub(crate) estimates: [Statement; 7],
+    pub(crate) database: Statement,
     pub(crate) set_cron: Statement,
     pub(crate) crons: Statement,
     pub(crate) remove_cron: Statement,
@@ -143,6 +151,12 @@ impl Statements {
             forget_workers: statement(admin::FORGET_WORKERS),
             workers: statement(admin::WORKERS),
             stop_worker: statement(admin::STOP_WORKER),
+            count: statement(counting::COUNT),
+            counted: statement(counting::COUNTED),
+            take_counted: statement(counting::TAKE_COUNTED),
+            gauges: statement(metrics::GAUGES),
+            estimates: metrics::ESTIMATES.map(statement),
+            database: statement(metrics::DATABASE),
             set_cron: statement(admin::SET_CRON),
             crons: statement(admin::CRONS),
             remove_cron: statement(admin::REMOVE_CRON),

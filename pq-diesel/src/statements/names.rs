@@ -2,6 +2,11 @@
 
 use crate::table::Table;
 
+/// A SQL expression for the name of the task of the job in `data`, or an empty text.
+///
+/// The operators of JSON fail for a payload with an escaped NUL. The library and Python write the name first.
+const TASK: &str = r#"coalesce(substring(left(data::text, 300) FROM E'^\\s*\\u007B\\s*"function"\\s*:\\s*"([^"\\\\]*)"'), '')"#;
+
 /// The values of placeholders.
 #[derive(Clone, Debug)]
 pub(super) struct Names(Vec<(&'static str, String)>);
@@ -18,7 +23,9 @@ impl Names {
             ("unique", table.derived("unique")),
             ("paused", table.derived("paused")),
             ("workers", table.derived("workers")),
+            ("counters", table.derived("counters")),
             ("cron", table.derived("cron")),
+            ("task", TASK.to_owned()),
             ("lock_keyed_job", table.derived("lock_keyed_job")),
             ("is_live", table.derived("is_live")),
             ("is_partly_settled", table.derived("is_partly_settled")),
@@ -28,6 +35,7 @@ impl Names {
             ("try_claim_unique", table.derived("try_claim_unique")),
             ("refuse_hidden_pause", table.derived("refuse_hidden_pause")),
             ("jobs_name", table.jobs_literal()),
+            ("leases_name", table.literal("leases")),
             ("paused_name", table.literal("paused")),
             ("tokens_name", table.literal("lease_tokens")),
             ("notifier_lock", table.notifier_lock("channel")),

@@ -221,7 +221,7 @@ SELECT EXISTS (
 pub(super) const EXPIRED_LEASES: &str = "\
 SELECT id FROM {leases} WHERE lease_until <= statement_timestamp() LIMIT $1 FOR UPDATE SKIP LOCKED";
 
-/// Returns the jobs of expired leases to their queues. $1 leases, which [`EXPIRED_LEASES`] has locked.
+/// Returns the jobs of expired leases to their queues, and counts them. $1 leases, which [`EXPIRED_LEASES`] has locked.
 ///
 /// This is a statement of its own so that its snapshot is younger than the locks. Otherwise it could overlook an
 /// outcome that was accepted before them. Order: jobs are requeued in the order of their ids. A job whose id another job
@@ -264,6 +264,10 @@ WITH expired AS (
     SELECT job, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,
         unique_key, 'cancelled'
     FROM judged WHERE cancel_requested
+), counted AS (
+    INSERT INTO {counters} (q_name, task, counts)
+    SELECT q_name, task, json_build_object('lost', count(*), 'cancelled', count(*) FILTER (WHERE cancel_requested))
+    FROM (SELECT q_name, {task} AS task, cancel_requested FROM judged) AS lost GROUP BY q_name, task
 ), freed AS (
     DELETE FROM {keys} WHERE lease = ANY ($1)
 ), unclaimed AS MATERIALIZED (

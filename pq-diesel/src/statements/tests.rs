@@ -58,6 +58,12 @@ impl Statements {
             forget_workers,
             workers,
             stop_worker,
+            count,
+            counted,
+            take_counted,
+            gauges,
+            estimates,
+            database,
             set_cron,
             crons,
             remove_cron,
@@ -112,6 +118,11 @@ impl Statements {
             forget_workers,
             workers,
             stop_worker,
+            count,
+            counted,
+            take_counted,
+            gauges,
+            database,
             set_cron,
             crons,
             remove_cron,
@@ -124,7 +135,8 @@ impl Statements {
         ];
         let triggers = [Trigger::Fires, Trigger::Off, Trigger::OffForThis];
         let puts = [put_one, put_many].into_iter().flat_map(|put| triggers.map(|trigger| put.of(trigger)));
-        let mut texts: BTreeSet<String> = puts.chain(one_text).map(Statement::text).collect();
+        let mut texts: BTreeSet<String> =
+            puts.chain(one_text).chain(estimates).map(Statement::text).collect();
         texts.extend(self.take_texts());
         let sized = fallbacks.len() + [fast_take, fast_lease].len() * 3;
         #[allow(clippy::print_stdout, reason = "the test reports the numbers")]
@@ -151,7 +163,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 158);
+    assert_eq!(statements.texts().len(), 170);
 }
 
 #[test]

@@ -158,6 +158,7 @@ impl PgStore {
         }
         self.changed(conn, &statements.forget_settled, &[]).await?;
         self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER).await?;
+        self.merge_counters(conn).await?;
         for state in JobState::ENDED {
             let Some(age) = retention.of(state) else { continue };
             let values = [Value::Text(state.as_str()), Value::BigInt(age_micros(age))];

@@ -8,12 +8,14 @@
 mod admin;
 mod archive;
 mod chunks;
+mod counting;
 mod encoding;
 mod fast_path;
 #[cfg(test)]
 mod group_commit_tests;
 mod group_take;
 mod jobs;
+mod metrics;
 mod put;
 mod schedules;
 mod settle;
@@ -30,7 +32,7 @@ use diesel::sql_types::Text;
 use pq_core::{Isolation, NewJob, QueueName};
 
 pub use pq_core::store::{
-    Admin, Archive, Connect, Jobs, Rows, Schedules, Store, StoreError, TimeTravel, Workers,
+    Admin, Archive, Connect, Counting, Jobs, Rows, Schedules, Store, StoreError, TimeTravel, Workers,
 };
 
 use self::fast_path::FastPath;

@@ -14,7 +14,9 @@ use crate::handler::HandlerResult;
 use crate::worker::catch_panic::panic_text;
 use crate::worker::prepared_job::PreparedJob;
 use crate::worker::queue_set::ServedQueue;
+use crate::worker::statistics::ThreadStatistics;
 use crate::worker::status::Report;
+use crate::worker::tally::Tally;
 use crate::worker::transactional_batch::needs_lease;
 use crate::worker::worker_run::WorkerRun;
 use crate::{Claim, Error, Failure, Isolation, Outcome, QueueName, Scan, Store, Taken};
@@ -33,6 +35,7 @@ pub struct Attempt<S: Store> {
     scan: Scan,
     events: Arc<Events<S::Error>>,
     job: Option<Arc<Claim>>,
+    began: Instant,
     end: Option<AttemptEnd<S::Error>>,
 }
 
@@ -50,7 +53,7 @@ impl<S: Store> Attempt<S> {
         scan: Scan,
     ) -> Self {
         let (run, events) = (Arc::clone(run), Arc::clone(events));
-        Self { run, thread, position, number, scan, events, job: None, end: None }
+        Self { run, thread, position, number, scan, events, job: None, began: Instant::now(), end: None }
     }
 
     /// Returns the queue to take a job of.
@@ -80,6 +83,7 @@ impl<S: Store> Attempt<S> {
         }
         self.run.record_begun(1);
         self.job = Some(Arc::clone(job));
+        self.began = Instant::now();
         self.events.push(self.number, Event::JobFound);
         Some(Arc::clone(job))
     }
@@ -148,15 +152,16 @@ impl<S: Store> Attempt<S> {
 
     /// Records that the transaction was committed with this outcome of the job, `None` if the commit completed it.
     pub fn record(mut self, outcome: Option<&Outcome>) {
-        let mut report = Report::default();
-        report.record(outcome.unwrap_or(&Outcome::Complete));
-        self.add(&report);
+        let ended = self.prepared().map(|job| job.ended_attempt(&self.run.clock, self.began, Instant::now()));
+        let mut tally = Tally::default();
+        tally.record(outcome.unwrap_or(&Outcome::Complete), ended.as_ref());
+        self.statistics().add_tally(self.queue(), tally);
         self.end = Some(AttemptEnd::Ran);
     }
 
     /// Records that another worker has taken the job, after the transaction was rolled back.
     pub fn record_lost(mut self) {
-        self.add(&Report { lost: 1, ..Report::default() });
+        self.statistics().add(self.queue(), &Report { lost: 1, ..Report::default() });
         self.end = Some(AttemptEnd::Ran);
     }
 
@@ -165,8 +170,8 @@ impl<S: Store> Attempt<S> {
         self.end = Some(AttemptEnd::Failed(error));
     }
 
-    fn add(&self, report: &Report) {
-        self.run.slots()[self.thread].statistics.add(self.queue(), report);
+    fn statistics(&self) -> &ThreadStatistics {
+        &self.run.slots()[self.thread].statistics
     }
 
     fn served(&self) -> &ServedQueue<S> {

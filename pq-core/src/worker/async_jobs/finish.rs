@@ -54,7 +54,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
 
     pub(super) fn give_back(&mut self, job: Arc<Claim>) {
         self.run.job_limit.release(1);
-        self.finish(FinishedJob { job, outcome: Outcome::GiveBack, at: Instant::now(), settled_as: None });
+        let at = Instant::now();
+        self.finish(FinishedJob { job, outcome: Outcome::GiveBack, at, attempt: None, settled_as: None });
     }
 
     pub(super) fn give_back_waiting(&mut self, job: WaitingJob<'r, S>) {

@@ -69,7 +69,7 @@ struct WaitingJob<'r, S: Store> {
 /// What runs on the executor.
 enum Flight<'r, S: Store> {
     /// The handler of a leased job.
-    Leased { position: usize, prepared: PreparedJob<'r, S>, context: Arc<Context<S>> },
+    Leased { position: usize, began: Instant, prepared: PreparedJob<'r, S>, context: Arc<Context<S>> },
     /// An attempt that takes its job in its transaction.
     Attempt { position: usize, has_job: bool },
 }
@@ -436,7 +436,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
 
     fn record_ended(&mut self, number: usize, result: HandlerResult, now: Instant) {
         let run = self.run;
-        let Some(Flight::Leased { position, mut prepared, context }) = self.flights.remove(number) else {
+        let Some(Flight::Leased { position, began, mut prepared, context }) = self.flights.remove(number)
+        else {
             return;
         };
         self.slot.end_concurrent(number);
@@ -448,8 +449,9 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             // A retry begins with the arguments of the last checkpoint.
             prepared.incoming.envelope = checkpoint;
         }
+        let attempt = Some(prepared.ended_attempt(&run.clock, began, now));
         let (job, outcome) = prepared.end(run, &run.queues.all[position], result);
-        self.finish(FinishedJob { job, outcome, at: now, settled_as: settled_as.map(Box::new) });
+        self.finish(FinishedJob { job, outcome, at: now, attempt, settled_as: settled_as.map(Box::new) });
         self.look_again_everywhere(position);
     }
 }

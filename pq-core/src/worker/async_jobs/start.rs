@@ -46,13 +46,14 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             Ok(future) => future,
             Err(failure) => {
                 self.in_hand.remove(position, &job);
+                let attempt = Some(prepared.ended_attempt(&run.clock, now, now));
                 let (job, outcome) = prepared.end(run, &run.queues.all[position], Err(failure));
-                return self.finish(FinishedJob { job, outcome, at: now, settled_as: None });
+                return self.finish(FinishedJob { job, outcome, at: now, attempt, settled_as: None });
             }
         };
         self.in_hand.begin(position, &prepared);
         let (handler, span) = (prepared.running(None, timeout, now), prepared.span());
-        let number = self.flights.insert(Flight::Leased { position, prepared, context });
+        let number = self.flights.insert(Flight::Leased { position, began: now, prepared, context });
         self.slot.begin_concurrent(number, handler);
         let sender = ResultSender::new(&self.events, number);
         let timeout = timeout.map(|limit| (limit, self.executor.sleep(limit)));

@@ -1,0 +1,68 @@
+//! Passing a worker's counters to the store.
+
+use std::time::{Duration, Instant};
+
+use super::worker_run::WorkerRun;
+use crate::lease_table::extension_timeout;
+use crate::{Store, StoreError, TaskCounters};
+
+/// The interval of a worker that sends no heartbeats.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Adds what a worker has counted to the store's counters, as often as it sends heartbeats.
+///
+/// Counters are kept in memory while the store cannot be reached, and are lost with the process.
+#[derive(Debug, Default)]
+pub(super) struct CounterFlush {
+    /// What the store has refused so far.
+    pending: Vec<TaskCounters>,
+    flushed_at: Option<Instant>,
+    /// Whether a permanent error, such as a missing privilege, was logged as a warning.
+    warned: bool,
+}
+
+impl CounterFlush {
+    pub(super) fn flush_if_due<S: Store>(&mut self, run: &WorkerRun<S>) {
+        let interval = run.settings.heartbeat_every.unwrap_or(INTERVAL);
+        if self.flushed_at.is_none_or(|at| at.elapsed() >= interval) {
+            self.flush(run);
+        }
+    }
+
+    pub(super) fn flush<S: Store>(&mut self, run: &WorkerRun<S>) {
+        let is_first = self.flushed_at.replace(Instant::now()).is_none();
+        self.pending.extend(run.progress.take_counters());
+        if self.pending.is_empty() && !is_first {
+            return;
+        }
+        self.pending = TaskCounters::merge(std::mem::take(&mut self.pending), usize::MAX, usize::MAX);
+        let (store, timeout) = (run.store(), extension_timeout(run.settings.lease));
+        let mut was_sent = false;
+        let flushed: Result<(), S::Error> = store.with_connection(|conn| {
+            store.with_call_timeout(conn, Some(timeout), |conn| {
+                let asked_at = Instant::now();
+                run.clock.set(store.now(conn)?, asked_at);
+                if !self.pending.is_empty() {
+                    was_sent = true;
+                    store.count(conn, &self.pending)?;
+                }
+                Ok(())
+            })
+        });
+        match flushed {
+            Ok(()) => self.pending.clear(),
+            Err(error) => {
+                // The store may have added them, and what is counted twice is worse than what is not counted.
+                if was_sent && error.is_unavailable() {
+                    self.pending.clear();
+                }
+                if error.is_passing() || self.warned {
+                    tracing::debug!(%error, "counters not stored");
+                } else {
+                    self.warned = true;
+                    tracing::warn!(%error, "counters not stored; the worker keeps them and tries again");
+                }
+            }
+        }
+    }
+}

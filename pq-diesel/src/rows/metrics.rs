@@ -1,0 +1,78 @@
+//! Rows of measurements.
+
+use std::time::Duration;
+
+use diesel::pg::data_types::PgTimestamp;
+use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
+
+use super::span;
+
+row! {
+    /// The jobs of one queue, counted up to a bound.
+    GaugesRow, GaugesSql {
+        queue: String => Text,
+        plain: i64 => BigInt,
+        keyed: i64 => BigInt,
+        after_delay: i64 => BigInt,
+        first_per_key: i64 => BigInt,
+        scheduled: i64 => BigInt,
+        running: i64 => BigInt,
+        dead: i64 => BigInt,
+        cancelled: i64 => BigInt,
+        done: i64 => BigInt,
+        oldest: Option<i64> => Nullable<BigInt>,
+        paused_at: Option<PgTimestamp> => Nullable<Timestamptz>,
+    }
+}
+
+/// The jobs of one queue, counted up to a bound.
+pub(crate) struct BoundedCounts {
+    pub(crate) queue: String,
+    /// The parts, in the order of the statements that estimate them.
+    pub(crate) parts: [u64; 7],
+    /// Due jobs that do not wait for a key.
+    pub(crate) ready: u64,
+    pub(crate) running: u64,
+    pub(crate) oldest: Option<Duration>,
+    pub(crate) is_paused: bool,
+}
+
+impl GaugesRow {
+    pub(crate) fn into_counts(self) -> BoundedCounts {
+        let number = |count: i64| count.max(0).unsigned_abs();
+        let parts =
+            [self.plain, self.keyed, self.after_delay, self.scheduled, self.dead, self.cancelled, self.done];
+        BoundedCounts {
+            queue: self.queue,
+            parts: parts.map(number),
+            ready: number(self.first_per_key),
+            running: number(self.running),
+            oldest: self.oldest.map(span),
+            is_paused: self.paused_at.is_some(),
+        }
+    }
+}
+
+row! {
+    /// Measurements of the database.
+    DatabaseRow, DatabaseSql {
+        ids: Option<i64> => Nullable<BigInt>,
+        dead_tuples: Option<i64> => Nullable<BigInt>,
+        oldest_snapshot: Option<i64> => Nullable<BigInt>,
+        live: i64 => BigInt,
+        gone: i64 => BigInt,
+    }
+}
+
+impl DatabaseRow {
+    /// Returns the ids, the dead tuples, the age of the oldest snapshot, and the live and the gone workers.
+    pub(crate) fn into_parts(self) -> (Option<u64>, u64, Option<Duration>, [u64; 2]) {
+        let number = |count: i64| count.max(0).unsigned_abs();
+        (
+            self.ids.map(number),
+            self.dead_tuples.map(number).unwrap_or_default(),
+            self.oldest_snapshot.map(span),
+            [self.live, self.gone].map(number),
+        )
+    }
+}

@@ -1,0 +1,125 @@
+//! Measuring a table with bounded queries.
+
+use std::time::Duration;
+
+use diesel::PgConnection;
+use diesel::sql_types::Text;
+use pq_core::WorkerInfo;
+use pq_core::store::{Connect, Counting};
+
+use super::{PgStore, SqlConnection, micros};
+use crate::Error;
+use crate::connection::blocking;
+use crate::metrics::{Metrics, QueueGauges};
+use crate::prepared::Value;
+use crate::rows::{BoundedCounts, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql};
+
+/// The largest number of jobs of a part of a state that is counted. Beyond it the planner estimates.
+const BOUND: u64 = 10_000;
+
+/// The longest time that each of the queries may take.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
+
+/// The SQLSTATE of a statement that exceeded its time limit.
+const QUERY_CANCELED: &str = "57014";
+
+/// Runs queries in a transaction with a time limit, and with the plans that the bounded counts need.
+///
+/// The planner takes a scan of the whole table for cheap if only a few rows are wanted, and that of a rare queue reads all.
+/// It also takes the counts for expensive, and would compile them for half a second.
+fn limited<R>(
+    store: &PgStore,
+    conn: &mut PgConnection,
+    query: impl FnOnce(&mut PgConnection) -> Result<R, Error>,
+) -> Result<R, Error> {
+    store.transaction(conn, |conn| {
+        let settings = format!(
+            "SET LOCAL statement_timeout TO {}; SET LOCAL jit TO off; SET LOCAL enable_seqscan TO off; \
+             SET LOCAL enable_bitmapscan TO off",
+            TIME_LIMIT.as_millis()
+        );
+        blocking(conn.run(&settings)).map_err(|error| store.error(error))?;
+        query(conn)
+    })
+}
+
+impl PgStore {
+    /// Measures the table. See [`crate::Pq::metrics`].
+    pub(crate) fn metrics(&self, max_queues: usize) -> Result<Metrics, Error> {
+        self.with_connection(|conn| {
+            let database: DatabaseRow = limited(self, conn, |conn| {
+                let values = [Value::BigInt(micros(WorkerInfo::FORGOTTEN_AFTER))];
+                blocking(self.only::<DatabaseSql, _>(conn, &self.statements.database, &values))
+            })?;
+            let counters = limited(self, conn, |conn| self.counted(conn))?;
+            let queues = match limited(self, conn, |conn| self.gauges(conn, max_queues)) {
+                Ok(queues) => Some(queues),
+                Err(error) if error.sqlstate() == Some(QUERY_CANCELED) => None,
+                Err(error) => return Err(error),
+            };
+            let (ids, dead_tuples, oldest_snapshot, [workers_live, workers_gone]) = database.into_parts();
+            Ok(Metrics { counters, queues, ids, dead_tuples, oldest_snapshot, workers_live, workers_gone })
+        })
+    }
+
+    fn gauges(&self, conn: &mut PgConnection, max_queues: usize) -> Result<Vec<QueueGauges>, Error> {
+        let bound = usize::try_from(BOUND).unwrap_or(usize::MAX);
+        let values = [Value::count(max_queues), Value::count(bound)];
+        let rows: Vec<GaugesRow> =
+            blocking(self.rows::<GaugesSql, _>(conn, &self.statements.gauges, &values))?;
+        rows.into_iter().map(|row| self.estimate(conn, row.into_counts())).collect()
+    }
+
+    /// Replaces the counts that have reached the bound by estimates.
+    fn estimate(&self, conn: &mut PgConnection, counts: BoundedCounts) -> Result<QueueGauges, Error> {
+        let BoundedCounts { queue, mut parts, ready, running, oldest, is_paused } = counts;
+        let mut is_estimated = false;
+        let blocked = parts[..3].iter().sum::<u64>().saturating_sub(ready);
+        let mut more = [0; 3];
+        for (position, part) in parts.iter_mut().enumerate().filter(|(_, part)| **part >= BOUND) {
+            is_estimated = true;
+            let statement = &self.statements.estimates[position];
+            let plan: Vec<String> = blocking(self.rows::<Text, _>(conn, statement, &[Value::Text(&queue)]))?;
+            let counted = *part;
+            *part =
+                plan.first().and_then(|line| planned_rows(line)).map_or(counted, |rows| rows.max(counted));
+            if let Some(more) = more.get_mut(position) {
+                *more = *part - counted;
+            }
+        }
+        // The keys of jobs beyond the bound are not known. Most of them are those of jobs that were counted.
+        let [plain, keyed, after_delay] = more;
+        let [.., scheduled, dead, cancelled, done] = parts;
+        Ok(QueueGauges {
+            queue,
+            ready: ready + plain + after_delay,
+            blocked: blocked + keyed,
+            scheduled,
+            running,
+            dead,
+            cancelled,
+            done,
+            is_estimated,
+            oldest,
+            is_paused,
+        })
+    }
+}
+
+/// Returns the number of rows that the first line of a plan expects.
+fn planned_rows(line: &str) -> Option<u64> {
+    let rest = &line[line.find("rows=")? + "rows=".len()..];
+    rest[..rest.find(' ')?].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::planned_rows;
+
+    #[test]
+    fn the_expected_rows_are_read_from_a_plan() {
+        let line = "Index Only Scan using queue_ready on queue  (cost=0.43..39211.43 rows=999800 width=0)";
+        assert_eq!(planned_rows(line), Some(999_800));
+        assert_eq!(planned_rows("Result"), None);
+    }
+}
