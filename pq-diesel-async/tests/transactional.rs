@@ -223,3 +223,23 @@ async fn jobs_of_unknown_tasks_are_left_to_other_workers() -> TestResult {
     assert_eq!(queue.counts().await?.scheduled, 1);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_are_counted_by_task() -> TestResult {
+    let (_database, pq, _conn) = fresh().await;
+    let (one, two) = (pq.queue("one")?.task::<u8>("write"), pq.queue("two")?.task::<u8>("wait"));
+    one.call_many([0, 0, 1]).await?;
+    two.call_many([0, 1]).await?;
+    fn fail(number: u8) -> Result<(), &'static str> {
+        if number == 0 { Ok(()) } else { Err("planned") }
+    }
+    let write = one.transactional_async(async |_conn, job| fail(job.data));
+    let wait = two.leased_async(|_context, job| async move { fail(job.data) });
+    Worker::new(&pq).serve(write).serve(wait).run_until_empty().await?;
+    let counters = pq.blocking().counters()?;
+    let counts = counters.iter().map(|one| (one.task.as_str(), one.counters)).map(|(task, counters)| {
+        (task, counters.tried, counters.done, counters.dead, counters.run.count(), counters.wait.count())
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [("write", 3, 2, 1, 3, 3), ("wait", 2, 1, 1, 2, 2)]);
+    Ok(())
+}
