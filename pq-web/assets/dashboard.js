@@ -14,3 +14,11 @@ for (const all of document.querySelectorAll("[data-select-all]")) all.hidden = f
 // While the stream of updates is interrupted, the page says that its numbers are old.
 document.addEventListener("htmx:sseError", () => document.body.classList.add("stale"));
 document.addEventListener("htmx:sseOpen", () => document.body.classList.remove("stale"));
+
+// An update must not take the focus or a selection away from somebody who uses what it replaces.
+document.addEventListener("htmx:sseBeforeMessage", (event) => {
+  const live = event.target;
+  const selection = getSelection();
+  const uses = live.contains(document.activeElement) || (!selection.isCollapsed && live.contains(selection.anchorNode));
+  if (uses) event.preventDefault();
+});

@@ -220,7 +220,10 @@ async fn admit(app: &App, request: Request, id: &SessionId, known: bool, visit: 
     Admitted::As(Box::new(Request::from_parts(parts, Body::empty())))
 }
 
-async fn log_in(app: &App, credentials: &Credentials, fields: &Fields, visit: &Visit) -> Admitted {
+async fn log_in(app: &App, credentials: &Credentials, fields: &Fields, visit: &mut Visit) -> Admitted {
+    let next = fields.get("next");
+    let is_path = next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n']);
+    visit.path = if is_path { next.to_owned() } else { "/".to_owned() };
     let Some(user) = credentials.find(None, fields.get("secret")) else {
         tokio::time::sleep(REFUSAL_DELAY).await;
         return Admitted::No(pages::login::page(visit, Some("This token is not known.")));
@@ -230,9 +233,7 @@ async fn log_in(app: &App, credentials: &Credentials, fields: &Fields, visit: &V
         return Admitted::No(Page::error(status, "No login", "The system has no random numbers."));
     };
     app.sessions.log_in(new.clone(), user.clone());
-    let next = fields.get("next");
-    let is_path = next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n']);
-    Admitted::LoggedIn(new, if is_path { next.to_owned() } else { "/".to_owned() })
+    Admitted::LoggedIn(new, visit.path.clone())
 }
 
 /// Returns who sends a request, and whether by the login form.

@@ -54,6 +54,6 @@ fn row(finding: &Finding) -> Markup {
     html! { tr {
         td { span class={ "tag " (class) } { (word) } }
         th scope="row" { (finding.check) }
-        td { (text(&finding.message)) @if let Some(advice) = &finding.advice { p { "Advice: " (text(advice)) } } }
+        td class="long" { (text(&finding.message)) @if let Some(advice) = &finding.advice { p { "Advice: " (text(advice)) } } }
     } }
 }

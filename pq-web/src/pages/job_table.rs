@@ -42,8 +42,8 @@ fn row(visit: &Visit, mask: &Mask, job: &JobRecord, select: bool) -> Markup {
         td class="number" { (job.attempt) }
         td { (time(job.enqueued_at)) }
         td { @if let Some(at) = job.schedule_at { (time(at)) } }
-        td { (beginning(&payload, PREVIEW)) }
-        td { @if let Some(error) = &job.error { (beginning(error, PREVIEW)) } }
+        td class="long" { (beginning(&payload, PREVIEW)) }
+        td class=[job.error.is_some().then_some("long")] { @if let Some(error) = &job.error { (beginning(error, PREVIEW)) } }
     } }
 }
 

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use pq_diesel::JobState;
 use pq_diesel::admin::QueueCounts;
 
-use crate::html::{beginning, duration, number, text, time, with_query};
+use crate::html::{beginning, duration, number, time, with_query};
 use crate::page::Visit;
 
 /// Draws the queues with their numbers, each with a link to its jobs.
@@ -30,7 +30,7 @@ fn row(visit: &Visit, queue: &QueueCounts) -> Markup {
     let name = queue.queue.as_str();
     let jobs = |state: JobState| with_query("/jobs", &[("queue", name), ("state", state.as_str())]);
     html! { tr {
-        th scope="row" { a href=(visit.url(&with_query("/queue", &[("name", name)]))) { (text(name)) } }
+        th scope="row" { a href=(visit.url(&with_query("/queue", &[("name", name)]))) { (beginning(name, 80)) } }
         @for (state, count) in [
             (JobState::Ready, queue.ready),
             (JobState::Running, queue.running),
@@ -44,7 +44,7 @@ fn row(visit: &Visit, queue: &QueueCounts) -> Markup {
         }
         td class="number" { @if let Some(age) = queue.oldest { (duration(age)) } }
         td class="number" { (format!("{:.1}", queue.per_second)) }
-        td {
+        td class=[queue.error.is_some().then_some("long")] {
             @if let Some(at) = queue.paused_at { span class="tag paused" { "paused" } " since " (time(at)) }
             @else if let Some(error) = &queue.error { (beginning(error, 80)) }
         }
