@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::when::{UNIT_M, has_unit_m};
 use crate::{Error, JobId};
 
 /// The delay before a failed job is retried, as a pure function of the number of failed attempts.
@@ -129,6 +130,9 @@ impl FromStr for Backoff {
                 "invalid backoff {text:?}: expected a duration such as `30s`, `linear 10s 5m` or `exponential 1s 1h`"
             ))
         };
+        if has_unit_m(text) {
+            return Err(Error::InvalidSetting(format!("invalid backoff {text:?}: {UNIT_M}")));
+        }
         let span = |word: &str| humantime::parse_duration(word).map_err(|_| invalid());
         let words: Vec<&str> = text.split_whitespace().collect();
         match words.as_slice() {

@@ -47,6 +47,8 @@ struct LeaseState {
     locked_until: Option<Instant>,
     /// Whether the store has answered that the lease was lost. Another worker may run its jobs.
     lost: bool,
+    /// Whether [`LeaseTable::report_expiry`] has reported it.
+    reported: bool,
     /// Jobs of the lease for which cancellation was requested.
     cancel_requested: HashSet<JobId>,
 }
@@ -84,6 +86,7 @@ impl LeaseTable {
             ends_at: asked_at,
             locked_until: None,
             lost: false,
+            reported: false,
             cancel_requested: HashSet::new(),
         };
         state.granted(asked_at, length);
@@ -104,6 +107,17 @@ impl LeaseTable {
     /// The clock decides, so the answer is right even while a call that extends the lease does not return.
     pub(crate) fn is_lost(&self, lease: i64) -> bool {
         lock(&self.0).get(&lease).is_some_and(|state| state.is_lost(Instant::now()))
+    }
+
+    /// Returns whether the lease may have expired although the worker holds it. Returns `true` once for each lease.
+    ///
+    /// A lease that the store no longer has does not count before the end of its time: its jobs may be settled.
+    pub(crate) fn report_expiry(&self, lease: i64) -> bool {
+        let now = Instant::now();
+        lock(&self.0).get_mut(&lease).is_some_and(|state| {
+            let has_ended = now >= state.ends_at && state.locked_until.is_none_or(|until| now >= until);
+            has_ended && !std::mem::replace(&mut state.reported, true)
+        })
     }
 
     pub(crate) fn is_cancel_requested(&self, lease: i64, job: JobId) -> bool {
@@ -129,18 +143,18 @@ impl LeaseTable {
     }
 
     /// Extends the leases after a third of their length, or after [`EXTEND_WITHIN`] if that is shorter.
-    pub(crate) fn extend_due<S: Store>(&self, store: &S) {
+    ///
+    /// Returns the error of the last extension that failed. It will be tried again.
+    pub(crate) fn extend_due<S: Store>(&self, store: &S) -> Result<(), S::Error> {
         let mut due = HashMap::<Duration, Vec<i64>>::new();
         for (lease, state) in lock(&self.0).iter() {
             if state.is_due() {
                 due.entry(state.length).or_default().push(*lease);
             }
         }
-        for (length, leases) in due {
-            if let Err(error) = self.extend(store, &leases, length) {
-                tracing::warn!(%error, leases = leases.len(), "extending leases failed; the worker will retry");
-            }
-        }
+        due.into_iter()
+            .map(|(length, leases)| self.extend(store, &leases, length).map(drop))
+            .fold(Ok(()), |all, one| one.and(all))
     }
 
     /// Extends these leases and notes the answers, which it returns.
@@ -292,7 +306,7 @@ mod tests {
         let rolled_back = store.transaction(&mut store.connect(), |conn| {
             let settlement = Settlement { job: &claim, outcome: Outcome::Complete };
             assert!(store.settle(conn, &[settlement])?.all());
-            table.extend_due(&store);
+            table.extend_due(&store)?;
             assert!(!table.is_lost(claim.token));
             assert!(!table.confirm(&store, claim.token, Instant::now(), Duration::ZERO));
             Err::<(), _>(crate::Error::Stopped)

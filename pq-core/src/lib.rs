@@ -46,6 +46,7 @@ mod envelope;
 mod error;
 mod filter;
 mod handler;
+mod incidents;
 mod job;
 mod key;
 mod lease_table;

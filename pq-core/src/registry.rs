@@ -92,6 +92,12 @@ pub struct WorkerInfo {
 impl WorkerInfo {
     /// The time without a heartbeat after which a worker is considered dead: 60 s.
     pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+    /// Returns whether the worker is considered dead. Maintenance has not removed it yet.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.heartbeat_age >= Self::FORGOTTEN_AFTER
+    }
 }
 
 #[cfg(test)]

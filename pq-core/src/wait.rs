@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::incidents::{Call, Incidents};
 use crate::store::{Scan, Store, StoreError};
 use crate::{CancellationToken, WakeSignal};
 use crate::{Error, QueueName};
@@ -37,13 +38,14 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 
 /// Polls, and sleeps between polls, until a poll finds jobs, the wait ends or `token` is cancelled.
 ///
-/// While the store is unavailable, polls are repeated with backoff. If the wait ends meanwhile, the last error is
+/// While the store is unavailable, polls are repeated with backoff. The first of them is logged, and their end. If the wait ends meanwhile, the last error is
 /// returned, since it is unknown whether the queue is empty.
 pub(crate) fn poll_and_wait<S: Store, R>(
     store: &S,
     queues: &[QueueName],
     wait: Wait,
     token: Option<&CancellationToken>,
+    incidents: &Incidents,
     mut poll: impl FnMut(Scan) -> Result<Polled<R>, S::Error>,
 ) -> Result<Option<R>, S::Error> {
     // A deadline that the clock cannot represent is the same as none.
@@ -74,14 +76,18 @@ pub(crate) fn poll_and_wait<S: Store, R>(
         let is_last = remaining == Some(Duration::ZERO);
 
         let pause = match poll(if is_last { Scan::Full } else { Scan::Resume }) {
-            Ok(Polled::Found(jobs)) => return Ok(Some(jobs)),
+            Ok(Polled::Found(jobs)) => {
+                incidents.succeeded(Call::Poll);
+                return Ok(Some(jobs));
+            }
             Ok(Polled::Nothing { .. }) if is_last => return Ok(None),
             Ok(Polled::Nothing { next_due }) => {
+                incidents.succeeded(Call::Poll);
                 retry_in = FIRST_RETRY;
                 next_due.map_or(store.poll_interval(), |due| due.min(store.poll_interval()))
             }
             Err(error) if error.is_unavailable() && !is_last => {
-                tracing::warn!(%error, ?queues, "store unavailable, polling again");
+                incidents.failed(Call::Poll, &error);
                 let pause = retry_in;
                 retry_in = (retry_in * 2).min(store.poll_interval().max(FIRST_RETRY));
                 pause
@@ -108,7 +114,9 @@ mod tests {
         let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
         let begun = Instant::now();
         let mut polls = 0;
-        let found = poll_and_wait(&store, std::slice::from_ref(&queue), Wait::Forever, None, |scan| {
+        let incidents = Incidents::default();
+        let queues = std::slice::from_ref(&queue);
+        let found = poll_and_wait(&store, queues, Wait::Forever, None, &incidents, |scan| {
             polls += 1;
             let taken = store.take_now(&queue, 1, scan)?;
             if polls == 1 {
@@ -130,11 +138,17 @@ mod tests {
         let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
         for wait in [Wait::No, Wait::For(Duration::from_millis(20))] {
             let mut polls = Vec::new();
-            let found: Option<()> =
-                poll_and_wait(&store, std::slice::from_ref(&queue), wait, None, |scan| {
+            let found: Option<()> = poll_and_wait(
+                &store,
+                std::slice::from_ref(&queue),
+                wait,
+                None,
+                &Incidents::default(),
+                |scan| {
                     polls.push(scan);
                     Ok(Polled::Nothing { next_due: None })
-                })?;
+                },
+            )?;
             assert_eq!((found, polls.pop()), (None, Some(Scan::Full)));
             assert!(polls.iter().all(|scan| *scan == Scan::Resume), "{polls:?}");
             assert_eq!(polls.is_empty(), wait == Wait::No);

@@ -47,6 +47,9 @@ impl When {
         if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
             return Self::at(instant);
         }
+        if has_unit_m(text) {
+            return Err(TimeError::new(format!("{text:?}"), UNIT_M));
+        }
         match humantime::parse_duration(text) {
             Ok(span) => Self::after(span).map_err(|_| out_of_range(format!("{text:?}"))),
             Err(humantime::DurationError::NumberOverflow) => Err(out_of_range(format!("{text:?}"))),
@@ -91,6 +94,14 @@ impl When {
             .map_err(|_| out_of_range(format!("a delay of {} seconds", span.as_secs())))?;
         Self::delay(delay)
     }
+}
+
+/// The rule that refuses the unit `M`, which is a month and is easily written for `m`.
+pub(crate) const UNIT_M: &str = "the unit M is ambiguous; write m or min for minutes, or months";
+
+/// Returns whether a span of time has the unit `M`.
+pub(crate) fn has_unit_m(text: &str) -> bool {
+    text.split(|c: char| !c.is_alphabetic()).any(|unit| unit == "M")
 }
 
 fn out_of_range(given: String) -> TimeError {

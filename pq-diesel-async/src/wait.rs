@@ -48,6 +48,7 @@ pub(crate) async fn poll_and_wait<R, F: Future<Output = Result<Polled<R>, Error>
     let _registration = token.map(|token| token.notifies(&signal));
     let interval = shared.store().poll_interval();
     let mut retry_in = FIRST_RETRY;
+    let mut lost_at = None::<Instant>;
     loop {
         if token.is_some_and(CancellationToken::is_cancelled) {
             return Err(pq_core::Error::Stopped.into());
@@ -61,10 +62,16 @@ pub(crate) async fn poll_and_wait<R, F: Future<Output = Result<Polled<R>, Error>
             Ok(Polled::Nothing { .. }) if is_last => return Ok(None),
             Ok(Polled::Nothing { next_due }) => {
                 retry_in = FIRST_RETRY;
+                if let Some(at) = lost_at.take() {
+                    tracing::info!(after = ?at.elapsed(), %queue, "store became available again");
+                }
                 next_due.map_or(interval, |due| due.min(interval))
             }
             Err(error) if error.is_unavailable() && !is_last => {
-                tracing::warn!(%error, %queue, "store unavailable, polling again");
+                if lost_at.is_none() {
+                    lost_at = Some(Instant::now());
+                    tracing::warn!(%error, %queue, "store became unavailable; calls will be repeated");
+                }
                 let pause = retry_in;
                 retry_in = (retry_in * 2).min(interval.max(FIRST_RETRY));
                 pause

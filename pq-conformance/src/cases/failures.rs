@@ -24,7 +24,7 @@ fn describe(failure: &Failure) -> &'static str {
     match failure {
         Failure::Error(_) => "error",
         Failure::Panic(_) => "panic",
-        Failure::Timeout(_) => "timeout",
+        Failure::Timeout { .. } => "timeout",
         Failure::UnknownTask(_) => "unknown task",
         Failure::Undecodable(_) => "undecodable",
         _ => "crash",

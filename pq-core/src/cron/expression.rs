@@ -102,10 +102,13 @@ fn resolve_nickname(expression: &str) -> Result<&str, String> {
         return Ok(trimmed);
     }
     let known = NICKNAMES.iter().find(|(nickname, _)| nickname.eq_ignore_ascii_case(trimmed));
-    known.map(|(_, fields)| *fields).ok_or_else(|| {
-        let nicknames = NICKNAMES.map(|(nickname, _)| nickname).join(", ");
-        format!("unknown nickname; expected one of {nicknames}")
-    })
+    known
+        .map(|(_, fields)| *fields)
+        .ok_or_else(|| format!("unknown nickname; expected one of {}", nicknames()))
+}
+
+fn nicknames() -> String {
+    NICKNAMES.map(|(nickname, _)| nickname).join(", ")
 }
 
 /// Refuses a step that only the first value of its field satisfies.
@@ -114,7 +117,11 @@ fn resolve_nickname(expression: &str) -> Result<&str, String> {
 fn check_steps(expression: &str) -> Result<&str, String> {
     let fields: Vec<&str> = expression.split_whitespace().collect();
     let Some(absent) = FIELDS.len().checked_sub(fields.len()).filter(|absent| *absent <= 1) else {
-        return Err(format!("it must have 5 or 6 fields, not {}", fields.len()));
+        return Err(format!(
+            "it must have 5 fields, or 6 with seconds first, not {}, or be a nickname ({})",
+            fields.len(),
+            nicknames()
+        ));
     };
     for (field, (name, values)) in fields.iter().zip(&FIELDS[absent..]) {
         for item in field.split(',') {
@@ -141,10 +148,13 @@ mod tests {
             assert_eq!(refusal(valid), "");
         }
         for (wrong, rule) in [
-            ("", "it must have 5 or 6 fields, not 0"),
-            ("* * *", "it must have 5 or 6 fields, not 3"),
-            ("0 0 6 * * * 2027", "it must have 5 or 6 fields, not 7"),
-            ("often", "it must have 5 or 6 fields, not 1"),
+            ("", "it must have 5 fields, or 6 with seconds first, not 0, or be a nickname (@yearly, "),
+            ("* * *", "it must have 5 fields, or 6 with seconds first, not 3, or be a nickname (@yearly, "),
+            (
+                "0 0 6 * * * 2027",
+                "it must have 5 fields, or 6 with seconds first, not 7, or be a nickname (@yearly, ",
+            ),
+            ("often", "it must have 5 fields, or 6 with seconds first, not 1, or be a nickname (@yearly, "),
             ("61 * * * *", "Number out of bounds"),
             ("0 0 30 2 x", "illegal character"),
             ("@reboot", "unknown nickname; expected one of @yearly, "),

@@ -15,8 +15,13 @@ pub enum Failure {
     Error(String),
     /// The handler panicked with this text.
     Panic(String),
-    /// The handler ran for longer than this timeout, whatever it returned.
-    Timeout(Duration),
+    /// The handler ran for longer than its timeout, whatever it returned.
+    Timeout {
+        /// The timeout.
+        limit: Duration,
+        /// The error that the handler returned after it. `None` if it returned none, or was ended.
+        error: Option<String>,
+    },
     /// The worker has no handler for the task of this name. Another worker may have one, so the job goes back uncounted,
     /// see [`crate::Worker::leave_unknown_tasks_for`].
     UnknownTask(String),
@@ -34,11 +39,15 @@ impl fmt::Display for Failure {
         match self {
             Self::Error(text) => f.write_str(text),
             Self::Panic(text) => write!(f, "the handler panicked: {text}"),
-            Self::Timeout(limit) => write!(f, "the handler took longer than {limit:?}"),
+            Self::Timeout { limit, error: None } => write!(f, "the handler took longer than {limit:?}"),
+            Self::Timeout { limit, error: Some(error) } => {
+                write!(f, "the handler took longer than {limit:?}: {error}")
+            }
             Self::UnknownTask(name) => write!(f, "unknown task {name:?}: this worker has no handler for it"),
             Self::Undecodable(reason) => f.write_str(reason),
             Self::Crashed { times } => {
-                write!(f, "the job's worker died {times} times while it ran, or lost its lease")
+                let times = if *times == 1 { "once".to_owned() } else { format!("{times} times") };
+                write!(f, "the job's worker died {times} while it ran, or lost its lease")
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::{Iter, Queue};
+use crate::incidents::Incidents;
 use crate::wait::{Polled, poll_and_wait};
 use crate::{Claim, Error, Job, JobId, JobRecord, Scan, Store, Taken, Undecodable, Wait};
 
@@ -184,6 +185,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
             std::slice::from_ref(&self.name),
             wait,
             self.pq.cancellation_token.as_ref(),
+            &Incidents::default(),
             poll,
         )
     }

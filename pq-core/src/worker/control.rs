@@ -59,6 +59,9 @@ impl<S: Store> Control<S> {
     ///
     /// It can be called before the worker runs, and again with a more urgent mode.
     pub fn stop(&self, mode: StopMode) {
+        if self.stop.mode() < Some(mode) {
+            tracing::info!(%mode, "stop was requested");
+        }
         self.stop.request(mode);
     }
 

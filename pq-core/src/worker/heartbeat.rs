@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::worker_run::WorkerRun;
+use crate::incidents::Call;
 use crate::lease_table::extension_timeout;
-use crate::{Heartbeat, HeartbeatReply, Store, StoreError, WorkerId};
+use crate::{Heartbeat, HeartbeatReply, Store, WorkerId};
 
 /// Sends the heartbeats of a worker.
 #[derive(Debug, Default)]
@@ -12,8 +13,6 @@ pub(super) struct HeartbeatSender {
     /// The id that the store assigned at the first heartbeat.
     worker: Option<WorkerId>,
     sent_at: Option<Instant>,
-    /// Whether a permanent error, such as a missing privilege, was logged as a warning.
-    warned: bool,
 }
 
 impl HeartbeatSender {
@@ -38,19 +37,14 @@ impl HeartbeatSender {
             call_within(run, |conn| store.heartbeat(conn, &heartbeat));
         match reply {
             Ok(HeartbeatReply { worker, stop }) => {
+                run.incidents.succeeded(Call::Heartbeat);
                 self.worker = Some(worker);
                 if let Some(mode) = stop.filter(|mode| run.stop.mode() < Some(*mode)) {
                     tracing::info!(%worker, %mode, "stop was requested through the store");
                     run.stop.request(mode);
                 }
             }
-            Err(error) if error.is_unavailable() || self.warned => {
-                tracing::debug!(%error, "heartbeat failed");
-            }
-            Err(error) => {
-                self.warned = true;
-                tracing::warn!(%error, "heartbeat failed; the worker runs without being registered");
-            }
+            Err(error) => run.incidents.failed(Call::Heartbeat, &error),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
+use super::lease_keeper::log_lost_lease;
 use super::prepared_job::PreparedJob;
 use super::queue_set::ServedQueue;
 use super::run_handler::{not_kept, run_handler};
@@ -141,6 +142,10 @@ fn run_one<S: Store>(
     });
     if own_length.is_some() {
         set_lease_length(run, lease, run.settings.lease);
+    }
+    if run.leases.report_expiry(lease) {
+        let job = &prepared.incoming.claim;
+        log_lost_lease(&job.queue, job.id, job.attempt);
     }
     let result = prepared.unless_asked_to_end(run, result);
     let (settled_as, checkpoint) = context.take_effects();

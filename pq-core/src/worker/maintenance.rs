@@ -11,6 +11,7 @@ use super::maintenance_schedule::MaintenanceSchedule;
 use super::settling::{give_back_buffer, settle_for_thread};
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
+use crate::incidents::Call;
 use crate::lock::lock;
 use crate::{MaintenanceReport, Store, StoreError};
 
@@ -93,9 +94,9 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
             tracing::warn!(jobs = report.returned, "leases expired; their jobs were requeued");
         }
         Ok(_) => {}
-        Err(error) if error.is_unavailable() => tracing::debug!(%error, "maintenance failed"),
-        Err(error) => tracing::error!(%error, "maintenance failed"),
+        Err(error) => return run.incidents.failed(Call::Maintain, &error),
     }
+    run.incidents.succeeded(Call::Maintain);
 }
 
 /// Puts the periodic jobs that are due. Only an unavailable store keeps the rest of maintenance from its run.

@@ -399,8 +399,15 @@ where
         }
         let Self { pq, queues, settings, middleware, on_failure, control } = self;
         let _attached = control.attach(queues.names(), &pq);
-        threads::run_threads(&Arc::new(WorkerRun::new(
-            pq, queues, settings, middleware, on_failure, &control, until,
-        )))
+        tracing::info!(queues = ?queues.names(), threads = settings.threads, "worker started");
+        let run = WorkerRun::new(pq, queues, settings, middleware, on_failure, &control, until);
+        let result = threads::run_threads(&Arc::new(run));
+        match &result {
+            Ok(Report { done, failed, dead, cancelled, snoozed, given_back, lost, .. }) => {
+                tracing::info!(done, failed, dead, cancelled, snoozed, given_back, lost, "worker ended");
+            }
+            Err(error) => tracing::error!(%error, "worker failed"),
+        }
+        result
     }
 }

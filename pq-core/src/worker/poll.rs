@@ -1,6 +1,5 @@
 //! One poll of the queues: takes jobs of the first queue that has any, and runs them.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
@@ -60,7 +59,7 @@ pub(super) fn poll<S: Store>(
         let mut began_at = None;
         let mut began = || {
             began_at = Some(Instant::now());
-            run.reached.store(true, Ordering::Relaxed);
+            run.record_poll();
             found();
         };
         let batch = match served.is_transactional() {

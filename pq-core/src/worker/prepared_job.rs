@@ -155,7 +155,12 @@ impl<S: Store> PreparedJob<'_, S> {
             let dead = matches!(outcome, Outcome::Dead { .. });
             let job = &self.incoming.claim;
             let attempt = job.attempt;
-            tracing::warn!(queue = %job.queue, job_id = %job.id, attempt, %failure, dead, "job failed");
+            let (queue, job_id, task) = (&job.queue, job.id, self.task.as_deref());
+            if dead {
+                tracing::error!(%queue, %job_id, task, attempt, %failure, dead, "job failed");
+            } else {
+                tracing::warn!(%queue, %job_id, task, attempt, %failure, dead, "job failed");
+            }
             if !run.on_failure.is_empty() {
                 let info = self.info(run);
                 for on_failure in &run.on_failure {

@@ -23,6 +23,7 @@ pub(super) fn run_handler<S: Store>(
     let timeout = prepared.timeout();
     let span = prepared.span();
     let _entered = span.enter();
+    tracing::debug!("job started");
     slot.begin(prepared.running(prepared.incoming.claim.lease(), timeout, now));
     let mut attempt = || run_attempt(prepared, timeout, now, handler);
     let result = if run.middleware.is_empty() {
@@ -32,7 +33,13 @@ pub(super) fn run_handler<S: Store>(
         catch_panic(|| Next::new(&run.middleware, &info, &mut attempt).run()).flatten()
     };
     slot.end();
+    log_end(now, &result);
     result
+}
+
+/// Logs the end of a handler. The fields of the job are those of the current span.
+pub(super) fn log_end(began: Instant, result: &HandlerResult) {
+    tracing::debug!(duration = ?began.elapsed(), succeeded = result.is_ok(), "job ended");
 }
 
 fn run_attempt<S: Store>(
@@ -44,7 +51,13 @@ fn run_attempt<S: Store>(
     let found = prepared.handler.as_ref().map_err(Clone::clone)?;
     let result = catch_panic(|| handler(&found.run))?;
     match timeout {
-        Some(limit) if now.elapsed() > limit => Err(Failure::Timeout(limit)),
+        Some(limit) if now.elapsed() > limit => {
+            let error = match result {
+                Err(Failure::Error(error)) => Some(error),
+                _ => None,
+            };
+            Err(Failure::Timeout { limit, error })
+        }
         _ => result,
     }
 }

@@ -9,6 +9,7 @@ use super::status::Report;
 use super::tally::{EndedAttempt, Tally};
 use super::thread_slots::{FinishedJob, SettleRetries, ThreadSlot};
 use super::worker_run::WorkerRun;
+use crate::incidents::Call;
 use crate::lock::lock;
 use crate::{Claim, JobRecord, JobState, Outcome, Settlement, Store, StoreError};
 
@@ -83,7 +84,7 @@ fn pass_outcomes<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, retries: &mut 
                 retries.next_at = Some(Instant::now() + retries.backoff.next_pause());
                 let mut waiting = lock(&slot.finished);
                 part.extend(parts.into_iter().flatten().chain(waiting.drain(..)));
-                tracing::warn!(%queue, jobs = part.len(), %error, "settling failed; the worker will retry");
+                run.incidents.failed(Call::Settle, &error);
                 *waiting = part;
                 return false;
             }
@@ -96,6 +97,7 @@ fn pass_outcomes<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, retries: &mut 
         }
     }
     *retries = SettleRetries::default();
+    run.incidents.succeeded(Call::Settle);
     true
 }
 

@@ -19,6 +19,7 @@ use super::thread_slots::ThreadSlot;
 use super::wait_turn::Turn;
 use super::worker_run::WorkerRun;
 use super::{lease_keeper, maintenance};
+use crate::incidents::Call;
 use crate::lock::lock;
 use crate::stop::StopMode;
 use crate::wait::{Polled, poll_and_wait};
@@ -92,6 +93,11 @@ const OTHERS: usize = 2;
 /// The time after the deadline of a stop for which the run waits until the lease keeper has deregistered it.
 const DEREGISTER_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long a run that holds no job waits for its threads when it is stopped while the store cannot be reached, and how
+/// often it looks.
+const STOP_WITHOUT_STORE: Duration = Duration::from_millis(500);
+const STORE_CHECK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Ends the run although handlers have not returned.
 ///
 /// Their leases are no longer extended, and their outcomes are not passed to the store.
@@ -139,7 +145,8 @@ impl<E: Send + 'static> Endings<E> {
 
     /// Waits until `have_ended` returns `true`. Returns `false` if the deadline of a stop, and `grace`, came first.
     ///
-    /// A tenth of the time before the deadline, running handlers are asked to end.
+    /// A tenth of the time before the deadline, running handlers are asked to end. A run that holds no job while the store
+    /// cannot be reached has a deadline of its own, because its threads wait for connections that may not come.
     fn wait<S: Store>(&self, run: &WorkerRun<S>, grace: Duration, have_ended: impl Fn() -> bool) -> bool {
         let time_left = || {
             let within = run.settings.stop_within?.saturating_add(grace);
@@ -149,6 +156,11 @@ impl<E: Send + 'static> Endings<E> {
             let seen = self.signal.generation();
             if have_ended() {
                 return true;
+            }
+            if run.is_idle_without_store()
+                && run.stop.time_left(STOP_WITHOUT_STORE.saturating_add(grace)) == Some(Duration::ZERO)
+            {
+                return false;
             }
             let pause = match time_left() {
                 None => Duration::MAX,
@@ -160,7 +172,8 @@ impl<E: Send + 'static> Endings<E> {
                     left
                 }
             };
-            self.signal.wait_past(seen, pause);
+            let is_checked = run.stop.is_finishing() && run.incidents.is_store_unavailable();
+            self.signal.wait_past(seen, if is_checked { pause.min(STORE_CHECK_PAUSE) } else { pause });
         }
     }
 }
@@ -182,10 +195,7 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
     let mut backoff = ErrorBackoff::default();
     while !run.stop.is_finishing() {
         match run_next_batch(run, thread, &mut sizer) {
-            Ok(true) => {
-                backoff.reset();
-                run.reached.store(true, Ordering::Relaxed);
-            }
+            Ok(true) => backoff.reset(),
             Ok(false) => return Ok(()),
             Err(_) if run.is_abandoned() => return Ok(()),
             Err(error) => {
@@ -193,7 +203,7 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
                     run.stop.request(StopMode::Abort);
                     return Err(error);
                 }
-                tracing::warn!(%error, "polling failed; the worker will retry");
+                run.incidents.failed(Call::Poll, &error);
                 pause(run, backoff.next_pause());
             }
         }
@@ -203,8 +213,7 @@ fn run_thread<S: Store>(run: &WorkerRun<S>, thread: usize) -> Result<(), S::Erro
 
 /// Returns whether the error of a poll ends the worker.
 pub(super) fn is_fatal<S: Store>(run: &WorkerRun<S>, error: &S::Error) -> bool {
-    !error.is_passing() && !run.reached.load(Ordering::Relaxed)
-        || error.is_read_only() && ends_when_empty(run)
+    !error.is_passing() && !run.is_reached() || error.is_read_only() && ends_when_empty(run)
 }
 
 /// Returns whether the run ends when its queues are empty.
@@ -221,7 +230,11 @@ fn run_next_batch<S: Store>(
     let ends_when_empty = ends_when_empty(run);
     // A worker that exits when its queues are empty needs a full scan first.
     let scan = if ends_when_empty { Scan::Full } else { Scan::Resume };
-    match poll(run, thread, sizer, scan, &mut || ())? {
+    let polled = poll(run, thread, sizer, scan, &mut || ())?;
+    if matches!(polled, PollResult::Empty { .. }) {
+        run.record_poll();
+    }
+    match polled {
         PollResult::Ran => return Ok(true),
         PollResult::LimitReached => return Ok(false),
         PollResult::Empty { .. } if run.until == RunUntil::Empty => {
@@ -231,12 +244,12 @@ fn run_next_batch<S: Store>(
         PollResult::Empty { .. } if ends_when_empty => return Ok(false),
         PollResult::Empty { .. } => {}
     }
-    run.reached.store(true, Ordering::Relaxed);
     // One thread polls on behalf of those that wait. When it has taken jobs it lets the next one wait, and runs them.
     let Some(turn) = run.wait_turn.take(run.stop.waits()) else { return Ok(true) };
     let mut turn = Some(turn);
     let names = run.queues.blocking_names();
-    let waited = poll_and_wait(run.store(), &names, Wait::Forever, Some(run.stop.waits()), |scan| {
+    let (token, incidents) = (Some(run.stop.waits()), &run.incidents);
+    let waited = poll_and_wait(run.store(), &names, Wait::Forever, token, incidents, |scan| {
         turn.iter().for_each(Turn::begin_poll);
         let polled = poll(run, thread, sizer, scan, &mut || drop(turn.take()));
         let is_held = turn.as_ref().is_some_and(Turn::end_poll);

@@ -299,7 +299,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         }
         let attempt = prepared.ended_attempt(&self.run.clock, now, Instant::now());
         let has_sent = sent.is_none() || store.activity(conn) != sent;
-        let has_timed_out = matches!(result, Err(Failure::Timeout(_)));
+        let has_timed_out = matches!(result, Err(Failure::Timeout { .. }));
         // Without a count a failure in a shared transaction may be a conflict. Alone the handler shows what it is.
         let is_conflict = match conflicts {
             _ if has_timed_out => false,

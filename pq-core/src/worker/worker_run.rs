@@ -13,6 +13,7 @@ use super::store_clock::StoreClock;
 use super::thread_slots::ThreadSlot;
 use super::wait_turn::WaitTurn;
 use crate::handler::{ContextAccess, Middleware, OnFailure};
+use crate::incidents::{Call, Incidents};
 use crate::lease_table::LeaseTable;
 use crate::stop::StopSignal;
 use crate::{Pq, Store, WakeSignal};
@@ -31,6 +32,8 @@ pub(super) struct WorkerRun<S: Store> {
     pub(super) progress: Arc<Progress>,
     pub(super) leases: Arc<LeaseTable>,
     pub(super) clock: StoreClock,
+    /// The calls that the store refuses at present.
+    pub(super) incidents: Incidents,
     /// For each queue of `queues` what its leased handlers may touch.
     pub(super) context_access: Vec<Arc<ContextAccess<S>>>,
     /// Belongs to the thread that waits for jobs on behalf of the others.
@@ -40,7 +43,7 @@ pub(super) struct WorkerRun<S: Store> {
     /// Whether the run has ended although handlers have not. Their outcomes are no longer passed to the store.
     pub(super) abandoned: AtomicBool,
     /// Whether the store has ever answered. Until then an error ends the worker if a retry cannot succeed.
-    pub(super) reached: AtomicBool,
+    reached: AtomicBool,
 }
 
 impl<S: Store> WorkerRun<S> {
@@ -83,6 +86,7 @@ impl<S: Store> WorkerRun<S> {
             progress,
             leases,
             clock: StoreClock::new(),
+            incidents: Incidents::default(),
             context_access,
             wait_turn: WaitTurn::default(),
             lease_keeper: ThreadSignal::default(),
@@ -102,6 +106,27 @@ impl<S: Store> WorkerRun<S> {
         if self.job_limit.record_begun(jobs) {
             self.stop.waits().cancel();
         }
+    }
+
+    /// Records that the store answered a poll.
+    pub(super) fn record_poll(&self) {
+        self.incidents.succeeded(Call::Poll);
+        if !self.is_reached() && !self.reached.swap(true, Ordering::Relaxed) {
+            tracing::info!("worker became ready");
+        }
+    }
+
+    /// Returns whether the store has ever answered a poll.
+    pub(super) fn is_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the run shall stop, holds no job, and cannot reach the store.
+    pub(super) fn is_idle_without_store(&self) -> bool {
+        self.stop.is_finishing()
+            && self.incidents.is_store_unavailable()
+            && self.leases.is_empty()
+            && self.slots().iter().all(|slot| slot.buffered() == 0 && slot.all_running().is_empty())
     }
 
     pub(super) fn store(&self) -> &S {

@@ -135,15 +135,27 @@ fn run(
     call_timeout: Duration,
     mut pipe: PipeReader,
 ) {
-    let mut retry_in = FIRST_RETRY;
+    let (mut retry_in, mut lost_at) = (FIRST_RETRY, None::<Instant>);
     while !registry.is_closed() {
         let started = Instant::now();
         let served = Connection::open(conninfo, call_timeout).and_then(|conn| {
             registry.connected();
+            if let Some(at) = lost_at.take() {
+                tracing::info!(after = ?at.elapsed(), server = conninfo.server(), "listener connected again");
+            }
             Session::new(conn, table, registry).serve(&mut pipe)
         });
         if let Err(reason) = served {
-            tracing::warn!(reason, server = conninfo.server(), "listener lost its connection; waits poll");
+            if lost_at.is_none() {
+                lost_at = Some(Instant::now());
+                tracing::warn!(
+                    reason,
+                    server = conninfo.server(),
+                    "listener lost its connection; waits poll"
+                );
+            } else {
+                tracing::debug!(reason, "listener failed to connect again");
+            }
         }
         registry.disconnected();
         if registry.is_closed() {

@@ -21,7 +21,6 @@ use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -39,6 +38,7 @@ use super::thread_slots::{FinishedJob, ThreadSlot};
 use super::threads::{ends_when_empty, is_fatal, requeue_expired};
 use super::worker_run::WorkerRun;
 use crate::handler::{Context, Executor, HandlerResult};
+use crate::incidents::Call;
 use crate::stop::StopMode;
 use crate::wait::Polled;
 use crate::{Error, Scan, Store, StoreError, Taken, WakeSignal};
@@ -209,7 +209,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                     }
                 }
                 backoff.reset();
-                run.reached.store(true, Ordering::Relaxed);
+                run.record_poll();
                 if !is_empty {
                     continue;
                 }
@@ -236,7 +236,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                         }
                         Err(error) if is_fatal(run, &error) => return Err(error),
                         Err(error) => {
-                            tracing::warn!(%error, "looking for expired leases failed; the worker will retry");
+                            run.incidents.failed(Call::Poll, &error);
                             retry_at = Instant::now() + backoff.next_pause();
                             poll_at = retry_at;
                         }
@@ -262,7 +262,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             self.run.stop.request(StopMode::Abort);
             return Err(error);
         }
-        tracing::warn!(%error, "polling failed; the worker will retry");
+        self.run.incidents.failed(Call::Poll, &error);
         if !error.is_unavailable() {
             // A smaller take needs less of the store.
             self.max_take = (self.max_take / 8).max(1);

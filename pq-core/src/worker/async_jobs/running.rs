@@ -4,11 +4,12 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::handler::HandlerResult;
 use crate::worker::catch_panic::panic_text;
+use crate::worker::run_handler::log_end;
 
 /// A handler's timeout, and the future that ends then.
 pub(super) type Timeout = (Duration, Pin<Box<dyn Future<Output = ()> + Send>>);
@@ -18,7 +19,9 @@ pub(super) async fn run_guarded(
     mut handler: Pin<Box<dyn Future<Output = HandlerResult> + Send + '_>>,
     mut timeout: Option<Timeout>,
 ) -> HandlerResult {
-    poll_fn(move |context| {
+    tracing::debug!("job started");
+    let began = Instant::now();
+    let result = poll_fn(move |context| {
         match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context))) {
             Ok(Poll::Ready(result)) => return Poll::Ready(result),
             Ok(Poll::Pending) => {}
@@ -27,9 +30,11 @@ pub(super) async fn run_guarded(
         if let Some((limit, sleep)) = &mut timeout
             && sleep.as_mut().poll(context).is_ready()
         {
-            return Poll::Ready(Err(Failure::Timeout(*limit)));
+            return Poll::Ready(Err(Failure::Timeout { limit: *limit, error: None }));
         }
         Poll::Pending
     })
-    .await
+    .await;
+    log_end(began, &result);
+    result
 }

@@ -3,7 +3,6 @@
 //! The thread starts an attempt for each job that may be ready. An attempt has a connection of its own on the executor, and
 //! runs at most one job. While attempts find jobs more are started, up to the limits.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::attempt::Attempt;
@@ -124,7 +123,7 @@ impl<S: Store> Dispatcher<'_, S> {
             queue.running += 1;
             queue.may_have_jobs = true;
             self.run.queues.record_turn(*position, &[]);
-            self.run.reached.store(true, Ordering::Relaxed);
+            self.run.record_poll();
         }
     }
 
@@ -146,7 +145,7 @@ impl<S: Store> Dispatcher<'_, S> {
                 let interval = self.run.store().poll_interval();
                 queue.poll_at = Instant::now() + next_due.map_or(interval, |due| due.min(interval));
                 queue.may_have_jobs = false;
-                self.run.reached.store(true, Ordering::Relaxed);
+                self.run.record_poll();
             }
             AttemptEnd::NeedsLease => queue.needs_lease = true,
             AttemptEnd::Ran | AttemptEnd::Dropped => self.look_again_everywhere(position),
