@@ -162,7 +162,8 @@ impl Builder {
 
     /// Sets whether statements are prepared by name on connections of the handle's own pool. Default: `true`.
     ///
-    /// Some poolers need `false`.
+    /// Poolers in transaction mode need `false`, unless they track prepared statements. Each single statement is then in a
+    /// transaction of its own, which takes two more round trips.
     pub fn prepare(mut self, prepare: bool) -> Self {
         self.prepare = prepare;
         self

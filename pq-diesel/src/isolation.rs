@@ -55,16 +55,16 @@ pub(crate) fn is_read_committed(conn: &mut PgConnection) -> QueryResult<bool> {
     Ok(level == "read committed")
 }
 
-/// Returns whether single statements need a transaction to be at READ COMMITTED: on a connection of the handle's own pool
-/// whose default is another level, outside of a transaction.
+/// Returns whether single statements need a transaction: outside of one, on a connection of the handle's own pool whose
+/// default is another level, or which does not prepare statements because of a pooler.
 pub(crate) fn needs_transaction(conn: &mut PgConnection) -> QueryResult<bool> {
-    Ok(pool::is_read_committed(conn) == Some(false) && depth(conn)? == 0)
+    Ok(pool::runs_singles(conn) == Some(false) && depth(conn)? == 0)
 }
 
 /// Runs a single statement, in the open transaction if there is one.
 ///
 /// Otherwise it is a transaction of its own at READ COMMITTED. On a connection of the handle's own pool whose default is
-/// another level, that takes two more round trips. On a connection of the application's the default level is tried first,
+/// another level, or behind a pooler, that takes two more round trips. On a connection of the application's the default level is tried first,
 /// because it is not known, and a serialization failure shows that it is another one.
 pub(crate) fn run_single<T>(
     conn: &mut PgConnection,

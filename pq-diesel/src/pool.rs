@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent, get_default_instrumentation};
+use diesel::connection::{
+    CacheSize, Instrumentation, InstrumentationEvent, SimpleConnection, get_default_instrumentation,
+};
 use diesel::r2d2::{ConnectionManager, R2D2Connection};
 use diesel::result::Error as DieselError;
 use diesel::{Connection, PgConnection};
@@ -184,16 +186,17 @@ impl r2d2::ManageConnection for Manager {
         let timer = self.timers.add();
         conn.set_instrumentation(Counting {
             counts: Counts::default(),
-            is_read_committed: true,
+            runs_singles: false,
             timer: Arc::clone(&timer),
             applications: get_default_instrumentation(),
         });
-        let is_read_committed =
-            isolation::is_read_committed(&mut conn).map_err(diesel::r2d2::Error::QueryError)?;
-        if let Some(counting) = conn.instrumentation().downcast_mut::<Counting>() {
-            counting.is_read_committed = is_read_committed;
-        }
-        if !self.prepare {
+        if self.prepare {
+            let is_read_committed =
+                isolation::is_read_committed(&mut conn).map_err(diesel::r2d2::Error::QueryError)?;
+            if let Some(counting) = conn.instrumentation().downcast_mut::<Counting>() {
+                counting.runs_singles = is_read_committed;
+            }
+        } else {
             conn.set_prepared_statement_cache_size(CacheSize::Disabled);
         }
         let now = Instant::now();
@@ -208,7 +211,8 @@ impl r2d2::ManageConnection for Manager {
             return Err(diesel::r2d2::Error::QueryError(DieselError::BrokenTransactionManager));
         }
         lent.timer.set_limit(Some(CHECK_WITHIN.min(self.timers.limit())));
-        let answered = lent.conn.ping();
+        // A statement that diesel prepares is sent in two parts, which a pooler may give to two sessions.
+        let answered = lent.conn.batch_execute("SELECT 1");
         if lent.timer.is_cut_off() {
             *lock(&self.unanswered) = Some(Instant::now());
         }
@@ -237,8 +241,10 @@ pub(crate) struct Counts {
 /// instrumentation.
 struct Counting {
     counts: Counts,
-    /// Whether the connection's default isolation level is READ COMMITTED.
-    is_read_committed: bool,
+    /// Whether a single statement is correct outside of a transaction: the connection's default isolation level is READ
+    /// COMMITTED, and statements are prepared by name. diesel sends an unnamed one in two parts, which a pooler in
+    /// transaction mode would give to two sessions.
+    runs_singles: bool,
     timer: Arc<CallTimer>,
     applications: Option<Box<dyn Instrumentation>>,
 }
@@ -268,9 +274,9 @@ pub(crate) fn counts(conn: &mut PgConnection) -> Option<Counts> {
     conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.counts)
 }
 
-/// Returns whether the connection's default isolation level is READ COMMITTED. Returns `None` as [`counts`] does.
-pub(crate) fn is_read_committed(conn: &mut PgConnection) -> Option<bool> {
-    conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.is_read_committed)
+/// Returns whether a single statement is correct outside of a transaction. Returns `None` as [`counts`] does.
+pub(crate) fn runs_singles(conn: &mut PgConnection) -> Option<bool> {
+    conn.instrumentation().downcast_ref::<Counting>().map(|counting| counting.runs_singles)
 }
 
 /// Runs `work` with another limit of the time that each statement on the connection may remain without an answer. See
