@@ -189,7 +189,7 @@ impl Pq {
     /// # Errors
     ///
     /// The errors of [`pq_diesel::Pq::migrate`].
-    pub async fn migrate(&self) -> Result<(), Error> {
+    pub async fn migrate(&self) -> Result<Vec<String>, Error> {
         let blocking = self.shared.blocking.clone();
         let migrated = tokio::task::spawn_blocking(move || blocking.migrate()).await;
         migrated.unwrap_or_else(|error| Err(Error::Migration(error.to_string())))

@@ -52,6 +52,16 @@ impl ConnInfo {
         }
     }
 
+    /// Returns why libpq cannot parse the string, or `None` if it can.
+    pub(crate) fn invalid(&self) -> Option<String> {
+        match &self.shown {
+            Err(Unshown::Invalid(reason)) => Some(format!(
+                "{reason}; expected a URL like postgres://user:password@host:5432/database, or key=value pairs"
+            )),
+            _ => None,
+        }
+    }
+
     /// Returns a connection error of libpq without anything secret.
     ///
     /// libpq never shows a password that it recognised as one. But it repeats a connection string that it cannot parse,

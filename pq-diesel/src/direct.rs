@@ -28,7 +28,7 @@ use crate::{Error, Pq};
 ///
 /// The errors of [`Pq::migrate`].
 pub fn create(conn: &mut PgConnection) -> Result<(), Error> {
-    Pq::detached().migrate_on(conn)
+    Pq::detached().migrate_on(conn).map(drop)
 }
 
 /// Enqueues a job.

@@ -7,6 +7,7 @@ use pq_core::StoreError;
 
 use crate::call_timer::take_cut_off;
 use crate::connection::Failed;
+use crate::grants::Role;
 use crate::table::Table;
 
 /// An error of a call on PostgreSQL.
@@ -85,8 +86,24 @@ pub enum Error {
         /// The versions that exist.
         known: String,
     },
+    /// The server did not grant privileges, because the session's role may not. Nothing was granted.
+    #[error(
+        "cannot grant {to:?} the privileges of a {kind}: {missing} are missing, first {first}; run it as the owner of the \
+         schema and its tables"
+    )]
+    #[non_exhaustive]
+    NotGranted {
+        /// The role that should get them.
+        to: String,
+        /// The kind of process.
+        kind: Role,
+        /// The number of privileges that are missing.
+        missing: usize,
+        /// The first of them.
+        first: String,
+    },
     /// Any other error of the database.
-    #[error("the database refused: {source}")]
+    #[error("the database refused: {source}{}", remedy(source))]
     #[non_exhaustive]
     Database {
         /// The SQLSTATE, five characters. `None` if the error is not the server's. The error of a caller's own
@@ -228,6 +245,17 @@ impl Error {
             }
             _ => None,
         }
+    }
+}
+
+/// Returns how to avoid an error, as the end of its text. SQL's words are the same in every language of the server.
+fn remedy(error: &DieselError) -> &'static str {
+    let is_prepare = |message: &str| message.contains("PREPARE") && message.contains("NOTIFY");
+    match error {
+        DieselError::DatabaseError(_, info) if is_prepare(info.message()) => {
+            "; a put notifies, so put after `SET LOCAL pq.notify TO 'off'` in a transaction that will be prepared"
+        }
+        _ => "",
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use diesel::connection::SimpleConnection;
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Nullable, Text};
@@ -10,6 +11,7 @@ use diesel::sql_types::{Nullable, Text};
 use crate::Error;
 use crate::connection::Failed;
 use crate::table::{Ident, Table};
+use crate::{migrate, privileges};
 
 /// A kind of process, which determines the privileges that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,7 +172,34 @@ pub(crate) fn statements(
     let ids: Option<String> =
         serial.get_result(conn).map_err(|error| Error::of(table, Failed::on_blocking(error)))?;
     let ids = ids.unwrap_or_default();
-    Ok(grants(role).iter().map(|grant| statement(table, grant, &ids, &to)).collect())
+    // diesel's own tools record the migrations elsewhere.
+    let is_recorded = migrate::has_record(conn, table)?;
+    let exists = |grant: &&Grant| is_recorded || !matches!(grant.on, On::Table("migrations"));
+    Ok(grants(role).iter().filter(exists).map(|grant| statement(table, grant, &ids, &to)).collect())
+}
+
+/// Grants a database role what a process of this kind needs, all or none. Returns the number of statements.
+pub(crate) fn grant_all(
+    conn: &mut PgConnection,
+    table: &Table,
+    role: Role,
+    to: &str,
+) -> Result<usize, Error> {
+    conn.transaction(|conn| {
+        let all = statements(conn, table, role, to)?;
+        conn.batch_execute(&all.join("\n"))?;
+        // A role that may not grant a privilege gets a warning from the server, and no error.
+        let (_, missing) = privileges::missing(conn, table, role, Some(to))?;
+        match missing.first() {
+            None => Ok(all.len()),
+            Some(first) => Err(Error::NotGranted {
+                to: to.to_owned(),
+                kind: role,
+                missing: missing.len(),
+                first: first.clone(),
+            }),
+        }
+    })
 }
 
 fn statement(table: &Table, Grant { privileges, on }: &Grant, ids: &str, to: &Ident) -> String {

@@ -59,6 +59,7 @@ mod migrate;
 mod pool;
 mod pq;
 mod prepared;
+mod privileges;
 mod rows;
 pub mod schema;
 mod settings;

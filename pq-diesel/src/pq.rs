@@ -3,8 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use diesel::connection::SimpleConnection;
-use diesel::{Connection, PgConnection};
+use diesel::PgConnection;
 use pq_core::store::Connect;
 #[cfg(feature = "cron")]
 use pq_core::{Cron, CronEntry};
@@ -271,12 +270,13 @@ impl Pq {
 impl Pq {
     /// Creates the table or migrates it to this version, on a connection of the handle.
     ///
-    /// Does nothing if the table is up to date. Any number of processes may call it at once.
+    /// Returns the versions of the migrations that it ran: none if the table is up to date. Any number of processes may
+    /// call it at once.
     ///
     /// # Errors
     ///
     /// [`Error::Migration`] if there is a table of this name that pq did not create; the database's own.
-    pub fn migrate(&self) -> Result<(), Error> {
+    pub fn migrate(&self) -> Result<Vec<String>, Error> {
         let store = self.store();
         store.with_connection(|conn| store.with_call_timeout(conn, None, |conn| self.migrate_on(conn)))
     }
@@ -286,7 +286,7 @@ impl Pq {
     /// # Errors
     ///
     /// The errors of [`Pq::migrate`].
-    pub fn migrate_on(&self, conn: &mut PgConnection) -> Result<(), Error> {
+    pub fn migrate_on(&self, conn: &mut PgConnection) -> Result<Vec<String>, Error> {
         migrate::migrate(conn, &self.store().table)
     }
 
@@ -323,6 +323,17 @@ impl Pq {
         migrate::applied_after(conn, &self.store().table, version)
     }
 
+    /// Returns the SQL by which [`Pq::migrate_down_to_on`] would revert migrations, the last first.
+    ///
+    /// Changes nothing, but needs the permission to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownMigration`] if there is no such version; the database's own.
+    pub fn revert_sql_on(&self, conn: &mut PgConnection, version: &str) -> Result<Vec<Pending>, Error> {
+        migrate::revert_script(conn, &self.store().table, version)
+    }
+
     /// Reverts the migrations after this version, the last first, and returns them. `0` reverts all.
     ///
     /// **Data that only the reverted migrations can hold is deleted.** Each of them says what it keeps.
@@ -343,16 +354,14 @@ impl Pq {
         grants::statements(conn, &self.store().table, role, to)
     }
 
-    /// Grants a database role the permissions of a kind of process, all or none.
+    /// Grants a database role the permissions of a kind of process, all or none. Returns the number of statements.
     ///
     /// # Errors
     ///
-    /// The errors of [`Pq::grant_sql_on`].
-    pub fn grant_on(&self, conn: &mut PgConnection, role: Role, to: &str) -> Result<(), Error> {
-        conn.transaction(|conn| {
-            let all = self.grant_sql_on(conn, role, to)?.join("\n");
-            Ok(conn.batch_execute(&all)?)
-        })
+    /// [`Error::NotGranted`] if the session's role may not grant them, of which the server only warns. The errors of
+    /// [`Pq::grant_sql_on`].
+    pub fn grant_on(&self, conn: &mut PgConnection, role: Role, to: &str) -> Result<usize, Error> {
+        grants::grant_all(conn, &self.store().table, role, to)
     }
 
     /// Returns the SQL that [`Pq::migrate`] runs on an empty database, for `psql`.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::Error;
 use crate::conninfo::{ConnInfo, quote};
 
 /// The connection string that the environment defines.
@@ -10,9 +11,19 @@ use crate::conninfo::{ConnInfo, quote};
 /// `TPQ_PASS` together; `DATABASE_URL`. If none is set the connection string is empty, and libpq uses its own variables
 /// `PGHOST`, `PGDATABASE` and so on.
 #[derive(Clone)]
-pub struct Settings(ConnInfo);
+pub struct Settings {
+    conninfo: ConnInfo,
+    /// The variable or option that holds the connection string.
+    source: &'static str,
+}
 
 impl Settings {
+    /// Takes a connection string that was not read from a variable. `source` names its origin in errors.
+    #[must_use]
+    pub fn new(source: &'static str, conninfo: &str) -> Self {
+        Self { conninfo: ConnInfo::new(conninfo), source }
+    }
+
     /// Reads the environment variables of the process.
     #[must_use]
     pub fn from_env() -> Self {
@@ -33,25 +44,36 @@ impl Settings {
         .into_iter()
         .filter_map(|(key, name)| set(name).map(|value| format!("{key}={}", quote(&value))))
         .collect();
-        let conninfo = set("PQ_URL")
-            .or_else(|| set("TPQ_URL"))
-            .or_else(|| (!words.is_empty()).then(|| words.join(" ")))
-            .or_else(|| set("DATABASE_URL"))
+        let named = |name| set(name).map(|value| (name, value));
+        let (source, conninfo) = named("PQ_URL")
+            .or_else(|| named("TPQ_URL"))
+            .or_else(|| (!words.is_empty()).then(|| ("TPQ_HOST", words.join(" "))))
+            .or_else(|| named("DATABASE_URL"))
             .unwrap_or_default();
-        Self(ConnInfo::new(conninfo))
+        Self::new(source, &conninfo)
     }
 
     /// Returns the connection string **with its password**: for libpq, not for logs.
     #[must_use]
     pub fn conninfo(&self) -> &str {
-        self.0.as_str()
+        self.conninfo.as_str()
+    }
+
+    /// Checks that libpq can parse the connection string. Connects to nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`pq_core::Error::InvalidSetting`] names the variable and the reason, and nothing of the string.
+    pub fn check(&self) -> Result<(), Error> {
+        let Some(reason) = self.conninfo.invalid() else { return Ok(()) };
+        Err(pq_core::Error::InvalidSetting(format!("invalid {}: {reason}", self.source)).into())
     }
 }
 
 /// Shows the server and the database, without user and password.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Settings({})", self.0.server())
+        write!(f, "Settings({})", self.conninfo.server())
     }
 }
 
@@ -74,6 +96,18 @@ mod tests {
         assert_eq!(settings(&all[..1]), "d");
         assert_eq!(settings(&[("PQ_URL", ""), ("DATABASE_URL", "d")]), "d");
         assert_eq!(settings(&[]), "");
+    }
+
+    #[test]
+    fn a_malformed_string_is_named_by_its_variable_and_not_shown() {
+        let check = |name: &str, value: &str| {
+            let lookup = |wanted: &str| (wanted == name).then(|| value.to_owned());
+            Settings::from_lookup(lookup).check().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(check("PQ_URL", "postgres://bob:x@db/shop"), "");
+        assert_eq!(check("PQ_URL", ""), "");
+        let error = check("DATABASE_URL", "postgers://bob:s3cret@db/shop");
+        assert!(error.starts_with("invalid DATABASE_URL: ") && !error.contains("s3cret"), "{error}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Integer, Text};
 use pq_diesel::{Error, Notify, Pq, PutOptions, Wait};
-use pq_testing::Database;
+use pq_testing::{Database, Options, Server};
 use serde_json::{Value, json};
 
 /// Tries to acquire the notifier lock of a channel.
@@ -45,6 +45,27 @@ fn received(listener: &mut PgConnection) -> Result<Vec<(String, String)>, Box<dy
 /// Sends the notification with which [`received`] ends.
 fn end(conn: &mut PgConnection) -> QueryResult<()> {
     conn.batch_execute("NOTIFY \"end\"")
+}
+
+#[test]
+fn a_put_that_does_not_notify_can_be_prepared() -> Outcome {
+    let server = Server::start(&Options::throwaway().setting("max_prepared_transactions", "2"))?;
+    let database = server.database()?;
+    let pq = Pq::connect(database.url())?;
+    pq.migrate()?;
+    let mut conn = database.connect()?;
+    let queue = pq.queue::<Value>("mail")?;
+    let mut put = |setting: &str| -> Result<(), Error> {
+        conn.batch_execute(&format!("BEGIN; {setting}"))?;
+        queue.on(&mut conn).put(&json!(1))?;
+        Ok(conn.batch_execute("PREPARE TRANSACTION 'one'")?)
+    };
+    let refused = put("").map_err(|error| error.to_string());
+    assert!(refused.is_err_and(|text| text.contains("SET LOCAL pq.notify TO 'off'")));
+    put("SET LOCAL pq.notify TO 'off'")?;
+    conn.batch_execute("COMMIT PREPARED 'one'")?;
+    assert_eq!(queue.get(Wait::No)?.map(|job| job.data), Some(json!(1)));
+    Ok(())
 }
 
 #[test]

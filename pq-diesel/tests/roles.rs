@@ -48,7 +48,7 @@ const OPERATIONS: [Operation; 21] = [
     ("list queues, jobs, workers and periodic jobs", list, [false, true, true]),
     ("register and stop a worker", register, [false, true, false]),
     ("set and fire periodic jobs", fire, [false, true, false]),
-    ("migrate, when all is done", |_, conn| Pq::detached().migrate_on(conn), [true, true, true]),
+    ("migrate, when all is done", |_, conn| Pq::detached().migrate_on(conn).map(drop), [true, true, true]),
     ("revert", |_, conn| Pq::detached().revert_migrations_on(conn), [false, false, false]),
 ];
 

@@ -92,7 +92,7 @@ fn assess(size: &Size) -> Option<Finding> {
 /// Returns whether a table or index is worth a rebuild. A small one never is, and the estimate is rough.
 fn bloated(index: bool, bytes: f64, needed: f64) -> bool {
     const MIB: f64 = 1_048_576.0;
-    let (least, times) = if index { (64.0 * MIB, 4.0) } else { (256.0 * MIB, 10.0) };
+    let (least, times) = (32.0 * MIB, if index { 4.0 } else { 10.0 });
     bytes > least && bytes > times * needed
 }
 
@@ -104,11 +104,12 @@ mod tests {
 
     #[test]
     fn small_indexes_are_never_bloated() {
-        assert!(!bloated(true, 64.0 * MIB, 0.0));
-        assert!(bloated(true, 65.0 * MIB, 0.0));
+        assert!(!bloated(true, 32.0 * MIB, 0.0));
+        assert!(bloated(true, 33.0 * MIB, 0.0));
         assert!(!bloated(true, 65.0 * MIB, 17.0 * MIB));
-        assert!(!bloated(false, 200.0 * MIB, 0.0));
-        assert!(bloated(false, 300.0 * MIB, 20.0 * MIB));
+        assert!(!bloated(false, 30.0 * MIB, 0.0));
+        assert!(bloated(false, 74.0 * MIB, 1.0 * MIB));
+        assert!(!bloated(false, 300.0 * MIB, 40.0 * MIB));
     }
 
     #[test]

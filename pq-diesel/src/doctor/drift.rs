@@ -197,7 +197,8 @@ fn compare(
             None if missing_tables.iter().any(|table| belongs(name, table)) => continue,
             None => format!("{kind} {} is missing", shown(name)),
         };
-        let advice = repair(kind, &shown(definition), found.contains_key(object));
+        let now = found.get(object).map(|(now, _)| now.as_str());
+        let advice = repair(kind, &shown(name), &shown(definition), now, schema);
         findings.push(Finding::new(CHECK, Level::Failure, message).advise(advice));
     }
     let mut additions = Vec::new();
@@ -234,13 +235,38 @@ fn belongs(object: &str, table: &str) -> bool {
         || object.strip_suffix(table).is_some_and(|rest| rest.ends_with(" on "))
 }
 
-/// Returns how to restore an object that is missing or `changed`.
-fn repair(kind: &str, definition: &str, changed: bool) -> String {
-    let first = if changed { "drop it, then: " } else { "" };
+/// Returns how to restore an object that is missing, or that is as `now` describes. No job is lost by it.
+fn repair(kind: &str, name: &str, definition: &str, now: Option<&str>, schema: &str) -> String {
+    let first = if now.is_some() { "drop it, then: " } else { "" };
     match kind {
+        "table" if now.is_some_and(|now| now.contains("persistence u")) => {
+            format!(
+                "ALTER TABLE {schema}.{name} SET LOGGED; until then a crash of the server empties the table"
+            )
+        }
+        "table" if now.is_some_and(|now| now.contains("with row security")) => {
+            format!(
+                "ALTER TABLE {schema}.{name} DISABLE ROW LEVEL SECURITY, or exempt the roles by ALTER ROLE … BYPASSRLS"
+            )
+        }
+        "table" if now.is_some() => {
+            "move its rows to a plain table of this name, and do not drop it before".to_owned()
+        }
+        "trigger"
+            if now.is_some_and(|now| now.contains("(which is disabled)") || now.contains("(enabled ")) =>
+        {
+            match name.split_once(" on ") {
+                Some((trigger, table)) => format!("ALTER TABLE {schema}.{table} ENABLE TRIGGER {trigger}"),
+                None => "enable it".to_owned(),
+            }
+        }
+        "index" if now.is_some_and(|now| now.contains("(which is not valid)")) => {
+            format!("REINDEX INDEX CONCURRENTLY {schema}.{name}")
+        }
         "index" => format!("{first}{}", definition.replacen(" INDEX ", " INDEX CONCURRENTLY ", 1)),
         "trigger" => format!("{first}{definition}"),
-        "function" | "table" => "create it again as `pq schema` prints it".to_owned(),
+        "function" => "CREATE OR REPLACE it as `pq schema` prints it".to_owned(),
+        "table" => "create it as `pq schema` prints it".to_owned(),
         _ => format!("restore it: {definition}"),
     }
 }
@@ -280,6 +306,23 @@ mod tests {
         let advice = findings[1].advice.clone().unwrap_or_default();
         assert!(advice.ends_with("CREATE INDEX CONCURRENTLY queue_ready ON pq.queue (id)"), "{advice}");
         assert_eq!(compare(&made, &made, "pq")[0].level, Level::Ok);
+    }
+
+    #[test]
+    fn no_advice_loses_a_job() {
+        let advice = |kind, name, now: &str| {
+            let made = catalog(&[(kind, name, "kind r persistence p", false)]);
+            let found = catalog(&[(kind, name, now, false)]);
+            compare(&made, &found, "pq")[0].advice.clone().unwrap_or_default()
+        };
+        let unlogged = advice("table", "queue", "kind r persistence u");
+        assert!(unlogged.starts_with("ALTER TABLE pq.queue SET LOGGED"), "{unlogged}");
+        let secured = advice("table", "queue", "kind r persistence p with row security");
+        assert!(secured.starts_with("ALTER TABLE pq.queue DISABLE ROW LEVEL SECURITY"), "{secured}");
+        let disabled = advice("trigger", "queue_notify on queue", "CREATE TRIGGER … (which is disabled)");
+        assert_eq!(disabled, "ALTER TABLE pq.queue ENABLE TRIGGER queue_notify");
+        let invalid = advice("index", "queue_ready", "CREATE INDEX … (which is not valid)");
+        assert_eq!(invalid, "REINDEX INDEX CONCURRENTLY pq.queue_ready");
     }
 
     #[test]

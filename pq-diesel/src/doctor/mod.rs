@@ -24,6 +24,7 @@ mod dead_tuples;
 mod drift;
 mod migrations;
 mod notifications;
+mod owners;
 mod plans;
 mod pooler;
 mod privileges;
@@ -31,6 +32,7 @@ mod row_security;
 mod sequences;
 mod server;
 mod settings;
+mod slots;
 mod snapshots;
 
 use std::time::{Duration, SystemTime};
@@ -137,9 +139,11 @@ impl Pq {
     /// query plans, privileges and sequences, and whether the catalog still is what the migrations created. A check
     /// that cannot be made, for example for lack of a privilege, yields a finding of [`Level::Skipped`].
     ///
+    /// If the table does not exist, that is a finding of [`Level::Failure`], and only the server is checked.
+    ///
     /// # Errors
     ///
-    /// [`Error::NotMigrated`] if the table does not exist; the errors of a lost connection.
+    /// The errors of a lost connection.
     pub fn examine(&self, how: &Examination) -> Result<Vec<Finding>, Error> {
         let store = self.store();
         store.with_connection(|conn| {
@@ -169,24 +173,34 @@ struct Exam<'a> {
     how: &'a Examination,
 }
 
+/// Whether a check reads the tables of the queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    Server,
+    Tables,
+}
+
 type Check = fn(&Exam<'_>, &mut PgConnection) -> Result<Vec<Finding>, Error>;
 
 /// All checks, in the order of their findings.
-const CHECKS: [(&str, Check); 14] = [
-    (server::VERSION, server::version),
-    (server::CONNECTIONS, server::connections),
-    (settings::CHECK, settings::examine),
-    (clock::CHECK, clock::examine),
-    (snapshots::CHECK, snapshots::examine),
-    (dead_tuples::CHECK, dead_tuples::examine),
-    (bloat::CHECK, bloat::examine),
-    (notifications::CHECK, notifications::examine),
-    (sequences::CHECK, sequences::examine),
-    (privileges::CHECK, privileges::examine),
-    (row_security::CHECK, row_security::examine),
-    (migrations::CHECK, migrations::examine),
-    (drift::CHECK, drift::examine),
-    (plans::CHECK, plans::examine),
+const CHECKS: [(&str, Reads, Check); 17] = [
+    (server::VERSION, Reads::Server, server::version),
+    (server::CONNECTIONS, Reads::Server, server::connections),
+    (settings::CHECK, Reads::Server, settings::examine),
+    (clock::CHECK, Reads::Server, clock::examine),
+    (clock::JUMPS, Reads::Tables, clock::examine_jumps),
+    (snapshots::CHECK, Reads::Server, snapshots::examine),
+    (slots::CHECK, Reads::Server, slots::examine),
+    (dead_tuples::CHECK, Reads::Tables, dead_tuples::examine),
+    (bloat::CHECK, Reads::Tables, bloat::examine),
+    (notifications::CHECK, Reads::Server, notifications::examine),
+    (sequences::CHECK, Reads::Tables, sequences::examine),
+    (owners::CHECK, Reads::Tables, owners::examine),
+    (privileges::CHECK, Reads::Tables, privileges::examine),
+    (row_security::CHECK, Reads::Tables, row_security::examine),
+    (migrations::CHECK, Reads::Tables, migrations::examine),
+    (drift::CHECK, Reads::Tables, drift::examine),
+    (plans::CHECK, Reads::Tables, plans::examine),
 ];
 
 /// Settings of each check's transaction. The search path excludes functions of other schemas. The timeouts keep a
@@ -198,12 +212,17 @@ const GUARD: &str = "SET LOCAL search_path TO pg_catalog, pg_temp; \
 impl Exam<'_> {
     fn all(&self, conn: &mut PgConnection, pooler: Vec<Finding>) -> Result<Vec<Finding>, Error> {
         let table = &self.store.table;
-        if !migrate::table_exists(conn, table)? {
-            return Err(Error::NotMigrated { table: table.to_string() });
-        }
+        let has_tables = migrate::table_exists(conn, table)?;
         let mut findings = pooler;
-        for (name, check) in CHECKS {
-            findings.extend(self.run(conn, name, check)?);
+        for (name, _, check) in CHECKS.iter().filter(|(_, reads, _)| has_tables || *reads == Reads::Server) {
+            findings.extend(self.run(conn, name, *check)?);
+        }
+        if !has_tables {
+            let missing =
+                Finding::new(migrations::CHECK, Level::Failure, format!("table {table} does not exist"));
+            findings.push(missing.advise(
+                "run `pq migrate`, or call `migrate()`; if the jobs are in another schema or table, name it",
+            ));
         }
         Ok(findings)
     }

@@ -137,8 +137,8 @@ fn assess(features: Features) -> Vec<Finding> {
     if !features.session {
         let message = "a pooler in transaction mode gives each transaction another session";
         findings.push(Finding::new(CHECK, Level::Warning, message).advise(
-            "LISTEN does not work through the pooler; build handles with Builder::listen(false), which poll, or connect \
-             workers directly to the server",
+            "LISTEN does not work through the pooler; run commands with --pooler, build handles with \
+             Builder::listen(false), which poll, or connect workers directly to the server",
         ));
     } else if features.notified == Some(false) {
         let message = "notifications do not arrive, although the session stays the same";
@@ -149,7 +149,7 @@ fn assess(features: Features) -> Vec<Finding> {
     if !features.prepared {
         let message = "named prepared statements are missing in the next transaction";
         findings.push(Finding::new(CHECK, Level::Warning, message).advise(
-            "build handles with Builder::prepare(false), or configure the pooler to track prepared statements \
+            "run commands with --pooler, build handles with Builder::prepare(false), or configure the pooler to track prepared statements \
              (max_prepared_statements of PgBouncer)",
         ));
     }

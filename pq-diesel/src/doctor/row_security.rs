@@ -8,7 +8,7 @@ use crate::Error;
 
 pub(super) const CHECK: &str = "row-level security";
 
-/// Lists the tables on which policies apply to the role, and whether one of them shows it all rows.
+/// Lists the tables on which policies apply to the role, and whether they show it all rows or none.
 /// $1 schema, $2 tables.
 const TABLES: &str = "
     SELECT current_user::text AS role, relname::text AS name,
@@ -18,7 +18,12 @@ const TABLES: &str = "
                 AND pg_get_expr(polqual, polrelid) = 'true'
                 AND (polroles @> '{0}' OR EXISTS (
                     SELECT FROM unnest(polroles) AS granted WHERE pg_has_role(granted, 'USAGE'))))
-        AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND NOT polpermissive) AS shows_all
+        AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND NOT polpermissive) AS shows_all,
+        NOT EXISTS (
+            SELECT FROM pg_policy
+            WHERE polrelid = pg_class.oid AND polpermissive AND polcmd IN ('*', 'r')
+                AND (polroles @> '{0}' OR EXISTS (
+                    SELECT FROM unnest(polroles) AS granted WHERE pg_has_role(granted, 'USAGE')))) AS hides_all
     FROM pg_class JOIN pg_namespace ON relnamespace = pg_namespace.oid
     WHERE nspname = $1 AND relname = ANY ($2) AND relrowsecurity AND row_security_active(pg_class.oid)
     ORDER BY relname";
@@ -31,6 +36,8 @@ struct Restricted {
     name: String,
     #[diesel(sql_type = Bool)]
     shows_all: bool,
+    #[diesel(sql_type = Bool)]
+    hides_all: bool,
 }
 
 pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Finding>, Error> {
@@ -47,16 +54,17 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
 }
 
 fn assess(table: &Restricted, has_pauses: bool) -> Finding {
-    let Restricted { role, name, shows_all } = table;
+    let Restricted { role, name, shows_all, hides_all } = table;
     let (level, consequence) = match (has_pauses, shows_all) {
         (true, _) => (Level::Failure, "takes are refused, because a pause could be hidden"),
+        (false, false) if *hides_all => (Level::Failure, "it hides all rows, so the role sees no job"),
         (false, false) => {
             (Level::Warning, "rows that a policy hides are neither taken, counted, requeued nor pruned")
         }
         (false, true) => (Level::Ok, "a policy shows all rows"),
     };
-    Finding::new(CHECK, level, format!("policies of {name} apply to {role}: {consequence}")).advise_if_bad(
-        "exempt the role by ALTER ROLE … BYPASSRLS, or disable row-level security on the queue's tables",
+    Finding::new(CHECK, level, format!("row-level security of {name} applies to {role}: {consequence}")).advise_if_bad(
+        "exempt the role by ALTER ROLE … BYPASSRLS, or ALTER TABLE … DISABLE ROW LEVEL SECURITY; no job is lost by either",
     )
 }
 
@@ -66,10 +74,12 @@ mod tests {
 
     #[test]
     fn a_hidden_pause_is_a_failure_and_a_hidden_row_a_warning() {
-        let level = |has_pauses, shows_all| {
-            let table = Restricted { role: "bob".to_owned(), name: "queue".to_owned(), shows_all };
+        let level_of = |has_pauses, shows_all, hides_all| {
+            let table = Restricted { role: "bob".to_owned(), name: "queue".to_owned(), shows_all, hides_all };
             assess(&table, has_pauses).level
         };
+        let level = |has_pauses, shows_all| level_of(has_pauses, shows_all, false);
+        assert_eq!(level_of(false, false, true), Level::Failure);
         assert_eq!([level(true, true), level(true, false)], [Level::Failure; 2]);
         assert_eq!([level(false, true), level(false, false)], [Level::Ok, Level::Warning]);
     }

@@ -4,7 +4,7 @@
 //! with their ids.
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Double, Nullable, Text};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 
 use super::{Exam, Finding, Level, percent};
 use crate::Error;
@@ -17,8 +17,10 @@ struct Sequence {
     name: String,
     #[diesel(sql_type = Text)]
     quoted: String,
-    #[diesel(sql_type = Nullable<Double>)]
-    used: Option<f64>,
+    #[diesel(sql_type = BigInt)]
+    max: i64,
+    #[diesel(sql_type = Bool)]
+    readable: bool,
 }
 
 /// The next value of a sequence and the greatest ids that exist.
@@ -33,15 +35,11 @@ struct Ids {
     archived: Option<i64>,
 }
 
-/// Reads the used part of each sequence, or NULL if the role may not see it. A sequence that was never used has no
-/// value. PostgreSQL chooses the name of an identity's sequence, so its table finds it.
+/// Lists the sequences, and whether the role may read them. PostgreSQL chooses the name of an identity's sequence, so its table finds it.
 /// $1 schema, $2 table, $3 the sequence of lease ids.
 const SEQUENCES: &str = "
     SELECT sequencename::text AS name, format('%I.%I', schemaname, sequencename) AS quoted,
-        CASE
-            WHEN NOT has_sequence_privilege(pg_class.oid, 'SELECT, USAGE') THEN NULL
-            ELSE coalesce(last_value - min_value, 0)::float8 / greatest(max_value::float8 - min_value, 1)
-        END AS used
+        max_value AS max, has_sequence_privilege(pg_class.oid, 'SELECT') AS readable
     FROM pg_sequences
         JOIN pg_namespace ON nspname = schemaname
         JOIN pg_class ON relnamespace = pg_namespace.oid AND relname = sequencename
@@ -59,9 +57,13 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
         .bind::<Text, _>(table.name.as_str())
         .bind::<Text, _>(table.named("lease_tokens").as_str())
         .load(conn)?;
-    let mut findings: Vec<Finding> =
-        sequences.iter().map(assess).filter(|finding| finding.level > Level::Ok).collect();
-    for sequence in sequences.iter().filter(|sequence| sequence.used.is_some()) {
+    let (mut findings, mut most_used) = (Vec::new(), 0.0_f64);
+    for sequence in &sequences {
+        if !sequence.readable {
+            let message = format!("cannot read {}: permission denied", sequence.name);
+            findings.push(Finding::new(CHECK, Level::Skipped, message));
+            continue;
+        }
         let is_of_leases = sequence.name == table.named("lease_tokens").as_str();
         let live = if is_of_leases {
             format!(
@@ -85,20 +87,19 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
             sequence.quoted
         ))
         .get_result(conn)?;
+        let used = ids.next as f64 / sequence.max as f64;
+        most_used = most_used.max(used);
+        findings.extend(Some(assess(sequence, used)).filter(|finding| finding.level > Level::Ok));
         findings.extend(assess_ids(sequence, &ids));
     }
     if findings.is_empty() {
-        let used = sequences.iter().filter_map(|sequence| sequence.used).fold(0.0, f64::max);
-        findings.push(Finding::ok(CHECK, format!("{} of the ids are used up", percent(used))));
+        findings.push(Finding::ok(CHECK, format!("{} of the ids are used up", percent(most_used))));
     }
     Ok(findings)
 }
 
-fn assess(sequence: &Sequence) -> Finding {
-    let Some(used) = sequence.used else {
-        let message = format!("cannot read {}: permission denied", sequence.name);
-        return Finding::new(CHECK, Level::Skipped, message);
-    };
+/// Returns the finding for a sequence whose next value is this part of its largest.
+fn assess(sequence: &Sequence, used: f64) -> Finding {
     let level = match used {
         used if used > 0.9 => Level::Failure,
         used if used > 0.5 => Level::Warning,
@@ -130,9 +131,13 @@ fn assess_ids(sequence: &Sequence, ids: &Ids) -> Option<Finding> {
 mod tests {
     use super::*;
 
+    fn sequence() -> Sequence {
+        Sequence { name: "s".to_owned(), quoted: "pq.s".to_owned(), max: i64::MAX, readable: true }
+    }
+
     #[test]
     fn ids_that_exist_are_a_failure_if_live_and_a_warning_if_archived() {
-        let sequence = Sequence { name: "s".to_owned(), quoted: "pq.s".to_owned(), used: Some(0.0) };
+        let sequence = sequence();
         let level = |next, live, archived| {
             assess_ids(&sequence, &Ids { next, live, archived }).map(|finding| finding.level)
         };
@@ -151,10 +156,10 @@ mod tests {
 
     #[test]
     fn half_used_is_a_warning_and_nine_tenths_a_failure() {
-        let level = |used| assess(&Sequence { name: "s".to_owned(), quoted: "pq.s".to_owned(), used }).level;
+        let level = |used| assess(&sequence(), used).level;
         assert_eq!(
-            [Some(0.0), Some(0.5), Some(0.51), Some(0.9), Some(0.91), None].map(level),
-            [Level::Ok, Level::Ok, Level::Warning, Level::Warning, Level::Failure, Level::Skipped]
+            [0.0, 0.5, 0.51, 0.9, 0.91].map(level),
+            [Level::Ok, Level::Ok, Level::Warning, Level::Warning, Level::Failure]
         );
     }
 }

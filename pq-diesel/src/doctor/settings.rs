@@ -154,6 +154,8 @@ pub(super) fn examine(_: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Findi
         .iter()
         .filter_map(|rule| assess(rule, settings.iter().find(|s| s.name == rule.setting)?))
         .collect();
+    let others: Vec<OfRole> = diesel::sql_query(OF_ROLES).load(conn)?;
+    findings.extend(others.iter().filter_map(assess_of_role));
     if findings.is_empty() {
         let idle =
             settings.iter().any(|s| s.name == "idle_in_transaction_session_timeout" && s.setting == "0");
@@ -168,6 +170,38 @@ pub(super) fn examine(_: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Findi
         });
     }
     Ok(findings)
+}
+
+/// A setting that other roles than the session's have by ALTER ROLE.
+#[derive(QueryableByName)]
+struct OfRole {
+    #[diesel(sql_type = Text)]
+    role: String,
+    #[diesel(sql_type = Text)]
+    setting: String,
+}
+
+/// Lists the settings of roles, for all databases or for this one, without those of the session's role.
+const OF_ROLES: &str = "
+    SELECT rolname::text AS role, unnest(setconfig) AS setting
+    FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole
+    WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+        AND rolname <> current_user AND rolcanlogin
+    ORDER BY role, setting";
+
+/// Returns a finding for a setting of a role that is a word. Values with units are compared by the server only, for the
+/// session's role.
+fn assess_of_role(of: &OfRole) -> Option<Finding> {
+    let (name, value) = of.setting.split_once('=')?;
+    let rule = RULES.iter().find(|rule| rule.setting == name)?;
+    if !matches!(rule.bad, Bad::Is(_) | Bad::IsNot(_)) {
+        return None;
+    }
+    let found = Setting { name: name.to_owned(), setting: value.to_owned(), unit: None };
+    assess(rule, &found).map(|finding| Finding {
+        message: format!("{} for the role {}", finding.message, of.role),
+        ..finding
+    })
 }
 
 fn assess(rule: &Rule, found: &Setting) -> Option<Finding> {
@@ -209,6 +243,21 @@ mod tests {
         assert_eq!(level("statement_timeout", "10000"), None);
         assert_eq!(level("autovacuum_naptime", "300"), None);
         assert_eq!(level("autovacuum_naptime", "301"), Some(Level::Warning));
+    }
+
+    #[test]
+    fn settings_of_other_roles_are_named_with_the_role() {
+        let of = |setting: &str| {
+            assess_of_role(&OfRole { role: "bob".to_owned(), setting: setting.to_owned() })
+                .map(|finding| finding.message)
+        };
+        let serializable = of("default_transaction_isolation=serializable");
+        assert_eq!(
+            serializable.as_deref(),
+            Some("default_transaction_isolation is serializable for the role bob")
+        );
+        assert_eq!(of("default_transaction_isolation=read committed"), None);
+        assert_eq!(of("statement_timeout=1s"), None);
     }
 
     #[test]

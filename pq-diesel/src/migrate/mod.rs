@@ -21,12 +21,12 @@ use crate::table::Table;
 /// [`crate::Pq::migrate`] takes any schema and table, and records the versions in a table of their own.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
-/// A migration that has not run.
+/// A migration that would be run or reverted.
 #[derive(Clone, Debug)]
 pub struct Pending {
     /// Its version.
     pub version: String,
-    /// The SQL that it runs.
+    /// The SQL that would be run.
     pub sql: String,
 }
 
@@ -53,12 +53,12 @@ const ALL: &[Migration] = &[migration!("0001", "queue")];
 
 /// Creates the table or brings it up to date, in one transaction.
 ///
-/// Does nothing if all migrations have run. Any number of processes may call it at the same time.
+/// Returns the versions that it ran: none if all have run. Any number of processes may call it at the same time.
 ///
 /// # Errors
 ///
 /// [`Error::Migration`] if a table of this name exists that pq did not create; the database's own.
-pub(crate) fn migrate(conn: &mut PgConnection, table: &Table) -> Result<(), Error> {
+pub(crate) fn migrate(conn: &mut PgConnection, table: &Table) -> Result<Vec<String>, Error> {
     Runner::new(conn, table, ALL).migrate()
 }
 
@@ -98,6 +98,20 @@ pub(crate) fn status(conn: &mut PgConnection, table: &Table) -> Result<Status, E
 /// Returns whether the table of jobs exists, whatever created it.
 pub(crate) fn table_exists(conn: &mut PgConnection, table: &Table) -> Result<bool, Error> {
     Runner::new(conn, table, ALL).table_exists()
+}
+
+/// Returns whether the table that records the migrations exists. Diesel's own tools do not create it.
+pub(crate) fn has_record(conn: &mut PgConnection, table: &Table) -> Result<bool, Error> {
+    Runner::new(conn, table, ALL).has_record()
+}
+
+/// Returns the SQL that [`revert_after`] would run.
+pub(crate) fn revert_script(
+    conn: &mut PgConnection,
+    table: &Table,
+    version: &str,
+) -> Result<Vec<Pending>, Error> {
+    Runner::new(conn, table, ALL).revert_script(version)
 }
 
 /// Creates everything that the migrations create, without a record of their versions.

@@ -65,21 +65,22 @@ impl<'a> Runner<'a> {
         Self { conn, table, migrations, lock_within: LOCK_WITHIN }
     }
 
-    /// Runs all pending migrations in one transaction.
-    pub(super) fn migrate(&mut self) -> Result<(), Error> {
+    /// Runs all pending migrations in one transaction, and returns their versions.
+    pub(super) fn migrate(&mut self) -> Result<Vec<String>, Error> {
         // Without the lock, so that a call with nothing to do never waits.
         if self.exists(&self.table.migrations())? && self.status()?.pending.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.check_encoding()?;
         self.changing_tables(|runner| {
-            let applied = runner.recorded()?;
+            let (applied, mut ran) = (runner.recorded()?, Vec::new());
             for migration in runner.migrations.iter().filter(|one| !has(&applied, one.version)) {
                 runner.conn.batch_execute(&substitute(migration.up, runner.table))?;
                 runner.conn.batch_execute(&create_migrations_table(runner.table))?;
                 runner.record(migration.version)?;
+                ran.push(migration.version.to_owned());
             }
-            Ok(())
+            Ok(ran)
         })
     }
 
@@ -116,6 +117,22 @@ impl<'a> Runner<'a> {
         Ok(applied)
     }
 
+    /// Returns the SQL by which [`Runner::revert_after`] would revert migrations, the newest first.
+    pub(super) fn revert_script(&mut self, version: &str) -> Result<Vec<Pending>, Error> {
+        let mut left = self.applied()?.len();
+        let reverted = self.applied_after(version)?.into_iter().map(|version| {
+            left -= 1;
+            let record = self.table.migrations();
+            let forget = match left {
+                0 => format!("DROP TABLE {record};"),
+                _ => format!("DELETE FROM {record} WHERE version = '{version}';"),
+            };
+            let down = substitute(self.find(&version)?.down, self.table);
+            Ok(Pending { sql: format!("{forget}\n{down}"), version })
+        });
+        reverted.collect()
+    }
+
     /// Reverts the migrations after this version in one transaction, the newest first, and returns their versions.
     pub(super) fn revert_after(&mut self, version: &str) -> Result<Vec<String>, Error> {
         self.check_version(version)?;
@@ -136,6 +153,11 @@ impl<'a> Runner<'a> {
             pending: self.versions().filter(|version| !has(&recorded, version)).map(str::to_owned).collect(),
             unknown: recorded.iter().filter(|version| !known(version)).cloned().collect(),
         })
+    }
+
+    /// Returns whether the table that records the migrations exists.
+    pub(super) fn has_record(&mut self) -> Result<bool, Error> {
+        self.exists(&self.table.migrations())
     }
 
     /// Returns whether the table of jobs exists, whatever created it.
@@ -229,12 +251,16 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn revert(&mut self, version: &str) -> Result<(), Error> {
-        let Some(migration) = self.migrations.iter().find(|migration| migration.version == version) else {
-            return Err(Error::Migration(format!(
+    fn find(&self, version: &str) -> Result<&'a Migration, Error> {
+        self.migrations.iter().find(|migration| migration.version == version).ok_or_else(|| {
+            Error::Migration(format!(
                 "a newer version of pq ran migration {version}; use that version to revert it"
-            )));
-        };
+            ))
+        })
+    }
+
+    fn revert(&mut self, version: &str) -> Result<(), Error> {
+        let migration = self.find(version)?;
         let migrations = self.table.migrations();
         diesel::sql_query(format!("DELETE FROM {migrations} WHERE version = $1"))
             .bind::<Text, _>(version)

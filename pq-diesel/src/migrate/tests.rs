@@ -246,7 +246,7 @@ fn a_migration_gives_up_when_the_tables_stay_in_use() -> Outcome {
     let before = objects(&mut conn, table)?;
     let mut runner = Runner::new(&mut conn, table, THREE);
     runner.lock_within = Duration::from_millis(1);
-    for done in [runner.migrate(), runner.revert_after("0").map(drop)] {
+    for done in [runner.migrate().map(drop), runner.revert_after("0").map(drop)] {
         let error = done.map_err(|error| error.to_string());
         assert!(error.clone().is_err_and(|error| error.contains("end their transactions")), "{error:?}");
     }
