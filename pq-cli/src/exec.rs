@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use wait_timeout::ChildExt;
 
-use crate::output;
+use crate::{exec_guard, output};
 
 /// Bytes kept from the end of standard error, for the error message of the job.
 const STDERR_LIMIT: usize = 1_500;
@@ -23,6 +23,17 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time to wait for the end of standard error after the command has ended.
 const STDERR_GRACE: Duration = Duration::from_millis(500);
+
+/// Environment variables that can hold the password of the database.
+const CREDENTIALS: [&str; 5] = ["PQ_URL", "TPQ_URL", "TPQ_PASS", "DATABASE_URL", "PGPASSWORD"];
+
+/// The environment of a command.
+pub(crate) struct Environment {
+    /// Variables to set.
+    pub(crate) variables: Vec<(String, String)>,
+    /// Whether the command inherits the [`CREDENTIALS`].
+    pub(crate) pass_credentials: bool,
+}
 
 /// A command: a shell command line, or a program with its arguments.
 #[derive(Clone, Debug, Deserialize)]
@@ -70,11 +81,11 @@ impl Exec {
     ///
     /// The command inherits standard output. Its standard error is forwarded, and the end of it is kept. The command
     /// runs in a process group of its own, which gets SIGTERM when `should_stop` returns `true` and SIGKILL five
-    /// seconds later.
+    /// seconds later. If this process dies, the group gets SIGKILL at once.
     pub(crate) fn run(
         &self,
         input: &str,
-        variables: &[(String, String)],
+        environment: &Environment,
         should_stop: impl Fn() -> bool,
     ) -> io::Result<Exit> {
         let mut command = match self {
@@ -89,17 +100,24 @@ impl Exec {
                 program
             }
         };
+        if !environment.pass_credentials {
+            for name in CREDENTIALS {
+                command.env_remove(name);
+            }
+        }
         let mut child = command
-            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .envs(environment.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()?;
+        exec_guard::begun(child.id());
+        running().insert(child.id());
         write_stdin(&mut child, input);
         let stderr = StderrTail::of(&mut child);
-        running().insert(child.id());
         let status = wait(&mut child, should_stop);
         running().remove(&child.id());
+        exec_guard::ended(child.id());
         let status = status?;
         Ok(Exit { status, stderr: stderr.end() })
     }

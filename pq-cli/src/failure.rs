@@ -16,7 +16,8 @@ Exit status:
   5    the database returned an error
   6    input or output failed; get: jobs that were not printed are requeued
   7    doctor: a check failed, or with --strict a check warned
-  8    get --exec: the command failed, and the job is requeued with a failed attempt
+  8    get --exec: the command failed, and the job is requeued with a failed attempt, or is dead
+  9    the connection was lost during a commit: the change was made, or it was not
   130  interrupted; get: jobs that were not printed are requeued";
 
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub(crate) enum Failure {
     Queue(#[from] Error),
     #[error("{0}")]
     Io(String),
+    /// The reader of standard output has enough. Nothing is printed, and the exit status is 0.
+    #[error("the reader of standard output has ended")]
+    OutputClosed,
     #[error("{0}")]
     Demo(String),
     #[error("{0}")]
@@ -38,17 +42,38 @@ impl Failure {
         Self::Io(format!("cannot write the output: {error}; jobs that were not printed are requeued"))
     }
 
+    /// An error of writing to standard output that loses nothing. `what` is what was written.
+    pub(crate) fn output(what: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::Io(format!("cannot write {what}: {error}")),
+        }
+    }
+
+    /// Advises how to avoid the error, if the command knows.
+    pub(crate) fn advice(&self) -> Option<&'static str> {
+        match self {
+            // A prepared statement exists already, or does not exist.
+            Self::Queue(error) if matches!(error.sqlstate(), Some("42P05" | "26000")) => {
+                Some("behind a pooler in transaction mode, pass --pooler or set PQ_POOLER=1")
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code())
     }
 
     fn code(&self) -> u8 {
         match self {
+            Self::OutputClosed => 0,
             Self::Usage(_) => 2,
             Self::Queue(Error::InvalidIdentifier { .. } | Error::UnknownMigration { .. }) => 2,
             Self::Queue(error) if error.is_stopped() => 130,
             Self::Queue(Error::Refused(_)) => 2,
-            Self::Queue(error) if error.is_unavailable() && !error.is_outcome_unknown() => 3,
+            Self::Queue(error) if error.is_outcome_unknown() => 9,
+            Self::Queue(error) if error.is_unavailable() => 3,
             Self::Queue(error) if error.is_not_migrated() => 4,
             Self::Queue(_) | Self::Demo(_) | Self::Bench(_) => 5,
             Self::Io(_) => 6,

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use clap::ArgAction;
+use clap::builder::FalseyValueParser;
 use pq_diesel::store::Table;
 use pq_diesel::{Error, Pq, Settings};
 
 use crate::failure::Failure;
+use crate::log::LogOptions;
+use crate::values;
 
-/// Options that select the database, the schema and the table.
+/// Options that select the database, the schema and the table, and those of the log.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
     /// Connection string: a URL or a libpq key=value string. Default: PQ_URL, TPQ_URL, TPQ_HOST with TPQ_PORT,
@@ -21,31 +25,48 @@ pub(crate) struct Global {
     /// Name of the job table.
     #[arg(long, global = true, value_name = "NAME", default_value = Table::DEFAULT_NAME)]
     pub(crate) table: String,
-    /// Print debug log events to standard error.
-    #[arg(long, global = true)]
-    pub(crate) debug: bool,
+    /// Work through a pooler in transaction mode, such as PgBouncer: the same as --no-listen --no-prepare.
+    #[arg(long, global = true, env = "PQ_POOLER", hide_env_values = true, action = ArgAction::SetTrue,
+          value_parser = FalseyValueParser::new())]
+    pooler: bool,
+    /// Do not LISTEN for notifications, but poll.
+    #[arg(long, global = true, env = "PQ_NO_LISTEN", hide_env_values = true, action = ArgAction::SetTrue,
+          value_parser = FalseyValueParser::new())]
+    no_listen: bool,
+    /// Do not prepare statements by name.
+    #[arg(long, global = true, env = "PQ_NO_PREPARE", hide_env_values = true, action = ArgAction::SetTrue,
+          value_parser = FalseyValueParser::new())]
+    no_prepare: bool,
+    /// Longest time between two polls of a wait. Default: 5s, or 250ms without LISTEN.
+    #[arg(long, global = true, value_name = "DURATION", env = "PQ_POLL_INTERVAL", hide_env_values = true,
+          value_parser = values::positive_duration)]
+    poll_interval: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
 }
 
 impl Global {
     /// Returns the connection string of the option or of the environment.
-    pub(crate) fn conninfo(&self) -> String {
-        self.database_url.clone().unwrap_or_else(|| Settings::from_env().conninfo().to_owned())
+    pub(crate) fn conninfo(&self) -> Result<String, Failure> {
+        let given = self.database_url.as_deref().map(|url| Settings::new("--database-url", url));
+        let settings = given.unwrap_or_else(Settings::from_env);
+        settings.check()?;
+        Ok(settings.conninfo().to_owned())
     }
 
     /// Returns a handle, and fails if the server cannot be reached.
     pub(crate) fn connect(&self) -> Result<Pq, Failure> {
-        Ok(self.builder().url(&self.conninfo()).connect()?)
+        Ok(self.on_database()?.connect()?)
     }
 
     /// Returns a handle with a pool of at most `connections` connections.
     pub(crate) fn connect_with(&self, connections: u32) -> Result<Pq, Failure> {
-        Ok(self.builder().url(&self.conninfo()).pool_size(connections).connect()?)
+        Ok(self.on_database()?.pool_size(connections).connect()?)
     }
 
     /// Returns a handle whose calls wait at most `timeout` for a connection.
     pub(crate) fn connect_within(&self, connections: u32, timeout: Duration) -> Result<Pq, Failure> {
-        let builder = self.builder().url(&self.conninfo()).pool_size(connections);
-        Ok(builder.connect_timeout(timeout).connect()?)
+        Ok(self.on_database()?.pool_size(connections).connect_timeout(timeout).connect()?)
     }
 
     /// Returns a handle to this database without connecting yet. Its calls wait at most `connect` for a connection, and
@@ -66,7 +87,17 @@ impl Global {
         self.builder().build()
     }
 
+    fn on_database(&self) -> Result<pq_diesel::Builder, Failure> {
+        Ok(self.builder().url(&self.conninfo()?))
+    }
+
     fn builder(&self) -> pq_diesel::Builder {
-        Pq::builder().schema(&self.schema).table(&self.table)
+        let builder = Pq::builder().schema(&self.schema).table(&self.table);
+        let builder =
+            builder.listen(!self.pooler && !self.no_listen).prepare(!self.pooler && !self.no_prepare);
+        match self.poll_interval {
+            Some(interval) => builder.poll_interval(interval),
+            None => builder,
+        }
     }
 }

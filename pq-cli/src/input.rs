@@ -17,7 +17,9 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
         (path.display().to_string(), fs::read(path))
     };
     let bytes = bytes.map_err(|error| Failure::Io(format!("cannot read {name}: {error}")))?;
-    String::from_utf8(bytes).map_err(|error| {
+    // Some editors write a byte order mark. It is not part of the text.
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").map(<[u8]>::to_vec).unwrap_or(bytes);
+    String::from_utf8(text).map_err(|error| {
         Failure::Usage(format!(
             "invalid input in {name}: JSON must be UTF-8, and byte {} is not",
             error.utf8_error().valid_up_to()

@@ -2,23 +2,27 @@
 
 mod commands;
 mod confirm;
+mod encoding;
 mod exec;
+mod exec_guard;
 mod failure;
 mod global;
 mod input;
 mod job_output;
+mod log;
 mod output;
 mod pid_file;
 mod signals;
+mod values;
 mod worker_output;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use tracing_subscriber::filter::LevelFilter;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::commands::Command;
-use crate::failure::EXIT_CODES;
+use crate::failure::{EXIT_CODES, Failure};
 use crate::global::Global;
 
 /// A transactional job queue on PostgreSQL.
@@ -32,19 +36,51 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let level = match args.command {
-        _ if args.global.debug => LevelFilter::DEBUG,
-        // A worker runs unattended, so it reports why it does nothing.
-        Command::Work(_) => LevelFilter::WARN,
-        _ => LevelFilter::OFF,
-    };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level).init();
-    match args.command.run(&args.global) {
+    commands::completions::answer(command);
+    let args = parse().unwrap_or_else(|error| error.exit());
+    match run(&args) {
         Ok(code) => code,
+        Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::print_error(&failure.to_string());
+            output::print_error(&match failure.advice() {
+                Some(advice) => format!("{failure}; {advice}"),
+                None => failure.to_string(),
+            });
             failure.exit_code()
         }
     }
+}
+
+fn run(args: &Args) -> Result<ExitCode, Failure> {
+    args.global.log.init(args.command.log_level())?;
+    args.command.run(&args.global)
+}
+
+/// Parses the command line.
+fn parse() -> Result<Args, clap::Error> {
+    let parsed = command().try_get_matches().and_then(|mut matches| {
+        Args::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command()))
+    });
+    parsed.map_err(|mut error| {
+        // clap suggests to pass an unknown option as a value, after `--`. No value of this command looks like that.
+        if error.kind() == ErrorKind::UnknownArgument {
+            error.remove(ContextKind::Suggested);
+        }
+        error
+    })
+}
+
+/// Returns the definition of the command line.
+fn command() -> clap::Command {
+    complete_definition(Args::command())
+}
+
+/// Lets every argument take a negative number as its value, such as the payload `-1`, and completes the names of queues.
+fn complete_definition(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| match arg.get_action().takes_values() {
+            true => commands::completions::with_queues(arg.allow_negative_numbers(true)),
+            false => arg,
+        })
+        .mut_subcommands(complete_definition)
 }

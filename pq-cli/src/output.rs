@@ -79,7 +79,7 @@ pub(crate) fn print_json(document: &impl Serialize) -> Result<(), Failure> {
 
 /// Prints text to standard output. For commands that lose nothing if the output cannot be written.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    print_lines([text]).map_err(|error| Failure::Io(format!("cannot write the output: {error}")))
+    print_lines([text]).map_err(|error| Failure::output("the output", &error))
 }
 
 /// Colours text if standard output is a terminal that supports colours.

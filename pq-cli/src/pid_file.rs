@@ -42,7 +42,14 @@ impl PidFile {
             if !is_there {
                 continue;
             }
+            if !is_pid_file(&mut file).map_err(failed)? {
+                return Err(Failure::Usage(format!(
+                    "cannot use the pid file {}: it exists and is no pid file; name another file",
+                    path.display()
+                )));
+            }
             file.set_len(0).map_err(failed)?;
+            file.rewind().map_err(failed)?;
             writeln!(file, "{}", std::process::id()).map_err(failed)?;
             return Ok(Self { path: path.to_owned(), _locked: file });
         }
@@ -74,6 +81,13 @@ impl Drop for PidFile {
     }
 }
 
+/// Returns whether the file is a regular one that is empty or holds one process id.
+fn is_pid_file(file: &mut File) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    // A process id has at most ten digits.
+    Ok(metadata.is_file() && (metadata.len() == 0 || metadata.len() < 16 && read(file).is_some()))
+}
+
 fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::Io(format!("cannot use the pid file {}: {error}", path.display()))
 }
@@ -91,5 +105,5 @@ fn read(file: &mut File) -> Option<Pid> {
     let mut text = String::new();
     file.rewind().ok()?;
     file.read_to_string(&mut text).ok()?;
-    Pid::from_raw(text.trim().parse().ok()?)
+    Pid::from_raw(text.trim().parse().ok().filter(|id| *id > 0)?)
 }

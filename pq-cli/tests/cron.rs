@@ -150,19 +150,19 @@ fn invalid_periodic_jobs_are_rejected() -> Outcome {
             &["cron", "rm", "n"],
         ])?, @r#"
     $ pq cron add n '30 2 * *' q
-    ! pq: invalid cron expression "30 2 * *": it must have 5 or 6 fields, not 4; an example is '0 6 * * mon-fri'
+    ! pq: invalid cron expression "30 2 * *": it must have 5 fields, or 6 with seconds first, not 4, or be a nickname (@yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, @minutely); an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n '0 0 6 * * * 2027' q
-    ! pq: invalid cron expression "0 0 6 * * * 2027": it must have 5 or 6 fields, not 7; an example is '0 6 * * mon-fri'
+    ! pq: invalid cron expression "0 0 6 * * * 2027": it must have 5 fields, or 6 with seconds first, not 7, or be a nickname (@yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, @minutely); an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n '61 * * * *' q
     ! pq: invalid cron expression "61 * * * *": Component error: Number out of bounds; an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n often q
-    ! pq: invalid cron expression "often": it must have 5 or 6 fields, not 1; an example is '0 6 * * mon-fri'
+    ! pq: invalid cron expression "often": it must have 5 fields, or 6 with seconds first, not 1, or be a nickname (@yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, @minutely); an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n '' q
-    ! pq: invalid cron expression "": it must have 5 or 6 fields, not 0; an example is '0 6 * * mon-fri'
+    ! pq: invalid cron expression "": it must have 5 fields, or 6 with seconds first, not 0, or be a nickname (@yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, @minutely); an example is '0 6 * * mon-fri'
     [2]
     $ pq cron add n '*/90 * * * *' q
     ! pq: invalid cron expression "*/90 * * * *": the step of the minute must be less than 60, not 90; an example is '0 6 * * mon-fri'

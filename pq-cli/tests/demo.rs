@@ -59,6 +59,8 @@ fn chaos_loses_nothing_and_does_nothing_twice() -> Outcome {
     let (killed, terminated) = (killed.parse::<usize>()?, terminated.parse::<usize>()?);
     assert!(killed >= 1 && terminated >= 1, "{}", stdout(&shown));
     assert_eq!(started.parse::<usize>()?, 4 + killed, "each killed worker is replaced");
+    let printed = stderr(&shown).lines().filter(|line| line.starts_with("after ")).count();
+    assert_eq!(printed, killed + terminated, "each fault is printed: {}", stderr(&shown));
     bystander.batch_execute("SELECT 1")?;
     drop(bystander);
     assert_nothing_left(&database)

@@ -83,6 +83,23 @@ fn the_commands_have_the_exit_statuses_of_the_table() -> Outcome {
                 on(&faulty, &["doctor"]).output()?
             }
             8 => on(&database, &["get", "mail", "--exec", "false"]).output()?,
+            9 => {
+                // A put that waits for another one of its unique key loses its connection in the middle of its commit.
+                let mut other = database.connect()?;
+                let begin = "BEGIN; SELECT pq.queue_put('mail', '1', unique_key => 'k')";
+                diesel::connection::SimpleConnection::batch_execute(&mut other, begin)?;
+                let words = ["put", "mail", "--task", "send", "--args", "[]", "--unique", "k"];
+                let putting = on(&database, &words).spawn()?;
+                let waits = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+                wait_until(&database, waits)?;
+                wait_until(
+                    &database,
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'",
+                )?;
+                putting.wait_with_output()?
+            }
             130 => {
                 let waiting = on(&database, &["get", "letters", "--wait", "0"]).spawn()?;
                 wait_until(&database, LISTENING)?;
@@ -94,7 +111,7 @@ fn the_commands_have_the_exit_statuses_of_the_table() -> Outcome {
         assert_eq!(status(&ended), *code, "{}", printed(&ended));
     }
     // The loop above would not notice a code that is missing in the table.
-    assert!([0, 1, 2, 3, 4, 5, 6, 130].iter().all(|code| codes.contains(code)), "{table}");
+    assert!([0, 1, 2, 3, 4, 5, 6, 9, 130].iter().all(|code| codes.contains(code)), "{table}");
     Ok(())
 }
 
@@ -178,7 +195,7 @@ fn errors_about_arguments_name_the_expected_values() -> Outcome {
         (&["move", "mail", "slow-mail", "--id", "-"], "a job id is an integer"),
         (&["prune", "mail"], "--state <STATE>"),
         (&["prune", "mail", "--state", "ready"], "expected dead, cancelled or done"),
-        (&["prune", "mail", "--state", "dead", "--older-than", "5x"], "supported units"),
+        (&["prune", "mail", "--state", "dead", "--older-than", "5x"], "a duration such as"),
         (&["grant", "somebody", "admin"], "expected `producer`, `consumer` or `reader`"),
         (&["completions", "sh"], "bash, elvish, fish, powershell, zsh"),
         (&["migrate", "--down-to", "7", "--yes"], "expected 0001, or 0"),
@@ -293,7 +310,7 @@ fn every_command_works_in_a_schema_and_a_table_of_any_name() -> Outcome {
 }
 
 #[test]
-fn a_closed_pipe_does_not_panic() -> Outcome {
+fn a_reader_that_has_ended_is_no_error() -> Outcome {
     let database = migrated()?;
     feed(on(&database, &["put", "mail", "--lines"]), &"1\n".repeat(2_000))?;
     let closed = || -> Result<Stdio, std::io::Error> { Ok(std::io::pipe()?.1.into()) };
@@ -308,16 +325,14 @@ fn a_closed_pipe_does_not_panic() -> Outcome {
         &["completions", "zsh"],
     ] {
         let cut = on(&database, words).stdout(closed()?).output()?;
-        assert_eq!(status(&cut), 6, "{words:?}: {}", printed(&cut));
-        assert!(stderr(&cut).starts_with("pq: cannot write the output: "), "{words:?}: {}", printed(&cut));
-        assert_eq!(stderr(&cut).lines().count(), 1, "{words:?}: {}", printed(&cut));
+        assert_eq!(printed(&cut), "", "{words:?}");
     }
     // As in `pq jobs mail | head -1`.
     let mut jobs = on(&database, &table).spawn()?;
     let head = Command::new("head").arg("-1").stdin(jobs.stdout.take().ok_or("a pipe")?).output()?;
     assert!(stdout(&head).starts_with("ID "), "{}", printed(&head));
     let jobs = jobs.wait_with_output()?;
-    assert!([0, 6].contains(&status(&jobs)) && !stderr(&jobs).contains("panicked"), "{}", printed(&jobs));
+    assert_eq!((status(&jobs), stderr(&jobs).as_str()), (0, ""));
     // The error message is lost, but the exit status is the same.
     assert_eq!(on(&database, &["jobs", ""]).stderr(closed()?).status()?.code(), Some(2));
     assert_eq!(on(&database, &["show", "99999"]).stderr(closed()?).status()?.code(), Some(1));
@@ -335,7 +350,7 @@ fn every_command_has_a_man_page_and_a_completion() -> Outcome {
         let page = std::fs::read_to_string(pages.join(format!("pq-{}.1", words.join("-"))))?;
         assert!(page.contains(".SH SYNOPSIS") && page.contains("Exit status:"), "{words:?}: {page}");
     }
-    assert!(!pages.join("pq-demo-worker.1").exists());
+    assert!(!pages.join("pq-demo-worker.1").exists() && !pages.join("pq-exec-guard.1").exists());
     let blocked = folder.path().join("file");
     std::fs::write(&blocked, "")?;
     let refused = pq(&["man", blocked.to_str().ok_or("a path")?]).output()?;
@@ -343,15 +358,16 @@ fn every_command_has_a_man_page_and_a_completion() -> Outcome {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = pq(&["completions", shell]).output()?;
         assert_eq!(status(&script), 0);
-        for words in &commands {
-            let name = words.last().map_or("", String::as_str);
-            assert!(stdout(&script).contains(name), "{shell} does not complete {words:?}");
-        }
-        assert!(
-            stdout(&script).contains("database-url") && !stdout(&script).contains("demo-worker"),
-            "{shell}"
-        );
+        assert!(stdout(&script).contains("PQ_COMPLETE"), "{shell} does not ask for candidates");
     }
+    let mut completing = pq(&["--", "pq", ""]);
+    completing.env("PQ_COMPLETE", "fish");
+    let candidates = stdout(&completing.output()?);
+    for words in commands.iter().filter(|words| words.len() == 1) {
+        let name = &words[0];
+        assert!(candidates.lines().any(|line| line.split('\t').next() == Some(name)), "{name}: {candidates}");
+    }
+    assert!(!candidates.contains("demo-worker") && !candidates.contains("exec-guard"), "{candidates}");
     // bash can parse its script.
     let script = folder.path().join("pq.bash");
     std::fs::write(&script, pq(&["completions", "bash"]).output()?.stdout)?;

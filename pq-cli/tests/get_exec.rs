@@ -24,7 +24,7 @@ fn get_exec_completes_the_job_with_its_command() -> Outcome {
 fn get_exec_requeues_the_job_with_a_failed_attempt() -> Outcome {
     let database = migrated()?;
     put(&database, "mail", "1")?;
-    let words = ["get", "mail", "--exec", "echo on the way; echo it broke >&2; exit 3"];
+    let words = ["get", "mail", "--exec", "echo on the way; echo it broke >&2; exit 3", "--backoff", "0s"];
     let failed = run(&database, &words)?;
     assert_eq!(status(&failed), 8, "{}", stderr(&failed));
     assert!(stderr(&failed).contains("job 1: exit status 3: it broke"), "{}", stderr(&failed));

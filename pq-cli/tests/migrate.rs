@@ -18,6 +18,7 @@ fn migrations_are_printed_run_and_reverted() -> Outcome {
         transcript(&database, &[
             &["migrate"],
             &["migrate", "--dry-run"],
+            &["migrate", "--down-to", "0001", "--dry-run"],
             &["migrate", "--down-to", "0001", "-y"],
             &["migrate", "--down-to", "0"],
             &["migrate", "--down-to", "0", "--yes"],
@@ -27,8 +28,11 @@ fn migrations_are_printed_run_and_reverted() -> Outcome {
             &["migrate", "--down-to", "newest", "--yes"],
         ])?, @r#"
     $ pq migrate
+    [n] migrations applied
     $ pq migrate --dry-run
     ! up to date: no migration is pending
+    $ pq migrate --down-to [versions] --dry-run
+    ! no migration would be reverted
     $ pq migrate --down-to [versions] -y
     [n] migrations reverted
     $ pq migrate --down-to 0
@@ -52,12 +56,18 @@ fn migrations_are_printed_run_and_reverted() -> Outcome {
 }
 
 #[test]
-fn migrate_is_silent_and_can_be_run_again() -> Outcome {
+fn migrate_says_what_it_did_and_can_be_run_again() -> Outcome {
     let database = Server::shared()?.database()?;
-    for _ in 0..2 {
+    for said in ["1 migration applied\n", "up to date: no migration is pending\n"] {
         let done = on(&database, &["migrate"]).output()?;
-        assert_eq!((status(&done), stdout(&done), stderr(&done)), (0, String::new(), String::new()));
+        assert_eq!((status(&done), stdout(&done).as_str(), stderr(&done).as_str()), (0, said, ""));
     }
+    // A dry run prints the SQL that reverts, which psql could run, and changes nothing.
+    let shown = on(&database, &["migrate", "--down-to", "0", "--dry-run"]).output()?;
+    assert!(stdout(&shown).starts_with("-- 0001\nDROP TABLE "), "{}", printed(&shown));
+    assert_eq!(status(&on(&database, &["ls"]).output()?), 0, "a dry run changed something");
+    diesel::connection::SimpleConnection::batch_execute(&mut database.connect()?, &stdout(&shown))?;
+    assert_eq!(status(&on(&database, &["ls"]).output()?), 4);
     Ok(())
 }
 
@@ -116,7 +126,8 @@ fn a_role_is_granted_what_its_kind_of_process_needs() -> Outcome {
     run(&mut conn, &format!("SET ROLE {role}"))?;
     let put = "INSERT INTO pq.queue (q_name, data) VALUES ('mail', '1')";
     assert!(run(&mut conn, put).is_err(), "a dry run granted something");
-    assert_eq!(printed(&on(&database, &["grant", name, "producer"]).output()?), "");
+    let granted = stdout(&on(&database, &["grant", name, "producer"]).output()?);
+    assert!(granted.contains("the privileges of a producer on pq.queue (11 statements)"), "{granted}");
     run(&mut conn, put)?;
     assert!(run(&mut conn, "DELETE FROM pq.queue").is_err(), "a producer takes no jobs");
     run(&mut conn, "RESET ROLE")?;
@@ -131,6 +142,43 @@ fn a_role_is_granted_what_its_kind_of_process_needs() -> Outcome {
     [2]
     "#);
     run(&mut conn, &format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
+    Ok(())
+}
+
+#[test]
+fn a_grant_by_a_role_that_may_not_fails() -> Outcome {
+    let database = migrated()?;
+    let (helpless, target) = (format!("{}_helpless", database.name()), format!("{}_target", database.name()));
+    let mut conn = database.connect()?;
+    let mut run = |sql: &str| diesel::connection::SimpleConnection::batch_execute(&mut conn, sql);
+    run(&format!("CREATE ROLE {helpless}; CREATE ROLE {target}; GRANT USAGE ON SCHEMA pq TO {helpless}"))?;
+    run(&format!("GRANT ALL ON ALL TABLES IN SCHEMA pq TO {helpless}"))?;
+    let mut granting = on(&database, &["grant", &target, "reader"]);
+    granting.env("PGOPTIONS", format!("-c role={helpless}"));
+    let failed = granting.output()?;
+    assert_eq!(status(&failed), 5, "{}", printed(&failed));
+    assert!(
+        stderr(&failed).contains("the privileges of a reader: ")
+            && stderr(&failed).contains("run it as the owner")
+    );
+    run(&format!("DROP OWNED BY {helpless}, {target}; DROP ROLE {helpless}, {target}"))?;
+    Ok(())
+}
+
+#[test]
+fn a_role_is_granted_privileges_after_diesel_migration_run_alone() -> Outcome {
+    let database = migrated()?;
+    let role = format!("{}_reader", database.name());
+    let mut conn = database.connect()?;
+    let mut run = |sql: &str| diesel::connection::SimpleConnection::batch_execute(&mut conn, sql);
+    // diesel's own tools record their migrations elsewhere.
+    run(&format!("DROP TABLE pq.queue_migrations; CREATE ROLE {role}"))?;
+    for kind in ["producer", "consumer", "reader"] {
+        let granted = on(&database, &["grant", &role, kind]).output()?;
+        assert_eq!(status(&granted), 0, "{kind}: {}", printed(&granted));
+    }
+    run(&format!("SET ROLE {role}; SELECT count(*) FROM pq.queue; RESET ROLE"))?;
+    run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
     Ok(())
 }
 

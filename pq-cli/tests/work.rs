@@ -247,7 +247,7 @@ fn usr1_prints_the_status() -> Outcome {
     let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command()]))?;
     gate.begun(1)?;
     signal(&work.child, Signal::USR1)?;
-    work.wait_for_stderr("job 1 of mail: attempt 1")?;
+    work.wait_for_stderr("job 1: queue mail, attempt 1")?;
     signal(&work.child, Signal::HUP)?;
     gate.open()?;
     assert_eq!(work.end()?.0, 0);

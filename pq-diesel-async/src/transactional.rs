@@ -155,7 +155,7 @@ async fn run_and_commit(
             return Ok(Ended::RolledBack { result: Ok(*outcome), reason: Reason::Ended });
         }
         Ok(outcome) => outcome,
-        Err(failure @ (Failure::Timeout(_) | Failure::Panic(_))) => {
+        Err(failure @ (Failure::Timeout { .. } | Failure::Panic(_))) => {
             // A statement may have no answer yet. The connection is closed, and the statement cancelled.
             drop(lent);
             return Ok(Ended::RolledBack { result: Err(failure), reason: Reason::Dropped });

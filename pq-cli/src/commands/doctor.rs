@@ -4,13 +4,12 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anstyle::AnsiColor;
-use pq_diesel::When;
 use pq_diesel::doctor::{Examination, Finding, Level};
 
 use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::output;
+use crate::{output, values};
 
 /// Check the database and its settings, and print advice for each finding.
 ///
@@ -29,7 +28,7 @@ pub(crate) struct Doctor {
     strict: bool,
     /// Warn about snapshots older than this duration, such as 90s, 5m or 1h30m. They keep dead tuples from being
     /// removed.
-    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = values::duration)]
     max_snapshot_age: Duration,
 }
 
@@ -40,7 +39,7 @@ impl Doctor {
         let findings = output::with_spinner("checking", || pq.examine(&how))?;
         let lines = if self.json { json(&findings)? } else { text(&findings) };
         output::print_lines(lines.iter().map(String::as_str))
-            .map_err(|error| Failure::Io(format!("cannot write the findings: {error}")))?;
+            .map_err(|error| Failure::output("the findings", &error))?;
         let enough = if self.strict { Level::Warning } else { Level::Failure };
         let bad = findings.iter().any(|finding| finding.level >= enough);
         Ok(if bad { ExitCode::from(7) } else { ExitCode::SUCCESS })
@@ -66,9 +65,9 @@ fn text(findings: &[Finding]) -> Vec<String> {
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     lines.push(format!(
-        "{} failed, {} warnings, {} ok, {} skipped",
+        "{} failed, {}, {} ok, {} skipped",
         count(Level::Failure),
-        count(Level::Warning),
+        output::plural(count(Level::Warning) as u64, "warning"),
         count(Level::Ok),
         count(Level::Skipped)
     ));
@@ -82,12 +81,5 @@ fn mark(level: Level) -> (&'static str, AnsiColor) {
         Level::Warning => ("warn", AnsiColor::Yellow),
         Level::Failure => ("FAIL", AnsiColor::Red),
         _ => ("skip", AnsiColor::BrightBlack),
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    match When::parse(text) {
-        Ok(When::In(duration)) => duration.to_std().map_err(|_| "a duration must not be negative".to_owned()),
-        _ => Err("expected a duration such as 90s, 5m or 1h30m".to_owned()),
     }
 }

@@ -5,15 +5,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ArgAction;
-use pq_diesel::{CancellationToken, Outcome, Queue, Trace, Wait, codec_by_name};
+use pq_diesel::{Backoff, CancellationToken, Claim, Outcome, Queue, Trace, Wait};
 use serde_json::value::RawValue;
 
 use super::examples;
-use crate::exec::{Exec, variables};
+use crate::encoding::Encoding;
+use crate::exec::{Environment, Exec, variables};
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::output;
 use crate::signals::stop_on_signals;
+use crate::{output, values};
 
 /// Get jobs, and print each payload as one line of JSON.
 ///
@@ -22,36 +23,45 @@ use crate::signals::stop_on_signals;
 /// With --exec, taking the job, running the command and completing the job are one transaction, which stays open while
 /// the command runs. The command reads the payload from standard input and the job's metadata from PQ_ID, PQ_ATTEMPT
 /// and the other variables that `pq work --help` lists. Exit status 0 completes the job. Any other exit status requeues
-/// the job with a failed attempt and the end of standard error as its error, and `pq get` exits with status 8.
+/// the job with a failed attempt and the end of standard error as its error, or archives it as dead if no retry is left,
+/// and `pq get` exits with status 8.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq get orders\npq get orders --wait 0 --count 100 | while read -r order; do …; done\n\
      pq get orders --wait 60 --exec 'jq .number | xargs ship'"
 ))]
 pub(crate) struct Get {
-    /// Queue name.
+    /// Queue name. `NAME/pickle` is the queue NAME with pickled payloads, as in Python.
     pub(crate) queue: String,
     /// Run this shell command for each job, one after the other, instead of printing the payloads.
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,
+    /// With --exec: maximum number of retries of a failed job.
+    #[arg(long, value_name = "N", default_value = "3", requires = "exec", value_parser = values::whole)]
+    max_retries: u32,
+    /// With --exec: delay before a retry: a duration, `linear STEP MAX` or `exponential FIRST MAX`.
+    #[arg(long, value_name = "BACKOFF", default_value = "30s", requires = "exec")]
+    backoff: Backoff,
+    /// With --exec: let the command inherit the environment variables that may hold the password of the database.
+    #[arg(long, requires = "exec")]
+    pass_credentials: bool,
     /// Seconds to wait for a job. 0 waits without a limit, and a negative number does not wait.
     #[arg(long, value_name = "SECONDS", default_value_t = -1.0, action = ArgAction::Set,
           allow_negative_numbers = true, value_parser = seconds)]
     pub(crate) wait: f64,
     /// Maximum number of jobs.
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::positive::<NonZeroUsize>)]
     pub(crate) count: NonZeroUsize,
-    /// Encoding of stored payloads: json or pickle.
-    #[arg(long, default_value = "json")]
-    pub(crate) codec: String,
+    #[command(flatten)]
+    encoding: Encoding,
 }
 
 impl Get {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let codec = codec_by_name(&self.codec)?;
+        let (name, codec) = self.encoding.of(&self.queue)?;
         let stop = stop_on_signals()?;
         let pq = global.connect()?;
-        let queue = pq.queue::<Box<RawValue>>(&self.queue)?.with_codec(codec).with_cancellation_token(&stop);
+        let queue = pq.queue::<Box<RawValue>>(name)?.with_codec(codec).with_cancellation_token(&stop);
         // The same convention as in tpq.
         let wait = match self.wait {
             seconds if seconds < 0.0 => Wait::No,
@@ -89,9 +99,12 @@ impl Get {
         for number in 0..self.count.get() {
             let wait = if number == 0 { wait } else { Wait::No };
             let succeeded = queue.get_with(wait, |conn, job| {
-                let variables = variables(&job, None, &Trace::new());
+                let environment = Environment {
+                    variables: variables(&job, None, &Trace::new()),
+                    pass_credentials: self.pass_credentials,
+                };
                 let ended = exec
-                    .run(job.data.get(), &variables, || stop.is_cancelled())
+                    .run(job.data.get(), &environment, || stop.is_cancelled())
                     .map_err(|error| Failure::Io(format!("cannot run the command: {error}")))?;
                 if ended.success() {
                     return Ok(true);
@@ -101,8 +114,7 @@ impl Get {
                 }
                 let error = ended.reason();
                 output::print_error(&format!("job {}: {error}", job.id));
-                let failed = Outcome::Retry { after: Duration::ZERO, error, payload: None };
-                queue.on(conn).settle(&job, failed)?;
+                queue.on(conn).settle(&job, self.after_failure(&job, error))?;
                 Ok::<_, Failure>(false)
             })?;
             match succeeded {
@@ -112,6 +124,22 @@ impl Get {
             }
         }
         Ok(code)
+    }
+}
+
+impl Get {
+    /// Returns the outcome of a job whose command failed.
+    fn after_failure(&self, job: &Claim, error: String) -> Outcome {
+        let failures = u32::try_from(job.attempt.saturating_sub(job.crashes)).unwrap_or_default();
+        if failures > self.max_retries {
+            output::print_error(&format!(
+                "job {} is dead after {}",
+                job.id,
+                output::plural(u64::from(failures), "failed attempt")
+            ));
+            return Outcome::Dead { error };
+        }
+        Outcome::Retry { after: self.backoff.delay(failures, job.id), error, payload: None }
     }
 }
 

@@ -33,7 +33,15 @@ impl Grant {
             let statements = pq.transaction(|conn| pq.grant_sql_on(conn, self.kind, &self.role))?;
             statements.iter().try_for_each(|statement| output::print(statement))?;
         } else {
-            pq.transaction(|conn| pq.grant_on(conn, self.kind, &self.role))?;
+            let statements = pq.transaction(|conn| pq.grant_on(conn, self.kind, &self.role))?;
+            output::print(&format!(
+                "granted {} the privileges of a {} on {}.{} ({})",
+                output::escape(&self.role),
+                self.kind,
+                output::escape(&global.schema),
+                output::escape(&global.table),
+                output::plural(statements as u64, "statement")
+            ))?;
         }
         Ok(ExitCode::SUCCESS)
     }

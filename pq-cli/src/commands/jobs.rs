@@ -9,7 +9,7 @@ use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::job_output::{self, JobJson};
-use crate::output;
+use crate::{output, values};
 
 /// List the jobs of a queue in the order of their ids.
 #[derive(Debug, clap::Args)]
@@ -19,9 +19,8 @@ use crate::output;
 pub(crate) struct Jobs {
     /// Queue name.
     queue: String,
-    /// Only jobs in this state: ready, blocked, scheduled, running, dequeued (by the Python pq), dead, cancelled or
-    /// done. Can be repeated.
-    #[arg(long, value_name = "STATE")]
+    /// Only jobs in this state; dequeued means taken by the Python pq. Can be repeated.
+    #[arg(long, value_name = "STATE", value_parser = values::state())]
     state: Vec<JobState>,
     /// Only jobs with this serialization key.
     #[arg(long, value_name = "KEY")]

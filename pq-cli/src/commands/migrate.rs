@@ -16,11 +16,12 @@ use crate::output;
 /// Safe to run at any time and from any number of processes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
-    "pq migrate --schema app --table work\npq migrate --dry-run\npq migrate --down-to 0"
+    "pq migrate --schema app --table work\npq migrate --dry-run\npq migrate --down-to 0 --dry-run\n\
+     pq migrate --down-to 0"
 ))]
 pub(crate) struct Migrate {
     /// Print the SQL without running it.
-    #[arg(long, conflicts_with = "down_to")]
+    #[arg(long)]
     dry_run: bool,
     /// Revert the migrations after this version. 0 reverts all of them and deletes every job.
     #[arg(long, value_name = "VERSION")]
@@ -33,11 +34,20 @@ impl Migrate {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let pq = global.connect()?;
         if self.dry_run {
-            let pending = pq.transaction(|conn| pq.pending_migrations_on(conn))?;
-            if pending.is_empty() {
-                output::print_status("up to date: no migration is pending");
+            let (steps, nothing) = match &self.down_to {
+                Some(version) => (
+                    pq.transaction(|conn| pq.revert_sql_on(conn, version))?,
+                    "no migration would be reverted",
+                ),
+                None => (
+                    pq.transaction(|conn| pq.pending_migrations_on(conn))?,
+                    "up to date: no migration is pending",
+                ),
+            };
+            if steps.is_empty() {
+                output::print_status(nothing);
             }
-            for step in pending {
+            for step in steps {
                 output::print(&format!("-- {}\n{}", step.version, step.sql.trim_end()))?;
             }
         } else if let Some(version) = &self.down_to {
@@ -48,7 +58,11 @@ impl Migrate {
             let undone = pq.transaction(|conn| pq.migrate_down_to_on(conn, version))?;
             output::print(&format!("{} reverted", output::plural(undone.len() as u64, "migration")))?;
         } else {
-            output::with_spinner("migrating", || pq.migrate())?;
+            let ran = output::with_spinner("migrating", || pq.migrate())?;
+            output::print(&match ran.len() {
+                0 => "up to date: no migration is pending".to_owned(),
+                ran => format!("{} applied", output::plural(ran as u64, "migration")),
+            })?;
         }
         Ok(ExitCode::SUCCESS)
     }

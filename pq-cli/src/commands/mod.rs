@@ -3,7 +3,7 @@
 mod bench;
 mod cancel;
 mod clear;
-mod completions;
+pub(crate) mod completions;
 mod cron;
 mod demo;
 mod doctor;
@@ -29,7 +29,9 @@ mod work;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use tracing_subscriber::filter::LevelFilter;
 
+use crate::exec_guard;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::global::Global;
 
@@ -42,6 +44,7 @@ pub(crate) enum Command {
     Put(put::Put),
     #[command(visible_alias = "consume")]
     Get(get::Get),
+    #[command(visible_alias = "start")]
     Work(work::Work),
     Status(status::Status),
     Stop(stop::Stop),
@@ -65,9 +68,24 @@ pub(crate) enum Command {
     Man(completions::Man),
     #[command(hide = true)]
     DemoWorker,
+    #[command(hide = true)]
+    ExecGuard,
 }
 
 impl Command {
+    /// Returns the level of the log unless an option or RUST_LOG sets one.
+    pub(crate) fn log_level(&self) -> LevelFilter {
+        match self {
+            // These run unattended.
+            Self::Work(_) | Self::Web(_) => LevelFilter::INFO,
+            // These draw on the terminal, or cause errors themselves.
+            Self::Top(_) | Self::Demo(_) | Self::DemoWorker | Self::Bench(_) | Self::ExecGuard => {
+                LevelFilter::OFF
+            }
+            _ => LevelFilter::WARN,
+        }
+    }
+
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         match self {
             Self::Migrate(command) => command.run(global),
@@ -97,6 +115,7 @@ impl Command {
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),
             Self::DemoWorker => demo::work(),
+            Self::ExecGuard => exec_guard::run(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::examples;
 use crate::confirm::Confirmation;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::{job_output, output};
+use crate::{job_output, output, values};
 
 /// Delete jobs from the archive.
 ///
@@ -24,7 +24,7 @@ pub(crate) struct Prune {
     #[arg(long, value_name = "STATE", value_parser = ended)]
     state: JobState,
     /// Only jobs that ended longer ago than this duration, such as 12h or 30d.
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::duration)]
     older_than: Duration,
     #[command(flatten)]
     yes: Confirmation,

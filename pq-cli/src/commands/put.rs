@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use diesel::PgConnection;
-use pq_diesel::{Backoff, CallOptions, Error, OnConflict, Pq, PutOptions, PutOutcome, codec_by_name};
+use pq_diesel::{Backoff, CallOptions, Error, OnConflict, Pq, PutOptions, PutOutcome};
 use serde_json::value::RawValue;
 
 use super::examples;
+use crate::encoding::Encoding;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::{input, output};
@@ -22,7 +23,7 @@ use crate::{input, output};
      pq put reports --task rebuild --args '[]' --unique rebuild --on-conflict keep-waiting"
 ))]
 pub(crate) struct Put {
-    /// Queue name: any text of 1 to 1024 bytes.
+    /// Queue name: any text of 1 to 1024 bytes. `NAME/pickle` is the queue NAME with pickled payloads, as in Python.
     pub(crate) queue: String,
     /// File that holds the JSON; `-` is standard input.
     #[arg(long, value_name = "PATH", default_value = "-")]
@@ -69,9 +70,8 @@ pub(crate) struct Put {
     /// Create or migrate the tables first.
     #[arg(long)]
     pub(crate) create: bool,
-    /// Encoding of stored payloads: json, or pickle for the `name/pickle` queues of the Python pq.
-    #[arg(long, default_value = "json")]
-    pub(crate) codec: String,
+    #[command(flatten)]
+    encoding: Encoding,
 }
 
 /// What happens to a job that has the unique key.
@@ -100,11 +100,11 @@ impl From<ConflictMode> for OnConflict {
 
 impl Put {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let codec = codec_by_name(&self.codec)?;
+        let (queue, codec) = self.encoding.of(&self.queue)?;
         let options = self.options();
         // Everything is checked before input is read and before a connection is made.
         options.check()?;
-        global.detached()?.queue::<()>(&self.queue)?;
+        global.detached()?.queue::<()>(queue)?;
         let arguments = self.arguments()?;
         let documents = match &arguments {
             Some(_) => Vec::new(),
@@ -117,7 +117,7 @@ impl Put {
         }
         let puts = match &self.task {
             None => {
-                let queue = pq.queue::<Box<RawValue>>(&self.queue)?.with_codec(codec);
+                let queue = pq.queue::<Box<RawValue>>(queue)?.with_codec(codec);
                 put_all(
                     &pq,
                     &documents,
@@ -128,7 +128,7 @@ impl Put {
                 )?
             }
             Some(name) => {
-                let task = pq.queue(&self.queue)?.with_codec(codec).task::<Box<RawValue>>(name);
+                let task = pq.queue(queue)?.with_codec(codec).task::<Box<RawValue>>(name);
                 let task = task.with_defaults(self.call_options(options));
                 match &arguments {
                     Some([args, kwargs]) => vec![task.call_json(args, kwargs, &CallOptions::new())?],

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use pq_diesel::admin::WorkerInfo;
 use serde_json::Value;
 
 use super::examples;
@@ -11,9 +12,10 @@ use crate::global::Global;
 use crate::pid_file::PidFile;
 use crate::{output, worker_output};
 
-/// Show the live workers on all hosts, their running jobs and their counts.
+/// Show the workers on all hosts, their running jobs and their counts.
 ///
-/// Workers send a heartbeat to the database every two seconds. The exit status is 1 if there is no worker.
+/// Workers send a heartbeat to the database every two seconds. A worker that has sent none for a minute is shown as gone.
+/// The exit status is 1 if there is no live worker.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq status\npq status --pid-file /run/pq.pid --json"))]
 pub(crate) struct Status {
@@ -43,11 +45,13 @@ impl Status {
         });
         if self.json {
             output::print_json(&known.iter().map(worker_output::as_json).collect::<Value>())?;
-        } else if known.is_empty() {
-            output::print_error("no worker has sent a heartbeat in the last minute");
-        } else {
+        } else if !known.is_empty() {
             output::print(&worker_output::describe_all(&known))?;
         }
-        Ok(if known.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+        let none_lives = known.iter().all(WorkerInfo::is_gone);
+        if none_lives {
+            output::print_error("no worker has sent a heartbeat in the last minute");
+        }
+        Ok(if none_lives { ExitCode::from(1) } else { ExitCode::SUCCESS })
     }
 }

@@ -76,10 +76,11 @@ impl Web {
                 Failure::Usage(format!("{refused}: use {remedy}"))
             })?;
         }
-        let pq = global.handle(&global.conninfo(), CONNECTIONS, CONNECT_TIMEOUT, CALL_TIMEOUT)?;
+        let conninfo = global.conninfo()?;
+        let pq = global.handle(&conninfo, CONNECTIONS, CONNECT_TIMEOUT, CALL_TIMEOUT)?;
         let mut dashboard = Dashboard::new(&pq).access(access).mask_also(&self.mask);
         if self.allow_actions {
-            let url = variable(OPERATOR_URL).unwrap_or_else(|| global.conninfo());
+            let url = variable(OPERATOR_URL).unwrap_or(conninfo);
             dashboard =
                 dashboard.allow_actions(&global.handle(&url, CONNECTIONS, CONNECT_TIMEOUT, CALL_TIMEOUT)?);
         }

@@ -77,7 +77,7 @@ impl Chaos {
         faults
     }
 
-    /// Injects the next random fault if it is due.
+    /// Injects the next random fault if it is due, and describes it.
     ///
     /// It waits until one fault of each kind has happened in the middle of a job. A random fault could otherwise end
     /// the worker that waits for such a fault.
@@ -87,14 +87,15 @@ impl Chaos {
         workers: &mut WorkerPool,
         pq: &Pq,
         environment: &Environment,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<&'static str>, Failure> {
         if workers.killed() == 0 || self.terminated == 0 {
-            return Ok(());
+            return Ok(None);
         }
+        let mut injected = None;
         let due = self.next.as_ref().is_some_and(|fault| done >= fault.results && Instant::now() >= fault.at);
         if let Some(fault) = self.next.take_if(|_| due) {
             if fault.kills {
-                workers.kill_nth(fault.number);
+                injected = workers.kill_nth(fault.number).then_some("killed a worker with SIGKILL");
             } else {
                 let sessions: Vec<Session> = pq.transaction(|conn| {
                     let sessions =
@@ -102,7 +103,8 @@ impl Chaos {
                     sessions.load(conn).map_err(Failure::from)
                 })?;
                 if let Some(session) = sessions.get(fault.number % sessions.len().max(1)) {
-                    self.terminate(session.pid, pq, environment)?;
+                    let done = self.terminate(session.pid, pq, environment)?;
+                    injected = done.then_some("terminated the backend of a worker");
                 }
             }
         }
@@ -114,7 +116,7 @@ impl Chaos {
                 at: Instant::now() + Duration::from_millis(self.random.u64(MILLIS_BETWEEN)),
             });
         }
-        Ok(())
+        Ok(injected)
     }
 
     /// Terminates a backend if it belongs to a worker of the demo.

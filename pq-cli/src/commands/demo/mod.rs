@@ -150,7 +150,11 @@ impl Supervisor<'_> {
                 });
             }
             if let Some(chaos) = &mut self.chaos {
-                chaos.inject_random(done, &mut self.workers, self.pq, self.environment)?;
+                if let Some(what) = chaos.inject_random(done, &mut self.workers, self.pq, self.environment)? {
+                    bar.suspend(|| {
+                        output::print_status(&format!("after {done} of {jobs} jobs: {what} at random"))
+                    });
+                }
                 self.workers.replace_killed(count)?;
                 let (killed, terminated) = (self.workers.killed(), chaos.terminated());
                 bar.set_message(format!(", {killed} killed, {terminated} terminated"));

@@ -154,6 +154,7 @@ pub(super) fn running(snapshot: &Snapshot) -> Vec<(&WorkerInfo, &Running)> {
     let mut all: Vec<_> = snapshot
         .workers
         .iter()
+        .filter(|worker| !worker.is_gone())
         .flat_map(|worker| worker.status.running.iter().map(move |job| (worker, job)))
         .collect();
     // The age was reported with the last heartbeat, so the time since then is added.
@@ -170,7 +171,7 @@ pub(super) fn totals(snapshot: &Snapshot) -> String {
     let rate = snapshot.queues.iter().fold(0.0, |sum, queue| sum + queue.per_second);
     [
         count(snapshot.queues.len() as u64, "queue", "queues"),
-        count(snapshot.workers.len() as u64, "worker", "workers"),
+        count(snapshot.workers.iter().filter(|worker| !worker.is_gone()).count() as u64, "worker", "workers"),
         format!("{} waiting", sum(QueueCounts::waiting)),
         format!("{} dead", sum(|queue| queue.dead)),
         format!("{rate:.1}/s"),
@@ -237,7 +238,10 @@ fn worker_row(worker: &WorkerInfo) -> Row {
         status.report.failed.to_string(),
         status.report.dead.to_string(),
         format!("{:.1}/s", status.per_second),
-        format!("{} ago", format_age(worker.heartbeat_age)),
+        match worker.is_gone() {
+            true => format!("gone, {} ago", format_age(worker.heartbeat_age)),
+            false => format!("{} ago", format_age(worker.heartbeat_age)),
+        },
         stop.map(|mode| mode.to_string()).unwrap_or_default(),
     ];
     Row { cells, tone }

@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Work;
-use crate::exec::{Exec, variables};
+use crate::exec::{Environment, Exec, variables};
 use crate::failure::Failure;
-use crate::input;
+use crate::{input, values};
 
 /// The file of `--handlers`.
 #[derive(Debug, Deserialize)]
@@ -39,7 +39,9 @@ pub(super) fn build(work: &Work, pq: &Pq) -> Result<Vec<Handler>, Failure> {
     match (&work.exec, &work.handlers) {
         (Some(line), _) => {
             let exec = Exec::Shell(line.clone());
-            work.queues.iter().map(|queue| Ok(with_options(work, queue_handler(pq, queue, &exec)?))).collect()
+            let passes = work.pass_credentials;
+            let handler = |queue: &String| Ok(with_options(work, queue_handler(pq, queue, &exec, passes)?));
+            work.queues.iter().map(handler).collect()
         }
         (None, Some(file)) => task_handlers(work, pq, file),
         (None, None) => Err(Failure::Usage("missing option: expected --exec or --handlers".to_owned())),
@@ -63,10 +65,10 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
             if entry.exec.is_empty() {
                 return Err(invalid(format!("task {task:?}: exec must not be empty")));
             }
-            let (exec, task_name) = (entry.exec.clone(), task.clone());
+            let (exec, task_name, passes) = (entry.exec.clone(), task.clone(), work.pass_credentials);
             let handler =
                 queue.task::<Box<RawValue>>(task).leased(move |context, job: Job<Box<RawValue>>| {
-                    run_command(&exec, context, Some(&task_name), job.data.get())
+                    run_command(&exec, context, Some(&task_name), job.data.get(), passes)
                 });
             let mut handler = with_options(work, handler);
             if let Some(retries) = entry.max_retries {
@@ -81,7 +83,7 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
                 handler = handler.backoff(backoff);
             }
             if let Some(timeout) = &entry.timeout {
-                let timeout = humantime::parse_duration(timeout).map_err(|reason| {
+                let timeout = values::positive_duration(timeout).map_err(|reason| {
                     invalid(format!("task {task:?}: invalid timeout {timeout:?}: {reason}"))
                 })?;
                 handler = handler.timeout(timeout);
@@ -106,10 +108,10 @@ fn unserved_task<'f>(work: &Work, file: &'f File) -> Option<(&'f str, &'f str)> 
 }
 
 /// Returns a handler for all jobs of a queue.
-fn queue_handler(pq: &Pq, queue: &str, exec: &Exec) -> Result<Handler, Failure> {
+fn queue_handler(pq: &Pq, queue: &str, exec: &Exec, passes: bool) -> Result<Handler, Failure> {
     let exec = exec.clone();
     let queue = pq.queue::<Box<RawValue>>(queue)?;
-    Ok(queue.leased(move |context, job| run_command(&exec, context, None, job.data.get())))
+    Ok(queue.leased(move |context, job| run_command(&exec, context, None, job.data.get(), passes)))
 }
 
 fn with_options(work: &Work, handler: Handler) -> Handler {
@@ -125,9 +127,18 @@ fn with_options(work: &Work, handler: Handler) -> Handler {
 }
 
 /// Runs the command for a job.
-fn run_command(exec: &Exec, context: &Context, task: Option<&str>, input: &str) -> Result<Outcome, String> {
+///
+/// It inherits the credentials of the database if `pass_credentials` is set.
+fn run_command(
+    exec: &Exec,
+    context: &Context,
+    task: Option<&str>,
+    input: &str,
+    pass_credentials: bool,
+) -> Result<Outcome, String> {
     let variables = variables(context.job(), task, context.trace());
-    let ended = exec.run(input, &variables, || context.should_stop());
+    let environment = Environment { variables, pass_credentials };
+    let ended = exec.run(input, &environment, || context.should_stop());
     let ended = ended.map_err(|error| format!("cannot run the command: {error}"))?;
     if ended.success() {
         Ok(Outcome::Complete)

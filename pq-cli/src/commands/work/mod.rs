@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pq_diesel::{Backoff, Control, Report, StopMode, Worker};
+use clap::ArgGroup;
+use pq_diesel::{Backoff, Control, Pq, StopMode, Worker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -18,7 +19,7 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::pid_file::PidFile;
 use crate::signals::catch;
-use crate::{exec, output, worker_output};
+use crate::{exec, output, values, worker_output};
 
 /// Environment variable that holds the pid of the supervisor, for a supervised process.
 const SUPERVISOR: &str = "PQ_WORK_SUPERVISOR";
@@ -31,59 +32,64 @@ const SUPERVISOR: &str = "PQ_WORK_SUPERVISOR";
 /// end of standard error as the error. Jobs are held under a lease while their commands run. Queues have strict
 /// priority in the order of the arguments: a queue is polled only while all earlier ones are empty.
 ///
+/// Each command has a process group of its own. If the worker is killed, its commands are killed too, before their jobs
+/// can run again. A process that leaves the group, as a daemon does, lives on. Commands do not inherit the environment
+/// variables that may hold the password of the database: PQ_URL, TPQ_URL, TPQ_PASS, DATABASE_URL and PGPASSWORD.
+///
 /// Signals: HUP stops when no job is ready (drain). INT stops when the running jobs have ended (finish), and a second
 /// INT aborts. TERM aborts: running commands get TERM, and KILL five seconds later, and their jobs are requeued. USR1
 /// prints the status to standard error.
 #[derive(Debug, clap::Args)]
-#[command(after_help = examples(
+#[command(group = ArgGroup::new("commands").args(["exec", "handlers"]).required(true), after_help = examples(
     "pq work mail --exec 'sendmail -t' --workers 4 --max-retries 5 --backoff 'exponential 1s 1h'\n\
-     pq work mail bills --handlers handlers.toml --processes 2 --pid-file /run/pq.pid"
+     pq work mail bills --handlers handlers.toml --processes 2 --pid-file /run/pq.pid\n\
+     pq start mail -w 4 -q 2 -p /run/pq.pid --exec ./send"
 ))]
 pub(crate) struct Work {
-    /// Queue names.
+    /// Queue names, each as an argument of its own.
     #[arg(required = true)]
     queues: Vec<String>,
     /// Shell command to run for every job.
-    #[arg(long, value_name = "CMD", required_unless_present = "handlers")]
+    #[arg(long, value_name = "CMD")]
     exec: Option<String>,
     /// TOML file with a command and options for each task.
     ///
     /// A table such as `[tasks.send_mail]` holds `exec = "shell command"` or `exec = ["program", "argument"]`, and
     /// optionally `queue`, `max_retries`, `max_crashes`, `backoff`, `timeout` and `keep_history`.
-    #[arg(long, value_name = "FILE", conflicts_with = "exec")]
+    #[arg(long, value_name = "FILE")]
     handlers: Option<PathBuf>,
     /// Number of threads. Each runs one command at a time.
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, short, value_name = "N", default_value = "1", value_parser = values::parallel)]
     workers: NonZeroUsize,
     /// Number of processes with --workers threads each. A process that dies is restarted.
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, short = 'q', value_name = "N", default_value = "1", value_parser = values::parallel)]
     processes: NonZeroUsize,
-    /// Write the process id to this file, and remove it at the end. Fails if a running worker holds the file. A stale
-    /// file is taken over.
-    #[arg(long, value_name = "PATH")]
+    /// Write the process id to this file, and remove it at the end. Fails if a running worker holds the file, or if it is
+    /// no pid file. A stale file is taken over.
+    #[arg(long, short, value_name = "PATH")]
     pid_file: Option<PathBuf>,
     /// Stop when no job is ready.
     #[arg(long)]
     burst: bool,
     /// Stop after this number of jobs per process.
-    #[arg(long, value_name = "N", conflicts_with = "burst")]
+    #[arg(long, value_name = "N", conflicts_with = "burst", value_parser = values::positive::<NonZeroU64>)]
     jobs: Option<NonZeroU64>,
     /// Lease duration. The lease is extended while the command runs. After a crash, jobs are requeued when it expires.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::positive_duration)]
     lease: Duration,
     /// Time limit of a stop, counted from the first signal. A tenth of it before the end, running commands get TERM. At
     /// the end they get KILL, the process ends, and their jobs are requeued when their leases expire. Without it a stop
     /// waits for the commands.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     stop_within: Option<Duration>,
     /// Time limit of a command. The job fails when it is exceeded.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
     timeout: Option<Duration>,
     /// Maximum number of retries of a failed job. The options of a task's call take precedence.
-    #[arg(long, value_name = "N", default_value = "0")]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = values::whole)]
     max_retries: u32,
     /// Number of times that the worker may die while it runs a job, before the job is dead. This uses up no retry.
-    #[arg(long, value_name = "N", default_value = "3")]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = values::positive::<NonZeroU32>)]
     max_crashes: NonZeroU32,
     /// Delay before a retry: a duration, `linear STEP MAX` or `exponential FIRST MAX`.
     #[arg(long, value_name = "BACKOFF", default_value = "30s")]
@@ -91,6 +97,9 @@ pub(crate) struct Work {
     /// Keep completed jobs in the archive.
     #[arg(long)]
     keep_history: bool,
+    /// Let commands inherit the environment variables that may hold the password of the database.
+    #[arg(long)]
+    pass_credentials: bool,
 }
 
 impl Work {
@@ -112,11 +121,30 @@ impl Work {
         }
     }
 
+    /// Explains how to name several queues, if an argument with a comma names a queue that has no job.
+    fn warn_of_commas(&self, pq: &Pq) -> Result<(), Failure> {
+        for name in self.queues.iter().filter(|name| name.contains(',')) {
+            let counts = match pq.queue::<()>(name)?.counts() {
+                Ok(counts) => counts,
+                // The worker waits for the database, and this is only a hint.
+                Err(_) => return Ok(()),
+            };
+            if counts.total() == 0 {
+                output::print_status(&format!(
+                    "queue {name:?} has no job; to work several queues, pass each as an argument of its own: pq work {}",
+                    name.split(',').map(str::trim).collect::<Vec<_>>().join(" ")
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Runs the worker in this process.
     fn serve(&self, global: &Global, supervisor: Option<u32>) -> Result<ExitCode, Failure> {
         // One connection per thread, two for the worker's other threads and one for status requests.
         let pq =
             global.connect_with(u32::try_from(self.workers.get()).unwrap_or(u32::MAX).saturating_add(3))?;
+        self.warn_of_commas(&pq)?;
         let mut worker = Worker::new(&pq).threads(self.workers.get()).lease(self.lease);
         if let Some(process) = supervisor {
             worker = worker.supervised_by(process);
@@ -138,8 +166,7 @@ impl Work {
             (false, None) => worker.run(),
         }?;
         exec::kill_running();
-        let Report { done, failed, dead, cancelled, .. } = report;
-        output::print_status(&format!("done {done}, failed {failed}, dead {dead}, cancelled {cancelled}"));
+        output::print_status(&worker_output::describe_report(&report));
         Ok(ExitCode::SUCCESS)
     }
 }

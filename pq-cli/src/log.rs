@@ -1,0 +1,60 @@
+//! The log on standard error.
+
+use std::io;
+
+use clap::ValueEnum;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+use crate::failure::Failure;
+
+/// The options of the log.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogOptions {
+    /// Format of the log on standard error: text, or one JSON object per line.
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", env = "PQ_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// Level of the log: off, error, warn, info, debug or trace. Default: RUST_LOG, or info for `pq work`, off for the
+    /// commands that draw or measure, and warn for the others. RUST_LOG can also name targets, such as
+    /// `info,pq_diesel=debug`.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<LevelFilter>,
+    /// The same as `--log-level debug`.
+    #[arg(long, global = true, conflicts_with = "log_level")]
+    debug: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogOptions {
+    /// Starts to log. `default` is the level if neither an option nor RUST_LOG sets one.
+    pub(crate) fn init(&self, default: LevelFilter) -> Result<(), Failure> {
+        let layer = fmt::layer().with_writer(io::stderr);
+        let layer = match self.log_format {
+            LogFormat::Text => layer.with_ansi(false).with_target(false).boxed(),
+            LogFormat::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
+        };
+        tracing_subscriber::registry().with(layer.with_filter(self.filter(default)?)).init();
+        Ok(())
+    }
+
+    fn filter(&self, default: LevelFilter) -> Result<Targets, Failure> {
+        let level = if self.debug { Some(LevelFilter::DEBUG) } else { self.log_level };
+        match (level, std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty())) {
+            (Some(level), _) => Ok(Targets::new().with_default(level)),
+            (None, None) => Ok(Targets::new().with_default(default)),
+            (None, Some(text)) => text.parse().map_err(|error| {
+                Failure::Usage(format!(
+                    "invalid RUST_LOG {text:?}: {error}; expected a level such as `info`, or targets such as \
+                     `info,pq_diesel=debug`"
+                ))
+            }),
+        }
+    }
+}
