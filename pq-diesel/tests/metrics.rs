@@ -102,6 +102,29 @@ fn many_jobs_are_estimated() -> Outcome {
     Ok(())
 }
 
+/// The planner must not read the archive of one queue for each of the others.
+#[test]
+fn each_queue_is_counted_by_its_own_entries() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    conn.batch_execute(
+        "INSERT INTO pq.queue_archive (id, q_name, data, enqueued_at, priority, attempt, outcome)
+             SELECT n, 'many', '1', now(), 0, 1, 'dead' FROM generate_series(1, 30000) AS n;
+         INSERT INTO pq.queue (q_name, data) SELECT 'few ' || n, '1' FROM generate_series(1, 30) AS n;
+         ANALYZE pq.queue, pq.queue_archive",
+    )?;
+    let pq = handle(&database)?;
+    assert_eq!(gauges(&pq, "many")?.dead, 30_000);
+    // A session reports what it has read when it ends, at the latest.
+    drop(pq);
+    let read = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes
+        WHERE relname = 'queue_archive'";
+    common::until(&mut conn, read)?;
+    let read: i64 = diesel::dsl::sql::<BigInt>(read).get_result(&mut conn)?;
+    assert!(read < 30_000, "{read} entries were read");
+    Ok(())
+}
+
 /// A lock that is held for long must not hide everything else.
 #[test]
 fn jobs_that_cannot_be_counted_in_time_are_left_out() -> Outcome {

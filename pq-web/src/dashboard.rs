@@ -143,6 +143,8 @@ impl Dashboard {
 
     /// Returns the pages and actions as a router, for any path.
     ///
+    /// It also has `/metrics`, which needs the same login, and `/healthz` and `/readyz`, which need none.
+    ///
     /// It starts to read the database at the first request, and needs a runtime of tokio.
     pub fn router(self) -> Router {
         let reads = Database::new(&self.pq, self.statement_timeout);
@@ -172,10 +174,15 @@ impl Dashboard {
             .route("/health", get(pages::health::page))
             .route("/put", get(pages::put::page).post(actions::put::act))
             .route("/live/{page}", get(live::updates))
+            .merge(pq_metrics::metrics_router(pq_metrics::Collector::new(&self.pq)))
             .fallback(pages::not_found)
             .layer(from_fn_with_state(Arc::clone(&app), guard))
             .layer(DefaultBodyLimit::max(MAX_FORM_BYTES));
-        Router::new().route("/assets/{name}", get(assets::serve)).merge(guarded).layer(Extension(app))
+        Router::new()
+            .route("/assets/{name}", get(assets::serve))
+            .merge(pq_metrics::health_router(&self.pq, || Ok(())))
+            .merge(guarded)
+            .layer(Extension(app))
     }
 }
 

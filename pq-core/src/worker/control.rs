@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::progress::Progress;
 use super::status::Status;
@@ -63,6 +64,15 @@ impl<S: Store> Control<S> {
             tracing::info!(%mode, "stop was requested");
         }
         self.stop.request(mode);
+    }
+
+    /// Returns the time since the thread that extends leases and sends heartbeats last looked whether one is due.
+    ///
+    /// It does so once a second, or whenever a call of it has ended, also while the store cannot be reached. A worker
+    /// whose thread is silent for a minute hangs. Returns `None` if the worker does not run.
+    #[must_use]
+    pub fn silent_for(&self) -> Option<Duration> {
+        self.progress.silent_for()
     }
 
     /// Returns the status of the worker, and asks the store how many jobs wait.

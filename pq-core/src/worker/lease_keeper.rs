@@ -25,6 +25,7 @@ pub(super) fn keep_leases<S: Store>(run: &WorkerRun<S>) {
         heartbeat.send_if_due(run);
         Duration::MAX
     });
+    run.progress.end();
     heartbeat.deregister(run);
 }
 

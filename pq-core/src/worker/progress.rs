@@ -1,9 +1,13 @@
 //! The progress of a worker: what its threads do and have done.
 
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
 use super::statistics::{EndedByQueue, Throughput};
 use super::status::{Report, Status};
 use super::thread_slots::{ThreadSlot, ThreadSlots};
 use crate::TaskCounters;
+use crate::lock::lock;
 use crate::stop::StopMode;
 
 /// The threads' slots, and samples of their statistics. A [`super::Control`] shares it with the worker.
@@ -11,12 +15,25 @@ use crate::stop::StopMode;
 pub(super) struct Progress {
     pub(super) threads: ThreadSlots,
     throughput: Throughput,
+    /// When the thread that sends heartbeats last looked whether one is due.
+    looked_at: Mutex<Option<Instant>>,
 }
 
 impl Progress {
     /// Takes a sample for the rates of [`Progress::status`].
     pub(super) fn sample(&self) {
+        *lock(&self.looked_at) = Some(Instant::now());
         self.throughput.sample(self.ended());
+    }
+
+    /// Records that no more samples are taken.
+    pub(super) fn end(&self) {
+        *lock(&self.looked_at) = None;
+    }
+
+    /// Returns the time since the last sample. `None` before the first one and after the end.
+    pub(super) fn silent_for(&self) -> Option<Duration> {
+        lock(&self.looked_at).map(|at| at.elapsed())
     }
 
     /// Returns the totals of all threads.

@@ -4,7 +4,8 @@
 ///
 /// A queue is included if it has a job, live or archived, or counters, or is paused, or if a worker or a periodic job names
 /// it. The recursive queries jump from one queue to the next in an index. Each part is read from an index that holds
-/// nothing else, so the statement must run with sequential and bitmap scans disabled. No locks.
+/// nothing else, so the statement must run with sequential and bitmap scans disabled. The comparisons of rows keep the
+/// planner from the index for pruning, which would be read for each queue as a whole. No locks.
 pub(super) const GAUGES: &str = "\
 WITH RECURSIVE ready AS (
     (SELECT q_name FROM {jobs} WHERE dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
@@ -80,19 +81,22 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT count(*) AS scheduled FROM (SELECT FROM {jobs} AS job
         WHERE job.q_name = queues.q_name AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
-        LIMIT $2) AS first_jobs
+        ORDER BY schedule_at LIMIT $2) AS first_jobs
 ) AS later
 CROSS JOIN LATERAL (
     SELECT count(*) FROM (SELECT FROM {archive} AS job
-        WHERE job.q_name = queues.q_name AND outcome = 'dead' LIMIT $2) AS first_jobs
+        WHERE (job.q_name, outcome) >= (queues.q_name, 'dead') AND (job.q_name, outcome) <= (queues.q_name, 'dead')
+        LIMIT $2) AS first_jobs
 ) AS dead
 CROSS JOIN LATERAL (
     SELECT count(*) FROM (SELECT FROM {archive} AS job
-        WHERE job.q_name = queues.q_name AND outcome = 'cancelled' LIMIT $2) AS first_jobs
+        WHERE (job.q_name, outcome) >= (queues.q_name, 'cancelled') AND (job.q_name, outcome) <= (queues.q_name, 'cancelled')
+        LIMIT $2) AS first_jobs
 ) AS cancelled
 CROSS JOIN LATERAL (
     SELECT count(*) FROM (SELECT FROM {archive} AS job
-        WHERE job.q_name = queues.q_name AND outcome = 'done' LIMIT $2) AS first_jobs
+        WHERE (job.q_name, outcome) >= (queues.q_name, 'done') AND (job.q_name, outcome) <= (queues.q_name, 'done')
+        LIMIT $2) AS first_jobs
 ) AS done
 LEFT JOIN running USING (q_name) LEFT JOIN {paused} USING (q_name)
 ORDER BY queues.q_name COLLATE \"C\"";

@@ -1,8 +1,12 @@
 //! `pq work`: a worker that runs shell commands.
 
 mod handlers;
+mod init;
+mod listen;
 mod supervisor;
+mod systemd;
 
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,6 +98,9 @@ pub(crate) struct Work {
     /// Delay before a retry: a duration, `linear STEP MAX` or `exponential FIRST MAX`.
     #[arg(long, value_name = "BACKOFF", default_value = "30s")]
     backoff: Backoff,
+    /// Serve /metrics, /healthz and /readyz at this address and port, without a login. With port 0 the system chooses one.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
     /// Keep completed jobs in the archive.
     #[arg(long)]
     keep_history: bool,
@@ -110,11 +117,17 @@ impl Work {
         let supervisor = std::env::var(SUPERVISOR).ok().and_then(|pid| pid.parse().ok());
         // Options are checked before a process is started, so that an error is printed once.
         handlers::build(self, &global.detached()?)?;
+        if init::is_needed() {
+            return init::run();
+        }
         if supervisor.is_some() {
             return self.serve(global, supervisor);
         }
         let _pid_file = self.pid_file.as_deref().map(PidFile::take).transpose()?;
         if self.processes.get() > 1 {
+            if let Some(address) = self.listen {
+                listen::start(listen::bind(address)?, &global.connect_with(listen::CONNECTIONS)?, None)?;
+            }
             supervisor::supervise(global, self.processes.get())
         } else {
             self.serve(global, None)
@@ -141,9 +154,12 @@ impl Work {
 
     /// Runs the worker in this process.
     fn serve(&self, global: &Global, supervisor: Option<u32>) -> Result<ExitCode, Failure> {
+        // The supervisor listens on behalf of its processes.
+        let listener = self.listen.filter(|_| supervisor.is_none()).map(listen::bind).transpose()?;
         // One connection per thread, two for the worker's other threads and one for status requests.
-        let pq =
-            global.connect_with(u32::try_from(self.workers.get()).unwrap_or(u32::MAX).saturating_add(3))?;
+        let others = 3 + listener.as_ref().map_or(0, |_| listen::CONNECTIONS);
+        let pq = global
+            .connect_with(u32::try_from(self.workers.get()).unwrap_or(u32::MAX).saturating_add(others))?;
         self.warn_of_commas(&pq)?;
         let mut worker = Worker::new(&pq).threads(self.workers.get()).lease(self.lease);
         if let Some(process) = supervisor {
@@ -159,6 +175,12 @@ impl Work {
         handle_signals(&control)?;
         if supervisor.is_some() {
             stop_with_supervisor(&control);
+        }
+        if let Some(listener) = listener {
+            listen::start(listener, &pq, Some(control.clone()))?;
+        }
+        if supervisor.is_none() {
+            systemd::start(Some(control));
         }
         let report = match (self.burst, self.jobs) {
             (true, _) => worker.run_until_empty(),
@@ -184,7 +206,10 @@ fn handle_signals(control: &Control) -> Result<(), Failure> {
                 Some(mode) if signal == SIGINT && control.status().stopping >= Some(mode) => {
                     control.stop(StopMode::Abort);
                 }
-                Some(mode) => control.stop(mode),
+                Some(mode) => {
+                    systemd::stopping();
+                    control.stop(mode);
+                }
             }
         }
     });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGUSR1;
 
-use super::{STATUS_SIGNALS, SUPERVISOR, handled_signals};
+use super::{STATUS_SIGNALS, SUPERVISOR, handled_signals, systemd};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::{output, worker_output};
@@ -37,12 +37,14 @@ pub(super) fn supervise(global: &Global, count: usize) -> Result<ExitCode, Failu
     for _ in 0..count {
         processes.push(Process::start()?);
     }
+    systemd::start(None);
     let mut stopping = false;
     let mut code = ExitCode::SUCCESS;
     while processes.iter().any(Process::is_active) {
         match signals.recv_timeout(POLL_INTERVAL) {
             Ok(signal) if STATUS_SIGNALS.contains(&signal) => status(global, &processes),
             Ok(signal) => {
+                systemd::stopping();
                 stopping = true;
                 processes.iter().for_each(|process| process.signal(signal));
             }
@@ -159,6 +161,8 @@ fn spawn() -> Result<Child, Failure> {
     Command::new(std::env::current_exe().map_err(failed)?)
         .args(std::env::args_os().skip(1))
         .env(SUPERVISOR, std::process::id().to_string())
+        // Only the supervisor notifies systemd.
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::piped())
         .process_group(0)
         .spawn()

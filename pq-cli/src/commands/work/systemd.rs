@@ -1,0 +1,62 @@
+//! Notifying systemd that the worker is ready, works, and stops.
+//!
+//! See sd_notify(3). Without `NOTIFY_SOCKET` in the environment nothing is sent.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use pq_diesel::Control;
+
+use super::listen::check;
+
+/// Says that the process is ready, and from then on, as often as systemd asks, that it works.
+///
+/// A worker that hangs is no longer reported, so that systemd restarts it.
+pub(super) fn start(worker: Option<Control>) {
+    notify("READY=1");
+    let Some(interval) = watchdog_interval() else { return };
+    std::thread::spawn(move || {
+        loop {
+            match check(worker.as_ref()) {
+                Ok(()) => notify("WATCHDOG=1"),
+                Err(reason) => tracing::error!(reason, "systemd is not told that the worker works"),
+            }
+            std::thread::sleep(interval);
+        }
+    });
+}
+
+/// Says that the process stops.
+pub(super) fn stopping() {
+    notify("STOPPING=1");
+}
+
+/// Returns half of the time within which systemd expects to be notified, if it does and means this process.
+fn watchdog_interval() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let is_meant = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    let micros = number("WATCHDOG_USEC").filter(|micros| is_meant && *micros > 0)?;
+    Some(Duration::from_micros(micros / 2))
+}
+
+fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send(&path, state) {
+        tracing::warn!(%error, state, "systemd could not be notified");
+    }
+}
+
+fn send(path: &OsStr, state: &str) -> io::Result<()> {
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        #[cfg(target_os = "linux")]
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt;
+            SocketAddr::from_abstract_name(name)?
+        }
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+}
