@@ -6,8 +6,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use pq_diesel::admin::{QueueCounts, WorkerInfo};
-use pq_diesel::store::{Admin, Connect, Workers};
+use pq_diesel::admin::WorkerInfo;
+use pq_diesel::metrics::QueueGauges;
+use pq_diesel::store::{Connect, Workers};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -34,9 +35,26 @@ const POINTS: usize = 150;
 pub(crate) struct Sample {
     /// The time by the server's clock.
     pub(crate) at: DateTime<Utc>,
-    pub(crate) queues: Vec<QueueCounts>,
+    pub(crate) queues: Vec<QueueGauges>,
     pub(crate) workers: Vec<WorkerInfo>,
 }
+
+impl Sample {
+    /// Returns the jobs of a queue that ended per second, by the last heartbeats of its workers.
+    pub(crate) fn per_second(&self, queue: &str) -> f64 {
+        let live = self.workers.iter().filter(|worker| worker.heartbeat_age < SILENT_AFTER);
+        live.filter_map(|worker| worker.status.rates.get(queue)).sum()
+    }
+}
+
+/// A worker sends a heartbeat every two seconds. After this time without one it is shown as silent.
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(10);
+
+/// The most queues of a sample, in the order of their names.
+pub(crate) const MAX_QUEUES: usize = 500;
+
+/// How long the counts of a sample may take. The library limits each of their statements to this time.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The totals of a sample, which charts show.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -134,21 +152,25 @@ async fn run(reads: Database, samples: Weak<watch::Sender<Arc<Samples>>>, wanted
     }
 }
 
-async fn sample(reads: &Database) -> Result<Sample, Unread> {
-    reads
-        .read(|pq, conn| {
-            let store = pq.store();
-            Ok(Sample { at: store.now(conn)?, queues: store.overview(conn)?, workers: store.workers(conn)? })
-        })
-        .await
+async fn sample(database: &Database) -> Result<Sample, Unread> {
+    let counted = database.run(COUNT_TIMEOUT, |pq| Ok(pq.metrics(MAX_QUEUES)?.queues)).await?;
+    let queues = counted.ok_or_else(|| {
+        Unread(
+            "the jobs could not be counted within 5 s; the page Health says what keeps dead tuples"
+                .to_owned(),
+        )
+    })?;
+    let read = database.read(|pq, conn| Ok((pq.store().now(conn)?, pq.store().workers(conn)?)));
+    let (at, workers) = read.await?;
+    Ok(Sample { at, queues, workers })
 }
 
 fn point(sample: &Sample) -> Point {
-    let sum = |count: fn(&QueueCounts) -> u64| sample.queues.iter().map(count).sum();
+    let sum = |count: fn(&QueueGauges) -> u64| sample.queues.iter().map(count).sum();
     Point {
         at: sample.at,
-        waiting: sum(QueueCounts::waiting),
+        waiting: sum(|queue| queue.ready + queue.blocked + queue.scheduled),
         running: sum(|queue| queue.running),
-        per_second: sample.queues.iter().map(|queue| queue.per_second).sum(),
+        per_second: sample.queues.iter().map(|queue| sample.per_second(&queue.queue)).sum(),
     }
 }

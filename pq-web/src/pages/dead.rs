@@ -9,11 +9,12 @@ use pq_diesel::store::Archive;
 use pq_diesel::{JobId, JobRecord, JobState};
 
 use super::job_table::job_table;
+use super::queue_table::count;
 use crate::dashboard::App;
 use crate::database::Unread;
 use crate::form::button;
 use crate::guard::Fields;
-use crate::html::{number, text, with_query};
+use crate::html::{text, with_query};
 use crate::page::{Page, Section, Visit, panel};
 use crate::sampler::Samples;
 
@@ -56,7 +57,7 @@ fn queues(visit: &Visit, samples: &Samples) -> Result<Markup, Unread> {
     }
     Ok(html! { ul { @for queue in dead {
         @let name = queue.queue.as_str();
-        li { a href=(visit.url(&with_query("/dead", &[("queue", name)]))) { (text(name)) } ": " (number(queue.dead)) }
+        li { a href=(visit.url(&with_query("/dead", &[("queue", name)]))) { (text(name)) } ": " (count(queue, queue.dead)) }
     } } })
 }
 

@@ -22,7 +22,7 @@ pub(crate) async fn page(Extension(app): Extension<App>, Extension(visit): Exten
 pub(crate) fn live(visit: &Visit, samples: &Samples) -> Markup {
     let newest = samples.newest();
     let charts = newest.clone().map(|_| charts(samples));
-    let queues = newest.clone().map(|sample| queue_table(visit, &sample.queues));
+    let queues = newest.clone().map(|sample| queue_table(visit, sample));
     html! {
         @if let Ok(sample) = &newest { p class="quiet" { "As of " (time(sample.at)) " by the clock of the database." } }
         (panel("totals", "All queues", charts))

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use axum::Extension;
 use maud::{Markup, html};
-use pq_diesel::admin::QueueCounts;
+use pq_diesel::metrics::QueueGauges;
 use pq_diesel::store::Admin;
 use pq_diesel::{Filter, JobState};
 
 use super::job_table::job_table;
+use super::queue_table::count;
 use crate::dashboard::App;
 use crate::form::{button, field};
 use crate::guard::Fields;
-use crate::html::{duration, number, text, time, with_query};
+use crate::html::{duration, with_query};
 use crate::page::{Page, Section, Visit, panel};
+use crate::sampler::Sample;
 
 /// The number of jobs on the page.
 const JOBS: usize = 10;
@@ -28,8 +30,11 @@ pub(crate) async fn page(
     let first = app.reads.read(move |pq, conn| pq.store().list(conn, &filter, JOBS));
     let (samples, first) = tokio::join!(app.sampler.samples(), first);
     let counts = samples.newest().map(|sample| {
-        let found = sample.queues.iter().find(|queue| queue.queue.as_str() == name);
-        found.map_or_else(|| html! { p { "This queue has no jobs." } }, |queue| numbers(&visit, queue))
+        let found = sample.queues.iter().find(|queue| queue.queue == name);
+        found.map_or_else(
+            || html! { p { "This queue has no jobs, or is not among the first by name." } },
+            |queue| numbers(&visit, sample, queue),
+        )
     });
     let all = with_query("/jobs", &[("queue", &name)]);
     let first = first.map(|jobs| {
@@ -46,28 +51,26 @@ pub(crate) async fn page(
     Page::new(Section::Queues, format!("Queue {name}"), content)
 }
 
-fn numbers(visit: &Visit, queue: &QueueCounts) -> Markup {
+fn numbers(visit: &Visit, sample: &Sample, queue: &QueueGauges) -> Markup {
     let name = queue.queue.as_str();
     let states = [
         (JobState::Ready, queue.ready),
         (JobState::Blocked, queue.blocked),
         (JobState::Scheduled, queue.scheduled),
         (JobState::Running, queue.running),
-        (JobState::Dequeued, queue.dequeued),
         (JobState::Dead, queue.dead),
         (JobState::Cancelled, queue.cancelled),
         (JobState::Done, queue.done),
     ];
     html! {
-        @if let Some(at) = queue.paused_at { p { span class="tag paused" { "paused" } " since " (time(at)) } }
+        @if queue.is_paused { p { span class="tag paused" { "paused" } } }
         dl {
-            @for (state, count) in states {
+            @for (state, jobs) in states {
                 dt { (state.as_str()) }
-                dd { a href=(visit.url(&with_query("/jobs", &[("queue", name), ("state", state.as_str())]))) { (number(count)) } }
+                dd { a href=(visit.url(&with_query("/jobs", &[("queue", name), ("state", state.as_str())]))) { (count(queue, jobs)) } }
             }
             @if let Some(age) = queue.oldest { dt { "oldest due job" } dd { (duration(age)) } }
-            dt { "ended per second" } dd { (format!("{:.1}", queue.per_second)) }
-            @if let Some(error) = &queue.error { dt { "an error" } dd { (text(error)) } }
+            dt { "ended per second" } dd { (format!("{:.1}", sample.per_second(name))) }
         }
     }
 }

@@ -2,13 +2,18 @@
 
 use maud::{Markup, html};
 use pq_diesel::JobState;
-use pq_diesel::admin::QueueCounts;
+use pq_diesel::metrics::QueueGauges;
 
-use crate::html::{beginning, duration, number, time, with_query};
+use crate::html::{beginning, duration, number, with_query};
 use crate::page::Visit;
+use crate::sampler::{MAX_QUEUES, Sample};
+
+/// Counts beyond this are estimates.
+const EXACT: u64 = 10_000;
 
 /// Draws the queues with their numbers, each with a link to its jobs.
-pub(super) fn queue_table(visit: &Visit, queues: &[QueueCounts]) -> Markup {
+pub(super) fn queue_table(visit: &Visit, sample: &Sample) -> Markup {
+    let queues = &sample.queues;
     if queues.is_empty() {
         return html! { p { "There are no queues. A queue exists as soon as a job is put." } };
     }
@@ -21,17 +26,24 @@ pub(super) fn queue_table(visit: &Visit, queues: &[QueueCounts]) -> Markup {
                 }
                 th scope="col" { "State" }
             } }
-            tbody { @for queue in queues { (row(visit, queue)) } }
+            tbody { @for queue in queues { (row(visit, sample, queue)) } }
         } }
+        @if queues.iter().any(|queue| queue.is_estimated) { p class="quiet" { "≈ marks an estimate of the database's planner." } }
+        @if queues.len() == MAX_QUEUES { p { "These are the first " (MAX_QUEUES) " queues by name." } }
     }
 }
 
-fn row(visit: &Visit, queue: &QueueCounts) -> Markup {
+/// Draws a count of a queue, marked if it is an estimate.
+pub(super) fn count(queue: &QueueGauges, count: u64) -> Markup {
+    html! { @if queue.is_estimated && count > EXACT { "≈ " } (number(count)) }
+}
+
+fn row(visit: &Visit, sample: &Sample, queue: &QueueGauges) -> Markup {
     let name = queue.queue.as_str();
     let jobs = |state: JobState| with_query("/jobs", &[("queue", name), ("state", state.as_str())]);
     html! { tr {
         th scope="row" { a href=(visit.url(&with_query("/queue", &[("name", name)]))) { (beginning(name, 80)) } }
-        @for (state, count) in [
+        @for (state, jobs_in) in [
             (JobState::Ready, queue.ready),
             (JobState::Running, queue.running),
             (JobState::Scheduled, queue.scheduled),
@@ -39,14 +51,11 @@ fn row(visit: &Visit, queue: &QueueCounts) -> Markup {
             (JobState::Dead, queue.dead),
         ] {
             td class="number" {
-                @if count > 0 { a href=(visit.url(&jobs(state))) { (number(count)) } } @else { "0" }
+                @if jobs_in > 0 { a href=(visit.url(&jobs(state))) { (count(queue, jobs_in)) } } @else { "0" }
             }
         }
         td class="number" { @if let Some(age) = queue.oldest { (duration(age)) } }
-        td class="number" { (format!("{:.1}", queue.per_second)) }
-        td class=[queue.error.is_some().then_some("long")] {
-            @if let Some(at) = queue.paused_at { span class="tag paused" { "paused" } " since " (time(at)) }
-            @else if let Some(error) = &queue.error { (beginning(error, 80)) }
-        }
+        td class="number" { (format!("{:.1}", sample.per_second(name))) }
+        td { @if queue.is_paused { span class="tag paused" { "paused" } } }
     } }
 }

@@ -18,5 +18,5 @@ pub(crate) async fn page(Extension(app): Extension<App>, Extension(visit): Exten
 
 /// Draws what changes with each sample.
 pub(crate) fn live(visit: &Visit, samples: &Samples) -> Markup {
-    panel("queues", "All queues", samples.newest().map(|sample| queue_table(visit, &sample.queues)))
+    panel("queues", "All queues", samples.newest().map(|sample| queue_table(visit, sample)))
 }

@@ -8,10 +8,7 @@ use crate::dashboard::App;
 use crate::form::button;
 use crate::html::{beginning, duration, number, text, time};
 use crate::page::{Page, Section, Visit, panel};
-use crate::sampler::Samples;
-
-/// A worker sends a heartbeat every two seconds. After this time without one it is shown as silent.
-const SILENT_AFTER_SECONDS: u64 = 10;
+use crate::sampler::{SILENT_AFTER, Samples};
 
 /// The number of running jobs that are listed for a worker.
 const JOBS: usize = 20;
@@ -42,7 +39,7 @@ fn one(visit: &Visit, worker: &WorkerInfo) -> Markup {
             dl {
                 dt { "state" }
                 dd {
-                    @if worker.heartbeat_age.as_secs() >= SILENT_AFTER_SECONDS { span class="tag fail" { "silent" } }
+                    @if worker.heartbeat_age >= SILENT_AFTER { span class="tag fail" { "silent" } }
                     @else if let Some(mode) = worker.stop.or(worker.status.stopping) { span class="tag warn" { "stopping: " (mode.as_str()) } }
                     @else { span class="tag ok" { "live" } }
                     " last heartbeat " (duration(worker.heartbeat_age)) " ago"
