@@ -44,8 +44,10 @@ impl Database {
         work: impl FnOnce(&Pq, &mut PgConnection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Unread> {
         let limit = self.statement_timeout;
+        // A list is fast only with a plan for its filter, and the compilation of a plan takes longer than most pages.
         let settings = format!(
-            "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout TO {}; SET LOCAL jit TO off",
+            "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout TO {}; SET LOCAL jit TO off; \
+             SET LOCAL plan_cache_mode TO force_custom_plan",
             limit.as_millis()
         );
         self.run(limit, move |pq| {

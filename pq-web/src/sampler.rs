@@ -25,7 +25,7 @@ const PAUSE_FACTOR: u32 = 100;
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long a page waits for a sample.
-const MAX_WAIT: Duration = Duration::from_millis(950);
+const MAX_WAIT: Duration = Duration::from_millis(700);
 
 /// The number of points of a chart.
 const POINTS: usize = 150;

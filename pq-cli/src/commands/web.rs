@@ -155,6 +155,8 @@ fn serve(dashboard: Dashboard, addresses: &[SocketAddr]) -> Result<ExitCode, Fai
             })
             .await
     });
+    // An operation that is still running has this long to end its transaction.
+    runtime.shutdown_timeout(Duration::from_secs(5));
     served.map_err(failed)?;
     Ok(ExitCode::SUCCESS)
 }
