@@ -1,4 +1,5 @@
 -- Drops every object of pq and deletes all jobs. Without CASCADE it fails if other objects depend on the tables.
+DROP TABLE "pq"."queue_audit";
 DROP TABLE "pq"."queue_cron";
 DROP TABLE "pq"."queue_counters";
 DROP TABLE "pq"."queue_workers";

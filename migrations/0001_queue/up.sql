@@ -169,7 +169,8 @@ CREATE TABLE "pq"."queue_unique" (
 -- Paused queues. No job of such a queue is taken.
 CREATE TABLE "pq"."queue_paused" (
     q_name    text        CONSTRAINT "queue_paused_pkey" PRIMARY KEY,
-    paused_at timestamptz NOT NULL DEFAULT statement_timestamp()
+    paused_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    paused_by text
 );
 
 -- Refuses a take of a role from which row-level security may hide a paused queue.
@@ -224,8 +225,25 @@ CREATE TABLE "pq"."queue_cron" (
     last_at    timestamptz,
     failures   integer     NOT NULL DEFAULT 0,
     error      text,
-    retry_at   timestamptz
+    retry_at   timestamptz,
+    paused_at  timestamptz,
+    paused_by  text
 );
+
+-- The audit log: what operators did. An operation of several transactions adds to the count of its entry.
+CREATE TABLE "pq"."queue_audit" (
+    id      bigint      GENERATED ALWAYS AS IDENTITY CONSTRAINT "queue_audit_pkey" PRIMARY KEY,
+    at      timestamptz NOT NULL DEFAULT statement_timestamp(),
+    actor   text        NOT NULL,
+    action  text        NOT NULL,
+    q_name  text,
+    job     bigint,
+    details text,
+    count   bigint      NOT NULL
+);
+
+-- For pruning.
+CREATE INDEX "queue_audit_at" ON "pq"."queue_audit" (at);
 
 -- Acquires the serialization key of a ready job and locks the job's row. Returns false if the key is in use or the
 -- row is gone or locked. It never waits.

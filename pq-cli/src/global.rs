@@ -25,6 +25,9 @@ pub(crate) struct Global {
     /// Name of the job table.
     #[arg(long, global = true, value_name = "NAME", default_value = Table::DEFAULT_NAME)]
     pub(crate) table: String,
+    /// Name under which operations are recorded in the audit log. Default: the user and the host.
+    #[arg(long, global = true, value_name = "NAME", env = "PQ_ACTOR", hide_env_values = true)]
+    pub(crate) actor: Option<String>,
     /// Work through a pooler in transaction mode, such as PgBouncer: the same as --no-listen --no-prepare.
     #[arg(long, global = true, env = "PQ_POOLER", hide_env_values = true, action = ArgAction::SetTrue,
           value_parser = FalseyValueParser::new())]
@@ -56,17 +59,17 @@ impl Global {
 
     /// Returns a handle, and fails if the server cannot be reached.
     pub(crate) fn connect(&self) -> Result<Pq, Failure> {
-        Ok(self.on_database()?.connect()?)
+        self.acting(self.on_database()?.connect()?)
     }
 
     /// Returns a handle with a pool of at most `connections` connections.
     pub(crate) fn connect_with(&self, connections: u32) -> Result<Pq, Failure> {
-        Ok(self.on_database()?.pool_size(connections).connect()?)
+        self.acting(self.on_database()?.pool_size(connections).connect()?)
     }
 
     /// Returns a handle whose calls wait at most `timeout` for a connection.
     pub(crate) fn connect_within(&self, connections: u32, timeout: Duration) -> Result<Pq, Failure> {
-        Ok(self.on_database()?.pool_size(connections).connect_timeout(timeout).connect()?)
+        self.acting(self.on_database()?.pool_size(connections).connect_timeout(timeout).connect()?)
     }
 
     /// Returns a handle to this database without connecting yet. Its calls wait at most `connect` for a connection, and
@@ -79,7 +82,7 @@ impl Global {
         call: Duration,
     ) -> Result<Pq, Failure> {
         let builder = self.builder().url(conninfo).pool_size(connections);
-        Ok(builder.connect_timeout(connect).call_timeout(call).build()?)
+        self.acting(builder.connect_timeout(connect).call_timeout(call).build()?)
     }
 
     /// Returns a handle without a connection, to check names before connecting.
@@ -89,6 +92,20 @@ impl Global {
 
     fn on_database(&self) -> Result<pq_diesel::Builder, Failure> {
         Ok(self.builder().url(&self.conninfo()?))
+    }
+
+    /// Returns the handle that records its operations.
+    fn acting(&self, pq: Pq) -> Result<Pq, Failure> {
+        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        if let Some(actor) = self.actor.as_ref().filter(|actor| !actor.is_empty()) {
+            return Ok(pq.acting_as(actor)?);
+        }
+        let user = variable("USER").or_else(|| variable("LOGNAME"));
+        let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+        let host = gethostname::gethostname();
+        // A name of the environment may be longer than that of an actor.
+        let actor: String = format!("{user}@{}", host.to_string_lossy()).chars().take(50).collect();
+        Ok(pq.acting_as(&actor)?)
     }
 
     fn builder(&self) -> pq_diesel::Builder {

@@ -6,6 +6,7 @@ mod encoding;
 mod exec;
 mod exec_guard;
 mod failure;
+mod filtered;
 mod global;
 mod input;
 mod job_output;

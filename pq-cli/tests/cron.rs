@@ -40,23 +40,23 @@ fn a_periodic_job_is_added_listed_paused_and_removed() -> Outcome {
             &["cron", "ls"],
         ])?, @r#"
     $ pq cron ls
-    NAME  EXPRESSION  ZONE  QUEUE  NEXT  LAST  MISSED TICKS  PAYLOAD  ERROR
+    NAME  EXPRESSION  ZONE  QUEUE  TASK  NEXT  LAST  MISSED TICKS  PAYLOAD  ERROR
     $ pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{"b": 1, "a": 1e400}'
     next tick [instant] (At 02:30, Europe/Berlin)
     $ pq cron add bills @monthly tasks --task bill --data [7] --catch-up --priority -2
     next tick [instant] (At 00:00, on day 1, UTC)
     $ pq cron ls
-    NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD                                                        ERROR
-    bills    @monthly    UTC            tasks    [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
-    nightly  30 2 * * *  Europe/Berlin  reports  [instant]        skip          {"b": 1, "a": 1e400}
+    NAME     EXPRESSION  ZONE           QUEUE    TASK  NEXT                  LAST  MISSED TICKS  PAYLOAD                                                        ERROR
+    bills    @monthly    UTC            tasks    bill  [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
+    nightly  30 2 * * *  Europe/Berlin  reports        [instant]        skip          {"b": 1, "a": 1e400}
     $ pq cron pause nightly
     paused
     $ pq cron pause nightly
     paused
     $ pq cron ls
-    NAME     EXPRESSION  ZONE           QUEUE    NEXT                  LAST  MISSED TICKS  PAYLOAD                                                        ERROR
-    bills    @monthly    UTC            tasks    [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
-    nightly  30 2 * * *  Europe/Berlin  reports  paused                      skip          {"b": 1, "a": 1e400}
+    NAME     EXPRESSION  ZONE           QUEUE    TASK  NEXT                                         LAST  MISSED TICKS  PAYLOAD                                                        ERROR
+    bills    @monthly    UTC            tasks    bill  [instant]                               catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
+    nightly  30 2 * * *  Europe/Berlin  reports        paused since [instant] by tester        skip          {"b": 1, "a": 1e400}
     $ pq cron add nightly '30 2 * * *' reports --time-zone Europe/Berlin --data '{"b": 1, "a": 1e400}'
     paused (At 02:30, Europe/Berlin); replaced the previous definition
     $ pq cron resume nightly
@@ -71,9 +71,37 @@ fn a_periodic_job_is_added_listed_paused_and_removed() -> Outcome {
     ! pq: no periodic job named "nightly"; list them with `pq cron ls`
     [1]
     $ pq cron ls
-    NAME   EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD                                                        ERROR
-    bills  @monthly    UTC   tasks  [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
+    NAME   EXPRESSION  ZONE  QUEUE  TASK  NEXT                  LAST  MISSED TICKS  PAYLOAD                                                        ERROR
+    bills  @monthly    UTC   tasks  bill  [instant]        catch up      {"function":"bill","args":[7],"kwargs":{},"retried":0,"retry…
     "#);
+    Ok(())
+}
+
+#[test]
+fn ticks_are_printed_and_a_job_is_put_by_hand() -> Outcome {
+    let database = migrated()?;
+    assert_eq!(status(&on(&database, NIGHTLY).output()?), 0);
+    let ticks = stdout(&on(&database, &["cron", "next", "nightly", "3"]).output()?);
+    let ticks: Vec<&str> = ticks.lines().collect();
+    assert!(ticks.len() == 3 && ticks.is_sorted(), "{ticks:?}");
+    let listed = stdout(&on(&database, &["cron", "ls", "--json", "--next", "3"]).output()?);
+    let listed: serde_json::Value = serde_json::from_str(&listed.replace("1e400", "1"))?;
+    let shown = listed[0]["next_ticks"].as_array().ok_or("ticks")?;
+    let same = |(shown, tick): (&serde_json::Value, &&str)| {
+        shown.as_str().is_some_and(|shown| shown.starts_with(tick.trim_end_matches('Z')))
+    };
+    assert!(shown.len() == 3 && shown.iter().zip(&ticks).all(same), "{shown:?} {ticks:?}");
+    assert_eq!(stdout(&on(&database, &["cron", "run", "nightly"]).output()?), "1\n");
+    assert_eq!(stdout(&on(&database, &["get", "reports"]).output()?), "{\"b\": 1, \"a\": 1e400}\n");
+    assert_eq!(
+        stdout(&on(&database, &["cron", "next", "nightly", "1"]).output()?),
+        format!("{}\n", ticks[0])
+    );
+    assert_eq!(status(&on(&database, &["cron", "pause", "nightly"]).output()?), 0);
+    assert_eq!(stdout(&on(&database, &["cron", "next", "nightly"]).output()?).lines().count(), 10);
+    for words in [&["cron", "next", "none"][..], &["cron", "run", "none"]] {
+        assert_eq!(status(&on(&database, words).output()?), 1);
+    }
     Ok(())
 }
 
@@ -213,8 +241,8 @@ fn a_hostile_name_is_escaped_on_one_line() -> Outcome {
     let added = on(&database, &["cron", "add", name, "@daily", "q\nq", "--data", payload]).output()?;
     assert_eq!(status(&added), 0, "{}", printed(&added));
     assert_snapshot!(printed(&on(&database, &["cron", "ls"]).output()?), @r#"
-    NAME                    EXPRESSION  ZONE  QUEUE  NEXT                  LAST  MISSED TICKS  PAYLOAD            ERROR
-    a\u{1b}[2Jb\n\u{202e}c  @daily      UTC   q\nq   [instant]        skip          "\u{202e} \u{7f}"
+    NAME                    EXPRESSION  ZONE  QUEUE  TASK  NEXT                  LAST  MISSED TICKS  PAYLOAD            ERROR
+    a\u{1b}[2Jb\n\u{202e}c  @daily      UTC   q\nq         [instant]        skip          "\u{202e} \u{7f}"
     "#);
     let listed = parsed(&on(&database, &["cron", "ls", "--json"]).output()?)?;
     assert_eq!(

@@ -128,6 +128,11 @@ const CALLS: &[&[&str]] = &[
     &["retry", "--queue", "mail", "--yes"],
     &["cancel", "1"],
     &["cancel", "--queue", "mail", "--yes"],
+    &["delete", "1", "--yes"],
+    &["delete", "--queue", "mail", "--yes"],
+    &["run-now", "1"],
+    &["run-now", "--queue", "mail", "--yes"],
+    &["audit"],
     &["move", "mail", "slow-mail", "--yes"],
     &["move", "mail", "slow-mail", "--id", "1"],
     &["clear", "mail", "--yes"],
@@ -236,6 +241,7 @@ fn hostile_text_is_escaped_on_one_line() -> Outcome {
     id                 1
     queue              a\u{1b}[31mb\nc\r\u{202e}d"'\;\u{2028}\u{200b}\u{9b}é
     state              ready
+    why                no live worker serves its queue
     attempt            0
     priority           0
     put                [instant]
@@ -270,6 +276,8 @@ fn every_command_takes_hostile_and_long_names() -> Outcome {
             (&["jobs", "--json"], "", 0),
             (&["move"], "", 0),
             (&["cancel", "--yes", "--queue"], "", 0),
+            (&["delete", "--yes", "--queue"], "", 0),
+            (&["run-now", "--yes", "--queue"], "", 0),
             (&["retry", "--yes", "--queue"], "", 0),
             (&["prune", "--yes", "--state", "cancelled"], "", 0),
             (&["clear", "--yes"], "", 0),

@@ -53,9 +53,9 @@ fn queues_are_listed_with_their_counts() -> Outcome {
     $ pq pause parcels
     paused
     $ pq ls
-    QUEUE    WAITING  READY  RUNNING  SCHEDULED  BLOCKED  DEAD  OLDEST  RATE
-    mail     3        1      1        1          1        1     [span]  0.0/s
-    parcels  1        1      0        0          0        0     [span]  0.0/s  paused since [instant]
+    QUEUE    WAITING  READY  RUNNING  SCHEDULED  BLOCKED  DEAD  CANCELLED  DONE  OLDEST  RATE
+    mail     3        1      1        1          1        1     1          1     [span]  0.0/s
+    parcels  1        1      0        0          0        0     0          0     [span]  0.0/s  paused since [instant] by tester
     ");
     let listed = parsed(&on(&database, &["ls", "--json"]).output()?)?;
     let mail = &listed[0];
@@ -148,6 +148,7 @@ fn jobs_of_all_states_are_shown() -> Outcome {
     id                 5
     queue              mail
     state              ready
+    why                no live worker serves its queue
     attempt            0
     priority           3
     put                [instant]
@@ -220,8 +221,8 @@ fn waiting_and_running_jobs_are_cancelled() -> Outcome {
     $ pq cancel 1 3 5 99
     3: running; its handler is asked to stop
     5: cancelled
-    ! pq: cannot cancel job 99: no such job; it may have completed without history
     ! pq: cannot cancel job 1: it is dead
+    ! pq: cannot cancel job 99: no such job; it may have completed without history
     [1]
     ");
     assert_snapshot!(
@@ -231,10 +232,9 @@ fn waiting_and_running_jobs_are_cancelled() -> Outcome {
             &["cancel", "--queue", "nobody's"],
         ])?, @"
     $ pq cancel --queue mail --state scheduled --yes
-    7: cancelled
+    1 job cancelled
     $ pq cancel --queue mail --yes
-    3: running; its handler is asked to stop
-    6: cancelled
+    2 jobs cancelled
     $ pq cancel --queue nobody's
     0 jobs cancelled
     ");
@@ -414,7 +414,7 @@ fn without_a_terminal_nothing_is_changed_without_yes() -> Outcome {
     ! pq: not confirmed: this cancels 1 job of "mail"; pass --yes to confirm
     [2]
     $ pq move mail slow-mail
-    ! pq: not confirmed: this moves about 3 jobs from "mail" to "slow-mail"; pass --yes to confirm
+    ! pq: not confirmed: this moves 3 jobs of "mail" to "slow-mail"; pass --yes to confirm
     [2]
     $ pq clear mail
     ! pq: not confirmed: this deletes about 3 jobs of "mail" permanently; pass --yes to confirm

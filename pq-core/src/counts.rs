@@ -37,6 +37,8 @@ pub struct QueueCounts {
     pub error: Option<String>,
     /// Since when the queue is paused, if it is.
     pub paused_at: Option<DateTime<Utc>>,
+    /// The operator who paused the queue, if it is paused and that is known.
+    pub paused_by: Option<String>,
     /// Jobs that ended per second, by the last heartbeats of the queue's workers.
     pub per_second: f64,
 }
@@ -58,6 +60,7 @@ impl QueueCounts {
             oldest: None,
             error: None,
             paused_at: None,
+            paused_by: None,
             per_second: 0.0,
         }
     }

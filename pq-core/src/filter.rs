@@ -1,8 +1,10 @@
-//! Which jobs are listed.
+//! Which jobs are listed or changed.
+
+use chrono::{DateTime, Utc};
 
 use crate::{JobId, JobRecord, JobState};
 
-/// Selects the jobs of a listing. A filter without conditions selects all jobs.
+/// Selects the jobs of a listing or of an operation. A filter without conditions selects all jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Filter {
@@ -16,6 +18,15 @@ pub struct Filter {
     pub queue: Option<String>,
     /// Selects jobs with higher ids than this, which is the last of the previous page.
     pub after: Option<JobId>,
+    /// Selects calls of the task with this name.
+    ///
+    /// It is read from JSON as the library and Python's `pq` write it. In a call that contains `\u` escapes it is found
+    /// only at the beginning of the payload, where both write it.
+    pub task: Option<String>,
+    /// Selects jobs whose error contains this text.
+    pub error: Option<String>,
+    /// Selects jobs that were put at this instant or before, and archived jobs that ended by then.
+    pub until: Option<DateTime<Utc>>,
 }
 
 impl Filter {
@@ -47,6 +58,24 @@ impl Filter {
         self
     }
 
+    /// Selects only calls of the task with this name.
+    pub fn task(mut self, name: impl AsRef<str>) -> Self {
+        self.task = Some(name.as_ref().to_owned());
+        self
+    }
+
+    /// Selects only jobs whose error contains this text.
+    pub fn error(mut self, text: impl AsRef<str>) -> Self {
+        self.error = Some(text.as_ref().to_owned());
+        self
+    }
+
+    /// Selects only jobs that were put, or have ended, at this instant or before. [`crate::Pq::now`] reads the clock.
+    pub fn until(mut self, instant: DateTime<Utc>) -> Self {
+        self.until = Some(instant);
+        self
+    }
+
     /// Returns whether the filter selects the job.
     #[must_use]
     pub fn matches(&self, job: &JobRecord) -> bool {
@@ -56,5 +85,8 @@ impl Filter {
             && self.id.is_none_or(|id| job.id == id)
             && self.queue.as_deref().is_none_or(|queue| job.queue.as_str() == queue)
             && self.after.is_none_or(|after| job.id > after)
+            && self.task.as_ref().is_none_or(|task| job.payload.task().as_ref() == Some(task))
+            && self.error.as_deref().is_none_or(|text| job.error.as_deref().is_some_and(|e| e.contains(text)))
+            && self.until.is_none_or(|until| job.ended_at.unwrap_or(job.enqueued_at) <= until)
     }
 }

@@ -35,6 +35,7 @@
 
 #![warn(missing_debug_implementations)]
 
+mod audit;
 mod backoff;
 mod cancellation;
 mod claim;
@@ -44,6 +45,7 @@ mod counts;
 mod cron;
 mod envelope;
 mod error;
+mod explanation;
 mod filter;
 mod handler;
 mod incidents;
@@ -53,6 +55,7 @@ mod lease_table;
 mod lock;
 pub mod memory;
 mod name;
+mod operation;
 mod options;
 mod outcome;
 mod payload;
@@ -68,6 +71,7 @@ mod wake_signal;
 mod when;
 mod worker;
 
+pub use audit::{AuditEntry, AuditRecord};
 pub use backoff::Backoff;
 pub use cancellation::{CancellationToken, Registration};
 pub use claim::{Claim, Extended, Held};
@@ -81,11 +85,13 @@ pub use cron::fire_due_crons;
 pub use cron::{Cron, CronEntry};
 pub use envelope::Trace;
 pub use error::Error;
+pub use explanation::{Reason, RunningWorker, Session};
 pub use filter::Filter;
 pub use handler::{Checkpoint, Context, Executor, Failure, Handler, Isolation, JobInfo, Next};
 pub use job::{Job, JobId, NewJob};
 pub use key::{Key, OnConflict, Put, PutOutcome};
 pub use name::QueueName;
+pub use operation::{ChangeOutcome, Operation, OperationReport};
 pub use options::PutOptions;
 pub use outcome::{CancelOutcome, Outcome, Settlement};
 pub use payload::{Payload, PayloadLimits};

@@ -186,3 +186,11 @@ pub enum CancelOutcome {
     /// The queue has no live job with this id.
     NotFound,
 }
+
+impl CancelOutcome {
+    /// Returns whether the job is cancelled, or will be unless it completes.
+    #[must_use]
+    pub fn is_accepted(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Requested)
+    }
+}

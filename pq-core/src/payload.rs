@@ -3,7 +3,7 @@
 use std::fmt;
 
 use memchr::memchr2;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::Error;
@@ -50,6 +50,16 @@ impl Payload {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the name of the task that the payload calls, if it is a call in JSON.
+    #[must_use]
+    pub fn task(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Call {
+            function: String,
+        }
+        serde_json::from_str::<Call>(&self.0).ok().map(|call| call.function)
     }
 }
 

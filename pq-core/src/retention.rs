@@ -1,10 +1,10 @@
-//! How long archived jobs are kept, and what maintenance did.
+//! How long archived jobs and the audit log are kept, and what maintenance did.
 
 use std::time::Duration;
 
 use crate::JobState;
 
-/// The time for which the archive keeps jobs after their end. `None` keeps them forever.
+/// The time for which the archive keeps jobs after their end, and the audit log its entries. `None` keeps them forever.
 ///
 /// ```
 /// use pq_core::Retention;
@@ -20,6 +20,8 @@ pub struct Retention {
     pub dead: Option<Duration>,
     /// The time for cancelled jobs. Default: 7 days.
     pub cancelled: Option<Duration>,
+    /// The time for entries of the audit log. Default: 90 days.
+    pub audit: Option<Duration>,
 }
 
 impl Retention {
@@ -54,11 +56,23 @@ impl Retention {
         self.cancelled = Some(from_days(days));
         self
     }
+
+    /// Keeps entries of the audit log for this many days.
+    #[must_use]
+    pub fn audit_days(mut self, days: u16) -> Self {
+        self.audit = Some(from_days(days));
+        self
+    }
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { done: Some(from_days(7)), dead: Some(from_days(90)), cancelled: Some(from_days(7)) }
+        Self {
+            done: Some(from_days(7)),
+            dead: Some(from_days(90)),
+            cancelled: Some(from_days(7)),
+            audit: Some(from_days(90)),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::connection::OnAsync;
 use crate::queue::Queue;
+use crate::shared::recorded;
 use crate::task::Task;
 
 /// A queue on the caller's connection, inside whatever transaction that is in. See [`Queue::on`].
@@ -91,8 +92,11 @@ impl<'a, T> BoundQueue<'a, T> {
     ///
     /// The database's own.
     pub async fn cancel(&mut self, id: JobId) -> Result<CancelOutcome, Error> {
+        let queue = self.queue;
         let (store, conn, name) = self.parts();
-        store.cancel_on(conn, name, id).await
+        let call = recorded!(store, conn, queue.actor(), store.cancel_on(conn, name, id), |outcome| queue
+            .record("cancel", Some(id), u64::from(outcome.is_accepted())));
+        call.await
     }
 
     /// Deletes all jobs of the queue that no other transaction or lease holds, in this transaction.
@@ -101,8 +105,11 @@ impl<'a, T> BoundQueue<'a, T> {
     ///
     /// The database's own.
     pub async fn clear(&mut self) -> Result<u64, Error> {
+        let queue = self.queue;
         let (store, conn, name) = self.parts();
-        store.clear_on(conn, name).await
+        let call = recorded!(store, conn, queue.actor(), store.clear_on(conn, name), |cleared| queue
+            .record("clear", None, cleared));
+        call.await
     }
 
     /// Requeues a job that this transaction holds, or whose lease is held. Others can take it when the transaction commits.

@@ -187,6 +187,6 @@ impl Builder {
             _ => None,
         };
         let shared = Shared::new(self.blocking.build()?, pool, self.call_timeout);
-        Ok(Pq { shared: Arc::new(shared) })
+        Ok(Pq::from_shared(shared))
     }
 }

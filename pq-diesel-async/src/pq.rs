@@ -6,13 +6,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel_async::AsyncPgConnection;
 use pq_core::{
-    Filter, JobId, JobRecord, MaintenanceReport, QueueCounts, Retention, StopMode, WorkerId, WorkerInfo,
+    AuditEntry, AuditRecord, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation,
+    OperationReport, QueueCounts, Reason, Retention, StopMode, WorkerId, WorkerInfo,
 };
 use pq_diesel::Error;
 
 use crate::builder::Builder;
 use crate::queue::Queue;
-use crate::shared::{Shared, change_on_connection, finish, on_connection};
+use crate::shared::{Shared, change_on_connection, finish, on_connection, recorded};
 use crate::transaction::AsyncFunc;
 
 /// A handle to the queues of one table.
@@ -21,12 +22,14 @@ use crate::transaction::AsyncFunc;
 #[derive(Clone)]
 pub struct Pq {
     pub(crate) shared: Arc<Shared>,
+    /// The handle for threads, with the same actor.
+    blocking: pq_diesel::Pq,
 }
 
 /// Shows the table.
 impl fmt::Debug for Pq {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shared.blocking.fmt(f)
+        self.blocking.fmt(f)
     }
 }
 
@@ -50,7 +53,12 @@ impl Pq {
     #[must_use]
     pub fn detached() -> Self {
         let timeout = Builder::default().call_timeout;
-        Self { shared: Arc::new(Shared::new(pq_diesel::Pq::detached(), None, timeout)) }
+        Self::from_shared(Shared::new(pq_diesel::Pq::detached(), None, timeout))
+    }
+
+    pub(crate) fn from_shared(shared: Shared) -> Self {
+        let blocking = shared.blocking.clone();
+        Self { shared: Arc::new(shared), blocking }
     }
 
     /// Returns a builder for a handle with other settings.
@@ -64,7 +72,7 @@ impl Pq {
     /// grants, periodic jobs.
     #[must_use]
     pub fn blocking(&self) -> &pq_diesel::Pq {
-        &self.shared.blocking
+        &self.blocking
     }
 }
 
@@ -87,7 +95,7 @@ impl Pq {
     ///
     /// [`pq_core::Error::InvalidQueueName`].
     pub fn queue<T>(&self, name: impl AsRef<str>) -> Result<Queue<T>, Error> {
-        Ok(Queue::new(Arc::clone(&self.shared), self.shared.blocking.queue(name)?))
+        Ok(Queue::new(Arc::clone(&self.shared), self.blocking.queue(name)?))
     }
 
     /// Runs `work` in a transaction at READ COMMITTED on a connection of the handle.
@@ -114,8 +122,88 @@ impl Pq {
     }
 }
 
+/// Operations on jobs, on a connection of [`Pq::blocking`] in a thread of their own.
+///
+/// If the future is dropped, the operation goes on.
+impl Pq {
+    /// Explains why a job does not run, or what runs it. See [`pq_core::Pq::explain`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn explain(&self, id: JobId) -> Result<Vec<Reason>, Error> {
+        self.in_thread(move |pq| pq.explain(id)).await
+    }
+
+    /// Changes one job of any queue. See [`pq_core::Pq::change`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn change(&self, id: JobId, operation: &Operation) -> Result<ChangeOutcome, Error> {
+        let operation = operation.clone();
+        self.in_thread(move |pq| pq.change(id, &operation)).await
+    }
+
+    /// Counts the jobs that an operation would select, at most `limit`. See [`pq_core::Pq::preview`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn preview(&self, operation: &Operation, filter: &Filter, limit: usize) -> Result<u64, Error> {
+        let (operation, filter) = (operation.clone(), filter.clone());
+        self.in_thread(move |pq| pq.preview(&operation, &filter, limit)).await
+    }
+
+    /// Changes all jobs that the filter selects, in batches, and calls `progress` in that thread after each. See
+    /// [`pq_core::Pq::operate`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own. The batches before have been committed.
+    pub async fn operate(
+        &self,
+        operation: &Operation,
+        filter: &Filter,
+        progress: impl FnMut(OperationReport) + Send + 'static,
+    ) -> Result<OperationReport, Error> {
+        let (operation, filter) = (operation.clone(), filter.clone());
+        self.in_thread(move |pq| pq.operate(&operation, &filter, progress)).await
+    }
+
+    /// Runs a call of the handle for threads.
+    async fn in_thread<R: Send + 'static>(
+        &self,
+        call: impl FnOnce(&pq_diesel::Pq) -> Result<R, Error> + Send + 'static,
+    ) -> Result<R, Error> {
+        let blocking = self.blocking.clone();
+        let done = tokio::task::spawn_blocking(move || call(&blocking)).await;
+        // The thread panicked, or the runtime is shutting down.
+        done.unwrap_or_else(|error| Err(Error::OutcomeUnknown(error.to_string())))
+    }
+}
+
 /// Operating all queues of the table.
 impl Pq {
+    /// Returns the same handle for an operator, whose operations are recorded in the audit log. See
+    /// [`pq_core::Pq::acting_as`].
+    ///
+    /// # Errors
+    ///
+    /// [`pq_core::Error::InvalidSetting`] unless the name has 1 to 200 bytes without NUL.
+    pub fn acting_as(&self, actor: &str) -> Result<Self, Error> {
+        Ok(Self { shared: Arc::clone(&self.shared), blocking: self.blocking.acting_as(actor)? })
+    }
+
+    /// Lists the audit log, the latest entry first: at most `count`. See [`pq_core::Pq::audit`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn audit(&self, before: Option<i64>, count: usize) -> Result<Vec<AuditEntry>, Error> {
+        on_connection!(self.shared, |conn| self.shared.store().audit_on(conn, before, count))
+    }
+
     /// Counts the jobs of every queue by state. See [`pq_core::Pq::overview`].
     ///
     /// # Errors
@@ -168,7 +256,24 @@ impl Pq {
     ///
     /// The database's own.
     pub async fn stop_worker(&self, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {
-        change_on_connection!(self.shared, |conn| self.shared.store().stop_worker_on(conn, worker, mode))
+        let (store, actor) = (self.shared.store(), self.blocking.actor());
+        let record = |known: bool| {
+            Some(AuditRecord {
+                actor: actor.filter(|_| known)?.to_owned(),
+                action: "stop worker".to_owned(),
+                queue: None,
+                job: None,
+                details: Some(format!("worker {worker}, mode {mode}")),
+                count: 1,
+            })
+        };
+        change_on_connection!(self.shared, |conn| recorded!(
+            store,
+            conn,
+            actor,
+            store.stop_worker_on(conn, worker, mode),
+            |known| record(known)
+        ))
     }
 
     /// Returns the jobs of expired leases to their queues and prunes the archive: for programs without a worker.
@@ -190,8 +295,6 @@ impl Pq {
     ///
     /// The errors of [`pq_diesel::Pq::migrate`].
     pub async fn migrate(&self) -> Result<Vec<String>, Error> {
-        let blocking = self.shared.blocking.clone();
-        let migrated = tokio::task::spawn_blocking(move || blocking.migrate()).await;
-        migrated.unwrap_or_else(|error| Err(Error::Migration(error.to_string())))
+        self.in_thread(|pq| pq.migrate()).await
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use diesel_async::AsyncPgConnection;
 use pq_core::store::Extension;
 use pq_core::{
-    CancelOutcome, CancellationToken, Codec, Extended, Filter, Isolation, Job, JobId, JobRecord, JobState,
-    NewJob, Outcome, Put, PutOptions, QueueCounts, QueueName, Settlement, Taken, Wait,
+    CancellationToken, Codec, Extended, Isolation, Job, NewJob, Outcome, Put, PutOptions, QueueName,
+    Settlement, Taken, Wait,
 };
 use pq_diesel::Error;
 use pq_diesel::store::{SqlConnection, may_be_shared};
@@ -350,7 +350,7 @@ impl<T: DeserializeOwned + Send> Queue<T> {
     }
 }
 
-/// Settling, counting and operating.
+/// Settling.
 impl<T> Queue<T> {
     /// Settles a leased job with its outcome. Committed when this returns.
     ///
@@ -387,98 +387,6 @@ impl<T> Queue<T> {
             }
         }
         Err(pq_core::Error::lease_locked(job.id).into())
-    }
-
-    /// Counts the queue's jobs by state.
-    ///
-    /// # Errors
-    ///
-    /// The database's own.
-    pub async fn counts(&self) -> Result<QueueCounts, Error> {
-        on_connection!(self.shared, |conn| self.shared.store().counts_on(conn, self.name()))
-    }
-
-    /// Lists the jobs of the queue that the filter matches: at most `count`. See [`pq_core::Queue::list`].
-    ///
-    /// # Errors
-    ///
-    /// The database's own.
-    pub async fn list(&self, filter: &Filter, count: usize) -> Result<Vec<JobRecord>, Error> {
-        let filter = Filter { queue: Some(self.name().to_string()), ..filter.clone() };
-        on_connection!(self.shared, |conn| self.shared.store().list_on(conn, &filter, count))
-    }
-
-    /// Finds a job by its id, waiting, running or ended.
-    ///
-    /// # Errors
-    ///
-    /// The database's own.
-    pub async fn find(&self, id: JobId) -> Result<Option<JobRecord>, Error> {
-        on_connection!(self.shared, |conn| self.shared.store().find_on(conn, self.name(), id))
-    }
-
-    /// Cancels a job. See [`pq_core::Queue::cancel`].
-    ///
-    /// # Errors
-    ///
-    /// The database's own.
-    pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, Error> {
-        change_on_connection!(self.shared, |conn| self.shared.store().cancel_on(conn, self.name(), id))
-    }
-
-    /// Lists jobs that have ended in this state, the newest first: at most `count`.
-    ///
-    /// # Errors
-    ///
-    /// The database's own.
-    pub async fn archived(&self, state: JobState, count: usize) -> Result<Vec<JobRecord>, Error> {
-        on_connection!(self.shared, |conn| {
-            self.shared.store().archived_on(conn, self.name(), state, None, count)
-        })
-    }
-
-    /// Requeues dead jobs, those with these ids or all, and returns their number. See [`pq_core::Queue::retry`].
-    ///
-    /// It takes as long as it needs: the call timeout does not apply.
-    ///
-    /// # Errors
-    ///
-    /// The database's own.
-    pub async fn requeue(&self, ids: Option<&[JobId]>) -> Result<u64, Error> {
-        let mut lent = self.shared.lend().await?;
-        let done = self.shared.store().requeue_on(&mut lent.sql(), self.name(), ids).await;
-        finish(lent, done)
-    }
-
-    /// Deletes all jobs of the queue that nothing holds, and returns their number.
-    ///
-    /// It takes as long as it needs: the call timeout does not apply.
-    ///
-    /// # Errors
-    ///
-    /// The database's own.
-    pub async fn clear(&self) -> Result<u64, Error> {
-        let mut lent = self.shared.lend().await?;
-        let done = self.shared.store().clear_on(&mut lent.sql(), self.name()).await;
-        finish(lent, done)
-    }
-
-    /// Pauses the queue: its jobs are not taken until it is resumed. Returns whether anything changed.
-    ///
-    /// # Errors
-    ///
-    /// The database's own.
-    pub async fn pause(&self) -> Result<bool, Error> {
-        change_on_connection!(self.shared, |conn| self.shared.store().pause_on(conn, self.name(), true))
-    }
-
-    /// Resumes the queue. Returns whether anything changed.
-    ///
-    /// # Errors
-    ///
-    /// The database's own.
-    pub async fn resume(&self) -> Result<bool, Error> {
-        change_on_connection!(self.shared, |conn| self.shared.store().pause_on(conn, self.name(), false))
     }
 }
 

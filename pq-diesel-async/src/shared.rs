@@ -176,3 +176,27 @@ macro_rules! change_on_connection {
     };
 }
 pub(crate) use change_on_connection;
+
+/// Returns the future of an operation that is recorded in its transaction, if `$record` returns a record of its result.
+///
+/// A handle without an actor records nothing, and begins no transaction.
+macro_rules! recorded {
+    ($store:expr, $conn:ident, $actor:expr, $call:expr, |$done:ident| $record:expr) => {
+        async {
+            if $actor.is_none() {
+                return $call.await;
+            }
+            let around = $store.begin($conn).await?;
+            let done = async {
+                let $done = $call.await?;
+                if let Some(record) = $record {
+                    $store.record_on($conn, &record).await?;
+                }
+                Ok($done)
+            };
+            let done = done.await;
+            $store.end($conn, around, done).await
+        }
+    };
+}
+pub(crate) use recorded;

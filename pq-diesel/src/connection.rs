@@ -21,9 +21,10 @@ pub use crate::pool::Limited;
 use crate::pool::limit_calls;
 use crate::prepared::Bound;
 use crate::rows::{
-    CountersRow, CountersSql, CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow,
-    GaugesSql, HeartbeatRow, HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, ScannedRow, ScannedSql,
-    TakeRow, TakeSql, WorkerRow, WorkerSql,
+    AuditRow, AuditSql, BatchRow, BatchSql, CircumstancesRow, CircumstancesSql, CountersRow, CountersSql,
+    CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql, HeartbeatRow,
+    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, ScannedRow, ScannedSql, TakeRow, TakeSql, WorkerRow,
+    WorkerSql,
 };
 
 /// Runs statements that return rows of the SQL type `Row`, and reads them as `T`.
@@ -52,6 +53,9 @@ pub trait SqlConnection:
     + Load<(Nullable<Array<BigInt>>, Timestamptz), (Option<Vec<i64>>, DateTime<Utc>)>
     + Load<(Timestamptz, Bool), (DateTime<Utc>, bool)>
     + Load<CountersSql, CountersRow>
+    + Load<AuditSql, AuditRow>
+    + Load<BatchSql, BatchRow>
+    + Load<CircumstancesSql, CircumstancesRow>
     + Load<CountsSql, CountsRow>
     + Load<CronSql, CronRow>
     + Load<DatabaseSql, DatabaseRow>

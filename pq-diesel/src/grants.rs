@@ -119,6 +119,8 @@ const CONSUMER: &[Grant] = &[
     grant(CHANGE, On::Table("workers")),
     grant(WRITE_ONCE, On::Table("counters")),
     grant(CHANGE, On::Table("cron")),
+    grant(WRITE_ONCE, On::Table("audit")),
+    grant(&["UPDATE"], On::Columns("audit", &["count"])),
     grant(READ, On::Table("migrations")),
     grant(CALL, On::Function("put")),
     grant(CALL, On::Function("call")),
@@ -145,6 +147,7 @@ const READER: &[Grant] = &[
     grant(READ, On::Table("workers")),
     grant(READ, On::Table("counters")),
     grant(READ, On::Table("cron")),
+    grant(READ, On::Table("audit")),
     grant(READ, On::Table("migrations")),
 ];
 

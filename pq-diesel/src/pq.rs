@@ -5,12 +5,12 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use diesel::PgConnection;
 use pq_core::store::Connect;
+use pq_core::{
+    AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation, OperationReport,
+    QueueCounts, Reason, Retention, StopMode, TaskCounters, WorkerId, WorkerInfo,
+};
 #[cfg(feature = "cron")]
 use pq_core::{Cron, CronEntry};
-use pq_core::{
-    Filter, JobId, JobRecord, MaintenanceReport, QueueCounts, Retention, StopMode, TaskCounters, WorkerId,
-    WorkerInfo,
-};
 
 use crate::builder::{Builder, CALL_TIMEOUT, Notify, POLL_INTERVAL};
 use crate::grants::{self, Role};
@@ -144,6 +144,31 @@ impl Pq {
 
 /// Operating all queues of the table.
 impl Pq {
+    /// Returns the same handle for an operator, whose operations are recorded in the audit log. See
+    /// [`pq_core::Pq::acting_as`].
+    ///
+    /// # Errors
+    ///
+    /// [`pq_core::Error::InvalidSetting`] unless the name has 1 to 200 bytes without NUL.
+    pub fn acting_as(&self, actor: &str) -> Result<Self, Error> {
+        Ok(Self(self.0.acting_as(actor)?))
+    }
+
+    /// Returns the operator whose operations the handle records, if there is one.
+    #[must_use]
+    pub fn actor(&self) -> Option<&str> {
+        self.0.actor()
+    }
+
+    /// Lists the audit log, the latest entry first: at most `count`. See [`pq_core::Pq::audit`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub fn audit(&self, before: Option<i64>, count: usize) -> Result<Vec<AuditEntry>, Error> {
+        self.0.audit(before, count)
+    }
+
     /// Counts the jobs of every queue by state. See [`pq_core::Pq::overview`].
     ///
     /// # Errors
@@ -178,6 +203,60 @@ impl Pq {
     /// The database's own.
     pub fn find(&self, id: JobId) -> Result<Option<JobRecord>, Error> {
         self.0.find(id)
+    }
+
+    /// Explains why a job does not run, or what runs it. See [`pq_core::Pq::explain`].
+    ///
+    /// An open transaction that holds the job is named by its server process, its application and its age. The age of other
+    /// roles' transactions is visible to members of `pg_read_all_stats`.
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub fn explain(&self, id: JobId) -> Result<Vec<Reason>, Error> {
+        self.0.explain(id)
+    }
+
+    /// Explains why a job does not run on the caller's connection, as [`Pq::explain`] does.
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub fn explain_on(&self, conn: &mut PgConnection, id: JobId) -> Result<Vec<Reason>, Error> {
+        self.0.explain_on(conn, id)
+    }
+
+    /// Changes one job of any queue, in one transaction. See [`pq_core::Pq::change`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own; the job was not changed then.
+    pub fn change(&self, id: JobId, operation: &Operation) -> Result<ChangeOutcome, Error> {
+        self.0.change(id, operation)
+    }
+
+    /// Counts the jobs that an operation would select, at most `limit`. See [`pq_core::Pq::preview`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub fn preview(&self, operation: &Operation, filter: &Filter, limit: usize) -> Result<u64, Error> {
+        self.0.preview(operation, filter, limit)
+    }
+
+    /// Changes all jobs that the filter selects, in batches, and calls `progress` after each. See
+    /// [`pq_core::Pq::operate`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own. The batches before have been committed.
+    pub fn operate(
+        &self,
+        operation: &Operation,
+        filter: &Filter,
+        progress: impl FnMut(OperationReport),
+    ) -> Result<OperationReport, Error> {
+        self.0.operate(operation, filter, progress)
     }
 
     /// Reads the database's clock, which decides what is due.
@@ -236,6 +315,15 @@ impl Pq {
     /// The database's own.
     pub fn crons(&self) -> Result<Vec<CronEntry>, Error> {
         self.0.crons()
+    }
+
+    /// Puts the job of a periodic job now. See [`pq_core::Pq::run_cron`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub fn run_cron(&self, name: &str) -> Result<Option<JobId>, Error> {
+        self.0.run_cron(name)
     }
 
     /// Removes a periodic job. See [`pq_core::Pq::remove_cron`].

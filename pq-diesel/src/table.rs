@@ -78,7 +78,7 @@ impl Table {
     /// The default table.
     pub const DEFAULT_NAME: &'static str = "queue";
     /// The suffixes of the other tables that the migrations create.
-    const DERIVED: [&'static str; 10] = [
+    const DERIVED: [&'static str; 11] = [
         "archive",
         "leases",
         "settled",
@@ -88,6 +88,7 @@ impl Table {
         "workers",
         "counters",
         "cron",
+        "audit",
         "migrations",
     ];
 

@@ -121,8 +121,8 @@ fn cancel_and_retry(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(),
 
 fn pause(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
     let pq = Pq::detached();
-    pq.store().pause(conn, queue.name(), true)?;
-    pq.store().pause(conn, queue.name(), false).map(drop)
+    pq.store().pause(conn, queue.name(), true, None)?;
+    pq.store().pause(conn, queue.name(), false, None).map(drop)
 }
 
 fn move_jobs(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
@@ -166,7 +166,7 @@ fn fire(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
         assert!(pq.store().due_cron(conn, None)?.is_some());
         pq.store().advance_cron(conn, "bills", Some(now), None)
     })?;
-    pq.store().pause_cron(conn, "bills", true, None)?;
+    pq.store().pause_cron(conn, "bills", true, None, None)?;
     pq.store().remove_cron(conn, "bills").map(drop)
 }
 

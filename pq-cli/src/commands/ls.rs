@@ -15,6 +15,7 @@ use crate::{job_output, output};
 ///
 /// WAITING is the sum of READY, SCHEDULED and BLOCKED (by another job with the same serialization key). OLDEST is the
 /// time since the oldest ready job became due. RATE is the number of jobs per second that the workers last reported.
+/// CANCELLED, DONE and DEQUEUED (taken by the Python pq) are shown if there are any such jobs.
 /// The last column says since when the queue is paused, or has the error of a waiting job, for example a task that no
 /// worker knows. This command reads all jobs.
 #[derive(Debug, clap::Args)]
@@ -32,20 +33,13 @@ impl Ls {
         if self.json {
             output::print_json(&queues.iter().map(as_json).collect::<Value>())?;
         } else {
-            let header = [
-                "QUEUE",
-                "WAITING",
-                "READY",
-                "RUNNING",
-                "SCHEDULED",
-                "BLOCKED",
-                "DEAD",
-                "OLDEST",
-                "RATE",
-                "",
-            ];
+            let extra: Vec<Column> =
+                EXTRA.into_iter().filter(|(_, count)| queues.iter().any(|row| count(row) > 0)).collect();
+            let mut header = vec!["QUEUE", "WAITING", "READY", "RUNNING", "SCHEDULED", "BLOCKED", "DEAD"];
+            header.extend(extra.iter().map(|(name, _)| *name));
+            header.extend(["OLDEST", "RATE", ""]);
             let dead = |row: &QueueCounts| row.dead > 0;
-            let table = output::format_table(&header, queues.iter().map(as_row));
+            let table = output::format_table(&header, queues.iter().map(|row| as_row(row, &extra)));
             for (number, line) in table.lines().enumerate() {
                 let is_dead = number.checked_sub(1).and_then(|row| queues.get(row)).is_some_and(dead);
                 match is_dead {
@@ -58,8 +52,17 @@ impl Ls {
     }
 }
 
-fn as_row(queue: &QueueCounts) -> Vec<String> {
-    vec![
+/// A column that is shown if a queue has such jobs, and its count.
+type Column = (&'static str, fn(&QueueCounts) -> u64);
+
+const EXTRA: [Column; 3] = [
+    ("CANCELLED", |queue| queue.cancelled),
+    ("DONE", |queue| queue.done),
+    ("DEQUEUED", |queue| queue.dequeued),
+];
+
+fn as_row(queue: &QueueCounts, extra: &[Column]) -> Vec<String> {
+    let mut row = vec![
         queue.queue.to_string(),
         queue.waiting().to_string(),
         queue.ready.to_string(),
@@ -67,13 +70,20 @@ fn as_row(queue: &QueueCounts) -> Vec<String> {
         queue.scheduled.to_string(),
         queue.blocked.to_string(),
         queue.dead.to_string(),
+    ];
+    row.extend(extra.iter().map(|(_, count)| count(queue).to_string()));
+    row.extend([
         queue.oldest.map(output::format_duration).unwrap_or_default(),
         format!("{:.1}/s", queue.per_second),
         match (queue.paused_at, &queue.error) {
-            (Some(at), _) => format!("paused since {}", output::format_time(at)),
+            (Some(at), _) => {
+                let by = queue.paused_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+                format!("paused since {}{by}", output::format_time(at))
+            }
             (None, error) => job_output::preview(error.as_deref().unwrap_or_default()),
         },
-    ]
+    ]);
+    row
 }
 
 fn as_json(queue: &QueueCounts) -> Value {
@@ -92,5 +102,6 @@ fn as_json(queue: &QueueCounts) -> Value {
         "error": queue.error,
         "per_second": queue.per_second,
         "paused_at": queue.paused_at.map(output::format_time_micros),
+        "paused_by": queue.paused_by,
     })
 }

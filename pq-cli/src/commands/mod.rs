@@ -1,10 +1,12 @@
 //! The subcommands: one file or directory each, with its options and its implementation.
 
+mod audit;
 mod bench;
 mod cancel;
 mod clear;
 pub(crate) mod completions;
 mod cron;
+mod delete;
 mod demo;
 mod doctor;
 mod get;
@@ -18,6 +20,7 @@ mod prune;
 mod put;
 mod resume;
 mod retry;
+mod run_now;
 mod schema;
 mod show;
 mod status;
@@ -55,12 +58,15 @@ pub(crate) enum Command {
     Show(show::Show),
     Retry(retry::Retry),
     Cancel(cancel::Cancel),
+    Delete(delete::Delete),
+    RunNow(run_now::RunNow),
     Move(move_jobs::Move),
     Clear(clear::Clear),
     Prune(prune::Prune),
     Pause(pause::Pause),
     Resume(resume::Resume),
     Cron(cron::Cron),
+    Audit(audit::Audit),
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
@@ -103,12 +109,15 @@ impl Command {
             Self::Show(command) => command.run(global),
             Self::Retry(command) => command.run(global),
             Self::Cancel(command) => command.run(global),
+            Self::Delete(command) => command.run(global),
+            Self::RunNow(command) => command.run(global),
             Self::Move(command) => command.run(global),
             Self::Clear(command) => command.run(global),
             Self::Prune(command) => command.run(global),
             Self::Pause(command) => command.run(global),
             Self::Resume(command) => command.run(global),
             Self::Cron(command) => command.run(global),
+            Self::Audit(command) => command.run(global),
             Self::Bench(command) => command.run(global),
             Self::Doctor(command) => command.run(global),
             Self::Demo(command) => command.run(global),

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::JobId;
+use pq_diesel::{JobId, Operation};
 
 use super::examples;
 use crate::confirm::Confirmation;
 use crate::failure::Failure;
+use crate::filtered::{self, Conditions, Words};
 use crate::global::Global;
 use crate::{job_output, output};
 
@@ -22,7 +23,10 @@ pub(crate) struct Move {
     to: String,
     /// Only the job with this id. Can be repeated.
     #[arg(long, value_name = "ID", value_parser = job_output::parse_id, allow_negative_numbers = true)]
+    #[arg(conflicts_with = "Conditions")]
     id: Vec<i64>,
+    #[command(flatten)]
+    conditions: Conditions,
     #[command(flatten)]
     yes: Confirmation,
 }
@@ -37,19 +41,21 @@ impl Move {
                 self.to
             )));
         }
-        let ids: Vec<JobId> = self.id.iter().copied().map(JobId).collect();
-        if ids.is_empty() {
-            let counts = from.counts()?;
-            let jobs = counts.waiting();
-            let about = output::plural(jobs, "job");
-            let what = format!("moves about {about} from {:?} to {:?}", self.from, self.to);
-            if jobs > 0 && !self.yes.confirm(&what)? {
-                return Ok(ExitCode::from(1));
-            }
+        if self.id.is_empty() {
+            let words = Words {
+                verb: "move",
+                past: "moved",
+                note: format!(" to {:?}", self.to),
+                job: "job",
+                passed: format!("a transaction holds them, or the unique key is in use in {:?}", self.to),
+            };
+            let operation = Operation::Move { to: to.name().clone() };
+            return filtered::operate(&pq, &self.from, &self.conditions, &[], &operation, &words, &self.yes);
         }
-        let moved = output::with_spinner("moving", || from.move_to(&to, (!ids.is_empty()).then_some(&ids)))?;
+        let ids: Vec<JobId> = self.id.iter().copied().map(JobId).collect();
+        let moved = output::with_spinner("moving", || from.move_to(&to, Some(&ids)))?;
         output::print(&format!("{} moved", output::plural(moved, "job")))?;
-        let all = ids.is_empty() || moved == ids.len() as u64;
+        let all = moved == ids.len() as u64;
         if !all {
             output::print_error(&format!(
                 "{} not moved: not waiting in {:?}, or the unique key is in use in {:?}",

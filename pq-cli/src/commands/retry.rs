@@ -2,27 +2,32 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{JobId, JobState};
+use pq_diesel::{JobId, JobState, Operation};
 
 use super::examples;
 use crate::confirm::Confirmation;
 use crate::failure::Failure;
+use crate::filtered::{self, Conditions, Words};
 use crate::global::Global;
-use crate::output::plural;
 use crate::{job_output, output};
 
 /// Requeue dead or cancelled jobs. They are due at once, and their attempts start from 0.
 ///
 /// A job is not requeued if its unique key is in use, or its id by a job that waits or runs.
 #[derive(Debug, clap::Args)]
-#[command(after_help = examples("pq retry 42 43\npq retry --queue mail --yes"))]
+#[command(after_help = examples(
+    "pq retry 42 43\npq retry --queue mail --yes\npq retry --queue mail --state cancelled --task newsletter"
+))]
 pub(crate) struct Retry {
     /// Job ids.
     #[arg(required_unless_present = "queue", value_parser = job_output::parse_id, allow_negative_numbers = true)]
+    #[arg(conflicts_with = "Conditions")]
     ids: Vec<i64>,
-    /// Requeue all dead jobs of this queue.
-    #[arg(long, value_name = "QUEUE", conflicts_with = "ids")]
+    /// Requeue the dead jobs of this queue, or with --state cancelled the cancelled ones.
+    #[arg(long, value_name = "QUEUE", conflicts_with = "ids", required_unless_present = "ids")]
     queue: Option<String>,
+    #[command(flatten)]
+    conditions: Conditions,
     #[command(flatten)]
     yes: Confirmation,
 }
@@ -31,19 +36,24 @@ impl Retry {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let pq = global.connect()?;
         if let Some(name) = &self.queue {
-            let queue = pq.queue::<()>(name)?;
-            let dead = queue.counts()?.dead;
-            if dead > 0 && !self.yes.confirm(&format!("requeues {} of {name:?}", plural(dead, "dead job")))? {
-                return Ok(ExitCode::from(1));
-            }
-            let back = output::with_spinner("requeueing", || queue.retry_all_dead())?;
-            output::print(&format!("{} requeued", plural(back, "dead job")))?;
-            if back < dead {
-                let stay = plural(dead - back, "job");
-                output::print_error(&format!("{stay} not requeued: the unique key or the id is in use"));
-                return Ok(ExitCode::from(1));
-            }
-            return Ok(ExitCode::SUCCESS);
+            let dead = self.conditions.is_for_default_state();
+            let words = Words {
+                verb: "requeue",
+                past: "requeued",
+                note: String::new(),
+                job: if dead { "dead job" } else { "job" },
+                passed: "the unique key or the id is in use".to_owned(),
+            };
+            let states = [JobState::Dead];
+            return filtered::operate(
+                &pq,
+                name,
+                &self.conditions,
+                &states,
+                &Operation::Retry,
+                &words,
+                &self.yes,
+            );
         }
         let mut all = true;
         for id in &self.ids {

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Filter, JobId, Key};
+use pq_diesel::{Filter, JobId, Key, Reason};
+use serde::Serialize;
 
 use super::examples;
 use crate::failure::Failure;
@@ -13,7 +14,7 @@ use crate::output::{self, plural};
 /// The maximum number of jobs with the same id that are counted.
 const MAX_SAME_ID: usize = 100;
 
-/// Show a job, whether it waits, runs or is archived.
+/// Show a job, whether it waits, runs or is archived, and why it does not run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq show 42\npq show 42 --json | jq .payload"))]
 pub(crate) struct Show {
@@ -25,9 +26,18 @@ pub(crate) struct Show {
     json: bool,
 }
 
+/// A job as JSON, with the reasons why it does not run.
+#[derive(Serialize)]
+struct Shown<'j> {
+    #[serde(flatten)]
+    job: JobJson<'j>,
+    reasons: Vec<Reason>,
+}
+
 impl Show {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let same_id = global.connect()?.list(&Filter::id(JobId(self.id)), MAX_SAME_ID)?;
+        let pq = global.connect()?;
+        let same_id = pq.list(&Filter::id(JobId(self.id)), MAX_SAME_ID)?;
         let Some(job) = same_id.first() else {
             output::print_error(&format!("cannot show job {}: {}", self.id, job_output::NOT_FOUND));
             return Ok(ExitCode::from(1));
@@ -39,15 +49,18 @@ impl Show {
                 self.id
             ));
         }
+        let reasons = pq.explain(job.id)?;
         if self.json {
-            output::print_json(&JobJson::of(job))?;
+            output::print_json(&Shown { job: JobJson::of(job), reasons })?;
             return Ok(ExitCode::SUCCESS);
         }
+        let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let text = |key: &Key| key.as_str().to_owned();
         let rows = [
             ("id", Some(job.id.to_string())),
             ("queue", Some(job.queue.to_string())),
             ("state", Some(job.state.to_string())),
+            ("why", (!job.state.is_ended()).then_some(why)),
             ("attempt", Some(job.attempt.to_string())),
             ("crashes", (job.crashes > 0).then(|| job.crashes.to_string())),
             ("priority", Some(job.priority.to_string())),

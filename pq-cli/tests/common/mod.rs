@@ -34,6 +34,7 @@ pub fn pq(words: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    command.env("PQ_ACTOR", "tester");
     command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -68,7 +68,7 @@ fn a_rolled_back_pause_has_no_effect<F: Fixture>(harness: &Harness<F>) {
     harness.put("a");
     let (store, queue) = (harness.pq.store(), harness.queue());
     let done = harness.transaction(|conn| {
-        pq_core::store::Admin::pause(store, conn, queue.name(), true)?;
+        pq_core::store::Admin::pause(store, conn, queue.name(), true, None)?;
         roll_back::<()>()
     });
     assert!(done.is_err());

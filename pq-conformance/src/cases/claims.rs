@@ -306,14 +306,14 @@ fn a_job_can_be_retaken_after_a_rollback_to_settle_it<F: Fixture>(harness: &Harn
         let id = harness.put_with("a", &options);
         let job = rolled_back(harness);
         // A pause must not keep a finished job from being settled.
-        harness.pq.store().pause(&mut harness.connect(), queue.name(), true).unwrap();
+        harness.pq.store().pause(&mut harness.connect(), queue.name(), true, None).unwrap();
         harness
             .transaction(|conn| {
                 assert!(harness.pq.store().retake(conn, &job)?);
                 Ok(queue.on(conn).settle(&job, again())?)
             })
             .unwrap();
-        harness.pq.store().pause(&mut harness.connect(), queue.name(), false).unwrap();
+        harness.pq.store().pause(&mut harness.connect(), queue.name(), false, None).unwrap();
         assert_eq!(
             harness.put_with("b", &PutOptions::new().unique("one")),
             id,

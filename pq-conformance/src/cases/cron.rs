@@ -28,6 +28,7 @@ cases![
     an_invalid_entry_does_not_block_others: Own,
     an_entry_that_failed_is_tried_again_after_a_pause: Own,
     a_next_tick_of_a_clock_that_was_ahead_is_brought_forward: Own,
+    an_entry_that_is_run_now_keeps_its_next_tick: Own,
     an_entry_can_call_a_task: Own,
     invalid_entries_are_refused: Own,
 ];
@@ -215,6 +216,25 @@ fn a_paused_entry_does_not_fire<F: Fixture>(harness: &Harness<F>) {
     assert!(!goes_on.paused && goes_on.next_at.unwrap() > now(harness));
     assert!(!harness.pq.pause_cron("none").unwrap());
     assert!(!harness.pq.resume_cron("none").unwrap());
+}
+
+fn an_entry_that_is_run_now_keeps_its_next_tick<F: Fixture>(harness: &Harness<F>) {
+    let cron = yearly(harness, "bills").priority(3);
+    harness.pq.set_cron(&cron).unwrap();
+    let before = entry(harness, "bills").unwrap();
+    let begun = harness.pq.now().unwrap();
+    let id = harness.pq.run_cron("bills").unwrap().unwrap();
+    let job = harness.get().unwrap();
+    assert_eq!((job.id, job.priority, &job.data), (id, 3, &json!({ "b": 1, "a": 2 })));
+    let expected_at = job.expected_at.unwrap() + Duration::microseconds(1);
+    assert!(expected_at >= begun && expected_at <= harness.pq.now().unwrap() + Duration::microseconds(1));
+    let after = entry(harness, "bills").unwrap();
+    assert_eq!((after.next_at, after.last_at), (before.next_at, before.last_at));
+    harness.pq.pause_cron("bills").unwrap();
+    assert!(harness.pq.acting_as("alice").unwrap().run_cron("bills").unwrap().is_some());
+    assert!(harness.get().is_some());
+    assert_eq!(harness.pq.audit(None, 1).unwrap()[0].record.action, "run periodic job");
+    assert!(harness.pq.run_cron("none").unwrap().is_none());
 }
 
 fn a_removed_entry_does_not_fire<F: Fixture>(harness: &Harness<F>) {

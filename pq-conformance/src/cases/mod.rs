@@ -1,6 +1,7 @@
 //! The cases, a file for each topic.
 
 mod admin;
+mod audit;
 mod bulk_put;
 mod calls;
 mod claims;
@@ -8,9 +9,11 @@ mod concurrency;
 mod counters;
 mod counts;
 mod cron;
+mod explain;
 mod failures;
 mod handlers;
 mod leases;
+mod operations;
 mod order;
 mod outcomes;
 mod panics;
@@ -58,7 +61,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 29] = [
+    let topics: [fn() -> Vec<Case<F>>; 32] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -87,6 +90,9 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         stop::cases,
         status::cases,
         admin::cases,
+        audit::cases,
+        operations::cases,
+        explain::cases,
         cron::cases,
     ];
     topics.into_iter().flat_map(|topic| topic()).collect()

@@ -70,6 +70,16 @@ impl Cron {
         Ok(Ticks::new(&self.expression, &self.time_zone)?.after(instant))
     }
 
+    /// Returns the first ticks after an instant, at most `count`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] if the expression or the time zone is invalid.
+    pub fn ticks_after(&self, instant: DateTime<Utc>, count: usize) -> Result<Vec<DateTime<Utc>>, Error> {
+        let ticks = Ticks::new(&self.expression, &self.time_zone)?;
+        Ok(std::iter::successors(ticks.after(instant), |tick| ticks.after(*tick)).take(count).collect())
+    }
+
     /// Describes the expression in English.
     #[must_use]
     pub fn describe(&self) -> String {

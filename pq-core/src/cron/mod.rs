@@ -85,6 +85,10 @@ pub struct CronEntry {
     pub cron: Cron,
     /// Whether the entry is paused.
     pub paused: bool,
+    /// Since when it is paused, if it is.
+    pub paused_at: Option<DateTime<Utc>>,
+    /// The operator who paused it, if it is paused and that is known.
+    pub paused_by: Option<String>,
     /// The next tick. `None` if the entry is paused or has no further tick.
     pub next_at: Option<DateTime<Utc>>,
     /// The last tick for which a job was put.

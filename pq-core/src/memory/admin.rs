@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::state::{Lease, Row, State, Tx};
+use super::state::{Lease, Paused, Row, State, Tx};
 use super::transaction::MemoryConn;
 use super::{MemoryStore, archive, counting};
 use crate::store::Admin;
@@ -71,13 +71,19 @@ impl Admin for MemoryStore {
         })
     }
 
-    fn pause(&self, conn: &mut MemoryConn, queue: &QueueName, paused: bool) -> Result<bool, Error> {
-        let now = Utc::now();
+    fn pause(
+        &self,
+        conn: &mut MemoryConn,
+        queue: &QueueName,
+        paused: bool,
+        by: Option<&str>,
+    ) -> Result<bool, Error> {
+        let at = Utc::now();
         conn.operate(|state, open| {
             if state.paused.contains_key(queue) == paused {
                 return Ok(false);
             }
-            open.set_paused(state, queue, paused.then_some(now));
+            open.set_paused(state, queue, paused.then(|| Paused { at, by: by.map(str::to_owned) }));
             Ok(true)
         })
     }
@@ -128,7 +134,7 @@ fn job_state(state: &State, row: &Row, tx: Tx, now: DateTime<Utc>) -> JobState {
 }
 
 /// Returns all jobs that the transaction sees, live and archived.
-fn list(state: &State, tx: Tx, now: DateTime<Utc>) -> Vec<JobRecord> {
+pub(super) fn list(state: &State, tx: Tx, now: DateTime<Utc>) -> Vec<JobRecord> {
     let live = state.rows.values().filter(|row| row.seen_by(tx)).map(|row| JobRecord {
         state: job_state(state, row, tx, now),
         lease_until: row.lease.map(|lease| lease.until),
@@ -164,8 +170,9 @@ fn count(state: &State, tx: Tx, now: DateTime<Utc>) -> Vec<QueueCounts> {
             JobState::Done => &mut counts.done,
         } += 1;
     }
-    for (queue, since) in &state.paused {
-        of(&mut all, queue).paused_at = Some(*since);
+    for (queue, paused) in &state.paused {
+        let counts = of(&mut all, queue);
+        (counts.paused_at, counts.paused_by) = (Some(paused.at), paused.by.clone());
     }
     for worker in state.workers.values() {
         for (queue, rate) in &worker.heartbeat.status.rates {

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Archived, Row, State};
 use super::transaction::{MemoryConn, Open};
-use super::{MemoryStore, counting, settle, take, workers};
+use super::{MemoryStore, audit, counting, settle, take, workers};
 use crate::store::{Archive, Undecodable};
 use crate::{Error, JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention};
 
@@ -49,26 +49,8 @@ impl Archive for MemoryStore {
                 .filter(|archived| archived.seen_by(open.tx) && archived.removed_by.is_none())
                 .cloned()
                 .collect();
-            let mut requeued = 0;
-            for archived in wanted {
-                let unique_key = archived.job.unique_key.as_ref();
-                if unique_key.is_some_and(|key| state.unique_job(queue, key, open.tx).is_some()) {
-                    continue;
-                }
-                let job = JobRecord {
-                    state: JobState::Ready,
-                    schedule_at: None,
-                    attempt: 0,
-                    crashes: 0,
-                    result: None,
-                    ended_at: None,
-                    ..archived.job.clone()
-                };
-                open.set(state, Row::added(job, open.tx));
-                open.set_archived(state, Archived { removed_by: Some(open.tx), ..archived });
-                requeued += 1;
-            }
-            Ok(requeued)
+            Ok(wanted.into_iter().filter(|archived| return_archived(state, open, archived.clone())).count()
+                as u64)
         })
     }
 
@@ -107,9 +89,32 @@ impl Archive for MemoryStore {
                     pruned += prune(all, open, None, state, take::before(now, age));
                 }
             }
+            if let Some(age) = retention.audit {
+                audit::prune(all, open, take::before(now, age));
+            }
             Ok(Some(MaintenanceReport { returned, pruned, more: false }))
         })
     }
+}
+
+/// Requeues an archived job, and returns `false` if its unique key is in use.
+pub(super) fn return_archived(state: &mut State, open: &mut Open, archived: Archived) -> bool {
+    let unique_key = archived.job.unique_key.as_ref();
+    if unique_key.is_some_and(|key| state.unique_job(&archived.job.queue, key, open.tx).is_some()) {
+        return false;
+    }
+    let job = JobRecord {
+        state: JobState::Ready,
+        schedule_at: None,
+        attempt: 0,
+        crashes: 0,
+        result: None,
+        ended_at: None,
+        ..archived.job.clone()
+    };
+    open.set(state, Row::added(job, open.tx));
+    open.set_archived(state, Archived { removed_by: Some(open.tx), ..archived });
+    true
 }
 
 /// Moves a row to the archive. Its error and its result go with it.

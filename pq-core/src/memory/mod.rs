@@ -12,9 +12,12 @@
 
 mod admin;
 mod archive;
+mod audit;
 mod connect;
 mod counting;
+mod explain;
 mod jobs;
+mod operations;
 mod put;
 mod schedules;
 mod settle;

@@ -77,7 +77,7 @@ fn resolve_conflict(
 }
 
 /// Returns the instant of a time. One outside of chrono's range becomes the first or the last in it.
-fn instant(when: When, now: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn instant(when: When, now: DateTime<Utc>) -> DateTime<Utc> {
     match when {
         When::At(at) => at,
         When::In(delay) => now.checked_add_signed(delay).unwrap_or(match delay < chrono::TimeDelta::zero() {

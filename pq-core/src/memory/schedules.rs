@@ -22,6 +22,8 @@ impl Schedules for MemoryStore {
                 let entry = CronEntry {
                     cron: cron.clone(),
                     paused: false,
+                    paused_at: None,
+                    paused_by: None,
                     next_at,
                     last_at: None,
                     failures: 0,
@@ -58,10 +60,17 @@ impl Schedules for MemoryStore {
         name: &str,
         paused: bool,
         next_at: Option<DateTime<Utc>>,
+        by: Option<&str>,
     ) -> Result<bool, Error> {
+        let now = Utc::now();
         conn.operate(|state, open| {
-            let change =
-                |periodic: &mut Periodic| (periodic.entry.paused, periodic.entry.next_at) = (paused, next_at);
+            let change = |Periodic { entry, .. }: &mut Periodic| {
+                if entry.paused != paused {
+                    entry.paused_at = paused.then_some(now);
+                    entry.paused_by = by.filter(|_| paused).map(str::to_owned);
+                }
+                (entry.paused, entry.next_at) = (paused, next_at);
+            };
             Ok(change_periodic(state, open, name, change))
         })
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, QueueName, StopMode, TaskCounters,
-    WakeSignal, WorkerId,
+    AuditEntry, Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, QueueName, StopMode,
+    TaskCounters, WakeSignal, WorkerId,
 };
 
 /// The id of a transaction.
@@ -133,6 +133,13 @@ impl Archived {
     }
 }
 
+/// The pause of a queue.
+#[derive(Clone, Debug)]
+pub(super) struct Paused {
+    pub(super) at: DateTime<Utc>,
+    pub(super) by: Option<String>,
+}
+
 /// A registered worker.
 #[derive(Clone, Debug)]
 pub(super) struct Registered {
@@ -157,11 +164,12 @@ pub(super) struct Periodic {
 pub(super) struct State {
     pub(super) rows: BTreeMap<JobId, Row>,
     pub(super) archive: BTreeMap<JobId, Archived>,
-    pub(super) paused: BTreeMap<QueueName, DateTime<Utc>>,
+    pub(super) paused: BTreeMap<QueueName, Paused>,
     pub(super) crons: BTreeMap<String, Periodic>,
     pub(super) workers: BTreeMap<WorkerId, Registered>,
     /// What was counted, in no order. See [`TaskCounters::merge`].
     pub(super) counters: Vec<TaskCounters>,
+    pub(super) audit: BTreeMap<i64, AuditEntry>,
     pub(super) signals: HashMap<QueueName, Vec<Weak<WakeSignal>>>,
     last_id: i64,
     last_tx: Tx,

@@ -5,11 +5,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::MemoryStore;
-use super::state::{Archived, Lease, Periodic, Registered, Row};
+use super::state::{Archived, Lease, Paused, Periodic, Registered, Row};
 use super::take::before;
 use super::transaction::MemoryConn;
 use crate::store::TimeTravel;
-use crate::{Error, JobRecord};
+use crate::{AuditEntry, Error, JobRecord};
 
 /// Nothing waits here: what other open transactions hold is moved too, and a rollback of theirs restores the times.
 impl TimeTravel for MemoryStore {
@@ -26,8 +26,11 @@ impl TimeTravel for MemoryStore {
             for archived in state.archive.values().cloned().collect::<Vec<_>>() {
                 open.set_archived(state, Archived { job: older(&archived.job, back), ..archived });
             }
-            for (queue, since) in state.paused.clone() {
-                open.set_paused(state, &queue, Some(back(since)));
+            for (queue, paused) in state.paused.clone() {
+                open.set_paused(state, &queue, Some(Paused { at: back(paused.at), ..paused }));
+            }
+            for (id, entry) in state.audit.clone() {
+                open.set_audit(state, id, Some(AuditEntry { at: back(entry.at), ..entry }));
             }
             for (name, periodic) in state.crons.clone() {
                 if periodic.held_by.is_some_and(|by| by != open.tx) {
@@ -37,6 +40,7 @@ impl TimeTravel for MemoryStore {
                 // A tick that has passed by more than a minute would be missed.
                 entry.next_at = entry.next_at.map(|next| back(next).max(now).min(next));
                 entry.last_at = entry.last_at.map(back);
+                entry.paused_at = entry.paused_at.map(back);
                 let retry_at = periodic.retry_at.map(back);
                 open.set_cron(state, &name, Some(Periodic { entry, retry_at, ..periodic }));
             }

@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
-
-use super::state::{Archived, Periodic, Row, Shared, State, Tx};
-use crate::{JobId, QueueName, TaskCounters};
+use super::state::{Archived, Paused, Periodic, Row, Shared, State, Tx};
+use crate::{AuditEntry, JobId, QueueName, TaskCounters};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
 #[derive(Debug)]
@@ -30,10 +28,11 @@ pub(super) struct Open {
 enum Undo {
     Row(JobId, Option<Row>),
     Archived(JobId, Option<Archived>),
-    Paused(QueueName, Option<DateTime<Utc>>),
+    Paused(QueueName, Option<Paused>),
     Cron(String, Option<Periodic>),
     /// What the commit adds to the counters.
     Counted(TaskCounters),
+    Audit(i64, Option<AuditEntry>),
 }
 
 impl Open {
@@ -55,9 +54,9 @@ impl Open {
         self.undo.push(Undo::Archived(id, before));
     }
 
-    /// Pauses a queue from `since` on, or resumes it.
-    pub(super) fn set_paused(&mut self, state: &mut State, queue: &QueueName, since: Option<DateTime<Utc>>) {
-        let before = set(&mut state.paused, queue.clone(), since);
+    /// Pauses or resumes a queue.
+    pub(super) fn set_paused(&mut self, state: &mut State, queue: &QueueName, paused: Option<Paused>) {
+        let before = set(&mut state.paused, queue.clone(), paused);
         self.undo.push(Undo::Paused(queue.clone(), before));
     }
 
@@ -72,6 +71,12 @@ impl Open {
         self.undo.push(Undo::Counted(counted));
     }
 
+    /// Adds, changes or removes an entry of the audit log.
+    pub(super) fn set_audit(&mut self, state: &mut State, id: i64, entry: Option<AuditEntry>) {
+        let before = set(&mut state.audit, id, entry);
+        self.undo.push(Undo::Audit(id, before));
+    }
+
     fn roll_back_to(&mut self, state: &mut State, mark: usize) {
         for undo in self.undo.drain(mark..).rev() {
             match undo {
@@ -80,9 +85,10 @@ impl Open {
                     drop(set(&mut state.rows, id, row));
                 }
                 Undo::Archived(id, archived) => drop(set(&mut state.archive, id, archived)),
-                Undo::Paused(queue, since) => drop(set(&mut state.paused, queue, since)),
+                Undo::Paused(queue, paused) => drop(set(&mut state.paused, queue, paused)),
                 Undo::Cron(name, periodic) => drop(set(&mut state.crons, name, periodic)),
                 Undo::Counted(_) => {}
+                Undo::Audit(id, entry) => drop(set(&mut state.audit, id, entry)),
             }
         }
     }
@@ -109,6 +115,7 @@ impl Open {
                         periodic.held_by = None;
                     }
                 }
+                Undo::Audit(..) => {}
             }
         }
         for queue in &notified {

@@ -2,9 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
+use super::audit::{Action, describe_ids};
 use super::{Pq, Queue};
 use crate::{
-    CancelOutcome, Filter, JobId, JobRecord, QueueCounts, StopMode, Store, TaskCounters, WorkerId, WorkerInfo,
+    CancelOutcome, Filter, JobId, JobRecord, QueueCounts, Reason, StopMode, Store, TaskCounters, WorkerId,
+    WorkerInfo,
 };
 
 impl<S: Store> Pq<S> {
@@ -51,6 +53,38 @@ impl<S: Store> Pq<S> {
         Ok(self.list(&Filter::id(id), 1)?.pop())
     }
 
+    /// Explains why a job does not run, or what runs it: all reasons, the most important first.
+    ///
+    /// Takes no lock. Workers are known by their heartbeats, which are up to two seconds old. Programs that get jobs without
+    /// a worker are not known.
+    ///
+    /// ```
+    /// # use pq_core::{Pq, PutOptions, Reason, memory::MemoryStore};
+    /// # let pq = Pq::new(MemoryStore::new());
+    /// let id = pq.queue::<u32>("mail")?.put_with(&1, &PutOptions::new().schedule_at("1h"))?.id;
+    /// assert!(matches!(pq.explain(id)?[..], [Reason::NotDue { .. }, Reason::NoWorker]));
+    /// # Ok::<(), pq_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn explain(&self, id: JobId) -> Result<Vec<Reason>, S::Error> {
+        self.store.with_connection(|conn| self.explain_on(conn, id))
+    }
+
+    /// Explains why a job does not run on the caller's connection, as [`Pq::explain`] does.
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn explain_on(&self, conn: &mut S::Conn, id: JobId) -> Result<Vec<Reason>, S::Error> {
+        let job = self.store.list(conn, &Filter::id(id), 1)?.pop();
+        let circumstances = self.store.circumstances(conn, id)?;
+        let workers = self.store.workers(conn)?;
+        Ok(Reason::all(job.as_ref(), circumstances, &workers))
+    }
+
     /// Reads the store's clock, which decides what is due.
     ///
     /// # Errors
@@ -77,7 +111,8 @@ impl<S: Store> Pq<S> {
     ///
     /// The store's errors.
     pub fn stop_worker(&self, worker: WorkerId, mode: StopMode) -> Result<bool, S::Error> {
-        self.store.with_connection(|conn| self.store.stop_worker(conn, worker, mode))
+        let action = Action::new("stop worker").details(format!("worker {worker}, mode {}", mode.as_str()));
+        self.recorded(&action, |known| u64::from(*known), |conn| self.store.stop_worker(conn, worker, mode))
     }
 }
 
@@ -140,7 +175,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's errors.
     pub fn pause(&self) -> Result<bool, S::Error> {
-        self.store().with_connection(|conn| self.store().pause(conn, &self.name, true))
+        self.set_paused(true)
     }
 
     /// Resumes a paused queue. Returns `false` if it was not paused.
@@ -149,7 +184,17 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's errors.
     pub fn resume(&self) -> Result<bool, S::Error> {
-        self.store().with_connection(|conn| self.store().pause(conn, &self.name, false))
+        self.set_paused(false)
+    }
+
+    fn set_paused(&self, paused: bool) -> Result<bool, S::Error> {
+        let action = self.action(if paused { "pause" } else { "resume" });
+        let (store, by) = (self.store(), self.pq.actor());
+        self.pq.recorded(
+            &action,
+            |changed| u64::from(*changed),
+            |conn| store.pause(conn, &self.name, paused, by),
+        )
     }
 
     /// Moves jobs that are not held to another queue, and returns their number.
@@ -161,6 +206,12 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's errors; no job was moved then.
     pub fn move_to<U>(&self, to: &Queue<S, U>, ids: Option<&[JobId]>) -> Result<u64, S::Error> {
-        self.store().with_connection(|conn| self.store().move_jobs(conn, &self.name, &to.name, ids))
+        let details = ids.map_or_else(String::new, |ids| format!(": {}", describe_ids(ids)));
+        let action = self.action("move").details(format!("to {}{details}", to.name));
+        self.pq.recorded(
+            &action,
+            |moved| *moved,
+            |conn| self.store().move_jobs(conn, &self.name, &to.name, ids),
+        )
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Queue;
+use super::audit::describe_ids;
 use crate::{JobId, JobRecord, JobState, Store};
 
 impl<S: Store, T> Queue<S, T> {
@@ -42,7 +43,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's errors; no job was requeued then.
     pub fn retry_many(&self, ids: &[JobId]) -> Result<u64, S::Error> {
-        self.store().with_connection(|conn| self.store().requeue(conn, &self.name, Some(ids)))
+        self.requeue(Some(ids))
     }
 
     /// Requeues all dead jobs of the queue, as [`Queue::retry`] does, and returns their number.
@@ -51,7 +52,12 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's errors; no job was requeued then.
     pub fn retry_all_dead(&self) -> Result<u64, S::Error> {
-        self.store().with_connection(|conn| self.store().requeue(conn, &self.name, None))
+        self.requeue(None)
+    }
+
+    fn requeue(&self, ids: Option<&[JobId]>) -> Result<u64, S::Error> {
+        let action = self.action("retry").details(ids.map(describe_ids).unwrap_or_default());
+        self.pq.recorded(&action, |back| *back, |conn| self.store().requeue(conn, &self.name, ids))
     }
 
     /// Deletes archived jobs that ended as `ended` more than `age` ago, and returns their number.
@@ -60,6 +66,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's errors.
     pub fn prune(&self, ended: JobState, age: Duration) -> Result<u64, S::Error> {
-        self.store().with_connection(|conn| self.store().prune(conn, &self.name, ended, age))
+        let action = self.action("prune").details(format!("{ended} jobs, older than {age:?}"));
+        self.pq.recorded(&action, |pruned| *pruned, |conn| self.store().prune(conn, &self.name, ended, age))
     }
 }

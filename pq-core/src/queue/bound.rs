@@ -51,7 +51,13 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// The store's errors.
     pub fn clear(&mut self) -> Result<u64, S::Error> {
-        self.queue.store().clear(self.conn, &self.queue.name)
+        let queue = self.queue;
+        queue.pq.recorded_on(
+            self.conn,
+            &queue.action("clear"),
+            |cleared| *cleared,
+            |conn| queue.store().clear(conn, &queue.name),
+        )
     }
 
     /// Runs `work` in a transaction on the connection, nested if the connection is in one already.
@@ -104,7 +110,11 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
     ///
     /// The store's errors.
     pub fn cancel(&mut self, id: JobId) -> Result<CancelOutcome, S::Error> {
-        self.queue.store().cancel(self.conn, &self.queue.name, id)
+        let queue = self.queue;
+        let changes = |outcome: &CancelOutcome| u64::from(outcome.is_accepted());
+        queue.pq.recorded_on(self.conn, &queue.action("cancel").job(id), changes, |conn| {
+            queue.store().cancel(conn, &queue.name, id)
+        })
     }
 
     /// Enqueues one encoded job.

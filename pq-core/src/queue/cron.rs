@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use super::audit::Action;
 use super::{Pq, Queue};
-use crate::{Cron, CronEntry, Error, Store, Task};
+use crate::{Cron, CronEntry, Error, JobId, NewJob, Store, Task, When};
 
 impl<S: Store> Pq<S> {
     /// Sets a periodic job, replacing one of the same name. Its first tick is the next on the store's clock.
@@ -17,7 +18,8 @@ impl<S: Store> Pq<S> {
     ///
     /// [`Error::InvalidSetting`] if the expression has no future tick; the store's errors.
     pub fn set_cron(&self, cron: &Cron) -> Result<bool, S::Error> {
-        self.transaction(|conn| {
+        let action = Action::new("set periodic job").queue(cron.queue.as_str()).details(&cron.name);
+        let set = |conn: &mut S::Conn| {
             let next = cron.next_after(self.store.now(conn)?)?;
             if next.is_none() {
                 let expression = &cron.expression;
@@ -25,7 +27,8 @@ impl<S: Store> Pq<S> {
                 return Err(Error::InvalidSetting(message).into());
             }
             self.store.set_cron(conn, cron, next)
-        })
+        };
+        self.recorded(&action, |_| 1, |conn| self.store.transaction(conn, set))
     }
 
     /// Lists the periodic jobs, ordered by name.
@@ -37,6 +40,29 @@ impl<S: Store> Pq<S> {
         self.store.with_connection(|conn| self.store.crons(conn))
     }
 
+    /// Puts the job of a periodic job now, also if it is paused. Its next tick stays.
+    ///
+    /// The job's `expected_at` is the time of the store's clock. Returns `None` if there is none of that name.
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn run_cron(&self, name: &str) -> Result<Option<JobId>, S::Error> {
+        let action = Action::new("run periodic job").details(name);
+        self.recorded(
+            &action,
+            |put: &Option<JobId>| u64::from(put.is_some()),
+            |conn| {
+                let entry = self.store.crons(conn)?.into_iter().find(|entry| entry.cron.name == name);
+                let Some(CronEntry { cron, .. }) = entry else { return Ok(None) };
+                let expected_at = Some(When::At(self.store.now(conn)?));
+                let job = NewJob { priority: cron.priority, expected_at, ..NewJob::new(cron.payload) };
+                let put = self.store.put(conn, &cron.queue, &[job])?;
+                Ok(put.first().map(|put| put.id))
+            },
+        )
+    }
+
     /// Removes a periodic job. Jobs that it has enqueued stay.
     ///
     /// Returns `false` if there is none of that name.
@@ -45,7 +71,8 @@ impl<S: Store> Pq<S> {
     ///
     /// The store's errors.
     pub fn remove_cron(&self, name: &str) -> Result<bool, S::Error> {
-        self.store.with_connection(|conn| self.store.remove_cron(conn, name))
+        let action = Action::new("remove periodic job").details(name);
+        self.recorded(&action, |found| u64::from(*found), |conn| self.store.remove_cron(conn, name))
     }
 
     /// Pauses a periodic job. Ticks that pass meanwhile are skipped.
@@ -56,7 +83,12 @@ impl<S: Store> Pq<S> {
     ///
     /// The store's errors.
     pub fn pause_cron(&self, name: &str) -> Result<bool, S::Error> {
-        self.store.with_connection(|conn| self.store.pause_cron(conn, name, true, None))
+        let action = Action::new("pause periodic job").details(name);
+        self.recorded(
+            &action,
+            |found| u64::from(*found),
+            |conn| self.store.pause_cron(conn, name, true, None, self.actor()),
+        )
     }
 
     /// Resumes a periodic job, from its next tick on the store's clock.
@@ -67,12 +99,14 @@ impl<S: Store> Pq<S> {
     ///
     /// The store's errors.
     pub fn resume_cron(&self, name: &str) -> Result<bool, S::Error> {
-        self.transaction(|conn| {
+        let action = Action::new("resume periodic job").details(name);
+        let resume = |conn: &mut S::Conn| {
             let entry = self.store.crons(conn)?.into_iter().find(|entry| entry.cron.name == name);
             let Some(entry) = entry else { return Ok(false) };
             let next = entry.cron.next_after(self.store.now(conn)?)?;
-            self.store.pause_cron(conn, name, false, next)
-        })
+            self.store.pause_cron(conn, name, false, next, None)
+        };
+        self.recorded(&action, |found| u64::from(*found), |conn| self.store.transaction(conn, resume))
     }
 }
 

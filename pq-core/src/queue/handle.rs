@@ -19,6 +19,7 @@ pub struct Pq<S> {
     pub(super) limits: PayloadLimits,
     pub(super) cancellation_token: Option<CancellationToken>,
     pub(super) trace: Option<TraceSource>,
+    pub(super) actor: Option<Arc<str>>,
 }
 
 /// Returns the trace context of the caller.
@@ -32,6 +33,7 @@ impl<S> Clone for Pq<S> {
             limits: self.limits,
             cancellation_token: self.cancellation_token.clone(),
             trace: self.trace.clone(),
+            actor: self.actor.clone(),
         }
     }
 }
@@ -59,6 +61,7 @@ impl<S: Store> Pq<S> {
             limits: PayloadLimits::default(),
             cancellation_token: None,
             trace: None,
+            actor: None,
         }
     }
 

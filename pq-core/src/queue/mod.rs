@@ -2,6 +2,7 @@
 
 mod admin;
 mod archive;
+mod audit;
 mod bound;
 #[cfg(feature = "cron")]
 mod cron;
@@ -9,6 +10,7 @@ mod get;
 mod handle;
 mod iter;
 mod lease;
+mod operate;
 mod put;
 
 use std::fmt;

@@ -65,7 +65,7 @@ pub trait Admin: Connect {
     /// The store's error. No job was deleted.
     fn clear(&self, conn: &mut Self::Conn, queue: &QueueName) -> Result<u64, Self::Error>;
 
-    /// Pauses or resumes a queue, and returns whether that changed anything.
+    /// Pauses or resumes a queue, and returns whether that changed anything. `by` is the operator who pauses it, if known.
     ///
     /// No job of a paused queue is taken. Jobs that are held already are not affected. Resuming notifies signals as a
     /// put does. Python's `pq` ignores the pause.
@@ -73,7 +73,13 @@ pub trait Admin: Connect {
     /// # Errors
     ///
     /// The store's error.
-    fn pause(&self, conn: &mut Self::Conn, queue: &QueueName, paused: bool) -> Result<bool, Self::Error>;
+    fn pause(
+        &self,
+        conn: &mut Self::Conn,
+        queue: &QueueName,
+        paused: bool,
+        by: Option<&str>,
+    ) -> Result<bool, Self::Error>;
 
     /// Moves jobs that are not held to another queue, with all their attributes, and returns their number.
     ///

@@ -11,6 +11,9 @@
 //! | [`Jobs`] | adding, taking and settling jobs |
 //! | [`Archive`] | jobs that have ended, and maintenance |
 //! | [`Admin`] | counting, listing, cancelling, pausing and moving jobs |
+//! | [`Explain`] | why a job waits |
+//! | [`Operations`] | changing the jobs that a filter selects |
+//! | [`Audit`] | the audit log of operators |
 //! | [`Workers`] | registered workers |
 //! | [`Counting`] | counters of what became of jobs |
 //! | [`Schedules`] | periodic jobs |
@@ -28,9 +31,12 @@
 
 mod admin;
 mod archive;
+mod audit;
 mod connect;
 mod counting;
+mod explain;
 mod jobs;
+mod operations;
 mod rows;
 mod schedules;
 mod time_travel;
@@ -38,9 +44,12 @@ mod workers;
 
 pub use admin::Admin;
 pub use archive::Archive;
+pub use audit::Audit;
 pub use connect::{Connect, StoreError};
 pub use counting::{Counting, MAX_COUNTED_QUEUES, MAX_COUNTED_TASKS};
+pub use explain::{Circumstances, Explain, KeyHolder};
 pub use jobs::{Accepted, Extension, Jobs, MAX_KEYED_TAKE, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
+pub use operations::{Batch, Operations, Source};
 pub use rows::Rows;
 pub use schedules::Schedules;
 pub use time_travel::TimeTravel;
@@ -48,7 +57,8 @@ pub use workers::Workers;
 
 /// Stores jobs.
 ///
-/// A type that implements [`Jobs`], [`Archive`], [`Admin`], [`Workers`], [`Counting`], [`Schedules`] and [`TimeTravel`] is a store.
+/// A type that implements [`Jobs`], [`Archive`], [`Admin`], [`Explain`], [`Operations`], [`Audit`], [`Workers`],
+/// [`Counting`], [`Schedules`] and [`TimeTravel`] is a store.
 /// Each method that reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
 /// caller's connection. A store never commits a transaction that a caller began.
 ///
@@ -84,6 +94,12 @@ pub use workers::Workers;
 ///
 /// No method needs a transaction to stay open while a caller sleeps: a wait consists of takes and of
 /// [`Jobs::subscribe`].
-pub trait Store: Jobs + Archive + Admin + Workers + Counting + Schedules + TimeTravel {}
+pub trait Store:
+    Jobs + Archive + Admin + Explain + Operations + Audit + Workers + Counting + Schedules + TimeTravel
+{
+}
 
-impl<S: Jobs + Archive + Admin + Workers + Counting + Schedules + TimeTravel> Store for S {}
+impl<S: Jobs + Archive + Admin + Explain + Operations + Audit + Workers + Counting + Schedules + TimeTravel>
+    Store for S
+{
+}

@@ -38,7 +38,9 @@ pub trait Schedules: Connect {
     /// The store's error.
     fn remove_cron(&self, conn: &mut Self::Conn, name: &str) -> Result<bool, Self::Error>;
 
-    /// Pauses a periodic job, or resumes it with the tick `next_at`.
+    /// Pauses a periodic job, or resumes it with the tick `next_at`. `by` is the operator who pauses it, if known.
+    ///
+    /// One that is paused already keeps the time and the operator of its pause.
     ///
     /// Returns `false` if there is none of that name.
     ///
@@ -51,6 +53,7 @@ pub trait Schedules: Connect {
         name: &str,
         paused: bool,
         next_at: Option<DateTime<Utc>>,
+        by: Option<&str>,
     ) -> Result<bool, Self::Error>;
 
     /// Returns the first periodic job by name that is due, and locks it for the transaction of `conn`, which fires it.

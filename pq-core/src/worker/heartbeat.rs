@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::worker_run::WorkerRun;
 use crate::incidents::Call;
 use crate::lease_table::extension_timeout;
-use crate::{Heartbeat, HeartbeatReply, Store, WorkerId};
+use crate::{Heartbeat, HeartbeatReply, Status, Store, WorkerId};
 
 /// Sends the heartbeats of a worker.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ impl HeartbeatSender {
             supervisor: run.settings.supervisor.unwrap_or_else(std::process::id),
             queues: run.queues.names(),
             threads: run.settings.threads,
-            status: run.progress.status(run.stop.mode()),
+            status: Status { tasks: run.queues.tasks(), ..run.progress.status(run.stop.mode()) },
         };
         let store = run.store();
         let reply: Result<HeartbeatReply, S::Error> =

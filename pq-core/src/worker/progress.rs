@@ -60,6 +60,7 @@ impl Progress {
             // An empty sum of floats is -0.0, which would be printed with its sign.
             per_second: rates.values().sum::<f64>() + 0.0,
             rates,
+            tasks: Default::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The queues that a worker serves, and the order in which it polls them.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::{Arc, Mutex};
 
@@ -121,6 +121,17 @@ impl<S: Store> QueueSet<S> {
         if let Some(task) = replaced {
             self.conflict = Some(format!("{task}queue {:?} has two handlers", served.queue.name()));
         }
+    }
+
+    /// Returns the names of the tasks by queue, without the queues that one handler serves.
+    pub(super) fn tasks(&self) -> BTreeMap<String, Vec<String>> {
+        let of_tasks = self.all.iter().filter(|served| served.whole_queue.is_none());
+        let names = |served: &ServedQueue<S>| {
+            let mut names: Vec<String> = served.tasks.keys().cloned().collect();
+            names.sort_unstable();
+            (served.queue.name().to_string(), names)
+        };
+        of_tasks.map(names).collect()
     }
 
     /// Passes the results of all handlers through `map`.

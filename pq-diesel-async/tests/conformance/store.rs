@@ -7,13 +7,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use pq_core::store::{
-    Accepted, Admin, Archive, Connect, Counting, Extension, Jobs, Scan, Schedules, Taken, TimeTravel,
-    Undecodable, Workers,
+    Accepted, Admin, Archive, Audit, Batch, Circumstances, Connect, Counting, Explain, Extension, Jobs,
+    Operations, Scan, Schedules, Source, Taken, TimeTravel, Undecodable, Workers,
 };
 use pq_core::{
-    CancelOutcome, Claim, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply, Isolation, JobId, JobRecord,
-    JobState, MaintenanceReport, NewJob, Payload, Put, QueueCounts, QueueName, Retention, Settlement,
-    StopMode, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
+    AuditEntry, AuditRecord, CancelOutcome, Claim, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply,
+    Isolation, JobId, JobRecord, JobState, MaintenanceReport, NewJob, Operation, Payload, Put, QueueCounts,
+    QueueName, Retention, Settlement, StopMode, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
 };
 use pq_diesel::store::{PgStore, SqlConnection};
 use pq_diesel_async::testing::{Lent, OnAsync, Shared};
@@ -261,8 +261,14 @@ impl Admin for Blocking {
         wait!(self, conn, |store, sql| store.clear_on(sql, queue))
     }
 
-    fn pause(&self, conn: &mut Conn, queue: &QueueName, paused: bool) -> Result<bool, Error> {
-        wait!(self, conn, |store, sql| store.pause_on(sql, queue, paused))
+    fn pause(
+        &self,
+        conn: &mut Conn,
+        queue: &QueueName,
+        paused: bool,
+        by: Option<&str>,
+    ) -> Result<bool, Error> {
+        wait!(self, conn, |store, sql| store.pause_on(sql, queue, paused, by))
     }
 
     fn move_jobs(
@@ -273,6 +279,44 @@ impl Admin for Blocking {
         ids: Option<&[JobId]>,
     ) -> Result<u64, Error> {
         wait!(self, conn, |store, sql| store.move_jobs_on(sql, from, to, ids))
+    }
+}
+
+impl Explain for Blocking {
+    fn circumstances(&self, conn: &mut Conn, id: JobId) -> Result<Circumstances, Error> {
+        wait!(self, conn, |store, sql| store.circumstances_on(sql, id))
+    }
+}
+
+impl Operations for Blocking {
+    fn tally(&self, conn: &mut Conn, filter: &Filter, limit: usize) -> Result<u64, Error> {
+        wait!(self, conn, |store, sql| store.tally_on(sql, filter, limit))
+    }
+
+    fn apply(
+        &self,
+        conn: &mut Conn,
+        operation: &Operation,
+        filter: &Filter,
+        source: Source,
+        after: i64,
+        count: usize,
+    ) -> Result<Batch, Error> {
+        wait!(self, conn, |store, sql| store.apply_on(sql, operation, filter, source, after, count))
+    }
+}
+
+impl Audit for Blocking {
+    fn record(&self, conn: &mut Conn, record: &AuditRecord) -> Result<i64, Error> {
+        wait!(self, conn, |store, sql| store.record_on(sql, record))
+    }
+
+    fn add_to_record(&self, conn: &mut Conn, entry: i64, count: u64) -> Result<(), Error> {
+        wait!(self, conn, |store, sql| store.add_to_record_on(sql, entry, count))
+    }
+
+    fn audit(&self, conn: &mut Conn, before: Option<i64>, count: usize) -> Result<Vec<AuditEntry>, Error> {
+        wait!(self, conn, |store, sql| store.audit_on(sql, before, count))
     }
 }
 
@@ -323,8 +367,9 @@ impl Schedules for Blocking {
         name: &str,
         paused: bool,
         next_at: Option<DateTime<Utc>>,
+        by: Option<&str>,
     ) -> Result<bool, Error> {
-        wait!(self, conn, |store, sql| store.pause_cron_on(sql, name, paused, next_at))
+        wait!(self, conn, |store, sql| store.pause_cron_on(sql, name, paused, next_at, by))
     }
 
     fn due_cron(&self, conn: &mut Conn, after: Option<&str>) -> Result<Option<CronEntry>, Error> {

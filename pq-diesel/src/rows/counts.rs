@@ -21,6 +21,7 @@ row! {
         oldest: Option<i64> => Nullable<BigInt>,
         error: Option<String> => Nullable<Text>,
         paused_at: Option<PgTimestamp> => Nullable<Timestamptz>,
+        paused_by: Option<String> => Nullable<Text>,
         per_second: f64 => Double,
     }
 }
@@ -41,6 +42,7 @@ impl CountsRow {
         counts.oldest = self.oldest.map(span);
         counts.error = self.error;
         counts.paused_at = self.paused_at.map(nearest);
+        counts.paused_by = self.paused_by;
         counts.per_second = self.per_second;
         Some(counts)
     }

@@ -21,6 +21,8 @@ row! {
         last_at: Option<PgTimestamp> => Nullable<Timestamptz>,
         failures: i32 => Integer,
         error: Option<String> => Nullable<Text>,
+        paused_at: Option<PgTimestamp> => Nullable<Timestamptz>,
+        paused_by: Option<String> => Nullable<Text>,
     }
 }
 
@@ -36,8 +38,15 @@ impl CronRow {
             priority: self.priority,
             catch_up: self.catch_up,
         };
-        let (next_at, last_at) = (self.next_at.map(nearest), self.last_at.map(nearest));
-        let failures = self.failures.max(0).unsigned_abs();
-        Some(CronEntry { cron, paused: self.paused, next_at, last_at, failures, error: self.error })
+        Some(CronEntry {
+            cron,
+            paused: self.paused,
+            paused_at: self.paused_at.map(nearest),
+            paused_by: self.paused_by,
+            next_at: self.next_at.map(nearest),
+            last_at: self.last_at.map(nearest),
+            failures: self.failures.max(0).unsigned_abs(),
+            error: self.error,
+        })
     }
 }

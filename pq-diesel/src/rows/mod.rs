@@ -18,12 +18,15 @@ macro_rules! row {
     };
 }
 
+mod audit;
 mod counters;
 mod counts;
 mod cron;
+mod explain;
 mod index_scan;
 mod job;
 mod metrics;
+mod operations;
 mod take;
 mod worker;
 
@@ -35,12 +38,15 @@ use chrono::{DateTime, Utc};
 use diesel::pg::data_types::PgTimestamp;
 use pq_core::Claim;
 
+pub(crate) use self::audit::{AuditRow, AuditSql};
 pub(crate) use self::counters::{CountersRow, CountersSql};
 pub(crate) use self::counts::{CountsRow, CountsSql};
 pub(crate) use self::cron::{CronRow, CronSql};
+pub(crate) use self::explain::{CircumstancesRow, CircumstancesSql};
 pub(crate) use self::index_scan::{LeaseRow, LeaseSql, ScannedRow, ScannedSql};
 pub(crate) use self::job::{JobRow, JobSql};
 pub(crate) use self::metrics::{BoundedCounts, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql};
+pub(crate) use self::operations::{BatchRow, BatchSql};
 pub(crate) use self::take::{TakeResult, TakeRow, TakeSql};
 pub(crate) use self::worker::{HeartbeatRow, HeartbeatSql, WorkerRow, WorkerSql};
 

@@ -1,14 +1,15 @@
 //! Statements of administration: queues, workers and schedules.
 
+use super::filter::{calls_task, filter, is_archived, is_blocked, is_waiting, leased};
+
 /// Reads the server's clock.
 pub(super) const NOW: &str = "SELECT clock_timestamp()";
 
 /// Returns the name of the database's encoding.
 pub(super) const ENCODING: &str = "SELECT pg_catalog.current_setting('server_encoding')";
 
-/// Pauses a queue. Returns no row if it is paused already. $1 queue.
-pub(super) const PAUSE: &str =
-    "INSERT INTO {paused} (q_name) VALUES ($1) ON CONFLICT (q_name) DO NOTHING RETURNING q_name";
+/// Pauses a queue. Returns no row if it is paused already. $1 queue, $2 operator or null.
+pub(super) const PAUSE: &str = "INSERT INTO {paused} (q_name, paused_by) VALUES ($1, $2) ON CONFLICT (q_name) DO NOTHING RETURNING q_name";
 
 /// Resumes a queue. Returns no row if it is not paused. $1 queue.
 pub(super) const RESUME: &str = "DELETE FROM {paused} WHERE q_name = $1 RETURNING q_name";
@@ -50,69 +51,51 @@ SELECT q_name, coalesce(due - keyed + first_per_key, 0), coalesce(keyed - first_
     coalesce(done, 0),
     CASE WHEN oldest IS NOT NULL
         THEN (extract(epoch FROM statement_timestamp() - greatest(oldest, '2000-01-01')) * 1000000)::bigint END,
-    error, paused_at, coalesce(per_second, 0)
+    error, paused_at, paused_by, coalesce(per_second, 0)
 FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FULL JOIN {paused} USING (q_name)
     LEFT JOIN rates USING (q_name)
 WHERE $1 IS NULL OR q_name = $1
 ORDER BY q_name COLLATE \"C\"";
 
 /// Lists jobs by id, without locks. Of several with the same id the one that waits or runs comes first, then the one
-/// that ended last. $1 queue or null, $2 job or null, $3 last job of the page before or null,
-/// $4 serialization key or null, $5 states or null, $6 most rows.
+/// that ended last. Its parameters are those of the filter, and $9 most rows.
 ///
 /// A state that is not requested costs nothing: the condition on its part of the union is known before the scan begins.
-pub(super) const LIST: &str = "\
-WITH wanted AS MATERIALIZED (
-    SELECT $1::text AS queue, $2::bigint AS job, $3::bigint AS behind, $4::text AS key, $5::text[] AS states
-), live AS (
-    SELECT id, q_name,
-        CASE WHEN dequeued_at IS NOT NULL THEN 'dequeued'
-            WHEN schedule_at > statement_timestamp() THEN 'scheduled'
-            WHEN serial_key IS NOT NULL AND (
-                EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = job.q_name AND busy.serial_key = job.serial_key)
-                OR EXISTS (
-                    SELECT FROM {jobs} AS before
-                    WHERE before.q_name = job.q_name AND before.serial_key = job.serial_key
-                        AND before.dequeued_at IS NULL
-                        AND (before.schedule_at IS NULL OR before.schedule_at <= statement_timestamp())
-                        AND (-before.priority::bigint, coalesce(before.expected_at, 'infinity'::timestamptz), before.id)
-                            < (-job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id)))
-                THEN 'blocked'
-            ELSE 'ready' END AS state,
-        data::text, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key, error,
-        NULL::text AS result, NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at
-    FROM {jobs} AS job
-    WHERE ($2 IS NULL OR id = $2) AND ($1 IS NULL OR q_name = $1) AND ($3 IS NULL OR id > $3)
-        AND ($4 IS NULL OR serial_key = $4)
-), leased AS (
-    SELECT held.job, q_name, 'running', held.data, held.enqueued_at, held.schedule_at, held.expected_at,
-        held.priority, held.attempt, coalesce(held.crashes, 0), held.serial_key, held.unique_key, NULL, NULL,
-        lease_until, NULL::timestamptz
-    FROM {leases} AS lease, unnest(jobs, data, enqueued_at, schedule_at, expected_at, priority, attempt,
-            lease.crashes, lease.serial_key, lease.unique_key)
-        AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key)
-    WHERE ($2 IS NULL OR held.job = $2) AND ($1 IS NULL OR q_name = $1) AND ($3 IS NULL OR held.job > $3)
-        AND ($4 IS NULL OR held.serial_key = $4)
-        AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
-), kept AS (
-    SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-        serial_key, unique_key, error, result::text, NULL::timestamptz, ended_at
-    FROM {archive}
-    WHERE ($2 IS NULL OR id = $2) AND ($1 IS NULL OR q_name = $1) AND ($3 IS NULL OR id > $3)
-        AND ($4 IS NULL OR serial_key = $4)
-)
-SELECT * FROM (
-    SELECT * FROM live
-    WHERE (SELECT states IS NULL OR states && ARRAY['ready', 'blocked', 'scheduled', 'dequeued'] FROM wanted)
-    UNION ALL
-    SELECT * FROM leased WHERE (SELECT states IS NULL OR 'running' = ANY (states) FROM wanted)
-    UNION ALL
-    SELECT * FROM kept
-    WHERE (SELECT states IS NULL OR states && ARRAY['dead', 'cancelled', 'done'] FROM wanted)
-) AS job
-WHERE $5 IS NULL OR state = ANY ($5)
-ORDER BY id, ended_at DESC NULLS FIRST
-LIMIT $6";
+/// Each part is sorted and limited by itself, so its indexes are used, and states are computed for listed jobs only.
+pub(super) const LIST: &str = concat!(
+    filter!(),
+    " SELECT * FROM (
+        (SELECT job.id, job.q_name,
+            CASE WHEN job.dequeued_at IS NOT NULL THEN 'dequeued'
+                WHEN job.schedule_at > statement_timestamp() THEN 'scheduled'
+                WHEN ",
+    is_blocked!(),
+    " THEN 'blocked'
+                ELSE 'ready' END AS state,
+            job.data::text AS data, job.enqueued_at, job.schedule_at, job.expected_at, job.priority, job.attempt,
+            job.crashes, job.serial_key, job.unique_key, job.error, NULL::text AS result,
+            NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at
+        FROM {jobs} AS job WHERE ",
+    is_waiting!(),
+    " ORDER BY job.id LIMIT $9)
+        UNION ALL
+        (SELECT held.job, lease.q_name, 'running', held.data, held.enqueued_at, held.schedule_at, held.expected_at,
+            held.priority, held.attempt, coalesce(held.crashes, 0), held.serial_key, held.unique_key, NULL, NULL,
+            lease.lease_until, NULL
+        FROM ",
+    leased!(),
+    " ORDER BY held.job LIMIT $9)
+        UNION ALL
+        (SELECT job.id, job.q_name, job.outcome, job.data::text, job.enqueued_at, job.schedule_at, job.expected_at,
+            job.priority, job.attempt, job.crashes, job.serial_key, job.unique_key, job.error, job.result::text,
+            NULL, job.ended_at
+        FROM {archive} AS job WHERE ",
+    is_archived!(),
+    " ORDER BY job.id, job.ended_at DESC LIMIT $9)
+    ) AS job
+    ORDER BY id, ended_at DESC NULLS FIRST
+    LIMIT $9"
+);
 
 /// Moves jobs that are neither leased nor locked. $1 from, $2 to, $3 jobs, or null for all.
 ///
@@ -186,21 +169,28 @@ RETURNING xmax = 0";
 
 /// Lists schedules, without locks.
 pub(super) const CRONS: &str = "\
-SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at, failures, error
+SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at, failures, error,
+    paused_at, paused_by
 FROM {cron} ORDER BY name COLLATE \"C\"";
 
 /// Removes a schedule. $1 name.
 pub(super) const REMOVE_CRON: &str = "DELETE FROM {cron} WHERE name = $1 RETURNING name";
 
-/// Pauses or resumes a schedule. $1 whether it is paused (0 or 1), $2 next tick, $3 name.
-pub(super) const PAUSE_CRON: &str =
-    "UPDATE {cron} SET paused = $1 <> 0, next_at = $2 WHERE name = $3 RETURNING name";
+/// Pauses or resumes a schedule. $1 whether it is paused (0 or 1), $2 next tick, $3 operator or null, $4 name.
+///
+/// The time and the operator of a pause stay until the schedule is resumed.
+pub(super) const PAUSE_CRON: &str = "\
+UPDATE {cron} SET paused = $1 <> 0, next_at = $2,
+    paused_at = CASE WHEN $1 <> 0 THEN coalesce(paused_at, statement_timestamp()) END,
+    paused_by = CASE WHEN $1 <> 0 THEN CASE WHEN paused THEN paused_by ELSE $3 END END
+WHERE name = $4 RETURNING name";
 
 /// Locks the first due schedule by name. $1 name of the schedule before it, or an empty text.
 ///
 /// SKIP LOCKED passes those that another session is processing.
 pub(super) const DUE_CRON: &str = "\
-SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at, failures, error
+SELECT name, expression, time_zone, q_name, data::text, priority, catch_up, paused, next_at, last_at, failures, error,
+    paused_at, paused_by
 FROM {cron}
 WHERE name > $1 AND next_at <= statement_timestamp() AND (retry_at IS NULL OR retry_at <= statement_timestamp())
 ORDER BY name LIMIT 1 FOR UPDATE SKIP LOCKED";

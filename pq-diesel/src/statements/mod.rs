@@ -5,9 +5,13 @@
 
 mod admin;
 mod archive;
+mod audit;
 mod counting;
+mod explain;
+mod filter;
 mod metrics;
 mod names;
+mod operations;
 mod put;
 mod settle;
 mod take;
@@ -69,6 +73,19 @@ pub(crate) struct Statements {
     pub(crate) overview: Statement,
     pub(crate) list: Statement,
     pub(crate) move_jobs: Statement,
+    pub(crate) circumstances: Statement,
+    pub(crate) tally: Statement,
+    pub(crate) change_waiting: Statement,
+    pub(crate) cancel_selected: Statement,
+    pub(crate) delete_selected: Statement,
+    pub(crate) lock_leases: Statement,
+    pub(crate) cancel_running: Statement,
+    pub(crate) retry_selected: Statement,
+    pub(crate) delete_archived: Statement,
+    pub(crate) record: Statement,
+    pub(crate) add_to_record: Statement,
+    pub(crate) audit: Statement,
+    pub(crate) prune_audit: Statement,
     pub(crate) heartbeat: Statement,
     pub(crate) deregister: Statement,
     pub(crate) forget_workers: Statement,
@@ -146,6 +163,19 @@ impl Statements {
             overview: statement(admin::OVERVIEW),
             list: statement(admin::LIST),
             move_jobs: statement(admin::MOVE_JOBS),
+            circumstances: statement(explain::CIRCUMSTANCES),
+            tally: statement(operations::TALLY),
+            change_waiting: statement(operations::CHANGE_WAITING),
+            cancel_selected: statement(operations::CANCEL_SELECTED),
+            delete_selected: statement(operations::DELETE_SELECTED),
+            lock_leases: statement(operations::LOCK_LEASES),
+            cancel_running: statement(operations::CANCEL_RUNNING),
+            retry_selected: statement(operations::RETRY_SELECTED),
+            delete_archived: statement(operations::DELETE_ARCHIVED),
+            record: statement(audit::RECORD),
+            add_to_record: statement(audit::ADD_TO_RECORD),
+            audit: statement(audit::AUDIT),
+            prune_audit: statement(audit::PRUNE_AUDIT),
             heartbeat: statement(admin::HEARTBEAT),
             deregister: statement(admin::DEREGISTER),
             forget_workers: statement(admin::FORGET_WORKERS),

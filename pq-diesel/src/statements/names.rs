@@ -26,6 +26,7 @@ impl Names {
             ("counters", table.derived("counters")),
             ("cron", table.derived("cron")),
             ("task", TASK.to_owned()),
+            ("audit", table.derived("audit")),
             ("lock_keyed_job", table.derived("lock_keyed_job")),
             ("is_live", table.derived("is_live")),
             ("is_partly_settled", table.derived("is_partly_settled")),

@@ -53,6 +53,19 @@ impl Statements {
             overview,
             list,
             move_jobs,
+            circumstances,
+            tally,
+            change_waiting,
+            cancel_selected,
+            delete_selected,
+            lock_leases,
+            cancel_running,
+            retry_selected,
+            delete_archived,
+            record,
+            add_to_record,
+            audit,
+            prune_audit,
             heartbeat,
             deregister,
             forget_workers,
@@ -113,6 +126,19 @@ impl Statements {
             overview,
             list,
             move_jobs,
+            circumstances,
+            tally,
+            change_waiting,
+            cancel_selected,
+            delete_selected,
+            lock_leases,
+            cancel_running,
+            retry_selected,
+            delete_archived,
+            record,
+            add_to_record,
+            audit,
+            prune_audit,
             heartbeat,
             deregister,
             forget_workers,
@@ -163,7 +189,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 170);
+    assert_eq!(statements.texts().len(), 183);
 }
 
 #[test]

@@ -25,10 +25,12 @@ WITH passed AS MATERIALIZED (
     FROM passed
 ), periodic AS (
     UPDATE {cron} SET next_at = least(next_at, greatest(next_at - span, statement_timestamp())),
-        last_at = last_at - span, retry_at = retry_at - span
+        last_at = last_at - span, retry_at = retry_at - span, paused_at = paused_at - span
     FROM passed
 ), paused AS (
     UPDATE {paused} SET paused_at = paused_at - span FROM passed
+), audited AS (
+    UPDATE {audit} SET at = at - span FROM passed
 ), working AS (
     UPDATE {workers} SET started_at = started_at - span, heartbeat_at = heartbeat_at - span FROM passed
 )

@@ -5,6 +5,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use pq_core::store::Admin;
 use pq_core::{CancelOutcome, Filter, JobId, JobRecord, QueueCounts, QueueName};
 
+use super::operations::filter_values;
 use super::transaction::single_statement;
 use super::{PgStore, SqlConnection};
 use crate::Error;
@@ -45,8 +46,14 @@ impl Admin for PgStore {
         blocking(self.clear_on(conn, queue))
     }
 
-    fn pause(&self, conn: &mut PgConnection, queue: &QueueName, paused: bool) -> Result<bool, Error> {
-        blocking(self.pause_on(conn, queue, paused))
+    fn pause(
+        &self,
+        conn: &mut PgConnection,
+        queue: &QueueName,
+        paused: bool,
+        by: Option<&str>,
+    ) -> Result<bool, Error> {
+        blocking(self.pause_on(conn, queue, paused, by))
     }
 
     fn move_jobs(
@@ -94,16 +101,17 @@ impl PgStore {
         filter: &Filter,
         count: usize,
     ) -> Result<Vec<JobRecord>, Error> {
-        let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
-        let values = [
-            Value::OptionalText(filter.queue.as_deref()),
-            Value::OptionalBigInt(filter.id.map(|id| id.0)),
-            Value::OptionalBigInt(filter.after.map(|id| id.0)),
-            Value::OptionalText(filter.serialization_key.as_deref()),
-            Value::SomeTexts((!states.is_empty()).then_some(states)),
-            Value::count(count),
-        ];
-        let rows: Vec<JobRow> = self.rows::<JobSql, _>(conn, &self.statements.list, &values).await?;
+        let mut values = filter_values(filter);
+        values.push(Value::count(count));
+        let list = &self.statements.list;
+        let rows: Vec<JobRow> = if filter.id.is_some() {
+            self.rows::<JobSql, _>(conn, list, &values).await?
+        } else {
+            let around = self.begin_without_jit(conn).await?;
+            let rows = self.rows::<JobSql, _>(conn, list, &values).await;
+            conn.roll_back_to(around).await?;
+            rows?
+        };
         Ok(rows.into_iter().filter_map(JobRow::into_record).collect())
     }
 
@@ -166,13 +174,18 @@ impl PgStore {
         conn: &mut impl SqlConnection,
         queue: &QueueName,
         paused: bool,
+        by: Option<&str>,
     ) -> Result<bool, Error> {
-        let statement = if paused { &self.statements.pause } else { &self.statements.resume };
-        let changed = self.changed(conn, statement, &[Value::Text(queue.as_str())]).await? > 0;
-        if changed && !paused {
+        if paused {
+            let by = self.optional_storable_on(conn, by).await?;
+            let values = [Value::Text(queue.as_str()), Value::OptionalText(by.as_deref())];
+            return Ok(self.changed(conn, &self.statements.pause, &values).await? > 0);
+        }
+        let resumed = self.changed(conn, &self.statements.resume, &[Value::Text(queue.as_str())]).await? > 0;
+        if resumed {
             self.notify_queues(conn, [queue]).await?;
         }
-        Ok(changed)
+        Ok(resumed)
     }
 
     pub async fn move_jobs_on(

@@ -164,6 +164,9 @@ impl PgStore {
             let values = [Value::Text(state.as_str()), Value::BigInt(age_micros(age))];
             report.pruned += self.changed(conn, &statements.prune_all, &values).await? as u64;
         }
+        if let Some(age) = retention.audit {
+            self.prune_audit(conn, age).await?;
+        }
         Ok(Some(report))
     }
 }

@@ -93,6 +93,18 @@ impl PgStore {
         let error = storable(error);
         Ok(self.encoding_for(conn, error.is_ascii()).await?.reduce(error))
     }
+
+    /// Does the same for a text that may be absent.
+    pub(super) async fn optional_storable_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        text: Option<&str>,
+    ) -> Result<Option<String>, Error> {
+        match text {
+            Some(text) => self.storable_on(conn, text).await.map(Some),
+            None => Ok(None),
+        }
+    }
 }
 
 #[cfg(test)]

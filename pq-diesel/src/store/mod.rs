@@ -7,15 +7,18 @@
 
 mod admin;
 mod archive;
+mod audit;
 mod chunks;
 mod counting;
 mod encoding;
+mod explain;
 mod fast_path;
 #[cfg(test)]
 mod group_commit_tests;
 mod group_take;
 mod jobs;
 mod metrics;
+mod operations;
 mod put;
 mod schedules;
 mod settle;
@@ -32,7 +35,8 @@ use diesel::sql_types::Text;
 use pq_core::{Isolation, NewJob, QueueName};
 
 pub use pq_core::store::{
-    Admin, Archive, Connect, Counting, Jobs, Rows, Schedules, Store, StoreError, TimeTravel, Workers,
+    Admin, Archive, Audit, Connect, Counting, Explain, Jobs, Operations, Rows, Schedules, Store, StoreError,
+    TimeTravel, Workers,
 };
 
 use self::fast_path::FastPath;
@@ -190,15 +194,29 @@ impl PgStore {
         conn.execute(statement.with::<Text>(values)).await.map_err(|e| self.error(e))
     }
 
+    /// Begins a transaction, or a nested one, in which no query is compiled (JIT), and returns in how many others it is.
+    ///
+    /// Queries of large tables have high estimated costs, and compiling them would take longer than running them. The
+    /// caller rolls the transaction back, which restores the setting.
+    async fn begin_without_jit(&self, conn: &mut impl SqlConnection) -> Result<u32, Error> {
+        let around = self.begin(conn).await?;
+        match conn.run("SET LOCAL jit = off").await {
+            Ok(()) => Ok(around),
+            Err(error) => self.end(conn, around, Err(self.error(error))).await,
+        }
+    }
+
     /// Begins a transaction at READ COMMITTED, or a nested one, and returns in how many others it is.
-    async fn begin(&self, conn: &mut impl SqlConnection) -> Result<u32, Error> {
+    #[allow(clippy::missing_errors_doc)]
+    pub async fn begin(&self, conn: &mut impl SqlConnection) -> Result<u32, Error> {
         let around = conn.depth()?;
         conn.begin(around, Isolation::ReadCommitted).await.map_err(|e| self.error(e))?;
         Ok(around)
     }
 
     /// Commits the transaction that is in `around` others, or rolls it back after an error, and returns the result.
-    async fn end<R>(
+    #[allow(clippy::missing_errors_doc)]
+    pub async fn end<R>(
         &self,
         conn: &mut impl SqlConnection,
         around: u32,

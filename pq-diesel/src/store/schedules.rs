@@ -38,8 +38,9 @@ impl Schedules for PgStore {
         name: &str,
         paused: bool,
         next_at: Option<DateTime<Utc>>,
+        by: Option<&str>,
     ) -> Result<bool, Error> {
-        blocking(self.pause_cron_on(conn, name, paused, next_at))
+        blocking(self.pause_cron_on(conn, name, paused, next_at, by))
     }
 
     fn due_cron(&self, conn: &mut PgConnection, after: Option<&str>) -> Result<Option<CronEntry>, Error> {
@@ -115,8 +116,15 @@ impl PgStore {
         name: &str,
         paused: bool,
         next_at: Option<DateTime<Utc>>,
+        by: Option<&str>,
     ) -> Result<bool, Error> {
-        let values = [Value::Integer(paused.into()), Value::Instant(next_at), Value::Text(name)];
+        let by = self.optional_storable_on(conn, by).await?;
+        let values = [
+            Value::Integer(paused.into()),
+            Value::Instant(next_at),
+            Value::OptionalText(by.as_deref()),
+            Value::Text(name),
+        ];
         Ok(self.changed(conn, &self.statements.pause_cron, &values).await? > 0)
     }
 

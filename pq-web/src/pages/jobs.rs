@@ -59,6 +59,7 @@ impl<'f> Conditions<'f> {
             id: number(self.id, "job id")?,
             queue: given(self.queue),
             after: number(self.after, "page")?,
+            ..Filter::default()
         })
     }
 

@@ -1,0 +1,141 @@
+//! Operations on jobs by their ids, and on all jobs that options select.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use pq_diesel::{ChangeOutcome, Filter, JobId, JobState, Operation, Pq};
+
+use crate::confirm::Confirmation;
+use crate::failure::Failure;
+use crate::output::{self, plural};
+
+/// The number up to which jobs are counted before an operation.
+const MAX_COUNTED: usize = 1_000_000;
+
+/// Options that select jobs of a queue.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Conditions {
+    /// Only jobs in this state. Can be repeated.
+    #[arg(long, value_name = "STATE")]
+    state: Vec<JobState>,
+    /// Only calls of this task.
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+    /// Only jobs whose error contains this text.
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+    /// Only jobs that were put, or have ended, longer ago than this duration, such as 12h or 30d.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
+}
+
+impl Conditions {
+    /// Returns whether no state is named.
+    pub(crate) fn is_for_default_state(&self) -> bool {
+        self.state.is_empty()
+    }
+
+    /// Returns the filter for a queue. Without an option for the state it selects jobs in one of `default`.
+    fn filter(
+        &self,
+        pq: &Pq,
+        queue: &str,
+        operation: &Operation,
+        default: &[JobState],
+    ) -> Result<Filter, Failure> {
+        let allowed = operation.states();
+        if let Some(state) = self.state.iter().find(|state| !allowed.contains(state)) {
+            let allowed: Vec<&str> = allowed.iter().map(|state| state.as_str()).collect();
+            let (last, others) = allowed.split_last().map_or(("", &[][..]), |(last, others)| (last, others));
+            let or = if others.is_empty() { "" } else { " or " };
+            return Err(Failure::Usage(format!(
+                "invalid state {state} for {}: expected {}{or}{last}",
+                operation.name(),
+                others.join(", ")
+            )));
+        }
+        let mut filter = Filter::queue(pq.queue::<()>(queue)?.name());
+        filter.states = if self.state.is_empty() { default.to_vec() } else { self.state.clone() };
+        (filter.task, filter.error) = (self.task.clone(), self.error.clone());
+        if let Some(age) = self.older_than {
+            let age = chrono::TimeDelta::from_std(age).ok();
+            let oldest = Some(chrono::DateTime::<chrono::Utc>::UNIX_EPOCH);
+            let now = pq.now()?;
+            filter.until = age.and_then(|age| now.checked_sub_signed(age)).or(oldest).max(oldest);
+        }
+        Ok(filter)
+    }
+}
+
+/// How an operation is described: `cancels 2 jobs of "mail"`, `2 jobs cancelled`.
+pub(crate) struct Words {
+    /// `cancel`.
+    pub(crate) verb: &'static str,
+    /// `cancelled`.
+    pub(crate) past: &'static str,
+    /// The end of the question, such as `permanently`.
+    pub(crate) note: String,
+    /// What a job is called, such as `dead job`.
+    pub(crate) job: &'static str,
+    /// Why jobs may have been passed.
+    pub(crate) passed: String,
+}
+
+/// Changes all jobs of the queue that the conditions select, after confirmation.
+pub(crate) fn operate(
+    pq: &Pq,
+    queue: &str,
+    conditions: &Conditions,
+    default: &[JobState],
+    operation: &Operation,
+    words: &Words,
+    yes: &Confirmation,
+) -> Result<ExitCode, Failure> {
+    let filter = conditions.filter(pq, queue, operation, default)?;
+    let found = output::with_spinner("counting", || pq.preview(operation, &filter, MAX_COUNTED))?;
+    if found > 0 {
+        let more = if found == MAX_COUNTED as u64 { "at least " } else { "" };
+        let Words { verb, note, job, .. } = words;
+        let what = format!("{verb}s {more}{} of {queue:?}{note}", plural(found, job));
+        if !yes.confirm(&what)? {
+            return Ok(ExitCode::from(1));
+        }
+    }
+    let bar = output::progress_bar(found, "{wide_bar} {pos}/{len} jobs, {eta} left");
+    let done = pq.operate(operation, &filter, |report| bar.set_position(report.changed + report.skipped));
+    bar.finish_and_clear();
+    let report = done?;
+    output::print(&format!("{} {}", plural(report.changed, words.job), words.past))?;
+    if report.skipped > 0 {
+        let passed = plural(report.skipped, "job");
+        output::print_error(&format!("{passed} not {}: {}", words.past, words.passed));
+        return Ok(ExitCode::from(1));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Changes the jobs with these ids, and prints a line for each.
+pub(crate) fn change_each(
+    pq: &Pq,
+    ids: &[i64],
+    operation: &Operation,
+    words: &Words,
+) -> Result<ExitCode, Failure> {
+    let mut all = true;
+    for id in ids {
+        match pq.change(JobId(*id), operation)? {
+            ChangeOutcome::Changed => output::print(&format!("{id}: {}", words.past))?,
+            ChangeOutcome::Requested => {
+                output::print(&format!("{id}: running; its handler is asked to stop"))?;
+            }
+            refused => {
+                all = false;
+                output::print_error(&format!("cannot {} job {id}: {refused}", words.verb));
+            }
+        }
+    }
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The end of the text for jobs that were passed because a transaction holds them.
+pub(crate) const HELD: &str = "a transaction holds them; try again when it has ended";

@@ -1,0 +1,287 @@
+//! Why a job does not run, or who runs it.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use serde::Serialize;
+
+use crate::store::{Circumstances, KeyHolder};
+use crate::{JobId, JobRecord, JobState, WorkerId, WorkerInfo};
+
+/// A reason why a job does not run, or what runs it. Its text is a sentence for an operator.
+///
+/// See [`crate::Pq::explain`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// There is no job with this id. It may have completed without history.
+    Unknown,
+    /// Row-level security applies to the caller's role, so the job may exist and be hidden from it.
+    Hidden,
+    /// The job has ended and is in the archive.
+    Ended {
+        /// How it ended.
+        state: JobState,
+        /// When it ended.
+        at: Option<DateTime<Utc>>,
+    },
+    /// A Python `pq` took the job, which keeps its row. The outcome is unknown.
+    Dequeued,
+    /// The job runs under a lease.
+    Running {
+        /// The worker that runs it, by the workers' last heartbeats.
+        worker: Option<RunningWorker>,
+        /// When the lease expires, unless it is extended.
+        lease_until: Option<DateTime<Utc>>,
+    },
+    /// An open transaction holds the job: it takes, changes or puts it.
+    Held {
+        /// The session of the transaction, if the store knows.
+        by: Option<Session>,
+    },
+    /// The queue is paused.
+    Paused {
+        /// Since when.
+        since: DateTime<Utc>,
+        /// The operator who paused it, if that is known.
+        by: Option<String>,
+    },
+    /// The job is not due yet.
+    NotDue {
+        /// When it falls due.
+        until: DateTime<Utc>,
+    },
+    /// The job waits for its next attempt.
+    BetweenAttempts {
+        /// When the next attempt may begin.
+        until: DateTime<Utc>,
+        /// The number of attempts that were counted.
+        attempts: i32,
+    },
+    /// Another job has the serialization key.
+    KeyInUse {
+        /// The serialization key.
+        key: String,
+        /// The job that runs, if the store knows.
+        job: Option<JobId>,
+        /// The worker that runs it, by the workers' last heartbeats.
+        worker: Option<RunningWorker>,
+        /// The session whose transaction holds the key, if one does.
+        session: Option<Session>,
+    },
+    /// A waiting job of the same serialization key comes first.
+    BehindOfKey {
+        /// The serialization key.
+        key: String,
+        /// The first job of the key.
+        job: JobId,
+    },
+    /// No live worker serves the queue. Programs that get jobs without a worker are not known.
+    NoWorker,
+    /// Live workers serve the queue, and none of them knows the task.
+    TaskUnknown {
+        /// The name of the task.
+        task: String,
+    },
+    /// Other jobs of the queue come first.
+    Behind {
+        /// Their number, at most [`Reason::MAX_COUNTED`].
+        jobs: u64,
+    },
+    /// The job is ready, and the next of its queue.
+    Next,
+}
+
+/// A worker that runs a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RunningWorker {
+    /// Its id.
+    pub id: WorkerId,
+    /// The name of its host.
+    pub host: String,
+    /// The id of its process.
+    pub pid: u32,
+    /// Since when its handler has run.
+    pub since: DateTime<Utc>,
+}
+
+/// A session of the database with an open transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Session {
+    /// The process id of the server process. `None` for a prepared transaction.
+    pub pid: Option<i32>,
+    /// The name of the application, if it has set one.
+    pub application: Option<String>,
+    /// How long its transaction has been open. `None` if the caller's role may not see it.
+    pub age: Option<Duration>,
+}
+
+impl Reason {
+    /// The number up to which jobs that come first are counted.
+    pub const MAX_COUNTED: u64 = 10_000;
+
+    /// Returns all reasons, the most important first.
+    pub(crate) fn all(
+        job: Option<&JobRecord>,
+        circumstances: Circumstances,
+        workers: &[WorkerInfo],
+    ) -> Vec<Self> {
+        let Circumstances { now, is_hidden, paused, held_by, key_holder, first_of_key, ahead } =
+            circumstances;
+        let Some(job) = job else {
+            return if is_hidden { vec![Self::Unknown, Self::Hidden] } else { vec![Self::Unknown] };
+        };
+        let mut reasons = Vec::new();
+        match job.state {
+            state if state.is_ended() => return vec![Self::Ended { state, at: job.ended_at }],
+            JobState::Dequeued => return vec![Self::Dequeued],
+            JobState::Running => {
+                let worker = running_worker(workers, job.id, now);
+                return vec![Self::Running { worker, lease_until: job.lease_until }];
+            }
+            _ => {}
+        }
+        if let Some(by) = held_by {
+            let is_known = by.pid.is_some() || by.age.is_some();
+            reasons.push(Self::Held { by: Some(by).filter(|_| is_known) });
+        }
+        if let Some((since, by)) = paused {
+            reasons.push(Self::Paused { since, by });
+        }
+        if let (JobState::Scheduled, Some(until)) = (job.state, job.schedule_at) {
+            reasons.push(match job.attempt {
+                0 => Self::NotDue { until },
+                attempts => Self::BetweenAttempts { until, attempts },
+            });
+        }
+        let key = || job.serialization_key.as_ref().map(|key| key.as_str().to_owned()).unwrap_or_default();
+        if let Some(KeyHolder { job: holder, session }) = key_holder {
+            let worker = holder.and_then(|holder| running_worker(workers, holder, now));
+            reasons.push(Self::KeyInUse { key: key(), job: holder, worker, session });
+        }
+        if let Some(first) = first_of_key {
+            reasons.push(Self::BehindOfKey { key: key(), job: first });
+        }
+        let live = || {
+            let queue = job.queue.as_str();
+            workers.iter().filter(move |worker| {
+                worker.heartbeat_age < WorkerInfo::FORGOTTEN_AFTER
+                    && worker.queues.iter().any(|served| served == queue)
+            })
+        };
+        if live().next().is_none() {
+            reasons.push(Self::NoWorker);
+        } else if let Some(task) = job.payload.task() {
+            let knows = |worker: &WorkerInfo| {
+                worker.status.tasks.get(job.queue.as_str()).is_none_or(|tasks| tasks.contains(&task))
+            };
+            if !live().any(knows) {
+                reasons.push(Self::TaskUnknown { task });
+            }
+        }
+        if job.state != JobState::Scheduled && ahead > 0 {
+            reasons.push(Self::Behind { jobs: ahead });
+        }
+        if reasons.is_empty() {
+            reasons.push(Self::Next);
+        }
+        reasons
+    }
+}
+
+/// Returns the worker whose last heartbeat reported the job as running.
+fn running_worker(workers: &[WorkerInfo], job: JobId, now: DateTime<Utc>) -> Option<RunningWorker> {
+    workers.iter().find_map(|worker| {
+        let running = worker.status.running.iter().find(|running| running.id == job)?;
+        let since = now - (worker.heartbeat_age + running.age);
+        Some(RunningWorker { id: worker.id, host: worker.host.clone(), pid: worker.pid, since })
+    })
+}
+
+impl fmt::Display for RunningWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, host, pid, since } = self;
+        write!(f, "on worker {id} (process {pid} on {host}) since {}", since.trunc_subsecs(0))
+    }
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "the open transaction of server process {pid}")?,
+            None => f.write_str("a prepared transaction")?,
+        }
+        if let Some(application) = self.application.as_ref().filter(|name| !name.is_empty()) {
+            write!(f, " ({application})")?;
+        }
+        match self.age {
+            Some(age) => write!(f, ", open for {} s", age.as_secs()),
+            None if self.pid.is_some() => f.write_str(", whose age this role may not see"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let second = |at: &DateTime<Utc>| at.trunc_subsecs(0);
+        match self {
+            Self::Unknown => f.write_str("there is no such job; it may have completed without history"),
+            Self::Hidden => f.write_str(
+                "row-level security applies to this role, so the job may exist and be hidden from it",
+            ),
+            Self::Ended { state, at: Some(at) } => write!(f, "it is {state} since {}", second(at)),
+            Self::Ended { state, at: None } => write!(f, "it is {state}"),
+            Self::Dequeued => f.write_str("a Python pq has taken it, and its outcome is unknown"),
+            Self::Running { worker, lease_until } => {
+                f.write_str("it runs")?;
+                match worker {
+                    Some(worker) => write!(f, " {worker}")?,
+                    None => f.write_str(" under a lease; no worker has reported that its handler runs")?,
+                }
+                match lease_until {
+                    Some(until) => {
+                        write!(f, "; the lease expires at {} unless it is extended", second(until))
+                    }
+                    None => Ok(()),
+                }
+            }
+            Self::Held { by: Some(session) } => write!(f, "{session} holds it"),
+            Self::Held { by: None } => f.write_str("an open transaction holds it"),
+            Self::Paused { since, by } => {
+                write!(f, "its queue is paused since {}", second(since))?;
+                by.as_ref().map_or(Ok(()), |by| write!(f, " by {by}"))
+            }
+            Self::NotDue { until } => write!(f, "it is not due until {}", second(until)),
+            Self::BetweenAttempts { until, attempts } => {
+                let next = attempts + 1;
+                write!(f, "it waits until {} for attempt {next}", second(until))
+            }
+            Self::KeyInUse { key, job, worker, session } => {
+                write!(f, "its serialization key {key:?} is in use")?;
+                if let Some(job) = job {
+                    write!(f, " by job {job}")?;
+                }
+                if let Some(worker) = worker {
+                    write!(f, ", which runs {worker}")?;
+                }
+                session.as_ref().map_or(Ok(()), |session| write!(f, " in {session}"))
+            }
+            Self::BehindOfKey { key, job } => {
+                write!(f, "job {job} of the same serialization key {key:?} comes first")
+            }
+            Self::NoWorker => f.write_str("no live worker serves its queue"),
+            Self::TaskUnknown { task } => {
+                write!(f, "no live worker of its queue knows the task {task:?}")
+            }
+            Self::Behind { jobs: 1 } => f.write_str("1 job of its queue comes first"),
+            Self::Behind { jobs } if *jobs >= Self::MAX_COUNTED => {
+                write!(f, "at least {jobs} jobs of its queue come first")
+            }
+            Self::Behind { jobs } => write!(f, "{jobs} jobs of its queue come first"),
+            Self::Next => f.write_str("it is ready, and the next of its queue"),
+        }
+    }
+}

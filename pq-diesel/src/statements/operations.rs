@@ -1,0 +1,214 @@
+//! Statements that change the jobs that a filter selects, one batch each.
+//!
+//! The first eight parameters are those of the filter. $9 is the position after which the batch begins, and $10 the most
+//! jobs. Each statement returns how many jobs were selected, the position of the last, how many of them were changed, and
+//! the queues into which jobs came.
+//!
+//! Jobs are selected without a lock, and then SKIP LOCKED passes those that transactions hold. No lock is waited for
+//! longer than for a moment.
+
+use super::filter::{calls_task, filter, is_archived, is_blocked, is_waiting, leased};
+
+/// The first jobs of the table of jobs that the filter selects, by id.
+macro_rules! chosen {
+    () => {
+        concat!(
+            "chosen AS MATERIALIZED (
+                SELECT job.ctid AS place, job.id FROM {jobs} AS job WHERE job.id > $9 AND ",
+            is_waiting!(),
+            " ORDER BY job.id LIMIT $10)"
+        )
+    };
+}
+
+/// Counts jobs. $9 highest number.
+pub(super) const TALLY: &str = concat!(
+    filter!(),
+    " SELECT count(*) FROM (
+        (SELECT FROM {jobs} AS job WHERE ",
+    is_waiting!(),
+    " LIMIT $9) UNION ALL (SELECT FROM ",
+    leased!(),
+    " LIMIT $9) UNION ALL (SELECT FROM {archive} AS job WHERE ",
+    is_archived!(),
+    " LIMIT $9) LIMIT $9) AS one"
+);
+
+/// Changes waiting jobs. $11 new queue or null, $12 payload that they must have or null, $13 new payload or null,
+/// $14 whether the time changes (0 or 1), $15 and $16 new time as an instant or as microseconds from now, or null,
+/// $17 new priority or null.
+///
+/// A job is passed that is in the new queue already, or whose unique key is in use there or in an uncommitted put. Only an
+/// insert fires the trigger that notifies waiting sessions, so the rows are not updated. Order: by id. Locks: the rows of
+/// the jobs.
+pub(super) const CHANGE_WAITING: &str = concat!(
+    filter!(),
+    ", given AS (
+        SELECT $9::bigint AS position, $10::bigint AS most, $11::text AS queue, $12::text AS old, $13::text AS new,
+            $14::integer AS is_moved, $15::timestamptz AS at, $16::bigint AS delay, $17::integer AS priority
+    ), ",
+    chosen!(),
+    ", locked AS MATERIALIZED (
+        SELECT job.ctid AS place, job.id, job.unique_key FROM {jobs} AS job
+        WHERE job.ctid = ANY (ARRAY(SELECT place FROM chosen)) AND job.dequeued_at IS NULL
+            AND ($11 IS NULL OR job.q_name <> $11) AND ($12 IS NULL OR job.data::text = $12)
+        FOR UPDATE SKIP LOCKED
+    ), free AS MATERIALIZED (
+        SELECT place FROM locked
+        WHERE $11 IS NULL OR unique_key IS NULL OR {try_claim_unique}($11, unique_key, id)
+    ), gone AS (
+        DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT place FROM free)) RETURNING *
+    ), cleared AS (
+        DELETE FROM {unique} AS claimed USING gone
+        WHERE $11 IS NOT NULL AND claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key
+            AND claimed.job = gone.id
+    ), back AS (
+        INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+            lease_limit, serial_key, unique_key, error)
+        SELECT id, coalesce($11, q_name), coalesce($13::json, data), enqueued_at,
+            CASE WHEN $14 = 0 THEN schedule_at
+                ELSE coalesce($15, statement_timestamp() + $16 * interval '1 microsecond') END,
+            expected_at, coalesce($17, priority), attempt, crashes, lease_limit, serial_key, unique_key, error
+        FROM gone ORDER BY id
+        RETURNING q_name
+    )
+    SELECT (SELECT count(*) FROM chosen), (SELECT max(id) FROM chosen), (SELECT count(*) FROM back),
+        ARRAY(SELECT DISTINCT q_name FROM back)"
+);
+
+/// Archives waiting jobs as cancelled, and counts them. Order: by id. Locks: the rows of the jobs.
+pub(super) const CANCEL_SELECTED: &str = concat!(
+    filter!(),
+    ", given AS (
+        SELECT $9::bigint AS position, $10::bigint AS most
+    ), ",
+    chosen!(),
+    ", free AS MATERIALIZED (
+        SELECT ctid FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) AND dequeued_at IS NULL
+        FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
+    ), cleared AS (
+        DELETE FROM {unique} AS claimed USING gone
+        WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
+    ), counted AS (
+        INSERT INTO {counters} (q_name, task, counts)
+        SELECT q_name, task, json_build_object('cancelled', count(*))
+        FROM (SELECT q_name, {task} AS task FROM gone) AS job GROUP BY q_name, task
+    ), kept AS (
+        INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+            serial_key, unique_key, outcome, error)
+        SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,
+            unique_key, 'cancelled', error
+        FROM gone ORDER BY id
+        RETURNING id
+    )
+    SELECT (SELECT count(*) FROM chosen), (SELECT max(id) FROM chosen), (SELECT count(*) FROM kept), '{}'::text[]"
+);
+
+/// Deletes jobs that are not leased. Locks: the rows of the jobs.
+pub(super) const DELETE_SELECTED: &str = concat!(
+    filter!(),
+    ", given AS (
+        SELECT $9::bigint AS position, $10::bigint AS most
+    ), ",
+    chosen!(),
+    ", free AS MATERIALIZED (
+        SELECT ctid FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING id, q_name, unique_key
+    ), cleared AS (
+        DELETE FROM {unique} AS claimed USING gone
+        WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
+    )
+    SELECT (SELECT count(*) FROM chosen), (SELECT max(id) FROM chosen), (SELECT count(*) FROM gone), '{}'::text[]"
+);
+
+/// Locks the leases of running jobs and returns their ids, for CANCEL_RUNNING.
+///
+/// Order: by id. Locks: the rows of the leases.
+pub(super) const LOCK_LEASES: &str = concat!(
+    filter!(),
+    ", given AS (
+        SELECT $9::bigint AS position, $10::bigint AS most
+    ), chosen AS MATERIALIZED (
+        SELECT held.job, lease.id AS lease FROM ",
+    leased!(),
+    " AND held.job > $9 ORDER BY held.job LIMIT $10
+    )
+    SELECT id FROM {leases} WHERE id = ANY (ARRAY(SELECT lease FROM chosen)) ORDER BY id FOR UPDATE SKIP LOCKED"
+);
+
+/// Requests that the owners of leases cancel jobs. $11 leases that LOCK_LEASES has locked in this transaction.
+///
+/// Its snapshot is younger than these locks, so it shows all jobs of the leases that were settled before.
+pub(super) const CANCEL_RUNNING: &str = concat!(
+    filter!(),
+    ", given AS (
+        SELECT $9::bigint AS position, $10::bigint AS most, $11::bigint[] AS locked
+    ), chosen AS MATERIALIZED (
+        SELECT held.job, lease.id AS lease FROM ",
+    leased!(),
+    " AND held.job > $9 ORDER BY held.job LIMIT $10
+    ), asked AS (
+        UPDATE {leases} AS lease SET cancelled = lease.cancelled || ARRAY(
+            SELECT job FROM chosen WHERE chosen.lease = lease.id AND job <> ALL (lease.cancelled))
+        WHERE lease.id = ANY ($11) AND lease.id IN (SELECT chosen.lease FROM chosen)
+    )
+    SELECT count(*), max(job), count(*) FILTER (WHERE lease = ANY ($11)), '{}'::text[] FROM chosen"
+);
+
+/// Requeues dead and cancelled jobs. The position is that of the entry in the archive.
+///
+/// A job is passed in the cases that REQUEUE names. Order: by the entry, and jobs are inserted by id. Locks: the archived
+/// rows.
+pub(super) const RETRY_SELECTED: &str = concat!(
+    filter!(),
+    ", given AS (
+        SELECT $9::bigint AS position, $10::bigint AS most
+    ), chosen AS MATERIALIZED (
+        SELECT job.ctid AS place, job.entry FROM {archive} AS job WHERE job.entry > $9 AND ",
+    is_archived!(),
+    " ORDER BY job.entry LIMIT $10
+    ), locked AS MATERIALIZED (
+        SELECT entry, id, q_name, unique_key FROM {archive} AS job
+        WHERE ctid = ANY (ARRAY(SELECT place FROM chosen))
+            AND NOT EXISTS (SELECT FROM {archive} AS newer WHERE newer.id = job.id AND newer.entry > job.entry)
+            AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
+            AND id NOT IN (SELECT held FROM {leases} AS lease, unnest(lease.jobs) AS held
+                WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held))
+        FOR UPDATE SKIP LOCKED
+    ), first AS MATERIALIZED (
+        SELECT DISTINCT ON (q_name, unique_key, CASE WHEN unique_key IS NULL THEN id END)
+            entry, id, q_name, unique_key
+        FROM locked ORDER BY q_name, unique_key, CASE WHEN unique_key IS NULL THEN id END, id
+    ), claimed AS MATERIALIZED (
+        SELECT entry FROM first WHERE unique_key IS NULL OR {try_claim_unique}(q_name, unique_key, id)
+    ), gone AS (
+        DELETE FROM {archive} WHERE entry IN (SELECT entry FROM claimed) RETURNING *
+    ), back AS (
+        INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error)
+        SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error
+        FROM gone ORDER BY id
+        RETURNING q_name
+    )
+    SELECT (SELECT count(*) FROM chosen), (SELECT max(entry) FROM chosen), (SELECT count(*) FROM back),
+        ARRAY(SELECT DISTINCT q_name FROM back)"
+);
+
+/// Deletes archived jobs. The position is that of the entry in the archive. Locks: the archived rows.
+pub(super) const DELETE_ARCHIVED: &str = concat!(
+    filter!(),
+    ", given AS (
+        SELECT $9::bigint AS position, $10::bigint AS most
+    ), chosen AS MATERIALIZED (
+        SELECT job.ctid AS place, job.entry FROM {archive} AS job WHERE job.entry > $9 AND ",
+    is_archived!(),
+    " ORDER BY job.entry LIMIT $10
+    ), free AS MATERIALIZED (
+        SELECT ctid FROM {archive} WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM {archive} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING entry
+    )
+    SELECT (SELECT count(*) FROM chosen), (SELECT max(entry) FROM chosen), (SELECT count(*) FROM gone), '{}'::text[]"
+);
