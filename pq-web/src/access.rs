@@ -36,8 +36,14 @@ pub struct User {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Access {
-    /// Without a login. Only requests that name the local machine as their host are answered, so that no web site can
-    /// reach the dashboard through the browser of somebody who works on this machine. Everybody is an operator.
+    /// Without a login, for this machine only. Everybody is an operator.
+    ///
+    /// A request is answered if its connection comes from a loopback address, it names the local machine as its host,
+    /// and no proxy passed it on. So neither another machine nor a web site in a local browser reaches the dashboard.
+    /// An application must be served with
+    /// [`into_make_service_with_connect_info`](axum::Router::into_make_service_with_connect_info)`::<SocketAddr>()`:
+    /// without the address of the client every request is refused. A local proxy that adds no header and speaks
+    /// HTTP/1.1 cannot be recognised, and needs another setting.
     #[default]
     Loopback,
     /// By a secret: in the login form, as a bearer token, or as the password of basic authentication.

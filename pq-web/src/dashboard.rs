@@ -149,12 +149,13 @@ impl Dashboard {
     pub fn router(self) -> Router {
         let reads = Database::new(&self.pq, self.statement_timeout);
         let app: App = Arc::new(State {
-            sampler: Sampler::new(reads.clone(), self.closing.subscribe()),
+            sampler: Sampler::new(reads.clone()),
             reads,
             operator: self.operator.map(|pq| Database::new(&pq, ACTION_TIMEOUT)),
             access: self.access,
             mask: Mask::new(&self.masked_fields),
             sessions: Sessions::default(),
+            closing: self.closing,
         });
         let guarded = Router::new()
             .route("/", get(pages::overview::page))
@@ -196,6 +197,8 @@ pub(crate) struct State {
     /// Knows which fields of payloads are not shown.
     pub(crate) mask: Mask,
     pub(crate) sessions: Sessions,
+    /// Becomes `true` when the server stops.
+    pub(crate) closing: Arc<watch::Sender<bool>>,
 }
 
 pub(crate) type App = Arc<State>;

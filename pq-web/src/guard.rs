@@ -1,13 +1,13 @@
 //! Checks every request: its host, its user, and the form that it sends. Draws pages, and sets the headers of responses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{OriginalUri, Request, State};
+use axum::extract::{ConnectInfo, OriginalUri, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HOST, HeaderName, ORIGIN, SET_COOKIE};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
@@ -156,7 +156,7 @@ fn stranger(app: &App, request: &Request, id: &SessionId) -> Visit {
 
 /// Decides whether a request is answered, and completes the visit.
 async fn admit(app: &App, request: Request, id: &SessionId, known: bool, visit: &mut Visit) -> Admitted {
-    if let Err(refused) = check_origin(&app.access, request.headers(), request.method()) {
+    if let Err(refused) = check_local(&app.access, &request).and_then(|()| check_origin(&request)) {
         return Admitted::No(refused.page());
     }
     let is_post = request.method() == Method::POST;
@@ -287,17 +287,53 @@ fn from_base64(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Refuses requests that a foreign web site makes through the visitor's browser.
-fn check_origin(access: &Access, headers: &HeaderMap, method: &Method) -> Result<(), Refused> {
-    let host = header(headers, HOST.as_str()).unwrap_or_default();
-    if matches!(access, Access::Loopback) && !is_loopback(host) {
+/// Headers that proxies add to what they pass on.
+const PROXY_HEADERS: [&str; 3] = ["forwarded", "via", "x-real-ip"];
+
+/// Without a login, refuses requests that do not come from this machine.
+///
+/// The client writes the `Host`, so the address of its connection must be local, too. Behind a proxy that runs on this
+/// machine each address is local. A proxy is recognised by its headers, and by HTTP/1.0, which browsers do not speak.
+fn check_local(access: &Access, request: &Request) -> Result<(), Refused> {
+    if !matches!(access, Access::Loopback) {
+        return Ok(());
+    }
+    let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>() else {
+        return Err(Refused::forbidden(
+            "This dashboard has no login, and the application does not say who connects. Set `Access`, or serve the \
+             application with `into_make_service_with_connect_info::<SocketAddr>()` to answer this machine only.",
+        ));
+    };
+    if !peer.ip().to_canonical().is_loopback() {
+        return Err(Refused::forbidden(
+            "This dashboard has no login, so it answers only the machine that it runs on.",
+        ));
+    }
+    let headers = request.headers();
+    let forwarded = request.version() < Version::HTTP_11
+        || headers
+            .keys()
+            .any(|name| name.as_str().starts_with("x-forwarded-") || PROXY_HEADERS.contains(&name.as_str()));
+    if forwarded {
+        return Err(Refused::forbidden(
+            "This dashboard has no login, and the request came through a proxy. Start it with tokens, users or a header of the proxy.",
+        ));
+    }
+    if !is_loopback(header(headers, HOST.as_str()).unwrap_or_default()) {
         return Err(Refused::forbidden(
             "This dashboard has no login, so it answers only on localhost, 127.0.0.1 and [::1].",
         ));
     }
-    if *method == Method::GET || *method == Method::HEAD {
+    Ok(())
+}
+
+/// Refuses forms that a foreign web site sends through the visitor's browser.
+fn check_origin(request: &Request) -> Result<(), Refused> {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(());
     }
+    let headers = request.headers();
+    let host = header(headers, HOST.as_str()).unwrap_or_default();
     let foreign = header(headers, ORIGIN.as_str())
         .is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != Some(host))
         || header(headers, "sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));

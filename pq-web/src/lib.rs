@@ -3,9 +3,11 @@
 //! ```no_run
 //! use pq_diesel::Pq;
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn start() -> Result<(), Box<dyn std::error::Error>> {
 //! let pq = Pq::connect("postgres://localhost/shop")?;
-//! let app: axum::Router = axum::Router::new().nest("/jobs", pq_web::router(&pq));
+//! let app = axum::Router::new().nest("/jobs", pq_web::router(&pq));
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//! axum::serve(listener, app.into_make_service_with_connect_info::<std::net::SocketAddr>()).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -16,9 +18,9 @@
 //!
 //! # Who may see it
 //!
-//! Payloads are business data, so the dashboard is closed by default: it answers only requests that name the local
-//! machine as their host, and offers no actions. [`Dashboard`] opens it: [`Access`] says who may see it, and
-//! [`Dashboard::allow_actions`] lets operators change jobs and queues.
+//! Payloads are business data, so the dashboard is closed by default: it answers only requests of the local machine, and
+//! offers no actions. To recognise those it needs the address of the client, see [`Access::Loopback`]. [`Dashboard`]
+//! opens it: [`Access`] says who may see it, and [`Dashboard::allow_actions`] lets operators change jobs and queues.
 
 #![warn(missing_debug_implementations)]
 

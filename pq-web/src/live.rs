@@ -1,6 +1,7 @@
-//! Live updates: parts of pages as server-sent events, which end when the server stops.
+//! Live updates: parts of pages as server-sent events.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::Path;
@@ -9,11 +10,17 @@ use axum::response::Response;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream;
 use maud::Markup;
+use tokio::time::{Instant, sleep_until};
 
 use crate::dashboard::App;
 use crate::page::Visit;
 use crate::pages;
 use crate::sampler::Samples;
+
+/// How long a response lasts. The browser then connects again.
+///
+/// An application that stops waits for its responses, and it cannot end these.
+const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// Sends the live part of a page.
 pub(crate) async fn updates(
@@ -32,12 +39,14 @@ pub(crate) async fn updates(
 /// Sends what `draw` makes of each new sample, as an event `update`.
 fn stream_of(app: &App, visit: Visit, draw: fn(&Visit, &Samples) -> Markup) -> Response {
     let watching = app.sampler.watch();
-    let closing = app.sampler.closing();
+    let closing = app.closing.subscribe();
+    let end = Instant::now() + MAX_DURATION;
     let events =
         stream::unfold((watching, closing, visit), move |(mut watching, mut closing, visit)| async move {
             tokio::select! {
                 changed = watching.changed() => changed.ok()?,
-                _ = closing.wait_for(|closing| *closing) => return None,
+                Ok(_) = closing.wait_for(|closing| *closing) => return None,
+                () = sleep_until(end) => return None,
             }
             let drawn = draw(&visit, &watching.borrow_and_update()).into_string();
             Some((

@@ -28,8 +28,10 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// Returns the URL of a path of the dashboard.
+    /// Returns the URL of a path of the dashboard. The first page of a mounted dashboard has no slash at its end.
     pub(crate) fn url(&self, path: &str) -> String {
+        let is_first = path == "/" || path.starts_with("/?");
+        let path = if is_first && !self.base.is_empty() { &path[1..] } else { path };
         format!("{}{path}", self.base)
     }
 

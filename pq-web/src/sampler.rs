@@ -87,16 +87,15 @@ impl Samples {
 /// Starts with the first request, and ends with the dashboard.
 pub(crate) struct Sampler {
     reads: Database,
-    closing: watch::Receiver<bool>,
     samples: Arc<watch::Sender<Arc<Samples>>>,
     wanted: Arc<Notify>,
     started: AtomicBool,
 }
 
 impl Sampler {
-    pub(crate) fn new(reads: Database, closing: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(reads: Database) -> Self {
         let samples = Arc::new(watch::Sender::new(Arc::default()));
-        Self { reads, closing, samples, wanted: Arc::default(), started: AtomicBool::new(false) }
+        Self { reads, samples, wanted: Arc::default(), started: AtomicBool::new(false) }
     }
 
     /// Returns the samples as they come.
@@ -121,11 +120,6 @@ impl Sampler {
         let _ = timeout(MAX_WAIT, watching.wait_for(is_new)).await;
         let samples = Arc::clone(&watching.borrow());
         samples
-    }
-
-    /// Returns what becomes `true` when the server stops.
-    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
-        self.closing.clone()
     }
 }
 

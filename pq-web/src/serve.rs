@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -25,7 +26,8 @@ impl Dashboard {
             .map_err(|refused| io::Error::new(io::ErrorKind::PermissionDenied, refused))?;
         let closing = self.closing();
         let (ended, end) = oneshot::channel::<()>();
-        let server = axum::serve(listener, self.router()).with_graceful_shutdown(async move {
+        let service = self.router().into_make_service_with_connect_info::<SocketAddr>();
+        let server = axum::serve(listener, service).with_graceful_shutdown(async move {
             // An error means that the sender was dropped, which ends the server as well.
             let _ = end.await;
         });

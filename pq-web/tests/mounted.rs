@@ -1,0 +1,145 @@
+//! A dashboard that an application mounts below a path of its own, over HTTP.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
+use pq_diesel::Pq;
+use pq_testing::{Database, Server};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// Limit for everything that a test waits for.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+fn migrated() -> Result<(Database, Pq), Box<dyn Error>> {
+    let database = Server::shared()?.database()?;
+    let pq = Pq::connect(database.url())?;
+    pq.migrate()?;
+    Ok((database, pq))
+}
+
+/// An application with the dashboard below `/jobs`. It ends with the value.
+struct Application {
+    address: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Application {
+    /// Serves `app`, and tells it the address of each client if `with_peers`.
+    fn start(app: Router, with_peers: bool) -> Result<Self, Box<dyn Error>> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                if with_peers {
+                    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+                    tokio::select! { _ = axum::serve(listener, app) => {}, _ = stopped => {} }
+                } else {
+                    tokio::select! { _ = axum::serve(listener, app) => {}, _ = stopped => {} }
+                }
+            });
+            runtime.shutdown_background();
+        });
+        Ok(Self { address, _stop: stop })
+    }
+
+    /// Sends a request and returns the stream of its response.
+    fn send(&self, path: &str, host: &str, more: &str) -> Result<TcpStream, Box<dyn Error>> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n")?;
+        Ok(stream)
+    }
+
+    /// Gets a page, and returns its status and text.
+    fn get(&self, path: &str, more: &str) -> Result<(u16, String), Box<dyn Error>> {
+        let mut response = String::new();
+        self.send(path, "localhost", more)?.read_to_string(&mut response)?;
+        let status = response.split_whitespace().nth(1).ok_or("no status")?.parse()?;
+        Ok((status, response))
+    }
+}
+
+fn mounted(pq: &Pq) -> Router {
+    Router::new().nest("/jobs", pq_web::router(pq))
+}
+
+#[test]
+fn an_application_that_does_not_say_who_connects_exposes_nothing() -> Outcome {
+    let (_database, pq) = migrated()?;
+    let (status, page) = Application::start(mounted(&pq), false)?.get("/jobs/jobs", "")?;
+    assert_eq!(status, 403, "{page}");
+    assert!(page.contains("into_make_service_with_connect_info"), "{page}");
+    Ok(())
+}
+
+#[test]
+fn the_host_that_a_client_writes_does_not_make_it_local() -> Outcome {
+    let (_database, pq) = migrated()?;
+    for (peer, status) in [
+        ("127.0.0.1:1", 200),
+        ("[::1]:1", 200),
+        ("[::ffff:127.0.0.1]:1", 200),
+        ("192.0.2.7:1", 403),
+        ("[2001:db8::1]:1", 403),
+        ("[::ffff:192.0.2.7]:1", 403),
+    ] {
+        let peer: SocketAddr = peer.parse()?;
+        let app = mounted(&pq).layer(Extension(ConnectInfo(peer)));
+        assert_eq!(Application::start(app, false)?.get("/jobs/queues", "")?.0, status, "{peer}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_request_that_a_proxy_passes_on_is_not_local() -> Outcome {
+    let (_database, pq) = migrated()?;
+    let application = Application::start(mounted(&pq), true)?;
+    assert_eq!(application.get("/jobs/queues", "")?.0, 200);
+    for added in [
+        "Forwarded: for=192.0.2.7",
+        "X-Forwarded-For: 192.0.2.7",
+        "X-Forwarded-Host: x",
+        "X-Real-IP: x",
+        "Via: 1.1 x",
+    ] {
+        let (status, page) = application.get("/jobs/queues", &format!("{added}\r\n"))?;
+        assert_eq!(status, 403, "{added}: {page}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_link_of_the_navigation_leads_to_a_page() -> Outcome {
+    let (_database, pq) = migrated()?;
+    let application = Application::start(mounted(&pq), true)?;
+    let (_, page) = application.get("/jobs?x=1", "")?;
+    let links: Vec<&str> = page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(links.contains(&"/jobs/queues") && links.contains(&"/jobs"), "{links:?}");
+    for link in links.into_iter().filter(|link| !link.starts_with('#')) {
+        assert!(link == "/jobs" || link.starts_with("/jobs/") || link.starts_with("/jobs?"), "{link}");
+        assert_eq!(application.get(link, "")?.0, 200, "{link}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_numbers_of_a_mounted_dashboard_are_live() -> Outcome {
+    let (_database, pq) = migrated()?;
+    let application = Application::start(mounted(&pq), true)?;
+    let stream = application.send("/jobs/live/overview", "localhost", "")?;
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line == "event: update"), "an update arrives");
+    assert!(lines.any(|line| line == "event: update"), "and another one");
+    Ok(())
+}
