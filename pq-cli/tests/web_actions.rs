@@ -40,7 +40,7 @@ impl Operator {
     fn act(&self, path: &str, fields: &str) -> Result<String, Failed> {
         let done = self.post(path, fields)?;
         assert_eq!(done.status, 303, "{path} {fields}: {}", done.body);
-        let notice = done.headers("set-cookie").into_iter().find(|cookie| cookie.starts_with("pq_notice="));
+        let notice = done.headers("set-cookie").into_iter().find(|cookie| cookie.starts_with("pq_notice"));
         let notice = notice.and_then(|cookie| cookie.split(';').next()).ok_or("a notice")?.to_owned();
         let next = done.headers("location").join("");
         let page = request(&self.web.address, "GET", &next, &[("Cookie", &notice)], "")?;

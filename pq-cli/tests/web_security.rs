@@ -9,7 +9,7 @@ use diesel::connection::SimpleConnection;
 use pq_testing::Database;
 
 use self::common::*;
-use self::http::{Answer, Web, request};
+use self::http::{Web, post, request};
 
 const VIEWER: &str = "viewer-secret-0123456789";
 const OPERATOR: &str = "operator-secret-0123456789";
@@ -19,18 +19,6 @@ const PAGES: [&str; 8] =
     ["/", "/queues", "/jobs", "/dead", "/workers", "/periodic", "/pauses", "/health?run=yes"];
 
 const TOKENS: [(&str, &str); 2] = [("PQ_WEB_VIEWER_TOKEN", VIEWER), ("PQ_WEB_OPERATOR_TOKEN", OPERATOR)];
-
-/// Sends the form of an action, with a session and a form token.
-fn post(
-    web: &Web,
-    path: &str,
-    headers: &[(&str, &str)],
-    fields: &str,
-) -> Result<Answer, Box<dyn std::error::Error>> {
-    let mut all = vec![("Content-Type", "application/x-www-form-urlencoded")];
-    all.extend_from_slice(headers);
-    request(&web.address, "POST", path, &all, fields)
-}
 
 /// Opens a page, and returns its session and the token of its forms.
 fn session(web: &Web, headers: &[(&str, &str)]) -> Result<(String, String), Box<dyn std::error::Error>> {
@@ -128,7 +116,7 @@ fn a_login_lasts_until_it_is_logged_out() -> Outcome {
     assert_eq!((done.status, done.headers("location")), (303, vec!["/queues"]));
     let new = done.session().ok_or("a new session")?;
     assert_ne!(new, cookie, "the session of before the login is not raised");
-    for flag in ["HttpOnly", "SameSite=Strict", "Path=/"] {
+    for flag in ["HttpOnly", "SameSite=Lax", "Path=/"] {
         assert!(done.headers("set-cookie").iter().all(|cookie| cookie.contains(flag)), "{flag}");
     }
     let page = request(&web.address, "GET", "/queues", &[("Cookie", new)], "")?;
@@ -222,6 +210,25 @@ fn a_proxy_names_the_user_and_a_request_without_a_name_is_refused() -> Outcome {
     assert!(operator.status == 200 && operator.body.contains("/queue/pause"));
     assert!(viewer.status == 200 && !viewer.body.contains("/queue/pause"));
     assert!(!viewer.body.contains("<script>eve"), "{}", viewer.body);
+    Ok(())
+}
+
+#[test]
+fn a_proxy_that_adds_its_header_to_that_of_the_client_is_refused() -> Outcome {
+    let database = migrated()?;
+    let web = Web::start(&database, &["--user-header", "X-Forwarded-User", "--operators", "ann"], &[])?;
+    let users = [("X-Forwarded-User", "ann"), ("X-Forwarded-User", "eve")];
+    assert_eq!(request(&web.address, "GET", "/queues", &users, "")?.status, 401);
+    for (options, variables) in [
+        (["--user-header", "X-Forwarded-User"], &TOKENS[..1]),
+        (["--user-header", "no header"], &[]),
+        (["--user-header", ""], &[]),
+    ] {
+        let words: Vec<&str> = ["web", "--listen", "127.0.0.1:0"].into_iter().chain(options).collect();
+        let mut command = on(&database, &words);
+        let refused = command.envs(variables.iter().copied()).output()?;
+        assert_eq!(status(&refused), 2, "{options:?}: {}", stderr(&refused));
+    }
     Ok(())
 }
 

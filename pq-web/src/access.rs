@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use axum::http::HeaderName;
 use sha2::{Digest, Sha256};
 
 /// What a user may do.
@@ -49,11 +50,11 @@ pub enum Access {
     /// By a secret: in the login form, as a bearer token, or as the password of basic authentication.
     Login(Credentials),
     /// By a header that a proxy sets after it has authenticated the user. The proxy must remove the header from the
-    /// requests that it receives, and nobody else may reach the dashboard.
+    /// requests that it receives, and only the proxy may reach the dashboard: another client could write the header itself.
     #[non_exhaustive]
     Proxy {
-        /// The name of the header, which holds the name of the user.
-        header: String,
+        /// The name of the header, which holds the name of the user. A request that has it twice is refused.
+        header: HeaderName,
         /// The users that are operators. All others are viewers.
         operators: Vec<String>,
     },
@@ -63,9 +64,15 @@ pub enum Access {
 
 impl Access {
     /// Creates [`Access::Proxy`].
-    #[must_use]
-    pub fn proxy(header: impl Into<String>, operators: Vec<String>) -> Self {
-        Self::Proxy { header: header.into(), operators }
+    ///
+    /// # Errors
+    ///
+    /// A text that says why this is not the name of a header.
+    pub fn proxy(header: &str, operators: Vec<String>) -> Result<Self, String> {
+        let header = HeaderName::from_bytes(header.as_bytes()).map_err(|_| {
+            format!("invalid header {header:?}: it must have letters, digits and hyphens only")
+        })?;
+        Ok(Self::Proxy { header, operators })
     }
 
     /// Checks whether a server may listen on this address.

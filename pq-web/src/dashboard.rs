@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
@@ -32,9 +31,6 @@ const MASKED_FIELDS: [&str; 10] = [
     "private_key",
     "cookie",
 ];
-
-/// The largest form, in bytes: a payload of the default limit, encoded.
-const MAX_FORM_BYTES: usize = 4 << 20;
 
 /// How long the response to an action waits for the database.
 pub(crate) const ACTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -177,8 +173,8 @@ impl Dashboard {
             .route("/live/{page}", get(live::updates))
             .merge(pq_metrics::metrics_router(pq_metrics::Collector::new(&self.pq)))
             .fallback(pages::not_found)
-            .layer(from_fn_with_state(Arc::clone(&app), guard))
-            .layer(DefaultBodyLimit::max(MAX_FORM_BYTES));
+            .method_not_allowed_fallback(pages::method_not_allowed)
+            .layer(from_fn_with_state(Arc::clone(&app), guard));
         Router::new()
             .route("/assets/{name}", get(assets::serve))
             .merge(pq_metrics::health_router(&self.pq, || Ok(())))

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, OriginalUri, Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HOST, HeaderName, ORIGIN, SET_COOKIE};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, COOKIE, HOST, HeaderName, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
 
 use crate::access::{Access, Credentials, Role, User};
 use crate::dashboard::App;
@@ -46,15 +49,42 @@ impl Fields {
     }
 }
 
-/// The cookies: of the session, and of the result of the action before.
-const SESSION_COOKIE: &str = "pq_session";
-const NOTICE_COOKIE: &str = "pq_notice";
+/// The names of the cookies: of the session, and of the result of the action before.
+///
+/// A browser sends cookies to all ports of a host. So the name has the port, and dashboards on two ports of this machine
+/// do not replace each other's.
+struct CookieNames {
+    session: String,
+    notice: String,
+}
+
+impl CookieNames {
+    fn of(headers: &HeaderMap) -> Self {
+        let host = header(headers, HOST.as_str()).unwrap_or_default();
+        let port = host.rsplit_once(':').map(|(_, port)| port);
+        let port = port.filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
+        let suffix = port.map(|port| format!("_{port}")).unwrap_or_default();
+        Self { session: format!("pq_session{suffix}"), notice: format!("pq_notice{suffix}") }
+    }
+}
 
 /// The longest notice, in characters.
 const MAX_NOTICE_CHARS: usize = 600;
 
-/// The largest body of a form.
-const MAX_BODY_BYTES: usize = 4 << 20;
+/// The largest form of an operator: a payload of the default limit, encoded.
+const MAX_FORM_BYTES: usize = 4 << 20;
+
+/// The largest form of anybody else.
+const MAX_SMALL_FORM_BYTES: usize = 8 << 10;
+
+/// The most fields of a form.
+const MAX_FIELDS: usize = 2_000;
+
+/// How long a client may take to send a form.
+const FORM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The forms that change nothing in the database, so that viewers can send them.
+const FORMS_OF_VIEWERS: [&str; 2] = ["/logout", "/health"];
 
 /// The pause before a refused login is answered.
 const REFUSAL_DELAY: Duration = Duration::from_millis(500);
@@ -87,6 +117,12 @@ impl Refused {
         Self { status: StatusCode::FORBIDDEN, title: "Refused", reason }
     }
 
+    fn form_token() -> Self {
+        Self::forbidden(
+            "This form is not one of this dashboard, or it is out of date. Go back, reload the page and try again.",
+        )
+    }
+
     fn page(&self) -> Page {
         Page::error(self.status, self.title, self.reason)
     }
@@ -95,20 +131,28 @@ impl Refused {
 /// The middleware of all pages and actions.
 pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let secure = header(request.headers(), "x-forwarded-proto") == Some("https");
-    let session = cookie(request.headers(), SESSION_COOKIE).and_then(|value| SessionId::from_cookie(&value));
-    let (mut id, mut cookies) = (session.clone(), Vec::new());
-    if id.is_none() {
-        let Some(new) = SessionId::draw() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-        cookies.push((SESSION_COOKIE, new.as_str().to_owned()));
-        id = Some(new);
+    let authorizes = request.headers().contains_key(AUTHORIZATION);
+    let names = CookieNames::of(request.headers());
+    let session = cookie(request.headers(), &names.session).and_then(|value| SessionId::from_cookie(&value));
+    let checked = check_local(&app.access, &request).and_then(|()| check_origin(&request));
+    let Some(id) = session.clone().or_else(SessionId::draw) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let mut cookies = Vec::new();
+    // A form of another site comes without the cookie, and its response must not replace the session.
+    if session.is_none() && checked.is_ok() {
+        cookies.push((&names.session, id.as_str().to_owned()));
     }
-    let Some(id) = id else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-    let mut visit = stranger(&app, &request, &id);
-    let mut response = match admit(&app, request, &id, session.is_some(), &mut visit).await {
+    let mut visit = stranger(&app, &request, &id, &names);
+    let admitted = match checked {
+        Ok(()) => admit(&app, request, &id, session.is_some(), &mut visit).await,
+        Err(refused) => Admitted::No(refused.page()),
+    };
+    let mut response = match admitted {
         Admitted::As(request) => next.run(*request).await,
-        Admitted::LoggedIn(new, path) => {
-            cookies.push((SESSION_COOKIE, new.as_str().to_owned()));
-            Done { path, notice: String::new() }.into_response()
+        Admitted::LoggedIn(new) => {
+            cookies.push((&names.session, new.as_str().to_owned()));
+            Done { path: visit.path.clone(), notice: String::new() }.into_response()
         }
         Admitted::No(page) => page.into_response(),
     };
@@ -117,15 +161,20 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
             response.headers_mut().insert("location", location);
         }
         if !notice.is_empty() {
-            cookies.push((NOTICE_COOKIE, encode(&notice.chars().take(MAX_NOTICE_CHARS).collect::<String>())));
+            let notice = notice.chars().take(MAX_NOTICE_CHARS).collect::<String>();
+            cookies.push((&names.notice, encode(&notice)));
         }
     }
     if let Some(page) = response.extensions_mut().remove::<Page>() {
         if visit.notice.is_some() {
-            cookies.push((NOTICE_COOKIE, String::new()));
+            cookies.push((&names.notice, String::new()));
         }
         response.headers_mut().insert("content-type", HeaderValue::from_static("text/html; charset=utf-8"));
         *response.body_mut() = Body::from(page.document(&visit).into_string());
+    }
+    if response.status() == StatusCode::UNAUTHORIZED && authorizes {
+        let scheme = HeaderValue::from_static("Basic realm=\"pq\", charset=\"UTF-8\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
     }
     finish(&mut response, &visit, &cookies, secure);
     response
@@ -133,54 +182,58 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
 
 enum Admitted {
     As(Box<Request>),
-    /// The login was correct: the id of its session, and the path to continue with.
-    LoggedIn(SessionId, String),
+    /// The login was correct. This is the id of its session, and the visit has the path to continue with.
+    LoggedIn(SessionId),
     No(Page),
 }
 
 /// Returns the visit of somebody who is not known yet.
-fn stranger(app: &App, request: &Request, id: &SessionId) -> Visit {
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+fn stranger(app: &App, request: &Request, id: &SessionId, names: &CookieNames) -> Visit {
+    let path = match *request.method() {
+        Method::GET | Method::HEAD => request.uri().path_and_query().map_or("/", |path| path.as_str()),
+        // The page of an action cannot be requested again.
+        _ => "/",
+    };
     let whole = request.extensions().get::<OriginalUri>().map_or(request.uri().path(), |uri| uri.path());
     let inner = request.uri().path();
     Visit {
         base: whole.strip_suffix(inner).unwrap_or(whole).trim_end_matches('/').to_owned(),
-        path,
+        path: page_path(path).to_owned(),
         user: User { name: String::new(), role: Role::Viewer },
         can_act: false,
         form_token: app.sessions.form_token(id).unwrap_or_default(),
         logged_in: false,
-        notice: cookie(request.headers(), NOTICE_COOKIE).filter(|notice| !notice.is_empty()),
+        notice: cookie(request.headers(), &names.notice).filter(|notice| !notice.is_empty()),
     }
 }
 
+/// Returns a path that a link or a login may lead to: this one, or the first page.
+///
+/// A browser reads a path that begins with two slashes, or with a backslash or a tab between, as one of another host.
+fn page_path(path: &str) -> &str {
+    let is_local = path.starts_with('/')
+        && !path[1..].starts_with(['/', '\\'])
+        && !path.contains(|c: char| c.is_control());
+    let is_page = !["/login", "/logout"].contains(&path);
+    if is_local && is_page { path } else { "/" }
+}
+
 /// Decides whether a request is answered, and completes the visit.
+///
+/// The form is read last, so that a stranger cannot make the dashboard read a large one.
 async fn admit(app: &App, request: Request, id: &SessionId, known: bool, visit: &mut Visit) -> Admitted {
-    if let Err(refused) = check_local(&app.access, &request).and_then(|()| check_origin(&request)) {
-        return Admitted::No(refused.page());
-    }
     let is_post = request.method() == Method::POST;
+    if is_post && !known {
+        return Admitted::No(Refused::form_token().page());
+    }
     let path = request.uri().path().to_owned();
     let user = identify(app, &request, id);
     let (mut parts, body) = request.into_parts();
-    let mut fields = Fields::default();
-    if is_post {
-        let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
-            let refused = Refused {
-                status: StatusCode::PAYLOAD_TOO_LARGE,
-                title: "Too large",
-                reason: "The form is larger than 4 MiB.",
-            };
-            return Admitted::No(refused.page());
-        };
-        fields = Fields::parse(&String::from_utf8_lossy(&body));
-        if !known || !app.sessions.is_form_token(id, fields.get("form_token")) {
-            let reason = "This form is not one of this dashboard, or it is out of date. Go back, reload the page and try again.";
-            return Admitted::No(Refused::forbidden(reason).page());
-        }
-    }
     if let (Access::Login(credentials), true, "/login") = (&app.access, is_post, path.as_str()) {
-        return log_in(app, credentials, &fields, visit).await;
+        return match read_form(app, id, body, MAX_SMALL_FORM_BYTES).await {
+            Ok(fields) => log_in(app, credentials, &fields, visit).await,
+            Err(refused) => Admitted::No(refused.page()),
+        };
     }
     let Some((user, logged_in)) = user else {
         if parts.headers.contains_key(AUTHORIZATION) {
@@ -198,32 +251,64 @@ async fn admit(app: &App, request: Request, id: &SessionId, known: bool, visit: 
     };
     visit.can_act = user.role == Role::Operator && app.operator.is_some();
     (visit.user, visit.logged_in) = (user, logged_in);
+    // Names of queues are in the query of a form, because browsers change line breaks in its fields.
+    let mut fields = Fields::parse(parts.uri.query().unwrap_or_default());
+    if is_post {
+        let of_viewers = FORMS_OF_VIEWERS.contains(&path.as_str());
+        if !of_viewers && !visit.can_act {
+            return Admitted::No(
+                Refused::forbidden(if app.operator.is_none() {
+                    "This dashboard is read-only: it was started without actions."
+                } else {
+                    "Only operators may do this."
+                })
+                .page(),
+            );
+        }
+        let limit = if of_viewers { MAX_SMALL_FORM_BYTES } else { MAX_FORM_BYTES };
+        match read_form(app, id, body, limit).await {
+            Ok(mut form) => fields.0.append(&mut form.0),
+            Err(refused) => return Admitted::No(refused.page()),
+        }
+    }
     if is_post && path == "/logout" {
         app.sessions.log_out(id);
+        visit.user.name.clear();
+        (visit.can_act, visit.logged_in) = (false, false);
         return Admitted::No(pages::login::page(visit, Some("You are logged out.")));
     }
-    if is_post && !visit.can_act {
-        return Admitted::No(
-            Refused::forbidden(if app.operator.is_none() {
-                "This dashboard is read-only: it was started without actions."
-            } else {
-                "Only operators may do this."
-            })
-            .page(),
-        );
-    }
-    // Names of queues are in the query of a form, because browsers change line breaks in its fields.
-    let mut all = Fields::parse(parts.uri.query().unwrap_or_default());
-    all.0.append(&mut fields.0);
     parts.extensions.insert(visit.clone());
-    parts.extensions.insert(Arc::new(all));
+    parts.extensions.insert(Arc::new(fields));
     Admitted::As(Box::new(Request::from_parts(parts, Body::empty())))
 }
 
+/// Reads a form of this session.
+async fn read_form(app: &App, id: &SessionId, body: Body, max_bytes: usize) -> Result<Fields, Refused> {
+    let Ok(body) = timeout(FORM_TIMEOUT, to_bytes(body, max_bytes)).await else {
+        return Err(Refused {
+            status: StatusCode::REQUEST_TIMEOUT,
+            title: "Too slow",
+            reason: "The form did not arrive in time.",
+        });
+    };
+    let fields = body.ok().filter(|body| body.iter().filter(|byte| **byte == b'&').count() < MAX_FIELDS);
+    let Some(fields) = fields else {
+        return Err(Refused {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            title: "Too large",
+            reason: "The form is larger than this dashboard reads.",
+        });
+    };
+    let fields = Fields::parse(&String::from_utf8_lossy(&fields));
+    if app.sessions.is_form_token(id, fields.get("form_token")) {
+        Ok(fields)
+    } else {
+        Err(Refused::form_token())
+    }
+}
+
 async fn log_in(app: &App, credentials: &Credentials, fields: &Fields, visit: &mut Visit) -> Admitted {
-    let next = fields.get("next");
-    let is_path = next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n']);
-    visit.path = if is_path { next.to_owned() } else { "/".to_owned() };
+    visit.path = page_path(fields.get("next")).to_owned();
     let Some(user) = credentials.find(None, fields.get("secret")) else {
         tokio::time::sleep(REFUSAL_DELAY).await;
         return Admitted::No(pages::login::page(visit, Some("This token is not known.")));
@@ -233,7 +318,7 @@ async fn log_in(app: &App, credentials: &Credentials, fields: &Fields, visit: &m
         return Admitted::No(Page::error(status, "No login", "The system has no random numbers."));
     };
     app.sessions.log_in(new.clone(), user.clone());
-    Admitted::LoggedIn(new, visit.path.clone())
+    Admitted::LoggedIn(new)
 }
 
 /// Returns who sends a request, and whether by the login form.
@@ -246,7 +331,10 @@ fn identify(app: &App, request: &Request, id: &SessionId) -> Option<(User, bool)
             .map(|user| (user, true))
             .or_else(|| authorized(credentials, request.headers()).map(|user| (user, false))),
         Access::Proxy { header: name, operators } => {
-            let name = header(request.headers(), name).filter(|name| !name.is_empty())?.to_owned();
+            // A second one was not set by the proxy.
+            let mut names = request.headers().get_all(name).iter();
+            let (Some(name), None) = (names.next(), names.next()) else { return None };
+            let name = name.to_str().ok().filter(|name| !name.is_empty())?.to_owned();
             let role = if operators.contains(&name) { Role::Operator } else { Role::Viewer };
             Some((User { name, role }, false))
         }
@@ -366,7 +454,7 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
     connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-fn finish(response: &mut Response, visit: &Visit, cookies: &[(&str, String)], secure: bool) {
+fn finish(response: &mut Response, visit: &Visit, cookies: &[(&String, String)], secure: bool) {
     let headers = response.headers_mut();
     for (name, value) in [
         ("content-security-policy", CONTENT_SECURITY_POLICY),
@@ -380,10 +468,12 @@ fn finish(response: &mut Response, visit: &Visit, cookies: &[(&str, String)], se
     }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     let path = if visit.base.is_empty() { "/" } else { &visit.base };
+    // A link from elsewhere must find the session, or its response would replace it. Only forms act, and a form of
+    // another site comes without these cookies.
     for (name, value) in cookies {
         let age = if value.is_empty() { "; Max-Age=0" } else { "" };
         let secure = if secure { "; Secure" } else { "" };
-        let cookie = format!("{name}={value}; Path={path}; HttpOnly; SameSite=Strict{age}{secure}");
+        let cookie = format!("{name}={value}; Path={path}; HttpOnly; SameSite=Lax{age}{secure}");
         if let Ok(cookie) = HeaderValue::from_str(&cookie) {
             headers.append(SET_COOKIE, cookie);
         }

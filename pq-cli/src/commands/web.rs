@@ -93,7 +93,11 @@ impl Web {
 
     fn access(&self) -> Result<Access, Failure> {
         if let Some(header) = &self.user_header {
-            return Ok(Access::proxy(header.to_ascii_lowercase(), self.operators.clone()));
+            if [VIEWER_TOKEN, OPERATOR_TOKEN].into_iter().any(|name| variable(name).is_some()) {
+                let rule = format!("--user-header cannot be used with {VIEWER_TOKEN} or {OPERATOR_TOKEN}");
+                return Err(Failure::Usage(rule));
+            }
+            return Access::proxy(header, self.operators.clone()).map_err(Failure::Usage);
         }
         let mut credentials = match &self.users {
             Some(path) => Credentials::parse(&read(path)?)

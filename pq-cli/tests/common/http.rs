@@ -28,7 +28,7 @@ impl Answer {
     /// Returns the cookie of the session that the answer sets.
     pub fn session(&self) -> Option<&str> {
         let cookies = self.headers("set-cookie");
-        let session = cookies.into_iter().rfind(|cookie| cookie.starts_with("pq_session="))?;
+        let session = cookies.into_iter().rfind(|cookie| cookie.starts_with("pq_session"))?;
         session.split(';').next()
     }
 
@@ -64,6 +64,18 @@ pub(crate) fn request(
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
     let status = head.split_whitespace().nth(1).ok_or("no status")?.parse()?;
     Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+/// Sends a form with these headers and fields.
+pub(crate) fn post(
+    web: &Web,
+    path: &str,
+    headers: &[(&str, &str)],
+    fields: &str,
+) -> Result<Answer, Box<dyn Error>> {
+    let mut all = vec![("Content-Type", "application/x-www-form-urlencoded")];
+    all.extend_from_slice(headers);
+    request(&web.address, "POST", path, &all, fields)
 }
 
 /// A running `pq web`.

@@ -19,6 +19,12 @@ use axum::http::StatusCode;
 
 use crate::page::Page;
 
+/// The page of an action that was requested by a link.
+pub(crate) async fn method_not_allowed() -> Page {
+    let reason = "This is the path of an action, which only a form of this dashboard starts.";
+    Page::error(StatusCode::METHOD_NOT_ALLOWED, "No page", reason)
+}
+
 /// The page of a path that does not exist.
 pub(crate) async fn not_found() -> Page {
     Page::error(StatusCode::NOT_FOUND, "Not found", "This page does not exist.")
