@@ -15,8 +15,7 @@ const VIEWER: &str = "viewer-secret-0123456789";
 const OPERATOR: &str = "operator-secret-0123456789";
 
 /// Every page that reads.
-const PAGES: [&str; 8] =
-    ["/", "/queues", "/jobs", "/dead", "/workers", "/periodic", "/pauses", "/health?run=yes"];
+const PAGES: [&str; 8] = ["/", "/queues", "/jobs", "/dead", "/workers", "/periodic", "/pauses", "/health"];
 
 const TOKENS: [(&str, &str); 2] = [("PQ_WEB_VIEWER_TOKEN", VIEWER), ("PQ_WEB_OPERATOR_TOKEN", OPERATOR)];
 

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::database::Database;
+use crate::examiner::Examiner;
 use crate::guard::guard;
 use crate::html::Mask;
 use crate::sampler::Sampler;
@@ -76,8 +77,8 @@ impl fmt::Debug for Dashboard {
 impl Dashboard {
     /// Creates the default settings: read-only, [`Access::Loopback`].
     ///
-    /// The pages use at most two connections of the handle at a time. The role of the database needs the privileges of
-    /// a reader, and the server may be a standby.
+    /// The pages use at most two connections of the handle at a time, and a check of the health two more. The role of the
+    /// database needs the privileges of a reader, and the server may be a standby.
     pub fn new(pq: &Pq) -> Self {
         Self {
             pq: pq.clone(),
@@ -146,6 +147,7 @@ impl Dashboard {
         let reads = Database::new(&self.pq, self.statement_timeout);
         let app: App = Arc::new(State {
             sampler: Sampler::new(reads.clone()),
+            examiner: Examiner::new(&self.pq),
             reads,
             operator: self.operator.map(|pq| Database::new(&pq, ACTION_TIMEOUT)),
             access: self.access,
@@ -168,7 +170,7 @@ impl Dashboard {
             .route("/periodic", get(pages::periodic::page))
             .route("/periodic/{action}", post(actions::periodic::act))
             .route("/pauses", get(pages::pauses::page))
-            .route("/health", get(pages::health::page))
+            .route("/health", get(pages::health::page).post(pages::health::examine))
             .route("/put", get(pages::put::page).post(actions::put::act))
             .route("/live/{page}", get(live::updates))
             .merge(pq_metrics::metrics_router(pq_metrics::Collector::new(&self.pq)))
@@ -187,6 +189,7 @@ impl Dashboard {
 pub(crate) struct State {
     pub(crate) reads: Database,
     pub(crate) sampler: Sampler,
+    pub(crate) examiner: Examiner,
     /// Runs the actions, if there are any.
     pub(crate) operator: Option<Database>,
     pub(crate) access: Access,

@@ -30,6 +30,7 @@ mod assets;
 mod chart;
 mod dashboard;
 mod database;
+mod examiner;
 mod form;
 mod guard;
 mod html;

@@ -15,11 +15,15 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{output, signals};
 
-/// The number of connections: two reads at a time.
-const CONNECTIONS: u32 = 2;
+/// The number of connections for reading: two for the pages, and two for a check of the health.
+const CONNECTIONS: u32 = 4;
 
-/// The number of threads that wait for the database: for reads and for actions.
-const DATABASE_THREADS: usize = 4;
+/// The number of connections for actions.
+const OPERATOR_CONNECTIONS: u32 = 2;
+
+/// The number of threads that wait for the database: two for the pages, one for a check of the health, two for actions.
+/// One more formats large payloads.
+const BLOCKING_THREADS: usize = 6;
 
 /// How long a request waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,8 +85,8 @@ impl Web {
         let mut dashboard = Dashboard::new(&pq).access(access).mask_also(&self.mask);
         if self.allow_actions {
             let url = variable(OPERATOR_URL).unwrap_or(conninfo);
-            dashboard =
-                dashboard.allow_actions(&global.handle(&url, CONNECTIONS, CONNECT_TIMEOUT, CALL_TIMEOUT)?);
+            let operator = global.handle(&url, OPERATOR_CONNECTIONS, CONNECT_TIMEOUT, CALL_TIMEOUT)?;
+            dashboard = dashboard.allow_actions(&operator);
         }
         if let Err(error) = pq.now() {
             // The dashboard also serves while the database is down, and shows the reason.
@@ -145,7 +149,7 @@ fn serve(dashboard: Dashboard, addresses: &[SocketAddr]) -> Result<ExitCode, Fai
     });
     let failed = |error: std::io::Error| Failure::Io(format!("cannot serve: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(DATABASE_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .map_err(failed)?;

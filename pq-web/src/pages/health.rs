@@ -1,47 +1,55 @@
 //! The health of the database: the checks of the doctor, on demand.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
 use axum::Extension;
 use maud::{Markup, html};
-use pq_diesel::doctor::{Examination, Finding, Level};
+use pq_diesel::doctor::{Finding, Level};
 
 use crate::dashboard::App;
-use crate::guard::Fields;
-use crate::html::text;
-use crate::page::{Page, Section, Visit, panel};
+use crate::examiner::Examined;
+use crate::form::button;
+use crate::guard::Done;
+use crate::html::{text, time};
+use crate::page::{Page, Section, Visit, failure};
 
-/// How long a check may take. The checks limit each of their statements to this time.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
-
-pub(crate) async fn page(
-    Extension(app): Extension<App>,
-    Extension(visit): Extension<Visit>,
-    Extension(fields): Extension<Arc<Fields>>,
-) -> Page {
-    let wanted = fields.get("run") == "yes";
+pub(crate) async fn page(Extension(app): Extension<App>, Extension(visit): Extension<Visit>) -> Page {
     let content = html! {
-        p { "The checks read the catalogs and the statistics of the server, and the plans of the statements that take jobs. They take some seconds and change nothing." }
-        form method="get" action=(visit.url("/health")) class="buttons" {
-            input type="hidden" name="run" value="yes";
-            button { @if wanted { "Check again" } @else { "Check the database" } }
+        p { "The checks read the catalogs and the statistics of the server, and the plans of the statements that take jobs. They take some seconds and change nothing. A result is kept for a minute." }
+        div class="buttons" { (button(&visit, "/health", &[], "Check the database", "")) }
+        @match app.examiner.newest() {
+            Ok(None) => {}
+            Ok(Some(examined)) => (result(&examined)),
+            Err(unread) => (failure(&unread)),
         }
-        @if wanted { (panel("findings", "Findings", examine(&app).await)) }
     };
     Page::new(Section::Health, "Database health", content)
 }
 
-async fn examine(app: &App) -> Result<Markup, crate::database::Unread> {
-    let how = Examination::new().clock(SystemTime::now);
-    let mut findings = app.reads.run(CHECK_TIMEOUT, move |pq| pq.examine(&how)).await?;
+/// Examines the database. Viewers may do this, too.
+pub(crate) async fn examine(Extension(app): Extension<App>) -> Done {
+    app.examiner.examine().await;
+    Done { path: "/health".to_owned(), notice: String::new() }
+}
+
+fn result(examined: &Examined) -> Markup {
+    html! { section aria-labelledby="findings-title" {
+        h2 id="findings-title" { "Findings" }
+        p class="quiet" { "As of " (time(examined.at)) "." }
+        @match &examined.findings {
+            Ok(findings) => (table(findings)),
+            Err(unread) => (failure(unread)),
+        }
+    } }
+}
+
+fn table(findings: &[Finding]) -> Markup {
+    let mut findings: Vec<&Finding> = findings.iter().collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-    Ok(html! {
+    html! {
         div class="wide" tabindex="0" role="region" aria-label="Findings" { table {
             thead { tr { th scope="col" { "Result" } th scope="col" { "Check" } th scope="col" { "Finding" } } }
-            tbody { @for finding in &findings { (row(finding)) } }
+            tbody { @for finding in findings { (row(finding)) } }
         } }
-    })
+    }
 }
 
 fn row(finding: &Finding) -> Markup {

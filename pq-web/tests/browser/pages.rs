@@ -20,7 +20,7 @@ const PAGES: [(&str, &str, &str); 12] = [
     ("workers", "/workers", "worker-7.example"),
     ("periodic", "/periodic", "next ticks"),
     ("pauses", "/pauses", "newsletter"),
-    ("health", "/health?run=yes", "Findings"),
+    ("health", "/health", "Check the database"),
     ("put", "/put", "Payload as JSON"),
     ("missing", "/no-such-page", "This page does not exist."),
 ];
