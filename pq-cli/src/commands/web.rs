@@ -64,8 +64,8 @@ pub(crate) struct Web {
     /// Users of --user-header that are operators, separated by commas.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "user_header")]
     operators: Vec<String>,
-    /// Name of a field of payloads whose value is not shown, in addition to password, token, secret, authorization,
-    /// api_key and others. Can be repeated.
+    /// Name of a field of payloads whose value is not shown, in addition to password, token, secret, credential,
+    /// authorization, api_key and others. The texts of errors are shown whole. Can be repeated.
     #[arg(long, value_name = "NAME")]
     mask: Vec<String>,
 }

@@ -52,8 +52,8 @@ pub(crate) fn is_invisible(c: char) -> bool {
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
             | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e0fff}')
+            | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Returns the code of a character, as Rust writes it.
@@ -61,9 +61,9 @@ fn escape(c: char) -> String {
     c.escape_default().to_string()
 }
 
-/// Draws a time: readable, and exact for scripts.
+/// Draws a time in UTC: readable, and exact for scripts.
 pub(crate) fn time(at: DateTime<Utc>) -> Markup {
-    html! { time datetime=(exact(at)) { (at.format("%Y-%m-%d %H:%M:%S")) } }
+    html! { time datetime=(exact(at)) { (at.format("%Y-%m-%d %H:%M:%S")) " UTC" } }
 }
 
 /// Returns a time as RFC 3339, in microseconds.
@@ -125,7 +125,18 @@ mod tests {
         let expected =
             format!("&lt;b&gt;&amp;{}x{}[31m{}é\n", code(r"\u{202e}"), code(r"\u{1b}"), code(r"\u{0}"));
         assert_eq!(drawn, expected);
-        for c in ['\u{200b}', '\u{2066}', '\u{feff}', '\u{7f}', '\u{85}', '\u{e0041}', '\u{fe0f}'] {
+        for c in [
+            '\u{200b}',
+            '\u{2066}',
+            '\u{feff}',
+            '\u{7f}',
+            '\u{85}',
+            '\u{e0041}',
+            '\u{fe0f}',
+            '\u{2800}',
+            '\u{1d175}',
+            '\u{1bca2}',
+        ] {
             assert!(text(&c.to_string()).into_string().contains("code"), "{c:?}");
         }
     }

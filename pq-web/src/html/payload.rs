@@ -2,6 +2,11 @@
 //!
 //! The text is not parsed into values, because that would change numbers, the order of fields and repeated fields.
 
+use std::borrow::Cow;
+
+use pq_diesel::Codec;
+use pq_diesel::pq_core::Pickle;
+
 use super::is_invisible;
 
 /// The depth from which lines are not indented further.
@@ -17,23 +22,35 @@ pub(crate) enum Layout {
     Indented,
 }
 
+/// The text in place of a payload that cannot be read, and so not be masked.
+const HIDDEN: &str = "[hidden: a pickle of more than plain data]";
+
 /// The fields whose values are not shown.
 #[derive(Debug)]
 pub(crate) struct Mask(Vec<String>);
 
 impl Mask {
     pub(crate) fn new(names: &[String]) -> Self {
-        Self(names.iter().map(|name| collapse(name)).filter(|name| !name.is_empty()).collect())
+        Self(names.iter().map(|name| words(name).0).filter(|name| !name.is_empty()).collect())
     }
 
-    /// Returns whether the value of a field is not shown: its name is one of the mask's, or ends with one.
+    /// Returns whether the value of a field is not shown: the end of a word of its name is also the end of a masked one.
     fn covers(&self, name: &str) -> bool {
-        let name = collapse(name);
-        self.0.iter().any(|masked| name.ends_with(masked))
+        let (name, ends) = words(name);
+        let is_end =
+            |at: usize| ends.contains(&at) || name[at..].starts_with('s') && ends.contains(&(at + 1));
+        self.0.iter().any(|masked| name.match_indices(masked).any(|(at, _)| is_end(at + masked.len())))
     }
 
     /// Formats a payload in at most about `max` bytes. Returns the text, and whether it is complete.
-    pub(crate) fn format(&self, json: &str, layout: Layout, max: usize) -> (String, bool) {
+    pub(crate) fn format(&self, stored: &str, layout: Layout, max: usize) -> (String, bool) {
+        match readable(stored) {
+            Some(json) => self.format_json(&json, layout, max),
+            None => (HIDDEN.to_owned(), true),
+        }
+    }
+
+    fn format_json(&self, json: &str, layout: Layout, max: usize) -> (String, bool) {
         let mut formatter = Formatter { rest: json, text: String::new(), layout, depth: 0 };
         let mut objects = Vec::new();
         // Whether the next string is the name of a field, and whether the next value is masked.
@@ -67,7 +84,9 @@ impl Mask {
                 '"' => {
                     let token = formatter.string();
                     if is_name {
-                        is_masked = self.covers(&serde_json::from_str::<String>(token).unwrap_or_default());
+                        // A name that cannot be read may be any.
+                        is_masked =
+                            serde_json::from_str::<String>(token).map_or(true, |name| self.covers(&name));
                     }
                     is_name = false;
                     formatter.visible(token, max);
@@ -85,9 +104,40 @@ impl Mask {
     }
 }
 
-/// Returns the letters and digits of a name, in lower case: names are compared however their words are joined.
-fn collapse(name: &str) -> String {
-    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+/// Returns the JSON of a stored payload, which can be a pickle of Python's `pq`. Returns `None` if it looks like a pickle
+/// that cannot be decoded.
+fn readable(stored: &str) -> Option<Cow<'_, str>> {
+    if !stored.trim_ascii_start().starts_with('"') {
+        return Some(Cow::Borrowed(stored));
+    }
+    if let Ok(json) = Pickle.decode(stored) {
+        return Some(json);
+    }
+    let text: String = serde_json::from_str(stored).unwrap_or_default();
+    let looks_like_pickle = text.starts_with(['\u{80}', '(', ']', '}', 'c']) && text.ends_with('.');
+    (!looks_like_pickle).then_some(Cow::Borrowed(stored))
+}
+
+/// Returns the letters and digits of a name, in lower case, and where its words end. Names are compared however their
+/// words are joined.
+fn words(name: &str) -> (String, Vec<usize>) {
+    let (mut joined, mut ends) = (String::with_capacity(name.len()), Vec::new());
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        if !c.is_alphanumeric() {
+            continue;
+        }
+        joined.extend(c.to_lowercase());
+        let is_end = chars.peek().is_none_or(|next| {
+            !next.is_alphanumeric()
+                || next.is_uppercase() && !c.is_uppercase()
+                || next.is_numeric() != c.is_numeric()
+        });
+        if is_end {
+            ends.push(joined.len());
+        }
+    }
+    (joined, ends)
 }
 
 struct Formatter<'j> {
@@ -246,11 +296,35 @@ mod tests {
                 r#"{"AUTHTOKEN": "[masked]", "dbpassword": "[masked]"}"#,
             ),
             (r#"{"X-Api-Key": []}"#, r#"{"X-Api-Key": "[masked]"}"#),
-            (r#"{"tokens": 1, "passwords_seen": 2}"#, r#"{"tokens": 1, "passwords_seen": 2}"#),
+            (r#"{"tokens": 1, "tokenizer": 2}"#, r#"{"tokens": "[masked]", "tokenizer": 2}"#),
+            (
+                r#"{"password1": 1, "passwordHash": 2}"#,
+                r#"{"password1": "[masked]", "passwordHash": "[masked]"}"#,
+            ),
+            (
+                r#"{"API_KEY_ID": 1, "old_passwords_x": 2}"#,
+                r#"{"API_KEY_ID": "[masked]", "old_passwords_x": "[masked]"}"#,
+            ),
+            (r#"{"APIKeyOld": 1, "passwordless": 2}"#, r#"{"APIKeyOld": "[masked]", "passwordless": 2}"#),
+            (r#"{"\ud800": 1, "a": 2}"#, r#"{"\ud800": "[masked]", "a": 2}"#),
             (r#"["password", "x"]"#, r#"["password", "x"]"#),
         ] {
             assert_eq!(line(json), shown);
         }
+    }
+
+    #[test]
+    fn a_pickle_is_decoded_or_hidden() {
+        let stored = |pickle: &str| serde_json::to_string(pickle).expect("a string");
+        let plain = stored("(dp0\nVpassword\np1\nVhidden\np2\nsVto\np3\nVann\np4\ns.");
+        assert_eq!(line(&plain), r#"{"password": "[masked]", "to": "ann"}"#);
+        for pickle in
+            ["cdecimal\nDecimal\n(Vhidden\ntR.", "(dp0\nVpassword\nVhidden\ns.", "\u{80}\u{4}hidden."]
+        {
+            assert!(!line(&stored(pickle)).contains("hidden\\n"), "{pickle:?}: {}", line(&stored(pickle)));
+        }
+        assert_eq!(line(&stored("cdecimal\nDecimal\n(Vhidden\ntR.")), HIDDEN);
+        assert_eq!(line(r#""a text.""#), r#""a text.""#);
     }
 
     #[test]

@@ -18,8 +18,9 @@ use crate::page::{Page, Section, Visit, panel};
 /// The largest part of a payload on the page, in bytes.
 const SHOWN_BYTES: usize = 16 << 10;
 
-/// The maximum number of jobs with the same id that are counted.
-const MAX_SAME_ID: usize = 100;
+/// The largest payload that is indented on a page of its own, and the largest part of one that is shown there, in bytes.
+const INDENTED_BYTES: usize = 256 << 10;
+const WHOLE_BYTES: usize = 8 << 20;
 
 pub(crate) async fn page(
     Extension(app): Extension<App>,
@@ -33,7 +34,7 @@ pub(crate) async fn page(
     let Some(job) = same_id.first() else { return missing(&id) };
     let content = html! {
         @if same_id.len() > 1 {
-            p class="failure" { (same_id.len() - 1) " older jobs had this id, because the sequence of ids was restarted." }
+            p class="failure" { "An older job had this id, because the sequence of ids was restarted." }
         }
         @if visit.can_act { (actions(&visit, job)) }
         (panel("job", "Attributes", Ok(attributes(&visit, job))))
@@ -47,7 +48,8 @@ pub(crate) async fn page(
     Page::new(Section::Jobs, format!("Job {id}"), content)
 }
 
-/// Sends a whole payload or result as text, without the values of masked fields.
+/// Sends a whole payload or result as text, without the values of masked fields. A large one is not indented, because
+/// deep nesting would make it many times as large.
 pub(crate) async fn whole(
     Extension(app): Extension<App>,
     Path((id, part)): Path<(String, String)>,
@@ -64,13 +66,22 @@ pub(crate) async fn whole(
         _ => None,
     });
     let Some(payload) = payload else { return missing(&id).into_response() };
-    let (text, _) = app.mask.format(payload.as_str(), Layout::Indented, usize::MAX);
+    let formatted = tokio::task::spawn_blocking(move || {
+        let stored = payload.as_str();
+        let layout = if stored.len() > INDENTED_BYTES { Layout::Line } else { Layout::Indented };
+        let (mut text, complete) = app.mask.format(stored, layout, WHOLE_BYTES);
+        if !complete {
+            text.push('…');
+        }
+        text
+    });
+    let Ok(text) = formatted.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
 async fn find(app: &App, id: &str) -> Result<Vec<JobRecord>, Unread> {
     let Ok(id) = id.parse() else { return Ok(Vec::new()) };
-    app.reads.read(move |pq, conn| pq.store().list(conn, &Filter::id(JobId(id)), MAX_SAME_ID)).await
+    app.reads.read(move |pq, conn| pq.store().list(conn, &Filter::id(JobId(id)), 2)).await
 }
 
 fn missing(id: &str) -> Page {
