@@ -7,7 +7,11 @@ mod http;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use rustix::process::Signal;
 
 use self::common::*;
@@ -43,6 +47,34 @@ fn term_ends_the_dashboard_although_a_browser_waits_for_updates() -> Outcome {
     signal(&web.work.child, Signal::TERM)?;
     let (status, stderr) = web.work.end()?;
     assert_eq!(status, 0, "{stderr}");
+    Ok(())
+}
+
+#[test]
+fn term_ends_the_dashboard_although_a_statement_waits() -> Outcome {
+    let database = migrated()?;
+    let web = Web::start(&database, &["--allow-actions"], &[])?;
+    let form = web.get("/put")?;
+    let (cookie, token) = (form.session().ok_or("a session")?, form.form_token().ok_or("a token")?);
+    let mut lock = database.connect()?;
+    lock.batch_execute("BEGIN; LOCK TABLE pq.queue_paused IN ACCESS EXCLUSIVE MODE")?;
+    let mut stream = TcpStream::connect(&web.address)?;
+    write!(
+        stream,
+        "POST /queue/pause?name=mail HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\nContent-Length: {}\r\n\r\nform_token={token}",
+        web.address,
+        token.len() + 11
+    )?;
+    wait_for("the statement", || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        Ok(diesel::dsl::sql::<BigInt>(waiting).get_result::<i64>(&mut database.connect()?)? > 0)
+    })?;
+    let begun = Instant::now();
+    signal(&web.work.child, Signal::TERM)?;
+    let (status, stderr) = web.work.end()?;
+    assert_eq!(status, 0, "{stderr}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    lock.batch_execute("ROLLBACK")?;
     Ok(())
 }
 

@@ -117,3 +117,24 @@ fn no_path_makes_a_link_to_another_host() -> Outcome {
     assert!(link.status == 405 && link.body.contains("only a form"), "{}: {}", link.status, link.body);
     Ok(())
 }
+
+#[test]
+fn only_a_form_examines_the_database_and_viewers_may() -> Outcome {
+    let database = migrated()?;
+    let web = Web::start(&database, &[], &[])?;
+    let page = web.get("/health?run=yes")?;
+    assert!(page.status == 200 && !page.body.contains("As of"), "{}", page.body);
+    let cookie = [("Cookie", page.session().ok_or("a session")?)];
+    let token = format!("form_token={}", page.form_token().ok_or("a token")?);
+    assert_eq!(post(&web, "/health", &cookie, "")?.status, 403);
+    let examine = || -> Result<String, Box<dyn std::error::Error>> {
+        let done = post(&web, "/health", &cookie, &token)?;
+        assert_eq!((done.status, done.headers("location")), (303, vec!["/health"]), "{}", done.body);
+        let page = web.get("/health")?.body;
+        let (_, rest) = page.split_once("As of <time datetime=\"").ok_or_else(|| page.clone())?;
+        assert!(rest.contains("scope=\"row\""), "findings: {rest}");
+        Ok(rest.split('"').next().unwrap_or_default().to_owned())
+    };
+    assert_eq!(examine()?, examine()?, "a result is kept");
+    Ok(())
+}

@@ -8,7 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use pq_diesel::Pq;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
 use crate::database::Database;
@@ -160,6 +160,7 @@ impl Dashboard {
             mask: Mask::new(&self.masked_fields),
             sessions: Sessions::default(),
             closing: self.closing,
+            streams: Arc::new(Semaphore::new(live::MAX_STREAMS)),
         });
         let guarded = Router::new()
             .route("/", get(pages::overview::page))
@@ -204,6 +205,8 @@ pub(crate) struct State {
     pub(crate) sessions: Sessions,
     /// Becomes `true` when the server stops.
     pub(crate) closing: Arc<watch::Sender<bool>>,
+    /// Limits the live updates.
+    pub(crate) streams: Arc<Semaphore>,
 }
 
 pub(crate) type App = Arc<State>;

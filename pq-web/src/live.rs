@@ -1,10 +1,12 @@
 //! Live updates: parts of pages as server-sent events.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::Path;
+use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -19,8 +21,11 @@ use crate::sampler::Samples;
 
 /// How long a response lasts. The browser then connects again.
 ///
-/// An application that stops waits for its responses, and it cannot end these.
+/// An application that stops waits for its responses, and it cannot end these. A user who has logged out gets no new one.
 const MAX_DURATION: Duration = Duration::from_secs(60);
+
+/// The most responses at a time. A browser that gets none tries again later.
+pub(crate) const MAX_STREAMS: usize = 100;
 
 /// Sends the live part of a page.
 pub(crate) async fn updates(
@@ -38,21 +43,24 @@ pub(crate) async fn updates(
 
 /// Sends what `draw` makes of each new sample, as an event `update`.
 fn stream_of(app: &App, visit: Visit, draw: fn(&Visit, &Samples) -> Markup) -> Response {
+    let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
     let watching = app.sampler.watch();
     let closing = app.closing.subscribe();
     let end = Instant::now() + MAX_DURATION;
-    let events =
-        stream::unfold((watching, closing, visit), move |(mut watching, mut closing, visit)| async move {
+    let events = stream::unfold(
+        (watching, closing, visit, place),
+        move |(mut watching, mut closing, visit, place)| async move {
             tokio::select! {
                 changed = watching.changed() => changed.ok()?,
                 Ok(_) = closing.wait_for(|closing| *closing) => return None,
                 () = sleep_until(end) => return None,
             }
             let drawn = draw(&visit, &watching.borrow_and_update()).into_string();
-            Some((
-                Ok::<_, Infallible>(Event::default().event("update").data(drawn)),
-                (watching, closing, visit),
-            ))
-        });
+            let event = Event::default().event("update").data(drawn);
+            Some((Ok::<_, Infallible>(event), (watching, closing, visit, place)))
+        },
+    );
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }

@@ -143,3 +143,18 @@ fn the_numbers_of_a_mounted_dashboard_are_live() -> Outcome {
     assert!(lines.any(|line| line == "event: update"), "and another one");
     Ok(())
 }
+
+#[test]
+fn the_number_of_live_updates_is_bounded() -> Outcome {
+    let (_database, pq) = migrated()?;
+    let application = Application::start(mounted(&pq), true)?;
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        let mut lines = BufReader::new(application.send("/jobs/live/queues", "localhost", "")?).lines();
+        assert_eq!(lines.next().ok_or("a status")??, "HTTP/1.1 200 OK");
+        open.push(lines);
+    }
+    assert_eq!(application.get("/jobs/live/queues", "")?.0, 503);
+    assert_eq!(application.get("/jobs/queues", "")?.0, 200);
+    Ok(())
+}
