@@ -397,6 +397,7 @@ fn missing_privileges_of_a_role_are_reported() -> Outcome {
     let found = Found::on(&url, &[]);
     run(&database, &format!("GRANT USAGE ON SCHEMA pq TO {role}"))?;
     run(&database, &format!("GRANT SELECT ON ALL TABLES IN SCHEMA pq TO {role}"))?;
+    run(&database, &format!("GRANT SELECT ON ALL SEQUENCES IN SCHEMA pq TO {role}"))?;
     let reader = Found::on(&url, &[]);
     run(&database, &format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
     let (found, reader) = (found?, reader?);
