@@ -31,8 +31,9 @@ impl Histogram {
     pub fn record(&mut self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.sum_micros = self.sum_micros.saturating_add(micros);
-        let is_below = |bound: &u64| bound.saturating_mul(1_000) < micros;
-        self.counts[Self::BOUNDS_MS.iter().take_while(|bound| is_below(bound)).count()] += 1;
+        // A bound is reached by whole milliseconds, rounded up.
+        let millis = micros.div_ceil(1_000);
+        self.counts[Self::BOUNDS_MS.partition_point(|bound| *bound < millis)] += 1;
     }
 
     /// Returns the sum of all durations.

@@ -7,7 +7,7 @@ use crate::lease_table::extension_timeout;
 use crate::{Store, StoreError, TaskCounters};
 
 /// The interval of a worker that sends no heartbeats.
-const INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Adds what a worker has counted to the store's counters, as often as it sends heartbeats.
 ///

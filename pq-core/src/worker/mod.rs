@@ -225,8 +225,9 @@ where
 
     /// Sets the interval of heartbeats. Default: 2 s.
     ///
-    /// A heartbeat stores the worker's status, and receives a request to stop. With `None` the worker is not
-    /// registered, so it is not listed and can be stopped by its [`Control`] only.
+    /// A heartbeat stores the worker's status, and receives a request to stop. The worker's counters
+    /// ([`crate::Counters`]) are stored as often. With `None` the worker is not registered, so it is not listed and can be
+    /// stopped by its [`Control`] only, and its counters are stored once a minute.
     #[must_use]
     pub fn heartbeat_every(mut self, interval: Option<Duration>) -> Self {
         self.settings.heartbeat_every = interval;
