@@ -152,9 +152,12 @@ impl LeaseTable {
                 due.entry(state.length).or_default().push(*lease);
             }
         }
-        due.into_iter()
-            .map(|(length, leases)| self.extend(store, &leases, length).map(drop))
-            .fold(Ok(()), |all, one| one.and(all))
+        // An error must not keep the other leases from being extended.
+        let mut done = Ok(());
+        for (length, leases) in due {
+            done = self.extend(store, &leases, length).map(drop).and(done);
+        }
+        done
     }
 
     /// Extends these leases and notes the answers, which it returns.

@@ -38,7 +38,7 @@ enum Rollback<E> {
     Ended {
         job: Arc<Claim>,
         attempt: EndedAttempt,
-        result: HandlerResult,
+        result: Box<HandlerResult>,
         is_conflict: bool,
     },
     /// The handler of its only job needs a transaction at another isolation level.
@@ -225,7 +225,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             self.run_handler(conn, &prepared, Instant::now())?;
         let job = Arc::clone(&prepared.incoming.claim);
         if has_sent && !keeps_writes {
-            return Err(Rollback::Ended { job, attempt, result, is_conflict });
+            return Err(Rollback::Ended { job, attempt, result: Box::new(result), is_conflict });
         }
         self.only_job = Some(OnlyJob { job, attempt: attempt.clone(), is_conflict });
         let (job, outcome) = prepared.end(self.run, self.served, result);
@@ -382,7 +382,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
                     continue;
                 }
                 Err(Rollback::Ended { job, attempt, result, is_conflict }) => {
-                    (job, attempt, result, is_conflict)
+                    (job, attempt, *result, is_conflict)
                 }
                 Err(Rollback::Store(error)) => match self.only_job.take() {
                     Some(OnlyJob { job, attempt, is_conflict })
