@@ -48,7 +48,6 @@ use axum::Router;
 use pq_diesel::Pq;
 
 /// Returns a read-only dashboard without a login, for requests to the local machine. See [`Dashboard`] for other settings.
-#[must_use]
 pub fn router(pq: &Pq) -> Router {
     Dashboard::new(pq).router()
 }

@@ -118,8 +118,7 @@ impl Sampler {
             |samples: &Arc<Samples>| samples.newest.as_ref().is_some_and(|(begun, _)| *begun >= asked);
         // If none comes in time, the older one is shown with its time.
         let _ = timeout(MAX_WAIT, watching.wait_for(is_new)).await;
-        let samples = Arc::clone(&watching.borrow());
-        samples
+        Arc::clone(&watching.borrow())
     }
 }
 
