@@ -154,9 +154,9 @@ fn a_job_is_cancelled_retried_and_moved() -> Outcome {
     let operator = Operator::start(&database)?;
     operator.act("/job/1/move", "to=other")?;
     assert_eq!(waiting(&database, "other")?, 1);
-    assert_eq!(operator.confirm(&database, "/job/1/cancel", "")?, "The job is cancelled.");
+    assert_eq!(operator.confirm(&database, "/job/1/cancel", "")?, "Job 1: changed.");
     assert_eq!(waiting(&database, "other")?, 0);
-    assert_eq!(operator.act("/job/1/retry", "")?, "The job is requeued.");
+    assert_eq!(operator.act("/job/1/retry", "")?, "Job 1: changed.");
     assert_eq!(waiting(&database, "other")?, 1);
     assert_eq!(operator.post("/job/1/explode", "")?.status, 404);
     assert_eq!(operator.post("/job/x/cancel", "")?.status, 404);
@@ -174,7 +174,7 @@ fn selected_jobs_are_changed_together() -> Outcome {
     assert_eq!((waiting(&database, "a")?, waiting(&database, "b")?), (1, 0));
     operator.act("/jobs/bulk", "action=retry&id=1&id=4")?;
     assert_eq!((waiting(&database, "a")?, waiting(&database, "b")?), (2, 1));
-    operator.confirm(&database, "/jobs/bulk", "action=move&to=c&id=1&id=3&id=4")?;
+    operator.act("/jobs/bulk", "action=move&to=c&id=1&id=3&id=4")?;
     assert_eq!(waiting(&database, "c")?, 3);
     Ok(())
 }
@@ -187,6 +187,8 @@ fn a_periodic_job_is_paused_resumed_and_removed() -> Outcome {
     let page = operator.web.get("/periodic")?;
     assert!(page.body.matches("<li><time datetime=").count() >= 10, "ten ticks: {}", page.body);
     let paused = "SELECT count(*) FROM pq.queue_cron WHERE paused AND next_at IS NULL";
+    operator.act("/periodic/run?name=nightly", "")?;
+    assert_eq!(waiting(&database, "mail")?, 1);
     operator.act("/periodic/pause?name=nightly", "")?;
     assert_eq!(number(&database, paused)?, 1);
     operator.act("/periodic/resume?name=nightly", "")?;
@@ -210,5 +212,62 @@ fn a_worker_is_asked_to_stop() -> Outcome {
     let asked = "SELECT count(*) FROM pq.queue_workers WHERE (id, stop) IN ((1, 'drain'), (2, 'finish'), (3, 'abort'))";
     assert_eq!(number(&database, asked)?, 3);
     assert!(operator.act("/worker/4/stop", "mode=drain")?.contains("no longer registered"));
+    Ok(())
+}
+
+#[test]
+fn a_waiting_job_is_rescheduled_edited_run_and_deleted() -> Outcome {
+    let database = migrated()?;
+    put(&database, "mail", "1\n{\"token\": 1}\n")?;
+    let operator = Operator::start(&database)?;
+    operator.act("/job/1/reschedule", "schedule=1h")?;
+    let later = "SELECT count(*) FROM pq.queue WHERE id = 1 AND schedule_at > now() + interval '59 minutes'";
+    assert_eq!(number(&database, later)?, 1);
+    operator.act("/job/1/run-now", "")?;
+    assert_eq!(number(&database, later)?, 0);
+    operator.act("/job/1/set-priority", "priority=7")?;
+    assert_eq!(number(&database, "SELECT priority::bigint FROM pq.queue WHERE id = 1")?, 7);
+    for wrong in ["/job/1/set-priority", "/job/1/reschedule", "/job/1/move", "/job/99/cancel"] {
+        assert_ne!(operator.post(wrong, "confirmed=yes")?.status, 303, "{wrong}");
+    }
+    let form = request(&operator.web.address, "GET", "/job/1/edit", &[("Cookie", &operator.cookie)], "")?;
+    let (_, rest) = form.body.split_once("name=\"shown\" value=\"").ok_or_else(|| form.body.clone())?;
+    let shown = rest.split('"').next().unwrap_or_default().to_owned();
+    operator.act("/job/1/edit", &format!("shown={shown}&payload=%7B%22n%22%3A2%7D"))?;
+    let edited = "SELECT count(*) FROM pq.queue WHERE id = 1 AND data::text = '{\"n\":2}'";
+    assert_eq!(number(&database, edited)?, 1);
+    assert_eq!(
+        operator.post("/job/1/edit", &format!("shown={shown}&payload=3"))?.status,
+        409,
+        "it has changed"
+    );
+    assert_eq!(operator.web.get("/job/2/edit")?.status, 409, "a payload with a masked field is not shown");
+    operator.confirm(&database, "/job/1/delete", "")?;
+    assert_eq!(waiting(&database, "mail")?, 1);
+    assert!(
+        operator.web.get("/job/2")?.body.contains("no live worker"),
+        "{}",
+        operator.web.get("/job/2")?.body
+    );
+    Ok(())
+}
+
+#[test]
+fn all_jobs_of_a_filter_are_counted_changed_and_recorded() -> Outcome {
+    let database = migrated()?;
+    put(&database, "a", "1\n2\n3\n")?;
+    put(&database, "b", "4\n")?;
+    let operator = Operator::start(&database)?;
+    let question = operator.post("/jobs/bulk?queue=a", "action=set-priority&priority=5&scope=filter")?;
+    assert!(question.body.contains("Set priority 3 jobs?"), "{}", question.body);
+    operator.confirm(&database, "/jobs/bulk?queue=a", "action=set-priority&priority=5&scope=filter")?;
+    let changed = "SELECT count(*) FROM pq.queue WHERE priority = 5 AND q_name = 'a'";
+    assert_eq!((number(&database, changed)?, waiting(&database, "b")?), (3, 1));
+    operator.confirm(&database, "/jobs/bulk?queue=a", "action=delete&scope=filter")?;
+    assert_eq!((waiting(&database, "a")?, waiting(&database, "b")?), (0, 1));
+    let log = operator.web.get("/audit")?.body;
+    for text in ["local", "set priority", "delete", "<td class=\"number\">3</td>"] {
+        assert!(log.contains(text), "{text} in {log}");
+    }
     Ok(())
 }

@@ -15,7 +15,8 @@ const VIEWER: &str = "viewer-secret-0123456789";
 const OPERATOR: &str = "operator-secret-0123456789";
 
 /// Every page that reads.
-const PAGES: [&str; 8] = ["/", "/queues", "/jobs", "/dead", "/workers", "/periodic", "/pauses", "/health"];
+const PAGES: [&str; 9] =
+    ["/", "/queues", "/jobs", "/dead", "/workers", "/periodic", "/pauses", "/audit", "/health"];
 
 const TOKENS: [(&str, &str); 2] = [("PQ_WEB_VIEWER_TOKEN", VIEWER), ("PQ_WEB_OPERATOR_TOKEN", OPERATOR)];
 

@@ -28,6 +28,7 @@ mod access;
 mod actions;
 mod assets;
 mod chart;
+mod conditions;
 mod dashboard;
 mod database;
 mod examiner;

@@ -52,12 +52,13 @@ pub(crate) enum Section {
     Periodic,
     Pauses,
     Health,
+    Audit,
     /// A page that is not in the navigation.
     None,
 }
 
 /// Each entry with its path and its words. Limits, workflows and logs get their entries here.
-const SECTIONS: [(Section, &str, &str); 8] = [
+const SECTIONS: [(Section, &str, &str); 9] = [
     (Section::Overview, "/", "Overview"),
     (Section::Queues, "/queues", "Queues"),
     (Section::Jobs, "/jobs", "Jobs"),
@@ -66,6 +67,7 @@ const SECTIONS: [(Section, &str, &str); 8] = [
     (Section::Periodic, "/periodic", "Periodic jobs"),
     (Section::Pauses, "/pauses", "Pauses"),
     (Section::Health, "/health", "Health"),
+    (Section::Audit, "/audit", "Audit log"),
 ];
 
 /// The content of a page. The guard puts the frame around it, so that every response has the same frame.

@@ -1,96 +1,130 @@
-//! Actions on the jobs that were selected on a page of the list.
+//! Actions on the jobs that were selected on a page of the list, or on all that its filter selects.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
-use pq_diesel::{CancelOutcome, Error, JobId, Pq, QueueName};
+use pq_diesel::{Error, JobId, Operation, OperationReport, Pq};
+use tokio::time::timeout;
 
-use super::{Reply, count, is_confirmed, reply, run, unknown};
+use super::{Reply, count, is_confirmed, operation, reply, run, unknown};
+use crate::conditions::Conditions;
 use crate::dashboard::App;
 use crate::database::Unread;
 use crate::form::confirmation;
 use crate::guard::Fields;
 use crate::page::Visit;
 
-/// The most jobs at a time. A page of the list has fewer.
-const MAX_JOBS: usize = 1_000;
+/// The most selected jobs at a time. A page of the list has fewer.
+const MAX_SELECTED: usize = 1_000;
+
+/// The number up to which the jobs of a filter are counted before they are changed.
+const MAX_COUNTED: usize = 100_000;
+
+/// How long the page waits for an operation on all jobs of a filter. It continues without the page.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn act(
     Extension(app): Extension<App>,
     Extension(visit): Extension<Visit>,
     Extension(fields): Extension<Arc<Fields>>,
 ) -> Reply {
-    let back =
-        Some(fields.get("back")).filter(|back| back.starts_with("/jobs")).unwrap_or("/jobs").to_owned();
-    let given: Vec<&str> = fields.all("id").take(MAX_JOBS).collect();
+    let conditions = Conditions::read(&fields);
+    let back = conditions.path(None);
+    let action = fields.get("action");
+    let change = match operation::read(action, &fields) {
+        None => return unknown(),
+        Some(Err(wrong)) => return reply(back, Err(Unread(wrong))),
+        Some(Ok(change)) => change,
+    };
+    let mut repeated = vec![("action", action)];
+    repeated.extend(operation::FIELDS.map(|name| (name, fields.get(name))));
+    if fields.get("scope") == "filter" {
+        repeated.push(("scope", "filter"));
+        return by_filter(&app, &visit, &fields, &conditions, change, &repeated).await;
+    }
+    let given: Vec<&str> = fields.all("id").take(MAX_SELECTED).collect();
     let ids: Vec<JobId> = given.iter().filter_map(|id| id.parse().ok()).map(JobId).collect();
     if ids.is_empty() {
         return reply(back, Err(Unread("No job was selected.".to_owned())));
     }
-    let (action, to) = (fields.get("action").to_owned(), fields.get("to").to_owned());
-    let jobs = count(ids.len() as u64, "selected job");
-    let question = match action.as_str() {
-        "retry" => None,
-        "cancel" => Some(format!("Cancel {jobs}?")),
-        "move" => Some(format!("Move {jobs} to {to}?")),
-        _ => return unknown(),
-    };
-    if let Some(question) = question.filter(|_| !is_confirmed(&fields)) {
-        let mut repeated = vec![("action", action.as_str()), ("back", &back), ("to", &to)];
+    if operation::asks_first(&change) && !is_confirmed(&fields) {
         repeated.extend(given.iter().map(|id| ("id", *id)));
+        let question = format!("{} {}?", title(&change), count(ids.len() as u64, "selected job"));
         let details = format!("Jobs: {}", given.join(", "));
-        return confirmation(&visit, &question, &details, "/jobs/bulk", &repeated, &back).into();
+        return confirmation(&visit, &question, &details, &conditions.action_path(), &repeated, &back).into();
     }
-    let all = ids.len() as u64;
-    let done = match action.as_str() {
-        "retry" => run(&app, move |pq| retry(pq, &ids)).await,
-        "cancel" => run(&app, move |pq| cancel(pq, &ids)).await,
-        _ => run(&app, move |pq| move_to(pq, &ids, &to)).await,
-    };
-    reply(back, done.map(|done| format!("{done} Selected: {}.", count(all, "job"))))
+    let done = run(&app, &visit, move |pq| selected(pq, &ids, &change)).await;
+    reply(back, done.map(describe))
 }
 
-/// Returns the jobs by their queues.
-fn by_queue(pq: &Pq, ids: &[JobId]) -> Result<BTreeMap<QueueName, Vec<JobId>>, Error> {
-    let mut queues: BTreeMap<QueueName, Vec<JobId>> = BTreeMap::new();
+/// Returns an operation as the beginning of a question.
+fn title(operation: &Operation) -> String {
+    let name = operation.name();
+    name[..1].to_uppercase() + &name[1..]
+}
+
+/// Changes jobs one by one.
+fn selected(pq: &Pq, ids: &[JobId], operation: &Operation) -> Result<OperationReport, Error> {
+    let mut report = OperationReport::default();
     for id in ids {
-        if let Some(job) = pq.find(*id)? {
-            queues.entry(job.queue).or_default().push(*id);
-        }
+        let accepted = pq.change(*id, operation)?.is_accepted();
+        *(if accepted { &mut report.changed } else { &mut report.skipped }) += 1;
     }
-    Ok(queues)
+    Ok(report)
 }
 
-fn retry(pq: &Pq, ids: &[JobId]) -> Result<String, Error> {
-    let mut requeued = 0;
-    for (queue, ids) in by_queue(pq, ids)? {
-        requeued += pq.queue::<()>(queue)?.retry_many(&ids)?;
-    }
-    Ok(format!("{} requeued.", count(requeued, "job")))
-}
-
-fn cancel(pq: &Pq, ids: &[JobId]) -> Result<String, Error> {
-    let (mut cancelled, mut requested) = (0, 0);
-    for (queue, ids) in by_queue(pq, ids)? {
-        let queue = pq.queue::<()>(queue)?;
-        for id in ids {
-            match queue.cancel(id)? {
-                CancelOutcome::Cancelled => cancelled += 1,
-                CancelOutcome::Requested => requested += 1,
-                CancelOutcome::Held | CancelOutcome::NotFound => {}
+/// Changes all jobs of a filter. Always shows their number first.
+async fn by_filter(
+    app: &App,
+    visit: &Visit,
+    fields: &Fields,
+    conditions: &Conditions<'_>,
+    change: Operation,
+    repeated: &[(&str, &str)],
+) -> Reply {
+    let back = conditions.path(None);
+    let filter = match conditions.filter() {
+        Ok(filter) => filter,
+        Err(wrong) => return reply(back, Err(Unread(wrong))),
+    };
+    if is_confirmed(fields) {
+        let done = run(app, visit, move |pq| pq.operate(&change, &filter.read(|| pq.now())?, |_| {}));
+        return match timeout(PATIENCE, done).await {
+            Ok(done) => reply(back, done.map(describe)),
+            Err(_) => {
+                reply("/audit", Ok("The operation continues. Its entry here shows how far it is.".to_owned()))
             }
-        }
+        };
     }
-    let asked = format!("The handlers of {} are asked to stop.", count(requested, "running job"));
-    Ok(format!("{} cancelled. {}", count(cancelled, "job"), if requested > 0 { &asked } else { "" }))
+    let operation = change.clone();
+    let counted =
+        run(app, visit, move |pq| pq.preview(&operation, &filter.read(|| pq.now())?, MAX_COUNTED)).await;
+    match counted {
+        Ok(0) => {
+            reply(back, Err(Unread(format!("No job of this filter can be changed by {:?}.", change.name()))))
+        }
+        Ok(number) => {
+            let at_least = if number >= MAX_COUNTED as u64 { "at least " } else { "" };
+            let question = format!("{} {at_least}{}?", title(&change), count(number, "job"));
+            let details = format!(
+                "Filter: {}. The jobs are changed in batches of 1,000. If this takes longer than the page waits, \
+                 the operation continues, and the audit log shows how far it is.",
+                conditions.describe()
+            );
+            confirmation(visit, &question, &details, &conditions.action_path(), repeated, &back).into()
+        }
+        Err(unread) => reply(back, Err(unread)),
+    }
 }
 
-fn move_to(pq: &Pq, ids: &[JobId], to: &str) -> Result<String, Error> {
-    let to = pq.queue::<()>(to)?;
-    let mut moved = 0;
-    for (queue, ids) in by_queue(pq, ids)? {
-        moved += pq.queue::<()>(queue)?.move_to(&to, Some(&ids))?;
-    }
-    Ok(format!("{} moved.", count(moved, "job")))
+fn describe(report: OperationReport) -> String {
+    let skipped = match report.skipped {
+        0 => String::new(),
+        skipped => format!(
+            " {} not changed: in another state, held, or the unique key is in use.",
+            count(skipped, "job")
+        ),
+    };
+    format!("{} changed.{skipped}", count(report.changed, "job"))
 }

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::Path;
-use pq_diesel::{CancelOutcome, Error, JobId, Pq, Queue};
+use pq_diesel::{ChangeOutcome, Error, JobId, JobRecord, Operation, Payload, PayloadLimits, Pq};
+use sha2::{Digest, Sha256};
 
-use super::{Reply, is_confirmed, reply, run, unknown};
+use super::{Reply, is_confirmed, operation, reply, run, unknown};
 use crate::dashboard::App;
+use crate::database::Unread;
 use crate::form::confirmation;
 use crate::guard::Fields;
 use crate::page::Visit;
-
-/// The reason why nothing was done to a job.
-const ENDED: &str = "There is no such job any more.";
 
 pub(crate) async fn act(
     Extension(app): Extension<App>,
@@ -23,49 +22,56 @@ pub(crate) async fn act(
 ) -> Reply {
     let Ok(number) = id.parse() else { return unknown() };
     let (page, path, job) = (format!("/job/{id}"), format!("/job/{id}/{action}"), JobId(number));
-    let done = match action.as_str() {
-        "retry" => run(&app, move |pq| retry(pq, job)).await,
-        "cancel" if !is_confirmed(&fields) => {
-            let details = "A job that waits ends at once. The handler of a job that runs is asked to stop.";
-            return confirmation(&visit, &format!("Cancel job {id}?"), details, &path, &[], &page).into();
-        }
-        "cancel" => run(&app, move |pq| cancel(pq, job)).await,
-        "move" => {
-            let to = fields.get("to").to_owned();
-            run(&app, move |pq| move_to(pq, job, &to)).await
-        }
-        _ => return unknown(),
+    if action == "edit" {
+        let done = edit(&app, &visit, job, &fields).await;
+        return reply(page, done.map(describe).and_then(|done| done.map_err(Unread)));
+    }
+    let change = match operation::read(&action, &fields) {
+        None => return unknown(),
+        Some(Err(wrong)) => return reply(page, Err(Unread(wrong))),
+        Some(Ok(change)) => change,
     };
-    reply(page, done.map(str::to_owned))
+    if operation::asks_first(&change) && !is_confirmed(&fields) {
+        let details = match change {
+            Operation::Delete => "The job and its payload are deleted and cannot be restored.",
+            _ => "A job that waits ends at once. The handler of a job that runs is asked to stop.",
+        };
+        return confirmation(&visit, &format!("{} job {id}?", title(&change)), details, &path, &[], &page)
+            .into();
+    }
+    let next = if change == Operation::Delete { "/jobs".to_owned() } else { page.clone() };
+    match run(&app, &visit, move |pq| pq.change(job, &change)).await.map(describe) {
+        Ok(Ok(notice)) => reply(next, Ok(format!("Job {id}: {notice}."))),
+        Ok(Err(refused)) => reply(page, Err(Unread(format!("Job {id} is not changed: {refused}.")))),
+        Err(unread) => reply(page, Err(unread)),
+    }
 }
 
-/// Returns the queue that a job is or was in.
-fn queue_of(pq: &Pq, job: JobId) -> Result<Option<Queue<()>>, Error> {
-    pq.find(job)?.map(|found| pq.queue(found.queue)).transpose()
+/// Returns an operation as the beginning of a question.
+fn title(operation: &Operation) -> &'static str {
+    if *operation == Operation::Delete { "Delete" } else { "Cancel" }
 }
 
-fn retry(pq: &Pq, job: JobId) -> Result<&'static str, Error> {
-    let Some(queue) = queue_of(pq, job)? else { return Ok(ENDED) };
-    Ok(match queue.retry(job)? {
-        true => "The job is requeued.",
-        false => "The job cannot be retried: it is not dead or cancelled, or its unique key is in use.",
+/// Returns the outcome as a text: as an error if nothing was changed.
+fn describe(outcome: ChangeOutcome) -> Result<String, String> {
+    if outcome.is_accepted() { Ok(outcome.to_string()) } else { Err(outcome.to_string()) }
+}
+
+/// Replaces the payload of a waiting job, if it is still the one that the form showed.
+async fn edit(app: &App, visit: &Visit, job: JobId, fields: &Fields) -> Result<ChangeOutcome, Unread> {
+    let (shown, new) = (fields.get("shown").to_owned(), fields.get("payload").trim().to_owned());
+    let new = Payload::new(new, PayloadLimits::default()).map_err(|error| Unread(error.to_string()))?;
+    run(app, visit, move |pq: &Pq| -> Result<ChangeOutcome, Error> {
+        let Some(JobRecord { payload: from, .. }) = pq.find(job)? else { return Ok(ChangeOutcome::NotFound) };
+        if fingerprint(&from) != shown {
+            return Ok(ChangeOutcome::PayloadChanged);
+        }
+        pq.change(job, &Operation::EditPayload { from, to: new })
     })
+    .await
 }
 
-fn cancel(pq: &Pq, job: JobId) -> Result<&'static str, Error> {
-    let Some(queue) = queue_of(pq, job)? else { return Ok(ENDED) };
-    Ok(match queue.cancel(job)? {
-        CancelOutcome::Cancelled => "The job is cancelled.",
-        CancelOutcome::Requested => "The job is running. Its handler is asked to stop.",
-        CancelOutcome::Held => "The job cannot be cancelled: a transaction holds it.",
-        CancelOutcome::NotFound => ENDED,
-    })
-}
-
-fn move_to(pq: &Pq, job: JobId, to: &str) -> Result<&'static str, Error> {
-    let Some(queue) = queue_of(pq, job)? else { return Ok(ENDED) };
-    Ok(match queue.move_to(&pq.queue::<()>(to)?, Some(&[job]))? {
-        0 => "The job was not moved: it is held, or its unique key is in use there.",
-        _ => "The job is moved.",
-    })
+/// Returns a text that differs for payloads that differ. A browser does not send a payload back byte for byte.
+pub(crate) fn fingerprint(payload: &Payload) -> String {
+    Sha256::digest(payload.as_str()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod bulk;
 pub(crate) mod job;
+mod operation;
 pub(crate) mod periodic;
 pub(crate) mod put;
 pub(crate) mod queue;
@@ -16,7 +17,7 @@ use pq_diesel::{Error, Pq};
 use crate::dashboard::{ACTION_TIMEOUT, App};
 use crate::database::Unread;
 use crate::guard::{Done, Fields};
-use crate::page::Page;
+use crate::page::{Page, Visit};
 
 /// The response of an action: it was done, or a page that asks or says why not.
 pub(crate) enum Reply {
@@ -47,15 +48,15 @@ fn reply(path: impl Into<String>, done: Result<String, Unread>) -> Reply {
     }
 }
 
-/// Runs an action on the handle of the operators.
+/// Runs an action on the handle of the operators, which records it in the audit log with the name of the user.
 async fn run<T: Send + 'static>(
     app: &App,
+    visit: &Visit,
     work: impl FnOnce(&Pq) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Unread> {
-    match &app.operator {
-        Some(operator) => operator.run(ACTION_TIMEOUT, work).await,
-        None => Err(Unread("actions are not allowed".to_owned())),
-    }
+    let Some(operator) = &app.operator else { return Err(Unread("actions are not allowed".to_owned())) };
+    let actor = visit.user.name.clone();
+    operator.run(ACTION_TIMEOUT, move |pq| work(&pq.acting_as(&actor)?)).await
 }
 
 /// The page of an action that does not exist.

@@ -24,12 +24,16 @@ pub(crate) async fn act(
     let name = fields.get("name").to_owned();
     let (done, text) = match action.as_str() {
         "pause" => {
-            let paused = run(&app, move |pq| pq.pause_cron(&name)).await;
+            let paused = run(&app, &visit, move |pq| pq.pause_cron(&name)).await;
             (paused, "The periodic job is paused. Ticks that pass meanwhile are skipped.")
         }
         "resume" => {
-            let resumed = run(&app, move |pq| pq.resume_cron(&name)).await;
+            let resumed = run(&app, &visit, move |pq| pq.resume_cron(&name)).await;
             (resumed, "The periodic job is resumed.")
+        }
+        "run" => {
+            let put = run(&app, &visit, move |pq| Ok(pq.run_cron(&name)?.is_some())).await;
+            (put, "A job is put, as at a tick.")
         }
         "remove" if !is_confirmed(&fields) => {
             let details = format!("The periodic job {name} is removed. Jobs that it has put stay.");
@@ -37,7 +41,7 @@ pub(crate) async fn act(
             return confirmation(&visit, "Remove the periodic job?", &details, &path, &[], PAGE).into();
         }
         "remove" => {
-            let removed = run(&app, move |pq| pq.remove_cron(&name)).await;
+            let removed = run(&app, &visit, move |pq| pq.remove_cron(&name)).await;
             (removed, "The periodic job is removed.")
         }
         _ => return unknown(),

@@ -28,7 +28,7 @@ pub(crate) async fn act(
         Err(reason) => return wrong(&reason),
     };
     let (queue, task) = (fields.get("queue").to_owned(), fields.get("task").to_owned());
-    match run(&app, move |pq| put(pq, &queue, &task, &payload, options)).await {
+    match run(&app, &visit, move |pq| put(pq, &queue, &task, &payload, options)).await {
         Ok(put) => reply(format!("/job/{}", put.id), Ok(describe(put))),
         Err(Unread(reason)) => wrong(&reason),
     }

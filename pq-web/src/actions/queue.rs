@@ -23,7 +23,7 @@ pub(crate) async fn act(
     let path = with_query(&format!("/queue/{action}"), &[("name", &name)]);
     match action.as_str() {
         "pause" => {
-            let paused = run(&app, move |pq| pq.queue::<()>(name)?.pause()).await;
+            let paused = run(&app, &visit, move |pq| pq.queue::<()>(name)?.pause()).await;
             let text = |paused| match paused {
                 true => "The queue is paused: no job of it is taken. Running jobs continue.",
                 false => "The queue was paused already.",
@@ -31,12 +31,12 @@ pub(crate) async fn act(
             reply(page, paused.map(|paused| text(paused).to_owned()))
         }
         "resume" => {
-            let resumed = run(&app, move |pq| pq.queue::<()>(name)?.resume()).await;
+            let resumed = run(&app, &visit, move |pq| pq.queue::<()>(name)?.resume()).await;
             let text = |resumed| if resumed { "The queue is resumed." } else { "The queue was not paused." };
             reply(page, resumed.map(|resumed| text(resumed).to_owned()))
         }
         "retry-dead" => {
-            let requeued = run(&app, move |pq| pq.queue::<()>(name)?.retry_all_dead()).await;
+            let requeued = run(&app, &visit, move |pq| pq.queue::<()>(name)?.retry_all_dead()).await;
             reply(page, requeued.map(|number| format!("{} requeued.", count(number, "dead job"))))
         }
         "clear" if !is_confirmed(&fields) => {
@@ -47,7 +47,7 @@ pub(crate) async fn act(
             confirmation(&visit, "Delete all waiting jobs?", &details, &path, &[], &page).into()
         }
         "clear" => {
-            let cleared = run(&app, move |pq| pq.queue::<()>(name)?.clear()).await;
+            let cleared = run(&app, &visit, move |pq| pq.queue::<()>(name)?.clear()).await;
             reply(page, cleared.map(|number| format!("{} deleted.", count(number, "job"))))
         }
         "move" if !is_confirmed(&fields) => {
@@ -60,7 +60,8 @@ pub(crate) async fn act(
         }
         "move" => {
             let to = fields.get("to").to_owned();
-            let moved = run(&app, move |pq| pq.queue::<()>(name)?.move_to(&pq.queue::<()>(to)?, None)).await;
+            let moved =
+                run(&app, &visit, move |pq| pq.queue::<()>(name)?.move_to(&pq.queue::<()>(to)?, None)).await;
             reply(page, moved.map(|number| format!("{} moved.", count(number, "job"))))
         }
         _ => unknown(),

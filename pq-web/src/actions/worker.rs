@@ -28,7 +28,7 @@ pub(crate) async fn stop(
         return confirmation(&visit, &question, details, &path, &[("mode", mode.as_str())], "/workers")
             .into();
     }
-    let stopped = run(&app, move |pq| pq.stop_worker(worker, mode)).await;
+    let stopped = run(&app, &visit, move |pq| pq.stop_worker(worker, mode)).await;
     let text = |stopped: bool| match stopped {
         true => format!(
             "Worker {worker} is asked to stop ({mode}). It learns of this at its next heartbeat, within seconds."

@@ -6,9 +6,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 use pq_diesel::store::Admin;
-use pq_diesel::{Filter, JobId, JobRecord, JobState, Payload};
+use pq_diesel::{Filter, JobId, JobRecord, JobState, Operation, Payload};
 
 use super::job_table::task_name;
+use crate::actions::job::fingerprint;
 use crate::dashboard::App;
 use crate::database::Unread;
 use crate::form::{button, field};
@@ -32,11 +33,16 @@ pub(crate) async fn page(
         Err(unread) => return Page::new(Section::Jobs, format!("Job {id}"), crate::page::failure(&unread)),
     };
     let Some(job) = same_id.first() else { return missing(&id) };
+    let number = job.id;
+    let reasons = app.reads.read(move |pq, conn| pq.explain_on(conn, number)).await;
+    let reasons = reasons
+        .map(|reasons| html! { ul { @for reason in &reasons { li { (text(&reason.to_string())) } } } });
     let content = html! {
         @if same_id.len() > 1 {
             p class="failure" { "An older job had this id, because the sequence of ids was restarted." }
         }
         @if visit.can_act { (actions(&visit, job)) }
+        (panel("reasons", "Why it is not running, or what runs it", reasons))
         (panel("job", "Attributes", Ok(attributes(&visit, job))))
         @if let Some(error) = &job.error { (panel("error", "Error", Ok(html! { pre { (text(error)) } }))) }
         (panel("payload", "Payload", Ok(payload(&visit, &app.mask, job.id, "payload", &job.payload))))
@@ -48,10 +54,11 @@ pub(crate) async fn page(
     Page::new(Section::Jobs, format!("Job {id}"), content)
 }
 
-/// Sends a whole payload or result as text, without the values of masked fields. A large one is not indented, because
-/// deep nesting would make it many times as large.
-pub(crate) async fn whole(
+/// Sends a whole payload or result as text, without the values of masked fields, or the form that edits the payload. A
+/// large payload is not indented, because deep nesting would make it many times as large.
+pub(crate) async fn part(
     Extension(app): Extension<App>,
+    Extension(visit): Extension<Visit>,
     Path((id, part)): Path<(String, String)>,
 ) -> Response {
     let found = match find(&app, &id).await {
@@ -60,6 +67,9 @@ pub(crate) async fn whole(
             return Page::error(StatusCode::SERVICE_UNAVAILABLE, "Not available", &reason).into_response();
         }
     };
+    if let Some(job) = found.as_ref().filter(|_| part == "edit") {
+        return edit(&app, &visit, job).into_response();
+    }
     let payload = found.and_then(|job| match part.as_str() {
         "payload" => Some(job.payload),
         "result" => job.result,
@@ -133,20 +143,61 @@ fn timeline(job: &JobRecord) -> Markup {
 
 fn actions(visit: &Visit, job: &JobRecord) -> Markup {
     let to = |action: &str| format!("/job/{}/{action}", job.id);
+    let allows = |operation: &Operation| operation.states().contains(&job.state);
     let is_waiting = matches!(job.state, JobState::Ready | JobState::Blocked | JobState::Scheduled);
     html! {
         section aria-label="Actions" {
             div class="buttons" {
-                @if matches!(job.state, JobState::Dead | JobState::Cancelled) { (button(visit, &to("retry"), &[], "Retry", "")) }
-                @if is_waiting || job.state == JobState::Running { (button(visit, &to("cancel"), &[], "Cancel…", "danger")) }
+                @if allows(&Operation::Retry) { (button(visit, &to("retry"), &[], "Retry", "")) }
+                @if allows(&Operation::RunNow) { (button(visit, &to("run-now"), &[], "Run now", "")) }
+                @if is_waiting { a class="button" href=(visit.url(&to("edit"))) { "Edit the payload" } }
+                @if allows(&Operation::Cancel) { (button(visit, &to("cancel"), &[], "Cancel…", "danger")) }
+                @if allows(&Operation::Delete) { (button(visit, &to("delete"), &[], "Delete…", "danger")) }
             }
             @if is_waiting {
-                form method="post" action=(visit.url(&to("move"))) class="filters" {
-                    (visit.token_field())
-                    (field("to", "Move to the queue", "text", ""))
-                    button { "Move" }
-                }
+                (setting(visit, &to("move"), field("to", "Move to the queue", "text", ""), "Move"))
+                (setting(visit, &to("set-priority"), field("priority", "Priority", "number", &job.priority.to_string()), "Set priority"))
+                (setting(visit, &to("reschedule"), field("schedule", "Due at a time, or after a duration such as 5m", "text", ""), "Reschedule"))
             }
         }
     }
+}
+
+/// Draws a form with one input.
+fn setting(visit: &Visit, path: &str, input: Markup, words: &str) -> Markup {
+    html! {
+        form method="post" action=(visit.url(path)) class="filters" {
+            (visit.token_field())
+            (input)
+            button { (words) }
+        }
+    }
+}
+
+/// Draws the form that edits a payload. A payload with masked fields is not shown, so it cannot be edited here.
+fn edit(app: &App, visit: &Visit, job: &JobRecord) -> Page {
+    if !visit.can_act {
+        return Page::error(
+            StatusCode::FORBIDDEN,
+            "Refused",
+            "Only operators can edit payloads, and only if actions are allowed.",
+        );
+    }
+    if app.mask.hides_part_of(job.payload.as_str()) {
+        let reason = "This payload has fields that the dashboard does not show, so it cannot be edited here.";
+        return Page::error(StatusCode::CONFLICT, "Not possible", reason);
+    }
+    let content = html! {
+        form method="post" action=(visit.url(&format!("/job/{}/edit", job.id))) class="stacked" {
+            (visit.token_field())
+            input type="hidden" name="shown" value=(fingerprint(&job.payload));
+            label for="payload" { "Payload as JSON" }
+            textarea id="payload" name="payload" spellcheck="false" { "\n" (job.payload.as_str()) }
+            div class="buttons" {
+                button { "Save" }
+                a class="button" href=(visit.url(&format!("/job/{}", job.id))) { "Back" }
+            }
+        }
+    };
+    Page::new(Section::Jobs, format!("Edit job {}", job.id), content)
 }

@@ -4,73 +4,18 @@ use std::sync::Arc;
 
 use axum::Extension;
 use maud::{Markup, html};
-use pq_diesel::store::Admin;
-use pq_diesel::{Filter, JobId, JobState};
+use pq_diesel::JobState;
+use pq_diesel::store::{Admin, Connect};
 
 use super::job_table::job_table;
+use crate::conditions::Conditions;
 use crate::dashboard::App;
 use crate::form::field;
 use crate::guard::Fields;
-use crate::html::with_query;
 use crate::page::{Page, Section, Visit, panel};
 
 /// The number of jobs on a page.
 const PAGE: usize = 50;
-
-/// The fields of the filter, in the order of the URL.
-struct Conditions<'f> {
-    queue: &'f str,
-    states: Vec<&'f str>,
-    key: &'f str,
-    id: &'f str,
-    after: &'f str,
-}
-
-impl<'f> Conditions<'f> {
-    fn read(fields: &'f Fields) -> Self {
-        let states = fields.all("state").filter(|state| !state.is_empty()).collect();
-        Self {
-            queue: fields.get("queue"),
-            states,
-            key: fields.get("key"),
-            id: fields.get("id").trim(),
-            after: fields.get("after"),
-        }
-    }
-
-    /// Returns the filter, or what is wrong with a condition.
-    fn filter(&self) -> Result<Filter, String> {
-        let number = |text: &str, what: &str| match text {
-            "" => Ok(None),
-            text => text
-                .parse()
-                .map(|id| Some(JobId(id)))
-                .map_err(|_| format!("invalid {what} {text:?}: it must be a number")),
-        };
-        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Ok(Filter {
-            states: self
-                .states
-                .iter()
-                .map(|state| state.parse())
-                .collect::<Result<_, _>>()
-                .map_err(|error: pq_diesel::pq_core::Error| error.to_string())?,
-            serialization_key: given(self.key),
-            id: number(self.id, "job id")?,
-            queue: given(self.queue),
-            after: number(self.after, "page")?,
-            ..Filter::default()
-        })
-    }
-
-    /// Returns the path of the page after this job, or of the first.
-    fn path(&self, after: Option<JobId>) -> String {
-        let after = after.map(|id| id.to_string()).unwrap_or_default();
-        let mut fields = vec![("queue", self.queue), ("key", self.key), ("id", self.id), ("after", &after)];
-        fields.extend(self.states.iter().map(|state| ("state", *state)));
-        with_query("/jobs", &fields)
-    }
-}
 
 pub(crate) async fn page(
     Extension(app): Extension<App>,
@@ -80,13 +25,19 @@ pub(crate) async fn page(
     let conditions = Conditions::read(&fields);
     let list = match conditions.filter() {
         Ok(filter) => {
-            let found = app.reads.read(move |pq, conn| pq.store().list(conn, &filter, PAGE + 1)).await;
+            let found = app
+                .reads
+                .read(move |pq, conn| {
+                    let filter = filter.read(|| pq.store().now(conn))?;
+                    pq.store().list(conn, &filter, PAGE + 1)
+                })
+                .await;
             found.map(|mut jobs| {
                 let more = jobs.len() > PAGE;
                 jobs.truncate(PAGE);
                 let next = jobs.last().filter(|_| more).map(|job| conditions.path(Some(job.id)));
                 html! {
-                    (selection(&visit, &conditions.path(None), job_table(&visit, &app.mask, &jobs, visit.can_act)))
+                    (selection(&visit, &conditions, job_table(&visit, &app.mask, &jobs, visit.can_act)))
                     (pages(&visit, &conditions, next.as_deref()))
                 }
             })
@@ -113,30 +64,44 @@ fn filters(visit: &Visit, conditions: &Conditions<'_>) -> Markup {
                     }
                 }
             }
+            (field("task", "Task", "text", conditions.task))
+            (field("error", "Text in the error", "text", conditions.error))
+            (field("older", "Older than, such as 1h", "text", conditions.older))
             (field("key", "Serialization key", "text", conditions.key))
-            (field("id", "Id", "text", conditions.id))
+            (field("job", "Id", "text", conditions.job))
             button { "Show" }
             a href=(visit.url("/jobs")) { "Show all" }
         }
     }
 }
 
-/// Draws the form around a table of jobs, with the actions on those that are selected.
-fn selection(visit: &Visit, back: &str, table: Markup) -> Markup {
+/// Draws the form around a table of jobs, with the actions on those that are selected, or on all of the filter.
+fn selection(visit: &Visit, conditions: &Conditions<'_>, table: Markup) -> Markup {
     if !visit.can_act {
         return table;
     }
     html! {
-        form method="post" action=(visit.url("/jobs/bulk")) {
+        form method="post" action=(visit.url(&conditions.action_path())) {
             (visit.token_field())
-            input type="hidden" name="back" value=(back);
             (table)
-            div class="buttons" {
-                span { "Selected jobs:" }
-                button name="action" value="retry" { "Retry" }
-                button name="action" value="cancel" class="danger" { "Cancel…" }
-                label { "To the queue " input name="to" type="text"; }
-                button name="action" value="move" class="danger" { "Move…" }
+            fieldset class="buttons" {
+                legend { "Change" }
+                label { input type="radio" name="scope" value="selected" checked; " the selected jobs" }
+                label { input type="radio" name="scope" value="filter"; " all jobs of this filter, on every page" }
+                div class="buttons" {
+                    button name="action" value="retry" { "Retry" }
+                    button name="action" value="run-now" { "Run now" }
+                    button name="action" value="cancel" class="danger" { "Cancel…" }
+                    button name="action" value="delete" class="danger" { "Delete…" }
+                }
+                div class="buttons" {
+                    label { "To the queue " input name="to" type="text"; }
+                    button name="action" value="move" { "Move" }
+                    label { "Priority " input name="priority" type="number"; }
+                    button name="action" value="set-priority" { "Set priority" }
+                    label { "Due at or after " input name="schedule" type="text"; }
+                    button name="action" value="reschedule" { "Reschedule" }
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The pages, one file each. Pages of limits, workflows, progress and logs get their files here.
 
+pub(crate) mod audit;
 pub(crate) mod dead;
 pub(crate) mod health;
 pub(crate) mod job;

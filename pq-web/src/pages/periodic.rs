@@ -51,6 +51,7 @@ fn one(app: &App, visit: &Visit, index: usize, entry: &CronEntry, now: DateTime<
             @if visit.can_act { div class="buttons" {
                 @if entry.paused { (button(visit, &to("/periodic/resume"), &[], "Resume", "")) }
                 @else { (button(visit, &to("/periodic/pause"), &[], "Pause", "")) }
+                (button(visit, &to("/periodic/run"), &[], "Put a job now", ""))
                 (button(visit, &to("/periodic/remove"), &[], "Remove…", "danger"))
             } }
         }

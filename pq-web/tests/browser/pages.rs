@@ -10,7 +10,7 @@ use thirtyfour::prelude::*;
 use crate::harness::{Browser, JavaScript, Outcome, Site, with_actions, with_and_without_javascript};
 
 /// Each page with the name of its picture, and a text that it shows.
-const PAGES: [(&str, &str, &str); 12] = [
+const PAGES: [(&str, &str, &str); 13] = [
     ("overview", "/", "Waiting jobs"),
     ("queues", "/queues", "newsletter"),
     ("queue", "/queue?name=mail", "Jobs by state"),
@@ -21,6 +21,7 @@ const PAGES: [(&str, &str, &str); 12] = [
     ("periodic", "/periodic", "next ticks"),
     ("pauses", "/pauses", "newsletter"),
     ("health", "/health", "Check the database"),
+    ("audit", "/audit", "Nobody has done anything yet."),
     ("put", "/put", "Payload as JSON"),
     ("missing", "/no-such-page", "This page does not exist."),
 ];
