@@ -148,6 +148,7 @@ fn systemd_learns_that_a_worker_is_ready_works_and_stops() -> Outcome {
 
 /// Commands may leave processes behind, and process 1 becomes their parent.
 #[test]
+#[allow(clippy::print_stdout, reason = "a skipped test says why")]
 fn as_process_1_a_worker_reaps_orphans_and_forwards_signals() -> Outcome {
     let namespace = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
     if !Command::new("unshare").args(namespace).arg("true").status().is_ok_and(|status| status.success()) {
