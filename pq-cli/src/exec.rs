@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pq_diesel::{Claim, Trace};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::Deserialize;
 use wait_timeout::ChildExt;
 
@@ -26,6 +26,10 @@ const STDERR_GRACE: Duration = Duration::from_millis(500);
 
 /// Environment variables that can hold the password of the database.
 const CREDENTIALS: [&str; 5] = ["PQ_URL", "TPQ_URL", "TPQ_PASS", "DATABASE_URL", "PGPASSWORD"];
+
+/// Environment variables that concern this process only. A `pq work` in a command would take them for its own.
+const OF_THIS_PROCESS: [&str; 5] =
+    ["PQ_WORK_SUPERVISOR", "PQ_WORK_CHILD", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// The environment of a command.
 pub(crate) struct Environment {
@@ -105,6 +109,9 @@ impl Exec {
                 command.env_remove(name);
             }
         }
+        for name in OF_THIS_PROCESS {
+            command.env_remove(name);
+        }
         let mut child = command
             .envs(environment.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
@@ -147,6 +154,9 @@ fn wait(child: &mut Child, should_stop: impl Fn() -> bool) -> io::Result<ExitSta
     let mut killed = false;
     loop {
         if let Some(status) = child.wait_timeout(POLL_INTERVAL)? {
+            if let Some(at) = terminated_at {
+                end_group(child.id(), at);
+            }
             return Ok(status);
         }
         match terminated_at {
@@ -160,6 +170,20 @@ fn wait(child: &mut Child, should_stop: impl Fn() -> bool) -> io::Result<ExitSta
             }
             _ => {}
         }
+    }
+}
+
+/// Waits for the rest of a process group whose first process has ended after SIGTERM, and kills what does not end in time.
+/// It would go on beside the next attempt.
+fn end_group(group: u32, terminated_at: Instant) {
+    let Some(group) = i32::try_from(group).ok().and_then(Pid::from_raw) else { return };
+    while test_kill_process_group(group).is_ok() {
+        if terminated_at.elapsed() > KILL_AFTER {
+            // An error means that the process group has ended.
+            let _ = kill_process_group(group, Signal::KILL);
+            return;
+        }
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -8,6 +8,7 @@ use pq_diesel::{ChangeOutcome, Filter, JobId, JobState, Operation, Pq};
 use crate::confirm::Confirmation;
 use crate::failure::Failure;
 use crate::output::{self, plural};
+use crate::values;
 
 /// The number up to which jobs are counted before an operation.
 const MAX_COUNTED: usize = 1_000_000;
@@ -25,7 +26,7 @@ pub(crate) struct Conditions {
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
     /// Only jobs that were put, or have ended, longer ago than this duration, such as 12h or 30d.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     older_than: Option<Duration>,
 }
 
@@ -93,13 +94,15 @@ pub(crate) fn operate(
 ) -> Result<ExitCode, Failure> {
     let filter = conditions.filter(pq, queue, operation, default)?;
     let found = output::with_spinner("counting", || pq.preview(operation, &filter, MAX_COUNTED))?;
-    if found > 0 {
-        let more = if found == MAX_COUNTED as u64 { "at least " } else { "" };
-        let Words { verb, note, job, .. } = words;
-        let what = format!("{verb}s {more}{} of {queue:?}{note}", plural(found, job));
-        if !yes.confirm(&what)? {
-            return Ok(ExitCode::from(1));
-        }
+    if found == 0 {
+        output::print(&format!("{} {}", plural(0, words.job), words.past))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let more = if found == MAX_COUNTED as u64 { "at least " } else { "" };
+    let Words { verb, note, job, .. } = words;
+    let what = format!("{verb}s {more}{} of {queue:?}{note}", plural(found, job));
+    if !yes.confirm(&what)? {
+        return Ok(ExitCode::from(1));
     }
     let bar = output::progress_bar(found, "{wide_bar} {pos}/{len} jobs, {eta} left");
     let done = pq.operate(operation, &filter, |report| bar.set_position(report.changed + report.skipped));

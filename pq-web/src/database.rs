@@ -33,6 +33,10 @@ impl Database {
         Self { pq: pq.clone(), permits: Arc::new(Semaphore::new(CALLS)), statement_timeout }
     }
 
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.statement_timeout
+    }
+
     /// Returns the handle, to name queues by.
     pub(crate) fn pq(&self) -> &Pq {
         &self.pq

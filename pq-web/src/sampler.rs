@@ -24,9 +24,6 @@ const PAUSE_FACTOR: u32 = 100;
 /// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long a page waits for a sample.
-const MAX_WAIT: Duration = Duration::from_millis(700);
-
 /// The number of points of a chart.
 const POINTS: usize = 150;
 
@@ -117,7 +114,7 @@ impl Sampler {
         let is_new =
             |samples: &Arc<Samples>| samples.newest.as_ref().is_some_and(|(begun, _)| *begun >= asked);
         // If none comes in time, the older one is shown with its time.
-        let _ = timeout(MAX_WAIT, watching.wait_for(is_new)).await;
+        let _ = timeout(self.reads.statement_timeout(), watching.wait_for(is_new)).await;
         Arc::clone(&watching.borrow())
     }
 }

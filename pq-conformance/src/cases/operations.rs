@@ -23,6 +23,7 @@ cases![
     a_job_that_a_transaction_holds_is_not_changed: Own,
     an_unknown_job_is_not_found: Own,
     all_jobs_that_a_filter_selects_are_changed_in_batches: Own,
+    jobs_that_are_put_during_an_operation_are_not_changed: Own,
     jobs_are_selected_by_queue_state_task_error_and_age: Own,
     waiting_and_running_jobs_are_cancelled_by_a_filter: Own,
     dead_and_cancelled_jobs_are_requeued_by_a_filter: Own,
@@ -202,6 +203,18 @@ fn all_jobs_that_a_filter_selects_are_changed_in_batches<F: Fixture>(harness: &H
     assert_eq!(harness.counts().ready, 2_500);
     assert_eq!(state(harness, stays), JobState::Scheduled);
     assert_eq!(operate(harness, &Operation::RunNow, &apples()), (0, 0));
+}
+
+/// A producer that is as fast as an operation would otherwise keep it busy for ever.
+fn jobs_that_are_put_during_an_operation_are_not_changed<F: Fixture>(harness: &Harness<F>) {
+    let queue = harness.queue();
+    queue.put_many((0..1_000).map(|n| json!(n))).unwrap();
+    let mut put = None;
+    let report = harness.pq.operate(&Operation::Delete, &apples(), |_| {
+        put.get_or_insert_with(|| queue.put(&json!("later")).unwrap());
+    });
+    assert_eq!(report.unwrap().changed, 1_000);
+    assert_eq!(queue.counts().unwrap().waiting(), 1, "{put:?}");
 }
 
 fn jobs_are_selected_by_queue_state_task_error_and_age<F: Fixture>(harness: &Harness<F>) {

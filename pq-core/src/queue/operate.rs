@@ -90,7 +90,7 @@ impl<S: Store> Pq<S> {
     /// Changes all jobs that the filter selects and that the operation can change, in batches of 1,000.
     ///
     /// Each batch is a transaction of its own, and `progress` is called after it. Jobs that are held or whose unique key
-    /// is in use are passed. Jobs that are put meanwhile may be changed, too. With an actor ([`Pq::acting_as`]), the whole
+    /// is in use are passed. Jobs that are put or end after this call has begun are not changed. With an actor ([`Pq::acting_as`]), the whole
     /// operation is one entry of the audit log, whose count each batch raises in its transaction.
     ///
     /// # Errors
@@ -103,7 +103,10 @@ impl<S: Store> Pq<S> {
         mut progress: impl FnMut(OperationReport),
     ) -> Result<OperationReport, S::Error> {
         let mut report = OperationReport::default();
-        let Some(selection) = operation.selection(filter) else { return Ok(report) };
+        let Some(mut selection) = operation.selection(filter) else { return Ok(report) };
+        // Otherwise a retry would find the jobs again that have failed again, for ever.
+        let now = self.store.with_connection(|conn| self.store.now(conn))?;
+        selection.until = selection.until.map_or(Some(now), |until| Some(until.min(now)));
         let mut entry = None;
         let record = |count| self.actor().map(|actor| operation_record(actor, operation, filter, count));
         for source in sources(&selection.states) {

@@ -24,14 +24,24 @@ pub(super) struct CounterFlush {
 impl CounterFlush {
     pub(super) fn flush_if_due<S: Store>(&mut self, run: &WorkerRun<S>) {
         let interval = run.settings.heartbeat_every.unwrap_or(INTERVAL);
-        if self.flushed_at.is_none_or(|at| at.elapsed() >= interval) {
-            self.flush(run);
+        match self.flushed_at {
+            None => self.pass(run, false),
+            Some(at) if at.elapsed() >= interval => self.flush(run),
+            Some(_) => {}
         }
     }
 
     pub(super) fn flush<S: Store>(&mut self, run: &WorkerRun<S>) {
+        self.pass(run, true);
+    }
+
+    /// Reads the store's clock, and passes the counters. The first call of a worker only reads the clock, so that the
+    /// number of its statements does not depend on how many jobs have ended by then.
+    fn pass<S: Store>(&mut self, run: &WorkerRun<S>, with_counters: bool) {
         let is_first = self.flushed_at.replace(Instant::now()).is_none();
-        self.pending.extend(run.progress.take_counters());
+        if with_counters {
+            self.pending.extend(run.progress.take_counters());
+        }
         if self.pending.is_empty() && !is_first {
             return;
         }

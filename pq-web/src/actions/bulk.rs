@@ -32,6 +32,9 @@ pub(crate) async fn act(
     let conditions = Conditions::read(&fields);
     let back = conditions.path(None);
     let action = fields.get("action");
+    if action == "none" {
+        return reply(back, Err(Unread("Choose by a button what to do with the jobs.".to_owned())));
+    }
     let change = match operation::read(action, &fields) {
         None => return unknown(),
         Some(Err(wrong)) => return reply(back, Err(Unread(wrong))),

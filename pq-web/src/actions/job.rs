@@ -61,8 +61,13 @@ fn describe(outcome: ChangeOutcome) -> Result<String, String> {
 async fn edit(app: &App, visit: &Visit, job: JobId, fields: &Fields) -> Result<ChangeOutcome, Unread> {
     let (shown, new) = (fields.get("shown").to_owned(), fields.get("payload").trim().to_owned());
     let new = Payload::new(new, PayloadLimits::default()).map_err(|error| Unread(error.to_string()))?;
+    let state = App::clone(app);
     run(app, visit, move |pq: &Pq| -> Result<ChangeOutcome, Error> {
         let Some(JobRecord { payload: from, .. }) = pq.find(job)? else { return Ok(ChangeOutcome::NotFound) };
+        if state.mask.hides_part_of(from.as_str()) {
+            // The form does not show such a payload, so nobody has seen what this would replace.
+            return Ok(ChangeOutcome::PayloadChanged);
+        }
         if fingerprint(&from) != shown {
             return Ok(ChangeOutcome::PayloadChanged);
         }

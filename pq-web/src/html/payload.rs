@@ -42,9 +42,10 @@ impl Mask {
         self.0.iter().any(|masked| name.match_indices(masked).any(|(at, _)| is_end(at + masked.len())))
     }
 
-    /// Returns whether a payload has a masked field.
-    pub(crate) fn hides_part_of(&self, json: &str) -> bool {
-        self.format(json, Layout::Line, usize::MAX).0.contains(MASKED)
+    /// Returns whether a payload has a masked field, or is hidden as a whole.
+    pub(crate) fn hides_part_of(&self, stored: &str) -> bool {
+        readable(stored)
+            .is_none_or(|json| self.format_json(&json, Layout::Line, usize::MAX).0.contains(MASKED))
     }
 
     /// Formats a payload in at most about `max` bytes. Returns the text, and whether it is complete.

@@ -83,6 +83,8 @@ fn selection(visit: &Visit, conditions: &Conditions<'_>, table: Markup) -> Marku
     html! {
         form method="post" action=(visit.url(&conditions.action_path())) {
             (visit.token_field())
+            // The Enter key in a field presses the first button of a form.
+            button name="action" value="none" hidden { "Choose a button" }
             (table)
             fieldset class="buttons" {
                 legend { "Change" }

@@ -34,7 +34,9 @@ impl Site {
         pq.migrate()?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        tokio::spawn(set(Dashboard::new(&pq), &pq).serve(listener, pending()));
+        // The machine is busy with other tests.
+        let dashboard = Dashboard::new(&pq).statement_timeout(TIMEOUT);
+        tokio::spawn(set(dashboard, &pq).serve(listener, pending()));
         Ok(Self { database, pq, url })
     }
 

@@ -4,6 +4,7 @@
 //! the process table until its parent asks for its status, and the worker asks only for those of its own commands.
 
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use rustix::io::Errno;
@@ -27,6 +28,8 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
     let child = Command::new(std::env::current_exe().map_err(failed)?)
         .args(std::env::args_os().skip(1))
         .env(CHILD, "1")
+        // A terminal would send its signals to both, and a second one aborts.
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

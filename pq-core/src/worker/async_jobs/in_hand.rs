@@ -72,6 +72,11 @@ impl InHand {
         self.bytes -= job.size();
     }
 
+    /// Returns how many jobs of the queue are in hand.
+    pub(super) fn of_queue(&self, position: usize) -> usize {
+        self.by_queue[position]
+    }
+
     /// Returns how many more jobs of the queue may be taken. `limit` may be in hand, and `most_blocked` may wait for others of
     /// their task.
     pub(super) fn room(&self, position: usize, limit: usize, most_blocked: usize) -> usize {
@@ -94,9 +99,15 @@ impl InHand {
         self.blocked.iter().sum()
     }
 
-    pub(super) fn may_begin<S: Store>(&self, position: usize, job: &PreparedJob<'_, S>) -> MayBegin {
+    /// Returns whether a job may begin, beside this many attempts.
+    pub(super) fn may_begin<S: Store>(
+        &self,
+        position: usize,
+        job: &PreparedJob<'_, S>,
+        attempts: usize,
+    ) -> MayBegin {
         let caps = self.caps.keys().next().copied().into_iter().chain(self.cap(&job.incoming.claim));
-        if caps.min().is_some_and(|cap| self.running >= cap) {
+        if caps.min().is_some_and(|cap| self.running + attempts >= cap) {
             return MayBegin::AfterAll;
         }
         let limit = job.concurrency();

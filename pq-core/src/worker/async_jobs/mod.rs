@@ -71,7 +71,7 @@ enum Flight<'r, S: Store> {
     /// The handler of a leased job.
     Leased { position: usize, began: Instant, prepared: PreparedJob<'r, S>, context: Arc<Context<S>> },
     /// An attempt that takes its job in its transaction.
-    Attempt { position: usize, has_job: bool },
+    Attempt { position: usize, looks: u64, has_job: bool },
 }
 
 /// A lease of this thread.
@@ -94,6 +94,8 @@ struct Dispatcher<'r, S: Store> {
     in_hand: InHand,
     /// Whether the last poll left out a queue because of its limit.
     is_limited: bool,
+    /// Whether the last poll asked the store. Attempts ask it for queues whose handlers are transactional.
+    has_asked: bool,
     /// Whether nothing may begin until handlers have ended, because a job may kill the worker.
     is_held_back: bool,
     /// The largest number of jobs to take at a time. Smaller after a take that the store refused, and after a lost lease.
@@ -131,6 +133,7 @@ pub(super) fn run_dispatcher<S: Store>(run: &Arc<WorkerRun<S>>, thread: usize) -
         flights: Flights::default(),
         in_hand: InHand::new(run.queues.all.len(), run.settings.concurrency),
         is_limited: false,
+        has_asked: false,
         is_held_back: false,
         max_take: run.settings.max_batch,
         waiting: VecDeque::new(),
@@ -184,7 +187,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                 attempts_seen = Some(arrivals.generation());
                 self.transactional.iter_mut().flatten().for_each(TransactionalQueue::look_again);
             }
-            if !is_finishing && now >= retry_at {
+            if now >= retry_at {
                 self.start_attempts();
             }
             let has_room_again = has_ended && self.is_limited;
@@ -208,8 +211,10 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                         continue;
                     }
                 }
-                backoff.reset();
-                run.record_poll();
+                if self.has_asked {
+                    backoff.reset();
+                    run.record_poll();
+                }
                 if !is_empty {
                     continue;
                 }
@@ -273,12 +278,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
     /// Returns how long to sleep if nothing happens.
     fn pause(&self, poll_at: Instant, retry_at: Instant, polls: bool) -> Duration {
         let now = Instant::now();
-        let next = if polls { Some(poll_at) } else { None };
-        let next = if self.run.stop.is_finishing() {
-            None
-        } else {
-            next.into_iter().chain(self.next_attempt()).min()
-        };
+        let next = polls.then_some(poll_at).into_iter().chain(self.next_attempt()).min();
         let until_poll = next.map_or(Duration::MAX, |next| next.max(retry_at).saturating_duration_since(now));
         if self.leases.is_empty() { until_poll } else { until_poll.min(TELL_EVERY) }
     }
@@ -299,19 +299,18 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let run = self.run;
         let scan = if ends_when_empty(run) { Scan::Full } else { Scan::Resume };
         let (mut next_due, mut empty) = (None, Vec::new());
-        self.is_limited = false;
+        (self.is_limited, self.has_asked) = (false, false);
         for position in run.queues.order() {
             if !run.queues.all[position].is_asynchronous() {
                 continue;
             }
-            // Of such a queue only a job is leased that an attempt has found and left.
-            let leased = self.transactional[position].as_mut().map(|queue| mem::take(&mut queue.needs_lease));
-            if leased == Some(false) {
-                continue;
-            }
-            let want = leased.map_or(want, |_| 1);
             // What a queue's limit does not let begin is left to other workers.
-            let limit = run.queues.all[position].concurrency;
+            let (limit, want) = match &self.transactional[position] {
+                None => (run.queues.all[position].concurrency, want),
+                // Of such a queue only a job is leased that an attempt has found and left.
+                Some(queue) if queue.needs_lease => (queue.leased_limit(), 1),
+                Some(_) => continue,
+            };
             let room = self.in_hand.room(position, limit, run.settings.concurrency);
             self.is_limited |= room == 0;
             let reserved = run.job_limit.reserve(want.min(room));
@@ -324,6 +323,11 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             let count = taken.as_ref().map_or(0, |taken| taken.jobs.len());
             run.job_limit.release(reserved - count);
             let taken = taken?;
+            self.has_asked = true;
+            if let Some(queue) = &mut self.transactional[position] {
+                queue.needs_lease = false;
+                queue.look_again();
+            }
             if count > 0 {
                 run.queues.record_turn(position, &empty);
                 self.add(position, taken);
@@ -372,11 +376,12 @@ impl<'r, S: Store> Dispatcher<'r, S> {
     /// Starts the jobs that wait, in order, as far as the limits allow. Gives back those that have waited for long.
     fn start_waiting(&mut self) {
         let mut passed_over = VecDeque::new();
+        let attempts = self.transactional.iter().flatten().map(TransactionalQueue::attempts).sum();
         self.is_held_back = false;
         while self.flights.len() < self.run.settings.concurrency
             && let Some(job) = self.waiting.pop_front()
         {
-            match self.in_hand.may_begin(job.position, &job.prepared) {
+            match self.in_hand.may_begin(job.position, &job.prepared, attempts) {
                 MayBegin::Now => self.start(job.position, job.prepared),
                 MayBegin::AfterItsTask => passed_over.push_back(job),
                 MayBegin::AfterAll => {

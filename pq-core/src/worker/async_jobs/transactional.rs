@@ -24,6 +24,8 @@ pub(super) struct TransactionalQueue {
     running: usize,
     /// Whether a job may be ready.
     may_have_jobs: bool,
+    /// How often the queue was to be looked at again. An attempt that began before the last time may have missed a job.
+    looks: u64,
     /// When a job may be ready again, if none is now.
     poll_at: Instant,
     /// Whether the next job must be taken under a lease.
@@ -40,6 +42,7 @@ impl TransactionalQueue {
                 looking: 0,
                 running: 0,
                 may_have_jobs: true,
+                looks: 0,
                 poll_at: now,
                 needs_lease: false,
             })
@@ -47,15 +50,22 @@ impl TransactionalQueue {
         queues.iter().enumerate().map(state).collect()
     }
 
-    /// Returns whether an attempt may be started.
+    /// Returns whether an attempt may be started beside this many leased jobs of the queue.
     ///
     /// As many may look for a job as run one, so that their number doubles while jobs are found, and few of them find
     /// nothing.
-    fn wants_attempt(&self, now: Instant) -> bool {
-        !self.needs_lease
-            && self.looking + self.running < self.limit
-            && self.looking <= self.running
-            && (self.may_have_jobs || self.poll_at <= now)
+    fn may_start(&self, leased: usize) -> bool {
+        !self.needs_lease && leased + self.attempts() < self.limit && self.looking <= self.running
+    }
+
+    /// Returns the number of its attempts.
+    pub(super) fn attempts(&self) -> usize {
+        self.looking + self.running
+    }
+
+    /// Returns how many leased jobs may be in hand beside its attempts.
+    pub(super) fn leased_limit(&self) -> usize {
+        self.limit.saturating_sub(self.attempts())
     }
 
     /// Returns whether the queue was empty at the last look, and no attempt has ended since.
@@ -66,20 +76,14 @@ impl TransactionalQueue {
     /// Has the queue looked at again.
     pub(super) fn look_again(&mut self) {
         self.may_have_jobs = true;
-    }
-
-    /// Returns when the queue must be looked at again, if nothing happens.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        (self.looking == 0 && self.running < self.limit).then_some(self.poll_at)
+        self.looks += 1;
     }
 }
 
 impl<S: Store> Dispatcher<'_, S> {
     /// Starts attempts, as far as the limits allow.
     pub(super) fn start_attempts(&mut self) {
-        while !self.is_held_back
-            && !self.in_hand.is_full()
-            && self.flights.len() < self.run.settings.concurrency
+        while self.may_start_attempts()
             && let Some(position) = self.next_to_attempt()
         {
             if self.run.job_limit.reserve(1) == 0 {
@@ -92,10 +96,20 @@ impl<S: Store> Dispatcher<'_, S> {
         }
     }
 
+    fn may_start_attempts(&self) -> bool {
+        !self.is_held_back
+            && !self.in_hand.is_full()
+            && self.flights.len() < self.run.settings.concurrency
+            && !self.run.stop.is_finishing()
+    }
+
     fn next_to_attempt(&self) -> Option<usize> {
         let now = Instant::now();
         let wants = |position: &usize| {
-            self.transactional[*position].as_ref().is_some_and(|queue| queue.wants_attempt(now))
+            self.transactional[*position].as_ref().is_some_and(|queue| {
+                queue.may_start(self.in_hand.of_queue(*position))
+                    && (queue.may_have_jobs || queue.poll_at <= now)
+            })
         };
         self.run.queues.order().into_iter().find(wants)
     }
@@ -106,7 +120,7 @@ impl<S: Store> Dispatcher<'_, S> {
         let Some(queue) = &mut self.transactional[position] else { return };
         queue.looking += 1;
         let scan = if ends_when_empty(run) { Scan::Full } else { Scan::Resume };
-        let number = self.flights.insert(Flight::Attempt { position, has_job: false });
+        let number = self.flights.insert(Flight::Attempt { position, looks: queue.looks, has_job: false });
         let attempt = Attempt::new(run, &self.events, (self.thread, position, number), scan);
         if let Some(in_transaction) = served.in_transaction() {
             self.executor.spawn((in_transaction.attempt)(attempt));
@@ -115,7 +129,7 @@ impl<S: Store> Dispatcher<'_, S> {
 
     /// Records that an attempt has found a job, so that there may be more.
     pub(super) fn record_found(&mut self, number: usize) {
-        if let Some(Flight::Attempt { position, has_job }) = self.flights.get_mut(number)
+        if let Some(Flight::Attempt { position, has_job, .. }) = self.flights.get_mut(number)
             && let Some(queue) = &mut self.transactional[*position]
         {
             *has_job = true;
@@ -133,7 +147,9 @@ impl<S: Store> Dispatcher<'_, S> {
         number: usize,
         end: AttemptEnd<S::Error>,
     ) -> Result<(), S::Error> {
-        let Some(Flight::Attempt { position, has_job }) = self.flights.remove(number) else { return Ok(()) };
+        let Some(Flight::Attempt { position, looks, has_job }) = self.flights.remove(number) else {
+            return Ok(());
+        };
         let Some(queue) = &mut self.transactional[position] else { return Ok(()) };
         if has_job {
             queue.running -= 1;
@@ -144,11 +160,16 @@ impl<S: Store> Dispatcher<'_, S> {
             AttemptEnd::Empty { next_due } => {
                 let interval = self.run.store().poll_interval();
                 queue.poll_at = Instant::now() + next_due.map_or(interval, |due| due.min(interval));
-                queue.may_have_jobs = false;
+                // It may have looked before the job was put that it was to be looked for.
+                queue.may_have_jobs &= queue.looks != looks;
                 self.run.record_poll();
             }
             AttemptEnd::NeedsLease => queue.needs_lease = true,
-            AttemptEnd::Ran | AttemptEnd::Dropped => self.look_again_everywhere(position),
+            AttemptEnd::Ran => self.look_again_everywhere(position),
+            // The executor ends, or it was the handler's future that was dropped.
+            AttemptEnd::Dropped => {
+                (queue.may_have_jobs, queue.poll_at) = (false, Instant::now() + RESERVED_PAUSE)
+            }
             AttemptEnd::Failed(error) => {
                 queue.may_have_jobs = true;
                 return Err(error);
@@ -166,8 +187,12 @@ impl<S: Store> Dispatcher<'_, S> {
         }
     }
 
-    /// Returns when the next attempt must be started, if nothing happens.
+    /// Returns when the next attempt must be started, if nothing happens. `None` if something must happen before.
     pub(super) fn next_attempt(&self) -> Option<Instant> {
-        self.transactional.iter().flatten().filter_map(TransactionalQueue::next_look).min()
+        if !self.may_start_attempts() {
+            return None;
+        }
+        let may_start = |queue: &&TransactionalQueue| queue.may_start(self.in_hand.of_queue(queue.position));
+        self.transactional.iter().flatten().filter(may_start).map(|queue| queue.poll_at).min()
     }
 }
