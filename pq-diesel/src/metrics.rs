@@ -25,7 +25,7 @@ pub struct Metrics {
     pub dead_tuples: u64,
     /// The age of the oldest snapshot of a session on the database. `None` if there is none that the role can see.
     pub oldest_snapshot: Option<Duration>,
-    /// Workers that have sent a heartbeat within [`WorkerInfo::FORGOTTEN_AFTER`].
+    /// Workers that have sent a heartbeat within [`pq_core::WorkerInfo::FORGOTTEN_AFTER`].
     pub workers_live: u64,
     /// Registered workers that have not, and that maintenance has not removed yet.
     pub workers_gone: u64,
