@@ -153,6 +153,7 @@ fn a_grant_by_a_role_that_may_not_fails() -> Outcome {
     let mut run = |sql: &str| diesel::connection::SimpleConnection::batch_execute(&mut conn, sql);
     run(&format!("CREATE ROLE {helpless}; CREATE ROLE {target}; GRANT USAGE ON SCHEMA pq TO {helpless}"))?;
     run(&format!("GRANT ALL ON ALL TABLES IN SCHEMA pq TO {helpless}"))?;
+    run(&format!("GRANT ALL ON ALL SEQUENCES IN SCHEMA pq TO {helpless}"))?;
     let mut granting = on(&database, &["grant", &target, "reader"]);
     granting.env("PGOPTIONS", format!("-c role={helpless}"));
     let failed = granting.output()?;

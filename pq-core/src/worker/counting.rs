@@ -1,15 +1,13 @@
 //! Passing a worker's counters to the store.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::worker_run::WorkerRun;
 use crate::lease_table::extension_timeout;
 use crate::{Store, StoreError, TaskCounters};
 
-/// The interval of a worker that sends no heartbeats.
-const INTERVAL: Duration = Duration::from_secs(60);
-
-/// Adds what a worker has counted to the store's counters, as often as it sends heartbeats.
+/// Adds what a worker has counted to the store's counters, as often as it sends heartbeats. One that sends none leaves no
+/// trace in the store.
 ///
 /// Counters are kept in memory while the store cannot be reached, and are lost with the process.
 #[derive(Debug, Default)]
@@ -23,7 +21,7 @@ pub(super) struct CounterFlush {
 
 impl CounterFlush {
     pub(super) fn flush_if_due<S: Store>(&mut self, run: &WorkerRun<S>) {
-        let interval = run.settings.heartbeat_every.unwrap_or(INTERVAL);
+        let Some(interval) = run.settings.heartbeat_every else { return };
         match self.flushed_at {
             None => self.pass(run, false),
             Some(at) if at.elapsed() >= interval => self.flush(run),
@@ -31,8 +29,11 @@ impl CounterFlush {
         }
     }
 
+    /// Passes the counters at the end of the worker.
     pub(super) fn flush<S: Store>(&mut self, run: &WorkerRun<S>) {
-        self.pass(run, true);
+        if run.settings.heartbeat_every.is_some() {
+            self.pass(run, true);
+        }
     }
 
     /// Reads the store's clock, and passes the counters. The first call of a worker only reads the clock, so that the

@@ -227,7 +227,7 @@ where
     ///
     /// A heartbeat stores the worker's status, and receives a request to stop. The worker's counters
     /// ([`crate::Counters`]) are stored as often. With `None` the worker is not registered, so it is not listed and can be
-    /// stopped by its [`Control`] only, and its counters are stored once a minute.
+    /// stopped by its [`Control`] only, and its counters are not stored.
     #[must_use]
     pub fn heartbeat_every(mut self, interval: Option<Duration>) -> Self {
         self.settings.heartbeat_every = interval;

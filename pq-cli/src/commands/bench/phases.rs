@@ -221,6 +221,8 @@ impl Runner<'_> {
         };
         Worker::new(self.pq)
             .threads(threads as usize)
+            // It leaves nothing behind, its counters included.
+            .heartbeat_every(None)
             .maintain_every(Duration::MAX)
             .retention(keep_everything())
             .serve(handler)
