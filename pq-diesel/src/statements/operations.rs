@@ -21,6 +21,51 @@ macro_rules! chosen {
     };
 }
 
+/// The parameters of a batch.
+macro_rules! given {
+    () => {
+        ", given AS (
+        SELECT $9::bigint AS position, $10::bigint AS most
+    ), "
+    };
+}
+
+/// The first jobs under leases that the filter selects, by id.
+macro_rules! chosen_running {
+    () => {
+        concat!(
+            "chosen AS MATERIALIZED (
+        SELECT held.job, lease.id AS lease FROM ",
+            leased!(),
+            " AND held.job > $9 ORDER BY held.job LIMIT $10
+    )"
+        )
+    };
+}
+
+/// The first entries of the archive that the filter selects.
+macro_rules! chosen_archived {
+    () => {
+        concat!(
+            "chosen AS MATERIALIZED (
+        SELECT job.ctid AS place, job.entry FROM {archive} AS job WHERE job.entry > $9 AND ",
+            is_archived!(),
+            " ORDER BY job.entry LIMIT $10
+    )"
+        )
+    };
+}
+
+/// Releases the unique keys of the jobs in `gone`.
+macro_rules! cleared {
+    () => {
+        "cleared AS (
+        DELETE FROM {unique} AS claimed USING gone
+        WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
+    )"
+    };
+}
+
 /// Counts jobs. $9 highest number.
 pub(super) const TALLY: &str = concat!(
     filter!(),
@@ -79,19 +124,16 @@ pub(super) const CHANGE_WAITING: &str = concat!(
 /// Archives waiting jobs as cancelled, and counts them. Order: by id. Locks: the rows of the jobs.
 pub(super) const CANCEL_SELECTED: &str = concat!(
     filter!(),
-    ", given AS (
-        SELECT $9::bigint AS position, $10::bigint AS most
-    ), ",
+    given!(),
     chosen!(),
     ", free AS MATERIALIZED (
         SELECT ctid FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) AND dequeued_at IS NULL
         FOR UPDATE SKIP LOCKED
     ), gone AS (
         DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
-    ), cleared AS (
-        DELETE FROM {unique} AS claimed USING gone
-        WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
-    ), counted AS (
+    ), ",
+    cleared!(),
+    ", counted AS (
         INSERT INTO {counters} (q_name, task, counts)
         SELECT q_name, task, json_build_object('cancelled', count(*))
         FROM (SELECT q_name, {task} AS task FROM gone) AS job GROUP BY q_name, task
@@ -109,18 +151,15 @@ pub(super) const CANCEL_SELECTED: &str = concat!(
 /// Deletes jobs that are not leased. Locks: the rows of the jobs.
 pub(super) const DELETE_SELECTED: &str = concat!(
     filter!(),
-    ", given AS (
-        SELECT $9::bigint AS position, $10::bigint AS most
-    ), ",
+    given!(),
     chosen!(),
     ", free AS MATERIALIZED (
         SELECT ctid FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) FOR UPDATE SKIP LOCKED
     ), gone AS (
         DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING id, q_name, unique_key
-    ), cleared AS (
-        DELETE FROM {unique} AS claimed USING gone
-        WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
-    )
+    ), ",
+    cleared!(),
+    "
     SELECT (SELECT count(*) FROM chosen), (SELECT max(id) FROM chosen), (SELECT count(*) FROM gone), '{}'::text[]"
 );
 
@@ -129,13 +168,9 @@ pub(super) const DELETE_SELECTED: &str = concat!(
 /// Order: by id. Locks: the rows of the leases.
 pub(super) const LOCK_LEASES: &str = concat!(
     filter!(),
-    ", given AS (
-        SELECT $9::bigint AS position, $10::bigint AS most
-    ), chosen AS MATERIALIZED (
-        SELECT held.job, lease.id AS lease FROM ",
-    leased!(),
-    " AND held.job > $9 ORDER BY held.job LIMIT $10
-    )
+    given!(),
+    chosen_running!(),
+    "
     SELECT id FROM {leases} WHERE id = ANY (ARRAY(SELECT lease FROM chosen)) ORDER BY id FOR UPDATE SKIP LOCKED"
 );
 
@@ -146,11 +181,9 @@ pub(super) const CANCEL_RUNNING: &str = concat!(
     filter!(),
     ", given AS (
         SELECT $9::bigint AS position, $10::bigint AS most, $11::bigint[] AS locked
-    ), chosen AS MATERIALIZED (
-        SELECT held.job, lease.id AS lease FROM ",
-    leased!(),
-    " AND held.job > $9 ORDER BY held.job LIMIT $10
-    ), asked AS (
+    ), ",
+    chosen_running!(),
+    ", asked AS (
         UPDATE {leases} AS lease SET cancelled = lease.cancelled || ARRAY(
             SELECT job FROM chosen WHERE chosen.lease = lease.id AND job <> ALL (lease.cancelled))
         WHERE lease.id = ANY ($11) AND lease.id IN (SELECT chosen.lease FROM chosen)
@@ -164,13 +197,9 @@ pub(super) const CANCEL_RUNNING: &str = concat!(
 /// rows.
 pub(super) const RETRY_SELECTED: &str = concat!(
     filter!(),
-    ", given AS (
-        SELECT $9::bigint AS position, $10::bigint AS most
-    ), chosen AS MATERIALIZED (
-        SELECT job.ctid AS place, job.entry FROM {archive} AS job WHERE job.entry > $9 AND ",
-    is_archived!(),
-    " ORDER BY job.entry LIMIT $10
-    ), locked AS MATERIALIZED (
+    given!(),
+    chosen_archived!(),
+    ", locked AS MATERIALIZED (
         SELECT entry, id, q_name, unique_key FROM {archive} AS job
         WHERE ctid = ANY (ARRAY(SELECT place FROM chosen))
             AND NOT EXISTS (SELECT FROM {archive} AS newer WHERE newer.id = job.id AND newer.entry > job.entry)
@@ -199,13 +228,9 @@ pub(super) const RETRY_SELECTED: &str = concat!(
 /// Deletes archived jobs. The position is that of the entry in the archive. Locks: the archived rows.
 pub(super) const DELETE_ARCHIVED: &str = concat!(
     filter!(),
-    ", given AS (
-        SELECT $9::bigint AS position, $10::bigint AS most
-    ), chosen AS MATERIALIZED (
-        SELECT job.ctid AS place, job.entry FROM {archive} AS job WHERE job.entry > $9 AND ",
-    is_archived!(),
-    " ORDER BY job.entry LIMIT $10
-    ), free AS MATERIALIZED (
+    given!(),
+    chosen_archived!(),
+    ", free AS MATERIALIZED (
         SELECT ctid FROM {archive} WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) FOR UPDATE SKIP LOCKED
     ), gone AS (
         DELETE FROM {archive} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING entry
