@@ -23,8 +23,7 @@ const RETAKE_EVERY: Duration = Duration::from_millis(20);
 /// The delay before a leased job runs again whose transaction was refused for a reason that may pass.
 const RUN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// How often a handler is run again at once after conflicts with other transactions, before that is its failure.
-const MAX_RERUNS: u32 = 3;
+const MAX_RERUNS: u32 = Attempt::<PgStore>::MAX_RERUNS;
 
 /// A handler on the connection of the transaction that holds its job.
 ///
@@ -99,10 +98,10 @@ async fn take_and_run(shared: &Shared, attempt: &mut Attempt<PgStore>) -> Result
     let isolation = attempt.isolation();
     if isolation != Isolation::ReadCommitted {
         shared.roll_back(lent).await?;
-        match retake(shared, &job, isolation).await? {
-            Some(retaken) => lent = retaken,
-            None => return Ok(Some(Settled::ByAnother)),
-        }
+        let Some(retaken) = retake(shared, &job, isolation).await? else {
+            return Ok(Some(Settled::ByAnother));
+        };
+        lent = retaken;
     }
     let mut reruns = 0;
     loop {
@@ -115,10 +114,10 @@ async fn take_and_run(shared: &Shared, attempt: &mut Attempt<PgStore>) -> Result
         }
         reruns += 1;
         tracing::info!(job_id = %job.id, reruns, "handler conflicted with another transaction");
-        match retake(shared, &job, isolation).await? {
-            Some(retaken) => lent = retaken,
-            None => return Ok(Some(Settled::ByAnother)),
-        }
+        let Some(retaken) = retake(shared, &job, isolation).await? else {
+            return Ok(Some(Settled::ByAnother));
+        };
+        lent = retaken;
     }
 }
 
@@ -170,16 +169,13 @@ async fn run_and_commit(
     };
     let outcome = attempt.outcome(Ok(outcome));
     attempt.may_commit()?;
-    let settled = match &outcome {
-        None => Ok(()),
-        Some(outcome) => settle(shared, &mut lent, job, outcome).await,
-    };
+    let settled = settle(shared, &mut lent, job, outcome.as_ref()).await;
     match shared.end(lent, settled).await {
         Ok(()) => Ok(Ended::Committed(outcome)),
         Err(error) if error.is_passing() && !error.is_conflict() => Err(error),
         Err(error) => {
             let reason = if error.is_conflict() { Reason::Conflict } else { Reason::Ended };
-            Ok(Ended::RolledBack { result: Err(not_kept(&error)), reason })
+            Ok(Ended::RolledBack { result: Err(Failure::not_kept(&error)), reason })
         }
     }
 }
@@ -199,10 +195,7 @@ async fn settle_after_rollback(
     let began = Instant::now();
     loop {
         if let Some(mut lent) = retake(shared, job, Isolation::ReadCommitted).await? {
-            let settled = match &outcome {
-                None => Ok(()),
-                Some(outcome) => settle(shared, &mut lent, job, outcome).await,
-            };
+            let settled = settle(shared, &mut lent, job, outcome.as_ref()).await;
             return shared.end(lent, settled.map(|()| Settled::As(outcome))).await;
         }
         if reason != Reason::Dropped || began.elapsed() >= RETAKE_WITHIN {
@@ -213,16 +206,18 @@ async fn settle_after_rollback(
     }
 }
 
-async fn settle(shared: &Shared, lent: &mut Lent, job: &Arc<Claim>, outcome: &Outcome) -> Result<(), Error> {
+/// Settles a job that the transaction holds. Without an outcome the commit completes it.
+async fn settle(
+    shared: &Shared,
+    lent: &mut Lent,
+    job: &Arc<Claim>,
+    outcome: Option<&Outcome>,
+) -> Result<(), Error> {
+    let Some(outcome) = outcome else { return Ok(()) };
     let settlements = [Settlement { job, outcome: outcome.clone() }];
     let mut sql = lent.sql();
     let accepted = shared.within_limit(shared.store().settle_on(&mut sql, &settlements)).await?;
     if accepted.all() { Ok(()) } else { Err(pq_core::Error::not_yours(job.id).into()) }
-}
-
-/// The failure of a handler whose writes could not be kept.
-fn not_kept(error: &impl fmt::Display) -> Failure {
-    Failure::Error(format!("cannot keep the handler's writes: {error}"))
 }
 
 /// Runs a transactional handler under a lease. Its writes and its job's outcome commit together.
@@ -279,7 +274,7 @@ async fn run_once_under_lease(
         Err(error) if error.is_passing() && !error.is_conflict() => Ok(run_again(context, &error)),
         Err(error) => {
             is_conflict.store(error.is_conflict(), Ordering::Relaxed);
-            Err(not_kept(&error).to_string())
+            Err(Failure::not_kept(&error).to_string())
         }
     }
 }

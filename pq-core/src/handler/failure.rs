@@ -34,6 +34,14 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// Returns the failure of a handler that ignored the error of one of its statements, or whose commit failed.
+    #[must_use]
+    pub fn not_kept(error: &impl std::error::Error) -> Self {
+        Self::Error(format!("cannot keep the handler's writes: {error}"))
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -7,7 +7,7 @@ use super::batch::Batch;
 use super::lease_keeper::log_lost_lease;
 use super::prepared_job::PreparedJob;
 use super::queue_set::ServedQueue;
-use super::run_handler::{not_kept, run_handler};
+use super::run_handler::run_handler;
 use super::settling::{SETTLE_WITHIN, give_back_buffer, settle_finished};
 use super::status::Report;
 use super::thread_slots::{FinishedJob, ThreadSlot};
@@ -239,7 +239,9 @@ fn run_in_transaction<S: Store>(
                 *committed = settled_as.filter(|_| error.is_unavailable());
                 return Ok(Outcome::snooze(RUN_AGAIN_AFTER));
             }
-            Err(Rollback::Store(error)) => (Err(not_kept(&error)), is_conflict || error.is_conflict()),
+            Err(Rollback::Store(error)) => {
+                (Err(Failure::not_kept(&error)), is_conflict || error.is_conflict())
+            }
         };
         if !is_conflict || reruns == MAX_RERUNS {
             return result;

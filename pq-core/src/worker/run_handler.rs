@@ -61,8 +61,3 @@ fn run_attempt<S: Store>(
         _ => result,
     }
 }
-
-/// The failure of a handler that ignored the error of one of its statements, or whose commit failed.
-pub(super) fn not_kept(error: &impl std::error::Error) -> Failure {
-    Failure::Error(format!("cannot keep the handler's writes: {error}"))
-}

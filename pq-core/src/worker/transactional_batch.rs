@@ -15,7 +15,7 @@ use super::batch::Batch;
 use super::leased_batch;
 use super::prepared_job::PreparedJob;
 use super::queue_set::ServedQueue;
-use super::run_handler::{not_kept, run_handler};
+use super::run_handler::run_handler;
 use super::settling::{SettledJob, settle_in_transaction};
 use super::sharing::SharedTransaction;
 use super::tally::{EndedAttempt, Tally};
@@ -258,7 +258,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             Err(error) if error.is_passing() => return Err(error),
             Err(error) => {
                 self.roll_back_to(conn, kept)?;
-                Err(not_kept(&error))
+                Err(Failure::not_kept(&error))
             }
         };
         if is_conflict && result.is_err() {
@@ -388,7 +388,7 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
                     Some(OnlyJob { job, attempt, is_conflict })
                         if is_conflict || error.is_conflict() || !error.is_passing() =>
                     {
-                        (job, attempt, Err(not_kept(&error)), is_conflict || error.is_conflict())
+                        (job, attempt, Err(Failure::not_kept(&error)), is_conflict || error.is_conflict())
                     }
                     _ => return Err(error),
                 },

@@ -1,7 +1,6 @@
 //! An attempt of a job whose asynchronous handler runs in the transaction that takes it.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,13 +10,13 @@ use tracing::Instrument;
 use super::events::{AttemptEnd, Event, Events};
 use super::running::run_guarded;
 use crate::handler::HandlerResult;
-use crate::worker::catch_panic::panic_text;
+use crate::worker::catch_panic::catch_panic;
 use crate::worker::prepared_job::PreparedJob;
 use crate::worker::queue_set::ServedQueue;
 use crate::worker::statistics::ThreadStatistics;
 use crate::worker::status::Report;
 use crate::worker::tally::Tally;
-use crate::worker::transactional_batch::needs_lease;
+use crate::worker::transactional_batch::{MAX_RERUNS, needs_lease};
 use crate::worker::worker_run::WorkerRun;
 use crate::{Claim, Error, Failure, Isolation, Outcome, QueueName, Scan, Store, Taken};
 
@@ -46,6 +45,9 @@ impl<S: Store> fmt::Debug for Attempt<S> {
 }
 
 impl<S: Store> Attempt<S> {
+    /// How often a handler is run again at once after conflicts with other transactions, before that is its failure.
+    pub const MAX_RERUNS: u32 = MAX_RERUNS;
+
     pub(super) fn new(
         run: &Arc<WorkerRun<S>>,
         events: &Arc<Events<S::Error>>,
@@ -113,8 +115,7 @@ impl<S: Store> Attempt<S> {
             let Some((function, known)) = known else {
                 return Err(Failure::Error("the handler is not asynchronous and transactional".to_owned()));
             };
-            let future = catch_unwind(AssertUnwindSafe(|| call(function)))
-                .unwrap_or_else(|panic| Err(Failure::Panic(panic_text(panic))))?;
+            let future = catch_panic(|| call(function)).flatten()?;
             let timeout = prepared.timeout();
             let running = prepared.running(None, timeout, Instant::now());
             self.run.slots()[self.thread].begin_concurrent(self.number, running);
@@ -125,8 +126,7 @@ impl<S: Store> Attempt<S> {
         let mut result = run_guarded(future, timeout).instrument(span).await;
         if let Some(job) = &self.job {
             for map in &maps {
-                result = catch_unwind(AssertUnwindSafe(|| map(job, result)))
-                    .unwrap_or_else(|panic| Err(Failure::Panic(panic_text(panic))));
+                result = catch_panic(|| map(job, result)).flatten();
             }
         }
         result

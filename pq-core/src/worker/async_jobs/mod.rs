@@ -185,7 +185,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             let now = Instant::now();
             if attempts_seen != Some(arrivals.generation()) {
                 attempts_seen = Some(arrivals.generation());
-                self.transactional.iter_mut().flatten().for_each(TransactionalQueue::look_again);
+                self.look_again_everywhere();
             }
             if now >= retry_at {
                 self.start_attempts();
@@ -233,10 +233,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                         Ok(true) => {
                             poll_at = now;
                             if expired {
-                                self.transactional
-                                    .iter_mut()
-                                    .flatten()
-                                    .for_each(TransactionalQueue::look_again);
+                                self.look_again_everywhere();
                             }
                         }
                         Err(error) if is_fatal(run, &error) => return Err(error),
@@ -457,6 +454,6 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         let attempt = Some(prepared.ended_attempt(&run.clock, began, now));
         let (job, outcome) = prepared.end(run, &run.queues.all[position], result);
         self.finish(FinishedJob { job, outcome, at: now, attempt, settled_as: settled_as.map(Box::new) });
-        self.look_again_everywhere(position);
+        self.look_again_after(position);
     }
 }

@@ -1,6 +1,5 @@
 //! Starting a job: its lease, its context, and its future on the executor.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use super::events::ResultSender;
 use super::running::run_guarded;
 use super::{Dispatcher, Flight};
 use crate::handler::{Context, HandlerFuture, Run};
-use crate::worker::catch_panic::panic_text;
+use crate::worker::catch_panic::catch_panic;
 use crate::worker::leased_batch::set_lease_length;
 use crate::worker::prepared_job::PreparedJob;
 use crate::worker::status::Report;
@@ -81,6 +80,5 @@ fn future_of<S: Store>(
     let Run::Asynchronous(handler) = &handler.run else {
         return Err(Failure::Error("the handler is not asynchronous".to_owned()));
     };
-    catch_unwind(AssertUnwindSafe(|| handler(context, &prepared.incoming)))
-        .unwrap_or_else(|panic| Err(Failure::Panic(panic_text(panic))))
+    catch_panic(|| handler(context, &prepared.incoming)).flatten()
 }

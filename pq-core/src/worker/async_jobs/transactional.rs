@@ -165,7 +165,7 @@ impl<S: Store> Dispatcher<'_, S> {
                 self.run.record_poll();
             }
             AttemptEnd::NeedsLease => queue.needs_lease = true,
-            AttemptEnd::Ran => self.look_again_everywhere(position),
+            AttemptEnd::Ran => self.look_again_after(position),
             // The executor ends, or it was the handler's future that was dropped.
             AttemptEnd::Dropped => {
                 (queue.may_have_jobs, queue.poll_at) = (false, Instant::now() + RESERVED_PAUSE)
@@ -179,12 +179,16 @@ impl<S: Store> Dispatcher<'_, S> {
     }
 
     /// Has a queue looked at again, and all queues if the run ends when they are empty: a handler may have put jobs.
-    pub(super) fn look_again_everywhere(&mut self, position: usize) {
-        let all = ends_when_empty(self.run);
-        for queue in self.transactional.iter_mut().flatten().filter(|queue| all || queue.position == position)
-        {
+    pub(super) fn look_again_after(&mut self, position: usize) {
+        if ends_when_empty(self.run) {
+            self.look_again_everywhere();
+        } else if let Some(queue) = &mut self.transactional[position] {
             queue.look_again();
         }
+    }
+
+    pub(super) fn look_again_everywhere(&mut self) {
+        self.transactional.iter_mut().flatten().for_each(TransactionalQueue::look_again);
     }
 
     /// Returns when the next attempt must be started, if nothing happens. `None` if something must happen before.
