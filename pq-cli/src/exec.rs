@@ -176,19 +176,20 @@ fn wait(child: &mut Child, should_stop: impl Fn() -> bool) -> io::Result<ExitSta
 /// Waits for the rest of a process group whose first process has ended after SIGTERM, and kills what does not end in time.
 /// It would go on beside the next attempt.
 fn end_group(group: u32, terminated_at: Instant) {
-    let Some(group) = i32::try_from(group).ok().and_then(Pid::from_raw) else { return };
-    while test_kill_process_group(group).is_ok() {
+    while id_of(group).is_some_and(|id| test_kill_process_group(id).is_ok()) {
         if terminated_at.elapsed() > KILL_AFTER {
-            // An error means that the process group has ended.
-            let _ = kill_process_group(group, Signal::KILL);
-            return;
+            return signal(group, Signal::KILL);
         }
         std::thread::sleep(POLL_INTERVAL);
     }
 }
 
+fn id_of(group: u32) -> Option<Pid> {
+    i32::try_from(group).ok().and_then(Pid::from_raw)
+}
+
 fn signal(group: u32, signal: Signal) {
-    if let Some(group) = i32::try_from(group).ok().and_then(Pid::from_raw) {
+    if let Some(group) = id_of(group) {
         // An error means that the process group has ended.
         let _ = kill_process_group(group, signal);
     }

@@ -23,26 +23,25 @@ impl CounterFlush {
     pub(super) fn flush_if_due<S: Store>(&mut self, run: &WorkerRun<S>) {
         let Some(interval) = run.settings.heartbeat_every else { return };
         match self.flushed_at {
-            None => self.pass(run, false),
+            // The first call only reads the clock, so that the number of a worker's statements does not depend on how many
+            // jobs have ended by then.
+            None => self.send(run),
             Some(at) if at.elapsed() >= interval => self.flush(run),
             Some(_) => {}
         }
     }
 
-    /// Passes the counters at the end of the worker.
+    /// Passes what was counted since the last call, also at the end of the worker.
     pub(super) fn flush<S: Store>(&mut self, run: &WorkerRun<S>) {
         if run.settings.heartbeat_every.is_some() {
-            self.pass(run, true);
+            self.pending.extend(run.progress.take_counters());
+            self.send(run);
         }
     }
 
-    /// Reads the store's clock, and passes the counters. The first call of a worker only reads the clock, so that the
-    /// number of its statements does not depend on how many jobs have ended by then.
-    fn pass<S: Store>(&mut self, run: &WorkerRun<S>, with_counters: bool) {
+    /// Reads the store's clock, and adds the pending counters.
+    fn send<S: Store>(&mut self, run: &WorkerRun<S>) {
         let is_first = self.flushed_at.replace(Instant::now()).is_none();
-        if with_counters {
-            self.pending.extend(run.progress.take_counters());
-        }
         if self.pending.is_empty() && !is_first {
             return;
         }
