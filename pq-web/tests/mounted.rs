@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// Limit for everything that a test waits for.
+/// Time limit of each wait.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn migrated() -> Result<(Database, Pq), Box<dyn Error>> {

@@ -205,7 +205,7 @@ fn all_jobs_that_a_filter_selects_are_changed_in_batches<F: Fixture>(harness: &H
     assert_eq!(operate(harness, &Operation::RunNow, &apples()), (0, 0));
 }
 
-/// A producer that is as fast as an operation would otherwise keep it busy for ever.
+/// Otherwise an operation would not end while a producer is as fast as it.
 fn jobs_that_are_put_during_an_operation_are_not_changed<F: Fixture>(harness: &Harness<F>) {
     let queue = harness.queue();
     queue.put_many((0..1_000).map(|n| json!(n))).unwrap();

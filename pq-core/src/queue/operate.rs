@@ -104,7 +104,7 @@ impl<S: Store> Pq<S> {
     ) -> Result<OperationReport, S::Error> {
         let mut report = OperationReport::default();
         let Some(mut selection) = operation.selection(filter) else { return Ok(report) };
-        // Otherwise a retry would find the jobs again that have failed again, for ever.
+        // Otherwise a retry would find jobs that have failed again meanwhile, and would not end.
         let now = self.store.with_connection(|conn| self.store.now(conn))?;
         selection.until = selection.until.map_or(Some(now), |until| Some(until.min(now)));
         let mut entry = None;

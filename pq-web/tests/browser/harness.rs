@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Limit for everything that a test waits for. Generous, because the machine may be busy with something else.
+/// Time limit of each wait. The machine may be busy with other tests.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A dashboard, served by the test itself.
