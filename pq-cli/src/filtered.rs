@@ -7,6 +7,7 @@ use pq_diesel::{ChangeOutcome, Filter, JobId, JobState, Operation, Pq};
 
 use crate::confirm::Confirmation;
 use crate::failure::Failure;
+use crate::job_output;
 use crate::output::{self, plural};
 use crate::values;
 
@@ -68,6 +69,32 @@ impl Conditions {
     }
 }
 
+/// The jobs of a command: single ones, or those of a queue that the conditions select.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Selection {
+    /// Job ids.
+    #[arg(required_unless_present = "queue", value_parser = job_output::parse_id, allow_negative_numbers = true)]
+    #[arg(conflicts_with = "Conditions")]
+    pub(crate) ids: Vec<i64>,
+    /// All jobs of this queue that the command changes, or those that the options select.
+    #[arg(long, value_name = "QUEUE", conflicts_with = "ids", required_unless_present = "ids")]
+    pub(crate) queue: Option<String>,
+    #[command(flatten)]
+    pub(crate) conditions: Conditions,
+    #[command(flatten)]
+    pub(crate) yes: Confirmation,
+}
+
+impl Selection {
+    /// Changes the jobs: those of a queue after confirmation.
+    pub(crate) fn change(&self, pq: &Pq, operation: &Operation, words: &Words) -> Result<ExitCode, Failure> {
+        match &self.queue {
+            Some(queue) => operate(pq, queue, &self.conditions, &[], operation, words, &self.yes),
+            None => change_each(pq, &self.ids, operation, words),
+        }
+    }
+}
+
 /// How an operation is described: `cancels 2 jobs of "mail"`, `2 jobs cancelled`.
 pub(crate) struct Words {
     /// `cancel`.
@@ -118,12 +145,7 @@ pub(crate) fn operate(
 }
 
 /// Changes the jobs with these ids, and prints a line for each.
-pub(crate) fn change_each(
-    pq: &Pq,
-    ids: &[i64],
-    operation: &Operation,
-    words: &Words,
-) -> Result<ExitCode, Failure> {
+fn change_each(pq: &Pq, ids: &[i64], operation: &Operation, words: &Words) -> Result<ExitCode, Failure> {
     let mut all = true;
     for id in ids {
         match pq.change(JobId(*id), operation)? {

@@ -5,31 +5,21 @@ use std::process::ExitCode;
 use pq_diesel::Operation;
 
 use super::examples;
-use crate::confirm::Confirmation;
 use crate::failure::Failure;
-use crate::filtered::{self, Conditions, HELD, Words};
+use crate::filtered::{HELD, Selection, Words};
 use crate::global::Global;
-use crate::job_output;
+use crate::output::plural;
 
 /// Delete jobs for good, waiting and archived ones.
 ///
-/// Running jobs stay. Deleted jobs are not archived. `pq cancel` keeps them in the archive.
+/// Running jobs stay, also with --queue. Deleted jobs are not archived. `pq cancel` keeps them in the archive.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq delete 42 43 --yes\npq delete --queue mail --state dead --error timeout --older-than 7d"
 ))]
 pub(crate) struct Delete {
-    /// Job ids.
-    #[arg(required_unless_present = "queue", value_parser = job_output::parse_id, allow_negative_numbers = true)]
-    #[arg(conflicts_with = "Conditions")]
-    ids: Vec<i64>,
-    /// Delete jobs of this queue in any state but running.
-    #[arg(long, value_name = "QUEUE", conflicts_with = "ids", required_unless_present = "ids")]
-    queue: Option<String>,
     #[command(flatten)]
-    conditions: Conditions,
-    #[command(flatten)]
-    yes: Confirmation,
+    jobs: Selection,
 }
 
 impl Delete {
@@ -42,14 +32,12 @@ impl Delete {
             job: "job",
             passed: HELD.to_owned(),
         };
-        let delete = Operation::Delete;
-        if let Some(queue) = &self.queue {
-            return filtered::operate(&pq, queue, &self.conditions, &[], &delete, &words, &self.yes);
+        if self.jobs.queue.is_none() {
+            let jobs = plural(self.jobs.ids.len() as u64, "job");
+            if !self.jobs.yes.confirm(&format!("deletes {jobs} permanently"))? {
+                return Ok(ExitCode::from(1));
+            }
         }
-        let jobs = crate::output::plural(self.ids.len() as u64, "job");
-        if !self.yes.confirm(&format!("deletes {jobs} permanently"))? {
-            return Ok(ExitCode::from(1));
-        }
-        filtered::change_each(&pq, &self.ids, &delete, &words)
+        self.jobs.change(&pq, &Operation::Delete, &words)
     }
 }

@@ -5,38 +5,29 @@ use std::process::ExitCode;
 use pq_diesel::{JobId, JobState, Operation};
 
 use super::examples;
-use crate::confirm::Confirmation;
 use crate::failure::Failure;
-use crate::filtered::{self, Conditions, Words};
+use crate::filtered::{self, Selection, Words};
 use crate::global::Global;
 use crate::{job_output, output};
 
 /// Requeue dead or cancelled jobs. They are due at once, and their attempts start from 0.
 ///
+/// With --queue it requeues dead jobs, or with --state cancelled the cancelled ones.
 /// A job is not requeued if its unique key is in use, or its id by a job that waits or runs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq retry 42 43\npq retry --queue mail --yes\npq retry --queue mail --state cancelled --task newsletter"
 ))]
 pub(crate) struct Retry {
-    /// Job ids.
-    #[arg(required_unless_present = "queue", value_parser = job_output::parse_id, allow_negative_numbers = true)]
-    #[arg(conflicts_with = "Conditions")]
-    ids: Vec<i64>,
-    /// Requeue the dead jobs of this queue, or with --state cancelled the cancelled ones.
-    #[arg(long, value_name = "QUEUE", conflicts_with = "ids", required_unless_present = "ids")]
-    queue: Option<String>,
     #[command(flatten)]
-    conditions: Conditions,
-    #[command(flatten)]
-    yes: Confirmation,
+    jobs: Selection,
 }
 
 impl Retry {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let pq = global.connect()?;
-        if let Some(name) = &self.queue {
-            let dead = self.conditions.is_for_default_state();
+        if let Some(name) = &self.jobs.queue {
+            let dead = self.jobs.conditions.is_for_default_state();
             let words = Words {
                 verb: "requeue",
                 past: "requeued",
@@ -48,15 +39,15 @@ impl Retry {
             return filtered::operate(
                 &pq,
                 name,
-                &self.conditions,
+                &self.jobs.conditions,
                 &states,
                 &Operation::Retry,
                 &words,
-                &self.yes,
+                &self.jobs.yes,
             );
         }
         let mut all = true;
-        for id in &self.ids {
+        for id in &self.jobs.ids {
             let result = match pq.find(JobId(*id))? {
                 Some(job) if matches!(job.state, JobState::Dead | JobState::Cancelled) => {
                     match pq.queue::<()>(job.queue.as_str())?.retry(job.id)? {
