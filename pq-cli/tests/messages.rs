@@ -69,7 +69,7 @@ fn a_worker_without_a_heartbeat_for_a_minute_is_gone() -> Outcome {
     );
     assert_eq!(status(&run(&database, &["stop", "--all", "--yes"])?), 1);
     let top = stdout(&run(&database, &["top", "--once"])?);
-    assert!(top.contains("0 workers"), "{top}");
+    assert!(top.contains("0 workers") && top.contains("gone, 14m"), "{top}");
     Ok(())
 }
 
