@@ -17,8 +17,9 @@ DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
     interval, interval, json);
 DROP FUNCTION "pq"."queue_put"(
-    text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text);
-DROP FUNCTION "pq"."queue_put_unique"(text, text, text, bigint, json, timestamptz, timestamptz, integer, text);
+    text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json);
+DROP FUNCTION "pq"."queue_put_unique"(
+    text, text, text, bigint, json, timestamptz, timestamptz, integer, text, jsonb);
 DROP FUNCTION "pq"."queue_claim_unique"();
 DROP FUNCTION "pq"."queue_try_claim_unique"(text, text, bigint);
 DROP FUNCTION "pq"."queue_is_live"(bigint, bigint);

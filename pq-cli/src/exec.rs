@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pq_diesel::{Claim, Trace};
+use pq_diesel::Claim;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::Deserialize;
 use wait_timeout::ChildExt;
@@ -234,7 +234,8 @@ impl StderrTail {
 }
 
 /// Returns the environment variables that describe a job to its command.
-pub(crate) fn variables(job: &Claim, task: Option<&str>, trace: &Trace) -> Vec<(String, String)> {
+pub(crate) fn variables(job: &Claim, task: Option<&str>) -> Vec<(String, String)> {
+    let mut trace = job.annotations.trace();
     let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(output::format_time_micros);
     let known = [
         ("PQ_ID", Some(job.id.to_string())),
@@ -247,8 +248,8 @@ pub(crate) fn variables(job: &Claim, task: Option<&str>, trace: &Trace) -> Vec<(
         ("PQ_EXPECTED_AT", at(job.expected_at)),
         ("PQ_SERIALIZATION_KEY", job.serialization_key.as_ref().map(|key| key.as_str().to_owned())),
         ("PQ_UNIQUE_KEY", job.unique_key.as_ref().map(|key| key.as_str().to_owned())),
-        ("TRACEPARENT", trace.get("traceparent").cloned()),
-        ("TRACESTATE", trace.get("tracestate").cloned()),
+        ("TRACEPARENT", trace.remove("traceparent")),
+        ("TRACESTATE", trace.remove("tracestate")),
     ];
     // If `pq` runs inside a job's command, it inherits that job's variables. Unset values are therefore passed as
     // empty strings.

@@ -1,11 +1,10 @@
 //! The payload of a task's job: the JSON object that Python's `pq.tasks` writes and reads.
 //!
 //! The keys `function`, `args`, `kwargs`, `retried`, `retry_in` and `max_retries` are Python's. Both implementations
-//! keep unknown keys when they retry a job. This one adds `retries`, `counted`, `backoff`, `timeout`, `lease`, `trace` and
-//! `unknown`, and reads `max_retries` and `retry_in` only from calls of others: in its own they tell Python the policy of
+//! keep unknown keys when they retry a job. This one adds `retries`, `counted`, `backoff`, `timeout`, `lease` and `unknown`,
+//! and reads `max_retries` and `retry_in` only from calls of others: in its own they tell Python the policy of
 //! the task.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -15,9 +14,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::{Backoff, CodecError, Error, IntoWhen, JobId, When};
-
-/// The trace context that is stored with a call, by header name: `traceparent`, `tracestate` and so on.
-pub type Trace = BTreeMap<String, String>;
 
 /// A JSON object that keeps the order of its keys, and its values byte for byte.
 #[derive(Clone, Debug, Default)]
@@ -174,10 +170,6 @@ impl Envelope {
 
     pub(crate) fn duration(&self, key: &str) -> Option<Duration> {
         parse_duration(&self.0.read::<String>(key)?)
-    }
-
-    pub(crate) fn trace(&self) -> Trace {
-        self.0.read("trace").unwrap_or_default()
     }
 
     /// Decodes the arguments: keyword arguments from an object, positional ones from an array.

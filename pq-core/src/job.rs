@@ -9,7 +9,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Claim, Key, OnConflict, Payload, When};
+use crate::{Annotations, Claim, Key, OnConflict, Payload, When};
 
 /// A job's id. It is unique within its table and never reused. A job that is requeued keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,10 +51,12 @@ pub struct NewJob {
     pub serialization_key: Option<Key>,
     /// The unique key, and what a put does if a job with that key waits or runs.
     pub unique: Option<(Key, OnConflict)>,
+    /// What is noted with the job. Default: nothing.
+    pub annotations: Annotations,
 }
 
 impl NewJob {
-    /// Creates a job that is due at once, with priority 0 and without keys.
+    /// Creates a job that is due at once, with priority 0, without keys and without annotations.
     #[must_use]
     pub fn new(payload: Payload) -> Self {
         Self {
@@ -64,6 +66,7 @@ impl NewJob {
             priority: 0,
             serialization_key: None,
             unique: None,
+            annotations: Annotations::default(),
         }
     }
 }

@@ -35,6 +35,7 @@
 
 #![warn(missing_debug_implementations)]
 
+mod annotations;
 mod audit;
 mod backoff;
 mod cancellation;
@@ -71,6 +72,7 @@ mod wake_signal;
 mod when;
 mod worker;
 
+pub use annotations::{Annotations, Trace};
 pub use audit::{AuditEntry, AuditRecord};
 pub use backoff::Backoff;
 pub use cancellation::{CancellationToken, Registration};
@@ -83,7 +85,6 @@ pub use counts::QueueCounts;
 #[cfg(feature = "cron")]
 pub use cron::fire_due_crons;
 pub use cron::{Cron, CronEntry};
-pub use envelope::Trace;
 pub use error::Error;
 pub use explanation::{Reason, RunningWorker, Session};
 pub use filter::Filter;

@@ -1,6 +1,6 @@
 //! Options of a put.
 
-use crate::{Error, IntoWhen, Key, NewJob, OnConflict, Payload, TimeError, When};
+use crate::{Annotations, Error, IntoWhen, Key, NewJob, OnConflict, Payload, TimeError, Trace, When};
 
 /// The options of a put: times, priority and keys.
 ///
@@ -76,7 +76,7 @@ impl PutOptions {
     ///
     /// [`Error::InvalidTime`] or [`Error::InvalidKey`] for the first invalid option.
     pub fn check(&self) -> Result<(), Error> {
-        self.job(Payload::from_stored(String::new())).map(drop)
+        self.job(Payload::from_stored(String::new()), Trace::new()).map(drop)
     }
 
     /// Returns these options, completed by `others` where they are not set.
@@ -90,8 +90,8 @@ impl PutOptions {
         }
     }
 
-    /// Builds the job that is put with these options.
-    pub(crate) fn job(&self, payload: Payload) -> Result<NewJob, Error> {
+    /// Builds the job that is put with these options in a trace context.
+    pub(crate) fn job(&self, payload: Payload, trace: Trace) -> Result<NewJob, Error> {
         Ok(NewJob {
             payload,
             schedule_at: self.schedule_at.clone().transpose()?,
@@ -102,6 +102,7 @@ impl PutOptions {
                 Some((key, on_conflict)) => Some((Key::new(key.clone())?, *on_conflict)),
                 None => None,
             },
+            annotations: Annotations::new(trace),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, JobId, Key, Payload, QueueName};
+use crate::{Annotations, Error, JobId, Key, Payload, QueueName};
 
 /// A job with all its attributes, live or archived. Its payload is not decoded.
 ///
@@ -52,6 +52,8 @@ pub struct JobRecord {
     pub lease_until: Option<DateTime<Utc>>,
     /// When it ended, if it has.
     pub ended_at: Option<DateTime<Utc>>,
+    /// What was noted with the job when it was put.
+    pub annotations: Annotations,
 }
 
 impl JobRecord {

@@ -46,7 +46,7 @@ impl Context {
         self.context.isolation()
     }
 
-    /// Returns the trace context in which the task was called.
+    /// Returns the trace context in which the job was put.
     #[must_use]
     pub fn trace(&self) -> &Trace {
         self.context.trace()

@@ -135,6 +135,7 @@ fn as_new(job: &Claim) -> NewJob {
     new.expected_at = job.expected_at.map(When::At);
     new.priority = job.priority;
     new.serialization_key.clone_from(&job.serialization_key);
+    new.annotations.clone_from(&job.annotations);
     new.unique = job.unique_key.clone().map(|key| (key, OnConflict::Keep));
     new
 }

@@ -228,8 +228,8 @@ impl Builder {
 
     /// Sets a function that returns the caller's trace context. Default: none.
     ///
-    /// Each call of a task carries the context. The handler reads it by [`pq_core::Context::trace`], and middleware
-    /// gets it too.
+    /// Each job that the handle puts carries the context of its put. The handler reads it by
+    /// [`pq_core::Context::trace`], and middleware gets it too.
     pub fn trace(mut self, trace: impl Fn() -> Trace + Send + Sync + 'static) -> Self {
         self.trace = Some(Arc::new(trace));
         self

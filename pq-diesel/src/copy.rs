@@ -124,6 +124,9 @@ pub(crate) struct Rows<'a> {
     timer: Option<Arc<CallTimer>>,
 }
 
+/// The byte before the text of a `jsonb` in binary.
+pub(crate) const JSONB_VERSION: u8 = 1;
+
 /// The number of bytes that are collected before they are sent.
 const PAGE_BYTES: usize = 64 << 10;
 
@@ -145,7 +148,7 @@ impl<'a> Rows<'a> {
         job: &NewJob,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
-        let columns: i16 = if id.is_some() { 7 } else { 6 };
+        let columns: i16 = if id.is_some() { 8 } else { 7 };
         self.page.extend_from_slice(&columns.to_be_bytes());
         if let Some(id) = id {
             self.value(Some(&id.to_be_bytes()))?;
@@ -158,6 +161,8 @@ impl<'a> Rows<'a> {
         }
         self.value(Some(&job.priority.to_be_bytes()))?;
         self.value(job.serialization_key.as_ref().map(|key| Key::as_str(key).as_bytes()))?;
+        let annotations = job.annotations.as_json().map(|json| [&[JSONB_VERSION], json.as_bytes()].concat());
+        self.value(annotations.as_deref())?;
         if self.page.len() >= PAGE_BYTES { self.send() } else { Ok(()) }
     }
 

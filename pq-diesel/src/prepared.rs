@@ -71,6 +71,8 @@ pub(crate) enum Value<'a> {
     Texts(Vec<&'a str>),
     SomeTexts(Option<Vec<&'a str>>),
     OptionalTexts(Vec<Option<&'a str>>),
+    /// An array with a null for each absent text, or null if all are absent.
+    RareTexts(Option<Vec<Option<&'a str>>>),
     BigInts(Vec<i64>),
     OptionalBigInts(Option<Vec<i64>>),
     Integers(Vec<i32>),
@@ -82,6 +84,13 @@ impl Value<'_> {
     /// Returns a number of rows as a `bigint`. A larger number is no limit in practice.
     pub(crate) fn count(count: usize) -> Self {
         Self::BigInt(i64::try_from(count).unwrap_or(i64::MAX))
+    }
+}
+
+impl<'a> Value<'a> {
+    /// Returns an array of texts that few jobs have, which is null if none has one.
+    pub(crate) fn rare_texts(texts: impl Iterator<Item = Option<&'a str>> + Clone) -> Self {
+        Self::RareTexts(texts.clone().any(|text| text.is_some()).then(|| texts.collect()))
     }
 }
 
@@ -108,6 +117,9 @@ impl<Row> QueryFragment<Pg> for Bound<'_, Row> {
                 Value::OptionalText(value) => out.push_bind_param::<Nullable<Text>, _>(value)?,
                 Value::OptionalBigInt(value) => out.push_bind_param::<Nullable<BigInt>, _>(value)?,
                 Value::OptionalTexts(values) => out.push_bind_param::<Array<Nullable<Text>>, _>(values)?,
+                Value::RareTexts(values) => {
+                    out.push_bind_param::<Nullable<Array<Nullable<Text>>>, _>(values)?;
+                }
                 Value::BigInts(values) => out.push_bind_param::<Array<BigInt>, _>(values)?,
                 Value::OptionalBigInts(values) => {
                     out.push_bind_param::<Nullable<Array<BigInt>>, _>(values)?;

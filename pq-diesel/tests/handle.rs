@@ -37,11 +37,11 @@ fn a_builder_sets_codec_limits_trace_and_cancellation_token() -> Outcome {
     let refused = queue.put(&json!("x".repeat(200))).err().ok_or("it was put")?;
     assert!(matches!(refused, Error::Refused(pq_core::Error::PayloadTooLarge { .. })), "{refused}");
 
-    let task = pq.queue("pears")?.task::<()>("eat");
-    task.call(&())?;
+    let pears = pq.queue::<Value>("pears")?;
+    pears.put(&json!(1))?;
     let seen = Arc::new(Mutex::new(None));
     let note = Arc::clone(&seen);
-    let handler = task.leased(move |context, _| {
+    let handler = pears.leased(move |context, _| {
         *note.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.trace().clone());
         Ok::<_, Error>(JobOutcome::Complete)
     });

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 /// What the puts have stored, in their order.
 const STORED: &str = "
-    SELECT string_agg(concat_ws(' ', q_name, data::text, schedule_at - enqueued_at, expected_at, priority, serial_key),
-        E'\\n' ORDER BY id)
+    SELECT string_agg(concat_ws(' ', q_name, data::text, schedule_at - enqueued_at, expected_at, priority, serial_key,
+            annotations), E'\\n' ORDER BY id)
     FROM pq.queue";
 
 #[test]

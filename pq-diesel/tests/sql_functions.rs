@@ -17,12 +17,17 @@ use serde_json::{Value, json};
 
 /// All that a put determines of the last row. A time in the past was given as an instant, any other one as a delay.
 const LAST_ROW: &str = "
-    SELECT concat_ws('; ', data::text, 'due', due, 'expected', wanted, priority, serial_key, unique_key, attempt)
+    SELECT concat_ws('; ', data::text, 'due', due, 'expected', wanted, priority, serial_key, unique_key, attempt,
+        annotations)
     FROM (SELECT *,
         CASE WHEN schedule_at < '2020-01-01' THEN schedule_at::text ELSE (schedule_at - enqueued_at)::text END AS due,
         CASE WHEN expected_at < '2020-01-01' THEN expected_at::text ELSE (expected_at - enqueued_at)::text END AS wanted
         FROM pq.queue) AS jobs
     ORDER BY id DESC LIMIT 1";
+
+fn headers() -> Trace {
+    [("traceparent".to_owned(), "00-1".to_owned())].into()
+}
 
 fn text(conn: &mut PgConnection, sql: &str) -> QueryResult<String> {
     diesel::dsl::sql::<Text>(sql).get_result(conn)
@@ -80,6 +85,15 @@ fn a_put_by_sql_stores_what_the_library_stores() -> Outcome {
         let sql = format!("pq.queue_put('apples', '{}'{arguments})", data.get());
         assert_same_row(&mut conn, &sql, |conn| queue.on(conn).put_with(&*data, &options))?;
     }
+    let traced: Queue<Value> = Pq::builder().trace(headers).build()?.queue("apples")?;
+    for arguments in ["", ", unique_key => 'three'"] {
+        let sql = format!("pq.queue_put('apples', '7', trace => '{{\"traceparent\":\"00-1\"}}'{arguments})");
+        let options = if arguments.is_empty() { options() } else { options().unique("three") };
+        assert_same_row(&mut conn, &sql, |conn| traced.on(conn).put_with(&json!(7), &options))?;
+    }
+    let sql = "pq.queue_put('apples', '7', trace => '{}')";
+    let plain = Pq::detached().queue::<Value>("apples")?;
+    assert_same_row(&mut conn, sql, |conn| plain.on(conn).put(&json!(7)))?;
     Ok(())
 }
 
@@ -89,9 +103,7 @@ fn a_call_by_sql_stores_what_the_library_stores() -> Outcome {
     let mut conn = database.connect()?;
     let name = "shop.\"mail\"\n";
     let task: Task<Value> = Pq::detached().queue("apples")?.task(name);
-    let headers: Trace = [("traceparent".to_owned(), "00-1".to_owned())].into();
-    let traced: Task<Value> =
-        Pq::builder().trace(move || headers.clone()).build()?.queue("apples")?.task(name);
+    let traced: Task<Value> = Pq::builder().trace(headers).build()?.queue("apples")?.task(name);
     let seconds = Duration::from_secs;
     let options = CallOptions::new;
     for (arguments, data, options) in [
@@ -317,6 +329,10 @@ fn an_invalid_argument_is_refused_with_its_name_and_the_rule() -> Outcome {
         (
             "call('q', 'f', lease => '3650001 days')",
             "invalid lease '3650001 days': it must be 0 to 3650000 days",
+        ),
+        (
+            "put('q', '1', trace => '[]')",
+            "invalid trace: it must be a JSON object of strings, and is of type array",
         ),
         (
             "call('q', 'f', trace => '[]')",

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ArgAction;
-use pq_diesel::{Backoff, CancellationToken, Claim, Outcome, Queue, Trace, Wait};
+use pq_diesel::{Backoff, CancellationToken, Claim, Outcome, Queue, Wait};
 use serde_json::value::RawValue;
 
 use super::examples;
@@ -99,10 +99,8 @@ impl Get {
         for number in 0..self.count.get() {
             let wait = if number == 0 { wait } else { Wait::No };
             let succeeded = queue.get_with(wait, |conn, job| {
-                let environment = Environment {
-                    variables: variables(&job, None, &Trace::new()),
-                    pass_credentials: self.pass_credentials,
-                };
+                let environment =
+                    Environment { variables: variables(&job, None), pass_credentials: self.pass_credentials };
                 let ended = exec
                     .run(job.data.get(), &environment, || stop.is_cancelled())
                     .map_err(|error| Failure::Io(format!("cannot run the command: {error}")))?;

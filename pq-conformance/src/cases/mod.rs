@@ -1,6 +1,7 @@
 //! The cases, a file for each topic.
 
 mod admin;
+mod annotations;
 mod audit;
 mod bulk_put;
 mod calls;
@@ -61,7 +62,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 32] = [
+    let topics: [fn() -> Vec<Case<F>>; 33] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -84,6 +85,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         tasks::cases,
         calls::cases,
         handlers::cases,
+        annotations::cases,
         failures::cases,
         transactional_handlers::cases,
         workers::cases,

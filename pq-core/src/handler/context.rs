@@ -9,13 +9,14 @@ use serde::Serialize;
 use super::incoming::Incoming;
 use super::isolation::Isolation;
 use super::policy::Policy;
-use crate::envelope::{Arguments, Envelope, Trace};
+use crate::envelope::{Arguments, Envelope};
 use crate::lease_table::LeaseTable;
 use crate::lock::lock;
 use crate::stop::StopSignal;
 use crate::store::Extension;
 use crate::{
     CancellationToken, Claim, CodecError, Error, Failure, Outcome, Payload, Pq, Queue, Settlement, Store,
+    Trace,
 };
 
 /// The part of a running worker that the contexts of one queue's handlers share.
@@ -84,7 +85,7 @@ impl<S: Store> Context<S> {
         Self {
             access: Arc::clone(access),
             job: Arc::clone(&incoming.claim),
-            trace: incoming.trace(),
+            trace: incoming.claim.annotations.trace(),
             is_task: incoming.envelope.is_some(),
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             settled_as: Mutex::default(),
@@ -138,7 +139,7 @@ impl<S: Store> Context<S> {
         &self.job
     }
 
-    /// Returns the trace context in which the task was called. It is empty for a handler of a whole queue.
+    /// Returns the trace context in which the job was put. It is empty if the program that put it had none.
     #[must_use]
     pub fn trace(&self) -> &Trace {
         &self.trace

@@ -20,7 +20,7 @@ pub struct JobInfo<'a> {
     pub job: &'a Claim,
     /// The name of the task; `None` if the handler serves a whole queue.
     pub task: Option<&'a str>,
-    /// The trace context in which the task was called.
+    /// The trace context in which the job was put.
     pub trace: Trace,
     /// The number of this attempt, 1 for the first. Attempts by a Python `pq` count.
     pub attempt: u32,

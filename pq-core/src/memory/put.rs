@@ -38,6 +38,7 @@ pub(super) fn put(
         result: None,
         lease_until: None,
         ended_at: None,
+        annotations: job.annotations.clone(),
     };
     open.set(state, Row::added(record, open.tx));
     Put::added(id)
@@ -62,6 +63,7 @@ fn resolve_conflict(
             row.job.expected_at = new.expected_at.map(|when| instant(when, now));
             row.job.priority = new.priority;
             row.job.serialization_key = new.serialization_key.clone();
+            row.job.annotations = new.annotations.clone();
             (row.job.attempt, row.job.crashes, row.job.error, row.lease_limit) = (0, 0, None, None);
             PutOutcome::Replaced
         }

@@ -88,8 +88,8 @@ impl<S: Store> Pq<S> {
 
     /// Sets a function that returns the caller's trace context. Default: none.
     ///
-    /// Each call of a task carries the context. The handler reads it by [`crate::Context::trace`], and middleware gets
-    /// it too.
+    /// Each job that the handle puts carries the context of its put. The handler reads it by [`crate::Context::trace`],
+    /// and middleware gets it too. A periodic job has none. A job that is moved, retried or requeued keeps it.
     #[must_use]
     pub fn with_trace(mut self, trace: impl Fn() -> Trace + Send + Sync + 'static) -> Self {
         self.trace = Some(Arc::new(trace));

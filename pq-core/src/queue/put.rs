@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use serde::Serialize;
 
 use super::Queue;
-use crate::{CodecError, Error, NewJob, Payload, Put, PutOptions, Store};
+use crate::{Annotations, CodecError, Error, NewJob, Payload, Put, PutOptions, Store};
 
 impl<S: Store, T: Serialize> Queue<S, T> {
     /// Enqueues a job.
@@ -111,7 +111,11 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         &self,
         data: impl IntoIterator<Item = impl Borrow<T>>,
     ) -> impl Iterator<Item = Result<NewJob, Error>> {
-        data.into_iter().map(|data| self.encode_payload::<T>(data.borrow()).map(NewJob::new))
+        let annotations = Annotations::new(self.trace());
+        data.into_iter().map(move |data| {
+            let payload = self.encode_payload::<T>(data.borrow())?;
+            Ok(NewJob { annotations: annotations.clone(), ..NewJob::new(payload) })
+        })
     }
 
     pub(super) fn encode_each_with(
@@ -127,7 +131,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// The errors of [`Queue::put_with`] that are not the store's.
     pub fn encode<Q: Serialize + ?Sized>(&self, data: &Q, options: &PutOptions) -> Result<NewJob, Error> {
-        options.job(self.encode_payload(data)?)
+        options.job(self.encode_payload(data)?, self.trace())
     }
 
     /// Encodes the payload of a job.

@@ -112,7 +112,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
         self.queue.store().row(self.queue.name(), self.encode(arguments, options)?)
     }
 
-    /// Returns the job of a periodic call. It carries no trace context, because it puts many calls.
+    /// Returns a job with the payload and the priority of a periodic call.
     #[cfg(feature = "cron")]
     pub(crate) fn periodic(&self, arguments: &A) -> Result<NewJob, Error> {
         self.encode(arguments, &CallOptions::new())
@@ -194,11 +194,7 @@ impl<S: Store, A> Task<S, A> {
         if let Some(lease) = options.lease {
             envelope.put("lease", &format_duration(lease))?;
         }
-        let trace = self.queue.trace();
-        if !trace.is_empty() {
-            envelope.put("trace", &trace)?;
-        }
-        options.put.job(self.queue.encode_json(envelope.to_json()?)?)
+        options.put.job(self.queue.encode_json(envelope.to_json()?)?, self.queue.trace())
     }
 }
 

@@ -135,7 +135,7 @@ impl<S: Store> PreparedJob<'_, S> {
             Err(Failure::UnknownTask(_)) => is_left_for(&self.incoming, run.settings.leave_unknown_tasks_for),
             Err(_) => true,
         };
-        let (task, trace) = (self.task.as_deref(), self.incoming.trace());
+        let (task, trace) = (self.task.as_deref(), claim.annotations.trace());
         let attempt =
             tried.saturating_add(u32::try_from(claim.crashes).unwrap_or_default()).saturating_add(1);
         JobInfo { job: claim, task, trace, attempt, max_retries, is_last }

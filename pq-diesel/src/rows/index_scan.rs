@@ -3,16 +3,25 @@
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Record, Text, Timestamptz};
-use pq_core::{Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName, Taken};
+use pq_core::{Annotations, Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName, Taken};
 use std::sync::Arc;
 
 use super::{expected, limit, nearest, sort};
 
 /// The attributes that few jobs have: attempt, priority, `expected_at`, unique key, crashes, the limit of the next lease,
-/// and whether a job of the take was taken before by a transaction that did not commit.
-type Rare = (i32, i32, Option<PgTimestamp>, Option<String>, i32, Option<i32>, bool);
+/// annotations, and whether a job of the take was taken before by a transaction that did not commit.
+type Rare = (i32, i32, Option<PgTimestamp>, Option<String>, i32, Option<i32>, Option<String>, bool);
 
-type RareSql = (Integer, Integer, Nullable<Timestamptz>, Nullable<Text>, Integer, Nullable<Integer>, Bool);
+type RareSql = (
+    Integer,
+    Integer,
+    Nullable<Timestamptz>,
+    Nullable<Text>,
+    Integer,
+    Nullable<Integer>,
+    Nullable<Text>,
+    Bool,
+);
 
 row! {
     /// A job that was taken in a transaction.
@@ -35,13 +44,14 @@ impl ScannedRow {
         let (mut jobs, mut rolled_back) = (Vec::with_capacity(rows.len()), false);
         for row in rows {
             let row = row?;
-            let (attempt, priority, expected_at, unique_key, crashes, lease_limit, was_taken) =
+            let (attempt, priority, expected_at, unique_key, crashes, lease_limit, annotations, was_taken) =
                 row.rare.unwrap_or_default();
             rolled_back |= was_taken;
             let mut record =
                 record(queue, JobId(row.id), row.payload, row.enqueued_at, expected_at, unique_key);
             (record.priority, record.attempt, record.crashes) =
                 (priority, attempt.saturating_add(1), crashes);
+            record.annotations = Annotations::from_stored(annotations);
             let lease_limit = lease_limit.map(limit);
             jobs.push(Arc::new(Claim { record, token, held: Held::Transaction, lease_limit }));
         }
@@ -63,6 +73,7 @@ row! {
         unique_key: Option<Vec<Option<String>>> => Nullable<Array<Nullable<Text>>>,
         crashes: Option<Vec<i32>> => Nullable<Array<Integer>>,
         lease_limit: Option<Vec<Option<i32>>> => Nullable<Array<Nullable<Integer>>>,
+        annotations: Option<Vec<Option<String>>> => Nullable<Array<Nullable<Text>>>,
     }
 }
 
@@ -74,6 +85,7 @@ impl LeaseRow {
         let mut unique_key = self.unique_key.unwrap_or_default().into_iter();
         let mut crashes = self.crashes.unwrap_or_default().into_iter();
         let mut lease_limit = self.lease_limit.unwrap_or_default().into_iter();
+        let mut annotations = self.annotations.unwrap_or_default().into_iter();
         let numbers =
             self.ids.into_iter().zip(self.enqueued_at).zip(self.priority.into_iter().zip(self.attempt));
         let mut jobs: Vec<Arc<Claim>> = numbers
@@ -83,6 +95,7 @@ impl LeaseRow {
                 let mut record = record(queue, JobId(id), payload, enqueued_at, expected_at, unique_key);
                 record.crashes = crashes.next().unwrap_or_default();
                 (record.priority, record.attempt) = (priority, attempt);
+                record.annotations = Annotations::from_stored(annotations.next().flatten());
                 let lease_limit = lease_limit.next().flatten().map(limit);
                 Arc::new(Claim { record, token: self.token, held, lease_limit })
             })
@@ -118,5 +131,6 @@ fn record(
         result: None,
         lease_until: None,
         ended_at: None,
+        annotations: Annotations::default(),
     }
 }

@@ -1,8 +1,8 @@
 //! Rows of listed and archived jobs.
 
 use diesel::pg::data_types::PgTimestamp;
-use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
-use pq_core::{JobId, JobRecord, Key, Payload, QueueName};
+use diesel::sql_types::{BigInt, Integer, Nullable, Record, Text, Timestamptz};
+use pq_core::{Annotations, JobId, JobRecord, Key, Payload, QueueName};
 
 use super::{expected, nearest};
 
@@ -16,21 +16,22 @@ row! {
         enqueued_at: PgTimestamp => Timestamptz,
         schedule_at: Option<PgTimestamp> => Nullable<Timestamptz>,
         expected_at: Option<PgTimestamp> => Nullable<Timestamptz>,
-        priority: i32 => Integer,
-        attempt: i32 => Integer,
-        crashes: i32 => Integer,
+        // Priority, attempt and crashes. diesel has rows of at most 16 columns.
+        numbers: (i32, i32, i32) => Record<(Integer, Integer, Integer)>,
         serialization_key: Option<String> => Nullable<Text>,
         unique_key: Option<String> => Nullable<Text>,
         error: Option<String> => Nullable<Text>,
         result: Option<String> => Nullable<Text>,
         lease_until: Option<PgTimestamp> => Nullable<Timestamptz>,
         ended_at: Option<PgTimestamp> => Nullable<Timestamptz>,
+        annotations: Option<String> => Nullable<Text>,
     }
 }
 
 impl JobRow {
     /// Returns the job, or `None` if another program stored it in a queue whose name pq does not allow.
     pub(crate) fn into_record(self) -> Option<JobRecord> {
+        let (priority, attempt, crashes) = self.numbers;
         Some(JobRecord {
             id: JobId(self.id),
             queue: QueueName::new(self.queue).ok()?,
@@ -39,15 +40,16 @@ impl JobRow {
             enqueued_at: nearest(self.enqueued_at),
             schedule_at: self.schedule_at.map(nearest),
             expected_at: expected(self.expected_at),
-            priority: self.priority,
-            attempt: self.attempt,
-            crashes: self.crashes,
+            priority,
+            attempt,
+            crashes,
             serialization_key: self.serialization_key.map(Key::from_stored),
             unique_key: self.unique_key.map(Key::from_stored),
             error: self.error,
             result: self.result.map(Payload::from_stored),
             lease_until: self.lease_until.map(nearest),
             ended_at: self.ended_at.map(nearest),
+            annotations: Annotations::from_stored(self.annotations),
         })
     }
 }

@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::pg::data_types::PgTimestamp;
-use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz};
-use pq_core::{Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName};
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Record, Text, Timestamptz};
+use pq_core::{Annotations, Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName};
 
 use super::{expected, limit, nearest, sort, span};
+
+/// Crashes, the limit of the next lease, and annotations. diesel has rows of at most 16 columns.
+type Rare = (i32, Option<i32>, Option<String>);
+
+type RareSql = (Integer, Nullable<Integer>, Nullable<Text>);
 
 row! {
     /// A taken job. If nothing was taken, the only row has no job, and says why.
@@ -21,8 +26,7 @@ row! {
         attempt: Option<i32> => Nullable<Integer>,
         serialization_key: Option<String> => Nullable<Text>,
         unique_key: Option<String> => Nullable<Text>,
-        crashes: Option<i32> => Nullable<Integer>,
-        lease_limit: Option<i32> => Nullable<Integer>,
+        rare: Option<Rare> => Nullable<Record<RareSql>>,
         rolled_back: Option<bool> => Nullable<Bool>,
         token: Option<i64> => Nullable<BigInt>,
         next_due: Option<i64> => Nullable<BigInt>,
@@ -62,7 +66,8 @@ impl TakeResult {
                 continue;
             };
             result.rolled_back |= row.rolled_back.unwrap_or_default();
-            let lease_limit = row.lease_limit.map(limit);
+            let (crashes, lease_limit, annotations) = row.rare.unwrap_or_default();
+            let lease_limit = lease_limit.map(limit);
             let record = JobRecord {
                 id: JobId(id),
                 queue: queue.clone(),
@@ -73,13 +78,14 @@ impl TakeResult {
                 expected_at: expected(row.expected_at),
                 priority: row.priority.unwrap_or_default(),
                 attempt: row.attempt.unwrap_or_default().saturating_add(1),
-                crashes: row.crashes.unwrap_or_default(),
+                crashes,
                 serialization_key: row.serialization_key.map(Key::from_stored),
                 unique_key: row.unique_key.map(Key::from_stored),
                 error: None,
                 result: None,
                 lease_until: None,
                 ended_at: None,
+                annotations: Annotations::from_stored(annotations),
             };
             result.jobs.push(Arc::new(Claim { record, token, held, lease_limit }));
         }

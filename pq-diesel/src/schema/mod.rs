@@ -35,11 +35,14 @@ diesel::table! {
         unique_key -> Nullable<Text>,
         /// The error of the last failed attempt.
         error -> Nullable<Text>,
+        /// What was noted when the job was put, such as its trace context.
+        annotations -> Nullable<Jsonb>,
     }
 }
 
 diesel::table! {
-    /// Archived jobs: `pq.queue_archive`.
+    /// Archived jobs: `pq.queue_archive`. The column `annotations` is not here, because diesel has tables of at most 16 columns
+    /// by default.
     pq.queue_archive (entry) {
         /// The job's id. Several archived jobs have the same one if the sequence of ids was restarted.
         id -> BigInt,

@@ -9,12 +9,13 @@ use diesel::pg::data_types::PgInterval;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::serialize::{self, IsNull, Output, ToSql};
-use diesel::sql_types::{Interval, Json, Nullable, Timestamptz};
+use diesel::sql_types::{Interval, Json, Jsonb, Nullable, Timestamptz};
 use pq_core::store::Rows;
-use pq_core::{Key, NewJob, Payload, QueueName, When};
+use pq_core::{Annotations, Key, NewJob, Payload, QueueName, When};
 
 use super::queue;
 use crate::Error;
+use crate::copy::JSONB_VERSION;
 use crate::store::PgStore;
 use crate::table::Table;
 
@@ -46,6 +47,7 @@ pub struct NewRow {
     expected_at: Time,
     priority: i32,
     serial_key: Option<String>,
+    annotations: Noted,
 }
 
 impl Rows for PgStore {
@@ -73,6 +75,7 @@ impl Rows for PgStore {
             expected_at: job.expected_at.into(),
             priority: job.priority,
             serial_key: job.serialization_key.as_ref().map(Key::as_str).map(str::to_owned),
+            annotations: Noted(job.annotations),
         })
     }
 }
@@ -86,6 +89,21 @@ pub struct JsonText(Payload);
 impl ToSql<Json, Pg> for JsonText {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
         out.write_all(self.0.as_str().as_bytes())?;
+        Ok(IsNull::No)
+    }
+}
+
+/// The annotations of a job, or NULL.
+#[allow(unreachable_pub, reason = "the values of the row name it")]
+#[derive(Clone, Debug, AsExpression)]
+#[diesel(sql_type = Nullable<Jsonb>)]
+pub struct Noted(Annotations);
+
+impl ToSql<Nullable<Jsonb>, Pg> for Noted {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        let Some(json) = self.0.as_json() else { return Ok(IsNull::Yes) };
+        out.write_all(&[JSONB_VERSION])?;
+        out.write_all(json.as_bytes())?;
         Ok(IsNull::No)
     }
 }

@@ -5,8 +5,8 @@ pub(super) const INSERT_DEAD: &str = "\
 WITH kept AS (
     INSERT INTO {archive}
         (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
-        error, outcome)
-    SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'dead'
+        error, annotations, outcome)
+    SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb, 'dead'
     WHERE NOT EXISTS (SELECT FROM {archive} AS same
         WHERE same.id = $1 AND same.enqueued_at = $4 AND same.attempt = $8 AND same.outcome = 'dead')
     RETURNING q_name, data
@@ -28,9 +28,9 @@ WITH free AS MATERIALIZED (
     INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_object('cancelled', 1) FROM gone
 )
 INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-    serial_key, unique_key, outcome, error)
+    serial_key, unique_key, outcome, error, annotations)
 SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
-    'cancelled', error
+    'cancelled', error, annotations
 FROM gone
 RETURNING id";
 
@@ -43,8 +43,8 @@ pub(super) const CANCEL_LEASED: &str = "SELECT {cancel_leased}($1, $2)";
 /// Lists the archived jobs of a queue in a state, the last ended first, with the columns of LIST. $1 queue, $2 state,
 /// $3 and $4 `ended_at` and id of the last job of the page before or null, $5 most rows.
 pub(super) const ARCHIVED: &str = "\
-SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-    serial_key, unique_key, error, result::text, NULL::timestamptz, ended_at
+SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, ROW(priority, attempt, crashes),
+    serial_key, unique_key, error, result::text, NULL::timestamptz, ended_at, annotations::text
 FROM {archive}
 WHERE q_name = $1 AND outcome = $2
     AND ($3::timestamptz IS NULL OR (ended_at, id) < ($3, $4::bigint))
@@ -77,8 +77,9 @@ WITH wanted AS MATERIALIZED (
 ), gone AS (
     DELETE FROM {archive} WHERE entry IN (SELECT entry FROM claimed) RETURNING *
 )
-INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error)
-SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error FROM gone ORDER BY id";
+INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations)
+SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations
+FROM gone ORDER BY id";
 
 /// Deletes archived jobs of a queue. $1 queue, $2 outcome, $3 least age in microseconds.
 pub(super) const PRUNE: &str = "\

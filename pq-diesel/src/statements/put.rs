@@ -43,7 +43,7 @@ impl ByTrigger {
     }
 }
 
-/// Puts a job that is due at once, with priority 0 and without keys. $1 queue, $2 payload.
+/// Puts a job that is due at once, with priority 0 and without keys and annotations. $1 queue, $2 payload.
 pub(super) const ONE: [&str; 3] = [
     "INSERT INTO {jobs} (q_name, data) SELECT $1, $2::json RETURNING id",
     "INSERT INTO {jobs} (q_name, data)
@@ -62,7 +62,8 @@ pub(super) const ONE: [&str; 3] = [
 ];
 
 /// Puts many jobs. $1 queue, and then arrays with a value for each job: $2 payloads, $3 and $4 `schedule_at` as
-/// instant or delay, $5 and $6 `expected_at` likewise, $7 priorities, $8 serialization keys.
+/// instant or delay, $5 and $6 `expected_at` likewise, $7 priorities, $8 serialization keys, $9 annotations. An array of the last
+/// that would have only nulls is null.
 ///
 /// Order: ids ascend in the order of the arrays, and are returned in this order. A delay begins at the start of the
 /// statement, not of the transaction.
@@ -72,8 +73,8 @@ pub(super) const MANY: [&str; 3] = [
     include_str!("put/many_quiet_for_this.sql"),
 ];
 
-/// Puts many jobs, some of which have a unique key. Like [`MANY`], with $9 unique keys and $10 what to do if
-/// a key is in use.
+/// Puts many jobs, some of which have a unique key. Like [`MANY`], with $10 unique keys and $11 what to do
+/// if a key is in use.
 pub(super) const UNIQUE: &str = include_str!("put/unique.sql");
 
 /// Draws ids for a COPY that follows, ascending, and reads the clock from which its delays begin. $1 their number.
@@ -96,8 +97,9 @@ pub(super) const CLOCK: [&str; 2] = [
 ];
 
 /// The target of a COPY of jobs whose ids the table gives.
-pub(super) const COPY: &str = "{jobs} (q_name, data, schedule_at, expected_at, priority, serial_key)";
+pub(super) const COPY: &str =
+    "{jobs} (q_name, data, schedule_at, expected_at, priority, serial_key, annotations)";
 
 /// The target of a COPY of jobs whose ids have been drawn.
 pub(super) const COPY_WITH_IDS: &str =
-    "{jobs} (id, q_name, data, schedule_at, expected_at, priority, serial_key)";
+    "{jobs} (id, q_name, data, schedule_at, expected_at, priority, serial_key, annotations)";

@@ -284,6 +284,7 @@ impl PgStore {
                 Value::OptionalText(job.serialization_key.as_ref().map(Key::as_str)),
                 Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
                 Value::Text(&reason),
+                Value::OptionalText(job.annotations.as_json()),
             ];
             self.changed(conn, &self.statements.insert_dead, &values).await?;
         }

@@ -153,6 +153,7 @@ impl PgStore {
             && (job.schedule_at, job.expected_at, job.priority) == (None, None, 0)
             && job.serialization_key.is_none()
             && job.unique.is_none()
+            && job.annotations.is_empty()
         {
             let values = [Value::Text(queue.as_str()), Value::Text(job.payload.as_str())];
             let one = self.statements.put_one.of(trigger);
@@ -283,6 +284,7 @@ impl PgStore {
             expected_in,
             Value::Integers(jobs().map(|job| job.priority).collect()),
             Value::OptionalTexts(jobs().map(|job| job.serialization_key.as_ref().map(Key::as_str)).collect()),
+            Value::rare_texts(jobs().map(|job| job.annotations.as_json())),
         ];
         if jobs().all(|job| job.unique.is_none()) {
             let ids: Vec<i64> = self.rows::<BigInt, _>(conn, statement, &values).await?;
@@ -337,7 +339,7 @@ pub fn may_be_shared(jobs: &[NewJob]) -> bool {
 
 /// Returns the bytes of a job that count toward the limits.
 fn size(job: &NewJob) -> usize {
-    job.payload.as_str().len()
+    job.payload.as_str().len() + job.annotations.as_json().map_or(0, str::len)
 }
 
 fn none_is_unique(jobs: &[NewJob]) -> bool {

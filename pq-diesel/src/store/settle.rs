@@ -30,7 +30,8 @@ impl HeldSettlement<'_> {
     fn bytes(&self) -> usize {
         let OutcomeValues { error, payload, result, .. } = &self.outcome;
         let texts = [error.as_deref(), payload.as_deref(), result.as_deref()].into_iter().flatten();
-        self.job.payload.as_str().len() + texts.map(str::len).sum::<usize>()
+        let annotations = self.job.annotations.as_json().map_or(0, str::len);
+        self.job.payload.as_str().len() + annotations + texts.map(str::len).sum::<usize>()
     }
 }
 
@@ -236,6 +237,7 @@ impl PgStore {
             Value::OptionalTexts(outcomes().map(|outcome| outcome.result.as_deref()).collect()),
             Value::Integers(job().map(|job| job.crashes).collect()),
             Value::Integers(given.iter().map(HeldSettlement::lease_limit).collect()),
+            Value::rare_texts(job().map(|job| job.annotations.as_json())),
         ];
         let held: Vec<i64> = self.rows::<BigInt, _>(conn, &self.statements.settle_held, &values).await?;
         // PostgreSQL numbers positions from 1.

@@ -85,6 +85,7 @@ async fn latest(app: &App, queue: &str, before: &str) -> Result<Vec<JobRecord>, 
         result: None,
         lease_until: None,
         ended_at: Some(at),
+        annotations: pq_diesel::Annotations::default(),
     });
     app.reads
         .read(move |pq, conn| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use pq_core::Payload;
 use pq_diesel::admin::{QueueCounts, WorkerId, WorkerInfo};
-use pq_diesel::{JobId, JobRecord, JobState, QueueName, Status, StopMode};
+use pq_diesel::{Annotations, JobId, JobRecord, JobState, QueueName, Status, StopMode};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
@@ -85,6 +85,7 @@ fn dead(id: i64, error: &str) -> JobRecord {
         result: None,
         lease_until: None,
         ended_at: Some(at() - Duration::from_secs(90)),
+        annotations: Annotations::default(),
     }
 }
 

@@ -136,7 +136,7 @@ fn run_command(
     input: &str,
     pass_credentials: bool,
 ) -> Result<Outcome, String> {
-    let variables = variables(context.job(), task, context.trace());
+    let variables = variables(context.job(), task);
     let environment = Environment { variables, pass_credentials };
     let ended = exec.run(input, &environment, || context.should_stop());
     let ended = ended.map_err(|error| format!("cannot run the command: {error}"))?;

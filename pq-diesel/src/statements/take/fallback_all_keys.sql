@@ -109,10 +109,10 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT picked.ctids || merged.ctids FROM picked, merged)::tid[])
     RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
-        crashes, lease_limit
+        crashes, lease_limit, annotations
 ), leased AS (
     INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
-        attempt, serial_key, unique_key, crashes, lease_limit)
+        attempt, serial_key, unique_key, crashes, lease_limit, annotations)
     SELECT take.token, $1, statement_timestamp() + $2 * interval '1 microsecond', count(*),
         array_agg(id), array_agg(data::text), array_agg(enqueued_at),
         CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
@@ -121,7 +121,8 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
         CASE WHEN count(serial_key) > 0 THEN array_agg(serial_key) END,
         CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END,
         CASE WHEN max(crashes) > 0 THEN array_agg(crashes) END,
-        CASE WHEN count(lease_limit) > 0 THEN array_agg(lease_limit) END
+        CASE WHEN count(lease_limit) > 0 THEN array_agg(lease_limit) END,
+        CASE WHEN count(annotations) > 0 THEN array_agg(annotations) END
     FROM taken CROSS JOIN take
     WHERE $2 IS NOT NULL
     GROUP BY take.token
@@ -135,14 +136,14 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
         coalesce(nullif(current_setting('pq.takes', true), ''), ',') || token || ',', true) END
     FROM take
 )
-SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key, crashes, lease_limit,
-    (SELECT picked.rolled_back IS TRUE OR merged.rolled_back IS TRUE FROM picked, merged),
+SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
+    ROW(crashes, lease_limit, annotations::text), (SELECT picked.rolled_back IS TRUE OR merged.rolled_back IS TRUE FROM picked, merged),
     (SELECT token FROM noted), NULL::bigint,
     (SELECT coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false)),
     false
 FROM taken
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     (SELECT (extract(epoch FROM min(schedule_at) - statement_timestamp()) * 1000000)::bigint
     FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL

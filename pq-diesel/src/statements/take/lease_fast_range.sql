@@ -72,12 +72,12 @@ WITH unpaused AS MATERIALIZED (
 ), taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[])
-    RETURNING id, data, enqueued_at, expected_at, priority, attempt, unique_key, crashes, lease_limit
+    RETURNING id, data, enqueued_at, expected_at, priority, attempt, unique_key, crashes, lease_limit, annotations
 ), batch AS MATERIALIZED (
     SELECT count(*)::integer AS size, array_agg(id) AS jobs, array_agg(data::text) AS data,
         array_agg(enqueued_at) AS enqueued_at,
         bool_or(attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
-            OR lease_limit IS NOT NULL) AS has_options
+            OR lease_limit IS NOT NULL OR annotations IS NOT NULL) AS has_options
     FROM taken
 ), marked AS (
     UPDATE {unique} AS claimed SET lease = take.token
@@ -86,7 +86,7 @@ WITH unpaused AS MATERIALIZED (
         AND claimed.q_name = $1 AND claimed.unique_key = taken.unique_key AND claimed.job = taken.id
 )
 INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, expected_at, priority, attempt,
-    unique_key, crashes, lease_limit)
+    unique_key, crashes, lease_limit, annotations)
 SELECT take.token, $1, statement_timestamp() + take.lease_length * interval '1 microsecond',
     batch.size, batch.jobs, batch.data, batch.enqueued_at,
     CASE WHEN has_options
@@ -98,7 +98,10 @@ SELECT take.token, $1, statement_timestamp() + take.lease_length * interval '1 m
     CASE WHEN has_options
         THEN (SELECT CASE WHEN max(crashes) > 0 THEN array_agg(crashes) END FROM taken) END,
     CASE WHEN has_options
-        THEN (SELECT CASE WHEN count(lease_limit) > 0 THEN array_agg(lease_limit) END FROM taken) END
+        THEN (SELECT CASE WHEN count(lease_limit) > 0 THEN array_agg(lease_limit) END FROM taken) END,
+    CASE WHEN has_options
+        THEN (SELECT CASE WHEN count(annotations) > 0 THEN array_agg(annotations) END FROM taken) END
 FROM batch CROSS JOIN take
 WHERE batch.size > 0
-RETURNING id, jobs, data, enqueued_at, expected_at, priority, attempt, unique_key, crashes, lease_limit
+RETURNING id, jobs, data, enqueued_at, expected_at, priority, attempt, unique_key, crashes, lease_limit,
+    annotations::text[]

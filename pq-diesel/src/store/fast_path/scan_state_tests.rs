@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use pq_core::{Claim, Held, JobId, JobRecord, JobState, NewJob, Payload, QueueName, When};
+use pq_core::{Annotations, Claim, Held, JobId, JobRecord, JobState, NewJob, Payload, QueueName, When};
 
 use super::super::scan_planner::ScanPlanner;
 use super::*;
@@ -15,6 +15,7 @@ fn jobs(last: i64) -> Vec<Arc<Claim>> {
         result: None,
         lease_until: None,
         ended_at: None,
+        annotations: Annotations::default(),
         id: JobId(last),
         queue: QueueName::new("q").expect("a name"),
         payload: Payload::from_stored("1".to_owned()),
