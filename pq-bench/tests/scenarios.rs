@@ -61,6 +61,15 @@ fn horizon_and_memory_report_tracks() {
 }
 
 #[test]
+fn the_dashboard_shows_every_page() {
+    let figures = measured(&["dashboard"]);
+    for figure in &figures {
+        assert_eq!(figure.parameters.get("not shown"), None, "{figure:?}");
+    }
+    assert!(figures.iter().any(|figure| figure.unit == "% of a core"), "{figures:?}");
+}
+
+#[test]
 fn a_second_server_has_its_own_settings() {
     let first = Bench::start().unwrap();
     let second = first.another(&[("commit_delay", "1500")]).unwrap();

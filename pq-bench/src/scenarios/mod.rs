@@ -3,6 +3,7 @@
 mod asynchronous;
 mod bulk;
 mod comparison;
+mod dashboard;
 mod deep;
 mod drain;
 mod get;
@@ -80,6 +81,7 @@ pub const ALL: &[Scenario] = &[
     horizon::SCENARIO,
     memory::SCENARIO,
     asynchronous::SCENARIO,
+    dashboard::SCENARIO,
 ];
 
 /// Returns the scenarios of these names, or all if there are no names.
