@@ -1,6 +1,6 @@
 //! Formats jobs for the commands that list and show them.
 
-use pq_diesel::{JobRecord, JobState, Key, Pq};
+use pq_diesel::{AttemptEntry, JobRecord, JobState, Key, Pq};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -32,6 +32,7 @@ pub(crate) struct JobJson<'j> {
     result: Option<Box<RawValue>>,
     lease_until: Option<String>,
     ended_at: Option<String>,
+    attempt_log: &'j [AttemptEntry],
 }
 
 impl<'j> JobJson<'j> {
@@ -53,6 +54,7 @@ impl<'j> JobJson<'j> {
             result: job.result.as_ref().map(|result| raw(result.as_str())),
             lease_until: job.lease_until.map(output::format_time_micros),
             ended_at: job.ended_at.map(output::format_time_micros),
+            attempt_log: &job.attempt_log,
         }
     }
 }

@@ -134,6 +134,7 @@ fn jobs_of_all_states_are_shown() -> Outcome {
     ended              [instant]
     error              no such\naddress
     payload            "dead"
+    attempt log        attempt 1 dead [instant]: no such\naddress
     $ pq show 2
     id                 2
     queue              mail

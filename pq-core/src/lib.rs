@@ -36,6 +36,7 @@
 #![warn(missing_debug_implementations)]
 
 mod annotations;
+mod attempt_log;
 mod audit;
 mod backoff;
 mod cancellation;
@@ -73,6 +74,7 @@ mod when;
 mod worker;
 
 pub use annotations::{Annotations, Trace};
+pub use attempt_log::{AttemptEnd, AttemptEntry};
 pub use audit::{AuditEntry, AuditRecord};
 pub use backoff::Backoff;
 pub use cancellation::{CancellationToken, Registration};

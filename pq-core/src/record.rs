@@ -6,7 +6,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Annotations, Error, JobId, Key, Payload, QueueName};
+use crate::{Annotations, AttemptEntry, Error, JobId, Key, Payload, QueueName};
 
 /// A job with all its attributes, live or archived. Its payload is not decoded.
 ///
@@ -54,6 +54,8 @@ pub struct JobRecord {
     pub ended_at: Option<DateTime<Utc>>,
     /// What was noted with the job when it was put.
     pub annotations: Annotations,
+    /// The newest of its attempts that failed or were lost, the oldest of them first.
+    pub attempt_log: Vec<AttemptEntry>,
 }
 
 impl JobRecord {

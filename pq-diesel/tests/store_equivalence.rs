@@ -231,13 +231,23 @@ impl<S: Store> Subject<'_, S> {
         let Some(taken) = taken else { return "take failed".to_owned() };
         let seen = |job: &Arc<Claim>| {
             let JobRecord {
-                id, payload, schedule_at, expected_at, priority, attempt, serialization_key, ..
+                id,
+                payload,
+                schedule_at,
+                expected_at,
+                priority,
+                attempt,
+                serialization_key,
+                attempt_log,
+                ..
             } = &job.record;
+            let log: Vec<_> =
+                attempt_log.iter().map(|entry| (entry.attempt, entry.end, entry.error.as_str())).collect();
             // A retry is due after a delay, on the store's own clock.
             let schedule_at = schedule_at.map(|at| at.timestamp() / 86_400);
             let payload = payload.as_str();
             format!(
-                "{id} {payload} {schedule_at:?} {expected_at:?} {priority} {attempt} {serialization_key:?}"
+                "{id} {payload} {schedule_at:?} {expected_at:?} {priority} {attempt} {serialization_key:?} {log:?}"
             )
         };
         let answer = taken.jobs.iter().map(seen).collect::<Vec<_>>().join("; ");

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Filter, JobId, Key, Reason};
+use pq_diesel::{AttemptEntry, Filter, JobId, Key, Reason};
 use serde::Serialize;
 
 use super::examples;
@@ -79,6 +79,10 @@ impl Show {
             if let Some(value) = value {
                 output::print(&format!("{name:18} {}", output::escape_with_breaks(&value)))?;
             }
+        }
+        for AttemptEntry { attempt, at, end, error } in &job.attempt_log {
+            let ended = format!("attempt {attempt} {end} {}: {error}", output::format_time_micros(*at));
+            output::print(&format!("{:18} {}", "attempt log", output::escape_with_breaks(&ended)))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod annotations;
+mod attempt_log;
 mod audit;
 mod bulk_put;
 mod calls;
@@ -62,7 +63,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 33] = [
+    let topics: [fn() -> Vec<Case<F>>; 34] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -82,6 +83,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         serialization_keys::cases,
         unique_keys::cases,
         outcomes::cases,
+        attempt_log::cases,
         tasks::cases,
         calls::cases,
         handlers::cases,

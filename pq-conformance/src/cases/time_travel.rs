@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use pq_core::store::{Connect, Schedules, TimeTravel, Workers};
-use pq_core::{Heartbeat, JobState, Outcome, PutOptions, Retention, Status};
+use pq_core::{Heartbeat, JobRecord, JobState, Outcome, PutOptions, Retention, Status};
 use serde_json::json;
 
 use super::cases;
@@ -72,7 +72,8 @@ fn a_lease_expires_and_its_crash_counts<F: Fixture>(harness: &Harness<F>) {
 }
 
 fn the_times_of_a_job_keep_their_distances<F: Fixture>(harness: &Harness<F>) {
-    let id = harness.put_with(1, &in_an_hour().expected_at(2 * HOUR));
+    let id = harness.put_with(1, &PutOptions::new().expected_at(2 * HOUR));
+    harness.settle(&harness.lease_one(), Outcome::retry(HOUR, "once more"));
     let find = || harness.queue().find(id).unwrap().unwrap();
     let before = find();
     advance(harness, HOUR);
@@ -81,6 +82,7 @@ fn the_times_of_a_job_keep_their_distances<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(job.enqueued_at, before.enqueued_at - hour);
     assert_eq!(job.schedule_at, before.schedule_at.map(|at| at - hour));
     assert_eq!(job.expected_at, before.expected_at.map(|at| at - hour));
+    assert_eq!(job.attempt_log[0].at, before.attempt_log[0].at - hour);
 }
 
 fn the_times_of_leased_jobs_move<F: Fixture>(harness: &Harness<F>) {
@@ -89,6 +91,7 @@ fn the_times_of_leased_jobs_move<F: Fixture>(harness: &Harness<F>) {
         harness.put_with(2, &PutOptions::new().expected_at(HOUR)),
         harness.put_with(3, &PutOptions::new().schedule_at(-TimeDelta::hours(1))),
     ];
+    harness.settle(&harness.lease_one(), Outcome::retry(Duration::ZERO, "once more"));
     let all = || ids.map(|id| harness.queue().find(id).unwrap().unwrap());
     let before = all();
     let jobs = harness.lease(3, 3 * HOUR);
@@ -102,6 +105,8 @@ fn the_times_of_leased_jobs_move<F: Fixture>(harness: &Harness<F>) {
         let moved = (before.enqueued_at - hour, before.schedule_at.map(|at| at - hour));
         assert_eq!((after.enqueued_at, after.schedule_at), moved, "job {}", before.id);
         assert_eq!(after.expected_at, before.expected_at.map(|at| at - hour), "job {}", before.id);
+        let times = |job: &JobRecord| job.attempt_log.iter().map(|entry| entry.at).collect::<Vec<_>>();
+        assert_eq!(times(&after), Vec::from_iter(times(&before).into_iter().map(|at| at - hour)));
     }
 }
 

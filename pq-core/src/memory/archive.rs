@@ -9,7 +9,9 @@ use super::state::{Archived, Row, State};
 use super::transaction::{MemoryConn, Open};
 use super::{MemoryStore, audit, counting, settle, take, workers};
 use crate::store::{Archive, Undecodable};
-use crate::{Error, JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention};
+use crate::{
+    AttemptEnd, AttemptEntry, Error, JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention,
+};
 
 impl Archive for MemoryStore {
     fn archived(
@@ -135,12 +137,13 @@ pub(super) fn move_to_dead(
     if state.archive.contains_key(&job.id) {
         return;
     }
-    let job = JobRecord {
+    let mut job = JobRecord {
         state: JobState::Dead,
         error: Some(reason.clone()),
         ended_at: Some(now),
         ..job.record.clone()
     };
+    AttemptEntry::add(&mut job.attempt_log, job.attempt, now, AttemptEnd::Dead, reason);
     counting::count(open, &job, |counters| counters.dead += 1);
     open.set_archived(state, Archived { job, added_by: Some(open.tx), removed_by: None });
 }

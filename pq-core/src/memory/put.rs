@@ -39,6 +39,7 @@ pub(super) fn put(
         lease_until: None,
         ended_at: None,
         annotations: job.annotations.clone(),
+        attempt_log: Vec::new(),
     };
     open.set(state, Row::added(record, open.tx));
     Put::added(id)
@@ -65,6 +66,7 @@ fn resolve_conflict(
             row.job.serialization_key = new.serialization_key.clone();
             row.job.annotations = new.annotations.clone();
             (row.job.attempt, row.job.crashes, row.job.error, row.lease_limit) = (0, 0, None, None);
+            row.job.attempt_log.clear();
             PutOutcome::Replaced
         }
         OnConflict::Reschedule => PutOutcome::Rescheduled,

@@ -8,7 +8,7 @@ use super::state::{Lease, Row, State, Tx};
 use super::transaction::Open;
 use super::{archive, counting, take};
 use crate::store::Extension;
-use crate::{Claim, Error, Extended, Held, JobState, Outcome, Payload, Settlement};
+use crate::{AttemptEnd, AttemptEntry, Claim, Error, Extended, Held, JobState, Outcome, Payload, Settlement};
 
 /// Returns the row of a claim that is still valid.
 pub(super) fn held(state: &State, claim: &Claim, tx: Tx) -> Option<Row> {
@@ -41,6 +41,9 @@ pub(super) fn settle(
     let claim = settlement.job;
     let Some(mut row) = held(state, claim, open.tx) else { return false };
     row.job.attempt = claim.attempt;
+    if let Some((end, error)) = logged(&settlement.outcome) {
+        AttemptEntry::add(&mut row.job.attempt_log, claim.attempt, now, end, error);
+    }
     let cancel_requested = row.lease.is_some_and(|lease| lease.cancel_requested);
     let mut end = |mut row: Row, end: JobState, error: Option<String>, result: Option<Payload>| {
         (row.job.error, row.job.result) = (error, result);
@@ -82,6 +85,15 @@ pub(super) fn settle(
         }
     }
     true
+}
+
+/// Returns how the attempt ended and its error, if it is logged.
+fn logged(outcome: &Outcome) -> Option<(AttemptEnd, &str)> {
+    match outcome {
+        Outcome::Retry { error, .. } => Some((AttemptEnd::Failed, error)),
+        Outcome::Dead { error } => Some((AttemptEnd::Dead, error)),
+        _ => None,
+    }
 }
 
 /// Returns a held row to the queue. It loses its unique key if a put of one more job has it now.
@@ -131,15 +143,17 @@ pub(super) fn extend(
 ///
 /// Of several jobs it is not known which were begun. Their attempts do not count, and an eighth of them may be begun
 /// under the next lease, so that a job that kills its worker is alone at last.
-fn charge(row: &mut Row, lease: Lease, lost: u32) {
+fn charge(row: &mut Row, lease: Lease, lost: u32, now: DateTime<Utc>) {
     let attempt = row.job.attempt;
-    if lost == 1 && (lease.size == 1 || row.lease_limit == Some(1)) {
+    let (end, error) = if lost == 1 && (lease.size == 1 || row.lease_limit == Some(1)) {
         row.job.crashes += 1;
-        row.job.error = Some(format!("the worker died or lost its lease in attempt {attempt}"));
+        (AttemptEnd::Crashed, format!("the worker died or lost its lease in attempt {attempt}"))
     } else {
         row.job.attempt -= 1;
-        row.job.error = Some(format!("the worker died or lost its lease of {lost} unsettled jobs"));
-    }
+        (AttemptEnd::Lost, format!("the worker died or lost its lease of {lost} unsettled jobs"))
+    };
+    AttemptEntry::add(&mut row.job.attempt_log, attempt, now, end, &error);
+    row.job.error = Some(error);
     let limit = (lost / 8).max(1);
     row.lease_limit = Some(row.lease_limit.map_or(limit, |before| before.min(limit)));
 }
@@ -159,7 +173,7 @@ pub(super) fn expire_leases(state: &mut State, open: &mut Open, now: DateTime<Ut
     }
     let count = expired.len() as u64;
     for (mut row, lease) in expired {
-        charge(&mut row, lease, lost[&lease.token]);
+        charge(&mut row, lease, lost[&lease.token], now);
         counting::count(open, &row.job, |counters| {
             counters.lost += 1;
             counters.cancelled += u64::from(lease.cancel_requested);

@@ -9,7 +9,7 @@ use super::state::{Archived, Lease, Paused, Periodic, Registered, Row};
 use super::take::before;
 use super::transaction::MemoryConn;
 use crate::store::TimeTravel;
-use crate::{AuditEntry, Error, JobRecord};
+use crate::{AttemptEntry, AuditEntry, Error, JobRecord};
 
 /// Nothing waits here: what other open transactions hold is moved too, and a rollback of theirs restores the times.
 impl TimeTravel for MemoryStore {
@@ -58,6 +58,11 @@ fn older(job: &JobRecord, back: impl Fn(DateTime<Utc>) -> DateTime<Utc>) -> JobR
         schedule_at: job.schedule_at.map(&back),
         expected_at: job.expected_at.map(&back),
         ended_at: job.ended_at.map(&back),
+        attempt_log: job
+            .attempt_log
+            .iter()
+            .map(|entry| AttemptEntry { at: back(entry.at), ..entry.clone() })
+            .collect(),
         ..job.clone()
     }
 }

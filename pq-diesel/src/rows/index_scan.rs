@@ -6,11 +6,13 @@ use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Record, Text, Ti
 use pq_core::{Annotations, Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName, Taken};
 use std::sync::Arc;
 
-use super::{expected, limit, nearest, sort};
+use super::{attempt_log, expected, limit, nearest, sort};
 
 /// The attributes that few jobs have: attempt, priority, `expected_at`, unique key, crashes, the limit of the next lease,
-/// annotations, and whether a job of the take was taken before by a transaction that did not commit.
-type Rare = (i32, i32, Option<PgTimestamp>, Option<String>, i32, Option<i32>, Option<String>, bool);
+/// annotations, the log of its attempts, and whether a job of the take was taken before by a transaction that did not
+/// commit.
+type Rare =
+    (i32, i32, Option<PgTimestamp>, Option<String>, i32, Option<i32>, Option<String>, Option<String>, bool);
 
 type RareSql = (
     Integer,
@@ -19,6 +21,7 @@ type RareSql = (
     Nullable<Text>,
     Integer,
     Nullable<Integer>,
+    Nullable<Text>,
     Nullable<Text>,
     Bool,
 );
@@ -44,14 +47,24 @@ impl ScannedRow {
         let (mut jobs, mut rolled_back) = (Vec::with_capacity(rows.len()), false);
         for row in rows {
             let row = row?;
-            let (attempt, priority, expected_at, unique_key, crashes, lease_limit, annotations, was_taken) =
-                row.rare.unwrap_or_default();
+            let (
+                attempt,
+                priority,
+                expected_at,
+                unique_key,
+                crashes,
+                lease_limit,
+                annotations,
+                log,
+                was_taken,
+            ) = row.rare.unwrap_or_default();
             rolled_back |= was_taken;
             let mut record =
                 record(queue, JobId(row.id), row.payload, row.enqueued_at, expected_at, unique_key);
             (record.priority, record.attempt, record.crashes) =
                 (priority, attempt.saturating_add(1), crashes);
             record.annotations = Annotations::from_stored(annotations);
+            record.attempt_log = attempt_log(log);
             let lease_limit = lease_limit.map(limit);
             jobs.push(Arc::new(Claim { record, token, held: Held::Transaction, lease_limit }));
         }
@@ -74,6 +87,7 @@ row! {
         crashes: Option<Vec<i32>> => Nullable<Array<Integer>>,
         lease_limit: Option<Vec<Option<i32>>> => Nullable<Array<Nullable<Integer>>>,
         annotations: Option<Vec<Option<String>>> => Nullable<Array<Nullable<Text>>>,
+        attempt_log: Option<Vec<Option<String>>> => Nullable<Array<Nullable<Text>>>,
     }
 }
 
@@ -86,6 +100,7 @@ impl LeaseRow {
         let mut crashes = self.crashes.unwrap_or_default().into_iter();
         let mut lease_limit = self.lease_limit.unwrap_or_default().into_iter();
         let mut annotations = self.annotations.unwrap_or_default().into_iter();
+        let mut logs = self.attempt_log.unwrap_or_default().into_iter();
         let numbers =
             self.ids.into_iter().zip(self.enqueued_at).zip(self.priority.into_iter().zip(self.attempt));
         let mut jobs: Vec<Arc<Claim>> = numbers
@@ -96,6 +111,7 @@ impl LeaseRow {
                 record.crashes = crashes.next().unwrap_or_default();
                 (record.priority, record.attempt) = (priority, attempt);
                 record.annotations = Annotations::from_stored(annotations.next().flatten());
+                record.attempt_log = attempt_log(logs.next().flatten());
                 let lease_limit = lease_limit.next().flatten().map(limit);
                 Arc::new(Claim { record, token: self.token, held, lease_limit })
             })
@@ -132,5 +148,6 @@ fn record(
         lease_until: None,
         ended_at: None,
         annotations: Annotations::default(),
+        attempt_log: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Integer, Nullable, Record, Text, Timestamptz};
 use pq_core::{Annotations, JobId, JobRecord, Key, Payload, QueueName};
 
-use super::{expected, nearest};
+use super::{attempt_log, expected, nearest};
 
 row! {
     /// A job with all its attributes.
@@ -24,14 +24,15 @@ row! {
         result: Option<String> => Nullable<Text>,
         lease_until: Option<PgTimestamp> => Nullable<Timestamptz>,
         ended_at: Option<PgTimestamp> => Nullable<Timestamptz>,
-        annotations: Option<String> => Nullable<Text>,
+        // Annotations and the log of attempts.
+        rare: (Option<String>, Option<String>) => Record<(Nullable<Text>, Nullable<Text>)>,
     }
 }
 
 impl JobRow {
     /// Returns the job, or `None` if another program stored it in a queue whose name pq does not allow.
     pub(crate) fn into_record(self) -> Option<JobRecord> {
-        let (priority, attempt, crashes) = self.numbers;
+        let ((priority, attempt, crashes), (annotations, log)) = (self.numbers, self.rare);
         Some(JobRecord {
             id: JobId(self.id),
             queue: QueueName::new(self.queue).ok()?,
@@ -49,7 +50,8 @@ impl JobRow {
             result: self.result.map(Payload::from_stored),
             lease_until: self.lease_until.map(nearest),
             ended_at: self.ended_at.map(nearest),
-            annotations: Annotations::from_stored(self.annotations),
+            annotations: Annotations::from_stored(annotations),
+            attempt_log: attempt_log(log),
         })
     }
 }

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use diesel::pg::data_types::PgTimestamp;
-use pq_core::Claim;
+use pq_core::{AttemptEntry, Claim};
 
 pub(crate) use self::audit::{AuditRow, AuditSql};
 pub(crate) use self::counters::{CountersRow, CountersSql};
@@ -77,6 +77,11 @@ pub(crate) fn since_epoch(instant: DateTime<Utc>) -> i64 {
 pub(crate) fn nearest(at: PgTimestamp) -> DateTime<Utc> {
     let micros = at.0.max(FIRST_MICROS).saturating_add(EPOCH_MICROS);
     DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// Returns the log of a job's attempts. One that another program has written, and that cannot be read, is empty.
+fn attempt_log(stored: Option<String>) -> Vec<AttemptEntry> {
+    stored.and_then(|stored| serde_json::from_str(&stored).ok()).unwrap_or_default()
 }
 
 /// Returns the limit of a lease.

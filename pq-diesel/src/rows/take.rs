@@ -7,12 +7,12 @@ use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Record, Text, Timestamptz};
 use pq_core::{Annotations, Claim, Held, JobId, JobRecord, JobState, Key, Payload, QueueName};
 
-use super::{expected, limit, nearest, sort, span};
+use super::{attempt_log, expected, limit, nearest, sort, span};
 
-/// Crashes, the limit of the next lease, and annotations. diesel has rows of at most 16 columns.
-type Rare = (i32, Option<i32>, Option<String>);
+/// Crashes, the limit of the next lease, annotations, and the log of attempts. diesel has rows of at most 16 columns.
+type Rare = (i32, Option<i32>, Option<String>, Option<String>);
 
-type RareSql = (Integer, Nullable<Integer>, Nullable<Text>);
+type RareSql = (Integer, Nullable<Integer>, Nullable<Text>, Nullable<Text>);
 
 row! {
     /// A taken job. If nothing was taken, the only row has no job, and says why.
@@ -66,7 +66,7 @@ impl TakeResult {
                 continue;
             };
             result.rolled_back |= row.rolled_back.unwrap_or_default();
-            let (crashes, lease_limit, annotations) = row.rare.unwrap_or_default();
+            let (crashes, lease_limit, annotations, log) = row.rare.unwrap_or_default();
             let lease_limit = lease_limit.map(limit);
             let record = JobRecord {
                 id: JobId(id),
@@ -86,6 +86,7 @@ impl TakeResult {
                 lease_until: None,
                 ended_at: None,
                 annotations: Annotations::from_stored(annotations),
+                attempt_log: attempt_log(log),
             };
             result.jobs.push(Arc::new(Claim { record, token, held, lease_limit }));
         }

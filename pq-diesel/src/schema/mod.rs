@@ -37,12 +37,14 @@ diesel::table! {
         error -> Nullable<Text>,
         /// What was noted when the job was put, such as its trace context.
         annotations -> Nullable<Jsonb>,
+        /// The last attempts that failed or were lost.
+        attempt_log -> Nullable<Jsonb>,
     }
 }
 
 diesel::table! {
-    /// Archived jobs: `pq.queue_archive`. The column `annotations` is not here, because diesel has tables of at most 16 columns
-    /// by default.
+    /// Archived jobs: `pq.queue_archive`. The columns `annotations` and `attempt_log` are not here, because diesel has tables
+    /// of at most 16 columns by default.
     pq.queue_archive (entry) {
         /// The job's id. Several archived jobs have the same one if the sequence of ids was restarted.
         id -> BigInt,

@@ -74,21 +74,22 @@ pub(super) const LIST: &str = concat!(
                 ELSE 'ready' END AS state,
             job.data::text AS data, job.enqueued_at, job.schedule_at, job.expected_at,
             ROW(job.priority, job.attempt, job.crashes), job.serial_key, job.unique_key, job.error, NULL::text AS result,
-            NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at, job.annotations::text AS annotations
+            NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
+            ROW(job.annotations::text, job.attempt_log::text)
         FROM {jobs} AS job WHERE ",
     is_waiting!(),
     " ORDER BY job.id LIMIT $9)
         UNION ALL
         (SELECT held.job, lease.q_name, 'running', held.data, held.enqueued_at, held.schedule_at, held.expected_at,
             ROW(held.priority, held.attempt, coalesce(held.crashes, 0)), held.serial_key, held.unique_key, NULL, NULL,
-            lease.lease_until, NULL, held.annotations::text
+            lease.lease_until, NULL, ROW(held.annotations::text, held.attempt_log::text)
         FROM ",
     leased!(),
     " ORDER BY held.job LIMIT $9)
         UNION ALL
         (SELECT job.id, job.q_name, job.outcome, job.data::text, job.enqueued_at, job.schedule_at, job.expected_at,
             ROW(job.priority, job.attempt, job.crashes), job.serial_key, job.unique_key, job.error, job.result::text,
-            NULL, job.ended_at, job.annotations::text
+            NULL, job.ended_at, ROW(job.annotations::text, job.attempt_log::text)
         FROM {archive} AS job WHERE ",
     is_archived!(),
     " ORDER BY job.id, job.ended_at DESC LIMIT $9)
@@ -115,9 +116,9 @@ WITH free AS MATERIALIZED (
     WHERE claimed.q_name = $1 AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
 )
 INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-    lease_limit, serial_key, unique_key, error, annotations)
+    lease_limit, serial_key, unique_key, error, annotations, attempt_log)
 SELECT id, $2, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit, serial_key,
-    unique_key, error, annotations
+    unique_key, error, annotations, attempt_log
 FROM gone ORDER BY id";
 
 /// Registers a worker, or updates its heartbeat. $1 worker, or null if it has no id yet, $2 host, $3 process,

@@ -2,13 +2,21 @@
 
 /// Archives a job as dead whose payload cannot be decoded, and counts it. Does nothing if that was done already.
 pub(super) const INSERT_DEAD: &str = "\
-WITH kept AS (
+WITH given AS (
+    SELECT $1::bigint AS id, $2::json AS data, $3::text AS q_name, $4::timestamptz AS enqueued_at,
+        $5::timestamptz AS schedule_at, $6::timestamptz AS expected_at, $7::integer AS priority, $8::integer AS attempt,
+        $9::integer AS crashes, $10::text AS serial_key, $11::text AS unique_key, $12::text AS error,
+        $13::jsonb AS annotations, $14::jsonb AS attempt_log, 'dead' AS ended_as
+), kept AS (
     INSERT INTO {archive}
         (id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
-        error, annotations, outcome)
-    SELECT $1, $2::json, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb, 'dead'
+        error, annotations, outcome, attempt_log)
+    SELECT id, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
+        error, annotations, ended_as, {attempt_log}
+    FROM given
     WHERE NOT EXISTS (SELECT FROM {archive} AS same
-        WHERE same.id = $1 AND same.enqueued_at = $4 AND same.attempt = $8 AND same.outcome = 'dead')
+        WHERE same.id = given.id AND same.enqueued_at = given.enqueued_at AND same.attempt = given.attempt
+            AND same.outcome = 'dead')
     RETURNING q_name, data
 )
 INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_object('dead', 1) FROM kept";
@@ -28,9 +36,9 @@ WITH free AS MATERIALIZED (
     INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_object('cancelled', 1) FROM gone
 )
 INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-    serial_key, unique_key, outcome, error, annotations)
+    serial_key, unique_key, outcome, error, annotations, attempt_log)
 SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
-    'cancelled', error, annotations
+    'cancelled', error, annotations, attempt_log
 FROM gone
 RETURNING id";
 
@@ -44,7 +52,8 @@ pub(super) const CANCEL_LEASED: &str = "SELECT {cancel_leased}($1, $2)";
 /// $3 and $4 `ended_at` and id of the last job of the page before or null, $5 most rows.
 pub(super) const ARCHIVED: &str = "\
 SELECT id, q_name, outcome, data::text, enqueued_at, schedule_at, expected_at, ROW(priority, attempt, crashes),
-    serial_key, unique_key, error, result::text, NULL::timestamptz, ended_at, annotations::text
+    serial_key, unique_key, error, result::text, NULL::timestamptz, ended_at,
+    ROW(annotations::text, attempt_log::text)
 FROM {archive}
 WHERE q_name = $1 AND outcome = $2
     AND ($3::timestamptz IS NULL OR (ended_at, id) < ($3, $4::bigint))
@@ -77,8 +86,9 @@ WITH wanted AS MATERIALIZED (
 ), gone AS (
     DELETE FROM {archive} WHERE entry IN (SELECT entry FROM claimed) RETURNING *
 )
-INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations)
-SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations
+INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations,
+    attempt_log)
+SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations, attempt_log
 FROM gone ORDER BY id";
 
 /// Deletes archived jobs of a queue. $1 queue, $2 outcome, $3 least age in microseconds.

@@ -78,9 +78,10 @@ macro_rules! leased {
     () => {
         concat!(
             "{leases} AS lease, unnest(lease.jobs, lease.data, lease.enqueued_at, lease.schedule_at, lease.expected_at,
-                lease.priority, lease.attempt, lease.crashes, lease.serial_key, lease.unique_key, lease.annotations)
+                lease.priority, lease.attempt, lease.crashes, lease.serial_key, lease.unique_key, lease.annotations,
+                lease.attempt_log)
                 AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,
-                    unique_key, annotations)
+                    unique_key, annotations, attempt_log)
             WHERE ($5 IS NULL OR 'running' = ANY ($5))
             AND ($1 IS NULL OR lease.q_name = $1) AND ($2 IS NULL OR held.job = $2) AND ($3 IS NULL OR held.job > $3)
             AND ($4 IS NULL OR held.serial_key = $4) AND $7 IS NULL AND ($8 IS NULL OR held.enqueued_at <= $8)

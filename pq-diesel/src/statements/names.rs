@@ -1,11 +1,25 @@
 //! The placeholders in statements for the names of one table and its derived objects.
 
+use pq_core::AttemptEntry;
+
 use crate::table::Table;
 
 /// A SQL expression for the name of the task of the job in `data`, or an empty text.
 ///
 /// The operators of JSON fail for a payload with an escaped NUL. The library and Python write the name first.
 const TASK: &str = r#"coalesce(substring(left(data::text, 300) FROM E'^\\s*\\u007B\\s*"function"\\s*:\\s*"([^"\\\\]*)"'), '')"#;
+
+/// Returns a SQL expression for the log of a job's attempts, in `attempt_log`, with the attempt `attempt`. It ended as
+/// `ended_as` with `error`, or in a way that is not logged if `ended_as` is null.
+fn attempt_log() -> String {
+    let (before, chars) = (AttemptEntry::MAX_KEPT - 2, AttemptEntry::MAX_ERROR_CHARS);
+    format!(
+        "CASE WHEN ended_as IS NULL THEN attempt_log \
+            ELSE coalesce(jsonb_path_query_array(attempt_log, '$[last - {before} to last]'), '[]') \
+                || jsonb_build_object('attempt', attempt, 'at', statement_timestamp(), 'end', ended_as, \
+                    'error', left(error, {chars})) END"
+    )
+}
 
 /// The values of placeholders.
 #[derive(Clone, Debug)]
@@ -26,6 +40,7 @@ impl Names {
             ("counters", table.derived("counters")),
             ("cron", table.derived("cron")),
             ("task", TASK.to_owned()),
+            ("attempt_log", attempt_log()),
             ("audit", table.derived("audit")),
             ("lock_keyed_job", table.derived("lock_keyed_job")),
             ("is_live", table.derived("is_live")),

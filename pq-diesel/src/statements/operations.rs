@@ -109,12 +109,12 @@ pub(super) const CHANGE_WAITING: &str = concat!(
             AND claimed.job = gone.id
     ), back AS (
         INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-            lease_limit, serial_key, unique_key, error, annotations)
+            lease_limit, serial_key, unique_key, error, annotations, attempt_log)
         SELECT id, coalesce($11, q_name), coalesce($13::json, data), enqueued_at,
             CASE WHEN $14 = 0 THEN schedule_at
                 ELSE coalesce($15, statement_timestamp() + $16 * interval '1 microsecond') END,
             expected_at, coalesce($17, priority), attempt, crashes, lease_limit, serial_key, unique_key, error,
-            annotations
+            annotations, attempt_log
         FROM gone ORDER BY id
         RETURNING q_name
     )
@@ -140,9 +140,9 @@ pub(super) const CANCEL_SELECTED: &str = concat!(
         FROM (SELECT q_name, {task} AS task FROM gone) AS job GROUP BY q_name, task
     ), kept AS (
         INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-            serial_key, unique_key, outcome, error, annotations)
+            serial_key, unique_key, outcome, error, annotations, attempt_log)
         SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,
-            unique_key, 'cancelled', error, annotations
+            unique_key, 'cancelled', error, annotations, attempt_log
         FROM gone ORDER BY id
         RETURNING id
     )
@@ -218,8 +218,9 @@ pub(super) const RETRY_SELECTED: &str = concat!(
         DELETE FROM {archive} WHERE entry IN (SELECT entry FROM claimed) RETURNING *
     ), back AS (
         INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error,
-            annotations)
-        SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations
+            annotations, attempt_log)
+        SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations,
+            attempt_log
         FROM gone ORDER BY id
         RETURNING q_name
     )

@@ -29,7 +29,8 @@ RETURNING id";
 ///
 /// Arrays with a value for each job: $1 job, $2 token of the take, $3 outcome, $4 payload if none was stored, $5 queue,
 /// $6 to $12 the columns of the job, $13 delay in microseconds, $14 error, $15 payload that replaces all others,
-/// $16 result, $17 crashes, $18 limit of the next lease or 0, $19 annotations, or null if no job has any.
+/// $16 result, $17 crashes, $18 limit of the next lease or 0, $19 annotations, or null if no job has any,
+/// $20 logs of the attempts before these, likewise.
 ///
 /// A requeued job is inserted again under its id, with the payload that was stored last, and the trigger notifies
 /// waiters at the commit. A complete job needs only the commit. The claim of any other job is no longer valid, and its
@@ -39,32 +40,33 @@ WITH given AS MATERIALIZED (
     SELECT given.*, given.job || ':' || given.token AS claim
     FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
             $8::timestamptz[], $9::integer[], $10::integer[], $11::text[], $12::text[], $13::bigint[], $14::text[],
-            $15::text[], $16::text[], $17::integer[], $18::integer[], $19::text[]) WITH ORDINALITY
+            $15::text[], $16::text[], $17::integer[], $18::integer[], $19::text[], $20::text[]) WITH ORDINALITY
         AS given (job, token, outcome, data, q_name, enqueued_at, schedule_at, expected_at, priority, attempt,
-            serial_key, unique_key, after, error, new_data, result, crashes, lease_limit, annotations, position)
+            serial_key, unique_key, after, error, new_data, result, crashes, lease_limit, annotations, log, position)
 ), noted AS MATERIALIZED (
     SELECT nullif(current_setting('pq.payloads', true), '')::jsonb AS payloads
 ), held AS MATERIALIZED (
-    SELECT given.*, noted.payloads ->> given.claim AS noted
+    SELECT given.*, noted.payloads ->> given.claim AS noted, log::jsonb AS attempt_log,
+        CASE outcome WHEN 'retry' THEN 'failed' WHEN 'dead' THEN 'dead' END AS ended_as
     FROM given, noted
     WHERE strpos(current_setting('pq.takes', true), ',' || given.token || ',') > 0
         AND given.claim NOT IN (
             SELECT unnest(string_to_array(coalesce(current_setting('pq.ended', true), ''), ',')))
 ), back AS (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-        lease_limit, serial_key, unique_key, error, annotations)
+        lease_limit, serial_key, unique_key, error, annotations, attempt_log)
     SELECT job, q_name, coalesce(new_data, noted, data)::json, enqueued_at,
         CASE WHEN outcome = 'back' THEN schedule_at
             WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
         expected_at, priority, attempt, crashes, nullif(lease_limit, 0), serial_key, unique_key, error,
-        annotations::jsonb
+        annotations::jsonb, {attempt_log}
     FROM held WHERE outcome IN ('retry', 'snooze', 'back')
     ORDER BY job
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-        serial_key, unique_key, outcome, error, result, annotations)
+        serial_key, unique_key, outcome, error, result, annotations, attempt_log)
     SELECT job, q_name, coalesce(noted, data)::json, enqueued_at, schedule_at, expected_at, priority, attempt,
-        crashes, serial_key, unique_key, outcome, error, result::json, annotations::jsonb
+        crashes, serial_key, unique_key, outcome, error, result::json, annotations::jsonb, {attempt_log}
     FROM held WHERE outcome IN ('done', 'dead', 'cancelled')
 ), ended AS MATERIALIZED (
     SELECT CASE WHEN count(*) > 0 THEN set_config('pq.ended',
@@ -114,8 +116,8 @@ RETURNING lease.id";
 /// In a transaction that has one snapshot the row is never locked nor deleted: the lock would be refused if the lease was
 /// extended since. It stays until the lease expires.
 ///
-/// The payloads of a lease are one value, which may be large, and so are the annotations. They are read only if a job
-/// moves to another table.
+/// The payloads of a lease are one value, which may be large, and so are the annotations and the logs of attempts. They
+/// are read only if a job moves to another table.
 pub(super) const SETTLE_LEASED: &str = "\
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])
@@ -139,6 +141,7 @@ WITH given AS MATERIALIZED (
     SELECT * FROM whole UNION ALL SELECT * FROM part
 ), ended AS MATERIALIZED (
     SELECT lease.id AS lease, lease.q_name, held.*, given.after, given.error, given.data AS new_data, given.result,
+        CASE given.outcome WHEN 'retry' THEN 'failed' WHEN 'dead' THEN 'dead' END AS ended_as,
         CASE WHEN given.outcome IN ('retry', 'snooze', 'back') AND held.job = ANY (lease.cancelled) THEN 'cancelled'
             ELSE given.outcome END AS outcome
     FROM lease
@@ -149,27 +152,28 @@ WITH given AS MATERIALIZED (
     JOIN given ON given.job = held.job
     WHERE lease.id = $7 OR EXISTS (SELECT FROM noted WHERE noted.job = held.job)
 ), moved AS MATERIALIZED (
-    SELECT ended.*, held.data, held.annotations
-    FROM lease CROSS JOIN LATERAL unnest(lease.data, lease.annotations) WITH ORDINALITY
-        AS held (data, annotations, position)
+    SELECT ended.*, held.data, held.annotations, held.attempt_log
+    FROM lease CROSS JOIN LATERAL unnest(lease.data, lease.annotations, lease.attempt_log) WITH ORDINALITY
+        AS held (data, annotations, attempt_log, position)
     JOIN ended ON ended.position = held.position AND ended.outcome <> 'complete'
     WHERE (SELECT bool_or(outcome <> 'complete') FROM ended)
 ), back AS (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-        lease_limit, serial_key, unique_key, error, annotations)
+        lease_limit, serial_key, unique_key, error, annotations, attempt_log)
     SELECT id, q_name, coalesce(new_data, data)::json, enqueued_at,
         CASE WHEN outcome = 'back' THEN schedule_at
             WHEN after > 0 THEN statement_timestamp() + after * interval '1 microsecond' END,
         expected_at, priority, CASE outcome WHEN 'retry' THEN attempt ELSE attempt - 1 END, coalesce(crashes, 0),
         CASE outcome WHEN 'back' THEN lease_limit END, serial_key, kept_key,
-        CASE WHEN id = job THEN error ELSE concat_ws('; ', error, 'another job has the id ' || job) END, annotations
+        CASE WHEN id = job THEN error ELSE concat_ws('; ', error, 'another job has the id ' || job) END, annotations,
+        {attempt_log}
     FROM (SELECT * FROM moved WHERE outcome IN ('retry', 'snooze', 'back') ORDER BY job) AS moved
     CROSS JOIN LATERAL {return}(job, lease, q_name, unique_key) AS returned (id, kept_key)
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-        serial_key, unique_key, outcome, error, result, annotations)
+        serial_key, unique_key, outcome, error, result, annotations, attempt_log)
     SELECT job, q_name, data::json, enqueued_at, schedule_at, expected_at, priority, attempt, coalesce(crashes, 0),
-        serial_key, unique_key, outcome, error, result::json, annotations
+        serial_key, unique_key, outcome, error, result::json, annotations, {attempt_log}
     FROM moved WHERE outcome IN ('done', 'dead', 'cancelled')
 ), freed AS (
     DELETE FROM {keys} AS busy USING ended
@@ -241,32 +245,35 @@ WITH expired AS (
         held.job = ANY (expired.cancelled) AS cancel_requested, count(*) OVER (PARTITION BY expired.id) AS lost
     FROM expired CROSS JOIN LATERAL unnest(expired.jobs, expired.data, expired.enqueued_at, expired.schedule_at,
             expired.expected_at, expired.priority, expired.attempt, expired.crashes, expired.lease_limit,
-            expired.serial_key, expired.unique_key, expired.annotations)
+            expired.serial_key, expired.unique_key, expired.annotations, expired.attempt_log)
         AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit, serial_key,
-            unique_key, annotations)
+            unique_key, annotations, attempt_log)
     WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = expired.id AND done.job = held.job)
+), ended AS (
+    SELECT held.*, CASE WHEN crashed THEN 'crashed' ELSE 'lost' END AS ended_as,
+        CASE WHEN crashed THEN 'the worker died or lost its lease in attempt ' || attempt
+            ELSE 'the worker died or lost its lease of ' || lost || ' unsettled jobs' END AS error
+    FROM (SELECT *, lost = 1 AND (size = 1 OR lease_limit IS NOT DISTINCT FROM 1) AS crashed FROM held) AS held
 ), judged AS MATERIALIZED (
     SELECT job, lease, q_name, data::json, enqueued_at, schedule_at, expected_at, priority,
-        attempt - CASE WHEN crashed THEN 0 ELSE 1 END AS attempt,
-        coalesce(crashes, 0) + CASE WHEN crashed THEN 1 ELSE 0 END AS crashes,
-        least(lease_limit, greatest(lost / 8, 1))::integer AS lease_limit, serial_key, unique_key, annotations,
-        CASE WHEN crashed THEN 'the worker died or lost its lease in attempt ' || attempt
-            ELSE 'the worker died or lost its lease of ' || lost || ' unsettled jobs' END AS error,
-        cancel_requested
-    FROM (SELECT *, lost = 1 AND (size = 1 OR lease_limit IS NOT DISTINCT FROM 1) AS crashed FROM held) AS held
+        attempt - CASE ended_as WHEN 'crashed' THEN 0 ELSE 1 END AS attempt,
+        coalesce(crashes, 0) + CASE ended_as WHEN 'crashed' THEN 1 ELSE 0 END AS crashes,
+        least(lease_limit, greatest(lost / 8, 1))::integer AS lease_limit, serial_key, unique_key, error,
+        annotations, {attempt_log} AS attempt_log, cancel_requested
+    FROM ended
 ), back AS (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-        lease_limit, serial_key, unique_key, error, annotations)
+        lease_limit, serial_key, unique_key, error, annotations, attempt_log)
     SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, lease_limit,
         serial_key, kept_key, CASE WHEN id = job THEN error ELSE error || '; another job has the id ' || job END,
-        annotations
+        annotations, attempt_log
     FROM (SELECT * FROM judged WHERE NOT cancel_requested ORDER BY job) AS judged
     CROSS JOIN LATERAL {return}(job, lease, q_name, unique_key) AS returned (id, kept_key)
 ), kept AS (
     INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-        serial_key, unique_key, outcome, annotations)
+        serial_key, unique_key, outcome, annotations, attempt_log)
     SELECT job, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,
-        unique_key, 'cancelled', annotations
+        unique_key, 'cancelled', annotations, attempt_log
     FROM judged WHERE cancel_requested
 ), counted AS (
     INSERT INTO {counters} (q_name, task, counts)

@@ -11,7 +11,7 @@ use pq_core::{
     Claim, Extended, JobId, Key, NewJob, Outcome, Payload, Put, QueueName, Settlement, WakeSignal,
 };
 
-use super::settle::{is_plain, is_whole};
+use super::settle::{is_plain, is_whole, log_value};
 use super::take::{Owner, TakeRequest};
 use super::transaction::single_statement;
 use super::{PgStore, SqlConnection, micros};
@@ -271,6 +271,7 @@ impl PgStore {
     ) -> Result<(), Error> {
         for Undecodable { job, reason } in jobs {
             let reason = self.storable_on(conn, reason).await?;
+            let log = log_value(job);
             let values = [
                 Value::BigInt(job.id.0),
                 Value::Text(job.payload.as_str()),
@@ -285,6 +286,7 @@ impl PgStore {
                 Value::OptionalText(job.unique_key.as_ref().map(Key::as_str)),
                 Value::Text(&reason),
                 Value::OptionalText(job.annotations.as_json()),
+                Value::OptionalText(log.as_deref()),
             ];
             self.changed(conn, &self.statements.insert_dead, &values).await?;
         }

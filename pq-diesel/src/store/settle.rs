@@ -18,9 +18,14 @@ struct HeldSettlement<'a> {
     job: &'a Claim,
     attempt: i32,
     outcome: OutcomeValues<'a>,
+    log: Option<String>,
 }
 
-impl HeldSettlement<'_> {
+impl<'a> HeldSettlement<'a> {
+    fn new(job: &'a Claim, attempt: i32, outcome: OutcomeValues<'a>) -> Self {
+        Self { job, attempt, outcome, log: log_value(job) }
+    }
+
     /// Returns the limit of the next lease with this job, or 0 if there is none.
     fn lease_limit(&self) -> i32 {
         let limit = if self.outcome.word == "back" { self.job.lease_limit } else { None };
@@ -29,7 +34,8 @@ impl HeldSettlement<'_> {
 
     fn bytes(&self) -> usize {
         let OutcomeValues { error, payload, result, .. } = &self.outcome;
-        let texts = [error.as_deref(), payload.as_deref(), result.as_deref()].into_iter().flatten();
+        let texts = [error.as_deref(), payload.as_deref(), result.as_deref(), self.log.as_deref()];
+        let texts = texts.into_iter().flatten();
         let annotations = self.job.annotations.as_json().map_or(0, str::len);
         self.job.payload.as_str().len() + annotations + texts.map(str::len).sum::<usize>()
     }
@@ -141,7 +147,7 @@ impl PgStore {
             .map(|Settlement { job, outcome }| {
                 let outcome = OutcomeValues::of(outcome);
                 let attempt = if outcome.is_counted() { job.attempt } else { job.attempt - 1 };
-                HeldSettlement { job, attempt, outcome }
+                HeldSettlement::new(job, attempt, outcome)
             })
             .collect();
         self.make_storable(conn, given.iter_mut().map(|given| &mut given.outcome).collect()).await?;
@@ -159,8 +165,7 @@ impl PgStore {
         conn: &mut impl SqlConnection,
         job: &Claim,
     ) -> Result<bool, Error> {
-        let given =
-            [HeldSettlement { job, attempt: job.attempt, outcome: OutcomeValues::of(&Outcome::GiveBack) }];
+        let given = [HeldSettlement::new(job, job.attempt, OutcomeValues::of(&Outcome::GiveBack))];
         Ok(!self.end_held(conn, &given).await?.is_empty())
     }
 
@@ -238,11 +243,17 @@ impl PgStore {
             Value::Integers(job().map(|job| job.crashes).collect()),
             Value::Integers(given.iter().map(HeldSettlement::lease_limit).collect()),
             Value::rare_texts(job().map(|job| job.annotations.as_json())),
+            Value::rare_texts(given.iter().map(|given| given.log.as_deref())),
         ];
         let held: Vec<i64> = self.rows::<BigInt, _>(conn, &self.statements.settle_held, &values).await?;
         // PostgreSQL numbers positions from 1.
         Ok(held.into_iter().filter_map(|position| usize::try_from(position - 1).ok()).collect())
     }
+}
+
+/// Returns the log of a job's attempts as JSON, or `None` if it has no entry.
+pub(super) fn log_value(job: &Claim) -> Option<String> {
+    if job.attempt_log.is_empty() { None } else { serde_json::to_string(&job.attempt_log).ok() }
 }
 
 /// Returns whether the settlements at these positions are of all jobs of their lease.

@@ -86,6 +86,7 @@ async fn latest(app: &App, queue: &str, before: &str) -> Result<Vec<JobRecord>, 
         lease_until: None,
         ended_at: Some(at),
         annotations: pq_diesel::Annotations::default(),
+        attempt_log: Vec::new(),
     });
     app.reads
         .read(move |pq, conn| {

@@ -6,7 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 use pq_diesel::store::Admin;
-use pq_diesel::{Filter, JobId, JobRecord, JobState, Operation, Payload};
+use pq_diesel::{AttemptEntry, Filter, JobId, JobRecord, JobState, Operation, Payload};
 
 use super::job_table::task_name;
 use crate::actions::job::fingerprint;
@@ -45,6 +45,7 @@ pub(crate) async fn page(
         (panel("reasons", "Why it is not running, or what runs it", reasons))
         (panel("job", "Attributes", Ok(attributes(&visit, job))))
         @if let Some(error) = &job.error { (panel("error", "Error", Ok(html! { pre { (text(error)) } }))) }
+        @if !job.attempt_log.is_empty() { (panel("attempts", "Attempts", Ok(attempts(job)))) }
         (panel("payload", "Payload", Ok(payload(&visit, &app.mask, job.id, "payload", &job.payload))))
         @if let Some(result) = &job.result {
             (panel("result", "Result", Ok(payload(&visit, &app.mask, job.id, "result", result))))
@@ -123,6 +124,20 @@ fn payload(visit: &Visit, mask: &Mask, id: JobId, part: &str, payload: &Payload)
         @if !complete {
             p { a href=(visit.url(&format!("/job/{id}/{part}"))) { "Show all " (number(payload.as_str().len() as u64)) " bytes" } }
         }
+    }
+}
+
+/// Draws the attempts that failed or were lost, the newest first.
+fn attempts(job: &JobRecord) -> Markup {
+    html! {
+        div class="wide" tabindex="0" role="region" aria-label="Attempts that failed or were lost" { table {
+            thead { tr { @for name in ["Attempt", "Ended", "As", "Error"] { th scope="col" { (name) } } } }
+            tbody {
+                @for AttemptEntry { attempt, at, end, error } in job.attempt_log.iter().rev() {
+                    tr { td { (attempt) } td { (time(*at)) } td { (end) } td { (text(error)) } }
+                }
+            }
+        } }
     }
 }
 

@@ -86,6 +86,7 @@ fn dead(id: i64, error: &str) -> JobRecord {
         lease_until: None,
         ended_at: Some(at() - Duration::from_secs(90)),
         annotations: Annotations::default(),
+        attempt_log: Vec::new(),
     }
 }
 

@@ -28,7 +28,7 @@ WITH unpaused AS MATERIALIZED (
     SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(xmax <> 0) AS rolled_back FROM (
         SELECT ctid, xmax FROM {bounded}
             SELECT ctid, xmax, bytes FROM (
-                SELECT ctid, xmax, pg_column_size(data) AS bytes FROM {jobs}
+                SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                     AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
@@ -41,10 +41,10 @@ WITH unpaused AS MATERIALIZED (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[])
     RETURNING id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
-        crashes, lease_limit, annotations
+        crashes, lease_limit, annotations, attempt_log
 ), leased AS (
     INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at, priority,
-        attempt, serial_key, unique_key, crashes, lease_limit, annotations)
+        attempt, serial_key, unique_key, crashes, lease_limit, annotations, attempt_log)
     SELECT take.token, $1, statement_timestamp() + $2 * interval '1 microsecond', count(*),
         array_agg(id), array_agg(data::text), array_agg(enqueued_at),
         CASE WHEN count(schedule_at) > 0 THEN array_agg(schedule_at) END,
@@ -54,7 +54,8 @@ WITH unpaused AS MATERIALIZED (
         CASE WHEN count(unique_key) > 0 THEN array_agg(unique_key) END,
         CASE WHEN max(crashes) > 0 THEN array_agg(crashes) END,
         CASE WHEN count(lease_limit) > 0 THEN array_agg(lease_limit) END,
-        CASE WHEN count(annotations) > 0 THEN array_agg(annotations) END
+        CASE WHEN count(annotations) > 0 THEN array_agg(annotations) END,
+        CASE WHEN count(attempt_log) > 0 THEN array_agg(attempt_log) END
     FROM taken CROSS JOIN take
     WHERE $2 IS NOT NULL
     GROUP BY take.token
@@ -69,7 +70,8 @@ WITH unpaused AS MATERIALIZED (
     FROM take
 )
 SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
-    ROW(crashes, lease_limit, annotations::text), (SELECT rolled_back FROM picked), (SELECT token FROM noted), NULL::bigint, false,
+    ROW(crashes, lease_limit, annotations::text, attempt_log::text),
+    (SELECT rolled_back FROM picked), (SELECT token FROM noted), NULL::bigint, false,
     false
 FROM taken
 UNION ALL

@@ -26,7 +26,7 @@ WITH unpaused AS MATERIALIZED (
     SELECT ARRAY(
         SELECT ctid FROM {bounded}
             SELECT ctid, bytes FROM (
-                SELECT ctid, pg_column_size(data) AS bytes FROM {jobs}
+                SELECT ctid, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                     AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
@@ -37,12 +37,13 @@ WITH unpaused AS MATERIALIZED (
 ), taken AS (
     DELETE FROM {jobs}
     WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[])
-    RETURNING id, data, enqueued_at, expected_at, priority, attempt, unique_key, crashes, lease_limit, annotations
+    RETURNING id, data, enqueued_at, expected_at, priority, attempt, unique_key, crashes, lease_limit, annotations,
+        attempt_log
 ), batch AS MATERIALIZED (
     SELECT count(*)::integer AS size, array_agg(id) AS jobs, array_agg(data::text) AS data,
         array_agg(enqueued_at) AS enqueued_at,
         bool_or(attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
-            OR lease_limit IS NOT NULL OR annotations IS NOT NULL) AS has_options
+            OR lease_limit IS NOT NULL OR annotations IS NOT NULL OR attempt_log IS NOT NULL) AS has_options
     FROM taken
 ), marked AS (
     UPDATE {unique} AS claimed SET lease = take.token
@@ -51,7 +52,7 @@ WITH unpaused AS MATERIALIZED (
         AND claimed.q_name = $1 AND claimed.unique_key = taken.unique_key AND claimed.job = taken.id
 )
 INSERT INTO {leases} (id, q_name, lease_until, size, jobs, data, enqueued_at, expected_at, priority, attempt,
-    unique_key, crashes, lease_limit, annotations)
+    unique_key, crashes, lease_limit, annotations, attempt_log)
 SELECT take.token, $1, statement_timestamp() + take.lease_length * interval '1 microsecond',
     batch.size, batch.jobs, batch.data, batch.enqueued_at,
     CASE WHEN has_options
@@ -65,8 +66,10 @@ SELECT take.token, $1, statement_timestamp() + take.lease_length * interval '1 m
     CASE WHEN has_options
         THEN (SELECT CASE WHEN count(lease_limit) > 0 THEN array_agg(lease_limit) END FROM taken) END,
     CASE WHEN has_options
-        THEN (SELECT CASE WHEN count(annotations) > 0 THEN array_agg(annotations) END FROM taken) END
+        THEN (SELECT CASE WHEN count(annotations) > 0 THEN array_agg(annotations) END FROM taken) END,
+    CASE WHEN has_options
+        THEN (SELECT CASE WHEN count(attempt_log) > 0 THEN array_agg(attempt_log) END FROM taken) END
 FROM batch CROSS JOIN take
 WHERE batch.size > 0
 RETURNING id, jobs, data, enqueued_at, expected_at, priority, attempt, unique_key, crashes, lease_limit,
-    annotations::text[]
+    annotations::text[], attempt_log::text[]

@@ -40,7 +40,7 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
     SELECT array_agg(ctid) AS ctids, bool_or(xmax <> 0) AS rolled_back FROM (
         SELECT ctid, xmax FROM {bounded}
             SELECT ctid, xmax, bytes FROM (
-                SELECT ctid, xmax, pg_column_size(data) AS bytes FROM {jobs}
+                SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
                     AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
@@ -58,6 +58,6 @@ DELETE FROM {jobs}
 WHERE ctid = ANY ((SELECT ctids FROM picked)::tid[]) AND (SELECT takes FROM noted) IS NOT NULL
 RETURNING id, data, enqueued_at,
     CASE WHEN attempt <> 0 OR priority <> 0 OR expected_at IS NOT NULL OR unique_key IS NOT NULL
-            OR lease_limit IS NOT NULL OR annotations IS NOT NULL OR (SELECT rolled_back FROM picked)
-        THEN ROW(attempt, priority, expected_at, unique_key, crashes, lease_limit, annotations::text,
+            OR lease_limit IS NOT NULL OR annotations IS NOT NULL OR attempt_log IS NOT NULL OR (SELECT rolled_back FROM picked)
+        THEN ROW(attempt, priority, expected_at, unique_key, crashes, lease_limit, annotations::text, attempt_log::text,
             (SELECT rolled_back FROM picked)) END

@@ -16,6 +16,7 @@ fn jobs(last: i64) -> Vec<Arc<Claim>> {
         lease_until: None,
         ended_at: None,
         annotations: Annotations::default(),
+        attempt_log: Vec::new(),
         id: JobId(last),
         queue: QueueName::new("q").expect("a name"),
         payload: Payload::from_stored("1".to_owned()),
