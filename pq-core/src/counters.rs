@@ -148,7 +148,7 @@ impl Counters {
 pub struct TaskCounters {
     /// The queue.
     pub queue: QueueName,
-    /// The name of the task. Empty for jobs that are no calls of a task, and for calls of tasks that no worker knows.
+    /// The name of the task. Empty for jobs that are no calls of a task, and for those that a worker had no handler for.
     pub task: String,
     /// The counters.
     pub counters: Counters,

@@ -11,7 +11,7 @@ use diesel::sql_types::BigInt;
 use pq_core::store::{Connect, Counting};
 use pq_diesel::admin::{Counters, TaskCounters};
 use pq_diesel::metrics::QueueGauges;
-use pq_diesel::{Outcome as Ended, Pq, PutOptions, QueueName, Retention, Wait, Worker};
+use pq_diesel::{Filter, Operation, Outcome as Ended, Pq, PutOptions, QueueName, Retention, Wait, Worker};
 use pq_testing::Database;
 use serde_json::{Value, json};
 
@@ -157,6 +157,26 @@ fn maintenance_merges_the_rows_of_counters() -> Outcome {
     pq.maintain(&Retention::default())?;
     assert_eq!(rows()?, 1);
     assert_eq!(pq.counters()?[0].counters.done, 150);
+    Ok(())
+}
+
+/// A payload may name any task, and the store counts jobs that it ends without a worker.
+#[test]
+fn the_counters_of_many_tasks_are_merged() -> Outcome {
+    let database = database()?;
+    let pq = handle(&database)?;
+    let mut conn = database.connect()?;
+    conn.batch_execute(
+        "INSERT INTO pq.queue (q_name, data)
+             SELECT 'apples', json_build_object('function', 'task ' || n) FROM generate_series(1, 1000) AS n",
+    )?;
+    let cancelled = pq.operate(&Operation::Cancel, &Filter::queue("apples"), |_| ())?;
+    assert_eq!(cancelled.changed, 1_000);
+    pq.maintain(&Retention::default())?;
+    let rows: i64 =
+        diesel::dsl::sql::<BigInt>("SELECT count(*) FROM pq.queue_counters").get_result(&mut conn)?;
+    assert_eq!(rows, 101, "100 tasks, and all others");
+    assert_eq!(pq.counters()?.iter().map(|one| one.counters.cancelled).sum::<u64>(), 1_000);
     Ok(())
 }
 

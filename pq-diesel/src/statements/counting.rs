@@ -10,8 +10,15 @@ SELECT q_name, task, counts::json FROM unnest($1::text[], $2::text[], $3::text[]
 /// Returns all counters, several rows for a task. No locks.
 pub(super) const COUNTED: &str = "SELECT q_name, task, counts::text FROM {counters}";
 
-/// Deletes and returns all counters, to be merged, if there are many rows for the same tasks. Maintenance runs it.
+/// Deletes and returns all counters, to be merged, if they are many more than will be left. $1 most queues and $2 most
+/// tasks of a queue that are kept apart. Maintenance runs it.
 pub(super) const TAKE_COUNTED: &str = "\
+WITH kept AS (
+    SELECT sum(rows) AS rows, coalesce(sum(tasks), 0) AS tasks FROM (
+        SELECT count(*) AS rows, CASE WHEN row_number() OVER () <= $1 THEN least(count(DISTINCT task), $2) END AS tasks
+        FROM {counters} GROUP BY q_name
+    ) AS queue
+)
 DELETE FROM {counters}
-WHERE (SELECT count(*) > 2 * count(DISTINCT (q_name, task)) + 100 FROM {counters})
+WHERE (SELECT rows > 2 * tasks + 100 FROM kept)
 RETURNING q_name, task, counts::text";

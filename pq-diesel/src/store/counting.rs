@@ -49,8 +49,9 @@ impl PgStore {
 
     /// Merges the rows of each task into one. Maintenance, which runs once at a time, calls it in its transaction.
     pub(super) async fn merge_counters(&self, conn: &mut impl SqlConnection) -> Result<(), Error> {
+        let limits = [Value::count(MAX_COUNTED_QUEUES), Value::count(MAX_COUNTED_TASKS)];
         let rows: Vec<CountersRow> =
-            self.rows::<CountersSql, _>(conn, &self.statements.take_counted, &[]).await?;
+            self.rows::<CountersSql, _>(conn, &self.statements.take_counted, &limits).await?;
         match merge(rows) {
             none if none.is_empty() => Ok(()),
             merged => self.count_tasks_on(conn, &merged).await,
