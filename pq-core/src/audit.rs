@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::{Error, JobId};
+use crate::{Error, JobId, StopMode, WorkerId};
 
 /// The longest name of an actor, in bytes.
 const MAX_ACTOR_BYTES: usize = 200;
@@ -37,6 +37,63 @@ pub struct AuditEntry {
     /// The operation. As JSON, its fields are those of the entry.
     #[serde(flatten)]
     pub record: AuditRecord,
+}
+
+/// What an operation is called in the audit log, and what it is on: for a crate that runs the operations of a store itself.
+#[derive(Clone, Debug)]
+pub struct Action<'a> {
+    name: &'a str,
+    queue: Option<&'a str>,
+    job: Option<JobId>,
+    details: Option<String>,
+}
+
+impl<'a> Action<'a> {
+    /// Creates an operation of this name: `pause`, `cancel` and so on.
+    #[must_use]
+    pub fn new(name: &'a str) -> Self {
+        Self { name, queue: None, job: None, details: None }
+    }
+
+    /// Returns the request that a worker stops.
+    #[must_use]
+    pub fn stop_worker(worker: WorkerId, mode: StopMode) -> Self {
+        Self::new("stop worker").details(format!("worker {worker}, mode {mode}"))
+    }
+
+    /// Sets the queue that the operation is on.
+    #[must_use]
+    pub fn queue(mut self, queue: &'a str) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+
+    /// Sets the job that the operation is on.
+    #[must_use]
+    pub fn job(mut self, job: JobId) -> Self {
+        self.job = Some(job);
+        self
+    }
+
+    /// Sets what else the operation was given, without payloads. An empty text is none.
+    #[must_use]
+    pub fn details(mut self, details: impl Into<String>) -> Self {
+        self.details = Some(details.into()).filter(|details| !details.is_empty());
+        self
+    }
+
+    /// Returns the record of the operation of this actor, which changed so many jobs, queues, workers or periodic jobs.
+    #[must_use]
+    pub fn record(&self, actor: &str, count: u64) -> AuditRecord {
+        AuditRecord {
+            actor: actor.to_owned(),
+            action: self.name.to_owned(),
+            queue: self.queue.map(str::to_owned),
+            job: self.job,
+            details: self.details.clone(),
+            count,
+        }
+    }
 }
 
 /// Checks the name of an actor.

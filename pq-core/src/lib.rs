@@ -75,7 +75,7 @@ mod worker;
 
 pub use annotations::{Annotations, Trace};
 pub use attempt_log::{AttemptEnd, AttemptEntry};
-pub use audit::{AuditEntry, AuditRecord};
+pub use audit::{Action, AuditEntry, AuditRecord};
 pub use backoff::Backoff;
 pub use cancellation::{CancellationToken, Registration};
 pub use claim::{Claim, Extended, Held};

@@ -1,6 +1,6 @@
 //! Counting, listing and operating a queue.
 
-use pq_core::{AuditRecord, CancelOutcome, Filter, JobId, JobRecord, JobState, QueueCounts};
+use pq_core::{Action, AuditRecord, CancelOutcome, Filter, JobId, JobRecord, JobState, QueueCounts};
 use pq_diesel::Error;
 
 use crate::queue::Queue;
@@ -14,9 +14,9 @@ impl<T> Queue<T> {
 
     /// Returns the record of an operation, if there is an operator and it changed anything.
     pub(crate) fn record(&self, action: &str, job: Option<JobId>, count: u64) -> Option<AuditRecord> {
-        let actor = self.actor().filter(|_| count > 0)?.to_owned();
-        let queue = Some(self.name().to_string());
-        Some(AuditRecord { actor, action: action.to_owned(), queue, job, details: None, count })
+        let actor = self.actor().filter(|_| count > 0)?;
+        let action = Action::new(action).queue(self.name().as_str());
+        Some(job.into_iter().fold(action, Action::job).record(actor, count))
     }
 
     /// Counts the queue's jobs by state.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel_async::AsyncPgConnection;
 use pq_core::{
-    AuditEntry, AuditRecord, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation,
+    Action, AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation,
     OperationReport, QueueCounts, Reason, Retention, StopMode, WorkerId, WorkerInfo,
 };
 use pq_diesel::Error;
@@ -257,22 +257,13 @@ impl Pq {
     /// The database's own.
     pub async fn stop_worker(&self, worker: WorkerId, mode: StopMode) -> Result<bool, Error> {
         let (store, actor) = (self.shared.store(), self.blocking.actor());
-        let record = |known: bool| {
-            Some(AuditRecord {
-                actor: actor.filter(|_| known)?.to_owned(),
-                action: "stop worker".to_owned(),
-                queue: None,
-                job: None,
-                details: Some(format!("worker {worker}, mode {mode}")),
-                count: 1,
-            })
-        };
+        let action = Action::stop_worker(worker, mode);
         change_on_connection!(self.shared, |conn| recorded!(
             store,
             conn,
             actor,
             store.stop_worker_on(conn, worker, mode),
-            |known| record(known)
+            |known| actor.filter(|_| known).map(|actor| action.record(actor, 1))
         ))
     }
 

@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, Utc};
 
-use super::audit::{Action, describe_ids};
+use super::audit::describe_ids;
 use super::{Pq, Queue};
+use crate::audit::Action;
 use crate::{
     CancelOutcome, Filter, JobId, JobRecord, QueueCounts, Reason, StopMode, Store, TaskCounters, WorkerId,
     WorkerInfo,
@@ -111,7 +112,7 @@ impl<S: Store> Pq<S> {
     ///
     /// The store's errors.
     pub fn stop_worker(&self, worker: WorkerId, mode: StopMode) -> Result<bool, S::Error> {
-        let action = Action::new("stop worker").details(format!("worker {worker}, mode {}", mode.as_str()));
+        let action = Action::stop_worker(worker, mode);
         self.recorded(&action, |known| u64::from(*known), |conn| self.store.stop_worker(conn, worker, mode))
     }
 }

@@ -3,48 +3,8 @@
 use std::sync::Arc;
 
 use super::{Pq, Queue};
-use crate::audit::check_actor;
-use crate::{AuditEntry, AuditRecord, Error, JobId, Store};
-
-/// What an operation is called in the audit log, and what it is on.
-pub(super) struct Action<'a> {
-    name: &'a str,
-    queue: Option<&'a str>,
-    job: Option<JobId>,
-    details: Option<String>,
-}
-
-impl<'a> Action<'a> {
-    pub(super) fn new(name: &'a str) -> Self {
-        Self { name, queue: None, job: None, details: None }
-    }
-
-    pub(super) fn queue(mut self, queue: &'a str) -> Self {
-        self.queue = Some(queue);
-        self
-    }
-
-    pub(super) fn job(mut self, job: JobId) -> Self {
-        self.job = Some(job);
-        self
-    }
-
-    pub(super) fn details(mut self, details: impl Into<String>) -> Self {
-        self.details = Some(details.into()).filter(|details| !details.is_empty());
-        self
-    }
-
-    pub(super) fn record(&self, actor: &str, count: u64) -> AuditRecord {
-        AuditRecord {
-            actor: actor.to_owned(),
-            action: self.name.to_owned(),
-            queue: self.queue.map(str::to_owned),
-            job: self.job,
-            details: self.details.clone(),
-            count,
-        }
-    }
-}
+use crate::audit::{Action, check_actor};
+use crate::{AuditEntry, Error, JobId, Store};
 
 /// Returns the text of ids for the audit log: the first ones, and how many there are.
 pub(super) fn describe_ids(ids: &[JobId]) -> String {
@@ -127,7 +87,7 @@ impl<S: Store> Pq<S> {
 }
 
 impl<S: Store, T> Queue<S, T> {
-    /// Returns an operation on this queue.
+    /// Returns an operation on this queue, for the audit log.
     pub(super) fn action<'a>(&'a self, name: &'a str) -> Action<'a> {
         Action::new(name).queue(self.name.as_str())
     }

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::audit::Action;
 use super::{Pq, Queue};
+use crate::audit::Action;
 use crate::{Cron, CronEntry, Error, JobId, NewJob, Store, Task, When};
 
 impl<S: Store> Pq<S> {

@@ -1,7 +1,7 @@
 //! Operations on one job, and on all jobs that a filter selects.
 
 use super::Pq;
-use super::audit::Action;
+use crate::audit::Action;
 use crate::operation::{describe_filter, sources};
 use crate::{CancelOutcome, ChangeOutcome, Filter, JobId, JobRecord, Operation, OperationReport, Store};
 
