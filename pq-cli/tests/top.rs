@@ -131,9 +131,10 @@ fn a_queue_is_paused_from_the_view() -> Outcome {
     some_jobs(&connect(&database)?)?;
     let terminal = Terminal::with("pause", database.url(), "--interval 200ms")?;
     terminal.until_all_shown(&["> bills", "2 queues, 0 workers, 5 waiting, 3 dead", "mail \\u{1b}[31m"])?;
+    terminal.until_shown("job 1 of bills does not run: no live worker serves its queue")?;
     terminal.press(&["p"])?;
     wait_until(&database, "SELECT count(*) FROM pq.queue_paused WHERE q_name = 'bills'")?;
-    terminal.until_shown("bills: paused")?;
+    terminal.until_all_shown(&["bills: paused", "job 1 of bills does not run: its queue is paused since"])?;
     terminal.until("the duration of the pause", |screen| {
         screen.lines().any(|line| line.starts_with("> bills") && line.contains("for "))
     })?;
@@ -238,7 +239,7 @@ pq top  2 queues, 0 workers, 5 waiting,…
 
 
 
-
+job 1 of bills does not run: no live wo…
 p pause or resume, r retry dead, tab ne…
 ";
     terminal.until("the small view", |screen| screen == small)?;
@@ -322,6 +323,7 @@ fn without_a_terminal_the_error_names_the_remedy() -> Outcome {
     let text = stdout(&once);
     assert!(text.starts_with("2 queues, 0 workers, 5 waiting, 3 dead"), "{text}");
     assert!(text.contains("Dead jobs of mail \\u{1b}[31m (3)"), "the first queue with dead jobs: {text}");
+    assert!(text.contains("\n\njob 1 of bills does not run: no live worker serves its queue\n"), "{text}");
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
     let chosen = on(&database, &["top", "--once", "--queue", "bills"]).output()?;
     assert!(stdout(&chosen).contains("Dead jobs of bills\nnone"), "{}", stdout(&chosen));

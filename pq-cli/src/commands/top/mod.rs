@@ -15,11 +15,12 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use pq_diesel::admin::QueueCounts;
 use pq_diesel::{CancellationToken, QueueName};
 use ratatui::crossterm::event::Event;
 
 use self::keys::Effect;
-use self::poller::{Poller, Request, Snapshot};
+use self::poller::{Chosen, Poller, Request, Snapshot, is_stuck};
 use self::screen::Screen;
 use self::state::State;
 use super::examples;
@@ -48,7 +49,7 @@ pub(crate) struct Top {
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
     /// Print one poll as plain text and exit. Without --queue, the dead jobs are those of the first queue that has
-    /// any.
+    /// any, and a job that does not run is one of the first queue in which due jobs wait and none runs.
     #[arg(long)]
     once: bool,
 }
@@ -74,8 +75,11 @@ impl Top {
         let pq = global.connect_within(2, CONNECT_TIMEOUT)?;
         // The first poll runs before the terminal is taken, so that its error is printed and not drawn.
         let first = Snapshot::read(&pq, |queues| {
-            let has_dead = || queues.iter().find(|queue| queue.dead > 0).map(|queue| queue.queue.clone());
-            chosen.clone().or_else(|| has_dead().filter(|_| self.once))
+            let first = |is_wanted: fn(&QueueCounts) -> bool| {
+                let found = queues.iter().find(|queue| is_wanted(queue)).filter(|_| self.once);
+                chosen.clone().or_else(|| found.map(|queue| queue.queue.clone()))
+            };
+            Chosen { dead: first(|queue| queue.dead > 0), stuck: first(is_stuck) }
         })?;
         if self.once {
             output::print(&table::plain(&first))?;

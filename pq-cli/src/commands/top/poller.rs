@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use pq_diesel::admin::{QueueCounts, WorkerInfo};
-use pq_diesel::{Error, JobRecord, JobState, Pq, QueueName};
+use pq_diesel::{Error, Filter, JobId, JobRecord, JobState, Pq, QueueName, Reason};
 
 use super::action::Action;
 use crate::failure::Failure;
@@ -28,6 +28,7 @@ pub(super) struct Snapshot {
     pub(super) queues: Vec<QueueCounts>,
     pub(super) workers: Vec<WorkerInfo>,
     pub(super) dead: DeadJobs,
+    pub(super) stuck: Option<StuckJob>,
 }
 
 /// The latest dead jobs of one queue.
@@ -37,16 +38,37 @@ pub(super) struct DeadJobs {
     pub(super) jobs: Vec<JobRecord>,
 }
 
+/// The oldest due job of a queue in which nothing runs, and why it does not run.
+#[derive(Clone, Debug)]
+pub(super) struct StuckJob {
+    pub(super) queue: QueueName,
+    pub(super) id: JobId,
+    pub(super) reasons: Vec<Reason>,
+    /// The error of its last attempt.
+    pub(super) error: Option<String>,
+}
+
 impl Snapshot {
-    /// Reads queues and workers, and the dead jobs of the queue that `choose` returns.
-    pub(super) fn read(
-        pq: &Pq,
-        choose: impl FnOnce(&[QueueCounts]) -> Option<QueueName>,
-    ) -> Result<Self, Error> {
+    /// Reads queues and workers, and the dead and the stuck jobs of the queues that `choose` returns.
+    pub(super) fn read(pq: &Pq, choose: impl FnOnce(&[QueueCounts]) -> Chosen) -> Result<Self, Error> {
         let queues = pq.overview()?;
-        let dead = DeadJobs::read(pq, choose(&queues))?;
-        Ok(Self { at: pq.now()?, queues, workers: pq.workers()?, dead })
+        let Chosen { dead, stuck } = choose(&queues);
+        let stuck = stuck.filter(|name| queues.iter().any(|queue| queue.queue == *name && is_stuck(queue)));
+        let dead = DeadJobs::read(pq, dead)?;
+        let stuck = stuck.map(|name| StuckJob::read(pq, name)).transpose()?.flatten();
+        Ok(Self { at: pq.now()?, queues, workers: pq.workers()?, dead, stuck })
     }
+}
+
+/// The queues of which a snapshot has jobs.
+pub(super) struct Chosen {
+    pub(super) dead: Option<QueueName>,
+    pub(super) stuck: Option<QueueName>,
+}
+
+/// Returns whether a queue has due jobs and none of them runs.
+pub(super) fn is_stuck(queue: &QueueCounts) -> bool {
+    queue.ready + queue.blocked > 0 && queue.running == 0
 }
 
 impl DeadJobs {
@@ -56,6 +78,16 @@ impl DeadJobs {
             None => Vec::new(),
         };
         Ok(Self { of, jobs })
+    }
+}
+
+impl StuckJob {
+    /// Returns `None` if the queue has no due job any more.
+    fn read(pq: &Pq, queue: QueueName) -> Result<Option<Self>, Error> {
+        let due = Filter::queue(queue.as_str()).state(JobState::Ready).state(JobState::Blocked);
+        let Some(job) = pq.list(&due, 1)?.pop() else { return Ok(None) };
+        let reasons = pq.explain(job.id)?;
+        Ok(Some(Self { queue, id: job.id, reasons, error: job.error }))
     }
 }
 
@@ -178,7 +210,8 @@ impl PollLoop {
     /// Polls once, and returns the pause before the next poll.
     fn poll(&mut self) -> (Update, Duration) {
         let begun = Instant::now();
-        match Snapshot::read(&self.pq, |_| self.watched.clone()) {
+        let watched = || self.watched.clone();
+        match Snapshot::read(&self.pq, |_| Chosen { dead: watched(), stuck: watched() }) {
             Ok(snapshot) => {
                 self.failures = 0;
                 (Update::Snapshot(snapshot), self.interval.max(begun.elapsed()))

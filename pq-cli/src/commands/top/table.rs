@@ -7,7 +7,7 @@ use pq_diesel::admin::{QueueCounts, WorkerInfo};
 use pq_diesel::{JobRecord, Running};
 
 use super::layout;
-use super::poller::{DEAD_LIMIT, Snapshot};
+use super::poller::{DEAD_LIMIT, Snapshot, StuckJob};
 use crate::{job_output, output};
 
 /// Time without a heartbeat after which a worker is highlighted. Workers send one every two seconds.
@@ -179,11 +179,20 @@ pub(super) fn totals(snapshot: &Snapshot) -> String {
     .join(", ")
 }
 
+/// Returns why the oldest due job of the stuck queue does not run, in one line.
+pub(super) fn stuck(snapshot: &Snapshot) -> Option<String> {
+    let StuckJob { queue, id, reasons, error } = snapshot.stuck.as_ref()?;
+    let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let error = error.as_ref().map(|error| format!("; its last error: {error}")).unwrap_or_default();
+    Some(output::escape(&format!("job {id} of {} does not run: {why}{error}", queue.as_str())))
+}
+
 /// Formats all panes as plain text.
 pub(super) fn plain(snapshot: &Snapshot) -> String {
     const WIDEST: u16 = 100;
     let clipped = |row: Row| row.cells.iter().map(|cell| layout::truncate(cell, WIDEST)).collect();
     let mut parts = vec![format!("{}, at {}", totals(snapshot), output::format_time(snapshot.at))];
+    parts.extend(stuck(snapshot));
     for table in Pane::ALL.map(|pane| PaneTable::of(pane, snapshot)) {
         let body = if table.rows.is_empty() {
             table.empty_text.to_owned()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use pq_core::Payload;
 use pq_diesel::admin::{QueueCounts, WorkerId, WorkerInfo};
-use pq_diesel::{Annotations, JobId, JobRecord, JobState, QueueName, Status, StopMode};
+use pq_diesel::{Annotations, JobId, JobRecord, JobState, QueueName, Reason, Status, StopMode};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::action::Action;
 use super::keys::Effect;
-use super::poller::{DeadJobs, Snapshot, Update};
+use super::poller::{DeadJobs, Snapshot, StuckJob, Update};
 use super::state::State;
 use super::table::{self, Pane};
 use super::view;
@@ -35,7 +35,7 @@ fn name(name: &str) -> QueueName {
 }
 
 fn empty() -> Snapshot {
-    Snapshot { at: at(), queues: Vec::new(), workers: Vec::new(), dead: DeadJobs::default() }
+    Snapshot { at: at(), queues: Vec::new(), workers: Vec::new(), dead: DeadJobs::default(), stuck: None }
 }
 
 fn queue(of: &str, ready: u64, dead: u64) -> QueueCounts {
@@ -106,6 +106,7 @@ fn busy() -> Snapshot {
             of: Some(name(HOSTILE)),
             jobs: vec![dead(42, "550 no\r\nsuch\u{0} mailbox"), dead(41, &"long ".repeat(400))],
         },
+        stuck: None,
     }
 }
 
@@ -199,6 +200,22 @@ fn a_question() {
 #[test]
 fn plain_text() {
     insta::assert_snapshot!(table::plain(&busy()));
+}
+
+#[test]
+fn why_a_job_of_the_selected_queue_does_not_run() {
+    let mut stuck = busy();
+    stuck.stuck = Some(StuckJob {
+        queue: name("mail"),
+        id: JobId(11),
+        reasons: vec![Reason::NoWorker, Reason::Behind { jobs: 3 }],
+        error: Some("550 no\r\nsuch\u{0} mailbox".to_owned()),
+    });
+    let mut state = state(stuck.clone());
+    assert!(!screen(&state, 120, 24).contains("job 11"), "another queue is selected");
+    press(&mut state, 'j');
+    insta::assert_snapshot!(screen(&state, 120, 24));
+    assert!(table::plain(&stuck).contains("\n\njob 11 of mail does not run: no live worker"));
 }
 
 #[test]

@@ -16,10 +16,23 @@ use crate::output;
 const HEADER_LINES: u16 = 2;
 
 pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
-    let [top, middle, bottom] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)])
-            .areas(frame.area());
+    let selected = state.selected_queue();
+    let stuck = state.snapshot.stuck.as_ref().filter(|stuck| Some(&stuck.queue) == selected.as_ref());
+    let stuck = stuck.and_then(|_| table::stuck(&state.snapshot));
+    let lines = [
+        Constraint::Length(1),
+        Constraint::Min(0),
+        Constraint::Length(stuck.is_some().into()),
+        Constraint::Length(1),
+    ];
+    let [top, middle, why, bottom] = Layout::vertical(lines).areas(frame.area());
     frame.render_widget(headline(state, top.width), top);
+    if let Some(stuck) = stuck {
+        frame.render_widget(
+            Line::styled(layout::truncate(&stuck, why.width), paint(state, Tone::Paused)),
+            why,
+        );
+    }
     let tables = Pane::ALL.map(|pane| (pane, PaneTable::of(pane, &state.snapshot)));
     let wants = tables.each_ref().map(|(_, table)| {
         HEADER_LINES.saturating_add(u16::try_from(table.rows.len().max(1)).unwrap_or(u16::MAX))
