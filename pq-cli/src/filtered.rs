@@ -86,10 +86,17 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Changes the jobs: those of a queue after confirmation.
-    pub(crate) fn change(&self, pq: &Pq, operation: &Operation, words: &Words) -> Result<ExitCode, Failure> {
+    /// Changes the jobs: those of a queue after confirmation. Without an option for the state it changes those of a queue in
+    /// one of the states `default`, or all if there is none.
+    pub(crate) fn change(
+        &self,
+        pq: &Pq,
+        default: &[JobState],
+        operation: &Operation,
+        words: &Words,
+    ) -> Result<ExitCode, Failure> {
         match &self.queue {
-            Some(queue) => operate(pq, queue, &self.conditions, &[], operation, words, &self.yes),
+            Some(queue) => operate(pq, queue, &self.conditions, default, operation, words, &self.yes),
             None => change_each(pq, &self.ids, operation, words),
         }
     }

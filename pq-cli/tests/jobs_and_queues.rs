@@ -173,17 +173,17 @@ fn jobs_of_all_states_are_shown() -> Outcome {
 fn dead_and_cancelled_jobs_are_requeued() -> Outcome {
     let (database, _redacted) = (jobs_in_every_state()?, redact_times());
     assert_snapshot!(
-        transcript(&database, &[&["retry", "1", "4"], &["retry", "1", "2", "3", "99"]])?, @r#"
+        transcript(&database, &[&["retry", "1", "4"], &["retry", "1", "2", "3", "99"]])?, @"
     $ pq retry 1 4
-    1: requeued in "mail"
-    4: requeued in "mail"
+    1: requeued
+    4: requeued
     $ pq retry 1 2 3 99
-    ! pq: cannot retry job 1: it is ready, not dead or cancelled
-    ! pq: cannot retry job 2: it is done, not dead or cancelled
-    ! pq: cannot retry job 3: it is running, not dead or cancelled
-    ! pq: cannot retry job 99: no such job; it may have completed without history
+    ! pq: cannot requeue job 1: it is ready
+    ! pq: cannot requeue job 2: it is done
+    ! pq: cannot requeue job 3: it is running
+    ! pq: cannot requeue job 99: no such job; it may have completed without history
     [1]
-    "#);
+    ");
     assert_eq!(parsed(&on(&database, &["show", "1", "--json"]).output()?)?["attempt"], 0);
     assert_snapshot!(transcript(&jobs_in_every_state()?, &[&["retry", "--queue", "mail", "-y"], &["retry", "--queue", "mail"]])?, @"
     $ pq retry --queue mail -y
@@ -205,7 +205,7 @@ fn a_dead_job_whose_unique_key_is_in_use_is_not_requeued() -> Outcome {
     mail.put_with(&json!(2), &keyed)?;
     assert_snapshot!(transcript(&database, &[&["retry", "1"], &["retry", "--queue", "mail", "--yes"]])?, @"
     $ pq retry 1
-    ! pq: cannot retry job 1: its unique key is in use
+    ! pq: cannot requeue job 1: its unique key is in use, or a transaction holds it
     [1]
     $ pq retry --queue mail --yes
     0 dead jobs requeued

@@ -32,6 +32,6 @@ impl Cancel {
             job: "job",
             passed: HELD.to_owned(),
         };
-        self.jobs.change(&pq, &Operation::Cancel, &words)
+        self.jobs.change(&pq, &[], &Operation::Cancel, &words)
     }
 }

@@ -38,6 +38,6 @@ impl Delete {
                 return Ok(ExitCode::from(1));
             }
         }
-        self.jobs.change(&pq, &Operation::Delete, &words)
+        self.jobs.change(&pq, &[], &Operation::Delete, &words)
     }
 }

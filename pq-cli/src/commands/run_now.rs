@@ -29,6 +29,6 @@ impl RunNow {
             job: "job",
             passed: HELD.to_owned(),
         };
-        self.jobs.change(&pq, &Operation::RunNow, &words)
+        self.jobs.change(&pq, &[], &Operation::RunNow, &words)
     }
 }
