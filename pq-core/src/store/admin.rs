@@ -83,7 +83,8 @@ pub trait Admin: Connect {
 
     /// Moves jobs that are not held to another queue, with all their attributes, and returns their number.
     ///
-    /// With `ids`, these jobs; without, all. A job whose unique key is in use in the other queue stays.
+    /// With `ids`, these jobs; without, all. A job whose unique key is in use in the other queue, or in an uncommitted put,
+    /// stays. No other transaction is waited for.
     ///
     /// # Errors
     ///

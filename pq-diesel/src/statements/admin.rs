@@ -1,6 +1,8 @@
 //! Statements of administration: queues, workers and schedules.
 
-use super::filter::{calls_task, filter, is_archived, is_blocked, is_waiting, leased};
+use super::filter::{
+    calls_task, comes_behind, filter, is_archived, is_blocked, is_waiting, leased, scheduled_first,
+};
 
 /// Reads the server's clock.
 pub(super) const NOW: &str = "SELECT clock_timestamp()";
@@ -64,6 +66,7 @@ ORDER BY q_name COLLATE \"C\"";
 /// Each part is sorted and limited by itself, so its indexes are used, and states are computed for listed jobs only.
 pub(super) const LIST: &str = concat!(
     filter!(),
+    scheduled_first!(),
     " SELECT * FROM (
         (SELECT job.id, job.q_name,
             CASE WHEN job.dequeued_at IS NOT NULL THEN 'dequeued'
@@ -100,15 +103,15 @@ pub(super) const LIST: &str = concat!(
 
 /// Moves jobs that are neither leased nor locked. $1 from, $2 to, $3 jobs, or null for all.
 ///
-/// A job whose unique key is in use in the other queue stays. Locks: the rows of the jobs. SKIP LOCKED passes jobs that
-/// transactions have taken.
+/// A job whose unique key is in use in the other queue, or in an uncommitted put, stays. Locks: the rows of the jobs. SKIP
+/// LOCKED passes jobs that transactions have taken. No lock is waited for longer than for a moment.
 pub(super) const MOVE_JOBS: &str = "\
-WITH free AS MATERIALIZED (
-    SELECT ctid FROM {jobs} AS job
+WITH locked AS MATERIALIZED (
+    SELECT ctid, id, unique_key FROM {jobs}
     WHERE q_name = $1 AND $2::text <> $1 AND dequeued_at IS NULL AND ($3::bigint[] IS NULL OR id = ANY ($3))
-        AND NOT EXISTS (SELECT FROM {unique} AS claimed
-            WHERE claimed.q_name = $2 AND claimed.unique_key = job.unique_key AND {is_live}(claimed.job, claimed.lease))
     FOR UPDATE SKIP LOCKED
+), free AS MATERIALIZED (
+    SELECT ctid FROM locked WHERE unique_key IS NULL OR {try_claim_unique}($2, unique_key, id)
 ), gone AS (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
 ), cleared AS (

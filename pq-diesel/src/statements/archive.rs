@@ -63,14 +63,18 @@ LIMIT $5";
 /// Requeues archived jobs. $1 queue, $2 jobs, or null for all dead ones.
 ///
 /// A job is passed if its unique key belongs to a job that waits or runs or is in an uncommitted put, or if a job of its
-/// id waits or runs. Of several with the same id the newest is requeued, and of several with the same unique key the one
-/// with the lowest id. Order: by id. Locks: the archived rows. SKIP LOCKED passes jobs that another session requeues or
+/// id waits or runs. Of several with the same id the newest is requeued: an id that is named means the job that ended last,
+/// also if it is done. Of several with the same unique key the one with the lowest id is requeued. Order: by id. Locks: the archived rows. SKIP LOCKED passes jobs that another session requeues or
 /// prunes. No lock is waited for.
 pub(super) const REQUEUE: &str = "\
 WITH wanted AS MATERIALIZED (
     SELECT entry, id, unique_key FROM {archive} AS job
     WHERE q_name = $1
-        AND CASE WHEN $2::bigint[] IS NULL THEN outcome = 'dead' ELSE id = ANY ($2) AND outcome <> 'done' END
+        AND CASE WHEN $2::bigint[] IS NULL THEN outcome = 'dead'
+            ELSE id = ANY ($2) AND outcome <> 'done' AND NOT EXISTS (
+                SELECT FROM {archive} AS newer
+                WHERE newer.q_name = $1 AND newer.id = job.id
+                    AND (newer.ended_at, newer.entry) > (job.ended_at, job.entry)) END
         AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
         AND id NOT IN (SELECT held FROM {leases} AS lease, unnest(lease.jobs) AS held
             WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held))
@@ -107,14 +111,20 @@ DELETE FROM {archive} WHERE ctid = ANY (ARRAY(
 
 /// Deletes the jobs of a queue that are neither leased nor locked. $1 queue.
 ///
-/// Locks: the rows of the jobs. SKIP LOCKED passes jobs that transactions have taken.
+/// Locks: the rows of the jobs. SKIP LOCKED passes jobs that transactions have taken, and unique keys that an open put moves
+/// to another job.
 pub(super) const CLEAR: &str = "\
 WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} WHERE q_name = $1 FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING id, unique_key
+), unclaimed AS MATERIALIZED (
+    SELECT claimed.unique_key
+    FROM gone JOIN {unique} AS claimed
+        ON claimed.q_name = $1 AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
+    FOR UPDATE OF claimed SKIP LOCKED
 ), cleared AS (
-    DELETE FROM {unique} AS claimed USING gone
-    WHERE claimed.q_name = $1 AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
+    DELETE FROM {unique} AS claimed USING unclaimed
+    WHERE claimed.q_name = $1 AND claimed.unique_key = unclaimed.unique_key
 )
 SELECT count(*) FROM gone";

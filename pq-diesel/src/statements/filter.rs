@@ -35,18 +35,61 @@ macro_rules! calls_task {
     };
 }
 
+/// Whether jobs of its serialization key that were due at once come before a row `$job`. The index of ready jobs with keys
+/// answers it.
+macro_rules! comes_behind {
+    ($job:literal) => {
+        concat!(
+            "EXISTS (
+                SELECT FROM {jobs} AS before
+                WHERE before.q_name = ",
+            $job,
+            ".q_name AND before.serial_key = ",
+            $job,
+            ".serial_key AND before.dequeued_at IS NULL AND before.schedule_at IS NULL
+                    AND (-before.priority::bigint, coalesce(before.expected_at, 'infinity'::timestamptz), before.id)
+                        < (-",
+            $job,
+            ".priority::bigint, coalesce(",
+            $job,
+            ".expected_at, 'infinity'::timestamptz), ",
+            $job,
+            ".id))"
+        )
+    };
+}
+
+/// The keys of which a scheduled job that is due comes first, and that job. A statement that looks for blocked jobs declares
+/// it. It is read once and only if needed: to look for such jobs behind each blocked one would take the square of their
+/// number.
+macro_rules! scheduled_first {
+    () => {
+        concat!(
+            ", due_first AS MATERIALIZED (
+                SELECT DISTINCT ON (q_name, serial_key) q_name, serial_key, priority, expected_at, id FROM {jobs}
+                WHERE dequeued_at IS NULL AND schedule_at <= statement_timestamp() AND serial_key IS NOT NULL
+                    AND ($1 IS NULL OR q_name = $1) AND ($4 IS NULL OR serial_key = $4)
+                    AND ($2 IS NULL OR (q_name, serial_key) = (SELECT q_name, serial_key FROM {jobs} WHERE id = $2))
+                ORDER BY q_name, serial_key, -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+            ), scheduled_first AS MATERIALIZED (
+                SELECT q_name, serial_key, id FROM due_first WHERE NOT ",
+            comes_behind!("due_first"),
+            ")"
+        )
+    };
+}
+
 /// Whether a due job waits for its serialization key: it is in use, or another job of the key comes first.
 macro_rules! is_blocked {
     () => {
-        "(job.serial_key IS NOT NULL AND (
+        concat!(
+            "(job.serial_key IS NOT NULL AND (
             EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = job.q_name AND busy.serial_key = job.serial_key)
-            OR EXISTS (
-                SELECT FROM {jobs} AS before
-                WHERE before.q_name = job.q_name AND before.serial_key = job.serial_key
-                    AND before.dequeued_at IS NULL
-                    AND (before.schedule_at IS NULL OR before.schedule_at <= statement_timestamp())
-                    AND (-before.priority::bigint, coalesce(before.expected_at, 'infinity'::timestamptz), before.id)
-                        < (-job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id))))"
+            OR ",
+            comes_behind!("job"),
+            " OR (job.q_name, job.serial_key) IN (SELECT q_name, serial_key FROM scheduled_first)
+                AND job.id NOT IN (SELECT id FROM scheduled_first)))"
+        )
     };
 }
 
@@ -106,4 +149,6 @@ macro_rules! is_archived {
     };
 }
 
-pub(super) use {calls_task, filter, is_archived, is_blocked, is_waiting, leased};
+pub(super) use {
+    calls_task, comes_behind, filter, is_archived, is_blocked, is_waiting, leased, scheduled_first,
+};

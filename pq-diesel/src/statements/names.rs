@@ -43,7 +43,6 @@ impl Names {
             ("attempt_log", attempt_log()),
             ("audit", table.derived("audit")),
             ("lock_keyed_job", table.derived("lock_keyed_job")),
-            ("is_live", table.derived("is_live")),
             ("is_partly_settled", table.derived("is_partly_settled")),
             ("cancel_leased", table.derived("cancel_leased")),
             ("return", table.derived("return")),

@@ -7,7 +7,9 @@
 //! Jobs are selected without a lock, and then SKIP LOCKED passes those that transactions hold. No lock is waited for
 //! longer than for a moment.
 
-use super::filter::{calls_task, filter, is_archived, is_blocked, is_waiting, leased};
+use super::filter::{
+    calls_task, comes_behind, filter, is_archived, is_blocked, is_waiting, leased, scheduled_first,
+};
 
 /// The first jobs of the table of jobs that the filter selects, by id.
 macro_rules! chosen {
@@ -43,25 +45,43 @@ macro_rules! chosen_running {
     };
 }
 
+/// The condition on a row `job` of the archive that an operation changes. An id means the one that ended last, as in a list.
+macro_rules! is_selected_archived {
+    () => {
+        concat!(
+            is_archived!(),
+            " AND ($2 IS NULL OR NOT EXISTS (
+                SELECT FROM {archive} AS newer
+                WHERE newer.id = job.id AND ($1 IS NULL OR newer.q_name = $1)
+                    AND (newer.ended_at, newer.entry) > (job.ended_at, job.entry)))"
+        )
+    };
+}
+
 /// The first entries of the archive that the filter selects.
 macro_rules! chosen_archived {
     () => {
         concat!(
             "chosen AS MATERIALIZED (
         SELECT job.ctid AS place, job.entry FROM {archive} AS job WHERE job.entry > $9 AND ",
-            is_archived!(),
+            is_selected_archived!(),
             " ORDER BY job.entry LIMIT $10
     )"
         )
     };
 }
 
-/// Releases the unique keys of the jobs in `gone`.
+/// Releases the unique keys of the jobs in `gone`. SKIP LOCKED passes keys that an open put moves to another job.
 macro_rules! cleared {
     () => {
-        "cleared AS (
-        DELETE FROM {unique} AS claimed USING gone
-        WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
+        "unclaimed AS MATERIALIZED (
+        SELECT claimed.q_name, claimed.unique_key
+        FROM gone JOIN {unique} AS claimed
+            ON claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
+        FOR UPDATE OF claimed SKIP LOCKED
+    ), cleared AS (
+        DELETE FROM {unique} AS claimed USING unclaimed
+        WHERE claimed.q_name = unclaimed.q_name AND claimed.unique_key = unclaimed.unique_key
     )"
     };
 }
@@ -69,13 +89,14 @@ macro_rules! cleared {
 /// Counts jobs. $9 highest number.
 pub(super) const TALLY: &str = concat!(
     filter!(),
+    scheduled_first!(),
     " SELECT count(*) FROM (
         (SELECT FROM {jobs} AS job WHERE ",
     is_waiting!(),
     " LIMIT $9) UNION ALL (SELECT FROM ",
     leased!(),
     " LIMIT $9) UNION ALL (SELECT FROM {archive} AS job WHERE ",
-    is_archived!(),
+    is_selected_archived!(),
     " LIMIT $9) LIMIT $9) AS one"
 );
 
@@ -88,6 +109,7 @@ pub(super) const TALLY: &str = concat!(
 /// the jobs.
 pub(super) const CHANGE_WAITING: &str = concat!(
     filter!(),
+    scheduled_first!(),
     ", given AS (
         SELECT $9::bigint AS position, $10::bigint AS most, $11::text AS queue, $12::text AS old, $13::text AS new,
             $14::integer AS is_moved, $15::timestamptz AS at, $16::bigint AS delay, $17::integer AS priority
@@ -125,6 +147,7 @@ pub(super) const CHANGE_WAITING: &str = concat!(
 /// Archives waiting jobs as cancelled, and counts them. Order: by id. Locks: the rows of the jobs.
 pub(super) const CANCEL_SELECTED: &str = concat!(
     filter!(),
+    scheduled_first!(),
     given!(),
     chosen!(),
     ", free AS MATERIALIZED (
@@ -152,6 +175,7 @@ pub(super) const CANCEL_SELECTED: &str = concat!(
 /// Deletes jobs that are not leased. Locks: the rows of the jobs.
 pub(super) const DELETE_SELECTED: &str = concat!(
     filter!(),
+    scheduled_first!(),
     given!(),
     chosen!(),
     ", free AS MATERIALIZED (
