@@ -6,6 +6,7 @@
 //! the task.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -84,9 +85,9 @@ impl Arguments {
     }
 }
 
-/// The payload of a task's job.
+/// The payload of a task's job. A clone shares it until one of them is changed.
 #[derive(Clone, Debug)]
-pub(crate) struct Envelope(Object);
+pub(crate) struct Envelope(Arc<Object>);
 
 impl Envelope {
     /// Creates the call of a task by its name.
@@ -96,7 +97,7 @@ impl Envelope {
         max_retries: u32,
         retry_in: Duration,
     ) -> Result<Self, Error> {
-        let mut envelope = Self(Object::default());
+        let mut envelope = Self(Arc::default());
         envelope.put("function", &function)?;
         envelope.set_arguments(arguments)?;
         envelope.put("retried", &0)?;
@@ -106,11 +107,15 @@ impl Envelope {
         Ok(envelope)
     }
 
+    fn set(&mut self, key: &str, value: Box<RawValue>) {
+        Arc::make_mut(&mut self.0).set(key, value);
+    }
+
     /// Reads the JSON of a job. The error text does not repeat the payload.
     pub(crate) fn read(json: &str) -> Result<Self, String> {
         let object: Object = serde_json::from_str(json)
             .map_err(|_| "invalid task payload: it must be a JSON object".to_owned())?;
-        let envelope = Self(object);
+        let envelope = Self(Arc::new(object));
         match envelope.function() {
             Some(_) => Ok(envelope),
             None => Err("invalid task payload: \"function\" must be a string".to_owned()),
@@ -202,23 +207,23 @@ impl Envelope {
     }
 
     pub(crate) fn set_arguments(&mut self, Arguments { args, kwargs }: Arguments) -> Result<(), Error> {
-        self.0.set("args", RawValue::from_string(args).map_err(encode_error)?);
-        self.0.set("kwargs", RawValue::from_string(kwargs).map_err(encode_error)?);
+        self.set("args", RawValue::from_string(args).map_err(encode_error)?);
+        self.set("kwargs", RawValue::from_string(kwargs).map_err(encode_error)?);
         Ok(())
     }
 
     pub(crate) fn set_backoff(&mut self, wire: String) -> Result<(), Error> {
-        self.0.set("backoff", RawValue::from_string(wire).map_err(encode_error)?);
+        self.set("backoff", RawValue::from_string(wire).map_err(encode_error)?);
         Ok(())
     }
 
     pub(crate) fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), Error> {
-        self.0.set(key, serde_json::value::to_raw_value(value).map_err(encode_error)?);
+        self.set(key, serde_json::value::to_raw_value(value).map_err(encode_error)?);
         Ok(())
     }
 
     pub(crate) fn to_json(&self) -> Result<String, Error> {
-        serde_json::to_string(&self.0).map_err(encode_error)
+        serde_json::to_string(&*self.0).map_err(encode_error)
     }
 }
 

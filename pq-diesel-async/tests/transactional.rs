@@ -1,12 +1,13 @@
 //! Asynchronous handlers that take, write and complete in one transaction.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use pq_core::Isolation;
+use pq_core::{Codec, CodecError, Isolation};
 use pq_diesel_async::{Backoff, Error, JobState, Outcome, Pq, StopMode, Worker};
 use pq_testing::{Database, Server};
 use tokio::sync::{Notify, Semaphore};
@@ -61,6 +62,33 @@ async fn the_take_the_writes_and_the_completion_are_one_commit() -> TestResult {
         1,
         "the handler's transaction has taken the job, without a lease"
     );
+    Ok(())
+}
+
+/// A codec that counts how often payloads are decoded.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl Codec for Counting {
+    fn encode(&self, json: String) -> Result<String, CodecError> {
+        Ok(json)
+    }
+
+    fn decode<'a>(&self, stored: &'a str) -> Result<Cow<'a, str>, CodecError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(Cow::Borrowed(stored))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_decoded_once_for_the_worker_and_once_for_the_handler() -> TestResult {
+    let (_database, pq, _conn) = fresh().await;
+    let codec = Arc::new(Counting::default());
+    let task = pq.queue::<()>("work")?.with_codec(codec.clone()).task::<u8>("count");
+    task.call(&7).await?;
+    let handler = task.transactional_async(async |_conn, _job| Ok::<_, Error>(()));
+    let report = Worker::new(&pq).serve(handler).run_until_empty().await?;
+    assert_eq!((report.done, AtomicUsize::load(&codec.0, Ordering::Relaxed)), (1, 2));
     Ok(())
 }
 

@@ -25,12 +25,29 @@ pub(super) struct PreparedJob<'h, S: Store> {
 impl<S: Store> ServedQueue<S> {
     /// Finds the handler of a job.
     pub(super) fn prepare(&self, claim: Arc<Claim>) -> PreparedJob<'_, S> {
+        let call = self.read_call(&claim);
+        self.prepare_call(claim, call)
+    }
+
+    /// Reads the call of a job. Returns `None` if one handler serves the whole queue, whose jobs need not be calls.
+    pub(super) fn read_call(&self, claim: &Claim) -> Result<Option<Envelope>, String> {
+        if self.whole_queue.is_some() {
+            return Ok(None);
+        }
+        self.queue.json_of(claim).and_then(|json| Envelope::read(&json)).map(Some)
+    }
+
+    /// Finds the handler of a job by its call, as [`ServedQueue::read_call`] has returned it.
+    pub(super) fn prepare_call(
+        &self,
+        claim: Arc<Claim>,
+        call: Result<Option<Envelope>, String>,
+    ) -> PreparedJob<'_, S> {
         if let Some(handler) = &self.whole_queue {
             let incoming = Incoming { claim, envelope: None };
             return PreparedJob { incoming, handler: Ok(handler), task: None }.unless_crashed();
         }
-        let call = self.queue.json_of(&claim).and_then(|json| Envelope::read(&json));
-        match call {
+        match call.and_then(|call| call.ok_or_else(|| "the payload was not read".to_owned())) {
             Ok(call) => {
                 let name = call.function().unwrap_or_default();
                 let handler = self.tasks.get(&name).ok_or_else(|| Failure::UnknownTask(name.clone()));

@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use super::events::{AttemptEnd, Event, Events};
 use super::running::run_guarded;
+use crate::envelope::Envelope;
 use crate::handler::HandlerResult;
 use crate::worker::catch_panic::catch_panic;
 use crate::worker::prepared_job::PreparedJob;
@@ -34,6 +35,8 @@ pub struct Attempt<S: Store> {
     scan: Scan,
     events: Arc<Events<S::Error>>,
     job: Option<Arc<Claim>>,
+    /// The call of the job, which is read once.
+    call: Result<Option<Envelope>, String>,
     began: Instant,
     end: Option<AttemptEnd<S::Error>>,
 }
@@ -55,7 +58,8 @@ impl<S: Store> Attempt<S> {
         scan: Scan,
     ) -> Self {
         let (run, events) = (Arc::clone(run), Arc::clone(events));
-        Self { run, thread, position, number, scan, events, job: None, began: Instant::now(), end: None }
+        let (job, call, began, end) = (None, Ok(None), Instant::now(), None);
+        Self { run, thread, position, number, scan, events, job, call, began, end }
     }
 
     /// Returns the queue to take a job of.
@@ -84,6 +88,7 @@ impl<S: Store> Attempt<S> {
             return None;
         }
         self.run.record_begun(1);
+        self.call = self.served().read_call(job);
         self.job = Some(Arc::clone(job));
         self.began = Instant::now();
         self.events.push(self.number, Event::JobFound);
@@ -179,7 +184,7 @@ impl<S: Store> Attempt<S> {
     }
 
     fn prepared(&self) -> Option<PreparedJob<'_, S>> {
-        Some(self.served().prepare(Arc::clone(self.job.as_ref()?)))
+        Some(self.served().prepare_call(Arc::clone(self.job.as_ref()?), self.call.clone()))
     }
 }
 
