@@ -15,9 +15,9 @@ DROP FUNCTION "pq"."queue_notify"();
 DROP FUNCTION "pq"."queue_refuse_hidden_pause"();
 DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
-    interval, interval, json);
+    interval, interval, json, text[], json);
 DROP FUNCTION "pq"."queue_put"(
-    text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json);
+    text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json, text[], json);
 DROP FUNCTION "pq"."queue_put_unique"(
     text, text, text, bigint, json, timestamptz, timestamptz, integer, text, jsonb);
 DROP FUNCTION "pq"."queue_claim_unique"();

@@ -26,8 +26,8 @@ $names$;
 --
 -- crashes counts the attempts in which the worker died, which attempt counts, too. lease_limit is set for a job of a
 -- lost lease: a worker begins at most that many jobs of the next lease, so that a job that kills its worker is found.
--- annotations is what was noted when the job was put and does not change how it runs: an object whose member trace has
--- the headers of the trace context.
+-- annotations is what was noted when the job was put and does not change how it runs: an object. Its member
+-- trace has the headers of the trace context, tags is an array of texts, and metadata is an object.
 --
 -- attempt_log is an array with an object for each of the last attempts that failed or were lost: attempt, at, end, error.
 CREATE TABLE "pq"."queue" (
@@ -92,6 +92,10 @@ CREATE INDEX "queue_scheduled_ordered" ON "pq"."queue"
     WITH (deduplicate_items = off)
     WHERE dequeued_at IS NULL AND schedule_at IS NOT NULL;
 
+-- Jobs with tags or metadata, by these. Other jobs have no entry, also if they have a trace context.
+CREATE INDEX "queue_annotations" ON "pq"."queue" USING gin ((annotations - 'trace') jsonb_path_ops)
+    WHERE annotations ?| ARRAY['tags', 'metadata'];
+
 -- Jobs that ended and were kept, with their outcome and their unchanged payload. A sequence that was restarted or
 -- restored gives ids again, so a job's id is not unique here.
 CREATE TABLE "pq"."queue_archive" (
@@ -121,6 +125,10 @@ CREATE INDEX "queue_archive_id" ON "pq"."queue_archive" (id);
 
 -- For listing and counting a queue's archive.
 CREATE INDEX "queue_archive_ended" ON "pq"."queue_archive" (q_name, outcome, ended_at);
+
+-- For finding jobs by tags and metadata.
+CREATE INDEX "queue_archive_annotations" ON "pq"."queue_archive" USING gin ((annotations - 'trace') jsonb_path_ops)
+    WHERE annotations ?| ARRAY['tags', 'metadata'];
 
 -- For pruning the archives of all queues.
 CREATE INDEX "queue_archive_prune" ON "pq"."queue_archive" (outcome, ended_at);
@@ -574,7 +582,8 @@ CREATE FUNCTION "pq"."queue_put"(
     schedule_at timestamptz DEFAULT NULL, schedule_in interval DEFAULT NULL,
     expected_at timestamptz DEFAULT NULL, expected_in interval DEFAULT NULL,
     priority integer DEFAULT 0, serialization_key text DEFAULT NULL,
-    unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep', trace json DEFAULT NULL) RETURNS bigint
+    unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep', trace json DEFAULT NULL,
+    tags text[] DEFAULT NULL, metadata json DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -620,6 +629,14 @@ BEGIN
             format('invalid trace: it must be a JSON object of strings, and is of type %s', json_typeof(trace))
         WHEN EXISTS (SELECT FROM json_each(trace) AS header WHERE json_typeof(header.value) <> 'string') THEN
             'invalid trace: it must be a JSON object of strings, and has other values'
+        WHEN cardinality(tags) > 16 THEN
+            format('invalid tags: there must be at most 16, and there are %s', cardinality(tags))
+        WHEN EXISTS (SELECT FROM unnest(tags) AS tag WHERE coalesce(octet_length(tag), 0) NOT BETWEEN 1 AND 128) THEN
+            'invalid tags: each must have 1 to 128 bytes'
+        WHEN json_typeof(metadata) <> 'object' THEN
+            format('invalid metadata: it must be a JSON object, and is of type %s', json_typeof(metadata))
+        WHEN octet_length(metadata::text) > 4096 THEN
+            format('invalid metadata: it must have at most 4096 bytes as JSON, and has %s', octet_length(metadata::text))
     END;
     IF refusal IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = refusal;
@@ -627,8 +644,11 @@ BEGIN
     schedule_at := coalesce(schedule_at, (now_utc + schedule_in) AT TIME ZONE 'UTC');
     expected_at := coalesce(expected_at, (now_utc + expected_in) AT TIME ZONE 'UTC');
     priority := coalesce(priority, 0);
-    IF trace::jsonb <> '{}' THEN
-        annotations := jsonb_build_object('trace', trace);
+    IF num_nonnulls(trace, tags, metadata) > 0 THEN
+        SELECT jsonb_object_agg(member.key, member.value) INTO annotations
+        FROM (VALUES ('trace', trace::jsonb), ('tags', to_jsonb(tags)), ('metadata', metadata::jsonb))
+            AS member (key, value)
+        WHERE member.value NOT IN ('{}', '[]');
     END IF;
     IF unique_key IS NULL THEN
         INSERT INTO "pq"."queue" (q_name, data, schedule_at, expected_at, priority, serial_key, annotations)
@@ -657,7 +677,8 @@ CREATE FUNCTION "pq"."queue_call"(
     priority integer DEFAULT 0, serialization_key text DEFAULT NULL,
     unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep',
     max_retries integer DEFAULT NULL, backoff text DEFAULT NULL,
-    timeout interval DEFAULT NULL, lease interval DEFAULT NULL, trace json DEFAULT NULL) RETURNS bigint
+    timeout interval DEFAULT NULL, lease interval DEFAULT NULL, trace json DEFAULT NULL,
+    tags text[] DEFAULT NULL, metadata json DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -730,7 +751,7 @@ BEGIN
     ) AS member (position, key, value)
     WHERE member.value IS NOT NULL;
     RETURN "pq"."queue_put"(queue, payload::json, schedule_at, schedule_in, expected_at, expected_in, priority,
-        serialization_key, unique_key, on_conflict, trace);
+        serialization_key, unique_key, on_conflict, trace, tags, metadata);
 END
 $names$;
 

@@ -26,6 +26,12 @@ pub(crate) struct Conditions {
     /// Only jobs whose error contains this text.
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
+    /// Only jobs with this tag. Can be repeated: the jobs have all of them.
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Only jobs whose metadata contains these members: a JSON object.
+    #[arg(long, value_name = "JSON", value_parser = values::json_object)]
+    metadata: Option<values::Members>,
     /// Only jobs that were put, or have ended, longer ago than this duration, such as 12h or 30d.
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     older_than: Option<Duration>,
@@ -59,6 +65,8 @@ impl Conditions {
         let mut filter = Filter::queue(pq.queue::<()>(queue)?.name());
         filter.states = if self.state.is_empty() { default.to_vec() } else { self.state.clone() };
         (filter.task, filter.error) = (self.task.clone(), self.error.clone());
+        filter.tags.clone_from(&self.tag);
+        filter.metadata = self.metadata.clone().unwrap_or_default();
         if let Some(age) = self.older_than {
             let age = chrono::TimeDelta::from_std(age).ok();
             let oldest = Some(chrono::DateTime::<chrono::Utc>::UNIX_EPOCH);

@@ -1,8 +1,9 @@
 //! Formats jobs for the commands that list and show them.
 
-use pq_diesel::{AttemptEntry, JobRecord, JobState, Key, Pq};
+use pq_diesel::{AttemptEntry, JobRecord, JobState, Key, Pq, Trace};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 use crate::output;
@@ -28,6 +29,9 @@ pub(crate) struct JobJson<'j> {
     crashes: i32,
     serialization_key: Option<&'j str>,
     unique_key: Option<&'j str>,
+    tags: Vec<String>,
+    metadata: Map<String, Value>,
+    trace: Trace,
     error: Option<&'j str>,
     result: Option<Box<RawValue>>,
     lease_until: Option<String>,
@@ -50,6 +54,9 @@ impl<'j> JobJson<'j> {
             crashes: job.crashes,
             serialization_key: job.serialization_key.as_ref().map(Key::as_str),
             unique_key: job.unique_key.as_ref().map(Key::as_str),
+            tags: job.annotations.tags(),
+            metadata: job.annotations.metadata(),
+            trace: job.annotations.trace(),
             error: job.error.as_deref(),
             result: job.result.as_ref().map(|result| raw(result.as_str())),
             lease_until: job.lease_until.map(output::format_time_micros),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pq_diesel::{JobState, When};
+use serde_json::{Map, Value};
 
 /// The largest number of threads or processes of a worker.
 const MAX_PARALLEL: usize = 1_000;
@@ -43,6 +44,14 @@ pub(crate) fn positive<T: FromStr>(text: &str) -> Result<T, String> {
 /// Parses a whole number that is at least 0.
 pub(crate) fn whole(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u32::MAX))
+}
+
+/// The members of a JSON object.
+pub(crate) type Members = Map<String, Value>;
+
+/// Parses a JSON object.
+pub(crate) fn json_object(text: &str) -> Result<Members, String> {
+    serde_json::from_str(text).map_err(|_| "expected a JSON object".to_owned())
 }
 
 /// Parses the name of a job's state.

@@ -230,8 +230,8 @@ fn hostile_text_is_escaped_on_one_line() -> Outcome {
         assert!(!shown.contains(unseen), "{words:?}: {shown:?}");
     }
     assert_snapshot!(stdout(&run(&["jobs", HOSTILE])?), @r#"
-    ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY  PAYLOAD                                                                         ERROR
-    1   ready  0         0        [instant]            {"\u{202e}": "\u001b[2J \u{7f}\u{9b}", "n": 123456789012345678901234567890, "…
+    ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY  TAGS  PAYLOAD                                                                         ERROR
+    1   ready  0         0        [instant]                  {"\u{202e}": "\u001b[2J \u{7f}\u{9b}", "n": 123456789012345678901234567890, "…
     "#);
     assert_snapshot!(stdout(&run(&["ls"])?), @r#"
     QUEUE                                                  WAITING  READY  RUNNING  SCHEDULED  BLOCKED  DEAD  OLDEST  RATE

@@ -82,14 +82,14 @@ fn jobs_are_listed_by_id_state_key_and_page() -> Outcome {
     let (database, _redacted) = (jobs_in_every_state()?, redact_times());
     assert_snapshot!(transcript(&database, &[&["jobs", "mail"]])?, @r#"
     $ pq jobs mail
-    ID  STATE      PRIORITY  ATTEMPT  PUT                   DUE                   KEY         PAYLOAD                 ERROR
-    1   dead       0         1        [instant]                                    "dead"                  no such address
-    2   done       0         1        [instant]                                    "done"
-    3   running    0         1        [instant]                                    "running"
-    4   cancelled  0         0        [instant]                                    "cancelled"
-    5   ready      3         0        [instant]                        customer 7  {"to":"a@example.com"}
-    6   blocked    0         0        [instant]                        customer 7  {"to":"b@example.com"}
-    7   scheduled  0         0        [instant]  [instant]              "scheduled"
+    ID  STATE      PRIORITY  ATTEMPT  PUT                   DUE                   KEY         TAGS  PAYLOAD                 ERROR
+    1   dead       0         1        [instant]                                          "dead"                  no such address
+    2   done       0         1        [instant]                                          "done"
+    3   running    0         1        [instant]                                          "running"
+    4   cancelled  0         0        [instant]                                          "cancelled"
+    5   ready      3         0        [instant]                        customer 7        {"to":"a@example.com"}
+    6   blocked    0         0        [instant]                        customer 7        {"to":"b@example.com"}
+    7   scheduled  0         0        [instant]  [instant]                    "scheduled"
     "#);
     assert_snapshot!(
         transcript(&database, &[
@@ -99,18 +99,18 @@ fn jobs_are_listed_by_id_state_key_and_page() -> Outcome {
             &["jobs", "nobody's"],
         ])?, @r#"
     $ pq jobs mail --state dead --state done
-    ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY  PAYLOAD  ERROR
-    1   dead   0         1        [instant]            "dead"   no such address
-    2   done   0         1        [instant]            "done"
+    ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY  TAGS  PAYLOAD  ERROR
+    1   dead   0         1        [instant]                  "dead"   no such address
+    2   done   0         1        [instant]                  "done"
     $ pq jobs mail --key 'customer 7' --limit 1
-    ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY         PAYLOAD                 ERROR
-    5   ready  3         0        [instant]       customer 7  {"to":"a@example.com"}
+    ID  STATE  PRIORITY  ATTEMPT  PUT                   DUE  KEY         TAGS  PAYLOAD                 ERROR
+    5   ready  3         0        [instant]       customer 7        {"to":"a@example.com"}
     ! more jobs follow; continue with --after 5
     $ pq jobs mail --after 6
-    ID  STATE      PRIORITY  ATTEMPT  PUT                   DUE                   KEY  PAYLOAD      ERROR
-    7   scheduled  0         0        [instant]  [instant]       "scheduled"
+    ID  STATE      PRIORITY  ATTEMPT  PUT                   DUE                   KEY  TAGS  PAYLOAD      ERROR
+    7   scheduled  0         0        [instant]  [instant]             "scheduled"
     $ pq jobs nobody's
-    ID  STATE  PRIORITY  ATTEMPT  PUT  DUE  KEY  PAYLOAD  ERROR
+    ID  STATE  PRIORITY  ATTEMPT  PUT  DUE  KEY  TAGS  PAYLOAD  ERROR
     "#);
     let jobs = parsed(&on(&database, &["jobs", "mail", "--json"]).output()?)?;
     let states: Vec<&str> =

@@ -134,6 +134,47 @@ fn a_unique_key_keeps_replaces_or_reschedules() -> Outcome {
 }
 
 #[test]
+fn jobs_are_found_by_the_tags_and_the_metadata_that_they_were_put_with() -> Outcome {
+    let database = migrated()?;
+    let run = |words: &[&str]| on(&database, words).output();
+    let metadata = "{\"customer\": 7, \"to\": \"ä\"}";
+    let tagged =
+        ids(&database, &["put", "mail", "--tag", "a,b", "--tag", "\u{1b}x", "--metadata", metadata], "1")?[0];
+    let call = ids(
+        &database,
+        &["put", "mail", "--task", "f", "--args", "[]", "--tag", "a,b", "--schedule-at", "1h"],
+        "",
+    )?[0];
+    ids(&database, &["put", "mail"], "3")?;
+    let listed = |words: &[&str]| -> Result<Vec<JobId>, Box<dyn std::error::Error>> {
+        let jobs = parsed(&run(&[&["jobs", "mail", "--json"], words].concat())?)?;
+        Ok(jobs.as_array().into_iter().flatten().filter_map(|job| job["id"].as_i64()).map(JobId).collect())
+    };
+    assert_eq!(listed(&["--tag", "a,b"])?, [tagged, call]);
+    assert_eq!(listed(&["--tag", "a,b", "--tag", "\u{1b}x"])?, [tagged]);
+    assert_eq!(listed(&["--metadata", "{\"customer\": 7}"])?, [tagged]);
+    assert!(listed(&["--tag", "a"])?.is_empty());
+    assert!(
+        stdout(&run(&["jobs", "mail"])?).contains("  a,b, \\u{1b}x  "),
+        "{}",
+        stdout(&run(&["jobs", "mail"])?)
+    );
+    let shown = stdout(&run(&["show", &tagged.to_string()])?);
+    for line in ["tags               a,b, \\u{1b}x", "metadata           {\"customer\":7,\"to\":\"ä\"}"] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+    }
+    let shown = parsed(&run(&["show", &tagged.to_string(), "--json"])?)?;
+    assert_eq!((&shown["tags"], &shown["metadata"]["customer"]), (&json!(["a,b", "\u{1b}x"]), &json!(7)));
+    let cancelled = run(&["cancel", "--queue", "mail", "--tag", "a,b", "--yes"])?;
+    assert_eq!(stdout(&cancelled), "2 jobs cancelled\n", "{}", printed(&cancelled));
+    let retried =
+        run(&["retry", "--queue", "mail", "--state", "cancelled", "--metadata", "{\"to\": \"ä\"}", "--yes"])?;
+    assert_eq!(stdout(&retried), "1 job requeued\n", "{}", printed(&retried));
+    assert_eq!(listed(&["--tag", "a,b", "--state", "ready"])?, [tagged]);
+    Ok(())
+}
+
+#[test]
 fn options_that_do_not_fit_are_refused_before_a_connection_is_made() -> Outcome {
     for (words, reason) in [
         (&["--args", "[]"][..], "--task"),
@@ -145,6 +186,8 @@ fn options_that_do_not_fit_are_refused_before_a_connection_is_made() -> Outcome 
         (&["--unique", "k", "--lines"], "cannot be used with"),
         (&["--unique", ""], "invalid key"),
         (&["--serialization-key", ""], "invalid key"),
+        (&["--tag", ""], "invalid tag"),
+        (&["--metadata", "[]"], "expected a JSON object"),
         (&["--task", "f", "--args", "[]", "--lines"], "cannot be used with"),
         (&["--task", "f", "--kwargs", "{}", "--file", "x"], "cannot be used with"),
         (&["--task", "f", "--args", "{}"], "invalid --args: it must be a JSON array"),

@@ -110,11 +110,26 @@ fn a_job_is_put_from_the_form() -> Outcome {
     let call =
         "SELECT count(*) FROM pq.queue WHERE data->>'function' = 'send' AND data->'kwargs'->>'to' = 'ann'";
     assert_eq!(number(&database, call)?, 1);
+    operator.act("/put", "queue=noted&payload=1&tags=a%2C+b+c%2C&metadata=%7B%22n%22%3A%22%3Cb%3E%22%7D")?;
+    let noted = "SELECT count(*) FROM pq.queue WHERE annotations = '{\"tags\": [\"a\", \"b c\"], \"metadata\": {\"n\": \"<b>\"}}'";
+    assert_eq!(number(&database, noted)?, 1);
+    let id = number(&database, "SELECT max(id) FROM pq.queue")?;
+    let job = operator.web.get(&format!("/job/{id}"))?.body;
+    assert!(
+        job.contains("/jobs?tag=b%20c") && job.contains("{&quot;n&quot;: &quot;&lt;b&gt;&quot;}"),
+        "{job}"
+    );
+    let listed =
+        |tag: &str| Ok::<_, Box<dyn std::error::Error>>(operator.web.get(&format!("/jobs?tag={tag}"))?.body);
+    assert!(
+        listed("b%20c")?.contains(&format!("/job/{id}\"")) && !listed("b")?.contains(&format!("/job/{id}\""))
+    );
     for wrong in [
         "queue=&payload=1",
         "queue=a&payload=%7B",
         "queue=a&payload=1&priority=x",
         "queue=a&payload=1&schedule=soon",
+        "queue=a&payload=1&metadata=7",
     ] {
         let form = operator.post("/put", wrong)?;
         assert!(form.status == 422 && form.body.contains("role=\"alert\""), "{wrong}: {}", form.status);

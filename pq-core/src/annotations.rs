@@ -3,36 +3,67 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::Error;
 
 /// The trace context that is stored with a job, by header name: `traceparent`, `tracestate` and so on.
 pub type Trace = BTreeMap<String, String>;
 
-/// What was noted with a job when it was put, and does not change how it runs: the trace context of the put.
+/// What was noted with a job when it was put, and does not change how it runs: the trace context of the put, the tags
+/// and the metadata.
 ///
 /// It is the JSON text that a store keeps, which is read on demand. Most jobs have none.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Annotations(Option<Box<str>>);
 
-/// The JSON object. Members that are absent are empty.
+/// The JSON object. Members that are absent are empty, and so are those that another program stored in another form.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Stored {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_empty")]
     trace: Trace,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_empty")]
+    tags: Vec<String>,
+    #[serde(skip_serializing_if = "Map::is_empty", deserialize_with = "or_empty")]
+    metadata: Map<String, Value>,
+}
+
+fn or_empty<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
 }
 
 impl Annotations {
+    /// The maximum number of tags.
+    pub const MAX_TAGS: usize = 16;
+
+    /// The maximum length of a tag, in bytes of UTF-8. The minimum is 1.
+    pub const MAX_TAG_BYTES: usize = 128;
+
+    /// The maximum length of the metadata, in bytes of JSON without white space.
+    pub const MAX_METADATA_BYTES: usize = 4_096;
+
     /// Returns the annotations of a job that is put in a trace context.
     ///
     /// Leaves out a header with a NUL, which stores cannot keep.
-    pub(crate) fn new(mut trace: Trace) -> Self {
+    pub(crate) fn new(
+        mut trace: Trace,
+        tags: Vec<String>,
+        metadata: Map<String, Value>,
+    ) -> Result<Self, Error> {
+        check_tags(&tags)?;
+        check_metadata(&metadata)?;
         trace.retain(|name, value| !name.contains('\0') && !value.contains('\0'));
-        if trace.is_empty() {
-            return Self::default();
+        if trace.is_empty() && tags.is_empty() && metadata.is_empty() {
+            return Ok(Self::default());
         }
-        // Strings can always be written.
-        Self(serde_json::to_string(&Stored { trace }).ok().map(Into::into))
+        // Strings and values of JSON can always be written.
+        let json = serde_json::to_string(&Stored { trace, tags, metadata });
+        Ok(Self(json.ok().map(Into::into)))
     }
 
     /// Wraps JSON that was read from a store, without checks.
@@ -59,6 +90,18 @@ impl Annotations {
         self.read().trace
     }
 
+    /// Returns the tags, in the order in which they were given. See [`crate::PutOptions::tags`].
+    #[must_use]
+    pub fn tags(&self) -> Vec<String> {
+        self.read().tags
+    }
+
+    /// Returns the metadata. It is empty if none was given. See [`crate::PutOptions::metadata`].
+    #[must_use]
+    pub fn metadata(&self) -> Map<String, Value> {
+        self.read().metadata
+    }
+
     fn read(&self) -> Stored {
         self.as_json().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
     }
@@ -75,5 +118,106 @@ impl fmt::Debug for Annotations {
 impl Serialize for Annotations {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.read().serialize(serializer)
+    }
+}
+
+fn check_tags(tags: &[String]) -> Result<(), Error> {
+    let (most, bytes) = (Annotations::MAX_TAGS, Annotations::MAX_TAG_BYTES);
+    let refused = |reason: String| Err(Error::InvalidAnnotation(reason));
+    if tags.len() > most {
+        return refused(format!("invalid tags: there must be at most {most}, and there are {}", tags.len()));
+    }
+    for tag in tags {
+        let shown: String = tag.chars().take(40).collect();
+        if tag.is_empty() || tag.len() > bytes {
+            return refused(format!(
+                "invalid tag {shown:?}: it must have 1 to {bytes} bytes, and has {}",
+                tag.len()
+            ));
+        }
+        if tag.contains('\0') {
+            return refused(format!("invalid tag {shown:?}: it must not contain NUL"));
+        }
+    }
+    Ok(())
+}
+
+/// The text does not repeat the metadata.
+fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Error> {
+    if metadata.is_empty() {
+        return Ok(());
+    }
+    let refused =
+        |reason: String| Err(Error::InvalidAnnotation(format!("invalid metadata: it must {reason}")));
+    let (most, bytes) =
+        (Annotations::MAX_METADATA_BYTES, serde_json::to_string(metadata).map_or(0, |json| json.len()));
+    if bytes > most {
+        return refused(format!("have at most {most} bytes as JSON, and has {bytes}"));
+    }
+    if metadata.iter().any(|(name, value)| name.contains('\0') || has_nul(value)) {
+        return refused("not contain NUL".to_owned());
+    }
+    Ok(())
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        _ => false,
+    }
+}
+
+/// Returns whether a value contains another, as `@>` of PostgreSQL's `jsonb` does: an object has the members, an array has
+/// an item for each, and anything else is equal.
+pub(crate) fn contains(value: &Value, part: &Value) -> bool {
+    match (value, part) {
+        (Value::Object(members), Value::Object(parts)) => contains_members(members, parts),
+        (Value::Array(items), Value::Array(parts)) => {
+            parts.iter().all(|part| items.iter().any(|item| contains(item, part)))
+        }
+        (Value::Number(one), Value::Number(other)) => {
+            one == other || (one.is_f64() != other.is_f64() && one.as_f64() == other.as_f64())
+        }
+        _ => value == part,
+    }
+}
+
+/// Returns whether an object contains these members, as [`contains`] does.
+pub(crate) fn contains_members(members: &Map<String, Value>, parts: &Map<String, Value>) -> bool {
+    parts.iter().all(|(name, part)| members.get(name).is_some_and(|value| contains(value, part)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_value_contains_its_parts() {
+        let value = json!({ "a": 1, "b": { "c": [1, { "d": "x", "e": null }], "f": 2.0 } });
+        for (part, is_contained) in [
+            (json!({}), true),
+            (json!({ "a": 1.0, "b": { "f": 2 } }), true),
+            (json!({ "b": { "c": [{ "e": null }] } }), true),
+            (json!({ "b": { "c": [{ "e": null }, { "d": "x" }, 1, 1] } }), true),
+            (json!({ "b": { "c": [2] } }), false),
+            (json!({ "b": { "c": 1 } }), false),
+            (json!({ "b": { "g": null } }), false),
+            (json!({ "a": "1" }), false),
+        ] {
+            assert_eq!(contains(&value, &part), is_contained, "{part}");
+        }
+    }
+
+    #[test]
+    fn a_member_of_another_form_is_empty() {
+        let stored = Annotations::from_stored(Some(
+            r#"{"trace": 1, "tags": ["a"], "metadata": [], "more": 2}"#.to_owned(),
+        ));
+        assert_eq!((stored.trace(), stored.tags()), (Trace::new(), vec!["a".to_owned()]));
+        assert!(stored.metadata().is_empty());
     }
 }

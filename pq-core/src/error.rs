@@ -68,6 +68,9 @@ pub enum Error {
         /// The rule that the key violates.
         reason: String,
     },
+    /// The tags or the metadata of a job violate a rule of [`crate::Annotations`].
+    #[error("{0}")]
+    InvalidAnnotation(String),
     /// A job with a unique key was put by a call that does not return an outcome for each job.
     #[error(
         "cannot put a job with a unique key by `put_all`: it returns no outcome for each job; use `put_many_with`"

@@ -1,7 +1,9 @@
 //! Which jobs are listed or changed.
 
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
 
+use crate::annotations::contains_members;
 use crate::{JobId, JobRecord, JobState};
 
 /// Selects the jobs of a listing or of an operation. A filter without conditions selects all jobs.
@@ -27,6 +29,12 @@ pub struct Filter {
     pub error: Option<String>,
     /// Selects jobs that were put at this instant or before, and archived jobs that ended by then.
     pub until: Option<DateTime<Utc>>,
+    /// Selects jobs with all of these tags.
+    pub tags: Vec<String>,
+    /// Selects jobs whose metadata has all of these members.
+    ///
+    /// In an object within it members can be missing as well, and in an array items, as for PostgreSQL's `@>`.
+    pub metadata: Map<String, Value>,
 }
 
 impl Filter {
@@ -76,6 +84,31 @@ impl Filter {
         self
     }
 
+    /// Selects only jobs with this tag, and with those that were added before.
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// Selects only jobs whose metadata has these members. See [`Filter::metadata`](field@Filter::metadata).
+    pub fn metadata(mut self, members: Map<String, Value>) -> Self {
+        self.metadata = members;
+        self
+    }
+
+    /// Returns the annotations that a job must contain as JSON, or `None` if there is no condition on them.
+    #[must_use]
+    pub fn annotations(&self) -> Option<String> {
+        let mut wanted = Map::new();
+        if !self.tags.is_empty() {
+            wanted.insert("tags".to_owned(), json!(self.tags));
+        }
+        if !self.metadata.is_empty() {
+            wanted.insert("metadata".to_owned(), Value::Object(self.metadata.clone()));
+        }
+        (!wanted.is_empty()).then(|| Value::Object(wanted).to_string())
+    }
+
     /// Returns whether the filter selects the job.
     #[must_use]
     pub fn matches(&self, job: &JobRecord) -> bool {
@@ -88,5 +121,12 @@ impl Filter {
             && self.task.as_ref().is_none_or(|task| job.payload.task().as_ref() == Some(task))
             && self.error.as_deref().is_none_or(|text| job.error.as_deref().is_some_and(|e| e.contains(text)))
             && self.until.is_none_or(|until| job.ended_at.unwrap_or(job.enqueued_at) <= until)
+            && (self.tags.is_empty() || self.has_tags(job))
+            && (self.metadata.is_empty() || contains_members(&job.annotations.metadata(), &self.metadata))
+    }
+
+    fn has_tags(&self, job: &JobRecord) -> bool {
+        let tags = job.annotations.tags();
+        self.tags.iter().all(|tag| tags.contains(tag))
     }
 }

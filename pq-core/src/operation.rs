@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::store::Source;
 use crate::{Filter, JobId, JobState, Payload, QueueName, When};
@@ -168,7 +169,8 @@ pub(crate) fn sources(states: &[JobState]) -> impl Iterator<Item = Source> + use
 
 /// Returns the text of a filter for the audit log, without its queue and its id.
 pub(crate) fn describe_filter(filter: &Filter) -> String {
-    let Filter { states, serialization_key, id: _, queue: _, after, task, error, until } = filter;
+    let Filter { states, serialization_key, id: _, queue: _, after, task, error, until, tags, metadata } =
+        filter;
     let states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
     let parts = [
         (!states.is_empty()).then(|| format!("state {}", states.join(" or "))),
@@ -177,6 +179,8 @@ pub(crate) fn describe_filter(filter: &Filter) -> String {
         task.as_ref().map(|task| format!("task {task:?}")),
         error.as_ref().map(|error| format!("error with {error:?}")),
         until.map(|until| format!("until {until}")),
+        (!tags.is_empty()).then(|| format!("tags {tags:?}")),
+        (!metadata.is_empty()).then(|| format!("metadata {}", Value::Object(metadata.clone()))),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

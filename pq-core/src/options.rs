@@ -1,8 +1,11 @@
 //! Options of a put.
 
+use serde::Serialize;
+use serde_json::{Map, Value};
+
 use crate::{Annotations, Error, IntoWhen, Key, NewJob, OnConflict, Payload, TimeError, Trace, When};
 
-/// The options of a put: times, priority and keys.
+/// The options of a put: times, priority, keys, tags and metadata.
 ///
 /// An invalid value is kept and refused by the put, before anything is sent. [`PutOptions::check`] refuses it earlier.
 ///
@@ -18,10 +21,12 @@ pub struct PutOptions {
     priority: Option<i32>,
     serialization_key: Option<String>,
     unique: Option<(String, OnConflict)>,
+    tags: Option<Vec<String>>,
+    metadata: Option<Result<Map<String, Value>, String>>,
 }
 
 impl PutOptions {
-    /// Creates options for a job that is due at once, with priority 0 and no keys.
+    /// Creates options for a job that is due at once, with priority 0, and without keys, tags and metadata.
     pub fn new() -> Self {
         Self::default()
     }
@@ -70,11 +75,41 @@ impl PutOptions {
         self
     }
 
+    /// Sets the tags: at most 16, of 1 to 128 bytes each. Default: none.
+    ///
+    /// They do not change how the job runs. Operators find jobs by them ([`crate::Filter::tag`]), and the handler reads them
+    /// by [`crate::Annotations::tags`]. They are kept with the archived job.
+    ///
+    /// ```
+    /// # use pq_core::{Filter, Pq, PutOptions, memory::MemoryStore};
+    /// # let pq = Pq::new(MemoryStore::new());
+    /// # let mail = pq.queue::<u32>("mail")?;
+    /// mail.put_with(&7_u32, &PutOptions::new().tags(["newsletter", "customer 7"]))?;
+    /// assert_eq!(pq.list(&Filter::default().tag("customer 7"), 10)?[0].annotations.tags().len(), 2);
+    /// # Ok::<(), pq_core::Error>(())
+    /// ```
+    pub fn tags(mut self, tags: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.tags = Some(tags.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets the metadata: a JSON object of at most 4 KiB. Default: none.
+    ///
+    /// Like tags it does not change how the job runs. See [`crate::Filter::metadata()`] and [`crate::Annotations::metadata`].
+    pub fn metadata(mut self, metadata: impl Serialize) -> Self {
+        self.metadata = Some(match serde_json::to_value(metadata) {
+            Ok(Value::Object(members)) => Ok(members),
+            Ok(_) => Err("invalid metadata: it must be a JSON object".to_owned()),
+            Err(error) => Err(format!("invalid metadata: it must be JSON: {error}")),
+        });
+        self
+    }
+
     /// Checks the options, as a put does.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidTime`] or [`Error::InvalidKey`] for the first invalid option.
+    /// [`Error::InvalidTime`], [`Error::InvalidKey`] or [`Error::InvalidAnnotation`] for the first invalid option.
     pub fn check(&self) -> Result<(), Error> {
         self.job(Payload::from_stored(String::new()), Trace::new()).map(drop)
     }
@@ -87,11 +122,15 @@ impl PutOptions {
             priority: self.priority.or(others.priority),
             serialization_key: self.serialization_key.clone().or_else(|| others.serialization_key.clone()),
             unique: self.unique.clone().or_else(|| others.unique.clone()),
+            tags: self.tags.clone().or_else(|| others.tags.clone()),
+            metadata: self.metadata.clone().or_else(|| others.metadata.clone()),
         }
     }
 
     /// Builds the job that is put with these options in a trace context.
     pub(crate) fn job(&self, payload: Payload, trace: Trace) -> Result<NewJob, Error> {
+        let metadata =
+            self.metadata.clone().transpose().map_err(Error::InvalidAnnotation)?.unwrap_or_default();
         Ok(NewJob {
             payload,
             schedule_at: self.schedule_at.clone().transpose()?,
@@ -102,7 +141,7 @@ impl PutOptions {
                 Some((key, on_conflict)) => Some((Key::new(key.clone())?, *on_conflict)),
                 None => None,
             },
-            annotations: Annotations::new(trace),
+            annotations: Annotations::new(trace, self.tags.clone().unwrap_or_default(), metadata)?,
         })
     }
 }

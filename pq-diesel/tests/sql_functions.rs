@@ -91,8 +91,12 @@ fn a_put_by_sql_stores_what_the_library_stores() -> Outcome {
         let options = if arguments.is_empty() { options() } else { options().unique("three") };
         assert_same_row(&mut conn, &sql, |conn| traced.on(conn).put_with(&json!(7), &options))?;
     }
-    let sql = "pq.queue_put('apples', '7', trace => '{}')";
     let plain = Pq::detached().queue::<Value>("apples")?;
+    let sql =
+        "pq.queue_put('apples', '7', tags => ARRAY['b', 'ж', 'b'], metadata => '{ \"a\": [1.0, null] }')";
+    let noted = options().tags(["b", "ж", "b"]).metadata(json!({ "a": [1.0, null] }));
+    assert_same_row(&mut conn, sql, |conn| plain.on(conn).put_with(&json!(7), &noted))?;
+    let sql = "pq.queue_put('apples', '7', trace => '{}', tags => '{}', metadata => '{}')";
     assert_same_row(&mut conn, sql, |conn| plain.on(conn).put(&json!(7)))?;
     Ok(())
 }
@@ -134,6 +138,9 @@ fn a_call_by_sql_stores_what_the_library_stores() -> Outcome {
     }
     let sql = "pq.queue_call('apples', E'shop.\"mail\"\\n', trace => '{\"traceparent\":\"00-1\"}')";
     assert_same_row(&mut conn, sql, |conn| traced.on(conn).call(&json!(null)))?;
+    let sql = "pq.queue_call('apples', E'shop.\"mail\"\\n', tags => '{a}', metadata => '{\"b\":1}')";
+    let noted = options().tags(["a"]).metadata(json!({ "b": 1 }));
+    assert_same_row(&mut conn, sql, |conn| task.on(conn).call_with(&json!(null), &noted))?;
     let both = "SELECT pq.queue_call('apples', 'shop.mail', '[ 1 ]', '{\"to\": null}')";
     number(&mut conn, both)?;
     let stored: String = text(&mut conn, "SELECT data::text FROM pq.queue")?;
@@ -333,6 +340,21 @@ fn an_invalid_argument_is_refused_with_its_name_and_the_rule() -> Outcome {
         (
             "put('q', '1', trace => '[]')",
             "invalid trace: it must be a JSON object of strings, and is of type array",
+        ),
+        (
+            "put('q', '1', tags => ARRAY(SELECT number::text FROM generate_series(1, 17) AS number))",
+            "invalid tags: there must be at most 16, and there are 17",
+        ),
+        ("put('q', '1', tags => ARRAY['a', ''])", "invalid tags: each must have 1 to 128 bytes"),
+        ("put('q', '1', tags => ARRAY[NULL])", "invalid tags: each must have 1 to 128 bytes"),
+        ("put('q', '1', tags => ARRAY[repeat('ж', 65)])", "invalid tags: each must have 1 to 128 bytes"),
+        (
+            "call('q', 'f', metadata => '[]')",
+            "invalid metadata: it must be a JSON object, and is of type array",
+        ),
+        (
+            "call('q', 'f', metadata => json_build_object('a', repeat('x', 4096)))",
+            "invalid metadata: it must have at most 4096 bytes as JSON, and has 4106",
         ),
         (
             "call('q', 'f', trace => '[]')",

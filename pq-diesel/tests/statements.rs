@@ -11,7 +11,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use pq_core::store::{Jobs, MAX_TAKE_BYTES};
 use pq_core::{Outcome as Ended, Scan, Settlement};
-use pq_diesel::Pq;
+use pq_diesel::{Filter, Pq};
 use serde_json::{Value, json};
 
 #[test]
@@ -119,6 +119,37 @@ fn a_take_among_many_jobs_neither_scans_nor_sorts_them() -> Outcome {
             read.and_then(|rest| rest.split([' ', '\n']).next()?.parse().ok()).ok_or("no buffers")?;
         assert!(!plan.iter().any(|line| line.contains("Seq Scan")), "{}", plan.join("\n"));
         assert!(read < 100, "{read} pages were read:\n{}", plan.join("\n"));
+    }
+    Ok(())
+}
+
+#[test]
+fn jobs_are_found_by_a_tag_without_reading_the_others() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    conn.batch_execute(
+        "INSERT INTO pq.queue (q_name, data, annotations) SELECT 'apples', '1', CASE number % 4
+                WHEN 0 THEN jsonb_build_object('tags', ARRAY['customer ' || number])
+                WHEN 1 THEN jsonb_build_object('trace', jsonb_build_object('traceparent', number::text)) END
+            FROM generate_series(1, 20000) AS number;
+        WITH gone AS (DELETE FROM pq.queue WHERE id <= 10000 RETURNING *)
+        INSERT INTO pq.queue_archive (id, q_name, data, enqueued_at, priority, attempt, outcome, annotations)
+            SELECT id, q_name, data, enqueued_at, priority, attempt, 'dead', annotations FROM gone;
+        ANALYZE pq.queue, pq.queue_archive",
+    )?;
+    let queue = Pq::detached().queue::<Value>("apples")?;
+    // A statement that was run five times may get a plan that is independent of its values.
+    for number in [4, 8, 12, 16, 20, 24, 28, 19_996] {
+        conn.transaction(|conn| {
+            let filter = Filter::default().tag(format!("customer {number}"));
+            assert_eq!(queue.on(conn).list(&filter, 100)?.len(), 1);
+            let read =
+                "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_user_tables
+                WHERE relname IN ('queue', 'queue_archive')";
+            let read: i64 = diesel::dsl::sql::<BigInt>(read).get_result(conn)?;
+            assert!((1..10).contains(&read), "{read} rows were read");
+            Ok::<_, pq_diesel::Error>(())
+        })?;
     }
     Ok(())
 }

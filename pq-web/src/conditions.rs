@@ -14,6 +14,7 @@ pub(crate) struct Conditions<'f> {
     pub(crate) error: &'f str,
     pub(crate) older: &'f str,
     pub(crate) key: &'f str,
+    pub(crate) tags: Vec<&'f str>,
     pub(crate) job: &'f str,
     pub(crate) after: &'f str,
 }
@@ -47,6 +48,7 @@ impl<'f> Conditions<'f> {
             error: fields.get("error"),
             older: fields.get("older").trim(),
             key: fields.get("key"),
+            tags: fields.all("tag").filter(|tag| !tag.is_empty()).collect(),
             job: fields.get("job").trim(),
             after: fields.get("after"),
         }
@@ -72,6 +74,7 @@ impl<'f> Conditions<'f> {
             after: number(self.after, "page")?,
             task: given(self.task),
             error: given(self.error),
+            tags: self.tags.iter().map(|tag| (*tag).to_owned()).collect(),
             ..Filter::default()
         };
         Ok(AgedFilter { filter, older: older.map_err(|error| error.to_string())? })
@@ -87,6 +90,7 @@ impl<'f> Conditions<'f> {
             ("key", self.key),
             ("job", self.job),
         ];
+        fields.extend(self.tags.iter().map(|tag| ("tag", *tag)));
         fields.extend(self.states.iter().map(|state| ("state", *state)));
         fields
     }

@@ -9,7 +9,8 @@ use super::examples;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::job_output::{self, JobJson};
-use crate::{output, values};
+use crate::output;
+use crate::values::{self, Members};
 
 /// List the jobs of a queue in the order of their ids.
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,12 @@ pub(crate) struct Jobs {
     /// Only jobs with this serialization key.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
+    /// Only jobs with this tag. Can be repeated: the jobs have all of them.
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Only jobs whose metadata contains these members: a JSON object.
+    #[arg(long, value_name = "JSON", value_parser = values::json_object)]
+    metadata: Option<Members>,
     /// Only jobs with a greater id: the last id of the previous page.
     #[arg(long, value_name = "ID", value_parser = job_output::parse_id, allow_negative_numbers = true)]
     after: Option<i64>,
@@ -44,6 +51,8 @@ impl Jobs {
         if let Some(key) = &self.key {
             filter = filter.serialization_key(Key::new(key)?);
         }
+        filter.tags.clone_from(&self.tag);
+        filter.metadata = self.metadata.clone().unwrap_or_default();
         if let Some(id) = self.after {
             filter = filter.after(JobId(id));
         }
@@ -55,7 +64,8 @@ impl Jobs {
         if self.json {
             output::print_json(&found.iter().map(JobJson::of).collect::<Vec<_>>())?;
         } else {
-            let header = ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "PAYLOAD", "ERROR"];
+            let header =
+                ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "TAGS", "PAYLOAD", "ERROR"];
             output::print(&output::format_table(&header, found.iter().map(as_row)))?;
             if let Some(last) = found.last().filter(|_| more) {
                 output::print_status(&format!("more jobs follow; continue with --after {}", last.id));
@@ -75,6 +85,7 @@ fn as_row(job: &JobRecord) -> Vec<String> {
         output::format_time(job.enqueued_at),
         job.schedule_at.map(output::format_time).unwrap_or_default(),
         key.unwrap_or_default(),
+        job_output::preview(&job.annotations.tags().join(", ")),
         job_output::preview(job.payload.as_str()),
         job_output::preview(job.error.as_deref().unwrap_or_default()),
     ]

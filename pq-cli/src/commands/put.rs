@@ -12,6 +12,7 @@ use super::examples;
 use crate::encoding::Encoding;
 use crate::failure::Failure;
 use crate::global::Global;
+use crate::values::{self, Members};
 use crate::{input, output};
 
 /// Put jobs with JSON payloads, or call a task, and print the ids, one per line.
@@ -50,6 +51,12 @@ pub(crate) struct Put {
     /// What to do with a job that has the unique key.
     #[arg(long, value_name = "MODE", default_value = "keep", requires = "unique")]
     on_conflict: ConflictMode,
+    /// Tag of the job, to find it by; can be repeated. At most 16, of 1 to 128 bytes.
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// Metadata of the job: a JSON object of at most 4 KiB.
+    #[arg(long, value_name = "JSON", value_parser = values::json_object)]
+    metadata: Option<Members>,
     /// Task to call. Each JSON document of the input is the arguments of a call: an object is keyword arguments, an
     /// array is positional ones, null is none, and any other value is a single argument.
     #[arg(long, value_name = "NAME")]
@@ -170,6 +177,12 @@ impl Put {
         }
         if let Some(key) = &self.unique {
             options = options.unique_or(key, self.on_conflict.into());
+        }
+        if !self.tags.is_empty() {
+            options = options.tags(&self.tags);
+        }
+        if let Some(metadata) = &self.metadata {
+            options = options.metadata(metadata);
         }
         options
     }

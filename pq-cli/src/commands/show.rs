@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use pq_diesel::{AttemptEntry, Filter, JobId, Key, Reason};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::examples;
 use crate::failure::Failure;
@@ -56,6 +57,7 @@ impl Show {
         }
         let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let text = |key: &Key| key.as_str().to_owned();
+        let (tags, metadata) = (job.annotations.tags(), job.annotations.metadata());
         let rows = [
             ("id", Some(job.id.to_string())),
             ("queue", Some(job.queue.to_string())),
@@ -69,6 +71,9 @@ impl Show {
             ("expected_at", job.expected_at.map(output::format_time_micros)),
             ("serialization key", job.serialization_key.as_ref().map(text)),
             ("unique key", job.unique_key.as_ref().map(text)),
+            ("tags", (!tags.is_empty()).then(|| tags.join(", "))),
+            ("metadata", (!metadata.is_empty()).then(|| Value::Object(metadata).to_string())),
+            ("traceparent", job.annotations.trace().remove("traceparent")),
             ("leased until", job.lease_until.map(output::format_time_micros)),
             ("ended", job.ended_at.map(output::format_time_micros)),
             ("error", job.error.clone()),

@@ -1,8 +1,11 @@
-//! What is noted with a job when it is put: its trace context.
+//! What is noted with a job when it is put: its trace context, its tags and its metadata.
 
 use std::time::Duration;
 
-use pq_core::{Filter, JobRecord, JobState, OnConflict, Outcome, PutOptions, Queue, Trace, Worker};
+use pq_core::{
+    CallOptions, Filter, JobRecord, JobState, OnConflict, Operation, Outcome, PutOptions, Queue, Trace,
+    Worker,
+};
 use serde_json::{Value, json};
 
 use super::cases;
@@ -18,6 +21,13 @@ cases![
     a_put_that_replaces_a_job_replaces_its_trace_context: Own,
     a_periodic_job_has_no_trace_context: Own,
     a_header_with_nul_is_left_out: Own,
+    tags_and_metadata_are_kept_with_the_job: Both,
+    a_call_has_the_tags_of_its_task_unless_it_states_some: Own,
+    a_put_that_replaces_a_job_replaces_its_tags: Own,
+    jobs_are_found_by_their_tags: Both,
+    jobs_are_found_by_members_of_their_metadata: Own,
+    an_operation_changes_the_jobs_with_a_tag: Own,
+    invalid_tags_and_metadata_put_nothing: Both,
 ];
 
 /// More jobs than a store sends in one statement.
@@ -208,4 +218,169 @@ fn a_header_with_nul_is_left_out<F: Fixture>(harness: &Harness<F>) {
     }
     traced(harness, broken).put(&json!(1)).unwrap();
     assert_eq!(only(harness), Trace::from([("c".to_owned(), "3".to_owned())]));
+}
+
+/// Describes the tags and the metadata of a job.
+fn noted(job: &JobRecord) -> (Vec<String>, Value) {
+    (job.annotations.tags(), Value::Object(job.annotations.metadata()))
+}
+
+fn tags_and_metadata_are_kept_with_the_job<F: Fixture>(harness: &Harness<F>) {
+    let (tags, metadata) =
+        (["z", "ä \"b\"", "z"], json!({ "é\\": [1.5, -2, null, { "x": true }], "a": "🍎" }));
+    let wanted = (tags.map(str::to_owned).to_vec(), metadata.clone());
+    let id = harness.put_with(1, &PutOptions::new().tags(tags).metadata(&metadata));
+    assert_eq!(noted(&all(harness)[0]), wanted);
+    let job = harness.lease_one();
+    assert_eq!(noted(&job), wanted, "a handler can read them");
+    assert_eq!(noted(&all(harness)[0]), wanted, "of a running job");
+    harness.settle(&job, Outcome::retry(AFTER, "again"));
+    let conn = &mut harness.connect();
+    let done: Result<(), CaseError> = harness.nested(conn, |conn| {
+        let job = harness.queue().on(conn).get()?.unwrap();
+        assert_eq!(noted(&job), wanted);
+        harness.queue().on(conn).settle(&job, Outcome::dead("bad")).map_err(CaseError::from)
+    });
+    done.unwrap();
+    assert_eq!(noted(&harness.archived(JobState::Dead)[0]), wanted);
+    assert!(harness.queue().retry(id).unwrap());
+    assert_eq!(noted(&all(harness)[0]), wanted, "of a job that was requeued");
+    harness.clear();
+    harness.put_with(1, &PutOptions::new().tags(Vec::<String>::new()).metadata(json!({})));
+    assert!(all(harness)[0].annotations.is_empty());
+}
+
+fn a_call_has_the_tags_of_its_task_unless_it_states_some<F: Fixture>(harness: &Harness<F>) {
+    let defaults = CallOptions::new().tags(["task"]).metadata(json!({ "of": "task" }));
+    let task = harness.named("apples").task::<u8>("eat").with_defaults(defaults);
+    task.call(&1).unwrap();
+    task.call_with(&2, &CallOptions::new().tags(["call"])).unwrap();
+    task.call_with(&3, &CallOptions::new().tags([""; 0]).metadata(json!({ "of": "call" }))).unwrap();
+    let noted: Vec<_> = all(harness).iter().map(noted).collect();
+    let tags = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
+    let expected = [
+        (tags(&["task"]), json!({ "of": "task" })),
+        (tags(&["call"]), json!({ "of": "task" })),
+        (tags(&[]), json!({ "of": "call" })),
+    ];
+    assert_eq!(noted, expected);
+}
+
+fn a_put_that_replaces_a_job_replaces_its_tags<F: Fixture>(harness: &Harness<F>) {
+    let put = |tag: &str, on_conflict| {
+        let options = PutOptions::new().tags([tag]).unique_or("u", on_conflict);
+        harness.queue().put_with(&json!(1), &options).unwrap();
+        all(harness)[0].annotations.tags()
+    };
+    assert_eq!(put("first", OnConflict::Keep), ["first"]);
+    assert_eq!(put("second", OnConflict::Keep), ["first"]);
+    assert_eq!(put("second", OnConflict::Reschedule), ["first"]);
+    assert_eq!(put("second", OnConflict::KeepWaiting), ["first"]);
+    assert_eq!(put("second", OnConflict::Replace), ["second"]);
+}
+
+/// Returns the data of the jobs that a filter selects, by id.
+fn found<F: Fixture>(harness: &Harness<F>, filter: &Filter) -> Vec<Value> {
+    let jobs = match harness.access() {
+        Access::Own => harness.pq.list(filter, 100).unwrap(),
+        Access::Callers => harness.queue().on(&mut harness.connect()).list(filter, 100).unwrap(),
+    };
+    jobs.iter().map(|job| serde_json::from_str(job.payload.as_str()).unwrap()).collect()
+}
+
+/// Puts jobs with these tags, and ends or leases some of them.
+fn put_tagged<F: Fixture>(harness: &Harness<F>) {
+    for (n, tags) in [(1, &["a"][..]), (2, &["a", "b"]), (3, &["b", "a b"]), (4, &[]), (5, &["a", "b"])] {
+        harness.put_with(n, &PutOptions::new().tags(tags.iter().copied()));
+        if n == 1 {
+            harness.settle(&harness.lease_one(), Outcome::dead("bad"));
+        }
+    }
+    harness.lease_one();
+    traced(harness, context).put(&json!(6)).unwrap();
+}
+
+fn jobs_are_found_by_their_tags<F: Fixture>(harness: &Harness<F>) {
+    put_tagged(harness);
+    let tag = |tag: &str| Filter::default().tag(tag);
+    assert_eq!(found(harness, &tag("a")), [1, 2, 5]);
+    assert_eq!(found(harness, &tag("b")), [2, 3, 5]);
+    assert_eq!(found(harness, &tag("a").tag("b")), [2, 5]);
+    assert_eq!(found(harness, &tag("a").state(JobState::Running)), [2]);
+    assert_eq!(found(harness, &tag("a").state(JobState::Dead)), [1]);
+    assert_eq!(found(harness, &tag("a b")), [3]);
+    assert!(found(harness, &tag("A")).is_empty());
+    assert_eq!(found(harness, &Filter::default()), [1, 2, 3, 4, 5, 6]);
+}
+
+fn jobs_are_found_by_members_of_their_metadata<F: Fixture>(harness: &Harness<F>) {
+    let puts = [
+        json!({ "customer": 7, "from": { "host": "one", "pid": 1 } }),
+        json!({ "customer": 7.0, "list": [1, [2, 3]] }),
+        json!({ "customer": "7", "tags": ["a"] }),
+    ];
+    for (n, metadata) in puts.iter().enumerate() {
+        harness.put_with(n, &PutOptions::new().tags(["t"]).metadata(metadata));
+    }
+    harness.lease_one();
+    for (wanted, expected) in [
+        (json!({ "customer": 7 }), &[0, 1][..]),
+        (json!({ "from": { "pid": 1 } }), &[0]),
+        (json!({ "list": [[3]] }), &[1]),
+        (json!({ "list": [2] }), &[]),
+        (json!({ "tags": "a" }), &[]),
+        (json!({ "none": null }), &[]),
+        (json!({}), &[0, 1, 2]),
+    ] {
+        let Value::Object(members) = wanted.clone() else { panic!("an object") };
+        let filter = Filter::default().metadata(members.clone());
+        assert_eq!(found(harness, &filter), expected, "{wanted}");
+        let both = Filter::default().tag("t").metadata(members);
+        assert_eq!(found(harness, &both), expected, "{wanted}");
+    }
+}
+
+fn an_operation_changes_the_jobs_with_a_tag<F: Fixture>(harness: &Harness<F>) {
+    put_tagged(harness);
+    let filter = Filter::default().tag("a");
+    let pq = &harness.pq;
+    let to = pq.queue::<()>("pears").unwrap().name().clone();
+    let operation = Operation::Move { to };
+    assert_eq!(pq.preview(&operation, &filter, 10).unwrap(), 1);
+    assert_eq!(pq.operate(&operation, &filter, |_| {}).unwrap().changed, 1);
+    assert_eq!(found(harness, &Filter::queue("pears")), [5]);
+    assert_eq!(
+        pq.operate(&Operation::Cancel, &filter, |_| {}).unwrap().changed,
+        2,
+        "the running one is asked"
+    );
+    assert_eq!(found(harness, &filter.clone().state(JobState::Cancelled)), [5]);
+    assert_eq!(pq.operate(&Operation::Retry, &filter, |_| {}).unwrap().changed, 2);
+    assert_eq!(pq.operate(&Operation::Delete, &Filter::default().tag("b"), |_| {}).unwrap().changed, 2);
+    assert_eq!(found(harness, &Filter::default()), [1, 2, 4, 6]);
+}
+
+fn invalid_tags_and_metadata_put_nothing<F: Fixture>(harness: &Harness<F>) {
+    let options = PutOptions::new;
+    let long = json!({ "a": "x".repeat(4_096) });
+    for (options, reason) in [
+        (options().tags([""]), "invalid tag \"\": it must have 1 to 128 bytes, and has 0"),
+        (options().tags(["x".repeat(129)]), "it must have 1 to 128 bytes, and has 129"),
+        (options().tags(["a\0"]), "it must not contain NUL"),
+        (options().tags((0..17).map(|n| n.to_string())), "there must be at most 16, and there are 17"),
+        (options().metadata(1), "invalid metadata: it must be a JSON object"),
+        (options().metadata(["a"]), "invalid metadata: it must be a JSON object"),
+        (options().metadata(&long), "it must have at most 4096 bytes as JSON, and has 4104"),
+        (options().metadata(json!({ "a": [{ "b": "\0" }] })), "it must not contain NUL"),
+        (options().metadata(json!({ "a": { "\0": 1 } })), "it must not contain NUL"),
+    ] {
+        let error = harness.try_put(&json!(1), &options).unwrap_err();
+        let refused = harness.fixture.core_error(&error).map(ToString::to_string).unwrap_or_default();
+        assert!(refused.contains(reason), "{refused:?} instead of {reason:?}");
+        assert_eq!(options.check().unwrap_err().to_string(), refused);
+    }
+    let most =
+        options().tags((0..16).map(|n| format!("{n:x>128}"))).metadata(json!({ "a": "x".repeat(4_088) }));
+    harness.put_with(1, &most);
+    assert_eq!(all(harness).len(), 1);
 }

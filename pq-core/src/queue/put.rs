@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 
 use serde::Serialize;
+use serde_json::Map;
 
 use super::Queue;
 use crate::{Annotations, CodecError, Error, NewJob, Payload, Put, PutOptions, Store};
@@ -41,7 +42,8 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`Queue::put`], and [`Error::InvalidTime`] or [`Error::InvalidKey`] for an invalid option.
+    /// The errors of [`Queue::put`], and [`Error::InvalidTime`], [`Error::InvalidKey`] or
+    /// [`Error::InvalidAnnotation`] for an invalid option.
     pub fn put_with<Q: Serialize + ?Sized>(&self, data: &Q, options: &PutOptions) -> Result<Put, S::Error>
     where
         T: Borrow<Q>,
@@ -111,7 +113,8 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         &self,
         data: impl IntoIterator<Item = impl Borrow<T>>,
     ) -> impl Iterator<Item = Result<NewJob, Error>> {
-        let annotations = Annotations::new(self.trace());
+        // A trace context alone violates no rule.
+        let annotations = Annotations::new(self.trace(), Vec::new(), Map::new()).unwrap_or_default();
         data.into_iter().map(move |data| {
             let payload = self.encode_payload::<T>(data.borrow())?;
             Ok(NewJob { annotations: annotations.clone(), ..NewJob::new(payload) })

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::{Backoff, IntoWhen, OnConflict, PutOptions};
 
 /// The options of a call of a task. An option that is not set is as the task has it.
@@ -64,6 +66,18 @@ impl CallOptions {
     /// Sets a unique key, and what happens if it is taken. See [`PutOptions::unique_or`].
     pub fn unique_or(mut self, key: impl Into<String>, on_conflict: OnConflict) -> Self {
         self.put = self.put.unique_or(key, on_conflict);
+        self
+    }
+
+    /// Sets the tags. See [`PutOptions::tags`].
+    pub fn tags(mut self, tags: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.put = self.put.tags(tags);
+        self
+    }
+
+    /// Sets the metadata. See [`PutOptions::metadata`].
+    pub fn metadata(mut self, metadata: impl Serialize) -> Self {
+        self.put = self.put.metadata(metadata);
         self
     }
 

@@ -1,7 +1,8 @@
 //! Statements of administration: queues, workers and schedules.
 
 use super::filter::{
-    calls_task, comes_behind, filter, is_archived, is_blocked, is_waiting, leased, scheduled_first,
+    calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_waiting, leased,
+    scheduled_first,
 };
 
 /// Reads the server's clock.
@@ -60,7 +61,7 @@ WHERE $1 IS NULL OR q_name = $1
 ORDER BY q_name COLLATE \"C\"";
 
 /// Lists jobs by id, without locks. Of several with the same id the one that waits or runs comes first, then the one
-/// that ended last. Its parameters are those of the filter, and $9 most rows.
+/// that ended last. Its parameters are those of the filter, and $10 most rows.
 ///
 /// A state that is not requested costs nothing: the condition on its part of the union is known before the scan begins.
 /// Each part is sorted and limited by itself, so its indexes are used, and states are computed for listed jobs only.
@@ -81,24 +82,24 @@ pub(super) const LIST: &str = concat!(
             ROW(job.annotations::text, job.attempt_log::text)
         FROM {jobs} AS job WHERE ",
     is_waiting!(),
-    " ORDER BY job.id LIMIT $9)
+    " ORDER BY job.id LIMIT $10)
         UNION ALL
         (SELECT held.job, lease.q_name, 'running', held.data, held.enqueued_at, held.schedule_at, held.expected_at,
             ROW(held.priority, held.attempt, coalesce(held.crashes, 0)), held.serial_key, held.unique_key, NULL, NULL,
             lease.lease_until, NULL, ROW(held.annotations::text, held.attempt_log::text)
         FROM ",
     leased!(),
-    " ORDER BY held.job LIMIT $9)
+    " ORDER BY held.job LIMIT $10)
         UNION ALL
         (SELECT job.id, job.q_name, job.outcome, job.data::text, job.enqueued_at, job.schedule_at, job.expected_at,
             ROW(job.priority, job.attempt, job.crashes), job.serial_key, job.unique_key, job.error, job.result::text,
             NULL, job.ended_at, ROW(job.annotations::text, job.attempt_log::text)
         FROM {archive} AS job WHERE ",
     is_archived!(),
-    " ORDER BY job.id, job.ended_at DESC LIMIT $9)
+    " ORDER BY job.id, job.ended_at DESC LIMIT $10)
     ) AS job
     ORDER BY id, ended_at DESC NULLS FIRST
-    LIMIT $9"
+    LIMIT $10"
 );
 
 /// Moves jobs that are neither leased nor locked. $1 from, $2 to, $3 jobs, or null for all.

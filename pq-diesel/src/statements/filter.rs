@@ -1,7 +1,7 @@
 //! The conditions of a filter, which the statements that list and change jobs share.
 //!
 //! The parameters are $1 queue, $2 job, $3 id of the last job before, $4 serialization key, $5 states, $6 task, $7 part of
-//! the error and $8 latest time. A parameter that is null selects all jobs, and the plan of a statement, which is made for
+//! the error, $8 latest time and $9 annotations that a job must contain. A parameter that is null selects all jobs, and the plan of a statement, which is made for
 //! its values, leaves its condition out.
 
 /// Declares the parameters. A statement begins with this.
@@ -9,7 +9,8 @@ macro_rules! filter {
     () => {
         "WITH filter AS (
             SELECT $1::text AS queue, $2::bigint AS job, $3::bigint AS behind, $4::text AS key, $5::text[] AS states,
-                $6::text AS task, $7::text AS error, $8::timestamptz AS until
+                $6::text AS task, $7::text AS error, $8::timestamptz AS until,
+                $9::jsonb AS annotations
         )"
     };
 }
@@ -31,6 +32,19 @@ macro_rules! calls_task {
             ", chr(123) || '\"function\":' || to_json($6)) OR starts_with(",
             $data,
             ", chr(123) || '\"function\": ' || to_json($6)) END)"
+        )
+    };
+}
+
+/// The condition on the annotations of a row. It is that of the index on them.
+macro_rules! has_annotations {
+    ($row:literal) => {
+        concat!(
+            "($9 IS NULL OR ",
+            $row,
+            ".annotations ?| ARRAY['tags', 'metadata'] AND ",
+            $row,
+            ".annotations - 'trace' @> $9::jsonb)"
         )
     };
 }
@@ -102,7 +116,9 @@ macro_rules! is_waiting {
             "($5 IS NULL OR $5 && ARRAY['ready', 'blocked', 'scheduled', 'dequeued'])
             AND ($1 IS NULL OR job.q_name = $1) AND ($2 IS NULL OR job.id = $2) AND ($3 IS NULL OR job.id > $3)
             AND ($4 IS NULL OR job.serial_key = $4) AND ($7 IS NULL OR strpos(job.error, $7) > 0)
-            AND ($8 IS NULL OR job.enqueued_at <= $8)
+            AND ($8 IS NULL OR job.enqueued_at <= $8) AND ",
+            has_annotations!("job"),
+            "
             AND ($5 IS NULL OR CASE WHEN job.dequeued_at IS NOT NULL THEN 'dequeued' = ANY ($5)
                 WHEN job.schedule_at > statement_timestamp() THEN 'scheduled' = ANY ($5)
                 WHEN $5 @> ARRAY['ready', 'blocked'] THEN true
@@ -128,6 +144,9 @@ macro_rules! leased {
             WHERE ($5 IS NULL OR 'running' = ANY ($5))
             AND ($1 IS NULL OR lease.q_name = $1) AND ($2 IS NULL OR held.job = $2) AND ($3 IS NULL OR held.job > $3)
             AND ($4 IS NULL OR held.serial_key = $4) AND $7 IS NULL AND ($8 IS NULL OR held.enqueued_at <= $8)
+            AND ",
+            has_annotations!("held"),
+            "
             AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
             AND ",
             calls_task!("held.data")
@@ -144,11 +163,14 @@ macro_rules! is_archived {
             AND ($4 IS NULL OR job.serial_key = $4) AND ($7 IS NULL OR strpos(job.error, $7) > 0)
             AND ($8 IS NULL OR job.ended_at <= $8) AND ($5 IS NULL OR job.outcome = ANY ($5))
             AND ",
+            has_annotations!("job"),
+            " AND ",
             calls_task!("job.data::text")
         )
     };
 }
 
 pub(super) use {
-    calls_task, comes_behind, filter, is_archived, is_blocked, is_waiting, leased, scheduled_first,
+    calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_waiting, leased,
+    scheduled_first,
 };

@@ -1,6 +1,6 @@
 //! Statements that change the jobs that a filter selects, one batch each.
 //!
-//! The first eight parameters are those of the filter. $9 is the position after which the batch begins, and $10 the most
+//! The first nine parameters are those of the filter. $10 is the position after which the batch begins, and $11 the most
 //! jobs. Each statement returns how many jobs were selected, the position of the last, how many of them were changed, and
 //! the queues into which jobs came.
 //!
@@ -8,7 +8,8 @@
 //! longer than for a moment.
 
 use super::filter::{
-    calls_task, comes_behind, filter, is_archived, is_blocked, is_waiting, leased, scheduled_first,
+    calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_waiting, leased,
+    scheduled_first,
 };
 
 /// The first jobs of the table of jobs that the filter selects, by id.
@@ -16,9 +17,9 @@ macro_rules! chosen {
     () => {
         concat!(
             "chosen AS MATERIALIZED (
-                SELECT job.ctid AS place, job.id FROM {jobs} AS job WHERE job.id > $9 AND ",
+                SELECT job.ctid AS place, job.id FROM {jobs} AS job WHERE job.id > $10 AND ",
             is_waiting!(),
-            " ORDER BY job.id LIMIT $10)"
+            " ORDER BY job.id LIMIT $11)"
         )
     };
 }
@@ -27,7 +28,7 @@ macro_rules! chosen {
 macro_rules! given {
     () => {
         ", given AS (
-        SELECT $9::bigint AS position, $10::bigint AS most
+        SELECT $10::bigint AS position, $11::bigint AS most
     ), "
     };
 }
@@ -39,7 +40,7 @@ macro_rules! chosen_running {
             "chosen AS MATERIALIZED (
         SELECT held.job, lease.id AS lease FROM ",
             leased!(),
-            " AND held.job > $9 ORDER BY held.job LIMIT $10
+            " AND held.job > $10 ORDER BY held.job LIMIT $11
     )"
         )
     };
@@ -63,9 +64,9 @@ macro_rules! chosen_archived {
     () => {
         concat!(
             "chosen AS MATERIALIZED (
-        SELECT job.ctid AS place, job.entry FROM {archive} AS job WHERE job.entry > $9 AND ",
+        SELECT job.ctid AS place, job.entry FROM {archive} AS job WHERE job.entry > $10 AND ",
             is_selected_archived!(),
-            " ORDER BY job.entry LIMIT $10
+            " ORDER BY job.entry LIMIT $11
     )"
         )
     };
@@ -86,23 +87,23 @@ macro_rules! cleared {
     };
 }
 
-/// Counts jobs. $9 highest number.
+/// Counts jobs. $10 highest number.
 pub(super) const TALLY: &str = concat!(
     filter!(),
     scheduled_first!(),
     " SELECT count(*) FROM (
         (SELECT FROM {jobs} AS job WHERE ",
     is_waiting!(),
-    " LIMIT $9) UNION ALL (SELECT FROM ",
+    " LIMIT $10) UNION ALL (SELECT FROM ",
     leased!(),
-    " LIMIT $9) UNION ALL (SELECT FROM {archive} AS job WHERE ",
+    " LIMIT $10) UNION ALL (SELECT FROM {archive} AS job WHERE ",
     is_selected_archived!(),
-    " LIMIT $9) LIMIT $9) AS one"
+    " LIMIT $10) LIMIT $10) AS one"
 );
 
-/// Changes waiting jobs. $11 new queue or null, $12 payload that they must have or null, $13 new payload or null,
-/// $14 whether the time changes (0 or 1), $15 and $16 new time as an instant or as microseconds from now, or null,
-/// $17 new priority or null.
+/// Changes waiting jobs. $12 new queue or null, $13 payload that they must have or null, $14 new payload or null,
+/// $15 whether the time changes (0 or 1), $16 and $17 new time as an instant or as microseconds from now, or null,
+/// $18 new priority or null.
 ///
 /// A job is passed that is in the new queue already, or whose unique key is in use there or in an uncommitted put. Only an
 /// insert fires the trigger that notifies waiting sessions, so the rows are not updated. Order: by id. Locks: the rows of
@@ -111,31 +112,31 @@ pub(super) const CHANGE_WAITING: &str = concat!(
     filter!(),
     scheduled_first!(),
     ", given AS (
-        SELECT $9::bigint AS position, $10::bigint AS most, $11::text AS queue, $12::text AS old, $13::text AS new,
-            $14::integer AS is_moved, $15::timestamptz AS at, $16::bigint AS delay, $17::integer AS priority
+        SELECT $10::bigint AS position, $11::bigint AS most, $12::text AS queue, $13::text AS old, $14::text AS new,
+            $15::integer AS is_moved, $16::timestamptz AS at, $17::bigint AS delay, $18::integer AS priority
     ), ",
     chosen!(),
     ", locked AS MATERIALIZED (
         SELECT job.ctid AS place, job.id, job.unique_key FROM {jobs} AS job
         WHERE job.ctid = ANY (ARRAY(SELECT place FROM chosen)) AND job.dequeued_at IS NULL
-            AND ($11 IS NULL OR job.q_name <> $11) AND ($12 IS NULL OR job.data::text = $12)
+            AND ($12 IS NULL OR job.q_name <> $12) AND ($13 IS NULL OR job.data::text = $13)
         FOR UPDATE SKIP LOCKED
     ), free AS MATERIALIZED (
         SELECT place FROM locked
-        WHERE $11 IS NULL OR unique_key IS NULL OR {try_claim_unique}($11, unique_key, id)
+        WHERE $12 IS NULL OR unique_key IS NULL OR {try_claim_unique}($12, unique_key, id)
     ), gone AS (
         DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT place FROM free)) RETURNING *
     ), cleared AS (
         DELETE FROM {unique} AS claimed USING gone
-        WHERE $11 IS NOT NULL AND claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key
+        WHERE $12 IS NOT NULL AND claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key
             AND claimed.job = gone.id
     ), back AS (
         INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
             lease_limit, serial_key, unique_key, error, annotations, attempt_log)
-        SELECT id, coalesce($11, q_name), coalesce($13::json, data), enqueued_at,
-            CASE WHEN $14 = 0 THEN schedule_at
-                ELSE coalesce($15, statement_timestamp() + $16 * interval '1 microsecond') END,
-            expected_at, coalesce($17, priority), attempt, crashes, lease_limit, serial_key, unique_key, error,
+        SELECT id, coalesce($12, q_name), coalesce($14::json, data), enqueued_at,
+            CASE WHEN $15 = 0 THEN schedule_at
+                ELSE coalesce($16, statement_timestamp() + $17 * interval '1 microsecond') END,
+            expected_at, coalesce($18, priority), attempt, crashes, lease_limit, serial_key, unique_key, error,
             annotations, attempt_log
         FROM gone ORDER BY id
         RETURNING q_name
@@ -199,21 +200,21 @@ pub(super) const LOCK_LEASES: &str = concat!(
     SELECT id FROM {leases} WHERE id = ANY (ARRAY(SELECT lease FROM chosen)) ORDER BY id FOR UPDATE SKIP LOCKED"
 );
 
-/// Requests that the owners of leases cancel jobs. $11 leases that LOCK_LEASES has locked in this transaction.
+/// Requests that the owners of leases cancel jobs. $12 leases that LOCK_LEASES has locked in this transaction.
 ///
 /// Its snapshot is younger than these locks, so it shows all jobs of the leases that were settled before.
 pub(super) const CANCEL_RUNNING: &str = concat!(
     filter!(),
     ", given AS (
-        SELECT $9::bigint AS position, $10::bigint AS most, $11::bigint[] AS locked
+        SELECT $10::bigint AS position, $11::bigint AS most, $12::bigint[] AS locked
     ), ",
     chosen_running!(),
     ", asked AS (
         UPDATE {leases} AS lease SET cancelled = lease.cancelled || ARRAY(
             SELECT job FROM chosen WHERE chosen.lease = lease.id AND job <> ALL (lease.cancelled))
-        WHERE lease.id = ANY ($11) AND lease.id IN (SELECT chosen.lease FROM chosen)
+        WHERE lease.id = ANY ($12) AND lease.id IN (SELECT chosen.lease FROM chosen)
     )
-    SELECT count(*), max(job), count(*) FILTER (WHERE lease = ANY ($11)), '{}'::text[] FROM chosen"
+    SELECT count(*), max(job), count(*) FILTER (WHERE lease = ANY ($12)), '{}'::text[] FROM chosen"
 );
 
 /// Requeues dead and cancelled jobs. The position is that of the entry in the archive.

@@ -101,7 +101,8 @@ impl PgStore {
         filter: &Filter,
         count: usize,
     ) -> Result<Vec<JobRecord>, Error> {
-        let mut values = filter_values(filter);
+        let annotations = filter.annotations();
+        let mut values = filter_values(filter, annotations.as_deref());
         values.push(Value::count(count));
         let list = &self.statements.list;
         let rows: Vec<JobRow> = if filter.id.is_some() {

@@ -38,7 +38,8 @@ impl PgStore {
         filter: &Filter,
         limit: usize,
     ) -> Result<u64, Error> {
-        let mut values = filter_values(filter);
+        let annotations = filter.annotations();
+        let mut values = filter_values(filter, annotations.as_deref());
         values.push(Value::count(limit));
         let _unlimited = conn.without_time_limit();
         let around = self.begin_without_jit(conn).await?;
@@ -56,7 +57,8 @@ impl PgStore {
         after: i64,
         count: usize,
     ) -> Result<Batch, Error> {
-        let mut values = filter_values(filter);
+        let annotations = filter.annotations();
+        let mut values = filter_values(filter, annotations.as_deref());
         values.extend([Value::BigInt(after), Value::count(count)]);
         let statements = &self.statements;
         let _unlimited = conn.without_time_limit();
@@ -114,8 +116,8 @@ impl PgStore {
     }
 }
 
-/// Returns the parameters of a filter.
-pub(super) fn filter_values(filter: &Filter) -> Vec<Value<'_>> {
+/// Returns the parameters of a filter, given its annotations as JSON.
+pub(super) fn filter_values<'f>(filter: &'f Filter, annotations: Option<&'f str>) -> Vec<Value<'f>> {
     let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
     vec![
         Value::OptionalText(filter.queue.as_deref()),
@@ -126,6 +128,7 @@ pub(super) fn filter_values(filter: &Filter) -> Vec<Value<'_>> {
         Value::OptionalText(filter.task.as_deref()),
         Value::OptionalText(filter.error.as_deref()),
         Value::Instant(filter.until),
+        Value::OptionalText(annotations),
     ]
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Extension;
 use pq_diesel::{CallOptions, Error, Pq, Put, PutOptions, PutOutcome};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::{Reply, reply, run};
 use crate::dashboard::App;
@@ -42,7 +43,8 @@ fn options(fields: &Fields) -> Result<PutOptions, String> {
             priority.parse().map_err(|_| format!("invalid priority {priority:?}: it must be a number"))?;
         options = options.priority(number);
     }
-    let [schedule, key, unique] = ["schedule", "key", "unique"].map(|name| fields.get(name).trim());
+    let [schedule, key, unique, metadata] =
+        ["schedule", "key", "unique", "metadata"].map(|name| fields.get(name).trim());
     if !schedule.is_empty() {
         options = options.schedule_at(schedule);
     }
@@ -51,6 +53,16 @@ fn options(fields: &Fields) -> Result<PutOptions, String> {
     }
     if !unique.is_empty() {
         options = options.unique(unique);
+    }
+    let tags: Vec<&str> =
+        fields.get("tags").split(',').map(str::trim).filter(|tag| !tag.is_empty()).collect();
+    if !tags.is_empty() {
+        options = options.tags(tags);
+    }
+    if !metadata.is_empty() {
+        let members: Map<String, Value> = serde_json::from_str(metadata)
+            .map_err(|error| format!("invalid metadata: it must be a JSON object ({error})"))?;
+        options = options.metadata(members);
     }
     options.check().map_err(|error| error.to_string())?;
     Ok(options)

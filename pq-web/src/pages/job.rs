@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 use pq_diesel::store::Admin;
 use pq_diesel::{AttemptEntry, Filter, JobId, JobRecord, JobState, Operation, Payload};
+use serde_json::Value;
 
 use super::job_table::task_name;
 use crate::actions::job::fingerprint;
@@ -43,7 +44,7 @@ pub(crate) async fn page(
         }
         @if visit.can_act { (actions(&visit, job)) }
         (panel("reasons", "Why it is not running, or what runs it", reasons))
-        (panel("job", "Attributes", Ok(attributes(&visit, job))))
+        (panel("job", "Attributes", Ok(attributes(&visit, &app.mask, job))))
         @if let Some(error) = &job.error { (panel("error", "Error", Ok(html! { pre { (text(error)) } }))) }
         @if !job.attempt_log.is_empty() { (panel("attempts", "Attempts", Ok(attempts(job)))) }
         (panel("payload", "Payload", Ok(payload(&visit, &app.mask, job.id, "payload", &job.payload))))
@@ -100,8 +101,9 @@ fn missing(id: &str) -> Page {
     Page::error(StatusCode::NOT_FOUND, "No such job", &reason)
 }
 
-fn attributes(visit: &Visit, job: &JobRecord) -> Markup {
+fn attributes(visit: &Visit, mask: &Mask, job: &JobRecord) -> Markup {
     let queue = job.queue.as_str();
+    let (tags, metadata) = (job.annotations.tags(), job.annotations.metadata());
     html! { dl {
         dt { "state" } dd { span class={ "tag " (job.state.as_str()) } { (job.state.as_str()) } }
         dt { "queue" } dd { a href=(visit.url(&with_query("/queue", &[("name", queue)]))) { (text(queue)) } }
@@ -114,6 +116,14 @@ fn attributes(visit: &Visit, job: &JobRecord) -> Markup {
             dd { a href=(visit.url(&with_query("/jobs", &[("queue", queue), ("key", key.as_str())]))) { (text(key.as_str())) } }
         }
         @if let Some(key) = &job.unique_key { dt { "unique key" } dd { (text(key.as_str())) } }
+        @if !tags.is_empty() {
+            dt { "tags" }
+            dd { ul { @for tag in &tags { li { a href=(visit.url(&with_query("/jobs", &[("tag", tag.as_str())]))) { (text(tag)) } } } } }
+        }
+        @if !metadata.is_empty() {
+            dt { "metadata" }
+            dd { code { (text(&mask.format(&Value::Object(metadata).to_string(), Layout::Line, SHOWN_BYTES).0)) } }
+        }
     } }
 }
 

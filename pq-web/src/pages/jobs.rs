@@ -68,6 +68,7 @@ fn filters(visit: &Visit, conditions: &Conditions<'_>) -> Markup {
             (field("error", "Text in the error", "text", conditions.error))
             (field("older", "Older than, such as 1h", "text", conditions.older))
             (field("key", "Serialization key", "text", conditions.key))
+            (field("tag", "Tag", "text", conditions.tags.first().copied().unwrap_or_default()))
             (field("job", "Id", "text", conditions.job))
             button { "Show" }
             a href=(visit.url("/jobs")) { "Show all" }

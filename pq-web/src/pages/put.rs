@@ -39,6 +39,8 @@ pub(crate) fn form(visit: &Visit, fields: &Fields, wrong: Option<&str>) -> Page 
             (field("schedule", "Due at a time, or after a duration such as 5m", "text", fields.get("schedule")))
             (field("key", "Serialization key", "text", fields.get("key")))
             (field("unique", "Unique key", "text", fields.get("unique")))
+            (field("tags", "Tags, separated by commas", "text", fields.get("tags")))
+            (field("metadata", "Metadata, a JSON object", "text", fields.get("metadata")))
             div { button { "Put the job" } }
         }
     };
