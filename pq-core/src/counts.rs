@@ -1,4 +1,4 @@
-//! A queue's jobs, counted by state.
+//! A queue's jobs, counted by state, and its pause.
 
 use std::time::Duration;
 
@@ -41,6 +41,17 @@ pub struct QueueCounts {
     pub paused_by: Option<String>,
     /// Jobs that ended per second, by the last heartbeats of the queue's workers.
     pub per_second: f64,
+}
+
+/// A queue that is paused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PausedQueue {
+    /// The queue.
+    pub queue: QueueName,
+    /// Since when it is paused.
+    pub paused_at: DateTime<Utc>,
+    /// The operator who paused it, if that is known.
+    pub paused_by: Option<String>,
 }
 
 impl QueueCounts {

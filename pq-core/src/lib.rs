@@ -83,7 +83,7 @@ pub use claim::{Claim, Extended, Held};
 pub use codec::Pickle;
 pub use codec::{Codec, CodecError, Json, codec_by_name};
 pub use counters::{Counters, Histogram, TaskCounters};
-pub use counts::QueueCounts;
+pub use counts::{PausedQueue, QueueCounts};
 #[cfg(feature = "cron")]
 pub use cron::fire_due_crons;
 pub use cron::{Cron, CronEntry};

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use diesel_async::AsyncPgConnection;
 use pq_core::{
     Action, AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation,
-    OperationReport, QueueCounts, Reason, Retention, StopMode, WorkerId, WorkerInfo,
+    OperationReport, PausedQueue, QueueCounts, Reason, Retention, StopMode, WorkerId, WorkerInfo,
 };
 use pq_diesel::Error;
 
@@ -211,6 +211,15 @@ impl Pq {
     /// The database's own.
     pub async fn overview(&self) -> Result<Vec<QueueCounts>, Error> {
         on_connection!(self.shared, |conn| self.shared.store().overview_on(conn))
+    }
+
+    /// Lists the paused queues. See [`pq_core::Pq::paused_queues`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn paused_queues(&self) -> Result<Vec<PausedQueue>, Error> {
+        on_connection!(self.shared, |conn| self.shared.store().paused_on(conn))
     }
 
     /// Lists the jobs of all queues that the filter matches: at most `count`. See [`pq_core::Pq::list`].

@@ -4,8 +4,8 @@
 //! [`crate::doctor`].
 
 pub use pq_core::{
-    AuditEntry, AuditRecord, Counters, CronEntry, Histogram, MaintenanceReport, QueueCounts, TaskCounters,
-    WorkerId, WorkerInfo,
+    AuditEntry, AuditRecord, Counters, CronEntry, Histogram, MaintenanceReport, PausedQueue, QueueCounts,
+    TaskCounters, WorkerId, WorkerInfo,
 };
 
 pub use crate::grants::Role;

@@ -23,8 +23,8 @@ use crate::prepared::Bound;
 use crate::rows::{
     AuditRow, AuditSql, BatchRow, BatchSql, CircumstancesRow, CircumstancesSql, CountersRow, CountersSql,
     CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql, HeartbeatRow,
-    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, ScannedRow, ScannedSql, TakeRow, TakeSql, WorkerRow,
-    WorkerSql,
+    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, PausedRow, PausedSql, ScannedRow, ScannedSql, TakeRow,
+    TakeSql, WorkerRow, WorkerSql,
 };
 
 /// Runs statements that return rows of the SQL type `Row`, and reads them as `T`.
@@ -63,6 +63,7 @@ pub trait SqlConnection:
     + Load<HeartbeatSql, HeartbeatRow>
     + Load<JobSql, JobRow>
     + Load<LeaseSql, LeaseRow>
+    + Load<PausedSql, PausedRow>
     + Load<ScannedSql, ScannedRow>
     + Load<TakeSql, TakeRow>
     + Load<WorkerSql, WorkerRow>

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use pq_core::TaskCounters;
 
 use crate::{Error, Pq};
@@ -10,6 +11,8 @@ use crate::{Error, Pq};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Metrics {
+    /// When the measurement began, by the database's clock.
+    pub at: DateTime<Utc>,
     /// What became of jobs, by queue and task, since the table was created.
     pub counters: Vec<TaskCounters>,
     /// The jobs of each queue by state, sorted by name. `None` if they could not be counted within 5 s, which a snapshot that

@@ -1,13 +1,14 @@
 //! The handle, and the core's types on PostgreSQL.
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use diesel::PgConnection;
 use pq_core::store::Connect;
 use pq_core::{
     AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation, OperationReport,
-    QueueCounts, Reason, Retention, StopMode, TaskCounters, WorkerId, WorkerInfo,
+    PausedQueue, QueueCounts, Reason, Retention, StopMode, TaskCounters, WorkerId, WorkerInfo,
 };
 #[cfg(feature = "cron")]
 use pq_core::{Cron, CronEntry};
@@ -154,6 +155,13 @@ impl Pq {
         Ok(Self(self.0.acting_as(actor)?))
     }
 
+    /// Returns the same handle with a `statement_timeout` for each statement of an operation. See
+    /// [`pq_core::Pq::with_operation_timeout`].
+    #[must_use]
+    pub fn with_operation_timeout(&self, timeout: Duration) -> Self {
+        Self(self.0.clone().with_operation_timeout(timeout))
+    }
+
     /// Returns the operator whose operations the handle records, if there is one.
     #[must_use]
     pub fn actor(&self) -> Option<&str> {
@@ -176,6 +184,15 @@ impl Pq {
     /// The database's own.
     pub fn overview(&self) -> Result<Vec<QueueCounts>, Error> {
         self.0.overview()
+    }
+
+    /// Lists the paused queues. See [`pq_core::Pq::paused_queues`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub fn paused_queues(&self) -> Result<Vec<PausedQueue>, Error> {
+        self.0.paused_queues()
     }
 
     /// Returns what became of jobs, by queue and task. See [`pq_core::Pq::counters`].

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
@@ -31,6 +33,30 @@ fn an_operation_waits_for_no_transaction() -> Outcome {
     assert_eq!(pq.change(keyed, &to_pears)?, ChangeOutcome::KeyInUse);
     other.batch_execute("ROLLBACK")?;
     assert_eq!(pq.operate(&to_pears, &apples, |_| ())?, OperationReport { changed: 2, skipped: 0 });
+    Ok(())
+}
+
+#[test]
+fn an_operation_with_a_time_limit_is_ended_by_the_server() -> Outcome {
+    let database = database()?;
+    let mut other = database.connect()?;
+    let pq = queue(&database)?.pq().clone().with_operation_timeout(Duration::from_millis(200));
+    let (queue, all) = (pq.queue::<serde_json::Value>("apples")?, Filter::queue("apples"));
+    let id = queue.put(&json!(1))?.id;
+    other.batch_execute("BEGIN; LOCK TABLE pq.queue, pq.queue_paused IN ACCESS EXCLUSIVE MODE")?;
+    for (name, error) in [
+        ("pause", queue.pause().err()),
+        ("clear", queue.clear().err()),
+        ("cancel", queue.cancel(id).err()),
+        ("change", pq.change(id, &Operation::RunNow).err()),
+        ("preview", pq.preview(&Operation::Delete, &all, 10).err()),
+        ("operate", pq.operate(&Operation::Delete, &all, |_| ()).err()),
+    ] {
+        assert_eq!(error.as_ref().and_then(pq_diesel::Error::sqlstate), Some("57014"), "{name}: {error:?}");
+    }
+    other.batch_execute("ROLLBACK")?;
+    assert_eq!(pq.preview(&Operation::Delete, &all, 10)?, 1);
+    assert!(queue.pause()?, "the limit does not stay with the connection");
     Ok(())
 }
 

@@ -162,13 +162,22 @@ fn old_entries_of_the_audit_log_are_deleted<F: Fixture>(harness: &Harness<F>) {
 }
 
 fn a_paused_queue_shows_who_paused_it<F: Fixture>(harness: &Harness<F>) {
-    let paused_by = || harness.pq.overview().unwrap()[0].paused_by.clone();
+    let paused_by = || {
+        let counted = harness.pq.overview().unwrap().remove(0);
+        let listed = harness.pq.paused_queues().unwrap().remove(0);
+        assert_eq!((&listed.queue, Some(listed.paused_at)), (&counted.queue, counted.paused_at));
+        assert_eq!(listed.paused_by, counted.paused_by);
+        listed.paused_by
+    };
+    assert!(harness.pq.paused_queues().unwrap().is_empty());
     alice(harness).queue::<()>("apples").unwrap().pause().unwrap();
     assert!(!harness.pq.acting_as("bob").unwrap().queue::<()>("apples").unwrap().pause().unwrap());
     assert_eq!(paused_by().as_deref(), Some("alice"), "the second pause changes nothing");
     harness.queue().resume().unwrap();
     harness.queue().pause().unwrap();
     assert_eq!(paused_by(), None);
+    harness.queue().resume().unwrap();
+    assert!(harness.pq.paused_queues().unwrap().is_empty());
 }
 
 fn a_paused_periodic_job_shows_who_paused_it_and_when<F: Fixture>(harness: &Harness<F>) {

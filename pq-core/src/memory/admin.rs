@@ -8,7 +8,7 @@ use super::state::{Lease, Paused, Row, State, Tx};
 use super::transaction::MemoryConn;
 use super::{MemoryStore, archive, counting};
 use crate::store::Admin;
-use crate::{CancelOutcome, Error, Filter, JobId, JobRecord, JobState, QueueCounts, QueueName};
+use crate::{CancelOutcome, Error, Filter, JobId, JobRecord, JobState, PausedQueue, QueueCounts, QueueName};
 
 impl Admin for MemoryStore {
     fn counts(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<QueueCounts, Error> {
@@ -85,6 +85,17 @@ impl Admin for MemoryStore {
             }
             open.set_paused(state, queue, paused.then(|| Paused { at, by: by.map(str::to_owned) }));
             Ok(true)
+        })
+    }
+
+    fn paused(&self, conn: &mut MemoryConn) -> Result<Vec<PausedQueue>, Error> {
+        conn.operate(|state, _| {
+            let paused = state.paused.iter().map(|(queue, paused)| PausedQueue {
+                queue: queue.clone(),
+                paused_at: paused.at,
+                paused_by: paused.by.clone(),
+            });
+            Ok(paused.collect())
         })
     }
 

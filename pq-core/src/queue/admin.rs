@@ -6,8 +6,8 @@ use super::audit::describe_ids;
 use super::{Pq, Queue};
 use crate::audit::Action;
 use crate::{
-    CancelOutcome, Filter, JobId, JobRecord, QueueCounts, Reason, StopMode, Store, TaskCounters, WorkerId,
-    WorkerInfo,
+    CancelOutcome, Filter, JobId, JobRecord, PausedQueue, QueueCounts, Reason, StopMode, Store, TaskCounters,
+    WorkerId, WorkerInfo,
 };
 
 impl<S: Store> Pq<S> {
@@ -20,6 +20,15 @@ impl<S: Store> Pq<S> {
     /// The store's errors.
     pub fn overview(&self) -> Result<Vec<QueueCounts>, S::Error> {
         self.store.with_connection(|conn| self.store.overview(conn))
+    }
+
+    /// Lists the paused queues, ordered by their names. Reads no jobs.
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn paused_queues(&self) -> Result<Vec<PausedQueue>, S::Error> {
+        self.store.with_connection(|conn| self.store.paused(conn))
     }
 
     /// Returns what became of jobs, by queue and task, since the table was created. See [`crate::Counters`].
@@ -156,7 +165,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's errors.
     pub fn cancel(&self, id: JobId) -> Result<CancelOutcome, S::Error> {
-        self.store().with_connection(|conn| self.on(conn).cancel(id))
+        self.pq.operation(|conn| self.on(conn).cancel(id))
     }
 
     /// Deletes all jobs of the queue that are not held, including scheduled ones, and returns their number.
@@ -165,7 +174,7 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's errors; no job was deleted then.
     pub fn clear(&self) -> Result<u64, S::Error> {
-        self.store().with_connection(|conn| self.on(conn).clear())
+        self.pq.operation(|conn| self.on(conn).clear())
     }
 
     /// Pauses the queue: no job of it is taken until [`Queue::resume`]. Held jobs continue.

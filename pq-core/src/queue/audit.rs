@@ -63,7 +63,21 @@ impl<S: Store> Pq<S> {
         count: impl FnOnce(&R) -> u64,
         work: impl FnOnce(&mut S::Conn) -> Result<R, S::Error>,
     ) -> Result<R, S::Error> {
-        self.store.with_connection(|conn| self.recorded_on(conn, action, count, work))
+        self.operation(|conn| self.recorded_on(conn, action, count, work))
+    }
+
+    /// Runs an operation on a connection of the handle: in a transaction, if its statements have a time limit.
+    pub(super) fn operation<R>(
+        &self,
+        work: impl FnOnce(&mut S::Conn) -> Result<R, S::Error>,
+    ) -> Result<R, S::Error> {
+        self.store.with_connection(|conn| match self.operation_timeout {
+            None => work(conn),
+            limit => self.store.transaction(conn, |conn| {
+                self.store.set_statement_timeout(conn, limit)?;
+                work(conn)
+            }),
+        })
     }
 
     /// Runs an operation, and records it in the same transaction if the handle has an actor and `count` is not 0.

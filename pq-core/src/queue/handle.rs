@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Queue;
 use crate::{
@@ -20,6 +21,7 @@ pub struct Pq<S> {
     pub(super) cancellation_token: Option<CancellationToken>,
     pub(super) trace: Option<TraceSource>,
     pub(super) actor: Option<Arc<str>>,
+    pub(super) operation_timeout: Option<Duration>,
 }
 
 /// Returns the trace context of the caller.
@@ -34,6 +36,7 @@ impl<S> Clone for Pq<S> {
             cancellation_token: self.cancellation_token.clone(),
             trace: self.trace.clone(),
             actor: self.actor.clone(),
+            operation_timeout: self.operation_timeout,
         }
     }
 }
@@ -62,6 +65,7 @@ impl<S: Store> Pq<S> {
             cancellation_token: None,
             trace: None,
             actor: None,
+            operation_timeout: None,
         }
     }
 
@@ -93,6 +97,18 @@ impl<S: Store> Pq<S> {
     #[must_use]
     pub fn with_trace(mut self, trace: impl Fn() -> Trace + Send + Sync + 'static) -> Self {
         self.trace = Some(Arc::new(trace));
+        self
+    }
+
+    /// Sets how long each statement of an operation may take, if the store can limit it. Default: no limit for operations
+    /// whose work grows with the queue, and that of the store's calls for the others.
+    ///
+    /// An operation is a call that manages queues, jobs, workers or periodic jobs. One that takes longer fails with the
+    /// store's error, and what it had changed is rolled back, but for the batches that [`Pq::operate`] has committed. The
+    /// methods of [`Queue::on`] are not limited.
+    #[must_use]
+    pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
+        self.operation_timeout = Some(timeout);
         self
     }
 

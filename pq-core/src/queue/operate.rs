@@ -30,7 +30,7 @@ impl<S: Store> Pq<S> {
     pub fn change(&self, id: JobId, operation: &Operation) -> Result<ChangeOutcome, S::Error> {
         let action = Action::new(operation.name()).job(id).details(operation.details());
         let changes = |outcome: &ChangeOutcome| u64::from(outcome.is_accepted());
-        self.store.with_connection(|conn| {
+        self.operation(|conn| {
             let queue = self.store.list(conn, &Filter::id(id), 1)?.pop().map(|job| job.queue);
             let Some(queue) = queue else { return Ok(ChangeOutcome::NotFound) };
             let action = action.queue(queue.as_str());
@@ -84,7 +84,7 @@ impl<S: Store> Pq<S> {
     /// The store's errors.
     pub fn preview(&self, operation: &Operation, filter: &Filter, limit: usize) -> Result<u64, S::Error> {
         let Some(selection) = operation.selection(filter) else { return Ok(0) };
-        self.store.with_connection(|conn| self.store.tally(conn, &selection, limit))
+        self.operation(|conn| self.store.tally(conn, &selection, limit))
     }
 
     /// Changes all jobs that the filter selects and that the operation can change, in batches of 1,000.
@@ -112,7 +112,7 @@ impl<S: Store> Pq<S> {
         for source in sources(&selection.states) {
             let mut after = i64::MIN;
             loop {
-                let batch = self.store.with_connection(|conn| {
+                let batch = self.operation(|conn| {
                     self.store.transaction(conn, |conn| {
                         let batch = self.store.apply(conn, operation, &selection, source, after, BATCH)?;
                         match entry {

@@ -1,7 +1,7 @@
 //! Counting, listing, cancelling, pausing and moving jobs.
 
 use super::Connect;
-use crate::{CancelOutcome, Filter, JobId, JobRecord, QueueCounts, QueueName};
+use crate::{CancelOutcome, Filter, JobId, JobRecord, PausedQueue, QueueCounts, QueueName};
 
 /// Shows and changes queues and jobs for an operator.
 pub trait Admin: Connect {
@@ -80,6 +80,13 @@ pub trait Admin: Connect {
         paused: bool,
         by: Option<&str>,
     ) -> Result<bool, Self::Error>;
+
+    /// Lists the paused queues, sorted by name.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn paused(&self, conn: &mut Self::Conn) -> Result<Vec<PausedQueue>, Self::Error>;
 
     /// Moves jobs that are not held to another queue, with all their attributes, and returns their number.
     ///

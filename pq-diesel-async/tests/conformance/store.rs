@@ -12,8 +12,8 @@ use pq_core::store::{
 };
 use pq_core::{
     AuditEntry, AuditRecord, CancelOutcome, Claim, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply,
-    Isolation, JobId, JobRecord, JobState, MaintenanceReport, NewJob, Operation, Payload, Put, QueueCounts,
-    QueueName, Retention, Settlement, StopMode, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
+    Isolation, JobId, JobRecord, JobState, MaintenanceReport, NewJob, Operation, PausedQueue, Payload, Put,
+    QueueCounts, QueueName, Retention, Settlement, StopMode, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
 };
 use pq_diesel::store::{PgStore, SqlConnection};
 use pq_diesel_async::testing::{Lent, OnAsync, Shared};
@@ -269,6 +269,10 @@ impl Admin for Blocking {
         by: Option<&str>,
     ) -> Result<bool, Error> {
         wait!(self, conn, |store, sql| store.pause_on(sql, queue, paused, by))
+    }
+
+    fn paused(&self, conn: &mut Conn) -> Result<Vec<PausedQueue>, Error> {
+        wait!(self, conn, |store, sql| store.paused_on(sql))
     }
 
     fn move_jobs(

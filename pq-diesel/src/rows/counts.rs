@@ -2,7 +2,7 @@
 
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Double, Nullable, Text, Timestamptz};
-use pq_core::{QueueCounts, QueueName};
+use pq_core::{PausedQueue, QueueCounts, QueueName};
 
 use super::{nearest, span};
 
@@ -23,6 +23,23 @@ row! {
         paused_at: Option<PgTimestamp> => Nullable<Timestamptz>,
         paused_by: Option<String> => Nullable<Text>,
         per_second: f64 => Double,
+    }
+}
+
+row! {
+    /// A paused queue.
+    PausedRow, PausedSql {
+        queue: String => Text,
+        paused_at: PgTimestamp => Timestamptz,
+        paused_by: Option<String> => Nullable<Text>,
+    }
+}
+
+impl PausedRow {
+    /// Returns the queue, or `None` if another program paused one whose name pq does not allow.
+    pub(crate) fn into_paused(self) -> Option<PausedQueue> {
+        let queue = QueueName::new(self.queue).ok()?;
+        Some(PausedQueue { queue, paused_at: nearest(self.paused_at), paused_by: self.paused_by })
     }
 }
 

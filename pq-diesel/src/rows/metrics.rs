@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
 
-use super::span;
+use super::{nearest, span};
 
 row! {
     /// The jobs of one queue, counted up to a bound.
@@ -56,6 +57,7 @@ impl GaugesRow {
 row! {
     /// Measurements of the database.
     DatabaseRow, DatabaseSql {
+        at: PgTimestamp => Timestamptz,
         ids: Option<i64> => Nullable<BigInt>,
         dead_tuples: Option<i64> => Nullable<BigInt>,
         oldest_snapshot: Option<i64> => Nullable<BigInt>,
@@ -65,10 +67,11 @@ row! {
 }
 
 impl DatabaseRow {
-    /// Returns the ids, the dead tuples, the age of the oldest snapshot, and the live and the gone workers.
-    pub(crate) fn into_parts(self) -> (Option<u64>, u64, Option<Duration>, [u64; 2]) {
+    /// Returns the time, the ids, the dead tuples, the age of the oldest snapshot, and the live and the gone workers.
+    pub(crate) fn into_parts(self) -> (DateTime<Utc>, Option<u64>, u64, Option<Duration>, [u64; 2]) {
         let number = |count: i64| count.max(0).unsigned_abs();
         (
+            nearest(self.at),
             self.ids.map(number),
             self.dead_tuples.map(number).unwrap_or_default(),
             self.oldest_snapshot.map(span),

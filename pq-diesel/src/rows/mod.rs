@@ -40,7 +40,7 @@ use pq_core::{AttemptEntry, Claim};
 
 pub(crate) use self::audit::{AuditRow, AuditSql};
 pub(crate) use self::counters::{CountersRow, CountersSql};
-pub(crate) use self::counts::{CountsRow, CountsSql};
+pub(crate) use self::counts::{CountsRow, CountsSql, PausedRow, PausedSql};
 pub(crate) use self::cron::{CronRow, CronSql};
 pub(crate) use self::explain::{CircumstancesRow, CircumstancesSql};
 pub(crate) use self::index_scan::{LeaseRow, LeaseSql, ScannedRow, ScannedSql};

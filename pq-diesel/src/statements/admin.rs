@@ -14,6 +14,10 @@ pub(super) const ENCODING: &str = "SELECT pg_catalog.current_setting('server_enc
 /// Pauses a queue. Returns no row if it is paused already. $1 queue, $2 operator or null.
 pub(super) const PAUSE: &str = "INSERT INTO {paused} (q_name, paused_by) VALUES ($1, $2) ON CONFLICT (q_name) DO NOTHING RETURNING q_name";
 
+/// Lists the paused queues. Order: by name. No locks.
+pub(super) const PAUSED: &str =
+    "SELECT q_name, paused_at, paused_by FROM {paused} ORDER BY q_name COLLATE \"C\"";
+
 /// Resumes a queue. Returns no row if it is not paused. $1 queue.
 pub(super) const RESUME: &str = "DELETE FROM {paused} WHERE q_name = $1 RETURNING q_name";
 
@@ -44,8 +48,8 @@ WITH live AS (
         count(*) FILTER (WHERE outcome = 'done') AS done
     FROM {archive} WHERE $1 IS NULL OR q_name = $1 GROUP BY q_name
 ), rates AS (
-    SELECT key AS q_name, sum(value::double precision) AS per_second
-    FROM {workers}, json_each_text(CASE WHEN json_typeof(status -> 'rates') = 'object' THEN status -> 'rates' END)
+    SELECT key AS q_name, sum(CASE WHEN json_typeof(value) = 'number' THEN value::text::double precision END) AS per_second
+    FROM {workers}, json_each(CASE WHEN json_typeof(status -> 'rates') = 'object' THEN status -> 'rates' END)
     WHERE heartbeat_at > statement_timestamp() - interval '10 seconds'
     GROUP BY key
 )

@@ -118,13 +118,13 @@ pub(super) const ESTIMATES: [&str; 7] = [
     "EXPLAIN SELECT FROM {archive} WHERE q_name = $1 AND outcome = 'done'",
 ];
 
-/// Measures the database: ids that were given to jobs, dead tuples of the jobs and of the leases, the age of the oldest
+/// Measures the database: the time, ids that were given to jobs, dead tuples of the jobs and of the leases, the age of the oldest
 /// snapshot in microseconds, and the numbers of workers with and without a recent heartbeat. $1 longest silence in
 /// microseconds. No locks.
 ///
 /// A role without pg_read_all_stats does not see the times of other roles' sessions, so their snapshots are not measured.
 pub(super) const DATABASE: &str = "\
-SELECT CASE WHEN has_sequence_privilege(ids, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(ids::regclass), 0) END,
+SELECT statement_timestamp(), CASE WHEN has_sequence_privilege(ids, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(ids::regclass), 0) END,
     (SELECT sum(n_dead_tup)::bigint FROM pg_stat_all_tables
         WHERE relid IN ({jobs_name}::regclass, {leases_name}::regclass)),
     (SELECT (extract(epoch FROM clock_timestamp() - min(xact_start)) * 1000000)::bigint FROM pg_stat_activity

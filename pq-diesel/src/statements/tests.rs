@@ -49,6 +49,7 @@ impl Statements {
             now,
             encoding,
             pause,
+            paused,
             resume,
             overview,
             list,
@@ -122,6 +123,7 @@ impl Statements {
             now,
             encoding,
             pause,
+            paused,
             resume,
             overview,
             list,
@@ -189,7 +191,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 183);
+    assert_eq!(statements.texts().len(), 184);
 }
 
 #[test]

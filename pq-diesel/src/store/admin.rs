@@ -3,7 +3,7 @@
 use diesel::pg::PgConnection;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use pq_core::store::Admin;
-use pq_core::{CancelOutcome, Filter, JobId, JobRecord, QueueCounts, QueueName};
+use pq_core::{CancelOutcome, Filter, JobId, JobRecord, PausedQueue, QueueCounts, QueueName};
 
 use super::operations::filter_values;
 use super::transaction::single_statement;
@@ -11,7 +11,7 @@ use super::{PgStore, SqlConnection};
 use crate::Error;
 use crate::connection::blocking;
 use crate::prepared::Value;
-use crate::rows::{CountsRow, CountsSql, JobRow, JobSql};
+use crate::rows::{CountsRow, CountsSql, JobRow, JobSql, PausedRow, PausedSql};
 
 /// The number of times that a cancellation tries to find a job that moves between the queue and a lease meanwhile.
 const CANCEL_TRIES: usize = 3;
@@ -54,6 +54,10 @@ impl Admin for PgStore {
         by: Option<&str>,
     ) -> Result<bool, Error> {
         blocking(self.pause_on(conn, queue, paused, by))
+    }
+
+    fn paused(&self, conn: &mut PgConnection) -> Result<Vec<PausedQueue>, Error> {
+        blocking(self.paused_on(conn))
     }
 
     fn move_jobs(
@@ -187,6 +191,11 @@ impl PgStore {
             self.notify_queues(conn, [queue]).await?;
         }
         Ok(resumed)
+    }
+
+    pub async fn paused_on(&self, conn: &mut impl SqlConnection) -> Result<Vec<PausedQueue>, Error> {
+        let rows: Vec<PausedRow> = self.rows::<PausedSql, _>(conn, &self.statements.paused, &[]).await?;
+        Ok(rows.into_iter().filter_map(PausedRow::into_paused).collect())
     }
 
     pub async fn move_jobs_on(

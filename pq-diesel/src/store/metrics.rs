@@ -57,8 +57,17 @@ impl PgStore {
                 Err(error) if error.sqlstate() == Some(QUERY_CANCELED) => None,
                 Err(error) => return Err(error),
             };
-            let (ids, dead_tuples, oldest_snapshot, [workers_live, workers_gone]) = database.into_parts();
-            Ok(Metrics { counters, queues, ids, dead_tuples, oldest_snapshot, workers_live, workers_gone })
+            let (at, ids, dead_tuples, oldest_snapshot, [workers_live, workers_gone]) = database.into_parts();
+            Ok(Metrics {
+                at,
+                counters,
+                queues,
+                ids,
+                dead_tuples,
+                oldest_snapshot,
+                workers_live,
+                workers_gone,
+            })
         })
     }
 
