@@ -24,7 +24,12 @@ struct Operator {
 
 impl Operator {
     fn start(database: &Database) -> Result<Self, Failed> {
-        let web = Web::start(database, &["--allow-actions"], &[])?;
+        Self::start_with(database, &[])
+    }
+
+    /// Starts a dashboard with these environment variables.
+    fn start_with(database: &Database, variables: &[(&str, &str)]) -> Result<Self, Failed> {
+        let web = Web::start(database, &["--allow-actions"], variables)?;
         let form = web.get("/put")?;
         let cookie = form.session().ok_or("a session")?.to_owned();
         let token = form.form_token().ok_or("a token")?.to_owned();
@@ -46,7 +51,8 @@ impl Operator {
         let page = request(&self.web.address, "GET", &next, &[("Cookie", &notice)], "")?;
         assert_eq!(page.status, 200, "{next}");
         let (_, rest) = page.body.split_once("class=\"notice\">").ok_or_else(|| page.body.clone())?;
-        Ok(rest.split("</p>").next().unwrap_or_default().to_owned())
+        let notice = rest.split("</p>").next().unwrap_or_default();
+        Ok(notice.replace("<bdi>", "").replace("</bdi>", ""))
     }
 
     /// Sends a form that asks first, checks that nothing has changed, and confirms.
@@ -146,6 +152,8 @@ fn a_queue_is_paused_resumed_emptied_and_moved() -> Outcome {
     let name = "..%2F%0Ax";
     let of = |action: &str| format!("/queue/{action}?name={name}");
     operator.act("/put", &format!("queue={name}&payload=1"))?;
+    let recorded = "SELECT count(*) FROM pq.queue_audit WHERE actor = 'local' AND action = 'put' AND job = 1";
+    assert_eq!(number(&database, recorded)?, 1);
     let paused = "SELECT count(*) FROM pq.queue_paused WHERE q_name = E'../\\nx'";
     operator.act(&of("pause"), "")?;
     assert_eq!(number(&database, paused)?, 1);
@@ -160,6 +168,37 @@ fn a_queue_is_paused_resumed_emptied_and_moved() -> Outcome {
     assert_eq!(waiting(&database, "mail")?, 3);
     assert_eq!(operator.post("/queue/explode?name=mail", "")?.status, 404);
     Ok(())
+}
+
+#[test]
+fn viewers_and_operators_have_roles_of_their_own_in_the_database() -> Outcome {
+    let database = migrated()?;
+    put(&database, "mail", "1")?;
+    let mut conn = database.connect()?;
+    let [viewer, operator] = ["viewer", "operator"].map(|name| format!("web_{name}_{}", std::process::id()));
+    for (role, privileges) in [(&viewer, "reader"), (&operator, "consumer")] {
+        conn.batch_execute(&format!("CREATE ROLE {role} LOGIN"))?;
+        assert_eq!(status(&run(&database, &["grant", role, privileges])?), 0);
+    }
+    let is_viewer = format!("-c role={viewer}");
+    let is_operator = format!("{}?options=-c%20role%3D{operator}", database.url());
+    let both = [("PGOPTIONS", is_viewer.as_str()), ("PQ_WEB_OPERATOR_URL", is_operator.as_str())];
+    let paused = "SELECT count(*) FROM pq.queue_paused WHERE paused_by = 'local'";
+    let acting = Operator::start_with(&database, &both)?;
+    acting.act("/queue/pause?name=mail", "")?;
+    assert_eq!(number(&database, paused)?, 1);
+    assert!(acting.web.get("/pauses")?.body.contains("<bdi>mail</bdi>"));
+    let viewing = Operator::start_with(&database, &both[..1])?;
+    let refused = viewing.post("/queue/resume?name=mail", "")?;
+    assert_eq!(refused.status, 409);
+    assert!(refused.body.contains("permission denied"), "{}", refused.body);
+    assert_eq!(
+        number(&database, paused)?,
+        1,
+        "the role of viewers cannot act, whatever the dashboard allows"
+    );
+    drop((acting, viewing));
+    Ok(conn.batch_execute(&format!("DROP OWNED BY {viewer}, {operator}; DROP ROLE {viewer}, {operator}"))?)
 }
 
 #[test]

@@ -5,9 +5,9 @@ mod common;
 #[path = "common/http.rs"]
 mod http;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::common::*;
 use self::http::{Web, post, request};
@@ -98,6 +98,32 @@ fn a_login_leads_to_a_page() -> Outcome {
     assert!(out.body.contains(&next("/")) && !out.body.contains("Log out"), "{}", out.body);
     let link = request(&web.address, "GET", "/queue/pause", &session, "")?;
     assert_eq!(link.status, 401);
+    Ok(())
+}
+
+#[test]
+fn a_logout_ends_the_live_updates_of_the_session() -> Outcome {
+    let database = migrated()?;
+    let web = Web::start(&database, &[], &TOKENS)?;
+    let form = web.get("/queues")?;
+    let cookie = [("Cookie", form.session().ok_or("a session")?)];
+    let token = form.form_token().ok_or("a token")?;
+    let done = post(&web, "/login", &cookie, &format!("form_token={token}&secret={VIEWER}"))?;
+    let cookie = done.session().ok_or("a session")?;
+    let session = [("Cookie", cookie)];
+    let mut stream = TcpStream::connect(&web.address)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    write!(stream, "GET /live/queues HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n", web.address)?;
+    write!(stream, "Connection: close\r\n\r\n")?;
+    let mut updates = BufReader::new(stream).lines().map_while(Result::ok);
+    assert!(updates.any(|line| line == "event: update"), "an update arrives");
+    let page = request(&web.address, "GET", "/queues", &session, "")?;
+    let token = page.form_token().ok_or("a token")?;
+    let begun = Instant::now();
+    post(&web, "/logout", &session, &format!("form_token={token}"))?;
+    updates.for_each(drop);
+    // Without a logout the response lasts a minute.
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     Ok(())
 }
 

@@ -25,6 +25,13 @@ pub(crate) struct AgedFilter {
     older: Option<When>,
 }
 
+/// A filter without an age.
+impl From<Filter> for AgedFilter {
+    fn from(filter: Filter) -> Self {
+        Self { filter, older: None }
+    }
+}
+
 impl AgedFilter {
     /// Returns the filter. Reads the clock of the database if it is needed.
     pub(crate) fn read(self, now: impl FnOnce() -> Result<DateTime<Utc>, Error>) -> Result<Filter, Error> {

@@ -35,7 +35,10 @@ const MASKED_FIELDS: [&str; 12] = [
     "cookie",
 ];
 
-/// How long the response to an action waits for the database.
+/// The number of calls of the database at a time for pages, and for actions.
+const CALLS: usize = 2;
+
+/// How long each statement of an action may take, and how long the response waits for the database.
 pub(crate) const ACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The settings of a dashboard.
@@ -79,7 +82,8 @@ impl fmt::Debug for Dashboard {
 impl Dashboard {
     /// Creates the default settings: read-only, [`Access::Loopback`].
     ///
-    /// The pages use at most two connections of the handle at a time, and a check of the health two more. The role of the
+    /// The pages use at most three connections of the handle at a time, one of them to count jobs, and a check of the
+    /// health two more. The role of the
     /// database needs the privileges of a reader, and the server may be a standby.
     pub fn new(pq: &Pq) -> Self {
         Self {
@@ -150,15 +154,19 @@ impl Dashboard {
     ///
     /// It starts to read the database at the first request, and needs a runtime of tokio.
     pub fn router(self) -> Router {
-        let reads = Database::new(&self.pq, self.statement_timeout);
+        let reads = Database::new(&self.pq, CALLS, self.statement_timeout);
+        let counts = Database::new(&self.pq, 1, self.statement_timeout);
+        let operator = self
+            .operator
+            .map(|pq| Database::new(&pq.with_operation_timeout(ACTION_TIMEOUT), CALLS, ACTION_TIMEOUT));
         let app: App = Arc::new(State {
-            sampler: Sampler::new(reads.clone()),
+            sampler: Sampler::new(reads.clone(), counts),
             examiner: Examiner::new(&self.pq),
             reads,
-            operator: self.operator.map(|pq| Database::new(&pq, ACTION_TIMEOUT)),
+            operator,
             access: self.access,
             mask: Mask::new(&self.masked_fields),
-            sessions: Sessions::default(),
+            sessions: Arc::default(),
             closing: self.closing,
             streams: Arc::new(Semaphore::new(live::MAX_STREAMS)),
         });
@@ -203,7 +211,7 @@ pub(crate) struct State {
     pub(crate) access: Access,
     /// Knows which fields of payloads are not shown.
     pub(crate) mask: Mask,
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: Arc<Sessions>,
     /// Becomes `true` when the server stops.
     pub(crate) closing: Arc<watch::Sender<bool>>,
     /// Limits the live updates.

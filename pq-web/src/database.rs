@@ -10,9 +10,6 @@ use pq_diesel::{Error, Pq};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// The number of calls at a time.
-const CALLS: usize = 2;
-
 /// How long a call waits for others, beyond the time of one statement.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -29,8 +26,9 @@ pub(crate) struct Database {
 pub(crate) struct Unread(pub(crate) String);
 
 impl Database {
-    pub(crate) fn new(pq: &Pq, statement_timeout: Duration) -> Self {
-        Self { pq: pq.clone(), permits: Arc::new(Semaphore::new(CALLS)), statement_timeout }
+    /// Makes at most `calls` calls at a time.
+    pub(crate) fn new(pq: &Pq, calls: usize, statement_timeout: Duration) -> Self {
+        Self { pq: pq.clone(), permits: Arc::new(Semaphore::new(calls)), statement_timeout }
     }
 
     pub(crate) fn statement_timeout(&self) -> Duration {
@@ -47,22 +45,29 @@ impl Database {
         &self,
         work: impl FnOnce(&Pq, &mut PgConnection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Unread> {
-        let limit = self.statement_timeout;
-        // A list is fast only with a plan for its filter, and the compilation of a plan takes longer than most pages.
+        let here = self.clone();
+        self.run(self.statement_timeout, move |_| here.read_here(work)).await
+    }
+
+    /// Runs `work` in a read-only transaction on this thread, in [`Database::run`].
+    ///
+    /// A list is fast only with a plan for its filter, and the compilation of a plan takes longer than most pages.
+    pub(crate) fn read_here<T>(
+        &self,
+        work: impl FnOnce(&Pq, &mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let settings = format!(
             "SET TRANSACTION READ ONLY; SET LOCAL statement_timeout TO {}; SET LOCAL jit TO off; \
              SET LOCAL plan_cache_mode TO force_custom_plan",
-            limit.as_millis()
+            self.statement_timeout.as_millis()
         );
-        self.run(limit, move |pq| {
-            pq.store().with_connection(|conn| {
-                pq.store().transaction(conn, |conn| {
-                    conn.batch_execute(&settings)?;
-                    work(pq, conn)
-                })
+        let store = self.pq.store();
+        store.with_connection(|conn| {
+            store.transaction(conn, |conn| {
+                conn.batch_execute(&settings)?;
+                work(&self.pq, conn)
             })
         })
-        .await
     }
 
     /// Runs `work`, which may take this long. Its statements have the limits of the handle.
@@ -84,7 +89,7 @@ impl Database {
         });
         match timeout(limit + GRACE, running).await {
             Ok(Ok(Ok(done))) => Ok(done),
-            Ok(Ok(Err(error))) if error.sqlstate() == Some("57014") => {
+            Ok(Ok(Err(error))) if is_slow(&error) => {
                 Err(Unread(format!("the database needs more than {limit:?} for this")))
             }
             Ok(Ok(Err(error))) => Err(Unread(error.to_string())),
@@ -92,4 +97,9 @@ impl Database {
             Err(_) => Err(Unread("the database does not answer".to_owned())),
         }
     }
+}
+
+/// Returns whether a statement has exceeded its time limit.
+pub(crate) fn is_slow(error: &Error) -> bool {
+    error.sqlstate() == Some("57014")
 }

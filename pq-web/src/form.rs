@@ -2,16 +2,30 @@
 
 use maud::{Markup, html};
 
-use crate::html::text;
+use crate::html::{text, visible};
 use crate::page::{Page, Section, Visit};
 
 /// Draws a form that consists of a button.
 pub(crate) fn button(visit: &Visit, path: &str, fields: &[(&str, &str)], words: &str, class: &str) -> Markup {
+    button_on(visit, path, fields, words, class, "")
+}
+
+/// Draws a form that consists of a button, of several with the same words. Its label for screen readers says `what` it is
+/// on.
+pub(crate) fn button_on(
+    visit: &Visit,
+    path: &str,
+    fields: &[(&str, &str)],
+    words: &str,
+    class: &str,
+    what: &str,
+) -> Markup {
+    let label = (!what.is_empty()).then(|| format!("{words} {}", visible(what)));
     html! {
         form method="post" action=(visit.url(path)) class="inline" {
             (visit.token_field())
             @for (name, value) in fields { input type="hidden" name=(name) value=(value); }
-            button class=[(!class.is_empty()).then_some(class)] { (words) }
+            button class=[(!class.is_empty()).then_some(class)] aria-label=[label] { (words) }
         }
     }
 }

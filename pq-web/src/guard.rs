@@ -201,6 +201,7 @@ fn stranger(app: &App, request: &Request, id: &SessionId, names: &CookieNames) -
         path: page_path(path).to_owned(),
         user: User { name: String::new(), role: Role::Viewer },
         can_act: false,
+        session: id.clone(),
         form_token: app.sessions.form_token(id).unwrap_or_default(),
         logged_in: false,
         notice: cookie(request.headers(), &names.notice).filter(|notice| !notice.is_empty()),

@@ -21,11 +21,14 @@ use crate::sampler::Samples;
 
 /// How long a response lasts. The browser then connects again.
 ///
-/// An application that stops waits for its responses, and it cannot end these. A user who has logged out gets no new one.
+/// An application that stops waits for its responses, and it cannot end these.
 const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// The most responses at a time. A browser that gets none tries again later.
 pub(crate) const MAX_STREAMS: usize = 100;
+
+/// The least time between two updates.
+const INTERVAL: Duration = Duration::from_millis(1_500);
 
 /// Sends the live part of a page.
 pub(crate) async fn updates(
@@ -41,25 +44,34 @@ pub(crate) async fn updates(
     }
 }
 
-/// Sends what `draw` makes of each new sample, as an event `update`.
+/// Sends what `draw` makes of new samples, as events `update`, until the user logs out.
 fn stream_of(app: &App, visit: Visit, draw: fn(&Visit, &Samples) -> Markup) -> Response {
     let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let watching = app.sampler.watch();
     let closing = app.closing.subscribe();
-    let end = Instant::now() + MAX_DURATION;
+    let (begun, sessions) = (Instant::now(), Arc::clone(&app.sessions));
     let events = stream::unfold(
-        (watching, closing, visit, place),
-        move |(mut watching, mut closing, visit, place)| async move {
+        (watching, closing, visit, place, begun, sessions),
+        move |(mut watching, mut closing, visit, place, next, sessions)| async move {
+            // Samples of two kinds come at different times, and are drawn together.
+            let changed = async {
+                sleep_until(next).await;
+                watching.changed().await
+            };
             tokio::select! {
-                changed = watching.changed() => changed.ok()?,
+                changed = changed => changed.ok()?,
                 Ok(_) = closing.wait_for(|closing| *closing) => return None,
-                () = sleep_until(end) => return None,
+                () = sleep_until(begun + MAX_DURATION) => return None,
             }
-            let drawn = draw(&visit, &watching.borrow_and_update()).into_string();
-            let event = Event::default().event("update").data(drawn);
-            Some((Ok::<_, Infallible>(event), (watching, closing, visit, place)))
+            if visit.logged_in && sessions.user(&visit.session).is_none() {
+                return None;
+            }
+            let samples = watching.borrow_and_update().clone();
+            let event = Event::default().event("update").data(draw(&visit, &samples).into_string());
+            let next = Instant::now() + INTERVAL;
+            Some((Ok::<_, Infallible>(event), (watching, closing, visit, place, next, sessions)))
         },
     );
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()

@@ -7,7 +7,9 @@ use maud::{DOCTYPE, Markup, html};
 use crate::access::User;
 use crate::assets;
 use crate::database::Unread;
-use crate::html::{text, visible};
+use crate::html::{text, time, visible};
+use crate::sampler::{Latest, Sample};
+use crate::session::SessionId;
 
 /// Who requests a page, and where from.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct Visit {
     pub(crate) user: User,
     /// Whether the user may act here.
     pub(crate) can_act: bool,
+    /// The session, which ends with a logout.
+    pub(crate) session: SessionId,
     /// The token that forms carry.
     pub(crate) form_token: String,
     /// Whether the user has logged in with a form, and so can log out.
@@ -172,7 +176,36 @@ pub(crate) fn panel(id: &str, title: &str, content: Result<Markup, Unread>) -> M
     }
 }
 
+/// Draws a part of a page from the newest sample, with its time. If there is a newer one that failed, says why.
+pub(crate) fn sampled<T: Sample>(
+    id: &str,
+    title: &str,
+    latest: &Latest<T>,
+    content: impl FnOnce(&T) -> Markup,
+) -> Markup {
+    let content = latest.sample().map(|sample| {
+        html! {
+            @if let Some(Unread(reason)) = &latest.failure {
+                p class="failure" { "There are no newer numbers: " (text(reason)) }
+            }
+            p class="quiet" { "As of " (time(sample.at())) " by the clock of the database." }
+            (content(sample))
+        }
+    });
+    panel(id, title, content)
+}
+
 /// Draws the reason why a part of a page is missing.
+///
+/// It is not an alert, because a live part would repeat it with each update. The script announces it when it changes.
 pub(crate) fn failure(Unread(reason): &Unread) -> Markup {
-    html! { p role="alert" class="failure" { "This cannot be shown: " (text(reason)) } }
+    html! { p class="failure" { "This cannot be shown: " (text(reason)) } }
+}
+
+/// Draws the part of a page that is replaced by each live update, and what announces its failures to screen readers.
+pub(crate) fn live(visit: &Visit, path: &str, content: &Markup) -> Markup {
+    html! {
+        p class="announced" role="status" {}
+        div class="live" hx-ext="sse" sse-connect=(visit.url(path)) sse-swap="update" { (content) }
+    }
 }

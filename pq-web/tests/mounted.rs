@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::ConnectInfo;
 use axum::{Extension, Router};
+use diesel::connection::SimpleConnection;
 use pq_diesel::Pq;
 use pq_testing::{Database, Server};
 use tokio::net::TcpListener;
@@ -61,12 +62,29 @@ impl Application {
         Ok(stream)
     }
 
+    /// Returns a page if it shows all of these texts.
+    fn shows(&self, path: &str, texts: &[&str]) -> Result<Option<String>, Box<dyn Error>> {
+        let (_, page) = self.get(path, "")?;
+        Ok(texts.iter().all(|text| page.contains(text)).then_some(page))
+    }
+
     /// Gets a page, and returns its status and text.
     fn get(&self, path: &str, more: &str) -> Result<(u16, String), Box<dyn Error>> {
         let mut response = String::new();
         self.send(path, "localhost", more)?.read_to_string(&mut response)?;
         let status = response.split_whitespace().nth(1).ok_or("no status")?.parse()?;
         Ok((status, response))
+    }
+}
+
+/// Calls `check` until it returns something.
+fn wait_for<T>(mut check: impl FnMut() -> Result<Option<T>, Box<dyn Error>>) -> Result<T, Box<dyn Error>> {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = check()? {
+            return Ok(found);
+        }
+        assert!(begun.elapsed() < TIMEOUT, "timed out");
     }
 }
 
@@ -142,6 +160,53 @@ fn the_numbers_of_a_mounted_dashboard_are_live() -> Outcome {
     assert!(lines.any(|line| line == "event: update"), "an update arrives");
     assert!(lines.any(|line| line == "event: update"), "and another one");
     Ok(())
+}
+
+#[test]
+fn slow_counts_take_nothing_else_along() -> Outcome {
+    const MISSING: &str = "This cannot be shown";
+    let (database, pq) = migrated()?;
+    let application = Application::start(mounted(&pq), true)?;
+    let mut conn = database.connect()?;
+    conn.batch_execute(
+        "INSERT INTO pq.queue_workers (id, host, pid, supervisor, queues, threads, status)
+         VALUES (1, 'a-host', 1, 1, '{mail}', 1, '{}');
+         INSERT INTO pq.queue_paused (q_name, paused_by) VALUES ('mail', 'ann')",
+    )?;
+    conn.batch_execute("BEGIN; LOCK TABLE pq.queue IN ACCESS EXCLUSIVE MODE")?;
+    // The workers are read beside the counts, which the lock keeps waiting.
+    let workers = wait_for(|| application.shows("/jobs/workers", &["a-host"]))?;
+    assert!(!workers.contains(MISSING), "{workers}");
+    let overview = application.get("/jobs", "")?.1;
+    assert!(overview.contains("Done per second") && overview.contains(MISSING), "{overview}");
+    wait_for(|| application.shows("/jobs/pauses", &["<bdi>mail</bdi>", "by <bdi>ann</bdi>"]))?;
+    conn.batch_execute("ROLLBACK")?;
+    wait_for(|| application.shows("/jobs", &["Waiting jobs", "Done per second"]))?;
+    Ok(())
+}
+
+#[test]
+fn requests_do_not_shorten_the_pause_between_samples() -> Outcome {
+    let (_database, pq) = migrated()?;
+    let application = Application::start(mounted(&pq), true)?;
+    let page = wait_for(|| application.shows("/jobs/queues", &["As of"]))?;
+    let at = |page: &str| {
+        page.split("<time datetime=\"").nth(1).and_then(|rest| rest.split('"').next()).map(str::to_owned)
+    };
+    let (first, begun) = (at(&page), Instant::now());
+    let mut samples = 0;
+    let mut last = first;
+    while begun.elapsed() < Duration::from_secs(3) {
+        let now = at(&application.get("/jobs/queues", "")?.1);
+        samples += usize::from(now != last);
+        last = now;
+    }
+    // The least pause is half a second.
+    assert!(samples <= 6, "{samples} samples");
+    wait_for(|| {
+        let page = application.get("/jobs/queues", "")?.1;
+        Ok((at(&page) != last).then_some(()))
+    })
 }
 
 #[test]

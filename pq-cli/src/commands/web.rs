@@ -15,15 +15,15 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{output, signals};
 
-/// The number of connections for reading: two for the pages, and two for a check of the health.
-const CONNECTIONS: u32 = 4;
+/// The number of connections for reading: two for the pages, one to count jobs, and two for a check of the health.
+const CONNECTIONS: u32 = 5;
 
 /// The number of connections for actions.
 const OPERATOR_CONNECTIONS: u32 = 2;
 
-/// The number of threads that wait for the database: two for the pages, one for a check of the health, two for actions.
-/// One more formats large payloads.
-const BLOCKING_THREADS: usize = 6;
+/// The number of threads that wait for the database: two for the pages, one to count jobs, one for a check of the health, one
+/// for a scrape, one for readiness, and two for actions. One more formats large payloads.
+const BLOCKING_THREADS: usize = 9;
 
 /// How long a request waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use pq_diesel::{Error, JobId, Operation, OperationReport, Pq};
 use tokio::time::timeout;
 
 use super::{Reply, count, is_confirmed, operation, reply, run, unknown};
-use crate::conditions::Conditions;
+use crate::conditions::{AgedFilter, Conditions};
 use crate::dashboard::App;
 use crate::database::Unread;
 use crate::form::confirmation;
@@ -92,42 +92,71 @@ async fn by_filter(
         Err(wrong) => return reply(back, Err(Unread(wrong))),
     };
     if is_confirmed(fields) {
-        let done = run(app, visit, move |pq| pq.operate(&change, &filter.read(|| pq.now())?, |_| {}));
-        return match timeout(PATIENCE, done).await {
-            Ok(done) => reply(back, done.map(describe)),
-            Err(_) => {
-                reply("/audit", Ok("The operation continues. Its entry here shows how far it is.".to_owned()))
-            }
-        };
+        return operate(app, visit, change, filter, back, describe).await;
     }
+    let details = format!("Filter: {}.", conditions.describe());
+    ask(app, visit, change, filter, &details, &conditions.action_path(), repeated, &back).await
+}
+
+/// Changes all jobs of a filter. The operation continues if it takes longer than the page waits.
+pub(super) async fn operate(
+    app: &App,
+    visit: &Visit,
+    change: Operation,
+    filter: AgedFilter,
+    back: String,
+    describe: fn(OperationReport) -> String,
+) -> Reply {
+    let done = run(app, visit, move |pq| pq.operate(&change, &filter.read(|| pq.now())?, |_| {}));
+    match timeout(PATIENCE, done).await {
+        Ok(done) => reply(back, done.map(describe)),
+        Err(_) => {
+            reply("/audit", Ok("The operation continues. Its entry here shows how far it is.".to_owned()))
+        }
+    }
+}
+
+/// Asks whether to change the jobs of a filter, with their number.
+#[allow(clippy::too_many_arguments, reason = "a question and an operation")]
+pub(super) async fn ask(
+    app: &App,
+    visit: &Visit,
+    change: Operation,
+    filter: AgedFilter,
+    details: &str,
+    path: &str,
+    repeated: &[(&str, &str)],
+    back: &str,
+) -> Reply {
     let operation = change.clone();
     let counted =
         run(app, visit, move |pq| pq.preview(&operation, &filter.read(|| pq.now())?, MAX_COUNTED)).await;
     match counted {
-        Ok(0) => {
-            reply(back, Err(Unread(format!("No job of this filter can be changed by {:?}.", change.name()))))
-        }
+        Ok(0) => reply(back, Err(Unread(format!("There is no job to {}.", change.name())))),
         Ok(number) => {
             let at_least = if number >= MAX_COUNTED as u64 { "at least " } else { "" };
             let question = format!("{} {at_least}{}?", title(&change), count(number, "job"));
             let details = format!(
-                "Filter: {}. The jobs are changed in batches of 1,000. If this takes longer than the page waits, \
+                "{details} The jobs are changed in batches of 1,000. If this takes longer than the page waits, \
                  the operation continues, and the audit log shows how far it is.",
-                conditions.describe()
             );
-            confirmation(visit, &question, &details, &conditions.action_path(), repeated, &back).into()
+            confirmation(visit, &question, &details, path, repeated, back).into()
         }
         Err(unread) => reply(back, Err(unread)),
     }
 }
 
 fn describe(report: OperationReport) -> String {
-    let skipped = match report.skipped {
+    format!("{} changed.{}", count(report.changed, "job"), skipped(report))
+}
+
+/// Returns a sentence on the jobs that were passed, if there are any.
+pub(super) fn skipped(report: OperationReport) -> String {
+    match report.skipped {
         0 => String::new(),
         skipped => format!(
             " {} not changed: in another state, held, or the unique key is in use.",
             count(skipped, "job")
         ),
-    };
-    format!("{} changed.{skipped}", count(report.changed, "job"))
+    }
 }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use axum::Extension;
+use diesel::PgConnection;
+use pq_diesel::admin::AuditRecord;
+use pq_diesel::store::{Audit, Connect};
 use pq_diesel::{CallOptions, Error, Pq, Put, PutOptions, PutOutcome};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::{Reply, reply, run};
-use crate::dashboard::App;
+use crate::dashboard::{ACTION_TIMEOUT, App};
 use crate::database::Unread;
 use crate::guard::Fields;
 use crate::page::Visit;
@@ -68,12 +71,31 @@ fn options(fields: &Fields) -> Result<PutOptions, String> {
     Ok(options)
 }
 
-fn put(pq: &Pq, queue: &str, task: &str, payload: &RawValue, options: PutOptions) -> Result<Put, Error> {
-    if task.is_empty() {
-        return pq.queue::<Box<RawValue>>(queue)?.put_with(payload, &options);
-    }
-    let task = pq.queue(queue)?.task::<Box<RawValue>>(task);
-    task.call_with(&payload.to_owned(), &CallOptions::from(options))
+/// Puts a job, and records that in the audit log: a put of an operator is an operation, other puts are not.
+fn put(pq: &Pq, name: &str, task: &str, payload: &RawValue, options: PutOptions) -> Result<Put, Error> {
+    let (queue, store) = (pq.queue::<Box<RawValue>>(name)?, pq.store());
+    let work = |conn: &mut PgConnection| {
+        store.set_statement_timeout(conn, Some(ACTION_TIMEOUT))?;
+        let put = if task.is_empty() {
+            queue.on(conn).put_with(payload, &options)?
+        } else {
+            let task = pq.queue(name)?.task::<Box<RawValue>>(task);
+            task.on(conn).call_with(&payload.to_owned(), &CallOptions::from(options))?
+        };
+        if put.outcome == PutOutcome::Added {
+            let record = AuditRecord {
+                actor: pq.actor().unwrap_or_default().to_owned(),
+                action: "put".to_owned(),
+                queue: Some(name.to_owned()),
+                job: Some(put.id),
+                details: (!task.is_empty()).then(|| format!("task {task}")),
+                count: 1,
+            };
+            store.record(conn, &record)?;
+        }
+        Ok(put)
+    };
+    store.with_connection(|conn| store.transaction(conn, work))
 }
 
 fn describe(put: Put) -> String {

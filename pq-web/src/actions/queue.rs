@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::Path;
+use pq_diesel::{Filter, JobState, Operation, QueueName};
 
+use super::bulk::{ask, operate, skipped};
 use super::{Reply, count, is_confirmed, reply, run, unknown};
+use crate::conditions::AgedFilter;
 use crate::dashboard::App;
-use crate::form::confirmation;
+use crate::database::Unread;
 use crate::guard::Fields;
 use crate::html::with_query;
 use crate::page::Visit;
@@ -36,34 +39,49 @@ pub(crate) async fn act(
             reply(page, resumed.map(|resumed| text(resumed).to_owned()))
         }
         "retry-dead" => {
-            let requeued = run(&app, &visit, move |pq| pq.queue::<()>(name)?.retry_all_dead()).await;
-            reply(page, requeued.map(|number| format!("{} requeued.", count(number, "dead job"))))
+            let dead = AgedFilter::from(Filter { states: vec![JobState::Dead], ..Filter::queue(&name) });
+            operate(&app, &visit, Operation::Retry, dead, page, |report| {
+                format!("{} requeued.{}", count(report.changed, "dead job"), skipped(report))
+            })
+            .await
         }
         "clear" if !is_confirmed(&fields) => {
             let details = format!(
                 "All jobs of the queue {name} that wait or are scheduled are deleted. They cannot be restored. \
                  Running and archived jobs stay."
             );
-            confirmation(&visit, "Delete all waiting jobs?", &details, &path, &[], &page).into()
+            ask(&app, &visit, Operation::Delete, waiting(&name), &details, &path, &[], &page).await
         }
         "clear" => {
-            let cleared = run(&app, &visit, move |pq| pq.queue::<()>(name)?.clear()).await;
-            reply(page, cleared.map(|number| format!("{} deleted.", count(number, "job"))))
+            operate(&app, &visit, Operation::Delete, waiting(&name), page, |report| {
+                format!("{} deleted.{}", count(report.changed, "job"), skipped(report))
+            })
+            .await
         }
-        "move" if !is_confirmed(&fields) => {
-            let to = fields.get("to");
+        "move" => {
+            let to = match QueueName::new(fields.get("to")) {
+                Ok(to) => to,
+                Err(error) => return reply(page, Err(Unread(error.to_string()))),
+            };
+            if is_confirmed(&fields) {
+                return operate(&app, &visit, Operation::Move { to }, waiting(&name), page, |report| {
+                    format!("{} moved.{}", count(report.changed, "job"), skipped(report))
+                })
+                .await;
+            }
             let details = format!(
                 "All jobs of the queue {name} that are not held move to the queue {to}. If that has jobs of its own, \
                  a move back takes those, too."
             );
-            confirmation(&visit, "Move all waiting jobs?", &details, &path, &[("to", to)], &page).into()
-        }
-        "move" => {
-            let to = fields.get("to").to_owned();
-            let moved =
-                run(&app, &visit, move |pq| pq.queue::<()>(name)?.move_to(&pq.queue::<()>(to)?, None)).await;
-            reply(page, moved.map(|number| format!("{} moved.", count(number, "job"))))
+            let repeated = [("to", fields.get("to"))];
+            ask(&app, &visit, Operation::Move { to }, waiting(&name), &details, &path, &repeated, &page).await
         }
         _ => unknown(),
     }
+}
+
+/// Selects the jobs of a queue that wait.
+fn waiting(queue: &str) -> AgedFilter {
+    let states = vec![JobState::Ready, JobState::Blocked, JobState::Scheduled];
+    AgedFilter::from(Filter { states, ..Filter::queue(queue) })
 }

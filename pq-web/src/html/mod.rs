@@ -10,14 +10,15 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub(crate) use self::payload::{Layout, Mask};
 
-/// Draws a text. Characters that are invisible or change the direction of text are shown by their codes.
+/// Draws a text. Characters that are invisible or change the direction of text are shown by their codes. A text that is
+/// written from right to left does not reorder what stands beside it.
 pub(crate) fn text(text: &str) -> Markup {
-    html! {
+    html! { bdi {
         @for (part, invisible) in parts(text) {
             (part)
             @if let Some(c) = invisible { span class="code" { (escape(c)) } }
         }
-    }
+    } }
 }
 
 /// Returns a text as [`text`] draws it, without markup.
@@ -122,8 +123,12 @@ mod tests {
     fn markup_and_invisible_characters_of_a_text_are_shown() {
         let drawn = text("<b>&\u{202e}x\u{1b}[31m\0é\n").into_string();
         let code = |code: &str| format!("<span class=\"code\">{code}</span>");
-        let expected =
-            format!("&lt;b&gt;&amp;{}x{}[31m{}é\n", code(r"\u{202e}"), code(r"\u{1b}"), code(r"\u{0}"));
+        let expected = format!(
+            "<bdi>&lt;b&gt;&amp;{}x{}[31m{}é\n</bdi>",
+            code(r"\u{202e}"),
+            code(r"\u{1b}"),
+            code(r"\u{0}")
+        );
         assert_eq!(drawn, expected);
         for c in [
             '\u{200b}',
@@ -143,8 +148,8 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_between_characters() {
-        assert_eq!(beginning("äöü", 2).into_string(), "äö…");
-        assert_eq!(beginning("äöü", 3).into_string(), "äöü");
+        assert_eq!(beginning("äöü", 2).into_string(), "<bdi>äö</bdi>…");
+        assert_eq!(beginning("äöü", 3).into_string(), "<bdi>äöü</bdi>");
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::database::Unread;
 use crate::form::button;
 use crate::guard::Fields;
 use crate::html::{text, with_query};
-use crate::page::{Page, Section, Visit, panel};
-use crate::sampler::Samples;
+use crate::page::{Page, Section, Visit, sampled};
+use crate::sampler::Counts;
 
 /// The number of jobs on a page.
 const PAGE: usize = 50;
@@ -26,22 +26,26 @@ pub(crate) async fn page(
     Extension(visit): Extension<Visit>,
     Extension(fields): Extension<Arc<Fields>>,
 ) -> Page {
-    let samples = app.sampler.samples().await;
-    let first = samples.newest().ok().and_then(|sample| {
-        let queue = sample.queues.iter().find(|queue| queue.dead > 0)?;
-        Some(queue.queue.as_str().to_owned())
+    let given = Some(fields.get("queue")).filter(|queue| !queue.is_empty());
+    let before = fields.get("before");
+    let asked = async { Some((given?, latest(&app, given?, before).await)) };
+    let (samples, asked) = tokio::join!(app.sampler.samples(), asked);
+    let first = samples.counts.sample().ok().and_then(|counts| {
+        let queue = counts.queues.iter().find(|queue| queue.dead > 0)?;
+        Some(queue.queue.as_str())
     });
-    let given = fields.get("queue");
-    let queue = if given.is_empty() { first } else { Some(given.to_owned()) };
+    let shown = match (asked, first) {
+        (None, Some(first)) => Some((first, latest(&app, first, before).await)),
+        (asked, _) => asked,
+    };
     let content = html! {
-        (panel("queues", "Queues with dead jobs", queues(&visit, &samples)))
-        @if let Some(queue) = &queue {
-            @let jobs = latest(&app, queue, fields.get("before")).await;
+        (sampled("queues", "Queues with dead jobs", &samples.counts, |counts| queues(&visit, counts)))
+        @if let Some((queue, jobs)) = &shown {
             section aria-labelledby="latest" {
                 h2 id="latest" { "Latest dead jobs of " (text(queue)) }
                 @match jobs {
-                    Ok(jobs) => (list(&app, &visit, queue, &jobs)),
-                    Err(unread) => (crate::page::failure(&unread)),
+                    Ok(jobs) => (list(&app, &visit, queue, jobs)),
+                    Err(unread) => (crate::page::failure(unread)),
                 }
             }
         }
@@ -49,16 +53,15 @@ pub(crate) async fn page(
     Page::new(Section::Dead, "Dead jobs", content)
 }
 
-fn queues(visit: &Visit, samples: &Samples) -> Result<Markup, Unread> {
-    let sample = samples.newest()?;
-    let dead: Vec<_> = sample.queues.iter().filter(|queue| queue.dead > 0).collect();
+fn queues(visit: &Visit, counts: &Counts) -> Markup {
+    let dead: Vec<_> = counts.queues.iter().filter(|queue| queue.dead > 0).collect();
     if dead.is_empty() {
-        return Ok(html! { p { "There are no dead jobs." } });
+        return html! { p { "There are no dead jobs." } };
     }
-    Ok(html! { ul { @for queue in dead {
+    html! { ul { @for queue in dead {
         @let name = queue.queue.as_str();
-        li { a href=(visit.url(&with_query("/dead", &[("queue", name)]))) { (text(name)) } ": " (count(queue, queue.dead)) }
-    } } })
+        li { a href=(visit.url(&with_query("/dead", &[("queue", name)]))) { (text(name)) } ": " (count(queue.is_estimated, queue.dead)) }
+    } } }
 }
 
 /// Reads the jobs that follow `before`, a position of the form `MICROSECONDS.ID`.

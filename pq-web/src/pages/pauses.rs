@@ -1,27 +1,36 @@
 //! Everything that is paused.
 
 use axum::Extension;
-use maud::html;
-use pq_diesel::store::Schedules;
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use pq_diesel::store::{Admin, Schedules};
 
+use super::queue_table::count;
 use crate::dashboard::App;
-use crate::form::button;
-use crate::html::{number, text, with_query};
+use crate::form::button_on;
+use crate::html::{text, time, with_query};
 use crate::page::{Page, Section, Visit, panel};
 
 pub(crate) async fn page(Extension(app): Extension<App>, Extension(visit): Extension<Visit>) -> Page {
+    let paused = app.reads.read(|pq, conn| pq.store().paused(conn));
     let crons = app.reads.read(|pq, conn| pq.store().crons(conn));
-    let (samples, crons) = tokio::join!(app.sampler.samples(), crons);
-    let queues = samples.newest().map(|sample| {
-        let paused: Vec<_> = sample.queues.iter().filter(|queue| queue.is_paused).collect();
+    let (samples, paused, crons) = tokio::join!(app.sampler.samples(), paused, crons);
+    let counts = samples.counts.sample().ok();
+    let resume = |path: &str, name: &str| {
+        html! { @if visit.can_act { (button_on(&visit, &with_query(path, &[("name", name)]), &[], "Resume", "", name)) } }
+    };
+    let queues = paused.map(|paused| {
         html! {
             @if paused.is_empty() { p { "No queue is paused." } }
-            ul { @for queue in paused {
-                @let name = queue.queue.as_str();
+            ul { @for pause in &paused {
+                @let name = pause.queue.as_str();
                 li {
                     a href=(visit.url(&with_query("/queue", &[("name", name)]))) { (text(name)) }
-                    ": " (number(queue.ready + queue.blocked)) " jobs are due "
-                    @if visit.can_act { (button(&visit, &with_query("/queue/resume", &[("name", name)]), &[], "Resume", "")) }
+                    ", " (since(Some(pause.paused_at), pause.paused_by.as_deref())) ". "
+                    @if let Some(queue) = counts.and_then(|counts| counts.queue(name)) {
+                        (count(queue.is_estimated, queue.ready + queue.blocked)) " jobs are due. "
+                    }
+                    (resume("/queue/resume", name))
                 }
             } }
         }
@@ -33,8 +42,8 @@ pub(crate) async fn page(Extension(app): Extension<App>, Extension(visit): Exten
             ul { @for entry in paused {
                 @let name = entry.cron.name.as_str();
                 li {
-                    (text(name)) " "
-                    @if visit.can_act { (button(&visit, &with_query("/periodic/resume", &[("name", name)]), &[], "Resume", "")) }
+                    (text(name)) ", " (since(entry.paused_at, entry.paused_by.as_deref())) ". "
+                    (resume("/periodic/resume", name))
                 }
             } }
         }
@@ -44,4 +53,12 @@ pub(crate) async fn page(Extension(app): Extension<App>, Extension(visit): Exten
         (panel("periodic", "Periodic jobs", periodic))
     };
     Page::new(Section::Pauses, "Pauses", content)
+}
+
+/// Draws since when something is paused, and by whom, as far as that is known.
+pub(super) fn since(at: Option<DateTime<Utc>>, by: Option<&str>) -> Markup {
+    html! {
+        @if let Some(at) = at { "since " (time(at)) }
+        @if let Some(by) = by { " by " (text(by)) }
+    }
 }

@@ -6,8 +6,9 @@ use maud::{Markup, html};
 use pq_diesel::admin::CronEntry;
 use pq_diesel::store::{Connect, Schedules};
 
+use super::pauses::since;
 use crate::dashboard::App;
-use crate::form::button;
+use crate::form::button_on;
 use crate::html::{Layout, text, time, with_query};
 use crate::page::{Page, Section, Visit, panel};
 
@@ -46,13 +47,15 @@ fn one(app: &App, visit: &Visit, index: usize, entry: &CronEntry, now: DateTime<
                     dt { "failed" } dd class="fail" { (entry.failures) " times in succession: " (text(entry.error.as_deref().unwrap_or_default())) }
                 }
                 dt { "next ticks" }
-                dd { @if entry.paused { span class="tag paused" { "paused" } } @else { (ticks(entry, now)) } }
+                dd { @if entry.paused {
+                    span class="tag paused" { "paused" } " " (since(entry.paused_at, entry.paused_by.as_deref()))
+                } @else { (ticks(entry, now)) } }
             }
             @if visit.can_act { div class="buttons" {
-                @if entry.paused { (button(visit, &to("/periodic/resume"), &[], "Resume", "")) }
-                @else { (button(visit, &to("/periodic/pause"), &[], "Pause", "")) }
-                (button(visit, &to("/periodic/run"), &[], "Put a job now", ""))
-                (button(visit, &to("/periodic/remove"), &[], "Remove…", "danger"))
+                @if entry.paused { (button_on(visit, &to("/periodic/resume"), &[], "Resume", "", &cron.name)) }
+                @else { (button_on(visit, &to("/periodic/pause"), &[], "Pause", "", &cron.name)) }
+                (button_on(visit, &to("/periodic/run"), &[], "Put a job now", "", &cron.name))
+                (button_on(visit, &to("/periodic/remove"), &[], "Remove…", "danger", &cron.name))
             } }
         }
     }

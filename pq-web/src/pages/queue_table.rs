@@ -6,14 +6,16 @@ use pq_diesel::metrics::QueueGauges;
 
 use crate::html::{beginning, duration, number, with_query};
 use crate::page::Visit;
-use crate::sampler::{MAX_QUEUES, Sample};
+use crate::sampler::{Counts, MAX_QUEUES, Rates, Samples};
 
 /// Counts beyond this are estimates.
 const EXACT: u64 = 10_000;
 
 /// Draws the queues with their numbers, each with a link to its jobs.
-pub(super) fn queue_table(visit: &Visit, sample: &Sample) -> Markup {
-    let queues = &sample.queues;
+pub(super) fn queue_table(visit: &Visit, counts: &Counts, samples: &Samples) -> Markup {
+    let queues = &counts.queues;
+    let activity = samples.activity.sample().ok();
+    let rates = |queue: &QueueGauges| activity.map(|activity| activity.rates(&queue.queue));
     if queues.is_empty() {
         return html! { p { "There are no queues. A queue exists as soon as a job is put." } };
     }
@@ -21,24 +23,25 @@ pub(super) fn queue_table(visit: &Visit, sample: &Sample) -> Markup {
         div class="wide" tabindex="0" role="region" aria-label="Queues" { table {
             thead { tr {
                 th scope="col" { "Queue" }
-                @for name in ["Ready", "Running", "Scheduled", "Blocked", "Dead", "Oldest", "Per second"] {
+                @for name in ["Ready", "Running", "Scheduled", "Blocked", "Dead", "Oldest", "Done/s", "Failed/s"] {
                     th scope="col" class="number" { (name) }
                 }
                 th scope="col" { "State" }
             } }
-            tbody { @for queue in queues { (row(visit, sample, queue)) } }
+            tbody { @for queue in queues { (row(visit, queue, rates(queue))) } }
         } }
         @if queues.iter().any(|queue| queue.is_estimated) { p class="quiet" { "≈ marks an estimate of the database's planner." } }
         @if queues.len() == MAX_QUEUES { p { "These are the first " (MAX_QUEUES) " queues by name." } }
     }
 }
 
-/// Draws a count of a queue, marked if it is an estimate.
-pub(super) fn count(queue: &QueueGauges, count: u64) -> Markup {
-    html! { @if queue.is_estimated && count > EXACT { "≈ " } (number(count)) }
+/// Returns a count as a text, marked if it is an estimate.
+pub(super) fn count(is_estimated: bool, count: u64) -> String {
+    let mark = if is_estimated && count > EXACT { "≈ " } else { "" };
+    format!("{mark}{}", number(count))
 }
 
-fn row(visit: &Visit, sample: &Sample, queue: &QueueGauges) -> Markup {
+fn row(visit: &Visit, queue: &QueueGauges, rates: Option<Rates>) -> Markup {
     let name = queue.queue.as_str();
     let jobs = |state: JobState| with_query("/jobs", &[("queue", name), ("state", state.as_str())]);
     html! { tr {
@@ -51,11 +54,12 @@ fn row(visit: &Visit, sample: &Sample, queue: &QueueGauges) -> Markup {
             (JobState::Dead, queue.dead),
         ] {
             td class="number" {
-                @if jobs_in > 0 { a href=(visit.url(&jobs(state))) { (count(queue, jobs_in)) } } @else { "0" }
+                @if jobs_in > 0 { a href=(visit.url(&jobs(state))) { (count(queue.is_estimated, jobs_in)) } } @else { "0" }
             }
         }
         td class="number" { @if let Some(age) = queue.oldest { (duration(age)) } }
-        td class="number" { (format!("{:.1}", sample.per_second(name))) }
+        td class="number" { @if let Some(rates) = rates { (format!("{:.1}", rates.done)) } }
+        td class="number" { @if let Some(rates) = rates { (format!("{:.1}", rates.failed)) } }
         td { @if queue.is_paused { span class="tag paused" { "paused" } } }
     } }
 }

@@ -1,22 +1,19 @@
 //! The list of queues.
 
 use axum::Extension;
-use maud::{Markup, html};
+use maud::Markup;
 
 use super::queue_table::queue_table;
 use crate::dashboard::App;
-use crate::page::{Page, Section, Visit, panel};
+use crate::page::{self, Page, Section, Visit, sampled};
 use crate::sampler::Samples;
 
 pub(crate) async fn page(Extension(app): Extension<App>, Extension(visit): Extension<Visit>) -> Page {
-    let samples = app.sampler.samples().await;
-    let content = html! {
-        div hx-ext="sse" sse-connect=(visit.url("/live/queues")) sse-swap="update" { (live(&visit, &samples)) }
-    };
-    Page::new(Section::Queues, "Queues", content)
+    let content = live(&visit, &app.sampler.samples().await);
+    Page::new(Section::Queues, "Queues", page::live(&visit, "/live/queues", &content))
 }
 
 /// Draws what changes with each sample.
 pub(crate) fn live(visit: &Visit, samples: &Samples) -> Markup {
-    panel("queues", "All queues", samples.newest().map(|sample| queue_table(visit, sample)))
+    sampled("queues", "All queues", &samples.counts, |counts| queue_table(visit, counts, samples))
 }

@@ -5,29 +5,35 @@ use maud::{Markup, html};
 use pq_diesel::admin::WorkerInfo;
 
 use crate::dashboard::App;
-use crate::form::button;
+use crate::form::button_on;
 use crate::html::{beginning, duration, number, text, time};
-use crate::page::{Page, Section, Visit, panel};
+use crate::page::{self, Page, Section, Visit, sampled};
 use crate::sampler::{SILENT_AFTER, Samples};
+
+/// The number of workers that are listed.
+const WORKERS: usize = 200;
 
 /// The number of running jobs that are listed for a worker.
 const JOBS: usize = 20;
 
 pub(crate) async fn page(Extension(app): Extension<App>, Extension(visit): Extension<Visit>) -> Page {
-    let samples = app.sampler.samples().await;
-    let content = html! {
-        div hx-ext="sse" sse-connect=(visit.url("/live/workers")) sse-swap="update" { (live(&visit, &samples)) }
-    };
-    Page::new(Section::Workers, "Workers", content)
+    let content = live(&visit, &app.sampler.samples().await);
+    Page::new(Section::Workers, "Workers", page::live(&visit, "/live/workers", &content))
 }
 
 /// Draws what changes with each sample.
 pub(crate) fn live(visit: &Visit, samples: &Samples) -> Markup {
-    let content = samples.newest().map(|sample| match sample.workers.as_slice() {
-        [] => html! { p { "No worker is registered. A worker that was lost is listed for up to a minute." } },
-        workers => html! { @for worker in workers { (one(visit, worker)) } },
-    });
-    panel("workers", "Workers of all hosts", content)
+    sampled("workers", "Workers of all hosts", &samples.activity, |activity| {
+        match activity.workers.as_slice() {
+            [] => {
+                html! { p { "No worker is registered. A worker that was lost is listed for up to a minute." } }
+            }
+            workers => html! {
+                @for worker in workers.iter().take(WORKERS) { (one(visit, worker)) }
+                @if workers.len() > WORKERS { p { "and " (workers.len() - WORKERS) " more workers" } }
+            },
+        }
+    })
 }
 
 fn one(visit: &Visit, worker: &WorkerInfo) -> Markup {
@@ -59,11 +65,11 @@ fn one(visit: &Visit, worker: &WorkerInfo) -> Markup {
                 dd { (running(visit, worker)) }
             }
             @if visit.can_act {
-                @let path = format!("/worker/{}/stop", worker.id);
+                @let (path, name) = (format!("/worker/{}/stop", worker.id), format!("worker {}", worker.id));
                 div class="buttons" {
-                    (button(visit, &path, &[("mode", "drain")], "Stop when its queues are empty", ""))
-                    (button(visit, &path, &[("mode", "finish")], "Stop after the running jobs", ""))
-                    (button(visit, &path, &[("mode", "abort")], "Abort…", "danger"))
+                    (button_on(visit, &path, &[("mode", "drain")], "Stop when its queues are empty", "", &name))
+                    (button_on(visit, &path, &[("mode", "finish")], "Stop after the running jobs", "", &name))
+                    (button_on(visit, &path, &[("mode", "abort")], "Abort…", "danger", &name))
                 }
             }
         }

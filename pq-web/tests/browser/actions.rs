@@ -24,6 +24,9 @@ async fn a_job_is_put_cancelled_retried_and_moved() -> Outcome {
         browser.see("scheduled").await?;
         browser.click("Run now").await?;
         browser.see("Job 1: changed.").await?;
+        browser.fill("priority", "7").await?;
+        browser.click("Set priority").await?;
+        browser.see("Job 1: changed.").await?;
         browser.click("Edit the payload").await?;
         browser.fill("payload", "{\"to\": \"bob\"}").await?;
         browser.click("Save").await?;
@@ -36,6 +39,11 @@ async fn a_job_is_put_cancelled_retried_and_moved() -> Outcome {
         browser.fill("payload", "{").await?;
         browser.click("Put the job").await?;
         browser.see("invalid payload").await?;
+        browser.open("/job/1").await?;
+        browser.click_and_confirm("Delete…").await?;
+        browser.see("Job 1: changed.").await?;
+        browser.open("/audit").await?;
+        browser.see("set priority").await?;
         browser.end().await
     })
     .await
@@ -49,6 +57,9 @@ async fn a_queue_is_paused_resumed_moved_and_emptied() -> Outcome {
         browser.click("Pause").await?;
         browser.see("The queue is paused").await?;
         browser.open("/pauses").await?;
+        browser.see("UTC by local.").await?;
+        let labels = browser.driver.find_all(By::Css("main button[aria-label^='Resume ../a']")).await?;
+        assert_eq!(labels.len(), 1, "the button says of which queue it is");
         browser.click("Resume").await?;
         browser.see("The queue is resumed.").await?;
         browser.fill("to", "other").await?;
@@ -99,6 +110,37 @@ async fn selected_and_dead_jobs_are_changed_together() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_jobs_of_a_filter_are_changed_after_a_preview() -> Outcome {
+    with_and_without_javascript(with_actions, async |site, browser, _| {
+        site.sql("INSERT INTO pq.queue (q_name, data, schedule_at) SELECT 'mail', '1', now() + interval '1 day' FROM generate_series(1, 60)")?;
+        for (field, value, button, question) in [
+            ("schedule", "2h", "Reschedule", "Reschedule 60 jobs?"),
+            ("priority", "3", "Set priority", "Set priority 60 jobs?"),
+            ("to", "other", "Move", "Move 60 jobs?"),
+        ] {
+            browser.open("/jobs?queue=mail").await?;
+            browser.driver.find(By::Css("input[name=scope][value=filter]")).await?.click().await?;
+            browser.fill(field, value).await?;
+            browser.click(button).await?;
+            browser.see(question).await?;
+            browser.click("Yes, do it").await?;
+            browser.see("60 jobs changed.").await?;
+        }
+        for (button, question) in [("Run now", "Run now 60 jobs?"), ("Delete…", "Delete 60 jobs?")] {
+            browser.open("/jobs?queue=other").await?;
+            browser.driver.find(By::Css("input[name=scope][value=filter]")).await?.click().await?;
+            browser.click(button).await?;
+            browser.see(question).await?;
+            browser.click("Yes, do it").await?;
+            browser.see("60 jobs changed.").await?;
+        }
+        browser.see("There are no jobs.").await?;
+        browser.end().await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_periodic_job_and_a_worker_are_stopped() -> Outcome {
     with_and_without_javascript(with_actions, async |site, browser, _| {
         let reports = site.pq.queue::<u32>("reports")?;
@@ -108,6 +150,8 @@ async fn a_periodic_job_and_a_worker_are_stopped() -> Outcome {
         browser.see("The periodic job is paused.").await?;
         browser.click("Resume").await?;
         browser.see("The periodic job is resumed.").await?;
+        browser.click("Put a job now").await?;
+        browser.see("A job is put, as at a tick.").await?;
         browser.click_and_confirm("Remove…").await?;
         browser.see("The periodic job is removed.").await?;
         site.sql(
@@ -117,6 +161,8 @@ async fn a_periodic_job_and_a_worker_are_stopped() -> Outcome {
         browser.open("/workers").await?;
         browser.click("Stop after the running jobs").await?;
         browser.see("Worker 1 is asked to stop (finish)").await?;
+        browser.click("Stop when its queues are empty").await?;
+        browser.see("Worker 1 is asked to stop (drain)").await?;
         browser.click_and_confirm("Abort…").await?;
         browser.see("Worker 1 is asked to stop (abort)").await?;
         browser.end().await
