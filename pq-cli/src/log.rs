@@ -9,6 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use crate::failure::Failure;
+use crate::output;
 
 /// The options of the log.
 #[derive(Debug, clap::Args)]
@@ -38,7 +39,10 @@ impl LogOptions {
         let layer = fmt::layer().with_writer(io::stderr);
         let layer = match self.log_format {
             LogFormat::Text => layer.with_ansi(false).with_target(false).boxed(),
-            LogFormat::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
+            LogFormat::Json => {
+                output::use_json_lines();
+                layer.json().flatten_event(true).with_span_list(false).boxed()
+            }
         };
         tracing_subscriber::registry().with(layer.with_filter(self.filter(default)?)).init();
         Ok(())

@@ -4,6 +4,7 @@
 //! them escapes them first.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
@@ -15,20 +16,45 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
+/// Whether each line on standard error is a JSON object, as the lines of the log are.
+static JSON_LINES: AtomicBool = AtomicBool::new(false);
+
+/// Makes each line on standard error a JSON object from now on.
+pub(crate) fn use_json_lines() {
+    JSON_LINES.store(true, Ordering::Relaxed);
+}
+
 /// Prints an error as one line on standard error.
 pub(crate) fn print_error(message: &str) {
-    print_status(&format!("pq: {message}"));
+    print_line("ERROR", message, || format!("pq: {}", escape(message)));
 }
 
 /// Prints a status message as one line on standard error.
 pub(crate) fn print_status(message: &str) {
-    // A failed write is ignored: there is no other place to report it.
-    let _ = writeln!(io::stderr(), "{}", escape(message));
+    print_line("INFO", message, || escape(message));
 }
 
-/// Prints several lines on standard error. They must be escaped already.
+/// Prints several lines on standard error, or one JSON object. They must be escaped already.
 pub(crate) fn print_status_lines(lines: &str) {
-    let _ = writeln!(io::stderr(), "{lines}");
+    print_line("INFO", lines, || lines.to_owned());
+}
+
+fn print_line(level: &str, message: &str, text: impl FnOnce() -> String) {
+    /// The fields of a line of the log.
+    #[derive(Serialize)]
+    struct Line<'a> {
+        timestamp: String,
+        level: &'a str,
+        message: &'a str,
+    }
+    let line = if JSON_LINES.load(Ordering::Relaxed) {
+        let line = Line { timestamp: format_time_micros(Utc::now()), level, message };
+        serde_json::to_string(&line).unwrap_or_default()
+    } else {
+        text()
+    };
+    // A failed write is ignored: there is no other place to report it.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Forwards the standard error of a user's command.

@@ -16,14 +16,17 @@ use self::http::{Answer, Web, request};
 
 /// A worker that listens.
 struct Listening {
-    _work: Work,
+    work: Work,
     address: String,
 }
 
 impl Listening {
     fn start(database: &pq_testing::Database, options: &[&str]) -> Result<Self, Box<dyn std::error::Error>> {
         let words = ["work", "mail", "--listen", "127.0.0.1:0"];
-        let work = Work::start(on(database, &[&words[..], options].concat()))?;
+        Self::of(Work::start(on(database, &[&words[..], options].concat()))?)
+    }
+
+    fn of(work: Work) -> Result<Self, Box<dyn std::error::Error>> {
         let mut address = None;
         wait_for("the address", || {
             let printed = work.stderr();
@@ -31,7 +34,7 @@ impl Listening {
             address = rest.and_then(|rest| rest.split_once('\n')).map(|(address, _)| address.to_owned());
             Ok(address.is_some())
         })?;
-        Ok(Self { _work: work, address: address.unwrap_or_default() })
+        Ok(Self { work, address: address.unwrap_or_default() })
     }
 
     fn get(&self, path: &str) -> Result<Answer, Box<dyn std::error::Error>> {
@@ -95,6 +98,60 @@ fn health_answers_while_the_database_hangs() -> Outcome {
     }
     conn.batch_execute("ROLLBACK")?;
     wait_for("readiness", || Ok(listening.get("/readyz")?.status == 200))
+}
+
+#[test]
+fn probes_at_the_same_time_share_one_check() -> Outcome {
+    let database = migrated()?;
+    let listening = Listening::start(&database, &["--exec", "true"])?;
+    wait_for("readiness", || Ok(listening.get("/readyz")?.status == 200))?;
+    let mut conn = database.connect()?;
+    conn.batch_execute("BEGIN; LOCK TABLE pq.queue_workers IN ACCESS EXCLUSIVE MODE")?;
+    let probe = || listening.get("/readyz").map(|answer| answer.body).map_err(|error| error.to_string());
+    let bodies: Vec<_> = std::thread::scope(|scope| {
+        let probes: Vec<_> = (0..4).map(|_| scope.spawn(probe)).collect();
+        probes.into_iter().map(|probe| probe.join().unwrap_or_else(|_| Err("a panic".to_owned()))).collect()
+    });
+    for body in bodies {
+        assert_eq!(body?, "the database has not answered within 800ms\n", "each waits for the check");
+    }
+    conn.batch_execute("ROLLBACK")?;
+    wait_for("readiness", || Ok(listening.get("/readyz")?.status == 200))
+}
+
+/// A stopped process does nothing, as one that hangs.
+#[test]
+fn a_process_that_hangs_makes_its_supervisor_unhealthy() -> Outcome {
+    let (database, folder) = (migrated()?, folder(0)?);
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_nonblocking(true)?;
+    let notified = || socket.recv(&mut [0; 64]).is_ok();
+    let mut command =
+        on(&database, &["work", "mail", "--exec", "true", "--processes", "2", "--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000").env_remove("WATCHDOG_PID");
+    let listening = Listening::of(Work::start(command)?)?;
+    wait_for("both processes", || {
+        Ok(listening.get("/metrics")?.body.contains("pq_workers{state=\"live\"} 2.0\n"))
+    })?;
+    assert_eq!(listening.get("/healthz")?.status, 200);
+    let hanging = child_of(listening.work.child.id())?.ok_or("a process")?;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(hanging)?).ok_or("a pid")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+    let mut unhealthy = String::new();
+    wait_for("the supervisor to notice", || {
+        while notified() {}
+        let answer = listening.get("/healthz")?;
+        unhealthy = answer.body;
+        Ok(answer.status == 503)
+    })?;
+    assert!(unhealthy.contains(&format!("process {hanging} ")), "{unhealthy}");
+    while notified() {}
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!notified(), "systemd is not notified");
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT)?;
+    wait_for("the supervisor to recover", || Ok(listening.get("/healthz")?.status == 200))?;
+    wait_for("a notification", || Ok(notified()))
 }
 
 #[test]

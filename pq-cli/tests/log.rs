@@ -63,6 +63,29 @@ fn logging(database: &Database, level: &str, words: &[&str]) -> Result<Work, Box
 }
 
 #[test]
+fn every_line_beside_a_json_log_is_json() -> Outcome {
+    let database = migrated()?;
+    let options = ["--log-format", "json", "--exec", "true", "--listen", "127.0.0.1:0", "--processes", "2"];
+    let work = Work::start(on(&database, &[&["work", "mail,bills"], &options[..]].concat()))?;
+    wait_for("both processes", || Ok(count(&work, "worker became ready", None) == 2))?;
+    signal(&work.child, Signal::USR1)?;
+    wait_for("the status", || Ok(work.stderr().contains("last heartbeat")))?;
+    signal(&work.child, Signal::TERM)?;
+    let (code, log) = work.end()?;
+    assert_eq!(code, 0);
+    for text in ["listening on http://", "has no job", "last heartbeat", "done 0", "worker ended"] {
+        assert!(log.contains(text), "{text}: {log}");
+    }
+    let failed = run(&database, &["show", "77", "--log-format", "json"])?;
+    assert_eq!(stderr(&failed).lines().count(), 1, "{}", stderr(&failed));
+    for line in log.lines().chain(stderr(&failed).lines()) {
+        let event: Value = serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))?;
+        assert!(["timestamp", "level", "message"].iter().all(|field| event[field].is_string()), "{line}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_worker_logs_its_life_and_its_failed_jobs_by_default() -> Outcome {
     let database = migrated()?;
     put(&database, "mail", "1")?;

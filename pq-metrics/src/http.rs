@@ -1,7 +1,7 @@
 //! The routes `/metrics`, `/healthz` and `/readyz`.
 
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,9 +10,10 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use pq_diesel::Pq;
+use pq_diesel::store::{Connect, Workers};
+use pq_diesel::{Error, Pq};
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -20,6 +21,9 @@ use crate::{Collector, text};
 
 /// The time within which the database must answer to be ready.
 const READY_WITHIN: Duration = Duration::from_millis(800);
+
+/// The time after which the server ends a check that nobody waits for any more.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Keeps calls that hang from occupying more than one thread and one connection.
 type OneAtATime = Arc<Semaphore>;
@@ -37,20 +41,24 @@ pub fn metrics_router<S: Clone + Send + Sync + 'static>(collector: Collector) ->
 struct Health {
     pq: Pq,
     is_healthy: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
-    check: OneAtATime,
+    /// The latest check of the database, which all probes that come while it runs wait for.
+    check: Mutex<Option<Check>>,
 }
+
+/// Holds the result of a check when it has ended.
+type Check = watch::Receiver<Option<Result<(), String>>>;
 
 /// Returns the routes `/healthz` and `/readyz`, for a router of the application.
 ///
 /// `/healthz` answers 200, or 503 with the reason that `is_healthy` returns. It does not ask the database: a process must not
 /// be restarted because the database is down. `/readyz` answers 200 if the database is reachable, the tables exist, and the
-/// listener is connected if it was started, and otherwise 503 with the reason, within a second.
+/// listener is connected if it was started, and otherwise 503 with the reason, within a second. Probes at the same time share
+/// one check of the database.
 pub fn health_router<S: Clone + Send + Sync + 'static>(
     pq: &Pq,
     is_healthy: impl Fn() -> Result<(), String> + Send + Sync + 'static,
 ) -> Router<S> {
-    let check = OneAtATime::new(Semaphore::new(1));
-    let health = Health { pq: pq.clone(), is_healthy: Box::new(is_healthy), check };
+    let health = Health { pq: pq.clone(), is_healthy: Box::new(is_healthy), check: Mutex::default() };
     Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(Arc::new(health))
 }
 
@@ -106,18 +114,40 @@ async fn healthz(State(health): State<Arc<Health>>) -> Response {
 async fn readyz(State(health): State<Arc<Health>>) -> Response {
     let is_disconnected =
         health.pq.listener_gauges().is_some_and(|listener| listener.is_started && !listener.is_connected);
-    let Ok(permit) = Arc::clone(&health.check).try_acquire_owned() else {
-        return unavailable("the database has not answered an earlier check");
-    };
-    let check = spawn_blocking(move || {
-        let _permit = permit;
-        health.pq.workers().map(drop).map_err(|error| error.to_string())
-    });
-    answer(match timeout(READY_WITHIN, check).await {
+    let mut check = health.check();
+    let checked = timeout(READY_WITHIN, check.wait_for(Option::is_some)).await;
+    answer(match checked.map(|checked| checked.map(|result| result.clone())) {
         Err(_) => Err(format!("the database has not answered within {READY_WITHIN:?}")),
         Ok(Err(_)) => Err("the check panicked".to_owned()),
-        Ok(Ok(Ok(()))) if is_disconnected => Err("the listener is not connected".to_owned()),
-        Ok(Ok(checked)) => checked,
+        Ok(Ok(Some(Ok(())))) if is_disconnected => Err("the listener is not connected".to_owned()),
+        Ok(Ok(checked)) => checked.unwrap_or(Ok(())),
+    })
+}
+
+impl Health {
+    /// Returns the check that runs, or begins one.
+    fn check(&self) -> Check {
+        let mut latest = self.check.lock().unwrap_or_else(PoisonError::into_inner);
+        // A check that has ended or panicked has no sender any more.
+        if let Some(running) = latest.as_ref().filter(|check| check.has_changed().is_ok()) {
+            return running.clone();
+        }
+        let (ended, check) = watch::channel(None);
+        *latest = Some(check.clone());
+        let pq = self.pq.clone();
+        spawn_blocking(move || ended.send_replace(Some(ask(&pq).map_err(|error| error.to_string()))));
+        check
+    }
+}
+
+/// Asks the database for a row, for a limited time.
+fn ask(pq: &Pq) -> Result<(), Error> {
+    let store = pq.store();
+    store.with_connection(|conn| {
+        store.transaction(conn, |conn| {
+            store.set_statement_timeout(conn, Some(ASK_WITHIN))?;
+            store.workers(conn).map(drop)
+        })
     })
 }
 

@@ -13,7 +13,7 @@ use crate::output;
 pub(super) const CONNECTIONS: u32 = 2;
 
 /// The time after which a worker hangs whose thread for heartbeats does nothing.
-const SILENT_FOR: Duration = Duration::from_secs(60);
+pub(super) const SILENT_FOR: Duration = Duration::from_secs(60);
 
 /// Reserves the address, so that one that is in use is reported at once.
 pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -21,8 +21,8 @@ pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// Returns the reason if the worker hangs.
-pub(super) fn check(worker: Option<&Control>) -> Result<(), String> {
-    match worker.and_then(Control::silent_for) {
+pub(super) fn check(worker: &Control) -> Result<(), String> {
+    match worker.silent_for() {
         Some(silent) if silent > SILENT_FOR => Err(format!(
             "the worker has neither extended leases nor sent a heartbeat for {} s",
             silent.as_secs()
@@ -31,10 +31,12 @@ pub(super) fn check(worker: Option<&Control>) -> Result<(), String> {
     }
 }
 
-/// Serves `/metrics`, `/healthz` and `/readyz` until the process ends. Without a worker of its own, as a supervisor, the
-/// process is healthy as long as it answers.
-pub(super) fn start(listener: TcpListener, pq: &Pq, worker: Option<Control>) -> Result<(), Failure> {
-    let is_healthy = move || check(worker.as_ref());
+/// Serves `/metrics`, `/healthz` and `/readyz` until the process ends. `/healthz` says what `is_healthy` returns.
+pub(super) fn start(
+    listener: TcpListener,
+    pq: &Pq,
+    is_healthy: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::Io(format!("cannot serve metrics: {error}"));
     let address = listener.local_addr().map_err(failed)?;
     serve(listener, router(pq, Collector::new(pq), is_healthy)).map_err(failed)?;

@@ -3,6 +3,7 @@
 mod handlers;
 mod init;
 mod listen;
+mod liveness;
 mod supervisor;
 mod systemd;
 
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgGroup;
@@ -17,6 +19,7 @@ use pq_diesel::{Backoff, Control, Pq, StopMode, Worker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use self::liveness::Liveness;
 use super::examples;
 use crate::exec::Exec;
 use crate::failure::Failure;
@@ -125,10 +128,12 @@ impl Work {
         }
         let _pid_file = self.pid_file.as_deref().map(PidFile::take).transpose()?;
         if self.processes.get() > 1 {
+            let liveness = Arc::new(Liveness::new());
             if let Some(address) = self.listen {
-                listen::start(listen::bind(address)?, &global.connect_with(listen::CONNECTIONS)?, None)?;
+                let (listener, noted) = (listen::bind(address)?, Arc::clone(&liveness));
+                listen::start(listener, &global.connect_with(listen::CONNECTIONS)?, move || noted.check())?;
             }
-            supervisor::supervise(global, self.processes.get())
+            supervisor::supervise(global, self.processes.get(), &liveness)
         } else {
             self.serve(global, None)
         }
@@ -175,12 +180,14 @@ impl Work {
         handle_signals(&control)?;
         if supervisor.is_some() {
             stop_with_supervisor(&control);
+            liveness::report(&control);
         }
         if let Some(listener) = listener {
-            listen::start(listener, &pq, Some(control.clone()))?;
+            let control = control.clone();
+            listen::start(listener, &pq, move || listen::check(&control))?;
         }
         if supervisor.is_none() {
-            systemd::start(Some(control));
+            systemd::start(move || listen::check(&control));
         }
         let report = match (self.burst, self.jobs) {
             (true, _) => worker.run_until_empty(),
@@ -230,7 +237,7 @@ const STATUS_SIGNALS: &[i32] = &[SIGUSR1, signal_hook::consts::SIGINFO];
 #[cfg(not(any(target_os = "macos", target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
 const STATUS_SIGNALS: &[i32] = &[SIGUSR1];
 
-/// Stops the worker when its supervisor ends, which closes the pipe of standard input.
+/// Stops the worker when its supervisor ends, which closes the socket of standard input.
 fn stop_with_supervisor(control: &Control) {
     let control = control.clone();
     std::thread::spawn(move || {

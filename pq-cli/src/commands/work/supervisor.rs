@@ -2,13 +2,15 @@
 
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGUSR1;
 
+use super::liveness::{Liveness, Reports};
 use super::{STATUS_SIGNALS, SUPERVISOR, handled_signals, systemd};
 use crate::failure::Failure;
 use crate::global::Global;
@@ -23,7 +25,7 @@ const STARTUP: Duration = Duration::from_secs(10);
 
 /// A supervised process.
 struct Process {
-    child: Option<Child>,
+    child: Option<(Child, Reports)>,
     begun: Instant,
     pause: Duration,
     /// The time of the next restart.
@@ -31,13 +33,18 @@ struct Process {
 }
 
 /// Starts the processes, restarts those that fail and forwards signals, until all have ended.
-pub(super) fn supervise(global: &Global, count: usize) -> Result<ExitCode, Failure> {
+pub(super) fn supervise(
+    global: &Global,
+    count: usize,
+    liveness: &Arc<Liveness>,
+) -> Result<ExitCode, Failure> {
     let signals = receive_signals()?;
     let mut processes = Vec::new();
     for _ in 0..count {
         processes.push(Process::start()?);
     }
-    systemd::start(None);
+    let noted = Arc::clone(liveness);
+    systemd::start(move || noted.check());
     let mut stopping = false;
     let mut code = ExitCode::SUCCESS;
     while processes.iter().any(Process::is_active) {
@@ -68,6 +75,7 @@ pub(super) fn supervise(global: &Global, count: usize) -> Result<ExitCode, Failu
         for process in &mut processes {
             process.restart_if_due()?;
         }
+        liveness.note(processes.iter_mut().filter_map(Process::worked_at));
     }
     Ok(code)
 }
@@ -117,8 +125,8 @@ impl Process {
     }
 
     fn signal(&self, number: i32) {
-        let pid =
-            self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).and_then(Pid::from_raw);
+        let id = self.child.as_ref().map(|(child, _)| child.id());
+        let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number)) {
             // An error means that the process has ended.
             let _ = kill_process(pid, signal);
@@ -126,12 +134,17 @@ impl Process {
     }
 
     fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
-        let Some(child) = &mut self.child else { return Ok(None) };
+        let Some((child, _)) = &mut self.child else { return Ok(None) };
         let status = child.try_wait().map_err(|error| Failure::Io(error.to_string()))?;
         if status.is_some() {
             self.child = None;
         }
         Ok(status)
+    }
+
+    /// Returns the id of the process, and when it last worked, as far as is known.
+    fn worked_at(&mut self) -> Option<(u32, Instant)> {
+        self.child.as_mut().map(|(child, reports)| (child.id(), reports.worked_at()))
     }
 
     fn schedule_restart(&mut self) {
@@ -156,15 +169,17 @@ impl Process {
 ///
 /// The terminal signals its whole foreground process group, so the process gets a group of its own and receives each
 /// signal once, from the supervisor. It ends when its standard input is closed, so it cannot outlive the supervisor.
-fn spawn() -> Result<Child, Failure> {
+fn spawn() -> Result<(Child, Reports), Failure> {
     let failed = |error: io::Error| Failure::Io(format!("cannot start a worker process: {error}"));
-    Command::new(std::env::current_exe().map_err(failed)?)
+    let (reports, stdin) = Reports::new().map_err(failed)?;
+    let child = Command::new(std::env::current_exe().map_err(failed)?)
         .args(std::env::args_os().skip(1))
         .env(SUPERVISOR, std::process::id().to_string())
         // Only the supervisor notifies systemd.
         .env_remove("NOTIFY_SOCKET")
-        .stdin(Stdio::piped())
+        .stdin(stdin)
         .process_group(0)
         .spawn()
-        .map_err(failed)
+        .map_err(failed)?;
+    Ok((child, reports))
 }

@@ -8,21 +8,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use pq_diesel::Control;
-
-use super::listen::check;
-
 /// Says that the process is ready, and from then on, as often as systemd asks, that it works.
 ///
-/// A worker that hangs is no longer reported, so that systemd restarts it.
-pub(super) fn start(worker: Option<Control>) {
+/// Once `is_healthy` returns an error, it is no longer reported, so that systemd restarts it.
+pub(super) fn start(is_healthy: impl Fn() -> Result<(), String> + Send + 'static) {
     notify("READY=1");
     let Some(interval) = watchdog_interval() else { return };
     std::thread::spawn(move || {
         loop {
-            match check(worker.as_ref()) {
+            match is_healthy() {
                 Ok(()) => notify("WATCHDOG=1"),
-                Err(reason) => tracing::error!(reason, "systemd is not told that the worker works"),
+                Err(reason) => tracing::error!(reason, "worker hangs; systemd is not notified"),
             }
             std::thread::sleep(interval);
         }
