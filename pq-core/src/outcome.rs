@@ -172,6 +172,14 @@ pub struct Settlement<'a> {
     pub outcome: Outcome,
 }
 
+impl Settlement<'_> {
+    /// Returns the job and its outcome.
+    #[must_use]
+    pub fn parts(&self) -> (&Claim, &Outcome) {
+        (self.job, &self.outcome)
+    }
+}
+
 /// The result of a request to cancel a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CancelOutcome {

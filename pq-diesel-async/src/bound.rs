@@ -7,7 +7,7 @@ use std::time::Duration;
 use diesel_async::AsyncPgConnection;
 use pq_core::{
     CallOptions, CancelOutcome, Error as Refused, Filter, Job, JobId, JobRecord, NewJob, Outcome, Put,
-    PutOptions, QueueCounts, QueueName, Scan, Settlement,
+    PutOptions, QueueCounts, QueueName, Scan, Settlement, SpanInfo,
 };
 use pq_diesel::Error;
 use pq_diesel::store::PgStore;
@@ -45,13 +45,25 @@ impl<'a, T> BoundQueue<'a, T> {
         (self.queue.shared.store(), &mut self.conn, self.queue.name())
     }
 
-    pub(crate) async fn put_jobs(&mut self, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
+    /// Encodes and puts jobs.
+    pub(crate) async fn put_jobs(
+        &mut self,
+        encode: impl FnOnce() -> Result<Vec<NewJob>, Refused>,
+    ) -> Result<Vec<Put>, Error> {
+        let span = self.queue.queue.put_span();
+        let jobs = span.run(encode)?;
+        span.record_jobs(jobs.len());
         let (store, conn, name) = self.parts();
-        store.put_on(conn, name, jobs).await
+        let put = span.run_async(store.put_on(conn, name, &jobs)).await?;
+        span.describe(|| SpanInfo::Added(&put));
+        Ok(put)
     }
 
-    pub(crate) async fn put_job(&mut self, job: &NewJob) -> Result<Put, Error> {
-        let put = self.put_jobs(std::slice::from_ref(job)).await?;
+    pub(crate) async fn put_job(
+        &mut self,
+        encode: impl FnOnce() -> Result<NewJob, Refused>,
+    ) -> Result<Put, Error> {
+        let put = self.put_jobs(|| encode().map(|job| vec![job])).await?;
         put.into_iter().next().ok_or_else(|| Error::OutcomeUnknown("a trigger skipped the job".to_owned()))
     }
 
@@ -132,8 +144,12 @@ impl<'a, T> BoundQueue<'a, T> {
     ///
     /// [`Refused::LeaseLost`] or [`Refused::NotYours`]; the database's own.
     pub async fn settle(&mut self, job: &Job<T>, outcome: Outcome) -> Result<(), Error> {
+        let settlements = [Settlement { job, outcome }];
+        let queue = self.queue;
+        let parts = settlements.iter().map(Settlement::parts);
+        let span = queue.queue.pq().settle_span(queue.name(), parts);
         let (store, conn, _) = self.parts();
-        let accepted = store.settle_on(conn, &[Settlement { job, outcome }]).await?;
+        let accepted = span.run_async(store.settle_on(conn, &settlements)).await?;
         match job.lease() {
             _ if accepted.all() => Ok(()),
             Some(_) => Err(Refused::lease_lost(job.id).into()),
@@ -161,8 +177,8 @@ impl<T: Serialize> BoundQueue<'_, T> {
     where
         T: Borrow<Q>,
     {
-        let job = self.queue.queue.encode(data, &PutOptions::new())?;
-        self.put_job(&job).await
+        let queue = &self.queue.queue;
+        self.put_job(|| queue.encode(data, &PutOptions::new())).await
     }
 
     /// Enqueues a job with options in this transaction, as [`Queue::put_with`] does.
@@ -178,8 +194,8 @@ impl<T: Serialize> BoundQueue<'_, T> {
     where
         T: Borrow<Q>,
     {
-        let job = self.queue.queue.encode(data, options)?;
-        self.put_job(&job).await
+        let queue = &self.queue.queue;
+        self.put_job(|| queue.encode(data, options)).await
     }
 
     /// Enqueues many jobs in this transaction, as [`Queue::put_many`] does.
@@ -191,10 +207,12 @@ impl<T: Serialize> BoundQueue<'_, T> {
         &mut self,
         data: impl IntoIterator<Item = impl Borrow<T>>,
     ) -> Result<Vec<Put>, Error> {
-        let options = PutOptions::new();
-        let jobs = data.into_iter().map(|data| self.queue.queue.encode::<T>(data.borrow(), &options));
-        let jobs = jobs.collect::<Result<Vec<_>, _>>();
-        self.put_jobs(&jobs?).await
+        let queue = &self.queue.queue;
+        self.put_jobs(|| {
+            let options = PutOptions::new();
+            data.into_iter().map(|data| queue.encode::<T>(data.borrow(), &options)).collect()
+        })
+        .await
     }
 
     /// Enqueues many jobs, each with its own options, in this transaction.
@@ -207,9 +225,11 @@ impl<T: Serialize> BoundQueue<'_, T> {
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> Result<Vec<Put>, Error> {
         let queue = &self.queue.queue;
-        let jobs = jobs.into_iter().map(|(data, options)| queue.encode::<T>(data.borrow(), options.borrow()));
-        let jobs = jobs.collect::<Result<Vec<_>, _>>();
-        self.put_jobs(&jobs?).await
+        self.put_jobs(|| {
+            let jobs = jobs.into_iter();
+            jobs.map(|(data, options)| queue.encode::<T>(data.borrow(), options.borrow())).collect()
+        })
+        .await
     }
 
     /// Replaces the payload of a job that this transaction or a lease holds.
@@ -251,7 +271,8 @@ impl<T: DeserializeOwned> BoundQueue<'_, T> {
         let queue = self.queue;
         let (store, conn, name) = self.parts();
         loop {
-            let found = queue.queue.decode(store.take_on(conn, name, count, Scan::Full).await?);
+            let taking = store.take_on(conn, name, count, Scan::Full);
+            let found = queue.queue.decode(queue.queue.in_take_span_async(count, taking).await?);
             if !found.dead.is_empty() {
                 store.move_to_dead_on(conn, &found.dead).await?;
             }
@@ -270,7 +291,8 @@ impl<T: DeserializeOwned> BoundQueue<'_, T> {
         let queue = self.queue;
         let (store, conn, name) = self.parts();
         loop {
-            let found = queue.queue.decode(store.lease_on(conn, name, count, lease, Scan::Full).await?);
+            let taking = store.lease_on(conn, name, count, lease, Scan::Full);
+            let found = queue.queue.decode(queue.queue.in_take_span_async(count, taking).await?);
             for dead in &found.dead {
                 let outcome = Outcome::Dead { error: dead.reason.clone() };
                 // The lease is as old as this transaction, so none is refused.
@@ -344,8 +366,8 @@ impl<A: Serialize> BoundTask<'_, A> {
     ///
     /// The errors of [`Task::call_with`].
     pub async fn call_with(&mut self, arguments: &A, options: &CallOptions) -> Result<Put, Error> {
-        let job = self.task.task.encode(arguments, options)?;
-        self.queue.put_job(&job).await
+        let task = &self.task.task;
+        self.queue.put_job(|| task.encode(arguments, options)).await
     }
 
     /// Enqueues many calls in this transaction, as [`Task::call_many`] does.
@@ -357,7 +379,7 @@ impl<A: Serialize> BoundTask<'_, A> {
         &mut self,
         arguments: impl IntoIterator<Item = impl Borrow<A>>,
     ) -> Result<Vec<Put>, Error> {
-        let jobs = self.task.encode_each(arguments);
-        self.queue.put_jobs(&jobs?).await
+        let task = self.task;
+        self.queue.put_jobs(|| task.encode_each(arguments)).await
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pq_core::{CancellationToken, Codec, PayloadLimits, Trace};
+use pq_core::{CancellationToken, Codec, PayloadLimits, Tracer};
 use pq_diesel::{Error, Notify};
 
 use crate::Pq;
@@ -168,9 +168,9 @@ impl Builder {
         self
     }
 
-    /// Sets a function that returns the caller's trace context. Default: none. See [`pq_diesel::Builder::trace`].
-    pub fn trace(mut self, trace: impl Fn() -> Trace + Send + Sync + 'static) -> Self {
-        self.blocking = self.blocking.trace(trace);
+    /// Sets what connects the handle to a system of distributed tracing. Default: none. See [`pq_diesel::Builder::trace`].
+    pub fn trace(mut self, tracer: impl Tracer + 'static) -> Self {
+        self.blocking = self.blocking.trace(tracer);
         self
     }
 

@@ -128,7 +128,9 @@ impl Context {
     pub async fn settle_with(&self, conn: &mut AsyncPgConnection, outcome: Outcome) -> Result<(), Error> {
         let job = self.context.job();
         let settlements = [Settlement { job, outcome: outcome.clone() }];
-        let accepted = self.shared.store().settle_on(&mut OnAsync::new(conn), &settlements).await?;
+        let span = self.context.settle_span(&settlements);
+        let mut conn = OnAsync::new(conn);
+        let accepted = span.run_async(self.shared.store().settle_on(&mut conn, &settlements)).await?;
         if !accepted.all() {
             return Err(Refused::lease_lost(job.id).into());
         }

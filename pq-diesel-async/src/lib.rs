@@ -76,7 +76,8 @@ pub use pq_diesel;
 pub use pq_diesel::{
     Accepted, Backoff, CallOptions, CancelOutcome, CancellationToken, Claim, Control, Error, Extended,
     Failure, Filter, Handler, IntoWhen, Job, JobId, JobRecord, JobState, Notify, OnConflict, Outcome,
-    PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Report, Retention, StopMode, Trace, Wait, When,
+    PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Report, Retention, StopMode, Trace, Tracer, Wait,
+    When,
 };
 pub use queue::Queue;
 pub use stream::JobStream;

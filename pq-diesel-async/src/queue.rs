@@ -8,8 +8,8 @@ use std::time::Duration;
 use diesel_async::AsyncPgConnection;
 use pq_core::store::Extension;
 use pq_core::{
-    CancellationToken, Codec, Extended, Isolation, Job, NewJob, Outcome, Put, PutOptions, QueueName,
-    Settlement, Taken, Wait,
+    CancellationToken, Codec, Error as Refused, Extended, Isolation, Job, NewJob, Outcome, Put, PutOptions,
+    QueueName, Settlement, SpanInfo, Taken, Wait,
 };
 use pq_diesel::Error;
 use pq_diesel::store::{SqlConnection, may_be_shared};
@@ -97,20 +97,28 @@ impl<T> Queue<T> {
         self.queue.pq().cancellation_token()
     }
 
-    /// Puts encoded jobs on a connection of the handle.
-    pub(crate) async fn put_jobs(&self, jobs: Vec<NewJob>) -> Result<Vec<Put>, Error> {
+    /// Encodes jobs, and puts them on a connection of the handle.
+    pub(crate) async fn put_jobs(
+        &self,
+        encode: impl FnOnce() -> Result<Vec<NewJob>, Refused>,
+    ) -> Result<Vec<Put>, Error> {
+        let span = self.queue.put_span();
+        let jobs = span.run(encode)?;
+        span.record_jobs(jobs.len());
+        let put = span.run_async(self.put_encoded(jobs)).await?;
+        span.describe(|| SpanInfo::Added(&put));
+        Ok(put)
+    }
+
+    /// Puts encoded jobs.
+    #[doc(hidden)]
+    #[allow(clippy::missing_errors_doc)]
+    pub async fn put_encoded(&self, jobs: Vec<NewJob>) -> Result<Vec<Put>, Error> {
         if may_be_shared(&jobs) {
             put_grouped(&self.shared, self.name(), jobs).await
         } else {
             put_alone(&self.shared, self.name(), &jobs).await
         }
-    }
-
-    /// Puts encoded jobs, for the conformance tests.
-    #[doc(hidden)]
-    #[allow(clippy::missing_errors_doc)]
-    pub async fn put_encoded(&self, jobs: Vec<NewJob>) -> Result<Vec<Put>, Error> {
-        self.put_jobs(jobs).await
     }
 
     /// Takes jobs without decoding them, for the conformance tests.
@@ -122,8 +130,11 @@ impl<T> Queue<T> {
         Ok(delivery.taken())
     }
 
-    pub(crate) async fn put_job(&self, job: NewJob) -> Result<Put, Error> {
-        let put = self.put_jobs(vec![job]).await?;
+    pub(crate) async fn put_job(
+        &self,
+        encode: impl FnOnce() -> Result<NewJob, Refused>,
+    ) -> Result<Put, Error> {
+        let put = self.put_jobs(|| encode().map(|job| vec![job])).await?;
         put.into_iter().next().ok_or_else(|| Error::OutcomeUnknown("a trigger skipped the job".to_owned()))
     }
 }
@@ -143,8 +154,7 @@ impl<T: Serialize> Queue<T> {
     where
         T: Borrow<Q>,
     {
-        let job = self.queue.encode(data, &PutOptions::new())?;
-        self.put_job(job).await
+        self.put_job(|| self.queue.encode(data, &PutOptions::new())).await
     }
 
     /// Enqueues a job with options, as [`Queue::put`] does.
@@ -158,8 +168,7 @@ impl<T: Serialize> Queue<T> {
     where
         T: Borrow<Q>,
     {
-        let job = self.queue.encode(data, options)?;
-        self.put_job(job).await
+        self.put_job(|| self.queue.encode(data, options)).await
     }
 
     /// Enqueues many jobs in one round trip, all or none, and returns their ids in the same order.
@@ -168,10 +177,11 @@ impl<T: Serialize> Queue<T> {
     ///
     /// The errors of [`Queue::put`]; no job was added then.
     pub async fn put_many(&self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<Vec<Put>, Error> {
-        let options = PutOptions::new();
-        let jobs = data.into_iter().map(|data| self.queue.encode::<T>(data.borrow(), &options));
-        let jobs = jobs.collect::<Result<Vec<_>, _>>();
-        self.put_jobs(jobs?).await
+        self.put_jobs(|| {
+            let options = PutOptions::new();
+            data.into_iter().map(|data| self.queue.encode::<T>(data.borrow(), &options)).collect()
+        })
+        .await
     }
 
     /// Enqueues many jobs, each with its own options, as [`Queue::put_many`] does.
@@ -183,10 +193,11 @@ impl<T: Serialize> Queue<T> {
         &self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> Result<Vec<Put>, Error> {
-        let jobs =
-            jobs.into_iter().map(|(data, options)| self.queue.encode::<T>(data.borrow(), options.borrow()));
-        let jobs = jobs.collect::<Result<Vec<_>, _>>();
-        self.put_jobs(jobs?).await
+        self.put_jobs(|| {
+            let jobs = jobs.into_iter();
+            jobs.map(|(data, options)| self.queue.encode::<T>(data.borrow(), options.borrow())).collect()
+        })
+        .await
     }
 }
 
@@ -219,8 +230,13 @@ impl<T: DeserializeOwned + Send> Queue<T> {
         let found = poll_and_wait(&self.shared, self.name(), wait, self.token(), |scan| async move {
             loop {
                 // If this future is dropped before the jobs are returned, they are put again.
-                let mut delivery = take_and_commit(&self.shared, self.name(), count, scan).await?;
-                let found = self.queue.decode(delivery.taken());
+                let span = self.queue.take_span(count);
+                let taking = take_and_commit(&self.shared, self.name(), count, scan);
+                let mut delivery = span.run_async(taking).await?;
+                let taken = delivery.taken();
+                span.describe(|| SpanInfo::Taken(&taken.jobs));
+                drop(span);
+                let found = self.queue.decode(taken);
                 if !found.dead.is_empty() {
                     on_connection!(self.shared, |conn| self
                         .shared
@@ -287,7 +303,8 @@ impl<T: DeserializeOwned + Send> Queue<T> {
         let store = self.shared.store();
         loop {
             conn.begin(0, Isolation::ReadCommitted).await?;
-            let found = self.queue.decode(store.take_on(conn, self.name(), 1, scan).await?);
+            let taking = store.take_on(conn, self.name(), 1, scan);
+            let found = self.queue.decode(self.queue.in_take_span_async(1, taking).await?);
             if let Some(job) = found.jobs.into_iter().next() {
                 return Ok(Polled::Found(job));
             }
@@ -312,9 +329,12 @@ impl<T: DeserializeOwned + Send> Queue<T> {
         let store = self.shared.store();
         let found = poll_and_wait(&self.shared, self.name(), wait, self.token(), |scan| async move {
             loop {
-                let taken: Taken = on_connection!(self.shared, |conn| {
-                    store.lease_on(conn, self.name(), count, lease, scan)
-                })?;
+                let taking = async {
+                    on_connection!(self.shared, |conn| {
+                        store.lease_on(conn, self.name(), count, lease, scan)
+                    })
+                };
+                let taken: Taken = self.queue.in_take_span_async(count, taking).await?;
                 let found = self.queue.decode(taken);
                 if !found.dead.is_empty() {
                     let outcome = |reason: &String| Outcome::Dead { error: reason.clone() };
@@ -359,9 +379,13 @@ impl<T> Queue<T> {
     /// [`pq_core::Error::LeaseLost`] if the lease has been lost; nothing was changed then. The database's own.
     pub async fn settle(&self, job: &Job<T>, outcome: Outcome) -> Result<(), Error> {
         let settlements = [Settlement { job, outcome }];
-        let accepted =
-            change_on_connection!(self.shared, |conn| self.shared.store().settle_on(conn, &settlements))?;
-        if accepted.all() { Ok(()) } else { Err(pq_core::Error::lease_lost(job.id).into()) }
+        let parts = settlements.iter().map(Settlement::parts);
+        let span = self.queue.pq().settle_span(self.name(), parts);
+        let settling = async {
+            change_on_connection!(self.shared, |conn| self.shared.store().settle_on(conn, &settlements))
+        };
+        let accepted = span.run_async(settling).await?;
+        if accepted.all() { Ok(()) } else { Err(Refused::lease_lost(job.id).into()) }
     }
 
     /// Extends the lease of the job, and of all jobs taken with it, to expire `lease` from now.
@@ -373,7 +397,7 @@ impl<T> Queue<T> {
     pub async fn extend(&self, job: &Job<T>, lease: Duration) -> Result<Extended, Error> {
         const TRIES: usize = 25;
         const PAUSE: Duration = Duration::from_millis(20);
-        let Some(token) = job.lease() else { return Err(pq_core::Error::lease_lost(job.id).into()) };
+        let Some(token) = job.lease() else { return Err(Refused::lease_lost(job.id).into()) };
         let tokens = [token];
         for _ in 0..TRIES {
             let answers = change_on_connection!(self.shared, |conn| self
@@ -383,10 +407,10 @@ impl<T> Queue<T> {
             match answers.into_iter().next() {
                 Some(Extension::Extended(extended)) => return Ok(extended),
                 Some(Extension::Locked(_)) => tokio::time::sleep(PAUSE).await,
-                None => return Err(pq_core::Error::lease_lost(job.id).into()),
+                None => return Err(Refused::lease_lost(job.id).into()),
             }
         }
-        Err(pq_core::Error::lease_locked(job.id).into())
+        Err(Refused::lease_locked(job.id).into())
     }
 }
 

@@ -111,8 +111,7 @@ impl<A: Serialize> Task<A> {
     ///
     /// The errors of [`Queue::put_with`] and [`pq_core::Task::call_with`].
     pub async fn call_with(&self, arguments: &A, options: &CallOptions) -> Result<Put, Error> {
-        let job = self.task.encode(arguments, options)?;
-        self.queue.put_job(job).await
+        self.queue.put_job(|| self.task.encode(arguments, options)).await
     }
 
     /// Enqueues many calls in one round trip, all or none, and returns their ids in the same order.
@@ -124,8 +123,7 @@ impl<A: Serialize> Task<A> {
         &self,
         arguments: impl IntoIterator<Item = impl Borrow<A>>,
     ) -> Result<Vec<Put>, Error> {
-        let jobs = self.encode_each(arguments);
-        self.queue.put_jobs(jobs?).await
+        self.queue.put_jobs(|| self.encode_each(arguments)).await
     }
 
     pub(crate) fn encode_each(

@@ -79,9 +79,11 @@ enum Settled {
 /// Returns `None` if there was no job to run.
 async fn take_and_run(shared: &Shared, attempt: &mut Attempt<PgStore>) -> Result<Option<Settled>, Error> {
     let mut lent = shared.begin().await?;
-    let taken = shared
-        .within_limit(shared.store().take_on(&mut lent.sql(), attempt.queue(), 1, attempt.scan()))
-        .await;
+    let taken = {
+        let mut sql = lent.sql();
+        let taking = shared.store().take_on(&mut sql, attempt.queue(), 1, attempt.scan());
+        attempt.take(shared.within_limit(taking)).await
+    };
     let taken = match taken {
         Ok(taken) => taken,
         Err(error) => return shared.end(lent, Err(error)).await,
@@ -169,8 +171,12 @@ async fn run_and_commit(
     };
     let outcome = attempt.outcome(Ok(outcome));
     attempt.may_commit()?;
-    let settled = settle(shared, &mut lent, job, outcome.as_ref()).await;
-    match shared.end(lent, settled).await {
+    let span = attempt.settle_span(outcome.as_ref());
+    let settling = async {
+        let settled = settle(shared, &mut lent, job, outcome.as_ref()).await;
+        shared.end(lent, settled).await
+    };
+    match span.run_async(settling).await {
         Ok(()) => Ok(Ended::Committed(outcome)),
         Err(error) if error.is_passing() && !error.is_conflict() => Err(error),
         Err(error) => {
@@ -195,8 +201,13 @@ async fn settle_after_rollback(
     let began = Instant::now();
     loop {
         if let Some(mut lent) = retake(shared, job, Isolation::ReadCommitted).await? {
-            let settled = settle(shared, &mut lent, job, outcome.as_ref()).await;
-            return shared.end(lent, settled.map(|()| Settled::As(outcome))).await;
+            let span = attempt.settle_span(outcome.as_ref());
+            let settling = async {
+                let settled = settle(shared, &mut lent, job, outcome.as_ref()).await;
+                shared.end(lent, settled).await
+            };
+            span.run_async(settling).await?;
+            return Ok(Settled::As(outcome));
         }
         if reason != Reason::Dropped || began.elapsed() >= RETAKE_WITHIN {
             tracing::warn!(job_id = %job.id, attempt = job.attempt, "failed job was taken by another worker");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diesel::r2d2::ConnectionManager;
 use diesel::{Connection, PgConnection};
-use pq_core::{CancellationToken, Codec, Json, PayloadLimits, Trace};
+use pq_core::{CancellationToken, Codec, Json, PayloadLimits, Tracer};
 
 use crate::conninfo::ConnInfo;
 use crate::listener::Listener;
@@ -72,7 +72,7 @@ pub struct Builder {
     codec: Arc<dyn Codec>,
     limits: PayloadLimits,
     cancellation_token: Option<CancellationToken>,
-    trace: Option<Arc<dyn Fn() -> Trace + Send + Sync>>,
+    tracer: Option<Arc<dyn Tracer>>,
 }
 
 impl Default for Builder {
@@ -92,7 +92,7 @@ impl Default for Builder {
             codec: Arc::new(Json),
             limits: PayloadLimits::default(),
             cancellation_token: None,
-            trace: None,
+            tracer: None,
         }
     }
 }
@@ -226,12 +226,13 @@ impl Builder {
         self
     }
 
-    /// Sets a function that returns the caller's trace context. Default: none.
+    /// Sets what connects the handle to a system of distributed tracing. Default: none.
     ///
+    /// For OpenTelemetry it is that of the crate `pq-otel`. It can also be a function that returns the caller's trace context.
     /// Each job that the handle puts carries the context of its put. The handler reads it by
     /// [`pq_core::Context::trace`], and middleware gets it too.
-    pub fn trace(mut self, trace: impl Fn() -> Trace + Send + Sync + 'static) -> Self {
-        self.trace = Some(Arc::new(trace));
+    pub fn trace(mut self, tracer: impl Tracer + 'static) -> Self {
+        self.tracer = Some(Arc::new(tracer));
         self
     }
 
@@ -266,8 +267,8 @@ impl Builder {
         if let Some(token) = &self.cancellation_token {
             pq = pq.with_cancellation_token(token);
         }
-        if let Some(trace) = self.trace {
-            pq = pq.with_trace(move || trace());
+        if let Some(tracer) = self.tracer {
+            pq = pq.with_trace(tracer);
         }
         Ok(Pq::from_core(pq))
     }

@@ -73,7 +73,7 @@ pub use pq_core::{
     ChangeOutcome, Claim, Codec, CodecError, Cron, Extended, Failure, Filter, IntoWhen, Isolation, Job,
     JobId, JobInfo, JobRecord, JobState, Key, Next, OnConflict, Operation, OperationReport, Outcome, Payload,
     PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Reason, Report, Retention, Running, Settlement,
-    Status, StopMode, TimeError, Trace, Wait, When, codec_by_name,
+    Status, StopMode, TimeError, Trace, Tracer, Wait, When, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};

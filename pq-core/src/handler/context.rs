@@ -15,8 +15,8 @@ use crate::lock::lock;
 use crate::stop::StopSignal;
 use crate::store::Extension;
 use crate::{
-    CancellationToken, Claim, CodecError, Error, Failure, Outcome, Payload, Pq, Queue, Settlement, Store,
-    Trace,
+    CancellationToken, Claim, CodecError, Error, Failure, JobSpan, Outcome, Payload, Pq, Queue, Settlement,
+    Store, Trace,
 };
 
 /// The part of a running worker that the contexts of one queue's handlers share.
@@ -246,12 +246,20 @@ impl<S: Store> Context<S> {
     /// See [`Context::complete_with`].
     pub fn settle_with(&self, conn: &mut S::Conn, outcome: Outcome) -> Result<(), S::Error> {
         let settlement = Settlement { job: &self.job, outcome };
-        let accepted = self.access.pq.store().settle(conn, std::slice::from_ref(&settlement))?;
+        let settlements = std::slice::from_ref(&settlement);
+        let accepted =
+            self.settle_span(settlements).run(|| self.access.pq.store().settle(conn, settlements))?;
         if !accepted.all() {
             return Err(Error::lease_lost(self.job.id).into());
         }
         self.note_settled(settlement.outcome);
         Ok(())
+    }
+
+    /// Creates the span of a settlement in a transaction of the handler's own.
+    #[must_use]
+    pub fn settle_span(&self, settlements: &[Settlement<'_>]) -> JobSpan {
+        self.access.pq.settle_span(&self.job.queue, settlements.iter().map(Settlement::parts))
     }
 
     /// Notes that the handler settled the job in a transaction of its own, other than by [`Context::settle_with`].

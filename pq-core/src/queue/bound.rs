@@ -9,7 +9,6 @@ use serde::de::DeserializeOwned;
 
 use super::Queue;
 use super::get::Decoded;
-use super::put::without_unique_key;
 use crate::{
     CancelOutcome, Error, Filter, Job, JobId, JobRecord, NewJob, Outcome, Put, PutOptions, QueueCounts, Scan,
     Settlement, Store, Undecodable,
@@ -117,26 +116,30 @@ impl<'a, S: Store, T> BoundQueue<'a, S, T> {
         })
     }
 
-    /// Enqueues one encoded job.
-    pub(crate) fn put_one(&mut self, job: &NewJob) -> Result<Put, S::Error> {
-        Ok(self.put_jobs(std::slice::from_ref(job))?[0])
+    /// Encodes and enqueues one job.
+    pub(crate) fn put_one(
+        &mut self,
+        encode: impl FnOnce() -> Result<NewJob, Error>,
+    ) -> Result<Put, S::Error> {
+        Ok(self.put_jobs(|| encode().map(|job| [job]))?[0])
     }
 
-    /// Enqueues encoded jobs.
-    pub(crate) fn put_jobs(&mut self, jobs: &[NewJob]) -> Result<Vec<Put>, S::Error> {
-        let name = &self.queue.name;
-        let _span = tracing::debug_span!("pq.put", queue = %name, jobs = jobs.len()).entered();
-        self.queue.store().put(self.conn, name, jobs)
+    /// Encodes and enqueues jobs.
+    pub(crate) fn put_jobs<J: AsRef<[NewJob]>>(
+        &mut self,
+        encode: impl FnOnce() -> Result<J, Error>,
+    ) -> Result<Vec<Put>, S::Error> {
+        let queue = self.queue;
+        queue.put_in_span(encode, |jobs| queue.store().put(self.conn, &queue.name, jobs))
     }
 
     /// Streams encoded jobs. Refuses unique keys, since no job's outcome is returned.
-    pub(crate) fn put_all_jobs(
+    pub(crate) fn put_all_jobs<I: Iterator<Item = Result<NewJob, Error>>>(
         &mut self,
-        jobs: &mut dyn Iterator<Item = Result<NewJob, Error>>,
+        encode: impl FnOnce() -> I,
     ) -> Result<u64, S::Error> {
-        let name = &self.queue.name;
-        let _span = tracing::debug_span!("pq.put_all", queue = %name).entered();
-        self.queue.store().put_all(self.conn, name, &mut jobs.map(without_unique_key))
+        let queue = self.queue;
+        queue.put_all_in_span(encode, |jobs| queue.store().put_all(self.conn, &queue.name, jobs))
     }
 }
 
@@ -162,8 +165,8 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     where
         T: Borrow<Q>,
     {
-        let job = self.queue.encode(data, options)?;
-        self.put_one(&job)
+        let queue = self.queue;
+        self.put_one(|| queue.encode(data, options))
     }
 
     /// Enqueues many jobs in this transaction, as [`Queue::put_many`] does.
@@ -172,8 +175,8 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     ///
     /// The errors of [`Queue::put_many`].
     pub fn put_many(&mut self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<Vec<Put>, S::Error> {
-        let jobs: Result<Vec<_>, _> = self.queue.encode_each(data).collect();
-        self.put_jobs(&jobs?)
+        let queue = self.queue;
+        self.put_jobs(|| queue.encode_each(data).collect::<Result<Vec<_>, _>>())
     }
 
     /// Enqueues many jobs, each with its own options, in this transaction.
@@ -185,8 +188,8 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
         &mut self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> Result<Vec<Put>, S::Error> {
-        let jobs: Result<Vec<_>, _> = self.queue.encode_each_with(jobs).collect();
-        self.put_jobs(&jobs?)
+        let queue = self.queue;
+        self.put_jobs(|| queue.encode_each_with(jobs).collect::<Result<Vec<_>, _>>())
     }
 
     /// Enqueues all jobs of an iterator in this transaction, as [`Queue::put_all`] does.
@@ -196,7 +199,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
     /// The errors of [`Queue::put_all`]. The transaction is then as it was before the call.
     pub fn put_all(&mut self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<u64, S::Error> {
         let queue = self.queue;
-        self.put_all_jobs(&mut queue.encode_each(data))
+        self.put_all_jobs(|| queue.encode_each(data))
     }
 
     /// Enqueues all jobs of an iterator, each with its own options, in this transaction.
@@ -209,7 +212,7 @@ impl<S: Store, T: Serialize> BoundQueue<'_, S, T> {
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> Result<u64, S::Error> {
         let queue = self.queue;
-        self.put_all_jobs(&mut queue.encode_each_with(jobs))
+        self.put_all_jobs(|| queue.encode_each_with(jobs))
     }
 
     /// Replaces the payload of a job that this transaction or a lease holds.
@@ -257,7 +260,9 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
     pub(super) fn take(&mut self, count: usize, scan: Scan) -> Result<Decoded<T>, S::Error> {
         let store = self.queue.store();
         loop {
-            let found = self.queue.decode(store.take(self.conn, &self.queue.name, count, scan)?);
+            let taken =
+                self.queue.in_take_span(count, || store.take(self.conn, &self.queue.name, count, scan))?;
+            let found = self.queue.decode(taken);
             if !found.dead.is_empty() {
                 store.move_to_dead(self.conn, &found.dead)?;
             }
@@ -276,7 +281,10 @@ impl<S: Store, T: DeserializeOwned> BoundQueue<'_, S, T> {
     ) -> Result<Decoded<T>, S::Error> {
         let store = self.queue.store();
         loop {
-            let found = self.queue.decode(store.lease(self.conn, &self.queue.name, count, lease, scan)?);
+            let taken = self
+                .queue
+                .in_take_span(count, || store.lease(self.conn, &self.queue.name, count, lease, scan))?;
+            let found = self.queue.decode(taken);
             if !found.dead.is_empty() {
                 let outcome = |dead: &Undecodable| Outcome::Dead { error: dead.reason.clone() };
                 let settlements: Vec<Settlement<'_>> = found

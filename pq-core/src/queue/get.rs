@@ -193,7 +193,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     /// Takes jobs on a connection of the handle. Jobs that cannot be decoded are archived as dead.
     fn take_now(&self, count: usize, scan: Scan) -> Result<Decoded<T>, S::Error> {
         loop {
-            let taken = self.store().take_now(&self.name, count, scan)?;
+            let taken = self.in_take_span(count, || self.store().take_now(&self.name, count, scan))?;
             let found = self.decode(taken);
             if !found.dead.is_empty() {
                 self.store().with_connection(|conn| self.store().move_to_dead(conn, &found.dead))?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Queue;
 use crate::{
     CancellationToken, Codec, Error, Json, MaintenanceReport, PayloadLimits, QueueName, Retention, Store,
-    Trace,
+    Tracer,
 };
 
 /// A handle to the queues of one store.
@@ -19,13 +19,10 @@ pub struct Pq<S> {
     pub(super) codec: Arc<dyn Codec>,
     pub(super) limits: PayloadLimits,
     pub(super) cancellation_token: Option<CancellationToken>,
-    pub(super) trace: Option<TraceSource>,
+    pub(super) tracer: Option<Arc<dyn Tracer>>,
     pub(super) actor: Option<Arc<str>>,
     pub(super) operation_timeout: Option<Duration>,
 }
-
-/// Returns the trace context of the caller.
-type TraceSource = Arc<dyn Fn() -> Trace + Send + Sync>;
 
 impl<S> Clone for Pq<S> {
     fn clone(&self) -> Self {
@@ -34,7 +31,7 @@ impl<S> Clone for Pq<S> {
             codec: Arc::clone(&self.codec),
             limits: self.limits,
             cancellation_token: self.cancellation_token.clone(),
-            trace: self.trace.clone(),
+            tracer: self.tracer.clone(),
             actor: self.actor.clone(),
             operation_timeout: self.operation_timeout,
         }
@@ -63,7 +60,7 @@ impl<S: Store> Pq<S> {
             codec: Arc::new(Json),
             limits: PayloadLimits::default(),
             cancellation_token: None,
-            trace: None,
+            tracer: None,
             actor: None,
             operation_timeout: None,
         }
@@ -90,13 +87,15 @@ impl<S: Store> Pq<S> {
         self
     }
 
-    /// Sets a function that returns the caller's trace context. Default: none.
+    /// Sets what connects the handle to a system of distributed tracing. Default: none.
     ///
-    /// Each job that the handle puts carries the context of its put. The handler reads it by [`crate::Context::trace`],
-    /// and middleware gets it too. A periodic job has none. A job that is moved, retried or requeued keeps it.
+    /// It can be a function that returns the caller's trace context. Each job that the handle puts carries the context of its
+    /// put. The handler reads it by [`crate::Context::trace`], and middleware gets it too. A periodic job has none. A job that
+    /// is moved, retried or requeued keeps it. Any other [`Tracer`] also describes the spans of puts, takes, handlers and
+    /// settlements.
     #[must_use]
-    pub fn with_trace(mut self, trace: impl Fn() -> Trace + Send + Sync + 'static) -> Self {
-        self.trace = Some(Arc::new(trace));
+    pub fn with_trace(mut self, tracer: impl Tracer + 'static) -> Self {
+        self.tracer = Some(Arc::new(tracer));
         self
     }
 
@@ -110,6 +109,10 @@ impl<S: Store> Pq<S> {
     pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = Some(timeout);
         self
+    }
+
+    pub(crate) fn tracer(&self) -> Option<&Arc<dyn Tracer>> {
+        self.tracer.as_ref()
     }
 
     /// Returns the queue of this name, with payloads of type `T`.

@@ -57,7 +57,8 @@ impl<S: Store, T> Queue<S, T> {
     ///
     /// The store's errors; no job was settled then.
     pub fn settle_many(&self, settlements: &[Settlement<'_>]) -> Result<Accepted, S::Error> {
-        self.store().with_connection(|conn| self.store().settle(conn, settlements))
+        let span = self.pq.settle_span(&self.name, settlements.iter().map(Settlement::parts));
+        span.run(|| self.store().with_connection(|conn| self.store().settle(conn, settlements)))
     }
 
     /// Extends the lease of the job, and of all jobs taken with it, to expire `lease` from now.
@@ -103,7 +104,9 @@ impl<S: Store, T> BoundQueue<'_, S, T> {
     /// [`Error::LeaseLost`] or [`Error::NotYours`]; the store's errors.
     pub fn settle(&mut self, job: &Job<T>, outcome: Outcome) -> Result<(), S::Error> {
         let settlement = Settlement { job: &job.claim, outcome };
-        let accepted = self.queue.store().settle(self.conn, std::slice::from_ref(&settlement))?;
+        let (queue, settlements) = (self.queue, std::slice::from_ref(&settlement));
+        let span = queue.pq.settle_span(&queue.name, settlements.iter().map(Settlement::parts));
+        let accepted = span.run(|| queue.store().settle(self.conn, settlements))?;
         match job.lease() {
             _ if accepted.all() => Ok(()),
             Some(_) => Err(Error::lease_lost(job.id).into()),

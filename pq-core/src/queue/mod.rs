@@ -12,6 +12,7 @@ mod iter;
 mod lease;
 mod operate;
 mod put;
+mod spans;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -103,6 +104,6 @@ impl<S: Store, T> Queue<S, T> {
 
     /// Returns the trace context of the caller.
     pub(crate) fn trace(&self) -> Trace {
-        self.pq.trace.as_ref().map(|trace| trace()).unwrap_or_default()
+        self.pq.tracer().map(|tracer| tracer.context()).unwrap_or_default()
     }
 }

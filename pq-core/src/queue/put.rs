@@ -48,7 +48,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     where
         T: Borrow<Q>,
     {
-        self.put_one(&self.encode(data, options)?)
+        self.put_one(|| self.encode(data, options))
     }
 
     /// Enqueues many jobs in one round trip, all or none, and returns their ids in the same order.
@@ -60,8 +60,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// The errors of [`Queue::put`]; no job was added then.
     pub fn put_many(&self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<Vec<Put>, S::Error> {
-        let jobs: Result<Vec<_>, _> = self.encode_each(data).collect();
-        self.put_now(&jobs?)
+        self.put_now(|| self.encode_each(data).collect::<Result<Vec<_>, _>>())
     }
 
     /// Enqueues many jobs, each with its own options, as [`Queue::put_many`] does.
@@ -73,8 +72,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         &self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> Result<Vec<Put>, S::Error> {
-        let jobs: Result<Vec<_>, _> = self.encode_each_with(jobs).collect();
-        self.put_now(&jobs?)
+        self.put_now(|| self.encode_each_with(jobs).collect::<Result<Vec<_>, _>>())
     }
 
     /// Enqueues all jobs of an iterator, all or none, and returns their number.
@@ -94,7 +92,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
     ///
     /// The errors of [`Queue::put`]; no job was added then.
     pub fn put_all(&self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<u64, S::Error> {
-        self.put_all_now(&mut self.encode_each(data))
+        self.put_all_now(|| self.encode_each(data))
     }
 
     /// Enqueues all jobs of an iterator, each with its own options, as [`Queue::put_all`] does.
@@ -106,7 +104,7 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         &self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> Result<u64, S::Error> {
-        self.put_all_now(&mut self.encode_each_with(jobs))
+        self.put_all_now(|| self.encode_each_with(jobs))
     }
 
     pub(super) fn encode_each(
@@ -149,24 +147,25 @@ impl<S: Store, T: Serialize> Queue<S, T> {
 }
 
 impl<S: Store, T> Queue<S, T> {
-    /// Enqueues one job on a connection of the handle.
-    pub(crate) fn put_one(&self, job: &NewJob) -> Result<Put, S::Error> {
-        Ok(self.put_now(std::slice::from_ref(job))?[0])
+    /// Encodes one job, and enqueues it on a connection of the handle.
+    pub(crate) fn put_one(&self, encode: impl FnOnce() -> Result<NewJob, Error>) -> Result<Put, S::Error> {
+        Ok(self.put_now(|| encode().map(|job| [job]))?[0])
     }
 
-    /// Enqueues jobs on a connection of the handle.
-    pub(crate) fn put_now(&self, jobs: &[NewJob]) -> Result<Vec<Put>, S::Error> {
-        let _span = tracing::debug_span!("pq.put", queue = %self.name, jobs = jobs.len()).entered();
-        self.store().put_now(&self.name, jobs)
+    /// Encodes jobs, and enqueues them on a connection of the handle.
+    pub(crate) fn put_now<J: AsRef<[NewJob]>>(
+        &self,
+        encode: impl FnOnce() -> Result<J, Error>,
+    ) -> Result<Vec<Put>, S::Error> {
+        self.put_in_span(encode, |jobs| self.store().put_now(&self.name, jobs))
     }
 
     /// Streams jobs to a connection of the handle. Refuses unique keys, since no job's outcome is returned.
-    pub(crate) fn put_all_now(
+    pub(crate) fn put_all_now<I: Iterator<Item = Result<NewJob, Error>>>(
         &self,
-        jobs: &mut dyn Iterator<Item = Result<NewJob, Error>>,
+        encode: impl FnOnce() -> I,
     ) -> Result<u64, S::Error> {
-        let _span = tracing::debug_span!("pq.put_all", queue = %self.name).entered();
-        self.store().put_all_now(&self.name, &mut jobs.map(without_unique_key))
+        self.put_all_in_span(encode, |jobs| self.store().put_all_now(&self.name, jobs))
     }
 
     /// Encodes JSON into a payload with the queue's codec.
@@ -178,13 +177,5 @@ impl<S: Store, T> Queue<S, T> {
         } else {
             Payload::new(text, self.pq.limits)
         }
-    }
-}
-
-/// Refuses a job with a unique key.
-pub(super) fn without_unique_key(job: Result<NewJob, Error>) -> Result<NewJob, Error> {
-    match job {
-        Ok(job) if job.unique.is_some() => Err(Error::UniqueKey),
-        job => job,
     }
 }

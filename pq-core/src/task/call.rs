@@ -58,7 +58,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     /// The errors of [`Queue::put_with`], and [`Error::InvalidSetting`] for a backoff that is a function: it cannot be
     /// stored with the call.
     pub fn call_with(&self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
-        self.queue.put_one(&self.encode(arguments, options)?)
+        self.queue.put_one(|| self.encode(arguments, options))
     }
 
     /// Enqueues many calls in one round trip, all or none, and returns their ids in the same order.
@@ -70,8 +70,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
         &self,
         arguments: impl IntoIterator<Item = impl Borrow<A>>,
     ) -> Result<Vec<Put>, S::Error> {
-        let jobs: Result<Vec<_>, _> = self.jobs(arguments).collect();
-        self.queue.put_now(&jobs?)
+        self.queue.put_now(|| self.jobs(arguments).collect::<Result<Vec<_>, _>>())
     }
 
     /// Enqueues a call for each item of an iterator, all or none, and returns their number.
@@ -82,7 +81,7 @@ impl<S: Store, A: Serialize> Task<S, A> {
     ///
     /// The errors of [`Queue::put_all_with`]; no job was added then.
     pub fn call_all(&self, arguments: impl IntoIterator<Item = impl Borrow<A>>) -> Result<u64, S::Error> {
-        self.queue.put_all_now(&mut self.jobs(arguments))
+        self.queue.put_all_now(|| self.jobs(arguments))
     }
 
     /// Returns the row of a call, for a statement of the application that inserts it, perhaps with other rows.
@@ -165,7 +164,7 @@ impl<S: Store, A> Task<S, A> {
             return Err(refused("kwargs: they must be a JSON object").into());
         }
         let arguments = Arguments { args: args.get().to_owned(), kwargs: kwargs.get().to_owned() };
-        self.queue.put_one(&self.encode_arguments(arguments, options)?)
+        self.queue.put_one(|| self.encode_arguments(arguments, options))
     }
 
     /// Builds the job of a call, without the key of [`Task::serialize_by`].
@@ -214,8 +213,7 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
     ///
     /// The errors of [`Task::call_with`].
     pub fn call_with(&mut self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
-        let job = self.task.encode(arguments, options)?;
-        self.queue.put_one(&job)
+        self.queue.put_one(|| self.task.encode(arguments, options))
     }
 
     /// Enqueues many calls in this transaction, as [`Task::call_many`] does.
@@ -227,8 +225,7 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
         &mut self,
         arguments: impl IntoIterator<Item = impl Borrow<A>>,
     ) -> Result<Vec<Put>, S::Error> {
-        let jobs: Result<Vec<_>, _> = self.task.jobs(arguments).collect();
-        self.queue.put_jobs(&jobs?)
+        self.queue.put_jobs(|| self.task.jobs(arguments).collect::<Result<Vec<_>, _>>())
     }
 
     /// Enqueues a call for each item of an iterator in this transaction, as [`Task::call_all`] does.
@@ -237,7 +234,7 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
     ///
     /// The errors of [`Task::call_all`]. The transaction is then as it was before the call.
     pub fn call_all(&mut self, arguments: impl IntoIterator<Item = impl Borrow<A>>) -> Result<u64, S::Error> {
-        self.queue.put_all_jobs(&mut self.task.jobs(arguments))
+        self.queue.put_all_jobs(|| self.task.jobs(arguments))
     }
 }
 

@@ -45,12 +45,14 @@ pub(super) fn run_batch<S: Store>(
 ) -> Result<Batch, S::Error> {
     let (store, served) = (run.store(), &run.queues.all[position]);
     let length = run.settings.lease;
-    let (asked_at, taken) = {
+    let mut asked_at = Instant::now();
+    let taken = {
         let _permit = served.limiter.acquire(want);
-        let _span = tracing::debug_span!("pq.take", queue = %served.queue.name(), want).entered();
-        store.with_connection(|conn| {
-            let asked_at = Instant::now();
-            Ok::<_, S::Error>((asked_at, store.lease(conn, served.queue.name(), want, length, scan)?))
+        served.queue.in_take_span(want, || {
+            store.with_connection(|conn| {
+                asked_at = Instant::now();
+                store.lease(conn, served.queue.name(), want, length, scan)
+            })
         })?
     };
     let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) else {
@@ -212,7 +214,10 @@ fn run_in_transaction<S: Store>(
                 }
                 let (outcome, _) = prepared.outcome_of(run, served, Ok(returned.clone()));
                 let settlement = Settlement { job: &incoming.claim, outcome };
-                let accepted = store.settle(conn, std::slice::from_ref(&settlement))?;
+                let settlements = std::slice::from_ref(&settlement);
+                let parts = settlements.iter().map(Settlement::parts);
+                let span = run.pq.settle_span(served.queue.name(), parts);
+                let accepted = span.run(|| store.settle(conn, settlements))?;
                 settled_as = Some(settlement.outcome);
                 if accepted.all() { Ok(Ok(returned)) } else { Err(Rollback::LeaseLost) }
             });

@@ -3,13 +3,15 @@
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use tracing::field::Empty;
+
 use super::catch_panic::catch_panic;
 use super::queue_set::ServedQueue;
 use super::thread_slots::RunningHandler;
 use super::worker_run::WorkerRun;
 use crate::envelope::Envelope;
 use crate::handler::{HandlerResult, Incoming, Policy, after_unknown_task, is_left_for};
-use crate::{Claim, Failure, Handler, Isolation, JobInfo, Outcome, Store};
+use crate::{Claim, Failure, Handler, Isolation, JobInfo, JobSpan, Outcome, SpanInfo, Store};
 
 /// The policy of a job that has no handler.
 static WITHOUT_HANDLER: LazyLock<Policy> = LazyLock::new(Policy::default);
@@ -94,16 +96,19 @@ impl<S: Store> PreparedJob<'_, S> {
         self.handler.as_ref().map_or(usize::MAX, |handler| handler.policy.concurrency)
     }
 
-    /// Returns the span in which its handler runs.
-    pub(super) fn span(&self) -> tracing::Span {
+    /// Creates the span in which its handler runs.
+    pub(super) fn span(&self, run: &WorkerRun<S>) -> JobSpan {
         let job = &self.incoming.claim;
-        tracing::info_span!(
+        let span = tracing::info_span!(
             "pq.run",
             queue = %job.queue,
             job_id = %job.id,
             task = self.task.as_deref(),
-            attempt = job.attempt
-        )
+            attempt = job.attempt,
+            otel.name = Empty,
+            otel.kind = Empty
+        );
+        JobSpan::new(span, run.pq.tracer(), || SpanInfo::Run { job })
     }
 
     /// Describes its handler, which begins at `since`, to the status. `lease` is the lease that expires if a blocking handler hangs.

@@ -21,8 +21,8 @@ pub(super) fn run_handler<S: Store>(
     handler: &mut dyn FnMut(&Run<S>) -> HandlerResult,
 ) -> HandlerResult {
     let timeout = prepared.timeout();
-    let span = prepared.span();
-    let _entered = span.enter();
+    let span = prepared.span(run);
+    let _entered = span.span().enter();
     tracing::debug!("job started");
     slot.begin(prepared.running(prepared.incoming.claim.lease(), timeout, now));
     let mut attempt = || run_attempt(prepared, timeout, now, handler);
@@ -34,6 +34,7 @@ pub(super) fn run_handler<S: Store>(
     };
     slot.end();
     log_end(now, &result);
+    span.end_attempt(&result);
     result
 }
 

@@ -11,7 +11,7 @@ use super::thread_slots::{FinishedJob, SettleRetries, ThreadSlot};
 use super::worker_run::WorkerRun;
 use crate::incidents::Call;
 use crate::lock::lock;
-use crate::{Claim, JobRecord, JobState, Outcome, Settlement, Store, StoreError};
+use crate::{Claim, JobRecord, JobState, Outcome, QueueName, Settlement, Store, StoreError};
 
 /// The time that a finished job may wait for others to be settled with it.
 pub(super) const SETTLE_WITHIN: Duration = Duration::from_millis(50);
@@ -74,10 +74,9 @@ fn pass_outcomes<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, retries: &mut 
     let Some(first) = finished.first() else { return true };
     // All of them are of one batch, and so of one queue.
     let queue = first.job.queue.clone();
-    let _span = tracing::debug_span!("pq.settle", jobs = finished.len()).entered();
     let mut parts = VecDeque::from([finished]);
     while let Some(mut part) = parts.pop_front() {
-        match settle_once(run, &part, retries.may_be_settled) {
+        match settle_once(run, &queue, &part, retries.may_be_settled) {
             Ok(tally) => slot.statistics.add_tally(&queue, tally),
             Err(error) if error.is_passing() => {
                 retries.may_be_settled |= error.is_unavailable();
@@ -120,6 +119,7 @@ fn count_loss(slot: &ThreadSlot, lost: &FinishedJob, error: &dyn fmt::Display) {
 /// refuses are looked up by id to find out.
 fn settle_once<S: Store>(
     run: &WorkerRun<S>,
+    queue: &QueueName,
     finished: &[FinishedJob],
     may_be_settled: bool,
 ) -> Result<Tally, S::Error> {
@@ -128,7 +128,8 @@ fn settle_once<S: Store>(
         .iter()
         .map(|finished| Settlement { job: &finished.job, outcome: finished.outcome.clone() })
         .collect();
-    store.with_connection(|conn| {
+    let span = run.pq.settle_span(queue, settlements.iter().map(Settlement::parts));
+    let settle = |conn: &mut S::Conn| {
         let mut tally = Tally::default();
         let accepted = store.settle(conn, &settlements)?;
         for (finished, accepted) in finished.iter().zip(accepted) {
@@ -148,7 +149,8 @@ fn settle_once<S: Store>(
             }
         }
         Ok(tally)
-    })
+    };
+    span.run(|| store.with_connection(settle))
 }
 
 /// Returns whether an outcome of this attempt was accepted, judged by where the job is now.
@@ -175,7 +177,6 @@ pub(super) fn settle_in_transaction<S: Store>(
 ) -> Result<(), S::Error> {
     let settlements: Vec<Settlement<'_>> =
         outcomes.iter().map(|(job, outcome, _)| Settlement { job, outcome: outcome.clone() }).collect();
-    let _span = tracing::debug_span!("pq.settle", jobs = settlements.len()).entered();
     let accepted = store.settle(conn, &settlements)?;
     for ((job, outcome, attempt), accepted) in outcomes.iter().zip(accepted) {
         match accepted {

@@ -22,7 +22,7 @@ use super::tally::{EndedAttempt, Tally};
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::handler::{HandlerResult, Run};
-use crate::{Claim, Error, Failure, Isolation, Outcome, Scan, Store, StoreError, Taken};
+use crate::{Claim, Error, Failure, Isolation, JobSpan, Outcome, Scan, SpanInfo, Store, StoreError, Taken};
 
 /// After this long the rest of a batch is given back, so that the transaction and its locks do not last much longer.
 const MAX_DURATION: Duration = Duration::from_millis(200);
@@ -70,10 +70,8 @@ pub(super) fn run_batch<S: Store>(
         let mut work = TransactionalBatch::new(run, &run.slots()[thread], served);
         let mut several = None;
         let done = store.transaction(conn, |conn| -> Result<Batch, Rollback<S::Error>> {
-            let taken = {
-                let _span = tracing::debug_span!("pq.take", queue = %served.queue.name(), want).entered();
-                store.take(conn, served.queue.name(), want, scan)?
-            };
+            let take = || store.take(conn, served.queue.name(), want, scan);
+            let taken = served.queue.in_take_span(want, take)?;
             drop(permit);
             if taken.jobs.is_empty() {
                 return Ok(Batch::empty(taken.next_due));
@@ -90,6 +88,7 @@ pub(super) fn run_batch<S: Store>(
             work.settle(conn)?;
             Ok(Batch { unbegun: work.unbegun, ..batch })
         });
+        work.end_settling(&done);
         let batch = match (done, several) {
             (Err(Rollback::Store(error)), Some(batch)) if !error.is_unavailable() && !run.is_abandoned() => {
                 tracing::warn!(%error, jobs = batch.taken, "batch was rolled back; its jobs will run one by one");
@@ -132,6 +131,10 @@ struct TransactionalBatch<'w, S: Store> {
     tally: Tally,
     /// The outcomes to pass to the store. The commit completes a job, so [`Outcome::Complete`] is not among them.
     outcomes: Vec<SettledJob>,
+    /// The jobs that the commit completes.
+    completed: Vec<Arc<Claim>>,
+    /// The span of the settlement, which lasts until the transaction has ended.
+    settling: Option<JobSpan>,
     /// Jobs that are given back because their handlers did not begin, or because they run again alone.
     unbegun: usize,
     /// The job of a single-job batch once its handler has run. If the transaction fails after that, the handler failed.
@@ -174,6 +177,8 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
             served,
             tally: Tally::default(),
             outcomes: Vec::new(),
+            completed: Vec::new(),
+            settling: None,
             unbegun: 0,
             only_job: None,
             statement_timeout: None,
@@ -344,7 +349,10 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
 
     fn add(&mut self, job: Arc<Claim>, outcome: Outcome, attempt: EndedAttempt) {
         match outcome {
-            Outcome::Complete => self.tally.record(&outcome, Some(&attempt)),
+            Outcome::Complete => {
+                self.tally.record(&outcome, Some(&attempt));
+                self.completed.push(job);
+            }
             _ => self.outcomes.push((job, outcome, Some(attempt))),
         }
     }
@@ -355,14 +363,27 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
     }
 
     fn settle(&mut self, conn: &mut S::Conn) -> Result<(), S::Error> {
+        let completed = self.completed.iter().map(|job| (&**job, &Outcome::Complete));
+        let others = self.outcomes.iter().map(|(job, outcome, _)| (&**job, outcome));
+        let span = self.run.pq.settle_span(self.served.queue.name(), completed.chain(others));
+        let span = self.settling.insert(span);
         if self.outcomes.is_empty() {
             return Ok(());
         }
         let store = self.run.store();
-        if self.statement_timeout.is_some() {
-            store.set_statement_timeout(conn, None)?;
+        span.run(|| {
+            if self.statement_timeout.is_some() {
+                store.set_statement_timeout(conn, None)?;
+            }
+            settle_in_transaction(store, conn, &mem::take(&mut self.outcomes), &mut self.tally)
+        })
+    }
+
+    /// Ends the span of the settlement with the transaction.
+    fn end_settling(&mut self, done: &Result<Batch, Rollback<S::Error>>) {
+        if let (Some(span), Err(Rollback::Store(error))) = (self.settling.take(), done) {
+            span.describe(|| SpanInfo::Failed(error.to_string()));
         }
-        settle_in_transaction(store, conn, &mem::take(&mut self.outcomes), &mut self.tally)
     }
 
     /// Follows up on the transaction of a single-job batch: runs the job again or settles it in another transaction.
@@ -409,14 +430,16 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         let store = self.run.store();
         let batch = Batch::of(std::slice::from_ref(job));
         let prepared = self.served.prepare(Arc::clone(job));
-        store.transaction_at(conn, prepared.isolation(), |conn| {
+        let done = store.transaction_at(conn, prepared.isolation(), |conn| {
             if !store.retake(conn, job)? {
                 return Ok(Batch { unbegun: 1, ..batch });
             }
             self.run_only(conn, prepared)?;
             self.settle(conn)?;
             Ok(batch)
-        })
+        });
+        self.end_settling(&done);
+        done
     }
 
     /// Settles the only job in a new transaction after the rollback.
@@ -434,16 +457,19 @@ impl<'w, S: Store> TransactionalBatch<'w, S> {
         let batch = Batch::of(std::slice::from_ref(&job));
         let prepared = self.served.prepare(Arc::clone(&job));
         let (job, outcome) = prepared.end(self.run, self.served, result);
-        self.tally = store.transaction(conn, |conn| -> Result<Tally, S::Error> {
+        let span = self.run.pq.settle_span(&job.queue, iter::once((&*job, &outcome)));
+        let settle = |conn: &mut S::Conn| -> Result<Tally, S::Error> {
             let mut tally = Tally::default();
             if store.retake(conn, &job)? {
-                settle_in_transaction(store, conn, &[(job, outcome, Some(attempt))], &mut tally)?;
+                let settled = (Arc::clone(&job), outcome.clone(), Some(attempt));
+                settle_in_transaction(store, conn, &[settled], &mut tally)?;
             } else {
                 tracing::warn!(job_id = %job.id, attempt = job.attempt, "failed job was taken by another worker");
                 tally.report.lost += 1;
             }
             Ok(tally)
-        })?;
+        };
+        self.tally = span.run(|| store.transaction(conn, settle))?;
         Ok(batch)
     }
 }

@@ -19,13 +19,13 @@ use crate::worker::status::Report;
 use crate::worker::tally::Tally;
 use crate::worker::transactional_batch::{MAX_RERUNS, needs_lease};
 use crate::worker::worker_run::WorkerRun;
-use crate::{Claim, Error, Failure, Isolation, Outcome, QueueName, Scan, Store, Taken};
+use crate::{Claim, Error, Failure, Isolation, JobSpan, Outcome, QueueName, Scan, Store, Taken};
 
 /// One attempt of a job whose asynchronous handler runs in the transaction that takes it.
 ///
 /// For a crate that has asynchronous connections, see [`crate::Handler::in_transactions`]. It begins a transaction, takes a
-/// job of [`Attempt::queue`] by [`Attempt::scan`], passes it to [`Attempt::begin`], runs its handler by [`Attempt::run`],
-/// settles it as [`Attempt::outcome`] says, commits, and calls [`Attempt::record`]. If this is dropped before, the worker
+/// job of [`Attempt::queue`] by [`Attempt::scan`] in [`Attempt::take`], passes it to [`Attempt::begin`], runs its handler by
+/// [`Attempt::run`], settles it as [`Attempt::outcome`] says, commits, and calls [`Attempt::record`]. If this is dropped before, the worker
 /// assumes that the transaction was rolled back.
 pub struct Attempt<S: Store> {
     run: Arc<WorkerRun<S>>,
@@ -72,6 +72,15 @@ impl<S: Store> Attempt<S> {
     #[must_use]
     pub fn scan(&self) -> Scan {
         self.scan
+    }
+
+    /// Takes the job by a future, in the span of the take.
+    ///
+    /// # Errors
+    ///
+    /// The error of the future.
+    pub async fn take(&self, take: impl Future<Output = Result<Taken, S::Error>>) -> Result<Taken, S::Error> {
+        self.served().queue.in_take_span_async(1, take).await
     }
 
     /// Begins the attempt of the job that was taken.
@@ -124,16 +133,17 @@ impl<S: Store> Attempt<S> {
             let timeout = prepared.timeout();
             let running = prepared.running(None, timeout, Instant::now());
             self.run.slots()[self.thread].begin_concurrent(self.number, running);
-            (future, timeout, known.maps.clone(), prepared.span())
+            (future, timeout, known.maps.clone(), prepared.span(&self.run))
         };
         let executor = self.run.settings.executor.as_ref();
         let timeout = timeout.and_then(|limit| Some((limit, executor?.sleep(limit))));
-        let mut result = run_guarded(future, timeout).instrument(span).await;
+        let mut result = run_guarded(future, timeout).instrument(span.span().clone()).await;
         if let Some(job) = &self.job {
             for map in &maps {
                 result = catch_panic(|| map(job, result)).flatten();
             }
         }
+        span.end_attempt(&result);
         result
     }
 
@@ -144,6 +154,13 @@ impl<S: Store> Attempt<S> {
     pub fn outcome(&self, result: HandlerResult) -> Option<Outcome> {
         let (_, outcome) = self.prepared()?.end(&self.run, self.served(), result);
         (!matches!(outcome, Outcome::Complete)).then_some(outcome)
+    }
+
+    /// Creates the span of the job's settlement and of the commit. The outcome is what [`Attempt::outcome`] returned.
+    #[must_use]
+    pub fn settle_span(&self, outcome: Option<&Outcome>) -> JobSpan {
+        let jobs = self.job.iter().map(|job| (&**job, outcome.unwrap_or(&Outcome::Complete)));
+        self.run.pq.settle_span(self.queue(), jobs)
     }
 
     /// Returns whether the transaction may commit.

@@ -338,11 +338,13 @@ impl<'r, S: Store> Dispatcher<'r, S> {
 
     fn take(&self, position: usize, want: usize, scan: Scan) -> Result<Taken, S::Error> {
         let run = self.run;
-        let (store, queue, length) = (run.store(), run.queues.all[position].queue.name(), run.settings.lease);
-        let _span = tracing::debug_span!("pq.take", %queue, want).entered();
-        let (asked_at, taken) = store.with_connection(|conn| {
-            let asked_at = Instant::now();
-            Ok::<_, S::Error>((asked_at, store.lease(conn, queue, want, length, scan)?))
+        let (store, queue, length) = (run.store(), &run.queues.all[position].queue, run.settings.lease);
+        let mut asked_at = Instant::now();
+        let taken = queue.in_take_span(want, || {
+            store.with_connection(|conn| {
+                asked_at = Instant::now();
+                store.lease(conn, queue.name(), want, length, scan)
+            })
         })?;
         if let Some(lease) = taken.jobs.first().and_then(|job| job.lease()) {
             run.leases.insert(lease, length, asked_at);

@@ -14,7 +14,7 @@ use crate::worker::leased_batch::set_lease_length;
 use crate::worker::prepared_job::PreparedJob;
 use crate::worker::status::Report;
 use crate::worker::thread_slots::FinishedJob;
-use crate::{Failure, Store};
+use crate::{Failure, SpanInfo, Store};
 
 /// A lease is confirmed before a job begins if it was not within this time.
 const CONFIRM_EVERY: Duration = Duration::from_millis(1);
@@ -41,9 +41,11 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         if let Some(length) = own_length.filter(|length| is_alone || *length > run.settings.lease) {
             set_lease_length(run, lease, length);
         }
+        let span = prepared.span(run);
         let future = match future_of(&prepared, &context) {
             Ok(future) => future,
             Err(failure) => {
+                span.describe(|| SpanInfo::AttemptFailed(&failure));
                 self.in_hand.remove(position, &job);
                 let attempt = Some(prepared.ended_attempt(&run.clock, now, now));
                 let (job, outcome) = prepared.end(run, &run.queues.all[position], Err(failure));
@@ -51,13 +53,18 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             }
         };
         self.in_hand.begin(position, &prepared);
-        let (handler, span) = (prepared.running(None, timeout, now), prepared.span());
+        let handler = prepared.running(None, timeout, now);
         let number = self.flights.insert(Flight::Leased { position, began: now, prepared, context });
         self.slot.begin_concurrent(number, handler);
         let sender = ResultSender::new(&self.events, number);
         let timeout = timeout.map(|limit| (limit, self.executor.sleep(limit)));
-        let run_handler = async move { sender.send(run_guarded(future, timeout).await) };
-        self.executor.spawn(Box::pin(run_handler.instrument(span)));
+        let run_handler = async move {
+            let result = run_guarded(future, timeout).instrument(span.span().clone()).await;
+            span.end_attempt(&result);
+            drop(span);
+            sender.send(result);
+        };
+        self.executor.spawn(Box::pin(run_handler));
     }
 
     /// Returns whether the lease is held. It is extended first if it may expire soon.
