@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::Deserialize;
 use wait_timeout::ChildExt;
 
-use crate::{exec_guard, output};
+use crate::{exec_guard, otlp, output};
 
 /// Bytes kept from the end of standard error, for the error message of the job.
 const STDERR_LIMIT: usize = 1_500;
@@ -234,8 +234,14 @@ impl StderrTail {
 }
 
 /// Returns the environment variables that describe a job to its command.
+///
+/// The command is a part of the handler. It gets the context of the handler's span if that is exported, and otherwise the one
+/// in which the job was put.
 pub(crate) fn variables(job: &Claim, task: Option<&str>) -> Vec<(String, String)> {
-    let mut trace = job.annotations.trace();
+    let mut trace = otlp::current_trace();
+    if trace.is_empty() {
+        trace = job.annotations.trace();
+    }
     let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(output::format_time_micros);
     let known = [
         ("PQ_ID", Some(job.id.to_string())),

@@ -9,7 +9,7 @@ use pq_diesel::{Error, Pq, Settings};
 
 use crate::failure::Failure;
 use crate::log::LogOptions;
-use crate::values;
+use crate::{otlp, values};
 
 /// Options that select the database, the schema and the table, and those of the log.
 #[derive(Debug, clap::Args)]
@@ -109,7 +109,7 @@ impl Global {
     }
 
     fn builder(&self) -> pq_diesel::Builder {
-        let builder = Pq::builder().schema(&self.schema).table(&self.table);
+        let builder = otlp::traced(Pq::builder()).schema(&self.schema).table(&self.table);
         let builder =
             builder.listen(!self.pooler && !self.no_listen).prepare(!self.pooler && !self.no_prepare);
         match self.poll_interval {

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::failure::Failure;
 use crate::output;
@@ -34,8 +34,13 @@ enum LogFormat {
 }
 
 impl LogOptions {
-    /// Starts to log. `default` is the level if neither an option nor RUST_LOG sets one.
-    pub(crate) fn init(&self, default: LevelFilter) -> Result<(), Failure> {
+    /// Starts to log. `default` is the level if neither an option nor RUST_LOG sets one. `spans` also gets the spans of the
+    /// library.
+    pub(crate) fn init(
+        &self,
+        default: LevelFilter,
+        spans: Option<Box<dyn Layer<Registry> + Send + Sync>>,
+    ) -> Result<(), Failure> {
         let layer = fmt::layer().with_writer(io::stderr);
         let layer = match self.log_format {
             LogFormat::Text => layer.with_ansi(false).with_target(false).boxed(),
@@ -44,7 +49,7 @@ impl LogOptions {
                 layer.json().flatten_event(true).with_span_list(false).boxed()
             }
         };
-        tracing_subscriber::registry().with(layer.with_filter(self.filter(default)?)).init();
+        tracing_subscriber::registry().with(spans).with(layer.with_filter(self.filter(default)?)).init();
         Ok(())
     }
 

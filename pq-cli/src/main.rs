@@ -11,6 +11,8 @@ mod global;
 mod input;
 mod job_output;
 mod log;
+#[cfg_attr(not(feature = "otlp"), path = "without_otlp.rs")]
+mod otlp;
 mod output;
 mod pid_file;
 mod signals;
@@ -25,6 +27,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use crate::commands::Command;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::global::Global;
+use crate::otlp::Export;
 
 /// A transactional job queue on PostgreSQL.
 #[derive(Debug, Parser)]
@@ -53,7 +56,12 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode, Failure> {
-    args.global.log.init(args.command.log_level())?;
+    let export = if args.command.exports_spans() { Export::start() } else { Ok(None) };
+    let spans = export.as_ref().ok().and_then(Option::as_ref).map(Export::layer);
+    args.global.log.init(args.command.log_level(), spans)?;
+    if let Err(reason) = &export {
+        tracing::warn!(reason, "no spans are exported");
+    }
     args.command.run(&args.global)
 }
 

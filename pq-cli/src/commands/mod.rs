@@ -92,6 +92,11 @@ impl Command {
         }
     }
 
+    /// Returns whether the spans of the command are exported if the environment asks for it.
+    pub(crate) fn exports_spans(&self) -> bool {
+        matches!(self, Self::Put(_) | Self::Get(_) | Self::Work(_) | Self::Web(_))
+    }
+
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         match self {
             Self::Migrate(command) => command.run(global),
