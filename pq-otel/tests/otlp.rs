@@ -124,8 +124,8 @@ fn assert_one_trace<'s>(spans: &'s [Received], queue: &str, id: i64) -> &'s Rece
         assert_eq!(span.attribute("messaging.batch.message_count"), None, "{span:#?}");
     }
     assert!(run.is_child_of(put), "{run:#?} {put:#?}");
-    assert_eq!(take.links, [put.id.clone()], "the take links to the put: {take:#?}");
-    assert_eq!(settle.links, [put.id.clone()], "the settlement links to the put: {settle:#?}");
+    assert_eq!(take.links, std::slice::from_ref(&put.id), "the take links to the put: {take:#?}");
+    assert_eq!(settle.links, std::slice::from_ref(&put.id), "the settlement links to the put: {settle:#?}");
     assert!(take.id.0 != put.id.0 && settle.id.0 != put.id.0, "a worker's batch is a trace of its own");
     run
 }
