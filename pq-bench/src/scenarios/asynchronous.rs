@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use diesel::ExpressionMethods;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use pq_diesel::StopMode;
@@ -16,11 +16,11 @@ use serde_json::value::RawValue;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
+use super::memory::{self, Sample};
 use super::wake;
 use super::working::{Kind, figure};
 use super::{Plan, Scenario};
-use crate::meter::memory_now;
-use crate::{Bench, Figure, PAYLOAD, Target, median, percentile};
+use crate::{Bench, Figure, PAYLOAD, Target, median, memory_now, peak_memory, percentile};
 
 /// Asynchronous puts and handlers, beside diesel-async's own statements and the blocking worker.
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -66,7 +66,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         figure(SCENARIO.name, "1,000 concurrent handlers that sleep 50 ms", "jobs/s", []),
         Figure {
             target: Some(Target::AtMost(60.0)),
-            ..figure(SCENARIO.name, "memory with 1,000 handlers that sleep", "MB", [])
+            ..figure(SCENARIO.name, "peak memory of a process with 1,000 handlers that sleep", "MB", [])
         },
         Figure {
             beside: Some("a blocking worker".to_owned()),
@@ -93,7 +93,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
             figure.ours.push(ours);
             figure.baseline.extend(baseline);
         }
-        let (rate, memory) = naps(bench, &runtime, &pq, plan.jobs(100_000))?;
+        let (rate, memory) = naps(bench, plan.jobs(100_000))?;
         figures[4].ours.push(rate);
         figures[5].ours.push(memory);
         let times = ((500.0 * plan.scale) as usize).max(50);
@@ -235,23 +235,32 @@ fn blocking_drain(bench: &Bench, threads: usize, jobs: usize) -> Result<f64> {
     Ok(jobs as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Returns the rate of handlers that sleep, and the memory of this process meanwhile.
-fn naps(bench: &Bench, runtime: &Runtime, pq: &Pq, jobs: usize) -> Result<(f64, f64)> {
+/// Returns the rate of handlers that sleep in a process of their own, and the peak of its memory.
+fn naps(bench: &Bench, jobs: usize) -> Result<(f64, f64)> {
     bench.fill_by_sql(QUEUE, jobs)?;
-    let handler = queue_of(pq)?.leased_async(|_context, _job| async {
+    let samples = memory::child(bench, &["--naps", "--jobs", &jobs.to_string()])?;
+    let last = samples.last().context("the measured process reported no sample")?;
+    Ok((jobs as f64 / last.at, last.peak))
+}
+
+/// Runs handlers that sleep until that many jobs are done, and reports this process's memory at the end.
+///
+/// # Errors
+///
+/// Database errors, errors of `report_sample`, and if the memory cannot be read.
+pub fn nap(url: &str, jobs: u64, report_sample: impl FnOnce(&Sample) -> Result<()>) -> Result<()> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let _entered = runtime.enter();
+    let pq = Pq::builder().url(url).pool_size(32).build()?;
+    let handler = queue_of(&pq)?.leased_async(|_context, _job| async {
         tokio::time::sleep(NAP).await;
         Ok::<_, Infallible>(())
     });
-    let worker = Worker::new(pq).serve(handler).concurrency(NAPPERS);
     let begun = Instant::now();
-    let (report, memory) = runtime.block_on(async {
-        let run = tokio::spawn(worker.run_jobs(jobs as u64));
-        tokio::time::sleep(NAP * 4).await;
-        let memory = memory_now()?;
-        Ok::<_, anyhow::Error>((run.await??, memory))
-    })?;
-    ensure!(report.done == jobs as u64, "{report:?}");
-    Ok((jobs as f64 / begun.elapsed().as_secs_f64(), memory))
+    let report = runtime.block_on(Worker::new(&pq).serve(handler).concurrency(NAPPERS).run_jobs(jobs))?;
+    let at = begun.elapsed().as_secs_f64();
+    ensure!(report.done == jobs, "{report:?}");
+    report_sample(&Sample { at, now: memory_now()?, peak: peak_memory()? })
 }
 
 /// Returns the milliseconds from each put to the start of its handler.

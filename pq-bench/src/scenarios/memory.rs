@@ -47,7 +47,8 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let mut flat = figure(SCENARIO.name, "memory in the last quarter", "MB", parameters());
     for round in 1..=plan.rounds {
         bench.refill(&bench.queue(QUEUE)?, 0)?;
-        let samples = child(bench, jobs)?;
+        let samples = child(bench, &["--jobs", &jobs.to_string()])?;
+        ensure!(samples.len() >= MIN_SAMPLES, "the measured process reported only {} samples", samples.len());
         let quarter = |number: usize| -> f64 {
             let part = &samples[samples.len() * number / 4..samples.len() * (number + 1) / 4];
             median(&part.iter().map(|sample| sample.now).collect::<Vec<_>>())
@@ -64,9 +65,11 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     Ok(vec![peak, flat])
 }
 
-fn child(bench: &Bench, jobs: usize) -> Result<Vec<Sample>> {
+/// Runs `pq-bench memory-child` with these arguments and returns what it reported.
+pub(super) fn child(bench: &Bench, arguments: &[&str]) -> Result<Vec<Sample>> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["memory-child", "--jobs", &jobs.to_string()])
+        .arg("memory-child")
+        .args(arguments)
         .env(DATABASE, bench.url())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -77,9 +80,7 @@ fn child(bench: &Bench, jobs: usize) -> Result<Vec<Sample>> {
         .collect::<Result<Vec<Sample>>>();
     let ended = child.wait()?;
     ensure!(ended.success(), "the measured process failed: {ended}");
-    let samples = samples?;
-    ensure!(samples.len() >= MIN_SAMPLES, "the measured process reported only {} samples", samples.len());
-    Ok(samples)
+    samples
 }
 
 /// Puts jobs and works them at the same time, and reports this process's memory until all are done.

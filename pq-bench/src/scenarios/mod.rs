@@ -20,6 +20,7 @@ mod working;
 
 use anyhow::{Result, bail};
 
+pub use self::asynchronous::nap;
 pub use self::memory::{DATABASE, Sample, put_and_work};
 use crate::{Bench, Figure};
 
