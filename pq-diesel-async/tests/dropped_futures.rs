@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use pq_diesel::Operation;
 use pq_diesel_async::{Error, Filter, Job, Outcome, Pq, PutOptions, Queue, Retention, Task, Wait};
 use pq_testing::{Database, Server};
 
@@ -282,6 +283,11 @@ async fn a_dropped_call_of_administration_leaves_the_pool_usable() -> TestResult
         "overview": pq.overview(),
         "list of all": pq.list(&filter, 10),
         "find of all": pq.find(id),
+        "explain": pq.explain(id),
+        "audit": pq.audit(None, 10),
+        "preview": pq.preview(&Operation::Cancel, &filter, 10),
+        "operate": pq.operate(&Operation::Retry, &filter, |_| ()),
+        "change": pq.change(id, &Operation::Retry),
         "workers": pq.workers(),
         "stop_worker": pq.stop_worker(pq_core::WorkerId(1), pq_diesel_async::StopMode::Drain),
         "maintain": pq.maintain(&retention),
