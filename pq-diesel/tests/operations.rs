@@ -252,7 +252,8 @@ fn exactly_the_ready_jobs_are_taken() -> Outcome {
     while let jobs @ [_, ..] = &queue.lease(1_000, PATIENCE, Wait::No)?[..] {
         taken.extend(jobs.iter().map(|job| job.id));
     }
-    (ready.sort(), taken.sort());
+    ready.sort();
+    taken.sort();
     assert!(taken.len() > 100, "{}", taken.len());
     assert_eq!(ready, taken);
     Ok(())
