@@ -629,6 +629,8 @@ BEGIN
             format('invalid trace: it must be a JSON object of strings, and is of type %s', json_typeof(trace))
         WHEN EXISTS (SELECT FROM json_each(trace) AS header WHERE json_typeof(header.value) <> 'string') THEN
             'invalid trace: it must be a JSON object of strings, and has other values'
+        WHEN array_ndims(tags) > 1 THEN
+            'invalid tags: they must be an array of one dimension'
         WHEN cardinality(tags) > 16 THEN
             format('invalid tags: there must be at most 16, and there are %s', cardinality(tags))
         WHEN EXISTS (SELECT FROM unnest(tags) AS tag WHERE coalesce(octet_length(tag), 0) NOT BETWEEN 1 AND 128) THEN

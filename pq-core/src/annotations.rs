@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::Error;
@@ -19,22 +20,24 @@ pub type Trace = BTreeMap<String, String>;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Annotations(Option<Box<str>>);
 
-/// The JSON object. Members that are absent are empty, and so are those that another program stored in another form.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Stored {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_empty")]
+/// The JSON object that is stored.
+#[derive(Serialize)]
+struct Written {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     trace: Trace,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     tags: Vec<String>,
-    #[serde(skip_serializing_if = "Map::is_empty", deserialize_with = "or_empty")]
+    #[serde(skip_serializing_if = "Map::is_empty")]
     metadata: Map<String, Value>,
 }
 
-fn or_empty<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
+/// The members of the JSON object, each as its text, so that one which cannot be read hides no other.
+#[derive(Default, Deserialize)]
+struct Members<'a> {
+    #[serde(borrow)]
+    trace: Option<&'a RawValue>,
+    tags: Option<&'a RawValue>,
+    metadata: Option<&'a RawValue>,
 }
 
 impl Annotations {
@@ -62,7 +65,7 @@ impl Annotations {
             return Ok(Self::default());
         }
         // Strings and values of JSON can always be written.
-        let json = serde_json::to_string(&Stored { trace, tags, metadata });
+        let json = serde_json::to_string(&Written { trace, tags, metadata });
         Ok(Self(json.ok().map(Into::into)))
     }
 
@@ -84,26 +87,34 @@ impl Annotations {
         self.0.is_none()
     }
 
-    /// Returns the trace context in which the job was put. It is empty if there was none.
+    /// Returns the trace context in which the job was put. It is empty if there was none, or if another program stored it
+    /// in another form, as are the tags and the metadata.
     #[must_use]
     pub fn trace(&self) -> Trace {
-        self.read().trace
+        self.read(|members| members.trace)
     }
 
     /// Returns the tags, in the order in which they were given. See [`crate::PutOptions::tags`].
     #[must_use]
     pub fn tags(&self) -> Vec<String> {
-        self.read().tags
+        self.read(|members| members.tags)
     }
 
     /// Returns the metadata. It is empty if none was given. See [`crate::PutOptions::metadata`].
     #[must_use]
     pub fn metadata(&self) -> Map<String, Value> {
-        self.read().metadata
+        self.read(|members| members.metadata)
     }
 
-    fn read(&self) -> Stored {
-        self.as_json().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+    fn read<'a, T: DeserializeOwned + Default>(
+        &'a self,
+        member: impl FnOnce(Members<'a>) -> Option<&'a RawValue>,
+    ) -> T {
+        self.as_json()
+            .and_then(|json| serde_json::from_str(json).ok())
+            .and_then(member)
+            .and_then(|value| serde_json::from_str(value.get()).ok())
+            .unwrap_or_default()
     }
 }
 
@@ -117,7 +128,7 @@ impl fmt::Debug for Annotations {
 /// Writes the JSON object without its empty members.
 impl Serialize for Annotations {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.read().serialize(serializer)
+        Written { trace: self.trace(), tags: self.tags(), metadata: self.metadata() }.serialize(serializer)
     }
 }
 
@@ -149,10 +160,13 @@ fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Error> {
     }
     let refused =
         |reason: String| Err(Error::InvalidAnnotation(format!("invalid metadata: it must {reason}")));
-    let (most, bytes) =
-        (Annotations::MAX_METADATA_BYTES, serde_json::to_string(metadata).map_or(0, |json| json.len()));
+    let json = serde_json::to_string(metadata).unwrap_or_default();
+    let (most, bytes) = (Annotations::MAX_METADATA_BYTES, json.len());
     if bytes > most {
         return refused(format!("have at most {most} bytes as JSON, and has {bytes}"));
+    }
+    if serde_json::from_str::<Map<String, Value>>(&json).is_err() {
+        return refused("have at most 127 levels".to_owned());
     }
     if metadata.iter().any(|(name, value)| name.contains('\0') || has_nul(value)) {
         return refused("not contain NUL".to_owned());
@@ -219,5 +233,25 @@ mod tests {
         ));
         assert_eq!((stored.trace(), stored.tags()), (Trace::new(), vec!["a".to_owned()]));
         assert!(stored.metadata().is_empty());
+    }
+
+    #[test]
+    fn a_member_that_cannot_be_read_hides_no_other() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for metadata in ["{\"x\":1e400}".to_owned(), format!("{{\"x\":{deep}}}")] {
+            let stored = Annotations::from_stored(Some(format!(
+                r#"{{"tags":["a"],"trace":{{"traceparent":"b"}},"metadata":{metadata}}}"#
+            )));
+            assert_eq!((stored.tags(), stored.trace().len()), (vec!["a".to_owned()], 1), "{metadata}");
+            assert!(stored.metadata().is_empty(), "{metadata}");
+        }
+    }
+
+    #[test]
+    fn metadata_that_could_not_be_read_again_is_refused() {
+        let deep = (0..200).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+        let metadata = Map::from_iter([("x".to_owned(), deep)]);
+        let error = Annotations::new(Trace::new(), Vec::new(), metadata).expect_err("it is too deep");
+        assert_eq!(error.to_string(), "invalid metadata: it must have at most 127 levels");
     }
 }

@@ -345,6 +345,7 @@ fn an_invalid_argument_is_refused_with_its_name_and_the_rule() -> Outcome {
             "put('q', '1', tags => ARRAY(SELECT number::text FROM generate_series(1, 17) AS number))",
             "invalid tags: there must be at most 16, and there are 17",
         ),
+        ("put('q', '1', tags => '{{a,b}}')", "invalid tags: they must be an array of one dimension"),
         ("put('q', '1', tags => ARRAY['a', ''])", "invalid tags: each must have 1 to 128 bytes"),
         ("put('q', '1', tags => ARRAY[NULL])", "invalid tags: each must have 1 to 128 bytes"),
         ("put('q', '1', tags => ARRAY[repeat('ж', 65)])", "invalid tags: each must have 1 to 128 bytes"),
