@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pq_diesel::Claim;
+use pq_diesel::{Claim, Trace};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::Deserialize;
 use wait_timeout::ChildExt;
@@ -24,8 +24,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time to wait for the end of standard error after the command has ended.
 const STDERR_GRACE: Duration = Duration::from_millis(500);
 
-/// Environment variables that can hold the password of the database.
-const CREDENTIALS: [&str; 5] = ["PQ_URL", "TPQ_URL", "TPQ_PASS", "DATABASE_URL", "PGPASSWORD"];
+/// Environment variables that can hold the password of the database or the key of the collector of spans.
+const CREDENTIALS: [&str; 7] = [
+    "PQ_URL",
+    "TPQ_URL",
+    "TPQ_PASS",
+    "DATABASE_URL",
+    "PGPASSWORD",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+];
 
 /// Environment variables that concern this process only. A `pq work` in a command would take them for its own.
 const OF_THIS_PROCESS: [&str; 5] =
@@ -233,15 +241,15 @@ impl StderrTail {
     }
 }
 
+/// Returns the trace context for a command that is a handler of a job: that of the handler's span if that is exported, and
+/// otherwise the one in which the job was put.
+pub(crate) fn handler_trace(job: &Claim) -> Trace {
+    let trace = otlp::current_trace();
+    if trace.is_empty() { job.annotations.trace() } else { trace }
+}
+
 /// Returns the environment variables that describe a job to its command.
-///
-/// The command is a part of the handler. It gets the context of the handler's span if that is exported, and otherwise the one
-/// in which the job was put.
-pub(crate) fn variables(job: &Claim, task: Option<&str>) -> Vec<(String, String)> {
-    let mut trace = otlp::current_trace();
-    if trace.is_empty() {
-        trace = job.annotations.trace();
-    }
+pub(crate) fn variables(job: &Claim, task: Option<&str>, mut trace: Trace) -> Vec<(String, String)> {
     let at = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(output::format_time_micros);
     let known = [
         ("PQ_ID", Some(job.id.to_string())),

@@ -155,12 +155,13 @@ impl JobSpan {
 
     /// Describes how an attempt has ended, if it has failed.
     pub(crate) fn end_attempt(&self, result: &Result<Outcome, Failure>) {
-        match result {
-            Err(failure) => self.describe(|| SpanInfo::AttemptFailed(failure)),
-            Ok(Outcome::Dead { error } | Outcome::Retry { error, .. }) => {
-                self.describe(|| SpanInfo::Failed(error.clone()));
-            }
-            Ok(_) => {}
+        let outcome = match result {
+            Err(failure) => return self.describe(|| SpanInfo::AttemptFailed(failure)),
+            Ok(Outcome::RolledBack(outcome)) => outcome,
+            Ok(outcome) => outcome,
+        };
+        if let Outcome::Dead { error } | Outcome::Retry { error, .. } = outcome {
+            self.describe(|| SpanInfo::Failed(error.clone()));
         }
     }
 }

@@ -36,6 +36,8 @@ mod carrier;
 #[doc = include_str!("../../docs/tracing.md")]
 mod page {}
 
+use std::collections::HashSet;
+
 use opentelemetry::Context;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
@@ -47,6 +49,9 @@ use self::carrier::{Extract, Inject};
 
 /// The value of `error.type` for errors without a kind.
 const OTHER_ERROR: &str = "_OTHER";
+
+/// The number of links that a span has at most by the specification's default. Further ones are dropped by the SDK.
+const MAX_LINKS: usize = 128;
 
 /// Connects a handle to OpenTelemetry. See [`pq_core::Pq::with_trace`].
 ///
@@ -71,9 +76,18 @@ impl<P: TextMapPropagator + Send + Sync> OpenTelemetry<P> {
         context.span().span_context().clone()
     }
 
-    /// Links the span to those in which its jobs were put.
+    /// Links the span to those in which its jobs were put: once to each, and to [`MAX_LINKS`] at most.
     fn add_links<'a>(&self, span: &Span, jobs: impl Iterator<Item = &'a Claim>) {
-        jobs.for_each(|job| span.add_link(self.put_context(job)));
+        let mut linked = HashSet::new();
+        for job in jobs {
+            let put = self.put_context(job);
+            if put.is_valid() && linked.insert((put.trace_id(), put.span_id())) {
+                span.add_link(put);
+            }
+            if linked.len() == MAX_LINKS {
+                return;
+            }
+        }
     }
 }
 

@@ -99,8 +99,10 @@ impl Get {
         for number in 0..self.count.get() {
             let wait = if number == 0 { wait } else { Wait::No };
             let succeeded = queue.get_with(wait, |conn, job| {
-                let environment =
-                    Environment { variables: variables(&job, None), pass_credentials: self.pass_credentials };
+                let environment = Environment {
+                    variables: variables(&job, None, job.annotations.trace()),
+                    pass_credentials: self.pass_credentials,
+                };
                 let ended = exec
                     .run(job.data.get(), &environment, || stop.is_cancelled())
                     .map_err(|error| Failure::Io(format!("cannot run the command: {error}")))?;

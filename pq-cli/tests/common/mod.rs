@@ -26,11 +26,13 @@ pub const TIMEOUT: Duration = Duration::from_secs(120);
 pub const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'";
 
-/// The binary, without the variables of the caller's environment that name a database.
+/// The binary, without the variables of the caller's environment that name a database, a collector of spans or a proxy.
 pub fn pq(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pq"));
     for (name, _) in std::env::vars() {
-        if name.starts_with("PG") || name.starts_with("TPQ_") || name == "PQ_URL" || name == "DATABASE_URL" {
+        let is_prefixed = ["PG", "TPQ_", "OTEL_", "TRACE"].iter().any(|prefix| name.starts_with(prefix));
+        let is_proxy = name.to_ascii_lowercase().ends_with("_proxy");
+        if is_prefixed || is_proxy || name == "PQ_URL" || name == "DATABASE_URL" {
             command.env_remove(name);
         }
     }

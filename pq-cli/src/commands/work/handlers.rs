@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Work;
-use crate::exec::{Environment, Exec, variables};
+use crate::exec::{Environment, Exec, handler_trace, variables};
 use crate::failure::Failure;
 use crate::{input, values};
 
@@ -136,7 +136,7 @@ fn run_command(
     input: &str,
     pass_credentials: bool,
 ) -> Result<Outcome, String> {
-    let variables = variables(context.job(), task);
+    let variables = variables(context.job(), task, handler_trace(context.job()));
     let environment = Environment { variables, pass_credentials };
     let ended = exec.run(input, &environment, || context.should_stop());
     let ended = ended.map_err(|error| format!("cannot run the command: {error}"))?;

@@ -97,10 +97,10 @@ impl<S: Store> Attempt<S> {
             return None;
         }
         self.run.record_begun(1);
-        self.call = self.served().read_call(job);
         self.job = Some(Arc::clone(job));
         self.began = Instant::now();
         self.events.push(self.number, Event::JobFound);
+        self.call = self.served().read_call(job);
         Some(Arc::clone(job))
     }
 
@@ -129,11 +129,19 @@ impl<S: Store> Attempt<S> {
             let Some((function, known)) = known else {
                 return Err(Failure::Error("the handler is not asynchronous and transactional".to_owned()));
             };
-            let future = catch_panic(|| call(function)).flatten()?;
+            let span = prepared.span(&self.run);
+            let future = match catch_panic(|| span.span().in_scope(|| call(function))).flatten() {
+                Ok(future) => future,
+                Err(failure) => {
+                    let result = Err(failure);
+                    span.end_attempt(&result);
+                    return result;
+                }
+            };
             let timeout = prepared.timeout();
             let running = prepared.running(None, timeout, Instant::now());
             self.run.slots()[self.thread].begin_concurrent(self.number, running);
-            (future, timeout, known.maps.clone(), prepared.span(&self.run))
+            (future, timeout, known.maps.clone(), span)
         };
         let executor = self.run.settings.executor.as_ref();
         let timeout = timeout.and_then(|limit| Some((limit, executor?.sleep(limit))));

@@ -42,7 +42,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             set_lease_length(run, lease, length);
         }
         let span = prepared.span(run);
-        let future = match future_of(&prepared, &context) {
+        let future = match span.span().in_scope(|| future_of(&prepared, &context)) {
             Ok(future) => future,
             Err(failure) => {
                 span.describe(|| SpanInfo::AttemptFailed(&failure));
