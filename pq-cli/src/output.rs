@@ -53,8 +53,9 @@ fn print_line(level: &str, message: &str, text: impl FnOnce() -> String) {
     } else {
         text()
     };
+    // Standard error has no buffer, and other processes write to it. A line that was written in parts could be torn.
     // A failed write is ignored: there is no other place to report it.
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Forwards the standard error of a user's command.

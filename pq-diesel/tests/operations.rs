@@ -7,7 +7,7 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
-use pq_core::store::Admin;
+use pq_core::store::{Admin, Connect};
 use pq_core::{Operation, OperationReport, PutOptions, PutOutcome};
 use pq_diesel::{ChangeOutcome, Filter, JobId, JobState, Outcome as Settlement, Queue, Wait};
 use pq_testing::Database;
@@ -56,7 +56,11 @@ fn an_operation_with_a_time_limit_is_ended_by_the_server() -> Outcome {
     }
     other.batch_execute("ROLLBACK")?;
     assert_eq!(pq.preview(&Operation::Delete, &all, 10)?, 1);
-    assert!(queue.pause()?, "the limit does not stay with the connection");
+    let left = pq.store().with_connection(|conn| {
+        let setting = diesel::dsl::sql::<Text>("SELECT current_setting('statement_timeout')");
+        Ok::<_, pq_diesel::Error>(setting.get_result::<String>(conn)?)
+    })?;
+    assert_eq!(left, "0", "the limit does not stay with the connection");
     Ok(())
 }
 

@@ -201,8 +201,8 @@ fn requests_do_not_shorten_the_pause_between_samples() -> Outcome {
         samples += usize::from(now != last);
         last = now;
     }
-    // The least pause is half a second.
-    assert!(samples <= 6, "{samples} samples");
+    // The least pause is half a second, and the last sample may come after the end.
+    assert!(samples <= 7, "{samples} samples");
     wait_for(|| {
         let page = application.get("/jobs/queues", "")?.1;
         Ok((at(&page) != last).then_some(()))

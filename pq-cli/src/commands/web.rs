@@ -15,8 +15,9 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::{output, signals};
 
-/// The number of connections for reading: two for the pages, one to count jobs, and two for a check of the health.
-const CONNECTIONS: u32 = 5;
+/// The number of connections for reading: two for the pages, one to count jobs, two for a check of the health, one for a
+/// scrape, and one for readiness.
+const CONNECTIONS: u32 = 7;
 
 /// The number of connections for actions.
 const OPERATOR_CONNECTIONS: u32 = 2;

@@ -48,7 +48,8 @@ WITH live AS (
         count(*) FILTER (WHERE outcome = 'done') AS done
     FROM {archive} WHERE $1 IS NULL OR q_name = $1 GROUP BY q_name
 ), rates AS (
-    SELECT key AS q_name, sum(CASE WHEN json_typeof(value) = 'number' THEN value::text::double precision END) AS per_second
+    SELECT key AS q_name, sum(CASE WHEN json_typeof(value) = 'number' AND value::text::numeric BETWEEN 0 AND 1e9
+        THEN value::text::double precision END) AS per_second
     FROM {workers}, json_each(CASE WHEN json_typeof(status -> 'rates') = 'object' THEN status -> 'rates' END)
     WHERE heartbeat_at > statement_timestamp() - interval '10 seconds'
     GROUP BY key
