@@ -82,7 +82,7 @@ fn a_job_that_commits_late_is_found_behind_the_scan_position() -> Outcome {
     let started = Instant::now();
     while !scanned_a_range(&mut conn)? {
         assert!(started.elapsed() < PATIENCE, "all takes scanned the dead tuples");
-        queue.on(&mut conn).put_many([0; 20_000])?;
+        queue.on(&mut conn).put_many(vec![0; 20_000])?;
         while !queue.on(&mut conn).get_many(500)?.is_empty() {}
         queue.on(&mut conn).put_many([0; 100])?;
         while queue.on(&mut conn).get()?.is_some() {}
