@@ -2,19 +2,20 @@
 //!
 //! `POST /orders` writes an order and calls the task `pack` in one transaction. The worker writes a parcel for each order
 //! and completes the job in one transaction. `GET /health` answers 200 while the database can be reached and the worker
-//! runs. SIGTERM ends the process with status 0: requests and running handlers are finished, waiting jobs stay in the
-//! database.
+//! runs, and 503 otherwise. SIGTERM ends the process with status 0: requests and running handlers are finished, waiting
+//! jobs stay in the database.
 //!
 //! ```sh
 //! export DATABASE_URL=postgres://localhost/shop
-//! cargo run --manifest-path examples/shop/Cargo.toml &
+//! createdb shop
+//! cargo run --manifest-path examples/shop/Cargo.toml # in another terminal, until it logs "shop opened"
 //! curl --json '{"item": "apple", "quantity": 3}' http://127.0.0.1:8080/orders
 //! curl http://127.0.0.1:8080/health
 //! ```
 //!
 //! | variable | value |
 //! |---|---|
-//! | `DATABASE_URL` | the database; its tables are created if they are missing |
+//! | `DATABASE_URL` | a database that exists; its tables are created if they are missing |
 //! | `SHOP_ADDRESS` | the address to listen on; default: `127.0.0.1:8080` |
 //! | `SHOP_STOP_SECONDS` | the longest time that a stop takes; default: 20 |
 

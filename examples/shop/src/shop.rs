@@ -15,7 +15,8 @@ const POOL_SIZE: usize = 16;
 /// Handlers that run at the same time. Each has a connection of the pool, and requests need the others.
 const HANDLERS: usize = 8;
 
-/// How long a job waits after the process that ran it was killed. The worker extends the leases of what it runs.
+/// How long a job under a lease waits after the process that ran it was killed. The worker extends the leases of what it runs.
+/// A job that was run in the transaction that took it is ready at once, and then runs under a lease.
 const LEASE: Duration = Duration::from_secs(5);
 
 diesel::table! {
