@@ -116,7 +116,7 @@ impl JobSpan {
     }
 
     /// Records the number of jobs that the span is about.
-    pub fn record_jobs(&self, jobs: usize) {
+    pub(crate) fn record_jobs(&self, jobs: usize) {
         self.span.record("jobs", jobs);
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use diesel_async::AsyncPgConnection;
 use pq_core::{
     CallOptions, CancelOutcome, Error as Refused, Filter, Job, JobId, JobRecord, NewJob, Outcome, Put,
-    PutOptions, QueueCounts, QueueName, Scan, Settlement, SpanInfo,
+    PutOptions, QueueCounts, QueueName, Scan, Settlement,
 };
 use pq_diesel::Error;
 use pq_diesel::store::PgStore;
@@ -50,13 +50,10 @@ impl<'a, T> BoundQueue<'a, T> {
         &mut self,
         encode: impl FnOnce() -> Result<Vec<NewJob>, Refused>,
     ) -> Result<Vec<Put>, Error> {
-        let span = self.queue.queue.put_span();
-        let jobs = span.run(encode)?;
-        span.record_jobs(jobs.len());
+        let queue = self.queue;
         let (store, conn, name) = self.parts();
-        let put = span.run_async(store.put_on(conn, name, &jobs)).await?;
-        span.describe(|| SpanInfo::Added(&put));
-        Ok(put)
+        let put = |jobs: Vec<NewJob>| async move { store.put_on(conn, name, &jobs).await };
+        queue.queue.in_put_span_async(encode, put).await
     }
 
     pub(crate) async fn put_job(
@@ -208,11 +205,7 @@ impl<T: Serialize> BoundQueue<'_, T> {
         data: impl IntoIterator<Item = impl Borrow<T>>,
     ) -> Result<Vec<Put>, Error> {
         let queue = &self.queue.queue;
-        self.put_jobs(|| {
-            let options = PutOptions::new();
-            data.into_iter().map(|data| queue.encode::<T>(data.borrow(), &options)).collect()
-        })
-        .await
+        self.put_jobs(|| queue.encode_each(data).collect()).await
     }
 
     /// Enqueues many jobs, each with its own options, in this transaction.
@@ -225,11 +218,7 @@ impl<T: Serialize> BoundQueue<'_, T> {
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> Result<Vec<Put>, Error> {
         let queue = &self.queue.queue;
-        self.put_jobs(|| {
-            let jobs = jobs.into_iter();
-            jobs.map(|(data, options)| queue.encode::<T>(data.borrow(), options.borrow())).collect()
-        })
-        .await
+        self.put_jobs(|| queue.encode_each_with(jobs).collect()).await
     }
 
     /// Replaces the payload of a job that this transaction or a lease holds.

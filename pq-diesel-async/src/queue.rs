@@ -102,12 +102,7 @@ impl<T> Queue<T> {
         &self,
         encode: impl FnOnce() -> Result<Vec<NewJob>, Refused>,
     ) -> Result<Vec<Put>, Error> {
-        let span = self.queue.put_span();
-        let jobs = span.run(encode)?;
-        span.record_jobs(jobs.len());
-        let put = span.run_async(self.put_encoded(jobs)).await?;
-        span.describe(|| SpanInfo::Added(&put));
-        Ok(put)
+        self.queue.in_put_span_async(encode, |jobs| self.put_encoded(jobs)).await
     }
 
     /// Puts encoded jobs.
@@ -177,11 +172,7 @@ impl<T: Serialize> Queue<T> {
     ///
     /// The errors of [`Queue::put`]; no job was added then.
     pub async fn put_many(&self, data: impl IntoIterator<Item = impl Borrow<T>>) -> Result<Vec<Put>, Error> {
-        self.put_jobs(|| {
-            let options = PutOptions::new();
-            data.into_iter().map(|data| self.queue.encode::<T>(data.borrow(), &options)).collect()
-        })
-        .await
+        self.put_jobs(|| self.queue.encode_each(data).collect()).await
     }
 
     /// Enqueues many jobs, each with its own options, as [`Queue::put_many`] does.
@@ -193,11 +184,7 @@ impl<T: Serialize> Queue<T> {
         &self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> Result<Vec<Put>, Error> {
-        self.put_jobs(|| {
-            let jobs = jobs.into_iter();
-            jobs.map(|(data, options)| self.queue.encode::<T>(data.borrow(), options.borrow())).collect()
-        })
-        .await
+        self.put_jobs(|| self.queue.encode_each_with(jobs).collect()).await
     }
 }
 

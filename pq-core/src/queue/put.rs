@@ -107,7 +107,10 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         self.put_all_now(|| self.encode_each_with(jobs))
     }
 
-    pub(super) fn encode_each(
+    /// Encodes the payloads of jobs that are put in the trace context of the caller.
+    ///
+    /// For a crate that puts jobs on connections of its own, as [`Queue::encode`].
+    pub fn encode_each(
         &self,
         data: impl IntoIterator<Item = impl Borrow<T>>,
     ) -> impl Iterator<Item = Result<NewJob, Error>> {
@@ -119,7 +122,8 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         })
     }
 
-    pub(super) fn encode_each_with(
+    /// Encodes jobs, each with its own options, as [`Queue::encode_each`] does.
+    pub fn encode_each_with(
         &self,
         jobs: impl IntoIterator<Item = (impl Borrow<T>, impl Borrow<PutOptions>)>,
     ) -> impl Iterator<Item = Result<NewJob, Error>> {

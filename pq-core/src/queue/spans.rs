@@ -13,8 +13,7 @@ impl<S: Store, T> Queue<S, T> {
     /// Creates the span of a put.
     ///
     /// The jobs must be encoded in it, so that they carry its context.
-    #[must_use]
-    pub fn put_span(&self) -> JobSpan {
+    fn put_span(&self) -> JobSpan {
         let span = tracing::debug_span!(
             "pq.put",
             queue = %self.name,
@@ -82,6 +81,24 @@ impl<S: Store, T> Queue<S, T> {
             span.describe(|| SpanInfo::Added(&puts));
             Ok(puts)
         })
+    }
+
+    /// Encodes jobs and passes them to `put`, in the span of the put.
+    ///
+    /// # Errors
+    ///
+    /// The errors of `encode` and of the future.
+    pub async fn in_put_span_async<E: fmt::Display + From<Error>, F: Future<Output = Result<Vec<Put>, E>>>(
+        &self,
+        encode: impl FnOnce() -> Result<Vec<NewJob>, Error>,
+        put: impl FnOnce(Vec<NewJob>) -> F,
+    ) -> Result<Vec<Put>, E> {
+        let span = self.put_span();
+        let jobs = span.run(encode)?;
+        span.record_jobs(jobs.len());
+        let puts = span.run_async(put(jobs)).await?;
+        span.describe(|| SpanInfo::Added(&puts));
+        Ok(puts)
     }
 
     /// Streams jobs to `put` as they are encoded, in the span of the put. Refuses unique keys, since no job's outcome is
