@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use diesel::PgConnection;
-use pq_diesel::admin::AuditRecord;
+use pq_diesel::pq_core::Action;
 use pq_diesel::store::{Audit, Connect};
 use pq_diesel::{CallOptions, Error, Pq, Put, PutOptions, PutOutcome};
 use serde_json::value::RawValue;
@@ -83,15 +83,9 @@ fn put(pq: &Pq, name: &str, task: &str, payload: &RawValue, options: PutOptions)
             task.on(conn).call_with(&payload.to_owned(), &CallOptions::from(options))?
         };
         if put.outcome == PutOutcome::Added {
-            let record = AuditRecord {
-                actor: pq.actor().unwrap_or_default().to_owned(),
-                action: "put".to_owned(),
-                queue: Some(name.to_owned()),
-                job: Some(put.id),
-                details: (!task.is_empty()).then(|| format!("task {task}")),
-                count: 1,
-            };
-            store.record(conn, &record)?;
+            let details = if task.is_empty() { String::new() } else { format!("task {task}") };
+            let action = Action::new("put").queue(name).job(put.id).details(details);
+            store.record(conn, &action.record(pq.actor().unwrap_or_default(), 1))?;
         }
         Ok(put)
     };
