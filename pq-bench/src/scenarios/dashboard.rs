@@ -37,7 +37,7 @@ const DEAD_TUPLES: usize = 500_000;
 const MAX_ROWS_PER_INSERT: usize = 200_000;
 
 /// The connections of `pq web`.
-const CONNECTIONS: u32 = 5;
+const CONNECTIONS: u32 = 7;
 
 /// The ids of the archived jobs begin here.
 const FIRST_DEAD: usize = 1_000_000_000;
