@@ -91,7 +91,7 @@ pub trait Admin: Connect {
     /// Moves jobs that are not held to another queue, with all their attributes, and returns their number.
     ///
     /// With `ids`, these jobs; without, all. A job whose unique key is in use in the other queue, or in an uncommitted put,
-    /// stays. No other transaction is waited for.
+    /// stays. A put that keeps the key for one more job meanwhile may be waited for.
     ///
     /// # Errors
     ///
