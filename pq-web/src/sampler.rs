@@ -24,9 +24,8 @@ const WATCHED: Duration = Duration::from_secs(2);
 const UNWATCHED: Duration = Duration::from_secs(10);
 
 /// The pause after a sample is at least this many times as long as the sample took, also if a request wants a new one. So
-/// samples of both kinds cost the database at most 1 % of the time. A single slow sample does not count, because it may
-/// have waited for a lock.
-const PAUSE_FACTOR: u32 = 125;
+/// samples of both kinds together cost the database less than 1 % of the time.
+const PAUSE_FACTOR: u32 = 250;
 
 /// The longest such pause.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
@@ -216,8 +215,6 @@ async fn run<R: Reader>(
     samples: Weak<watch::Sender<Samples>>,
     wanted: Arc<Notify>,
 ) {
-    // How long the sample before took.
-    let mut before = Duration::ZERO;
     loop {
         let begun = Instant::now();
         let (sample, failure, took) = match reader.read(&database).await {
@@ -225,8 +222,7 @@ async fn run<R: Reader>(
             Ok((None, took)) => (None, Some(Unread(R::SLOW.to_owned())), took),
             Err(unread) => (None, Some(unread), Duration::ZERO),
         };
-        let pause = (took.min(before) * PAUSE_FACTOR).clamp(MIN_PAUSE, MAX_PAUSE);
-        before = took;
+        let pause = (took * PAUSE_FACTOR).clamp(MIN_PAUSE, MAX_PAUSE);
         let Some(sender) = samples.upgrade() else { return };
         sender.send_modify(|samples| {
             let latest = R::place(samples);

@@ -26,7 +26,7 @@ const QUERY_CANCELED: &str = "57014";
 /// Runs queries in a transaction with a time limit, and with the plans that the bounded counts need.
 ///
 /// The planner takes a scan of the whole table for cheap if only a few rows are wanted, and that of a rare queue reads all.
-/// It also takes the counts for expensive, and would compile them for half a second.
+/// It also takes the counts for expensive, and would compile them for half a second, or have several processes count.
 fn limited<R>(
     store: &PgStore,
     conn: &mut PgConnection,
@@ -35,7 +35,7 @@ fn limited<R>(
     store.transaction(conn, |conn| {
         let settings = format!(
             "SET LOCAL statement_timeout TO {}; SET LOCAL jit TO off; SET LOCAL enable_seqscan TO off; \
-             SET LOCAL enable_bitmapscan TO off",
+             SET LOCAL enable_bitmapscan TO off; SET LOCAL max_parallel_workers_per_gather TO 0",
             TIME_LIMIT.as_millis()
         );
         blocking(conn.run(&settings)).map_err(|error| store.error(error))?;
