@@ -61,6 +61,15 @@ fn horizon_and_memory_report_tracks() {
 }
 
 #[test]
+fn drains_are_measured_with_and_without_what_observes_them() {
+    let figures = measured(&["observed"]);
+    assert!(
+        figures.len() == 4 && figures.iter().all(|figure| figure.ours.len() == figure.baseline.len()),
+        "{figures:?}"
+    );
+}
+
+#[test]
 fn the_dashboard_is_measured_page_by_page() {
     let figures = measured(&["dashboard"]);
     assert!(figures.iter().filter(|figure| figure.unit == "ms").count() > 20, "{figures:?}");

@@ -11,6 +11,7 @@ mod horizon;
 mod keys;
 mod memory;
 mod notify;
+mod observed;
 mod pairs;
 mod payload;
 mod put;
@@ -75,6 +76,7 @@ pub const ALL: &[Scenario] = &[
     scaling::SCENARIO,
     payload::SCENARIO,
     drain::SCENARIO,
+    observed::SCENARIO,
     wake::SCENARIO,
     deep::SCENARIO,
     keys::SCENARIO,
