@@ -89,6 +89,9 @@ impl From<Histogram> for Vec<u64> {
 #[serde(default)]
 #[non_exhaustive]
 pub struct Counters {
+    /// Jobs that were put. Only a handle counts them, see [`crate::Pq::put_counts`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub put: u64,
     /// Jobs whose first attempt has ended. In the long run, as many as were put and not cancelled before.
     #[serde(skip_serializing_if = "is_zero")]
     pub tried: u64,
@@ -129,7 +132,8 @@ fn is_zero(count: &u64) -> bool {
 impl Counters {
     /// Adds other counters to these.
     pub fn add(&mut self, other: &Self) {
-        let Self { tried, done, failed, retried, dead, cancelled, lost, wait, run, late } = other;
+        let Self { put, tried, done, failed, retried, dead, cancelled, lost, wait, run, late } = other;
+        self.put += put;
         self.tried += tried;
         self.done += done;
         self.failed += failed;

@@ -53,6 +53,8 @@ pub struct NewJob {
     pub unique: Option<(Key, OnConflict)>,
     /// What is noted with the job. Default: nothing.
     pub annotations: Annotations,
+    /// The name of the task that the job calls, under which the handle counts it. Default: none.
+    pub task: Option<Arc<str>>,
 }
 
 impl NewJob {
@@ -67,6 +69,7 @@ impl NewJob {
             serialization_key: None,
             unique: None,
             annotations: Annotations::default(),
+            task: None,
         }
     }
 }

@@ -61,6 +61,7 @@ mod operation;
 mod options;
 mod outcome;
 mod payload;
+mod put_counts;
 mod queue;
 mod record;
 mod registry;

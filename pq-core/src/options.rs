@@ -142,6 +142,7 @@ impl PutOptions {
                 None => None,
             },
             annotations: Annotations::new(trace, self.tags.clone().unwrap_or_default(), metadata)?,
+            task: None,
         })
     }
 }

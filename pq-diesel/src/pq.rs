@@ -204,6 +204,12 @@ impl Pq {
         self.0.counters()
     }
 
+    /// Returns how many jobs this handle and its clones have put, by queue and task. See [`pq_core::Pq::put_counts`].
+    #[must_use]
+    pub fn put_counts(&self) -> Vec<TaskCounters> {
+        self.0.put_counts()
+    }
+
     /// Lists the jobs of all queues that the filter matches: at most `count`. See [`pq_core::Pq::list`].
     ///
     /// # Errors

@@ -93,7 +93,8 @@ impl Collector {
             to.gauge("pq_listener_connected", "Whether the listener is connected.", connected)?;
             to.counter("pq_listener_reconnects", "Reconnections of the listener.", listener.reconnects)?;
         }
-        Ok(())
+        let put = TaskCounters::merge(self.pq.put_counts(), self.max_queues, self.max_tasks);
+        write_counts(to, "pq_jobs_put", "Jobs that this process has put.", &put, |one| one.put)
     }
 
     fn write_table(&self, to: &mut Writer<'_>, metrics: Metrics) -> fmt::Result {
@@ -140,14 +141,8 @@ fn write_counters(to: &mut Writer<'_>, all: &[TaskCounters]) -> fmt::Result {
         ("pq_jobs_cancelled", "Jobs that were archived as cancelled.", |one| one.cancelled),
         ("pq_jobs_lost", "Jobs whose lease expired before they were settled.", |one| one.lost),
     ];
-    let labels = |one: &'_ TaskCounters| -> [(&'static str, String); 2] {
-        [("queue", one.queue.to_string()), ("task", one.task.clone())]
-    };
-    let labels: Vec<_> = all.iter().map(labels).collect();
-    let labels =
-        || labels.iter().map(|[(queue, name), (task, of)]| [(*queue, name.as_str()), (*task, of.as_str())]);
     for (name, help, count) in counts {
-        to.counters(name, help, labels().zip(all.iter().map(|one| count(&one.counters))))?;
+        write_counts(to, name, help, all, count)?;
     }
     let times: [(&str, &str, Times); 3] = [
         ("pq_job_wait", "Time from when a job was due to the start of its attempt.", |one| one.wait),
@@ -155,9 +150,24 @@ fn write_counters(to: &mut Writer<'_>, all: &[TaskCounters]) -> fmt::Result {
         ("pq_job_late", "Time from expected_at to the start of the attempt.", |one| one.late),
     ];
     for (name, help, histogram) in times {
-        to.histograms(name, help, labels().zip(all.iter().map(|one| histogram(&one.counters))))?;
+        let histograms = all.iter().map(|one| (labels(one), histogram(&one.counters)));
+        to.histograms(name, help, histograms)?;
     }
     Ok(())
+}
+
+fn write_counts(
+    to: &mut Writer<'_>,
+    name: &str,
+    help: &str,
+    all: &[TaskCounters],
+    count: Count,
+) -> fmt::Result {
+    to.counters(name, help, all.iter().map(|one| (labels(one), count(&one.counters))))
+}
+
+fn labels(of: &TaskCounters) -> [(&'static str, &str); 2] {
+    [("queue", of.queue.as_str()), ("task", of.task.as_str())]
 }
 
 fn write_queues(to: &mut Writer<'_>, queues: &[QueueGauges]) -> fmt::Result {

@@ -22,6 +22,7 @@ cases![
     a_payload_that_cannot_be_decoded_is_counted_as_dead: Own,
     counters_are_merged_and_keep_their_sums: Own,
     counting_waits_for_no_transaction: Own,
+    a_handle_counts_the_jobs_that_it_puts: Own,
 ];
 
 /// Returns the counters of a task of the queue that most cases use.
@@ -187,4 +188,20 @@ fn counting_waits_for_no_transaction<F: Fixture>(harness: &Harness<F>) {
         })
         .unwrap();
     assert_eq!(counters(harness, "eat").cancelled, 1);
+}
+
+fn a_handle_counts_the_jobs_that_it_puts<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u32>(harness);
+    task.call(&1).unwrap();
+    task.call_many([2, 3]).unwrap();
+    assert_eq!(task.call_all([4, 5, 6]).unwrap(), 3);
+    let once = CallOptions::new().unique("once");
+    task.call_with(&7, &once).unwrap();
+    task.call_with(&8, &once).unwrap();
+    let pears = harness.named::<u32>("pears");
+    harness.pq.transaction(|conn| pears.on(conn).put(&1)).unwrap();
+    let counted = harness.pq.put_counts();
+    let counted: Vec<_> =
+        counted.iter().map(|one| (one.queue.as_str(), one.task.as_str(), one.counters.put)).collect();
+    assert_eq!(counted, [("apples", "eat", 7), ("pears", "", 1)]);
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Queue;
+use crate::put_counts::PutCounts;
 use crate::{
     CancellationToken, Codec, Error, Json, MaintenanceReport, PayloadLimits, QueueName, Retention, Store,
-    Tracer,
+    TaskCounters, Tracer,
 };
 
 /// A handle to the queues of one store.
@@ -22,6 +23,7 @@ pub struct Pq<S> {
     pub(super) tracer: Option<Arc<dyn Tracer>>,
     pub(super) actor: Option<Arc<str>>,
     pub(super) operation_timeout: Option<Duration>,
+    pub(super) put_counts: Arc<PutCounts>,
 }
 
 impl<S> Clone for Pq<S> {
@@ -34,6 +36,7 @@ impl<S> Clone for Pq<S> {
             tracer: self.tracer.clone(),
             actor: self.actor.clone(),
             operation_timeout: self.operation_timeout,
+            put_counts: Arc::clone(&self.put_counts),
         }
     }
 }
@@ -63,6 +66,7 @@ impl<S: Store> Pq<S> {
             tracer: None,
             actor: None,
             operation_timeout: None,
+            put_counts: Arc::default(),
         }
     }
 
@@ -166,6 +170,16 @@ impl<S: Store> Pq<S> {
             fired?;
             Ok(report)
         })
+    }
+
+    /// Returns how many jobs this handle and its clones have put, by queue and task.
+    ///
+    /// A put is counted when its call returns, also in a transaction that is rolled back later. One that met a job with its
+    /// unique key is not counted, and neither are the jobs of periodic jobs. The counts are kept in memory only: a row for each
+    /// put would be one more for the store to write.
+    #[must_use]
+    pub fn put_counts(&self) -> Vec<TaskCounters> {
+        self.put_counts.all()
     }
 
     /// Returns the token that ends the waits of the queues, if one was set.

@@ -5,6 +5,7 @@ use std::fmt;
 use tracing::field::Empty;
 
 use super::Queue;
+use crate::put_counts::ByTask;
 use crate::tracer::{JobSpan, SpanInfo};
 use crate::{Claim, Error, NewJob, Outcome, Pq, Put, QueueName, Store, Taken};
 
@@ -78,6 +79,8 @@ impl<S: Store, T> Queue<S, T> {
             let jobs = encode()?;
             span.record_jobs(jobs.as_ref().len());
             let puts = put(jobs.as_ref())?;
+            let tasks = jobs.as_ref().iter().map(|job| &job.task);
+            self.pq.put_counts.add(&self.name, ByTask::added(tasks, &puts));
             span.describe(|| SpanInfo::Added(&puts));
             Ok(puts)
         })
@@ -96,7 +99,9 @@ impl<S: Store, T> Queue<S, T> {
         let span = self.put_span();
         let jobs = span.run(encode)?;
         span.record_jobs(jobs.len());
+        let tasks: Vec<_> = jobs.iter().map(|job| job.task.clone()).collect();
         let puts = span.run_async(put(jobs)).await?;
+        self.pq.put_counts.add(&self.name, ByTask::added(&tasks, &puts));
         span.describe(|| SpanInfo::Added(&puts));
         Ok(puts)
     }
@@ -112,7 +117,10 @@ impl<S: Store, T> Queue<S, T> {
             tracing::debug_span!("pq.put_all", queue = %self.name, otel.name = Empty, otel.kind = Empty);
         let span = JobSpan::new(span, self.pq.tracer(), || SpanInfo::Put { queue: &self.name });
         span.run(|| {
-            let count = put(&mut encode().map(without_unique_key))?;
+            let mut by_task = ByTask::default();
+            let jobs = encode().map(without_unique_key);
+            let count = put(&mut jobs.inspect(|job| job.iter().for_each(|job| by_task.add(&job.task))))?;
+            self.pq.put_counts.add(&self.name, by_task);
             span.describe(|| SpanInfo::Streamed(count));
             Ok(count)
         })

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -193,7 +194,8 @@ impl<S: Store, A> Task<S, A> {
         if let Some(lease) = options.lease {
             envelope.put("lease", &format_duration(lease))?;
         }
-        options.put.job(self.queue.encode_json(envelope.to_json()?)?, self.queue.trace())
+        let job = options.put.job(self.queue.encode_json(envelope.to_json()?)?, self.queue.trace())?;
+        Ok(NewJob { task: Some(Arc::clone(&self.name)), ..job })
     }
 }
 
