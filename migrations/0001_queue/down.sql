@@ -1,4 +1,5 @@
 -- Drops every object of pq and deletes all jobs. Without CASCADE it fails if other objects depend on the tables.
+DROP TABLE "pq"."queue_notes";
 DROP TABLE "pq"."queue_audit";
 DROP TABLE "pq"."queue_cron";
 DROP TABLE "pq"."queue_counters";
@@ -12,6 +13,7 @@ DROP SEQUENCE "pq"."queue_lease_tokens";
 DROP TABLE "pq"."queue_archive";
 DROP TABLE "pq"."queue";
 DROP FUNCTION "pq"."queue_notify"();
+DROP FUNCTION "pq"."queue_notify_end"();
 DROP FUNCTION "pq"."queue_refuse_hidden_pause"();
 DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,

@@ -27,7 +27,8 @@ $names$;
 -- crashes counts the attempts in which the worker died, which attempt counts, too. lease_limit is set for a job of a
 -- lost lease: a worker begins at most that many jobs of the next lease, so that a job that kills its worker is found.
 -- annotations is what was noted when the job was put and does not change how it runs: an object. Its member
--- trace has the headers of the trace context, tags is an array of texts, and metadata is an object.
+-- trace has the headers of the trace context, tags is an array of texts, metadata is an object, and notify is true if the
+-- end of the job is awaited.
 --
 -- attempt_log is an array with an object for each of the last attempts that failed or were lost: attempt, at, end, error.
 CREATE TABLE "pq"."queue" (
@@ -134,7 +135,8 @@ CREATE INDEX "queue_archive_annotations" ON "pq"."queue_archive" USING gin ((ann
 CREATE INDEX "queue_archive_prune" ON "pq"."queue_archive" (outcome, ended_at);
 
 -- Jobs under a lease, one row per batch, so that taking and settling a batch writes one small row. The arrays are
--- parallel. An array whose elements would all be null is null, and so is one of crashes that are all zero.
+-- parallel. An array whose elements would all be null is null, and so is one of crashes that are all zero. awaited is true
+-- if the annotations of a job were changed since, because its end is awaited.
 CREATE TABLE "pq"."queue_leases" (
     id          bigint      CONSTRAINT "queue_leases_pkey" PRIMARY KEY,
     q_name      text        NOT NULL,
@@ -153,7 +155,8 @@ CREATE TABLE "pq"."queue_leases" (
     unique_key  text[],
     annotations jsonb[],
     attempt_log jsonb[],
-    cancelled   bigint[]    NOT NULL DEFAULT '{}'
+    cancelled   bigint[]    NOT NULL DEFAULT '{}',
+    awaited     boolean     NOT NULL DEFAULT false
 );
 
 -- The ids of leases. An id is never reused, so it also proves that a worker still owns the lease.
@@ -262,6 +265,20 @@ CREATE TABLE "pq"."queue_audit" (
 
 -- For pruning.
 CREATE INDEX "queue_audit_at" ON "pq"."queue_audit" (at);
+
+-- What handlers note while they run: lines of the job's log, as an array of objects, and the newest progress of the attempt, as
+-- an object. size is what the lines count of the size of a log. Maintenance deletes the notes of jobs that are gone.
+CREATE TABLE "pq"."queue_notes" (
+    job      bigint      NOT NULL,
+    entry    bigint      GENERATED ALWAYS AS IDENTITY,
+    lease    bigint      NOT NULL,
+    attempt  integer     NOT NULL,
+    at       timestamptz NOT NULL DEFAULT statement_timestamp(),
+    size     integer     NOT NULL,
+    lines    json,
+    progress json,
+    CONSTRAINT "queue_notes_pkey" PRIMARY KEY (job, entry)
+);
 
 -- Acquires the serialization key of a ready job and locks the job's row. Returns false if the key is in use or the
 -- row is gone or locked. It never waits.
@@ -816,3 +833,22 @@ CREATE TRIGGER "queue_notify" AFTER INSERT ON "pq"."queue"
     FOR EACH STATEMENT
     WHEN (current_setting('pq.notify', true) IS DISTINCT FROM 'off')
     EXECUTE FUNCTION "pq"."queue_notify"();
+
+-- Notifies the sessions that wait for the end of a job, with its id.
+--
+-- Channel: pq_ and the md5 of the names of the schema and the archive, so that a session listens once for all jobs.
+CREATE FUNCTION "pq"."queue_notify_end"() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    PERFORM pg_notify('pq_' || md5(TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME), NEW.id::text);
+    RETURN NULL;
+END
+$function$;
+
+-- The function is called only for jobs whose end is awaited.
+CREATE TRIGGER "queue_notify_end" AFTER INSERT ON "pq"."queue_archive"
+    FOR EACH ROW
+    WHEN (NEW.annotations -> 'notify' = 'true')
+    EXECUTE FUNCTION "pq"."queue_notify_end"();

@@ -18,6 +18,9 @@ Exit status:
   7    doctor: a check failed, or with --strict a check warned
   8    get --exec: the command failed, and the job is requeued with a failed attempt, or is dead
   9    the connection was lost during a commit: the change was made, or it was not
+  10   wait: the job is dead
+  11   wait: the job was cancelled
+  12   wait: the job has not ended before the timeout
   130  interrupted; get: jobs that were not printed are requeued";
 
 #[derive(Debug, thiserror::Error)]

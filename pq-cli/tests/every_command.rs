@@ -6,7 +6,7 @@ use std::fs::File;
 use std::process::{Command, Output, Stdio};
 
 use insta::assert_snapshot;
-use pq_testing::Server;
+use pq_testing::{Database, Server};
 
 use self::common::*;
 
@@ -100,6 +100,17 @@ fn the_commands_have_the_exit_statuses_of_the_table() -> Outcome {
                 )?;
                 putting.wait_with_output()?
             }
+            10 => {
+                let id = put_one(&database, "fails")?;
+                on(&database, &["get", "fails", "--exec", "false", "--max-retries", "0"]).output()?;
+                on(&database, &["wait", &id]).output()?
+            }
+            11 => {
+                let id = put_one(&database, "mail")?;
+                on(&database, &["cancel", &id]).output()?;
+                on(&database, &["wait", &id]).output()?
+            }
+            12 => on(&database, &["wait", &put_one(&database, "mail")?, "--timeout", "1ms"]).output()?,
             130 => {
                 let waiting = on(&database, &["get", "letters", "--wait", "0"]).spawn()?;
                 wait_until(&database, LISTENING)?;
@@ -111,8 +122,13 @@ fn the_commands_have_the_exit_statuses_of_the_table() -> Outcome {
         assert_eq!(status(&ended), *code, "{}", printed(&ended));
     }
     // The loop above would not notice a code that is missing in the table.
-    assert!([0, 1, 2, 3, 4, 5, 6, 9, 130].iter().all(|code| codes.contains(code)), "{table}");
+    assert!([0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12, 130].iter().all(|code| codes.contains(code)), "{table}");
     Ok(())
+}
+
+/// Puts a job and returns its id.
+fn put_one(database: &Database, queue: &str) -> Result<String, Box<dyn std::error::Error>> {
+    Ok(stdout(&feed(on(database, &["put", queue]), "1")?).trim().to_owned())
 }
 
 /// Calls of each command that needs a database. None asks for confirmation.
@@ -124,6 +140,7 @@ const CALLS: &[&[&str]] = &[
     &["ls", "--json"],
     &["jobs", "mail"],
     &["show", "1"],
+    &["wait", "99999"],
     &["retry", "1"],
     &["retry", "--queue", "mail", "--yes"],
     &["cancel", "1"],

@@ -13,8 +13,8 @@ use crate::Error;
 /// The trace context that is stored with a job, by header name: `traceparent`, `tracestate` and so on.
 pub type Trace = BTreeMap<String, String>;
 
-/// What was noted with a job when it was put, and does not change how it runs: the trace context of the put, the tags
-/// and the metadata.
+/// What was noted with a job when it was put, and does not change how it runs: the trace context of the put, the tags,
+/// the metadata, and whether its end is awaited.
 ///
 /// It is the JSON text that a store keeps, which is read on demand. Most jobs have none.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -29,6 +29,8 @@ struct Written {
     tags: Vec<String>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     metadata: Map<String, Value>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    notify: bool,
 }
 
 /// The members of the JSON object, each as its text, so that one which cannot be read hides no other.
@@ -38,6 +40,7 @@ struct Members<'a> {
     trace: Option<&'a RawValue>,
     tags: Option<&'a RawValue>,
     metadata: Option<&'a RawValue>,
+    notify: Option<&'a RawValue>,
 }
 
 impl Annotations {
@@ -64,9 +67,18 @@ impl Annotations {
         if trace.is_empty() && tags.is_empty() && metadata.is_empty() {
             return Ok(Self::default());
         }
+        Ok(Self::of(&Written { trace, tags, metadata, notify: false }))
+    }
+
+    fn of(written: &Written) -> Self {
         // Strings and values of JSON can always be written.
-        let json = serde_json::to_string(&Written { trace, tags, metadata });
-        Ok(Self(json.ok().map(Into::into)))
+        Self(serde_json::to_string(written).ok().map(Into::into))
+    }
+
+    /// Returns the same annotations of a job whose end is awaited. See [`crate::PutOptions::awaited`].
+    #[must_use]
+    pub fn awaited(&self) -> Self {
+        Self::of(&Written { notify: true, ..self.written() })
     }
 
     /// Wraps JSON that was read from a store, without checks.
@@ -106,6 +118,18 @@ impl Annotations {
         self.read(|members| members.metadata)
     }
 
+    /// Returns whether the end of the job is awaited: the job is kept when it is done, and callers that wait are notified.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        // Every job that is settled is asked, and few have the member.
+        self.as_json().is_some_and(|json| json.contains("\"notify\"")) && self.read(|members| members.notify)
+    }
+
+    fn written(&self) -> Written {
+        let (trace, tags, metadata) = (self.trace(), self.tags(), self.metadata());
+        Written { trace, tags, metadata, notify: self.is_awaited() }
+    }
+
     fn read<'a, T: DeserializeOwned + Default>(
         &'a self,
         member: impl FnOnce(Members<'a>) -> Option<&'a RawValue>,
@@ -128,7 +152,7 @@ impl fmt::Debug for Annotations {
 /// Writes the JSON object without its empty members.
 impl Serialize for Annotations {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Written { trace: self.trace(), tags: self.tags(), metadata: self.metadata() }.serialize(serializer)
+        self.written().serialize(serializer)
     }
 }
 
@@ -229,10 +253,21 @@ mod tests {
     #[test]
     fn a_member_of_another_form_is_empty() {
         let stored = Annotations::from_stored(Some(
-            r#"{"trace": 1, "tags": ["a"], "metadata": [], "more": 2}"#.to_owned(),
+            r#"{"trace": 1, "tags": ["a"], "metadata": [], "notify": "yes", "more": 2}"#.to_owned(),
         ));
         assert_eq!((stored.trace(), stored.tags()), (Trace::new(), vec!["a".to_owned()]));
-        assert!(stored.metadata().is_empty());
+        assert!(stored.metadata().is_empty() && !stored.is_awaited());
+    }
+
+    #[test]
+    fn an_awaited_job_keeps_its_other_annotations() {
+        let stored =
+            Annotations::from_stored(Some(r#"{"tags": ["a"], "metadata": {"notify": 1}}"#.to_owned()));
+        assert!(!stored.is_awaited());
+        let awaited = stored.awaited();
+        assert!(awaited.is_awaited());
+        assert_eq!((awaited.tags(), awaited.metadata()), (stored.tags(), stored.metadata()));
+        assert!(Annotations::default().awaited().is_awaited());
     }
 
     #[test]

@@ -111,6 +111,25 @@ pub enum Error {
         "cannot get a connection: the handle has none of its own; set a URL or a pool, or use `on(conn)`"
     )]
     NoConnection,
+    /// The call would wait for the end of a job in an open transaction.
+    #[error(
+        "cannot wait for the end of job {id} in an open transaction: the wait would keep the transaction open; \
+         commit it first, or ask for the result without waiting"
+    )]
+    #[non_exhaustive]
+    WaitInTransaction {
+        /// The job's id.
+        id: JobId,
+    },
+    /// A result cannot be read as the type that was asked for.
+    #[error("cannot read the result of job {id}: {reason}")]
+    #[non_exhaustive]
+    InvalidResult {
+        /// The job's id.
+        id: JobId,
+        /// The parser's message. It does not repeat the result.
+        reason: String,
+    },
     /// A [`crate::CancellationToken`] ended the wait.
     #[error("the wait was cancelled")]
     Stopped,
@@ -127,6 +146,12 @@ impl Error {
     #[must_use]
     pub fn lease_lost(id: JobId) -> Self {
         Self::LeaseLost { id }
+    }
+
+    /// Returns [`Error::WaitInTransaction`].
+    #[must_use]
+    pub fn wait_in_transaction(id: JobId) -> Self {
+        Self::WaitInTransaction { id }
     }
 
     /// Returns [`Error::LeaseLocked`].

@@ -52,11 +52,15 @@ mod filter;
 mod handler;
 mod incidents;
 mod job;
+mod job_result;
 mod key;
 mod lease_table;
 mod lock;
+#[cfg(feature = "log-layer")]
+mod log_layer;
 pub mod memory;
 mod name;
+mod notes;
 mod operation;
 mod options;
 mod outcome;
@@ -94,8 +98,12 @@ pub use explanation::{Reason, RunningWorker, Session};
 pub use filter::Filter;
 pub use handler::{Checkpoint, Context, Executor, Failure, Handler, Isolation, JobInfo, Next};
 pub use job::{Job, JobId, NewJob};
+pub use job_result::{Answer, FailedJob, JobResult};
 pub use key::{Key, OnConflict, Put, PutOutcome};
+#[cfg(feature = "log-layer")]
+pub use log_layer::JobLogLayer;
 pub use name::QueueName;
+pub use notes::{JobProgress, LogLevel, LogLine, NewNotes, Progress, StoredLine};
 pub use operation::{ChangeOutcome, Operation, OperationReport};
 pub use options::PutOptions;
 pub use outcome::{CancelOutcome, Outcome, Settlement};

@@ -23,6 +23,7 @@ pub struct PutOptions {
     unique: Option<(String, OnConflict)>,
     tags: Option<Vec<String>>,
     metadata: Option<Result<Map<String, Value>, String>>,
+    awaited: bool,
 }
 
 impl PutOptions {
@@ -105,6 +106,16 @@ impl PutOptions {
         self
     }
 
+    /// Keeps the job in the archive when it is done, and notifies callers that wait for its end. Default: it is kept if its
+    /// handler keeps it.
+    ///
+    /// Set it for a job whose result is read by [`crate::Pq::result`] or awaited by [`crate::Pq::wait_for`] later.
+    /// [`crate::Task::call_and_wait`] sets it. A put that keeps or reschedules another job does not change that job.
+    pub fn awaited(mut self) -> Self {
+        self.awaited = true;
+        self
+    }
+
     /// Checks the options, as a put does.
     ///
     /// # Errors
@@ -124,6 +135,7 @@ impl PutOptions {
             unique: self.unique.clone().or_else(|| others.unique.clone()),
             tags: self.tags.clone().or_else(|| others.tags.clone()),
             metadata: self.metadata.clone().or_else(|| others.metadata.clone()),
+            awaited: self.awaited || others.awaited,
         }
     }
 
@@ -131,6 +143,7 @@ impl PutOptions {
     pub(crate) fn job(&self, payload: Payload, trace: Trace) -> Result<NewJob, Error> {
         let metadata =
             self.metadata.clone().transpose().map_err(Error::InvalidAnnotation)?.unwrap_or_default();
+        let annotations = Annotations::new(trace, self.tags.clone().unwrap_or_default(), metadata)?;
         Ok(NewJob {
             payload,
             schedule_at: self.schedule_at.clone().transpose()?,
@@ -141,7 +154,7 @@ impl PutOptions {
                 Some((key, on_conflict)) => Some((Key::new(key.clone())?, *on_conflict)),
                 None => None,
             },
-            annotations: Annotations::new(trace, self.tags.clone().unwrap_or_default(), metadata)?,
+            annotations: if self.awaited { annotations.awaited() } else { annotations },
             task: None,
         })
     }

@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::incidents::{Call, Incidents};
 use crate::store::{Scan, Store, StoreError};
-use crate::{CancellationToken, WakeSignal};
-use crate::{Error, QueueName};
+use crate::{CancellationToken, Error, JobId, QueueName, WakeSignal};
 
 /// The time that a call waits for a job. Default: 1 s, as in Python's `pq`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,8 +32,16 @@ pub(crate) enum Polled<R> {
     },
 }
 
+/// What a wait is notified of.
+pub(crate) enum Subscribe<'q> {
+    /// Puts into these queues.
+    Puts(&'q [QueueName]),
+    /// The end of this job.
+    End(JobId),
+}
+
 /// The first pause after the store became unavailable. It doubles up to the store's poll interval.
-const FIRST_RETRY: Duration = Duration::from_millis(20);
+pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(20);
 
 /// Polls, and sleeps between polls, until a poll finds jobs, the wait ends or `token` is cancelled.
 ///
@@ -42,7 +49,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// returned, since it is unknown whether the queue is empty.
 pub(crate) fn poll_and_wait<S: Store, R>(
     store: &S,
-    queues: &[QueueName],
+    subscribe: Subscribe<'_>,
     wait: Wait,
     token: Option<&CancellationToken>,
     incidents: &Incidents,
@@ -62,7 +69,10 @@ pub(crate) fn poll_and_wait<S: Store, R>(
 
     // Subscribe before the first poll. A job that commits after the poll then ends the sleep below at once.
     let signal = WakeSignal::new();
-    let _subscriptions: Vec<_> = queues.iter().map(|queue| store.subscribe(queue, &signal)).collect();
+    let _subscriptions: Vec<_> = match subscribe {
+        Subscribe::Puts(queues) => queues.iter().map(|queue| store.subscribe(queue, &signal)).collect(),
+        Subscribe::End(job) => vec![store.subscribe_to_end(job, &signal)],
+    };
     let _notified = token.map(|token| token.notifies(&signal));
     let mut retry_in = FIRST_RETRY;
 
@@ -115,7 +125,7 @@ mod tests {
         let begun = Instant::now();
         let mut polls = 0;
         let incidents = Incidents::default();
-        let queues = std::slice::from_ref(&queue);
+        let queues = Subscribe::Puts(std::slice::from_ref(&queue));
         let found = poll_and_wait(&store, queues, Wait::Forever, None, &incidents, |scan| {
             polls += 1;
             let taken = store.take_now(&queue, 1, scan)?;
@@ -140,7 +150,7 @@ mod tests {
             let mut polls = Vec::new();
             let found: Option<()> = poll_and_wait(
                 &store,
-                std::slice::from_ref(&queue),
+                Subscribe::Puts(std::slice::from_ref(&queue)),
                 wait,
                 None,
                 &Incidents::default(),

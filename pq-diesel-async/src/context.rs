@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use diesel_async::AsyncPgConnection;
-use pq_core::{CancellationToken, Claim, Error as Refused, Isolation, Outcome, Settlement, Trace};
+use pq_core::{
+    CancellationToken, Claim, Error as Refused, Isolation, LogLevel, NewNotes, Outcome, Settlement, Trace,
+};
 use pq_diesel::Error;
 use pq_diesel::store::PgStore;
 use serde::Serialize;
@@ -95,6 +97,21 @@ impl Context {
         self.context.outcome_of(outcome)
     }
 
+    /// Notes how many units of work are done, of how many, and what the handler does. See [`pq_core::Context::progress`].
+    pub fn progress(&self, done: u64, total: u64, note: &str) {
+        self.context.progress(done, total, note);
+    }
+
+    /// Adds a line to the log of the job. See [`pq_core::Context::log`].
+    pub fn log(&self, text: impl AsRef<str>) {
+        self.context.log(text);
+    }
+
+    /// Adds a line to the log of the job at a level. See [`pq_core::Context::log`].
+    pub fn log_at(&self, level: LogLevel, text: impl AsRef<str>) {
+        self.context.log_at(level, text);
+    }
+
     /// Extends the lease at once. See [`pq_core::Context::extend_lease`].
     ///
     /// # Errors
@@ -130,6 +147,10 @@ impl Context {
         let settlements = [Settlement { job, outcome: outcome.clone() }];
         let span = self.context.settle_span(&settlements);
         let mut conn = OnAsync::new(conn);
+        if let Some((lines, progress)) = self.context.held_back_notes() {
+            let notes = [NewNotes { job, lines: &lines, progress: progress.as_ref() }];
+            let _are_refused_with_the_outcome = self.shared.store().write_notes_on(&mut conn, &notes).await?;
+        }
         let accepted = span.run_async(self.shared.store().settle_on(&mut conn, &settlements)).await?;
         if !accepted.all() {
             return Err(Refused::lease_lost(job.id).into());

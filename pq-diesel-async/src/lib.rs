@@ -50,6 +50,7 @@ mod operate;
 mod pool;
 mod pq;
 mod queue;
+mod result;
 mod shared;
 mod sqlstate;
 mod stream;
@@ -74,10 +75,10 @@ pub use context::Context;
 pub use pq::Pq;
 pub use pq_diesel;
 pub use pq_diesel::{
-    Accepted, Backoff, CallOptions, CancelOutcome, CancellationToken, Claim, Control, Error, Extended,
-    Failure, Filter, Handler, IntoWhen, Job, JobId, JobRecord, JobState, Notify, OnConflict, Outcome,
-    PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Report, Retention, StopMode, Trace, Tracer, Wait,
-    When,
+    Accepted, Answer, Backoff, CallOptions, CancelOutcome, CancellationToken, Claim, Control, Error,
+    Extended, FailedJob, Failure, Filter, Handler, IntoWhen, Job, JobId, JobRecord, JobResult, JobState,
+    Notify, OnConflict, Outcome, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Report, Retention,
+    StopMode, Trace, Tracer, Wait, When,
 };
 pub use queue::Queue;
 pub use stream::JobStream;

@@ -24,7 +24,7 @@ use crate::stream::JobStream;
 use crate::take::take_and_commit;
 use crate::task::Task;
 use crate::transaction::AsyncFunc;
-use crate::wait::{Polled, poll_and_wait};
+use crate::wait::{Polled, Subscribe, poll_and_wait};
 
 /// A job and the connection whose transaction holds it, if one was ready.
 type HeldJob<T> = Result<Option<(Lent, Job<T>)>, Error>;
@@ -93,7 +93,7 @@ impl<T> Queue<T> {
         BoundQueue::new(self, conn)
     }
 
-    fn token(&self) -> Option<&CancellationToken> {
+    pub(crate) fn token(&self) -> Option<&CancellationToken> {
         self.queue.pq().cancellation_token()
     }
 
@@ -214,31 +214,37 @@ impl<T: DeserializeOwned + Send> Queue<T> {
     ///
     /// The errors of [`Queue::get`].
     pub async fn get_many(&self, count: usize, wait: Wait) -> Result<Vec<Job<T>>, Error> {
-        let found = poll_and_wait(&self.shared, self.name(), wait, self.token(), |scan| async move {
-            loop {
-                // If this future is dropped before the jobs are returned, they are put again.
-                let span = self.queue.take_span(count);
-                let taking = take_and_commit(&self.shared, self.name(), count, scan);
-                let mut delivery = span.run_async(taking).await?;
-                let taken = delivery.taken();
-                span.describe(|| SpanInfo::Taken(&taken.jobs));
-                drop(span);
-                let found = self.queue.decode(taken);
-                if !found.dead.is_empty() {
-                    on_connection!(self.shared, |conn| self
-                        .shared
-                        .store()
-                        .move_to_dead_on(conn, &found.dead))?;
+        let found = poll_and_wait(
+            &self.shared,
+            Subscribe::Puts(self.name()),
+            wait,
+            self.token(),
+            |scan| async move {
+                loop {
+                    // If this future is dropped before the jobs are returned, they are put again.
+                    let span = self.queue.take_span(count);
+                    let taking = take_and_commit(&self.shared, self.name(), count, scan);
+                    let mut delivery = span.run_async(taking).await?;
+                    let taken = delivery.taken();
+                    span.describe(|| SpanInfo::Taken(&taken.jobs));
+                    drop(span);
+                    let found = self.queue.decode(taken);
+                    if !found.dead.is_empty() {
+                        on_connection!(self.shared, |conn| self
+                            .shared
+                            .store()
+                            .move_to_dead_on(conn, &found.dead))?;
+                    }
+                    delivery.accept();
+                    if !found.jobs.is_empty() {
+                        return Ok(Polled::Found(found.jobs));
+                    }
+                    if found.dead.is_empty() {
+                        return Ok(Polled::Nothing { next_due: found.next_due });
+                    }
                 }
-                delivery.accept();
-                if !found.jobs.is_empty() {
-                    return Ok(Polled::Found(found.jobs));
-                }
-                if found.dead.is_empty() {
-                    return Ok(Polled::Nothing { next_due: found.next_due });
-                }
-            }
-        });
+            },
+        );
         Ok(found.await?.unwrap_or_default())
     }
 
@@ -270,15 +276,21 @@ impl<T: DeserializeOwned + Send> Queue<T> {
 
     /// Takes a job in a transaction, and returns both.
     fn take_and_hold(&self, wait: Wait) -> BoxFuture<'_, HeldJob<T>> {
-        Box::pin(poll_and_wait(&self.shared, self.name(), wait, self.token(), move |scan| async move {
-            let mut lent = self.shared.lend().await?;
-            let done = self.shared.within_limit(self.take_in_transaction(&mut lent.sql(), scan)).await;
-            match done {
-                Ok(Polled::Found(job)) => Ok(Polled::Found((lent, job))),
-                Ok(Polled::Nothing { next_due }) => finish(lent, Ok(Polled::Nothing { next_due })),
-                Err(error) => Err(error),
-            }
-        }))
+        Box::pin(poll_and_wait(
+            &self.shared,
+            Subscribe::Puts(self.name()),
+            wait,
+            self.token(),
+            move |scan| async move {
+                let mut lent = self.shared.lend().await?;
+                let done = self.shared.within_limit(self.take_in_transaction(&mut lent.sql(), scan)).await;
+                match done {
+                    Ok(Polled::Found(job)) => Ok(Polled::Found((lent, job))),
+                    Ok(Polled::Nothing { next_due }) => finish(lent, Ok(Polled::Nothing { next_due })),
+                    Err(error) => Err(error),
+                }
+            },
+        ))
     }
 
     /// Begins a transaction and takes a job in it. Rolls back if there is none.
@@ -314,33 +326,39 @@ impl<T: DeserializeOwned + Send> Queue<T> {
     /// The errors of [`Queue::get`].
     pub async fn lease(&self, count: usize, lease: Duration, wait: Wait) -> Result<Vec<Job<T>>, Error> {
         let store = self.shared.store();
-        let found = poll_and_wait(&self.shared, self.name(), wait, self.token(), |scan| async move {
-            loop {
-                let taking = async {
-                    on_connection!(self.shared, |conn| {
-                        store.lease_on(conn, self.name(), count, lease, scan)
-                    })
-                };
-                let taken: Taken = self.queue.in_take_span_async(count, taking).await?;
-                let found = self.queue.decode(taken);
-                if !found.dead.is_empty() {
-                    let outcome = |reason: &String| Outcome::Dead { error: reason.clone() };
-                    let dead: Vec<Settlement<'_>> = found
-                        .dead
-                        .iter()
-                        .map(|dead| Settlement { job: &dead.job, outcome: outcome(&dead.reason) })
-                        .collect();
-                    // If it is refused, the lease has expired, and the next take of the job archives it.
-                    let _ = on_connection!(self.shared, |conn| store.settle_on(conn, &dead))?;
+        let found = poll_and_wait(
+            &self.shared,
+            Subscribe::Puts(self.name()),
+            wait,
+            self.token(),
+            |scan| async move {
+                loop {
+                    let taking = async {
+                        on_connection!(self.shared, |conn| {
+                            store.lease_on(conn, self.name(), count, lease, scan)
+                        })
+                    };
+                    let taken: Taken = self.queue.in_take_span_async(count, taking).await?;
+                    let found = self.queue.decode(taken);
+                    if !found.dead.is_empty() {
+                        let outcome = |reason: &String| Outcome::Dead { error: reason.clone() };
+                        let dead: Vec<Settlement<'_>> = found
+                            .dead
+                            .iter()
+                            .map(|dead| Settlement { job: &dead.job, outcome: outcome(&dead.reason) })
+                            .collect();
+                        // If it is refused, the lease has expired, and the next take of the job archives it.
+                        let _ = on_connection!(self.shared, |conn| store.settle_on(conn, &dead))?;
+                    }
+                    if !found.jobs.is_empty() {
+                        return Ok(Polled::Found(found.jobs));
+                    }
+                    if found.dead.is_empty() {
+                        return Ok(Polled::Nothing { next_due: found.next_due });
+                    }
                 }
-                if !found.jobs.is_empty() {
-                    return Ok(Polled::Found(found.jobs));
-                }
-                if found.dead.is_empty() {
-                    return Ok(Polled::Nothing { next_due: found.next_due });
-                }
-            }
-        });
+            },
+        );
         Ok(found.await?.unwrap_or_default())
     }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pq_core::store::Jobs;
-use pq_core::{CancellationToken, QueueName, Scan, Wait, WakeSignal};
+use pq_core::store::{Jobs, Results};
+use pq_core::{CancellationToken, JobId, QueueName, Scan, Wait, WakeSignal};
 use pq_diesel::Error;
+use tracing::field::display;
 
 use crate::shared::Shared;
 
@@ -18,8 +19,17 @@ pub(crate) enum Polled<R> {
     },
 }
 
+/// What a wait is notified of.
+#[derive(Clone, Copy)]
+pub(crate) enum Subscribe<'q> {
+    /// Puts into this queue.
+    Puts(&'q QueueName),
+    /// The end of this job.
+    End(JobId),
+}
+
 /// The first pause after the database became unavailable. It doubles up to the poll interval.
-const FIRST_RETRY: Duration = Duration::from_millis(20);
+pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(20);
 
 /// Polls, and sleeps between polls, until a poll finds jobs, the wait ends or `token` is cancelled.
 ///
@@ -27,7 +37,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// returned, since it is unknown whether the queue is empty.
 pub(crate) async fn poll_and_wait<R, F: Future<Output = Result<Polled<R>, Error>>>(
     shared: &Shared,
-    queue: &QueueName,
+    subscribe: Subscribe<'_>,
     wait: Wait,
     token: Option<&CancellationToken>,
     mut poll: impl FnMut(Scan) -> F,
@@ -44,7 +54,10 @@ pub(crate) async fn poll_and_wait<R, F: Future<Output = Result<Polled<R>, Error>
     };
     // Subscribe before the first poll. A job that commits after the poll then ends the sleep below at once.
     let signal = WakeSignal::new();
-    let _subscription = shared.store().subscribe(queue, &signal);
+    let (_subscription, queue, job_id) = match subscribe {
+        Subscribe::Puts(queue) => (shared.store().subscribe(queue, &signal), Some(display(queue)), None),
+        Subscribe::End(job) => (shared.store().subscribe_to_end(job, &signal), None, Some(display(job))),
+    };
     let _registration = token.map(|token| token.notifies(&signal));
     let interval = shared.store().poll_interval();
     let mut retry_in = FIRST_RETRY;
@@ -63,14 +76,14 @@ pub(crate) async fn poll_and_wait<R, F: Future<Output = Result<Polled<R>, Error>
             Ok(Polled::Nothing { next_due }) => {
                 retry_in = FIRST_RETRY;
                 if let Some(at) = lost_at.take() {
-                    tracing::info!(after = ?at.elapsed(), %queue, "store became available again");
+                    tracing::info!(after = ?at.elapsed(), queue, job_id, "store became available again");
                 }
                 next_due.map_or(interval, |due| due.min(interval))
             }
             Err(error) if error.is_unavailable() && !is_last => {
                 if lost_at.is_none() {
                     lost_at = Some(Instant::now());
-                    tracing::warn!(%error, %queue, "store became unavailable; calls will be repeated");
+                    tracing::warn!(%error, queue, job_id, "store became unavailable; calls will be repeated");
                 }
                 let pause = retry_in;
                 retry_in = (retry_in * 2).min(interval.max(FIRST_RETRY));

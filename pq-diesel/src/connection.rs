@@ -23,8 +23,8 @@ use crate::prepared::Bound;
 use crate::rows::{
     AuditRow, AuditSql, BatchRow, BatchSql, CircumstancesRow, CircumstancesSql, CountersRow, CountersSql,
     CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql, HeartbeatRow,
-    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, PausedRow, PausedSql, ScannedRow, ScannedSql, TakeRow,
-    TakeSql, WorkerRow, WorkerSql,
+    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, LinesRow, LinesSql, PausedRow, PausedSql, ProgressRow,
+    ProgressSql, ScannedRow, ScannedSql, TakeRow, TakeSql, WorkerRow, WorkerSql,
 };
 
 /// Runs statements that return rows of the SQL type `Row`, and reads them as `T`.
@@ -53,6 +53,7 @@ pub trait SqlConnection:
     + Load<(Nullable<Array<BigInt>>, Timestamptz), (Option<Vec<i64>>, DateTime<Utc>)>
     + Load<(Timestamptz, Bool), (DateTime<Utc>, bool)>
     + Load<CountersSql, CountersRow>
+    + Load<(BigInt, BigInt), (i64, i64)>
     + Load<AuditSql, AuditRow>
     + Load<BatchSql, BatchRow>
     + Load<CircumstancesSql, CircumstancesRow>
@@ -63,7 +64,9 @@ pub trait SqlConnection:
     + Load<HeartbeatSql, HeartbeatRow>
     + Load<JobSql, JobRow>
     + Load<LeaseSql, LeaseRow>
+    + Load<LinesSql, LinesRow>
     + Load<PausedSql, PausedRow>
+    + Load<ProgressSql, ProgressRow>
     + Load<ScannedSql, ScannedRow>
     + Load<TakeSql, TakeRow>
     + Load<WorkerSql, WorkerRow>

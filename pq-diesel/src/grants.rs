@@ -121,6 +121,7 @@ const CONSUMER: &[Grant] = &[
     grant(CHANGE, On::Table("cron")),
     grant(WRITE_ONCE, On::Table("audit")),
     grant(&["UPDATE"], On::Columns("audit", &["count"])),
+    grant(WRITE_ONCE, On::Table("notes")),
     grant(READ, On::Table("migrations")),
     grant(CALL, On::Function("put")),
     grant(CALL, On::Function("call")),
@@ -148,6 +149,7 @@ const READER: &[Grant] = &[
     grant(READ, On::Table("counters")),
     grant(READ, On::Table("cron")),
     grant(READ, On::Table("audit")),
+    grant(READ, On::Table("notes")),
     grant(READ, On::Table("migrations")),
 ];
 

@@ -69,11 +69,12 @@ pub mod store;
 mod table;
 
 pub use pq_core::{
-    Accepted, Annotations, AttemptEnd, AttemptEntry, Backoff, CallOptions, CancelOutcome, CancellationToken,
-    ChangeOutcome, Claim, Codec, CodecError, Cron, Extended, Failure, Filter, IntoWhen, Isolation, Job,
-    JobId, JobInfo, JobRecord, JobState, Key, Next, OnConflict, Operation, OperationReport, Outcome, Payload,
-    PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Reason, Report, Retention, Running, Settlement,
-    Status, StopMode, TimeError, Trace, Tracer, Wait, When, codec_by_name,
+    Accepted, Annotations, Answer, AttemptEnd, AttemptEntry, Backoff, CallOptions, CancelOutcome,
+    CancellationToken, ChangeOutcome, Claim, Codec, CodecError, Cron, Extended, FailedJob, Failure, Filter,
+    IntoWhen, Isolation, Job, JobId, JobInfo, JobRecord, JobResult, JobState, Key, Next, OnConflict,
+    Operation, OperationReport, Outcome, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName,
+    Reason, Report, Retention, Running, Settlement, Status, StopMode, TimeError, Trace, Tracer, Wait, When,
+    codec_by_name,
 };
 
 pub use builder::{Builder, Notify};

@@ -17,9 +17,8 @@ use crate::conninfo::ConnInfo;
 /// A notification that has arrived.
 pub(super) struct Notification {
     pub(super) channel: String,
-    /// Whether a listener sent it on behalf of many writers. Such a notification has a payload, and those of the
-    /// table's trigger have none.
-    pub(super) is_coalesced: bool,
+    /// Empty in a notification of a put, unless a listener sent it on behalf of many writers.
+    pub(super) payload: String,
 }
 
 /// A connection that one thread uses at a time. It is closed when it is dropped.
@@ -140,7 +139,7 @@ impl Connection {
                 let notification = notify.as_ref();
                 notifications.push(Notification {
                     channel: CStr::from_ptr(notification.relname).to_string_lossy().into_owned(),
-                    is_coalesced: !CStr::from_ptr(notification.extra).is_empty(),
+                    payload: CStr::from_ptr(notification.extra).to_string_lossy().into_owned(),
                 });
                 pq_sys::PQfreemem(notify.as_ptr().cast());
             }

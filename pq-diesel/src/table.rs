@@ -78,7 +78,7 @@ impl Table {
     /// The default table.
     pub const DEFAULT_NAME: &'static str = "queue";
     /// The suffixes of the other tables that the migrations create.
-    const DERIVED: [&'static str; 11] = [
+    const DERIVED: [&'static str; 12] = [
         "archive",
         "leases",
         "settled",
@@ -89,6 +89,7 @@ impl Table {
         "counters",
         "cron",
         "audit",
+        "notes",
         "migrations",
     ];
 
@@ -176,6 +177,13 @@ pub(crate) fn channel(queue: &str) -> Ident {
     } else {
         Ident(queue.to_owned())
     }
+}
+
+/// Returns the channel on which the ends of awaited jobs of a table are notified. The trigger of its archive computes the
+/// same name.
+pub(crate) fn end_channel(table: &Table) -> Ident {
+    let archive = table.named("archive");
+    Ident(format!("pq_{}", md5_hex(&format!("{}.{}", table.schema.as_str(), archive.as_str()))))
 }
 
 /// Returns all channels on which a put to a queue is notified: [`channel`], and the one on which Python's pq

@@ -26,6 +26,7 @@ mod show;
 mod status;
 mod stop;
 mod top;
+mod wait;
 mod web;
 mod work;
 
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Web(web::Web),
     Jobs(jobs::Jobs),
     Show(show::Show),
+    Wait(wait::WaitFor),
     Retry(retry::Retry),
     Cancel(cancel::Cancel),
     Delete(delete::Delete),
@@ -112,6 +114,7 @@ impl Command {
             Self::Web(command) => command.run(global),
             Self::Jobs(command) => command.run(global),
             Self::Show(command) => command.run(global),
+            Self::Wait(command) => command.run(global),
             Self::Retry(command) => command.run(global),
             Self::Cancel(command) => command.run(global),
             Self::Delete(command) => command.run(global),

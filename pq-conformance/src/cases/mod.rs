@@ -15,13 +15,16 @@ mod explain;
 mod failures;
 mod handlers;
 mod leases;
+mod logs;
 mod operations;
 mod order;
 mod outcomes;
 mod panics;
 mod payloads;
+mod progress;
 mod put;
 mod queue_names;
+mod results;
 mod schedule;
 mod serialization_keys;
 mod status;
@@ -63,7 +66,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 34] = [
+    let topics: [fn() -> Vec<Case<F>>; 37] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -83,6 +86,9 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         serialization_keys::cases,
         unique_keys::cases,
         outcomes::cases,
+        results::cases,
+        progress::cases,
+        logs::cases,
         attempt_log::cases,
         tasks::cases,
         calls::cases,

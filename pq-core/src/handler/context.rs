@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::incoming::Incoming;
 use super::isolation::Isolation;
+use super::job_notes::{JobNotes, OpenNotes};
 use super::policy::Policy;
 use crate::envelope::{Arguments, Envelope};
 use crate::lease_table::LeaseTable;
@@ -15,8 +16,8 @@ use crate::lock::lock;
 use crate::stop::StopSignal;
 use crate::store::Extension;
 use crate::{
-    CancellationToken, Claim, CodecError, Error, Failure, JobSpan, Outcome, Payload, Pq, Queue, Settlement,
-    Store, Trace,
+    CancellationToken, Claim, CodecError, Error, Failure, JobSpan, LogLevel, LogLine, NewNotes, Outcome,
+    Payload, Pq, Progress, Queue, Settlement, Store, Trace,
 };
 
 /// The part of a running worker that the contexts of one queue's handlers share.
@@ -24,6 +25,7 @@ pub(crate) struct ContextAccess<S: Store> {
     pub(crate) pq: Pq<S>,
     pub(crate) queue: Queue<S, ()>,
     pub(crate) leases: Arc<LeaseTable>,
+    pub(crate) notes: Arc<OpenNotes>,
     pub(crate) stop: Arc<StopSignal>,
 }
 
@@ -45,6 +47,8 @@ pub struct Context<S: Store> {
     checkpoint: Mutex<Option<Envelope>>,
     /// Exists once the handler has asked for it.
     token: OnceLock<CancellationToken>,
+    /// Exists once something was noted.
+    notes: OnceLock<Arc<JobNotes>>,
     /// The policy of the handler, for [`Context::outcome_of`]. `None` for a blocking one.
     policy: Option<Policy>,
 }
@@ -91,6 +95,7 @@ impl<S: Store> Context<S> {
             settled_as: Mutex::default(),
             checkpoint: Mutex::default(),
             token: OnceLock::new(),
+            notes: OnceLock::new(),
             policy: None,
         }
     }
@@ -113,7 +118,9 @@ impl<S: Store> Context<S> {
     pub fn outcome_of(&self, outcome: Outcome) -> Outcome {
         let Some(policy) = &self.policy else { return outcome };
         match outcome {
-            Outcome::Complete if policy.keep_history => Outcome::Keep { result: None },
+            Outcome::Complete if policy.keep_history || self.job.annotations.is_awaited() => {
+                Outcome::Keep { result: None }
+            }
             Outcome::Retry { after, error, payload } => {
                 let queue = &self.access.queue;
                 let call = queue.json_of(&self.job).and_then(|json| Envelope::read(&json));
@@ -207,6 +214,49 @@ impl<S: Store> Context<S> {
         self.access.stop.is_aborting()
     }
 
+    /// Notes how many units of work are done, of how many, and what the handler does.
+    ///
+    /// It is shown with the job by the library ([`Pq::progress`]), the command and the dashboard. `total` is 0 if the number is
+    /// unknown, and `note` can be empty. The worker stores the newest one at most once a second and at the end of the attempt,
+    /// in a thread of its own, so a call takes less than a microsecond and a handler can call this in a loop. The next
+    /// attempt begins without progress.
+    ///
+    /// A crash loses what was noted within the last second or so. Nothing is stored after the lease was lost.
+    pub fn progress(&self, done: u64, total: u64, note: &str) {
+        self.notes().set_progress(Progress::new(done, total, note));
+    }
+
+    /// Adds a line to the log of the job, at [`LogLevel::Info`].
+    ///
+    /// The log is kept with the job, through retries, and with its archive ([`Pq::log`]). The newest 64 KiB of it are kept, and
+    /// of a line the first 8 KiB. The worker stores lines at most once a second and at the end of the attempt, before its
+    /// outcome.
+    ///
+    /// A crash loses the lines of the last second or so. Nothing is stored after the lease was lost, or after the handler has
+    /// settled its job by [`Context::settle_with`].
+    pub fn log(&self, text: impl AsRef<str>) {
+        self.log_at(LogLevel::Info, text);
+    }
+
+    /// Adds a line to the log of the job, as [`Context::log`] does.
+    pub fn log_at(&self, level: LogLevel, text: impl AsRef<str>) {
+        self.notes().log(level, text.as_ref());
+    }
+
+    /// Returns the notes of the attempt, which are created now if there are none.
+    pub(crate) fn notes(&self) -> &Arc<JobNotes> {
+        self.notes.get_or_init(|| JobNotes::new(&self.job, &self.access.notes))
+    }
+
+    /// Stores what the attempt has noted by `write`, in the transaction that settles the job.
+    ///
+    /// For a handler that settles its job in a transaction of its own, other than by [`Context::settle_with`]. If that is rolled
+    /// back, the notes are stored at the end of the attempt.
+    #[must_use]
+    pub fn held_back_notes(&self) -> Option<(Vec<LogLine>, Option<Progress>)> {
+        self.notes.get()?.hold_back()
+    }
+
     /// Extends the lease at once.
     ///
     /// The worker extends it while the handler runs. Call this before a step that must not run twice, to be sure that
@@ -245,6 +295,10 @@ impl<S: Store> Context<S> {
     ///
     /// See [`Context::complete_with`].
     pub fn settle_with(&self, conn: &mut S::Conn, outcome: Outcome) -> Result<(), S::Error> {
+        if let Some((lines, progress)) = self.held_back_notes() {
+            let notes = [NewNotes { job: &self.job, lines: &lines, progress: progress.as_ref() }];
+            let _are_refused_with_the_outcome = self.access.pq.store().write_notes(conn, &notes)?;
+        }
         let settlement = Settlement { job: &self.job, outcome };
         let settlements = std::slice::from_ref(&settlement);
         let accepted =
@@ -327,5 +381,10 @@ impl<S: Store> Context<S> {
     /// Returns the outcome with which the handler settled the job, and the call of its last checkpoint.
     pub(crate) fn take_effects(&self) -> (Option<Outcome>, Option<Envelope>) {
         (lock(&self.settled_as).take(), lock(&self.checkpoint).take())
+    }
+
+    /// Ends the attempt's notes, and returns them if some are not stored yet.
+    pub(crate) fn end_notes(&self) -> Option<Arc<JobNotes>> {
+        self.notes.get().filter(|notes| notes.end()).map(Arc::clone)
     }
 }

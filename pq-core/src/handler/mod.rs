@@ -5,6 +5,7 @@ mod executor;
 mod failure;
 mod incoming;
 mod isolation;
+mod job_notes;
 mod middleware;
 mod policy;
 mod unknown_task;
@@ -23,6 +24,9 @@ pub use self::executor::Executor;
 pub use self::failure::Failure;
 pub(crate) use self::incoming::{HandlerResult, Incoming};
 pub use self::isolation::Isolation;
+pub(crate) use self::job_notes::{Entered, JobNotes, OpenNotes, send_notes};
+#[cfg(feature = "log-layer")]
+pub(crate) use self::job_notes::{ask_for_current, current};
 pub use self::middleware::{JobInfo, Next};
 pub(crate) use self::middleware::{Middleware, OnFailure};
 pub(crate) use self::policy::Policy;

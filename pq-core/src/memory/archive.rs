@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Archived, Row, State};
 use super::transaction::{MemoryConn, Open};
-use super::{MemoryStore, audit, counting, settle, take, workers};
+use super::{MemoryStore, audit, counting, notes, settle, take, workers};
 use crate::store::{Archive, Undecodable};
 use crate::{
     AttemptEnd, AttemptEntry, Error, JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention,
@@ -94,6 +94,7 @@ impl Archive for MemoryStore {
             if let Some(age) = retention.audit {
                 audit::prune(all, open, take::before(now, age));
             }
+            notes::forget(all, open);
             Ok(Some(MaintenanceReport { returned, pruned, more: false }))
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::state::{Lease, Row};
+use super::state::{Lease, Row, Subscribed};
 use super::transaction::MemoryConn;
 use super::{MemoryStore, Subscription, archive, put, settle, take};
 use crate::store::{Accepted, Extension, Jobs, Scan, Taken, Undecodable};
@@ -134,9 +134,7 @@ impl Jobs for MemoryStore {
     }
 
     fn subscribe(&self, queue: &QueueName, signal: &Arc<WakeSignal>) -> Subscription {
-        let signal = Arc::downgrade(signal);
-        self.shared.lock().signals.entry(queue.clone()).or_default().push(signal.clone());
-        Subscription { shared: Arc::clone(&self.shared), queue: queue.clone(), signal }
+        self.subscribe_to(Subscribed::Queue(queue.clone()), signal)
     }
 
     fn poll_interval(&self) -> Duration {

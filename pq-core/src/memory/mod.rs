@@ -17,8 +17,10 @@ mod connect;
 mod counting;
 mod explain;
 mod jobs;
+mod notes;
 mod operations;
 mod put;
+mod results;
 mod schedules;
 mod settle;
 mod state;
@@ -29,9 +31,10 @@ mod workers;
 
 use std::sync::Arc;
 
-use self::state::Shared;
 pub use self::state::Subscription;
+use self::state::{Shared, Subscribed};
 pub use self::transaction::MemoryConn;
+use crate::WakeSignal;
 
 /// Keeps jobs in memory. Clones share their jobs.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +47,12 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    fn subscribe_to(&self, subscribed: Subscribed, signal: &Arc<WakeSignal>) -> Subscription {
+        let signal = Arc::downgrade(signal);
+        self.shared.lock().signals.entry(subscribed.clone()).or_default().push(signal.clone());
+        Subscription { shared: Arc::clone(&self.shared), subscribed, signal }
     }
 
     /// Opens another connection to the store, like that of another process.

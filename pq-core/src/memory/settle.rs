@@ -50,6 +50,7 @@ pub(super) fn settle(
         archive::archive(state, open, row, end, now);
     };
     match settlement.outcome.clone() {
+        Outcome::Complete if row.job.annotations.is_awaited() => end(row, JobState::Done, None, None),
         Outcome::Complete => {
             // A job of this transaction is deleted by its commit, a leased one is deleted here.
             if row.lease.is_some() {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use chrono::{DateTime, Utc};
 
+use super::notes::Kept;
 use crate::{
     AuditEntry, Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, QueueName, StopMode,
     TaskCounters, WakeSignal, WorkerId,
@@ -140,6 +141,15 @@ pub(super) struct Paused {
     pub(super) by: Option<String>,
 }
 
+/// What a signal is notified of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Subscribed {
+    /// Puts into this queue.
+    Queue(QueueName),
+    /// The end of this job.
+    End(JobId),
+}
+
 /// A registered worker.
 #[derive(Clone, Debug)]
 pub(super) struct Registered {
@@ -170,7 +180,9 @@ pub(super) struct State {
     /// What was counted, in no order. See [`TaskCounters::merge`].
     pub(super) counters: Vec<TaskCounters>,
     pub(super) audit: BTreeMap<i64, AuditEntry>,
-    pub(super) signals: HashMap<QueueName, Vec<Weak<WakeSignal>>>,
+    /// The notes of jobs, some of which may be gone.
+    pub(super) notes: BTreeMap<JobId, Kept>,
+    pub(super) signals: HashMap<Subscribed, Vec<Weak<WakeSignal>>>,
     last_id: i64,
     last_tx: Tx,
 }
@@ -202,12 +214,12 @@ impl State {
         self.rows.values().rfind(|row| has_key(row) && row.held_by != Some(tx)).map(|row| row.job.id)
     }
 
-    /// Notifies the signals that are subscribed to the queue.
-    pub(super) fn notify(&mut self, queue: &QueueName) {
-        let Some(signals) = self.signals.get_mut(queue) else { return };
+    /// Notifies the signals that are subscribed to this.
+    pub(super) fn notify(&mut self, subscribed: &Subscribed) {
+        let Some(signals) = self.signals.get_mut(subscribed) else { return };
         signals.retain(|signal| signal.upgrade().inspect(|signal| signal.notify()).is_some());
         if signals.is_empty() {
-            self.signals.remove(queue);
+            self.signals.remove(subscribed);
         }
     }
 }
@@ -223,19 +235,22 @@ impl Shared {
     }
 }
 
-/// Keeps a signal subscribed to a queue until it is dropped.
+/// Keeps a signal subscribed until it is dropped.
 #[derive(Debug)]
 pub struct Subscription {
     pub(super) shared: Arc<Shared>,
-    pub(super) queue: QueueName,
+    pub(super) subscribed: Subscribed,
     pub(super) signal: Weak<WakeSignal>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        if let Some(signals) = state.signals.get_mut(&self.queue) {
+        if let Some(signals) = state.signals.get_mut(&self.subscribed) {
             signals.retain(|signal| !signal.ptr_eq(&self.signal));
+            if signals.is_empty() {
+                state.signals.remove(&self.subscribed);
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::state::{Archived, Paused, Periodic, Row, Shared, State, Tx};
+use super::notes::Kept;
+use super::state::{Archived, Paused, Periodic, Row, Shared, State, Subscribed, Tx};
 use crate::{AuditEntry, JobId, QueueName, TaskCounters};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
@@ -33,6 +34,7 @@ enum Undo {
     /// What the commit adds to the counters.
     Counted(TaskCounters),
     Audit(i64, Option<AuditEntry>),
+    Notes(JobId, Option<Kept>),
 }
 
 impl Open {
@@ -77,6 +79,12 @@ impl Open {
         self.undo.push(Undo::Audit(id, before));
     }
 
+    /// Changes or removes the notes of a job.
+    pub(super) fn set_notes(&mut self, state: &mut State, job: JobId, kept: Option<Kept>) {
+        let before = set(&mut state.notes, job, kept);
+        self.undo.push(Undo::Notes(job, before));
+    }
+
     fn roll_back_to(&mut self, state: &mut State, mark: usize) {
         for undo in self.undo.drain(mark..).rev() {
             match undo {
@@ -89,25 +97,32 @@ impl Open {
                 Undo::Cron(name, periodic) => drop(set(&mut state.crons, name, periodic)),
                 Undo::Counted(_) => {}
                 Undo::Audit(id, entry) => drop(set(&mut state.audit, id, entry)),
+                Undo::Notes(job, kept) => drop(set(&mut state.notes, job, kept)),
             }
         }
     }
 
     fn commit(self, state: &mut State) {
-        let mut notified = BTreeSet::<QueueName>::new();
+        let mut notified = BTreeSet::<Subscribed>::new();
         for undo in self.undo {
             match undo {
-                Undo::Row(id, before) => notified.extend(commit_row(state, id, before.as_ref(), self.tx)),
+                Undo::Row(id, before) => {
+                    let queue = commit_row(state, id, before.as_ref(), self.tx);
+                    notified.extend(queue.map(Subscribed::Queue));
+                }
                 Undo::Archived(id, _) => {
                     let Some(archived) = state.archive.get_mut(&id) else { continue };
                     if archived.removed_by == Some(self.tx) {
                         state.archive.remove(&id);
                     } else if archived.added_by == Some(self.tx) {
                         archived.added_by = None;
+                        let is_awaited = archived.job.annotations.is_awaited();
+                        notified.extend(is_awaited.then_some(Subscribed::End(id)));
                     }
                 }
                 Undo::Paused(queue, _) => {
-                    notified.extend((!state.paused.contains_key(&queue)).then_some(queue))
+                    let is_resumed = !state.paused.contains_key(&queue);
+                    notified.extend(is_resumed.then_some(Subscribed::Queue(queue)));
                 }
                 Undo::Counted(counted) => state.counters.push(counted),
                 Undo::Cron(name, _) => {
@@ -115,11 +130,11 @@ impl Open {
                         periodic.held_by = None;
                     }
                 }
-                Undo::Audit(..) => {}
+                Undo::Audit(..) | Undo::Notes(..) => {}
             }
         }
-        for queue in &notified {
-            state.notify(queue);
+        for subscribed in &notified {
+            state.notify(subscribed);
         }
     }
 }
@@ -183,6 +198,10 @@ impl MemoryConn {
                 Mark::Outermost
             }
         }
+    }
+
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.open.is_some()
     }
 
     pub(super) fn operations(&self) -> u64 {

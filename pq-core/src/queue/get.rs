@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Iter, Queue};
 use crate::incidents::Incidents;
-use crate::wait::{Polled, poll_and_wait};
+use crate::wait::{Polled, Subscribe, poll_and_wait};
 use crate::{Claim, Error, Job, JobId, JobRecord, Scan, Store, Taken, Undecodable, Wait};
 
 impl<S: Store, T: DeserializeOwned> Queue<S, T> {
@@ -182,7 +182,7 @@ impl<S: Store, T: DeserializeOwned> Queue<S, T> {
     ) -> Result<Option<R>, S::Error> {
         poll_and_wait(
             self.store(),
-            std::slice::from_ref(&self.name),
+            Subscribe::Puts(std::slice::from_ref(&self.name)),
             wait,
             self.pq.cancellation_token.as_ref(),
             &Incidents::default(),

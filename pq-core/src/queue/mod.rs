@@ -10,8 +10,10 @@ mod get;
 mod handle;
 mod iter;
 mod lease;
+mod notes;
 mod operate;
 mod put;
+mod result;
 mod spans;
 
 use std::fmt;

@@ -115,7 +115,8 @@ pub trait Jobs: Connect {
 
     /// Settles taken jobs and returns for each whether its outcome was accepted.
     ///
-    /// An outcome is accepted if its claim is valid. One that is refused changes nothing. With any outcome but
+    /// An outcome is accepted if its claim is valid. One that is refused changes nothing. A completed job whose end is
+    /// awaited ([`crate::Annotations::is_awaited`]) is kept as by [`crate::Outcome::Keep`]. With any outcome but
     /// [`crate::Outcome::Complete`], the job is back in the queue or in the archive when the transaction commits. A
     /// retry, a snooze or a give-back of a job whose cancellation was requested cancels it. A retry and a death are added
     /// to [`crate::JobRecord::attempt_log`].

@@ -10,6 +10,8 @@
 //! | [`Connect`] | connections, transactions, savepoints, the store's clock |
 //! | [`Jobs`] | adding, taking and settling jobs |
 //! | [`Archive`] | jobs that have ended, and maintenance |
+//! | [`Results`] | waiting for the end of a job |
+//! | [`Notes`] | the progress and the logs of jobs |
 //! | [`Admin`] | counting, listing, cancelling, pausing and moving jobs |
 //! | [`Explain`] | why a job waits |
 //! | [`Operations`] | changing the jobs that a filter selects |
@@ -36,7 +38,9 @@ mod connect;
 mod counting;
 mod explain;
 mod jobs;
+mod notes;
 mod operations;
+mod results;
 mod rows;
 mod schedules;
 mod time_travel;
@@ -49,7 +53,9 @@ pub use connect::{Connect, StoreError};
 pub use counting::{Counting, MAX_COUNTED_QUEUES, MAX_COUNTED_TASKS};
 pub use explain::{Circumstances, Explain, KeyHolder};
 pub use jobs::{Accepted, Extension, Jobs, MAX_KEYED_TAKE, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
+pub use notes::Notes;
 pub use operations::{Batch, Operations, Source};
+pub use results::{Results, next_look};
 pub use rows::Rows;
 pub use schedules::Schedules;
 pub use time_travel::TimeTravel;
@@ -57,7 +63,7 @@ pub use workers::Workers;
 
 /// Stores jobs.
 ///
-/// A type that implements [`Jobs`], [`Archive`], [`Admin`], [`Explain`], [`Operations`], [`Audit`], [`Workers`],
+/// A type that implements [`Jobs`], [`Archive`], [`Results`], [`Notes`], [`Admin`], [`Explain`], [`Operations`], [`Audit`], [`Workers`],
 /// [`Counting`], [`Schedules`] and [`TimeTravel`] is a store.
 /// Each method that reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
 /// caller's connection. A store never commits a transaction that a caller began.
@@ -95,11 +101,34 @@ pub use workers::Workers;
 /// No method needs a transaction to stay open while a caller sleeps: a wait consists of takes and of
 /// [`Jobs::subscribe`].
 pub trait Store:
-    Jobs + Archive + Admin + Explain + Operations + Audit + Workers + Counting + Schedules + TimeTravel
+    Jobs
+    + Archive
+    + Results
+    + Notes
+    + Admin
+    + Explain
+    + Operations
+    + Audit
+    + Workers
+    + Counting
+    + Schedules
+    + TimeTravel
 {
 }
 
-impl<S: Jobs + Archive + Admin + Explain + Operations + Audit + Workers + Counting + Schedules + TimeTravel>
-    Store for S
+impl<
+    S: Jobs
+        + Archive
+        + Results
+        + Notes
+        + Admin
+        + Explain
+        + Operations
+        + Audit
+        + Workers
+        + Counting
+        + Schedules
+        + TimeTravel,
+> Store for S
 {
 }

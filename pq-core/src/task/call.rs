@@ -5,14 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::Task;
 use crate::envelope::{Arguments, Envelope, format_duration};
 use crate::store::Rows;
 use crate::{
-    BoundQueue, CallOptions, CancelOutcome, CodecError, Error, Filter, JobId, JobRecord, Key, NewJob, Put,
-    Queue, Store,
+    Answer, BoundQueue, CallOptions, CancelOutcome, CodecError, Error, Filter, JobId, JobRecord, Key, NewJob,
+    Put, Queue, Store, Wait,
 };
 
 /// A task on the caller's connection, inside whatever transaction that is in. See [`Task::on`].
@@ -60,6 +61,53 @@ impl<S: Store, A: Serialize> Task<S, A> {
     /// stored with the call.
     pub fn call_with(&self, arguments: &A, options: &CallOptions) -> Result<Put, S::Error> {
         self.queue.put_one(|| self.encode(arguments, options))
+    }
+
+    /// Enqueues a call and waits until its job has ended. After `wait` the answer is the job's state.
+    ///
+    /// The job is kept in the archive when it is done ([`crate::PutOptions::awaited`]), so its result can also be read later by
+    /// [`crate::Pq::result`]. A call whose unique key is in use waits for the job that has the key.
+    ///
+    /// ```
+    /// use pq_core::{Outcome, Pq, Wait, Worker, memory::MemoryStore};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pq = Pq::new(MemoryStore::new());
+    /// let double = pq.queue::<()>("sums")?.task::<i64>("double");
+    /// let handler = double.leased(|_, job| Outcome::result(&(job.data * 2)));
+    /// std::thread::scope(|threads| {
+    ///     threads.spawn(|| Worker::new(&pq).serve(handler).run_jobs(1));
+    ///     let answer = double.call_and_wait::<i64>(&21, Wait::Forever)?;
+    ///     assert_eq!(answer.result.done(), Some(42));
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Queue::put`] and [`crate::Pq::wait_for`]. After an error of the wait the job has been put.
+    pub fn call_and_wait<R: DeserializeOwned>(
+        &self,
+        arguments: &A,
+        wait: Wait,
+    ) -> Result<Answer<R>, S::Error> {
+        self.call_and_wait_with(arguments, &CallOptions::new(), wait)
+    }
+
+    /// Enqueues a call with options and waits until its job has ended, as [`Task::call_and_wait`] does.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::call_with`] and [`Task::call_and_wait`].
+    pub fn call_and_wait_with<R: DeserializeOwned>(
+        &self,
+        arguments: &A,
+        options: &CallOptions,
+        wait: Wait,
+    ) -> Result<Answer<R>, S::Error> {
+        let id = self.call_with(arguments, &options.clone().awaited())?.id;
+        Ok(Answer { id, result: self.queue.pq().wait_for(id, wait)? })
     }
 
     /// Enqueues many calls in one round trip, all or none, and returns their ids in the same order.

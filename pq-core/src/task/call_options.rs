@@ -81,6 +81,12 @@ impl CallOptions {
         self
     }
 
+    /// Keeps the job when it is done, and notifies callers that wait. See [`PutOptions::awaited`].
+    pub fn awaited(mut self) -> Self {
+        self.put = self.put.awaited();
+        self
+    }
+
     /// Sets the maximum number of retries.
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = Some(retries);

@@ -13,7 +13,7 @@ use super::status::Report;
 use super::thread_slots::{FinishedJob, ThreadSlot};
 use super::transactional_batch::MAX_RERUNS;
 use super::worker_run::WorkerRun;
-use crate::handler::{Context, HandlerResult, Incoming, Run};
+use crate::handler::{Context, Entered, HandlerResult, Incoming, Run};
 use crate::lock::lock;
 use crate::{Claim, Error, Failure, Outcome, Scan, Settlement, Store, StoreError};
 
@@ -138,7 +138,10 @@ fn run_one<S: Store>(
     }
     let mut committed = None;
     let result = run_handler(run, slot, &prepared, now, &mut |handler| match handler {
-        Run::Leased(handler) => handler(&context, &prepared.incoming),
+        Run::Leased(handler) => {
+            let _entered = Entered::enter(|| Arc::clone(context.notes()));
+            handler(&context, &prepared.incoming)
+        }
         Run::Transactional(handler) => run_in_transaction(run, served, &prepared, handler, &mut committed),
         Run::Asynchronous(_) => Err(Failure::Error("the handler is asynchronous".to_owned())),
     });
@@ -158,7 +161,8 @@ fn run_one<S: Store>(
     let at = Instant::now();
     let attempt = Some(prepared.ended_attempt(&run.clock, now, at));
     let (job, outcome) = prepared.end(run, served, result);
-    FinishedJob { job, outcome, at, attempt, settled_as: committed.or(settled_as).map(Box::new) }
+    let settled_as = committed.or(settled_as).map(Box::new);
+    FinishedJob { job, outcome, at, attempt, settled_as, notes: context.end_notes() }
 }
 
 /// Sets by how much the lease is extended, for a job whose call has a lease length of its own.

@@ -1,13 +1,14 @@
 //! The maintenance thread of a worker.
 //!
 //! It settles what threads with slow handlers have finished, puts the periodic jobs that are due, requeues the jobs of
-//! expired leases, prunes the archive, and passes the worker's counters to the store. Each of these may hang for as long as a call may, so the leases of running
+//! expired leases, prunes the archive, and passes the worker's counters and the notes of running handlers to the store. Each of these may hang for as long as a call may, so the leases of running
 //! handlers are extended elsewhere ([`super::lease_keeper`]).
 
 use std::time::{Duration, Instant};
 
 use super::counting::CounterFlush;
 use super::maintenance_schedule::MaintenanceSchedule;
+use super::sending_notes::send_if_due;
 use super::settling::{give_back_buffer, settle_for_thread};
 use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
@@ -21,10 +22,11 @@ const SLOW_HANDLER: Duration = Duration::from_millis(100);
 /// Runs maintenance, and passes counters to the store, until it is asked to end.
 pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
     let mut schedule = MaintenanceSchedule::new(run.settings.maintain_every, Instant::now());
-    let mut counters = CounterFlush::default();
+    let (mut counters, mut sent_at) = (CounterFlush::default(), None);
     run.maintenance.repeat(&run.leases, || {
         relieve_threads(run);
         counters.flush_if_due(run);
+        send_if_due(run, &mut sent_at);
         // Maintenance requeues the jobs of expired leases. While this worker could not extend its own, for example after
         // the store was unavailable, they must not be among them.
         let holds_own = !run.leases.is_extension_due();

@@ -204,7 +204,9 @@ impl<S: Store> PreparedJob<'_, S> {
     ) -> (Outcome, Option<Failure>) {
         let keeps = self.policy().keep_history;
         let (failure, retry) = match result.map(|outcome| outcome.into_parts().0) {
-            Ok(Outcome::Complete) if keeps => return (Outcome::Keep { result: None }, None),
+            Ok(Outcome::Complete) if keeps || self.incoming.claim.annotations.is_awaited() => {
+                return (Outcome::Keep { result: None }, None);
+            }
             Ok(Outcome::Dead { error }) => {
                 return (Outcome::Dead { error: error.clone() }, Some(Failure::Error(error)));
             }

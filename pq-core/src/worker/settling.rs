@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, mem, thread};
 
+use super::sending_notes::send_last;
 use super::status::Report;
 use super::tally::{EndedAttempt, Tally};
 use super::thread_slots::{FinishedJob, SettleRetries, ThreadSlot};
@@ -25,6 +26,7 @@ pub(super) fn give_back_buffer(slot: &ThreadSlot) {
         at: Instant::now(),
         attempt: None,
         settled_as: None,
+        notes: None,
     });
     lock(&slot.finished).extend(given_back);
 }
@@ -72,6 +74,7 @@ fn pass_outcomes<S: Store>(run: &WorkerRun<S>, slot: &ThreadSlot, retries: &mut 
         return true;
     }
     let Some(first) = finished.first() else { return true };
+    send_last(run, &finished);
     // All of them are of one batch, and so of one queue.
     let queue = first.job.queue.clone();
     let mut parts = VecDeque::from([finished]);

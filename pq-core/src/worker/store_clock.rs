@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
-/// Measures how long jobs have waited. Nothing that happens to a job depends on it.
+/// Measures how long jobs have waited, and dates the lines of their logs. Nothing that happens to a job depends on it.
 #[derive(Debug)]
-pub(super) struct StoreClock {
+pub(crate) struct StoreClock {
     origin: Instant,
     /// The store's time at `origin`, in microseconds since 1970.
     at_origin: AtomicI64,
@@ -24,6 +24,12 @@ impl StoreClock {
         let half = asked_at.elapsed() / 2;
         let since = micros(asked_at.saturating_duration_since(self.origin) + half);
         self.at_origin.store(now.timestamp_micros() - since, Ordering::Relaxed);
+    }
+
+    /// Returns the store's time, as far as it is known.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        let now = self.at_origin.load(Ordering::Relaxed) + micros(self.origin.elapsed());
+        DateTime::from_timestamp_micros(now).unwrap_or_default()
     }
 
     /// Returns how long before `until` an instant of the store was. Zero if it was not.

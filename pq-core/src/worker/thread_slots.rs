@@ -9,6 +9,7 @@ use super::error_backoff::ErrorBackoff;
 use super::statistics::ThreadStatistics;
 use super::status::Running;
 use super::tally::EndedAttempt;
+use crate::handler::JobNotes;
 use crate::lock::lock;
 use crate::{Claim, JobId, Outcome, QueueName};
 
@@ -36,6 +37,8 @@ pub(super) struct FinishedJob {
     /// That transaction may have been rolled back, so `outcome` is passed to the store all the same. If the store
     /// refuses it, this one has been committed.
     pub(super) settled_as: Option<Box<Outcome>>,
+    /// What the attempt has noted, if some of it is not stored yet.
+    pub(super) notes: Option<Arc<JobNotes>>,
 }
 
 /// The retries of outcomes that the store refused for a reason that may pass.

@@ -22,7 +22,7 @@ use super::{lease_keeper, maintenance};
 use crate::incidents::Call;
 use crate::lock::lock;
 use crate::stop::StopMode;
-use crate::wait::{Polled, poll_and_wait};
+use crate::wait::{Polled, Subscribe, poll_and_wait};
 use crate::{Scan, Store, StoreError, Wait, WakeSignal};
 
 /// The time after which a run that ends when its queues are empty looks again for expired leases that it cannot return.
@@ -249,18 +249,19 @@ fn run_next_batch<S: Store>(
     let mut turn = Some(turn);
     let names = run.queues.blocking_names();
     let (token, incidents) = (Some(run.stop.waits()), &run.incidents);
-    let waited = poll_and_wait(run.store(), &names, Wait::Forever, token, incidents, |scan| {
-        turn.iter().for_each(Turn::begin_poll);
-        let polled = poll(run, thread, sizer, scan, &mut || drop(turn.take()));
-        let is_held = turn.as_ref().is_some_and(Turn::end_poll);
-        Ok(match polled? {
-            PollResult::Ran => Polled::Found(true),
-            PollResult::LimitReached => Polled::Found(false),
-            // The poll took so long that another thread waits now.
-            PollResult::Empty { .. } if !is_held => Polled::Found(true),
-            PollResult::Empty { next_due } => Polled::Nothing { next_due },
-        })
-    });
+    let waited =
+        poll_and_wait(run.store(), Subscribe::Puts(&names), Wait::Forever, token, incidents, |scan| {
+            turn.iter().for_each(Turn::begin_poll);
+            let polled = poll(run, thread, sizer, scan, &mut || drop(turn.take()));
+            let is_held = turn.as_ref().is_some_and(Turn::end_poll);
+            Ok(match polled? {
+                PollResult::Ran => Polled::Found(true),
+                PollResult::LimitReached => Polled::Found(false),
+                // The poll took so long that another thread waits now.
+                PollResult::Empty { .. } if !is_held => Polled::Found(true),
+                PollResult::Empty { next_due } => Polled::Nothing { next_due },
+            })
+        });
     match waited {
         Ok(more) => Ok(more.unwrap_or(true)),
         // The wait was ended by a request to stop. The caller's loop reads its mode.

@@ -12,7 +12,7 @@ use super::settling::SETTLE_WITHIN;
 use super::store_clock::StoreClock;
 use super::thread_slots::ThreadSlot;
 use super::wait_turn::WaitTurn;
-use crate::handler::{ContextAccess, Middleware, OnFailure};
+use crate::handler::{ContextAccess, Middleware, OnFailure, OpenNotes};
 use crate::incidents::{Call, Incidents};
 use crate::lease_table::LeaseTable;
 use crate::stop::StopSignal;
@@ -31,7 +31,9 @@ pub(super) struct WorkerRun<S: Store> {
     pub(super) stop: Arc<StopSignal>,
     pub(super) progress: Arc<Progress>,
     pub(super) leases: Arc<LeaseTable>,
-    pub(super) clock: StoreClock,
+    /// What running attempts have noted.
+    pub(super) notes: Arc<OpenNotes>,
+    pub(super) clock: Arc<StoreClock>,
     /// The calls that the store refuses at present.
     pub(super) incidents: Incidents,
     /// For each queue of `queues` what its leased handlers may touch.
@@ -58,6 +60,8 @@ impl<S: Store> WorkerRun<S> {
     ) -> Self {
         let (stop, progress, leases) =
             (Arc::clone(&control.stop), Arc::clone(&control.progress), Arc::<LeaseTable>::default());
+        let clock = Arc::new(StoreClock::new());
+        let notes = OpenNotes::new(&clock);
         let queues = queues.ready();
         let blocking_threads = if queues.blocking_names().is_empty() { 0 } else { settings.threads };
         progress.threads.create(blocking_threads + usize::from(queues.has_asynchronous()));
@@ -69,6 +73,7 @@ impl<S: Store> WorkerRun<S> {
                     pq: pq.clone(),
                     queue: served.queue.clone(),
                     leases: Arc::clone(&leases),
+                    notes: Arc::clone(&notes),
                     stop: Arc::clone(&stop),
                 })
             })
@@ -85,7 +90,8 @@ impl<S: Store> WorkerRun<S> {
             stop,
             progress,
             leases,
-            clock: StoreClock::new(),
+            notes,
+            clock,
             incidents: Incidents::default(),
             context_access,
             wait_turn: WaitTurn::default(),

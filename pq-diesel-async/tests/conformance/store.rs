@@ -8,12 +8,13 @@ use chrono::{DateTime, Utc};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use pq_core::store::{
     Accepted, Admin, Archive, Audit, Batch, Circumstances, Connect, Counting, Explain, Extension, Jobs,
-    Operations, Scan, Schedules, Source, Taken, TimeTravel, Undecodable, Workers,
+    Notes, Operations, Results, Scan, Schedules, Source, Taken, TimeTravel, Undecodable, Workers,
 };
 use pq_core::{
     AuditEntry, AuditRecord, CancelOutcome, Claim, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply,
-    Isolation, JobId, JobRecord, JobState, MaintenanceReport, NewJob, Operation, PausedQueue, Payload, Put,
-    QueueCounts, QueueName, Retention, Settlement, StopMode, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
+    Isolation, JobId, JobProgress, JobRecord, JobState, MaintenanceReport, NewJob, NewNotes, Operation,
+    PausedQueue, Payload, Put, QueueCounts, QueueName, Retention, Settlement, StopMode, StoredLine,
+    TaskCounters, WakeSignal, WorkerId, WorkerInfo,
 };
 use pq_diesel::store::{PgStore, SqlConnection};
 use pq_diesel_async::testing::{Lent, OnAsync, Shared};
@@ -198,6 +199,38 @@ impl Jobs for Blocking {
 
     fn poll_interval(&self) -> Duration {
         self.store().poll_interval()
+    }
+}
+
+impl Results for Blocking {
+    fn look(&self, conn: &mut Conn, id: JobId) -> Result<Option<JobRecord>, Error> {
+        wait!(self, conn, |store, sql| store.look_on(sql, id))
+    }
+
+    fn mark_awaited(&self, conn: &mut Conn, id: JobId) -> Result<bool, Error> {
+        wait!(self, conn, |store, sql| store.mark_awaited_on(sql, id))
+    }
+
+    fn is_in_transaction(&self, conn: &mut Conn) -> Result<bool, Error> {
+        Ok(conn.sql().depth()? > 0)
+    }
+
+    fn subscribe_to_end(&self, id: JobId, signal: &Arc<WakeSignal>) -> Self::Subscription {
+        self.store().subscribe_to_end(id, signal)
+    }
+}
+
+impl Notes for Blocking {
+    fn write_notes(&self, conn: &mut Conn, notes: &[NewNotes<'_>]) -> Result<Accepted, Error> {
+        wait!(self, conn, |store, sql| store.write_notes_on(sql, notes))
+    }
+
+    fn progress(&self, conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<JobProgress>, Error> {
+        wait!(self, conn, |store, sql| store.progress_on(sql, jobs))
+    }
+
+    fn log(&self, conn: &mut Conn, job: JobId, after: Option<i64>) -> Result<Vec<StoredLine>, Error> {
+        wait!(self, conn, |store, sql| store.log_on(sql, job, after))
     }
 }
 

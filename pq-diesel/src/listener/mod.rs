@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use pq_core::{QueueName, WakeSignal};
+use pq_core::{JobId, QueueName, WakeSignal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::session::Session;
@@ -23,7 +23,7 @@ use crate::conninfo::ConnInfo;
 use crate::libpq::Connection;
 use crate::metrics::ListenerGauges;
 use crate::shutdown_guard::ShutdownGuard;
-use crate::table::{Table, channel, notified_channels};
+use crate::table::{Ident, Table, channel, end_channel, notified_channels};
 
 /// The first and the longest pause between two attempts to connect.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -33,13 +33,15 @@ const MAX_RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Listener {
     conninfo: ConnInfo,
     table: Table,
+    /// The channel of the ends of jobs.
+    end_channel: Ident,
     registry: Arc<SubscriptionRegistry>,
     /// The longest time that a statement of the listener waits for the server.
     call_timeout: Duration,
     shutdown_guard: ShutdownGuard,
 }
 
-/// Keeps a signal subscribed to a queue's channel until it is dropped.
+/// Keeps a signal subscribed to a channel until it is dropped.
 #[derive(Debug)]
 pub struct Subscription {
     registry: Arc<SubscriptionRegistry>,
@@ -57,7 +59,8 @@ impl Listener {
     /// Creates a listener. It connects at the first wait.
     pub(crate) fn new(conninfo: ConnInfo, table: Table, call_timeout: Duration) -> Self {
         let (registry, shutdown_guard) = (Arc::default(), ShutdownGuard::default());
-        Self { conninfo, table, registry, call_timeout, shutdown_guard }
+        let end_channel = end_channel(&table);
+        Self { conninfo, table, end_channel, registry, call_timeout, shutdown_guard }
     }
 
     /// Subscribes a signal to a queue.
@@ -67,13 +70,21 @@ impl Listener {
     pub(crate) fn subscribe(&self, queue: &QueueName, signal: &Arc<WakeSignal>) -> Subscription {
         let channel = channel(queue.as_str()).as_str().to_owned();
         self.start();
-        self.registry.subscribe(queue, &channel, signal);
+        self.registry.subscribe(&channel, || notified_channels(queue.as_str()), None, signal);
+        Subscription { registry: Arc::clone(&self.registry), channel, signal: Arc::downgrade(signal) }
+    }
+
+    /// Subscribes a signal to the end of an awaited job, as [`Listener::subscribe`] does to a queue.
+    pub(crate) fn subscribe_to_end(&self, job: JobId, signal: &Arc<WakeSignal>) -> Subscription {
+        let channel = self.end_channel.as_str().to_owned();
+        self.start();
+        self.registry.subscribe(&channel, Vec::new, Some(job), signal);
         Subscription { registry: Arc::clone(&self.registry), channel, signal: Arc::downgrade(signal) }
     }
 
     /// Wakes this handle's own waiters of a queue.
     pub(crate) fn wake_own_waiters(&self, queue: &QueueName) {
-        self.registry.wake_waiters(channel(queue.as_str()).as_str());
+        self.registry.wake_waiters(channel(queue.as_str()).as_str(), None);
     }
 
     /// Records a put that notifies in its commit.

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::io::PipeReader;
 use std::time::{Duration, Instant};
 
+use pq_core::JobId;
+
 use super::coalescing::{self, Action, Coalescing, Transactions};
 use super::sleep;
 use super::subscription_registry::{ChannelNames, PendingActions, SubscriptionRegistry};
@@ -89,8 +91,9 @@ impl<'a> Session<'a> {
     /// Wakes the waiters of all notifications that have arrived.
     fn drain_notifications(&mut self) -> Result<(), String> {
         for notification in self.conn.notifications()? {
-            self.registry.wake_waiters(&notification.channel);
-            if !notification.is_coalesced
+            let job = notification.payload.parse().ok().map(JobId);
+            self.registry.wake_waiters(&notification.channel, job);
+            if notification.payload.is_empty()
                 && let Some(channel) = self.channels.get_mut(&notification.channel)
             {
                 channel.coalescing.record_notification(Instant::now());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use pq_core::{QueueName, WakeSignal};
+use pq_core::{JobId, QueueName, WakeSignal};
 
 use super::coalescing::{BUSY_PUTS, BUSY_WINDOW};
 use super::wake_thread;
@@ -54,7 +54,8 @@ enum Thread {
 struct Channel {
     /// All channels on which puts of the same queue are notified.
     notified: Vec<Ident>,
-    signals: Vec<Weak<WakeSignal>>,
+    /// Each with the job for whose end it waits, on the channel of these.
+    signals: Vec<(Option<JobId>, Weak<WakeSignal>)>,
     /// Whether the server has confirmed LISTEN.
     listening: bool,
     /// When the last waiter left.
@@ -83,11 +84,20 @@ pub(super) struct ChannelNames {
 
 impl SubscriptionRegistry {
     /// Subscribes a signal, and has the thread listen to its channel.
-    pub(super) fn subscribe(&self, queue: &QueueName, channel: &str, signal: &Arc<WakeSignal>) {
+    ///
+    /// `notified` returns all channels on which puts of the same queue are notified. With `job` the signal is notified only of
+    /// this job, and of what concerns the whole channel.
+    pub(super) fn subscribe(
+        &self,
+        channel: &str,
+        notified: impl FnOnce() -> Vec<Ident>,
+        job: Option<JobId>,
+        signal: &Arc<WakeSignal>,
+    ) {
         let mut state = self.lock();
-        let new = || Channel { notified: notified_channels(queue.as_str()), ..Channel::default() };
+        let new = || Channel { notified: notified(), ..Channel::default() };
         let entry = state.channels.entry(channel.to_owned()).or_insert_with(new);
-        entry.signals.push(Arc::downgrade(signal));
+        entry.signals.push((job, Arc::downgrade(signal)));
         entry.unused_since = None;
         if !entry.listening {
             state.wake_thread();
@@ -98,7 +108,7 @@ impl SubscriptionRegistry {
     pub(super) fn unsubscribe(&self, channel: &str, signal: &Weak<WakeSignal>) {
         let mut state = self.lock();
         if let Some(entry) = state.channels.get_mut(channel) {
-            entry.signals.retain(|other| !other.ptr_eq(signal));
+            entry.signals.retain(|(_, other)| !other.ptr_eq(signal));
             if entry.signals.is_empty() {
                 // The thread then knows when to UNLISTEN.
                 entry.unused_since = Some(Instant::now());
@@ -141,10 +151,10 @@ impl SubscriptionRegistry {
         is_busy
     }
 
-    /// Notifies the signals of a channel.
-    pub(super) fn wake_waiters(&self, channel: &str) {
+    /// Notifies the signals of a channel, or with `job` those that wait for the end of this job or for none.
+    pub(super) fn wake_waiters(&self, channel: &str, job: Option<JobId>) {
         if let Some(entry) = self.lock().channels.get(channel) {
-            entry.wake_waiters();
+            entry.wake_waiters(job);
         }
     }
 
@@ -155,7 +165,7 @@ impl SubscriptionRegistry {
         let mut state = self.lock();
         if let Some(entry) = state.channels.get_mut(channel) {
             entry.listening = true;
-            entry.wake_waiters();
+            entry.wake_waiters(None);
         }
     }
 
@@ -257,8 +267,10 @@ impl State {
 }
 
 impl Channel {
-    fn wake_waiters(&self) {
-        self.signals.iter().filter_map(Weak::upgrade).for_each(|signal| signal.notify());
+    fn wake_waiters(&self, job: Option<JobId>) {
+        let concerns = |waits_for: Option<JobId>| job.is_none() || waits_for.is_none() || waits_for == job;
+        let concerned = self.signals.iter().filter(|(waits_for, _)| concerns(*waits_for));
+        concerned.filter_map(|(_, signal)| signal.upgrade()).for_each(|signal| signal.notify());
     }
 }
 

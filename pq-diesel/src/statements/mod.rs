@@ -11,8 +11,10 @@ mod explain;
 mod filter;
 mod metrics;
 mod names;
+mod notes;
 mod operations;
 mod put;
+mod results;
 mod settle;
 mod take;
 mod template;
@@ -61,6 +63,13 @@ pub(crate) struct Statements {
     pub(crate) insert_dead: Statement,
     pub(crate) cancel_waiting: Statement,
     pub(crate) cancel_leased: Statement,
+    pub(crate) look: Statement,
+    pub(crate) await_waiting: Statement,
+    pub(crate) await_leased: Statement,
+    pub(crate) write_notes: Statement,
+    pub(crate) progress: Statement,
+    pub(crate) log: Statement,
+    pub(crate) forget_notes: Statement,
     pub(crate) archived: Statement,
     pub(crate) requeue: Statement,
     pub(crate) prune: Statement,
@@ -152,6 +161,13 @@ impl Statements {
             insert_dead: statement(archive::INSERT_DEAD),
             cancel_waiting: statement(archive::CANCEL_WAITING),
             cancel_leased: statement(archive::CANCEL_LEASED),
+            look: statement(results::LOOK),
+            await_waiting: statement(results::AWAIT_WAITING),
+            await_leased: statement(results::AWAIT_LEASED),
+            write_notes: statement(notes::WRITE_NOTES),
+            progress: statement(notes::PROGRESS),
+            log: statement(notes::LOG),
+            forget_notes: statement(notes::FORGET_NOTES),
             archived: statement(archive::ARCHIVED),
             requeue: statement(archive::REQUEUE),
             prune: statement(archive::PRUNE),

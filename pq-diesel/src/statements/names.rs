@@ -38,6 +38,7 @@ impl Names {
             ("paused", table.derived("paused")),
             ("workers", table.derived("workers")),
             ("counters", table.derived("counters")),
+            ("notes", table.derived("notes")),
             ("cron", table.derived("cron")),
             ("task", TASK.to_owned()),
             ("attempt_log", attempt_log()),

@@ -83,7 +83,8 @@ WITH given AS MATERIALIZED (
 )
 SELECT held.position FROM held, ended, keys";
 
-/// Completes all jobs of a lease at once, if nothing has to be kept and no key released. $1 lease.
+/// Completes all jobs of a lease at once, if nothing has to be kept and no key released. $1 lease. Completes none if the end
+/// of one has been awaited since the take.
 ///
 /// This statement and the next are for one lease. For an array of them PostgreSQL would scan the whole table if it was
 /// never analyzed, past the dead tuples of all leases since the last VACUUM.
@@ -94,7 +95,7 @@ SELECT held.position FROM held, ended, keys";
 pub(super) const COMPLETE_LEASE: &str = "\
 WITH locked AS MATERIALIZED (
     SELECT id FROM {leases}
-    WHERE id = $1 AND current_setting('transaction_isolation') = 'read committed'
+    WHERE id = $1 AND NOT awaited AND current_setting('transaction_isolation') = 'read committed'
     FOR UPDATE
 )
 DELETE FROM {leases} AS lease USING locked
@@ -143,6 +144,8 @@ WITH given AS MATERIALIZED (
     SELECT lease.id AS lease, lease.q_name, held.*, given.after, given.error, given.data AS new_data, given.result,
         CASE given.outcome WHEN 'retry' THEN 'failed' WHEN 'dead' THEN 'dead' END AS ended_as,
         CASE WHEN given.outcome IN ('retry', 'snooze', 'back') AND held.job = ANY (lease.cancelled) THEN 'cancelled'
+            WHEN given.outcome = 'complete' AND lease.awaited
+                AND lease.annotations[held.position] -> 'notify' = 'true' THEN 'done'
             ELSE given.outcome END AS outcome
     FROM lease
     CROSS JOIN LATERAL unnest(lease.jobs, lease.enqueued_at, lease.schedule_at, lease.expected_at, lease.priority,

@@ -41,6 +41,13 @@ impl Statements {
             insert_dead,
             cancel_waiting,
             cancel_leased,
+            look,
+            await_waiting,
+            await_leased,
+            write_notes,
+            progress,
+            log,
+            forget_notes,
             archived,
             requeue,
             prune,
@@ -115,6 +122,13 @@ impl Statements {
             insert_dead,
             cancel_waiting,
             cancel_leased,
+            look,
+            await_waiting,
+            await_leased,
+            write_notes,
+            progress,
+            log,
+            forget_notes,
             archived,
             requeue,
             prune,
@@ -191,7 +205,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 184);
+    assert_eq!(statements.texts().len(), 191);
 }
 
 #[test]

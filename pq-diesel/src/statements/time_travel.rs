@@ -51,6 +51,8 @@ WITH passed AS MATERIALIZED (
     UPDATE {paused} SET paused_at = paused_at - span FROM passed
 ), audited AS (
     UPDATE {audit} SET at = at - span FROM passed
+), noted AS (
+    UPDATE {notes} SET at = at - span FROM passed
 ), working AS (
     UPDATE {workers} SET started_at = started_at - span, heartbeat_at = heartbeat_at - span FROM passed
 )

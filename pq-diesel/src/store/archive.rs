@@ -167,6 +167,7 @@ impl PgStore {
         if let Some(age) = retention.audit {
             self.prune_audit(conn, age).await?;
         }
+        self.forget_notes(conn).await?;
         Ok(Some(report))
     }
 }

@@ -18,8 +18,10 @@ mod group_commit_tests;
 mod group_take;
 mod jobs;
 mod metrics;
+mod notes;
 mod operations;
 mod put;
+mod results;
 mod schedules;
 mod settle;
 mod take;
@@ -28,6 +30,7 @@ mod transaction;
 mod transaction_tracker;
 mod workers;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
@@ -35,8 +38,8 @@ use diesel::sql_types::Text;
 use pq_core::{Isolation, NewJob, QueueName};
 
 pub use pq_core::store::{
-    Admin, Archive, Audit, Connect, Counting, Explain, Jobs, Operations, Rows, Schedules, Store, StoreError,
-    TimeTravel, Workers,
+    Admin, Archive, Audit, Connect, Counting, Explain, Jobs, Notes, Operations, Results, Rows, Schedules,
+    Store, StoreError, TimeTravel, Workers,
 };
 
 use self::fast_path::FastPath;
@@ -67,6 +70,8 @@ pub struct PgStore {
     pub(crate) fast_path: FastPath,
     pub(crate) group_puts: GroupPuts,
     pub(crate) group_takes: GroupTakes,
+    /// The last note of which maintenance has checked whether its job still exists.
+    pub(crate) notes_checked: Mutex<(i64, i64)>,
 }
 
 /// The maximum length of an error that is stored with a job, in characters.
@@ -99,6 +104,7 @@ impl PgStore {
             fast_path: FastPath::default(),
             group_puts: GroupPuts::new(call_timeout),
             group_takes: GroupTakes::new(call_timeout),
+            notes_checked: Mutex::new(notes::FIRST_NOTE),
         }
     }
 

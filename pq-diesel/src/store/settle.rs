@@ -97,8 +97,7 @@ impl PgStore {
         let given: Vec<usize> =
             positions.iter().copied().filter(|position| seen.insert(settlements[*position].job.id)).collect();
         let chosen = || given.iter().map(|position| &settlements[*position]);
-        let mut outcomes: Vec<OutcomeValues<'_>> =
-            chosen().map(|settlement| OutcomeValues::of(&settlement.outcome)).collect();
+        let mut outcomes: Vec<OutcomeValues<'_>> = chosen().map(OutcomeValues::of_settlement).collect();
         self.make_storable(conn, outcomes.iter_mut().collect()).await?;
         self.forget_positions(chosen().map(|settlement| settlement.job).zip(&outcomes));
         let values = [
@@ -144,8 +143,8 @@ impl PgStore {
         let mut given: Vec<HeldSettlement<'_>> = positions
             .iter()
             .map(|position| &settlements[*position])
-            .map(|Settlement { job, outcome }| {
-                let outcome = OutcomeValues::of(outcome);
+            .map(|settlement| {
+                let (job, outcome) = (settlement.job, OutcomeValues::of_settlement(settlement));
                 let attempt = if outcome.is_counted() { job.attempt } else { job.attempt - 1 };
                 HeldSettlement::new(job, attempt, outcome)
             })
@@ -271,7 +270,10 @@ pub(super) fn is_whole(settlements: &[Settlement<'_>], group: &[usize]) -> bool 
 pub(super) fn is_plain(settlements: &[Settlement<'_>], group: &[usize]) -> bool {
     group.iter().all(|position| {
         let Settlement { job, outcome } = &settlements[*position];
-        matches!(outcome, Outcome::Complete) && job.serialization_key.is_none() && job.unique_key.is_none()
+        matches!(outcome, Outcome::Complete)
+            && job.serialization_key.is_none()
+            && job.unique_key.is_none()
+            && !job.annotations.is_awaited()
     })
 }
 
@@ -285,6 +287,13 @@ struct OutcomeValues<'a> {
 }
 
 impl<'a> OutcomeValues<'a> {
+    /// Returns the outcome of a job. One whose end is awaited is kept when it is done.
+    fn of_settlement(settlement: &'a Settlement<'_>) -> Self {
+        let values = Self::of(&settlement.outcome);
+        let is_kept = values.word == "complete" && settlement.job.annotations.is_awaited();
+        if is_kept { Self { word: "done", ..values } } else { values }
+    }
+
     fn of(outcome: &'a Outcome) -> Self {
         let plain = |word| Self { word, after: 0, error: None, payload: None, result: None };
         match outcome {

@@ -55,7 +55,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
     pub(super) fn give_back(&mut self, job: Arc<Claim>) {
         self.run.job_limit.release(1);
         let at = Instant::now();
-        self.finish(FinishedJob { job, outcome: Outcome::GiveBack, at, attempt: None, settled_as: None });
+        let outcome = Outcome::GiveBack;
+        self.finish(FinishedJob { job, outcome, at, attempt: None, settled_as: None, notes: None });
     }
 
     pub(super) fn give_back_waiting(&mut self, job: WaitingJob<'r, S>) {

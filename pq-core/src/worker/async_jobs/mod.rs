@@ -455,7 +455,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         }
         let attempt = Some(prepared.ended_attempt(&run.clock, began, now));
         let (job, outcome) = prepared.end(run, &run.queues.all[position], result);
-        self.finish(FinishedJob { job, outcome, at: now, attempt, settled_as: settled_as.map(Box::new) });
+        let (settled_as, notes) = (settled_as.map(Box::new), context.end_notes());
+        self.finish(FinishedJob { job, outcome, at: now, attempt, settled_as, notes });
         self.look_again_after(position);
     }
 }

@@ -1,6 +1,8 @@
 //! Starting a job: its lease, its context, and its future on the executor.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use tracing::Instrument;
@@ -8,7 +10,7 @@ use tracing::Instrument;
 use super::events::ResultSender;
 use super::running::run_guarded;
 use super::{Dispatcher, Flight};
-use crate::handler::{Context, HandlerFuture, Run};
+use crate::handler::{Context, Entered, HandlerFuture, HandlerResult, JobNotes, Run};
 use crate::worker::catch_panic::catch_panic;
 use crate::worker::leased_batch::set_lease_length;
 use crate::worker::prepared_job::PreparedJob;
@@ -42,18 +44,27 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             set_lease_length(run, lease, length);
         }
         let span = prepared.span(run);
-        let future = match span.span().in_scope(|| future_of(&prepared, &context)) {
+        let entered = Entered::enter(|| Arc::clone(context.notes()));
+        let future = span.span().in_scope(|| future_of(&prepared, &context));
+        drop(entered);
+        let future = match future {
             Ok(future) => future,
             Err(failure) => {
                 span.describe(|| SpanInfo::AttemptFailed(&failure));
                 self.in_hand.remove(position, &job);
                 let attempt = Some(prepared.ended_attempt(&run.clock, now, now));
                 let (job, outcome) = prepared.end(run, &run.queues.all[position], Err(failure));
-                return self.finish(FinishedJob { job, outcome, at: now, attempt, settled_as: None });
+                let (settled_as, notes) = (None, context.end_notes());
+                return self.finish(FinishedJob { job, outcome, at: now, attempt, settled_as, notes });
             }
         };
         self.in_hand.begin(position, &prepared);
         let handler = prepared.running(None, timeout, now);
+        let future: HandlerFuture = if Entered::is_asked_for() {
+            Box::pin(InJob { notes: Arc::clone(context.notes()), future })
+        } else {
+            future
+        };
         let number = self.flights.insert(Flight::Leased { position, began: now, prepared, context });
         self.slot.begin_concurrent(number, handler);
         let sender = ResultSender::new(&self.events, number);
@@ -75,6 +86,21 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             own.confirmed_at = is_held.then_some(now);
         }
         own.confirmed_at.is_some()
+    }
+}
+
+/// A handler's future, whose thread runs its attempt while it is polled.
+struct InJob {
+    notes: Arc<JobNotes>,
+    future: HandlerFuture,
+}
+
+impl Future for InJob {
+    type Output = HandlerResult;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<HandlerResult> {
+        let _entered = Entered::enter(|| Arc::clone(&self.notes));
+        self.future.as_mut().poll(context)
     }
 }
 
