@@ -1,10 +1,13 @@
 -- Drops every object of pq and deletes all jobs. Without CASCADE it fails if other objects depend on the tables.
+DROP FUNCTION "pq"."queue_take_limited"(text, integer, bigint, bigint);
 DROP TABLE "pq"."queue_notes";
 DROP TABLE "pq"."queue_audit";
 DROP TABLE "pq"."queue_cron";
 DROP TABLE "pq"."queue_counters";
 DROP TABLE "pq"."queue_workers";
-DROP TABLE "pq"."queue_paused";
+DROP TABLE "pq"."queue_buckets";
+DROP TABLE "pq"."queue_places";
+DROP TABLE "pq"."queue_controls";
 DROP TABLE "pq"."queue_unique";
 DROP TABLE "pq"."queue_keys";
 DROP TABLE "pq"."queue_settled";
@@ -14,7 +17,7 @@ DROP TABLE "pq"."queue_archive";
 DROP TABLE "pq"."queue";
 DROP FUNCTION "pq"."queue_notify"();
 DROP FUNCTION "pq"."queue_notify_end"();
-DROP FUNCTION "pq"."queue_refuse_hidden_pause"();
+DROP FUNCTION "pq"."queue_refuse_hidden_controls"();
 DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
     interval, interval, json, text[], json);
@@ -30,6 +33,11 @@ DROP FUNCTION "pq"."queue_cancel_leased"(bigint, text);
 DROP FUNCTION "pq"."queue_return"(bigint, bigint, text, text);
 DROP FUNCTION "pq"."queue_keeps_unique"(text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_lock_keyed_job"(tid, text, text, bigint, bigint);
+DROP FUNCTION "pq"."queue_pick_limited"(text, integer, bigint, jsonb);
+DROP FUNCTION "pq"."queue_is_first_of_key"(text, text, bigint, timestamptz, bigint, timestamptz);
+DROP FUNCTION "pq"."queue_lock_places"(text, text, integer, integer);
+DROP FUNCTION "pq"."queue_lock_bucket"(text, text, jsonb);
+DROP FUNCTION "pq"."queue_set_limits"(text, jsonb);
 
 -- Drops the schema if the migration created it and nothing else is in it.
 DO $names$

@@ -26,9 +26,10 @@ $names$;
 --
 -- crashes counts the attempts in which the worker died, which attempt counts, too. lease_limit is set for a job of a
 -- lost lease: a worker begins at most that many jobs of the next lease, so that a job that kills its worker is found.
--- annotations is what was noted when the job was put and does not change how it runs: an object. Its member
--- trace has the headers of the trace context, tags is an array of texts, metadata is an object, and notify is true if the
--- end of the job is awaited.
+-- annotations is what was noted when the job was put: an object. Its member trace has the headers of the trace context,
+-- tags is an array of texts, and metadata is an object. They do not change how the job runs. group is the text by which
+-- limits count the job, and cost the number of tokens that it takes. notify is
+-- true if the end of the job is awaited.
 --
 -- attempt_log is an array with an object for each of the last attempts that failed or were lost: attempt, at, end, error.
 CREATE TABLE "pq"."queue" (
@@ -96,6 +97,12 @@ CREATE INDEX "queue_scheduled_ordered" ON "pq"."queue"
 -- Jobs with tags or metadata, by these. Other jobs have no entry, also if they have a trace context.
 CREATE INDEX "queue_annotations" ON "pq"."queue" USING gin ((annotations - 'trace') jsonb_path_ops)
     WHERE annotations ?| ARRAY['tags', 'metadata'];
+
+-- Ready jobs by group, per group in take order, for the limits of groups. Jobs without a group have no entry.
+CREATE INDEX "queue_groups" ON "pq"."queue"
+    (q_name, (annotations ->> 'group'), (-priority::bigint), (coalesce(expected_at, 'infinity'::timestamptz)), id)
+    WITH (deduplicate_items = off)
+    WHERE dequeued_at IS NULL AND schedule_at IS NULL AND annotations ->> 'group' <> '';
 
 -- Jobs that ended and were kept, with their outcome and their unchanged payload. A sequence that was restarted or
 -- restored gives ids again, so a job's id is not unique here.
@@ -187,24 +194,55 @@ CREATE TABLE "pq"."queue_unique" (
     CONSTRAINT "queue_unique_pkey" PRIMARY KEY (q_name, unique_key)
 );
 
--- Paused queues. No job of such a queue is taken.
-CREATE TABLE "pq"."queue_paused" (
-    q_name    text        CONSTRAINT "queue_paused_pkey" PRIMARY KEY,
-    paused_at timestamptz NOT NULL DEFAULT statement_timestamp(),
-    paused_by text
+-- Queues that are paused or limited. The ordinary takes take no job of such a queue, because a row is here. No job of a
+-- paused queue is taken, and those of a limited one are taken by queue_take_limited. A row has a pause, limits, or both.
+--
+-- limits is an object. Its members running and running_per_group are numbers of jobs, rate and rate_per_group are
+-- objects with the tokens of a period, its length per_us in microseconds, and burst. groups has an object with running
+-- and rate for each group whose limits differ.
+CREATE TABLE "pq"."queue_controls" (
+    q_name    text        CONSTRAINT "queue_controls_pkey" PRIMARY KEY,
+    paused_at timestamptz,
+    paused_by text,
+    limits    jsonb       CONSTRAINT "queue_controls_limits_check" CHECK (jsonb_typeof(limits) = 'object')
 );
 
--- Refuses a take of a role from which row-level security may hide a paused queue.
-CREATE FUNCTION "pq"."queue_refuse_hidden_pause"() RETURNS boolean
+-- Refuses a take of a role from which row-level security may hide that a queue is paused or limited.
+CREATE FUNCTION "pq"."queue_refuse_hidden_controls"() RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $function$
 BEGIN
     RAISE insufficient_privilege USING
-        MESSAGE = 'row-level security applies to role ' || current_user || ' on the table of paused queues, '
+        MESSAGE = 'row-level security applies to role ' || current_user || ' on the table of paused and limited queues, '
             'so it could take jobs of a paused queue; disable it there, or exempt the role by BYPASSRLS';
 END
 $function$;
+
+-- The places of limited queues and of their groups; the group of the queue itself is an empty text. A running job has a
+-- place of its queue and one of its group.
+--
+-- A transaction holds a place by a lock on its row and by the negative token of its take, and a lease by its id. A place
+-- is free if nobody has it locked and its lease has ended or has settled the job, so nothing has to be written when a
+-- job ends. Rows are updated by each take, and the fill factor leaves room for the new versions on the same page.
+CREATE TABLE "pq"."queue_places" (
+    q_name    text    NOT NULL,
+    group_key text    NOT NULL,
+    place     integer NOT NULL,
+    lease     bigint,
+    job       bigint,
+    CONSTRAINT "queue_places_pkey" PRIMARY KEY (q_name, group_key, place)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- The token buckets of limited queues and of their groups: how many tokens a bucket had at an instant. A bucket without
+-- a row is full.
+CREATE TABLE "pq"."queue_buckets" (
+    q_name    text        NOT NULL,
+    group_key text        NOT NULL,
+    tokens    numeric     NOT NULL,
+    at        timestamptz NOT NULL,
+    CONSTRAINT "queue_buckets_pkey" PRIMARY KEY (q_name, group_key)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 -- Workers with their last heartbeat, and the stop mode that an operator asked for. Each row is updated every few
 -- seconds. The fill factor leaves room for the new row version on the same page, so no index is updated.
@@ -340,6 +378,566 @@ BEGIN
         PERFORM set_config('pq.missed_at', statement_timestamp()::text, true);
     END IF;
     RETURN job_is_locked;
+END
+$names$;
+
+-- Locks free places of a limited queue, or of one of its groups, for as many jobs as wanted. is_busy says that other
+-- transactions have locked places that they may not need.
+--
+-- A place that the snapshot shows as free is locked, without waiting, and then looked at again: a take that committed
+-- before the lock was had is found by a new snapshot only. A lease that has ended does not come back, so a place that is
+-- free then remains so. The places of this transaction are those of the tokens in the setting pq.places.
+--
+-- Places beyond the limit remain after it was lowered, and those of jobs that ran when it was set are numbered from
+-- 1000001. As long as they are in use they count: as many of the others are left free.
+--
+-- Places are created when they are first needed. An insert would wait for another transaction that inserts the same row, so
+-- each number is an advisory lock, which is tried.
+CREATE FUNCTION "pq"."queue_lock_places"(
+    queue text, group_of text, most integer, wanted integer, OUT places integer[], OUT is_busy boolean)
+    LANGUAGE plpgsql
+AS $names$
+DECLARE
+    own CONSTANT text := coalesce(current_setting('pq.places', true), '');
+    free integer[];
+    free_beyond integer[];
+    known integer;
+    beyond integer;
+    held integer[];
+    held_beyond integer[];
+BEGIN
+    LOOP
+        SELECT coalesce(array_agg(looked.place) FILTER (WHERE looked.is_free AND looked.place <= most), '{}'),
+            coalesce(array_agg(looked.place) FILTER (WHERE looked.is_free AND looked.place > most), '{}'),
+            count(*) FILTER (WHERE looked.place <= most), count(*) FILTER (WHERE looked.place > most)
+        INTO free, free_beyond, known, beyond
+        FROM (
+            SELECT used.place, CASE WHEN used.lease > 0 THEN
+                NOT EXISTS (SELECT FROM "pq"."queue_leases" AS lease WHERE lease.id = used.lease)
+                    OR EXISTS (
+                        SELECT FROM "pq"."queue_settled" AS done WHERE done.lease = used.lease AND done.job = used.job)
+                ELSE used.lease IS NULL OR strpos(own, ',' || -used.lease || ',') = 0 END AS is_free
+            FROM "pq"."queue_places" AS used WHERE used.q_name = queue AND used.group_key = group_of
+        ) AS looked;
+        EXIT WHEN held IS NOT NULL;
+        held_beyond := '{}';
+        IF cardinality(free_beyond) > 0 THEN
+            held_beyond := ARRAY(
+                SELECT used.place FROM "pq"."queue_places" AS used
+                WHERE used.q_name = queue AND used.group_key = group_of AND used.place = ANY (free_beyond)
+                FOR UPDATE SKIP LOCKED);
+        END IF;
+        held := ARRAY(
+            SELECT used.place FROM "pq"."queue_places" AS used
+            WHERE used.q_name = queue AND used.group_key = group_of AND used.place = ANY (free)
+            LIMIT wanted + beyond - cardinality(held_beyond) FOR UPDATE SKIP LOCKED);
+        EXIT WHEN cardinality(held) + cardinality(held_beyond) = 0 AND known = most;
+    END LOOP;
+    IF cardinality(held_beyond) > 0 THEN
+        held_beyond := ARRAY(SELECT unnest(held_beyond) INTERSECT SELECT unnest(free_beyond));
+        DELETE FROM "pq"."queue_places" AS used
+        WHERE used.q_name = queue AND used.group_key = group_of AND used.place = ANY (held_beyond);
+        beyond := beyond - cardinality(held_beyond);
+    END IF;
+    places := ARRAY(SELECT unnest(held) INTERSECT SELECT unnest(free));
+    IF cardinality(places) < wanted + beyond AND known < most THEN
+        WITH missing AS MATERIALIZED (
+            SELECT number FROM generate_series(1, least(most, known + wanted + beyond + 64)) AS number
+            WHERE NOT EXISTS (
+                SELECT FROM "pq"."queue_places" AS used
+                WHERE used.q_name = queue AND used.group_key = group_of AND used.place = number)
+        ), created AS (
+            INSERT INTO "pq"."queue_places" AS used (q_name, group_key, place)
+            SELECT queue, group_of, number FROM missing
+            WHERE pg_try_advisory_xact_lock(hashtextextended('pq place ' || number,
+                hashtextextended(group_of, hashtextextended(queue, pg_typeof(NULL::"pq"."queue_places")::oid::bigint))))
+            LIMIT least(wanted + beyond - cardinality(places), 512)
+            ON CONFLICT DO NOTHING
+            RETURNING used.place
+        )
+        SELECT places || coalesce(array_agg(created.place), '{}'), known + count(*) INTO places, known FROM created;
+    END IF;
+    is_busy := cardinality(places) < wanted + beyond AND (known < most OR NOT free <@ places);
+    places := places[1 : greatest(least(cardinality(places) - beyond, wanted), 0)];
+END
+$names$;
+
+-- Locks a token bucket, and returns how many tokens it has at an instant. Returns null if another transaction has it.
+CREATE FUNCTION "pq"."queue_lock_bucket"(
+    queue text, group_of text, rate jsonb, OUT tokens numeric, OUT counted_at timestamptz)
+    LANGUAGE plpgsql
+AS $names$
+DECLARE
+    burst CONSTANT numeric := rate ->> 'burst';
+    now_at timestamptz;
+BEGIN
+    SELECT bucket.tokens, bucket.at INTO tokens, counted_at FROM "pq"."queue_buckets" AS bucket
+    WHERE bucket.q_name = queue AND bucket.group_key = group_of
+    FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        -- The clock is read after the lock was had, so that no other take counts the same time.
+        now_at := clock_timestamp();
+        tokens := least(burst, tokens + (rate ->> 'tokens')::numeric * 1000000 / (rate ->> 'per_us')::numeric
+            * greatest(extract(epoch FROM now_at - counted_at)::numeric, 0));
+        counted_at := greatest(counted_at, now_at);
+        RETURN;
+    END IF;
+    -- The insert would wait for another transaction that inserts the same row.
+    IF pg_try_advisory_xact_lock(hashtextextended('pq bucket',
+        hashtextextended(group_of, hashtextextended(queue, pg_typeof(NULL::"pq"."queue_buckets")::oid::bigint)))) THEN
+        INSERT INTO "pq"."queue_buckets" AS bucket (q_name, group_key, tokens, at)
+        VALUES (queue, group_of, burst, clock_timestamp())
+        ON CONFLICT DO NOTHING
+        RETURNING bucket.tokens, bucket.at INTO tokens, counted_at;
+    END IF;
+END
+$names$;
+
+-- Returns whether no lease holds a serialization key, and no other ready or due job of the key comes first.
+CREATE FUNCTION "pq"."queue_is_first_of_key"(
+    queue text, key text, job_neg_priority bigint, job_expected_at timestamptz, job_id bigint, due_at timestamptz)
+    RETURNS boolean
+    LANGUAGE plpgsql
+    STABLE
+AS $names$
+BEGIN
+    RETURN NOT EXISTS (SELECT FROM "pq"."queue_keys" AS used WHERE used.q_name = queue AND used.serial_key = key)
+        AND NOT EXISTS (
+            SELECT FROM "pq"."queue" AS other
+            WHERE other.q_name = queue AND other.dequeued_at IS NULL AND other.schedule_at IS NULL
+                AND other.serial_key = key
+                AND (-other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
+                    < (job_neg_priority, job_expected_at, job_id))
+        AND NOT EXISTS (
+            SELECT FROM "pq"."queue" AS other
+            WHERE other.q_name = queue AND other.dequeued_at IS NULL AND other.schedule_at IS NOT NULL
+                AND other.schedule_at <= due_at AND other.serial_key = key
+                AND (-other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
+                    < (job_neg_priority, job_expected_at, job_id));
+END
+$names$;
+
+-- Locks the next jobs of a limited queue, and a place and tokens for each. It waits for no lock.
+--
+-- The arrays are parallel. wait is the time in microseconds until there are tokens, if they were missing. is_busy says
+-- that another transaction has locked what is missing, and has_unused that something was locked for no job.
+--
+-- Candidates are read in order and locked one by one. Without limits of groups, they are all ready jobs. Otherwise they
+-- are as many jobs of each group as it can have, so that the jobs of a full group cost nothing, and the jobs without a
+-- group among the first 2,000. Of jobs that are due, 5,000 are read, or all if these have no place. The first job that
+-- lacks tokens ends the take, or the turn of its group, so that cheaper ones do not overtake it for ever.
+CREATE FUNCTION "pq"."queue_pick_limited"(
+    queue text, most integer, new_lease bigint, limits jsonb,
+    OUT tids tid[], OUT ids bigint[], OUT places integer[], OUT groups text[], OUT group_places integer[],
+    OUT wait bigint, OUT is_busy boolean, OUT has_unused boolean)
+    LANGUAGE plpgsql
+AS $names$
+DECLARE
+    due_at CONSTANT timestamptz := statement_timestamp();
+    max_bytes CONSTANT bigint := 16777216;
+    max_keyed CONSTANT integer := 512;
+    by_group CONSTANT boolean := limits ?| ARRAY['running_per_group', 'rate_per_group', 'groups'];
+    by_cost CONSTANT boolean := by_group OR limits ? 'rate';
+    rate CONSTANT jsonb := limits -> 'rate';
+    room integer := most;
+    left_tokens numeric;
+    bucket_at timestamptz;
+    bytes bigint := 0;
+    keyed integer := 0;
+    is_simple boolean;
+    due_bound integer := 5000;
+    reach integer := 2000;
+    candidates refcursor;
+    candidate record;
+    -- For the group of each number: its name, its limit of tokens, its tokens, and its places in free that are left.
+    rates jsonb[] := '{}';
+    group_tokens numeric[] := '{}';
+    group_at timestamptz[] := '{}';
+    group_names text[] := '{}';
+    has_spent_of boolean[] := '{}';
+    left_of integer[] := '{}';
+    next_of integer[] := '{}';
+    free integer[] := '{}';
+    opened record;
+    number integer;
+    group_running integer;
+    unlimited CONSTANT integer := 2147483647;
+BEGIN
+    tids := '{}';
+    ids := '{}';
+    groups := '{}';
+    group_places := '{}';
+    is_busy := false;
+    IF limits ? 'running' THEN
+        SELECT locked.places, locked.is_busy INTO places, is_busy
+        FROM "pq"."queue_lock_places"(queue, '', (limits ->> 'running')::integer, most) AS locked;
+        room := cardinality(places);
+    END IF;
+    IF room > 0 AND rate IS NOT NULL THEN
+        SELECT locked.tokens, locked.counted_at INTO left_tokens, bucket_at
+        FROM "pq"."queue_lock_bucket"(queue, '', rate) AS locked;
+        IF left_tokens IS NULL THEN
+            is_busy := true;
+            room := 0;
+        ELSIF left_tokens < 1 THEN
+            wait := ceil((1 - left_tokens) * (rate ->> 'per_us')::numeric / (rate ->> 'tokens')::numeric);
+            room := 0;
+        END IF;
+    END IF;
+    WHILE room > 0 LOOP
+        is_simple := NOT by_group
+            AND NOT EXISTS (
+                SELECT FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
+                    AND job.schedule_at <= due_at)
+            AND NOT EXISTS (
+                SELECT FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                    AND job.serial_key IS NOT NULL);
+        IF is_simple THEN
+            OPEN candidates FOR
+                SELECT job.ctid AS tid, job.id, NULL::text AS serial_key, NULL::bigint AS relation, NULL::text AS name,
+                    0 AS number, CASE WHEN by_cost AND jsonb_typeof(job.annotations -> 'cost') = 'number'
+                        THEN greatest((job.annotations ->> 'cost')::numeric, 1) ELSE 1 END AS cost,
+                    pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
+                FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                    AND job.serial_key IS NULL
+                ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                LIMIT room FOR UPDATE SKIP LOCKED;
+        ELSE
+            OPEN candidates FOR
+                WITH RECURSIVE names AS (
+                    (SELECT job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
+                    WHERE by_group AND job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                        AND job.annotations ->> 'group' <> ''
+                    ORDER BY job.annotations ->> 'group' LIMIT 1)
+                    UNION ALL
+                    SELECT (
+                        SELECT job.annotations ->> 'group' FROM "pq"."queue" AS job
+                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                            AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' > names.name
+                        ORDER BY job.annotations ->> 'group' LIMIT 1)
+                    FROM names WHERE names.name IS NOT NULL
+                ), found AS (
+                    SELECT first.* FROM names CROSS JOIN LATERAL (
+                        SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
+                            names.name, job.annotations, -job.priority::bigint AS neg_priority,
+                            coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
+                            pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
+                        FROM "pq"."queue" AS job
+                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                            AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' = names.name
+                            AND (job.serial_key IS NULL OR "pq"."queue_is_first_of_key"(queue, job.serial_key,
+                                -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id,
+                                due_at))
+                        ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                        LIMIT 16 + 2 * least(room,
+                            coalesce((limits #>> ARRAY['groups', names.name, 'running'])::integer,
+                                (limits ->> 'running_per_group')::integer),
+                            coalesce((limits #>> ARRAY['groups', names.name, 'rate', 'burst'])::integer,
+                                (limits #>> '{rate_per_group,burst}')::integer))
+                    ) AS first
+                    WHERE names.name IS NOT NULL
+                    UNION ALL
+                    SELECT * FROM (
+                        SELECT job.ctid, job.id, job.serial_key, job.tableoid::bigint,
+                            CASE WHEN by_group THEN nullif(job.annotations ->> 'group', '') END AS name,
+                            job.annotations, -job.priority::bigint,
+                            coalesce(job.expected_at, 'infinity'::timestamptz),
+                            pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0)
+                        FROM "pq"."queue" AS job
+                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                            AND job.serial_key IS NULL
+                        ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                        LIMIT reach + room
+                    ) AS plain WHERE plain.name IS NULL
+                    UNION ALL
+                    SELECT * FROM (
+                        SELECT job.ctid, job.id, job.serial_key, job.tableoid::bigint,
+                            CASE WHEN by_group THEN nullif(job.annotations ->> 'group', '') END AS name,
+                            job.annotations, -job.priority::bigint AS neg_priority,
+                            coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
+                            pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0)
+                        FROM "pq"."queue" AS job
+                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                            AND job.serial_key IS NOT NULL
+                        ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                        LIMIT reach + room
+                    ) AS keyed
+                    WHERE keyed.name IS NULL AND "pq"."queue_is_first_of_key"(
+                        queue, keyed.serial_key, keyed.neg_priority, keyed.expected_at, keyed.id, due_at)
+                    UNION ALL
+                    SELECT * FROM (
+                        SELECT job.ctid, job.id, job.serial_key, job.tableoid::bigint,
+                            CASE WHEN by_group THEN nullif(job.annotations ->> 'group', '') END,
+                            job.annotations, -job.priority::bigint AS neg_priority,
+                            coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
+                            pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0)
+                        FROM "pq"."queue" AS job
+                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
+                            AND job.schedule_at <= due_at
+                        ORDER BY job.schedule_at
+                        LIMIT due_bound
+                    ) AS due
+                    WHERE due.serial_key IS NULL OR "pq"."queue_is_first_of_key"(
+                        queue, due.serial_key, due.neg_priority, due.expected_at, due.id, due_at)
+                )
+                SELECT found.tid, found.id, found.serial_key, found.relation, found.name,
+                    dense_rank() OVER (ORDER BY found.name)::integer AS number,
+                    CASE WHEN by_cost AND jsonb_typeof(found.annotations -> 'cost') = 'number'
+                        THEN greatest((found.annotations ->> 'cost')::numeric, 1) ELSE 1 END AS cost, found.bytes
+                FROM found
+                ORDER BY found.neg_priority, found.expected_at, found.id;
+        END IF;
+        LOOP
+            EXIT WHEN cardinality(ids) = room OR bytes >= max_bytes;
+            FETCH candidates INTO candidate;
+            EXIT WHEN NOT FOUND;
+            IF left_tokens < least(candidate.cost, (rate ->> 'burst')::numeric) THEN
+                wait := ceil((least(candidate.cost, (rate ->> 'burst')::numeric) - left_tokens)
+                    * (rate ->> 'per_us')::numeric / (rate ->> 'tokens')::numeric);
+                has_unused := is_simple;
+                EXIT;
+            END IF;
+            number := candidate.number;
+            IF candidate.name IS NOT NULL THEN
+                IF left_of[number] IS NULL THEN
+                    group_names[number] := candidate.name;
+                    left_of[number] := unlimited;
+                    rates[number] := coalesce(limits #> ARRAY['groups', candidate.name, 'rate'],
+                        limits -> 'rate_per_group');
+                    group_running := coalesce((limits #>> ARRAY['groups', candidate.name, 'running'])::integer,
+                        (limits ->> 'running_per_group')::integer);
+                    IF rates[number] IS NOT NULL THEN
+                        SELECT locked.tokens, locked.counted_at INTO opened
+                        FROM "pq"."queue_lock_bucket"(queue, candidate.name, rates[number]) AS locked;
+                        group_tokens[number] := opened.tokens;
+                        group_at[number] := opened.counted_at;
+                        IF opened.tokens IS NULL THEN
+                            is_busy := true;
+                            left_of[number] := 0;
+                        END IF;
+                    END IF;
+                    IF group_running IS NOT NULL AND left_of[number] > 0 THEN
+                        SELECT locked.places, locked.is_busy INTO opened
+                        FROM "pq"."queue_lock_places"(
+                            queue, candidate.name, group_running, least(group_running, room - cardinality(ids))) AS locked;
+                        is_busy := is_busy OR opened.is_busy;
+                        left_of[number] := cardinality(opened.places);
+                        next_of[number] := cardinality(free) + 1;
+                        free := free || opened.places;
+                    END IF;
+                END IF;
+                CONTINUE WHEN left_of[number] = 0;
+                IF group_tokens[number] < least(candidate.cost, (rates[number] ->> 'burst')::numeric) THEN
+                    wait := least(wait, ceil((least(candidate.cost, (rates[number] ->> 'burst')::numeric)
+                        - group_tokens[number])
+                        * (rates[number] ->> 'per_us')::numeric / (rates[number] ->> 'tokens')::numeric)::bigint);
+                    has_unused := has_unused OR next_of[number] IS NOT NULL;
+                    left_of[number] := 0;
+                    CONTINUE;
+                END IF;
+            END IF;
+            IF candidate.serial_key IS NOT NULL THEN
+                EXIT WHEN keyed = max_keyed;
+                CONTINUE WHEN NOT "pq"."queue_lock_keyed_job"(
+                    candidate.tid, queue, candidate.serial_key, hashtextextended(candidate.serial_key,
+                        hashtextextended(queue, candidate.relation)), new_lease);
+                keyed := keyed + 1;
+            ELSIF NOT is_simple THEN
+                PERFORM FROM "pq"."queue" AS job WHERE job.ctid = candidate.tid AND job.dequeued_at IS NULL
+                FOR UPDATE SKIP LOCKED;
+                CONTINUE WHEN NOT FOUND;
+            END IF;
+            tids := tids || candidate.tid;
+            ids := ids || candidate.id;
+            groups := groups || candidate.name;
+            bytes := bytes + candidate.bytes;
+            left_tokens := left_tokens - candidate.cost;
+            IF candidate.name IS NULL THEN
+                group_places := group_places || NULL::integer;
+                CONTINUE;
+            END IF;
+            IF group_tokens[number] IS NOT NULL THEN
+                group_tokens[number] := group_tokens[number] - candidate.cost;
+                has_spent_of[number] := true;
+            END IF;
+            group_places := group_places || CASE WHEN next_of[number] IS NOT NULL THEN free[next_of[number]] END;
+            IF next_of[number] IS NOT NULL THEN
+                next_of[number] := next_of[number] + 1;
+                left_of[number] := left_of[number] - 1;
+            END IF;
+        END LOOP;
+        CLOSE candidates;
+        EXIT WHEN is_simple OR cardinality(ids) > 0 OR wait IS NOT NULL OR due_bound > 5000;
+        EXIT WHEN NOT EXISTS (
+                SELECT FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
+                    AND job.schedule_at <= due_at
+                OFFSET 4999)
+            AND (by_group OR NOT EXISTS (
+                SELECT FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                OFFSET 1999));
+        due_bound := unlimited;
+        IF NOT by_group THEN
+            reach := 10000000;
+        END IF;
+        left_of := '{}';
+        next_of := '{}';
+        group_tokens := '{}';
+    END LOOP;
+    IF cardinality(ids) > 0 THEN
+        IF left_tokens IS NOT NULL THEN
+            UPDATE "pq"."queue_buckets" AS bucket SET tokens = left_tokens, at = bucket_at
+            WHERE bucket.q_name = queue AND bucket.group_key = '';
+        END IF;
+        UPDATE "pq"."queue_buckets" AS bucket SET tokens = spent.tokens, at = spent.at
+        FROM unnest(group_names, group_tokens, group_at, has_spent_of) AS spent (name, tokens, at, has_spent)
+        WHERE spent.has_spent AND bucket.q_name = queue AND bucket.group_key = spent.name;
+    END IF;
+    has_unused := coalesce(has_unused, false) OR coalesce(cardinality(places) > cardinality(ids), false)
+        OR EXISTS (
+            SELECT FROM unnest(left_of, next_of) AS group_state (left_over, next_place)
+            WHERE group_state.left_over > 0 AND group_state.next_place IS NOT NULL);
+    places := places[1 : cardinality(ids)];
+END
+$names$;
+
+-- Takes jobs of a limited queue, and returns a row for each. If there is none, one row has the time in microseconds until
+-- the next job may be taken, or 0 if another transaction has locked what is missing for a moment.
+--
+-- lease_length is in microseconds, or null if a transaction owns the jobs. Such a transaction may stay open, so what it
+-- has locked for no job is unlocked by a rollback to a savepoint.
+CREATE FUNCTION "pq"."queue_take_limited"(
+    queue text, most integer, lease_length bigint, new_token bigint,
+    OUT job "pq"."queue", OUT token bigint, OUT next_due bigint, OUT raced boolean, OUT is_limited boolean)
+    RETURNS SETOF record
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET jit = off
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+AS $names$
+DECLARE
+    controls record;
+    picked record;
+    ids bigint[] := '{}';
+    wait bigint;
+BEGIN
+    SELECT control.paused_at, control.limits INTO controls FROM "pq"."queue_controls" AS control
+    WHERE control.q_name = queue;
+    is_limited := FOUND;
+    IF controls.limits IS NULL OR controls.paused_at IS NOT NULL THEN
+        most := 0;
+    END IF;
+    FOR attempt IN 1..4 LOOP
+        EXIT WHEN most = 0;
+        BEGIN
+            SELECT * INTO picked FROM "pq"."queue_pick_limited"(
+                queue, most, CASE WHEN lease_length IS NOT NULL THEN new_token END, controls.limits);
+            ids := picked.ids;
+            wait := CASE WHEN picked.is_busy THEN 0 ELSE picked.wait END;
+            EXIT WHEN lease_length IS NOT NULL OR attempt = 4 OR NOT picked.has_unused;
+            RAISE SQLSTATE 'PQ001';
+        EXCEPTION
+            WHEN SQLSTATE 'PQ001' THEN
+                most := cardinality(ids);
+        END;
+    END LOOP;
+    raced := coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false);
+    IF cardinality(ids) = 0 THEN
+        next_due := least(wait, (
+            SELECT (extract(epoch FROM min(waiting.schedule_at) - statement_timestamp()) * 1000000)::bigint
+            FROM "pq"."queue" AS waiting
+            WHERE waiting.q_name = queue AND waiting.dequeued_at IS NULL AND waiting.schedule_at IS NOT NULL
+                AND waiting.schedule_at > statement_timestamp() AND waiting.schedule_at < 'infinity'));
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    RETURN QUERY
+    WITH gone AS (
+        DELETE FROM "pq"."queue" AS waiting WHERE waiting.ctid = ANY (picked.tids) RETURNING waiting AS taken
+    ), leased AS (
+        INSERT INTO "pq"."queue_leases" (id, q_name, lease_until, size, jobs, data, enqueued_at, schedule_at, expected_at,
+            priority, attempt, serial_key, unique_key, crashes, lease_limit, annotations, attempt_log)
+        SELECT new_token, queue, statement_timestamp() + lease_length * interval '1 microsecond', count(*),
+            array_agg((taken).id), array_agg((taken).data::text), array_agg((taken).enqueued_at),
+            CASE WHEN count((taken).schedule_at) > 0 THEN array_agg((taken).schedule_at) END,
+            CASE WHEN count((taken).expected_at) > 0 THEN array_agg((taken).expected_at) END,
+            array_agg((taken).priority), array_agg((taken).attempt + 1),
+            CASE WHEN count((taken).serial_key) > 0 THEN array_agg((taken).serial_key) END,
+            CASE WHEN count((taken).unique_key) > 0 THEN array_agg((taken).unique_key) END,
+            CASE WHEN max((taken).crashes) > 0 THEN array_agg((taken).crashes) END,
+            CASE WHEN count((taken).lease_limit) > 0 THEN array_agg((taken).lease_limit) END,
+            CASE WHEN count((taken).annotations) > 0 THEN array_agg((taken).annotations) END,
+            CASE WHEN count((taken).attempt_log) > 0 THEN array_agg((taken).attempt_log) END
+        FROM gone
+        WHERE lease_length IS NOT NULL
+        HAVING count(*) > 0
+    ), marked AS (
+        UPDATE "pq"."queue_unique" AS claimed SET lease = new_token FROM gone
+        WHERE lease_length IS NOT NULL AND (gone.taken).unique_key IS NOT NULL
+            AND claimed.q_name = queue AND claimed.unique_key = (gone.taken).unique_key
+            AND claimed.job = (gone.taken).id
+    ), occupied AS (
+        UPDATE "pq"."queue_places" AS used
+        SET lease = CASE WHEN lease_length IS NULL THEN -new_token ELSE new_token END, job = held.id
+        FROM (
+            SELECT id, '' AS group_key, place FROM unnest(picked.ids, picked.places) AS of_queue (id, place)
+            WHERE picked.places IS NOT NULL
+            UNION ALL
+            SELECT id, group_key, place
+            FROM unnest(picked.ids, picked.groups, picked.group_places) AS of_group (id, group_key, place)
+            WHERE place IS NOT NULL
+        ) AS held
+        WHERE used.q_name = queue AND used.group_key = held.group_key AND used.place = held.place
+    ), noted AS MATERIALIZED (
+        SELECT CASE WHEN lease_length IS NULL THEN set_config('pq.takes',
+                coalesce(nullif(current_setting('pq.takes', true), ''), ',') || new_token || ',', true) END,
+            CASE WHEN lease_length IS NULL THEN set_config('pq.places',
+                coalesce(nullif(current_setting('pq.places', true), ''), ',') || new_token || ',', true) END
+    )
+    SELECT gone.taken, new_token, NULL::bigint, raced, true FROM gone, noted;
+END
+$names$;
+
+-- Sets all limits of a queue, or removes them if they are null. The limits must be valid.
+--
+-- Jobs that are under a lease by then have no place. They get places beyond every limit.
+CREATE FUNCTION "pq"."queue_set_limits"(queue text, new_limits jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+BEGIN
+    IF new_limits IS NULL THEN
+        DELETE FROM "pq"."queue_controls" AS controls WHERE controls.q_name = queue AND controls.paused_at IS NULL;
+        UPDATE "pq"."queue_controls" AS controls SET limits = NULL
+        WHERE controls.q_name = queue AND controls.limits IS NOT NULL;
+        RETURN;
+    END IF;
+    INSERT INTO "pq"."queue_controls" AS controls (q_name, limits) VALUES (queue, new_limits)
+    ON CONFLICT (q_name) DO UPDATE SET limits = EXCLUDED.limits;
+    INSERT INTO "pq"."queue_places" (q_name, group_key, place, lease, job)
+    SELECT queue, held.group_key, 1000000 + coalesce((
+            SELECT max(used.place) - 1000000 FROM "pq"."queue_places" AS used
+            WHERE used.q_name = queue AND used.group_key = held.group_key AND used.place > 1000000), 0)
+        + row_number() OVER (PARTITION BY held.group_key), held.lease, held.job
+    FROM (
+        SELECT lease.id AS lease, running.job, of.group_key
+        FROM "pq"."queue_leases" AS lease
+        CROSS JOIN LATERAL unnest(lease.jobs, lease.annotations) AS running (job, annotations)
+        CROSS JOIN LATERAL (VALUES (''), (nullif(running.annotations ->> 'group', ''))) AS of (group_key)
+        WHERE lease.q_name = queue AND NOT EXISTS (
+            SELECT FROM "pq"."queue_settled" AS done WHERE done.lease = lease.id AND done.job = running.job)
+    ) AS held
+    WHERE CASE WHEN held.group_key = '' THEN new_limits ? 'running'
+            WHEN held.group_key <> '' THEN new_limits ?| ARRAY['running_per_group', 'groups'] END
+        AND NOT EXISTS (
+            SELECT FROM "pq"."queue_places" AS used
+            WHERE used.q_name = queue AND used.group_key = held.group_key AND used.lease = held.lease
+                AND used.job = held.job);
 END
 $names$;
 

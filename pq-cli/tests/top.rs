@@ -133,13 +133,13 @@ fn a_queue_is_paused_from_the_view() -> Outcome {
     terminal.until_all_shown(&["> bills", "2 queues, 0 workers, 5 waiting, 3 dead", "mail \\u{1b}[31m"])?;
     terminal.until_shown("job 1 of bills does not run: no live worker serves its queue")?;
     terminal.press(&["p"])?;
-    wait_until(&database, "SELECT count(*) FROM pq.queue_paused WHERE q_name = 'bills'")?;
+    wait_until(&database, "SELECT count(*) FROM pq.queue_controls WHERE q_name = 'bills'")?;
     terminal.until_all_shown(&["bills: paused", "job 1 of bills does not run: its queue is paused since"])?;
     terminal.until("the duration of the pause", |screen| {
         screen.lines().any(|line| line.starts_with("> bills") && line.contains("for "))
     })?;
     terminal.press(&["p"])?;
-    wait_until(&database, "SELECT (count(*) = 0)::int::bigint FROM pq.queue_paused")?;
+    wait_until(&database, "SELECT (count(*) = 0)::int::bigint FROM pq.queue_controls")?;
     terminal.until_shown("bills: resumed")?;
     terminal.press(&["q"])?;
     terminal.assert_restored(0)

@@ -57,7 +57,7 @@ fn term_ends_the_dashboard_although_a_statement_waits() -> Outcome {
     let form = web.get("/put")?;
     let (cookie, token) = (form.session().ok_or("a session")?, form.form_token().ok_or("a token")?);
     let mut lock = database.connect()?;
-    lock.batch_execute("BEGIN; LOCK TABLE pq.queue_paused IN ACCESS EXCLUSIVE MODE")?;
+    lock.batch_execute("BEGIN; LOCK TABLE pq.queue_controls IN ACCESS EXCLUSIVE MODE")?;
     let mut stream = TcpStream::connect(&web.address)?;
     write!(
         stream,

@@ -154,7 +154,7 @@ fn a_queue_is_paused_resumed_emptied_and_moved() -> Outcome {
     operator.act("/put", &format!("queue={name}&payload=1"))?;
     let recorded = "SELECT count(*) FROM pq.queue_audit WHERE actor = 'local' AND action = 'put' AND job = 1";
     assert_eq!(number(&database, recorded)?, 1);
-    let paused = "SELECT count(*) FROM pq.queue_paused WHERE q_name = E'../\\nx'";
+    let paused = "SELECT count(*) FROM pq.queue_controls WHERE q_name = E'../\\nx'";
     operator.act(&of("pause"), "")?;
     assert_eq!(number(&database, paused)?, 1);
     operator.act(&of("resume"), "")?;
@@ -183,7 +183,7 @@ fn viewers_and_operators_have_roles_of_their_own_in_the_database() -> Outcome {
     let is_viewer = format!("-c role={viewer}");
     let is_operator = format!("{}?options=-c%20role%3D{operator}", database.url());
     let both = [("PGOPTIONS", is_viewer.as_str()), ("PQ_WEB_OPERATOR_URL", is_operator.as_str())];
-    let paused = "SELECT count(*) FROM pq.queue_paused WHERE paused_by = 'local'";
+    let paused = "SELECT count(*) FROM pq.queue_controls WHERE paused_by = 'local'";
     let acting = Operator::start_with(&database, &both)?;
     acting.act("/queue/pause?name=mail", "")?;
     assert_eq!(number(&database, paused)?, 1);

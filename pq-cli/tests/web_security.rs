@@ -34,7 +34,7 @@ fn session(web: &Web, headers: &[(&str, &str)]) -> Result<(String, String), Box<
 
 fn pauses(database: &Database) -> Result<i64, Box<dyn std::error::Error>> {
     use diesel::prelude::*;
-    let sql = diesel::dsl::sql::<diesel::sql_types::BigInt>("SELECT count(*) FROM pq.queue_paused");
+    let sql = diesel::dsl::sql::<diesel::sql_types::BigInt>("SELECT count(*) FROM pq.queue_controls");
     Ok(sql.get_result(&mut database.connect()?)?)
 }
 
@@ -257,7 +257,7 @@ fn fill(database: &Database) -> Outcome {
              VALUES (1, '{text}', 1, 2, ARRAY['{text}'], 1, '{status}');
          INSERT INTO pq.queue_cron (name, expression, q_name, data, failures, error, next_at)
              VALUES ('{text}', '{text}', '{text}', '{call}', 1, '{text}', now() + interval '1 day');
-         INSERT INTO pq.queue_paused (q_name) VALUES ('{text}')"
+         INSERT INTO pq.queue_controls (q_name, paused_at) VALUES ('{text}', now())"
     ))?;
     Ok(())
 }

@@ -20,17 +20,21 @@ pub type Trace = BTreeMap<String, String>;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Annotations(Option<Box<str>>);
 
-/// The JSON object that is stored.
-#[derive(Serialize)]
-struct Written {
+/// What is noted with a job: the JSON object that is stored.
+#[derive(Default, PartialEq, Serialize)]
+pub(crate) struct Noted {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    trace: Trace,
+    pub(crate) trace: Trace,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tags: Vec<String>,
+    pub(crate) tags: Vec<String>,
     #[serde(skip_serializing_if = "Map::is_empty")]
-    metadata: Map<String, Value>,
+    pub(crate) metadata: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cost: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    notify: bool,
+    pub(crate) notify: bool,
 }
 
 /// The members of the JSON object, each as its text, so that one which cannot be read hides no other.
@@ -41,6 +45,8 @@ struct Members<'a> {
     tags: Option<&'a RawValue>,
     metadata: Option<&'a RawValue>,
     notify: Option<&'a RawValue>,
+    group: Option<&'a RawValue>,
+    cost: Option<&'a RawValue>,
 }
 
 impl Annotations {
@@ -53,32 +59,36 @@ impl Annotations {
     /// The maximum length of the metadata, in bytes of JSON without white space.
     pub const MAX_METADATA_BYTES: usize = 4_096;
 
+    /// The maximum length of a group, in bytes of UTF-8. The minimum is 1.
+    pub const MAX_GROUP_BYTES: usize = 1_024;
+
+    /// The maximum cost.
+    pub const MAX_COST: u32 = 1_000_000;
+
     /// Returns the annotations of a job that is put in a trace context.
     ///
     /// Leaves out a header with a NUL, which stores cannot keep.
-    pub(crate) fn new(
-        mut trace: Trace,
-        tags: Vec<String>,
-        metadata: Map<String, Value>,
-    ) -> Result<Self, Error> {
-        check_tags(&tags)?;
-        check_metadata(&metadata)?;
-        trace.retain(|name, value| !name.contains('\0') && !value.contains('\0'));
-        if trace.is_empty() && tags.is_empty() && metadata.is_empty() {
+    pub(crate) fn new(mut noted: Noted) -> Result<Self, Error> {
+        check_tags(&noted.tags)?;
+        check_metadata(&noted.metadata)?;
+        noted.group.as_deref().map_or(Ok(()), check_group)?;
+        check_cost(noted.cost)?;
+        noted.trace.retain(|name, value| !name.contains('\0') && !value.contains('\0'));
+        if noted == Noted::default() {
             return Ok(Self::default());
         }
-        Ok(Self::of(&Written { trace, tags, metadata, notify: false }))
+        Ok(Self::of(&noted))
     }
 
-    fn of(written: &Written) -> Self {
+    fn of(noted: &Noted) -> Self {
         // Strings and values of JSON can always be written.
-        Self(serde_json::to_string(written).ok().map(Into::into))
+        Self(serde_json::to_string(noted).ok().map(Into::into))
     }
 
     /// Returns the same annotations of a job whose end is awaited. See [`crate::PutOptions::awaited`].
     #[must_use]
     pub fn awaited(&self) -> Self {
-        Self::of(&Written { notify: true, ..self.written() })
+        Self::of(&Noted { notify: true, ..self.noted() })
     }
 
     /// Wraps JSON that was read from a store, without checks.
@@ -118,6 +128,19 @@ impl Annotations {
         self.read(|members| members.metadata)
     }
 
+    /// Returns the group by which limits count the job. See [`crate::PutOptions::group`].
+    #[must_use]
+    pub fn group(&self) -> Option<String> {
+        let group: Option<String> = self.read(|members| members.group);
+        group.filter(|group| !group.is_empty())
+    }
+
+    /// Returns how many tokens of a rate the job takes, if that was stated. See [`crate::PutOptions::cost`].
+    #[must_use]
+    pub fn cost(&self) -> Option<u32> {
+        self.read(|members| members.cost)
+    }
+
     /// Returns whether the end of the job is awaited: the job is kept when it is done, and callers that wait are notified.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
@@ -125,9 +148,15 @@ impl Annotations {
         self.as_json().is_some_and(|json| json.contains("\"notify\"")) && self.read(|members| members.notify)
     }
 
-    fn written(&self) -> Written {
-        let (trace, tags, metadata) = (self.trace(), self.tags(), self.metadata());
-        Written { trace, tags, metadata, notify: self.is_awaited() }
+    fn noted(&self) -> Noted {
+        Noted {
+            trace: self.trace(),
+            tags: self.tags(),
+            metadata: self.metadata(),
+            group: self.group(),
+            cost: self.cost(),
+            notify: self.is_awaited(),
+        }
     }
 
     fn read<'a, T: DeserializeOwned + Default>(
@@ -152,7 +181,7 @@ impl fmt::Debug for Annotations {
 /// Writes the JSON object without its empty members.
 impl Serialize for Annotations {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.written().serialize(serializer)
+        self.noted().serialize(serializer)
     }
 }
 
@@ -175,6 +204,27 @@ fn check_tags(tags: &[String]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+pub(crate) fn check_group(group: &str) -> Result<(), Error> {
+    let (shown, bytes): (String, _) = (group.chars().take(40).collect(), Annotations::MAX_GROUP_BYTES);
+    let refused =
+        |reason: String| Err(Error::InvalidAnnotation(format!("invalid group {shown:?}: it must {reason}")));
+    if group.is_empty() || group.len() > bytes {
+        return refused(format!("have 1 to {bytes} bytes, and has {}", group.len()));
+    }
+    if group.contains('\0') {
+        return refused("not contain NUL".to_owned());
+    }
+    Ok(())
+}
+
+fn check_cost(cost: Option<u32>) -> Result<(), Error> {
+    let most = Annotations::MAX_COST;
+    match cost.filter(|cost| !(1..=most).contains(cost)) {
+        Some(cost) => Err(Error::InvalidAnnotation(format!("invalid cost {cost}: it must be 1 to {most}"))),
+        None => Ok(()),
+    }
 }
 
 /// The text does not repeat the metadata.
@@ -286,7 +336,7 @@ mod tests {
     fn metadata_that_could_not_be_read_again_is_refused() {
         let deep = (0..200).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
         let metadata = Map::from_iter([("x".to_owned(), deep)]);
-        let error = Annotations::new(Trace::new(), Vec::new(), metadata).expect_err("it is too deep");
+        let error = Annotations::new(Noted { metadata, ..Noted::default() }).expect_err("it is too deep");
         assert_eq!(error.to_string(), "invalid metadata: it must have at most 127 levels");
     }
 }

@@ -20,6 +20,8 @@ pub struct Claim {
     /// A worker gives back the other jobs of the lease before it begins one. So of the jobs of a lost lease, one that
     /// kills its worker is alone at last.
     pub lease_limit: Option<u32>,
+    /// Whether its queue was limited when the job was taken. See [`crate::Limits`].
+    pub limited: bool,
 }
 
 impl Claim {

@@ -55,6 +55,7 @@ mod job;
 mod job_result;
 mod key;
 mod lease_table;
+mod limits;
 mod lock;
 #[cfg(feature = "log-layer")]
 mod log_layer;
@@ -100,6 +101,7 @@ pub use handler::{Checkpoint, Context, Executor, Failure, Handler, Isolation, Jo
 pub use job::{Job, JobId, NewJob};
 pub use job_result::{Answer, FailedJob, JobResult};
 pub use key::{Key, OnConflict, Put, PutOutcome};
+pub use limits::{GroupLimits, Limits, Rate};
 #[cfg(feature = "log-layer")]
 pub use log_layer::JobLogLayer;
 pub use name::QueueName;

@@ -3,9 +3,10 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::annotations::Noted;
 use crate::{Annotations, Error, IntoWhen, Key, NewJob, OnConflict, Payload, TimeError, Trace, When};
 
-/// The options of a put: times, priority, keys, tags and metadata.
+/// The options of a put: times, priority, keys, tags, metadata, and what limits count.
 ///
 /// An invalid value is kept and refused by the put, before anything is sent. [`PutOptions::check`] refuses it earlier.
 ///
@@ -24,6 +25,8 @@ pub struct PutOptions {
     tags: Option<Vec<String>>,
     metadata: Option<Result<Map<String, Value>, String>>,
     awaited: bool,
+    group: Option<String>,
+    cost: Option<u32>,
 }
 
 impl PutOptions {
@@ -106,6 +109,22 @@ impl PutOptions {
         self
     }
 
+    /// Sets the group by which the limits of the queue count the job, of 1 to 1024 bytes. Default: none.
+    ///
+    /// See [`crate::Limits::running_per_group`] and [`crate::Limits::rate_per_group`].
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
+    /// Sets how many tokens the job takes of the rates of the queue and of its group: 1 to 1,000,000. Default: 1.
+    ///
+    /// If a bucket holds fewer, the job is taken when the bucket is full. See [`crate::Rate`].
+    pub fn cost(mut self, tokens: u32) -> Self {
+        self.cost = Some(tokens);
+        self
+    }
+
     /// Keeps the job in the archive when it is done, and notifies callers that wait for its end. Default: it is kept if its
     /// handler keeps it.
     ///
@@ -136,6 +155,8 @@ impl PutOptions {
             tags: self.tags.clone().or_else(|| others.tags.clone()),
             metadata: self.metadata.clone().or_else(|| others.metadata.clone()),
             awaited: self.awaited || others.awaited,
+            group: self.group.clone().or_else(|| others.group.clone()),
+            cost: self.cost.or(others.cost),
         }
     }
 
@@ -143,7 +164,6 @@ impl PutOptions {
     pub(crate) fn job(&self, payload: Payload, trace: Trace) -> Result<NewJob, Error> {
         let metadata =
             self.metadata.clone().transpose().map_err(Error::InvalidAnnotation)?.unwrap_or_default();
-        let annotations = Annotations::new(trace, self.tags.clone().unwrap_or_default(), metadata)?;
         Ok(NewJob {
             payload,
             schedule_at: self.schedule_at.clone().transpose()?,
@@ -154,7 +174,14 @@ impl PutOptions {
                 Some((key, on_conflict)) => Some((Key::new(key.clone())?, *on_conflict)),
                 None => None,
             },
-            annotations: if self.awaited { annotations.awaited() } else { annotations },
+            annotations: Annotations::new(Noted {
+                trace,
+                tags: self.tags.clone().unwrap_or_default(),
+                metadata,
+                group: self.group.clone(),
+                cost: self.cost,
+                notify: self.awaited,
+            })?,
             task: None,
         })
     }

@@ -46,6 +46,7 @@ mod connection;
 mod context;
 mod group_put;
 mod handlers;
+mod limits;
 mod operate;
 mod pool;
 mod pq;

@@ -71,10 +71,10 @@ mod table;
 pub use pq_core::{
     Accepted, Annotations, Answer, AttemptEnd, AttemptEntry, Backoff, CallOptions, CancelOutcome,
     CancellationToken, ChangeOutcome, Claim, Codec, CodecError, Cron, Extended, FailedJob, Failure, Filter,
-    IntoWhen, Isolation, Job, JobId, JobInfo, JobRecord, JobResult, JobState, Key, Next, OnConflict,
-    Operation, OperationReport, Outcome, Payload, PayloadLimits, Put, PutOptions, PutOutcome, QueueName,
-    Reason, Report, Retention, Running, Settlement, Status, StopMode, TimeError, Trace, Tracer, Wait, When,
-    codec_by_name,
+    GroupLimits, IntoWhen, Isolation, Job, JobId, JobInfo, JobRecord, JobResult, JobState, Key, Limits, Next,
+    OnConflict, Operation, OperationReport, Outcome, Payload, PayloadLimits, Put, PutOptions, PutOutcome,
+    QueueName, Rate, Reason, Report, Retention, Running, Settlement, Status, StopMode, TimeError, Trace,
+    Tracer, Wait, When, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};

@@ -18,7 +18,7 @@ pub struct Metrics {
     /// The jobs of each queue by state, sorted by name. `None` if they could not be counted within 5 s, which a snapshot that
     /// keeps dead tuples from being removed can cause.
     ///
-    /// A queue is included if it has a job, live or archived, or counters, or is paused, or if a worker or a periodic job
+    /// A queue is included if it has a job, live or archived, or counters, or is paused or limited, or if a worker or a periodic job
     /// names it. So an empty queue that is in use stays.
     pub queues: Option<Vec<QueueGauges>>,
     /// The number of ids that were given to jobs, whatever put them. Puts that were rolled back, and some of those that

@@ -78,13 +78,15 @@ impl Table {
     /// The default table.
     pub const DEFAULT_NAME: &'static str = "queue";
     /// The suffixes of the other tables that the migrations create.
-    const DERIVED: [&'static str; 12] = [
+    const DERIVED: [&'static str; 14] = [
         "archive",
         "leases",
         "settled",
         "keys",
         "unique",
-        "paused",
+        "controls",
+        "places",
+        "buckets",
         "workers",
         "counters",
         "cron",

@@ -114,7 +114,7 @@ fn a_table_that_lacks_a_part_is_reported_as_not_migrated() -> Outcome {
     let mut conn = database.connect()?;
     let pq = named(&database, "pq", "queue")?;
     pq.migrate_on(&mut conn)?;
-    conn.batch_execute("DROP TABLE pq.queue_paused")?;
+    conn.batch_execute("DROP TABLE pq.queue_controls")?;
     let error = pq.queue::<u8>("apples")?.on(&mut conn).get().err().map(|error| error.to_string());
     assert!(error.is_some_and(|error| error.contains("is out of date") && error.contains("pq migrate")));
     Ok(())

@@ -43,7 +43,7 @@ fn an_operation_with_a_time_limit_is_ended_by_the_server() -> Outcome {
     let pq = queue(&database)?.pq().clone().with_operation_timeout(Duration::from_millis(200));
     let (queue, all) = (pq.queue::<serde_json::Value>("apples")?, Filter::queue("apples"));
     let id = queue.put(&json!(1))?.id;
-    other.batch_execute("BEGIN; LOCK TABLE pq.queue, pq.queue_paused IN ACCESS EXCLUSIVE MODE")?;
+    other.batch_execute("BEGIN; LOCK TABLE pq.queue, pq.queue_controls IN ACCESS EXCLUSIVE MODE")?;
     for (name, error) in [
         ("pause", queue.pause().err()),
         ("clear", queue.clear().err()),

@@ -33,7 +33,7 @@ fn a_role_from_which_a_pause_may_be_hidden_takes_nothing() -> Outcome {
     queue.pause()?;
     assert!(queue.on(&mut conn).get()?.is_none());
 
-    owner.batch_execute("ALTER TABLE pq.queue_paused ENABLE ROW LEVEL SECURITY")?;
+    owner.batch_execute("ALTER TABLE pq.queue_controls ENABLE ROW LEVEL SECURITY")?;
     for take in [false, true] {
         let taken = match take {
             true => queue.on(&mut conn).get().map(drop),

@@ -171,7 +171,7 @@ fn slow_counts_take_nothing_else_along() -> Outcome {
     conn.batch_execute(
         "INSERT INTO pq.queue_workers (id, host, pid, supervisor, queues, threads, status)
          VALUES (1, 'a-host', 1, 1, '{mail}', 1, '{}');
-         INSERT INTO pq.queue_paused (q_name, paused_by) VALUES ('mail', 'ann')",
+         INSERT INTO pq.queue_controls (q_name, paused_at, paused_by) VALUES ('mail', now(), 'ann')",
     )?;
     conn.batch_execute("BEGIN; LOCK TABLE pq.queue IN ACCESS EXCLUSIVE MODE")?;
     // The workers are read beside the counts, which the lock keeps waiting.

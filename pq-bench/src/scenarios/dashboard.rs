@@ -102,7 +102,7 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     figures.extend(cost(&mut conn, plan, &site)?);
     snapshot.batch_execute("ROLLBACK")?;
     conn.batch_execute(&format!(
-        "{TRUNCATE_ALL}, pq.queue_archive, pq.queue_workers, pq.queue_paused, pq.queue_cron;
+        "{TRUNCATE_ALL}, pq.queue_archive, pq.queue_workers, pq.queue_controls, pq.queue_cron;
          ALTER TABLE pq.queue RESET (autovacuum_enabled)"
     ))?;
     Ok(figures)
@@ -137,7 +137,7 @@ fn fill(bench: &Bench, plan: &Plan, conn: &mut PgConnection) -> Result<()> {
          INSERT INTO pq.queue_workers (id, host, pid, supervisor, queues, threads, status)
          SELECT n, 'worker-' || n, n, n, '{{mail,thumbnails}}', 8, '{{\"rates\": {{\"mail\": 31.5}}}}'
          FROM generate_series(1, 20) AS n;
-         INSERT INTO pq.queue_paused (q_name) VALUES ('newsletter')",
+         INSERT INTO pq.queue_controls (q_name, paused_at) VALUES ('newsletter', now())",
         dead = plan.jobs(DEAD_JOBS),
     ))?;
     for statement in ["VACUUM ANALYZE pq.queue", "VACUUM ANALYZE pq.queue_archive"] {

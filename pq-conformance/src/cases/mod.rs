@@ -15,6 +15,8 @@ mod explain;
 mod failures;
 mod handlers;
 mod leases;
+mod limits;
+mod limits_at_work;
 mod logs;
 mod operations;
 mod order;
@@ -24,6 +26,7 @@ mod payloads;
 mod progress;
 mod put;
 mod queue_names;
+mod rate_limits;
 mod results;
 mod schedule;
 mod serialization_keys;
@@ -66,7 +69,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 37] = [
+    let topics: [fn() -> Vec<Case<F>>; 40] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -85,6 +88,9 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         leases::cases,
         serialization_keys::cases,
         unique_keys::cases,
+        limits::cases,
+        rate_limits::cases,
+        limits_at_work::cases,
         outcomes::cases,
         results::cases,
         progress::cases,

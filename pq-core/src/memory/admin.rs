@@ -181,6 +181,9 @@ fn count(state: &State, tx: Tx, now: DateTime<Utc>) -> Vec<QueueCounts> {
             JobState::Done => &mut counts.done,
         } += 1;
     }
+    for queue in state.limits.keys() {
+        of(&mut all, queue);
+    }
     for (queue, paused) in &state.paused {
         let counts = of(&mut all, queue);
         (counts.paused_at, counts.paused_by) = (Some(paused.at), paused.by.clone());

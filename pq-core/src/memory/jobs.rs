@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::state::{Lease, Row, Subscribed};
+use super::take::Ready;
 use super::transaction::MemoryConn;
 use super::{MemoryStore, Subscription, archive, put, settle, take};
 use crate::store::{Accepted, Extension, Jobs, Scan, Taken, Undecodable};
@@ -24,13 +25,13 @@ impl Jobs for MemoryStore {
     fn take(&self, conn: &mut MemoryConn, queue: &QueueName, count: usize, _: Scan) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            let rows = take::ready(state, queue, count, open.tx, now);
+            let Ready { rows, limited, next_due } = take::take(state, open, queue, count, now);
             if rows.is_empty() {
-                let next_due = take::next_due(state, queue, open.tx, now);
                 return Ok(Taken { next_due, ..Taken::default() });
             }
             let token = state.next_tx();
-            let jobs = rows.iter().map(|row| Arc::new(row.claim(token, Held::Transaction))).collect();
+            let claim = |row: &Row| Arc::new(row.claim(token, Held::Transaction, limited));
+            let jobs = rows.iter().map(claim).collect();
             let rolled_back = rows.iter().any(|row| row.rolled_back);
             for row in rows {
                 open.set(state, Row { held_by: Some(open.tx), token, ..row });
@@ -63,16 +64,15 @@ impl Jobs for MemoryStore {
     ) -> Result<Taken, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            let rows = take::ready(state, queue, count, open.tx, now);
+            let Ready { rows, limited, next_due } = take::take(state, open, queue, count, now);
             if rows.is_empty() {
-                let next_due = take::next_due(state, queue, open.tx, now);
                 return Ok(Taken { next_due, ..Taken::default() });
             }
             let size = u32::try_from(rows.len()).unwrap_or(u32::MAX);
             let (token, until) = (state.next_tx(), take::after(now, lease));
             let lease = Lease { token, until, size, cancel_requested: false };
-            let jobs =
-                rows.iter().map(|row| Arc::new(row.claim(token, Held::Lease { jobs: size }))).collect();
+            let claim = |row: &Row| Arc::new(row.claim(token, Held::Lease { jobs: size }, limited));
+            let jobs = rows.iter().map(claim).collect();
             for mut row in rows {
                 row.job.attempt += 1;
                 row.job.error = None;

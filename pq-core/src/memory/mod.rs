@@ -17,6 +17,7 @@ mod connect;
 mod counting;
 mod explain;
 mod jobs;
+mod limits;
 mod notes;
 mod operations;
 mod put;

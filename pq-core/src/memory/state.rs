@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use chrono::{DateTime, Utc};
 
+use super::limits::{Bucket, BucketKey};
 use super::notes::Kept;
 use crate::{
-    AuditEntry, Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, QueueName, StopMode,
-    TaskCounters, WakeSignal, WorkerId,
+    AuditEntry, Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, Limits, QueueName,
+    StopMode, TaskCounters, WakeSignal, WorkerId,
 };
 
 /// The id of a transaction.
@@ -106,7 +107,7 @@ impl Row {
     }
 
     /// Returns the claim of a take of this row.
-    pub(super) fn claim(&self, token: i64, held: Held) -> Claim {
+    pub(super) fn claim(&self, token: i64, held: Held, limited: bool) -> Claim {
         let record = JobRecord {
             state: JobState::Running,
             attempt: self.job.attempt + 1,
@@ -114,7 +115,7 @@ impl Row {
             result: None,
             ..self.job.clone()
         };
-        Claim { record, token, held, lease_limit: self.lease_limit }
+        Claim { record, token, held, lease_limit: self.lease_limit, limited }
     }
 }
 
@@ -175,6 +176,9 @@ pub(super) struct State {
     pub(super) rows: BTreeMap<JobId, Row>,
     pub(super) archive: BTreeMap<JobId, Archived>,
     pub(super) paused: BTreeMap<QueueName, Paused>,
+    pub(super) limits: BTreeMap<QueueName, Limits>,
+    /// The tokens of limited queues and their groups. A bucket that is absent is full.
+    pub(super) buckets: BTreeMap<BucketKey, Bucket>,
     pub(super) crons: BTreeMap<String, Periodic>,
     pub(super) workers: BTreeMap<WorkerId, Registered>,
     /// What was counted, in no order. See [`TaskCounters::merge`].

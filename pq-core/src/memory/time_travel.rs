@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::MemoryStore;
+use super::limits::Bucket;
 use super::state::{Archived, Lease, Paused, Periodic, Registered, Row};
 use super::take::before;
 use super::transaction::MemoryConn;
@@ -28,6 +29,9 @@ impl TimeTravel for MemoryStore {
             }
             for (queue, paused) in state.paused.clone() {
                 open.set_paused(state, &queue, Some(Paused { at: back(paused.at), ..paused }));
+            }
+            for (key, bucket) in state.buckets.clone() {
+                open.set_bucket(state, key, Bucket { at: back(bucket.at), ..bucket });
             }
             for (id, entry) in state.audit.clone() {
                 open.set_audit(state, id, Some(AuditEntry { at: back(entry.at), ..entry }));

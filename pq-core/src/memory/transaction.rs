@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::limits::{Bucket, BucketKey};
 use super::notes::Kept;
 use super::state::{Archived, Paused, Periodic, Row, Shared, State, Subscribed, Tx};
-use crate::{AuditEntry, JobId, QueueName, TaskCounters};
+use crate::{AuditEntry, JobId, Limits, QueueName, TaskCounters};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ enum Undo {
     Row(JobId, Option<Row>),
     Archived(JobId, Option<Archived>),
     Paused(QueueName, Option<Paused>),
+    Limits(QueueName, Option<Limits>),
+    Bucket(BucketKey, Option<Bucket>),
     Cron(String, Option<Periodic>),
     /// What the commit adds to the counters.
     Counted(TaskCounters),
@@ -60,6 +63,18 @@ impl Open {
     pub(super) fn set_paused(&mut self, state: &mut State, queue: &QueueName, paused: Option<Paused>) {
         let before = set(&mut state.paused, queue.clone(), paused);
         self.undo.push(Undo::Paused(queue.clone(), before));
+    }
+
+    /// Replaces or removes the limits of a queue.
+    pub(super) fn set_limits(&mut self, state: &mut State, queue: &QueueName, limits: Option<Limits>) {
+        let before = set(&mut state.limits, queue.clone(), limits);
+        self.undo.push(Undo::Limits(queue.clone(), before));
+    }
+
+    /// Replaces the tokens of a queue or of a group.
+    pub(super) fn set_bucket(&mut self, state: &mut State, key: BucketKey, bucket: Bucket) {
+        let before = state.buckets.insert(key.clone(), bucket);
+        self.undo.push(Undo::Bucket(key, before));
     }
 
     /// Adds, replaces or removes a periodic job.
@@ -94,6 +109,8 @@ impl Open {
                 }
                 Undo::Archived(id, archived) => drop(set(&mut state.archive, id, archived)),
                 Undo::Paused(queue, paused) => drop(set(&mut state.paused, queue, paused)),
+                Undo::Limits(queue, limits) => drop(set(&mut state.limits, queue, limits)),
+                Undo::Bucket(key, bucket) => drop(set(&mut state.buckets, key, bucket)),
                 Undo::Cron(name, periodic) => drop(set(&mut state.crons, name, periodic)),
                 Undo::Counted(_) => {}
                 Undo::Audit(id, entry) => drop(set(&mut state.audit, id, entry)),
@@ -124,6 +141,13 @@ impl Open {
                     let is_resumed = !state.paused.contains_key(&queue);
                     notified.extend(is_resumed.then_some(Subscribed::Queue(queue)));
                 }
+                Undo::Limits(queue, _) => drop(notified.insert(Subscribed::Queue(queue))),
+                Undo::Bucket(key, _) => {
+                    if let Some(bucket) = state.buckets.get_mut(&key) {
+                        bucket.held_by = None;
+                    }
+                    notified.insert(Subscribed::Queue(key.0));
+                }
                 Undo::Counted(counted) => state.counters.push(counted),
                 Undo::Cron(name, _) => {
                     if let Some(periodic) = state.crons.get_mut(&name) {
@@ -147,10 +171,13 @@ fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<
     }
 }
 
-/// Commits a row, and returns the queue to notify: if a job was added to it, or its serialization key was released.
+/// Commits a row, and returns the queue to notify: if a job was added to it, or its serialization key or
+/// its place was released.
 fn commit_row(state: &mut State, id: JobId, before: Option<&Row>, tx: Tx) -> Option<QueueName> {
     let row = state.rows.get_mut(&id)?;
-    let frees = row.job.serialization_key.is_some().then(|| row.job.queue.clone());
+    let queue = &row.job.queue;
+    let is_awaited = row.job.serialization_key.is_some() || state.limits.contains_key(queue);
+    let frees = is_awaited.then(|| queue.clone());
     if row.held_by == Some(tx) {
         state.rows.remove(&id);
         return frees;

@@ -13,7 +13,7 @@ use crate::{
 impl<S: Store> Pq<S> {
     /// Counts the jobs of every queue by state, ordered by the queues' names.
     ///
-    /// Includes each queue that has a job, waiting or archived, or that is paused. Reads all jobs.
+    /// Includes each queue that has a job, waiting or archived, or that is paused or limited. Reads all jobs.
     ///
     /// # Errors
     ///

@@ -10,6 +10,7 @@ mod get;
 mod handle;
 mod iter;
 mod lease;
+mod limits;
 mod notes;
 mod operate;
 mod put;

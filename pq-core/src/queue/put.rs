@@ -3,9 +3,9 @@
 use std::borrow::Borrow;
 
 use serde::Serialize;
-use serde_json::Map;
 
 use super::Queue;
+use crate::annotations::Noted;
 use crate::{Annotations, CodecError, Error, NewJob, Payload, Put, PutOptions, Store};
 
 impl<S: Store, T: Serialize> Queue<S, T> {
@@ -115,7 +115,8 @@ impl<S: Store, T: Serialize> Queue<S, T> {
         data: impl IntoIterator<Item = impl Borrow<T>>,
     ) -> impl Iterator<Item = Result<NewJob, Error>> {
         // A trace context alone violates no rule.
-        let annotations = Annotations::new(self.trace(), Vec::new(), Map::new()).unwrap_or_default();
+        let annotations =
+            Annotations::new(Noted { trace: self.trace(), ..Noted::default() }).unwrap_or_default();
         data.into_iter().map(move |data| {
             let payload = self.encode_payload::<T>(data.borrow())?;
             Ok(NewJob { annotations: annotations.clone(), ..NewJob::new(payload) })

@@ -14,7 +14,7 @@ pub trait Admin: Connect {
 
     /// Counts the jobs of every queue, sorted by name.
     ///
-    /// A queue is included if it has a job, live or archived, or is paused.
+    /// A queue is included if it has a job, live or archived, or is paused or limited.
     ///
     /// # Errors
     ///

@@ -13,6 +13,7 @@
 //! | [`Results`] | waiting for the end of a job |
 //! | [`Notes`] | the progress and the logs of jobs |
 //! | [`Admin`] | counting, listing, cancelling, pausing and moving jobs |
+//! | [`Limiting`] | limits of queues |
 //! | [`Explain`] | why a job waits |
 //! | [`Operations`] | changing the jobs that a filter selects |
 //! | [`Audit`] | the audit log of operators |
@@ -38,6 +39,7 @@ mod connect;
 mod counting;
 mod explain;
 mod jobs;
+mod limiting;
 mod notes;
 mod operations;
 mod results;
@@ -53,6 +55,7 @@ pub use connect::{Connect, StoreError};
 pub use counting::{Counting, MAX_COUNTED_QUEUES, MAX_COUNTED_TASKS};
 pub use explain::{Circumstances, Explain, KeyHolder};
 pub use jobs::{Accepted, Extension, Jobs, MAX_KEYED_TAKE, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
+pub use limiting::Limiting;
 pub use notes::Notes;
 pub use operations::{Batch, Operations, Source};
 pub use results::{Results, next_look};
@@ -63,7 +66,7 @@ pub use workers::Workers;
 
 /// Stores jobs.
 ///
-/// A type that implements [`Jobs`], [`Archive`], [`Results`], [`Notes`], [`Admin`], [`Explain`], [`Operations`], [`Audit`], [`Workers`],
+/// A type that implements [`Jobs`], [`Archive`], [`Results`], [`Notes`], [`Admin`], [`Limiting`], [`Explain`], [`Operations`], [`Audit`], [`Workers`],
 /// [`Counting`], [`Schedules`] and [`TimeTravel`] is a store.
 /// Each method that reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
 /// caller's connection. A store never commits a transaction that a caller began.
@@ -93,6 +96,8 @@ pub use workers::Workers;
 /// - **Serialization keys.** Of a queue's jobs that share a key, at most one is held at any time, by an open
 ///   transaction or by a lease. Nothing waits for it. When it ends, the key's next job becomes ready, and signals are
 ///   notified as for a put.
+/// - **Limits.** No more jobs of a limited queue, or of a group of it, are taken than its limits allow. Nothing waits for a
+///   place or a token.
 /// - **Unique keys.** Of a queue's jobs that share a key, at most one waits or is held by a lease. Concurrent puts, and
 ///   the jobs of one batch, are decided one after the other.
 /// - **Clocks.** Only the store's clock decides what is due.
@@ -106,6 +111,7 @@ pub trait Store:
     + Results
     + Notes
     + Admin
+    + Limiting
     + Explain
     + Operations
     + Audit
@@ -122,6 +128,7 @@ impl<
         + Results
         + Notes
         + Admin
+        + Limiting
         + Explain
         + Operations
         + Audit

@@ -181,7 +181,9 @@ impl<S: Store, A: Serialize> Task<S, A> {
     pub fn encode(&self, arguments: &A, options: &CallOptions) -> Result<NewJob, Error> {
         let json = serde_json::to_string(arguments)
             .map_err(|found| Error::Encode(CodecError::new(found.to_string())))?;
-        let mut job = self.encode_arguments(Arguments::of(&json), options)?;
+        let grouped = self.group.as_ref().map(|group| CallOptions::new().group(group(arguments)));
+        let grouped = grouped.map(|grouped| options.or(&grouped));
+        let mut job = self.encode_arguments(Arguments::of(&json), grouped.as_ref().unwrap_or(options))?;
         if let (None, Some(key)) = (&job.serialization_key, &self.key) {
             job.serialization_key = Some(Key::new(key(arguments))?);
         }
@@ -193,7 +195,7 @@ impl<S: Store, A> Task<S, A> {
     /// Enqueues a call whose arguments are JSON: an array of positional and an object of keyword arguments.
     ///
     /// For callers that do not have the type of the arguments, and for tasks of Python that take both kinds. The key of
-    /// [`Task::serialize_by`] is not computed.
+    /// [`Task::serialize_by`] and the group of [`Task::group_by`] are not computed.
     ///
     /// # Errors
     ///
@@ -216,7 +218,7 @@ impl<S: Store, A> Task<S, A> {
         self.queue.put_one(|| self.encode_arguments(arguments, options))
     }
 
-    /// Builds the job of a call, without the key of [`Task::serialize_by`].
+    /// Builds the job of a call, without what is computed from its arguments.
     fn encode_arguments(&self, arguments: Arguments, options: &CallOptions) -> Result<NewJob, Error> {
         let options = options.or(&self.defaults);
         let backoff = options.backoff.as_ref();

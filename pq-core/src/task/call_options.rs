@@ -69,6 +69,18 @@ impl CallOptions {
         self
     }
 
+    /// Sets the group. See [`PutOptions::group`].
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.put = self.put.group(group);
+        self
+    }
+
+    /// Sets the cost. See [`PutOptions::cost`].
+    pub fn cost(mut self, tokens: u32) -> Self {
+        self.put = self.put.cost(tokens);
+        self
+    }
+
     /// Sets the tags. See [`PutOptions::tags`].
     pub fn tags(mut self, tags: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.put = self.put.tags(tags);

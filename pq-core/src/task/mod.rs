@@ -48,6 +48,7 @@ pub struct Task<S: Store, A> {
     defaults: CallOptions,
     policy: Policy,
     key: Option<KeyOf<A>>,
+    group: Option<KeyOf<A>>,
 }
 
 /// Computes a serialization key from a call's arguments.
@@ -61,6 +62,7 @@ impl<S: Store, A> Clone for Task<S, A> {
             defaults: self.defaults.clone(),
             policy: self.policy.clone(),
             key: self.key.clone(),
+            group: self.group.clone(),
         }
     }
 }
@@ -86,6 +88,7 @@ impl<S: Store> Queue<S, ()> {
             defaults: CallOptions::new(),
             policy: Policy::default(),
             key: None,
+            group: None,
         }
     }
 }
@@ -186,6 +189,15 @@ impl<S: Store, A> Task<S, A> {
     #[must_use]
     pub fn serialize_by(mut self, key: impl Fn(&A) -> String + Send + Sync + 'static) -> Self {
         self.key = Some(Arc::new(key));
+        self
+    }
+
+    /// Computes a group from the arguments of each call, by which the limits of the queue count its jobs.
+    ///
+    /// A group in the options of a call takes precedence. See [`crate::PutOptions::group`].
+    #[must_use]
+    pub fn group_by(mut self, group: impl Fn(&A) -> String + Send + Sync + 'static) -> Self {
+        self.group = Some(Arc::new(group));
         self
     }
 }

@@ -1,6 +1,7 @@
 //! A batch of jobs that are taken under one lease, while no transaction is open.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
@@ -60,6 +61,7 @@ pub(super) fn run_batch<S: Store>(
     };
     found();
     let batch = Batch::of(&taken.jobs);
+    served.limited.store(taken.jobs.iter().any(|job| job.limited), Ordering::Relaxed);
     run.leases.insert(lease, length, asked_at);
     run.lease_added();
     let (slot, mut jobs) = (&run.slots()[thread], taken.jobs);

@@ -1,5 +1,6 @@
 //! One poll of the queues: takes jobs of the first queue that has any, and runs them.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
@@ -62,7 +63,8 @@ pub(super) fn poll<S: Store>(
             run.record_poll();
             found();
         };
-        let batch = match served.is_transactional() {
+        let takes_in_transaction = served.is_transactional() && !served.limited.load(Ordering::Relaxed);
+        let batch = match takes_in_transaction {
             true => transactional_batch::run_batch(run, thread, position, want, scan, &mut began),
             false => leased_batch::run_batch(run, thread, position, want, scan, &mut began),
         };

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use super::sharing::SharingLimit;
@@ -23,6 +24,8 @@ pub(super) struct ServedQueue<S: Store> {
     pub(super) concurrency: usize,
     pub(super) limiter: TakeLimiter,
     pub(super) sharing_limit: SharingLimit,
+    /// Whether the queue was limited at the last take of jobs, which are taken under a lease then.
+    pub(super) limited: AtomicBool,
 }
 
 impl<S: Store> ServedQueue<S> {
@@ -109,6 +112,7 @@ impl<S: Store> QueueSet<S> {
                     concurrency: usize::MAX,
                     limiter: TakeLimiter::default(),
                     sharing_limit: SharingLimit::default(),
+                    limited: AtomicBool::new(false),
                 });
                 self.all.len() - 1
             }

@@ -117,10 +117,11 @@ pub(super) fn run_batch<S: Store>(
 /// A rollback leaves no trace but [`Taken::rolled_back`]. So after an attempt that was rolled back, the next one runs
 /// under a lease, where a failure is recorded for certain and the death of the worker is counted: of a job that kills
 /// its worker, one attempt is not counted. The same holds for a job that has crashed or been in a lost lease before,
-/// and for the retry of a single job, whose failure could be lost between its rollback and [`crate::store::Jobs::retake`].
+/// for the jobs of a limited queue, whose places and tokens a transaction would hold as long as it is open, and for the
+/// retry of a single job, whose failure could be lost between its rollback and [`crate::store::Jobs::retake`].
 pub(super) fn needs_lease(taken: &Taken) -> bool {
     taken.rolled_back
-        || taken.jobs.iter().any(|job| job.crashes > 0 || job.lease_limit.is_some())
+        || taken.jobs.iter().any(|job| job.limited || job.crashes > 0 || job.lease_limit.is_some())
         || matches!(taken.jobs.as_slice(), [job] if job.attempt > 1)
 }
 

@@ -8,13 +8,13 @@ use chrono::{DateTime, Utc};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use pq_core::store::{
     Accepted, Admin, Archive, Audit, Batch, Circumstances, Connect, Counting, Explain, Extension, Jobs,
-    Notes, Operations, Results, Scan, Schedules, Source, Taken, TimeTravel, Undecodable, Workers,
+    Limiting, Notes, Operations, Results, Scan, Schedules, Source, Taken, TimeTravel, Undecodable, Workers,
 };
 use pq_core::{
     AuditEntry, AuditRecord, CancelOutcome, Claim, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply,
-    Isolation, JobId, JobProgress, JobRecord, JobState, MaintenanceReport, NewJob, NewNotes, Operation,
-    PausedQueue, Payload, Put, QueueCounts, QueueName, Retention, Settlement, StopMode, StoredLine,
-    TaskCounters, WakeSignal, WorkerId, WorkerInfo,
+    Isolation, JobId, JobProgress, JobRecord, JobState, Limits, MaintenanceReport, NewJob, NewNotes,
+    Operation, PausedQueue, Payload, Put, QueueCounts, QueueName, Retention, Settlement, StopMode,
+    StoredLine, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
 };
 use pq_diesel::store::{PgStore, SqlConnection};
 use pq_diesel_async::testing::{Lent, OnAsync, Shared};
@@ -316,6 +316,16 @@ impl Admin for Blocking {
         ids: Option<&[JobId]>,
     ) -> Result<u64, Error> {
         wait!(self, conn, |store, sql| store.move_jobs_on(sql, from, to, ids))
+    }
+}
+
+impl Limiting for Blocking {
+    fn limits(&self, conn: &mut Conn, queue: &QueueName) -> Result<Limits, Error> {
+        wait!(self, conn, |store, sql| store.limits_on(sql, queue))
+    }
+
+    fn set_limits(&self, conn: &mut Conn, queue: &QueueName, limits: &Limits) -> Result<(), Error> {
+        wait!(self, conn, |store, sql| store.set_limits_on(sql, queue, limits))
     }
 }
 

@@ -49,14 +49,14 @@ pub(super) fn examine(exam: &Exam<'_>, conn: &mut PgConnection) -> Result<Vec<Fi
     if restricted.is_empty() {
         return Ok(vec![Finding::ok(CHECK, "no policy applies to this role")]);
     }
-    let paused = table.named("paused");
-    Ok(restricted.iter().map(|one| assess(one, one.name == paused.as_str())).collect())
+    let controls = table.named("controls");
+    Ok(restricted.iter().map(|one| assess(one, one.name == controls.as_str())).collect())
 }
 
-fn assess(table: &Restricted, has_pauses: bool) -> Finding {
+fn assess(table: &Restricted, has_controls: bool) -> Finding {
     let Restricted { role, name, shows_all, hides_all } = table;
-    let (level, consequence) = match (has_pauses, shows_all) {
-        (true, _) => (Level::Failure, "takes are refused, because a pause could be hidden"),
+    let (level, consequence) = match (has_controls, shows_all) {
+        (true, _) => (Level::Failure, "takes are refused, because a pause or a limit could be hidden"),
         (false, false) if *hides_all => (Level::Failure, "it hides all rows, so the role sees no job"),
         (false, false) => {
             (Level::Warning, "rows that a policy hides are neither taken, counted, requeued nor pruned")
@@ -74,11 +74,11 @@ mod tests {
 
     #[test]
     fn a_hidden_pause_is_a_failure_and_a_hidden_row_a_warning() {
-        let level_of = |has_pauses, shows_all, hides_all| {
+        let level_of = |has_controls, shows_all, hides_all| {
             let table = Restricted { role: "bob".to_owned(), name: "queue".to_owned(), shows_all, hides_all };
-            assess(&table, has_pauses).level
+            assess(&table, has_controls).level
         };
-        let level = |has_pauses, shows_all| level_of(has_pauses, shows_all, false);
+        let level = |has_controls, shows_all| level_of(has_controls, shows_all, false);
         assert_eq!(level_of(false, false, true), Level::Failure);
         assert_eq!([level(true, true), level(true, false)], [Level::Failure; 2]);
         assert_eq!([level(false, true), level(false, false)], [Level::Ok, Level::Warning]);

@@ -66,7 +66,13 @@ impl ScannedRow {
             record.annotations = Annotations::from_stored(annotations);
             record.attempt_log = attempt_log(log);
             let lease_limit = lease_limit.map(limit);
-            jobs.push(Arc::new(Claim { record, token, held: Held::Transaction, lease_limit }));
+            jobs.push(Arc::new(Claim {
+                record,
+                token,
+                held: Held::Transaction,
+                lease_limit,
+                limited: false,
+            }));
         }
         sort(&mut jobs);
         Ok(Taken { jobs, next_due: None, rolled_back })
@@ -113,7 +119,7 @@ impl LeaseRow {
                 record.annotations = Annotations::from_stored(annotations.next().flatten());
                 record.attempt_log = attempt_log(logs.next().flatten());
                 let lease_limit = lease_limit.next().flatten().map(limit);
-                Arc::new(Claim { record, token: self.token, held, lease_limit })
+                Arc::new(Claim { record, token: self.token, held, lease_limit, limited: false })
             })
             .collect();
         sort(&mut jobs);

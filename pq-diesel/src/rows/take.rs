@@ -32,6 +32,7 @@ row! {
         next_due: Option<i64> => Nullable<BigInt>,
         raced: bool => Bool,
         falls_back: bool => Bool,
+        is_limited: bool => Bool,
     }
 }
 
@@ -49,10 +50,12 @@ pub(crate) struct TakeResult {
     pub(crate) raced: bool,
     /// Whether the queue needs the statement of the next fallback level.
     pub(crate) falls_back: bool,
+    /// Without jobs: whether the queue is limited, so that its jobs are taken by another statement.
+    pub(crate) is_limited: bool,
 }
 
 impl TakeResult {
-    pub(crate) fn new(queue: &QueueName, rows: Vec<TakeRow>, leased: bool) -> Self {
+    pub(crate) fn new(queue: &QueueName, rows: Vec<TakeRow>, leased: bool, limited: bool) -> Self {
         let mut result = Self::default();
         let held = match leased {
             true => Held::Lease { jobs: u32::try_from(rows.len()).unwrap_or(u32::MAX) },
@@ -62,7 +65,7 @@ impl TakeResult {
             result.raced = row.raced;
             let (Some(id), Some(payload), Some(token)) = (row.id, row.payload, row.token) else {
                 result.next_due = row.next_due.map(span);
-                result.falls_back = row.falls_back;
+                (result.falls_back, result.is_limited) = (row.falls_back, row.is_limited);
                 continue;
             };
             result.rolled_back |= row.rolled_back.unwrap_or_default();
@@ -88,7 +91,7 @@ impl TakeResult {
                 annotations: Annotations::from_stored(annotations),
                 attempt_log: attempt_log(log),
             };
-            result.jobs.push(Arc::new(Claim { record, token, held, lease_limit }));
+            result.jobs.push(Arc::new(Claim { record, token, held, lease_limit, limited }));
         }
         sort(&mut result.jobs);
         result

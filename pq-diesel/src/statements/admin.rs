@@ -12,14 +12,25 @@ pub(super) const NOW: &str = "SELECT clock_timestamp()";
 pub(super) const ENCODING: &str = "SELECT pg_catalog.current_setting('server_encoding')";
 
 /// Pauses a queue. Returns no row if it is paused already. $1 queue, $2 operator or null.
-pub(super) const PAUSE: &str = "INSERT INTO {paused} (q_name, paused_by) VALUES ($1, $2) ON CONFLICT (q_name) DO NOTHING RETURNING q_name";
+pub(super) const PAUSE: &str = "\
+INSERT INTO {controls} AS control (q_name, paused_at, paused_by) VALUES ($1, statement_timestamp(), $2)
+ON CONFLICT (q_name) DO UPDATE SET paused_at = EXCLUDED.paused_at, paused_by = EXCLUDED.paused_by
+    WHERE control.paused_at IS NULL
+RETURNING q_name";
 
 /// Lists the paused queues. Order: by name. No locks.
-pub(super) const PAUSED: &str =
-    "SELECT q_name, paused_at, paused_by FROM {paused} ORDER BY q_name COLLATE \"C\"";
+pub(super) const PAUSED: &str = "SELECT q_name, paused_at, paused_by FROM {controls} WHERE paused_at IS NOT NULL ORDER BY q_name COLLATE \"C\"";
 
-/// Resumes a queue. Returns no row if it is not paused. $1 queue.
-pub(super) const RESUME: &str = "DELETE FROM {paused} WHERE q_name = $1 RETURNING q_name";
+/// Resumes a queue, which keeps its limits. Returns no row if it is not paused. $1 queue.
+pub(super) const RESUME: &str = "\
+WITH unlimited AS (
+    DELETE FROM {controls} WHERE q_name = $1 AND paused_at IS NOT NULL AND limits IS NULL RETURNING q_name
+), limited AS (
+    UPDATE {controls} SET paused_at = NULL, paused_by = NULL
+    WHERE q_name = $1 AND paused_at IS NOT NULL AND limits IS NOT NULL
+    RETURNING q_name
+)
+SELECT q_name FROM unlimited UNION ALL SELECT q_name FROM limited";
 
 /// Counts the jobs of a queue, or of all queues, by state, in one snapshot and without locks. $1 queue or null.
 ///
@@ -60,7 +71,7 @@ SELECT q_name, coalesce(due - keyed + first_per_key, 0), coalesce(keyed - first_
     CASE WHEN oldest IS NOT NULL
         THEN (extract(epoch FROM statement_timestamp() - greatest(oldest, '2000-01-01')) * 1000000)::bigint END,
     error, paused_at, paused_by, coalesce(per_second, 0)
-FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FULL JOIN {paused} USING (q_name)
+FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FULL JOIN {controls} USING (q_name)
     LEFT JOIN rates USING (q_name)
 WHERE $1 IS NULL OR q_name = $1
 ORDER BY q_name COLLATE \"C\"";

@@ -71,6 +71,6 @@ SELECT clock_timestamp(), row_security_active({jobs_name}::regclass), paused.pau
     EXISTS (SELECT FROM key_locker), key_locker.pid, key_locker.application_name,
     (extract(epoch FROM clock_timestamp() - key_locker.xact_start) * 1000000)::bigint,
     first_of_key.id, ahead.jobs
-FROM bound LEFT JOIN job ON true LEFT JOIN {paused} AS paused ON paused.q_name = job.q_name
+FROM bound LEFT JOIN job ON true LEFT JOIN {controls} AS paused ON paused.q_name = job.q_name
     LEFT JOIN locker ON true LEFT JOIN key_locker ON true LEFT JOIN key_holder ON true
     LEFT JOIN first_of_key ON true LEFT JOIN ahead ON true";

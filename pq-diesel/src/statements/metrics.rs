@@ -2,7 +2,7 @@
 
 /// Counts the jobs of each queue by state, up to a bound for each part of a state. $1 most queues, $2 bound.
 ///
-/// A queue is included if it has a job, live or archived, or counters, or is paused, or if a worker or a periodic job names
+/// A queue is included if it has a job, live or archived, or counters, or is paused or limited, or if a worker or a periodic job names
 /// it. The recursive queries jump from one queue to the next in an index. Each part is read from an index that holds
 /// nothing else, so the statement must run with sequential and bitmap scans disabled. The comparisons of rows keep the
 /// planner from the index for pruning, which would be read for each queue as a whole. No locks.
@@ -41,7 +41,7 @@ WITH RECURSIVE ready AS (
     SELECT q_name FROM (
         (SELECT q_name FROM ready LIMIT $1) UNION (SELECT q_name FROM keyed LIMIT $1)
         UNION (SELECT q_name FROM scheduled LIMIT $1) UNION (SELECT q_name FROM ended LIMIT $1)
-        UNION SELECT q_name FROM {leases} UNION SELECT q_name FROM {counters} UNION SELECT q_name FROM {paused}
+        UNION SELECT q_name FROM {leases} UNION SELECT q_name FROM {counters} UNION SELECT q_name FROM {controls}
         UNION SELECT unnest(queues) FROM {workers} UNION SELECT q_name FROM {cron}
     ) AS known WHERE q_name IS NOT NULL ORDER BY q_name LIMIT $1
 ), running AS (
@@ -98,7 +98,7 @@ CROSS JOIN LATERAL (
         WHERE (job.q_name, outcome) >= (queues.q_name, 'done') AND (job.q_name, outcome) <= (queues.q_name, 'done')
         LIMIT $2) AS first_jobs
 ) AS done
-LEFT JOIN running USING (q_name) LEFT JOIN {paused} USING (q_name)
+LEFT JOIN running USING (q_name) LEFT JOIN {controls} USING (q_name)
 ORDER BY queues.q_name COLLATE \"C\"";
 
 /// Estimates how many jobs of a queue are in a part of a state, from the planner's statistics: the first line of the plan

@@ -9,6 +9,7 @@ mod audit;
 mod counting;
 mod explain;
 mod filter;
+mod limits;
 mod metrics;
 mod names;
 mod notes;
@@ -46,6 +47,10 @@ pub(crate) struct Statements {
     pub(crate) large_payloads: Statement,
     pub(crate) beyond_index: Statement,
     pub(crate) fallbacks: [Sized; 4],
+    pub(crate) take_limited: Statement,
+    pub(crate) limits: Statement,
+    pub(crate) set_limits: Statement,
+    pub(crate) forget_limits: Statement,
     pub(crate) retake: Statement,
     pub(crate) release_unique: Statement,
     pub(crate) notify: Statement,
@@ -144,6 +149,10 @@ impl Statements {
             large_payloads: statement(take::LARGE_PAYLOADS),
             beyond_index: statement(take::BEYOND_INDEX),
             fallbacks: take::fallbacks(&names),
+            take_limited: statement(take::TAKE_LIMITED),
+            limits: statement(limits::LIMITS),
+            set_limits: statement(limits::SET_LIMITS),
+            forget_limits: statement(limits::FORGET_LIMITS),
             retake: statement(take::RETAKE),
             release_unique: statement(take::RELEASE_UNIQUE),
             notify: statement(take::NOTIFY),

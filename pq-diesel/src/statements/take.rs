@@ -181,12 +181,13 @@ pub(super) fn fallbacks(names: &Names) -> [Sized; 4] {
 pub(super) const LARGE_PAYLOADS: &str = "\
 SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = {jobs_name}::regclass";
 
-/// Returns whether the queue has jobs outside of the index of ready jobs without keys, and the time in microseconds
-/// until its next scheduled job is due. $1 queue.
+/// Returns whether the queue may have jobs that the index of ready jobs without keys does not show, and the time in
+/// microseconds until its next scheduled job is due. $1 queue.
 ///
 /// No locks.
 pub(super) const BEYOND_INDEX: &str = "\
-SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AND (
+SELECT EXISTS (SELECT FROM {controls} WHERE q_name = $1 AND limits IS NOT NULL AND paused_at IS NULL)
+    OR NOT EXISTS (SELECT FROM {controls} WHERE q_name = $1) AND (
         EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
@@ -198,6 +199,21 @@ SELECT NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) AND (
     FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
         AND schedule_at > statement_timestamp() AND schedule_at < 'infinity')";
+
+/// Takes jobs of a limited queue, with the result of a fallback. If the queue is not limited, the next statement must
+/// run. $1 queue, $2 most jobs, $3 length of the lease in microseconds, or null if a transaction owns the jobs.
+///
+/// Order, locks: as the function states them. It waits for none. If another transaction has locked for a moment what is
+/// missing, the next job is due in 0 microseconds.
+pub(super) const TAKE_LIMITED: &str = "\
+SELECT (job).id, (job).data, (job).enqueued_at, (job).schedule_at, (job).expected_at, (job).priority, (job).attempt,
+    (job).serial_key, (job).unique_key,
+    CASE WHEN (job).id IS NOT NULL
+        THEN ROW((job).crashes, (job).lease_limit, (job).annotations::text, (job).attempt_log::text) END,
+    false, token, next_due, raced, NOT is_limited, is_limited
+FROM {take_limited}($1, $2, $3, CASE WHEN $3::bigint IS NULL
+        THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint ELSE nextval({tokens_name}) END) AS taken
+WHERE CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}() ELSE true END";
 
 /// Takes one job again if it is unchanged in the queue, and stores the token of its first take. Returns no row if the
 /// job has changed or is locked. $1 job, $2 queue, $3 attempt, $4 token.

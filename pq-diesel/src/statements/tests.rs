@@ -24,6 +24,10 @@ impl Statements {
             large_payloads,
             beyond_index,
             fallbacks,
+            take_limited,
+            limits,
+            set_limits,
+            forget_limits,
             retake,
             release_unique,
             notify,
@@ -105,6 +109,10 @@ impl Statements {
             &fast_lease.range,
             large_payloads,
             beyond_index,
+            take_limited,
+            limits,
+            set_limits,
+            forget_limits,
             retake,
             release_unique,
             notify,
@@ -205,7 +213,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 191);
+    assert_eq!(statements.texts().len(), 195);
 }
 
 #[test]

@@ -48,7 +48,9 @@ WITH passed AS MATERIALIZED (
         last_at = last_at - span, retry_at = retry_at - span, paused_at = paused_at - span
     FROM passed
 ), paused AS (
-    UPDATE {paused} SET paused_at = paused_at - span FROM passed
+    UPDATE {controls} SET paused_at = paused_at - span FROM passed
+), tokens AS (
+    UPDATE {buckets} SET at = at - span FROM passed
 ), audited AS (
     UPDATE {audit} SET at = at - span FROM passed
 ), noted AS (

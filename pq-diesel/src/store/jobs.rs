@@ -12,7 +12,7 @@ use pq_core::{
 };
 
 use super::settle::{is_plain, is_whole, log_value};
-use super::take::{Owner, TakeRequest};
+use super::take::{Owner, TakeRequest, warn_unreleased};
 use super::transaction::single_statement;
 use super::{PgStore, SqlConnection, micros};
 use crate::Error;
@@ -188,6 +188,31 @@ impl PgStore {
     }
 
     pub async fn settle_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        settlements: &[Settlement<'_>],
+    ) -> Result<Accepted, Error> {
+        let accepted = self.settle_only(conn, settlements).await?;
+        let mut limited: Vec<&QueueName> = settlements
+            .iter()
+            .filter(|settlement| settlement.job.limited && settlement.job.lease().is_some())
+            .map(|settlement| &settlement.job.queue)
+            .collect();
+        limited.dedup();
+        if limited.is_empty() {
+            return Ok(accepted);
+        }
+        // Others may have the places of these jobs.
+        match self.notify_queues(conn, limited).await {
+            Err(error) if conn.depth()? > 0 => Err(error),
+            notified => {
+                warn_unreleased(&settlements[0].job.queue, notified);
+                Ok(accepted)
+            }
+        }
+    }
+
+    async fn settle_only(
         &self,
         conn: &mut impl SqlConnection,
         settlements: &[Settlement<'_>],

@@ -17,6 +17,7 @@ mod fast_path;
 mod group_commit_tests;
 mod group_take;
 mod jobs;
+mod limits;
 mod metrics;
 mod notes;
 mod operations;
@@ -38,15 +39,15 @@ use diesel::sql_types::Text;
 use pq_core::{Isolation, NewJob, QueueName};
 
 pub use pq_core::store::{
-    Admin, Archive, Audit, Connect, Counting, Explain, Jobs, Notes, Operations, Results, Rows, Schedules,
-    Store, StoreError, TimeTravel, Workers,
+    Admin, Archive, Audit, Connect, Counting, Explain, Jobs, Limiting, Notes, Operations, Results, Rows,
+    Schedules, Store, StoreError, TimeTravel, Workers,
 };
 
 use self::fast_path::FastPath;
 use self::group_take::GroupTakes;
 pub use self::put::may_be_shared;
 use self::put::{GroupPuts, may_be_notified_later};
-use self::take::{FallbackLevels, PayloadStorage};
+use self::take::{BusyPauses, FallbackLevels, PayloadStorage};
 pub use crate::connection::{Answer, Failed, Limited, Load, SqlConnection};
 use crate::listener::Listener;
 pub use crate::listener::Subscription;
@@ -66,6 +67,7 @@ pub struct PgStore {
     pub(crate) notify: Notify,
     pub(crate) poll_interval: Duration,
     pub(crate) fallback_levels: FallbackLevels,
+    pub(crate) busy_pauses: BusyPauses,
     pub(crate) payload_storage: PayloadStorage,
     pub(crate) fast_path: FastPath,
     pub(crate) group_puts: GroupPuts,
@@ -100,6 +102,7 @@ impl PgStore {
             notify,
             poll_interval,
             fallback_levels: FallbackLevels::default(),
+            busy_pauses: BusyPauses::default(),
             payload_storage: PayloadStorage::default(),
             fast_path: FastPath::default(),
             group_puts: GroupPuts::new(call_timeout),

@@ -19,6 +19,9 @@ use crate::{Error, Notify};
 /// The number of times a take is repeated that lost all of its jobs to other transactions.
 const MAX_RACES: usize = 8;
 
+/// The level of a queue that is limited. Its takes begin with the statement for limited queues.
+const LIMITED: usize = usize::MAX;
+
 /// Which fallback statement the last full scan of each queue needed.
 ///
 /// Without it each take of such a queue would first run all earlier statements, which find only that a later one is
@@ -41,6 +44,32 @@ impl FallbackLevels {
         let mut levels = self.0.write().unwrap_or_else(PoisonError::into_inner);
         levels.retain(|_, (_, until)| now < *until);
         levels.insert(queue.clone(), (level, until));
+    }
+
+    fn forget(&self, queue: &QueueName) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(queue);
+    }
+}
+
+/// After which pause a take of a limited queue is repeated if another transaction had locked what was missing.
+///
+/// That is a short take in most cases, which nothing notifies of. It can be a transaction of an application that stays
+/// open, so the pause doubles.
+#[derive(Debug, Default)]
+pub(crate) struct BusyPauses(Mutex<HashMap<QueueName, Duration>>);
+
+impl BusyPauses {
+    const FIRST: Duration = Duration::from_millis(2);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    fn next(&self, queue: &QueueName) -> Duration {
+        let mut pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = pauses.entry(queue.clone()).or_insert(Self::FIRST);
+        std::mem::replace(pause, (*pause * 2).min(Self::LONGEST))
+    }
+
+    fn end(&self, queue: &QueueName) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
     }
 }
 
@@ -103,7 +132,13 @@ impl PgStore {
     ) -> Result<Taken, Error> {
         self.forget_keys_in_test(conn).await?;
         let statements = &self.statements.fallbacks;
-        let first = self.fallback_levels.of(queue);
+        let mut first = self.fallback_levels.of(queue);
+        if first == LIMITED {
+            if let Some(taken) = self.take_limited(conn, queue, request, owner).await? {
+                return Ok(taken);
+            }
+            first = 0;
+        }
         let taken = match first {
             0 => self.fast_path.take(self, conn, queue, request, owner).await?,
             level if level + 1 == statements.len() => {
@@ -127,6 +162,14 @@ impl PgStore {
                 break;
             }
         }
+        if result.is_limited {
+            self.fallback_levels.note(queue, LIMITED, Duration::ZERO);
+            if let Some(taken) = self.take_limited(conn, queue, request, owner).await? {
+                return Ok(taken);
+            }
+            // The limits were removed meanwhile.
+            result.next_due = Some(Duration::ZERO);
+        }
         if first == 0 {
             self.fast_path.note_full_scan(queue, &result.jobs, request, scan_begun);
         }
@@ -142,6 +185,40 @@ impl PgStore {
         Ok(Taken { jobs: result.jobs, next_due: result.next_due, rolled_back: result.rolled_back })
     }
 
+    /// Takes jobs of a limited queue. Returns `None` if the queue is not limited.
+    async fn take_limited(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        request: TakeRequest,
+        owner: Owner,
+    ) -> Result<Option<Taken>, Error> {
+        let (lease, most) = (lease_length(owner), i32::try_from(request.count).unwrap_or(i32::MAX));
+        let values = [Value::Text(queue.as_str()), Value::Integer(most), Value::OptionalBigInt(lease)];
+        let statement = &self.statements.take_limited;
+        let rows: Vec<TakeRow> = self.rows::<TakeSql, _>(conn, statement, &values).await?;
+        let result = TakeResult::new(queue, rows, lease.is_some(), true);
+        if result.falls_back {
+            self.fallback_levels.forget(queue);
+            return Ok(None);
+        }
+        let awaits_end = matches!(owner, Owner::Transaction) && !result.jobs.is_empty();
+        if result.raced || awaits_end {
+            // The end of the transaction frees what the jobs have, or a key that was locked for no job.
+            let notified = self.notify_queues(conn, [queue]).await;
+            match owner {
+                Owner::Transaction => notified?,
+                Owner::Caller | Owner::Lease(_) => warn_unreleased(queue, notified),
+            }
+        }
+        let is_busy = result.jobs.is_empty() && result.next_due == Some(Duration::ZERO);
+        let next_due = if is_busy { Some(self.busy_pauses.next(queue)) } else { result.next_due };
+        if !is_busy {
+            self.busy_pauses.end(queue);
+        }
+        Ok(Some(Taken { jobs: result.jobs, next_due, rolled_back: false }))
+    }
+
     async fn take_at_level(
         &self,
         conn: &mut impl SqlConnection,
@@ -151,16 +228,12 @@ impl PgStore {
         owner: Owner,
     ) -> Result<TakeResult, Error> {
         let (statement, limit) = self.of_size(conn, statement, request.count).await?;
-        let lease = match owner {
-            Owner::Caller | Owner::Transaction => None,
-            Owner::Lease(length) => Some(micros(length)),
-        };
-        let mut values = vec![Value::Text(queue.as_str()), Value::OptionalBigInt(lease)];
+        let mut values = vec![Value::Text(queue.as_str()), Value::OptionalBigInt(lease_length(owner))];
         values.extend(limit);
         let (mut result, mut raced) = (TakeResult::default(), false);
         for _ in 0..MAX_RACES {
             let rows: Vec<TakeRow> = self.rows::<TakeSql, _>(conn, statement, &values).await?;
-            result = TakeResult::new(queue, rows, matches!(owner, Owner::Lease(_)));
+            result = TakeResult::new(queue, rows, matches!(owner, Owner::Lease(_)), false);
             raced |= result.raced;
             if !result.raced || !result.jobs.is_empty() {
                 break;
@@ -266,6 +339,14 @@ impl PgStore {
         let notified: Result<Vec<String>, _> =
             self.rows::<Text, _>(conn, &self.statements.notify, &values).await;
         notified.map(drop)
+    }
+}
+
+/// Returns the length of the lease in microseconds, if a lease owns the jobs.
+fn lease_length(owner: Owner) -> Option<i64> {
+    match owner {
+        Owner::Caller | Owner::Transaction => None,
+        Owner::Lease(length) => Some(micros(length)),
     }
 }
 

@@ -122,7 +122,9 @@ impl PgStore {
     #[allow(clippy::missing_errors_doc)]
     pub async fn forget_keys_in_test(&self, conn: &mut impl SqlConnection) -> Result<(), Error> {
         if conn.depth()? == 1 && conn.is_in_test_transaction() {
-            conn.run("SET LOCAL pq.locked_keys TO ''").await.map_err(|e| self.error(e))?;
+            conn.run("SET LOCAL pq.locked_keys TO ''; SET LOCAL pq.places TO ''")
+                .await
+                .map_err(|e| self.error(e))?;
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ fn fill(site: &Site) -> Outcome {
             now() - interval '3 hours', now() - interval '2 hours', 0, 5, 'dead',
             E'cannot send: connection refused\nwhile connecting to smtp.example.com:25'
         FROM generate_series(1, 12) AS n;
-        INSERT INTO pq.queue_paused (q_name) VALUES ('newsletter');
+        INSERT INTO pq.queue_controls (q_name, paused_at) VALUES ('newsletter', now());
         INSERT INTO pq.queue_workers (id, host, pid, supervisor, queues, threads, status)
         VALUES (1, 'worker-7.example', 4711, 4700, '{mail,thumbnails}', 8,
             '{"running": [{"id": 5, "queue": "mail", "task": "welcome", "attempt": 1, "age": 3.2}],

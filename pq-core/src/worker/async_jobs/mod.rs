@@ -322,7 +322,8 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             let taken = taken?;
             self.has_asked = true;
             if let Some(queue) = &mut self.transactional[position] {
-                queue.needs_lease = false;
+                // The jobs of a limited queue are never taken by an attempt.
+                queue.needs_lease = taken.jobs.iter().any(|job| job.limited);
                 queue.look_again();
             }
             if count > 0 {

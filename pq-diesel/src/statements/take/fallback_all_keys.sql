@@ -17,9 +17,9 @@
 -- The recursion jumps through the index from one key to the next, so that jobs behind busy keys cost nothing.
 -- PostgreSQL would sort the whole queue if it knew that all ready jobs are read, so it is given their number in a
 -- subquery.
-WITH RECURSIVE unpaused AS MATERIALIZED (
-    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
-        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
+WITH RECURSIVE uncontrolled AS MATERIALIZED (
+    SELECT CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}()
+        ELSE NOT EXISTS (SELECT FROM {controls} WHERE q_name = $1) END AS uncontrolled
 ), take AS MATERIALIZED (
     SELECT lease_length, CASE WHEN lease_length IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
         ELSE nextval({tokens_name}) END AS token
@@ -54,7 +54,7 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
     FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL AND schedule_at <= statement_timestamp()
 ), beyond_index AS MATERIALIZED (
-    SELECT (SELECT unpaused FROM unpaused)
+    SELECT (SELECT uncontrolled FROM uncontrolled)
         AND (EXISTS (SELECT FROM first_per_key) OR EXISTS (SELECT FROM due)) AS has_jobs
 ), picked AS MATERIALIZED (
     SELECT coalesce(array_agg(ctid), '{}') AS ctids, bool_or(xmax <> 0) AS rolled_back FROM (
@@ -62,7 +62,7 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
             SELECT ctid, xmax, bytes FROM (
                 SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                    AND (SELECT uncontrolled FROM uncontrolled) AND NOT (SELECT has_jobs FROM beyond_index)
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                 LIMIT {size} FOR UPDATE SKIP LOCKED
             ) AS scanned
@@ -142,7 +142,7 @@ SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, seria
     (SELECT picked.rolled_back IS TRUE OR merged.rolled_back IS TRUE FROM picked, merged),
     (SELECT token FROM noted), NULL::bigint,
     (SELECT coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false)),
-    false
+    false, false
 FROM taken
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
@@ -152,5 +152,6 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
         AND schedule_at > statement_timestamp() AND schedule_at < 'infinity'),
     (SELECT cardinality(picked.ctids || merged.ctids) > 0 FROM picked, merged)
         OR (SELECT coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false)),
-    false
+    false,
+    EXISTS (SELECT FROM {controls} WHERE q_name = $1 AND limits IS NOT NULL AND paused_at IS NULL)
 WHERE NOT EXISTS (SELECT FROM taken)

@@ -8,15 +8,15 @@
 -- Order: the index. Locks: the rows that are deleted. SKIP LOCKED passes rows that another take has locked. The
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once. A row that another
 -- transaction has just updated is locked in its new version, which this snapshot cannot delete: the take has raced.
-WITH unpaused AS MATERIALIZED (
-    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
-        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
+WITH uncontrolled AS MATERIALIZED (
+    SELECT CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}()
+        ELSE NOT EXISTS (SELECT FROM {controls} WHERE q_name = $1) END AS uncontrolled
 ), take AS MATERIALIZED (
     SELECT lease_length, CASE WHEN lease_length IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
         ELSE nextval({tokens_name}) END AS token
     FROM (SELECT $2::bigint AS lease_length) AS request
 ), beyond_index AS MATERIALIZED (
-    SELECT (SELECT unpaused FROM unpaused) AND (
+    SELECT (SELECT uncontrolled FROM uncontrolled) AND (
         EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
@@ -30,7 +30,7 @@ WITH unpaused AS MATERIALIZED (
             SELECT ctid, xmax, bytes FROM (
                 SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                    AND (SELECT uncontrolled FROM uncontrolled) AND NOT (SELECT has_jobs FROM beyond_index)
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                 LIMIT {size} FOR UPDATE SKIP LOCKED
             ) AS scanned
@@ -72,7 +72,7 @@ WITH unpaused AS MATERIALIZED (
 SELECT id, data, enqueued_at, schedule_at, expected_at, priority, attempt, serial_key, unique_key,
     ROW(crashes, lease_limit, annotations::text, attempt_log::text),
     (SELECT rolled_back FROM picked), (SELECT token FROM noted), NULL::bigint, false,
-    false
+    false, false
 FROM taken
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
@@ -81,5 +81,6 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
         AND schedule_at > statement_timestamp() AND schedule_at < 'infinity'),
     (SELECT cardinality(ctids) > 0 FROM picked),
-    (SELECT has_jobs FROM beyond_index)
+    (SELECT has_jobs FROM beyond_index),
+    EXISTS (SELECT FROM {controls} WHERE q_name = $1 AND limits IS NOT NULL AND paused_at IS NULL)
 WHERE NOT EXISTS (SELECT FROM taken)

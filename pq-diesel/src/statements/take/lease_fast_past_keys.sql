@@ -9,9 +9,9 @@
 -- the inner query is a number, so the plan depends on no parameter and is made once.
 -- The jobs move into one row of the leases, which is the result. Columns that few jobs have are gathered only if
 -- a job of the batch has one.
-WITH RECURSIVE unpaused AS MATERIALIZED (
-    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
-        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
+WITH RECURSIVE uncontrolled AS MATERIALIZED (
+    SELECT CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}()
+        ELSE NOT EXISTS (SELECT FROM {controls} WHERE q_name = $1) END AS uncontrolled
 ), take AS MATERIALIZED (
     SELECT nextval({tokens_name}) AS token, $2::bigint AS lease_length
 ), waiting_keys AS (
@@ -26,7 +26,7 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
         ORDER BY job.serial_key LIMIT 1)
     FROM waiting_keys WHERE waiting_keys.serial_key IS NOT NULL
 ), beyond_index AS MATERIALIZED (
-    SELECT (SELECT unpaused FROM unpaused) AND (
+    SELECT (SELECT uncontrolled FROM uncontrolled) AND (
         EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
@@ -42,7 +42,7 @@ WITH RECURSIVE unpaused AS MATERIALIZED (
             SELECT ctid, bytes FROM (
                 SELECT ctid, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                    AND (SELECT uncontrolled FROM uncontrolled) AND NOT (SELECT has_jobs FROM beyond_index)
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                 LIMIT {size} FOR UPDATE SKIP LOCKED
             ) AS scanned

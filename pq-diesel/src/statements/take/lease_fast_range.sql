@@ -11,15 +11,15 @@
 -- locked rows are gathered in an array first, because a subquery that locks may run more than once.
 -- The jobs move into one row of the leases, which is the result. Columns that few jobs have are gathered only if
 -- a job of the batch has one.
-WITH unpaused AS MATERIALIZED (
-    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
-        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
+WITH uncontrolled AS MATERIALIZED (
+    SELECT CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}()
+        ELSE NOT EXISTS (SELECT FROM {controls} WHERE q_name = $1) END AS uncontrolled
 ), take AS MATERIALIZED (
     SELECT nextval({tokens_name}) AS token, $2::bigint AS lease_length
 ), bounds AS (
     SELECT $3::bigint, $4::timestamptz, $5::bigint, $6::bigint, $7::timestamptz, $8::bigint
 ), beyond_index AS MATERIALIZED (
-    SELECT (SELECT unpaused FROM unpaused) AND (
+    SELECT (SELECT uncontrolled FROM uncontrolled) AND (
         EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
@@ -37,7 +37,7 @@ WITH unpaused AS MATERIALIZED (
                         AND (-priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id)
                             > ($3::bigint, $4::timestamptz, $5::bigint)
                         AND -priority::bigint < $6
-                        AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                        AND (SELECT uncontrolled FROM uncontrolled) AND NOT (SELECT has_jobs FROM beyond_index)
                     ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                     LIMIT {size} FOR UPDATE SKIP LOCKED
                 ) AS before_last_priority
@@ -50,7 +50,7 @@ WITH unpaused AS MATERIALIZED (
                             > (CASE WHEN $3 = $6 THEN $4 ELSE '-infinity' END,
                                 CASE WHEN $3 = $6 THEN $5 ELSE '-9223372036854775808'::bigint END)
                         AND coalesce(expected_at, 'infinity'::timestamptz) < $7
-                        AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                        AND (SELECT uncontrolled FROM uncontrolled) AND NOT (SELECT has_jobs FROM beyond_index)
                     ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                     LIMIT {size} FOR UPDATE SKIP LOCKED
                 ) AS before_last_expected_at
@@ -62,7 +62,7 @@ WITH unpaused AS MATERIALIZED (
                         AND coalesce(expected_at, 'infinity'::timestamptz) = $7
                         AND id > CASE WHEN $3 = $6 AND $4 = $7 THEN $5 ELSE '-9223372036854775808'::bigint END
                         AND id <= $8
-                        AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                        AND (SELECT uncontrolled FROM uncontrolled) AND NOT (SELECT has_jobs FROM beyond_index)
                     ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                     LIMIT {size} FOR UPDATE SKIP LOCKED
                 ) AS upto_last_id

@@ -8,13 +8,13 @@
 -- the inner query is a number, so the plan depends on no parameter and is made once.
 -- A setting of the transaction contains the token for exactly as long as the transaction holds the jobs.
 -- A row whose xmax is set was locked before by a transaction that did not commit. The scan reads xmax before it locks.
-WITH unpaused AS MATERIALIZED (
-    SELECT CASE WHEN row_security_active({paused_name}::regclass) THEN {refuse_hidden_pause}()
-        ELSE NOT EXISTS (SELECT FROM {paused} WHERE q_name = $1) END AS unpaused
+WITH uncontrolled AS MATERIALIZED (
+    SELECT CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}()
+        ELSE NOT EXISTS (SELECT FROM {controls} WHERE q_name = $1) END AS uncontrolled
 ), take AS MATERIALIZED (
     SELECT $2::bigint AS token
 ), beyond_index AS MATERIALIZED (
-    SELECT (SELECT unpaused FROM unpaused) AND (
+    SELECT (SELECT uncontrolled FROM uncontrolled) AND (
         EXISTS (
             SELECT FROM {jobs}
             WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NOT NULL
@@ -28,7 +28,7 @@ WITH unpaused AS MATERIALIZED (
             SELECT ctid, xmax, bytes FROM (
                 SELECT ctid, xmax, pg_column_size(data) + coalesce(pg_column_size(attempt_log), 0) AS bytes FROM {jobs}
                 WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
-                    AND (SELECT unpaused FROM unpaused) AND NOT (SELECT has_jobs FROM beyond_index)
+                    AND (SELECT uncontrolled FROM uncontrolled) AND NOT (SELECT has_jobs FROM beyond_index)
                 ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
                 LIMIT {size} FOR UPDATE SKIP LOCKED
             ) AS scanned

@@ -29,7 +29,7 @@ fn jobs(last: i64) -> Vec<Arc<Claim>> {
         serialization_key: None,
         unique_key: None,
     };
-    vec![Arc::new(Claim { record, token: 1, held: Held::Transaction, lease_limit: None })]
+    vec![Arc::new(Claim { record, token: 1, held: Held::Transaction, lease_limit: None, limited: false })]
 }
 
 const MS: Duration = Duration::from_millis(1);

@@ -1,0 +1,174 @@
+//! Limits of queues: which of the ready jobs have a place and tokens.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::MemoryStore;
+use super::state::{Row, State, Tx};
+use super::transaction::{MemoryConn, Open};
+use crate::store::Limiting;
+use crate::{Error, Limits, QueueName, Rate};
+
+/// The delay after which a take looks again if a transaction holds the tokens.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// The tokens of a queue, or of one of its groups.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bucket {
+    pub(super) tokens: f64,
+    pub(super) at: DateTime<Utc>,
+    /// The transaction that took tokens, until it ends.
+    pub(super) held_by: Option<Tx>,
+}
+
+/// A queue, or one of its groups.
+pub(super) type BucketKey = (QueueName, Option<String>);
+
+impl Limiting for MemoryStore {
+    fn limits(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<Limits, Error> {
+        conn.operate(|state, _| Ok(state.limits.get(queue).cloned().unwrap_or_default()))
+    }
+
+    fn set_limits(&self, conn: &mut MemoryConn, queue: &QueueName, limits: &Limits) -> Result<(), Error> {
+        limits.to_json()?;
+        conn.operate(|state, open| {
+            open.set_limits(state, queue, (!limits.is_empty()).then(|| limits.clone()));
+            Ok(())
+        })
+    }
+}
+
+/// Decides which jobs of a limited queue a take gets.
+pub(super) struct Gate<'s> {
+    state: &'s State,
+    queue: &'s QueueName,
+    limits: &'s Limits,
+    tx: Tx,
+    now: DateTime<Utc>,
+    /// How many more jobs of the queue, and of each group, may run.
+    room: Option<u32>,
+    room_of: BTreeMap<String, Option<u32>>,
+    buckets: BTreeMap<Option<String>, Option<Bucket>>,
+    /// The time until there are tokens for a job that lacks them.
+    pub(super) wait: Option<Duration>,
+}
+
+/// What a take does with a ready job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Taken,
+    /// Its group has no place or no tokens.
+    Passed,
+    /// The queue has no place or no tokens.
+    Ended,
+}
+
+impl<'s> Gate<'s> {
+    /// Returns `None` if the queue is not limited.
+    pub(super) fn new(state: &'s State, queue: &'s QueueName, tx: Tx, now: DateTime<Utc>) -> Option<Self> {
+        let limits = state.limits.get(queue)?;
+        let room = limits.running.map(|most| most.saturating_sub(running(state, queue, tx, None)));
+        let (room_of, buckets) = Default::default();
+        Some(Self { state, queue, limits, tx, now, room, room_of, buckets, wait: None })
+    }
+
+    /// Counts the job if there is a place and there are tokens for it.
+    pub(super) fn admit(&mut self, row: &Row) -> Admission {
+        let group = row.job.annotations.group();
+        let cost = row.job.annotations.cost().unwrap_or(1);
+        if self.room == Some(0) || !self.has_tokens(None, self.limits.rate, cost) {
+            return Admission::Ended;
+        }
+        if let Some(group) = &group {
+            let limits = self.limits.of_group(group);
+            let (state, queue, tx) = (self.state, self.queue, self.tx);
+            let room = self.room_of.entry(group.clone()).or_insert_with(|| {
+                limits.running.map(|most| most.saturating_sub(running(state, queue, tx, Some(group))))
+            });
+            if *room == Some(0) {
+                return Admission::Passed;
+            }
+            if !self.has_tokens(Some(group), limits.rate, cost) {
+                self.room_of.insert(group.clone(), Some(0));
+                return Admission::Passed;
+            }
+            self.spend(Some(group), cost);
+            if let Some(Some(room)) = self.room_of.get_mut(group) {
+                *room -= 1;
+            }
+        }
+        self.spend(None, cost);
+        self.room = self.room.map(|room| room - 1);
+        Admission::Taken
+    }
+
+    /// Returns the buckets from which tokens were taken.
+    pub(super) fn spent(self) -> Vec<(BucketKey, Bucket)> {
+        let (queue, tx) = (self.queue, self.tx);
+        self.buckets
+            .into_iter()
+            .filter_map(|(group, bucket)| Some(((queue.clone(), group), bucket?)))
+            .filter(|(_, bucket)| bucket.held_by == Some(tx))
+            .collect()
+    }
+
+    fn has_tokens(&mut self, group: Option<&String>, rate: Option<Rate>, cost: u32) -> bool {
+        let Some(rate) = rate else { return true };
+        let (state, queue, tx, now) = (self.state, self.queue, self.tx, self.now);
+        let bucket = self
+            .buckets
+            .entry(group.cloned())
+            .or_insert_with(|| open(state, &(queue.clone(), group.cloned()), rate, tx, now));
+        // A job that costs more than the bucket holds is taken when the bucket is full.
+        let needed = f64::from(cost.min(rate.burst));
+        let wait = match bucket {
+            Some(bucket) if bucket.tokens >= needed => return true,
+            Some(bucket) => rate.time_for(needed - bucket.tokens),
+            None => LOOK_AGAIN,
+        };
+        self.wait = self.wait.into_iter().chain([wait]).min();
+        false
+    }
+
+    fn spend(&mut self, group: Option<&String>, cost: u32) {
+        if let Some(Some(bucket)) = self.buckets.get_mut(&group.cloned()) {
+            bucket.tokens -= f64::from(cost);
+            bucket.held_by = Some(self.tx);
+        }
+    }
+}
+
+/// Returns a bucket as it is now, or `None` if another transaction holds it.
+fn open(state: &State, key: &BucketKey, rate: Rate, tx: Tx, now: DateTime<Utc>) -> Option<Bucket> {
+    let burst = f64::from(rate.burst);
+    let Some(known) = state.buckets.get(key) else {
+        return Some(Bucket { tokens: burst, at: now, held_by: None });
+    };
+    if known.held_by.is_some_and(|by| by != tx) {
+        return None;
+    }
+    let gained = (now - known.at).to_std().map_or(0.0, |time| rate.gain(time));
+    let at = known.at.max(now);
+    Some(Bucket { tokens: (known.tokens + gained).min(burst), at, held_by: known.held_by })
+}
+
+/// Returns how many jobs of the queue, or of one of its groups, are taken.
+fn running(state: &State, queue: &QueueName, tx: Tx, group: Option<&String>) -> u32 {
+    let is_counted = |row: &&Row| {
+        row.job.queue == *queue
+            && row.occupies_key_for(tx)
+            && group.is_none_or(|group| row.job.annotations.group().as_ref() == Some(group))
+    };
+    u32::try_from(state.rows.values().filter(is_counted).count()).unwrap_or(u32::MAX)
+}
+
+impl Open {
+    /// Stores the buckets from which a take took tokens.
+    pub(super) fn spend(&mut self, state: &mut State, buckets: Vec<(BucketKey, Bucket)>) {
+        for (key, bucket) in buckets {
+            self.set_bucket(state, key, bucket);
+        }
+    }
+}

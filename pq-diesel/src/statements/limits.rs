@@ -1,0 +1,42 @@
+//! Statements about the limits of queues. [`super::take::TAKE_LIMITED`] takes their jobs.
+
+/// Returns the limits of a queue as JSON. $1 queue. No locks.
+pub(super) const LIMITS: &str =
+    "SELECT limits::text FROM {controls} WHERE q_name = $1 AND limits IS NOT NULL";
+
+/// Replaces the limits of a queue. $1 queue, $2 JSON, or null for none. Locks: its row of the table of controls.
+pub(super) const SET_LIMITS: &str = "SELECT {set_limits}($1, $2::text::jsonb)::text";
+
+/// Deletes the places and the token buckets that are not needed: those of queues and groups that are not limited any more,
+/// and those of groups without a job if nobody uses them. A bucket is full after a while, as one without a row is.
+///
+/// SKIP LOCKED passes what a take has locked.
+pub(super) const FORGET_LIMITS: &str = "\
+WITH unused AS MATERIALIZED (
+    SELECT place.ctid AS tid FROM {places} AS place
+    LEFT JOIN {controls} AS control ON control.q_name = place.q_name AND control.limits IS NOT NULL
+    WHERE CASE WHEN place.group_key = '' THEN control.limits -> 'running' IS NULL
+            ELSE NOT coalesce(control.limits ?| ARRAY['running_per_group', 'groups'], false)
+                OR NOT EXISTS (
+                    SELECT FROM {jobs} AS job
+                    WHERE job.q_name = place.q_name AND job.dequeued_at IS NULL
+                        AND job.annotations ->> 'group' = place.group_key)
+                AND NOT EXISTS (
+                    SELECT FROM {places} AS used JOIN {leases} AS lease ON lease.id = used.lease
+                    WHERE used.q_name = place.q_name AND used.group_key = place.group_key) END
+    FOR UPDATE OF place SKIP LOCKED
+), gone AS (
+    DELETE FROM {places} WHERE ctid = ANY (ARRAY(SELECT tid FROM unused))
+), full_ones AS MATERIALIZED (
+    SELECT bucket.ctid AS tid FROM {buckets} AS bucket
+    LEFT JOIN {controls} AS control ON control.q_name = bucket.q_name AND control.limits IS NOT NULL
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN bucket.group_key = '' THEN control.limits -> 'rate'
+            ELSE coalesce(control.limits #> ARRAY['groups', bucket.group_key, 'rate'],
+                control.limits -> 'rate_per_group') END AS rate
+    ) AS current
+    WHERE rate IS NULL OR bucket.tokens + (rate ->> 'tokens')::numeric * 1000000 / (rate ->> 'per_us')::numeric
+        * extract(epoch FROM clock_timestamp() - bucket.at)::numeric >= (rate ->> 'burst')::numeric
+    FOR UPDATE OF bucket SKIP LOCKED
+)
+DELETE FROM {buckets} WHERE ctid = ANY (ARRAY(SELECT tid FROM full_ones))";

@@ -1,0 +1,44 @@
+//! Limits of queues.
+
+use diesel::pg::PgConnection;
+use diesel::sql_types::{Nullable, Text};
+use pq_core::store::Limiting;
+use pq_core::{Limits, QueueName};
+
+use super::{PgStore, SqlConnection};
+use crate::Error;
+use crate::connection::blocking;
+use crate::prepared::Value;
+
+impl Limiting for PgStore {
+    fn limits(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<Limits, Error> {
+        blocking(self.limits_on(conn, queue))
+    }
+
+    fn set_limits(&self, conn: &mut PgConnection, queue: &QueueName, limits: &Limits) -> Result<(), Error> {
+        blocking(self.set_limits_on(conn, queue, limits))
+    }
+}
+
+/// The methods of [`Limiting`], on a connection of any kind.
+#[allow(missing_docs, clippy::missing_errors_doc)]
+impl PgStore {
+    pub async fn limits_on(&self, conn: &mut impl SqlConnection, queue: &QueueName) -> Result<Limits, Error> {
+        let values = [Value::Text(queue.as_str())];
+        let limits: Option<String> = self.one::<Text, _>(conn, &self.statements.limits, &values).await?;
+        Ok(Limits::from_stored(limits.as_deref()))
+    }
+
+    pub async fn set_limits_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        limits: &Limits,
+    ) -> Result<(), Error> {
+        let json = limits.to_json()?;
+        let values = [Value::Text(queue.as_str()), Value::OptionalText(json.as_deref())];
+        let _set: Option<Option<String>> =
+            self.one::<Nullable<Text>, _>(conn, &self.statements.set_limits, &values).await?;
+        self.notify_queues(conn, [queue]).await
+    }
+}
