@@ -20,9 +20,12 @@ DROP FUNCTION "pq"."queue_notify_end"();
 DROP FUNCTION "pq"."queue_refuse_hidden_controls"();
 DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
-    interval, interval, json, text[], json);
+    interval, interval, json, text[], json, text, integer);
+DROP FUNCTION "pq"."queue_limit"(
+    text, integer, integer, integer, integer, integer, integer, interval, text);
 DROP FUNCTION "pq"."queue_put"(
-    text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json, text[], json);
+    text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json, text[], json, text,
+    integer);
 DROP FUNCTION "pq"."queue_put_unique"(
     text, text, text, bigint, json, timestamptz, timestamptz, integer, text, jsonb);
 DROP FUNCTION "pq"."queue_claim_unique"();
@@ -35,7 +38,7 @@ DROP FUNCTION "pq"."queue_keeps_unique"(text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_lock_keyed_job"(tid, text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_pick_limited"(text, integer, bigint, jsonb);
 DROP FUNCTION "pq"."queue_is_first_of_key"(text, text, bigint, timestamptz, bigint, timestamptz);
-DROP FUNCTION "pq"."queue_lock_places"(text, text, integer, integer);
+DROP FUNCTION "pq"."queue_lock_places"(text, text, integer, integer, integer);
 DROP FUNCTION "pq"."queue_lock_bucket"(text, text, jsonb);
 DROP FUNCTION "pq"."queue_set_limits"(text, jsonb);
 

@@ -381,8 +381,8 @@ BEGIN
 END
 $names$;
 
--- Locks free places of a limited queue, or of one of its groups, for as many jobs as wanted. is_busy says that other
--- transactions have locked places that they may not need.
+-- Locks free places of a limited queue, or of one of its groups, for as many jobs as wanted, and creates at most as many as
+-- may_create. is_busy says that other transactions have locked places that they may not need.
 --
 -- A place that the snapshot shows as free is locked, without waiting, and then looked at again: a take that committed
 -- before the lock was had is found by a new snapshot only. A lease that has ended does not come back, so a place that is
@@ -391,26 +391,44 @@ $names$;
 -- Places beyond the limit remain after it was lowered, and those of jobs that ran when it was set are numbered from
 -- 1000001. As long as they are in use they count: as many of the others are left free.
 --
--- Places are created when they are first needed. An insert would wait for another transaction that inserts the same row, so
--- each number is an advisory lock, which is tried.
+-- Places are created when they are first needed. An insert would wait for another transaction that inserts the same row,
+-- so each number is an advisory lock, which is tried.
 CREATE FUNCTION "pq"."queue_lock_places"(
-    queue text, group_of text, most integer, wanted integer, OUT places integer[], OUT is_busy boolean)
+    queue text, group_of text, most integer, wanted integer, may_create integer,
+    OUT places integer[], OUT created integer, OUT is_busy boolean)
     LANGUAGE plpgsql
 AS $names$
 DECLARE
     own CONSTANT text := coalesce(current_setting('pq.places', true), '');
-    free integer[];
-    free_beyond integer[];
-    known integer;
-    beyond integer;
     held integer[];
-    held_beyond integer[];
+    held_beyond integer[] := '{}';
+    beyond integer := 0;
+    known integer;
+    free integer;
+    is_second boolean := false;
 BEGIN
     LOOP
-        SELECT coalesce(array_agg(looked.place) FILTER (WHERE looked.is_free AND looked.place <= most), '{}'),
-            coalesce(array_agg(looked.place) FILTER (WHERE looked.is_free AND looked.place > most), '{}'),
+        held := ARRAY(
+            SELECT used.place FROM "pq"."queue_places" AS used
+            WHERE used.q_name = queue AND used.group_key = group_of AND used.place <= most
+                AND CASE WHEN used.lease > 0 THEN
+                    NOT EXISTS (SELECT FROM "pq"."queue_leases" AS lease WHERE lease.id = used.lease)
+                        OR EXISTS (
+                            SELECT FROM "pq"."queue_settled" AS done
+                            WHERE done.lease = used.lease AND done.job = used.job)
+                    ELSE used.lease IS NULL OR strpos(own, ',' || -used.lease || ',') = 0 END
+            LIMIT wanted + beyond FOR UPDATE SKIP LOCKED);
+        IF beyond > 0 THEN
+            held_beyond := ARRAY(
+                SELECT used.place FROM "pq"."queue_places" AS used
+                WHERE used.q_name = queue AND used.group_key = group_of AND used.place > most
+                FOR UPDATE SKIP LOCKED);
+        END IF;
+        SELECT coalesce(array_agg(looked.place) FILTER (WHERE looked.is_free AND looked.place = ANY (held)), '{}'),
+            coalesce(array_agg(looked.place) FILTER (WHERE looked.is_free AND looked.place = ANY (held_beyond)), '{}'),
+            count(*) FILTER (WHERE looked.is_free AND looked.place <= most),
             count(*) FILTER (WHERE looked.place <= most), count(*) FILTER (WHERE looked.place > most)
-        INTO free, free_beyond, known, beyond
+        INTO places, held_beyond, free, known, beyond
         FROM (
             SELECT used.place, CASE WHEN used.lease > 0 THEN
                 NOT EXISTS (SELECT FROM "pq"."queue_leases" AS lease WHERE lease.id = used.lease)
@@ -419,45 +437,34 @@ BEGIN
                 ELSE used.lease IS NULL OR strpos(own, ',' || -used.lease || ',') = 0 END AS is_free
             FROM "pq"."queue_places" AS used WHERE used.q_name = queue AND used.group_key = group_of
         ) AS looked;
-        EXIT WHEN held IS NOT NULL;
-        held_beyond := '{}';
-        IF cardinality(free_beyond) > 0 THEN
-            held_beyond := ARRAY(
-                SELECT used.place FROM "pq"."queue_places" AS used
-                WHERE used.q_name = queue AND used.group_key = group_of AND used.place = ANY (free_beyond)
-                FOR UPDATE SKIP LOCKED);
-        END IF;
-        held := ARRAY(
-            SELECT used.place FROM "pq"."queue_places" AS used
-            WHERE used.q_name = queue AND used.group_key = group_of AND used.place = ANY (free)
-            LIMIT wanted + beyond - cardinality(held_beyond) FOR UPDATE SKIP LOCKED);
-        EXIT WHEN cardinality(held) + cardinality(held_beyond) = 0 AND known = most;
+        EXIT WHEN beyond = 0 OR is_second;
+        -- Lock as many more as there are places beyond the limit.
+        is_second := true;
     END LOOP;
+    created := 0;
     IF cardinality(held_beyond) > 0 THEN
-        held_beyond := ARRAY(SELECT unnest(held_beyond) INTERSECT SELECT unnest(free_beyond));
         DELETE FROM "pq"."queue_places" AS used
         WHERE used.q_name = queue AND used.group_key = group_of AND used.place = ANY (held_beyond);
         beyond := beyond - cardinality(held_beyond);
     END IF;
-    places := ARRAY(SELECT unnest(held) INTERSECT SELECT unnest(free));
-    IF cardinality(places) < wanted + beyond AND known < most THEN
+    IF cardinality(places) < wanted + beyond AND known < most AND may_create > 0 THEN
         WITH missing AS MATERIALIZED (
             SELECT number FROM generate_series(1, least(most, known + wanted + beyond + 64)) AS number
             WHERE NOT EXISTS (
                 SELECT FROM "pq"."queue_places" AS used
                 WHERE used.q_name = queue AND used.group_key = group_of AND used.place = number)
-        ), created AS (
+        ), made AS (
             INSERT INTO "pq"."queue_places" AS used (q_name, group_key, place)
             SELECT queue, group_of, number FROM missing
-            WHERE pg_try_advisory_xact_lock(hashtextextended('pq place ' || number,
-                hashtextextended(group_of, hashtextextended(queue, pg_typeof(NULL::"pq"."queue_places")::oid::bigint))))
-            LIMIT least(wanted + beyond - cardinality(places), 512)
+            WHERE pg_try_advisory_xact_lock(hashtextextended('pq place ' || number, hashtextextended(group_of,
+                hashtextextended(queue, pg_typeof(NULL::"pq"."queue_places")::oid::bigint))))
+            LIMIT least(wanted + beyond - cardinality(places), may_create)
             ON CONFLICT DO NOTHING
             RETURNING used.place
         )
-        SELECT places || coalesce(array_agg(created.place), '{}'), known + count(*) INTO places, known FROM created;
+        SELECT places || coalesce(array_agg(made.place), '{}'), count(*) INTO places, created FROM made;
     END IF;
-    is_busy := cardinality(places) < wanted + beyond AND (known < most OR NOT free <@ places);
+    is_busy := cardinality(places) < wanted + beyond AND (known + created < most OR free + created > cardinality(places));
     places := places[1 : greatest(least(cardinality(places) - beyond, wanted), 0)];
 END
 $names$;
@@ -524,7 +531,8 @@ $names$;
 --
 -- Candidates are read in order and locked one by one. Without limits of groups, they are all ready jobs. Otherwise they
 -- are as many jobs of each group as it can have, so that the jobs of a full group cost nothing, and the jobs without a
--- group among the first 2,000. Of jobs that are due, 5,000 are read, or all if these have no place. The first job that
+-- group among the first 2,000. A take of a few jobs reads the first of the queue before, whose groups have room in most
+-- cases: the last of them is the edge, and nothing behind it is taken then. Of jobs that are due, 5,000 are read, or all if these have no place. The first job that
 -- lacks tokens ends the take, or the turn of its group, so that cheaper ones do not overtake it for ever.
 CREATE FUNCTION "pq"."queue_pick_limited"(
     queue text, most integer, new_lease bigint, limits jsonb,
@@ -536,6 +544,9 @@ DECLARE
     due_at CONSTANT timestamptz := statement_timestamp();
     max_bytes CONSTANT bigint := 16777216;
     max_keyed CONSTANT integer := 512;
+    -- Each place that is created is a lock in memory that all sessions share, and so is each key.
+    max_created CONSTANT integer := 512;
+    created integer := 0;
     by_group CONSTANT boolean := limits ?| ARRAY['running_per_group', 'rate_per_group', 'groups'];
     by_cost CONSTANT boolean := by_group OR limits ? 'rate';
     rate CONSTANT jsonb := limits -> 'rate';
@@ -546,7 +557,8 @@ DECLARE
     keyed integer := 0;
     is_simple boolean;
     due_bound integer := 5000;
-    reach integer := 2000;
+    is_head boolean := by_group AND most <= 64;
+    reach integer := CASE WHEN by_group AND most <= 64 THEN 64 ELSE 2000 END;
     candidates refcursor;
     candidate record;
     -- For the group of each number: its name, its limit of tokens, its tokens, and its places in free that are left.
@@ -569,8 +581,8 @@ BEGIN
     group_places := '{}';
     is_busy := false;
     IF limits ? 'running' THEN
-        SELECT locked.places, locked.is_busy INTO places, is_busy
-        FROM "pq"."queue_lock_places"(queue, '', (limits ->> 'running')::integer, most) AS locked;
+        SELECT locked.places, locked.created, locked.is_busy INTO places, created, is_busy
+        FROM "pq"."queue_lock_places"(queue, '', (limits ->> 'running')::integer, most, max_created) AS locked;
         room := cardinality(places);
     END IF;
     IF room > 0 AND rate IS NOT NULL THEN
@@ -609,8 +621,8 @@ BEGIN
             OPEN candidates FOR
                 WITH RECURSIVE names AS (
                     (SELECT job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
-                    WHERE by_group AND job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                        AND job.annotations ->> 'group' <> ''
+                    WHERE by_group AND NOT is_head AND job.q_name = queue AND job.dequeued_at IS NULL
+                        AND job.schedule_at IS NULL AND job.annotations ->> 'group' <> ''
                     ORDER BY job.annotations ->> 'group' LIMIT 1)
                     UNION ALL
                     SELECT (
@@ -619,6 +631,39 @@ BEGIN
                             AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' > names.name
                         ORDER BY job.annotations ->> 'group' LIMIT 1)
                     FROM names WHERE names.name IS NOT NULL
+                ), plain AS MATERIALIZED (
+                    SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
+                        CASE WHEN by_group THEN nullif(job.annotations ->> 'group', '') END AS name,
+                        job.annotations, -job.priority::bigint AS neg_priority,
+                        coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
+                        pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
+                    FROM "pq"."queue" AS job
+                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                        AND job.serial_key IS NULL
+                    ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                    LIMIT reach + room
+                ), keyed AS MATERIALIZED (
+                    SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
+                        CASE WHEN by_group THEN nullif(job.annotations ->> 'group', '') END AS name,
+                        job.annotations, -job.priority::bigint AS neg_priority,
+                        coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
+                        pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
+                    FROM "pq"."queue" AS job
+                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                        AND job.serial_key IS NOT NULL
+                    ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                    LIMIT reach + room
+                ), edge AS MATERIALIZED (
+                    SELECT neg_priority, expected_at, id FROM (
+                        (SELECT neg_priority, expected_at, id FROM plain
+                        WHERE is_head AND (SELECT count(*) FROM plain) = reach + room
+                        ORDER BY neg_priority DESC, expected_at DESC, id DESC LIMIT 1)
+                        UNION ALL
+                        (SELECT neg_priority, expected_at, id FROM keyed
+                        WHERE is_head AND (SELECT count(*) FROM keyed) = reach + room
+                        ORDER BY neg_priority DESC, expected_at DESC, id DESC LIMIT 1)
+                    ) AS last
+                    ORDER BY neg_priority, expected_at, id LIMIT 1
                 ), found AS (
                     SELECT first.* FROM names CROSS JOIN LATERAL (
                         SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
@@ -632,7 +677,7 @@ BEGIN
                                 -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id,
                                 due_at))
                         ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                        LIMIT 16 + 2 * least(room,
+                        LIMIT least(16 + room,
                             coalesce((limits #>> ARRAY['groups', names.name, 'running'])::integer,
                                 (limits ->> 'running_per_group')::integer),
                             coalesce((limits #>> ARRAY['groups', names.name, 'rate', 'burst'])::integer,
@@ -640,32 +685,10 @@ BEGIN
                     ) AS first
                     WHERE names.name IS NOT NULL
                     UNION ALL
-                    SELECT * FROM (
-                        SELECT job.ctid, job.id, job.serial_key, job.tableoid::bigint,
-                            CASE WHEN by_group THEN nullif(job.annotations ->> 'group', '') END AS name,
-                            job.annotations, -job.priority::bigint,
-                            coalesce(job.expected_at, 'infinity'::timestamptz),
-                            pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0)
-                        FROM "pq"."queue" AS job
-                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                            AND job.serial_key IS NULL
-                        ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                        LIMIT reach + room
-                    ) AS plain WHERE plain.name IS NULL
+                    SELECT * FROM plain WHERE plain.name IS NULL OR is_head
                     UNION ALL
-                    SELECT * FROM (
-                        SELECT job.ctid, job.id, job.serial_key, job.tableoid::bigint,
-                            CASE WHEN by_group THEN nullif(job.annotations ->> 'group', '') END AS name,
-                            job.annotations, -job.priority::bigint AS neg_priority,
-                            coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
-                            pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0)
-                        FROM "pq"."queue" AS job
-                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                            AND job.serial_key IS NOT NULL
-                        ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                        LIMIT reach + room
-                    ) AS keyed
-                    WHERE keyed.name IS NULL AND "pq"."queue_is_first_of_key"(
+                    SELECT * FROM keyed
+                    WHERE (keyed.name IS NULL OR is_head) AND "pq"."queue_is_first_of_key"(
                         queue, keyed.serial_key, keyed.neg_priority, keyed.expected_at, keyed.id, due_at)
                     UNION ALL
                     SELECT * FROM (
@@ -688,6 +711,9 @@ BEGIN
                     CASE WHEN by_cost AND jsonb_typeof(found.annotations -> 'cost') = 'number'
                         THEN greatest((found.annotations ->> 'cost')::numeric, 1) ELSE 1 END AS cost, found.bytes
                 FROM found
+                WHERE NOT EXISTS (SELECT FROM edge)
+                    OR (found.neg_priority, found.expected_at, found.id)
+                        <= (SELECT neg_priority, expected_at, id FROM edge)
                 ORDER BY found.neg_priority, found.expected_at, found.id;
         END IF;
         LOOP
@@ -720,9 +746,10 @@ BEGIN
                         END IF;
                     END IF;
                     IF group_running IS NOT NULL AND left_of[number] > 0 THEN
-                        SELECT locked.places, locked.is_busy INTO opened
-                        FROM "pq"."queue_lock_places"(
-                            queue, candidate.name, group_running, least(group_running, room - cardinality(ids))) AS locked;
+                        SELECT locked.places, locked.created, locked.is_busy INTO opened
+                        FROM "pq"."queue_lock_places"(queue, candidate.name, group_running,
+                            least(group_running, room - cardinality(ids)), max_created - created) AS locked;
+                        created := created + opened.created;
                         is_busy := is_busy OR opened.is_busy;
                         left_of[number] := cardinality(opened.places);
                         next_of[number] := cardinality(free) + 1;
@@ -770,7 +797,17 @@ BEGIN
             END IF;
         END LOOP;
         CLOSE candidates;
-        EXIT WHEN is_simple OR cardinality(ids) > 0 OR wait IS NOT NULL OR due_bound > 5000;
+        EXIT WHEN is_simple OR cardinality(ids) > 0;
+        left_of := '{}';
+        next_of := '{}';
+        group_tokens := '{}';
+        IF is_head THEN
+            -- The groups of the first jobs are full.
+            is_head := false;
+            reach := 2000;
+            CONTINUE;
+        END IF;
+        EXIT WHEN wait IS NOT NULL OR due_bound > 5000;
         EXIT WHEN NOT EXISTS (
                 SELECT FROM "pq"."queue" AS job
                 WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
@@ -784,9 +821,6 @@ BEGIN
         IF NOT by_group THEN
             reach := 10000000;
         END IF;
-        left_of := '{}';
-        next_of := '{}';
-        group_tokens := '{}';
     END LOOP;
     IF cardinality(ids) > 0 THEN
         IF left_tokens IS NOT NULL THEN
@@ -1198,7 +1232,8 @@ CREATE FUNCTION "pq"."queue_put"(
     expected_at timestamptz DEFAULT NULL, expected_in interval DEFAULT NULL,
     priority integer DEFAULT 0, serialization_key text DEFAULT NULL,
     unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep', trace json DEFAULT NULL,
-    tags text[] DEFAULT NULL, metadata json DEFAULT NULL) RETURNS bigint
+    tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
+    group_key text DEFAULT NULL, cost integer DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -1254,6 +1289,11 @@ BEGIN
             format('invalid metadata: it must be a JSON object, and is of type %s', json_typeof(metadata))
         WHEN octet_length(metadata::text) > 4096 THEN
             format('invalid metadata: it must have at most 4096 bytes as JSON, and has %s', octet_length(metadata::text))
+        WHEN octet_length(group_key) NOT BETWEEN 1 AND 1024 THEN
+            format('invalid group_key %L: it must have 1 to 1024 bytes, and has %s',
+                left(group_key, 40), octet_length(group_key))
+        WHEN cost NOT BETWEEN 1 AND 1000000 THEN
+            format('invalid cost %s: it must be 1 to 1000000', cost)
     END;
     IF refusal IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = refusal;
@@ -1261,9 +1301,10 @@ BEGIN
     schedule_at := coalesce(schedule_at, (now_utc + schedule_in) AT TIME ZONE 'UTC');
     expected_at := coalesce(expected_at, (now_utc + expected_in) AT TIME ZONE 'UTC');
     priority := coalesce(priority, 0);
-    IF num_nonnulls(trace, tags, metadata) > 0 THEN
+    IF num_nonnulls(trace, tags, metadata, group_key, cost) > 0 THEN
         SELECT jsonb_object_agg(member.key, member.value) INTO annotations
-        FROM (VALUES ('trace', trace::jsonb), ('tags', to_jsonb(tags)), ('metadata', metadata::jsonb))
+        FROM (VALUES ('trace', trace::jsonb), ('tags', to_jsonb(tags)), ('metadata', metadata::jsonb),
+                ('group', to_jsonb(group_key)), ('cost', to_jsonb(cost)))
             AS member (key, value)
         WHERE member.value NOT IN ('{}', '[]');
     END IF;
@@ -1295,7 +1336,8 @@ CREATE FUNCTION "pq"."queue_call"(
     unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep',
     max_retries integer DEFAULT NULL, backoff text DEFAULT NULL,
     timeout interval DEFAULT NULL, lease interval DEFAULT NULL, trace json DEFAULT NULL,
-    tags text[] DEFAULT NULL, metadata json DEFAULT NULL) RETURNS bigint
+    tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
+    group_key text DEFAULT NULL, cost integer DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -1368,7 +1410,73 @@ BEGIN
     ) AS member (position, key, value)
     WHERE member.value IS NOT NULL;
     RETURN "pq"."queue_put"(queue, payload::json, schedule_at, schedule_in, expected_at, expected_in, priority,
-        serialization_key, unique_key, on_conflict, trace, tags, metadata);
+        serialization_key, unique_key, on_conflict, trace, tags, metadata, group_key, cost);
+END
+$names$;
+
+-- Limits a queue for a program that does not use the library. Without group_key, the limits of the queue and of each group
+-- are replaced; with it, those of this group. A limit that is null does not apply.
+--
+-- rate and rate_per_group are numbers of jobs, or of tokens, in each period. A burst that is null is what is gained in a
+-- second, and at least 1.
+CREATE FUNCTION "pq"."queue_limit"(
+    queue text, running integer DEFAULT NULL, rate integer DEFAULT NULL, burst integer DEFAULT NULL,
+    running_per_group integer DEFAULT NULL, rate_per_group integer DEFAULT NULL, burst_per_group integer DEFAULT NULL,
+    period interval DEFAULT '1 second', group_key text DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+DECLARE
+    largest CONSTANT integer := 1000000;
+    per_us CONSTANT bigint := trunc(extract(epoch FROM coalesce(period, '1 second'))::numeric * 1000000);
+    -- The limits as they are stored, and those of single groups.
+    stated jsonb;
+    of_groups jsonb;
+    refusal text;
+BEGIN
+    refusal := CASE
+        WHEN queue IS NULL OR octet_length(queue) NOT BETWEEN 1 AND 1024 THEN
+            format('invalid queue name %L: it must have 1 to 1024 bytes, and has %s',
+                left(queue, 40), coalesce(octet_length(queue), 0))
+        WHEN octet_length(group_key) NOT BETWEEN 1 AND 1024 THEN
+            format('invalid group_key %L: it must have 1 to 1024 bytes, and has %s',
+                left(group_key, 40), octet_length(group_key))
+        WHEN group_key IS NOT NULL AND num_nonnulls(running_per_group, rate_per_group, burst_per_group) > 0 THEN
+            'cannot use group_key with a limit of each group; for the group use running, rate and burst'
+        WHEN least(running, rate, burst, running_per_group, rate_per_group, burst_per_group) < 1
+            OR greatest(running, rate, burst, running_per_group, rate_per_group, burst_per_group) > largest THEN
+            format('invalid limit: each must be 1 to %s', largest)
+        WHEN per_us NOT BETWEEN 1 AND 31622400000000 THEN
+            format('invalid period %L: it must be 1 microsecond to 366 days', period)
+        WHEN burst IS NOT NULL AND rate IS NULL OR burst_per_group IS NOT NULL AND rate_per_group IS NULL THEN
+            'invalid burst: it must come with a rate'
+    END;
+    IF refusal IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = refusal;
+    END IF;
+    stated := jsonb_strip_nulls(jsonb_build_object(
+        'running', running,
+        'rate', CASE WHEN rate IS NOT NULL THEN jsonb_build_object('tokens', rate, 'per_us', per_us, 'burst',
+            coalesce(burst, least(largest, greatest(1, rate::bigint * 1000000 / per_us)))) END,
+        'running_per_group', running_per_group,
+        'rate_per_group', CASE WHEN rate_per_group IS NOT NULL THEN jsonb_build_object('tokens', rate_per_group,
+            'per_us', per_us, 'burst',
+            coalesce(burst_per_group, least(largest, greatest(1, rate_per_group::bigint * 1000000 / per_us)))) END));
+    -- An update that changes nothing locks the row, so that limits that are set at the same time are not lost.
+    UPDATE "pq"."queue_controls" AS control SET limits = control.limits WHERE control.q_name = queue;
+    SELECT control.limits -> 'groups' INTO of_groups FROM "pq"."queue_controls" AS control WHERE control.q_name = queue;
+    IF group_key IS NOT NULL THEN
+        of_groups := coalesce(of_groups, '{}') - group_key;
+        IF stated <> '{}' THEN
+            of_groups := of_groups || jsonb_build_object(group_key, stated);
+        END IF;
+        SELECT coalesce(control.limits, '{}') INTO stated FROM "pq"."queue_controls" AS control
+        WHERE control.q_name = queue;
+    END IF;
+    stated := coalesce(stated, '{}') - 'groups' || CASE WHEN coalesce(of_groups, '{}') = '{}' THEN '{}'
+        ELSE jsonb_build_object('groups', of_groups) END;
+    PERFORM "pq"."queue_set_limits"(queue, nullif(stated, '{}'));
+    PERFORM pg_notify(CASE WHEN octet_length(queue) > 63 THEN 'pq_' || md5(queue) ELSE queue END, '');
 END
 $names$;
 

@@ -142,6 +142,7 @@ const CONSUMER: &[Grant] = &[
     grant(CALL, On::Function("lock_places")),
     grant(CALL, On::Function("lock_bucket")),
     grant(CALL, On::Function("set_limits")),
+    grant(CALL, On::Function("limit")),
 ];
 
 const READER: &[Grant] = &[

@@ -93,8 +93,9 @@ fn a_put_by_sql_stores_what_the_library_stores() -> Outcome {
     }
     let plain = Pq::detached().queue::<Value>("apples")?;
     let sql =
-        "pq.queue_put('apples', '7', tags => ARRAY['b', 'ж', 'b'], metadata => '{ \"a\": [1.0, null] }')";
-    let noted = options().tags(["b", "ж", "b"]).metadata(json!({ "a": [1.0, null] }));
+        "pq.queue_put('apples', '7', tags => ARRAY['b', 'ж', 'b'], metadata => '{ \"a\": [1.0, null] }',
+        group_key => 'g ж', cost => 40)";
+    let noted = options().tags(["b", "ж", "b"]).metadata(json!({ "a": [1.0, null] })).group("g ж").cost(40);
     assert_same_row(&mut conn, sql, |conn| plain.on(conn).put_with(&json!(7), &noted))?;
     let sql = "pq.queue_put('apples', '7', trace => '{}', tags => '{}', metadata => '{}')";
     assert_same_row(&mut conn, sql, |conn| plain.on(conn).put(&json!(7)))?;
@@ -138,8 +139,8 @@ fn a_call_by_sql_stores_what_the_library_stores() -> Outcome {
     }
     let sql = "pq.queue_call('apples', E'shop.\"mail\"\\n', trace => '{\"traceparent\":\"00-1\"}')";
     assert_same_row(&mut conn, sql, |conn| traced.on(conn).call(&json!(null)))?;
-    let sql = "pq.queue_call('apples', E'shop.\"mail\"\\n', tags => '{a}', metadata => '{\"b\":1}')";
-    let noted = options().tags(["a"]).metadata(json!({ "b": 1 }));
+    let sql = "pq.queue_call('apples', E'shop.\"mail\"\\n', tags => '{a}', group_key => 'g')";
+    let noted = options().tags(["a"]).group("g");
     assert_same_row(&mut conn, sql, |conn| task.on(conn).call_with(&json!(null), &noted))?;
     let both = "SELECT pq.queue_call('apples', 'shop.mail', '[ 1 ]', '{\"to\": null}')";
     number(&mut conn, both)?;
@@ -357,6 +358,8 @@ fn an_invalid_argument_is_refused_with_its_name_and_the_rule() -> Outcome {
             "call('q', 'f', metadata => json_build_object('a', repeat('x', 4096)))",
             "invalid metadata: it must have at most 4096 bytes as JSON, and has 4106",
         ),
+        ("put('q', '1', group_key => '')", "invalid group_key '': it must have 1 to 1024 bytes, and has 0"),
+        ("call('q', 'f', cost => 0)", "invalid cost 0: it must be 1 to 1000000"),
         (
             "call('q', 'f', trace => '[]')",
             "invalid trace: it must be a JSON object of strings, and is of type array",
@@ -483,6 +486,6 @@ fn the_sql_of_the_document_runs() -> Outcome {
     }
     let counts = "SELECT string_agg(concat_ws(' ', q_name, jobs), ', ' ORDER BY q_name)
         FROM (SELECT q_name, count(*) AS jobs FROM pq.queue GROUP BY q_name) AS queues";
-    assert_eq!(text(&mut conn, counts)?, "index 1, orders 1001, shop 3");
+    assert_eq!(text(&mut conn, counts)?, "index 1, mail 1, orders 1001, shop 3");
     Ok(())
 }

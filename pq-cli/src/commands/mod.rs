@@ -12,6 +12,7 @@ mod doctor;
 mod get;
 mod grant;
 mod jobs;
+mod limit;
 mod ls;
 mod migrate;
 mod move_jobs;
@@ -67,6 +68,7 @@ pub(crate) enum Command {
     Prune(prune::Prune),
     Pause(pause::Pause),
     Resume(resume::Resume),
+    Limit(limit::Limit),
     Cron(cron::Cron),
     Audit(audit::Audit),
     Bench(bench::Bench),
@@ -124,6 +126,7 @@ impl Command {
             Self::Prune(command) => command.run(global),
             Self::Pause(command) => command.run(global),
             Self::Resume(command) => command.run(global),
+            Self::Limit(command) => command.run(global),
             Self::Cron(command) => command.run(global),
             Self::Audit(command) => command.run(global),
             Self::Bench(command) => command.run(global),

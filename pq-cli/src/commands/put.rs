@@ -57,6 +57,12 @@ pub(crate) struct Put {
     /// Metadata of the job: a JSON object of at most 4 KiB.
     #[arg(long, value_name = "JSON", value_parser = values::json_object)]
     metadata: Option<Members>,
+    /// Group by which limits of the queue count the job (see `pq limit`).
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// Number of tokens that the job takes of a rate of the queue. Default: 1.
+    #[arg(long, value_name = "TOKENS", value_parser = values::whole)]
+    cost: Option<u32>,
     /// Task to call. Each JSON document of the input is the arguments of a call: an object is keyword arguments, an
     /// array is positional ones, null is none, and any other value is a single argument.
     #[arg(long, value_name = "NAME")]
@@ -183,6 +189,12 @@ impl Put {
         }
         if let Some(metadata) = &self.metadata {
             options = options.metadata(metadata);
+        }
+        if let Some(group) = &self.group {
+            options = options.group(group);
+        }
+        if let Some(cost) = self.cost {
+            options = options.cost(cost);
         }
         options
     }

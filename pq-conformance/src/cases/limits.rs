@@ -368,9 +368,10 @@ fn a_full_group_with_many_jobs_does_not_hide_others<F: Fixture>(harness: &Harnes
         harness.queue().put_many_with((0..3_000).map(|data| (json!(data), &options))).unwrap();
     }
     harness.put_with("other", &in_group("c"));
-    let jobs = harness.lease(9, TIMEOUT);
+    // A take may return fewer jobs than are ready.
+    let takes = std::iter::from_fn(|| Some(harness.lease(9, TIMEOUT)).filter(|jobs| !jobs.is_empty()));
+    let jobs: Vec<_> = takes.flatten().collect();
     assert_eq!(data(&jobs), [json!(0), json!(0), json!("other")]);
-    assert!(harness.lease(9, TIMEOUT).is_empty());
 }
 
 fn a_paused_queue_keeps_its_limits<F: Fixture>(harness: &Harness<F>) {

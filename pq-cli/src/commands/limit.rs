@@ -1,0 +1,124 @@
+//! `pq limit`.
+
+use std::process::ExitCode;
+
+use pq_diesel::{Limits, Rate};
+
+use super::examples;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::{output, values};
+
+/// Limit how many jobs of a queue run at once, and how many start in a period. Without options, show the limits.
+///
+/// The limits hold for every worker and every get, at once. An option changes its limit and keeps the others. With --group
+/// the limits are those of one group. The Python pq ignores limits.
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples(
+    "pq limit mail --running 50 --running-per-group 3\n\
+     pq limit mail --rate 100/1m --burst 20\n\
+     pq limit mail --group 'tenant 7' --running 10\n\
+     pq limit mail\n\
+     pq limit mail --clear"
+))]
+pub(crate) struct Limit {
+    /// Queue name.
+    queue: String,
+    /// Limit the jobs of this group only.
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["running_per_group", "rate_per_group", "burst_per_group"])]
+    group: Option<String>,
+    /// Maximum number of jobs that run at any time.
+    #[arg(long, value_name = "N", value_parser = values::whole)]
+    running: Option<u32>,
+    /// Maximum number of jobs that start in a period: a number, and a duration behind a slash.
+    #[arg(long, value_name = "N/PERIOD", value_parser = rate)]
+    rate: Option<Rate>,
+    /// Maximum number of jobs that start at once after a pause. Default: as many as start in a second, and at least 1.
+    #[arg(long, value_name = "N", value_parser = values::whole, requires = "rate")]
+    burst: Option<u32>,
+    /// Maximum number of jobs of each group that run at any time.
+    #[arg(long, value_name = "N", value_parser = values::whole)]
+    running_per_group: Option<u32>,
+    /// Maximum number of jobs of each group that start in a period.
+    #[arg(long, value_name = "N/PERIOD", value_parser = rate)]
+    rate_per_group: Option<Rate>,
+    /// Maximum number of jobs of each group that start at once after a pause.
+    #[arg(long, value_name = "N", value_parser = values::whole, requires = "rate_per_group")]
+    burst_per_group: Option<u32>,
+    /// Remove all limits, or those of the group, before the others are set.
+    #[arg(long)]
+    clear: bool,
+    /// Print the limits as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Limit {
+    pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let queue = global.connect()?.queue::<()>(&self.queue)?;
+        let before = queue.limits()?;
+        let limits = self.changed(before.clone());
+        if limits != before {
+            queue.set_limits(&limits)?;
+        }
+        match self.json {
+            true => output::print_json(&limits)?,
+            false if limits.is_empty() => output::print("no limits")?,
+            false => output::print(&lines(&limits).join("\n"))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Returns the limits with the changes that the options ask for.
+    fn changed(&self, mut limits: Limits) -> Limits {
+        let with_burst = |rate: Rate, burst: Option<u32>| burst.map_or(rate, |burst| rate.burst(burst));
+        let rate = self.rate.map(|rate| with_burst(rate, self.burst));
+        if let Some(group) = &self.group {
+            if self.clear {
+                limits.groups.remove(group);
+            }
+            if let Some(jobs) = self.running {
+                limits = limits.running_of(group, jobs);
+            }
+            return match rate {
+                Some(rate) => limits.rate_of(group, rate),
+                None => limits,
+            };
+        }
+        if self.clear {
+            limits = Limits::new();
+        }
+        limits.running = self.running.or(limits.running);
+        limits.rate = rate.or(limits.rate);
+        limits.running_per_group = self.running_per_group.or(limits.running_per_group);
+        let rate_per_group = self.rate_per_group.map(|rate| with_burst(rate, self.burst_per_group));
+        limits.rate_per_group = rate_per_group.or(limits.rate_per_group);
+        limits
+    }
+}
+
+/// Parses a number of jobs and a period, such as `100/1m`.
+fn rate(text: &str) -> Result<Rate, String> {
+    const RULE: &str = "expected a number and a period such as 100/1m";
+    let (jobs, period) = text.split_once('/').ok_or(RULE)?;
+    let jobs = jobs.parse().map_err(|_| RULE)?;
+    Ok(Rate::new(jobs, values::positive_duration(period).map_err(|_| RULE)?))
+}
+
+/// Describes limits in a line for each.
+fn lines(limits: &Limits) -> Vec<String> {
+    let running = |jobs: u32| format!("at most {jobs} running");
+    let started = |Rate { tokens, per, burst }: Rate| {
+        format!("at most {tokens} started in {}, {burst} at once", output::format_duration(per))
+    };
+    let of = |whose: &str, jobs: Option<u32>, rate: Option<Rate>| {
+        let all = jobs.map(running).into_iter().chain(rate.map(started));
+        all.map(|limit| format!("{whose}: {limit}")).collect::<Vec<_>>()
+    };
+    let mut lines = of("queue", limits.running, limits.rate);
+    lines.extend(of("each group", limits.running_per_group, limits.rate_per_group));
+    for (group, limits) in &limits.groups {
+        lines.extend(of(&format!("group {}", output::escape(group)), limits.running, limits.rate));
+    }
+    lines
+}

@@ -1,0 +1,41 @@
+//! `pq limit`, and puts with a group and a cost.
+
+mod common;
+
+use self::common::*;
+
+#[test]
+fn limits_are_set_changed_shown_and_removed() -> Outcome {
+    let database = migrated()?;
+    let run = |words: &[&str]| -> Result<String, Box<dyn std::error::Error>> {
+        let ran = on(&database, &[&["limit", "mail"], words].concat()).output()?;
+        assert_eq!(status(&ran), 0, "{words:?}: {}", printed(&ran));
+        Ok(stdout(&ran))
+    };
+    assert_eq!(run(&[])?, "no limits\n");
+    assert_eq!(run(&["--running", "50", "--running-per-group", "3"])?, run(&[])?);
+    let words =
+        &["--rate", "100/1m", "--burst", "20", "--rate-per-group", "10/1s", "--running-per-group", "4"][..];
+    let expected = "\
+        queue: at most 50 running\n\
+        queue: at most 100 started in 1m, 20 at once\n\
+        each group: at most 4 running\n\
+        each group: at most 10 started in 1s, 10 at once\n";
+    assert_eq!(run(words)?, expected);
+    let of_group = "group \\u{1b}7: at most 9 running\n";
+    assert_eq!(run(&["--group", "\u{1b}7", "--running", "9"])?, format!("{expected}{of_group}"));
+    let shown = parsed(&on(&database, &["limit", "mail", "--json"]).output()?)?;
+    assert_eq!((&shown["running"], &shown["rate"]["burst"]), (&50.into(), &20.into()));
+    assert_eq!(shown["groups"]["\u{1b}7"]["running"], 9);
+    assert_eq!(run(&["--group", "\u{1b}7", "--clear"])?, expected);
+    assert_eq!(run(&["--clear", "--running", "1"])?, "queue: at most 1 running\n");
+    let recorded = stdout(&on(&database, &["audit"]).output()?);
+    assert!(recorded.contains("limit") && recorded.contains("\"running\":50"), "{recorded}");
+
+    let put = ["put", "mail", "--group", "tenant 7", "--cost", "40"];
+    let ids = stdout(&feed(on(&database, &put), "1")?);
+    let job = handle(&database)?.find(ids.trim().parse()?)?.ok_or("the job")?;
+    assert_eq!((job.annotations.group().as_deref(), job.annotations.cost()), (Some("tenant 7"), Some(40)));
+    assert_eq!(run(&["--clear"])?, "no limits\n");
+    Ok(())
+}

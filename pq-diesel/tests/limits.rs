@@ -1,0 +1,87 @@
+//! Limits: what only PostgreSQL can show.
+
+mod common;
+
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use pq_diesel::{Limits, PutOptions, Rate, Retention, Wait};
+use serde_json::json;
+
+use self::common::*;
+
+fn count(conn: &mut PgConnection, sql: &str) -> QueryResult<i64> {
+    diesel::dsl::sql::<BigInt>(sql).get_result(conn)
+}
+
+#[test]
+fn a_limit_by_sql_is_what_the_library_sets() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let queue = queue(&database)?;
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    let limit = |conn: &mut PgConnection, arguments: &str| {
+        diesel::sql_query(format!("SELECT pq.queue_limit('apples'{arguments})")).execute(conn)
+    };
+    limit(&mut conn, ", running => 50, rate => 100, running_per_group => 3, period => '1 minute'")?;
+    let expected = Limits::new().running(50).rate(Rate::new(100, minute)).running_per_group(3);
+    assert_eq!(queue.limits()?, expected);
+    limit(&mut conn, ", group_key => 'a', running => 7, rate => 5, burst => 9")?;
+    let expected = expected.running_of("a", 7).rate_of("a", Rate::new(5, second).burst(9));
+    assert_eq!(queue.limits()?, expected);
+    limit(&mut conn, ", rate_per_group => 2000, burst_per_group => 4")?;
+    let of_group = Limits::new().rate_per_group(Rate::new(2_000, second).burst(4));
+    assert_eq!(queue.limits()?, of_group.running_of("a", 7).rate_of("a", Rate::new(5, second).burst(9)));
+    queue.pause()?;
+    limit(&mut conn, ", group_key => 'a'")?;
+    limit(&mut conn, "")?;
+    assert!(queue.limits()?.is_empty());
+    assert!(queue.resume()?);
+    assert_eq!(count(&mut conn, "SELECT count(*) FROM pq.queue_controls")?, 0);
+
+    for (arguments, expected) in [
+        (", running => 0", "invalid limit: each must be 1 to 1000000"),
+        (", rate => 1000001", "invalid limit: each must be 1 to 1000000"),
+        (", burst => 1", "invalid burst: it must come with a rate"),
+        (", rate => 1, period => '0'", "invalid period '00:00:00'"),
+        (", group_key => ''", "invalid group_key ''"),
+        (", group_key => 'a', running_per_group => 1", "cannot use group_key with a limit of each group"),
+    ] {
+        let refused = limit(&mut conn, arguments).map_err(|error| error.to_string());
+        assert!(refused.clone().is_err_and(|error| error.contains(expected)), "{arguments}: {refused:?}");
+    }
+    Ok(())
+}
+
+/// Otherwise the tables would grow with every tenant that ever was.
+#[test]
+fn maintenance_forgets_the_places_and_buckets_that_nobody_needs() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let queue = queue(&database)?;
+    let hourly = Rate::new(1, Duration::from_secs(3_600)).burst(1);
+    let limits = Limits::new().running(3).running_per_group(2).rate_per_group(hourly);
+    queue.set_limits(&limits)?;
+    for group in ["a", "b"] {
+        queue.put_with(&json!(group), &PutOptions::new().group(group))?;
+    }
+    let ended = queue.lease(1, PATIENCE, Wait::No)?;
+    let running = queue.lease(1, PATIENCE, Wait::No)?;
+    queue.settle(&ended[0], pq_diesel::Outcome::Complete)?;
+    queue.pq().maintain(&Retention::default())?;
+    // The group whose job runs keeps its places. Both buckets are empty.
+    let places = "SELECT count(*) FROM pq.queue_places WHERE group_key <> ''";
+    assert_eq!(count(&mut conn, places)?, 1);
+    let held: String =
+        diesel::dsl::sql::<Text>("SELECT min(group_key) FROM pq.queue_places WHERE group_key <> ''")
+            .get_result(&mut conn)?;
+    assert_eq!(json!(held), running[0].data);
+    assert_eq!(count(&mut conn, "SELECT count(*) FROM pq.queue_buckets")?, 2);
+    queue.set_limits(&Limits::new())?;
+    queue.pq().maintain(&Retention::default())?;
+    for table in ["places", "buckets"] {
+        assert_eq!(count(&mut conn, &format!("SELECT count(*) FROM pq.queue_{table}"))?, 0);
+    }
+    Ok(())
+}
