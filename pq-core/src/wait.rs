@@ -115,8 +115,8 @@ pub(crate) fn poll_and_wait<S: Store, R>(
 mod tests {
     use super::*;
     use crate::memory::MemoryStore;
-    use crate::store::Jobs;
-    use crate::{NewJob, Payload};
+    use crate::store::{Jobs, Results};
+    use crate::{JobState, NewJob, Outcome, Payload, Settlement};
 
     /// The put commits after a poll and before the sleep that follows it.
     #[test]
@@ -139,6 +139,32 @@ mod tests {
         })?;
         assert_eq!((found, polls), (Some(1), 2));
         // Otherwise only the next poll would find the job.
+        assert!(begun.elapsed() < store.poll_interval());
+        Ok(())
+    }
+
+    /// The job ends after a look at it and before the sleep that follows it.
+    #[test]
+    fn an_end_between_look_and_sleep_ends_the_sleep() -> Result<(), Error> {
+        let (store, queue) = (MemoryStore::new(), QueueName::new("apples")?);
+        let mut job = NewJob::new(Payload::from_stored("1".to_owned()));
+        job.annotations = job.annotations.awaited();
+        let id = store.put_now(&queue, &[job])?[0].id;
+        let (begun, mut looks, mut conn) = (Instant::now(), 0, store.connect());
+        let incidents = Incidents::default();
+        let ended = poll_and_wait(&store, Subscribe::End(id), Wait::Forever, None, &incidents, |_| {
+            looks += 1;
+            let ended = store.look(&mut conn, id)?.filter(|job| job.state.is_ended());
+            if looks == 1 {
+                let taken =
+                    store.lease(&mut store.connect(), &queue, 1, Duration::from_secs(9), Scan::Full)?;
+                let settlement = Settlement { job: &taken.jobs[0], outcome: Outcome::Complete };
+                assert!(store.settle(&mut store.connect(), &[settlement])?.all());
+            }
+            Ok(ended.map_or(Polled::Nothing { next_due: None }, Polled::Found))
+        })?;
+        assert_eq!((ended.map(|job| job.state), looks), (Some(JobState::Done), 2));
+        // Otherwise only the next poll would find the end.
         assert!(begun.elapsed() < store.poll_interval());
         Ok(())
     }
