@@ -18,9 +18,10 @@ use crate::handler::{ask_for_current, current};
 /// ```
 /// use pq_core::{JobLogLayer, Pq, Worker, memory::MemoryStore};
 /// use tracing_subscriber::layer::SubscriberExt;
+/// use tracing_subscriber::util::SubscriberInitExt;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let subscriber = tracing_subscriber::registry().with(JobLogLayer::new());
+/// tracing_subscriber::registry().with(JobLogLayer::new()).init();
 /// let pq = Pq::new(MemoryStore::new());
 /// let task = pq.queue::<()>("orders")?.task::<u32>("ship").keep_history(true);
 /// let id = task.call(&7)?.id;
@@ -28,8 +29,8 @@ use crate::handler::{ask_for_current, current};
 ///     tracing::info!(parcels = job.data, "packed");
 ///     Ok::<_, String>(())
 /// });
-/// // An application calls `init` on the subscriber. This one is that of the worker's thread.
-/// tracing::subscriber::with_default(subscriber, || Worker::new(&pq).serve(handler).run_until_empty())?;
+/// Worker::new(&pq).serve(handler).run_until_empty()?;
+/// assert_eq!(pq.log(id)?[0].line.text, "packed parcels=7");
 /// # Ok(())
 /// # }
 /// ```

@@ -75,11 +75,13 @@ pub use builder::Builder;
 pub use context::Context;
 pub use pq::Pq;
 pub use pq_diesel;
+#[cfg(feature = "log-layer")]
+pub use pq_diesel::JobLogLayer;
 pub use pq_diesel::{
     Accepted, Answer, Backoff, CallOptions, CancelOutcome, CancellationToken, Claim, Control, Error,
-    Extended, FailedJob, Failure, Filter, Handler, IntoWhen, Job, JobId, JobRecord, JobResult, JobState,
-    Notify, OnConflict, Outcome, PayloadLimits, Put, PutOptions, PutOutcome, QueueName, Report, Retention,
-    StopMode, Trace, Tracer, Wait, When,
+    Extended, FailedJob, Failure, Filter, Handler, IntoWhen, Job, JobId, JobProgress, JobRecord, JobResult,
+    JobState, LogLevel, LogLine, Notify, OnConflict, Outcome, PayloadLimits, Progress, Put, PutOptions,
+    PutOutcome, QueueName, Report, Retention, StopMode, StoredLine, Trace, Tracer, Wait, When,
 };
 pub use queue::Queue;
 pub use stream::JobStream;

@@ -4,7 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use diesel_async::AsyncPgConnection;
 use pq_core::store::next_look;
-use pq_core::{Answer, CallOptions, CancellationToken, Error as Refused, JobId, JobResult, Scan, Wait};
+use pq_core::{
+    Answer, CallOptions, CancellationToken, Error as Refused, JobId, JobProgress, JobResult, Scan,
+    StoredLine, Wait,
+};
 use pq_diesel::Error;
 use pq_diesel::store::SqlConnection;
 use serde::Serialize;
@@ -53,6 +56,28 @@ impl Pq {
     /// are in a transaction, as in a test; [`Refused::Stopped`]; the database's own.
     pub async fn wait_for<R: DeserializeOwned>(&self, id: JobId, wait: Wait) -> Result<JobResult<R>, Error> {
         wait_for(&self.shared, self.blocking().as_ref().cancellation_token(), id, wait).await
+    }
+}
+
+/// The progress and the logs of jobs.
+impl Pq {
+    /// Returns how far handlers have come with these jobs, of those that have any progress. See [`pq_core::Pq::progress`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn progress(&self, jobs: &[JobId]) -> Result<Vec<JobProgress>, Error> {
+        on_connection!(self.shared, |conn| self.shared.store().progress_on(conn, jobs))
+    }
+
+    /// Returns the log of a job, the oldest line first. See [`pq_core::Pq::log`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn log(&self, job: JobId) -> Result<Vec<StoredLine>, Error> {
+        let lines = on_connection!(self.shared, |conn| self.shared.store().log_on(conn, job, None))?;
+        Ok(StoredLine::keep_newest(lines))
     }
 }
 

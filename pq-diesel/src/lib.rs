@@ -52,6 +52,7 @@ mod error;
 mod grants;
 mod group_commit;
 mod isolation;
+mod job_results;
 mod libpq;
 mod listener;
 pub mod metrics;
@@ -68,13 +69,15 @@ mod statements;
 pub mod store;
 mod table;
 
+#[cfg(feature = "log-layer")]
+pub use pq_core::JobLogLayer;
 pub use pq_core::{
     Accepted, Annotations, Answer, AttemptEnd, AttemptEntry, Backoff, CallOptions, CancelOutcome,
     CancellationToken, ChangeOutcome, Claim, Codec, CodecError, Cron, Extended, FailedJob, Failure, Filter,
-    GroupLimits, IntoWhen, Isolation, Job, JobId, JobInfo, JobRecord, JobResult, JobState, Key, Limits, Next,
-    OnConflict, Operation, OperationReport, Outcome, Payload, PayloadLimits, Put, PutOptions, PutOutcome,
-    QueueName, Rate, Reason, Report, Retention, Running, Settlement, Status, StopMode, TimeError, Trace,
-    Tracer, Wait, When, codec_by_name,
+    GroupLimits, IntoWhen, Isolation, Job, JobId, JobInfo, JobProgress, JobRecord, JobResult, JobState, Key,
+    Limits, LogLevel, LogLine, Next, OnConflict, Operation, OperationReport, Outcome, Payload, PayloadLimits,
+    Progress, Put, PutOptions, PutOutcome, QueueName, Rate, Reason, Report, Retention, Running, Settlement,
+    Status, StopMode, StoredLine, TimeError, Trace, Tracer, Wait, When, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};

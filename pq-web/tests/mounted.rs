@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axum::extract::ConnectInfo;
 use axum::{Extension, Router};
 use diesel::connection::SimpleConnection;
-use pq_diesel::Pq;
+use pq_diesel::{Pq, Worker};
 use pq_testing::{Database, Server};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -221,5 +221,33 @@ fn the_number_of_live_updates_is_bounded() -> Outcome {
     }
     assert_eq!(application.get("/jobs/live/queues", "")?.0, 503);
     assert_eq!(application.get("/jobs/queues", "")?.0, 200);
+    Ok(())
+}
+
+#[test]
+fn a_job_has_its_progress_and_its_log() -> Outcome {
+    let (_database, pq) = migrated()?;
+    let task = pq.queue::<()>("imports")?.task::<u32>("import").keep_history(true);
+    let id = task.call(&1)?.id;
+    let handler = task.leased(|context, _| {
+        context.progress(1, 4, "<b>rows</b>");
+        context.log("<script>alert(1)</script>\u{202e}");
+        Ok::<_, String>(())
+    });
+    Worker::new(&pq).serve(handler).run_until_empty()?;
+    pq.queue::<u32>("imports")?.put(&1)?;
+    let application = Application::start(mounted(&pq), true)?;
+    let (status, page) = application.get(&format!("/jobs/job/{id}"), "")?;
+    assert_eq!(status, 200, "{page}");
+    for text in
+        ["1/4 (25 %) &lt;b&gt;rows", "&lt;script&gt;alert(1)", "<progress max=\"4\" value=\"1\"", ">info<"]
+    {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    assert!(!page.contains("<script>alert") && !page.contains('\u{202e}'), "{page}");
+    let (_, list) = application.get("/jobs/jobs?queue=imports", "")?;
+    assert!(list.contains(">Progress<") && list.contains("1/4 (25 %) &lt;b&gt;rows"), "{list}");
+    let (_, list) = application.get("/jobs/jobs?queue=imports&state=ready", "")?;
+    assert!(!list.contains(">Progress<"), "{list}");
     Ok(())
 }

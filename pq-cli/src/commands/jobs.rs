@@ -1,9 +1,10 @@
 //! `pq jobs`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use pq_diesel::Filter;
-use pq_diesel::{JobId, JobRecord, JobState, Key};
+use pq_diesel::{Filter, JobId, JobRecord, JobState, Key, Progress};
+use serde::Serialize;
 
 use super::examples;
 use crate::failure::Failure;
@@ -61,18 +62,42 @@ impl Jobs {
         let mut found = pq.list(&filter, limit.saturating_add(1))?;
         let more = found.len() > limit;
         found.truncate(limit);
+        let ids: Vec<JobId> = found.iter().map(|job| job.id).collect();
+        let progress: BTreeMap<JobId, Progress> =
+            pq.progress(&ids)?.into_iter().map(|noted| (noted.id, noted.progress)).collect();
         if self.json {
-            output::print_json(&found.iter().map(JobJson::of).collect::<Vec<_>>())?;
+            let listed = |job| Listed { job: JobJson::of(job), progress: progress.get(&job.id) };
+            output::print_json(&found.iter().map(listed).collect::<Vec<_>>())?;
         } else {
-            let header =
-                ["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "TAGS", "PAYLOAD", "ERROR"];
-            output::print(&output::format_table(&header, found.iter().map(as_row)))?;
+            let mut header =
+                vec!["ID", "STATE", "PRIORITY", "ATTEMPT", "PUT", "DUE", "KEY", "TAGS", "PAYLOAD", "ERROR"];
+            // Few jobs have any.
+            let has_progress = !progress.is_empty();
+            if has_progress {
+                header.push("PROGRESS");
+            }
+            let rows = found.iter().map(|job| {
+                let noted = progress.get(&job.id).map(|progress| job_output::preview(&progress.to_string()));
+                let mut row = as_row(job);
+                row.extend(has_progress.then(|| noted.unwrap_or_default()));
+                row
+            });
+            output::print(&output::format_table(&header, rows))?;
             if let Some(last) = found.last().filter(|_| more) {
                 output::print_status(&format!("more jobs follow; continue with --after {}", last.id));
             }
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A job as JSON, with its progress.
+#[derive(Serialize)]
+struct Listed<'j> {
+    #[serde(flatten)]
+    job: JobJson<'j>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<&'j Progress>,
 }
 
 fn as_row(job: &JobRecord) -> Vec<String> {

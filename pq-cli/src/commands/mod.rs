@@ -13,6 +13,7 @@ mod get;
 mod grant;
 mod jobs;
 mod limit;
+mod logs;
 mod ls;
 mod migrate;
 mod move_jobs;
@@ -58,6 +59,7 @@ pub(crate) enum Command {
     Web(web::Web),
     Jobs(jobs::Jobs),
     Show(show::Show),
+    Logs(logs::Logs),
     Wait(wait::WaitFor),
     Retry(retry::Retry),
     Cancel(cancel::Cancel),
@@ -116,6 +118,7 @@ impl Command {
             Self::Web(command) => command.run(global),
             Self::Jobs(command) => command.run(global),
             Self::Show(command) => command.run(global),
+            Self::Logs(command) => command.run(global),
             Self::Wait(command) => command.run(global),
             Self::Retry(command) => command.run(global),
             Self::Cancel(command) => command.run(global),

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{AttemptEntry, Filter, JobId, Key, Reason};
+use pq_diesel::{AttemptEntry, Filter, JobId, Key, Progress, Reason};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::examples;
+use super::logs::LineJson;
+use super::{examples, logs};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::job_output::{self, JobJson};
@@ -17,11 +18,14 @@ const MAX_SAME_ID: usize = 100;
 
 /// Show a job, whether it waits, runs or is archived, and why it does not run.
 #[derive(Debug, clap::Args)]
-#[command(after_help = examples("pq show 42\npq show 42 --json | jq .payload"))]
+#[command(after_help = examples("pq show 42\npq show 42 --log\npq show 42 --json | jq .payload"))]
 pub(crate) struct Show {
     /// Job id.
     #[arg(value_parser = job_output::parse_id, allow_negative_numbers = true)]
     id: i64,
+    /// Print the log of the job, too.
+    #[arg(long)]
+    log: bool,
     /// Print JSON: an object.
     #[arg(long)]
     json: bool,
@@ -33,6 +37,10 @@ struct Shown<'j> {
     #[serde(flatten)]
     job: JobJson<'j>,
     reasons: Vec<Reason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<&'j Progress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<Vec<LineJson<'j>>>,
 }
 
 impl Show {
@@ -51,8 +59,11 @@ impl Show {
             ));
         }
         let reasons = pq.explain(job.id)?;
+        let progress = pq.progress(&[job.id])?.pop().map(|noted| noted.progress);
+        let log = if self.log { pq.log(job.id)? } else { Vec::new() };
         if self.json {
-            output::print_json(&Shown { job: JobJson::of(job), reasons })?;
+            let log = self.log.then(|| log.iter().map(LineJson::of).collect());
+            output::print_json(&Shown { job: JobJson::of(job), reasons, progress: progress.as_ref(), log })?;
             return Ok(ExitCode::SUCCESS);
         }
         let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -64,6 +75,7 @@ impl Show {
             ("state", Some(job.state.to_string())),
             ("why", (!job.state.is_ended()).then_some(why)),
             ("attempt", Some(job.attempt.to_string())),
+            ("progress", progress.map(|progress| progress.to_string())),
             ("crashes", (job.crashes > 0).then(|| job.crashes.to_string())),
             ("priority", Some(job.priority.to_string())),
             ("put", Some(output::format_time_micros(job.enqueued_at))),
@@ -88,6 +100,9 @@ impl Show {
         for AttemptEntry { attempt, at, end, error } in &job.attempt_log {
             let ended = format!("attempt {attempt} {end} {}: {error}", output::format_time_micros(*at));
             output::print(&format!("{:18} {}", "attempt log", output::escape_with_breaks(&ended)))?;
+        }
+        for stored in &log {
+            output::print(&format!("{:18} {}", "log", logs::as_text(stored)))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use pq_diesel::store::Archive;
 use pq_diesel::{JobId, JobRecord, JobState};
 
-use super::job_table::job_table;
+use super::job_table::{Listed, job_table};
 use super::queue_table::count;
 use crate::dashboard::App;
 use crate::database::Unread;
@@ -40,11 +40,11 @@ pub(crate) async fn page(
     };
     let content = html! {
         (sampled("queues", "Queues with dead jobs", &samples.counts, |counts| queues(&visit, counts)))
-        @if let Some((queue, jobs)) = &shown {
+        @if let Some((queue, listed)) = &shown {
             section aria-labelledby="latest" {
                 h2 id="latest" { "Latest dead jobs of " (text(queue)) }
-                @match jobs {
-                    Ok(jobs) => (list(&app, &visit, queue, jobs)),
+                @match listed {
+                    Ok(listed) => (list(&app, &visit, queue, listed)),
                     Err(unread) => (crate::page::failure(unread)),
                 }
             }
@@ -65,7 +65,7 @@ fn queues(visit: &Visit, counts: &Counts) -> Markup {
 }
 
 /// Reads the jobs that follow `before`, a position of the form `MICROSECONDS.ID`.
-async fn latest(app: &App, queue: &str, before: &str) -> Result<Vec<JobRecord>, Unread> {
+async fn latest(app: &App, queue: &str, before: &str) -> Result<Listed, Unread> {
     let queue = app.reads.pq().queue::<()>(queue).map_err(|error| Unread(error.to_string()))?;
     let position = before.split_once('.').and_then(|(at, id)| {
         let at = DateTime::from_timestamp_micros(at.parse().ok()?)?;
@@ -93,19 +93,21 @@ async fn latest(app: &App, queue: &str, before: &str) -> Result<Vec<JobRecord>, 
     });
     app.reads
         .read(move |pq, conn| {
-            pq.store().archived(conn, queue.name(), JobState::Dead, before.as_ref(), PAGE + 1)
+            let jobs = pq.store().archived(conn, queue.name(), JobState::Dead, before.as_ref(), PAGE + 1)?;
+            Listed::read(pq, conn, jobs)
         })
         .await
 }
 
-fn list(app: &App, visit: &Visit, queue: &str, jobs: &[JobRecord]) -> Markup {
+fn list(app: &App, visit: &Visit, queue: &str, listed: &Listed) -> Markup {
+    let Listed { jobs, progress } = listed;
     let shown = &jobs[..jobs.len().min(PAGE)];
     let next = shown.last().filter(|_| jobs.len() > PAGE).and_then(|last| {
         let before = format!("{}.{}", last.ended_at?.timestamp_micros(), last.id);
         Some(with_query("/dead", &[("queue", queue), ("before", &before)]))
     });
     html! {
-        (job_table(visit, &app.mask, shown, false))
+        (job_table(visit, &app.mask, &Listed { jobs: shown.to_vec(), progress: progress.clone() }, false))
         div class="buttons" {
             @if let Some(next) = next { a href=(visit.url(&next)) rel="next" { "Next page" } }
             @if visit.can_act && !shown.is_empty() {

@@ -5,11 +5,13 @@ use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
-use pq_diesel::store::Admin;
-use pq_diesel::{AttemptEntry, Filter, JobId, JobRecord, JobState, Operation, Payload};
+use pq_diesel::store::{Admin, Notes};
+use pq_diesel::{
+    AttemptEntry, Filter, JobId, JobProgress, JobRecord, JobState, Operation, Payload, StoredLine,
+};
 use serde_json::Value;
 
-use super::job_table::task_name;
+use super::job_table::{progress_bar, task_name};
 use crate::actions::job::fingerprint;
 use crate::dashboard::App;
 use crate::database::Unread;
@@ -38,15 +40,28 @@ pub(crate) async fn page(
     let reasons = app.reads.read(move |pq, conn| pq.explain_on(conn, number)).await;
     let reasons = reasons
         .map(|reasons| html! { ul { @for reason in &reasons { li { (text(&reason.to_string())) } } } });
+    let noted = app.reads.read(move |pq, conn| {
+        let progress = pq.store().progress(conn, &[number])?.pop();
+        Ok((progress, pq.store().log(conn, number, None)?))
+    });
+    let (progress, log) = match noted.await {
+        Ok((progress, lines)) => (progress, Ok(StoredLine::keep_newest(lines))),
+        Err(unread) => (None, Err(unread)),
+    };
     let content = html! {
         @if same_id.len() > 1 {
             p class="failure" { "An older job had this id, because the sequence of ids was restarted." }
         }
         @if visit.can_act { (actions(&visit, job)) }
         (panel("reasons", "Why it is not running, or what runs it", reasons))
-        (panel("job", "Attributes", Ok(attributes(&visit, &app.mask, job))))
+        (panel("job", "Attributes", Ok(attributes(&visit, &app.mask, job, progress.as_ref()))))
         @if let Some(error) = &job.error { (panel("error", "Error", Ok(html! { pre { (text(error)) } }))) }
         @if !job.attempt_log.is_empty() { (panel("attempts", "Attempts", Ok(attempts(job)))) }
+        @match log {
+            Ok(lines) if lines.is_empty() => {}
+            Ok(lines) => (panel("log", "Log", Ok(log_table(&lines)))),
+            Err(unread) => (panel("log", "Log", Err(unread))),
+        }
         (panel("payload", "Payload", Ok(payload(&visit, &app.mask, job.id, "payload", &job.payload))))
         @if let Some(result) = &job.result {
             (panel("result", "Result", Ok(payload(&visit, &app.mask, job.id, "result", result))))
@@ -101,7 +116,7 @@ fn missing(id: &str) -> Page {
     Page::error(StatusCode::NOT_FOUND, "No such job", &reason)
 }
 
-fn attributes(visit: &Visit, mask: &Mask, job: &JobRecord) -> Markup {
+fn attributes(visit: &Visit, mask: &Mask, job: &JobRecord, progress: Option<&JobProgress>) -> Markup {
     let queue = job.queue.as_str();
     let (tags, metadata) = (job.annotations.tags(), job.annotations.metadata());
     html! { dl {
@@ -109,6 +124,9 @@ fn attributes(visit: &Visit, mask: &Mask, job: &JobRecord) -> Markup {
         dt { "queue" } dd { a href=(visit.url(&with_query("/queue", &[("name", queue)]))) { (text(queue)) } }
         @if let Some(task) = task_name(job) { dt { "task" } dd { (task) } }
         dt { "attempt" } dd { (job.attempt) @if job.crashes > 0 { " (" (job.crashes) " crashed)" } }
+        @if let Some(noted) = progress {
+            dt { "progress" } dd { (progress_bar(&noted.progress)) ", at " (time(noted.at)) }
+        }
         dt { "priority" } dd { (job.priority) }
         @if let Some(at) = job.expected_at { dt { "expected" } dd { (time(at)) } }
         @if let Some(key) = &job.serialization_key {
@@ -145,6 +163,20 @@ fn attempts(job: &JobRecord) -> Markup {
             tbody {
                 @for AttemptEntry { attempt, at, end, error } in job.attempt_log.iter().rev() {
                     tr { td { (attempt) } td { (time(*at)) } td { (end) } td { (text(error)) } }
+                }
+            }
+        } }
+    }
+}
+
+/// Draws the lines that handlers wrote, the oldest first.
+fn log_table(lines: &[StoredLine]) -> Markup {
+    html! {
+        div class="wide" tabindex="0" role="region" aria-label="Log of the job" { table {
+            thead { tr { @for name in ["Time", "Level", "Attempt", "Text"] { th scope="col" { (name) } } } }
+            tbody {
+                @for StoredLine { attempt, line, .. } in lines {
+                    tr { td { (time(line.at)) } td { (line.level) } td class="number" { (attempt) } td { (text(&line.text)) } }
                 }
             }
         } }

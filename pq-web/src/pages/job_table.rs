@@ -1,7 +1,9 @@
 //! The table of jobs.
 
+use diesel::pg::PgConnection;
 use maud::{Markup, html};
-use pq_diesel::JobRecord;
+use pq_diesel::store::Notes;
+use pq_diesel::{Error, JobId, JobProgress, JobRecord, Pq, Progress};
 use serde::Deserialize;
 
 use crate::html::{Layout, Mask, beginning, text, time, with_query};
@@ -10,8 +12,40 @@ use crate::page::Visit;
 /// The longest preview of a payload, in characters.
 const PREVIEW: usize = 120;
 
-/// Draws jobs, each with a checkbox if they can be selected in the form around the table.
-pub(crate) fn job_table(visit: &Visit, mask: &Mask, jobs: &[JobRecord], select: bool) -> Markup {
+/// Jobs, and the progress of those that have any.
+pub(crate) struct Listed {
+    pub(crate) jobs: Vec<JobRecord>,
+    pub(crate) progress: Vec<JobProgress>,
+}
+
+impl Listed {
+    /// Reads the progress of jobs.
+    pub(crate) fn read(pq: &Pq, conn: &mut PgConnection, jobs: Vec<JobRecord>) -> Result<Self, Error> {
+        let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+        Ok(Self { progress: pq.store().progress(conn, &ids)?, jobs })
+    }
+
+    fn progress_of(&self, id: JobId) -> Option<&Progress> {
+        self.progress.iter().find(|noted| noted.id == id).map(|noted| &noted.progress)
+    }
+}
+
+/// Draws a progress as a bar and as text.
+pub(crate) fn progress_bar(progress: &Progress) -> Markup {
+    let shown = progress.to_string();
+    html! {
+        @if progress.total > 0 {
+            progress max=(progress.total) value=(progress.done.min(progress.total)) aria-hidden="true" {}
+            " "
+        }
+        (beginning(&shown, PREVIEW))
+    }
+}
+
+/// Draws jobs, each with a checkbox if they can be selected in the form around the table. Few have a progress, which has a
+/// column only then.
+pub(crate) fn job_table(visit: &Visit, mask: &Mask, listed: &Listed, select: bool) -> Markup {
+    let jobs = &listed.jobs;
     if jobs.is_empty() {
         return html! { p { "There are no jobs." } };
     }
@@ -22,13 +56,14 @@ pub(crate) fn job_table(visit: &Visit, mask: &Mask, jobs: &[JobRecord], select: 
                 @for name in ["Id", "Queue", "State", "Task", "Attempt", "Put", "Due", "Payload", "Error"] {
                     th scope="col" { (name) }
                 }
+                @if !listed.progress.is_empty() { th scope="col" { "Progress" } }
             } }
-            tbody { @for job in jobs { (row(visit, mask, job, select)) } }
+            tbody { @for job in jobs { (row(visit, mask, job, listed, select)) } }
         } }
     }
 }
 
-fn row(visit: &Visit, mask: &Mask, job: &JobRecord, select: bool) -> Markup {
+fn row(visit: &Visit, mask: &Mask, job: &JobRecord, listed: &Listed, select: bool) -> Markup {
     let queue = job.queue.as_str();
     let (payload, _) = mask.format(job.payload.as_str(), Layout::Line, PREVIEW * 4);
     html! { tr {
@@ -44,6 +79,9 @@ fn row(visit: &Visit, mask: &Mask, job: &JobRecord, select: bool) -> Markup {
         td { @if let Some(at) = job.schedule_at { (time(at)) } }
         td class="long" { (beginning(&payload, PREVIEW)) }
         td class=[job.error.is_some().then_some("long")] { @if let Some(error) = &job.error { (beginning(error, PREVIEW)) } }
+        @if !listed.progress.is_empty() {
+            td { @if let Some(progress) = listed.progress_of(job.id) { (progress_bar(progress)) } }
+        }
     } }
 }
 

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use pq_diesel::JobState;
 use pq_diesel::store::{Admin, Connect};
 
-use super::job_table::job_table;
+use super::job_table::{Listed, job_table};
 use crate::conditions::Conditions;
 use crate::dashboard::App;
 use crate::form::field;
@@ -29,15 +29,16 @@ pub(crate) async fn page(
                 .reads
                 .read(move |pq, conn| {
                     let filter = filter.read(|| pq.store().now(conn))?;
-                    pq.store().list(conn, &filter, PAGE + 1)
+                    let jobs = pq.store().list(conn, &filter, PAGE + 1)?;
+                    Listed::read(pq, conn, jobs)
                 })
                 .await;
-            found.map(|mut jobs| {
-                let more = jobs.len() > PAGE;
-                jobs.truncate(PAGE);
-                let next = jobs.last().filter(|_| more).map(|job| conditions.path(Some(job.id)));
+            found.map(|mut listed| {
+                let more = listed.jobs.len() > PAGE;
+                listed.jobs.truncate(PAGE);
+                let next = listed.jobs.last().filter(|_| more).map(|job| conditions.path(Some(job.id)));
                 html! {
-                    (selection(&visit, &conditions, job_table(&visit, &app.mask, &jobs, visit.can_act)))
+                    (selection(&visit, &conditions, job_table(&visit, &app.mask, &listed, visit.can_act)))
                     (pages(&visit, &conditions, next.as_deref()))
                 }
             })

@@ -10,7 +10,7 @@ use pq_diesel::metrics::QueueGauges;
 use pq_diesel::store::Admin;
 use pq_diesel::{Filter, JobState};
 
-use super::job_table::job_table;
+use super::job_table::{Listed, job_table};
 use super::pauses::since;
 use super::queue_table::count;
 use crate::dashboard::App;
@@ -31,13 +31,16 @@ pub(crate) async fn page(
     let name = fields.get("name").to_owned();
     let filter = Filter::queue(&name);
     let paused = app.reads.read(|pq, conn| pq.store().paused(conn));
-    let first = app.reads.read(move |pq, conn| pq.store().list(conn, &filter, JOBS));
+    let first = app.reads.read(move |pq, conn| {
+        let jobs = pq.store().list(conn, &filter, JOBS)?;
+        Listed::read(pq, conn, jobs)
+    });
     let (samples, paused, first) = tokio::join!(app.sampler.samples(), paused, first);
     let pause = paused.map(|paused| pause(paused.iter().find(|pause| pause.queue.as_str() == name)));
     let all = with_query("/jobs", &[("queue", &name)]);
-    let first = first.map(|jobs| {
+    let first = first.map(|listed| {
         html! {
-            (job_table(&visit, &app.mask, &jobs, false))
+            (job_table(&visit, &app.mask, &listed, false))
             p { a href=(visit.url(&all)) { "All jobs of this queue" } }
         }
     });

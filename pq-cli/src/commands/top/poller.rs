@@ -1,12 +1,13 @@
 //! Reads snapshots from the database in a thread of its own, so that a slow server does not delay key presses.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use pq_diesel::admin::{QueueCounts, WorkerInfo};
-use pq_diesel::{Error, Filter, JobId, JobRecord, JobState, Pq, QueueName, Reason};
+use pq_diesel::{Error, Filter, JobId, JobRecord, JobState, Pq, Progress, QueueName, Reason};
 
 use super::action::Action;
 use crate::failure::Failure;
@@ -29,6 +30,8 @@ pub(super) struct Snapshot {
     pub(super) workers: Vec<WorkerInfo>,
     pub(super) dead: DeadJobs,
     pub(super) stuck: Option<StuckJob>,
+    /// The progress of running jobs.
+    pub(super) progress: BTreeMap<JobId, Progress>,
 }
 
 /// The latest dead jobs of one queue.
@@ -56,7 +59,11 @@ impl Snapshot {
         let stuck = stuck.filter(|name| queues.iter().any(|queue| queue.queue == *name && is_stuck(queue)));
         let dead = DeadJobs::read(pq, dead)?;
         let stuck = stuck.map(|name| StuckJob::read(pq, name)).transpose()?.flatten();
-        Ok(Self { at: pq.now()?, queues, workers: pq.workers()?, dead, stuck })
+        let workers = pq.workers()?;
+        let running: Vec<JobId> =
+            workers.iter().flat_map(|worker| &worker.status.running).map(|job| job.id).collect();
+        let progress = pq.progress(&running)?.into_iter().map(|noted| (noted.id, noted.progress)).collect();
+        Ok(Self { at: pq.now()?, queues, workers, dead, stuck, progress })
     }
 }
 

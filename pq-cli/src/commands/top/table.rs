@@ -88,6 +88,17 @@ const RUNNING: &[Column] = &[
     text("WORKER", 3, 10),
 ];
 
+/// The columns if a job has noted its progress.
+const RUNNING_WITH_PROGRESS: &[Column] = &[
+    number("ID", 0),
+    text("QUEUE", 0, 10),
+    text("TASK", 1, 10),
+    number("ATTEMPT", 3),
+    number("AGE", 0),
+    text("WORKER", 4, 10),
+    text("PROGRESS", 2, 12),
+];
+
 const DEAD: &[Column] =
     &[number("ID", 0), number("ATTEMPT", 2), word("ENDED", 1), text("ERROR", 0, 16), text("PAYLOAD", 3, 16)];
 
@@ -135,8 +146,11 @@ impl PaneTable {
             },
             Pane::Running => Self {
                 title: many("Running jobs", running(snapshot).len()),
-                columns: RUNNING,
-                rows: running(snapshot).into_iter().map(|(worker, job)| running_row(worker, job)).collect(),
+                columns: if snapshot.progress.is_empty() { RUNNING } else { RUNNING_WITH_PROGRESS },
+                rows: running(snapshot)
+                    .into_iter()
+                    .map(|(worker, job)| running_row(worker, job, snapshot))
+                    .collect(),
                 empty_text: "no worker reports a running job",
             },
             Pane::Dead => Self {
@@ -256,8 +270,8 @@ fn worker_row(worker: &WorkerInfo) -> Row {
     Row { cells, tone }
 }
 
-fn running_row(worker: &WorkerInfo, job: &Running) -> Row {
-    let cells = vec![
+fn running_row(worker: &WorkerInfo, job: &Running, snapshot: &Snapshot) -> Row {
+    let mut cells = vec![
         job.id.to_string(),
         output::escape(&job.queue),
         output::escape(job.task.as_deref().unwrap_or_default()),
@@ -265,6 +279,10 @@ fn running_row(worker: &WorkerInfo, job: &Running) -> Row {
         format_age(job.age.saturating_add(worker.heartbeat_age)),
         output::escape(&format!("{} {}", worker.host, worker.pid)),
     ];
+    if !snapshot.progress.is_empty() {
+        let noted = snapshot.progress.get(&job.id).map(ToString::to_string);
+        cells.push(output::escape(&noted.unwrap_or_default()));
+    }
     Row { cells, tone: Tone::Plain }
 }
 

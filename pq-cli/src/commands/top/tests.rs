@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -35,7 +36,14 @@ fn name(name: &str) -> QueueName {
 }
 
 fn empty() -> Snapshot {
-    Snapshot { at: at(), queues: Vec::new(), workers: Vec::new(), dead: DeadJobs::default(), stuck: None }
+    Snapshot {
+        at: at(),
+        queues: Vec::new(),
+        workers: Vec::new(),
+        dead: DeadJobs::default(),
+        stuck: None,
+        progress: BTreeMap::new(),
+    }
 }
 
 fn queue(of: &str, ready: u64, dead: u64) -> QueueCounts {
@@ -107,6 +115,7 @@ fn busy() -> Snapshot {
             jobs: vec![dead(42, "550 no\r\nsuch\u{0} mailbox"), dead(41, &"long ".repeat(400))],
         },
         stuck: None,
+        progress: BTreeMap::new(),
     }
 }
 

@@ -1,0 +1,129 @@
+//! Results, progress and logs of jobs: `pq wait`, `pq logs`, and what `show`, `jobs` and `top` print of them.
+
+mod common;
+
+use std::time::Duration;
+
+use pq_diesel::{JobId, LogLevel, Outcome as JobOutcome, StopMode, Worker};
+use pq_testing::Database;
+
+use self::common::*;
+
+/// Runs a handler that notes what handlers note, and returns the job.
+fn run_noting(database: &Database) -> Result<JobId, Box<dyn std::error::Error>> {
+    let pq = handle(database)?;
+    let task = pq.queue::<()>("imports")?.task::<u32>("import");
+    let id = task.call(&7)?.id;
+    let handler = task.leased(|context, job| {
+        context.log("began");
+        context.log_at(LogLevel::Warn, "no\u{1b}[31m header\nin the file");
+        context.progress(40, 100, "rows");
+        JobOutcome::result(&(job.data * 2))
+    });
+    assert_eq!(Worker::new(&pq).serve(handler).run_until_empty()?.done, 1);
+    Ok(id)
+}
+
+#[test]
+fn wait_prints_the_result_of_a_job() -> Outcome {
+    let database = migrated()?;
+    let pq = handle(&database)?;
+    let task = pq.queue::<()>("imports")?.task::<u32>("import");
+    let id = task.call(&7)?.id.to_string();
+    let waiting =
+        on(&database, &["wait", &id, "--timeout", "60s"]).stdout(std::process::Stdio::piped()).spawn()?;
+    wait_until(&database, "SELECT count(*) FROM pq.queue WHERE annotations ->> 'notify' = 'true'")?;
+    let handler = task.leased(|_, job| JobOutcome::result(&(job.data * 2)));
+    assert_eq!(Worker::new(&pq).serve(handler).run_until_empty()?.done, 1);
+    let waited = waiting.wait_with_output()?;
+    assert_eq!((status(&waited), stdout(&waited).as_str()), (0, "14\n"));
+    // It can be read again, and a job without a result is `null`.
+    assert_eq!(stdout(&on(&database, &["wait", &id]).output()?), "14\n");
+    let other = task.call_with(&1, &pq_diesel::CallOptions::new().awaited())?.id.to_string();
+    Worker::new(&pq).serve(task.leased(|_, _| Ok::<_, String>(()))).run_until_empty()?;
+    assert_eq!(stdout(&on(&database, &["wait", &other]).output()?), "null\n");
+    let unknown = on(&database, &["wait", "99999"]).output()?;
+    assert_eq!(status(&unknown), 1);
+    assert!(stderr(&unknown).contains("no such job"), "{}", stderr(&unknown));
+    Ok(())
+}
+
+#[test]
+fn the_log_and_the_progress_of_a_job_are_shown() -> Outcome {
+    let database = migrated()?;
+    let id = run_noting(&database)?.to_string();
+    let logs = stdout(&on(&database, &["logs", &id]).output()?);
+    let lines: Vec<&str> =
+        logs.lines().map(|line| line.split_once(' ').map_or("", |(_, rest)| rest)).collect();
+    assert_eq!(lines, ["info  1 began", "warn  1 no\\u{1b}[31m header in the file"], "{logs}");
+    let followed = on(&database, &["logs", &id, "--follow"]).output()?;
+    assert_eq!((status(&followed), stdout(&followed)), (0, logs), "the job has ended");
+    let json = stdout(&on(&database, &["logs", &id, "--json"]).output()?);
+    let first: serde_json::Value = serde_json::from_str(json.lines().next().unwrap_or_default())?;
+    assert_eq!(
+        (&first["level"], &first["attempt"], &first["text"]),
+        (&"info".into(), &1.into(), &"began".into())
+    );
+
+    let shown = stdout(&on(&database, &["show", &id, "--log"]).output()?);
+    assert!(shown.contains("\nprogress           40/100 (40 %) rows\n"), "{shown}");
+    assert!(shown.contains(" info  1 began\n") && !shown.contains('\u{1b}'), "{shown}");
+    assert!(!stdout(&on(&database, &["show", &id]).output()?).contains(" began"));
+    let shown = json_of(&database, &["show", &id, "--log", "--json"])?;
+    assert_eq!((&shown["progress"]["done"], &shown["log"][0]["text"]), (&40.into(), &"began".into()));
+
+    let listed = stdout(&on(&database, &["jobs", "imports"]).output()?);
+    assert!(listed.contains("PROGRESS") && listed.contains("40/100 (40 %) rows"), "{listed}");
+    let listed = json_of(&database, &["jobs", "imports", "--json"])?;
+    assert_eq!(listed[0]["progress"]["note"], "rows");
+    put(&database, "mail", "1")?;
+    let listed = stdout(&on(&database, &["jobs", "mail"]).output()?);
+    assert!(!listed.contains("PROGRESS"), "{listed}");
+    let unknown = on(&database, &["logs", "99999"]).output()?;
+    assert_eq!(status(&unknown), 1);
+    Ok(())
+}
+
+fn json_of(database: &Database, words: &[&str]) -> Result<serde_json::Value, Box<dyn std::error::Error>> {
+    parsed(&on(database, words).output()?)
+}
+
+#[test]
+fn top_and_logs_follow_a_running_job() -> Outcome {
+    let database = migrated()?;
+    let pq = handle(&database)?;
+    let task = pq.queue::<()>("imports")?.task::<u32>("import").keep_history(true);
+    let id = task.call(&7)?.id.to_string();
+    let (proceed, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let handler = task.leased(move |context, _| {
+        context.log("one");
+        context.progress(1, 2, "half");
+        let waited = wait.lock().map_err(|_| "poisoned")?.recv_timeout(Duration::from_secs(60));
+        context.log("two");
+        waited.map_err(|_| "no signal came")
+    });
+    let worker = Worker::new(&pq).serve(handler);
+    let control = worker.control();
+    std::thread::scope(|threads| {
+        threads.spawn(|| worker.run());
+        let checked = (|| -> Outcome {
+            let following =
+                on(&database, &["logs", &id, "--follow"]).stdout(std::process::Stdio::piped()).spawn()?;
+            wait_for("the progress is shown", || {
+                let top = stdout(&on(&database, &["top", "--once"]).output()?);
+                Ok(top.contains("PROGRESS") && top.contains("1/2 (50 %) half"))
+            })?;
+            proceed.send(())?;
+            let followed = following.wait_with_output()?;
+            let texts: Vec<_> = stdout(&followed)
+                .lines()
+                .filter_map(|line| line.rsplit(' ').next().map(str::to_owned))
+                .collect();
+            assert_eq!((status(&followed), texts), (0, vec!["one".to_owned(), "two".to_owned()]));
+            Ok(())
+        })();
+        control.stop(StopMode::Abort);
+        checked
+    })
+}
