@@ -1,5 +1,6 @@
 -- Drops every object of pq and deletes all jobs. Without CASCADE it fails if other objects depend on the tables.
 DROP FUNCTION "pq"."queue_take_limited"(text, integer, bigint, bigint);
+DROP TABLE "pq"."queue_waits";
 DROP TABLE "pq"."queue_notes";
 DROP TABLE "pq"."queue_audit";
 DROP TABLE "pq"."queue_cron";
@@ -20,12 +21,12 @@ DROP FUNCTION "pq"."queue_notify_end"();
 DROP FUNCTION "pq"."queue_refuse_hidden_controls"();
 DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
-    interval, interval, json, text[], json, text, integer);
+    interval, interval, json, text[], json, text, integer, bigint[], bigint[]);
 DROP FUNCTION "pq"."queue_limit"(
     text, integer, integer, integer, integer, integer, integer, interval, text);
 DROP FUNCTION "pq"."queue_put"(
     text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json, text[], json, text,
-    integer);
+    integer, bigint[], bigint[]);
 DROP FUNCTION "pq"."queue_put_unique"(
     text, text, text, bigint, json, timestamptz, timestamptz, integer, text, jsonb);
 DROP FUNCTION "pq"."queue_claim_unique"();

@@ -318,6 +318,17 @@ CREATE TABLE "pq"."queue_notes" (
     CONSTRAINT "queue_notes_pkey" PRIMARY KEY (job, entry)
 );
 
+-- The jobs that a follow-up waits for, with their outcomes when they have ended. A follow-up is a waiting job that is due in
+-- the year 9999. Maintenance makes it due when none of its rows is without an outcome, or archives it as cancelled if a job
+-- is not done that must be.
+CREATE TABLE "pq"."queue_waits" (
+    follow_up bigint  NOT NULL,
+    job       bigint  NOT NULL,
+    only_done boolean NOT NULL,
+    outcome   text    CONSTRAINT "queue_waits_outcome_check" CHECK (outcome IN ('done', 'dead', 'cancelled')),
+    CONSTRAINT "queue_waits_pkey" PRIMARY KEY (follow_up, job)
+);
+
 -- Acquires the serialization key of a ready job and locks the job's row. Returns false if the key is in use or the
 -- row is gone or locked. It never waits.
 --
@@ -1233,7 +1244,8 @@ CREATE FUNCTION "pq"."queue_put"(
     priority integer DEFAULT 0, serialization_key text DEFAULT NULL,
     unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep', trace json DEFAULT NULL,
     tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
-    group_key text DEFAULT NULL, cost integer DEFAULT NULL) RETURNS bigint
+    group_key text DEFAULT NULL, cost integer DEFAULT NULL,
+    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -1242,6 +1254,8 @@ DECLARE
     end_instant CONSTANT timestamptz := '10000-01-01 00:00:00+00';
     longest_delay CONSTANT interval := '3650000 days';
     now_utc CONSTANT timestamp := statement_timestamp() AT TIME ZONE 'UTC';
+    held_until CONSTANT timestamptz := '9999-12-31 00:00:00+00';
+    waits CONSTANT boolean := coalesce(cardinality(after), 0) + coalesce(cardinality(after_any_outcome), 0) > 0;
     annotations jsonb;
     job bigint;
     refusal text;
@@ -1294,11 +1308,16 @@ BEGIN
                 left(group_key, 40), octet_length(group_key))
         WHEN cost NOT BETWEEN 1 AND 1000000 THEN
             format('invalid cost %s: it must be 1 to 1000000', cost)
+        WHEN waits AND num_nonnulls(schedule_at, schedule_in, unique_key) > 0 THEN
+            'cannot use after with schedule_at, schedule_in or unique_key: the job is due when the others have ended; remove one'
+        WHEN array_position(after || after_any_outcome, NULL) IS NOT NULL THEN
+            'invalid after: it must be an array of ids, and has a null'
     END;
     IF refusal IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = refusal;
     END IF;
-    schedule_at := coalesce(schedule_at, (now_utc + schedule_in) AT TIME ZONE 'UTC');
+    schedule_at := CASE WHEN waits THEN held_until
+        ELSE coalesce(schedule_at, (now_utc + schedule_in) AT TIME ZONE 'UTC') END;
     expected_at := coalesce(expected_at, (now_utc + expected_in) AT TIME ZONE 'UTC');
     priority := coalesce(priority, 0);
     IF num_nonnulls(trace, tags, metadata, group_key, cost) > 0 THEN
@@ -1312,6 +1331,12 @@ BEGIN
         INSERT INTO "pq"."queue" (q_name, data, schedule_at, expected_at, priority, serial_key, annotations)
         VALUES (queue, data, schedule_at, expected_at, priority, serialization_key, annotations)
         RETURNING id INTO job;
+        IF waits THEN
+            INSERT INTO "pq"."queue_waits" (follow_up, job, only_done)
+            SELECT job, waited.id, bool_or(waited.must_be_done)
+            FROM (SELECT unnest(after), true UNION ALL SELECT unnest(after_any_outcome), false) AS waited (id, must_be_done)
+            GROUP BY waited.id;
+        END IF;
     ELSE
         -- The name of the table is the one of its row type. A string could not hold it.
         job := nextval(pg_get_serial_sequence(pg_typeof(NULL::"pq"."queue")::text, 'id'));
@@ -1337,7 +1362,8 @@ CREATE FUNCTION "pq"."queue_call"(
     max_retries integer DEFAULT NULL, backoff text DEFAULT NULL,
     timeout interval DEFAULT NULL, lease interval DEFAULT NULL, trace json DEFAULT NULL,
     tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
-    group_key text DEFAULT NULL, cost integer DEFAULT NULL) RETURNS bigint
+    group_key text DEFAULT NULL, cost integer DEFAULT NULL,
+    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -1410,7 +1436,8 @@ BEGIN
     ) AS member (position, key, value)
     WHERE member.value IS NOT NULL;
     RETURN "pq"."queue_put"(queue, payload::json, schedule_at, schedule_in, expected_at, expected_in, priority,
-        serialization_key, unique_key, on_conflict, trace, tags, metadata, group_key, cost);
+        serialization_key, unique_key, on_conflict, trace, tags, metadata, group_key, cost,
+        after, after_any_outcome);
 END
 $names$;
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use pq_diesel::{JobId, JobState, Worker};
+use pq_diesel::{JobId, JobState, Retention, Worker};
 use pq_testing::Database;
 use serde_json::{Value, json};
 
@@ -209,5 +209,26 @@ fn options_that_do_not_fit_are_refused_before_a_connection_is_made() -> Outcome 
         assert_eq!(status(&refused), 2, "{words:?}: {}", stderr(&refused));
         assert!(stderr(&refused).contains(reason), "{words:?}: {}", stderr(&refused));
     }
+    Ok(())
+}
+
+#[test]
+fn a_job_waits_for_the_jobs_that_its_put_names() -> Outcome {
+    let database = migrated()?;
+    let first = ids(&database, &["put", "mail"], "1")?[0].to_string();
+    let other = ids(&database, &["put", "mail"], "2")?[0].to_string();
+    let last = ids(&database, &["put", "mail", "--after", &first, "--after-any-outcome", &other], "3")?[0];
+    let shown = || on(&database, &["show", &last.to_string()]).output();
+    let text = stdout(&shown()?);
+    assert!(text.contains(&format!("it waits for 2 jobs; the first is job {first}")), "{text}");
+    assert!(text.contains(&format!("after              job {first}: not ended\n")), "{text}");
+    on(&database, &["cancel", &first]).output()?;
+    handle(&database)?.maintain(&Retention::default())?;
+    let text = stdout(&shown()?);
+    assert!(text.contains(&format!("job {first}, for which it waited, is cancelled")), "{text}");
+    let json = parsed(&on(&database, &["show", &last.to_string(), "--json"]).output()?)?;
+    assert_eq!(json["predecessors"][0]["outcome"], "cancelled");
+    let refused = feed(on(&database, &["put", "mail", "--after", &other, "--schedule-at", "1h"]), "4")?;
+    assert!(status(&refused) != 0 && stderr(&refused).contains("waits for others"), "{}", stderr(&refused));
     Ok(())
 }

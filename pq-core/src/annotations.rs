@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::Error;
+use crate::{EndedCounts, Error, JobId};
 
 /// The trace context that is stored with a job, by header name: `traceparent`, `tracestate` and so on.
 pub type Trace = BTreeMap<String, String>;
@@ -35,6 +35,10 @@ pub(crate) struct Noted {
     pub(crate) cost: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) notify: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) batch: Option<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ended: Option<EndedCounts>,
 }
 
 /// The members of the JSON object, each as its text, so that one which cannot be read hides no other.
@@ -47,6 +51,8 @@ struct Members<'a> {
     notify: Option<&'a RawValue>,
     group: Option<&'a RawValue>,
     cost: Option<&'a RawValue>,
+    batch: Option<&'a RawValue>,
+    ended: Option<&'a RawValue>,
 }
 
 impl Annotations {
@@ -141,6 +147,23 @@ impl Annotations {
         self.read(|members| members.cost)
     }
 
+    /// Returns the follow-up of the batch that the job belongs to, for [`crate::PutOptions::in_batch`].
+    #[must_use]
+    pub fn batch(&self) -> Option<JobId> {
+        self.read(|members| members.batch)
+    }
+
+    /// Returns how the jobs have ended that this job has waited for. `None` if it has not waited for any, or waits still.
+    #[must_use]
+    pub fn ended(&self) -> Option<EndedCounts> {
+        self.read(|members| members.ended)
+    }
+
+    /// Returns the same annotations of a follow-up that is due.
+    pub(crate) fn with_ended(&self, ended: EndedCounts) -> Self {
+        Self::of(&Noted { ended: Some(ended), ..self.noted() })
+    }
+
     /// Returns whether the end of the job is awaited: the job is kept when it is done, and callers that wait are notified.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
@@ -156,6 +179,8 @@ impl Annotations {
             group: self.group(),
             cost: self.cost(),
             notify: self.is_awaited(),
+            batch: self.batch(),
+            ended: self.ended(),
         }
     }
 

@@ -76,6 +76,18 @@ pub enum Error {
         "cannot put a job with a unique key by `put_all`: it returns no outcome for each job; use `put_many_with`"
     )]
     UniqueKey,
+    /// A job was added to a batch whose follow-up waits no more, or does not exist. Nothing was put.
+    #[error(
+        "cannot add a job to batch {id}: job {id} does not wait for a batch, or all of its jobs have ended"
+    )]
+    #[non_exhaustive]
+    BatchEnded {
+        /// The id of the follow-up.
+        id: JobId,
+    },
+    /// A job that is connected with others was put by a call that returns no ids.
+    #[error("cannot put a job by `put_all` that waits for others or belongs to a batch; use `put_many_with`")]
+    Linked,
     /// The job's lease expired, or the job was settled already.
     ///
     /// Nothing was changed. If the call was part of a transaction, roll the transaction back.
@@ -136,6 +148,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns [`Error::BatchEnded`], for stores.
+    #[must_use]
+    pub fn batch_ended(id: JobId) -> Self {
+        Self::BatchEnded { id }
+    }
+
     /// Returns [`Error::NotYours`], for stores.
     #[must_use]
     pub fn not_yours(id: JobId) -> Self {

@@ -48,6 +48,13 @@ pub enum Reason {
         /// The operator who paused it, if that is known.
         by: Option<String>,
     },
+    /// It waits until other jobs have ended.
+    After {
+        /// Their number, at most [`Reason::MAX_COUNTED`].
+        jobs: u64,
+        /// The first of them.
+        first: JobId,
+    },
     /// The job is not due yet.
     NotDue {
         /// When it falls due.
@@ -128,7 +135,7 @@ impl Reason {
         circumstances: Circumstances,
         workers: &[WorkerInfo],
     ) -> Vec<Self> {
-        let Circumstances { now, is_hidden, paused, held_by, key_holder, first_of_key, ahead } =
+        let Circumstances { now, is_hidden, paused, held_by, key_holder, first_of_key, after, ahead } =
             circumstances;
         let Some(job) = job else {
             return if is_hidden { vec![Self::Unknown, Self::Hidden] } else { vec![Self::Unknown] };
@@ -151,9 +158,10 @@ impl Reason {
             reasons.push(Self::Paused { since, by });
         }
         if let (JobState::Scheduled, Some(until)) = (job.state, job.schedule_at) {
-            reasons.push(match job.attempt {
-                0 => Self::NotDue { until },
-                attempts => Self::BetweenAttempts { until, attempts },
+            reasons.push(match (after, job.attempt) {
+                (Some((jobs, first)), _) => Self::After { jobs, first },
+                (None, 0) => Self::NotDue { until },
+                (None, attempts) => Self::BetweenAttempts { until, attempts },
             });
         }
         let key = || job.serialization_key.as_ref().map(|key| key.as_str().to_owned()).unwrap_or_default();
@@ -253,6 +261,11 @@ impl fmt::Display for Reason {
             Self::Paused { since, by } => {
                 write!(f, "its queue is paused since {}", second(since))?;
                 by.as_ref().map_or(Ok(()), |by| write!(f, " by {by}"))
+            }
+            Self::After { jobs: 1, first } => write!(f, "it waits for 1 job: job {first}"),
+            Self::After { jobs, first } => {
+                let least = if *jobs >= Self::MAX_COUNTED { "at least " } else { "" };
+                write!(f, "it waits for {least}{jobs} jobs; the first is job {first}")
             }
             Self::NotDue { until } => write!(f, "it is not due until {}", second(until)),
             Self::BetweenAttempts { until, attempts } => {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Annotations, Claim, Key, OnConflict, Payload, When};
+use crate::{Annotations, Claim, Key, Links, OnConflict, Payload, When};
 
 /// A job's id. It is unique within its table and never reused. A job that is requeued keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +53,8 @@ pub struct NewJob {
     pub unique: Option<(Key, OnConflict)>,
     /// What is noted with the job. Default: nothing.
     pub annotations: Annotations,
+    /// What connects the job with others. Default: nothing.
+    pub links: Links,
     /// The name of the task that the job calls, under which the handle counts it. Default: none.
     pub task: Option<Arc<str>>,
 }
@@ -69,6 +71,7 @@ impl NewJob {
             serialization_key: None,
             unique: None,
             annotations: Annotations::default(),
+            links: Links::default(),
             task: None,
         }
     }

@@ -4,7 +4,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::annotations::Noted;
-use crate::{Annotations, Error, IntoWhen, Key, NewJob, OnConflict, Payload, TimeError, Trace, When};
+use crate::{
+    After, Annotations, Error, IntoWhen, JobId, Key, Links, NewJob, OnConflict, Payload, TimeError, Trace,
+    When,
+};
 
 /// The options of a put: times, priority, keys, tags, metadata, and what limits count.
 ///
@@ -27,6 +30,7 @@ pub struct PutOptions {
     awaited: bool,
     group: Option<String>,
     cost: Option<u32>,
+    links: Links,
 }
 
 impl PutOptions {
@@ -135,6 +139,41 @@ impl PutOptions {
         self
     }
 
+    /// Adds jobs that must be done before this one is due. Default: none.
+    ///
+    /// The job waits until all of them have ended. If one is dead or cancelled, it is cancelled. A job that a get took, or
+    /// that was deleted, counts as done, and so does an id that no job has. So name jobs that were put in the same
+    /// transaction, or whose put has committed.
+    ///
+    /// Such a job has no time and no unique key.
+    pub fn after(self, jobs: impl IntoIterator<Item = JobId>) -> Self {
+        self.after_each(jobs, true)
+    }
+
+    /// Adds jobs that must have ended before this one is due, whatever their outcomes. See [`PutOptions::after`].
+    pub fn after_any_outcome(self, jobs: impl IntoIterator<Item = JobId>) -> Self {
+        self.after_each(jobs, false)
+    }
+
+    fn after_each(mut self, jobs: impl IntoIterator<Item = JobId>, only_done: bool) -> Self {
+        self.links.after.extend(jobs.into_iter().map(|job| After { job, only_done }));
+        self
+    }
+
+    /// Adds the job to the batch that this job waits for. See [`crate::Task::batch`].
+    ///
+    /// The put is refused with [`Error::BatchEnded`] if that job waits no more.
+    pub fn in_batch(mut self, follow_up: JobId) -> Self {
+        self.links.batch = Some(follow_up);
+        self
+    }
+
+    /// Lets the job wait for the jobs that are added to its batch.
+    pub(crate) fn open(mut self) -> Self {
+        self.links.is_open = true;
+        self
+    }
+
     /// Checks the options, as a put does.
     ///
     /// # Errors
@@ -157,6 +196,14 @@ impl PutOptions {
             awaited: self.awaited || others.awaited,
             group: self.group.clone().or_else(|| others.group.clone()),
             cost: self.cost.or(others.cost),
+            links: Links {
+                after: match self.links.after.is_empty() {
+                    true => others.links.after.clone(),
+                    false => self.links.after.clone(),
+                },
+                batch: self.links.batch.or(others.links.batch),
+                is_open: self.links.is_open || others.links.is_open,
+            },
         }
     }
 
@@ -164,9 +211,20 @@ impl PutOptions {
     pub(crate) fn job(&self, payload: Payload, trace: Trace) -> Result<NewJob, Error> {
         let metadata =
             self.metadata.clone().transpose().map_err(Error::InvalidAnnotation)?.unwrap_or_default();
+        let waits = self.links.waits();
+        if waits && (self.schedule_at.is_some() || self.unique.is_some()) {
+            return Err(Error::InvalidSetting(
+                "cannot put a job that waits for others with a time or a unique key: it is due when the others have \
+                 ended; remove one"
+                    .to_owned(),
+            ));
+        }
         Ok(NewJob {
             payload,
-            schedule_at: self.schedule_at.clone().transpose()?,
+            schedule_at: match waits {
+                true => Some(When::At(After::HELD_UNTIL)),
+                false => self.schedule_at.clone().transpose()?,
+            },
             expected_at: self.expected_at.clone().transpose()?,
             priority: self.priority.unwrap_or_default(),
             serialization_key: self.serialization_key.clone().map(Key::new).transpose()?,
@@ -181,7 +239,10 @@ impl PutOptions {
                 group: self.group.clone(),
                 cost: self.cost,
                 notify: self.awaited,
+                batch: self.links.batch,
+                ended: None,
             })?,
+            links: self.links.clone(),
             task: None,
         })
     }

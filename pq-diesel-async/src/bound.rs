@@ -64,6 +64,12 @@ impl<'a, T> BoundQueue<'a, T> {
         put.into_iter().next().ok_or_else(|| Error::OutcomeUnknown("a trigger skipped the job".to_owned()))
     }
 
+    /// Makes a follow-up due that waits for no job.
+    pub(crate) async fn release(&mut self, follow_up: JobId) -> Result<(), Error> {
+        let (store, conn, _) = self.parts();
+        store.release_on(conn, &[follow_up.0]).await
+    }
+
     /// Counts the queue's jobs by state, as this transaction sees them.
     ///
     /// # Errors
@@ -296,8 +302,8 @@ impl<T: DeserializeOwned> BoundQueue<'_, T> {
 
 /// A task on the caller's connection, inside whatever transaction that is in. See [`Task::on`].
 pub struct BoundTask<'a, A> {
-    task: &'a Task<A>,
-    queue: BoundQueue<'a, ()>,
+    pub(crate) task: &'a Task<A>,
+    pub(crate) queue: BoundQueue<'a, ()>,
 }
 
 impl<A> fmt::Debug for BoundTask<'_, A> {
@@ -357,6 +363,19 @@ impl<A: Serialize> BoundTask<'_, A> {
     pub async fn call_with(&mut self, arguments: &A, options: &CallOptions) -> Result<Put, Error> {
         let task = &self.task.task;
         self.queue.put_job(|| task.encode(arguments, options)).await
+    }
+
+    /// Enqueues many calls, each with its own options, in this transaction.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::call_many_with`].
+    pub async fn call_many_with(
+        &mut self,
+        calls: impl IntoIterator<Item = (impl Borrow<A>, impl Borrow<CallOptions>)>,
+    ) -> Result<Vec<Put>, Error> {
+        let task = self.task.blocking();
+        self.queue.put_jobs(|| task.encode_many(calls)).await
     }
 
     /// Enqueues many calls in this transaction, as [`Task::call_many`] does.

@@ -40,6 +40,7 @@
 
 #![warn(missing_debug_implementations)]
 
+mod batch;
 mod bound;
 mod builder;
 mod connection;
@@ -78,10 +79,11 @@ pub use pq_diesel;
 #[cfg(feature = "log-layer")]
 pub use pq_diesel::JobLogLayer;
 pub use pq_diesel::{
-    Accepted, Answer, Backoff, CallOptions, CancelOutcome, CancellationToken, Claim, Control, Error,
-    Extended, FailedJob, Failure, Filter, Handler, IntoWhen, Job, JobId, JobProgress, JobRecord, JobResult,
-    JobState, LogLevel, LogLine, Notify, OnConflict, Outcome, PayloadLimits, Progress, Put, PutOptions,
-    PutOutcome, QueueName, Report, Retention, StopMode, StoredLine, Trace, Tracer, Wait, When,
+    Accepted, Answer, Backoff, Batch, CallOptions, CancelOutcome, CancellationToken, Claim, Control,
+    EndedCounts, Error, Extended, FailedJob, Failure, Filter, Handler, IntoWhen, Job, JobId, JobProgress,
+    JobRecord, JobResult, JobState, LogLevel, LogLine, Notify, OnConflict, Outcome, PayloadLimits,
+    Predecessor, Progress, Put, PutOptions, PutOutcome, QueueName, Report, Retention, StopMode, StoredLine,
+    Trace, Tracer, Wait, When,
 };
 pub use queue::Queue;
 pub use stream::JobStream;

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use diesel_async::AsyncPgConnection;
 use pq_core::{
     Action, AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation,
-    OperationReport, PausedQueue, QueueCounts, Reason, Retention, StopMode, WorkerId, WorkerInfo,
+    OperationReport, PausedQueue, Predecessor, QueueCounts, Reason, Retention, StopMode, WorkerId,
+    WorkerInfo,
 };
 use pq_diesel::Error;
 
@@ -133,6 +134,15 @@ impl Pq {
     /// The database's own.
     pub async fn explain(&self, id: JobId) -> Result<Vec<Reason>, Error> {
         self.in_thread(move |pq| pq.explain(id)).await
+    }
+
+    /// Returns the jobs for which a job waits or has waited, by id: at most `count`. See [`pq_core::PutOptions::after`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn predecessors(&self, follow_up: JobId, count: usize) -> Result<Vec<Predecessor>, Error> {
+        self.in_thread(move |pq| pq.predecessors(follow_up, count)).await
     }
 
     /// Changes one job of any queue. See [`pq_core::Pq::change`].

@@ -126,6 +126,18 @@ impl<A: Serialize> Task<A> {
         self.queue.put_jobs(|| self.encode_each(arguments)).await
     }
 
+    /// Enqueues many calls, each with its own options, as [`Task::call_many`] does.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::call_with`]; no job was added then.
+    pub async fn call_many_with(
+        &self,
+        calls: impl IntoIterator<Item = (impl Borrow<A>, impl Borrow<CallOptions>)>,
+    ) -> Result<Vec<Put>, Error> {
+        self.queue.put_jobs(|| self.task.encode_many(calls)).await
+    }
+
     pub(crate) fn encode_each(
         &self,
         arguments: impl IntoIterator<Item = impl Borrow<A>>,

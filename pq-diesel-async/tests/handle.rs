@@ -390,3 +390,52 @@ async fn a_pool_with_too_few_connections_fails_no_attempt() -> TestResult {
     assert_eq!((report.failed, report.done + report.snoozed), (0, JOBS), "{report:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_put_whole_and_calls_its_task_when_its_jobs_have_ended() -> TestResult {
+    let (_database, pq) = fresh().await;
+    let queue = pq.queue::<()>("apples")?;
+    let (eat, report) = (queue.task::<u32>("eat"), queue.task::<String>("report"));
+    let eats = eat.clone();
+    // In a task of its own, so that the future must be `Send`.
+    let put = tokio::spawn({
+        let report = report.clone();
+        async move {
+            let name = "all".to_owned();
+            let fails = report
+                .batch(&name, async |conn, batch| {
+                    eats.on(conn).call_with(&0, &batch.call_options()).await?;
+                    Err::<(), Error>(pq_core::Error::Stopped.into())
+                })
+                .await;
+            assert!(fails.is_err_and(|error| error.is_stopped()));
+            let (id, puts) = report
+                .batch(&name, async |conn, batch| {
+                    let calls = (0..3_u32).map(|n| (n, batch.call_options()));
+                    eats.on(conn).call_many_with(calls).await
+                })
+                .await?;
+            let (empty, ()) = report.batch(&name, async |_, _| Ok::<_, Error>(())).await?;
+            Ok::<_, Error>((id, puts.len(), empty))
+        }
+    });
+    let (id, jobs, empty) = put.await??;
+    assert_eq!((jobs, queue.counts().await?.waiting()), (3, 5));
+    let waits = pq.predecessors(id, 10).await?;
+    assert!(waits.len() == 3 && waits.iter().all(|one| one.outcome.is_none()), "{waits:?}");
+    queue.blocking().pq().change(empty, &pq_core::Operation::Delete)?;
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&seen);
+    let reports = report.leased_async(move |_, job| {
+        let counted = Arc::clone(&counted);
+        async move {
+            let ended = job.annotations.ended().map_or(0, |ended| ended.done);
+            counted.fetch_add(usize::try_from(ended).unwrap_or_default(), Ordering::SeqCst);
+            Ok::<_, Error>(())
+        }
+    });
+    let eaten = eat.leased_async(async |_, _| Ok::<_, Error>(()));
+    let done = Worker::new(&pq).serve(eaten).serve(reports).run_jobs(4).await?;
+    assert_eq!((done.done, AtomicUsize::load(&seen, Ordering::SeqCst)), (4, 3));
+    Ok(())
+}

@@ -23,8 +23,9 @@ use crate::prepared::Bound;
 use crate::rows::{
     AuditRow, AuditSql, BatchRow, BatchSql, CircumstancesRow, CircumstancesSql, CountersRow, CountersSql,
     CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql, HeartbeatRow,
-    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, LinesRow, LinesSql, PausedRow, PausedSql, ProgressRow,
-    ProgressSql, ScannedRow, ScannedSql, TakeRow, TakeSql, WorkerRow, WorkerSql,
+    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, LinesRow, LinesSql, PausedRow, PausedSql,
+    PredecessorRow, PredecessorSql, ProgressRow, ProgressSql, ScannedRow, ScannedSql, TakeRow, TakeSql,
+    WaitRow, WaitSql, WorkerRow, WorkerSql,
 };
 
 /// Runs statements that return rows of the SQL type `Row`, and reads them as `T`.
@@ -66,6 +67,8 @@ pub trait SqlConnection:
     + Load<LeaseSql, LeaseRow>
     + Load<LinesSql, LinesRow>
     + Load<PausedSql, PausedRow>
+    + Load<PredecessorSql, PredecessorRow>
+    + Load<WaitSql, WaitRow>
     + Load<ProgressSql, ProgressRow>
     + Load<ScannedSql, ScannedRow>
     + Load<TakeSql, TakeRow>

@@ -95,6 +95,7 @@ const PRODUCER: &[Grant] = &[
     grant(READ, On::Columns("", &["id", "dequeued_at"])),
     grant(USE, On::Ids),
     grant(CHANGE, On::Table("unique")),
+    grant(&["INSERT"], On::Table("waits")),
     grant(READ, On::Columns("leases", &["id"])),
     grant(READ, On::Table("migrations")),
     grant(CALL, On::Function("put")),
@@ -124,6 +125,7 @@ const CONSUMER: &[Grant] = &[
     grant(WRITE_ONCE, On::Table("audit")),
     grant(&["UPDATE"], On::Columns("audit", &["count"])),
     grant(WRITE_ONCE, On::Table("notes")),
+    grant(CHANGE, On::Table("waits")),
     grant(READ, On::Table("migrations")),
     grant(CALL, On::Function("put")),
     grant(CALL, On::Function("call")),
@@ -161,6 +163,7 @@ const READER: &[Grant] = &[
     grant(READ, On::Table("cron")),
     grant(READ, On::Table("audit")),
     grant(READ, On::Table("notes")),
+    grant(READ, On::Table("waits")),
     grant(READ, On::Table("migrations")),
 ];
 

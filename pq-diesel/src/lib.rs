@@ -72,12 +72,13 @@ mod table;
 #[cfg(feature = "log-layer")]
 pub use pq_core::JobLogLayer;
 pub use pq_core::{
-    Accepted, Annotations, Answer, AttemptEnd, AttemptEntry, Backoff, CallOptions, CancelOutcome,
-    CancellationToken, ChangeOutcome, Claim, Codec, CodecError, Cron, Extended, FailedJob, Failure, Filter,
-    GroupLimits, IntoWhen, Isolation, Job, JobId, JobInfo, JobProgress, JobRecord, JobResult, JobState, Key,
-    Limits, LogLevel, LogLine, Next, OnConflict, Operation, OperationReport, Outcome, Payload, PayloadLimits,
-    Progress, Put, PutOptions, PutOutcome, QueueName, Rate, Reason, Report, Retention, Running, Settlement,
-    Status, StopMode, StoredLine, TimeError, Trace, Tracer, Wait, When, codec_by_name,
+    Accepted, Annotations, Answer, AttemptEnd, AttemptEntry, Backoff, Batch, CallOptions, CancelOutcome,
+    CancellationToken, ChangeOutcome, Claim, Codec, CodecError, Cron, EndedCounts, Extended, FailedJob,
+    Failure, Filter, GroupLimits, IntoWhen, Isolation, Job, JobId, JobInfo, JobProgress, JobRecord,
+    JobResult, JobState, Key, Limits, LogLevel, LogLine, Next, OnConflict, Operation, OperationReport,
+    Outcome, Payload, PayloadLimits, Predecessor, Progress, Put, PutOptions, PutOutcome, QueueName, Rate,
+    Reason, Report, Retention, Running, Settlement, Status, StopMode, StoredLine, TimeError, Trace, Tracer,
+    Wait, When, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};

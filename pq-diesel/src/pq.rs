@@ -8,7 +8,7 @@ use diesel::PgConnection;
 use pq_core::store::Connect;
 use pq_core::{
     AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation, OperationReport,
-    PausedQueue, QueueCounts, Reason, Retention, StopMode, TaskCounters, WorkerId, WorkerInfo,
+    PausedQueue, Predecessor, QueueCounts, Reason, Retention, StopMode, TaskCounters, WorkerId, WorkerInfo,
 };
 #[cfg(feature = "cron")]
 use pq_core::{Cron, CronEntry};
@@ -208,6 +208,15 @@ impl Pq {
     #[must_use]
     pub fn put_counts(&self) -> Vec<TaskCounters> {
         self.0.put_counts()
+    }
+
+    /// Returns the jobs for which a job waits or has waited, by id: at most `count`. See [`pq_core::PutOptions::after`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub fn predecessors(&self, follow_up: JobId, count: usize) -> Result<Vec<Predecessor>, Error> {
+        self.0.predecessors(follow_up, count)
     }
 
     /// Lists the jobs of all queues that the filter matches: at most `count`. See [`pq_core::Pq::list`].

@@ -78,7 +78,7 @@ impl Table {
     /// The default table.
     pub const DEFAULT_NAME: &'static str = "queue";
     /// The suffixes of the other tables that the migrations create.
-    const DERIVED: [&'static str; 14] = [
+    const DERIVED: [&'static str; 15] = [
         "archive",
         "leases",
         "settled",
@@ -92,6 +92,7 @@ impl Table {
         "cron",
         "audit",
         "notes",
+        "waits",
         "migrations",
     ];
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use diesel::PgConnection;
-use pq_diesel::{Backoff, CallOptions, Error, OnConflict, Pq, PutOptions, PutOutcome};
+use pq_diesel::{Backoff, CallOptions, Error, JobId, OnConflict, Pq, PutOptions, PutOutcome};
 use serde_json::value::RawValue;
 
 use super::examples;
@@ -13,7 +13,7 @@ use crate::encoding::Encoding;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::values::{self, Members};
-use crate::{input, output};
+use crate::{input, job_output, output};
 
 /// Put jobs with JSON payloads, or call a task, and print the ids, one per line.
 #[derive(Debug, clap::Args)]
@@ -51,6 +51,12 @@ pub(crate) struct Put {
     /// What to do with a job that has the unique key.
     #[arg(long, value_name = "MODE", default_value = "keep", requires = "unique")]
     on_conflict: ConflictMode,
+    /// Job that must be done before this one runs; can be repeated. If it is dead or cancelled, this one is cancelled.
+    #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = job_output::parse_id)]
+    after: Vec<i64>,
+    /// Job that must have ended before this one runs, whatever its outcome; can be repeated.
+    #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = job_output::parse_id)]
+    after_any_outcome: Vec<i64>,
     /// Tag of the job, to find it by; can be repeated. At most 16, of 1 to 128 bytes.
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
@@ -184,6 +190,8 @@ impl Put {
         if let Some(key) = &self.unique {
             options = options.unique_or(key, self.on_conflict.into());
         }
+        let ids = |ids: &[i64]| ids.iter().copied().map(JobId).collect::<Vec<_>>();
+        options = options.after(ids(&self.after)).after_any_outcome(ids(&self.after_any_outcome));
         if !self.tags.is_empty() {
             options = options.tags(&self.tags);
         }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{AttemptEntry, Filter, JobId, Key, Progress, Reason};
+use pq_diesel::{AttemptEntry, Filter, JobId, JobState, Key, Predecessor, Progress, Reason};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,6 +15,9 @@ use crate::output::{self, plural};
 
 /// The maximum number of jobs with the same id that are counted.
 const MAX_SAME_ID: usize = 100;
+
+/// The maximum number of jobs for which a job waits that are shown.
+const MAX_PREDECESSORS: usize = 100;
 
 /// Show a job, whether it waits, runs or is archived, and why it does not run.
 #[derive(Debug, clap::Args)]
@@ -37,6 +40,7 @@ struct Shown<'j> {
     #[serde(flatten)]
     job: JobJson<'j>,
     reasons: Vec<Reason>,
+    predecessors: &'j [Predecessor],
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<&'j Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,11 +63,13 @@ impl Show {
             ));
         }
         let reasons = pq.explain(job.id)?;
+        let predecessors = pq.predecessors(job.id, MAX_PREDECESSORS)?;
         let progress = pq.progress(&[job.id])?.pop().map(|noted| noted.progress);
         let log = if self.log { pq.log(job.id)? } else { Vec::new() };
         if self.json {
             let log = self.log.then(|| log.iter().map(LineJson::of).collect());
-            output::print_json(&Shown { job: JobJson::of(job), reasons, progress: progress.as_ref(), log })?;
+            let (job, predecessors, progress) = (JobJson::of(job), &predecessors, progress.as_ref());
+            output::print_json(&Shown { job, reasons, predecessors, progress, log })?;
             return Ok(ExitCode::SUCCESS);
         }
         let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -83,6 +89,7 @@ impl Show {
             ("expected_at", job.expected_at.map(output::format_time_micros)),
             ("serialization key", job.serialization_key.as_ref().map(text)),
             ("unique key", job.unique_key.as_ref().map(text)),
+            ("batch of", job.annotations.batch().map(|follow_up| follow_up.to_string())),
             ("tags", (!tags.is_empty()).then(|| tags.join(", "))),
             ("metadata", (!metadata.is_empty()).then(|| Value::Object(metadata).to_string())),
             ("traceparent", job.annotations.trace().remove("traceparent")),
@@ -96,6 +103,10 @@ impl Show {
             if let Some(value) = value {
                 output::print(&format!("{name:18} {}", output::escape_with_breaks(&value)))?;
             }
+        }
+        for Predecessor { job, outcome, .. } in &predecessors {
+            let outcome = outcome.map_or("not ended", JobState::as_str);
+            output::print(&format!("{:18} job {job}: {outcome}", "after"))?;
         }
         for AttemptEntry { attempt, at, end, error } in &job.attempt_log {
             let ended = format!("attempt {attempt} {end} {}: {error}", output::format_time_micros(*at));

@@ -13,6 +13,7 @@ mod counts;
 mod cron;
 mod explain;
 mod failures;
+mod follow_ups;
 mod handlers;
 mod leases;
 mod limits;
@@ -69,7 +70,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 40] = [
+    let topics: [fn() -> Vec<Case<F>>; 41] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -109,6 +110,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         audit::cases,
         operations::cases,
         explain::cases,
+        follow_ups::cases,
         cron::cases,
     ];
     topics.into_iter().flat_map(|topic| topic()).collect()

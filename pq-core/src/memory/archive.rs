@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Archived, Row, State};
 use super::transaction::{MemoryConn, Open};
-use super::{MemoryStore, audit, counting, notes, settle, take, workers};
+use super::{MemoryStore, audit, counting, follow_ups, notes, settle, take, workers};
 use crate::store::{Archive, Undecodable};
 use crate::{
     AttemptEnd, AttemptEntry, Error, JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention,
@@ -85,6 +85,7 @@ impl Archive for MemoryStore {
         conn.operate(|all, open| {
             workers::forget_silent(all, now);
             let returned = settle::expire_leases(all, open, now);
+            let waits = follow_ups::maintain(all, open, now);
             let mut pruned = 0;
             for state in JobState::ENDED {
                 if let Some(age) = retention.of(state) {
@@ -95,7 +96,7 @@ impl Archive for MemoryStore {
                 audit::prune(all, open, take::before(now, age));
             }
             notes::forget(all, open);
-            Ok(Some(MaintenanceReport { returned, pruned, more: false }))
+            Ok(Some(MaintenanceReport { returned, pruned, more: false, waits }))
         })
     }
 }

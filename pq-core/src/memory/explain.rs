@@ -27,6 +27,12 @@ impl Explain for MemoryStore {
                     && other.is_due(now)
                     && other.sort_key() < row.sort_key()
             };
+            let open_waits = || {
+                let of_job = state.waits.range((id, JobId(i64::MIN))..=(id, JobId(i64::MAX)));
+                of_job.filter(|(_, wait)| wait.outcome.is_none()).map(|((_, job), _)| *job)
+            };
+            let waits = (open_waits().count() as u64).min(Reason::MAX_COUNTED);
+            found.after = open_waits().next().map(|first| (waits, first));
             let limit = usize::try_from(Reason::MAX_COUNTED).unwrap_or(usize::MAX);
             found.ahead = others().filter(comes_first).take(limit).count() as u64;
             if let Some(key) = &row.job.serialization_key {

@@ -8,7 +8,7 @@ use chrono::Utc;
 use super::state::{Lease, Row, Subscribed};
 use super::take::Ready;
 use super::transaction::MemoryConn;
-use super::{MemoryStore, Subscription, archive, put, settle, take};
+use super::{MemoryStore, Subscription, archive, follow_ups, put, settle, take};
 use crate::store::{Accepted, Extension, Jobs, Scan, Taken, Undecodable};
 use crate::{Claim, Error, Held, NewJob, Outcome, Payload, Put, QueueName, Settlement, WakeSignal};
 
@@ -18,7 +18,10 @@ impl Jobs for MemoryStore {
     fn put(&self, conn: &mut MemoryConn, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            Ok(jobs.iter().map(|job| put::put(state, open, queue, job, now)).collect())
+            follow_ups::check_batches(state, open, jobs, now)?;
+            let puts: Vec<Put> = jobs.iter().map(|job| put::put(state, open, queue, job, now)).collect();
+            follow_ups::link(state, open, jobs, &puts);
+            Ok(puts)
         })
     }
 

@@ -16,6 +16,7 @@ mod audit;
 mod connect;
 mod counting;
 mod explain;
+mod follow_ups;
 mod jobs;
 mod limits;
 mod notes;

@@ -135,6 +135,15 @@ impl Archived {
     }
 }
 
+/// A job for which a follow-up waits.
+#[derive(Clone, Debug)]
+pub(super) struct Wait {
+    pub(super) only_done: bool,
+    pub(super) outcome: Option<JobState>,
+    /// The transaction that added it, until it commits.
+    pub(super) added_by: Option<Tx>,
+}
+
 /// The pause of a queue.
 #[derive(Clone, Debug)]
 pub(super) struct Paused {
@@ -184,6 +193,8 @@ pub(super) struct State {
     /// What was counted, in no order. See [`TaskCounters::merge`].
     pub(super) counters: Vec<TaskCounters>,
     pub(super) audit: BTreeMap<i64, AuditEntry>,
+    /// What follow-ups wait for, by the follow-up and the job.
+    pub(super) waits: BTreeMap<(JobId, JobId), Wait>,
     /// The notes of jobs, some of which may be gone.
     pub(super) notes: BTreeMap<JobId, Kept>,
     pub(super) signals: HashMap<Subscribed, Vec<Weak<WakeSignal>>>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::limits::{Bucket, BucketKey};
 use super::notes::Kept;
-use super::state::{Archived, Paused, Periodic, Row, Shared, State, Subscribed, Tx};
+use super::state::{Archived, Paused, Periodic, Row, Shared, State, Subscribed, Tx, Wait};
 use crate::{AuditEntry, JobId, Limits, QueueName, TaskCounters};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
@@ -38,6 +38,7 @@ enum Undo {
     Counted(TaskCounters),
     Audit(i64, Option<AuditEntry>),
     Notes(JobId, Option<Kept>),
+    Wait((JobId, JobId), Option<Wait>),
 }
 
 impl Open {
@@ -100,6 +101,12 @@ impl Open {
         self.undo.push(Undo::Notes(job, before));
     }
 
+    /// Adds, changes or removes what a follow-up waits for.
+    pub(super) fn set_wait(&mut self, state: &mut State, follow_up: JobId, job: JobId, wait: Option<Wait>) {
+        let before = set(&mut state.waits, (follow_up, job), wait);
+        self.undo.push(Undo::Wait((follow_up, job), before));
+    }
+
     fn roll_back_to(&mut self, state: &mut State, mark: usize) {
         for undo in self.undo.drain(mark..).rev() {
             match undo {
@@ -115,6 +122,7 @@ impl Open {
                 Undo::Counted(_) => {}
                 Undo::Audit(id, entry) => drop(set(&mut state.audit, id, entry)),
                 Undo::Notes(job, kept) => drop(set(&mut state.notes, job, kept)),
+                Undo::Wait(key, wait) => drop(set(&mut state.waits, key, wait)),
             }
         }
     }
@@ -155,6 +163,11 @@ impl Open {
                     }
                 }
                 Undo::Audit(..) | Undo::Notes(..) => {}
+                Undo::Wait(key, _) => {
+                    if let Some(wait) = state.waits.get_mut(&key) {
+                        wait.added_by = None;
+                    }
+                }
             }
         }
         for subscribed in &notified {

@@ -6,8 +6,8 @@ use super::audit::describe_ids;
 use super::{Pq, Queue};
 use crate::audit::Action;
 use crate::{
-    CancelOutcome, Filter, JobId, JobRecord, PausedQueue, QueueCounts, Reason, StopMode, Store, TaskCounters,
-    WorkerId, WorkerInfo,
+    CancelOutcome, Filter, JobId, JobRecord, PausedQueue, Predecessor, QueueCounts, Reason, StopMode, Store,
+    TaskCounters, WorkerId, WorkerInfo,
 };
 
 impl<S: Store> Pq<S> {
@@ -81,6 +81,15 @@ impl<S: Store> Pq<S> {
     /// The store's errors.
     pub fn explain(&self, id: JobId) -> Result<Vec<Reason>, S::Error> {
         self.store.with_connection(|conn| self.explain_on(conn, id))
+    }
+
+    /// Returns the jobs for which a job waits or has waited, by id: at most `count`. See [`crate::PutOptions::after`].
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn predecessors(&self, follow_up: JobId, count: usize) -> Result<Vec<Predecessor>, S::Error> {
+        self.store.with_connection(|conn| self.store.predecessors(conn, follow_up, count))
     }
 
     /// Explains why a job does not run on the caller's connection, as [`Pq::explain`] does.

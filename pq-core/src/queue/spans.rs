@@ -118,7 +118,7 @@ impl<S: Store, T> Queue<S, T> {
         let span = JobSpan::new(span, self.pq.tracer(), || SpanInfo::Put { queue: &self.name });
         span.run(|| {
             let mut by_task = ByTask::default();
-            let jobs = encode().map(without_unique_key);
+            let jobs = encode().map(without_answer);
             let count = put(&mut jobs.inspect(|job| job.iter().for_each(|job| by_task.add(&job.task))))?;
             self.pq.put_counts.add(&self.name, by_task);
             span.describe(|| SpanInfo::Streamed(count));
@@ -146,10 +146,11 @@ impl<S: Store> Pq<S> {
     }
 }
 
-/// Refuses a job with a unique key.
-fn without_unique_key(job: Result<NewJob, Error>) -> Result<NewJob, Error> {
+/// Refuses a job whose put must answer with its id or its outcome.
+fn without_answer(job: Result<NewJob, Error>) -> Result<NewJob, Error> {
     match job {
         Ok(job) if job.unique.is_some() => Err(Error::UniqueKey),
+        Ok(job) if !job.links.is_empty() => Err(Error::Linked),
         job => job,
     }
 }

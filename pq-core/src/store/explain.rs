@@ -31,6 +31,8 @@ pub struct Circumstances {
     pub key_holder: Option<KeyHolder>,
     /// The first due job of its serialization key, if that is another one that waits.
     pub first_of_key: Option<JobId>,
+    /// How many jobs it waits for, at most [`crate::Reason::MAX_COUNTED`], and the first of them, if it waits for any.
+    pub after: Option<(u64, JobId)>,
     /// The number of due jobs of its queue that come first, at most [`crate::Reason::MAX_COUNTED`].
     pub ahead: u64,
 }
@@ -46,6 +48,7 @@ impl Circumstances {
             held_by: None,
             key_holder: None,
             first_of_key: None,
+            after: None,
             ahead: 0,
         }
     }

@@ -15,6 +15,7 @@
 //! | [`Admin`] | counting, listing, cancelling, pausing and moving jobs |
 //! | [`Limiting`] | limits of queues |
 //! | [`Explain`] | why a job waits |
+//! | [`FollowUps`] | jobs that wait for other jobs |
 //! | [`Operations`] | changing the jobs that a filter selects |
 //! | [`Audit`] | the audit log of operators |
 //! | [`Workers`] | registered workers |
@@ -38,6 +39,7 @@ mod audit;
 mod connect;
 mod counting;
 mod explain;
+mod follow_ups;
 mod jobs;
 mod limiting;
 mod notes;
@@ -54,6 +56,7 @@ pub use audit::Audit;
 pub use connect::{Connect, StoreError};
 pub use counting::{Counting, MAX_COUNTED_QUEUES, MAX_COUNTED_TASKS};
 pub use explain::{Circumstances, Explain, KeyHolder};
+pub use follow_ups::FollowUps;
 pub use jobs::{Accepted, Extension, Jobs, MAX_KEYED_TAKE, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
 pub use limiting::Limiting;
 pub use notes::Notes;
@@ -66,8 +69,8 @@ pub use workers::Workers;
 
 /// Stores jobs.
 ///
-/// A type that implements [`Jobs`], [`Archive`], [`Results`], [`Notes`], [`Admin`], [`Limiting`], [`Explain`], [`Operations`], [`Audit`], [`Workers`],
-/// [`Counting`], [`Schedules`] and [`TimeTravel`] is a store.
+/// A type that implements [`Jobs`], [`Archive`], [`Results`], [`Notes`], [`Admin`], [`Limiting`], [`Explain`], [`FollowUps`],
+/// [`Operations`], [`Audit`], [`Workers`], [`Counting`], [`Schedules`] and [`TimeTravel`] is a store.
 /// Each method that reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
 /// caller's connection. A store never commits a transaction that a caller began.
 ///
@@ -113,6 +116,7 @@ pub trait Store:
     + Admin
     + Limiting
     + Explain
+    + FollowUps
     + Operations
     + Audit
     + Workers
@@ -130,6 +134,7 @@ impl<
         + Admin
         + Limiting
         + Explain
+        + FollowUps
         + Operations
         + Audit
         + Workers

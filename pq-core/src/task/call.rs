@@ -18,8 +18,8 @@ use crate::{
 
 /// A task on the caller's connection, inside whatever transaction that is in. See [`Task::on`].
 pub struct BoundTask<'a, S: Store, A> {
-    task: &'a Task<S, A>,
-    queue: BoundQueue<'a, S, ()>,
+    pub(super) task: &'a Task<S, A>,
+    pub(super) queue: BoundQueue<'a, S, ()>,
 }
 
 impl<S: Store, A> fmt::Debug for BoundTask<'_, S, A> {
@@ -122,6 +122,18 @@ impl<S: Store, A: Serialize> Task<S, A> {
         self.queue.put_now(|| self.jobs(arguments).collect::<Result<Vec<_>, _>>())
     }
 
+    /// Enqueues many calls, each with its own options, as [`Task::call_many`] does.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::call_with`]; no job was added then.
+    pub fn call_many_with(
+        &self,
+        calls: impl IntoIterator<Item = (impl Borrow<A>, impl Borrow<CallOptions>)>,
+    ) -> Result<Vec<Put>, S::Error> {
+        self.queue.put_now(|| self.encode_many(calls))
+    }
+
     /// Enqueues a call for each item of an iterator, all or none, and returns their number.
     ///
     /// The calls are streamed to the store, as by [`Queue::put_all`].
@@ -164,6 +176,21 @@ impl<S: Store, A: Serialize> Task<S, A> {
     #[cfg(feature = "cron")]
     pub(crate) fn periodic(&self, arguments: &A) -> Result<NewJob, Error> {
         self.encode(arguments, &CallOptions::new())
+    }
+
+    /// Encodes calls, each with its own options, as [`Task::encode`] does.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::encode`].
+    pub fn encode_many(
+        &self,
+        calls: impl IntoIterator<Item = (impl Borrow<A>, impl Borrow<CallOptions>)>,
+    ) -> Result<Vec<NewJob>, Error> {
+        calls
+            .into_iter()
+            .map(|(arguments, options)| self.encode(arguments.borrow(), options.borrow()))
+            .collect()
     }
 
     fn jobs(
@@ -278,6 +305,19 @@ impl<S: Store, A: Serialize> BoundTask<'_, S, A> {
         arguments: impl IntoIterator<Item = impl Borrow<A>>,
     ) -> Result<Vec<Put>, S::Error> {
         self.queue.put_jobs(|| self.task.jobs(arguments).collect::<Result<Vec<_>, _>>())
+    }
+
+    /// Enqueues many calls, each with its own options, in this transaction.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Task::call_many_with`].
+    pub fn call_many_with(
+        &mut self,
+        calls: impl IntoIterator<Item = (impl Borrow<A>, impl Borrow<CallOptions>)>,
+    ) -> Result<Vec<Put>, S::Error> {
+        let task = self.task;
+        self.queue.put_jobs(|| task.encode_many(calls))
     }
 
     /// Enqueues a call for each item of an iterator in this transaction, as [`Task::call_all`] does.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{Backoff, IntoWhen, OnConflict, PutOptions};
+use crate::{Backoff, IntoWhen, JobId, OnConflict, PutOptions};
 
 /// The options of a call of a task. An option that is not set is as the task has it.
 ///
@@ -49,6 +49,29 @@ impl CallOptions {
     /// Sets the priority. See [`PutOptions::priority`].
     pub fn priority(mut self, priority: i32) -> Self {
         self.put = self.put.priority(priority);
+        self
+    }
+
+    /// Adds jobs that must be done before this one is due. See [`PutOptions::after`].
+    pub fn after(mut self, jobs: impl IntoIterator<Item = JobId>) -> Self {
+        self.put = self.put.after(jobs);
+        self
+    }
+
+    /// Adds jobs that must have ended before this one is due. See [`PutOptions::after_any_outcome`].
+    pub fn after_any_outcome(mut self, jobs: impl IntoIterator<Item = JobId>) -> Self {
+        self.put = self.put.after_any_outcome(jobs);
+        self
+    }
+
+    /// Adds the job to the batch that this job waits for. See [`PutOptions::in_batch`].
+    pub fn in_batch(mut self, follow_up: JobId) -> Self {
+        self.put = self.put.in_batch(follow_up);
+        self
+    }
+
+    pub(crate) fn open(mut self) -> Self {
+        self.put = self.put.open();
         self
     }
 

@@ -1,5 +1,6 @@
 //! Tasks: names for work, with typed arguments.
 
+mod batch;
 mod call;
 mod call_options;
 mod handlers;

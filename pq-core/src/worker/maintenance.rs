@@ -30,6 +30,7 @@ pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
         // Maintenance requeues the jobs of expired leases. While this worker could not extend its own, for example after
         // the store was unavailable, they must not be among them.
         let holds_own = !run.leases.is_extension_due();
+        schedule.look_for_follow_ups(run.progress.report().ended(), Instant::now());
         if holds_own && schedule.due_in(Instant::now()).is_zero() && !run.stop.is_finishing() {
             maintain(run, &mut schedule);
         }
@@ -85,8 +86,11 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
             return Ok(None);
         }
         let report = store.maintain(conn, &run.settings.retention)?;
-        let found = report.is_some_and(|report| report != MaintenanceReport::default());
+        let found = report.is_some_and(|report| report.returned + report.pruned > 0 || report.more);
         let now = Instant::now();
+        if let Some(report) = report {
+            schedule.record_waits(report.waits, now.saturating_duration_since(began), now);
+        }
         schedule.record_search(now.saturating_duration_since(began), found, now);
         Ok(report)
     });

@@ -16,6 +16,12 @@ const CHECK_TICKS_EVERY: Duration = Duration::from_secs(60);
 /// The longest pause after a search. A single slow search may only have been held up.
 const MAX_SEARCH_PAUSE: Duration = Duration::from_secs(10);
 
+/// The interval at which a worker looks whether its jobs have ended, while jobs wait for others.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs of maintenance because of that take at most one part in this many of the time.
+const MAX_LOOK_SHARE: u32 = 10;
+
 #[derive(Debug)]
 pub(super) struct MaintenanceSchedule {
     every: Duration,
@@ -23,6 +29,10 @@ pub(super) struct MaintenanceSchedule {
     last: Option<Instant>,
     /// The earliest time of the next search for expired leases.
     search_at: Option<Instant>,
+    /// While jobs wait for others: the earliest time of the next run that looks whether those have ended.
+    look_at: Option<Instant>,
+    /// How many jobs of this worker had ended when it last looked.
+    ended: u64,
     /// When the next ticks of the periodic jobs were last compared with the clock.
     #[cfg(feature = "cron")]
     ticks_checked_at: Option<Instant>,
@@ -35,14 +45,32 @@ impl MaintenanceSchedule {
             every,
             last: (every == Duration::MAX).then_some(now),
             search_at: None,
+            look_at: None,
+            ended: 0,
             #[cfg(feature = "cron")]
             ticks_checked_at: None,
         }
     }
 
-    /// Returns the time until the next run.
+    /// Returns the time until the next run, or until it must be asked again whether jobs have ended for which others wait.
     pub(super) fn due_in(&self, now: Instant) -> Duration {
-        self.last.map_or(Duration::ZERO, |at| self.every.saturating_sub(now.saturating_duration_since(at)))
+        let run = self
+            .last
+            .map_or(Duration::ZERO, |at| self.every.saturating_sub(now.saturating_duration_since(at)));
+        let look = self.look_at.map_or(run, |at| at.saturating_duration_since(now).max(LOOK_EVERY));
+        run.min(look)
+    }
+
+    /// Makes the next run due if jobs of this worker have ended for which others may wait.
+    pub(super) fn look_for_follow_ups(&mut self, ended: u64, now: Instant) {
+        if self.look_at.is_some_and(|at| at <= now) && self.ended != ended {
+            (self.last, self.search_at, self.ended) = (None, None, ended);
+        }
+    }
+
+    /// Records whether jobs wait for others, after a run that took so long.
+    pub(super) fn record_waits(&mut self, waits: bool, took: Duration, now: Instant) {
+        self.look_at = waits.then(|| now + took.saturating_mul(MAX_LOOK_SHARE).max(LOOK_EVERY));
     }
 
     /// Returns whether the next run shall search for expired leases.
@@ -95,6 +123,23 @@ mod tests {
         let mut schedule = MaintenanceSchedule::new(EVERY, now);
         schedule.record_run(true, now);
         assert_eq!(schedule.due_in(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_run_is_due_when_jobs_have_ended_while_others_wait() {
+        let now = Instant::now();
+        let mut schedule = MaintenanceSchedule::new(EVERY, now);
+        schedule.record_run(false, now);
+        schedule.look_for_follow_ups(1, now + LOOK_EVERY);
+        assert!(!schedule.due_in(now + LOOK_EVERY).is_zero(), "nothing waits");
+        schedule.record_waits(true, LOOK_EVERY, now);
+        schedule.look_for_follow_ups(2, now + LOOK_EVERY);
+        assert_eq!(schedule.due_in(now + LOOK_EVERY), LOOK_EVERY * 9, "the last run took long");
+        schedule.look_for_follow_ups(2, now + LOOK_EVERY * 10);
+        assert!(schedule.due_in(now + LOOK_EVERY * 10).is_zero());
+        schedule.record_run(false, now + LOOK_EVERY * 10);
+        schedule.look_for_follow_ups(2, now + LOOK_EVERY * 11);
+        assert!(!schedule.due_in(now + LOOK_EVERY * 11).is_zero(), "no other job has ended");
     }
 
     #[test]

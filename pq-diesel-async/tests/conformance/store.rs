@@ -7,14 +7,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use pq_core::store::{
-    Accepted, Admin, Archive, Audit, Batch, Circumstances, Connect, Counting, Explain, Extension, Jobs,
-    Limiting, Notes, Operations, Results, Scan, Schedules, Source, Taken, TimeTravel, Undecodable, Workers,
+    Accepted, Admin, Archive, Audit, Batch, Circumstances, Connect, Counting, Explain, Extension, FollowUps,
+    Jobs, Limiting, Notes, Operations, Results, Scan, Schedules, Source, Taken, TimeTravel, Undecodable,
+    Workers,
 };
 use pq_core::{
     AuditEntry, AuditRecord, CancelOutcome, Claim, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply,
     Isolation, JobId, JobProgress, JobRecord, JobState, Limits, MaintenanceReport, NewJob, NewNotes,
-    Operation, PausedQueue, Payload, Put, QueueCounts, QueueName, Retention, Settlement, StopMode,
-    StoredLine, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
+    Operation, PausedQueue, Payload, Predecessor, Put, QueueCounts, QueueName, Retention, Settlement,
+    StopMode, StoredLine, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
 };
 use pq_diesel::store::{PgStore, SqlConnection};
 use pq_diesel_async::testing::{Lent, OnAsync, Shared};
@@ -332,6 +333,21 @@ impl Limiting for Blocking {
 impl Explain for Blocking {
     fn circumstances(&self, conn: &mut Conn, id: JobId) -> Result<Circumstances, Error> {
         wait!(self, conn, |store, sql| store.circumstances_on(sql, id))
+    }
+}
+
+impl FollowUps for Blocking {
+    fn predecessors(
+        &self,
+        conn: &mut Conn,
+        follow_up: JobId,
+        count: usize,
+    ) -> Result<Vec<Predecessor>, Error> {
+        wait!(self, conn, |store, sql| store.predecessors_on(sql, follow_up, count))
+    }
+
+    fn release(&self, conn: &mut Conn, follow_up: JobId) -> Result<(), Error> {
+        wait!(self, conn, |store, sql| store.release_on(sql, &[follow_up.0]))
     }
 }
 

@@ -68,6 +68,12 @@ impl Rows for PgStore {
                  use `on(conn).call_with`",
             ));
         }
+        if !job.links.is_empty() {
+            return Err(refused(
+                "cannot create a row of a job that waits for others or belongs to a batch: that is stored in another \
+                 table; use `on(conn).call_with`",
+            ));
+        }
         Ok(NewRow {
             q_name: queue.to_string(),
             data: JsonText(job.payload),

@@ -9,6 +9,7 @@ mod audit;
 mod counting;
 mod explain;
 mod filter;
+mod follow_ups;
 mod limits;
 mod metrics;
 mod names;
@@ -71,6 +72,16 @@ pub(crate) struct Statements {
     pub(crate) look: Statement,
     pub(crate) await_waiting: Statement,
     pub(crate) await_leased: Statement,
+    pub(crate) lock_batches: Statement,
+    pub(crate) add_waits: Statement,
+    pub(crate) ended_waits: Statement,
+    pub(crate) lock_follow_ups: Statement,
+    pub(crate) mark_waits: Statement,
+    pub(crate) cancel_follow_ups: Statement,
+    pub(crate) release: Statement,
+    pub(crate) forget_waits: Statement,
+    pub(crate) predecessors: Statement,
+    pub(crate) open_waits: Statement,
     pub(crate) write_notes: Statement,
     pub(crate) progress: Statement,
     pub(crate) log: Statement,
@@ -173,6 +184,16 @@ impl Statements {
             look: statement(results::LOOK),
             await_waiting: statement(results::AWAIT_WAITING),
             await_leased: statement(results::AWAIT_LEASED),
+            lock_batches: statement(follow_ups::LOCK_BATCHES),
+            add_waits: statement(follow_ups::ADD_WAITS),
+            ended_waits: statement(follow_ups::ENDED_WAITS),
+            lock_follow_ups: statement(follow_ups::LOCK_FOLLOW_UPS),
+            mark_waits: statement(follow_ups::MARK_WAITS),
+            cancel_follow_ups: statement(follow_ups::CANCEL_FOLLOW_UPS),
+            release: statement(follow_ups::RELEASE),
+            forget_waits: statement(follow_ups::FORGET_WAITS),
+            predecessors: statement(follow_ups::PREDECESSORS),
+            open_waits: statement(follow_ups::OPEN_WAITS),
             write_notes: statement(notes::WRITE_NOTES),
             progress: statement(notes::PROGRESS),
             log: statement(notes::LOG),

@@ -39,6 +39,7 @@ impl Names {
             ("workers", table.derived("workers")),
             ("counters", table.derived("counters")),
             ("notes", table.derived("notes")),
+            ("waits", table.derived("waits")),
             ("cron", table.derived("cron")),
             ("task", TASK.to_owned()),
             ("attempt_log", attempt_log()),

@@ -48,6 +48,16 @@ impl Statements {
             look,
             await_waiting,
             await_leased,
+            lock_batches,
+            add_waits,
+            ended_waits,
+            lock_follow_ups,
+            mark_waits,
+            cancel_follow_ups,
+            release,
+            forget_waits,
+            predecessors,
+            open_waits,
             write_notes,
             progress,
             log,
@@ -133,6 +143,16 @@ impl Statements {
             look,
             await_waiting,
             await_leased,
+            lock_batches,
+            add_waits,
+            ended_waits,
+            lock_follow_ups,
+            mark_waits,
+            cancel_follow_ups,
+            release,
+            forget_waits,
+            predecessors,
+            open_waits,
             write_notes,
             progress,
             log,
@@ -213,7 +233,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 195);
+    assert_eq!(statements.texts().len(), 205);
 }
 
 #[test]

@@ -156,6 +156,7 @@ impl PgStore {
             let returned = self.only::<BigInt, i64>(conn, &statements.return_expired, &values).await?;
             report.returned = returned.max(0).unsigned_abs();
         }
+        self.end_waits(conn, &mut report).await?;
         self.changed(conn, &statements.forget_settled, &[]).await?;
         self.changed(conn, &statements.forget_limits, &[]).await?;
         self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER).await?;

@@ -31,7 +31,8 @@ impl PgStore {
         let row = self
             .only::<CircumstancesSql, CircumstancesRow>(conn, &self.statements.circumstances, &values)
             .await;
+        let after = self.open_waits(conn, id).await;
         conn.roll_back_to(around).await?;
-        Ok(row?.into_circumstances())
+        Ok(Circumstances { after: after?, ..row?.into_circumstances() })
     }
 }

@@ -13,6 +13,7 @@ mod counting;
 mod encoding;
 mod explain;
 mod fast_path;
+mod follow_ups;
 #[cfg(test)]
 mod group_commit_tests;
 mod group_take;
@@ -39,8 +40,8 @@ use diesel::sql_types::Text;
 use pq_core::{Isolation, NewJob, QueueName};
 
 pub use pq_core::store::{
-    Admin, Archive, Audit, Connect, Counting, Explain, Jobs, Limiting, Notes, Operations, Results, Rows,
-    Schedules, Store, StoreError, TimeTravel, Workers,
+    Admin, Archive, Audit, Connect, Counting, Explain, FollowUps, Jobs, Limiting, Notes, Operations, Results,
+    Rows, Schedules, Store, StoreError, TimeTravel, Workers,
 };
 
 use self::fast_path::FastPath;
@@ -74,6 +75,7 @@ pub struct PgStore {
     pub(crate) group_takes: GroupTakes,
     /// The last note of which maintenance has checked whether its job still exists.
     pub(crate) notes_checked: Mutex<(i64, i64)>,
+    pub(crate) waits_checked: Mutex<(i64, i64)>,
 }
 
 /// The maximum length of an error that is stored with a job, in characters.
@@ -108,6 +110,7 @@ impl PgStore {
             group_puts: GroupPuts::new(call_timeout),
             group_takes: GroupTakes::new(call_timeout),
             notes_checked: Mutex::new(notes::FIRST_NOTE),
+            waits_checked: Mutex::new(follow_ups::FIRST_WAIT),
         }
     }
 

@@ -134,7 +134,7 @@ impl PgStore {
         jobs: &[NewJob],
         trigger: Trigger,
     ) -> Result<Vec<Put>, Error> {
-        if jobs.len() >= COPY_JOBS && none_is_unique(jobs) {
+        if jobs.len() >= COPY_JOBS && none_is_unique(jobs) && none_is_linked(jobs) {
             self.fast_path.note_put(queue, jobs);
             return self.copy_with_ids(conn, queue, jobs, trigger);
         }
@@ -149,6 +149,9 @@ impl PgStore {
         trigger: Trigger,
     ) -> Result<Vec<Put>, Error> {
         self.fast_path.note_put(queue, jobs);
+        if !none_is_linked(jobs) {
+            return self.insert_linked(conn, queue, jobs, trigger).await;
+        }
         if let [job] = jobs
             && (job.schedule_at, job.expected_at, job.priority) == (None, None, 0)
             && job.serialization_key.is_none()
@@ -161,6 +164,25 @@ impl PgStore {
             return Ok(vec![Put::added(JobId(id))]);
         }
         self.insert_chunks(conn, queue, jobs, trigger).await
+    }
+
+    /// Inserts jobs that are connected with others, with their connections, in one transaction.
+    async fn insert_linked(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: &QueueName,
+        jobs: &[NewJob],
+        trigger: Trigger,
+    ) -> Result<Vec<Put>, Error> {
+        let around = self.begin(conn).await?;
+        let put = async {
+            self.lock_batches(conn, jobs).await?;
+            let put = self.insert_chunks(conn, queue, jobs, trigger).await?;
+            self.add_waits(conn, jobs, &put).await?;
+            Ok(put)
+        }
+        .await;
+        self.end(conn, around, put).await
     }
 
     async fn insert_chunks(
@@ -334,12 +356,17 @@ pub(super) fn may_be_notified_later(jobs: &[NewJob]) -> bool {
 pub fn may_be_shared(jobs: &[NewJob]) -> bool {
     (1..=SHARED_JOBS).contains(&jobs.len())
         && none_is_unique(jobs)
+        && none_is_linked(jobs)
         && jobs.iter().map(size).sum::<usize>() <= SHARED_BYTES
 }
 
 /// Returns the bytes of a job that count toward the limits.
 fn size(job: &NewJob) -> usize {
     job.payload.as_str().len() + job.annotations.as_json().map_or(0, str::len)
+}
+
+fn none_is_linked(jobs: &[NewJob]) -> bool {
+    jobs.iter().all(|job| job.links.is_empty())
 }
 
 fn none_is_unique(jobs: &[NewJob]) -> bool {

@@ -5,9 +5,10 @@ use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
-use pq_diesel::store::{Admin, Notes};
+use pq_diesel::store::{Admin, FollowUps, Notes};
 use pq_diesel::{
-    AttemptEntry, Filter, JobId, JobProgress, JobRecord, JobState, Operation, Payload, StoredLine,
+    AttemptEntry, Filter, JobId, JobProgress, JobRecord, JobState, Operation, Payload, Predecessor,
+    StoredLine,
 };
 use serde_json::Value;
 
@@ -18,6 +19,9 @@ use crate::database::Unread;
 use crate::form::{button, field};
 use crate::html::{Layout, Mask, number, text, time, with_query};
 use crate::page::{Page, Section, Visit, panel};
+
+/// The largest number of jobs for which a job waits on its page.
+const MAX_PREDECESSORS: usize = 100;
 
 /// The largest part of a payload on the page, in bytes.
 const SHOWN_BYTES: usize = 16 << 10;
@@ -48,6 +52,8 @@ pub(crate) async fn page(
         Ok((progress, lines)) => (progress, Ok(StoredLine::keep_newest(lines))),
         Err(unread) => (None, Err(unread)),
     };
+    let predecessors =
+        app.reads.read(move |pq, conn| pq.store().predecessors(conn, number, MAX_PREDECESSORS)).await;
     let content = html! {
         @if same_id.len() > 1 {
             p class="failure" { "An older job had this id, because the sequence of ids was restarted." }
@@ -55,6 +61,9 @@ pub(crate) async fn page(
         @if visit.can_act { (actions(&visit, job)) }
         (panel("reasons", "Why it is not running, or what runs it", reasons))
         (panel("job", "Attributes", Ok(attributes(&visit, &app.mask, job, progress.as_ref()))))
+        @if !predecessors.as_ref().is_ok_and(Vec::is_empty) {
+            (panel("predecessors", "Jobs that it waits for", predecessors.map(|jobs| draw_predecessors(&visit, &jobs))))
+        }
         @if let Some(error) = &job.error { (panel("error", "Error", Ok(html! { pre { (text(error)) } }))) }
         @if !job.attempt_log.is_empty() { (panel("attempts", "Attempts", Ok(attempts(job)))) }
         @match log {
@@ -134,6 +143,9 @@ fn attributes(visit: &Visit, mask: &Mask, job: &JobRecord, progress: Option<&Job
             dd { a href=(visit.url(&with_query("/jobs", &[("queue", queue), ("key", key.as_str())]))) { (text(key.as_str())) } }
         }
         @if let Some(key) = &job.unique_key { dt { "unique key" } dd { (text(key.as_str())) } }
+        @if let Some(follow_up) = job.annotations.batch() {
+            dt { "batch of" } dd { a href=(visit.url(&format!("/job/{follow_up}"))) { "job " (follow_up) } }
+        }
         @if !tags.is_empty() {
             dt { "tags" }
             dd { ul { @for tag in &tags { li { a href=(visit.url(&with_query("/jobs", &[("tag", tag.as_str())]))) { (text(tag)) } } } } }
@@ -152,6 +164,20 @@ fn payload(visit: &Visit, mask: &Mask, id: JobId, part: &str, payload: &Payload)
         @if !complete {
             p { a href=(visit.url(&format!("/job/{id}/{part}"))) { "Show all " (number(payload.as_str().len() as u64)) " bytes" } }
         }
+    }
+}
+
+fn draw_predecessors(visit: &Visit, jobs: &[Predecessor]) -> Markup {
+    html! {
+        ul {
+            @for Predecessor { job, outcome, .. } in jobs {
+                li {
+                    a href=(visit.url(&format!("/job/{job}"))) { "job " (job) } " "
+                    @match outcome { Some(outcome) => { (outcome.as_str()) } None => { "not ended" } }
+                }
+            }
+        }
+        @if jobs.len() == MAX_PREDECESSORS { p { "There may be more." } }
     }
 }
 

@@ -1,0 +1,147 @@
+//! Statements of jobs that wait until other jobs have ended.
+//!
+//! A follow-up waits while it is in the table of jobs and not due. Its row excludes two others: a put locks it FOR SHARE
+//! while it adds a job to its batch, and maintenance locks it FOR UPDATE before it looks which jobs it still waits for. So a
+//! job that is added is seen, and a follow-up that is due gets none. Maintenance runs the statements below one after the
+//! other in a transaction, each with a snapshot of its own.
+
+/// Counts the follow-ups that wait, and keeps them waiting until the transaction ends. $1 follow-ups.
+///
+/// Order: by id. Locks: their rows. Waits for maintenance that makes one of them due.
+pub(super) const LOCK_BATCHES: &str = "\
+SELECT count(*) FROM (
+    SELECT FROM {jobs}
+    WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+    ORDER BY id FOR SHARE
+) AS waiting";
+
+/// Adds what follow-ups wait for. Passes what they wait for already, such as a job that was kept because of its unique key.
+/// $1 follow-ups, $2 jobs, $3 whether the job must be done (0 or 1).
+pub(super) const ADD_WAITS: &str = "\
+INSERT INTO {waits} (follow_up, job, only_done)
+SELECT follow_up, job, bool_or(only_done = 1)
+FROM unnest($1::bigint[], $2::bigint[], $3::integer[]) AS given (follow_up, job, only_done)
+GROUP BY follow_up, job ORDER BY follow_up, job
+ON CONFLICT DO NOTHING";
+
+/// Returns which of the next jobs that follow-ups wait for have ended, and how. $1 and $2 follow-up and job of the last one of
+/// the call before, $3 most jobs.
+///
+/// The last row is the last one that was read, without an outcome, and with the number of those that were read and whether one
+/// of them has not ended. No locks.
+pub(super) const ENDED_WAITS: &str = "\
+WITH seen AS MATERIALIZED (
+    SELECT follow_up, job, outcome FROM {waits}
+    WHERE (follow_up, job) > ($1, $2) ORDER BY follow_up, job LIMIT $3
+), leased AS MATERIALIZED (
+    SELECT held.job FROM {leases} AS lease, unnest(lease.jobs) AS held (job)
+    WHERE EXISTS (SELECT FROM seen WHERE seen.outcome IS NULL)
+        AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
+)
+(SELECT follow_up, job,
+    coalesce((SELECT ended.outcome FROM {archive} AS ended WHERE ended.id = seen.job ORDER BY entry DESC LIMIT 1), 'done'),
+    NULL::bigint, NULL::boolean
+FROM seen
+WHERE outcome IS NULL
+    AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = seen.job AND live.dequeued_at IS NULL)
+    AND NOT EXISTS (SELECT FROM leased WHERE leased.job = seen.job))
+UNION ALL
+(SELECT follow_up, job, NULL, (SELECT count(*) FROM seen), EXISTS (SELECT FROM seen AS one WHERE one.outcome IS NULL)
+FROM seen ORDER BY follow_up DESC, job DESC LIMIT 1)";
+
+/// Locks follow-ups that wait, and returns their ids. $1 follow-ups.
+///
+/// Order: by id. Locks: their rows. SKIP LOCKED passes one to whose batch an open transaction adds a job.
+pub(super) const LOCK_FOLLOW_UPS: &str = "\
+SELECT id FROM {jobs}
+WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+ORDER BY id FOR UPDATE SKIP LOCKED";
+
+/// Stores how jobs have ended. $1 follow-ups, $2 jobs, $3 outcomes, $4 follow-ups that LOCK_FOLLOW_UPS has locked.
+///
+/// Passes those of a follow-up that waits and is not locked. Locks: the rows.
+pub(super) const MARK_WAITS: &str = "\
+UPDATE {waits} AS wait SET outcome = ended.outcome
+FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS ended (follow_up, job, outcome)
+WHERE wait.follow_up = ended.follow_up AND wait.job = ended.job AND wait.outcome IS NULL
+    AND (wait.follow_up = ANY ($4::bigint[]) OR NOT EXISTS (
+        SELECT FROM {jobs} AS job
+        WHERE job.id = wait.follow_up AND job.dequeued_at IS NULL AND job.schedule_at > statement_timestamp()))";
+
+/// Archives follow-ups as cancelled of which a job was not done that had to be, and counts them. $1 follow-ups.
+///
+/// Order: by id. Locks: the rows of the jobs.
+pub(super) const CANCEL_FOLLOW_UPS: &str = "\
+WITH refused AS MATERIALIZED (
+    SELECT DISTINCT ON (follow_up) follow_up, job, outcome FROM {waits}
+    WHERE follow_up = ANY ($1::bigint[]) AND only_done AND outcome <> 'done'
+    ORDER BY follow_up, job
+), free AS MATERIALIZED (
+    SELECT ctid FROM {jobs}
+    WHERE id IN (SELECT follow_up FROM refused) AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
+), counted AS (
+    INSERT INTO {counters} (q_name, task, counts)
+    SELECT q_name, task, json_build_object('cancelled', count(*))
+    FROM (SELECT q_name, {task} AS task FROM gone) AS job GROUP BY q_name, task
+)
+INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,
+    outcome, error, annotations, attempt_log)
+SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, 'cancelled',
+    format('job %s, for which it waited, is %s', refused.job, refused.outcome), annotations, attempt_log
+FROM gone JOIN refused ON refused.follow_up = gone.id
+ORDER BY id";
+
+/// Makes follow-ups due that wait for no job any more, and returns their queues. $1 follow-ups.
+///
+/// Only an insert fires the trigger that notifies waiting sessions, so the rows are not updated. Order: by id. Locks: the
+/// rows of the jobs.
+pub(super) const RELEASE: &str = "\
+WITH free AS MATERIALIZED (
+    SELECT ctid FROM {jobs} AS job
+    WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+        AND NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.follow_up = job.id AND wait.outcome IS NULL)
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
+), back AS (
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, attempt, crashes, lease_limit, serial_key,
+        unique_key, error, annotations, attempt_log)
+    SELECT id, q_name, data, enqueued_at, expected_at, priority, attempt, crashes, lease_limit, serial_key, unique_key,
+        error, coalesce(annotations, '{}') || jsonb_build_object('ended', ended.counts), attempt_log
+    FROM gone, LATERAL (
+        SELECT coalesce(jsonb_object_agg(outcome, jobs), '{}') AS counts FROM (
+            SELECT outcome, count(*) AS jobs FROM {waits} AS wait WHERE wait.follow_up = gone.id GROUP BY outcome
+        ) AS by_outcome
+    ) AS ended
+    ORDER BY id
+    RETURNING q_name
+)
+SELECT DISTINCT q_name FROM back";
+
+/// Deletes what follow-ups waited for that neither wait nor run nor are archived. $1 and $2 follow-up and job after which it
+/// begins, $3 and $4 those of the last one.
+pub(super) const FORGET_WAITS: &str = "\
+WITH seen AS MATERIALIZED (
+    SELECT DISTINCT follow_up FROM {waits} WHERE (follow_up, job) > ($1, $2) AND (follow_up, job) <= ($3, $4)
+), leased AS MATERIALIZED (
+    SELECT unnest(jobs) AS job FROM {leases}
+), gone AS MATERIALIZED (
+    SELECT follow_up FROM seen
+    WHERE NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = seen.follow_up)
+        AND NOT EXISTS (SELECT FROM {archive} AS ended WHERE ended.id = seen.follow_up)
+        AND NOT EXISTS (SELECT FROM leased WHERE leased.job = seen.follow_up)
+)
+DELETE FROM {waits} AS wait USING gone WHERE wait.follow_up = gone.follow_up";
+
+/// Returns the jobs for which a job waits or has waited. $1 job, $2 most rows. Order: by job. No locks.
+pub(super) const PREDECESSORS: &str = "\
+SELECT job, only_done, outcome FROM {waits} WHERE follow_up = $1 ORDER BY job LIMIT $2";
+
+/// Returns how many jobs a job waits for, and the first of them. $1 job, $2 the largest number. No locks.
+pub(super) const OPEN_WAITS: &str = "\
+SELECT count(*), coalesce(min(job), 0) FROM (
+    SELECT job FROM {waits} WHERE follow_up = $1 AND outcome IS NULL ORDER BY job LIMIT $2
+) AS open_wait";

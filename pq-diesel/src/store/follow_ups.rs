@@ -1,0 +1,156 @@
+//! Jobs that wait until other jobs have ended.
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
+use diesel::pg::PgConnection;
+use diesel::sql_types::{BigInt, Text};
+use pq_core::store::FollowUps;
+use pq_core::{JobId, MaintenanceReport, NewJob, Predecessor, Put, PutOutcome, QueueName, Reason};
+
+use super::{PgStore, SqlConnection};
+use crate::Error;
+use crate::connection::blocking;
+use crate::prepared::Value;
+use crate::rows::{PredecessorRow, PredecessorSql, WaitRow, WaitSql};
+
+/// The number of jobs that one run of maintenance looks up.
+const MAX_WAITS: i64 = 10_000;
+
+/// A position before all waits.
+pub(super) const FIRST_WAIT: (i64, i64) = (i64::MIN, i64::MIN);
+
+impl FollowUps for PgStore {
+    fn predecessors(
+        &self,
+        conn: &mut PgConnection,
+        follow_up: JobId,
+        count: usize,
+    ) -> Result<Vec<Predecessor>, Error> {
+        blocking(self.predecessors_on(conn, follow_up, count))
+    }
+
+    fn release(&self, conn: &mut PgConnection, follow_up: JobId) -> Result<(), Error> {
+        blocking(self.release_on(conn, &[follow_up.0]))
+    }
+}
+
+/// The methods of [`FollowUps`], on a connection of any kind.
+#[allow(missing_docs, clippy::missing_errors_doc)]
+impl PgStore {
+    pub async fn predecessors_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        follow_up: JobId,
+        count: usize,
+    ) -> Result<Vec<Predecessor>, Error> {
+        let values = [Value::BigInt(follow_up.0), Value::count(count)];
+        let rows: Vec<PredecessorRow> =
+            self.rows::<PredecessorSql, _>(conn, &self.statements.predecessors, &values).await?;
+        Ok(rows.into_iter().map(PredecessorRow::into_predecessor).collect())
+    }
+
+    /// Makes follow-ups due that wait for no job. Takes of this handle find them.
+    pub async fn release_on(&self, conn: &mut impl SqlConnection, follow_ups: &[i64]) -> Result<(), Error> {
+        let values = [Value::BigInts(follow_ups.to_vec())];
+        let queues: Vec<String> = self.rows::<Text, _>(conn, &self.statements.release, &values).await?;
+        for queue in queues.iter().filter_map(|queue| QueueName::new(queue).ok()) {
+            self.fast_path.forget_position(&queue);
+        }
+        Ok(())
+    }
+
+    /// Returns how many jobs a job waits for, and the first of them, if it waits for any.
+    pub(super) async fn open_waits(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: JobId,
+    ) -> Result<Option<(u64, JobId)>, Error> {
+        let most = i64::try_from(Reason::MAX_COUNTED).unwrap_or(i64::MAX);
+        let values = [Value::BigInt(job.0), Value::BigInt(most)];
+        let (count, first): (i64, i64) =
+            self.only::<(BigInt, BigInt), _>(conn, &self.statements.open_waits, &values).await?;
+        Ok((count > 0).then_some((count.unsigned_abs(), JobId(first))))
+    }
+
+    /// Refuses jobs of batches that have ended. The others do not end before the transaction does.
+    pub(super) async fn lock_batches(
+        &self,
+        conn: &mut impl SqlConnection,
+        jobs: &[NewJob],
+    ) -> Result<(), Error> {
+        let batches: BTreeSet<i64> =
+            jobs.iter().filter_map(|job| job.links.batch).map(|batch| batch.0).collect();
+        for batch in batches {
+            let values = [Value::BigInts(vec![batch])];
+            if self.only::<BigInt, i64>(conn, &self.statements.lock_batches, &values).await? == 0 {
+                return Err(pq_core::Error::batch_ended(JobId(batch)).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores what the jobs of a put wait for, and which batches they belong to.
+    pub(super) async fn add_waits(
+        &self,
+        conn: &mut impl SqlConnection,
+        jobs: &[NewJob],
+        puts: &[Put],
+    ) -> Result<(), Error> {
+        let (mut follow_ups, mut waited, mut only_done) = (Vec::new(), Vec::new(), Vec::new());
+        let mut add = |follow_up: JobId, job: JobId, must_be_done: bool| {
+            follow_ups.push(follow_up.0);
+            waited.push(job.0);
+            only_done.push(i32::from(must_be_done));
+        };
+        for (job, put) in jobs.iter().zip(puts) {
+            if let Some(batch) = job.links.batch {
+                add(batch, put.id, false);
+            }
+            if put.outcome == PutOutcome::Added {
+                job.links.after.iter().for_each(|after| add(put.id, after.job, after.only_done));
+            }
+        }
+        let values = [Value::BigInts(follow_ups), Value::BigInts(waited), Value::Integers(only_done)];
+        self.changed(conn, &self.statements.add_waits, &values).await?;
+        Ok(())
+    }
+
+    /// Looks which of the next jobs that follow-ups wait for have ended, and makes those due that wait for no other.
+    pub(super) async fn end_waits(
+        &self,
+        conn: &mut impl SqlConnection,
+        report: &mut MaintenanceReport,
+    ) -> Result<(), Error> {
+        let statements = &self.statements;
+        let first = *self.waits_checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = [Value::BigInt(first.0), Value::BigInt(first.1), Value::BigInt(MAX_WAITS)];
+        let mut ended: Vec<WaitRow> = self.rows::<WaitSql, _>(conn, &statements.ended_waits, &values).await?;
+        let last = ended.pop_if(|wait| wait.read().is_some());
+        let is_full = last.as_ref().and_then(WaitRow::read) == Some(MAX_WAITS);
+        let next = last.as_ref().filter(|_| is_full).map_or(FIRST_WAIT, WaitRow::key);
+        *self.waits_checked.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        if !ended.is_empty() {
+            let (follow_ups, jobs): (Vec<i64>, Vec<i64>) = ended.iter().map(WaitRow::key).unzip();
+            let values = [Value::BigInts(follow_ups.clone())];
+            let locked: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.lock_follow_ups, &values).await?;
+            let values = [
+                Value::BigInts(follow_ups),
+                Value::BigInts(jobs),
+                Value::OptionalTexts(ended.iter().map(WaitRow::outcome).collect()),
+                Value::BigInts(locked.clone()),
+            ];
+            self.changed(conn, &statements.mark_waits, &values).await?;
+            let values = [Value::BigInts(locked.clone())];
+            self.changed(conn, &statements.cancel_follow_ups, &values).await?;
+            self.release_on(conn, &locked).await?;
+        }
+        if let Some(key) = last.as_ref().map(WaitRow::key) {
+            let values = [first.0, first.1, key.0, key.1].map(Value::BigInt);
+            self.changed(conn, &statements.forget_waits, &values).await?;
+        }
+        report.more |= is_full && !ended.is_empty();
+        report.waits = last.is_some_and(|last| last.is_open());
+        Ok(())
+    }
+}
