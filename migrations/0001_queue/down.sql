@@ -11,6 +11,8 @@ DROP TABLE "pq"."queue_places";
 DROP TABLE "pq"."queue_controls";
 DROP TABLE "pq"."queue_unique";
 DROP TABLE "pq"."queue_keys";
+DROP TABLE "pq"."queue_signals";
+DROP TABLE "pq"."queue_steps";
 DROP TABLE "pq"."queue_settled";
 DROP TABLE "pq"."queue_leases";
 DROP SEQUENCE "pq"."queue_lease_tokens";
@@ -19,6 +21,9 @@ DROP TABLE "pq"."queue";
 DROP FUNCTION "pq"."queue_notify"();
 DROP FUNCTION "pq"."queue_notify_end"();
 DROP FUNCTION "pq"."queue_refuse_hidden_controls"();
+DROP FUNCTION "pq"."queue_signal"(bigint, text, json);
+DROP FUNCTION "pq"."queue_send_signal"(bigint, text, json);
+DROP FUNCTION "pq"."queue_hold_lease"(bigint, bigint, timestamptz);
 DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
     interval, interval, json, text[], json, text, integer, bigint[], bigint[]);

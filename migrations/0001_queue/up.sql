@@ -177,6 +177,37 @@ CREATE TABLE "pq"."queue_settled" (
     CONSTRAINT "queue_settled_pkey" PRIMARY KEY (lease, job)
 );
 
+-- The durable steps of jobs, and what they wait for. A job is identified by its id and the time of its put, because a
+-- sequence that was restarted gives ids again.
+--
+-- Kinds: step has a result; sleep ends at wait_until; waiting is a wait for a signal until then, which becomes signal
+-- with a result, or timeout. Only the holder of the job's lease adds and changes rows.
+CREATE TABLE "pq"."queue_steps" (
+    job         bigint      NOT NULL,
+    enqueued_at timestamptz NOT NULL,
+    position    integer     NOT NULL,
+    kind        text        NOT NULL
+        CONSTRAINT "queue_steps_kind_check" CHECK (kind IN ('step', 'sleep', 'waiting', 'signal', 'timeout')),
+    name        text        NOT NULL,
+    kept_at     timestamptz NOT NULL DEFAULT statement_timestamp(),
+    wait_until  timestamptz,
+    result      json,
+    CONSTRAINT "queue_steps_pkey" PRIMARY KEY (job, enqueued_at, position)
+);
+
+-- A job waits for one signal at a time. A sender finds by this index that a job waits which its snapshot does not show.
+CREATE UNIQUE INDEX "queue_steps_waiting" ON "pq"."queue_steps" (job, enqueued_at) WHERE kind = 'waiting';
+
+-- Signals for jobs, until they are delivered. Those of one name are delivered in the order of entry.
+CREATE TABLE "pq"."queue_signals" (
+    job         bigint      NOT NULL,
+    enqueued_at timestamptz NOT NULL,
+    entry       bigint      GENERATED ALWAYS AS IDENTITY,
+    name        text        NOT NULL,
+    value       json        NOT NULL,
+    CONSTRAINT "queue_signals_pkey" PRIMARY KEY (job, enqueued_at, entry)
+);
+
 -- The serialization keys that are in use by a job under a lease.
 CREATE TABLE "pq"."queue_keys" (
     q_name     text   NOT NULL,
@@ -1090,6 +1121,10 @@ BEGIN
     IF new_id <> job_id THEN
         UPDATE "pq"."queue_unique" AS claim SET job = new_id
         WHERE claim.q_name = queue_name AND claim.unique_key = kept_key;
+        UPDATE "pq"."queue_steps" AS step SET job = new_id FROM "pq"."queue" AS other
+        WHERE other.id = job_id AND step.job = job_id AND step.enqueued_at <> other.enqueued_at;
+        UPDATE "pq"."queue_signals" AS signal SET job = new_id FROM "pq"."queue" AS other
+        WHERE other.id = job_id AND signal.job = job_id AND signal.enqueued_at <> other.enqueued_at;
     END IF;
 END
 $names$;
@@ -1220,6 +1255,8 @@ BEGIN
                 waiting.lease_limit := NULL;
                 waiting.error := NULL;
                 waiting.attempt_log := NULL;
+                DELETE FROM "pq"."queue_steps" AS step WHERE step.job = old.job;
+                DELETE FROM "pq"."queue_signals" AS signal WHERE signal.job = old.job;
                 outcome := 'replaced';
             END IF;
             INSERT INTO "pq"."queue" SELECT waiting.*;
@@ -1504,6 +1541,121 @@ BEGIN
         ELSE jsonb_build_object('groups', of_groups) END;
     PERFORM "pq"."queue_set_limits"(queue, nullif(stated, '{}'));
     PERFORM pg_notify(CASE WHEN octet_length(queue) > 63 THEN 'pq_' || md5(queue) ELSE queue END, '');
+END
+$names$;
+
+-- Locks the lease of a job for this transaction, so that nobody else settles the job or returns it to its queue before the
+-- transaction ends. Returns false if the lease is lost, or if the job is settled.
+--
+-- A key-share lock excludes maintenance and a settle of the whole lease, and waits for them. A settle of some of its jobs
+-- takes the same lock, and only the unique index of settled jobs excludes it: the function inserts a row, for which such a
+-- settle waits until the transaction ends, and deletes it.
+CREATE FUNCTION "pq"."queue_hold_lease"(lease_id bigint, job_id bigint, put_at timestamptz) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+BEGIN
+    PERFORM FROM "pq"."queue_leases" AS lease
+    WHERE lease.id = lease_id AND lease.enqueued_at[array_position(lease.jobs, job_id)] = put_at
+    FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO "pq"."queue_settled" (lease, job) VALUES (lease_id, job_id) ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    DELETE FROM "pq"."queue_settled" AS done WHERE done.lease = lease_id AND done.job = job_id;
+    RETURN true;
+END
+$names$;
+
+-- Sends a signal to a job that waits or runs. Returns whether there is one with this id, and the queue in which it waited
+-- for the signal. Such a job is due when the transaction commits.
+--
+-- No signal is lost between a job's look for it and its sleep. The sender takes a shared advisory lock of the job until its
+-- transaction ends, and a job that goes to sleep tries to take the exclusive one before it looks:
+-- * If it does not get it, a sender may have a signal that the job cannot see. The job sleeps for a second only.
+-- * If it gets it, each signal that was sent before is committed, and the job sees it. A later sender waits for the lock
+--   until the job's sleep is committed. Its next query has a new snapshot and sees the sleeping job.
+-- In a transaction that has one snapshot that query may overlook the job's sleep. There the sender also inserts a waiting
+-- step: if the job has one, the unique index knows, and if the snapshot does not show it, the server refuses the insert as a
+-- conflict of transactions.
+CREATE FUNCTION "pq"."queue_send_signal"(
+    job_id bigint, signal_name text, signal_value json, OUT sent boolean, OUT woken text)
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+DECLARE
+    put_at timestamptz;
+    sleeping "pq"."queue"%ROWTYPE;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(
+        hashtextextended('pq signal ' || job_id, pg_typeof(NULL::"pq"."queue")::oid::bigint));
+    SELECT live.enqueued_at INTO put_at
+    FROM (
+        SELECT job.enqueued_at FROM "pq"."queue" AS job WHERE job.id = job_id AND job.dequeued_at IS NULL
+        UNION ALL
+        SELECT lease.enqueued_at[array_position(lease.jobs, job_id)] FROM "pq"."queue_leases" AS lease
+        WHERE job_id = ANY (lease.jobs)
+            AND NOT EXISTS (SELECT FROM "pq"."queue_settled" AS done WHERE done.lease = lease.id AND done.job = job_id)
+    ) AS live
+    ORDER BY live.enqueued_at DESC LIMIT 1;
+    sent := put_at IS NOT NULL;
+    IF NOT sent THEN
+        RETURN;
+    END IF;
+    INSERT INTO "pq"."queue_signals" (job, enqueued_at, name, value)
+    VALUES (job_id, put_at, signal_name, signal_value);
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        INSERT INTO "pq"."queue_steps" (job, enqueued_at, position, kind, name)
+        VALUES (job_id, put_at, -1, 'waiting', signal_name)
+        ON CONFLICT DO NOTHING;
+        DELETE FROM "pq"."queue_steps" AS step
+        WHERE step.job = job_id AND step.enqueued_at = put_at AND step.position = -1;
+    END IF;
+    -- Another session may change the job meanwhile, so this looks again until the job is due or taken. Only an insert fires
+    -- the trigger that notifies waiting sessions, so the row is not updated.
+    WHILE EXISTS (
+        SELECT FROM "pq"."queue_steps" AS step JOIN "pq"."queue" AS job ON job.id = step.job
+        WHERE step.job = job_id AND step.enqueued_at = put_at AND step.kind = 'waiting' AND step.name = signal_name
+            AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL)
+    LOOP
+        DELETE FROM "pq"."queue" AS job
+        WHERE job.id = job_id AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
+        RETURNING job.* INTO sleeping;
+        CONTINUE WHEN NOT FOUND;
+        sleeping.schedule_at := NULL;
+        INSERT INTO "pq"."queue" SELECT sleeping.*;
+        woken := sleeping.q_name;
+        RETURN;
+    END LOOP;
+END
+$names$;
+
+-- Sends a signal to a job for a program that does not use the library. Raises no_data_found if no job with this id waits or
+-- runs.
+CREATE FUNCTION "pq"."queue_signal"(job bigint, name text, value json DEFAULT 'null') RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+DECLARE
+    refusal CONSTANT text := CASE
+        WHEN job IS NULL THEN
+            'invalid job: it must be the id of a job'
+        WHEN name IS NULL OR octet_length(name) NOT BETWEEN 1 AND 128 OR strpos(name, '#') > 0 THEN
+            format('invalid name %L: it must have 1 to 128 bytes, without #', left(name, 40))
+        WHEN value IS NULL THEN
+            'invalid value: it must be a JSON document; for the JSON null write ''null'''
+    END;
+BEGIN
+    IF refusal IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = refusal;
+    END IF;
+    IF NOT (SELECT signal.sent FROM "pq"."queue_send_signal"(job, name, value) AS signal) THEN
+        RAISE no_data_found USING
+            MESSAGE = format('cannot signal job %s: no job with this id waits or runs; it may have ended', job);
+    END IF;
 END
 $names$;
 

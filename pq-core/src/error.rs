@@ -106,6 +106,50 @@ pub enum Error {
         /// The job's id.
         id: JobId,
     },
+    /// The attempt has ended by a sleep or a wait for a signal, and the job goes on later. Return it from the handler.
+    #[error("the attempt of job {id} ended, and the job goes on later; the handler must return this error")]
+    #[non_exhaustive]
+    Suspended {
+        /// The job's id.
+        id: JobId,
+    },
+    /// A step cannot be run, kept or read.
+    #[error("cannot run step {name:?} of job {id}: {reason}")]
+    #[non_exhaustive]
+    StepRefused {
+        /// The job's id.
+        id: JobId,
+        /// The name of the step.
+        name: String,
+        /// The reason.
+        reason: String,
+    },
+    /// The handler asks for another step than the one that an earlier attempt has kept at the same position.
+    #[error(
+        "cannot go on with job {id}: its step {number} was {kept}, and the handler now asks for {asked}; \
+         run the job with the program that began it, or forget its steps from there on with \
+         `pq retry {id} --from-step {label}`"
+    )]
+    #[non_exhaustive]
+    StepChanged {
+        /// The job's id.
+        id: JobId,
+        /// The number of the step, from 1.
+        number: u32,
+        /// What was kept.
+        kept: String,
+        /// What the handler asks for.
+        asked: String,
+        /// The label of the kept step, see [`crate::StepRecord::label`].
+        label: String,
+    },
+    /// No job with this id waits or runs.
+    #[error("cannot signal job {id}: no job with this id waits or runs; it may have ended")]
+    #[non_exhaustive]
+    NotLive {
+        /// The job's id.
+        id: JobId,
+    },
     /// A setting of a task, a worker or a periodic job is invalid.
     #[error("{0}")]
     InvalidSetting(String),
@@ -176,6 +220,12 @@ impl Error {
     #[must_use]
     pub fn lease_locked(id: JobId) -> Self {
         Self::LeaseLocked { id }
+    }
+
+    /// Returns [`Error::NotLive`].
+    #[must_use]
+    pub fn not_live(id: JobId) -> Self {
+        Self::NotLive { id }
     }
 
     /// Returns `true` for [`Error::LeaseLost`].

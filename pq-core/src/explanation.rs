@@ -7,7 +7,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::Serialize;
 
 use crate::store::{Circumstances, KeyHolder};
-use crate::{JobId, JobRecord, JobState, WorkerId, WorkerInfo};
+use crate::{JobId, JobRecord, JobState, StepKind, StepRecord, WorkerId, WorkerInfo};
 
 /// A reason why a job does not run, or what runs it. Its text is a sentence for an operator.
 ///
@@ -66,6 +66,18 @@ pub enum Reason {
         until: DateTime<Utc>,
         /// The number of attempts that were counted.
         attempts: i32,
+    },
+    /// The job sleeps, see [`crate::Context::sleep`].
+    Sleeps {
+        /// When it goes on.
+        until: DateTime<Utc>,
+    },
+    /// The job waits for a signal, see [`crate::Context::wait_for_signal`].
+    WaitsForSignal {
+        /// The name of the signal.
+        name: String,
+        /// When it goes on if the signal does not come.
+        until: DateTime<Utc>,
     },
     /// Another job has the serialization key.
     KeyInUse {
@@ -129,9 +141,10 @@ impl Reason {
     /// The number up to which jobs that come first are counted.
     pub const MAX_COUNTED: u64 = 10_000;
 
-    /// Returns all reasons, the most important first.
+    /// Returns all reasons, the most important first. `last_step` is the last kept step of the job.
     pub(crate) fn all(
         job: Option<&JobRecord>,
+        last_step: Option<&StepRecord>,
         circumstances: Circumstances,
         workers: &[WorkerInfo],
     ) -> Vec<Self> {
@@ -158,10 +171,12 @@ impl Reason {
             reasons.push(Self::Paused { since, by });
         }
         if let (JobState::Scheduled, Some(until)) = (job.state, job.schedule_at) {
-            reasons.push(match (after, job.attempt) {
-                (Some((jobs, first)), _) => Self::After { jobs, first },
-                (None, 0) => Self::NotDue { until },
-                (None, attempts) => Self::BetweenAttempts { until, attempts },
+            let suspended = last_step.and_then(|step| Self::suspended_by(step, now));
+            reasons.push(match (after, suspended, job.attempt) {
+                (Some((jobs, first)), _, _) => Self::After { jobs, first },
+                (None, Some(suspended), _) => suspended,
+                (None, None, 0) => Self::NotDue { until },
+                (None, None, attempts) => Self::BetweenAttempts { until, attempts },
             });
         }
         let key = || job.serialization_key.as_ref().map(|key| key.as_str().to_owned()).unwrap_or_default();
@@ -196,6 +211,18 @@ impl Reason {
             reasons.push(Self::Next);
         }
         reasons
+    }
+}
+
+impl Reason {
+    /// Returns the reason of a scheduled job whose last step has not ended.
+    fn suspended_by(step: &StepRecord, now: DateTime<Utc>) -> Option<Self> {
+        let until = step.until.filter(|until| *until > now)?;
+        match step.kind {
+            StepKind::Sleep => Some(Self::Sleeps { until }),
+            StepKind::Waiting => Some(Self::WaitsForSignal { name: step.name.clone(), until }),
+            StepKind::Step | StepKind::Signal | StepKind::Timeout => None,
+        }
     }
 }
 
@@ -271,6 +298,10 @@ impl fmt::Display for Reason {
             Self::BetweenAttempts { until, attempts } => {
                 let next = attempts + 1;
                 write!(f, "it waits until {} for attempt {next}", second(until))
+            }
+            Self::Sleeps { until } => write!(f, "it sleeps until {}", second(until)),
+            Self::WaitsForSignal { name, until } => {
+                write!(f, "it waits for the signal {name:?} until {}", second(until))
             }
             Self::KeyInUse { key, job, worker, session } => {
                 write!(f, "its serialization key {key:?} is in use")?;

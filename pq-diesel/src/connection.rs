@@ -24,8 +24,8 @@ use crate::rows::{
     AuditRow, AuditSql, BatchRow, BatchSql, CircumstancesRow, CircumstancesSql, CountersRow, CountersSql,
     CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql, HeartbeatRow,
     HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, LinesRow, LinesSql, PausedRow, PausedSql,
-    PredecessorRow, PredecessorSql, ProgressRow, ProgressSql, ScannedRow, ScannedSql, TakeRow, TakeSql,
-    WaitRow, WaitSql, WorkerRow, WorkerSql,
+    PredecessorRow, PredecessorSql, ProgressRow, ProgressSql, ScannedRow, ScannedSql, SignalRow, SignalSql,
+    StepRow, StepSql, TakeRow, TakeSql, WaitRow, WaitSql, WorkerRow, WorkerSql,
 };
 
 /// Runs statements that return rows of the SQL type `Row`, and reads them as `T`.
@@ -53,6 +53,8 @@ pub trait SqlConnection:
     + Load<(Bool, Nullable<BigInt>), (bool, Option<i64>)>
     + Load<(Nullable<Array<BigInt>>, Timestamptz), (Option<Vec<i64>>, DateTime<Utc>)>
     + Load<(Timestamptz, Bool), (DateTime<Utc>, bool)>
+    + Load<(Bool, Bool), (bool, bool)>
+    + Load<(Bool, Nullable<Text>), (bool, Option<String>)>
     + Load<CountersSql, CountersRow>
     + Load<(BigInt, BigInt), (i64, i64)>
     + Load<AuditSql, AuditRow>
@@ -71,7 +73,9 @@ pub trait SqlConnection:
     + Load<WaitSql, WaitRow>
     + Load<ProgressSql, ProgressRow>
     + Load<ScannedSql, ScannedRow>
+    + Load<StepSql, StepRow>
     + Load<TakeSql, TakeRow>
+    + Load<SignalSql, SignalRow>
     + Load<WorkerSql, WorkerRow>
 {
     /// Runs a statement, as [`Load::load`] does, and returns the number of its rows.

@@ -66,6 +66,7 @@ pub mod schema;
 mod settings;
 mod shutdown_guard;
 mod statements;
+mod steps;
 pub mod store;
 mod table;
 
@@ -77,8 +78,8 @@ pub use pq_core::{
     Failure, Filter, GroupLimits, IntoWhen, Isolation, Job, JobId, JobInfo, JobProgress, JobRecord,
     JobResult, JobState, Key, Limits, LogLevel, LogLine, Next, OnConflict, Operation, OperationReport,
     Outcome, Payload, PayloadLimits, Predecessor, Progress, Put, PutOptions, PutOutcome, QueueName, Rate,
-    Reason, Report, Retention, Running, Settlement, Status, StopMode, StoredLine, TimeError, Trace, Tracer,
-    Wait, When, codec_by_name,
+    Reason, Report, Retention, Running, Settlement, Status, StepKind, StepRecord, StopMode, StoredLine,
+    TimeError, Trace, Tracer, Wait, When, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};

@@ -49,7 +49,7 @@ pub type Control = pq_core::Control<PgStore>;
 ///
 /// Cheap to clone, and usable from many threads at once.
 #[derive(Clone)]
-pub struct Pq(pq_core::Pq<PgStore>);
+pub struct Pq(pub(crate) pq_core::Pq<PgStore>);
 
 /// Shows the table.
 impl fmt::Debug for Pq {

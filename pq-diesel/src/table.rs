@@ -78,10 +78,12 @@ impl Table {
     /// The default table.
     pub const DEFAULT_NAME: &'static str = "queue";
     /// The suffixes of the other tables that the migrations create.
-    const DERIVED: [&'static str; 15] = [
+    const DERIVED: [&'static str; 17] = [
         "archive",
         "leases",
         "settled",
+        "steps",
+        "signals",
         "keys",
         "unique",
         "controls",

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use pq_core::Heartbeat;
-use pq_core::store::{Admin, Archive, Connect, Jobs, Schedules, Workers};
+use pq_core::store::{Admin, Archive, Connect, Jobs, NewStep, Schedules, Steps, Workers};
 use pq_diesel::Filter;
 use pq_diesel::admin::Role;
 use pq_diesel::doctor::Examination;
 use pq_diesel::{
-    JobId, JobState, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Status, StopMode, Wait,
+    JobId, JobState, OnConflict, Outcome, Pq, PutOptions, Queue, Retention, Status, StepKind, StopMode, Wait,
 };
 use pq_testing::{Database, Server};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ const ROLES: [&str; 3] = ["pq_producer", "pq_consumer", "pq_reader"];
 type Operation =
     (&'static str, fn(&Queue<Value>, &mut PgConnection) -> Result<(), pq_diesel::Error>, [bool; 3]);
 
-const OPERATIONS: [Operation; 21] = [
+const OPERATIONS: [Operation; 22] = [
     ("put", |queue, conn| queue.on(conn).put(&json!(1)).map(drop), [true, true, false]),
     ("put_many", |queue, conn| queue.on(conn).put_many(&[json!(1), json!(2)]).map(drop), [true, true, false]),
     ("get", |queue, conn| queue.on(conn).get().map(drop), [false, true, false]),
@@ -36,6 +36,7 @@ const OPERATIONS: [Operation; 21] = [
     ("put with a unique key", put_unique, [true, true, false]),
     ("replace by unique key", replace_unique, [false, true, false]),
     ("lease, settle and maintain", work, [false, true, false]),
+    ("keep steps, signal and wait", signal_and_wait, [false, true, false]),
     ("take one of a serialization key", take_keyed, [false, true, false]),
     ("cancel, retry and prune", cancel_and_retry, [false, true, false]),
     (
@@ -104,6 +105,30 @@ fn work(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::
     }
     store.store().maintain(conn, &Retention::default())?;
     settle(conn, Outcome::Dead { error: "on purpose".to_owned() })
+}
+
+fn signal_and_wait(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {
+    let (pq, id) = (Pq::detached(), queue.on(conn).put(&json!(1))?.id);
+    let step = |kind, position| NewStep {
+        position,
+        kind,
+        name: "approved",
+        result: None,
+        after: Some(Duration::ZERO),
+    };
+    for job in queue.on(conn).lease(10, common::PATIENCE)? {
+        if job.id == id {
+            pq.signal_on(conn, id, "approved", &1)?;
+            let job = &job;
+            pq.store().keep_step(conn, job, &step(StepKind::Step, 0))?;
+            pq.store().transaction(conn, |conn| {
+                pq.store().await_signal(conn, job, &step(StepKind::Waiting, 1)).map(drop)
+            })?;
+            pq.store().forget_steps(conn, job, 0)?;
+        }
+        queue.on(conn).settle(&job, Outcome::GiveBack)?;
+    }
+    Ok(())
 }
 
 fn take_keyed(queue: &Queue<Value>, conn: &mut PgConnection) -> Result<(), pq_diesel::Error> {

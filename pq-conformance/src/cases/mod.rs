@@ -31,7 +31,10 @@ mod rate_limits;
 mod results;
 mod schedule;
 mod serialization_keys;
+mod signals;
+mod sleeps;
 mod status;
+mod steps;
 mod stop;
 mod take;
 mod tasks;
@@ -70,7 +73,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 41] = [
+    let topics: [fn() -> Vec<Case<F>>; 44] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -100,6 +103,9 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         tasks::cases,
         calls::cases,
         handlers::cases,
+        steps::cases,
+        sleeps::cases,
+        signals::cases,
         annotations::cases,
         failures::cases,
         transactional_handlers::cases,

@@ -17,7 +17,8 @@ use pq_core::{
 use serde_json::Value;
 
 pub(crate) use self::workers::{
-    SHORT_LEASE, Seen, both, gate, run_beside, run_until_empty, task, wait_for_extension, wait_until,
+    SHORT_LEASE, Seen, both, gate, run_asserting, run_beside, run_until_empty, task, wait_for_extension,
+    wait_until,
 };
 use crate::Fixture;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pq_core::store::Store;
-use pq_core::{Control, Handler, JobId, Outcome, Pq, Report, StopMode, Task, Worker};
+use pq_core::{Control, Failure, Handler, JobId, Outcome, Pq, Report, StopMode, Task, Worker};
 
 use super::{Harness, TIMEOUT};
 use crate::Fixture;
@@ -65,6 +65,20 @@ where
 /// Runs a worker with this handler until its queue is empty.
 pub(crate) fn run_until_empty<F: Fixture>(harness: &Harness<F>, handler: Handler<F::Store>) -> Report {
     Worker::new(&harness.pq).serve(handler).run_until_empty().unwrap()
+}
+
+/// Does the same, and fails if the handler panics, as it does if one of its assertions fails.
+pub(crate) fn run_asserting<F: Fixture>(harness: &Harness<F>, handler: Handler<F::Store>) -> Report {
+    let panics = Seen::new();
+    let seen = panics.clone();
+    let worker = Worker::new(&harness.pq).serve(handler).on_failure(move |_, failure, _| {
+        if let Failure::Panic(text) = failure {
+            seen.push(text.clone());
+        }
+    });
+    let report = worker.run_until_empty().unwrap();
+    assert_eq!(panics.all(), [""; 0]);
+    report
 }
 
 /// The two ends of a gated handler, which reports that it has started and waits for the signal to end.

@@ -10,6 +10,7 @@ use super::incoming::Incoming;
 use super::isolation::Isolation;
 use super::job_notes::{JobNotes, OpenNotes};
 use super::policy::Policy;
+use super::steps::StepSequence;
 use crate::envelope::{Arguments, Envelope};
 use crate::lease_table::LeaseTable;
 use crate::lock::lock;
@@ -37,14 +38,15 @@ pub(crate) struct ContextAccess<S: Store> {
 /// If the process crashes, the lease expires, and another worker begins the next attempt. To write to the database
 /// exactly once, complete the job in the same transaction with [`Context::complete_with`].
 pub struct Context<S: Store> {
-    access: Arc<ContextAccess<S>>,
-    job: Arc<Claim>,
+    pub(super) access: Arc<ContextAccess<S>>,
+    pub(super) job: Arc<Claim>,
     trace: Trace,
     is_task: bool,
     deadline: Option<Instant>,
     settled_as: Mutex<Option<Outcome>>,
     /// The task's call with the arguments of the last checkpoint.
     checkpoint: Mutex<Option<Envelope>>,
+    pub(super) steps: Mutex<StepSequence>,
     /// Exists once the handler has asked for it.
     token: OnceLock<CancellationToken>,
     /// Exists once something was noted.
@@ -94,6 +96,7 @@ impl<S: Store> Context<S> {
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             settled_as: Mutex::default(),
             checkpoint: Mutex::default(),
+            steps: Mutex::default(),
             token: OnceLock::new(),
             notes: OnceLock::new(),
             policy: None,
@@ -319,6 +322,12 @@ impl<S: Store> Context<S> {
     /// Notes that the handler settled the job in a transaction of its own, other than by [`Context::settle_with`].
     pub fn note_settled(&self, outcome: Outcome) {
         *lock(&self.settled_as) = Some(outcome);
+    }
+
+    /// Returns whether the handler has settled the job in a transaction of its own.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        lock(&self.settled_as).is_some()
     }
 
     /// Replaces the job's payload at once, and commits. The next attempt begins with it.

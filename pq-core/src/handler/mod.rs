@@ -8,6 +8,7 @@ mod isolation;
 mod job_notes;
 mod middleware;
 mod policy;
+mod steps;
 mod unknown_task;
 
 use std::any::Any;
@@ -30,6 +31,7 @@ pub(crate) use self::job_notes::{ask_for_current, current};
 pub use self::middleware::{JobInfo, Next};
 pub(crate) use self::middleware::{Middleware, OnFailure};
 pub(crate) use self::policy::Policy;
+pub use self::steps::StepRun;
 pub(crate) use self::unknown_task::{after_unknown_task, is_left_for};
 use crate::store::Connect;
 use crate::worker::Attempt;
@@ -254,7 +256,7 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
         let queue = self.clone();
         self.handler(Run::Leased(Box::new(move |context, incoming| {
             let job = queue.decoded(&incoming.claim).map_err(Failure::Undecodable)?;
-            erase_types(handler(context, job))
+            context.conclude(erase_types(handler(context, job)))
         })))
     }
 
@@ -274,8 +276,8 @@ impl<S: Store, T: DeserializeOwned + 'static> Queue<S, T> {
         let queue = self.clone();
         self.handler(Run::Asynchronous(Box::new(move |context, incoming| {
             let job = queue.decoded(&incoming.claim).map_err(Failure::Undecodable)?;
-            let future = handler(Arc::clone(context), job);
-            Ok(Box::pin(async move { erase_types(future.await) }))
+            let (context, future) = (Arc::clone(context), handler(Arc::clone(context), job));
+            Ok(Box::pin(async move { context.conclude(erase_types(future.await)) }))
         })))
     }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Archived, Row, State};
 use super::transaction::{MemoryConn, Open};
-use super::{MemoryStore, audit, counting, follow_ups, notes, settle, take, workers};
+use super::{MemoryStore, audit, counting, follow_ups, notes, settle, steps, take, workers};
 use crate::store::{Archive, Undecodable};
 use crate::{
     AttemptEnd, AttemptEntry, Error, JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention,
@@ -96,6 +96,7 @@ impl Archive for MemoryStore {
                 audit::prune(all, open, take::before(now, age));
             }
             notes::forget(all, open);
+            steps::forget_ended(all, open);
             Ok(Some(MaintenanceReport { returned, pruned, more: false, waits }))
         })
     }

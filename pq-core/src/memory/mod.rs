@@ -26,6 +26,7 @@ mod results;
 mod schedules;
 mod settle;
 mod state;
+mod steps;
 mod take;
 mod time_travel;
 mod transaction;

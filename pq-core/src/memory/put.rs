@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::state::{Row, State};
+use super::steps;
 use super::transaction::Open;
 use crate::{JobId, JobRecord, JobState, NewJob, OnConflict, Put, PutOutcome, QueueName, When};
 
@@ -67,6 +68,7 @@ fn resolve_conflict(
             row.job.annotations = new.annotations.clone();
             (row.job.attempt, row.job.crashes, row.job.error, row.lease_limit) = (0, 0, None, None);
             row.job.attempt_log.clear();
+            steps::forget(state, open, id);
             PutOutcome::Replaced
         }
         OnConflict::Reschedule => PutOutcome::Rescheduled,

@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use super::limits::{Bucket, BucketKey};
 use super::notes::Kept;
 use crate::{
-    AuditEntry, Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, Limits, QueueName,
-    StopMode, TaskCounters, WakeSignal, WorkerId,
+    AuditEntry, Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, Limits, Payload,
+    QueueName, StepRecord, StopMode, TaskCounters, WakeSignal, WorkerId,
 };
 
 /// The id of a transaction.
@@ -179,6 +179,23 @@ pub(super) struct Periodic {
     pub(super) held_by: Option<Tx>,
 }
 
+/// A kept step of a job, at its position.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) record: StepRecord,
+    /// The transaction that added it, until it commits. No other transaction sees it.
+    pub(super) added_by: Option<Tx>,
+}
+
+/// A signal that has not been delivered.
+#[derive(Clone, Debug)]
+pub(super) struct Signal {
+    pub(super) name: String,
+    pub(super) value: Payload,
+    /// The transaction that sent it, until it commits. No other transaction sees it.
+    pub(super) added_by: Option<Tx>,
+}
+
 /// Everything that the store holds.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -198,6 +215,9 @@ pub(super) struct State {
     /// The notes of jobs, some of which may be gone.
     pub(super) notes: BTreeMap<JobId, Kept>,
     pub(super) signals: HashMap<Subscribed, Vec<Weak<WakeSignal>>>,
+    pub(super) steps: BTreeMap<(JobId, u32), Step>,
+    /// Signals for jobs, in the order in which they were sent.
+    pub(super) sent: BTreeMap<(JobId, Tx), Signal>,
     last_id: i64,
     last_tx: Tx,
 }
@@ -208,7 +228,7 @@ impl State {
         JobId(self.last_id)
     }
 
-    /// Returns the next id of a transaction, a lease or a worker.
+    /// Returns the next id of a transaction, a lease, a worker or a signal.
     pub(super) fn next_tx(&mut self) -> Tx {
         self.last_tx += 1;
         self.last_tx

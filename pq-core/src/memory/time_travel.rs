@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 
 use super::MemoryStore;
 use super::limits::Bucket;
-use super::state::{Archived, Lease, Paused, Periodic, Registered, Row};
+use super::state::{Archived, Lease, Paused, Periodic, Registered, Row, Step};
 use super::take::before;
 use super::transaction::MemoryConn;
 use crate::store::TimeTravel;
-use crate::{AttemptEntry, AuditEntry, Error, JobRecord};
+use crate::{AttemptEntry, AuditEntry, Error, JobRecord, StepRecord};
 
 /// Nothing waits here: what other open transactions hold is moved too, and a rollback of theirs restores the times.
 impl TimeTravel for MemoryStore {
@@ -47,6 +47,11 @@ impl TimeTravel for MemoryStore {
                 entry.paused_at = entry.paused_at.map(back);
                 let retry_at = periodic.retry_at.map(back);
                 open.set_cron(state, &name, Some(Periodic { entry, retry_at, ..periodic }));
+            }
+            for (key, step) in state.steps.clone() {
+                let (at, until) = (back(step.record.at), step.record.until.map(back));
+                let record = StepRecord { at, until, ..step.record };
+                open.set_step(state, key, Some(Step { record, ..step }));
             }
             for Registered { started_at, heartbeat_at, .. } in state.workers.values_mut() {
                 (*started_at, *heartbeat_at) = (back(*started_at), back(*heartbeat_at));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::limits::{Bucket, BucketKey};
 use super::notes::Kept;
-use super::state::{Archived, Paused, Periodic, Row, Shared, State, Subscribed, Tx, Wait};
+use super::state::{Archived, Paused, Periodic, Row, Shared, Signal, State, Step, Subscribed, Tx, Wait};
+use super::steps;
 use crate::{AuditEntry, JobId, Limits, QueueName, TaskCounters};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
@@ -39,6 +40,8 @@ enum Undo {
     Audit(i64, Option<AuditEntry>),
     Notes(JobId, Option<Kept>),
     Wait((JobId, JobId), Option<Wait>),
+    Step((JobId, u32), Option<Step>),
+    Sent((JobId, Tx), Option<Signal>),
 }
 
 impl Open {
@@ -107,6 +110,18 @@ impl Open {
         self.undo.push(Undo::Wait((follow_up, job), before));
     }
 
+    /// Adds, changes or removes a step of a job.
+    pub(super) fn set_step(&mut self, state: &mut State, key: (JobId, u32), step: Option<Step>) {
+        let before = set(&mut state.steps, key, step);
+        self.undo.push(Undo::Step(key, before));
+    }
+
+    /// Adds or removes a signal for a job.
+    pub(super) fn set_sent(&mut self, state: &mut State, key: (JobId, Tx), signal: Option<Signal>) {
+        let before = set(&mut state.sent, key, signal);
+        self.undo.push(Undo::Sent(key, before));
+    }
+
     fn roll_back_to(&mut self, state: &mut State, mark: usize) {
         for undo in self.undo.drain(mark..).rev() {
             match undo {
@@ -123,12 +138,14 @@ impl Open {
                 Undo::Audit(id, entry) => drop(set(&mut state.audit, id, entry)),
                 Undo::Notes(job, kept) => drop(set(&mut state.notes, job, kept)),
                 Undo::Wait(key, wait) => drop(set(&mut state.waits, key, wait)),
+                Undo::Step(key, step) => drop(set(&mut state.steps, key, step)),
+                Undo::Sent(key, signal) => drop(set(&mut state.sent, key, signal)),
             }
         }
     }
 
     fn commit(self, state: &mut State) {
-        let mut notified = BTreeSet::<Subscribed>::new();
+        let (mut notified, mut signalled) = (BTreeSet::<Subscribed>::new(), BTreeSet::<JobId>::new());
         for undo in self.undo {
             match undo {
                 Undo::Row(id, before) => {
@@ -168,8 +185,22 @@ impl Open {
                         wait.added_by = None;
                     }
                 }
+                Undo::Step(key, _) => {
+                    if let Some(step) = state.steps.get_mut(&key) {
+                        step.added_by = None;
+                    }
+                    signalled.insert(key.0);
+                }
+                Undo::Sent(key, _) => {
+                    if let Some(signal) = state.sent.get_mut(&key) {
+                        signal.added_by = None;
+                    }
+                    signalled.insert(key.0);
+                }
             }
         }
+        let woken = signalled.into_iter().filter_map(|job| steps::wake(state, job));
+        notified.extend(woken.map(Subscribed::Queue));
         for subscribed in &notified {
             state.notify(subscribed);
         }

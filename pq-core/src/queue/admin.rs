@@ -6,8 +6,8 @@ use super::audit::describe_ids;
 use super::{Pq, Queue};
 use crate::audit::Action;
 use crate::{
-    CancelOutcome, Filter, JobId, JobRecord, PausedQueue, Predecessor, QueueCounts, Reason, StopMode, Store,
-    TaskCounters, WorkerId, WorkerInfo,
+    CancelOutcome, Filter, JobId, JobRecord, JobState, PausedQueue, Predecessor, QueueCounts, Reason,
+    StopMode, Store, TaskCounters, WorkerId, WorkerInfo,
 };
 
 impl<S: Store> Pq<S> {
@@ -101,7 +101,11 @@ impl<S: Store> Pq<S> {
         let job = self.store.list(conn, &Filter::id(id), 1)?.pop();
         let circumstances = self.store.circumstances(conn, id)?;
         let workers = self.store.workers(conn)?;
-        Ok(Reason::all(job.as_ref(), circumstances, &workers))
+        let last_step = match &job {
+            Some(job) if job.state == JobState::Scheduled => self.store.steps(conn, job)?.pop(),
+            _ => None,
+        };
+        Ok(Reason::all(job.as_ref(), last_step.as_ref(), circumstances, &workers))
     }
 
     /// Reads the store's clock, which decides what is due.

@@ -16,6 +16,7 @@ mod operate;
 mod put;
 mod result;
 mod spans;
+mod steps;
 
 use std::fmt;
 use std::marker::PhantomData;

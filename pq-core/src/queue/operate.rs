@@ -38,7 +38,7 @@ impl<S: Store> Pq<S> {
         })
     }
 
-    fn change_on(
+    pub(super) fn change_on(
         &self,
         conn: &mut S::Conn,
         id: JobId,

@@ -18,6 +18,7 @@
 //! | [`FollowUps`] | jobs that wait for other jobs |
 //! | [`Operations`] | changing the jobs that a filter selects |
 //! | [`Audit`] | the audit log of operators |
+//! | [`Steps`] | durable steps of jobs, and signals |
 //! | [`Workers`] | registered workers |
 //! | [`Counting`] | counters of what became of jobs |
 //! | [`Schedules`] | periodic jobs |
@@ -47,6 +48,7 @@ mod operations;
 mod results;
 mod rows;
 mod schedules;
+mod steps;
 mod time_travel;
 mod workers;
 
@@ -64,13 +66,14 @@ pub use operations::{Batch, Operations, Source};
 pub use results::{Results, next_look};
 pub use rows::Rows;
 pub use schedules::Schedules;
+pub use steps::{Keeping, NewStep, Steps};
 pub use time_travel::TimeTravel;
 pub use workers::Workers;
 
 /// Stores jobs.
 ///
 /// A type that implements [`Jobs`], [`Archive`], [`Results`], [`Notes`], [`Admin`], [`Limiting`], [`Explain`], [`FollowUps`],
-/// [`Operations`], [`Audit`], [`Workers`], [`Counting`], [`Schedules`] and [`TimeTravel`] is a store.
+/// [`Operations`], [`Audit`], [`Workers`], [`Counting`], [`Schedules`], [`Steps`] and [`TimeTravel`] is a store.
 /// Each method that reads or writes jobs takes the connection to use. To work in the caller's transaction is therefore to pass the
 /// caller's connection. A store never commits a transaction that a caller began.
 ///
@@ -122,6 +125,7 @@ pub trait Store:
     + Workers
     + Counting
     + Schedules
+    + Steps
     + TimeTravel
 {
 }
@@ -140,6 +144,7 @@ impl<
         + Workers
         + Counting
         + Schedules
+        + Steps
         + TimeTravel,
 > Store for S
 {

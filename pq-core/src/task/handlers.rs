@@ -51,7 +51,7 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
         handler: impl Fn(&Context<S>, Job<A>) -> Result<R, E> + Send + Sync + 'static,
     ) -> Handler<S> {
         self.handler(Run::Leased(Box::new(move |context, incoming| {
-            erase_types(handler(context, decode_call(incoming)?))
+            context.conclude(erase_types(handler(context, decode_call(incoming)?)))
         })))
     }
 
@@ -75,7 +75,8 @@ impl<S: Store, A: DeserializeOwned + 'static> Task<S, A> {
     {
         self.handler(Run::Asynchronous(Box::new(move |context, incoming| {
             let future = handler(Arc::clone(context), decode_call(incoming)?);
-            Ok(Box::pin(async move { erase_types(future.await) }))
+            let context = Arc::clone(context);
+            Ok(Box::pin(async move { context.conclude(erase_types(future.await)) }))
         })))
     }
 

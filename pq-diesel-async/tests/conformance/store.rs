@@ -8,14 +8,14 @@ use chrono::{DateTime, Utc};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use pq_core::store::{
     Accepted, Admin, Archive, Audit, Batch, Circumstances, Connect, Counting, Explain, Extension, FollowUps,
-    Jobs, Limiting, Notes, Operations, Results, Scan, Schedules, Source, Taken, TimeTravel, Undecodable,
-    Workers,
+    Jobs, Keeping, Limiting, NewStep, Notes, Operations, Results, Scan, Schedules, Source, Steps, Taken,
+    TimeTravel, Undecodable, Workers,
 };
 use pq_core::{
     AuditEntry, AuditRecord, CancelOutcome, Claim, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply,
     Isolation, JobId, JobProgress, JobRecord, JobState, Limits, MaintenanceReport, NewJob, NewNotes,
     Operation, PausedQueue, Payload, Predecessor, Put, QueueCounts, QueueName, Retention, Settlement,
-    StopMode, StoredLine, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
+    StepRecord, StopMode, StoredLine, TaskCounters, WakeSignal, WorkerId, WorkerInfo,
 };
 use pq_diesel::store::{PgStore, SqlConnection};
 use pq_diesel_async::testing::{Lent, OnAsync, Shared};
@@ -468,6 +468,28 @@ impl Schedules for Blocking {
         earlier: DateTime<Utc>,
     ) -> Result<bool, Error> {
         wait!(self, conn, |store, sql| store.bring_cron_forward_on(sql, name, tick, earlier))
+    }
+}
+
+impl Steps for Blocking {
+    fn steps(&self, conn: &mut Conn, job: &JobRecord) -> Result<Vec<StepRecord>, Error> {
+        wait!(self, conn, |store, sql| store.steps_on(sql, job))
+    }
+
+    fn keep_step(&self, conn: &mut Conn, job: &Claim, step: &NewStep<'_>) -> Result<Keeping, Error> {
+        wait!(self, conn, |store, sql| store.keep_step_on(sql, job, step))
+    }
+
+    fn await_signal(&self, conn: &mut Conn, job: &Claim, step: &NewStep<'_>) -> Result<Keeping, Error> {
+        wait!(self, conn, |store, sql| store.await_signal_on(sql, job, step))
+    }
+
+    fn forget_steps(&self, conn: &mut Conn, job: &JobRecord, position: u32) -> Result<u64, Error> {
+        wait!(self, conn, |store, sql| store.forget_steps_on(sql, job, position))
+    }
+
+    fn signal(&self, conn: &mut Conn, job: JobId, name: &str, value: &Payload) -> Result<bool, Error> {
+        wait!(self, conn, |store, sql| store.signal_on(sql, job, name, value))
     }
 }
 

@@ -29,6 +29,7 @@ mod job;
 mod metrics;
 mod notes;
 mod operations;
+mod steps;
 mod take;
 mod worker;
 
@@ -51,6 +52,7 @@ pub(crate) use self::job::{JobRow, JobSql};
 pub(crate) use self::metrics::{BoundedCounts, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql};
 pub(crate) use self::notes::{LinesRow, LinesSql, ProgressRow, ProgressSql};
 pub(crate) use self::operations::{BatchRow, BatchSql};
+pub(crate) use self::steps::{LOOK_AGAIN, SignalRow, SignalSql, StepRow, StepSql};
 pub(crate) use self::take::{TakeResult, TakeRow, TakeSql};
 pub(crate) use self::worker::{HeartbeatRow, HeartbeatSql, WorkerRow, WorkerSql};
 

@@ -18,6 +18,7 @@ mod operations;
 mod put;
 mod results;
 mod settle;
+mod steps;
 mod take;
 mod template;
 mod time_travel;
@@ -66,6 +67,13 @@ pub(crate) struct Statements {
     pub(crate) expired_leases: Statement,
     pub(crate) return_expired: Statement,
     pub(crate) forget_settled: Statement,
+    pub(crate) steps: Statement,
+    pub(crate) keep_step: Statement,
+    pub(crate) prepare_wait: Statement,
+    pub(crate) await_signal: Statement,
+    pub(crate) forget_steps: Statement,
+    pub(crate) forget_ended_steps: Statement,
+    pub(crate) send_signal: Statement,
     pub(crate) insert_dead: Statement,
     pub(crate) cancel_waiting: Statement,
     pub(crate) cancel_leased: Statement,
@@ -178,6 +186,13 @@ impl Statements {
             expired_leases: statement(settle::EXPIRED_LEASES),
             return_expired: statement(settle::RETURN_EXPIRED),
             forget_settled: statement(settle::FORGET_SETTLED),
+            steps: statement(steps::STEPS),
+            keep_step: statement(steps::KEEP_STEP),
+            prepare_wait: statement(steps::PREPARE_WAIT),
+            await_signal: statement(steps::AWAIT_SIGNAL),
+            forget_steps: statement(steps::FORGET_STEPS),
+            forget_ended_steps: statement(steps::FORGET_ENDED),
+            send_signal: statement(steps::SEND_SIGNAL),
             insert_dead: statement(archive::INSERT_DEAD),
             cancel_waiting: statement(archive::CANCEL_WAITING),
             cancel_leased: statement(archive::CANCEL_LEASED),

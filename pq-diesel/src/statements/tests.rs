@@ -42,6 +42,13 @@ impl Statements {
             expired_leases,
             return_expired,
             forget_settled,
+            steps,
+            keep_step,
+            prepare_wait,
+            await_signal,
+            forget_steps,
+            forget_ended_steps,
+            send_signal,
             insert_dead,
             cancel_waiting,
             cancel_leased,
@@ -137,6 +144,13 @@ impl Statements {
             expired_leases,
             return_expired,
             forget_settled,
+            steps,
+            keep_step,
+            prepare_wait,
+            await_signal,
+            forget_steps,
+            forget_ended_steps,
+            send_signal,
             insert_dead,
             cancel_waiting,
             cancel_leased,
@@ -233,7 +247,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 205);
+    assert_eq!(statements.texts().len(), 212);
 }
 
 #[test]

@@ -43,6 +43,11 @@ WITH passed AS MATERIALIZED (
     earlier_log!("attempt_log"),
     "
     FROM passed
+), kept AS (
+    UPDATE {steps} SET enqueued_at = enqueued_at - span, kept_at = kept_at - span, wait_until = wait_until - span
+    FROM passed
+), sent AS (
+    UPDATE {signals} SET enqueued_at = enqueued_at - span FROM passed
 ), periodic AS (
     UPDATE {cron} SET next_at = least(next_at, greatest(next_at - span, statement_timestamp())),
         last_at = last_at - span, retry_at = retry_at - span, paused_at = paused_at - span

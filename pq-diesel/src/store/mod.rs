@@ -26,6 +26,7 @@ mod put;
 mod results;
 mod schedules;
 mod settle;
+mod steps;
 mod take;
 mod time_travel;
 mod transaction;
@@ -33,6 +34,7 @@ mod transaction_tracker;
 mod workers;
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
@@ -41,7 +43,7 @@ use pq_core::{Isolation, NewJob, QueueName};
 
 pub use pq_core::store::{
     Admin, Archive, Audit, Connect, Counting, Explain, FollowUps, Jobs, Limiting, Notes, Operations, Results,
-    Rows, Schedules, Store, StoreError, TimeTravel, Workers,
+    Rows, Schedules, Steps, Store, StoreError, TimeTravel, Workers,
 };
 
 use self::fast_path::FastPath;
@@ -76,6 +78,8 @@ pub struct PgStore {
     /// The last note of which maintenance has checked whether its job still exists.
     pub(crate) notes_checked: Mutex<(i64, i64)>,
     pub(crate) waits_checked: Mutex<(i64, i64)>,
+    /// The job after which maintenance looks for steps of jobs that have ended.
+    pub(crate) steps_position: AtomicI64,
 }
 
 /// The maximum length of an error that is stored with a job, in characters.
@@ -111,6 +115,7 @@ impl PgStore {
             group_takes: GroupTakes::new(call_timeout),
             notes_checked: Mutex::new(notes::FIRST_NOTE),
             waits_checked: Mutex::new(follow_ups::FIRST_WAIT),
+            steps_position: AtomicI64::new(i64::MIN),
         }
     }
 

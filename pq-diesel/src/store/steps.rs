@@ -1,0 +1,176 @@
+//! Durable steps of leased jobs, and signals for them.
+
+use std::sync::atomic::Ordering;
+
+use diesel::pg::PgConnection;
+use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+use pq_core::store::{Keeping, NewStep, Steps};
+use pq_core::{Claim, JobId, JobRecord, Payload, QueueName, StepRecord};
+
+use super::transaction::single_statement;
+use super::{PgStore, SqlConnection, micros};
+use crate::Error;
+use crate::connection::blocking;
+use crate::prepared::Value;
+use crate::rows::{LOOK_AGAIN, SignalRow, SignalSql, StepRow, StepSql};
+
+impl Steps for PgStore {
+    fn steps(&self, conn: &mut PgConnection, job: &JobRecord) -> Result<Vec<StepRecord>, Error> {
+        blocking(self.steps_on(conn, job))
+    }
+
+    fn keep_step(&self, conn: &mut PgConnection, job: &Claim, step: &NewStep<'_>) -> Result<Keeping, Error> {
+        blocking(self.keep_step_on(conn, job, step))
+    }
+
+    fn await_signal(
+        &self,
+        conn: &mut PgConnection,
+        job: &Claim,
+        step: &NewStep<'_>,
+    ) -> Result<Keeping, Error> {
+        blocking(self.await_signal_on(conn, job, step))
+    }
+
+    fn forget_steps(&self, conn: &mut PgConnection, job: &JobRecord, position: u32) -> Result<u64, Error> {
+        blocking(self.forget_steps_on(conn, job, position))
+    }
+
+    fn signal(
+        &self,
+        conn: &mut PgConnection,
+        job: JobId,
+        name: &str,
+        value: &Payload,
+    ) -> Result<bool, Error> {
+        blocking(self.signal_on(conn, job, name, value))
+    }
+}
+
+/// The methods of [`Steps`], on a connection of any kind.
+#[allow(missing_docs, clippy::missing_errors_doc)]
+impl PgStore {
+    pub async fn steps_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: &JobRecord,
+    ) -> Result<Vec<StepRecord>, Error> {
+        let values = [Value::BigInt(job.id.0), Value::Instant(Some(job.enqueued_at))];
+        let rows: Vec<StepRow> = self.rows::<StepSql, _>(conn, &self.statements.steps, &values).await?;
+        Ok(rows.into_iter().filter_map(StepRow::into_record).collect())
+    }
+
+    pub async fn keep_step_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: &Claim,
+        step: &NewStep<'_>,
+    ) -> Result<Keeping, Error> {
+        let Some(lease) = job.lease() else { return Ok(Keeping::LeaseLost) };
+        let as_single = single_statement(conn)?;
+        let json = step.result.as_ref().map(Payload::as_str);
+        let is_ascii = step.name.is_ascii() && json.is_none_or(str::is_ascii);
+        let encoding = self.encoding_for(conn, is_ascii).await?;
+        let (name, json) =
+            (encoding.reduce(step.name.to_owned()), json.map(|json| encoding.escape_json(json)));
+        let values = [
+            Value::BigInt(lease),
+            Value::BigInt(job.id.0),
+            Value::Instant(Some(job.enqueued_at)),
+            Value::Integer(position(step.position)),
+            Value::Text(step.kind.as_str()),
+            Value::Text(&name),
+            Value::OptionalBigInt(step.after.map(micros)),
+            Value::OptionalText(json.as_deref()),
+        ];
+        let (is_held, kept): (bool, Option<i64>) = self
+            .only::<(Bool, Nullable<BigInt>), _>(conn, &self.statements.keep_step, &values)
+            .await
+            .map_err(as_single)?;
+        Ok(match kept {
+            _ if !is_held => Keeping::LeaseLost,
+            Some(_) => Keeping::Kept(None),
+            None => Keeping::OutOfOrder,
+        })
+    }
+
+    pub async fn await_signal_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: &Claim,
+        step: &NewStep<'_>,
+    ) -> Result<Keeping, Error> {
+        let Some(lease) = job.lease() else { return Ok(Keeping::LeaseLost) };
+        let encoding = self.encoding_for(conn, step.name.is_ascii()).await?;
+        let name = encoding.reduce(step.name.to_owned());
+        let put_at = || Value::Instant(Some(job.enqueued_at));
+        let values = [Value::BigInt(lease), Value::BigInt(job.id.0), put_at()];
+        let (is_held, is_alone): (bool, bool) =
+            self.only::<(Bool, Bool), _>(conn, &self.statements.prepare_wait, &values).await?;
+        if !is_held {
+            return Ok(Keeping::LeaseLost);
+        }
+        let values = [
+            Value::BigInt(job.id.0),
+            put_at(),
+            Value::Text(&name),
+            Value::Integer(position(step.position)),
+            Value::BigInt(step.after.map_or(0, micros)),
+            Value::Integer(is_alone.into()),
+        ];
+        let row: Option<SignalRow> =
+            self.one::<SignalSql, _>(conn, &self.statements.await_signal, &values).await?;
+        Ok(match row {
+            Some(row) => row.into_keeping(!is_alone),
+            None if is_alone => Keeping::OutOfOrder,
+            None => Keeping::Waits(LOOK_AGAIN),
+        })
+    }
+
+    pub async fn forget_steps_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: &JobRecord,
+        from: u32,
+    ) -> Result<u64, Error> {
+        let values =
+            [Value::BigInt(job.id.0), Value::Instant(Some(job.enqueued_at)), Value::Integer(position(from))];
+        Ok(self.changed(conn, &self.statements.forget_steps, &values).await? as u64)
+    }
+
+    pub async fn signal_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: JobId,
+        name: &str,
+        value: &Payload,
+    ) -> Result<bool, Error> {
+        let as_single = single_statement(conn)?;
+        let is_ascii = name.is_ascii() && value.as_str().is_ascii();
+        let encoding = self.encoding_for(conn, is_ascii).await?;
+        let (name, value) = (encoding.reduce(name.to_owned()), encoding.escape_json(value.as_str()));
+        let values = [Value::BigInt(job.0), Value::Text(&name), Value::Text(&value)];
+        let (sent, woken): (bool, Option<String>) = self
+            .only::<(Bool, Nullable<Text>), _>(conn, &self.statements.send_signal, &values)
+            .await
+            .map_err(as_single)?;
+        if let Some(queue) = woken.and_then(|queue| QueueName::new(queue).ok()) {
+            self.fast_path.forget_position(&queue);
+        }
+        Ok(sent)
+    }
+
+    /// Deletes steps and signals of jobs that have ended, a bounded number of them in each run of maintenance.
+    pub(super) async fn forget_ended_steps(&self, conn: &mut impl SqlConnection) -> Result<(), Error> {
+        let after = [Value::BigInt(self.steps_position.load(Ordering::Relaxed))];
+        let last: Option<i64> =
+            self.only::<Nullable<BigInt>, _>(conn, &self.statements.forget_ended_steps, &after).await?;
+        self.steps_position.store(last.unwrap_or(i64::MIN), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Returns a position as the store keeps it. No job has as many steps.
+fn position(position: u32) -> i32 {
+    i32::try_from(position).unwrap_or(i32::MAX)
+}
