@@ -23,8 +23,8 @@ use crate::shared::{Shared, change_on_connection};
 /// once, complete the job in the same transaction with [`Context::complete_with`].
 #[derive(Clone)]
 pub struct Context {
-    shared: Arc<Shared>,
-    context: Arc<pq_core::Context<PgStore>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) context: Arc<pq_core::Context<PgStore>>,
 }
 
 impl fmt::Debug for Context {
@@ -143,15 +143,18 @@ impl Context {
     ///
     /// See [`Context::complete_with`].
     pub async fn settle_with(&self, conn: &mut AsyncPgConnection, outcome: Outcome) -> Result<(), Error> {
+        self.settle_on(&mut OnAsync::new(conn), outcome).await
+    }
+
+    pub(crate) async fn settle_on(&self, conn: &mut OnAsync<'_>, outcome: Outcome) -> Result<(), Error> {
         let job = self.context.job();
         let settlements = [Settlement { job, outcome: outcome.clone() }];
         let span = self.context.settle_span(&settlements);
-        let mut conn = OnAsync::new(conn);
         if let Some((lines, progress)) = self.context.held_back_notes() {
             let notes = [NewNotes { job, lines: &lines, progress: progress.as_ref() }];
-            let _are_refused_with_the_outcome = self.shared.store().write_notes_on(&mut conn, &notes).await?;
+            let _are_refused_with_the_outcome = self.shared.store().write_notes_on(conn, &notes).await?;
         }
-        let accepted = span.run_async(self.shared.store().settle_on(&mut conn, &settlements)).await?;
+        let accepted = span.run_async(self.shared.store().settle_on(conn, &settlements)).await?;
         if !accepted.all() {
             return Err(Refused::lease_lost(job.id).into());
         }

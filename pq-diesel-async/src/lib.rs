@@ -55,6 +55,7 @@ mod queue;
 mod result;
 mod shared;
 mod sqlstate;
+mod steps;
 mod stream;
 mod take;
 mod task;
@@ -100,6 +101,8 @@ mod pages {
     struct ComingFrom;
     #[doc = include_str!("../../docs/embedding.md")]
     struct Embedding;
+    #[doc = include_str!("../../docs/steps.md")]
+    struct Steps;
     #[doc = include_str!("../../docs/testing.md")]
     struct Testing;
 }

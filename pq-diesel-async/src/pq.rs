@@ -182,7 +182,7 @@ impl Pq {
     }
 
     /// Runs a call of the handle for threads.
-    async fn in_thread<R: Send + 'static>(
+    pub(crate) async fn in_thread<R: Send + 'static>(
         &self,
         call: impl FnOnce(&pq_diesel::Pq) -> Result<R, Error> + Send + 'static,
     ) -> Result<R, Error> {
