@@ -105,7 +105,7 @@ impl Selection {
     ) -> Result<ExitCode, Failure> {
         match &self.queue {
             Some(queue) => operate(pq, queue, &self.conditions, default, operation, words, &self.yes),
-            None => change_each(pq, &self.ids, operation, words),
+            None => change_each(&self.ids, words, |id| pq.change(id, operation)),
         }
     }
 }
@@ -160,10 +160,14 @@ pub(crate) fn operate(
 }
 
 /// Changes the jobs with these ids, and prints a line for each.
-fn change_each(pq: &Pq, ids: &[i64], operation: &Operation, words: &Words) -> Result<ExitCode, Failure> {
+pub(crate) fn change_each(
+    ids: &[i64],
+    words: &Words,
+    change: impl Fn(JobId) -> Result<ChangeOutcome, pq_diesel::Error>,
+) -> Result<ExitCode, Failure> {
     let mut all = true;
     for id in ids {
-        match pq.change(JobId(*id), operation)? {
+        match change(JobId(*id))? {
             ChangeOutcome::Changed => output::print(&format!("{id}: {}", words.past))?,
             ChangeOutcome::Requested => {
                 output::print(&format!("{id}: running; its handler is asked to stop"))?;

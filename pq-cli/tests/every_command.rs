@@ -142,6 +142,7 @@ const CALLS: &[&[&str]] = &[
     &["show", "1"],
     &["wait", "99999"],
     &["retry", "1"],
+    &["signal", "1", "approved"],
     &["retry", "--queue", "mail", "--yes"],
     &["cancel", "1"],
     &["cancel", "--queue", "mail", "--yes"],

@@ -25,6 +25,7 @@ mod retry;
 mod run_now;
 mod schema;
 mod show;
+mod signal;
 mod status;
 mod stop;
 mod top;
@@ -64,6 +65,7 @@ pub(crate) enum Command {
     Retry(retry::Retry),
     Cancel(cancel::Cancel),
     Delete(delete::Delete),
+    Signal(signal::Signal),
     RunNow(run_now::RunNow),
     Move(move_jobs::Move),
     Clear(clear::Clear),
@@ -123,6 +125,7 @@ impl Command {
             Self::Retry(command) => command.run(global),
             Self::Cancel(command) => command.run(global),
             Self::Delete(command) => command.run(global),
+            Self::Signal(command) => command.run(global),
             Self::RunNow(command) => command.run(global),
             Self::Move(command) => command.run(global),
             Self::Clear(command) => command.run(global),

@@ -6,20 +6,24 @@ use pq_diesel::{JobState, Operation};
 
 use super::examples;
 use crate::failure::Failure;
-use crate::filtered::{Selection, Words};
+use crate::filtered::{Selection, Words, change_each};
 use crate::global::Global;
 
 /// Requeue dead or cancelled jobs. They are due at once, and their attempts start from 0.
 ///
 /// With --queue it requeues dead jobs, or with --state cancelled the cancelled ones.
-/// A job is not requeued if its unique key is in use, or its id by a job that waits or runs.
+/// A job is not requeued if its unique key is in use, or its id by a job that waits or runs. A job goes on after its durable
+/// steps. With --from-step it repeats that step and the later ones, and a waiting job is due at once, too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
-    "pq retry 42 43\npq retry --queue mail --yes\npq retry --queue mail --state cancelled --task newsletter"
+    "pq retry 42 43\npq retry 42 --from-step charge#2\npq retry --queue mail --yes\npq retry --queue mail --state cancelled --task newsletter"
 ))]
 pub(crate) struct Retry {
     #[command(flatten)]
     jobs: Selection,
+    /// Forget this step and the later ones, such as charge, or charge#2 for the second one of this name.
+    #[arg(long, value_name = "STEP", conflicts_with_all = ["queue", "Conditions"])]
+    from_step: Option<String>,
 }
 
 impl Retry {
@@ -33,6 +37,9 @@ impl Retry {
             job: if dead { "dead job" } else { "job" },
             passed: "the unique key or the id is in use".to_owned(),
         };
-        self.jobs.change(&pq, &[JobState::Dead], &Operation::Retry, &words)
+        match &self.from_step {
+            Some(step) => change_each(&self.jobs.ids, &words, |id| pq.retry_from_step(id, step)),
+            None => self.jobs.change(&pq, &[JobState::Dead], &Operation::Retry, &words),
+        }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{AttemptEntry, Filter, JobId, JobState, Key, Predecessor, Progress, Reason};
+use pq_diesel::{
+    AttemptEntry, Filter, JobId, JobState, Key, Predecessor, Progress, Reason, StepKind, StepRecord,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -41,6 +43,7 @@ struct Shown<'j> {
     job: JobJson<'j>,
     reasons: Vec<Reason>,
     predecessors: &'j [Predecessor],
+    steps: Vec<StepRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<&'j Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,10 +69,11 @@ impl Show {
         let predecessors = pq.predecessors(job.id, MAX_PREDECESSORS)?;
         let progress = pq.progress(&[job.id])?.pop().map(|noted| noted.progress);
         let log = if self.log { pq.log(job.id)? } else { Vec::new() };
+        let steps = pq.steps(job)?;
         if self.json {
             let log = self.log.then(|| log.iter().map(LineJson::of).collect());
             let (job, predecessors, progress) = (JobJson::of(job), &predecessors, progress.as_ref());
-            output::print_json(&Shown { job, reasons, predecessors, progress, log })?;
+            output::print_json(&Shown { job, reasons, predecessors, steps, progress, log })?;
             return Ok(ExitCode::SUCCESS);
         }
         let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -112,9 +116,27 @@ impl Show {
             let ended = format!("attempt {attempt} {end} {}: {error}", output::format_time_micros(*at));
             output::print(&format!("{:18} {}", "attempt log", output::escape_with_breaks(&ended)))?;
         }
+        for step in &steps {
+            output::print(&format!("{:18} {}", "step", output::escape_with_breaks(&describe(step))))?;
+        }
         for stored in &log {
             output::print(&format!("{:18} {}", "log", logs::as_text(stored)))?;
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Returns a line about a step: its label, what became of it and when.
+fn describe(step: &StepRecord) -> String {
+    let at = output::format_time_micros(step.at);
+    let until = step.until.map(output::format_time_micros).unwrap_or_default();
+    let what = match step.kind {
+        StepKind::Step => format!("done {at}"),
+        StepKind::Sleep => format!("sleeps until {until}, since {at}"),
+        StepKind::Waiting => format!("waits for a signal until {until}"),
+        StepKind::Signal => format!("signalled {at}"),
+        StepKind::Timeout => format!("timed out {at}"),
+    };
+    let result = step.result.as_ref().map(|result| format!(": {}", job_output::preview(result.as_str())));
+    format!("{} {what}{}", step.label(), result.unwrap_or_default())
 }

@@ -5,10 +5,10 @@ use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
-use pq_diesel::store::{Admin, FollowUps, Notes};
+use pq_diesel::store::{Admin, FollowUps, Notes, Steps};
 use pq_diesel::{
     AttemptEntry, Filter, JobId, JobProgress, JobRecord, JobState, Operation, Payload, Predecessor,
-    StoredLine,
+    StepRecord, StoredLine,
 };
 use serde_json::Value;
 
@@ -29,6 +29,9 @@ const SHOWN_BYTES: usize = 16 << 10;
 /// The largest payload that is indented on a page of its own, and the largest part of one that is shown there, in bytes.
 const INDENTED_BYTES: usize = 256 << 10;
 const WHOLE_BYTES: usize = 8 << 20;
+
+/// The largest part of a step's result on the page, in bytes.
+const STEP_BYTES: usize = 200;
 
 pub(crate) async fn page(
     Extension(app): Extension<App>,
@@ -54,6 +57,12 @@ pub(crate) async fn page(
     };
     let predecessors =
         app.reads.read(move |pq, conn| pq.store().predecessors(conn, number, MAX_PREDECESSORS)).await;
+    let of = job.clone();
+    let steps = app.reads.read(move |pq, conn| pq.store().steps(conn, &of)).await;
+    let steps = match steps {
+        Ok(steps) if steps.is_empty() => None,
+        steps => Some(steps.map(|steps| draw_steps(&app.mask, &steps))),
+    };
     let content = html! {
         @if same_id.len() > 1 {
             p class="failure" { "An older job had this id, because the sequence of ids was restarted." }
@@ -66,6 +75,7 @@ pub(crate) async fn page(
         }
         @if let Some(error) = &job.error { (panel("error", "Error", Ok(html! { pre { (text(error)) } }))) }
         @if !job.attempt_log.is_empty() { (panel("attempts", "Attempts", Ok(attempts(job)))) }
+        @if let Some(steps) = steps { (panel("steps", "Steps", steps)) }
         @match log {
             Ok(lines) if lines.is_empty() => {}
             Ok(lines) => (panel("log", "Log", Ok(log_table(&lines)))),
@@ -203,6 +213,28 @@ fn log_table(lines: &[StoredLine]) -> Markup {
             tbody {
                 @for StoredLine { attempt, line, .. } in lines {
                     tr { td { (time(line.at)) } td { (line.level) } td class="number" { (attempt) } td { (text(&line.text)) } }
+                }
+            }
+        } }
+    }
+}
+
+/// Draws the durable steps, in their order.
+fn draw_steps(mask: &Mask, steps: &[StepRecord]) -> Markup {
+    html! {
+        div class="wide" tabindex="0" role="region" aria-label="Durable steps" { table {
+            thead { tr { @for name in ["Step", "Kept", "As", "Until", "Result"] { th scope="col" { (name) } } } }
+            tbody {
+                @for step in steps {
+                    tr {
+                        td { (text(&step.label())) }
+                        td { (time(step.at)) }
+                        td { (step.kind) }
+                        td { @if let Some(until) = step.until { (time(until)) } }
+                        td { @if let Some(result) = &step.result {
+                            code { (text(&mask.format(result.as_str(), Layout::Line, STEP_BYTES).0)) }
+                        } }
+                    }
                 }
             }
         } }
