@@ -260,5 +260,5 @@ fn common(options: Options) -> Options {
     options.setting("shared_buffers", "512MB").setting("max_wal_size", "4GB")
 }
 
-pub(crate) const TRUNCATE_ALL: &str =
-    "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique";
+pub(crate) const TRUNCATE_ALL: &str = "TRUNCATE pq.queue, pq.queue_leases, pq.queue_settled, pq.queue_keys, pq.queue_unique, pq.queue_places, pq.queue_buckets, \
+     pq.queue_waits";

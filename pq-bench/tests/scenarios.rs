@@ -61,6 +61,12 @@ fn horizon_and_memory_report_tracks() {
 }
 
 #[test]
+fn limits_and_follow_ups_are_measured() {
+    let figures = measured(&["limits", "follow-ups"]);
+    assert!(figures.len() == 7 && figures.iter().all(|figure| !figure.ours.is_empty()), "{figures:?}");
+}
+
+#[test]
 fn drains_are_measured_with_and_without_what_observes_them() {
     let figures = measured(&["observed"]);
     assert!(

@@ -6,9 +6,11 @@ mod comparison;
 mod dashboard;
 mod deep;
 mod drain;
+mod follow_ups;
 mod get;
 mod horizon;
 mod keys;
+mod limits;
 mod memory;
 mod notify;
 mod observed;
@@ -84,6 +86,8 @@ pub const ALL: &[Scenario] = &[
     horizon::SCENARIO,
     memory::SCENARIO,
     asynchronous::SCENARIO,
+    limits::SCENARIO,
+    follow_ups::SCENARIO,
     dashboard::SCENARIO,
 ];
 
