@@ -39,7 +39,7 @@ fn measured(scenarios: &[&str]) -> Vec<Figure> {
 
 #[test]
 fn wake_and_notify_report_percentiles() {
-    let figures = measured(&["notify", "wake"]);
+    let figures = measured(&["notify", "wake", "answer"]);
     let timed: Vec<_> = figures.iter().filter(|figure| figure.unit == "ms").collect();
     assert!(!timed.is_empty());
     for figure in timed {

@@ -145,13 +145,7 @@ fn a_change_whose_connection_breaks_has_an_unknown_outcome() -> Outcome {
             )?;
             Ok::<_, Box<dyn std::error::Error>>(calls.join().map_err(|_| "the call panicked")?)
         })?;
-        let expected = if name == "settle and keep" {
-            // It is a transaction of several statements, whose commit was not sent.
-            matches!(lost, Err(Error::Unavailable(_)))
-        } else {
-            matches!(lost, Err(Error::OutcomeUnknown(_)))
-        };
-        assert!(expected, "{name}: {lost:?}");
+        assert!(matches!(lost, Err(Error::OutcomeUnknown(_))), "{name}: {lost:?}");
     }
     Ok(())
 }

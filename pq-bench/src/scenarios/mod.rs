@@ -1,5 +1,6 @@
 //! The scenarios, one module each.
 
+mod answer;
 mod asynchronous;
 mod bulk;
 mod comparison;
@@ -80,6 +81,7 @@ pub const ALL: &[Scenario] = &[
     drain::SCENARIO,
     observed::SCENARIO,
     wake::SCENARIO,
+    answer::SCENARIO,
     deep::SCENARIO,
     keys::SCENARIO,
     notify::SCENARIO,

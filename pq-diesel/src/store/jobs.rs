@@ -229,10 +229,19 @@ impl PgStore {
             && leased.len() == 1
             && let Some((lease, group)) = leased.first_key_value()
             && is_whole(settlements, group)
-            && is_plain(settlements, group)
-            && self.finish(conn, *lease).await?
         {
-            return Ok(Accepted::new(vec![true; settlements.len()]));
+            if is_plain(settlements, group) && self.finish(conn, *lease).await? {
+                return Ok(Accepted::new(vec![true; settlements.len()]));
+            }
+            // One statement settles a whole lease, if no waiters for a key have to be notified.
+            if conn.depth()? == 0 && settlements.iter().all(|one| one.job.serialization_key.is_none()) {
+                let (mut accepted, as_single) = (vec![false; settlements.len()], single_statement(conn)?);
+                let settled = self.settle_lease(conn, settlements, group, *lease, true, &mut accepted);
+                settled.await.map_err(as_single)?;
+                if accepted.contains(&true) {
+                    return Ok(Accepted::new(accepted));
+                }
+            }
         }
         if conn.depth()? > 0 {
             return self.settle_all(conn, settlements, &held, leased).await;

@@ -84,7 +84,7 @@ impl PgStore {
     }
 
     /// Settles jobs of one lease. If `whole`, they should be all of its jobs.
-    async fn settle_lease(
+    pub(super) async fn settle_lease(
         &self,
         conn: &mut impl SqlConnection,
         settlements: &[Settlement<'_>],
