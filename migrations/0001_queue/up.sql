@@ -771,7 +771,12 @@ BEGIN
             number := candidate.number;
             IF candidate.name IS NOT NULL THEN
                 IF left_of[number] IS NULL THEN
+                    -- All arrays get the same bounds, because unnest reads them in parallel.
                     group_names[number] := candidate.name;
+                    group_tokens[number] := NULL;
+                    group_at[number] := NULL;
+                    has_spent_of[number] := false;
+                    next_of[number] := NULL;
                     left_of[number] := unlimited;
                     rates[number] := coalesce(limits #> ARRAY['groups', candidate.name, 'rate'],
                         limits -> 'rate_per_group');
@@ -842,7 +847,10 @@ BEGIN
         EXIT WHEN is_simple OR cardinality(ids) > 0;
         left_of := '{}';
         next_of := '{}';
+        group_names := '{}';
         group_tokens := '{}';
+        group_at := '{}';
+        has_spent_of := '{}';
         IF is_head THEN
             -- The groups of the first jobs are full.
             is_head := false;

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use self::common::*;
 
 #[test]
@@ -36,6 +38,19 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
     let ids = stdout(&feed(on(&database, &put), "1")?);
     let job = handle(&database)?.find(ids.trim().parse()?)?.ok_or("the job")?;
     assert_eq!((job.annotations.group().as_deref(), job.annotations.cost()), (Some("tenant 7"), Some(40)));
+    let get = on(&database, &["get", "mail"]).output()?;
+    assert_eq!(status(&get), 0, "{}", printed(&get));
+    let listed = stdout(&on(&database, &["ls"]).output()?);
+    assert!(listed.contains("limited to 1 running"), "{listed}");
+    assert_eq!(parsed(&on(&database, &["ls", "--json"]).output()?)?[0]["limits"]["running"], 1);
+    feed(on(&database, &put), "2")?;
+    let held =
+        handle(&database)?.queue::<u8>("mail")?.lease(1, Duration::from_secs(60), pq_diesel::Wait::No)?;
+    assert_eq!(held.len(), 1);
+    let waiting = stdout(&feed(on(&database, &put), "3")?);
+    let shown = stdout(&on(&database, &["show", waiting.trim()]).output()?);
+    assert!(shown.contains("its queue is full: 1 jobs run, and at most 1 may"), "{shown}");
+    assert!(stdout(&on(&database, &["ls"]).output()?).contains("full; limited to 1 running"));
     assert_eq!(run(&["--clear"])?, "no limits\n");
     Ok(())
 }

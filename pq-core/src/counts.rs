@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::QueueName;
+use crate::{Limits, QueueName};
 
 /// The jobs of one queue, counted by state in one snapshot.
 ///
@@ -39,6 +39,9 @@ pub struct QueueCounts {
     pub paused_at: Option<DateTime<Utc>>,
     /// The operator who paused the queue, if it is paused and that is known.
     pub paused_by: Option<String>,
+    /// The limits of the queue, if it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// Jobs that ended per second, by the last heartbeats of the queue's workers.
     pub per_second: f64,
 }
@@ -55,6 +58,13 @@ pub struct PausedQueue {
 }
 
 impl QueueCounts {
+    /// Returns whether ready jobs wait because as many run as the limit of the queue allows.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let limit = self.limits.as_ref().and_then(|limits| limits.running);
+        self.ready > 0 && limit.is_some_and(|limit| self.running >= u64::from(limit))
+    }
+
     /// Returns the counts of a queue that has no jobs.
     #[must_use]
     pub fn new(queue: QueueName) -> Self {
@@ -72,6 +82,7 @@ impl QueueCounts {
             error: None,
             paused_at: None,
             paused_by: None,
+            limits: None,
             per_second: 0.0,
         }
     }

@@ -12,7 +12,7 @@ use crate::{JobId, JobRecord, JobState, StepKind, StepRecord, WorkerId, WorkerIn
 /// A reason why a job does not run, or what runs it. Its text is a sentence for an operator.
 ///
 /// See [`crate::Pq::explain`].
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
@@ -97,6 +97,22 @@ pub enum Reason {
         /// The first job of the key.
         job: JobId,
     },
+    /// As many jobs run as a limit of the queue allows.
+    Full {
+        /// The group of the job, if the limit is one of its group.
+        group: Option<String>,
+        /// The number of jobs that run under leases.
+        running: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// As many jobs have been started as a limit of the queue allows for now.
+    NoTokens {
+        /// The group of the job, if the limit is one of its group.
+        group: Option<String>,
+        /// When there are tokens for the job, if no other job takes them.
+        until: DateTime<Utc>,
+    },
     /// No live worker serves the queue. Programs that get jobs without a worker are not known.
     NoWorker,
     /// Live workers serve the queue, and none of them knows the task.
@@ -148,7 +164,7 @@ impl Reason {
         circumstances: Circumstances,
         workers: &[WorkerInfo],
     ) -> Vec<Self> {
-        let Circumstances { now, is_hidden, paused, held_by, key_holder, first_of_key, after, ahead } =
+        let Circumstances { now, is_hidden, paused, held_by, key_holder, first_of_key, after, limits, ahead } =
             circumstances;
         let Some(job) = job else {
             return if is_hidden { vec![Self::Unknown, Self::Hidden] } else { vec![Self::Unknown] };
@@ -187,6 +203,7 @@ impl Reason {
         if let Some(first) = first_of_key {
             reasons.push(Self::BehindOfKey { key: key(), job: first });
         }
+        reasons.extend(limits);
         let live = || {
             let queue = job.queue.as_str();
             workers.iter().filter(move |worker| {
@@ -315,6 +332,18 @@ impl fmt::Display for Reason {
             }
             Self::BehindOfKey { key, job } => {
                 write!(f, "job {job} of the same serialization key {key:?} comes first")
+            }
+            Self::Full { group: None, running, limit } => {
+                write!(f, "its queue is full: {running} jobs run, and at most {limit} may")
+            }
+            Self::Full { group: Some(group), running, limit } => {
+                write!(f, "its group {group:?} is full: {running} of its jobs run, and at most {limit} may")
+            }
+            Self::NoTokens { group: None, until } => {
+                write!(f, "the rate of its queue lets no job start until {}", second(until))
+            }
+            Self::NoTokens { group: Some(group), until } => {
+                write!(f, "the rate of its group {group:?} lets no job start until {}", second(until))
             }
             Self::NoWorker => f.write_str("no live worker serves its queue"),
             Self::TaskUnknown { task } => {

@@ -104,7 +104,7 @@ pub use handler::{Checkpoint, Context, Executor, Failure, Handler, Isolation, Jo
 pub use job::{Job, JobId, NewJob};
 pub use job_result::{Answer, FailedJob, JobResult};
 pub use key::{Key, OnConflict, Put, PutOutcome};
-pub use limits::{GroupLimits, Limits, Rate};
+pub use limits::{GroupLimits, LimitUse, Limits, Rate};
 #[cfg(feature = "log-layer")]
 pub use log_layer::JobLogLayer;
 pub use name::QueueName;

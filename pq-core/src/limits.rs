@@ -1,11 +1,13 @@
 //! Limits of how many jobs of a queue run at once, and how many are started in a period.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, Reason};
 
 /// The limits of a queue, for all workers and all gets on all hosts. A limit that is not set does not apply.
 ///
@@ -177,6 +179,37 @@ impl Limits {
         }
     }
 
+    /// Returns the limits that keep a job of this cost from being taken now, by what of them is used.
+    #[must_use]
+    pub fn reached(
+        &self,
+        cost: u32,
+        queue: LimitUse,
+        group: Option<(&str, LimitUse)>,
+        now: DateTime<Utc>,
+    ) -> Vec<Reason> {
+        let of_queue = GroupLimits { running: self.running, rate: self.rate };
+        let of_group = group.map(|(name, used)| (self.of_group(name), Some(name.to_owned()), used));
+        let mut reached = Vec::new();
+        for (limits, group, used) in [(of_queue, None, queue)].into_iter().chain(of_group) {
+            if let Some(limit) = limits.running.filter(|limit| used.running >= *limit) {
+                reached.push(Reason::Full { group: group.clone(), running: used.running, limit });
+            }
+            if let (Some(rate), Some((tokens, at))) = (limits.rate, used.tokens) {
+                let held = tokens + rate.gain((now - at).to_std().unwrap_or_default());
+                let missing = f64::from(cost.min(rate.burst)) - held;
+                let until = chrono::TimeDelta::from_std(rate.time_for(missing.max(0.0)))
+                    .ok()
+                    .and_then(|wait| now.checked_add_signed(wait));
+                if missing > 0.0 {
+                    let until = until.unwrap_or(DateTime::<Utc>::MAX_UTC);
+                    reached.push(Reason::NoTokens { group, until });
+                }
+            }
+        }
+        reached
+    }
+
     /// Returns the JSON object to store, or `None` if there is no limit.
     ///
     /// # Errors
@@ -206,6 +239,35 @@ impl Limits {
     #[must_use]
     pub fn from_stored(json: Option<&str>) -> Self {
         json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+    }
+}
+
+/// How much of the limits of a queue, or of a group, is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LimitUse {
+    /// How many jobs run.
+    pub running: u32,
+    /// The tokens of the bucket at an instant. `None` if it is full.
+    pub tokens: Option<(f64, DateTime<Utc>)>,
+}
+
+/// Describes the limits in one line.
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |whose: &str, limits: GroupLimits| {
+            let running = limits.running.map(|jobs| format!("{jobs} running{whose}"));
+            let rate = limits.rate.map(|rate| format!("{} in {:?}{whose}", rate.tokens, rate.per));
+            running.into_iter().chain(rate)
+        };
+        let each = GroupLimits { running: self.running_per_group, rate: self.rate_per_group };
+        let mut parts: Vec<String> = of("", GroupLimits { running: self.running, rate: self.rate }).collect();
+        parts.extend(of(" per group", each));
+        match self.groups.len() {
+            0 => {}
+            1 => parts.push("1 group with limits of its own".to_owned()),
+            groups => parts.push(format!("{groups} groups with limits of their own")),
+        }
+        f.write_str(&parts.join(", "))
     }
 }
 

@@ -23,9 +23,9 @@ use crate::prepared::Bound;
 use crate::rows::{
     AuditRow, AuditSql, BatchRow, BatchSql, CircumstancesRow, CircumstancesSql, CountersRow, CountersSql,
     CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql, HeartbeatRow,
-    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, LinesRow, LinesSql, PausedRow, PausedSql,
-    PredecessorRow, PredecessorSql, ProgressRow, ProgressSql, ScannedRow, ScannedSql, SignalRow, SignalSql,
-    StepRow, StepSql, TakeRow, TakeSql, WaitRow, WaitSql, WorkerRow, WorkerSql,
+    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, LimitUseRow, LimitUseSql, LinesRow, LinesSql,
+    PausedRow, PausedSql, PredecessorRow, PredecessorSql, ProgressRow, ProgressSql, ScannedRow, ScannedSql,
+    SignalRow, SignalSql, StepRow, StepSql, TakeRow, TakeSql, WaitRow, WaitSql, WorkerRow, WorkerSql,
 };
 
 /// Runs statements that return rows of the SQL type `Row`, and reads them as `T`.
@@ -67,6 +67,7 @@ pub trait SqlConnection:
     + Load<HeartbeatSql, HeartbeatRow>
     + Load<JobSql, JobRow>
     + Load<LeaseSql, LeaseRow>
+    + Load<LimitUseSql, LimitUseRow>
     + Load<LinesSql, LinesRow>
     + Load<PausedSql, PausedRow>
     + Load<PredecessorSql, PredecessorRow>

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
+use pq_diesel::Limits;
 use pq_diesel::admin::QueueCounts;
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use crate::{job_output, output};
 /// time since the oldest ready job became due. RATE is the number of jobs per second that the workers last reported.
 /// CANCELLED, DONE and DEQUEUED (taken by the Python pq) are shown if there are any such jobs.
 /// The last column says since when the queue is paused, or has the error of a waiting job, for example a task that no
-/// worker knows. This command reads all jobs.
+/// worker knows, or the limits of the queue. This command reads all jobs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq ls\npq ls --json | jq '.[] | select(.dead > 0) | .queue'"))]
 pub(crate) struct Ls {
@@ -80,10 +81,17 @@ fn as_row(queue: &QueueCounts, extra: &[Column]) -> Vec<String> {
                 let by = queue.paused_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
                 format!("paused since {}{by}", output::format_time(at))
             }
-            (None, error) => job_output::preview(error.as_deref().unwrap_or_default()),
+            (None, Some(error)) => job_output::preview(error),
+            (None, None) => queue.limits.as_ref().map(|limits| limit(queue, limits)).unwrap_or_default(),
         },
     ]);
     row
+}
+
+/// Describes the limits of a queue, and says whether ready jobs wait for the limit of running ones.
+fn limit(queue: &QueueCounts, limits: &Limits) -> String {
+    let full = if queue.is_full() { "full; " } else { "" };
+    format!("{full}limited to {limits}")
 }
 
 fn as_json(queue: &QueueCounts) -> Value {
@@ -103,5 +111,6 @@ fn as_json(queue: &QueueCounts) -> Value {
         "per_second": queue.per_second,
         "paused_at": queue.paused_at.map(output::format_time_micros),
         "paused_by": queue.paused_by,
+        "limits": queue.limits,
     })
 }

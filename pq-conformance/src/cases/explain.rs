@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pq_core::{JobId, JobState, Operation, Outcome, PutOptions, Reason, StopMode, Worker};
+use pq_core::{JobId, JobState, Limits, Operation, Outcome, PutOptions, Rate, Reason, StopMode, Worker};
 use serde_json::json;
 
 use super::cases;
@@ -15,6 +15,7 @@ cases![
     a_job_that_is_not_due_is_explained: Own,
     a_job_that_waits_between_attempts_is_explained: Own,
     a_job_of_a_paused_queue_is_explained: Own,
+    a_job_whose_limit_is_reached_is_explained: Own,
     jobs_that_come_first_are_counted: Own,
     a_job_that_waits_for_its_serialization_key_is_explained: Own,
     a_job_that_a_transaction_holds_is_explained: Own,
@@ -61,6 +62,27 @@ fn a_job_of_a_paused_queue_is_explained<F: Fixture>(harness: &Harness<F>) {
     let reasons = explain(harness, id);
     assert_eq!(reasons, [Reason::Paused { since, by: Some("alice".to_owned()) }, Reason::NoWorker]);
     assert!(reasons[0].to_string().ends_with("by alice"), "{}", reasons[0]);
+}
+
+fn a_job_whose_limit_is_reached_is_explained<F: Fixture>(harness: &Harness<F>) {
+    let group = Some("a".to_owned());
+    let hourly = Rate::new(60, Duration::from_secs(3_600)).burst(2);
+    harness.queue().set_limits(&Limits::new().running(2).running_per_group(1).rate_of("b", hourly)).unwrap();
+    let put = |group: &str, cost| harness.put_with(1, &PutOptions::new().group(group).cost(cost));
+    put("a", 1);
+    let (second, other) = (put("a", 1), put("b", 2));
+    let running = harness.lease_one();
+    let full = Reason::Full { group, running: 1, limit: 1 };
+    assert_eq!(explain(harness, second), [full.clone(), Reason::NoWorker]);
+    assert_eq!(explain(harness, other), [Reason::NoWorker, Reason::Behind { jobs: 1 }]);
+    assert_eq!(harness.lease(9, TIMEOUT).len(), 1);
+    let full_queue = Reason::Full { group: None, running: 2, limit: 2 };
+    assert_eq!(explain(harness, second), [full_queue, full, Reason::NoWorker]);
+    harness.settle(&running, Outcome::Complete);
+    let waits = explain(harness, put("b", 1));
+    let Some(Reason::NoTokens { group, until }) = waits.get(1) else { panic!("{waits:?}") };
+    let wait = *until - harness.pq.now().unwrap();
+    assert_eq!((group.as_deref(), wait.num_seconds()), (Some("b"), 59));
 }
 
 fn jobs_that_come_first_are_counted<F: Fixture>(harness: &Harness<F>) {

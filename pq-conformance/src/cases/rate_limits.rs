@@ -20,6 +20,7 @@ cases![
     tokens_do_not_return_with_a_job: Both,
     an_open_transaction_holds_the_tokens: Both,
     a_group_without_tokens_is_passed: Both,
+    only_the_second_of_two_groups_has_a_rate: Both,
     the_rates_of_a_queue_and_of_its_groups_hold_together: Both,
     due_tokens_end_a_wait: Own,
     a_rate_is_never_exceeded_in_any_window: Own,
@@ -149,6 +150,15 @@ fn a_group_without_tokens_is_passed<F: Fixture>(harness: &Harness<F>) {
     assert!(harness.lease(9, TIMEOUT).is_empty());
     advance(harness, Duration::from_secs(61));
     assert_eq!(data(&harness.lease(9, TIMEOUT)), [2, 5]);
+}
+
+fn only_the_second_of_two_groups_has_a_rate<F: Fixture>(harness: &Harness<F>) {
+    limit(harness, Limits::new().running_of("a", 9).rate_of("b", hourly(1, 2)));
+    for (data, group) in [(1, "a"), (2, "b"), (3, "b"), (4, "b"), (5, "c")] {
+        harness.put_with(data, &in_group(group));
+    }
+    assert_eq!(data(&harness.lease(9, TIMEOUT)), [1, 2, 3, 5]);
+    assert!(harness.lease(9, TIMEOUT).is_empty());
 }
 
 fn the_rates_of_a_queue_and_of_its_groups_hold_together<F: Fixture>(harness: &Harness<F>) {

@@ -181,8 +181,8 @@ fn count(state: &State, tx: Tx, now: DateTime<Utc>) -> Vec<QueueCounts> {
             JobState::Done => &mut counts.done,
         } += 1;
     }
-    for queue in state.limits.keys() {
-        of(&mut all, queue);
+    for (queue, limits) in &state.limits {
+        of(&mut all, queue).limits = Some(limits.clone());
     }
     for (queue, paused) in &state.paused {
         let counts = of(&mut all, queue);

@@ -2,9 +2,9 @@
 
 use chrono::Utc;
 
-use super::MemoryStore;
 use super::state::Row;
 use super::transaction::MemoryConn;
+use super::{MemoryStore, limits};
 use crate::store::{Circumstances, Explain, KeyHolder};
 use crate::{Error, JobId, Reason, Session};
 
@@ -19,6 +19,7 @@ impl Explain for MemoryStore {
             let unknown = Session { pid: None, application: None, age: None };
             found.held_by = (!row.free_for(open.tx)).then(|| unknown.clone());
             found.paused = state.paused.get(&row.job.queue).map(|paused| (paused.at, paused.by.clone()));
+            found.limits = limits::reached(state, row, open.tx, now);
             let others =
                 || state.rows.values().filter(|other| other.job.queue == row.job.queue && other.job.id != id);
             let comes_first = |other: &&Row| {

@@ -9,7 +9,7 @@ use super::MemoryStore;
 use super::state::{Row, State, Tx};
 use super::transaction::{MemoryConn, Open};
 use crate::store::Limiting;
-use crate::{Error, Limits, QueueName, Rate};
+use crate::{Error, LimitUse, Limits, QueueName, Rate, Reason};
 
 /// The delay after which a take looks again if a transaction holds the tokens.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -152,6 +152,19 @@ fn open(state: &State, key: &BucketKey, rate: Rate, tx: Tx, now: DateTime<Utc>) 
     let gained = (now - known.at).to_std().map_or(0.0, |time| rate.gain(time));
     let at = known.at.max(now);
     Some(Bucket { tokens: (known.tokens + gained).min(burst), at, held_by: known.held_by })
+}
+
+/// Returns the limits that keep a waiting job from being taken now.
+pub(super) fn reached(state: &State, row: &Row, tx: Tx, now: DateTime<Utc>) -> Vec<Reason> {
+    let queue = &row.job.queue;
+    let Some(limits) = state.limits.get(queue) else { return Vec::new() };
+    let used = |group: Option<&String>| LimitUse {
+        running: running(state, queue, tx, group),
+        tokens: state.buckets.get(&(queue.clone(), group.cloned())).map(|bucket| (bucket.tokens, bucket.at)),
+    };
+    let group = row.job.annotations.group();
+    let of_group = group.as_ref().map(|group| (group.as_str(), used(Some(group))));
+    limits.reached(row.job.annotations.cost().unwrap_or(1), used(None), of_group, now)
 }
 
 /// Returns how many jobs of the queue, or of one of its groups, are taken.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::Connect;
-use crate::{JobId, Session};
+use crate::{JobId, Reason, Session};
 
 /// Explains why a job waits.
 pub trait Explain: Connect {
@@ -33,6 +33,8 @@ pub struct Circumstances {
     pub first_of_key: Option<JobId>,
     /// How many jobs it waits for, at most [`crate::Reason::MAX_COUNTED`], and the first of them, if it waits for any.
     pub after: Option<(u64, JobId)>,
+    /// The limits of its queue and of its group that are reached: [`Reason::Full`] and [`Reason::NoTokens`].
+    pub limits: Vec<Reason>,
     /// The number of due jobs of its queue that come first, at most [`crate::Reason::MAX_COUNTED`].
     pub ahead: u64,
 }
@@ -49,6 +51,7 @@ impl Circumstances {
             key_holder: None,
             first_of_key: None,
             after: None,
+            limits: Vec::new(),
             ahead: 0,
         }
     }

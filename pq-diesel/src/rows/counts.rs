@@ -2,7 +2,7 @@
 
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Double, Nullable, Text, Timestamptz};
-use pq_core::{PausedQueue, QueueCounts, QueueName};
+use pq_core::{Limits, PausedQueue, QueueCounts, QueueName};
 
 use super::{nearest, span};
 
@@ -23,6 +23,7 @@ row! {
         paused_at: Option<PgTimestamp> => Nullable<Timestamptz>,
         paused_by: Option<String> => Nullable<Text>,
         per_second: f64 => Double,
+        limits: Option<String> => Nullable<Text>,
     }
 }
 
@@ -61,6 +62,7 @@ impl CountsRow {
         counts.paused_at = self.paused_at.map(nearest);
         counts.paused_by = self.paused_by;
         counts.per_second = self.per_second;
+        counts.limits = self.limits.map(|json| Limits::from_stored(Some(&json)));
         Some(counts)
     }
 }

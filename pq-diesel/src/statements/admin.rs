@@ -70,7 +70,7 @@ SELECT q_name, coalesce(due - keyed + first_per_key, 0), coalesce(keyed - first_
     coalesce(done, 0),
     CASE WHEN oldest IS NOT NULL
         THEN (extract(epoch FROM statement_timestamp() - greatest(oldest, '2000-01-01')) * 1000000)::bigint END,
-    error, paused_at, paused_by, coalesce(per_second, 0)
+    error, paused_at, paused_by, coalesce(per_second, 0), limits::text
 FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FULL JOIN {controls} USING (q_name)
     LEFT JOIN rates USING (q_name)
 WHERE $1 IS NULL OR q_name = $1

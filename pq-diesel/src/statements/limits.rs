@@ -7,6 +7,28 @@ pub(super) const LIMITS: &str =
 /// Replaces the limits of a queue. $1 queue, $2 JSON, or null for none. Locks: its row of the table of controls.
 pub(super) const SET_LIMITS: &str = "SELECT {set_limits}($1, $2::text::jsonb)::text";
 
+/// Returns the limits of the queue of a waiting job, if it has any, and how much of them is used. $1 job. No locks.
+///
+/// The jobs that run are those under leases. What open transactions have taken is not seen.
+pub(super) const LIMIT_USE: &str = "\
+WITH job AS MATERIALIZED (
+    SELECT job.q_name, nullif(job.annotations ->> 'group', '') AS group_key, control.limits::text AS limits,
+        CASE WHEN jsonb_typeof(job.annotations -> 'cost') = 'number'
+            THEN least(greatest((job.annotations ->> 'cost')::numeric, 1), 1000000)::bigint ELSE 1 END AS cost
+    FROM {jobs} AS job JOIN {controls} AS control ON control.q_name = job.q_name AND control.limits IS NOT NULL
+    WHERE job.id = $1 AND job.dequeued_at IS NULL
+), running AS (
+    SELECT count(*) AS jobs, count(*) FILTER (WHERE held.annotations ->> 'group' = job.group_key) AS of_group
+    FROM job JOIN {leases} AS lease ON lease.q_name = job.q_name
+    CROSS JOIN LATERAL unnest(lease.jobs, lease.annotations) AS held (job, annotations)
+    WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
+)
+SELECT job.limits, job.group_key, job.cost, running.jobs, running.of_group,
+    bucket.tokens::double precision, bucket.at, group_bucket.tokens::double precision, group_bucket.at
+FROM job CROSS JOIN running
+LEFT JOIN {buckets} AS bucket ON bucket.q_name = job.q_name AND bucket.group_key = ''
+LEFT JOIN {buckets} AS group_bucket ON group_bucket.q_name = job.q_name AND group_bucket.group_key = job.group_key";
+
 /// Deletes the places and the token buckets that are not needed: those of queues and groups that are not limited any more,
 /// and those of groups without a job if nobody uses them. A bucket is full after a while, as one without a row is.
 ///

@@ -26,6 +26,7 @@ impl Statements {
             fallbacks,
             take_limited,
             limits,
+            limit_use,
             set_limits,
             forget_limits,
             retake,
@@ -128,6 +129,7 @@ impl Statements {
             beyond_index,
             take_limited,
             limits,
+            limit_use,
             set_limits,
             forget_limits,
             retake,
@@ -247,7 +249,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 212);
+    assert_eq!(statements.texts().len(), 213);
 }
 
 #[test]

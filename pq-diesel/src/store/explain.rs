@@ -9,7 +9,7 @@ use super::{PgStore, SqlConnection};
 use crate::Error;
 use crate::connection::blocking;
 use crate::prepared::Value;
-use crate::rows::{CircumstancesRow, CircumstancesSql};
+use crate::rows::{CircumstancesRow, CircumstancesSql, LimitUseRow, LimitUseSql};
 
 impl Explain for PgStore {
     fn circumstances(&self, conn: &mut PgConnection, id: JobId) -> Result<Circumstances, Error> {
@@ -32,7 +32,10 @@ impl PgStore {
             .only::<CircumstancesSql, CircumstancesRow>(conn, &self.statements.circumstances, &values)
             .await;
         let after = self.open_waits(conn, id).await;
+        let used = self.one::<LimitUseSql, LimitUseRow>(conn, &self.statements.limit_use, &values[..1]).await;
         conn.roll_back_to(around).await?;
-        Ok(Circumstances { after: after?, ..row?.into_circumstances() })
+        let found = row?.into_circumstances();
+        let limits = used?.map(|used| used.reached(found.now)).unwrap_or_default();
+        Ok(Circumstances { after: after?, limits, ..found })
     }
 }

@@ -1,0 +1,37 @@
+//! The row of the limits of a job's queue and of how much of them is used.
+
+use diesel::pg::data_types::PgTimestamp;
+use diesel::sql_types::{BigInt, Double, Nullable, Text, Timestamptz};
+use pq_core::{LimitUse, Limits, Reason};
+
+use super::nearest;
+
+row! {
+    /// How much of the limits of a queue, and of the group of a job, is used.
+    LimitUseRow, LimitUseSql {
+        limits: String => Text,
+        group: Option<String> => Nullable<Text>,
+        cost: i64 => BigInt,
+        running: i64 => BigInt,
+        running_of_group: i64 => BigInt,
+        tokens: Option<f64> => Nullable<Double>,
+        at: Option<PgTimestamp> => Nullable<Timestamptz>,
+        tokens_of_group: Option<f64> => Nullable<Double>,
+        at_of_group: Option<PgTimestamp> => Nullable<Timestamptz>,
+    }
+}
+
+impl LimitUseRow {
+    /// Returns the limits that keep the job from being taken at `now`.
+    pub(crate) fn reached(self, now: chrono::DateTime<chrono::Utc>) -> Vec<Reason> {
+        let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
+        let used = |running, tokens: Option<f64>, at: Option<PgTimestamp>| LimitUse {
+            running: number(running),
+            tokens: tokens.zip(at.map(nearest)),
+        };
+        let of_group = used(self.running_of_group, self.tokens_of_group, self.at_of_group);
+        let group = self.group.as_deref().map(|group| (group, of_group));
+        let of_queue = used(self.running, self.tokens, self.at);
+        Limits::from_stored(Some(&self.limits)).reached(number(self.cost), of_queue, group, now)
+    }
+}
