@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use pq_diesel::Operation;
-use pq_diesel_async::{Error, Filter, Job, Outcome, Pq, PutOptions, Queue, Retention, Task, Wait};
+use pq_diesel_async::{Error, Filter, Job, Outcome, Pq, PutOptions, Queue, Retention, Task, Wait, Worker};
 use pq_testing::{Database, Server};
 
 type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -402,4 +402,39 @@ async fn a_dropped_run_tells_its_handlers_to_end_and_gives_their_jobs_back() -> 
         "SELECT count(*) FROM pq.queue WHERE q_name = 'tasks' AND dequeued_at IS NULL AND attempt = 0";
     fixture.expect(ready, 1, "a run").await;
     Ok(())
+}
+
+/// A step that is dropped is kept whole or not at all, and the next one finds out which.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_step_is_kept_or_runs_again() -> TestResult {
+    let mut fixture = Fixture::new().await;
+    let apples = fixture.apples.clone();
+    for awaits in 0..MAX_AWAITS {
+        apples.put("Granny Smith").await?;
+        let (sender, mut answers) = tokio::sync::mpsc::unbounded_channel();
+        let handler = apples.leased_async(move |context, _job| {
+            let sender = sender.clone();
+            async move {
+                let first = drop_after(context.step("charge", async || Ok::<_, Error>(7_i64)), awaits).await;
+                let kept = match &first {
+                    Some(_) => 7,
+                    None => context.step("charge", async || Ok::<_, Error>(8_i64)).await?,
+                };
+                let _ = sender.send((first.is_some(), kept));
+                Ok::<_, Error>(())
+            }
+        });
+        Worker::new(&fixture.pq).serve(handler).run_until_empty().await?;
+        let (ended, kept) = answers.recv().await.ok_or("the handler failed")?;
+        let steps = "SELECT count(*) FROM pq.queue_steps";
+        assert_eq!(fixture.number(steps).await, 1, "dropped at await {awaits}");
+        let result =
+            "SELECT max(result::text::bigint) FROM pq.queue_steps WHERE name = 'charge' AND position = 0";
+        assert_eq!(fixture.number(result).await, kept, "dropped at await {awaits}");
+        fixture.conn.batch_execute("TRUNCATE pq.queue_steps").await?;
+        if ended {
+            return Ok(());
+        }
+    }
+    Err("the step does not end".into())
 }
