@@ -360,6 +360,15 @@ CREATE TABLE "pq"."queue_waits" (
     CONSTRAINT "queue_waits_pkey" PRIMARY KEY (follow_up, job)
 );
 
+-- What follow-ups wait for still.
+CREATE INDEX "queue_waits_open" ON "pq"."queue_waits" (follow_up, job) WHERE outcome IS NULL;
+
+-- For keeping the outcomes of jobs in the archive until the follow-ups that wait for them know these.
+CREATE INDEX "queue_waits_job" ON "pq"."queue_waits" (job) WHERE outcome IS NULL;
+
+-- For cancelling follow-ups.
+CREATE INDEX "queue_waits_refused" ON "pq"."queue_waits" (follow_up, job) WHERE only_done AND outcome <> 'done';
+
 -- Acquires the serialization key of a ready job and locks the job's row. Returns false if the key is in use or the
 -- row is gone or locked. It never waits.
 --

@@ -219,6 +219,13 @@ impl PutOptions {
                     .to_owned(),
             ));
         }
+        if let Some(batch) = self.links.batch
+            && self.links.after.iter().any(|after| after.job == batch)
+        {
+            return Err(Error::InvalidSetting(format!(
+                "cannot put a job into the batch of job {batch} that waits for that job: they would wait for each other"
+            )));
+        }
         Ok(NewJob {
             payload,
             schedule_at: match waits {

@@ -152,7 +152,8 @@ impl Context {
         let span = self.context.settle_span(&settlements);
         if let Some((lines, progress)) = self.context.held_back_notes() {
             let notes = [NewNotes { job, lines: &lines, progress: progress.as_ref() }];
-            let _are_refused_with_the_outcome = self.shared.store().write_notes_on(conn, &notes).await?;
+            let _are_refused_with_the_outcome =
+                self.shared.store().write_notes_on(conn, &notes, true).await?;
         }
         let accepted = span.run_async(self.shared.store().settle_on(conn, &settlements)).await?;
         if !accepted.all() {

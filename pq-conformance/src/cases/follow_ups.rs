@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{CaseError, Harness, roll_back};
+use crate::harness::{CaseError, Harness, TIMEOUT, roll_back};
 
 cases![
     a_job_waits_until_all_jobs_before_it_have_ended: Both,
@@ -23,7 +23,10 @@ cases![
     a_job_that_a_lost_lease_returns_has_not_ended: Both,
     a_chain_of_jobs_runs_in_order: Own,
     a_follow_up_can_be_cancelled_and_run_by_hand: Own,
+    a_retry_of_a_follow_up_waits_for_no_job: Own,
+    a_chain_of_follow_ups_is_cancelled_at_once: Own,
     a_follow_up_with_a_time_or_a_unique_key_is_refused: Both,
+    a_job_cannot_wait_for_its_own_batch: Both,
     a_stream_of_linked_jobs_is_refused: Both,
     a_batch_calls_its_task_once_when_all_jobs_have_ended: Own,
     a_batch_without_jobs_calls_its_task_at_once: Own,
@@ -301,12 +304,44 @@ fn a_job_adds_jobs_to_its_own_batch<F: Fixture>(harness: &Harness<F>) {
 
 fn a_job_cannot_be_added_to_a_batch_that_has_ended<F: Fixture>(harness: &Harness<F>) {
     let ordinary = harness.put("ordinary");
-    for batch in [ordinary, JobId(ordinary.0 + 1_000)] {
+    let scheduled = harness.put_with("scheduled", &PutOptions::new().schedule_at("1d"));
+    for batch in [ordinary, scheduled, JobId(ordinary.0 + 1_000)] {
         let refused = harness.try_put(&json!("late"), &PutOptions::new().in_batch(batch)).unwrap_err();
         let text = refused.to_string();
         assert!(text.contains(&format!("cannot add a job to batch {batch}")), "{text}");
     }
-    assert_eq!(harness.counts().total(), 1);
+    assert_eq!(harness.counts().total(), 2);
+}
+
+fn a_job_cannot_wait_for_its_own_batch<F: Fixture>(harness: &Harness<F>) {
+    let first = harness.put("first");
+    let options = after(&[first]).in_batch(first);
+    let refused = harness.try_put(&json!("last"), &options).unwrap_err().to_string();
+    assert!(refused.contains("they would wait for each other"), "{refused}");
+}
+
+/// A follow-up that was made due by hand, or requeued, waits no more, also while it waits for its retry.
+fn a_retry_of_a_follow_up_waits_for_no_job<F: Fixture>(harness: &Harness<F>) {
+    let first = harness.put_with("first", &PutOptions::new().priority(-1));
+    let last = harness.put_with("last", &after(&[first]));
+    harness.pq.change(last, &Operation::RunNow).unwrap();
+    harness.settle(&harness.lease_one(), Outcome::retry(TIMEOUT * 100, "broken"));
+    harness.settle(&harness.lease_one(), Outcome::dead("broken"));
+    maintain(harness);
+    let found = find(harness, last);
+    assert_eq!((found.state, found.error.as_deref()), (JobState::Scheduled, Some("broken")));
+    let late = harness.try_put(&json!("late"), &in_batch(last)).unwrap_err().to_string();
+    assert!(late.contains("cannot add a job to batch"), "{late}");
+}
+
+fn a_chain_of_follow_ups_is_cancelled_at_once<F: Fixture>(harness: &Harness<F>) {
+    let mut chain = vec![harness.put("first")];
+    for n in 0..5 {
+        chain.push(harness.put_with(n, &after(&chain[n..])));
+    }
+    harness.settle(&harness.lease_one(), Outcome::dead("broken"));
+    maintain(harness);
+    assert!(chain[1..].iter().all(|id| state(harness, *id) == JobState::Cancelled));
 }
 
 fn a_batch_waits_for_a_job_that_is_added_meanwhile<F: Fixture>(harness: &Harness<F>) {

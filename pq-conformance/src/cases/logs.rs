@@ -36,7 +36,7 @@ fn line<F: Fixture>(harness: &Harness<F>, text: &str) -> LogLine {
 fn write<F: Fixture>(harness: &Harness<F>, job: &Claim, text: &str) -> bool {
     let line = line(harness, text);
     let notes = NewNotes { job, lines: std::slice::from_ref(&line), progress: None };
-    harness.pq.store().write_notes(&mut harness.connect(), &[notes]).unwrap().all()
+    harness.pq.store().write_notes(&mut harness.connect(), &[notes], false).unwrap().all()
 }
 
 fn lines_are_kept_with_the_archive<F: Fixture>(harness: &Harness<F>) {
@@ -96,7 +96,7 @@ fn the_newest_lines_are_kept<F: Fixture>(harness: &Harness<F>) {
     for batch in 0..10 {
         let lines: Vec<LogLine> = (0..20).map(|number| line(harness, &text(20 * batch + number))).collect();
         let notes = NewNotes { job: &job, lines: &lines, progress: None };
-        assert!(harness.pq.store().write_notes(&mut harness.connect(), &[notes]).unwrap().all());
+        assert!(harness.pq.store().write_notes(&mut harness.connect(), &[notes], false).unwrap().all());
     }
     let kept: Vec<u32> = texts(harness, id).iter().map(|text| text.parse().unwrap()).collect();
     assert_eq!(kept, (136..200).collect::<Vec<_>>());
@@ -208,7 +208,7 @@ fn lines_of_many_jobs_are_stored_together<F: Fixture>(harness: &Harness<F>) {
         .zip(&lines)
         .map(|(job, line)| NewNotes { job, lines: std::slice::from_ref(line), progress: None })
         .collect();
-    let accepted = harness.pq.store().write_notes(&mut harness.connect(), &notes).unwrap();
+    let accepted = harness.pq.store().write_notes(&mut harness.connect(), &notes, false).unwrap();
     assert_eq!(accepted, [true, false, true]);
     assert_eq!(ids.map(|id| texts(harness, id).concat()), ["one", "", "three"]);
 }

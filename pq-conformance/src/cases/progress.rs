@@ -33,7 +33,7 @@ fn progress(done: u64, total: u64, note: &str) -> Progress {
 
 fn write<F: Fixture>(harness: &Harness<F>, job: &Claim, progress: &Progress) -> bool {
     let notes = NewNotes { job, lines: &[], progress: Some(progress) };
-    harness.pq.store().write_notes(&mut harness.connect(), &[notes]).unwrap().all()
+    harness.pq.store().write_notes(&mut harness.connect(), &[notes], false).unwrap().all()
 }
 
 fn the_progress_of_a_running_job_is_seen<F: Fixture>(harness: &Harness<F>) {
@@ -158,7 +158,7 @@ fn progress_of_jobs_that_are_gone_is_deleted<F: Fixture>(harness: &Harness<F>) {
     let line = LogLine { at: harness.pq.now().unwrap(), level: LogLevel::Info, text: "a line".to_owned() };
     for job in &jobs {
         let notes = NewNotes { job, lines: std::slice::from_ref(&line), progress: Some(&progress(1, 1, "")) };
-        assert!(store.write_notes(&mut harness.connect(), &[notes]).unwrap().all());
+        assert!(store.write_notes(&mut harness.connect(), &[notes], false).unwrap().all());
     }
     harness.maintain();
     for job in &jobs {

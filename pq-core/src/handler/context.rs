@@ -300,7 +300,7 @@ impl<S: Store> Context<S> {
     pub fn settle_with(&self, conn: &mut S::Conn, outcome: Outcome) -> Result<(), S::Error> {
         if let Some((lines, progress)) = self.held_back_notes() {
             let notes = [NewNotes { job: &self.job, lines: &lines, progress: progress.as_ref() }];
-            let _are_refused_with_the_outcome = self.access.pq.store().write_notes(conn, &notes)?;
+            let _are_refused_with_the_outcome = self.access.pq.store().write_notes(conn, &notes, true)?;
         }
         let settlement = Settlement { job: &self.job, outcome };
         let settlements = std::slice::from_ref(&settlement);

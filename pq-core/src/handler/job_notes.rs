@@ -82,8 +82,8 @@ impl JobNotes {
             return;
         }
         change(&mut state);
+        // The registry is always locked after the state.
         if !mem::replace(&mut state.is_registered, true) {
-            drop(state);
             lock(&self.registry.all).push(Arc::clone(self));
         }
     }
@@ -95,21 +95,26 @@ impl JobNotes {
         state.is_held_back = false;
         let is_left = !state.is_empty();
         if mem::take(&mut state.is_registered) {
-            drop(state);
             lock(&self.registry.all).retain(|other| !Arc::ptr_eq(other, self));
         }
         is_left
     }
 
     /// Returns a copy of what is not stored yet, which the caller stores in a transaction that settles the job.
+    ///
+    /// Does not wait for notes that are sent now: who sends them may wait for a connection that this caller holds.
     pub(crate) fn hold_back(&self) -> Option<(Vec<LogLine>, Option<Progress>)> {
-        let _sending = lock(&self.sending);
         let mut state = lock(&self.state);
         if state.is_empty() {
             return None;
         }
         state.is_held_back = true;
         Some((state.lines.copy(), state.progress.clone()))
+    }
+
+    fn has_new(&self) -> bool {
+        let state = lock(&self.state);
+        !state.is_empty() && !state.is_held_back
     }
 
     fn take(&self) -> Option<(Vec<LogLine>, Option<Progress>)> {
@@ -130,18 +135,19 @@ impl JobNotes {
 
 /// Stores what these attempts have noted, in one call. Notes that the store refuses or cannot take now are kept.
 ///
-/// Passes attempts whose notes another thread stores now, unless it `waits` for that.
+/// Passes attempts whose notes another thread stores now, unless they `are_last`.
 pub(crate) fn send_notes<S: Notes>(
     store: &S,
     mut all: Vec<Arc<JobNotes>>,
-    waits: bool,
+    are_last: bool,
 ) -> Result<(), S::Error> {
+    all.retain(|notes| notes.has_new());
     // In one order, so that two calls never wait for each other.
     all.sort_by_key(|notes| (notes.job.id, notes.job.token));
     let locked: Vec<(&JobNotes, MutexGuard<'_, ()>)> = all
         .iter()
         .filter_map(|notes| {
-            let guard = if waits { Some(lock(&notes.sending)) } else { notes.sending.try_lock().ok() };
+            let guard = if are_last { Some(lock(&notes.sending)) } else { notes.sending.try_lock().ok() };
             guard.map(|guard| (&**notes, guard))
         })
         .collect();
@@ -153,7 +159,7 @@ pub(crate) fn send_notes<S: Notes>(
         .iter()
         .map(|(notes, (lines, progress))| NewNotes { job: &notes.job, lines, progress: progress.as_ref() })
         .collect();
-    let stored = store.with_connection(|conn| store.write_notes(conn, &new));
+    let stored = store.with_connection(|conn| store.write_notes(conn, &new, are_last));
     drop(new);
     match stored {
         Ok(accepted) => {
@@ -185,7 +191,8 @@ pub(crate) fn ask_for_current() {
 /// Returns the notes of the attempt that this thread runs.
 #[cfg(feature = "log-layer")]
 pub(crate) fn current() -> Option<Arc<JobNotes>> {
-    CURRENT.with_borrow(Option::clone)
+    // A destructor of the thread may log when this one is gone.
+    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
 }
 
 /// Makes an attempt the one that this thread runs, until it is dropped.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 
 use super::MemoryStore;
 use super::state::{Row, State, Wait};
@@ -40,14 +40,8 @@ impl FollowUps for MemoryStore {
 }
 
 /// Refuses jobs of batches that have ended.
-pub(super) fn check_batches(
-    state: &State,
-    open: &Open,
-    jobs: &[NewJob],
-    now: DateTime<Utc>,
-) -> Result<(), Error> {
-    let ended =
-        jobs.iter().filter_map(|job| job.links.batch).find(|id| waiting(state, open, *id, now).is_none());
+pub(super) fn check_batches(state: &State, open: &Open, jobs: &[NewJob]) -> Result<(), Error> {
+    let ended = jobs.iter().filter_map(|job| job.links.batch).find(|id| waiting(state, open, *id).is_none());
     ended.map_or(Ok(()), |id| Err(Error::BatchEnded { id }))
 }
 
@@ -63,7 +57,7 @@ pub(super) fn link(state: &mut State, open: &mut Open, jobs: &[NewJob], puts: &[
     for (follow_up, job, only_done) in waits {
         match state.waits.get(&(follow_up, job)) {
             // Of one put, that of several which asks for more is kept.
-            Some(known) if known.only_done >= only_done => continue,
+            Some(known) if known.only_done >= only_done && known.outcome.is_none() => continue,
             _ => {}
         }
         let wait = Wait { only_done, outcome: None, added_by: Some(open.tx) };
@@ -73,30 +67,8 @@ pub(super) fn link(state: &mut State, open: &mut Open, jobs: &[NewJob], puts: &[
 
 /// Notes which jobs have ended, and ends the waiting of their follow-ups. Returns whether a follow-up waits.
 pub(super) fn maintain(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
-    let is_gone = |state: &State, job: JobId| match state.rows.get(&job) {
-        Some(row) => row.ended && row.held_by == Some(open.tx),
-        None => true,
-    };
-    let ended: Vec<(JobId, JobId, Wait)> = state
-        .waits
-        .iter()
-        .filter(|(_, wait)| wait.outcome.is_none() && wait.added_by.is_none_or(|by| by == open.tx))
-        .filter(|((_, job), _)| is_gone(state, *job))
-        .map(|((follow_up, job), wait)| (*follow_up, *job, wait.clone()))
-        .collect();
-    let mut follow_ups = BTreeSet::new();
-    for (follow_up, job, wait) in ended {
-        let is_held = state.rows.get(&follow_up).is_some_and(|row| !row.is_due(now));
-        if is_held && waiting(state, open, follow_up, now).is_none() {
-            // Another transaction holds it. The next run finds the wait again.
-            continue;
-        }
-        let archived = state.archive.get(&job).filter(|archived| archived.seen_by(open.tx));
-        let outcome = archived.map_or(JobState::Done, |archived| archived.job.state);
-        open.set_wait(state, follow_up, job, Some(Wait { outcome: Some(outcome), ..wait }));
-        follow_ups.insert(follow_up);
-    }
-    follow_ups.into_iter().for_each(|follow_up| end_wait(state, open, follow_up, now));
+    // Other follow-ups may wait for those that are cancelled.
+    while end_waits(state, open, now) {}
     let forgotten: Vec<(JobId, JobId)> = state
         .waits
         .iter()
@@ -111,14 +83,52 @@ pub(super) fn maintain(state: &mut State, open: &mut Open, now: DateTime<Utc>) -
     state.waits.values().any(|wait| wait.outcome.is_none())
 }
 
+/// Returns whether a follow-up was cancelled.
+fn end_waits(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
+    let is_gone = |state: &State, job: JobId| match state.rows.get(&job) {
+        Some(row) => row.ended && row.held_by == Some(open.tx),
+        None => true,
+    };
+    let ended: Vec<(JobId, JobId, Wait)> = state
+        .waits
+        .iter()
+        .filter(|(_, wait)| wait.outcome.is_none() && wait.added_by.is_none_or(|by| by == open.tx))
+        .filter(|((_, job), _)| is_gone(state, *job))
+        .map(|((follow_up, job), wait)| (*follow_up, *job, wait.clone()))
+        .collect();
+    let mut follow_ups = BTreeSet::new();
+    for (follow_up, job, wait) in ended {
+        let is_held = state.rows.get(&follow_up).is_some_and(is_held);
+        if is_held && waiting(state, open, follow_up).is_none() {
+            // Another transaction holds it. The next run finds the wait again.
+            continue;
+        }
+        let archived = state.archive.get(&job).filter(|archived| archived.seen_by(open.tx));
+        let outcome = archived.map_or(JobState::Done, |archived| archived.job.state);
+        open.set_wait(state, follow_up, job, Some(Wait { outcome: Some(outcome), ..wait }));
+        follow_ups.insert(follow_up);
+    }
+    let mut is_cancelled = false;
+    for follow_up in follow_ups {
+        is_cancelled |= end_wait(state, open, follow_up, now);
+    }
+    is_cancelled
+}
+
+/// Returns whether the job is due in a year after 9000, as a follow-up is. A job that waits for its retry or for a time is not.
+fn is_held(row: &Row) -> bool {
+    row.job.schedule_at.is_some_and(|at| at.year() >= 9_000)
+}
+
 /// Returns the row of a follow-up that waits for others.
-fn waiting(state: &State, open: &Open, follow_up: JobId, now: DateTime<Utc>) -> Option<Row> {
-    state.rows.get(&follow_up).filter(|row| row.free_for(open.tx) && !row.is_due(now)).cloned()
+fn waiting(state: &State, open: &Open, follow_up: JobId) -> Option<Row> {
+    state.rows.get(&follow_up).filter(|row| row.free_for(open.tx) && is_held(row)).cloned()
 }
 
 /// Makes a follow-up due if all jobs have ended that it waits for, or cancels it if one of them was not done that must be.
-fn end_wait(state: &mut State, open: &mut Open, follow_up: JobId, now: DateTime<Utc>) {
-    let Some(mut row) = waiting(state, open, follow_up, now) else { return };
+/// Returns whether it was cancelled.
+fn end_wait(state: &mut State, open: &mut Open, follow_up: JobId, now: DateTime<Utc>) -> bool {
+    let Some(mut row) = waiting(state, open, follow_up) else { return false };
     let mut ended = EndedCounts::default();
     let mut refused = None;
     let mut is_open = false;
@@ -133,6 +143,7 @@ fn end_wait(state: &mut State, open: &mut Open, follow_up: JobId, now: DateTime<
             refused = refused.or(wait.outcome.map(|outcome| (*job, outcome)));
         }
     }
+    let is_cancelled = refused.is_some();
     if let Some((job, outcome)) = refused {
         row.job.error = Some(format!("job {job}, for which it waited, is {}", outcome.as_str()));
         counting::count(open, &row.job, |counters| counters.cancelled += 1);
@@ -142,4 +153,5 @@ fn end_wait(state: &mut State, open: &mut Open, follow_up: JobId, now: DateTime<
         row.job.annotations = row.job.annotations.with_ended(ended);
         open.set(state, Row { returned_by: Some(open.tx), ..row });
     }
+    is_cancelled
 }

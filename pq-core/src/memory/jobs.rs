@@ -18,7 +18,7 @@ impl Jobs for MemoryStore {
     fn put(&self, conn: &mut MemoryConn, queue: &QueueName, jobs: &[NewJob]) -> Result<Vec<Put>, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            follow_ups::check_batches(state, open, jobs, now)?;
+            follow_ups::check_batches(state, open, jobs)?;
             let puts: Vec<Put> = jobs.iter().map(|job| put::put(state, open, queue, job, now)).collect();
             follow_ups::link(state, open, jobs, &puts);
             Ok(puts)
@@ -49,6 +49,7 @@ impl Jobs for MemoryStore {
             let is_unchanged = |row: &&Row| {
                 row.free_for(open.tx)
                     && (&row.job.queue, row.job.attempt + 1) == (&claim.queue, claim.attempt)
+                    && row.job.annotations == claim.annotations
                     && row.job.serialization_key.as_ref().is_none_or(|key| !busy.contains(key))
             };
             let Some(row) = state.rows.get(&claim.id).filter(is_unchanged).cloned() else { return Ok(false) };

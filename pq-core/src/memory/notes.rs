@@ -25,7 +25,7 @@ pub(super) fn forget(state: &mut State, open: &mut Open) {
 }
 
 impl Notes for MemoryStore {
-    fn write_notes(&self, conn: &mut MemoryConn, notes: &[NewNotes<'_>]) -> Result<Accepted, Error> {
+    fn write_notes(&self, conn: &mut MemoryConn, notes: &[NewNotes<'_>], _: bool) -> Result<Accepted, Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
             let mut accepted = Vec::new();

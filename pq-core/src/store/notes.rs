@@ -11,13 +11,20 @@ pub trait Notes: Connect {
     /// Stores notes of leased jobs, and returns for each whether they were accepted.
     ///
     /// They are accepted if the claim is valid, as an outcome would be. What is refused changes nothing. Lines are added to
-    /// the job's log, of which the newest are kept ([`crate::LogLine::MAX_KEPT`]). It waits for no transaction that settles jobs
-    /// of the lease: notes are refused meanwhile.
+    /// the job's log, of which the newest are kept ([`crate::LogLine::MAX_KEPT`]).
+    ///
+    /// While a transaction has the lease locked, because it settles all of its jobs or marks one, notes are refused. Those that
+    /// `are_last`, and that an outcome follows, wait for that transaction as the outcome would.
     ///
     /// # Errors
     ///
     /// The store's error. No notes were stored, unless the error says that the outcome is unknown.
-    fn write_notes(&self, conn: &mut Self::Conn, notes: &[NewNotes<'_>]) -> Result<Accepted, Self::Error>;
+    fn write_notes(
+        &self,
+        conn: &mut Self::Conn,
+        notes: &[NewNotes<'_>],
+        are_last: bool,
+    ) -> Result<Accepted, Self::Error>;
 
     /// Returns the progress of these jobs, of those that have any, in the order of their ids.
     ///

@@ -31,8 +31,9 @@ pub(super) struct MaintenanceSchedule {
     search_at: Option<Instant>,
     /// While jobs wait for others: the earliest time of the next run that looks whether those have ended.
     look_at: Option<Instant>,
-    /// How many jobs of this worker had ended when it last looked.
+    /// How many jobs of this worker have ended, and had ended when it last looked.
     ended: u64,
+    looked_at: u64,
     /// When the next ticks of the periodic jobs were last compared with the clock.
     #[cfg(feature = "cron")]
     ticks_checked_at: Option<Instant>,
@@ -47,6 +48,7 @@ impl MaintenanceSchedule {
             search_at: None,
             look_at: None,
             ended: 0,
+            looked_at: 0,
             #[cfg(feature = "cron")]
             ticks_checked_at: None,
         }
@@ -63,13 +65,15 @@ impl MaintenanceSchedule {
 
     /// Makes the next run due if jobs of this worker have ended for which others may wait.
     pub(super) fn look_for_follow_ups(&mut self, ended: u64, now: Instant) {
-        if self.look_at.is_some_and(|at| at <= now) && self.ended != ended {
-            (self.last, self.search_at, self.ended) = (None, None, ended);
+        self.ended = ended;
+        if self.look_at.is_some_and(|at| at <= now) && self.looked_at != ended {
+            (self.last, self.search_at) = (None, None);
         }
     }
 
     /// Records whether jobs wait for others, after a run that took so long.
     pub(super) fn record_waits(&mut self, waits: bool, took: Duration, now: Instant) {
+        self.looked_at = self.ended;
         self.look_at = waits.then(|| now + took.saturating_mul(MAX_LOOK_SHARE).max(LOOK_EVERY));
     }
 
@@ -137,6 +141,10 @@ mod tests {
         assert_eq!(schedule.due_in(now + LOOK_EVERY), LOOK_EVERY * 9, "the last run took long");
         schedule.look_for_follow_ups(2, now + LOOK_EVERY * 10);
         assert!(schedule.due_in(now + LOOK_EVERY * 10).is_zero());
+        schedule.record_run(false, now + LOOK_EVERY * 10);
+        schedule.look_for_follow_ups(2, now + LOOK_EVERY * 10);
+        assert!(schedule.due_in(now + LOOK_EVERY * 10).is_zero(), "another worker ran maintenance");
+        schedule.record_waits(true, Duration::ZERO, now + LOOK_EVERY * 10);
         schedule.record_run(false, now + LOOK_EVERY * 10);
         schedule.look_for_follow_ups(2, now + LOOK_EVERY * 11);
         assert!(!schedule.due_in(now + LOOK_EVERY * 11).is_zero(), "no other job has ended");

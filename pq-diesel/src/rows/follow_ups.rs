@@ -30,7 +30,6 @@ row! {
         job: i64 => BigInt,
         outcome: Option<String> => Nullable<Text>,
         read: Option<i64> => Nullable<BigInt>,
-        is_open: Option<bool> => Nullable<Bool>,
     }
 }
 
@@ -42,11 +41,6 @@ impl WaitRow {
 
     pub(crate) fn outcome(&self) -> Option<&str> {
         self.outcome.as_deref()
-    }
-
-    /// Returns whether a job that was read has not ended, if this is the last row.
-    pub(crate) fn is_open(&self) -> bool {
-        self.is_open == Some(true)
     }
 
     /// Returns how many rows were read, if this is the last of them.

@@ -97,16 +97,19 @@ FROM gone ORDER BY id";
 
 /// Deletes archived jobs of a queue. $1 queue, $2 outcome, $3 least age in microseconds.
 pub(super) const PRUNE: &str = "\
-DELETE FROM {archive}
-WHERE q_name = $1 AND outcome = $2 AND ended_at <= statement_timestamp() - $3 * interval '1 microsecond'";
+DELETE FROM {archive} AS ended
+WHERE q_name = $1 AND outcome = $2 AND ended_at <= statement_timestamp() - $3 * interval '1 microsecond'
+    AND NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.job = ended.id AND wait.outcome IS NULL)";
 
 /// Deletes up to 10,000 archived jobs of any queue. $1 outcome, $2 least age in microseconds.
 ///
-/// Order: the oldest first. SKIP LOCKED passes rows that another session has locked.
+/// A job stays whose outcome a follow-up does not know yet. Order: the oldest first. SKIP LOCKED passes rows that another session
+/// has locked.
 pub(super) const PRUNE_ALL: &str = "\
 DELETE FROM {archive} WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM {archive}
+    SELECT ctid FROM {archive} AS ended
     WHERE outcome = $1 AND ended_at <= statement_timestamp() - $2 * interval '1 microsecond'
+        AND NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.job = ended.id AND wait.outcome IS NULL)
     ORDER BY ended_at LIMIT 10000 FOR UPDATE SKIP LOCKED))";
 
 /// Deletes the jobs of a queue that are neither leased nor locked. $1 queue.

@@ -1,6 +1,7 @@
 //! Statements of jobs that wait until other jobs have ended.
 //!
-//! A follow-up waits while it is in the table of jobs and not due. Its row excludes two others: a put locks it FOR SHARE
+//! A follow-up waits while it is in the table of jobs and due in a year after 9000. So a job that waits for its retry, or for
+//! a time, is none: nobody puts a job for these years, and tests that let time pass move it by less. Its row excludes two others: a put locks it FOR SHARE
 //! while it adds a job to its batch, and maintenance locks it FOR UPDATE before it looks which jobs it still waits for. So a
 //! job that is added is seen, and a follow-up that is due gets none. Maintenance runs the statements below one after the
 //! other in a transaction, each with a snapshot of its own.
@@ -11,7 +12,7 @@
 pub(super) const LOCK_BATCHES: &str = "\
 SELECT count(*) FROM (
     SELECT FROM {jobs}
-    WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+    WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
     ORDER BY id FOR SHARE
 ) AS waiting";
 
@@ -24,37 +25,37 @@ FROM unnest($1::bigint[], $2::bigint[], $3::integer[]) AS given (follow_up, job,
 GROUP BY follow_up, job ORDER BY follow_up, job
 ON CONFLICT DO NOTHING";
 
+/// Lets a follow-up wait again for jobs that it has waited for. $1 follow-up, $2 jobs.
+pub(super) const WAIT_AGAIN: &str = "UPDATE {waits} SET outcome = NULL WHERE follow_up = $1 AND job = ANY ($2::bigint[]) AND outcome IS NOT NULL";
+
 /// Returns which of the next jobs that follow-ups wait for have ended, and how. $1 and $2 follow-up and job of the last one of
 /// the call before, $3 most jobs.
 ///
-/// The last row is the last one that was read, without an outcome, and with the number of those that were read and whether one
-/// of them has not ended. No locks.
+/// The last row is the last one that was read, without an outcome and with the number of those that were read. No locks.
 pub(super) const ENDED_WAITS: &str = "\
 WITH seen AS MATERIALIZED (
-    SELECT follow_up, job, outcome FROM {waits}
-    WHERE (follow_up, job) > ($1, $2) ORDER BY follow_up, job LIMIT $3
+    SELECT follow_up, job FROM {waits}
+    WHERE outcome IS NULL AND (follow_up, job) > ($1, $2) ORDER BY follow_up, job LIMIT $3
 ), leased AS MATERIALIZED (
     SELECT held.job FROM {leases} AS lease, unnest(lease.jobs) AS held (job)
-    WHERE EXISTS (SELECT FROM seen WHERE seen.outcome IS NULL)
+    WHERE EXISTS (SELECT FROM seen)
         AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
 )
 (SELECT follow_up, job,
     coalesce((SELECT ended.outcome FROM {archive} AS ended WHERE ended.id = seen.job ORDER BY entry DESC LIMIT 1), 'done'),
-    NULL::bigint, NULL::boolean
+    NULL::bigint
 FROM seen
-WHERE outcome IS NULL
-    AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = seen.job AND live.dequeued_at IS NULL)
+WHERE NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = seen.job AND live.dequeued_at IS NULL)
     AND NOT EXISTS (SELECT FROM leased WHERE leased.job = seen.job))
 UNION ALL
-(SELECT follow_up, job, NULL, (SELECT count(*) FROM seen), EXISTS (SELECT FROM seen AS one WHERE one.outcome IS NULL)
-FROM seen ORDER BY follow_up DESC, job DESC LIMIT 1)";
+(SELECT follow_up, job, NULL, (SELECT count(*) FROM seen) FROM seen ORDER BY follow_up DESC, job DESC LIMIT 1)";
 
 /// Locks follow-ups that wait, and returns their ids. $1 follow-ups.
 ///
 /// Order: by id. Locks: their rows. SKIP LOCKED passes one to whose batch an open transaction adds a job.
 pub(super) const LOCK_FOLLOW_UPS: &str = "\
 SELECT id FROM {jobs}
-WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
 ORDER BY id FOR UPDATE SKIP LOCKED";
 
 /// Stores how jobs have ended. $1 follow-ups, $2 jobs, $3 outcomes, $4 follow-ups that LOCK_FOLLOW_UPS has locked.
@@ -66,7 +67,7 @@ FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS ended (follow_up, job, ou
 WHERE wait.follow_up = ended.follow_up AND wait.job = ended.job AND wait.outcome IS NULL
     AND (wait.follow_up = ANY ($4::bigint[]) OR NOT EXISTS (
         SELECT FROM {jobs} AS job
-        WHERE job.id = wait.follow_up AND job.dequeued_at IS NULL AND job.schedule_at > statement_timestamp()))";
+        WHERE job.id = wait.follow_up AND job.dequeued_at IS NULL AND job.schedule_at >= '9000-01-01 00:00:00+00'))";
 
 /// Archives follow-ups as cancelled of which a job was not done that had to be, and counts them. $1 follow-ups.
 ///
@@ -78,7 +79,7 @@ WITH refused AS MATERIALIZED (
     ORDER BY follow_up, job
 ), free AS MATERIALIZED (
     SELECT ctid FROM {jobs}
-    WHERE id IN (SELECT follow_up FROM refused) AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+    WHERE id IN (SELECT follow_up FROM refused) AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
@@ -101,7 +102,7 @@ ORDER BY id";
 pub(super) const RELEASE: &str = "\
 WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} AS job
-    WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
+    WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
         AND NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.follow_up = job.id AND wait.outcome IS NULL)
     FOR UPDATE SKIP LOCKED
 ), gone AS (
@@ -121,20 +122,28 @@ WITH free AS MATERIALIZED (
 )
 SELECT DISTINCT q_name FROM back";
 
-/// Deletes what follow-ups waited for that neither wait nor run nor are archived. $1 and $2 follow-up and job after which it
-/// begins, $3 and $4 those of the last one.
+/// Deletes what follow-ups waited for that neither wait nor run nor are archived, among the next ten. Returns the tenth.
+/// $1 follow-up after which it begins.
+///
+/// The follow-ups are found one by one, however many jobs each has waited for.
 pub(super) const FORGET_WAITS: &str = "\
-WITH seen AS MATERIALIZED (
-    SELECT DISTINCT follow_up FROM {waits} WHERE (follow_up, job) > ($1, $2) AND (follow_up, job) <= ($3, $4)
+WITH RECURSIVE seen (follow_up, number) AS (
+    (SELECT follow_up, 1 FROM {waits} WHERE follow_up > $1 ORDER BY follow_up LIMIT 1)
+    UNION ALL
+    SELECT (SELECT later.follow_up FROM {waits} AS later
+        WHERE later.follow_up > seen.follow_up ORDER BY later.follow_up LIMIT 1), seen.number + 1
+    FROM seen WHERE seen.number < 10 AND seen.follow_up IS NOT NULL
 ), leased AS MATERIALIZED (
-    SELECT unnest(jobs) AS job FROM {leases}
+    SELECT unnest(jobs) AS job FROM {leases} WHERE EXISTS (SELECT FROM seen)
 ), gone AS MATERIALIZED (
     SELECT follow_up FROM seen
     WHERE NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = seen.follow_up)
         AND NOT EXISTS (SELECT FROM {archive} AS ended WHERE ended.id = seen.follow_up)
         AND NOT EXISTS (SELECT FROM leased WHERE leased.job = seen.follow_up)
+), forgotten AS (
+    DELETE FROM {waits} AS wait USING gone WHERE wait.follow_up = gone.follow_up
 )
-DELETE FROM {waits} AS wait USING gone WHERE wait.follow_up = gone.follow_up";
+SELECT follow_up FROM seen WHERE number = 10 AND follow_up IS NOT NULL";
 
 /// Returns the jobs for which a job waits or has waited. $1 job, $2 most rows. Order: by job. No locks.
 pub(super) const PREDECESSORS: &str = "\

@@ -7,15 +7,21 @@
 ///
 /// A note replaces the ones before that have only a progress, and those that the newer ones push out of the log.
 ///
-/// Order: by job. Locks: the rows of the leases. The lock excludes what settles or returns all jobs of a lease, and SKIP LOCKED
-/// passes a lease while a transaction does that. So a note is never younger than the outcome of its job, except for one that
-/// is settled beside others of its lease at the same moment.
-pub(super) const WRITE_NOTES: &str = "\
+/// In a transaction that has one snapshot nothing is deleted, because others may have deleted it since. The next note does.
+///
+/// Order: by job. Locks: the rows of the leases. The lock excludes what settles or returns all jobs of a lease. So a note is
+/// never younger than the outcome of its job, except for one that is settled beside others of its lease at the same moment.
+macro_rules! write_notes {
+    ($passes:literal) => {
+        concat!(
+            "\
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[], $6::text[])
         WITH ORDINALITY AS given (job, lease, attempt, size, lines, progress, position)
 ), locked AS MATERIALIZED (
-    SELECT id, jobs FROM {leases} WHERE id = ANY ($2) FOR KEY SHARE SKIP LOCKED
+    SELECT id, jobs FROM {leases} WHERE id = ANY ($2) FOR KEY SHARE",
+            $passes,
+            "
 ), held AS MATERIALIZED (
     SELECT given.* FROM given JOIN locked ON locked.id = given.lease AND given.job = ANY (locked.jobs)
     WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = given.lease AND done.job = given.job)
@@ -26,11 +32,21 @@ WITH given AS MATERIALIZED (
 ), trimmed AS (
     DELETE FROM {notes} AS note USING sized
     WHERE note.job = sized.job AND note.entry = sized.entry AND (sized.size = 0 OR sized.newer >= $7::integer)
+        AND current_setting('transaction_isolation') = 'read committed'
 ), written AS (
     INSERT INTO {notes} (job, lease, attempt, size, lines, progress)
     SELECT job, lease, attempt, size, lines::json, progress::json FROM held ORDER BY job
 )
-SELECT position FROM held";
+SELECT position FROM held"
+        )
+    };
+}
+
+/// Stores notes while their handlers run. Passes a lease that a transaction has locked.
+pub(super) const WRITE_NOTES: &str = write_notes!(" SKIP LOCKED");
+
+/// Stores the last notes of jobs. Waits for a transaction that has locked a lease, as the outcomes that follow do.
+pub(super) const WRITE_LAST_NOTES: &str = write_notes!("");
 
 /// Returns the newest progress of jobs, in the order of their ids. $1 jobs. No locks.
 ///

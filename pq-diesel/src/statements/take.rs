@@ -216,14 +216,15 @@ FROM {take_limited}($1, $2, $3, CASE WHEN $3::bigint IS NULL
 WHERE CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}() ELSE true END";
 
 /// Takes one job again if it is unchanged in the queue, and stores the token of its first take. Returns no row if the
-/// job has changed or is locked. $1 job, $2 queue, $3 attempt, $4 token.
+/// job has changed or is locked. $1 job, $2 queue, $3 attempt, $4 annotations,
+/// which a wait for the job's end changes, $5 token.
 ///
 /// Locks: the job's row and its serialization key. SKIP LOCKED leaves the job to another transaction that has taken it
 /// meanwhile.
 pub(super) const RETAKE: &str = "\
 WITH place AS MATERIALIZED (
     SELECT ctid FROM {jobs}
-    WHERE id = $1 AND q_name = $2 AND attempt = $3 AND dequeued_at IS NULL
+    WHERE id = $1 AND q_name = $2 AND attempt = $3 AND dequeued_at IS NULL AND annotations IS NOT DISTINCT FROM $4::jsonb
         AND (serial_key IS NULL OR {lock_keyed_job}(ctid, q_name, serial_key,
             hashtextextended(serial_key, hashtextextended(q_name, {jobs_name}::regclass::oid::bigint)), NULL))
     FOR UPDATE SKIP LOCKED
@@ -231,7 +232,7 @@ WITH place AS MATERIALIZED (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM place)) RETURNING id
 )
 SELECT set_config('pq.takes',
-    coalesce(nullif(current_setting('pq.takes', true), ''), ',') || $4::bigint || ',', true)
+    coalesce(nullif(current_setting('pq.takes', true), ''), ',') || $5::bigint || ',', true)
 FROM taken";
 
 /// Releases the unique keys of jobs that were taken without a lease, which complete with their transaction. $1 keys,

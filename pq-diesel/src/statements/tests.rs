@@ -58,6 +58,7 @@ impl Statements {
             await_leased,
             lock_batches,
             add_waits,
+            wait_again,
             ended_waits,
             lock_follow_ups,
             mark_waits,
@@ -67,6 +68,7 @@ impl Statements {
             predecessors,
             open_waits,
             write_notes,
+            write_last_notes,
             progress,
             log,
             forget_notes,
@@ -161,6 +163,7 @@ impl Statements {
             await_leased,
             lock_batches,
             add_waits,
+            wait_again,
             ended_waits,
             lock_follow_ups,
             mark_waits,
@@ -170,6 +173,7 @@ impl Statements {
             predecessors,
             open_waits,
             write_notes,
+            write_last_notes,
             progress,
             log,
             forget_notes,
@@ -249,7 +253,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 213);
+    assert_eq!(statements.texts().len(), 215);
 }
 
 #[test]

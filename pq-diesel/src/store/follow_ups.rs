@@ -1,6 +1,6 @@
 //! Jobs that wait until other jobs have ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use diesel::pg::PgConnection;
@@ -83,7 +83,14 @@ impl PgStore {
             jobs.iter().filter_map(|job| job.links.batch).map(|batch| batch.0).collect();
         for batch in batches {
             let values = [Value::BigInts(vec![batch])];
-            if self.only::<BigInt, i64>(conn, &self.statements.lock_batches, &values).await? == 0 {
+            let mut waiting: i64 = 0;
+            // An operation that changes the follow-up replaces its row. The statement that waited for it does not see the new one.
+            for _ in 0..2 {
+                if waiting == 0 {
+                    waiting = self.only::<BigInt, _>(conn, &self.statements.lock_batches, &values).await?;
+                }
+            }
+            if waiting == 0 {
                 return Err(pq_core::Error::batch_ended(JobId(batch)).into());
             }
         }
@@ -113,6 +120,10 @@ impl PgStore {
         }
         let values = [Value::BigInts(follow_ups), Value::BigInts(waited), Value::Integers(only_done)];
         self.changed(conn, &self.statements.add_waits, &values).await?;
+        for (batch, kept) in kept_in_batches(jobs, puts) {
+            let values = [Value::BigInt(batch.0), Value::BigInts(kept)];
+            self.changed(conn, &self.statements.wait_again, &values).await?;
+        }
         Ok(())
     }
 
@@ -142,15 +153,31 @@ impl PgStore {
             ];
             self.changed(conn, &statements.mark_waits, &values).await?;
             let values = [Value::BigInts(locked.clone())];
-            self.changed(conn, &statements.cancel_follow_ups, &values).await?;
+            // Other follow-ups may wait for those that are cancelled.
+            report.more |= self.changed(conn, &statements.cancel_follow_ups, &values).await? > 0;
             self.release_on(conn, &locked).await?;
         }
-        if let Some(key) = last.as_ref().map(WaitRow::key) {
-            let values = [first.0, first.1, key.0, key.1].map(Value::BigInt);
-            self.changed(conn, &statements.forget_waits, &values).await?;
-        }
+        let forgotten = *self.waits_forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = [Value::BigInt(forgotten)];
+        let last_checked: Option<i64> =
+            self.one::<BigInt, _>(conn, &statements.forget_waits, &values).await?;
+        *self.waits_forgotten.lock().unwrap_or_else(PoisonError::into_inner) =
+            last_checked.unwrap_or(i64::MIN);
         report.more |= is_full && !ended.is_empty();
-        report.waits = last.is_some_and(|last| last.is_open());
+        // The part before the position was not read. It is read in the next run.
+        report.waits = last.is_some() || first != FIRST_WAIT;
         Ok(())
     }
+}
+
+/// Returns the jobs that were there already, by the batch to which they are added. One of them may have ended before, and may
+/// have been requeued since.
+fn kept_in_batches(jobs: &[NewJob], puts: &[Put]) -> BTreeMap<JobId, Vec<i64>> {
+    let mut kept = BTreeMap::<JobId, Vec<i64>>::new();
+    for (job, put) in jobs.iter().zip(puts).filter(|(_, put)| put.outcome != PutOutcome::Added) {
+        if let Some(batch) = job.links.batch {
+            kept.entry(batch).or_default().push(put.id.0);
+        }
+    }
+    kept
 }

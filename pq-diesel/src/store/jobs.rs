@@ -146,6 +146,7 @@ impl PgStore {
             Value::BigInt(job.id.0),
             Value::Text(job.queue.as_str()),
             Value::Integer(job.attempt - 1),
+            Value::OptionalText(job.annotations.as_json()),
             Value::BigInt(job.token),
         ];
         let noted: Option<String> = self.one::<Text, _>(conn, &self.statements.retake, &values).await?;

@@ -15,8 +15,13 @@ use crate::prepared::Value;
 use crate::rows::{LinesRow, LinesSql, ProgressRow, ProgressSql};
 
 impl Notes for PgStore {
-    fn write_notes(&self, conn: &mut PgConnection, notes: &[NewNotes<'_>]) -> Result<Accepted, Error> {
-        blocking(self.write_notes_on(conn, notes))
+    fn write_notes(
+        &self,
+        conn: &mut PgConnection,
+        notes: &[NewNotes<'_>],
+        are_last: bool,
+    ) -> Result<Accepted, Error> {
+        blocking(self.write_notes_on(conn, notes, are_last))
     }
 
     fn progress(&self, conn: &mut PgConnection, jobs: &[JobId]) -> Result<Vec<JobProgress>, Error> {
@@ -35,6 +40,7 @@ impl PgStore {
         &self,
         conn: &mut impl SqlConnection,
         notes: &[NewNotes<'_>],
+        are_last: bool,
     ) -> Result<Accepted, Error> {
         // Lines and progress can always be written as JSON.
         let lines = |note: &NewNotes<'_>| {
@@ -62,7 +68,8 @@ impl PgStore {
             Value::Integer(integer(LogLine::MAX_KEPT)),
         ];
         let as_single = single_statement(conn)?;
-        let write = &self.statements.write_notes;
+        let statements = &self.statements;
+        let write = if are_last { &statements.write_last_notes } else { &statements.write_notes };
         let held: Vec<i64> = self.rows::<BigInt, _>(conn, write, &values).await.map_err(as_single)?;
         let mut accepted = vec![false; notes.len()];
         // PostgreSQL numbers positions from 1.
