@@ -540,8 +540,9 @@ BEGIN
         counted_at := greatest(counted_at, now_at);
         RETURN;
     END IF;
-    -- The insert would wait for another transaction that inserts the same row.
-    IF pg_try_advisory_xact_lock(hashtextextended('pq bucket',
+    -- The insert would wait for another transaction that inserts the same row, or deletes it.
+    IF NOT EXISTS (SELECT FROM "pq"."queue_buckets" AS bucket WHERE bucket.q_name = queue AND bucket.group_key = group_of)
+        AND pg_try_advisory_xact_lock(hashtextextended('pq bucket',
         hashtextextended(group_of, hashtextextended(queue, pg_typeof(NULL::"pq"."queue_buckets")::oid::bigint)))) THEN
         INSERT INTO "pq"."queue_buckets" AS bucket (q_name, group_key, tokens, at)
         VALUES (queue, group_of, burst, clock_timestamp())
@@ -625,6 +626,8 @@ DECLARE
     number integer;
     group_running integer;
     unlimited CONSTANT integer := 2147483647;
+    -- Microseconds of a thousand years. A wait can be longer than a bigint can hold.
+    longest CONSTANT numeric := 31556952000000000;
 BEGIN
     tids := '{}';
     ids := '{}';
@@ -643,7 +646,7 @@ BEGIN
             is_busy := true;
             room := 0;
         ELSIF left_tokens < 1 THEN
-            wait := ceil((1 - left_tokens) * (rate ->> 'per_us')::numeric / (rate ->> 'tokens')::numeric);
+            wait := least(longest, ceil((1 - left_tokens) * (rate ->> 'per_us')::numeric / (rate ->> 'tokens')::numeric));
             room := 0;
         END IF;
     END IF;
@@ -772,8 +775,8 @@ BEGIN
             FETCH candidates INTO candidate;
             EXIT WHEN NOT FOUND;
             IF left_tokens < least(candidate.cost, (rate ->> 'burst')::numeric) THEN
-                wait := ceil((least(candidate.cost, (rate ->> 'burst')::numeric) - left_tokens)
-                    * (rate ->> 'per_us')::numeric / (rate ->> 'tokens')::numeric);
+                wait := least(longest, ceil((least(candidate.cost, (rate ->> 'burst')::numeric) - left_tokens)
+                    * (rate ->> 'per_us')::numeric / (rate ->> 'tokens')::numeric));
                 has_unused := is_simple;
                 EXIT;
             END IF;
@@ -814,9 +817,9 @@ BEGIN
                 END IF;
                 CONTINUE WHEN left_of[number] = 0;
                 IF group_tokens[number] < least(candidate.cost, (rates[number] ->> 'burst')::numeric) THEN
-                    wait := least(wait, ceil((least(candidate.cost, (rates[number] ->> 'burst')::numeric)
+                    wait := least(wait, longest, ceil((least(candidate.cost, (rates[number] ->> 'burst')::numeric)
                         - group_tokens[number])
-                        * (rates[number] ->> 'per_us')::numeric / (rates[number] ->> 'tokens')::numeric)::bigint);
+                        * (rates[number] ->> 'per_us')::numeric / (rates[number] ->> 'tokens')::numeric));
                     has_unused := has_unused OR next_of[number] IS NOT NULL;
                     left_of[number] := 0;
                     CONTINUE;
@@ -1543,8 +1546,9 @@ BEGIN
         'rate_per_group', CASE WHEN rate_per_group IS NOT NULL THEN jsonb_build_object('tokens', rate_per_group,
             'per_us', per_us, 'burst',
             coalesce(burst_per_group, least(largest, greatest(1, rate_per_group::bigint * 1000000 / per_us)))) END));
-    -- An update that changes nothing locks the row, so that limits that are set at the same time are not lost.
-    UPDATE "pq"."queue_controls" AS control SET limits = control.limits WHERE control.q_name = queue;
+    -- The row is locked, or made and locked, so that limits that are set at the same time are not lost.
+    INSERT INTO "pq"."queue_controls" AS control (q_name) VALUES (queue)
+    ON CONFLICT (q_name) DO UPDATE SET limits = control.limits;
     SELECT control.limits -> 'groups' INTO of_groups FROM "pq"."queue_controls" AS control WHERE control.q_name = queue;
     IF group_key IS NOT NULL THEN
         of_groups := coalesce(of_groups, '{}') - group_key;

@@ -30,7 +30,8 @@ LEFT JOIN {buckets} AS bucket ON bucket.q_name = job.q_name AND bucket.group_key
 LEFT JOIN {buckets} AS group_bucket ON group_bucket.q_name = job.q_name AND group_bucket.group_key = job.group_key";
 
 /// Deletes the places and the token buckets that are not needed: those of queues and groups that are not limited any more,
-/// and those of groups without a job if nobody uses them. A bucket is full after a while, as one without a row is.
+/// and those of groups without a ready job. Places stay while a lease uses one of them, so that limits which are set again find them. A
+/// bucket is full after a while, as one without a row is.
 ///
 /// SKIP LOCKED passes what a take has locked.
 pub(super) const FORGET_LIMITS: &str = "\
@@ -41,11 +42,11 @@ WITH unused AS MATERIALIZED (
             ELSE NOT coalesce(control.limits ?| ARRAY['running_per_group', 'groups'], false)
                 OR NOT EXISTS (
                     SELECT FROM {jobs} AS job
-                    WHERE job.q_name = place.q_name AND job.dequeued_at IS NULL
-                        AND job.annotations ->> 'group' = place.group_key)
-                AND NOT EXISTS (
-                    SELECT FROM {places} AS used JOIN {leases} AS lease ON lease.id = used.lease
-                    WHERE used.q_name = place.q_name AND used.group_key = place.group_key) END
+                    WHERE job.q_name = place.q_name AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                        AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' = place.group_key) END
+        AND NOT EXISTS (
+            SELECT FROM {places} AS used JOIN {leases} AS lease ON lease.id = used.lease
+            WHERE used.q_name = place.q_name AND used.group_key = place.group_key)
     FOR UPDATE OF place SKIP LOCKED
 ), gone AS (
     DELETE FROM {places} WHERE ctid = ANY (ARRAY(SELECT tid FROM unused))
