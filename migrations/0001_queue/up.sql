@@ -1275,8 +1275,10 @@ BEGIN
                 waiting.lease_limit := NULL;
                 waiting.error := NULL;
                 waiting.attempt_log := NULL;
-                DELETE FROM "pq"."queue_steps" AS step WHERE step.job = old.job;
-                DELETE FROM "pq"."queue_signals" AS signal WHERE signal.job = old.job;
+                DELETE FROM "pq"."queue_steps" AS step
+                WHERE step.job = old.job AND step.enqueued_at = waiting.enqueued_at;
+                DELETE FROM "pq"."queue_signals" AS signal
+                WHERE signal.job = old.job AND signal.enqueued_at = waiting.enqueued_at;
                 outcome := 'replaced';
             END IF;
             INSERT INTO "pq"."queue" SELECT waiting.*;

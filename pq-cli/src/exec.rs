@@ -120,6 +120,7 @@ impl Exec {
         for name in OF_THIS_PROCESS {
             command.env_remove(name);
         }
+        exec_guard::prepare();
         let mut child = command
             .envs(environment.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())

@@ -23,6 +23,11 @@ const NAME: &str = "exec-guard";
 /// The pipe to the guard of this process; `None` if the guard could not be started.
 static GUARD: LazyLock<Mutex<Option<ChildStdin>>> = LazyLock::new(|| Mutex::new(start()));
 
+/// Starts the guard if it does not run. A command that began before would outlive this process if it is killed meanwhile.
+pub(crate) fn prepare() {
+    LazyLock::force(&GUARD);
+}
+
 /// Notes that a process group of a command has begun. It is killed if this process dies before [`ended`].
 pub(crate) fn begun(group: u32) {
     send(&format!("+{group}\n"));

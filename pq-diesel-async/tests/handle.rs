@@ -371,8 +371,9 @@ async fn a_lost_connection_of_a_transactional_handler_is_not_a_failed_attempt() 
         if job.data { lost.map(drop) } else { Ok(()) }
     });
     let report = Worker::new(&pq).serve(handler).run_until_empty().await?;
-    assert_eq!((report.snoozed, report.failed, report.done), (2, 0, 0), "{report:?}");
-    assert_eq!(task.queue().counts().await?.scheduled, 2);
+    // On a slow machine the second has passed after which the jobs run again.
+    assert!(report.snoozed >= 2 && (report.failed, report.done) == (0, 0), "{report:?}");
+    assert_eq!(task.queue().counts().await?.waiting(), 2);
     Ok(())
 }
 

@@ -280,7 +280,8 @@ fn a_handler_that_uses_the_handle_instead_of_its_connection_gets_an_error() -> O
     let manager = ConnectionManager::new(database.url());
     let pool = Pool::builder()
         .max_size(1)
-        .connection_timeout(Duration::from_millis(100))
+        // The first connection is made within it, too.
+        .connection_timeout(Duration::from_secs(2))
         .connection_customizer(Box::new(diesel::r2d2::TestCustomizer))
         .build(manager)?;
     let pq = Pq::builder().pool(pool).listen(false).build()?;

@@ -80,6 +80,11 @@ fn maintenance_forgets_the_places_and_buckets_that_nobody_needs() -> Outcome {
     assert_eq!(count(&mut conn, "SELECT count(*) FROM pq.queue_buckets")?, 2);
     queue.set_limits(&Limits::new())?;
     queue.pq().maintain(&Retention::default())?;
+    // Limits that are set again find the places of the job that runs.
+    let used = "SELECT count(*) FROM pq.queue_places WHERE lease IN (SELECT id FROM pq.queue_leases)";
+    assert_eq!(count(&mut conn, used)?, 2);
+    queue.settle(&running[0], pq_diesel::Outcome::Complete)?;
+    queue.pq().maintain(&Retention::default())?;
     for table in ["places", "buckets"] {
         assert_eq!(count(&mut conn, &format!("SELECT count(*) FROM pq.queue_{table}"))?, 0);
     }

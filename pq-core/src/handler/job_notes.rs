@@ -3,13 +3,17 @@
 use std::cell::RefCell;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
 
 use crate::lock::lock;
 use crate::notes::PendingLines;
 use crate::store::Notes;
 use crate::worker::store_clock::StoreClock;
 use crate::{Claim, LogLevel, LogLine, NewNotes, Progress};
+
+/// The longest time that a handler waits for notes that are sent while it settles its job, in milliseconds.
+const MAX_HOLD_BACK_MS: u32 = 100;
 
 /// The notes of one attempt.
 #[derive(Debug)]
@@ -102,8 +106,17 @@ impl JobNotes {
 
     /// Returns a copy of what is not stored yet, which the caller stores in a transaction that settles the job.
     ///
-    /// Does not wait for notes that are sent now: who sends them may wait for a connection that this caller holds.
+    /// Waits for notes that are sent now, but not for long: who sends them may hang with the store. If they are refused then, they
+    /// are lost.
     pub(crate) fn hold_back(&self) -> Option<(Vec<LogLine>, Option<Progress>)> {
+        let _sending = (0..MAX_HOLD_BACK_MS).find_map(|_| match self.sending.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                std::thread::sleep(Duration::from_millis(1));
+                None
+            }
+        });
         let mut state = lock(&self.state);
         if state.is_empty() {
             return None;
@@ -142,36 +155,46 @@ pub(crate) fn send_notes<S: Notes>(
     are_last: bool,
 ) -> Result<(), S::Error> {
     all.retain(|notes| notes.has_new());
-    // In one order, so that two calls never wait for each other.
-    all.sort_by_key(|notes| (notes.job.id, notes.job.token));
-    let locked: Vec<(&JobNotes, MutexGuard<'_, ()>)> = all
-        .iter()
-        .filter_map(|notes| {
-            let guard = if are_last { Some(lock(&notes.sending)) } else { notes.sending.try_lock().ok() };
-            guard.map(|guard| (&**notes, guard))
-        })
-        .collect();
-    let taken: Vec<_> = locked.iter().filter_map(|(notes, _)| Some((*notes, notes.take()?))).collect();
-    if taken.is_empty() {
+    if all.is_empty() {
         return Ok(());
     }
-    let new: Vec<NewNotes<'_>> = taken
-        .iter()
-        .map(|(notes, (lines, progress))| NewNotes { job: &notes.job, lines, progress: progress.as_ref() })
-        .collect();
-    let stored = store.with_connection(|conn| store.write_notes(conn, &new, are_last));
-    drop(new);
-    match stored {
-        Ok(accepted) => {
-            let refused = taken.into_iter().zip(accepted).filter(|(_, accepted)| !accepted);
-            refused.for_each(|((notes, (lines, _)), _)| notes.put_back(lines));
-            Ok(())
+    // In one order, so that two calls never wait for each other.
+    all.sort_by_key(|notes| (notes.job.id, notes.job.token));
+    // Nobody waits for notes while they wait for a connection.
+    store.with_connection(|conn| {
+        let locked: Vec<(&JobNotes, MutexGuard<'_, ()>)> = all
+            .iter()
+            .filter_map(|notes| {
+                let guard = if are_last { Some(lock(&notes.sending)) } else { notes.sending.try_lock().ok() };
+                guard.map(|guard| (&**notes, guard))
+            })
+            .collect();
+        let taken: Vec<_> = locked.iter().filter_map(|(notes, _)| Some((*notes, notes.take()?))).collect();
+        if taken.is_empty() {
+            return Ok(());
         }
-        Err(error) => {
-            taken.into_iter().for_each(|(notes, (lines, _))| notes.put_back(lines));
-            Err(error)
+        let new: Vec<NewNotes<'_>> = taken
+            .iter()
+            .map(|(notes, (lines, progress))| NewNotes {
+                job: &notes.job,
+                lines,
+                progress: progress.as_ref(),
+            })
+            .collect();
+        let stored = store.write_notes(conn, &new, are_last);
+        drop(new);
+        match stored {
+            Ok(accepted) => {
+                let refused = taken.into_iter().zip(accepted).filter(|(_, accepted)| !accepted);
+                refused.for_each(|((notes, (lines, _)), _)| notes.put_back(lines));
+                Ok(())
+            }
+            Err(error) => {
+                taken.into_iter().for_each(|(notes, (lines, _))| notes.put_back(lines));
+                Err(error)
+            }
         }
-    }
+    })
 }
 
 thread_local! {

@@ -116,16 +116,18 @@ impl<S: Store> Pq<S> {
         };
         let details = format!("from step {}", first.label());
         let action = Action::new("retry").job(id).queue(job.queue.as_str()).details(details);
-        self.recorded_on(conn, &action, |_| 1, |conn| self.store.forget_steps(conn, &job, first.position))?;
         let operation = match job.state {
             state if state.is_ended() => Operation::Retry,
             JobState::Scheduled => Operation::RunNow,
-            _ => return Ok(ChangeOutcome::Changed),
+            // It changes nothing, and keeps others from taking the job before its steps are forgotten.
+            _ => Operation::SetPriority { to: job.priority },
         };
         match self.change_on(conn, id, &operation)? {
-            ChangeOutcome::Changed => Ok(ChangeOutcome::Changed),
-            refused => Err(Refused::Because(refused)),
+            ChangeOutcome::Changed => {}
+            refused => return Err(Refused::Because(refused)),
         }
+        self.recorded_on(conn, &action, |_| 1, |conn| self.store.forget_steps(conn, &job, first.position))?;
+        Ok(ChangeOutcome::Changed)
     }
 
     /// Encodes a value as JSON within the limits of payloads, whatever the codec is.

@@ -7,12 +7,10 @@
 ///
 /// A note replaces the ones before that have only a progress, and those that the newer ones push out of the log.
 ///
-/// In a transaction that has one snapshot nothing is deleted, because others may have deleted it since. The next note does.
-///
 /// Order: by job. Locks: the rows of the leases. The lock excludes what settles or returns all jobs of a lease. So a note is
 /// never younger than the outcome of its job, except for one that is settled beside others of its lease at the same moment.
 macro_rules! write_notes {
-    ($passes:literal) => {
+    ($passes:literal, $trims:literal) => {
         concat!(
             "\
 WITH given AS MATERIALIZED (
@@ -31,8 +29,9 @@ WITH given AS MATERIALIZED (
     FROM held JOIN {notes} AS note ON note.job = held.job
 ), trimmed AS (
     DELETE FROM {notes} AS note USING sized
-    WHERE note.job = sized.job AND note.entry = sized.entry AND (sized.size = 0 OR sized.newer >= $7::integer)
-        AND current_setting('transaction_isolation') = 'read committed'
+    WHERE note.job = sized.job AND note.entry = sized.entry AND (sized.size = 0 OR sized.newer >= $7::integer)",
+            $trims,
+            "
 ), written AS (
     INSERT INTO {notes} (job, lease, attempt, size, lines, progress)
     SELECT job, lease, attempt, size, lines::json, progress::json FROM held ORDER BY job
@@ -43,10 +42,16 @@ SELECT position FROM held"
 }
 
 /// Stores notes while their handlers run. Passes a lease that a transaction has locked.
-pub(super) const WRITE_NOTES: &str = write_notes!(" SKIP LOCKED");
+pub(super) const WRITE_NOTES: &str = write_notes!(" SKIP LOCKED", "");
 
 /// Stores the last notes of jobs. Waits for a transaction that has locked a lease, as the outcomes that follow do.
-pub(super) const WRITE_LAST_NOTES: &str = write_notes!("");
+///
+/// In a transaction that has one snapshot nothing is deleted, because others may have deleted it since. The next notes do.
+pub(super) const WRITE_LAST_NOTES: &str = write_notes!(
+    "",
+    "
+    AND current_setting('transaction_isolation') = 'read committed'"
+);
 
 /// Returns the newest progress of jobs, in the order of their ids. $1 jobs. No locks.
 ///

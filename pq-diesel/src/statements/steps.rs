@@ -76,7 +76,7 @@ pub(super) const FORGET_STEPS: &str = "\
 DELETE FROM {steps} WHERE job = $1 AND enqueued_at = $2 AND position >= $3";
 
 /// Deletes the steps and the signals of jobs that neither wait nor run nor can be requeued, and returns the job after which
-/// the next call goes on, or null at the end. $1 job after which it begins.
+/// the next call goes on, or the least number at the end, and the number of these jobs. $1 job after which it begins.
 ///
 /// It reads at most 10,000 steps and signals, because very many jobs may sleep. Order: by job.
 pub(super) const FORGET_ENDED: &str = "\
@@ -84,17 +84,19 @@ WITH some_steps AS MATERIALIZED (
     SELECT job FROM {steps} WHERE job > $1 ORDER BY job LIMIT 10000
 ), some_signals AS MATERIALIZED (
     SELECT job FROM {signals} WHERE job > $1 ORDER BY job LIMIT 10000
+), leased AS MATERIALIZED (
+    SELECT unnest(jobs) AS job FROM {leases} WHERE EXISTS (SELECT FROM some_steps) OR EXISTS (SELECT FROM some_signals)
 ), ended AS MATERIALIZED (
     SELECT job FROM (SELECT job FROM some_steps UNION SELECT job FROM some_signals) AS kept
     WHERE NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job)
         AND NOT EXISTS (SELECT FROM {archive} AS old WHERE old.id = job AND old.outcome <> 'done')
-        AND NOT EXISTS (SELECT FROM {leases} AS lease WHERE job = ANY (lease.jobs))
+        AND NOT EXISTS (SELECT FROM leased WHERE leased.job = kept.job)
 ), forgotten AS (
     DELETE FROM {steps} WHERE job IN (SELECT job FROM ended)
 ), undelivered AS (
     DELETE FROM {signals} WHERE job IN (SELECT job FROM ended)
 )
-SELECT min(last) FROM (
+SELECT coalesce(min(last), -9223372036854775808), (SELECT count(*) FROM ended) FROM (
     SELECT max(job) AS last FROM some_steps HAVING count(*) = 10000
     UNION ALL SELECT max(job) FROM some_signals HAVING count(*) = 10000) AS full_reads";
 

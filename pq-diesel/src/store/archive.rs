@@ -170,7 +170,7 @@ impl PgStore {
             self.prune_audit(conn, age).await?;
         }
         self.forget_notes(conn).await?;
-        self.forget_ended_steps(conn).await?;
+        report.more |= self.forget_ended_steps(conn).await?;
         Ok(Some(report))
     }
 }

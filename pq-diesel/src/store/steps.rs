@@ -69,17 +69,16 @@ impl PgStore {
         let Some(lease) = job.lease() else { return Ok(Keeping::LeaseLost) };
         let as_single = single_statement(conn)?;
         let json = step.result.as_ref().map(Payload::as_str);
-        let is_ascii = step.name.is_ascii() && json.is_none_or(str::is_ascii);
-        let encoding = self.encoding_for(conn, is_ascii).await?;
-        let (name, json) =
-            (encoding.reduce(step.name.to_owned()), json.map(|json| encoding.escape_json(json)));
+        let encoding = self.encoding_for(conn, json.is_none_or(str::is_ascii)).await?;
+        // A name that the encoding lacks is refused by the server. Another name would be another step.
+        let json = json.map(|json| encoding.escape_json(json));
         let values = [
             Value::BigInt(lease),
             Value::BigInt(job.id.0),
             Value::Instant(Some(job.enqueued_at)),
             Value::Integer(position(step.position)),
             Value::Text(step.kind.as_str()),
-            Value::Text(&name),
+            Value::Text(step.name),
             Value::OptionalBigInt(step.after.map(micros)),
             Value::OptionalText(json.as_deref()),
         ];
@@ -101,8 +100,6 @@ impl PgStore {
         step: &NewStep<'_>,
     ) -> Result<Keeping, Error> {
         let Some(lease) = job.lease() else { return Ok(Keeping::LeaseLost) };
-        let encoding = self.encoding_for(conn, step.name.is_ascii()).await?;
-        let name = encoding.reduce(step.name.to_owned());
         let put_at = || Value::Instant(Some(job.enqueued_at));
         let values = [Value::BigInt(lease), Value::BigInt(job.id.0), put_at()];
         let (is_held, is_alone): (bool, bool) =
@@ -113,7 +110,7 @@ impl PgStore {
         let values = [
             Value::BigInt(job.id.0),
             put_at(),
-            Value::Text(&name),
+            Value::Text(step.name),
             Value::Integer(position(step.position)),
             Value::BigInt(step.after.map_or(0, micros)),
             Value::Integer(is_alone.into()),
@@ -146,10 +143,9 @@ impl PgStore {
         value: &Payload,
     ) -> Result<bool, Error> {
         let as_single = single_statement(conn)?;
-        let is_ascii = name.is_ascii() && value.as_str().is_ascii();
-        let encoding = self.encoding_for(conn, is_ascii).await?;
-        let (name, value) = (encoding.reduce(name.to_owned()), encoding.escape_json(value.as_str()));
-        let values = [Value::BigInt(job.0), Value::Text(&name), Value::Text(&value)];
+        let encoding = self.encoding_for(conn, value.as_str().is_ascii()).await?;
+        let value = encoding.escape_json(value.as_str());
+        let values = [Value::BigInt(job.0), Value::Text(name), Value::Text(&value)];
         let (sent, woken): (bool, Option<String>) = self
             .only::<(Bool, Nullable<Text>), _>(conn, &self.statements.send_signal, &values)
             .await
@@ -160,13 +156,14 @@ impl PgStore {
         Ok(sent)
     }
 
-    /// Deletes steps and signals of jobs that have ended, a bounded number of them in each run of maintenance.
-    pub(super) async fn forget_ended_steps(&self, conn: &mut impl SqlConnection) -> Result<(), Error> {
+    /// Deletes steps and signals of jobs that have ended, a bounded number of them in each run of maintenance. Returns whether
+    /// there may be more.
+    pub(super) async fn forget_ended_steps(&self, conn: &mut impl SqlConnection) -> Result<bool, Error> {
         let after = [Value::BigInt(self.steps_position.load(Ordering::Relaxed))];
-        let last: Option<i64> =
-            self.only::<Nullable<BigInt>, _>(conn, &self.statements.forget_ended_steps, &after).await?;
-        self.steps_position.store(last.unwrap_or(i64::MIN), Ordering::Relaxed);
-        Ok(())
+        let (last, ended): (i64, i64) =
+            self.only::<(BigInt, BigInt), _>(conn, &self.statements.forget_ended_steps, &after).await?;
+        self.steps_position.store(last, Ordering::Relaxed);
+        Ok(last != i64::MIN && ended > 0)
     }
 }
 
