@@ -19,8 +19,8 @@ const MAX_SEARCH_PAUSE: Duration = Duration::from_secs(10);
 /// The interval at which a worker looks whether its jobs have ended, while jobs wait for others.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Runs of maintenance because of that take at most one part in this many of the time.
-const MAX_LOOK_SHARE: u32 = 10;
+/// The pause after a run of maintenance because of that is at least this many times as long as the run took.
+const LOOK_PAUSE_FACTOR: u32 = 2;
 
 #[derive(Debug)]
 pub(super) struct MaintenanceSchedule {
@@ -74,7 +74,7 @@ impl MaintenanceSchedule {
     /// Records whether jobs wait for others, after a run that took so long.
     pub(super) fn record_waits(&mut self, waits: bool, took: Duration, now: Instant) {
         self.looked_at = self.ended;
-        self.look_at = waits.then(|| now + took.saturating_mul(MAX_LOOK_SHARE).max(LOOK_EVERY));
+        self.look_at = waits.then(|| now + took.saturating_mul(LOOK_PAUSE_FACTOR).max(LOOK_EVERY));
     }
 
     /// Returns whether the next run shall search for expired leases.
@@ -138,7 +138,7 @@ mod tests {
         assert!(!schedule.due_in(now + LOOK_EVERY).is_zero(), "nothing waits");
         schedule.record_waits(true, LOOK_EVERY, now);
         schedule.look_for_follow_ups(2, now + LOOK_EVERY);
-        assert_eq!(schedule.due_in(now + LOOK_EVERY), LOOK_EVERY * 9, "the last run took long");
+        assert_eq!(schedule.due_in(now + LOOK_EVERY), LOOK_EVERY, "the last run took long");
         schedule.look_for_follow_ups(2, now + LOOK_EVERY * 10);
         assert!(schedule.due_in(now + LOOK_EVERY * 10).is_zero());
         schedule.record_run(false, now + LOOK_EVERY * 10);
