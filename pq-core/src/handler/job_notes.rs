@@ -35,6 +35,8 @@ struct State {
     /// Whether the handler has stored the notes in the transaction that settles its job. If that is rolled back, they are
     /// stored at the attempt's end.
     is_held_back: bool,
+    /// Whether notes are being sent. They may come back.
+    is_sending: bool,
     /// Whether the handler has ended. What other code notes then is dropped.
     has_ended: bool,
 }
@@ -97,7 +99,7 @@ impl JobNotes {
         let mut state = lock(&self.state);
         state.has_ended = true;
         state.is_held_back = false;
-        let is_left = !state.is_empty();
+        let is_left = !state.is_empty() || state.is_sending;
         if mem::take(&mut state.is_registered) {
             lock(&self.registry.all).retain(|other| !Arc::ptr_eq(other, self));
         }
@@ -136,7 +138,12 @@ impl JobNotes {
             return None;
         }
         state.has_new_progress = false;
+        state.is_sending = true;
         Some((state.lines.take(), state.progress.clone()))
+    }
+
+    fn sent(&self) {
+        lock(&self.state).is_sending = false;
     }
 
     fn put_back(&self, lines: Vec<LogLine>) {
@@ -154,7 +161,8 @@ pub(crate) fn send_notes<S: Notes>(
     mut all: Vec<Arc<JobNotes>>,
     are_last: bool,
 ) -> Result<(), S::Error> {
-    all.retain(|notes| notes.has_new());
+    // The last ones may be sent by another thread now, and come back.
+    all.retain(|notes| are_last || notes.has_new());
     if all.is_empty() {
         return Ok(());
     }
@@ -183,7 +191,7 @@ pub(crate) fn send_notes<S: Notes>(
             .collect();
         let stored = store.write_notes(conn, &new, are_last);
         drop(new);
-        match stored {
+        let sent = match stored {
             Ok(accepted) => {
                 let refused = taken.into_iter().zip(accepted).filter(|(_, accepted)| !accepted);
                 refused.for_each(|((notes, (lines, _)), _)| notes.put_back(lines));
@@ -193,7 +201,9 @@ pub(crate) fn send_notes<S: Notes>(
                 taken.into_iter().for_each(|(notes, (lines, _))| notes.put_back(lines));
                 Err(error)
             }
-        }
+        };
+        locked.iter().for_each(|(notes, _)| notes.sent());
+        sent
     })
 }
 
