@@ -585,7 +585,7 @@ $names$;
 -- are as many jobs of each group as it can have, so that the jobs of a full group cost nothing, and the jobs without a
 -- group among the first 2,000. A take of a few jobs reads the first of the queue before, whose groups have room in most
 -- cases: the last of them is the edge, and nothing behind it is taken then. Of jobs that are due, 5,000 are read, or all if these have no place. The first job that
--- lacks tokens ends the take, or the turn of its group, so that cheaper ones do not overtake it for ever.
+-- lacks tokens ends the take, or the turn of its group, so that cheaper ones do not overtake it endlessly.
 CREATE FUNCTION "pq"."queue_pick_limited"(
     queue text, most integer, new_lease bigint, limits jsonb,
     OUT tids tid[], OUT ids bigint[], OUT places integer[], OUT groups text[], OUT group_places integer[],

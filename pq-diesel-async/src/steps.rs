@@ -104,9 +104,7 @@ impl Context {
     {
         let step = self.context.begin_step(StepKind::Step, name).map_err(Error::from)?;
         if let Some(kept) = self.find_step(&step).await? {
-            let result = step.read(kept.result.as_ref()).map_err(Error::from)?;
-            step.finish();
-            return Ok(result);
+            return Ok(step.replay(&kept).map_err(Error::from)?);
         }
         let result = work().await?;
         let new = step.with_result(&result).map_err(Error::from)?;
@@ -142,9 +140,7 @@ impl Context {
     {
         let step = self.context.begin_step(StepKind::Step, name).map_err(Error::from)?;
         if let Some(kept) = self.find_step(&step).await? {
-            let result = step.read(kept.result.as_ref()).map_err(Error::from)?;
-            step.finish();
-            return Ok(result);
+            return Ok(step.replay(&kept).map_err(Error::from)?);
         }
         let around = self.shared.store().begin(&mut OnAsync::new(conn)).await?;
         let result = match AsyncFunc::call(work, (&mut *conn,)).await {

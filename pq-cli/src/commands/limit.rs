@@ -11,7 +11,7 @@ use crate::{output, values};
 
 /// Limit how many jobs of a queue run at once, and how many start in a period. Without options, show the limits.
 ///
-/// The limits hold for every worker and every get, at once. An option changes its limit and keeps the others. With --group
+/// The limits apply to every worker and every get, at once. An option changes its limit and keeps the others. With --group
 /// the limits are those of one group. The Python pq ignores limits.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(

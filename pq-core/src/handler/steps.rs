@@ -137,6 +137,17 @@ impl<S: Store> StepRun<'_, S> {
             .map_err(|found| self.refused(&format!("its kept result has another type: {found}")))
     }
 
+    /// Returns the kept result, and ends the step without running it.
+    ///
+    /// # Errors
+    ///
+    /// See [`StepRun::read`].
+    pub fn replay<T: DeserializeOwned>(self, kept: &StepRecord) -> Result<T, Error> {
+        let result = self.read(kept.result.as_ref())?;
+        self.finish();
+        Ok(result)
+    }
+
     /// Returns the step with the result of its closure, to be kept.
     ///
     /// # Errors
@@ -251,9 +262,7 @@ impl<S: Store> Context<S> {
     {
         let step = self.begin_step(StepKind::Step, name).map_err(S::Error::from)?;
         if let Some(kept) = self.find_step(&step)? {
-            let result = step.read(kept.result.as_ref()).map_err(S::Error::from)?;
-            step.finish();
-            return Ok(result);
+            return Ok(step.replay(&kept).map_err(S::Error::from)?);
         }
         let result = work()?;
         let store = self.access.pq.store();
@@ -291,9 +300,7 @@ impl<S: Store> Context<S> {
     {
         let step = self.begin_step(StepKind::Step, name).map_err(S::Error::from)?;
         if let Some(kept) = self.find_step(&step)? {
-            let result = step.read(kept.result.as_ref()).map_err(S::Error::from)?;
-            step.finish();
-            return Ok(result);
+            return Ok(step.replay(&kept).map_err(S::Error::from)?);
         }
         let (store, mut is_lost) = (self.access.pq.store(), false);
         let done = store.transaction(conn, |conn| {

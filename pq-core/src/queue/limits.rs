@@ -15,7 +15,7 @@ impl<S: Store, T> Queue<S, T> {
 
     /// Replaces the queue's limits. Empty limits remove them.
     ///
-    /// They are stored, and hold at once for every worker and every get, on all hosts. Jobs that are under a lease count. If a
+    /// They are stored, and apply at once to every worker and every get, on all hosts. Jobs that are under a lease count. If a
     /// limit is lowered, running jobs continue, and none is taken until fewer run than it allows. Limits are kept while
     /// the queue is paused. Python's `pq` ignores them.
     ///

@@ -17,7 +17,7 @@ pub trait Limiting: Connect {
 
     /// Replaces the limits of a queue. Empty ones remove them.
     ///
-    /// They hold for every take that begins after the commit, which notifies signals of the queue. Jobs that are under a
+    /// They apply to every take that begins after the commit, which notifies signals of the queue. Jobs that are under a
     /// lease by then count. A take that runs meanwhile counts as one before.
     ///
     /// # Errors

@@ -6,15 +6,14 @@
 //! job that is added is seen, and a follow-up that is due gets none. Maintenance runs the statements below one after the
 //! other in a transaction, each with a snapshot of its own.
 
-/// Counts the follow-ups that wait, and keeps them waiting until the transaction ends. $1 follow-ups.
+/// Returns whether a follow-up waits, and keeps it waiting until the transaction ends. $1 follow-up.
 ///
-/// Order: by id. Locks: their rows. Waits for maintenance that makes one of them due.
-pub(super) const LOCK_BATCHES: &str = "\
-SELECT count(*) FROM (
+/// Locks: its row. Waits for maintenance that makes it due.
+pub(super) const LOCK_BATCH: &str = "\
+SELECT EXISTS (
     SELECT FROM {jobs}
-    WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
-    ORDER BY id FOR SHARE
-) AS waiting";
+    WHERE id = $1 AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
+    FOR SHARE)";
 
 /// Adds what follow-ups wait for. Passes what they wait for already, such as a job that was kept because of its unique key.
 /// $1 follow-ups, $2 jobs, $3 whether the job must be done (0 or 1).

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use diesel::pg::PgConnection;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Bool, Text};
 use pq_core::store::FollowUps;
 use pq_core::{JobId, MaintenanceReport, NewJob, Predecessor, Put, PutOutcome, QueueName, Reason};
 
@@ -82,19 +83,16 @@ impl PgStore {
         let batches: BTreeSet<i64> =
             jobs.iter().filter_map(|job| job.links.batch).map(|batch| batch.0).collect();
         for batch in batches {
-            let values = [Value::BigInts(vec![batch])];
-            let mut waiting: i64 = 0;
             // An operation that changes the follow-up replaces its row. The statement that waited for it does not see the new one.
-            for _ in 0..2 {
-                if waiting == 0 {
-                    waiting = self.only::<BigInt, _>(conn, &self.statements.lock_batches, &values).await?;
-                }
-            }
-            if waiting == 0 {
+            if !self.lock_batch(conn, batch).await? && !self.lock_batch(conn, batch).await? {
                 return Err(pq_core::Error::batch_ended(JobId(batch)).into());
             }
         }
         Ok(())
+    }
+
+    async fn lock_batch(&self, conn: &mut impl SqlConnection, batch: i64) -> Result<bool, Error> {
+        self.only::<Bool, _>(conn, &self.statements.lock_batch, &[Value::BigInt(batch)]).await
     }
 
     /// Stores what the jobs of a put wait for, and which batches they belong to.
@@ -157,12 +155,10 @@ impl PgStore {
             report.more |= self.changed(conn, &statements.cancel_follow_ups, &values).await? > 0;
             self.release_on(conn, &locked).await?;
         }
-        let forgotten = *self.waits_forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-        let values = [Value::BigInt(forgotten)];
+        let values = [Value::BigInt(self.waits_forgotten.load(Ordering::Relaxed))];
         let last_checked: Option<i64> =
             self.one::<BigInt, _>(conn, &statements.forget_waits, &values).await?;
-        *self.waits_forgotten.lock().unwrap_or_else(PoisonError::into_inner) =
-            last_checked.unwrap_or(i64::MIN);
+        self.waits_forgotten.store(last_checked.unwrap_or(i64::MIN), Ordering::Relaxed);
         report.more |= is_full && !ended.is_empty();
         // The part before the position was not read. It is read in the next run.
         report.waits = last.is_some() || first != FIRST_WAIT;

@@ -78,7 +78,7 @@ pub struct PgStore {
     /// The last note of which maintenance has checked whether its job still exists.
     pub(crate) notes_checked: Mutex<(i64, i64)>,
     pub(crate) waits_checked: Mutex<(i64, i64)>,
-    pub(crate) waits_forgotten: Mutex<i64>,
+    pub(crate) waits_forgotten: AtomicI64,
     /// The job after which maintenance looks for steps of jobs that have ended.
     pub(crate) steps_position: AtomicI64,
 }
@@ -116,7 +116,7 @@ impl PgStore {
             group_takes: GroupTakes::new(call_timeout),
             notes_checked: Mutex::new(notes::FIRST_NOTE),
             waits_checked: Mutex::new(follow_ups::FIRST_WAIT),
-            waits_forgotten: Mutex::new(i64::MIN),
+            waits_forgotten: AtomicI64::new(i64::MIN),
             steps_position: AtomicI64::new(i64::MIN),
         }
     }
