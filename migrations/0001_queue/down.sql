@@ -28,7 +28,7 @@ DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
     interval, interval, json, text[], json, text, integer, bigint[], bigint[]);
 DROP FUNCTION "pq"."queue_limit"(
-    text, integer, integer, integer, integer, integer, integer, interval, text);
+    text, integer, integer, integer, integer, integer, integer, interval, text, boolean, integer);
 DROP FUNCTION "pq"."queue_put"(
     text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json, text[], json, text,
     integer, bigint[], bigint[]);
@@ -43,6 +43,9 @@ DROP FUNCTION "pq"."queue_return"(bigint, bigint, text, text);
 DROP FUNCTION "pq"."queue_keeps_unique"(text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_lock_keyed_job"(tid, text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_pick_limited"(text, integer, bigint, jsonb);
+DROP FUNCTION "pq"."queue_pick_in_turn"(text, integer, jsonb, boolean, jsonb);
+DROP FUNCTION "pq"."queue_groups_in_turn"(text, bigint, text, integer);
+DROP FUNCTION "pq"."queue_lock_turns"(text);
 DROP FUNCTION "pq"."queue_is_first_of_key"(text, text, bigint, timestamptz, bigint, timestamptz);
 DROP FUNCTION "pq"."queue_lock_places"(text, text, integer, integer, integer);
 DROP FUNCTION "pq"."queue_lock_bucket"(text, text, jsonb);

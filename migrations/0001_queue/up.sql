@@ -98,9 +98,10 @@ CREATE INDEX "queue_scheduled_ordered" ON "pq"."queue"
 CREATE INDEX "queue_annotations" ON "pq"."queue" USING gin ((annotations - 'trace') jsonb_path_ops)
     WHERE annotations ?| ARRAY['tags', 'metadata'];
 
--- Ready jobs by group, per group in take order, for the limits of groups. Jobs without a group have no entry.
+-- Ready jobs by priority and group, per group in take order, for the limits and the turns of groups. Jobs without a group
+-- have no entry.
 CREATE INDEX "queue_groups" ON "pq"."queue"
-    (q_name, (annotations ->> 'group'), (-priority::bigint), (coalesce(expected_at, 'infinity'::timestamptz)), id)
+    (q_name, (-priority::bigint), (annotations ->> 'group'), (coalesce(expected_at, 'infinity'::timestamptz)), id)
     WITH (deduplicate_items = off)
     WHERE dequeued_at IS NULL AND schedule_at IS NULL AND annotations ->> 'group' <> '';
 
@@ -229,8 +230,8 @@ CREATE TABLE "pq"."queue_unique" (
 -- paused queue is taken, and those of a limited one are taken by queue_take_limited. A row has a pause, limits, or both.
 --
 -- limits is an object. Its members running and running_per_group are numbers of jobs, rate and rate_per_group are
--- objects with the tokens of a period, its length per_us in microseconds, and burst. groups has an object with running
--- and rate for each group whose limits differ.
+-- objects with the tokens of a period, its length per_us in microseconds, and burst. fair is true if groups take turns.
+-- groups has an object with running, rate and weight for each group whose limits differ.
 CREATE TABLE "pq"."queue_controls" (
     q_name    text        CONSTRAINT "queue_controls_pkey" PRIMARY KEY,
     paused_at timestamptz,
@@ -266,12 +267,16 @@ CREATE TABLE "pq"."queue_places" (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 -- The token buckets of limited queues and of their groups: how many tokens a bucket had at an instant. A bucket without
--- a row is full.
+-- a row, or without tokens, is full.
+--
+-- turns is set for a fair queue. It is an object that has, for each priority, which is negated, an array of the group that
+-- had the last turn, and of the number of jobs that it had in it.
 CREATE TABLE "pq"."queue_buckets" (
     q_name    text        NOT NULL,
     group_key text        NOT NULL,
-    tokens    numeric     NOT NULL,
+    tokens    numeric,
     at        timestamptz NOT NULL,
+    turns     jsonb,
     CONSTRAINT "queue_buckets_pkey" PRIMARY KEY (q_name, group_key)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
@@ -576,6 +581,226 @@ BEGIN
 END
 $names$;
 
+-- Locks whose turn it is in a fair queue, by priority. If another transaction has it, or puts it there, it is only read.
+CREATE FUNCTION "pq"."queue_lock_turns"(queue text, OUT turns jsonb, OUT is_locked boolean)
+    LANGUAGE plpgsql
+AS $names$
+BEGIN
+    SELECT bucket.turns INTO turns FROM "pq"."queue_buckets" AS bucket
+    WHERE bucket.q_name = queue AND bucket.group_key = ''
+    FOR UPDATE SKIP LOCKED;
+    is_locked := FOUND;
+    IF NOT is_locked THEN
+        SELECT bucket.turns INTO turns FROM "pq"."queue_buckets" AS bucket
+        WHERE bucket.q_name = queue AND bucket.group_key = '';
+        IF NOT FOUND AND pg_try_advisory_xact_lock(hashtextextended('pq bucket',
+            hashtextextended('', hashtextextended(queue, pg_typeof(NULL::"pq"."queue_buckets")::oid::bigint)))) THEN
+            INSERT INTO "pq"."queue_buckets" AS bucket (q_name, group_key, at) VALUES (queue, '', clock_timestamp())
+            ON CONFLICT DO NOTHING;
+            is_locked := FOUND;
+        END IF;
+    END IF;
+    turns := coalesce(turns, '{}');
+END
+$names$;
+
+-- Returns the next groups that have ready jobs of a priority, behind one of them in the order of names, and then from the
+-- first name on. Each is found by one probe of the index.
+CREATE FUNCTION "pq"."queue_groups_in_turn"(queue text, level bigint, behind text, most integer) RETURNS text[]
+    LANGUAGE plpgsql
+    STABLE
+AS $names$
+BEGIN
+    RETURN ARRAY(
+        WITH RECURSIVE ahead AS (
+            (SELECT 1 AS position, job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
+                AND job.annotations ->> 'group' > coalesce(behind, '')
+            ORDER BY job.annotations ->> 'group' LIMIT 1)
+            UNION ALL
+            SELECT ahead.position + 1, (
+                SELECT job.annotations ->> 'group' FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                    AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
+                    AND job.annotations ->> 'group' > ahead.name
+                ORDER BY job.annotations ->> 'group' LIMIT 1)
+            FROM ahead WHERE ahead.name IS NOT NULL AND ahead.position < most
+        ), around AS (
+            (SELECT 1 AS position, job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
+            WHERE behind <> '' AND (SELECT count(ahead.name) FROM ahead) < most
+                AND job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
+                AND job.annotations ->> 'group' <= behind
+            ORDER BY job.annotations ->> 'group' LIMIT 1)
+            UNION ALL
+            SELECT around.position + 1, (
+                SELECT job.annotations ->> 'group' FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                    AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
+                    AND job.annotations ->> 'group' > around.name AND job.annotations ->> 'group' <= behind
+                ORDER BY job.annotations ->> 'group' LIMIT 1)
+            FROM around WHERE around.name IS NOT NULL AND around.position < most
+        )
+        SELECT found.name FROM (
+            SELECT 1 AS part, ahead.position, ahead.name FROM ahead
+            UNION ALL
+            SELECT 2, around.position, around.name FROM around
+        ) AS found
+        WHERE found.name IS NOT NULL ORDER BY found.part, found.position LIMIT most);
+END
+$names$;
+
+-- Locks the next jobs of a fair queue that has neither scheduled jobs that are due nor jobs with serialization keys, and
+-- whose groups have no limits. It waits for no lock.
+--
+-- The groups that have jobs of the highest priority divide the room by their weights. Those that have fewer jobs leave the
+-- rest to the others, which divide it again. turns has, for each priority, the group that had the last turn, and how many
+-- jobs it had in it. If another take has that, so that it is not known, the first group is a random one. The jobs without a
+-- group, which have the empty name, are found among the first ones.
+CREATE FUNCTION "pq"."queue_pick_in_turn"(
+    queue text, room integer, limits jsonb, is_known boolean, INOUT turns jsonb, OUT tids tid[], OUT ids bigint[])
+    LANGUAGE plpgsql
+AS $names$
+DECLARE
+    level bigint := -2147483649;
+    turn_group text;
+    turn_taken integer;
+    turn_left integer;
+    names text[];
+    -- The last job of each of the names that was locked.
+    last_expected timestamptz[];
+    last_id bigint[];
+    loose tid[];
+    most_groups integer;
+    is_partial boolean;
+    picked record;
+BEGIN
+    tids := '{}';
+    ids := '{}';
+    WHILE cardinality(ids) < room LOOP
+        SELECT -job.priority::bigint INTO level FROM "pq"."queue" AS job
+        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL AND job.serial_key IS NULL
+            AND -job.priority::bigint > level
+        ORDER BY -job.priority::bigint LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        turn_group := turns -> level::text ->> 0;
+        turn_taken := turns -> level::text ->> 1;
+        loose := ARRAY(
+            SELECT first.tid FROM (
+                SELECT job.ctid AS tid, job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                    AND job.serial_key IS NULL AND -job.priority::bigint = level
+                ORDER BY coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                LIMIT 2000 + room
+            ) AS first
+            WHERE coalesce(first.name, '') = '' LIMIT room);
+        most_groups := room - cardinality(ids) + 64;
+        names := "pq"."queue_groups_in_turn"(queue, level, turn_group, most_groups);
+        IF cardinality(loose) > 0 THEN
+            names := names || ''::text;
+        END IF;
+        is_partial := cardinality(names) >= most_groups;
+        IF NOT is_known THEN
+            turn_group := names[1 + floor(random() * cardinality(names))];
+            turn_taken := 2147483647;
+        END IF;
+        last_expected := array_fill('-infinity'::timestamptz, ARRAY[cardinality(names)]);
+        last_id := array_fill(0, ARRAY[cardinality(names)]);
+        -- A turn that has not ended goes on.
+        turn_left := CASE WHEN turn_group = ANY (names)
+            THEN coalesce((limits #>> ARRAY['groups', turn_group, 'weight'])::integer, 1) - turn_taken ELSE 0 END;
+        WHILE cardinality(names) > 0 AND cardinality(ids) < room LOOP
+            WITH named AS (
+                SELECT part.*, greatest((room - cardinality(ids)) / sum(part.weight) OVER (), 1)::integer AS turns_each,
+                    sum(part.weight) OVER in_order - part.weight AS before, row_number() OVER in_order AS position
+                FROM (
+                    SELECT given.*, coalesce((limits #>> ARRAY['groups', given.name, 'weight'])::integer, 1) AS weight
+                    FROM unnest(names, last_expected, last_id) AS given (name, last_expected, last_id)
+                    WHERE turn_left <= 0 OR given.name = turn_group
+                ) AS part
+                WINDOW in_order AS (ORDER BY coalesce(part.name <= turn_group, false), part.name)
+            ), allotted AS MATERIALIZED (
+                SELECT named.*, CASE WHEN turn_left > 0 THEN least(turn_left, room - cardinality(ids))
+                    ELSE least(named.turns_each * named.weight,
+                        greatest(room - cardinality(ids) - named.turns_each * named.before, 0)) END::integer AS allotment
+                FROM named
+            ), locked AS MATERIALIZED (
+                SELECT allotted.*, job.tid, job.id, job.expected_at,
+                    row_number() OVER (PARTITION BY allotted.position ORDER BY job.expected_at, job.id) AS number,
+                    count(job.id) OVER (PARTITION BY allotted.position) AS found
+                FROM allotted LEFT JOIN LATERAL (
+                    SELECT * FROM (
+                        SELECT job.ctid AS tid, job.id, coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at
+                        FROM "pq"."queue" AS job
+                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                            AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
+                            AND job.annotations ->> 'group' = allotted.name
+                            AND (coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
+                                > (allotted.last_expected, allotted.last_id)
+                        ORDER BY coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                        LIMIT allotted.allotment FOR UPDATE SKIP LOCKED
+                    ) AS of_group
+                    UNION ALL
+                    SELECT * FROM (
+                        SELECT job.ctid AS tid, job.id, coalesce(job.expected_at, 'infinity'::timestamptz)
+                        FROM "pq"."queue" AS job
+                        WHERE allotted.name = '' AND job.ctid = ANY (loose)
+                            AND job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                            AND (coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
+                                > (allotted.last_expected, allotted.last_id)
+                        ORDER BY coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                        LIMIT allotted.allotment FOR UPDATE SKIP LOCKED
+                    ) AS without_group
+                ) AS job ON allotted.allotment > 0
+            ), unfinished AS MATERIALIZED (
+                SELECT locked.* FROM locked WHERE locked.found = locked.allotment AND locked.number = greatest(locked.found, 1)
+            )
+            SELECT ARRAY(SELECT locked.tid FROM locked WHERE locked.id IS NOT NULL
+                    ORDER BY (locked.number - 1) / locked.weight, locked.position, locked.number) AS tids,
+                ARRAY(SELECT locked.id FROM locked WHERE locked.id IS NOT NULL
+                    ORDER BY (locked.number - 1) / locked.weight, locked.position, locked.number) AS ids,
+                ARRAY(SELECT unfinished.name FROM unfinished ORDER BY unfinished.position) AS names,
+                ARRAY(SELECT coalesce(unfinished.expected_at, unfinished.last_expected)
+                    FROM unfinished ORDER BY unfinished.position) AS last_expected,
+                ARRAY(SELECT coalesce(unfinished.id, unfinished.last_id)
+                    FROM unfinished ORDER BY unfinished.position) AS last_id,
+                last.name AS last_group, ((last.number - 1) % last.weight + 1)::integer AS last_number,
+                last.expected_at, last.id
+            INTO picked
+            FROM (VALUES (true)) AS one LEFT JOIN LATERAL (
+                SELECT locked.* FROM locked WHERE locked.id IS NOT NULL
+                ORDER BY (locked.number - 1) / locked.weight DESC, locked.position DESC, locked.number DESC LIMIT 1
+            ) AS last ON true;
+            tids := tids || picked.tids;
+            ids := ids || picked.ids;
+            IF picked.last_group IS NOT NULL THEN
+                turn_taken := picked.last_number + CASE WHEN turn_left > 0 THEN turn_taken ELSE 0 END;
+                turn_group := picked.last_group;
+            END IF;
+            IF turn_left > 0 THEN
+                -- The other groups follow.
+                turn_left := 0;
+                IF picked.last_group IS NOT NULL THEN
+                    last_expected[array_position(names, turn_group)] := picked.expected_at;
+                    last_id[array_position(names, turn_group)] := picked.id;
+                END IF;
+                CONTINUE;
+            END IF;
+            EXIT WHEN cardinality(picked.ids) = 0;
+            names := picked.names;
+            last_expected := picked.last_expected;
+            last_id := picked.last_id;
+        END LOOP;
+        IF turn_group IS NOT NULL THEN
+            turns := turns || jsonb_build_object(level, jsonb_build_array(turn_group, turn_taken));
+        END IF;
+        -- There may be more groups with jobs of this priority.
+        EXIT WHEN is_partial;
+    END LOOP;
+END
+$names$;
+
 -- Locks the next jobs of a limited queue, and a place and tokens for each. It waits for no lock.
 --
 -- The arrays are parallel. wait is the time in microseconds until there are tokens, if they were missing. is_busy says
@@ -583,9 +808,13 @@ $names$;
 --
 -- Candidates are read in order and locked one by one. Without limits of groups, they are all ready jobs. Otherwise they
 -- are as many jobs of each group as it can have, so that the jobs of a full group cost nothing, and the jobs without a
--- group among the first 2,000. A take of a few jobs reads the first of the queue before, whose groups have room in most
--- cases: the last of them is the edge, and nothing behind it is taken then. Of jobs that are due, 5,000 are read, or all if these have no place. The first job that
--- lacks tokens ends the take, or the turn of its group, so that cheaper ones do not overtake it endlessly.
+-- group among the first 2,000. The first jobs of the queue are read before, whose groups have room in most
+-- cases: the last of them is the edge, and nothing behind it is taken then. Of jobs that are due, 5,000 are read, or all if
+-- these have no place. The first job that lacks tokens ends the take, or the turn of its group, so that cheaper ones do not
+-- overtake it endlessly.
+--
+-- In a fair queue the candidates are those of one priority, in the order of the turns, and those of the next priority are read
+-- when none of them is taken any more.
 CREATE FUNCTION "pq"."queue_pick_limited"(
     queue text, most integer, new_lease bigint, limits jsonb,
     OUT tids tid[], OUT ids bigint[], OUT places integer[], OUT groups text[], OUT group_places integer[],
@@ -599,8 +828,11 @@ DECLARE
     -- Each place that is created is a lock in memory that all sessions share, and so is each key.
     max_created CONSTANT integer := 512;
     created integer := 0;
-    by_group CONSTANT boolean := limits ?| ARRAY['running_per_group', 'rate_per_group', 'groups'];
-    by_cost CONSTANT boolean := by_group OR limits ? 'rate';
+    is_fair CONSTANT boolean := limits ? 'fair';
+    has_group_limits CONSTANT boolean := limits ?| ARRAY['running_per_group', 'rate_per_group']
+        OR jsonb_path_exists(limits, '$.groups.*.running') OR jsonb_path_exists(limits, '$.groups.*.rate');
+    by_group CONSTANT boolean := is_fair OR has_group_limits;
+    by_cost CONSTANT boolean := has_group_limits OR limits ? 'rate';
     rate CONSTANT jsonb := limits -> 'rate';
     room integer := most;
     left_tokens numeric;
@@ -609,8 +841,21 @@ DECLARE
     keyed integer := 0;
     is_simple boolean;
     due_bound integer := 5000;
-    is_head boolean := by_group AND most <= 64;
-    reach integer := CASE WHEN by_group AND most <= 64 THEN 64 ELSE 2000 END;
+    is_head boolean := by_group AND NOT is_fair;
+    reach integer := CASE WHEN by_group AND NOT is_fair THEN 64 ELSE 2000 END;
+    -- The priorities of the candidates, and of those that were read before.
+    lowest bigint := -2147483649;
+    highest bigint := 2147483649;
+    done_level bigint := -2147483649;
+    turns jsonb;
+    has_turns boolean;
+    turn_group text;
+    turn_taken integer;
+    in_turn text[] := '{}';
+    share integer;
+    was_taken integer;
+    has_ended boolean := false;
+    is_plain boolean;
     candidates refcursor;
     candidate record;
     -- For the group of each number: its name, its limit of tokens, its tokens, and its places in free that are left.
@@ -650,9 +895,11 @@ BEGIN
             room := 0;
         END IF;
     END IF;
+    IF room > 0 AND is_fair THEN
+        SELECT locked.turns, locked.is_locked INTO turns, has_turns FROM "pq"."queue_lock_turns"(queue) AS locked;
+    END IF;
     WHILE room > 0 LOOP
-        is_simple := NOT by_group
-            AND NOT EXISTS (
+        is_plain := NOT EXISTS (
                 SELECT FROM "pq"."queue" AS job
                 WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
                     AND job.schedule_at <= due_at)
@@ -660,12 +907,62 @@ BEGIN
                 SELECT FROM "pq"."queue" AS job
                 WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
                     AND job.serial_key IS NOT NULL);
+        is_simple := is_plain AND NOT by_group;
+        IF is_fair AND is_plain AND NOT has_group_limits AND rate IS NULL AND (most <= 8 OR max_bytes > (
+            SELECT pg_relation_size(stored.reltoastrelid) FROM pg_class AS stored JOIN pg_type AS row_type
+                ON row_type.typrelid = stored.oid WHERE row_type.oid = pg_typeof(NULL::"pq"."queue"))) THEN
+            SELECT picked.tids, picked.ids, picked.turns INTO tids, ids, turns
+            FROM "pq"."queue_pick_in_turn"(queue, room, limits, has_turns, turns) AS picked;
+            EXIT;
+        END IF;
+        IF is_fair THEN
+            SELECT min(first.level) INTO lowest FROM (
+                (SELECT -job.priority::bigint AS level FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                    AND job.serial_key IS NULL AND -job.priority::bigint > done_level
+                ORDER BY -job.priority::bigint LIMIT 1)
+                UNION ALL
+                (SELECT -job.priority::bigint FROM "pq"."queue" AS job
+                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                    AND job.serial_key IS NOT NULL AND -job.priority::bigint > done_level
+                ORDER BY -job.priority::bigint LIMIT 1)
+                UNION ALL
+                SELECT min(due.level) FROM (
+                    SELECT -job.priority::bigint AS level FROM "pq"."queue" AS job
+                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
+                        AND job.schedule_at <= due_at
+                    ORDER BY job.schedule_at LIMIT due_bound
+                ) AS due WHERE due.level > done_level
+            ) AS first;
+            IF lowest IS NULL THEN
+                EXIT WHEN cardinality(ids) > 0 OR wait IS NOT NULL OR due_bound > 5000 OR NOT EXISTS (
+                    SELECT FROM "pq"."queue" AS job
+                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
+                        AND job.schedule_at <= due_at
+                    OFFSET 4999);
+                due_bound := unlimited;
+                done_level := -2147483649;
+                CONTINUE;
+            END IF;
+            highest := lowest;
+            turn_group := turns -> lowest::text ->> 0;
+            turn_taken := turns -> lowest::text ->> 1;
+            in_turn := "pq"."queue_groups_in_turn"(queue, lowest, turn_group,
+                CASE WHEN has_group_limits THEN unlimited ELSE room + 64 END);
+            share := (room - cardinality(ids)) / greatest(cardinality(in_turn), 1) + 1;
+            IF NOT has_turns AND cardinality(in_turn) > 0 THEN
+                -- Another take knows whose turn it is. No group is preferred.
+                turn_group := in_turn[1 + floor(random() * cardinality(in_turn))];
+                turn_taken := unlimited;
+            END IF;
+        END IF;
+        was_taken := cardinality(ids);
         IF is_simple THEN
             OPEN candidates FOR
                 SELECT job.ctid AS tid, job.id, NULL::text AS serial_key, NULL::bigint AS relation, NULL::text AS name,
                     0 AS number, CASE WHEN by_cost AND jsonb_typeof(job.annotations -> 'cost') = 'number'
                         THEN greatest((job.annotations ->> 'cost')::numeric, 1) ELSE 1 END AS cost,
-                    pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
+                    pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes, 1 AS weight
                 FROM "pq"."queue" AS job
                 WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
                     AND job.serial_key IS NULL
@@ -673,18 +970,23 @@ BEGIN
                 LIMIT room FOR UPDATE SKIP LOCKED;
         ELSE
             OPEN candidates FOR
-                WITH RECURSIVE names AS (
-                    (SELECT job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
-                    WHERE by_group AND NOT is_head AND job.q_name = queue AND job.dequeued_at IS NULL
+                WITH RECURSIVE pairs AS (
+                    (SELECT -job.priority::bigint AS level, job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
+                    WHERE by_group AND NOT is_head AND NOT is_fair AND job.q_name = queue AND job.dequeued_at IS NULL
                         AND job.schedule_at IS NULL AND job.annotations ->> 'group' <> ''
-                    ORDER BY job.annotations ->> 'group' LIMIT 1)
+                    ORDER BY -job.priority::bigint, job.annotations ->> 'group' LIMIT 1)
                     UNION ALL
-                    SELECT (
-                        SELECT job.annotations ->> 'group' FROM "pq"."queue" AS job
+                    SELECT next.level, next.name FROM pairs CROSS JOIN LATERAL (
+                        SELECT -job.priority::bigint AS level, job.annotations ->> 'group' AS name
+                        FROM "pq"."queue" AS job
                         WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                            AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' > names.name
-                        ORDER BY job.annotations ->> 'group' LIMIT 1)
-                    FROM names WHERE names.name IS NOT NULL
+                            AND job.annotations ->> 'group' <> ''
+                            AND (-job.priority::bigint, job.annotations ->> 'group') > (pairs.level, pairs.name)
+                        ORDER BY -job.priority::bigint, job.annotations ->> 'group' LIMIT 1) AS next
+                ), names AS (
+                    SELECT pairs.level, pairs.name FROM pairs
+                    UNION ALL
+                    SELECT lowest, given.name FROM unnest(in_turn) AS given (name)
                 ), plain AS MATERIALIZED (
                     SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
                         CASE WHEN by_group THEN nullif(job.annotations ->> 'group', '') END AS name,
@@ -693,7 +995,7 @@ BEGIN
                         pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
                     FROM "pq"."queue" AS job
                     WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                        AND job.serial_key IS NULL
+                        AND job.serial_key IS NULL AND -job.priority::bigint BETWEEN lowest AND highest
                     ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
                     LIMIT reach + room
                 ), keyed AS MATERIALIZED (
@@ -704,7 +1006,7 @@ BEGIN
                         pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
                     FROM "pq"."queue" AS job
                     WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                        AND job.serial_key IS NOT NULL
+                        AND job.serial_key IS NOT NULL AND -job.priority::bigint BETWEEN lowest AND highest
                     ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
                     LIMIT reach + room
                 ), edge AS MATERIALIZED (
@@ -727,17 +1029,19 @@ BEGIN
                         FROM "pq"."queue" AS job
                         WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
                             AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' = names.name
+                            AND -job.priority::bigint = names.level
                             AND (job.serial_key IS NULL OR "pq"."queue_is_first_of_key"(queue, job.serial_key,
                                 -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id,
                                 due_at))
                         ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                        LIMIT least(16 + room,
+                        LIMIT cardinality(ids) + least(
+                            16 + CASE WHEN is_fair THEN share * coalesce(
+                                (limits #>> ARRAY['groups', names.name, 'weight'])::integer, 1) ELSE room END,
                             coalesce((limits #>> ARRAY['groups', names.name, 'running'])::integer,
                                 (limits ->> 'running_per_group')::integer),
                             coalesce((limits #>> ARRAY['groups', names.name, 'rate', 'burst'])::integer,
                                 (limits #>> '{rate_per_group,burst}')::integer))
                     ) AS first
-                    WHERE names.name IS NOT NULL
                     UNION ALL
                     SELECT * FROM plain WHERE plain.name IS NULL OR is_head
                     UNION ALL
@@ -757,18 +1061,39 @@ BEGIN
                         ORDER BY job.schedule_at
                         LIMIT due_bound
                     ) AS due
-                    WHERE due.serial_key IS NULL OR "pq"."queue_is_first_of_key"(
-                        queue, due.serial_key, due.neg_priority, due.expected_at, due.id, due_at)
+                    WHERE due.neg_priority BETWEEN lowest AND highest
+                        AND (due.serial_key IS NULL OR "pq"."queue_is_first_of_key"(
+                            queue, due.serial_key, due.neg_priority, due.expected_at, due.id, due_at))
+                ), ranked AS (
+                    SELECT found.*, coalesce(found.name, '') AS turn_name,
+                        CASE WHEN is_fair THEN coalesce((limits #>> ARRAY['groups', found.name, 'weight'])::integer, 1)
+                            ELSE 1 END AS weight,
+                        row_number() OVER (
+                            PARTITION BY CASE WHEN is_fair THEN coalesce(found.name, '') END
+                            ORDER BY found.neg_priority, found.expected_at, found.id) AS number
+                    FROM found
+                    WHERE (NOT EXISTS (SELECT FROM edge)
+                        OR (found.neg_priority, found.expected_at, found.id)
+                            <= (SELECT neg_priority, expected_at, id FROM edge))
+                        AND NOT EXISTS (SELECT FROM unnest(ids) AS before (id) WHERE before.id = found.id)
                 )
-                SELECT found.tid, found.id, found.serial_key, found.relation, found.name,
-                    dense_rank() OVER (ORDER BY found.name)::integer AS number,
-                    CASE WHEN by_cost AND jsonb_typeof(found.annotations -> 'cost') = 'number'
-                        THEN greatest((found.annotations ->> 'cost')::numeric, 1) ELSE 1 END AS cost, found.bytes
-                FROM found
-                WHERE NOT EXISTS (SELECT FROM edge)
-                    OR (found.neg_priority, found.expected_at, found.id)
-                        <= (SELECT neg_priority, expected_at, id FROM edge)
-                ORDER BY found.neg_priority, found.expected_at, found.id;
+                SELECT ranked.tid, ranked.id, ranked.serial_key, ranked.relation, ranked.name,
+                    coalesce(known.number, cardinality(group_names)
+                        + dense_rank() OVER (PARTITION BY known.number IS NULL ORDER BY ranked.name))::integer AS number,
+                    CASE WHEN by_cost AND jsonb_typeof(ranked.annotations -> 'cost') = 'number'
+                        THEN greatest((ranked.annotations ->> 'cost')::numeric, 1) ELSE 1 END AS cost, ranked.bytes,
+                    ranked.weight
+                FROM ranked LEFT JOIN unnest(group_names) WITH ORDINALITY AS known (name, number)
+                    ON known.name = ranked.name
+                -- In a fair queue each group has as many jobs as its weight in turn, and first the rest of the last turn.
+                ORDER BY
+                    CASE WHEN NOT is_fair THEN 0
+                        WHEN ranked.turn_name = turn_group AND turn_taken < ranked.weight
+                            THEN ceil((ranked.number - ranked.weight + turn_taken) / ranked.weight::numeric)
+                        ELSE ceil(ranked.number / ranked.weight::numeric) END,
+                    is_fair AND coalesce(ranked.turn_name <= turn_group, false),
+                    CASE WHEN is_fair THEN ranked.turn_name END,
+                    ranked.neg_priority, ranked.expected_at, ranked.id;
         END IF;
         LOOP
             EXIT WHEN cardinality(ids) = room OR bytes >= max_bytes;
@@ -778,6 +1103,7 @@ BEGIN
                 wait := least(longest, ceil((least(candidate.cost, (rate ->> 'burst')::numeric) - left_tokens)
                     * (rate ->> 'per_us')::numeric / (rate ->> 'tokens')::numeric));
                 has_unused := is_simple;
+                has_ended := true;
                 EXIT;
             END IF;
             number := candidate.number;
@@ -826,7 +1152,8 @@ BEGIN
                 END IF;
             END IF;
             IF candidate.serial_key IS NOT NULL THEN
-                EXIT WHEN keyed = max_keyed;
+                has_ended := keyed = max_keyed;
+                EXIT WHEN has_ended;
                 CONTINUE WHEN NOT "pq"."queue_lock_keyed_job"(
                     candidate.tid, queue, candidate.serial_key, hashtextextended(candidate.serial_key,
                         hashtextextended(queue, candidate.relation)), new_lease);
@@ -841,6 +1168,11 @@ BEGIN
             groups := groups || candidate.name;
             bytes := bytes + candidate.bytes;
             left_tokens := left_tokens - candidate.cost;
+            IF is_fair THEN
+                turn_taken := CASE WHEN coalesce(candidate.name, '') = turn_group AND turn_taken < candidate.weight
+                    THEN turn_taken + 1 ELSE 1 END;
+                turn_group := coalesce(candidate.name, '');
+            END IF;
             IF candidate.name IS NULL THEN
                 group_places := group_places || NULL::integer;
                 CONTINUE;
@@ -856,7 +1188,23 @@ BEGIN
             END IF;
         END LOOP;
         CLOSE candidates;
-        EXIT WHEN is_simple OR cardinality(ids) > 0;
+        IF is_fair THEN
+            EXIT WHEN has_ended AND cardinality(ids) = 0;
+            IF cardinality(ids) > was_taken THEN
+                turns := turns || jsonb_build_object(lowest, jsonb_build_array(turn_group, turn_taken));
+            ELSE
+                done_level := lowest;
+            END IF;
+            EXIT WHEN has_ended OR cardinality(ids) = room OR bytes >= max_bytes;
+            CONTINUE;
+        END IF;
+        EXIT WHEN is_simple OR has_ended OR cardinality(ids) > CASE WHEN is_head THEN room / 4 ELSE 0 END;
+        IF cardinality(ids) > 0 THEN
+            -- Most of the groups of the first jobs are full.
+            is_head := false;
+            reach := 2000;
+            CONTINUE;
+        END IF;
         left_of := '{}';
         next_of := '{}';
         group_names := '{}';
@@ -885,8 +1233,14 @@ BEGIN
         END IF;
     END LOOP;
     IF cardinality(ids) > 0 THEN
-        IF left_tokens IS NOT NULL THEN
-            UPDATE "pq"."queue_buckets" AS bucket SET tokens = left_tokens, at = bucket_at
+        IF (SELECT count(*) FROM jsonb_object_keys(turns)) > 64 THEN
+            -- The turns of many priorities are not worth their size.
+            turns := '{}';
+        END IF;
+        IF left_tokens IS NOT NULL OR has_turns THEN
+            UPDATE "pq"."queue_buckets" AS bucket SET tokens = coalesce(left_tokens, bucket.tokens),
+                at = coalesce(bucket_at, bucket.at), turns = CASE WHEN has_turns THEN picker.turns ELSE bucket.turns END
+            FROM (VALUES (turns)) AS picker (turns)
             WHERE bucket.q_name = queue AND bucket.group_key = '';
         END IF;
         UPDATE "pq"."queue_buckets" AS bucket SET tokens = spent.tokens, at = spent.at
@@ -915,6 +1269,7 @@ CREATE FUNCTION "pq"."queue_take_limited"(
     SET jit = off
     SET enable_seqscan = off
     SET enable_bitmapscan = off
+    SET plan_cache_mode = force_generic_plan
 AS $names$
 DECLARE
     controls record;
@@ -995,7 +1350,11 @@ BEGIN
             CASE WHEN lease_length IS NULL THEN set_config('pq.places',
                 coalesce(nullif(current_setting('pq.places', true), ''), ',') || new_token || ',', true) END
     )
-    SELECT gone.taken, new_token, NULL::bigint, raced, true FROM gone, noted;
+    SELECT gone.taken, new_token, NULL::bigint, raced, true
+    FROM noted CROSS JOIN gone
+    LEFT JOIN unnest(CASE WHEN controls.limits ? 'fair' THEN picked.ids END) WITH ORDINALITY AS turn (id, place)
+        ON turn.id = (gone.taken).id
+    ORDER BY turn.place, -(gone.taken).priority::bigint, coalesce((gone.taken).expected_at, 'infinity'), (gone.taken).id;
 END
 $names$;
 
@@ -1504,11 +1863,12 @@ $names$;
 -- are replaced; with it, those of this group. A limit that is null does not apply.
 --
 -- rate and rate_per_group are numbers of jobs, or of tokens, in each period. A burst that is null is what is gained in a
--- second, and at least 1.
+-- second, and at least 1. If fair is true, the groups take turns, and weight is the number of jobs of a turn of the group.
 CREATE FUNCTION "pq"."queue_limit"(
     queue text, running integer DEFAULT NULL, rate integer DEFAULT NULL, burst integer DEFAULT NULL,
     running_per_group integer DEFAULT NULL, rate_per_group integer DEFAULT NULL, burst_per_group integer DEFAULT NULL,
-    period interval DEFAULT '1 second', group_key text DEFAULT NULL) RETURNS void
+    period interval DEFAULT '1 second', group_key text DEFAULT NULL,
+    fair boolean DEFAULT NULL, weight integer DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -1518,6 +1878,7 @@ DECLARE
     -- The limits as they are stored, and those of single groups.
     stated jsonb;
     of_groups jsonb;
+    was_fair boolean;
     refusal text;
 BEGIN
     refusal := CASE
@@ -1529,6 +1890,12 @@ BEGIN
                 left(group_key, 40), octet_length(group_key))
         WHEN group_key IS NOT NULL AND num_nonnulls(running_per_group, rate_per_group, burst_per_group) > 0 THEN
             'cannot use group_key with a limit of each group; for the group use running, rate and burst'
+        WHEN group_key IS NOT NULL AND fair IS NOT NULL THEN
+            'cannot use group_key with fair; a queue is fair as a whole'
+        WHEN group_key IS NULL AND weight IS NOT NULL THEN
+            'cannot use weight without group_key; it is the weight of one group'
+        WHEN weight NOT BETWEEN 1 AND 1000 THEN
+            format('invalid weight %s: it must be 1 to 1000', weight)
         WHEN least(running, rate, burst, running_per_group, rate_per_group, burst_per_group) < 1
             OR greatest(running, rate, burst, running_per_group, rate_per_group, burst_per_group) > largest THEN
             format('invalid limit: each must be 1 to %s', largest)
@@ -1544,14 +1911,24 @@ BEGIN
         'running', running,
         'rate', CASE WHEN rate IS NOT NULL THEN jsonb_build_object('tokens', rate, 'per_us', per_us, 'burst',
             coalesce(burst, least(largest, greatest(1, rate::bigint * 1000000 / per_us)))) END,
-        'running_per_group', running_per_group,
+        'running_per_group', running_per_group, 'fair', nullif(coalesce(fair, false), false), 'weight', weight,
         'rate_per_group', CASE WHEN rate_per_group IS NOT NULL THEN jsonb_build_object('tokens', rate_per_group,
             'per_us', per_us, 'burst',
             coalesce(burst_per_group, least(largest, greatest(1, rate_per_group::bigint * 1000000 / per_us)))) END));
     -- The row is locked, or made and locked, so that limits that are set at the same time are not lost.
     INSERT INTO "pq"."queue_controls" AS control (q_name) VALUES (queue)
     ON CONFLICT (q_name) DO UPDATE SET limits = control.limits;
-    SELECT control.limits -> 'groups' INTO of_groups FROM "pq"."queue_controls" AS control WHERE control.q_name = queue;
+    SELECT control.limits -> 'groups', control.limits ? 'fair' INTO of_groups, was_fair
+    FROM "pq"."queue_controls" AS control WHERE control.q_name = queue;
+    IF weight IS NOT NULL AND NOT coalesce(was_fair, false) THEN
+        RAISE invalid_parameter_value USING MESSAGE = format(
+            'invalid weight %s: queue %L is not fair; call queue_limit(queue, fair => true) first', weight, left(queue, 40));
+    END IF;
+    IF group_key IS NULL AND fair IS NOT TRUE THEN
+        -- Only the groups of a fair queue have weights.
+        SELECT jsonb_object_agg(given.key, given.value - 'weight') INTO of_groups
+        FROM jsonb_each(of_groups) AS given WHERE given.value - 'weight' <> '{}';
+    END IF;
     IF group_key IS NOT NULL THEN
         of_groups := coalesce(of_groups, '{}') - group_key;
         IF stated <> '{}' THEN

@@ -54,3 +54,40 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
     assert_eq!(run(&["--clear"])?, "no limits\n");
     Ok(())
 }
+
+#[test]
+fn a_fair_queue_is_set_shown_and_explained() -> Outcome {
+    let database = migrated()?;
+    let limit = |words: &[&str]| on(&database, &[&["limit", "mail"], words].concat()).output();
+    let refused = limit(&["--group", "a", "--weight", "3"])?;
+    assert!(
+        printed(&refused).contains("only the groups of a fair queue have weights"),
+        "{}",
+        printed(&refused)
+    );
+    assert_eq!(stdout(&limit(&["--fair"])?), "queue: fair, so its groups take turns\n");
+    let weighted = "queue: fair, so its groups take turns\ngroup b: 2 jobs in each turn\n";
+    assert_eq!(stdout(&limit(&["--group", "b", "--weight", "2"])?), weighted);
+    let put = |group: &str, payload: &str| -> Result<String, Box<dyn std::error::Error>> {
+        let words: &[&str] =
+            if group.is_empty() { &["put", "mail"] } else { &["put", "mail", "--group", group] };
+        Ok(stdout(&feed(on(&database, words), payload)?).trim().to_owned())
+    };
+    for payload in ["1", "2", "3"] {
+        put("a", payload)?;
+    }
+    put("b", "11")?;
+    let last = put("b", "12")?;
+    put("", "31")?;
+    let shown = stdout(&on(&database, &["show", &last]).output()?);
+    let expected = "its queue is fair, and its groups take turns; 1 job of group \"b\" comes first";
+    assert!(shown.contains(expected), "{shown}");
+    assert!(stdout(&on(&database, &["ls"]).output()?).contains("fair, 1 group with a weight"));
+    let mut taken = Vec::new();
+    for _ in 0..6 {
+        taken.push(stdout(&on(&database, &["get", "mail"]).output()?).trim().to_owned());
+    }
+    assert_eq!(taken, ["31", "1", "11", "12", "2", "3"]);
+    assert_eq!(stdout(&limit(&["--unfair"])?), "no limits\n");
+    Ok(())
+}

@@ -125,6 +125,14 @@ pub enum Reason {
         /// Their number, at most [`Reason::MAX_COUNTED`].
         jobs: u64,
     },
+    /// The queue is fair: its groups take turns, and other jobs come first.
+    AwaitsTurn {
+        /// The group of the job.
+        group: Option<String>,
+        /// The number of ready jobs of the group with the same priority that come first, at most
+        /// [`Reason::MAX_COUNTED`].
+        jobs: u64,
+    },
     /// The job is ready, and the next of its queue.
     Next,
 }
@@ -164,8 +172,9 @@ impl Reason {
         circumstances: Circumstances,
         workers: &[WorkerInfo],
     ) -> Vec<Self> {
-        let Circumstances { now, is_hidden, paused, held_by, key_holder, first_of_key, after, limits, ahead } =
+        let Circumstances { now, is_hidden, paused, held_by, key_holder, first_of_key, after, .. } =
             circumstances;
+        let Circumstances { limits, turn, ahead, .. } = circumstances;
         let Some(job) = job else {
             return if is_hidden { vec![Self::Unknown, Self::Hidden] } else { vec![Self::Unknown] };
         };
@@ -222,7 +231,10 @@ impl Reason {
             }
         }
         if job.state != JobState::Scheduled && ahead > 0 {
-            reasons.push(Self::Behind { jobs: ahead });
+            reasons.push(match turn {
+                Some((group, jobs)) => Self::AwaitsTurn { group, jobs },
+                None => Self::Behind { jobs: ahead },
+            });
         }
         if reasons.is_empty() {
             reasons.push(Self::Next);
@@ -354,6 +366,21 @@ impl fmt::Display for Reason {
                 write!(f, "at least {jobs} jobs of its queue come first")
             }
             Self::Behind { jobs } => write!(f, "{jobs} jobs of its queue come first"),
+            Self::AwaitsTurn { group, jobs } => {
+                f.write_str("its queue is fair, and its groups take turns; ")?;
+                let whose = match group {
+                    Some(group) => format!("group {group:?}"),
+                    None => "the jobs without a group".to_owned(),
+                };
+                match *jobs {
+                    0 => write!(f, "it is the next of {whose}"),
+                    1 => write!(f, "1 job of {whose} comes first"),
+                    jobs if jobs >= Self::MAX_COUNTED => {
+                        write!(f, "at least {jobs} jobs of {whose} come first")
+                    }
+                    jobs => write!(f, "{jobs} jobs of {whose} come first"),
+                }
+            }
             Self::Next => f.write_str("it is ready, and the next of its queue"),
         }
     }

@@ -1,4 +1,4 @@
-//! Limits of how many jobs of a queue run at once, and how many are started in a period.
+//! Limits of how many jobs of a queue run at once, and how many are started in a period, and turns of its groups.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,7 +36,10 @@ pub struct Limits {
     /// How many jobs of each group are started in a period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_group: Option<Rate>,
-    /// The limits of single groups, which replace those of each group.
+    /// Whether groups take turns among jobs of the same priority.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fair: bool,
+    /// The limits of single groups, which replace those of each group, and their weights.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, GroupLimits>,
 }
@@ -51,6 +54,9 @@ pub struct GroupLimits {
     /// Replaces [`Limits::rate_per_group`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
+    /// How many jobs a turn of the group has in a fair queue. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
 }
 
 /// A token bucket: it gains tokens at a rate, holds a burst of them at most, and is full at first.
@@ -114,6 +120,8 @@ impl Rate {
 impl Limits {
     /// The largest number of any limit.
     pub const MAX: u32 = 1_000_000;
+    /// The largest weight of a group.
+    pub const MAX_WEIGHT: u32 = 1_000;
 
     /// Creates limits that limit nothing.
     #[must_use]
@@ -163,6 +171,32 @@ impl Limits {
         self
     }
 
+    /// Lets the groups of the queue take turns: among jobs of the same priority, each has one job in turn.
+    ///
+    /// A group with a million jobs then delays another one only by its share. Jobs without a group take turns as a
+    /// group of their own. The order within a group stays.
+    ///
+    /// ```
+    /// # use pq_core::{Limits, Pq, memory::MemoryStore};
+    /// # let pq = Pq::new(MemoryStore::new());
+    /// let mail = pq.queue::<u32>("mail")?;
+    /// mail.set_limits(&Limits::new().fair().weight_of("large customer", 3))?;
+    /// assert!(mail.limits()?.fair);
+    /// # Ok::<(), pq_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn fair(mut self) -> Self {
+        self.fair = true;
+        self
+    }
+
+    /// Sets how many jobs a turn of one group has in a fair queue. Default: 1. The most is [`Limits::MAX_WEIGHT`].
+    #[must_use]
+    pub fn weight_of(mut self, group: impl Into<String>, jobs: u32) -> Self {
+        self.groups.entry(group.into()).or_default().weight = Some(jobs);
+        self
+    }
+
     /// Returns whether there is no limit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -176,7 +210,12 @@ impl Limits {
         GroupLimits {
             running: own.running.or(self.running_per_group),
             rate: own.rate.or(self.rate_per_group),
+            weight: own.weight,
         }
+    }
+
+    fn of_queue(&self) -> GroupLimits {
+        GroupLimits { running: self.running, rate: self.rate, weight: None }
     }
 
     /// Returns the limits that keep a job of this cost from being taken now, by what of them is used.
@@ -188,7 +227,7 @@ impl Limits {
         group: Option<(&str, LimitUse)>,
         now: DateTime<Utc>,
     ) -> Vec<Reason> {
-        let of_queue = GroupLimits { running: self.running, rate: self.rate };
+        let of_queue = self.of_queue();
         let of_group = group.map(|(name, used)| (self.of_group(name), Some(name.to_owned()), used));
         let mut reached = Vec::new();
         for (limits, group, used) in [(of_queue, None, queue)].into_iter().chain(of_group) {
@@ -214,7 +253,8 @@ impl Limits {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if a limit is not in 1 to [`Limits::MAX`], or a period or a group is invalid.
+    /// [`Error::InvalidSetting`] if a limit is not in 1 to [`Limits::MAX`], a period or a group is invalid, or a group of a
+    /// queue that is not fair has a weight.
     pub fn to_json(&self) -> Result<Option<String>, Error> {
         let of_groups = self.groups.values();
         let running = of_groups.clone().map(|group| group.running);
@@ -227,6 +267,16 @@ impl Limits {
             }
         }
         rates.into_iter().try_for_each(Rate::check)?;
+        for (group, weight) in self.groups.iter().filter_map(|(group, limits)| Some((group, limits.weight?)))
+        {
+            let most = Self::MAX_WEIGHT;
+            let rule = match (1..=most).contains(&weight) {
+                false => format!("it must be 1 to {most}"),
+                true if !self.fair => "only the groups of a fair queue have weights".to_owned(),
+                true => continue,
+            };
+            return Err(Error::InvalidSetting(format!("invalid weight {weight} of group {group:?}: {rule}")));
+        }
         self.groups.keys().try_for_each(|group| crate::annotations::check_group(group))?;
         if self.is_empty() {
             return Ok(None);
@@ -259,15 +309,24 @@ impl fmt::Display for Limits {
             let rate = limits.rate.map(|rate| format!("{} in {:?}{whose}", rate.tokens, rate.per));
             running.into_iter().chain(rate)
         };
-        let each = GroupLimits { running: self.running_per_group, rate: self.rate_per_group };
-        let mut parts: Vec<String> = of("", GroupLimits { running: self.running, rate: self.rate }).collect();
+        let each =
+            GroupLimits { running: self.running_per_group, rate: self.rate_per_group, ..Default::default() };
+        let mut parts: Vec<String> = of("", self.of_queue()).collect();
         parts.extend(of(" per group", each));
-        match self.groups.len() {
+        let is_limited = |group: &&GroupLimits| group.running.is_some() || group.rate.is_some();
+        match self.groups.values().filter(is_limited).count() {
             0 => {}
             1 => parts.push("1 group with limits of its own".to_owned()),
             groups => parts.push(format!("{groups} groups with limits of their own")),
         }
-        f.write_str(&parts.join(", "))
+        let weights = self.groups.values().filter(|group| group.weight.is_some()).count();
+        let fair = self.fair.then(|| match weights {
+            0 => "fair".to_owned(),
+            1 => "fair, 1 group with a weight".to_owned(),
+            groups => format!("fair, {groups} groups with weights"),
+        });
+        let limited = (!parts.is_empty()).then(|| format!("limited to {}", parts.join(", ")));
+        f.write_str(&fair.into_iter().chain(limited).collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -287,6 +346,7 @@ mod tests {
     fn stored_limits_are_read_again() -> Result<(), Error> {
         let rate = Rate::new(100, Duration::from_secs(60)).burst(20);
         let limits = Limits::new().running(5).rate(rate).rate_of("a", rate).running_of("b", 2);
+        let limits = limits.fair().weight_of("a", 3);
         let json = limits.to_json()?;
         assert_eq!(Limits::from_stored(json.as_deref()), limits);
         assert_eq!(Limits::new().to_json()?, None);
@@ -311,6 +371,9 @@ mod tests {
             Limits::new().rate(Rate::new(0, minute)),
             Limits::new().rate(Rate::new(1, minute).burst(0)),
             Limits::new().rate_of("a", Rate::new(1, Duration::ZERO)),
+            Limits::new().fair().weight_of("a", 0),
+            Limits::new().fair().weight_of("a", 1_001),
+            Limits::new().weight_of("a", 2),
         ] {
             assert!(matches!(limits.to_json(), Err(Error::InvalidSetting(_) | Error::InvalidAnnotation(_))));
         }

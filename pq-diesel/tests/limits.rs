@@ -33,6 +33,13 @@ fn a_limit_by_sql_is_what_the_library_sets() -> Outcome {
     limit(&mut conn, ", rate_per_group => 2000, burst_per_group => 4")?;
     let of_group = Limits::new().rate_per_group(Rate::new(2_000, second).burst(4));
     assert_eq!(queue.limits()?, of_group.running_of("a", 7).rate_of("a", Rate::new(5, second).burst(9)));
+    limit(&mut conn, ", fair => true")?;
+    limit(&mut conn, ", group_key => 'b', weight => 3")?;
+    let fair = Limits::new().fair().running_of("a", 7).rate_of("a", Rate::new(5, second).burst(9));
+    assert_eq!(queue.limits()?, fair.weight_of("b", 3));
+    limit(&mut conn, ", running => 1")?;
+    let limits = Limits::new().running(1).running_of("a", 7).rate_of("a", Rate::new(5, second).burst(9));
+    assert_eq!(queue.limits()?, limits, "only the groups of a fair queue have weights");
     queue.pause()?;
     limit(&mut conn, ", group_key => 'a'")?;
     limit(&mut conn, "")?;
@@ -46,6 +53,13 @@ fn a_limit_by_sql_is_what_the_library_sets() -> Outcome {
         (", burst => 1", "invalid burst: it must come with a rate"),
         (", rate => 1, period => '0'", "invalid period '00:00:00'"),
         (", group_key => ''", "invalid group_key ''"),
+        (", weight => 2", "cannot use weight without group_key"),
+        (", group_key => 'a', fair => true", "cannot use group_key with fair"),
+        (", group_key => 'a', weight => 1001", "invalid weight 1001: it must be 1 to 1000"),
+        (
+            ", group_key => 'a', weight => 2",
+            "queue 'apples' is not fair; call queue_limit(queue, fair => true) first",
+        ),
         (", group_key => 'a', running_per_group => 1", "cannot use group_key with a limit of each group"),
     ] {
         let refused = limit(&mut conn, arguments).map_err(|error| error.to_string());

@@ -1,12 +1,14 @@
-//! What limits cost, and how exact a rate is.
+//! What limits and turns cost, how exact a rate is, and how long a small group waits behind a large one.
 
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use pq_diesel::{Limits, PutOptions, Rate, Wait, Worker};
+use pq_diesel::{Limits, PutOptions, Queue, Rate, Wait, Worker};
 use serde_json::value::RawValue;
 
 use super::working::{Kind, figure};
@@ -16,7 +18,7 @@ use crate::{Bench, Figure, PAYLOAD, Target};
 /// Queues with limits.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "limits",
-    about: "drains of queues with limits, beside the same without, and the starts that a rate allows",
+    about: "drains of limited and fair queues, beside the same without, the starts that a rate allows, and turns",
     run,
 };
 
@@ -26,6 +28,9 @@ const RUNNING: u32 = 50;
 const GROUPS: usize = 1_000;
 const RATE: u32 = 1_000;
 const BURST: u32 = 100;
+/// The jobs of a large group, for each job of the other scenarios.
+const LARGE: usize = 5;
+const SMALL: usize = 10;
 
 fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
     let jobs = plan.jobs(200_000);
@@ -60,6 +65,26 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         target: Some(Target::AtMost(5.0)),
         ..figure(SCENARIO.name, "most starts above burst and rate in any window", "jobs", [])
     };
+    let mut fair = Figure {
+        beside: beside("not fair"),
+        target: Some(Target::RatioAtLeast(0.6)),
+        ..figure(SCENARIO.name, "leased drain of a fair queue, 1,000 groups", "jobs/s", parameters())
+    };
+    let large = || [("jobs", (LARGE * jobs).to_string()), ("threads", THREADS.to_string())];
+    let mut behind = Figure {
+        beside: beside("not fair"),
+        target: Some(Target::RatioAtLeast(0.6)),
+        ..figure(
+            SCENARIO.name,
+            "leased drain of a fair queue, 10 jobs behind a large group",
+            "jobs/s",
+            large(),
+        )
+    };
+    let mut last = Figure {
+        target: Some(Target::AtMost(2.0)),
+        ..figure(SCENARIO.name, "start of the last of 10 jobs behind a large group, fair", "s", large())
+    };
     let of_groups = Limits::new().running_per_group(3);
     for _ in 0..plan.rounds {
         let plain = drain(bench, &Limits::new(), 1, jobs, None)?;
@@ -69,13 +94,19 @@ fn run(bench: &Bench, plan: &Plan) -> Result<Vec<Figure>> {
         bounded.baseline.push(drain(bench, &Limits::new(), 1, jobs, Some(RUNNING as usize / THREADS))?);
         grouped.ours.push(drain(bench, &of_groups, GROUPS, jobs, None)?);
         grouped.baseline.push(drain(bench, &Limits::new(), GROUPS, jobs, None)?);
+        fair.ours.push(drain(bench, &Limits::new().fair(), GROUPS, jobs, None)?);
+        fair.baseline.extend(grouped.baseline.last());
+        let turns = drain_behind(bench, &Limits::new().fair(), LARGE * jobs)?;
+        behind.ours.push(turns.per_second);
+        last.ours.push(turns.last_start);
+        behind.baseline.push(drain_behind(bench, &Limits::new(), LARGE * jobs)?.per_second);
         let begun = starts_at_a_rate(bench, plan.time(60.0))?;
         starts.ours.push(begun.per_second);
         starts.baseline.push(f64::from(RATE));
         excess.ours.push(begun.excess);
     }
     bench.queue(QUEUE)?.set_limits(&Limits::new())?;
-    Ok(vec![running, bounded, grouped, starts, excess])
+    Ok(vec![running, bounded, grouped, fair, behind, last, starts, excess])
 }
 
 /// Fills the queue with jobs of so many groups in rotation, and returns the rate at which a worker empties it.
@@ -83,18 +114,12 @@ fn drain(bench: &Bench, limits: &Limits, groups: usize, jobs: usize, batch: Opti
     let queue = bench.queue(QUEUE)?;
     queue.set_limits(&Limits::new())?;
     bench.refill(&queue, 0)?;
-    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
-    let names: Vec<PutOptions> =
-        (0..groups)
-            .map(|group| {
-                if groups == 1 {
-                    PutOptions::new()
-                } else {
-                    PutOptions::new().group(format!("tenant {group}"))
-                }
-            })
-            .collect();
-    queue.put_many_with((0..jobs).map(|job| (&payload, &names[job % groups])))?;
+    let of_group = |group| match groups {
+        1 => PutOptions::new(),
+        _ => PutOptions::new().group(format!("tenant {group}")),
+    };
+    let names: Vec<PutOptions> = (0..groups).map(of_group).collect();
+    put(&queue, (0..jobs).map(|job| &names[job % groups]))?;
     queue.set_limits(limits)?;
     let worker = Worker::new(&bench.pq).serve(Kind::Leased.idle(&queue)).threads(THREADS);
     let worker = match batch {
@@ -105,6 +130,42 @@ fn drain(bench: &Bench, limits: &Limits, groups: usize, jobs: usize, batch: Opti
     let report = worker.run_jobs(jobs as u64)?;
     ensure!(report.done == jobs as u64, "{report:?}");
     Ok(jobs as f64 / begun.elapsed().as_secs_f64())
+}
+
+fn put<'o>(queue: &Queue<Box<RawValue>>, options: impl Iterator<Item = &'o PutOptions>) -> Result<()> {
+    let payload = RawValue::from_string(PAYLOAD.to_owned())?;
+    queue.put_many_with(options.map(|options| (&payload, options)))?;
+    Ok(())
+}
+
+/// A drain of a few jobs of one group behind many of another.
+struct Behind {
+    per_second: f64,
+    /// When the last of the few jobs began, in seconds since the start of the worker.
+    last_start: f64,
+}
+
+fn drain_behind(bench: &Bench, limits: &Limits, jobs: usize) -> Result<Behind> {
+    let queue = bench.queue(QUEUE)?;
+    queue.set_limits(&Limits::new())?;
+    bench.refill(&queue, 0)?;
+    let (large, small) = (PutOptions::new().group("large"), PutOptions::new().group("small"));
+    put(&queue, (0..jobs).map(|_| &large).chain((0..SMALL).map(|_| &small)))?;
+    queue.set_limits(limits)?;
+    let (begun, last_start) = (Instant::now(), Arc::new(Mutex::new(Duration::ZERO)));
+    let noted = Arc::clone(&last_start);
+    let handler = queue.leased(move |_, job| {
+        if job.annotations.group().as_deref() == Some("small") {
+            let mut last = noted.lock().unwrap_or_else(PoisonError::into_inner);
+            *last = begun.elapsed().max(*last);
+        }
+        Ok::<_, Infallible>(())
+    });
+    let all = (jobs + SMALL) as u64;
+    let report = Worker::new(&bench.pq).serve(handler).threads(THREADS).run_jobs(all)?;
+    ensure!(report.done == all, "{report:?}");
+    let last_start = last_start.lock().unwrap_or_else(PoisonError::into_inner).as_secs_f64();
+    Ok(Behind { per_second: all as f64 / begun.elapsed().as_secs_f64(), last_start })
 }
 
 /// The starts of a queue with a rate.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{Limits, Rate};
+use pq_diesel::{GroupLimits, Limits, Rate};
 
 use super::examples;
 use crate::failure::Failure;
@@ -12,12 +12,15 @@ use crate::{output, values};
 /// Limit how many jobs of a queue run at once, and how many start in a period. Without options, show the limits.
 ///
 /// The limits apply to every worker and every get, at once. An option changes its limit and keeps the others. With --group
-/// the limits are those of one group. The Python pq ignores limits.
+/// the limits are those of one group. In a fair queue the groups take turns among jobs of the same priority, so that a
+/// group with many jobs delays the others only by its share. The Python pq ignores limits and turns.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq limit mail --running 50 --running-per-group 3\n\
      pq limit mail --rate 100/1m --burst 20\n\
      pq limit mail --group 'tenant 7' --running 10\n\
+     pq limit mail --fair\n\
+     pq limit mail --group 'tenant 7' --weight 3\n\
      pq limit mail\n\
      pq limit mail --clear"
 ))]
@@ -25,7 +28,9 @@ pub(crate) struct Limit {
     /// Queue name.
     queue: String,
     /// Limit the jobs of this group only.
-    #[arg(long, value_name = "GROUP", conflicts_with_all = ["running_per_group", "rate_per_group", "burst_per_group"])]
+    #[arg(long, value_name = "GROUP", conflicts_with_all = [
+        "running_per_group", "rate_per_group", "burst_per_group", "fair", "unfair"
+    ])]
     group: Option<String>,
     /// Maximum number of jobs that run at any time.
     #[arg(long, value_name = "N", value_parser = values::whole)]
@@ -45,6 +50,15 @@ pub(crate) struct Limit {
     /// Maximum number of jobs of each group that start at once after a pause.
     #[arg(long, value_name = "N", value_parser = values::whole, requires = "rate_per_group")]
     burst_per_group: Option<u32>,
+    /// Let the groups take turns. Jobs without a group are a group of their own.
+    #[arg(long, conflicts_with = "unfair")]
+    fair: bool,
+    /// Let no group have turns any more, and remove the weights.
+    #[arg(long)]
+    unfair: bool,
+    /// Number of jobs that a turn of the group has in a fair queue. Default: 1.
+    #[arg(long, value_name = "N", value_parser = values::whole, requires = "group")]
+    weight: Option<u32>,
     /// Remove all limits, or those of the group, before the others are set.
     #[arg(long)]
     clear: bool,
@@ -80,6 +94,9 @@ impl Limit {
             if let Some(jobs) = self.running {
                 limits = limits.running_of(group, jobs);
             }
+            if let Some(jobs) = self.weight {
+                limits = limits.weight_of(group, jobs);
+            }
             return match rate {
                 Some(rate) => limits.rate_of(group, rate),
                 None => limits,
@@ -93,6 +110,13 @@ impl Limit {
         limits.running_per_group = self.running_per_group.or(limits.running_per_group);
         let rate_per_group = self.rate_per_group.map(|rate| with_burst(rate, self.burst_per_group));
         limits.rate_per_group = rate_per_group.or(limits.rate_per_group);
+        if self.unfair {
+            for group in limits.groups.values_mut() {
+                group.weight = None;
+            }
+            limits.groups.retain(|_, group| *group != GroupLimits::default());
+        }
+        limits.fair = (limits.fair || self.fair) && !self.unfair;
         limits
     }
 }
@@ -116,9 +140,12 @@ fn lines(limits: &Limits) -> Vec<String> {
         all.map(|limit| format!("{whose}: {limit}")).collect::<Vec<_>>()
     };
     let mut lines = of("queue", limits.running, limits.rate);
+    lines.extend(limits.fair.then(|| "queue: fair, so its groups take turns".to_owned()));
     lines.extend(of("each group", limits.running_per_group, limits.rate_per_group));
     for (group, limits) in &limits.groups {
-        lines.extend(of(&format!("group {}", output::escape(group)), limits.running, limits.rate));
+        let group = format!("group {}", output::escape(group));
+        lines.extend(of(&group, limits.running, limits.rate));
+        lines.extend(limits.weight.map(|jobs| format!("{group}: {jobs} jobs in each turn")));
     }
     lines
 }

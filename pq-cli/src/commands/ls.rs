@@ -18,7 +18,7 @@ use crate::{job_output, output};
 /// time since the oldest ready job became due. RATE is the number of jobs per second that the workers last reported.
 /// CANCELLED, DONE and DEQUEUED (taken by the Python pq) are shown if there are any such jobs.
 /// The last column says since when the queue is paused, or has the error of a waiting job, for example a task that no
-/// worker knows, or the limits of the queue. This command reads all jobs.
+/// worker knows, or the limits of the queue and whether it is fair. This command reads all jobs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq ls\npq ls --json | jq '.[] | select(.dead > 0) | .queue'"))]
 pub(crate) struct Ls {
@@ -88,10 +88,10 @@ fn as_row(queue: &QueueCounts, extra: &[Column]) -> Vec<String> {
     row
 }
 
-/// Describes the limits of a queue, and says whether ready jobs wait for the limit of running ones.
+/// Describes the limits of a queue and whether it is fair, and says whether ready jobs wait for the limit of running ones.
 fn limit(queue: &QueueCounts, limits: &Limits) -> String {
     let full = if queue.is_full() { "full; " } else { "" };
-    format!("{full}limited to {limits}")
+    format!("{full}{limits}")
 }
 
 fn as_json(queue: &QueueCounts) -> Value {

@@ -13,6 +13,7 @@ mod counts;
 mod cron;
 mod explain;
 mod failures;
+mod fairness;
 mod follow_ups;
 mod handlers;
 mod leases;
@@ -73,7 +74,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 44] = [
+    let topics: [fn() -> Vec<Case<F>>; 45] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -94,6 +95,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         unique_keys::cases,
         limits::cases,
         rate_limits::cases,
+        fairness::cases,
         limits_at_work::cases,
         outcomes::cases,
         results::cases,

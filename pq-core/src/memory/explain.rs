@@ -36,6 +36,16 @@ impl Explain for MemoryStore {
             found.after = open_waits().next().map(|first| (waits, first));
             let limit = usize::try_from(Reason::MAX_COUNTED).unwrap_or(usize::MAX);
             found.ahead = others().filter(comes_first).take(limit).count() as u64;
+            if state.limits.get(&row.job.queue).is_some_and(|limits| limits.fair) {
+                let group = row.job.annotations.group();
+                let is_ahead = |other: &&Row| {
+                    comes_first(other)
+                        && other.job.priority == row.job.priority
+                        && other.job.annotations.group() == group
+                };
+                let jobs = others().filter(is_ahead).take(limit).count() as u64;
+                found.turn = Some((group.clone(), jobs));
+            }
             if let Some(key) = &row.job.serialization_key {
                 let of_key = || others().filter(|other| other.job.serialization_key.as_ref() == Some(key));
                 let holder = of_key().find(|other| other.occupies_key_for(open.tx));

@@ -30,6 +30,7 @@ mod steps;
 mod take;
 mod time_travel;
 mod transaction;
+mod turns;
 mod workers;
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::limits::{Bucket, BucketKey};
 use super::notes::Kept;
+use super::turns::{Turn, TurnKey};
 use crate::{
     AuditEntry, Claim, CronEntry, Heartbeat, Held, JobId, JobRecord, JobState, Key, Limits, Payload,
     QueueName, StepRecord, StopMode, TaskCounters, WakeSignal, WorkerId,
@@ -205,6 +206,8 @@ pub(super) struct State {
     pub(super) limits: BTreeMap<QueueName, Limits>,
     /// The tokens of limited queues and their groups. A bucket that is absent is full.
     pub(super) buckets: BTreeMap<BucketKey, Bucket>,
+    /// Whose turn it was last in fair queues.
+    pub(super) turns: BTreeMap<TurnKey, Turn>,
     pub(super) crons: BTreeMap<String, Periodic>,
     pub(super) workers: BTreeMap<WorkerId, Registered>,
     /// What was counted, in no order. See [`TaskCounters::merge`].

@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::limits::{Admission, Gate};
 use super::state::{Row, State, Tx};
 use super::transaction::Open;
+use super::turns::{InTurn, Turn, TurnKey};
 use crate::QueueName;
 use crate::store::MAX_TAKE_BYTES;
 
@@ -28,17 +29,20 @@ pub(super) fn take(
     now: DateTime<Utc>,
 ) -> Ready {
     let mut gate = Gate::new(state, queue, open.tx, now);
-    let rows = ready(state, queue, count, open.tx, now, gate.as_mut());
+    let (rows, turns) = ready(state, queue, count, open.tx, now, gate.as_mut());
     let (limited, wait) = (gate.is_some(), gate.as_ref().and_then(|gate| gate.wait));
     let next_due = next_due(state, queue, open.tx, now).into_iter().chain(wait).min();
     if let Some(spent) = gate.map(Gate::spent).filter(|_| !rows.is_empty()) {
         open.spend(state, spent);
     }
+    for (key, turn) in turns {
+        open.set_turn(state, key, turn);
+    }
     Ready { rows, limited, next_due }
 }
 
-/// Returns the first `count` jobs that the transaction can take, in the order of the queue, up to the one with which
-/// their payloads reach [`MAX_TAKE_BYTES`].
+/// Returns the first `count` jobs that the transaction can take, in the order of the queue or of the turns of its groups,
+/// up to the one with which their payloads reach [`MAX_TAKE_BYTES`], and the turns that have changed.
 ///
 /// Of the jobs that share a serialization key only the first is ready, and none while the key is busy. Of those of a limited
 /// queue, each needs a place and tokens, which `gate` counts.
@@ -49,9 +53,9 @@ fn ready(
     tx: Tx,
     now: DateTime<Utc>,
     mut gate: Option<&mut Gate<'_>>,
-) -> Vec<Row> {
+) -> (Vec<Row>, Vec<(TurnKey, Turn)>) {
     if state.paused.contains_key(queue) {
-        return Vec::new();
+        return Default::default();
     }
     let mut admit = |row: &Row| match &mut gate {
         Some(gate) => gate.admit(row),
@@ -70,19 +74,23 @@ fn ready(
     });
     let mut bytes = 0;
     let mut rows = Vec::new();
-    for row in ready {
-        if rows.len() == count || bytes >= MAX_TAKE_BYTES {
-            break;
-        }
+    let mut in_turn = InTurn::new(state, queue, ready);
+    while rows.len() < count
+        && bytes < MAX_TAKE_BYTES
+        && let Some((level, row)) = in_turn.next()
+    {
         match admit(row) {
-            Admission::Taken => {}
-            Admission::Passed => continue,
+            Admission::Taken => in_turn.take(level),
+            Admission::Passed => {
+                in_turn.pass(level);
+                continue;
+            }
             Admission::Ended => break,
         }
         bytes += row.job.payload.as_str().len();
         rows.push(row.clone());
     }
-    rows
+    (rows, in_turn.changed(queue))
 }
 
 /// Returns how long it takes until the next scheduled job of the queue is due.

@@ -7,6 +7,7 @@ use super::limits::{Bucket, BucketKey};
 use super::notes::Kept;
 use super::state::{Archived, Paused, Periodic, Row, Shared, Signal, State, Step, Subscribed, Tx, Wait};
 use super::steps;
+use super::turns::{Turn, TurnKey};
 use crate::{AuditEntry, JobId, Limits, QueueName, TaskCounters};
 
 /// A connection to a [`super::MemoryStore`]. One that is dropped inside a transaction rolls it back.
@@ -34,6 +35,7 @@ enum Undo {
     Paused(QueueName, Option<Paused>),
     Limits(QueueName, Option<Limits>),
     Bucket(BucketKey, Option<Bucket>),
+    Turn(TurnKey, Option<Turn>),
     Cron(String, Option<Periodic>),
     /// What the commit adds to the counters.
     Counted(TaskCounters),
@@ -79,6 +81,12 @@ impl Open {
     pub(super) fn set_bucket(&mut self, state: &mut State, key: BucketKey, bucket: Bucket) {
         let before = state.buckets.insert(key.clone(), bucket);
         self.undo.push(Undo::Bucket(key, before));
+    }
+
+    /// Replaces whose turn it was last.
+    pub(super) fn set_turn(&mut self, state: &mut State, key: TurnKey, turn: Turn) {
+        let before = state.turns.insert(key.clone(), turn);
+        self.undo.push(Undo::Turn(key, before));
     }
 
     /// Adds, replaces or removes a periodic job.
@@ -133,6 +141,7 @@ impl Open {
                 Undo::Paused(queue, paused) => drop(set(&mut state.paused, queue, paused)),
                 Undo::Limits(queue, limits) => drop(set(&mut state.limits, queue, limits)),
                 Undo::Bucket(key, bucket) => drop(set(&mut state.buckets, key, bucket)),
+                Undo::Turn(key, turn) => drop(set(&mut state.turns, key, turn)),
                 Undo::Cron(name, periodic) => drop(set(&mut state.crons, name, periodic)),
                 Undo::Counted(_) => {}
                 Undo::Audit(id, entry) => drop(set(&mut state.audit, id, entry)),
@@ -179,7 +188,7 @@ impl Open {
                         periodic.held_by = None;
                     }
                 }
-                Undo::Audit(..) | Undo::Notes(..) => {}
+                Undo::Audit(..) | Undo::Notes(..) | Undo::Turn(..) => {}
                 Undo::Wait(key, _) => {
                     if let Some(wait) = state.waits.get_mut(&key) {
                         wait.added_by = None;

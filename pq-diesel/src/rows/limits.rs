@@ -18,12 +18,17 @@ row! {
         at: Option<PgTimestamp> => Nullable<Timestamptz>,
         tokens_of_group: Option<f64> => Nullable<Double>,
         at_of_group: Option<PgTimestamp> => Nullable<Timestamptz>,
+        ahead: i64 => BigInt,
     }
 }
 
 impl LimitUseRow {
-    /// Returns the limits that keep the job from being taken at `now`.
-    pub(crate) fn reached(self, now: chrono::DateTime<chrono::Utc>) -> Vec<Reason> {
+    /// Returns the limits that keep the job from being taken at `now`, and, if its queue is fair, its group and how many jobs
+    /// of that come first.
+    pub(crate) fn reached(
+        self,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> (Vec<Reason>, Option<(Option<String>, u64)>) {
         let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
         let used = |running, tokens: Option<f64>, at: Option<PgTimestamp>| LimitUse {
             running: number(running),
@@ -32,6 +37,9 @@ impl LimitUseRow {
         let of_group = used(self.running_of_group, self.tokens_of_group, self.at_of_group);
         let group = self.group.as_deref().map(|group| (group, of_group));
         let of_queue = used(self.running, self.tokens, self.at);
-        Limits::from_stored(Some(&self.limits)).reached(number(self.cost), of_queue, group, now)
+        let limits = Limits::from_stored(Some(&self.limits));
+        let reached = limits.reached(number(self.cost), of_queue, group, now);
+        let ahead = u64::try_from(self.ahead).unwrap_or_default();
+        (reached, limits.fair.then_some((self.group, ahead)))
     }
 }

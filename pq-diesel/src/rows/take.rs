@@ -93,7 +93,10 @@ impl TakeResult {
             };
             result.jobs.push(Arc::new(Claim { record, token, held, lease_limit, limited }));
         }
-        sort(&mut result.jobs);
+        if !limited {
+            // The statement for limited queues returns the jobs in their order, or in that of the turns.
+            sort(&mut result.jobs);
+        }
         result
     }
 }

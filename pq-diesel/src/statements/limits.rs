@@ -7,16 +7,44 @@ pub(super) const LIMITS: &str =
 /// Replaces the limits of a queue. $1 queue, $2 JSON, or null for none. Locks: its row of the table of controls.
 pub(super) const SET_LIMITS: &str = "SELECT {set_limits}($1, $2::text::jsonb)::text";
 
-/// Returns the limits of the queue of a waiting job, if it has any, and how much of them is used. $1 job. No locks.
+/// Returns the limits of the queue of a waiting job, if it has any, and how much of them is used. $1 job, $2 most jobs that
+/// come first. No locks.
 ///
-/// The jobs that run are those under leases. What open transactions have taken is not seen.
+/// The jobs that run are those under leases. What open transactions have taken is not seen. If the queue is fair, the jobs of
+/// the same group and priority are counted that come first; those without a group among the first of the queue.
 pub(super) const LIMIT_USE: &str = "\
 WITH job AS MATERIALIZED (
     SELECT job.q_name, nullif(job.annotations ->> 'group', '') AS group_key, control.limits::text AS limits,
+        control.limits ? 'fair' AS is_fair, -job.priority::bigint AS level,
+        coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at, job.id,
         CASE WHEN jsonb_typeof(job.annotations -> 'cost') = 'number'
             THEN least(greatest((job.annotations ->> 'cost')::numeric, 1), 1000000)::bigint ELSE 1 END AS cost
     FROM {jobs} AS job JOIN {controls} AS control ON control.q_name = job.q_name AND control.limits IS NOT NULL
     WHERE job.id = $1 AND job.dequeued_at IS NULL
+), ahead AS (
+    SELECT count(*) AS jobs FROM (
+        (SELECT FROM job JOIN {jobs} AS other ON other.q_name = job.q_name
+        WHERE job.is_fair AND other.dequeued_at IS NULL AND other.schedule_at IS NULL
+            AND other.annotations ->> 'group' <> '' AND other.annotations ->> 'group' = job.group_key
+            AND -other.priority::bigint = job.level
+            AND (coalesce(other.expected_at, 'infinity'::timestamptz), other.id) < (job.expected_at, job.id)
+        LIMIT $2)
+        UNION ALL
+        (SELECT FROM (
+            SELECT other.annotations ->> 'group' AS group_key FROM job JOIN {jobs} AS other ON other.q_name = job.q_name
+            WHERE job.is_fair AND job.group_key IS NULL AND other.dequeued_at IS NULL AND other.schedule_at IS NULL
+                AND other.serial_key IS NULL AND -other.priority::bigint = job.level
+                AND (coalesce(other.expected_at, 'infinity'::timestamptz), other.id) < (job.expected_at, job.id)
+            LIMIT $2) AS first
+        WHERE coalesce(first.group_key, '') = '')
+        UNION ALL
+        (SELECT FROM job JOIN {jobs} AS other ON other.q_name = job.q_name
+        WHERE job.is_fair AND other.dequeued_at IS NULL AND other.schedule_at <= statement_timestamp()
+            AND nullif(other.annotations ->> 'group', '') IS NOT DISTINCT FROM job.group_key
+            AND -other.priority::bigint = job.level
+            AND (coalesce(other.expected_at, 'infinity'::timestamptz), other.id) < (job.expected_at, job.id)
+        LIMIT $2)
+        LIMIT $2) AS one
 ), running AS (
     SELECT count(*) AS jobs, count(*) FILTER (WHERE held.annotations ->> 'group' = job.group_key) AS of_group
     FROM job JOIN {leases} AS lease ON lease.q_name = job.q_name
@@ -24,26 +52,49 @@ WITH job AS MATERIALIZED (
     WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
 )
 SELECT job.limits, job.group_key, job.cost, running.jobs, running.of_group,
-    bucket.tokens::double precision, bucket.at, group_bucket.tokens::double precision, group_bucket.at
-FROM job CROSS JOIN running
+    bucket.tokens::double precision, bucket.at, group_bucket.tokens::double precision, group_bucket.at,
+    ahead.jobs
+FROM job CROSS JOIN running CROSS JOIN ahead
 LEFT JOIN {buckets} AS bucket ON bucket.q_name = job.q_name AND bucket.group_key = ''
 LEFT JOIN {buckets} AS group_bucket ON group_bucket.q_name = job.q_name AND group_bucket.group_key = job.group_key";
 
 /// Deletes the places and the token buckets that are not needed: those of queues and groups that are not limited any more,
-/// and those of groups without a ready job. Places stay while a lease uses one of them, so that limits which are set again find them. A
-/// bucket is full after a while, as one without a row is.
+/// and those of groups without a ready job of the first hundred priorities. Places stay while a lease uses one of them, so that limits which are set again find them. A
+/// bucket is full after a while, as one without a row is. The bucket of a fair queue says whose turn it is, and stays.
 ///
 /// SKIP LOCKED passes what a take has locked.
 pub(super) const FORGET_LIMITS: &str = "\
-WITH unused AS MATERIALIZED (
+WITH priorities AS MATERIALIZED (
+    SELECT queue.q_name, of_queue.level
+    FROM (SELECT DISTINCT q_name FROM {places} WHERE group_key <> '') AS queue CROSS JOIN LATERAL (
+        WITH RECURSIVE next AS (
+            (SELECT -job.priority::bigint AS level FROM {jobs} AS job
+            WHERE job.q_name = queue.q_name AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                AND job.annotations ->> 'group' <> ''
+            ORDER BY -job.priority::bigint LIMIT 1)
+            UNION ALL
+            SELECT (
+                SELECT -job.priority::bigint FROM {jobs} AS job
+                WHERE job.q_name = queue.q_name AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                    AND job.annotations ->> 'group' <> '' AND -job.priority::bigint > next.level
+                ORDER BY -job.priority::bigint LIMIT 1)
+            FROM next WHERE next.level IS NOT NULL
+        )
+        SELECT next.level FROM next WHERE next.level IS NOT NULL LIMIT 100
+    ) AS of_queue
+), unused AS MATERIALIZED (
     SELECT place.ctid AS tid FROM {places} AS place
     LEFT JOIN {controls} AS control ON control.q_name = place.q_name AND control.limits IS NOT NULL
     WHERE CASE WHEN place.group_key = '' THEN control.limits -> 'running' IS NULL
             ELSE NOT coalesce(control.limits ?| ARRAY['running_per_group', 'groups'], false)
                 OR NOT EXISTS (
-                    SELECT FROM {jobs} AS job
-                    WHERE job.q_name = place.q_name AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                        AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' = place.group_key) END
+                    SELECT FROM priorities CROSS JOIN LATERAL (
+                        SELECT FROM {jobs} AS job
+                        WHERE job.q_name = place.q_name AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                            AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' = place.group_key
+                            AND -job.priority::bigint = priorities.level
+                        LIMIT 1) AS ready
+                    WHERE priorities.q_name = place.q_name) END
         AND NOT EXISTS (
             SELECT FROM {places} AS used JOIN {leases} AS lease ON lease.id = used.lease
             WHERE used.q_name = place.q_name AND used.group_key = place.group_key)
@@ -58,8 +109,8 @@ WITH unused AS MATERIALIZED (
             ELSE coalesce(control.limits #> ARRAY['groups', bucket.group_key, 'rate'],
                 control.limits -> 'rate_per_group') END AS rate
     ) AS current
-    WHERE rate IS NULL OR bucket.tokens + (rate ->> 'tokens')::numeric * 1000000 / (rate ->> 'per_us')::numeric
-        * extract(epoch FROM clock_timestamp() - bucket.at)::numeric >= (rate ->> 'burst')::numeric
+    WHERE NOT (bucket.group_key = '' AND coalesce(control.limits ? 'fair', false)) AND (rate IS NULL OR bucket.tokens + (rate ->> 'tokens')::numeric * 1000000 / (rate ->> 'per_us')::numeric
+        * extract(epoch FROM clock_timestamp() - bucket.at)::numeric >= (rate ->> 'burst')::numeric)
     FOR UPDATE OF bucket SKIP LOCKED
 )
 DELETE FROM {buckets} WHERE ctid = ANY (ARRAY(SELECT tid FROM full_ones))";

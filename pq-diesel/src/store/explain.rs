@@ -32,10 +32,10 @@ impl PgStore {
             .only::<CircumstancesSql, CircumstancesRow>(conn, &self.statements.circumstances, &values)
             .await;
         let after = self.open_waits(conn, id).await;
-        let used = self.one::<LimitUseSql, LimitUseRow>(conn, &self.statements.limit_use, &values[..1]).await;
+        let used = self.one::<LimitUseSql, LimitUseRow>(conn, &self.statements.limit_use, &values).await;
         conn.roll_back_to(around).await?;
         let found = row?.into_circumstances();
-        let limits = used?.map(|used| used.reached(found.now)).unwrap_or_default();
-        Ok(Circumstances { after: after?, limits, ..found })
+        let (limits, turn) = used?.map(|used| used.reached(found.now)).unwrap_or_default();
+        Ok(Circumstances { after: after?, limits, turn, ..found })
     }
 }
