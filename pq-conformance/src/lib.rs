@@ -13,7 +13,7 @@
 //!
 //! impl Fixture for Mine {
 //!     type Store = MemoryStore;
-//!     fn fresh(&self) -> Pq<MemoryStore> {
+//!     fn fresh(&self, _table: usize) -> Pq<MemoryStore> {
 //!         Pq::new(MemoryStore::new())
 //!     }
 //!     fn connect(&self, pq: &Pq<MemoryStore>) -> MemoryConn {
@@ -43,7 +43,7 @@ use libtest_mimic::{Arguments, Trial};
 use pq_core::store::Connect;
 use pq_core::{Pq, Store};
 
-use self::harness::Harness;
+use self::harness::{FreeTables, Harness};
 
 /// Creates the handles and connections of a store under test.
 pub trait Fixture: Send + Sync + 'static {
@@ -51,7 +51,10 @@ pub trait Fixture: Send + Sync + 'static {
     type Store: Store<Conn: Send>;
 
     /// Returns a handle, with connections of its own, to an empty table that nothing else uses.
-    fn fresh(&self) -> Pq<Self::Store>;
+    ///
+    /// Tables are numbered from 0. A number comes again when the case that used it has passed, so a fixture can empty a
+    /// table instead of creating one.
+    fn fresh(&self, table: usize) -> Pq<Self::Store>;
 
     /// Opens a connection to the same table, as another process would.
     fn connect(&self, pq: &Pq<Self::Store>) -> <Self::Store as Connect>::Conn;
@@ -76,14 +79,16 @@ impl Suite {
     /// Adds all cases on this fixture. The name is the prefix of each trial's name.
     pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
         let fixture = Arc::new(fixture);
+        let tables = Arc::new(FreeTables::default());
         for case in cases::all::<F>() {
             let sentence = case.name.rsplit("cases::").next().unwrap_or(case.name);
             for &access in case.needs.accesses() {
-                let fixture = Arc::clone(&fixture);
+                let (fixture, tables) = (Arc::clone(&fixture), Arc::clone(&tables));
                 let trial = move || {
-                    let harness = Harness::new(fixture, access);
+                    let harness = Harness::new(fixture, access, tables);
                     (case.run)(&harness);
                     harness.assert_access_was_needed(case.needs);
+                    harness.release();
                     Ok(())
                 };
                 self.trials.push(Trial::test(format!("{name}: {sentence} ({access})"), trial));

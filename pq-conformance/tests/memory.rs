@@ -11,7 +11,7 @@ struct Memory;
 impl Fixture for Memory {
     type Store = MemoryStore;
 
-    fn fresh(&self) -> Pq<MemoryStore> {
+    fn fresh(&self, _table: usize) -> Pq<MemoryStore> {
         Pq::new(MemoryStore::new())
     }
 

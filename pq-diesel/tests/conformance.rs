@@ -2,8 +2,10 @@
 
 #![allow(clippy::print_stdout, reason = "the reader must know which server was used")]
 
+#[path = "common/empty_tables.rs"]
+mod empty_tables;
+
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::PgConnection;
@@ -13,6 +15,8 @@ use pq_conformance::{Fixture, Suite};
 use pq_diesel::store::PgStore;
 use pq_diesel::{Builder, Error, Notify, Pq};
 use pq_testing::{Database, Server};
+
+use self::empty_tables::EmptyTables;
 
 /// The way in which a fixture builds its handles.
 #[derive(Clone, Copy)]
@@ -48,7 +52,7 @@ fn set_default(conn: &mut PgConnection, setting: &str, value: &str) -> diesel::Q
 struct Postgres {
     database: Database,
     way: Way,
-    made: AtomicU32,
+    tables: EmptyTables,
 }
 
 impl Postgres {
@@ -64,12 +68,11 @@ impl Postgres {
             let is_set = german.iter().any(|name| set_default(&mut conn, "lc_messages", name).is_ok());
             println!("messages of the hostile database: {}", if is_set { "German" } else { "the server's" });
         }
-        Ok(Self { database, way, made: AtomicU32::new(0) })
+        Ok(Self { database, way, tables: EmptyTables::default() })
     }
 
-    /// Returns the settings of a handle with a table of its own.
-    fn builder(&self) -> Builder {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
+    /// Returns the settings of a handle to a table.
+    fn builder(&self, number: usize) -> Builder {
         let url = self.database.url();
         let builder = Pq::builder().pool_size(4);
         match self.way {
@@ -105,9 +108,9 @@ impl Postgres {
 impl Fixture for Postgres {
     type Store = PgStore;
 
-    fn fresh(&self) -> pq_core::Pq<PgStore> {
-        let pq = self.builder().build().expect("names that are allowed");
-        pq.migrate().expect("a table");
+    fn fresh(&self, table: usize) -> pq_core::Pq<PgStore> {
+        let pq = self.builder(table).build().expect("names that are allowed");
+        self.tables.prepare(&self.database, table, &pq);
         pq.as_ref().clone()
     }
 

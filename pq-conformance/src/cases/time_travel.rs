@@ -222,7 +222,7 @@ fn an_advance_wakes_waiters<F: Fixture>(harness: &Harness<F>) {
 }
 
 fn another_table_is_not_touched<F: Fixture>(harness: &Harness<F>) {
-    let other = harness.fixture.fresh();
+    let other = harness.other_table();
     let theirs = other.queue::<u8>("apples").unwrap();
     let id = theirs.put_with(&1, &in_an_hour()).unwrap().id;
     let before = theirs.find(id).unwrap();

@@ -3,9 +3,9 @@
 mod workers;
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::Scope;
 use std::time::Duration;
 
@@ -85,17 +85,58 @@ pub(crate) fn roll_back<R>() -> Result<R, CaseError> {
     Err(CaseError("on purpose".to_owned()))
 }
 
+/// The numbers of the tables that no case uses.
+#[derive(Default)]
+pub(crate) struct FreeTables {
+    made: AtomicUsize,
+    free: Mutex<Vec<usize>>,
+}
+
+impl FreeTables {
+    fn take(&self) -> usize {
+        let free = self.free.lock().unwrap().pop();
+        free.unwrap_or_else(|| self.made.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 pub(crate) struct Harness<F: Fixture> {
     pub(crate) fixture: Arc<F>,
     pub(crate) pq: Pq<F::Store>,
     access: Access,
     access_was_used: AtomicBool,
+    /// The caller's connection, between two calls.
+    callers: Mutex<Option<Conn<F>>>,
+    free: Arc<FreeTables>,
+    tables: Mutex<Vec<usize>>,
 }
 
 impl<F: Fixture> Harness<F> {
-    pub(crate) fn new(fixture: Arc<F>, access: Access) -> Self {
-        let pq = fixture.fresh();
-        Self { fixture, pq, access, access_was_used: AtomicBool::new(false) }
+    pub(crate) fn new(fixture: Arc<F>, access: Access, free: Arc<FreeTables>) -> Self {
+        let table = free.take();
+        let pq = fixture.fresh(table);
+        let tables = Mutex::new(vec![table]);
+        Self {
+            fixture,
+            pq,
+            access,
+            access_was_used: AtomicBool::new(false),
+            callers: Mutex::default(),
+            free,
+            tables,
+        }
+    }
+
+    /// Returns a handle to another table.
+    pub(crate) fn other_table(&self) -> Pq<F::Store> {
+        let table = self.free.take();
+        self.tables.lock().unwrap().push(table);
+        self.fixture.fresh(table)
+    }
+
+    /// Lets other cases use the tables. Those of a failed case are not used again: its threads may still run.
+    pub(crate) fn release(self) {
+        drop((self.pq, self.callers));
+        self.free.free.lock().unwrap().append(&mut self.tables.lock().unwrap());
     }
 
     /// Returns the kind of access for the next call.
@@ -124,6 +165,15 @@ impl<F: Fixture> Harness<F> {
         self.fixture.connect(&self.pq)
     }
 
+    /// Runs calls on the caller's connection.
+    fn on_callers<R>(&self, work: impl FnOnce(&mut Conn<F>) -> R) -> R {
+        let open = self.callers.lock().unwrap().take();
+        let mut conn = open.unwrap_or_else(|| self.connect());
+        let done = work(&mut conn);
+        *self.callers.lock().unwrap() = Some(conn);
+        done
+    }
+
     pub(crate) fn put(&self, data: impl Into<Value>) -> JobId {
         self.put_with(data, &PutOptions::new())
     }
@@ -135,7 +185,7 @@ impl<F: Fixture> Harness<F> {
     pub(crate) fn try_put(&self, data: &Value, options: &PutOptions) -> Result<JobId, Error<F>> {
         match self.access() {
             Access::Own => self.queue().put_with(data, options),
-            Access::Callers => self.queue().on(&mut self.connect()).put_with(data, options),
+            Access::Callers => self.on_callers(|conn| self.queue().on(conn).put_with(data, options)),
         }
         .map(|put| put.id)
     }
@@ -148,7 +198,7 @@ impl<F: Fixture> Harness<F> {
     pub(crate) fn get_many(&self, count: usize) -> Vec<Job<Value>> {
         match self.access() {
             Access::Own => self.queue().get_many(count, Wait::No).unwrap(),
-            Access::Callers => self.queue().on(&mut self.connect()).get_many(count).unwrap(),
+            Access::Callers => self.on_callers(|conn| self.queue().on(conn).get_many(count).unwrap()),
         }
     }
 
@@ -156,7 +206,7 @@ impl<F: Fixture> Harness<F> {
     pub(crate) fn lease(&self, count: usize, lease: Duration) -> Vec<Job<Value>> {
         match self.access() {
             Access::Own => self.queue().lease(count, lease, Wait::No).unwrap(),
-            Access::Callers => self.queue().on(&mut self.connect()).lease(count, lease).unwrap(),
+            Access::Callers => self.on_callers(|conn| self.queue().on(conn).lease(count, lease).unwrap()),
         }
     }
 
@@ -168,7 +218,7 @@ impl<F: Fixture> Harness<F> {
     pub(crate) fn try_settle(&self, job: &Job<Value>, outcome: Outcome) -> Result<(), Error<F>> {
         match self.access() {
             Access::Own => self.queue().settle(job, outcome),
-            Access::Callers => self.queue().on(&mut self.connect()).settle(job, outcome),
+            Access::Callers => self.on_callers(|conn| self.queue().on(conn).settle(job, outcome)),
         }
     }
 
@@ -208,14 +258,14 @@ impl<F: Fixture> Harness<F> {
     pub(crate) fn counts(&self) -> QueueCounts {
         match self.access() {
             Access::Own => self.queue().counts().unwrap(),
-            Access::Callers => self.queue().on(&mut self.connect()).counts().unwrap(),
+            Access::Callers => self.on_callers(|conn| self.queue().on(conn).counts().unwrap()),
         }
     }
 
     pub(crate) fn clear(&self) -> u64 {
         match self.access() {
             Access::Own => self.queue().clear().unwrap(),
-            Access::Callers => self.queue().on(&mut self.connect()).clear().unwrap(),
+            Access::Callers => self.on_callers(|conn| self.queue().on(conn).clear().unwrap()),
         }
     }
 
@@ -225,7 +275,7 @@ impl<F: Fixture> Harness<F> {
     ) -> Result<R, CaseError> {
         match self.access() {
             Access::Own => self.queue().transaction(work),
-            Access::Callers => self.nested(&mut self.connect(), work),
+            Access::Callers => self.on_callers(|conn| self.nested(conn, work)),
         }
     }
 

@@ -5,36 +5,37 @@
 
 #![allow(clippy::print_stdout, reason = "the reader must know which server was used")]
 
+#[path = "../../../pq-diesel/tests/common/empty_tables.rs"]
+mod empty_tables;
 mod store;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use pq_conformance::{Fixture, Suite};
 use pq_diesel_async::{Error, Pq};
 use pq_testing::{Database, Server};
 use tokio::runtime::Runtime;
 
+use self::empty_tables::EmptyTables;
 use self::store::{Blocking, Conn};
 
 struct Postgres {
     database: Database,
     runtime: Runtime,
-    made: AtomicU32,
+    tables: EmptyTables,
 }
 
 impl Fixture for Postgres {
     type Store = Blocking;
 
-    fn fresh(&self) -> pq_core::Pq<Blocking> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
+    fn fresh(&self, table: usize) -> pq_core::Pq<Blocking> {
         let pq = Pq::builder()
             .url(self.database.url())
             .pool_size(4)
-            .table(&format!("queue_{number}"))
+            .table(&format!("queue_{table}"))
             .build()
             .expect("names that are allowed");
-        pq.blocking().migrate().expect("a table");
+        self.tables.prepare(&self.database, table, pq.blocking());
         pq_core::Pq::new(Blocking::new(pq, self.runtime.handle().clone()))
     }
 
@@ -55,5 +56,5 @@ fn main() -> ExitCode {
     println!("PostgreSQL: {}", server.origin());
     let database = server.database().expect("a database");
     let runtime = Runtime::new().expect("a runtime");
-    Suite::new().with("asynchronous", Postgres { database, runtime, made: AtomicU32::new(0) }).run()
+    Suite::new().with("asynchronous", Postgres { database, runtime, tables: EmptyTables::default() }).run()
 }
