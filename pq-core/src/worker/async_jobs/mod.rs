@@ -183,8 +183,10 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             let want = if is_finishing { 0 } else { self.want() };
             let mut is_empty = false;
             let now = Instant::now();
-            if attempts_seen != Some(arrivals.generation()) {
-                attempts_seen = Some(arrivals.generation());
+            // Read once: attempts and the poll must answer the same arrivals.
+            let arrived = Some(arrivals.generation());
+            if attempts_seen != arrived {
+                attempts_seen = arrived;
                 self.look_again_everywhere();
             }
             if now >= retry_at {
@@ -192,10 +194,9 @@ impl<'r, S: Store> Dispatcher<'r, S> {
             }
             let has_room_again = has_ended && self.is_limited;
             let needs_lease = self.transactional.iter().flatten().any(|queue| queue.needs_lease);
-            let has_arrival = seen_arrivals != Some(arrivals.generation());
-            let is_due = has_arrival || now >= poll_at || has_room_again || needs_lease;
+            let is_due = seen_arrivals != arrived || now >= poll_at || has_room_again || needs_lease;
             if want > 0 && is_due && now >= retry_at {
-                seen_arrivals = Some(arrivals.generation());
+                seen_arrivals = arrived;
                 match self.poll(want) {
                     Ok(Polled::Nothing { next_due }) => {
                         let interval = run.store().poll_interval();
@@ -249,10 +250,10 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                 }
             }
             // Has an arrival notify the signal. One that came since the poll ends the wait at once.
-            let arrived = seen_arrivals.is_some_and(|seen| {
+            let has_arrival = seen_arrivals.is_some_and(|seen| {
                 pin!(arrivals.passed(seen)).poll(&mut TaskContext::from_waker(&waker)).is_ready()
             });
-            if !(arrived && want > 0) || now < retry_at {
+            if !(has_arrival && want > 0) || now < retry_at {
                 signal.wait_past(seen, self.pause(poll_at, retry_at, want > 0));
             }
         }
