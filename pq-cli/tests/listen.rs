@@ -87,7 +87,15 @@ fn health_answers_while_the_database_hangs() -> Outcome {
     let listening = Listening::start(&database, &["--exec", "true"])?;
     wait_for("readiness", || Ok(listening.get("/readyz")?.status == 200))?;
     let mut conn = database.connect()?;
-    conn.batch_execute("BEGIN; LOCK TABLE pq.queue_workers, pq.queue IN ACCESS EXCLUSIVE MODE")?;
+    // The worker's own transaction may hold one of the tables and wait for the other.
+    wait_for("both locks", || {
+        let both = "BEGIN; LOCK TABLE pq.queue_workers, pq.queue IN ACCESS EXCLUSIVE MODE";
+        let locked = conn.batch_execute(both).is_ok();
+        if !locked {
+            conn.batch_execute("ROLLBACK")?;
+        }
+        Ok(locked)
+    })?;
     for _ in 0..3 {
         let began = Instant::now();
         let unready = listening.get("/readyz")?;
