@@ -216,7 +216,7 @@ fn worker_threads_never_run_jobs_of_one_key_concurrently<F: Fixture>(harness: &H
 }
 
 fn threads_that_wait_for_one_key_wake_in_turn<F: Fixture>(harness: &Harness<F>) {
-    const JOBS: u32 = 200;
+    const JOBS: u32 = 50;
     let task = task::<F, u32>(harness).serialize_by(|_| "one".to_owned());
     let handlers =
         [task.leased(|_, _| Ok::<_, CaseError>(())), task.transactional(|_, _| Ok::<_, CaseError>(()))];
