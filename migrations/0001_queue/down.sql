@@ -1,5 +1,5 @@
 -- Drops every object of pq and deletes all jobs. Without CASCADE it fails if other objects depend on the tables.
-DROP FUNCTION "pq"."queue_take_limited"(text, integer, bigint, bigint);
+DROP FUNCTION "pq"."queue_take_limited"(text, integer, bigint, bigint, bigint, timestamptz, bigint);
 DROP TABLE "pq"."queue_waits";
 DROP TABLE "pq"."queue_notes";
 DROP TABLE "pq"."queue_audit";
@@ -42,12 +42,13 @@ DROP FUNCTION "pq"."queue_cancel_leased"(bigint, text);
 DROP FUNCTION "pq"."queue_return"(bigint, bigint, text, text);
 DROP FUNCTION "pq"."queue_keeps_unique"(text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_lock_keyed_job"(tid, text, text, bigint, bigint);
-DROP FUNCTION "pq"."queue_pick_limited"(text, integer, bigint, jsonb);
+DROP FUNCTION "pq"."queue_pick_limited"(text, integer, bigint, jsonb, bigint, timestamptz, bigint);
 DROP FUNCTION "pq"."queue_pick_in_turn"(text, integer, jsonb, boolean, jsonb);
 DROP FUNCTION "pq"."queue_groups_in_turn"(text, bigint, text, integer);
 DROP FUNCTION "pq"."queue_lock_turns"(text);
 DROP FUNCTION "pq"."queue_is_first_of_key"(text, text, bigint, timestamptz, bigint, timestamptz);
 DROP FUNCTION "pq"."queue_lock_places"(text, text, integer, integer, integer);
+DROP FUNCTION "pq"."queue_lock_places_of_groups"(text, text[], integer[], integer[]);
 DROP FUNCTION "pq"."queue_lock_bucket"(text, text, jsonb);
 DROP FUNCTION "pq"."queue_set_limits"(text, jsonb);
 

@@ -525,6 +525,54 @@ BEGIN
 END
 $names$;
 
+-- Locks free places of many groups of a limited queue as queue_lock_places does, in two statements. Returns only the groups
+-- whose places this decides: for the others places must be created, or exist beyond the limit.
+CREATE FUNCTION "pq"."queue_lock_places_of_groups"(queue text, names text[], most integer[], wanted integer[])
+    RETURNS TABLE (group_of text, places integer[], is_busy boolean)
+    LANGUAGE plpgsql
+AS $names$
+DECLARE
+    own CONSTANT text := coalesce(current_setting('pq.places', true), '');
+    -- The places of each group that are locked, as text, because an array of arrays cannot have rows of different lengths.
+    held text[];
+BEGIN
+    SELECT array_agg(locked.places ORDER BY locked.position) INTO held FROM (
+        SELECT given.position, ARRAY(
+            SELECT used.place FROM "pq"."queue_places" AS used
+            WHERE used.q_name = queue AND used.group_key = given.name AND used.place <= given.most
+                AND CASE WHEN used.lease > 0 THEN
+                    NOT EXISTS (SELECT FROM "pq"."queue_leases" AS lease WHERE lease.id = used.lease)
+                        OR EXISTS (
+                            SELECT FROM "pq"."queue_settled" AS done
+                            WHERE done.lease = used.lease AND done.job = used.job)
+                    ELSE used.lease IS NULL OR strpos(own, ',' || -used.lease || ',') = 0 END
+            LIMIT given.wanted FOR UPDATE SKIP LOCKED)::text AS places
+        FROM unnest(names, most, wanted) WITH ORDINALITY AS given (name, most, wanted, position)
+    ) AS locked;
+    RETURN QUERY
+    SELECT looked.name, coalesce(array_agg(looked.place) FILTER (WHERE looked.is_mine), '{}'),
+        count(*) FILTER (WHERE looked.is_mine) < looked.wanted
+            AND count(*) FILTER (WHERE looked.is_free) > count(*) FILTER (WHERE looked.is_mine)
+    FROM (
+        SELECT seen.*, seen.is_free AND seen.place = ANY (seen.held::integer[]) AS is_mine
+        FROM (
+            SELECT given.*, used.place,
+                CASE WHEN used.lease > 0 THEN
+                    NOT EXISTS (SELECT FROM "pq"."queue_leases" AS lease WHERE lease.id = used.lease)
+                        OR EXISTS (
+                            SELECT FROM "pq"."queue_settled" AS done
+                            WHERE done.lease = used.lease AND done.job = used.job)
+                    ELSE used.lease IS NULL OR strpos(own, ',' || -used.lease || ',') = 0 END AS is_free
+            FROM unnest(names, most, wanted, held) AS given (name, most, wanted, held)
+                JOIN "pq"."queue_places" AS used ON used.q_name = queue AND used.group_key = given.name
+        ) AS seen
+    ) AS looked
+    GROUP BY looked.name, looked.most, looked.wanted
+    HAVING count(*) FILTER (WHERE looked.place > looked.most) = 0
+        AND (count(*) FILTER (WHERE looked.is_mine) = looked.wanted OR count(*) = looked.most);
+END
+$names$;
+
 -- Locks a token bucket, and returns how many tokens it has at an instant. Returns null if another transaction has it.
 CREATE FUNCTION "pq"."queue_lock_bucket"(
     queue text, group_of text, rate jsonb, OUT tokens numeric, OUT counted_at timestamptz)
@@ -813,10 +861,14 @@ $names$;
 -- these have no place. The first job that lacks tokens ends the take, or the turn of its group, so that cheaper ones do not
 -- overtake it endlessly.
 --
+-- If the queue has only ready jobs without keys and no limits of groups, a take can resume behind a position. If no job is
+-- there, it begins at the start.
+--
 -- In a fair queue the candidates are those of one priority, in the order of the turns, and those of the next priority are read
 -- when none of them is taken any more.
 CREATE FUNCTION "pq"."queue_pick_limited"(
     queue text, most integer, new_lease bigint, limits jsonb,
+    after_level bigint, after_expected timestamptz, after_id bigint,
     OUT tids tid[], OUT ids bigint[], OUT places integer[], OUT groups text[], OUT group_places integer[],
     OUT wait bigint, OUT is_busy boolean, OUT has_unused boolean)
     LANGUAGE plpgsql
@@ -831,6 +883,8 @@ DECLARE
     is_fair CONSTANT boolean := limits ? 'fair';
     has_group_limits CONSTANT boolean := limits ?| ARRAY['running_per_group', 'rate_per_group']
         OR jsonb_path_exists(limits, '$.groups.*.running') OR jsonb_path_exists(limits, '$.groups.*.rate');
+    has_places_only CONSTANT boolean := (limits ? 'running_per_group' OR jsonb_path_exists(limits, '$.groups.*.running'))
+        AND NOT limits ? 'rate_per_group' AND NOT jsonb_path_exists(limits, '$.groups.*.rate');
     by_group CONSTANT boolean := is_fair OR has_group_limits;
     by_cost CONSTANT boolean := has_group_limits OR limits ? 'rate';
     rate CONSTANT jsonb := limits -> 'rate';
@@ -957,6 +1011,100 @@ BEGIN
             END IF;
         END IF;
         was_taken := cardinality(ids);
+        IF has_places_only AND (is_head OR cardinality(in_turn) > 1) THEN
+            -- Places of most of the groups are locked at once.
+            FOR opened IN
+                SELECT locked.* FROM (
+                    SELECT array_agg(of_group.name) AS names, array_agg(of_group.most) AS most,
+                        array_agg(least(of_group.most, of_group.jobs, room - cardinality(ids))::integer) AS wanted
+                    FROM (
+                        SELECT given.name, given.jobs, coalesce((limits #>> ARRAY['groups', given.name, 'running'])::integer,
+                            (limits ->> 'running_per_group')::integer) AS most
+                        FROM (
+                            SELECT first.name, count(*) AS jobs FROM (
+                                SELECT job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
+                                WHERE is_head AND job.q_name = queue AND job.dequeued_at IS NULL
+                                    AND job.schedule_at IS NULL AND job.serial_key IS NULL
+                                ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                                LIMIT room
+                            ) AS first
+                            WHERE first.name <> '' GROUP BY first.name
+                            UNION ALL
+                            SELECT next.name, share * coalesce((limits #>> ARRAY['groups', next.name, 'weight'])::integer, 1)
+                            FROM unnest(in_turn) AS next (name) WHERE NOT is_head
+                        ) AS given
+                        WHERE NOT EXISTS (SELECT FROM unnest(group_names) AS known (name) WHERE known.name = given.name)
+                        LIMIT room
+                    ) AS of_group
+                    WHERE of_group.most IS NOT NULL
+                ) AS given CROSS JOIN LATERAL "pq"."queue_lock_places_of_groups"(
+                    queue, given.names, given.most, given.wanted) AS locked
+            LOOP
+                is_busy := is_busy OR opened.is_busy;
+                group_names := group_names || opened.group_of;
+                rates := array_append(rates, NULL);
+                group_tokens := array_append(group_tokens, NULL);
+                group_at := array_append(group_at, NULL);
+                has_spent_of := has_spent_of || false;
+                left_of := left_of || cardinality(opened.places);
+                next_of := next_of || cardinality(free) + 1;
+                free := free || opened.places;
+            END LOOP;
+            IF is_head AND is_plain AND rate IS NULL AND (most <= 8 OR max_bytes > (
+                SELECT pg_relation_size(stored.reltoastrelid) FROM pg_class AS stored JOIN pg_type AS row_type
+                    ON row_type.typrelid = stored.oid WHERE row_type.oid = pg_typeof(NULL::"pq"."queue"))) THEN
+                -- The first jobs whose groups have places are locked at once.
+                SELECT coalesce(array_agg(locked.tid ORDER BY locked.number), '{}'),
+                    coalesce(array_agg(locked.id ORDER BY locked.number), '{}'),
+                    array_agg(locked.name ORDER BY locked.number),
+                    array_agg(free[locked.next_place + locked.number_in_group - 1] ORDER BY locked.number)
+                INTO tids, ids, groups, group_places
+                FROM (
+                    SELECT chosen.*
+                    FROM (
+                        SELECT ranked.*, known.next_place,
+                            row_number() OVER (ORDER BY ranked.neg_priority, ranked.expected_at, ranked.id) AS number
+                        FROM (
+                            SELECT first.*, row_number() OVER (
+                                PARTITION BY first.name ORDER BY first.neg_priority, first.expected_at, first.id
+                            ) AS number_in_group
+                            FROM (
+                                SELECT job.ctid AS tid, job.id, nullif(job.annotations ->> 'group', '') AS name,
+                                    -job.priority::bigint AS neg_priority,
+                                    coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at
+                                FROM "pq"."queue" AS job
+                                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                                    AND job.serial_key IS NULL
+                                ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                                LIMIT room
+                            ) AS first
+                        ) AS ranked LEFT JOIN unnest(group_names, left_of, next_of) AS known (name, places, next_place)
+                            ON known.name = ranked.name
+                        WHERE ranked.name IS NULL OR ranked.number_in_group <= known.places
+                            OR known.places IS NULL AND coalesce((limits #>> ARRAY['groups', ranked.name, 'running']),
+                                limits ->> 'running_per_group') IS NULL
+                        ORDER BY ranked.neg_priority, ranked.expected_at, ranked.id
+                        LIMIT room
+                    ) AS chosen JOIN "pq"."queue" AS job ON job.ctid = chosen.tid
+                    WHERE job.id = chosen.id AND job.dequeued_at IS NULL
+                    FOR UPDATE OF job SKIP LOCKED
+                ) AS locked;
+                has_unused := cardinality(free) > cardinality(array_remove(group_places, NULL));
+                EXIT WHEN cardinality(ids) > room * 3 / 4;
+                -- Many of them are full, or need places that do not exist yet.
+                groups := coalesce(groups, '{}');
+                group_places := coalesce(group_places, '{}');
+                FOR opened IN
+                    SELECT known.number, count(*) AS jobs
+                    FROM unnest(groups) AS taken (name)
+                        JOIN unnest(group_names) WITH ORDINALITY AS known (name, number) ON known.name = taken.name
+                    GROUP BY known.number
+                LOOP
+                    left_of[opened.number] := left_of[opened.number] - opened.jobs;
+                    next_of[opened.number] := next_of[opened.number] + opened.jobs;
+                END LOOP;
+            END IF;
+        END IF;
         IF is_simple THEN
             OPEN candidates FOR
                 SELECT job.ctid AS tid, job.id, NULL::text AS serial_key, NULL::bigint AS relation, NULL::text AS name,
@@ -966,6 +1114,8 @@ BEGIN
                 FROM "pq"."queue" AS job
                 WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
                     AND job.serial_key IS NULL
+                    AND (-job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
+                        > (after_level, after_expected, after_id)
                 ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
                 LIMIT room FOR UPDATE SKIP LOCKED;
         ELSE
@@ -984,9 +1134,13 @@ BEGIN
                             AND (-job.priority::bigint, job.annotations ->> 'group') > (pairs.level, pairs.name)
                         ORDER BY -job.priority::bigint, job.annotations ->> 'group' LIMIT 1) AS next
                 ), names AS (
-                    SELECT pairs.level, pairs.name FROM pairs
-                    UNION ALL
-                    SELECT lowest, given.name FROM unnest(in_turn) AS given (name)
+                    SELECT given.level, given.name, coalesce(taken.jobs, 0) AS had FROM (
+                        SELECT pairs.level, pairs.name FROM pairs
+                        UNION ALL
+                        SELECT lowest, in_turn_now.name FROM unnest(in_turn) AS in_turn_now (name)
+                    ) AS given LEFT JOIN (
+                        SELECT of_job.name, count(*) AS jobs FROM unnest(groups) AS of_job (name) GROUP BY of_job.name
+                    ) AS taken ON taken.name = given.name
                 ), plain AS MATERIALIZED (
                     SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
                         CASE WHEN by_group THEN nullif(job.annotations ->> 'group', '') END AS name,
@@ -1034,7 +1188,7 @@ BEGIN
                                 -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id,
                                 due_at))
                         ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                        LIMIT cardinality(ids) + least(
+                        LIMIT names.had + least(
                             16 + CASE WHEN is_fair THEN share * coalesce(
                                 (limits #>> ARRAY['groups', names.name, 'weight'])::integer, 1) ELSE room END,
                             coalesce((limits #>> ARRAY['groups', names.name, 'running'])::integer,
@@ -1198,6 +1352,11 @@ BEGIN
             EXIT WHEN has_ended OR cardinality(ids) = room OR bytes >= max_bytes;
             CONTINUE;
         END IF;
+        IF is_simple AND NOT has_ended AND cardinality(ids) = 0 AND after_expected > '-infinity' THEN
+            after_level := -2147483649;
+            after_expected := '-infinity';
+            CONTINUE;
+        END IF;
         EXIT WHEN is_simple OR has_ended OR cardinality(ids) > CASE WHEN is_head THEN room / 4 ELSE 0 END;
         IF cardinality(ids) > 0 THEN
             -- Most of the groups of the first jobs are full.
@@ -1259,9 +1418,11 @@ $names$;
 -- the next job may be taken, or 0 if another transaction has locked what is missing for a moment.
 --
 -- lease_length is in microseconds, or null if a transaction owns the jobs. Such a transaction may stay open, so what it
--- has locked for no job is unlocked by a rollback to a savepoint.
+-- has locked for no job is unlocked by a rollback to a savepoint. The take may resume behind the position after_level,
+-- after_expected, after_id; see queue_pick_limited.
 CREATE FUNCTION "pq"."queue_take_limited"(
     queue text, most integer, lease_length bigint, new_token bigint,
+    after_level bigint, after_expected timestamptz, after_id bigint,
     OUT job "pq"."queue", OUT token bigint, OUT next_due bigint, OUT raced boolean, OUT is_limited boolean)
     RETURNS SETOF record
     LANGUAGE plpgsql
@@ -1287,7 +1448,8 @@ BEGIN
         EXIT WHEN most = 0;
         BEGIN
             SELECT * INTO picked FROM "pq"."queue_pick_limited"(
-                queue, most, CASE WHEN lease_length IS NOT NULL THEN new_token END, controls.limits);
+                queue, most, CASE WHEN lease_length IS NOT NULL THEN new_token END, controls.limits,
+                after_level, after_expected, after_id);
             ids := picked.ids;
             wait := CASE WHEN picked.is_busy THEN 0 ELSE picked.wait END;
             EXIT WHEN lease_length IS NOT NULL OR attempt = 4 OR NOT picked.has_unused;

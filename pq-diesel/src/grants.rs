@@ -150,6 +150,7 @@ const CONSUMER: &[Grant] = &[
     grant(CALL, On::Function("lock_turns")),
     grant(CALL, On::Function("is_first_of_key")),
     grant(CALL, On::Function("lock_places")),
+    grant(CALL, On::Function("lock_places_of_groups")),
     grant(CALL, On::Function("lock_bucket")),
     grant(CALL, On::Function("set_limits")),
     grant(CALL, On::Function("limit")),

@@ -102,6 +102,27 @@ DELETE FROM {leases} AS lease USING locked
 WHERE lease.id = $1 AND NOT {is_partly_settled}(locked.id)
 RETURNING lease.id";
 
+/// Completes all jobs of a lease of a limited queue as [`COMPLETE_LEASE`] does, and notifies as
+/// [`super::take::NOTIFY`] does, because others may have the places of the jobs. $1 lease, $2 channels.
+pub(super) const COMPLETE_LIMITED: &str = "\
+WITH locked AS MATERIALIZED (
+    SELECT id FROM {leases}
+    WHERE id = $1 AND NOT awaited AND current_setting('transaction_isolation') = 'read committed'
+    FOR UPDATE
+), gone AS (
+    DELETE FROM {leases} AS lease USING locked
+    WHERE lease.id = $1 AND NOT {is_partly_settled}(locked.id)
+    RETURNING lease.id
+), notified AS MATERIALIZED (
+    SELECT CASE
+        WHEN CASE WHEN pg_try_advisory_lock_shared(notifier_lock)
+            THEN pg_advisory_unlock_shared(notifier_lock) ELSE false END
+        THEN pg_notify(channel, '')::text
+        END
+    FROM gone, unnest($2::text[]) AS channel, {notifier_lock} AS notifier_lock
+)
+SELECT gone.id FROM gone, (SELECT count(*) FROM notified) AS done";
+
 /// Settles jobs of one lease, and returns the accepted ones.
 ///
 /// Arrays with a value for each job: $1 job, $2 outcome, $3 delay in microseconds, $4 error, $5 new payload, $6 result.

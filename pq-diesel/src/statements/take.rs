@@ -201,7 +201,8 @@ SELECT EXISTS (SELECT FROM {controls} WHERE q_name = $1 AND limits IS NOT NULL A
         AND schedule_at > statement_timestamp() AND schedule_at < 'infinity')";
 
 /// Takes jobs of a limited queue, with the result of a fallback. If the queue is not limited, the next statement must
-/// run. $1 queue, $2 most jobs, $3 length of the lease in microseconds, or null if a transaction owns the jobs.
+/// run. $1 queue, $2 most jobs, $3 length of the lease in microseconds, or null if a transaction owns the jobs, $4 to $6
+/// position behind which it may begin.
 ///
 /// Order, locks: as the function states them. It waits for none. If another transaction has locked for a moment what is
 /// missing, the next job is due in 0 microseconds.
@@ -212,7 +213,7 @@ SELECT (job).id, (job).data, (job).enqueued_at, (job).schedule_at, (job).expecte
         THEN ROW((job).crashes, (job).lease_limit, (job).annotations::text, (job).attempt_log::text) END,
     false, token, next_due, raced, NOT is_limited, is_limited
 FROM {take_limited}($1, $2, $3, CASE WHEN $3::bigint IS NULL
-        THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint ELSE nextval({tokens_name}) END) AS taken
+        THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint ELSE nextval({tokens_name}) END, $4, $5, $6) AS taken
 WHERE CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}() ELSE true END";
 
 /// Takes one job again if it is unchanged in the queue, and stores the token of its first take. Returns no row if the

@@ -36,6 +36,7 @@ impl Statements {
             update_leased,
             settle_held,
             complete_lease,
+            complete_limited,
             settle_leased,
             extend,
             maintenance_lock,
@@ -141,6 +142,7 @@ impl Statements {
             update_leased,
             settle_held,
             complete_lease,
+            complete_limited,
             settle_leased,
             extend,
             maintenance_lock,
@@ -253,7 +255,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 215);
+    assert_eq!(statements.texts().len(), 216);
 }
 
 #[test]

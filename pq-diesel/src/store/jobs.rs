@@ -193,6 +193,10 @@ impl PgStore {
         conn: &mut impl SqlConnection,
         settlements: &[Settlement<'_>],
     ) -> Result<Accepted, Error> {
+        let is_limited = settlements.iter().all(|settlement| settlement.job.limited);
+        if is_limited && self.finish_limited(conn, settlements).await? {
+            return Ok(Accepted::new(vec![true; settlements.len()]));
+        }
         let accepted = self.settle_only(conn, settlements).await?;
         let mut limited: Vec<&QueueName> = settlements
             .iter()

@@ -10,8 +10,9 @@ use super::chunks::chunks;
 use super::encoding::Encoding;
 use super::transaction::single_statement;
 use super::{PgStore, SqlConnection, micros, storable};
-use crate::Error;
 use crate::prepared::Value;
+use crate::table::notified_channels;
+use crate::{Error, Notify};
 
 /// The settlement of a job that a transaction holds, as the statement takes it.
 struct HeldSettlement<'a> {
@@ -50,6 +51,32 @@ impl PgStore {
         let complete = &self.statements.complete_lease;
         let gone: Option<i64> =
             self.one::<BigInt, _>(conn, complete, &[Value::BigInt(lease)]).await.map_err(as_single)?;
+        Ok(gone.is_some())
+    }
+
+    /// Completes all jobs of a lease of a limited queue as [`Self::finish`] does, and notifies that their places are free,
+    /// in one statement. Returns `false` also if it may not be used for them.
+    pub(super) async fn finish_limited(
+        &self,
+        conn: &mut impl SqlConnection,
+        settlements: &[Settlement<'_>],
+    ) -> Result<bool, Error> {
+        let positions: Vec<usize> = (0..settlements.len()).collect();
+        let Some(first) = settlements.first() else { return Ok(false) };
+        let Some(lease) = first.job.lease() else { return Ok(false) };
+        let is_one = settlements.iter().all(|settlement| settlement.job.lease() == Some(lease));
+        if !is_one || self.notify == Notify::Off || !is_whole(settlements, &positions) {
+            return Ok(false);
+        }
+        if !is_plain(settlements, &positions) || conn.depth()? > 0 {
+            return Ok(false);
+        }
+        let as_single = single_statement(conn)?;
+        let channels = notified_channels(first.job.queue.as_str());
+        let channels = channels.iter().map(|channel| channel.as_str()).collect();
+        let values = [Value::BigInt(lease), Value::Texts(channels)];
+        let complete = &self.statements.complete_limited;
+        let gone: Option<i64> = self.one::<BigInt, _>(conn, complete, &values).await.map_err(as_single)?;
         Ok(gone.is_some())
     }
 

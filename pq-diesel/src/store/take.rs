@@ -9,6 +9,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use pq_core::store::MAX_TAKE_BYTES;
 use pq_core::{Claim, Key, QueueName, Scan, Taken};
 
+use super::fast_path::LimitedStart;
 use super::{PgStore, SqlConnection, micros};
 use crate::prepared::{Statement, Value};
 use crate::rows::{TakeResult, TakeRow, TakeSql};
@@ -194,13 +195,24 @@ impl PgStore {
         owner: Owner,
     ) -> Result<Option<Taken>, Error> {
         let (lease, most) = (lease_length(owner), i32::try_from(request.count).unwrap_or(i32::MAX));
-        let values = [Value::Text(queue.as_str()), Value::Integer(most), Value::OptionalBigInt(lease)];
+        // The rollback of a transaction returns its jobs, which come before the position then.
+        let start = match owner {
+            Owner::Transaction => LimitedStart::QUEUE,
+            Owner::Caller | Owner::Lease(_) => self.fast_path.limited_start(queue),
+        };
+        let mut values =
+            vec![Value::Text(queue.as_str()), Value::Integer(most), Value::OptionalBigInt(lease)];
+        values.extend(start.values());
         let statement = &self.statements.take_limited;
+        let begun = Instant::now();
         let rows: Vec<TakeRow> = self.rows::<TakeSql, _>(conn, statement, &values).await?;
         let result = TakeResult::new(queue, rows, lease.is_some(), true);
         if result.falls_back {
             self.fallback_levels.forget(queue);
             return Ok(None);
+        }
+        if !matches!(owner, Owner::Transaction) {
+            self.fast_path.note_limited(queue, &start, &result.jobs, begun);
         }
         let awaits_end = matches!(owner, Owner::Transaction) && !result.jobs.is_empty();
         if result.raced || awaits_end {

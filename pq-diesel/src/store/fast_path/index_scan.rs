@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
-use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Bool, Nullable};
 use pq_core::{QueueName, Scan, Taken};
 
@@ -124,11 +123,11 @@ async fn scan(
         Start::Queue => store.of_size(conn, from_start, request.count).await?,
         Start::QueuePastKeys => store.of_size(conn, past_keys, request.count).await?,
         Start::Behind(key) => {
-            values.extend(key_values(key));
+            values.extend(key.values());
             store.of_size(conn, resume, request.count).await?
         }
         Start::Range(KeyRange { after, upto }) => {
-            values.extend(key_values(after).into_iter().chain(key_values(upto)));
+            values.extend(after.values().into_iter().chain(upto.values()));
             (range, Some(Value::count(request.count)))
         }
     };
@@ -144,9 +143,4 @@ async fn scan(
             conn.scan(rows, queue, token).await.map_err(|e| store.error(e))
         }
     }
-}
-
-fn key_values(key: SortKey) -> [Value<'static>; 3] {
-    let expected_at = Value::Timestamp(PgTimestamp(key.expected_at));
-    [Value::BigInt(key.neg_priority), expected_at, Value::BigInt(key.id)]
 }

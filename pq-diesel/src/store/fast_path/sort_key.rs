@@ -1,8 +1,10 @@
 //! Positions in the order in which jobs are taken.
 
 use chrono::{DateTime, Utc};
+use diesel::pg::data_types::PgTimestamp;
 use pq_core::{Claim, NewJob};
 
+use crate::prepared::Value;
 use crate::rows::since_epoch;
 
 /// A position in the order in which jobs are taken, by the columns of the index.
@@ -26,6 +28,12 @@ impl SortKey {
             Some(at) => since_epoch(at),
         };
         Some(Self { neg_priority: -i64::from(job.priority), expected_at, id: job.id.0 })
+    }
+
+    /// Returns the values of the parameters for this key.
+    pub(super) fn values(self) -> [Value<'static>; 3] {
+        let expected_at = Value::Timestamp(PgTimestamp(self.expected_at));
+        [Value::BigInt(self.neg_priority), expected_at, Value::BigInt(self.id)]
     }
 
     /// Returns `true` if a job that is put now may sort before this key. Its id is not known yet.
