@@ -29,7 +29,8 @@ $names$;
 -- annotations is what was noted when the job was put: an object. Its member trace has the headers of the trace context,
 -- tags is an array of texts, and metadata is an object. They do not change how the job runs. group is the text by which
 -- limits count the job, and cost the number of tokens that it takes. notify is
--- true if the end of the job is awaited.
+-- true if the end of the job is awaited. batch is the follow-up of its batch. workflow is the id of its workflow and its name in
+-- it; a job of the queue pq.workflows stands for a workflow, and wake says why it is due.
 --
 -- attempt_log is an array with an object for each of the last attempts that failed or were lost: attempt, at, end, error.
 CREATE TABLE "pq"."queue" (
@@ -94,9 +95,9 @@ CREATE INDEX "queue_scheduled_ordered" ON "pq"."queue"
     WITH (deduplicate_items = off)
     WHERE dequeued_at IS NULL AND schedule_at IS NOT NULL;
 
--- Jobs with tags or metadata, by these. Other jobs have no entry, also if they have a trace context.
+-- Jobs with tags or metadata and those of workflows, by these. Other jobs have no entry, also if they have a trace context.
 CREATE INDEX "queue_annotations" ON "pq"."queue" USING gin ((annotations - 'trace') jsonb_path_ops)
-    WHERE annotations ?| ARRAY['tags', 'metadata'];
+    WHERE annotations ?| ARRAY['tags', 'metadata', 'workflow'];
 
 -- Ready jobs by priority and group, per group in take order, for the limits and the turns of groups. Jobs without a group
 -- have no entry.
@@ -137,7 +138,7 @@ CREATE INDEX "queue_archive_ended" ON "pq"."queue_archive" (q_name, outcome, end
 
 -- For finding jobs by tags and metadata.
 CREATE INDEX "queue_archive_annotations" ON "pq"."queue_archive" USING gin ((annotations - 'trace') jsonb_path_ops)
-    WHERE annotations ?| ARRAY['tags', 'metadata'];
+    WHERE annotations ?| ARRAY['tags', 'metadata', 'workflow'];
 
 -- For pruning the archives of all queues.
 CREATE INDEX "queue_archive_prune" ON "pq"."queue_archive" (outcome, ended_at);
@@ -370,6 +371,9 @@ CREATE INDEX "queue_waits_open" ON "pq"."queue_waits" (follow_up, job) WHERE out
 
 -- For keeping the outcomes of jobs in the archive until the follow-ups that wait for them know these.
 CREATE INDEX "queue_waits_job" ON "pq"."queue_waits" (job) WHERE outcome IS NULL;
+
+-- For letting follow-ups wait again for jobs that are requeued.
+CREATE INDEX "queue_waits_failed" ON "pq"."queue_waits" (job) WHERE outcome <> 'done';
 
 -- For cancelling follow-ups.
 CREATE INDEX "queue_waits_refused" ON "pq"."queue_waits" (follow_up, job) WHERE only_done AND outcome <> 'done';

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::{EndedCounts, Error, JobId};
+use crate::store::Wake;
+use crate::{EndedCounts, Error, JobId, WorkflowJob};
 
 /// The trace context that is stored with a job, by header name: `traceparent`, `tracestate` and so on.
 pub type Trace = BTreeMap<String, String>;
@@ -39,6 +40,10 @@ pub(crate) struct Noted {
     pub(crate) batch: Option<JobId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ended: Option<EndedCounts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) workflow: Option<WorkflowJob>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wake: Option<Wake>,
 }
 
 /// The members of the JSON object, each as its text, so that one which cannot be read hides no other.
@@ -53,6 +58,8 @@ struct Members<'a> {
     cost: Option<&'a RawValue>,
     batch: Option<&'a RawValue>,
     ended: Option<&'a RawValue>,
+    workflow: Option<&'a RawValue>,
+    wake: Option<&'a RawValue>,
 }
 
 impl Annotations {
@@ -159,9 +166,35 @@ impl Annotations {
         self.read(|members| members.ended)
     }
 
-    /// Returns the same annotations of a follow-up that is due.
-    pub(crate) fn with_ended(&self, ended: EndedCounts) -> Self {
-        Self::of(&Noted { ended: Some(ended), ..self.noted() })
+    /// Returns the same annotations of a follow-up that is due, or that waits again.
+    pub(crate) fn with_ended(&self, ended: Option<EndedCounts>) -> Self {
+        Self::of(&Noted { ended, wake: None, ..self.noted() })
+    }
+
+    /// Returns the workflow that the job belongs to, and its name in it. `None` if it belongs to none, or stands for one.
+    #[must_use]
+    pub fn workflow(&self) -> Option<WorkflowJob> {
+        self.read(|members| members.workflow)
+    }
+
+    /// Returns the same annotations of a job of a workflow, which is awaited.
+    pub(crate) fn in_workflow(&self, place: &WorkflowJob) -> Self {
+        Self::of(&Noted {
+            workflow: Some(place.clone()),
+            batch: Some(place.id),
+            notify: true,
+            ..self.noted()
+        })
+    }
+
+    /// Returns why the job of a workflow is due, if that was noted.
+    #[must_use]
+    pub fn wake(&self) -> Option<Wake> {
+        self.read(|members| members.wake)
+    }
+
+    pub(crate) fn with_wake(&self, wake: Option<Wake>) -> Self {
+        Self::of(&Noted { wake, ..self.noted() })
     }
 
     /// Returns whether the end of the job is awaited: the job is kept when it is done, and callers that wait are notified.
@@ -181,6 +214,8 @@ impl Annotations {
             notify: self.is_awaited(),
             batch: self.batch(),
             ended: self.ended(),
+            workflow: self.workflow(),
+            wake: self.wake(),
         }
     }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::Serialize;
 
 use crate::store::{Circumstances, KeyHolder};
-use crate::{JobId, JobRecord, JobState, StepKind, StepRecord, WorkerId, WorkerInfo};
+use crate::{JobId, JobRecord, JobState, StepKind, StepRecord, WORKFLOWS, WorkerId, WorkerInfo};
 
 /// A reason why a job does not run, or what runs it. Its text is a sentence for an operator.
 ///
@@ -220,7 +220,9 @@ impl Reason {
                     && worker.queues.iter().any(|served| served == queue)
             })
         };
-        if live().next().is_none() {
+        if job.queue.as_str() == WORKFLOWS {
+            // Maintenance of any worker runs it.
+        } else if live().next().is_none() {
             reasons.push(Self::NoWorker);
         } else if let Some(task) = job.payload.task() {
             let knows = |worker: &WorkerInfo| {

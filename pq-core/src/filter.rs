@@ -35,6 +35,10 @@ pub struct Filter {
     ///
     /// In an object within it members can be missing as well, and in an array items, as for PostgreSQL's `@>`.
     pub metadata: Map<String, Value>,
+    /// Selects the jobs of this workflow.
+    pub workflow: Option<JobId>,
+    /// Of the jobs of a workflow, selects the one with this name, and those that undo it.
+    pub workflow_job: Option<String>,
 }
 
 impl Filter {
@@ -96,6 +100,18 @@ impl Filter {
         self
     }
 
+    /// Selects only the jobs of the workflow with this id.
+    pub fn workflow(mut self, id: JobId) -> Self {
+        self.workflow = Some(id);
+        self
+    }
+
+    /// Selects only the job of a workflow with this name, and those that undo it. See [`crate::Workflow`].
+    pub fn workflow_job(mut self, workflow: JobId, name: impl Into<String>) -> Self {
+        self.workflow_job = Some(name.into());
+        self.workflow(workflow)
+    }
+
     /// Returns the annotations that a job must contain as JSON, or `None` if there is no condition on them.
     #[must_use]
     pub fn annotations(&self) -> Option<String> {
@@ -105,6 +121,10 @@ impl Filter {
         }
         if !self.metadata.is_empty() {
             wanted.insert("metadata".to_owned(), Value::Object(self.metadata.clone()));
+        }
+        if let Some(workflow) = self.workflow {
+            let named = self.workflow_job.as_ref().map(|name| json!({ "id": workflow, "name": name }));
+            wanted.insert("workflow".to_owned(), named.unwrap_or_else(|| json!({ "id": workflow })));
         }
         (!wanted.is_empty()).then(|| Value::Object(wanted).to_string())
     }
@@ -123,6 +143,10 @@ impl Filter {
             && self.until.is_none_or(|until| job.ended_at.unwrap_or(job.enqueued_at) <= until)
             && (self.tags.is_empty() || self.has_tags(job))
             && (self.metadata.is_empty() || contains_members(&job.annotations.metadata(), &self.metadata))
+            && self.workflow.is_none_or(|id| {
+                let is_named = |name: &str| self.workflow_job.as_ref().is_none_or(|wanted| wanted == name);
+                job.annotations.workflow().is_some_and(|place| place.id == id && is_named(&place.name))
+            })
     }
 
     fn has_tags(&self, job: &JobRecord) -> bool {

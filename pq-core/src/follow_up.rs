@@ -13,6 +13,8 @@ pub struct Links {
     pub after: Vec<After>,
     /// The follow-up that waits for it, too.
     pub batch: Option<JobId>,
+    /// Whether the follow-up of the batch needs this job to be done.
+    pub fails_batch: bool,
     /// Whether it waits although it has no jobs to wait for yet.
     pub(crate) is_open: bool,
 }

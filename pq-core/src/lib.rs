@@ -81,6 +81,7 @@ mod wait;
 mod wake_signal;
 mod when;
 mod worker;
+mod workflow;
 
 pub use annotations::{Annotations, Trace};
 pub use attempt_log::{AttemptEnd, AttemptEntry};
@@ -126,3 +127,6 @@ pub use wait::Wait;
 pub use wake_signal::{Passed, WakeSignal};
 pub use when::{IntoWhen, TimeError, When};
 pub use worker::{Attempt, AttemptFuture, Control, Report, Running, Status, Worker};
+pub use workflow::{
+    Edge, OnFailure, WORKFLOWS, Workflow, WorkflowGraph, WorkflowJob, WorkflowNode, WorkflowPut, WorkflowTask,
+};

@@ -169,8 +169,20 @@ pub(crate) fn sources(states: &[JobState]) -> impl Iterator<Item = Source> + use
 
 /// Returns the text of a filter for the audit log, without its queue and its id.
 pub(crate) fn describe_filter(filter: &Filter) -> String {
-    let Filter { states, serialization_key, id: _, queue: _, after, task, error, until, tags, metadata } =
-        filter;
+    let Filter {
+        workflow_job: _,
+        states,
+        serialization_key,
+        id: _,
+        queue: _,
+        after,
+        task,
+        error,
+        until,
+        tags,
+        metadata,
+        workflow,
+    } = filter;
     let states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
     let parts = [
         (!states.is_empty()).then(|| format!("state {}", states.join(" or "))),
@@ -180,6 +192,7 @@ pub(crate) fn describe_filter(filter: &Filter) -> String {
         error.as_ref().map(|error| format!("error with {error:?}")),
         until.map(|until| format!("until {until}")),
         (!tags.is_empty()).then(|| format!("tags {tags:?}")),
+        workflow.map(|JobId(id)| format!("workflow {id}")),
         (!metadata.is_empty()).then(|| format!("metadata {}", Value::Object(metadata.clone()))),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")

@@ -202,6 +202,7 @@ impl PutOptions {
                     false => self.links.after.clone(),
                 },
                 batch: self.links.batch.or(others.links.batch),
+                fails_batch: false,
                 is_open: self.links.is_open || others.links.is_open,
             },
         }
@@ -248,6 +249,8 @@ impl PutOptions {
                 notify: self.awaited,
                 batch: self.links.batch,
                 ended: None,
+                workflow: None,
+                wake: None,
             })?,
             links: self.links.clone(),
             task: None,

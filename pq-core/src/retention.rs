@@ -92,4 +92,6 @@ pub struct MaintenanceReport {
     pub more: bool,
     /// Whether jobs wait until others have ended.
     pub waits: bool,
+    /// Whether the job of a workflow is due, which [`crate::Pq::maintain`] runs.
+    pub workflows: bool,
 }

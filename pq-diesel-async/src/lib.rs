@@ -63,6 +63,7 @@ mod transaction;
 mod transactional;
 mod wait;
 mod worker;
+mod workflow;
 
 /// The parts that this crate's own conformance tests call.
 #[doc(hidden)]
@@ -82,9 +83,9 @@ pub use pq_diesel::JobLogLayer;
 pub use pq_diesel::{
     Accepted, Answer, Backoff, Batch, CallOptions, CancelOutcome, CancellationToken, Claim, Control,
     EndedCounts, Error, Extended, FailedJob, Failure, Filter, Handler, IntoWhen, Job, JobId, JobProgress,
-    JobRecord, JobResult, JobState, LogLevel, LogLine, Notify, OnConflict, Outcome, PayloadLimits,
+    JobRecord, JobResult, JobState, LogLevel, LogLine, Notify, OnConflict, OnFailure, Outcome, PayloadLimits,
     Predecessor, Progress, Put, PutOptions, PutOutcome, QueueName, Report, Retention, StopMode, StoredLine,
-    Trace, Tracer, Wait, When,
+    Trace, Tracer, WORKFLOWS, Wait, When, Workflow, WorkflowGraph, WorkflowJob,
 };
 pub use queue::Queue;
 pub use stream::JobStream;

@@ -296,7 +296,11 @@ impl Pq {
     pub async fn maintain(&self, retention: &Retention) -> Result<Option<MaintenanceReport>, Error> {
         let mut lent = self.shared.lend().await?;
         let done = self.shared.store().maintain_on(&mut lent.sql(), retention).await;
-        finish(lent, done)
+        let mut report = finish(lent, done)?;
+        if let Some(report) = report.as_mut().filter(|report| report.workflows) {
+            report.more |= self.in_thread(|pq| pq.advance_workflows()).await?;
+        }
+        Ok(report)
     }
 
     /// Creates the table or migrates it to this version, on a connection of [`Pq::blocking`] in a thread of its own.

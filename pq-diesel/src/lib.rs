@@ -69,17 +69,19 @@ mod statements;
 mod steps;
 pub mod store;
 mod table;
+mod workflow;
 
 #[cfg(feature = "log-layer")]
 pub use pq_core::JobLogLayer;
 pub use pq_core::{
     Accepted, Annotations, Answer, AttemptEnd, AttemptEntry, Backoff, Batch, CallOptions, CancelOutcome,
-    CancellationToken, ChangeOutcome, Claim, Codec, CodecError, Cron, EndedCounts, Extended, FailedJob,
+    CancellationToken, ChangeOutcome, Claim, Codec, CodecError, Cron, Edge, EndedCounts, Extended, FailedJob,
     Failure, Filter, GroupLimits, IntoWhen, Isolation, Job, JobId, JobInfo, JobProgress, JobRecord,
-    JobResult, JobState, Key, Limits, LogLevel, LogLine, Next, OnConflict, Operation, OperationReport,
-    Outcome, Payload, PayloadLimits, Predecessor, Progress, Put, PutOptions, PutOutcome, QueueName, Rate,
-    Reason, Report, Retention, Running, Settlement, Status, StepKind, StepRecord, StopMode, StoredLine,
-    TimeError, Trace, Tracer, Wait, When, codec_by_name,
+    JobResult, JobState, Key, Limits, LogLevel, LogLine, Next, OnConflict, OnFailure, Operation,
+    OperationReport, Outcome, Payload, PayloadLimits, Predecessor, Progress, Put, PutOptions, PutOutcome,
+    QueueName, Rate, Reason, Report, Retention, Running, Settlement, Status, StepKind, StepRecord, StopMode,
+    StoredLine, TimeError, Trace, Tracer, WORKFLOWS, Wait, When, Workflow, WorkflowGraph, WorkflowJob,
+    WorkflowNode, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};
@@ -99,4 +101,6 @@ mod pages {
     struct Operations;
     #[doc = include_str!("../../docs/guarantees.md")]
     struct Guarantees;
+    #[doc = include_str!("../../docs/workflows.md")]
+    struct Workflows;
 }

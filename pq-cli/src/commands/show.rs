@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use pq_diesel::{
-    AttemptEntry, Filter, JobId, JobState, Key, Predecessor, Progress, Reason, StepKind, StepRecord,
+    AttemptEntry, Filter, JobId, JobState, Key, Pq, Predecessor, Progress, Reason, StepKind, StepRecord,
+    WORKFLOWS, WorkflowJob,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -23,7 +24,7 @@ const MAX_PREDECESSORS: usize = 100;
 
 /// Show a job, whether it waits, runs or is archived, and why it does not run.
 #[derive(Debug, clap::Args)]
-#[command(after_help = examples("pq show 42\npq show 42 --log\npq show 42 --json | jq .payload"))]
+#[command(after_help = examples("pq show 42\npq show 42 --log\npq show 42 --json | jq .payload\npq show 42 --tree\npq show 42 --dot | dot -Tsvg"))]
 pub(crate) struct Show {
     /// Job id.
     #[arg(value_parser = job_output::parse_id, allow_negative_numbers = true)]
@@ -31,6 +32,15 @@ pub(crate) struct Show {
     /// Print the log of the job, too.
     #[arg(long)]
     log: bool,
+    /// Print the workflow of the job as a tree with the states of its jobs. Also takes the id of the workflow.
+    #[arg(long, conflicts_with_all = ["log", "dot", "mermaid"])]
+    tree: bool,
+    /// Print the workflow of the job in DOT, for Graphviz.
+    #[arg(long, conflicts_with_all = ["log", "json", "mermaid"])]
+    dot: bool,
+    /// Print the workflow of the job as a Mermaid flowchart.
+    #[arg(long, conflicts_with_all = ["log", "json"])]
+    mermaid: bool,
     /// Print JSON: an object.
     #[arg(long)]
     json: bool,
@@ -53,6 +63,9 @@ struct Shown<'j> {
 impl Show {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let pq = global.connect()?;
+        if self.tree || self.dot || self.mermaid {
+            return self.draw(&pq);
+        }
         let same_id = pq.list(&Filter::id(JobId(self.id)), MAX_SAME_ID)?;
         let Some(job) = same_id.first() else {
             output::print_error(&format!("cannot show job {}: {}", self.id, job_output::NOT_FOUND));
@@ -78,6 +91,14 @@ impl Show {
         }
         let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let text = |key: &Key| key.as_str().to_owned();
+        let place = job.annotations.workflow();
+        let batch =
+            job.annotations.batch().filter(|batch| place.as_ref().is_none_or(|place| place.id != *batch));
+        let workflow = place.map(|WorkflowJob { id, name, undoes }| {
+            format!("{id}, {} {name:?}; `pq show {id} --tree`", if undoes { "undoes" } else { "as" })
+        });
+        let workflow = workflow
+            .or_else(|| (job.queue.as_str() == WORKFLOWS).then(|| format!("`pq show {} --tree`", self.id)));
         let (tags, metadata) = (job.annotations.tags(), job.annotations.metadata());
         let rows = [
             ("id", Some(job.id.to_string())),
@@ -93,7 +114,8 @@ impl Show {
             ("expected_at", job.expected_at.map(output::format_time_micros)),
             ("serialization key", job.serialization_key.as_ref().map(text)),
             ("unique key", job.unique_key.as_ref().map(text)),
-            ("batch of", job.annotations.batch().map(|follow_up| follow_up.to_string())),
+            ("workflow", workflow),
+            ("batch of", batch.map(|follow_up| follow_up.to_string())),
             ("tags", (!tags.is_empty()).then(|| tags.join(", "))),
             ("metadata", (!metadata.is_empty()).then(|| Value::Object(metadata).to_string())),
             ("traceparent", job.annotations.trace().remove("traceparent")),
@@ -121,6 +143,33 @@ impl Show {
         }
         for stored in &log {
             output::print(&format!("{:18} {}", "log", logs::as_text(stored)))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Show {
+    /// Prints the workflow of the job.
+    fn draw(&self, pq: &Pq) -> Result<ExitCode, Failure> {
+        let Some(workflow) = pq.workflow(JobId(self.id))? else {
+            let reason = match pq.find(JobId(self.id))? {
+                Some(_) => "it belongs to no workflow that is kept",
+                None => job_output::NOT_FOUND,
+            };
+            output::print_error(&format!("cannot show the workflow of job {}: {reason}", self.id));
+            return Ok(ExitCode::from(1));
+        };
+        if self.json {
+            output::print_json(&workflow)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let text = match (self.dot, self.mermaid) {
+            (true, _) => workflow.dot(),
+            (_, true) => workflow.mermaid(),
+            _ => workflow.tree(),
+        };
+        for line in text.lines() {
+            output::print(&output::escape_with_breaks(line))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -45,6 +45,8 @@ mod transactions;
 mod unique_keys;
 mod wait;
 mod workers;
+mod workflow_retries;
+mod workflows;
 
 use crate::Fixture;
 use crate::harness::{Harness, Needs};
@@ -74,7 +76,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 45] = [
+    let topics: [fn() -> Vec<Case<F>>; 47] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -119,6 +121,8 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         operations::cases,
         explain::cases,
         follow_ups::cases,
+        workflows::cases,
+        workflow_retries::cases,
         cron::cases,
     ];
     topics.into_iter().flat_map(|topic| topic()).collect()

@@ -38,7 +38,7 @@ pub(crate) struct ContextAccess<S: Store> {
 /// If the process crashes, the lease expires, and another worker begins the next attempt. To write to the database
 /// exactly once, complete the job in the same transaction with [`Context::complete_with`].
 pub struct Context<S: Store> {
-    pub(super) access: Arc<ContextAccess<S>>,
+    pub(crate) access: Arc<ContextAccess<S>>,
     pub(super) job: Arc<Claim>,
     trace: Trace,
     is_task: bool,

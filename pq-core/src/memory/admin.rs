@@ -6,9 +6,11 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Lease, Paused, Row, State, Tx};
 use super::transaction::MemoryConn;
-use super::{MemoryStore, archive, counting};
-use crate::store::Admin;
-use crate::{CancelOutcome, Error, Filter, JobId, JobRecord, JobState, PausedQueue, QueueCounts, QueueName};
+use super::{MemoryStore, archive, counting, follow_ups};
+use crate::store::{Admin, Wake};
+use crate::{
+    CancelOutcome, Error, Filter, JobId, JobRecord, JobState, PausedQueue, QueueCounts, QueueName, WORKFLOWS,
+};
 
 impl Admin for MemoryStore {
     fn counts(&self, conn: &mut MemoryConn, queue: &QueueName) -> Result<QueueCounts, Error> {
@@ -52,6 +54,10 @@ impl Admin for MemoryStore {
             }
             if !row.free_for(open.tx) {
                 return Ok(CancelOutcome::Held);
+            }
+            if queue.as_str() == WORKFLOWS {
+                follow_ups::wake(state, open, id, Some(Wake::Cancel), None);
+                return Ok(CancelOutcome::Cancelled);
             }
             counting::count(open, &row.job, |counters| counters.cancelled += 1);
             archive::archive(state, open, row, JobState::Cancelled, now);

@@ -8,9 +8,10 @@ use chrono::{DateTime, Utc};
 use super::state::{Archived, Row, State};
 use super::transaction::{MemoryConn, Open};
 use super::{MemoryStore, audit, counting, follow_ups, notes, settle, steps, take, workers};
-use crate::store::{Archive, Undecodable};
+use crate::store::{Archive, Undecodable, Wake};
 use crate::{
     AttemptEnd, AttemptEntry, Error, JobId, JobRecord, JobState, MaintenanceReport, QueueName, Retention,
+    WORKFLOWS,
 };
 
 impl Archive for MemoryStore {
@@ -97,7 +98,10 @@ impl Archive for MemoryStore {
             }
             notes::forget(all, open);
             steps::forget_ended(all, open);
-            Ok(Some(MaintenanceReport { returned, pruned, more: false, waits }))
+            let is_due =
+                |row: &Row| row.job.queue.as_str() == WORKFLOWS && row.free_for(open.tx) && row.is_due(now);
+            let workflows = all.rows.values().any(is_due);
+            Ok(Some(MaintenanceReport { returned, pruned, more: false, waits, workflows }))
         })
     }
 }
@@ -108,9 +112,26 @@ pub(super) fn return_archived(state: &mut State, open: &mut Open, archived: Arch
     if unique_key.is_some_and(|key| state.unique_job(&archived.job.queue, key, open.tx).is_some()) {
         return false;
     }
+    let mut job = JobRecord { schedule_at: None, ..archived.job.clone() };
+    if job.queue.as_str() == WORKFLOWS {
+        job.annotations = job.annotations.with_wake(Some(Wake::Retry));
+    }
+    put_back(state, open, Archived { job: job.clone(), ..archived });
+    follow_ups::reopen(state, open, &job);
+    true
+}
+
+/// Returns an archived job that this transaction can requeue.
+pub(super) fn free_archived(state: &State, open: &Open, id: JobId) -> Option<Archived> {
+    let is_live = state.rows.get(&id).is_some_and(|row| !row.ended || row.held_by != Some(open.tx));
+    let archived = state.archive.get(&id).filter(|_| !is_live);
+    archived.filter(|archived| archived.seen_by(open.tx) && archived.removed_by.is_none()).cloned()
+}
+
+/// Moves a job from the archive back to its queue, with its attempts counted from 0.
+pub(super) fn put_back(state: &mut State, open: &mut Open, archived: Archived) {
     let job = JobRecord {
         state: JobState::Ready,
-        schedule_at: None,
         attempt: 0,
         crashes: 0,
         result: None,
@@ -119,7 +140,6 @@ pub(super) fn return_archived(state: &mut State, open: &mut Open, archived: Arch
     };
     open.set(state, Row::added(job, open.tx));
     open.set_archived(state, Archived { removed_by: Some(open.tx), ..archived });
-    true
 }
 
 /// Moves a row to the archive. Its error and its result go with it.

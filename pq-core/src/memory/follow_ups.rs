@@ -1,15 +1,18 @@
 //! Jobs that wait until other jobs have ended.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Utc};
 
 use super::MemoryStore;
-use super::state::{Row, State, Wait};
+use super::state::{Archived, Row, State, Wait};
 use super::transaction::{MemoryConn, Open};
-use super::{archive, counting};
-use crate::store::FollowUps;
-use crate::{EndedCounts, Error, JobId, JobState, NewJob, Predecessor, Put, PutOutcome};
+use super::{archive, counting, take};
+use crate::store::{FollowUps, Wake};
+use crate::{
+    After, EndedCounts, Error, JobId, JobRecord, JobState, NewJob, Predecessor, Put, PutOutcome, WORKFLOWS,
+};
 
 impl FollowUps for MemoryStore {
     fn predecessors(
@@ -37,6 +40,113 @@ impl FollowUps for MemoryStore {
             Ok(())
         })
     }
+
+    fn cancel_waiting(
+        &self,
+        conn: &mut MemoryConn,
+        jobs: &[JobId],
+        reason: &str,
+    ) -> Result<Vec<JobId>, Error> {
+        let now = Utc::now();
+        conn.operate(|state, open| {
+            let mut cancelled = Vec::new();
+            for id in jobs {
+                let free = state.rows.get(id).filter(|row| row.free_for(open.tx));
+                let Some(mut row) = free.cloned() else { continue };
+                row.job.error = Some(reason.to_owned());
+                counting::count(open, &row.job, |counters| counters.cancelled += 1);
+                archive::archive(state, open, row, JobState::Cancelled, now);
+                cancelled.push(*id);
+            }
+            Ok(cancelled)
+        })
+    }
+
+    fn wait_again(
+        &self,
+        conn: &mut MemoryConn,
+        workflow: JobId,
+        jobs: &[JobId],
+        held: bool,
+    ) -> Result<(), Error> {
+        conn.operate(|state, open| {
+            for id in jobs {
+                if let Some(archived) = archive::free_archived(state, open, *id) {
+                    let job = JobRecord {
+                        schedule_at: held.then_some(After::HELD_UNTIL),
+                        error: None,
+                        annotations: archived.job.annotations.with_ended(None),
+                        ..archived.job.clone()
+                    };
+                    archive::put_back(state, open, Archived { job, ..archived });
+                }
+                let of_job = |(follow_up, job): &(JobId, JobId)| {
+                    held && follow_up == id || (*follow_up, *job) == (workflow, *id)
+                };
+                forget_outcomes(state, open, of_job);
+            }
+            Ok(())
+        })
+    }
+
+    fn wake(
+        &self,
+        conn: &mut MemoryConn,
+        workflow: JobId,
+        why: Option<Wake>,
+        after: Duration,
+    ) -> Result<bool, Error> {
+        let at = (!after.is_zero()).then(|| take::after(Utc::now(), after));
+        conn.operate(|state, open| Ok(wake(state, open, workflow, why, at)))
+    }
+}
+
+/// Makes the job of a workflow due at this time. See [`FollowUps::wake`].
+pub(super) fn wake(
+    state: &mut State,
+    open: &mut Open,
+    workflow: JobId,
+    why: Option<Wake>,
+    at: Option<DateTime<Utc>>,
+) -> bool {
+    let woken = |job: &JobRecord| JobRecord {
+        schedule_at: at,
+        annotations: job.annotations.with_wake(why),
+        ..job.clone()
+    };
+    if let Some(row) = state.rows.get(&workflow).filter(|row| row.free_for(open.tx)).cloned() {
+        open.set(state, Row { job: woken(&row.job), returned_by: Some(open.tx), ..row });
+        return true;
+    }
+    let Some(archived) = archive::free_archived(state, open, workflow) else { return false };
+    archive::put_back(state, open, Archived { job: woken(&archived.job), ..archived });
+    true
+}
+
+/// Lets the follow-ups wait again that wait for a job that was dead or cancelled and is requeued, and wakes workflows.
+///
+/// A call that undoes another job does not wake its workflow: it is only repeated.
+pub(super) fn reopen(state: &mut State, open: &mut Open, job: &JobRecord) {
+    let (id, undoes) = (job.id, job.annotations.workflow().is_some_and(|place| place.undoes));
+    let is_failed = |wait: &Wait| wait.outcome.is_some_and(|outcome| outcome != JobState::Done);
+    let waits = state.waits.iter().filter(|((_, job), wait)| *job == id && is_failed(wait));
+    let follow_ups: Vec<JobId> = waits.map(|((follow_up, _), _)| *follow_up).collect();
+    forget_outcomes(state, open, |(follow_up, job)| *job == id && follow_ups.contains(follow_up));
+    for follow_up in follow_ups {
+        let live = state.rows.get(&follow_up).map(|row| &row.job);
+        let known = live.or_else(|| state.archive.get(&follow_up).map(|archived| &archived.job));
+        if !undoes && known.is_some_and(|job| job.queue.as_str() == WORKFLOWS) {
+            wake(state, open, follow_up, Some(Wake::Reopen), None);
+        }
+    }
+}
+
+fn forget_outcomes(state: &mut State, open: &mut Open, selects: impl Fn(&(JobId, JobId)) -> bool) {
+    let known = state.waits.iter().filter(|(key, wait)| wait.outcome.is_some() && selects(key));
+    let known: Vec<_> = known.map(|(key, wait)| (*key, wait.clone())).collect();
+    for ((follow_up, job), wait) in known {
+        open.set_wait(state, follow_up, job, Some(Wait { outcome: None, ..wait }));
+    }
 }
 
 /// Refuses jobs of batches that have ended.
@@ -49,7 +159,7 @@ pub(super) fn check_batches(state: &State, open: &Open, jobs: &[NewJob]) -> Resu
 pub(super) fn link(state: &mut State, open: &mut Open, jobs: &[NewJob], puts: &[Put]) {
     let mut waits = Vec::new();
     for (job, put) in jobs.iter().zip(puts) {
-        waits.extend(job.links.batch.map(|batch| (batch, put.id, false)));
+        waits.extend(job.links.batch.map(|batch| (batch, put.id, job.links.fails_batch)));
         if put.outcome == PutOutcome::Added {
             waits.extend(job.links.after.iter().map(|after| (put.id, after.job, after.only_done)));
         }
@@ -143,14 +253,15 @@ fn end_wait(state: &mut State, open: &mut Open, follow_up: JobId, now: DateTime<
             refused = refused.or(wait.outcome.map(|outcome| (*job, outcome)));
         }
     }
-    let is_cancelled = refused.is_some();
-    if let Some((job, outcome)) = refused {
+    let is_workflow = row.job.queue.as_str() == WORKFLOWS;
+    let is_cancelled = refused.is_some() && !is_workflow;
+    if let Some((job, outcome)) = refused.filter(|_| !is_workflow) {
         row.job.error = Some(format!("job {job}, for which it waited, is {}", outcome.as_str()));
         counting::count(open, &row.job, |counters| counters.cancelled += 1);
         archive::archive(state, open, row, JobState::Cancelled, now);
-    } else if !is_open {
+    } else if !is_open || refused.is_some() {
         row.job.schedule_at = None;
-        row.job.annotations = row.job.annotations.with_ended(ended);
+        row.job.annotations = row.job.annotations.with_ended(Some(ended));
         open.set(state, Row { returned_by: Some(open.tx), ..row });
     }
     is_cancelled

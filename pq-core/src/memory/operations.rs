@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 
 use super::state::{Archived, Lease, Row, State};
 use super::transaction::{MemoryConn, Open};
-use super::{MemoryStore, admin, archive, counting, put};
-use crate::store::{Batch, Operations, Source};
-use crate::{Error, Filter, JobRecord, JobState, Operation};
+use super::{MemoryStore, admin, archive, counting, follow_ups, put};
+use crate::store::{Batch, Operations, Source, Wake};
+use crate::{Error, Filter, JobRecord, JobState, Operation, WORKFLOWS};
 
 impl Operations for MemoryStore {
     fn tally(&self, conn: &mut MemoryConn, filter: &Filter, limit: usize) -> Result<u64, Error> {
@@ -57,6 +57,9 @@ fn change_waiting(
     let free = state.rows.get(&job.id).filter(|row| row.free_for(open.tx));
     let Some(mut row) = free.cloned() else { return false };
     match operation {
+        Operation::Cancel if row.job.queue.as_str() == WORKFLOWS => {
+            return follow_ups::wake(state, open, job.id, Some(Wake::Cancel), None);
+        }
         Operation::Cancel => {
             counting::count(open, &row.job, |counters| counters.cancelled += 1);
             archive::archive(state, open, row, JobState::Cancelled, now);

@@ -9,7 +9,7 @@ use super::Queue;
 use crate::put_counts::PutCounts;
 use crate::{
     CancellationToken, Codec, Error, Json, MaintenanceReport, PayloadLimits, QueueName, Retention, Store,
-    TaskCounters, Tracer,
+    TaskCounters, Tracer, workflow,
 };
 
 /// A handle to the queues of one store.
@@ -165,7 +165,11 @@ impl<S: Store> Pq<S> {
             #[cfg(feature = "cron")]
             let fired = crate::cron::bring_crons_forward(&*self.store, conn)
                 .and_then(|()| crate::cron::fire_due_crons(&*self.store, conn));
-            let report = self.store.maintain(conn, retention)?;
+            let mut report = self.store.maintain(conn, retention)?;
+            if let Some(report) = report.as_mut().filter(|report| report.workflows) {
+                // Jobs that wait again may wait for jobs that have ended.
+                report.more |= workflow::advance(&*self.store, conn)?;
+            }
             #[cfg(feature = "cron")]
             fired?;
             Ok(report)

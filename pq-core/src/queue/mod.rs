@@ -17,6 +17,7 @@ mod put;
 mod result;
 mod spans;
 mod steps;
+mod workflow;
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -3,7 +3,10 @@
 use super::Pq;
 use crate::audit::Action;
 use crate::operation::{describe_filter, sources};
-use crate::{CancelOutcome, ChangeOutcome, Filter, JobId, JobRecord, Operation, OperationReport, Store};
+use crate::{
+    CancelOutcome, ChangeOutcome, Filter, JobId, JobRecord, Operation, OperationReport, Store, WORKFLOWS,
+    workflow,
+};
 
 /// The number of jobs that a transaction of an operation changes at most.
 const BATCH: usize = 1_000;
@@ -31,10 +34,18 @@ impl<S: Store> Pq<S> {
         let action = Action::new(operation.name()).job(id).details(operation.details());
         let changes = |outcome: &ChangeOutcome| u64::from(outcome.is_accepted());
         self.operation(|conn| {
-            let queue = self.store.list(conn, &Filter::id(id), 1)?.pop().map(|job| job.queue);
-            let Some(queue) = queue else { return Ok(ChangeOutcome::NotFound) };
-            let action = action.queue(queue.as_str());
-            self.recorded_on(conn, &action, changes, |conn| self.change_on(conn, id, operation))
+            let Some(job) = self.store.list(conn, &Filter::id(id), 1)?.pop() else {
+                return Ok(ChangeOutcome::NotFound);
+            };
+            let action = action.queue(job.queue.as_str());
+            let done =
+                self.recorded_on(conn, &action, changes, |conn| self.change_on(conn, id, operation))?;
+            if done.is_accepted() && (job.queue.as_str() == WORKFLOWS || job.annotations.workflow().is_some())
+            {
+                // Otherwise a worker does it with its next run of maintenance.
+                workflow::advance(&*self.store, conn)?;
+            }
+            Ok(done)
         })
     }
 

@@ -58,7 +58,7 @@ pub use audit::Audit;
 pub use connect::{Connect, StoreError};
 pub use counting::{Counting, MAX_COUNTED_QUEUES, MAX_COUNTED_TASKS};
 pub use explain::{Circumstances, Explain, KeyHolder};
-pub use follow_ups::FollowUps;
+pub use follow_ups::{FollowUps, Wake};
 pub use jobs::{Accepted, Extension, Jobs, MAX_KEYED_TAKE, MAX_TAKE_BYTES, Scan, Taken, Undecodable};
 pub use limiting::Limiting;
 pub use notes::Notes;

@@ -14,7 +14,7 @@ use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::incidents::Call;
 use crate::lock::lock;
-use crate::{MaintenanceReport, Store, StoreError};
+use crate::{MaintenanceReport, Store, StoreError, workflow};
 
 /// After a handler has run for this long the jobs that its thread has not begun are given back.
 const SLOW_HANDLER: Duration = Duration::from_millis(100);
@@ -85,7 +85,11 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
         if !schedule.is_search_due(began) {
             return Ok(None);
         }
-        let report = store.maintain(conn, &run.settings.retention)?;
+        let mut report = store.maintain(conn, &run.settings.retention)?;
+        if let Some(report) = report.as_mut().filter(|report| report.workflows) {
+            // Jobs that wait again may wait for jobs that have ended.
+            report.more |= workflow::advance(store, conn)?;
+        }
         let found = report.is_some_and(|report| report.returned + report.pruned > 0 || report.more);
         let now = Instant::now();
         if let Some(report) = report {

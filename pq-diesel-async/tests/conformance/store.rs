@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use pq_core::store::{
     Accepted, Archive, Connect, Extension, FollowUps, Jobs, Keeping, NewStep, Notes, Results, Scan, Steps,
-    Taken, Undecodable,
+    Taken, Undecodable, Wake,
 };
 use pq_core::{
     Claim, Isolation, JobId, JobProgress, JobRecord, JobState, MaintenanceReport, NewJob, NewNotes, Payload,
@@ -286,6 +286,24 @@ impl FollowUps for Blocking {
 
     fn release(&self, conn: &mut Conn, follow_up: JobId) -> Result<(), Error> {
         wait!(self, conn, |store, sql| store.release_on(sql, &[follow_up.0]))
+    }
+
+    fn cancel_waiting(&self, conn: &mut Conn, jobs: &[JobId], reason: &str) -> Result<Vec<JobId>, Error> {
+        wait!(self, conn, |store, sql| store.cancel_waiting_on(sql, jobs, reason))
+    }
+
+    fn wait_again(&self, conn: &mut Conn, workflow: JobId, jobs: &[JobId], held: bool) -> Result<(), Error> {
+        wait!(self, conn, |store, sql| store.wait_again_on(sql, workflow, jobs, held))
+    }
+
+    fn wake(
+        &self,
+        conn: &mut Conn,
+        workflow: JobId,
+        why: Option<Wake>,
+        after: Duration,
+    ) -> Result<bool, Error> {
+        wait!(self, conn, |store, sql| store.wake_on(sql, workflow, why, after))
     }
 }
 

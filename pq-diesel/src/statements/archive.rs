@@ -1,5 +1,7 @@
 //! Statements that archive, requeue, prune and delete jobs.
 
+use super::follow_ups::{cancelled_workflows, reopened, requeued_annotations};
+
 /// Archives a job as dead whose payload cannot be decoded, and counts it. Does nothing if that was done already.
 pub(super) const INSERT_DEAD: &str = "\
 WITH given AS (
@@ -23,24 +25,31 @@ INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_
 
 /// Archives a job that is neither leased nor locked as cancelled, and counts it. $1 queue, $2 job.
 ///
-/// Locks: the row of the job. SKIP LOCKED passes a job that a transaction has taken.
-pub(super) const CANCEL_WAITING: &str = "\
+/// A workflow is only made due: it cancels its jobs first. /// Locks: the row of the job. SKIP LOCKED passes a job that a transaction has taken.
+pub(super) const CANCEL_WAITING: &str = concat!(
+    "\
 WITH free AS MATERIALIZED (
-    SELECT ctid FROM {jobs} WHERE q_name = $1 AND id = $2 AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
-), gone AS (
-    DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
+    SELECT ctid, q_name = {workflows} AS is_workflow FROM {jobs}
+    WHERE q_name = $1 AND id = $2 AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+), ",
+    cancelled_workflows!(),
+    ", gone AS (
+    DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free WHERE NOT is_workflow)) RETURNING *
 ), cleared AS (
     DELETE FROM {unique} AS claimed USING gone
     WHERE claimed.q_name = gone.q_name AND claimed.unique_key = gone.unique_key AND claimed.job = gone.id
 ), counted AS (
     INSERT INTO {counters} (q_name, task, counts) SELECT q_name, {task}, json_build_object('cancelled', 1) FROM gone
+), kept AS (
+    INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
+        serial_key, unique_key, outcome, error, annotations, attempt_log)
+    SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
+        'cancelled', error, annotations, attempt_log
+    FROM gone
+    RETURNING id
 )
-INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes,
-    serial_key, unique_key, outcome, error, annotations, attempt_log)
-SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, unique_key,
-    'cancelled', error, annotations, attempt_log
-FROM gone
-RETURNING id";
+SELECT id FROM kept UNION ALL SELECT id FROM woken"
+);
 
 /// Requests that the owner of a job's lease cancels the job. Returns `requested`; `held` if an open transaction holds the
 /// lease for longer than half a second; or null if no lease holds the job. $1 job, $2 queue.
@@ -66,7 +75,8 @@ LIMIT $5";
 /// id waits or runs. Of several with the same id the newest is requeued: an id that is named means the job that ended last,
 /// also if it is done. Of several with the same unique key the one with the lowest id is requeued. Order: by id. Locks: the archived rows. SKIP LOCKED passes jobs that another session requeues or
 /// prunes. No lock is waited for.
-pub(super) const REQUEUE: &str = "\
+pub(super) const REQUEUE: &str = concat!(
+    "\
 WITH wanted AS MATERIALIZED (
     SELECT entry, id, unique_key FROM {archive} AS job
     WHERE q_name = $1
@@ -89,11 +99,16 @@ WITH wanted AS MATERIALIZED (
     SELECT entry FROM chosen WHERE unique_key IS NULL OR {try_claim_unique}($1, unique_key, id)
 ), gone AS (
     DELETE FROM {archive} WHERE entry IN (SELECT entry FROM claimed) RETURNING *
-)
+), ",
+    reopened!(),
+    "
 INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations,
     attempt_log)
-SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations, attempt_log
-FROM gone ORDER BY id";
+SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, ",
+    requeued_annotations!(),
+    ", attempt_log
+FROM gone ORDER BY id"
+);
 
 /// Deletes archived jobs of a queue. $1 queue, $2 outcome, $3 least age in microseconds.
 pub(super) const PRUNE: &str = "\

@@ -42,7 +42,7 @@ macro_rules! has_annotations {
         concat!(
             "($9 IS NULL OR ",
             $row,
-            ".annotations ?| ARRAY['tags', 'metadata'] AND ",
+            ".annotations ?| ARRAY['tags', 'metadata', 'workflow'] AND ",
             $row,
             ".annotations - 'trace' @> $9::jsonb)"
         )

@@ -70,7 +70,7 @@ WHERE wait.follow_up = ended.follow_up AND wait.job = ended.job AND wait.outcome
 
 /// Archives follow-ups as cancelled of which a job was not done that had to be, and counts them. $1 follow-ups.
 ///
-/// Order: by id. Locks: the rows of the jobs.
+/// A workflow stays, and RELEASE makes it due. /// Order: by id. Locks: the rows of the jobs.
 pub(super) const CANCEL_FOLLOW_UPS: &str = "\
 WITH refused AS MATERIALIZED (
     SELECT DISTINCT ON (follow_up) follow_up, job, outcome FROM {waits}
@@ -79,6 +79,7 @@ WITH refused AS MATERIALIZED (
 ), free AS MATERIALIZED (
     SELECT ctid FROM {jobs}
     WHERE id IN (SELECT follow_up FROM refused) AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
+        AND q_name <> {workflows}
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
@@ -94,7 +95,8 @@ SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attemp
 FROM gone JOIN refused ON refused.follow_up = gone.id
 ORDER BY id";
 
-/// Makes follow-ups due that wait for no job any more, and returns their queues. $1 follow-ups.
+/// Makes follow-ups due that wait for no job any more, and workflows of which a job has failed that they need. Returns their
+/// queues. $1 follow-ups.
 ///
 /// Only an insert fires the trigger that notifies waiting sessions, so the rows are not updated. Order: by id. Locks: the
 /// rows of the jobs.
@@ -102,7 +104,9 @@ pub(super) const RELEASE: &str = "\
 WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} AS job
     WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
-        AND NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.follow_up = job.id AND wait.outcome IS NULL)
+        AND (NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.follow_up = job.id AND wait.outcome IS NULL)
+            OR q_name = {workflows} AND EXISTS (
+                SELECT FROM {waits} AS wait WHERE wait.follow_up = job.id AND only_done AND outcome <> 'done'))
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
@@ -110,10 +114,11 @@ WITH free AS MATERIALIZED (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, attempt, crashes, lease_limit, serial_key,
         unique_key, error, annotations, attempt_log)
     SELECT id, q_name, data, enqueued_at, expected_at, priority, attempt, crashes, lease_limit, serial_key, unique_key,
-        error, coalesce(annotations, '{}') || jsonb_build_object('ended', ended.counts), attempt_log
+        error, coalesce(annotations, '{}') - 'wake' || jsonb_build_object('ended', ended.counts), attempt_log
     FROM gone, LATERAL (
         SELECT coalesce(jsonb_object_agg(outcome, jobs), '{}') AS counts FROM (
-            SELECT outcome, count(*) AS jobs FROM {waits} AS wait WHERE wait.follow_up = gone.id GROUP BY outcome
+            SELECT outcome, count(*) AS jobs FROM {waits} AS wait
+            WHERE wait.follow_up = gone.id AND outcome IS NOT NULL GROUP BY outcome
         ) AS by_outcome
     ) AS ended
     ORDER BY id
@@ -153,3 +158,151 @@ pub(super) const OPEN_WAITS: &str = "\
 SELECT count(*), coalesce(min(job), 0) FROM (
     SELECT job FROM {waits} WHERE follow_up = $1 AND outcome IS NULL ORDER BY job LIMIT $2
 ) AS open_wait";
+
+/// Returns whether a workflow is due. No locks.
+pub(super) const DUE_WORKFLOWS: &str = "\
+SELECT EXISTS (SELECT FROM {jobs} WHERE q_name = {workflows} AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL)
+    OR EXISTS (SELECT FROM {jobs} WHERE q_name = {workflows} AND dequeued_at IS NULL AND schedule_at <= statement_timestamp())";
+
+/// Archives waiting jobs as cancelled, counts them, and returns their ids. $1 jobs, $2 reason.
+///
+/// Order: by id. Locks: the rows of the jobs. SKIP LOCKED passes jobs that transactions have taken.
+pub(super) const STOP_JOBS: &str = "\
+WITH given AS (
+    SELECT $1::bigint[] AS jobs, $2::text AS reason
+), free AS MATERIALIZED (
+    SELECT ctid FROM {jobs} WHERE id = ANY ($1) AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
+), counted AS (
+    INSERT INTO {counters} (q_name, task, counts)
+    SELECT q_name, task, json_build_object('cancelled', count(*))
+    FROM (SELECT q_name, {task} AS task FROM gone) AS job GROUP BY q_name, task
+)
+INSERT INTO {archive} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,
+    outcome, error, annotations, attempt_log)
+SELECT id, q_name, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key, 'cancelled', $2,
+    annotations, attempt_log
+FROM gone ORDER BY id
+RETURNING id";
+
+/// Requeues archived jobs of a workflow, and lets them and the workflow wait again. Returns their queues. $1 workflow, $2 jobs,
+/// $3 whether they wait for the jobs before them (0 or 1), or else are due at once.
+///
+/// A job is passed if a job of its id waits or runs. Order: by id. Locks: the archived rows, and the rows of what is waited for.
+/// SKIP LOCKED passes jobs that another session requeues or prunes.
+pub(super) const RUN_AGAIN: &str = "\
+WITH given AS (
+    SELECT $1::bigint AS workflow, $2::bigint[] AS jobs, $3::integer AS is_held
+), locked AS MATERIALIZED (
+    SELECT entry FROM {archive} AS job
+    WHERE id = ANY ($2)
+        AND NOT EXISTS (SELECT FROM {archive} AS newer WHERE newer.id = job.id AND newer.entry > job.entry)
+        AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
+        AND id NOT IN (SELECT held FROM {leases} AS lease, unnest(lease.jobs) AS held
+            WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held))
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {archive} WHERE entry IN (SELECT entry FROM locked) RETURNING *
+), waits AS (
+    UPDATE {waits} SET outcome = NULL
+    WHERE outcome IS NOT NULL
+        AND (follow_up = ANY ($2) AND $3 = 1 OR follow_up = $1 AND job = ANY ($2))
+), back AS (
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, serial_key, annotations, attempt_log)
+    SELECT id, q_name, data, enqueued_at, CASE WHEN $3 = 1 THEN '9999-12-31 00:00:00+00'::timestamptz END, expected_at, priority,
+        serial_key, annotations - 'ended', attempt_log
+    FROM gone ORDER BY id
+    RETURNING q_name
+)
+SELECT DISTINCT q_name FROM back";
+
+/// Makes a workflow due, whether it waits or is archived, and notes why. Returns whether it could. $1 workflow, $2 why or null,
+/// $3 microseconds until it is due.
+///
+/// Locks: the row of the workflow. SKIP LOCKED passes one that a transaction holds.
+pub(super) const WAKE: &str = "\
+WITH given AS (
+    SELECT $1::bigint AS workflow, $2::text AS why, CASE WHEN $3::bigint > 0
+        THEN statement_timestamp() + $3 * interval '1 microsecond' END AS at
+), free AS MATERIALIZED (
+    SELECT ctid FROM {jobs} WHERE id = $1 AND q_name = {workflows} AND dequeued_at IS NULL FOR UPDATE SKIP LOCKED
+), waiting AS (
+    DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free))
+    RETURNING id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log
+), ended AS MATERIALIZED (
+    SELECT entry FROM {archive}
+    WHERE id = $1 AND q_name = {workflows} AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = $1)
+    ORDER BY entry DESC LIMIT 1 FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {archive} WHERE entry IN (SELECT entry FROM ended)
+    RETURNING id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log
+), back AS (
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, schedule_at, expected_at, priority, error, annotations, attempt_log)
+    SELECT id, q_name, data, enqueued_at, given.at, expected_at, priority, error,
+        coalesce(annotations, '{}') - 'wake' || jsonb_strip_nulls(jsonb_build_object('wake', given.why)), attempt_log
+    FROM (SELECT * FROM waiting UNION ALL SELECT * FROM gone) AS workflow, given
+    RETURNING id
+)
+SELECT EXISTS (SELECT FROM back)";
+
+/// Lets the follow-ups wait again for requeued jobs that wait for them, and wakes their workflows. `gone` has the archived rows
+/// of these jobs.
+///
+/// A call that undoes another job does not wake its workflow: it is only repeated. Locks: the rows of the workflows. SKIP LOCKED
+/// passes those that a transaction holds.
+macro_rules! reopened {
+    () => {
+        "reopened AS (
+        UPDATE {waits} AS wait SET outcome = NULL FROM gone
+        WHERE wait.job = gone.id AND wait.outcome <> 'done'
+        RETURNING wait.follow_up, gone.annotations -> 'workflow' -> 'undoes' IS NULL AS wakes
+    ), free_workflows AS MATERIALIZED (
+        SELECT ctid FROM {jobs}
+        WHERE id IN (SELECT follow_up FROM reopened WHERE wakes) AND q_name = {workflows} AND dequeued_at IS NULL
+        FOR UPDATE SKIP LOCKED
+    ), waiting_workflows AS (
+        DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free_workflows))
+        RETURNING id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log
+    ), ended_workflows AS MATERIALIZED (
+        SELECT entry FROM {archive} AS job
+        WHERE id IN (SELECT follow_up FROM reopened WHERE wakes) AND q_name = {workflows}
+            AND id NOT IN (SELECT id FROM gone)
+            AND NOT EXISTS (SELECT FROM {archive} AS newer WHERE newer.id = job.id AND newer.entry > job.entry)
+            AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
+        FOR UPDATE SKIP LOCKED
+    ), gone_workflows AS (
+        DELETE FROM {archive} WHERE entry IN (SELECT entry FROM ended_workflows)
+        RETURNING id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log
+    ), workflows AS (
+        INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log)
+        SELECT id, q_name, data, enqueued_at, expected_at, priority, error,
+            coalesce(annotations, '{}') || jsonb_build_object('wake', 'reopen'), attempt_log
+        FROM (SELECT * FROM waiting_workflows UNION ALL SELECT * FROM gone_workflows) AS workflow
+    )"
+    };
+}
+
+/// The annotations of a requeued job. That of a workflow notes that it was.
+macro_rules! requeued_annotations {
+    () => {
+        "CASE WHEN q_name = {workflows} THEN coalesce(annotations, '{}') || jsonb_build_object('wake', 'retry') ELSE annotations END"
+    };
+}
+
+/// Makes the waiting workflows in `free` due, whose cancellation is requested, instead of archiving them.
+macro_rules! cancelled_workflows {
+    () => {
+        "waiting_workflows AS (
+        DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free WHERE is_workflow)) RETURNING *
+    ), woken AS (
+        INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log)
+        SELECT id, q_name, data, enqueued_at, expected_at, priority, error,
+            coalesce(annotations, '{}') || jsonb_build_object('wake', 'cancel'), attempt_log
+        FROM waiting_workflows
+        RETURNING id
+    )"
+    };
+}
+
+pub(super) use {cancelled_workflows, reopened, requeued_annotations};

@@ -1,6 +1,6 @@
 //! The placeholders in statements for the names of one table and its derived objects.
 
-use pq_core::AttemptEntry;
+use pq_core::{AttemptEntry, WORKFLOWS};
 
 use crate::table::Table;
 
@@ -43,6 +43,7 @@ impl Names {
             ("notes", table.derived("notes")),
             ("waits", table.derived("waits")),
             ("cron", table.derived("cron")),
+            ("workflows", format!("'{WORKFLOWS}'")),
             ("task", TASK.to_owned()),
             ("attempt_log", attempt_log()),
             ("audit", table.derived("audit")),

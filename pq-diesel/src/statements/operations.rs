@@ -11,6 +11,7 @@ use super::filter::{
     calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_waiting, leased,
     scheduled_first,
 };
+use super::follow_ups::{cancelled_workflows, reopened, requeued_annotations};
 
 /// The first jobs of the table of jobs that the filter selects, by id.
 macro_rules! chosen {
@@ -145,17 +146,20 @@ pub(super) const CHANGE_WAITING: &str = concat!(
         ARRAY(SELECT DISTINCT q_name FROM back)"
 );
 
-/// Archives waiting jobs as cancelled, and counts them. Order: by id. Locks: the rows of the jobs.
+/// Archives waiting jobs as cancelled, and counts them. Workflows are only made due. Order: by id. Locks: the rows of the jobs.
 pub(super) const CANCEL_SELECTED: &str = concat!(
     filter!(),
     scheduled_first!(),
     given!(),
     chosen!(),
     ", free AS MATERIALIZED (
-        SELECT ctid FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) AND dequeued_at IS NULL
+        SELECT ctid, q_name = {workflows} AS is_workflow FROM {jobs}
+        WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) AND dequeued_at IS NULL
         FOR UPDATE SKIP LOCKED
-    ), gone AS (
-        DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *
+    ), ",
+    cancelled_workflows!(),
+    ", gone AS (
+        DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free WHERE NOT is_workflow)) RETURNING *
     ), ",
     cleared!(),
     ", counted AS (
@@ -170,7 +174,8 @@ pub(super) const CANCEL_SELECTED: &str = concat!(
         FROM gone ORDER BY id
         RETURNING id
     )
-    SELECT (SELECT count(*) FROM chosen), (SELECT max(id) FROM chosen), (SELECT count(*) FROM kept), '{}'::text[]"
+    SELECT (SELECT count(*) FROM chosen), (SELECT max(id) FROM chosen),
+        (SELECT count(*) FROM kept) + (SELECT count(*) FROM woken), '{}'::text[]"
 );
 
 /// Deletes jobs that are not leased. Locks: the rows of the jobs.
@@ -241,11 +246,14 @@ pub(super) const RETRY_SELECTED: &str = concat!(
         SELECT entry FROM first WHERE unique_key IS NULL OR {try_claim_unique}(q_name, unique_key, id)
     ), gone AS (
         DELETE FROM {archive} WHERE entry IN (SELECT entry FROM claimed) RETURNING *
-    ), back AS (
+    ), ",
+    reopened!(),
+    ", back AS (
         INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error,
             annotations, attempt_log)
-        SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations,
-            attempt_log
+        SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, ",
+    requeued_annotations!(),
+    ", attempt_log
         FROM gone ORDER BY id
         RETURNING q_name
     )

@@ -65,6 +65,10 @@ impl Statements {
             mark_waits,
             cancel_follow_ups,
             release,
+            due_workflows,
+            stop_jobs,
+            run_again,
+            wake,
             forget_waits,
             predecessors,
             open_waits,
@@ -171,6 +175,10 @@ impl Statements {
             mark_waits,
             cancel_follow_ups,
             release,
+            due_workflows,
+            stop_jobs,
+            run_again,
+            wake,
             forget_waits,
             predecessors,
             open_waits,
@@ -255,7 +263,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 216);
+    assert_eq!(statements.texts().len(), 220);
 }
 
 #[test]

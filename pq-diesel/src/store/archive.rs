@@ -157,6 +157,7 @@ impl PgStore {
             report.returned = returned.max(0).unsigned_abs();
         }
         self.end_waits(conn, &mut report).await?;
+        report.workflows = self.only::<Bool, bool>(conn, &statements.due_workflows, &[]).await?;
         self.changed(conn, &statements.forget_settled, &[]).await?;
         self.changed(conn, &statements.forget_limits, &[]).await?;
         self.forget_silent(conn, WorkerInfo::FORGOTTEN_AFTER).await?;

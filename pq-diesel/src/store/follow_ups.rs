@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use diesel::pg::PgConnection;
 use diesel::sql_types::{BigInt, Bool, Text};
-use pq_core::store::FollowUps;
+use pq_core::store::{FollowUps, Wake};
 use pq_core::{JobId, MaintenanceReport, NewJob, Predecessor, Put, PutOutcome, QueueName, Reason};
 
-use super::{PgStore, SqlConnection};
+use super::{PgStore, SqlConnection, age_micros};
 use crate::Error;
 use crate::connection::blocking;
 use crate::prepared::Value;
@@ -34,6 +35,35 @@ impl FollowUps for PgStore {
     fn release(&self, conn: &mut PgConnection, follow_up: JobId) -> Result<(), Error> {
         blocking(self.release_on(conn, &[follow_up.0]))
     }
+
+    fn cancel_waiting(
+        &self,
+        conn: &mut PgConnection,
+        jobs: &[JobId],
+        reason: &str,
+    ) -> Result<Vec<JobId>, Error> {
+        blocking(self.cancel_waiting_on(conn, jobs, reason))
+    }
+
+    fn wait_again(
+        &self,
+        conn: &mut PgConnection,
+        workflow: JobId,
+        jobs: &[JobId],
+        held: bool,
+    ) -> Result<(), Error> {
+        blocking(self.wait_again_on(conn, workflow, jobs, held))
+    }
+
+    fn wake(
+        &self,
+        conn: &mut PgConnection,
+        workflow: JobId,
+        why: Option<Wake>,
+        after: Duration,
+    ) -> Result<bool, Error> {
+        blocking(self.wake_on(conn, workflow, why, after))
+    }
 }
 
 /// The methods of [`FollowUps`], on a connection of any kind.
@@ -55,10 +85,55 @@ impl PgStore {
     pub async fn release_on(&self, conn: &mut impl SqlConnection, follow_ups: &[i64]) -> Result<(), Error> {
         let values = [Value::BigInts(follow_ups.to_vec())];
         let queues: Vec<String> = self.rows::<Text, _>(conn, &self.statements.release, &values).await?;
+        self.forget_queues(&queues);
+        Ok(())
+    }
+
+    /// Lets takes of this handle find jobs that came into these queues.
+    fn forget_queues(&self, queues: &[String]) {
         for queue in queues.iter().filter_map(|queue| QueueName::new(queue).ok()) {
             self.fast_path.forget_position(&queue);
         }
+    }
+
+    pub async fn cancel_waiting_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        jobs: &[JobId],
+        reason: &str,
+    ) -> Result<Vec<JobId>, Error> {
+        let values = [Value::BigInts(jobs.iter().map(|job| job.0).collect()), Value::Text(reason)];
+        let cancelled: Vec<i64> = self.rows::<BigInt, _>(conn, &self.statements.stop_jobs, &values).await?;
+        Ok(cancelled.into_iter().map(JobId).collect())
+    }
+
+    pub async fn wait_again_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        workflow: JobId,
+        jobs: &[JobId],
+        held: bool,
+    ) -> Result<(), Error> {
+        let jobs = Value::BigInts(jobs.iter().map(|job| job.0).collect());
+        let values = [Value::BigInt(workflow.0), jobs, Value::Integer(i32::from(held))];
+        let queues: Vec<String> = self.rows::<Text, _>(conn, &self.statements.run_again, &values).await?;
+        self.forget_queues(&queues);
         Ok(())
+    }
+
+    pub async fn wake_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        workflow: JobId,
+        why: Option<Wake>,
+        after: Duration,
+    ) -> Result<bool, Error> {
+        let values = [
+            Value::BigInt(workflow.0),
+            Value::OptionalText(why.map(Wake::as_str)),
+            Value::BigInt(age_micros(after)),
+        ];
+        self.only::<Bool, bool>(conn, &self.statements.wake, &values).await
     }
 
     /// Returns how many jobs a job waits for, and the first of them, if it waits for any.
@@ -110,7 +185,7 @@ impl PgStore {
         };
         for (job, put) in jobs.iter().zip(puts) {
             if let Some(batch) = job.links.batch {
-                add(batch, put.id, false);
+                add(batch, put.id, job.links.fails_batch);
             }
             if put.outcome == PutOutcome::Added {
                 job.links.after.iter().for_each(|after| add(put.id, after.job, after.only_done));

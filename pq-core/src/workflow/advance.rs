@@ -1,0 +1,226 @@
+//! What follows when jobs of a workflow have ended. Maintenance decides it, in the transaction that does it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::graph::members;
+use super::putting::in_workflow;
+use super::{OnFailure, Plan, WORKFLOWS, WorkflowJob};
+use crate::store::{Scan, Wake};
+use crate::{
+    After, CancelOutcome, Claim, Error, JobId, JobRecord, JobState, Outcome, Payload, QueueName, Settlement,
+    Store,
+};
+
+/// The number of workflows of one run of maintenance.
+const MAX_WORKFLOWS: usize = 100;
+
+/// The pause before jobs are cancelled again that a transaction held.
+const CANCEL_AGAIN: Duration = Duration::from_secs(1);
+
+/// Advances the workflows that are due, a bounded number of them. Returns whether there were any.
+pub(crate) fn advance<S: Store>(store: &S, conn: &mut S::Conn) -> Result<bool, S::Error> {
+    let queue = QueueName::new(WORKFLOWS)?;
+    let mut any = false;
+    for _ in 0..MAX_WORKFLOWS {
+        let found = store.transaction(conn, |conn| -> Result<bool, S::Error> {
+            let Some(claim) = store.take(conn, &queue, 1, Scan::Full)?.jobs.pop() else { return Ok(false) };
+            Turn::new(store, conn, &claim)?.run(conn)?;
+            Ok(true)
+        })?;
+        if !found {
+            break;
+        }
+        any = true;
+    }
+    Ok(any)
+}
+
+/// A workflow that is due, as its transaction sees it.
+struct Turn<'t, S: Store> {
+    store: &'t S,
+    claim: &'t Claim,
+    plan: Option<Plan>,
+    /// The newest job of each name.
+    jobs: BTreeMap<String, JobRecord>,
+    /// Whether a job of the workflow has not ended, as far as maintenance has noted it.
+    is_open: bool,
+}
+
+impl<'t, S: Store> Turn<'t, S> {
+    fn new(store: &'t S, conn: &mut S::Conn, claim: &'t Claim) -> Result<Self, S::Error> {
+        let plan = Plan::read(&claim.payload);
+        let mut jobs = BTreeMap::new();
+        for member in members(store, conn, claim.id)? {
+            if let Some(place) = member.annotations.workflow().filter(|place| !place.undoes) {
+                jobs.insert(place.name, member);
+            }
+        }
+        let waits = store.predecessors(conn, claim.id, usize::MAX >> 1)?;
+        let is_open = waits.iter().any(|wait| wait.outcome.is_none());
+        Ok(Self { store, claim, plan, jobs, is_open })
+    }
+
+    fn run(self, conn: &mut S::Conn) -> Result<(), S::Error> {
+        let Some(mut plan) = self.plan.clone() else {
+            return self.settle(conn, Outcome::dead("its payload is not that of a workflow"));
+        };
+        let runs_again = match self.claim.annotations.wake() {
+            Some(Wake::Retry) => self.retry(conn, &mut plan)?,
+            // What was done is undone, so it must be done again.
+            Some(Wake::Reopen) if plan.is_undone => self.retry(conn, &mut plan)?,
+            Some(Wake::Reopen) => {
+                plan.is_cancelled = false;
+                self.reopen(conn, &plan)?
+            }
+            Some(Wake::Cancel) => {
+                plan.is_cancelled = true;
+                false
+            }
+            None => false,
+        };
+        if runs_again {
+            return self.hold(conn, &plan);
+        }
+        let failed = self.failed(&plan);
+        let stops = plan.is_cancelled || plan.on_failure != OnFailure::Continue && failed.is_some();
+        if self.is_open {
+            let all_asked = !stops || plan.is_undone || self.stop(conn, &plan, failed)?;
+            self.hold(conn, &plan)?;
+            if !all_asked {
+                self.store.wake(conn, self.claim.id, None, CANCEL_AGAIN)?;
+            }
+            return Ok(());
+        }
+        if stops && plan.on_failure == OnFailure::Compensate && !plan.is_undone {
+            plan.is_undone = true;
+            let undone: Vec<&super::PlannedJob> = plan
+                .jobs
+                .iter()
+                .filter(|job| {
+                    job.undo.is_some()
+                        && self.jobs.get(&job.name).is_some_and(|job| job.state == JobState::Done)
+                })
+                .collect();
+            if !undone.is_empty() {
+                self.hold(conn, &plan)?;
+                return self.undo(conn, &undone);
+            }
+        }
+        let outcome = match failed {
+            _ if plan.is_cancelled => Outcome::Cancel { reason: Some("it was cancelled".to_owned()) },
+            Some(job) => Outcome::dead(describe(job)),
+            None => Outcome::Keep { result: None },
+        };
+        self.settle(conn, outcome)
+    }
+
+    /// Returns the first job that fails the workflow: a dead one, or else one that was cancelled although those before it are
+    /// as they must be.
+    fn failed(&self, plan: &Plan) -> Option<&JobRecord> {
+        let found = |state: JobState| {
+            plan.jobs.iter().find_map(|planned| {
+                let job = self.jobs.get(&planned.name).filter(|job| job.state == state)?;
+                let is_cause = state == JobState::Dead
+                    || planned.after.iter().filter(|edge| edge.only_done).all(|edge| {
+                        self.jobs.get(&edge.name).is_none_or(|before| before.state == JobState::Done)
+                    });
+                (is_cause && plan.is_needed(&planned.name)).then_some(job)
+            })
+        };
+        found(JobState::Dead).or_else(|| found(JobState::Cancelled))
+    }
+
+    /// Cancels the jobs that wait, and asks those that run to end. Returns `false` if a transaction held one.
+    fn stop(&self, conn: &mut S::Conn, plan: &Plan, failed: Option<&JobRecord>) -> Result<bool, S::Error> {
+        let reason = match failed {
+            Some(job) if !plan.is_cancelled => {
+                format!("workflow {} was stopped: {}", self.claim.id, describe(job))
+            }
+            _ => format!("workflow {} was cancelled", self.claim.id),
+        };
+        let open: Vec<&JobRecord> = self.jobs.values().filter(|job| !job.state.is_ended()).collect();
+        let ids: Vec<JobId> = open.iter().map(|job| job.id).collect();
+        let cancelled = self.store.cancel_waiting(conn, &ids, &reason)?;
+        let mut all_asked = true;
+        for job in open.iter().filter(|job| !cancelled.contains(&job.id)) {
+            all_asked &= self.store.cancel(conn, &job.queue, job.id)? != CancelOutcome::Held;
+        }
+        Ok(all_asked)
+    }
+
+    /// Puts the calls that undo these jobs: the last one first, and each of the others after the one before.
+    fn undo(&self, conn: &mut S::Conn, jobs: &[&super::PlannedJob]) -> Result<(), S::Error> {
+        let mut before = None;
+        for planned in jobs.iter().rev() {
+            let Some(undo) = &planned.undo else { continue };
+            let place = WorkflowJob { id: self.claim.id, name: planned.name.clone(), undoes: true };
+            let (queue, job) = undo.job()?;
+            let after = before.map(|job| After { job, only_done: false });
+            let put = self.store.put(conn, &queue, &[in_workflow(job, &place, after, false)])?;
+            before = put.first().map(|put| put.id);
+        }
+        Ok(())
+    }
+
+    /// Lets the jobs that are not done run again: all of them after a compensation. Returns whether there are any.
+    fn retry(&self, conn: &mut S::Conn, plan: &mut Plan) -> Result<bool, S::Error> {
+        let again = |job: &JobRecord| match plan.is_undone {
+            true => job.state.is_ended(),
+            false => matches!(job.state, JobState::Dead | JobState::Cancelled),
+        };
+        let names: Vec<&str> =
+            self.jobs.iter().filter(|(_, job)| again(job)).map(|(name, _)| name.as_str()).collect();
+        run_again(self.store, conn, self.claim.id, plan, &self.jobs, &names)?;
+        (plan.is_cancelled, plan.is_undone) = (false, false);
+        Ok(!names.is_empty())
+    }
+
+    /// Lets the cancelled jobs wait again, after another job was requeued. Returns whether there are any.
+    fn reopen(&self, conn: &mut S::Conn, plan: &Plan) -> Result<bool, S::Error> {
+        let is_cancelled = |(_, job): &(&String, &JobRecord)| job.state == JobState::Cancelled;
+        let names: Vec<&str> = self.jobs.iter().filter(is_cancelled).map(|(name, _)| name.as_str()).collect();
+        run_again(self.store, conn, self.claim.id, plan, &self.jobs, &names)?;
+        Ok(!names.is_empty())
+    }
+
+    /// Lets the workflow wait for its jobs.
+    fn hold(&self, conn: &mut S::Conn, plan: &Plan) -> Result<(), S::Error> {
+        let payload = Some(plan.payload()?).filter(|payload: &Payload| *payload != self.claim.payload);
+        let after = (After::HELD_UNTIL - self.store.now(conn)?).to_std().unwrap_or_default();
+        self.settle(conn, Outcome::Snooze { after, reason: None, payload })
+    }
+
+    fn settle(&self, conn: &mut S::Conn, outcome: Outcome) -> Result<(), S::Error> {
+        let accepted = self.store.settle(conn, &[Settlement { job: self.claim, outcome }])?;
+        if accepted.all() { Ok(()) } else { Err(Error::not_yours(self.claim.id).into()) }
+    }
+}
+
+/// Lets jobs of a workflow run again: those that wait for others after them, and those that wait for none at once.
+pub(crate) fn run_again<S: Store>(
+    store: &S,
+    conn: &mut S::Conn,
+    workflow: JobId,
+    plan: &Plan,
+    jobs: &BTreeMap<String, JobRecord>,
+    names: &[&str],
+) -> Result<(), S::Error> {
+    let mut held = Vec::new();
+    let mut first = Vec::new();
+    for planned in plan.jobs.iter().filter(|planned| names.contains(&&*planned.name)) {
+        let Some(job) = jobs.get(&planned.name) else { continue };
+        match planned.after.is_empty() {
+            true => first.push(job.id),
+            false => held.push(job.id),
+        }
+    }
+    store.wait_again(conn, workflow, &first, false)?;
+    store.wait_again(conn, workflow, &held, true)
+}
+
+/// Returns a text such as `job 17 "charge" is dead`.
+fn describe(job: &JobRecord) -> String {
+    let name = job.annotations.workflow().map(|place| format!(" {:?}", place.name)).unwrap_or_default();
+    format!("job {}{name} is {}", job.id, job.state)
+}
