@@ -200,6 +200,9 @@ CREATE TABLE "pq"."queue_steps" (
 -- A job waits for one signal at a time. A sender finds by this index that a job waits which its snapshot does not show.
 CREATE UNIQUE INDEX "queue_steps_waiting" ON "pq"."queue_steps" (job, enqueued_at) WHERE kind = 'waiting';
 
+-- For counting the jobs that sleep.
+CREATE INDEX "queue_steps_asleep" ON "pq"."queue_steps" (wait_until) WHERE kind = 'sleep';
+
 -- Signals for jobs, until they are delivered. Those of one name are delivered in the order of entry.
 CREATE TABLE "pq"."queue_signals" (
     job         bigint      NOT NULL,

@@ -15,7 +15,8 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
         Ok(stdout(&ran))
     };
     assert_eq!(run(&[])?, "no limits\n");
-    assert_eq!(run(&["--running", "50", "--running-per-group", "3"])?, run(&[])?);
+    let set = run(&["--running", "50", "--running-per-group", "3"])?;
+    assert_eq!(run(&[])?, format!("{set}0 running\n"));
     let words =
         &["--rate", "100/1m", "--burst", "20", "--rate-per-group", "10/1s", "--running-per-group", "4"][..];
     let expected = "\
@@ -51,6 +52,8 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
     let shown = stdout(&on(&database, &["show", waiting.trim()]).output()?);
     assert!(shown.contains("its queue is full: 1 jobs run, and at most 1 may"), "{shown}");
     assert!(stdout(&on(&database, &["ls"]).output()?).contains("full; limited to 1 running"));
+    let used = "queue: at most 1 running\n1 running\n1 due job waiting for the limit running\n";
+    assert!(run(&[])?.starts_with(used), "{}", run(&[])?);
     assert_eq!(run(&["--clear"])?, "no limits\n");
     Ok(())
 }

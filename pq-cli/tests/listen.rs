@@ -47,6 +47,9 @@ fn a_worker_serves_metrics_and_health() -> Outcome {
     let database = migrated()?;
     put(&database, "mail", "1\n2\n3\n")?;
     put(&database, "a \"quoted\\ queue", "1\n")?;
+    put(&database, "slow", "1\n2\n3\n")?;
+    let limited = run(&database, &["limit", "slow", "--running", "5", "--rate", "1/1h"])?;
+    assert_eq!((status(&limited), status(&run(&database, &["get", "slow"])?)), (0, 0));
     let listening = Listening::start(&database, &["--exec", "grep -qv 2"])?;
     let mut text = String::new();
     wait_for("the counters", || {
@@ -61,8 +64,16 @@ fn a_worker_serves_metrics_and_health() -> Outcome {
         "pq_jobs{queue=\"mail\",state=\"ready\"} 0.0\n",
         "pq_jobs{queue=\"mail\",state=\"dead\"} 1.0\n",
         "pq_jobs{queue=\"a \\\"quoted\\\\ queue\",state=\"ready\"} 1.0\n",
+        "pq_jobs_held_back{queue=\"slow\",limit=\"running\"} 0.0\n",
+        "pq_jobs_held_back{queue=\"slow\",limit=\"rate\"} 2.0\n",
+        "pq_limit_running{queue=\"slow\"} 5.0\n",
+        "pq_limit_tokens{queue=\"slow\"} 0.",
+        "pq_limit_burst{queue=\"slow\"} 1.0\n",
+        "pq_follow_ups{queue=\"slow\"} 0.0\n",
+        "pq_jobs_suspended{reason=\"signal\"} 0.0\n",
+        "pq_steps 0.0\n",
         "pq_workers{state=\"live\"} 1.0\n",
-        "pq_job_ids_total 4\n",
+        "pq_job_ids_total 7\n",
         "# EOF\n",
     ] {
         assert!(text.contains(line), "{line}{text}");

@@ -81,6 +81,8 @@ fn fingerprint(database: &Database) -> Result<i64, Failed> {
         "SELECT hashtextextended(concat((SELECT json_agg(job ORDER BY id) FROM pq.queue AS job),
             (SELECT json_agg(job ORDER BY entry) FROM pq.queue_archive AS job),
             (SELECT json_agg(cron ORDER BY name) FROM pq.queue_cron AS cron),
+            (SELECT json_agg(control ORDER BY q_name) FROM pq.queue_controls AS control),
+            (SELECT json_agg(step ORDER BY job, position) FROM pq.queue_steps AS step),
             (SELECT json_agg(stop ORDER BY id) FROM pq.queue_workers)), 0)",
     )
 }
@@ -167,6 +169,93 @@ fn a_queue_is_paused_resumed_emptied_and_moved() -> Outcome {
     operator.act("/queue/retry-dead?name=mail", "")?;
     assert_eq!(waiting(&database, "mail")?, 3);
     assert_eq!(operator.post("/queue/explode?name=mail", "")?.status, 404);
+    Ok(())
+}
+
+#[test]
+fn limits_are_set_for_a_queue_and_its_groups() -> Outcome {
+    let database = migrated()?;
+    let operator = Operator::start(&database)?;
+    let limits = |json: &str| {
+        let sql =
+            format!("SELECT count(*) FROM pq.queue_controls WHERE q_name = 'mail' AND limits = '{json}'");
+        number(&database, &sql)
+    };
+    operator.act("/queue/limit-group?name=mail", "group=a+%22b&group_running=7")?;
+    let fields =
+        "running=3&rate=100%2F1m&burst=20&running_per_group=&rate_per_group=5%2F100ms&burst_per_group=";
+    assert!(operator.act("/queue/limit?name=mail", fields)?.contains("3 running"));
+    let all = r#"{"running": 3, "rate": {"tokens": 100, "per_us": 60000000, "burst": 20},
+        "rate_per_group": {"tokens": 5, "per_us": 100000, "burst": 50}, "groups": {"a \"b": {"running": 7}}}"#;
+    assert_eq!(limits(all)?, 1);
+    let page = operator.web.get("/queue?name=mail")?.body;
+    for shown in ["value=\"100/1m\"", "value=\"5/100ms\"", "<bdi>a &quot;b</bdi>"] {
+        assert!(page.contains(shown), "{shown}: {page}");
+    }
+    for wrong in [
+        "running=-1",
+        "running=0",
+        "running=x",
+        "rate=5",
+        "rate=5%2Fsoon",
+        "rate=5%2F0s",
+        "rate=0%2F1s",
+        "rate=5%2F5M",
+        "rate=5%2F1s&burst=0",
+        "running=2000000",
+    ] {
+        let refused = operator.post("/queue/limit?name=mail", wrong)?;
+        assert_eq!(refused.status, 409, "{wrong}");
+    }
+    assert_eq!(operator.post("/queue/limit-group?name=mail", "group=&group_running=1")?.status, 409);
+    assert_eq!(limits(all)?, 1);
+    operator.act("/queue/limit?name=mail", "fair=yes")?;
+    operator.act("/queue/limit-group?name=mail", "group=a+%22b&weight=3")?;
+    assert_eq!(limits(r#"{"fair": true, "groups": {"a \"b": {"weight": 3}}}"#)?, 1);
+    assert!(operator.web.get("/queue?name=mail")?.body.contains("groups take turns"));
+    assert_eq!(operator.post("/queue/limit?name=mail", "running=4")?.status, 409, "a weight needs turns");
+    operator.act("/queue/limit-group?name=mail", "group=a+%22b")?;
+    operator.act("/queue/limit?name=mail", "running=4")?;
+    assert_eq!(limits(r#"{"running": 4}"#)?, 1);
+    assert_eq!(operator.confirm(&database, "/queue/unlimit?name=mail", "")?, "The queue is not limited.");
+    assert_eq!(number(&database, "SELECT count(*) FROM pq.queue_controls")?, 0);
+    let recorded = "SELECT count(*) FROM pq.queue_audit WHERE actor = 'local' AND action = 'limit'";
+    assert_eq!(number(&database, recorded)?, 7);
+    Ok(())
+}
+
+#[test]
+fn a_signal_is_sent_and_steps_are_forgotten() -> Outcome {
+    let database = migrated()?;
+    put(&database, "mail", "1")?;
+    let operator = Operator::start(&database)?;
+    operator.act("/job/1/signal", "signal=approved&value=%7B%22by%22%3A1.50%7D")?;
+    operator.act("/job/1/signal", "signal=approved&value=")?;
+    let sent = "SELECT count(*) FROM pq.queue_signals WHERE job = 1 AND name = 'approved' AND value::text IN ('{\"by\":1.50}', 'null')";
+    assert_eq!(number(&database, sent)?, 2);
+    for (path, wrong) in [
+        ("/job/1/signal", "signal=&value=1"),
+        ("/job/1/signal", "signal=a%23b&value=1"),
+        ("/job/1/signal", "signal=a&value=%7B"),
+        ("/job/99/signal", "signal=a&value=1"),
+        ("/job/1/retry-from", "step=none&confirmed=yes"),
+        ("/job/99/retry-from", "step=none&confirmed=yes"),
+    ] {
+        assert_eq!(operator.post(path, wrong)?.status, 409, "{path} {wrong}");
+    }
+    database.connect()?.batch_execute(
+        "INSERT INTO pq.queue_steps (job, enqueued_at, position, kind, name, result)
+         SELECT id, enqueued_at, n, 'step', 'page', '1' FROM pq.queue, generate_series(0, 2) AS n",
+    )?;
+    operator.confirm(&database, "/job/1/retry-from", "step=page%232")?;
+    assert_eq!(number(&database, "SELECT count(*) FROM pq.queue_steps")?, 1);
+    let recorded = |action: &str| {
+        number(
+            &database,
+            &format!("SELECT count(*) FROM pq.queue_audit WHERE job = 1 AND details = '{action}'"),
+        )
+    };
+    assert_eq!((recorded("approved")?, recorded("from step page#2")?), (2, 1));
     Ok(())
 }
 

@@ -186,6 +186,11 @@ fn only_operators_act_and_only_if_actions_are_allowed() -> Outcome {
             "/jobs/bulk",
             "/put",
             "/job/1/cancel",
+            "/job/1/signal",
+            "/job/1/retry-from",
+            "/queue/limit?name=mail",
+            "/queue/limit-group?name=mail",
+            "/queue/unlimit?name=mail",
             "/worker/1/stop",
         ] {
             let answer = post(&web, path, &headers, &fields)?;
@@ -257,7 +262,12 @@ fn fill(database: &Database) -> Outcome {
              VALUES (1, '{text}', 1, 2, ARRAY['{text}'], 1, '{status}');
          INSERT INTO pq.queue_cron (name, expression, q_name, data, failures, error, next_at)
              VALUES ('{text}', '{text}', '{text}', '{call}', 1, '{text}', now() + interval '1 day');
-         INSERT INTO pq.queue_controls (q_name, paused_at) VALUES ('{text}', now())"
+         INSERT INTO pq.queue_controls (q_name, paused_at, limits) VALUES ('{text}', now(),
+             json_build_object('running_per_group', 1, 'groups', json_build_object('{text}', json_build_object('running', 3))));
+         INSERT INTO pq.queue (id, q_name, data, annotations) VALUES (3, '{text}', '{call}', json_build_object('group', '{text}'));
+         INSERT INTO pq.queue_waits (follow_up, job, only_done) VALUES (2, 1, true);
+         INSERT INTO pq.queue_steps (job, enqueued_at, position, kind, name, result)
+             SELECT id, enqueued_at, 0, 'step', '{text}', '{call}' FROM pq.queue WHERE id = 3"
     ))?;
     Ok(())
 }
@@ -293,7 +303,8 @@ fn nothing_that_a_job_brings_can_act_on_a_page_or_hide() -> Outcome {
         pages.push(format!("{path}{encoded}"));
     }
     pages.extend(
-        ["/job/1", "/job/2", "/job/1000", "/job/1000/payload", "/job/1000/result"].map(str::to_owned),
+        ["/job/1", "/job/2", "/job/3", "/job/1000", "/job/1000/payload", "/job/1000/result"]
+            .map(str::to_owned),
     );
     let mut seen = 0;
     for path in &pages {

@@ -56,6 +56,7 @@ mod job;
 mod job_result;
 mod key;
 mod lease_table;
+mod limited_queue;
 mod limits;
 mod lock;
 #[cfg(feature = "log-layer")]
@@ -105,6 +106,7 @@ pub use handler::{Checkpoint, Context, Executor, Failure, Handler, Isolation, Jo
 pub use job::{Job, JobId, NewJob};
 pub use job_result::{Answer, FailedJob, JobResult};
 pub use key::{Key, OnConflict, Put, PutOutcome};
+pub use limited_queue::{GroupUse, LimitedQueue};
 pub use limits::{GroupLimits, LimitUse, Limits, Rate};
 #[cfg(feature = "log-layer")]
 pub use log_layer::JobLogLayer;

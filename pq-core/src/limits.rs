@@ -89,6 +89,14 @@ impl Rate {
         Self { burst, ..self }
     }
 
+    /// Returns the tokens that the bucket holds now, by what it held at an instant. It is full if that is not known.
+    pub(crate) fn held(&self, known: Option<(f64, DateTime<Utc>)>, now: DateTime<Utc>) -> f64 {
+        let burst = f64::from(self.burst);
+        known.map_or(burst, |(tokens, at)| {
+            (tokens + self.gain((now - at).to_std().unwrap_or_default())).min(burst)
+        })
+    }
+
     /// Returns the tokens that the bucket gains in `time`.
     pub(crate) fn gain(&self, time: Duration) -> f64 {
         time.as_secs_f64() / self.per.as_secs_f64() * f64::from(self.tokens)
@@ -234,9 +242,8 @@ impl Limits {
             if let Some(limit) = limits.running.filter(|limit| used.running >= *limit) {
                 reached.push(Reason::Full { group: group.clone(), running: used.running, limit });
             }
-            if let (Some(rate), Some((tokens, at))) = (limits.rate, used.tokens) {
-                let held = tokens + rate.gain((now - at).to_std().unwrap_or_default());
-                let missing = f64::from(cost.min(rate.burst)) - held;
+            if let Some(rate) = limits.rate {
+                let missing = f64::from(cost.min(rate.burst)) - rate.held(used.tokens, now);
                 let until = chrono::TimeDelta::from_std(rate.time_for(missing.max(0.0)))
                     .ok()
                     .and_then(|wait| now.checked_add_signed(wait));

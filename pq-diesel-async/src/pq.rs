@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel_async::AsyncPgConnection;
 use pq_core::{
-    Action, AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation,
+    Action, AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, LimitedQueue, MaintenanceReport, Operation,
     OperationReport, PausedQueue, Predecessor, QueueCounts, Reason, Retention, StopMode, WorkerId,
     WorkerInfo,
 };
@@ -143,6 +143,24 @@ impl Pq {
     /// The database's own.
     pub async fn predecessors(&self, follow_up: JobId, count: usize) -> Result<Vec<Predecessor>, Error> {
         self.in_thread(move |pq| pq.predecessors(follow_up, count)).await
+    }
+
+    /// Returns the queues that have limits, with how much of these is used. See [`pq_core::Pq::limited`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn limited(&self) -> Result<Vec<LimitedQueue>, Error> {
+        self.in_thread(move |pq| pq.limited()).await
+    }
+
+    /// Returns the jobs that wait for the end of a job, by id: at most `count`. See [`pq_core::PutOptions::after`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn followers(&self, job: JobId, count: usize) -> Result<Vec<JobId>, Error> {
+        self.in_thread(move |pq| pq.followers(job, count)).await
     }
 
     /// Changes one job of any queue. See [`pq_core::Pq::change`].

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
 use pq_core::store::Keeping;
-use pq_core::{ChangeOutcome, JobId, JobRecord, Outcome, StepKind, StepRecord, StepRun};
+use pq_core::{Action, ChangeOutcome, JobId, JobRecord, Outcome, StepKind, StepRecord, StepRun};
 use pq_diesel::Error;
 use pq_diesel::store::{PgStore, SqlConnection};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::connection::OnAsync;
 use crate::context::Context;
 use crate::pq::Pq;
-use crate::shared::{change_on_connection, on_connection};
+use crate::shared::{change_on_connection, on_connection, recorded};
 use crate::transaction::AsyncFunc;
 
 /// Signals and steps of jobs.
@@ -27,7 +27,15 @@ impl Pq {
     /// See [`pq_core::Pq::signal`].
     pub async fn signal<T: Serialize + ?Sized>(&self, id: JobId, name: &str, value: &T) -> Result<(), Error> {
         let (store, value) = (self.shared.store(), self.blocking().encode_signal(name, value)?);
-        let sent = change_on_connection!(self.shared, |conn| store.signal_on(conn, id, name, &value))?;
+        let by = self.blocking().actor();
+        let record = by.map(|by| Action::new("signal").job(id).details(name).record(by, 1));
+        let sent = change_on_connection!(self.shared, |conn| recorded!(
+            store,
+            conn,
+            by,
+            store.signal_on(conn, id, name, &value),
+            |sent| record.filter(|_| sent)
+        ))?;
         if sent { Ok(()) } else { Err(pq_core::Error::not_live(id).into()) }
     }
 

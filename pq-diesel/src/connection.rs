@@ -23,9 +23,10 @@ use crate::prepared::Bound;
 use crate::rows::{
     AuditRow, AuditSql, BatchRow, BatchSql, CircumstancesRow, CircumstancesSql, CountersRow, CountersSql,
     CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql, HeartbeatRow,
-    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, LimitUseRow, LimitUseSql, LinesRow, LinesSql,
-    PausedRow, PausedSql, PredecessorRow, PredecessorSql, ProgressRow, ProgressSql, ScannedRow, ScannedSql,
-    SignalRow, SignalSql, StepRow, StepSql, TakeRow, TakeSql, WaitRow, WaitSql, WorkerRow, WorkerSql,
+    HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, LimitUseRow, LimitUseSql, LimitedRow, LimitedSql,
+    LinesRow, LinesSql, PausedRow, PausedSql, PredecessorRow, PredecessorSql, ProgressRow, ProgressSql,
+    ScannedRow, ScannedSql, SignalRow, SignalSql, StepRow, StepSql, TakeRow, TakeSql, WaitRow, WaitSql,
+    WorkerRow, WorkerSql,
 };
 
 /// Runs statements that return rows of the SQL type `Row`, and reads them as `T`.
@@ -68,6 +69,7 @@ pub trait SqlConnection:
     + Load<JobSql, JobRow>
     + Load<LeaseSql, LeaseRow>
     + Load<LimitUseSql, LimitUseRow>
+    + Load<LimitedSql, LimitedRow>
     + Load<LinesSql, LinesRow>
     + Load<PausedSql, PausedRow>
     + Load<PredecessorSql, PredecessorRow>

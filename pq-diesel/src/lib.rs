@@ -49,6 +49,7 @@ mod copy;
 pub mod direct;
 pub mod doctor;
 mod error;
+mod follow_ups;
 mod grants;
 mod group_commit;
 mod isolation;
@@ -76,12 +77,12 @@ pub use pq_core::JobLogLayer;
 pub use pq_core::{
     Accepted, Annotations, Answer, AttemptEnd, AttemptEntry, Backoff, Batch, CallOptions, CancelOutcome,
     CancellationToken, ChangeOutcome, Claim, Codec, CodecError, Cron, Edge, EndedCounts, Extended, FailedJob,
-    Failure, Filter, GroupLimits, IntoWhen, Isolation, Job, JobId, JobInfo, JobProgress, JobRecord,
-    JobResult, JobState, Key, Limits, LogLevel, LogLine, Next, OnConflict, OnFailure, Operation,
-    OperationReport, Outcome, Payload, PayloadLimits, Predecessor, Progress, Put, PutOptions, PutOutcome,
-    QueueName, Rate, Reason, Report, Retention, Running, Settlement, Status, StepKind, StepRecord, StopMode,
-    StoredLine, TimeError, Trace, Tracer, WORKFLOWS, Wait, When, Workflow, WorkflowGraph, WorkflowJob,
-    WorkflowNode, codec_by_name,
+    Failure, Filter, GroupLimits, GroupUse, IntoWhen, Isolation, Job, JobId, JobInfo, JobProgress, JobRecord,
+    JobResult, JobState, Key, LimitedQueue, Limits, LogLevel, LogLine, Next, OnConflict, OnFailure,
+    Operation, OperationReport, Outcome, Payload, PayloadLimits, Predecessor, Progress, Put, PutOptions,
+    PutOutcome, QueueName, Rate, Reason, Report, Retention, Running, Settlement, Status, StepKind,
+    StepRecord, StopMode, StoredLine, TimeError, Trace, Tracer, WORKFLOWS, Wait, When, Workflow,
+    WorkflowGraph, WorkflowJob, WorkflowNode, codec_by_name,
 };
 
 pub use builder::{Builder, Notify};

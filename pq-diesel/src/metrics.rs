@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use pq_core::TaskCounters;
+use pq_core::{LimitedQueue, TaskCounters};
 
 use crate::{Error, Pq};
 
@@ -21,6 +21,9 @@ pub struct Metrics {
     /// A queue is included if it has a job, live or archived, or counters, or is paused or limited, or if a worker or a periodic job
     /// names it. So an empty queue that is in use stays.
     pub queues: Option<Vec<QueueGauges>>,
+    /// The queues that have limits, with how much of these is used and how many due jobs wait because of them. `None` if they could not
+    /// be read within 5 s.
+    pub limited: Option<Vec<LimitedQueue>>,
     /// The number of ids that were given to jobs, whatever put them. Puts that were rolled back, and some of those that
     /// met a job with the same unique key, are among them. `None` if the role may not read the sequence.
     pub ids: Option<u64>,
@@ -32,6 +35,12 @@ pub struct Metrics {
     pub workers_live: u64,
     /// Registered workers that have not, and that maintenance has not removed yet.
     pub workers_gone: u64,
+    /// The durable steps that are kept, as the server counts them.
+    pub steps: u64,
+    /// Jobs whose handler sleeps ([`pq_core::Context::sleep`]), at most 10,000.
+    pub asleep: u64,
+    /// Jobs that wait for a signal ([`pq_core::Context::wait_for_signal`]), at most 10,000.
+    pub awaiting_signals: u64,
 }
 
 /// The jobs of one queue by state.
@@ -46,6 +55,8 @@ pub struct QueueGauges {
     pub blocked: u64,
     /// Not due yet.
     pub scheduled: u64,
+    /// Those of the scheduled ones that wait for other jobs, batches among them, at most 10,000.
+    pub follow_ups: u64,
     /// Held under a lease.
     pub running: u64,
     /// In the archive: failed for good.

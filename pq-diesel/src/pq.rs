@@ -7,8 +7,9 @@ use chrono::{DateTime, Utc};
 use diesel::PgConnection;
 use pq_core::store::Connect;
 use pq_core::{
-    AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, MaintenanceReport, Operation, OperationReport,
-    PausedQueue, Predecessor, QueueCounts, Reason, Retention, StopMode, TaskCounters, WorkerId, WorkerInfo,
+    AuditEntry, ChangeOutcome, Filter, JobId, JobRecord, LimitedQueue, MaintenanceReport, Operation,
+    OperationReport, PausedQueue, QueueCounts, Reason, Retention, StopMode, TaskCounters, WorkerId,
+    WorkerInfo,
 };
 #[cfg(feature = "cron")]
 use pq_core::{Cron, CronEntry};
@@ -210,13 +211,13 @@ impl Pq {
         self.0.put_counts()
     }
 
-    /// Returns the jobs for which a job waits or has waited, by id: at most `count`. See [`pq_core::PutOptions::after`].
+    /// Returns the queues that have limits, with how much of these is used. See [`pq_core::Pq::limited`].
     ///
     /// # Errors
     ///
     /// The database's own.
-    pub fn predecessors(&self, follow_up: JobId, count: usize) -> Result<Vec<Predecessor>, Error> {
-        self.0.predecessors(follow_up, count)
+    pub fn limited(&self) -> Result<Vec<LimitedQueue>, Error> {
+        self.0.limited()
     }
 
     /// Lists the jobs of all queues that the filter matches: at most `count`. See [`pq_core::Pq::list`].

@@ -125,6 +125,42 @@ fn each_queue_is_counted_by_its_own_entries() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn jobs_that_wait_for_others_for_a_time_and_for_signals_are_counted() -> Outcome {
+    let database = database()?;
+    let pq = handle(&database)?;
+    let queue = pq.queue::<u32>("apples")?;
+    let first = queue.put(&1)?.id;
+    queue.put_with(&2, &PutOptions::new().after([first]))?;
+    queue.put_with(&3, &PutOptions::new().schedule_at(Duration::from_secs(60)))?;
+    let found = gauges(&pq, "apples")?;
+    assert_eq!((found.follow_ups, found.scheduled), (1, 2));
+    queue.cancel(first)?;
+    for job in 0..3 {
+        pq.queue::<u32>("steps")?.put(&job)?;
+    }
+    let handler = pq.queue::<u32>("steps")?.leased(|context, job| {
+        let hour = Duration::from_secs(3_600);
+        context.step("look", || Ok::<_, pq_diesel::Error>(()))?;
+        match job.data {
+            0 => context.wait_for_signal::<u32>("ripe", hour).map(drop),
+            _ => context.sleep(hour),
+        }
+    });
+    Worker::new(&pq).serve(handler).run_until_empty()?;
+    let metrics = pq.metrics(100)?;
+    assert_eq!((metrics.asleep, metrics.awaiting_signals), (2, 1));
+    drop(pq);
+    let mut conn = database.connect()?;
+    // A session reports what it has written when it ends, at the latest.
+    common::until(
+        &mut conn,
+        "SELECT (pg_stat_get_live_tuples('pq.queue_steps'::regclass) = 6)::int::bigint",
+    )?;
+    assert_eq!(handle(&database)?.metrics(100)?.steps, 6);
+    Ok(())
+}
+
 /// A lock that is held for long must not hide everything else.
 #[test]
 fn jobs_that_cannot_be_counted_in_time_are_left_out() -> Outcome {

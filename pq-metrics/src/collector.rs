@@ -4,16 +4,16 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use pq_diesel::Pq;
 use pq_diesel::admin::{Counters, Histogram, TaskCounters};
 use pq_diesel::metrics::{Metrics, QueueGauges};
+use pq_diesel::{LimitedQueue, Pq};
 use prometheus_client::encoding::DescriptorEncoder;
 
 use crate::encoding::Writer;
 
 /// Measures a table and a handle at each scrape, for a registry of `prometheus-client`.
 ///
-/// A scrape sends three queries of bounded cost ([`Pq::metrics`]) on one connection of the handle. Concurrent scrapes wait
+/// A scrape sends four queries of bounded cost ([`Pq::metrics`]) on one connection of the handle. Concurrent scrapes wait
 /// for each other. If the database does not answer, `pq_up` is 0, and only the series of this process are there.
 ///
 /// It blocks, so an asynchronous application encodes its registry on a thread that may block.
@@ -112,6 +112,14 @@ impl Collector {
             "Registered workers, with and without a recent heartbeat.",
             workers.map(|(state, count)| ([("state", state)], count as f64)),
         )?;
+        to.gauge("pq_steps", "Durable steps that are kept.", metrics.steps as f64)?;
+        let suspended = [("sleep", metrics.asleep), ("signal", metrics.awaiting_signals)];
+        to.gauges(
+            "pq_jobs_suspended",
+            "Jobs whose handler sleeps or waits for a signal.",
+            suspended.map(|(reason, count)| ([("reason", reason)], count as f64)),
+        )?;
+        write_limits(to, &metrics.limited.unwrap_or_default())?;
         let counted = truth(metrics.queues.is_some());
         to.gauge("pq_queues_counted", "Whether the jobs could be counted in time.", counted)?;
         metrics.queues.map_or(Ok(()), |queues| write_queues(to, &queues))
@@ -191,5 +199,23 @@ fn write_queues(to: &mut Writer<'_>, queues: &[QueueGauges]) -> fmt::Result {
     to.gauges("pq_jobs_estimated", "Whether a number of jobs of the queue is an estimate.", estimated)?;
     let oldest = of(|one| one.oldest.unwrap_or_default().as_secs_f64());
     to.gauges("pq_oldest_job_seconds", "Longest time that a job of the queue has been due.", oldest)?;
+    let follow_ups = of(|one| one.follow_ups as f64);
+    to.gauges("pq_follow_ups", "Jobs of the queue that wait for other jobs.", follow_ups)?;
     to.gauges("pq_queue_paused", "Whether the queue is paused.", of(|one| truth(one.is_paused)))
+}
+
+/// Writes what the limits of queues allow, and which jobs wait because of them.
+fn write_limits(to: &mut Writer<'_>, limited: &[LimitedQueue]) -> fmt::Result {
+    let of = |value: fn(&LimitedQueue) -> Option<f64>| {
+        limited.iter().filter_map(move |one| Some(([("queue", one.queue.as_str())], value(one)?)))
+    };
+    let held = limited.iter().flat_map(|one| {
+        one.held_back().map(|(limit, jobs)| ([("queue", one.queue.as_str()), ("limit", limit)], jobs as f64))
+    });
+    to.gauges("pq_jobs_held_back", "Due jobs that wait because of a limit.", held)?;
+    let running = of(|one| one.limits.running.map(f64::from));
+    to.gauges("pq_limit_running", "Most jobs of the queue that may run.", running)?;
+    to.gauges("pq_limit_tokens", "Tokens of the queue, negative if it owes some.", of(LimitedQueue::tokens))?;
+    let burst = of(|one| one.limits.rate.map(|rate| rate.burst.into()));
+    to.gauges("pq_limit_burst", "Most tokens that the queue holds.", burst)
 }

@@ -61,7 +61,7 @@ pub(crate) enum Section {
     None,
 }
 
-/// Each entry with its path and its words. Limits, workflows and logs get their entries here.
+/// Each entry with its path and its words.
 const SECTIONS: [(Section, &str, &str); 9] = [
     (Section::Overview, "/", "Overview"),
     (Section::Queues, "/queues", "Queues"),

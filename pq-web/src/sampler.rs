@@ -9,10 +9,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use pq_diesel::Error;
 use pq_diesel::admin::{TaskCounters, WorkerInfo};
 use pq_diesel::metrics::QueueGauges;
 use pq_diesel::store::{Connect, Counting, Workers};
+use pq_diesel::{Error, LimitedQueue};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
@@ -54,6 +54,8 @@ pub(crate) struct Counts {
     /// The time by the server's clock.
     at: DateTime<Utc>,
     pub(crate) queues: Vec<QueueGauges>,
+    /// The queues that have limits, as far as they could be read.
+    limited: Vec<LimitedQueue>,
     pub(crate) waiting: Course,
     pub(crate) running: Course,
 }
@@ -62,6 +64,11 @@ impl Counts {
     /// Returns the jobs of a queue.
     pub(crate) fn queue(&self, name: &str) -> Option<&QueueGauges> {
         self.queues.iter().find(|queue| queue.queue == name)
+    }
+
+    /// Returns how much of its limits a queue uses, if it has any.
+    pub(crate) fn limited(&self, name: &str) -> Option<&LimitedQueue> {
+        self.limited.iter().find(|limited| limited.queue.as_str() == name)
     }
 }
 
@@ -251,12 +258,13 @@ impl Reader for Counter {
 
     async fn read(&mut self, database: &Database) -> Result<(Option<Counts>, Duration), Unread> {
         let (measured, took) = database.run(COUNT_TIMEOUT, |pq| timed(|| pq.metrics(MAX_QUEUES))).await?;
-        let (at, Some(queues)) = (measured.at, measured.queues) else { return Ok((None, took)) };
+        let (at, limited) = (measured.at, measured.limited.unwrap_or_default());
+        let Some(queues) = measured.queues else { return Ok((None, took)) };
         let sum = |count: fn(&QueueGauges) -> u64| queues.iter().map(count).sum::<u64>() as f64;
         self.waiting.add(at, sum(|queue| queue.ready + queue.blocked + queue.scheduled));
         self.running.add(at, sum(|queue| queue.running));
         let (waiting, running) = (self.waiting.clone(), self.running.clone());
-        Ok((Some(Counts { at, queues, waiting, running }), took))
+        Ok((Some(Counts { at, queues, limited, waiting, running }), took))
     }
 
     fn place(samples: &mut Samples) -> &mut Arc<Latest<Counts>> {

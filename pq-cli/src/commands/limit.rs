@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pq_diesel::{GroupLimits, Limits, Rate};
+use pq_diesel::{GroupLimits, LimitedQueue, Limits, Rate};
 
 use super::examples;
 use crate::failure::Failure;
@@ -11,7 +11,8 @@ use crate::{output, values};
 
 /// Limit how many jobs of a queue run at once, and how many start in a period. Without options, show the limits.
 ///
-/// The limits apply to every worker and every get, at once. An option changes its limit and keeps the others. With --group
+/// The limits are shown with what is used of them and with the number of due jobs that wait because of each, of about the first 10,000.
+/// They apply to every worker and every get, at once. An option changes its limit and keeps the others. With --group
 /// the limits are those of one group. In a fair queue the groups take turns among jobs of the same priority, so that a
 /// group with many jobs delays the others only by its share. The Python pq ignores limits and turns.
 #[derive(Debug, clap::Args)]
@@ -69,16 +70,25 @@ pub(crate) struct Limit {
 
 impl Limit {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let queue = global.connect()?.queue::<()>(&self.queue)?;
+        let pq = global.connect()?;
+        let queue = pq.queue::<()>(&self.queue)?;
         let before = queue.limits()?;
         let limits = self.changed(before.clone());
-        if limits != before {
+        let is_changed = limits != before;
+        if is_changed {
             queue.set_limits(&limits)?;
         }
         match self.json {
             true => output::print_json(&limits)?,
             false if limits.is_empty() => output::print("no limits")?,
-            false => output::print(&lines(&limits).join("\n"))?,
+            false => {
+                output::print(&lines(&limits).join("\n"))?;
+                if !is_changed {
+                    let limited = pq.limited()?;
+                    let of_queue = limited.iter().filter(|limited| limited.queue == *queue.name());
+                    of_queue.flat_map(used_lines).try_for_each(|line| output::print(&line))?;
+                }
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -127,6 +137,17 @@ fn rate(text: &str) -> Result<Rate, String> {
     let (jobs, period) = text.split_once('/').ok_or(RULE)?;
     let jobs = jobs.parse().map_err(|_| RULE)?;
     Ok(Rate::new(jobs, values::positive_duration(period).map_err(|_| RULE)?))
+}
+
+/// Describes how much of its limits a queue uses, and which jobs wait because of them.
+fn used_lines(limited: &LimitedQueue) -> Vec<String> {
+    let mut lines = vec![format!("{} running", limited.used.running)];
+    lines.extend(limited.tokens().map(|tokens| format!("{:.0} tokens", tokens.floor())));
+    let waits = limited.held_back().into_iter().filter(|(_, jobs)| *jobs > 0);
+    lines.extend(waits.map(|(limit, jobs)| {
+        format!("{} waiting for the limit {}", output::plural(jobs, "due job"), limit.replace('_', " "))
+    }));
+    lines
 }
 
 /// Describes limits in a line for each.

@@ -53,6 +53,7 @@ struct Shown<'j> {
     job: JobJson<'j>,
     reasons: Vec<Reason>,
     predecessors: &'j [Predecessor],
+    followers: Vec<JobId>,
     steps: Vec<StepRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<&'j Progress>,
@@ -80,13 +81,14 @@ impl Show {
         }
         let reasons = pq.explain(job.id)?;
         let predecessors = pq.predecessors(job.id, MAX_PREDECESSORS)?;
+        let followers = pq.followers(job.id, MAX_PREDECESSORS)?;
         let progress = pq.progress(&[job.id])?.pop().map(|noted| noted.progress);
         let log = if self.log { pq.log(job.id)? } else { Vec::new() };
         let steps = pq.steps(job)?;
         if self.json {
             let log = self.log.then(|| log.iter().map(LineJson::of).collect());
             let (job, predecessors, progress) = (JobJson::of(job), &predecessors, progress.as_ref());
-            output::print_json(&Shown { job, reasons, predecessors, steps, progress, log })?;
+            output::print_json(&Shown { job, reasons, predecessors, followers, steps, progress, log })?;
             return Ok(ExitCode::SUCCESS);
         }
         let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -133,6 +135,9 @@ impl Show {
         for Predecessor { job, outcome, .. } in &predecessors {
             let outcome = outcome.map_or("not ended", JobState::as_str);
             output::print(&format!("{:18} job {job}: {outcome}", "after"))?;
+        }
+        for job in &followers {
+            output::print(&format!("{:18} job {job}", "awaited by"))?;
         }
         for AttemptEntry { attempt, at, end, error } in &job.attempt_log {
             let ended = format!("attempt {attempt} {end} {}: {error}", output::format_time_micros(*at));

@@ -131,6 +131,8 @@ fn a_job_that_waits_for_any_outcome_has_the_counts_of_the_outcomes<F: Fixture>(h
     let outcomes: Vec<_> = seen.iter().map(|one| (one.job, one.outcome)).collect();
     let ended = [JobState::Done, JobState::Dead, JobState::Cancelled].map(Some);
     assert_eq!(outcomes, before.into_iter().zip(ended.into_iter().chain([None])).collect::<Vec<_>>());
+    let waiting = before.map(|job| harness.pq.followers(job, 10).unwrap());
+    assert_eq!(waiting, [vec![], vec![], vec![], vec![last]]);
     harness.pq.change(before[3], &Operation::Delete).unwrap();
     maintain(harness);
     assert_eq!(find(harness, last).annotations.ended(), Some(counts(2, 1, 1)));

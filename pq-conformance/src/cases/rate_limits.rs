@@ -22,6 +22,7 @@ cases![
     a_group_without_tokens_is_passed: Both,
     only_the_second_of_two_groups_has_a_rate: Both,
     the_rates_of_a_queue_and_of_its_groups_hold_together: Both,
+    the_jobs_that_wait_for_each_limit_are_counted: Own,
     due_tokens_end_a_wait: Own,
     a_rate_is_never_exceeded_in_any_window: Own,
 ];
@@ -171,6 +172,35 @@ fn the_rates_of_a_queue_and_of_its_groups_hold_together<F: Fixture>(harness: &Ha
     harness.settle(&jobs[0], Outcome::Complete);
     assert_eq!(data(&harness.lease(9, TIMEOUT)), [2]);
     assert!(harness.lease(9, TIMEOUT).is_empty(), "the queue has no tokens left");
+}
+
+fn the_jobs_that_wait_for_each_limit_are_counted<F: Fixture>(harness: &Harness<F>) {
+    let limited = || harness.pq.limited().unwrap();
+    assert_eq!(limited(), []);
+    harness.put(1);
+    harness.put_with(2, &PutOptions::new().schedule_at(HOUR));
+    put_all(harness, 3, &in_group("a"));
+    put_all(harness, 2, &in_group("b").cost(3).serialization_key("k"));
+    let limits = Limits::new().running_per_group(1).rate_of("b", hourly(60, 5)).running_of("c", 7);
+    limit(harness, limits.clone().running(5).rate(hourly(60, 20)));
+    assert_eq!(data(&harness.lease(9, TIMEOUT)), [1, 1, 1]);
+    let found = limited().pop().unwrap();
+    let names = found.groups.iter().map(|group| group.group.as_deref()).collect::<Vec<_>>();
+    assert_eq!((found.queue.as_str(), found.used.running), (harness.queue().name().as_str(), 3));
+    assert_eq!(names, [None, Some("a"), Some("b"), Some("c")]);
+    let use_of =
+        |at: usize| (found.groups[at].due, found.groups[at].least_cost, found.groups[at].used.running);
+    assert_eq!([0, 1, 2, 3].map(use_of), [(0, 1, 1), (2, 1, 1), (1, 3, 1), (0, 1, 0)]);
+    let tokens = |tokens: Option<f64>| tokens.unwrap().floor();
+    assert_eq!((tokens(found.tokens()), tokens(found.tokens_of(&found.groups[2]))), (15.0, 2.0));
+    let held = || limited().pop().unwrap().held_back().map(|(_, jobs)| jobs);
+    assert_eq!(held(), [0, 0, 3, 0]);
+    limit(harness, limits.clone().running_of("b", 9).rate(hourly(60, 20)));
+    assert_eq!(held(), [0, 0, 2, 1]);
+    limit(harness, limits.running(3));
+    assert_eq!(held(), [3, 0, 0, 0]);
+    limit(harness, Limits::new());
+    assert_eq!(limited(), []);
 }
 
 fn due_tokens_end_a_wait<F: Fixture>(harness: &Harness<F>) {

@@ -33,6 +33,15 @@ impl FollowUps for MemoryStore {
         })
     }
 
+    fn followers(&self, conn: &mut MemoryConn, job: JobId, count: usize) -> Result<Vec<JobId>, Error> {
+        conn.operate(|state, open| {
+            let waits = state.waits.iter().filter(|((_, of), wait)| {
+                *of == job && wait.outcome.is_none() && wait.added_by.is_none_or(|by| by == open.tx)
+            });
+            Ok(waits.map(|((follow_up, _), _)| *follow_up).take(count).collect())
+        })
+    }
+
     fn release(&self, conn: &mut MemoryConn, follow_up: JobId) -> Result<(), Error> {
         let now = Utc::now();
         conn.operate(|state, open| {

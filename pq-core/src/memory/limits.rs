@@ -9,7 +9,7 @@ use super::MemoryStore;
 use super::state::{Row, State, Tx};
 use super::transaction::{MemoryConn, Open};
 use crate::store::Limiting;
-use crate::{Error, LimitUse, Limits, QueueName, Rate, Reason};
+use crate::{Error, GroupUse, LimitUse, LimitedQueue, Limits, QueueName, Rate, Reason};
 
 /// The delay after which a take looks again if a transaction holds the tokens.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -38,6 +38,43 @@ impl Limiting for MemoryStore {
             Ok(())
         })
     }
+
+    fn limited(&self, conn: &mut MemoryConn, queue: Option<&QueueName>) -> Result<Vec<LimitedQueue>, Error> {
+        let at = Utc::now();
+        conn.operate(|state, open| {
+            let limited = state.limits.iter().filter(|(name, _)| queue.is_none_or(|queue| queue == *name));
+            Ok(limited.map(|(name, limits)| in_use(state, name, limits, open.tx, at)).collect())
+        })
+    }
+}
+
+/// Returns how much of its limits a queue uses.
+fn in_use(state: &State, queue: &QueueName, limits: &Limits, tx: Tx, at: DateTime<Utc>) -> LimitedQueue {
+    let mut groups = BTreeMap::from([(None, GroupUse { least_cost: 1, ..GroupUse::default() })]);
+    groups.extend(limits.groups.keys().map(|name| (Some(name.clone()), GroupUse::default())));
+    for row in state.rows.values().filter(|row| row.job.queue == *queue) {
+        let is_due = row.seen_by(tx) && row.free_for(tx) && row.lease.is_none() && row.is_due(at);
+        let runs = row.occupies_key_for(tx);
+        if is_due || runs {
+            let of = groups.entry(row.job.annotations.group()).or_default();
+            if is_due {
+                let cost = row.job.annotations.cost().unwrap_or(1);
+                of.least_cost = if of.due == 0 { cost } else { of.least_cost.min(cost) };
+            }
+            of.due += u64::from(is_due);
+            of.used.running += u32::from(runs);
+        }
+    }
+    let tokens = |group: Option<&String>| {
+        state.buckets.get(&(queue.clone(), group.cloned())).map(|bucket| (bucket.tokens, bucket.at))
+    };
+    let running = groups.values().map(|group| group.used.running).sum();
+    let groups = groups.into_iter().map(|(group, of)| {
+        let tokens = group.as_ref().and_then(|group| tokens(Some(group)));
+        GroupUse { group, used: LimitUse { tokens, ..of.used }, least_cost: of.least_cost.max(1), ..of }
+    });
+    let (groups, used) = (groups.collect(), LimitUse { running, tokens: tokens(None) });
+    LimitedQueue { queue: queue.clone(), limits: limits.clone(), at, used, groups }
 }
 
 /// Decides which jobs of a limited queue a take gets.

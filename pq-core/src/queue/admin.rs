@@ -92,6 +92,15 @@ impl<S: Store> Pq<S> {
         self.store.with_connection(|conn| self.store.predecessors(conn, follow_up, count))
     }
 
+    /// Returns the jobs that wait for the end of a job, by id: at most `count`.
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn followers(&self, job: JobId, count: usize) -> Result<Vec<JobId>, S::Error> {
+        self.store.with_connection(|conn| self.store.followers(conn, job, count))
+    }
+
     /// Explains why a job does not run on the caller's connection, as [`Pq::explain`] does.
     ///
     /// # Errors

@@ -1,7 +1,18 @@
 //! Limits of a queue.
 
-use super::Queue;
-use crate::{Limits, Store};
+use super::{Pq, Queue};
+use crate::{LimitedQueue, Limits, Store};
+
+impl<S: Store> Pq<S> {
+    /// Returns the queues that have limits, with how much of these is used and how many due jobs wait because of them.
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn limited(&self) -> Result<Vec<LimitedQueue>, S::Error> {
+        self.store.with_connection(|conn| self.store.limited(conn, None))
+    }
+}
 
 impl<S: Store, T> Queue<S, T> {
     /// Returns the queue's limits, which are empty if it has none.

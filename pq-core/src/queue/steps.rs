@@ -25,13 +25,14 @@ impl<S: Store> Pq<S> {
     /// Sends a signal to a job that waits or runs. See [`crate::Context::wait_for_signal`].
     ///
     /// It is kept if the job does not wait for it yet, and is delivered once. If the job waits for it, the job is due at once.
+    /// The audit log records it if the handle acts as an operator ([`Pq::acting_as`]).
     ///
     /// # Errors
     ///
     /// [`Error::NotLive`] if no job with this id waits or runs; [`Error::InvalidSetting`] for the name; the errors of
     /// [`crate::Queue::put`] for the value; the store's errors.
     pub fn signal<T: Serialize + ?Sized>(&self, id: JobId, name: &str, value: &T) -> Result<(), S::Error> {
-        self.store.with_connection(|conn| self.signal_on(conn, id, name, value))
+        self.operation(|conn| self.signal_on(conn, id, name, value))
     }
 
     /// Sends a signal on the caller's connection, inside the caller's transaction. See [`Pq::signal`].
@@ -49,7 +50,9 @@ impl<S: Store> Pq<S> {
         value: &T,
     ) -> Result<(), S::Error> {
         let value = self.encode_signal(name, value)?;
-        match self.store.signal(conn, id, name, &value)? {
+        let action = Action::new("signal").job(id).details(name);
+        let sent = |is_sent: &bool| u64::from(*is_sent);
+        match self.recorded_on(conn, &action, sent, |conn| self.store.signal(conn, id, name, &value))? {
             true => Ok(()),
             false => Err(Error::not_live(id).into()),
         }

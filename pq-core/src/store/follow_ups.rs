@@ -58,6 +58,13 @@ pub trait FollowUps: Connect {
         count: usize,
     ) -> Result<Vec<Predecessor>, Self::Error>;
 
+    /// Returns the jobs that wait for the end of a job, by id: at most `count`.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn followers(&self, conn: &mut Self::Conn, job: JobId, count: usize) -> Result<Vec<JobId>, Self::Error>;
+
     /// Makes a waiting follow-up due if it waits for no job: for a batch without jobs.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Limits of queues.
 
 use super::Connect;
-use crate::{Limits, QueueName};
+use crate::{LimitedQueue, Limits, QueueName};
 
 /// Stores the limits of queues, which its takes observe.
 ///
@@ -29,4 +29,15 @@ pub trait Limiting: Connect {
         queue: &QueueName,
         limits: &Limits,
     ) -> Result<(), Self::Error>;
+
+    /// Returns the queues with limits, or this one if it has any, with how much of the limits is used. Sorted by name. Takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn limited(
+        &self,
+        conn: &mut Self::Conn,
+        queue: Option<&QueueName>,
+    ) -> Result<Vec<LimitedQueue>, Self::Error>;
 }

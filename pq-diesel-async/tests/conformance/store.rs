@@ -284,6 +284,10 @@ impl FollowUps for Blocking {
         wait!(self, conn, |store, sql| store.predecessors_on(sql, follow_up, count))
     }
 
+    fn followers(&self, conn: &mut Conn, job: JobId, count: usize) -> Result<Vec<JobId>, Error> {
+        wait!(self, conn, |store, sql| store.followers_on(sql, job, count))
+    }
+
     fn release(&self, conn: &mut Conn, follow_up: JobId) -> Result<(), Error> {
         wait!(self, conn, |store, sql| store.release_on(sql, &[follow_up.0]))
     }

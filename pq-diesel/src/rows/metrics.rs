@@ -17,6 +17,7 @@ row! {
         after_delay: i64 => BigInt,
         first_per_key: i64 => BigInt,
         scheduled: i64 => BigInt,
+        follow_ups: i64 => BigInt,
         running: i64 => BigInt,
         dead: i64 => BigInt,
         cancelled: i64 => BigInt,
@@ -33,6 +34,7 @@ pub(crate) struct BoundedCounts {
     pub(crate) parts: [u64; 7],
     /// Due jobs that do not wait for a key.
     pub(crate) ready: u64,
+    pub(crate) follow_ups: u64,
     pub(crate) running: u64,
     pub(crate) oldest: Option<Duration>,
     pub(crate) is_paused: bool,
@@ -47,6 +49,7 @@ impl GaugesRow {
             queue: self.queue,
             parts: parts.map(number),
             ready: number(self.first_per_key),
+            follow_ups: number(self.follow_ups),
             running: number(self.running),
             oldest: self.oldest.map(span),
             is_paused: self.paused_at.is_some(),
@@ -63,19 +66,38 @@ row! {
         oldest_snapshot: Option<i64> => Nullable<BigInt>,
         live: i64 => BigInt,
         gone: i64 => BigInt,
+        steps: i64 => BigInt,
+        asleep: i64 => BigInt,
+        waiting: i64 => BigInt,
     }
 }
 
+/// Measurements of the database.
+pub(crate) struct Measured {
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) ids: Option<u64>,
+    pub(crate) dead_tuples: u64,
+    pub(crate) oldest_snapshot: Option<Duration>,
+    pub(crate) workers_live: u64,
+    pub(crate) workers_gone: u64,
+    pub(crate) steps: u64,
+    pub(crate) asleep: u64,
+    pub(crate) awaiting_signals: u64,
+}
+
 impl DatabaseRow {
-    /// Returns the time, the ids, the dead tuples, the age of the oldest snapshot, and the live and the gone workers.
-    pub(crate) fn into_parts(self) -> (DateTime<Utc>, Option<u64>, u64, Option<Duration>, [u64; 2]) {
+    pub(crate) fn into_measured(self) -> Measured {
         let number = |count: i64| count.max(0).unsigned_abs();
-        (
-            nearest(self.at),
-            self.ids.map(number),
-            self.dead_tuples.map(number).unwrap_or_default(),
-            self.oldest_snapshot.map(span),
-            [self.live, self.gone].map(number),
-        )
+        Measured {
+            at: nearest(self.at),
+            ids: self.ids.map(number),
+            dead_tuples: self.dead_tuples.map(number).unwrap_or_default(),
+            oldest_snapshot: self.oldest_snapshot.map(span),
+            workers_live: number(self.live),
+            workers_gone: number(self.gone),
+            steps: number(self.steps),
+            asleep: number(self.asleep),
+            awaiting_signals: number(self.waiting),
+        }
     }
 }

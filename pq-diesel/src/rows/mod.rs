@@ -50,7 +50,7 @@ pub(crate) use self::explain::{CircumstancesRow, CircumstancesSql};
 pub(crate) use self::follow_ups::{PredecessorRow, PredecessorSql, WaitRow, WaitSql};
 pub(crate) use self::index_scan::{LeaseRow, LeaseSql, ScannedRow, ScannedSql};
 pub(crate) use self::job::{JobRow, JobSql};
-pub(crate) use self::limits::{LimitUseRow, LimitUseSql};
+pub(crate) use self::limits::{LimitUseRow, LimitUseSql, LimitedRow, LimitedSql};
 pub(crate) use self::metrics::{BoundedCounts, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql};
 pub(crate) use self::notes::{LinesRow, LinesSql, ProgressRow, ProgressSql};
 pub(crate) use self::operations::{BatchRow, BatchSql};

@@ -153,6 +153,10 @@ SELECT follow_up FROM seen WHERE number = 10 AND follow_up IS NOT NULL";
 pub(super) const PREDECESSORS: &str = "\
 SELECT job, only_done, outcome FROM {waits} WHERE follow_up = $1 ORDER BY job LIMIT $2";
 
+/// Returns the jobs that wait for the end of a job. $1 job, $2 most rows. Order: by id. No locks.
+pub(super) const FOLLOWERS: &str = "\
+SELECT follow_up FROM {waits} WHERE job = $1 AND outcome IS NULL ORDER BY follow_up LIMIT $2";
+
 /// Returns how many jobs a job waits for, and the first of them. $1 job, $2 the largest number. No locks.
 pub(super) const OPEN_WAITS: &str = "\
 SELECT count(*), coalesce(min(job), 0) FROM (

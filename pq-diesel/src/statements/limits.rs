@@ -58,6 +58,46 @@ FROM job CROSS JOIN running CROSS JOIN ahead
 LEFT JOIN {buckets} AS bucket ON bucket.q_name = job.q_name AND bucket.group_key = ''
 LEFT JOIN {buckets} AS group_bucket ON group_bucket.q_name = job.q_name AND group_bucket.group_key = job.group_key";
 
+/// Returns the queues with limits, or this one, each with a row of its jobs without a group and with the tokens of the queue, and a row
+/// for each group that has a due or a running job or limits of its own. $1 queue or null, $2 the most due jobs of a queue of
+/// each kind that are counted. Order: by queue and group. No locks.
+///
+/// The jobs that run are those under leases.
+pub(super) const LIMITED: &str = "\
+WITH limited AS MATERIALIZED (
+    SELECT q_name, limits FROM {controls} WHERE limits IS NOT NULL AND ($1::text IS NULL OR q_name = $1)
+), held AS (
+    SELECT lease.q_name, coalesce(job.annotations ->> 'group', '') AS group_key, count(*) AS jobs
+    FROM limited JOIN {leases} AS lease ON lease.q_name = limited.q_name
+    CROSS JOIN LATERAL unnest(lease.jobs, lease.annotations) AS job (id, annotations)
+    WHERE NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = job.id)
+    GROUP BY 1, 2
+), due AS (
+    SELECT limited.q_name, coalesce(job.annotations ->> 'group', '') AS group_key, count(*) AS jobs,
+        min(CASE WHEN jsonb_typeof(job.annotations -> 'cost') = 'number'
+            THEN least(greatest((job.annotations ->> 'cost')::numeric, 1), 1000000)::bigint ELSE 1 END) AS cost
+    FROM limited CROSS JOIN LATERAL (
+        (SELECT annotations FROM {jobs} AS plain WHERE plain.q_name = limited.q_name AND dequeued_at IS NULL
+            AND schedule_at IS NULL AND serial_key IS NULL LIMIT $2)
+        UNION ALL
+        (SELECT annotations FROM {jobs} AS keyed WHERE keyed.q_name = limited.q_name AND dequeued_at IS NULL
+            AND schedule_at IS NULL AND serial_key IS NOT NULL LIMIT $2)
+        UNION ALL
+        (SELECT annotations FROM {jobs} AS delayed WHERE delayed.q_name = limited.q_name AND dequeued_at IS NULL
+            AND schedule_at <= statement_timestamp() LIMIT $2)
+    ) AS job
+    GROUP BY 1, 2
+), known AS (
+    SELECT q_name, '' AS group_key FROM limited
+    UNION SELECT q_name, jsonb_object_keys(limits -> 'groups') FROM limited
+    UNION SELECT q_name, group_key FROM held UNION SELECT q_name, group_key FROM due
+)
+SELECT known.q_name, limited.limits::text, known.group_key, coalesce(due.jobs, 0), coalesce(due.cost, 1), coalesce(held.jobs, 0),
+    bucket.tokens::double precision, bucket.at, clock_timestamp()
+FROM known JOIN limited USING (q_name) LEFT JOIN held USING (q_name, group_key) LEFT JOIN due USING (q_name, group_key)
+LEFT JOIN {buckets} AS bucket ON bucket.q_name = known.q_name AND bucket.group_key = known.group_key
+ORDER BY known.q_name COLLATE \"C\", known.group_key COLLATE \"C\"";
+
 /// Deletes the places and the token buckets that are not needed: those of queues and groups that are not limited any more,
 /// and those of groups without a ready job of the first hundred priorities. Places stay while a lease uses one of them, so that limits which are set again find them. A
 /// bucket is full after a while, as one without a row is. The bucket of a fair queue says whose turn it is, and stays.

@@ -48,7 +48,7 @@ WITH RECURSIVE ready AS (
     SELECT q_name, sum(size - (SELECT count(*) FROM {settled} AS done WHERE done.lease = lease.id)) AS running
     FROM {leases} AS lease GROUP BY q_name
 )
-SELECT queues.q_name, due.plain, due.keyed, due.after_delay, due.first_per_key, later.scheduled,
+SELECT queues.q_name, due.plain, due.keyed, due.after_delay, due.first_per_key, later.scheduled, held.follow_ups,
     coalesce(running, 0)::bigint, dead.count, cancelled.count, done.count,
     CASE WHEN oldest IS NOT NULL
         THEN (extract(epoch FROM statement_timestamp() - greatest(oldest, '2000-01-01')) * 1000000)::bigint END,
@@ -83,6 +83,11 @@ CROSS JOIN LATERAL (
         WHERE job.q_name = queues.q_name AND dequeued_at IS NULL AND schedule_at > statement_timestamp()
         ORDER BY schedule_at LIMIT $2) AS first_jobs
 ) AS later
+CROSS JOIN LATERAL (
+    SELECT count(*) AS follow_ups FROM (SELECT FROM {jobs} AS job
+        WHERE job.q_name = queues.q_name AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
+        ORDER BY schedule_at LIMIT $2) AS first_jobs
+) AS held
 CROSS JOIN LATERAL (
     SELECT count(*) FROM (SELECT FROM {archive} AS job
         WHERE (job.q_name, outcome) >= (queues.q_name, 'dead') AND (job.q_name, outcome) <= (queues.q_name, 'dead')
@@ -119,8 +124,8 @@ pub(super) const ESTIMATES: [&str; 7] = [
 ];
 
 /// Measures the database: the time, ids that were given to jobs, dead tuples of the jobs and of the leases, the age of the oldest
-/// snapshot in microseconds, and the numbers of workers with and without a recent heartbeat. $1 longest silence in
-/// microseconds. No locks.
+/// snapshot in microseconds, the numbers of workers with and without a recent heartbeat, the kept steps, and how many jobs sleep and
+/// wait for a signal. $1 longest silence in microseconds, $2 the most jobs that are counted. No locks.
 ///
 /// A role without pg_read_all_stats does not see the times of other roles' sessions, so their snapshots are not measured.
 pub(super) const DATABASE: &str = "\
@@ -131,5 +136,9 @@ SELECT statement_timestamp(), CASE WHEN has_sequence_privilege(ids, 'USAGE, SELE
         WHERE (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL) AND pid <> pg_backend_pid()
             AND datname = current_database() AND backend_type NOT IN ('autovacuum worker', 'walsender')),
     (SELECT count(*) FROM {workers} WHERE heartbeat_at >= statement_timestamp() - $1 * interval '1 microsecond'),
-    (SELECT count(*) FROM {workers} WHERE heartbeat_at < statement_timestamp() - $1 * interval '1 microsecond')
+    (SELECT count(*) FROM {workers} WHERE heartbeat_at < statement_timestamp() - $1 * interval '1 microsecond'),
+    pg_stat_get_live_tuples({steps_name}::regclass),
+    (SELECT count(*) FROM (
+        SELECT FROM {steps} WHERE kind = 'sleep' AND wait_until > statement_timestamp() LIMIT $2) AS asleep),
+    (SELECT count(*) FROM (SELECT FROM {steps} WHERE kind = 'waiting' LIMIT $2) AS waiting)
 FROM pg_get_serial_sequence({jobs_name}, 'id') AS ids";

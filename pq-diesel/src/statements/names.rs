@@ -62,6 +62,7 @@ impl Names {
             ("buckets", table.derived("buckets")),
             ("jobs_name", table.jobs_literal()),
             ("leases_name", table.literal("leases")),
+            ("steps_name", table.literal("steps")),
             ("controls_name", table.literal("controls")),
             ("tokens_name", table.literal("lease_tokens")),
             ("notifier_lock", table.notifier_lock("channel")),

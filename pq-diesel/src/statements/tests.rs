@@ -27,6 +27,7 @@ impl Statements {
             take_limited,
             limits,
             limit_use,
+            limited,
             set_limits,
             forget_limits,
             retake,
@@ -71,6 +72,7 @@ impl Statements {
             wake,
             forget_waits,
             predecessors,
+            followers,
             open_waits,
             write_notes,
             write_last_notes,
@@ -137,6 +139,7 @@ impl Statements {
             take_limited,
             limits,
             limit_use,
+            limited,
             set_limits,
             forget_limits,
             retake,
@@ -181,6 +184,7 @@ impl Statements {
             wake,
             forget_waits,
             predecessors,
+            followers,
             open_waits,
             write_notes,
             write_last_notes,
@@ -263,7 +267,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 220);
+    assert_eq!(statements.texts().len(), 222);
 }
 
 #[test]

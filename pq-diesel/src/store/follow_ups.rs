@@ -32,6 +32,10 @@ impl FollowUps for PgStore {
         blocking(self.predecessors_on(conn, follow_up, count))
     }
 
+    fn followers(&self, conn: &mut PgConnection, job: JobId, count: usize) -> Result<Vec<JobId>, Error> {
+        blocking(self.followers_on(conn, job, count))
+    }
+
     fn release(&self, conn: &mut PgConnection, follow_up: JobId) -> Result<(), Error> {
         blocking(self.release_on(conn, &[follow_up.0]))
     }
@@ -79,6 +83,17 @@ impl PgStore {
         let rows: Vec<PredecessorRow> =
             self.rows::<PredecessorSql, _>(conn, &self.statements.predecessors, &values).await?;
         Ok(rows.into_iter().map(PredecessorRow::into_predecessor).collect())
+    }
+
+    pub async fn followers_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: JobId,
+        count: usize,
+    ) -> Result<Vec<JobId>, Error> {
+        let values = [Value::BigInt(job.0), Value::count(count)];
+        let ids: Vec<i64> = self.rows::<BigInt, _>(conn, &self.statements.followers, &values).await?;
+        Ok(ids.into_iter().map(JobId).collect())
     }
 
     /// Makes follow-ups due that wait for no job. Takes of this handle find them.

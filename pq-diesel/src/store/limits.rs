@@ -3,12 +3,13 @@
 use diesel::pg::PgConnection;
 use diesel::sql_types::{Nullable, Text};
 use pq_core::store::Limiting;
-use pq_core::{Limits, QueueName};
+use pq_core::{LimitedQueue, Limits, QueueName, Reason};
 
 use super::{PgStore, SqlConnection};
 use crate::Error;
 use crate::connection::blocking;
 use crate::prepared::Value;
+use crate::rows::{LimitedRow, LimitedSql};
 
 impl Limiting for PgStore {
     fn limits(&self, conn: &mut PgConnection, queue: &QueueName) -> Result<Limits, Error> {
@@ -17,6 +18,14 @@ impl Limiting for PgStore {
 
     fn set_limits(&self, conn: &mut PgConnection, queue: &QueueName, limits: &Limits) -> Result<(), Error> {
         blocking(self.set_limits_on(conn, queue, limits))
+    }
+
+    fn limited(
+        &self,
+        conn: &mut PgConnection,
+        queue: Option<&QueueName>,
+    ) -> Result<Vec<LimitedQueue>, Error> {
+        blocking(self.limited_on(conn, queue))
     }
 }
 
@@ -40,5 +49,16 @@ impl PgStore {
         let _set: Option<Option<String>> =
             self.one::<Nullable<Text>, _>(conn, &self.statements.set_limits, &values).await?;
         self.notify_queues(conn, [queue]).await
+    }
+    pub async fn limited_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        queue: Option<&QueueName>,
+    ) -> Result<Vec<LimitedQueue>, Error> {
+        let most = i64::try_from(Reason::MAX_COUNTED).unwrap_or(i64::MAX);
+        let values = [Value::OptionalText(queue.map(QueueName::as_str)), Value::BigInt(most)];
+        let rows: Vec<LimitedRow> =
+            self.rows::<LimitedSql, _>(conn, &self.statements.limited, &values).await?;
+        Ok(rows.into_iter().fold(Vec::new(), |queues, row| row.add_to(queues)))
     }
 }

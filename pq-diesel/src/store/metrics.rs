@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel::PgConnection;
 use diesel::sql_types::Text;
 use pq_core::WorkerInfo;
-use pq_core::store::{Connect, Counting};
+use pq_core::store::{Connect, Counting, Limiting};
 
 use super::{PgStore, SqlConnection, micros};
 use crate::Error;
@@ -27,7 +27,7 @@ const QUERY_CANCELED: &str = "57014";
 ///
 /// The planner takes a scan of the whole table for cheap if only a few rows are wanted, and that of a rare queue reads all.
 /// It also takes the counts for expensive, and would compile them for half a second, or have several processes count.
-fn limited<R>(
+fn bounded<R>(
     store: &PgStore,
     conn: &mut PgConnection,
     query: impl FnOnce(&mut PgConnection) -> Result<R, Error>,
@@ -43,30 +43,41 @@ fn limited<R>(
     })
 }
 
+/// Returns nothing if the time limit was exceeded.
+fn unless_slow<R>(measured: Result<R, Error>) -> Result<Option<R>, Error> {
+    match measured {
+        Ok(measured) => Ok(Some(measured)),
+        Err(error) if error.sqlstate() == Some(QUERY_CANCELED) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl PgStore {
     /// Measures the table. See [`crate::Pq::metrics`].
     pub(crate) fn metrics(&self, max_queues: usize) -> Result<Metrics, Error> {
         self.with_connection(|conn| {
-            let database: DatabaseRow = limited(self, conn, |conn| {
-                let values = [Value::BigInt(micros(WorkerInfo::FORGOTTEN_AFTER))];
+            let database: DatabaseRow = bounded(self, conn, |conn| {
+                let most = i64::try_from(BOUND).unwrap_or(i64::MAX);
+                let values = [Value::BigInt(micros(WorkerInfo::FORGOTTEN_AFTER)), Value::BigInt(most)];
                 blocking(self.only::<DatabaseSql, _>(conn, &self.statements.database, &values))
             })?;
-            let counters = limited(self, conn, |conn| self.counted(conn))?;
-            let queues = match limited(self, conn, |conn| self.gauges(conn, max_queues)) {
-                Ok(queues) => Some(queues),
-                Err(error) if error.sqlstate() == Some(QUERY_CANCELED) => None,
-                Err(error) => return Err(error),
-            };
-            let (at, ids, dead_tuples, oldest_snapshot, [workers_live, workers_gone]) = database.into_parts();
+            let counters = bounded(self, conn, |conn| self.counted(conn))?;
+            let queues = unless_slow(bounded(self, conn, |conn| self.gauges(conn, max_queues)))?;
+            let limited = unless_slow(bounded(self, conn, |conn| self.limited(conn, None)))?;
+            let database = database.into_measured();
             Ok(Metrics {
-                at,
+                at: database.at,
                 counters,
                 queues,
-                ids,
-                dead_tuples,
-                oldest_snapshot,
-                workers_live,
-                workers_gone,
+                limited,
+                ids: database.ids,
+                dead_tuples: database.dead_tuples,
+                oldest_snapshot: database.oldest_snapshot,
+                workers_live: database.workers_live,
+                workers_gone: database.workers_gone,
+                steps: database.steps,
+                asleep: database.asleep,
+                awaiting_signals: database.awaiting_signals,
             })
         })
     }
@@ -81,7 +92,7 @@ impl PgStore {
 
     /// Replaces the counts that have reached the bound by estimates.
     fn estimate(&self, conn: &mut PgConnection, counts: BoundedCounts) -> Result<QueueGauges, Error> {
-        let BoundedCounts { queue, mut parts, ready, running, oldest, is_paused } = counts;
+        let BoundedCounts { queue, mut parts, ready, follow_ups, running, oldest, is_paused } = counts;
         let mut is_estimated = false;
         let blocked = parts[..3].iter().sum::<u64>().saturating_sub(ready);
         let mut more = [0; 3];
@@ -104,6 +115,7 @@ impl PgStore {
             ready: ready + plain + after_delay,
             blocked: blocked + keyed,
             scheduled,
+            follow_ups,
             running,
             dead,
             cancelled,

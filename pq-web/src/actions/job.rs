@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::Path;
 use pq_diesel::{ChangeOutcome, Error, JobId, JobRecord, Operation, Payload, PayloadLimits, Pq};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{Reply, is_confirmed, operation, reply, run, unknown};
@@ -26,6 +27,21 @@ pub(crate) async fn act(
         let done = edit(&app, &visit, job, &fields).await;
         return reply(page, done.map(describe).and_then(|done| done.map_err(Unread)));
     }
+    if action == "signal" {
+        let done = signal(&app, &visit, job, &fields).await;
+        return reply(page, done.map(|name| format!("Job {id}: the signal {name} is sent.")));
+    }
+    if action == "retry-from" {
+        let step = fields.get("step").to_owned();
+        if !is_confirmed(&fields) {
+            let question = format!("Retry job {id} from the step {step}?");
+            let details = "The results of this step and of all later ones are forgotten, so their work is done once more. \
+                           The job is due at once.";
+            return confirmation(&visit, &question, details, &path, &[("step", &step)], &page).into();
+        }
+        let done = run(&app, &visit, move |pq| pq.retry_from_step(job, &step)).await.map(describe);
+        return reply(page, told(&id, done));
+    }
     let change = match operation::read(&action, &fields) {
         None => return unknown(),
         Some(Err(wrong)) => return reply(page, Err(Unread(wrong))),
@@ -40,11 +56,27 @@ pub(crate) async fn act(
             .into();
     }
     let next = if change == Operation::Delete { "/jobs".to_owned() } else { page.clone() };
-    match run(&app, &visit, move |pq| pq.change(job, &change)).await.map(describe) {
-        Ok(Ok(notice)) => reply(next, Ok(format!("Job {id}: {notice}."))),
-        Ok(Err(refused)) => reply(page, Err(Unread(format!("Job {id} is not changed: {refused}.")))),
-        Err(unread) => reply(page, Err(unread)),
+    let done = run(&app, &visit, move |pq| pq.change(job, &change)).await.map(describe);
+    reply(next, told(&id, done))
+}
+
+/// Returns the sentence about an outcome.
+fn told(id: &str, done: Result<Result<String, String>, Unread>) -> Result<String, Unread> {
+    match done? {
+        Ok(notice) => Ok(format!("Job {id}: {notice}.")),
+        Err(refused) => Err(Unread(format!("Job {id} is not changed: {refused}."))),
     }
+}
+
+/// Sends a signal, and returns its name.
+async fn signal(app: &App, visit: &Visit, job: JobId, fields: &Fields) -> Result<String, Unread> {
+    let name = fields.get("signal").trim().to_owned();
+    let value = Some(fields.get("value").trim()).filter(|value| !value.is_empty()).unwrap_or("null");
+    let value: Box<RawValue> = serde_json::from_str(value)
+        .map_err(|error| Unread(format!("invalid value of the signal: it must be JSON ({error})")))?;
+    let sent = name.clone();
+    run(app, visit, move |pq| pq.signal(job, &sent, &value)).await?;
+    Ok(name)
 }
 
 /// Returns an operation as the beginning of a question.

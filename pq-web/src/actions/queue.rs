@@ -7,7 +7,7 @@ use axum::extract::Path;
 use pq_diesel::{Filter, JobState, Operation, QueueName};
 
 use super::bulk::{ask, operate, skipped};
-use super::{Reply, count, is_confirmed, reply, run, unknown};
+use super::{Reply, count, is_confirmed, limits, reply, run, unknown};
 use crate::conditions::AgedFilter;
 use crate::dashboard::App;
 use crate::database::Unread;
@@ -38,6 +38,9 @@ pub(crate) async fn act(
             let text = |resumed| if resumed { "The queue is resumed." } else { "The queue was not paused." };
             reply(page, resumed.map(|resumed| text(resumed).to_owned()))
         }
+        "limit" => limits::set(&app, &visit, &fields, name, false).await,
+        "limit-group" => limits::set(&app, &visit, &fields, name, true).await,
+        "unlimit" => limits::remove(&app, &visit, &fields, name).await,
         "retry-dead" => {
             let dead = AgedFilter::from(Filter { states: vec![JobState::Dead], ..Filter::queue(&name) });
             operate(&app, &visit, Operation::Retry, dead, page, |report| {

@@ -5,23 +5,20 @@ use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
-use pq_diesel::store::{Admin, FollowUps, Notes, Steps};
+use pq_diesel::store::{Admin, Notes, Steps};
 use pq_diesel::{
-    AttemptEntry, Filter, JobId, JobProgress, JobRecord, JobState, Operation, Payload, Predecessor,
-    StepRecord, StoredLine,
+    AttemptEntry, Filter, JobId, JobProgress, JobRecord, JobState, Operation, Payload, StepRecord, StoredLine,
 };
 use serde_json::Value;
 
+use super::job_links::{self, Links};
 use super::job_table::{progress_bar, task_name};
 use crate::actions::job::fingerprint;
 use crate::dashboard::App;
 use crate::database::Unread;
-use crate::form::{button, field};
+use crate::form::{button, button_on, field};
 use crate::html::{Layout, Mask, number, text, time, with_query};
 use crate::page::{Page, Section, Visit, panel};
-
-/// The largest number of jobs for which a job waits on its page.
-const MAX_PREDECESSORS: usize = 100;
 
 /// The largest part of a payload on the page, in bytes.
 const SHOWN_BYTES: usize = 16 << 10;
@@ -55,13 +52,12 @@ pub(crate) async fn page(
         Ok((progress, lines)) => (progress, Ok(StoredLine::keep_newest(lines))),
         Err(unread) => (None, Err(unread)),
     };
-    let predecessors =
-        app.reads.read(move |pq, conn| pq.store().predecessors(conn, number, MAX_PREDECESSORS)).await;
+    let links = app.reads.read(move |pq, conn| Links::read(pq, conn, number)).await;
     let of = job.clone();
     let steps = app.reads.read(move |pq, conn| pq.store().steps(conn, &of)).await;
     let steps = match steps {
         Ok(steps) if steps.is_empty() => None,
-        steps => Some(steps.map(|steps| draw_steps(&app.mask, &steps))),
+        steps => Some(steps.map(|steps| draw_steps(&visit, &app.mask, job, &steps))),
     };
     let content = html! {
         @if same_id.len() > 1 {
@@ -70,12 +66,10 @@ pub(crate) async fn page(
         @if visit.can_act { (actions(&visit, job)) }
         (panel("reasons", "Why it is not running, or what runs it", reasons))
         (panel("job", "Attributes", Ok(attributes(&visit, &app.mask, job, progress.as_ref()))))
-        @if !predecessors.as_ref().is_ok_and(Vec::is_empty) {
-            (panel("predecessors", "Jobs that it waits for", predecessors.map(|jobs| draw_predecessors(&visit, &jobs))))
-        }
+        (job_links::draw(&visit, links))
         @if let Some(error) = &job.error { (panel("error", "Error", Ok(html! { pre { (text(error)) } }))) }
         @if !job.attempt_log.is_empty() { (panel("attempts", "Attempts", Ok(attempts(job)))) }
-        @if let Some(steps) = steps { (panel("steps", "Steps", steps)) }
+        @if let Some(steps) = steps { (panel("steps", "Durable steps", steps)) }
         @match log {
             Ok(lines) if lines.is_empty() => {}
             Ok(lines) => (panel("log", "Log", Ok(log_table(&lines)))),
@@ -153,6 +147,8 @@ fn attributes(visit: &Visit, mask: &Mask, job: &JobRecord, progress: Option<&Job
             dd { a href=(visit.url(&with_query("/jobs", &[("queue", queue), ("key", key.as_str())]))) { (text(key.as_str())) } }
         }
         @if let Some(key) = &job.unique_key { dt { "unique key" } dd { (text(key.as_str())) } }
+        @if let Some(group) = job.annotations.group() { dt { "group" } dd { (text(&group)) } }
+        @if let Some(cost) = job.annotations.cost() { dt { "cost" } dd { (cost) } }
         @if let Some(follow_up) = job.annotations.batch() {
             dt { "batch of" } dd { a href=(visit.url(&format!("/job/{follow_up}"))) { "job " (follow_up) } }
         }
@@ -174,20 +170,6 @@ fn payload(visit: &Visit, mask: &Mask, id: JobId, part: &str, payload: &Payload)
         @if !complete {
             p { a href=(visit.url(&format!("/job/{id}/{part}"))) { "Show all " (number(payload.as_str().len() as u64)) " bytes" } }
         }
-    }
-}
-
-fn draw_predecessors(visit: &Visit, jobs: &[Predecessor]) -> Markup {
-    html! {
-        ul {
-            @for Predecessor { job, outcome, .. } in jobs {
-                li {
-                    a href=(visit.url(&format!("/job/{job}"))) { "job " (job) } " "
-                    @match outcome { Some(outcome) => { (outcome.as_str()) } None => { "not ended" } }
-                }
-            }
-        }
-        @if jobs.len() == MAX_PREDECESSORS { p { "There may be more." } }
     }
 }
 
@@ -219,11 +201,16 @@ fn log_table(lines: &[StoredLine]) -> Markup {
     }
 }
 
-/// Draws the durable steps, in their order.
-fn draw_steps(mask: &Mask, steps: &[StepRecord]) -> Markup {
+/// Draws the durable steps, in their order. Those of a job that can be retried have a button to go on from there.
+fn draw_steps(visit: &Visit, mask: &Mask, job: &JobRecord, steps: &[StepRecord]) -> Markup {
+    let can_retry =
+        visit.can_act && !matches!(job.state, JobState::Running | JobState::Dequeued | JobState::Done);
+    let path = format!("/job/{}/retry-from", job.id);
     html! {
         div class="wide" tabindex="0" role="region" aria-label="Durable steps" { table {
-            thead { tr { @for name in ["Step", "Kept", "As", "Until", "Result"] { th scope="col" { (name) } } } }
+            thead { tr { @for name in ["Step", "Kept", "As", "Until", "Result"] { th scope="col" { (name) } }
+                @if can_retry { th scope="col" { "Retry" } }
+            } }
             tbody {
                 @for step in steps {
                     tr {
@@ -234,6 +221,10 @@ fn draw_steps(mask: &Mask, steps: &[StepRecord]) -> Markup {
                         td { @if let Some(result) = &step.result {
                             code { (text(&mask.format(result.as_str(), Layout::Line, STEP_BYTES).0)) }
                         } }
+                        @if can_retry {
+                            @let label = step.label();
+                            td { (button_on(visit, &path, &[("step", &label)], "Retry from here…", "danger", &label)) }
+                        }
                     }
                 }
             }
@@ -274,11 +265,18 @@ fn actions(visit: &Visit, job: &JobRecord) -> Markup {
                 (setting(visit, &to("set-priority"), field("priority", "Priority", "number", &job.priority.to_string()), "Set priority"))
                 (setting(visit, &to("reschedule"), field("schedule", "Due at a time, or after a duration such as 5m", "text", ""), "Reschedule"))
             }
+            @if is_waiting || job.state == JobState::Running {
+                @let signal = html! {
+                    (field("signal", "Send a signal of the name", "text", ""))
+                    (field("value", "Its value as JSON; null without one", "text", ""))
+                };
+                (setting(visit, &to("signal"), signal, "Send"))
+            }
         }
     }
 }
 
-/// Draws a form with one input.
+/// Draws a form with one button.
 fn setting(visit: &Visit, path: &str, input: Markup, words: &str) -> Markup {
     html! {
         form method="post" action=(visit.url(path)) class="filters" {

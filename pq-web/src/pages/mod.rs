@@ -1,11 +1,13 @@
-//! The pages, one file each. Pages of limits, workflows, progress and logs get their files here.
+//! The pages, and the larger parts of them, one file each.
 
 pub(crate) mod audit;
 pub(crate) mod dead;
 pub(crate) mod health;
 pub(crate) mod job;
-pub(crate) mod job_table;
+mod job_links;
+mod job_table;
 pub(crate) mod jobs;
+mod limits;
 pub(crate) mod login;
 pub(crate) mod overview;
 pub(crate) mod pauses;

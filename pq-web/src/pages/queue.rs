@@ -7,10 +7,11 @@ use axum::Extension;
 use maud::{Markup, html};
 use pq_diesel::admin::{Histogram, PausedQueue, TaskCounters};
 use pq_diesel::metrics::QueueGauges;
-use pq_diesel::store::Admin;
-use pq_diesel::{Filter, JobState};
+use pq_diesel::store::{Admin, Limiting};
+use pq_diesel::{Filter, JobState, QueueName};
 
 use super::job_table::{Listed, job_table};
+use super::limits;
 use super::pauses::since;
 use super::queue_table::count;
 use crate::dashboard::App;
@@ -35,7 +36,13 @@ pub(crate) async fn page(
         let jobs = pq.store().list(conn, &filter, JOBS)?;
         Listed::read(pq, conn, jobs)
     });
-    let (samples, paused, first) = tokio::join!(app.sampler.samples(), paused, first);
+    let queue = QueueName::new(&name).ok();
+    let limited = app.reads.read(move |pq, conn| match &queue {
+        Some(queue) => pq.store().limited(conn, Some(queue)),
+        None => Ok(Vec::new()),
+    });
+    let (samples, paused, first, limited) = tokio::join!(app.sampler.samples(), paused, first, limited);
+    let limits = limited.map(|limited| limits::draw(&visit, &name, limited.first()));
     let pause = paused.map(|paused| pause(paused.iter().find(|pause| pause.queue.as_str() == name)));
     let all = with_query("/jobs", &[("queue", &name)]);
     let first = first.map(|listed| {
@@ -51,6 +58,7 @@ pub(crate) async fn page(
             None => html! { p { "This queue has no jobs, or is not among the first by name." } },
         }))
         (sampled("outcomes", "What became of jobs, by task", &samples.activity, |activity| outcomes(activity, &name)))
+        (panel("limits", "Limits", limits))
         @if visit.can_act { (actions(&visit, &name)) }
         (panel("jobs", "First jobs", first))
     };

@@ -1,9 +1,10 @@
 //! The table of queues.
 
 use maud::{Markup, html};
-use pq_diesel::JobState;
 use pq_diesel::metrics::QueueGauges;
+use pq_diesel::{JobState, LimitedQueue};
 
+use super::limits;
 use crate::html::{beginning, duration, number, with_query};
 use crate::page::Visit;
 use crate::sampler::{Counts, MAX_QUEUES, Rates, Samples};
@@ -28,7 +29,7 @@ pub(super) fn queue_table(visit: &Visit, counts: &Counts, samples: &Samples) -> 
                 }
                 th scope="col" { "State" }
             } }
-            tbody { @for queue in queues { (row(visit, queue, rates(queue))) } }
+            tbody { @for queue in queues { (row(visit, queue, counts.limited(&queue.queue), rates(queue))) } }
         } }
         @if queues.iter().any(|queue| queue.is_estimated) { p class="quiet" { "≈ marks an estimate of the database's planner." } }
         @if queues.len() == MAX_QUEUES { p { "These are the first " (MAX_QUEUES) " queues by name." } }
@@ -41,7 +42,7 @@ pub(super) fn count(is_estimated: bool, count: u64) -> String {
     format!("{mark}{}", number(count))
 }
 
-fn row(visit: &Visit, queue: &QueueGauges, rates: Option<Rates>) -> Markup {
+fn row(visit: &Visit, queue: &QueueGauges, limited: Option<&LimitedQueue>, rates: Option<Rates>) -> Markup {
     let name = queue.queue.as_str();
     let jobs = |state: JobState| with_query("/jobs", &[("queue", name), ("state", state.as_str())]);
     html! { tr {
@@ -60,6 +61,6 @@ fn row(visit: &Visit, queue: &QueueGauges, rates: Option<Rates>) -> Markup {
         td class="number" { @if let Some(age) = queue.oldest { (duration(age)) } }
         td class="number" { @if let Some(rates) = rates { (format!("{:.1}", rates.done)) } }
         td class="number" { @if let Some(rates) = rates { (format!("{:.1}", rates.failed)) } }
-        td { @if queue.is_paused { span class="tag paused" { "paused" } } }
+        td { @if queue.is_paused { span class="tag paused" { "paused" } } (limits::tag(limited)) }
     } }
 }

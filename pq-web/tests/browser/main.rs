@@ -4,5 +4,6 @@
 //! `PQ_WEB_SCREENSHOTS` the pages are also drawn, light and dark, into that directory.
 
 mod actions;
+mod features;
 mod harness;
 mod pages;

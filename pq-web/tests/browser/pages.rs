@@ -10,12 +10,14 @@ use thirtyfour::prelude::*;
 use crate::harness::{Browser, JavaScript, Outcome, Site, with_actions, with_and_without_javascript};
 
 /// Each page with the name of its picture, and a text that it shows.
-const PAGES: [(&str, &str, &str); 13] = [
+const PAGES: [(&str, &str, &str); 15] = [
     ("overview", "/", "Waiting jobs"),
     ("queues", "/queues", "newsletter"),
     ("queue", "/queue?name=mail", "Jobs by state"),
     ("jobs", "/jobs?queue=mail", "welcome"),
     ("job", "/job/1000", "connection refused"),
+    ("steps", "/job/501", "Durable steps"),
+    ("batch", "/job/600", "5 not ended, 3 done."),
     ("dead", "/dead", "Latest dead jobs"),
     ("workers", "/workers", "worker-7.example"),
     ("periodic", "/periodic", "next ticks"),
@@ -45,7 +47,21 @@ fn fill(site: &Site) -> Outcome {
             now() - interval '3 hours', now() - interval '2 hours', 0, 5, 'dead',
             E'cannot send: connection refused\nwhile connecting to smtp.example.com:25'
         FROM generate_series(1, 12) AS n;
-        INSERT INTO pq.queue_controls (q_name, paused_at) VALUES ('newsletter', now());
+        INSERT INTO pq.queue_controls (q_name, paused_at, limits) VALUES ('newsletter', now(), NULL),
+            ('mail', NULL, '{"running": 50, "rate": {"tokens": 6000, "per_us": 60000000, "burst": 100}, "running_per_group": 1}');
+        INSERT INTO pq.queue (id, q_name, data, annotations)
+        SELECT 500 + n, 'mail', '{"function": "welcome", "args": [], "kwargs": {"to": "ann@example.com"}}',
+            json_build_object('group', 'tenant ' || n % 3, 'batch', 600) FROM generate_series(1, 5) AS n;
+        INSERT INTO pq.queue_leases (id, q_name, lease_until, size, jobs, data, enqueued_at, priority, attempt, annotations)
+        VALUES (1, 'mail', now() + interval '1 hour', 1, '{590}', '{1}', ARRAY[now()], '{0}', '{1}',
+            ARRAY['{"group": "tenant 1"}'::jsonb]);
+        INSERT INTO pq.queue (id, q_name, data, schedule_at)
+        VALUES (600, 'mail', '{"function": "report", "args": [], "kwargs": {}}', '9999-12-31');
+        INSERT INTO pq.queue_waits (follow_up, job, only_done, outcome)
+        SELECT 600, 500 + n, false, CASE WHEN n > 5 THEN 'done' END FROM generate_series(1, 8) AS n;
+        INSERT INTO pq.queue_steps (job, enqueued_at, position, kind, name, result)
+        SELECT 501, enqueued_at, n, 'step', (ARRAY['charge', 'book'])[n + 1], '{"total": 7}'
+        FROM pq.queue, generate_series(0, 1) AS n WHERE id = 501;
         INSERT INTO pq.queue_workers (id, host, pid, supervisor, queues, threads, status)
         VALUES (1, 'worker-7.example', 4711, 4700, '{mail,thumbnails}', 8,
             '{"running": [{"id": 5, "queue": "mail", "task": "welcome", "attempt": 1, "age": 3.2}],

@@ -9,8 +9,8 @@ use pq_core::store::{
 };
 use pq_core::{
     AuditEntry, AuditRecord, CancelOutcome, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply, JobId,
-    JobRecord, Limits, Operation, PausedQueue, QueueCounts, QueueName, StopMode, TaskCounters, WorkerId,
-    WorkerInfo,
+    JobRecord, LimitedQueue, Limits, Operation, PausedQueue, QueueCounts, QueueName, StopMode, TaskCounters,
+    WorkerId, WorkerInfo,
 };
 use pq_diesel_async::Error;
 
@@ -73,6 +73,10 @@ impl Limiting for Blocking {
 
     fn set_limits(&self, conn: &mut Conn, queue: &QueueName, limits: &Limits) -> Result<(), Error> {
         wait!(self, conn, |store, sql| store.set_limits_on(sql, queue, limits))
+    }
+
+    fn limited(&self, conn: &mut Conn, queue: Option<&QueueName>) -> Result<Vec<LimitedQueue>, Error> {
+        wait!(self, conn, |store, sql| store.limited_on(sql, queue))
     }
 }
 
