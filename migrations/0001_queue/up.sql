@@ -274,7 +274,8 @@ CREATE TABLE "pq"."queue_places" (
 -- a row, or without tokens, is full.
 --
 -- turns is set for a fair queue. It is an object that has, for each priority, which is negated, an array of the group that
--- had the last turn, and of the number of jobs that it had in it.
+-- had the last turn, and of the number of jobs that it had in it. Its member scan has where takes may begin, see
+-- queue_pick_in_turn.
 CREATE TABLE "pq"."queue_buckets" (
     q_name    text        NOT NULL,
     group_key text        NOT NULL,
@@ -661,48 +662,60 @@ $names$;
 
 -- Returns the next groups that have ready jobs of a priority, behind one of them in the order of names, and then from the
 -- first name on. Each is found by one probe of the index.
-CREATE FUNCTION "pq"."queue_groups_in_turn"(queue text, level bigint, behind text, most integer) RETURNS text[]
+--
+-- A probe passes the dead entries of the group that it finds. known has groups of which that is expensive. They are assumed to
+-- have jobs, and only the groups between them are probed.
+CREATE FUNCTION "pq"."queue_groups_in_turn"(queue text, level bigint, behind text, most integer, known text[])
+    RETURNS text[]
     LANGUAGE plpgsql
     STABLE
 AS $names$
+DECLARE
+    names text[] := '{}';
+    -- The group behind which the next one is looked for, and the last one of the second half of the round.
+    last text := coalesce(behind, '');
+    upto text;
+    next_known text;
+    next text;
 BEGIN
-    RETURN ARRAY(
-        WITH RECURSIVE ahead AS (
-            (SELECT 1 AS position, job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
-            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
-                AND job.annotations ->> 'group' > coalesce(behind, '')
-            ORDER BY job.annotations ->> 'group' LIMIT 1)
-            UNION ALL
-            SELECT ahead.position + 1, (
-                SELECT job.annotations ->> 'group' FROM "pq"."queue" AS job
-                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                    AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
-                    AND job.annotations ->> 'group' > ahead.name
-                ORDER BY job.annotations ->> 'group' LIMIT 1)
-            FROM ahead WHERE ahead.name IS NOT NULL AND ahead.position < most
-        ), around AS (
-            (SELECT 1 AS position, job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
-            WHERE behind <> '' AND (SELECT count(ahead.name) FROM ahead) < most
-                AND job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
-                AND job.annotations ->> 'group' <= behind
-            ORDER BY job.annotations ->> 'group' LIMIT 1)
-            UNION ALL
-            SELECT around.position + 1, (
-                SELECT job.annotations ->> 'group' FROM "pq"."queue" AS job
-                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                    AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
-                    AND job.annotations ->> 'group' > around.name AND job.annotations ->> 'group' <= behind
-                ORDER BY job.annotations ->> 'group' LIMIT 1)
-            FROM around WHERE around.name IS NOT NULL AND around.position < most
-        )
-        SELECT found.name FROM (
-            SELECT 1 AS part, ahead.position, ahead.name FROM ahead
-            UNION ALL
-            SELECT 2, around.position, around.name FROM around
-        ) AS found
-        WHERE found.name IS NOT NULL ORDER BY found.part, found.position LIMIT most);
+    WHILE cardinality(names) < most LOOP
+        next_known := (SELECT min(given.name) FROM unnest(known) AS given (name) WHERE given.name > last);
+        IF next_known IS NULL THEN
+            -- The rest of the names, in one statement.
+            names := names || ARRAY(
+                WITH RECURSIVE found AS (
+                    (SELECT 1 AS position, job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
+                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                        AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
+                        AND job.annotations ->> 'group' > last
+                    ORDER BY job.annotations ->> 'group' LIMIT 1)
+                    UNION ALL
+                    SELECT found.position + 1, (
+                        SELECT job.annotations ->> 'group' FROM "pq"."queue" AS job
+                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                            AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
+                            AND job.annotations ->> 'group' > found.name
+                        ORDER BY job.annotations ->> 'group' LIMIT 1)
+                    FROM found WHERE coalesce(found.name <= upto, found.name IS NOT NULL)
+                        AND found.position < most - cardinality(names)
+                )
+                SELECT found.name FROM found WHERE coalesce(found.name <= upto, found.name IS NOT NULL)
+                ORDER BY found.position);
+            EXIT WHEN upto IS NOT NULL OR coalesce(behind, '') = '';
+            upto := behind;
+            last := '';
+            CONTINUE;
+        END IF;
+        SELECT job.annotations ->> 'group' INTO next FROM "pq"."queue" AS job
+        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+            AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
+            AND job.annotations ->> 'group' > last AND job.annotations ->> 'group' < next_known
+        ORDER BY job.annotations ->> 'group' LIMIT 1;
+        last := coalesce(next, next_known);
+        EXIT WHEN last > upto;
+        names := names || last;
+    END LOOP;
+    RETURN names;
 END
 $names$;
 
@@ -713,6 +726,11 @@ $names$;
 -- rest to the others, which divide it again. turns has, for each priority, the group that had the last turn, and how many
 -- jobs it had in it. If another take has that, so that it is not known, the first group is a random one. The jobs without a
 -- group, which have the empty name, are found among the first ones.
+--
+-- Dead entries of the indexes make a take expensive that begins at their start. So turns also has, as its member scan, the
+-- priority, where its first ready job was, the last jobs of the groups that had many, and what the last
+-- two from the start took. If both were expensive, takes begin behind these jobs, for forty times as long. What has become ready before is taken
+-- afterwards, or if nothing is behind.
 CREATE FUNCTION "pq"."queue_pick_in_turn"(
     queue text, room integer, limits jsonb, is_known boolean, INOUT turns jsonb, OUT tids tid[], OUT ids bigint[])
     LANGUAGE plpgsql
@@ -730,38 +748,88 @@ DECLARE
     most_groups integer;
     is_partial boolean;
     picked record;
+    begun_at CONSTANT timestamptz := clock_timestamp();
+    done_level bigint := -2147483649;
+    start record;
+    -- What is known of the last takes, and what the next ones will know.
+    scan CONSTANT jsonb := turns -> 'scan';
+    costs double precision[] := ARRAY(SELECT jsonb_array_elements_text(scan -> 'costs'))::double precision[];
+    full_at double precision := scan ->> 'full_at';
+    groups_read integer := 0;
+    resumes boolean := coalesce(least(costs[1], costs[2]) > 0.005
+        AND extract(epoch FROM begun_at) BETWEEN full_at AND full_at + least(40 * costs[1], 5), false);
+    scan_level bigint := CASE WHEN resumes THEN (scan ->> 'level')::bigint ELSE -2147483649 END;
+    scan_expected CONSTANT timestamptz := coalesce(scan ->> 'expected', '-infinity');
+    scan_id CONSTANT bigint := coalesce(scan ->> 'id', '0');
+    known text[];
+    last_of_groups jsonb;
+    noted jsonb;
 BEGIN
     tids := '{}';
     ids := '{}';
     WHILE cardinality(ids) < room LOOP
         SELECT -job.priority::bigint INTO level FROM "pq"."queue" AS job
         WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL AND job.serial_key IS NULL
-            AND -job.priority::bigint > level
+            AND -job.priority::bigint > done_level AND -job.priority::bigint < scan_level
         ORDER BY -job.priority::bigint LIMIT 1;
-        EXIT WHEN NOT FOUND;
+        IF NOT FOUND THEN
+            SELECT -job.priority::bigint INTO level FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL AND job.serial_key IS NULL
+                AND -job.priority::bigint > done_level
+                AND (-job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
+                    >= (scan_level, scan_expected, scan_id)
+            ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id LIMIT 1;
+            IF NOT FOUND THEN
+                EXIT WHEN NOT resumes OR cardinality(ids) > 0;
+                -- Nothing is behind. Begin at the start.
+                resumes := false;
+                scan_level := -2147483649;
+                done_level := -2147483649;
+                CONTINUE;
+            END IF;
+        END IF;
+        done_level := level;
+        known := '{}';
+        IF resumes AND level = scan_level THEN
+            known := ARRAY(SELECT jsonb_object_keys(scan -> 'groups'));
+        END IF;
         turn_group := turns -> level::text ->> 0;
         turn_taken := turns -> level::text ->> 1;
-        loose := ARRAY(
-            SELECT first.tid FROM (
-                SELECT job.ctid AS tid, job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
-                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                    AND job.serial_key IS NULL AND -job.priority::bigint = level
-                ORDER BY coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                LIMIT 2000 + room
-            ) AS first
-            WHERE coalesce(first.name, '') = '' LIMIT room);
+        WITH first AS MATERIALIZED (
+            SELECT job.ctid AS tid, job.id, job.annotations ->> 'group' AS name,
+                coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at
+            FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL AND job.serial_key IS NULL
+                AND -job.priority::bigint = level
+                AND (coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
+                    >= (CASE WHEN level = scan_level THEN scan_expected ELSE '-infinity' END, scan_id)
+            ORDER BY coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+            LIMIT 2000 + room
+        )
+        SELECT ARRAY(SELECT first.tid FROM first WHERE coalesce(first.name, '') = ''
+                ORDER BY first.expected_at, first.id LIMIT room) AS loose, one.expected_at, one.id
+        INTO start
+        FROM (VALUES (true)) AS always LEFT JOIN LATERAL (
+            SELECT first.expected_at, first.id FROM first ORDER BY first.expected_at, first.id LIMIT 1) AS one ON true;
+        loose := start.loose;
+        last_of_groups := CASE WHEN level = scan_level THEN coalesce(scan -> 'groups', '{}') ELSE '{}' END;
         most_groups := room - cardinality(ids) + 64;
-        names := "pq"."queue_groups_in_turn"(queue, level, turn_group, most_groups);
+        names := "pq"."queue_groups_in_turn"(queue, level, turn_group, most_groups, known);
         IF cardinality(loose) > 0 THEN
             names := names || ''::text;
         END IF;
         is_partial := cardinality(names) >= most_groups;
+        groups_read := groups_read + cardinality(names);
         IF NOT is_known THEN
             turn_group := names[1 + floor(random() * cardinality(names))];
             turn_taken := 2147483647;
         END IF;
-        last_expected := array_fill('-infinity'::timestamptz, ARRAY[cardinality(names)]);
-        last_id := array_fill(0, ARRAY[cardinality(names)]);
+        last_expected := ARRAY(
+            SELECT coalesce(CASE WHEN given.name = ANY (known) THEN scan -> 'groups' -> given.name ->> 0 END, '-infinity')
+            FROM unnest(names) WITH ORDINALITY AS given (name, position) ORDER BY given.position)::timestamptz[];
+        last_id := ARRAY(
+            SELECT coalesce(CASE WHEN given.name = ANY (known) THEN scan -> 'groups' -> given.name ->> 1 END, '0')
+            FROM unnest(names) WITH ORDINALITY AS given (name, position) ORDER BY given.position)::bigint[];
         -- A turn that has not ended goes on.
         turn_left := CASE WHEN turn_group = ANY (names)
             THEN coalesce((limits #>> ARRAY['groups', turn_group, 'weight'])::integer, 1) - turn_taken ELSE 0 END;
@@ -820,6 +888,9 @@ BEGIN
                     FROM unfinished ORDER BY unfinished.position) AS last_expected,
                 ARRAY(SELECT coalesce(unfinished.id, unfinished.last_id)
                     FROM unfinished ORDER BY unfinished.position) AS last_id,
+                (SELECT jsonb_object_agg(locked.name, jsonb_build_array(locked.expected_at, locked.id))
+                    FROM locked WHERE locked.number = locked.found AND locked.name <> ''
+                        AND locked.found >= greatest(room / 32, 1)) AS last_of_groups,
                 last.name AS last_group, ((last.number - 1) % last.weight + 1)::integer AS last_number,
                 last.expected_at, last.id
             INTO picked
@@ -829,6 +900,7 @@ BEGIN
             ) AS last ON true;
             tids := tids || picked.tids;
             ids := ids || picked.ids;
+            last_of_groups := last_of_groups || coalesce(picked.last_of_groups, '{}');
             IF picked.last_group IS NOT NULL THEN
                 turn_taken := picked.last_number + CASE WHEN turn_left > 0 THEN turn_taken ELSE 0 END;
                 turn_group := picked.last_group;
@@ -849,10 +921,23 @@ BEGIN
         END LOOP;
         IF turn_group IS NOT NULL THEN
             turns := turns || jsonb_build_object(level, jsonb_build_array(turn_group, turn_taken));
+            IF start.id IS NOT NULL AND (noted IS NULL OR level = scan_level) THEN
+                noted := jsonb_build_object('level', level, 'expected', start.expected_at, 'id', start.id, 'groups',
+                    CASE WHEN (SELECT count(*) FROM jsonb_object_keys(last_of_groups)) <= 32 THEN last_of_groups
+                        ELSE coalesce(picked.last_of_groups, '{}') END);
+            END IF;
         END IF;
         -- There may be more groups with jobs of this priority.
         EXIT WHEN is_partial;
     END LOOP;
+    IF noted IS NOT NULL THEN
+        IF NOT resumes THEN
+            costs := ARRAY[extract(epoch FROM clock_timestamp() - begun_at)
+                - 0.00002 * (cardinality(ids) + groups_read), coalesce(costs[1], 0)];
+            full_at := extract(epoch FROM begun_at);
+        END IF;
+        turns := turns || jsonb_build_object('scan', noted || jsonb_build_object('costs', costs, 'full_at', full_at));
+    END IF;
 END
 $names$;
 
@@ -1009,7 +1094,7 @@ BEGIN
             turn_group := turns -> lowest::text ->> 0;
             turn_taken := turns -> lowest::text ->> 1;
             in_turn := "pq"."queue_groups_in_turn"(queue, lowest, turn_group,
-                CASE WHEN has_group_limits THEN unlimited ELSE room + 64 END);
+                CASE WHEN has_group_limits THEN unlimited ELSE room + 64 END, '{}');
             share := (room - cardinality(ids)) / greatest(cardinality(in_turn), 1) + 1;
             IF NOT has_turns AND cardinality(in_turn) > 0 THEN
                 -- Another take knows whose turn it is. No group is preferred.
@@ -1399,7 +1484,7 @@ BEGIN
         END IF;
     END LOOP;
     IF cardinality(ids) > 0 THEN
-        IF (SELECT count(*) FROM jsonb_object_keys(turns)) > 64 THEN
+        IF (SELECT count(*) FROM jsonb_object_keys(turns)) > 65 THEN
             -- The turns of many priorities are not worth their size.
             turns := '{}';
         END IF;

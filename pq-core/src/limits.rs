@@ -279,7 +279,9 @@ impl Limits {
             let most = Self::MAX_WEIGHT;
             let rule = match (1..=most).contains(&weight) {
                 false => format!("it must be 1 to {most}"),
-                true if !self.fair => "only the groups of a fair queue have weights".to_owned(),
+                true if !self.fair => {
+                    "only the groups of a fair queue have weights; make it fair first".to_owned()
+                }
                 true => continue,
             };
             return Err(Error::InvalidSetting(format!("invalid weight {weight} of group {group:?}: {rule}")));

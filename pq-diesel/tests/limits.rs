@@ -7,7 +7,7 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use pq_diesel::{Limits, PutOptions, Rate, Retention, Wait};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::common::*;
 
@@ -102,5 +102,59 @@ fn maintenance_forgets_the_places_and_buckets_that_nobody_needs() -> Outcome {
     for table in ["places", "buckets"] {
         assert_eq!(count(&mut conn, &format!("SELECT count(*) FROM pq.queue_{table}"))?, 0);
     }
+    Ok(())
+}
+
+/// As after many takes, whose dead entries of the indexes would be passed.
+#[test]
+fn turns_that_do_not_begin_at_the_start_leave_nothing() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let queue = queue(&database)?;
+    let put = |group: &str, first: u32, jobs: u32| {
+        let options = PutOptions::new().group(group);
+        let jobs: Vec<_> = (first..first + jobs).map(|data| (json!(data), &options)).collect();
+        queue.put_many_with(jobs.iter().map(|(data, options)| (data, *options)))
+    };
+    put("a", 0, 20)?;
+    put("b", 100, 20)?;
+    queue.put_many(&[json!(200), json!(201)])?;
+    queue.set_limits(&Limits::new().fair())?;
+    let data = |jobs: &[pq_diesel::Job<Value>]| jobs.iter().map(|job| job.data.clone()).collect::<Vec<_>>();
+    let jobs = queue.lease(5, PATIENCE, Wait::No)?;
+    assert_eq!(data(&jobs), [200, 0, 100, 201, 1]);
+    queue.settle(&jobs[1], pq_diesel::Outcome::GiveBack)?;
+    diesel::sql_query("UPDATE pq.queue_buckets SET turns = jsonb_set(turns, '{scan,costs}', '[1, 1]')")
+        .execute(&mut conn)?;
+    queue.put_with(&json!("urgent"), &PutOptions::new().group("b").priority(1))?;
+    put("c", 300, 1)?;
+    let next = queue.lease(5, PATIENCE, Wait::No)?;
+    assert_eq!(data(&next), [json!("urgent"), json!(101), json!(300), json!(2), json!(102)]);
+    let rest = std::iter::from_fn(|| {
+        Some(queue.lease(7, PATIENCE, Wait::No)).filter(|jobs| !matches!(jobs, Ok(jobs) if jobs.is_empty()))
+    });
+    let rest = rest.collect::<Result<Vec<_>, _>>()?.concat();
+    assert_eq!(rest.len(), 44 - 4 - 5);
+    assert!(rest.iter().any(|job| job.data == 0), "the job that was given back");
+    Ok(())
+}
+
+#[test]
+fn a_take_of_a_limited_queue_can_begin_behind_a_position() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let queue = queue(&database)?;
+    let ids = queue.put_many(&[json!(1), json!(2), json!(3)])?;
+    queue.set_limits(&Limits::new().running(9))?;
+    let mut take = |behind: i64| -> QueryResult<Vec<i64>> {
+        let sql = format!(
+            "(job).id FROM pq.queue_take_limited('apples', 1, NULL, nextval('pq.queue_lease_tokens'), 0, 'infinity', {behind}) \
+             WHERE (job).id IS NOT NULL"
+        );
+        diesel::dsl::sql::<BigInt>(&format!("SELECT {sql}")).load(&mut conn)
+    };
+    assert_eq!(take(ids[1].id.0)?, [ids[2].id.0]);
+    assert_eq!(take(ids[1].id.0)?, [ids[0].id.0], "nothing is behind, so it begins at the start");
+    assert_eq!(take(i64::MIN)?, [ids[1].id.0]);
     Ok(())
 }
