@@ -19,9 +19,6 @@ const MAX_SEARCH_PAUSE: Duration = Duration::from_secs(10);
 /// The interval at which a worker looks whether its jobs have ended, while jobs wait for others.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The pause after a run of maintenance because of that is at least this many times as long as the run took.
-const LOOK_PAUSE_FACTOR: u32 = 2;
-
 #[derive(Debug)]
 pub(super) struct MaintenanceSchedule {
     every: Duration,
@@ -71,10 +68,10 @@ impl MaintenanceSchedule {
         }
     }
 
-    /// Records whether jobs wait for others, after a run that took so long.
+    /// Records whether jobs wait for others, after a run that took so long. The pause after it is at least as long.
     pub(super) fn record_waits(&mut self, waits: bool, took: Duration, now: Instant) {
         self.looked_at = self.ended;
-        self.look_at = waits.then(|| now + took.saturating_mul(LOOK_PAUSE_FACTOR).max(LOOK_EVERY));
+        self.look_at = waits.then(|| now + took.max(LOOK_EVERY));
     }
 
     /// Returns whether the next run shall search for expired leases.
