@@ -1917,7 +1917,7 @@ CREATE FUNCTION "pq"."queue_put"(
     unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep', trace json DEFAULT NULL,
     tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
     group_key text DEFAULT NULL, cost integer DEFAULT NULL,
-    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL) RETURNS bigint
+    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL, batch bigint DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -1929,6 +1929,7 @@ DECLARE
     held_until CONSTANT timestamptz := '9999-12-31 00:00:00+00';
     waits CONSTANT boolean := coalesce(cardinality(after), 0) + coalesce(cardinality(after_any_outcome), 0) > 0;
     annotations jsonb;
+    is_batch boolean;
     job bigint;
     refusal text;
 BEGIN
@@ -1984,6 +1985,8 @@ BEGIN
             'cannot use after with schedule_at, schedule_in or unique_key: the job is due when the others have ended; remove one'
         WHEN array_position(after || after_any_outcome, NULL) IS NOT NULL THEN
             'invalid after: it must be an array of ids, and has a null'
+        WHEN batch = ANY (after || after_any_outcome) THEN
+            format('cannot put a job into the batch of job %s that waits for that job: they would wait for each other', batch)
     END;
     IF refusal IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = refusal;
@@ -1992,10 +1995,36 @@ BEGIN
         ELSE coalesce(schedule_at, (now_utc + schedule_in) AT TIME ZONE 'UTC') END;
     expected_at := coalesce(expected_at, (now_utc + expected_in) AT TIME ZONE 'UTC');
     priority := coalesce(priority, 0);
-    IF num_nonnulls(trace, tags, metadata, group_key, cost) > 0 THEN
+    IF batch IS NOT NULL THEN
+        -- A change of the follow-up replaces its row. The statement that waited for it does not see the new one.
+        FOR try IN 1..2 LOOP
+            is_batch := EXISTS (
+                SELECT FROM "pq"."queue" AS follow_up
+                WHERE follow_up.id = batch AND follow_up.dequeued_at IS NULL
+                    AND follow_up.schedule_at >= '9000-01-01 00:00:00+00'
+                FOR SHARE);
+            EXIT WHEN is_batch;
+        END LOOP;
+        IF NOT is_batch THEN
+            RAISE invalid_parameter_value
+                USING MESSAGE = format('cannot add a job to batch %s: job %s does not wait for a batch, or all of its jobs have ended', batch, batch);
+        END IF;
+        WITH RECURSIVE reached (first, job) AS (
+            SELECT waited.id, waited.id FROM unnest(after || after_any_outcome) AS waited (id)
+            UNION
+            SELECT reached.first, wait.job
+            FROM reached JOIN "pq"."queue_waits" AS wait ON wait.follow_up = reached.job AND wait.outcome IS NULL
+        )
+        SELECT format('cannot let job %s wait for job %s: job %s waits for job %s, maybe through others', batch, first, first, batch)
+        INTO refusal FROM reached WHERE reached.job = batch LIMIT 1;
+        IF refusal IS NOT NULL THEN
+            RAISE invalid_parameter_value USING MESSAGE = refusal;
+        END IF;
+    END IF;
+    IF num_nonnulls(trace, tags, metadata, group_key, cost, batch) > 0 THEN
         SELECT jsonb_object_agg(member.key, member.value) INTO annotations
         FROM (VALUES ('trace', trace::jsonb), ('tags', to_jsonb(tags)), ('metadata', metadata::jsonb),
-                ('group', to_jsonb(group_key)), ('cost', to_jsonb(cost)))
+                ('group', to_jsonb(group_key)), ('cost', to_jsonb(cost)), ('batch', to_jsonb(batch)))
             AS member (key, value)
         WHERE member.value NOT IN ('{}', '[]');
     END IF;
@@ -2016,6 +2045,11 @@ BEGIN
         FROM "pq"."queue_put_unique"(queue, unique_key, on_conflict, job, data, schedule_at, expected_at, priority,
             serialization_key, annotations) AS put;
     END IF;
+    IF batch IS NOT NULL THEN
+        -- A job that was kept because of its unique key may have ended before, and may have been requeued since.
+        INSERT INTO "pq"."queue_waits" AS wait (follow_up, job, only_done) VALUES (batch, job, false)
+        ON CONFLICT ON CONSTRAINT "queue_waits_pkey" DO UPDATE SET outcome = NULL WHERE wait.outcome IS NOT NULL;
+    END IF;
     RETURN job;
 END
 $names$;
@@ -2035,7 +2069,7 @@ CREATE FUNCTION "pq"."queue_call"(
     timeout interval DEFAULT NULL, lease interval DEFAULT NULL, trace json DEFAULT NULL,
     tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
     group_key text DEFAULT NULL, cost integer DEFAULT NULL,
-    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL) RETURNS bigint
+    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL, batch bigint DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -2109,7 +2143,7 @@ BEGIN
     WHERE member.value IS NOT NULL;
     RETURN "pq"."queue_put"(queue, payload::json, schedule_at, schedule_in, expected_at, expected_in, priority,
         serialization_key, unique_key, on_conflict, trace, tags, metadata, group_key, cost,
-        after, after_any_outcome);
+        after, after_any_outcome, batch);
 END
 $names$;
 

@@ -85,6 +85,16 @@ pub enum Error {
         /// The id of the follow-up.
         id: JobId,
     },
+    /// Jobs would wait for each other, directly or through others, so that none of them would ever be due.
+    #[error(
+        "cannot let job {waits} wait for job {job}: job {job} waits for job {waits}, maybe through others"
+    )]
+    Circle {
+        /// The job that was to wait.
+        waits: JobId,
+        /// The job for which it was to wait. It waits for the other one.
+        job: JobId,
+    },
     /// A job that is connected with others was put by a call that returns no ids.
     #[error("cannot put a job by `put_all` that waits for others or belongs to a batch; use `put_many_with`")]
     Linked,
@@ -196,6 +206,12 @@ impl Error {
     #[must_use]
     pub fn batch_ended(id: JobId) -> Self {
         Self::BatchEnded { id }
+    }
+
+    /// Returns [`Error::Circle`], for stores.
+    #[must_use]
+    pub fn circle(waits: JobId, job: JobId) -> Self {
+        Self::Circle { waits, job }
     }
 
     /// Returns [`Error::NotYours`], for stores.

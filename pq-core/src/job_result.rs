@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::envelope::Envelope;
 use crate::{AttemptEntry, Error, JobId, JobRecord, JobState, QueueName};
@@ -22,7 +22,7 @@ use crate::{AttemptEntry, Error, JobId, JobRecord, JobState, QueueName};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", content = "result", rename_all = "lowercase")]
 pub enum JobResult<R> {
     /// The job waits for a worker, or for its time.
@@ -83,7 +83,7 @@ impl<R: DeserializeOwned> JobResult<R> {
 }
 
 /// A job that is dead or cancelled, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FailedJob {
     /// The job's id.

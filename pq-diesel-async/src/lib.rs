@@ -43,6 +43,7 @@
 mod batch;
 mod bound;
 mod builder;
+mod calls;
 mod connection;
 mod context;
 mod group_put;

@@ -281,7 +281,7 @@ impl Context {
     }
 
     /// Returns the kept step, and reads the kept ones once.
-    async fn find_step(&self, step: &StepRun<'_, PgStore>) -> Result<Option<StepRecord>, Error> {
+    pub(crate) async fn find_step(&self, step: &StepRun<'_, PgStore>) -> Result<Option<StepRecord>, Error> {
         if step.needs_kept() {
             let (store, job) = (self.shared.store(), self.context.job());
             step.set_kept(on_connection!(self.shared, |conn| store.steps_on(conn, job))?)?;
@@ -291,7 +291,7 @@ impl Context {
 }
 
 /// Ends a step that was kept, or the attempt.
-fn go_on(step: StepRun<'_, PgStore>, keeping: Keeping) -> Result<(), Error> {
+pub(crate) fn go_on(step: StepRun<'_, PgStore>, keeping: Keeping) -> Result<(), Error> {
     if let Some(refusal) = step.refusal(&keeping) {
         return Err(refusal.into());
     }

@@ -51,6 +51,42 @@ fn a_put_by_sql_can_wait_for_others() -> Outcome {
 }
 
 #[test]
+fn a_put_by_sql_can_join_a_batch() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let pq = Pq::connect(database.url())?;
+    let first = put(&mut conn, "pq.queue_put('apples', '1')")?;
+    let batch = put(&mut conn, &format!("pq.queue_put('apples', '2', after => '{{{first}}}')"))?;
+    let third =
+        put(&mut conn, &format!("pq.queue_call('apples', 'eat', batch => {batch}, unique_key => 'once')"))?;
+    let again = format!("pq.queue_put('apples', '3', batch => {batch}, unique_key => 'once')");
+    assert_eq!(put(&mut conn, &again)?, third, "it is kept, and is in the batch already");
+    assert_eq!(pq.find(third)?.ok_or("no job")?.annotations.batch(), Some(batch));
+    let waits: Vec<_> = pq.predecessors(batch, 10)?.iter().map(|one| (one.job, one.only_done)).collect();
+    assert_eq!(waits, [(first, true), (third, false)]);
+    let behind = put(&mut conn, &format!("pq.queue_put('apples', '4', after => '{{{batch}}}')"))?;
+    for (arguments, expected) in [
+        (
+            format!("batch => {first}"),
+            format!("cannot add a job to batch {first}: job {first} does not wait"),
+        ),
+        (format!("batch => {batch}, after => '{{{batch}}}'"), "they would wait for each other".to_owned()),
+        (
+            format!("batch => {batch}, after => '{{{behind}}}'"),
+            format!("cannot let job {batch} wait for job {behind}: job {behind} waits for job {batch}"),
+        ),
+    ] {
+        let refused = put(&mut conn, &format!("pq.queue_put('apples', '5', {arguments})"));
+        let error = refused.expect_err("it is refused").to_string();
+        assert!(error.contains(&expected), "{arguments}: {error}");
+    }
+    assert_eq!(pq.queue::<Value>("apples")?.get_many(3, Wait::No)?.len(), 2);
+    pq.maintain(&Retention::default())?;
+    assert_eq!(pq.find(batch)?.ok_or("no job")?.state, JobState::Ready);
+    Ok(())
+}
+
+#[test]
 fn a_row_cannot_wait_for_others() -> Outcome {
     let task = Pq::detached().queue("apples")?.task::<u32>("eat");
     for options in [CallOptions::new().after([JobId(1)]), CallOptions::new().in_batch(JobId(1))] {

@@ -4,6 +4,7 @@ mod admin;
 mod annotations;
 mod attempt_log;
 mod audit;
+mod awaited_calls;
 mod bulk_put;
 mod calls;
 mod claims;
@@ -76,7 +77,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 47] = [
+    let topics: [fn() -> Vec<Case<F>>; 48] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -110,6 +111,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         steps::cases,
         sleeps::cases,
         signals::cases,
+        awaited_calls::cases,
         annotations::cases,
         failures::cases,
         transactional_handlers::cases,

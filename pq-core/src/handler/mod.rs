@@ -1,5 +1,6 @@
 //! Handlers: what runs a job, what it may touch, and what follows.
 
+mod calls;
 mod context;
 mod executor;
 mod failure;

@@ -401,7 +401,7 @@ impl<S: Store> Context<S> {
     }
 
     /// Ends a step that was kept, or the attempt.
-    fn go_on(&self, step: StepRun<'_, S>, keeping: Keeping) -> Result<(), S::Error> {
+    pub(super) fn go_on(&self, step: StepRun<'_, S>, keeping: Keeping) -> Result<(), S::Error> {
         if let Some(refusal) = step.refusal(&keeping) {
             return Err(refusal.into());
         }
@@ -413,7 +413,7 @@ impl<S: Store> Context<S> {
     }
 
     /// Returns the kept step, and reads the kept ones once.
-    fn find_step(&self, step: &StepRun<'_, S>) -> Result<Option<StepRecord>, S::Error> {
+    pub(super) fn find_step(&self, step: &StepRun<'_, S>) -> Result<Option<StepRecord>, S::Error> {
         if step.needs_kept() {
             let store = self.access.pq.store();
             step.set_kept(store.with_connection(|conn| store.steps(conn, &self.job))?)?;

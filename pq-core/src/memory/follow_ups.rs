@@ -50,6 +50,17 @@ impl FollowUps for MemoryStore {
         })
     }
 
+    fn wait_for_job(&self, conn: &mut MemoryConn, follow_up: JobId, job: JobId) -> Result<(), Error> {
+        conn.operate(|state, open| {
+            if reaches(state, &[job], follow_up) {
+                return Err(Error::circle(follow_up, job));
+            }
+            let wait = Wait { only_done: false, outcome: None, added_by: Some(open.tx) };
+            open.set_wait(state, follow_up, job, Some(wait));
+            Ok(())
+        })
+    }
+
     fn cancel_waiting(
         &self,
         conn: &mut MemoryConn,
@@ -158,10 +169,34 @@ fn forget_outcomes(state: &mut State, open: &mut Open, selects: impl Fn(&(JobId,
     }
 }
 
-/// Refuses jobs of batches that have ended.
+/// Refuses jobs of batches that have ended, and those that wait for their own batch.
 pub(super) fn check_batches(state: &State, open: &Open, jobs: &[NewJob]) -> Result<(), Error> {
-    let ended = jobs.iter().filter_map(|job| job.links.batch).find(|id| waiting(state, open, *id).is_none());
-    ended.map_or(Ok(()), |id| Err(Error::BatchEnded { id }))
+    for job in jobs {
+        let Some(batch) = job.links.batch else { continue };
+        if waiting(state, open, batch).is_none() {
+            return Err(Error::batch_ended(batch));
+        }
+        let circle = job.links.after.iter().find(|after| reaches(state, &[after.job], batch));
+        if let Some(After { job, .. }) = circle {
+            return Err(Error::circle(batch, *job));
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether one of these jobs is another one or waits for it, directly or through others.
+fn reaches(state: &State, from: &[JobId], to: JobId) -> bool {
+    let (mut seen, mut next) = (BTreeSet::new(), from.to_vec());
+    while let Some(job) = next.pop() {
+        if job == to {
+            return true;
+        }
+        if seen.insert(job) {
+            let waits = state.waits.range((job, JobId(i64::MIN))..=(job, JobId(i64::MAX)));
+            next.extend(waits.filter(|(_, wait)| wait.outcome.is_none()).map(|((_, before), _)| *before));
+        }
+    }
+    false
 }
 
 /// Stores what the jobs of a put wait for, and which batches they belong to.
@@ -270,7 +305,7 @@ fn end_wait(state: &mut State, open: &mut Open, follow_up: JobId, now: DateTime<
         archive::archive(state, open, row, JobState::Cancelled, now);
     } else if !is_open || refused.is_some() {
         row.job.schedule_at = None;
-        row.job.annotations = row.job.annotations.with_ended(Some(ended));
+        row.job.annotations = row.job.annotations.with_ended(row.job.annotations.ended().or(Some(ended)));
         open.set(state, Row { returned_by: Some(open.tx), ..row });
     }
     is_cancelled

@@ -72,6 +72,14 @@ pub trait FollowUps: Connect {
     /// The store's error.
     fn release(&self, conn: &mut Self::Conn, follow_up: JobId) -> Result<(), Self::Error>;
 
+    /// Notes that a job waits for another one, whatever its outcome, also if it has waited for that before. The caller must return
+    /// the job to its queue in the same transaction, held until [`crate::After::HELD_UNTIL`].
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Circle`] if the other job waits for this one; the store's error.
+    fn wait_for_job(&self, conn: &mut Self::Conn, follow_up: JobId, job: JobId) -> Result<(), Self::Error>;
+
     /// Archives jobs as cancelled that wait and that no transaction holds, with this reason, and returns those.
     ///
     /// # Errors

@@ -292,6 +292,10 @@ impl FollowUps for Blocking {
         wait!(self, conn, |store, sql| store.release_on(sql, &[follow_up.0]))
     }
 
+    fn wait_for_job(&self, conn: &mut Conn, follow_up: JobId, job: JobId) -> Result<(), Error> {
+        wait!(self, conn, |store, sql| store.wait_for_job_on(sql, follow_up, job))
+    }
+
     fn cancel_waiting(&self, conn: &mut Conn, jobs: &[JobId], reason: &str) -> Result<Vec<JobId>, Error> {
         wait!(self, conn, |store, sql| store.cancel_waiting_on(sql, jobs, reason))
     }

@@ -114,7 +114,7 @@ WITH free AS MATERIALIZED (
     INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, attempt, crashes, lease_limit, serial_key,
         unique_key, error, annotations, attempt_log)
     SELECT id, q_name, data, enqueued_at, expected_at, priority, attempt, crashes, lease_limit, serial_key, unique_key,
-        error, coalesce(annotations, '{}') - 'wake' || jsonb_build_object('ended', ended.counts), attempt_log
+        error, jsonb_build_object('ended', ended.counts) || coalesce(annotations, '{}') - 'wake', attempt_log
     FROM gone, LATERAL (
         SELECT coalesce(jsonb_object_agg(outcome, jobs), '{}') AS counts FROM (
             SELECT outcome, count(*) AS jobs FROM {waits} AS wait
@@ -162,6 +162,16 @@ pub(super) const OPEN_WAITS: &str = "\
 SELECT count(*), coalesce(min(job), 0) FROM (
     SELECT job FROM {waits} WHERE follow_up = $1 AND outcome IS NULL ORDER BY job LIMIT $2
 ) AS open_wait";
+
+/// Returns whether one of some jobs is another one, or waits for it, directly or through others. $1 jobs, $2 the other one.
+/// No locks.
+pub(super) const REACHES: &str = "\
+WITH RECURSIVE reached (job) AS (
+    SELECT unnest($1::bigint[])
+    UNION
+    SELECT wait.job FROM reached JOIN {waits} AS wait ON wait.follow_up = reached.job AND wait.outcome IS NULL
+)
+SELECT EXISTS (SELECT FROM reached WHERE job = $2)";
 
 /// Returns whether a workflow is due. No locks.
 pub(super) const DUE_WORKFLOWS: &str = "\

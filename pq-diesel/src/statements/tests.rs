@@ -66,6 +66,7 @@ impl Statements {
             mark_waits,
             cancel_follow_ups,
             release,
+            reaches,
             due_workflows,
             stop_jobs,
             run_again,
@@ -178,6 +179,7 @@ impl Statements {
             mark_waits,
             cancel_follow_ups,
             release,
+            reaches,
             due_workflows,
             stop_jobs,
             run_again,
@@ -267,7 +269,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 222);
+    assert_eq!(statements.texts().len(), 223);
 }
 
 #[test]

@@ -40,6 +40,10 @@ impl FollowUps for PgStore {
         blocking(self.release_on(conn, &[follow_up.0]))
     }
 
+    fn wait_for_job(&self, conn: &mut PgConnection, follow_up: JobId, job: JobId) -> Result<(), Error> {
+        blocking(self.wait_for_job_on(conn, follow_up, job))
+    }
+
     fn cancel_waiting(
         &self,
         conn: &mut PgConnection,
@@ -111,6 +115,29 @@ impl PgStore {
         }
     }
 
+    pub async fn wait_for_job_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        follow_up: JobId,
+        job: JobId,
+    ) -> Result<(), Error> {
+        if self.reaches(conn, &[job.0], follow_up.0).await? {
+            return Err(pq_core::Error::circle(follow_up, job).into());
+        }
+        let values =
+            [Value::BigInts(vec![follow_up.0]), Value::BigInts(vec![job.0]), Value::Integers(vec![0])];
+        self.changed(conn, &self.statements.add_waits, &values).await?;
+        let values = [Value::BigInt(follow_up.0), Value::BigInts(vec![job.0])];
+        self.changed(conn, &self.statements.wait_again, &values).await?;
+        Ok(())
+    }
+
+    /// Returns whether one of these jobs is another one, or waits for it.
+    async fn reaches(&self, conn: &mut impl SqlConnection, from: &[i64], to: i64) -> Result<bool, Error> {
+        let values = [Value::BigInts(from.to_vec()), Value::BigInt(to)];
+        self.only::<Bool, bool>(conn, &self.statements.reaches, &values).await
+    }
+
     pub async fn cancel_waiting_on(
         &self,
         conn: &mut impl SqlConnection,
@@ -164,7 +191,7 @@ impl PgStore {
         Ok((count > 0).then_some((count.unsigned_abs(), JobId(first))))
     }
 
-    /// Refuses jobs of batches that have ended. The others do not end before the transaction does.
+    /// Refuses jobs of batches that have ended, and jobs that wait for their own batch. The other batches do not end before the transaction does.
     pub(super) async fn lock_batches(
         &self,
         conn: &mut impl SqlConnection,
@@ -176,6 +203,16 @@ impl PgStore {
             // An operation that changes the follow-up replaces its row. The statement that waited for it does not see the new one.
             if !self.lock_batch(conn, batch).await? && !self.lock_batch(conn, batch).await? {
                 return Err(pq_core::Error::batch_ended(JobId(batch)).into());
+            }
+            let of_batch = jobs.iter().filter(|job| job.links.batch == Some(JobId(batch)));
+            let before: Vec<i64> =
+                of_batch.flat_map(|job| &job.links.after).map(|after| after.job.0).collect();
+            if !before.is_empty() && self.reaches(conn, &before, batch).await? {
+                for job in before {
+                    if self.reaches(conn, &[job], batch).await? {
+                        return Err(pq_core::Error::circle(JobId(batch), JobId(job)).into());
+                    }
+                }
             }
         }
         Ok(())
