@@ -51,6 +51,7 @@ DROP FUNCTION "pq"."queue_lock_places"(text, text, integer, integer, integer);
 DROP FUNCTION "pq"."queue_lock_places_of_groups"(text, text[], integer[], integer[]);
 DROP FUNCTION "pq"."queue_lock_bucket"(text, text, jsonb);
 DROP FUNCTION "pq"."queue_set_limits"(text, jsonb);
+DROP FUNCTION "pq"."queue_correct_cost"(text, bigint, bigint, timestamptz, integer, text, bigint, bigint);
 
 -- Drops the schema if the migration created it and nothing else is in it.
 DO $names$

@@ -356,8 +356,12 @@ CREATE TABLE "pq"."queue_notes" (
     size     integer     NOT NULL,
     lines    json,
     progress json,
+    cost     bigint,
     CONSTRAINT "queue_notes_pkey" PRIMARY KEY (job, entry)
 );
+
+-- An attempt has one corrected cost.
+CREATE UNIQUE INDEX "queue_notes_cost" ON "pq"."queue_notes" (job, lease) WHERE cost IS NOT NULL;
 
 -- The jobs that a follow-up waits for, with their outcomes when they have ended. A follow-up is a waiting job that is due in
 -- the year 9999. Maintenance makes it due when none of its rows is without an outcome, or archives it as cancelled if a job
@@ -2255,6 +2259,64 @@ BEGIN
     END IF;
     DELETE FROM "pq"."queue_settled" AS done WHERE done.lease = lease_id AND done.job = job_id;
     RETURN true;
+END
+$names$;
+
+-- Corrects the cost of a leased job, and returns by how much it is higher than it was. Returns null if the lease is lost or the
+-- job is settled. paid is the cost that the put has stated.
+--
+-- The corrected cost is kept with the notes of the attempt, so that a call which is repeated changes nothing. The caller holds
+-- the lease, and with it the job, until its transaction ends. It waits for a transaction that has a bucket locked. Takes pass
+-- the buckets that it has locked. The bucket of the queue comes first, so that two corrections do not wait for each other.
+CREATE FUNCTION "pq"."queue_correct_cost"(
+    queue text, lease_id bigint, job_id bigint, put_at timestamptz, attempt_number integer, group_of text, paid bigint,
+    new_cost bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+DECLARE
+    known bigint;
+    more numeric;
+    bucket_of text;
+    rate jsonb;
+    burst numeric;
+BEGIN
+    IF NOT "pq"."queue_hold_lease"(lease_id, job_id, put_at) THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM "pq"."queue_notes" AS note WHERE note.job = job_id AND note.lease = lease_id AND note.cost IS NOT NULL
+    RETURNING note.cost INTO known;
+    -- In a transaction that has one snapshot the server refuses the insert if there is a row that the snapshot does not show.
+    INSERT INTO "pq"."queue_notes" (job, lease, attempt, size, cost)
+    VALUES (job_id, lease_id, attempt_number, 0, new_cost)
+    ON CONFLICT DO NOTHING;
+    more := new_cost - coalesce(known, paid);
+    FOR bucket_of, rate IN
+        SELECT of_bucket.name, of_bucket.rate FROM "pq"."queue_controls" AS control CROSS JOIN LATERAL (VALUES
+            (1, '', control.limits -> 'rate'),
+            (2, group_of, coalesce(control.limits #> ARRAY['groups', group_of, 'rate'], control.limits -> 'rate_per_group'))
+        ) AS of_bucket (number, name, rate)
+        WHERE control.q_name = queue AND of_bucket.name IS NOT NULL AND jsonb_typeof(of_bucket.rate) = 'object'
+        ORDER BY of_bucket.number
+    LOOP
+        burst := rate ->> 'burst';
+        LOOP
+            UPDATE "pq"."queue_buckets" AS bucket
+            SET tokens = least(burst, least(burst, bucket.tokens
+                    + (rate ->> 'tokens')::numeric * 1000000 / (rate ->> 'per_us')::numeric
+                    * greatest(extract(epoch FROM statement_timestamp() - bucket.at)::numeric, 0)) - more),
+                at = greatest(bucket.at, statement_timestamp())
+            WHERE bucket.q_name = queue AND bucket.group_key = bucket_of;
+            EXIT WHEN FOUND;
+            -- A take does not insert the bucket while another transaction has this lock.
+            PERFORM pg_advisory_xact_lock(hashtextextended('pq bucket',
+                hashtextextended(bucket_of, hashtextextended(queue, pg_typeof(NULL::"pq"."queue_buckets")::oid::bigint))));
+            INSERT INTO "pq"."queue_buckets" (q_name, group_key, tokens, at)
+            VALUES (queue, bucket_of, burst, statement_timestamp())
+            ON CONFLICT DO NOTHING;
+        END LOOP;
+    END LOOP;
+    RETURN more;
 END
 $names$;
 

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use crate::{JobId, JobRecord};
+use crate::{Annotations, Error, JobId, JobRecord};
 
 /// A taken job: its record, and the token that proves that its holder may settle it.
 ///
@@ -29,6 +29,27 @@ impl Claim {
     #[must_use]
     pub fn lease(&self) -> Option<i64> {
         matches!(self.held, Held::Lease { .. }).then_some(self.token)
+    }
+
+    /// Returns whether a correction of the cost has to be sent to the store. For a crate that sends it on connections of its own.
+    ///
+    /// A job that a transaction took from a queue without limits took no tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidAnnotation`] for a cost above 1,000,000. [`Error::InvalidSetting`] if a transaction took the job from a
+    /// limited queue.
+    pub fn is_cost_correctable(&self, cost: u32) -> Result<bool, Error> {
+        let most = Annotations::MAX_COST;
+        if cost > most {
+            return Err(Error::InvalidAnnotation(format!("invalid cost {cost}: it must be at most {most}")));
+        }
+        if self.lease().is_none() && self.limited {
+            let id = self.id;
+            let rule = "a transaction took it without a lease; take it under a lease, as a worker does";
+            return Err(Error::InvalidSetting(format!("cannot correct the cost of job {id}: {rule}")));
+        }
+        Ok(self.lease().is_some())
     }
 }
 

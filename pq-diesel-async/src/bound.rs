@@ -160,6 +160,21 @@ impl<'a, T> BoundQueue<'a, T> {
         }
     }
 
+    /// Corrects the cost of a leased job in this transaction. See [`pq_core::BoundQueue::correct_cost`].
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::LeaseLost`] if the lease has been lost; the other errors of [`pq_core::BoundQueue::correct_cost`]; the
+    /// database's own.
+    pub async fn correct_cost(&mut self, job: &Job<T>, cost: u32) -> Result<(), Error> {
+        if !job.is_cost_correctable(cost)? {
+            return Ok(());
+        }
+        let (store, conn, _) = self.parts();
+        let is_held = store.correct_cost_on(conn, job, cost).await?;
+        if is_held { Ok(()) } else { Err(Refused::lease_lost(job.id).into()) }
+    }
+
     /// Completes a leased job in this transaction: the caller's writes and the completion commit together.
     ///
     /// # Errors

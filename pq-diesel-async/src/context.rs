@@ -112,6 +112,24 @@ impl Context {
         self.context.log_at(level, text);
     }
 
+    /// Corrects the cost of the job when it is known, in tokens. See [`pq_core::Context::cost`].
+    ///
+    /// If the future is dropped, the cost was corrected or not. The call can be repeated.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::LeaseLost`] if the lease has expired or the job is settled; [`Error::Refused`] for a cost above 1,000,000; the
+    /// database's own.
+    pub async fn cost(&self, tokens: u32) -> Result<(), Error> {
+        let job = self.context.job();
+        if !job.is_cost_correctable(tokens)? {
+            return Ok(());
+        }
+        let store = self.shared.store();
+        let is_held = change_on_connection!(self.shared, |conn| store.correct_cost_on(conn, job, tokens))?;
+        if is_held { Ok(()) } else { Err(Refused::lease_lost(job.id).into()) }
+    }
+
     /// Extends the lease at once. See [`pq_core::Context::extend_lease`].
     ///
     /// # Errors

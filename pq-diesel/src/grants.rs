@@ -153,6 +153,7 @@ const CONSUMER: &[Grant] = &[
     grant(CALL, On::Function("lock_places_of_groups")),
     grant(CALL, On::Function("lock_bucket")),
     grant(CALL, On::Function("set_limits")),
+    grant(CALL, On::Function("correct_cost")),
     grant(CALL, On::Function("limit")),
 ];
 

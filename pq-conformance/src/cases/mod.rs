@@ -9,6 +9,7 @@ mod bulk_put;
 mod calls;
 mod claims;
 mod concurrency;
+mod costs;
 mod counters;
 mod counts;
 mod cron;
@@ -89,6 +90,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         schedule::cases,
         time_travel::cases,
         payloads::cases,
+        costs::cases,
         counters::cases,
         counts::cases,
         queue_names::cases,

@@ -260,6 +260,22 @@ impl<S: Store> Context<S> {
         self.notes.get()?.hold_back()
     }
 
+    /// Corrects the cost of the job ([`crate::PutOptions::cost`]) when it is known, in tokens. Committed when this returns.
+    ///
+    /// The buckets of the queue and of the job's group are debited or credited by the difference, once for the attempt: a later
+    /// call replaces the cost, and the same one changes nothing. A bucket can owe tokens then, and later jobs wait for them. The
+    /// next attempt takes what the put has stated. Without a rate nothing is done. In a transaction of your own use
+    /// [`crate::BoundQueue::correct_cost`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidAnnotation`] for a cost above 1,000,000; [`Error::LeaseLost`] if the lease has expired or the job is
+    /// settled; the store's errors. Nothing was changed.
+    pub fn cost(&self, tokens: u32) -> Result<(), S::Error> {
+        let pq = &self.access.pq;
+        pq.store().with_connection(|conn| pq.correct_cost(conn, &self.job, tokens))
+    }
+
     /// Extends the lease at once.
     ///
     /// The worker extends it while the handler runs. Call this before a step that must not run twice, to be sure that

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::MemoryStore;
 use super::state::{Row, State, Tx};
 use super::transaction::{MemoryConn, Open};
+use super::{MemoryStore, settle};
 use crate::store::Limiting;
-use crate::{Error, GroupUse, LimitUse, LimitedQueue, Limits, QueueName, Rate, Reason};
+use crate::{Claim, Error, GroupUse, LimitUse, LimitedQueue, Limits, QueueName, Rate, Reason};
 
 /// The delay after which a take looks again if a transaction holds the tokens.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// The pause after which the cost of a job is corrected that needs tokens which a transaction holds.
+const BUCKET_WAIT: Duration = Duration::from_millis(1);
 
 /// The tokens of a queue, or of one of its groups.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,18 @@ impl Limiting for MemoryStore {
         })
     }
 
+    fn correct_cost(&self, conn: &mut MemoryConn, job: &Claim, cost: u32) -> Result<bool, Error> {
+        loop {
+            let corrected: Result<_, Error> =
+                conn.operate(|state, open| Ok(correct(state, open, job, cost, Utc::now())));
+            match corrected? {
+                Some(is_held) => return Ok(is_held),
+                // A transaction has taken tokens, and ends in another thread.
+                None => std::thread::sleep(BUCKET_WAIT),
+            }
+        }
+    }
+
     fn limited(&self, conn: &mut MemoryConn, queue: Option<&QueueName>) -> Result<Vec<LimitedQueue>, Error> {
         let at = Utc::now();
         conn.operate(|state, open| {
@@ -46,6 +61,32 @@ impl Limiting for MemoryStore {
             Ok(limited.map(|(name, limits)| in_use(state, name, limits, open.tx, at)).collect())
         })
     }
+}
+
+/// Corrects the cost of a job. Returns whether its lease is held, or nothing if another transaction holds the tokens.
+fn correct(state: &mut State, open: &mut Open, job: &Claim, cost: u32, now: DateTime<Utc>) -> Option<bool> {
+    let Some(lease) = job.lease().filter(|_| settle::held(state, job, open.tx).is_some()) else {
+        return Some(false);
+    };
+    let mut kept = state.notes.get(&job.id).cloned().unwrap_or_default();
+    let known = kept.cost.filter(|(of, _)| *of == lease).map(|(_, cost)| cost);
+    let more = f64::from(cost) - f64::from(known.unwrap_or(job.annotations.cost().unwrap_or(1)));
+    let limits = state.limits.get(&job.queue).cloned().unwrap_or_default();
+    let group = job.annotations.group();
+    let of_group = group.map(|group| (limits.of_group(&group).rate, Some(group)));
+    let mut buckets = Vec::new();
+    for (rate, group) in [(limits.rate, None)].into_iter().chain(of_group) {
+        if let Some(rate) = rate {
+            let key = (job.queue.clone(), group);
+            let bucket = self::open(state, &key, rate, open.tx, now)?;
+            let tokens = (bucket.tokens - more).min(f64::from(rate.burst));
+            buckets.push((key, Bucket { tokens, held_by: Some(open.tx), ..bucket }));
+        }
+    }
+    open.spend(state, buckets);
+    kept.cost = Some((lease, cost));
+    open.set_notes(state, job.id, Some(kept));
+    Some(true)
 }
 
 /// Returns how much of its limits a queue uses.

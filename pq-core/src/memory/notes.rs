@@ -15,6 +15,8 @@ pub(super) struct Kept {
     lines: Vec<StoredLine>,
     /// The newest progress, with the lease under which it was noted.
     progress: Option<(i64, JobProgress)>,
+    /// The corrected cost, with the lease of the attempt.
+    pub(super) cost: Option<(i64, u32)>,
 }
 
 /// Deletes the notes of jobs that neither wait nor run nor are archived.

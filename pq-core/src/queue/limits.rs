@@ -1,7 +1,7 @@
 //! Limits of a queue.
 
-use super::{Pq, Queue};
-use crate::{LimitedQueue, Limits, Store};
+use super::{BoundQueue, Pq, Queue};
+use crate::{Claim, Error, Job, LimitedQueue, Limits, Store};
 
 impl<S: Store> Pq<S> {
     /// Returns the queues that have limits, with how much of these is used and how many due jobs wait because of them.
@@ -11,6 +11,13 @@ impl<S: Store> Pq<S> {
     /// The store's errors.
     pub fn limited(&self) -> Result<Vec<LimitedQueue>, S::Error> {
         self.store.with_connection(|conn| self.store.limited(conn, None))
+    }
+
+    pub(crate) fn correct_cost(&self, conn: &mut S::Conn, job: &Claim, cost: u32) -> Result<(), S::Error> {
+        if !job.is_cost_correctable(cost)? || self.store.correct_cost(conn, job, cost)? {
+            return Ok(());
+        }
+        Err(Error::lease_lost(job.id).into())
     }
 }
 
@@ -38,5 +45,29 @@ impl<S: Store, T> Queue<S, T> {
         let details = limits.to_json()?.unwrap_or_else(|| "none".to_owned());
         let action = self.action("limit").details(details);
         self.pq.recorded(&action, |()| 1, |conn| self.store().set_limits(conn, &self.name, limits))
+    }
+
+    /// Corrects the cost of a leased job, as [`crate::Context::cost`] does. Committed when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`crate::Context::cost`].
+    pub fn correct_cost(&self, job: &Job<T>, cost: u32) -> Result<(), S::Error> {
+        self.store().with_connection(|conn| self.pq.correct_cost(conn, &job.claim, cost))
+    }
+}
+
+impl<S: Store, T> BoundQueue<'_, S, T> {
+    /// Corrects the cost of a leased job in this transaction, as [`crate::Context::cost`] does. For transactional handlers.
+    ///
+    /// The buckets are locked until the transaction ends, so correct the cost late in it. A job that a transaction took from a queue
+    /// without limits took no tokens, and nothing is done.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`crate::Context::cost`]. If the lease has been lost, roll the transaction back. [`Error::InvalidSetting`] if
+    /// a transaction took the job from a limited queue.
+    pub fn correct_cost(&mut self, job: &Job<T>, cost: u32) -> Result<(), S::Error> {
+        self.queue.pq.correct_cost(self.conn, &job.claim, cost)
     }
 }

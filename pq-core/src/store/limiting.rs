@@ -1,7 +1,7 @@
 //! Limits of queues.
 
 use super::Connect;
-use crate::{LimitedQueue, Limits, QueueName};
+use crate::{Claim, LimitedQueue, Limits, QueueName};
 
 /// Stores the limits of queues, which its takes observe.
 ///
@@ -29,6 +29,17 @@ pub trait Limiting: Connect {
         queue: &QueueName,
         limits: &Limits,
     ) -> Result<(), Self::Error>;
+
+    /// Corrects the cost of a leased job: the buckets of its queue and its group are debited or credited by the difference to what it
+    /// was. A call that is repeated in the attempt changes nothing. Returns `false` if the claim is not valid.
+    ///
+    /// It is fenced as [`super::Steps::keep_step`] is, and waits for a transaction that has taken tokens of the same buckets.
+    /// Signals of the queue are notified if tokens are given back.
+    ///
+    /// # Errors
+    ///
+    /// The store's error. Nothing was changed.
+    fn correct_cost(&self, conn: &mut Self::Conn, job: &Claim, cost: u32) -> Result<bool, Self::Error>;
 
     /// Returns the queues with limits, or this one if it has any, with how much of the limits is used. Sorted by name. Takes no lock.
     ///

@@ -7,6 +7,13 @@ pub(super) const LIMITS: &str =
 /// Replaces the limits of a queue. $1 queue, $2 JSON, or null for none. Locks: its row of the table of controls.
 pub(super) const SET_LIMITS: &str = "SELECT {set_limits}($1, $2::text::jsonb)::text";
 
+/// Corrects the cost of a leased job, and returns by how much it is higher than it was, or null if the lease is lost.
+///
+/// $1 queue, $2 lease, $3 job, $4 time of its put, $5 attempt, $6 group or null, $7 cost that the put stated, $8 corrected cost.
+///
+/// Locks: as KEEP_STEP, and the buckets of the queue and of the group, for which it waits.
+pub(super) const CORRECT_COST: &str = "SELECT {correct_cost}($1, $2, $3, $4, $5, $6, $7, $8)";
+
 /// Returns the limits of the queue of a waiting job, if it has any, and how much of them is used. $1 job, $2 most jobs that
 /// come first. No locks.
 ///

@@ -58,6 +58,7 @@ impl Names {
             ("refuse_hidden_controls", table.derived("refuse_hidden_controls")),
             ("take_limited", table.derived("take_limited")),
             ("set_limits", table.derived("set_limits")),
+            ("correct_cost", table.derived("correct_cost")),
             ("places", table.derived("places")),
             ("buckets", table.derived("buckets")),
             ("jobs_name", table.jobs_literal()),

@@ -26,7 +26,7 @@ WITH given AS MATERIALIZED (
 ), sized AS (
     SELECT note.job, note.entry, note.size,
         held.size + sum(note.size) OVER (PARTITION BY note.job ORDER BY note.entry DESC) - note.size AS newer
-    FROM held JOIN {notes} AS note ON note.job = held.job
+    FROM held JOIN {notes} AS note ON note.job = held.job AND note.cost IS NULL
 ), trimmed AS (
     DELETE FROM {notes} AS note USING sized
     WHERE note.job = sized.job AND note.entry = sized.entry AND (sized.size = 0 OR sized.newer >= $7::integer)",

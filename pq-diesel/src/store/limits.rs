@@ -1,10 +1,11 @@
 //! Limits of queues.
 
 use diesel::pg::PgConnection;
-use diesel::sql_types::{Nullable, Text};
+use diesel::sql_types::{BigInt, Nullable, Text};
 use pq_core::store::Limiting;
-use pq_core::{LimitedQueue, Limits, QueueName, Reason};
+use pq_core::{Claim, LimitedQueue, Limits, QueueName, Reason};
 
+use super::transaction::single_statement;
 use super::{PgStore, SqlConnection};
 use crate::Error;
 use crate::connection::blocking;
@@ -18,6 +19,10 @@ impl Limiting for PgStore {
 
     fn set_limits(&self, conn: &mut PgConnection, queue: &QueueName, limits: &Limits) -> Result<(), Error> {
         blocking(self.set_limits_on(conn, queue, limits))
+    }
+
+    fn correct_cost(&self, conn: &mut PgConnection, job: &Claim, cost: u32) -> Result<bool, Error> {
+        blocking(self.correct_cost_on(conn, job, cost))
     }
 
     fn limited(
@@ -50,6 +55,35 @@ impl PgStore {
             self.one::<Nullable<Text>, _>(conn, &self.statements.set_limits, &values).await?;
         self.notify_queues(conn, [queue]).await
     }
+    pub async fn correct_cost_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: &Claim,
+        cost: u32,
+    ) -> Result<bool, Error> {
+        let Some(lease) = job.lease() else { return Ok(false) };
+        let as_single = single_statement(conn)?;
+        let group = job.annotations.group();
+        let values = [
+            Value::Text(job.queue.as_str()),
+            Value::BigInt(lease),
+            Value::BigInt(job.id.0),
+            Value::Instant(Some(job.enqueued_at)),
+            Value::Integer(job.attempt),
+            Value::OptionalText(group.as_deref()),
+            Value::BigInt(job.annotations.cost().unwrap_or(1).into()),
+            Value::BigInt(cost.into()),
+        ];
+        let more: Option<i64> = self
+            .only::<Nullable<BigInt>, _>(conn, &self.statements.correct_cost, &values)
+            .await
+            .map_err(as_single)?;
+        if more.is_some_and(|more| more < 0) {
+            self.notify_queues(conn, [&job.queue]).await?;
+        }
+        Ok(more.is_some())
+    }
+
     pub async fn limited_on(
         &self,
         conn: &mut impl SqlConnection,

@@ -8,7 +8,7 @@ use pq_core::store::{
     TimeTravel, Workers,
 };
 use pq_core::{
-    AuditEntry, AuditRecord, CancelOutcome, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply, JobId,
+    AuditEntry, AuditRecord, CancelOutcome, Claim, Cron, CronEntry, Filter, Heartbeat, HeartbeatReply, JobId,
     JobRecord, LimitedQueue, Limits, Operation, PausedQueue, QueueCounts, QueueName, StopMode, TaskCounters,
     WorkerId, WorkerInfo,
 };
@@ -73,6 +73,10 @@ impl Limiting for Blocking {
 
     fn set_limits(&self, conn: &mut Conn, queue: &QueueName, limits: &Limits) -> Result<(), Error> {
         wait!(self, conn, |store, sql| store.set_limits_on(sql, queue, limits))
+    }
+
+    fn correct_cost(&self, conn: &mut Conn, job: &Claim, cost: u32) -> Result<bool, Error> {
+        wait!(self, conn, |store, sql| store.correct_cost_on(sql, job, cost))
     }
 
     fn limited(&self, conn: &mut Conn, queue: Option<&QueueName>) -> Result<Vec<LimitedQueue>, Error> {
