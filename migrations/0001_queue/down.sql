@@ -26,12 +26,12 @@ DROP FUNCTION "pq"."queue_send_signal"(bigint, text, json);
 DROP FUNCTION "pq"."queue_hold_lease"(bigint, bigint, timestamptz);
 DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
-    interval, interval, json, text[], json, text, integer, bigint[], bigint[], bigint);
+    interval, interval, json, text[], json, text, integer, bigint[], bigint[], bigint, boolean);
 DROP FUNCTION "pq"."queue_limit"(
     text, integer, integer, integer, integer, integer, integer, interval, text, boolean, integer);
 DROP FUNCTION "pq"."queue_put"(
     text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json, text[], json, text,
-    integer, bigint[], bigint[], bigint);
+    integer, bigint[], bigint[], bigint, boolean);
 DROP FUNCTION "pq"."queue_put_unique"(
     text, text, text, bigint, json, timestamptz, timestamptz, integer, text, jsonb);
 DROP FUNCTION "pq"."queue_claim_unique"();

@@ -27,7 +27,8 @@ $names$;
 -- crashes counts the attempts in which the worker died, which attempt counts, too. lease_limit is set for a job of a
 -- lost lease: a worker begins at most that many jobs of the next lease, so that a job that kills its worker is found.
 -- annotations is what was noted when the job was put: an object. Its member trace has the headers of the trace context,
--- tags is an array of texts, and metadata is an object. They do not change how the job runs. group is the text by which
+-- tags is an array of texts, and metadata is an object. They do not change how the job runs. strict is true if the job keeps its
+-- serialization key while it waits for a retry. group is the text by which
 -- limits count the job, and cost the number of tokens that it takes. notify is
 -- true if the end of the job is awaited. batch is the follow-up of its batch. workflow is the id of its workflow and its name in
 -- it; a job of the queue pq.workflows stands for a workflow, and wake says why it is due.
@@ -98,6 +99,11 @@ CREATE INDEX "queue_scheduled_ordered" ON "pq"."queue"
 -- Jobs with tags or metadata and those of workflows, by these. Other jobs have no entry, also if they have a trace context.
 CREATE INDEX "queue_annotations" ON "pq"."queue" USING gin ((annotations - 'trace') jsonb_path_ops)
     WHERE annotations ?| ARRAY['tags', 'metadata', 'workflow'];
+
+-- Jobs that wait for a retry and keep their serialization keys meanwhile.
+CREATE INDEX "queue_strict" ON "pq"."queue" (q_name, serial_key, id)
+    WHERE dequeued_at IS NULL AND serial_key IS NOT NULL AND schedule_at IS NOT NULL AND attempt > 0
+        AND annotations ? 'strict';
 
 -- Ready jobs by priority and group, per group in take order, for the limits and the turns of groups. Jobs without a group
 -- have no entry.
@@ -386,8 +392,8 @@ CREATE INDEX "queue_waits_failed" ON "pq"."queue_waits" (job) WHERE outcome <> '
 -- For cancelling follow-ups.
 CREATE INDEX "queue_waits_refused" ON "pq"."queue_waits" (follow_up, job) WHERE only_done AND outcome <> 'done';
 
--- Acquires the serialization key of a ready job and locks the job's row. Returns false if the key is in use or the
--- row is gone or locked. It never waits.
+-- Acquires the serialization key of a ready job and locks the job's row. Returns false if the key is in use or kept by another
+-- job that waits for its retry, or if the row is gone or locked. It never waits.
 --
 -- Three things keep a key to one job at a time:
 -- * An advisory lock excludes other transactions. It ends with the transaction, also after a crash.
@@ -424,10 +430,22 @@ BEGIN
     END IF;
     IF only_look THEN
         key_is_free := NOT EXISTS (
-            SELECT FROM "pq"."queue_keys" AS used WHERE used.q_name = queue_name AND used.serial_key = key);
+            SELECT FROM "pq"."queue_keys" AS used WHERE used.q_name = queue_name AND used.serial_key = key)
+            AND coalesce(job_ctid = (
+                SELECT keeper.ctid FROM "pq"."queue" AS keeper
+                WHERE keeper.q_name = queue_name AND keeper.serial_key = key
+                    AND keeper.dequeued_at IS NULL AND keeper.serial_key IS NOT NULL AND keeper.schedule_at IS NOT NULL
+                    AND keeper.attempt > 0 AND keeper.annotations ? 'strict'
+                ORDER BY keeper.id LIMIT 1), true);
     ELSE
         INSERT INTO "pq"."queue_keys" AS used (q_name, serial_key, lease)
-        VALUES (queue_name, key, coalesce(new_lease, 0))
+        SELECT queue_name, key, coalesce(new_lease, 0)
+        WHERE coalesce(job_ctid = (
+                SELECT keeper.ctid FROM "pq"."queue" AS keeper
+                WHERE keeper.q_name = queue_name AND keeper.serial_key = key
+                    AND keeper.dequeued_at IS NULL AND keeper.serial_key IS NOT NULL AND keeper.schedule_at IS NOT NULL
+                    AND keeper.attempt > 0 AND keeper.annotations ? 'strict'
+                ORDER BY keeper.id LIMIT 1), true)
         ON CONFLICT DO NOTHING;
         key_is_free := FOUND;
     END IF;
@@ -617,16 +635,24 @@ BEGIN
 END
 $names$;
 
--- Returns whether no lease holds a serialization key, and no other ready or due job of the key comes first.
+-- Returns whether no lease holds a serialization key, and no other ready or due job of the key comes first. One that waits for its
+-- retry and keeps the key is the only one that does.
 CREATE FUNCTION "pq"."queue_is_first_of_key"(
     queue text, key text, job_neg_priority bigint, job_expected_at timestamptz, job_id bigint, due_at timestamptz)
     RETURNS boolean
     LANGUAGE plpgsql
     STABLE
 AS $names$
+DECLARE
+    keeper bigint;
 BEGIN
+    SELECT waiting.id INTO keeper FROM "pq"."queue" AS waiting
+    WHERE waiting.q_name = queue AND waiting.serial_key = key
+            AND waiting.dequeued_at IS NULL AND waiting.serial_key IS NOT NULL AND waiting.schedule_at IS NOT NULL
+            AND waiting.attempt > 0 AND waiting.annotations ? 'strict'
+    ORDER BY waiting.id LIMIT 1;
     RETURN NOT EXISTS (SELECT FROM "pq"."queue_keys" AS used WHERE used.q_name = queue AND used.serial_key = key)
-        AND NOT EXISTS (
+        AND coalesce(keeper = job_id, NOT EXISTS (
             SELECT FROM "pq"."queue" AS other
             WHERE other.q_name = queue AND other.dequeued_at IS NULL AND other.schedule_at IS NULL
                 AND other.serial_key = key
@@ -637,7 +663,7 @@ BEGIN
             WHERE other.q_name = queue AND other.dequeued_at IS NULL AND other.schedule_at IS NOT NULL
                 AND other.schedule_at <= due_at AND other.serial_key = key
                 AND (-other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
-                    < (job_neg_priority, job_expected_at, job_id));
+                    < (job_neg_priority, job_expected_at, job_id)));
 END
 $names$;
 
@@ -1921,7 +1947,8 @@ CREATE FUNCTION "pq"."queue_put"(
     unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep', trace json DEFAULT NULL,
     tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
     group_key text DEFAULT NULL, cost integer DEFAULT NULL,
-    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL, batch bigint DEFAULT NULL) RETURNS bigint
+    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL, batch bigint DEFAULT NULL,
+    strict_order boolean DEFAULT false) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -2025,10 +2052,11 @@ BEGIN
             RAISE invalid_parameter_value USING MESSAGE = refusal;
         END IF;
     END IF;
-    IF num_nonnulls(trace, tags, metadata, group_key, cost, batch) > 0 THEN
+    IF num_nonnulls(trace, tags, metadata, group_key, cost, batch) > 0 OR strict_order THEN
         SELECT jsonb_object_agg(member.key, member.value) INTO annotations
         FROM (VALUES ('trace', trace::jsonb), ('tags', to_jsonb(tags)), ('metadata', metadata::jsonb),
-                ('group', to_jsonb(group_key)), ('cost', to_jsonb(cost)), ('batch', to_jsonb(batch)))
+                ('group', to_jsonb(group_key)), ('cost', to_jsonb(cost)), ('batch', to_jsonb(batch)),
+                ('strict', CASE WHEN strict_order THEN to_jsonb(true) END))
             AS member (key, value)
         WHERE member.value NOT IN ('{}', '[]');
     END IF;
@@ -2073,7 +2101,8 @@ CREATE FUNCTION "pq"."queue_call"(
     timeout interval DEFAULT NULL, lease interval DEFAULT NULL, trace json DEFAULT NULL,
     tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
     group_key text DEFAULT NULL, cost integer DEFAULT NULL,
-    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL, batch bigint DEFAULT NULL) RETURNS bigint
+    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL, batch bigint DEFAULT NULL,
+    strict_order boolean DEFAULT false) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -2147,7 +2176,7 @@ BEGIN
     WHERE member.value IS NOT NULL;
     RETURN "pq"."queue_put"(queue, payload::json, schedule_at, schedule_in, expected_at, expected_in, priority,
         serialization_key, unique_key, on_conflict, trace, tags, metadata, group_key, cost,
-        after, after_any_outcome, batch);
+        after, after_any_outcome, batch, strict_order);
 END
 $names$;
 

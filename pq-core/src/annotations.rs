@@ -35,6 +35,8 @@ pub(crate) struct Noted {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cost: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) strict: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) notify: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) batch: Option<JobId>,
@@ -56,6 +58,7 @@ struct Members<'a> {
     notify: Option<&'a RawValue>,
     group: Option<&'a RawValue>,
     cost: Option<&'a RawValue>,
+    strict: Option<&'a RawValue>,
     batch: Option<&'a RawValue>,
     ended: Option<&'a RawValue>,
     workflow: Option<&'a RawValue>,
@@ -154,6 +157,12 @@ impl Annotations {
         self.read(|members| members.cost)
     }
 
+    /// Returns whether the job keeps its serialization key while it waits for a retry. See [`crate::PutOptions::strict_order`].
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        self.read(|members| members.strict)
+    }
+
     /// Returns the follow-up of the batch that the job belongs to, for [`crate::PutOptions::in_batch`].
     #[must_use]
     pub fn batch(&self) -> Option<JobId> {
@@ -211,6 +220,7 @@ impl Annotations {
             metadata: self.metadata(),
             group: self.group(),
             cost: self.cost(),
+            strict: self.is_strict(),
             notify: self.is_awaited(),
             batch: self.batch(),
             ended: self.ended(),

@@ -30,6 +30,7 @@ pub struct PutOptions {
     awaited: bool,
     group: Option<String>,
     cost: Option<u32>,
+    strict: bool,
     links: Links,
 }
 
@@ -129,6 +130,15 @@ impl PutOptions {
         self
     }
 
+    /// Lets the job keep its serialization key while it waits for a retry. Default: the next job of the key is taken meanwhile.
+    ///
+    /// So the jobs of a key end in their order: one that has failed is tried until it is done or dead, and the others wait. State
+    /// it for all jobs of the key. It has no effect without a serialization key.
+    pub fn strict_order(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
     /// Keeps the job in the archive when it is done, and notifies callers that wait for its end. Default: it is kept if its
     /// handler keeps it.
     ///
@@ -196,6 +206,7 @@ impl PutOptions {
             awaited: self.awaited || others.awaited,
             group: self.group.clone().or_else(|| others.group.clone()),
             cost: self.cost.or(others.cost),
+            strict: self.strict || others.strict,
             links: Links {
                 after: match self.links.after.is_empty() {
                     true => others.links.after.clone(),
@@ -246,6 +257,7 @@ impl PutOptions {
                 metadata,
                 group: self.group.clone(),
                 cost: self.cost,
+                strict: self.strict,
                 notify: self.awaited,
                 batch: self.links.batch,
                 ended: None,

@@ -94,8 +94,9 @@ fn a_put_by_sql_stores_what_the_library_stores() -> Outcome {
     let plain = Pq::detached().queue::<Value>("apples")?;
     let sql =
         "pq.queue_put('apples', '7', tags => ARRAY['b', 'ж', 'b'], metadata => '{ \"a\": [1.0, null] }',
-        group_key => 'g ж', cost => 40)";
+        group_key => 'g ж', cost => 40, serialization_key => 'k', strict_order => true)";
     let noted = options().tags(["b", "ж", "b"]).metadata(json!({ "a": [1.0, null] })).group("g ж").cost(40);
+    let noted = noted.serialization_key("k").strict_order();
     assert_same_row(&mut conn, sql, |conn| plain.on(conn).put_with(&json!(7), &noted))?;
     let sql = "pq.queue_put('apples', '7', trace => '{}', tags => '{}', metadata => '{}')";
     assert_same_row(&mut conn, sql, |conn| plain.on(conn).put(&json!(7)))?;

@@ -44,6 +44,9 @@ pub(crate) struct Put {
     /// Serialization key: of the queue's jobs with this key, one at a time runs.
     #[arg(long, value_name = "KEY")]
     serialization_key: Option<String>,
+    /// Let the job keep its serialization key while it waits for a retry, so that later jobs of the key do not overtake it.
+    #[arg(long, requires = "serialization_key")]
+    strict_order: bool,
     /// Unique key: of the queue's jobs with this key, at most one waits or runs. If there is one, it is kept, its id is
     /// printed, and a message on standard error says so.
     #[arg(long, value_name = "KEY", conflicts_with = "lines")]
@@ -203,6 +206,9 @@ impl Put {
         }
         if let Some(cost) = self.cost {
             options = options.cost(cost);
+        }
+        if self.strict_order {
+            options = options.strict_order();
         }
         options
     }

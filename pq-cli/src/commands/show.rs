@@ -115,6 +115,7 @@ impl Show {
             ("schedule_at", job.schedule_at.map(output::format_time_micros)),
             ("expected_at", job.expected_at.map(output::format_time_micros)),
             ("serialization key", job.serialization_key.as_ref().map(text)),
+            ("strict order", job.annotations.is_strict().then(|| "yes".to_owned())),
             ("unique key", job.unique_key.as_ref().map(text)),
             ("workflow", workflow),
             ("batch of", batch.map(|follow_up| follow_up.to_string())),

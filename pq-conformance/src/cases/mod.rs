@@ -39,6 +39,7 @@ mod sleeps;
 mod status;
 mod steps;
 mod stop;
+mod strict_order;
 mod take;
 mod tasks;
 mod time_travel;
@@ -78,7 +79,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 48] = [
+    let topics: [fn() -> Vec<Case<F>>; 50] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -97,6 +98,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         panics::cases,
         leases::cases,
         serialization_keys::cases,
+        strict_order::cases,
         unique_keys::cases,
         limits::cases,
         rate_limits::cases,

@@ -141,6 +141,10 @@ fn job_state(state: &State, row: &Row, tx: Tx, now: DateTime<Utc>) -> JobState {
         return JobState::Scheduled;
     }
     let Some(key) = &row.job.serialization_key else { return JobState::Ready };
+    if let Some(keeper) = state.keeping_keys(&row.job.queue, tx).get(key) {
+        let is_busy = state.busy_keys(&row.job.queue, tx).contains(key);
+        return if *keeper == row.job.id && !is_busy { JobState::Ready } else { JobState::Blocked };
+    }
     let precedes = |other: &Row| {
         other.job.queue == row.job.queue
             && other.job.serialization_key.as_ref() == Some(key)

@@ -53,7 +53,11 @@ impl Explain for MemoryStore {
                     job: Some(holder.job.id),
                     session: holder.lease.is_none().then_some(unknown),
                 });
-                let first = of_key().filter(comes_first).min_by_key(|other| other.sort_key());
+                let keeper = state.keeping_keys(&row.job.queue, open.tx).get(key).copied();
+                let first = match keeper {
+                    Some(keeper) => of_key().find(|other| other.job.id == keeper),
+                    None => of_key().filter(comes_first).min_by_key(|other| other.sort_key()),
+                };
                 found.first_of_key = first
                     .filter(|first| holder.is_none_or(|holder| holder.job.id != first.job.id))
                     .map(|first| first.job.id);

@@ -96,6 +96,12 @@ impl Row {
             || self.returned_by.is_some_and(|by| by != tx)
     }
 
+    /// Returns whether the job waits for a retry and keeps its serialization key meanwhile.
+    fn keeps_key(&self, tx: Tx) -> bool {
+        let waits = self.seen_by(tx) && self.lease.is_none() && self.job.schedule_at.is_some();
+        waits && self.job.attempt > 0 && self.job.annotations.is_strict()
+    }
+
     /// Returns the key by which a queue is ordered.
     pub(super) fn sort_key(&self) -> (Reverse<i32>, bool, Option<DateTime<Utc>>, JobId) {
         let job = &self.job;
@@ -244,6 +250,15 @@ impl State {
             .filter(|row| row.job.queue == *queue && row.occupies_key_for(tx))
             .filter_map(|row| row.job.serialization_key.clone())
             .collect()
+    }
+
+    /// Returns the jobs of a queue that keep their serialization keys while they wait for a retry, by key: the first of each.
+    pub(super) fn keeping_keys(&self, queue: &QueueName, tx: Tx) -> BTreeMap<Key, JobId> {
+        let mut keeping = BTreeMap::new();
+        for row in self.rows.values().filter(|row| row.job.queue == *queue && row.keeps_key(tx)) {
+            row.job.serialization_key.clone().map(|key| keeping.entry(key).or_insert(row.job.id));
+        }
+        keeping
     }
 
     /// Returns the job that owns the unique key, if one waits or runs: the newest that has it.

@@ -61,7 +61,7 @@ fn ready(
         Some(gate) => gate.admit(row),
         None => Admission::Taken,
     };
-    let mut busy = state.busy_keys(queue, tx);
+    let (mut busy, keeping) = (state.busy_keys(queue, tx), state.keeping_keys(queue, tx));
     let mut due: Vec<&Row> = state
         .rows
         .values()
@@ -70,7 +70,7 @@ fn ready(
     due.sort_by_key(|row| row.sort_key());
     let ready = due.into_iter().filter(|row| {
         let key = row.job.serialization_key.clone();
-        key.is_none_or(|key| busy.insert(key))
+        key.is_none_or(|key| keeping.get(&key).is_none_or(|keeper| *keeper == row.job.id) && busy.insert(key))
     });
     let mut bytes = 0;
     let mut rows = Vec::new();

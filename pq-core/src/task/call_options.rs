@@ -92,6 +92,12 @@ impl CallOptions {
         self
     }
 
+    /// Lets the job keep its serialization key while it waits for a retry. See [`PutOptions::strict_order`].
+    pub fn strict_order(mut self) -> Self {
+        self.put = self.put.strict_order();
+        self
+    }
+
     /// Sets the group. See [`PutOptions::group`].
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.put = self.put.group(group);

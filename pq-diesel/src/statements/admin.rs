@@ -1,7 +1,7 @@
 //! Statements of administration: queues, workers and schedules.
 
 use super::filter::{
-    calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_waiting, leased,
+    calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_kept, is_waiting, leased,
     scheduled_first,
 };
 
@@ -34,12 +34,18 @@ SELECT q_name FROM unlimited UNION ALL SELECT q_name FROM limited";
 
 /// Counts the jobs of a queue, or of all queues, by state, in one snapshot and without locks. $1 queue or null.
 ///
-/// Of due jobs with the same serialization key one is ready if no lease has the key, and the others are blocked.
-pub(super) const OVERVIEW: &str = "\
+/// Of due jobs with the same serialization key one is ready if no lease has the key and no job that waits for its retry keeps it. The
+/// others are blocked.
+pub(super) const OVERVIEW: &str = concat!(
+    "\
 WITH live AS (
     SELECT job.q_name, job.serial_key, dequeued_at IS NOT NULL AS dequeued,
         dequeued_at IS NULL AND (schedule_at IS NULL OR schedule_at <= statement_timestamp()) AS due,
-        busy.lease IS NOT NULL AS busy, greatest(enqueued_at, schedule_at) AS since, error
+        busy.lease IS NOT NULL OR (job.serial_key IS NOT NULL AND (job.q_name, job.serial_key) IN (
+            SELECT keeper.q_name, keeper.serial_key FROM {jobs} AS keeper
+            WHERE keeper.schedule_at > statement_timestamp() AND ",
+    is_kept!("keeper"),
+    ")) AS busy, greatest(enqueued_at, schedule_at) AS since, error
     FROM {jobs} AS job LEFT JOIN {keys} AS busy ON busy.q_name = job.q_name AND busy.serial_key = job.serial_key
     WHERE $1::text IS NULL OR job.q_name = $1
 ), waiting AS (
@@ -74,7 +80,8 @@ SELECT q_name, coalesce(due - keyed + first_per_key, 0), coalesce(keyed - first_
 FROM waiting FULL JOIN running USING (q_name) FULL JOIN ended USING (q_name) FULL JOIN {controls} USING (q_name)
     LEFT JOIN rates USING (q_name)
 WHERE $1 IS NULL OR q_name = $1
-ORDER BY q_name COLLATE \"C\"";
+ORDER BY q_name COLLATE \"C\""
+);
 
 /// Lists jobs by id, without locks. Of several with the same id the one that waits or runs comes first, then the one
 /// that ended last. Its parameters are those of the filter, and $10 most rows.

@@ -1,5 +1,7 @@
 //! The statement that explains why a job waits.
 
+use super::filter::is_kept;
+
 /// Returns the circumstances of a waiting job, without locks. $1 job, $2 most jobs that come first.
 ///
 /// A transaction that takes or changes a row leaves its id in xmax, and holds a lock on that id until it ends. The locks are
@@ -7,7 +9,8 @@
 /// except for the name of the application.
 ///
 /// The jobs that come first are counted in the order of each index, so that counting stops at the bound.
-pub(super) const CIRCUMSTANCES: &str = "\
+pub(super) const CIRCUMSTANCES: &str = concat!(
+    "\
 WITH job AS MATERIALIZED (
     SELECT q_name, priority, expected_at, id, serial_key, xmax AS locker FROM {jobs}
     WHERE id = $1::bigint AND dequeued_at IS NULL
@@ -36,13 +39,22 @@ WITH job AS MATERIALIZED (
     WHERE held.serial_key = job.serial_key
         AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
     LIMIT 1
-), first_of_key AS MATERIALIZED (
+), keeper AS MATERIALIZED (
     SELECT other.id FROM job JOIN {jobs} AS other ON other.q_name = job.q_name AND other.serial_key = job.serial_key
+    WHERE ",
+    is_kept!("other"),
+    "
+    ORDER BY other.id LIMIT 1
+), first_of_key AS MATERIALIZED (
+    SELECT id FROM keeper WHERE id <> (SELECT id FROM job)
+    UNION ALL
+    (SELECT other.id FROM job JOIN {jobs} AS other ON other.q_name = job.q_name AND other.serial_key = job.serial_key
     WHERE other.dequeued_at IS NULL AND (other.schedule_at IS NULL OR other.schedule_at <= statement_timestamp())
         AND (-other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
             < (-job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
+        AND NOT EXISTS (SELECT FROM keeper)
     ORDER BY -other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id
-    LIMIT 1
+    LIMIT 1)
 ), ahead AS MATERIALIZED (
     SELECT count(*) AS jobs FROM (
         (SELECT FROM job JOIN {jobs} AS other ON other.q_name = job.q_name
@@ -73,4 +85,5 @@ SELECT clock_timestamp(), row_security_active({jobs_name}::regclass), paused.pau
     first_of_key.id, ahead.jobs
 FROM bound LEFT JOIN job ON true LEFT JOIN {controls} AS paused ON paused.q_name = job.q_name
     LEFT JOIN locker ON true LEFT JOIN key_locker ON true LEFT JOIN key_holder ON true
-    LEFT JOIN first_of_key ON true LEFT JOIN ahead ON true";
+    LEFT JOIN first_of_key ON true LEFT JOIN ahead ON true"
+);

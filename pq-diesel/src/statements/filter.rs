@@ -93,16 +93,40 @@ macro_rules! scheduled_first {
     };
 }
 
-/// Whether a due job waits for its serialization key: it is in use, or another job of the key comes first.
+/// Whether a job waits for its retry and keeps its serialization key meanwhile.
+macro_rules! is_kept {
+    ($job:literal) => {
+        concat!(
+            $job,
+            ".dequeued_at IS NULL AND ",
+            $job,
+            ".serial_key IS NOT NULL AND ",
+            $job,
+            ".schedule_at IS NOT NULL AND ",
+            $job,
+            ".attempt > 0 AND ",
+            $job,
+            ".annotations ? 'strict'"
+        )
+    };
+}
+pub(super) use is_kept;
+
+/// Whether a due job waits for its serialization key: it is in use or kept, or another job of the key comes first.
 macro_rules! is_blocked {
     () => {
         concat!(
             "(job.serial_key IS NOT NULL AND (
             EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = job.q_name AND busy.serial_key = job.serial_key)
-            OR ",
+            OR coalesce(job.id <> (
+                    SELECT min(keeper.id) FROM {jobs} AS keeper
+                    WHERE keeper.q_name = job.q_name AND keeper.serial_key = job.serial_key AND ",
+            is_kept!("keeper"),
+            "),
+                ",
             comes_behind!("job"),
             " OR (job.q_name, job.serial_key) IN (SELECT q_name, serial_key FROM scheduled_first)
-                AND job.id NOT IN (SELECT id FROM scheduled_first)))"
+                AND job.id NOT IN (SELECT id FROM scheduled_first))))"
         )
     };
 }

@@ -8,7 +8,7 @@
 //! longer than for a moment.
 
 use super::filter::{
-    calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_waiting, leased,
+    calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_kept, is_waiting, leased,
     scheduled_first,
 };
 use super::follow_ups::{cancelled_workflows, reopened, requeued_annotations};

@@ -146,6 +146,7 @@ fn attributes(visit: &Visit, mask: &Mask, job: &JobRecord, progress: Option<&Job
             dt { "serialization key" }
             dd { a href=(visit.url(&with_query("/jobs", &[("queue", queue), ("key", key.as_str())]))) { (text(key.as_str())) } }
         }
+        @if job.annotations.is_strict() { dt { "strict order" } dd { "it keeps its serialization key until it ends" } }
         @if let Some(key) = &job.unique_key { dt { "unique key" } dd { (text(key.as_str())) } }
         @if let Some(group) = job.annotations.group() { dt { "group" } dd { (text(&group)) } }
         @if let Some(cost) = job.annotations.cost() { dt { "cost" } dd { (cost) } }

@@ -8,6 +8,8 @@
 -- Order: ready jobs without keys, due jobs, and the first job of each key that no lease holds are merged by sort key.
 -- If there are only ready jobs without keys, they are taken by the index scan as in fallback 0.
 --
+-- The key of a job that waits for its retry in strict order is kept by it: no other job of the key is taken.
+--
 -- Locks: candidates are read in order without a lock and locked one by one until there are enough, so that no lock is
 -- held on a job that is not taken. A key is an advisory lock of a transaction, or a row of a lease. If another
 -- transaction has just updated the row, or the job of the key is gone by then, the take holds a lock without a job: it
@@ -27,6 +29,11 @@ WITH uncontrolled AS MATERIALIZED (
     SELECT lease_length, CASE WHEN lease_length IS NULL THEN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
         ELSE nextval({tokens_name}) END AS token
     FROM (SELECT $2::bigint AS lease_length) AS request
+), keeping AS MATERIALIZED (
+    SELECT serial_key, min(id) AS id FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND serial_key IS NOT NULL AND schedule_at IS NOT NULL AND attempt > 0
+        AND annotations ? 'strict'
+    GROUP BY serial_key
 ), keyed AS MATERIALIZED (
     SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
         -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
@@ -38,6 +45,7 @@ WITH uncontrolled AS MATERIALIZED (
     SELECT DISTINCT ON (keyed.serial_key) keyed.*
     FROM keyed
     WHERE NOT EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = keyed.serial_key)
+        AND keyed.serial_key NOT IN (SELECT keeping.serial_key FROM keeping)
     ORDER BY keyed.serial_key, neg_priority, expected_at, id
 ), edge AS MATERIALIZED (
     SELECT neg_priority, expected_at, id FROM keyed
@@ -87,12 +95,16 @@ WITH uncontrolled AS MATERIALIZED (
                     FROM due
                     WHERE NOT (SELECT are_due FROM many)
                         AND (serial_key IS NULL OR serial_key NOT IN (
-                            SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                                SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1)
+                            AND (serial_key NOT IN (SELECT keeping.serial_key FROM keeping)
+                                OR id IN (SELECT keeping.id FROM keeping)))
                     ORDER BY neg_priority, expected_at, id)
                     UNION ALL
                     SELECT tid, rolled_back, relation, id, serial_key, neg_priority, expected_at, NULL, true,
                         schedule_at <= statement_timestamp() AND (serial_key IS NULL OR serial_key NOT IN (
-                            SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1))
+                                SELECT busy.serial_key FROM {keys} AS busy WHERE busy.q_name = $1)
+                            AND (serial_key NOT IN (SELECT keeping.serial_key FROM keeping)
+                                OR id IN (SELECT keeping.id FROM keeping)))
                     FROM (
                         SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
                             -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at,
