@@ -944,7 +944,7 @@ BEGIN
                 END IF;
                 CONTINUE;
             END IF;
-            EXIT WHEN cardinality(picked.ids) = 0;
+            -- A group of which a job could not be locked is not among them.
             names := picked.names;
             last_expected := picked.last_expected;
             last_id := picked.last_id;
@@ -1010,7 +1010,7 @@ DECLARE
     by_group CONSTANT boolean := is_fair OR has_group_limits;
     by_cost CONSTANT boolean := has_group_limits OR limits ? 'rate';
     rate CONSTANT jsonb := limits -> 'rate';
-    room integer := most;
+    room integer := least(most, 1000000);
     left_tokens numeric;
     bucket_at timestamptz;
     bytes bigint := 0;
@@ -1176,46 +1176,46 @@ BEGIN
                 SELECT pg_relation_size(stored.reltoastrelid) FROM pg_class AS stored JOIN pg_type AS row_type
                     ON row_type.typrelid = stored.oid WHERE row_type.oid = pg_typeof(NULL::"pq"."queue"))) THEN
                 -- The first jobs whose groups have places are locked at once.
-                SELECT coalesce(array_agg(locked.tid ORDER BY locked.number), '{}'),
-                    coalesce(array_agg(locked.id ORDER BY locked.number), '{}'),
-                    array_agg(locked.name ORDER BY locked.number),
-                    array_agg(free[locked.next_place + locked.number_in_group - 1] ORDER BY locked.number)
+                SELECT coalesce(array_agg(placed.tid ORDER BY placed.number), '{}'),
+                    coalesce(array_agg(placed.id ORDER BY placed.number), '{}'),
+                    coalesce(array_agg(placed.name ORDER BY placed.number), '{}'),
+                    coalesce(array_agg(placed.place ORDER BY placed.number), '{}')
                 INTO tids, ids, groups, group_places
                 FROM (
-                    SELECT chosen.*
+                    -- The places of a group are counted by its jobs that could be locked.
+                    SELECT locked.*, free[locked.next_place - 1
+                        + row_number() OVER (PARTITION BY locked.name ORDER BY locked.number)] AS place
                     FROM (
-                        SELECT ranked.*, known.next_place,
-                            row_number() OVER (ORDER BY ranked.neg_priority, ranked.expected_at, ranked.id) AS number
+                        SELECT chosen.*
                         FROM (
-                            SELECT first.*, row_number() OVER (
-                                PARTITION BY first.name ORDER BY first.neg_priority, first.expected_at, first.id
-                            ) AS number_in_group
+                            SELECT ranked.*, known.next_place,
+                                row_number() OVER (ORDER BY ranked.neg_priority, ranked.expected_at, ranked.id) AS number
                             FROM (
-                                SELECT job.ctid AS tid, job.id, nullif(job.annotations ->> 'group', '') AS name,
-                                    -job.priority::bigint AS neg_priority,
-                                    coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at
-                                FROM "pq"."queue" AS job
-                                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                                    AND job.serial_key IS NULL
-                                ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                                LIMIT room
-                            ) AS first
-                        ) AS ranked LEFT JOIN unnest(group_names, left_of, next_of) AS known (name, places, next_place)
-                            ON known.name = ranked.name
-                        WHERE ranked.name IS NULL OR ranked.number_in_group <= known.places
-                            OR known.places IS NULL AND coalesce((limits #>> ARRAY['groups', ranked.name, 'running']),
-                                limits ->> 'running_per_group') IS NULL
-                        ORDER BY ranked.neg_priority, ranked.expected_at, ranked.id
-                        LIMIT room
-                    ) AS chosen JOIN "pq"."queue" AS job ON job.ctid = chosen.tid
-                    WHERE job.id = chosen.id AND job.dequeued_at IS NULL
-                    FOR UPDATE OF job SKIP LOCKED
-                ) AS locked;
-                has_unused := cardinality(free) > cardinality(array_remove(group_places, NULL));
-                EXIT WHEN cardinality(ids) > room * 3 / 4;
-                -- Many of them are full, or need places that do not exist yet.
-                groups := coalesce(groups, '{}');
-                group_places := coalesce(group_places, '{}');
+                                SELECT first.*, row_number() OVER (
+                                    PARTITION BY first.name ORDER BY first.neg_priority, first.expected_at, first.id
+                                ) AS number_in_group
+                                FROM (
+                                    SELECT job.ctid AS tid, job.id, nullif(job.annotations ->> 'group', '') AS name,
+                                        -job.priority::bigint AS neg_priority,
+                                        coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at
+                                    FROM "pq"."queue" AS job
+                                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                                        AND job.serial_key IS NULL
+                                    ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                                    LIMIT room
+                                ) AS first
+                            ) AS ranked LEFT JOIN unnest(group_names, left_of, next_of) AS known (name, places, next_place)
+                                ON known.name = ranked.name
+                            WHERE ranked.name IS NULL OR ranked.number_in_group <= known.places
+                                OR known.places IS NULL AND coalesce((limits #>> ARRAY['groups', ranked.name, 'running']),
+                                    limits ->> 'running_per_group') IS NULL
+                            ORDER BY ranked.neg_priority, ranked.expected_at, ranked.id
+                            LIMIT room
+                        ) AS chosen JOIN "pq"."queue" AS job ON job.ctid = chosen.tid
+                        WHERE job.id = chosen.id AND job.dequeued_at IS NULL
+                        FOR UPDATE OF job SKIP LOCKED
+                    ) AS locked
+                ) AS placed;
                 FOR opened IN
                     SELECT known.number, count(*) AS jobs
                     FROM unnest(groups) AS taken (name)
@@ -1225,6 +1225,8 @@ BEGIN
                     left_of[opened.number] := left_of[opened.number] - opened.jobs;
                     next_of[opened.number] := next_of[opened.number] + opened.jobs;
                 END LOOP;
+                -- Otherwise many of them are full, or need places that do not exist yet.
+                EXIT WHEN cardinality(ids) > room * 3 / 4;
             END IF;
         END IF;
         IF is_simple THEN
@@ -1469,6 +1471,10 @@ BEGIN
             IF cardinality(ids) > was_taken THEN
                 turns := turns || jsonb_build_object(lowest, jsonb_build_array(turn_group, turn_taken));
             ELSE
+                -- Some places of a group may not have been locked, and then its jobs go first in the next take.
+                EXIT WHEN cardinality(ids) > 0 AND EXISTS (
+                    SELECT FROM unnest(left_of, next_of) AS group_state (left_over, next_place)
+                    WHERE group_state.left_over = 0 AND group_state.next_place IS NOT NULL);
                 done_level := lowest;
             END IF;
             EXIT WHEN has_ended OR cardinality(ids) = room OR bytes >= max_bytes;

@@ -158,3 +158,44 @@ fn a_take_of_a_limited_queue_can_begin_behind_a_position() -> Outcome {
     assert_eq!(take(i64::MIN)?, [ids[1].id.0]);
     Ok(())
 }
+
+/// Puts a job of each group, locks the first one, as a transaction does that changes it, and returns the data of those that
+/// are taken beside it, and how many places they have.
+fn take_beside_a_locked_job(
+    limits: &Limits,
+    groups: &[&str],
+    count: usize,
+) -> Result<(Vec<Value>, i64), Box<dyn std::error::Error>> {
+    let database = database()?;
+    let queue = queue(&database)?;
+    queue.set_limits(limits)?;
+    for (number, group) in groups.iter().enumerate() {
+        queue.put_with(&json!(number), &PutOptions::new().group(*group))?;
+    }
+    // The places exist after the first take.
+    let first = queue.lease(2, Duration::from_secs(60), Wait::No)?;
+    first.iter().try_for_each(|job| queue.settle(job, pq_diesel::Outcome::GiveBack))?;
+    let mut other = database.connect()?;
+    let taken = other.transaction(|conn| {
+        diesel::sql_query("SELECT FROM pq.queue ORDER BY id LIMIT 1 FOR UPDATE").execute(conn)?;
+        queue.lease(count, Duration::from_secs(60), Wait::No)
+    })?;
+    let places =
+        "SELECT count(*) FROM pq.queue_places JOIN pq.queue_leases ON id = lease WHERE group_key <> ''";
+    Ok((taken.into_iter().map(|job| job.data).collect(), self::count(&mut other, places)?))
+}
+
+#[test]
+fn jobs_beside_a_locked_one_have_places_of_their_own() -> Outcome {
+    let limits = Limits::new().running_per_group(2);
+    let (taken, places) = take_beside_a_locked_job(&limits, &["a"; 3], 8)?;
+    assert_eq!((taken, places), (vec![json!(1), json!(2)], 2));
+    Ok(())
+}
+
+#[test]
+fn a_group_whose_job_is_locked_loses_its_turn() -> Outcome {
+    let (taken, _) = take_beside_a_locked_job(&Limits::new().fair(), &["a", "b"], 1)?;
+    assert_eq!(taken, [json!(1)]);
+    Ok(())
+}
