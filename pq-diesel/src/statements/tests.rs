@@ -271,7 +271,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 223);
+    assert_eq!(statements.texts().len(), 224);
 }
 
 #[test]
