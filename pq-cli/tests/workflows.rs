@@ -1,0 +1,37 @@
+//! Workflows at a shell.
+
+mod common;
+
+use pq_diesel::{Pq, Workflow};
+
+use self::common::*;
+
+#[test]
+fn workflows_are_shown_retried_and_cancelled() -> Outcome {
+    let database = migrated()?;
+    let pq = Pq::connect(database.url())?;
+    let task = pq.queue("orders")?.task::<u32>("charge");
+    let workflow = Workflow::new("order 7").job("charge", &task, &1).job("pack", &task, &2).after(["charge"]);
+    let id = pq.put_workflow(&workflow)?.to_string();
+    let run = |arguments: &[&str]| -> Result<(i32, String, String), Box<dyn std::error::Error>> {
+        let done = on(&database, arguments).output()?;
+        Ok((status(&done), stdout(&done), stderr(&done)))
+    };
+    let tree = "workflow 1 \"order 7\": running\n└─ charge (2): ready\n   └─ pack (3): waiting\n";
+    assert_eq!(run(&["show", &id, "--tree"])?.1, tree);
+    assert_eq!(run(&["show", "3", "--tree"])?.1, tree);
+    assert!(run(&["show", "3"])?.1.contains("1, as \"pack\""));
+    assert!(run(&["show", &id, "--dot"])?.1.contains("j0 -> j1;"));
+    assert!(run(&["show", &id, "--mermaid"])?.1.contains("j0 --> j1"));
+    let json: serde_json::Value = serde_json::from_str(&run(&["show", &id, "--tree", "--json"])?.1)?;
+    assert_eq!(json["jobs"][1]["after"][0]["name"], "charge");
+    let refused = run(&["retry", &id, "--from-job", "charge"])?;
+    assert!(refused.0 != 0 && refused.2.contains("job 2 \"charge\" is ready"), "{}", refused.2);
+    assert_eq!(run(&["cancel", &id])?.0, 0);
+    assert!(run(&["show", &id, "--tree"])?.1.contains("pack (3): cancelled, workflow 1 was cancelled"));
+    assert_eq!(run(&["retry", &id, "--from-job", "charge"])?.0, 0);
+    assert_eq!(run(&["show", &id, "--tree"])?.1, tree);
+    let unknown = run(&["show", "99", "--tree"])?;
+    assert!(unknown.0 == 1 && unknown.2.contains("cannot show the workflow of job 99"), "{}", unknown.2);
+    Ok(())
+}
