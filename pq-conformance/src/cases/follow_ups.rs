@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{CaseError, Harness, TIMEOUT, roll_back};
+use crate::harness::{CaseError, Harness, TIMEOUT, both, roll_back, run_until_empty, task};
 
 cases![
     a_job_waits_until_all_jobs_before_it_have_ended: Both,
@@ -29,6 +29,7 @@ cases![
     a_job_cannot_wait_for_its_own_batch: Both,
     a_stream_of_linked_jobs_is_refused: Both,
     a_batch_calls_its_task_once_when_all_jobs_have_ended: Own,
+    a_run_until_the_queue_is_empty_runs_what_waited_for_its_jobs: Own,
     a_batch_without_jobs_calls_its_task_at_once: Own,
     a_batch_that_fails_to_be_filled_puts_nothing: Own,
     a_job_adds_jobs_to_its_own_batch: Own,
@@ -38,6 +39,18 @@ cases![
     an_explanation_names_the_jobs_that_a_job_waits_for: Own,
     what_a_job_waited_for_is_forgotten_with_it: Own,
 ];
+
+fn a_run_until_the_queue_is_empty_runs_what_waited_for_its_jobs<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, u32>(harness);
+    for handler in both::<F, _, _, _>(&task, |_| Ok::<_, CaseError>(())) {
+        let mut last = task.call(&0).unwrap().id;
+        for number in 1..3 {
+            last = task.call_with(&number, &CallOptions::new().after([last])).unwrap().id;
+        }
+        assert_eq!(run_until_empty(harness, handler).done, 3);
+        assert_eq!(harness.counts().total(), 0);
+    }
+}
 
 fn after(jobs: &[JobId]) -> PutOptions {
     PutOptions::new().after(jobs.iter().copied())

@@ -68,12 +68,14 @@ impl Archive for MemoryStore {
         conn.operate(|all, open| Ok(prune(all, open, Some(queue), state, end)))
     }
 
-    fn has_expired_leases(&self, conn: &mut MemoryConn, queues: &[QueueName]) -> Result<bool, Error> {
+    fn needs_maintenance(&self, conn: &mut MemoryConn, queues: &[QueueName]) -> Result<bool, Error> {
         let now = Utc::now();
         // A transaction that settles the job may be rolled back.
         let is_expired = |row: &Row| row.lease.or(row.returned_from).is_some_and(|lease| lease.until <= now);
-        conn.operate(|state, _| {
-            Ok(state.rows.values().any(|row| queues.contains(&row.job.queue) && is_expired(row)))
+        conn.operate(|state, open| {
+            let mut rows = state.rows.values();
+            Ok(rows.any(|row| queues.contains(&row.job.queue) && is_expired(row))
+                || !follow_ups::ended(state, open).is_empty())
         })
     }
 

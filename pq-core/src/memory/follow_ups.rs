@@ -237,21 +237,25 @@ pub(super) fn maintain(state: &mut State, open: &mut Open, now: DateTime<Utc>) -
     state.waits.values().any(|wait| wait.outcome.is_none())
 }
 
-/// Returns whether a follow-up was cancelled.
-fn end_waits(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
-    let is_gone = |state: &State, job: JobId| match state.rows.get(&job) {
+/// Returns what follow-ups wait for still although it has ended.
+pub(super) fn ended(state: &State, open: &Open) -> Vec<(JobId, JobId, Wait)> {
+    let is_gone = |job: JobId| match state.rows.get(&job) {
         Some(row) => row.ended && row.held_by == Some(open.tx),
         None => true,
     };
-    let ended: Vec<(JobId, JobId, Wait)> = state
+    state
         .waits
         .iter()
         .filter(|(_, wait)| wait.outcome.is_none() && wait.added_by.is_none_or(|by| by == open.tx))
-        .filter(|((_, job), _)| is_gone(state, *job))
+        .filter(|((_, job), _)| is_gone(*job))
         .map(|((follow_up, job), wait)| (*follow_up, *job, wait.clone()))
-        .collect();
+        .collect()
+}
+
+/// Returns whether a follow-up was cancelled.
+fn end_waits(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
     let mut follow_ups = BTreeSet::new();
-    for (follow_up, job, wait) in ended {
+    for (follow_up, job, wait) in ended(state, open) {
         let is_held = state.rows.get(&follow_up).is_some_and(is_held);
         if is_held && waiting(state, open, follow_up).is_none() {
             // Another transaction holds it. The next run finds the wait again.

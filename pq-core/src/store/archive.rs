@@ -55,12 +55,13 @@ pub trait Archive: Connect {
         age: Duration,
     ) -> Result<u64, Self::Error>;
 
-    /// Returns whether a lease of one of these queues has expired and its jobs have not been returned.
+    /// Returns whether a lease of one of these queues has expired and its jobs have not been returned, or a job has ended
+    /// for which another one waits still.
     ///
     /// # Errors
     ///
     /// The store's error.
-    fn has_expired_leases(&self, conn: &mut Self::Conn, queues: &[QueueName]) -> Result<bool, Self::Error>;
+    fn needs_maintenance(&self, conn: &mut Self::Conn, queues: &[QueueName]) -> Result<bool, Self::Error>;
 
     /// Runs one bounded step of maintenance on all queues.
     ///

@@ -23,7 +23,7 @@ use crate::incidents::Call;
 use crate::lock::lock;
 use crate::stop::StopMode;
 use crate::wait::{Polled, Subscribe, poll_and_wait};
-use crate::{Scan, Store, StoreError, Wait, WakeSignal};
+use crate::{Scan, Store, StoreError, Wait, WakeSignal, workflow};
 
 /// The time after which a run that ends when its queues are empty looks again for expired leases that it cannot return.
 const EXPIRED_PAUSE: Duration = Duration::from_millis(20);
@@ -270,21 +270,28 @@ fn run_next_batch<S: Store>(
     }
 }
 
-/// Returns the jobs of expired leases to their queues, for a run that ends when its queues are empty.
+/// Returns the jobs of expired leases to their queues, and makes those due that waited for jobs that have ended, for a run
+/// that ends when its queues are empty.
 ///
-/// Returns `false` if there was no expired lease. Even then another process may have returned its jobs since the last
+/// Returns `false` if there were none. Even then another process may have returned its jobs since the last
 /// poll, so the queues must be polled again.
 pub(super) fn requeue_expired<S: Store>(run: &WorkerRun<S>) -> Result<bool, S::Error> {
     if run.settings.maintain_every == Duration::MAX {
         return Ok(false);
     }
     let (store, queues) = (run.store(), run.queues.names());
-    let expired = store.with_connection(|conn| match store.has_expired_leases(conn, &queues)? {
-        true => store.maintain(conn, &run.settings.retention).map(Some),
-        false => Ok::<_, S::Error>(None),
+    let maintained = store.with_connection(|conn| {
+        if !store.needs_maintenance(conn, &queues)? {
+            return Ok::<_, S::Error>(None);
+        }
+        let report = store.maintain(conn, &run.settings.retention)?;
+        if report.is_some_and(|report| report.workflows) {
+            workflow::advance(store, conn)?;
+        }
+        Ok(Some(report))
     })?;
-    let Some(report) = expired else { return Ok(false) };
-    if report.is_none_or(|report| report.returned == 0) {
+    let Some(report) = maintained else { return Ok(false) };
+    if report.is_none_or(|report| report.returned == 0 && !report.waits) {
         // Another process returns the jobs, or a transaction settles them.
         pause(run, EXPIRED_PAUSE);
     }

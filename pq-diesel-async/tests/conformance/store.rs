@@ -265,8 +265,8 @@ impl Archive for Blocking {
         wait!(self, conn, |store, sql| store.prune_on(sql, queue, state, age))
     }
 
-    fn has_expired_leases(&self, conn: &mut Conn, queues: &[QueueName]) -> Result<bool, Error> {
-        wait!(self, conn, |store, sql| store.has_expired_leases_on(sql, queues))
+    fn needs_maintenance(&self, conn: &mut Conn, queues: &[QueueName]) -> Result<bool, Error> {
+        wait!(self, conn, |store, sql| store.needs_maintenance_on(sql, queues))
     }
 
     fn maintain(&self, conn: &mut Conn, retention: &Retention) -> Result<Option<MaintenanceReport>, Error> {

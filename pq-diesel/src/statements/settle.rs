@@ -241,10 +241,21 @@ SELECT id, NULL FROM {leases} WHERE id = ANY ($1) AND id NOT IN (SELECT id FROM 
 pub(super) const MAINTENANCE_LOCK: &str = "\
 SELECT pg_try_advisory_xact_lock(hashtextextended('pq maintenance', {jobs_name}::regclass::oid::bigint))";
 
-/// Returns whether a lease has expired and its jobs have not been returned. $1 queues. No locks.
-pub(super) const HAS_EXPIRED_LEASES: &str = "\
+/// Returns whether a lease has expired and its jobs have not been returned, or a job has ended for which a follow-up waits
+/// still. $1 queues. No locks.
+pub(super) const NEEDS_MAINTENANCE: &str = "\
+WITH leased AS MATERIALIZED (
+    SELECT held.job FROM {leases} AS lease, unnest(lease.jobs) AS held (job)
+    WHERE EXISTS (SELECT FROM {waits} WHERE outcome IS NULL)
+        AND NOT EXISTS (SELECT FROM {settled} AS done WHERE done.lease = lease.id AND done.job = held.job)
+)
 SELECT EXISTS (
-    SELECT FROM {leases} WHERE q_name = ANY ($1::text[]) AND lease_until <= statement_timestamp())";
+        SELECT FROM {leases} WHERE q_name = ANY ($1::text[]) AND lease_until <= statement_timestamp())
+    OR EXISTS (
+        SELECT FROM {waits} AS wait
+        WHERE wait.outcome IS NULL
+            AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = wait.job AND live.dequeued_at IS NULL)
+            AND NOT EXISTS (SELECT FROM leased WHERE leased.job = wait.job))";
 
 /// Locks expired leases. $1 most rows.
 ///

@@ -48,8 +48,8 @@ impl Archive for PgStore {
         blocking(self.prune_on(conn, queue, state, age))
     }
 
-    fn has_expired_leases(&self, conn: &mut PgConnection, queues: &[QueueName]) -> Result<bool, Error> {
-        blocking(self.has_expired_leases_on(conn, queues))
+    fn needs_maintenance(&self, conn: &mut PgConnection, queues: &[QueueName]) -> Result<bool, Error> {
+        blocking(self.needs_maintenance_on(conn, queues))
     }
 
     fn maintain(
@@ -113,13 +113,13 @@ impl PgStore {
         Ok(pruned as u64)
     }
 
-    pub async fn has_expired_leases_on(
+    pub async fn needs_maintenance_on(
         &self,
         conn: &mut impl SqlConnection,
         queues: &[QueueName],
     ) -> Result<bool, Error> {
         let values = [Value::Texts(queues.iter().map(QueueName::as_str).collect())];
-        self.only::<Bool, bool>(conn, &self.statements.has_expired_leases, &values).await
+        self.only::<Bool, bool>(conn, &self.statements.needs_maintenance, &values).await
     }
 
     pub async fn maintain_on(
