@@ -1,7 +1,12 @@
 //! Jobs of workflows that are requeued, and workflows that run again.
 
+use std::time::Duration;
+
+use chrono::Utc;
+use pq_core::store::{Archive, Connect, FollowUps, Jobs, Scan};
 use pq_core::{
-    ChangeOutcome, Filter, JobId, JobState, OnFailure, Operation, Outcome, PutOptions, WORKFLOWS, Wait,
+    After, CallOptions, ChangeOutcome, Filter, JobId, JobState, OnFailure, Operation, Outcome, PutOptions,
+    QueueName, Retention, Settlement, WORKFLOWS, Wait, Workflow,
 };
 
 use super::cases;
@@ -9,7 +14,7 @@ use super::workflows::{
     assert_statuses, change, dead, diamond, found, graph, id_of, maintain, run, statuses, undoable,
 };
 use crate::Fixture;
-use crate::harness::{Harness, TIMEOUT};
+use crate::harness::{Error, Harness, TIMEOUT, task};
 
 cases![
     a_requeued_job_releases_its_followers: Own,
@@ -19,6 +24,17 @@ cases![
     an_undoing_job_is_requeued_without_its_workflow: Own,
     a_workflow_runs_again_from_a_job: Own,
     a_follow_up_waits_again_for_a_requeued_job: Own,
+    jobs_that_end_while_a_session_decides_are_noted: Own,
+    a_job_that_is_requeued_while_a_session_ends_the_workflow_opens_it: Own,
+    a_requeued_job_does_not_revoke_a_cancellation: Own,
+    a_workflow_is_retried_once: Own,
+    an_added_job_is_requeued_without_its_workflow: Own,
+    jobs_run_again_after_they_are_undone: Own,
+    another_dead_job_does_not_stop_a_requeued_one: Own,
+    jobs_are_kept_while_their_workflow_runs: Own,
+    a_job_waits_again_for_one_outside_of_its_workflow: Own,
+    a_workflow_that_is_due_gets_jobs: Own,
+    the_error_of_a_workflow_names_the_job_that_was_cancelled_first: Own,
 ];
 
 fn a_requeued_job_releases_its_followers<F: Fixture>(harness: &Harness<F>) {
@@ -131,4 +147,168 @@ fn a_follow_up_waits_again_for_a_requeued_job<F: Fixture>(harness: &Harness<F>) 
     maintain(harness);
     assert_eq!(harness.pq.find(last).unwrap().unwrap().state, JobState::Scheduled);
     harness.queue().lease(2, TIMEOUT, Wait::No).unwrap();
+}
+
+/// Does the maintenance of the store only, so that workflows become due and nobody decides about them.
+fn maintain_store<F: Fixture>(harness: &Harness<F>) {
+    let store = harness.pq.store();
+    store.with_connection(|conn| store.maintain(conn, &Retention::default())).unwrap();
+}
+
+/// Decides about a workflow that is due, as another session does: something happens before it is settled so.
+fn decide<F: Fixture>(harness: &Harness<F>, outcome: Outcome, meanwhile: impl FnOnce()) {
+    let (store, queue) = (harness.pq.store(), QueueName::new(WORKFLOWS).unwrap());
+    harness
+        .pq
+        .transaction(|conn| {
+            let job = &store.take(conn, &queue, 1, Scan::Full)?.jobs.pop().unwrap();
+            meanwhile();
+            assert!(store.settle(conn, &[Settlement { job, outcome }])?.all());
+            Ok::<_, Error<F>>(())
+        })
+        .unwrap();
+}
+
+fn jobs_that_end_while_a_session_decides_are_noted<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&graph(harness, &[("a", &[]), ("b", &[])])).unwrap();
+    let store = harness.pq.store();
+    assert!(store.with_connection(|conn| store.wake(conn, id, None, Duration::ZERO)).unwrap());
+    let after = (After::HELD_UNTIL - Utc::now()).to_std().unwrap();
+    decide(harness, Outcome::Snooze { after, reason: None, payload: None }, || {
+        let jobs = harness.queue().lease(2, TIMEOUT, Wait::No).unwrap();
+        jobs.iter().for_each(|job| harness.settle(job, Outcome::Complete));
+        maintain_store(harness);
+    });
+    maintain(harness);
+    assert_eq!(statuses(harness, id)[""], "done");
+}
+
+fn a_job_that_is_requeued_while_a_session_ends_the_workflow_opens_it<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&diamond(harness)).unwrap();
+    let a = harness.lease_one();
+    harness.settle(&a, dead());
+    while harness.queue().counts().unwrap().scheduled > 0 {
+        maintain_store(harness);
+    }
+    decide(harness, dead(), || assert!(harness.queue().retry(a.id).unwrap()));
+    assert_eq!(run(harness, &[]), ["a", "b", "c", "d"]);
+    assert_eq!(statuses(harness, id)[""], "done");
+}
+
+fn a_requeued_job_does_not_revoke_a_cancellation<F: Fixture>(harness: &Harness<F>) {
+    let workflow = graph(harness, &[("a", &[]), ("x", &[])]).on_failure(OnFailure::Continue);
+    let id = harness.pq.put_workflow(&workflow).unwrap();
+    let a = harness.lease_one();
+    harness.settle(&a, dead());
+    maintain(harness);
+    assert!(harness.named::<()>(WORKFLOWS).cancel(id).unwrap().is_accepted());
+    assert!(harness.queue().retry(a.id).unwrap());
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "cancelled"), ("a", "cancelled"), ("x", "cancelled")]);
+}
+
+fn a_workflow_is_retried_once<F: Fixture>(harness: &Harness<F>) {
+    let workflow = graph(harness, &[("a", &[]), ("x", &[])]).on_failure(OnFailure::Continue);
+    let id = harness.pq.put_workflow(&workflow).unwrap();
+    assert_eq!(run(harness, &[("a", dead()), ("x", dead())]), ["a", "x"]);
+    change(harness, id, &Operation::Retry);
+    let a = harness.lease_one();
+    harness.settle(&a, dead());
+    change(harness, id, &Operation::RunNow);
+    assert_statuses(harness, id, &[("", "running"), ("a", "dead"), ("x", "ready")]);
+}
+
+fn an_added_job_is_requeued_without_its_workflow<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&undoable(harness, &["a"], "last")).unwrap();
+    let added = task(harness).call_with(&1, &CallOptions::new().in_batch(id)).unwrap().id;
+    for job in harness.queue().lease(2, TIMEOUT, Wait::No).unwrap() {
+        harness.settle(&job, if job.id == added { dead() } else { Outcome::Complete });
+    }
+    assert_eq!(run(harness, &[("last", dead())]), ["last", "undo a"]);
+    change(harness, added, &Operation::Retry);
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "dead"), ("a", "done"), ("last", "dead")]);
+    harness.settle(&harness.lease_one(), dead());
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "dead"), ("a", "done"), ("last", "dead")]);
+}
+
+fn jobs_run_again_after_they_are_undone<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&undoable(harness, &["a"], "last")).unwrap();
+    harness.settle(&harness.lease_one(), Outcome::Complete);
+    maintain(harness);
+    let last = harness.lease_one();
+    harness.settle(&last, dead());
+    maintain(harness);
+    change(harness, last.id, &Operation::Retry);
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "running"), ("a", "done"), ("last", "ready")]);
+    let refused = harness.pq.retry_workflow_from(id, "a").unwrap_err().to_string();
+    assert!(refused.contains("job \"a\" is being undone"), "{refused}");
+    assert_eq!(run(harness, &[]), ["last", "undo a", "a", "last"]);
+    assert_eq!(statuses(harness, id)[""], "done");
+}
+
+fn another_dead_job_does_not_stop_a_requeued_one<F: Fixture>(harness: &Harness<F>) {
+    let edges: &[(&str, &[&str])] = &[("b", &[]), ("e", &[]), ("c", &["b"])];
+    let id = harness.pq.put_workflow(&graph(harness, edges)).unwrap();
+    let jobs = harness.queue().lease(2, TIMEOUT, Wait::No).unwrap();
+    jobs.iter().for_each(|job| harness.settle(job, dead()));
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "dead"), ("b", "dead"), ("e", "dead"), ("c", "cancelled")]);
+    change(harness, jobs[0].id, &Operation::Retry);
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "running"), ("b", "ready"), ("e", "dead"), ("c", "waiting")]);
+    assert_eq!(run(harness, &[]), ["b", "c"]);
+    assert_statuses(harness, id, &[("", "dead"), ("b", "done"), ("e", "dead"), ("c", "done")]);
+}
+
+fn jobs_are_kept_while_their_workflow_runs<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&undoable(harness, &["a"], "last")).unwrap();
+    harness.settle(&harness.lease_one(), Outcome::Complete);
+    maintain(harness);
+    let mut none = Retention::default();
+    none.done = Some(Duration::ZERO);
+    harness.pq.maintain(&none).unwrap();
+    assert_eq!(harness.queue().prune(JobState::Done, Duration::ZERO).unwrap(), 0);
+    assert_eq!(run(harness, &[("last", dead())]), ["last", "undo a"]);
+    assert_eq!(statuses(harness, id)[""], "dead");
+    harness.pq.maintain(&none).unwrap();
+    assert_eq!(statuses(harness, id)["a"], "gone");
+}
+
+fn a_job_waits_again_for_one_outside_of_its_workflow<F: Fixture>(harness: &Harness<F>) {
+    let outside = harness.put("outside");
+    let options = CallOptions::new().after([outside]);
+    let workflow = Workflow::new("meal").job_with("a", &task::<F, u32>(harness), &1, &options);
+    let id = harness.pq.put_workflow(&workflow).unwrap();
+    change(harness, id, &Operation::Cancel);
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "cancelled"), ("a", "cancelled")]);
+    change(harness, id, &Operation::Retry);
+    assert_statuses(harness, id, &[("", "running"), ("a", "waiting")]);
+    harness.settle(&harness.lease_one(), Outcome::Complete);
+    assert_eq!(run(harness, &[]), ["a"]);
+    assert_eq!(statuses(harness, id)[""], "done");
+}
+
+fn a_workflow_that_is_due_gets_jobs<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&graph(harness, &[("a", &[]), ("x", &[])])).unwrap();
+    harness.settle(&harness.lease_one(), dead());
+    maintain_store(harness);
+    task(harness).call_with(&1, &CallOptions::new().in_batch(id)).unwrap();
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "running"), ("a", "dead"), ("x", "cancelled")]);
+    harness.settle(&harness.lease_one(), Outcome::Complete);
+    maintain(harness);
+    assert_eq!(statuses(harness, id)[""], "dead");
+}
+
+fn the_error_of_a_workflow_names_the_job_that_was_cancelled_first<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&graph(harness, &[("x", &[]), ("y", &[])])).unwrap();
+    let y = id_of(harness, id, "y");
+    change(harness, y, &Operation::Cancel);
+    maintain(harness);
+    assert_statuses(harness, id, &[("", "dead"), ("x", "cancelled"), ("y", "cancelled")]);
+    assert_eq!(found(harness, id).error, Some(format!("job {y} \"y\" is cancelled")));
 }

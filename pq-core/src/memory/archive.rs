@@ -187,6 +187,7 @@ fn prune(
         .filter(|archived| queue.is_none_or(|queue| archived.job.queue == *queue))
         .filter(|archived| archived.job.state == state && archived.job.ended_at.is_some_and(|at| at <= end))
         .filter(|archived| archived.seen_by(open.tx) && archived.removed_by.is_none())
+        .filter(|archived| !follow_ups::is_needed(all, &archived.job))
         .cloned()
         .collect();
     let pruned = old.len() as u64;

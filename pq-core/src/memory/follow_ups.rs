@@ -145,9 +145,10 @@ pub(super) fn wake(
 
 /// Lets the follow-ups wait again that wait for a job that was dead or cancelled and is requeued, and wakes workflows.
 ///
-/// A call that undoes another job does not wake its workflow: it is only repeated.
+/// A call that undoes another job does not wake its workflow: it is only repeated. Neither does a job that was added to it. What a
+/// workflow is due for already, such as its cancellation, stays.
 pub(super) fn reopen(state: &mut State, open: &mut Open, job: &JobRecord) {
-    let (id, undoes) = (job.id, job.annotations.workflow().is_some_and(|place| place.undoes));
+    let (id, place) = (job.id, job.annotations.workflow().filter(|place| !place.undoes));
     let is_failed = |wait: &Wait| wait.outcome.is_some_and(|outcome| outcome != JobState::Done);
     let waits = state.waits.iter().filter(|((_, job), wait)| *job == id && is_failed(wait));
     let follow_ups: Vec<JobId> = waits.map(|((follow_up, _), _)| *follow_up).collect();
@@ -155,8 +156,10 @@ pub(super) fn reopen(state: &mut State, open: &mut Open, job: &JobRecord) {
     for follow_up in follow_ups {
         let live = state.rows.get(&follow_up).map(|row| &row.job);
         let known = live.or_else(|| state.archive.get(&follow_up).map(|archived| &archived.job));
-        if !undoes && known.is_some_and(|job| job.queue.as_str() == WORKFLOWS) {
-            wake(state, open, follow_up, Some(Wake::Reopen), None);
+        let is_own = place.as_ref().is_some_and(|place| place.id == follow_up);
+        if is_own && known.is_some_and(|job| job.queue.as_str() == WORKFLOWS) {
+            let why = live.and_then(|job| job.annotations.wake()).unwrap_or(Wake::Reopen);
+            wake(state, open, follow_up, Some(why), None);
         }
     }
 }
@@ -173,7 +176,7 @@ fn forget_outcomes(state: &mut State, open: &mut Open, selects: impl Fn(&(JobId,
 pub(super) fn check_batches(state: &State, open: &Open, jobs: &[NewJob]) -> Result<(), Error> {
     for job in jobs {
         let Some(batch) = job.links.batch else { continue };
-        if waiting(state, open, batch).is_none() {
+        if state.rows.get(&batch).is_none_or(|row| !row.free_for(open.tx) || !takes_part(row)) {
             return Err(Error::batch_ended(batch));
         }
         let circle = job.links.after.iter().find(|after| reaches(state, &[after.job], batch));
@@ -219,6 +222,13 @@ pub(super) fn link(state: &mut State, open: &mut Open, jobs: &[NewJob], puts: &[
     }
 }
 
+/// Returns whether a follow-up does not know yet how this archived job has ended, or its workflow has not ended.
+pub(super) fn is_needed(state: &State, job: &JobRecord) -> bool {
+    let is_live = |workflow| state.rows.get(&workflow).is_some_and(|row| row.job.queue.as_str() == WORKFLOWS);
+    state.waits.iter().any(|((_, of), wait)| *of == job.id && wait.outcome.is_none())
+        || job.annotations.workflow().is_some_and(|place| is_live(place.id))
+}
+
 /// Notes which jobs have ended, and ends the waiting of their follow-ups. Returns whether a follow-up waits.
 pub(super) fn maintain(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
     // Other follow-ups may wait for those that are cancelled.
@@ -256,13 +266,19 @@ pub(super) fn ended(state: &State, open: &Open) -> Vec<(JobId, JobId, Wait)> {
 fn end_waits(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
     let mut follow_ups = BTreeSet::new();
     for (follow_up, job, wait) in ended(state, open) {
-        let is_held = state.rows.get(&follow_up).is_some_and(is_held);
-        if is_held && waiting(state, open, follow_up).is_none() {
+        let live = state.rows.get(&follow_up).filter(|row| !row.ended || row.held_by != Some(open.tx));
+        if live.is_some_and(|row| takes_part(row) && !row.free_for(open.tx)) {
             // Another transaction holds it. The next run finds the wait again.
             continue;
         }
+        let is_live = live.is_some();
         let archived = state.archive.get(&job).filter(|archived| archived.seen_by(open.tx));
         let outcome = archived.map_or(JobState::Done, |archived| archived.job.state);
+        let place = archived.and_then(|archived| archived.job.annotations.workflow());
+        if !is_live && place.is_some_and(|place| place.id == follow_up && !place.undoes) {
+            // The job was requeued while another transaction ended the workflow.
+            wake(state, open, follow_up, Some(Wake::Reopen), None);
+        }
         open.set_wait(state, follow_up, job, Some(Wait { outcome: Some(outcome), ..wait }));
         follow_ups.insert(follow_up);
     }
@@ -276,6 +292,11 @@ fn end_waits(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
 /// Returns whether the job is due in a year after 9000, as a follow-up is. A job that waits for its retry or for a time is not.
 fn is_held(row: &Row) -> bool {
     row.job.schedule_at.is_some_and(|at| at.year() >= 9_000)
+}
+
+/// Returns whether the job waits for others, or is a workflow, which decides about them when it is due.
+fn takes_part(row: &Row) -> bool {
+    is_held(row) || row.job.queue.as_str() == WORKFLOWS
 }
 
 /// Returns the row of a follow-up that waits for others.

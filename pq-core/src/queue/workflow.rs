@@ -11,7 +11,7 @@ use crate::store::Wake;
 use crate::workflow::{self, read, run_again};
 use crate::{
     CallOptions, ChangeOutcome, Context, Error, Filter, JobId, JobRecord, JobResult, JobState, NewJob,
-    QueueName, Store, Task, Workflow, WorkflowGraph, WorkflowJob, WorkflowTask,
+    QueueName, Store, Task, Workflow, WorkflowGraph, WorkflowJob, WorkflowNode, WorkflowTask,
 };
 
 impl<S: Store, A: serde::Serialize> WorkflowTask<A> for Task<S, A> {
@@ -134,7 +134,7 @@ impl<S: Store> Pq<S> {
             )?;
             if done.is_accepted() {
                 // Otherwise a worker does it with its next run of maintenance.
-                workflow::advance(&*self.store, conn)?;
+                workflow::try_advance(&*self.store, conn);
             }
             Ok(done)
         })
@@ -142,15 +142,26 @@ impl<S: Store> Pq<S> {
 
     fn run_again_from(&self, conn: &mut S::Conn, id: JobId, name: &str) -> Result<ChangeOutcome, S::Error> {
         let store = &*self.store;
-        let Some((graph, plan, members)) = read(store, conn, id)? else { return Ok(ChangeOutcome::NotFound) };
+        let Some((graph, ..)) = read(store, conn, id)? else { return Ok(ChangeOutcome::NotFound) };
         let workflow = graph.id.unwrap_or(id);
+        // The workflow is locked before it is looked at, so that maintenance does not decide about it meanwhile.
+        if !store.wake(conn, workflow, Some(Wake::Reopen), Duration::ZERO)? {
+            return Ok(ChangeOutcome::Held);
+        }
+        let Some((graph, plan, members)) = read(store, conn, workflow)? else {
+            return Ok(ChangeOutcome::NotFound);
+        };
         let names = plan.from(name);
         if names.is_empty() {
             return Err(workflow::unknown(workflow, name, &plan).into());
         }
-        // The workflow is locked first, so that maintenance does not decide about it meanwhile.
-        if !store.wake(conn, workflow, Some(Wake::Reopen), Duration::ZERO)? {
-            return Ok(ChangeOutcome::Held);
+        let undoing = |node: &&WorkflowNode| node.undo_state.is_some_and(|state| !state.is_ended());
+        if let Some(node) = graph.jobs.iter().find(undoing) {
+            return Err(Error::InvalidSetting(format!(
+                "cannot retry workflow {workflow} from {name:?}: job {:?} is being undone; wait for its end",
+                node.name
+            ))
+            .into());
         }
         for node in graph.jobs.iter().filter(|node| names.contains(&&*node.name)) {
             if let Some(state) = node.state.filter(|state| !state.is_ended() && !node.is_held) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::graph::members;
 use super::putting::in_workflow;
 use super::{OnFailure, Plan, WORKFLOWS, WorkflowJob};
-use crate::store::{Scan, Wake};
+use crate::store::{Scan, StoreError as _, Wake};
 use crate::{
     After, CancelOutcome, Claim, Error, JobId, JobRecord, JobState, Outcome, Payload, QueueName, Settlement,
     Store,
@@ -18,22 +18,43 @@ const MAX_WORKFLOWS: usize = 100;
 /// The pause before jobs are cancelled again that a transaction held.
 const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 
+/// The pause before the next try of a turn that failed.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
 /// Advances the workflows that are due, a bounded number of them. Returns whether there were any.
 pub(crate) fn advance<S: Store>(store: &S, conn: &mut S::Conn) -> Result<bool, S::Error> {
     let queue = QueueName::new(WORKFLOWS)?;
     let mut any = false;
     for _ in 0..MAX_WORKFLOWS {
-        let found = store.transaction(conn, |conn| -> Result<bool, S::Error> {
-            let Some(claim) = store.take(conn, &queue, 1, Scan::Full)?.jobs.pop() else { return Ok(false) };
-            Turn::new(store, conn, &claim)?.run(conn)?;
-            Ok(true)
-        })?;
-        if !found {
-            break;
+        let mut taken = None;
+        let turn = store.transaction(conn, |conn| -> Result<(), S::Error> {
+            taken = store.take(conn, &queue, 1, Scan::Full)?.jobs.pop();
+            match &taken {
+                Some(claim) => Turn::new(store, conn, claim)?.run(conn),
+                None => Ok(()),
+            }
+        });
+        match (turn, taken) {
+            (Ok(()), None) => break,
+            (Ok(()), Some(_)) => any = true,
+            (Err(error), Some(claim)) if !error.is_unavailable() => {
+                // It must not keep the others from their turns.
+                tracing::error!(workflow = %claim.id, %error, "workflow not advanced");
+                store.transaction(conn, |conn| {
+                    store.wake(conn, claim.id, claim.annotations.wake(), TRY_AGAIN)
+                })?;
+            }
+            (Err(error), _) => return Err(error),
         }
-        any = true;
     }
     Ok(any)
+}
+
+/// Advances the workflows that are due, after a change that is committed. A worker does later what fails.
+pub(crate) fn try_advance<S: Store>(store: &S, conn: &mut S::Conn) {
+    if let Err(error) = advance(store, conn) {
+        tracing::warn!(%error, "workflows not advanced; a worker advances them");
+    }
 }
 
 /// A workflow that is due, as its transaction sees it.
@@ -45,44 +66,55 @@ struct Turn<'t, S: Store> {
     jobs: BTreeMap<String, JobRecord>,
     /// Whether a job of the workflow has not ended, as far as maintenance has noted it.
     is_open: bool,
+    /// Whether a call that undoes a job has not ended.
+    is_undoing: bool,
 }
 
 impl<'t, S: Store> Turn<'t, S> {
     fn new(store: &'t S, conn: &mut S::Conn, claim: &'t Claim) -> Result<Self, S::Error> {
         let plan = Plan::read(&claim.payload);
-        let mut jobs = BTreeMap::new();
-        for member in members(store, conn, claim.id)? {
-            if let Some(place) = member.annotations.workflow().filter(|place| !place.undoes) {
-                jobs.insert(place.name, member);
-            }
-        }
+        // Read first: a job that ends later is open here, and maintenance notes its end after this turn.
         let waits = store.predecessors(conn, claim.id, usize::MAX >> 1)?;
         let is_open = waits.iter().any(|wait| wait.outcome.is_none());
-        Ok(Self { store, claim, plan, jobs, is_open })
+        let (mut jobs, mut is_undoing) = (BTreeMap::new(), false);
+        for member in members(store, conn, claim.id)? {
+            match member.annotations.workflow() {
+                Some(place) if place.undoes => is_undoing |= !member.state.is_ended(),
+                Some(place) => drop(jobs.insert(place.name, member)),
+                None => {}
+            }
+        }
+        Ok(Self { store, claim, plan, jobs, is_open, is_undoing })
     }
 
     fn run(self, conn: &mut S::Conn) -> Result<(), S::Error> {
         let Some(mut plan) = self.plan.clone() else {
             return self.settle(conn, Outcome::dead("its payload is not that of a workflow"));
         };
-        let runs_again = match self.claim.annotations.wake() {
+        let wake = self.claim.annotations.wake();
+        if matches!(wake, Some(Wake::Retry | Wake::Reopen)) && plan.is_undone {
+            // What was done is undone, so it must be done again, but not while it is being undone.
+            plan.runs_again = true;
+        }
+        let runs_again = match wake {
+            Some(Wake::Cancel) => {
+                (plan.is_cancelled, plan.runs_again) = (true, false);
+                false
+            }
+            _ if plan.runs_again => !self.is_undoing && self.retry(conn, &mut plan)?,
             Some(Wake::Retry) => self.retry(conn, &mut plan)?,
-            // What was done is undone, so it must be done again.
-            Some(Wake::Reopen) if plan.is_undone => self.retry(conn, &mut plan)?,
             Some(Wake::Reopen) => {
                 plan.is_cancelled = false;
+                plan.stays_dead = self.dead();
                 self.reopen(conn, &plan)?
-            }
-            Some(Wake::Cancel) => {
-                plan.is_cancelled = true;
-                false
             }
             None => false,
         };
         if runs_again {
             return self.hold(conn, &plan);
         }
-        let failed = self.failed(&plan);
+        let ignored = if self.is_open { &*plan.stays_dead } else { &[] };
+        let failed = self.failed(&plan, ignored);
         let stops = plan.is_cancelled || plan.on_failure != OnFailure::Continue && failed.is_some();
         if self.is_open {
             let all_asked = !stops || plan.is_undone || self.stop(conn, &plan, failed)?;
@@ -115,11 +147,11 @@ impl<'t, S: Store> Turn<'t, S> {
         self.settle(conn, outcome)
     }
 
-    /// Returns the first job that fails the workflow: a dead one, or else one that was cancelled although those before it are
-    /// as they must be.
-    fn failed(&self, plan: &Plan) -> Option<&JobRecord> {
+    /// Returns the job that fails the workflow: the first dead one but the ignored ones, or else that which was the first to be
+    /// cancelled although those before it are as they must be.
+    fn failed(&self, plan: &Plan, ignored: &[String]) -> Option<&JobRecord> {
         let found = |state: JobState| {
-            plan.jobs.iter().find_map(|planned| {
+            plan.jobs.iter().filter(|planned| !ignored.contains(&planned.name)).filter_map(move |planned| {
                 let job = self.jobs.get(&planned.name).filter(|job| job.state == state)?;
                 let is_cause = state == JobState::Dead
                     || planned.after.iter().filter(|edge| edge.only_done).all(|edge| {
@@ -128,7 +160,16 @@ impl<'t, S: Store> Turn<'t, S> {
                 (is_cause && plan.is_needed(&planned.name)).then_some(job)
             })
         };
-        found(JobState::Dead).or_else(|| found(JobState::Cancelled))
+        // The others were cancelled because of it.
+        found(JobState::Dead)
+            .next()
+            .or_else(|| found(JobState::Cancelled).min_by_key(|job| (job.ended_at, job.id)))
+    }
+
+    /// Returns the names of the dead jobs.
+    fn dead(&self) -> Vec<String> {
+        let dead = self.jobs.iter().filter(|(_, job)| job.state == JobState::Dead);
+        dead.map(|(name, _)| name.clone()).collect()
     }
 
     /// Cancels the jobs that wait, and asks those that run to end. Returns `false` if a transaction held one.
@@ -172,7 +213,8 @@ impl<'t, S: Store> Turn<'t, S> {
         let names: Vec<&str> =
             self.jobs.iter().filter(|(_, job)| again(job)).map(|(name, _)| name.as_str()).collect();
         run_again(self.store, conn, self.claim.id, plan, &self.jobs, &names)?;
-        (plan.is_cancelled, plan.is_undone) = (false, false);
+        (plan.is_cancelled, plan.is_undone, plan.runs_again) = (false, false, false);
+        plan.stays_dead.clear();
         Ok(!names.is_empty())
     }
 
@@ -184,11 +226,15 @@ impl<'t, S: Store> Turn<'t, S> {
         Ok(!names.is_empty())
     }
 
-    /// Lets the workflow wait for its jobs.
+    /// Lets the workflow wait for its jobs, without the reason for which it was due.
     fn hold(&self, conn: &mut S::Conn, plan: &Plan) -> Result<(), S::Error> {
         let payload = Some(plan.payload()?).filter(|payload: &Payload| *payload != self.claim.payload);
         let after = (After::HELD_UNTIL - self.store.now(conn)?).to_std().unwrap_or_default();
-        self.settle(conn, Outcome::Snooze { after, reason: None, payload })
+        self.settle(conn, Outcome::Snooze { after, reason: None, payload })?;
+        if self.claim.annotations.wake().is_some() {
+            self.store.wake(conn, self.claim.id, None, after)?;
+        }
+        Ok(())
     }
 
     fn settle(&self, conn: &mut S::Conn, outcome: Outcome) -> Result<(), S::Error> {
@@ -210,7 +256,8 @@ pub(crate) fn run_again<S: Store>(
     let mut first = Vec::new();
     for planned in plan.jobs.iter().filter(|planned| names.contains(&&*planned.name)) {
         let Some(job) = jobs.get(&planned.name) else { continue };
-        match planned.after.is_empty() {
+        // One that is the first in the workflow may wait for jobs outside of it.
+        match planned.after.is_empty() && store.predecessors(conn, job.id, 1)?.is_empty() {
             true => first.push(job.id),
             false => held.push(job.id),
         }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::advance::{advance, run_again};
+pub(crate) use self::advance::{advance, run_again, try_advance};
 pub use self::graph::{Edge, WorkflowGraph, WorkflowNode};
 pub(crate) use self::graph::{read, unknown};
 pub(crate) use self::plan::Plan;

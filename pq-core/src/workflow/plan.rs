@@ -17,6 +17,12 @@ pub(crate) struct Plan {
     /// Whether the calls that undo jobs have been put.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_undone: bool,
+    /// Whether all jobs run again when the calls that undo them have ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) runs_again: bool,
+    /// The jobs that were dead when another one was requeued. They do not stop the workflow once more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stays_dead: Vec<String>,
 }
 
 /// A job of a workflow.
@@ -79,7 +85,15 @@ impl Undo {
 
 impl Plan {
     pub(crate) fn new(workflow: String, on_failure: OnFailure, jobs: Vec<PlannedJob>) -> Self {
-        Self { workflow, on_failure, jobs, is_cancelled: false, is_undone: false }
+        Self {
+            workflow,
+            on_failure,
+            jobs,
+            is_cancelled: false,
+            is_undone: false,
+            runs_again: false,
+            stays_dead: Vec::new(),
+        }
     }
 
     /// Reads the payload of the job of a workflow.

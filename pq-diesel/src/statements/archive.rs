@@ -110,21 +110,25 @@ SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_
 FROM gone ORDER BY id"
 );
 
-/// Deletes archived jobs of a queue. $1 queue, $2 outcome, $3 least age in microseconds.
+/// Deletes archived jobs of a queue. $1 queue, $2 outcome, $3 least age in microseconds. Keeps what PRUNE_ALL keeps.
 pub(super) const PRUNE: &str = "\
 DELETE FROM {archive} AS ended
 WHERE q_name = $1 AND outcome = $2 AND ended_at <= statement_timestamp() - $3 * interval '1 microsecond'
-    AND NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.job = ended.id AND wait.outcome IS NULL)";
+    AND NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.job = ended.id AND wait.outcome IS NULL)
+    AND NOT EXISTS (SELECT FROM {jobs} AS own
+        WHERE own.id = (ended.annotations -> 'workflow' ->> 'id')::bigint AND own.q_name = {workflows})";
 
 /// Deletes up to 10,000 archived jobs of any queue. $1 outcome, $2 least age in microseconds.
 ///
-/// A job stays whose outcome a follow-up does not know yet. Order: the oldest first. SKIP LOCKED passes rows that another session
+/// A job stays whose outcome a follow-up does not know yet, and one of a workflow that has not ended. Order: the oldest first. SKIP LOCKED passes rows that another session
 /// has locked.
 pub(super) const PRUNE_ALL: &str = "\
 DELETE FROM {archive} WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM {archive} AS ended
     WHERE outcome = $1 AND ended_at <= statement_timestamp() - $2 * interval '1 microsecond'
         AND NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.job = ended.id AND wait.outcome IS NULL)
+        AND NOT EXISTS (SELECT FROM {jobs} AS own
+            WHERE own.id = (ended.annotations -> 'workflow' ->> 'id')::bigint AND own.q_name = {workflows})
     ORDER BY ended_at LIMIT 10000 FOR UPDATE SKIP LOCKED))";
 
 /// Deletes the jobs of a queue that are neither leased nor locked. $1 queue.

@@ -6,13 +6,13 @@
 //! job that is added is seen, and a follow-up that is due gets none. Maintenance runs the statements below one after the
 //! other in a transaction, each with a snapshot of its own.
 
-/// Returns whether a follow-up waits, and keeps it waiting until the transaction ends. $1 follow-up.
+/// Returns whether a follow-up waits, or is a workflow that is due, and keeps it so until the transaction ends. $1 follow-up.
 ///
 /// Locks: its row. Waits for maintenance that makes it due.
 pub(super) const LOCK_BATCH: &str = "\
 SELECT EXISTS (
     SELECT FROM {jobs}
-    WHERE id = $1 AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
+    WHERE id = $1 AND dequeued_at IS NULL AND (schedule_at >= '9000-01-01 00:00:00+00' OR q_name = {workflows})
     FOR SHARE)";
 
 /// Adds what follow-ups wait for. Passes what they wait for already, such as a job that was kept because of its unique key.
@@ -49,24 +49,52 @@ WHERE NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = seen.job AND live.d
 UNION ALL
 (SELECT follow_up, job, NULL, (SELECT count(*) FROM seen) FROM seen ORDER BY follow_up DESC, job DESC LIMIT 1)";
 
-/// Locks follow-ups that wait, and returns their ids. $1 follow-ups.
+/// Locks follow-ups that wait and workflows that have not ended, and returns their ids. $1 follow-ups.
 ///
-/// Order: by id. Locks: their rows. SKIP LOCKED passes one to whose batch an open transaction adds a job.
+/// Order: by id. Locks: their rows. SKIP LOCKED passes one to whose batch an open transaction adds a job, and a workflow about
+/// which another session decides: it would not learn of outcomes that are stored meanwhile.
 pub(super) const LOCK_FOLLOW_UPS: &str = "\
 SELECT id FROM {jobs}
-WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
+WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL
+    AND (schedule_at >= '9000-01-01 00:00:00+00' OR q_name = {workflows})
 ORDER BY id FOR UPDATE SKIP LOCKED";
 
 /// Stores how jobs have ended. $1 follow-ups, $2 jobs, $3 outcomes, $4 follow-ups that LOCK_FOLLOW_UPS has locked.
 ///
-/// Passes those of a follow-up that waits and is not locked. Locks: the rows.
+/// Passes those of a follow-up that waits and is not locked, and jobs that were requeued since they were read. Locks: the rows.
 pub(super) const MARK_WAITS: &str = "\
 UPDATE {waits} AS wait SET outcome = ended.outcome
 FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS ended (follow_up, job, outcome)
 WHERE wait.follow_up = ended.follow_up AND wait.job = ended.job AND wait.outcome IS NULL
     AND (wait.follow_up = ANY ($4::bigint[]) OR NOT EXISTS (
         SELECT FROM {jobs} AS job
-        WHERE job.id = wait.follow_up AND job.dequeued_at IS NULL AND job.schedule_at >= '9000-01-01 00:00:00+00'))";
+        WHERE job.id = wait.follow_up AND job.dequeued_at IS NULL
+            AND (job.schedule_at >= '9000-01-01 00:00:00+00' OR job.q_name = {workflows})))
+    AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = wait.job AND live.dequeued_at IS NULL)";
+
+/// Makes archived workflows due of which a job has ended that was requeued while another session ended the workflow. $1 workflows,
+/// $2 jobs.
+///
+/// Order: by id. Locks: the archived rows. SKIP LOCKED passes those that another session requeues or prunes.
+pub(super) const REOPEN_ENDED: &str = "\
+WITH requeued AS MATERIALIZED (
+    SELECT DISTINCT given.workflow
+    FROM unnest($1::bigint[], $2::bigint[]) AS given (workflow, job) JOIN {archive} AS ended ON ended.id = given.job
+    WHERE (ended.annotations -> 'workflow' ->> 'id')::bigint = given.workflow
+        AND ended.annotations -> 'workflow' -> 'undoes' IS NULL
+), locked AS MATERIALIZED (
+    SELECT entry FROM {archive} AS job
+    WHERE id IN (SELECT workflow FROM requeued) AND q_name = {workflows}
+        AND NOT EXISTS (SELECT FROM {archive} AS newer WHERE newer.id = job.id AND newer.entry > job.entry)
+        AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {archive} WHERE entry IN (SELECT entry FROM locked) RETURNING *
+)
+INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log)
+SELECT id, q_name, data, enqueued_at, expected_at, priority, error,
+    coalesce(annotations, '{}') || jsonb_build_object('wake', 'reopen'), attempt_log
+FROM gone ORDER BY id";
 
 /// Archives follow-ups as cancelled of which a job was not done that had to be, and counts them. $1 follow-ups.
 ///
@@ -126,10 +154,11 @@ WITH free AS MATERIALIZED (
 )
 SELECT DISTINCT q_name FROM back";
 
-/// Deletes what follow-ups waited for that neither wait nor run nor are archived, among the next ten. Returns the tenth.
-/// $1 follow-up after which it begins.
+/// Deletes what follow-ups waited for that neither wait nor run nor are archived, among the next ten. Returns the tenth with 1, and those
+/// that wait although all have ended with 0. $1 follow-up after which it begins.
 ///
-/// The follow-ups are found one by one, however many jobs each has waited for.
+/// The follow-ups are found one by one, however many jobs each has waited for. One waits in vain if it was not visible yet,
+/// because an open transaction let it wait again, when the end of the last job was stored.
 pub(super) const FORGET_WAITS: &str = "\
 WITH RECURSIVE seen (follow_up, number) AS (
     (SELECT follow_up, 1 FROM {waits} WHERE follow_up > $1 ORDER BY follow_up LIMIT 1)
@@ -147,7 +176,13 @@ WITH RECURSIVE seen (follow_up, number) AS (
 ), forgotten AS (
     DELETE FROM {waits} AS wait USING gone WHERE wait.follow_up = gone.follow_up
 )
-SELECT follow_up FROM seen WHERE number = 10 AND follow_up IS NOT NULL";
+SELECT follow_up, 1::bigint FROM seen WHERE number = 10 AND follow_up IS NOT NULL
+UNION ALL
+SELECT follow_up, 0 FROM seen
+WHERE NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.follow_up = seen.follow_up AND outcome IS NULL)
+    AND EXISTS (
+        SELECT FROM {jobs} AS job
+        WHERE job.id = seen.follow_up AND job.dequeued_at IS NULL AND job.schedule_at >= '9000-01-01 00:00:00+00')";
 
 /// Returns the jobs for which a job waits or has waited. $1 job, $2 most rows. Order: by job. No locks.
 pub(super) const PREDECESSORS: &str = "\
@@ -263,21 +298,24 @@ SELECT EXISTS (SELECT FROM back)";
 /// Lets the follow-ups wait again for requeued jobs that wait for them, and wakes their workflows. `gone` has the archived rows
 /// of these jobs.
 ///
-/// A call that undoes another job does not wake its workflow: it is only repeated. Locks: the rows of the workflows. SKIP LOCKED
+/// A call that undoes another job does not wake its workflow: it is only repeated. Neither does a job that was added to it. What a
+/// workflow is due for already, such as its cancellation, stays. Locks: the rows of the workflows. SKIP LOCKED
 /// passes those that a transaction holds.
 macro_rules! reopened {
     () => {
         "reopened AS (
         UPDATE {waits} AS wait SET outcome = NULL FROM gone
         WHERE wait.job = gone.id AND wait.outcome <> 'done'
-        RETURNING wait.follow_up, gone.annotations -> 'workflow' -> 'undoes' IS NULL AS wakes
+        RETURNING wait.follow_up, (gone.annotations -> 'workflow' ->> 'id')::bigint = wait.follow_up
+            AND gone.annotations -> 'workflow' -> 'undoes' IS NULL AS wakes
     ), free_workflows AS MATERIALIZED (
         SELECT ctid FROM {jobs}
         WHERE id IN (SELECT follow_up FROM reopened WHERE wakes) AND q_name = {workflows} AND dequeued_at IS NULL
         FOR UPDATE SKIP LOCKED
     ), waiting_workflows AS (
         DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free_workflows))
-        RETURNING id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log
+        RETURNING id, q_name, data, enqueued_at, expected_at, priority, error,
+            jsonb_build_object('wake', 'reopen') || coalesce(annotations, '{}') AS annotations, attempt_log
     ), ended_workflows AS MATERIALIZED (
         SELECT entry FROM {archive} AS job
         WHERE id IN (SELECT follow_up FROM reopened WHERE wakes) AND q_name = {workflows}
@@ -287,11 +325,11 @@ macro_rules! reopened {
         FOR UPDATE SKIP LOCKED
     ), gone_workflows AS (
         DELETE FROM {archive} WHERE entry IN (SELECT entry FROM ended_workflows)
-        RETURNING id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log
+        RETURNING id, q_name, data, enqueued_at, expected_at, priority, error,
+            coalesce(annotations, '{}') || jsonb_build_object('wake', 'reopen') AS annotations, attempt_log
     ), workflows AS (
         INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log)
-        SELECT id, q_name, data, enqueued_at, expected_at, priority, error,
-            coalesce(annotations, '{}') || jsonb_build_object('wake', 'reopen'), attempt_log
+        SELECT id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log
         FROM (SELECT * FROM waiting_workflows UNION ALL SELECT * FROM gone_workflows) AS workflow
     )"
     };

@@ -65,6 +65,7 @@ impl Statements {
             ended_waits,
             lock_follow_ups,
             mark_waits,
+            reopen_ended,
             cancel_follow_ups,
             release,
             reaches,
@@ -179,6 +180,7 @@ impl Statements {
             ended_waits,
             lock_follow_ups,
             mark_waits,
+            reopen_ended,
             cancel_follow_ups,
             release,
             reaches,
@@ -271,7 +273,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 224);
+    assert_eq!(statements.texts().len(), 225);
 }
 
 #[test]

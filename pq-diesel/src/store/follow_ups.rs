@@ -10,7 +10,7 @@ use diesel::sql_types::{BigInt, Bool, Text};
 use pq_core::store::{FollowUps, Wake};
 use pq_core::{JobId, MaintenanceReport, NewJob, Predecessor, Put, PutOutcome, QueueName, Reason};
 
-use super::{PgStore, SqlConnection, age_micros};
+use super::{PgStore, SqlConnection, micros};
 use crate::Error;
 use crate::connection::blocking;
 use crate::prepared::Value;
@@ -173,7 +173,7 @@ impl PgStore {
         let values = [
             Value::BigInt(workflow.0),
             Value::OptionalText(why.map(Wake::as_str)),
-            Value::BigInt(age_micros(after)),
+            Value::BigInt(micros(after)),
         ];
         self.only::<Bool, bool>(conn, &self.statements.wake, &values).await
     }
@@ -266,26 +266,38 @@ impl PgStore {
         let is_full = last.as_ref().and_then(WaitRow::read) == Some(MAX_WAITS);
         let next = last.as_ref().filter(|_| is_full).map_or(FIRST_WAIT, WaitRow::key);
         *self.waits_checked.lock().unwrap_or_else(PoisonError::into_inner) = next;
-        if !ended.is_empty() {
+        let values = [Value::BigInt(self.waits_forgotten.load(Ordering::Relaxed))];
+        let checked: Vec<(i64, i64)> =
+            self.rows::<(BigInt, BigInt), _>(conn, &statements.forget_waits, &values).await?;
+        let (last_checked, in_vain): (Vec<_>, Vec<_>) =
+            checked.into_iter().partition(|(_, is_last)| *is_last == 1);
+        self.waits_forgotten
+            .store(last_checked.first().map_or(i64::MIN, |(last, _)| *last), Ordering::Relaxed);
+        if !ended.is_empty() || !in_vain.is_empty() {
             let (follow_ups, jobs): (Vec<i64>, Vec<i64>) = ended.iter().map(WaitRow::key).unzip();
-            let values = [Value::BigInts(follow_ups.clone())];
+            let mut waiting = follow_ups.clone();
+            waiting.extend(in_vain.iter().map(|(follow_up, _)| *follow_up));
+            let values = [Value::BigInts(waiting)];
             let locked: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.lock_follow_ups, &values).await?;
             let values = [
-                Value::BigInts(follow_ups),
-                Value::BigInts(jobs),
+                Value::BigInts(follow_ups.clone()),
+                Value::BigInts(jobs.clone()),
                 Value::OptionalTexts(ended.iter().map(WaitRow::outcome).collect()),
                 Value::BigInts(locked.clone()),
             ];
             self.changed(conn, &statements.mark_waits, &values).await?;
+            let of_ended =
+                follow_ups.into_iter().zip(jobs).filter(|(follow_up, _)| !locked.contains(follow_up));
+            let (follow_ups, jobs): (Vec<i64>, Vec<i64>) = of_ended.unzip();
+            if !follow_ups.is_empty() {
+                let values = [Value::BigInts(follow_ups), Value::BigInts(jobs)];
+                self.changed(conn, &statements.reopen_ended, &values).await?;
+            }
             let values = [Value::BigInts(locked.clone())];
             // Other follow-ups may wait for those that are cancelled.
             report.more |= self.changed(conn, &statements.cancel_follow_ups, &values).await? > 0;
             self.release_on(conn, &locked).await?;
         }
-        let values = [Value::BigInt(self.waits_forgotten.load(Ordering::Relaxed))];
-        let last_checked: Option<i64> =
-            self.one::<BigInt, _>(conn, &statements.forget_waits, &values).await?;
-        self.waits_forgotten.store(last_checked.unwrap_or(i64::MIN), Ordering::Relaxed);
         report.more |= is_full && !ended.is_empty();
         // The part before the position was not read. It is read in the next run.
         report.waits = last.is_some() || first != FIRST_WAIT;
