@@ -15,7 +15,8 @@ use crate::{
 /// The number of workflows of one run of maintenance.
 const MAX_WORKFLOWS: usize = 100;
 
-/// The pause before jobs are cancelled again that a transaction held.
+/// The pause before jobs are cancelled again that a transaction held, or before the next turn after a conflict with another
+/// session.
 const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 
 /// The pause before the next try of a turn that failed.
@@ -40,9 +41,9 @@ pub(crate) fn advance<S: Store>(store: &S, conn: &mut S::Conn) -> Result<bool, S
             (Err(error), Some(claim)) if !error.is_unavailable() => {
                 // It must not keep the others from their turns.
                 tracing::error!(workflow = %claim.id, %error, "workflow not advanced");
-                store.transaction(conn, |conn| {
-                    store.wake(conn, claim.id, claim.annotations.wake(), TRY_AGAIN)
-                })?;
+                let after = if error.is_conflict() { CANCEL_AGAIN } else { TRY_AGAIN };
+                store
+                    .transaction(conn, |conn| store.wake(conn, claim.id, claim.annotations.wake(), after))?;
             }
             (Err(error), _) => return Err(error),
         }
