@@ -50,7 +50,7 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
     assert_eq!(held.len(), 1);
     let waiting = stdout(&feed(on(&database, &put), "3")?);
     let shown = stdout(&on(&database, &["show", waiting.trim()]).output()?);
-    assert!(shown.contains("its queue is full: 1 jobs run, and at most 1 may"), "{shown}");
+    assert!(shown.contains("its queue is full: it runs 1 of at most 1 jobs"), "{shown}");
     assert!(stdout(&on(&database, &["ls"]).output()?).contains("full; limited to 1 running"));
     let used = "queue: at most 1 running\n1 running\n1 due job waiting for the limit running\n";
     assert!(run(&[])?.starts_with(used), "{}", run(&[])?);

@@ -348,10 +348,10 @@ impl fmt::Display for Reason {
                 write!(f, "job {job} of the same serialization key {key:?} comes first")
             }
             Self::Full { group: None, running, limit } => {
-                write!(f, "its queue is full: {running} jobs run, and at most {limit} may")
+                write!(f, "its queue is full: it runs {running} of at most {limit} jobs")
             }
             Self::Full { group: Some(group), running, limit } => {
-                write!(f, "its group {group:?} is full: {running} of its jobs run, and at most {limit} may")
+                write!(f, "its group {group:?} is full: it runs {running} of at most {limit} jobs")
             }
             Self::NoTokens { group: None, until } => {
                 write!(f, "the rate of its queue lets no job start until {}", second(until))

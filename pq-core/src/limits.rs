@@ -110,14 +110,14 @@ impl Rate {
 
     fn check(self) -> Result<(), Error> {
         let refused = |reason: String| Err(Error::InvalidSetting(format!("invalid rate: {reason}")));
+        if self.per < Duration::from_micros(1) || self.per > Self::MAX_PERIOD {
+            return refused("its period must be 1 µs to 366 days".to_owned());
+        }
         if self.tokens == 0 || self.burst == 0 {
             return refused("its tokens and its burst must be at least 1".to_owned());
         }
         if self.tokens > Limits::MAX || self.burst > Limits::MAX {
             return refused(format!("its tokens and its burst must be at most {}", Limits::MAX));
-        }
-        if self.per < Duration::from_micros(1) || self.per > Self::MAX_PERIOD {
-            return refused("its period must be 1 µs to 366 days".to_owned());
         }
         Ok(())
     }

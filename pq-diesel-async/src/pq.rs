@@ -145,7 +145,7 @@ impl Pq {
         self.in_thread(move |pq| pq.predecessors(follow_up, count)).await
     }
 
-    /// Returns the queues that have limits, with how much of these is used. See [`pq_core::Pq::limited`].
+    /// Returns the queues that have limits, at most 100, with how much of these is used. See [`pq_core::Pq::limited`].
     ///
     /// # Errors
     ///

@@ -211,7 +211,7 @@ impl Pq {
         self.0.put_counts()
     }
 
-    /// Returns the queues that have limits, with how much of these is used. See [`pq_core::Pq::limited`].
+    /// Returns the queues that have limits, at most 100, with how much of these is used. See [`pq_core::Pq::limited`].
     ///
     /// # Errors
     ///

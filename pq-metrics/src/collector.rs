@@ -119,8 +119,8 @@ impl Collector {
             "Jobs whose handler sleeps or waits for a signal.",
             suspended.map(|(reason, count)| ([("reason", reason)], count as f64)),
         )?;
+        let counted = truth(metrics.queues.is_some() && metrics.limited.is_some());
         write_limits(to, &metrics.limited.unwrap_or_default())?;
-        let counted = truth(metrics.queues.is_some());
         to.gauge("pq_queues_counted", "Whether the jobs could be counted in time.", counted)?;
         metrics.queues.map_or(Ok(()), |queues| write_queues(to, &queues))
     }

@@ -10,7 +10,7 @@ use crate::output;
 
 /// Delete the waiting jobs of a queue, scheduled ones included.
 ///
-/// Running jobs stay. Deleted jobs are not archived.
+/// Running jobs stay. Deleted jobs are not archived. Jobs that wait for a deleted job go on as if it were done.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq clear mail --yes"))]
 pub(crate) struct Clear {

@@ -13,7 +13,8 @@ use crate::global::Global;
 ///
 /// With --queue it requeues dead jobs, or with --state cancelled the cancelled ones.
 /// A job is not requeued if its unique key is in use, or its id by a job that waits or runs. A job goes on after its durable
-/// steps. With --from-step it repeats that step and the later ones, and a waiting job is due at once, too.
+/// steps. With --from-step it repeats that step and the later ones, and a waiting job is due at once, too. A job that waited for
+/// others, and was cancelled, waits for none of them any more, unless it is one of a workflow.
 ///
 /// The id of a workflow requeues those of its jobs that are dead or cancelled. If a job of a workflow is requeued, the cancelled
 /// jobs of the workflow wait for those before them again.

@@ -4,7 +4,7 @@ use super::{BoundQueue, Pq, Queue};
 use crate::{Claim, Error, Job, LimitedQueue, Limits, Store};
 
 impl<S: Store> Pq<S> {
-    /// Returns the queues that have limits, with how much of these is used and how many due jobs wait because of them.
+    /// Returns the queues that have limits, at most 100 by name, how much of these is used, and how many due jobs wait because of them.
     ///
     /// # Errors
     ///

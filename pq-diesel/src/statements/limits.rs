@@ -65,7 +65,7 @@ FROM job CROSS JOIN running CROSS JOIN ahead
 LEFT JOIN {buckets} AS bucket ON bucket.q_name = job.q_name AND bucket.group_key = ''
 LEFT JOIN {buckets} AS group_bucket ON group_bucket.q_name = job.q_name AND group_bucket.group_key = job.group_key";
 
-/// Returns the queues with limits, or this one, each with a row of its jobs without a group and with the tokens of the queue, and a row
+/// Returns the first hundred queues with limits, or this one, each with a row of its jobs without a group and with the tokens of the queue, and a row
 /// for each group that has a due or a running job or limits of its own. $1 queue or null, $2 the most due jobs of a queue of
 /// each kind that are counted. Order: by queue and group. No locks.
 ///
@@ -73,6 +73,7 @@ LEFT JOIN {buckets} AS group_bucket ON group_bucket.q_name = job.q_name AND grou
 pub(super) const LIMITED: &str = "\
 WITH limited AS MATERIALIZED (
     SELECT q_name, limits FROM {controls} WHERE limits IS NOT NULL AND ($1::text IS NULL OR q_name = $1)
+    ORDER BY q_name LIMIT 100
 ), held AS (
     SELECT lease.q_name, coalesce(job.annotations ->> 'group', '') AS group_key, count(*) AS jobs
     FROM limited JOIN {leases} AS lease ON lease.q_name = limited.q_name

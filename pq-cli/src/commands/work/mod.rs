@@ -75,7 +75,7 @@ pub(crate) struct Work {
     /// no pid file. A stale file is taken over.
     #[arg(long, short, value_name = "PATH")]
     pid_file: Option<PathBuf>,
-    /// Stop when no job is ready.
+    /// Stop when no job is ready, or none may start because of limits.
     #[arg(long)]
     burst: bool,
     /// Stop after this number of jobs per process.
