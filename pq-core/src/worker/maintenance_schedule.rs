@@ -133,7 +133,7 @@ mod tests {
         schedule.record_run(false, now);
         schedule.look_for_follow_ups(1, now + LOOK_EVERY);
         assert!(!schedule.due_in(now + LOOK_EVERY).is_zero(), "nothing waits");
-        schedule.record_waits(true, LOOK_EVERY, now);
+        schedule.record_waits(true, LOOK_EVERY * 2, now);
         schedule.look_for_follow_ups(2, now + LOOK_EVERY);
         assert_eq!(schedule.due_in(now + LOOK_EVERY), LOOK_EVERY, "the last run took long");
         schedule.look_for_follow_ups(2, now + LOOK_EVERY * 10);
