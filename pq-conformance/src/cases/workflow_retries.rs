@@ -26,6 +26,7 @@ cases![
     a_follow_up_waits_again_for_a_requeued_job: Own,
     jobs_that_end_while_a_session_decides_are_noted: Own,
     a_job_that_is_requeued_while_a_session_ends_the_workflow_opens_it: Own,
+    a_job_that_waits_again_for_one_that_ends_meanwhile_runs: Own,
     a_requeued_job_does_not_revoke_a_cancellation: Own,
     a_workflow_is_retried_once: Own,
     an_added_job_is_requeued_without_its_workflow: Own,
@@ -311,4 +312,22 @@ fn the_error_of_a_workflow_names_the_job_that_was_cancelled_first<F: Fixture>(ha
     maintain(harness);
     assert_statuses(harness, id, &[("", "dead"), ("x", "cancelled"), ("y", "cancelled")]);
     assert_eq!(found(harness, id).error, Some(format!("job {y} \"y\" is cancelled")));
+}
+
+fn a_job_that_waits_again_for_one_that_ends_meanwhile_runs<F: Fixture>(harness: &Harness<F>) {
+    let workflow = graph(harness, &[("x", &[]), ("d", &["x"])]).on_failure(OnFailure::Continue);
+    let id = harness.pq.put_workflow(&workflow).unwrap();
+    let (x, d) = (harness.lease_one(), id_of(harness, id, "d"));
+    change(harness, d, &Operation::Cancel);
+    harness
+        .pq
+        .transaction(|conn| {
+            harness.pq.store().wait_again(conn, id, &[d], true)?;
+            harness.settle(&x, Outcome::Complete);
+            maintain_store(harness);
+            Ok::<_, Error<F>>(())
+        })
+        .unwrap();
+    assert_eq!(run(harness, &[]), ["d"]);
+    assert_eq!(statuses(harness, id)[""], "done");
 }
