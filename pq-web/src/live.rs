@@ -49,7 +49,9 @@ fn stream_of(app: &App, visit: Visit, draw: fn(&Visit, &Samples) -> Markup) -> R
     let Ok(place) = Arc::clone(&app.streams).try_acquire_owned() else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let watching = app.sampler.watch();
+    let mut watching = app.sampler.watch();
+    // A page whose stream was interrupted shows the newest sample at once.
+    watching.mark_changed();
     let closing = app.closing.subscribe();
     let (begun, sessions) = (Instant::now(), Arc::clone(&app.sessions));
     let events = stream::unfold(

@@ -23,8 +23,9 @@ use crate::database::{Database, Unread, is_slow};
 const WATCHED: Duration = Duration::from_secs(2);
 const UNWATCHED: Duration = Duration::from_secs(10);
 
-/// The pause after a sample is at least this many times as long as the sample took, also if a request wants a new one. So
-/// samples of both kinds together cost the database less than 1 % of the time.
+/// The pause after a sample is at least this many times as long as it or the one before took, also if a request wants a new
+/// one. So samples of both kinds together cost the database less than 1 % of the time, and a single slow sample, which may
+/// only have been held up, causes no long pause.
 const PAUSE_FACTOR: u32 = 250;
 
 /// The longest such pause.
@@ -222,6 +223,7 @@ async fn run<R: Reader>(
     samples: Weak<watch::Sender<Samples>>,
     wanted: Arc<Notify>,
 ) {
+    let mut took_before = Duration::ZERO;
     loop {
         let begun = Instant::now();
         let (sample, failure, took) = match reader.read(&database).await {
@@ -229,7 +231,8 @@ async fn run<R: Reader>(
             Ok((None, took)) => (None, Some(Unread(R::SLOW.to_owned())), took),
             Err(unread) => (None, Some(unread), Duration::ZERO),
         };
-        let pause = (took * PAUSE_FACTOR).clamp(MIN_PAUSE, MAX_PAUSE);
+        let pause = (took.min(took_before) * PAUSE_FACTOR).clamp(MIN_PAUSE, MAX_PAUSE);
+        took_before = took;
         let Some(sender) = samples.upgrade() else { return };
         sender.send_modify(|samples| {
             let latest = R::place(samples);

@@ -46,11 +46,7 @@ pub(super) async fn remove(app: &App, visit: &Visit, fields: &Fields, queue: Str
 }
 
 fn describe(limits: &Limits) -> String {
-    if limits.is_empty() {
-        "The queue is not limited.".to_owned()
-    } else {
-        format!("The queue is limited to {limits}.")
-    }
+    if limits.is_empty() { "The queue is not limited.".to_owned() } else { format!("The queue is {limits}.") }
 }
 
 /// Returns what a form does to the limits of a queue, or of its groups.

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 /// Time limit of each wait. The machine may be busy with other tests.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(150);
 
 /// A dashboard, served by the test itself.
 pub(crate) struct Site {
