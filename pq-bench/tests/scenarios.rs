@@ -63,7 +63,7 @@ fn horizon_and_memory_report_tracks() {
 #[test]
 fn limits_and_follow_ups_are_measured() {
     let figures = measured(&["limits", "follow-ups"]);
-    assert!(figures.len() == 6 && figures.iter().all(|figure| !figure.ours.is_empty()), "{figures:?}");
+    assert!(figures.len() == 9 && figures.iter().all(|figure| !figure.ours.is_empty()), "{figures:?}");
 }
 
 #[test]
