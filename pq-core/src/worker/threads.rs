@@ -238,7 +238,7 @@ fn run_next_batch<S: Store>(
         PollResult::Ran => return Ok(true),
         PollResult::LimitReached => return Ok(false),
         PollResult::Empty { .. } if run.until == RunUntil::Empty => {
-            return Ok(requeue_expired(run)?
+            return Ok(maintain_if_needed(run)?
                 || matches!(poll(run, thread, sizer, scan, &mut || ())?, PollResult::Ran));
         }
         PollResult::Empty { .. } if ends_when_empty => return Ok(false),
@@ -275,7 +275,7 @@ fn run_next_batch<S: Store>(
 ///
 /// Returns `false` if there were none. Even then another process may have returned its jobs since the last
 /// poll, so the queues must be polled again.
-pub(super) fn requeue_expired<S: Store>(run: &WorkerRun<S>) -> Result<bool, S::Error> {
+pub(super) fn maintain_if_needed<S: Store>(run: &WorkerRun<S>) -> Result<bool, S::Error> {
     if run.settings.maintain_every == Duration::MAX {
         return Ok(false);
     }
@@ -291,8 +291,8 @@ pub(super) fn requeue_expired<S: Store>(run: &WorkerRun<S>) -> Result<bool, S::E
         Ok(Some(report))
     })?;
     let Some(report) = maintained else { return Ok(false) };
-    if report.is_none_or(|report| report.returned == 0 && !report.waits) {
-        // Another process returns the jobs, or a transaction settles them.
+    if report.is_none_or(|report| report.returned == 0) {
+        // Another process returns the jobs, or a transaction settles them or holds a follow-up.
         pause(run, EXPIRED_PAUSE);
     }
     Ok(true)

@@ -154,11 +154,11 @@ WITH free AS MATERIALIZED (
 )
 SELECT DISTINCT q_name FROM back";
 
-/// Deletes what follow-ups waited for that neither wait nor run nor are archived, among the next ten. Returns the tenth with 1, and those
-/// that wait although all have ended with 0. $1 follow-up after which it begins.
+/// Deletes what follow-ups waited for that neither wait nor run nor are archived, among the next ten. Returns the tenth with
+/// 1, and with 0 those that wait although all has ended. $1 follow-up after which it begins.
 ///
-/// The follow-ups are found one by one, however many jobs each has waited for. One waits in vain if it was not visible yet,
-/// because an open transaction let it wait again, when the end of the last job was stored.
+/// The follow-ups are found one by one, so the number of jobs that each has waited for does not matter. A follow-up waits
+/// although all has ended if an open transaction let it wait again while the end of its last job was stored.
 pub(super) const FORGET_WAITS: &str = "\
 WITH RECURSIVE seen (follow_up, number) AS (
     (SELECT follow_up, 1 FROM {waits} WHERE follow_up > $1 ORDER BY follow_up LIMIT 1)

@@ -35,7 +35,7 @@ use super::error_backoff::ErrorBackoff;
 use super::prepared_job::PreparedJob;
 use super::settings::RunUntil;
 use super::thread_slots::{FinishedJob, ThreadSlot};
-use super::threads::{ends_when_empty, is_fatal, requeue_expired};
+use super::threads::{ends_when_empty, is_fatal, maintain_if_needed};
 use super::worker_run::WorkerRun;
 use crate::handler::{Context, Executor, HandlerResult};
 use crate::incidents::Call;
@@ -229,7 +229,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
                     // The last poll may have been while handlers ran, which may have put more jobs.
                     is_empty &= self.transactional.iter().flatten().all(TransactionalQueue::is_empty);
                     let expired = is_empty && run.until == RunUntil::Empty;
-                    match if expired { requeue_expired(run) } else { Ok(!is_empty) } {
+                    match if expired { maintain_if_needed(run) } else { Ok(!is_empty) } {
                         Ok(false) => return Ok(()),
                         Ok(true) => {
                             poll_at = now;
