@@ -16,6 +16,7 @@ pub(crate) struct Conditions<'f> {
     pub(crate) key: &'f str,
     pub(crate) tags: Vec<&'f str>,
     pub(crate) job: &'f str,
+    pub(crate) workflow: &'f str,
     pub(crate) after: &'f str,
 }
 
@@ -57,6 +58,7 @@ impl<'f> Conditions<'f> {
             key: fields.get("key"),
             tags: fields.all("tag").filter(|tag| !tag.is_empty()).collect(),
             job: fields.get("job").trim(),
+            workflow: fields.get("workflow").trim(),
             after: fields.get("after"),
         }
     }
@@ -77,6 +79,7 @@ impl<'f> Conditions<'f> {
             states: states.map_err(|error: pq_diesel::pq_core::Error| error.to_string())?,
             serialization_key: given(self.key),
             id: number(self.job, "job id")?,
+            workflow: number(self.workflow, "workflow")?,
             queue: given(self.queue),
             after: number(self.after, "page")?,
             task: given(self.task),
@@ -96,6 +99,7 @@ impl<'f> Conditions<'f> {
             ("older", self.older),
             ("key", self.key),
             ("job", self.job),
+            ("workflow", self.workflow),
         ];
         fields.extend(self.tags.iter().map(|tag| ("tag", *tag)));
         fields.extend(self.states.iter().map(|state| ("state", *state)));

@@ -8,6 +8,7 @@ use crate::access::User;
 use crate::assets;
 use crate::database::Unread;
 use crate::html::{text, time, visible};
+use crate::pages::workflow;
 use crate::sampler::{Latest, Sample};
 use crate::session::SessionId;
 
@@ -51,6 +52,7 @@ pub(crate) enum Section {
     Overview,
     Queues,
     Jobs,
+    Workflows,
     Dead,
     Workers,
     Periodic,
@@ -62,10 +64,11 @@ pub(crate) enum Section {
 }
 
 /// Each entry with its path and its words.
-const SECTIONS: [(Section, &str, &str); 9] = [
+const SECTIONS: [(Section, &str, &str); 10] = [
     (Section::Overview, "/", "Overview"),
     (Section::Queues, "/queues", "Queues"),
     (Section::Jobs, "/jobs", "Jobs"),
+    (Section::Workflows, workflow::LIST, "Workflows"),
     (Section::Dead, "/dead", "Dead jobs"),
     (Section::Workers, "/workers", "Workers"),
     (Section::Periodic, "/periodic", "Periodic jobs"),

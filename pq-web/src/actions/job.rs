@@ -8,7 +8,7 @@ use pq_diesel::{ChangeOutcome, Error, JobId, JobRecord, Operation, Payload, Payl
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::{Reply, is_confirmed, operation, reply, run, unknown};
+use super::{Reply, is_confirmed, operation, reply, run, unknown, workflow};
 use crate::dashboard::App;
 use crate::database::Unread;
 use crate::form::confirmation;
@@ -43,7 +43,7 @@ pub(crate) async fn act(
         return reply(page, told(&id, done));
     }
     let change = match operation::read(&action, &fields) {
-        None => return unknown(),
+        None => return workflow::act(&app, &visit, &fields, job, &action).await,
         Some(Err(wrong)) => return reply(page, Err(Unread(wrong))),
         Some(Ok(change)) => change,
     };
@@ -61,7 +61,7 @@ pub(crate) async fn act(
 }
 
 /// Returns the sentence about an outcome.
-fn told(id: &str, done: Result<Result<String, String>, Unread>) -> Result<String, Unread> {
+pub(super) fn told(id: &str, done: Result<Result<String, String>, Unread>) -> Result<String, Unread> {
     match done? {
         Ok(notice) => Ok(format!("Job {id}: {notice}.")),
         Err(refused) => Err(Unread(format!("Job {id} is not changed: {refused}."))),
@@ -85,7 +85,7 @@ fn title(operation: &Operation) -> &'static str {
 }
 
 /// Returns the outcome as a text: as an error if nothing was changed.
-fn describe(outcome: ChangeOutcome) -> Result<String, String> {
+pub(super) fn describe(outcome: ChangeOutcome) -> Result<String, String> {
     if outcome.is_accepted() { Ok(outcome.to_string()) } else { Err(outcome.to_string()) }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod periodic;
 pub(crate) mod put;
 pub(crate) mod queue;
 pub(crate) mod worker;
+mod workflow;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};

@@ -1,5 +1,7 @@
 //! One job: its attributes, payload, result and history.
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::extract::Path;
 use axum::http::{StatusCode, header};
@@ -12,11 +14,13 @@ use pq_diesel::{
 use serde_json::Value;
 
 use super::job_links::{self, Links};
-use super::job_table::{progress_bar, task_name};
+use super::job_table::{due, progress_bar, task_name};
+use super::workflow::{self, is_workflow};
 use crate::actions::job::fingerprint;
 use crate::dashboard::App;
 use crate::database::Unread;
 use crate::form::{button, button_on, field};
+use crate::guard::Fields;
 use crate::html::{Layout, Mask, number, text, time, with_query};
 use crate::page::{Page, Section, Visit, panel};
 
@@ -33,6 +37,7 @@ const STEP_BYTES: usize = 200;
 pub(crate) async fn page(
     Extension(app): Extension<App>,
     Extension(visit): Extension<Visit>,
+    Extension(fields): Extension<Arc<Fields>>,
     Path(id): Path<String>,
 ) -> Page {
     let same_id = match find(&app, &id).await {
@@ -53,6 +58,14 @@ pub(crate) async fn page(
         Err(unread) => (None, Err(unread)),
     };
     let links = app.reads.read(move |pq, conn| Links::read(pq, conn, number)).await;
+    let is_workflow = is_workflow(job.queue.as_str());
+    let graph = match is_workflow {
+        true => app.reads.read(move |pq, conn| pq.as_ref().workflow_on(conn, number)).await,
+        false => Ok(None),
+    };
+    let from = fields.get("from").parse().unwrap_or(0);
+    // The tree shows the jobs that a workflow waits for.
+    let links = links.map(|links| if let Ok(Some(graph)) = &graph { links.without(graph) } else { links });
     let of = job.clone();
     let steps = app.reads.read(move |pq, conn| pq.store().steps(conn, &of)).await;
     let steps = match steps {
@@ -63,7 +76,9 @@ pub(crate) async fn page(
         @if same_id.len() > 1 {
             p class="failure" { "An older job had this id, because the sequence of ids was restarted." }
         }
-        @if visit.can_act { (actions(&visit, job)) }
+        @if visit.can_act && is_workflow { (workflow::actions(&visit, job.id, job.state)) }
+        @else if visit.can_act { (actions(&visit, job)) }
+        (workflow::draw(&visit, graph, from))
         (panel("reasons", "Why it is not running, or what runs it", reasons))
         (panel("job", "Attributes", Ok(attributes(&visit, &app.mask, job, progress.as_ref()))))
         (job_links::draw(&visit, links))
@@ -75,13 +90,18 @@ pub(crate) async fn page(
             Ok(lines) => (panel("log", "Log", Ok(log_table(&lines)))),
             Err(unread) => (panel("log", "Log", Err(unread))),
         }
-        (panel("payload", "Payload", Ok(payload(&visit, &app.mask, job.id, "payload", &job.payload))))
+        @if !is_workflow {
+            (panel("payload", "Payload", Ok(payload(&visit, &app.mask, job.id, "payload", &job.payload))))
+        }
         @if let Some(result) = &job.result {
             (panel("result", "Result", Ok(payload(&visit, &app.mask, job.id, "result", result))))
         }
         (panel("timeline", "Timeline", Ok(timeline(job))))
     };
-    Page::new(Section::Jobs, format!("Job {id}"), content)
+    match is_workflow {
+        true => Page::new(Section::Workflows, format!("Workflow {id}"), content),
+        false => Page::new(Section::Jobs, format!("Job {id}"), content),
+    }
 }
 
 /// Sends a whole payload or result as text, without the values of masked fields, or the form that edits the payload. A
@@ -97,6 +117,10 @@ pub(crate) async fn part(
             return Page::error(StatusCode::SERVICE_UNAVAILABLE, "Not available", &reason).into_response();
         }
     };
+    if found.as_ref().is_some_and(|job| is_workflow(job.queue.as_str())) {
+        let reason = "The payload of a workflow is its graph, which its page shows.";
+        return Page::error(StatusCode::NOT_FOUND, "No page", reason).into_response();
+    }
     if let Some(job) = found.as_ref().filter(|_| part == "edit") {
         return edit(&app, &visit, job).into_response();
     }
@@ -135,7 +159,7 @@ fn attributes(visit: &Visit, mask: &Mask, job: &JobRecord, progress: Option<&Job
     html! { dl {
         dt { "state" } dd { span class={ "tag " (job.state.as_str()) } { (job.state.as_str()) } }
         dt { "queue" } dd { a href=(visit.url(&with_query("/queue", &[("name", queue)]))) { (text(queue)) } }
-        @if let Some(task) = task_name(job) { dt { "task" } dd { (task) } }
+        @if let Some(task) = task_name(job).filter(|_| !is_workflow(queue)) { dt { "task" } dd { (task) } }
         dt { "attempt" } dd { (job.attempt) @if job.crashes > 0 { " (" (job.crashes) " crashed)" } }
         @if let Some(noted) = progress {
             dt { "progress" } dd { (progress_bar(&noted.progress)) ", at " (time(noted.at)) }
@@ -150,6 +174,9 @@ fn attributes(visit: &Visit, mask: &Mask, job: &JobRecord, progress: Option<&Job
         @if let Some(key) = &job.unique_key { dt { "unique key" } dd { (text(key.as_str())) } }
         @if let Some(group) = job.annotations.group() { dt { "group" } dd { (text(&group)) } }
         @if let Some(cost) = job.annotations.cost() { dt { "cost" } dd { (cost) } }
+        @if let Some(place) = job.annotations.workflow() {
+            dt { "workflow" } dd { (workflow::link(visit, &place)) }
+        }
         @if let Some(follow_up) = job.annotations.batch() {
             dt { "batch of" } dd { a href=(visit.url(&format!("/job/{follow_up}"))) { "job " (follow_up) } }
         }
@@ -236,7 +263,7 @@ fn draw_steps(visit: &Visit, mask: &Mask, job: &JobRecord, steps: &[StepRecord])
 fn timeline(job: &JobRecord) -> Markup {
     html! { ol {
         li { "put at " (time(job.enqueued_at)) }
-        @if let Some(at) = job.schedule_at { li { "due at " (time(at)) } }
+        @if let Some(at) = job.schedule_at { li { "due " (due(at)) } }
         @if job.attempt > 0 {
             li {
                 (job.attempt) @if job.attempt == 1 { " attempt" } @else { " attempts" } " begun"

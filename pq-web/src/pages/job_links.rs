@@ -1,9 +1,11 @@
 //! The jobs that a job waits for, and those that wait for it.
 
+use std::collections::HashSet;
+
 use diesel::pg::PgConnection;
 use maud::{Markup, html};
 use pq_diesel::store::FollowUps;
-use pq_diesel::{Error, JobId, JobState, Pq, Predecessor};
+use pq_diesel::{Error, JobId, JobState, Pq, Predecessor, WorkflowGraph};
 
 use crate::database::Unread;
 use crate::html::number;
@@ -28,6 +30,14 @@ impl Links {
     pub(super) fn read(pq: &Pq, conn: &mut PgConnection, job: JobId) -> Result<Self, Error> {
         let predecessors = pq.store().predecessors(conn, job, MAX_COUNTED)?;
         Ok(Self { predecessors, followers: pq.store().followers(conn, job, MAX_SHOWN + 1)? })
+    }
+
+    /// Removes the jobs of a workflow. Those that were added to it stay.
+    pub(super) fn without(mut self, graph: &WorkflowGraph) -> Self {
+        let own: HashSet<JobId> =
+            graph.jobs.iter().flat_map(|node| [node.id, node.undone_by]).flatten().collect();
+        self.predecessors.retain(|predecessor| !own.contains(&predecessor.job));
+        self
     }
 }
 

@@ -1,11 +1,13 @@
 //! The table of jobs.
 
+use chrono::{DateTime, Datelike, Utc};
 use diesel::pg::PgConnection;
 use maud::{Markup, html};
 use pq_diesel::store::Notes;
 use pq_diesel::{Error, JobId, JobProgress, JobRecord, Pq, Progress};
 use serde::Deserialize;
 
+use super::workflow::is_workflow;
 use crate::html::{Layout, Mask, beginning, text, time, with_query};
 use crate::page::Visit;
 
@@ -65,7 +67,10 @@ pub(crate) fn job_table(visit: &Visit, mask: &Mask, listed: &Listed, select: boo
 
 fn row(visit: &Visit, mask: &Mask, job: &JobRecord, listed: &Listed, select: bool) -> Markup {
     let queue = job.queue.as_str();
-    let (payload, _) = mask.format(job.payload.as_str(), Layout::Line, PREVIEW * 4);
+    let payload = match is_workflow(queue) {
+        true => String::new(),
+        false => mask.format(job.payload.as_str(), Layout::Line, PREVIEW * 4).0,
+    };
     html! { tr {
         @if select {
             td class="select" { input type="checkbox" name="id" value=(job.id) aria-label={ "Select job " (job.id) }; }
@@ -76,7 +81,7 @@ fn row(visit: &Visit, mask: &Mask, job: &JobRecord, listed: &Listed, select: boo
         td { @if let Some(task) = task(job) { (beginning(&task, 60)) } }
         td class="number" { (job.attempt) }
         td { (time(job.enqueued_at)) }
-        td { @if let Some(at) = job.schedule_at { (time(at)) } }
+        td { @if let Some(at) = job.schedule_at { (due(at)) } }
         td class="long" { (beginning(&payload, PREVIEW)) }
         td class=[job.error.is_some().then_some("long")] { @if let Some(error) = &job.error { (beginning(error, PREVIEW)) } }
         @if !listed.progress.is_empty() {
@@ -85,14 +90,26 @@ fn row(visit: &Visit, mask: &Mask, job: &JobRecord, listed: &Listed, select: boo
     } }
 }
 
-/// Returns the task of a job, if its payload is a call.
+/// Draws when a job is due. A job that waits for others has a time in the far future.
+pub(crate) fn due(at: DateTime<Utc>) -> Markup {
+    html! { @if at.year() >= 9_000 { "after other jobs" } @else { (time(at)) } }
+}
+
+/// Returns the task of a job, if its payload is a call, or the name of a workflow.
 pub(crate) fn task(job: &JobRecord) -> Option<String> {
     #[derive(Deserialize)]
     struct Call {
         function: Option<String>,
     }
-    let call: Call = serde_json::from_str(job.payload.as_str()).ok()?;
-    call.function
+    #[derive(Deserialize)]
+    struct Plan {
+        workflow: Option<String>,
+    }
+    let payload = job.payload.as_str();
+    if is_workflow(job.queue.as_str()) {
+        return serde_json::from_str::<Plan>(payload).ok()?.workflow;
+    }
+    serde_json::from_str::<Call>(payload).ok()?.function
 }
 
 /// Draws the name of a task.

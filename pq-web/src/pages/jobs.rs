@@ -8,6 +8,7 @@ use pq_diesel::JobState;
 use pq_diesel::store::{Admin, Connect};
 
 use super::job_table::{Listed, job_table};
+use super::workflow;
 use crate::conditions::Conditions;
 use crate::dashboard::App;
 use crate::form::field;
@@ -50,7 +51,11 @@ pub(crate) async fn page(
         (panel("jobs", "Jobs", list))
         @if visit.can_act { p { a class="button" href=(visit.url("/put")) { "Put a job" } } }
     };
-    Page::new(Section::Jobs, "Jobs", content)
+    let (section, title) = match workflow::is_workflow(conditions.queue) {
+        true => (Section::Workflows, "Workflows"),
+        false => (Section::Jobs, "Jobs"),
+    };
+    Page::new(section, title, content)
 }
 
 fn filters(visit: &Visit, conditions: &Conditions<'_>) -> Markup {
@@ -71,6 +76,7 @@ fn filters(visit: &Visit, conditions: &Conditions<'_>) -> Markup {
             (field("key", "Serialization key", "text", conditions.key))
             (field("tag", "Tag", "text", conditions.tags.first().copied().unwrap_or_default()))
             (field("job", "Id", "text", conditions.job))
+            (field("workflow", "Workflow", "text", conditions.workflow))
             button { "Show" }
             a href=(visit.url("/jobs")) { "Show all" }
         }

@@ -17,6 +17,7 @@ pub(crate) mod queue;
 mod queue_table;
 pub(crate) mod queues;
 pub(crate) mod workers;
+pub(crate) mod workflow;
 
 use axum::http::StatusCode;
 

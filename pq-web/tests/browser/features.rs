@@ -3,17 +3,10 @@
 use std::time::Duration;
 
 use pq_diesel::pq_core::PutOptions;
-use pq_diesel::{Outcome as JobOutcome, Pq, Worker};
+use pq_diesel::{Outcome as JobOutcome, Worker};
 use thirtyfour::prelude::*;
 
-use crate::harness::{Outcome, with_actions, with_and_without_javascript};
-
-/// Works a queue on a thread of its own until it is empty.
-async fn work(pq: &Pq, serve: impl Fn(Worker) -> Worker + Send + 'static) -> Outcome {
-    let pq = pq.clone();
-    let worked = tokio::task::spawn_blocking(move || serve(Worker::new(&pq)).run_until_empty().map(drop));
-    Ok(worked.await??)
-}
+use crate::harness::{Outcome, with_actions, with_and_without_javascript, work};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_and_its_groups_are_limited() -> Outcome {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
-use pq_diesel::Pq;
+use pq_diesel::{Pq, Worker};
 use pq_testing::{Database, Server};
 use pq_web::Dashboard;
 use serde_json::{Value, json};
@@ -204,4 +204,11 @@ pub(crate) async fn with_and_without_javascript<R: Future<Output = Outcome>>(
 /// The settings of a dashboard on which everybody may act.
 pub(crate) fn with_actions(dashboard: Dashboard, pq: &Pq) -> Dashboard {
     dashboard.allow_actions(pq)
+}
+
+/// Works a queue on a thread of its own until it is empty.
+pub(crate) async fn work(pq: &Pq, serve: impl Fn(Worker) -> Worker + Send + 'static) -> Outcome {
+    let pq = pq.clone();
+    let worked = tokio::task::spawn_blocking(move || serve(Worker::new(&pq)).run_until_empty().map(drop));
+    Ok(worked.await??)
 }

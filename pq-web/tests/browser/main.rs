@@ -7,3 +7,4 @@ mod actions;
 mod features;
 mod harness;
 mod pages;
+mod workflows;

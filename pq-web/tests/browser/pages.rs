@@ -8,9 +8,10 @@ use thirtyfour::Key;
 use thirtyfour::prelude::*;
 
 use crate::harness::{Browser, JavaScript, Outcome, Site, with_actions, with_and_without_javascript};
+use crate::workflows::{put_order, work_orders};
 
 /// Each page with the name of its picture, and a text that it shows.
-const PAGES: [(&str, &str, &str); 15] = [
+const PAGES: [(&str, &str, &str); 17] = [
     ("overview", "/", "Waiting jobs"),
     ("queues", "/queues", "newsletter"),
     ("queue", "/queue?name=mail", "Jobs by state"),
@@ -18,6 +19,8 @@ const PAGES: [(&str, &str, &str); 15] = [
     ("job", "/job/1000", "connection refused"),
     ("steps", "/job/501", "Durable steps"),
     ("batch", "/job/600", "5 not ended, 3 done."),
+    ("workflows", "/jobs?queue=pq.workflows", "after other jobs"),
+    ("workflow", "/job/701", "no box is large"),
     ("dead", "/dead", "Latest dead jobs"),
     ("workers", "/workers", "worker-7.example"),
     ("periodic", "/periodic", "next ticks"),
@@ -29,7 +32,12 @@ const PAGES: [(&str, &str, &str); 15] = [
 ];
 
 /// Fills the tables with an ordinary day.
-fn fill(site: &Site) -> Outcome {
+async fn fill(site: &Site) -> Outcome {
+    site.sql("SELECT setval(pg_get_serial_sequence('pq.queue', 'id'), 700)")?;
+    put_order(&site.pq)?;
+    work_orders(&site.pq, false).await?;
+    put_order(&site.pq)?;
+    site.sql("SELECT setval(pg_get_serial_sequence('pq.queue', 'id'), 1, false)")?;
     let reports = site.pq.queue::<u32>("reports")?;
     site.pq.set_cron(&reports.cron("nightly-report", "30 2 * * mon-fri", &1)?.time_zone("Europe/Berlin")?)?;
     site.sql(
@@ -102,7 +110,7 @@ async fn show(browser: &Browser, scheme: &str, width: u32, height: u32) -> Outco
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_page_is_accessible_and_fits_in_light_and_dark() -> Outcome {
     let site = Site::start(with_actions).await?;
-    fill(&site)?;
+    fill(&site).await?;
     let pictures = std::env::var_os("PQ_WEB_SCREENSHOTS").map(PathBuf::from);
     let browser = Browser::start(&site, JavaScript::On).await?;
     for (name, path, text) in PAGES {
@@ -138,7 +146,7 @@ async fn every_page_is_accessible_and_fits_in_light_and_dark() -> Outcome {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_page_is_complete_without_javascript() -> Outcome {
     let site = Site::start(with_actions).await?;
-    fill(&site)?;
+    fill(&site).await?;
     let browser = Browser::start(&site, JavaScript::Off).await?;
     for (name, path, text) in PAGES {
         browser.open(path).await?;
@@ -185,7 +193,7 @@ async fn the_keyboard_reaches_the_content_first() -> Outcome {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_does_not_take_the_focus_away() -> Outcome {
     let site = Site::start(with_actions).await?;
-    fill(&site)?;
+    fill(&site).await?;
     let browser = Browser::start(&site, JavaScript::On).await?;
     browser.open("/queues").await?;
     browser.evaluate("void document.querySelector('main td a').focus()").await?;
