@@ -89,7 +89,7 @@ impl From<Histogram> for Vec<u64> {
 #[serde(default)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Jobs that were put. Only a handle counts them, see [`crate::Pq::put_counts`].
+    /// Jobs that were put. A handle counts those that it puts, see [`crate::Pq::store_put_counts`].
     #[serde(skip_serializing_if = "is_zero")]
     pub put: u64,
     /// Jobs whose first attempt has ended. In the long run, as many as were put and not cancelled before.
@@ -130,6 +130,11 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Counters {
+    /// Returns how many jobs are counted at least.
+    fn jobs(&self) -> u64 {
+        self.tried.max(self.put)
+    }
+
     /// Adds other counters to these.
     pub fn add(&mut self, other: &Self) {
         let Self { put, tried, done, failed, retried, dead, cancelled, lost, wait, run, late } = other;
@@ -164,7 +169,7 @@ impl TaskCounters {
 
     /// Merges counters of the same queue and task, sorted by queue and task.
     ///
-    /// At most `max_queues` queues and `max_tasks` tasks of each are kept, those with the most tried jobs. The rest is
+    /// At most `max_queues` queues and `max_tasks` tasks of each are kept, those with the most tried or put jobs. The rest is
     /// counted as [`TaskCounters::OTHER`].
     #[must_use]
     pub fn merge(all: impl IntoIterator<Item = Self>, max_queues: usize, max_tasks: usize) -> Vec<Self> {
@@ -172,14 +177,14 @@ impl TaskCounters {
         for Self { queue, task, counters } in all {
             by_queue.entry(queue).or_default().entry(task).or_default().add(&counters);
         }
-        let tried = |tasks: &BTreeMap<String, Counters>| tasks.values().map(|one| one.tried).sum::<u64>();
+        let tried = |tasks: &BTreeMap<String, Counters>| tasks.values().map(Counters::jobs).sum::<u64>();
         for (name, tasks) in beyond(&mut by_queue, max_queues, tried) {
             let other = QueueName::new(Self::OTHER).unwrap_or(name);
             let rest = by_queue.entry(other).or_default();
             tasks.into_iter().for_each(|(task, counters)| rest.entry(task).or_default().add(&counters));
         }
         for tasks in by_queue.values_mut() {
-            for (_, counters) in beyond(tasks, max_tasks, |one| one.tried) {
+            for (_, counters) in beyond(tasks, max_tasks, Counters::jobs) {
                 tasks.entry(Self::OTHER.to_owned()).or_default().add(&counters);
             }
         }

@@ -116,6 +116,8 @@ pub use operation::{ChangeOutcome, Operation, OperationReport};
 pub use options::PutOptions;
 pub use outcome::{CancelOutcome, Outcome, Settlement};
 pub use payload::{Payload, PayloadLimits};
+#[doc(hidden)]
+pub use put_counts::{NotStored, PUT_COUNTS_INTERVAL, may_have_counted};
 pub use queue::{BoundQueue, Decoded, Iter, Pq, Queue};
 pub use record::{JobRecord, JobState};
 pub use registry::{Heartbeat, HeartbeatReply, WorkerId, WorkerInfo};

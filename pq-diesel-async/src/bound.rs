@@ -53,7 +53,9 @@ impl<'a, T> BoundQueue<'a, T> {
         let queue = self.queue;
         let (store, conn, name) = self.parts();
         let put = |jobs: Vec<NewJob>| async move { store.put_on(conn, name, &jobs).await };
-        queue.queue.in_put_span_async(encode, put).await
+        let puts = queue.queue.in_put_span_async(encode, put).await?;
+        queue.shared.store_put_counts_regularly();
+        Ok(puts)
     }
 
     pub(crate) async fn put_job(

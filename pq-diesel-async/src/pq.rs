@@ -99,6 +99,17 @@ impl Pq {
         Ok(Queue::new(Arc::clone(&self.shared), self.blocking.queue(name)?))
     }
 
+    /// Adds what this handle and its clones have put to the counters in the database.
+    ///
+    /// The handle does that every 10 s, so only a program that ends needs this call. See [`pq_core::Pq::store_put_counts`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own. The counts are kept, unless the database may have added them.
+    pub async fn store_put_counts(&self) -> Result<(), Error> {
+        self.shared.store_put_counts().await
+    }
+
     /// Runs `work` in a transaction at READ COMMITTED on a connection of the handle.
     ///
     /// `Ok` commits. An error rolls back. If the future is dropped, the connection is closed, and the server rolls back. To

@@ -102,7 +102,9 @@ impl<T> Queue<T> {
         &self,
         encode: impl FnOnce() -> Result<Vec<NewJob>, Refused>,
     ) -> Result<Vec<Put>, Error> {
-        self.queue.in_put_span_async(encode, |jobs| self.put_encoded(jobs)).await
+        let puts = self.queue.in_put_span_async(encode, |jobs| self.put_encoded(jobs)).await?;
+        self.shared.store_put_counts_regularly();
+        Ok(puts)
     }
 
     /// Puts encoded jobs.

@@ -1,9 +1,10 @@
 //! What the clones of a handle share: the store, the pool, and the puts that wait to be grouped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pq_core::Isolation;
+use pq_core::{Isolation, NotStored, PUT_COUNTS_INTERVAL, may_have_counted};
 use pq_diesel::Error;
 use pq_diesel::store::{PgStore, SqlConnection};
 use tokio::sync::OnceCell;
@@ -22,12 +23,21 @@ pub struct Shared {
     pub(crate) group_puts: GroupPuts,
     /// Whether the default isolation level of the pool's connections is another one than READ COMMITTED.
     has_other_isolation: OnceCell<bool>,
+    /// Set when the task that stores the counts of puts was started.
+    stores_put_counts: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn new(blocking: pq_diesel::Pq, pool: Option<Arc<dyn Lend>>, call_timeout: Duration) -> Self {
         let group_puts = GroupPuts::default();
-        Self { blocking, pool, call_timeout, group_puts, has_other_isolation: OnceCell::new() }
+        Self {
+            blocking,
+            pool,
+            call_timeout,
+            group_puts,
+            has_other_isolation: OnceCell::new(),
+            stores_put_counts: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn store(&self) -> &PgStore {
@@ -77,6 +87,40 @@ impl Shared {
 }
 
 impl Shared {
+    /// Starts a task that stores the counts of puts regularly, as long as a clone of the handle exists. Does nothing if it was
+    /// started, and for a handle that has no connections.
+    pub(crate) fn store_put_counts_regularly(self: &Arc<Self>) {
+        if self.pool.is_none() || self.stores_put_counts.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shared = Arc::downgrade(self);
+        let mut log = NotStored::default();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PUT_COUNTS_INTERVAL).await;
+                let Some(shared) = shared.upgrade() else { return };
+                if let Err(error) = shared.store_put_counts().await {
+                    log.report(&error);
+                }
+            }
+        });
+    }
+
+    /// Adds the counts of puts to the counters in the database.
+    pub(crate) async fn store_put_counts(&self) -> Result<(), Error> {
+        let pq = self.blocking.as_ref();
+        let mut lent = self.lend().await?;
+        let counted = pq.take_put_counts();
+        if counted.is_empty() {
+            return finish(lent, Ok(()));
+        }
+        let stored = self.within_limit(self.store().count_tasks_on(&mut lent.sql(), &counted)).await;
+        if stored.as_ref().is_err_and(|error| !may_have_counted(error)) {
+            pq.put_back_put_counts(counted);
+        }
+        finish(lent, stored)
+    }
+
     /// Borrows a connection and begins a transaction on it, at READ COMMITTED.
     pub(crate) fn begin(&self) -> BoxFuture<'_, Result<Lent, Error>> {
         self.begin_at(Isolation::ReadCommitted)

@@ -87,6 +87,21 @@ async fn a_thousand_concurrent_puts_are_a_few_commits() -> TestResult {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_counts_of_puts_are_stored_with_the_counters() -> TestResult {
+    let (database, pq) = fresh().await;
+    let queue = pq.queue::<u32>("apples")?;
+    queue.put(&1).await?;
+    queue.on(&mut connect(&database).await).put(&2).await?;
+    assert_eq!(pq.blocking().counters()?, []);
+    pq.store_put_counts().await?;
+    pq.store_put_counts().await?;
+    let counted = pq.blocking().counters()?;
+    let counted: Vec<_> = counted.iter().map(|one| (one.queue.as_str(), one.counters.put)).collect();
+    assert_eq!(counted, [("apples", 2)]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wait_ends_when_a_job_is_put() -> TestResult {
     let (_database, pq) = fresh().await;
     let apples = pq.queue::<String>("apples")?;

@@ -98,6 +98,7 @@ const PRODUCER: &[Grant] = &[
     grant(&["INSERT"], On::Table("waits")),
     grant(READ, On::Columns("leases", &["id"])),
     grant(READ, On::Table("migrations")),
+    grant(&["INSERT"], On::Table("counters")),
     grant(CALL, On::Function("put")),
     grant(CALL, On::Function("call")),
     grant(CALL, On::Function("put_unique")),

@@ -205,10 +205,14 @@ impl Pq {
         self.0.counters()
     }
 
-    /// Returns how many jobs this handle and its clones have put, by queue and task. See [`pq_core::Pq::put_counts`].
-    #[must_use]
-    pub fn put_counts(&self) -> Vec<TaskCounters> {
-        self.0.put_counts()
+    /// Adds what this handle and its clones have put to the counters in the database, which it also does every 10 s and at
+    /// its end. See [`pq_core::Pq::store_put_counts`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own. The counts are kept, unless the database may have added them.
+    pub fn store_put_counts(&self) -> Result<(), Error> {
+        self.0.store_put_counts()
     }
 
     /// Returns the queues that have limits, at most 100, with how much of these is used. See [`pq_core::Pq::limited`].

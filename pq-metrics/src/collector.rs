@@ -93,8 +93,7 @@ impl Collector {
             to.gauge("pq_listener_connected", "Whether the listener is connected.", connected)?;
             to.counter("pq_listener_reconnects", "Reconnections of the listener.", listener.reconnects)?;
         }
-        let put = TaskCounters::merge(self.pq.put_counts(), self.max_queues, self.max_tasks);
-        write_counts(to, "pq_jobs_put", "Jobs that this process has put.", &put, |one| one.put)
+        Ok(())
     }
 
     fn write_table(&self, to: &mut Writer<'_>, metrics: Metrics) -> fmt::Result {
@@ -140,7 +139,8 @@ type Count = fn(&Counters) -> u64;
 type Times = fn(&Counters) -> Histogram;
 
 fn write_counters(to: &mut Writer<'_>, all: &[TaskCounters]) -> fmt::Result {
-    let counts: [(&str, &str, Count); 7] = [
+    let counts: [(&str, &str, Count); 8] = [
+        ("pq_jobs_put", "Jobs that handles of this library have put.", |one| one.put),
         ("pq_jobs_tried", "Jobs whose first attempt has ended.", |one| one.tried),
         ("pq_jobs_done", "Jobs that were completed.", |one| one.done),
         ("pq_jobs_failed", "Attempts that failed.", |one| one.failed),

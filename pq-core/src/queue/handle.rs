@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Queue;
-use crate::put_counts::PutCounts;
+use crate::put_counts::{ByTask, PUT_COUNTS_INTERVAL, PutCounts};
 use crate::{
     CancellationToken, Codec, Error, Json, MaintenanceReport, PayloadLimits, QueueName, Retention, Store,
     TaskCounters, Tracer, workflow,
@@ -16,6 +16,8 @@ use crate::{
 ///
 /// Cheap to clone, and usable from many threads at once.
 pub struct Pq<S> {
+    // Dropped before the store, which its thread uses.
+    pub(super) put_counts: Arc<PutCounts>,
     pub(super) store: Arc<S>,
     pub(super) codec: Arc<dyn Codec>,
     pub(super) limits: PayloadLimits,
@@ -23,7 +25,6 @@ pub struct Pq<S> {
     pub(super) tracer: Option<Arc<dyn Tracer>>,
     pub(super) actor: Option<Arc<str>>,
     pub(super) operation_timeout: Option<Duration>,
-    pub(super) put_counts: Arc<PutCounts>,
 }
 
 impl<S> Clone for Pq<S> {
@@ -176,14 +177,40 @@ impl<S: Store> Pq<S> {
         })
     }
 
-    /// Returns how many jobs this handle and its clones have put, by queue and task.
+    /// Adds what this handle and its clones have put to the store's counters ([`Pq::counters`]).
+    ///
+    /// A handle with connections of its own does that every 10 s, and when its last clone is dropped, so only a program that
+    /// ends without dropping it needs this call.
     ///
     /// A put is counted when its call returns, also in a transaction that is rolled back later. One that met a job with its
-    /// unique key is not counted, and neither are the jobs of periodic jobs. The counts are kept in memory only: a row for each
-    /// put would be one more for the store to write.
+    /// unique key is not counted, and neither are the jobs of periodic jobs. A crash loses what was counted since the last time.
+    ///
+    /// # Errors
+    ///
+    /// The store's errors. The counts are kept, unless the store may have added them.
+    pub fn store_put_counts(&self) -> Result<(), S::Error> {
+        self.put_counts.store(&*self.store)
+    }
+
+    /// Takes what [`Pq::store_put_counts`] would store, to store it by other means.
+    #[doc(hidden)]
     #[must_use]
-    pub fn put_counts(&self) -> Vec<TaskCounters> {
-        self.put_counts.all()
+    pub fn take_put_counts(&self) -> Vec<TaskCounters> {
+        self.put_counts.take()
+    }
+
+    /// Puts back counts that were taken and could not be stored.
+    #[doc(hidden)]
+    pub fn put_back_put_counts(&self, counted: Vec<TaskCounters>) {
+        self.put_counts.put_back(counted);
+    }
+
+    /// Counts jobs that were put by a blocking call.
+    pub(super) fn count_puts(&self, queue: &QueueName, put: ByTask) {
+        self.put_counts.add(queue, put);
+        if self.store.has_connections() {
+            self.put_counts.store_every(PUT_COUNTS_INTERVAL, &self.store);
+        }
     }
 
     /// Returns the token that ends the waits of the queues, if one was set.

@@ -80,7 +80,7 @@ impl<S: Store, T> Queue<S, T> {
             span.record_jobs(jobs.as_ref().len());
             let puts = put(jobs.as_ref())?;
             let tasks = jobs.as_ref().iter().map(|job| &job.task);
-            self.pq.put_counts.add(&self.name, ByTask::added(tasks, &puts));
+            self.pq.count_puts(&self.name, ByTask::added(tasks, &puts));
             span.describe(|| SpanInfo::Added(&puts));
             Ok(puts)
         })
@@ -120,7 +120,7 @@ impl<S: Store, T> Queue<S, T> {
             let mut by_task = ByTask::default();
             let jobs = encode().map(without_answer);
             let count = put(&mut jobs.inspect(|job| job.iter().for_each(|job| by_task.add(&job.task))))?;
-            self.pq.put_counts.add(&self.name, by_task);
+            self.pq.count_puts(&self.name, by_task);
             span.describe(|| SpanInfo::Streamed(count));
             Ok(count)
         })

@@ -15,6 +15,11 @@ pub trait Connect: Send + Sync + 'static {
     /// A position in a transaction that it can be rolled back to.
     type Savepoint: Copy;
 
+    /// Returns whether the store has connections of its own.
+    fn has_connections(&self) -> bool {
+        true
+    }
+
     /// Lends a connection of the store's own, outside of a transaction.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::worker_run::WorkerRun;
 use crate::lease_table::extension_timeout;
-use crate::{Store, StoreError, TaskCounters};
+use crate::put_counts::{NotStored, may_have_counted};
+use crate::{Store, TaskCounters};
 
 /// Adds what a worker has counted to the store's counters, as often as it sends heartbeats. One that sends none leaves no
 /// trace in the store.
@@ -15,8 +16,7 @@ pub(super) struct CounterFlush {
     /// What the store has refused so far.
     pending: Vec<TaskCounters>,
     flushed_at: Option<Instant>,
-    /// Whether a permanent error, such as a missing privilege, was logged as a warning.
-    warned: bool,
+    not_stored: NotStored,
 }
 
 impl CounterFlush {
@@ -62,16 +62,10 @@ impl CounterFlush {
         match flushed {
             Ok(()) => self.pending.clear(),
             Err(error) => {
-                // The store may have added them, and what is counted twice is worse than what is not counted.
-                if was_sent && error.is_unavailable() {
+                if was_sent && may_have_counted(&error) {
                     self.pending.clear();
                 }
-                if error.is_passing() || self.warned {
-                    tracing::debug!(%error, "counters not stored");
-                } else {
-                    self.warned = true;
-                    tracing::warn!(%error, "counters not stored; the worker keeps them and tries again");
-                }
+                self.not_stored.report(&error);
             }
         }
     }

@@ -21,6 +21,10 @@ impl Connect for PgStore {
     /// The number of nested transactions that were open.
     type Savepoint = u32;
 
+    fn has_connections(&self) -> bool {
+        self.pool.is_some()
+    }
+
     fn with_connection<R, E: From<Error>>(
         &self,
         work: impl FnOnce(&mut PgConnection) -> Result<R, E>,
