@@ -55,6 +55,18 @@ impl Operator {
         Ok(notice.replace("<bdi>", "").replace("</bdi>", ""))
     }
 
+    /// Returns the fields of a form of limits, with what the page of the queue has shown.
+    fn with_shown(&self, fields: &str) -> Result<String, Failed> {
+        let page = self.web.get("/queue?name=mail")?.body;
+        let (_, rest) = page.split_once("name=\"shown\" value=\"").ok_or("a form of limits")?;
+        Ok(format!("{fields}&shown={}", rest.split('"').next().unwrap_or_default()))
+    }
+
+    /// Sends a form of limits of the queue `mail`, and returns the notice.
+    fn limit(&self, action: &str, fields: &str) -> Result<String, Failed> {
+        self.act(&format!("/queue/{action}?name=mail"), &self.with_shown(fields)?)
+    }
+
     /// Sends a form that asks first, checks that nothing has changed, and confirms.
     fn confirm(&self, database: &Database, path: &str, fields: &str) -> Result<String, Failed> {
         let before = fingerprint(database)?;
@@ -181,10 +193,10 @@ fn limits_are_set_for_a_queue_and_its_groups() -> Outcome {
             format!("SELECT count(*) FROM pq.queue_controls WHERE q_name = 'mail' AND limits = '{json}'");
         number(&database, &sql)
     };
-    operator.act("/queue/limit-group?name=mail", "group=a+%22b&group_running=7")?;
+    operator.limit("limit-group", "group=a+%22b&group_running=7")?;
     let fields =
         "running=3&rate=100%2F1m&burst=20&running_per_group=&rate_per_group=5%2F100ms&burst_per_group=";
-    assert!(operator.act("/queue/limit?name=mail", fields)?.contains("3 running"));
+    assert!(operator.limit("limit", fields)?.contains("3 running"));
     let all = r#"{"running": 3, "rate": {"tokens": 100, "per_us": 60000000, "burst": 20},
         "rate_per_group": {"tokens": 5, "per_us": 100000, "burst": 50}, "groups": {"a \"b": {"running": 7}}}"#;
     assert_eq!(limits(all)?, 1);
@@ -204,20 +216,32 @@ fn limits_are_set_for_a_queue_and_its_groups() -> Outcome {
         "rate=5%2F1s&burst=0",
         "running=2000000",
     ] {
-        let refused = operator.post("/queue/limit?name=mail", wrong)?;
+        let refused = operator.post("/queue/limit?name=mail", &operator.with_shown(wrong)?)?;
         assert_eq!(refused.status, 409, "{wrong}");
     }
-    assert_eq!(operator.post("/queue/limit-group?name=mail", "group=&group_running=1")?.status, 409);
+    assert_eq!(
+        operator
+            .post("/queue/limit-group?name=mail", &operator.with_shown("group=&group_running=1")?)?
+            .status,
+        409
+    );
     assert_eq!(limits(all)?, 1);
-    operator.act("/queue/limit?name=mail", "fair=yes")?;
-    operator.act("/queue/limit-group?name=mail", "group=a+%22b&weight=3")?;
+    operator.limit("limit", "fair=yes")?;
+    operator.limit("limit-group", "group=a+%22b&weight=3")?;
     assert_eq!(limits(r#"{"fair": true, "groups": {"a \"b": {"weight": 3}}}"#)?, 1);
     assert!(operator.web.get("/queue?name=mail")?.body.contains("groups take turns"));
-    assert_eq!(operator.post("/queue/limit?name=mail", "running=4")?.status, 409, "a weight needs turns");
-    operator.act("/queue/limit-group?name=mail", "group=a+%22b")?;
-    operator.act("/queue/limit?name=mail", "running=4")?;
+    assert_eq!(
+        operator.post("/queue/limit?name=mail", &operator.with_shown("running=4")?)?.status,
+        409,
+        "a weight needs turns"
+    );
+    operator.limit("limit-group", "group=a+%22b")?;
+    operator.limit("limit", "running=4")?;
     assert_eq!(limits(r#"{"running": 4}"#)?, 1);
-    assert_eq!(operator.confirm(&database, "/queue/unlimit?name=mail", "")?, "The queue is not limited.");
+    assert_eq!(
+        operator.confirm(&database, "/queue/unlimit?name=mail", &operator.with_shown("")?)?,
+        "The queue is not limited."
+    );
     assert_eq!(number(&database, "SELECT count(*) FROM pq.queue_controls")?, 0);
     let recorded = "SELECT count(*) FROM pq.queue_audit WHERE actor = 'local' AND action = 'limit'";
     assert_eq!(number(&database, recorded)?, 7);
@@ -412,5 +436,65 @@ fn all_jobs_of_a_filter_are_counted_changed_and_recorded() -> Outcome {
     for text in ["local", "set priority", "delete", "<td class=\"number\">3</td>"] {
         assert!(log.contains(text), "{text} in {log}");
     }
+    Ok(())
+}
+
+#[test]
+fn limits_that_have_changed_since_they_were_shown_are_kept() -> Outcome {
+    let database = migrated()?;
+    let operator = Operator::start(&database)?;
+    let shown = operator.with_shown("")?;
+    operator.limit("limit", "running=3")?;
+    for (action, fields) in
+        [("limit", "rate=100%2F1m"), ("limit-group", "group=a&group_running=7"), ("unlimit", "confirmed=yes")]
+    {
+        let refused = operator.post(&format!("/queue/{action}?name=mail"), &format!("{fields}&{shown}"))?;
+        assert_eq!(refused.status, 409, "{action}");
+        assert!(refused.body.contains("The queue is limited to 3 running."), "{}", refused.body);
+        let unseen = operator.post(&format!("/queue/{action}?name=mail"), fields)?;
+        assert_eq!(unseen.status, 409, "{action}");
+    }
+    let kept = "SELECT count(*) FROM pq.queue_controls WHERE limits = '{\"running\": 3}'";
+    assert_eq!(number(&database, kept)?, 1);
+    Ok(())
+}
+
+#[test]
+fn limits_are_shown_and_set_if_what_is_used_of_them_cannot_be_counted() -> Outcome {
+    let database = migrated()?;
+    let operator = Operator::start(&database)?;
+    operator.limit("limit", "running=3&running_per_group=2")?;
+    let broken = "ALTER TABLE pq.queue_buckets RENAME TO hidden";
+    database.connect()?.batch_execute(broken)?;
+    operator.limit("limit-group", "group=a%0Ab&group_running=7")?;
+    let page = operator.web.get("/queue?name=mail")?.body;
+    for shown in ["at most 3", "at most 2", "at most 7", "What is used of the limits cannot be counted"] {
+        assert!(page.contains(shown), "{shown}: {page}");
+    }
+    Ok(())
+}
+
+#[test]
+fn groups_and_steps_with_line_breaks_are_changed() -> Outcome {
+    let database = migrated()?;
+    let operator = Operator::start(&database)?;
+    operator.limit("limit-group", "group=a%0Ab&group_running=7")?;
+    // As a browser sends it: the name is in the path of the form, and each line break in a field is a CR and an LF.
+    let page = operator.web.get("/queue?name=mail")?.body;
+    let path = "/queue/limit-group?name=mail&amp;group=a%0Ab";
+    assert!(page.contains(path), "{page}");
+    operator.act(&path.replace("amp;", ""), &operator.with_shown("group=a%0D%0Ab")?)?;
+    assert_eq!(number(&database, "SELECT count(*) FROM pq.queue_controls")?, 0);
+    database.connect()?.batch_execute(
+        "INSERT INTO pq.queue (id, q_name, data) VALUES (7, 'mail', '1');
+         INSERT INTO pq.queue_steps (job, enqueued_at, position, kind, name, result)
+         SELECT id, enqueued_at, n, 'step', (ARRAY['one', E'a\nb'])[n + 1], '1' FROM pq.queue, generate_series(0, 1) AS n",
+    )?;
+    let page = operator.web.get("/job/7")?.body;
+    let path = "/job/7/retry-from?step=a%0Ab";
+    assert!(page.contains(path), "{page}");
+    assert!(operator.post(path, "")?.body.contains(path), "the confirmation, too");
+    operator.act(path, "confirmed=yes")?;
+    assert_eq!(number(&database, "SELECT count(*) FROM pq.queue_steps")?, 1);
     Ok(())
 }

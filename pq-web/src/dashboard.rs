@@ -8,7 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use pq_diesel::Pq;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::access::Access;
 use crate::database::Database;
@@ -168,6 +168,7 @@ impl Dashboard {
             mask: Mask::new(&self.masked_fields),
             sessions: Arc::default(),
             closing: self.closing,
+            limits: Mutex::new(()),
             streams: Arc::new(Semaphore::new(live::MAX_STREAMS)),
         });
         let guarded = Router::new()
@@ -214,6 +215,8 @@ pub(crate) struct State {
     pub(crate) sessions: Arc<Sessions>,
     /// Becomes `true` when the server stops.
     pub(crate) closing: Arc<watch::Sender<bool>>,
+    /// Is held while limits are compared with those that a form showed, and changed.
+    pub(crate) limits: Mutex<()>,
     /// Limits the live updates.
     pub(crate) streams: Arc<Semaphore>,
 }

@@ -1,6 +1,7 @@
 //! Parts of forms.
 
 use maud::{Markup, html};
+use sha2::{Digest, Sha256};
 
 use crate::html::{text, visible};
 use crate::page::{Page, Section, Visit};
@@ -28,6 +29,12 @@ pub(crate) fn button_on(
             button class=[(!class.is_empty()).then_some(class)] aria-label=[label] { (words) }
         }
     }
+}
+
+/// Returns a text that differs for texts that differ, to find out whether what a form showed has changed since. A browser does not
+/// send a text back byte for byte.
+pub(crate) fn fingerprint(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Draws an input with its label.

@@ -97,6 +97,12 @@ impl Page {
         Self { status, section: Section::None, title: title.to_owned(), content }
     }
 
+    /// Adds content at the end.
+    pub(crate) fn with(mut self, more: &Markup) -> Self {
+        self.content = html! { (self.content) (more) };
+        self
+    }
+
     /// Returns the whole document.
     pub(crate) fn document(&self, visit: &Visit) -> Markup {
         let asset = |name: &str| format!("{}/assets/{name}?v={}", visit.base, assets::version());

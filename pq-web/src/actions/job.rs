@@ -6,13 +6,13 @@ use axum::Extension;
 use axum::extract::Path;
 use pq_diesel::{ChangeOutcome, Error, JobId, JobRecord, Operation, Payload, PayloadLimits, Pq};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 
 use super::{Reply, is_confirmed, operation, reply, run, unknown, workflow};
 use crate::dashboard::App;
 use crate::database::Unread;
-use crate::form::confirmation;
+use crate::form::{confirmation, fingerprint};
 use crate::guard::Fields;
+use crate::html::with_query;
 use crate::page::Visit;
 
 pub(crate) async fn act(
@@ -37,7 +37,9 @@ pub(crate) async fn act(
             let question = format!("Retry job {id} from the step {step}?");
             let details = "The results of this step and of all later ones are forgotten, so their work is done once more. \
                            The job is due at once.";
-            return confirmation(&visit, &question, details, &path, &[("step", &step)], &page).into();
+            // The name is in the query, because browsers change line breaks in the fields of a form.
+            let path = with_query(&path, &[("step", &step)]);
+            return confirmation(&visit, &question, details, &path, &[], &page).into();
         }
         let done = run(&app, &visit, move |pq| pq.retry_from_step(job, &step)).await.map(describe);
         return reply(page, told(&id, done));
@@ -100,15 +102,10 @@ async fn edit(app: &App, visit: &Visit, job: JobId, fields: &Fields) -> Result<C
             // The form does not show such a payload, so nobody has seen what this would replace.
             return Ok(ChangeOutcome::PayloadChanged);
         }
-        if fingerprint(&from) != shown {
+        if fingerprint(from.as_str()) != shown {
             return Ok(ChangeOutcome::PayloadChanged);
         }
         pq.change(job, &Operation::EditPayload { from, to: new })
     })
     .await
-}
-
-/// Returns a text that differs for payloads that differ. A browser does not send a payload back byte for byte.
-pub(crate) fn fingerprint(payload: &Payload) -> String {
-    Sha256::digest(payload.as_str()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -2,47 +2,78 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use maud::html;
 use pq_diesel::{Limits, Rate, When};
 
 use super::{Reply, is_confirmed, reply, run};
 use crate::dashboard::App;
 use crate::database::Unread;
-use crate::form::confirmation;
+use crate::form::{confirmation, fingerprint};
 use crate::guard::Fields;
 use crate::html::with_query;
-use crate::page::Visit;
+use crate::page::{Page, Visit};
 
 /// Sets limits of a queue, or those of one of its groups. A field without a value removes its limit.
 pub(super) async fn set(app: &App, visit: &Visit, fields: &Fields, queue: String, of_group: bool) -> Reply {
-    let page = with_query("/queue", &[("name", &queue)]);
-    let change = match if of_group { group(fields) } else { whole(fields) } {
-        Ok(change) => change,
-        Err(wrong) => return reply(page, Err(Unread(wrong))),
-    };
-    let set = run(app, visit, move |pq| {
-        let queue = pq.queue::<()>(queue)?;
-        let before = queue.limits()?;
-        let limits = change(before.clone());
-        if limits != before {
-            queue.set_limits(&limits)?;
-        }
-        Ok(limits)
-    });
-    reply(page, set.await.map(|limits| describe(&limits)))
+    match if of_group { group(fields) } else { whole(fields) } {
+        Ok(change) => change_shown(app, visit, fields, queue, change).await,
+        Err(wrong) => reply(with_query("/queue", &[("name", &queue)]), Err(Unread(wrong))),
+    }
 }
 
 /// Removes the limits of a queue.
 pub(super) async fn remove(app: &App, visit: &Visit, fields: &Fields, queue: String) -> Reply {
-    let page = with_query("/queue", &[("name", &queue)]);
     if !is_confirmed(fields) {
+        let page = with_query("/queue", &[("name", &queue)]);
         let question = format!("Remove all limits of the queue {queue}?");
         let details =
             "All jobs that wait for a limit can be taken at once. The limits of groups are removed, too.";
         let path = with_query("/queue/unlimit", &[("name", &queue)]);
-        return confirmation(visit, &question, details, &path, &[], &page).into();
+        let shown = [("shown", fields.get("shown"))];
+        return confirmation(visit, &question, details, &path, &shown, &page).into();
     }
-    let removed = run(app, visit, move |pq| pq.queue::<()>(queue)?.set_limits(&Limits::new()));
-    reply(page, removed.await.map(|()| describe(&Limits::new())))
+    change_shown(app, visit, fields, queue, Box::new(|_| Limits::new())).await
+}
+
+/// Changes the limits of a queue if they are still those that the form showed, so that two operators do not replace each other's.
+async fn change_shown(app: &App, visit: &Visit, fields: &Fields, queue: String, change: Change) -> Reply {
+    let page = with_query("/queue", &[("name", &queue)]);
+    let shown = fields.get("shown").to_owned();
+    let _one_at_a_time = app.limits.lock().await;
+    let set = run(app, visit, move |pq| {
+        let queue = pq.queue::<()>(queue)?;
+        let before = queue.limits()?;
+        if fingerprint_of(&before) != shown {
+            return Ok(Err(before));
+        }
+        let limits = change(before.clone());
+        if limits != before {
+            queue.set_limits(&limits)?;
+        }
+        Ok(Ok(limits))
+    });
+    match set.await {
+        Ok(Ok(limits)) => reply(page, Ok(describe(&limits))),
+        Ok(Err(now)) => changed(visit, &page, &now).into(),
+        Err(unread) => reply(page, Err(unread)),
+    }
+}
+
+/// The page that says what the limits are now, and that nothing was changed.
+fn changed(visit: &Visit, page: &str, now: &Limits) -> Page {
+    let reason = format!(
+        "The limits of this queue have changed since the page was shown, so nothing was done. Now: {}",
+        describe(now)
+    );
+    Page::error(StatusCode::CONFLICT, "Not done", &reason).with(&html! {
+        p { a class="button" href=(visit.url(page)) { "Back to the queue" } }
+    })
+}
+
+/// Returns a text that differs for limits that differ.
+pub(crate) fn fingerprint_of(limits: &Limits) -> String {
+    fingerprint(&serde_json::to_string(limits).unwrap_or_default())
 }
 
 fn describe(limits: &Limits) -> String {

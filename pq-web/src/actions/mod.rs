@@ -4,7 +4,7 @@
 
 pub(crate) mod bulk;
 pub(crate) mod job;
-mod limits;
+pub(crate) mod limits;
 mod operation;
 pub(crate) mod periodic;
 pub(crate) mod put;

@@ -16,10 +16,9 @@ use serde_json::Value;
 use super::job_links::{self, Links};
 use super::job_table::{due, progress_bar, task_name};
 use super::workflow::{self, is_workflow};
-use crate::actions::job::fingerprint;
 use crate::dashboard::App;
 use crate::database::Unread;
-use crate::form::{button, button_on, field};
+use crate::form::{button, button_on, field, fingerprint};
 use crate::guard::Fields;
 use crate::html::{Layout, Mask, number, text, time, with_query};
 use crate::page::{Page, Section, Visit, panel};
@@ -233,7 +232,7 @@ fn log_table(lines: &[StoredLine]) -> Markup {
 fn draw_steps(visit: &Visit, mask: &Mask, job: &JobRecord, steps: &[StepRecord]) -> Markup {
     let can_retry =
         visit.can_act && !matches!(job.state, JobState::Running | JobState::Dequeued | JobState::Done);
-    let path = format!("/job/{}/retry-from", job.id);
+    let from = |step: &str| with_query(&format!("/job/{}/retry-from", job.id), &[("step", step)]);
     html! {
         div class="wide" tabindex="0" role="region" aria-label="Durable steps" { table {
             thead { tr { @for name in ["Step", "Kept", "As", "Until", "Result"] { th scope="col" { (name) } }
@@ -251,7 +250,7 @@ fn draw_steps(visit: &Visit, mask: &Mask, job: &JobRecord, steps: &[StepRecord])
                         } }
                         @if can_retry {
                             @let label = step.label();
-                            td { (button_on(visit, &path, &[("step", &label)], "Retry from here…", "danger", &label)) }
+                            td { (button_on(visit, &from(&label), &[], "Retry from here…", "danger", &label)) }
                         }
                     }
                 }
@@ -331,7 +330,7 @@ fn edit(app: &App, visit: &Visit, job: &JobRecord) -> Page {
     let content = html! {
         form method="post" action=(visit.url(&format!("/job/{}/edit", job.id))) class="stacked" {
             (visit.token_field())
-            input type="hidden" name="shown" value=(fingerprint(&job.payload));
+            input type="hidden" name="shown" value=(fingerprint(job.payload.as_str()));
             label for="payload" { "Payload as JSON" }
             textarea id="payload" name="payload" spellcheck="false" { "\n" (job.payload.as_str()) }
             div class="buttons" {

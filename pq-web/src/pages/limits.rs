@@ -1,8 +1,12 @@
 //! The limits of a queue: how much of them is used, which jobs wait because of them, and the forms that set them.
 
 use maud::{Markup, html};
-use pq_diesel::{GroupUse, LimitedQueue, Rate, Reason};
+use pq_diesel::store::Limiting;
+use pq_diesel::{GroupUse, LimitedQueue, Limits, QueueName, Rate, Reason};
 
+use crate::actions::limits::fingerprint_of;
+use crate::dashboard::App;
+use crate::database::Unread;
 use crate::form::{button, button_on, field};
 use crate::html::{beginning, number, text, time, with_query};
 use crate::page::Visit;
@@ -10,14 +14,47 @@ use crate::page::Visit;
 /// The largest number of groups that are shown: those with the most due jobs.
 const MAX_GROUPS: usize = 20;
 
+/// The limits of a queue, and what is used of them.
+#[derive(Debug)]
+pub(super) struct Read {
+    limits: Limits,
+    /// What is used of them. `None` if the queue has no limits, or the reason why it could not be counted.
+    counted: Result<Option<LimitedQueue>, Unread>,
+}
+
+impl Read {
+    /// Reads the limits of a queue. Counting its jobs can take longer than a statement may, and the limits are shown all the same.
+    pub(super) async fn of(app: &App, queue: Option<QueueName>) -> Result<Self, Unread> {
+        let Some(queue) = queue else { return Ok(Self { limits: Limits::new(), counted: Ok(None) }) };
+        let name = queue.clone();
+        let counted = app.reads.read(move |pq, conn| Ok(pq.store().limited(conn, Some(&name))?.pop())).await;
+        let limits = match &counted {
+            Ok(counted) => counted.as_ref().map(|counted| counted.limits.clone()).unwrap_or_default(),
+            Err(_) => app.reads.read(move |pq, conn| pq.store().limits(conn, &queue)).await?,
+        };
+        Ok(Self { limits, counted })
+    }
+}
+
 /// Draws the limits of a queue, if it has any, and their forms for an operator.
-pub(super) fn draw(visit: &Visit, name: &str, limited: Option<&LimitedQueue>) -> Markup {
+pub(super) fn draw(visit: &Visit, name: &str, read: &Read) -> Markup {
+    let Read { limits, counted } = read;
     html! {
-        @match limited {
-            Some(limited) => (numbers(visit, limited)),
-            None => p { "The queue is not limited." },
+        @match counted {
+            _ if limits.is_empty() => p { "The queue is not limited." },
+            Ok(Some(counted)) => {
+                (numbers(limits, Some(counted)))
+                (waiting(counted))
+                (groups(visit, counted))
+            },
+            Ok(None) => {},
+            Err(unread) => {
+                (numbers(limits, None))
+                p class="failure" { "What is used of the limits cannot be counted: " (text(&unread.0)) }
+                (groups_alone(visit, name, limits))
+            },
         }
-        @if visit.can_act { (forms(visit, name, limited)) }
+        @if visit.can_act { (forms(visit, name, limits)) }
     }
 }
 
@@ -36,8 +73,27 @@ fn at_least(jobs: u64) -> String {
     format!("{mark}{}", number(jobs))
 }
 
-fn numbers(visit: &Visit, limited: &LimitedQueue) -> Markup {
-    let limits = &limited.limits;
+/// Draws the limits of the queue, with what is used of them if that is known.
+fn numbers(limits: &Limits, counted: Option<&LimitedQueue>) -> Markup {
+    html! {
+        dl {
+            @if limits.fair { dt { "order" } dd { "groups take turns" } }
+            @if let Some(most) = limits.running {
+                dt { "running" }
+                dd { @if let Some(counted) = counted { (counted.used.running) " of " } "at most " (number(most.into())) }
+            }
+            @if let Some(rate) = limits.rate {
+                dt { "started" }
+                dd { (rate_words(rate)) @if let Some(counted) = counted { ", now " (tokens(counted.tokens(), rate)) } }
+            }
+            @if let Some(most) = limits.running_per_group { dt { "running of each group" } dd { "at most " (number(most.into())) } }
+            @if let Some(rate) = limits.rate_per_group { dt { "started of each group" } dd { (rate_words(rate)) } }
+        }
+    }
+}
+
+/// Draws how many due jobs wait because of which limit.
+fn waiting(limited: &LimitedQueue) -> Markup {
     let held = limited.held_back();
     let waits = [
         "because as many jobs of the queue run as may",
@@ -46,21 +102,10 @@ fn numbers(visit: &Visit, limited: &LimitedQueue) -> Markup {
         "because their group has no tokens",
     ];
     html! {
-        dl {
-            @if limits.fair { dt { "order" } dd { "groups take turns" } }
-            @if let Some(most) = limits.running { dt { "running" } dd { (limited.used.running) " of at most " (number(most.into())) } }
-            @if let Some(rate) = limits.rate {
-                dt { "started" }
-                dd { (rate_words(rate)) ", now " (tokens(limited.tokens(), rate)) }
-            }
-            @if let Some(most) = limits.running_per_group { dt { "running of each group" } dd { "at most " (number(most.into())) } }
-            @if let Some(rate) = limits.rate_per_group { dt { "started of each group" } dd { (rate_words(rate)) } }
-        }
         @if held.iter().all(|(_, jobs)| *jobs == 0) { p { "No due job waits for a limit." } }
         @else { ul { @for ((_, jobs), why) in held.iter().zip(waits).filter(|((_, jobs), _)| *jobs > 0) {
             li { (at_least(*jobs)) " due jobs wait " (why) "." }
         } } }
-        (groups(visit, limited))
     }
 }
 
@@ -102,7 +147,6 @@ fn groups(visit: &Visit, limited: &LimitedQueue) -> Markup {
 fn group_row(visit: &Visit, queue: &str, limited: &LimitedQueue, group: &GroupUse) -> Markup {
     let name = group.group.as_deref().unwrap_or_default();
     let limits = limited.limits.of_group(name);
-    let path = with_query("/queue/limit-group", &[("name", queue)]);
     html! { tr {
         th scope="row" { (beginning(name, 60)) }
         td class="number" { (at_least(group.due)) }
@@ -110,12 +154,43 @@ fn group_row(visit: &Visit, queue: &str, limited: &LimitedQueue, group: &GroupUs
         td class="number" { @if let Some(rate) = limits.rate { (tokens(limited.tokens_of(group), rate)) } }
         @if limited.limits.fair { td class="number" { (limits.weight.unwrap_or(1)) } }
         td { @if group.due > 0 { @if let Some(reason) = limited.reached(group).first() { (why(reason)) } } }
-        @if visit.can_act { td {
-            @if limited.limits.groups.contains_key(name) {
-                (button_on(visit, &path, &[("group", name)], "Remove", "", name))
-            }
-        } }
+        @if visit.can_act { td { (remove_button(visit, queue, &limited.limits, name)) } }
     } }
+}
+
+/// Draws the groups with limits of their own, without what is used of them.
+fn groups_alone(visit: &Visit, queue: &str, limits: &Limits) -> Markup {
+    let more = limits.groups.len().saturating_sub(MAX_GROUPS);
+    html! {
+        @if !limits.groups.is_empty() {
+            div class="wide" tabindex="0" role="region" aria-label="Groups" { table {
+                thead { tr {
+                    th scope="col" { "Group" }
+                    @for column in ["Running", "Started", "Jobs of a turn"] { th scope="col" { (column) } }
+                    @if visit.can_act { th scope="col" { "Own limits" } }
+                } }
+                tbody { @for (name, own) in limits.groups.iter().take(MAX_GROUPS) { tr {
+                    th scope="row" { (beginning(name, 60)) }
+                    td { @if let Some(most) = own.running { "at most " (number(most.into())) } }
+                    td { @if let Some(rate) = own.rate { (rate_words(rate)) } }
+                    td { @if let Some(weight) = own.weight { (weight) } }
+                    @if visit.can_act { td { (remove_button(visit, queue, limits, name)) } }
+                } } }
+            } }
+            @if more > 0 { p { "There are " (number(more as u64)) " more groups with limits of their own." } }
+        }
+    }
+}
+
+/// Draws the button that removes the limits of a group, if it has limits of its own.
+fn remove_button(visit: &Visit, queue: &str, limits: &Limits, group: &str) -> Markup {
+    // The name is in the query, because browsers change line breaks in the fields of a form.
+    let path = with_query("/queue/limit-group", &[("name", queue), ("group", group)]);
+    html! {
+        @if limits.groups.contains_key(group) {
+            (button_on(visit, &path, &[("shown", &fingerprint_of(limits))], "Remove", "", group))
+        }
+    }
 }
 
 fn why(reason: &Reason) -> Markup {
@@ -130,30 +205,31 @@ fn why(reason: &Reason) -> Markup {
     }
 }
 
-fn forms(visit: &Visit, name: &str, limited: Option<&LimitedQueue>) -> Markup {
+fn forms(visit: &Visit, name: &str, limits: &Limits) -> Markup {
     let to = |path: &str| with_query(path, &[("name", name)]);
-    let limits = limited.map(|limited| &limited.limits);
+    let fingerprint = fingerprint_of(limits);
     let shown = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
     let rate = |rate: Option<Rate>| rate.map(period).unwrap_or_default();
     let burst = |rate: Option<Rate>| shown(rate.map(|rate| rate.burst));
-    let (rate_of_queue, rate_of_each) =
-        (limits.and_then(|limits| limits.rate), limits.and_then(|limits| limits.rate_per_group));
+    let (rate_of_queue, rate_of_each) = (limits.rate, limits.rate_per_group);
     html! {
         details {
             summary { "Set limits" }
             form method="post" action=(visit.url(&to("/queue/limit"))) class="filters" {
                 (visit.token_field())
-                label { "Groups take turns" input type="checkbox" name="fair" value="yes" checked[limits.is_some_and(|limits| limits.fair)]; }
-                (field("running", "Running, at most", "number", &shown(limits.and_then(|limits| limits.running))))
+                input type="hidden" name="shown" value=(fingerprint);
+                label { "Groups take turns" input type="checkbox" name="fair" value="yes" checked[limits.fair]; }
+                (field("running", "Running, at most", "number", &shown(limits.running)))
                 (field("rate", "Started, such as 100/1m", "text", &rate(rate_of_queue)))
                 (field("burst", "of these at once", "number", &burst(rate_of_queue)))
-                (field("running_per_group", "Running of each group", "number", &shown(limits.and_then(|limits| limits.running_per_group))))
+                (field("running_per_group", "Running of each group", "number", &shown(limits.running_per_group)))
                 (field("rate_per_group", "Started of each group", "text", &rate(rate_of_each)))
                 (field("burst_per_group", "of these at once", "number", &burst(rate_of_each)))
                 button { "Set the limits" }
             }
             form method="post" action=(visit.url(&to("/queue/limit-group"))) class="filters" {
                 (visit.token_field())
+                input type="hidden" name="shown" value=(fingerprint);
                 (field("group", "Limits of the group", "text", ""))
                 (field("group_running", "Running, at most", "number", ""))
                 (field("group_rate", "Started, such as 100/1m", "text", ""))
@@ -161,7 +237,9 @@ fn forms(visit: &Visit, name: &str, limited: Option<&LimitedQueue>) -> Markup {
                 (field("weight", "Jobs of a turn", "number", ""))
                 button { "Set the limits of the group" }
             }
-            @if limited.is_some() { (button(visit, &to("/queue/unlimit"), &[], "Remove all limits…", "danger")) }
+            @if !limits.is_empty() {
+                (button(visit, &to("/queue/unlimit"), &[("shown", &fingerprint)], "Remove all limits…", "danger"))
+            }
         }
     }
 }

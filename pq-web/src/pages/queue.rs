@@ -7,7 +7,7 @@ use axum::Extension;
 use maud::{Markup, html};
 use pq_diesel::admin::{Histogram, PausedQueue, TaskCounters};
 use pq_diesel::metrics::QueueGauges;
-use pq_diesel::store::{Admin, Limiting};
+use pq_diesel::store::Admin;
 use pq_diesel::{Filter, JobState, QueueName};
 
 use super::job_table::{Listed, job_table};
@@ -37,12 +37,9 @@ pub(crate) async fn page(
         Listed::read(pq, conn, jobs)
     });
     let queue = QueueName::new(&name).ok();
-    let limited = app.reads.read(move |pq, conn| match &queue {
-        Some(queue) => pq.store().limited(conn, Some(queue)),
-        None => Ok(Vec::new()),
-    });
+    let limited = limits::Read::of(&app, queue);
     let (samples, paused, first, limited) = tokio::join!(app.sampler.samples(), paused, first, limited);
-    let limits = limited.map(|limited| limits::draw(&visit, &name, limited.first()));
+    let limits = limited.map(|limited| limits::draw(&visit, &name, &limited));
     let pause = paused.map(|paused| pause(paused.iter().find(|pause| pause.queue.as_str() == name)));
     let all = with_query("/jobs", &[("queue", &name)]);
     let first = first.map(|listed| {
