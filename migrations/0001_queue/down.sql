@@ -27,11 +27,18 @@ DROP FUNCTION "pq"."queue_hold_lease"(bigint, bigint, timestamptz);
 DROP FUNCTION "pq"."queue_call"(
     text, text, json, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, integer, text,
     interval, interval, json, text[], json, text, integer, bigint[], bigint[], bigint, boolean);
+DROP FUNCTION "pq"."queue_put_workflow"(json);
+DROP FUNCTION "pq"."queue_workflow_data"(json);
+DROP FUNCTION "pq"."queue_check_members"(json, jsonb);
+DROP FUNCTION "pq"."queue_call_data"(text, json, json, integer, text, interval, interval);
 DROP FUNCTION "pq"."queue_limit"(
     text, integer, integer, integer, integer, integer, integer, interval, text, boolean, integer);
 DROP FUNCTION "pq"."queue_put"(
     text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json, text[], json, text,
     integer, bigint[], bigint[], bigint, boolean);
+DROP FUNCTION "pq"."queue_put_job"(
+    text, json, timestamptz, interval, timestamptz, interval, integer, text, text, text, json, text[], json, text,
+    integer, bigint[], bigint[], bigint, boolean, jsonb);
 DROP FUNCTION "pq"."queue_put_unique"(
     text, text, text, bigint, json, timestamptz, timestamptz, integer, text, jsonb);
 DROP FUNCTION "pq"."queue_claim_unique"();

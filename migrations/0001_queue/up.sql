@@ -1940,12 +1940,9 @@ BEGIN
 END
 $names$;
 
--- Puts a job for a program that does not use the library, and returns its id. With a unique key it is the id of the job
--- that owns the key afterwards. An argument that is null has its default.
---
--- Each time is an instant or a delay. A delay begins at the start of the statement, and its days have 24 hours in every
--- time zone.
-CREATE FUNCTION "pq"."queue_put"(
+-- Checks and puts a job, for queue_put, queue_call and queue_put_workflow. workflow is the place of the job in a workflow, which
+-- has the id of the workflow and the name of the job.
+CREATE FUNCTION "pq"."queue_put_job"(
     queue text, data json,
     schedule_at timestamptz DEFAULT NULL, schedule_in interval DEFAULT NULL,
     expected_at timestamptz DEFAULT NULL, expected_in interval DEFAULT NULL,
@@ -1954,7 +1951,7 @@ CREATE FUNCTION "pq"."queue_put"(
     tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
     group_key text DEFAULT NULL, cost integer DEFAULT NULL,
     after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL, batch bigint DEFAULT NULL,
-    strict_order boolean DEFAULT false) RETURNS bigint
+    strict_order boolean DEFAULT false, workflow jsonb DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -2038,7 +2035,7 @@ BEGIN
             is_batch := EXISTS (
                 SELECT FROM "pq"."queue" AS follow_up
                 WHERE follow_up.id = batch AND follow_up.dequeued_at IS NULL
-                    AND follow_up.schedule_at >= '9000-01-01 00:00:00+00'
+                    AND (follow_up.schedule_at >= '9000-01-01 00:00:00+00' OR follow_up.q_name = 'pq.workflows')
                 FOR SHARE);
             EXIT WHEN is_batch;
         END LOOP;
@@ -2058,10 +2055,11 @@ BEGIN
             RAISE invalid_parameter_value USING MESSAGE = refusal;
         END IF;
     END IF;
-    IF num_nonnulls(trace, tags, metadata, group_key, cost, batch) > 0 OR strict_order THEN
+    IF num_nonnulls(trace, tags, metadata, group_key, cost, batch, workflow) > 0 OR strict_order THEN
         SELECT jsonb_object_agg(member.key, member.value) INTO annotations
         FROM (VALUES ('trace', trace::jsonb), ('tags', to_jsonb(tags)), ('metadata', metadata::jsonb),
-                ('group', to_jsonb(group_key)), ('cost', to_jsonb(cost)), ('batch', to_jsonb(batch)),
+                ('group', to_jsonb(group_key)), ('cost', to_jsonb(cost)), ('batch', coalesce(to_jsonb(batch), workflow -> 'id')),
+                ('workflow', workflow), ('notify', CASE WHEN workflow IS NOT NULL THEN to_jsonb(true) END),
                 ('strict', CASE WHEN strict_order THEN to_jsonb(true) END))
             AS member (key, value)
         WHERE member.value NOT IN ('{}', '[]');
@@ -2092,23 +2090,34 @@ BEGIN
 END
 $names$;
 
--- Puts a call of a task, as the library does, and returns the id of its job. An argument that is null has its default.
+-- Puts a job for a program that does not use the library, and returns its id. With a unique key it is the id of the job
+-- that owns the key afterwards. An argument that is null has its default.
 --
--- args are positional and kwargs are keyword arguments. max_retries, backoff, timeout and lease that are not given are
--- those of the task of the worker that runs the job. backoff is a delay in ms, s, m, h, d and w, such as 1h30m; or linear
--- with a step and a maximum; or exponential with a first delay and a maximum.
-CREATE FUNCTION "pq"."queue_call"(
-    queue text, task text, args json DEFAULT '[]', kwargs json DEFAULT '{}',
+-- Each time is an instant or a delay. A delay begins at the start of the statement, and its days have 24 hours in every
+-- time zone.
+CREATE FUNCTION "pq"."queue_put"(
+    queue text, data json,
     schedule_at timestamptz DEFAULT NULL, schedule_in interval DEFAULT NULL,
     expected_at timestamptz DEFAULT NULL, expected_in interval DEFAULT NULL,
     priority integer DEFAULT 0, serialization_key text DEFAULT NULL,
-    unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep',
-    max_retries integer DEFAULT NULL, backoff text DEFAULT NULL,
-    timeout interval DEFAULT NULL, lease interval DEFAULT NULL, trace json DEFAULT NULL,
+    unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep', trace json DEFAULT NULL,
     tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
     group_key text DEFAULT NULL, cost integer DEFAULT NULL,
     after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL, batch bigint DEFAULT NULL,
     strict_order boolean DEFAULT false) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+BEGIN
+    RETURN "pq"."queue_put_job"(queue, data, schedule_at, schedule_in, expected_at, expected_in, priority,
+        serialization_key, unique_key, on_conflict, trace, tags, metadata, group_key, cost,
+        after, after_any_outcome, batch, strict_order);
+END
+$names$;
+
+-- Returns the payload of a call of a task.
+CREATE FUNCTION "pq"."queue_call_data"(
+    task text, args json, kwargs json, max_retries integer, backoff text, timeout interval, lease interval) RETURNS json
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $names$
@@ -2180,9 +2189,282 @@ BEGIN
             CASE WHEN lease_ms % 1000 = 0 THEN div(lease_ms, 1000) || 's' ELSE lease_ms || 'ms' END))
     ) AS member (position, key, value)
     WHERE member.value IS NOT NULL;
-    RETURN "pq"."queue_put"(queue, payload::json, schedule_at, schedule_in, expected_at, expected_in, priority,
-        serialization_key, unique_key, on_conflict, trace, tags, metadata, group_key, cost,
-        after, after_any_outcome, batch, strict_order);
+    RETURN payload::json;
+END
+$names$;
+
+-- Puts a call of a task, as the library does, and returns the id of its job. An argument that is null has its default.
+--
+-- args are positional and kwargs are keyword arguments. max_retries, backoff, timeout and lease that are not given are
+-- those of the task of the worker that runs the job. backoff is a delay in ms, s, m, h, d and w, such as 1h30m; or linear
+-- with a step and a maximum; or exponential with a first delay and a maximum.
+CREATE FUNCTION "pq"."queue_call"(
+    queue text, task text, args json DEFAULT '[]', kwargs json DEFAULT '{}',
+    schedule_at timestamptz DEFAULT NULL, schedule_in interval DEFAULT NULL,
+    expected_at timestamptz DEFAULT NULL, expected_in interval DEFAULT NULL,
+    priority integer DEFAULT 0, serialization_key text DEFAULT NULL,
+    unique_key text DEFAULT NULL, on_conflict text DEFAULT 'keep',
+    max_retries integer DEFAULT NULL, backoff text DEFAULT NULL,
+    timeout interval DEFAULT NULL, lease interval DEFAULT NULL, trace json DEFAULT NULL,
+    tags text[] DEFAULT NULL, metadata json DEFAULT NULL,
+    group_key text DEFAULT NULL, cost integer DEFAULT NULL,
+    after bigint[] DEFAULT NULL, after_any_outcome bigint[] DEFAULT NULL, batch bigint DEFAULT NULL,
+    strict_order boolean DEFAULT false) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+BEGIN
+    RETURN "pq"."queue_put_job"(queue, "pq"."queue_call_data"(task, args, kwargs, max_retries, backoff, timeout, lease),
+        schedule_at, schedule_in, expected_at, expected_in, priority, serialization_key, unique_key, on_conflict, trace, tags,
+        metadata, group_key, cost, after, after_any_outcome, batch, strict_order);
+END
+$names$;
+
+-- Refuses an object of the JSON of a workflow with an unknown or repeated member, or one of another type. known has the types of
+-- the members.
+CREATE FUNCTION "pq"."queue_check_members"(object json, known jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+DECLARE
+    refusal text;
+BEGIN
+    IF coalesce(json_typeof(object), 'null') <> 'object' THEN
+        RAISE invalid_parameter_value
+            USING MESSAGE = format('it must be an object, and is of type %s', coalesce(json_typeof(object), 'null'));
+    END IF;
+    SELECT CASE
+        WHEN known -> given.key IS NULL THEN
+            format('unknown member %s; expected %s', to_json(left(given.key, 40)),
+                (SELECT string_agg(name, ', ' ORDER BY name) FROM jsonb_object_keys(known) AS name))
+        WHEN given.uses > 1 THEN format('the member %s is there twice', given.key)
+        ELSE format('invalid %s: it must be of type %s, and is of type %s',
+            given.key, known ->> given.key, json_typeof(given.value))
+        END
+    INTO refusal
+    FROM (SELECT key, value, count(*) OVER (PARTITION BY key) AS uses FROM json_each(object)) AS given
+    WHERE known -> given.key IS NULL OR given.uses > 1
+        OR json_typeof(given.value) NOT IN ('null', known ->> given.key) AND known ->> given.key <> 'any'
+    LIMIT 1;
+    IF refusal IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = refusal;
+    END IF;
+END
+$names$;
+
+-- Returns the payload of a job in the JSON of a workflow: its data, or a call of its task.
+CREATE FUNCTION "pq"."queue_workflow_data"(job json) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+BEGIN
+    IF job ->> 'task' IS NOT NULL AND job -> 'data' IS NULL THEN
+        RETURN "pq"."queue_call_data"(job ->> 'task', coalesce(job ->> 'args', '[]')::json,
+            coalesce(job ->> 'kwargs', '{}')::json, (job ->> 'max_retries')::integer, job ->> 'backoff',
+            (job ->> 'timeout')::interval, (job ->> 'lease')::interval);
+    ELSIF job -> 'data' IS NULL OR job ->> 'task' IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'it must have either a task or data';
+    ELSIF num_nonnulls(job ->> 'args', job ->> 'kwargs', job ->> 'max_retries', job ->> 'backoff', job ->> 'timeout',
+            job ->> 'lease') > 0 THEN
+        RAISE invalid_parameter_value
+            USING MESSAGE = 'args, kwargs, max_retries, backoff, timeout and lease must come with a task, and not with data';
+    END IF;
+    RETURN job -> 'data';
+END
+$names$;
+
+-- Puts a workflow for a program that does not use the library, as Pq::put_workflow does, and returns its id. docs/sql.md lists
+-- the members of the JSON. A member that is null has its default.
+--
+-- A job is put after those for which it waits. The rows that let the workflow wait for its jobs need no lock, because nobody
+-- else sees the workflow yet.
+CREATE FUNCTION "pq"."queue_put_workflow"(workflow json) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $names$
+DECLARE
+    most_jobs CONSTANT integer := 1000;
+    most_bytes CONSTANT integer := 67108864;
+    call_members CONSTANT jsonb := jsonb_build_object('queue', 'string', 'task', 'string', 'data', 'any', 'args', 'array',
+        'kwargs', 'object', 'max_retries', 'number', 'backoff', 'string', 'timeout', 'string', 'lease', 'string',
+        'priority', 'number', 'serialization_key', 'string');
+    job_members CONSTANT jsonb := call_members || jsonb_build_object('name', 'string', 'after', 'array',
+        'after_any_outcome', 'array', 'undo', 'object', 'schedule_at', 'string', 'schedule_in', 'string',
+        'expected_at', 'string', 'expected_in', 'string', 'strict_order', 'boolean', 'trace', 'object', 'tags', 'array',
+        'metadata', 'object', 'group_key', 'string', 'cost', 'number');
+    title text;
+    policy text;
+    -- The place that an error concerns.
+    place text := '';
+    jobs json[];
+    total integer;
+    positions jsonb := '{}';
+    -- By the position of a job: its name, those before it by position, the first of them that is not placed, whether it is
+    -- placed, whether its failure is handled by a job that waits whatever its outcome, how it is undone, and its id.
+    names text[];
+    before jsonb[];
+    blocker integer[];
+    is_placed boolean[];
+    is_handled boolean[];
+    undos json[];
+    ids bigint[];
+    sorted integer[] := '{}';
+    path integer[];
+    job json;
+    edge record;
+    first integer := 1;
+    chosen integer;
+    workflow_id bigint;
+    plan text;
+BEGIN
+    title := CASE json_typeof(workflow) WHEN 'object' THEN workflow ->> 'name' END;
+    PERFORM "pq"."queue_check_members"(workflow, jsonb_build_object('name', 'string', 'on_failure', 'string', 'jobs', 'array'));
+    policy := coalesce(workflow ->> 'on_failure', 'stop');
+    jobs := ARRAY(SELECT json_array_elements(coalesce(workflow ->> 'jobs', '[]')::json));
+    total := cardinality(jobs);
+    plan := CASE
+        WHEN coalesce(octet_length(title), 0) NOT BETWEEN 1 AND 128 THEN
+            'its name must have 1 to 128 bytes'
+        WHEN policy NOT IN ('stop', 'continue', 'compensate') THEN
+            format('invalid on_failure %L: it must be stop, continue or compensate', left(policy, 40))
+        WHEN total NOT BETWEEN 1 AND most_jobs THEN
+            format('it must have 1 to %s jobs, and has %s', most_jobs, total)
+    END;
+    IF plan IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = plan;
+    END IF;
+
+    FOR i IN 1..total LOOP
+        place := format('job %s: ', i);
+        PERFORM "pq"."queue_check_members"(jobs[i], job_members);
+        names[i] := jobs[i] ->> 'name';
+        IF coalesce(octet_length(names[i]), 0) NOT BETWEEN 1 AND 128 THEN
+            RAISE invalid_parameter_value USING MESSAGE = 'its name must have 1 to 128 bytes';
+        ELSIF positions -> names[i] IS NOT NULL THEN
+            RAISE invalid_parameter_value USING MESSAGE = format('another job has the name %s, too', to_json(names[i]));
+        END IF;
+        positions := positions || jsonb_build_object(names[i], i);
+        is_placed[i] := false;
+        is_handled[i] := false;
+    END LOOP;
+
+    FOR i IN 1..total LOOP
+        place := format('job %s: ', to_json(names[i]));
+        before[i] := '[]';
+        FOR edge IN
+            SELECT listed.value, listed.value #>> '{}' AS name, json_typeof(listed.value) AS type, given.is_handled
+            FROM (VALUES (jobs[i] -> 'after', false), (jobs[i] -> 'after_any_outcome', true)) AS given (list, is_handled),
+                json_array_elements(CASE json_typeof(given.list) WHEN 'array' THEN given.list END) AS listed (value)
+        LOOP
+            IF edge.type NOT IN ('string', 'number') THEN
+                RAISE invalid_parameter_value
+                    USING MESSAGE = 'invalid after: it must list names of jobs, and ids of jobs outside of the workflow';
+            ELSIF edge.type = 'string' THEN
+                chosen := positions -> edge.name;
+                IF chosen IS NULL THEN
+                    RAISE invalid_parameter_value
+                        USING MESSAGE = format('it waits for %s, which is no job of the workflow', to_json(left(edge.name, 128)));
+                END IF;
+                before[i] := before[i] || to_jsonb(chosen);
+                is_handled[chosen] := is_handled[chosen] OR edge.is_handled;
+            END IF;
+        END LOOP;
+        IF json_typeof(jobs[i] -> 'undo') = 'object' THEN
+            place := format('undo of job %s: ', to_json(names[i]));
+            job := jobs[i] -> 'undo';
+            PERFORM "pq"."queue_check_members"(job, call_members);
+            -- The members of the type Undo of the library, which keeps the payload as text.
+            undos[i] := json_strip_nulls(json_build_object('task', job ->> 'task',
+                'queue', coalesce(job ->> 'queue', jobs[i] ->> 'queue', ''),
+                'data', "pq"."queue_workflow_data"(job)::text, 'priority', coalesce((job ->> 'priority')::integer, 0),
+                'key', job ->> 'serialization_key'));
+            IF octet_length(undos[i] ->> 'queue') NOT BETWEEN 1 AND 1024 THEN
+                RAISE invalid_parameter_value USING MESSAGE = 'invalid queue name: it must have 1 to 1024 bytes';
+            ELSIF octet_length(undos[i] ->> 'key') NOT BETWEEN 1 AND 1024 THEN
+                RAISE invalid_parameter_value USING MESSAGE = 'invalid serialization_key: it must have 1 to 1024 bytes';
+            END IF;
+        END IF;
+    END LOOP;
+
+    place := '';
+    WHILE cardinality(sorted) < total LOOP
+        chosen := NULL;
+        FOR i IN first..total LOOP
+            CONTINUE WHEN is_placed[i] OR NOT is_placed[blocker[i]];
+            blocker[i] := (SELECT other.position::integer
+                FROM jsonb_array_elements_text(before[i]) WITH ORDINALITY AS other (position, number)
+                WHERE NOT is_placed[other.position::integer] ORDER BY other.number LIMIT 1);
+            IF blocker[i] IS NULL THEN
+                chosen := i;
+                EXIT;
+            END IF;
+        END LOOP;
+        IF chosen IS NULL THEN
+            path := ARRAY[array_position(is_placed, false)];
+            WHILE chosen IS NULL LOOP
+                chosen := array_position(path, blocker[path[cardinality(path)]]);
+                path := path || blocker[path[cardinality(path)]];
+            END LOOP;
+            RAISE invalid_parameter_value USING MESSAGE = 'its jobs wait for each other: ' || (
+                SELECT string_agg(to_json(names[listed.position])::text, ' after ' ORDER BY listed.number)
+                FROM unnest(path[chosen:]) WITH ORDINALITY AS listed (position, number));
+        END IF;
+        sorted := sorted || chosen;
+        is_placed[chosen] := true;
+        first := coalesce(array_position(is_placed, false), total);
+    END LOOP;
+
+    -- The payload is that of the type Plan of the library.
+    SELECT json_build_object('workflow', title, 'on_failure', policy, 'jobs', json_agg(json_strip_nulls(json_build_object(
+            'name', names[placed.position], 'task', jobs[placed.position] ->> 'task', 'undo', undos[placed.position],
+            'after', (SELECT json_agg(json_build_object('name', listed.value, 'only_done', given.only_done))
+                FROM (VALUES (jobs[placed.position] -> 'after', true), (jobs[placed.position] -> 'after_any_outcome', false))
+                    AS given (list, only_done),
+                    json_array_elements(CASE json_typeof(given.list) WHEN 'array' THEN given.list END) AS listed (value)
+                WHERE json_typeof(listed.value) = 'string')))
+            ORDER BY placed.number))::text
+    INTO plan
+    FROM unnest(sorted) WITH ORDINALITY AS placed (position, number);
+    IF octet_length(plan) > most_bytes THEN
+        RAISE invalid_parameter_value
+            USING MESSAGE = format('its graph must have at most %s bytes, and has %s', most_bytes, octet_length(plan));
+    END IF;
+    INSERT INTO "pq"."queue" (q_name, data, schedule_at, annotations)
+    VALUES ('pq.workflows', plan::json, '9999-12-31 00:00:00+00', jsonb_build_object('notify', true))
+    RETURNING id INTO workflow_id;
+
+    FOREACH chosen IN ARRAY sorted LOOP
+        place := format('job %s: ', to_json(names[chosen]));
+        job := jobs[chosen];
+        SELECT array_agg(listed.id) FILTER (WHERE listed.only_done) AS done,
+            array_agg(listed.id) FILTER (WHERE NOT listed.only_done) AS any_outcome
+        INTO edge
+        FROM (
+            SELECT given.only_done, CASE json_typeof(listed.value)
+                WHEN 'number' THEN (listed.value #>> '{}')::bigint
+                ELSE ids[(positions -> (listed.value #>> '{}'))::integer] END AS id
+            FROM (VALUES (job -> 'after', true), (job -> 'after_any_outcome', false)) AS given (list, only_done),
+                json_array_elements(CASE json_typeof(given.list) WHEN 'array' THEN given.list END) AS listed (value)
+        ) AS listed;
+        ids[chosen] := "pq"."queue_put_job"(job ->> 'queue', "pq"."queue_workflow_data"(job),
+            (job ->> 'schedule_at')::timestamptz, (job ->> 'schedule_in')::interval,
+            (job ->> 'expected_at')::timestamptz, (job ->> 'expected_in')::interval, (job ->> 'priority')::integer,
+            job ->> 'serialization_key',
+            trace => CASE json_typeof(job -> 'trace') WHEN 'object' THEN job -> 'trace' END,
+            tags => CASE json_typeof(job -> 'tags') WHEN 'array' THEN ARRAY(SELECT json_array_elements_text(job -> 'tags')) END,
+            metadata => CASE json_typeof(job -> 'metadata') WHEN 'object' THEN job -> 'metadata' END,
+            group_key => job ->> 'group_key', cost => (job ->> 'cost')::integer,
+            after => edge.done, after_any_outcome => edge.any_outcome,
+            strict_order => coalesce((job ->> 'strict_order')::boolean, false),
+            workflow => jsonb_build_object('id', workflow_id, 'name', names[chosen]));
+    END LOOP;
+    INSERT INTO "pq"."queue_waits" (follow_up, job, only_done)
+    SELECT workflow_id, put.id, policy <> 'continue' AND NOT put.is_handled
+    FROM unnest(ids, is_handled) AS put (id, is_handled);
+    RETURN workflow_id;
+EXCEPTION WHEN data_exception THEN
+    RAISE invalid_parameter_value USING MESSAGE = format('invalid workflow %s: %s%s',
+        coalesce(to_json(left(title, 128))::text, 'without a name'), place, SQLERRM);
 END
 $names$;
 

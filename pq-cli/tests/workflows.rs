@@ -35,3 +35,35 @@ fn workflows_are_shown_retried_and_cancelled() -> Outcome {
     assert!(unknown.0 == 1 && unknown.2.contains("cannot show the workflow of job 99"), "{}", unknown.2);
     Ok(())
 }
+
+#[test]
+fn a_workflow_is_put_from_a_file() -> Outcome {
+    let database = migrated()?;
+    let put = |workflow: &str| -> Result<(i32, String, String), Box<dyn std::error::Error>> {
+        let done = feed(on(&database, &["put", "--workflow", "-"]), workflow)?;
+        Ok((status(&done), stdout(&done), stderr(&done)))
+    };
+    let jobs = r#"{"name": "charge", "queue": "orders", "task": "charge"},
+        {"name": "pack", "queue": "orders", "task": "pack", "after": ["charge"]}"#;
+    assert_eq!(
+        put(&format!(r#"{{"name": "order 7", "jobs": [{jobs}]}}"#))?,
+        (0, "1\n".to_owned(), String::new())
+    );
+    let tree = "workflow 1 \"order 7\": running\n└─ charge (2): ready\n   └─ pack (3): waiting\n";
+    assert_eq!(stdout(&on(&database, &["show", "1", "--tree"]).output()?), tree);
+    for (workflow, reason) in [
+        ("{", "invalid input: it must be one JSON document"),
+        (
+            r#"{"name": "w", "tasks": []}"#,
+            "invalid workflow \"w\": unknown member \"tasks\"; expected jobs, name, on_failure",
+        ),
+    ] {
+        let (code, _, error) = put(workflow)?;
+        assert!(code == 2 && error.contains(reason), "{code} {error}");
+    }
+    let both = on(&database, &["put", "orders", "--workflow", "-"]).output()?;
+    assert!(status(&both) == 2 && stderr(&both).contains("cannot be used with"), "{}", stderr(&both));
+    let neither = on(&database, &["put"]).output()?;
+    assert!(status(&neither) == 2 && stderr(&neither).contains("<QUEUE>"), "{}", stderr(&neither));
+    Ok(())
+}

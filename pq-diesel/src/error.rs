@@ -165,6 +165,18 @@ impl Error {
         self.is_unavailable() || self.is_conflict() || self.sqlstate().is_some_and(passes)
     }
 
+    /// Returns the error of a function of the schema that checks its arguments as the library does.
+    pub(crate) fn into_refusal(self) -> Self {
+        match self {
+            Self::Database { sqlstate: Some(state), source: DieselError::DatabaseError(_, found) }
+                if state == "22023" =>
+            {
+                pq_core::Error::InvalidSetting(found.message().to_owned()).into()
+            }
+            other => other,
+        }
+    }
+
     /// Returns the SQLSTATE of the server's error, if it is known.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {

@@ -1,9 +1,11 @@
 //! Workflows: putting, reading and retrying them.
 
 use diesel::pg::PgConnection;
+use pq_core::store::Connect as _;
 use pq_core::{ChangeOutcome, JobId, JobResult, Workflow, WorkflowGraph};
 use serde::de::DeserializeOwned;
 
+use crate::connection::blocking;
 use crate::{Error, Pq};
 
 /// Workflows.
@@ -25,6 +27,17 @@ impl Pq {
     /// See [`pq_core::Pq::put_workflow`].
     pub fn put_workflow_on(&self, conn: &mut PgConnection, workflow: &Workflow) -> Result<JobId, Error> {
         self.0.put_workflow_on(conn, workflow)
+    }
+
+    /// Enqueues a workflow that is written as JSON, in one transaction, and returns its id: what the SQL function
+    /// `queue_put_workflow` does. docs/sql.md lists the members.
+    ///
+    /// # Errors
+    ///
+    /// [`pq_core::Error::InvalidSetting`] with what is wrong; nothing was put then. The database's own.
+    pub fn put_workflow_json(&self, json: &str) -> Result<JobId, Error> {
+        let store = self.store();
+        store.with_connection(|conn| blocking(store.put_workflow_json_on(conn, json)))
     }
 
     /// Returns a workflow with the states of its jobs. See [`pq_core::Pq::workflow`].

@@ -487,6 +487,6 @@ fn the_sql_of_the_document_runs() -> Outcome {
     }
     let counts = "SELECT string_agg(concat_ws(' ', q_name, jobs), ', ' ORDER BY q_name)
         FROM (SELECT q_name, count(*) AS jobs FROM pq.queue GROUP BY q_name) AS queues";
-    assert_eq!(text(&mut conn, counts)?, "index 1, mail 1, orders 1001, shop 4");
+    assert_eq!(text(&mut conn, counts)?, "index 1, mail 1, orders 1001, pq.workflows 1, shop 7");
     Ok(())
 }

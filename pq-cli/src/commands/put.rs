@@ -21,11 +21,20 @@ use crate::{input, job_output, output};
     "echo '{\"order\": 42}' | pq put orders --schedule-at 5m\n\
      pq put orders --file orders.jsonl --lines --priority 3\n\
      pq put mail --task send --kwargs '{\"to\": \"ada@example.com\"}' --max-retries 5 --backoff 'exponential 1s 1h'\n\
+     pq put --workflow order.json\n\
      pq put reports --task rebuild --args '[]' --unique rebuild --on-conflict keep-waiting"
 ))]
 pub(crate) struct Put {
     /// Queue name: any text of 1 to 1024 bytes. `NAME/pickle` is the queue NAME with pickled payloads, as in Python.
-    pub(crate) queue: String,
+    #[arg(required_unless_present = "workflow")]
+    pub(crate) queue: Option<String>,
+    /// Put a graph of named jobs, all or none, and print its id. FILE holds one JSON object, as docs/sql.md describes; `-` is
+    /// standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "queue", "file", "lines", "schedule_at", "expected_at", "priority", "serialization_key", "unique", "after",
+        "after_any_outcome", "tags", "metadata", "group", "cost", "task", "codec",
+    ])]
+    workflow: Option<PathBuf>,
     /// File that holds the JSON; `-` is standard input.
     #[arg(long, value_name = "PATH", default_value = "-")]
     pub(crate) file: PathBuf,
@@ -122,7 +131,8 @@ impl From<ConflictMode> for OnConflict {
 
 impl Put {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
-        let (queue, codec) = self.encoding.of(&self.queue)?;
+        let Some(queue) = &self.queue else { return self.put_workflow(global) };
+        let (queue, codec) = self.encoding.of(queue)?;
         let options = self.options();
         // Everything is checked before input is read and before a connection is made.
         options.check()?;
@@ -175,6 +185,24 @@ impl Put {
                 PutOutcome::Rescheduled => "rescheduled",
             };
             output::print_status(&format!("{what} job {}, which has this unique key", put.id));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Puts the workflow of the file, and prints its id.
+    fn put_workflow(&self, global: &Global) -> Result<ExitCode, Failure> {
+        let Some(file) = &self.workflow else { return Err(Failure::Usage("a queue is missing".to_owned())) };
+        // It is JSON, at least. The server checks the rest.
+        let documents = input::documents(&input::read(file)?, false)?;
+        let pq = global.connect()?;
+        if self.create {
+            pq.migrate()?;
+        }
+        for document in documents {
+            let id = pq.put_workflow_json(document.get())?.to_string();
+            output::print_lines([&*id]).map_err(|error| {
+                Failure::Io(format!("cannot write the id: {error}; the workflow was put"))
+            })?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -54,6 +54,7 @@ impl Names {
             ("hold_lease", table.derived("hold_lease")),
             ("send_signal", table.derived("send_signal")),
             ("put_unique", table.derived("put_unique")),
+            ("put_workflow", table.derived("put_workflow")),
             ("try_claim_unique", table.derived("try_claim_unique")),
             ("refuse_hidden_controls", table.derived("refuse_hidden_controls")),
             ("take_limited", table.derived("take_limited")),

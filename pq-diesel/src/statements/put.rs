@@ -103,3 +103,6 @@ pub(super) const COPY: &str =
 /// The target of a COPY of jobs whose ids have been drawn.
 pub(super) const COPY_WITH_IDS: &str =
     "{jobs} (id, q_name, data, schedule_at, expected_at, priority, serial_key, annotations)";
+
+/// Puts a workflow, and returns its id. $1 JSON. Locks: none.
+pub(super) const WORKFLOW: &str = "SELECT {put_workflow}($1::json)";

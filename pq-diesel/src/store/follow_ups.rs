@@ -77,6 +77,17 @@ impl FollowUps for PgStore {
 /// The methods of [`FollowUps`], on a connection of any kind.
 #[allow(missing_docs, clippy::missing_errors_doc)]
 impl PgStore {
+    /// Puts a workflow that is written as JSON. Returns its id.
+    pub async fn put_workflow_json_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        json: &str,
+    ) -> Result<JobId, Error> {
+        let json = self.encoding_for(conn, json.is_ascii()).await?.escape_json(json);
+        let put = self.only::<BigInt, i64>(conn, &self.statements.put_workflow, &[Value::Text(&json)]).await;
+        put.map(JobId).map_err(Error::into_refusal)
+    }
+
     pub async fn predecessors_on(
         &self,
         conn: &mut impl SqlConnection,
