@@ -51,6 +51,8 @@ DROP FUNCTION "pq"."queue_keeps_unique"(text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_lock_keyed_job"(tid, text, text, bigint, bigint);
 DROP FUNCTION "pq"."queue_pick_limited"(text, integer, bigint, jsonb, bigint, timestamptz, bigint);
 DROP FUNCTION "pq"."queue_pick_in_turn"(text, integer, jsonb, boolean, jsonb);
+DROP FUNCTION "pq"."queue_first_of_keys"(text, text, integer);
+DROP FUNCTION "pq"."queue_look_behind"(text, bigint, bigint, integer, integer, jsonb);
 DROP FUNCTION "pq"."queue_groups_in_turn"(text, bigint, text, integer, text[]);
 DROP FUNCTION "pq"."queue_lock_turns"(text);
 DROP FUNCTION "pq"."queue_is_first_of_key"(text, text, bigint, timestamptz, bigint, timestamptz);

@@ -105,10 +105,11 @@ CREATE INDEX "queue_strict" ON "pq"."queue" (q_name, serial_key, id)
     WHERE dequeued_at IS NULL AND serial_key IS NOT NULL AND schedule_at IS NOT NULL AND attempt > 0
         AND annotations ? 'strict';
 
--- Ready jobs by priority and group, per group in take order, for the limits and the turns of groups. Jobs without a group
--- have no entry.
+-- Ready jobs by priority and group, per group in take order, for the limits and the turns of groups. Those with a
+-- serialization key follow the others of their group. Jobs without a group have no entry.
 CREATE INDEX "queue_groups" ON "pq"."queue"
-    (q_name, (-priority::bigint), (annotations ->> 'group'), (coalesce(expected_at, 'infinity'::timestamptz)), id)
+    (q_name, (-priority::bigint), (annotations ->> 'group'), num_nonnulls(serial_key),
+    (coalesce(expected_at, 'infinity'::timestamptz)), id)
     WITH (deduplicate_items = off)
     WHERE dequeued_at IS NULL AND schedule_at IS NULL AND annotations ->> 'group' <> '';
 
@@ -279,9 +280,10 @@ CREATE TABLE "pq"."queue_places" (
 -- The token buckets of limited queues and of their groups: how many tokens a bucket had at an instant. A bucket without
 -- a row, or without tokens, is full.
 --
--- turns is set for a fair queue. It is an object that has, for each priority, which is negated, an array of the group that
--- had the last turn, and of the number of jobs that it had in it. Its member scan has where takes may begin, see
--- queue_pick_in_turn.
+-- turns is an object. For a fair queue it has, for each priority, which is negated, an array of the group that
+-- had the last turn, and of the number of jobs that it had in it. Its other members say where takes go on: scan, see
+-- queue_pick_in_turn, behind, see queue_look_behind, keys and far_keys, the last keys at which takes looked, near and far, and from.
+-- See queue_pick_limited.
 CREATE TABLE "pq"."queue_buckets" (
     q_name    text        NOT NULL,
     group_key text        NOT NULL,
@@ -656,14 +658,19 @@ BEGIN
             SELECT FROM "pq"."queue" AS other
             WHERE other.q_name = queue AND other.dequeued_at IS NULL AND other.schedule_at IS NULL
                 AND other.serial_key = key
-                AND (-other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
-                    < (job_neg_priority, job_expected_at, job_id))
+                -- The key is compared twice, so that only its own index serves.
+                AND (other.serial_key, -other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
+                    < (key, job_neg_priority, job_expected_at, job_id))
         AND NOT EXISTS (
-            SELECT FROM "pq"."queue" AS other
-            WHERE other.q_name = queue AND other.dequeued_at IS NULL AND other.schedule_at IS NOT NULL
-                AND other.schedule_at <= due_at AND other.serial_key = key
-                AND (-other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
-                    < (job_neg_priority, job_expected_at, job_id)));
+            SELECT FROM (
+                -- The order chooses the index of due times, and OFFSET 0 keeps the comparison from choosing another one.
+                SELECT due.priority, due.expected_at, due.id FROM "pq"."queue" AS due
+                WHERE due.q_name = queue AND due.dequeued_at IS NULL AND due.schedule_at IS NOT NULL
+                    AND due.schedule_at <= due_at AND due.serial_key = key
+                ORDER BY due.schedule_at OFFSET 0
+            ) AS other
+            WHERE (-other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
+                < (job_neg_priority, job_expected_at, job_id)));
 END
 $names$;
 
@@ -749,13 +756,95 @@ BEGIN
 END
 $names$;
 
+-- Looks for ready jobs with neither a group nor a serialization key behind many jobs of groups, of which there may be any
+-- number whose limits have no room. Returns those among the next jobs, and whether there are more jobs behind.
+--
+-- Each take looks at as many as most, behind those at which the last one looked. state is an object that says where the next
+-- one goes on if none of the returned jobs is taken: level, expected and id. It also has begun, the time of the look at the first
+-- job, and again, if a look has reached the end: from then on one may begin at the start, for jobs that have come since. It is empty if the
+-- first look has reached the end, since it found only jobs at which each take looks.
+CREATE FUNCTION "pq"."queue_look_behind"(
+    queue text, lowest bigint, highest bigint, most integer, room integer,
+    INOUT state jsonb, OUT tids tid[], OUT has_more boolean)
+    LANGUAGE plpgsql
+AS $names$
+DECLARE
+    now_at CONSTANT double precision := extract(epoch FROM clock_timestamp());
+    seen record;
+    begins CONSTANT boolean := NOT coalesce(state ? 'level', false) OR (state ->> 'again')::double precision <= now_at;
+BEGIN
+    IF begins THEN
+        state := jsonb_build_object('level', lowest, 'expected', '-infinity', 'id', 0, 'begun', now_at);
+    END IF;
+    WITH next AS MATERIALIZED (
+        SELECT job.ctid AS tid, coalesce(job.annotations ->> 'group', '') = '' AS is_loose,
+            -job.priority::bigint AS level, coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at, job.id
+        FROM "pq"."queue" AS job
+        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL AND job.serial_key IS NULL
+            AND -job.priority::bigint BETWEEN lowest AND highest
+            AND (-job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
+                > ((state ->> 'level')::bigint, (state ->> 'expected')::timestamptz, (state ->> 'id')::bigint)
+        ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+        LIMIT most
+    )
+    SELECT ARRAY(
+            SELECT next.tid FROM next WHERE next.is_loose ORDER BY next.level, next.expected_at, next.id LIMIT room
+        ) AS tids, (SELECT count(*) FROM next) AS jobs, last.level, last.expected_at, last.id
+    INTO seen
+    FROM (VALUES (true)) AS always LEFT JOIN LATERAL (
+        SELECT next.level, next.expected_at, next.id FROM next
+        ORDER BY next.level DESC, next.expected_at DESC, next.id DESC LIMIT 1) AS last ON true;
+    tids := seen.tids;
+    has_more := seen.jobs = most;
+    IF begins AND seen.jobs <= 500 THEN
+        state := '{}';
+        RETURN;
+    END IF;
+    IF seen.jobs > 0 THEN
+        state := state || jsonb_build_object('level', seen.level, 'expected', seen.expected_at, 'id', seen.id);
+    END IF;
+    IF NOT has_more AND NOT state ? 'again' THEN
+        -- Looking takes a ninth of the time at most.
+        state := state || jsonb_build_object('again', now_at
+            + least(greatest(8 * (now_at - (state ->> 'begun')::double precision), 10), 600));
+    END IF;
+END
+$names$;
+
+-- Returns the first ready jobs of the next serialization keys behind one of them, and the last of these keys, or null if it is
+-- the last of the queue. Each is found by one probe of the index, however many jobs have the same key.
+CREATE FUNCTION "pq"."queue_first_of_keys"(queue text, behind text, most integer, OUT tids tid[], OUT last_key text)
+    LANGUAGE plpgsql
+    STABLE
+AS $names$
+BEGIN
+    WITH RECURSIVE first AS (
+        (SELECT 1 AS position, job.serial_key, job.ctid AS tid FROM "pq"."queue" AS job
+        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL AND job.serial_key IS NOT NULL
+            AND job.serial_key > coalesce(behind, '')
+        ORDER BY job.serial_key, -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+        LIMIT 1)
+        UNION ALL
+        SELECT first.position + 1, next.* FROM first CROSS JOIN LATERAL (
+            SELECT job.serial_key, job.ctid FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                AND job.serial_key IS NOT NULL AND job.serial_key > first.serial_key
+            ORDER BY job.serial_key, -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+            LIMIT 1) AS next
+        WHERE first.position < most
+    )
+    SELECT coalesce(array_agg(first.tid), '{}'), CASE WHEN count(*) = most THEN max(first.serial_key) END
+    INTO tids, last_key FROM first;
+END
+$names$;
+
 -- Locks the next jobs of a fair queue that has neither scheduled jobs that are due nor jobs with serialization keys, and
 -- whose groups have no limits. It waits for no lock.
 --
 -- The groups that have jobs of the highest priority divide the room by their weights. Those that have fewer jobs leave the
 -- rest to the others, which divide it again. turns has, for each priority, the group that had the last turn, and how many
 -- jobs it had in it. If another take has that, so that it is not known, the first group is a random one. The jobs without a
--- group, which have the empty name, are found among the first ones.
+-- group, which have the empty name, are found among the first ones, and behind them by queue_look_behind.
 --
 -- Dead entries of the indexes make a take expensive that begins at their start. So turns also has, as its member scan, the
 -- priority, where its first ready job was, the last jobs of the groups that had many, and what the last
@@ -775,6 +864,8 @@ DECLARE
     last_expected timestamptz[];
     last_id bigint[];
     loose tid[];
+    behind record;
+    rounds integer := 0;
     most_groups integer;
     is_partial boolean;
     picked record;
@@ -834,14 +925,17 @@ BEGIN
                 AND (coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
                     >= (CASE WHEN level = scan_level THEN scan_expected ELSE '-infinity' END, scan_id)
             ORDER BY coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-            LIMIT 2000 + room
+            LIMIT 500 + room
         )
         SELECT ARRAY(SELECT first.tid FROM first WHERE coalesce(first.name, '') = ''
                 ORDER BY first.expected_at, first.id LIMIT room) AS loose, one.expected_at, one.id
         INTO start
         FROM (VALUES (true)) AS always LEFT JOIN LATERAL (
             SELECT first.expected_at, first.id FROM first ORDER BY first.expected_at, first.id LIMIT 1) AS one ON true;
-        loose := start.loose;
+        rounds := rounds + 1;
+        SELECT looked.* INTO behind FROM "pq"."queue_look_behind"(
+            queue, level, level, 1500 + 4 * least(room, 10000), room, turns #> ARRAY['behind', level::text]) AS looked;
+        loose := start.loose || behind.tids;
         last_of_groups := CASE WHEN level = scan_level THEN coalesce(scan -> 'groups', '{}') ELSE '{}' END;
         most_groups := room - cardinality(ids) + 64;
         names := "pq"."queue_groups_in_turn"(queue, level, turn_group, most_groups, known);
@@ -888,7 +982,7 @@ BEGIN
                         FROM "pq"."queue" AS job
                         WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
                             AND job.annotations ->> 'group' <> '' AND -job.priority::bigint = level
-                            AND job.annotations ->> 'group' = allotted.name
+                            AND job.annotations ->> 'group' = allotted.name AND num_nonnulls(job.serial_key) = 0
                             AND (coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
                                 > (allotted.last_expected, allotted.last_id)
                         ORDER BY coalesce(job.expected_at, 'infinity'::timestamptz), job.id
@@ -898,7 +992,7 @@ BEGIN
                     SELECT * FROM (
                         SELECT job.ctid AS tid, job.id, coalesce(job.expected_at, 'infinity'::timestamptz)
                         FROM "pq"."queue" AS job
-                        WHERE allotted.name = '' AND job.ctid = ANY (loose)
+                        WHERE allotted.name = '' AND job.ctid = ANY (loose) AND job.serial_key IS NULL
                             AND job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
                             AND (coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
                                 > (allotted.last_expected, allotted.last_id)
@@ -957,8 +1051,13 @@ BEGIN
                         ELSE coalesce(picked.last_of_groups, '{}') END);
             END IF;
         END IF;
+        IF NOT tids && behind.tids THEN
+            turns := CASE WHEN behind.state = '{}' THEN turns #- ARRAY['behind', level::text]
+                ELSE jsonb_set(turns || jsonb_build_object('behind', coalesce(turns -> 'behind', '{}')),
+                    ARRAY['behind', level::text], behind.state) END;
+        END IF;
         -- There may be more groups with jobs of this priority.
-        EXIT WHEN is_partial;
+        EXIT WHEN is_partial OR rounds >= 32 AND cardinality(ids) > 0;
     END LOOP;
     IF noted IS NOT NULL THEN
         IF NOT resumes THEN
@@ -978,21 +1077,27 @@ $names$;
 --
 -- Candidates are read in order and locked one by one. Without limits of groups, they are all ready jobs. Otherwise they
 -- are as many jobs of each group as it can have, so that the jobs of a full group cost nothing, and the jobs without a
--- group among the first 2,000. The first jobs of the queue are read before, whose groups have room in most
+-- group among the first 500 and those that queue_look_behind finds. The first jobs of the queue are read before, whose groups have room in most
 -- cases: the last of them is the edge, and nothing behind it is taken then. Of jobs that are due, 5,000 are read, or all if
 -- these have no place. The first job that lacks tokens ends the take, or the turn of its group, so that cheaper ones do not
 -- overtake it endlessly.
+--
+-- Many jobs of a group may wait for the same serialization key. So only some more jobs with keys are read of each group than it can
+-- have, and besides the first jobs of the next keys, which queue_first_of_keys finds. A take without a job looks at more of what is
+-- behind, once. If that was not all, it says that it may be repeated after a millisecond, and looked has where it goes on.
 --
 -- If the queue has only ready jobs without keys and no limits of groups, a take can resume behind a position. If no job is
 -- there, it begins at the start.
 --
 -- In a fair queue the candidates are those of one priority, in the order of the turns, and those of the next priority are read
--- when none of them is taken any more.
+-- when none of them is taken any more. A take passes 100 priorities at most. If none has a job for it, the next take goes on behind
+-- them, as the member from of turns says: level is the last priority that was passed. When jobs are found, until is the time, a second
+-- later, until which takes begin there.
 CREATE FUNCTION "pq"."queue_pick_limited"(
     queue text, most integer, new_lease bigint, limits jsonb,
     after_level bigint, after_expected timestamptz, after_id bigint,
     OUT tids tid[], OUT ids bigint[], OUT places integer[], OUT groups text[], OUT group_places integer[],
-    OUT wait bigint, OUT is_busy boolean, OUT has_unused boolean)
+    OUT wait bigint, OUT is_busy boolean, OUT has_unused boolean, OUT looked jsonb)
     LANGUAGE plpgsql
 AS $names$
 DECLARE
@@ -1018,15 +1123,32 @@ DECLARE
     is_simple boolean;
     due_bound integer := 5000;
     is_head boolean := by_group AND NOT is_fair;
-    reach integer := CASE WHEN by_group AND NOT is_fair THEN 64 ELSE 2000 END;
+    reach integer := CASE WHEN is_fair THEN 500 WHEN by_group THEN 64 ELSE 2000 END;
     -- The priorities of the candidates, and of those that were read before.
     lowest bigint := -2147483649;
     highest bigint := 2147483649;
     done_level bigint := -2147483649;
     turns jsonb;
+    old_turns jsonb;
     has_turns boolean;
     turn_group text;
     turn_taken integer;
+    -- How many priorities may be passed, and the one behind which the take began or found its first job.
+    levels_left integer := 100;
+    from_level bigint;
+    has_keys boolean;
+    most_behind integer := 1500;
+    -- Whether the take looks further than others, because it would return nothing.
+    looks_far boolean := false;
+    level_name text;
+    behind tid[] := '{}';
+    behind_state jsonb;
+    has_more_behind boolean := false;
+    first_of_keys tid[];
+    next_key text;
+    has_more_keys boolean := false;
+    -- Whether there is more at the priorities that were passed.
+    has_more boolean := false;
     in_turn text[] := '{}';
     share integer;
     was_taken integer;
@@ -1072,17 +1194,22 @@ BEGIN
         END IF;
     END IF;
     IF room > 0 AND is_fair THEN
-        SELECT locked.turns, locked.is_locked INTO turns, has_turns FROM "pq"."queue_lock_turns"(queue) AS locked;
+        SELECT locked.turns, locked.turns, locked.is_locked INTO turns, old_turns, has_turns
+        FROM "pq"."queue_lock_turns"(queue) AS locked;
+        IF turns ? 'from' AND coalesce((turns #>> '{from,until}')::double precision > extract(epoch FROM due_at), true) THEN
+            done_level := turns #>> '{from,level}';
+            from_level := done_level;
+        END IF;
     END IF;
     WHILE room > 0 LOOP
-        is_plain := NOT EXISTS (
-                SELECT FROM "pq"."queue" AS job
-                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
-                    AND job.schedule_at <= due_at)
-            AND NOT EXISTS (
-                SELECT FROM "pq"."queue" AS job
-                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                    AND job.serial_key IS NOT NULL);
+        has_keys := EXISTS (
+            SELECT FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                AND job.serial_key IS NOT NULL);
+        is_plain := NOT has_keys AND NOT EXISTS (
+            SELECT FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
+                AND job.schedule_at <= due_at);
         is_simple := is_plain AND NOT by_group;
         IF is_fair AND is_plain AND NOT has_group_limits AND rate IS NULL AND (most <= 8 OR max_bytes > (
             SELECT pg_relation_size(stored.reltoastrelid) FROM pg_class AS stored JOIN pg_type AS row_type
@@ -1111,6 +1238,12 @@ BEGIN
                 ) AS due WHERE due.level > done_level
             ) AS first;
             IF lowest IS NULL THEN
+                IF from_level IS NOT NULL AND cardinality(ids) = 0 THEN
+                    -- The next take begins with the first priority. Its groups may have room by now, if others were found since.
+                    has_more := has_more OR turns #> '{from,until}' IS NOT NULL;
+                    turns := turns - 'from';
+                    from_level := NULL;
+                END IF;
                 EXIT WHEN cardinality(ids) > 0 OR wait IS NOT NULL OR due_bound > 5000 OR NOT EXISTS (
                     SELECT FROM "pq"."queue" AS job
                     WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
@@ -1125,6 +1258,15 @@ BEGIN
             turn_taken := turns -> lowest::text ->> 1;
             in_turn := "pq"."queue_groups_in_turn"(queue, lowest, turn_group,
                 CASE WHEN has_group_limits THEN unlimited ELSE room + 64 END, '{}');
+            IF cardinality(group_names) > 0 THEN
+                -- Groups without room have none at this priority either.
+                in_turn := ARRAY(
+                    SELECT next.name FROM unnest(in_turn) WITH ORDINALITY AS next (name, position)
+                    WHERE NOT EXISTS (
+                        SELECT FROM unnest(group_names, left_of) AS known (name, left_over)
+                        WHERE known.name = next.name AND known.left_over = 0)
+                    ORDER BY next.position);
+            END IF;
             share := (room - cardinality(ids)) / greatest(cardinality(in_turn), 1) + 1;
             IF NOT has_turns AND cardinality(in_turn) > 0 THEN
                 -- Another take knows whose turn it is. No group is preferred.
@@ -1243,6 +1385,24 @@ BEGIN
                 ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
                 LIMIT room FOR UPDATE SKIP LOCKED;
         ELSE
+            IF by_group AND NOT is_head THEN
+                IF turns IS NULL THEN
+                    SELECT locked.turns, locked.turns, locked.is_locked INTO turns, old_turns, has_turns
+                    FROM "pq"."queue_lock_turns"(queue) AS locked;
+                END IF;
+                level_name := CASE WHEN is_fair THEN lowest::text ELSE 'all' END;
+                SELECT next.tids, next.state, next.has_more INTO behind, behind_state, has_more_behind
+                FROM "pq"."queue_look_behind"(
+                    queue, lowest, highest, most_behind, room, turns #> ARRAY['behind', level_name]) AS next;
+                IF has_keys AND first_of_keys IS NULL THEN
+                    SELECT next.tids, next.last_key INTO first_of_keys, next_key
+                    FROM "pq"."queue_first_of_keys"(queue, turns ->> CASE WHEN looks_far THEN 'far_keys' ELSE 'keys' END,
+                        CASE WHEN looks_far THEN 2000 ELSE 64 END) AS next;
+                    has_more_keys := next_key IS NOT NULL OR NOT looks_far AND turns ? 'keys';
+                    turns := jsonb_strip_nulls(turns
+                        || jsonb_build_object(CASE WHEN looks_far THEN 'far_keys' ELSE 'keys' END, next_key));
+                END IF;
+            END IF;
             OPEN candidates FOR
                 WITH RECURSIVE pairs AS (
                     (SELECT -job.priority::bigint AS level, job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
@@ -1298,28 +1458,47 @@ BEGIN
                         ORDER BY neg_priority DESC, expected_at DESC, id DESC LIMIT 1)
                     ) AS last
                     ORDER BY neg_priority, expected_at, id LIMIT 1
-                ), found AS (
-                    SELECT first.* FROM names CROSS JOIN LATERAL (
-                        SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
-                            names.name, job.annotations, -job.priority::bigint AS neg_priority,
-                            coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
-                            pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
-                        FROM "pq"."queue" AS job
-                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                            AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' = names.name
-                            AND -job.priority::bigint = names.level
-                            AND (job.serial_key IS NULL OR "pq"."queue_is_first_of_key"(queue, job.serial_key,
-                                -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id,
-                                due_at))
-                        ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                        LIMIT names.had + least(
+                ), of_groups AS (
+                    SELECT first.* FROM (
+                        SELECT names.name, names.level, names.had + least(
                             16 + CASE WHEN is_fair THEN share * coalesce(
                                 (limits #>> ARRAY['groups', names.name, 'weight'])::integer, 1) ELSE room END,
                             coalesce((limits #>> ARRAY['groups', names.name, 'running'])::integer,
                                 (limits ->> 'running_per_group')::integer),
                             coalesce((limits #>> ARRAY['groups', names.name, 'rate', 'burst'])::integer,
-                                (limits #>> '{rate_per_group,burst}')::integer))
+                                (limits #>> '{rate_per_group,burst}')::integer)) AS most
+                        FROM names
+                    ) AS next CROSS JOIN LATERAL (
+                        (SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
+                            next.name, job.annotations, -job.priority::bigint AS neg_priority,
+                            coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
+                            pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
+                        FROM "pq"."queue" AS job
+                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                            AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' = next.name
+                            AND -job.priority::bigint = next.level AND num_nonnulls(job.serial_key) = 0
+                        ORDER BY coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                        LIMIT next.most)
+                        UNION ALL
+                        (SELECT * FROM (
+                            SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
+                                next.name, job.annotations, -job.priority::bigint AS neg_priority,
+                                coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
+                                pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
+                            FROM "pq"."queue" AS job
+                            WHERE has_keys AND job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                                AND job.annotations ->> 'group' <> '' AND job.annotations ->> 'group' = next.name
+                                AND -job.priority::bigint = next.level AND num_nonnulls(job.serial_key) = 1
+                            ORDER BY coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                            LIMIT next.most + 64
+                        ) AS with_key
+                        WHERE "pq"."queue_is_first_of_key"(
+                            queue, with_key.serial_key, with_key.neg_priority, with_key.expected_at, with_key.id, due_at)
+                        ORDER BY with_key.expected_at, with_key.id
+                        LIMIT next.most)
                     ) AS first
+                ), found AS MATERIALIZED (
+                    SELECT * FROM of_groups
                     UNION ALL
                     SELECT * FROM plain WHERE plain.name IS NULL OR is_head
                     UNION ALL
@@ -1342,6 +1521,20 @@ BEGIN
                     WHERE due.neg_priority BETWEEN lowest AND highest
                         AND (due.serial_key IS NULL OR "pq"."queue_is_first_of_key"(
                             queue, due.serial_key, due.neg_priority, due.expected_at, due.id, due_at))
+                ), found_behind AS (
+                    SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
+                        nullif(job.annotations ->> 'group', '') AS name,
+                        job.annotations, -job.priority::bigint AS neg_priority,
+                        coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
+                        pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
+                    FROM unnest(behind || coalesce(first_of_keys, '{}')) AS known (tid)
+                        JOIN "pq"."queue" AS job ON job.ctid = known.tid
+                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                        AND -job.priority::bigint BETWEEN lowest AND highest
+                        AND NOT EXISTS (SELECT FROM found WHERE found.id = job.id)
+                        AND (job.serial_key IS NULL OR "pq"."queue_is_first_of_key"(
+                            queue, job.serial_key, -job.priority::bigint,
+                            coalesce(job.expected_at, 'infinity'::timestamptz), job.id, due_at))
                 ), ranked AS (
                     SELECT found.*, coalesce(found.name, '') AS turn_name,
                         CASE WHEN is_fair THEN coalesce((limits #>> ARRAY['groups', found.name, 'weight'])::integer, 1)
@@ -1349,7 +1542,7 @@ BEGIN
                         row_number() OVER (
                             PARTITION BY CASE WHEN is_fair THEN coalesce(found.name, '') END
                             ORDER BY found.neg_priority, found.expected_at, found.id) AS number
-                    FROM found
+                    FROM (SELECT * FROM found UNION ALL SELECT * FROM found_behind) AS found
                     WHERE (NOT EXISTS (SELECT FROM edge)
                         OR (found.neg_priority, found.expected_at, found.id)
                             <= (SELECT neg_priority, expected_at, id FROM edge))
@@ -1466,16 +1659,40 @@ BEGIN
             END IF;
         END LOOP;
         CLOSE candidates;
+        IF level_name IS NOT NULL AND NOT tids && behind
+            AND NOT (cardinality(ids) = room AND cardinality(behind) > 0) THEN
+            turns := CASE WHEN behind_state = '{}' THEN turns #- ARRAY['behind', level_name]
+                ELSE jsonb_set(turns || jsonb_build_object('behind', coalesce(turns -> 'behind', '{}')),
+                    ARRAY['behind', level_name], behind_state) END;
+        END IF;
         IF is_fair THEN
             EXIT WHEN has_ended AND cardinality(ids) = 0;
             IF cardinality(ids) > was_taken THEN
+                IF was_taken = 0 THEN
+                    from_level := CASE WHEN from_level IS NOT NULL THEN done_level END;
+                END IF;
                 turns := turns || jsonb_build_object(lowest, jsonb_build_array(turn_group, turn_taken));
             ELSE
                 -- Some places of a group may not have been locked, and then its jobs go first in the next take.
                 EXIT WHEN cardinality(ids) > 0 AND EXISTS (
                     SELECT FROM unnest(left_of, next_of) AS group_state (left_over, next_place)
                     WHERE group_state.left_over = 0 AND group_state.next_place IS NOT NULL);
+                IF cardinality(ids) = 0 AND (has_more_behind OR has_more_keys) AND NOT looks_far THEN
+                    looks_far := true;
+                    most_behind := 100000;
+                    first_of_keys := NULL;
+                    CONTINUE;
+                END IF;
+                most_behind := 1500;
+                has_more := has_more OR has_more_behind;
                 done_level := lowest;
+                levels_left := levels_left - 1;
+                IF levels_left <= 0 AND cardinality(ids) = 0 AND has_turns THEN
+                    turns := turns || jsonb_build_object('from', jsonb_build_object('level', done_level));
+                    has_more := true;
+                    EXIT;
+                END IF;
+                EXIT WHEN levels_left <= 0 AND cardinality(ids) > 0;
             END IF;
             EXIT WHEN has_ended OR cardinality(ids) = room OR bytes >= max_bytes;
             CONTINUE;
@@ -1489,7 +1706,7 @@ BEGIN
         IF cardinality(ids) > 0 THEN
             -- Most of the groups of the first jobs are full.
             is_head := false;
-            reach := 2000;
+            reach := 500;
             CONTINUE;
         END IF;
         left_of := '{}';
@@ -1501,28 +1718,57 @@ BEGIN
         IF is_head THEN
             -- The groups of the first jobs are full.
             is_head := false;
-            reach := 2000;
+            reach := 500;
             CONTINUE;
         END IF;
-        EXIT WHEN wait IS NOT NULL OR due_bound > 5000;
-        EXIT WHEN NOT EXISTS (
-                SELECT FROM "pq"."queue" AS job
-                WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
-                    AND job.schedule_at <= due_at
-                OFFSET 4999)
-            AND (by_group OR NOT EXISTS (
+        EXIT WHEN looks_far;
+        looks_far := wait IS NULL AND EXISTS (
+            SELECT FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
+                AND job.schedule_at <= due_at
+            OFFSET 4999);
+        IF looks_far THEN
+            due_bound := unlimited;
+        ELSIF by_group THEN
+            looks_far := has_more_behind OR has_more_keys;
+        ELSE
+            looks_far := wait IS NULL AND EXISTS (
                 SELECT FROM "pq"."queue" AS job
                 WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                OFFSET 1999));
-        due_bound := unlimited;
+                OFFSET 1999);
+        END IF;
+        EXIT WHEN NOT looks_far;
+        most_behind := 100000;
+        first_of_keys := NULL;
         IF NOT by_group THEN
             reach := 10000000;
         END IF;
     END LOOP;
-    IF cardinality(ids) > 0 THEN
-        IF (SELECT count(*) FROM jsonb_object_keys(turns)) > 65 THEN
+    IF (SELECT count(*) FROM jsonb_object_keys(turns -> 'behind')) > 64 THEN
+        turns := turns - 'behind';
+    END IF;
+    IF cardinality(ids) = 0 THEN
+        IF NOT has_ended AND (has_more OR has_more_behind OR has_more_keys) THEN
+            -- Another transaction that has the row keeps others from going on.
+            is_busy := is_busy OR NOT has_turns;
+            wait := least(wait, 1000);
+        END IF;
+        IF behind_state ? 'again' THEN
+            wait := least(wait, greatest(((behind_state ->> 'again')::double precision
+                - extract(epoch FROM clock_timestamp())) * 1000000, 1000)::bigint);
+        END IF;
+        looked := CASE WHEN has_turns AND turns IS DISTINCT FROM old_turns THEN turns END;
+    ELSE
+        turns := turns - 'far_keys';
+        IF is_fair THEN
+            turns := CASE WHEN from_level IS NULL THEN turns - 'from' ELSE turns || jsonb_build_object('from',
+                jsonb_build_object('level', from_level, 'until', coalesce((turns #>> '{from,until}')::double precision,
+                    extract(epoch FROM clock_timestamp()) + 1))) END;
+        END IF;
+        IF (SELECT count(*) FROM jsonb_object_keys(turns)) > 69 THEN
             -- The turns of many priorities are not worth their size.
-            turns := '{}';
+            turns := (SELECT coalesce(jsonb_object_agg(member.key, member.value), '{}')
+                FROM jsonb_each(turns) AS member WHERE member.key IN ('scan', 'behind', 'keys', 'from'));
         END IF;
         IF left_tokens IS NOT NULL OR has_turns THEN
             UPDATE "pq"."queue_buckets" AS bucket SET tokens = coalesce(left_tokens, bucket.tokens),
@@ -1565,6 +1811,7 @@ DECLARE
     picked record;
     ids bigint[] := '{}';
     wait bigint;
+    looked jsonb;
 BEGIN
     SELECT control.paused_at, control.limits INTO controls FROM "pq"."queue_controls" AS control
     WHERE control.q_name = queue;
@@ -1579,6 +1826,7 @@ BEGIN
                 queue, most, CASE WHEN lease_length IS NOT NULL THEN new_token END, controls.limits,
                 after_level, after_expected, after_id);
             ids := picked.ids;
+            looked := picked.looked;
             wait := CASE WHEN picked.is_busy THEN 0 ELSE picked.wait END;
             EXIT WHEN lease_length IS NOT NULL OR attempt = 4 OR NOT picked.has_unused;
             RAISE SQLSTATE 'PQ001';
@@ -1589,6 +1837,9 @@ BEGIN
     END LOOP;
     raced := coalesce(current_setting('pq.missed_at', true) = statement_timestamp()::text, false);
     IF cardinality(ids) = 0 THEN
+        IF looked IS NOT NULL AND (SELECT locked.is_locked FROM "pq"."queue_lock_turns"(queue) AS locked) THEN
+            UPDATE "pq"."queue_buckets" AS bucket SET turns = looked WHERE bucket.q_name = queue AND bucket.group_key = '';
+        END IF;
         next_due := least(wait, (
             SELECT (extract(epoch FROM min(waiting.schedule_at) - statement_timestamp()) * 1000000)::bigint
             FROM "pq"."queue" AS waiting

@@ -158,6 +158,8 @@ const CONSUMER: &[Grant] = &[
     grant(CALL, On::Function("pick_limited")),
     grant(CALL, On::Function("pick_in_turn")),
     grant(CALL, On::Function("groups_in_turn")),
+    grant(CALL, On::Function("look_behind")),
+    grant(CALL, On::Function("first_of_keys")),
     grant(CALL, On::Function("lock_turns")),
     grant(CALL, On::Function("is_first_of_key")),
     grant(CALL, On::Function("lock_places")),

@@ -199,3 +199,27 @@ fn a_group_whose_job_is_locked_loses_its_turn() -> Outcome {
     assert_eq!(taken, [json!(1)]);
     Ok(())
 }
+
+/// A take looks at 100,000 jobs of groups at most. What it looks at is kept although it returns no job, and although the place
+/// that it has locked is unlocked by a rollback to a savepoint.
+#[test]
+fn takes_go_on_where_the_last_one_has_looked() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let queue = queue(&database)?;
+    let group = PutOptions::new().group("a");
+    queue.put_many_with(std::iter::repeat_n((&json!(1), &group), 130_000))?;
+    queue.put(&json!("behind"))?;
+    queue.set_limits(&Limits::new().running(5).running_per_group(1))?;
+    assert_eq!(queue.lease(1, PATIENCE, Wait::No)?.len(), 1);
+    let mut takes = std::iter::from_fn(|| Some(queue.get_many(1, Wait::No))).take(4);
+    let found = takes.position(|jobs| jobs.is_ok_and(|jobs| jobs.iter().any(|job| job.data == "behind")));
+    assert!(found.is_some_and(|takes| takes > 0), "{found:?}");
+    queue.pq().maintain(&Retention::default())?;
+    let kept = "SELECT count(*) FROM pq.queue_buckets WHERE turns #> '{behind,all,level}' IS NOT NULL";
+    assert_eq!(count(&mut conn, kept)?, 1);
+    queue.set_limits(&Limits::new())?;
+    queue.pq().maintain(&Retention::default())?;
+    assert_eq!(count(&mut conn, "SELECT count(*) FROM pq.queue_buckets")?, 0);
+    Ok(())
+}

@@ -5,6 +5,7 @@ mod annotations;
 mod attempt_log;
 mod audit;
 mod awaited_calls;
+mod behind_held_back;
 mod bulk_put;
 mod calls;
 mod claims;
@@ -79,7 +80,7 @@ use cases;
 
 /// Returns all cases, topic by topic.
 pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
-    let topics: [fn() -> Vec<Case<F>>; 50] = [
+    let topics: [fn() -> Vec<Case<F>>; 51] = [
         put::cases,
         bulk_put::cases,
         take::cases,
@@ -104,6 +105,7 @@ pub(crate) fn all<F: Fixture>() -> Vec<Case<F>> {
         rate_limits::cases,
         fairness::cases,
         limits_at_work::cases,
+        behind_held_back::cases,
         outcomes::cases,
         results::cases,
         progress::cases,

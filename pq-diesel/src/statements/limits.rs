@@ -30,10 +30,10 @@ WITH job AS MATERIALIZED (
     WHERE job.id = $1 AND job.dequeued_at IS NULL
 ), ahead AS (
     SELECT count(*) AS jobs FROM (
-        (SELECT FROM job JOIN {jobs} AS other ON other.q_name = job.q_name
+        (SELECT FROM job CROSS JOIN (VALUES (0), (1)) AS of (keys) JOIN {jobs} AS other ON other.q_name = job.q_name
         WHERE job.is_fair AND other.dequeued_at IS NULL AND other.schedule_at IS NULL
             AND other.annotations ->> 'group' <> '' AND other.annotations ->> 'group' = job.group_key
-            AND -other.priority::bigint = job.level
+            AND -other.priority::bigint = job.level AND num_nonnulls(other.serial_key) = of.keys
             AND (coalesce(other.expected_at, 'infinity'::timestamptz), other.id) < (job.expected_at, job.id)
         LIMIT $2)
         UNION ALL
@@ -108,7 +108,7 @@ ORDER BY known.q_name COLLATE \"C\", known.group_key COLLATE \"C\"";
 
 /// Deletes the places and the token buckets that are not needed: those of queues and groups that are not limited any more,
 /// and those of groups without a ready job of the first hundred priorities. Places stay while a lease uses one of them, so that limits which are set again find them. A
-/// bucket is full after a while, as one without a row is. The bucket of a fair queue says whose turn it is, and stays.
+/// bucket is full after a while, as one without a row is. The bucket that says whose turn it is or where takes go on stays.
 ///
 /// SKIP LOCKED passes what a take has locked.
 pub(super) const FORGET_LIMITS: &str = "\
@@ -157,7 +157,7 @@ WITH priorities AS MATERIALIZED (
             ELSE coalesce(control.limits #> ARRAY['groups', bucket.group_key, 'rate'],
                 control.limits -> 'rate_per_group') END AS rate
     ) AS current
-    WHERE NOT (bucket.group_key = '' AND coalesce(control.limits ? 'fair', false)) AND (rate IS NULL OR bucket.tokens + (rate ->> 'tokens')::numeric * 1000000 / (rate ->> 'per_us')::numeric
+    WHERE NOT (bucket.group_key = '' AND bucket.turns IS NOT NULL AND control.limits IS NOT NULL) AND (rate IS NULL OR bucket.tokens + (rate ->> 'tokens')::numeric * 1000000 / (rate ->> 'per_us')::numeric
         * extract(epoch FROM clock_timestamp() - bucket.at)::numeric >= (rate ->> 'burst')::numeric)
     FOR UPDATE OF bucket SKIP LOCKED
 )
