@@ -1,11 +1,10 @@
 //! Runs the user's commands for jobs (`pq work --exec`, `pq get --exec`).
 
 use std::collections::HashSet;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pq_diesel::{Claim, Trace};
@@ -13,16 +12,13 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::Deserialize;
 use wait_timeout::ChildExt;
 
+use crate::exec_output::{Stderr, Stdout};
 use crate::{exec_guard, otlp, output};
 
-/// Bytes kept from the end of standard error, for the error message of the job.
-const STDERR_LIMIT: usize = 1_500;
 /// Time between SIGTERM and SIGKILL.
 const KILL_AFTER: Duration = Duration::from_secs(5);
 /// Interval at which `should_stop` is checked while a command runs.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Time to wait for the end of standard error after the command has ended.
-const STDERR_GRACE: Duration = Duration::from_millis(500);
 
 /// Environment variables that can hold the password of the database or the key of the collector of spans.
 const CREDENTIALS: [&str; 7] = [
@@ -47,6 +43,16 @@ pub(crate) struct Environment {
     pub(crate) pass_credentials: bool,
 }
 
+/// Follows a command while it runs.
+pub(crate) struct Follow<'a> {
+    /// Whether the command must end. Called about every [`POLL_INTERVAL`].
+    pub(crate) should_stop: &'a dyn Fn() -> bool,
+    /// Called with each line of standard error.
+    pub(crate) on_line: Option<&'a dyn Fn(&str)>,
+    /// Whether standard output is returned, and not inherited.
+    pub(crate) returns_output: bool,
+}
+
 /// A command: a shell command line, or a program with its arguments.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
@@ -61,11 +67,18 @@ pub(crate) struct Exit {
     status: ExitStatus,
     /// The end of its standard error.
     stderr: String,
+    /// Its standard output if that was to be returned, or why it cannot be.
+    stdout: Result<String, String>,
 }
 
 impl Exit {
     pub(crate) fn success(&self) -> bool {
         self.status.success()
+    }
+
+    /// Returns the standard output, if that was to be returned.
+    pub(crate) fn into_output(self) -> Result<String, String> {
+        self.stdout
     }
 
     /// Describes the failure: the exit status or signal, and the end of standard error.
@@ -91,14 +104,12 @@ impl Exec {
 
     /// Runs the command with `input` on its standard input, and waits for its end.
     ///
-    /// The command inherits standard output. Its standard error is forwarded, and the end of it is kept. The command
-    /// runs in a process group of its own, which gets SIGTERM when `should_stop` returns `true` and SIGKILL five
-    /// seconds later. If this process dies, the group gets SIGKILL at once.
+    /// Its standard error is forwarded, and the end of it is kept. The command runs in a process group of its own, which gets SIGTERM when it must end and SIGKILL five seconds later. If this process dies, the group gets SIGKILL at once.
     pub(crate) fn run(
         &self,
         input: &str,
         environment: &Environment,
-        should_stop: impl Fn() -> bool,
+        follow: &Follow<'_>,
     ) -> io::Result<Exit> {
         let mut command = match self {
             Self::Shell(line) => {
@@ -124,18 +135,27 @@ impl Exec {
         let mut child = command
             .envs(environment.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
+            .stdout(if follow.returns_output { Stdio::piped() } else { Stdio::inherit() })
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()?;
         exec_guard::begun(child.id());
         running().insert(child.id());
         write_stdin(&mut child, input);
-        let stderr = StderrTail::of(&mut child);
-        let status = wait(&mut child, should_stop);
+        let stdout = Stdout::of(&mut child);
+        let stderr = Stderr::of(&mut child, follow.on_line.is_some());
+        let pass_lines =
+            || follow.on_line.iter().for_each(|line| stderr.lines().for_each(|text| line(&text)));
+        let status = wait(&mut child, || {
+            pass_lines();
+            (follow.should_stop)()
+        });
         running().remove(&child.id());
         exec_guard::ended(child.id());
         let status = status?;
-        Ok(Exit { status, stderr: stderr.end() })
+        let tail = stderr.end();
+        pass_lines();
+        Ok(Exit { status, stderr: tail, stdout: stdout.end() })
     }
 }
 
@@ -201,44 +221,6 @@ fn signal(group: u32, signal: Signal) {
     if let Some(group) = id_of(group) {
         // An error means that the process group has ended.
         let _ = kill_process_group(group, signal);
-    }
-}
-
-/// Collects the end of a command's standard error in a thread.
-struct StderrTail {
-    kept: Arc<Mutex<Vec<u8>>>,
-    ended: std::sync::mpsc::Receiver<()>,
-}
-
-impl StderrTail {
-    fn of(child: &mut Child) -> Self {
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        let (end, ended) = channel::<()>();
-        if let Some(mut stderr) = child.stderr.take() {
-            let kept = Arc::clone(&kept);
-            std::thread::spawn(move || {
-                let mut some = [0; 4_096];
-                while let Ok(read @ 1..) = stderr.read(&mut some) {
-                    output::forward_stderr(&some[..read]);
-                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                    kept.extend_from_slice(&some[..read]);
-                    let surplus = kept.len().saturating_sub(STDERR_LIMIT);
-                    kept.drain(..surplus);
-                }
-                drop(end);
-            });
-        }
-        Self { kept, ended }
-    }
-
-    /// Returns the end of standard error. A process that the command left running may hold the pipe open without end, so
-    /// the wait is bounded.
-    fn end(self) -> String {
-        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(STDERR_GRACE) {
-            tracing::debug!("standard error still open after the command ended");
-        }
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&kept).into_owned()
     }
 }
 

@@ -5,6 +5,7 @@ mod confirm;
 mod encoding;
 mod exec;
 mod exec_guard;
+mod exec_output;
 mod failure;
 mod filtered;
 mod global;
@@ -84,12 +85,14 @@ fn command() -> clap::Command {
     complete_definition(Args::command())
 }
 
-/// Lets every argument take a negative number as its value, such as the payload `-1`, and completes the names of queues.
+/// Lets every argument take a negative number as its value, such as the payload `-1`, completes the names of queues, and lists
+/// the options that every command takes behind its own.
 fn complete_definition(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| match arg.get_action().takes_values() {
             true => commands::completions::with_queues(arg.allow_negative_numbers(true)),
             false => arg,
         })
+        .mut_args(|arg| if arg.is_global_set() { arg.help_heading("Options of every command") } else { arg })
         .mut_subcommands(complete_definition)
 }

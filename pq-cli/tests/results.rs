@@ -89,6 +89,36 @@ fn json_of(database: &Database, words: &[&str]) -> Result<serde_json::Value, Box
 }
 
 #[test]
+fn a_command_keeps_its_result_and_its_log() -> Outcome {
+    let database = migrated()?;
+    let command = r#"read n; echo "got $n" >&2; printf 'half a line' >&2
+        case $n in 1) echo '{"twice": 2}';; 2) echo no json;; 3) ;; 4) head -c 1048577 /dev/zero;; 5) printf '\\377';; esac"#;
+    put(&database, "numbers", "1\n2\n3\n4\n5\n")?;
+    let ids: Vec<String> = (1..=5).map(|id| id.to_string()).collect();
+    let mut run =
+        on(&database, &["work", "numbers", "--exec", command, "--burst", "--keep-result", "--keep-log"]);
+    assert_eq!(status(&run.output()?), 0);
+    let waited = |id: &String| on(&database, &["wait", id]).output();
+    assert_eq!(stdout(&waited(&ids[0])?), "{\"twice\": 2}\n");
+    assert_eq!(stdout(&waited(&ids[1])?), "\"no json\"\n");
+    assert_eq!(stdout(&waited(&ids[2])?), "null\n");
+    assert!(stderr(&waited(&ids[3])?).contains("at most 1048576 bytes"), "{}", stderr(&waited(&ids[3])?));
+    assert!(stderr(&waited(&ids[4])?).contains("expected UTF-8"), "{}", stderr(&waited(&ids[4])?));
+    let logs = stdout(&on(&database, &["logs", &ids[0]]).output()?);
+    assert!(logs.contains("info  1 got 1\n") && logs.contains("info  1 half a line\n"), "{logs}");
+
+    // A task of a file says for itself what it keeps.
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("handlers.toml");
+    std::fs::write(&file, "[tasks.double]\nexec = \"echo 14\"\nkeep_result = true\n")?;
+    let called = on(&database, &["put", "tasks", "--task", "double", "--args", "[7]"]).output()?;
+    let file = file.display().to_string();
+    assert_eq!(status(&on(&database, &["work", "tasks", "--handlers", &file, "--burst"]).output()?), 0);
+    assert_eq!(stdout(&on(&database, &["wait", stdout(&called).trim()]).output()?), "14\n");
+    Ok(())
+}
+
+#[test]
 fn top_and_logs_follow_a_running_job() -> Outcome {
     let database = migrated()?;
     let pq = handle(&database)?;

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::examples;
 use crate::encoding::Encoding;
-use crate::exec::{Environment, Exec, variables};
+use crate::exec::{Environment, Exec, Follow, variables};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::signals::stop_on_signals;
@@ -103,8 +103,10 @@ impl Get {
                     variables: variables(&job, None, job.annotations.trace()),
                     pass_credentials: self.pass_credentials,
                 };
+                let follow =
+                    Follow { should_stop: &|| stop.is_cancelled(), on_line: None, returns_output: false };
                 let ended = exec
-                    .run(job.data.get(), &environment, || stop.is_cancelled())
+                    .run(job.data.get(), &environment, &follow)
                     .map_err(|error| Failure::Io(format!("cannot run the command: {error}")))?;
                 if ended.success() {
                     return Ok(true);

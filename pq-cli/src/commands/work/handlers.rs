@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Work;
-use crate::exec::{Environment, Exec, handler_trace, variables};
+use crate::exec::{Environment, Exec, Follow, handler_trace, variables};
 use crate::failure::Failure;
 use crate::{input, values};
 
@@ -32,15 +32,16 @@ struct Entry {
     backoff: Option<String>,
     timeout: Option<String>,
     keep_history: Option<bool>,
+    keep_result: Option<bool>,
+    keep_log: Option<bool>,
 }
 
 /// Builds the handlers of the command line.
 pub(super) fn build(work: &Work, pq: &Pq) -> Result<Vec<Handler>, Failure> {
     match (&work.exec, &work.handlers) {
         (Some(line), _) => {
-            let exec = Exec::Shell(line.clone());
-            let passes = work.pass_credentials;
-            let handler = |queue: &String| Ok(with_options(work, queue_handler(pq, queue, &exec, passes)?));
+            let command = Command::new(work, Exec::Shell(line.clone()), None);
+            let handler = |queue: &String| Ok(with_options(work, queue_handler(pq, queue, &command)?));
             work.queues.iter().map(handler).collect()
         }
         (None, Some(file)) => task_handlers(work, pq, file),
@@ -65,11 +66,12 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
             if entry.exec.is_empty() {
                 return Err(invalid(format!("task {task:?}: exec must not be empty")));
             }
-            let (exec, task_name, passes) = (entry.exec.clone(), task.clone(), work.pass_credentials);
-            let handler =
-                queue.task::<Box<RawValue>>(task).leased(move |context, job: Job<Box<RawValue>>| {
-                    run_command(&exec, context, Some(&task_name), job.data.get(), passes)
-                });
+            let mut command = Command::new(work, entry.exec.clone(), Some(task.clone()));
+            command.keeps_result = entry.keep_result.unwrap_or(command.keeps_result);
+            command.keeps_log = entry.keep_log.unwrap_or(command.keeps_log);
+            let handler = queue
+                .task::<Box<RawValue>>(task)
+                .leased(move |context, job: Job<Box<RawValue>>| command.run(context, job.data.get()));
             let mut handler = with_options(work, handler);
             if let Some(retries) = entry.max_retries {
                 handler = handler.max_retries(retries);
@@ -108,10 +110,10 @@ fn unserved_task<'f>(work: &Work, file: &'f File) -> Option<(&'f str, &'f str)> 
 }
 
 /// Returns a handler for all jobs of a queue.
-fn queue_handler(pq: &Pq, queue: &str, exec: &Exec, passes: bool) -> Result<Handler, Failure> {
-    let exec = exec.clone();
+fn queue_handler(pq: &Pq, queue: &str, command: &Command) -> Result<Handler, Failure> {
+    let command = command.clone();
     let queue = pq.queue::<Box<RawValue>>(queue)?;
-    Ok(queue.leased(move |context, job| run_command(&exec, context, None, job.data.get(), passes)))
+    Ok(queue.leased(move |context, job| command.run(context, job.data.get())))
 }
 
 fn with_options(work: &Work, handler: Handler) -> Handler {
@@ -126,26 +128,60 @@ fn with_options(work: &Work, handler: Handler) -> Handler {
     }
 }
 
-/// Runs the command for a job.
-///
-/// It inherits the credentials of the database if `pass_credentials` is set.
-fn run_command(
-    exec: &Exec,
-    context: &Context,
-    task: Option<&str>,
-    input: &str,
+/// The command of a handler.
+#[derive(Clone)]
+struct Command {
+    exec: Exec,
+    task: Option<String>,
+    /// Whether it inherits the credentials of the database.
     pass_credentials: bool,
-) -> Result<Outcome, String> {
-    let variables = variables(context.job(), task, handler_trace(context.job()));
-    let environment = Environment { variables, pass_credentials };
-    let ended = exec.run(input, &environment, || context.should_stop());
-    let ended = ended.map_err(|error| format!("cannot run the command: {error}"))?;
-    if ended.success() {
-        Ok(Outcome::Complete)
-    } else if context.is_cancelled() {
-        Ok(Outcome::cancel("cancelled while running"))
-    } else {
-        // If the command was terminated because the worker stops, the worker gives the job back.
-        Err(ended.reason())
+    keeps_result: bool,
+    keeps_log: bool,
+}
+
+impl Command {
+    /// Creates a command with the options of the command line.
+    fn new(work: &Work, exec: Exec, task: Option<String>) -> Self {
+        Self {
+            exec,
+            task,
+            pass_credentials: work.pass_credentials,
+            keeps_result: work.keep_result,
+            keeps_log: work.keep_log,
+        }
     }
+
+    /// Runs the command for a job.
+    fn run(&self, context: &Context, input: &str) -> Result<Outcome, String> {
+        let variables = variables(context.job(), self.task.as_deref(), handler_trace(context.job()));
+        let environment = Environment { variables, pass_credentials: self.pass_credentials };
+        let log = |line: &str| context.log(line);
+        let follow = Follow {
+            should_stop: &|| context.should_stop(),
+            on_line: self.keeps_log.then_some(&log),
+            returns_output: self.keeps_result,
+        };
+        let ended = self.exec.run(input, &environment, &follow);
+        let ended = ended.map_err(|error| format!("cannot run the command: {error}"))?;
+        if ended.success() && self.keeps_result {
+            outcome(&ended.into_output()?)
+        } else if ended.success() {
+            Ok(Outcome::Complete)
+        } else if context.is_cancelled() {
+            Ok(Outcome::cancel("cancelled while running"))
+        } else {
+            // If the command was terminated because the worker stops, the worker gives the job back.
+            Err(ended.reason())
+        }
+    }
+}
+
+/// Returns the outcome of a command that has succeeded, with what it has printed as the result.
+fn outcome(printed: &str) -> Result<Outcome, String> {
+    let result = match serde_json::from_str::<&RawValue>(printed) {
+        _ if printed.is_empty() => Outcome::result(&()),
+        Ok(json) => Outcome::result(json),
+        Err(_) => Outcome::result(printed),
+    };
+    result.map_err(|error| format!("the result cannot be kept: {error}"))
 }

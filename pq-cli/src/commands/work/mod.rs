@@ -62,7 +62,8 @@ pub(crate) struct Work {
     /// TOML file with a command and options for each task.
     ///
     /// A table such as `[tasks.send_mail]` holds `exec = "shell command"` or `exec = ["program", "argument"]`, and
-    /// optionally `queue`, `max_retries`, `max_crashes`, `backoff`, `timeout` and `keep_history`.
+    /// optionally `queue`, `max_retries`, `max_crashes`, `backoff`, `timeout`,
+    /// `keep_history`, `keep_result` and `keep_log`.
     #[arg(long, value_name = "FILE")]
     handlers: Option<PathBuf>,
     /// Number of threads. Each runs one command at a time.
@@ -107,6 +108,13 @@ pub(crate) struct Work {
     /// Keep completed jobs in the archive.
     #[arg(long)]
     keep_history: bool,
+    /// Keep what a command prints to standard output as the result of its job, for `pq wait` and the archive: its JSON, a
+    /// string if it is none, or null if it is empty. At most 1 MiB.
+    #[arg(long)]
+    keep_result: bool,
+    /// Add the lines that a command prints to standard error to the log of its job, for `pq logs`. The newest 64 KiB are kept.
+    #[arg(long)]
+    keep_log: bool,
     /// Let commands inherit the environment variables that may hold the password of the database.
     #[arg(long)]
     pass_credentials: bool,
