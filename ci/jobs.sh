@@ -1,6 +1,7 @@
 # Runs jobs in parallel and reports their durations. To be sourced.
 #
-# `job NAME COMMAND...` starts a command when a slot is free, `jobs_end` waits for all, and `report` prints the table.
+# `job NAME COMMAND...` starts a command when a slot is free, `cargo_job` one that builds with cargo, `jobs_end` waits for
+# all, and `report` prints the table.
 # The output of a job goes to target/ci/NAME.log, and its end is printed if the job fails, with the names of all
 # failed tests.
 
@@ -17,14 +18,40 @@ record() {
 }
 
 job() {
-    local name=$1
-    shift
     while [ ${#job_name[@]} -ge "$job_slots" ]; do
         reap
     done
+    start_job "$@"
+}
+
+start_job() {
+    local name=$1
+    shift
     "$@" >"$job_logs/$name.log" 2>&1 </dev/null &
     job_name[$!]=$name
     job_began[$!]=$SECONDS
+}
+
+# Cargo lets one build use target/ at a time. So these jobs run one after the other: those that wait would only take up slots.
+cargo_running= cargo_waiting=()
+cargo_job() {
+    if [ -n "$cargo_running" ]; then
+        cargo_waiting+=("$(printf '%q ' "$@")")
+    else
+        cargo_running=$1
+        job "$@"
+    fi
+}
+
+# Starts the next one in the slot of the one that has ended.
+next_cargo_job() {
+    cargo_running=
+    [ ${#cargo_waiting[@]} -gt 0 ] || return 0
+    local next=()
+    eval "next=(${cargo_waiting[0]})"
+    cargo_waiting=("${cargo_waiting[@]:1}")
+    cargo_running=${next[0]}
+    start_job "${next[@]}"
 }
 
 # Waits until one job ends.
@@ -44,6 +71,9 @@ reap() {
             grep -E '^test .* FAILED$' "$job_logs/$name.log" || true
         } | sed 's/^/    /'
         failed_jobs+=("$name")
+    fi
+    if [ "$name" = "$cargo_running" ]; then
+        next_cargo_job
     fi
 }
 
