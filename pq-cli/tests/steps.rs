@@ -57,6 +57,11 @@ fn a_signal_is_sent_from_a_shell() -> Outcome {
     assert_eq!((status(&sent), stdout(&sent).as_str()), (0, "1: signalled\n"), "{}", printed(&sent));
     let due = on(&database, &["jobs", "mail", "--state", "ready", "--json"]).output()?;
     assert!(stdout(&due).contains("\"id\":1"), "{}", printed(&due));
+    let shown = on(&database, &["show", "1"]).output()?;
+    assert!(stdout(&shown).contains("approved is not delivered: {\"by\": \"Ann\"}"), "{}", printed(&shown));
+    let shown = on(&database, &["show", "1", "--json"]).output()?;
+    let job: serde_json::Value = serde_json::from_str(&stdout(&shown))?;
+    assert_eq!(job["signals"][0]["value"]["by"], "Ann");
     let unknown = on(&database, &["signal", "99", "approved"]).output()?;
     assert_eq!(status(&unknown), 1);
     assert!(stderr(&unknown).contains("no job with this id waits or runs"), "{}", printed(&unknown));

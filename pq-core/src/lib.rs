@@ -122,7 +122,7 @@ pub use queue::{BoundQueue, Decoded, Iter, Pq, Queue};
 pub use record::{JobRecord, JobState};
 pub use registry::{Heartbeat, HeartbeatReply, WorkerId, WorkerInfo};
 pub use retention::{MaintenanceReport, Retention};
-pub use step::{StepKind, StepRecord};
+pub use step::{SentSignal, StepKind, StepRecord};
 pub use stop::StopMode;
 pub use store::{Accepted, Scan, Store, StoreError, Taken, Undecodable};
 pub use task::{BoundTask, CallOptions, StoredCall, Task};

@@ -56,6 +56,15 @@ impl StepRecord {
     }
 }
 
+/// A signal that was sent to a job and is not delivered. See [`crate::Pq::signals`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SentSignal {
+    /// The name.
+    pub name: String,
+    /// The value.
+    pub value: Payload,
+}
+
 /// What a kept step is, and how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

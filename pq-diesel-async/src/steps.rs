@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
 use pq_core::store::Keeping;
-use pq_core::{Action, ChangeOutcome, JobId, JobRecord, Outcome, StepKind, StepRecord, StepRun};
+use pq_core::{Action, ChangeOutcome, JobId, JobRecord, Outcome, SentSignal, StepKind, StepRecord, StepRun};
 use pq_diesel::Error;
 use pq_diesel::store::{PgStore, SqlConnection};
 use serde::Serialize;
@@ -63,6 +63,15 @@ impl Pq {
     /// The database's own.
     pub async fn steps(&self, job: &JobRecord) -> Result<Vec<StepRecord>, Error> {
         on_connection!(self.shared, |conn| self.shared.store().steps_on(conn, job))
+    }
+
+    /// Returns the first `count` signals of a job that are not delivered. See [`pq_core::Pq::signals`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub async fn signals(&self, job: &JobRecord, count: usize) -> Result<Vec<SentSignal>, Error> {
+        on_connection!(self.shared, |conn| self.shared.store().signals_on(conn, job, count))
     }
 
     /// Forgets a step of a job and all later ones, and makes the job due. See [`pq_core::Pq::retry_from_step`].

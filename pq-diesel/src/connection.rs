@@ -25,8 +25,8 @@ use crate::rows::{
     CountsRow, CountsSql, CronRow, CronSql, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql, HeartbeatRow,
     HeartbeatSql, JobRow, JobSql, LeaseRow, LeaseSql, LimitUseRow, LimitUseSql, LimitedRow, LimitedSql,
     LinesRow, LinesSql, PausedRow, PausedSql, PredecessorRow, PredecessorSql, ProgressRow, ProgressSql,
-    ScannedRow, ScannedSql, SignalRow, SignalSql, StepRow, StepSql, TakeRow, TakeSql, WaitRow, WaitSql,
-    WorkerRow, WorkerSql,
+    ScannedRow, ScannedSql, SentRow, SentSql, SignalRow, SignalSql, StepRow, StepSql, TakeRow, TakeSql,
+    WaitRow, WaitSql, WorkerRow, WorkerSql,
 };
 
 /// Runs statements that return rows of the SQL type `Row`, and reads them as `T`.
@@ -76,6 +76,7 @@ pub trait SqlConnection:
     + Load<WaitSql, WaitRow>
     + Load<ProgressSql, ProgressRow>
     + Load<ScannedSql, ScannedRow>
+    + Load<SentSql, SentRow>
     + Load<StepSql, StepRow>
     + Load<TakeSql, TakeRow>
     + Load<SignalSql, SignalRow>

@@ -80,8 +80,8 @@ pub use pq_core::{
     Failure, Filter, GroupLimits, GroupUse, IntoWhen, Isolation, Job, JobId, JobInfo, JobProgress, JobRecord,
     JobResult, JobState, Key, LimitedQueue, Limits, LogLevel, LogLine, Next, OnConflict, OnFailure,
     Operation, OperationReport, Outcome, Payload, PayloadLimits, Predecessor, Progress, Put, PutOptions,
-    PutOutcome, QueueName, Rate, Reason, Report, Retention, Running, Settlement, Status, StepKind,
-    StepRecord, StopMode, StoredLine, TimeError, Trace, Tracer, WORKFLOWS, Wait, When, Workflow,
+    PutOutcome, QueueName, Rate, Reason, Report, Retention, Running, SentSignal, Settlement, Status,
+    StepKind, StepRecord, StopMode, StoredLine, TimeError, Trace, Tracer, WORKFLOWS, Wait, When, Workflow,
     WorkflowGraph, WorkflowJob, WorkflowNode, codec_by_name,
 };
 

@@ -1,7 +1,7 @@
 //! The steps of jobs, and signals for them.
 
 use diesel::pg::PgConnection;
-use pq_core::{ChangeOutcome, JobId, JobRecord, Payload, StepRecord};
+use pq_core::{ChangeOutcome, JobId, JobRecord, Payload, SentSignal, StepRecord};
 use serde::Serialize;
 
 use crate::{Error, Pq};
@@ -51,6 +51,15 @@ impl Pq {
     /// The database's own.
     pub fn steps(&self, job: &JobRecord) -> Result<Vec<StepRecord>, Error> {
         self.0.steps(job)
+    }
+
+    /// Returns the first `count` signals of a job that are not delivered. See [`pq_core::Pq::signals`].
+    ///
+    /// # Errors
+    ///
+    /// The database's own.
+    pub fn signals(&self, job: &JobRecord, count: usize) -> Result<Vec<SentSignal>, Error> {
+        self.0.signals(job, count)
     }
 
     /// Forgets a step of a job and all later ones, and makes the job due. See [`pq_core::Pq::retry_from_step`].

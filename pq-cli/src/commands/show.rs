@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use pq_diesel::{
-    AttemptEntry, Filter, JobId, JobState, Key, Pq, Predecessor, Progress, Reason, StepKind, StepRecord,
-    WORKFLOWS, WorkflowJob,
+    AttemptEntry, Filter, JobId, JobState, Key, Pq, Predecessor, Progress, Reason, SentSignal, StepKind,
+    StepRecord, WORKFLOWS, WorkflowJob,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -21,6 +21,9 @@ const MAX_SAME_ID: usize = 100;
 
 /// The maximum number of jobs for which a job waits that are shown.
 const MAX_PREDECESSORS: usize = 100;
+
+/// The maximum number of signals that are shown.
+const MAX_SIGNALS: usize = 100;
 
 /// Show a job, whether it waits, runs or is archived, and why it does not run.
 #[derive(Debug, clap::Args)]
@@ -55,6 +58,8 @@ struct Shown<'j> {
     predecessors: &'j [Predecessor],
     followers: Vec<JobId>,
     steps: Vec<StepRecord>,
+    /// The signals that are not delivered.
+    signals: Vec<SentSignal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<&'j Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,10 +90,20 @@ impl Show {
         let progress = pq.progress(&[job.id])?.pop().map(|noted| noted.progress);
         let log = if self.log { pq.log(job.id)? } else { Vec::new() };
         let steps = pq.steps(job)?;
+        let signals = pq.signals(job, MAX_SIGNALS)?;
         if self.json {
             let log = self.log.then(|| log.iter().map(LineJson::of).collect());
             let (job, predecessors, progress) = (JobJson::of(job), &predecessors, progress.as_ref());
-            output::print_json(&Shown { job, reasons, predecessors, followers, steps, progress, log })?;
+            output::print_json(&Shown {
+                job,
+                reasons,
+                predecessors,
+                followers,
+                steps,
+                signals,
+                progress,
+                log,
+            })?;
             return Ok(ExitCode::SUCCESS);
         }
         let why = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -146,6 +161,10 @@ impl Show {
         }
         for step in &steps {
             output::print(&format!("{:18} {}", "step", output::escape_with_breaks(&describe(step))))?;
+        }
+        for SentSignal { name, value } in &signals {
+            let sent = format!("{name} is not delivered: {}", job_output::preview(value.as_str()));
+            output::print(&format!("{:18} {}", "signal", output::escape_with_breaks(&sent)))?;
         }
         for stored in &log {
             output::print(&format!("{:18} {}", "log", logs::as_text(stored)))?;

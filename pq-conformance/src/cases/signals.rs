@@ -15,6 +15,7 @@ use crate::harness::{CaseError, Harness, Seen, TIMEOUT, roll_back, run_asserting
 cases![
     a_signal_that_comes_first_is_kept: Own,
     a_signal_is_delivered_once: Own,
+    signals_that_are_not_delivered_can_be_read: Own,
     a_signal_makes_a_waiting_job_due_and_notifies: Own,
     a_signal_can_be_null: Own,
     a_signal_of_another_name_changes_nothing: Own,
@@ -61,6 +62,41 @@ fn a_signal_that_comes_first_is_kept<F: Fixture>(harness: &Harness<F>) {
     let report = run_asserting(harness, waits(harness, &seen));
     assert_eq!((report.done, report.snoozed), (1, 0));
     assert_eq!(seen.all(), [Some(json!({ "by": "\u{0}Ann" }))]);
+}
+
+fn signals_that_are_not_delivered_can_be_read<F: Fixture>(harness: &Harness<F>) {
+    let (id, other, seen) = (put(harness), put(harness), Seen::new());
+    let read = |id: JobId, count: usize| {
+        let job = harness.queue().find(id).unwrap().unwrap();
+        let signals = harness.pq.signals(&job, count).unwrap();
+        signals.into_iter().map(|sent| (sent.name, sent.value.as_str().to_owned())).collect::<Vec<_>>()
+    };
+    let sent = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    for (name, value) in [("late", 1), ("approved", 2), ("late", 3)] {
+        harness.pq.signal(id, name, &value).unwrap();
+    }
+    harness.pq.signal(other, "approved", &4).unwrap();
+    assert_eq!(read(id, 9), [sent("late", "1"), sent("approved", "2"), sent("late", "3")]);
+    assert_eq!(read(id, 2), [sent("late", "1"), sent("approved", "2")]);
+    assert_eq!(read(other, 9), [sent("approved", "4")]);
+    let job = harness.queue().find(other).unwrap().unwrap();
+    let rolled_back = harness.pq.transaction(|conn| {
+        harness.pq.signal_on(conn, other, "more", &5)?;
+        assert_eq!(harness.pq.store().signals(conn, &job, 9)?.len(), 2);
+        assert_eq!(read(other, 9).len(), 1, "others do not see it");
+        roll_back::<()>()
+    });
+    assert!(rolled_back.is_err());
+    assert_eq!(read(other, 9).len(), 1);
+    let noted = seen.clone();
+    let dies = harness.queue().leased(move |context: &Ctx<F>, _: Job<Value>| {
+        noted.push(context.wait_for_signal::<u32>("approved", HOUR)?);
+        Err::<(), _>(CaseError("on purpose".to_owned()))
+    });
+    assert_eq!(run_asserting(harness, dies).dead, 2);
+    assert_eq!(seen.all(), [Some(2), Some(4)]);
+    assert_eq!(read(id, 9), [sent("late", "1"), sent("late", "3")], "they stay with a dead job");
+    assert_eq!(read(other, 9), []);
 }
 
 fn a_signal_is_delivered_once<F: Fixture>(harness: &Harness<F>) {

@@ -12,7 +12,7 @@ use super::state::{Archived, Signal, State, Step, Tx};
 use super::transaction::{MemoryConn, Open};
 use super::{MemoryStore, settle, take};
 use crate::store::{Keeping, NewStep, Steps};
-use crate::{Claim, Error, JobId, JobRecord, JobState, Payload, QueueName, StepKind, StepRecord};
+use crate::{Claim, Error, JobId, JobRecord, JobState, Payload, QueueName, SentSignal, StepKind, StepRecord};
 
 impl Steps for MemoryStore {
     fn steps(&self, conn: &mut MemoryConn, job: &JobRecord) -> Result<Vec<StepRecord>, Error> {
@@ -85,6 +85,21 @@ impl Steps for MemoryStore {
             let signal = Signal { name: name.to_owned(), value: value.clone(), added_by: Some(open.tx) };
             open.set_sent(state, key, Some(signal));
             Ok(true)
+        })
+    }
+
+    fn signals(
+        &self,
+        conn: &mut MemoryConn,
+        job: &JobRecord,
+        count: usize,
+    ) -> Result<Vec<SentSignal>, Error> {
+        conn.operate(|state, open| {
+            let of_job = state.sent.iter().filter(|((id, _), _)| *id == job.id);
+            let seen = of_job.filter(|(_, signal)| signal.added_by.is_none_or(|by| by == open.tx));
+            let signals =
+                seen.map(|(_, signal)| SentSignal { name: signal.name.clone(), value: signal.value.clone() });
+            Ok(signals.take(count).collect())
         })
     }
 }

@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::Pq;
 use crate::audit::Action;
 use crate::{
-    ChangeOutcome, CodecError, Error, Filter, JobId, JobRecord, JobState, Operation, Payload, StepRecord,
-    Store,
+    ChangeOutcome, CodecError, Error, Filter, JobId, JobRecord, JobState, Operation, Payload, SentSignal,
+    StepRecord, Store,
 };
 
 /// The reason why a retry from a step is rolled back.
@@ -75,6 +75,15 @@ impl<S: Store> Pq<S> {
     /// The store's errors.
     pub fn steps(&self, job: &JobRecord) -> Result<Vec<StepRecord>, S::Error> {
         self.store.with_connection(|conn| self.store.steps(conn, job))
+    }
+
+    /// Returns the first `count` signals that were sent to a job and are not delivered, in the order in which they were sent.
+    ///
+    /// # Errors
+    ///
+    /// The store's errors.
+    pub fn signals(&self, job: &JobRecord, count: usize) -> Result<Vec<SentSignal>, S::Error> {
+        self.store.with_connection(|conn| self.store.signals(conn, job, count))
     }
 
     /// Forgets a step of a job and all later ones, and makes the job due at once: it goes on before that step.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Connect;
-use crate::{Claim, JobId, JobRecord, Payload, StepKind, StepRecord};
+use crate::{Claim, JobId, JobRecord, Payload, SentSignal, StepKind, StepRecord};
 
 /// Keeps the steps of jobs, and the signals that were sent to them.
 ///
@@ -74,6 +74,18 @@ pub trait Steps: Connect {
         name: &str,
         value: &Payload,
     ) -> Result<bool, Self::Error>;
+
+    /// Returns the first `count` signals of a job that are not delivered, in the order in which they were sent. Takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn signals(
+        &self,
+        conn: &mut Self::Conn,
+        job: &JobRecord,
+        count: usize,
+    ) -> Result<Vec<SentSignal>, Self::Error>;
 }
 
 /// A step to keep.

@@ -12,7 +12,7 @@ use pq_core::store::{
 };
 use pq_core::{
     Claim, Isolation, JobId, JobProgress, JobRecord, JobState, MaintenanceReport, NewJob, NewNotes, Payload,
-    Predecessor, Put, QueueName, Retention, Settlement, StepRecord, StoredLine, WakeSignal,
+    Predecessor, Put, QueueName, Retention, SentSignal, Settlement, StepRecord, StoredLine, WakeSignal,
 };
 use pq_diesel::store::{PgStore, SqlConnection};
 use pq_diesel_async::testing::{Lent, OnAsync, Shared};
@@ -334,5 +334,9 @@ impl Steps for Blocking {
 
     fn signal(&self, conn: &mut Conn, job: JobId, name: &str, value: &Payload) -> Result<bool, Error> {
         wait!(self, conn, |store, sql| store.signal_on(sql, job, name, value))
+    }
+
+    fn signals(&self, conn: &mut Conn, job: &JobRecord, count: usize) -> Result<Vec<SentSignal>, Error> {
+        wait!(self, conn, |store, sql| store.signals_on(sql, job, count))
     }
 }

@@ -54,7 +54,7 @@ pub(crate) use self::limits::{LimitUseRow, LimitUseSql, LimitedRow, LimitedSql};
 pub(crate) use self::metrics::{BoundedCounts, DatabaseRow, DatabaseSql, GaugesRow, GaugesSql};
 pub(crate) use self::notes::{LinesRow, LinesSql, ProgressRow, ProgressSql};
 pub(crate) use self::operations::{BatchRow, BatchSql};
-pub(crate) use self::steps::{LOOK_AGAIN, SignalRow, SignalSql, StepRow, StepSql};
+pub(crate) use self::steps::{LOOK_AGAIN, SentRow, SentSql, SignalRow, SignalSql, StepRow, StepSql};
 pub(crate) use self::take::{TakeResult, TakeRow, TakeSql};
 pub(crate) use self::worker::{HeartbeatRow, HeartbeatSql, WorkerRow, WorkerSql};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel::pg::data_types::PgTimestamp;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz};
 use pq_core::store::Keeping;
-use pq_core::{Payload, StepKind, StepRecord};
+use pq_core::{Payload, SentSignal, StepKind, StepRecord};
 
 use super::{nearest, span};
 
@@ -33,6 +33,20 @@ impl StepRow {
             until: self.until.map(nearest),
             result: self.result.map(Payload::from_stored),
         })
+    }
+}
+
+row! {
+    /// A signal that is not delivered.
+    SentRow, SentSql {
+        name: String => Text,
+        value: String => Text,
+    }
+}
+
+impl SentRow {
+    pub(crate) fn into_signal(self) -> SentSignal {
+        SentSignal { name: self.name, value: Payload::from_stored(self.value) }
     }
 }
 

@@ -75,6 +75,11 @@ SELECT kind, result::text, (extract(epoch FROM wait_until - statement_timestamp(
 pub(super) const FORGET_STEPS: &str = "\
 DELETE FROM {steps} WHERE job = $1 AND enqueued_at = $2 AND position >= $3";
 
+/// Returns the signals of a job that are not delivered. $1 job, $2 time of its put, $3 most signals. Order: as they were sent. No
+/// locks.
+pub(super) const SIGNALS: &str =
+    "SELECT name, value::text FROM {signals} WHERE job = $1 AND enqueued_at = $2 ORDER BY entry LIMIT $3";
+
 /// Deletes the steps and the signals of jobs that neither wait nor run nor can be requeued, and returns the job after which
 /// the next call goes on, or the least number at the end, and the number of these jobs. $1 job after which it begins.
 ///

@@ -54,6 +54,7 @@ impl Statements {
             forget_ended_steps,
             send_signal,
             put_workflow,
+            signals,
             insert_dead,
             cancel_waiting,
             cancel_leased,
@@ -170,6 +171,7 @@ impl Statements {
             forget_ended_steps,
             send_signal,
             put_workflow,
+            signals,
             insert_dead,
             cancel_waiting,
             cancel_leased,
@@ -275,7 +277,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 226);
+    assert_eq!(statements.texts().len(), 227);
 }
 
 #[test]

@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 use diesel::pg::PgConnection;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use pq_core::store::{Keeping, NewStep, Steps};
-use pq_core::{Claim, JobId, JobRecord, Payload, QueueName, StepRecord};
+use pq_core::{Claim, JobId, JobRecord, Payload, QueueName, SentSignal, StepRecord};
 
 use super::transaction::single_statement;
 use super::{PgStore, SqlConnection, micros};
 use crate::Error;
 use crate::connection::blocking;
 use crate::prepared::Value;
-use crate::rows::{LOOK_AGAIN, SignalRow, SignalSql, StepRow, StepSql};
+use crate::rows::{LOOK_AGAIN, SentRow, SentSql, SignalRow, SignalSql, StepRow, StepSql};
 
 impl Steps for PgStore {
     fn steps(&self, conn: &mut PgConnection, job: &JobRecord) -> Result<Vec<StepRecord>, Error> {
@@ -44,6 +44,15 @@ impl Steps for PgStore {
         value: &Payload,
     ) -> Result<bool, Error> {
         blocking(self.signal_on(conn, job, name, value))
+    }
+
+    fn signals(
+        &self,
+        conn: &mut PgConnection,
+        job: &JobRecord,
+        count: usize,
+    ) -> Result<Vec<SentSignal>, Error> {
+        blocking(self.signals_on(conn, job, count))
     }
 }
 
@@ -154,6 +163,21 @@ impl PgStore {
             self.fast_path.forget_position(&queue);
         }
         Ok(sent)
+    }
+
+    pub async fn signals_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        job: &JobRecord,
+        count: usize,
+    ) -> Result<Vec<SentSignal>, Error> {
+        let values = [
+            Value::BigInt(job.id.0),
+            Value::Instant(Some(job.enqueued_at)),
+            Value::BigInt(i64::try_from(count).unwrap_or(i64::MAX)),
+        ];
+        let rows: Vec<SentRow> = self.rows::<SentSql, _>(conn, &self.statements.signals, &values).await?;
+        Ok(rows.into_iter().map(SentRow::into_signal).collect())
     }
 
     /// Deletes steps and signals of jobs that have ended, a bounded number of them in each run of maintenance. Returns whether

@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 use pq_diesel::store::{Admin, Notes, Steps};
 use pq_diesel::{
-    AttemptEntry, Filter, JobId, JobProgress, JobRecord, JobState, Operation, Payload, StepRecord, StoredLine,
+    AttemptEntry, Filter, JobId, JobProgress, JobRecord, JobState, Operation, Payload, SentSignal,
+    StepRecord, StoredLine,
 };
 use serde_json::Value;
 
@@ -30,7 +31,10 @@ const SHOWN_BYTES: usize = 16 << 10;
 const INDENTED_BYTES: usize = 256 << 10;
 const WHOLE_BYTES: usize = 8 << 20;
 
-/// The largest part of a step's result on the page, in bytes.
+/// The largest number of signals on the page.
+const MAX_SIGNALS: usize = 100;
+
+/// The largest part of the result of a step, or of the value of a signal, on the page, in bytes.
 const STEP_BYTES: usize = 200;
 
 pub(crate) async fn page(
@@ -71,6 +75,12 @@ pub(crate) async fn page(
         Ok(steps) if steps.is_empty() => None,
         steps => Some(steps.map(|steps| draw_steps(&visit, &app.mask, job, &steps))),
     };
+    let of = job.clone();
+    let signals = app.reads.read(move |pq, conn| pq.store().signals(conn, &of, MAX_SIGNALS + 1)).await;
+    let signals = match signals {
+        Ok(signals) if signals.is_empty() => None,
+        signals => Some(signals.map(|signals| draw_signals(&app.mask, &signals))),
+    };
     let content = html! {
         @if same_id.len() > 1 {
             p class="failure" { "An older job had this id, because the sequence of ids was restarted." }
@@ -84,6 +94,7 @@ pub(crate) async fn page(
         @if let Some(error) = &job.error { (panel("error", "Error", Ok(html! { pre { (text(error)) } }))) }
         @if !job.attempt_log.is_empty() { (panel("attempts", "Attempts", Ok(attempts(job)))) }
         @if let Some(steps) = steps { (panel("steps", "Durable steps", steps)) }
+        @if let Some(signals) = signals { (panel("signals", "Signals that are not delivered", signals)) }
         @match log {
             Ok(lines) if lines.is_empty() => {}
             Ok(lines) => (panel("log", "Log", Ok(log_table(&lines)))),
@@ -256,6 +267,20 @@ fn draw_steps(visit: &Visit, mask: &Mask, job: &JobRecord, steps: &[StepRecord])
                 }
             }
         } }
+    }
+}
+
+/// Draws the signals for which the job has not waited yet, in the order in which they were sent.
+fn draw_signals(mask: &Mask, signals: &[SentSignal]) -> Markup {
+    html! {
+        div class="wide" tabindex="0" role="region" aria-label="Signals that are not delivered" { table {
+            thead { tr { @for name in ["Signal", "Value"] { th scope="col" { (name) } } } }
+            tbody { @for SentSignal { name, value } in signals.iter().take(MAX_SIGNALS) { tr {
+                td { (text(name)) }
+                td { code { (text(&mask.format(value.as_str(), Layout::Line, STEP_BYTES).0)) } }
+            } } }
+        } }
+        @if signals.len() > MAX_SIGNALS { p { "These are the first " (MAX_SIGNALS) "." } }
     }
 }
 

@@ -131,9 +131,11 @@ async fn a_job_goes_on_by_a_signal_and_again_from_a_step() -> Outcome {
         browser.fill("value", "\"nobody\"").await?;
         browser.click("Send").await?;
         browser.see("the signal approved is sent.").await?;
+        browser.see("Signals that are not delivered").await?;
         work(&site.pq, serve.clone()).await?;
         browser.open(&format!("/job/{id}")).await?;
         browser.see("refused").await?;
+        assert!(!browser.text().await?.contains("Signals that are not delivered"));
         browser.see("1/2 (50 %) half of it").await?;
         let retry = browser.driver.find_all(By::XPath("//button[.='Retry from here…']")).await?;
         assert_eq!(retry.len(), 2);
