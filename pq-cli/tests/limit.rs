@@ -31,6 +31,13 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
     assert_eq!((&shown["running"], &shown["rate"]["burst"]), (&50.into(), &20.into()));
     assert_eq!(shown["groups"]["\u{1b}7"]["running"], 9);
     assert_eq!(run(&["--group", "\u{1b}7", "--clear"])?, expected);
+    let changed = expected.replace("20 at once", "30 at once").replace("10 at once", "7 at once");
+    assert_eq!(run(&["--burst", "30", "--burst-per-group", "7"])?, changed);
+    let refused = on(&database, &["limit", "mail", "--group", "a", "--burst", "2"]).output()?;
+    let text = printed(&refused);
+    let rule = "cannot set a burst: the group has no rate of its own; add --rate N/PERIOD";
+    assert!(text.contains(rule), "{text}");
+    assert_eq!(status(&refused), 2);
     assert_eq!(run(&["--clear", "--running", "1"])?, "queue: at most 1 running\n");
     let recorded = stdout(&on(&database, &["audit"]).output()?);
     assert!(recorded.contains("limit") && recorded.contains("\"running\":50"), "{recorded}");
@@ -69,6 +76,8 @@ fn a_fair_queue_is_set_shown_and_explained() -> Outcome {
         printed(&refused)
     );
     assert_eq!(stdout(&limit(&["--fair"])?), "queue: fair, so its groups take turns\n");
+    let once = "queue: fair, so its groups take turns\ngroup b: 1 job in each turn\n";
+    assert_eq!(stdout(&limit(&["--group", "b", "--weight", "1"])?), once);
     let weighted = "queue: fair, so its groups take turns\ngroup b: 2 jobs in each turn\n";
     assert_eq!(stdout(&limit(&["--group", "b", "--weight", "2"])?), weighted);
     let put = |group: &str, payload: &str| -> Result<String, Box<dyn std::error::Error>> {

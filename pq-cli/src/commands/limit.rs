@@ -13,12 +13,14 @@ use crate::{output, values};
 ///
 /// The limits are shown with what is used of them and with the number of due jobs that wait because of each, of about the first 10,000.
 /// They apply to every worker and every get, at once. An option changes its limit and keeps the others. With --group
-/// the limits are those of one group. In a fair queue the groups take turns among jobs of the same priority, so that a
-/// group with many jobs delays the others only by its share. The Python pq ignores limits and turns.
+/// the limits are those of one group, which replace those of each group. A rate counts a job as its cost, see pq put --cost.
+/// In a fair queue the groups take turns among jobs of the same priority, so that a group with many jobs delays the others
+/// only by its share. The Python pq ignores limits and turns.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples(
     "pq limit mail --running 50 --running-per-group 3\n\
      pq limit mail --rate 100/1m --burst 20\n\
+     pq limit mail --burst 40\n\
      pq limit mail --group 'tenant 7' --running 10\n\
      pq limit mail --fair\n\
      pq limit mail --group 'tenant 7' --weight 3\n\
@@ -36,20 +38,22 @@ pub(crate) struct Limit {
     /// Maximum number of jobs that run at any time.
     #[arg(long, value_name = "N", value_parser = values::whole)]
     running: Option<u32>,
-    /// Maximum number of jobs that start in a period: a number, and a duration behind a slash.
+    /// Maximum number of jobs that start in a period: a number, and a duration behind a slash. It replaces the burst, too.
     #[arg(long, value_name = "N/PERIOD", value_parser = rate)]
     rate: Option<Rate>,
-    /// Maximum number of jobs that start at once after a pause. Default: as many as start in a second, and at least 1.
-    #[arg(long, value_name = "N", value_parser = values::whole, requires = "rate")]
+    /// Maximum number of jobs that start at once after a pause. Default: as many as start in a second, and at least 1. Without
+    /// --rate it changes the rate that is set.
+    #[arg(long, value_name = "N", value_parser = values::whole)]
     burst: Option<u32>,
     /// Maximum number of jobs of each group that run at any time.
     #[arg(long, value_name = "N", value_parser = values::whole)]
     running_per_group: Option<u32>,
-    /// Maximum number of jobs of each group that start in a period.
+    /// Maximum number of jobs of each group that start in a period. It replaces their burst, too.
     #[arg(long, value_name = "N/PERIOD", value_parser = rate)]
     rate_per_group: Option<Rate>,
-    /// Maximum number of jobs of each group that start at once after a pause.
-    #[arg(long, value_name = "N", value_parser = values::whole, requires = "rate_per_group")]
+    /// Maximum number of jobs of each group that start at once after a pause. Default: as for --burst. Without --rate-per-group
+    /// it changes the rate that is set.
+    #[arg(long, value_name = "N", value_parser = values::whole)]
     burst_per_group: Option<u32>,
     /// Let the groups take turns. Jobs without a group are a group of their own.
     #[arg(long, conflicts_with = "unfair")]
@@ -60,7 +64,7 @@ pub(crate) struct Limit {
     /// Number of jobs that a turn of the group has in a fair queue. Default: 1.
     #[arg(long, value_name = "N", value_parser = values::whole, requires = "group")]
     weight: Option<u32>,
-    /// Remove all limits, or those of the group, before the others are set.
+    /// Remove all limits, turns and weights, or those of the group, before the others are set.
     #[arg(long)]
     clear: bool,
     /// Print the limits as JSON.
@@ -73,7 +77,7 @@ impl Limit {
         let pq = global.connect()?;
         let queue = pq.queue::<()>(&self.queue)?;
         let before = queue.limits()?;
-        let limits = self.changed(before.clone());
+        let limits = self.changed(before.clone())?;
         let is_changed = limits != before;
         if is_changed {
             queue.set_limits(&limits)?;
@@ -94,32 +98,35 @@ impl Limit {
     }
 
     /// Returns the limits with the changes that the options ask for.
-    fn changed(&self, mut limits: Limits) -> Limits {
-        let with_burst = |rate: Rate, burst: Option<u32>| burst.map_or(rate, |burst| rate.burst(burst));
-        let rate = self.rate.map(|rate| with_burst(rate, self.burst));
+    fn changed(&self, mut limits: Limits) -> Result<Limits, Failure> {
         if let Some(group) = &self.group {
             if self.clear {
                 limits.groups.remove(group);
             }
+            let of_group = limits.groups.get(group).and_then(|limits| limits.rate);
+            let missing = "the group has no rate of its own; add --rate N/PERIOD";
+            let rate = changed_rate(of_group, self.rate, self.burst, missing)?;
             if let Some(jobs) = self.running {
                 limits = limits.running_of(group, jobs);
             }
             if let Some(jobs) = self.weight {
                 limits = limits.weight_of(group, jobs);
             }
-            return match rate {
+            return Ok(match rate {
                 Some(rate) => limits.rate_of(group, rate),
                 None => limits,
-            };
+            });
         }
         if self.clear {
             limits = Limits::new();
         }
         limits.running = self.running.or(limits.running);
-        limits.rate = rate.or(limits.rate);
+        let missing = "there is no rate; add --rate N/PERIOD";
+        limits.rate = changed_rate(limits.rate, self.rate, self.burst, missing)?;
         limits.running_per_group = self.running_per_group.or(limits.running_per_group);
-        let rate_per_group = self.rate_per_group.map(|rate| with_burst(rate, self.burst_per_group));
-        limits.rate_per_group = rate_per_group.or(limits.rate_per_group);
+        let missing = "there is no rate of each group; add --rate-per-group N/PERIOD";
+        limits.rate_per_group =
+            changed_rate(limits.rate_per_group, self.rate_per_group, self.burst_per_group, missing)?;
         if self.unfair {
             for group in limits.groups.values_mut() {
                 group.weight = None;
@@ -127,7 +134,21 @@ impl Limit {
             limits.groups.retain(|_, group| *group != GroupLimits::default());
         }
         limits.fair = (limits.fair || self.fair) && !self.unfair;
-        limits
+        Ok(limits)
+    }
+}
+
+/// Returns the rate that is set, or the new one, with its burst changed. `missing` is the error if there is none.
+fn changed_rate(
+    set: Option<Rate>,
+    new: Option<Rate>,
+    burst: Option<u32>,
+    missing: &str,
+) -> Result<Option<Rate>, Failure> {
+    match (new.or(set), burst) {
+        (None, Some(_)) => Err(Failure::Usage(format!("cannot set a burst: {missing}"))),
+        (rate, None) => Ok(rate),
+        (Some(rate), Some(burst)) => Ok(Some(rate.burst(burst))),
     }
 }
 
@@ -166,7 +187,9 @@ fn lines(limits: &Limits) -> Vec<String> {
     for (group, limits) in &limits.groups {
         let group = format!("group {}", output::escape(group));
         lines.extend(of(&group, limits.running, limits.rate));
-        lines.extend(limits.weight.map(|jobs| format!("{group}: {jobs} jobs in each turn")));
+        lines.extend(
+            limits.weight.map(|jobs| format!("{group}: {} in each turn", output::plural(jobs.into(), "job"))),
+        );
     }
     lines
 }
