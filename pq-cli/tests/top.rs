@@ -8,7 +8,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pq_diesel::{Outcome as End, Pq, StopMode, Worker};
+use pq_diesel::{Limits, Outcome as End, Pq, StopMode, Wait, Worker};
 use pq_testing::{Database, Kind, Options, Server, Stop};
 use tempfile::TempDir;
 
@@ -136,7 +136,7 @@ fn a_queue_is_paused_from_the_view() -> Outcome {
     wait_until(&database, "SELECT count(*) FROM pq.queue_controls WHERE q_name = 'bills'")?;
     terminal.until_all_shown(&["bills: paused", "job 1 of bills does not run: its queue is paused since"])?;
     terminal.until("the duration of the pause", |screen| {
-        screen.lines().any(|line| line.starts_with("> bills") && line.contains("for "))
+        screen.lines().any(|line| line.starts_with("> bills") && line.contains("paused "))
     })?;
     terminal.press(&["p"])?;
     wait_until(&database, "SELECT (count(*) = 0)::int::bigint FROM pq.queue_controls")?;
@@ -327,6 +327,21 @@ fn without_a_terminal_the_error_names_the_remedy() -> Outcome {
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
     let chosen = on(&database, &["top", "--once", "--queue", "bills"]).output()?;
     assert!(stdout(&chosen).contains("Dead jobs of bills\nnone"), "{}", stdout(&chosen));
+    Ok(())
+}
+
+#[test]
+fn jobs_that_wait_for_a_limit_are_counted() -> Outcome {
+    let database = migrated()?;
+    let pq = connect(&database)?;
+    let mail = pq.queue::<u32>("mail")?;
+    mail.put_many(&[1, 2, 3])?;
+    mail.set_limits(&Limits::new().running(1))?;
+    assert_eq!(mail.lease(1, Duration::from_secs(60), Wait::No)?.len(), 1);
+    let once = on(&database, &["top", "--once"]).output()?;
+    let text = stdout(&once);
+    assert!(text.contains("\n\nmail: 2 due jobs waiting for the limit running\n\n"), "{text}");
+    assert!(text.contains("full; limited to 1 running"), "{text}");
     Ok(())
 }
 

@@ -164,11 +164,15 @@ fn rate(text: &str) -> Result<Rate, String> {
 fn used_lines(limited: &LimitedQueue) -> Vec<String> {
     let mut lines = vec![format!("{} running", limited.used.running)];
     lines.extend(limited.tokens().map(|tokens| format!("{:.0} tokens", tokens.floor())));
-    let waits = limited.held_back().into_iter().filter(|(_, jobs)| *jobs > 0);
-    lines.extend(waits.map(|(limit, jobs)| {
-        format!("{} waiting for the limit {}", output::plural(jobs, "due job"), limit.replace('_', " "))
-    }));
+    lines.extend(held_back(limited));
     lines
+}
+
+/// Describes how many due jobs wait because of each limit.
+pub(super) fn held_back(limited: &LimitedQueue) -> impl Iterator<Item = String> {
+    limited.held_back().into_iter().filter(|(_, jobs)| *jobs > 0).map(|(limit, jobs)| {
+        format!("{} waiting for the limit {}", output::plural(jobs, "due job"), limit.replace('_', " "))
+    })
 }
 
 /// Describes limits in a line for each.

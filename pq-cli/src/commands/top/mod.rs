@@ -79,7 +79,9 @@ impl Top {
                 let found = queues.iter().find(|queue| is_wanted(queue)).filter(|_| self.once);
                 chosen.clone().or_else(|| found.map(|queue| queue.queue.clone()))
             };
-            Chosen { dead: first(|queue| queue.dead > 0), stuck: first(is_stuck) }
+            let waits = |queue: &QueueCounts| queue.limits.is_some() && queue.ready > 0;
+            let stuck = first(is_stuck).or_else(|| first(waits));
+            Chosen { dead: first(|queue| queue.dead > 0), stuck }
         })?;
         if self.once {
             output::print(&table::plain(&first))?;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use pq_diesel::admin::{QueueCounts, WorkerInfo};
-use pq_diesel::{Error, Filter, JobId, JobRecord, JobState, Pq, Progress, QueueName, Reason};
+use pq_diesel::store::{Connect, Limiting};
+use pq_diesel::{Error, Filter, JobId, JobRecord, JobState, LimitedQueue, Pq, Progress, QueueName, Reason};
 
 use super::action::Action;
 use crate::failure::Failure;
@@ -30,6 +31,8 @@ pub(super) struct Snapshot {
     pub(super) workers: Vec<WorkerInfo>,
     pub(super) dead: DeadJobs,
     pub(super) stuck: Option<StuckJob>,
+    /// The queue of which a job may be stuck, if it has limits.
+    pub(super) limited: Option<LimitedQueue>,
     /// The progress of running jobs.
     pub(super) progress: BTreeMap<JobId, Progress>,
 }
@@ -52,10 +55,16 @@ pub(super) struct StuckJob {
 }
 
 impl Snapshot {
-    /// Reads queues and workers, and the dead and the stuck jobs of the queues that `choose` returns.
+    /// Reads queues and workers, and of the queues that `choose` returns the dead jobs, the stuck job and the use of the limits.
     pub(super) fn read(pq: &Pq, choose: impl FnOnce(&[QueueCounts]) -> Chosen) -> Result<Self, Error> {
         let queues = pq.overview()?;
         let Chosen { dead, stuck } = choose(&queues);
+        let has_limits =
+            |name: &&QueueName| queues.iter().any(|queue| queue.queue == **name && queue.limits.is_some());
+        let limited = match stuck.as_ref().filter(has_limits) {
+            Some(name) => pq.store().with_connection(|conn| pq.store().limited(conn, Some(name)))?.pop(),
+            None => None,
+        };
         let stuck = stuck.filter(|name| queues.iter().any(|queue| queue.queue == *name && is_stuck(queue)));
         let dead = DeadJobs::read(pq, dead)?;
         let stuck = stuck.map(|name| StuckJob::read(pq, name)).transpose()?.flatten();
@@ -63,7 +72,7 @@ impl Snapshot {
         let running: Vec<JobId> =
             workers.iter().flat_map(|worker| &worker.status.running).map(|job| job.id).collect();
         let progress = pq.progress(&running)?.into_iter().map(|noted| (noted.id, noted.progress)).collect();
-        Ok(Self { at: pq.now()?, queues, workers, dead, stuck, progress })
+        Ok(Self { at: pq.now()?, queues, workers, dead, stuck, limited, progress })
     }
 }
 

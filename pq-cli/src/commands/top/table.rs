@@ -6,6 +6,7 @@ use std::time::Duration;
 use pq_diesel::admin::{QueueCounts, WorkerInfo};
 use pq_diesel::{JobRecord, Running};
 
+use super::super::{limit, ls};
 use super::layout;
 use super::poller::{DEAD_LIMIT, Snapshot, StuckJob};
 use crate::{job_output, output};
@@ -60,7 +61,7 @@ const QUEUES: &[Column] = &[
     number("DEAD", 0),
     number("OLDEST", 4),
     number("RATE", 3),
-    word("PAUSED", 0),
+    text("NOTE", 0, 12),
 ];
 
 const WORKERS: &[Column] = &[
@@ -201,12 +202,19 @@ pub(super) fn stuck(snapshot: &Snapshot) -> Option<String> {
     Some(output::escape(&format!("job {id} of {} does not run: {why}{error}", queue.as_str())))
 }
 
+/// Returns how many due jobs of the queue wait because of which limit, in one line.
+pub(super) fn held_back(snapshot: &Snapshot) -> Option<String> {
+    let limited = snapshot.limited.as_ref()?;
+    let held: Vec<String> = limit::held_back(limited).collect();
+    (!held.is_empty()).then(|| output::escape(&format!("{}: {}", limited.queue, held.join(", "))))
+}
+
 /// Formats all panes as plain text.
 pub(super) fn plain(snapshot: &Snapshot) -> String {
     const WIDEST: u16 = 100;
     let clipped = |row: Row| row.cells.iter().map(|cell| layout::truncate(cell, WIDEST)).collect();
     let mut parts = vec![format!("{}, at {}", totals(snapshot), output::format_time(snapshot.at))];
-    parts.extend(stuck(snapshot));
+    parts.extend(stuck(snapshot).or_else(|| held_back(snapshot)));
     for table in Pane::ALL.map(|pane| PaneTable::of(pane, snapshot)) {
         let body = if table.rows.is_empty() {
             table.empty_text.to_owned()
@@ -236,7 +244,11 @@ fn queue_row(queue: &QueueCounts, snapshot: &Snapshot) -> Row {
         queue.dead.to_string(),
         queue.oldest.map(format_age).unwrap_or_default(),
         format!("{:.1}/s", queue.per_second),
-        paused.map(|since| format!("for {since}")).unwrap_or_default(),
+        match (paused, &queue.limits) {
+            (Some(since), _) => format!("paused {since}"),
+            (None, Some(limits)) => ls::limit(queue, limits),
+            (None, None) => String::new(),
+        },
     ];
     Row { cells, tone }
 }

@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use pq_core::Payload;
+use pq_core::{LimitUse, Payload};
 use pq_diesel::admin::{QueueCounts, WorkerId, WorkerInfo};
-use pq_diesel::{Annotations, JobId, JobRecord, JobState, QueueName, Reason, Status, StopMode};
+use pq_diesel::{
+    Annotations, GroupUse, JobId, JobRecord, JobState, LimitedQueue, Limits, QueueName, Reason, Status,
+    StopMode,
+};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
@@ -42,6 +45,7 @@ fn empty() -> Snapshot {
         workers: Vec::new(),
         dead: DeadJobs::default(),
         stuck: None,
+        limited: None,
         progress: BTreeMap::new(),
     }
 }
@@ -115,6 +119,7 @@ fn busy() -> Snapshot {
             jobs: vec![dead(42, "550 no\r\nsuch\u{0} mailbox"), dead(41, &"long ".repeat(400))],
         },
         stuck: None,
+        limited: None,
         progress: BTreeMap::new(),
     }
 }
@@ -225,6 +230,30 @@ fn why_a_job_of_the_selected_queue_does_not_run() {
     press(&mut state, 'j');
     insta::assert_snapshot!(screen(&state, 120, 24));
     assert!(table::plain(&stuck).contains("\n\njob 11 of mail does not run: no live worker"));
+}
+
+#[test]
+fn which_limits_keep_jobs_of_the_selected_queue_waiting() {
+    let mut limited = busy();
+    let limits = Limits::new().running(4).running_per_group(1);
+    limited.queues[1].limits = Some(limits.clone());
+    limited.queues[1].running = 4;
+    let group = |name: &str, due| GroupUse { group: Some(name.to_owned()), due, ..GroupUse::default() };
+    limited.limited = Some(LimitedQueue {
+        queue: name("mail"),
+        limits,
+        at: at(),
+        used: LimitUse { running: 4, tokens: None },
+        groups: vec![group("a", 2), group("b", 3)],
+    });
+    let line = "mail: 5 due jobs waiting for the limit running";
+    let mut state = state(limited.clone());
+    assert!(!screen(&state, 120, 24).contains(line), "another queue is selected");
+    press(&mut state, 'j');
+    let drawn = screen(&state, 140, 24);
+    assert!(drawn.contains(line), "{drawn}");
+    assert!(drawn.contains("full; limited"), "{drawn}");
+    assert!(table::plain(&limited).contains(&format!("\n\n{line}\n\n")));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Draws the view from its state and nothing else.
 
+use pq_diesel::QueueName;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -17,19 +18,22 @@ const HEADER_LINES: u16 = 2;
 
 pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
     let selected = state.selected_queue();
-    let stuck = state.snapshot.stuck.as_ref().filter(|stuck| Some(&stuck.queue) == selected.as_ref());
+    let is_selected = |queue: &QueueName| Some(queue) == selected.as_ref();
+    let stuck = state.snapshot.stuck.as_ref().filter(|stuck| is_selected(&stuck.queue));
     let stuck = stuck.and_then(|_| table::stuck(&state.snapshot));
+    let limited = state.snapshot.limited.as_ref().filter(|limited| is_selected(&limited.queue));
+    let why_waiting = stuck.or_else(|| limited.and_then(|_| table::held_back(&state.snapshot)));
     let lines = [
         Constraint::Length(1),
         Constraint::Min(0),
-        Constraint::Length(stuck.is_some().into()),
+        Constraint::Length(why_waiting.is_some().into()),
         Constraint::Length(1),
     ];
     let [top, middle, why, bottom] = Layout::vertical(lines).areas(frame.area());
     frame.render_widget(headline(state, top.width), top);
-    if let Some(stuck) = stuck {
+    if let Some(waiting) = why_waiting {
         frame.render_widget(
-            Line::styled(layout::truncate(&stuck, why.width), paint(state, Tone::Paused)),
+            Line::styled(layout::truncate(&waiting, why.width), paint(state, Tone::Paused)),
             why,
         );
     }
