@@ -139,10 +139,11 @@ impl PgStore {
         is_own: bool,
     ) -> Result<Option<MaintenanceReport>, Error> {
         let statements = &self.statements;
-        // The transaction of a caller, such as a test, would keep the lock and the setting.
+        // The transaction of a caller, such as a test, would keep the lock and the settings.
         if is_own {
             // A process that is suspended here would keep all others from maintenance, so its transaction must time out.
-            conn.run("SET LOCAL idle_in_transaction_session_timeout TO '5s'").await?;
+            // Tables without statistics have high estimated costs, and compiling a statement would take longer than running it.
+            conn.run("SET LOCAL idle_in_transaction_session_timeout TO '5s'; SET LOCAL jit TO off").await?;
             if !self.only::<Bool, bool>(conn, &statements.maintenance_lock, &[]).await? {
                 return Ok(None);
             }
