@@ -69,7 +69,7 @@ impl<'a, T> BoundQueue<'a, T> {
     /// Makes a follow-up due that waits for no job.
     pub(crate) async fn release(&mut self, follow_up: JobId) -> Result<(), Error> {
         let (store, conn, _) = self.parts();
-        store.release_on(conn, &[follow_up.0]).await
+        store.release_on(conn, &[follow_up.0], &[]).await
     }
 
     /// Counts the queue's jobs by state, as this transaction sees them.

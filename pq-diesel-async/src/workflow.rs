@@ -132,7 +132,10 @@ async fn result_on<R: DeserializeOwned>(
     workflow: JobId,
     name: &str,
 ) -> Result<JobResult<R>, Error> {
-    let found = store.list_on(conn, &Filter::default().workflow_job(workflow, name), MAX_OF_NAME).await?;
+    let mut found = store.list_on(conn, &WorkflowJob::ended(workflow, name), MAX_OF_NAME).await?;
+    if !found.iter().any(WorkflowJob::is_own) {
+        found = store.list_on(conn, &Filter::default().workflow_job(workflow, name), MAX_OF_NAME).await?;
+    }
     let own = match found.is_empty() {
         true => store.list_on(conn, &Filter::id(workflow), 1).await?.pop(),
         false => None,

@@ -1,6 +1,6 @@
 //! Jobs that wait until other jobs have ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Utc};
@@ -9,9 +9,10 @@ use super::MemoryStore;
 use super::state::{Archived, Row, State, Wait};
 use super::transaction::{MemoryConn, Open};
 use super::{archive, counting, take};
-use crate::store::{FollowUps, Wake};
+use crate::store::{Admin as _, FollowUps, Wake};
 use crate::{
-    After, EndedCounts, Error, JobId, JobRecord, JobState, NewJob, Predecessor, Put, PutOutcome, WORKFLOWS,
+    After, EndedCounts, Error, Filter, JobId, JobRecord, JobState, NewJob, Payload, Predecessor, Put,
+    PutOutcome, WORKFLOWS,
 };
 
 impl FollowUps for MemoryStore {
@@ -42,10 +43,26 @@ impl FollowUps for MemoryStore {
         })
     }
 
+    fn waits(&self, conn: &mut MemoryConn, follow_up: JobId) -> Result<bool, Error> {
+        let waits = self.predecessors(conn, follow_up, usize::MAX)?;
+        Ok(waits.iter().any(|wait| wait.outcome.is_none()))
+    }
+
+    fn members(&self, conn: &mut MemoryConn, workflow: JobId, count: usize) -> Result<Vec<JobRecord>, Error> {
+        let jobs = self.list(conn, &Filter::default().workflow(workflow), count)?;
+        let lean = |job| JobRecord {
+            payload: Payload::from_stored("null".to_owned()),
+            result: None,
+            attempt_log: Vec::new(),
+            ..job
+        };
+        Ok(jobs.into_iter().map(lean).collect())
+    }
+
     fn release(&self, conn: &mut MemoryConn, follow_up: JobId) -> Result<(), Error> {
         let now = Utc::now();
         conn.operate(|state, open| {
-            end_wait(state, open, follow_up, now);
+            end_wait(state, open, follow_up, false, now);
             Ok(())
         })
     }
@@ -264,7 +281,8 @@ pub(super) fn ended(state: &State, open: &Open) -> Vec<(JobId, JobId, Wait)> {
 
 /// Returns whether a follow-up was cancelled.
 fn end_waits(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
-    let mut follow_ups = BTreeSet::new();
+    // With whether a job of a workflow has failed it.
+    let mut follow_ups = BTreeMap::<JobId, bool>::new();
     for (follow_up, job, wait) in ended(state, open) {
         let live = state.rows.get(&follow_up).filter(|row| !row.ended || row.held_by != Some(open.tx));
         if live.is_some_and(|row| takes_part(row) && !row.free_for(open.tx)) {
@@ -279,12 +297,12 @@ fn end_waits(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
             // The job was requeued while another transaction ended the workflow.
             wake(state, open, follow_up, Some(Wake::Reopen), None);
         }
+        *follow_ups.entry(follow_up).or_default() |= wait.only_done && outcome != JobState::Done;
         open.set_wait(state, follow_up, job, Some(Wait { outcome: Some(outcome), ..wait }));
-        follow_ups.insert(follow_up);
     }
     let mut is_cancelled = false;
-    for follow_up in follow_ups {
-        is_cancelled |= end_wait(state, open, follow_up, now);
+    for (follow_up, has_failed) in follow_ups {
+        is_cancelled |= end_wait(state, open, follow_up, has_failed, now);
     }
     is_cancelled
 }
@@ -305,8 +323,14 @@ fn waiting(state: &State, open: &Open, follow_up: JobId) -> Option<Row> {
 }
 
 /// Makes a follow-up due if all jobs have ended that it waits for, or cancels it if one of them was not done that must be.
-/// Returns whether it was cancelled.
-fn end_wait(state: &mut State, open: &mut Open, follow_up: JobId, now: DateTime<Utc>) -> bool {
+/// Returns whether it was cancelled. A workflow is due if it has failed, too.
+fn end_wait(
+    state: &mut State,
+    open: &mut Open,
+    follow_up: JobId,
+    has_failed: bool,
+    now: DateTime<Utc>,
+) -> bool {
     let Some(mut row) = waiting(state, open, follow_up) else { return false };
     let mut ended = EndedCounts::default();
     let mut refused = None;
@@ -328,7 +352,7 @@ fn end_wait(state: &mut State, open: &mut Open, follow_up: JobId, now: DateTime<
         row.job.error = Some(format!("job {job}, for which it waited, is {}", outcome.as_str()));
         counting::count(open, &row.job, |counters| counters.cancelled += 1);
         archive::archive(state, open, row, JobState::Cancelled, now);
-    } else if !is_open || refused.is_some() {
+    } else if !is_open || is_workflow && has_failed {
         row.job.schedule_at = None;
         row.job.annotations = row.job.annotations.with_ended(row.job.annotations.ended().or(Some(ended)));
         open.set(state, Row { returned_by: Some(open.tx), ..row });

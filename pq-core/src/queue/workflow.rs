@@ -96,7 +96,10 @@ impl<S: Store> Pq<S> {
         workflow: JobId,
         name: &str,
     ) -> Result<JobResult<R>, S::Error> {
-        let found = self.store.list(conn, &Filter::default().workflow_job(workflow, name), 100)?;
+        let mut found = self.store.list(conn, &WorkflowJob::ended(workflow, name), 100)?;
+        if !found.iter().any(WorkflowJob::is_own) {
+            found = self.store.list(conn, &Filter::default().workflow_job(workflow, name), 100)?;
+        }
         let own = match found.is_empty() {
             true => self.store.list(conn, &Filter::id(workflow), 1)?.pop(),
             false => None,

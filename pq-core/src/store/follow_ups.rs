@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Connect;
-use crate::{JobId, Predecessor};
+use crate::{JobId, JobRecord, Predecessor};
 
 /// Why the job of a workflow is due other than because jobs of the workflow have ended. It is noted with the job
 /// ([`crate::Annotations::wake`]) until jobs that have ended make it due.
@@ -41,7 +41,7 @@ impl Wake {
 /// A job has ended if it neither waits nor runs. It is done unless the archive says otherwise.
 ///
 /// The job of a workflow, in the queue [`crate::WORKFLOWS`], is never cancelled because of jobs that it waits for. It is due
-/// also when one of those that must be done is not, and [`crate::MaintenanceReport::workflows`] says that one is due.
+/// also when maintenance notes that one of those that must be done is not, and [`crate::MaintenanceReport::workflows`] says that one is due.
 /// [`super::Archive::requeue`] and an [`crate::Operation::Retry`] of a dead or cancelled job let the follow-ups wait again that
 /// wait for it, and wake the jobs of workflows as [`FollowUps::wake`] does: those that wait for a requeued job
 /// ([`Wake::Reopen`]), and those that are requeued themselves ([`Wake::Retry`]).
@@ -64,6 +64,25 @@ pub trait FollowUps: Connect {
     ///
     /// The store's error.
     fn followers(&self, conn: &mut Self::Conn, job: JobId, count: usize) -> Result<Vec<JobId>, Self::Error>;
+
+    /// Returns whether a job has not ended that a follow-up waits for, as far as maintenance has noted it.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn waits(&self, conn: &mut Self::Conn, follow_up: JobId) -> Result<bool, Self::Error>;
+
+    /// Returns the jobs of a workflow, by id: at most `count`. Their payloads are null, and they have no results and no logs.
+    ///
+    /// # Errors
+    ///
+    /// The store's error.
+    fn members(
+        &self,
+        conn: &mut Self::Conn,
+        workflow: JobId,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, Self::Error>;
 
     /// Makes a waiting follow-up due if it waits for no job: for a batch without jobs.
     ///

@@ -75,8 +75,7 @@ impl<'t, S: Store> Turn<'t, S> {
     fn new(store: &'t S, conn: &mut S::Conn, claim: &'t Claim) -> Result<Self, S::Error> {
         let plan = Plan::read(&claim.payload);
         // Read first: a job that ends later is open here, and maintenance notes its end after this turn.
-        let waits = store.predecessors(conn, claim.id, usize::MAX >> 1)?;
-        let is_open = waits.iter().any(|wait| wait.outcome.is_none());
+        let is_open = store.waits(conn, claim.id)?;
         let (mut jobs, mut is_undoing) = (BTreeMap::new(), false);
         for member in members(store, conn, claim.id)? {
             match member.annotations.workflow() {

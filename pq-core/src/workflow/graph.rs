@@ -281,16 +281,29 @@ pub(crate) fn read<S: Store>(store: &S, conn: &mut S::Conn, id: JobId) -> Result
     Ok(Some((graph, plan, members)))
 }
 
-/// Returns the jobs of a workflow, by their ids.
+/// Returns the jobs of a workflow, by their ids, without payloads, results and logs.
 pub(super) fn members<S: Store>(
     store: &S,
     conn: &mut S::Conn,
     id: JobId,
 ) -> Result<Vec<JobRecord>, S::Error> {
-    store.list(conn, &Filter::default().workflow(id), 4 * MAX_JOBS)
+    store.members(conn, id, 4 * MAX_JOBS)
 }
 
 impl WorkflowJob {
+    /// Selects the job with this name, and those that undo it, if they have ended: what another job of the workflow reads in most
+    /// cases. So the payloads of leases are not looked through.
+    pub fn ended(workflow: JobId, name: &str) -> Filter {
+        let filter = Filter::default().workflow_job(workflow, name);
+        [JobState::Done, JobState::Dead, JobState::Cancelled].into_iter().fold(filter, Filter::state)
+    }
+
+    /// Returns whether this is a job of a workflow, and not one that undoes another.
+    #[must_use]
+    pub fn is_own(job: &JobRecord) -> bool {
+        job.annotations.workflow().is_some_and(|place| !place.undoes)
+    }
+
     /// Returns what became of a job of a workflow, for a crate with connections of another kind.
     ///
     /// `found` are the jobs that [`Filter::workflow_job`] selects. `own` is the job that stands for the workflow, which tells a
@@ -305,8 +318,7 @@ impl WorkflowJob {
         found: &[JobRecord],
         own: Option<&JobRecord>,
     ) -> Result<JobResult<R>, Error> {
-        let undoes = |job: &&JobRecord| job.annotations.workflow().is_some_and(|place| place.undoes);
-        let found = found.iter().rfind(|job| !undoes(job));
+        let found = found.iter().rfind(|job| Self::is_own(job));
         if let (None, Some(plan)) = (found, own.and_then(|own| Plan::read(&own.payload)))
             && !plan.jobs.iter().any(|job| job.name == name)
         {

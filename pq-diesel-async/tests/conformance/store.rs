@@ -288,8 +288,16 @@ impl FollowUps for Blocking {
         wait!(self, conn, |store, sql| store.followers_on(sql, job, count))
     }
 
+    fn waits(&self, conn: &mut Conn, follow_up: JobId) -> Result<bool, Error> {
+        wait!(self, conn, |store, sql| store.waits_on(sql, follow_up))
+    }
+
+    fn members(&self, conn: &mut Conn, workflow: JobId, count: usize) -> Result<Vec<JobRecord>, Error> {
+        wait!(self, conn, |store, sql| store.members_on(sql, workflow, count))
+    }
+
     fn release(&self, conn: &mut Conn, follow_up: JobId) -> Result<(), Error> {
-        wait!(self, conn, |store, sql| store.release_on(sql, &[follow_up.0]))
+        wait!(self, conn, |store, sql| store.release_on(sql, &[follow_up.0], &[]))
     }
 
     fn wait_for_job(&self, conn: &mut Conn, follow_up: JobId, job: JobId) -> Result<(), Error> {

@@ -84,7 +84,8 @@ ORDER BY q_name COLLATE \"C\""
 );
 
 /// Lists jobs by id, without locks. Of several with the same id the one that waits or runs comes first, then the one
-/// that ended last. Its parameters are those of the filter, and $10 most rows.
+/// that ended last. Its parameters are those of the filter, $10 whether payloads, results and logs are read (0 or 1; they are null
+/// otherwise), and $11 most rows.
 ///
 /// A state that is not requested costs nothing: the condition on its part of the union is known before the scan begins.
 /// Each part is sorted and limited by itself, so its indexes are used, and states are computed for listed jobs only.
@@ -99,30 +100,31 @@ pub(super) const LIST: &str = concat!(
     is_blocked!(),
     " THEN 'blocked'
                 ELSE 'ready' END AS state,
-            job.data::text AS data, job.enqueued_at, job.schedule_at, job.expected_at,
+            CASE WHEN $10 = 1 THEN job.data::text ELSE 'null' END AS data, job.enqueued_at, job.schedule_at, job.expected_at,
             ROW(job.priority, job.attempt, job.crashes), job.serial_key, job.unique_key, job.error, NULL::text AS result,
             NULL::timestamptz AS lease_until, NULL::timestamptz AS ended_at,
-            ROW(job.annotations::text, job.attempt_log::text)
+            ROW(job.annotations::text, CASE WHEN $10 = 1 THEN job.attempt_log::text END)
         FROM {jobs} AS job WHERE ",
     is_waiting!(),
-    " ORDER BY job.id LIMIT $10)
+    " ORDER BY job.id LIMIT $11)
         UNION ALL
-        (SELECT held.job, lease.q_name, 'running', held.data, held.enqueued_at, held.schedule_at, held.expected_at,
+        (SELECT held.job, lease.q_name, 'running', coalesce(held.data, 'null'), held.enqueued_at, held.schedule_at, held.expected_at,
             ROW(held.priority, held.attempt, coalesce(held.crashes, 0)), held.serial_key, held.unique_key, NULL, NULL,
             lease.lease_until, NULL, ROW(held.annotations::text, held.attempt_log::text)
         FROM ",
-    leased!(),
-    " ORDER BY held.job LIMIT $10)
+    leased!("CASE WHEN $10 = 1 OR $6 IS NOT NULL THEN lease.data END"),
+    " ORDER BY held.job LIMIT $11)
         UNION ALL
-        (SELECT job.id, job.q_name, job.outcome, job.data::text, job.enqueued_at, job.schedule_at, job.expected_at,
-            ROW(job.priority, job.attempt, job.crashes), job.serial_key, job.unique_key, job.error, job.result::text,
-            NULL, job.ended_at, ROW(job.annotations::text, job.attempt_log::text)
+        (SELECT job.id, job.q_name, job.outcome, CASE WHEN $10 = 1 THEN job.data::text ELSE 'null' END, job.enqueued_at,
+            job.schedule_at, job.expected_at, ROW(job.priority, job.attempt, job.crashes), job.serial_key, job.unique_key,
+            job.error, CASE WHEN $10 = 1 THEN job.result::text END, NULL, job.ended_at,
+            ROW(job.annotations::text, CASE WHEN $10 = 1 THEN job.attempt_log::text END)
         FROM {archive} AS job WHERE ",
     is_archived!(),
-    " ORDER BY job.id, job.ended_at DESC LIMIT $10)
+    " ORDER BY job.id, job.ended_at DESC LIMIT $11)
     ) AS job
     ORDER BY id, ended_at DESC NULLS FIRST
-    LIMIT $10"
+    LIMIT $11"
 );
 
 /// Moves jobs that are neither leased nor locked. $1 from, $2 to, $3 jobs, or null for all.

@@ -156,11 +156,14 @@ macro_rules! is_waiting {
     };
 }
 
-/// The leases `lease` with their jobs `held` that are not settled, and the condition on these.
+/// The leases `lease` with their jobs `held` that are not settled, and the condition on these. `$data` is an expression for the
+/// payloads. A condition on the task reads those of all leases.
 macro_rules! leased {
-    () => {
+    ($data:literal) => {
         concat!(
-            "{leases} AS lease, unnest(lease.jobs, lease.data, lease.enqueued_at, lease.schedule_at, lease.expected_at,
+            "{leases} AS lease, unnest(lease.jobs, ",
+            $data,
+            ", lease.enqueued_at, lease.schedule_at, lease.expected_at,
                 lease.priority, lease.attempt, lease.crashes, lease.serial_key, lease.unique_key, lease.annotations,
                 lease.attempt_log)
                 AS held (job, data, enqueued_at, schedule_at, expected_at, priority, attempt, crashes, serial_key,

@@ -59,10 +59,11 @@ WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL
     AND (schedule_at >= '9000-01-01 00:00:00+00' OR q_name = {workflows})
 ORDER BY id FOR UPDATE SKIP LOCKED";
 
-/// Stores how jobs have ended. $1 follow-ups, $2 jobs, $3 outcomes, $4 follow-ups that LOCK_FOLLOW_UPS has locked.
+/// Stores how jobs have ended, and returns the follow-ups that cannot be done any more because of that. $1 follow-ups, $2 jobs, $3 outcomes, $4 follow-ups that LOCK_FOLLOW_UPS has locked.
 ///
 /// Passes those of a follow-up that waits and is not locked, and jobs that were requeued since they were read. Locks: the rows.
 pub(super) const MARK_WAITS: &str = "\
+WITH marked AS (
 UPDATE {waits} AS wait SET outcome = ended.outcome
 FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS ended (follow_up, job, outcome)
 WHERE wait.follow_up = ended.follow_up AND wait.job = ended.job AND wait.outcome IS NULL
@@ -70,7 +71,10 @@ WHERE wait.follow_up = ended.follow_up AND wait.job = ended.job AND wait.outcome
         SELECT FROM {jobs} AS job
         WHERE job.id = wait.follow_up AND job.dequeued_at IS NULL
             AND (job.schedule_at >= '9000-01-01 00:00:00+00' OR job.q_name = {workflows})))
-    AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = wait.job AND live.dequeued_at IS NULL)";
+    AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = wait.job AND live.dequeued_at IS NULL)
+RETURNING wait.follow_up, wait.only_done AND wait.outcome <> 'done' AS has_failed
+)
+SELECT DISTINCT follow_up FROM marked WHERE has_failed";
 
 /// Makes archived workflows due of which a job has ended that was requeued while another session ended the workflow. $1 workflows,
 /// $2 jobs.
@@ -98,7 +102,7 @@ FROM gone ORDER BY id";
 
 /// Archives follow-ups as cancelled of which a job was not done that had to be, and counts them. $1 follow-ups.
 ///
-/// A workflow stays, and RELEASE makes it due. /// Order: by id. Locks: the rows of the jobs.
+/// A workflow stays, and RELEASE makes it due. Order: by id. Locks: the rows of the jobs.
 pub(super) const CANCEL_FOLLOW_UPS: &str = "\
 WITH refused AS MATERIALIZED (
     SELECT DISTINCT ON (follow_up) follow_up, job, outcome FROM {waits}
@@ -124,7 +128,9 @@ FROM gone JOIN refused ON refused.follow_up = gone.id
 ORDER BY id";
 
 /// Makes follow-ups due that wait for no job any more, and workflows of which a job has failed that they need. Returns their
-/// queues. $1 follow-ups.
+/// queues. $1 follow-ups, $2 those of which MARK_WAITS has noted a failure.
+///
+/// A failure that was noted before makes nothing due: each end of a job would be one more decision about the workflow.
 ///
 /// Only an insert fires the trigger that notifies waiting sessions, so the rows are not updated. Order: by id. Locks: the
 /// rows of the jobs.
@@ -133,8 +139,7 @@ WITH free AS MATERIALIZED (
     SELECT ctid FROM {jobs} AS job
     WHERE id = ANY ($1::bigint[]) AND dequeued_at IS NULL AND schedule_at >= '9000-01-01 00:00:00+00'
         AND (NOT EXISTS (SELECT FROM {waits} AS wait WHERE wait.follow_up = job.id AND wait.outcome IS NULL)
-            OR q_name = {workflows} AND EXISTS (
-                SELECT FROM {waits} AS wait WHERE wait.follow_up = job.id AND only_done AND outcome <> 'done'))
+            OR q_name = {workflows} AND id = ANY ($2::bigint[]))
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING *

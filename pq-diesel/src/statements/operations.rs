@@ -40,7 +40,7 @@ macro_rules! chosen_running {
         concat!(
             "chosen AS MATERIALIZED (
         SELECT held.job, lease.id AS lease FROM ",
-            leased!(),
+            leased!("lease.data"),
             " AND held.job > $10 ORDER BY held.job LIMIT $11
     )"
         )
@@ -96,7 +96,7 @@ pub(super) const TALLY: &str = concat!(
         (SELECT FROM {jobs} AS job WHERE ",
     is_waiting!(),
     " LIMIT $10) UNION ALL (SELECT FROM ",
-    leased!(),
+    leased!("lease.data"),
     " LIMIT $10) UNION ALL (SELECT FROM {archive} AS job WHERE ",
     is_selected_archived!(),
     " LIMIT $10) LIMIT $10) AS one"

@@ -105,9 +105,20 @@ impl PgStore {
         filter: &Filter,
         count: usize,
     ) -> Result<Vec<JobRecord>, Error> {
+        self.list_with(conn, filter, count, true).await
+    }
+
+    /// Lists jobs, with their payloads, results and logs, or without.
+    pub(super) async fn list_with(
+        &self,
+        conn: &mut impl SqlConnection,
+        filter: &Filter,
+        count: usize,
+        whole: bool,
+    ) -> Result<Vec<JobRecord>, Error> {
         let annotations = filter.annotations();
         let mut values = filter_values(filter, annotations.as_deref());
-        values.push(Value::count(count));
+        values.extend([Value::Integer(i32::from(whole)), Value::count(count)]);
         let list = &self.statements.list;
         let rows: Vec<JobRow> = if filter.id.is_some() {
             self.rows::<JobSql, _>(conn, list, &values).await?

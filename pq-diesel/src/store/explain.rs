@@ -31,7 +31,7 @@ impl PgStore {
         let row = self
             .only::<CircumstancesSql, CircumstancesRow>(conn, &self.statements.circumstances, &values)
             .await;
-        let after = self.open_waits(conn, id).await;
+        let after = self.open_waits(conn, id, Reason::MAX_COUNTED).await;
         let used = self.one::<LimitUseSql, LimitUseRow>(conn, &self.statements.limit_use, &values).await;
         conn.roll_back_to(around).await?;
         let found = row?.into_circumstances();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use diesel::pg::PgConnection;
 use diesel::sql_types::{BigInt, Bool, Text};
 use pq_core::store::{FollowUps, Wake};
-use pq_core::{JobId, MaintenanceReport, NewJob, Predecessor, Put, PutOutcome, QueueName, Reason};
+use pq_core::{Filter, JobId, JobRecord, MaintenanceReport, NewJob, Predecessor, Put, PutOutcome, QueueName};
 
 use super::{PgStore, SqlConnection, micros};
 use crate::Error;
@@ -36,8 +36,21 @@ impl FollowUps for PgStore {
         blocking(self.followers_on(conn, job, count))
     }
 
+    fn waits(&self, conn: &mut PgConnection, follow_up: JobId) -> Result<bool, Error> {
+        blocking(self.waits_on(conn, follow_up))
+    }
+
+    fn members(
+        &self,
+        conn: &mut PgConnection,
+        workflow: JobId,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, Error> {
+        blocking(self.members_on(conn, workflow, count))
+    }
+
     fn release(&self, conn: &mut PgConnection, follow_up: JobId) -> Result<(), Error> {
-        blocking(self.release_on(conn, &[follow_up.0]))
+        blocking(self.release_on(conn, &[follow_up.0], &[]))
     }
 
     fn wait_for_job(&self, conn: &mut PgConnection, follow_up: JobId, job: JobId) -> Result<(), Error> {
@@ -112,8 +125,13 @@ impl PgStore {
     }
 
     /// Makes follow-ups due that wait for no job. Takes of this handle find them.
-    pub async fn release_on(&self, conn: &mut impl SqlConnection, follow_ups: &[i64]) -> Result<(), Error> {
-        let values = [Value::BigInts(follow_ups.to_vec())];
+    pub async fn release_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        follow_ups: &[i64],
+        failed: &[i64],
+    ) -> Result<(), Error> {
+        let values = [Value::BigInts(follow_ups.to_vec()), Value::BigInts(failed.to_vec())];
         let queues: Vec<String> = self.rows::<Text, _>(conn, &self.statements.release, &values).await?;
         self.forget_queues(&queues);
         Ok(())
@@ -189,14 +207,27 @@ impl PgStore {
         self.only::<Bool, bool>(conn, &self.statements.wake, &values).await
     }
 
-    /// Returns how many jobs a job waits for, and the first of them, if it waits for any.
+    pub async fn waits_on(&self, conn: &mut impl SqlConnection, follow_up: JobId) -> Result<bool, Error> {
+        Ok(self.open_waits(conn, follow_up, 1).await?.is_some())
+    }
+
+    pub async fn members_on(
+        &self,
+        conn: &mut impl SqlConnection,
+        workflow: JobId,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, Error> {
+        self.list_with(conn, &Filter::default().workflow(workflow), count, false).await
+    }
+
+    /// Returns how many jobs a job waits for, up to a number, and the first of them, if it waits for any.
     pub(super) async fn open_waits(
         &self,
         conn: &mut impl SqlConnection,
         job: JobId,
+        most: u64,
     ) -> Result<Option<(u64, JobId)>, Error> {
-        let most = i64::try_from(Reason::MAX_COUNTED).unwrap_or(i64::MAX);
-        let values = [Value::BigInt(job.0), Value::BigInt(most)];
+        let values = [Value::BigInt(job.0), Value::BigInt(i64::try_from(most).unwrap_or(i64::MAX))];
         let (count, first): (i64, i64) =
             self.only::<(BigInt, BigInt), _>(conn, &self.statements.open_waits, &values).await?;
         Ok((count > 0).then_some((count.unsigned_abs(), JobId(first))))
@@ -296,7 +327,7 @@ impl PgStore {
                 Value::OptionalTexts(ended.iter().map(WaitRow::outcome).collect()),
                 Value::BigInts(locked.clone()),
             ];
-            self.changed(conn, &statements.mark_waits, &values).await?;
+            let failed: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.mark_waits, &values).await?;
             let of_ended =
                 follow_ups.into_iter().zip(jobs).filter(|(follow_up, _)| !locked.contains(follow_up));
             let (follow_ups, jobs): (Vec<i64>, Vec<i64>) = of_ended.unzip();
@@ -307,7 +338,7 @@ impl PgStore {
             let values = [Value::BigInts(locked.clone())];
             // Other follow-ups may wait for those that are cancelled.
             report.more |= self.changed(conn, &statements.cancel_follow_ups, &values).await? > 0;
-            self.release_on(conn, &locked).await?;
+            self.release_on(conn, &locked, &failed).await?;
         }
         report.more |= is_full && !ended.is_empty();
         // The part before the position was not read. It is read in the next run.

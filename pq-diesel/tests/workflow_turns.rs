@@ -1,0 +1,57 @@
+//! How often a workflow is decided: that must not grow with the number of its jobs, because each decision looks at all of them.
+
+mod common;
+
+use common::{Outcome, database};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use pq_diesel::{Error, JobResult, OnFailure, Outcome as Ended, Pq, Retention, Wait, Worker, Workflow};
+
+/// Counts how often the job of a workflow was put: once by its put, and once before and after each decision.
+const COUNT_TURNS: &str = "
+    CREATE TABLE turns (id bigint);
+    CREATE FUNCTION count_turn() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO turns VALUES (NEW.id);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER count_turn AFTER INSERT ON pq.queue FOR EACH ROW WHEN (NEW.q_name = 'pq.workflows')
+        EXECUTE FUNCTION count_turn()";
+
+/// Runs a workflow that fans out and in, whose last job fails, so that all are undone. Returns how often its job was put.
+fn turns(jobs: usize, bytes: usize) -> Result<i64, Box<dyn std::error::Error>> {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    conn.batch_execute(COUNT_TURNS)?;
+    let pq = Pq::connect(database.url())?;
+    let queue = pq.queue("orders")?;
+    let (work, undo) = (queue.task::<String>("work"), queue.task::<String>("undo"));
+    let data = "x".repeat(bytes);
+    let mut workflow = Workflow::new("wide").on_failure(OnFailure::Compensate).job("first", &work, &data);
+    let names: Vec<String> = (0..jobs - 2).map(|number| number.to_string()).collect();
+    for name in &names {
+        workflow = workflow.job(name, &work, &data).after(["first"]).undo(&undo, &data);
+    }
+    workflow = workflow.job("last", &work, &"fail".to_owned()).after(names);
+    let id = pq.put_workflow(&workflow)?;
+    let worker = Worker::new(&pq)
+        .serve(work.leased(|_, job| match job.data.as_str() {
+            "fail" => Ok::<_, Error>(Ended::dead("it fails")),
+            _ => Ok(Ended::result(&job.data)?),
+        }))
+        .serve(undo.leased(|_, job| Ok::<_, Error>(Ended::result(&job.data)?)));
+    worker.run_until_empty()?;
+    pq.maintain(&Retention::default())?;
+    assert!(matches!(pq.wait_for::<()>(id, Wait::Forever)?, JobResult::Dead(_)));
+    Ok(diesel::dsl::sql::<BigInt>("SELECT count(*) FROM turns").get_result(&mut conn)?)
+}
+
+#[test]
+fn a_workflow_is_decided_as_often_however_many_jobs_it_has() -> Outcome {
+    for jobs in [5, 20] {
+        // Its put, the decision to undo, the return until all are undone, and the last decision.
+        assert_eq!(turns(jobs, 10_000)?, 4, "{jobs} jobs");
+    }
+    Ok(())
+}
