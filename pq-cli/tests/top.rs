@@ -335,7 +335,7 @@ fn jobs_that_wait_for_a_limit_are_counted() -> Outcome {
     let database = migrated()?;
     let pq = connect(&database)?;
     let mail = pq.queue::<u32>("mail")?;
-    mail.put_many(&[1, 2, 3])?;
+    mail.put_many([1, 2, 3])?;
     mail.set_limits(&Limits::new().running(1))?;
     assert_eq!(mail.lease(1, Duration::from_secs(60), Wait::No)?.len(), 1);
     let once = on(&database, &["top", "--once"]).output()?;

@@ -63,6 +63,44 @@ fn the_jobs_of_a_queue_are_counted_as_in_an_overview() -> Outcome {
 }
 
 #[test]
+fn jobs_behind_one_that_keeps_its_key_are_blocked() -> Outcome {
+    let database = database()?;
+    let pq = handle(&database)?;
+    let queue = pq.queue::<Value>("apples")?;
+    let strict = PutOptions::new().serialization_key("key").strict_order();
+    for n in 0..3 {
+        queue.put_with(&json!(n), &strict)?;
+    }
+    let due = PutOptions::new().serialization_key("key").strict_order().schedule_at(Duration::ZERO);
+    queue.put_with(&json!(3), &due)?;
+    queue.put_with(&json!(4), &PutOptions::new().serialization_key("free"))?;
+    let first = queue.lease(1, Duration::from_secs(60), Wait::No)?;
+    queue.settle(&first[0], Ended::retry(Duration::from_secs(3_600), "broken"))?;
+    let (found, counts) = (gauges(&pq, "apples")?, queue.counts()?);
+    assert_eq!([counts.ready, counts.blocked, counts.scheduled], [1, 3, 1]);
+    assert_eq!([found.ready, found.blocked, found.scheduled], [1, 3, 1]);
+    // Not more is read if very many jobs keep their keys.
+    database.connect()?.batch_execute(
+        "INSERT INTO pq.queue (q_name, data, serial_key, schedule_at, attempt, annotations)
+             SELECT 'many', '1', 'key ' || n, now() + interval '1 hour', 1, '{\"strict\": true}'
+             FROM generate_series(1, 30000) AS n;
+         INSERT INTO pq.queue (q_name, data, serial_key) SELECT 'many', '1', 'key ' || n FROM generate_series(1, 50) AS n;
+         ANALYZE pq.queue",
+    )?;
+    let pq = handle(&database)?;
+    let many = gauges(&pq, "many")?;
+    assert_eq!([many.ready, many.blocked], [0, 50]);
+    // A session reports what it has read when it ends, at the latest.
+    drop(pq);
+    let read = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes WHERE indexrelname = 'queue_strict'";
+    let mut conn = database.connect()?;
+    common::until(&mut conn, read)?;
+    let read: i64 = diesel::dsl::sql::<BigInt>(read).get_result(&mut conn)?;
+    assert!(read < 1_000, "{read} entries of kept keys were read");
+    Ok(())
+}
+
+#[test]
 fn a_queue_that_is_in_use_is_counted_although_it_is_empty() -> Outcome {
     let database = database()?;
     let pq = handle(&database)?;

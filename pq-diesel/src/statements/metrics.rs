@@ -1,12 +1,31 @@
 //! Statements that measure queues and the database, at a cost that does not grow with the number of jobs.
 
+use super::filter::is_kept;
+
+/// Whether no job of the serialization key of a row `job` can be taken: one runs, or one that waits for its retry keeps the key.
+///
+/// The planner could read all kept keys at once for an EXISTS, so the second condition looks up one key.
+macro_rules! is_busy {
+    () => {
+        concat!(
+            "(EXISTS (SELECT FROM {keys} AS busy WHERE busy.q_name = job.q_name AND busy.serial_key = job.serial_key)
+                OR coalesce((SELECT true FROM {jobs} AS keeper
+                    WHERE keeper.q_name = job.q_name AND keeper.serial_key = job.serial_key
+                        AND keeper.schedule_at > statement_timestamp() AND ",
+            is_kept!("keeper"),
+            " LIMIT 1), false))"
+        )
+    };
+}
+
 /// Counts the jobs of each queue by state, up to a bound for each part of a state. $1 most queues, $2 bound.
 ///
 /// A queue is included if it has a job, live or archived, or counters, or is paused or limited, or if a worker or a periodic job names
 /// it. The recursive queries jump from one queue to the next in an index. Each part is read from an index that holds
 /// nothing else, so the statement must run with sequential and bitmap scans disabled. The comparisons of rows keep the
 /// planner from the index for pruning, which would be read for each queue as a whole. No locks.
-pub(super) const GAUGES: &str = "\
+pub(super) const GAUGES: &str = concat!(
+    "\
 WITH RECURSIVE ready AS (
     (SELECT q_name FROM {jobs} WHERE dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
         ORDER BY q_name LIMIT 1)
@@ -65,14 +84,16 @@ CROSS JOIN LATERAL (
             WHERE job.q_name = queues.q_name AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NULL
             LIMIT $2)
         UNION ALL
-        (SELECT 2, serial_key, EXISTS (SELECT FROM {keys} AS busy
-                WHERE busy.q_name = job.q_name AND busy.serial_key = job.serial_key), enqueued_at FROM {jobs} AS job
+        (SELECT 2, serial_key, ",
+    is_busy!(),
+    ", enqueued_at FROM {jobs} AS job
             WHERE job.q_name = queues.q_name AND dequeued_at IS NULL AND schedule_at IS NULL
                 AND serial_key IS NOT NULL
             LIMIT $2)
         UNION ALL
-        (SELECT 3, serial_key, serial_key IS NOT NULL AND EXISTS (SELECT FROM {keys} AS busy
-                WHERE busy.q_name = job.q_name AND busy.serial_key = job.serial_key),
+        (SELECT 3, serial_key, serial_key IS NOT NULL AND ",
+    is_busy!(),
+    ",
                 greatest(enqueued_at, schedule_at) FROM {jobs} AS job
             WHERE job.q_name = queues.q_name AND dequeued_at IS NULL AND schedule_at <= statement_timestamp()
             ORDER BY schedule_at LIMIT $2)
@@ -104,7 +125,8 @@ CROSS JOIN LATERAL (
         LIMIT $2) AS first_jobs
 ) AS done
 LEFT JOIN running USING (q_name) LEFT JOIN {controls} USING (q_name)
-ORDER BY queues.q_name COLLATE \"C\"";
+ORDER BY queues.q_name COLLATE \"C\""
+);
 
 /// Estimates how many jobs of a queue are in a part of a state, from the planner's statistics: the first line of the plan
 /// has the number. $1 queue. In the order ready without a key, ready with a key, due after a delay, scheduled for later,

@@ -32,7 +32,7 @@ pub(super) struct Snapshot {
     pub(super) dead: DeadJobs,
     pub(super) stuck: Option<StuckJob>,
     /// The queue of which a job may be stuck, if it has limits.
-    pub(super) limited: Option<LimitedQueue>,
+    pub(super) limited: Option<Box<LimitedQueue>>,
     /// The progress of running jobs.
     pub(super) progress: BTreeMap<JobId, Progress>,
 }
@@ -62,7 +62,9 @@ impl Snapshot {
         let has_limits =
             |name: &&QueueName| queues.iter().any(|queue| queue.queue == **name && queue.limits.is_some());
         let limited = match stuck.as_ref().filter(has_limits) {
-            Some(name) => pq.store().with_connection(|conn| pq.store().limited(conn, Some(name)))?.pop(),
+            Some(name) => {
+                pq.store().with_connection(|conn| pq.store().limited(conn, Some(name)))?.pop().map(Box::new)
+            }
             None => None,
         };
         let stuck = stuck.filter(|name| queues.iter().any(|queue| queue.queue == *name && is_stuck(queue)));

@@ -239,13 +239,13 @@ fn which_limits_keep_jobs_of_the_selected_queue_waiting() {
     limited.queues[1].limits = Some(limits.clone());
     limited.queues[1].running = 4;
     let group = |name: &str, due| GroupUse { group: Some(name.to_owned()), due, ..GroupUse::default() };
-    limited.limited = Some(LimitedQueue {
+    limited.limited = Some(Box::new(LimitedQueue {
         queue: name("mail"),
         limits,
         at: at(),
         used: LimitUse { running: 4, tokens: None },
         groups: vec![group("a", 2), group("b", 3)],
-    });
+    }));
     let line = "mail: 5 due jobs waiting for the limit running";
     let mut state = state(limited.clone());
     assert!(!screen(&state, 120, 24).contains(line), "another queue is selected");
