@@ -31,7 +31,10 @@ pub(super) fn run_maintenance<S: Store>(run: &WorkerRun<S>) {
         // the store was unavailable, they must not be among them.
         let holds_own = !run.leases.is_extension_due();
         schedule.look_for_follow_ups(run.progress.report().ended(), Instant::now());
-        if holds_own && schedule.due_in(Instant::now()).is_zero() && !run.stop.is_finishing() {
+        if !holds_own || run.stop.is_finishing() {
+            return Duration::MAX;
+        }
+        if schedule.due_in(Instant::now()).is_zero() {
             maintain(run, &mut schedule);
         }
         schedule.due_in(Instant::now())

@@ -16,8 +16,14 @@ const CHECK_TICKS_EVERY: Duration = Duration::from_secs(60);
 /// The longest pause after a search. A single slow search may only have been held up.
 const MAX_SEARCH_PAUSE: Duration = Duration::from_secs(10);
 
-/// The interval at which a worker looks whether its jobs have ended, while jobs wait for others.
+/// The interval at which a worker looks whether its jobs have ended, while jobs wait for others and its own go on ending.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The time after which it looks if no other job of it has ended. The last job of a batch is followed by none.
+const QUIET: Duration = Duration::from_millis(5);
+
+/// The time after which a worker whose jobs do not end is not asked every [`QUIET`] whether one has ended.
+const ASK_QUICKLY_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct MaintenanceSchedule {
@@ -26,11 +32,14 @@ pub(super) struct MaintenanceSchedule {
     last: Option<Instant>,
     /// The earliest time of the next search for expired leases.
     search_at: Option<Instant>,
-    /// While jobs wait for others: the earliest time of the next run that looks whether those have ended.
-    look_at: Option<Instant>,
+    /// While jobs wait for others: the earliest time of the next run that looks whether those have ended, and the earliest if no other
+    /// has ended for a while.
+    look_at: Option<(Instant, Instant)>,
     /// How many jobs of this worker have ended, and had ended when it last looked.
     ended: u64,
     looked_at: u64,
+    /// When the last of them was found to have ended.
+    ended_at: Option<Instant>,
     /// When the next ticks of the periodic jobs were last compared with the clock.
     #[cfg(feature = "cron")]
     ticks_checked_at: Option<Instant>,
@@ -46,6 +55,7 @@ impl MaintenanceSchedule {
             look_at: None,
             ended: 0,
             looked_at: 0,
+            ended_at: None,
             #[cfg(feature = "cron")]
             ticks_checked_at: None,
         }
@@ -56,14 +66,25 @@ impl MaintenanceSchedule {
         let run = self
             .last
             .map_or(Duration::ZERO, |at| self.every.saturating_sub(now.saturating_duration_since(at)));
-        let look = self.look_at.map_or(run, |at| at.saturating_duration_since(now).max(LOOK_EVERY));
-        run.min(look)
+        match self.look_at {
+            Some(_) if self.has_ended_within(ASK_QUICKLY_FOR, now) => run.min(QUIET),
+            Some(_) => run.min(LOOK_EVERY),
+            None => run,
+        }
+    }
+
+    fn has_ended_within(&self, time: Duration, now: Instant) -> bool {
+        self.ended_at.is_some_and(|at| now.saturating_duration_since(at) < time)
     }
 
     /// Makes the next run due if jobs of this worker have ended for which others may wait.
     pub(super) fn look_for_follow_ups(&mut self, ended: u64, now: Instant) {
-        self.ended = ended;
-        if self.look_at.is_some_and(|at| at <= now) && self.looked_at != ended {
+        if self.ended != ended {
+            (self.ended, self.ended_at) = (ended, Some(now));
+        }
+        let is_busy = self.has_ended_within(QUIET, now);
+        let look_at = self.look_at.map(|(busy, quiet)| if is_busy { busy } else { quiet });
+        if look_at.is_some_and(|at| at <= now) && self.looked_at != ended {
             (self.last, self.search_at) = (None, None);
         }
     }
@@ -71,7 +92,7 @@ impl MaintenanceSchedule {
     /// Records whether jobs wait for others, after a run that took so long. The pause after it is at least as long.
     pub(super) fn record_waits(&mut self, waits: bool, took: Duration, now: Instant) {
         self.looked_at = self.ended;
-        self.look_at = waits.then(|| now + took.max(LOOK_EVERY));
+        self.look_at = waits.then(|| (now + took.max(LOOK_EVERY), now + took));
     }
 
     /// Returns whether the next run shall search for expired leases.
@@ -135,7 +156,7 @@ mod tests {
         assert!(!schedule.due_in(now + LOOK_EVERY).is_zero(), "nothing waits");
         schedule.record_waits(true, LOOK_EVERY * 2, now);
         schedule.look_for_follow_ups(2, now + LOOK_EVERY);
-        assert_eq!(schedule.due_in(now + LOOK_EVERY), LOOK_EVERY, "the last run took long");
+        assert_eq!(schedule.due_in(now + LOOK_EVERY), QUIET, "the last run took long");
         schedule.look_for_follow_ups(2, now + LOOK_EVERY * 10);
         assert!(schedule.due_in(now + LOOK_EVERY * 10).is_zero());
         schedule.record_run(false, now + LOOK_EVERY * 10);
@@ -145,6 +166,24 @@ mod tests {
         schedule.record_run(false, now + LOOK_EVERY * 10);
         schedule.look_for_follow_ups(2, now + LOOK_EVERY * 11);
         assert!(!schedule.due_in(now + LOOK_EVERY * 11).is_zero(), "no other job has ended");
+    }
+
+    #[test]
+    fn the_last_of_many_ended_jobs_is_not_waited_for_as_long_as_the_others() {
+        let now = Instant::now();
+        let mut schedule = MaintenanceSchedule::new(EVERY, now);
+        schedule.record_run(false, now);
+        schedule.record_waits(true, QUIET * 3, now);
+        schedule.look_for_follow_ups(1, now + QUIET);
+        assert_eq!(schedule.due_in(now + QUIET), QUIET);
+        schedule.look_for_follow_ups(2, now + QUIET * 3);
+        assert!(!schedule.due_in(now + QUIET * 3).is_zero(), "jobs go on ending");
+        schedule.look_for_follow_ups(2, now + QUIET * 4);
+        assert!(schedule.due_in(now + QUIET * 4).is_zero());
+        schedule.record_waits(true, Duration::ZERO, now + QUIET * 4);
+        schedule.record_run(false, now + QUIET * 4);
+        assert_eq!(schedule.due_in(now + QUIET * 5), QUIET);
+        assert_eq!(schedule.due_in(now + ASK_QUICKLY_FOR * 2), Duration::ZERO, "a run is due");
     }
 
     #[test]

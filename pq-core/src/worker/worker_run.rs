@@ -164,7 +164,8 @@ pub(super) struct ThreadSignal {
     ended: AtomicBool,
 }
 
-/// The longest time that the thread sleeps while the worker holds a lease, and while it holds none.
+/// The shortest time that the thread sleeps, and the longest while the worker holds a lease, and while it holds none.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const BUSY_PAUSE: Duration = SETTLE_WITHIN;
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -184,7 +185,7 @@ impl ThreadSignal {
             }
             let is_idle = !holds_leases && leases.is_empty();
             let longest = if is_idle { IDLE_PAUSE } else { BUSY_PAUSE };
-            self.wake.wait_past(seen, due_in.clamp(BUSY_PAUSE, longest));
+            self.wake.wait_past(seen, due_in.clamp(SHORTEST_PAUSE, longest));
             self.idle.store(false, Ordering::SeqCst);
         }
     }

@@ -319,6 +319,8 @@ impl PgStore {
             let (follow_ups, jobs): (Vec<i64>, Vec<i64>) = ended.iter().map(WaitRow::key).unzip();
             let mut waiting = follow_ups.clone();
             waiting.extend(in_vain.iter().map(|(follow_up, _)| *follow_up));
+            waiting.sort_unstable();
+            waiting.dedup();
             let values = [Value::BigInts(waiting)];
             let locked: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.lock_follow_ups, &values).await?;
             let values = [
