@@ -63,7 +63,7 @@ async fn change_shown(app: &App, visit: &Visit, fields: &Fields, queue: String, 
 /// The page that says what the limits are now, and that nothing was changed.
 fn changed(visit: &Visit, page: &str, now: &Limits) -> Page {
     let reason = format!(
-        "The limits of this queue have changed since the page was shown, so nothing was done. Now: {}",
+        "The limits of this queue have changed since the page was shown, so nothing was done. {}",
         describe(now)
     );
     Page::error(StatusCode::CONFLICT, "Not done", &reason).with(&html! {
