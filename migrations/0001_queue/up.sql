@@ -864,7 +864,8 @@ DECLARE
     last_expected timestamptz[];
     last_id bigint[];
     loose tid[];
-    behind record;
+    behind tid[];
+    behind_state jsonb;
     rounds integer := 0;
     most_groups integer;
     is_partial boolean;
@@ -928,14 +929,19 @@ BEGIN
             LIMIT 500 + room
         )
         SELECT ARRAY(SELECT first.tid FROM first WHERE coalesce(first.name, '') = ''
-                ORDER BY first.expected_at, first.id LIMIT room) AS loose, one.expected_at, one.id
+                ORDER BY first.expected_at, first.id LIMIT room) AS loose, (SELECT count(*) FROM first) AS jobs,
+            one.expected_at, one.id
         INTO start
         FROM (VALUES (true)) AS always LEFT JOIN LATERAL (
             SELECT first.expected_at, first.id FROM first ORDER BY first.expected_at, first.id LIMIT 1) AS one ON true;
         rounds := rounds + 1;
-        SELECT looked.* INTO behind FROM "pq"."queue_look_behind"(
-            queue, level, level, 1500 + 4 * least(room, 10000), room, turns #> ARRAY['behind', level::text]) AS looked;
-        loose := start.loose || behind.tids;
+        behind := '{}';
+        behind_state := '{}';
+        IF start.jobs = 500 + room THEN
+            SELECT looked.tids, looked.state INTO behind, behind_state FROM "pq"."queue_look_behind"(
+                queue, level, level, 1500 + 4 * least(room, 10000), room, turns #> ARRAY['behind', level::text]) AS looked;
+        END IF;
+        loose := start.loose || behind;
         last_of_groups := CASE WHEN level = scan_level THEN coalesce(scan -> 'groups', '{}') ELSE '{}' END;
         most_groups := room - cardinality(ids) + 64;
         names := "pq"."queue_groups_in_turn"(queue, level, turn_group, most_groups, known);
@@ -1051,10 +1057,10 @@ BEGIN
                         ELSE coalesce(picked.last_of_groups, '{}') END);
             END IF;
         END IF;
-        IF NOT tids && behind.tids THEN
-            turns := CASE WHEN behind.state = '{}' THEN turns #- ARRAY['behind', level::text]
+        IF NOT tids && behind THEN
+            turns := CASE WHEN behind_state = '{}' THEN turns #- ARRAY['behind', level::text]
                 ELSE jsonb_set(turns || jsonb_build_object('behind', coalesce(turns -> 'behind', '{}')),
-                    ARRAY['behind', level::text], behind.state) END;
+                    ARRAY['behind', level::text], behind_state) END;
         END IF;
         -- There may be more groups with jobs of this priority.
         EXIT WHEN is_partial OR rounds >= 32 AND cardinality(ids) > 0;
