@@ -221,7 +221,7 @@ fn a_job_waits_for_the_jobs_that_its_put_names() -> Outcome {
     let shown = || on(&database, &["show", &last.to_string()]).output();
     let text = stdout(&shown()?);
     assert!(text.contains(&format!("it waits for 2 jobs; the first is job {first}")), "{text}");
-    assert!(text.contains(&format!("after              job {first}: not ended\n")), "{text}");
+    assert!(text.contains(&format!("after              job {first}: ready\n")), "{text}");
     on(&database, &["cancel", &first]).output()?;
     handle(&database)?.maintain(&Retention::default())?;
     let text = stdout(&shown()?);

@@ -4,6 +4,7 @@ mod common;
 
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection;
 use pq_diesel::{JobId, LogLevel, Outcome as JobOutcome, StopMode, Worker};
 use pq_testing::Database;
 
@@ -45,6 +46,28 @@ fn wait_prints_the_result_of_a_job() -> Outcome {
     let unknown = on(&database, &["wait", "99999"]).output()?;
     assert_eq!(status(&unknown), 1);
     assert!(stderr(&unknown).contains("no such job"), "{}", stderr(&unknown));
+    Ok(())
+}
+
+#[test]
+fn a_reader_waits_by_reading() -> Outcome {
+    let database = migrated()?;
+    let pq = handle(&database)?;
+    let task = pq.queue::<()>("imports")?.task::<u32>("import");
+    let id = task.call(&7)?.id.to_string();
+    let role = format!("reader_{}", std::process::id());
+    let mut conn = database.connect()?;
+    conn.batch_execute(&format!("CREATE ROLE {role}"))?;
+    pq.grant_on(&mut conn, pq_diesel::admin::Role::Reader, &role)?;
+    let mut command = on(&database, &["wait", &id, "--timeout", "60s"]);
+    let separator = if database.url().contains('?') { '&' } else { '?' };
+    command.env("PQ_URL", format!("{}{separator}options=-crole%3D{role}", database.url()));
+    let waiting = Work::start(command)?;
+    waiting.wait_for_stderr("waiting by reading")?;
+    let handler = task.leased(|_, job| JobOutcome::result(&(job.data * 2)));
+    assert_eq!(Worker::new(&pq).serve(handler).run_until_empty()?.done, 1);
+    assert_eq!(waiting.end()?.0, 0);
+    conn.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
     Ok(())
 }
 
@@ -92,7 +115,7 @@ fn json_of(database: &Database, words: &[&str]) -> Result<serde_json::Value, Box
 fn a_command_keeps_its_result_and_its_log() -> Outcome {
     let database = migrated()?;
     let command = r#"read n; echo "got $n" >&2; printf 'half a line' >&2
-        case $n in 1) echo '{"twice": 2}';; 2) echo no json;; 3) ;; 4) head -c 1048577 /dev/zero;; 5) printf '\\377';; esac"#;
+        case $n in 1) echo '{"twice": 2}';; 2) echo no json;; 3) ;; 4) head -c 1048577 /dev/zero;; 5) printf '\377';; esac"#;
     put(&database, "numbers", "1\n2\n3\n4\n5\n")?;
     let ids: Vec<String> = (1..=5).map(|id| id.to_string()).collect();
     let mut run =

@@ -137,8 +137,8 @@ pub enum Error {
     /// The handler asks for another step than the one that an earlier attempt has kept at the same position.
     #[error(
         "cannot go on with job {id}: its step {number} was {kept}, and the handler now asks for {asked}; \
-         run the job with the program that began it, or forget its steps from there on with \
-         `pq retry {id} --from-step {label}`"
+         run the job with the program that began it (`pq retry {id}`), or forget that step and all later ones with \
+         `pq retry {id} --from-step {label}`: they run again, and so does what they do outside of the database, such as a charge"
     )]
     #[non_exhaustive]
     StepChanged {
@@ -193,7 +193,7 @@ pub enum Error {
     InvalidResult {
         /// The job's id.
         id: JobId,
-        /// The parser's message. It does not repeat the result.
+        /// The expected type, and what the result is, without its values.
         reason: String,
     },
     /// A [`crate::CancellationToken`] ended the wait.

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::Envelope;
+use crate::payload::mismatch;
 use crate::{AttemptEntry, Error, JobId, JobRecord, JobState, QueueName};
 
 /// What became of a job. Returned by [`crate::Pq::result`] and [`crate::Pq::wait_for`].
@@ -71,12 +72,11 @@ impl<R: DeserializeOwned> JobResult<R> {
             JobState::Cancelled => Self::Cancelled(FailedJob::of(job)),
             JobState::Done => {
                 let result = job.result.as_ref().map_or("null", |result| result.as_str());
+                // The parser's message may quote the result.
                 let read = serde_json::from_str(result);
-                Self::Done(read.map_err(|error| {
-                    // The parser's message may quote the result.
-                    let reason = format!("{:?} error at column {}", error.classify(), error.column());
-                    Error::InvalidResult { id: job.id, reason: reason.to_lowercase() }
-                })?)
+                Self::Done(
+                    read.map_err(|_| Error::InvalidResult { id: job.id, reason: mismatch::<R>(result) })?,
+                )
             }
         })
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use memchr::memchr2;
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::Error;
@@ -126,6 +127,28 @@ fn after_string(mut json: &[u8]) -> &[u8] {
         }
     }
     &[]
+}
+
+/// Says that a JSON text is no `T`, and what it is, without its values.
+pub(crate) fn mismatch<T>(json: &str) -> String {
+    let found = match serde_json::from_str::<Value>(json) {
+        Ok(Value::Null) => "null".to_owned(),
+        Ok(Value::Bool(_)) => "a boolean".to_owned(),
+        Ok(Value::Number(_)) => "a number".to_owned(),
+        Ok(Value::String(_)) => "a string".to_owned(),
+        Ok(Value::Array(items)) => format!("an array of length {}", items.len()),
+        Ok(Value::Object(members)) if members.is_empty() => "an empty object".to_owned(),
+        Ok(Value::Object(members)) => {
+            let names: Vec<String> = members
+                .keys()
+                .take(8)
+                .map(|name| format!("{:?}", name.chars().take(40).collect::<String>()))
+                .collect();
+            format!("an object with the members {}", names.join(", "))
+        }
+        Err(_) => "no JSON that can be read".to_owned(),
+    };
+    format!("expected {}, and it is {found}", std::any::type_name::<T>())
 }
 
 #[cfg(test)]

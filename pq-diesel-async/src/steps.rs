@@ -234,27 +234,31 @@ impl Context {
     ) -> Result<Option<T>, Error> {
         let step = self.context.begin_step(StepKind::Waiting, name)?;
         let (shared, store, job) = (&self.shared, self.shared.store(), self.context.job());
-        let keeping = match self.find_step(&step).await? {
-            Some(kept) if kept.kind != StepKind::Waiting => Keeping::Kept(kept.result),
-            _ => {
-                let mut lent = shared.begin().await?;
-                let done = {
-                    let mut conn = lent.sql();
-                    let wait = async {
-                        match store.await_signal_on(&mut conn, job, &step.lasting(timeout)).await? {
-                            Keeping::Waits(remaining) => self.leave(&mut conn, Some(remaining)).await,
-                            keeping => Ok(keeping),
-                        }
-                    };
-                    shared.within_limit(wait).await
-                };
-                shared.end(lent, done).await?
+        match self.find_step(&step).await? {
+            Some(kept) if kept.kind == StepKind::Signal => return Ok(Some(step.replay(&kept)?)),
+            Some(kept) if kept.kind == StepKind::Timeout => {
+                return go_on(step, Keeping::Kept(None)).map(|()| None);
             }
+            _ => {}
+        }
+        let mut lent = shared.begin().await?;
+        let done = {
+            let mut conn = lent.sql();
+            let wait = async {
+                match store.await_signal_on(&mut conn, job, &step.lasting(timeout)).await? {
+                    Keeping::Waits(remaining) => self.leave(&mut conn, Some(remaining)).await,
+                    keeping => {
+                        if step.is_misfit::<T>(&keeping) {
+                            store.forget_steps_on(&mut conn, job, step.position()).await?;
+                        }
+                        Ok(keeping)
+                    }
+                }
+            };
+            shared.within_limit(wait).await
         };
-        let value = match &keeping {
-            Keeping::Kept(Some(value)) => Some(step.read(Some(value))?),
-            _ => None,
-        };
+        let keeping = shared.end(lent, done).await?;
+        let value = step.receive(&keeping)?;
         go_on(step, keeping)?;
         Ok(value)
     }

@@ -108,7 +108,7 @@ fn as_row(job: &JobRecord) -> Vec<String> {
         job.priority.to_string(),
         job.attempt.to_string(),
         output::format_time(job.enqueued_at),
-        job.schedule_at.map(output::format_time).unwrap_or_default(),
+        job_output::due(job, output::format_time).unwrap_or_default(),
         key.unwrap_or_default(),
         job_output::preview(&job.annotations.tags().join(", ")),
         job_output::preview(job.payload.as_str()),

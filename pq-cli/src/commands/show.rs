@@ -127,7 +127,7 @@ impl Show {
             ("crashes", (job.crashes > 0).then(|| job.crashes.to_string())),
             ("priority", Some(job.priority.to_string())),
             ("put", Some(output::format_time_micros(job.enqueued_at))),
-            ("schedule_at", job.schedule_at.map(output::format_time_micros)),
+            ("schedule_at", job_output::due(job, output::format_time_micros)),
             ("expected_at", job.expected_at.map(output::format_time_micros)),
             ("serialization key", job.serialization_key.as_ref().map(text)),
             ("strict order", job.annotations.is_strict().then(|| "yes".to_owned())),
@@ -149,7 +149,11 @@ impl Show {
             }
         }
         for Predecessor { job, outcome, .. } in &predecessors {
-            let outcome = outcome.map_or("not ended", JobState::as_str);
+            // One whose end is not noted yet may have ended. One that is not kept counts as done.
+            let outcome = match outcome {
+                Some(outcome) => *outcome,
+                None => pq.find(*job)?.map_or(JobState::Done, |job| job.state),
+            };
             output::print(&format!("{:18} job {job}: {outcome}", "after"))?;
         }
         for job in &followers {

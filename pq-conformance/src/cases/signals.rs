@@ -257,15 +257,30 @@ fn the_name_and_the_value_of_a_signal_are_checked<F: Fixture>(harness: &Harness<
 fn a_signal_of_another_type_is_refused<F: Fixture>(harness: &Harness<F>) {
     let id = put(harness);
     harness.pq.signal(id, "approved", &"yes").unwrap();
-    let handler = harness.queue().leased(|context: &Ctx<F>, _: Job<Value>| {
-        context.wait_for_signal::<bool>("approved", HOUR)?;
-        Ok::<_, CaseError>(())
-    });
-    run_asserting(harness, handler);
-    let dead = harness.archived(JobState::Dead).pop().unwrap();
-    assert!(dead.error.unwrap().starts_with("cannot run step \"approved\" of job "));
-    // The value is kept: a program that reads it can go on.
-    assert_eq!(kinds(harness, id), [StepKind::Signal]);
+    let seen = Seen::new();
+    let handler = || {
+        let noted = seen.clone();
+        harness.queue().leased(move |context: &Ctx<F>, _: Job<Value>| {
+            noted.push(context.wait_for_signal::<bool>("approved", HOUR)?);
+            Ok::<_, CaseError>(())
+        })
+    };
+    run_asserting(harness, handler());
+    let error = harness.archived(JobState::Dead).pop().unwrap().error.unwrap();
+    assert!(
+        error.contains("the signal has another type: expected bool, and it is a string; it was removed"),
+        "{error}"
+    );
+    let log: Vec<String> = harness.pq.log(id).unwrap().into_iter().map(|stored| stored.line.text).collect();
+    assert_eq!(log, ["removed the signal \"approved\" with the value \"yes\""]);
+    // The next attempt waits for another one.
+    assert_eq!(kinds(harness, id), []);
+    harness.pq.change(id, &Operation::Retry).unwrap();
+    run_asserting(harness, handler());
+    assert_eq!(kinds(harness, id), [StepKind::Waiting]);
+    harness.pq.signal(id, "approved", &true).unwrap();
+    run_asserting(harness, handler());
+    assert_eq!(seen.all(), [Some(true)]);
 }
 
 /// A signal that is sent before the job looks and committed after it sleeps.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pq_core::store::{Archive, Connect, Jobs, TimeTravel};
 use pq_core::{
-    Backoff, ChangeOutcome, Context, Handler, Job, JobId, JobState, OnConflict, Outcome, PutOptions,
-    Retention, StepKind, StepRecord,
+    Backoff, ChangeOutcome, Context, Handler, Job, JobId, JobState, OnConflict, Operation, Outcome,
+    PutOptions, Retention, StepKind, StepRecord,
 };
 use serde_json::{Value, json};
 
@@ -141,33 +141,39 @@ fn steps_of_one_name_are_numbered<F: Fixture>(harness: &Harness<F>) {
 
 fn another_step_than_the_kept_one_is_refused<F: Fixture>(harness: &Harness<F>) {
     let runs = Seen::new();
-    let seen = runs.clone();
-    let (id, handler) = steps(harness, move |context, job| {
-        context.step("load", || Ok::<_, CaseError>(()))?;
-        if job.attempt == 1 {
-            context.step("charge", || Ok::<_, CaseError>(()))?;
-            return Err(CaseError("on purpose".to_owned()));
-        }
-        match job.attempt {
-            2 => context.step("ship", || {
-                seen.push("ship");
-                Ok(())
-            }),
-            _ => Ok(context.sleep(HOUR)?),
-        }
-    });
-    run_asserting(harness, handler);
-    assert_eq!(labels(harness, id), ["load", "charge"]);
-    assert!(runs.all().is_empty(), "a refused step does not run");
-    let dead = harness.archived(JobState::Dead).pop().unwrap();
-    let errors: Vec<_> = dead.attempt_log.iter().skip(1).map(|entry| entry.error.clone()).collect();
-    for (error, asked) in errors.iter().zip(["the step \"ship\"", "a sleep"]) {
+    let id = harness.queue().put(&json!(1)).unwrap().id;
+    let handler = || {
+        let seen = runs.clone();
+        let handler = harness.queue().leased(move |context: &Ctx<F>, _: Job<Value>| {
+            seen.push("attempt");
+            context.step("load", || Ok::<_, CaseError>(()))?;
+            match seen.all().len() {
+                1 => {
+                    context.step("charge", || Ok::<_, CaseError>(()))?;
+                    Err(CaseError("on purpose".to_owned()))
+                }
+                2 => context.step("ship", || {
+                    seen.push("ship");
+                    Ok(())
+                }),
+                _ => Ok(context.sleep(HOUR)?),
+            }
+        });
+        handler.max_retries(5).backoff(Backoff::fixed(Duration::ZERO))
+    };
+    for (asked, attempts) in [("the step \"ship\"", 2), ("a sleep", 1)] {
+        run_asserting(harness, handler());
+        let dead = harness.archived(JobState::Dead).pop().unwrap();
+        assert_eq!(dead.attempt, attempts, "no retry can help");
+        let error = dead.error.unwrap_or_default();
         let text = format!(
             "cannot go on with job {id}: its step 2 was the step \"charge\", and the handler now asks for {asked}; "
         );
-        assert!(error.starts_with(&text) && error.contains("--from-step charge`"), "{error}");
+        assert!(error.starts_with(&text) && error.contains("--from-step charge`: they run again"), "{error}");
+        assert_eq!(labels(harness, id), ["load", "charge"]);
+        assert!(harness.pq.change(id, &Operation::Retry).unwrap().is_accepted());
     }
-    assert_eq!(errors.len(), 2);
+    assert!(!runs.all().contains(&"ship"), "a refused step does not run");
 }
 
 fn a_result_of_another_type_is_refused<F: Fixture>(harness: &Harness<F>) {
@@ -178,9 +184,13 @@ fn a_result_of_another_type_is_refused<F: Fixture>(harness: &Harness<F>) {
         }
         Err(CaseError("on purpose".to_owned()))
     });
-    run_asserting(harness, handler.max_retries(1));
-    let error = harness.archived(JobState::Dead).pop().unwrap().error.unwrap();
-    let text = format!("cannot run step \"count\" of job {id}: its kept result has another type: ");
+    run_asserting(harness, handler);
+    let dead = harness.archived(JobState::Dead).pop().unwrap();
+    assert_eq!(dead.attempt, 2, "no retry can help");
+    let error = dead.error.unwrap();
+    let text = format!(
+        "cannot run step \"count\" of job {id}: its kept result has another type: expected u32, and it is a string"
+    );
     assert!(error.starts_with(&text), "{error}");
 }
 

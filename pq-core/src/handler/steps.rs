@@ -7,8 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::Context;
 use crate::lock::lock;
+use crate::payload::mismatch;
 use crate::store::{Keeping, NewStep};
-use crate::{Error, Failure, Outcome, Payload, StepKind, StepRecord, Store};
+use crate::{Error, Failure, LogLevel, Outcome, Payload, StepKind, StepRecord, Store};
 
 /// The steps of an attempt.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub(crate) struct StepSequence {
     is_running: bool,
     /// The outcome with which a sleep or a wait has ended the attempt.
     suspended: Option<Outcome>,
+    /// Why no attempt of this program can go on after the kept steps.
+    changed: Option<String>,
 }
 
 /// A step that a handler has asked for. Created by [`Context::begin_step`].
@@ -59,9 +62,14 @@ impl<S: Store> Context<S> {
         Ok(StepRun { context: self, kind, name, position, is_finished: false })
     }
 
-    /// Returns the result of the handler, or the outcome of the attempt that a sleep or a wait has ended.
+    /// Returns the result of the handler, or the outcome of the attempt that a sleep or a wait has ended. A job whose steps do not
+    /// match the kept ones is dead, because each retry would fail in the same way.
     pub(crate) fn conclude(&self, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
-        let Some(outcome) = lock(&self.steps).suspended.clone() else { return result };
+        let mut steps = lock(&self.steps);
+        if let (Some(changed), Err(Failure::Error(_))) = (steps.changed.take(), &result) {
+            return Ok(Outcome::dead(changed));
+        }
+        let Some(outcome) = steps.suspended.clone() else { return result };
         match result {
             Err(Failure::Error(_)) => Ok(outcome),
             Err(failure) => Err(failure),
@@ -101,8 +109,9 @@ impl<S: Store> StepRun<'_, S> {
     ///
     /// [`Error::StepChanged`] if another step is kept at this position.
     pub fn find(&self) -> Result<Option<StepRecord>, Error> {
-        let steps = lock(&self.context.steps);
-        let Some(kept) = steps.kept.as_ref().and_then(|kept| kept.get(steps.next)) else { return Ok(None) };
+        let mut steps = lock(&self.context.steps);
+        let next = steps.next;
+        let Some(kept) = steps.kept.as_ref().and_then(|kept| kept.get(next)) else { return Ok(None) };
         if kept.name == self.name && kept.kind.asked() == self.kind.asked() {
             return Ok(Some(kept.clone()));
         }
@@ -110,13 +119,15 @@ impl<S: Store> StepRun<'_, S> {
             StepKind::Sleep => "a sleep".to_owned(),
             kind => format!("the {} {name:?}", kind.asked()),
         };
-        Err(Error::StepChanged {
+        let changed = Error::StepChanged {
             id: self.context.job().id,
             number: self.position.saturating_add(1),
             kept: named(kept.kind, &kept.name),
             asked: named(self.kind, self.name),
             label: kept.label(),
-        })
+        };
+        steps.changed = Some(changed.to_string());
+        Err(changed)
     }
 
     /// Returns whether a later step is kept, so that a sleep has passed.
@@ -126,26 +137,56 @@ impl<S: Store> StepRun<'_, S> {
         steps.kept.as_ref().is_some_and(|kept| kept.len() > steps.next + 1)
     }
 
-    /// Reads the result of a kept step, or the value of a signal.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::StepRefused`] if it has another type.
-    pub fn read<T: DeserializeOwned>(&self, result: Option<&Payload>) -> Result<T, Error> {
-        let json = result.map_or("null", Payload::as_str);
-        serde_json::from_str(json)
-            .map_err(|found| self.refused(&format!("its kept result has another type: {found}")))
-    }
-
     /// Returns the kept result, and ends the step without running it.
     ///
     /// # Errors
     ///
-    /// See [`StepRun::read`].
+    /// [`Error::StepRefused`] if it has another type.
     pub fn replay<T: DeserializeOwned>(self, kept: &StepRecord) -> Result<T, Error> {
-        let result = self.read(kept.result.as_ref())?;
+        let json = kept.result.as_ref().map_or("null", Payload::as_str);
+        let Ok(result) = serde_json::from_str(json) else {
+            let (id, label) = (self.context.job().id, kept.label());
+            let refused = self.refused(&format!(
+                "its kept result has another type: {}; run the job with the program that began it (`pq retry {id}`), or \
+                 forget this step and all later ones with `pq retry {id} --from-step {label}`: they run again, and so does what \
+                 they do outside of the database",
+                mismatch::<T>(json)
+            ));
+            lock(&self.context.steps).changed = Some(refused.to_string());
+            return Err(refused);
+        };
         self.finish();
         Ok(result)
+    }
+
+    /// Returns whether a signal has come whose value is no `T`. Then the caller must forget the step in the same transaction, so that
+    /// the next attempt waits for another one.
+    #[must_use]
+    pub fn is_misfit<T: DeserializeOwned>(&self, keeping: &Keeping) -> bool {
+        matches!(keeping, Keeping::Kept(Some(value)) if serde_json::from_str::<T>(value.as_str()).is_err())
+    }
+
+    /// Returns the value of the signal that has come, if one has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StepRefused`] if it has another type. The log of the job has the value then.
+    pub fn receive<T: DeserializeOwned>(&self, keeping: &Keeping) -> Result<Option<T>, Error> {
+        let Keeping::Kept(Some(value)) = keeping else { return Ok(None) };
+        serde_json::from_str(value.as_str()).map(Some).map_err(|_| {
+            let shown: String = value.as_str().chars().take(MAX_SHOWN).collect();
+            self.context.log_at(LogLevel::Error, format!("removed the signal {:?} with the value {shown}", self.name));
+            self.refused(&format!(
+                "the signal has another type: {}; it was removed, and is in the log of the job; send one of the right type",
+                mismatch::<T>(value.as_str())
+            ))
+        })
+    }
+
+    /// Returns the position, from 0.
+    #[must_use]
+    pub fn position(&self) -> u32 {
+        self.position
     }
 
     /// Returns the step with the result of its closure, to be kept.
@@ -215,6 +256,9 @@ impl<S: Store> Drop for StepRun<'_, S> {
         }
     }
 }
+
+/// The maximum number of characters of a removed signal in the log of its job.
+const MAX_SHOWN: usize = 1_000;
 
 const OUT_OF_ORDER: &str = "the step before was rolled back or has not been committed, or another attempt or an operator \
     has changed the steps of the job; return the error, so that the next attempt goes on";
@@ -365,7 +409,8 @@ impl<S: Store> Context<S> {
     ///
     /// # Errors
     ///
-    /// [`Error::Suspended`] if the attempt ends here; [`Error::StepRefused`] if the value has another type; else see
+    /// [`Error::Suspended`] if the attempt ends here; [`Error::StepRefused`] if the value has another type: the signal is removed,
+    /// the log of the job has its value, and the next attempt waits for another one, as long as this one; else see
     /// [`Context::step`].
     pub fn wait_for_signal<T: DeserializeOwned>(
         &self,
@@ -374,21 +419,27 @@ impl<S: Store> Context<S> {
     ) -> Result<Option<T>, S::Error> {
         let step = self.begin_step(StepKind::Waiting, name)?;
         let store = self.access.pq.store();
-        let keeping = match self.find_step(&step)? {
-            Some(kept) if kept.kind != StepKind::Waiting => Keeping::Kept(kept.result),
-            _ => store.with_connection(|conn| {
-                store.transaction(conn, |conn| {
-                    match store.await_signal(conn, &self.job, &step.lasting(timeout))? {
-                        Keeping::Waits(remaining) => self.leave(conn, Some(remaining)),
-                        keeping => Ok(keeping),
+        match self.find_step(&step)? {
+            Some(kept) if kept.kind == StepKind::Signal => return Ok(Some(step.replay(&kept)?)),
+            Some(kept) if kept.kind == StepKind::Timeout => {
+                return self.go_on(step, Keeping::Kept(None)).map(|()| None);
+            }
+            _ => {}
+        }
+        let keeping = store.with_connection(|conn| {
+            store.transaction(conn, |conn| {
+                match store.await_signal(conn, &self.job, &step.lasting(timeout))? {
+                    Keeping::Waits(remaining) => self.leave(conn, Some(remaining)),
+                    keeping => {
+                        if step.is_misfit::<T>(&keeping) {
+                            store.forget_steps(conn, &self.job, step.position())?;
+                        }
+                        Ok(keeping)
                     }
-                })
-            })?,
-        };
-        let value = match &keeping {
-            Keeping::Kept(Some(value)) => Some(step.read(Some(value))?),
-            _ => None,
-        };
+                }
+            })
+        })?;
+        let value = step.receive(&keeping)?;
         self.go_on(step, keeping)?;
         Ok(value)
     }
