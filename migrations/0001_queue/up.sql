@@ -759,7 +759,8 @@ $names$;
 -- Looks for ready jobs with neither a group nor a serialization key behind many jobs of groups, of which there may be any
 -- number whose limits have no room. Returns those among the next jobs, and whether there are more jobs behind.
 --
--- Each take looks at as many as most, behind those at which the last one looked. state is an object that says where the next
+-- Each take looks at as many as most, behind those at which the last one looked, and returns 500 more than it has room for,
+-- because other transactions may have locked some. state is an object that says where the next
 -- one goes on if none of the returned jobs is taken: level, expected and id. It also has begun, the time of the look at the first
 -- job, and again, if a look has reached the end: from then on one may begin at the start, for jobs that have come since. It is empty if the
 -- first look has reached the end, since it found only jobs at which each take looks.
@@ -786,17 +787,20 @@ BEGIN
                 > ((state ->> 'level')::bigint, (state ->> 'expected')::timestamptz, (state ->> 'id')::bigint)
         ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
         LIMIT most
+    ), loose AS MATERIALIZED (
+        SELECT * FROM next WHERE next.is_loose ORDER BY next.level, next.expected_at, next.id LIMIT room + 500
     )
-    SELECT ARRAY(
-            SELECT next.tid FROM next WHERE next.is_loose ORDER BY next.level, next.expected_at, next.id LIMIT room
-        ) AS tids, (SELECT count(*) FROM next) AS jobs, last.level, last.expected_at, last.id
+    SELECT ARRAY(SELECT loose.tid FROM loose ORDER BY loose.level, loose.expected_at, loose.id) AS tids,
+        (SELECT count(*) FROM next) AS jobs, is_cut, last.level, last.expected_at, last.id
     INTO seen
-    FROM (VALUES (true)) AS always LEFT JOIN LATERAL (
-        SELECT next.level, next.expected_at, next.id FROM next
-        ORDER BY next.level DESC, next.expected_at DESC, next.id DESC LIMIT 1) AS last ON true;
+    FROM (SELECT count(*) = room + 500 FROM loose) AS always (is_cut) LEFT JOIN LATERAL (
+        -- Jobs that are not returned are looked at by the next take.
+        SELECT one.level, one.expected_at, one.id
+        FROM (SELECT * FROM next WHERE NOT is_cut UNION ALL SELECT * FROM loose WHERE is_cut) AS one
+        ORDER BY one.level DESC, one.expected_at DESC, one.id DESC LIMIT 1) AS last ON true;
     tids := seen.tids;
-    has_more := seen.jobs = most;
-    IF begins AND seen.jobs <= 500 THEN
+    has_more := seen.jobs = most OR seen.is_cut;
+    IF begins AND seen.jobs <= 500 AND NOT has_more THEN
         state := '{}';
         RETURN;
     END IF;
@@ -929,7 +933,7 @@ BEGIN
             LIMIT 500 + room
         )
         SELECT ARRAY(SELECT first.tid FROM first WHERE coalesce(first.name, '') = ''
-                ORDER BY first.expected_at, first.id LIMIT room) AS loose, (SELECT count(*) FROM first) AS jobs,
+                ORDER BY first.expected_at, first.id) AS loose, (SELECT count(*) FROM first) AS jobs,
             one.expected_at, one.id
         INTO start
         FROM (VALUES (true)) AS always LEFT JOIN LATERAL (
@@ -1057,7 +1061,7 @@ BEGIN
                         ELSE coalesce(picked.last_of_groups, '{}') END);
             END IF;
         END IF;
-        IF NOT tids && behind THEN
+        IF NOT tids && behind AND NOT (cardinality(ids) = room AND cardinality(behind) > 0) THEN
             turns := CASE WHEN behind_state = '{}' THEN turns #- ARRAY['behind', level::text]
                 ELSE jsonb_set(turns || jsonb_build_object('behind', coalesce(turns -> 'behind', '{}')),
                     ARRAY['behind', level::text], behind_state) END;
@@ -1155,6 +1159,8 @@ DECLARE
     has_more_keys boolean := false;
     -- Whether there is more at the priorities that were passed.
     has_more boolean := false;
+    -- The time in microseconds after which a take that found nothing may go on.
+    pause bigint := 1000;
     in_turn text[] := '{}';
     share integer;
     was_taken integer;
@@ -1202,7 +1208,7 @@ BEGIN
     IF room > 0 AND is_fair THEN
         SELECT locked.turns, locked.turns, locked.is_locked INTO turns, old_turns, has_turns
         FROM "pq"."queue_lock_turns"(queue) AS locked;
-        IF turns ? 'from' AND coalesce((turns #>> '{from,until}')::double precision > extract(epoch FROM due_at), true) THEN
+        IF has_turns AND turns ? 'from' AND coalesce((turns #>> '{from,until}')::double precision > extract(epoch FROM due_at), true) THEN
             done_level := turns #>> '{from,level}';
             from_level := done_level;
         END IF;
@@ -1405,8 +1411,6 @@ BEGIN
                     FROM "pq"."queue_first_of_keys"(queue, turns ->> CASE WHEN looks_far THEN 'far_keys' ELSE 'keys' END,
                         CASE WHEN looks_far THEN 2000 ELSE 64 END) AS next;
                     has_more_keys := next_key IS NOT NULL OR NOT looks_far AND turns ? 'keys';
-                    turns := jsonb_strip_nulls(turns
-                        || jsonb_build_object(CASE WHEN looks_far THEN 'far_keys' ELSE 'keys' END, next_key));
                 END IF;
             END IF;
             OPEN candidates FOR
@@ -1665,8 +1669,13 @@ BEGIN
             END IF;
         END LOOP;
         CLOSE candidates;
-        IF level_name IS NOT NULL AND NOT tids && behind
-            AND NOT (cardinality(ids) = room AND cardinality(behind) > 0) THEN
+        -- What ends the take for lack of tokens comes first in the next one.
+        IF first_of_keys IS NOT NULL AND NOT (has_ended AND keyed < max_keyed) THEN
+            turns := jsonb_strip_nulls(turns
+                || jsonb_build_object(CASE WHEN looks_far THEN 'far_keys' ELSE 'keys' END, next_key));
+        END IF;
+        IF level_name IS NOT NULL AND NOT tids && behind AND NOT (cardinality(behind) > 0
+            AND (has_ended OR cardinality(ids) = room OR bytes >= max_bytes)) THEN
             turns := CASE WHEN behind_state = '{}' THEN turns #- ARRAY['behind', level_name]
                 ELSE jsonb_set(turns || jsonb_build_object('behind', coalesce(turns -> 'behind', '{}')),
                     ARRAY['behind', level_name], behind_state) END;
@@ -1751,13 +1760,18 @@ BEGIN
         END IF;
     END LOOP;
     IF (SELECT count(*) FROM jsonb_object_keys(turns -> 'behind')) > 64 THEN
-        turns := turns - 'behind';
+        -- Those of which all has been looked at can be looked at again. A take does that once a second.
+        turns := jsonb_set(turns, '{behind}', (
+            SELECT jsonb_object_agg(kept.key, kept.value) FROM (
+                SELECT member.key, member.value FROM jsonb_each(turns -> 'behind') AS member
+                ORDER BY member.value ? 'again', member.key LIMIT 64) AS kept));
+        pause := 1000000;
     END IF;
     IF cardinality(ids) = 0 THEN
         IF NOT has_ended AND (has_more OR has_more_behind OR has_more_keys) THEN
             -- Another transaction that has the row keeps others from going on.
             is_busy := is_busy OR NOT has_turns;
-            wait := least(wait, 1000);
+            wait := least(wait, pause);
         END IF;
         IF behind_state ? 'again' THEN
             wait := least(wait, greatest(((behind_state ->> 'again')::double precision
@@ -1787,6 +1801,7 @@ BEGIN
         WHERE spent.has_spent AND bucket.q_name = queue AND bucket.group_key = spent.name;
     END IF;
     has_unused := coalesce(has_unused, false) OR coalesce(cardinality(places) > cardinality(ids), false)
+        OR cardinality(ids) = 0 AND (left_tokens IS NOT NULL OR has_turns OR cardinality(group_names) > 0)
         OR EXISTS (
             SELECT FROM unnest(left_of, next_of) AS group_state (left_over, next_place)
             WHERE group_state.left_over > 0 AND group_state.next_place IS NOT NULL);

@@ -19,6 +19,9 @@ cases![
     another_key_of_a_fair_group_behind_a_key_in_use: Both,
     a_keyed_job_without_a_group_behind_a_full_group: Both,
     many_priorities_whose_groups_are_full: Both,
+    a_locked_job_without_a_group_hides_no_other_one: Own,
+    a_job_that_lacks_tokens_behind_a_full_group_is_not_overtaken: Both,
+    a_transaction_that_finds_no_job_holds_no_tokens: Own,
 ];
 
 fn put_many<F: Fixture>(harness: &Harness<F>, jobs: u32, options: &PutOptions) {
@@ -126,4 +129,53 @@ fn many_priorities_whose_groups_are_full<F: Fixture>(harness: &Harness<F>) {
     harness.put_with("urgent", &in_group("e").priority(500));
     let jobs = harness.queue().lease(1, TIMEOUT, pq_core::Wait::For(Duration::from_secs(10))).unwrap();
     assert_eq!(data(&jobs), ["urgent"]);
+}
+
+fn a_locked_job_without_a_group_hides_no_other_one<F: Fixture>(harness: &Harness<F>) {
+    for (limits, before) in [(Limits::new().fair(), 0), (Limits::new().running_per_group(1), 601)] {
+        limit(harness, limits);
+        put_many(harness, before, &in_group("a"));
+        assert_eq!(harness.lease(before.min(1) as usize, TIMEOUT).len(), before.min(1) as usize);
+        for name in ["first", "second", "third"] {
+            harness.put(name);
+        }
+        let queue = harness.queue();
+        harness
+            .nested(&mut harness.connect(), |conn| {
+                let first = queue.on(conn).get()?.map(|job| job.data);
+                assert_eq!(first, Some(json!("first")));
+                for expected in ["second", "third"] {
+                    assert_eq!(data(&harness.lease(1, TIMEOUT)), [expected]);
+                }
+                Ok(())
+            })
+            .unwrap();
+        harness.queue().clear().unwrap();
+    }
+}
+
+fn a_job_that_lacks_tokens_behind_a_full_group_is_not_overtaken<F: Fixture>(harness: &Harness<F>) {
+    let hour = Duration::from_secs(3_600);
+    limit(harness, Limits::new().running_per_group(1).rate(pq_core::Rate::new(1, hour).burst(5)));
+    put_many(harness, 600, &in_group("a"));
+    assert_eq!(data(&harness.lease(1, TIMEOUT)), [0]);
+    harness.put_with("large", &PutOptions::new().cost(5));
+    harness.put_with("small", &in_group("b"));
+    for _ in 0..4 {
+        assert_eq!(data(&harness.lease(1, TIMEOUT)), [] as [Value; 0]);
+    }
+}
+
+fn a_transaction_that_finds_no_job_holds_no_tokens<F: Fixture>(harness: &Harness<F>) {
+    let hour = Duration::from_secs(3_600);
+    limit(harness, Limits::new().rate(pq_core::Rate::new(5, hour)));
+    let queue = harness.queue();
+    harness
+        .nested(&mut harness.connect(), |conn| {
+            assert!(queue.on(conn).get()?.is_none());
+            harness.put("one");
+            assert_eq!(data(&harness.lease(1, TIMEOUT)), ["one"]);
+            Ok(())
+        })
+        .unwrap();
 }
