@@ -24,6 +24,7 @@ cases![
     an_undoing_job_is_requeued_without_its_workflow: Own,
     a_workflow_runs_again_from_a_job: Own,
     a_follow_up_waits_again_for_a_requeued_job: Own,
+    a_follow_up_waits_for_a_job_that_is_being_requeued: Own,
     jobs_that_end_while_a_session_decides_are_noted: Own,
     a_job_that_is_requeued_while_a_session_ends_the_workflow_opens_it: Own,
     a_job_that_waits_again_for_one_that_ends_meanwhile_runs: Own,
@@ -148,6 +149,27 @@ fn a_follow_up_waits_again_for_a_requeued_job<F: Fixture>(harness: &Harness<F>) 
     maintain(harness);
     assert_eq!(harness.pq.find(last).unwrap().unwrap().state, JobState::Scheduled);
     harness.queue().lease(2, TIMEOUT, Wait::No).unwrap();
+}
+
+/// The end of the job before is not noted yet when an open transaction requeues it.
+fn a_follow_up_waits_for_a_job_that_is_being_requeued<F: Fixture>(harness: &Harness<F>) {
+    let before = harness.put("a");
+    let last = harness.put_with("last", &PutOptions::new().after([before]));
+    harness.settle(&harness.lease_one(), dead());
+    let store = harness.pq.store();
+    harness
+        .pq
+        .transaction(|conn| {
+            assert_eq!(store.requeue(conn, harness.queue().name(), Some(&[before]))?, 1);
+            maintain_store(harness);
+            Ok::<_, Error<F>>(())
+        })
+        .unwrap();
+    maintain(harness);
+    assert_eq!(harness.pq.find(last).unwrap().unwrap().state, JobState::Scheduled);
+    harness.settle(&harness.lease_one(), Outcome::Complete);
+    maintain(harness);
+    assert_eq!(harness.lease_one().id, last);
 }
 
 /// Does the maintenance of the store only, so that workflows become due and nobody decides about them.

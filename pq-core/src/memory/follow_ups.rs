@@ -166,7 +166,7 @@ pub(super) fn wake(
 /// workflow is due for already, such as its cancellation, stays.
 pub(super) fn reopen(state: &mut State, open: &mut Open, job: &JobRecord) {
     let (id, place) = (job.id, job.annotations.workflow().filter(|place| !place.undoes));
-    let is_failed = |wait: &Wait| wait.outcome.is_some_and(|outcome| outcome != JobState::Done);
+    let is_failed = |wait: &Wait| wait.outcome != Some(JobState::Done);
     let waits = state.waits.iter().filter(|((_, job), wait)| *job == id && is_failed(wait));
     let follow_ups: Vec<JobId> = waits.map(|((follow_up, _), _)| *follow_up).collect();
     forget_outcomes(state, open, |(follow_up, job)| *job == id && follow_ups.contains(follow_up));

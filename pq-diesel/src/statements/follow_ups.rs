@@ -62,17 +62,24 @@ ORDER BY id FOR UPDATE SKIP LOCKED";
 /// Stores how jobs have ended, and returns the follow-ups that cannot be done any more because of that. $1 follow-ups, $2 jobs, $3 outcomes, $4 follow-ups that LOCK_FOLLOW_UPS has locked.
 ///
 /// Passes those of a follow-up that waits and is not locked, and jobs that were requeued since they were read. Locks: the rows.
+/// SKIP LOCKED passes failed jobs that an open transaction requeues: it has locked what waits for them.
 pub(super) const MARK_WAITS: &str = "\
-WITH marked AS (
-UPDATE {waits} AS wait SET outcome = ended.outcome
-FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS ended (follow_up, job, outcome)
-WHERE wait.follow_up = ended.follow_up AND wait.job = ended.job AND wait.outcome IS NULL
-    AND (wait.follow_up = ANY ($4::bigint[]) OR NOT EXISTS (
-        SELECT FROM {jobs} AS job
-        WHERE job.id = wait.follow_up AND job.dequeued_at IS NULL
-            AND (job.schedule_at >= '9000-01-01 00:00:00+00' OR job.q_name = {workflows})))
-    AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = wait.job AND live.dequeued_at IS NULL)
-RETURNING wait.follow_up, wait.only_done AND wait.outcome <> 'done' AS has_failed
+WITH ended AS MATERIALIZED (
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS ended (follow_up, job, outcome)
+), free AS MATERIALIZED (
+    SELECT wait.ctid FROM ended JOIN {waits} AS wait ON wait.follow_up = ended.follow_up AND wait.job = ended.job
+    WHERE ended.outcome <> 'done' FOR UPDATE OF wait SKIP LOCKED
+), marked AS (
+    UPDATE {waits} AS wait SET outcome = ended.outcome
+    FROM ended
+    WHERE wait.follow_up = ended.follow_up AND wait.job = ended.job AND wait.outcome IS NULL
+        AND (ended.outcome = 'done' OR wait.ctid IN (SELECT ctid FROM free))
+        AND (wait.follow_up = ANY ($4::bigint[]) OR NOT EXISTS (
+            SELECT FROM {jobs} AS job
+            WHERE job.id = wait.follow_up AND job.dequeued_at IS NULL
+                AND (job.schedule_at >= '9000-01-01 00:00:00+00' OR job.q_name = {workflows})))
+        AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = wait.job AND live.dequeued_at IS NULL)
+    RETURNING wait.follow_up, wait.only_done AND wait.outcome <> 'done' AS has_failed
 )
 SELECT DISTINCT follow_up FROM marked WHERE has_failed";
 
@@ -304,13 +311,14 @@ SELECT EXISTS (SELECT FROM back)";
 /// of these jobs.
 ///
 /// A call that undoes another job does not wake its workflow: it is only repeated. Neither does a job that was added to it. What a
-/// workflow is due for already, such as its cancellation, stays. Locks: the rows of the workflows. SKIP LOCKED
-/// passes those that a transaction holds.
+/// workflow is due for already, such as its cancellation, stays. An end that is not noted yet is locked, too, so that maintenance does
+/// not note it before the transaction ends. Locks: the rows of what is waited for, which wait for maintenance that notes
+/// an end, and the rows of the workflows. SKIP LOCKED passes those that a transaction holds.
 macro_rules! reopened {
     () => {
         "reopened AS (
         UPDATE {waits} AS wait SET outcome = NULL FROM gone
-        WHERE wait.job = gone.id AND wait.outcome <> 'done'
+        WHERE wait.job = gone.id AND wait.outcome IS DISTINCT FROM 'done'
         RETURNING wait.follow_up, (gone.annotations -> 'workflow' ->> 'id')::bigint = wait.follow_up
             AND gone.annotations -> 'workflow' -> 'undoes' IS NULL AS wakes
     ), free_workflows AS MATERIALIZED (
