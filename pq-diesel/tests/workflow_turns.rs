@@ -1,4 +1,4 @@
-//! How often a workflow is decided: that must not grow with the number of its jobs, because each decision looks at all of them.
+//! Decisions about workflows: how often there is one, which must not grow with the number of jobs, and one that fails.
 
 mod common;
 
@@ -53,5 +53,29 @@ fn a_workflow_is_decided_as_often_however_many_jobs_it_has() -> Outcome {
         // Its put, the decision to undo, the return until all are undone, and the last decision.
         assert_eq!(turns(jobs, 10_000)?, 4, "{jobs} jobs");
     }
+    Ok(())
+}
+
+#[test]
+fn a_decision_that_fails_stops_no_other_workflow() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    conn.batch_execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'on purpose'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON pq.queue_archive FOR EACH ROW
+            WHEN (NEW.q_name = 'pq.workflows' AND NEW.data ->> 'workflow' = 'bad') EXECUTE FUNCTION refuse()",
+    )?;
+    let pq = Pq::connect(database.url())?;
+    let work = pq.queue("orders")?.task::<u32>("work");
+    let [bad, good] = ["bad", "good"].map(|name| Workflow::new(name).job("only", &work, &1));
+    let (bad, good) = (pq.put_workflow(&bad)?, pq.put_workflow(&good)?);
+    Worker::new(&pq).serve(work.leased(|_, _| Ok::<_, Error>(()))).run_jobs(2)?;
+    pq.maintain(&Retention::default())?;
+    assert!(matches!(pq.result::<()>(good)?, JobResult::Done(())));
+    assert!(matches!(pq.result::<()>(bad)?, JobResult::Waiting), "it is tried again later");
+    conn.batch_execute("DROP TRIGGER refuse ON pq.queue_archive")?;
+    pq.change(bad, &pq_diesel::Operation::RunNow)?;
+    pq.maintain(&Retention::default())?;
+    assert!(matches!(pq.result::<()>(bad)?, JobResult::Done(())));
     Ok(())
 }
