@@ -130,6 +130,13 @@ fn a_command_keeps_its_result_and_its_log() -> Outcome {
     let logs = stdout(&on(&database, &["logs", &ids[0]]).output()?);
     assert!(logs.contains("info  1 got 1\n") && logs.contains("info  1 half a line\n"), "{logs}");
 
+    put(&database, "mail", "1\n")?;
+    let run =
+        on(&database, &["work", "mail", "--exec", "echo sent >&2", "--burst", "--keep-log"]).output()?;
+    assert_eq!(status(&run), 0);
+    let logs = stdout(&on(&database, &["logs", "6"]).output()?);
+    assert!(logs.contains("info  1 sent\n"), "a log keeps its job: {logs}");
+
     // A task of a file says for itself what it keeps.
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("handlers.toml");

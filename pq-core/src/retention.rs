@@ -92,6 +92,8 @@ pub struct MaintenanceReport {
     pub more: bool,
     /// Whether jobs wait until others have ended.
     pub waits: bool,
+    /// Whether more jobs wait than the run has looked at. The next run goes on behind them.
+    pub waits_left: bool,
     /// Whether the job of a workflow is due, which [`crate::Pq::maintain`] runs.
     pub workflows: bool,
 }

@@ -103,7 +103,7 @@ impl Archive for MemoryStore {
             let is_due =
                 |row: &Row| row.job.queue.as_str() == WORKFLOWS && row.free_for(open.tx) && row.is_due(now);
             let workflows = all.rows.values().any(is_due);
-            Ok(Some(MaintenanceReport { returned, pruned, more: false, waits, workflows }))
+            Ok(Some(MaintenanceReport { returned, pruned, more: false, waits, waits_left: false, workflows }))
         })
     }
 }

@@ -96,7 +96,7 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
         let found = report.is_some_and(|report| report.returned + report.pruned > 0 || report.more);
         let now = Instant::now();
         if let Some(report) = report {
-            schedule.record_waits(report.waits, now.saturating_duration_since(began), now);
+            schedule.record_waits(&report, now.saturating_duration_since(began), now);
         }
         schedule.record_search(now.saturating_duration_since(began), found, now);
         Ok(report)

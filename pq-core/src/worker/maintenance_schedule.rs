@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::MaintenanceReport;
+
 /// Searches that find nothing take at most one part in this many of the time.
 const MAX_SEARCH_SHARE: u32 = 40;
 
@@ -35,9 +37,10 @@ pub(super) struct MaintenanceSchedule {
     /// While jobs wait for others: the earliest time of the next run that looks whether those have ended, and the earliest if no other
     /// has ended for a while.
     look_at: Option<(Instant, Instant)>,
-    /// How many jobs of this worker have ended, and had ended when it last looked.
+    /// How many jobs of this worker have ended, had ended when it last looked at all jobs that wait, and when it began to.
     ended: u64,
     looked_at: u64,
+    looking_since: Option<u64>,
     /// When the last of them was found to have ended.
     ended_at: Option<Instant>,
     /// When the next ticks of the periodic jobs were last compared with the clock.
@@ -55,6 +58,7 @@ impl MaintenanceSchedule {
             look_at: None,
             ended: 0,
             looked_at: 0,
+            looking_since: None,
             ended_at: None,
             #[cfg(feature = "cron")]
             ticks_checked_at: None,
@@ -90,9 +94,13 @@ impl MaintenanceSchedule {
     }
 
     /// Records whether jobs wait for others, after a run that took so long. The pause after it is at least as long.
-    pub(super) fn record_waits(&mut self, waits: bool, took: Duration, now: Instant) {
-        self.looked_at = self.ended;
-        self.look_at = waits.then(|| (now + took.max(LOOK_EVERY), now + took));
+    pub(super) fn record_waits(&mut self, report: &MaintenanceReport, took: Duration, now: Instant) {
+        let since = self.looking_since.unwrap_or(self.ended);
+        self.looking_since = report.waits_left.then_some(since);
+        if !report.waits_left {
+            self.looked_at = since;
+        }
+        self.look_at = report.waits.then(|| (now + took.max(LOOK_EVERY), now + took));
     }
 
     /// Returns whether the next run shall search for expired leases.
@@ -128,6 +136,14 @@ mod tests {
     use super::*;
 
     const EVERY: Duration = Duration::from_secs(1);
+    const WAITS: MaintenanceReport = MaintenanceReport {
+        waits: true,
+        waits_left: false,
+        returned: 0,
+        pruned: 0,
+        more: false,
+        workflows: false,
+    };
 
     #[test]
     fn the_first_run_is_due_at_once_and_each_later_one_an_interval_after_the_last() {
@@ -154,7 +170,7 @@ mod tests {
         schedule.record_run(false, now);
         schedule.look_for_follow_ups(1, now + LOOK_EVERY);
         assert!(!schedule.due_in(now + LOOK_EVERY).is_zero(), "nothing waits");
-        schedule.record_waits(true, LOOK_EVERY * 2, now);
+        schedule.record_waits(&WAITS, LOOK_EVERY * 2, now);
         schedule.look_for_follow_ups(2, now + LOOK_EVERY);
         assert_eq!(schedule.due_in(now + LOOK_EVERY), QUIET, "the last run took long");
         schedule.look_for_follow_ups(2, now + LOOK_EVERY * 10);
@@ -162,7 +178,7 @@ mod tests {
         schedule.record_run(false, now + LOOK_EVERY * 10);
         schedule.look_for_follow_ups(2, now + LOOK_EVERY * 10);
         assert!(schedule.due_in(now + LOOK_EVERY * 10).is_zero(), "another worker ran maintenance");
-        schedule.record_waits(true, Duration::ZERO, now + LOOK_EVERY * 10);
+        schedule.record_waits(&WAITS, Duration::ZERO, now + LOOK_EVERY * 10);
         schedule.record_run(false, now + LOOK_EVERY * 10);
         schedule.look_for_follow_ups(2, now + LOOK_EVERY * 11);
         assert!(!schedule.due_in(now + LOOK_EVERY * 11).is_zero(), "no other job has ended");
@@ -173,17 +189,38 @@ mod tests {
         let now = Instant::now();
         let mut schedule = MaintenanceSchedule::new(EVERY, now);
         schedule.record_run(false, now);
-        schedule.record_waits(true, QUIET * 3, now);
+        schedule.record_waits(&WAITS, QUIET * 3, now);
         schedule.look_for_follow_ups(1, now + QUIET);
         assert_eq!(schedule.due_in(now + QUIET), QUIET);
         schedule.look_for_follow_ups(2, now + QUIET * 3);
         assert!(!schedule.due_in(now + QUIET * 3).is_zero(), "jobs go on ending");
         schedule.look_for_follow_ups(2, now + QUIET * 4);
         assert!(schedule.due_in(now + QUIET * 4).is_zero());
-        schedule.record_waits(true, Duration::ZERO, now + QUIET * 4);
+        schedule.record_waits(&WAITS, Duration::ZERO, now + QUIET * 4);
         schedule.record_run(false, now + QUIET * 4);
         assert_eq!(schedule.due_in(now + QUIET * 5), QUIET);
         assert_eq!(schedule.due_in(now + ASK_QUICKLY_FOR * 2), Duration::ZERO, "a run is due");
+    }
+
+    #[test]
+    fn all_jobs_that_wait_are_looked_at_after_one_has_ended() {
+        let now = Instant::now();
+        let mut schedule = MaintenanceSchedule::new(EVERY, now);
+        let part = MaintenanceReport { waits_left: true, ..WAITS };
+        schedule.look_for_follow_ups(1, now);
+        for round in 0..5 {
+            let at = now + LOOK_EVERY * 10 * round;
+            schedule.record_waits(&part, LOOK_EVERY, at);
+            schedule.record_run(false, at);
+            let next = at + LOOK_EVERY * 10;
+            schedule.look_for_follow_ups(1, next);
+            assert!(schedule.due_in(next).is_zero(), "others were not looked at");
+        }
+        let at = now + LOOK_EVERY * 50;
+        schedule.record_waits(&WAITS, LOOK_EVERY, at);
+        schedule.record_run(false, at);
+        schedule.look_for_follow_ups(1, at + LOOK_EVERY * 10);
+        assert!(!schedule.due_in(at + LOOK_EVERY * 10).is_zero());
     }
 
     #[test]

@@ -345,6 +345,7 @@ impl PgStore {
         report.more |= is_full && !ended.is_empty();
         // The part before the position was not read. It is read in the next run.
         report.waits = last.is_some() || first != FIRST_WAIT;
+        report.waits_left = is_full;
         Ok(())
     }
 }

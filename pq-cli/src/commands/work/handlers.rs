@@ -90,7 +90,8 @@ fn task_handlers(work: &Work, pq: &Pq, path: &Path) -> Result<Vec<Handler>, Fail
                 })?;
                 handler = handler.timeout(timeout);
             }
-            if let Some(keep) = entry.keep_history {
+            // A log is kept as long as its job.
+            if let Some(keep) = entry.keep_history.or(entry.keep_log.filter(|keep| *keep)) {
                 handler = handler.keep_history(keep);
             }
             handlers.push(handler);
@@ -121,7 +122,7 @@ fn with_options(work: &Work, handler: Handler) -> Handler {
         .max_retries(work.max_retries)
         .max_crashes(work.max_crashes.get())
         .backoff(work.backoff.clone())
-        .keep_history(work.keep_history);
+        .keep_history(work.keep_history || work.keep_log);
     match work.timeout {
         Some(timeout) => handler.timeout(timeout),
         None => handler,

@@ -109,10 +109,11 @@ pub(crate) struct Work {
     #[arg(long)]
     keep_history: bool,
     /// Keep what a command prints to standard output as the result of its job, for `pq wait` and the archive: its JSON, a
-    /// string if it is none, or null if it is empty. At most 1 MiB.
+    /// string if it is other text, or null if it is empty. An attempt that prints more than 1 MiB, or no UTF-8, fails.
     #[arg(long)]
     keep_result: bool,
     /// Add the lines that a command prints to standard error to the log of its job, for `pq logs`. The newest 64 KiB are kept.
+    /// Implies --keep-history, because a log is kept as long as its job.
     #[arg(long)]
     keep_log: bool,
     /// Let commands inherit the environment variables that may hold the password of the database.
