@@ -67,6 +67,11 @@ impl Global {
         self.acting(self.on_database()?.pool_size(connections).connect()?)
     }
 
+    /// Returns a handle with a pool of at most `connections` connections, for a measurement: its puts are not counted.
+    pub(crate) fn connect_to_measure(&self, connections: u32) -> Result<Pq, Failure> {
+        self.acting(self.on_database()?.pool_size(connections).count_puts(false).connect()?)
+    }
+
     /// Returns a handle whose calls wait at most `timeout` for a connection.
     pub(crate) fn connect_within(&self, connections: u32, timeout: Duration) -> Result<Pq, Failure> {
         self.acting(self.on_database()?.pool_size(connections).connect_timeout(timeout).connect()?)

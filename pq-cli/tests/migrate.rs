@@ -127,7 +127,7 @@ fn a_role_is_granted_what_its_kind_of_process_needs() -> Outcome {
     let put = "INSERT INTO pq.queue (q_name, data) VALUES ('mail', '1')";
     assert!(run(&mut conn, put).is_err(), "a dry run granted something");
     let granted = stdout(&on(&database, &["grant", name, "producer"]).output()?);
-    assert!(granted.contains("the privileges of a producer on pq.queue (12 statements)"), "{granted}");
+    assert!(granted.contains("the privileges of a producer on pq.queue (18 statements)"), "{granted}");
     run(&mut conn, put)?;
     assert!(run(&mut conn, "DELETE FROM pq.queue").is_err(), "a producer takes no jobs");
     run(&mut conn, "RESET ROLE")?;

@@ -137,8 +137,8 @@ pub enum Error {
     /// The handler asks for another step than the one that an earlier attempt has kept at the same position.
     #[error(
         "cannot go on with job {id}: its step {number} was {kept}, and the handler now asks for {asked}; \
-         run the job with the program that began it (`pq retry {id}`), or forget that step and all later ones with \
-         `pq retry {id} --from-step {label}`: they run again, and so does what they do outside of the database, such as a charge"
+         the program that began the job can run it, or `pq retry {id} --from-step {label}` forgets that step and all later \
+         ones: they run again, and so does what they do outside of the database, such as a charge"
     )]
     #[non_exhaustive]
     StepChanged {

@@ -174,6 +174,12 @@ impl Builder {
         self
     }
 
+    /// Sets whether the handle counts the jobs that it puts, and stores the counts in the database. Default: yes.
+    pub fn count_puts(mut self, count: bool) -> Self {
+        self.blocking = self.blocking.count_puts(count);
+        self
+    }
+
     /// Builds the handle. Connects to nothing yet.
     ///
     /// # Errors

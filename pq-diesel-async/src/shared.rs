@@ -109,11 +109,17 @@ impl Shared {
     /// Adds the counts of puts to the counters in the database.
     pub(crate) async fn store_put_counts(&self) -> Result<(), Error> {
         let pq = self.blocking.as_ref();
-        let mut lent = self.lend().await?;
         let counted = pq.take_put_counts();
         if counted.is_empty() {
-            return finish(lent, Ok(()));
+            return Ok(());
         }
+        let mut lent = match self.lend().await {
+            Ok(lent) => lent,
+            Err(error) => {
+                pq.put_back_put_counts(counted);
+                return Err(error);
+            }
+        };
         let stored = self.within_limit(self.store().count_tasks_on(&mut lent.sql(), &counted)).await;
         if stored.as_ref().is_err_and(|error| !may_have_counted(error)) {
             pq.put_back_put_counts(counted);

@@ -73,6 +73,7 @@ pub struct Builder {
     limits: PayloadLimits,
     cancellation_token: Option<CancellationToken>,
     tracer: Option<Arc<dyn Tracer>>,
+    count_puts: bool,
 }
 
 impl Default for Builder {
@@ -93,6 +94,7 @@ impl Default for Builder {
             limits: PayloadLimits::default(),
             cancellation_token: None,
             tracer: None,
+            count_puts: true,
         }
     }
 }
@@ -236,6 +238,13 @@ impl Builder {
         self
     }
 
+    /// Sets whether the handle counts the jobs that it puts, and stores the counts in the database. Default: yes. See
+    /// [`pq_core::Pq::store_put_counts`].
+    pub fn count_puts(mut self, count: bool) -> Self {
+        self.count_puts = count;
+        self
+    }
+
     /// Builds the handle. Connects to nothing yet.
     ///
     /// # Errors
@@ -269,6 +278,9 @@ impl Builder {
         }
         if let Some(tracer) = self.tracer {
             pq = pq.with_trace(tracer);
+        }
+        if !self.count_puts {
+            pq = pq.without_put_counts();
         }
         Ok(Pq::from_core(pq))
     }

@@ -183,6 +183,7 @@ fn failure_kind(failure: &Failure) -> &'static str {
         Failure::Panic(_) => "panic",
         Failure::Timeout { .. } => "timeout",
         Failure::UnknownTask(_) => "unknown_task",
+        Failure::ChangedSteps(_) => "changed_steps",
         Failure::Undecodable(_) => "undecodable",
         Failure::Crashed { .. } => "crashed",
         _ => OTHER_ERROR,

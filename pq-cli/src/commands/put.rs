@@ -63,7 +63,8 @@ pub(crate) struct Put {
     /// What to do with a job that has the unique key.
     #[arg(long, value_name = "MODE", default_value = "keep", requires = "unique")]
     on_conflict: ConflictMode,
-    /// Job that must be done before this one runs; can be repeated. If it is dead or cancelled, this one is cancelled.
+    /// Job that must be done before this one runs; can be repeated. If it is dead or cancelled, this one is cancelled. An id that
+    /// no job has counts as done, since jobs that are done need not be kept.
     #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = job_output::parse_id)]
     after: Vec<i64>,
     /// Job that must have ended before this one runs, whatever its outcome; can be repeated.

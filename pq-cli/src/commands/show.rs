@@ -132,6 +132,8 @@ impl Show {
             ("serialization key", job.serialization_key.as_ref().map(text)),
             ("strict order", job.annotations.is_strict().then(|| "yes".to_owned())),
             ("unique key", job.unique_key.as_ref().map(text)),
+            ("group", job.annotations.group()),
+            ("cost", job.annotations.cost().map(|cost| cost.to_string())),
             ("workflow", workflow),
             ("batch of", batch.map(|follow_up| follow_up.to_string())),
             ("tags", (!tags.is_empty()).then(|| tags.join(", "))),

@@ -5,19 +5,19 @@ use std::time::Duration;
 use pq_core::store::{Archive, Connect, Jobs, TimeTravel};
 use pq_core::{
     Backoff, ChangeOutcome, Context, Handler, Job, JobId, JobState, OnConflict, Operation, Outcome,
-    PutOptions, Retention, StepKind, StepRecord,
+    PutOptions, Retention, StepKind, StepRecord, Worker,
 };
 use serde_json::{Value, json};
 
 use super::cases;
 use crate::Fixture;
-use crate::harness::{CaseError, Harness, Seen, run_asserting, wait_until};
+use crate::harness::{CaseError, Harness, Seen, run_asserting, task, wait_until};
 
 cases![
     a_step_runs_once_and_its_result_is_kept: Own,
     a_step_that_fails_keeps_nothing: Own,
     steps_of_one_name_are_numbered: Own,
-    another_step_than_the_kept_one_is_refused: Own,
+    another_step_than_the_kept_one_is_left_to_other_workers: Own,
     a_result_of_another_type_is_refused: Own,
     a_step_inside_of_another_is_refused: Own,
     the_names_of_steps_are_checked: Own,
@@ -139,12 +139,13 @@ fn steps_of_one_name_are_numbered<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(labels(harness, id), ["square", "pause", "square#2", "pause#2", "square#3", "pause#3"]);
 }
 
-fn another_step_than_the_kept_one_is_refused<F: Fixture>(harness: &Harness<F>) {
+fn another_step_than_the_kept_one_is_left_to_other_workers<F: Fixture>(harness: &Harness<F>) {
     let runs = Seen::new();
-    let id = harness.queue().put(&json!(1)).unwrap().id;
-    let handler = || {
+    let task = task::<F, u8>(harness).max_retries(5).backoff(Backoff::fixed(Duration::ZERO));
+    let id = task.call(&1).unwrap().id;
+    let worker = || {
         let seen = runs.clone();
-        let handler = harness.queue().leased(move |context: &Ctx<F>, _: Job<Value>| {
+        Worker::new(&harness.pq).serve(task.leased(move |context: &Ctx<F>, _| {
             seen.push("attempt");
             context.step("load", || Ok::<_, CaseError>(()))?;
             match seen.all().len() {
@@ -152,28 +153,32 @@ fn another_step_than_the_kept_one_is_refused<F: Fixture>(harness: &Harness<F>) {
                     context.step("charge", || Ok::<_, CaseError>(()))?;
                     Err(CaseError("on purpose".to_owned()))
                 }
-                2 => context.step("ship", || {
+                2 | 5 => context.step("ship", || {
                     seen.push("ship");
                     Ok(())
                 }),
                 _ => Ok(context.sleep(HOUR)?),
             }
-        });
-        handler.max_retries(5).backoff(Backoff::fixed(Duration::ZERO))
+        }))
     };
-    for (asked, attempts) in [("the step \"ship\"", 2), ("a sleep", 1)] {
-        run_asserting(harness, handler());
-        let dead = harness.archived(JobState::Dead).pop().unwrap();
-        assert_eq!(dead.attempt, attempts, "no retry can help");
-        let error = dead.error.unwrap_or_default();
+    for asked in ["the step \"ship\"", "a sleep"] {
+        worker().run_until_empty().unwrap();
+        let job = harness.pq.find(id).unwrap().unwrap();
+        assert_eq!((job.state, job.attempt), (JobState::Scheduled, 1), "another worker may have the program");
+        let error = job.error.unwrap();
         let text = format!(
             "cannot go on with job {id}: its step 2 was the step \"charge\", and the handler now asks for {asked}; "
         );
-        assert!(error.starts_with(&text) && error.contains("--from-step charge`: they run again"), "{error}");
+        assert!(error.starts_with(&text) && error.contains("--from-step charge` forgets"), "{error}");
         assert_eq!(labels(harness, id), ["load", "charge"]);
-        assert!(harness.pq.change(id, &Operation::Retry).unwrap().is_accepted());
+        assert!(harness.pq.change(id, &Operation::RunNow).unwrap().is_accepted());
     }
     assert!(!runs.all().contains(&"ship"), "a refused step does not run");
+    worker().leave_unknown_tasks_for(Duration::ZERO).run_until_empty().unwrap();
+    assert_eq!(harness.pq.find(id).unwrap().unwrap().state, JobState::Dead);
+    assert!(harness.pq.retry_from_step(id, "charge").unwrap().is_accepted());
+    worker().run_until_empty().unwrap();
+    assert!(runs.all().contains(&"ship"), "the step was forgotten");
 }
 
 fn a_result_of_another_type_is_refused<F: Fixture>(harness: &Harness<F>) {
@@ -186,7 +191,7 @@ fn a_result_of_another_type_is_refused<F: Fixture>(harness: &Harness<F>) {
     });
     run_asserting(harness, handler);
     let dead = harness.archived(JobState::Dead).pop().unwrap();
-    assert_eq!(dead.attempt, 2, "no retry can help");
+    assert_eq!(dead.attempt, 3, "a job that is no call of a task has failed");
     let error = dead.error.unwrap();
     let text = format!(
         "cannot run step \"count\" of job {id}: its kept result has another type: expected u32, and it is a string"

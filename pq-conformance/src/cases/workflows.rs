@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pq_core::store::{Connect, TimeTravel};
+use pq_core::store::{Archive, Connect, TimeTravel};
 use pq_core::{
     CallOptions, ChangeOutcome, Filter, JobId, JobResult, JobState, OnFailure, Operation, Outcome, Retention,
     Task, WORKFLOWS, Wait, Worker, Workflow, WorkflowGraph, WorkflowJob,
@@ -31,6 +31,7 @@ cases![
     a_cancelled_workflow_undoes_its_jobs: Own,
     a_job_adds_jobs_to_its_workflow: Own,
     a_job_of_a_workflow_waits_for_one_outside_of_it: Own,
+    a_run_until_empty_does_not_end_before_a_decision: Own,
 ];
 
 pub(super) type Names = Vec<String>;
@@ -400,4 +401,18 @@ fn a_job_of_a_workflow_waits_for_one_outside_of_it<F: Fixture>(harness: &Harness
     harness.settle(&job, Outcome::Complete);
     assert_eq!(run(harness, &[]), ["a"]);
     assert_eq!(statuses(harness, id)[""], "done");
+}
+
+/// The jobs that the decision puts are not there yet, and no job has ended that is not noted.
+fn a_run_until_empty_does_not_end_before_a_decision<F: Fixture>(harness: &Harness<F>) {
+    let store = harness.pq.store();
+    let needs_maintenance = || store.with_connection(|conn| store.needs_maintenance(conn, &[])).unwrap();
+    harness.pq.put_workflow(&graph(harness, &[("a", &[])])).unwrap();
+    assert!(!needs_maintenance());
+    harness.settle(&harness.lease_one(), Outcome::Complete);
+    let noted = store.with_connection(|conn| store.maintain(conn, &Retention::default())).unwrap();
+    assert!(noted.is_some_and(|report| report.workflows));
+    assert!(needs_maintenance(), "another worker may be about to decide");
+    maintain(harness);
+    assert!(!needs_maintenance());
 }

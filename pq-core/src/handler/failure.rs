@@ -25,6 +25,9 @@ pub enum Failure {
     /// The worker has no handler for the task of this name. Another worker may have one, so the job goes back uncounted,
     /// see [`crate::Worker::leave_unknown_tasks_for`].
     UnknownTask(String),
+    /// The handler asks for other steps than earlier attempts have kept. Another worker may have the program that began the job,
+    /// so a call of a task goes back uncounted, as for [`Failure::UnknownTask`].
+    ChangedSteps(String),
     /// The payload cannot be decoded to the type that the handler takes.
     Undecodable(String),
     /// The worker died, or lost its lease, in as many attempts as [`crate::Handler::max_crashes`] allows.
@@ -52,7 +55,7 @@ impl fmt::Display for Failure {
                 write!(f, "the handler took longer than {limit:?}: {error}")
             }
             Self::UnknownTask(name) => write!(f, "unknown task {name:?}: this worker has no handler for it"),
-            Self::Undecodable(reason) => f.write_str(reason),
+            Self::ChangedSteps(reason) | Self::Undecodable(reason) => f.write_str(reason),
             Self::Crashed { times } => {
                 let times = if *times == 1 { "once".to_owned() } else { format!("{times} times") };
                 write!(f, "the job's worker died {times} while it ran, or lost its lease")

@@ -7,10 +7,10 @@ mod failure;
 mod incoming;
 mod isolation;
 mod job_notes;
+mod left_to_others;
 mod middleware;
 mod policy;
 mod steps;
-mod unknown_task;
 
 use std::any::Any;
 use std::fmt;
@@ -29,11 +29,11 @@ pub use self::isolation::Isolation;
 pub(crate) use self::job_notes::{Entered, JobNotes, OpenNotes, send_notes};
 #[cfg(feature = "log-layer")]
 pub(crate) use self::job_notes::{ask_for_current, current};
+pub(crate) use self::left_to_others::{is_left_for, leave_to_others};
 pub use self::middleware::{JobInfo, Next};
 pub(crate) use self::middleware::{Middleware, OnFailure};
 pub(crate) use self::policy::Policy;
 pub use self::steps::StepRun;
-pub(crate) use self::unknown_task::{after_unknown_task, is_left_for};
 use crate::store::Connect;
 use crate::worker::Attempt;
 use crate::{Backoff, Claim, Job, Outcome, Queue, QueueName, Store};

@@ -62,12 +62,12 @@ impl<S: Store> Context<S> {
         Ok(StepRun { context: self, kind, name, position, is_finished: false })
     }
 
-    /// Returns the result of the handler, or the outcome of the attempt that a sleep or a wait has ended. A job whose steps do not
-    /// match the kept ones is dead, because each retry would fail in the same way.
+    /// Returns the result of the handler, or the outcome of the attempt that a sleep or a wait has ended. If the handler has asked
+    /// for other steps than the kept ones, its error says that.
     pub(crate) fn conclude(&self, result: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
         let mut steps = lock(&self.steps);
         if let (Some(changed), Err(Failure::Error(_))) = (steps.changed.take(), &result) {
-            return Ok(Outcome::dead(changed));
+            return Err(Failure::ChangedSteps(changed));
         }
         let Some(outcome) = steps.suspended.clone() else { return result };
         match result {
@@ -147,8 +147,8 @@ impl<S: Store> StepRun<'_, S> {
         let Ok(result) = serde_json::from_str(json) else {
             let (id, label) = (self.context.job().id, kept.label());
             let refused = self.refused(&format!(
-                "its kept result has another type: {}; run the job with the program that began it (`pq retry {id}`), or \
-                 forget this step and all later ones with `pq retry {id} --from-step {label}`: they run again, and so does what \
+                "its kept result has another type: {}; the program that began the job can run it, or \
+                 `pq retry {id} --from-step {label}` forgets this step and all later ones: they run again, and so does what \
                  they do outside of the database",
                 mismatch::<T>(json)
             ));

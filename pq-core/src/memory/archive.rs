@@ -73,8 +73,14 @@ impl Archive for MemoryStore {
         // A transaction that settles the job may be rolled back.
         let is_expired = |row: &Row| row.lease.or(row.returned_from).is_some_and(|lease| lease.until <= now);
         conn.operate(|state, open| {
+            // Another session may be about to put the next jobs of a workflow.
+            let is_due = |row: &Row| {
+                row.job.queue.as_str() == WORKFLOWS
+                    && row.is_due(now)
+                    && !state.paused.contains_key(&row.job.queue)
+            };
             let mut rows = state.rows.values();
-            Ok(rows.any(|row| queues.contains(&row.job.queue) && is_expired(row))
+            Ok(rows.any(|row| queues.contains(&row.job.queue) && is_expired(row) || is_due(row))
                 || !follow_ups::ended(state, open).is_empty())
         })
     }

@@ -17,7 +17,7 @@ use crate::{
 /// Cheap to clone, and usable from many threads at once.
 pub struct Pq<S> {
     // Dropped before the store, which its thread uses.
-    pub(super) put_counts: Arc<PutCounts>,
+    pub(super) put_counts: Option<Arc<PutCounts>>,
     pub(super) store: Arc<S>,
     pub(super) codec: Arc<dyn Codec>,
     pub(super) limits: PayloadLimits,
@@ -37,7 +37,7 @@ impl<S> Clone for Pq<S> {
             tracer: self.tracer.clone(),
             actor: self.actor.clone(),
             operation_timeout: self.operation_timeout,
-            put_counts: Arc::clone(&self.put_counts),
+            put_counts: self.put_counts.clone(),
         }
     }
 }
@@ -67,7 +67,7 @@ impl<S: Store> Pq<S> {
             tracer: None,
             actor: None,
             operation_timeout: None,
-            put_counts: Arc::default(),
+            put_counts: Some(Arc::default()),
         }
     }
 
@@ -101,6 +101,13 @@ impl<S: Store> Pq<S> {
     #[must_use]
     pub fn with_trace(mut self, tracer: impl Tracer + 'static) -> Self {
         self.tracer = Some(Arc::new(tracer));
+        self
+    }
+
+    /// Lets the handle count none of its puts, so that nothing of them is in the store's counters. See [`Pq::store_put_counts`].
+    #[must_use]
+    pub fn without_put_counts(mut self) -> Self {
+        self.put_counts = None;
         self
     }
 
@@ -189,27 +196,35 @@ impl<S: Store> Pq<S> {
     ///
     /// The store's errors. The counts are kept, unless the store may have added them.
     pub fn store_put_counts(&self) -> Result<(), S::Error> {
-        self.put_counts.store(&*self.store)
+        self.put_counts.as_ref().map_or(Ok(()), |counts| counts.store(&*self.store))
     }
 
     /// Takes what [`Pq::store_put_counts`] would store, to store it by other means.
     #[doc(hidden)]
     #[must_use]
     pub fn take_put_counts(&self) -> Vec<TaskCounters> {
-        self.put_counts.take()
+        self.put_counts.as_ref().map(|counts| counts.take()).unwrap_or_default()
     }
 
     /// Puts back counts that were taken and could not be stored.
     #[doc(hidden)]
     pub fn put_back_put_counts(&self, counted: Vec<TaskCounters>) {
-        self.put_counts.put_back(counted);
+        if let Some(counts) = &self.put_counts {
+            counts.put_back(counted);
+        }
     }
 
-    /// Counts jobs that were put by a blocking call.
+    /// Counts jobs that were put.
     pub(super) fn count_puts(&self, queue: &QueueName, put: ByTask) {
-        self.put_counts.add(queue, put);
-        if self.store.has_connections() {
-            self.put_counts.store_every(PUT_COUNTS_INTERVAL, &self.store);
+        if let Some(counts) = &self.put_counts {
+            counts.add(queue, put);
+        }
+    }
+
+    /// Begins to store the counts of puts regularly, after a blocking call.
+    pub(super) fn store_put_counts_regularly(&self) {
+        if let Some(counts) = self.put_counts.as_ref().filter(|_| self.store.has_connections()) {
+            counts.store_every(PUT_COUNTS_INTERVAL, &self.store);
         }
     }
 

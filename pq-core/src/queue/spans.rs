@@ -81,6 +81,7 @@ impl<S: Store, T> Queue<S, T> {
             let puts = put(jobs.as_ref())?;
             let tasks = jobs.as_ref().iter().map(|job| &job.task);
             self.pq.count_puts(&self.name, ByTask::added(tasks, &puts));
+            self.pq.store_put_counts_regularly();
             span.describe(|| SpanInfo::Added(&puts));
             Ok(puts)
         })
@@ -101,7 +102,7 @@ impl<S: Store, T> Queue<S, T> {
         span.record_jobs(jobs.len());
         let tasks: Vec<_> = jobs.iter().map(|job| job.task.clone()).collect();
         let puts = span.run_async(put(jobs)).await?;
-        self.pq.put_counts.add(&self.name, ByTask::added(&tasks, &puts));
+        self.pq.count_puts(&self.name, ByTask::added(&tasks, &puts));
         span.describe(|| SpanInfo::Added(&puts));
         Ok(puts)
     }
@@ -121,6 +122,7 @@ impl<S: Store, T> Queue<S, T> {
             let jobs = encode().map(without_answer);
             let count = put(&mut jobs.inspect(|job| job.iter().for_each(|job| by_task.add(&job.task))))?;
             self.pq.count_puts(&self.name, by_task);
+            self.pq.store_put_counts_regularly();
             span.describe(|| SpanInfo::Streamed(count));
             Ok(count)
         })

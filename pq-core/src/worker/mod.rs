@@ -251,7 +251,8 @@ where
         self
     }
 
-    /// Sets for how long jobs are left to other workers if this one has no handler for their tasks. Default: 24 h.
+    /// Sets for how long jobs are left to other workers if this one has no handler for their tasks, or one that asks for other
+    /// steps than they have kept. Default: 24 h.
     ///
     /// Another worker may have a handler, for example a newer version of the program. Such a job goes back with an error
     /// that names the task, and no attempt is counted. Workers look at it again after a second, and then after delays

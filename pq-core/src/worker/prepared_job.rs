@@ -10,7 +10,7 @@ use super::queue_set::ServedQueue;
 use super::thread_slots::RunningHandler;
 use super::worker_run::WorkerRun;
 use crate::envelope::Envelope;
-use crate::handler::{HandlerResult, Incoming, Policy, after_unknown_task, is_left_for};
+use crate::handler::{HandlerResult, Incoming, Policy, is_left_for, leave_to_others};
 use crate::{Claim, Failure, Handler, Isolation, JobInfo, JobSpan, Outcome, SpanInfo, Store};
 
 /// The policy of a job that has no handler.
@@ -216,7 +216,10 @@ impl<S: Store> PreparedJob<'_, S> {
         };
         let (queue, bound) = (&served.queue, run.settings.leave_unknown_tasks_for);
         let outcome = match &failure {
-            Failure::UnknownTask(_) => after_unknown_task(queue, &self.incoming, &failure, bound),
+            Failure::UnknownTask(_) => leave_to_others(queue, &self.incoming, &failure, bound),
+            Failure::ChangedSteps(_) if self.incoming.envelope.is_some() => {
+                leave_to_others(queue, &self.incoming, &failure, bound)
+            }
             _ => self.policy().after_failure(queue, &self.incoming, &failure, retry),
         };
         (outcome, Some(failure))

@@ -1,5 +1,6 @@
 //! The graph of a workflow with the states of its jobs, and drawings of it.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use chrono::Datelike;
@@ -85,6 +86,11 @@ impl WorkflowNode {
     }
 }
 
+/// The number of levels of a tree that are indented.
+const MAX_INDENTED: u32 = 30;
+/// The number of other jobs before a job that its line in a tree names.
+const MAX_OTHERS: usize = 10;
+
 impl WorkflowGraph {
     /// Returns the graph of a workflow that is not put yet.
     pub(super) fn of_plan(plan: &Plan) -> Self {
@@ -107,9 +113,12 @@ impl WorkflowGraph {
 
     /// Adds the states of the jobs, and of those that undo them unless the jobs were requeued since.
     fn fill(&mut self, members: &[JobRecord], is_undone: bool) {
+        let positions: HashMap<String, usize> =
+            self.positions().into_iter().map(|(name, position)| (name.to_owned(), position)).collect();
         for member in members {
             let Some(place) = member.annotations.workflow() else { continue };
-            let Some(node) = self.jobs.iter_mut().find(|node| node.name == place.name) else { continue };
+            let Some(position) = positions.get(&place.name) else { continue };
+            let node = &mut self.jobs[*position];
             if place.undoes && !is_undone {
                 continue;
             }
@@ -132,35 +141,37 @@ impl WorkflowGraph {
 
     /// Returns the graph as an indented tree with the states, a line for each job.
     ///
-    /// A job that waits for several is below the last of them, and names the others.
+    /// A job that waits for several is below the last of them, and names the first others. Below the 30th level nothing is indented
+    /// further.
     #[must_use]
     pub fn tree(&self) -> String {
         let id = self.id.map(|id| format!(" {id}")).unwrap_or_default();
         let mut text = format!("workflow{id} {:?}: {}\n", self.name, self.status());
-        let roots: Vec<&WorkflowNode> = self.jobs.iter().filter(|node| node.after.is_empty()).collect();
-        self.add_branches(&mut text, &roots, "");
+        let positions = self.positions();
+        // Those below each job, and behind them those below none.
+        let mut below = vec![Vec::new(); self.jobs.len() + 1];
+        for (position, node) in self.jobs.iter().enumerate() {
+            let parent = node.after.iter().filter_map(|edge| positions.get(&*edge.name)).max();
+            below[*parent.unwrap_or(&self.jobs.len())].push(position);
+        }
+        self.add_branches(&mut text, &below, self.jobs.len(), "", 0);
         text
     }
 
-    fn add_branches(&self, text: &mut String, nodes: &[&WorkflowNode], indent: &str) {
-        for (index, node) in nodes.iter().enumerate() {
-            let is_last = index + 1 == nodes.len();
-            let (branch, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-            let _ = writeln!(text, "{indent}{branch}{}", self.line(node));
-            let is_below =
-                |other: &&WorkflowNode| self.parent(other).is_some_and(|parent| parent == node.name);
-            let children: Vec<&WorkflowNode> = self.jobs.iter().filter(is_below).collect();
-            self.add_branches(text, &children, &format!("{indent}{below}"));
+    /// Adds the jobs below `parent`, which is behind the last job if they are below none.
+    fn add_branches(&self, text: &mut String, below: &[Vec<usize>], parent: usize, indent: &str, level: u32) {
+        let name = self.jobs.get(parent).map(|node| &*node.name);
+        for (index, position) in below[parent].iter().enumerate() {
+            let is_last = index + 1 == below[parent].len();
+            let (branch, deeper) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+            let _ = writeln!(text, "{indent}{branch}{}", self.line(&self.jobs[*position], name));
+            let deeper = if level < MAX_INDENTED { format!("{indent}{deeper}") } else { indent.to_owned() };
+            self.add_branches(text, below, *position, &deeper, level + 1);
         }
     }
 
-    /// Returns the name of the job below which this one is in the tree: of those before it the last one.
-    fn parent<'g>(&'g self, node: &WorkflowNode) -> Option<&'g str> {
-        let is_before = |other: &&WorkflowNode| node.after.iter().any(|edge| edge.name == other.name);
-        self.jobs.iter().rfind(is_before).map(|parent| &*parent.name)
-    }
-
-    fn line(&self, node: &WorkflowNode) -> String {
+    /// Returns the line of a job that is below `parent`.
+    fn line(&self, node: &WorkflowNode, parent: Option<&str>) -> String {
         let mut line = node.name.clone();
         if let Some(id) = node.id {
             let _ = write!(line, " ({id})");
@@ -174,10 +185,12 @@ impl WorkflowGraph {
         if let (Some(status), Some(id)) = (node.undo_status(), node.undone_by) {
             let _ = write!(line, ", {status} ({id})");
         }
-        let parent = self.parent(node);
         let others: Vec<&str> =
             node.after.iter().map(|edge| &*edge.name).filter(|name| Some(*name) != parent).collect();
-        if !others.is_empty() {
+        let more = others.len().saturating_sub(MAX_OTHERS);
+        if more > 0 {
+            let _ = write!(line, " [also after {} and {more} more]", others[..MAX_OTHERS].join(", "));
+        } else if !others.is_empty() {
             let _ = write!(line, " [also after {}]", others.join(", "));
         }
         if node.after.iter().any(|edge| !edge.only_done && Some(&*edge.name) == parent) {
@@ -242,11 +255,16 @@ impl WorkflowGraph {
     }
 
     /// Returns the edges: the positions of the job before and of the one that waits, and whether the first must be done.
-    fn edges(&self) -> impl Iterator<Item = (usize, usize, bool)> {
-        let position = |name: &str| self.jobs.iter().position(|node| node.name == name);
-        self.jobs.iter().enumerate().flat_map(move |(to, node)| {
-            node.after.iter().filter_map(move |edge| Some((position(&edge.name)?, to, edge.only_done)))
-        })
+    fn edges(&self) -> Vec<(usize, usize, bool)> {
+        let positions = self.positions();
+        let nodes = self.jobs.iter().enumerate();
+        let edges = nodes.flat_map(|(to, node)| node.after.iter().map(move |edge| (to, edge)));
+        let known = |(to, edge): (usize, &Edge)| Some((*positions.get(&*edge.name)?, to, edge.only_done));
+        edges.filter_map(known).collect()
+    }
+
+    fn positions(&self) -> HashMap<&str, usize> {
+        self.jobs.iter().enumerate().map(|(position, node)| (&*node.name, position)).collect()
     }
 }
 

@@ -241,8 +241,8 @@ SELECT id, NULL FROM {leases} WHERE id = ANY ($1) AND id NOT IN (SELECT id FROM 
 pub(super) const MAINTENANCE_LOCK: &str = "\
 SELECT pg_try_advisory_xact_lock(hashtextextended('pq maintenance', {jobs_name}::regclass::oid::bigint))";
 
-/// Returns whether a lease has expired and its jobs have not been returned, or a job has ended for which a follow-up waits
-/// still. $1 queues. No locks.
+/// Returns whether a lease has expired and its jobs have not been returned, a job has ended for which a follow-up waits
+/// still, or a workflow is due: another session may be about to put its next jobs. $1 queues. No locks.
 pub(super) const NEEDS_MAINTENANCE: &str = "\
 WITH leased AS MATERIALIZED (
     SELECT held.job FROM {leases} AS lease, unnest(lease.jobs) AS held (job)
@@ -255,7 +255,12 @@ SELECT EXISTS (
         SELECT FROM {waits} AS wait
         WHERE wait.outcome IS NULL
             AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = wait.job AND live.dequeued_at IS NULL)
-            AND NOT EXISTS (SELECT FROM leased WHERE leased.job = wait.job))";
+            AND NOT EXISTS (SELECT FROM leased WHERE leased.job = wait.job))
+    OR EXISTS (
+        SELECT FROM {jobs} AS workflow
+        WHERE workflow.q_name = {workflows} AND workflow.dequeued_at IS NULL
+            AND (workflow.schedule_at IS NULL OR workflow.schedule_at <= statement_timestamp())
+            AND NOT EXISTS (SELECT FROM {controls} WHERE q_name = {workflows} AND paused_at IS NOT NULL))";
 
 /// Locks expired leases. $1 most rows.
 ///

@@ -54,7 +54,7 @@ impl Bench {
         // The name is checked before a connection is made.
         global.detached()?.queue::<()>(&name)?;
         // A worker needs one connection more than it has threads.
-        let pq = global.connect_with(self.threads + 2)?;
+        let pq = global.connect_to_measure(self.threads + 2)?;
         let queue = pq.queue::<Payload>(&name)?.with_cancellation_token(&stop);
         let found = queue.counts()?;
         if found.total() > 0 {

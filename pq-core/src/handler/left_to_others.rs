@@ -1,4 +1,5 @@
-//! What follows if a worker has no handler for the task of a job.
+//! What follows if a worker cannot run a job that another one may: it has no handler for its task, or one that asks for other
+//! steps than the program that began the job.
 
 use std::time::Duration;
 
@@ -20,10 +21,10 @@ pub(crate) fn is_left_for(incoming: &Incoming, bound: Duration) -> bool {
     Duration::from_secs(waited) >= bound
 }
 
-/// Returns the outcome of a job whose task the worker does not know.
+/// Returns the outcome of a job that the worker leaves to others. It must be a call of a task.
 ///
-/// The job goes back uncounted, because another worker may know the task. It is dead if that has lasted for `bound`.
-pub(crate) fn after_unknown_task<S: Store>(
+/// The job goes back uncounted. It is dead if that has lasted for `bound`.
+pub(crate) fn leave_to_others<S: Store>(
     queue: &Queue<S, ()>,
     incoming: &Incoming,
     failure: &Failure,
