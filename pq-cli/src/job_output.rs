@@ -1,6 +1,6 @@
 //! Formats jobs for the commands that list and show them.
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 use pq_diesel::{AttemptEntry, JobRecord, JobState, Key, Pq, Trace};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -116,9 +116,5 @@ pub(crate) fn for_each(
 
 /// Returns when a job is due, if it has a time. One that waits for others has none that is of use.
 pub(crate) fn due(job: &JobRecord, format: impl Fn(DateTime<Utc>) -> String) -> Option<String> {
-    job.schedule_at
-        .map(|at| if at.year() >= HELD_FROM { "when other jobs have ended".to_owned() } else { format(at) })
+    job.schedule_at.map(|at| if job.is_held() { "when other jobs have ended".to_owned() } else { format(at) })
 }
-
-/// A job that is due in this year, or later, waits for others.
-const HELD_FROM: i32 = 9_000;

@@ -177,8 +177,8 @@ impl TaskCounters {
         for Self { queue, task, counters } in all {
             by_queue.entry(queue).or_default().entry(task).or_default().add(&counters);
         }
-        let tried = |tasks: &BTreeMap<String, Counters>| tasks.values().map(Counters::jobs).sum::<u64>();
-        for (name, tasks) in beyond(&mut by_queue, max_queues, tried) {
+        let jobs = |tasks: &BTreeMap<String, Counters>| tasks.values().map(Counters::jobs).sum::<u64>();
+        for (name, tasks) in beyond(&mut by_queue, max_queues, jobs) {
             let other = QueueName::new(Self::OTHER).unwrap_or(name);
             let rest = by_queue.entry(other).or_default();
             tasks.into_iter().for_each(|(task, counters)| rest.entry(task).or_default().add(&counters));

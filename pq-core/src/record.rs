@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{Annotations, AttemptEntry, Error, JobId, Key, Payload, QueueName};
@@ -63,6 +63,12 @@ impl JobRecord {
     #[must_use]
     pub fn size(&self) -> usize {
         self.payload.as_str().len()
+    }
+
+    /// Returns whether the job waits until other jobs have ended: it is due in a year after 9000 then.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.schedule_at.is_some_and(|at| at.year() >= 9_000)
     }
 }
 

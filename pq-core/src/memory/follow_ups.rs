@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 
 use super::MemoryStore;
 use super::state::{Archived, Row, State, Wait};
@@ -307,19 +307,14 @@ fn end_waits(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
     is_cancelled
 }
 
-/// Returns whether the job is due in a year after 9000, as a follow-up is. A job that waits for its retry or for a time is not.
-fn is_held(row: &Row) -> bool {
-    row.job.schedule_at.is_some_and(|at| at.year() >= 9_000)
-}
-
 /// Returns whether the job waits for others, or is a workflow, which decides about them when it is due.
 fn takes_part(row: &Row) -> bool {
-    is_held(row) || row.job.queue.as_str() == WORKFLOWS
+    row.job.is_held() || row.job.queue.as_str() == WORKFLOWS
 }
 
 /// Returns the row of a follow-up that waits for others.
 fn waiting(state: &State, open: &Open, follow_up: JobId) -> Option<Row> {
-    state.rows.get(&follow_up).filter(|row| row.free_for(open.tx) && is_held(row)).cloned()
+    state.rows.get(&follow_up).filter(|row| row.free_for(open.tx) && row.job.is_held()).cloned()
 }
 
 /// Makes a follow-up due if all jobs have ended that it waits for, or cancels it if one of them was not done that must be.

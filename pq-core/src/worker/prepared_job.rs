@@ -216,8 +216,7 @@ impl<S: Store> PreparedJob<'_, S> {
         };
         let (queue, bound) = (&served.queue, run.settings.leave_unknown_tasks_for);
         let outcome = match &failure {
-            Failure::UnknownTask(_) => leave_to_others(queue, &self.incoming, &failure, bound),
-            Failure::ChangedSteps(_) if self.incoming.envelope.is_some() => {
+            Failure::UnknownTask(_) | Failure::ChangedSteps(_) if self.incoming.envelope.is_some() => {
                 leave_to_others(queue, &self.incoming, &failure, bound)
             }
             _ => self.policy().after_failure(queue, &self.incoming, &failure, retry),

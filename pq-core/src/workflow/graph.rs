@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use chrono::Datelike;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +126,7 @@ impl WorkflowGraph {
             } else if node.id.is_none_or(|id| id < member.id) {
                 node.id = Some(member.id);
                 node.state = Some(member.state);
-                node.is_held = member.schedule_at.is_some_and(|at| at.year() >= 9_000);
+                node.is_held = member.is_held();
                 node.error.clone_from(&member.error);
             }
         }

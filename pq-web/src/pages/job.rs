@@ -287,7 +287,7 @@ fn draw_signals(mask: &Mask, signals: &[SentSignal]) -> Markup {
 fn timeline(job: &JobRecord) -> Markup {
     html! { ol {
         li { "put at " (time(job.enqueued_at)) }
-        @if let Some(at) = job.schedule_at { li { "due " (due(at)) } }
+        @if job.schedule_at.is_some() { li { "due " (due(job)) } }
         @if job.attempt > 0 {
             li {
                 (job.attempt) @if job.attempt == 1 { " attempt" } @else { " attempts" } " begun"

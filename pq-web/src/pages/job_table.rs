@@ -1,6 +1,5 @@
 //! The table of jobs.
 
-use chrono::{DateTime, Datelike, Utc};
 use diesel::pg::PgConnection;
 use maud::{Markup, html};
 use pq_diesel::store::Notes;
@@ -81,7 +80,7 @@ fn row(visit: &Visit, mask: &Mask, job: &JobRecord, listed: &Listed, select: boo
         td { @if let Some(task) = task(job) { (beginning(&task, 60)) } }
         td class="number" { (job.attempt) }
         td { (time(job.enqueued_at)) }
-        td { @if let Some(at) = job.schedule_at { (due(at)) } }
+        td { (due(job)) }
         td class="long" { (beginning(&payload, PREVIEW)) }
         td class=[job.error.is_some().then_some("long")] { @if let Some(error) = &job.error { (beginning(error, PREVIEW)) } }
         @if !listed.progress.is_empty() {
@@ -90,9 +89,9 @@ fn row(visit: &Visit, mask: &Mask, job: &JobRecord, listed: &Listed, select: boo
     } }
 }
 
-/// Draws when a job is due. A job that waits for others has a time in the far future.
-pub(crate) fn due(at: DateTime<Utc>) -> Markup {
-    html! { @if at.year() >= 9_000 { "after other jobs" } @else { (time(at)) } }
+/// Draws when a job is due, if it has a time. That of a job that waits for others is of no use.
+pub(crate) fn due(job: &JobRecord) -> Markup {
+    html! { @if job.is_held() { "after other jobs" } @else if let Some(at) = job.schedule_at { (time(at)) } }
 }
 
 /// Returns the task of a job, if its payload is a call, or the name of a workflow.
