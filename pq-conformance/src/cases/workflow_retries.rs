@@ -32,6 +32,7 @@ cases![
     a_workflow_is_retried_once: Own,
     an_added_job_is_requeued_without_its_workflow: Own,
     jobs_run_again_after_they_are_undone: Own,
+    a_requeued_job_of_an_undone_workflow_waits_for_those_before_it: Own,
     another_dead_job_does_not_stop_a_requeued_one: Own,
     jobs_are_kept_while_their_workflow_runs: Own,
     a_job_waits_again_for_one_outside_of_its_workflow: Own,
@@ -265,10 +266,32 @@ fn jobs_run_again_after_they_are_undone<F: Fixture>(harness: &Harness<F>) {
     maintain(harness);
     change(harness, last.id, &Operation::Retry);
     maintain(harness);
-    assert_statuses(harness, id, &[("", "running"), ("a", "done"), ("last", "ready")]);
+    assert_statuses(harness, id, &[("", "running"), ("a", "done"), ("last", "dead")]);
     let refused = harness.pq.retry_workflow_from(id, "a").unwrap_err().to_string();
     assert!(refused.contains("job \"a\" is being undone"), "{refused}");
-    assert_eq!(run(harness, &[]), ["last", "undo a", "a", "last"]);
+    assert_eq!(run(harness, &[]), ["undo a", "a", "last"]);
+    assert_eq!(statuses(harness, id)[""], "done");
+}
+
+fn a_requeued_job_of_an_undone_workflow_waits_for_those_before_it<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&undoable(harness, &["a"], "last")).unwrap();
+    let all = ["a", "last", "undo a"];
+    let waits = [("", "running"), ("a", "ready"), ("last", "waiting")];
+    assert_eq!(run(harness, &[("last", dead())]), all);
+    let last = id_of(harness, id, "last");
+    change(harness, last, &Operation::Retry);
+    assert_statuses(harness, id, &waits);
+    assert_eq!(run(harness, &[("last", dead())]), all, "they are done and undone again");
+    // The same by the queue and by a filter, which leave the decision to maintenance.
+    assert!(harness.queue().retry(last).unwrap());
+    assert_eq!(harness.queue().counts().unwrap().ready, 0);
+    maintain(harness);
+    assert_statuses(harness, id, &waits);
+    assert_eq!(run(harness, &[("last", dead())]), all);
+    let dead_jobs = Filter::queue("apples").state(JobState::Dead);
+    assert_eq!(harness.pq.operate(&Operation::Retry, &dead_jobs, |_| {}).unwrap().changed, 1);
+    assert_eq!(harness.queue().counts().unwrap().ready, 0);
+    assert_eq!(run(harness, &[]), ["a", "last"]);
     assert_eq!(statuses(harness, id)[""], "done");
 }
 

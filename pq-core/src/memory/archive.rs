@@ -114,8 +114,12 @@ impl Archive for MemoryStore {
     }
 }
 
-/// Requeues an archived job, and returns `false` if its unique key is in use.
+/// Requeues an archived job, or lets its workflow do it. Returns `false` if its unique key is in use, or if a transaction holds
+/// that workflow.
 pub(super) fn return_archived(state: &mut State, open: &mut Open, archived: Archived) -> bool {
+    if let Some(workflow) = follow_ups::undone_workflow(state, open, &archived.job) {
+        return follow_ups::wake_to_reopen(state, open, workflow);
+    }
     let unique_key = archived.job.unique_key.as_ref();
     if unique_key.is_some_and(|key| state.unique_job(&archived.job.queue, key, open.tx).is_some()) {
         return false;

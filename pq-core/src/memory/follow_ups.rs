@@ -10,6 +10,7 @@ use super::state::{Archived, Row, State, Wait};
 use super::transaction::{MemoryConn, Open};
 use super::{archive, counting, take};
 use crate::store::{Admin as _, FollowUps, Wake};
+use crate::workflow::Plan;
 use crate::{
     After, EndedCounts, Error, Filter, JobId, JobRecord, JobState, NewJob, Payload, Predecessor, Put,
     PutOutcome, WORKFLOWS,
@@ -175,10 +176,24 @@ pub(super) fn reopen(state: &mut State, open: &mut Open, job: &JobRecord) {
         let known = live.or_else(|| state.archive.get(&follow_up).map(|archived| &archived.job));
         let is_own = place.as_ref().is_some_and(|place| place.id == follow_up);
         if is_own && known.is_some_and(|job| job.queue.as_str() == WORKFLOWS) {
-            let why = live.and_then(|job| job.annotations.wake()).unwrap_or(Wake::Reopen);
-            wake(state, open, follow_up, Some(why), None);
+            wake_to_reopen(state, open, follow_up);
         }
     }
+}
+
+/// Makes the job of a workflow due because one of its jobs was requeued, unless it is due for another reason.
+pub(super) fn wake_to_reopen(state: &mut State, open: &mut Open, workflow: JobId) -> bool {
+    let why = state.rows.get(&workflow).and_then(|row| row.job.annotations.wake());
+    wake(state, open, workflow, why.or(Some(Wake::Reopen)), None)
+}
+
+/// Returns the workflow of a job if its jobs are being undone or have been, so that all of them run again.
+pub(super) fn undone_workflow(state: &State, open: &Open, job: &JobRecord) -> Option<JobId> {
+    let id = job.annotations.workflow().filter(|place| !place.undoes)?.id;
+    let live = state.rows.get(&id).filter(|row| !row.ended || row.held_by != Some(open.tx));
+    let known = live.map(|row| &row.job).or_else(|| state.archive.get(&id).map(|archived| &archived.job));
+    let plan = Plan::read(&known.filter(|job| job.queue.as_str() == WORKFLOWS)?.payload)?;
+    plan.is_undone.then_some(id)
 }
 
 fn forget_outcomes(state: &mut State, open: &mut Open, selects: impl Fn(&(JobId, JobId)) -> bool) {

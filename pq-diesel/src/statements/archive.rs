@@ -1,6 +1,6 @@
 //! Statements that archive, requeue, prune and delete jobs.
 
-use super::follow_ups::{cancelled_workflows, reopened, requeued_annotations};
+use super::follow_ups::{cancelled_workflows, gone_from_archive, reopened, requeued_annotations};
 
 /// Archives a job as dead whose payload cannot be decoded, and counts it. Does nothing if that was done already.
 pub(super) const INSERT_DEAD: &str = "\
@@ -69,7 +69,7 @@ WHERE q_name = $1 AND outcome = $2
 ORDER BY ended_at DESC, id DESC
 LIMIT $5";
 
-/// Requeues archived jobs. $1 queue, $2 jobs, or null for all dead ones.
+/// Requeues archived jobs, and counts them. $1 queue, $2 jobs, or null for all dead ones.
 ///
 /// A job is passed if its unique key belongs to a job that waits or runs or is in an uncommitted put, or if a job of its
 /// id waits or runs. Of several with the same id the newest is requeued: an id that is named means the job that ended last,
@@ -97,17 +97,20 @@ WITH wanted AS MATERIALIZED (
     ORDER BY unique_key, CASE WHEN unique_key IS NULL THEN id END, id
 ), claimed AS MATERIALIZED (
     SELECT entry FROM chosen WHERE unique_key IS NULL OR {try_claim_unique}($1, unique_key, id)
-), gone AS (
-    DELETE FROM {archive} WHERE entry IN (SELECT entry FROM claimed) RETURNING *
 ), ",
+    gone_from_archive!(),
+    ", ",
     reopened!(),
-    "
-INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations,
-    attempt_log)
-SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, ",
+    ", back AS (
+    INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, annotations,
+        attempt_log)
+    SELECT id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error, ",
     requeued_annotations!(),
     ", attempt_log
-FROM gone ORDER BY id"
+    FROM gone ORDER BY id
+    RETURNING id
+)
+SELECT (SELECT count(*) FROM back) + (SELECT count(*) FROM run_again)"
 );
 
 /// Deletes archived jobs of a queue. $1 queue, $2 outcome, $3 least age in microseconds. Keeps what PRUNE_ALL keeps.

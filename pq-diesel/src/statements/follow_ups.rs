@@ -307,8 +307,32 @@ WITH given AS (
 )
 SELECT EXISTS (SELECT FROM back)";
 
-/// Lets the follow-ups wait again for requeued jobs that wait for them, and wakes their workflows. `gone` has the archived rows
-/// of these jobs.
+/// Takes from the archive the entries in `claimed` that are requeued. `undone` has the other ones: jobs of workflows that are
+/// being undone or have been, which run again with their workflows.
+macro_rules! gone_from_archive {
+    () => {
+        "own AS MATERIALIZED (
+        SELECT entry, (annotations -> 'workflow' ->> 'id')::bigint AS workflow FROM {archive}
+        WHERE entry IN (SELECT entry FROM claimed)
+            AND annotations ? 'workflow' AND annotations -> 'workflow' -> 'undoes' IS NULL
+    ), undone_workflows AS MATERIALIZED (
+        SELECT id FROM {jobs}
+        WHERE id IN (SELECT workflow FROM own) AND q_name = {workflows} AND data ->> 'is_undone' = 'true'
+        UNION
+        SELECT id FROM {archive}
+        WHERE id IN (SELECT workflow FROM own) AND q_name = {workflows} AND data ->> 'is_undone' = 'true'
+    ), undone AS MATERIALIZED (
+        SELECT entry, workflow FROM own WHERE workflow IN (SELECT id FROM undone_workflows)
+    ), gone AS (
+        DELETE FROM {archive}
+        WHERE entry IN (SELECT entry FROM claimed) AND entry NOT IN (SELECT entry FROM undone)
+        RETURNING *
+    )"
+    };
+}
+
+/// Lets the follow-ups wait again for requeued jobs that wait for them, and wakes their workflows and those of `undone` jobs. `gone`
+/// has the archived rows of the requeued jobs. `run_again` has the entries of those `undone` jobs whose workflows are woken.
 ///
 /// A call that undoes another job does not wake its workflow: it is only repeated. Neither does a job that was added to it. What a
 /// workflow is due for already, such as its cancellation, stays. An end that is not noted yet is locked, too, so that maintenance does
@@ -321,9 +345,11 @@ macro_rules! reopened {
         WHERE wait.job = gone.id AND wait.outcome IS DISTINCT FROM 'done'
         RETURNING wait.follow_up, (gone.annotations -> 'workflow' ->> 'id')::bigint = wait.follow_up
             AND gone.annotations -> 'workflow' -> 'undoes' IS NULL AS wakes
+    ), wanted_workflows AS MATERIALIZED (
+        SELECT follow_up AS id FROM reopened WHERE wakes UNION SELECT workflow FROM undone
     ), free_workflows AS MATERIALIZED (
         SELECT ctid FROM {jobs}
-        WHERE id IN (SELECT follow_up FROM reopened WHERE wakes) AND q_name = {workflows} AND dequeued_at IS NULL
+        WHERE id IN (SELECT id FROM wanted_workflows) AND q_name = {workflows} AND dequeued_at IS NULL
         FOR UPDATE SKIP LOCKED
     ), waiting_workflows AS (
         DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free_workflows))
@@ -331,7 +357,7 @@ macro_rules! reopened {
             jsonb_build_object('wake', 'reopen') || coalesce(annotations, '{}') AS annotations, attempt_log
     ), ended_workflows AS MATERIALIZED (
         SELECT entry FROM {archive} AS job
-        WHERE id IN (SELECT follow_up FROM reopened WHERE wakes) AND q_name = {workflows}
+        WHERE id IN (SELECT id FROM wanted_workflows) AND q_name = {workflows}
             AND id NOT IN (SELECT id FROM gone)
             AND NOT EXISTS (SELECT FROM {archive} AS newer WHERE newer.id = job.id AND newer.entry > job.entry)
             AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
@@ -344,6 +370,9 @@ macro_rules! reopened {
         INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log)
         SELECT id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log
         FROM (SELECT * FROM waiting_workflows UNION ALL SELECT * FROM gone_workflows) AS workflow
+        RETURNING id
+    ), run_again AS (
+        SELECT entry FROM undone WHERE workflow IN (SELECT id FROM workflows UNION ALL SELECT id FROM gone)
     )"
     };
 }
@@ -370,4 +399,4 @@ macro_rules! cancelled_workflows {
     };
 }
 
-pub(super) use {cancelled_workflows, reopened, requeued_annotations};
+pub(super) use {cancelled_workflows, gone_from_archive, reopened, requeued_annotations};

@@ -11,7 +11,7 @@ use super::filter::{
     calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_kept, is_waiting, leased,
     scheduled_first,
 };
-use super::follow_ups::{cancelled_workflows, reopened, requeued_annotations};
+use super::follow_ups::{cancelled_workflows, gone_from_archive, reopened, requeued_annotations};
 
 /// The first jobs of the table of jobs that the filter selects, by id.
 macro_rules! chosen {
@@ -244,9 +244,9 @@ pub(super) const RETRY_SELECTED: &str = concat!(
         FROM locked ORDER BY q_name, unique_key, CASE WHEN unique_key IS NULL THEN id END, id
     ), claimed AS MATERIALIZED (
         SELECT entry FROM first WHERE unique_key IS NULL OR {try_claim_unique}(q_name, unique_key, id)
-    ), gone AS (
-        DELETE FROM {archive} WHERE entry IN (SELECT entry FROM claimed) RETURNING *
     ), ",
+    gone_from_archive!(),
+    ", ",
     reopened!(),
     ", back AS (
         INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, serial_key, unique_key, error,
@@ -257,8 +257,8 @@ pub(super) const RETRY_SELECTED: &str = concat!(
         FROM gone ORDER BY id
         RETURNING q_name
     )
-    SELECT (SELECT count(*) FROM chosen), (SELECT max(entry) FROM chosen), (SELECT count(*) FROM back),
-        ARRAY(SELECT DISTINCT q_name FROM back)"
+    SELECT (SELECT count(*) FROM chosen), (SELECT max(entry) FROM chosen),
+        (SELECT count(*) FROM back) + (SELECT count(*) FROM run_again), ARRAY(SELECT DISTINCT q_name FROM back)"
 );
 
 /// Deletes archived jobs. The position is that of the entry in the archive. Locks: the archived rows.

@@ -94,8 +94,8 @@ impl PgStore {
         self.fast_path.forget_position(queue);
         let as_single = single_statement(conn)?;
         let _unlimited = conn.without_time_limit();
-        let requeued = self.changed(conn, &self.statements.requeue, &values).await.map_err(as_single)?;
-        Ok(requeued as u64)
+        let requeued = self.only::<BigInt, i64>(conn, &self.statements.requeue, &values).await;
+        Ok(requeued.map_err(as_single)?.max(0).unsigned_abs())
     }
 
     pub async fn prune_on(
