@@ -161,9 +161,15 @@ impl FastStatements {
 pub(super) fn fallbacks(names: &Names) -> [Sized; 4] {
     const MERGED: &str = include_str!("take/fallback_merged.sql");
     let names = &names.with([("max_keyed", MAX_KEYED_TAKE)]);
-    let few =
-        names.with([("window_limit", 500), ("window_per_job", 60), ("due_limit", 500), ("reach", 10_000)]);
+    let few = names.with([
+        ("few_keys", 16),
+        ("window_limit", 500),
+        ("window_per_job", 60),
+        ("due_limit", 500),
+        ("reach", 10_000),
+    ]);
     let many = names.with([
+        ("few_keys", 500),
         ("window_limit", 20_000),
         ("window_per_job", 20_000),
         ("due_limit", 5_000),

@@ -211,7 +211,8 @@ pub(crate) fn run() -> Outcome {
                 conn.batch_execute("INSERT INTO effect VALUES (0, -1, 0)")?;
                 recorded = lost;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            // The status counts the jobs that wait.
+            std::thread::sleep(Duration::from_millis(200));
         }
         working.join().map_err(|_| "the worker panicked")??;
         Ok(())

@@ -176,7 +176,7 @@ fn two_workers_never_run_jobs_of_one_key_at_once() -> Outcome {
     let started = Instant::now();
     while pq.queue::<()>("work")?.counts()?.live() > 0 {
         assert!(started.elapsed() < 10 * PATIENCE, "{:?}", pq.queue::<()>("work")?.counts()?);
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(200));
     }
     children.iter_mut().try_for_each(Child::kill)?;
     let n: i32 = diesel::dsl::sql::<Integer>("SELECT n FROM counter").get_result(&mut conn)?;

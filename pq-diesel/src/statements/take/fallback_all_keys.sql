@@ -31,31 +31,29 @@ WITH RECURSIVE uncontrolled AS MATERIALIZED (
     WHERE q_name = $1 AND dequeued_at IS NULL AND serial_key IS NOT NULL AND schedule_at IS NOT NULL AND attempt > 0
         AND annotations ? 'strict'
     GROUP BY serial_key
-), waiting_keys AS (
-    (SELECT serial_key FROM {jobs}
+), first_of_each AS (
+    (SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+        -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+    FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
-    ORDER BY serial_key LIMIT 1)
+    ORDER BY serial_key, -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+    LIMIT 1)
     UNION ALL
-    SELECT (
-        SELECT job.serial_key FROM {jobs} AS job
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL
-            AND job.serial_key > waiting_keys.serial_key
-        ORDER BY job.serial_key LIMIT 1)
-    FROM waiting_keys WHERE waiting_keys.serial_key IS NOT NULL
-), first_per_key AS MATERIALIZED (
-    SELECT first.*
-    FROM waiting_keys CROSS JOIN LATERAL (
+    SELECT next.*
+    FROM first_of_each CROSS JOIN LATERAL (
         SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
             -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
         FROM {jobs}
-        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key = waiting_keys.serial_key
-        ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL
+            AND serial_key > first_of_each.serial_key
+        ORDER BY serial_key, -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
         LIMIT 1
-    ) AS first
-    WHERE waiting_keys.serial_key IS NOT NULL
-        AND NOT EXISTS (
-            SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = waiting_keys.serial_key)
-        AND waiting_keys.serial_key NOT IN (SELECT keeping.serial_key FROM keeping)
+    ) AS next
+), first_per_key AS MATERIALIZED (
+    SELECT first_of_each.* FROM first_of_each
+    WHERE NOT EXISTS (
+            SELECT FROM {keys} AS busy WHERE busy.q_name = $1 AND busy.serial_key = first_of_each.serial_key)
+        AND serial_key NOT IN (SELECT keeping.serial_key FROM keeping)
 ), due AS MATERIALIZED (
     SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
         -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at

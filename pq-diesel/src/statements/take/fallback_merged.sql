@@ -20,9 +20,11 @@
 -- a number that it knows to be about as many, so it is given the number in a subquery. If fewer than {due_limit} jobs
 -- are due they are found by their time and sorted. Otherwise the first {reach} scheduled jobs are read in order.
 --
--- Of jobs with keys the first in order are read, as many as the window holds. The last of a full window is the edge:
--- nothing behind it is taken, because a job before it that was not read may be ready.
-WITH uncontrolled AS MATERIALIZED (
+-- If the jobs with keys have at most {few_keys} keys, the recursion jumps through the index from one key to the next, and
+-- the jobs behind the first of each key cost nothing. Otherwise the first jobs with keys in order are read, as many as the
+-- window holds. The last of a full window is the edge: nothing behind it is taken, because a job before it that was not read
+-- may be ready.
+WITH RECURSIVE uncontrolled AS MATERIALIZED (
     SELECT CASE WHEN row_security_active({controls_name}::regclass) THEN {refuse_hidden_controls}()
         ELSE NOT EXISTS (SELECT FROM {controls} WHERE q_name = $1) END AS uncontrolled
 ), take AS MATERIALIZED (
@@ -34,13 +36,38 @@ WITH uncontrolled AS MATERIALIZED (
     WHERE q_name = $1 AND dequeued_at IS NULL AND serial_key IS NOT NULL AND schedule_at IS NOT NULL AND attempt > 0
         AND annotations ? 'strict'
     GROUP BY serial_key
-), keyed AS MATERIALIZED (
-    SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+), first_of_each AS (
+    (SELECT 1 AS number, ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
         -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
     FROM {jobs}
     WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
+    ORDER BY serial_key, -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+    LIMIT 1)
+    UNION ALL
+    SELECT number + 1, next.*
+    FROM first_of_each CROSS JOIN LATERAL (
+        SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+            -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+        FROM {jobs}
+        WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL
+            AND serial_key > first_of_each.serial_key
+        ORDER BY serial_key, -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
+        LIMIT 1
+    ) AS next
+    WHERE number <= {few_keys}
+), few AS MATERIALIZED (
+    SELECT count(*) <= {few_keys} AS are_few FROM first_of_each
+), keyed AS MATERIALIZED (
+    (SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
+        -priority::bigint AS neg_priority, coalesce(expected_at, 'infinity'::timestamptz) AS expected_at
+    FROM {jobs}
+    WHERE q_name = $1 AND dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL
+        AND NOT (SELECT are_few FROM few)
     ORDER BY -priority::bigint, coalesce(expected_at, 'infinity'::timestamptz), id
-    LIMIT least({window_limit}, {window_per_job} * {size}) + 2 * {size}
+    LIMIT least({window_limit}, {window_per_job} * {size}) + 2 * {size})
+    UNION ALL
+    SELECT tid, rolled_back, relation, id, serial_key, neg_priority, expected_at
+    FROM first_of_each WHERE (SELECT are_few FROM few)
 ), first_per_key AS MATERIALIZED (
     SELECT DISTINCT ON (keyed.serial_key) keyed.*
     FROM keyed
@@ -49,7 +76,8 @@ WITH uncontrolled AS MATERIALIZED (
     ORDER BY keyed.serial_key, neg_priority, expected_at, id
 ), edge AS MATERIALIZED (
     SELECT neg_priority, expected_at, id FROM keyed
-    WHERE (SELECT count(*) FROM keyed) = least({window_limit}, {window_per_job} * {size}) + 2 * {size}
+    WHERE NOT (SELECT are_few FROM few)
+        AND (SELECT count(*) FROM keyed) = least({window_limit}, {window_per_job} * {size}) + 2 * {size}
     ORDER BY neg_priority DESC, expected_at DESC, id DESC LIMIT 1
 ), due AS MATERIALIZED (
     SELECT ctid AS tid, xmax <> 0 AS rolled_back, tableoid AS relation, id, serial_key,
