@@ -85,8 +85,8 @@ CREATE INDEX "queue_keyed_ordered" ON "pq"."queue"
     WITH (deduplicate_items = off)
     WHERE dequeued_at IS NULL AND schedule_at IS NULL AND serial_key IS NOT NULL;
 
--- Scheduled jobs by due time: finds those that are due, and the time of the next one.
-CREATE INDEX "queue_scheduled" ON "pq"."queue" (q_name, schedule_at)
+-- Scheduled jobs by due time: finds those that are due, and the time of the next one. The id tells apart those of one time.
+CREATE INDEX "queue_scheduled" ON "pq"."queue" (q_name, schedule_at, id)
     WHERE dequeued_at IS NULL AND schedule_at IS NOT NULL;
 
 -- Scheduled jobs in take order. A few due jobs are found by due time and sorted. With a long backlog of due jobs each
@@ -282,7 +282,7 @@ CREATE TABLE "pq"."queue_places" (
 --
 -- turns is an object. For a fair queue it has, for each priority, which is negated, an array of the group that
 -- had the last turn, and of the number of jobs that it had in it. Its other members say where takes go on: scan, see
--- queue_pick_in_turn, behind, see queue_look_behind, keys and far_keys, the last keys at which takes looked, near and far, and from.
+-- queue_pick_in_turn, behind, see queue_look_behind, due, see queue_look_due, keys and far_keys, the last keys at which takes looked, near and far, and from.
 -- See queue_pick_limited.
 CREATE TABLE "pq"."queue_buckets" (
     q_name    text        NOT NULL,
@@ -638,39 +638,35 @@ END
 $names$;
 
 -- Returns whether no lease holds a serialization key, and no other ready or due job of the key comes first. One that waits for its
--- retry and keeps the key is the only one that does.
+-- retry and keeps the key is the only one that does. first_due has the first due job of each key, see queue_look_due.
 CREATE FUNCTION "pq"."queue_is_first_of_key"(
-    queue text, key text, job_neg_priority bigint, job_expected_at timestamptz, job_id bigint, due_at timestamptz)
+    queue text, key text, job_neg_priority bigint, job_expected_at timestamptz, job_id bigint, first_due jsonb)
     RETURNS boolean
     LANGUAGE plpgsql
     STABLE
 AS $names$
 DECLARE
     keeper bigint;
+    due CONSTANT jsonb := first_due -> key;
 BEGIN
+    IF EXISTS (SELECT FROM "pq"."queue_keys" AS used WHERE used.q_name = queue AND used.serial_key = key) THEN
+        RETURN false;
+    END IF;
     SELECT waiting.id INTO keeper FROM "pq"."queue" AS waiting
     WHERE waiting.q_name = queue AND waiting.serial_key = key
             AND waiting.dequeued_at IS NULL AND waiting.serial_key IS NOT NULL AND waiting.schedule_at IS NOT NULL
             AND waiting.attempt > 0 AND waiting.annotations ? 'strict'
     ORDER BY waiting.id LIMIT 1;
-    RETURN NOT EXISTS (SELECT FROM "pq"."queue_keys" AS used WHERE used.q_name = queue AND used.serial_key = key)
-        AND coalesce(keeper = job_id, NOT EXISTS (
+    RETURN coalesce(keeper = job_id,
+        coalesce(((due ->> 0)::bigint, (due ->> 1)::timestamptz, (due ->> 2)::bigint)
+            >= (job_neg_priority, job_expected_at, job_id), true)
+        AND NOT EXISTS (
             SELECT FROM "pq"."queue" AS other
             WHERE other.q_name = queue AND other.dequeued_at IS NULL AND other.schedule_at IS NULL
                 AND other.serial_key = key
                 -- The key is compared twice, so that only its own index serves.
                 AND (other.serial_key, -other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
-                    < (key, job_neg_priority, job_expected_at, job_id))
-        AND NOT EXISTS (
-            SELECT FROM (
-                -- The order chooses the index of due times, and OFFSET 0 keeps the comparison from choosing another one.
-                SELECT due.priority, due.expected_at, due.id FROM "pq"."queue" AS due
-                WHERE due.q_name = queue AND due.dequeued_at IS NULL AND due.schedule_at IS NOT NULL
-                    AND due.schedule_at <= due_at AND due.serial_key = key
-                ORDER BY due.schedule_at OFFSET 0
-            ) AS other
-            WHERE (-other.priority::bigint, coalesce(other.expected_at, 'infinity'::timestamptz), other.id)
-                < (job_neg_priority, job_expected_at, job_id)));
+                    < (key, job_neg_priority, job_expected_at, job_id)));
 END
 $names$;
 
@@ -811,6 +807,101 @@ BEGIN
         -- Looking takes a ninth of the time at most.
         state := state || jsonb_build_object('again', now_at
             + least(greatest(8 * (now_at - (state ->> 'begun')::double precision), 10), 600));
+    END IF;
+END
+$names$;
+
+-- Looks at scheduled jobs that are due, and returns those that no other due job precedes: all without a
+-- serialization key, and the first of each key, with their priorities. first has the sort keys of the latter.
+--
+-- Each take looks at the 5,000 that fell due first, and at as many as most behind those at which the last one looked, which
+-- are in behind, too. The member due of turns says where that was, with the time of the first look in begun. If a look has reached
+-- the end, state has again, a time from which takes begin anew. A take that would find no job is urgent and begins at once. has_more is
+-- true if there are more jobs behind. If no take has to go on, state is empty.
+CREATE FUNCTION "pq"."queue_look_due"(
+    queue text, due_at timestamptz, most integer, is_urgent boolean, INOUT turns jsonb, INOUT has_turns boolean,
+    OUT tids tid[], OUT levels bigint[], OUT first jsonb, OUT behind tid[], OUT state jsonb, OUT has_more boolean)
+    LANGUAGE plpgsql
+AS $names$
+DECLARE
+    now_at CONSTANT double precision := extract(epoch FROM clock_timestamp());
+    first_most CONSTANT integer := 5000;
+    from_at timestamptz;
+    from_id bigint;
+    begins boolean;
+    seen record;
+BEGIN
+    SELECT job.schedule_at, job.id INTO from_at, from_id FROM "pq"."queue" AS job
+    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL AND job.schedule_at <= due_at
+    ORDER BY job.schedule_at, job.id OFFSET first_most - 1 LIMIT 1;
+    IF from_at IS NOT NULL THEN
+        IF turns IS NULL THEN
+            SELECT locked.turns, locked.is_locked INTO turns, has_turns FROM "pq"."queue_lock_turns"(queue) AS locked;
+        END IF;
+        state := coalesce(turns -> 'due', '{}');
+        begins := NOT state ? 'id' OR (state ->> 'again')::double precision <= now_at OR is_urgent AND state ? 'again';
+        IF begins THEN
+            state := jsonb_build_object('at', from_at, 'id', from_id, 'begun', now_at);
+        END IF;
+        IF (from_at, from_id) < ((state ->> 'at')::timestamptz, (state ->> 'id')::bigint) THEN
+            from_at := state ->> 'at';
+            from_id := state ->> 'id';
+        END IF;
+        IF state ? 'again' THEN
+            most := 0;
+        END IF;
+    END IF;
+    WITH looked AS MATERIALIZED (
+        SELECT * FROM (
+            SELECT job.ctid AS tid, job.schedule_at, job.id, job.serial_key, job.attempt > 0 AND job.annotations ? 'strict' AS keeps,
+                -job.priority::bigint AS level, coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at, false AS is_behind
+            FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL AND job.schedule_at <= due_at
+            ORDER BY job.schedule_at, job.id LIMIT first_most
+        ) AS first_seen
+        UNION ALL
+        SELECT * FROM (
+            SELECT job.ctid, job.schedule_at, job.id, job.serial_key, job.attempt > 0 AND job.annotations ? 'strict',
+                -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), true
+            FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL AND job.schedule_at <= due_at
+                AND (job.schedule_at, job.id) > (from_at, from_id)
+            ORDER BY job.schedule_at, job.id LIMIT most
+        ) AS seen_behind
+    ), free AS MATERIALIZED (
+        SELECT * FROM (
+            SELECT looked.*, row_number() OVER (
+                PARTITION BY hashtextextended(looked.serial_key, 0), looked.serial_key
+                ORDER BY looked.keeps IS NOT TRUE, CASE WHEN looked.keeps THEN looked.id END, looked.level, looked.expected_at, looked.id
+            ) AS number
+            FROM looked
+        ) AS numbered
+        WHERE numbered.serial_key IS NULL OR numbered.number = 1
+    )
+    SELECT (SELECT array_agg(free.tid) FROM free) AS tids, (SELECT array_agg(free.level) FROM free) AS levels,
+        (SELECT jsonb_object_agg(free.serial_key, jsonb_build_array(free.level, free.expected_at, free.id))
+            FROM free WHERE free.serial_key IS NOT NULL) AS first,
+        ARRAY(SELECT free.tid FROM free WHERE free.is_behind) AS behind,
+        (SELECT count(*) FROM looked WHERE looked.is_behind) AS jobs, last.schedule_at, last.id
+    INTO seen
+    FROM (VALUES (true)) AS always LEFT JOIN LATERAL (
+        SELECT looked.schedule_at, looked.id FROM looked WHERE looked.is_behind ORDER BY looked.schedule_at DESC, looked.id DESC LIMIT 1
+    ) AS last ON true;
+    tids := seen.tids;
+    levels := seen.levels;
+    first := seen.first;
+    behind := seen.behind;
+    has_more := from_at IS NOT NULL AND seen.jobs = most AND NOT state ? 'again';
+    IF from_at IS NULL OR begins AND NOT has_more THEN
+        state := '{}';
+        RETURN;
+    END IF;
+    IF has_more THEN
+        state := state || jsonb_build_object('at', seen.schedule_at, 'id', seen.id);
+    ELSIF NOT state ? 'again' THEN
+        -- Looking takes a ninth of the time at most.
+        state := state || jsonb_build_object('again',
+            now_at + least(greatest(8 * (now_at - (state ->> 'begun')::double precision), 1), 600));
     END IF;
 END
 $names$;
@@ -1088,8 +1179,7 @@ $names$;
 -- Candidates are read in order and locked one by one. Without limits of groups, they are all ready jobs. Otherwise they
 -- are as many jobs of each group as it can have, so that the jobs of a full group cost nothing, and the jobs without a
 -- group among the first 500 and those that queue_look_behind finds. The first jobs of the queue are read before, whose groups have room in most
--- cases: the last of them is the edge, and nothing behind it is taken then. Of jobs that are due, 5,000 are read, or all if
--- these have no place. The first job that lacks tokens ends the take, or the turn of its group, so that cheaper ones do not
+-- cases: the last of them is the edge, and nothing behind it is taken then. Of jobs that are due, those are read that queue_look_due finds. The first job that lacks tokens ends the take, or the turn of its group, so that cheaper ones do not
 -- overtake it endlessly.
 --
 -- Many jobs of a group may wait for the same serialization key. So only some more jobs with keys are read of each group than it can
@@ -1131,7 +1221,17 @@ DECLARE
     bytes bigint := 0;
     keyed integer := 0;
     is_simple boolean;
-    due_bound integer := 5000;
+    has_due boolean;
+    -- What queue_look_due has found. It is asked again if the take would return nothing.
+    looks_at_due boolean;
+    most_due integer := 1500;
+    due_tids tid[] := '{}';
+    due_levels bigint[] := '{}';
+    first_due jsonb;
+    due_behind tid[] := '{}';
+    due_state jsonb := '{}';
+    has_more_due boolean := false;
+    goes_on boolean;
     is_head boolean := by_group AND NOT is_fair;
     reach integer := CASE WHEN is_fair THEN 500 WHEN by_group THEN 64 ELSE 2000 END;
     -- The priorities of the candidates, and of those that were read before.
@@ -1168,6 +1268,7 @@ DECLARE
     is_plain boolean;
     candidates refcursor;
     candidate record;
+    last_taken record;
     -- For the group of each number: its name, its limit of tokens, its tokens, and its places in free that are left.
     rates jsonb[] := '{}';
     group_tokens numeric[] := '{}';
@@ -1213,15 +1314,23 @@ BEGIN
             from_level := done_level;
         END IF;
     END IF;
+    has_due := room > 0 AND EXISTS (
+        SELECT FROM "pq"."queue" AS job
+        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL AND job.schedule_at <= due_at);
+    looks_at_due := has_due;
     WHILE room > 0 LOOP
+        IF looks_at_due THEN
+            SELECT looked.turns, looked.has_turns, looked.tids, looked.levels, looked.first, looked.behind, looked.state, looked.has_more
+            INTO turns, has_turns, due_tids, due_levels, first_due, due_behind, due_state, has_more_due
+            FROM "pq"."queue_look_due"(queue, due_at, most_due, most_due > 1500, turns, has_turns) AS looked;
+            old_turns := coalesce(old_turns, turns);
+            looks_at_due := false;
+        END IF;
         has_keys := EXISTS (
             SELECT FROM "pq"."queue" AS job
             WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
                 AND job.serial_key IS NOT NULL);
-        is_plain := NOT has_keys AND NOT EXISTS (
-            SELECT FROM "pq"."queue" AS job
-            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
-                AND job.schedule_at <= due_at);
+        is_plain := NOT has_keys AND NOT has_due;
         is_simple := is_plain AND NOT by_group;
         IF is_fair AND is_plain AND NOT has_group_limits AND rate IS NULL AND (most <= 8 OR max_bytes > (
             SELECT pg_relation_size(stored.reltoastrelid) FROM pg_class AS stored JOIN pg_type AS row_type
@@ -1242,12 +1351,7 @@ BEGIN
                     AND job.serial_key IS NOT NULL AND -job.priority::bigint > done_level
                 ORDER BY -job.priority::bigint LIMIT 1)
                 UNION ALL
-                SELECT min(due.level) FROM (
-                    SELECT -job.priority::bigint AS level FROM "pq"."queue" AS job
-                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
-                        AND job.schedule_at <= due_at
-                    ORDER BY job.schedule_at LIMIT due_bound
-                ) AS due WHERE due.level > done_level
+                SELECT min(due.level) FROM unnest(due_levels) AS due (level) WHERE due.level > done_level
             ) AS first;
             IF lowest IS NULL THEN
                 IF from_level IS NOT NULL AND cardinality(ids) = 0 THEN
@@ -1256,12 +1360,9 @@ BEGIN
                     turns := turns - 'from';
                     from_level := NULL;
                 END IF;
-                EXIT WHEN cardinality(ids) > 0 OR wait IS NOT NULL OR due_bound > 5000 OR NOT EXISTS (
-                    SELECT FROM "pq"."queue" AS job
-                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
-                        AND job.schedule_at <= due_at
-                    OFFSET 4999);
-                due_bound := unlimited;
+                EXIT WHEN cardinality(ids) > 0 OR most_due > 1500 OR NOT has_more_due;
+                most_due := 20000;
+                looks_at_due := true;
                 done_level := -2147483649;
                 CONTINUE;
             END IF;
@@ -1503,7 +1604,7 @@ BEGIN
                             LIMIT next.most + 64
                         ) AS with_key
                         WHERE "pq"."queue_is_first_of_key"(
-                            queue, with_key.serial_key, with_key.neg_priority, with_key.expected_at, with_key.id, due_at)
+                            queue, with_key.serial_key, with_key.neg_priority, with_key.expected_at, with_key.id, first_due)
                         ORDER BY with_key.expected_at, with_key.id
                         LIMIT next.most)
                     ) AS first
@@ -1513,8 +1614,8 @@ BEGIN
                     SELECT * FROM plain WHERE plain.name IS NULL OR is_head
                     UNION ALL
                     SELECT * FROM keyed
-                    WHERE (keyed.name IS NULL OR is_head) AND "pq"."queue_is_first_of_key"(
-                        queue, keyed.serial_key, keyed.neg_priority, keyed.expected_at, keyed.id, due_at)
+                    WHERE (keyed.name IS NULL OR is_head) AND (NOT is_fair OR "pq"."queue_is_first_of_key"(
+                        queue, keyed.serial_key, keyed.neg_priority, keyed.expected_at, keyed.id, first_due))
                     UNION ALL
                     SELECT * FROM (
                         SELECT job.ctid, job.id, job.serial_key, job.tableoid::bigint,
@@ -1523,28 +1624,26 @@ BEGIN
                             coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
                             pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0)
                         FROM "pq"."queue" AS job
-                        WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
-                            AND job.schedule_at <= due_at
-                        ORDER BY job.schedule_at
-                        LIMIT due_bound
+                        WHERE job.ctid = ANY (ARRAY(
+                                SELECT known.tid FROM unnest(due_tids, due_levels) AS known (tid, level)
+                                WHERE known.level BETWEEN lowest AND highest))
+                            AND job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at <= due_at
                     ) AS due
-                    WHERE due.neg_priority BETWEEN lowest AND highest
-                        AND (due.serial_key IS NULL OR "pq"."queue_is_first_of_key"(
-                            queue, due.serial_key, due.neg_priority, due.expected_at, due.id, due_at))
+                    WHERE NOT is_fair OR due.serial_key IS NULL OR "pq"."queue_is_first_of_key"(
+                        queue, due.serial_key, due.neg_priority, due.expected_at, due.id, first_due)
                 ), found_behind AS (
                     SELECT job.ctid AS tid, job.id, job.serial_key, job.tableoid::bigint AS relation,
                         nullif(job.annotations ->> 'group', '') AS name,
                         job.annotations, -job.priority::bigint AS neg_priority,
                         coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at,
                         pg_column_size(job.data) + coalesce(pg_column_size(job.attempt_log), 0) AS bytes
-                    FROM unnest(behind || coalesce(first_of_keys, '{}')) AS known (tid)
-                        JOIN "pq"."queue" AS job ON job.ctid = known.tid
-                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
+                    FROM "pq"."queue" AS job
+                    WHERE job.ctid = ANY (behind || coalesce(first_of_keys, '{}')) AND job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
                         AND -job.priority::bigint BETWEEN lowest AND highest
                         AND NOT EXISTS (SELECT FROM found WHERE found.id = job.id)
-                        AND (job.serial_key IS NULL OR "pq"."queue_is_first_of_key"(
+                        AND (NOT is_fair OR job.serial_key IS NULL OR "pq"."queue_is_first_of_key"(
                             queue, job.serial_key, -job.priority::bigint,
-                            coalesce(job.expected_at, 'infinity'::timestamptz), job.id, due_at))
+                            coalesce(job.expected_at, 'infinity'::timestamptz), job.id, first_due))
                 ), ranked AS (
                     SELECT found.*, coalesce(found.name, '') AS turn_name,
                         CASE WHEN is_fair THEN coalesce((limits #>> ARRAY['groups', found.name, 'weight'])::integer, 1)
@@ -1563,7 +1662,7 @@ BEGIN
                         + dense_rank() OVER (PARTITION BY known.number IS NULL ORDER BY ranked.name))::integer AS number,
                     CASE WHEN by_cost AND jsonb_typeof(ranked.annotations -> 'cost') = 'number'
                         THEN greatest((ranked.annotations ->> 'cost')::numeric, 1) ELSE 1 END AS cost, ranked.bytes,
-                    ranked.weight
+                    ranked.weight, ranked.neg_priority, ranked.expected_at
                 FROM ranked LEFT JOIN unnest(group_names) WITH ORDINALITY AS known (name, number)
                     ON known.name = ranked.name
                 -- In a fair queue each group has as many jobs as its weight in turn, and first the rest of the last turn.
@@ -1580,12 +1679,10 @@ BEGIN
             EXIT WHEN cardinality(ids) = room OR bytes >= max_bytes;
             FETCH candidates INTO candidate;
             EXIT WHEN NOT FOUND;
-            IF left_tokens < least(candidate.cost, (rate ->> 'burst')::numeric) THEN
-                wait := least(longest, ceil((least(candidate.cost, (rate ->> 'burst')::numeric) - left_tokens)
-                    * (rate ->> 'per_us')::numeric / (rate ->> 'tokens')::numeric));
-                has_unused := is_simple;
-                has_ended := true;
-                EXIT;
+            -- The numbers of turns count no job that its key holds back, so those of a fair queue were looked at before.
+            IF candidate.serial_key IS NOT NULL AND NOT is_fair THEN
+                CONTINUE WHEN NOT "pq"."queue_is_first_of_key"(
+                    queue, candidate.serial_key, candidate.neg_priority, candidate.expected_at, candidate.id, first_due);
             END IF;
             number := candidate.number;
             IF candidate.name IS NOT NULL THEN
@@ -1601,17 +1698,7 @@ BEGIN
                         limits -> 'rate_per_group');
                     group_running := coalesce((limits #>> ARRAY['groups', candidate.name, 'running'])::integer,
                         (limits ->> 'running_per_group')::integer);
-                    IF rates[number] IS NOT NULL THEN
-                        SELECT locked.tokens, locked.counted_at INTO opened
-                        FROM "pq"."queue_lock_bucket"(queue, candidate.name, rates[number]) AS locked;
-                        group_tokens[number] := opened.tokens;
-                        group_at[number] := opened.counted_at;
-                        IF opened.tokens IS NULL THEN
-                            is_busy := true;
-                            left_of[number] := 0;
-                        END IF;
-                    END IF;
-                    IF group_running IS NOT NULL AND left_of[number] > 0 THEN
+                    IF group_running IS NOT NULL THEN
                         SELECT locked.places, locked.created, locked.is_busy INTO opened
                         FROM "pq"."queue_lock_places"(queue, candidate.name, group_running,
                             least(group_running, room - cardinality(ids)), max_created - created) AS locked;
@@ -1620,6 +1707,17 @@ BEGIN
                         left_of[number] := cardinality(opened.places);
                         next_of[number] := cardinality(free) + 1;
                         free := free || opened.places;
+                    END IF;
+                    IF rates[number] IS NOT NULL AND left_of[number] > 0 THEN
+                        SELECT locked.tokens, locked.counted_at INTO opened
+                        FROM "pq"."queue_lock_bucket"(queue, candidate.name, rates[number]) AS locked;
+                        group_tokens[number] := opened.tokens;
+                        group_at[number] := opened.counted_at;
+                        IF opened.tokens IS NULL THEN
+                            is_busy := true;
+                            has_unused := has_unused OR next_of[number] IS NOT NULL;
+                            left_of[number] := 0;
+                        END IF;
                     END IF;
                 END IF;
                 CONTINUE WHEN left_of[number] = 0;
@@ -1632,6 +1730,14 @@ BEGIN
                     CONTINUE;
                 END IF;
             END IF;
+            -- A job whose group has no room does not wait for tokens.
+            IF left_tokens < least(candidate.cost, (rate ->> 'burst')::numeric) THEN
+                wait := least(wait, longest, ceil((least(candidate.cost, (rate ->> 'burst')::numeric) - left_tokens)
+                    * (rate ->> 'per_us')::numeric / (rate ->> 'tokens')::numeric));
+                has_unused := has_unused OR is_simple;
+                has_ended := true;
+                EXIT;
+            END IF;
             IF candidate.serial_key IS NOT NULL THEN
                 has_ended := keyed = max_keyed;
                 EXIT WHEN has_ended;
@@ -1643,6 +1749,9 @@ BEGIN
                 PERFORM FROM "pq"."queue" AS job WHERE job.ctid = candidate.tid AND job.dequeued_at IS NULL
                 FOR UPDATE SKIP LOCKED;
                 CONTINUE WHEN NOT FOUND;
+            END IF;
+            IF has_due THEN
+                last_taken := candidate;
             END IF;
             tids := tids || candidate.tid;
             ids := ids || candidate.id;
@@ -1737,28 +1846,34 @@ BEGIN
             CONTINUE;
         END IF;
         EXIT WHEN looks_far;
-        looks_far := wait IS NULL AND EXISTS (
-            SELECT FROM "pq"."queue" AS job
-            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NOT NULL
-                AND job.schedule_at <= due_at
-            OFFSET 4999);
-        IF looks_far THEN
-            due_bound := unlimited;
-        ELSIF by_group THEN
-            looks_far := has_more_behind OR has_more_keys;
-        ELSE
-            looks_far := wait IS NULL AND EXISTS (
+        looks_at_due := has_more_due;
+        looks_far := looks_at_due OR CASE WHEN by_group THEN has_more_behind OR has_more_keys
+            ELSE wait IS NULL AND EXISTS (
                 SELECT FROM "pq"."queue" AS job
                 WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                OFFSET 1999);
-        END IF;
+                OFFSET 1999) END;
         EXIT WHEN NOT looks_far;
+        most_due := 20000;
         most_behind := 100000;
         first_of_keys := NULL;
         IF NOT by_group THEN
             reach := 10000000;
         END IF;
     END LOOP;
+    IF has_due AND has_turns AND NOT has_ended THEN
+        -- Due jobs that come behind the last taken one are looked at again, but those behind them must not wait for ever.
+        goes_on := NOT tids && due_behind;
+        IF goes_on AND (is_head OR cardinality(ids) = room OR bytes >= max_bytes) THEN
+            goes_on := NOT is_fair AND NOT EXISTS (
+                SELECT FROM "pq"."queue" AS job
+                WHERE job.ctid = ANY (due_behind)
+                    AND (-job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id)
+                        > (last_taken.neg_priority, last_taken.expected_at, last_taken.id));
+        END IF;
+        IF goes_on OR random() < 0.1 THEN
+            turns := CASE WHEN due_state = '{}' THEN turns - 'due' ELSE turns || jsonb_build_object('due', due_state) END;
+        END IF;
+    END IF;
     IF (SELECT count(*) FROM jsonb_object_keys(turns -> 'behind')) > 64 THEN
         -- Those of which all has been looked at can be looked at again. A take does that once a second.
         turns := jsonb_set(turns, '{behind}', (
@@ -1768,15 +1883,13 @@ BEGIN
         pause := 1000000;
     END IF;
     IF cardinality(ids) = 0 THEN
-        IF NOT has_ended AND (has_more OR has_more_behind OR has_more_keys) THEN
+        IF NOT has_ended AND (has_more OR has_more_due OR has_more_behind OR has_more_keys) THEN
             -- Another transaction that has the row keeps others from going on.
             is_busy := is_busy OR NOT has_turns;
             wait := least(wait, pause);
         END IF;
-        IF behind_state ? 'again' THEN
-            wait := least(wait, greatest(((behind_state ->> 'again')::double precision
-                - extract(epoch FROM clock_timestamp())) * 1000000, 1000)::bigint);
-        END IF;
+        wait := least(wait, greatest((least((behind_state ->> 'again')::double precision, (due_state ->> 'again')::double precision)
+            - extract(epoch FROM clock_timestamp())) * 1000000, 1000)::bigint);
         looked := CASE WHEN has_turns AND turns IS DISTINCT FROM old_turns THEN turns END;
     ELSE
         turns := turns - 'far_keys';
@@ -1785,10 +1898,10 @@ BEGIN
                 jsonb_build_object('level', from_level, 'until', coalesce((turns #>> '{from,until}')::double precision,
                     extract(epoch FROM clock_timestamp()) + 1))) END;
         END IF;
-        IF (SELECT count(*) FROM jsonb_object_keys(turns)) > 69 THEN
+        IF (SELECT count(*) FROM jsonb_object_keys(turns)) > 70 THEN
             -- The turns of many priorities are not worth their size.
             turns := (SELECT coalesce(jsonb_object_agg(member.key, member.value), '{}')
-                FROM jsonb_each(turns) AS member WHERE member.key IN ('scan', 'behind', 'keys', 'from'));
+                FROM jsonb_each(turns) AS member WHERE member.key IN ('scan', 'behind', 'due', 'keys', 'from'));
         END IF;
         IF left_tokens IS NOT NULL OR has_turns THEN
             UPDATE "pq"."queue_buckets" AS bucket SET tokens = coalesce(left_tokens, bucket.tokens),

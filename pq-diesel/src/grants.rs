@@ -159,6 +159,7 @@ const CONSUMER: &[Grant] = &[
     grant(CALL, On::Function("pick_in_turn")),
     grant(CALL, On::Function("groups_in_turn")),
     grant(CALL, On::Function("look_behind")),
+    grant(CALL, On::Function("look_due")),
     grant(CALL, On::Function("first_of_keys")),
     grant(CALL, On::Function("lock_turns")),
     grant(CALL, On::Function("is_first_of_key")),

@@ -4,6 +4,7 @@ mod common;
 
 use std::time::Duration;
 
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use pq_diesel::{Limits, PutOptions, Rate, Retention, Wait};
@@ -221,5 +222,39 @@ fn takes_go_on_where_the_last_one_has_looked() -> Outcome {
     queue.set_limits(&Limits::new())?;
     queue.pq().maintain(&Retention::default())?;
     assert_eq!(count(&mut conn, "SELECT count(*) FROM pq.queue_buckets")?, 0);
+    Ok(())
+}
+
+/// A take that compared each due job with all others would read millions of pages.
+#[test]
+fn a_take_reads_a_due_job_of_a_key_once() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let queue = queue(&database)?;
+    conn.batch_execute(
+        "CREATE FUNCTION public.pages() RETURNS bigint LANGUAGE plpgsql AS $$
+         DECLARE plan json;
+         BEGIN
+             EXECUTE $take$EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT pq.queue_take_limited(
+                 'apples', 1, 60000000, nextval('pq.queue_lease_tokens'), NULL, NULL, NULL)$take$ INTO plan;
+             RETURN (plan #>> '{0,Plan,Shared Hit Blocks}')::bigint + (plan #>> '{0,Plan,Shared Read Blocks}')::bigint;
+         END$$;
+         INSERT INTO pq.queue (q_name, data, schedule_at, attempt, serial_key, annotations)
+         SELECT 'apples', to_json(number), now() - number * interval '1 ms', 1, 'key ' || number,
+             jsonb_build_object('group', 'group ' || number % 10)
+         FROM generate_series(1, 20000) AS number;
+         ANALYZE pq.queue",
+    )?;
+    let each = 6_500;
+    for (limits, most) in [
+        (Limits::new().running(9), 3 * each),
+        (Limits::new().running_per_group(9), 3 * each),
+        (Limits::new().fair(), 10 * each),
+    ] {
+        queue.set_limits(&limits)?;
+        let pages = count(&mut conn, "SELECT public.pages()")?;
+        assert!(pages < most, "{pages} pages were read with {limits:?}");
+    }
+    assert_eq!(count(&mut conn, "SELECT count(*) FROM pq.queue_leases")?, 3);
     Ok(())
 }

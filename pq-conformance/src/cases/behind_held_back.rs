@@ -22,6 +22,10 @@ cases![
     a_locked_job_without_a_group_hides_no_other_one: Own,
     a_job_that_lacks_tokens_behind_a_full_group_is_not_overtaken: Both,
     a_transaction_that_finds_no_job_holds_no_tokens: Own,
+    a_due_job_behind_those_of_a_full_group: Both,
+    a_due_job_behind_those_of_a_full_group_of_a_fair_queue: Both,
+    a_due_job_behind_those_of_a_key_in_use: Both,
+    a_due_job_behind_those_of_a_group_that_lacks_tokens: Both,
 ];
 
 fn put_many<F: Fixture>(harness: &Harness<F>, jobs: u32, options: &PutOptions) {
@@ -178,4 +182,41 @@ fn a_transaction_that_finds_no_job_holds_no_tokens<F: Fixture>(harness: &Harness
             Ok(())
         })
         .unwrap();
+}
+
+/// Returns options of a job that has been due since a day of 2001.
+fn due_since(day: u32) -> PutOptions {
+    PutOptions::new().schedule_at(format!("2001-01-{day:02}T00:00:00Z").as_str())
+}
+
+/// Puts thousands of due jobs of which one can run at a time, one more that fell due after them, and ready jobs behind it. Takes
+/// jobs one by one, and asserts that the due one is soon among them although each take finds a job.
+fn a_due_job_behind_others<F: Fixture>(harness: &Harness<F>, limits: Limits, held_back: &PutOptions) {
+    limit(harness, limits);
+    put_many(harness, 8_000, held_back);
+    harness.put_with("due", &due_since(2).group("b"));
+    put_many(harness, 200, &in_group("c"));
+    let first = (0..200).map(|_| harness.lease_one().data).position(|data| data == "due");
+    assert!(first.is_some(), "200 takes have not found the job");
+}
+
+fn a_due_job_behind_those_of_a_full_group<F: Fixture>(harness: &Harness<F>) {
+    a_due_job_behind_others(harness, Limits::new().running_of("a", 1), &due_since(1).group("a"));
+}
+
+fn a_due_job_behind_those_of_a_full_group_of_a_fair_queue<F: Fixture>(harness: &Harness<F>) {
+    a_due_job_behind_others(harness, Limits::new().fair().running_of("a", 1), &due_since(1).group("a"));
+}
+
+fn a_due_job_behind_those_of_a_key_in_use<F: Fixture>(harness: &Harness<F>) {
+    a_due_job_behind_others(harness, Limits::new().running(1_000), &due_since(1).serialization_key("k"));
+}
+
+fn a_due_job_behind_those_of_a_group_that_lacks_tokens<F: Fixture>(harness: &Harness<F>) {
+    let hourly = pq_core::Rate::new(1, Duration::from_secs(3_600)).burst(1);
+    limit(harness, Limits::new().rate_of("a", hourly));
+    put_many(harness, 8_000, &due_since(1).group("a"));
+    harness.put_with("due", &due_since(2).group("b"));
+    let taken: Vec<Value> = lease_all(harness, 1).into_iter().map(|job| job.data).collect();
+    assert_eq!(taken, [json!(0), json!("due")]);
 }

@@ -20,6 +20,7 @@ cases![
     tokens_do_not_return_with_a_job: Both,
     an_open_transaction_holds_the_tokens: Both,
     a_group_without_tokens_is_passed: Both,
+    a_job_of_a_full_group_waits_for_no_tokens: Both,
     only_the_second_of_two_groups_has_a_rate: Both,
     the_rates_of_a_queue_and_of_its_groups_hold_together: Both,
     the_jobs_that_wait_for_each_limit_are_counted: Own,
@@ -151,6 +152,27 @@ fn a_group_without_tokens_is_passed<F: Fixture>(harness: &Harness<F>) {
     assert!(harness.lease(9, TIMEOUT).is_empty());
     advance(harness, Duration::from_secs(61));
     assert_eq!(data(&harness.lease(9, TIMEOUT)), [2, 5]);
+}
+
+fn a_job_of_a_full_group_waits_for_no_tokens<F: Fixture>(harness: &Harness<F>) {
+    let full = Limits::new().running_of("a", 1);
+    for limits in [
+        full.clone().rate(hourly(1, 5)),
+        full.rate(hourly(1, 5)).rate_of("a", hourly(1, 1)),
+        Limits::new().rate(hourly(1, 5)).rate_of("a", hourly(1, 1)),
+    ] {
+        limit(harness, limits);
+        harness.put_with("first", &in_group("a"));
+        harness.put_with("held back", &in_group("a").cost(5));
+        harness.put_with("other", &in_group("b"));
+        let jobs = harness.lease(9, TIMEOUT);
+        assert_eq!(data(&jobs), ["first", "other"]);
+        harness.put_with("last", &in_group("b"));
+        assert_eq!(data(&harness.lease(9, TIMEOUT)), ["last"]);
+        harness.settle(&jobs[0], Outcome::Complete);
+        harness.clear();
+        advance(harness, 10 * HOUR);
+    }
 }
 
 fn only_the_second_of_two_groups_has_a_rate<F: Fixture>(harness: &Harness<F>) {

@@ -156,7 +156,7 @@ impl<'s> Gate<'s> {
     pub(super) fn admit(&mut self, row: &Row) -> Admission {
         let group = row.job.annotations.group();
         let cost = row.job.annotations.cost().unwrap_or(1);
-        if self.room == Some(0) || !self.has_tokens(None, self.limits.rate, cost) {
+        if self.room == Some(0) {
             return Admission::Ended;
         }
         if let Some(group) = &group {
@@ -172,6 +172,12 @@ impl<'s> Gate<'s> {
                 self.room_of.insert(group.clone(), Some(0));
                 return Admission::Passed;
             }
+        }
+        // A job whose group has no room does not wait for tokens.
+        if !self.has_tokens(None, self.limits.rate, cost) {
+            return Admission::Ended;
+        }
+        if let Some(group) = &group {
             self.spend(Some(group), cost);
             if let Some(Some(room)) = self.room_of.get_mut(group) {
                 *room -= 1;
