@@ -8,7 +8,7 @@
 //! ```sh
 //! export DATABASE_URL=postgres://localhost/shop
 //! createdb shop
-//! cargo run --manifest-path examples/shop/Cargo.toml # in another terminal, until it logs "shop opened"
+//! cargo run -p shop # in another terminal, until it logs "shop opened"
 //! curl --json '{"item": "apple", "quantity": 3}' http://127.0.0.1:8080/orders
 //! curl http://127.0.0.1:8080/health
 //! ```
