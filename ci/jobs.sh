@@ -12,9 +12,16 @@ job_times=$job_logs/times
 declare -A job_name=() job_began=()
 failed_jobs=()
 
-# Records the time of a step or a job for the table.
+# record NAME SECONDS: records a step or a job that has ended for the table, with the processor time of its processes. That
+# of a server is not part of it.
+processor_before=0
 record() {
-    printf '%s\t%s\n' "$2" "$1" >>"$job_times"
+    local processor
+    # The second line has the user and the system time of all children that have ended, as 1m2.345s.
+    times >"$job_logs/processor"
+    processor=$(awk -F'[ ms]+' 'NR == 2 { printf "%d", $1 * 60 + $2 + $3 * 60 + $4 }' "$job_logs/processor")
+    printf '%s\t%s\t%s\n' "$2" "$((processor - processor_before))" "$1" >>"$job_times"
+    processor_before=$processor
 }
 
 job() {
@@ -105,6 +112,6 @@ trap 'stop_jobs; exit 130' INT TERM
 # Prints the table of steps and jobs, the longest first.
 report() {
     echo
-    echo "seconds  step"
-    sort -rn "$job_times" | awk -F'\t' '{ printf "%7d  %s\n", $1, $2 }'
+    echo "seconds  processor  step"
+    sort -rn "$job_times" | awk -F'\t' '{ printf "%7d  %9d  %s\n", $1, $2, $3 }'
 }

@@ -43,6 +43,7 @@ use libtest_mimic::{Arguments, Trial};
 use pq_core::store::Connect;
 use pq_core::{Pq, Store};
 
+use self::cases::Case;
 use self::harness::{FreeTables, Harness};
 
 /// Creates the handles and connections of a store under test.
@@ -77,11 +78,30 @@ impl Suite {
     }
 
     /// Adds all cases on this fixture. The name is the prefix of each trial's name.
-    pub fn with<F: Fixture>(mut self, name: &str, fixture: F) -> Self {
+    pub fn with<F: Fixture>(self, name: &str, fixture: F) -> Self {
+        self.with_cases(name, fixture, cases::all())
+    }
+
+    /// Adds the cases of these topics: for a fixture that differs from another one only in what these topics are about.
+    /// A topic is a file of `cases`, for example `wait`.
+    ///
+    /// # Panics
+    ///
+    /// If a topic has no case.
+    pub fn with_topics<F: Fixture>(self, name: &str, fixture: F, topics: &[&str]) -> Self {
+        let all = cases::all::<F>();
+        for topic in topics {
+            assert!(all.iter().any(|case| case.topic() == *topic), "no case is about {topic:?}");
+        }
+        let of_topics = all.into_iter().filter(|case| topics.contains(&case.topic())).collect();
+        self.with_cases(name, fixture, of_topics)
+    }
+
+    fn with_cases<F: Fixture>(mut self, name: &str, fixture: F, cases: Vec<Case<F>>) -> Self {
         let fixture = Arc::new(fixture);
         let tables = Arc::new(FreeTables::default());
-        for case in cases::all::<F>() {
-            let sentence = case.name.rsplit("cases::").next().unwrap_or(case.name);
+        for case in cases {
+            let sentence = case.sentence();
             for &access in case.needs.accesses() {
                 let (fixture, tables) = (Arc::clone(&fixture), Arc::clone(&tables));
                 let trial = move || {

@@ -49,6 +49,28 @@ fn set_default(conn: &mut PgConnection, setting: &str, value: &str) -> diesel::Q
     ))
 }
 
+/// The topics in which something waits, or a transaction puts or takes. In the others a handle does the same however it is
+/// woken and wherever its connections are from.
+const WAKING: [&str; 17] = [
+    "awaited_calls",
+    "bulk_put",
+    "concurrency",
+    "cron",
+    "follow_ups",
+    "handlers",
+    "limits_at_work",
+    "put",
+    "results",
+    "signals",
+    "sleeps",
+    "stop",
+    "tasks",
+    "transactional_handlers",
+    "transactions",
+    "wait",
+    "workers",
+];
+
 struct Postgres {
     database: Database,
     way: Way,
@@ -129,17 +151,14 @@ impl Fixture for Postgres {
 fn main() -> ExitCode {
     let server = Server::shared().expect("a server");
     println!("PostgreSQL: {}", server.origin());
-    let ways = [
-        ("default schema", Way::DefaultSchema),
-        ("hostile", Way::Hostile),
-        ("polling", Way::Polling),
-        ("notified after the commit", Way::AfterCommit),
-        ("application's pool", Way::ApplicationsPool),
-    ];
-    let suite = ways.into_iter().fold(Suite::new(), |suite, (name, way)| {
-        suite.with(name, Postgres::new(server, way).expect("a database"))
-    });
-    let outcome = suite.run();
+    let fixture = |way| Postgres::new(server, way).expect("a database");
+    let outcome = Suite::new()
+        .with("default schema", fixture(Way::DefaultSchema))
+        .with("hostile", fixture(Way::Hostile))
+        .with_topics("polling", fixture(Way::Polling), &WAKING)
+        .with_topics("notified after the commit", fixture(Way::AfterCommit), &WAKING)
+        .with_topics("application's pool", fixture(Way::ApplicationsPool), &WAKING)
+        .run();
     wait_for_other_threads();
     outcome
 }

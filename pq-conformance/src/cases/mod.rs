@@ -62,6 +62,18 @@ pub(crate) struct Case<F: Fixture> {
     pub(crate) run: fn(&Harness<F>),
 }
 
+impl<F: Fixture> Case<F> {
+    /// Returns the name without that of the crate: `wait::a_put_wakes_a_waiter`.
+    pub(crate) fn sentence(&self) -> &'static str {
+        self.name.rsplit("cases::").next().unwrap_or(self.name)
+    }
+
+    /// Returns the file of the case.
+    pub(crate) fn topic(&self) -> &'static str {
+        self.sentence().split("::").next().unwrap_or_default()
+    }
+}
+
 /// Defines `cases`, which lists these functions as cases.
 ///
 /// Each name is followed by the kinds of access that the case needs: `Own` or `Both`.
