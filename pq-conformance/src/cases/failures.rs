@@ -12,6 +12,7 @@ use crate::harness::{CaseError, Harness, Seen, both, task};
 cases![
     middleware_and_on_failure_see_how_every_attempt_ends: Own,
     a_job_whose_workers_died_is_reported: Own,
+    a_crash_is_reported_once_when_the_next_attempt_begins: Own,
     the_information_of_a_job_says_which_attempt_is_the_last: Own,
     a_panic_in_middleware_fails_the_attempt: Own,
     a_panic_in_on_failure_has_no_effect: Own,
@@ -107,6 +108,21 @@ fn a_job_whose_workers_died_is_reported<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(worker.serve(handler).run_until_empty().unwrap().dead, 1);
     assert_eq!(wrapped.all(), [ending("eat", "crash", true)]);
     assert_eq!(failed.all(), wrapped.all());
+}
+
+fn a_crash_is_reported_once_when_the_next_attempt_begins<F: Fixture>(harness: &Harness<F>) {
+    let task = task::<F, ()>(harness).max_retries(1).backoff(Backoff::fixed(Duration::ZERO));
+    let work = |job: pq_core::Job<()>| if job.attempt == 2 { Err("no") } else { Ok(()) };
+    for handler in both::<F, _, _, _>(&task, work) {
+        task.call(&()).unwrap();
+        assert_eq!(harness.lease(1, Duration::ZERO).len(), 1);
+        harness.maintain();
+        let (worker, wrapped, failed) = observed(harness);
+        let report = worker.serve(handler).run_until_empty().unwrap();
+        assert_eq!((report.done, report.dead), (1, 0));
+        assert_eq!(wrapped.all(), [ending("eat", "error", false), ending("eat", "ok", true)]);
+        assert_eq!(failed.all(), [ending("eat", "crash", false), ending("eat", "error", false)]);
+    }
 }
 
 fn the_information_of_a_job_says_which_attempt_is_the_last<F: Fixture>(harness: &Harness<F>) {

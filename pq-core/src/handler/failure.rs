@@ -30,7 +30,8 @@ pub enum Failure {
     ChangedSteps(String),
     /// The payload cannot be decoded to the type that the handler takes.
     Undecodable(String),
-    /// The worker died, or lost its lease, in as many attempts as [`crate::Handler::max_crashes`] allows.
+    /// The worker died, or lost its lease. A job is dead after as many such attempts as [`crate::Handler::max_crashes`]
+    /// allows.
     Crashed {
         /// The number of these attempts.
         times: u32,

@@ -268,9 +268,10 @@ where
     ///
     /// An attempt fails by an error, a panic or a timeout of its handler, or by [`Outcome::Retry`] or [`Outcome::Dead`].
     /// It also fails without a handler: for an unknown task, a payload that cannot be decoded, and a job whose workers
-    /// died. Functions are called in the order in which they were added, on the thread of the handler, before the
-    /// outcome is stored. If the store refuses the outcome, or a transaction runs again, the function may be called again
-    /// for the same attempt. A panic of the function is logged.
+    /// died as often as allowed. Of a crash after which the job is tried again, [`Failure::Crashed`], the functions hear
+    /// when the next attempt begins, with that attempt's information. Functions are called in the order in which they were
+    /// added, on the thread of the handler, before the outcome is stored. If the store refuses the outcome, or a
+    /// transaction runs again, the function may be called again for the same attempt. A panic of the function is logged.
     ///
     /// ```
     /// # use pq_core::{Pq, Worker, memory::MemoryStore};

@@ -11,7 +11,7 @@ use super::thread_slots::RunningHandler;
 use super::worker_run::WorkerRun;
 use crate::envelope::Envelope;
 use crate::handler::{HandlerResult, Incoming, Policy, is_left_for, leave_to_others};
-use crate::{Claim, Failure, Handler, Isolation, JobInfo, JobSpan, Outcome, SpanInfo, Store};
+use crate::{AttemptEnd, Claim, Failure, Handler, Isolation, JobInfo, JobSpan, Outcome, SpanInfo, Store};
 
 /// The policy of a job that has no handler.
 static WITHOUT_HANDLER: LazyLock<Policy> = LazyLock::new(Policy::default);
@@ -183,16 +183,32 @@ impl<S: Store> PreparedJob<'_, S> {
             } else {
                 tracing::warn!(%queue, %job_id, task, attempt, %failure, dead, "job failed");
             }
-            if !run.on_failure.is_empty() {
-                let info = self.info(run);
-                for on_failure in &run.on_failure {
-                    if let Err(panic) = catch_panic(|| on_failure(&info, &failure, dead)) {
-                        tracing::error!(job_id = %job.id, %panic, "a function for failures panicked");
-                    }
-                }
-            }
+            self.call_on_failure(run, &failure, dead);
         }
         (self.incoming.claim, outcome)
+    }
+
+    /// Passes the crash of the previous attempt to the functions of [`crate::Worker::on_failure`], because nobody could
+    /// when it happened. To be called when the handler begins.
+    pub(super) fn report_crash(&self, run: &WorkerRun<S>) {
+        let job = &self.incoming.claim;
+        let crashed = job.attempt_log.last().is_some_and(|last| last.end == AttemptEnd::Crashed);
+        if crashed && self.handler.is_ok() {
+            let times = u32::try_from(job.crashes).unwrap_or_default();
+            self.call_on_failure(run, &Failure::Crashed { times }, false);
+        }
+    }
+
+    fn call_on_failure(&self, run: &WorkerRun<S>, failure: &Failure, is_last: bool) {
+        if run.on_failure.is_empty() {
+            return;
+        }
+        let info = self.info(run);
+        for on_failure in &run.on_failure {
+            if let Err(panic) = catch_panic(|| on_failure(&info, failure, is_last)) {
+                tracing::error!(job_id = %info.job.id, %panic, "a function for failures panicked");
+            }
+        }
     }
 
     /// Returns the outcome that a handler's result leads to, and the failure if the attempt failed.

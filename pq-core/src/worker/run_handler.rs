@@ -24,6 +24,7 @@ pub(super) fn run_handler<S: Store>(
     let span = prepared.span(run);
     let _entered = span.span().enter();
     tracing::debug!("job started");
+    prepared.report_crash(run);
     slot.begin(prepared.running(prepared.incoming.claim.lease(), timeout, now));
     let mut attempt = || run_attempt(prepared, timeout, now, handler);
     let result = if run.middleware.is_empty() {

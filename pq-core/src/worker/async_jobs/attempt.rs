@@ -129,6 +129,7 @@ impl<S: Store> Attempt<S> {
             let Some((function, known)) = known else {
                 return Err(Failure::Error("the handler is not asynchronous and transactional".to_owned()));
             };
+            prepared.report_crash(&self.run);
             let span = prepared.span(&self.run);
             let future = match catch_panic(|| span.span().in_scope(|| call(function))).flatten() {
                 Ok(future) => future,

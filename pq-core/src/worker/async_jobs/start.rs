@@ -43,6 +43,7 @@ impl<'r, S: Store> Dispatcher<'r, S> {
         if let Some(length) = own_length.filter(|length| is_alone || *length > run.settings.lease) {
             set_lease_length(run, lease, length);
         }
+        prepared.report_crash(run);
         let span = prepared.span(run);
         let entered = Entered::enter(|| Arc::clone(context.notes()));
         let future = span.span().in_scope(|| future_of(&prepared, &context));
