@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use pq_diesel_async::{Backoff, Error, JobState, Outcome, Pq, Retention, Wait, Worker};
+use pq_diesel_async::{Backoff, Error, Failure, JobState, Outcome, Pq, Retention, Wait, Worker};
 use pq_testing::{Database, Server};
 use tokio::sync::Notify;
 
@@ -87,6 +87,35 @@ async fn jobs_of_a_lost_lease_run_beside_no_other() -> TestResult {
         1,
         "a job that may kill the worker runs beside no other"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_is_reported_when_the_next_attempt_begins() -> TestResult {
+    let (_database, pq, _conn) = fresh().await;
+    let queue = pq.queue("work")?;
+    for transactional in [false, true] {
+        let task = queue.task::<u8>("run");
+        task.call(&1).await?;
+        let calls = pq.queue::<serde_json::Value>("work")?;
+        assert_eq!(calls.lease(1, Duration::ZERO, Wait::No).await?.len(), 1);
+        pq.maintain(&Retention::default()).await?;
+        let handler = if transactional {
+            task.transactional_async(async |_conn, _job| Ok::<_, Error>(()))
+        } else {
+            task.leased_async(async |_context, _job| Ok::<_, Error>(()))
+        };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let worker = Worker::new(&pq).serve(handler).with(|worker| {
+            worker.on_failure(move |_, failure, is_last| {
+                let _ = sender.send((failure.clone(), is_last));
+            })
+        });
+        let report = tokio::time::timeout(Duration::from_secs(30), worker.run_until_empty()).await??;
+        assert_eq!(report.done, 1, "{report:?}");
+        let reported: Vec<_> = receiver.iter().collect();
+        assert!(matches!(&reported[..], [(Failure::Crashed { times: 1 }, false)]), "{reported:?}");
+    }
     Ok(())
 }
 
