@@ -2735,24 +2735,28 @@ BEGIN
 
     FOR i IN 1..total LOOP
         place := format('job %s: ', to_json(names[i]));
-        before[i] := '[]';
-        FOR edge IN
-            SELECT listed.value, listed.value #>> '{}' AS name, json_typeof(listed.value) AS type, given.is_handled
+        SELECT jsonb_agg(listed.position) FILTER (WHERE listed.type = 'string') AS before,
+            array_agg(listed.position) FILTER (WHERE listed.position IS NOT NULL AND listed.is_handled) AS handled,
+            bool_or(listed.type NOT IN ('string', 'number')) AS is_invalid,
+            (array_agg(listed.name) FILTER (WHERE listed.type = 'string' AND listed.position IS NULL))[1] AS unknown
+        INTO edge
+        FROM (
+            SELECT given.is_handled, listed.name, listed.type,
+                CASE listed.type WHEN 'string' THEN (positions -> listed.name)::integer END AS position
             FROM (VALUES (jobs[i] -> 'after', false), (jobs[i] -> 'after_any_outcome', true)) AS given (list, is_handled),
-                json_array_elements(CASE json_typeof(given.list) WHEN 'array' THEN given.list END) AS listed (value)
-        LOOP
-            IF edge.type NOT IN ('string', 'number') THEN
-                RAISE invalid_parameter_value
-                    USING MESSAGE = 'invalid after: it must list names of jobs, and ids of jobs outside of the workflow';
-            ELSIF edge.type = 'string' THEN
-                chosen := positions -> edge.name;
-                IF chosen IS NULL THEN
-                    RAISE invalid_parameter_value
-                        USING MESSAGE = format('it waits for %s, which is no job of the workflow', to_json(left(edge.name, 128)));
-                END IF;
-                before[i] := before[i] || to_jsonb(chosen);
-                is_handled[chosen] := is_handled[chosen] OR edge.is_handled;
-            END IF;
+                json_array_elements(CASE json_typeof(given.list) WHEN 'array' THEN given.list END) AS element (value),
+                LATERAL (SELECT element.value #>> '{}' AS name, json_typeof(element.value) AS type) AS listed
+        ) AS listed;
+        IF edge.is_invalid THEN
+            RAISE invalid_parameter_value
+                USING MESSAGE = 'invalid after: it must list names of jobs, and ids of jobs outside of the workflow';
+        ELSIF edge.unknown IS NOT NULL THEN
+            RAISE invalid_parameter_value
+                USING MESSAGE = format('it waits for %s, which is no job of the workflow', to_json(left(edge.unknown, 128)));
+        END IF;
+        before[i] := coalesce(edge.before, '[]');
+        FOREACH chosen IN ARRAY coalesce(edge.handled, '{}') LOOP
+            is_handled[chosen] := true;
         END LOOP;
         IF json_typeof(jobs[i] -> 'undo') = 'object' THEN
             place := format('undo of job %s: ', to_json(names[i]));
