@@ -156,10 +156,24 @@ impl Context {
         E: From<Error> + Send,
     {
         let step = self.context.begin_step(StepKind::Step, name).map_err(Error::from)?;
-        if let Some(kept) = self.find_step(&step).await? {
+        if let Some(kept) = step.find().map_err(Error::from)? {
             return Ok(step.replay(&kept).map_err(Error::from)?);
         }
-        let around = self.shared.store().begin(&mut OnAsync::new(conn)).await?;
+        let store = self.shared.store();
+        let around = store.begin(&mut OnAsync::new(conn)).await?;
+        // A transaction of its own would be one more commit.
+        if step.needs_kept() {
+            let mut conn = OnAsync::new(conn);
+            let kept = match store.steps_on(&mut conn, self.context.job()).await {
+                Ok(kept) => step.set_kept(kept).and_then(|()| step.find()).map_err(Error::from),
+                Err(error) => Err(error),
+            };
+            if !matches!(kept, Ok(None))
+                && let Some(kept) = store.end(&mut conn, around, kept).await?
+            {
+                return Ok(step.replay(&kept).map_err(Error::from)?);
+            }
+        }
         let result = match AsyncFunc::call(work, (&mut *conn,)).await {
             Ok(result) => result,
             Err(error) => {

@@ -13,6 +13,7 @@ use pq_diesel::{Handler, Pq, Queue, Wait, Worker};
 use serde_json::value::RawValue;
 
 use super::{Group, Measured, QUEUE, fill, median_of};
+use crate::scenarios::{create_bookings, stepping};
 use crate::{Bench, PAYLOAD, count_statements, statements_sent};
 
 /// An operation whose cost is counted.
@@ -35,7 +36,10 @@ pub(super) const BATCH: usize = 500;
 /// Jobs per batch of the drain whose handlers send statements. A batch that takes longer than 200 ms ends early.
 const SHARED_BATCH: usize = 100;
 
-const OPERATIONS: [Operation; 10] = [
+/// Jobs per batch of the drain whose handlers run steps. Outcomes of a batch that takes long are stored by the clock.
+const STEPS_BATCH: usize = 4;
+
+const OPERATIONS: [Operation; 12] = [
     Operation { name: "a put", times: (200, 1_200), ready_jobs: 0, wal_jobs: Some(1), run: put },
     Operation {
         name: "a put in the caller's transaction",
@@ -72,6 +76,20 @@ const OPERATIONS: [Operation; 10] = [
         ready_jobs: 1,
         wal_jobs: Some(1),
         run: drain_leased,
+    },
+    Operation {
+        name: "a leased drain in batches of 4, five steps each",
+        times: (100, 600),
+        ready_jobs: 1,
+        wal_jobs: None,
+        run: drain_steps,
+    },
+    Operation {
+        name: "a leased drain one by one, five steps each",
+        times: (100, 600),
+        ready_jobs: 1,
+        wal_jobs: None,
+        run: drain_steps_one_by_one,
     },
     Operation {
         name: "a transactional drain, history kept",
@@ -112,6 +130,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Measured>> {
     let mut reader = Reader::new(bench)?;
     // A checkpoint during a measurement would add full-page images to the WAL.
     bench.connect()?.batch_execute("CHECKPOINT")?;
+    create_bookings(&mut bench.connect()?)?;
     let mut measured = Vec::new();
     for operation in &OPERATIONS {
         let mut costs = Vec::new();
@@ -315,6 +334,16 @@ fn drain_transactional(environment: &Environment<'_>, jobs: usize) -> Result<()>
 fn drain_leased(environment: &Environment<'_>, jobs: usize) -> Result<()> {
     let (pq, queue) = environment.queue()?;
     drain(&pq, queue.leased(|_, _| Ok::<_, Infallible>(())), BATCH, jobs)
+}
+
+fn drain_steps(environment: &Environment<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = environment.queue()?;
+    drain(&pq, stepping(&queue, environment.bench, 1)?, STEPS_BATCH, jobs)
+}
+
+fn drain_steps_one_by_one(environment: &Environment<'_>, jobs: usize) -> Result<()> {
+    let (pq, queue) = environment.queue()?;
+    drain(&pq, stepping(&queue, environment.bench, 1)?, 1, jobs)
 }
 
 fn drain_kept(environment: &Environment<'_>, jobs: usize) -> Result<()> {

@@ -19,6 +19,7 @@ mod pairs;
 mod payload;
 mod put;
 mod scaling;
+mod steps;
 mod wake;
 mod working;
 
@@ -26,6 +27,7 @@ use anyhow::{Result, bail};
 
 pub use self::asynchronous::nap;
 pub use self::memory::{DATABASE, Sample, put_and_work};
+pub(crate) use self::steps::{create_bookings, handler as stepping};
 use crate::{Bench, Figure};
 
 /// The amount of work to measure.
@@ -90,6 +92,7 @@ pub const ALL: &[Scenario] = &[
     asynchronous::SCENARIO,
     limits::SCENARIO,
     follow_ups::SCENARIO,
+    steps::SCENARIO,
     dashboard::SCENARIO,
 ];
 

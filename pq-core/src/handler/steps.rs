@@ -103,7 +103,7 @@ impl<S: Store> StepRun<'_, S> {
         Ok(())
     }
 
-    /// Returns the kept step, if there is one.
+    /// Returns the kept step, if there is one and the kept ones have been read.
     ///
     /// # Errors
     ///
@@ -343,26 +343,37 @@ impl<S: Store> Context<S> {
         E: From<S::Error>,
     {
         let step = self.begin_step(StepKind::Step, name).map_err(S::Error::from)?;
-        if let Some(kept) = self.find_step(&step)? {
+        if let Some(kept) = step.find().map_err(S::Error::from)? {
             return Ok(step.replay(&kept).map_err(S::Error::from)?);
         }
         let (store, mut is_lost) = (self.access.pq.store(), false);
         let done = store.transaction(conn, |conn| {
+            // A transaction of its own would be one more commit.
+            if step.needs_kept() {
+                step.set_kept(store.steps(conn, &self.job)?).map_err(S::Error::from)?;
+                if let Some(kept) = step.find().map_err(S::Error::from)? {
+                    return Ok(Err(kept));
+                }
+            }
             let result = store.with_call_timeout(conn, None, work)?;
             let new = step.with_result(&result).map_err(S::Error::from)?;
             let keeping = store.keep_step(conn, &self.job, &new)?;
             is_lost = keeping == Keeping::LeaseLost;
             match step.refusal(&keeping) {
                 Some(refusal) => Err(E::from(S::Error::from(refusal))),
-                None => Ok(result),
+                None => Ok(Ok(result)),
             }
         });
         if is_lost && !self.is_settled() && self.extend_lease().is_ok() {
             return Err(S::Error::from(step.elsewhere()).into());
         }
-        let result = done?;
-        step.finish();
-        Ok(result)
+        match done? {
+            Ok(result) => {
+                step.finish();
+                Ok(result)
+            }
+            Err(kept) => Ok(step.replay(&kept).map_err(S::Error::from)?),
+        }
     }
 
     /// Lets the job wait for this time, without a worker, and goes on after it in a new attempt.
