@@ -2,11 +2,17 @@
 
 mod common;
 
+use std::sync::Barrier;
+use std::time::Duration;
+
 use common::{Outcome, database};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use pq_diesel::{Error, JobResult, OnFailure, Outcome as Ended, Pq, Retention, Wait, Worker, Workflow};
+use pq_diesel::{
+    ChangeOutcome, Error, JobResult, OnFailure, Outcome as Ended, Pq, Retention, Wait, Worker, Workflow,
+};
+use serde_json::Value;
 
 /// Counts how often the job of a workflow was put: once by its put, and once before and after each decision.
 const COUNT_TURNS: &str = "
@@ -52,6 +58,75 @@ fn a_workflow_is_decided_as_often_however_many_jobs_it_has() -> Outcome {
     for jobs in [5, 20] {
         // Its put, the decision to undo, the return until all are undone, and the last decision.
         assert_eq!(turns(jobs, 10_000)?, 4, "{jobs} jobs");
+    }
+    Ok(())
+}
+
+/// A job of each of several workers runs when the first one of the workflow fails.
+#[test]
+fn a_running_job_is_asked_once_to_end() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    conn.batch_execute(
+        "CREATE TABLE public.asked (job bigint);
+        CREATE FUNCTION count_asked() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO public.asked VALUES (NEW.job);
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER count_asked AFTER INSERT ON pq.queue_settled FOR EACH ROW EXECUTE FUNCTION count_asked()",
+    )?;
+    let pq = Pq::connect(database.url())?;
+    let queue = pq.queue::<Value>("orders")?;
+    let work = pq.queue("orders")?.task::<u32>("work");
+    let workflow =
+        ["a", "b", "c", "d"].iter().fold(Workflow::new("wide"), |all, name| all.job(*name, &work, &1));
+    let id = pq.put_workflow(&workflow)?;
+    let running: Vec<_> =
+        (0..4).map(|_| queue.lease(1, Duration::from_secs(60), Wait::No)).collect::<Result<_, _>>()?;
+    for (number, job) in running.iter().flatten().enumerate() {
+        let outcome = if number == 0 { Ended::dead("it fails") } else { Ended::GiveBack };
+        queue.settle(job, outcome)?;
+        pq.maintain(&Retention::default())?;
+    }
+    assert!(matches!(pq.result::<()>(id)?, JobResult::Dead(_)));
+    let asked = diesel::dsl::sql::<BigInt>("SELECT count(*) FROM asked").get_result::<i64>(&mut conn)?;
+    assert_eq!(asked, 3);
+    Ok(())
+}
+
+/// Retries from a job lock the workflow before its jobs, as decisions do. So they neither deadlock nor are two of them accepted.
+#[test]
+fn retries_from_a_job_wait_for_each_other_and_for_decisions() -> Outcome {
+    const ROUNDS: usize = 30;
+    let database = database()?;
+    let pq = Pq::builder().url(database.url()).pool_size(8).connect()?;
+    let work = pq.queue("orders")?.task::<u32>("work");
+    let workflow = Workflow::new("line").job("a", &work, &1).job("b", &work, &1).after(["a"]);
+    let workflow = workflow.job("c", &work, &1).after(["a", "b"]);
+    let id = pq.put_workflow(&workflow)?;
+    for round in 0..ROUNDS {
+        Worker::new(&pq).serve(work.leased(|_, _| Ok::<_, Error>(()))).run_until_empty()?;
+        pq.maintain(&Retention::default())?;
+        assert!(matches!(pq.result::<()>(id)?, JobResult::Done(())), "round {round}");
+        let begin = Barrier::new(3);
+        let accepted = std::thread::scope(|scope| {
+            let retry = |name| {
+                begin.wait();
+                match pq.retry_workflow_from(id, name) {
+                    Ok(outcome) => Ok(usize::from(outcome == ChangeOutcome::Changed)),
+                    // The other one was first.
+                    Err(error) if error.to_string().contains("is ready") => Ok(0),
+                    Err(error) => Err(error),
+                }
+            };
+            let retries = [scope.spawn(move || retry("a")), scope.spawn(move || retry("b"))];
+            begin.wait();
+            pq.maintain(&Retention::default())?;
+            let accepted = retries.map(|retry| retry.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+            accepted.into_iter().sum::<Result<usize, Error>>()
+        })?;
+        assert!(accepted > 0, "round {round}");
     }
     Ok(())
 }

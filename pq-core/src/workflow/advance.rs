@@ -92,9 +92,10 @@ impl<'t, S: Store> Turn<'t, S> {
             return self.settle(conn, Outcome::dead("its payload is not that of a workflow"));
         };
         let wake = self.claim.annotations.wake();
-        if matches!(wake, Some(Wake::Retry | Wake::Reopen)) && plan.is_undone {
+        if matches!(wake, Some(Wake::Retry | Wake::Reopen)) {
+            plan.asked.clear();
             // What was done is undone, so it must be done again, but not while it is being undone.
-            plan.runs_again = true;
+            plan.runs_again |= plan.is_undone;
         }
         let runs_again = match wake {
             Some(Wake::Cancel) => {
@@ -117,7 +118,7 @@ impl<'t, S: Store> Turn<'t, S> {
         let failed = self.failed(&plan, ignored);
         let stops = plan.is_cancelled || plan.on_failure != OnFailure::Continue && failed.is_some();
         if self.is_open {
-            let all_asked = !stops || plan.is_undone || self.stop(conn, &plan, failed)?;
+            let all_asked = !stops || plan.is_undone || self.stop(conn, &mut plan, failed)?;
             self.hold(conn, &plan)?;
             if !all_asked {
                 self.store.wake(conn, self.claim.id, None, CANCEL_AGAIN)?;
@@ -172,8 +173,13 @@ impl<'t, S: Store> Turn<'t, S> {
         dead.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Cancels the jobs that wait, and asks those that run to end. Returns `false` if a transaction held one.
-    fn stop(&self, conn: &mut S::Conn, plan: &Plan, failed: Option<&JobRecord>) -> Result<bool, S::Error> {
+    /// Cancels the jobs that wait, and asks those that run to end, once. Returns `false` if a transaction held one.
+    fn stop(
+        &self,
+        conn: &mut S::Conn,
+        plan: &mut Plan,
+        failed: Option<&JobRecord>,
+    ) -> Result<bool, S::Error> {
         let reason = match failed {
             Some(job) if !plan.is_cancelled => {
                 format!("workflow {} was stopped: {}", self.claim.id, describe(job))
@@ -185,7 +191,13 @@ impl<'t, S: Store> Turn<'t, S> {
         let cancelled = self.store.cancel_waiting(conn, &ids, &reason)?;
         let mut all_asked = true;
         for job in open.iter().filter(|job| !cancelled.contains(&job.id)) {
-            all_asked &= self.store.cancel(conn, &job.queue, job.id)? != CancelOutcome::Held;
+            if !plan.asked.contains(&job.id) {
+                match self.store.cancel(conn, &job.queue, job.id)? {
+                    CancelOutcome::Requested => plan.asked.push(job.id),
+                    CancelOutcome::Held => all_asked = false,
+                    CancelOutcome::Cancelled | CancelOutcome::NotFound => {}
+                }
+            }
         }
         Ok(all_asked)
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Edge, OnFailure};
-use crate::{Annotations, Error, Key, NewJob, Payload, PayloadLimits, QueueName};
+use crate::{Annotations, Error, JobId, Key, NewJob, Payload, PayloadLimits, QueueName};
 
 /// The payload of the job of a workflow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub(crate) struct Plan {
     /// Whether all jobs run again when the calls that undo them have ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) runs_again: bool,
+    /// The running jobs that were asked to end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) asked: Vec<JobId>,
     /// The jobs that were dead when another one was requeued. They do not stop the workflow once more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) stays_dead: Vec<String>,
@@ -92,6 +95,7 @@ impl Plan {
             is_cancelled: false,
             is_undone: false,
             runs_again: false,
+            asked: Vec::new(),
             stays_dead: Vec::new(),
         }
     }
