@@ -2,11 +2,16 @@
 
 mod common;
 
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::{Duration, Instant};
+
 use common::{Outcome, database};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use pq_diesel::{CallOptions, EndedCounts, JobId, JobState, Operation, Pq, PutOptions, Retention, Wait};
+use pq_diesel::{
+    CallOptions, EndedCounts, JobId, JobState, Operation, Pq, PutOptions, Retention, StopMode, Wait, Worker,
+};
 use serde_json::{Value, json};
 
 fn put(conn: &mut PgConnection, sql: &str) -> QueryResult<JobId> {
@@ -47,6 +52,78 @@ fn a_put_by_sql_can_wait_for_others() -> Outcome {
     }
     assert!(put(&mut conn, "pq.queue_put('apples', '4', after => '{}')").is_ok());
     assert_eq!(queue.counts()?.ready, 3);
+    Ok(())
+}
+
+/// The worker is told by itself that a job has ended, and not by a look.
+#[test]
+fn a_follow_up_starts_soon_after_the_last_end() -> Outcome {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let database = database()?;
+    let pq = Pq::builder().url(database.url()).poll_interval(MINUTE).connect()?;
+    let queue = pq.queue::<u32>("apples")?;
+    let first = queue.put(&1)?.id;
+    queue.put_with(&2, &PutOptions::new().after([first]))?;
+    let (end, ended) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(None)));
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let (wait, last_end) = (Arc::clone(&end), Arc::clone(&ended));
+    let handler = queue.leased(move |_, job| {
+        if job.data == 1 {
+            wait.wait();
+            *last_end.lock().map_err(|error| error.to_string())? = Some(Instant::now());
+        } else {
+            begun.send(Instant::now()).map_err(|error| error.to_string())?;
+        }
+        Ok::<_, String>(())
+    });
+    let worker = Worker::new(&pq).serve(handler);
+    let control = worker.control();
+    let begun = std::thread::scope(|scope| {
+        let running = scope.spawn(|| worker.run());
+        // The worker has taken the job, and is idle otherwise.
+        std::thread::sleep(Duration::from_millis(300));
+        end.wait();
+        let begun = has_begun.recv_timeout(MINUTE);
+        control.stop(StopMode::Drain);
+        running.join().unwrap_or_else(|e| std::panic::resume_unwind(e)).map(|_| begun)
+    })??;
+    let ended = ended.lock().map_err(|error| error.to_string())?.ok_or("the first job did not run")?;
+    assert!(begun - ended < Duration::from_secs(2), "after {:?}", begun - ended);
+    Ok(())
+}
+
+/// A run until its queues are empty looks again for what a transaction holds, and pauses for 20 ms between.
+#[test]
+fn a_run_until_empty_pauses_while_a_transaction_holds_a_follow_up() -> Outcome {
+    let database = database()?;
+    let mut conn = database.connect()?;
+    let pq = Pq::builder().url(database.url()).listen(false).connect()?;
+    let queue = pq.queue::<u32>("apples")?;
+    let first = queue.put(&1)?.id;
+    let last = queue.put_with(&2, &PutOptions::new().after([first]))?.id;
+    conn.batch_execute(&format!("BEGIN; SELECT FROM pq.queue WHERE id = {last} FOR SHARE"))?;
+    let worker = Worker::new(&pq).serve(queue.leased(|_, _| Ok::<_, String>(())));
+    let report = std::thread::scope(|scope| {
+        let running = scope.spawn(|| worker.run_until_empty());
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(!running.is_finished(), "it ends although a job waits for one that has ended");
+        conn.batch_execute("COMMIT")?;
+        Ok::<_, Box<dyn std::error::Error>>(running.join().unwrap_or_else(|e| std::panic::resume_unwind(e))?)
+    })?;
+    assert_eq!(report.done, 2);
+    drop((queue, pq));
+    // A session counts its transactions for others when it ends.
+    let number = |conn: &mut PgConnection, sql: &str| diesel::dsl::sql::<BigInt>(sql).get_result::<i64>(conn);
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND backend_type = 'client backend'";
+    while number(&mut conn, sessions)? > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let commits =
+        number(&mut conn, "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")?;
+    // At most 50 looks, each of some statements, beside the migration and the jobs.
+    assert!(commits < 700, "{commits} commits");
     Ok(())
 }
 
