@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::Utc;
 use pq_core::store::{Archive, Connect, FollowUps, Jobs, Scan};
 use pq_core::{
-    After, CallOptions, ChangeOutcome, Filter, JobId, JobState, OnFailure, Operation, Outcome, PutOptions,
-    QueueName, Retention, Settlement, WORKFLOWS, Wait, Workflow,
+    After, Annotations, CallOptions, ChangeOutcome, Filter, JobId, JobState, NewJob, OnFailure, Operation,
+    Outcome, Payload, PutOptions, QueueName, Retention, Settlement, WORKFLOWS, Wait, Workflow,
 };
 
 use super::cases;
@@ -27,6 +27,7 @@ cases![
     a_follow_up_waits_for_a_job_that_is_being_requeued: Own,
     jobs_that_end_while_a_session_decides_are_noted: Own,
     a_job_that_is_requeued_while_a_session_ends_the_workflow_opens_it: Own,
+    a_job_that_is_requeued_while_its_failure_is_noted_brings_back_its_followers: Own,
     a_job_that_waits_again_for_one_that_ends_meanwhile_runs: Own,
     a_requeued_job_does_not_revoke_a_cancellation: Own,
     a_workflow_is_retried_once: Own,
@@ -38,6 +39,7 @@ cases![
     a_job_waits_again_for_one_outside_of_its_workflow: Own,
     a_workflow_that_is_due_gets_jobs: Own,
     the_error_of_a_workflow_names_the_job_that_was_cancelled_first: Own,
+    the_last_calls_of_many_undoings_are_found: Own,
 ];
 
 fn a_requeued_job_releases_its_followers<F: Fixture>(harness: &Harness<F>) {
@@ -214,7 +216,48 @@ fn a_job_that_is_requeued_while_a_session_ends_the_workflow_opens_it<F: Fixture>
     while harness.queue().counts().unwrap().scheduled > 0 {
         maintain_store(harness);
     }
-    decide(harness, dead(), || assert!(harness.queue().retry(a.id).unwrap()));
+    std::thread::scope(|scope| {
+        decide(harness, dead(), || requeue_beside(harness, scope, a.id));
+    });
+    assert_eq!(run(harness, &[]), ["a", "b", "c", "d"]);
+    assert_eq!(statuses(harness, id)[""], "done");
+}
+
+/// Requeues a job in another thread, which waits for what holds its workflow, or is refused meanwhile, as in memory.
+fn requeue_beside<'s, F: Fixture>(
+    harness: &'s Harness<F>,
+    scope: &'s std::thread::Scope<'s, '_>,
+    job: JobId,
+) {
+    let requeuing = scope.spawn(move || {
+        while !harness.queue().retry(job).unwrap() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!requeuing.is_finished(), "it does not wait");
+}
+
+fn a_job_that_is_requeued_while_its_failure_is_noted_brings_back_its_followers<F: Fixture>(
+    harness: &Harness<F>,
+) {
+    let id = harness.pq.put_workflow(&diamond(harness)).unwrap();
+    let (a, store) = (harness.lease_one(), harness.pq.store());
+    harness.settle(&a, dead());
+    std::thread::scope(|scope| {
+        let noted = harness.pq.transaction(|conn| {
+            store.maintain(conn, &Retention::default())?;
+            requeue_beside(harness, scope, a.id);
+            Ok::<_, Error<F>>(())
+        });
+        noted.unwrap();
+    });
+    maintain(harness);
+    assert_statuses(
+        harness,
+        id,
+        &[("", "running"), ("a", "ready"), ("b", "waiting"), ("c", "waiting"), ("d", "waiting")],
+    );
     assert_eq!(run(harness, &[]), ["a", "b", "c", "d"]);
     assert_eq!(statuses(harness, id)[""], "done");
 }
@@ -357,6 +400,19 @@ fn the_error_of_a_workflow_names_the_job_that_was_cancelled_first<F: Fixture>(ha
     maintain(harness);
     assert_statuses(harness, id, &[("", "dead"), ("x", "cancelled"), ("y", "cancelled")]);
     assert_eq!(found(harness, id).error, Some(format!("job {y} \"y\" is cancelled")));
+}
+
+fn the_last_calls_of_many_undoings_are_found<F: Fixture>(harness: &Harness<F>) {
+    let id = harness.pq.put_workflow(&undoable(harness, &["a"], "last")).unwrap();
+    assert_eq!(run(harness, &[("last", dead())]), ["a", "last", "undo a"]);
+    let place = format!(r#"{{"workflow":{{"id":{id},"name":"a","undoes":true}}}}"#);
+    let mut call = NewJob::new(Payload::from_stored("1".to_owned()));
+    call.annotations = Annotations::from_stored(Some(place));
+    let (store, queue) = (harness.pq.store(), harness.queue());
+    let puts = store.with_connection(|conn| store.put(conn, queue.name(), &vec![call; 4_000])).unwrap();
+    assert_eq!(found(harness, id).jobs[0].undone_by, puts.last().map(|put| put.id));
+    let refused = harness.pq.retry_workflow_from(id, "a").unwrap_err().to_string();
+    assert!(refused.contains("job \"a\" is being undone"), "{refused}");
 }
 
 fn a_job_that_waits_again_for_one_that_ends_meanwhile_runs<F: Fixture>(harness: &Harness<F>) {

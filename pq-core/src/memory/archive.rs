@@ -114,9 +114,12 @@ impl Archive for MemoryStore {
     }
 }
 
-/// Requeues an archived job, or lets its workflow do it. Returns `false` if its unique key is in use, or if a transaction holds
-/// that workflow.
+/// Requeues an archived job, or lets its workflow do it. Returns `false` if its unique key is in use, or if another transaction
+/// holds that workflow.
 pub(super) fn return_archived(state: &mut State, open: &mut Open, archived: Archived) -> bool {
+    if follow_ups::is_workflow_held(state, open, &archived.job) {
+        return false;
+    }
     if let Some(workflow) = follow_ups::undone_workflow(state, open, &archived.job) {
         return follow_ups::wake_to_reopen(state, open, workflow);
     }

@@ -49,8 +49,14 @@ impl FollowUps for MemoryStore {
         Ok(waits.iter().any(|wait| wait.outcome.is_none()))
     }
 
-    fn members(&self, conn: &mut MemoryConn, workflow: JobId, count: usize) -> Result<Vec<JobRecord>, Error> {
-        let jobs = self.list(conn, &Filter::default().workflow(workflow), count)?;
+    fn members(
+        &self,
+        conn: &mut MemoryConn,
+        workflow: JobId,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, Error> {
+        let jobs = self.list(conn, &Filter { after, ..Filter::default().workflow(workflow) }, count)?;
         let lean = |job| JobRecord {
             payload: Payload::from_stored("null".to_owned()),
             result: None,
@@ -187,6 +193,15 @@ pub(super) fn wake_to_reopen(state: &mut State, open: &mut Open, workflow: JobId
     wake(state, open, workflow, why.or(Some(Wake::Reopen)), None)
 }
 
+/// Returns whether another transaction holds the workflow of the job, so that it would not learn that the job is requeued.
+pub(super) fn is_workflow_held(state: &State, open: &Open, job: &JobRecord) -> bool {
+    let Some(place) = job.annotations.workflow() else { return false };
+    match state.rows.get(&place.id).filter(|row| !row.ended || row.held_by != Some(open.tx)) {
+        Some(row) => !row.free_for(open.tx),
+        None => state.archive.get(&place.id).is_some_and(|archived| !archived.seen_by(open.tx)),
+    }
+}
+
 /// Returns the workflow of a job if its jobs are being undone or have been, so that all of them run again.
 pub(super) fn undone_workflow(state: &State, open: &Open, job: &JobRecord) -> Option<JobId> {
     let id = job.annotations.workflow().filter(|place| !place.undoes)?.id;
@@ -304,14 +319,8 @@ fn end_waits(state: &mut State, open: &mut Open, now: DateTime<Utc>) -> bool {
             // Another transaction holds it. The next run finds the wait again.
             continue;
         }
-        let is_live = live.is_some();
         let archived = state.archive.get(&job).filter(|archived| archived.seen_by(open.tx));
         let outcome = archived.map_or(JobState::Done, |archived| archived.job.state);
-        let place = archived.and_then(|archived| archived.job.annotations.workflow());
-        if !is_live && place.is_some_and(|place| place.id == follow_up && !place.undoes) {
-            // The job was requeued while another transaction ended the workflow.
-            wake(state, open, follow_up, Some(Wake::Reopen), None);
-        }
         *follow_ups.entry(follow_up).or_default() |= wait.only_done && outcome != JobState::Done;
         open.set_wait(state, follow_up, job, Some(Wait { outcome: Some(outcome), ..wait }));
     }

@@ -72,7 +72,7 @@ pub trait FollowUps: Connect {
     /// The store's error.
     fn waits(&self, conn: &mut Self::Conn, follow_up: JobId) -> Result<bool, Self::Error>;
 
-    /// Returns the jobs of a workflow, by id: at most `count`. Their payloads are null, and they have no results and no logs.
+    /// Returns the jobs of a workflow, by id: at most `count`, of those with ids above `after`. Their payloads are null, and they have no results and no logs.
     ///
     /// # Errors
     ///
@@ -81,6 +81,7 @@ pub trait FollowUps: Connect {
         &self,
         conn: &mut Self::Conn,
         workflow: JobId,
+        after: Option<JobId>,
         count: usize,
     ) -> Result<Vec<JobRecord>, Self::Error>;
 

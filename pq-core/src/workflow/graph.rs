@@ -85,6 +85,9 @@ impl WorkflowNode {
     }
 }
 
+/// The number of jobs that are read at a time: with those that undo others, which each undoing adds.
+const MAX_MEMBERS: usize = 4 * MAX_JOBS;
+
 /// The number of levels of a tree that are indented.
 const MAX_INDENTED: u32 = 30;
 /// The number of other jobs before a job that its line in a tree names.
@@ -304,7 +307,16 @@ pub(super) fn members<S: Store>(
     conn: &mut S::Conn,
     id: JobId,
 ) -> Result<Vec<JobRecord>, S::Error> {
-    store.members(conn, id, 4 * MAX_JOBS)
+    let mut members = Vec::new();
+    loop {
+        let after = members.last().map(|job: &JobRecord| job.id);
+        let page = store.members(conn, id, after, MAX_MEMBERS)?;
+        let is_last = page.len() < MAX_MEMBERS;
+        members.extend(page);
+        if is_last {
+            return Ok(members);
+        }
+    }
 }
 
 impl WorkflowJob {

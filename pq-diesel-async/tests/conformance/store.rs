@@ -292,8 +292,14 @@ impl FollowUps for Blocking {
         wait!(self, conn, |store, sql| store.waits_on(sql, follow_up))
     }
 
-    fn members(&self, conn: &mut Conn, workflow: JobId, count: usize) -> Result<Vec<JobRecord>, Error> {
-        wait!(self, conn, |store, sql| store.members_on(sql, workflow, count))
+    fn members(
+        &self,
+        conn: &mut Conn,
+        workflow: JobId,
+        after: Option<JobId>,
+        count: usize,
+    ) -> Result<Vec<JobRecord>, Error> {
+        wait!(self, conn, |store, sql| store.members_on(sql, workflow, after, count))
     }
 
     fn release(&self, conn: &mut Conn, follow_up: JobId) -> Result<(), Error> {

@@ -1,6 +1,8 @@
 //! Statements that archive, requeue, prune and delete jobs.
 
-use super::follow_ups::{cancelled_workflows, gone_from_archive, reopened, requeued_annotations};
+use super::follow_ups::{
+    cancelled_workflows, gone_from_archive, locked_workflows, reopened, requeued_annotations,
+};
 
 /// Archives a job as dead whose payload cannot be decoded, and counts it. Does nothing if that was done already.
 pub(super) const INSERT_DEAD: &str = "\
@@ -69,12 +71,23 @@ WHERE q_name = $1 AND outcome = $2
 ORDER BY ended_at DESC, id DESC
 LIMIT $5";
 
-/// Requeues archived jobs, and counts them. $1 queue, $2 jobs, or null for all dead ones.
+/// Locks the workflows of the jobs that REQUEUE requeues, and returns the number of those that it could not lock. $1 queue,
+/// $2 jobs, or null for all dead ones.
+pub(super) const LOCK_WORKFLOWS: &str = concat!(
+    "\
+WITH wanted AS MATERIALIZED (
+    SELECT ctid AS place FROM {archive}
+    WHERE q_name = $1 AND CASE WHEN $2::bigint[] IS NULL THEN outcome = 'dead' ELSE id = ANY ($2) END
+), ",
+    locked_workflows!()
+);
+
+/// Requeues archived jobs, and counts them. LOCK_WORKFLOWS must have run in the same transaction. $1 queue, $2 jobs, or null for all dead ones.
 ///
 /// A job is passed if its unique key belongs to a job that waits or runs or is in an uncommitted put, or if a job of its
 /// id waits or runs. Of several with the same id the newest is requeued: an id that is named means the job that ended last,
 /// also if it is done. Of several with the same unique key the one with the lowest id is requeued. Order: by id. Locks: the archived rows. SKIP LOCKED passes jobs that another session requeues or
-/// prunes. No lock is waited for.
+/// prunes.
 pub(super) const REQUEUE: &str = concat!(
     "\
 WITH wanted AS MATERIALIZED (

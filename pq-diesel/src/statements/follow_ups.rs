@@ -83,30 +83,6 @@ WITH ended AS MATERIALIZED (
 )
 SELECT DISTINCT follow_up FROM marked WHERE has_failed";
 
-/// Makes archived workflows due of which a job has ended that was requeued while another session ended the workflow. $1 workflows,
-/// $2 jobs.
-///
-/// Order: by id. Locks: the archived rows. SKIP LOCKED passes those that another session requeues or prunes.
-pub(super) const REOPEN_ENDED: &str = "\
-WITH requeued AS MATERIALIZED (
-    SELECT DISTINCT given.workflow
-    FROM unnest($1::bigint[], $2::bigint[]) AS given (workflow, job) JOIN {archive} AS ended ON ended.id = given.job
-    WHERE (ended.annotations -> 'workflow' ->> 'id')::bigint = given.workflow
-        AND ended.annotations -> 'workflow' -> 'undoes' IS NULL
-), locked AS MATERIALIZED (
-    SELECT entry FROM {archive} AS job
-    WHERE id IN (SELECT workflow FROM requeued) AND q_name = {workflows}
-        AND NOT EXISTS (SELECT FROM {archive} AS newer WHERE newer.id = job.id AND newer.entry > job.entry)
-        AND NOT EXISTS (SELECT FROM {jobs} AS live WHERE live.id = job.id)
-    FOR UPDATE SKIP LOCKED
-), gone AS (
-    DELETE FROM {archive} WHERE entry IN (SELECT entry FROM locked) RETURNING *
-)
-INSERT INTO {jobs} (id, q_name, data, enqueued_at, expected_at, priority, error, annotations, attempt_log)
-SELECT id, q_name, data, enqueued_at, expected_at, priority, error,
-    coalesce(annotations, '{}') || jsonb_build_object('wake', 'reopen'), attempt_log
-FROM gone ORDER BY id";
-
 /// Archives follow-ups as cancelled of which a job was not done that had to be, and counts them. $1 follow-ups.
 ///
 /// A workflow stays, and RELEASE makes it due. Order: by id. Locks: the rows of the jobs.
@@ -307,6 +283,29 @@ WITH given AS (
 )
 SELECT EXISTS (SELECT FROM back)";
 
+/// Locks the workflows of the archived jobs whose places are in `wanted`, and returns the number of those that another session has
+/// replaced meanwhile: these are not locked.
+///
+/// A requeue must see what a decision or maintenance that holds the workflow has done. Order: by id. Locks: the rows of the
+/// workflows. Waits for these sessions.
+macro_rules! locked_workflows {
+    () => {
+        "own AS MATERIALIZED (
+        SELECT DISTINCT (annotations -> 'workflow' ->> 'id')::bigint AS id FROM {archive}
+        WHERE ctid = ANY (ARRAY(SELECT place FROM wanted)) AND annotations ? 'workflow'
+    ), live AS MATERIALIZED (
+        SELECT id FROM {jobs}
+        WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND dequeued_at IS NULL
+        ORDER BY id FOR UPDATE
+    ), ended AS MATERIALIZED (
+        SELECT id FROM {archive} WHERE id IN (SELECT id FROM own) AND q_name = {workflows} ORDER BY id FOR UPDATE
+    )
+    SELECT (SELECT count(*) FROM {jobs} WHERE id IN (SELECT id FROM own) AND q_name = {workflows} AND dequeued_at IS NULL)
+        + (SELECT count(*) FROM {archive} WHERE id IN (SELECT id FROM own) AND q_name = {workflows})
+        - (SELECT count(*) FROM live) - (SELECT count(*) FROM ended)"
+    };
+}
+
 /// Takes from the archive the entries in `claimed` that are requeued. `undone` has the other ones: jobs of workflows that are
 /// being undone or have been, which run again with their workflows.
 macro_rules! gone_from_archive {
@@ -399,4 +398,4 @@ macro_rules! cancelled_workflows {
     };
 }
 
-pub(super) use {cancelled_workflows, gone_from_archive, reopened, requeued_annotations};
+pub(super) use {cancelled_workflows, gone_from_archive, locked_workflows, reopened, requeued_annotations};

@@ -11,7 +11,9 @@ use super::filter::{
     calls_task, comes_behind, filter, has_annotations, is_archived, is_blocked, is_kept, is_waiting, leased,
     scheduled_first,
 };
-use super::follow_ups::{cancelled_workflows, gone_from_archive, reopened, requeued_annotations};
+use super::follow_ups::{
+    cancelled_workflows, gone_from_archive, locked_workflows, reopened, requeued_annotations,
+};
 
 /// The first jobs of the table of jobs that the filter selects, by id.
 macro_rules! chosen {
@@ -222,7 +224,18 @@ pub(super) const CANCEL_RUNNING: &str = concat!(
     SELECT count(*), max(job), count(*) FILTER (WHERE lease = ANY ($12)), '{}'::text[] FROM chosen"
 );
 
-/// Requeues dead and cancelled jobs. The position is that of the entry in the archive.
+/// Locks the workflows of the jobs that RETRY_SELECTED requeues, and returns the number of those that it could not lock.
+pub(super) const LOCK_SELECTED_WORKFLOWS: &str = concat!(
+    filter!(),
+    given!(),
+    chosen_archived!(),
+    ", wanted AS MATERIALIZED (
+        SELECT place FROM chosen
+    ), ",
+    locked_workflows!()
+);
+
+/// Requeues dead and cancelled jobs. LOCK_SELECTED_WORKFLOWS must have run in the same transaction. The position is that of the entry in the archive.
 ///
 /// A job is passed in the cases that REQUEUE names. Order: by the entry, and jobs are inserted by id. Locks: the archived
 /// rows.

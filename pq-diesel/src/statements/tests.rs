@@ -67,7 +67,6 @@ impl Statements {
             ended_waits,
             lock_follow_ups,
             mark_waits,
-            reopen_ended,
             cancel_follow_ups,
             release,
             reaches,
@@ -103,6 +102,8 @@ impl Statements {
             cancel_selected,
             delete_selected,
             lock_leases,
+            lock_selected_workflows,
+            lock_workflows,
             cancel_running,
             retry_selected,
             delete_archived,
@@ -184,7 +185,6 @@ impl Statements {
             ended_waits,
             lock_follow_ups,
             mark_waits,
-            reopen_ended,
             cancel_follow_ups,
             release,
             reaches,
@@ -220,6 +220,8 @@ impl Statements {
             cancel_selected,
             delete_selected,
             lock_leases,
+            lock_selected_workflows,
+            lock_workflows,
             cancel_running,
             retry_selected,
             delete_archived,
@@ -277,7 +279,7 @@ impl Statements {
 fn a_table_has_a_bounded_number_of_statements() {
     let statements = Statements::new(&Table::default());
     assert_eq!(statements.take_texts().len(), 100);
-    assert_eq!(statements.texts().len(), 227);
+    assert_eq!(statements.texts().len(), 228);
 }
 
 #[test]

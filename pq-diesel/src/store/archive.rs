@@ -92,10 +92,14 @@ impl PgStore {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
         self.fast_path.forget_position(queue);
-        let as_single = single_statement(conn)?;
         let _unlimited = conn.without_time_limit();
-        let requeued = self.only::<BigInt, i64>(conn, &self.statements.requeue, &values).await;
-        Ok(requeued.map_err(as_single)?.max(0).unsigned_abs())
+        let around = self.begin(conn).await?;
+        let done = async {
+            self.lock_workflows(conn, &self.statements.lock_workflows, &values).await?;
+            self.only::<BigInt, i64>(conn, &self.statements.requeue, &values).await
+        }
+        .await;
+        Ok(self.end(conn, around, done).await?.max(0).unsigned_abs())
     }
 
     pub async fn prune_on(

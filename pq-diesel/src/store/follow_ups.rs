@@ -13,11 +13,14 @@ use pq_core::{Filter, JobId, JobRecord, MaintenanceReport, NewJob, Predecessor, 
 use super::{PgStore, SqlConnection, micros};
 use crate::Error;
 use crate::connection::blocking;
-use crate::prepared::Value;
+use crate::prepared::{Statement, Value};
 use crate::rows::{PredecessorRow, PredecessorSql, WaitRow, WaitSql};
 
 /// The number of jobs that one run of maintenance looks up.
 const MAX_WAITS: i64 = 10_000;
+
+/// The number of times that workflows are locked which other sessions replace meanwhile.
+const MAX_LOCKS: usize = 20;
 
 /// A position before all waits.
 pub(super) const FIRST_WAIT: (i64, i64) = (i64::MIN, i64::MIN);
@@ -44,9 +47,10 @@ impl FollowUps for PgStore {
         &self,
         conn: &mut PgConnection,
         workflow: JobId,
+        after: Option<JobId>,
         count: usize,
     ) -> Result<Vec<JobRecord>, Error> {
-        blocking(self.members_on(conn, workflow, count))
+        blocking(self.members_on(conn, workflow, after, count))
     }
 
     fn release(&self, conn: &mut PgConnection, follow_up: JobId) -> Result<(), Error> {
@@ -215,9 +219,11 @@ impl PgStore {
         &self,
         conn: &mut impl SqlConnection,
         workflow: JobId,
+        after: Option<JobId>,
         count: usize,
     ) -> Result<Vec<JobRecord>, Error> {
-        self.list_with(conn, &Filter::default().workflow(workflow), count, false).await
+        let filter = Filter { after, ..Filter::default().workflow(workflow) };
+        self.list_with(conn, &filter, count, false).await
     }
 
     /// Returns how many jobs a job waits for, up to a number, and the first of them, if it waits for any.
@@ -262,6 +268,23 @@ impl PgStore {
 
     async fn lock_batch(&self, conn: &mut impl SqlConnection, batch: i64) -> Result<bool, Error> {
         self.only::<Bool, _>(conn, &self.statements.lock_batch, &[Value::BigInt(batch)]).await
+    }
+
+    /// Locks the workflows of jobs that are about to be requeued by one of the statements for that.
+    ///
+    /// A session that decides about a workflow replaces its row, and the statement that waited for it does not see the new one.
+    pub(super) async fn lock_workflows(
+        &self,
+        conn: &mut impl SqlConnection,
+        statement: &Statement,
+        values: &[Value<'_>],
+    ) -> Result<(), Error> {
+        for _ in 0..MAX_LOCKS {
+            if self.only::<BigInt, i64>(conn, statement, values).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Stores what the jobs of a put wait for, and which batches they belong to.
@@ -324,19 +347,12 @@ impl PgStore {
             let values = [Value::BigInts(waiting)];
             let locked: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.lock_follow_ups, &values).await?;
             let values = [
-                Value::BigInts(follow_ups.clone()),
-                Value::BigInts(jobs.clone()),
+                Value::BigInts(follow_ups),
+                Value::BigInts(jobs),
                 Value::OptionalTexts(ended.iter().map(WaitRow::outcome).collect()),
                 Value::BigInts(locked.clone()),
             ];
             let failed: Vec<i64> = self.rows::<BigInt, _>(conn, &statements.mark_waits, &values).await?;
-            let of_ended =
-                follow_ups.into_iter().zip(jobs).filter(|(follow_up, _)| !locked.contains(follow_up));
-            let (follow_ups, jobs): (Vec<i64>, Vec<i64>) = of_ended.unzip();
-            if !follow_ups.is_empty() {
-                let values = [Value::BigInts(follow_ups), Value::BigInts(jobs)];
-                self.changed(conn, &statements.reopen_ended, &values).await?;
-            }
             let values = [Value::BigInts(locked.clone())];
             // Other follow-ups may wait for those that are cancelled.
             report.more |= self.changed(conn, &statements.cancel_follow_ups, &values).await? > 0;

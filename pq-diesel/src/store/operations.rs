@@ -70,9 +70,7 @@ impl PgStore {
                 self.change_batch(conn, &statements.delete_selected, &values).await
             }
             (Source::Leases, Operation::Cancel) => self.cancel_running(conn, values).await,
-            (Source::Archive, Operation::Retry) => {
-                self.change_batch(conn, &statements.retry_selected, &values).await
-            }
+            (Source::Archive, Operation::Retry) => self.requeue_batch(conn, &values).await,
             (Source::Archive, Operation::Delete) => {
                 self.change_batch(conn, &statements.delete_archived, &values).await
             }
@@ -96,6 +94,21 @@ impl PgStore {
             self.fast_path.forget_position(&queue);
         }
         Ok(row.batch())
+    }
+
+    /// Requeues archived jobs, in one transaction with the locks of their workflows.
+    async fn requeue_batch(
+        &self,
+        conn: &mut impl SqlConnection,
+        values: &[Value<'_>],
+    ) -> Result<Batch, Error> {
+        let around = self.begin(conn).await?;
+        let done = async {
+            self.lock_workflows(conn, &self.statements.lock_selected_workflows, values).await?;
+            self.change_batch(conn, &self.statements.retry_selected, values).await
+        }
+        .await;
+        self.end(conn, around, done).await
     }
 
     /// Requests the cancellation of running jobs. The locks and the request are in one transaction.
