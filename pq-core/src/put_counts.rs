@@ -24,6 +24,11 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 pub(crate) struct ByTask(BTreeMap<Option<Arc<str>>, u64>);
 
 impl ByTask {
+    /// Counts jobs that call the same task, or none.
+    pub(crate) fn of(task: Option<Arc<str>>, jobs: u64) -> Self {
+        Self(BTreeMap::from([(task, jobs)]))
+    }
+
     pub(crate) fn add(&mut self, task: &Option<Arc<str>>) {
         match self.0.get_mut(task) {
             Some(count) => *count += 1,
@@ -77,7 +82,7 @@ impl Uncounted {
     fn put_back(&self, counted: Vec<TaskCounters>) {
         for TaskCounters { queue, task, counters } in counted {
             let task = Some(task).filter(|task| !task.is_empty()).map(Arc::from);
-            self.add(&queue, ByTask(BTreeMap::from([(task, counters.put)])));
+            self.add(&queue, ByTask::of(task, counters.put));
         }
     }
 

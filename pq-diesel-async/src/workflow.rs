@@ -66,6 +66,17 @@ impl Pq {
         Ok(put.id())
     }
 
+    /// Enqueues a workflow that is written as JSON, in one transaction, and returns its id. See
+    /// [`pq_diesel::Pq::put_workflow_json`].
+    ///
+    /// # Errors
+    ///
+    /// See [`pq_diesel::Pq::put_workflow_json`].
+    pub async fn put_workflow_json(&self, json: &str) -> Result<JobId, Error> {
+        let json = json.to_owned();
+        self.in_thread(move |pq| pq.put_workflow_json(&json)).await
+    }
+
     /// Returns a workflow with the states of its jobs. See [`pq_core::Pq::workflow`].
     ///
     /// # Errors

@@ -98,6 +98,12 @@ async fn the_counts_of_puts_are_stored_with_the_counters() -> TestResult {
     let counted = pq.blocking().counters()?;
     let counted: Vec<_> = counted.iter().map(|one| (one.queue.as_str(), one.counters.put)).collect();
     assert_eq!(counted, [("apples", 2)]);
+    let jobs = serde_json::json!([{ "name": "one", "queue": "pears", "data": 1 }]);
+    pq.put_workflow_json(&serde_json::json!({ "name": "fruit", "jobs": jobs }).to_string()).await?;
+    pq.store_put_counts().await?;
+    let counted = pq.blocking().counters()?;
+    let counted: Vec<_> = counted.iter().map(|one| (one.queue.as_str(), one.counters.put)).collect();
+    assert_eq!(counted, [("apples", 2), ("pears", 1), ("pq.workflows", 1)]);
     Ok(())
 }
 

@@ -37,7 +37,9 @@ impl Pq {
     /// [`pq_core::Error::InvalidSetting`] with what is wrong; nothing was put then. The database's own.
     pub fn put_workflow_json(&self, json: &str) -> Result<JobId, Error> {
         let store = self.store();
-        store.with_connection(|conn| blocking(store.put_workflow_json_on(conn, json)))
+        let id = store.with_connection(|conn| blocking(store.put_workflow_json_on(conn, json)))?;
+        self.0.count_json_workflow(json);
+        Ok(id)
     }
 
     /// Returns a workflow with the states of its jobs. See [`pq_core::Pq::workflow`].

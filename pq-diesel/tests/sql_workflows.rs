@@ -238,6 +238,10 @@ fn workers_run_a_workflow_by_sql() -> Outcome {
     assert_eq!(pq.put_workflow_json(&workflow.to_string())?, JobId(id.0 + 3));
     let error = pq.put_workflow_json("{}").map(drop).map_err(|error| error.to_string());
     assert_eq!(error, Err("invalid workflow without a name: its name must have 1 to 128 bytes".to_owned()));
+    // What is put by SQL is not counted.
+    pq.store_put_counts()?;
+    let counted: Vec<_> = pq.counters()?.into_iter().map(|one| (one.task, one.counters.put)).collect();
+    assert_eq!(counted, [("charge".to_owned(), 1), ("pack".to_owned(), 1), (String::new(), 1)]);
 
     let queue = pq.queue("orders")?;
     let (charge, pack, refund) =

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use pq_core::store::{Admin, Connect, Counting};
-use pq_core::{Backoff, CallOptions, Counters, Outcome, QueueName, StopMode, TaskCounters, Wait, Worker};
+use pq_core::store::{Admin, Connect, Counting, Schedules};
+use pq_core::{
+    Backoff, CallOptions, Counters, Cron, OnFailure, Outcome, QueueName, Retention, StopMode, TaskCounters,
+    Wait, Worker, Workflow,
+};
 use serde_json::json;
 
 use super::cases;
@@ -23,6 +26,8 @@ cases![
     counters_are_merged_and_keep_their_sums: Own,
     counting_waits_for_no_transaction: Own,
     a_handle_counts_the_jobs_that_it_puts: Own,
+    jobs_of_periodic_jobs_are_counted_as_puts: Own,
+    calls_that_undo_jobs_are_counted_as_puts: Own,
 ];
 
 /// Returns the counters of a task of the queue that most cases use.
@@ -202,9 +207,58 @@ fn a_handle_counts_the_jobs_that_it_puts<F: Fixture>(harness: &Harness<F>) {
     harness.pq.transaction(|conn| pears.on(conn).put(&1)).unwrap();
     assert_eq!(harness.pq.counters().unwrap(), [], "a put waits for no counter");
     harness.pq.store_put_counts().unwrap();
+    assert_eq!(put(harness), [("apples/eat".to_owned(), 7), ("pears/".to_owned(), 1)]);
+}
+
+/// Stores the counts of puts, and returns the jobs that were put, by queue and task.
+fn put<F: Fixture>(harness: &Harness<F>) -> Vec<(String, u64)> {
     harness.pq.store_put_counts().unwrap();
-    let counted = harness.pq.counters().unwrap();
-    let counted: Vec<_> =
-        counted.iter().map(|one| (one.queue.as_str(), one.task.as_str(), one.counters.put)).collect();
-    assert_eq!(counted, [("apples", "eat", 7), ("pears", "", 1)]);
+    let counted = harness.pq.counters().unwrap().into_iter();
+    counted.map(|one| (format!("{}/{}", one.queue, one.task), one.counters.put)).collect()
+}
+
+fn maintain<F: Fixture>(harness: &Harness<F>) {
+    harness.pq.maintain(&Retention::default()).unwrap();
+}
+
+fn jobs_of_periodic_jobs_are_counted_as_puts<F: Fixture>(harness: &Harness<F>) {
+    let pears = harness.named::<u32>("pears").cron("fruit", "@yearly", &1).unwrap();
+    let meal = task::<F, u32>(harness).cron("meal", "@yearly", &1).unwrap();
+    let broken = Cron { name: "a".to_owned(), expression: "often".to_owned(), ..pears.clone() };
+    let (store, tick) = (harness.pq.store(), harness.pq.now().unwrap());
+    let set_due = |cron: &Cron| store.set_cron(&mut harness.connect(), cron, Some(tick)).unwrap();
+    set_due(&broken);
+    maintain(harness);
+    assert_eq!(put(harness), [], "its job was not put");
+    set_due(&pears);
+    set_due(&meal);
+    maintain(harness);
+    maintain(harness);
+    assert!(harness.pq.run_cron("fruit").unwrap().is_some());
+    assert!(harness.pq.run_cron("none").unwrap().is_none());
+    assert_eq!(put(harness), [("apples/eat".to_owned(), 1), ("pears/".to_owned(), 2)]);
+    // A worker puts them, too.
+    store.advance_cron(&mut harness.connect(), "meal", None, Some(tick)).unwrap();
+    let handler = task::<F, u32>(harness).leased(|_, _| Ok::<_, CaseError>(()));
+    let worker = Worker::new(&harness.pq).maintain_every(Duration::from_millis(5)).serve(handler);
+    run_beside::<F>(worker, |control| {
+        wait_until("the tick is counted", || put(harness)[0].1 == 2);
+        control.stop(StopMode::Drain);
+    });
+}
+
+fn calls_that_undo_jobs_are_counted_as_puts<F: Fixture>(harness: &Harness<F>) {
+    let (eat, wash) = (task::<F, u32>(harness), harness.named::<()>("pears").task::<u32>("wash"));
+    let workflow = Workflow::new("meal").on_failure(OnFailure::Compensate);
+    let workflow = workflow.job("first", &eat, &1).undo(&wash, &2).job("last", &eat, &3).after(["first"]);
+    harness.pq.put_workflow(&workflow).unwrap();
+    let of_graph = [("apples/eat".to_owned(), 2), ("pq.workflows/".to_owned(), 1)];
+    assert_eq!(put(harness), of_graph);
+    for outcome in [Outcome::Complete, Outcome::dead("broken")] {
+        maintain(harness);
+        harness.settle(&harness.queue().lease(1, TIMEOUT, Wait::No).unwrap()[0], outcome);
+    }
+    maintain(harness);
+    assert!(put(harness).contains(&("pears/wash".to_owned(), 1)));
+    assert_eq!(put(harness)[..1], of_graph[..1], "jobs that wait or end are put once");
 }

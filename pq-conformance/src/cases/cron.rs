@@ -118,9 +118,8 @@ fn each_tick_fires_once<F: Fixture>(harness: &Harness<F>) {
 fn a_rolled_back_tick_fires_again<F: Fixture>(harness: &Harness<F>) {
     let cron = yearly(harness, "bills");
     due(harness, &cron, Duration::milliseconds(1));
-    let store = harness.pq.store();
     let done = harness.transaction(|conn| {
-        assert_eq!(pq_core::fire_due_crons(store, conn)?, 1);
+        assert_eq!(pq_core::fire_due_crons(&harness.pq, conn)?, 1);
         roll_back::<()>()
     });
     assert!(done.is_err());

@@ -1,12 +1,13 @@
 //! Firing: puts a job for each tick that is due.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::CronEntry;
 use super::ticks::Ticks;
-use crate::{NewJob, Store, StoreError, When};
+use crate::{Cron, NewJob, Pq, Store, StoreError, When};
 
 /// The maximum delay of a tick. A tick that has not fired by then is missed.
 const GRACE: TimeDelta = TimeDelta::minutes(1);
@@ -46,10 +47,13 @@ fn due(ticks: &Ticks, catch_up: bool, next_at: DateTime<Utc>, now: DateTime<Utc>
 /// Each entry is fired in a transaction of its own, or in a savepoint if a transaction is open. If its job cannot be
 /// put, the error is stored and logged, the entry is tried again after a pause, and the other entries are fired.
 ///
+/// The handle counts the jobs as its own puts ([`Pq::store_put_counts`]).
+///
 /// # Errors
 ///
 /// The store's error if the entries cannot be read, or if the store is unavailable.
-pub fn fire_due_crons<S: Store>(store: &S, conn: &mut S::Conn) -> Result<u64, S::Error> {
+pub fn fire_due_crons<S: Store>(pq: &Pq<S>, conn: &mut S::Conn) -> Result<u64, S::Error> {
+    let store = pq.store();
     let mut fired = 0;
     let mut last: Option<CronEntry> = None;
     loop {
@@ -60,7 +64,11 @@ pub fn fire_due_crons<S: Store>(store: &S, conn: &mut S::Conn) -> Result<u64, S:
         });
         let Some(entry) = &last else { return done.map(|_: u64| fired) };
         match done {
-            Ok(count) => fired += count,
+            Ok(count) => {
+                let Cron { queue, payload, .. } = &entry.cron;
+                pq.count_jobs(queue, payload.task().map(Arc::from), count);
+                fired += count;
+            }
             Err(error) if error.is_unavailable() => return Err(error),
             Err(error) => fail(store, conn, entry, &error.to_string())?,
         }

@@ -1,5 +1,7 @@
 //! Periodic jobs: defining, listing, pausing and removing them.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{Pq, Queue};
@@ -49,18 +51,23 @@ impl<S: Store> Pq<S> {
     /// The store's errors.
     pub fn run_cron(&self, name: &str) -> Result<Option<JobId>, S::Error> {
         let action = Action::new("run periodic job").details(name);
-        self.recorded(
+        let put = self.recorded(
             &action,
-            |put: &Option<JobId>| u64::from(put.is_some()),
+            |put: &Option<_>| u64::from(put.is_some()),
             |conn| {
                 let entry = self.store.crons(conn)?.into_iter().find(|entry| entry.cron.name == name);
                 let Some(CronEntry { cron, .. }) = entry else { return Ok(None) };
                 let expected_at = Some(When::At(self.store.now(conn)?));
                 let job = NewJob { priority: cron.priority, expected_at, ..NewJob::new(cron.payload) };
+                let task = job.payload.task().map(Arc::from);
                 let put = self.store.put(conn, &cron.queue, &[job])?;
-                Ok(put.first().map(|put| put.id))
+                Ok(put.first().map(|put| (put.id, cron.queue, task)))
             },
-        )
+        )?;
+        Ok(put.map(|(id, queue, task)| {
+            self.count_jobs(&queue, task, 1);
+            id
+        }))
     }
 
     /// Removes a periodic job. Jobs that it has enqueued stay.

@@ -172,11 +172,11 @@ impl<S: Store> Pq<S> {
         self.store.with_connection(|conn| {
             #[cfg(feature = "cron")]
             let fired = crate::cron::bring_crons_forward(&*self.store, conn)
-                .and_then(|()| crate::cron::fire_due_crons(&*self.store, conn));
+                .and_then(|()| crate::cron::fire_due_crons(self, conn));
             let mut report = self.store.maintain(conn, retention)?;
             if let Some(report) = report.as_mut().filter(|report| report.workflows) {
                 // Jobs that wait again may wait for jobs that have ended.
-                report.more |= workflow::advance(&*self.store, conn)?;
+                report.more |= workflow::advance(self, conn)?;
             }
             #[cfg(feature = "cron")]
             fired?;
@@ -190,7 +190,8 @@ impl<S: Store> Pq<S> {
     /// ends without dropping it needs this call.
     ///
     /// A put is counted when its call returns, also in a transaction that is rolled back later. One that met a job with its
-    /// unique key is not counted, and neither are the jobs of periodic jobs. A crash loses what was counted since the last time.
+    /// unique key is not counted. The jobs of periodic jobs and the calls that undo jobs of workflows are counted by the handle
+    /// whose maintenance put them, after their commit. A crash loses what was counted since the last time.
     ///
     /// # Errors
     ///
@@ -211,6 +212,14 @@ impl<S: Store> Pq<S> {
     pub fn put_back_put_counts(&self, counted: Vec<TaskCounters>) {
         if let Some(counts) = &self.put_counts {
             counts.put_back(counted);
+        }
+    }
+
+    /// Counts jobs of a queue that were put and call the same task, or none, after a blocking call.
+    pub(crate) fn count_jobs(&self, queue: &QueueName, task: Option<Arc<str>>, jobs: u64) {
+        if jobs > 0 {
+            self.count_puts(queue, ByTask::of(task, jobs));
+            self.store_put_counts_regularly();
         }
     }
 

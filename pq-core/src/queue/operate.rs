@@ -43,7 +43,7 @@ impl<S: Store> Pq<S> {
             if done.is_accepted() && (job.queue.as_str() == WORKFLOWS || job.annotations.workflow().is_some())
             {
                 // Otherwise a worker does it with its next run of maintenance.
-                workflow::try_advance(&*self.store, conn);
+                workflow::try_advance(self, conn);
             }
             Ok(done)
         })

@@ -1,12 +1,15 @@
 //! Workflows: putting, reading and retrying them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Pq;
 use crate::audit::Action;
+use crate::put_counts::ByTask;
 use crate::store::Wake;
 use crate::workflow::{self, read, run_again};
 use crate::{
@@ -49,6 +52,27 @@ impl<S: Store> Pq<S> {
             }
             Ok(put.id())
         })
+    }
+
+    /// Counts the jobs of a workflow that the store has put from this JSON. For a crate whose store reads it.
+    #[doc(hidden)]
+    pub fn count_json_workflow(&self, json: &str) {
+        #[derive(Deserialize)]
+        struct Put {
+            jobs: Vec<Job>,
+        }
+        #[derive(Deserialize)]
+        struct Job {
+            queue: QueueName,
+            task: Option<String>,
+        }
+        // The store refuses what cannot be read here.
+        let Ok(put) = serde_json::from_str::<Put>(json) else { return };
+        QueueName::new(workflow::WORKFLOWS).iter().for_each(|own| self.count_puts(own, ByTask::of(None, 1)));
+        put.jobs
+            .into_iter()
+            .for_each(|Job { queue, task }| self.count_puts(&queue, ByTask::of(task.map(Arc::from), 1)));
+        self.store_put_counts_regularly();
     }
 
     /// Returns a workflow with the states of its jobs: by its id, or by the id of one of its jobs. `None` if it is not kept any
@@ -114,7 +138,7 @@ impl<S: Store> Pq<S> {
     ///
     /// The store's errors.
     pub fn advance_workflows(&self) -> Result<bool, S::Error> {
-        self.store.with_connection(|conn| workflow::advance(&*self.store, conn))
+        self.store.with_connection(|conn| workflow::advance(self, conn))
     }
 
     /// Lets a job of a workflow and all jobs after it run again, whatever their outcomes, and the cancelled ones.
@@ -137,7 +161,7 @@ impl<S: Store> Pq<S> {
             )?;
             if done.is_accepted() {
                 // Otherwise a worker does it with its next run of maintenance.
-                workflow::try_advance(&*self.store, conn);
+                workflow::try_advance(self, conn);
             }
             Ok(done)
         })

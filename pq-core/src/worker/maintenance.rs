@@ -14,7 +14,7 @@ use super::thread_slots::ThreadSlot;
 use super::worker_run::WorkerRun;
 use crate::incidents::Call;
 use crate::lock::lock;
-use crate::{MaintenanceReport, Store, StoreError, workflow};
+use crate::{MaintenanceReport, Store, workflow};
 
 /// After a handler has run for this long the jobs that its thread has not begun are given back.
 const SLOW_HANDLER: Duration = Duration::from_millis(100);
@@ -83,7 +83,7 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
     let store = run.store();
     let report: Result<Option<MaintenanceReport>, S::Error> = store.with_connection(|conn| {
         #[cfg(feature = "cron")]
-        fire_crons(store, conn, schedule)?;
+        fire_crons(&run.pq, conn, schedule)?;
         let began = Instant::now();
         if !schedule.is_search_due(began) {
             return Ok(None);
@@ -91,7 +91,7 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
         let mut report = store.maintain(conn, &run.settings.retention)?;
         if let Some(report) = report.as_mut().filter(|report| report.workflows) {
             // Jobs that wait again may wait for jobs that have ended.
-            report.more |= workflow::advance(store, conn)?;
+            report.more |= workflow::advance(&run.pq, conn)?;
         }
         let found = report.is_some_and(|report| report.returned + report.pruned > 0 || report.more);
         let now = Instant::now();
@@ -115,20 +115,20 @@ fn maintain<S: Store>(run: &WorkerRun<S>, schedule: &mut MaintenanceSchedule) {
 /// Puts the periodic jobs that are due. Only an unavailable store keeps the rest of maintenance from its run.
 #[cfg(feature = "cron")]
 fn fire_crons<S: Store>(
-    store: &S,
+    pq: &crate::Pq<S>,
     conn: &mut S::Conn,
     schedule: &mut MaintenanceSchedule,
 ) -> Result<(), S::Error> {
     let now = Instant::now();
     let corrected = if schedule.is_tick_check_due(now) {
         schedule.record_tick_check(now);
-        crate::cron::bring_crons_forward(store, conn)
+        crate::cron::bring_crons_forward(pq.store(), conn)
     } else {
         Ok(())
     };
-    match corrected.and_then(|()| crate::cron::fire_due_crons(store, conn)) {
+    match corrected.and_then(|()| crate::cron::fire_due_crons(pq, conn)) {
         Ok(_) => Ok(()),
-        Err(error) if error.is_unavailable() => Err(error),
+        Err(error) if crate::StoreError::is_unavailable(&error) => Err(error),
         Err(error) => {
             tracing::error!(%error, "periodic jobs not put");
             Ok(())

@@ -286,7 +286,7 @@ pub(super) fn maintain_if_needed<S: Store>(run: &WorkerRun<S>) -> Result<bool, S
         }
         let report = store.maintain(conn, &run.settings.retention)?;
         if report.is_some_and(|report| report.workflows) {
-            workflow::advance(store, conn)?;
+            workflow::advance(&run.pq, conn)?;
         }
         Ok(Some(report))
     })?;

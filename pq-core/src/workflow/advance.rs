@@ -1,6 +1,7 @@
 //! What follows when jobs of a workflow have ended. Maintenance decides it, in the transaction that does it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::graph::members;
@@ -8,8 +9,8 @@ use super::putting::in_workflow;
 use super::{OnFailure, Plan, WORKFLOWS, WorkflowJob};
 use crate::store::{Scan, StoreError as _, Wake};
 use crate::{
-    After, CancelOutcome, Claim, Error, JobId, JobRecord, JobState, Outcome, Payload, QueueName, Settlement,
-    Store,
+    After, CancelOutcome, Claim, Error, JobId, JobRecord, JobState, Outcome, Payload, Pq, QueueName,
+    Settlement, Store,
 };
 
 /// The number of workflows of one run of maintenance.
@@ -23,21 +24,25 @@ const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Advances the workflows that are due, a bounded number of them. Returns whether there were any.
-pub(crate) fn advance<S: Store>(store: &S, conn: &mut S::Conn) -> Result<bool, S::Error> {
+pub(crate) fn advance<S: Store>(pq: &Pq<S>, conn: &mut S::Conn) -> Result<bool, S::Error> {
+    let store = pq.store();
     let queue = QueueName::new(WORKFLOWS)?;
     let mut any = false;
     for _ in 0..MAX_WORKFLOWS {
         let mut taken = None;
-        let turn = store.transaction(conn, |conn| -> Result<(), S::Error> {
+        let turn = store.transaction(conn, |conn| -> Result<Vec<Undo>, S::Error> {
             taken = store.take(conn, &queue, 1, Scan::Full)?.jobs.pop();
             match &taken {
                 Some(claim) => Turn::new(store, conn, claim)?.run(conn),
-                None => Ok(()),
+                None => Ok(Vec::new()),
             }
         });
         match (turn, taken) {
-            (Ok(()), None) => break,
-            (Ok(()), Some(_)) => any = true,
+            (Ok(_), None) => break,
+            (Ok(put), Some(_)) => {
+                put.into_iter().for_each(|Undo { queue, task }| pq.count_jobs(&queue, task, 1));
+                any = true;
+            }
             (Err(error), Some(claim)) if !error.is_unavailable() => {
                 // It must not keep the others from their turns.
                 tracing::error!(workflow = %claim.id, %error, "workflow not advanced");
@@ -52,10 +57,16 @@ pub(crate) fn advance<S: Store>(store: &S, conn: &mut S::Conn) -> Result<bool, S
 }
 
 /// Advances the workflows that are due, after a change that is committed. A worker does later what fails.
-pub(crate) fn try_advance<S: Store>(store: &S, conn: &mut S::Conn) {
-    if let Err(error) = advance(store, conn) {
+pub(crate) fn try_advance<S: Store>(pq: &Pq<S>, conn: &mut S::Conn) {
+    if let Err(error) = advance(pq, conn) {
         tracing::warn!(%error, "workflows not advanced; a worker advances them");
     }
+}
+
+/// A call that undoes a job, put by a turn.
+struct Undo {
+    queue: QueueName,
+    task: Option<Arc<str>>,
 }
 
 /// A workflow that is due, as its transaction sees it.
@@ -87,9 +98,11 @@ impl<'t, S: Store> Turn<'t, S> {
         Ok(Self { store, claim, plan, jobs, is_open, is_undoing })
     }
 
-    fn run(self, conn: &mut S::Conn) -> Result<(), S::Error> {
+    /// Decides about the workflow. Returns the calls that undo jobs and were put.
+    fn run(self, conn: &mut S::Conn) -> Result<Vec<Undo>, S::Error> {
         let Some(mut plan) = self.plan.clone() else {
-            return self.settle(conn, Outcome::dead("its payload is not that of a workflow"));
+            self.settle(conn, Outcome::dead("its payload is not that of a workflow"))?;
+            return Ok(Vec::new());
         };
         let wake = self.claim.annotations.wake();
         if matches!(wake, Some(Wake::Retry | Wake::Reopen)) {
@@ -112,7 +125,8 @@ impl<'t, S: Store> Turn<'t, S> {
             None => false,
         };
         if runs_again {
-            return self.hold(conn, &plan);
+            self.hold(conn, &plan)?;
+            return Ok(Vec::new());
         }
         let ignored = if self.is_open { &*plan.stays_dead } else { &[] };
         let failed = self.failed(&plan, ignored);
@@ -123,7 +137,7 @@ impl<'t, S: Store> Turn<'t, S> {
             if !all_asked {
                 self.store.wake(conn, self.claim.id, None, CANCEL_AGAIN)?;
             }
-            return Ok(());
+            return Ok(Vec::new());
         }
         if stops && plan.on_failure == OnFailure::Compensate && !plan.is_undone {
             plan.is_undone = true;
@@ -145,7 +159,8 @@ impl<'t, S: Store> Turn<'t, S> {
             Some(job) => Outcome::dead(describe(job)),
             None => Outcome::Keep { result: None },
         };
-        self.settle(conn, outcome)
+        self.settle(conn, outcome)?;
+        Ok(Vec::new())
     }
 
     /// Returns the job that fails the workflow: the first dead one but the ignored ones, or else that which was the first to be
@@ -203,17 +218,19 @@ impl<'t, S: Store> Turn<'t, S> {
     }
 
     /// Puts the calls that undo these jobs: the last one first, and each of the others after the one before.
-    fn undo(&self, conn: &mut S::Conn, jobs: &[&super::PlannedJob]) -> Result<(), S::Error> {
-        let mut before = None;
+    fn undo(&self, conn: &mut S::Conn, jobs: &[&super::PlannedJob]) -> Result<Vec<Undo>, S::Error> {
+        let (mut before, mut calls) = (None, Vec::new());
         for planned in jobs.iter().rev() {
             let Some(undo) = &planned.undo else { continue };
             let place = WorkflowJob { id: self.claim.id, name: planned.name.clone(), undoes: true };
             let (queue, job) = undo.job()?;
             let after = before.map(|job| After { job, only_done: false });
+            let task = job.task.clone();
             let put = self.store.put(conn, &queue, &[in_workflow(job, &place, after, false)])?;
             before = put.first().map(|put| put.id);
+            calls.push(Undo { queue, task });
         }
-        Ok(())
+        Ok(calls)
     }
 
     /// Lets the jobs that are not done run again: all of them after a compensation. Returns whether there are any.
