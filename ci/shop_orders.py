@@ -113,11 +113,14 @@ def blocked_handlers():
     lock.wait()
 
 
-def stop(shop):
+def stop(shop, by="SIGTERM"):
     began = time.monotonic()
-    shop.send_signal(signal.SIGTERM)
+    if by == "SIGTERM":
+        shop.send_signal(signal.SIGTERM)
+    else:
+        sql("UPDATE pq.queue_workers SET stop = 'finish'")
     status = shop.wait(timeout=PATIENCE)
-    assert status == 0, f"after SIGTERM the shop ended with status {status}"
+    assert status == 0, f"after {by} the shop ended with status {status}"
     return time.monotonic() - began
 
 
@@ -134,6 +137,9 @@ def main():
     print("killed while handlers ran, and started again")
 
     print(f"stopped by SIGTERM while orders came in, within {stop(shop):.1f} s")
+    shop = start()
+    customers.wait_for(100)
+    print(f"stopped by a request of pq stop, within {stop(shop, by='pq stop'):.1f} s")
     shop = start()
     customers.wait_for(100)
 

@@ -2735,6 +2735,10 @@ BEGIN
 
     FOR i IN 1..total LOOP
         place := format('job %s: ', to_json(names[i]));
+        IF 'pq.workflows' IN (jobs[i] ->> 'queue', jobs[i] -> 'undo' ->> 'queue') THEN
+            RAISE invalid_parameter_value USING MESSAGE = format(
+                'it is in the queue %s, which is that of workflows themselves; choose another one', to_json('pq.workflows'::text));
+        END IF;
         SELECT jsonb_agg(listed.position) FILTER (WHERE listed.type = 'string') AS before,
             array_agg(listed.position) FILTER (WHERE listed.position IS NOT NULL AND listed.is_handled) AS handled,
             bool_or(listed.type NOT IN ('string', 'number')) AS is_invalid,

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::process::Child;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -126,29 +127,34 @@ impl Drop for Lines {
 }
 
 /// Standard output of a command, of which the beginning is kept as the result of its job.
-pub(crate) struct Stdout(Option<Pipe>);
+pub(crate) struct Stdout {
+    beginning: Option<Pipe>,
+    /// All bytes that were read.
+    bytes: Arc<AtomicU64>,
+}
 
 impl Stdout {
     /// Begins to read, if the output is piped.
     pub(crate) fn of(child: &mut Child) -> Self {
-        let keep = |kept: &mut Vec<u8>, read: &[u8]| {
+        let bytes = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&bytes);
+        let keep = move |kept: &mut Vec<u8>, read: &[u8]| {
+            counted.fetch_add(read.len() as u64, Ordering::Relaxed);
             let room = (STDOUT_LIMIT + 1).saturating_sub(kept.len());
             kept.extend_from_slice(&read[..read.len().min(room)]);
         };
-        Self(child.stdout.take().map(|stdout| Pipe::read(stdout, keep)))
+        Self { beginning: child.stdout.take().map(|stdout| Pipe::read(stdout, keep)), bytes }
     }
 
-    /// Returns the text after the command has ended, without the line break at its end. It is empty if the output was not
-    /// piped.
+    /// Returns the text after the command has ended, without the line break at its end, or why it cannot be a result. It is
+    /// empty if the output was not piped.
     pub(crate) fn end(&self) -> Result<String, String> {
-        let printed = self.0.as_ref().map(Pipe::end).unwrap_or_default();
+        let printed = self.beginning.as_ref().map(Pipe::end).unwrap_or_default();
         if printed.len() > STDOUT_LIMIT {
-            return Err(format!(
-                "the result is too long: expected at most {STDOUT_LIMIT} bytes of standard output"
-            ));
+            let bytes = self.bytes.load(Ordering::Relaxed);
+            return Err(format!("it printed {bytes} bytes, and a result has at most {STDOUT_LIMIT}"));
         }
-        let mut text = String::from_utf8(printed)
-            .map_err(|_| "the result is no text: expected UTF-8 on standard output".to_owned())?;
+        let mut text = String::from_utf8(printed).map_err(|_| "it printed no UTF-8".to_owned())?;
         text.truncate(text.trim_end_matches(['\n', '\r']).len());
         Ok(text)
     }

@@ -26,6 +26,9 @@ pub(crate) struct Conditions {
     /// Only jobs whose error contains this text.
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
+    /// Only jobs of this group.
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
     /// Only jobs with this tag. Can be repeated: the jobs have all of them.
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
@@ -65,6 +68,7 @@ impl Conditions {
         let mut filter = Filter::queue(pq.queue::<()>(queue)?.name());
         filter.states = if self.state.is_empty() { default.to_vec() } else { self.state.clone() };
         (filter.task, filter.error) = (self.task.clone(), self.error.clone());
+        filter.group.clone_from(&self.group);
         filter.tags.clone_from(&self.tag);
         filter.metadata = self.metadata.clone().unwrap_or_default();
         if let Some(age) = self.older_than {
@@ -170,7 +174,7 @@ pub(crate) fn change_each(
         match change(JobId(*id))? {
             ChangeOutcome::Changed => output::print(&format!("{id}: {}", words.past))?,
             ChangeOutcome::Requested => {
-                output::print(&format!("{id}: running; its handler is asked to stop"))?;
+                output::print(&format!("{id}: running; it is asked to stop"))?;
             }
             refused => {
                 all = false;

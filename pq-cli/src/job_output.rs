@@ -114,6 +114,12 @@ pub(crate) fn for_each(
     }
 }
 
+/// Returns the error of a job. That of one that has not ended is of an earlier attempt.
+pub(crate) fn error(job: &JobRecord) -> Option<String> {
+    let error = job.error.as_deref()?;
+    Some(if job.state.is_ended() { error.to_owned() } else { format!("earlier: {error}") })
+}
+
 /// Returns when a job is due, if it has a time. One that waits for others has none that is of use.
 pub(crate) fn due(job: &JobRecord, format: impl Fn(DateTime<Utc>) -> String) -> Option<String> {
     job.schedule_at.map(|at| if job.is_held() { "when other jobs have ended".to_owned() } else { format(at) })

@@ -27,6 +27,26 @@ pub(crate) struct LogOptions {
     debug: bool,
 }
 
+/// Writes events as lines of text. A line break within an event, such as one in the error of a command, is written as `\n`.
+struct OneLine<W>(W);
+
+impl<W: io::Write> io::Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.write_all(event).map(|()| event.len())
+    }
+
+    /// Writes an event, which the caller passes as a whole.
+    fn write_all(&mut self, event: &[u8]) -> io::Result<()> {
+        let text = String::from_utf8_lossy(event);
+        let line = output::escape_with_breaks(text.trim_end_matches('\n'));
+        self.0.write_all(format!("{line}\n").as_bytes())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
     Text,
@@ -41,12 +61,14 @@ impl LogOptions {
         default: LevelFilter,
         spans: Option<Box<dyn Layer<Registry> + Send + Sync>>,
     ) -> Result<(), Failure> {
-        let layer = fmt::layer().with_writer(io::stderr);
+        let layer = fmt::layer();
         let layer = match self.log_format {
-            LogFormat::Text => layer.with_ansi(false).with_target(false).boxed(),
+            LogFormat::Text => {
+                layer.with_ansi(false).with_target(false).with_writer(|| OneLine(io::stderr())).boxed()
+            }
             LogFormat::Json => {
                 output::use_json_lines();
-                layer.json().flatten_event(true).with_span_list(false).boxed()
+                layer.json().flatten_event(true).with_span_list(false).with_writer(io::stderr).boxed()
             }
         };
         tracing_subscriber::registry().with(spans).with(layer.with_filter(self.filter(default)?)).init();
@@ -65,5 +87,22 @@ impl LogOptions {
                 ))
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use io::Write;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_of_text() -> io::Result<()> {
+        let mut log = OneLine(Vec::new());
+        log.write_all("WARN job failed error=exit status 1: one\ntwo\r\u{1b}[31m\n".as_bytes())?;
+        log.write_all(b"INFO worker ended\n")?;
+        let expected = "WARN job failed error=exit status 1: one\\ntwo\\r\\u{1b}[31m\nINFO worker ended\n";
+        assert_eq!(String::from_utf8_lossy(&log.0), expected);
+        Ok(())
     }
 }

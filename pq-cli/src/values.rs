@@ -46,6 +46,12 @@ pub(crate) fn whole(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("expected a whole number from 0 to {}", u32::MAX))
 }
 
+/// Parses a whole number from 1 to `most`.
+pub(crate) fn whole_in(text: &str, most: u32) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| format!("expected a whole number from 1 to {most}"))
+}
+
 /// The members of a JSON object.
 pub(crate) type Members = Map<String, Value>;
 

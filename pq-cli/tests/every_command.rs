@@ -228,7 +228,7 @@ fn errors_about_arguments_name_the_expected_values() -> Outcome {
         (&["pause"], "<QUEUE>"),
         (&["limit", "mail", "--rate", "5"], "expected a number and a period such as 100/1m"),
         (&["limit", "mail", "--burst", "5"], "--rate"),
-        (&["limit", "mail", "--running", "0"], "invalid limit 0: it must be 1 to 1000000"),
+        (&["limit", "mail", "--running", "0"], "expected a whole number from 1 to 1000000"),
         (&[], "Usage: pq"),
         (&["nonsense"], "unrecognized subcommand"),
     ] {
@@ -256,7 +256,7 @@ fn hostile_text_is_escaped_on_one_line() -> Outcome {
     1   ready  0         0        [instant]                  {"\u{202e}": "\u001b[2J \u{7f}\u{9b}", "n": 123456789012345678901234567890, "…
     "#);
     assert_snapshot!(stdout(&run(&["ls"])?), @r#"
-    QUEUE                                                  WAITING  READY  RUNNING  SCHEDULED  BLOCKED  DEAD  OLDEST  RATE
+    QUEUE                                                  WAITING  READY  RUNNING  SCHEDULED  BLOCKED  DEAD  OLDEST  RATE   NOTE
     a\u{1b}[31mb\nc\r\u{202e}d"'\;\u{2028}\u{200b}\u{9b}é  1        1      0        0          0        0     [span]  0.0/s
     "#);
     assert_snapshot!(stdout(&run(&["show", "1"])?), @r#"

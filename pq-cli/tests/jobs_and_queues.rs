@@ -53,7 +53,7 @@ fn queues_are_listed_with_their_counts() -> Outcome {
     $ pq pause parcels
     paused
     $ pq ls
-    QUEUE    WAITING  READY  RUNNING  SCHEDULED  BLOCKED  DEAD  CANCELLED  DONE  OLDEST  RATE
+    QUEUE    WAITING  READY  RUNNING  SCHEDULED  BLOCKED  DEAD  CANCELLED  DONE  OLDEST  RATE   NOTE
     mail     3        1      1        1          1        1     1          1     [span]  0.0/s
     parcels  1        1      0        0          0        0     0          0     [span]  0.0/s  paused since [instant] by tester
     ");
@@ -220,7 +220,7 @@ fn waiting_and_running_jobs_are_cancelled() -> Outcome {
     let database = jobs_in_every_state()?;
     assert_snapshot!(transcript(&database, &[&["cancel", "1", "3", "5", "99"]])?, @"
     $ pq cancel 1 3 5 99
-    3: running; its handler is asked to stop
+    3: running; it is asked to stop
     5: cancelled
     ! pq: cannot cancel job 1: it is dead
     ! pq: cannot cancel job 99: no such job; it may have completed without history

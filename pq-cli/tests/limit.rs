@@ -16,7 +16,7 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
     };
     assert_eq!(run(&[])?, "no limits\n");
     let set = run(&["--running", "50", "--running-per-group", "3"])?;
-    assert_eq!(run(&[])?, format!("{set}0 running\n"));
+    assert_eq!(run(&[])?, format!("{set}queue: 0 running now\n"));
     let words =
         &["--rate", "100/1m", "--burst", "20", "--rate-per-group", "10/1s", "--running-per-group", "4"][..];
     let expected = "\
@@ -38,6 +38,14 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
     let rule = "cannot set a burst: the group has no rate of its own; add --rate N/PERIOD";
     assert!(text.contains(rule), "{text}");
     assert_eq!(status(&refused), 2);
+    for words in [&["--running", "-1"][..], &["--running", "0"], &["--burst", "1000001"]] {
+        let refused = on(&database, &[&["limit", "mail"], words].concat()).output()?;
+        assert!(
+            stderr(&refused).contains("expected a whole number from 1 to 1000000"),
+            "{}",
+            stderr(&refused)
+        );
+    }
     assert_eq!(run(&["--clear", "--running", "1"])?, "queue: at most 1 running\n");
     let recorded = stdout(&on(&database, &["audit"]).output()?);
     assert!(recorded.contains("limit") && recorded.contains("\"running\":50"), "{recorded}");
@@ -46,6 +54,9 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
     let ids = stdout(&feed(on(&database, &put), "1")?);
     let job = handle(&database)?.find(ids.trim().parse()?)?.ok_or("the job")?;
     assert_eq!((job.annotations.group().as_deref(), job.annotations.cost()), (Some("tenant 7"), Some(40)));
+    let grouped = stdout(&on(&database, &["jobs", "mail", "--group", "tenant 7"]).output()?);
+    let others = stdout(&on(&database, &["jobs", "mail", "--group", "tenant 8"]).output()?);
+    assert_eq!((grouped.lines().count(), others.lines().count()), (2, 1), "{grouped}{others}");
     let get = on(&database, &["get", "mail"]).output()?;
     assert_eq!(status(&get), 0, "{}", printed(&get));
     let listed = stdout(&on(&database, &["ls"]).output()?);
@@ -59,7 +70,7 @@ fn limits_are_set_changed_shown_and_removed() -> Outcome {
     let shown = stdout(&on(&database, &["show", waiting.trim()]).output()?);
     assert!(shown.contains("its queue is full: it runs 1 of at most 1 jobs"), "{shown}");
     assert!(stdout(&on(&database, &["ls"]).output()?).contains("full; limited to 1 running"));
-    let used = "queue: at most 1 running\n1 running\n1 due job waiting for the limit running\n";
+    let used = "queue: at most 1 running\nqueue: 1 running now\n1 due job waiting for the limit running\n";
     assert!(run(&[])?.starts_with(used), "{}", run(&[])?);
     assert_eq!(run(&["--clear"])?, "no limits\n");
     Ok(())

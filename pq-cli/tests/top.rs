@@ -206,7 +206,7 @@ fn a_running_job_is_cancelled_and_its_worker_stopped_from_the_view() -> Outcome 
         terminal.press(&["Tab", "Tab", "c"])?;
         terminal.until_shown("Cancel job 1 of slow, running on")?;
         terminal.press(&["y"])?;
-        terminal.until_shown("1: running; its handler is asked to stop")?;
+        terminal.until_shown("1: running; it is asked to stop")?;
         wait_until(&database, "SELECT count(*) FROM pq.queue_archive WHERE error = 'asked to stop'")?;
         terminal.press(&["BTab", "s"])?;
         terminal.until_shown("when no job is ready? y/n")?;

@@ -261,7 +261,7 @@ fn cancelling_a_running_job_terminates_its_command() -> Outcome {
     let work = Work::start(on(&database, &["work", "mail", "--exec", &gate.command(), "--jobs", "1"]))?;
     gate.begun(1)?;
     let cancelled = run(&database, &["cancel", "1"])?;
-    assert!(stdout(&cancelled).contains("its handler is asked to stop"), "{}", stdout(&cancelled));
+    assert!(stdout(&cancelled).contains("it is asked to stop"), "{}", stdout(&cancelled));
     assert_eq!((work.end()?.0, gate.done()), (0, 0));
     assert_eq!(json(&database, &["show", "1", "--json"])?["state"], "cancelled");
     Ok(())

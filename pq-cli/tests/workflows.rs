@@ -2,7 +2,7 @@
 
 mod common;
 
-use pq_diesel::{Pq, Workflow};
+use pq_diesel::{Pq, Retention, Workflow};
 
 use self::common::*;
 
@@ -27,10 +27,19 @@ fn workflows_are_shown_retried_and_cancelled() -> Outcome {
     assert_eq!(json["jobs"][1]["after"][0]["name"], "charge");
     let refused = run(&["retry", &id, "--from-job", "charge"])?;
     assert!(refused.0 != 0 && refused.2.contains("job 2 \"charge\" is ready"), "{}", refused.2);
-    assert_eq!(run(&["cancel", &id])?.0, 0);
+    let listed = run(&["ls"])?.1;
+    assert!(listed.contains("pq.workflows  0        0      1        0"), "{listed}");
+    let refused = run(&["delete", &id, "--yes"])?;
+    assert!(refused.0 == 2 && refused.2.contains("workflow 1: it has not ended"), "{}", refused.2);
+    assert_eq!(run(&["cancel", &id])?, (0, "1: running; it is asked to stop\n".to_owned(), String::new()));
     assert!(run(&["show", &id, "--tree"])?.1.contains("pack (3): cancelled, workflow 1 was cancelled"));
     assert_eq!(run(&["retry", &id, "--from-job", "charge"])?.0, 0);
     assert_eq!(run(&["show", &id, "--tree"])?.1, tree);
+    let bulk = run(&["cancel", "--queue", "pq.workflows", "--yes"])?;
+    assert_eq!(bulk.1, "1 workflow asked to stop\n");
+    while pq.maintain(&Retention::default())?.is_none_or(|report| report.more) {}
+    assert_eq!(run(&["delete", &id, "--yes"])?.1, "1: deleted\n");
+    assert_eq!(run(&["show", "3"])?.0, 1, "its jobs are deleted with it");
     let unknown = run(&["show", "99", "--tree"])?;
     assert!(unknown.0 == 1 && unknown.2.contains("cannot show the workflow of job 99"), "{}", unknown.2);
     Ok(())

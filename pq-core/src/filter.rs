@@ -35,6 +35,8 @@ pub struct Filter {
     ///
     /// In an object within it members can be missing as well, and in an array items, as for PostgreSQL's `@>`.
     pub metadata: Map<String, Value>,
+    /// Selects jobs of this group. See [`crate::PutOptions::group`].
+    pub group: Option<String>,
     /// Selects the jobs of this workflow.
     pub workflow: Option<JobId>,
     /// Of the jobs of a workflow, selects the one with this name, and those that undo it.
@@ -100,6 +102,12 @@ impl Filter {
         self
     }
 
+    /// Selects only jobs of this group.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
     /// Selects only the jobs of the workflow with this id.
     pub fn workflow(mut self, id: JobId) -> Self {
         self.workflow = Some(id);
@@ -122,6 +130,9 @@ impl Filter {
         if !self.metadata.is_empty() {
             wanted.insert("metadata".to_owned(), Value::Object(self.metadata.clone()));
         }
+        if let Some(group) = &self.group {
+            wanted.insert("group".to_owned(), json!(group));
+        }
         if let Some(workflow) = self.workflow {
             let named = self.workflow_job.as_ref().map(|name| json!({ "id": workflow, "name": name }));
             wanted.insert("workflow".to_owned(), named.unwrap_or_else(|| json!({ "id": workflow })));
@@ -143,6 +154,7 @@ impl Filter {
             && self.until.is_none_or(|until| job.ended_at.unwrap_or(job.enqueued_at) <= until)
             && (self.tags.is_empty() || self.has_tags(job))
             && (self.metadata.is_empty() || contains_members(&job.annotations.metadata(), &self.metadata))
+            && (self.group.is_none() || self.group == job.annotations.group())
             && self.workflow.is_none_or(|id| {
                 let is_named = |name: &str| self.workflow_job.as_ref().is_none_or(|wanted| wanted == name);
                 job.annotations.workflow().is_some_and(|place| place.id == id && is_named(&place.name))

@@ -19,6 +19,8 @@ pub enum Operation {
     /// Requeues dead and cancelled jobs: due at once, with their attempts counted from 0, as [`crate::Queue::retry`].
     Retry,
     /// Deletes jobs that are not held, for good: waiting ones, those that a Python `pq` took, and archived ones.
+    ///
+    /// A workflow is deleted when it has ended, by its id together with its jobs.
     Delete,
     /// Moves waiting jobs to another queue, with all their attributes, as [`crate::Queue::move_to`] does.
     Move {
@@ -124,7 +126,8 @@ pub struct OperationReport {
 pub enum ChangeOutcome {
     /// The job was changed.
     Changed,
-    /// The job runs under a lease, and its handler learns that it should end.
+    /// The job runs under a lease, and its handler learns that it should end. Or it is a workflow, whose jobs are cancelled, and
+    /// which ends when they have ended.
     Requested,
     /// An open transaction holds the job. Ask again when that has ended.
     Held,
@@ -150,7 +153,7 @@ impl fmt::Display for ChangeOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Changed => "changed",
-            Self::Requested => "it is running; its handler is asked to stop",
+            Self::Requested => "it is running, and is asked to stop",
             Self::Held => "a transaction holds it; try again when the transaction has ended",
             Self::KeyInUse => "its unique key is in use, or a transaction holds it",
             Self::PayloadChanged => "its payload has changed since it was read; read it again",
@@ -181,6 +184,7 @@ pub(crate) fn describe_filter(filter: &Filter) -> String {
         until,
         tags,
         metadata,
+        group,
         workflow,
     } = filter;
     let states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
@@ -192,6 +196,7 @@ pub(crate) fn describe_filter(filter: &Filter) -> String {
         error.as_ref().map(|error| format!("error with {error:?}")),
         until.map(|until| format!("until {until}")),
         (!tags.is_empty()).then(|| format!("tags {tags:?}")),
+        group.as_ref().map(|group| format!("group {group:?}")),
         workflow.map(|JobId(id)| format!("workflow {id}")),
         (!metadata.is_empty()).then(|| format!("metadata {}", Value::Object(metadata.clone()))),
     ];

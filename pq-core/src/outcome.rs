@@ -187,7 +187,8 @@ pub enum CancelOutcome {
     Cancelled,
     /// The job runs under a lease. Its handler learns of the request by [`crate::Context::is_cancelled`].
     ///
-    /// If this attempt does not complete the job, it is archived as cancelled and not retried.
+    /// If this attempt does not complete the job, it is archived as cancelled and not retried. A workflow is cancelled by the
+    /// next run of maintenance, and ends when its running jobs have ended.
     Requested,
     /// A transaction holds the job, so nothing was done. Ask again when that transaction has ended.
     Held,

@@ -180,6 +180,14 @@ fn an_invalid_workflow_is_refused_with_its_place_and_the_rule() -> Outcome {
             "job \"a\": invalid input syntax for type timestamp with time zone",
         ),
         (with("queue", Value::Null), "job \"a\": invalid queue name NULL: it must have 1 to 1024 bytes"),
+        (
+            with("queue", json!("pq.workflows")),
+            "job \"a\": it is in the queue \"pq.workflows\", which is that",
+        ),
+        (
+            with("undo", json!({ "task": "u", "queue": "pq.workflows" })),
+            "job \"a\": it is in the queue \"pq.workflows\"",
+        ),
         (with("data", json!(1)), "job \"a\": it must have either a task or data"),
         (with("task", Value::Null), "job \"a\": it must have either a task or data"),
         (

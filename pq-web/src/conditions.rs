@@ -14,6 +14,7 @@ pub(crate) struct Conditions<'f> {
     pub(crate) error: &'f str,
     pub(crate) older: &'f str,
     pub(crate) key: &'f str,
+    pub(crate) group: &'f str,
     pub(crate) tags: Vec<&'f str>,
     pub(crate) job: &'f str,
     pub(crate) workflow: &'f str,
@@ -56,6 +57,7 @@ impl<'f> Conditions<'f> {
             error: fields.get("error"),
             older: fields.get("older").trim(),
             key: fields.get("key"),
+            group: fields.get("group"),
             tags: fields.all("tag").filter(|tag| !tag.is_empty()).collect(),
             job: fields.get("job").trim(),
             workflow: fields.get("workflow").trim(),
@@ -78,6 +80,7 @@ impl<'f> Conditions<'f> {
         let filter = Filter {
             states: states.map_err(|error: pq_diesel::pq_core::Error| error.to_string())?,
             serialization_key: given(self.key),
+            group: given(self.group),
             id: number(self.job, "job id")?,
             workflow: number(self.workflow, "workflow")?,
             queue: given(self.queue),
@@ -98,6 +101,7 @@ impl<'f> Conditions<'f> {
             ("error", self.error),
             ("older", self.older),
             ("key", self.key),
+            ("group", self.group),
             ("job", self.job),
             ("workflow", self.workflow),
         ];

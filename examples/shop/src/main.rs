@@ -56,21 +56,26 @@ async fn main() -> anyhow::Result<()> {
     let server = axum::serve(listener, app).with_graceful_shutdown(async move { stopping.cancelled().await });
     let mut serving = tokio::spawn(server.into_future());
 
-    tokio::select! {
+    let worked = tokio::select! {
         // After a stop the server may end before this is polled.
         biased;
-        () = stop.cancelled() => {}
+        () = stop.cancelled() => None,
         served = &mut serving => bail!("the server ended: {served:?}"),
-        // It ends by itself only if something is wrong, or if `pq stop` asked it to.
-        worked = &mut working => bail!("the worker ended: {worked:?}"),
-    }
+        // `pq stop` asked it to end, which stops the shop as a signal does, or something is wrong.
+        worked = &mut working => Some(worked),
+    };
+    stop.cancel();
     // Both stop at the same time: no connection is accepted, and no job is begun.
     control.stop(StopMode::Finish);
     if timeout(stop_within, serving).await.is_err() {
         tracing::warn!("a request did not end in time");
     }
     // The worker keeps its limit itself.
-    let report = working.await??;
+    let worked = match worked {
+        Some(worked) => worked,
+        None => working.await,
+    };
+    let report = worked?.context("the worker ended")?;
     tracing::info!(done = report.done, failed = report.failed, given_back = report.given_back, "shop closed");
     Ok(())
 }

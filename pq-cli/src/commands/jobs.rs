@@ -27,6 +27,9 @@ pub(crate) struct Jobs {
     /// Only jobs with this serialization key.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
+    /// Only jobs of this group.
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
     /// Only jobs with this tag. Can be repeated: the jobs have all of them.
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
@@ -52,6 +55,7 @@ impl Jobs {
         if let Some(key) = &self.key {
             filter = filter.serialization_key(Key::new(key)?);
         }
+        filter.group.clone_from(&self.group);
         filter.tags.clone_from(&self.tag);
         filter.metadata = self.metadata.clone().unwrap_or_default();
         if let Some(id) = self.after {
@@ -112,6 +116,6 @@ fn as_row(job: &JobRecord) -> Vec<String> {
         key.unwrap_or_default(),
         job_output::preview(&job.annotations.tags().join(", ")),
         job_output::preview(job.payload.as_str()),
-        job_output::preview(job.error.as_deref().unwrap_or_default()),
+        job_output::preview(&job_output::error(job).unwrap_or_default()),
     ]
 }

@@ -36,24 +36,24 @@ pub(crate) struct Limit {
     ])]
     group: Option<String>,
     /// Maximum number of jobs that run at any time.
-    #[arg(long, value_name = "N", value_parser = values::whole)]
+    #[arg(long, value_name = "N", value_parser = jobs)]
     running: Option<u32>,
     /// Maximum number of jobs that start in a period: a number, and a duration behind a slash. It replaces the burst, too.
     #[arg(long, value_name = "N/PERIOD", value_parser = rate)]
     rate: Option<Rate>,
     /// Maximum number of jobs that start at once after a pause. Default: as many as start in a second, and at least 1. Without
     /// --rate it changes the rate that is set.
-    #[arg(long, value_name = "N", value_parser = values::whole)]
+    #[arg(long, value_name = "N", value_parser = jobs)]
     burst: Option<u32>,
     /// Maximum number of jobs of each group that run at any time.
-    #[arg(long, value_name = "N", value_parser = values::whole)]
+    #[arg(long, value_name = "N", value_parser = jobs)]
     running_per_group: Option<u32>,
     /// Maximum number of jobs of each group that start in a period. It replaces their burst, too.
     #[arg(long, value_name = "N/PERIOD", value_parser = rate)]
     rate_per_group: Option<Rate>,
     /// Maximum number of jobs of each group that start at once after a pause. Default: as for --burst. Without --rate-per-group
     /// it changes the rate that is set.
-    #[arg(long, value_name = "N", value_parser = values::whole)]
+    #[arg(long, value_name = "N", value_parser = jobs)]
     burst_per_group: Option<u32>,
     /// Let the groups take turns. Jobs without a group are a group of their own.
     #[arg(long, conflicts_with = "unfair")]
@@ -62,7 +62,7 @@ pub(crate) struct Limit {
     #[arg(long)]
     unfair: bool,
     /// Number of jobs that a turn of the group has in a fair queue. Default: 1.
-    #[arg(long, value_name = "N", value_parser = values::whole, requires = "group")]
+    #[arg(long, value_name = "N", value_parser = weight, requires = "group")]
     weight: Option<u32>,
     /// Remove all limits, turns and weights, or those of the group, before the others are set.
     #[arg(long)]
@@ -152,6 +152,16 @@ fn changed_rate(
     }
 }
 
+/// Parses a limit.
+fn jobs(text: &str) -> Result<u32, String> {
+    values::whole_in(text, Limits::MAX)
+}
+
+/// Parses the weight of a group.
+fn weight(text: &str) -> Result<u32, String> {
+    values::whole_in(text, Limits::MAX_WEIGHT)
+}
+
 /// Parses a number of jobs and a period, such as `100/1m`.
 fn rate(text: &str) -> Result<Rate, String> {
     const RULE: &str = "expected a number and a period such as 100/1m";
@@ -162,8 +172,8 @@ fn rate(text: &str) -> Result<Rate, String> {
 
 /// Describes how much of its limits a queue uses, and which jobs wait because of them.
 fn used_lines(limited: &LimitedQueue) -> Vec<String> {
-    let mut lines = vec![format!("{} running", limited.used.running)];
-    lines.extend(limited.tokens().map(|tokens| format!("{:.0} tokens", tokens.floor())));
+    let mut lines = vec![format!("queue: {} running now", limited.used.running)];
+    lines.extend(limited.tokens().map(|tokens| format!("queue: {:.0} tokens now", tokens.floor())));
     lines.extend(held_back(limited));
     lines
 }

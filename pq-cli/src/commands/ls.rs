@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
-use pq_diesel::Limits;
 use pq_diesel::admin::QueueCounts;
+use pq_diesel::{Limits, WORKFLOWS};
 use serde_json::{Value, json};
 
 use super::examples;
@@ -17,8 +17,9 @@ use crate::{job_output, output};
 /// WAITING is the sum of READY, SCHEDULED and BLOCKED (by another job with the same serialization key). OLDEST is the
 /// time since the oldest ready job became due. RATE is the number of jobs per second that the workers last reported.
 /// CANCELLED, DONE and DEQUEUED (taken by the Python pq) are shown if there are any such jobs.
-/// The last column says since when the queue is paused, or has the error of a waiting job, for example a task that no
-/// worker knows, or the limits of the queue and whether it is fair. This command reads all jobs.
+/// Workflows that have not ended are shown as RUNNING jobs of the queue pq.workflows. NOTE says since when the queue is
+/// paused, or has the error of a waiting job, for example a task that no worker knows, or the limits of the queue and
+/// whether it is fair. This command reads all jobs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples("pq ls\npq ls --json | jq '.[] | select(.dead > 0) | .queue'"))]
 pub(crate) struct Ls {
@@ -30,7 +31,8 @@ pub(crate) struct Ls {
 impl Ls {
     pub(crate) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let pq = global.connect()?;
-        let queues = output::with_spinner("counting", || pq.overview())?;
+        let mut queues = output::with_spinner("counting", || pq.overview())?;
+        queues.iter_mut().filter(|row| row.queue.as_str() == WORKFLOWS).for_each(count_workflows);
         if self.json {
             output::print_json(&queues.iter().map(as_json).collect::<Value>())?;
         } else {
@@ -38,7 +40,7 @@ impl Ls {
                 EXTRA.into_iter().filter(|(_, count)| queues.iter().any(|row| count(row) > 0)).collect();
             let mut header = vec!["QUEUE", "WAITING", "READY", "RUNNING", "SCHEDULED", "BLOCKED", "DEAD"];
             header.extend(extra.iter().map(|(name, _)| *name));
-            header.extend(["OLDEST", "RATE", ""]);
+            header.extend(["OLDEST", "RATE", "NOTE"]);
             let dead = |row: &QueueCounts| row.dead > 0;
             let table = output::format_table(&header, queues.iter().map(|row| as_row(row, &extra)));
             for (number, line) in table.lines().enumerate() {
@@ -51,6 +53,12 @@ impl Ls {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Counts workflows as running, which wait in their queue until their jobs have ended.
+fn count_workflows(row: &mut QueueCounts) {
+    row.running += row.waiting();
+    (row.ready, row.scheduled, row.blocked, row.oldest) = (0, 0, 0, None);
 }
 
 /// A column that is shown if a queue has such jobs, and its count.

@@ -141,7 +141,7 @@ impl Show {
             ("traceparent", job.annotations.trace().remove("traceparent")),
             ("leased until", job.lease_until.map(output::format_time_micros)),
             ("ended", job.ended_at.map(output::format_time_micros)),
-            ("error", job.error.clone()),
+            (if job.state.is_ended() { "error" } else { "earlier error" }, job.error.clone()),
             ("result", job.result.as_ref().map(|result| output::one_line(result.as_str()))),
             ("payload", Some(output::one_line(job.payload.as_str()))),
         ];

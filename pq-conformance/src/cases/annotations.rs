@@ -25,6 +25,7 @@ cases![
     a_call_has_the_tags_of_its_task_unless_it_states_some: Own,
     a_put_that_replaces_a_job_replaces_its_tags: Own,
     jobs_are_found_by_their_tags: Both,
+    jobs_are_found_by_their_group: Both,
     jobs_are_found_by_members_of_their_metadata: Own,
     an_operation_changes_the_jobs_with_a_tag: Own,
     invalid_tags_and_metadata_put_nothing: Both,
@@ -311,6 +312,26 @@ fn jobs_are_found_by_their_tags<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(found(harness, &tag("a b")), [3]);
     assert!(found(harness, &tag("A")).is_empty());
     assert_eq!(found(harness, &Filter::default()), [1, 2, 3, 4, 5, 6]);
+}
+
+fn jobs_are_found_by_their_group<F: Fixture>(harness: &Harness<F>) {
+    let of_group = |group: &str| PutOptions::new().group(group);
+    for (n, options) in [
+        (1, of_group("a")),
+        (2, of_group("a")),
+        (3, of_group("b").tags(["t"])),
+        (4, of_group("a").tags(["t"])),
+    ] {
+        harness.put_with(n, &options);
+    }
+    harness.put(5);
+    harness.settle(&harness.lease_one(), Outcome::dead("bad"));
+    harness.lease_one();
+    let group = |group: &str| Filter::queue("apples").group(group);
+    assert_eq!(found(harness, &group("a")), [1, 2, 4]);
+    assert_eq!(found(harness, &group("a").tag("t")), [4]);
+    assert_eq!(found(harness, &group("a").state(JobState::Running)), [2]);
+    assert!(found(harness, &group("A")).is_empty() && found(harness, &group("")).is_empty());
 }
 
 fn jobs_are_found_by_members_of_their_metadata<F: Fixture>(harness: &Harness<F>) {

@@ -139,6 +139,8 @@ fn a_workflow_runs_again_from_a_job<F: Fixture>(harness: &Harness<F>) {
     assert_eq!(run(harness, &[]), ["a", "b", "c", "d"]);
     assert_eq!(statuses(harness, id)[""], "done");
     assert_eq!(harness.pq.retry_workflow_from(JobId(id.0 + 1_000), "a").unwrap(), ChangeOutcome::NotFound);
+    let alone = harness.pq.retry_workflow_from(harness.put("alone"), "a").unwrap_err().to_string();
+    assert!(alone.contains("from \"a\": it belongs to no workflow"), "{alone}");
 }
 
 fn a_follow_up_waits_again_for_a_requeued_job<F: Fixture>(harness: &Harness<F>) {

@@ -28,6 +28,7 @@ cases![
     jobs_are_undone_once_by_many_that_maintain: Own,
     a_workflow_that_is_done_undoes_nothing: Own,
     a_cancelled_workflow_ends_when_its_jobs_have_ended: Own,
+    a_workflow_is_deleted_with_its_jobs_when_it_has_ended: Own,
     a_cancelled_workflow_undoes_its_jobs: Own,
     a_job_adds_jobs_to_its_workflow: Own,
     a_job_of_a_workflow_waits_for_one_outside_of_it: Own,
@@ -114,7 +115,7 @@ fn error_of<F: Fixture>(harness: &Harness<F>, id: JobId, name: &str) -> String {
 }
 
 pub(super) fn change<F: Fixture>(harness: &Harness<F>, id: JobId, operation: &Operation) {
-    assert_eq!(harness.pq.change(id, operation).unwrap(), ChangeOutcome::Changed);
+    assert!(harness.pq.change(id, operation).unwrap().is_accepted());
 }
 
 fn a_workflow_runs_its_jobs_in_the_order_of_its_edges<F: Fixture>(harness: &Harness<F>) {
@@ -186,6 +187,7 @@ fn a_graph_that_cannot_run_is_refused<F: Fixture>(harness: &Harness<F>) {
     let eat = eat(harness);
     let one = |options: &CallOptions| Workflow::new("meal").job_with("a", &eat, &1, options);
     let long = "n".repeat(129);
+    let own = harness.named::<()>(WORKFLOWS).task::<u32>("eat");
     let cases = [
         (graph(harness, &[]), "it must have 1 to 1000 jobs, and has 0"),
         (graph(harness, &[("a", &["b"])]), "job \"a\" waits for \"b\", which is no job of it"),
@@ -209,6 +211,14 @@ fn a_graph_that_cannot_run_is_refused<F: Fixture>(harness: &Harness<F>) {
             "job \"b\" has a time and waits for others",
         ),
         (one(&CallOptions::new().cost(0)), "job \"a\": invalid cost 0"),
+        (
+            Workflow::new("meal").job("a", &own, &1),
+            "job \"a\" is in the queue \"pq.workflows\", which is that",
+        ),
+        (
+            Workflow::new("meal").job("a", &eat, &1).undo(&own, &1),
+            "job \"a\" is in the queue \"pq.workflows\"",
+        ),
     ];
     for (workflow, expected) in cases {
         let refused = harness.pq.put_workflow(&workflow).unwrap_err().to_string();
@@ -347,7 +357,7 @@ fn a_cancelled_workflow_ends_when_its_jobs_have_ended<F: Fixture>(harness: &Harn
     let workflow = graph(harness, &[("a", &[]), ("b", &["a"])]);
     let [id, other] = [(); 2].map(|()| harness.pq.put_workflow(&workflow).unwrap());
     let running = harness.lease_one();
-    change(harness, id, &Operation::Cancel);
+    assert_eq!(harness.pq.change(id, &Operation::Cancel).unwrap(), ChangeOutcome::Requested);
     maintain(harness);
     assert_statuses(harness, id, &[("", "running"), ("a", "running"), ("b", "cancelled")]);
     assert_eq!(error_of(harness, id, "b"), format!("workflow {id} was cancelled"));
@@ -362,6 +372,20 @@ fn a_cancelled_workflow_ends_when_its_jobs_have_ended<F: Fixture>(harness: &Harn
     assert_eq!(run(harness, &[]), ["a", "b"]);
     assert_eq!(statuses(harness, other)[""], "done");
     assert_eq!(statuses(harness, id)[""], "cancelled");
+}
+
+fn a_workflow_is_deleted_with_its_jobs_when_it_has_ended<F: Fixture>(harness: &Harness<F>) {
+    let workflow = graph(harness, &[("a", &[]), ("b", &["a"])]);
+    let [id, other] = [(); 2].map(|()| harness.pq.put_workflow(&workflow).unwrap());
+    let refused = harness.pq.change(id, &Operation::Delete).unwrap_err().to_string();
+    assert!(refused.starts_with(&format!("cannot delete workflow {id}: it has not ended")), "{refused}");
+    let report = harness.pq.operate(&Operation::Delete, &Filter::queue(WORKFLOWS), |_| {}).unwrap();
+    assert_eq!((report.changed, report.skipped), (0, 2));
+    assert_eq!(run(harness, &[]), ["a", "a", "b", "b"]);
+    change(harness, id, &Operation::Delete);
+    assert!(harness.pq.workflow(id).unwrap().is_none());
+    assert_eq!(statuses(harness, other)["b"], "done");
+    assert_eq!(harness.counts().total(), 2, "the jobs of the other one");
 }
 
 fn a_cancelled_workflow_undoes_its_jobs<F: Fixture>(harness: &Harness<F>) {

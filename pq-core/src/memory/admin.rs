@@ -57,7 +57,7 @@ impl Admin for MemoryStore {
             }
             if queue.as_str() == WORKFLOWS {
                 follow_ups::wake(state, open, id, Some(Wake::Cancel), None);
-                return Ok(CancelOutcome::Cancelled);
+                return Ok(CancelOutcome::Requested);
             }
             counting::count(open, &row.job, |counters| counters.cancelled += 1);
             archive::archive(state, open, row, JobState::Cancelled, now);

@@ -65,6 +65,8 @@ fn change_waiting(
             archive::archive(state, open, row, JobState::Cancelled, now);
             return true;
         }
+        // Its jobs would stay.
+        Operation::Delete if row.job.queue.as_str() == WORKFLOWS => return false,
         Operation::Delete => {
             open.set(state, Row { held_by: Some(open.tx), ended: true, ..row });
             return true;

@@ -3,9 +3,10 @@
 use super::Pq;
 use crate::audit::Action;
 use crate::operation::{describe_filter, sources};
+use crate::store::Source;
 use crate::{
-    CancelOutcome, ChangeOutcome, Filter, JobId, JobRecord, Operation, OperationReport, Store, WORKFLOWS,
-    workflow,
+    CancelOutcome, ChangeOutcome, Error, Filter, JobId, JobRecord, JobState, Operation, OperationReport,
+    Store, WORKFLOWS, workflow,
 };
 
 /// The number of jobs that a transaction of an operation changes at most.
@@ -71,6 +72,12 @@ impl<S: Store> Pq<S> {
                     CancelOutcome::NotFound => continue,
                 }
             }
+            if *operation == Operation::Delete
+                && job.queue.as_str() == WORKFLOWS
+                && job.state != JobState::Dequeued
+            {
+                return self.delete_workflow(conn, &job, &selection);
+            }
             if let Operation::EditPayload { from, .. } = operation
                 && job.payload != *from
             {
@@ -86,6 +93,33 @@ impl<S: Store> Pq<S> {
             }
         }
         Ok(ChangeOutcome::Held)
+    }
+
+    /// Deletes a workflow that has ended with its jobs, which the archive keeps.
+    fn delete_workflow(
+        &self,
+        conn: &mut S::Conn,
+        workflow: &JobRecord,
+        own: &Filter,
+    ) -> Result<ChangeOutcome, S::Error> {
+        if !workflow.state.is_ended() {
+            let reason =
+                "it has not ended, and its jobs would stay; cancel it, and delete it when it has ended";
+            return Err(
+                Error::InvalidSetting(format!("cannot delete workflow {}: {reason}", workflow.id)).into()
+            );
+        }
+        let jobs = Filter { states: own.states.clone(), ..Filter::default().workflow(workflow.id) };
+        self.store.transaction(conn, |conn| {
+            let mut after = Some(i64::MIN);
+            while let Some(last) = after {
+                let batch =
+                    self.store.apply(conn, &Operation::Delete, &jobs, Source::Archive, last, BATCH)?;
+                after = batch.last.filter(|_| batch.selected >= BATCH as u64);
+            }
+            let batch = self.store.apply(conn, &Operation::Delete, own, Source::Archive, i64::MIN, 1)?;
+            Ok(if batch.changed > 0 { ChangeOutcome::Changed } else { ChangeOutcome::Held })
+        })
     }
 
     /// Counts the jobs that an operation would select, at most `limit`. Takes no lock.

@@ -169,7 +169,15 @@ impl<S: Store> Pq<S> {
 
     fn run_again_from(&self, conn: &mut S::Conn, id: JobId, name: &str) -> Result<ChangeOutcome, S::Error> {
         let store = &*self.store;
-        let Some((graph, ..)) = read(store, conn, id)? else { return Ok(ChangeOutcome::NotFound) };
+        let Some((graph, ..)) = read(store, conn, id)? else {
+            if store.list(conn, &Filter::id(id), 1)?.is_empty() {
+                return Ok(ChangeOutcome::NotFound);
+            }
+            let reason = "it belongs to no workflow, or its workflow is not kept any more";
+            return Err(
+                Error::InvalidSetting(format!("cannot retry job {id} from {name:?}: {reason}")).into()
+            );
+        };
         let workflow = graph.id.unwrap_or(id);
         // The workflow is locked before it is looked at, so that maintenance does not decide about it meanwhile.
         if !store.wake(conn, workflow, Some(Wake::Reopen), Duration::ZERO)? {

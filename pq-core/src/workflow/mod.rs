@@ -246,10 +246,15 @@ impl Workflow {
             return Err(self.invalid(refused));
         }
         let names = self.names()?;
-        for Planned { plan, job, .. } in &self.jobs {
+        for Planned { plan, job, queue } in &self.jobs {
             let refused = |reason: &str| Err(self.invalid(&format!("job {:?} {reason}", plan.name)));
             if let Some(unknown) = plan.after.iter().find(|edge| !names.contains_key(&*edge.name)) {
                 return refused(&format!("waits for {:?}, which is no job of it", unknown.name));
+            }
+            if queue.as_str() == WORKFLOWS || plan.undo.as_ref().is_some_and(|undo| undo.queue == WORKFLOWS) {
+                return refused(&format!(
+                    "is in the queue {WORKFLOWS:?}, which is that of workflows themselves; choose another one"
+                ));
             }
             if job.unique.is_some() {
                 return refused("has a unique key; remove it");

@@ -44,7 +44,7 @@ pub(crate) struct PlannedJob {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Undo {
     pub(crate) task: Option<String>,
-    queue: String,
+    pub(super) queue: String,
     /// The payload as text, so that it is stored byte for byte, however deep it is.
     data: String,
     #[serde(default)]

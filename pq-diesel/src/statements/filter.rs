@@ -36,13 +36,13 @@ macro_rules! calls_task {
     };
 }
 
-/// The condition on the annotations of a row. It is that of the index on them.
+/// The condition on the annotations of a row. It is that of the index on them, unless a group is wanted, which the index may lack.
 macro_rules! has_annotations {
     ($row:literal) => {
         concat!(
-            "($9 IS NULL OR ",
+            "($9 IS NULL OR ($9::jsonb ? 'group' OR ",
             $row,
-            ".annotations ?| ARRAY['tags', 'metadata', 'workflow'] AND ",
+            ".annotations ?| ARRAY['tags', 'metadata', 'workflow']) AND ",
             $row,
             ".annotations - 'trace' @> $9::jsonb)"
         )

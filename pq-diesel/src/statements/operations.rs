@@ -187,7 +187,9 @@ pub(super) const DELETE_SELECTED: &str = concat!(
     given!(),
     chosen!(),
     ", free AS MATERIALIZED (
-        SELECT ctid FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) FOR UPDATE SKIP LOCKED
+        SELECT ctid FROM {jobs}
+        WHERE ctid = ANY (ARRAY(SELECT place FROM chosen)) AND (q_name <> {workflows} OR dequeued_at IS NOT NULL)
+        FOR UPDATE SKIP LOCKED
     ), gone AS (
         DELETE FROM {jobs} WHERE ctid = ANY (ARRAY(SELECT ctid FROM free)) RETURNING id, q_name, unique_key
     ), ",

@@ -3,7 +3,7 @@
 use diesel::pg::PgConnection;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use pq_core::store::Admin;
-use pq_core::{CancelOutcome, Filter, JobId, JobRecord, PausedQueue, QueueCounts, QueueName};
+use pq_core::{CancelOutcome, Filter, JobId, JobRecord, PausedQueue, QueueCounts, QueueName, WORKFLOWS};
 
 use super::operations::filter_values;
 use super::transaction::single_statement;
@@ -156,7 +156,8 @@ impl PgStore {
                 .await
                 .map_err(&as_single)?;
             if cancelled.is_some() {
-                return Ok(CancelOutcome::Cancelled);
+                let is_workflow = queue.as_str() == WORKFLOWS;
+                return Ok(if is_workflow { CancelOutcome::Requested } else { CancelOutcome::Cancelled });
             }
             let answer: Option<Option<String>> = self
                 .one::<Nullable<Text>, _>(conn, &self.statements.cancel_leased, &leased)

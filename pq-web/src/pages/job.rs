@@ -67,6 +67,7 @@ pub(crate) async fn page(
         false => Ok(None),
     };
     let from = fields.get("from").parse().unwrap_or(0);
+    let name = graph.as_ref().ok().and_then(Option::as_ref).map(|graph| format!(": {}", graph.name));
     // The tree shows the jobs that a workflow waits for.
     let links = links.map(|links| if let Ok(Some(graph)) = &graph { links.without(graph) } else { links });
     let of = job.clone();
@@ -109,7 +110,7 @@ pub(crate) async fn page(
         (panel("timeline", "Timeline", Ok(timeline(job))))
     };
     match is_workflow {
-        true => Page::new(Section::Workflows, format!("Workflow {id}"), content),
+        true => Page::new(Section::Workflows, format!("Workflow {id}{}", name.unwrap_or_default()), content),
         false => Page::new(Section::Jobs, format!("Job {id}"), content),
     }
 }

@@ -74,6 +74,7 @@ fn filters(visit: &Visit, conditions: &Conditions<'_>) -> Markup {
             (field("error", "Text in the error", "text", conditions.error))
             (field("older", "Older than, such as 1h", "text", conditions.older))
             (field("key", "Serialization key", "text", conditions.key))
+            (field("group", "Group", "text", conditions.group))
             (field("tag", "Tag", "text", conditions.tags.first().copied().unwrap_or_default()))
             (field("job", "Id", "text", conditions.job))
             (field("workflow", "Workflow", "text", conditions.workflow))

@@ -54,7 +54,7 @@ async fn a_workflow_is_seen_cancelled_and_retried() -> Outcome {
         browser.see("order <7>").await?;
         browser.see("after other jobs").await?;
         browser.click(&id.to_string()).await?;
-        browser.see(&format!("Workflow {id}")).await?;
+        browser.see(&format!("Workflow {id}: ")).await?;
         browser.see("2 ready, 2 waiting").await?;
         browser.see("goods (ready), pay ment (ready)").await?;
         browser.click("goods").await?;

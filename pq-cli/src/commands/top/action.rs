@@ -40,7 +40,7 @@ impl Action {
             }
             Self::Cancel(name, id) => match queue(name)?.cancel(*id)? {
                 CancelOutcome::Cancelled => format!("{id}: cancelled"),
-                CancelOutcome::Requested => format!("{id}: running; its handler is asked to stop"),
+                CancelOutcome::Requested => format!("{id}: running; it is asked to stop"),
                 CancelOutcome::Held => format!("cannot cancel job {id}: a transaction holds it"),
                 CancelOutcome::NotFound => format!("cannot cancel job {id}: it has ended"),
             },

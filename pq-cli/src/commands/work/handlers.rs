@@ -165,7 +165,13 @@ impl Command {
         let ended = self.exec.run(input, &environment, &follow);
         let ended = ended.map_err(|error| format!("cannot run the command: {error}"))?;
         if ended.success() && self.keeps_result {
-            outcome(&ended.into_output()?)
+            let result = ended.into_output().and_then(|printed| result(&printed));
+            Ok(result.unwrap_or_else(|reason| {
+                // It has done its work, so it must not run again.
+                let (job_id, queue) = (context.job().id, &context.job().queue);
+                tracing::warn!(%job_id, %queue, reason, "job done; its result was not kept");
+                Outcome::Keep { result: None }
+            }))
         } else if ended.success() {
             Ok(Outcome::Complete)
         } else if context.is_cancelled() {
@@ -177,12 +183,12 @@ impl Command {
     }
 }
 
-/// Returns the outcome of a command that has succeeded, with what it has printed as the result.
-fn outcome(printed: &str) -> Result<Outcome, String> {
+/// Returns the outcome of a command that has succeeded, with what it has printed as the result, or why it cannot be kept.
+fn result(printed: &str) -> Result<Outcome, String> {
     let result = match serde_json::from_str::<&RawValue>(printed) {
         _ if printed.is_empty() => Outcome::result(&()),
         Ok(json) => Outcome::result(json),
         Err(_) => Outcome::result(printed),
     };
-    result.map_err(|error| format!("the result cannot be kept: {error}"))
+    result.map_err(|error| error.to_string())
 }

@@ -109,7 +109,8 @@ pub(crate) struct Work {
     #[arg(long)]
     keep_history: bool,
     /// Keep what a command prints to standard output as the result of its job, for `pq wait` and the archive: its JSON, a
-    /// string if it is other text, or null if it is empty. An attempt that prints more than 1 MiB, or no UTF-8, fails.
+    /// string if it is other text, or null if it is empty. If it prints more than 1 MiB, or no UTF-8, the job is done without a
+    /// result, and the log has a warning.
     #[arg(long)]
     keep_result: bool,
     /// Add the lines that a command prints to standard error to the log of its job, for `pq logs`. The newest 64 KiB are kept.
