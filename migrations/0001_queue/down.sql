@@ -59,6 +59,7 @@ DROP FUNCTION "pq"."queue_lock_turns"(text);
 DROP FUNCTION "pq"."queue_is_first_of_key"(text, text, bigint, timestamptz, bigint, jsonb);
 DROP FUNCTION "pq"."queue_lock_places"(text, text, integer, integer, integer);
 DROP FUNCTION "pq"."queue_lock_places_of_groups"(text, text[], integer[], integer[]);
+DROP FUNCTION "pq"."queue_lock_first_jobs"(text, integer, jsonb, boolean);
 DROP FUNCTION "pq"."queue_lock_bucket"(text, text, jsonb);
 DROP FUNCTION "pq"."queue_set_limits"(text, jsonb);
 DROP FUNCTION "pq"."queue_correct_cost"(text, bigint, bigint, timestamptz, integer, text, bigint, bigint);

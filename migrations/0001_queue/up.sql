@@ -605,6 +605,93 @@ BEGIN
 END
 $names$;
 
+-- Locks the first ready jobs without a serialization key of a queue with limits of running jobs by group, as many as there is room
+-- for. Of each group it locks no more than the snapshot shows places for. Returns the groups that have a limit, with how many
+-- places the take wants of each, and those without a place. commits is true if the take commits by itself.
+--
+-- Jobs that other takes have locked are passed, so more are read if some of the first may be locked. The place of such a job looks free,
+-- as it is not committed. So both are counted, and what is left is for the others.
+CREATE FUNCTION "pq"."queue_lock_first_jobs"(
+    queue text, room integer, limits jsonb, commits boolean, OUT tids tid[], OUT ids bigint[], OUT names text[],
+    OUT group_names text[], OUT group_most integer[], OUT wanted integer[], OUT full_names text[])
+    LANGUAGE plpgsql
+AS $names$
+DECLARE
+    own CONSTANT text := coalesce(current_setting('pq.places', true), '');
+    reach integer := room;
+    is_cut boolean;
+BEGIN
+    -- xmax may also be that of a transaction that was rolled back.
+    IF EXISTS (
+        SELECT FROM (
+            SELECT job.xmax AS locker FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL AND job.serial_key IS NULL
+            ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+            LIMIT room) AS first
+        WHERE first.locker <> 0) THEN
+        reach := room + least(4 * room, 8192) + 64;
+    END IF;
+    LOOP
+        WITH first AS MATERIALIZED (
+            SELECT job.ctid AS tid, job.id, nullif(job.annotations ->> 'group', '') AS name,
+                row_number() OVER (
+                    ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id) AS position
+            FROM "pq"."queue" AS job
+            WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL AND job.serial_key IS NULL
+            ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+            LIMIT reach
+        ), group_room AS MATERIALIZED (
+            SELECT of_group.name, of_group.most, of_group.most - count(used.place) FILTER (WHERE
+                CASE WHEN used.lease > 0 THEN
+                    EXISTS (SELECT FROM "pq"."queue_leases" AS lease WHERE lease.id = used.lease)
+                        AND NOT EXISTS (
+                            SELECT FROM "pq"."queue_settled" AS done WHERE done.lease = used.lease AND done.job = used.job)
+                    ELSE used.lease IS NOT NULL AND strpos(own, ',' || -used.lease || ',') > 0 END) AS room
+            FROM (
+                SELECT DISTINCT first.name, coalesce((limits #>> ARRAY['groups', first.name, 'running'])::integer,
+                    (limits ->> 'running_per_group')::integer) AS most
+                FROM first WHERE first.name IS NOT NULL
+            ) AS of_group LEFT JOIN "pq"."queue_places" AS used ON used.q_name = queue AND used.group_key = of_group.name
+            WHERE of_group.most IS NOT NULL
+            GROUP BY of_group.name, of_group.most
+        ), candidate AS MATERIALIZED (
+            SELECT ranked.tid, ranked.id, ranked.name, ranked.position
+            FROM (
+                SELECT first.*, row_number() OVER (PARTITION BY first.name ORDER BY first.position) AS number FROM first
+            ) AS ranked LEFT JOIN group_room ON group_room.name = ranked.name
+            WHERE group_room.most IS NULL OR ranked.number <= group_room.room
+            ORDER BY ranked.position
+        ), locked AS MATERIALIZED (
+            SELECT next.* FROM (SELECT * FROM candidate ORDER BY candidate.position) AS next CROSS JOIN LATERAL (
+                SELECT FROM "pq"."queue" AS job
+                WHERE job.ctid = next.tid AND job.id = next.id AND job.dequeued_at IS NULL
+                FOR UPDATE SKIP LOCKED) AS job
+            LIMIT room
+        ), asked AS MATERIALIZED (
+            -- A job that is locked for another reason than a take has no place, so its place is asked for, too, and left for the
+            -- next job. A transaction of the application would keep it.
+            SELECT group_room.name, group_room.most,
+                count(CASE WHEN commits THEN candidate.id ELSE locked.id END)::integer AS wanted
+            FROM candidate JOIN group_room ON group_room.name = candidate.name
+                LEFT JOIN locked ON locked.position = candidate.position
+            WHERE candidate.position <= (SELECT max(locked.position) FROM locked)
+                AND candidate.name IN (SELECT locked.name FROM locked)
+            GROUP BY group_room.name, group_room.most
+        )
+        SELECT ARRAY(SELECT locked.tid FROM locked ORDER BY locked.position),
+            ARRAY(SELECT locked.id FROM locked ORDER BY locked.position),
+            ARRAY(SELECT locked.name FROM locked ORDER BY locked.position),
+            ARRAY(SELECT asked.name FROM asked ORDER BY asked.name), ARRAY(SELECT asked.most FROM asked ORDER BY asked.name),
+            ARRAY(SELECT asked.wanted FROM asked ORDER BY asked.name),
+            ARRAY(SELECT group_room.name FROM group_room WHERE group_room.room <= 0), (SELECT count(*) = reach FROM first)
+        INTO tids, ids, names, group_names, group_most, wanted, full_names, is_cut;
+        -- Others may have locked them meanwhile.
+        EXIT WHEN reach > room OR NOT is_cut OR cardinality(ids) > room / 2;
+        reach := room + least(4 * room, 8192) + 64;
+    END LOOP;
+END
+$names$;
+
 -- Locks a token bucket, and returns how many tokens it has at an instant. Returns null if another transaction has it.
 CREATE FUNCTION "pq"."queue_lock_bucket"(
     queue text, group_of text, rate jsonb, OUT tokens numeric, OUT counted_at timestamptz)
@@ -1266,6 +1353,8 @@ DECLARE
     was_taken integer;
     has_ended boolean := false;
     is_plain boolean;
+    first_jobs record;
+    first_ids bigint[] := '{}';
     candidates refcursor;
     candidate record;
     last_taken record;
@@ -1388,7 +1477,56 @@ BEGIN
             END IF;
         END IF;
         was_taken := cardinality(ids);
-        IF has_places_only AND (is_head OR cardinality(in_turn) > 1) THEN
+        IF has_places_only AND is_head AND is_plain AND rate IS NULL AND (most <= 8 OR max_bytes > (
+            SELECT pg_relation_size(stored.reltoastrelid) FROM pg_class AS stored JOIN pg_type AS row_type
+                ON row_type.typrelid = stored.oid WHERE row_type.oid = pg_typeof(NULL::"pq"."queue"))) THEN
+            -- The first jobs whose groups have places are locked at once, and then these places.
+            SELECT * INTO first_jobs FROM "pq"."queue_lock_first_jobs"(queue, room, limits, new_lease IS NOT NULL);
+            FOR opened IN
+                SELECT locked.* FROM "pq"."queue_lock_places_of_groups"(
+                    queue, first_jobs.group_names, first_jobs.group_most, first_jobs.wanted) AS locked
+                UNION ALL
+                SELECT full_one.name, '{}'::integer[], false FROM unnest(first_jobs.full_names) AS full_one (name)
+            LOOP
+                is_busy := is_busy OR opened.is_busy;
+                group_names := group_names || opened.group_of;
+                rates := array_append(rates, NULL);
+                group_tokens := array_append(group_tokens, NULL);
+                group_at := array_append(group_at, NULL);
+                has_spent_of := has_spent_of || false;
+                left_of := left_of || cardinality(opened.places);
+                next_of := next_of || cardinality(free) + 1;
+                free := free || opened.places;
+            END LOOP;
+            SELECT coalesce(array_agg(placed.tid ORDER BY placed.position), '{}'),
+                coalesce(array_agg(placed.id ORDER BY placed.position), '{}'),
+                coalesce(array_agg(placed.name ORDER BY placed.position), '{}'),
+                coalesce(array_agg(CASE WHEN placed.left_over IS NOT NULL THEN free[placed.next_place - 1 + placed.number] END
+                    ORDER BY placed.position), '{}')
+            INTO tids, ids, groups, group_places
+            FROM (
+                SELECT job.*, known.left_over, known.next_place,
+                    row_number() OVER (PARTITION BY job.name ORDER BY job.position) AS number
+                FROM unnest(first_jobs.tids, first_jobs.ids, first_jobs.names) WITH ORDINALITY AS job (tid, id, name, position)
+                LEFT JOIN unnest(group_names, left_of, next_of) AS known (name, left_over, next_place)
+                    ON known.name = job.name
+            ) AS placed
+            WHERE placed.number <= placed.left_over OR placed.name IS NULL
+                OR placed.left_over IS NULL AND placed.name <> ALL (first_jobs.group_names);
+            first_ids := first_jobs.ids;
+            FOR opened IN
+                SELECT known.number, count(*) AS jobs
+                FROM unnest(groups) AS taken (name)
+                    JOIN unnest(group_names) WITH ORDINALITY AS known (name, number) ON known.name = taken.name
+                GROUP BY known.number
+            LOOP
+                left_of[opened.number] := left_of[opened.number] - opened.jobs;
+                next_of[opened.number] := next_of[opened.number] + opened.jobs;
+            END LOOP;
+            -- Otherwise many of them are full, or need places that do not exist yet.
+            EXIT WHEN cardinality(ids) > room * 3 / 4 OR cardinality(ids) > room / 4
+                AND NOT EXISTS (SELECT FROM unnest(first_jobs.group_names) AS asked (name) WHERE asked.name <> ALL (group_names));
+        ELSIF has_places_only AND (is_head OR cardinality(in_turn) > 1) THEN
             -- Places of most of the groups are locked at once.
             FOR opened IN
                 SELECT locked.* FROM (
@@ -1427,62 +1565,6 @@ BEGIN
                 next_of := next_of || cardinality(free) + 1;
                 free := free || opened.places;
             END LOOP;
-            IF is_head AND is_plain AND rate IS NULL AND (most <= 8 OR max_bytes > (
-                SELECT pg_relation_size(stored.reltoastrelid) FROM pg_class AS stored JOIN pg_type AS row_type
-                    ON row_type.typrelid = stored.oid WHERE row_type.oid = pg_typeof(NULL::"pq"."queue"))) THEN
-                -- The first jobs whose groups have places are locked at once.
-                SELECT coalesce(array_agg(placed.tid ORDER BY placed.number), '{}'),
-                    coalesce(array_agg(placed.id ORDER BY placed.number), '{}'),
-                    coalesce(array_agg(placed.name ORDER BY placed.number), '{}'),
-                    coalesce(array_agg(placed.place ORDER BY placed.number), '{}')
-                INTO tids, ids, groups, group_places
-                FROM (
-                    -- The places of a group are counted by its jobs that could be locked.
-                    SELECT locked.*, free[locked.next_place - 1
-                        + row_number() OVER (PARTITION BY locked.name ORDER BY locked.number)] AS place
-                    FROM (
-                        SELECT chosen.*
-                        FROM (
-                            SELECT ranked.*, known.next_place,
-                                row_number() OVER (ORDER BY ranked.neg_priority, ranked.expected_at, ranked.id) AS number
-                            FROM (
-                                SELECT first.*, row_number() OVER (
-                                    PARTITION BY first.name ORDER BY first.neg_priority, first.expected_at, first.id
-                                ) AS number_in_group
-                                FROM (
-                                    SELECT job.ctid AS tid, job.id, nullif(job.annotations ->> 'group', '') AS name,
-                                        -job.priority::bigint AS neg_priority,
-                                        coalesce(job.expected_at, 'infinity'::timestamptz) AS expected_at
-                                    FROM "pq"."queue" AS job
-                                    WHERE job.q_name = queue AND job.dequeued_at IS NULL AND job.schedule_at IS NULL
-                                        AND job.serial_key IS NULL
-                                    ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                                    LIMIT room
-                                ) AS first
-                            ) AS ranked LEFT JOIN unnest(group_names, left_of, next_of) AS known (name, places, next_place)
-                                ON known.name = ranked.name
-                            WHERE ranked.name IS NULL OR ranked.number_in_group <= known.places
-                                OR known.places IS NULL AND coalesce((limits #>> ARRAY['groups', ranked.name, 'running']),
-                                    limits ->> 'running_per_group') IS NULL
-                            ORDER BY ranked.neg_priority, ranked.expected_at, ranked.id
-                            LIMIT room
-                        ) AS chosen JOIN "pq"."queue" AS job ON job.ctid = chosen.tid
-                        WHERE job.id = chosen.id AND job.dequeued_at IS NULL
-                        FOR UPDATE OF job SKIP LOCKED
-                    ) AS locked
-                ) AS placed;
-                FOR opened IN
-                    SELECT known.number, count(*) AS jobs
-                    FROM unnest(groups) AS taken (name)
-                        JOIN unnest(group_names) WITH ORDINALITY AS known (name, number) ON known.name = taken.name
-                    GROUP BY known.number
-                LOOP
-                    left_of[opened.number] := left_of[opened.number] - opened.jobs;
-                    next_of[opened.number] := next_of[opened.number] + opened.jobs;
-                END LOOP;
-                -- Otherwise many of them are full, or need places that do not exist yet.
-                EXIT WHEN cardinality(ids) > room * 3 / 4;
-            END IF;
         END IF;
         IF is_simple THEN
             OPEN candidates FOR
@@ -1915,6 +1997,7 @@ BEGIN
     END IF;
     has_unused := coalesce(has_unused, false) OR coalesce(cardinality(places) > cardinality(ids), false)
         OR cardinality(ids) = 0 AND (left_tokens IS NOT NULL OR has_turns OR cardinality(group_names) > 0)
+        OR EXISTS (SELECT FROM unnest(first_ids) AS first (id) WHERE new_lease IS NULL AND first.id <> ALL (ids))
         OR EXISTS (
             SELECT FROM unnest(left_of, next_of) AS group_state (left_over, next_place)
             WHERE group_state.left_over > 0 AND group_state.next_place IS NOT NULL);

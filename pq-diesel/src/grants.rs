@@ -165,6 +165,7 @@ const CONSUMER: &[Grant] = &[
     grant(CALL, On::Function("is_first_of_key")),
     grant(CALL, On::Function("lock_places")),
     grant(CALL, On::Function("lock_places_of_groups")),
+    grant(CALL, On::Function("lock_first_jobs")),
     grant(CALL, On::Function("lock_bucket")),
     grant(CALL, On::Function("set_limits")),
     grant(CALL, On::Function("correct_cost")),

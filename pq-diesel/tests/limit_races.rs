@@ -1,7 +1,7 @@
 //! Takes of limited queues beside others that commit after their snapshots.
 //!
 //! A take is stopped between the snapshot of its statement and the lock of the row that it wants, by a policy of row-level
-//! security that waits for an advisory lock. Its session has a role to which the policy applies.
+//! security that waits for an advisory lock. Its session has a role to which the policy applies. What only reads rows passes.
 
 mod common;
 
@@ -39,7 +39,8 @@ fn taken_by_the_second(table: &str, limits: &Limits) -> Result<usize, Box<dyn st
          CREATE FUNCTION public.passes_gate() RETURNS boolean LANGUAGE plpgsql AS
          $$BEGIN PERFORM pg_advisory_xact_lock_shared({GATE}); RETURN true; END$$;
          ALTER TABLE pq.queue_{table} ENABLE ROW LEVEL SECURITY;
-         CREATE POLICY gate ON pq.queue_{table} USING (public.passes_gate());
+         CREATE POLICY open ON pq.queue_{table} USING (true);
+         CREATE POLICY gate ON pq.queue_{table} AS RESTRICTIVE FOR UPDATE USING (public.passes_gate());
          SELECT pg_advisory_lock({GATE})"
     ))?;
     Pq::detached().grant_on(&mut owner, Role::Consumer, &role)?;

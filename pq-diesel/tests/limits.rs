@@ -258,3 +258,33 @@ fn a_take_reads_a_due_job_of_a_key_once() -> Outcome {
     assert_eq!(count(&mut conn, "SELECT count(*) FROM pq.queue_leases")?, 3);
     Ok(())
 }
+
+#[test]
+fn a_take_beside_an_open_one_has_the_next_jobs() -> Outcome {
+    let database = database()?;
+    let queue = queue(&database)?;
+    queue.set_limits(&Limits::new().running_per_group(3))?;
+    let groups: Vec<_> = (0..50).map(|group| PutOptions::new().group(format!("group {group}"))).collect();
+    let data: Vec<_> = (0..250).map(|job| json!(job)).collect();
+    queue.put_many_with(data.iter().zip(groups.iter().cycle()))?;
+    // The places exist after the first take.
+    let first = queue.lease(250, PATIENCE, Wait::No)?;
+    first.iter().try_for_each(|job| queue.settle(job, pq_diesel::Outcome::GiveBack))?;
+    let (mut conn, mut other) = (database.connect()?, database.connect()?);
+    conn.transaction(|conn| {
+        let taken = queue.on(conn).get_many(60)?;
+        assert_eq!(
+            taken.iter().map(|job| &job.data).collect::<Vec<_>>(),
+            data[..60].iter().collect::<Vec<_>>()
+        );
+        other.transaction(|other| {
+            let taken = queue.on(other).get_many(60)?;
+            let expected: Vec<_> = data[60..120].iter().collect();
+            assert_eq!(taken.iter().map(|job| &job.data).collect::<Vec<_>>(), expected);
+            let taken = queue.lease(60, PATIENCE, Wait::No)?;
+            let expected: Vec<_> = data[120..150].iter().collect();
+            assert_eq!(taken.iter().map(|job| &job.data).collect::<Vec<_>>(), expected);
+            Ok(())
+        })
+    })
+}
