@@ -1,5 +1,6 @@
 //! Jobs of workflows that are requeued, and workflows that run again.
 
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -231,11 +232,19 @@ fn requeue_beside<'s, F: Fixture>(
     scope: &'s std::thread::Scope<'s, '_>,
     job: JobId,
 ) {
+    let (begin, begun) = channel();
     let requeuing = scope.spawn(move || {
-        while !harness.queue().retry(job).unwrap() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let (store, queue) = (harness.pq.store(), harness.queue());
+        let requeued = store.with_connection(|conn| {
+            begin.send(()).unwrap();
+            while store.requeue(conn, queue.name(), Some(&[job]))? == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok::<_, Error<F>>(())
+        });
+        requeued.unwrap();
     });
+    begun.recv_timeout(TIMEOUT).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     assert!(!requeuing.is_finished(), "it does not wait");
 }
