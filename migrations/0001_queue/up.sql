@@ -1970,8 +1970,10 @@ BEGIN
             is_busy := is_busy OR NOT has_turns;
             wait := least(wait, pause);
         END IF;
-        wait := least(wait, greatest((least((behind_state ->> 'again')::double precision, (due_state ->> 'again')::double precision)
-            - extract(epoch FROM clock_timestamp())) * 1000000, 1000)::bigint);
+        IF behind_state ? 'again' OR due_state ? 'again' THEN
+            wait := least(wait, greatest((least((behind_state ->> 'again')::double precision, (due_state ->> 'again')::double precision)
+                - extract(epoch FROM clock_timestamp())) * 1000000, 1000)::bigint);
+        END IF;
         looked := CASE WHEN has_turns AND turns IS DISTINCT FROM old_turns THEN turns END;
     ELSE
         turns := turns - 'far_keys';

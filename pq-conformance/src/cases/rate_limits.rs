@@ -3,8 +3,8 @@
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-use pq_core::store::{Connect, TimeTravel};
-use pq_core::{Limits, Outcome, PutOptions, Rate, Wait};
+use pq_core::store::{Connect, Jobs, TimeTravel};
+use pq_core::{Limits, Outcome, PutOptions, Rate, Scan, Wait};
 
 use super::cases;
 use super::limits::{data, in_group, limit};
@@ -25,6 +25,7 @@ cases![
     the_rates_of_a_queue_and_of_its_groups_hold_together: Both,
     the_jobs_that_wait_for_each_limit_are_counted: Own,
     due_tokens_end_a_wait: Own,
+    a_take_that_finds_no_place_and_no_token_says_when_to_look_again: Own,
     a_rate_is_never_exceeded_in_any_window: Own,
 ];
 
@@ -44,6 +45,28 @@ fn advance<F: Fixture>(harness: &Harness<F>, time: Duration) {
     let store = harness.pq.store();
     let advanced: Result<(), Error<F>> = store.with_connection(|conn| store.advance(conn, time));
     advanced.unwrap();
+}
+
+fn a_take_that_finds_no_place_and_no_token_says_when_to_look_again<F: Fixture>(harness: &Harness<F>) {
+    let (queue, store) = (harness.queue(), harness.pq.store());
+    let next_due = || {
+        let taken: Result<_, Error<F>> =
+            store.with_connection(|conn| store.take(conn, queue.name(), 1, Scan::Full));
+        let taken = taken.unwrap();
+        assert!(taken.jobs.is_empty());
+        taken.next_due
+    };
+    // A notification announces a job or a place.
+    limit(harness, Limits::new().running(1).rate(hourly(10, 2)));
+    assert_eq!(next_due(), None, "the queue is empty");
+    put_all(harness, 3, &PutOptions::new());
+    let job = harness.lease_one();
+    assert_eq!(next_due(), None, "the queue is full");
+    harness.settle(&job, Outcome::Complete);
+    let job = harness.lease_one();
+    harness.settle(&job, Outcome::Complete);
+    let due = next_due().unwrap();
+    assert!((HOUR / 12..=HOUR / 10).contains(&due), "the next token is due in {due:?}");
 }
 
 fn a_burst_of_jobs_is_started_and_then_no_more<F: Fixture>(harness: &Harness<F>) {
