@@ -111,14 +111,17 @@ impl<S: Store> Pq<S> {
         }
         let jobs = Filter { states: own.states.clone(), ..Filter::default().workflow(workflow.id) };
         self.store.transaction(conn, |conn| {
+            // First the workflow: a retry of it or of one of its jobs either came before, or finds none.
+            if self.store.apply(conn, &Operation::Delete, own, Source::Archive, i64::MIN, 1)?.changed == 0 {
+                return Ok(ChangeOutcome::Held);
+            }
             let mut after = Some(i64::MIN);
             while let Some(last) = after {
                 let batch =
                     self.store.apply(conn, &Operation::Delete, &jobs, Source::Archive, last, BATCH)?;
                 after = batch.last.filter(|_| batch.selected >= BATCH as u64);
             }
-            let batch = self.store.apply(conn, &Operation::Delete, own, Source::Archive, i64::MIN, 1)?;
-            Ok(if batch.changed > 0 { ChangeOutcome::Changed } else { ChangeOutcome::Held })
+            Ok(ChangeOutcome::Changed)
         })
     }
 
