@@ -92,10 +92,11 @@ impl PgStore {
         let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect());
         let values = [Value::Text(queue.as_str()), Value::OptionalBigInts(ids)];
         self.fast_path.forget_position(queue);
-        let _unlimited = conn.without_time_limit();
         let around = self.begin(conn).await?;
         let done = async {
+            // The wait for another transaction is limited as any call is.
             self.lock_workflows(conn, &self.statements.lock_workflows, &values).await?;
+            let _unlimited = conn.without_time_limit();
             self.only::<BigInt, i64>(conn, &self.statements.requeue, &values).await
         }
         .await;

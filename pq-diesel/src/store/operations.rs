@@ -61,6 +61,9 @@ impl PgStore {
         let mut values = filter_values(filter, annotations.as_deref());
         values.extend([Value::BigInt(after), Value::count(count)]);
         let statements = &self.statements;
+        if matches!((source, operation), (Source::Archive, Operation::Retry)) {
+            return self.requeue_batch(conn, &values).await;
+        }
         let _unlimited = conn.without_time_limit();
         match (source, operation) {
             (Source::Queue, Operation::Cancel) => {
@@ -70,7 +73,6 @@ impl PgStore {
                 self.change_batch(conn, &statements.delete_selected, &values).await
             }
             (Source::Leases, Operation::Cancel) => self.cancel_running(conn, values).await,
-            (Source::Archive, Operation::Retry) => self.requeue_batch(conn, &values).await,
             (Source::Archive, Operation::Delete) => {
                 self.change_batch(conn, &statements.delete_archived, &values).await
             }
@@ -104,7 +106,9 @@ impl PgStore {
     ) -> Result<Batch, Error> {
         let around = self.begin(conn).await?;
         let done = async {
+            // The wait for another transaction is limited as any call is.
             self.lock_workflows(conn, &self.statements.lock_selected_workflows, values).await?;
+            let _unlimited = conn.without_time_limit();
             self.change_batch(conn, &self.statements.retry_selected, values).await
         }
         .await;
