@@ -193,7 +193,8 @@ impl<S: Store> PreparedJob<'_, S> {
     pub(super) fn report_crash(&self, run: &WorkerRun<S>) {
         let job = &self.incoming.claim;
         let crashed = job.attempt_log.last().is_some_and(|last| last.end == AttemptEnd::Crashed);
-        if crashed && self.handler.is_ok() {
+        // A snooze adds nothing to the log, and clears the limit.
+        if crashed && job.lease_limit.is_some() && self.handler.is_ok() {
             let times = u32::try_from(job.crashes).unwrap_or_default();
             self.call_on_failure(run, &Failure::Crashed { times }, false);
         }
