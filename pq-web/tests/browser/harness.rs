@@ -56,6 +56,27 @@ pub(crate) enum JavaScript {
 /// Ends the driver, and with it the browser.
 struct Driver(Child);
 
+impl Driver {
+    /// Starts a driver, and returns it with its port. Returns `None` if it ended before it had one.
+    fn start() -> Outcome<Option<(Self, String)>> {
+        let mut process = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| {
+                format!("cannot run chromedriver: {error}; install chromium and chromium-driver")
+            })?;
+        let stdout = process.stdout.take().ok_or("its output")?;
+        let driver = Self(process);
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let port = lines.find_map(|line| {
+            line.split_once("successfully on port ").map(|(_, port)| port.trim_end_matches('.').to_owned())
+        });
+        Ok(port.map(|port| (driver, port)))
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -77,23 +98,9 @@ const WATCH: &str = "window.faults = [];
 
 impl Browser {
     pub(crate) async fn start(site: &Site, javascript: JavaScript) -> Outcome<Self> {
-        let mut process = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| {
-                format!("cannot run chromedriver: {error}; install chromium and chromium-driver")
-            })?;
-        let stdout = process.stdout.take().ok_or("its output")?;
-        let process = Driver(process);
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        let port = lines
-            .find_map(|line| {
-                line.split_once("successfully on port ")
-                    .map(|(_, port)| port.trim_end_matches('.').to_owned())
-            })
-            .ok_or("chromedriver has no port")?;
+        // It chooses a free port and binds it later, so another program may have it by then.
+        let started = (0..4).find_map(|_| Driver::start().transpose());
+        let (process, port) = started.ok_or("chromedriver has no port")??;
         let mut capabilities = DesiredCapabilities::chrome();
         for argument in [
             "--headless=new",

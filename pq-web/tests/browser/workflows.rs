@@ -61,7 +61,7 @@ async fn a_workflow_is_seen_cancelled_and_retried() -> Outcome {
         browser.see(&format!("workflow {id}, as goods")).await?;
         browser.click(&format!("workflow {id}")).await?;
         browser.click_and_confirm("Cancel the workflow…").await?;
-        browser.see(&format!("Job {id}: changed.")).await?;
+        browser.see(&format!("Job {id}: it is running, and is asked to stop.")).await?;
         browser.see("4 cancelled").await?;
         site.pq.maintain(&Retention::default())?;
         browser.open(&format!("/job/{id}")).await?;
