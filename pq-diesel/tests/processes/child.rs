@@ -9,7 +9,7 @@ use diesel::sql_types::{BigInt, Bool, Integer};
 use pq_core::store::Connect;
 use pq_diesel::{Backoff, Handler, Pq, Task, Worker};
 use pq_testing::Database;
-use rustix::process::{Pid, Signal, getpid, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 
 use crate::common::{Outcome, PATIENCE};
@@ -142,17 +142,19 @@ impl Child {
         Ok(self.process.try_wait()?.is_none())
     }
 
-    fn signal(&self, signal: Signal) -> Outcome {
-        let pid = Pid::from_raw(i32::try_from(self.process.id())?).ok_or("no process")?;
-        Ok(kill_process(pid, signal)?)
+    fn pid(&self) -> Result<Pid, Box<dyn std::error::Error>> {
+        Ok(Pid::from_raw(i32::try_from(self.process.id())?).ok_or("no process")?)
     }
 
+    /// Stops all threads of the process, and waits until they have stopped.
     pub(crate) fn stop(&self) -> Outcome {
-        self.signal(Signal::STOP)
+        kill_process(self.pid()?, Signal::STOP)?;
+        waitpid(Some(self.pid()?), WaitOptions::UNTRACED)?;
+        Ok(())
     }
 
     pub(crate) fn go_on(&self) -> Outcome {
-        self.signal(Signal::CONT)
+        Ok(kill_process(self.pid()?, Signal::CONT)?)
     }
 
     pub(crate) fn kill(&mut self) -> Outcome {
