@@ -9,7 +9,6 @@ use serde::de::DeserializeOwned;
 
 use super::Pq;
 use crate::audit::Action;
-use crate::put_counts::ByTask;
 use crate::store::Wake;
 use crate::workflow::{self, read, run_again};
 use crate::{
@@ -68,11 +67,9 @@ impl<S: Store> Pq<S> {
         }
         // The store refuses what cannot be read here.
         let Ok(put) = serde_json::from_str::<Put>(json) else { return };
-        QueueName::new(workflow::WORKFLOWS).iter().for_each(|own| self.count_puts(own, ByTask::of(None, 1)));
-        put.jobs
-            .into_iter()
-            .for_each(|Job { queue, task }| self.count_puts(&queue, ByTask::of(task.map(Arc::from), 1)));
-        self.store_put_counts_regularly();
+        let own = QueueName::new(workflow::WORKFLOWS).map(|queue| Job { queue, task: None });
+        let jobs = own.into_iter().chain(put.jobs);
+        jobs.for_each(|Job { queue, task }| self.count_jobs(&queue, task.map(Arc::from), 1));
     }
 
     /// Returns a workflow with the states of its jobs: by its id, or by the id of one of its jobs. `None` if it is not kept any
