@@ -1354,7 +1354,10 @@ DECLARE
     was_taken integer;
     has_ended boolean := false;
     is_plain boolean;
+    -- The first jobs and their groups, or only the groups.
     first_jobs record;
+    locks_first boolean;
+    asks_for_places boolean;
     first_ids bigint[] := '{}';
     candidates refcursor;
     candidate record;
@@ -1478,11 +1481,41 @@ BEGIN
             END IF;
         END IF;
         was_taken := cardinality(ids);
-        IF has_places_only AND is_head AND is_plain AND rate IS NULL AND (most <= 8 OR max_bytes > (
+        locks_first := has_places_only AND is_head AND is_plain AND rate IS NULL AND (most <= 8 OR max_bytes > (
             SELECT pg_relation_size(stored.reltoastrelid) FROM pg_class AS stored JOIN pg_type AS row_type
-                ON row_type.typrelid = stored.oid WHERE row_type.oid = pg_typeof(NULL::"pq"."queue"))) THEN
+                ON row_type.typrelid = stored.oid WHERE row_type.oid = pg_typeof(NULL::"pq"."queue")));
+        asks_for_places := locks_first OR has_places_only AND (is_head OR cardinality(in_turn) > 1);
+        IF locks_first THEN
             -- The first jobs whose groups have places are locked at once, and then these places.
             SELECT * INTO first_jobs FROM "pq"."queue_lock_first_jobs"(queue, room, limits, new_lease IS NOT NULL);
+        ELSIF asks_for_places THEN
+            -- Places of most of the groups are locked at once.
+            SELECT array_agg(of_group.name) AS group_names, array_agg(of_group.most) AS group_most,
+                array_agg(least(of_group.most, of_group.jobs, room - cardinality(ids))::integer) AS wanted,
+                '{}'::text[] AS full_names
+            INTO first_jobs
+            FROM (
+                SELECT given.name, given.jobs, coalesce((limits #>> ARRAY['groups', given.name, 'running'])::integer,
+                    (limits ->> 'running_per_group')::integer) AS most
+                FROM (
+                    SELECT first.name, count(*) AS jobs FROM (
+                        SELECT job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
+                        WHERE is_head AND job.q_name = queue AND job.dequeued_at IS NULL
+                            AND job.schedule_at IS NULL AND job.serial_key IS NULL
+                        ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
+                        LIMIT room
+                    ) AS first
+                    WHERE first.name <> '' GROUP BY first.name
+                    UNION ALL
+                    SELECT next.name, share * coalesce((limits #>> ARRAY['groups', next.name, 'weight'])::integer, 1)
+                    FROM unnest(in_turn) AS next (name) WHERE NOT is_head
+                ) AS given
+                WHERE NOT EXISTS (SELECT FROM unnest(group_names) AS known (name) WHERE known.name = given.name)
+                LIMIT room
+            ) AS of_group
+            WHERE of_group.most IS NOT NULL;
+        END IF;
+        IF asks_for_places THEN
             FOR opened IN
                 SELECT locked.* FROM "pq"."queue_lock_places_of_groups"(
                     queue, first_jobs.group_names, first_jobs.group_most, first_jobs.wanted) AS locked
@@ -1499,6 +1532,8 @@ BEGIN
                 next_of := next_of || cardinality(free) + 1;
                 free := free || opened.places;
             END LOOP;
+        END IF;
+        IF locks_first THEN
             SELECT coalesce(array_agg(placed.tid ORDER BY placed.position), '{}'),
                 coalesce(array_agg(placed.id ORDER BY placed.position), '{}'),
                 coalesce(array_agg(placed.name ORDER BY placed.position), '{}'),
@@ -1527,45 +1562,6 @@ BEGIN
             -- Otherwise many of them are full, or need places that do not exist yet.
             EXIT WHEN cardinality(ids) > room * 3 / 4 OR cardinality(ids) > room / 4
                 AND NOT EXISTS (SELECT FROM unnest(first_jobs.group_names) AS asked (name) WHERE asked.name <> ALL (group_names));
-        ELSIF has_places_only AND (is_head OR cardinality(in_turn) > 1) THEN
-            -- Places of most of the groups are locked at once.
-            FOR opened IN
-                SELECT locked.* FROM (
-                    SELECT array_agg(of_group.name) AS names, array_agg(of_group.most) AS most,
-                        array_agg(least(of_group.most, of_group.jobs, room - cardinality(ids))::integer) AS wanted
-                    FROM (
-                        SELECT given.name, given.jobs, coalesce((limits #>> ARRAY['groups', given.name, 'running'])::integer,
-                            (limits ->> 'running_per_group')::integer) AS most
-                        FROM (
-                            SELECT first.name, count(*) AS jobs FROM (
-                                SELECT job.annotations ->> 'group' AS name FROM "pq"."queue" AS job
-                                WHERE is_head AND job.q_name = queue AND job.dequeued_at IS NULL
-                                    AND job.schedule_at IS NULL AND job.serial_key IS NULL
-                                ORDER BY -job.priority::bigint, coalesce(job.expected_at, 'infinity'::timestamptz), job.id
-                                LIMIT room
-                            ) AS first
-                            WHERE first.name <> '' GROUP BY first.name
-                            UNION ALL
-                            SELECT next.name, share * coalesce((limits #>> ARRAY['groups', next.name, 'weight'])::integer, 1)
-                            FROM unnest(in_turn) AS next (name) WHERE NOT is_head
-                        ) AS given
-                        WHERE NOT EXISTS (SELECT FROM unnest(group_names) AS known (name) WHERE known.name = given.name)
-                        LIMIT room
-                    ) AS of_group
-                    WHERE of_group.most IS NOT NULL
-                ) AS given CROSS JOIN LATERAL "pq"."queue_lock_places_of_groups"(
-                    queue, given.names, given.most, given.wanted) AS locked
-            LOOP
-                is_busy := is_busy OR opened.is_busy;
-                group_names := group_names || opened.group_of;
-                rates := array_append(rates, NULL);
-                group_tokens := array_append(group_tokens, NULL);
-                group_at := array_append(group_at, NULL);
-                has_spent_of := has_spent_of || false;
-                left_of := left_of || cardinality(opened.places);
-                next_of := next_of || cardinality(free) + 1;
-                free := free || opened.places;
-            END LOOP;
         END IF;
         IF is_simple THEN
             OPEN candidates FOR
@@ -1945,7 +1941,7 @@ BEGIN
         END IF;
     END LOOP;
     IF has_due AND has_turns AND NOT has_ended THEN
-        -- Due jobs that come behind the last taken one are looked at again, but those behind them must not wait for ever.
+        -- Due jobs that come behind the last taken one are looked at again, but takes must come to those behind them.
         goes_on := NOT tids && due_behind;
         IF goes_on AND (is_head OR cardinality(ids) = room OR bytes >= max_bytes) THEN
             goes_on := NOT is_fair AND NOT EXISTS (
